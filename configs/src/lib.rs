@@ -1,0 +1,24 @@
+//! The training configuration: its schema, how layers are laid over one another, and what makes it valid.
+//!
+//! ```text
+//! presets/defaults.yaml <- extends: h100 | m4 | cpu <- your file <- QLORA__SECTION__KEY <- --set section.key=value
+//! ```
+//!
+//! A [`ResolvedConfig`] exists only after every check has passed, so whoever holds one need not check again.
+//! This crate reads no file and no environment: texts and variables are arguments. It does not know whether a
+//! model or a data file exists; that is asked where they are opened.
+
+mod diagnostic;
+mod layers;
+mod locate;
+mod presets;
+mod schema;
+mod validate;
+
+pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place};
+pub use layers::{Layers, ResolvedConfig};
+pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
+pub use schema::{
+    DataConfig, DeviceKind, FlashAttention, LoraConfig, ModelConfig, Quantization, ResourceConfig, Schedule,
+    TargetModule, TooLong, TrainingConfig, TrainingSection,
+};

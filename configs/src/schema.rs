@@ -1,0 +1,206 @@
+//! The shape of a training configuration. Units and meanings stand at each field; defaults in `presets/defaults.yaml`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A whole training run: what is trained, on what, how, and on which kind of machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// A name for people; the job's number is its identity.
+    pub name: Option<String>,
+    pub model: ModelConfig,
+    pub data: DataConfig,
+    pub lora: LoraConfig,
+    pub training: TrainingSection,
+    pub resources: ResourceConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A catalogue name, a hub id `owner/name`, or a folder or `.gguf` file on the worker.
+    pub base: Option<String>,
+    pub quantization: Quantization,
+    /// Quantise the NF4 scales themselves to 8 bits.
+    pub double_quant: bool,
+    /// Weights that share one NF4 scale.
+    pub block_size: usize,
+}
+
+/// How the frozen weights are held in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// 4-bit NormalFloat, as bitsandbytes has it.
+    Nf4,
+    /// The quantised blocks of a GGUF file, as they are.
+    Gguf,
+    /// The 16- or 32-bit weights of the checkpoint.
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// JSONL file of conversations to learn from; relative paths start at the config file.
+    pub train: Option<String>,
+    /// JSONL file of held-out conversations.
+    pub eval: Option<String>,
+    /// `auto` (the model's own), `chatml-tools`, or Jinja text.
+    pub template: String,
+    /// Tokens; longer conversations are treated as `too_long` says.
+    pub max_seq_len: usize,
+    pub too_long: TooLong,
+}
+
+/// What happens to a conversation of more than `max_seq_len` tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooLong {
+    /// It is left out, counted and reported.
+    Skip,
+    /// Its end is cut off.
+    Truncate,
+    /// The run is refused.
+    Error,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank of the update.
+    pub r: usize,
+    /// The update is scaled by `alpha / r`.
+    pub alpha: f64,
+    /// Probability with which an input element of an adapter is dropped.
+    pub dropout: f64,
+    pub target_modules: Vec<TargetModule>,
+}
+
+/// A linear layer of a decoder block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetModule {
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+}
+
+impl TargetModule {
+    /// All of them, in the order of the block's forward pass.
+    pub const ALL: [TargetModule; 7] =
+        [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
+
+    /// The layer's name in a Hugging Face checkpoint, without its parent module.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QProj => "q_proj",
+            Self::KProj => "k_proj",
+            Self::VProj => "v_proj",
+            Self::OProj => "o_proj",
+            Self::GateProj => "gate_proj",
+            Self::UpProj => "up_proj",
+            Self::DownProj => "down_proj",
+        }
+    }
+}
+
+impl fmt::Display for TargetModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingSection {
+    /// Passes over the training rows; `max_steps` ends the run earlier.
+    pub epochs: f64,
+    /// Optimizer steps.
+    pub max_steps: Option<u64>,
+    /// Conversations in one forward pass.
+    pub micro_batch_size: usize,
+    /// Forward passes in one optimizer step.
+    pub gradient_accumulation: usize,
+    pub learning_rate: f64,
+    pub schedule: Schedule,
+    /// Share of the steps in which the learning rate rises from zero.
+    pub warmup_ratio: f64,
+    pub weight_decay: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    /// Gradients are scaled down to this L2 norm; 0 turns clipping off.
+    pub max_grad_norm: f64,
+    /// Keep only the input of each block and compute the block again in the backward pass.
+    pub gradient_checkpointing: bool,
+    pub flash_attention: FlashAttention,
+    pub seed: u64,
+    /// Steps between evaluations; 0 means only before the first step and after the last.
+    pub eval_every: u64,
+    /// Held-out rows to evaluate; all when absent.
+    pub eval_rows: Option<usize>,
+    /// Steps between checkpoints; 0 means only after the last.
+    pub checkpoint_every: u64,
+    /// Non-finite steps in a row after which the run stops.
+    pub max_skipped_steps: u64,
+}
+
+/// How the learning rate changes over the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    Cosine,
+    Linear,
+    Constant,
+}
+
+/// Whether attention runs without forming its matrix of scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlashAttention {
+    Auto,
+    /// Refuse a worker that has none.
+    Required,
+    Off,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceConfig {
+    pub device: DeviceKind,
+    /// Labels that a worker must carry.
+    pub labels: BTreeMap<String, String>,
+    /// Share of the device's memory that the run may plan with.
+    pub memory_fraction: f64,
+    /// Failed attempts after which the job fails; lost workers do not count.
+    pub max_retries: u32,
+}
+
+/// The kind of device that a job asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    Any,
+    Cuda,
+    Metal,
+    Cpu,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "any",
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
+            Self::Cpu => "cpu",
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! NF4 on slices: quantisation as bitsandbytes' CPU path has it, and dequantisation of whole blocks.
+
+use rayon::prelude::*;
+
+use super::nf4_tables::{DYNAMIC8, NF4, NF4_MIDPOINTS};
+
+/// Second-level blocks hold this many first-level scales.
+pub const NESTED_BLOCK: usize = 256;
+
+/// Codes and first-level scales of a matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantised {
+    /// Element 2i in the high nibble of byte i, element 2i + 1 in the low one.
+    pub packed: Vec<u8>,
+    /// Largest magnitude of each block.
+    pub absmax: Vec<f32>,
+}
+
+/// First-level scales, themselves quantised to 8 bits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NestedScales {
+    pub codes: Vec<u8>,
+    pub absmax: Vec<f32>,
+    /// Mean of the scales, taken off before quantising.
+    pub offset: f32,
+}
+
+/// Quantises `weights` in blocks of `block` elements that run over the flattened matrix.
+///
+/// A full block is multiplied by 1 / absmax and a partial last block divided by absmax, as bitsandbytes does on
+/// the CPU; a zero block gets code 7, with scale 0, or 1e-38 where it is partial.
+pub fn quantise(weights: &[f32], block: usize) -> Quantised {
+    let mut packed = vec![0u8; weights.len().div_ceil(2)];
+    let absmax = packed
+        .par_chunks_mut(block / 2)
+        .zip(weights.par_chunks(block))
+        .map(|(bytes, values)| quantise_block(values, bytes, block))
+        .collect();
+    Quantised { packed, absmax }
+}
+
+fn quantise_block(values: &[f32], bytes: &mut [u8], block: usize) -> f32 {
+    let absmax = values.iter().fold(0f32, |a, v| a.max(v.abs()));
+    let partial = values.len() < block;
+    let absmax = if partial { absmax.max(1e-38) } else { absmax };
+    let inverse = if absmax > 0.0 { 1.0 / absmax } else { 0.0 };
+    let normal = |v: f32| if partial { v / absmax } else { v * inverse };
+    for (byte, pair) in bytes.iter_mut().zip(values.chunks(2)) {
+        let low = pair.get(1).map_or(7, |&v| code_of(normal(v)));
+        *byte = code_of(normal(pair[0])) << 4 | low;
+    }
+    absmax
+}
+
+/// The code whose value is nearest to `x`; a midpoint takes the lower code.
+fn code_of(x: f32) -> u8 {
+    NF4_MIDPOINTS.iter().map(|&m| u8::from(x > m)).sum()
+}
+
+/// Quantises first-level scales to 8 bits in blocks of [`NESTED_BLOCK`].
+pub fn nest(absmax: &[f32]) -> NestedScales {
+    let offset = (absmax.iter().map(|&a| f64::from(a)).sum::<f64>() / absmax.len().max(1) as f64) as f32;
+    let mut codes = Vec::with_capacity(absmax.len());
+    let mut scales = Vec::new();
+    for block in absmax.chunks(NESTED_BLOCK) {
+        let top = block.iter().fold(0f32, |a, v| a.max((v - offset).abs()));
+        scales.push(top);
+        let inverse = 1.0 / top;
+        codes.extend(block.iter().map(|v| if top > 0.0 { nearest8((v - offset) * inverse) } else { 0 }));
+    }
+    NestedScales { codes, absmax: scales, offset }
+}
+
+fn nearest8(x: f32) -> u8 {
+    let above = DYNAMIC8.partition_point(|&v| v < x).clamp(1, 255);
+    let (low, high) = (DYNAMIC8[above - 1], DYNAMIC8[above]);
+    (if x - low <= high - x { above - 1 } else { above }) as u8
+}
+
+/// The first-level scales that `nested` stands for.
+pub fn unnest(nested: &NestedScales) -> Vec<f32> {
+    let value = |(i, &code): (usize, &u8)| DYNAMIC8[code as usize] * nested.absmax[i / NESTED_BLOCK] + nested.offset;
+    nested.codes.iter().enumerate().map(value).collect()
+}
+
+/// The two values of every byte, high nibble first.
+pub fn byte_table() -> [[f32; 2]; 256] {
+    std::array::from_fn(|byte| [NF4[byte >> 4], NF4[byte & 15]])
+}
+
+/// The 8-bit map of the second level.
+pub fn dynamic_table() -> &'static [f32; 256] {
+    &DYNAMIC8
+}
+
+/// Writes `out.len()` elements of the flattened matrix: value x scale, in `f32`.
+pub fn dequantise(packed: &[u8], absmax: &[f32], block: usize, out: &mut [f32]) {
+    let table = byte_table();
+    out.par_chunks_mut(block * 64).enumerate().for_each(|(task, out)| {
+        for (i, values) in out.chunks_mut(block).enumerate() {
+            let index = task * 64 + i;
+            let bytes = &packed[index * block / 2..][..values.len().div_ceil(2)];
+            dequantise_block(&table, bytes, absmax[index], values);
+        }
+    });
+}
+
+fn dequantise_block(table: &[[f32; 2]; 256], bytes: &[u8], scale: f32, values: &mut [f32]) {
+    let (pairs, rest) = values.as_chunks_mut::<2>();
+    for (pair, &byte) in pairs.iter_mut().zip(bytes) {
+        let [high, low] = table[byte as usize];
+        *pair = [high * scale, low * scale];
+    }
+    if let ([last], Some(&byte)) = (rest, bytes.last()) {
+        *last = table[byte as usize][0] * scale;
+    }
+}

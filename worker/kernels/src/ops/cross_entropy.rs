@@ -1,0 +1,82 @@
+//! Linear layer and cross entropy together, in chunks of rows, so that [L, V] logits never exist at once.
+
+use candle_core::{D, DType, Tensor};
+
+use crate::Result;
+use crate::cpu;
+use crate::view::{on_cpu, tensor, view};
+
+/// Rows of logits that are held at one time.
+const CHUNK: usize = 128;
+
+/// Sum of losses in nats, and the gradient with respect to the hidden rows.
+#[derive(Debug)]
+pub struct LossAndGrad {
+    pub sum: f64,
+    /// [L, D]; absent when only the loss was asked for.
+    pub grad: Option<Tensor>,
+}
+
+/// Cross entropy of `hidden` [L, D] through the frozen `head` [V, D] against `targets` [L].
+///
+/// The gradient is that of `sum * grad_scale`; pass `None` to get the loss alone.
+pub fn forward_backward(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    grad_scale: Option<f64>,
+) -> Result<LossAndGrad> {
+    let mut sum = 0f64;
+    let mut grads = Vec::new();
+    for (i, chunk) in targets.chunks(CHUNK).enumerate() {
+        let rows = hidden.narrow(0, i * CHUNK, chunk.len())?;
+        let logits = rows.matmul(&head.t()?)?;
+        let (loss, dlogits) = match grad_scale {
+            Some(_) if on_cpu(&[&logits]) => fast(&logits, chunk, grad_scale)?,
+            None if on_cpu(&[&logits]) => fast(&logits, chunk, None)?,
+            _ => reference(&logits, chunk, grad_scale)?,
+        };
+        sum += loss;
+        if let Some(dlogits) = dlogits {
+            grads.push(dlogits.matmul(head)?);
+        }
+    }
+    let grad = match grads.len() {
+        0 => None,
+        1 => grads.pop(),
+        _ => Some(Tensor::cat(&grads, 0)?),
+    };
+    Ok(LossAndGrad { sum, grad })
+}
+
+fn fast(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(f64, Option<Tensor>)> {
+    let (rows, v) = logits.dims2()?;
+    match scale {
+        None => Ok((cpu::cross_entropy::loss(&view(logits)?, v, targets), None)),
+        Some(scale) => {
+            let mut grad = view(logits)?.to_vec();
+            let loss = cpu::cross_entropy::loss_and_grad(&mut grad, v, targets, scale as f32);
+            Ok((loss, Some(tensor(grad, (rows, v))?)))
+        }
+    }
+}
+
+/// Loss and gradient of `logits` [L, V] in candle's operations.
+pub fn reference(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(f64, Option<Tensor>)> {
+    let (rows, v) = logits.dims2()?;
+    let l32 = logits.to_dtype(DType::F32)?;
+    let max = l32.max_keepdim(D::Minus1)?;
+    let exp = l32.broadcast_sub(&max)?.exp()?;
+    let total = exp.sum_keepdim(D::Minus1)?;
+    let index = Tensor::new(targets, logits.device())?.reshape((rows, 1))?;
+    let picked = l32.gather(&index, 1)?;
+    let loss = ((total.log()? + max)? - picked)?.sum_all()?.to_scalar::<f32>()?;
+    let Some(scale) = scale else { return Ok((f64::from(loss), None)) };
+    let mut onehot = vec![0f32; rows * v];
+    for (row, &target) in targets.iter().enumerate() {
+        onehot[row * v + target as usize] = 1.0;
+    }
+    let onehot = Tensor::from_vec(onehot, (rows, v), logits.device())?;
+    let grad = ((exp.broadcast_div(&total)? - onehot)? * scale)?.to_dtype(logits.dtype())?;
+    Ok((f64::from(loss), Some(grad)))
+}

@@ -1,0 +1,40 @@
+//! Dropout whose mask is a function of (seed, step, projection, element) and of nothing else.
+//!
+//! A block that is computed again, a run that is resumed, micro-batches that are split differently and another
+//! device all draw the same mask. The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as
+//! easy as 1, 2, 3", SC 2011); one call yields eight 16-bit numbers for eight neighbouring elements.
+
+use candle_core::Tensor;
+
+use crate::Result;
+use crate::cpu;
+use crate::view::{on_cpu, tensor, view};
+
+/// Names one mask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DropoutKey {
+    pub seed: u64,
+    /// Optimizer step.
+    pub step: u32,
+    /// A number of its own for each projection of each layer.
+    pub projection: u32,
+    /// Index, within the step, of the first row.
+    pub first_token: u64,
+    pub probability: f64,
+}
+
+/// `mask * x / (1 - p)` for `x` [M, D]; it is its own backward pass when applied to the gradient.
+pub fn apply(x: &Tensor, key: &DropoutKey) -> Result<Tensor> {
+    if key.probability == 0.0 {
+        return Ok(x.clone());
+    }
+    let (m, d) = x.dims2()?;
+    if on_cpu(&[x]) {
+        let mut y = view(x)?.to_vec();
+        cpu::dropout::apply(&mut y, d, key);
+        return tensor(y, (m, d));
+    }
+    let mut mask = vec![1f32; m * d];
+    cpu::dropout::apply(&mut mask, d, key);
+    x * Tensor::from_vec(mask, (m, d), x.device())?.to_dtype(x.dtype())?
+}

@@ -1,0 +1,10 @@
+//! One operation a file: reference form, dispatch, and the backward pass beside the forward pass.
+
+pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod nf4;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;

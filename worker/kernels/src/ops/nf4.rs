@@ -1,0 +1,144 @@
+//! A frozen matrix in 4-bit NormalFloat, and its way back to a matrix that can be multiplied.
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+
+use crate::Result;
+use crate::cpu::nf4::{self, NESTED_BLOCK, NestedScales};
+use crate::view::tensor;
+
+/// Scales of the blocks of an [`Nf4Tensor`].
+#[derive(Debug, Clone)]
+pub enum Nf4Scales {
+    /// One `f32` a block [blocks].
+    Plain(Tensor),
+    /// 8-bit codes [blocks] as `u8`, a scale for each 256 of them, and the mean that was taken off.
+    Nested { codes: Tensor, absmax: Tensor, offset: f32 },
+}
+
+/// A matrix [rows, cols] of 4-bit codes on a device.
+#[derive(Debug, Clone)]
+pub struct Nf4Tensor {
+    packed: Tensor,
+    scales: Nf4Scales,
+    block: usize,
+    rows: usize,
+    cols: usize,
+}
+
+impl Nf4Tensor {
+    /// Quantises `weights` [rows, cols], row-major.
+    pub fn quantise(
+        weights: &[f32],
+        (rows, cols): (usize, usize),
+        block: usize,
+        double: bool,
+        device: &Device,
+    ) -> Result<Self> {
+        if weights.len() != rows * cols {
+            candle_core::bail!("{} weights do not make a {rows} x {cols} matrix", weights.len())
+        }
+        let quantised = nf4::quantise(weights, block);
+        let scales = if double {
+            Self::nested_on(nf4::nest(&quantised.absmax), device)?
+        } else {
+            let blocks = quantised.absmax.len();
+            Nf4Scales::Plain(Tensor::from_vec(quantised.absmax, blocks, device)?)
+        };
+        Self::from_parts(quantised.packed, scales, (rows, cols), block, device)
+    }
+
+    /// Takes codes and scales as another program wrote them.
+    ///
+    /// # Errors
+    /// The number of bytes or of scales does not fit the shape.
+    pub fn from_parts(
+        packed: Vec<u8>,
+        scales: Nf4Scales,
+        (rows, cols): (usize, usize),
+        block: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let blocks = (rows * cols).div_ceil(block);
+        let found = match &scales {
+            Nf4Scales::Plain(absmax) => absmax.elem_count(),
+            Nf4Scales::Nested { codes, .. } => codes.elem_count(),
+        };
+        if packed.len() != (rows * cols).div_ceil(2) || found != blocks {
+            candle_core::bail!("{} bytes and {found} scales do not make a {rows} x {cols} NF4 matrix", packed.len())
+        }
+        let bytes = packed.len();
+        Ok(Self { packed: Tensor::from_vec(packed, bytes, device)?, scales, block, rows, cols })
+    }
+
+    /// Puts second-level scales on a device.
+    pub fn nested_on(nested: NestedScales, device: &Device) -> Result<Nf4Scales> {
+        let (blocks, groups) = (nested.codes.len(), nested.absmax.len());
+        Ok(Nf4Scales::Nested {
+            codes: Tensor::from_vec(nested.codes, blocks, device)?,
+            absmax: Tensor::from_vec(nested.absmax, groups, device)?,
+            offset: nested.offset,
+        })
+    }
+
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Bytes that codes and scales take.
+    pub fn bytes(&self) -> usize {
+        let scales = match &self.scales {
+            Nf4Scales::Plain(absmax) => absmax.elem_count() * 4,
+            Nf4Scales::Nested { codes, absmax, .. } => codes.elem_count() + absmax.elem_count() * 4,
+        };
+        self.packed.elem_count() + scales
+    }
+
+    /// The matrix [rows, cols]: table value x scale in `f32`, then one rounding to `dtype`.
+    pub fn dequantise(&self, dtype: DType) -> Result<Tensor> {
+        if !matches!(self.packed.device(), Device::Cpu) {
+            return self.reference(dtype);
+        }
+        let (storage, _) = self.packed.storage_and_layout();
+        let Storage::Cpu(CpuStorage::U8(packed)) = &*storage else { candle_core::bail!("NF4 codes are kept as bytes") };
+        let absmax = self.absmax()?.to_vec1::<f32>()?;
+        let mut out = vec![0f32; self.rows * self.cols];
+        nf4::dequantise(packed, &absmax, self.block, &mut out);
+        tensor(out, (self.rows, self.cols))?.to_dtype(dtype)
+    }
+
+    /// [`Self::dequantise`] in candle's operations, for any device.
+    pub fn reference(&self, dtype: DType) -> Result<Tensor> {
+        let device = self.packed.device();
+        let table = Tensor::new(&nf4::byte_table(), device)?;
+        let (elements, blocks) = (self.rows * self.cols, (self.rows * self.cols).div_ceil(self.block));
+        let values = look_up(&table, &self.packed)?.flatten_all()?;
+        let padded = pad(&values.narrow(0, 0, elements)?, blocks * self.block)?;
+        let scaled = padded.reshape((blocks, self.block))?.broadcast_mul(&self.absmax()?.reshape((blocks, 1))?)?;
+        scaled.flatten_all()?.narrow(0, 0, elements)?.reshape((self.rows, self.cols))?.to_dtype(dtype)
+    }
+
+    /// First-level scales [blocks].
+    pub fn absmax(&self) -> Result<Tensor> {
+        match &self.scales {
+            Nf4Scales::Plain(absmax) => Ok(absmax.clone()),
+            Nf4Scales::Nested { codes, absmax, offset } => {
+                let blocks = codes.elem_count();
+                let groups = absmax.elem_count();
+                let values = look_up(&Tensor::new(nf4::dynamic_table(), codes.device())?, codes)?;
+                let grid = pad(&values, groups * NESTED_BLOCK)?.reshape((groups, NESTED_BLOCK))?;
+                let scaled = grid.broadcast_mul(&absmax.reshape((groups, 1))?)?.flatten_all()?.narrow(0, 0, blocks)?;
+                scaled + f64::from(*offset)
+            }
+        }
+    }
+}
+
+/// Rows of `table` by bytes. candle reads the byte 255 as "no row" and gives zeros, hence the wider indices.
+fn look_up(table: &Tensor, bytes: &Tensor) -> Result<Tensor> {
+    table.index_select(&bytes.to_dtype(DType::U32)?, 0)
+}
+
+fn pad(x: &Tensor, to: usize) -> Result<Tensor> {
+    let missing = to - x.elem_count();
+    if missing == 0 { Ok(x.clone()) } else { x.pad_with_zeros(0, 0, missing) }
+}

@@ -1,0 +1,48 @@
+//! Root-mean-square normalisation, `y = x * rho * w` with `rho = 1 / sqrt(mean(x^2) + eps)`.
+
+use candle_core::{D, DType, Tensor};
+
+use crate::Result;
+use crate::cpu;
+use crate::view::{on_cpu, tensor, view};
+
+/// `x` [M, D], `w` [D] to `y` [M, D] and `rho` [M, 1] in `f32`.
+pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    if !on_cpu(&[x, w]) {
+        return reference_forward(x, w, eps);
+    }
+    let (m, d) = x.dims2()?;
+    let (mut y, mut rho) = (vec![0f32; m * d], vec![0f32; m]);
+    cpu::rms_norm::forward(&view(x)?, &view(w)?, eps as f32, &mut y, &mut rho);
+    Ok((tensor(y, (m, d))?, tensor(rho, (m, 1))?))
+}
+
+/// `dy`, `x` [M, D], `w` [D], `rho` [M, 1] to `dx` [M, D]. `w` is frozen and gets no gradient.
+///
+/// With t = dy * w: dx = rho * (t - x * rho^2 * mean(t * x)).
+pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, rho: &Tensor) -> Result<Tensor> {
+    if !on_cpu(&[dy, x, w]) {
+        return reference_backward(dy, x, w, rho);
+    }
+    let (m, d) = x.dims2()?;
+    let mut dx = vec![0f32; m * d];
+    cpu::rms_norm::backward(&view(dy)?, &view(x)?, &view(w)?, &view(rho)?, &mut dx);
+    tensor(dx, (m, d))
+}
+
+/// [`forward`] in candle's operations.
+pub fn reference_forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    let x32 = x.to_dtype(DType::F32)?;
+    let rho = (x32.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+    let normal = x32.broadcast_mul(&rho)?.to_dtype(x.dtype())?;
+    Ok((normal.broadcast_mul(w)?, rho))
+}
+
+/// [`backward`] in candle's operations.
+pub fn reference_backward(dy: &Tensor, x: &Tensor, w: &Tensor, rho: &Tensor) -> Result<Tensor> {
+    let (dy32, x32) = (dy.to_dtype(DType::F32)?, x.to_dtype(DType::F32)?);
+    let t = dy32.broadcast_mul(&w.to_dtype(DType::F32)?)?;
+    let mean = (&t * &x32)?.mean_keepdim(D::Minus1)?;
+    let pulled = x32.broadcast_mul(&(rho.sqr()? * mean)?)?;
+    (t - pulled)?.broadcast_mul(rho)?.to_dtype(x.dtype())
+}

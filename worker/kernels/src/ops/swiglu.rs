@@ -1,0 +1,51 @@
+//! The gated activation of the feed-forward layer, `h = silu(g) * e`.
+
+use candle_core::{DType, Tensor};
+
+use crate::Result;
+use crate::cpu;
+use crate::view::{on_cpu, tensor, view};
+
+/// `g`, `e` [M, F] to `h` [M, F].
+pub fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
+    if !on_cpu(&[g, e]) {
+        return reference_forward(g, e);
+    }
+    let mut h = vec![0f32; g.elem_count()];
+    cpu::swiglu::forward(&view(g)?, &view(e)?, &mut h);
+    tensor(h, g.dims())
+}
+
+/// `dh`, `g`, `e` [M, F] to `(dg, de)`.
+///
+/// With s = sigmoid(g): de = dh * g * s; dg = dh * e * s * (1 + g * (1 - s)).
+pub fn backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, Tensor)> {
+    if !on_cpu(&[dh, g, e]) {
+        return reference_backward(dh, g, e);
+    }
+    let n = g.elem_count();
+    let (mut dg, mut de) = (vec![0f32; n], vec![0f32; n]);
+    cpu::swiglu::backward(&view(dh)?, &view(g)?, &view(e)?, &mut dg, &mut de);
+    Ok((tensor(dg, g.dims())?, tensor(de, g.dims())?))
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// [`forward`] in candle's operations.
+pub fn reference_forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
+    let g32 = g.to_dtype(DType::F32)?;
+    let gate = (&g32 * sigmoid(&g32)?)?.to_dtype(g.dtype())?;
+    gate * e
+}
+
+/// [`backward`] in candle's operations.
+pub fn reference_backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (dh32, g32, e32) = (dh.to_dtype(DType::F32)?, g.to_dtype(DType::F32)?, e.to_dtype(DType::F32)?);
+    let s = sigmoid(&g32)?;
+    let de = ((&dh32 * &g32)? * &s)?;
+    let slope = ((&g32 * s.affine(-1.0, 1.0)?)? + 1.0)?;
+    let dg = (((dh32 * e32)? * s)? * slope)?;
+    Ok((dg.to_dtype(g.dtype())?, de.to_dtype(e.dtype())?))
+}

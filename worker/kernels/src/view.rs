@@ -1,0 +1,50 @@
+//! Plain slices of tensors that live in the processor's memory.
+
+use parking_lot::RwLockReadGuard;
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+
+use crate::Result;
+
+/// The elements of a contiguous `f32` tensor on the CPU, borrowed.
+pub(crate) struct View<'a> {
+    storage: RwLockReadGuard<'a, Storage>,
+    range: (usize, usize),
+}
+
+impl Deref for View<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(data)) => &data[self.range.0..self.range.1],
+            _ => &[],
+        }
+    }
+}
+
+/// Whether the fast forms apply: every tensor is `f32` on the CPU.
+pub(crate) fn on_cpu(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| matches!(t.device(), Device::Cpu) && t.dtype() == DType::F32)
+}
+
+/// Borrows the elements of `tensor`.
+///
+/// # Errors
+/// The tensor is not contiguous, not `f32`, or not on the CPU.
+pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Some(range) = layout.contiguous_offsets() else {
+        candle_core::bail!("a tensor of shape {:?} is not contiguous", tensor.shape())
+    };
+    if !matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))) {
+        candle_core::bail!("expected f32 on the cpu, found {:?} on {:?}", tensor.dtype(), tensor.device())
+    }
+    Ok(View { storage, range })
+}
+
+/// A new CPU tensor over `data`.
+pub(crate) fn tensor(data: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    Tensor::from_vec(data, shape.into(), &Device::Cpu)
+}

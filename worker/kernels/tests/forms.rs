@@ -1,0 +1,192 @@
+//! Every fast form against its reference form, and every backward pass against numerical differences of the
+//! forward pass, at sizes that are multiples of nothing.
+
+use candle_core::{DType, Device, Tensor};
+use qlora_kernels::ops::{adamw, attention, cross_entropy, rms_norm, swiglu};
+use qlora_kernels::{AttentionShape, Nf4Tensor, Result, RopeTable, Span};
+
+/// Seeded values in about -1 to 1.
+fn values(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(next).collect()
+}
+
+fn random(shape: (usize, usize), seed: u64) -> Result<Tensor> {
+    Tensor::from_vec(values(shape.0 * shape.1, seed), shape, &Device::Cpu)
+}
+
+fn distance(a: &Tensor, b: &Tensor) -> Result<f32> {
+    (a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?.abs()?.flatten_all()?.max(0)?.to_scalar()
+}
+
+#[track_caller]
+fn close(a: &Tensor, b: &Tensor, tolerance: f32) {
+    assert_eq!(a.dims(), b.dims());
+    let d = distance(a, b).expect("comparable tensors");
+    assert!(d <= tolerance, "largest difference {d} above {tolerance}");
+}
+
+/// The derivative of sum(f(x) * dy) by central differences in f64 sums, along `direction`.
+fn slope(f: impl Fn(&Tensor) -> Result<Tensor>, x: &Tensor, direction: &Tensor, dy: &Tensor) -> Result<f64> {
+    let h = 1e-2;
+    let at = |sign: f64| -> Result<f64> {
+        let y = (f(&(x + (direction * (sign * h))?)?)? * dy)?.to_dtype(DType::F64)?;
+        y.sum_all()?.to_scalar::<f64>()
+    };
+    Ok((at(1.0)? - at(-1.0)?) / (2.0 * h))
+}
+
+#[track_caller]
+fn gradient_matches(f: impl Fn(&Tensor) -> Result<Tensor>, x: &Tensor, grad: &Tensor, dy: &Tensor) {
+    let (m, n) = x.dims2().expect("a matrix");
+    for seed in 100..104 {
+        let direction = random((m, n), seed).expect("a direction");
+        let numeric = slope(&f, x, &direction, dy).expect("a slope");
+        let product = (grad * &direction).and_then(|p| p.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>());
+        let analytic = product.expect("a slope");
+        let tolerance = 2e-3 * (1.0 + numeric.abs());
+        assert!((numeric - analytic).abs() < tolerance, "numeric {numeric}, analytic {analytic}");
+    }
+}
+
+#[test]
+fn rms_norm_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
+    let (x, dy) = (random((7, 53), 1)?, random((7, 53), 2)?);
+    let w = random((1, 53), 3)?.flatten_all()?;
+    let (y, rho) = rms_norm::forward(&x, &w, 1e-5)?;
+    let (y2, rho2) = rms_norm::reference_forward(&x, &w, 1e-5)?;
+    close(&y, &y2, 1e-5);
+    close(&rho, &rho2, 1e-5);
+    let dx = rms_norm::backward(&dy, &x, &w, &rho)?;
+    close(&dx, &rms_norm::reference_backward(&dy, &x, &w, &rho)?, 1e-5);
+    gradient_matches(|x| Ok(rms_norm::forward(x, &w, 1e-5)?.0), &x, &dx, &dy);
+    Ok(())
+}
+
+#[test]
+fn swiglu_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
+    let (g, e, dh) = ((random((5, 37), 4)? * 6.0)?, random((5, 37), 5)?, random((5, 37), 6)?);
+    close(&swiglu::forward(&g, &e)?, &swiglu::reference_forward(&g, &e)?, 1e-5);
+    let (dg, de) = swiglu::backward(&dh, &g, &e)?;
+    let (dg2, de2) = swiglu::reference_backward(&dh, &g, &e)?;
+    close(&dg, &dg2, 1e-5);
+    close(&de, &de2, 1e-5);
+    gradient_matches(|g| swiglu::forward(g, &e), &g, &dg, &dh);
+    gradient_matches(|e| swiglu::forward(&g, e), &e, &de, &dh);
+    Ok(())
+}
+
+#[test]
+fn rope_forms_agree_and_back_undoes_forward() -> Result<()> {
+    let inv_freq: Vec<f32> = (0..6).map(|i| 10_000f32.powf(-f32::from(i as u8) / 6.0)).collect();
+    let table = RopeTable::new(&inv_freq, 40, &Device::Cpu)?;
+    let positions = [0, 1, 2, 0, 1, 39];
+    let x = random((6, 36), 7)?;
+    let y = table.forward(&x, &positions)?;
+    close(&y, &table.reference_forward(&x, &positions)?, 1e-5);
+    close(&table.backward(&y, &positions)?, &x, 1e-5);
+    close(&table.reference_backward(&y, &positions)?, &x, 1e-5);
+    Ok(())
+}
+
+fn attention_case(window: Option<usize>, lengths: &[usize]) -> Result<()> {
+    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 10, window };
+    let spans = Span::packed(lengths);
+    let m: usize = lengths.iter().sum();
+    let (q, k, v) = ((random((m, 60), 8)? * 3.0)?, random((m, 20), 9)?, random((m, 20), 10)?);
+    let d_o = random((m, 60), 11)?;
+    let (o, lse) = attention::forward(&q, &k, &v, &shape, &spans)?;
+    let (o2, lse2) = attention::reference_forward(&q, &k, &v, &shape, &spans)?;
+    close(&o, &o2, 1e-5);
+    close(&lse, &lse2, 1e-5);
+    let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+    let (dq, dk, dv) = attention::backward(&d_o, &saved, &shape, &spans)?;
+    let (dq2, dk2, dv2) = attention::reference_backward(&d_o, &saved, &shape, &spans)?;
+    close(&dq, &dq2, 2e-5);
+    close(&dk, &dk2, 2e-5);
+    close(&dv, &dv2, 2e-5);
+    gradient_matches(|q| Ok(attention::forward(q, &k, &v, &shape, &spans)?.0), &q, &dq, &d_o);
+    gradient_matches(|k| Ok(attention::forward(&q, k, &v, &shape, &spans)?.0), &k, &dk, &d_o);
+    gradient_matches(|v| Ok(attention::forward(&q, &k, v, &shape, &spans)?.0), &v, &dv, &d_o);
+    Ok(())
+}
+
+#[test]
+fn attention_forms_agree_and_gradients_are_slopes() -> Result<()> {
+    attention_case(None, &[1, 7, 131, 2])
+}
+
+#[test]
+fn attention_with_a_sliding_window_too() -> Result<()> {
+    attention_case(Some(5), &[3, 70])
+}
+
+#[test]
+fn packed_sequences_do_not_see_each_other() -> Result<()> {
+    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: None };
+    let (q, k, v) = (random((9, 16), 20)?, random((9, 8), 21)?, random((9, 8), 22)?);
+    let (both, _) = attention::forward(&q, &k, &v, &shape, &Span::packed(&[4, 5]))?;
+    let part = |t: &Tensor| t.narrow(0, 4, 5)?.contiguous();
+    let (alone, _) = attention::forward(&part(&q)?, &part(&k)?, &part(&v)?, &shape, &Span::packed(&[5]))?;
+    close(&both.narrow(0, 4, 5)?.contiguous()?, &alone, 0.0);
+    Ok(())
+}
+
+#[test]
+fn decoding_with_cached_keys_equals_the_whole_pass() -> Result<()> {
+    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: Some(6) };
+    let (q, k, v) = (random((9, 16), 23)?, random((9, 8), 24)?, random((9, 8), 25)?);
+    let (whole, _) = attention::forward(&q, &k, &v, &shape, &Span::packed(&[9]))?;
+    let last = q.narrow(0, 8, 1)?.contiguous()?;
+    let (step, _) = attention::forward(&last, &k, &v, &shape, &[Span { q: 0..1, k: 0..9 }])?;
+    close(&whole.narrow(0, 8, 1)?.contiguous()?, &step, 1e-6);
+    Ok(())
+}
+
+#[test]
+fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
+    let (rows, d, v) = (301, 11, 97);
+    let (hidden, head) = ((random((rows, d), 12)? * 4.0)?, random((v, d), 13)?);
+    let targets: Vec<u32> = (0..rows as u32).map(|i| (i * 31) % v as u32).collect();
+    let whole = hidden.matmul(&head.t()?)?;
+    let (sum, dlogits) = cross_entropy::reference(&whole, &targets, Some(0.25))?;
+    let result = cross_entropy::forward_backward(&hidden, &head, &targets, Some(0.25))?;
+    assert!((result.sum - sum).abs() < 1e-2, "{} and {sum}", result.sum);
+    let wanted = dlogits.expect("a gradient").matmul(&head)?;
+    close(&result.grad.expect("a gradient"), &wanted, 1e-5);
+    let alone = cross_entropy::forward_backward(&hidden, &head, &targets, None)?;
+    assert!((alone.sum - result.sum).abs() < 1e-6 && alone.grad.is_none());
+    Ok(())
+}
+
+#[test]
+fn adamw_forms_agree() -> Result<()> {
+    let state =
+        adamw::State { value: random((9, 5), 14)?, first: random((9, 5), 15)?, second: random((9, 5), 16)?.abs()? };
+    let rule =
+        adamw::AdamW { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
+    let gradient = random((9, 5), 17)?;
+    let (fast, slow) = (rule.update(&state, &gradient, 0.5)?, rule.reference(&state, &gradient, 0.5)?);
+    close(&fast.value, &slow.value, 1e-6);
+    close(&fast.first, &slow.first, 1e-6);
+    close(&fast.second, &slow.second, 1e-6);
+    Ok(())
+}
+
+#[test]
+fn nf4_forms_agree_to_the_bit() -> Result<()> {
+    for (shape, double) in [((33, 31), false), ((120, 320), true), ((3, 1), true)] {
+        let weights = values(shape.0 * shape.1, 18);
+        let matrix = Nf4Tensor::quantise(&weights, shape, 64, double, &Device::Cpu)?;
+        close(&matrix.dequantise(DType::F32)?, &matrix.reference(DType::F32)?, 0.0);
+        let original = Tensor::from_vec(weights, shape, &Device::Cpu)?;
+        close(&matrix.dequantise(DType::F32)?, &original, 0.2);
+    }
+    Ok(())
+}
