@@ -1,0 +1,51 @@
+//! From a rendered conversation to token ids and labels.
+
+use tokenizers::Tokenizer;
+
+use crate::chat::Conversation;
+use crate::template::{ChatTemplate, TemplateError};
+
+/// Label of a token that is not learnt from.
+pub const IGNORE: i64 = -100;
+
+/// A tokenised conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    pub ids: Vec<u32>,
+    /// `ids[i]` where the token is the assistant's, else [`IGNORE`]; not yet shifted.
+    pub labels: Vec<i64>,
+}
+
+impl Sample {
+    /// Tokens that carry loss: a label at position 0 has nothing before it to be predicted from.
+    pub fn supervised(&self) -> usize {
+        self.labels.iter().skip(1).filter(|&&l| l != IGNORE).count()
+    }
+}
+
+/// Why a conversation gives no tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error("the tokenizer fails: {0}")]
+    Tokenizer(String),
+}
+
+/// Tokens of `conversation`; a token is learnt from when any of its characters is the assistant's.
+pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, conversation: &Conversation) -> Result<Sample, EncodeError> {
+    let rendered = template.render(conversation)?;
+    let encoding = tokenizer
+        .encode(rendered.text.as_str(), false)
+        .map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+    let mut spans = rendered.assistant.iter().peekable();
+    let mut labels = Vec::with_capacity(encoding.len());
+    for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+        while spans.peek().is_some_and(|span| span.end <= start) {
+            spans.next();
+        }
+        let learnt = spans.peek().is_some_and(|span| span.start < end.max(start + 1));
+        labels.push(if learnt { i64::from(id) } else { IGNORE });
+    }
+    Ok(Sample { ids: encoding.get_ids().to_vec(), labels })
+}

@@ -1,0 +1,71 @@
+//! Templates, tokens and masks against those of transformers (`tests/golden/chat`).
+
+use std::fs;
+use std::path::PathBuf;
+
+use qlora_data::{ChatTemplate, Conversation, IGNORE, SpecialTokens, encode};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/chat")
+}
+
+fn json(name: &str) -> Value {
+    let text = fs::read_to_string(folder().join(name)).expect("a golden file");
+    serde_json::from_str(&text).expect("golden JSON")
+}
+
+fn conversation(all: &Value, name: &str) -> Conversation {
+    let rows = all.as_array().or_else(|| all["conversations"].as_array()).expect("conversations");
+    let row = rows.iter().find(|r| r["name"] == name || r["id"] == name).expect("a conversation of that name");
+    let list = |key: &str| row[key].as_array().cloned().unwrap_or_default();
+    Conversation { messages: list("messages"), tools: list("tools") }
+}
+
+fn compare(template: &str) -> usize {
+    let golden = json(&format!("{template}.json"));
+    let conversations = json("conversations.json");
+    let tokenizer = Tokenizer::from_file(folder().join("tokenizer/tokenizer.json")).expect("a tokenizer");
+    let source = fs::read_to_string(folder().join(format!("{template}.jinja"))).expect("a template");
+    let text = |key: &str| golden[key].as_str().unwrap_or_default().to_owned();
+    let special = SpecialTokens { bos: text("bos_token"), eos: text("eos_token") };
+    let template = ChatTemplate::new(&source, special).expect("a template that compiles");
+    let mut compared = 0;
+    for row in golden["rows"].as_array().expect("rows") {
+        let name = row["conversation"].as_str().expect("a name");
+        let conversation = conversation(&conversations, name);
+        let Some(wanted) = row["text"].as_str() else {
+            assert!(template.text(&conversation, false).is_err(), "{name} should be refused");
+            continue;
+        };
+        assert_eq!(template.text(&conversation, false).expect(name), wanted, "{name}");
+        assert_eq!(template.text(&conversation, true).expect(name), row["text_generation_prompt"].as_str().expect("text"), "{name}");
+        let sample = encode(&tokenizer, &template, &conversation).expect(name);
+        let ids: Vec<u64> = sample.ids.iter().map(|&id| u64::from(id)).collect();
+        let wanted: Vec<u64> = row["ids"].as_array().expect("ids").iter().filter_map(Value::as_u64).collect();
+        assert_eq!(ids, wanted, "{name}");
+        let mask: Vec<u64> = sample.labels.iter().map(|&l| u64::from(l != IGNORE)).collect();
+        let wanted: Vec<u64> = row["assistant_mask"].as_array().expect("a mask").iter().filter_map(Value::as_u64).collect();
+        assert_eq!(mask, wanted, "{name}");
+        compared += 1;
+    }
+    compared
+}
+
+#[test]
+fn chatml_with_tools_equals_transformers() {
+    assert_eq!(compare("chatml_tools"), 22);
+}
+
+#[test]
+fn the_llama_style_equals_transformers() {
+    let golden = json("llama3_like.json");
+    assert!(golden["extra_variables"].is_object());
+    assert_eq!(compare("llama3_like"), 22);
+}
+
+#[test]
+fn the_mistral_style_equals_transformers() {
+    assert_eq!(compare("mistral_like"), 19);
+}

@@ -1,0 +1,26 @@
+//! The device that a run computes on, and the element type that suits it.
+
+use candle_core::{DType, Device};
+use qlora_config::DeviceKind;
+
+use crate::{Error, Result};
+
+/// Opens the device of the given kind; [`DeviceKind::Any`] takes the fastest that this build and machine have.
+pub fn open(kind: DeviceKind) -> Result<Device> {
+    let device = match kind {
+        DeviceKind::Cpu => Ok(Device::Cpu),
+        DeviceKind::Cuda => Device::new_cuda(0),
+        DeviceKind::Metal => Device::new_metal(0),
+        DeviceKind::Any => return Ok(fastest()),
+    };
+    device.map_err(|e| Error::Device { name: kind.to_string(), fault: e.to_string() })
+}
+
+fn fastest() -> Device {
+    Device::new_cuda(0).or_else(|_| Device::new_metal(0)).unwrap_or(Device::Cpu)
+}
+
+/// `bf16` on a GPU; `f32` on a processor, whose products candle computes in `f32`.
+pub fn compute_dtype(device: &Device) -> DType {
+    if device.is_cpu() { DType::F32 } else { DType::BF16 }
+}

@@ -1,0 +1,160 @@
+//! LoRA adapters: which projections have one, their values, and gradients of the same shape.
+
+use candle_core::{DType, Device, Tensor};
+use qlora_config::{LoraConfig, TargetModule};
+use qlora_kernels::DropoutKey;
+use qlora_planner::ModelShape;
+
+use crate::Result;
+use crate::model::AdapterPass;
+
+/// The two factors of an update, in `f32`: A [R, in] and B [out, R].
+#[derive(Debug, Clone)]
+pub struct LoraPair {
+    pub a: Tensor,
+    pub b: Tensor,
+}
+
+/// Gradients of a [`LoraPair`], in `f32`.
+#[derive(Debug, Clone)]
+pub struct AdapterGrad {
+    pub a: Tensor,
+    pub b: Tensor,
+}
+
+/// Where an adapter sits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Site {
+    pub layer: usize,
+    pub module: TargetModule,
+}
+
+impl Site {
+    /// The layer's name in a Hugging Face model.
+    pub fn module_path(&self) -> String {
+        let parent = if self.module < TargetModule::GateProj { "self_attn" } else { "mlp" };
+        format!("model.layers.{}.{parent}.{}", self.layer, self.module.name())
+    }
+
+    /// A number of its own for the dropout masks of this site.
+    fn mask_number(&self) -> u32 {
+        (self.layer * 8 + self.module as usize) as u32
+    }
+}
+
+/// All adapters of a model.
+#[derive(Debug, Clone)]
+pub struct Adapters {
+    config: LoraConfig,
+    seed: u64,
+    pub sites: Vec<Site>,
+    pub pairs: Vec<LoraPair>,
+}
+
+/// What the dropout masks of a training pass depend on, besides the site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaskPosition {
+    pub step: u64,
+    /// Index, within the step, of the pass's first token.
+    pub first_token: u64,
+}
+
+impl Adapters {
+    /// A ~ U(-1/sqrt(in), 1/sqrt(in)) and B = 0, as PEFT initialises them; the same seed gives the same values.
+    pub fn initialise(config: &LoraConfig, shape: &ModelShape, seed: u64, device: &Device) -> Result<Self> {
+        let sites = Self::sites(config, shape);
+        let mut state = seed;
+        let pairs = sites
+            .iter()
+            .map(|site| {
+                let (outputs, inputs) = shape.projection(site.module);
+                let bound = 1.0 / (inputs as f32).sqrt();
+                let values: Vec<f32> = (0..config.r * inputs).map(|_| bound * uniform(&mut state)).collect();
+                Ok(LoraPair {
+                    a: Tensor::from_vec(values, (config.r, inputs), device)?,
+                    b: Tensor::zeros((outputs, config.r), DType::F32, device)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { config: config.clone(), seed, sites, pairs })
+    }
+
+    /// Adapters with the given values, in the order of [`Self::sites`].
+    pub fn from_pairs(config: &LoraConfig, shape: &ModelShape, seed: u64, pairs: Vec<LoraPair>) -> Self {
+        Self { config: config.clone(), seed, sites: Self::sites(config, shape), pairs }
+    }
+
+    /// Every place where `config` puts an adapter, block by block in the order of the forward pass.
+    pub fn sites(config: &LoraConfig, shape: &ModelShape) -> Vec<Site> {
+        let modules: Vec<_> = TargetModule::ALL.into_iter().filter(|m| config.target_modules.contains(m)).collect();
+        (0..shape.layers).flat_map(|layer| modules.iter().map(move |&module| Site { layer, module })).collect()
+    }
+
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// Numbers that are trained.
+    pub fn parameters(&self) -> usize {
+        self.pairs.iter().map(|p| p.a.elem_count() + p.b.elem_count()).sum()
+    }
+
+    /// Index of the adapter at `layer` and `module`.
+    pub fn index(&self, layer: usize, module: TargetModule) -> Option<usize> {
+        self.sites.binary_search(&Site { layer, module }).ok()
+    }
+
+    /// The adapter at `layer` and `module` for one pass; masks are drawn only where `position` is given.
+    pub fn pass(&self, layer: usize, module: TargetModule, position: Option<MaskPosition>) -> Option<AdapterPass<'_>> {
+        let index = self.index(layer, module)?;
+        let mask = position.filter(|_| self.config.dropout > 0.0).map(|p| DropoutKey {
+            seed: self.seed,
+            step: p.step as u32,
+            projection: self.sites[index].mask_number(),
+            first_token: p.first_token,
+            probability: self.config.dropout,
+        });
+        Some(AdapterPass { pair: &self.pairs[index], scale: self.config.alpha / self.config.r as f64, mask })
+    }
+}
+
+/// Gradients of all adapters, summed over micro-batches.
+#[derive(Debug, Clone)]
+pub struct Gradients(Vec<Option<AdapterGrad>>);
+
+impl Gradients {
+    pub fn none(adapters: &Adapters) -> Self {
+        Self(vec![None; adapters.sites.len()])
+    }
+
+    pub fn add(&mut self, index: usize, grad: AdapterGrad) -> Result<()> {
+        let slot = &mut self.0[index];
+        *slot = Some(match slot.take() {
+            None => grad,
+            Some(sum) => AdapterGrad { a: (sum.a + grad.a)?, b: (sum.b + grad.b)? },
+        });
+        Ok(())
+    }
+
+    /// One entry a site; none where no gradient has arrived.
+    pub fn entries(&self) -> &[Option<AdapterGrad>] {
+        &self.0
+    }
+
+    /// L2 norm over all tensors.
+    pub fn norm(&self) -> Result<f64> {
+        let mut sum = 0f64;
+        for tensor in self.0.iter().flatten().flat_map(|g| [&g.a, &g.b]) {
+            sum += f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        }
+        Ok(sum.sqrt())
+    }
+}
+
+/// A number in [-1, 1) from SplitMix64.
+fn uniform(state: &mut u64) -> f32 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+}

@@ -1,0 +1,227 @@
+//! The whole model: what a micro-batch is, the forward pass, and the backward pass through all blocks.
+
+use candle_core::{DType, Device, Tensor};
+use qlora_config::{ModelConfig, TargetModule};
+use qlora_data::{IGNORE, Sample};
+use qlora_kernels::ops::{cross_entropy, rms_norm};
+use qlora_kernels::{AttentionShape, RopeTable, Span};
+use qlora_planner::ModelShape;
+
+use super::block::{Block, LayerCache, Pass, Saved};
+use super::projection::Projection;
+use super::rope::inverse_frequencies;
+use crate::lora::{Adapters, Gradients, MaskPosition};
+use crate::weights::{Checkpoint, FrozenWeight};
+use crate::{Error, Result, device};
+
+/// Sequences packed one after another, without padding; M tokens in all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    pub ids: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub spans: Vec<Span>,
+    /// Rows whose next token is learnt from, and that token.
+    pub rows: Vec<u32>,
+    pub targets: Vec<u32>,
+}
+
+impl Batch {
+    /// Packs `samples`; the label of a token is predicted at the row before it.
+    pub fn pack<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
+        let mut batch = Self { ids: vec![], positions: vec![], spans: vec![], rows: vec![], targets: vec![] };
+        let mut lengths = Vec::new();
+        for sample in samples {
+            let start = batch.ids.len() as u32;
+            batch.ids.extend(&sample.ids);
+            batch.positions.extend(0..sample.ids.len() as u32);
+            lengths.push(sample.ids.len());
+            for (i, &label) in sample.labels.iter().enumerate().skip(1).filter(|&(_, &label)| label != IGNORE) {
+                batch.rows.push(start + i as u32 - 1);
+                batch.targets.push(label as u32);
+            }
+        }
+        batch.spans = Span::packed(&lengths);
+        batch
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+/// What is kept of a block between forward and backward.
+enum KeptBlock {
+    /// Its input: the block is run again.
+    Input(Tensor),
+    All(Box<Saved>),
+}
+
+/// What the forward pass leaves for the backward pass.
+pub struct Kept {
+    blocks: Vec<KeptBlock>,
+    last: Tensor,
+}
+
+/// Frozen weights of a model on a device.
+pub struct Decoder {
+    pub shape: ModelShape,
+    pub device: Device,
+    pub dtype: DType,
+    embedding: Box<dyn FrozenWeight>,
+    blocks: Vec<Block>,
+    norm: Tensor,
+    head: Option<Box<dyn FrozenWeight>>,
+    rope: RopeTable,
+}
+
+impl Decoder {
+    /// Loads every weight of `checkpoint`, held as `model` asks; sequences may have up to `max_len` tokens.
+    ///
+    /// `progress` hears the number of blocks that are there.
+    pub fn load(checkpoint: &Checkpoint, model: &ModelConfig, max_len: usize, device: &Device, mut progress: impl FnMut(usize)) -> Result<Self> {
+        let shape = checkpoint.files.shape.clone();
+        let dtype = device::compute_dtype(device);
+        let mut blocks = Vec::with_capacity(shape.layers);
+        for index in 0..shape.layers {
+            blocks.push(load_block(checkpoint, index, model, dtype, device)?);
+            progress(index + 1);
+        }
+        Ok(Self {
+            embedding: checkpoint.embedding(device)?,
+            norm: checkpoint.final_norm(dtype, device)?,
+            head: checkpoint.head(device)?,
+            rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
+            blocks,
+            shape,
+            device: device.clone(),
+            dtype,
+        })
+    }
+
+    /// Bytes of all frozen weights.
+    pub fn bytes(&self) -> usize {
+        let blocks = self.blocks.iter().flat_map(|b| &b.projections).map(Projection::bytes).sum::<usize>();
+        blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
+    }
+
+    fn pass<'a>(&'a self, adapters: &'a Adapters, positions: &'a [u32], spans: &'a [Span], masks: Option<MaskPosition>) -> Pass<'a> {
+        let shape = AttentionShape {
+            heads: self.shape.heads,
+            kv_heads: self.shape.kv_heads,
+            head_dim: self.shape.head_dim,
+            window: self.shape.sliding_window,
+        };
+        Pass { shape, epsilon: self.shape.norm_epsilon, rope: &self.rope, positions, spans, adapters, masks }
+    }
+
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        self.embedding.rows(&Tensor::new(ids, &self.device)?, self.dtype)
+    }
+
+    fn head_weight(&self) -> Result<Tensor> {
+        self.head.as_ref().unwrap_or(&self.embedding).dequantize(self.dtype)
+    }
+
+    /// Runs all blocks; with `checkpointing` only block inputs are kept.
+    pub fn forward(&self, batch: &Batch, adapters: &Adapters, masks: MaskPosition, checkpointing: bool) -> Result<Kept> {
+        let pass = self.pass(adapters, &batch.positions, &batch.spans, Some(masks));
+        let mut x = self.embed(&batch.ids)?;
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let saved = block.keep(&pass, &x)?;
+            let y = block.finish(&pass, &saved)?;
+            blocks.push(if checkpointing { KeptBlock::Input(x) } else { KeptBlock::All(Box::new(saved)) });
+            x = y;
+        }
+        Ok(Kept { blocks, last: x })
+    }
+
+    /// Loss of the batch, summed in nats, and gradients of `loss * scale` added to `grads`.
+    pub fn backward(&self, batch: &Batch, adapters: &Adapters, masks: MaskPosition, kept: Kept, scale: f64, grads: &mut Gradients) -> Result<f64> {
+        let pass = self.pass(adapters, &batch.positions, &batch.spans, Some(masks));
+        let (loss, mut dx) = self.loss_and_grad(batch, &kept.last, scale)?;
+        for (block, kept) in self.blocks.iter().zip(kept.blocks).rev() {
+            let saved = match kept {
+                KeptBlock::All(saved) => *saved,
+                KeptBlock::Input(x) => block.keep(&pass, &x)?,
+            };
+            dx = block.backward(&pass, &saved, &dx, grads)?;
+        }
+        Ok(loss)
+    }
+
+    fn loss_and_grad(&self, batch: &Batch, last: &Tensor, scale: f64) -> Result<(f64, Tensor)> {
+        if batch.rows.is_empty() {
+            return Ok((0.0, last.zeros_like()?));
+        }
+        let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
+        let picked = last.index_select(&rows, 0)?;
+        let (hidden, rho) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
+        let result = cross_entropy::forward_backward(&hidden, &self.head_weight()?, &batch.targets, Some(scale))?;
+        let grad = result.grad.ok_or_else(|| Error::NoGradient { tensors: "the last hidden state".into() })?;
+        let dpicked = rms_norm::backward(&grad, &picked, &self.norm, &rho)?;
+        Ok((result.sum, last.zeros_like()?.index_add(&rows, &dpicked, 0)?))
+    }
+
+    /// Hidden states after the last block, keeping nothing.
+    fn hidden(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
+        let pass = self.pass(adapters, &batch.positions, &batch.spans, None);
+        let mut x = self.embed(&batch.ids)?;
+        for block in &self.blocks {
+            x = block.finish(&pass, &block.keep(&pass, &x)?)?;
+        }
+        Ok(x)
+    }
+
+    /// Loss of the batch, summed in nats, without dropout and without gradients.
+    pub fn loss(&self, batch: &Batch, adapters: &Adapters) -> Result<f64> {
+        if batch.rows.is_empty() {
+            return Ok(0.0);
+        }
+        let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
+        let picked = self.hidden(batch, adapters)?.index_select(&rows, 0)?;
+        let (hidden, _) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
+        Ok(cross_entropy::forward_backward(&hidden, &self.head_weight()?, &batch.targets, None)?.sum)
+    }
+
+    /// Logits [M, V] of every row in `f32`: for comparing with other programs.
+    pub fn logits(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
+        let (hidden, _) = rms_norm::forward(&self.hidden(batch, adapters)?, &self.norm, self.shape.norm_epsilon)?;
+        Ok(hidden.matmul(&self.head_weight()?.t()?)?.to_dtype(DType::F32)?)
+    }
+
+    /// Logits [V] after the last of `ids`, which follow the tokens in `cache`; `cache` grows.
+    pub fn extend(&self, ids: &[u32], adapters: &Adapters, cache: &mut Vec<Option<LayerCache>>) -> Result<Tensor> {
+        cache.resize(self.blocks.len(), None);
+        let past = cache.first().and_then(Option::as_ref).map_or(0, |c| c.k.dims()[0]);
+        let positions: Vec<u32> = (past as u32..(past + ids.len()) as u32).collect();
+        let spans = [Span { q: 0..ids.len(), k: 0..past + ids.len() }];
+        let pass = self.pass(adapters, &positions, &spans, None);
+        let mut x = self.embed(ids)?;
+        for (block, layer) in self.blocks.iter().zip(cache) {
+            x = block.extend(&pass, &x, layer)?;
+        }
+        let last = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
+        let (hidden, _) = rms_norm::forward(&last, &self.norm, self.shape.norm_epsilon)?;
+        Ok(hidden.matmul(&self.head_weight()?.t()?)?.to_dtype(DType::F32)?.squeeze(0)?)
+    }
+}
+
+fn load_block(checkpoint: &Checkpoint, index: usize, model: &ModelConfig, dtype: DType, device: &Device) -> Result<Block> {
+    let (norm1, norm2) = checkpoint.norms(index, dtype, device)?;
+    let load = |module: TargetModule| {
+        let weight = checkpoint.projection(index, module, model, device)?;
+        let wanted = checkpoint.files.shape.projection(module);
+        if weight.shape() != wanted {
+            return Err(Error::Tensor {
+                path: checkpoint.files.path.clone(),
+                tensor: format!("block {index} {module}"),
+                fault: format!("is {:?}, the configuration says {wanted:?}", weight.shape()),
+            });
+        }
+        Ok(Projection::new(weight))
+    };
+    let [q, k, v, o, g, u, d] = TargetModule::ALL;
+    let projections = [load(q)?, load(k)?, load(v)?, load(o)?, load(g)?, load(u)?, load(d)?];
+    Ok(Block { index, norm1, norm2, projections })
+}

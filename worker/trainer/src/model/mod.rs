@@ -1,0 +1,11 @@
+//! The decoder: embedding, blocks, final norm, output layer.
+
+pub mod block;
+mod config;
+mod decoder;
+mod projection;
+mod rope;
+
+pub use config::shape_from_json;
+pub use decoder::{Batch, Decoder, Kept};
+pub use projection::{AdapterPass, Projection};

@@ -1,0 +1,219 @@
+//! One way in for every kind of checkpoint: shape, tokenizer, template, and weights by their Hugging Face names.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use qlora_config::{ModelConfig, Quantization, TargetModule};
+use qlora_data::SpecialTokens;
+use qlora_kernels::Nf4Tensor;
+use qlora_planner::ModelShape;
+use tokenizers::Tokenizer;
+
+use super::gguf::GgufFile;
+use super::safetensors::Shards;
+use super::{FrozenWeight, Gguf, Plain, bnb};
+use crate::model::shape_from_json;
+use crate::{Error, Result};
+
+/// Where the weights come from.
+pub enum Source {
+    HuggingFace(Box<Folder>),
+    Gguf(Box<Ggml>),
+}
+
+/// A Hugging Face folder.
+pub struct Folder {
+    shards: Shards,
+}
+
+/// A GGUF file.
+pub struct Ggml {
+    file: GgufFile,
+}
+
+/// What a checkpoint holds besides its weights.
+pub struct ModelFiles {
+    pub path: PathBuf,
+    pub shape: ModelShape,
+    pub tokenizer: Option<Tokenizer>,
+    pub template: Option<String>,
+    pub special: SpecialTokens,
+    /// Ids that end a generated answer.
+    pub end_ids: Vec<u32>,
+}
+
+/// An opened checkpoint.
+pub struct Checkpoint {
+    pub files: ModelFiles,
+    source: Source,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder or a `.gguf` file.
+    ///
+    /// # Errors
+    /// It does not exist, holds no weights, is cut off, or is of another architecture.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::open_folder(path);
+        }
+        let file = GgufFile::open(path)?;
+        let (bos, eos) = (file.special_token("bos"), file.special_token("eos"));
+        let text = |token: &Option<(u32, String)>| token.as_ref().map_or_else(String::new, |(_, text)| text.clone());
+        let files = ModelFiles {
+            path: path.into(),
+            shape: file.shape()?,
+            tokenizer: Some(file.tokenizer()?),
+            template: file.chat_template(),
+            special: SpecialTokens { bos: text(&bos), eos: text(&eos) },
+            end_ids: eos.iter().map(|(id, _)| *id).collect(),
+        };
+        Ok(Self { files, source: Source::Gguf(Box::new(Ggml { file })) })
+    }
+
+    fn open_folder(path: &Path) -> Result<Self> {
+        let config = read_json(&path.join("config.json"))?;
+        let shape = shape_from_json(&config).map_err(|fault| Error::Model {
+            path: path.join("config.json"),
+            fault,
+            help: "Llama and Mistral checkpoints of Hugging Face transformers can be trained",
+        })?;
+        let shards = Shards::open(path)?;
+        let tokenizer_path = path.join("tokenizer.json");
+        let tokenizer = if tokenizer_path.exists() { Some(read_tokenizer(&tokenizer_path)?) } else { None };
+        let settings = read_json(&path.join("tokenizer_config.json")).unwrap_or_default();
+        let token = |key: &str| {
+            let value = &settings[key];
+            value.as_str().or_else(|| value["content"].as_str()).unwrap_or_default().to_owned()
+        };
+        let separate = std::fs::read_to_string(path.join("chat_template.jinja")).ok();
+        let files = ModelFiles {
+            path: path.into(),
+            shape,
+            tokenizer,
+            template: separate.or_else(|| settings["chat_template"].as_str().map(str::to_owned)),
+            special: SpecialTokens { bos: token("bos_token"), eos: token("eos_token") },
+            end_ids: end_ids(&config),
+        };
+        Ok(Self { files, source: Source::HuggingFace(Box::new(Folder { shards })) })
+    }
+
+    /// The linear layer `module` of block `layer`, held as `model` asks.
+    pub fn projection(&self, layer: usize, module: TargetModule, model: &ModelConfig, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+        match &self.source {
+            Source::HuggingFace(folder) => folder.projection(layer, module, model, device),
+            Source::Gguf(ggml) => {
+                let weight = self.gguf_projection(ggml, layer, module, device)?;
+                requantise(weight, model, device)
+            }
+        }
+    }
+
+    fn gguf_projection(&self, ggml: &Ggml, layer: usize, module: TargetModule, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let shape = &self.files.shape;
+        let tensor = match module {
+            TargetModule::QProj => ggml.file.read_rotary(&name("attn_q"), shape.heads, device)?,
+            TargetModule::KProj => ggml.file.read_rotary(&name("attn_k"), shape.kv_heads, device)?,
+            TargetModule::VProj => ggml.file.read(&name("attn_v"), device)?,
+            TargetModule::OProj => ggml.file.read(&name("attn_output"), device)?,
+            TargetModule::GateProj => ggml.file.read(&name("ffn_gate"), device)?,
+            TargetModule::UpProj => ggml.file.read(&name("ffn_up"), device)?,
+            TargetModule::DownProj => ggml.file.read(&name("ffn_down"), device)?,
+        };
+        Ok(Box::new(Gguf(tensor)))
+    }
+
+    /// The two norms of block `layer`, before attention and before the feed-forward layer.
+    pub fn norms(&self, layer: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+        let names = match &self.source {
+            Source::HuggingFace(_) => ["input_layernorm", "post_attention_layernorm"].map(|n| format!("model.layers.{layer}.{n}.weight")),
+            Source::Gguf(_) => ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight")),
+        };
+        Ok((self.vector(&names[0], dtype, device)?, self.vector(&names[1], dtype, device)?))
+    }
+
+    pub fn final_norm(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        match &self.source {
+            Source::HuggingFace(_) => self.vector("model.norm.weight", dtype, device),
+            Source::Gguf(_) => self.vector("output_norm.weight", dtype, device),
+        }
+    }
+
+    fn vector(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        match &self.source {
+            Source::HuggingFace(folder) => folder.shards.tensor(name, dtype, device),
+            Source::Gguf(ggml) => Ok(ggml.file.read(name, device)?.dequantize(device)?.to_dtype(dtype)?),
+        }
+    }
+
+    /// The embedding [V, D].
+    pub fn embedding(&self, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+        self.table("model.embed_tokens.weight", "token_embd.weight", device)
+    }
+
+    /// The output layer [V, D], or none where the embedding serves as such.
+    pub fn head(&self, device: &Device) -> Result<Option<Box<dyn FrozenWeight>>> {
+        if self.files.shape.tied_embeddings {
+            return Ok(None);
+        }
+        self.table("lm_head.weight", "output.weight", device).map(Some)
+    }
+
+    fn table(&self, folder_name: &str, gguf_name: &str, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+        match &self.source {
+            Source::HuggingFace(folder) => Ok(Box::new(Plain(folder.shards.native(folder_name, device)?))),
+            Source::Gguf(ggml) => Ok(Box::new(Gguf(ggml.file.read(gguf_name, device)?))),
+        }
+    }
+}
+
+impl Folder {
+    fn projection(&self, layer: usize, module: TargetModule, model: &ModelConfig, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+        let parent = if (module as usize) < TargetModule::GateProj as usize { "self_attn" } else { "mlp" };
+        let name = format!("model.layers.{layer}.{parent}.{}.weight", module.name());
+        if bnb::is_quantised(&self.shards, &name) {
+            return Ok(Box::new(bnb::read(&self.shards, &name, device)?));
+        }
+        if model.quantization == Quantization::Gguf {
+            return Err(self.shards.fault(&name, "is not of a GGUF file; set model.quantization: nf4"));
+        }
+        requantise(Box::new(Plain(self.shards.native(&name, &Device::Cpu)?)), model, device)
+    }
+}
+
+/// Brings a weight into the form that the configuration asks for.
+fn requantise(weight: Box<dyn FrozenWeight>, model: &ModelConfig, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+    let matrix = match model.quantization {
+        Quantization::Gguf => return Ok(weight),
+        Quantization::None => return Ok(Box::new(Plain(weight.dequantize(crate::device::compute_dtype(device))?.to_device(device)?))),
+        Quantization::Nf4 => weight.dequantize(DType::F32)?.to_device(&Device::Cpu)?,
+    };
+    let values = matrix.flatten_all()?.to_vec1::<f32>()?;
+    Ok(Box::new(Nf4Tensor::quantise(&values, weight.shape(), model.block_size, model.double_quant, device)?))
+}
+
+fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|e| Error::Model {
+        path: path.into(),
+        fault: format!("it is not JSON: {e}"),
+        help: "download the file again",
+    })
+}
+
+fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
+    Tokenizer::from_file(path).map_err(|e| Error::Model {
+        path: path.into(),
+        fault: format!("it is no tokenizer: {e}"),
+        help: "download the file again",
+    })
+}
+
+fn end_ids(config: &serde_json::Value) -> Vec<u32> {
+    let id = |v: &serde_json::Value| v.as_u64().map(|id| id as u32);
+    match &config["eos_token_id"] {
+        serde_json::Value::Array(ids) => ids.iter().filter_map(id).collect(),
+        one => id(one).into_iter().collect(),
+    }
+}
