@@ -121,9 +121,9 @@ impl fmt::Display for TargetModule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingSection {
-    /// Passes over the training rows; `max_steps` ends the run earlier.
+    /// Passes over the training rows, where `max_steps` does not say how long to train.
     pub epochs: f64,
-    /// Optimizer steps.
+    /// Optimizer steps; stands over `epochs`.
     pub max_steps: Option<u64>,
     /// Conversations in one forward pass.
     pub micro_batch_size: usize,

@@ -69,9 +69,14 @@ fn convert_row(row: &Value, answer: &Value) -> Option<Value> {
     let [turn] = turns.as_slice() else { return None };
     let mut messages = turn.as_array()?.clone();
     let functions = row["function"].as_array()?;
-    let calls = answer["ground_truth"].as_array()?.iter().map(|call| convert_call(call, functions)).collect::<Option<Vec<_>>>()?;
+    let calls = answer["ground_truth"]
+        .as_array()?
+        .iter()
+        .map(|call| convert_call(call, functions))
+        .collect::<Option<Vec<_>>>()?;
     messages.push(json!({"role": "assistant", "content": null, "tool_calls": calls}));
-    let tools = functions.iter().map(|f| json!({"type": "function", "function": convert_function(f)})).collect::<Vec<_>>();
+    let tools =
+        functions.iter().map(|f| json!({"type": "function", "function": convert_function(f)})).collect::<Vec<_>>();
     Some(json!({"messages": messages, "tools": tools}))
 }
 
@@ -142,7 +147,9 @@ fn pick_object(accepted: &Value, schema: &Value) -> Option<Value> {
 fn pick(value: &Value, schema: &Value) -> Option<Value> {
     match value {
         Value::Object(_) => pick_object(value, schema),
-        Value::Array(items) => items.iter().map(|item| pick(item, &schema["items"])).collect::<Option<Vec<_>>>().map(Value::Array),
+        Value::Array(items) => {
+            items.iter().map(|item| pick(item, &schema["items"])).collect::<Option<Vec<_>>>().map(Value::Array)
+        }
         Value::Number(number) if schema["type"] == "float" && !number.is_f64() => number.as_f64().map(Value::from),
         other => Some(other.clone()),
     }

@@ -77,7 +77,9 @@ fn roles(conversation: &Conversation, findings: &mut Vec<Finding>) {
         match role {
             "system" | "developer" if m > 0 => fault("a system message stands after the first message"),
             "tool" if open_calls == 0 => fault("a tool result without a call before it"),
-            "assistant" if matches!(previous, "" | "system" | "developer") => fault("the assistant speaks before the user"),
+            "assistant" if matches!(previous, "" | "system" | "developer") => {
+                fault("the assistant speaks before the user")
+            }
             "assistant" if previous == "assistant" => fault("the assistant speaks twice in a row"),
             _ => {}
         }

@@ -52,11 +52,17 @@ pub enum DatasetError {
     Row { name: String, line: usize, source: RowError },
     #[error("{name}:{line}: {source}")]
     Encode { name: String, line: usize, source: EncodeError },
-    #[error("{name}:{line}: {tokens} tokens, above data.max_seq_len {limit}; set data.too_long: skip or truncate, or raise the limit")]
+    #[error(
+        "{name}:{line}: {tokens} tokens, above data.max_seq_len {limit}; set data.too_long: skip or truncate, or raise the limit"
+    )]
     TooLong { name: String, line: usize, tokens: usize, limit: usize },
-    #[error("{name}:{line}: token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model")]
+    #[error(
+        "{name}:{line}: token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model"
+    )]
     Vocabulary { name: String, line: usize, id: u32, vocabulary: usize },
-    #[error("{name}: none of {rows} rows can be learnt from within {limit} tokens; raise data.max_seq_len or set data.too_long: truncate")]
+    #[error(
+        "{name}: none of {rows} rows can be learnt from within {limit} tokens; raise data.max_seq_len or set data.too_long: truncate"
+    )]
     Nothing { name: String, rows: usize, limit: usize },
 }
 
@@ -92,7 +98,10 @@ impl<R: BufRead> Iterator for Lines<R> {
 }
 
 /// The conversations of `reader` with their line numbers.
-pub fn parse_rows<R: BufRead>(name: &str, reader: R) -> impl Iterator<Item = Result<(usize, Conversation), DatasetError>> {
+pub fn parse_rows<R: BufRead>(
+    name: &str,
+    reader: R,
+) -> impl Iterator<Item = Result<(usize, Conversation), DatasetError>> {
     let name = name.to_owned();
     Lines::new(reader).map(move |line| {
         let (line, text) = line.map_err(|source| DatasetError::Read { name: name.clone(), source })?;
@@ -117,8 +126,11 @@ pub fn load<R: BufRead>(
     for row in parse_rows(name, reader) {
         let (line, conversation) = row?;
         statistics.rows += 1;
-        let sample = encode(tokenizer, template, &conversation)
-            .map_err(|source| DatasetError::Encode { name: name.to_owned(), line, source })?;
+        let sample = encode(tokenizer, template, &conversation).map_err(|source| DatasetError::Encode {
+            name: name.to_owned(),
+            line,
+            source,
+        })?;
         if let Some(sample) = fit(name, line, sample, policy, &mut statistics)? {
             statistics.kept += 1;
             statistics.tokens += sample.ids.len();

@@ -33,11 +33,14 @@ pub enum EncodeError {
 }
 
 /// Tokens of `conversation`; a token is learnt from when any of its characters is the assistant's.
-pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, conversation: &Conversation) -> Result<Sample, EncodeError> {
+pub fn encode(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    conversation: &Conversation,
+) -> Result<Sample, EncodeError> {
     let rendered = template.render(conversation)?;
-    let encoding = tokenizer
-        .encode(rendered.text.as_str(), false)
-        .map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+    let encoding =
+        tokenizer.encode(rendered.text.as_str(), false).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
     let mut spans = rendered.assistant.iter().peekable();
     let mut labels = Vec::with_capacity(encoding.len());
     for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {

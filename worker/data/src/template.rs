@@ -51,7 +51,9 @@ pub enum TemplateError {
     Syntax(Error),
     #[error("the chat template refuses the conversation: {0:#}")]
     Refused(Error),
-    #[error("message {index}: the template changes earlier text when the turn is added, so its part cannot be told; add {{% generation %}} to the template")]
+    #[error(
+        "message {index}: the template changes earlier text when the turn is added, so its part cannot be told; add {{% generation %}} to the template"
+    )]
     NotPrefix { index: usize },
 }
 
@@ -106,7 +108,12 @@ impl ChatTemplate {
         Ok(before.len()..after.len())
     }
 
-    fn raw(&self, messages: &[serde_json::Value], tools: &[serde_json::Value], prompt: bool) -> Result<String, TemplateError> {
+    fn raw(
+        &self,
+        messages: &[serde_json::Value],
+        tools: &[serde_json::Value],
+        prompt: bool,
+    ) -> Result<String, TemplateError> {
         let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
         let template = self.env.get_template("chat").map_err(TemplateError::Refused)?;
         template

@@ -40,13 +40,18 @@ fn compare(template: &str) -> usize {
             continue;
         };
         assert_eq!(template.text(&conversation, false).expect(name), wanted, "{name}");
-        assert_eq!(template.text(&conversation, true).expect(name), row["text_generation_prompt"].as_str().expect("text"), "{name}");
+        assert_eq!(
+            template.text(&conversation, true).expect(name),
+            row["text_generation_prompt"].as_str().expect("text"),
+            "{name}"
+        );
         let sample = encode(&tokenizer, &template, &conversation).expect(name);
         let ids: Vec<u64> = sample.ids.iter().map(|&id| u64::from(id)).collect();
         let wanted: Vec<u64> = row["ids"].as_array().expect("ids").iter().filter_map(Value::as_u64).collect();
         assert_eq!(ids, wanted, "{name}");
         let mask: Vec<u64> = sample.labels.iter().map(|&l| u64::from(l != IGNORE)).collect();
-        let wanted: Vec<u64> = row["assistant_mask"].as_array().expect("a mask").iter().filter_map(Value::as_u64).collect();
+        let wanted: Vec<u64> =
+            row["assistant_mask"].as_array().expect("a mask").iter().filter_map(Value::as_u64).collect();
         assert_eq!(mask, wanted, "{name}");
         compared += 1;
     }

@@ -34,7 +34,9 @@ pub enum Error {
     Adapter { path: PathBuf, fault: String },
     #[error("no gradient reaches {tensors}: training would change nothing there")]
     NoGradient { tensors: String },
-    #[error("{steps} steps in a row had a loss or gradient that is not finite, the last at step {step}; lower training.learning_rate, or look for a broken row with qlora-ctl data check")]
+    #[error(
+        "{steps} steps in a row had a loss or gradient that is not finite, the last at step {step}; lower training.learning_rate, or look for a broken row with qlora-ctl data check"
+    )]
     NotFinite { step: u64, steps: u64 },
     #[error("the device {name} cannot be used: {fault}")]
     Device { name: String, fault: String },
@@ -63,7 +65,9 @@ impl Error {
             | Self::NoGradient { .. }
             | Self::NotFinite { .. } => Blame::Input,
             Self::Tensors(e) if e.to_string().to_lowercase().contains("out of memory") => Blame::Memory,
-            Self::Tensors(_) | Self::Io { .. } | Self::Checkpoint { .. } | Self::Device { .. } | Self::Stopped => Blame::Attempt,
+            Self::Tensors(_) | Self::Io { .. } | Self::Checkpoint { .. } | Self::Device { .. } | Self::Stopped => {
+                Blame::Attempt
+            }
         }
     }
 }

@@ -128,7 +128,15 @@ impl Block {
     }
 
     /// Gradient through one projection; its adapter's gradient goes to `grads`.
-    fn pull(&self, pass: &Pass<'_>, module: M, dy: &Tensor, x: &Tensor, u: Option<&Tensor>, grads: &mut Gradients) -> Result<Tensor> {
+    fn pull(
+        &self,
+        pass: &Pass<'_>,
+        module: M,
+        dy: &Tensor,
+        x: &Tensor,
+        u: Option<&Tensor>,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
         let (dx, grad) = self.projections[module as usize].backward(dy, x, u, self.adapter(pass, module))?;
         if let (Some(grad), Some(index)) = (grad, pass.adapters.index(self.index, module)) {
             grads.add(index, grad)?;

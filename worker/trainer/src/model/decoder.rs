@@ -78,7 +78,13 @@ impl Decoder {
     /// Loads every weight of `checkpoint`, held as `model` asks; sequences may have up to `max_len` tokens.
     ///
     /// `progress` hears the number of blocks that are there.
-    pub fn load(checkpoint: &Checkpoint, model: &ModelConfig, max_len: usize, device: &Device, mut progress: impl FnMut(usize)) -> Result<Self> {
+    pub fn load(
+        checkpoint: &Checkpoint,
+        model: &ModelConfig,
+        max_len: usize,
+        device: &Device,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Self> {
         let shape = checkpoint.files.shape.clone();
         let dtype = device::compute_dtype(device);
         let mut blocks = Vec::with_capacity(shape.layers);
@@ -104,7 +110,13 @@ impl Decoder {
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
 
-    fn pass<'a>(&'a self, adapters: &'a Adapters, positions: &'a [u32], spans: &'a [Span], masks: Option<MaskPosition>) -> Pass<'a> {
+    fn pass<'a>(
+        &'a self,
+        adapters: &'a Adapters,
+        positions: &'a [u32],
+        spans: &'a [Span],
+        masks: Option<MaskPosition>,
+    ) -> Pass<'a> {
         let shape = AttentionShape {
             heads: self.shape.heads,
             kv_heads: self.shape.kv_heads,
@@ -123,7 +135,13 @@ impl Decoder {
     }
 
     /// Runs all blocks; with `checkpointing` only block inputs are kept.
-    pub fn forward(&self, batch: &Batch, adapters: &Adapters, masks: MaskPosition, checkpointing: bool) -> Result<Kept> {
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        adapters: &Adapters,
+        masks: MaskPosition,
+        checkpointing: bool,
+    ) -> Result<Kept> {
         let pass = self.pass(adapters, &batch.positions, &batch.spans, Some(masks));
         let mut x = self.embed(&batch.ids)?;
         let mut blocks = Vec::with_capacity(self.blocks.len());
@@ -137,7 +155,15 @@ impl Decoder {
     }
 
     /// Loss of the batch, summed in nats, and gradients of `loss * scale` added to `grads`.
-    pub fn backward(&self, batch: &Batch, adapters: &Adapters, masks: MaskPosition, kept: Kept, scale: f64, grads: &mut Gradients) -> Result<f64> {
+    pub fn backward(
+        &self,
+        batch: &Batch,
+        adapters: &Adapters,
+        masks: MaskPosition,
+        kept: Kept,
+        scale: f64,
+        grads: &mut Gradients,
+    ) -> Result<f64> {
         let pass = self.pass(adapters, &batch.positions, &batch.spans, Some(masks));
         let (loss, mut dx) = self.loss_and_grad(batch, &kept.last, scale)?;
         for (block, kept) in self.blocks.iter().zip(kept.blocks).rev() {
@@ -207,7 +233,13 @@ impl Decoder {
     }
 }
 
-fn load_block(checkpoint: &Checkpoint, index: usize, model: &ModelConfig, dtype: DType, device: &Device) -> Result<Block> {
+fn load_block(
+    checkpoint: &Checkpoint,
+    index: usize,
+    model: &ModelConfig,
+    dtype: DType,
+    device: &Device,
+) -> Result<Block> {
     let (norm1, norm2) = checkpoint.norms(index, dtype, device)?;
     let load = |module: TargetModule| {
         let weight = checkpoint.projection(index, module, model, device)?;

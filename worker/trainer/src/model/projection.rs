@@ -68,7 +68,13 @@ impl Projection {
     /// `dy` [M, out] to `dx` [M, in] and the gradients of the adapter. `x` and `u` are those of the forward pass.
     ///
     /// With d = s dy B: dB = s dy^T u; dA = d^T (m o x) c; dx = dy W + c m o (d A).
-    pub fn backward(&self, dy: &Tensor, x: &Tensor, u: Option<&Tensor>, adapter: Option<AdapterPass<'_>>) -> Result<(Tensor, Option<AdapterGrad>)> {
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        u: Option<&Tensor>,
+        adapter: Option<AdapterPass<'_>>,
+    ) -> Result<(Tensor, Option<AdapterGrad>)> {
         let dx = dy.matmul(&self.weight.dequantize(dy.dtype())?)?;
         let (Some(adapter), Some(u)) = (adapter, u) else { return Ok((dx, None)) };
         let (a, b) = adapter.matrices(dy.dtype())?;

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::Device;
 use qlora_planner::{ModelShape, RopeScaling};
 use tokenizers::Tokenizer;
 
@@ -24,7 +24,8 @@ impl GgufFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let fault = |fault: String| Error::Model { path: path.into(), fault, help: "download the file again" };
-        let content = Content::read(&mut file).map_err(|e| fault(format!("it is no GGUF file, or its header is cut off ({e})")))?;
+        let content = Content::read(&mut file)
+            .map_err(|e| fault(format!("it is no GGUF file, or its header is cut off ({e})")))?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let gguf = Self { path: path.into(), content };
         let needed = gguf.content.tensor_infos.values().map(|info| {

@@ -99,7 +99,13 @@ impl Checkpoint {
     }
 
     /// The linear layer `module` of block `layer`, held as `model` asks.
-    pub fn projection(&self, layer: usize, module: TargetModule, model: &ModelConfig, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+    pub fn projection(
+        &self,
+        layer: usize,
+        module: TargetModule,
+        model: &ModelConfig,
+        device: &Device,
+    ) -> Result<Box<dyn FrozenWeight>> {
         match &self.source {
             Source::HuggingFace(folder) => folder.projection(layer, module, model, device),
             Source::Gguf(ggml) => {
@@ -109,7 +115,13 @@ impl Checkpoint {
         }
     }
 
-    fn gguf_projection(&self, ggml: &Ggml, layer: usize, module: TargetModule, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+    fn gguf_projection(
+        &self,
+        ggml: &Ggml,
+        layer: usize,
+        module: TargetModule,
+        device: &Device,
+    ) -> Result<Box<dyn FrozenWeight>> {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let shape = &self.files.shape;
         let tensor = match module {
@@ -127,7 +139,9 @@ impl Checkpoint {
     /// The two norms of block `layer`, before attention and before the feed-forward layer.
     pub fn norms(&self, layer: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
         let names = match &self.source {
-            Source::HuggingFace(_) => ["input_layernorm", "post_attention_layernorm"].map(|n| format!("model.layers.{layer}.{n}.weight")),
+            Source::HuggingFace(_) => {
+                ["input_layernorm", "post_attention_layernorm"].map(|n| format!("model.layers.{layer}.{n}.weight"))
+            }
             Source::Gguf(_) => ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight")),
         };
         Ok((self.vector(&names[0], dtype, device)?, self.vector(&names[1], dtype, device)?))
@@ -169,7 +183,13 @@ impl Checkpoint {
 }
 
 impl Folder {
-    fn projection(&self, layer: usize, module: TargetModule, model: &ModelConfig, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+    fn projection(
+        &self,
+        layer: usize,
+        module: TargetModule,
+        model: &ModelConfig,
+        device: &Device,
+    ) -> Result<Box<dyn FrozenWeight>> {
         let parent = if (module as usize) < TargetModule::GateProj as usize { "self_attn" } else { "mlp" };
         let name = format!("model.layers.{layer}.{parent}.{}.weight", module.name());
         if bnb::is_quantised(&self.shards, &name) {
@@ -186,7 +206,9 @@ impl Folder {
 fn requantise(weight: Box<dyn FrozenWeight>, model: &ModelConfig, device: &Device) -> Result<Box<dyn FrozenWeight>> {
     let matrix = match model.quantization {
         Quantization::Gguf => return Ok(weight),
-        Quantization::None => return Ok(Box::new(Plain(weight.dequantize(crate::device::compute_dtype(device))?.to_device(device)?))),
+        Quantization::None => {
+            return Ok(Box::new(Plain(weight.dequantize(crate::device::compute_dtype(device))?.to_device(device)?)));
+        }
         Quantization::Nf4 => weight.dequantize(DType::F32)?.to_device(&Device::Cpu)?,
     };
     let values = matrix.flatten_all()?.to_vec1::<f32>()?;

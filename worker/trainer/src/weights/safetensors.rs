@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, SafeTensors};
 
 use crate::{Error, Result};
 
@@ -35,23 +35,26 @@ pub(crate) struct Raw {
 }
 
 impl Shards {
-    /// Opens every `*.safetensors` of `folder` and checks that none is cut off.
+    /// Opens every `model*.safetensors` of `folder` and checks that none is cut off.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
-            .map_err(Error::io(folder))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
-            .collect();
+        let is_shard = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("model") && name.ends_with(".safetensors")
+        };
+        let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_shard).collect();
         paths.sort();
         if paths.is_empty() {
             return Err(Error::Model {
                 path: folder.into(),
-                fault: "no *.safetensors file lies there".into(),
+                fault: "no model*.safetensors file lies there".into(),
                 help: "download the weights, or give model.base the path of a .gguf file",
             });
         }
         let files = paths.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
-        let names = |(i, shard): (usize, &Shard)| shard.metadata.tensors().into_keys().map(move |name| (name, i)).collect::<Vec<_>>();
+        let names = |(i, shard): (usize, &Shard)| {
+            shard.metadata.tensors().into_keys().map(move |name| (name, i)).collect::<Vec<_>>()
+        };
         let file_of = files.iter().enumerate().flat_map(names).collect();
         Ok(Self { folder: folder.into(), files, file_of })
     }
@@ -88,17 +91,18 @@ impl Shard {
         let fault = |fault: String| Error::Model { path: path.clone(), fault, help: "download the file again" };
         let mut file = File::open(&path).map_err(Error::io(&path))?;
         let length = file.metadata().map_err(Error::io(&path))?.len();
+        let too_short = || fault("it is no safetensors file: it ends within its header".into());
         let mut size = [0u8; 8];
-        let too_short = |_| fault("it is no safetensors file: it ends within its header".into());
-        file.read_exact(&mut size).map_err(too_short)?;
-        let header = u64::from_le_bytes(size);
-        if header > length.saturating_sub(8) {
-            return Err(too_short(std::io::ErrorKind::UnexpectedEof.into()));
+        file.read_exact(&mut size).map_err(|_| too_short())?;
+        let header_length = u64::from_le_bytes(size);
+        if header_length > length.saturating_sub(8) {
+            return Err(too_short());
         }
-        let mut buffer = size.to_vec();
-        file.by_ref().take(header).read_to_end(&mut buffer).map_err(Error::io(&path))?;
-        let (_, metadata) = SafeTensors::read_metadata(&buffer).map_err(|e| fault(format!("its header is broken ({e})")))?;
-        let start = 8 + header;
+        let mut header = vec![0u8; header_length as usize];
+        file.read_exact(&mut header).map_err(Error::io(&path))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|e| fault(format!("its header is broken ({e})")))?;
+        let start = 8 + header_length;
         let needed = start + metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
         if needed > length {
             return Err(fault(format!("it is cut off: its tensors need {needed} bytes, it has {length}")));

@@ -1,0 +1,160 @@
+//! Bytes that a run needs, part by part.
+
+use qlora_config::{DeviceKind, Quantization, TrainingConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::shape::ModelShape;
+
+/// Rows of logits that the trainer holds at one time.
+const LOGIT_ROWS: usize = 128;
+
+/// What a device offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceBudget {
+    /// Never [`DeviceKind::Any`].
+    pub kind: DeviceKind,
+    /// Bytes that may be planned with, before `resources.memory_fraction`.
+    pub bytes: u64,
+}
+
+/// Predicted peak memory of a run, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// Frozen weights as they are held.
+    pub weights: u64,
+    /// Adapters, their gradients and the optimizer's state.
+    pub adapters: u64,
+    /// What is kept between forward and backward.
+    pub activations: u64,
+    /// A dequantised weight, one block at work, and chunks of logits.
+    pub scratch: u64,
+    /// Program, libraries and device context.
+    pub overhead: u64,
+}
+
+impl MemoryPlan {
+    pub fn total(&self) -> u64 {
+        self.weights + self.adapters + self.activations + self.scratch + self.overhead
+    }
+}
+
+/// A run that needs more than there is, and changes that would make it fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("needs {}, {} may be used{}", gib(*needed), gib(*available), advice(.suggestions))]
+pub struct DoesNotFit {
+    pub needed: u64,
+    pub available: u64,
+    /// Such as `data.max_seq_len: 1536`; each alone is enough.
+    pub suggestions: Vec<String>,
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+fn advice(suggestions: &[String]) -> String {
+    if suggestions.is_empty() { String::new() } else { format!("; fits with {}", suggestions.join(", or ")) }
+}
+
+/// Predicts the memory of `config` on a device of `kind`.
+///
+/// Tokens of a micro-batch are `micro_batch_size * max_seq_len`: the worst that the data can bring.
+pub fn plan(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> MemoryPlan {
+    let element = if kind == DeviceKind::Cpu { 4 } else { 2 };
+    let tokens = config.training.micro_batch_size * config.data.max_seq_len;
+    MemoryPlan {
+        weights: weights(shape, config),
+        adapters: 4 * 4 * shape.adapter_parameters(config.lora.r, &config.lora.target_modules) as u64,
+        activations: (tokens * kept_per_token(shape, config) * element) as u64,
+        scratch: scratch(shape, tokens, element),
+        overhead: if kind == DeviceKind::Cuda { 700 << 20 } else { 80 << 20 },
+    }
+}
+
+/// [`plan`], held against a budget.
+///
+/// # Errors
+/// It does not fit; the error names the smallest changes that would.
+pub fn fit(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget) -> Result<MemoryPlan, DoesNotFit> {
+    let available = (budget.bytes as f64 * config.resources.memory_fraction) as u64;
+    let wanted = plan(shape, config, budget.kind);
+    if wanted.total() <= available {
+        return Ok(wanted);
+    }
+    let fits = |changed: &TrainingConfig| plan(shape, changed, budget.kind).total() <= available;
+    Err(DoesNotFit { needed: wanted.total(), available, suggestions: suggestions(config, fits) })
+}
+
+fn weights(shape: &ModelShape, config: &TrainingConfig) -> u64 {
+    let linear = (shape.layers * shape.block_parameters()) as f64;
+    let tables = shape.table_parameters() as f64;
+    let nf4 = 4.0 + if config.model.double_quant { 8.0 + 32.0 / 256.0 } else { 32.0 } / config.model.block_size as f64;
+    let (linear_bits, table_bits) = match config.model.quantization {
+        Quantization::Nf4 => (nf4, 16.0),
+        // Q4_1 and its kin take 4.5 to 5 bits; tables are often kept at 6 to 8.
+        Quantization::Gguf => (5.0, 8.5),
+        Quantization::None => (16.0, 16.0),
+    };
+    ((linear * linear_bits + tables * table_bits) / 8.0) as u64
+}
+
+/// Elements kept for each token, over all blocks.
+fn kept_per_token(shape: &ModelShape, config: &TrainingConfig) -> usize {
+    if config.training.gradient_checkpointing {
+        return shape.layers * shape.hidden;
+    }
+    shape.layers * block_per_token(shape)
+}
+
+/// x, x1; q, o; k, v; gate, up.
+fn block_per_token(shape: &ModelShape) -> usize {
+    2 * shape.hidden + 2 * shape.heads * shape.head_dim + 2 * shape.kv_heads * shape.head_dim + 2 * shape.ffn
+}
+
+fn scratch(shape: &ModelShape, tokens: usize, element: usize) -> u64 {
+    let block = tokens * (block_per_token(shape) + 4 * shape.ffn + 6 * shape.hidden) * element;
+    let weight = shape.ffn * shape.hidden * element;
+    let head = shape.vocabulary * shape.hidden * element;
+    let logits = 3 * LOGIT_ROWS * shape.vocabulary * 4;
+    (block.max(head + logits) + weight) as u64
+}
+
+fn suggestions(config: &TrainingConfig, fits: impl Fn(&TrainingConfig) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if !config.training.gradient_checkpointing {
+        let mut changed = config.clone();
+        changed.training.gradient_checkpointing = true;
+        if fits(&changed) {
+            found.push("training.gradient_checkpointing: true".into());
+        }
+    }
+    if let Some(text) = smaller_batch(config, &fits) {
+        found.push(text);
+    }
+    if let Some(length) = longest(config, &fits) {
+        found.push(format!("data.max_seq_len: {length}"));
+    }
+    found
+}
+
+/// A smaller micro-batch with the same effective batch.
+fn smaller_batch(config: &TrainingConfig, fits: &impl Fn(&TrainingConfig) -> bool) -> Option<String> {
+    let batch = config.training.micro_batch_size * config.training.gradient_accumulation;
+    let mut changed = config.clone();
+    (1..config.training.micro_batch_size).rev().filter(|size| batch % size == 0).find_map(|size| {
+        changed.training.micro_batch_size = size;
+        let accumulation = batch / size;
+        fits(&changed)
+            .then(|| format!("training.micro_batch_size: {size} with training.gradient_accumulation: {accumulation}"))
+    })
+}
+
+fn longest(config: &TrainingConfig, fits: &impl Fn(&TrainingConfig) -> bool) -> Option<usize> {
+    let mut changed = config.clone();
+    (1..=config.data.max_seq_len / 128).rev().map(|n| n * 128).filter(|&n| n < config.data.max_seq_len).find(
+        |&length| {
+            changed.data.max_seq_len = length;
+            fits(&changed)
+        },
+    )
+}

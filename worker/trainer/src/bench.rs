@@ -1,0 +1,74 @@
+//! Measures the training step on a model's real shape: tokens a second and peak memory.
+
+use std::time::Instant;
+
+use qlora_config::{DeviceKind, ResolvedConfig};
+use qlora_data::Sample;
+use serde::Serialize;
+
+use crate::lora::Adapters;
+use crate::model::{Batch, Decoder};
+use crate::optim::{LearningRate, Optimizer};
+use crate::step::Trainer;
+use crate::weights::Checkpoint;
+use crate::{Result, device};
+
+/// One measurement.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figures {
+    pub tokens_per_second: f64,
+    /// Median over the measured steps.
+    pub seconds_per_step: f64,
+    pub tokens_per_step: usize,
+    pub steps: usize,
+    pub peak_bytes: u64,
+    pub threads: usize,
+}
+
+/// Runs `steps` training steps of one sequence of `length` tokens each, after one that is not counted.
+pub fn measure(config: &ResolvedConfig, model: &std::path::Path, length: usize, steps: usize) -> Result<Figures> {
+    let c = config.config();
+    let device =
+        device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
+    let checkpoint = Checkpoint::open(model)?;
+    let decoder = Decoder::load(&checkpoint, &c.model, length, &device, |_| {})?;
+    let adapters = Adapters::initialise(&c.lora, &decoder.shape, c.training.seed, &device)?;
+    let optimizer = Optimizer::new(&adapters)?;
+    let learning_rate = LearningRate::new(&c.training, steps as u64 + 1);
+    let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate };
+    let sample = random_sample(length, decoder.shape.vocabulary);
+    let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
+    trainer.step(0, &batch)?;
+    let mut seconds = Vec::with_capacity(steps);
+    for step in 0..steps {
+        let start = Instant::now();
+        trainer.step(step as u64 + 1, &batch)?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let tokens = batch[0].tokens();
+    Ok(Figures {
+        tokens_per_second: tokens as f64 / median,
+        seconds_per_step: median,
+        tokens_per_step: tokens,
+        steps,
+        peak_bytes: peak_bytes(),
+        threads: rayon::current_num_threads(),
+    })
+}
+
+/// Every token is learnt from, as in the peers' benchmark.
+fn random_sample(length: usize, vocabulary: usize) -> Sample {
+    let ids: Vec<u32> = (0..length).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect();
+    let labels = ids.iter().map(|&id| i64::from(id)).collect();
+    Sample { ids, labels }
+}
+
+/// Peak resident bytes of this process; 0 where the system does not tell.
+pub fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

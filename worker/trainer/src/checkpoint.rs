@@ -1,0 +1,128 @@
+//! A run frozen between two steps: adapter, optimizer state, data cursor, seed and configuration, with checksums.
+//!
+//! A checkpoint is written into a folder of another name, synced, and renamed: under its final name it is
+//! complete. A run that goes on from it repeats the uninterrupted one, on the CPU bit for bit.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use qlora_data::Cursor;
+use qlora_planner::ModelShape;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::adapter::{self, write_atomically, write_tensors};
+use crate::lora::Adapters;
+use crate::optim::Optimizer;
+use crate::{Error, Result};
+
+const MANIFEST: &str = "checkpoint.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub version: u32,
+    /// Steps done.
+    pub step: u64,
+    pub steps: u64,
+    pub updates: u64,
+    pub cursor: Cursor,
+    pub seed: u64,
+    pub config_hash: String,
+    /// Held-out loss before the first step, so that a resumed run can still report it.
+    pub first_evaluation: Option<f64>,
+    /// SHA-256 of every other file, in hex.
+    pub files: Vec<(String, String)>,
+}
+
+/// A checkpoint read back.
+pub struct Restored {
+    pub manifest: Manifest,
+    pub adapters: Adapters,
+    pub optimizer: Optimizer,
+}
+
+/// Writes a checkpoint to `folder`, replacing what lies there; `manifest.files` is filled in.
+pub fn save(
+    folder: &Path,
+    mut manifest: Manifest,
+    adapters: &Adapters,
+    optimizer: &Optimizer,
+    base: &str,
+) -> Result<()> {
+    let partial = sibling(folder, "partial");
+    remove(&partial)?;
+    adapter::save(adapters, base, &partial)?;
+    let mut tensors = HashMap::new();
+    for (i, (first, second)) in optimizer.moments.iter().enumerate() {
+        tensors.insert(format!("{i}.first"), first.to_device(&Device::Cpu)?);
+        tensors.insert(format!("{i}.second"), second.to_device(&Device::Cpu)?);
+    }
+    write_tensors(&tensors, &partial.join(OPTIMIZER))?;
+    manifest.files = ADAPTER_FILES
+        .iter()
+        .chain([&OPTIMIZER])
+        .map(|name| Ok(((*name).to_owned(), checksum(&partial.join(name))?)))
+        .collect::<Result<_>>()?;
+    let text = serde_json::to_string_pretty(&manifest)
+        .map_err(|e| Error::Checkpoint { path: folder.into(), fault: e.to_string() })?;
+    write_atomically(&partial.join(MANIFEST), text.as_bytes())?;
+    remove(folder)?;
+    fs::rename(&partial, folder).map_err(Error::io(folder))?;
+    sync_folder(folder.parent().unwrap_or(Path::new(".")))
+}
+
+/// Reads the checkpoint in `folder` after checking it against its checksums and the run's configuration.
+pub fn load(folder: &Path, config_hash: &str, shape: &ModelShape, device: &Device) -> Result<Restored> {
+    let fault = |fault: String| Error::Checkpoint { path: folder.into(), fault };
+    let text = fs::read_to_string(folder.join(MANIFEST)).map_err(Error::io(folder.join(MANIFEST)))?;
+    let manifest: Manifest =
+        serde_json::from_str(&text).map_err(|e| fault(format!("{MANIFEST} cannot be read: {e}")))?;
+    if manifest.config_hash != config_hash {
+        return Err(fault(
+            "it was made with another configuration; start a new job to change the configuration".into(),
+        ));
+    }
+    for (name, wanted) in &manifest.files {
+        if checksum(&folder.join(name))? != *wanted {
+            return Err(fault(format!("{name} does not match its checksum; the file is damaged")));
+        }
+    }
+    let adapters = adapter::load(folder, shape, manifest.seed, device)?;
+    let tensors = candle_core::safetensors::load(folder.join(OPTIMIZER), device)?;
+    let moment = |name: String| tensors.get(&name).cloned().ok_or_else(|| fault(format!("{OPTIMIZER} lacks `{name}`")));
+    let moments = (0..2 * adapters.sites.len())
+        .map(|i| Ok((moment(format!("{i}.first"))?, moment(format!("{i}.second"))?)))
+        .collect::<Result<_>>()?;
+    let optimizer = Optimizer { moments, updates: manifest.updates };
+    Ok(Restored { manifest, adapters, optimizer })
+}
+
+fn sibling(folder: &Path, suffix: &str) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(folder)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    fs::File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io(folder))
+}
+
+fn checksum(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).map_err(Error::io(path))?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).map_err(Error::io(path))?;
+    Ok(hex::encode(hash.finalize()))
+}

@@ -1,0 +1,55 @@
+//! Answers, token by token, with cached keys and values.
+
+use candle_transformers::generation::{LogitsProcessor, Sampling};
+use qlora_data::{ChatTemplate, Conversation};
+use tokenizers::Tokenizer;
+
+use crate::lora::Adapters;
+use crate::model::Decoder;
+use crate::{Error, Result};
+
+/// How an answer is made.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token every time.
+    pub temperature: f64,
+    pub seed: u64,
+    /// Ids that end the answer.
+    pub end_ids: Vec<u32>,
+}
+
+/// The model's answer to `conversation`, without special tokens.
+pub fn answer(
+    decoder: &Decoder,
+    adapters: &Adapters,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    how: &Generation,
+) -> Result<String> {
+    let prompt = template.text(conversation, true)?;
+    let fault = |e: tokenizers::Error| Error::Encode(qlora_data::EncodeError::Tokenizer(e.to_string()));
+    let encoding = tokenizer.encode(prompt.as_str(), false).map_err(fault)?;
+    let ids = tokens(decoder, adapters, encoding.get_ids(), how)?;
+    Ok(tokenizer.decode(&ids, true).map_err(fault)?.trim().to_owned())
+}
+
+/// New tokens after `prompt`, up to an end token or the limit.
+pub fn tokens(decoder: &Decoder, adapters: &Adapters, prompt: &[u32], how: &Generation) -> Result<Vec<u32>> {
+    let sampling =
+        if how.temperature > 0.0 { Sampling::All { temperature: how.temperature } } else { Sampling::ArgMax };
+    let mut sampler = LogitsProcessor::from_sampling(how.seed, sampling);
+    let mut cache = Vec::new();
+    let mut out = Vec::new();
+    let mut logits = decoder.extend(prompt, adapters, &mut cache)?;
+    while out.len() < how.max_new_tokens {
+        let next = sampler.sample(&logits)?;
+        if how.end_ids.contains(&next) {
+            break;
+        }
+        out.push(next);
+        logits = decoder.extend(&[next], adapters, &mut cache)?;
+    }
+    Ok(out)
+}

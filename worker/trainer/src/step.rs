@@ -1,0 +1,61 @@
+//! One optimizer step.
+
+use qlora_config::TrainingSection;
+
+use crate::Result;
+use crate::lora::{Adapters, Gradients, MaskPosition};
+use crate::model::{Batch, Decoder};
+use crate::optim::{LearningRate, Optimizer, clip_factor};
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutcome {
+    /// Mean over the supervised tokens of all micro-batches, in nats.
+    pub loss: f64,
+    /// L2 norm before clipping.
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    pub tokens: usize,
+    /// The loss or the gradient was not finite, and the adapters were left as they were.
+    pub skipped: bool,
+}
+
+/// Everything that a step changes.
+pub struct Trainer<'a> {
+    pub decoder: &'a Decoder,
+    pub adapters: Adapters,
+    pub optimizer: Optimizer,
+    pub training: &'a TrainingSection,
+    pub learning_rate: LearningRate,
+}
+
+impl Trainer<'_> {
+    /// Learns from `batches`, the micro-batches of step `step` (from 0).
+    pub fn step(&mut self, step: u64, batches: &[Batch]) -> Result<StepOutcome> {
+        let (loss, gradients) = self.gradients(step, batches)?;
+        let grad_norm = gradients.norm()?;
+        let learning_rate = self.learning_rate.at(step);
+        let skipped = !(loss.is_finite() && grad_norm.is_finite());
+        if !skipped {
+            let scale = clip_factor(grad_norm, self.training.max_grad_norm);
+            self.optimizer.update(&mut self.adapters, &gradients, scale, learning_rate, self.training)?;
+        }
+        let tokens = batches.iter().map(Batch::tokens).sum();
+        Ok(StepOutcome { loss, grad_norm, learning_rate, tokens, skipped })
+    }
+
+    /// Mean loss over the supervised tokens of all `batches`, and its gradients.
+    pub fn gradients(&self, step: u64, batches: &[Batch]) -> Result<(f64, Gradients)> {
+        let supervised: usize = batches.iter().map(|b| b.targets.len()).sum();
+        let scale = 1.0 / supervised.max(1) as f64;
+        let mut gradients = Gradients::none(&self.adapters);
+        let (mut loss, mut first_token) = (0f64, 0u64);
+        for batch in batches {
+            let masks = MaskPosition { step, first_token };
+            let kept = self.decoder.forward(batch, &self.adapters, masks, self.training.gradient_checkpointing)?;
+            loss += self.decoder.backward(batch, &self.adapters, masks, kept, scale, &mut gradients)? * scale;
+            first_token += batch.tokens() as u64;
+        }
+        Ok((loss, gradients))
+    }
+}

@@ -1,0 +1,275 @@
+//! Models and whole training runs against those of transformers, PEFT and bitsandbytes (`tests/golden`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use qlora_config::{Layers, ResolvedConfig};
+use qlora_data::{IGNORE, Sample};
+use qlora_trainer::adapter;
+use qlora_trainer::lora::Adapters;
+use qlora_trainer::model::{Batch, Decoder};
+use qlora_trainer::optim::{LearningRate, Optimizer};
+use qlora_trainer::step::Trainer;
+use qlora_trainer::weights::Checkpoint;
+use serde_json::Value;
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+fn tensors(name: &str) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(golden(name), &Device::Cpu).expect("golden tensors")
+}
+
+fn config(set: &[&str]) -> ResolvedConfig {
+    let common = ["model.base=tiny", "data.train=rows.jsonl", "resources.device=cpu"];
+    let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
+    Layers { set, ..Layers::default() }.resolve().expect("a valid configuration")
+}
+
+fn decoder(folder: &str, config: &ResolvedConfig) -> Decoder {
+    let checkpoint = Checkpoint::open(&golden(folder)).expect("a checkpoint");
+    Decoder::load(&checkpoint, &config.config().model, 512, &Device::Cpu, |_| {}).expect("a model")
+}
+
+fn untrained(decoder: &Decoder, config: &ResolvedConfig) -> Adapters {
+    Adapters::initialise(&config.config().lora, &decoder.shape, 1, &Device::Cpu).expect("adapters")
+}
+
+fn row(tensor: &Tensor, i: usize) -> Vec<i64> {
+    tensor.get(i).and_then(|t| t.to_dtype(DType::I64)?.to_vec1()).expect("integers")
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar()).expect("comparable tensors")
+}
+
+fn unlabelled(ids: &[i64]) -> Sample {
+    Sample { ids: ids.iter().map(|&id| id as u32).collect(), labels: vec![IGNORE; ids.len()] }
+}
+
+fn logits_agree(folder: &str) {
+    let config = config(&["model.quantization=none"]);
+    let decoder = decoder(folder, &config);
+    let adapters = untrained(&decoder, &config);
+    let wanted = tensors(&format!("{folder}/logits.safetensors"));
+    for i in 0..2 {
+        let sample = unlabelled(&row(&wanted["full.input_ids"], i));
+        let logits = decoder.logits(&Batch::pack([&sample]), &adapters).expect("logits");
+        let difference = largest_difference(&logits, &wanted["full.logits"].get(i).expect("a row"));
+        assert!(difference < 5e-5, "{folder} row {i}: {difference}");
+    }
+    for side in ["left_pad", "right_pad"] {
+        padded_row_agrees(&decoder, &adapters, &wanted, side);
+    }
+}
+
+/// Only row 1 is padded; its real tokens are compared.
+fn padded_row_agrees(decoder: &Decoder, adapters: &Adapters, wanted: &HashMap<String, Tensor>, side: &str) {
+    let mask = row(&wanted[&format!("{side}.attention_mask")], 1);
+    let ids = row(&wanted[&format!("{side}.input_ids")], 1);
+    let start = mask.iter().position(|&m| m == 1).expect("a real token");
+    let length = mask.iter().filter(|&&m| m == 1).count();
+    let sample = unlabelled(&ids[start..start + length]);
+    let logits = decoder.logits(&Batch::pack([&sample]), adapters).expect("logits");
+    let reference = wanted[&format!("{side}.logits")].narrow(0, start, length).expect("real rows");
+    let difference = largest_difference(&logits, &reference);
+    assert!(difference < 5e-5, "{side}: {difference}");
+}
+
+#[test]
+fn tiny_llama_gives_the_logits_of_transformers() {
+    logits_agree("tiny_llama");
+}
+
+#[test]
+fn tiny_mistral_gives_the_logits_of_transformers() {
+    logits_agree("tiny_mistral");
+}
+
+#[test]
+fn tiny_mistral_with_a_window_gives_the_logits_of_transformers() {
+    // The folder holds only a configuration; its weights are tiny_mistral's.
+    let folder = tempfile::tempdir().expect("a folder");
+    for (from, name) in [("tiny_mistral_sw8", "config.json"), ("tiny_mistral", "model.safetensors")] {
+        std::fs::copy(golden(from).join(name), folder.path().join(name)).expect("a copy");
+    }
+    let config = config(&["model.quantization=none"]);
+    let checkpoint = Checkpoint::open(folder.path()).expect("a checkpoint");
+    assert_eq!(checkpoint.files.shape.sliding_window, Some(8));
+    let decoder = Decoder::load(&checkpoint, &config.config().model, 64, &Device::Cpu, |_| {}).expect("a model");
+    let adapters = untrained(&decoder, &config);
+    let wanted = tensors("tiny_mistral_sw8/logits.safetensors");
+    let sample = unlabelled(&row(&wanted["full.input_ids"], 0));
+    let logits = decoder.logits(&Batch::pack([&sample]), &adapters).expect("logits");
+    let difference = largest_difference(&logits, &wanted["full.logits"].get(0).expect("a row"));
+    assert!(difference < 5e-5, "{difference}");
+}
+
+#[test]
+fn both_spellings_of_rope_parameters_mean_the_same() {
+    let shape = |name: &str| {
+        let text = std::fs::read_to_string(golden("tiny_llama").join(name)).expect("a configuration");
+        qlora_trainer::model::shape_from_json(&serde_json::from_str(&text).expect("JSON")).expect("a shape")
+    };
+    assert_eq!(shape("config.json"), shape("config.pre_v5.json"));
+}
+
+struct Recorded {
+    folder: String,
+    steps: Value,
+    config: ResolvedConfig,
+}
+
+fn recorded(run: &str, checkpointing: bool) -> Recorded {
+    let folder = format!("qlora_run/{run}");
+    let text = std::fs::read_to_string(golden(&folder).join("steps.json")).expect("steps");
+    let steps: Value = serde_json::from_str(&text).expect("JSON");
+    let every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    let targets: Vec<_> = match steps["lora"]["targets"].as_array() {
+        Some(targets) => targets.iter().filter_map(Value::as_str).collect(),
+        None => every.to_vec(),
+    };
+    let config = config(&[
+        "lora.r=8",
+        "lora.alpha=16",
+        "lora.dropout=0",
+        &format!("lora.target_modules=[{}]", targets.join(", ")),
+        "training.learning_rate=1e-3",
+        "training.warmup_ratio=0.2",
+        "training.gradient_accumulation=2",
+        &format!("training.gradient_checkpointing={checkpointing}"),
+    ]);
+    Recorded { folder, steps, config }
+}
+
+/// Micro-batch `index` of the recording, its right padding taken off.
+fn samples(all: &HashMap<String, Tensor>, index: usize) -> Vec<Sample> {
+    let part = |name: &str| &all[&format!("{index:02}.{name}")];
+    let rows = part("input_ids").dims()[0];
+    let sample = |i| {
+        let length = row(part("attention_mask"), i).iter().filter(|&&m| m == 1).count();
+        let ids = row(part("input_ids"), i)[..length].iter().map(|&id| id as u32).collect();
+        Sample { ids, labels: row(part("labels"), i)[..length].to_vec() }
+    };
+    (0..rows).map(sample).collect()
+}
+
+fn training_agrees(run: &str, checkpointing: bool) {
+    let recorded = recorded(run, checkpointing);
+    let c = recorded.config.config();
+    let decoder = decoder("qlora_run/base_bnb4bit", &recorded.config);
+    let batches = tensors("qlora_run/batches.safetensors");
+    let initial = tensors(&format!("{}/initial_adapter.safetensors", recorded.folder));
+    let mut adapters = untrained(&decoder, &recorded.config);
+    for (site, pair) in adapters.sites.clone().iter().zip(&mut adapters.pairs) {
+        let find = |which: &str| {
+            let suffix = format!("{}.{which}.weight", site.module_path());
+            let found = initial.iter().find(|(name, _)| name.ends_with(&suffix));
+            found.map(|(_, t)| t.clone()).unwrap_or_else(|| panic!("no initial {suffix}"))
+        };
+        (pair.a, pair.b) = (find("lora_A"), find("lora_B"));
+    }
+    let optimizer = Optimizer::new(&adapters).expect("an optimizer");
+    let learning_rate = LearningRate::new(&c.training, 20);
+    let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate };
+    for (i, wanted) in recorded.steps["steps"].as_array().expect("steps").iter().enumerate() {
+        let micro: Vec<Batch> = [2 * i, 2 * i + 1].iter().map(|&n| Batch::pack(&samples(&batches, n))).collect();
+        if i == 0 {
+            first_gradients_agree(&trainer, &micro, &recorded.folder);
+        }
+        let outcome = trainer.step(i as u64, &micro).expect("a step");
+        let number = |key: &str| wanted[key].as_f64().expect("a number");
+        assert!((outcome.loss - number("loss")).abs() < 1e-4, "step {i}: loss {} and {}", outcome.loss, number("loss"));
+        let ratio = outcome.grad_norm / number("grad_norm");
+        assert!(
+            (ratio - 1.0).abs() < 1e-3,
+            "step {i}: gradient norm {} and {}",
+            outcome.grad_norm,
+            number("grad_norm")
+        );
+        assert!((outcome.learning_rate - number("lr")).abs() < 1e-12, "step {i}: rate {}", outcome.learning_rate);
+    }
+    let wanted = adapter::load(&golden(&recorded.folder).join("final_adapter"), &decoder.shape, 1, &Device::Cpu)
+        .expect("PEFT's adapter");
+    assert_eq!(wanted.sites, trainer.adapters.sites);
+    for (ours, theirs) in trainer.adapters.pairs.iter().zip(&wanted.pairs) {
+        assert!(largest_difference(&ours.a, &theirs.a) < 2e-4);
+        assert!(largest_difference(&ours.b, &theirs.b) < 2e-4);
+    }
+    let last = tensors(&format!("{}/final_logits.safetensors", recorded.folder));
+    let sample = unlabelled(&row(&last["input_ids"], 0));
+    let logits = decoder.logits(&Batch::pack([&sample]), &trainer.adapters).expect("logits");
+    assert!(largest_difference(&logits, &last["logits"].get(0).expect("a row")) < 2e-3);
+}
+
+fn first_gradients_agree(trainer: &Trainer<'_>, micro: &[Batch], folder: &str) {
+    let wanted = tensors(&format!("{folder}/step1_grads_before_clip.safetensors"));
+    let (_, gradients) = trainer.gradients(0, micro).expect("gradients");
+    for (site, grad) in trainer.adapters.sites.iter().zip(gradients.entries()) {
+        let grad = grad.as_ref().expect("a gradient for every site");
+        for (which, ours) in [("lora_A", &grad.a), ("lora_B", &grad.b)] {
+            let name = format!("{}.{which}.weight", site.module_path());
+            let difference = largest_difference(ours, &wanted[&name]);
+            assert!(difference < 1e-5, "{name}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn attention_adapters_train_as_with_peft() {
+    training_agrees("attn_r8", true);
+}
+
+#[test]
+fn attention_adapters_train_as_with_peft_without_checkpointing() {
+    training_agrees("attn_r8", false);
+}
+
+#[test]
+fn adapters_on_all_linears_train_as_with_peft() {
+    training_agrees("all_linear_r8", true);
+}
+
+#[test]
+fn adapters_on_all_linears_train_as_with_peft_without_checkpointing() {
+    training_agrees("all_linear_r8", false);
+}
+
+/// Dropout masks and sums must not depend on how a step is cut into micro-batches.
+#[test]
+fn a_step_does_not_depend_on_how_it_is_split() {
+    let config = config(&["lora.dropout=0.2", "model.quantization=nf4"]);
+    let decoder = decoder("tiny_llama", &config);
+    let batches = tensors("qlora_run/batches.safetensors");
+    let all: Vec<Sample> = (0..3).flat_map(|i| samples(&batches, i)).collect();
+    let gradients = |cuts: &[usize]| {
+        let mut adapters = untrained(&decoder, &config);
+        for pair in &mut adapters.pairs {
+            pair.b = (pair.b.ones_like().expect("ones") * 0.02).expect("a value");
+        }
+        let optimizer = Optimizer::new(&adapters).expect("an optimizer");
+        let c = config.config();
+        let learning_rate = LearningRate::new(&c.training, 20);
+        let trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate };
+        let mut rest = all.as_slice();
+        let micro: Vec<Batch> = cuts
+            .iter()
+            .map(|&n| {
+                let (now, later) = rest.split_at(n);
+                rest = later;
+                Batch::pack(now)
+            })
+            .collect();
+        trainer.gradients(5, &micro).expect("gradients")
+    };
+    let (whole, parts) = (gradients(&[6]), gradients(&[1, 2, 3]));
+    assert!((whole.0 - parts.0).abs() < 1e-5, "{} and {}", whole.0, parts.0);
+    for (a, b) in whole.1.entries().iter().zip(parts.1.entries()) {
+        let (a, b) = (a.as_ref().expect("a gradient"), b.as_ref().expect("a gradient"));
+        assert!(largest_difference(&a.a, &b.a) < 1e-5);
+        assert!(largest_difference(&a.b, &b.b) < 1e-5);
+    }
+}
