@@ -1,1 +1,50 @@
+//! The `qlora.v1` protocol as Rust types, clients and servers.
+//!
+//! Generated at build time from `qlora/v1/*.proto`; what a field means stands there. Beside the generated code
+//! this crate has only what every speaker needs: the descriptors for reflection and the names of states.
 
+#[allow(clippy::all, missing_docs)]
+mod generated {
+    tonic::include_proto!("qlora.v1");
+}
+
+pub use generated::*;
+
+/// Descriptors of every message and service, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/qlora.v1.bin"));
+
+/// The metadata key that carries the access token, as `Bearer <token>`.
+pub const AUTHORIZATION: &str = "authorization";
+
+/// Bytes of one message of a transfer.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+
+impl JobState {
+    /// The word that screens and JSON use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unknown",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing moves a job out of this state.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl DeviceClass {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unknown",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
+        }
+    }
+}

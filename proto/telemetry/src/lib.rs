@@ -1,1 +1,11 @@
+//! Logs, traces and metrics of the three programs.
+//!
+//! Logs go to stderr, filtered by `RUST_LOG`. Traces and metrics leave by OTLP where the standard `OTEL_*`
+//! variables name an endpoint, and not at all where they do not. Trace context travels in gRPC metadata by
+//! [`inject`] and [`extract`]. What is measured is decided by the programs, not here.
 
+mod propagate;
+mod setup;
+
+pub use propagate::{current_traceparent, extract, inject, set_parent, set_parent_text};
+pub use setup::{Guard, Logs, Program, SetupError, start};
