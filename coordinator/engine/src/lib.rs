@@ -1,1 +1,30 @@
+//! The job engine: one synchronous function per event over owned state.
+//!
+//! [`Engine::handle`] takes the time and an [`Event`] and returns a [`Response`] and [`Effect`]s. The driver does,
+//! in this order and no other: handle, persist, send, acknowledge. A job that was acknowledged is durable, and a
+//! message that left is backed by a state that survives.
+//!
+//! This crate does no input or output, has no clock and no randomness: time is an argument, and whoever calls
+//! decides what durable means. It knows nothing of tensors; what a job needs is a number of bytes for each class
+//! of device, worked out before the job came here.
+//!
+//! # Properties
+//! - An attempt's token only grows over the whole engine; at most one token of a job is current.
+//! - A message under a token that is not current changes nothing and is refused with the reason.
+//! - A job in a final state never leaves it.
+//! - A lost worker's job goes back to the queue; losing does not count as failing.
+//! - Jobs of the same needs start in the order of their submission.
 
+mod engine;
+mod event;
+mod ids;
+mod job;
+mod placement;
+mod worker;
+
+pub use engine::{Engine, Limits};
+pub use event::{Effect, Event, Refusal, Response, Wanted};
+pub use ids::{JobId, Millis, SessionId, Token};
+pub use job::{Artifact, Attempt, AttemptEnd, File, Job, JobKind, JobSpec, JobState, Outcome, Progress, Sample};
+pub use placement::{Verdict, verdict};
+pub use worker::{DeviceClass, Needs, Platform, Worker};

@@ -1,1 +1,17 @@
+//! Durable job state, and artifacts by their content.
+//!
+//! [`JobStore`] takes batches of [`Write`]s: a batch is durable as a whole when it returns, or nothing of it is.
+//! [`SqliteStore`] is the default; [`MemoryStore`] is for tests and measurements. Both pass one conformance suite.
+//! [`ArtifactStore`] is a folder. This crate decides nothing about jobs.
 
+mod artifacts;
+mod error;
+mod memory;
+mod records;
+mod sqlite;
+
+pub use artifacts::{ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Upload};
+pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Write};
+pub use sqlite::SqliteStore;

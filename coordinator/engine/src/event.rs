@@ -1,0 +1,102 @@
+//! What comes in, what goes out, and why something is refused.
+
+use crate::ids::{JobId, SessionId, Token};
+use crate::job::{Artifact, JobSpec, Outcome, Progress};
+use crate::worker::Platform;
+
+/// One thing that happened outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Submit {
+        spec: Box<JobSpec>,
+    },
+    Cancel {
+        job: JobId,
+        reason: String,
+    },
+    Register {
+        name: String,
+        instance: String,
+        platform: Box<Platform>,
+        /// The attempt that goes on running at the worker.
+        running: Option<Token>,
+    },
+    /// A worker renews its lease and says what runs.
+    Synchronize {
+        session: SessionId,
+        running: Option<Token>,
+        memory_free: u64,
+        disk_free: u64,
+        draining: bool,
+    },
+    /// Metrics and logs of an attempt came; asks whether they may be stored.
+    Report {
+        token: Token,
+        batch: u64,
+        progress: Option<Box<Progress>>,
+    },
+    Commit {
+        token: Token,
+        artifact: Artifact,
+    },
+    Finish {
+        token: Token,
+        outcome: Outcome,
+        message: String,
+    },
+    /// Time passed: leases and backoffs may have run out.
+    Tick,
+}
+
+/// The answer to one event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    Done,
+    /// The job of a submission; false where the idempotency key was known.
+    Submitted { job: JobId, created: bool },
+    Registered { session: SessionId },
+    /// What a worker should do now.
+    Wanted(Wanted),
+    /// Whether a batch is new; a repeated one is acknowledged and not stored.
+    Batch { job: JobId, is_new: bool },
+    Refused(Refusal),
+}
+
+/// The wanted state of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    Nothing,
+    Run { job: JobId, token: Token },
+    GoOn,
+    Stop { reason: String },
+}
+
+/// Something to do outside, in order, before the answer is given.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// The job changed: store it and tell its watchers.
+    Save(JobId),
+    /// A line for the journal.
+    Record { job: Option<JobId>, worker: Option<String>, kind: &'static str, text: String },
+    /// The session should synchronise now.
+    Wake(SessionId),
+}
+
+/// Why an event changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no job {0}")]
+    UnknownJob(JobId),
+    #[error("job {job} has ended: {state}")]
+    JobEnded { job: JobId, state: &'static str },
+    #[error("attempt {0} is not current: another attempt has the job, or the job has ended")]
+    StaleToken(Token),
+    #[error("the session is unknown or its lease has ended: register again")]
+    StaleSession(SessionId),
+    #[error("a worker called {name} is connected from another machine or state folder; start this one with another --name")]
+    NameTaken { name: String },
+    #[error("the idempotency key was used for another configuration, as job {0}")]
+    KeyReused(JobId),
+    #[error("a checkpoint of step {step} lies behind the committed one of step {committed}")]
+    StepWentBack { step: u64, committed: u64 },
+}

@@ -1,0 +1,63 @@
+//! Whether a job fits a worker, with the reason in words: what `qlora-ctl explain` prints.
+
+use crate::worker::{Needs, Worker};
+
+/// Whether one worker can take a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub fits: bool,
+    /// Why not; or what stands between the job and its start.
+    pub reason: String,
+}
+
+impl Verdict {
+    fn no(reason: String) -> Self {
+        Self { fits: false, reason }
+    }
+}
+
+/// Judges `worker` by what it is, not by whether it is busy.
+pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
+    let platform = &worker.platform;
+    if let Some(device) = needs.device.filter(|&d| d != platform.device) {
+        return Verdict::no(format!("needs a {} device, {} has {}", device.word(), worker.name, platform.device.word()));
+    }
+    if needs.flash_attention && !platform.flash_attention {
+        return Verdict::no(format!("needs flash attention, {} has none", worker.name));
+    }
+    for (key, wanted) in &needs.labels {
+        match platform.labels.get(key) {
+            Some(found) if found == wanted => {}
+            Some(found) => return Verdict::no(format!("needs label {key}={wanted}, {} has {key}={found}", worker.name)),
+            None => return Verdict::no(format!("needs label {key}={wanted}, {} does not carry {key}", worker.name)),
+        }
+    }
+    if let Some(&bytes) = needs.memory.get(&platform.device) {
+        let usable = (platform.device_memory as f64 * needs.memory_fraction.unwrap_or(1.0)) as u64;
+        if bytes > usable {
+            return Verdict::no(does_not_fit(bytes, usable, needs, worker));
+        }
+    }
+    Verdict { fits: true, reason: readiness(worker) }
+}
+
+fn does_not_fit(bytes: u64, usable: u64, needs: &Needs, worker: &Worker) -> String {
+    let text = format!("needs {:.1} GiB, {} may use {:.1}", gib(bytes), worker.name, gib(usable));
+    match needs.advice.get(&worker.platform.device).filter(|a| !a.is_empty()) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
+}
+
+fn readiness(worker: &Worker) -> String {
+    match (worker.connected, worker.draining, worker.assigned) {
+        (false, ..) => format!("{} fits, but has not been heard of lately", worker.name),
+        (true, true, _) => format!("{} fits, but takes no new work", worker.name),
+        (true, false, Some(_)) => format!("{} fits, but is busy", worker.name),
+        (true, false, None) => format!("{} fits and is free", worker.name),
+    }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}

@@ -1,0 +1,102 @@
+//! What a worker is, and what a job needs of one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Millis, SessionId, Token};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DeviceClass {
+    Cpu,
+    Cuda,
+    Metal,
+}
+
+impl DeviceClass {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
+        }
+    }
+}
+
+/// What a machine is and can do, as far as placement asks; the rest is carried for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Platform {
+    pub device: DeviceClass,
+    pub device_name: String,
+    /// Bytes that training may use.
+    pub device_memory: u64,
+    pub device_memory_free: u64,
+    pub compute_capability: String,
+    pub driver: String,
+    pub cpu_model: String,
+    pub cpu_cores: u32,
+    pub memory: u64,
+    pub disk_free: u64,
+    pub bf16: bool,
+    pub flash_attention: bool,
+    pub os: String,
+    pub labels: BTreeMap<String, String>,
+    pub version: String,
+}
+
+/// What a job needs of a worker.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Needs {
+    /// Any class when absent.
+    pub device: Option<DeviceClass>,
+    /// Bytes on a device of each class; a class that is missing is not judged by memory.
+    pub memory: BTreeMap<DeviceClass, u64>,
+    /// Share of a device's memory that may be planned with.
+    pub memory_fraction: Option<f64>,
+    /// What would make it fit, for each class.
+    pub advice: BTreeMap<DeviceClass, String>,
+    pub labels: BTreeMap<String, String>,
+    pub flash_attention: bool,
+}
+
+/// A worker that has registered since the coordinator started, or that holds an attempt from before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Worker {
+    pub name: String,
+    pub instance: String,
+    pub session: SessionId,
+    pub platform: Platform,
+    /// The lease ends here unless it is renewed.
+    pub lease_until: Millis,
+    pub last_seen: Millis,
+    /// The attempt that it has been given.
+    pub assigned: Option<Token>,
+    /// It said that it is idle, and waits for work.
+    pub waiting: bool,
+    pub draining: bool,
+    /// Its lease still holds.
+    pub connected: bool,
+}
+
+impl Platform {
+    /// Stands in for a worker that has not registered since the coordinator started.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            device: DeviceClass::Cpu,
+            device_name: String::new(),
+            device_memory: 0,
+            device_memory_free: 0,
+            compute_capability: String::new(),
+            driver: String::new(),
+            cpu_model: String::new(),
+            cpu_cores: 0,
+            memory: 0,
+            disk_free: 0,
+            bf16: false,
+            flash_attention: false,
+            os: String::new(),
+            labels: BTreeMap::new(),
+            version: String::new(),
+        }
+    }
+}

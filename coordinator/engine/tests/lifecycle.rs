@@ -1,0 +1,360 @@
+//! The life of a job, event by event: each test takes the expected answers and effects, and the property test
+//! holds named invariants after every event of a random history.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use qlora_engine::*;
+
+const LEASE: u64 = 1000;
+
+fn limits() -> Limits {
+    Limits { lease: LEASE, backoff: 100, max_backoff: 1000 }
+}
+
+fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
+    Box::new(Platform {
+        device,
+        device_name: "a device".into(),
+        device_memory: gib << 30,
+        device_memory_free: gib << 30,
+        compute_capability: String::new(),
+        driver: String::new(),
+        cpu_model: String::new(),
+        cpu_cores: 2,
+        memory: gib << 30,
+        disk_free: 0,
+        bf16: false,
+        flash_attention: false,
+        os: "linux".into(),
+        labels: BTreeMap::new(),
+        version: "0".into(),
+    })
+}
+
+fn spec(name: &str, key: Option<&str>) -> Box<JobSpec> {
+    Box::new(JobSpec {
+        kind: JobKind::Train,
+        name: name.into(),
+        config_json: "{}".into(),
+        config_hash: "hash".into(),
+        files: Vec::new(),
+        needs: Needs::default(),
+        max_retries: 2,
+        idempotency_key: key.map(str::to_owned),
+        traceparent: String::new(),
+    })
+}
+
+struct World {
+    engine: Engine,
+    now: Millis,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { engine: Engine::new(limits(), Vec::new(), Millis(0)), now: Millis(0) }
+    }
+
+    fn handle(&mut self, event: Event) -> Response {
+        self.engine.handle(self.now, event).0
+    }
+
+    fn submit(&mut self, spec: Box<JobSpec>) -> JobId {
+        match self.handle(Event::Submit { spec }) {
+            Response::Submitted { job, .. } => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn register(&mut self, name: &str, instance: &str) -> SessionId {
+        let event = Event::Register { name: name.into(), instance: instance.into(), platform: platform(DeviceClass::Cpu, 8), running: None };
+        match self.handle(event) {
+            Response::Registered { session } => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn sync(&mut self, session: SessionId, running: Option<Token>) -> Response {
+        self.handle(Event::Synchronize { session, running, memory_free: 0, disk_free: 0, draining: false })
+    }
+
+    fn start(&mut self, session: SessionId) -> (JobId, Token) {
+        match self.sync(session, None) {
+            Response::Wanted(Wanted::Run { job, token }) => (job, token),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn state(&self, job: JobId) -> &JobState {
+        &self.engine.job(job).expect("a job").state
+    }
+
+    fn finish(&mut self, token: Token, outcome: Outcome) -> Response {
+        self.handle(Event::Finish { token, outcome, message: "why".into() })
+    }
+}
+
+#[test]
+fn a_job_starts_on_the_first_fitting_worker_and_ends_once() {
+    let mut world = World::new();
+    let session = world.register("a", "1");
+    assert_eq!(world.sync(session, None), Response::Wanted(Wanted::Nothing));
+    let (response, effects) = world.engine.handle(world.now, Event::Submit { spec: spec("x", None) });
+    assert_eq!(response, Response::Submitted { job: JobId(1), created: true });
+    assert_eq!(effects.last(), Some(&Effect::Wake(session)));
+    let (job, token) = world.start(session);
+    assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
+    assert!(matches!(world.state(job), JobState::Succeeded { .. }));
+    assert_eq!(world.finish(token, Outcome::Failed), Response::Refused(Refusal::StaleToken(token)));
+    assert!(matches!(world.state(job), JobState::Succeeded { .. }));
+}
+
+#[test]
+fn the_same_key_gives_the_same_job_and_another_configuration_under_it_is_refused() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", Some("k")));
+    assert_eq!(world.handle(Event::Submit { spec: spec("x", Some("k")) }), Response::Submitted { job, created: false });
+    let mut other = spec("x", Some("k"));
+    other.config_hash = "another".into();
+    assert_eq!(world.handle(Event::Submit { spec: other }), Response::Refused(Refusal::KeyReused(job)));
+}
+
+#[test]
+fn a_lost_worker_gives_its_job_back_and_its_late_words_are_refused() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let (a, b) = (world.register("a", "1"), world.register("b", "2"));
+    let (_, first) = world.start(a);
+    world.now = Millis(LEASE - 1);
+    assert_eq!(world.sync(b, None), Response::Wanted(Wanted::Nothing));
+    world.now = Millis(LEASE);
+    world.handle(Event::Tick);
+    assert!(matches!(world.state(job), JobState::Queued { .. }));
+    let (_, second) = world.start(b);
+    assert!(second > first);
+    let late = Event::Report { token: first, batch: 9, progress: None };
+    assert_eq!(world.handle(late), Response::Refused(Refusal::StaleToken(first)));
+    assert_eq!(world.sync(a, Some(first)), Response::Refused(Refusal::StaleSession(a)));
+    assert_eq!(world.engine.job(job).expect("a job").failures, 0);
+}
+
+#[test]
+fn a_restarted_worker_gives_its_job_back_at_once() {
+    let mut world = World::new();
+    world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    let (_, first) = world.start(a);
+    let again = world.register("a", "1");
+    let (_, second) = world.start(again);
+    assert!(second > first);
+}
+
+#[test]
+fn a_second_worker_of_the_same_name_is_refused_while_the_first_is_there() {
+    let mut world = World::new();
+    world.register("a", "1");
+    let event = Event::Register { name: "a".into(), instance: "2".into(), platform: platform(DeviceClass::Cpu, 8), running: None };
+    assert_eq!(world.handle(event.clone()), Response::Refused(Refusal::NameTaken { name: "a".into() }));
+    world.now = Millis(LEASE);
+    world.handle(Event::Tick);
+    assert!(matches!(world.handle(event), Response::Registered { .. }));
+}
+
+#[test]
+fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    let (_, token) = world.start(a);
+    let jobs = world.engine.jobs().cloned().collect();
+    let mut world = World { engine: Engine::new(limits(), jobs, Millis(5000)), now: Millis(5000) };
+    assert_eq!(world.sync(a, Some(token)), Response::Refused(Refusal::StaleSession(a)));
+    let event = Event::Register { name: "a".into(), instance: "1".into(), platform: platform(DeviceClass::Cpu, 8), running: Some(token) };
+    let Response::Registered { session } = world.handle(event) else { panic!("not registered") };
+    assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
+    assert!(matches!(world.state(job), JobState::Succeeded { .. }));
+}
+
+#[test]
+fn failures_are_repeated_with_growing_waits_and_then_end_the_job() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    for wait in [100, 200] {
+        let (_, token) = world.start(a);
+        world.finish(token, Outcome::Failed);
+        assert_eq!(*world.state(job), JobState::Queued { not_before: world.now.plus(wait) });
+        assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
+        world.now = world.now.plus(wait);
+    }
+    let (_, token) = world.start(a);
+    world.finish(token, Outcome::Failed);
+    assert!(matches!(world.state(job), JobState::Failed { .. }));
+}
+
+#[test]
+fn bad_input_and_exhausted_memory_are_not_repeated() {
+    for outcome in [Outcome::BadInput, Outcome::OutOfMemory] {
+        let mut world = World::new();
+        let job = world.submit(spec("x", None));
+        let a = world.register("a", "1");
+        let (_, token) = world.start(a);
+        world.finish(token, outcome);
+        assert!(matches!(world.state(job), JobState::Failed { .. }));
+    }
+}
+
+#[test]
+fn cancelling_stops_a_running_attempt_and_a_queued_job_at_once() {
+    let mut world = World::new();
+    let (running, queued) = (world.submit(spec("x", None)), world.submit(spec("y", None)));
+    let a = world.register("a", "1");
+    let (_, token) = world.start(a);
+    for job in [running, queued] {
+        assert_eq!(world.handle(Event::Cancel { job, reason: "enough".into() }), Response::Done);
+    }
+    assert!(matches!(world.state(queued), JobState::Cancelled { .. }));
+    assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::Stop { reason: "enough".into() }));
+    world.finish(token, Outcome::Stopped);
+    assert!(matches!(world.state(running), JobState::Cancelled { .. }));
+}
+
+#[test]
+fn a_repeated_batch_is_acknowledged_and_not_new() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    let (_, token) = world.start(a);
+    let report = |batch| Event::Report { token, batch, progress: None };
+    assert_eq!(world.handle(report(1)), Response::Batch { job, is_new: true });
+    assert_eq!(world.handle(report(1)), Response::Batch { job, is_new: false });
+    assert_eq!(world.handle(report(2)), Response::Batch { job, is_new: true });
+}
+
+#[test]
+fn a_job_that_fits_nowhere_says_why() {
+    let mut world = World::new();
+    let mut big = spec("x", None);
+    big.needs.memory.insert(DeviceClass::Cpu, 31 << 30);
+    big.needs.advice.insert(DeviceClass::Cpu, "fits with data.max_seq_len: 512".into());
+    world.submit(big.clone());
+    let a = world.register("a", "1");
+    assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
+    let worker = world.engine.workers().next().expect("a worker");
+    let verdict = verdict(&big.needs, worker);
+    assert!(!verdict.fits);
+    assert_eq!(verdict.reason, "needs 31.0 GiB, a may use 8.0; fits with data.max_seq_len: 512");
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Submit,
+    Cancel(usize),
+    Register(usize),
+    Sync(usize),
+    Report(usize),
+    Commit(usize, u64),
+    Finish(usize, Outcome),
+    Pass(u64),
+    Restart,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let outcome = prop_oneof![
+        Just(Outcome::Succeeded),
+        Just(Outcome::BadInput),
+        Just(Outcome::Failed),
+        Just(Outcome::Stopped),
+        Just(Outcome::Lost)
+    ];
+    prop_oneof![
+        2 => Just(Act::Submit),
+        1 => (0..8usize).prop_map(Act::Cancel),
+        2 => (0..3usize).prop_map(Act::Register),
+        6 => (0..3usize).prop_map(Act::Sync),
+        3 => (0..12usize).prop_map(Act::Report),
+        2 => (0..12usize, 0..50u64).prop_map(|(t, s)| Act::Commit(t, s)),
+        3 => (0..12usize, outcome).prop_map(|(t, o)| Act::Finish(t, o)),
+        3 => (1..LEASE).prop_map(Act::Pass),
+        1 => Just(Act::Restart),
+    ]
+}
+
+/// Everything that must hold in every state that can be reached.
+fn invariants(engine: &Engine, before: &BTreeMap<JobId, (bool, u64, usize)>) {
+    let mut current = Vec::new();
+    for job in engine.jobs() {
+        let ended = job.attempts.iter().filter(|a| a.end.is_none()).count();
+        assert_eq!(ended, usize::from(job.current_token().is_some()), "open attempts are the current one: {job:?}");
+        assert!(job.attempts.is_sorted_by(|a, b| a.token < b.token), "tokens grow: {job:?}");
+        current.extend(job.current_token());
+        if let Some(&(was_final, step, attempts)) = before.get(&job.id) {
+            assert!(!was_final || job.state.is_final(), "a final state was left: {job:?}");
+            assert!(job.checkpoint().map_or(0, |a| a.step) >= step, "the checkpoint went back: {job:?}");
+            assert!(job.attempts.len() >= attempts, "an attempt was forgotten: {job:?}");
+        }
+        let results = job.attempts.iter().filter(|a| a.end.as_ref().is_some_and(|e| e.outcome == Outcome::Succeeded)).count();
+        assert!(results <= 1, "two results: {job:?}");
+    }
+    for id in before.keys() {
+        assert!(engine.job(*id).is_some(), "job {id} was lost");
+    }
+    let holders: Vec<_> = engine.workers().filter_map(|w| w.assigned).collect();
+    for token in &current {
+        assert_eq!(holders.iter().filter(|t| *t == token).count(), 1, "attempt {token} has one holder");
+    }
+    assert_eq!(holders.len(), current.len(), "no worker holds an attempt that is over");
+}
+
+proptest! {
+    #[test]
+    fn every_history_keeps_the_invariants(acts in prop::collection::vec(act(), 1..120)) {
+        let mut world = World::new();
+        let mut sessions: [Option<SessionId>; 3] = [None; 3];
+        let mut running: [Option<Token>; 3] = [None; 3];
+        let mut tokens: Vec<Token> = vec![Token(0)];
+        for act in acts {
+            let before = world.engine.jobs()
+                .map(|j| (j.id, (j.state.is_final(), j.checkpoint().map_or(0, |a| a.step), j.attempts.len())))
+                .collect();
+            let pick = |i: usize| tokens[i % tokens.len()];
+            match act {
+                Act::Submit => { world.submit(spec("x", None)); }
+                Act::Cancel(i) => { world.handle(Event::Cancel { job: JobId(i as u64), reason: "r".into() }); }
+                Act::Register(w) => {
+                    let event = Event::Register { name: format!("w{w}"), instance: format!("{w}"), platform: platform(DeviceClass::Cpu, 8), running: running[w] };
+                    if let Response::Registered { session } = world.handle(event) { sessions[w] = Some(session); }
+                }
+                Act::Sync(w) => if let Some(session) = sessions[w] {
+                    match world.sync(session, running[w]) {
+                        Response::Wanted(Wanted::Run { token, .. }) => { running[w] = Some(token); tokens.push(token); }
+                        Response::Wanted(Wanted::Stop { .. }) => {
+                            if let Some(token) = running[w].take() { world.finish(token, Outcome::Stopped); }
+                        }
+                        Response::Refused(_) => sessions[w] = None,
+                        _ => {}
+                    }
+                },
+                Act::Report(t) => { world.handle(Event::Report { token: pick(t), batch: 1, progress: None }); }
+                Act::Commit(t, step) => {
+                    let artifact = Artifact { kind: "checkpoint".into(), name: format!("{step}"), digest: "d".into(), size: 1, step };
+                    world.handle(Event::Commit { token: pick(t), artifact });
+                }
+                Act::Finish(t, outcome) => {
+                    let token = pick(t);
+                    world.finish(token, outcome);
+                    for slot in &mut running { if *slot == Some(token) { *slot = None; } }
+                }
+                Act::Pass(ms) => { world.now = world.now.plus(ms); world.handle(Event::Tick); }
+                Act::Restart => {
+                    let jobs = world.engine.jobs().cloned().collect();
+                    world.engine = Engine::new(limits(), jobs, world.now);
+                    sessions = [None; 3];
+                }
+            }
+            invariants(&world.engine, &before);
+        }
+    }
+}

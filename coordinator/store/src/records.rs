@@ -1,0 +1,87 @@
+//! What is kept, and the operations on it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use qlora_engine::{Job, JobId};
+use serde::{Deserialize, Serialize};
+
+use crate::StoreError;
+
+/// Values of one moment of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricRecord {
+    /// From 1 within the job; given by the store.
+    pub seq: u64,
+    pub step: u64,
+    pub unix_ms: u64,
+    pub values: BTreeMap<String, f64>,
+}
+
+/// One line of a job's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    /// From 1 within the job; given by the store.
+    pub seq: u64,
+    pub unix_ms: u64,
+    pub level: String,
+    pub text: String,
+    pub token: u64,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// From 1; given by the store.
+    pub seq: u64,
+    pub unix_ms: u64,
+    pub job: Option<JobId>,
+    pub worker: Option<String>,
+    pub kind: String,
+    pub text: String,
+}
+
+/// A named configuration that never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigRevision {
+    pub name: String,
+    pub revision: u64,
+    pub yaml: String,
+    pub hash: String,
+    pub unix_ms: u64,
+}
+
+/// One change; sequence numbers within are ignored and given by the store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    SaveJob(Box<Job>),
+    Metrics { job: JobId, points: Vec<MetricRecord> },
+    Logs { job: JobId, lines: Vec<LogRecord> },
+    Journal(JournalEntry),
+}
+
+/// Jobs, their metrics and logs, the journal, and named configurations.
+pub trait JobStore: Send + Sync + 'static {
+    /// Makes all of `writes` durable, or none; returns the journal entries with their numbers.
+    fn apply(&self, writes: Vec<Write>) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
+
+    /// Every job, oldest first.
+    fn jobs(&self) -> impl Future<Output = Result<Vec<Job>, StoreError>> + Send;
+
+    /// Points of `job` after number `after`, oldest first.
+    fn metrics(&self, job: JobId, after: u64, limit: u32) -> impl Future<Output = Result<Vec<MetricRecord>, StoreError>> + Send;
+
+    /// Lines of `job` after number `after`, oldest first.
+    fn logs(&self, job: JobId, after: u64, limit: u32) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
+
+    fn journal(&self, after: u64, limit: u32) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
+
+    /// Makes the next revision of `name`; the newest is returned unchanged where its text is the same.
+    fn put_config(&self, name: &str, yaml: &str, hash: &str, unix_ms: u64) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;
+
+    /// A revision, or the newest for 0.
+    fn config(&self, name: &str, revision: u64) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;
+
+    /// The newest revision of every name, or every revision of one.
+    fn configs(&self, name: Option<&str>) -> impl Future<Output = Result<Vec<ConfigRevision>, StoreError>> + Send;
+}
