@@ -1,1 +1,40 @@
-fn main() {}
+//! `qlora-worker`: registers a machine with a coordinator, pulls jobs, trains them in a child process, reports.
+
+mod agent;
+mod child;
+mod cli;
+mod doctor;
+mod error;
+mod identity;
+mod measure;
+mod models;
+mod platform;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, ModelCommand};
+use crate::error::WorkerError;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("{e}");
+            e.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
+    match cli.command {
+        None => agent::run(cli.agent),
+        Some(Command::Train { spec }) => Ok(child::run(&spec)),
+        Some(Command::Doctor { json }) => Ok(doctor::run(&cli.agent, json)),
+        Some(Command::Bench(args)) => measure::run(&args),
+        Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name),
+        Some(Command::Model(ModelCommand::List)) => Ok(models::list()),
+    }
+}

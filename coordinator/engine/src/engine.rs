@@ -138,6 +138,10 @@ impl Engine {
                 let seen = Seen { running, memory_free, disk_free, draining };
                 self.synchronize(now, session, seen, &mut effects)
             }
+            Event::Leave { session } => {
+                self.leave(now, session, &mut effects);
+                Ok(Response::Done)
+            }
             Event::Report { token, batch, progress } => self.report(token, batch, progress.map(|p| *p), &mut effects),
             Event::Commit { token, artifact } => self.commit(token, artifact, &mut effects),
             Event::Finish { token, outcome, message } => self.finish(now, token, outcome, message, &mut effects),
@@ -151,8 +155,15 @@ impl Engine {
 
     fn submit(&mut self, now: Millis, spec: JobSpec, effects: &mut Effects) -> Result<Response, Refusal> {
         if let Some(&known) = spec.idempotency_key.as_ref().and_then(|key| self.keys.get(key)) {
-            let same = self.jobs.get(&known).is_some_and(|job| job.spec.config_hash == spec.config_hash && job.spec.kind == spec.kind);
-            return if same { Ok(Response::Submitted { job: known, created: false }) } else { Err(Refusal::KeyReused(known)) };
+            let same = self
+                .jobs
+                .get(&known)
+                .is_some_and(|job| job.spec.config_hash == spec.config_hash && job.spec.kind == spec.kind);
+            return if same {
+                Ok(Response::Submitted { job: known, created: false })
+            } else {
+                Err(Refusal::KeyReused(known))
+            };
         }
         let id = JobId(self.jobs.last_key_value().map_or(0, |(id, _)| id.0) + 1);
         if let Some(key) = &spec.idempotency_key {
@@ -167,12 +178,30 @@ impl Engine {
     }
 
     /// Wakes a worker that waits and fits; it takes the oldest job that fits it.
-    fn wake_one_for(&self, id: JobId, effects: &mut Effects) {
+    ///
+    /// A worker that was woken no longer waits, so that the next job wakes another one.
+    fn wake_one_for(&mut self, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let free = |w: &&Worker| w.waiting && w.connected && w.assigned.is_none() && !w.draining;
-        let idle = self.workers.values().filter(free).find(|w| verdict(&job.spec.needs, w).fits);
+        let free = |w: &&mut Worker| w.waiting && w.connected && w.assigned.is_none() && !w.draining;
+        let idle = self.workers.values_mut().filter(free).find(|w| verdict(&job.spec.needs, w).fits);
         if let Some(worker) = idle {
+            worker.waiting = false;
             effects.push(Effect::Wake(worker.session));
+        }
+    }
+
+    /// A worker stopped waiting before it was answered; what it was woken for goes to another.
+    fn leave(&mut self, now: Millis, session: SessionId, effects: &mut Effects) {
+        if let Some(worker) = self.sessions.get(&session).and_then(|name| self.workers.get_mut(name)) {
+            worker.waiting = false;
+        }
+        self.wake_for_oldest(now, effects);
+    }
+
+    fn wake_for_oldest(&mut self, now: Millis, effects: &mut Effects) {
+        let ready = |id: &&JobId| matches!(self.jobs.get(id).map(|j| &j.state), Some(JobState::Queued { not_before }) if *not_before <= now);
+        if let Some(id) = self.queue.iter().find(ready).copied() {
+            self.wake_one_for(id, effects);
         }
     }
 
@@ -241,7 +270,13 @@ impl Engine {
         Ok(Response::Registered { session })
     }
 
-    fn synchronize(&mut self, now: Millis, session: SessionId, seen: Seen, effects: &mut Effects) -> Result<Response, Refusal> {
+    fn synchronize(
+        &mut self,
+        now: Millis,
+        session: SessionId,
+        seen: Seen,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
         let name = self.sessions.get(&session).cloned().ok_or(Refusal::StaleSession(session))?;
         let lease = self.limits.lease;
         let worker = self.workers.get_mut(&name).ok_or(Refusal::StaleSession(session))?;
@@ -284,7 +319,8 @@ impl Engine {
     fn next_for(&mut self, now: Millis, name: &str, effects: &mut Effects) -> Wanted {
         let Some(worker) = self.workers.get(name).filter(|w| !w.draining) else { return Wanted::Nothing };
         let ready = |job: &Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now);
-        let fits = |id: &&JobId| self.jobs.get(id).is_some_and(|job| ready(job) && verdict(&job.spec.needs, worker).fits);
+        let fits =
+            |id: &&JobId| self.jobs.get(id).is_some_and(|job| ready(job) && verdict(&job.spec.needs, worker).fits);
         let Some(&id) = self.queue.iter().find(fits) else { return Wanted::Nothing };
         let token = Token(self.next_token);
         self.next_token += 1;
@@ -309,7 +345,13 @@ impl Engine {
         self.jobs.get_mut(&id).ok_or(Refusal::StaleToken(token))
     }
 
-    fn report(&mut self, token: Token, batch: u64, progress: Option<Progress>, effects: &mut Effects) -> Result<Response, Refusal> {
+    fn report(
+        &mut self,
+        token: Token,
+        batch: u64,
+        progress: Option<Progress>,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
         let job = self.current(token)?;
         let id = job.id;
         let known = job.attempt_mut(token).map_or(0, |a| a.batch);
@@ -341,13 +383,25 @@ impl Engine {
         }
         let id = job.id;
         job.artifacts.retain(|a| !(a.kind == artifact.kind && a.name == artifact.name));
-        effects.push(record(Some(id), None, "saved", format!("{} {} of step {}", artifact.kind, artifact.name, artifact.step)));
+        effects.push(record(
+            Some(id),
+            None,
+            "saved",
+            format!("{} {} of step {}", artifact.kind, artifact.name, artifact.step),
+        ));
         job.artifacts.push(artifact);
         effects.push(Effect::Save(id));
         Ok(Response::Done)
     }
 
-    fn finish(&mut self, now: Millis, token: Token, outcome: Outcome, message: String, effects: &mut Effects) -> Result<Response, Refusal> {
+    fn finish(
+        &mut self,
+        now: Millis,
+        token: Token,
+        outcome: Outcome,
+        message: String,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
         let job = self.current(token)?;
         let id = job.id;
         let JobState::Running { worker, .. } = &job.state else { return Err(Refusal::StaleToken(token)) };
@@ -360,7 +414,15 @@ impl Engine {
     }
 
     /// Ends the attempt `token` of job `id` and moves the job on.
-    fn end_attempt(&mut self, now: Millis, id: JobId, token: Token, outcome: Outcome, message: String, effects: &mut Effects) {
+    fn end_attempt(
+        &mut self,
+        now: Millis,
+        id: JobId,
+        token: Token,
+        outcome: Outcome,
+        message: String,
+        effects: &mut Effects,
+    ) {
         self.running.remove(&token);
         let limits = self.limits;
         let Some(job) = self.jobs.get_mut(&id) else { return };
@@ -375,7 +437,10 @@ impl Engine {
             JobState::Succeeded { .. } => ("succeeded", String::new()),
             JobState::Failed { reason, .. } => ("failed", reason.clone()),
             JobState::Cancelled { reason, .. } => ("cancelled", reason.clone()),
-            _ => ("requeued", job.attempts.last().and_then(|a| Some(a.end.as_ref()?.message.clone())).unwrap_or_default()),
+            _ => (
+                "requeued",
+                job.attempts.last().and_then(|a| Some(a.end.as_ref()?.message.clone())).unwrap_or_default(),
+            ),
         };
         job.progress.phase = word(&next).into();
         job.progress.seconds_left = None;
@@ -409,11 +474,7 @@ impl Engine {
             effects.push(record(None, Some(name.clone()), "lost", "its lease ended".into()));
             self.lose(now, &name, "its worker was not heard of for a whole lease", effects);
         }
-        let ready = |id: &&JobId| matches!(self.jobs.get(id).map(|j| &j.state), Some(JobState::Queued { not_before }) if *not_before <= now);
-        let oldest = self.queue.iter().find(ready).copied();
-        if let Some(id) = oldest {
-            self.wake_one_for(id, effects);
-        }
+        self.wake_for_oldest(now, effects);
         Ok(Response::Done)
     }
 }

@@ -29,6 +29,10 @@ pub enum Event {
         disk_free: u64,
         draining: bool,
     },
+    /// A worker's connection broke while its answer was held.
+    Leave {
+        session: SessionId,
+    },
     /// Metrics and logs of an attempt came; asks whether they may be stored.
     Report {
         token: Token,
@@ -53,12 +57,20 @@ pub enum Event {
 pub enum Response {
     Done,
     /// The job of a submission; false where the idempotency key was known.
-    Submitted { job: JobId, created: bool },
-    Registered { session: SessionId },
+    Submitted {
+        job: JobId,
+        created: bool,
+    },
+    Registered {
+        session: SessionId,
+    },
     /// What a worker should do now.
     Wanted(Wanted),
     /// Whether a batch is new; a repeated one is acknowledged and not stored.
-    Batch { job: JobId, is_new: bool },
+    Batch {
+        job: JobId,
+        is_new: bool,
+    },
     Refused(Refusal),
 }
 
@@ -93,7 +105,9 @@ pub enum Refusal {
     StaleToken(Token),
     #[error("the session is unknown or its lease has ended: register again")]
     StaleSession(SessionId),
-    #[error("a worker called {name} is connected from another machine or state folder; start this one with another --name")]
+    #[error(
+        "a worker called {name} is connected from another machine or state folder; start this one with another --name"
+    )]
     NameTaken { name: String },
     #[error("the idempotency key was used for another configuration, as job {0}")]
     KeyReused(JobId),

@@ -20,7 +20,12 @@ impl Verdict {
 pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
     let platform = &worker.platform;
     if let Some(device) = needs.device.filter(|&d| d != platform.device) {
-        return Verdict::no(format!("needs a {} device, {} has {}", device.word(), worker.name, platform.device.word()));
+        return Verdict::no(format!(
+            "needs a {} device, {} has {}",
+            device.word(),
+            worker.name,
+            platform.device.word()
+        ));
     }
     if needs.flash_attention && !platform.flash_attention {
         return Verdict::no(format!("needs flash attention, {} has none", worker.name));
@@ -28,7 +33,9 @@ pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
     for (key, wanted) in &needs.labels {
         match platform.labels.get(key) {
             Some(found) if found == wanted => {}
-            Some(found) => return Verdict::no(format!("needs label {key}={wanted}, {} has {key}={found}", worker.name)),
+            Some(found) => {
+                return Verdict::no(format!("needs label {key}={wanted}, {} has {key}={found}", worker.name));
+            }
             None => return Verdict::no(format!("needs label {key}={wanted}, {} does not carry {key}", worker.name)),
         }
     }

@@ -68,7 +68,12 @@ impl World {
     }
 
     fn register(&mut self, name: &str, instance: &str) -> SessionId {
-        let event = Event::Register { name: name.into(), instance: instance.into(), platform: platform(DeviceClass::Cpu, 8), running: None };
+        let event = Event::Register {
+            name: name.into(),
+            instance: instance.into(),
+            platform: platform(DeviceClass::Cpu, 8),
+            running: None,
+        };
         match self.handle(event) {
             Response::Registered { session } => session,
             other => panic!("{other:?}"),
@@ -154,7 +159,12 @@ fn a_restarted_worker_gives_its_job_back_at_once() {
 fn a_second_worker_of_the_same_name_is_refused_while_the_first_is_there() {
     let mut world = World::new();
     world.register("a", "1");
-    let event = Event::Register { name: "a".into(), instance: "2".into(), platform: platform(DeviceClass::Cpu, 8), running: None };
+    let event = Event::Register {
+        name: "a".into(),
+        instance: "2".into(),
+        platform: platform(DeviceClass::Cpu, 8),
+        running: None,
+    };
     assert_eq!(world.handle(event.clone()), Response::Refused(Refusal::NameTaken { name: "a".into() }));
     world.now = Millis(LEASE);
     world.handle(Event::Tick);
@@ -170,7 +180,12 @@ fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
     let jobs = world.engine.jobs().cloned().collect();
     let mut world = World { engine: Engine::new(limits(), jobs, Millis(5000)), now: Millis(5000) };
     assert_eq!(world.sync(a, Some(token)), Response::Refused(Refusal::StaleSession(a)));
-    let event = Event::Register { name: "a".into(), instance: "1".into(), platform: platform(DeviceClass::Cpu, 8), running: Some(token) };
+    let event = Event::Register {
+        name: "a".into(),
+        instance: "1".into(),
+        platform: platform(DeviceClass::Cpu, 8),
+        running: Some(token),
+    };
     let Response::Registered { session } = world.handle(event) else { panic!("not registered") };
     assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
     assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
@@ -295,7 +310,8 @@ fn invariants(engine: &Engine, before: &BTreeMap<JobId, (bool, u64, usize)>) {
             assert!(job.checkpoint().map_or(0, |a| a.step) >= step, "the checkpoint went back: {job:?}");
             assert!(job.attempts.len() >= attempts, "an attempt was forgotten: {job:?}");
         }
-        let results = job.attempts.iter().filter(|a| a.end.as_ref().is_some_and(|e| e.outcome == Outcome::Succeeded)).count();
+        let results =
+            job.attempts.iter().filter(|a| a.end.as_ref().is_some_and(|e| e.outcome == Outcome::Succeeded)).count();
         assert!(results <= 1, "two results: {job:?}");
     }
     for id in before.keys() {

@@ -21,7 +21,11 @@ impl FromStr for Digest256 {
 
     fn from_str(text: &str) -> Result<Self, ArtifactError> {
         let valid = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if valid { Ok(Self(text.to_owned())) } else { Err(ArtifactError::BadDigest { text: text.chars().take(80).collect() }) }
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ArtifactError::BadDigest { text: text.chars().take(80).collect() })
+        }
     }
 }
 
@@ -51,7 +55,9 @@ pub enum ArtifactError {
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ArtifactError {
     move |source| match source.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ArtifactError::DiskFull { path: path.into() },
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            ArtifactError::DiskFull { path: path.into() }
+        }
         _ => ArtifactError::Io { path: path.into(), source },
     }
 }

@@ -69,15 +69,31 @@ pub trait JobStore: Send + Sync + 'static {
     fn jobs(&self) -> impl Future<Output = Result<Vec<Job>, StoreError>> + Send;
 
     /// Points of `job` after number `after`, oldest first.
-    fn metrics(&self, job: JobId, after: u64, limit: u32) -> impl Future<Output = Result<Vec<MetricRecord>, StoreError>> + Send;
+    fn metrics(
+        &self,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<MetricRecord>, StoreError>> + Send;
 
     /// Lines of `job` after number `after`, oldest first.
-    fn logs(&self, job: JobId, after: u64, limit: u32) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
+    fn logs(
+        &self,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
 
     fn journal(&self, after: u64, limit: u32) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
     /// Makes the next revision of `name`; the newest is returned unchanged where its text is the same.
-    fn put_config(&self, name: &str, yaml: &str, hash: &str, unix_ms: u64) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;
+    fn put_config(
+        &self,
+        name: &str,
+        yaml: &str,
+        hash: &str,
+        unix_ms: u64,
+    ) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;
 
     /// A revision, or the newest for 0.
     fn config(&self, name: &str, revision: u64) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;

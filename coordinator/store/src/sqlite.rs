@@ -6,7 +6,9 @@ use std::path::Path;
 
 use fs4::fs_std::FileExt;
 use qlora_engine::{Job, JobId, JobSpec};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
 use sqlx::{Row, Sqlite, Transaction};
 
 use crate::error::StoreError;
@@ -67,31 +69,35 @@ impl JobStore for SqliteStore {
     }
 
     async fn metrics(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<MetricRecord>, StoreError> {
-        let rows = sqlx::query("SELECT seq, step, unix_ms, vals FROM metrics WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?")
-            .bind(job.0 as i64)
-            .bind(after as i64)
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await?;
+        let rows =
+            sqlx::query("SELECT seq, step, unix_ms, vals FROM metrics WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?")
+                .bind(job.0 as i64)
+                .bind(after as i64)
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await?;
         rows.iter().map(|row| read_metric(job, row)).collect()
     }
 
     async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
-        let rows = sqlx::query("SELECT seq, unix_ms, level, text, token FROM logs WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?")
-            .bind(job.0 as i64)
-            .bind(after as i64)
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT seq, unix_ms, level, text, token FROM logs WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?",
+        )
+        .bind(job.0 as i64)
+        .bind(after as i64)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
         rows.iter().map(read_log).collect()
     }
 
     async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
-        let rows = sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE seq > ? ORDER BY seq LIMIT ?")
-            .bind(after as i64)
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await?;
+        let rows =
+            sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE seq > ? ORDER BY seq LIMIT ?")
+                .bind(after as i64)
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await?;
         rows.iter().map(read_entry).collect()
     }
 
@@ -120,11 +126,13 @@ impl JobStore for SqliteStore {
     }
 
     async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {
-        let row = sqlx::query("SELECT * FROM configs WHERE name = ?1 AND (?2 = 0 OR revision = ?2) ORDER BY revision DESC LIMIT 1")
-            .bind(name)
-            .bind(revision as i64)
-            .fetch_optional(&self.readers)
-            .await?;
+        let row = sqlx::query(
+            "SELECT * FROM configs WHERE name = ?1 AND (?2 = 0 OR revision = ?2) ORDER BY revision DESC LIMIT 1",
+        )
+        .bind(name)
+        .bind(revision as i64)
+        .fetch_optional(&self.readers)
+        .await?;
         row.as_ref().map(read_config).transpose()?.ok_or_else(|| StoreError::NoConfig { name: name.into(), revision })
     }
 
@@ -158,12 +166,14 @@ async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
 
 async fn save_job(transaction: &mut Transaction<'_, Sqlite>, job: &Job) -> Result<(), StoreError> {
     let (spec, body) = split(job)?;
-    sqlx::query("INSERT INTO jobs (id, spec, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body")
-        .bind(job.id.0 as i64)
-        .bind(spec)
-        .bind(body)
-        .execute(&mut **transaction)
-        .await?;
+    sqlx::query(
+        "INSERT INTO jobs (id, spec, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+    )
+    .bind(job.id.0 as i64)
+    .bind(spec)
+    .bind(body)
+    .execute(&mut **transaction)
+    .await?;
     Ok(())
 }
 
@@ -187,14 +197,23 @@ fn read_job(row: &SqliteRow) -> Result<Job, StoreError> {
     serde_json::from_value(body).map_err(broken)
 }
 
-async fn next_seq(transaction: &mut Transaction<'_, Sqlite>, query: &'static str, job: JobId) -> Result<i64, StoreError> {
+async fn next_seq(
+    transaction: &mut Transaction<'_, Sqlite>,
+    query: &'static str,
+    job: JobId,
+) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar(query).bind(job.0 as i64).fetch_one(&mut **transaction).await?)
 }
 
-async fn add_metrics(transaction: &mut Transaction<'_, Sqlite>, job: JobId, points: Vec<MetricRecord>) -> Result<(), StoreError> {
+async fn add_metrics(
+    transaction: &mut Transaction<'_, Sqlite>,
+    job: JobId,
+    points: Vec<MetricRecord>,
+) -> Result<(), StoreError> {
     let first = next_seq(transaction, "SELECT COALESCE(MAX(seq), 0) + 1 FROM metrics WHERE job = ?", job).await?;
     for (seq, point) in (first..).zip(points) {
-        let values = serde_json::to_string(&point.values).map_err(|source| StoreError::Broken { what: format!("metric of job {job}"), source })?;
+        let values = serde_json::to_string(&point.values)
+            .map_err(|source| StoreError::Broken { what: format!("metric of job {job}"), source })?;
         sqlx::query("INSERT INTO metrics (job, seq, step, unix_ms, vals) VALUES (?, ?, ?, ?, ?)")
             .bind(job.0 as i64)
             .bind(seq)
@@ -207,7 +226,11 @@ async fn add_metrics(transaction: &mut Transaction<'_, Sqlite>, job: JobId, poin
     Ok(())
 }
 
-async fn add_logs(transaction: &mut Transaction<'_, Sqlite>, job: JobId, lines: Vec<LogRecord>) -> Result<(), StoreError> {
+async fn add_logs(
+    transaction: &mut Transaction<'_, Sqlite>,
+    job: JobId,
+    lines: Vec<LogRecord>,
+) -> Result<(), StoreError> {
     let first = next_seq(transaction, "SELECT COALESCE(MAX(seq), 0) + 1 FROM logs WHERE job = ?", job).await?;
     for (seq, line) in (first..).zip(lines) {
         sqlx::query("INSERT INTO logs (job, seq, unix_ms, level, text, token) VALUES (?, ?, ?, ?, ?, ?)")

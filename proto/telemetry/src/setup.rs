@@ -89,7 +89,10 @@ fn tracer(resource: Resource) -> Result<SdkTracerProvider, SetupError> {
     Ok(provider)
 }
 
-fn meter(resource: Resource, scrape: bool) -> Result<(Option<SdkMeterProvider>, Option<prometheus::Registry>), SetupError> {
+fn meter(
+    resource: Resource,
+    scrape: bool,
+) -> Result<(Option<SdkMeterProvider>, Option<prometheus::Registry>), SetupError> {
     let otlp = wanted("METRICS");
     if !otlp && !scrape {
         return Ok((None, None));

@@ -25,4 +25,4 @@ pub mod run;
 pub mod step;
 pub mod weights;
 
-pub use error::{Error, Result};
+pub use error::{Blame, Error, Result};

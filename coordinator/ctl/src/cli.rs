@@ -1,0 +1,80 @@
+//! The commands and the options that all of them share.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{
+    artifacts, cancel, completions, config, data, explain, jobs, logs, metrics, plan, quickstart, show, submit, watch,
+    workers,
+};
+
+/// Submits fine-tuning jobs and follows them.
+///
+/// Exit codes: 0 done, 1 job failed, 2 usage, 3 bad config or data, 4 unreachable, 5 refused, 6 will not fit,
+/// 7 stopped, 124 wait timed out, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "qlora-ctl", version, about, long_about, verbatim_doc_comment)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Address of the coordinator.
+    #[arg(long, global = true, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
+    pub coordinator: String,
+
+    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself.
+    #[arg(long, global = true, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Print JSON: one object, or one a line where there are many.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Print results only, no progress.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fine-tune a small model on this machine, from nothing to a tuned adapter.
+    Quickstart(quickstart::Quickstart),
+    /// Submit a configuration as a job.
+    Submit(submit::Submit),
+    /// List jobs, newest first.
+    #[command(alias = "ls")]
+    Jobs(jobs::Jobs),
+    /// Show one job.
+    Show(show::Show),
+    /// Follow a job until it ends.
+    Watch(watch::Watch),
+    /// Print a job's log.
+    Logs(logs::Logs),
+    /// Print a job's metrics.
+    Metrics(metrics::Metrics),
+    /// Stop a job; what it has saved stays.
+    Cancel(cancel::Cancel),
+    /// List workers.
+    Workers(workers::Workers),
+    /// What jobs have made.
+    #[command(subcommand)]
+    Artifacts(artifacts::Artifacts),
+    /// Predict the memory of a configuration; needs no coordinator.
+    Plan(plan::Plan),
+    /// Say why a job waits, or what an error code means.
+    Explain(explain::Explain),
+    /// Named configurations on the coordinator.
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Look at training data; needs no coordinator.
+    #[command(subcommand)]
+    Data(data::Data),
+    /// Print completions for a shell.
+    Completions(completions::Completions),
+}

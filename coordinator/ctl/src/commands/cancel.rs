@@ -1,0 +1,53 @@
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Args;
+use qlora_proto::CancelRequest;
+
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::output::{json, print_json};
+
+/// Stop a job. A running attempt saves a checkpoint first; what is saved stays.
+#[derive(Debug, Args)]
+pub struct Cancel {
+    job: u64,
+    /// Recorded with the job.
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Cancel {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        if !self.yes && !self.confirmed()? {
+            return Ok(Exit::Stopped.into());
+        }
+        let request = CancelRequest { id: self.job, reason: self.reason.clone() };
+        let job = context.client()?.jobs.cancel(request).await.map_err(context.fault())?.into_inner();
+        if context.global.json {
+            print_json(&json::job(&job));
+        } else if job.state().is_final() {
+            context.say(format!("{}   cancelled", job.id));
+        } else {
+            context.say(format!("{}   saving and stopping", job.id));
+        }
+        Ok(Exit::Done.into())
+    }
+
+    fn confirmed(&self) -> Result<bool, CtlError> {
+        if !std::io::stdin().is_terminal() {
+            return Err(CtlError::Usage {
+                message: "cancel asks before it stops a job, and there is no terminal".into(),
+                help: "add --yes".into(),
+            });
+        }
+        eprint!("stop job {}? [y/N] ", self.job);
+        std::io::stderr().flush().map_err(CtlError::io("stderr"))?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(CtlError::io("stdin"))?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+}

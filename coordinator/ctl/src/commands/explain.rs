@@ -1,0 +1,81 @@
+use std::process::ExitCode;
+
+use clap::Args;
+use qlora_proto::ExplainRequest;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::output::{json, print_json};
+
+/// Codes with what they mean and what helps.
+const CODES: &[(&str, &str)] = &[
+    ("Q0001", "The command line asks for something that cannot be done. The message names it."),
+    ("Q0100", "The configuration file is not YAML. The message names line and column."),
+    ("Q0101", "A key is not known. Keys stand in docs/reference/config.md; the nearest known key is suggested."),
+    ("Q0102", "A recorded configuration cannot be read, mostly because another version wrote it."),
+    ("Q0103", "A value is outside its range, or does not go with another one."),
+    ("Q0104", "--set needs key=value, such as --set lora.r=8."),
+    ("Q0105", "extends: takes h100, m4 or cpu."),
+    ("Q0106", "A key is missing that has no default."),
+    ("Q0107", "A value is not one of the words that the key takes."),
+    ("Q0108", "A value has the wrong type, such as text where a number belongs."),
+    (
+        "Q0203",
+        "A row of the data is no conversation. A row is {\"messages\": [{\"role\": ..., \"content\": ...}], \"tools\": [...]}.",
+    ),
+    ("Q0301", "The run needs more memory than the device has. The message says what would fit."),
+    ("Q0302", "The model cannot be found or fetched."),
+    ("Q0303", "The device that was asked for is not here, or the worker was built without it."),
+    ("Q0401", "No coordinator answers. It is not running, or the address or the network is wrong."),
+    ("Q0402", "The address or the token cannot be used as it is written."),
+    ("Q0403", "The coordinator answers and refuses: a wrong token, a name that is taken, a job that is not there."),
+    ("Q0405", "The coordinator cannot listen on its address."),
+    ("Q0406", "A coordinator that others can reach needs a token."),
+    ("Q0407", "The token file is missing or too short."),
+    ("Q0408", "Neither HOME nor --state-dir says where state may lie."),
+    ("Q0409", "Two workers, or two coordinators, cannot share one state folder."),
+    ("Q0501", "The job failed. Its log says at which step and why."),
+    ("Q0503", "The job was cancelled; its last checkpoint is kept."),
+    ("Q0504", "The job did not end within the time that was given. It goes on."),
+    ("Q0601", "The state folder or the database in it cannot be used."),
+    ("Q0602", "The artifact store cannot be used; often its disk is full."),
+    ("Q0603", "Telemetry cannot start; the OTEL_* variables name a receiver that cannot be used."),
+    ("Q0605", "A file cannot be read or written."),
+    ("Q0606", "A program that quickstart starts did not come up."),
+];
+
+/// Say why a job waits, for each worker; or what an error code such as Q0301 means.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A job's number, or an error code.
+    what: String,
+}
+
+impl Explain {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        if let Some((code, text)) = CODES.iter().find(|(code, _)| code.eq_ignore_ascii_case(&self.what)) {
+            if context.global.json {
+                print_json(&json!({"v": 1, "code": code, "text": text}));
+            } else {
+                println!("{code}: {text}");
+            }
+            return Ok(Exit::Done.into());
+        }
+        let id = self.what.parse().map_err(|_| CtlError::Usage {
+            message: format!("`{}` is no job and no error code", self.what),
+            help: "write a number such as 7, or a code such as Q0301".into(),
+        })?;
+        let answer = context.client()?.jobs.explain(ExplainRequest { id }).await.map_err(context.fault())?.into_inner();
+        if context.global.json {
+            let workers: Vec<_> = answer.workers.iter().map(json::verdict).collect();
+            print_json(&json!({"v": 1, "job": id, "summary": answer.summary, "workers": workers}));
+        } else {
+            println!("{}", answer.summary);
+            for worker in &answer.workers {
+                println!("  {:<12} {}", worker.worker, worker.reason);
+            }
+        }
+        Ok(Exit::Done.into())
+    }
+}

@@ -1,0 +1,36 @@
+use std::process::ExitCode;
+
+use clap::Args;
+use qlora_proto::{JobState, ListJobsRequest};
+
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::output::{human, json, print_json};
+
+/// List jobs, newest first.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// Only jobs in this state; repeatable.
+    #[arg(long, value_parser = ["queued", "running", "succeeded", "failed", "cancelled"])]
+    state: Vec<String>,
+    /// Jobs at the most.
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+}
+
+impl Jobs {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let all = [JobState::Queued, JobState::Running, JobState::Succeeded, JobState::Failed, JobState::Cancelled];
+        let states = all.into_iter().filter(|s| self.state.iter().any(|w| w == s.word())).map(Into::into).collect();
+        let request = ListJobsRequest { states, limit: self.limit, before: 0 };
+        let answer = context.client()?.jobs.list_jobs(request).await.map_err(context.fault())?.into_inner();
+        if context.global.json {
+            answer.jobs.iter().for_each(|job| print_json(&json::job(job)));
+        } else if answer.jobs.is_empty() {
+            context.say("no jobs; submit one with: qlora-ctl submit config.yaml --watch");
+        } else {
+            println!("{}", human::jobs(&answer.jobs));
+        }
+        Ok(Exit::Done.into())
+    }
+}

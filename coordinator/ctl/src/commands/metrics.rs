@@ -1,0 +1,48 @@
+use std::process::ExitCode;
+
+use clap::Args;
+use qlora_proto::GetMetricsRequest;
+
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::output::{human, json, print_json};
+
+/// Print a job's metrics.
+#[derive(Debug, Args)]
+pub struct Metrics {
+    job: u64,
+    /// Only points after this number.
+    #[arg(long, default_value_t = 0)]
+    after: u64,
+}
+
+impl Metrics {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let mut client = context.client()?;
+        let mut after = self.after;
+        let mut points = Vec::new();
+        loop {
+            let request = GetMetricsRequest { id: self.job, after, limit: 10_000 };
+            let page = client.jobs.get_metrics(request).await.map_err(context.fault())?.into_inner().points;
+            let Some(last) = page.last() else { break };
+            after = last.seq;
+            points.extend(page);
+        }
+        if context.global.json {
+            points.iter().for_each(|p| print_json(&json::metric(p)));
+            return Ok(Exit::Done.into());
+        }
+        let names = ["loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second"];
+        let cell = |v: Option<&f64>| {
+            v.map(|v| if v.abs() < 1e-3 && *v != 0.0 { format!("{v:.2e}") } else { format!("{v:.4}") })
+                .unwrap_or_default()
+        };
+        let row = |p: &qlora_proto::MetricPoint| {
+            let values = names.iter().map(|n| cell(p.values.get(*n)));
+            std::iter::once(p.step.to_string()).chain(values).collect::<Vec<_>>()
+        };
+        let rows: Vec<_> = points.iter().map(row).collect();
+        println!("{}", human::table(&["STEP", "LOSS", "EVAL", "GRAD", "LR", "TOK/S"], &[0, 1, 2, 3, 4, 5], &rows));
+        Ok(Exit::Done.into())
+    }
+}

@@ -1,0 +1,164 @@
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::transfer::{self, Source};
+use qlora_config::{Layers, ResolvedConfig};
+use qlora_proto::{GetConfigRequest, Job, JobFile, JobKind, SubmitRequest};
+
+use super::watch::watch;
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::output::{json, print_json};
+
+/// A configuration and what is laid over it.
+#[derive(Debug, Args)]
+pub struct ConfigSource {
+    /// Configuration file; or NAME or NAME@REVISION of one on the coordinator.
+    config: String,
+    /// Set one key, such as lora.r=8; repeatable, stands over the file.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// A configuration with the folder that its relative paths start from.
+pub struct Resolved {
+    pub config: ResolvedConfig,
+    pub folder: PathBuf,
+}
+
+impl ConfigSource {
+    /// Reads and checks a file.
+    pub fn resolve(&self) -> Result<Resolved, CtlError> {
+        let path = Path::new(&self.config);
+        let text = std::fs::read_to_string(path).map_err(CtlError::io(path))?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        self.layers(self.config.clone(), text, folder)
+    }
+
+    /// As [`Self::resolve`]; what is no file is looked up on the coordinator.
+    async fn resolve_anywhere(&self, context: &Context) -> Result<Resolved, CtlError> {
+        let looks_like_name =
+            !self.config.contains(['/', '\\']) && !self.config.ends_with(".yaml") && !self.config.ends_with(".yml");
+        if Path::new(&self.config).exists() || !looks_like_name {
+            return self.resolve();
+        }
+        let (name, revision) = self.config.split_once('@').unwrap_or((&self.config, "0"));
+        let revision = revision.parse().map_err(|_| CtlError::Usage {
+            message: format!("`{revision}` is no revision"),
+            help: "write NAME@NUMBER".into(),
+        })?;
+        let request = GetConfigRequest { name: name.into(), revision };
+        let found = context.client()?.configs.get_config(request).await.map_err(context.fault())?.into_inner();
+        self.layers(format!("{}@{}", found.name, found.revision), found.yaml, PathBuf::new())
+    }
+
+    fn layers(&self, name: String, text: String, folder: PathBuf) -> Result<Resolved, CtlError> {
+        let env = std::env::vars().filter(|(name, _)| name.starts_with("QLORA__")).collect();
+        let layers = Layers { file: Some((name, text)), env, set: self.set.clone() };
+        Ok(Resolved { config: layers.resolve()?, folder })
+    }
+}
+
+/// Submit a configuration as a job. The answer comes when the job is durable.
+#[derive(Debug, Args)]
+pub struct Submit {
+    #[command(flatten)]
+    source: ConfigSource,
+    /// Follow the job until it ends.
+    #[arg(long, short)]
+    watch: bool,
+    /// The same key gives the same job, however often it is submitted.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+impl Submit {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let resolved = self.source.resolve_anywhere(context).await?;
+        let job = submit(context, &resolved, self.idempotency_key.clone()).await?;
+        if self.watch {
+            context.say(format!("{}   submitted", job.id));
+            return watch(context, job.id, None).await;
+        }
+        if context.global.json {
+            print_json(&json::job(&job));
+        } else {
+            println!("{}", job.id);
+            context.say(format!("follow it with: qlora-ctl watch {}", job.id));
+        }
+        Ok(Exit::Done.into())
+    }
+}
+
+/// Uploads the data and submits.
+#[tracing::instrument(name = "submit", skip_all)]
+pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>) -> Result<Job, CtlError> {
+    let config = resolved.config.config();
+    let mut files = Vec::new();
+    for (role, path) in [("train", &config.data.train), ("eval", &config.data.eval)] {
+        if let Some(path) = path {
+            files.push(check(role, &resolved.folder.join(path))?);
+        }
+    }
+    for (file, path) in &files {
+        upload(context, file, path).await?;
+    }
+    let request = SubmitRequest {
+        kind: JobKind::Train.into(),
+        name: config.name.clone().unwrap_or_default(),
+        config_json: resolved.config.json().to_owned(),
+        files: files.into_iter().map(|(file, _)| file).collect(),
+        idempotency_key: key.unwrap_or_default(),
+    };
+    let answer = context.client()?.jobs.submit(request).await.map_err(context.fault())?.into_inner();
+    if !answer.created {
+        context.say("the key was known: this is the job that it made");
+    }
+    answer.job.ok_or_else(|| CtlError::Refused {
+        message: "the coordinator gave no job".into(),
+        help: "",
+        exit: Exit::Refused,
+    })
+}
+
+/// Looks at every row before anything is sent.
+fn check(role: &str, path: &Path) -> Result<(JobFile, PathBuf), CtlError> {
+    let file = std::fs::File::open(path).map_err(CtlError::io(path))?;
+    let name = path.display().to_string();
+    let mut rows = 0usize;
+    for row in qlora_data::parse_rows(&name, std::io::BufReader::new(file)) {
+        row.map_err(|e| CtlError::Data {
+            message: e.to_string(),
+            help: format!("qlora-ctl data check {name} lists every fault"),
+        })?;
+        rows += 1;
+    }
+    if rows == 0 {
+        return Err(CtlError::Data {
+            message: format!("{name} holds no rows"),
+            help: "a row is one line: {\"messages\": [...]}".into(),
+        });
+    }
+    let (digest, size) = transfer::digest(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok((JobFile { role: role.into(), name, digest, size }, path.to_owned()))
+}
+
+async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), CtlError> {
+    // A call that fails at once where the coordinator is away: transfers wait for it forever.
+    let mut client = context.client()?;
+    let request = qlora_proto::StatArtifactRequest { digest: file.digest.clone() };
+    client.artifacts.stat_artifact(request).await.map_err(context.fault())?;
+    let bar = if context.draws() { ProgressBar::new(file.size) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}") {
+        bar.set_style(style);
+    }
+    bar.set_message(file.name.clone());
+    let source = Source { path, digest: &file.digest, size: file.size, token: 0 };
+    let moving = bar.clone();
+    let result = transfer::upload(&client, &source, &move |n| moving.set_position(n)).await;
+    bar.finish_and_clear();
+    Ok(result?)
+}

@@ -1,0 +1,41 @@
+//! What a command works with: the connection, and how to talk to the person.
+
+use qlora_client::Client;
+
+use crate::cli::Global;
+use crate::error::CtlError;
+
+/// Shared by all commands.
+pub struct Context {
+    pub global: Global,
+}
+
+impl Context {
+    pub fn new(global: Global) -> Self {
+        Self { global }
+    }
+
+    /// A client; nothing is sent yet.
+    pub fn client(&self) -> Result<Client, CtlError> {
+        Ok(Client::new(&self.global.coordinator, self.global.token_file.as_deref())?)
+    }
+
+    /// Turns the status of a failed call into an error with its way out.
+    pub fn fault(&self) -> impl Fn(tonic::Status) -> CtlError {
+        let address = self.global.coordinator.clone();
+        move |status| CtlError::from_status(&status, &address)
+    }
+
+    /// Whether progress may be drawn: on a terminal, and unless `--quiet` or `--json` was given.
+    pub fn draws(&self) -> bool {
+        use std::io::IsTerminal;
+        !self.global.quiet && !self.global.json && std::io::stderr().is_terminal()
+    }
+
+    /// Tells the person something on the way, on stderr.
+    pub fn say(&self, text: impl std::fmt::Display) {
+        if !self.global.quiet && !self.global.json {
+            eprintln!("{text}");
+        }
+    }
+}

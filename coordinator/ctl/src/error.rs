@@ -1,0 +1,137 @@
+//! Errors of the command line: a code, a message, a way out, and an exit code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use qlora_client::{ConnectError, TransferError};
+use qlora_config::ConfigErrors;
+use tonic::{Code, Status};
+
+/// What the program returns to the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Done = 0,
+    JobFailed = 1,
+    Usage = 2,
+    BadInput = 3,
+    Unreachable = 4,
+    Refused = 5,
+    WillNotFit = 6,
+    Stopped = 7,
+    TimedOut = 124,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CtlError {
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
+    #[error("no coordinator at {address} ({fault})")]
+    Unreachable { address: String, fault: String },
+    #[error("{message}")]
+    Refused { message: String, help: &'static str, exit: Exit },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("{message}")]
+    Data { message: String, help: String },
+    #[error("{message}")]
+    Usage { message: String, help: String },
+    #[error("{what} {fault}")]
+    Process { what: String, fault: String, help: String },
+    #[error("job {job} failed: {reason}")]
+    JobFailed { job: u64, reason: String },
+    #[error("job {job} was cancelled: {reason}")]
+    JobCancelled { job: u64, reason: String },
+    #[error(transparent)]
+    DoesNotFit(#[from] qlora_planner::DoesNotFit),
+    #[error("job {job} did not end within {seconds} s; it goes on")]
+    TimedOut { job: u64, seconds: u64 },
+}
+
+impl CtlError {
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.into(), source }
+    }
+
+    pub fn from_status(status: &Status, address: &str) -> Self {
+        let refused = |help, exit| Self::Refused { message: status.message().to_owned(), help, exit };
+        match status.code() {
+            Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
+                Self::Unreachable { address: address.into(), fault: root_cause(status) }
+            }
+            Code::Unauthenticated => refused("give --token-file FILE or set QLORA_TOKEN", Exit::Refused),
+            Code::NotFound => refused("qlora-ctl jobs lists what there is", Exit::Refused),
+            Code::InvalidArgument => refused("mend what the message names and try again", Exit::BadInput),
+            _ => refused("", Exit::Refused),
+        }
+    }
+
+    /// Stable; `qlora-ctl explain CODE` tells more. Configuration errors carry their own.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "",
+            Self::Data { .. } => "Q0203",
+            Self::Usage { .. } => "Q0001",
+            Self::DoesNotFit(_) => "Q0301",
+            Self::Unreachable { .. } => "Q0401",
+            Self::Connect(_) => "Q0402",
+            Self::Refused { .. } => "Q0403",
+            Self::JobFailed { .. } => "Q0501",
+            Self::JobCancelled { .. } => "Q0503",
+            Self::TimedOut { .. } => "Q0504",
+            Self::Io { .. } | Self::Transfer(_) => "Q0605",
+            Self::Process { .. } => "Q0606",
+        }
+    }
+
+    pub fn help(&self) -> String {
+        match self {
+            Self::Unreachable { .. } => {
+                "start one with qlora-coordinator, or give --coordinator ADDR or QLORA_URL".into()
+            }
+            Self::Connect(_) => "write HOST:PORT, such as 127.0.0.1:7070".into(),
+            Self::Refused { help, .. } => (*help).into(),
+            Self::Data { help, .. } | Self::Process { help, .. } | Self::Usage { help, .. } => help.clone(),
+            Self::JobFailed { job, .. } => format!("qlora-ctl logs {job} shows what happened"),
+            Self::TimedOut { job, .. } => format!("qlora-ctl watch {job} attaches again"),
+            _ => String::new(),
+        }
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::Data { .. } => Exit::BadInput,
+            Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
+            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Refused { exit, .. } => *exit,
+            Self::Io { .. } => Exit::BadInput,
+            Self::Transfer(_) | Self::Process { .. } | Self::JobFailed { .. } => Exit::JobFailed,
+            Self::JobCancelled { .. } => Exit::Stopped,
+            Self::DoesNotFit(_) => Exit::WillNotFit,
+            Self::TimedOut { .. } => Exit::TimedOut,
+        }
+        .into()
+    }
+}
+
+/// The innermost reason: "connection refused" rather than "transport error".
+fn root_cause(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut next = std::error::Error::source(status);
+    while let Some(error) = next {
+        text = error.to_string();
+        next = error.source();
+    }
+    text
+}

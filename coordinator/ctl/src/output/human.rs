@@ -1,0 +1,134 @@
+//! Tables and lines for people.
+
+use qlora_proto::{Job, Progress, WorkerInfo};
+
+/// Rows under headings, each column as wide as its widest cell; numbers to the right where `right` says so.
+pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+    let width = |i: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count());
+        cells.chain([headings[i].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.enumerate().map(|(i, cell)| {
+            let fill = " ".repeat(widths[i].saturating_sub(cell.chars().count()));
+            if right.contains(&i) { format!("{fill}{cell}") } else { format!("{cell}{fill}") }
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut headings.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.join("\n")
+}
+
+pub fn jobs(jobs: &[Job]) -> String {
+    let rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();
+    table(&["JOB", "NAME", "STATE", "STEP", "LOSS", "EVAL", "TOK/S", "LEFT", "WORKER"], &[3, 4, 5, 6, 7], &rows)
+}
+
+fn job_row(job: &Job) -> Vec<String> {
+    let p = job.progress.clone().unwrap_or_default();
+    let left = p.seconds_left.filter(|_| !job.state().is_final()).map(duration).unwrap_or_default();
+    vec![
+        job.id.to_string(),
+        job.name.clone(),
+        job.state().word().into(),
+        if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() },
+        p.loss.map(|l| format!("{l:.3}")).unwrap_or_default(),
+        p.last_evaluation.map(|l| format!("{l:.3}")).unwrap_or_default(),
+        p.tokens_per_second.map(|t| format!("{t:.0}")).unwrap_or_default(),
+        left,
+        job.attempts.last().map(|a| a.worker.clone()).unwrap_or_default(),
+    ]
+}
+
+pub fn workers(workers: &[WorkerInfo]) -> String {
+    let rows: Vec<Vec<String>> = workers.iter().map(worker_row).collect();
+    table(&["WORKER", "DEVICE", "MEMORY", "STATE", "NAME", "VERSION"], &[2], &rows)
+}
+
+fn worker_row(worker: &WorkerInfo) -> Vec<String> {
+    let p = worker.platform.clone().unwrap_or_default();
+    let state = match (worker.connected, worker.running_job) {
+        (false, _) => "away".to_owned(),
+        (true, 0) if worker.draining => "draining".to_owned(),
+        (true, 0) => "idle".to_owned(),
+        (true, job) => format!("job {job}"),
+    };
+    vec![worker.name.clone(), p.device_class().word().into(), gib(p.device_memory), state, p.device_name, p.version]
+}
+
+/// One job with everything that a person asks first.
+pub fn job(job: &Job) -> String {
+    let p = job.progress.clone().unwrap_or_default();
+    let mut lines = vec![format!("job {}  {}  {}", job.id, job.name, job.state().word())];
+    let mut add = |name: &str, value: String| {
+        if !value.is_empty() {
+            lines.push(format!("  {name:<13} {value}"));
+        }
+    };
+    add("reason", job.reason.clone());
+    add("progress", if job.state().is_final() { String::new() } else { progress(&p) });
+    add("steps", if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() });
+    add("held-out loss", evaluations(&p));
+    add("peak memory", if p.peak_bytes > 0 { gib(p.peak_bytes) } else { String::new() });
+    add("config", job.config_hash.chars().take(12).collect());
+    for file in &job.files {
+        add(&file.role, format!("{} ({})", file.name, bytes(file.size)));
+    }
+    for attempt in &job.attempts {
+        let outcome = if attempt.outcome.is_empty() { "running" } else { &attempt.outcome };
+        add("attempt", format!("{} on {}: {outcome}", attempt.token, attempt.worker));
+    }
+    for artifact in &job.artifacts {
+        add(&artifact.kind, format!("{} ({})", artifact.name, bytes(artifact.size)));
+    }
+    lines.join("\n")
+}
+
+fn evaluations(p: &Progress) -> String {
+    match (p.first_evaluation, p.last_evaluation) {
+        (Some(first), Some(last)) => format!("{first:.4} before, {last:.4} now"),
+        (None, Some(last)) => format!("{last:.4}"),
+        _ => String::new(),
+    }
+}
+
+/// Where a job stands, in one line.
+pub fn progress(p: &Progress) -> String {
+    if p.phase != "training" || p.steps == 0 {
+        return if p.phase_of > 0 { format!("{} {}/{}", p.phase, p.phase_done, p.phase_of) } else { p.phase.clone() };
+    }
+    let mut parts = vec![format!("{}/{} {}%", p.step, p.steps, 100 * p.step / p.steps)];
+    parts.extend(p.loss.map(|l| format!("loss {l:.3}")));
+    parts.extend(p.last_evaluation.map(|l| format!("eval {l:.3}")));
+    parts.extend(p.learning_rate.map(|l| format!("lr {l:.1e}")));
+    parts.extend(p.tokens_per_second.map(|t| format!("{t:.0} tok/s")));
+    if p.peak_bytes > 0 {
+        parts.push(bytes(p.peak_bytes));
+    }
+    parts.extend(p.seconds_left.map(|s| format!("left {}", duration(s))));
+    parts.join("  ")
+}
+
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} m {:02} s", s / 60, s % 60),
+        _ => format!("{} h {:02} m", s / 3600, s % 3600 / 60),
+    }
+}
+
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.0} MB", n as f64 / 1e6),
+        _ => format!("{:.1} GB", n as f64 / 1e9),
+    }
+}
+
+pub fn gib(n: u64) -> String {
+    format!("{:.1} GiB", n as f64 / (1u64 << 30) as f64)
+}

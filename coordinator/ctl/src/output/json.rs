@@ -1,0 +1,98 @@
+//! The wire's messages as JSON, with the words that people see. Every object carries the version of its form.
+
+use qlora_proto::{Attempt, ConfigRevision, Job, JobArtifact, LogLine, MetricPoint, WorkerInfo, WorkerVerdict};
+use serde_json::{Value, json};
+
+pub fn job(job: &Job) -> Value {
+    let p = job.progress.clone().unwrap_or_default();
+    let samples: Vec<_> = p
+        .samples
+        .iter()
+        .map(|s| json!({"step": s.step, "prompt": s.prompt, "wanted": s.wanted, "answer": s.answer}))
+        .collect();
+    json!({
+        "v": 1,
+        "job": job.id,
+        "name": job.name,
+        "state": job.state().word(),
+        "reason": job.reason,
+        "phase": p.phase,
+        "phase_done": p.phase_done,
+        "phase_of": p.phase_of,
+        "step": p.step,
+        "steps": p.steps,
+        "loss": p.loss,
+        "learning_rate": p.learning_rate,
+        "tok_s": p.tokens_per_second,
+        "first_eval": p.first_evaluation,
+        "eval": p.last_evaluation,
+        "eta_s": p.seconds_left,
+        "peak_bytes": p.peak_bytes,
+        "samples": samples,
+        "worker": job.attempts.last().map(|a| a.worker.clone()),
+        "attempts": job.attempts.iter().map(attempt).collect::<Vec<_>>(),
+        "artifacts": job.artifacts.iter().map(artifact).collect::<Vec<_>>(),
+        "files": job.files.iter().map(|f| json!({"role": f.role, "name": f.name, "digest": f.digest, "size": f.size})).collect::<Vec<_>>(),
+        "config_hash": job.config_hash,
+        "config": serde_json::from_str::<Value>(&job.config_json).unwrap_or_default(),
+        "created_unix_ms": job.created_unix_ms,
+        "ended_unix_ms": job.ended_unix_ms,
+    })
+}
+
+fn attempt(a: &Attempt) -> Value {
+    json!({"token": a.token, "worker": a.worker, "started_unix_ms": a.started_unix_ms, "ended_unix_ms": a.ended_unix_ms, "outcome": a.outcome})
+}
+
+pub fn artifact(a: &JobArtifact) -> Value {
+    json!({"kind": a.kind, "name": a.name, "digest": a.digest, "size": a.size, "step": a.step})
+}
+
+pub fn worker(w: &WorkerInfo) -> Value {
+    let p = w.platform.clone().unwrap_or_default();
+    json!({
+        "v": 1,
+        "worker": w.name,
+        "connected": w.connected,
+        "draining": w.draining,
+        "job": if w.running_job == 0 { None } else { Some(w.running_job) },
+        "last_seen_unix_ms": w.last_seen_unix_ms,
+        "device": p.device_class().word(),
+        "device_name": p.device_name,
+        "device_memory": p.device_memory,
+        "device_memory_free": p.device_memory_free,
+        "compute_capability": p.compute_capability,
+        "driver": p.driver,
+        "cpu_model": p.cpu_model,
+        "cpu_cores": p.cpu_cores,
+        "memory": p.memory,
+        "disk_free": p.disk_free,
+        "bf16": p.bf16,
+        "flash_attention": p.flash_attention,
+        "os": p.os,
+        "labels": p.labels,
+        "version": p.version,
+    })
+}
+
+pub fn metric(m: &MetricPoint) -> Value {
+    let mut value = json!({"v": 1, "seq": m.seq, "step": m.step, "unix_ms": m.unix_ms});
+    let mut names: Vec<_> = m.values.keys().collect();
+    names.sort();
+    for name in names {
+        value[name] = json!(m.values[name]);
+    }
+    value
+}
+
+pub fn log(l: &LogLine) -> Value {
+    json!({"v": 1, "seq": l.seq, "unix_ms": l.unix_ms, "level": l.level, "text": l.text, "attempt": l.token})
+}
+
+pub fn config(c: &ConfigRevision) -> Value {
+    json!({"v": 1, "name": c.name, "revision": c.revision, "hash": c.hash, "created_unix_ms": c.created_unix_ms, "yaml": c.yaml})
+}
+
+pub fn verdict(v: &WorkerVerdict) -> Value {
+    json!({"worker": v.worker, "fits": v.fits, "reason": v.reason})
+}

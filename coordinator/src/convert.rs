@@ -1,0 +1,271 @@
+//! Between the wire and the domain. What comes in is checked here, once.
+
+use std::str::FromStr;
+
+use qlora_engine as domain;
+use qlora_engine::{JobId, JobState, SessionId, Token};
+use qlora_proto as wire;
+use qlora_store::{ConfigRevision, Digest256, JournalEntry, LogRecord, MetricRecord};
+
+use crate::error::CallError;
+
+pub fn job(job: &domain::Job) -> wire::Job {
+    let (state, reason, ended) = state(job);
+    wire::Job {
+        id: job.id.0,
+        name: job.spec.name.clone(),
+        kind: match job.spec.kind {
+            domain::JobKind::Train => wire::JobKind::Train.into(),
+            domain::JobKind::Noop => wire::JobKind::Noop.into(),
+        },
+        state: state.into(),
+        reason,
+        config_json: job.spec.config_json.clone(),
+        config_hash: job.spec.config_hash.clone(),
+        attempts: job.attempts.iter().map(attempt).collect(),
+        progress: Some(progress(&job.progress)),
+        files: job.spec.files.iter().map(file).collect(),
+        artifacts: job.artifacts.iter().map(artifact).collect(),
+        created_unix_ms: job.created.0 as i64,
+        ended_unix_ms: ended.map_or(0, |t| t.0 as i64),
+    }
+}
+
+fn state(job: &domain::Job) -> (wire::JobState, String, Option<domain::Millis>) {
+    match &job.state {
+        JobState::Queued { .. } => {
+            let last = job.attempts.last().and_then(|a| a.end.as_ref());
+            (wire::JobState::Queued, last.map(|e| e.message.clone()).unwrap_or_default(), None)
+        }
+        JobState::Running { stopping, .. } => (wire::JobState::Running, stopping.clone().unwrap_or_default(), None),
+        JobState::Succeeded { at } => (wire::JobState::Succeeded, String::new(), Some(*at)),
+        JobState::Failed { at, reason } => (wire::JobState::Failed, reason.clone(), Some(*at)),
+        JobState::Cancelled { at, reason } => (wire::JobState::Cancelled, reason.clone(), Some(*at)),
+    }
+}
+
+fn attempt(attempt: &domain::Attempt) -> wire::Attempt {
+    let outcome = |end: &domain::AttemptEnd| {
+        let word = match end.outcome {
+            domain::Outcome::Succeeded => "succeeded",
+            domain::Outcome::BadInput => "bad input",
+            domain::Outcome::OutOfMemory => "out of memory",
+            domain::Outcome::Failed => "failed",
+            domain::Outcome::Stopped => "stopped",
+            domain::Outcome::Lost => "lost",
+        };
+        if end.message.is_empty() { word.to_owned() } else { format!("{word}: {}", end.message) }
+    };
+    wire::Attempt {
+        token: attempt.token.0,
+        worker: attempt.worker.clone(),
+        started_unix_ms: attempt.started.0 as i64,
+        ended_unix_ms: attempt.end.as_ref().map_or(0, |e| e.at.0 as i64),
+        outcome: attempt.end.as_ref().map(outcome).unwrap_or_default(),
+    }
+}
+
+pub fn progress(p: &domain::Progress) -> wire::Progress {
+    let sample = |s: &domain::Sample| wire::Sample {
+        step: s.step,
+        prompt: s.prompt.clone(),
+        wanted: s.wanted.clone(),
+        answer: s.answer.clone(),
+    };
+    wire::Progress {
+        phase: p.phase.clone(),
+        phase_done: p.phase_done,
+        phase_of: p.phase_of,
+        step: p.step,
+        steps: p.steps,
+        loss: p.loss,
+        learning_rate: p.learning_rate,
+        tokens_per_second: p.tokens_per_second,
+        first_evaluation: p.first_evaluation,
+        last_evaluation: p.last_evaluation,
+        seconds_left: p.seconds_left,
+        peak_bytes: p.peak_bytes,
+        samples: p.samples.iter().map(sample).collect(),
+    }
+}
+
+pub fn progress_in(p: wire::Progress) -> domain::Progress {
+    let sample =
+        |s: wire::Sample| domain::Sample { step: s.step, prompt: s.prompt, wanted: s.wanted, answer: s.answer };
+    domain::Progress {
+        phase: p.phase,
+        phase_done: p.phase_done,
+        phase_of: p.phase_of,
+        step: p.step,
+        steps: p.steps,
+        loss: p.loss,
+        learning_rate: p.learning_rate,
+        tokens_per_second: p.tokens_per_second,
+        first_evaluation: p.first_evaluation,
+        last_evaluation: p.last_evaluation,
+        seconds_left: p.seconds_left,
+        peak_bytes: p.peak_bytes,
+        samples: p.samples.into_iter().map(sample).collect(),
+    }
+}
+
+pub fn file(f: &domain::File) -> wire::JobFile {
+    wire::JobFile { role: f.role.clone(), name: f.name.clone(), digest: f.digest.clone(), size: f.size }
+}
+
+pub fn file_in(f: wire::JobFile) -> Result<domain::File, CallError> {
+    Digest256::from_str(&f.digest)?;
+    if !matches!(f.role.as_str(), "train" | "eval") {
+        return Err(CallError::Invalid(format!("a file's role is train or eval, not `{}`", f.role)));
+    }
+    Ok(domain::File { role: f.role, name: f.name, digest: f.digest, size: f.size })
+}
+
+pub fn artifact(a: &domain::Artifact) -> wire::JobArtifact {
+    wire::JobArtifact {
+        kind: a.kind.clone(),
+        name: a.name.clone(),
+        digest: a.digest.clone(),
+        size: a.size,
+        step: a.step,
+    }
+}
+
+pub fn artifact_in(a: wire::JobArtifact) -> Result<domain::Artifact, CallError> {
+    Digest256::from_str(&a.digest)?;
+    if !matches!(a.kind.as_str(), "checkpoint" | "adapter") {
+        return Err(CallError::Invalid(format!("an artifact's kind is checkpoint or adapter, not `{}`", a.kind)));
+    }
+    Ok(domain::Artifact { kind: a.kind, name: a.name, digest: a.digest, size: a.size, step: a.step })
+}
+
+fn class(class: domain::DeviceClass) -> wire::DeviceClass {
+    match class {
+        domain::DeviceClass::Cpu => wire::DeviceClass::Cpu,
+        domain::DeviceClass::Cuda => wire::DeviceClass::Cuda,
+        domain::DeviceClass::Metal => wire::DeviceClass::Metal,
+    }
+}
+
+pub fn platform(p: &domain::Platform) -> wire::Platform {
+    wire::Platform {
+        device_class: class(p.device).into(),
+        device_name: p.device_name.clone(),
+        device_memory: p.device_memory,
+        device_memory_free: p.device_memory_free,
+        compute_capability: p.compute_capability.clone(),
+        driver: p.driver.clone(),
+        cpu_model: p.cpu_model.clone(),
+        cpu_cores: p.cpu_cores,
+        memory: p.memory,
+        disk_free: p.disk_free,
+        bf16: p.bf16,
+        flash_attention: p.flash_attention,
+        os: p.os.clone(),
+        labels: p.labels.clone().into_iter().collect(),
+        version: p.version.clone(),
+    }
+}
+
+pub fn platform_in(p: wire::Platform) -> Result<domain::Platform, CallError> {
+    let device = match p.device_class() {
+        wire::DeviceClass::Cpu => domain::DeviceClass::Cpu,
+        wire::DeviceClass::Cuda => domain::DeviceClass::Cuda,
+        wire::DeviceClass::Metal => domain::DeviceClass::Metal,
+        wire::DeviceClass::Unspecified => {
+            return Err(CallError::Invalid("the worker's platform has no device class".into()));
+        }
+    };
+    Ok(domain::Platform {
+        device,
+        device_name: p.device_name,
+        device_memory: p.device_memory,
+        device_memory_free: p.device_memory_free,
+        compute_capability: p.compute_capability,
+        driver: p.driver,
+        cpu_model: p.cpu_model,
+        cpu_cores: p.cpu_cores,
+        memory: p.memory,
+        disk_free: p.disk_free,
+        bf16: p.bf16,
+        flash_attention: p.flash_attention,
+        os: p.os,
+        labels: p.labels.into_iter().collect(),
+        version: p.version,
+    })
+}
+
+pub fn worker(engine: &domain::Engine, worker: &domain::Worker) -> wire::WorkerInfo {
+    wire::WorkerInfo {
+        name: worker.name.clone(),
+        platform: Some(platform(&worker.platform)),
+        connected: worker.connected,
+        running_job: worker.assigned.and_then(|t| engine.job_of(t)).map_or(0, |id| id.0),
+        last_seen_unix_ms: worker.last_seen.0 as i64,
+        draining: worker.draining,
+    }
+}
+
+pub fn outcome_in(outcome: wire::Outcome) -> Result<domain::Outcome, CallError> {
+    Ok(match outcome {
+        wire::Outcome::Succeeded => domain::Outcome::Succeeded,
+        wire::Outcome::BadInput => domain::Outcome::BadInput,
+        wire::Outcome::OutOfMemory => domain::Outcome::OutOfMemory,
+        wire::Outcome::Failed => domain::Outcome::Failed,
+        wire::Outcome::Stopped => domain::Outcome::Stopped,
+        wire::Outcome::Lost => domain::Outcome::Lost,
+        wire::Outcome::Unspecified => return Err(CallError::Invalid("the outcome of the attempt is missing".into())),
+    })
+}
+
+pub fn metric(m: MetricRecord) -> wire::MetricPoint {
+    wire::MetricPoint { seq: m.seq, step: m.step, unix_ms: m.unix_ms as i64, values: m.values.into_iter().collect() }
+}
+
+pub fn metric_in(m: wire::MetricPoint) -> MetricRecord {
+    // Values that are not finite cannot be written as JSON; the step's log line tells of them.
+    let values = m.values.into_iter().filter(|(_, v)| v.is_finite()).collect();
+    MetricRecord { seq: 0, step: m.step, unix_ms: m.unix_ms as u64, values }
+}
+
+pub fn log(l: LogRecord) -> wire::LogLine {
+    wire::LogLine { seq: l.seq, unix_ms: l.unix_ms as i64, level: l.level, text: l.text, token: l.token }
+}
+
+pub fn log_in(l: wire::LogLine, token: Token) -> LogRecord {
+    LogRecord { seq: 0, unix_ms: l.unix_ms as u64, level: l.level, text: l.text, token: token.0 }
+}
+
+pub fn event(e: JournalEntry) -> wire::Event {
+    wire::Event {
+        seq: e.seq,
+        unix_ms: e.unix_ms as i64,
+        job: e.job.map_or(0, |j| j.0),
+        worker: e.worker.unwrap_or_default(),
+        kind: e.kind,
+        text: e.text,
+    }
+}
+
+pub fn config(c: ConfigRevision) -> wire::ConfigRevision {
+    wire::ConfigRevision {
+        name: c.name,
+        revision: c.revision,
+        yaml: c.yaml,
+        hash: c.hash,
+        created_unix_ms: c.unix_ms as i64,
+    }
+}
+
+/// 0 stands for none.
+pub fn token_in(token: u64) -> Option<Token> {
+    (token != 0).then_some(Token(token))
+}
+
+pub fn session_in(session: u64) -> SessionId {
+    SessionId(session)
+}
+
+pub fn job_in(id: u64) -> JobId {
+    JobId(id)
+}

@@ -1,0 +1,84 @@
+//! The loss curve as SVG: a bucket a pixel, each with its mean, its smallest and its largest value.
+
+use maud::{Markup, html};
+use qlora_store::MetricRecord;
+
+const WIDTH: f64 = 1000.0;
+const HEIGHT: f64 = 240.0;
+const BUCKETS: usize = 500;
+
+/// Values of neighbouring steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Bucket {
+    step: f64,
+    low: f64,
+    high: f64,
+    mean: f64,
+}
+
+fn series(metrics: &[MetricRecord], name: &str) -> Vec<(f64, f64)> {
+    metrics.iter().filter_map(|m| Some((m.step as f64, *m.values.get(name)?))).collect()
+}
+
+/// Keeps the extremes of every bucket, so that no spike is lost.
+fn buckets(points: &[(f64, f64)]) -> Vec<Bucket> {
+    let width = points.len().div_ceil(BUCKETS).max(1);
+    let bucket = |chunk: &[(f64, f64)]| {
+        let values = chunk.iter().map(|p| p.1);
+        Bucket {
+            step: chunk[chunk.len() / 2].0,
+            low: values.clone().fold(f64::INFINITY, f64::min),
+            high: values.clone().fold(f64::NEG_INFINITY, f64::max),
+            mean: values.sum::<f64>() / chunk.len() as f64,
+        }
+    };
+    points.chunks(width).map(bucket).collect()
+}
+
+/// Training loss, and held-out loss where there is one.
+pub fn loss(metrics: &[MetricRecord]) -> Markup {
+    let train = series(metrics, "loss");
+    let evals = series(metrics, "eval_loss");
+    let values = train.iter().chain(&evals).map(|p| p.1);
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+    if train.len() + evals.len() < 2 || !low.is_finite() {
+        return html! { p .dim { "The curve appears with the first steps." } };
+    }
+    let steps = train.iter().chain(&evals).map(|p| p.0).fold(1.0, f64::max);
+    let x = |step: f64| step / steps * WIDTH;
+    let y = |v: f64| HEIGHT - (v - low) / (high - low).max(1e-9) * HEIGHT;
+    let all = buckets(&train);
+    let line = |points: &mut dyn Iterator<Item = (f64, f64)>| {
+        points.map(|(s, v)| format!("{:.1},{:.1}", x(s), y(v))).collect::<Vec<_>>().join(" ")
+    };
+    let curve = line(&mut all.iter().map(|b| (b.step, b.mean)));
+    let band = line(&mut all.iter().map(|b| (b.step, b.high)).chain(all.iter().rev().map(|b| (b.step, b.low))));
+    let held = line(&mut evals.iter().copied());
+    let ticks = [0.0, 0.5, 1.0].map(|share| low + (high - low) * share);
+    html! {
+        svg viewBox=(format!("-50 -10 {} {}", WIDTH + 60.0, HEIGHT + 40.0)) preserveAspectRatio="none" role="img" aria-label="loss by step" {
+            @for tick in ticks {
+                line x1="0" x2=(WIDTH) y1=(y(tick)) y2=(y(tick)) {}
+                text x="-6" y=(y(tick) + 4.0) text-anchor="end" { (format!("{tick:.2}")) }
+            }
+            text x=(WIDTH) y=(HEIGHT + 20.0) text-anchor="end" { "step " (steps) }
+            polygon .band points=(band) {}
+            polyline .curve points=(curve) {}
+            polyline .evals points=(held) {}
+        }
+        p .dim { (train.len()) " of " (train.len()) " points represented; line = mean, band = min to max" @if !evals.is_empty() { ", dashed = held-out" } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_spike_in_many_points_is_kept() {
+        let points: Vec<_> = (0..10_000).map(|i| (f64::from(i), if i == 7321 { 9.0 } else { 1.0 })).collect();
+        let all = buckets(&points);
+        assert!(all.len() <= BUCKETS);
+        assert_eq!(all.iter().map(|b| b.high).fold(0.0, f64::max), 9.0);
+    }
+}

@@ -1,0 +1,92 @@
+//! The list of jobs and of workers.
+
+use maud::{Markup, html};
+use qlora_proto::{Job, WorkerInfo};
+
+use super::layout;
+
+pub fn page(jobs: &[Job], workers: &[WorkerInfo]) -> Markup {
+    layout::page(
+        "jobs",
+        &html! {
+            h1 { "Jobs" }
+            @if jobs.is_empty() {
+                p .dim { "No job yet. Submit one with " code { "qlora-ctl submit config.yaml --watch" } "." }
+            } @else {
+                (job_table(jobs))
+            }
+            h1 { "Workers" }
+            @if workers.is_empty() {
+                p .dim { "No worker yet. On each machine: " code { "qlora-worker --coordinator ADDR" } "." }
+            } @else {
+                (worker_table(workers))
+            }
+        },
+    )
+}
+
+fn job_table(jobs: &[Job]) -> Markup {
+    html! {
+        div .scroll {
+            table {
+                thead { tr { th { "Job" } th { "Name" } th { "State" } th .num { "Step" } th .num { "Loss" } th .num { "Held-out" } th .num { "Tokens/s" } th { "Worker" } } }
+                tbody { @for job in jobs { (job_row(job)) } }
+            }
+        }
+    }
+}
+
+fn job_row(job: &Job) -> Markup {
+    let p = job.progress.clone().unwrap_or_default();
+    let worker = job.attempts.last().map_or("", |a| a.worker.as_str());
+    html! {
+        tr {
+            td { a href={ "/j/" (job.id) } { (job.id) } }
+            td { (job.name) }
+            td class=(job.state().word()) { (job.state().word()) @if !job.reason.is_empty() { span .dim { " " (shorten(&job.reason)) } } }
+            td .num { @if p.steps > 0 { (p.step) "/" (p.steps) } }
+            td .num { (number(p.loss, 3)) }
+            td .num { (number(p.last_evaluation, 3)) }
+            td .num { (number(p.tokens_per_second, 0)) }
+            td { (worker) }
+        }
+    }
+}
+
+fn worker_table(workers: &[WorkerInfo]) -> Markup {
+    html! {
+        div .scroll {
+            table {
+                thead { tr { th { "Worker" } th { "Device" } th .num { "Memory" } th { "State" } th { "Version" } } }
+                tbody { @for worker in workers { (worker_row(worker)) } }
+            }
+        }
+    }
+}
+
+fn worker_row(worker: &WorkerInfo) -> Markup {
+    let platform = worker.platform.clone().unwrap_or_default();
+    let state = match (worker.connected, worker.running_job) {
+        (false, _) => "away".to_owned(),
+        (true, 0) if worker.draining => "draining".to_owned(),
+        (true, 0) => "idle".to_owned(),
+        (true, job) => format!("runs job {job}"),
+    };
+    html! {
+        tr {
+            td { (worker.name) }
+            td { (platform.device_class().word()) " · " (platform.device_name) }
+            td .num { (format!("{:.1} GiB", platform.device_memory as f64 / (1u64 << 30) as f64)) }
+            td { (state) }
+            td { (platform.version) }
+        }
+    }
+}
+
+pub fn number(value: Option<f64>, digits: usize) -> String {
+    value.map(|v| format!("{v:.digits$}")).unwrap_or_default()
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(59).chain(['…']).collect() }
+}

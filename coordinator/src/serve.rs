@@ -1,0 +1,128 @@
+//! Starts everything in order, serves, and stops in order.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Encoder, TextEncoder};
+use qlora_engine::Limits;
+use qlora_store::{ArtifactStore, JobStore, SqliteStore};
+use qlora_telemetry::{Logs, Program};
+use tokio::net::TcpListener;
+
+use crate::auth::{self, Token};
+use crate::cli::Cli;
+use crate::driver::Driver;
+use crate::error::{CallError, StartError};
+use crate::page;
+use crate::services::{self, Services};
+use crate::vitals::Vitals;
+
+/// How often gauges are read for an OTLP receiver.
+const REFRESH: Duration = Duration::from_secs(5);
+/// How long calls may go on after a signal to stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Runs the coordinator until a signal stops it.
+pub async fn run(cli: Cli) -> Result<(), StartError> {
+    let token = Token::read(cli.token_file.as_deref())?;
+    if !cli.listen.ip().is_loopback() && !token.is_set() {
+        return Err(StartError::OpenWithoutToken { address: cli.listen });
+    }
+    let folder = cli.state_folder().ok_or(StartError::NoStateFolder)?;
+    let program = Program { name: "qlora-coordinator", version: env!("CARGO_PKG_VERSION") };
+    let telemetry = qlora_telemetry::start(program, Logs::Info, true)?;
+    let store = Arc::new(SqliteStore::open(&folder).await?);
+    let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
+    let limits = Limits { lease: cli.lease.as_millis() as u64, ..Limits::default() };
+    let driver = Driver::start(store.clone(), limits).await.map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
+    let vitals = Vitals::start(driver.clone());
+    let services = Services { driver, store, artifacts, vitals };
+    let registry = telemetry.registry.clone().unwrap_or_default();
+    let router = router(services.clone(), registry, token).await?;
+
+    let listener =
+        TcpListener::bind(cli.listen).await.map_err(|source| StartError::Bind { address: cli.listen, source })?;
+    let address = listener.local_addr().map_err(StartError::Serve)?;
+    if let Some(path) = &cli.address_file {
+        std::fs::write(path, address.to_string()).map_err(StartError::Serve)?;
+    }
+    tracing::info!(%address, state = %folder.display(), "serving; page at http://{address}/");
+    tokio::spawn(keep_fresh(services.vitals.clone()));
+    let stopped = serve(listener, router).await;
+    tracing::info!("stopped");
+    stopped.map_err(StartError::Serve)
+}
+
+/// Serves until a signal, then gives calls a moment: workers hold theirs open and simply come back later.
+async fn serve(listener: TcpListener, router: Router) -> std::io::Result<()> {
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let signal = async move {
+        shutdown_signal().await;
+        let _ = stop.send(true);
+    };
+    let mut grace = stopping.clone();
+    let server = axum::serve(listener, router).with_graceful_shutdown(signal);
+    tokio::select! {
+        done = server.into_future() => done,
+        () = async {
+            let _ = grace.wait_for(|stop| *stop).await;
+            tokio::time::sleep(GRACE).await;
+        } => Ok(()),
+    }
+}
+
+async fn shutdown_signal() {
+    let interrupt = async { drop(tokio::signal::ctrl_c().await) };
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! { () = interrupt => {}, () = terminate => {} }
+}
+
+fn keep_fresh(vitals: Vitals) -> impl Future<Output = ()> {
+    async move {
+        let mut interval = tokio::time::interval(REFRESH);
+        loop {
+            interval.tick().await;
+            vitals.refresh().await;
+        }
+    }
+}
+
+async fn router<S: JobStore>(
+    services: Services<S>,
+    registry: prometheus::Registry,
+    token: Token,
+) -> Result<Router, StartError> {
+    let grpc = services::routes(services.clone()).await.map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
+    let scrape = Scrape { registry, vitals: services.vitals.clone() };
+    let web = Router::new()
+        .route("/metrics", get(metrics).with_state(scrape))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .merge(page::router(services));
+    Ok(grpc.into_axum_router().merge(web).layer(axum::middleware::from_fn_with_state(token, auth::require)))
+}
+
+#[derive(Clone)]
+struct Scrape {
+    registry: prometheus::Registry,
+    vitals: Vitals,
+}
+
+async fn metrics(State(scrape): State<Scrape>) -> Response {
+    scrape.vitals.refresh().await;
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&scrape.registry.gather(), &mut text) {
+        Ok(()) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, CallError::Invalid(e.to_string()).to_string()).into_response(),
+    }
+}

@@ -1,0 +1,46 @@
+//! `qlora.v1.EventService`.
+
+use qlora_proto::event_service_server::EventService;
+use qlora_proto::*;
+use qlora_store::JobStore;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+
+use super::{Services, Streaming, streaming};
+use crate::convert;
+
+/// Entries that are read at one time.
+const PAGE: u32 = 500;
+
+#[tonic::async_trait]
+impl<S: JobStore> EventService for Services<S> {
+    type SubscribeStream = Streaming<Event>;
+
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+        let SubscribeRequest { mut after, until_now } = request.into_inner();
+        let mut news = self.driver.watch_events();
+        let (sender, receiver) = mpsc::channel(64);
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            loop {
+                // The store is the truth; the broadcast only says that there is something new.
+                let Ok(entries) = store.journal(after, PAGE).await else { return };
+                let full = entries.len() == PAGE as usize;
+                for entry in entries {
+                    after = entry.seq;
+                    if sender.send(Ok(convert::event(entry))).await.is_err() {
+                        return;
+                    }
+                }
+                if full {
+                    continue;
+                }
+                if until_now || matches!(news.recv().await, Err(RecvError::Closed)) {
+                    return;
+                }
+            }
+        });
+        Ok(streaming(receiver))
+    }
+}

@@ -1,0 +1,245 @@
+//! `qlora.v1.JobService`.
+
+use std::str::FromStr;
+
+use qlora_config::ResolvedConfig;
+use qlora_engine as domain;
+use qlora_engine::{Event, JobState, Needs, verdict};
+use qlora_proto::job_service_server::JobService;
+use qlora_proto::*;
+use qlora_store::{Digest256, JobStore};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use super::{Services, Streaming, streaming};
+use crate::convert;
+use crate::driver::now;
+use crate::error::CallError;
+use crate::needs::needs;
+
+/// Log lines that are read at one time.
+const PAGE: u32 = 500;
+
+#[tonic::async_trait]
+impl<S: JobStore> JobService for Services<S> {
+    type WatchStream = Streaming<Job>;
+    type StreamLogsStream = Streaming<LogLine>;
+
+    async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+        let span = tracing::info_span!("submit", job = tracing::field::Empty);
+        qlora_telemetry::set_parent(&span, request.metadata());
+        async {
+            let spec = self.spec(request.into_inner()).await?;
+            let answer = self.driver.event(Event::Submit { spec: Box::new(spec) }).await?;
+            let domain::Response::Submitted { job, created } = answer else {
+                return Err(Status::internal("the engine gave another answer than a submission"));
+            };
+            tracing::Span::current().record("job", job.0);
+            Ok(Response::new(SubmitResponse { job: Some(self.job(job.0).await?), created }))
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
+        Ok(Response::new(self.job(request.into_inner().id).await?))
+    }
+
+    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = if request.limit == 0 { 100 } else { request.limit.min(1000) } as usize;
+        let before = if request.before == 0 { u64::MAX } else { request.before };
+        let answer = self.driver.read(move |engine| {
+            let wanted = |job: &Job| request.states.is_empty() || request.states.contains(&job.state);
+            let all = engine.jobs().rev().filter(|job| job.id.0 < before).map(convert::job).filter(wanted);
+            let mut jobs: Vec<Job> = all.take(limit + 1).collect();
+            let more = jobs.len() > limit;
+            jobs.truncate(limit);
+            let next = if more { jobs.last().map_or(0, |job| job.id) } else { 0 };
+            ListJobsResponse { jobs, next }
+        });
+        Ok(Response::new(answer.await?))
+    }
+
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Job>, Status> {
+        let CancelRequest { id, reason } = request.into_inner();
+        let reason = if reason.is_empty() { "cancelled by a person".to_owned() } else { reason };
+        self.driver.event(Event::Cancel { job: convert::job_in(id), reason }).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let id = convert::job_in(request.into_inner().id);
+        let answer = self.driver.read(move |engine| engine.job(id).map(|job| explain(engine, job))).await?;
+        answer.map(Response::new).ok_or_else(|| CallError::from(domain::Refusal::UnknownJob(id)).into())
+    }
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let id = request.into_inner().id;
+        let mut changes = self.driver.watch_jobs();
+        let mut job = self.job(id).await?;
+        let (sender, receiver) = mpsc::channel(16);
+        let services = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let ended = job.state().is_final();
+                if sender.send(Ok(job)).await.is_err() || ended {
+                    return;
+                }
+                job = loop {
+                    match changes.recv().await {
+                        Ok(changed) if changed.id.0 == id => break convert::job(&changed),
+                        Ok(_) => {}
+                        // Too slow for every change: the newest state is what counts.
+                        Err(RecvError::Lagged(_)) => match services.job(id).await {
+                            Ok(job) => break job,
+                            Err(_) => return,
+                        },
+                        Err(RecvError::Closed) => return,
+                    }
+                };
+            }
+        });
+        Ok(streaming(receiver))
+    }
+
+    async fn get_metrics(&self, request: Request<GetMetricsRequest>) -> Result<Response<GetMetricsResponse>, Status> {
+        let request = request.into_inner();
+        self.job(request.id).await?;
+        let limit = if request.limit == 0 { 10_000 } else { request.limit.min(100_000) };
+        let points =
+            self.store.metrics(convert::job_in(request.id), request.after, limit).await.map_err(CallError::from)?;
+        Ok(Response::new(GetMetricsResponse { points: points.into_iter().map(convert::metric).collect() }))
+    }
+
+    async fn stream_logs(
+        &self,
+        request: Request<StreamLogsRequest>,
+    ) -> Result<Response<Self::StreamLogsStream>, Status> {
+        let StreamLogsRequest { id, mut after, follow } = request.into_inner();
+        let mut changes = self.driver.watch_jobs();
+        self.job(id).await?;
+        let (sender, receiver) = mpsc::channel(64);
+        let services = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let Ok(job) = services.job(id).await else { return };
+                // Read after the state: what was written before the end is then complete.
+                let Ok(lines) = services.store.logs(convert::job_in(id), after, PAGE).await else { return };
+                let full = lines.len() == PAGE as usize;
+                for line in lines {
+                    after = line.seq;
+                    if sender.send(Ok(convert::log(line))).await.is_err() {
+                        return;
+                    }
+                }
+                if full {
+                    continue;
+                }
+                if !follow || job.state().is_final() {
+                    return;
+                }
+                loop {
+                    match changes.recv().await {
+                        Ok(changed) if changed.id.0 != id => {}
+                        Err(RecvError::Closed) => return,
+                        _ => break,
+                    }
+                }
+            }
+        });
+        Ok(streaming(receiver))
+    }
+}
+
+impl<S: JobStore> Services<S> {
+    pub(crate) async fn job(&self, id: u64) -> Result<Job, CallError> {
+        let id = convert::job_in(id);
+        let found = self.driver.read(move |engine| engine.job(id).map(convert::job)).await?;
+        found.ok_or(CallError::Refused(domain::Refusal::UnknownJob(id)))
+    }
+
+    /// Checks a submission and works out what it needs.
+    async fn spec(&self, request: SubmitRequest) -> Result<domain::JobSpec, CallError> {
+        let idempotency_key = Some(request.idempotency_key.clone()).filter(|key| !key.is_empty());
+        let traceparent = qlora_telemetry::current_traceparent();
+        match request.kind() {
+            JobKind::Noop => Ok(domain::JobSpec {
+                kind: domain::JobKind::Noop,
+                name: request.name,
+                config_json: String::new(),
+                config_hash: String::new(),
+                files: Vec::new(),
+                needs: Needs::default(),
+                max_retries: 0,
+                idempotency_key,
+                traceparent,
+            }),
+            JobKind::Train => {
+                let resolved =
+                    ResolvedConfig::from_json(&request.config_json).map_err(|e| CallError::Invalid(e.to_string()))?;
+                let files = self.files(request.files).await?;
+                let config = resolved.config();
+                let name = [request.name, config.name.clone().unwrap_or_default(), "unnamed".into()];
+                Ok(domain::JobSpec {
+                    kind: domain::JobKind::Train,
+                    name: name.into_iter().find(|n| !n.is_empty()).unwrap_or_default(),
+                    config_json: resolved.json().to_owned(),
+                    config_hash: resolved.hash().to_owned(),
+                    files,
+                    needs: needs(&resolved),
+                    max_retries: config.resources.max_retries,
+                    idempotency_key,
+                    traceparent,
+                })
+            }
+            JobKind::Unspecified => Err(CallError::Invalid("the kind of the job is missing".into())),
+        }
+    }
+
+    /// A job is taken only when its files are here.
+    async fn files(&self, files: Vec<JobFile>) -> Result<Vec<domain::File>, CallError> {
+        let files = files.into_iter().map(convert::file_in).collect::<Result<Vec<_>, _>>()?;
+        if !files.iter().any(|f| f.role == "train") {
+            return Err(CallError::Invalid("the job has no file with the role train".into()));
+        }
+        for file in &files {
+            let stat = self.artifacts.stat(&Digest256::from_str(&file.digest)?).await;
+            if !stat.complete {
+                return Err(CallError::Invalid(format!(
+                    "{} has not been uploaded (digest {})",
+                    file.name, file.digest
+                )));
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn explain(engine: &domain::Engine, job: &domain::Job) -> ExplainResponse {
+    let judge = |worker: &domain::Worker| {
+        let verdict = verdict(&job.spec.needs, worker);
+        WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
+    };
+    let workers: Vec<WorkerVerdict> = engine.workers().map(judge).collect();
+    let summary = match &job.state {
+        JobState::Queued { not_before } if *not_before > now() => {
+            format!("job {} waits {:.0} s before it is tried again", job.id, (not_before.0 - now().0) as f64 / 1000.0)
+        }
+        JobState::Queued { .. } if workers.is_empty() => {
+            format!("job {} waits: no worker has registered; start one with: qlora-worker --coordinator ADDR", job.id)
+        }
+        JobState::Queued { .. } if workers.iter().any(|w| w.fits) => {
+            let before = engine.jobs().filter(|j| j.id < job.id && matches!(j.state, JobState::Queued { .. })).count();
+            format!("job {} waits for a worker that fits; {before} jobs are before it", job.id)
+        }
+        JobState::Queued { .. } => format!("job {} waits: no worker fits", job.id),
+        JobState::Running { worker, token, .. } => format!("job {} runs on {worker} as attempt {token}", job.id),
+        JobState::Succeeded { .. } => format!("job {} has succeeded", job.id),
+        JobState::Failed { reason, .. } => format!("job {} has failed: {reason}", job.id),
+        JobState::Cancelled { reason, .. } => format!("job {} was cancelled: {reason}", job.id),
+    };
+    ExplainResponse { summary, workers }
+}

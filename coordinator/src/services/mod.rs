@@ -1,0 +1,68 @@
+//! The gRPC services: each turns calls into events and reads, and answers into messages.
+
+mod artifacts;
+mod configs;
+mod events;
+mod jobs;
+mod workers;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use qlora_store::{ArtifactStore, JobStore};
+use tokio_stream::Stream;
+use tonic::{Response, Status};
+
+use crate::driver::Handle;
+use crate::vitals::Vitals;
+
+/// What every service needs.
+pub struct Services<S> {
+    pub driver: Handle,
+    pub store: Arc<S>,
+    pub artifacts: ArtifactStore,
+    pub vitals: Vitals,
+}
+
+impl<S> Clone for Services<S> {
+    fn clone(&self) -> Self {
+        Self {
+            driver: self.driver.clone(),
+            store: self.store.clone(),
+            artifacts: self.artifacts.clone(),
+            vitals: self.vitals.clone(),
+        }
+    }
+}
+
+/// A stream of answers.
+type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Answers that a task sends into a channel.
+fn streaming<T: Send + 'static>(receiver: tokio::sync::mpsc::Receiver<Result<T, Status>>) -> Response<Streaming<T>> {
+    Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver)))
+}
+
+/// The gRPC routes of all services, with health and reflection.
+pub async fn routes<S: JobStore>(
+    services: Services<S>,
+) -> Result<tonic::service::Routes, tonic_reflection::server::Error> {
+    use qlora_proto::artifact_service_server::ArtifactServiceServer;
+    use qlora_proto::config_service_server::ConfigServiceServer;
+    use qlora_proto::event_service_server::EventServiceServer;
+    use qlora_proto::job_service_server::JobServiceServer;
+    use qlora_proto::worker_service_server::WorkerServiceServer;
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<JobServiceServer<Services<S>>>().await;
+    health.set_serving::<WorkerServiceServer<Services<S>>>().await;
+    let descriptors = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(qlora_proto::FILE_DESCRIPTOR_SET);
+    Ok(tonic::service::Routes::new(health_service)
+        .add_service(descriptors.build_v1()?)
+        .add_service(JobServiceServer::new(services.clone()))
+        .add_service(ConfigServiceServer::new(services.clone()))
+        .add_service(WorkerServiceServer::new(services.clone()))
+        .add_service(ArtifactServiceServer::new(services.clone()))
+        .add_service(EventServiceServer::new(services)))
+}

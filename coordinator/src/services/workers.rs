@@ -1,0 +1,179 @@
+//! `qlora.v1.WorkerService`.
+
+use std::time::Duration;
+
+use qlora_engine as domain;
+use qlora_engine::{Event, SessionId, Token, Wanted};
+use qlora_proto::synchronize_response::Wanted as WireWanted;
+use qlora_proto::worker_service_server::WorkerService;
+use qlora_proto::*;
+use qlora_store::{JobStore, Write};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use crate::convert;
+use crate::driver::{Handle, now};
+use crate::error::CallError;
+
+/// The longest that an answer is held; below every lease, so that holding renews it.
+const LONGEST_HOLD: Duration = Duration::from_secs(20);
+
+#[tonic::async_trait]
+impl<S: JobStore> WorkerService for Services<S> {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+        let request = request.into_inner();
+        if request.name.is_empty() || request.instance.is_empty() {
+            return Err(Status::invalid_argument("a worker has a name and an instance"));
+        }
+        let platform = request.platform.ok_or_else(|| Status::invalid_argument("the worker's platform is missing"))?;
+        let event = Event::Register {
+            name: request.name,
+            instance: request.instance,
+            platform: Box::new(convert::platform_in(platform)?),
+            running: convert::token_in(request.running_token),
+        };
+        let domain::Response::Registered { session } = self.driver.event(event).await? else {
+            return Err(Status::internal("the engine gave another answer than a session"));
+        };
+        Ok(Response::new(RegisterResponse { session: session.0, lease_ms: self.lease_ms().await? }))
+    }
+
+    async fn synchronize(&self, request: Request<SynchronizeRequest>) -> Result<Response<SynchronizeResponse>, Status> {
+        let request = request.into_inner();
+        let session = convert::session_in(request.session);
+        let lease_ms = self.lease_ms().await?;
+        let hold = Duration::from_millis(request.wait_ms.into())
+            .min(LONGEST_HOLD)
+            .min(Duration::from_millis(u64::from(lease_ms) / 2));
+        let until = Instant::now() + hold;
+        let waiter = self.driver.waiter(session);
+        let mut left = Left { driver: self.driver.clone(), session, armed: true };
+        loop {
+            let woken = waiter.notified();
+            let wanted = self.sync_once(session, &request).await?;
+            let quiet = matches!(wanted, Wanted::Nothing | Wanted::GoOn);
+            if quiet && tokio::time::timeout_at(until, woken).await.is_ok() {
+                continue;
+            }
+            left.armed = false;
+            return Ok(Response::new(self.answer(wanted, lease_ms).await?));
+        }
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        let request = request.into_inner();
+        let token = Token(request.token);
+        let job = self.job_of(token).await?;
+        let points = request.metrics.into_iter().map(convert::metric_in).collect();
+        let lines = request.logs.into_iter().map(|l| convert::log_in(l, token)).collect();
+        let attached = vec![Write::Metrics { job, points }, Write::Logs { job, lines }];
+        let progress = request.progress.map(|p| Box::new(convert::progress_in(p)));
+        self.driver.event_with(Event::Report { token, batch: request.batch, progress }, attached).await?;
+        Ok(Response::new(ReportResponse {}))
+    }
+
+    async fn commit_artifact(
+        &self,
+        request: Request<CommitArtifactRequest>,
+    ) -> Result<Response<CommitArtifactResponse>, Status> {
+        let request = request.into_inner();
+        let artifact =
+            convert::artifact_in(request.artifact.ok_or_else(|| Status::invalid_argument("the artifact is missing"))?)?;
+        let digest = artifact.digest.parse().map_err(CallError::Artifact)?;
+        if !self.artifacts.stat(&digest).await.complete {
+            return Err(Status::failed_precondition(format!("artifact {digest} has not been uploaded")));
+        }
+        self.driver.event(Event::Commit { token: Token(request.token), artifact }).await?;
+        Ok(Response::new(CommitArtifactResponse {}))
+    }
+
+    async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
+        let request = request.into_inner();
+        let outcome = convert::outcome_in(request.outcome())?;
+        let event = Event::Finish { token: Token(request.token), outcome, message: request.message };
+        self.driver.event(event).await?;
+        Ok(Response::new(FinishResponse {}))
+    }
+
+    async fn list_workers(&self, _: Request<ListWorkersRequest>) -> Result<Response<ListWorkersResponse>, Status> {
+        let workers = self.driver.read(|engine| engine.workers().map(|w| convert::worker(engine, w)).collect()).await?;
+        Ok(Response::new(ListWorkersResponse { workers }))
+    }
+}
+
+/// Tells the engine when a worker's connection breaks while its answer is held.
+struct Left {
+    driver: Handle,
+    session: SessionId,
+    armed: bool,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if self.armed {
+            self.driver.tell(Event::Leave { session: self.session });
+        }
+    }
+}
+
+impl<S: JobStore> Services<S> {
+    async fn lease_ms(&self) -> Result<u32, CallError> {
+        self.driver.read(|engine| engine.limits().lease as u32).await
+    }
+
+    async fn job_of(&self, token: Token) -> Result<domain::JobId, CallError> {
+        let job = self.driver.read(move |engine| engine.job_of(token)).await?;
+        job.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))
+    }
+
+    async fn sync_once(&self, session: SessionId, request: &SynchronizeRequest) -> Result<Wanted, CallError> {
+        let event = Event::Synchronize {
+            session,
+            running: convert::token_in(request.running_token),
+            memory_free: request.device_memory_free,
+            disk_free: request.disk_free,
+            draining: request.draining,
+        };
+        match self.driver.event(event).await? {
+            domain::Response::Wanted(wanted) => Ok(wanted),
+            _ => Err(CallError::Stopping),
+        }
+    }
+
+    async fn answer(&self, wanted: Wanted, lease_ms: u32) -> Result<SynchronizeResponse, CallError> {
+        let wanted = match wanted {
+            Wanted::Nothing => WireWanted::Nothing(Nothing {}),
+            Wanted::GoOn => WireWanted::GoOn(Nothing {}),
+            Wanted::Stop { reason } => WireWanted::Stop(Stop { reason }),
+            Wanted::Run { job, token } => WireWanted::Run(self.assignment(job, token).await?),
+        };
+        Ok(SynchronizeResponse { wanted: Some(wanted), lease_ms })
+    }
+
+    async fn assignment(&self, id: domain::JobId, token: Token) -> Result<Assignment, CallError> {
+        let found = self.driver.read(move |engine| {
+            let job = engine.job(id)?;
+            let kind = match job.spec.kind {
+                domain::JobKind::Train => JobKind::Train,
+                domain::JobKind::Noop => JobKind::Noop,
+            };
+            let assignment = Assignment {
+                job: id.0,
+                token: token.0,
+                kind: kind.into(),
+                config_json: job.spec.config_json.clone(),
+                files: job.spec.files.iter().map(convert::file).collect(),
+                checkpoint: job.checkpoint().map(convert::artifact),
+                traceparent: job.spec.traceparent.clone(),
+            };
+            Some((assignment, job.attempts.len(), job.created))
+        });
+        let (assignment, attempts, created) =
+            found.await?.ok_or(CallError::Refused(domain::Refusal::UnknownJob(id)))?;
+        if attempts == 1 {
+            self.vitals.submit_to_start.record(now().0.saturating_sub(created.0) as f64 / 1000.0, &[]);
+        }
+        Ok(assignment)
+    }
+}

@@ -1,0 +1,10 @@
+//! What every caller of the coordinator needs: one connection with token and trace context, and transfers of
+//! artifacts that go on where they broke off. What is called, and when, is the caller's business.
+
+mod archive;
+mod connection;
+pub mod transfer;
+
+pub use archive::{pack, unpack};
+pub use connection::{Client, ConnectError, Service};
+pub use transfer::TransferError;

@@ -1,0 +1,164 @@
+//! Artifacts to and from the coordinator, streamed and resumed.
+//!
+//! A transfer goes on after every break for as long as its caller waits: whoever wants to give up drops it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use qlora_proto::{CHUNK_BYTES, DownloadRequest, StatArtifactRequest, UploadHeader, UploadRequest};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use crate::connection::Client;
+
+/// Why a transfer failed for good.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error("the coordinator refuses the transfer: {0}")]
+    Refused(String),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path} came with wrong bytes twice; the network or the disk damages data")]
+    Damaged { path: PathBuf },
+}
+
+pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TransferError {
+    move |source| TransferError::Io { path: path.into(), source }
+}
+
+/// What one try came to.
+enum TryError {
+    /// The connection broke or the coordinator is away: go on later.
+    Again,
+    Final(TransferError),
+}
+
+impl From<TransferError> for TryError {
+    fn from(error: TransferError) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Status> for TryError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::Unavailable | Code::Aborted | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => Self::Again,
+            // Room may be made while the run goes on.
+            Code::ResourceExhausted => {
+                tracing::warn!("{}", status.message());
+                Self::Again
+            }
+            _ => Self::Final(TransferError::Refused(status.message().to_owned())),
+        }
+    }
+}
+
+/// SHA-256 in hex and size of a file.
+pub fn digest(path: &Path) -> Result<(String, u64), TransferError> {
+    let mut file = File::open(path).map_err(io(path))?;
+    let mut hash = Sha256::new();
+    let size = std::io::copy(&mut file, &mut hash).map_err(io(path))?;
+    Ok((hex::encode(hash.finalize()), size))
+}
+
+/// Hears how many bytes of a transfer are through.
+pub type Watch<'a> = &'a (dyn Fn(u64) + Send + Sync);
+
+/// For a caller who does not want to know.
+pub fn unwatched(_: u64) {}
+
+/// A file to upload.
+pub struct Source<'a> {
+    pub path: &'a Path,
+    /// SHA-256 in hex and size, as [`digest`] gives them.
+    pub digest: &'a str,
+    pub size: u64,
+    /// The attempt that uploads; 0 for a person.
+    pub token: u64,
+}
+
+/// Uploads `source`, going on after every break.
+pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> Result<(), TransferError> {
+    loop {
+        match try_upload(client.clone(), source, watch).await {
+            Ok(()) => return Ok(()),
+            Err(TryError::Final(e)) => return Err(e),
+            Err(TryError::Again) => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
+async fn try_upload(mut client: Client, source: &Source<'_>, watch: Watch<'_>) -> Result<(), TryError> {
+    let Source { path, digest, size, token } = *source;
+    let stat = client.artifacts.stat_artifact(StatArtifactRequest { digest: digest.into() }).await?.into_inner();
+    if stat.complete {
+        return Ok(());
+    }
+    let mut file = tokio::fs::File::open(path).await.map_err(io(path))?;
+    file.seek(std::io::SeekFrom::Start(stat.received)).await.map_err(io(path))?;
+    let (sender, receiver) = mpsc::channel(4);
+    let mut sent = stat.received;
+    let header = UploadHeader { digest: digest.into(), size, offset: stat.received, token };
+    let feed = async move {
+        let mut header = Some(header);
+        loop {
+            let mut data = vec![0u8; CHUNK_BYTES];
+            let n = file.read(&mut data).await?;
+            data.truncate(n);
+            if n == 0 && header.is_none() {
+                return Ok::<(), std::io::Error>(());
+            }
+            // The receiver is gone when the coordinator answered early: its answer says why.
+            if sender.send(UploadRequest { header: header.take(), data }).await.is_err() {
+                return Ok(());
+            }
+            sent += n as u64;
+            watch(sent);
+        }
+    };
+    let (fed, answer) = tokio::join!(feed, client.artifacts.upload(ReceiverStream::new(receiver)));
+    fed.map_err(io(path))?;
+    answer?;
+    Ok(())
+}
+
+/// Downloads the artifact `digest` to `path`, going on after every break; checks it before it gets its name.
+pub async fn download(client: &Client, digest: &str, path: &Path, watch: Watch<'_>) -> Result<(), TransferError> {
+    let partial = path.with_extension("partial");
+    let mut damaged = false;
+    loop {
+        match try_download(client.clone(), digest, &partial, watch).await {
+            Ok(()) if self::digest(&partial)?.0 == digest => {
+                return tokio::fs::rename(&partial, path).await.map_err(io(path));
+            }
+            Ok(()) if damaged => return Err(TransferError::Damaged { path: path.into() }),
+            Ok(()) => {
+                damaged = true;
+                tokio::fs::remove_file(&partial).await.map_err(io(&partial))?;
+            }
+            Err(TryError::Final(e)) => return Err(e),
+            Err(TryError::Again) => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
+async fn try_download(mut client: Client, digest: &str, partial: &Path, watch: Watch<'_>) -> Result<(), TryError> {
+    let mut options = tokio::fs::OpenOptions::new();
+    let mut file = options.create(true).append(true).open(partial).await.map_err(io(partial))?;
+    let offset = file.metadata().await.map_err(io(partial))?.len();
+    let request = DownloadRequest { digest: digest.into(), offset };
+    let mut messages = client.artifacts.download(request).await?.into_inner();
+    let mut received = offset;
+    while let Some(message) = messages.message().await? {
+        file.write_all(&message.data).await.map_err(io(partial))?;
+        received += message.data.len() as u64;
+        watch(received);
+    }
+    file.flush().await.map_err(io(partial))?;
+    file.sync_all().await.map_err(io(partial))?;
+    Ok(())
+}

@@ -1,0 +1,369 @@
+//! One attempt: get the inputs, run the child, carry out what it makes, tell how it ended.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use qlora_config::ResolvedConfig;
+use qlora_proto::{Assignment, CommitArtifactRequest, FinishRequest, JobArtifact, JobKind, Outcome};
+use qlora_trainer::report::Event;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tonic::Code;
+use tracing::Instrument;
+
+use super::outbox::Outbox;
+use super::process::{Judgement, Process};
+use super::progress::{Tracker, line};
+use crate::child::{Line, Spec};
+use crate::models::{self, Progress as FetchProgress};
+use qlora_client::Client;
+use qlora_client::transfer::{self, Source, TransferError, unwatched};
+
+/// How long a child may take to save and stop before it is ended.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How the coordinator took the end of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It knows how the attempt ended.
+    Told,
+    /// The attempt was not current any more.
+    Refused,
+}
+
+/// A running attempt, seen from the session.
+pub struct Attempt {
+    pub token: u64,
+    stop: watch::Sender<Option<String>>,
+    task: JoinHandle<Ending>,
+}
+
+impl Attempt {
+    pub fn start(client: Client, session: u64, state: PathBuf, assignment: Assignment) -> Self {
+        let (stop, stopping) = watch::channel(None);
+        let token = assignment.token;
+        let span = tracing::info_span!("attempt", job = assignment.job, token);
+        qlora_telemetry::set_parent_text(&span, &assignment.traceparent);
+        let worker = Worker {
+            folder: state.join("jobs").join(format!("{}-{token}", assignment.job)),
+            client,
+            session,
+            assignment,
+            stopping,
+            outbox: Arc::default(),
+        };
+        Self { token, stop, task: tokio::spawn(worker.run().instrument(span)) }
+    }
+
+    /// Asks the attempt to save and stop.
+    pub fn stop(&self, reason: &str) {
+        self.stop.send_replace(Some(reason.to_owned()));
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&mut self) -> Ending {
+        (&mut self.task).await.unwrap_or(Ending::Refused)
+    }
+}
+
+/// Why the child was never started, or its result not delivered.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the configuration cannot be read: {0}")]
+    Config(#[from] qlora_config::ConfigErrors),
+    #[error(transparent)]
+    Model(#[from] models::ModelError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{0}")]
+    Stopped(String),
+}
+
+impl Fault {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Config(_) | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
+            Self::Stopped(_) => Outcome::Stopped,
+            _ => Outcome::Failed,
+        }
+    }
+}
+
+/// The task behind an [`Attempt`].
+struct Worker {
+    client: Client,
+    session: u64,
+    folder: PathBuf,
+    assignment: Assignment,
+    stopping: watch::Receiver<Option<String>>,
+    outbox: Arc<Outbox>,
+}
+
+impl Worker {
+    async fn run(mut self) -> Ending {
+        let token = self.assignment.token;
+        let delivery = tokio::spawn(self.outbox.clone().deliver(self.client.clone(), self.session, token));
+        let judgement = match self.assignment.kind() {
+            JobKind::Noop => Judgement { outcome: Outcome::Succeeded, message: String::new() },
+            _ => self
+                .train()
+                .await
+                .unwrap_or_else(|fault| Judgement { outcome: fault.outcome(), message: fault.to_string() }),
+        };
+        let ending = self.finish(judgement).await;
+        delivery.abort();
+        let _ = tokio::fs::remove_dir_all(&self.folder).await;
+        ending
+    }
+
+    async fn train(&mut self) -> Result<Judgement, Fault> {
+        let spec = self.prepare().await?;
+        let mut process = Process::start(&spec).map_err(self.io(&spec))?;
+        let (saved, uploads) = mpsc::unbounded_channel();
+        let uploader = tokio::spawn(Uploader::new(self).run(uploads));
+        let last = self.follow(&mut process, saved).await;
+        let judgement = process.judge(last).await;
+        // What the child saved is worth keeping even where it failed.
+        match uploader.await {
+            Ok(Ok(())) => Ok(judgement),
+            Ok(Err(e)) if judgement.outcome == Outcome::Succeeded => Err(e.into()),
+            _ => Ok(judgement),
+        }
+    }
+
+    fn io(&self, path: &Path) -> impl FnOnce(std::io::Error) -> Fault + use<> {
+        let path = path.to_owned();
+        move |source| Fault::Io { path, source }
+    }
+
+    /// Brings everything here that the child needs, and writes down what it should do.
+    async fn prepare(&mut self) -> Result<PathBuf, Fault> {
+        tokio::fs::create_dir_all(&self.folder).await.map_err(self.io(&self.folder))?;
+        let config = ResolvedConfig::from_json(&self.assignment.config_json)?;
+        let mut inputs = [None, None];
+        for (slot, role) in inputs.iter_mut().zip(["train", "eval"]) {
+            if let Some(file) = self.assignment.files.iter().find(|f| f.role == role) {
+                let path = self.folder.join(format!("{role}.jsonl"));
+                transfer::download(&self.client, &file.digest, &path, &unwatched).await?;
+                *slot = Some(path);
+            }
+        }
+        let [train, eval] = inputs;
+        let resume = match &self.assignment.checkpoint {
+            Some(checkpoint) => Some(self.fetch_checkpoint(checkpoint).await?),
+            None => None,
+        };
+        let model = self.model(config.config().model.base.clone().unwrap_or_default()).await?;
+        let spec = Spec {
+            config_json: self.assignment.config_json.clone(),
+            model,
+            train: train.unwrap_or_default(),
+            eval,
+            output: self.folder.join("output"),
+            resume,
+        };
+        let path = self.folder.join("spec.json");
+        let text = serde_json::to_vec(&spec).unwrap_or_default();
+        tokio::fs::create_dir_all(&spec.output).await.map_err(self.io(&spec.output))?;
+        tokio::fs::write(&path, text).await.map_err(self.io(&path))?;
+        Ok(path)
+    }
+
+    async fn fetch_checkpoint(&self, checkpoint: &JobArtifact) -> Result<PathBuf, Fault> {
+        self.outbox.log(line("info", format!("going on from the checkpoint of step {}", checkpoint.step)));
+        let archive = self.folder.join("resume.tar");
+        transfer::download(&self.client, &checkpoint.digest, &archive, &unwatched).await?;
+        let folder = self.folder.join("resume");
+        qlora_client::unpack(&archive, &folder)?;
+        tokio::fs::remove_file(&archive).await.map_err(self.io(&archive))?;
+        Ok(folder)
+    }
+
+    /// The model's path; fetched here when it is missing, which can be stopped.
+    async fn model(&mut self, name: String) -> Result<PathBuf, Fault> {
+        let told = Told { outbox: self.outbox.clone() };
+        let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            fetched = fetch => match fetched {
+                Ok(path) => Ok(path?),
+                Err(e) => Err(Fault::Stopped(e.to_string())),
+            },
+            () = told_to_stop(&mut stopping) => Err(Fault::Stopped("stopped while the model was fetched".into())),
+        }
+    }
+
+    /// Listens to the child until it has nothing more to say; returns its final line.
+    async fn follow(&mut self, process: &mut Process, saved: mpsc::UnboundedSender<Saved>) -> Option<Line> {
+        let mut tracker = Tracker::default();
+        let mut deadline = None;
+        let mut stopping = self.stopping.clone();
+        loop {
+            let kill_at = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let received = tokio::select! {
+                received = process.next() => received?,
+                () = told_to_stop(&mut stopping), if deadline.is_none() => {
+                    process.ask_to_stop().await;
+                    deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
+                    continue;
+                }
+                () = kill_at => {
+                    process.kill().await;
+                    return None;
+                }
+            };
+            let Line::Event(event) = received else { return Some(received) };
+            let entry = tracker.take(&event);
+            self.outbox.add(entry, &tracker.progress);
+            match event {
+                Event::Checkpoint { step, folder } => {
+                    drop(saved.send(Saved { kind: "checkpoint", step, folder: folder.into() }))
+                }
+                Event::Finished { step, folder } => {
+                    drop(saved.send(Saved { kind: "adapter", step, folder: folder.into() }))
+                }
+                _ => {}
+            }
+            if self.outbox.is_refused() {
+                process.kill().await;
+                return None;
+            }
+        }
+    }
+
+    /// Tells the coordinator how the attempt ended, trying until it knows.
+    async fn finish(&mut self, judgement: Judgement) -> Ending {
+        if judgement.outcome != Outcome::Succeeded && !judgement.message.is_empty() {
+            tracing::warn!(outcome = ?judgement.outcome, "{}", judgement.message);
+            self.outbox.log(line("error", judgement.message.clone()));
+        }
+        if !self.outbox.flush().await {
+            return Ending::Refused;
+        }
+        let request = FinishRequest {
+            session: self.session,
+            token: self.assignment.token,
+            outcome: judgement.outcome.into(),
+            message: judgement.message,
+        };
+        loop {
+            match self.client.workers.finish(request.clone()).await {
+                Ok(_) => return Ending::Told,
+                Err(status)
+                    if matches!(status.code(), Code::FailedPrecondition | Code::NotFound | Code::InvalidArgument) =>
+                {
+                    tracing::warn!("the end of the attempt is refused: {}", status.message());
+                    return Ending::Refused;
+                }
+                Err(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
+    }
+}
+
+/// Waits until there is a reason to stop.
+async fn told_to_stop(stopping: &mut watch::Receiver<Option<String>>) {
+    // The session holds the sender for as long as the attempt lives.
+    let _ = stopping.wait_for(Option::is_some).await.map(drop);
+}
+
+/// A folder that the child has completed.
+struct Saved {
+    kind: &'static str,
+    step: u64,
+    folder: PathBuf,
+}
+
+/// Uploads what the child saves while it trains on.
+struct Uploader {
+    client: Client,
+    session: u64,
+    token: u64,
+    work: PathBuf,
+}
+
+impl Uploader {
+    fn new(worker: &Worker) -> Self {
+        Self {
+            client: worker.client.clone(),
+            session: worker.session,
+            token: worker.assignment.token,
+            work: worker.folder.clone(),
+        }
+    }
+
+    async fn run(self, mut saved: mpsc::UnboundedReceiver<Saved>) -> Result<(), TransferError> {
+        while let Some(mut next) = saved.recv().await {
+            // Of checkpoints that queued up while one was on its way, only the newest is of use.
+            while let Ok(newer) = saved.try_recv() {
+                if next.kind == "adapter" {
+                    self.send(&next).await?;
+                }
+                next = newer;
+            }
+            self.send(&next).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, saved: &Saved) -> Result<(), TransferError> {
+        let name = format!("{}-{:06}.tar", saved.kind, saved.step);
+        let archive = self.work.join(&name);
+        qlora_client::pack(&saved.folder, &archive)?;
+        let (digest, size) = transfer::digest(&archive)?;
+        let source = Source { path: &archive, digest: &digest, size, token: self.token };
+        transfer::upload(&self.client, &source, &unwatched).await?;
+        let artifact = JobArtifact { kind: saved.kind.into(), name, digest, size, step: saved.step };
+        self.commit(artifact).await?;
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TransferError::Io { path, source }
+        };
+        tokio::fs::remove_file(&archive).await.map_err(io(&archive))?;
+        tokio::fs::remove_dir_all(&saved.folder).await.map_err(io(&saved.folder))
+    }
+
+    async fn commit(&self, artifact: JobArtifact) -> Result<(), TransferError> {
+        let request = CommitArtifactRequest { session: self.session, token: self.token, artifact: Some(artifact) };
+        let mut client = self.client.workers.clone();
+        loop {
+            match client.commit_artifact(request.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(s) if matches!(s.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
+                    tokio::time::sleep(RETRY).await
+                }
+                Err(s) => return Err(TransferError::Refused(s.message().to_owned())),
+            }
+        }
+    }
+}
+
+/// Tells of a download through the job's log.
+struct Told {
+    outbox: Arc<Outbox>,
+}
+
+impl FetchProgress for Told {
+    fn start(&self, what: &str, bytes: u64) {
+        self.outbox.log(line("info", format!("fetching {what}, {:.0} MB", bytes as f64 / 1e6)));
+    }
+
+    fn at(&self, _: u64) {}
+
+    fn note(&self, text: &str) {
+        self.outbox.log(line("info", text.to_owned()));
+    }
+}

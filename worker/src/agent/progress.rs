@@ -1,0 +1,125 @@
+//! What the trainer's events say about a job's progress, metrics and log.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use qlora_proto::{LogLine, MetricPoint, Progress, Sample};
+use qlora_trainer::report::{Event, Phase, StepReport};
+
+/// Share of the newest step in the running mean of seconds a step.
+const NEWEST: f64 = 0.1;
+
+/// Folds events into the state of a job.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    pub progress: Progress,
+    seconds_per_step: Option<f64>,
+    last_step: Option<Instant>,
+}
+
+/// What one event adds to the record.
+#[derive(Debug, Default)]
+pub struct Entry {
+    pub metric: Option<MetricPoint>,
+    pub log: Option<LogLine>,
+}
+
+impl Tracker {
+    /// Takes one event.
+    pub fn take(&mut self, event: &Event) -> Entry {
+        match event {
+            Event::Phase { phase, done, of } => {
+                self.progress.phase = word(*phase).into();
+                (self.progress.phase_done, self.progress.phase_of) = (*done, *of);
+                Entry::default()
+            }
+            Event::Started { step, steps, trainable, rows, rows_left_out, weight_bytes } => {
+                (self.progress.step, self.progress.steps) = (*step, *steps);
+                let left_out = if *rows_left_out > 0 { format!(", {rows_left_out} left out") } else { String::new() };
+                let from = if *step > 0 { format!(", going on after step {step}") } else { String::new() };
+                let megabytes = *weight_bytes as f64 / 1e6;
+                entry(format!(
+                    "{steps} steps over {rows} rows{left_out}; {trainable} trainable parameters on {megabytes:.0} MB of frozen weights{from}"
+                ))
+            }
+            Event::Step(step) => self.step(step),
+            Event::Evaluation { step, loss, tokens } => {
+                if *step == 0 {
+                    self.progress.first_evaluation = Some(*loss);
+                }
+                self.progress.last_evaluation = Some(*loss);
+                let point = point(*step, [("eval_loss", *loss)]);
+                Entry {
+                    metric: Some(point),
+                    ..entry(format!("held-out loss {loss:.4} after step {step}, over {tokens} tokens"))
+                }
+            }
+            Event::Sample { step, prompt, wanted, answer } => {
+                let sample =
+                    Sample { step: *step, prompt: prompt.clone(), wanted: wanted.clone(), answer: answer.clone() };
+                self.progress.samples.push(sample);
+                entry(format!("answer after step {step}: {answer}"))
+            }
+            Event::Checkpoint { step, .. } => entry(format!("checkpoint of step {step} written")),
+            Event::Note { text } => entry(text.clone()),
+            Event::Finished { step, .. } => entry(format!("trained to step {step}")),
+        }
+    }
+
+    fn step(&mut self, s: &StepReport) -> Entry {
+        // Wall time between steps counts saving and evaluating too, as a person who waits does.
+        let now = Instant::now();
+        let seconds = self.last_step.map_or(s.seconds, |last| now.duration_since(last).as_secs_f64());
+        self.last_step = Some(now);
+        let mean = self.seconds_per_step.map_or(seconds, |mean| mean + NEWEST * (seconds - mean));
+        self.seconds_per_step = Some(mean);
+        let p = &mut self.progress;
+        (p.step, p.steps) = (s.step, s.steps);
+        (p.phase_done, p.phase_of) = (s.step, s.steps);
+        p.loss = Some(s.loss).filter(|l| l.is_finite());
+        p.learning_rate = Some(s.learning_rate);
+        p.tokens_per_second = Some(s.tokens_per_second);
+        p.seconds_left = Some(mean * s.steps.saturating_sub(s.step) as f64);
+        p.peak_bytes = s.peak_bytes;
+        let point = point(
+            s.step,
+            [
+                ("loss", s.loss),
+                ("grad_norm", s.grad_norm),
+                ("learning_rate", s.learning_rate),
+                ("tokens_per_second", s.tokens_per_second),
+                ("skipped", f64::from(u8::from(s.skipped))),
+            ],
+        );
+        let skipped = if s.skipped { "  SKIPPED: not finite" } else { "" };
+        let text = format!(
+            "step {}/{}  loss {:.4}  grad {:.3}  lr {:.2e}  {:.0} tok/s{skipped}",
+            s.step, s.steps, s.loss, s.grad_norm, s.learning_rate, s.tokens_per_second
+        );
+        Entry { metric: Some(point), log: Some(line(if s.skipped { "warn" } else { "info" }, text)) }
+    }
+}
+
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Loading => "loading the model",
+        Phase::Preparing => "checking gradients",
+        Phase::Evaluating => "evaluating",
+        Phase::Training => "training",
+        Phase::Saving => "saving",
+    }
+}
+
+fn entry(text: String) -> Entry {
+    Entry { metric: None, log: Some(line("info", text)) }
+}
+
+/// A log line of now.
+pub fn line(level: &str, text: String) -> LogLine {
+    LogLine { seq: 0, unix_ms: jiff::Timestamp::now().as_millisecond(), level: level.into(), text, token: 0 }
+}
+
+fn point<const N: usize>(step: u64, values: [(&str, f64); N]) -> MetricPoint {
+    let values: HashMap<String, f64> = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    MetricPoint { seq: 0, step, unix_ms: jiff::Timestamp::now().as_millisecond(), values }
+}

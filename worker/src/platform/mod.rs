@@ -1,0 +1,83 @@
+//! What this machine is and can do: the processor and memory always, one accelerator where there is one.
+
+mod apple;
+mod cpu;
+mod nvidia;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use qlora_proto::{DeviceClass, Platform};
+
+use crate::error::WorkerError;
+
+/// An accelerator, as its own library describes it.
+#[derive(Debug, Clone, Default)]
+pub struct Accelerator {
+    pub name: String,
+    pub memory: u64,
+    pub memory_free: u64,
+    pub compute_capability: String,
+    pub driver: String,
+    pub flash_attention: bool,
+}
+
+/// Looks at the machine; `device` is the class that was asked for.
+///
+/// # Errors
+/// The class that was asked for is not here, or not in this build.
+pub fn probe(device: Option<&str>, labels: &[(String, String)], folder: &Path) -> Result<Platform, WorkerError> {
+    let mut platform = cpu::probe(folder);
+    platform.labels = labels.iter().cloned().collect::<HashMap<_, _>>();
+    let cuda = nvidia::probe();
+    let metal = apple::probe();
+    match device {
+        Some("cuda") => take(&mut platform, DeviceClass::Cuda, cuda.map_err(WorkerError::Device)?)?,
+        Some("metal") => take(&mut platform, DeviceClass::Metal, metal.map_err(WorkerError::Device)?)?,
+        Some(_) => {}
+        None => match (cuda, metal) {
+            (Ok(gpu), _) if cfg!(feature = "cuda") => take(&mut platform, DeviceClass::Cuda, gpu)?,
+            (_, Ok(gpu)) if cfg!(feature = "metal") => take(&mut platform, DeviceClass::Metal, gpu)?,
+            _ => {}
+        },
+    }
+    Ok(platform)
+}
+
+fn take(platform: &mut Platform, class: DeviceClass, gpu: Accelerator) -> Result<(), WorkerError> {
+    let built = match class {
+        DeviceClass::Cuda => cfg!(feature = "cuda"),
+        DeviceClass::Metal => cfg!(feature = "metal"),
+        _ => true,
+    };
+    if !built {
+        let word = class.word();
+        return Err(WorkerError::Device(format!(
+            "{} is here, but this worker was built without {word}\n  help: build it with --features {word}",
+            gpu.name
+        )));
+    }
+    platform.device_class = class.into();
+    platform.device_name = gpu.name;
+    platform.device_memory = gpu.memory;
+    platform.device_memory_free = gpu.memory_free;
+    platform.compute_capability = gpu.compute_capability;
+    platform.driver = gpu.driver;
+    platform.bf16 = true;
+    platform.flash_attention = gpu.flash_attention;
+    Ok(())
+}
+
+/// What changes from minute to minute: free device memory and free disk space.
+pub fn free(platform: &Platform, folder: &Path) -> (u64, u64) {
+    let memory = match platform.device_class() {
+        DeviceClass::Cuda => nvidia::probe().map_or(0, |gpu| gpu.memory_free),
+        _ => cpu::memory_free(),
+    };
+    (memory, cpu::disk_free(folder))
+}
+
+/// What each accelerator library says, for `doctor`.
+pub fn accelerators() -> [(&'static str, Result<Accelerator, String>); 2] {
+    [("NVIDIA GPU", nvidia::probe()), ("Apple GPU", apple::probe())]
+}
