@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A whole training run: what is trained, on what, how, and on which kind of machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,7 +164,7 @@ pub enum Schedule {
 }
 
 /// Whether attention runs without forming its matrix of scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlashAttention {
     Auto,
@@ -202,5 +203,35 @@ impl fmt::Display for DeviceKind {
             Self::Metal => "metal",
             Self::Cpu => "cpu",
         })
+    }
+}
+
+/// YAML reads a bare `off` as false, so the truth values are words here too.
+impl<'de> Deserialize<'de> for FlashAttention {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+
+        impl Visitor<'_> for Words {
+            type Value = FlashAttention;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("auto, required or off")
+            }
+
+            fn visit_bool<E: de::Error>(self, required: bool) -> Result<FlashAttention, E> {
+                Ok(if required { FlashAttention::Required } else { FlashAttention::Off })
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<FlashAttention, E> {
+                match word {
+                    "auto" => Ok(FlashAttention::Auto),
+                    "required" => Ok(FlashAttention::Required),
+                    "off" => Ok(FlashAttention::Off),
+                    other => Err(E::unknown_variant(other, &["auto", "required", "off"])),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Words)
     }
 }

@@ -1,1 +1,8 @@
+//! Starts the real programs in a folder of their own, with a small model made on the spot, and waits for what
+//! they say instead of for time to pass. The programs are those of `target/<profile>`: build them first.
 
+mod fixture;
+mod programs;
+
+pub use fixture::{conversations, tiny_model};
+pub use programs::{Ctl, Program, World, wait_until};

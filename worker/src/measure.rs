@@ -1,10 +1,11 @@
 //! `qlora-worker bench`: training speed and memory, as a table or as JSON.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use qlora_config::Layers;
 use qlora_trainer::bench::measure;
 
+use crate::agent::KEEP_MEMORY;
 use crate::cli::BenchArgs;
 use crate::error::WorkerError;
 use crate::models::{self, Progress};
@@ -21,7 +22,19 @@ impl Progress for Quiet {
     }
 }
 
+/// Measures in a process with the environment of a training process.
 pub fn run(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
+    let (name, value) = KEEP_MEMORY;
+    if std::env::var_os(name).is_none() {
+        let program = std::env::current_exe().map_err(WorkerError::io("this program"))?;
+        let status = Command::new(&program).args(std::env::args_os().skip(1)).env(name, value).status();
+        let code = status.map_err(WorkerError::io(program))?.code().unwrap_or(1);
+        return Ok(ExitCode::from(code as u8));
+    }
+    measure_here(args)
+}
+
+fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
     let quantization =
         if args.model.ends_with(".gguf") || args.model == "smollm2-135m-instruct" { "gguf" } else { "nf4" };
     let mut set = vec![

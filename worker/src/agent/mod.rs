@@ -9,6 +9,8 @@ mod process;
 mod progress;
 mod session;
 
+pub use process::KEEP_MEMORY;
+
 use std::process::ExitCode;
 
 use qlora_telemetry::{Logs, Program};

@@ -204,9 +204,10 @@ fn sibling(name: &str) -> Result<PathBuf, CtlError> {
 /// Lets the worker fetch the model; its progress bar shows on our stderr.
 async fn fetch_model(context: &Context, name: &str) -> Result<String, CtlError> {
     let mut command = Command::new(sibling("qlora-worker")?);
-    command.args(["model", "fetch", name]).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(["model", "fetch", name]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     command.stderr(if context.global.quiet { Stdio::null() } else { Stdio::inherit() });
-    let output = command.output().await.map_err(CtlError::io("qlora-worker"))?;
+    let child = command.spawn().map_err(CtlError::io("qlora-worker"))?;
+    let output = child.wait_with_output().await.map_err(CtlError::io("qlora-worker"))?;
     if !output.status.success() {
         return Err(CtlError::Process {
             what: format!("the model {name}"),

@@ -1,0 +1,221 @@
+//! Running programs, and the command line that talks to them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::fixture::{conversations, tiny_model};
+
+/// The longest that anything here may take on a slow machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Waits until `f` gives something.
+///
+/// # Panics
+/// It does not within two minutes.
+pub fn wait_until<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(value) = f() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn binary(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a path of this test");
+    let folder = own.ancestors().nth(2).expect("target/<profile>");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --release` first", path.display());
+    path
+}
+
+/// A program that is ended with the test.
+pub struct Program {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    fn start(name: &str, folder: &Path, log: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let log = folder.join(log);
+        let file = File::create(&log).expect("a log");
+        let mut command = Command::new(binary(name));
+        command.args(args).envs(env.iter().copied()).stdin(Stdio::null());
+        command.env_remove("QLORA_TOKEN").stdout(file.try_clone().expect("a log")).stderr(file);
+        Self { child: command.spawn().expect("a program that starts"), log }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a program that can be killed");
+        self.child.wait().expect("its end");
+    }
+
+    /// Asks it to stop and gives its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        self.exit_code()
+    }
+
+    /// Waits for its end.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        wait_until("the end of a program", || self.child.try_wait().expect("a status")).code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a call of `qlora-ctl` gave.
+pub struct Ctl {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ctl {
+    /// Every line of stdout as JSON.
+    pub fn json(&self) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        self.stdout.lines().map(parse).collect()
+    }
+}
+
+/// A folder with a coordinator, a small model and data.
+pub struct World {
+    pub folder: TempDir,
+    pub coordinator: Program,
+    pub address: String,
+    /// Further arguments of the coordinator.
+    args: Vec<String>,
+    workers: usize,
+}
+
+impl World {
+    /// Starts a coordinator; `args` are added to its command line.
+    pub fn new(args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        tiny_model(folder.path());
+        fs::write(folder.path().join("train.jsonl"), conversations(40)).expect("rows");
+        fs::write(folder.path().join("eval.jsonl"), conversations(4)).expect("rows");
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        let (coordinator, address) = start_coordinator(folder.path(), "127.0.0.1:0", &args);
+        Self { folder, coordinator, address, args, workers: 0 }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the coordinator again, on the same address and state.
+    pub fn restart_coordinator(&mut self) {
+        let address = self.address.clone();
+        (self.coordinator, self.address) = start_coordinator(self.folder.path(), &address, &self.args);
+    }
+
+    /// Starts a worker in a state folder of its own.
+    pub fn worker(&mut self, name: &str, args: &[&str]) -> Program {
+        self.workers += 1;
+        let state = self.path(&format!("worker-{}", self.workers));
+        self.worker_in(name, &state, args)
+    }
+
+    /// Starts a worker in the given state folder.
+    pub fn worker_in(&self, name: &str, state: &Path, args: &[&str]) -> Program {
+        let state = state.to_string_lossy().into_owned();
+        let own = ["--coordinator", &self.address, "--name", name, "--state-dir", &state, "--device", "cpu"];
+        let all: Vec<&str> = own.iter().chain(args).copied().collect();
+        let log = format!("{name}-{}.log", self.workers);
+        Program::start("qlora-worker", self.folder.path(), &log, &all, &[("RAYON_NUM_THREADS", "1")])
+    }
+
+    /// Writes a configuration for the small model.
+    pub fn config(&self, extra: &str) -> PathBuf {
+        let model = self.path("tiny");
+        let text = format!(
+            "extends: cpu\nname: test\nmodel: {{base: {}}}\ndata: {{train: train.jsonl, eval: eval.jsonl, max_seq_len: 400}}\n{extra}\n",
+            model.display()
+        );
+        let path = self.path("config.yaml");
+        fs::write(&path, text).expect("a configuration");
+        path
+    }
+
+    /// Runs `qlora-ctl` against this coordinator.
+    pub fn ctl(&self, args: &[&str]) -> Ctl {
+        self.ctl_with(args, &[])
+    }
+
+    /// As [`Self::ctl`], with environment variables.
+    pub fn ctl_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ctl {
+        let mut command = Command::new(binary("qlora-ctl"));
+        command
+            .args(["--coordinator", &self.address])
+            .args(args)
+            .envs(env.iter().copied())
+            .env_remove("QLORA_TOKEN_FILE");
+        let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("qlora-ctl runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        Ctl { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+    }
+
+    /// Submits and gives the job's number.
+    pub fn submit(&self, config: &Path, args: &[&str]) -> u64 {
+        let config = config.to_string_lossy();
+        let all: Vec<&str> = ["submit", &config].iter().chain(args).copied().collect();
+        let answer = self.ctl(&all);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        answer.stdout.trim().parse().expect("a number")
+    }
+
+    /// The job as JSON.
+    pub fn job(&self, id: u64) -> Value {
+        let answer = self.ctl(&["show", &id.to_string(), "--json"]);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        answer.json().remove(0)
+    }
+
+    /// Waits until the job satisfies `f`.
+    pub fn wait(&self, id: u64, what: &str, f: impl Fn(&Value) -> bool) -> Value {
+        wait_until(what, || Some(self.job(id)).filter(|job| f(job)))
+    }
+
+    /// Waits for the end of a job.
+    pub fn ended(&self, id: u64) -> Value {
+        self.wait(id, "the end of the job", |job| {
+            matches!(job["state"].as_str(), Some("succeeded" | "failed" | "cancelled"))
+        })
+    }
+}
+
+fn start_coordinator(folder: &Path, listen: &str, args: &[String]) -> (Program, String) {
+    let address_file = folder.join("address");
+    let _ = fs::remove_file(&address_file);
+    let (file, state) = (address_file.to_string_lossy(), folder.join("state").to_string_lossy().into_owned());
+    let own = ["--listen", listen, "--address-file", &file, "--state-dir", &state];
+    let all: Vec<&str> = own.into_iter().chain(args.iter().map(String::as_str)).collect();
+    let program = Program::start("qlora-coordinator", folder, "coordinator.log", &all, &[]);
+    let address =
+        wait_until("the coordinator's address", || fs::read_to_string(&address_file).ok().filter(|t| !t.is_empty()));
+    (program, address)
+}

@@ -1,0 +1,148 @@
+//! Programs that are killed, restarted and cut off in the middle of a job.
+
+use std::fs;
+
+use qlora_tests::{World, wait_until};
+use serde_json::Value;
+
+/// Long enough to be interrupted, with a checkpoint every ten steps.
+const LONG: &str = "training: {max_steps: 400, checkpoint_every: 10, eval_rows: 2}";
+
+fn checkpointed(job: &Value) -> bool {
+    job["artifacts"].as_array().is_some_and(|a| a.iter().any(|a| a["kind"] == "checkpoint"))
+}
+
+fn succeeded_once(job: &Value) {
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    let attempts = job["attempts"].as_array().expect("attempts");
+    assert_eq!(attempts.iter().filter(|a| a["outcome"] == "succeeded").count(), 1);
+    let adapters = job["artifacts"].as_array().expect("artifacts").iter().filter(|a| a["kind"] == "adapter").count();
+    assert_eq!(adapters, 1);
+}
+
+/// Steps in the order in which they were recorded.
+fn steps(world: &World, id: u64) -> Vec<u64> {
+    let metrics = world.ctl(&["metrics", &id.to_string(), "--json"]).json();
+    metrics.iter().filter(|m| m["loss"].is_f64()).filter_map(|m| m["step"].as_u64()).collect()
+}
+
+fn adapter(world: &World, id: u64) -> Vec<u8> {
+    let folder = world.path(&format!("adapter-{id}"));
+    let got = world.ctl(&["artifacts", "get", &id.to_string(), "--output", &folder.to_string_lossy()]);
+    assert_eq!(got.code, 0, "{}", got.stderr);
+    fs::read(folder.join("adapter_model.safetensors")).expect("an adapter")
+}
+
+#[test]
+fn a_killed_worker_is_followed_by_another_that_goes_on_and_ends_with_the_same_adapter() {
+    let mut world = World::new(&["--lease", "3"]);
+    let config = world.config(LONG);
+    let (killed, whole) = (world.submit(&config, &[]), world.submit(&config, &[]));
+    let mut first = world.worker("a", &[]);
+    world.wait(killed, "a checkpoint", checkpointed);
+    first.kill();
+    let _second = world.worker("b", &[]);
+    let job = world.ended(killed);
+    succeeded_once(&job);
+    assert_eq!(job["attempts"].as_array().map(Vec::len), Some(2));
+    assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").starts_with("lost"), "{job:#}");
+    let steps = steps(&world, killed);
+    assert_eq!(steps.last(), Some(&400));
+    let again = steps.windows(2).find(|w| w[1] <= w[0]);
+    assert!(again.is_none_or(|w| w[1] > 10), "it began anew: {again:?}");
+    world.ended(whole);
+    assert!(adapter(&world, killed) == adapter(&world, whole), "the resumed run differs from the uninterrupted one");
+}
+
+#[test]
+fn a_worker_that_is_started_again_takes_its_job_up_at_once() {
+    let mut world = World::new(&["--lease", "3600"]);
+    let config = world.config(LONG);
+    let id = world.submit(&config, &[]);
+    let state = world.path("same");
+    let mut first = world.worker_in("a", &state, &[]);
+    world.wait(id, "a checkpoint", checkpointed);
+    first.kill();
+    let _again = world.worker_in("a", &state, &[]);
+    let job = world.ended(id);
+    succeeded_once(&job);
+    assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").contains("restarted"), "{job:#}");
+}
+
+#[test]
+fn a_killed_coordinator_is_invisible_to_a_running_job() {
+    let mut world = World::new(&[]);
+    let worker = world.worker("a", &[]);
+    let config = world.config(LONG);
+    let id = world.submit(&config, &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    world.coordinator.kill();
+    wait_until("the worker to notice", || Some(()).filter(|()| worker.log().contains("away")));
+    world.restart_coordinator();
+    let job = world.ended(id);
+    succeeded_once(&job);
+    assert_eq!(job["attempts"].as_array().map(Vec::len), Some(1), "{job:#}");
+    assert_eq!(steps(&world, id), (1..=400).collect::<Vec<_>>(), "a step was lost or repeated");
+}
+
+#[test]
+fn a_stopped_worker_hands_its_job_back_saved() {
+    let mut world = World::new(&[]);
+    let mut worker = world.worker("a", &[]);
+    let config = world.config("training: {max_steps: 400, checkpoint_every: 0, eval_rows: 2}");
+    let id = world.submit(&config, &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    assert_eq!(worker.stop(), Some(0), "{}", worker.log());
+    let job = world.job(id);
+    assert_eq!(job["state"], "queued", "{job:#}");
+    assert!(checkpointed(&job));
+    let _other = world.worker("b", &[]);
+    succeeded_once(&world.ended(id));
+}
+
+#[test]
+fn a_training_process_that_dies_is_tried_again_and_its_orphan_never_trains_on() {
+    let mut world = World::new(&[]);
+    let worker = world.worker("a", &[]);
+    let config = world.config(LONG);
+    let id = world.submit(&config, &[]);
+    world.wait(id, "a checkpoint", checkpointed);
+    let child = wait_until("the training process", || child_of(worker.pid()));
+    let pid = rustix::process::Pid::from_raw(child as i32).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("a signal");
+    let job = world.ended(id);
+    succeeded_once(&job);
+    assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").starts_with("failed"), "{job:#}");
+}
+
+#[test]
+fn a_training_process_ends_with_its_agent() {
+    let mut world = World::new(&[]);
+    let mut worker = world.worker("a", &[]);
+    let config = world.config("training: {max_steps: 100000}");
+    let id = world.submit(&config, &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    let child = child_of(worker.pid()).expect("a training process");
+    worker.kill();
+    wait_until("the end of the orphan", || Some(()).filter(|()| !is_alive(child)));
+}
+
+/// A process whose parent is `pid`.
+fn child_of(pid: u32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let direct = text.split_whitespace().next().and_then(|t| t.parse().ok());
+    direct.or_else(|| {
+        let entries = fs::read_dir("/proc").ok()?;
+        entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok()).find(|&p| parent(p) == Some(pid))
+    })
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok())
+}
+
+fn is_alive(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|l| l.starts_with("State:") && !l.contains('Z'))
+}

@@ -1,0 +1,7 @@
+//! One binary for all tests of the whole, so that it is linked once.
+
+mod configs;
+mod faults;
+mod house;
+mod jobs;
+mod refusals;

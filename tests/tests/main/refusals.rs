@@ -1,0 +1,164 @@
+//! What bad input gets: a clear error that names the thing and the way out, and the right exit code.
+
+use std::fs;
+
+use qlora_tests::{World, wait_until};
+
+const SHORT: &str = "training: {max_steps: 2}";
+
+#[test]
+fn an_unreachable_coordinator_is_named() {
+    let world = World::new(&[]);
+    let answer = world.ctl(&["--coordinator", "127.0.0.1:1", "jobs"]);
+    assert_eq!(answer.code, 4);
+    assert!(
+        answer.stderr.contains("Q0401") && answer.stderr.contains("127.0.0.1:1") && answer.stderr.contains("help:"),
+        "{}",
+        answer.stderr
+    );
+    let answer = world.ctl(&["--coordinator", "not an address", "jobs"]);
+    assert_eq!(answer.code, 2, "{}", answer.stderr);
+}
+
+#[test]
+fn bad_configurations_and_rows_are_refused_before_anything_is_sent() {
+    let world = World::new(&[]);
+    let config = world.config("lora: {rnk: 8}");
+    let answer = world.ctl(&["submit", &config.to_string_lossy()]);
+    assert_eq!(answer.code, 3);
+    assert!(
+        answer.stderr.contains("unknown key `lora.rnk`") && answer.stderr.contains("did you mean `lora.r`?"),
+        "{}",
+        answer.stderr
+    );
+
+    let config = world.config(SHORT);
+    fs::write(world.path("train.jsonl"), "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}\n").expect("rows");
+    let answer = world.ctl(&["submit", &config.to_string_lossy()]);
+    assert_eq!(answer.code, 3);
+    assert!(answer.stderr.contains("train.jsonl:1") && answer.stderr.contains("assistant"), "{}", answer.stderr);
+    let checked = world.ctl(&["data", "check", &world.path("train.jsonl").to_string_lossy()]);
+    assert_eq!(checked.code, 3);
+
+    fs::write(world.path("train.jsonl"), "").expect("rows");
+    assert_eq!(world.ctl(&["submit", &config.to_string_lossy()]).code, 3);
+    fs::remove_file(world.path("train.jsonl")).expect("rows");
+    let answer = world.ctl(&["submit", &config.to_string_lossy()]);
+    assert!(answer.code == 3 && answer.stderr.contains("train.jsonl"), "{}", answer.stderr);
+    assert!(world.ctl(&["jobs", "--json"]).json().is_empty());
+}
+
+#[test]
+fn data_check_holds_calls_against_their_schema() {
+    let world = World::new(&[]);
+    let text = fs::read_to_string(world.path("train.jsonl")).expect("rows");
+    let row = text.lines().next().expect("a row");
+    let broken = [
+        row.replace("\"days\":1}", "\"days\":21}"),
+        row.replace("\"days\":1}", "\"days\":14}"),
+        row.replace("\"days\":1}", "\"days\":\"x\"}"),
+        row.replace(",\"days\":1}", "}"),
+        row.replace("\"name\":\"weather\",\"arguments\"", "\"name\":\"wether\",\"arguments\""),
+    ];
+    let path = world.path("bad.jsonl");
+    fs::write(&path, broken.join("\n")).expect("rows");
+    let answer = world.ctl(&["data", "check", &path.to_string_lossy()]);
+    assert_eq!(answer.code, 3);
+    let lines: Vec<&str> = answer.stdout.lines().collect();
+    assert!(
+        lines[0].ends_with("bad.jsonl:1: message 1 tool_call 0: parameter 'days' is 21, above the maximum 14"),
+        "{}",
+        lines[0]
+    );
+    assert!(lines[1].contains(":3:") && lines[1].contains("'days' is \"x\", of the wrong type"), "{}", lines[1]);
+    assert!(lines[2].contains(":4:") && lines[2].contains("parameter 'days' is missing"), "{}", lines[2]);
+    assert!(lines[3].contains(":5:") && lines[3].contains("`wether` is not among"), "{}", lines[3]);
+    assert_eq!(lines.len(), 4, "{}", answer.stdout);
+}
+
+/// What only the worker can see fails the job, at once and with its reason.
+#[test]
+fn broken_models_fail_the_job_without_a_second_try() {
+    let mut world = World::new(&[]);
+    let _worker = world.worker("a", &[]);
+    let config = world.config(SHORT);
+    let fails = |world: &World, base: &str, words: &[&str]| {
+        let id = world.submit(&config, &["--set", &format!("model.base={base}")]);
+        let job = world.ended(id);
+        assert_eq!(job["state"], "failed", "{job:#}");
+        assert_eq!(job["attempts"].as_array().map(Vec::len), Some(1), "{job:#}");
+        let reason = job["reason"].as_str().expect("a reason");
+        assert!(words.iter().all(|w| reason.contains(w)), "{reason}");
+    };
+    let empty = world.path("empty");
+    fs::create_dir_all(&empty).expect("a folder");
+    fs::copy(world.path("tiny/config.json"), empty.join("config.json")).expect("a copy");
+    fails(&world, &empty.to_string_lossy(), &["no model*.safetensors"]);
+    let gguf = world.path("cut.gguf");
+    fs::write(&gguf, b"GGUF\x03\0\0\0").expect("a file");
+    let path = gguf.to_string_lossy().into_owned();
+    let id = world.submit(&config, &["--set", &format!("model.base={path}"), "--set", "model.quantization=gguf"]);
+    let job = world.ended(id);
+    assert!(job["state"] == "failed" && job["reason"].as_str().is_some_and(|r| r.contains("cut off")), "{job:#}");
+    fails(&world, "no-such-model", &["no-such-model", "known are"]);
+    let cut = world.path("half");
+    fs::create_dir_all(&cut).expect("a folder");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        fs::copy(world.path("tiny").join(name), cut.join(name)).expect("a copy");
+    }
+    let weights = fs::read(world.path("tiny/model.safetensors")).expect("weights");
+    fs::write(cut.join("model.safetensors"), &weights[..weights.len() / 2]).expect("half of them");
+    fails(&world, &cut.to_string_lossy(), &["cut off", "download the file again"]);
+}
+
+#[test]
+fn rows_that_do_not_fit_the_context_fail_the_job_with_the_way_out() {
+    let mut world = World::new(&[]);
+    let _worker = world.worker("a", &[]);
+    let config = world.config(SHORT);
+    let id = world.submit(&config, &["--set", "data.max_seq_len=8"]);
+    let job = world.ended(id);
+    let reason = job["reason"].as_str().expect("a reason");
+    assert!(job["state"] == "failed" && reason.contains("raise data.max_seq_len"), "{reason}");
+}
+
+#[test]
+fn a_second_worker_of_the_same_name_or_state_is_refused() {
+    let mut world = World::new(&[]);
+    let first = world.worker("a", &[]);
+    wait_until("the first worker", || Some(()).filter(|()| first.log().contains("registered")));
+    let mut same_name = world.worker("a", &[]);
+    assert_eq!(same_name.exit_code(), Some(5));
+    assert!(same_name.log().contains("another machine") && same_name.log().contains("--name"), "{}", same_name.log());
+    let state = world.path("worker-1");
+    let mut same_state = world.worker_in("b", &state, &[]);
+    assert_eq!(same_state.exit_code(), Some(5));
+    assert!(same_state.log().contains("state folder"), "{}", same_state.log());
+}
+
+#[test]
+fn a_token_is_asked_of_everyone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    fs::write(&file, "a-secret-of-some-length\n").expect("a token");
+    let mut world = World::new(&["--token-file", &file.to_string_lossy()]);
+    for token in ["", "wrong", "a-secret-of-some-lengtH"] {
+        let answer = world.ctl_with(&["jobs"], &[("QLORA_TOKEN", token)]);
+        assert_eq!(answer.code, 5, "{token}: {}", answer.stderr);
+        assert!(answer.stderr.contains("token"), "{}", answer.stderr);
+    }
+    assert_eq!(world.ctl_with(&["jobs"], &[("QLORA_TOKEN", "a-secret-of-some-length")]).code, 0);
+    let mut without = world.worker("a", &[]);
+    assert_eq!(without.exit_code(), Some(5), "{}", without.log());
+    let with = world.worker("b", &["--token-file", &file.to_string_lossy()]);
+    wait_until("the worker with the token", || Some(()).filter(|()| with.log().contains("registered")));
+}
+
+#[test]
+fn json_carries_errors_too() {
+    let world = World::new(&[]);
+    let answer = world.ctl(&["show", "77", "--json"]);
+    assert_eq!(answer.code, 5);
+    let error: serde_json::Value = serde_json::from_str(answer.stderr.trim()).expect("JSON");
+    assert!(error["error"]["message"].as_str().is_some_and(|m| m.contains("77")), "{error}");
+}
