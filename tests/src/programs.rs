@@ -169,11 +169,7 @@ impl World {
     /// As [`Self::ctl`], with environment variables.
     pub fn ctl_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ctl {
         let mut command = Command::new(binary("qlora-ctl"));
-        command
-            .args(["--coordinator", &self.address])
-            .args(args)
-            .envs(env.iter().copied())
-            .env_remove("QLORA_TOKEN_FILE");
+        command.env("QLORA_URL", &self.address).args(args).envs(env.iter().copied()).env_remove("QLORA_TOKEN_FILE");
         let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("qlora-ctl runs");
         let text = |bytes| String::from_utf8(bytes).expect("text");
         Ctl { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }

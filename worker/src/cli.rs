@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Registers this machine with a coordinator, pulls jobs, trains them, reports.
 #[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true)]
+#[command(version, about)]
 pub struct Cli {
     #[command(flatten)]
     pub agent: AgentArgs,
@@ -17,7 +17,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
     /// Address of the coordinator, such as 127.0.0.1:7070.
-    #[arg(long, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
+    #[arg(long, global = true, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
     pub coordinator: String,
 
     /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself.
@@ -65,6 +65,18 @@ pub enum Command {
     },
     /// Measures training speed and memory on this machine.
     Bench(BenchArgs),
+    /// Writes the logits of a fixed sequence, for comparing with other programs.
+    Logits {
+        /// Hugging Face folder or .gguf file.
+        #[arg(long)]
+        model: PathBuf,
+        /// Adapter folder.
+        #[arg(long)]
+        adapter: Option<PathBuf>,
+        /// Safetensors file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Models on this machine.
     #[command(subcommand)]
     Model(ModelCommand),

@@ -3,6 +3,7 @@
 mod agent;
 mod child;
 mod cli;
+mod compare;
 mod doctor;
 mod error;
 mod identity;
@@ -40,6 +41,7 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
         Some(Command::Train { spec }) => Ok(child::run(&spec)),
         Some(Command::Doctor { json }) => Ok(doctor::run(&cli.agent, json)),
         Some(Command::Bench(args)) => measure::run(&args),
+        Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out),
         Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name),
         Some(Command::Model(ModelCommand::List)) => Ok(models::list()),
     }

@@ -2,6 +2,7 @@
 
 mod configs;
 mod faults;
+mod foreign;
 mod house;
 mod jobs;
 mod refusals;

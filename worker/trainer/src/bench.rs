@@ -1,8 +1,11 @@
-//! Measures the training step on a model's real shape: tokens a second and peak memory.
+//! Measures the training step on a model's real shape: tokens a second and peak memory; and gives logits of a fixed
+//! sequence, to hold against other programs.
 
+use std::path::Path;
 use std::time::Instant;
 
-use qlora_config::{DeviceKind, ResolvedConfig};
+use candle_core::{DType, Device, Tensor};
+use qlora_config::{DeviceKind, LoraConfig, ModelConfig, ResolvedConfig};
 use qlora_data::Sample;
 use serde::Serialize;
 
@@ -12,6 +15,9 @@ use crate::optim::{LearningRate, Optimizer};
 use crate::step::Trainer;
 use crate::weights::Checkpoint;
 use crate::{Result, device};
+
+/// Tokens of the sequence that [`logits`] looks at.
+const LOGITS_LENGTH: usize = 48;
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
@@ -26,7 +32,7 @@ pub struct Figures {
 }
 
 /// Runs `steps` training steps of one sequence of `length` tokens each, after one that is not counted.
-pub fn measure(config: &ResolvedConfig, model: &std::path::Path, length: usize, steps: usize) -> Result<Figures> {
+pub fn measure(config: &ResolvedConfig, model: &Path, length: usize, steps: usize) -> Result<Figures> {
     let c = config.config();
     let device =
         device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
@@ -56,6 +62,25 @@ pub fn measure(config: &ResolvedConfig, model: &std::path::Path, length: usize, 
         peak_bytes: peak_bytes(),
         threads: rayon::current_num_threads(),
     })
+}
+
+/// Ids [T] of a fixed sequence, and the logits [T, V] of `model` with `adapter`; on the CPU in `f32`.
+pub fn logits(
+    model: &Path,
+    config: &ModelConfig,
+    adapter: Option<&Path>,
+    untrained: &LoraConfig,
+) -> Result<(Tensor, Tensor)> {
+    let device = Device::Cpu;
+    let checkpoint = Checkpoint::open(model)?;
+    let decoder = Decoder::load(&checkpoint, config, LOGITS_LENGTH, &device, |_| {})?;
+    let adapters = match adapter {
+        Some(folder) => crate::adapter::load(folder, &decoder.shape, 0, &device)?,
+        None => Adapters::initialise(untrained, &decoder.shape, 0, &device)?,
+    };
+    let sample = random_sample(LOGITS_LENGTH, decoder.shape.vocabulary);
+    let logits = decoder.logits(&Batch::pack([&sample]), &adapters)?;
+    Ok((Tensor::new(sample.ids.as_slice(), &device)?.to_dtype(DType::I64)?, logits))
 }
 
 /// Every token is learnt from, as in the peers' benchmark.

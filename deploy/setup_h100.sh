@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Makes a worker of a host with an NVIDIA H100 (or another Hopper GPU): checks driver and toolkit, builds the worker
+# for this GPU, installs it with its service. Run in the repository, as root:
+#   deploy/setup_h100.sh COORDINATOR:7070 TOKEN_FILE
+# Safe to run again; it changes only /usr/local/bin/qlora-worker, /etc/qlora and the service.
+set -euo pipefail
+say() { echo "setup_h100: $*" >&2; }
+die() { say "$1"; [ $# -lt 2 ] || echo "  help: $2" >&2; exit 1; }
+
+[ $# -eq 2 ] || die "usage: deploy/setup_h100.sh COORDINATOR:PORT TOKEN_FILE"
+coordinator=$1 token=$2
+[ "$(id -u)" = 0 ] || die "this installs a service" "run it as root"
+[ -s "$token" ] || die "the token file $token is empty or missing" "copy it from the coordinator's host"
+cd "$(dirname "$0")/.."
+command -v cargo >/dev/null || die "cargo was not found" "install Rust 1.95 or newer from https://rustup.rs"
+command -v nvidia-smi >/dev/null || die "no NVIDIA driver was found" "install driver 580 or newer"
+driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+[ "${driver%%.*}" -ge 580 ] || die "the NVIDIA driver is $driver" "CUDA 13.0 needs 580 or newer"
+command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
+command -v nvcc >/dev/null || die "nvcc was not found" "install the CUDA 13.0 toolkit, or put its bin folder into PATH"
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+
+say "building for compute capability $capability; candle's kernels take about 20 minutes the first time"
+CUDA_COMPUTE_CAP=$capability cargo build --release --locked -p qlora-worker --features cuda
+install -m 755 target/release/qlora-worker /usr/local/bin/qlora-worker
+id qlora >/dev/null 2>&1 || useradd --system --home-dir /var/lib/qlora --shell /usr/sbin/nologin qlora
+install -d -m 750 -o root -g qlora /etc/qlora
+install -m 640 -o root -g qlora "$token" /etc/qlora/token
+[ -e /etc/qlora/worker.env ] || install -m 640 -o root -g qlora /dev/null /etc/qlora/worker.env
+sed -i '/^COORDINATOR=/d' /etc/qlora/worker.env
+echo "COORDINATOR=$coordinator" >> /etc/qlora/worker.env
+/usr/local/bin/qlora-worker doctor --coordinator "$coordinator" 2>/dev/null || /usr/local/bin/qlora-worker doctor
+install -m 644 deploy/systemd/qlora-worker.service /etc/systemd/system/qlora-worker.service
+systemctl daemon-reload
+systemctl enable --now qlora-worker
+say "running; look with: journalctl -u qlora-worker -f. For Llama 3.1 add HF_TOKEN=... to /etc/qlora/worker.env"

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Makes a worker of a Mac with Apple silicon: builds with Metal, installs, starts at login.
+#   deploy/setup_mac.sh COORDINATOR:7070 TOKEN_FILE
+# Safe to run again; it changes only ~/.local/bin/qlora-worker and a launch agent of yours.
+set -euo pipefail
+say() { echo "setup_mac: $*" >&2; }
+die() { say "$1"; [ $# -lt 2 ] || echo "  help: $2" >&2; exit 1; }
+
+[ $# -eq 2 ] || die "usage: deploy/setup_mac.sh COORDINATOR:PORT TOKEN_FILE"
+coordinator=$1 token=$2
+[ "$(uname -s)" = Darwin ] || die "this is no Mac" "on a Linux host with an NVIDIA GPU use deploy/setup_h100.sh"
+[ "$(uname -m)" = arm64 ] || die "this Mac has no Apple silicon"
+[ -s "$token" ] || die "the token file $token is empty or missing" "copy it from the coordinator's host"
+cd "$(dirname "$0")/.."
+xcode-select -p >/dev/null 2>&1 || die "the command line tools were not found" "xcode-select --install"
+command -v cargo >/dev/null || die "cargo was not found" "install Rust 1.95 or newer from https://rustup.rs"
+
+say "building with Metal"
+cargo build --release --locked -p qlora-worker --features metal
+install -d "$HOME/.local/bin" "$HOME/.config/qlora" "$HOME/Library/LaunchAgents" "$HOME/Library/Logs"
+install -m 755 target/release/qlora-worker "$HOME/.local/bin/qlora-worker"
+install -m 600 "$token" "$HOME/.config/qlora/token"
+"$HOME/.local/bin/qlora-worker" doctor || true
+plist=$HOME/Library/LaunchAgents/dev.qlora.worker.plist
+sed -e "s|/usr/local/bin/qlora-worker|$HOME/.local/bin/qlora-worker|" -e "s|COORDINATOR|$coordinator|" \
+    -e "s|TOKEN_FILE|$HOME/.config/qlora/token|" -e "s|/usr/local/var/log|$HOME/Library/Logs|" \
+    deploy/launchd/dev.qlora.worker.plist > "$plist"
+launchctl bootout "gui/$(id -u)" "$plist" 2>/dev/null || true
+launchctl bootstrap "gui/$(id -u)" "$plist"
+say "running; look with: tail -f ~/Library/Logs/qlora-worker.log. A Mac that sleeps pauses its job; caffeinate keeps it awake"

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Submits a no-op job and follows it, from Python, with stubs generated from proto/ on the spot.
+
+usage: submit_and_follow.py ADDRESS PROTO_FOLDER
+Also asks reflection-free health, and repeats an idempotency key. Exit code 0 where all went as it should.
+"""
+import importlib, pathlib, subprocess, sys, tempfile
+
+import grpc
+
+
+def stubs(proto: pathlib.Path):
+    """Generates the stubs into a temporary folder and imports them."""
+    out = tempfile.mkdtemp()
+    files = sorted(str(p.relative_to(proto)) for p in proto.glob("qlora/v1/*.proto"))
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{proto}", f"--python_out={out}", f"--grpc_python_out={out}"]
+    subprocess.run(command + files, check=True)
+    sys.path.insert(0, out)
+    return importlib.import_module("qlora.v1.jobs_pb2"), importlib.import_module("qlora.v1.jobs_pb2_grpc")
+
+
+def main() -> None:
+    address, proto = sys.argv[1], pathlib.Path(sys.argv[2])
+    jobs, jobs_grpc = stubs(proto)
+    with grpc.insecure_channel(address) as channel:
+        service = jobs_grpc.JobServiceStub(channel)
+        request = jobs.SubmitRequest(kind=jobs.JOB_KIND_NOOP, name="from python", idempotency_key="python")
+        first, again = service.Submit(request), service.Submit(request)
+        assert first.created and not again.created and first.job.id == again.job.id
+        states = [jobs.JobState.Name(job.state) for job in service.Watch(jobs.WatchRequest(id=first.job.id))]
+        assert states[-1] == "JOB_STATE_SUCCEEDED", states
+        try:
+            service.GetJob(jobs.GetJobRequest(id=10**6))
+            raise AssertionError("an unknown job was found")
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.NOT_FOUND, error
+        print(f"job {first.job.id}: {' '.join(states)}")
+
+
+main()
