@@ -1,6 +1,5 @@
 //! Starts everything in order, serves, and stops in order.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,13 +87,11 @@ async fn shutdown_signal() {
     tokio::select! { () = interrupt => {}, () = terminate => {} }
 }
 
-fn keep_fresh(vitals: Vitals) -> impl Future<Output = ()> {
-    async move {
-        let mut interval = tokio::time::interval(REFRESH);
-        loop {
-            interval.tick().await;
-            vitals.refresh().await;
-        }
+async fn keep_fresh(vitals: Vitals) {
+    let mut interval = tokio::time::interval(REFRESH);
+    loop {
+        interval.tick().await;
+        vitals.refresh().await;
     }
 }
 

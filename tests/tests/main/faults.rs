@@ -56,7 +56,7 @@ fn a_killed_worker_is_followed_by_another_that_goes_on_and_ends_with_the_same_ad
 
 #[test]
 fn a_worker_that_is_started_again_takes_its_job_up_at_once() {
-    let mut world = World::new(&["--lease", "3600"]);
+    let world = World::new(&["--lease", "3600"]);
     let config = world.config(LONG);
     let id = world.submit(&config, &[]);
     let state = world.path("same");

@@ -53,7 +53,7 @@ fn id(row: &Value) -> Option<String> {
 
 /// Rows whose functions fall on both sides are dropped.
 fn side(conversation: &Conversation, held_out: u64) -> Option<Side> {
-    let held = |tool: &Value| tool["function"]["name"].as_str().map(|name| fnv(name) % held_out == 0);
+    let held = |tool: &Value| tool["function"]["name"].as_str().map(|name| fnv(name).is_multiple_of(held_out));
     let mut sides = conversation.tools.iter().filter_map(held);
     let first = sides.next()?;
     sides.all(|s| s == first).then_some(if first { Side::Held } else { Side::Train })

@@ -141,7 +141,7 @@ fn suggestions(config: &TrainingConfig, fits: impl Fn(&TrainingConfig) -> bool) 
 fn smaller_batch(config: &TrainingConfig, fits: &impl Fn(&TrainingConfig) -> bool) -> Option<String> {
     let batch = config.training.micro_batch_size * config.training.gradient_accumulation;
     let mut changed = config.clone();
-    (1..config.training.micro_batch_size).rev().filter(|size| batch % size == 0).find_map(|size| {
+    (1..config.training.micro_batch_size).rev().filter(|size| batch.is_multiple_of(*size)).find_map(|size| {
         changed.training.micro_batch_size = size;
         let accumulation = batch / size;
         fits(&changed)

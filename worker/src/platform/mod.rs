@@ -45,11 +45,8 @@ pub fn probe(device: Option<&str>, labels: &[(String, String)], folder: &Path) -
 }
 
 fn take(platform: &mut Platform, class: DeviceClass, gpu: Accelerator) -> Result<(), WorkerError> {
-    let built = match class {
-        DeviceClass::Cuda => cfg!(feature = "cuda"),
-        DeviceClass::Metal => cfg!(feature = "metal"),
-        _ => true,
-    };
+    let built =
+        class == DeviceClass::Cuda && cfg!(feature = "cuda") || class == DeviceClass::Metal && cfg!(feature = "metal");
     if !built {
         let word = class.word();
         return Err(WorkerError::Device(format!(
