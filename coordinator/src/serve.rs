@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use prometheus::{Encoder, TextEncoder};
 use qlora_engine::Limits;
 use qlora_store::{ArtifactStore, JobStore, SqliteStore};
@@ -66,6 +67,12 @@ async fn serve(listener: TcpListener, router: Router) -> std::io::Result<()> {
         let _ = stop.send(true);
     };
     let mut grace = stopping.clone();
+    // Small answers must not wait for the acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| {
+        if let Err(e) = stream.set_nodelay(true) {
+            tracing::debug!(error = %e, "a connection keeps Nagle's algorithm");
+        }
+    });
     let server = axum::serve(listener, router).with_graceful_shutdown(signal);
     tokio::select! {
         done = server.into_future() => done,

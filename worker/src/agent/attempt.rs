@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::outbox::Outbox;
 use super::process::{Judgement, Process};
 use super::progress::{Tracker, line};
+use super::vitals::Vitals;
 use crate::child::{Line, Spec};
 use crate::models::{self, Progress as FetchProgress};
 use qlora_client::Client;
@@ -53,6 +54,7 @@ impl Attempt {
             assignment,
             stopping,
             outbox: Arc::default(),
+            vitals: Vitals::new(),
         };
         Self { token, stop, task: tokio::spawn(worker.run().instrument(span)) }
     }
@@ -105,6 +107,7 @@ struct Worker {
     assignment: Assignment,
     stopping: watch::Receiver<Option<String>>,
     outbox: Arc<Outbox>,
+    vitals: Vitals,
 }
 
 impl Worker {
@@ -226,6 +229,9 @@ impl Worker {
                 }
             };
             let Line::Event(event) = received else { return Some(received) };
+            if let Event::Step(step) = &event {
+                self.vitals.record(step);
+            }
             let entry = tracker.take(&event);
             self.outbox.add(entry, &tracker.progress);
             match event {

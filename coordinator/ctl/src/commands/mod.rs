@@ -17,6 +17,7 @@ pub mod watch;
 pub mod workers;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use qlora_telemetry::{Logs, Program};
 
@@ -31,22 +32,30 @@ pub async fn run(cli: Cli) -> Result<ExitCode, CtlError> {
         message: e.to_string(),
         help: "unset the OTEL_* variables, or mend them".into(),
     })?;
-    let context = Context::new(cli.global);
-    match cli.command {
-        Command::Quickstart(command) => command.run(&context).await,
-        Command::Submit(command) => command.run(&context).await,
-        Command::Jobs(command) => command.run(&context).await,
-        Command::Show(command) => command.run(&context).await,
-        Command::Watch(command) => command.run(&context).await,
-        Command::Logs(command) => command.run(&context).await,
-        Command::Metrics(command) => command.run(&context).await,
-        Command::Cancel(command) => command.run(&context).await,
-        Command::Workers(command) => command.run(&context).await,
-        Command::Artifacts(command) => command.run(&context).await,
-        Command::Plan(command) => command.run(&context),
-        Command::Explain(command) => command.run(&context).await,
-        Command::Config(command) => command.run(&context).await,
-        Command::Data(command) => command.run(&context),
+    let started = Instant::now();
+    let result = dispatch(&Context::new(cli.global), cli.command).await;
+    let duration = opentelemetry::global::meter("qlora-ctl").f64_histogram("qlora.ctl.duration").with_unit("s").build();
+    duration.record(started.elapsed().as_secs_f64(), &[opentelemetry::KeyValue::new("ok", result.is_ok())]);
+    result
+}
+
+#[tracing::instrument(name = "qlora-ctl", skip_all)]
+async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CtlError> {
+    match command {
+        Command::Quickstart(command) => command.run(context).await,
+        Command::Submit(command) => command.run(context).await,
+        Command::Jobs(command) => command.run(context).await,
+        Command::Show(command) => command.run(context).await,
+        Command::Watch(command) => command.run(context).await,
+        Command::Logs(command) => command.run(context).await,
+        Command::Metrics(command) => command.run(context).await,
+        Command::Cancel(command) => command.run(context).await,
+        Command::Workers(command) => command.run(context).await,
+        Command::Artifacts(command) => command.run(context).await,
+        Command::Plan(command) => command.run(context),
+        Command::Explain(command) => command.run(context).await,
+        Command::Config(command) => command.run(context).await,
+        Command::Data(command) => command.run(context),
         Command::Completions(command) => command.run(),
     }
 }
