@@ -39,7 +39,9 @@ async fn worker(mut client: Client, name: String, started: mpsc::UnboundedSender
                 outcome: Outcome::Succeeded.into(),
                 message: String::new(),
             };
-            client.workers.finish(finish).await.expect("an end");
+            if client.workers.finish(finish).await.is_err() {
+                return;
+            }
         }
     }
 }

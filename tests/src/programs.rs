@@ -43,11 +43,11 @@ pub struct Program {
 }
 
 impl Program {
-    fn start(name: &str, folder: &Path, log: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+    fn start(name: &str, folder: &Path, log: &str, args: &[&str], env: &[(String, String)]) -> Self {
         let log = folder.join(log);
         let file = File::create(&log).expect("a log");
         let mut command = Command::new(binary(name));
-        command.args(args).envs(env.iter().copied()).stdin(Stdio::null());
+        command.args(args).envs(env.iter().cloned()).stdin(Stdio::null());
         command.env_remove("QLORA_TOKEN").stdout(file.try_clone().expect("a log")).stderr(file);
         Self { child: command.spawn().expect("a program that starts"), log }
     }
@@ -108,19 +108,27 @@ pub struct World {
     pub address: String,
     /// Further arguments of the coordinator.
     args: Vec<String>,
+    /// Variables that every program gets.
+    env: Vec<(String, String)>,
     workers: usize,
 }
 
 impl World {
     /// Starts a coordinator; `args` are added to its command line.
     pub fn new(args: &[&str]) -> Self {
+        Self::with_env(args, &[])
+    }
+
+    /// As [`Self::new`]; every program gets the variables `env`.
+    pub fn with_env(args: &[&str], env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         tiny_model(folder.path());
         fs::write(folder.path().join("train.jsonl"), conversations(40)).expect("rows");
         fs::write(folder.path().join("eval.jsonl"), conversations(4)).expect("rows");
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-        let (coordinator, address) = start_coordinator(folder.path(), "127.0.0.1:0", &args);
-        Self { folder, coordinator, address, args, workers: 0 }
+        let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let (coordinator, address) = start_coordinator(folder.path(), "127.0.0.1:0", &args, &env);
+        Self { folder, coordinator, address, args, env, workers: 0 }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -130,7 +138,7 @@ impl World {
     /// Starts the coordinator again, on the same address and state.
     pub fn restart_coordinator(&mut self) {
         let address = self.address.clone();
-        (self.coordinator, self.address) = start_coordinator(self.folder.path(), &address, &self.args);
+        (self.coordinator, self.address) = start_coordinator(self.folder.path(), &address, &self.args, &self.env);
     }
 
     /// Starts a worker in a state folder of its own.
@@ -146,7 +154,9 @@ impl World {
         let own = ["--coordinator", &self.address, "--name", name, "--state-dir", &state, "--device", "cpu"];
         let all: Vec<&str> = own.iter().chain(args).copied().collect();
         let log = format!("{name}-{}.log", self.workers);
-        Program::start("qlora-worker", self.folder.path(), &log, &all, &[("RAYON_NUM_THREADS", "1")])
+        let env = [("RAYON_NUM_THREADS".to_owned(), "1".to_owned())];
+        let env: Vec<_> = env.into_iter().chain(self.env.clone()).collect();
+        Program::start("qlora-worker", self.folder.path(), &log, &all, &env)
     }
 
     /// Writes a configuration for the small model.
@@ -169,7 +179,12 @@ impl World {
     /// As [`Self::ctl`], with environment variables.
     pub fn ctl_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ctl {
         let mut command = Command::new(binary("qlora-ctl"));
-        command.env("QLORA_URL", &self.address).args(args).envs(env.iter().copied()).env_remove("QLORA_TOKEN_FILE");
+        command
+            .envs(self.env.iter().cloned())
+            .env("QLORA_URL", &self.address)
+            .args(args)
+            .envs(env.iter().copied())
+            .env_remove("QLORA_TOKEN_FILE");
         let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("qlora-ctl runs");
         let text = |bytes| String::from_utf8(bytes).expect("text");
         Ctl { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
@@ -204,13 +219,13 @@ impl World {
     }
 }
 
-fn start_coordinator(folder: &Path, listen: &str, args: &[String]) -> (Program, String) {
+fn start_coordinator(folder: &Path, listen: &str, args: &[String], env: &[(String, String)]) -> (Program, String) {
     let address_file = folder.join("address");
     let _ = fs::remove_file(&address_file);
     let (file, state) = (address_file.to_string_lossy(), folder.join("state").to_string_lossy().into_owned());
     let own = ["--listen", listen, "--address-file", &file, "--state-dir", &state];
     let all: Vec<&str> = own.into_iter().chain(args.iter().map(String::as_str)).collect();
-    let program = Program::start("qlora-coordinator", folder, "coordinator.log", &all, &[]);
+    let program = Program::start("qlora-coordinator", folder, "coordinator.log", &all, env);
     let address =
         wait_until("the coordinator's address", || fs::read_to_string(&address_file).ok().filter(|t| !t.is_empty()));
     (program, address)

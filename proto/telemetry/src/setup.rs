@@ -1,6 +1,7 @@
 //! Starts what a program asks for, and flushes it at the end.
 
 use std::env;
+use std::io::IsTerminal;
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry::{KeyValue, global};
@@ -63,7 +64,9 @@ pub fn start(program: Program, logs: Logs, scrape: bool) -> Result<Guard, SetupE
     let (meter, registry) = meter(resource, scrape)?;
     let level = if logs == Logs::Info { "info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let printed = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_filter(filter);
+    let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+    let printed = layer.with_filter(filter);
     let exported = tracer.as_ref().map(|provider| {
         // Without this filter the spans of the transport itself would leave too.
         let quiet = EnvFilter::new("info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,sqlx=off");
