@@ -20,6 +20,8 @@ use crate::output::{human, json as forms, print_json};
 const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a program may take to stop by itself.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Workers that are started one after another before quickstart gives up.
+const WORKERS: usize = 3;
 const POLL: Duration = Duration::from_millis(50);
 
 /// Fine-tune a small model on this machine, from nothing to a tuned adapter.
@@ -59,7 +61,7 @@ impl Quickstart {
         let address = programs.address.clone();
         let result = tokio::select! {
             result = self.work(context, &address, &resolved, &folder, started) => result,
-            fault = programs.died() => Err(fault),
+            fault = programs.died(context) => Err(fault),
             _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted.into()),
         };
         if self.keep && result.is_ok() {
@@ -223,6 +225,7 @@ struct Programs {
     coordinator: Child,
     worker: Child,
     address: String,
+    folder: PathBuf,
 }
 
 impl Programs {
@@ -246,21 +249,27 @@ impl Programs {
             }
             tokio::time::sleep(POLL).await;
         };
-        let mut worker = background("qlora-worker", folder, "worker.log")?;
-        worker.args(["--coordinator", &address, "--device", "cpu", "--name", "quickstart"]);
-        worker.arg("--state-dir").arg(folder.join("worker")).env_remove("QLORA_TOKEN_FILE");
-        let worker = worker.spawn().map_err(CtlError::io("qlora-worker"))?;
-        Ok(Self { coordinator, worker, address })
+        let worker = start_worker(folder, &address)?;
+        Ok(Self { coordinator, worker, address, folder: folder.to_owned() })
     }
 
-    /// Waits until one of them ends, which it should not.
-    async fn died(&mut self) -> CtlError {
-        let name = tokio::select! { _ = self.coordinator.wait() => "qlora-coordinator", _ = self.worker.wait() => "qlora-worker" };
-        CtlError::Process {
-            what: name.into(),
-            fault: "ended before the job did".into(),
-            help: "its log says why".into(),
+    /// Waits until the coordinator ends, which it should not. A worker that ends is followed by another, which goes
+    /// on from the job's last checkpoint.
+    async fn died(&mut self, context: &Context) -> CtlError {
+        for _ in 0..WORKERS {
+            tokio::select! {
+                _ = self.coordinator.wait() => {
+                    return fault("qlora-coordinator", "ended before the job did", &self.folder.join("coordinator.log"));
+                }
+                _ = self.worker.wait() => {}
+            }
+            context.say("the worker ended; starting another, which goes on from the last checkpoint");
+            match start_worker(&self.folder, &self.address) {
+                Ok(worker) => self.worker = worker,
+                Err(e) => return e,
+            }
         }
+        fault("qlora-worker", "ended again and again", &self.folder.join("worker.log"))
     }
 
     async fn stop(&mut self) {
@@ -271,6 +280,13 @@ impl Programs {
             }
         }
     }
+}
+
+fn start_worker(folder: &Path, address: &str) -> Result<Child, CtlError> {
+    let mut worker = background("qlora-worker", folder, "worker.log")?;
+    worker.args(["--coordinator", address, "--device", "cpu", "--name", "quickstart"]);
+    worker.arg("--state-dir").arg(folder.join("worker")).env_remove("QLORA_TOKEN_FILE");
+    worker.spawn().map_err(CtlError::io("qlora-worker"))
 }
 
 /// Asks a program to stop.
@@ -298,7 +314,7 @@ fn fault(what: &str, text: &str, log: &Path) -> CtlError {
 /// A program that outlives a Ctrl-C meant for us, and whose output goes to a file.
 fn background(name: &str, folder: &Path, log: &str) -> Result<Command, CtlError> {
     let path = folder.join(log);
-    let log = std::fs::File::create(&path).map_err(CtlError::io(&path))?;
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(CtlError::io(&path))?;
     let copy = log.try_clone().map_err(CtlError::io(&path))?;
     let mut command = Command::new(sibling(name)?);
     command
