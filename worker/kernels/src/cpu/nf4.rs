@@ -7,6 +7,9 @@ use super::nf4_tables::{DYNAMIC8, NF4, NF4_MIDPOINTS};
 /// Second-level blocks hold this many first-level scales.
 pub const NESTED_BLOCK: usize = 256;
 
+/// bitsandbytes' CPU path never divides by less.
+const SMALLEST_SCALE: f32 = 1e-38;
+
 /// Codes and first-level scales of a matrix.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantised {
@@ -28,7 +31,8 @@ pub struct NestedScales {
 /// Quantises `weights` in blocks of `block` elements that run over the flattened matrix.
 ///
 /// A full block is multiplied by 1 / absmax and a partial last block divided by absmax, as bitsandbytes does on
-/// the CPU; a zero block gets code 7, with scale 0, or 1e-38 where it is partial.
+/// the CPU; scales below 1e-38 are taken for that, so a zero block gets code 7, with scale 0, or 1e-38 where it is
+/// partial.
 pub fn quantise(weights: &[f32], block: usize) -> Quantised {
     let mut packed = vec![0u8; weights.len().div_ceil(2)];
     let absmax = packed
@@ -42,8 +46,8 @@ pub fn quantise(weights: &[f32], block: usize) -> Quantised {
 fn quantise_block(values: &[f32], bytes: &mut [u8], block: usize) -> f32 {
     let absmax = values.iter().fold(0f32, |a, v| a.max(v.abs()));
     let partial = values.len() < block;
-    let absmax = if partial { absmax.max(1e-38) } else { absmax };
-    let inverse = if absmax > 0.0 { 1.0 / absmax } else { 0.0 };
+    let absmax = if partial { absmax.max(SMALLEST_SCALE) } else { absmax };
+    let inverse = 1.0 / absmax.max(SMALLEST_SCALE);
     let normal = |v: f32| if partial { v / absmax } else { v * inverse };
     for (byte, pair) in bytes.iter_mut().zip(values.chunks(2)) {
         let low = pair.get(1).map_or(7, |&v| code_of(normal(v)));
