@@ -116,6 +116,7 @@ impl CtlError {
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
             Self::Io { .. } => Exit::BadInput,
+            Self::Transfer(TransferError::Refused(_)) => Exit::Refused,
             Self::Transfer(_) | Self::Process { .. } | Self::JobFailed { .. } => Exit::JobFailed,
             Self::JobCancelled { .. } => Exit::Stopped,
             Self::DoesNotFit(_) => Exit::WillNotFit,

@@ -5,7 +5,7 @@ use qlora_proto::artifact_service_server::ArtifactService;
 use qlora_proto::*;
 use qlora_store::{Digest256, JobStore, Upload};
 use tokio::sync::mpsc;
-use tonic::{Request, Response, Status, Streaming as Incoming};
+use tonic::{Code, Request, Response, Status, Streaming as Incoming};
 
 use super::{Services, Streaming, streaming};
 use crate::convert;
@@ -38,12 +38,11 @@ impl<S: JobStore> ArtifactService for Services<S> {
         if self.artifacts.stat(&digest).await.complete {
             return Ok(Response::new(UploadResponse { digest: header.digest, size: header.size }));
         }
-        let mut upload = self.artifacts.upload(&digest, header.size, header.offset).await.map_err(CallError::from)?;
-        receive(&mut upload, first.data, &mut messages).await?;
-        if !upload.is_full() {
-            return Err(Status::aborted("the upload broke off; what came is kept, go on where it stands"));
+        let taken = self.take(&digest, &header, first.data, &mut messages).await;
+        if taken.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted) {
+            self.artifacts.discard(&digest).await;
         }
-        upload.finish().await.map_err(CallError::from)?;
+        taken?;
         Ok(Response::new(UploadResponse { digest: header.digest, size: header.size }))
     }
 
@@ -82,6 +81,21 @@ async fn receive(upload: &mut Upload, first: Vec<u8>, messages: &mut Incoming<Up
 }
 
 impl<S: JobStore> Services<S> {
+    async fn take(
+        &self,
+        digest: &Digest256,
+        header: &UploadHeader,
+        first: Vec<u8>,
+        messages: &mut Incoming<UploadRequest>,
+    ) -> Result<(), Status> {
+        let mut upload = self.artifacts.upload(digest, header.size, header.offset).await.map_err(CallError::from)?;
+        receive(&mut upload, first, messages).await?;
+        if !upload.is_full() {
+            return Err(Status::aborted("the upload broke off; what came is kept, go on where it stands"));
+        }
+        Ok(upload.finish().await.map_err(CallError::from)?)
+    }
+
     /// An attempt uploads only while it is current; a person always may.
     async fn may_upload(&self, token: u64) -> Result<(), CallError> {
         let Some(token) = convert::token_in(token) else { return Ok(()) };

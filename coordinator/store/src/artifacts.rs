@@ -102,6 +102,11 @@ impl ArtifactStore {
         ArtifactStat { complete: false, size }
     }
 
+    /// Throws away what has come of an upload: a full disk must not stay full of it, or no state can be stored.
+    pub async fn discard(&self, digest: &Digest256) {
+        let _ = fs::remove_file(self.partial_path(digest)).await;
+    }
+
     /// Begins or goes on with an upload of `size` bytes at `offset`.
     pub async fn upload(&self, digest: &Digest256, size: u64, offset: u64) -> Result<Upload, ArtifactError> {
         let path = self.partial_path(digest);

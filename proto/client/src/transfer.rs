@@ -15,6 +15,11 @@ use tonic::{Code, Status};
 
 use crate::connection::Client;
 
+/// Wait before a broken transfer goes on.
+const RETRY: Duration = Duration::from_millis(500);
+/// Wait while the other side's disk is full.
+const FULL_WAIT: Duration = Duration::from_secs(15);
+
 /// Why a transfer failed for good.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
@@ -34,6 +39,8 @@ pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TransferError {
 enum TryError {
     /// The connection broke or the coordinator is away: go on later.
     Again,
+    /// The coordinator's disk is full.
+    Full(String),
     Final(TransferError),
 }
 
@@ -47,11 +54,7 @@ impl From<Status> for TryError {
     fn from(status: Status) -> Self {
         match status.code() {
             Code::Unavailable | Code::Aborted | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => Self::Again,
-            // Room may be made while the run goes on.
-            Code::ResourceExhausted => {
-                tracing::warn!("{}", status.message());
-                Self::Again
-            }
+            Code::ResourceExhausted => Self::Full(status.message().to_owned()),
             _ => Self::Final(TransferError::Refused(status.message().to_owned())),
         }
     }
@@ -87,7 +90,13 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
         match try_upload(client.clone(), source, watch).await {
             Ok(()) => return Ok(()),
             Err(TryError::Final(e)) => return Err(e),
-            Err(TryError::Again) => tokio::time::sleep(Duration::from_millis(500)).await,
+            // A person is told at once; a run goes on meanwhile, and room may be made.
+            Err(TryError::Full(message)) if source.token == 0 => return Err(TransferError::Refused(message)),
+            Err(TryError::Full(message)) => {
+                tracing::warn!("{message}; trying again");
+                tokio::time::sleep(FULL_WAIT).await;
+            }
+            Err(TryError::Again) => tokio::time::sleep(RETRY).await,
         }
     }
 }
@@ -141,7 +150,8 @@ pub async fn download(client: &Client, digest: &str, path: &Path, watch: Watch<'
                 tokio::fs::remove_file(&partial).await.map_err(io(&partial))?;
             }
             Err(TryError::Final(e)) => return Err(e),
-            Err(TryError::Again) => tokio::time::sleep(Duration::from_millis(500)).await,
+            Err(TryError::Full(message)) => return Err(TransferError::Refused(message)),
+            Err(TryError::Again) => tokio::time::sleep(RETRY).await,
         }
     }
 }
