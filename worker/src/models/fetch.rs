@@ -105,8 +105,8 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
         ureq::Error::StatusCode(code) => {
             Fault { text: format!("the server answers {code}"), is_final: code < 500 && code != 429 }
         }
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => Fault { text: e.to_string(), is_final: have == 0 },
-        other => Fault::again(other),
+        // Before the first byte another source may be better than another try.
+        other => Fault { text: other.to_string(), is_final: have == 0 },
     })?;
     let mut position = have;
     if have > 0 && response.status() != 206 {
