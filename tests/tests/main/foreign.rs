@@ -57,7 +57,8 @@ fn every_query_of_the_dashboard_returns_data_from_a_real_prometheus() {
         let scraped = scope.spawn(|| python("dashboard.py", &args));
         let _other = world_worker(&world);
         passes(&python("submit_and_follow.py", &[&world.address, &proto.to_string_lossy()]));
-        for _ in 0..5 {
+        // Rates need dispatches between two scrapes, whenever Prometheus comes to make them.
+        while !scraped.is_finished() {
             let job = world.submit(&config, &["--set", "training.max_steps=2"]);
             world.ended(job);
         }
