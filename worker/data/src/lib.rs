@@ -15,6 +15,7 @@ mod encode;
 mod json;
 mod sampler;
 mod template;
+mod turns;
 
 pub use chat::{Conversation, RowError};
 pub use dataset::{DatasetError, Lines, Policy, Statistics, TooLong, load, parse_rows};

@@ -1,7 +1,7 @@
 //! Chat templates: the model's own Jinja, rendered as transformers renders it, with the assistant's text marked.
 //!
-//! Where a template has `{% generation %}` blocks, they say what is the assistant's. Where it has none, the turn
-//! is what stands between the conversation before it with the generation prompt and the conversation with it.
+//! Where a template has `{% generation %}` blocks, they say what is the assistant's. Where it has none, `turns.rs`
+//! finds each turn by rendering.
 //! `strftime_now` is left undefined on purpose: a date of today in training data would change every run, and
 //! templates that ask for it fall back to a fixed one.
 
@@ -52,9 +52,9 @@ pub enum TemplateError {
     #[error("the chat template refuses the conversation: {0:#}")]
     Refused(Error),
     #[error(
-        "message {index}: the template changes earlier text when the turn is added, so its part cannot be told; add {{% generation %}} to the template"
+        "message {index}: the template does not show which part of the text is this turn's; add {{% generation %}} to the template"
     )]
-    NotPrefix { index: usize },
+    Unclear { index: usize },
 }
 
 impl ChatTemplate {
@@ -97,18 +97,7 @@ impl ChatTemplate {
         Ok(Rendered { text: raw, assistant })
     }
 
-    fn turn(&self, conversation: &Conversation, index: usize, whole: &str) -> Result<Range<usize>, TemplateError> {
-        let before = self.raw(&conversation.messages[..index], &conversation.tools, true)?;
-        let after = self.raw(&conversation.messages[..=index], &conversation.tools, false)?;
-        // White space after the end-of-turn token belongs to the next turn.
-        let after = after.trim_end();
-        if !whole.starts_with(after) || !after.starts_with(&before) {
-            return Err(TemplateError::NotPrefix { index });
-        }
-        Ok(before.len()..after.len())
-    }
-
-    fn raw(
+    pub(crate) fn raw(
         &self,
         messages: &[serde_json::Value],
         tools: &[serde_json::Value],

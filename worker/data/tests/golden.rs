@@ -74,3 +74,39 @@ fn the_llama_style_equals_transformers() {
 fn the_mistral_style_equals_transformers() {
     assert_eq!(compare("mistral_like"), 19);
 }
+
+/// The masks that a template's `{% generation %}` blocks give are found without the blocks too.
+fn derived_masks_agree(name: &str) -> usize {
+    let golden = json(&format!("{name}.json"));
+    let conversations = json("conversations.json");
+    let marked = fs::read_to_string(folder().join(format!("{name}.jinja"))).expect("a template");
+    let text = |key: &str| golden[key].as_str().unwrap_or_default().to_owned();
+    let special = SpecialTokens { bos: text("bos_token"), eos: text("eos_token") };
+    let bare = ["{%- generation %}", "{%- endgeneration %}", "{% generation %}", "{% endgeneration %}"]
+        .iter()
+        .fold(marked.clone(), |source, tag| source.replace(tag, if tag.starts_with("{%-") { "{{- '' }}" } else { "" }));
+    assert_ne!(bare, marked);
+    let (marked, bare) = (ChatTemplate::new(&marked, special.clone()), ChatTemplate::new(&bare, special));
+    let (marked, bare) = (marked.expect("a template"), bare.expect("a template"));
+    let mut compared = 0;
+    for row in golden["rows"].as_array().expect("rows").iter().filter(|row| row["text"].is_string()) {
+        let conversation_name = row["conversation"].as_str().expect("a name");
+        let conversation = conversation(&conversations, conversation_name);
+        let wanted = marked.render(&conversation).expect(conversation_name);
+        let found = bare.render(&conversation).expect(conversation_name);
+        assert_eq!(found.text, wanted.text, "{name} {conversation_name}");
+        let parts =
+            |r: &qlora_data::Rendered| r.assistant.iter().map(|a| r.text[a.clone()].to_owned()).collect::<Vec<_>>();
+        assert_eq!(parts(&found), parts(&wanted), "{name} {conversation_name}");
+        assert_eq!(found.assistant, wanted.assistant, "{name} {conversation_name}");
+        compared += 1;
+    }
+    compared
+}
+
+#[test]
+fn masks_are_found_in_templates_without_generation_blocks() {
+    assert_eq!(derived_masks_agree("chatml_tools"), 22);
+    assert_eq!(derived_masks_agree("llama3_like"), 22);
+    assert_eq!(derived_masks_agree("mistral_like"), 19);
+}
