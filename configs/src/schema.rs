@@ -29,6 +29,18 @@ pub struct ModelConfig {
     pub double_quant: bool,
     /// Weights that share one NF4 scale.
     pub block_size: usize,
+    pub compute: Compute,
+}
+
+/// In what products with frozen weights are computed; sums are always in `f32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// bf16 on a GPU and on a processor with instructions for it, f32 elsewhere.
+    Auto,
+    Bf16,
+    /// f32 on a processor, where runs are to be held against other programs.
+    F32,
 }
 
 /// How the frozen weights are held in memory.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use qlora_config::{LoraConfig, ModelConfig, Quantization, TargetModule};
+use qlora_config::{Compute, LoraConfig, ModelConfig, Quantization, TargetModule};
 use qlora_trainer::bench;
 
 use crate::error::WorkerError;
@@ -17,6 +17,7 @@ pub fn run(model: &Path, adapter: Option<&Path>, out: &PathBuf) -> Result<ExitCo
         quantization: if is_gguf { Quantization::Gguf } else { Quantization::None },
         double_quant: true,
         block_size: 64,
+        compute: Compute::F32,
     };
     let untrained = LoraConfig { r: 1, alpha: 1.0, dropout: 0.0, target_modules: vec![TargetModule::QProj] };
     let (ids, logits) = bench::logits(model, &config, adapter, &untrained)?;

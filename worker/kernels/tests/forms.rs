@@ -2,8 +2,8 @@
 //! forward pass, at sizes that are multiples of nothing.
 
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::ops::{adamw, attention, cross_entropy, rms_norm, swiglu};
-use qlora_kernels::{AttentionShape, Nf4Tensor, Result, RopeTable, Span};
+use qlora_kernels::ops::{adamw, attention, cross_entropy, product, rms_norm, swiglu};
+use qlora_kernels::{AttentionShape, Instructions, Nf4Tensor, Result, RopeTable, Span, Strips};
 
 /// Seeded values in about -1 to 1.
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -187,6 +187,54 @@ fn nf4_forms_agree_to_the_bit() -> Result<()> {
         close(&matrix.dequantise(DType::F32)?, &matrix.reference(DType::F32)?, 0.0);
         let original = Tensor::from_vec(weights, shape, &Device::Cpu)?;
         close(&matrix.dequantise(DType::F32)?, &original, 0.2);
+    }
+    Ok(())
+}
+
+/// Relative distance of two matrices: largest difference over largest value.
+fn relative(a: &Tensor, b: &Tensor) -> f32 {
+    let top = b.abs().and_then(|b| b.flatten_all()?.max(0)?.to_scalar::<f32>()).expect("a largest value");
+    distance(a, b).expect("comparable tensors") / top
+}
+
+fn rounded(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(DType::BF16)?.to_dtype(DType::F32)
+}
+
+/// Both products of `w` on all instructions against the same bf16 values multiplied in `f32`.
+fn products_agree(strips: &dyn Strips, written_out: &Tensor, m: usize) -> Result<()> {
+    let (n, k) = written_out.dims2()?;
+    let (x, dy) = (random((m, k), 21)?, random((m, n), 22)?);
+    let w = rounded(written_out)?;
+    let (y, dx) = (rounded(&x)?.matmul(&w.t()?)?, rounded(&dy)?.matmul(&w)?);
+    for instructions in Instructions::all() {
+        let (fast_y, fast_dx) =
+            (product::forward(&x, strips, instructions)?, product::backward(&dy, strips, instructions)?);
+        assert_eq!((fast_y.dims(), fast_dx.dims()), (y.dims(), dx.dims()));
+        assert!(relative(&fast_y, &y) < 2e-6, "{instructions:?} forward {m} x {n} x {k}: {}", relative(&fast_y, &y));
+        assert!(
+            relative(&fast_dx, &dx) < 2e-6,
+            "{instructions:?} backward {m} x {n} x {k}: {}",
+            relative(&fast_dx, &dx)
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn bf16_products_agree_with_f32_products_of_the_rounded_values() -> Result<()> {
+    assert!(Instructions::all().any(|i| i == Instructions::Portable));
+    for (m, n, k) in [(1, 1, 1), (33, 65, 97), (7, 100, 96), (64, 32, 64), (40, 70, 576)] {
+        let w = random((n, k), 23)?;
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let w = w.to_dtype(dtype)?;
+            let strips = product::PlainStrips::of(&w).expect("floats on the CPU");
+            products_agree(&strips, &w.to_dtype(DType::F32)?, m)?;
+        }
+        for double in [false, true] {
+            let w = Nf4Tensor::quantise(&values(n * k, 24), (n, k), 64, double, &Device::Cpu)?;
+            products_agree(&w.strips()?.expect("on the CPU"), &w.dequantise(DType::F32)?, m)?;
+        }
     }
     Ok(())
 }

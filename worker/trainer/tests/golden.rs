@@ -23,7 +23,7 @@ fn tensors(name: &str) -> HashMap<String, Tensor> {
 }
 
 fn config(set: &[&str]) -> ResolvedConfig {
-    let common = ["model.base=tiny", "data.train=rows.jsonl", "resources.device=cpu"];
+    let common = ["model.base=tiny", "data.train=rows.jsonl", "resources.device=cpu", "model.compute=f32"];
     let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
     Layers { set, ..Layers::default() }.resolve().expect("a valid configuration")
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+pub mod bf16;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod math;

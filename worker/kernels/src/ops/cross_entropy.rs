@@ -4,10 +4,11 @@ use candle_core::{D, DType, Tensor};
 
 use crate::Result;
 use crate::cpu;
+use crate::ops::product::Linear;
 use crate::view::{on_cpu, tensor, view};
 
 /// Rows of logits that are held at one time.
-const CHUNK: usize = 128;
+const CHUNK: usize = 256;
 
 /// Sum of losses in nats, and the gradient with respect to the hidden rows.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct LossAndGrad {
 /// The gradient is that of `sum * grad_scale`; pass `None` to get the loss alone.
 pub fn forward_backward(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &dyn Linear,
     targets: &[u32],
     grad_scale: Option<f64>,
 ) -> Result<LossAndGrad> {
@@ -30,7 +31,7 @@ pub fn forward_backward(
     let mut grads = Vec::new();
     for (i, chunk) in targets.chunks(CHUNK).enumerate() {
         let rows = hidden.narrow(0, i * CHUNK, chunk.len())?;
-        let logits = rows.matmul(&head.t()?)?;
+        let logits = head.forward(&rows)?;
         let (loss, dlogits) = match grad_scale {
             Some(_) if on_cpu(&[&logits]) => fast(&logits, chunk, grad_scale)?,
             None if on_cpu(&[&logits]) => fast(&logits, chunk, None)?,
@@ -38,7 +39,7 @@ pub fn forward_backward(
         };
         sum += loss;
         if let Some(dlogits) = dlogits {
-            grads.push(dlogits.matmul(head)?);
+            grads.push(head.backward(&dlogits)?);
         }
     }
     let grad = match grads.len() {

@@ -1,8 +1,12 @@
 //! A frozen matrix in 4-bit NormalFloat, and its way back to a matrix that can be multiplied.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use parking_lot::RwLockReadGuard;
 
 use crate::Result;
+use crate::cpu::bf16::{Strips, unpack};
 use crate::cpu::nf4::{self, NESTED_BLOCK, NestedScales};
 use crate::view::tensor;
 
@@ -100,7 +104,7 @@ impl Nf4Tensor {
         }
         let (storage, _) = self.packed.storage_and_layout();
         let Storage::Cpu(CpuStorage::U8(packed)) = &*storage else { candle_core::bail!("NF4 codes are kept as bytes") };
-        let absmax = self.absmax()?.to_vec1::<f32>()?;
+        let absmax = self.host_absmax()?;
         let mut out = vec![0f32; self.rows * self.cols];
         nf4::dequantise(packed, &absmax, self.block, &mut out);
         tensor(out, (self.rows, self.cols))?.to_dtype(dtype)
@@ -117,6 +121,25 @@ impl Nf4Tensor {
         scaled.flatten_all()?.narrow(0, 0, elements)?.reshape((self.rows, self.cols))?.to_dtype(dtype)
     }
 
+    /// The matrix in strips of bf16; none where it is not on the CPU.
+    pub fn strips(&self) -> Result<Option<Nf4Strips<'_>>> {
+        if !matches!(self.packed.device(), Device::Cpu) {
+            return Ok(None);
+        }
+        Ok(Some(Nf4Strips { matrix: self, packed: self.packed.storage_and_layout().0, absmax: self.host_absmax()? }))
+    }
+
+    /// [`Self::absmax`] of a matrix on the CPU.
+    fn host_absmax(&self) -> Result<Vec<f32>> {
+        match &self.scales {
+            Nf4Scales::Plain(absmax) => absmax.to_vec1(),
+            Nf4Scales::Nested { codes, absmax, offset } => {
+                let (codes, absmax) = (codes.to_vec1()?, absmax.to_vec1()?);
+                Ok(nf4::unnest(&NestedScales { codes, absmax, offset: *offset }))
+            }
+        }
+    }
+
     /// First-level scales [blocks].
     pub fn absmax(&self) -> Result<Tensor> {
         match &self.scales {
@@ -129,6 +152,34 @@ impl Nf4Tensor {
                 let scaled = grid.broadcast_mul(&absmax.reshape((groups, 1))?)?.flatten_all()?.narrow(0, 0, blocks)?;
                 scaled + f64::from(*offset)
             }
+        }
+    }
+}
+
+/// A matrix on the CPU with its scales decoded.
+pub struct Nf4Strips<'a> {
+    matrix: &'a Nf4Tensor,
+    packed: RwLockReadGuard<'a, Storage>,
+    absmax: Vec<f32>,
+}
+
+impl Strips for Nf4Strips<'_> {
+    fn shape(&self) -> (usize, usize) {
+        self.matrix.shape()
+    }
+
+    fn grain(&self) -> usize {
+        unpack::RUN
+    }
+
+    fn unpack(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16], stride: usize) {
+        let Storage::Cpu(CpuStorage::U8(packed)) = &*self.packed else {
+            return debug_assert!(false, "NF4 codes are kept as bytes");
+        };
+        for (row, out) in rows.zip(out.chunks_mut(stride)) {
+            let start = row * self.matrix.cols;
+            let range = start + cols.start..start + cols.end;
+            unpack::nf4(packed, self.matrix.block, |block| self.absmax[block], range, out);
         }
     }
 }

@@ -4,14 +4,14 @@ use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, TargetModule};
 use qlora_data::{IGNORE, Sample};
 use qlora_kernels::ops::{cross_entropy, rms_norm};
-use qlora_kernels::{AttentionShape, RopeTable, Span};
+use qlora_kernels::{AttentionShape, Linear, RopeTable, Span};
 use qlora_planner::ModelShape;
 
 use super::block::{Block, LayerCache, Pass, Saved};
 use super::projection::Projection;
 use super::rope::inverse_frequencies;
 use crate::lora::{Adapters, Gradients, MaskPosition};
-use crate::weights::{Checkpoint, FrozenWeight};
+use crate::weights::{Checkpoint, Frozen, Products};
 use crate::{Error, Result, device};
 
 /// Sequences packed one after another, without padding; M tokens in all.
@@ -67,10 +67,10 @@ pub struct Decoder {
     pub shape: ModelShape,
     pub device: Device,
     pub dtype: DType,
-    embedding: Box<dyn FrozenWeight>,
+    embedding: Frozen,
     blocks: Vec<Block>,
     norm: Tensor,
-    head: Option<Box<dyn FrozenWeight>>,
+    head: Option<Frozen>,
     rope: RopeTable,
 }
 
@@ -87,15 +87,16 @@ impl Decoder {
     ) -> Result<Self> {
         let shape = checkpoint.files.shape.clone();
         let dtype = device::compute_dtype(device);
+        let products = Products::choose(model.compute, device);
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
-            blocks.push(load_block(checkpoint, index, model, dtype, device)?);
+            blocks.push(load_block(checkpoint, index, model, products, device)?);
             progress(index + 1);
         }
         Ok(Self {
-            embedding: checkpoint.embedding(device)?,
+            embedding: Frozen::new(checkpoint.embedding(device)?, products),
             norm: checkpoint.final_norm(dtype, device)?,
-            head: checkpoint.head(device)?,
+            head: checkpoint.head(device)?.map(|weight| Frozen::new(weight, products)),
             rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
             blocks,
             shape,
@@ -130,8 +131,8 @@ impl Decoder {
         self.embedding.rows(&Tensor::new(ids, &self.device)?, self.dtype)
     }
 
-    fn head_weight(&self) -> Result<Tensor> {
-        self.head.as_ref().unwrap_or(&self.embedding).dequantize(self.dtype)
+    fn head(&self) -> &Frozen {
+        self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// Runs all blocks; with `checkpointing` only block inputs are kept.
@@ -183,7 +184,7 @@ impl Decoder {
         let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = last.index_select(&rows, 0)?;
         let (hidden, rho) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        let result = cross_entropy::forward_backward(&hidden, &self.head_weight()?, &batch.targets, Some(scale))?;
+        let result = cross_entropy::forward_backward(&hidden, self.head(), &batch.targets, Some(scale))?;
         let grad = result.grad.ok_or_else(|| Error::NoGradient { tensors: "the last hidden state".into() })?;
         let dpicked = rms_norm::backward(&grad, &picked, &self.norm, &rho)?;
         Ok((result.sum, last.zeros_like()?.index_add(&rows, &dpicked, 0)?))
@@ -207,13 +208,13 @@ impl Decoder {
         let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = self.hidden(batch, adapters)?.index_select(&rows, 0)?;
         let (hidden, _) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        Ok(cross_entropy::forward_backward(&hidden, &self.head_weight()?, &batch.targets, None)?.sum)
+        Ok(cross_entropy::forward_backward(&hidden, self.head(), &batch.targets, None)?.sum)
     }
 
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.
     pub fn logits(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
         let (hidden, _) = rms_norm::forward(&self.hidden(batch, adapters)?, &self.norm, self.shape.norm_epsilon)?;
-        Ok(hidden.matmul(&self.head_weight()?.t()?)?.to_dtype(DType::F32)?)
+        Ok(self.head().forward(&hidden)?.to_dtype(DType::F32)?)
     }
 
     /// Logits [V] after the last of `ids`, which follow the tokens in `cache`; `cache` grows.
@@ -229,7 +230,7 @@ impl Decoder {
         }
         let last = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
         let (hidden, _) = rms_norm::forward(&last, &self.norm, self.shape.norm_epsilon)?;
-        Ok(hidden.matmul(&self.head_weight()?.t()?)?.to_dtype(DType::F32)?.squeeze(0)?)
+        Ok(self.head().forward(&hidden)?.to_dtype(DType::F32)?.squeeze(0)?)
     }
 }
 
@@ -237,9 +238,10 @@ fn load_block(
     checkpoint: &Checkpoint,
     index: usize,
     model: &ModelConfig,
-    dtype: DType,
+    products: Products,
     device: &Device,
 ) -> Result<Block> {
+    let dtype = device::compute_dtype(device);
     let (norm1, norm2) = checkpoint.norms(index, dtype, device)?;
     let load = |module: TargetModule| {
         let weight = checkpoint.projection(index, module, model, device)?;
@@ -251,7 +253,7 @@ fn load_block(
                 fault: format!("is {:?}, the configuration says {wanted:?}", weight.shape()),
             });
         }
-        Ok(Projection::new(weight))
+        Ok(Projection::new(Frozen::new(weight, products)))
     };
     let [q, k, v, o, g, u, d] = TargetModule::ALL;
     let projections = [load(q)?, load(k)?, load(v)?, load(o)?, load(g)?, load(u)?, load(d)?];

@@ -1,16 +1,16 @@
 //! A frozen linear layer with its adapter: y = x W^T + s (m o x) A^T B^T / (1 - p).
 
 use candle_core::{DType, Tensor};
-use qlora_kernels::DropoutKey;
 use qlora_kernels::ops::dropout;
+use qlora_kernels::{DropoutKey, Linear};
 
 use crate::Result;
 use crate::lora::{AdapterGrad, LoraPair};
-use crate::weights::FrozenWeight;
+use crate::weights::Frozen;
 
 /// A frozen weight [out, in]; adapters are kept elsewhere and passed in.
 pub struct Projection {
-    weight: Box<dyn FrozenWeight>,
+    weight: Frozen,
 }
 
 /// The adapter of one projection in one pass.
@@ -42,7 +42,7 @@ impl AdapterPass<'_> {
 }
 
 impl Projection {
-    pub fn new(weight: Box<dyn FrozenWeight>) -> Self {
+    pub fn new(weight: Frozen) -> Self {
         Self { weight }
     }
 
@@ -57,7 +57,7 @@ impl Projection {
 
     /// `x` [M, in] to `y` [M, out], and `u` [M, R], the adapter's inner value, where there is an adapter.
     pub fn forward(&self, x: &Tensor, adapter: Option<AdapterPass<'_>>) -> Result<(Tensor, Option<Tensor>)> {
-        let y = x.matmul(&self.weight.dequantize(x.dtype())?.t()?)?;
+        let y = self.weight.forward(x)?;
         let Some(adapter) = adapter else { return Ok((y, None)) };
         let u = adapter.inner(x)?;
         let b = adapter.pair.b.to_dtype(x.dtype())?;
@@ -75,7 +75,7 @@ impl Projection {
         u: Option<&Tensor>,
         adapter: Option<AdapterPass<'_>>,
     ) -> Result<(Tensor, Option<AdapterGrad>)> {
-        let dx = dy.matmul(&self.weight.dequantize(dy.dtype())?)?;
+        let dx = self.weight.backward(dy)?;
         let (Some(adapter), Some(u)) = (adapter, u) else { return Ok((dx, None)) };
         let (a, b) = adapter.matrices(dy.dtype())?;
         let du = (dy.matmul(&b)? * adapter.scale)?;

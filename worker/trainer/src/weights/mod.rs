@@ -1,20 +1,24 @@
 //! Frozen weights, in whichever form a checkpoint holds them.
 
 mod bnb;
+mod frozen;
 mod gguf;
 mod open;
 mod safetensors;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, DType, Device, Tensor};
-use qlora_kernels::Nf4Tensor;
+use qlora_kernels::ops::product::PlainStrips;
+use qlora_kernels::{Nf4Tensor, Strips};
 use rayon::prelude::*;
 
 use crate::Result;
 
+pub use frozen::{Frozen, Products};
 pub use open::{Checkpoint, ModelFiles, Source};
 
 /// A matrix [out, in] that is read and never changed.
@@ -22,7 +26,9 @@ pub trait FrozenWeight: Send + Sync {
     /// (out, in).
     fn shape(&self) -> (usize, usize);
     /// The matrix as `dtype`.
-    fn dequantize(&self, dtype: DType) -> Result<Tensor>;
+    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor>;
+    /// The matrix in strips of bf16; none where it is not on the CPU.
+    fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>>;
     /// The rows `ids` of the matrix as `dtype`: an embedding.
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor>;
     /// Bytes that it takes in memory.
@@ -38,8 +44,12 @@ impl FrozenWeight for Plain {
         (dims[0], dims[1])
     }
 
-    fn dequantize(&self, dtype: DType) -> Result<Tensor> {
-        Ok(self.0.to_dtype(dtype)?)
+    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor> {
+        self.0.to_dtype(dtype)
+    }
+
+    fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
+        Ok(PlainStrips::of(&self.0).map(|strips| Box::new(strips) as _))
     }
 
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -56,8 +66,12 @@ impl FrozenWeight for Nf4Tensor {
         Nf4Tensor::shape(self)
     }
 
-    fn dequantize(&self, dtype: DType) -> Result<Tensor> {
-        Ok(self.dequantise(dtype)?)
+    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor> {
+        self.dequantise(dtype)
+    }
+
+    fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
+        Ok(Nf4Tensor::strips(self)?.map(|strips| Box::new(strips) as _))
     }
 
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -74,7 +88,7 @@ pub(crate) struct Gguf(pub QTensor);
 
 impl Gguf {
     /// Dequantises on all threads: candle's own form uses one. Blocks run along rows, so rows can be split.
-    fn by_rows(&self) -> Result<Tensor> {
+    fn by_rows(&self) -> candle_core::Result<Tensor> {
         let (rows, cols) = self.shape();
         let (dtype, data) = (self.0.dtype(), self.0.data()?);
         let row_bytes = data.len() / rows;
@@ -88,7 +102,40 @@ impl Gguf {
             }
             other => candle_core::bail!("blocks dequantise to {:?}, not f32", other.dtype()),
         })?;
-        Ok(Tensor::from_vec(values, (rows, cols), &Device::Cpu)?)
+        Tensor::from_vec(values, (rows, cols), &Device::Cpu)
+    }
+}
+
+/// The quantised blocks as they lie in memory.
+struct GgufStrips<'a> {
+    data: Cow<'a, [u8]>,
+    dtype: GgmlDType,
+    shape: (usize, usize),
+}
+
+impl Strips for GgufStrips<'_> {
+    fn shape(&self) -> (usize, usize) {
+        self.shape
+    }
+
+    fn grain(&self) -> usize {
+        self.dtype.block_size()
+    }
+
+    fn unpack(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16], stride: usize) {
+        let bytes_of = |elements: usize| elements / self.dtype.block_size() * self.dtype.type_size();
+        let part = bytes_of(cols.start)..bytes_of(cols.end);
+        let row_bytes = bytes_of(self.shape.1);
+        // One call for all rows: candle's dequantisation allocates.
+        let blocks: Vec<u8> =
+            rows.clone().flat_map(|row| &self.data[row * row_bytes..][part.clone()]).copied().collect();
+        let values = self.dtype.from_data(Cow::Owned(blocks)).dequantize(rows.len() * cols.len());
+        let Ok(CpuStorage::F32(values)) = values else {
+            return debug_assert!(false, "whole blocks dequantise to f32");
+        };
+        for (values, out) in values.chunks_exact(cols.len()).zip(out.chunks_mut(stride)) {
+            qlora_kernels::cpu::bf16::round(values, out);
+        }
     }
 }
 
@@ -98,9 +145,16 @@ impl FrozenWeight for Gguf {
         (dims[0], dims[1])
     }
 
-    fn dequantize(&self, dtype: DType) -> Result<Tensor> {
+    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor> {
         let whole = if self.0.device().is_cpu() { self.by_rows()? } else { self.0.dequantize(&self.0.device())? };
-        Ok(whole.to_dtype(dtype)?)
+        whole.to_dtype(dtype)
+    }
+
+    fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
+        if !self.0.device().is_cpu() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(GgufStrips { data: self.0.data()?, dtype: self.0.dtype(), shape: self.shape() })))
     }
 
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {

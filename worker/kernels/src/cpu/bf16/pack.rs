@@ -1,0 +1,123 @@
+//! Layouts that the kernels read.
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::{BLOCK, STEP};
+
+/// A cache line of bf16.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub [u16; STEP]);
+
+const ZERO: Line = Line([0; STEP]);
+
+/// Empties `lines` and fills them with `n` lines of zeros.
+pub(crate) fn clear(lines: &mut Vec<Line>, n: usize) {
+    lines.clear();
+    lines.resize(n, ZERO);
+}
+
+/// The elements of `lines`.
+pub(crate) fn elements(lines: &mut [Line]) -> &mut [u16] {
+    // SAFETY: a line is exactly 32 elements without padding.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * STEP) }
+}
+
+/// The bits of the bf16 nearest to `x`, ties to even; a NaN stays one.
+#[inline(always)]
+pub(crate) fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded as u16 }
+}
+
+/// Activations [M, K] in bf16, rows padded to whole blocks and columns to whole steps with zeros.
+pub(crate) struct Rows {
+    lines: Vec<Line>,
+    steps: usize,
+}
+
+impl Rows {
+    pub(crate) fn pack(x: &[f32], m: usize, k: usize) -> Self {
+        let steps = k.div_ceil(STEP);
+        let mut lines = vec![ZERO; m.next_multiple_of(BLOCK) * steps];
+        lines.par_chunks_mut(steps).zip(x.par_chunks_exact(k)).for_each(|(lines, row)| round_row(row, lines));
+        Self { lines, steps }
+    }
+
+    pub(crate) fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// The block of rows that begins at `row`, a multiple of 32.
+    pub(crate) fn block(&self, row: usize) -> *const Line {
+        self.lines[row * self.steps..(row + BLOCK) * self.steps].as_ptr()
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn round_row(row: &[f32], lines: &mut [Line]) {
+    for (values, line) in row.chunks(STEP).zip(lines) {
+        for (out, &x) in line.0.iter_mut().zip(values) {
+            *out = to_bf16(x);
+        }
+    }
+}
+
+/// Rounds `values` to bf16.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn round(values: &[f32], out: &mut [u16]) {
+    for (out, &x) in out.iter_mut().zip(values) {
+        *out = to_bf16(x);
+    }
+}
+
+/// Panel of the forward product: `strip` holds 32 rows of a [N, K] matrix, `steps` lines each. Line `r` of the tile
+/// for rows `16 t` to `16 t + 15` and step `s` holds elements `2 r` and `2 r + 1` of the step for each of its rows.
+pub(crate) fn transposed(strip: &[Line], steps: usize, panel: &mut Vec<Line>) {
+    clear(panel, steps * BLOCK);
+    for (step, tiles) in panel.chunks_exact_mut(BLOCK).enumerate() {
+        for (t, tile) in tiles.chunks_exact_mut(16).enumerate() {
+            transpose_tile(&strip[16 * t * steps + step..], steps, tile);
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn transpose_tile(strip: &[Line], stride: usize, tile: &mut [Line]) {
+    for row in 0..16 {
+        let source = &strip[row * stride].0;
+        for (r, line) in tile.iter_mut().enumerate() {
+            line.0[2 * row] = source[2 * r];
+            line.0[2 * row + 1] = source[2 * r + 1];
+        }
+    }
+}
+
+/// Panel of the backward product: `strip` holds rows of `width` columns, of which 32 from `start` on are taken. Line
+/// `r` of a tile holds rows `2 r` and `2 r + 1` of the step, side by side for each of its 16 columns.
+pub(crate) fn interleaved(strip: &[Line], width: usize, start: usize, steps: usize, panel: &mut Vec<Line>) {
+    clear(panel, steps * BLOCK);
+    let lines = width / STEP;
+    let column = start / STEP;
+    for (step, tiles) in panel.chunks_exact_mut(BLOCK).enumerate() {
+        for r in 0..16 {
+            let row = step * STEP + 2 * r;
+            let (even, odd) = (&strip[row * lines + column].0, &strip[(row + 1) * lines + column].0);
+            interleave(even, odd, &mut tiles[r..]);
+        }
+    }
+}
+
+/// Lines 0 and 16 of `tiles`: the left and the right half of two rows.
+#[inline(always)]
+fn interleave(even: &[u16; STEP], odd: &[u16; STEP], tiles: &mut [Line]) {
+    for (half, at) in [(0, 0), (16, 16)] {
+        let line = &mut tiles[at].0;
+        for c in 0..16 {
+            line[2 * c] = even[half + c];
+            line[2 * c + 1] = odd[half + c];
+        }
+    }
+}
