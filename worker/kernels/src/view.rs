@@ -44,6 +44,16 @@ pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
     Ok(View { storage, range })
 }
 
+/// Room for `n` elements that the caller writes before anything reads them: zeroing them first would be another pass
+/// over memory.
+#[allow(clippy::uninit_vec)]
+pub(crate) fn unwritten(n: usize) -> Vec<f32> {
+    let mut data = Vec::with_capacity(n);
+    // SAFETY: every bit pattern is an `f32`, and each caller writes all elements.
+    unsafe { data.set_len(n) };
+    data
+}
+
 /// A new CPU tensor over `data`.
 pub(crate) fn tensor(data: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::from_vec(data, shape.into(), &Device::Cpu)

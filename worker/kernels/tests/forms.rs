@@ -2,8 +2,8 @@
 //! forward pass, at sizes that are multiples of nothing.
 
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::ops::{adamw, attention, cross_entropy, product, rms_norm, swiglu};
-use qlora_kernels::{AttentionShape, Instructions, Nf4Tensor, Result, RopeTable, Span, Strips};
+use qlora_kernels::ops::{adamw, attention, cross_entropy, rms_norm, swiglu};
+use qlora_kernels::{AttentionShape, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Span, Term};
 
 /// Seeded values in about -1 to 1.
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -63,7 +63,7 @@ fn rms_norm_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
     let (y2, rho2) = rms_norm::reference_forward(&x, &w, 1e-5)?;
     close(&y, &y2, 1e-5);
     close(&rho, &rho2, 1e-5);
-    let dx = rms_norm::backward(&dy, &x, &w, &rho)?;
+    let dx = rms_norm::backward(&dy, &x, &w, &rho, None)?;
     close(&dx, &rms_norm::reference_backward(&dy, &x, &w, &rho)?, 1e-5);
     gradient_matches(|x| Ok(rms_norm::forward(x, &w, 1e-5)?.0), &x, &dx, &dy);
     Ok(())
@@ -156,11 +156,11 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
     let targets: Vec<u32> = (0..rows as u32).map(|i| (i * 31) % v as u32).collect();
     let whole = hidden.matmul(&head.t()?)?;
     let (sum, dlogits) = cross_entropy::reference(&whole, &targets, Some(0.25))?;
-    let result = cross_entropy::forward_backward(&hidden, &head, &targets, Some(0.25))?;
+    let result = cross_entropy::forward_backward(&hidden, Products::WrittenOut, &head, &targets, Some(0.25))?;
     assert!((result.sum - sum).abs() < 1e-2, "{} and {sum}", result.sum);
     let wanted = dlogits.expect("a gradient").matmul(&head)?;
     close(&result.grad.expect("a gradient"), &wanted, 1e-5);
-    let alone = cross_entropy::forward_backward(&hidden, &head, &targets, None)?;
+    let alone = cross_entropy::forward_backward(&hidden, Products::WrittenOut, &head, &targets, None)?;
     assert!((alone.sum - result.sum).abs() < 1e-6 && alone.grad.is_none());
     Ok(())
 }
@@ -202,14 +202,16 @@ fn rounded(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Both products of `w` on all instructions against the same bf16 values multiplied in `f32`.
-fn products_agree(strips: &dyn Strips, written_out: &Tensor, m: usize) -> Result<()> {
-    let (n, k) = written_out.dims2()?;
+fn products_agree(matrix: &dyn Matrix, m: usize) -> Result<()> {
+    let (n, k) = matrix.shape();
+    let written_out = matrix.written_out(DType::F32)?;
     let (x, dy) = (random((m, k), 21)?, random((m, n), 22)?);
-    let w = rounded(written_out)?;
+    let w = rounded(&written_out)?;
     let (y, dx) = (rounded(&x)?.matmul(&w.t()?)?, rounded(&dy)?.matmul(&w)?);
     for instructions in Instructions::all() {
-        let (fast_y, fast_dx) =
-            (product::forward(&x, strips, instructions)?, product::backward(&dy, strips, instructions)?);
+        let how = Products::Strips(instructions);
+        let term = |x| [Term { x, w: matrix, scale: 1.0 }];
+        let (fast_y, fast_dx) = (how.forward(&term(&x), None)?, how.backward(&term(&dy), None)?);
         assert_eq!((fast_y.dims(), fast_dx.dims()), (y.dims(), dx.dims()));
         assert!(relative(&fast_y, &y) < 2e-6, "{instructions:?} forward {m} x {n} x {k}: {}", relative(&fast_y, &y));
         assert!(
@@ -228,13 +230,33 @@ fn bf16_products_agree_with_f32_products_of_the_rounded_values() -> Result<()> {
         let w = random((n, k), 23)?;
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             let w = w.to_dtype(dtype)?;
-            let strips = product::PlainStrips::of(&w).expect("floats on the CPU");
-            products_agree(&strips, &w.to_dtype(DType::F32)?, m)?;
+            products_agree(&w, m)?;
         }
         for double in [false, true] {
             let w = Nf4Tensor::quantise(&values(n * k, 24), (n, k), 64, double, &Device::Cpu)?;
-            products_agree(&w.strips()?.expect("on the CPU"), &w.dequantise(DType::F32)?, m)?;
+            products_agree(&w, m)?;
         }
+    }
+    Ok(())
+}
+
+/// A sum of several products onto a base is what the products give one by one.
+#[test]
+fn sums_of_products_agree() -> Result<()> {
+    let (m, n) = (37, 53);
+    let base = random((m, n), 31)?;
+    let widths = [70, 16, 33];
+    let w: Vec<Tensor> = (0..3).map(|i| random((n, widths[i]), 32 + i as u64)).collect::<Result<_>>()?;
+    let x: Vec<Tensor> = (0..3).map(|i| random((m, widths[i]), 35 + i as u64)).collect::<Result<_>>()?;
+    let scales = [1.0, 0.5, 2.0];
+    let forward: Vec<Term<'_>> = (0..3).map(|i| Term { x: &x[i], w: &w[i], scale: scales[i] }).collect();
+    let wanted = Products::WrittenOut.forward(&forward, Some(&base))?;
+    let turned: Vec<Tensor> = w.iter().map(|w| w.t()?.contiguous()).collect::<Result<_>>()?;
+    let back: Vec<Term<'_>> = (0..3).map(|i| Term { x: &x[i], w: &turned[i], scale: scales[i] }).collect();
+    close(&Products::WrittenOut.backward(&back, Some(&base))?, &wanted, 1e-5);
+    for how in Instructions::all().map(Products::Strips) {
+        assert!(relative(&how.forward(&forward, Some(&base))?, &wanted) < 4e-3);
+        assert!(relative(&how.backward(&back, Some(&base))?, &wanted) < 4e-3);
     }
     Ok(())
 }

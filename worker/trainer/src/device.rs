@@ -1,7 +1,8 @@
 //! The device that a run computes on, and the element type that suits it.
 
 use candle_core::{DType, Device};
-use qlora_config::DeviceKind;
+use qlora_config::{Compute, DeviceKind};
+use qlora_kernels::{Instructions, Products};
 
 use crate::{Error, Result};
 
@@ -23,4 +24,14 @@ fn fastest() -> Device {
 /// `bf16` on a GPU; `f32` on a processor, whose products candle computes in `f32`.
 pub fn compute_dtype(device: &Device) -> DType {
     if device.is_cpu() { DType::F32 } else { DType::BF16 }
+}
+
+/// How products are computed on `device`: `auto` takes bf16 on a processor that has instructions for it.
+pub fn products(wanted: Compute, device: &Device) -> Products {
+    let best = Instructions::best();
+    match wanted {
+        Compute::Auto if device.is_cpu() && best.are_fast() => Products::Strips(best),
+        Compute::Bf16 if device.is_cpu() => Products::Strips(best),
+        _ => Products::WrittenOut,
+    }
 }

@@ -34,7 +34,7 @@ struct Constants {
     scale: f32,
 }
 
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn elements(c: &Constants, gradient: &[f32], value: &mut [f32], first: &mut [f32], second: &mut [f32]) {
     for (((g, w), m), v) in gradient.iter().zip(value).zip(first).zip(second) {
         let g = g * c.scale;

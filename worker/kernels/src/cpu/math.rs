@@ -1,6 +1,7 @@
 //! Scalar functions that vectorise, and sums with a fixed order.
 
 use multiversion::multiversion;
+use rayon::prelude::*;
 
 /// `exp(x)` for `x` up to about 88, within 2 units in the last place.
 ///
@@ -25,7 +26,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 }
 
 /// Sum of `xs` in eight interleaved partial sums.
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub(crate) fn sum(xs: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
     let (chunks, rest) = xs.as_chunks::<8>();
@@ -38,7 +39,7 @@ pub(crate) fn sum(xs: &[f32]) -> f32 {
 }
 
 /// Inner product of `a` and `b` in eight interleaved partial sums.
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
     let (a8, a_rest) = a.as_chunks::<8>();
@@ -52,7 +53,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Largest element; minus infinity when there is none.
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub(crate) fn max(xs: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 8];
     let (chunks, rest) = xs.as_chunks::<8>();
@@ -65,10 +66,18 @@ pub(crate) fn max(xs: &[f32]) -> f32 {
 }
 
 /// Replaces every `x` by `exp(x * scale - shift)` and returns the sum of the results.
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub(crate) fn exp_in_place(xs: &mut [f32], scale: f32, shift: f32) -> f32 {
     for x in xs.iter_mut() {
         *x = exp(*x * scale - shift);
     }
     sum(xs)
+}
+
+/// Adds `other` to `xs`.
+pub(crate) fn add(xs: &mut [f32], other: &[f32]) {
+    const CHUNK: usize = 16 * 1024;
+    xs.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(xs, other)| {
+        xs.iter_mut().zip(other).for_each(|(x, y)| *x += y);
+    });
 }

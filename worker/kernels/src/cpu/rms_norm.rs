@@ -13,7 +13,7 @@ pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rho: &mut [
     });
 }
 
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn scale_row(x: &[f32], w: &[f32], rho: f32, y: &mut [f32]) {
     for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
         *y = x * rho * w;
@@ -29,7 +29,7 @@ pub(crate) fn backward(dy: &[f32], x: &[f32], w: &[f32], rho: &[f32], dx: &mut [
         .for_each(|(((dx, dy), x), &rho)| backward_row(dy, x, w, rho, dx));
 }
 
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn backward_row(dy: &[f32], x: &[f32], w: &[f32], rho: f32, dx: &mut [f32]) {
     for ((t, dy), w) in dx.iter_mut().zip(dy).zip(w) {
         *t = dy * w;

@@ -18,7 +18,7 @@ pub(crate) fn rotate(x: &mut [f32], positions: &[u32], cos: &[f32], sin: &[f32],
     });
 }
 
-#[multiversion(targets("x86_64+avx2+fma"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
     let (first, second) = head.split_at_mut(cos.len());
     for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {

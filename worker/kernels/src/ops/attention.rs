@@ -10,7 +10,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::Result;
 use crate::cpu;
-use crate::view::{on_cpu, tensor, view};
+use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// The sizes of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape, spans
         return reference_forward(q, k, v, shape, spans);
     }
     let (m, width) = q.dims2()?;
-    let (mut o, mut lse) = (vec![0f32; m * width], vec![0f32; shape.heads * m]);
+    let (mut o, mut lse) = (unwritten(m * width), unwritten(shape.heads * m));
     cpu::attention::forward(&view(q)?, &view(k)?, &view(v)?, shape, spans, &mut o, &mut lse);
     Ok((tensor(o, (m, width))?, tensor(lse, (shape.heads, m))?))
 }

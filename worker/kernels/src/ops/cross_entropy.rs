@@ -4,7 +4,7 @@ use candle_core::{D, DType, Tensor};
 
 use crate::Result;
 use crate::cpu;
-use crate::ops::product::Linear;
+use crate::ops::product::{Matrix, Products, Term};
 use crate::view::{on_cpu, tensor, view};
 
 /// Rows of logits that are held at one time.
@@ -23,7 +23,8 @@ pub struct LossAndGrad {
 /// The gradient is that of `sum * grad_scale`; pass `None` to get the loss alone.
 pub fn forward_backward(
     hidden: &Tensor,
-    head: &dyn Linear,
+    products: Products,
+    head: &dyn Matrix,
     targets: &[u32],
     grad_scale: Option<f64>,
 ) -> Result<LossAndGrad> {
@@ -31,7 +32,7 @@ pub fn forward_backward(
     let mut grads = Vec::new();
     for (i, chunk) in targets.chunks(CHUNK).enumerate() {
         let rows = hidden.narrow(0, i * CHUNK, chunk.len())?;
-        let logits = head.forward(&rows)?;
+        let logits = products.forward(&[Term { x: &rows, w: head, scale: 1.0 }], None)?;
         let (loss, dlogits) = match grad_scale {
             Some(_) if on_cpu(&[&logits]) => fast(&logits, chunk, grad_scale)?,
             None if on_cpu(&[&logits]) => fast(&logits, chunk, None)?,
@@ -39,7 +40,7 @@ pub fn forward_backward(
         };
         sum += loss;
         if let Some(dlogits) = dlogits {
-            grads.push(head.backward(&dlogits)?);
+            grads.push(products.backward(&[Term { x: &dlogits, w: head, scale: 1.0 }], None)?);
         }
     }
     let grad = match grads.len() {

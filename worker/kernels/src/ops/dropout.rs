@@ -23,6 +23,12 @@ pub struct DropoutKey {
     pub probability: f64,
 }
 
+/// `base` + `mask * x / (1 - p)`; see [`apply`].
+pub fn add(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor> {
+    let masked = apply(x, key)?;
+    base.map_or(Ok(masked.clone()), |base| base + masked)
+}
+
 /// `mask * x / (1 - p)` for `x` [M, D]; it is its own backward pass when applied to the gradient.
 pub fn apply(x: &Tensor, key: &DropoutKey) -> Result<Tensor> {
     if key.probability == 0.0 {

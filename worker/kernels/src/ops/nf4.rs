@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use parking_lot::RwLockReadGuard;
 
+use super::product::Matrix;
 use crate::Result;
 use crate::cpu::bf16::{Strips, unpack};
 use crate::cpu::nf4::{self, NESTED_BLOCK, NestedScales};
@@ -84,10 +85,6 @@ impl Nf4Tensor {
         })
     }
 
-    pub fn shape(&self) -> (usize, usize) {
-        (self.rows, self.cols)
-    }
-
     /// Bytes that codes and scales take.
     pub fn bytes(&self) -> usize {
         let scales = match &self.scales {
@@ -121,14 +118,6 @@ impl Nf4Tensor {
         scaled.flatten_all()?.narrow(0, 0, elements)?.reshape((self.rows, self.cols))?.to_dtype(dtype)
     }
 
-    /// The matrix in strips of bf16; none where it is not on the CPU.
-    pub fn strips(&self) -> Result<Option<Nf4Strips<'_>>> {
-        if !matches!(self.packed.device(), Device::Cpu) {
-            return Ok(None);
-        }
-        Ok(Some(Nf4Strips { matrix: self, packed: self.packed.storage_and_layout().0, absmax: self.host_absmax()? }))
-    }
-
     /// [`Self::absmax`] of a matrix on the CPU.
     fn host_absmax(&self) -> Result<Vec<f32>> {
         match &self.scales {
@@ -156,8 +145,26 @@ impl Nf4Tensor {
     }
 }
 
+impl Matrix for Nf4Tensor {
+    fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    fn written_out(&self, dtype: DType) -> Result<Tensor> {
+        self.dequantise(dtype)
+    }
+
+    fn strips(&self) -> Result<Option<Box<dyn Strips + '_>>> {
+        if !matches!(self.packed.device(), Device::Cpu) {
+            return Ok(None);
+        }
+        let packed = self.packed.storage_and_layout().0;
+        Ok(Some(Box::new(Nf4Strips { matrix: self, packed, absmax: self.host_absmax()? })))
+    }
+}
+
 /// A matrix on the CPU with its scales decoded.
-pub struct Nf4Strips<'a> {
+struct Nf4Strips<'a> {
     matrix: &'a Nf4Tensor,
     packed: RwLockReadGuard<'a, Storage>,
     absmax: Vec<f32>,

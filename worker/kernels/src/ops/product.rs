@@ -1,58 +1,125 @@
-//! Products with a frozen matrix [N, K]: `x` [M, K] to `x w^T` [M, N], and back `dy` to `dy w`.
+//! Sums of products with frozen matrices [N, K]: `x` [M, K] to `x w^T` [M, N], and back `dy` to `dy w`.
 //!
-//! No gradient of the matrix exists. The reference form writes the matrix out and multiplies; the fast form on the
-//! processor multiplies in bf16 and sums in `f32`, a strip of the matrix at a time.
+//! No gradient of a matrix exists. The reference form writes the matrix out and multiplies; the fast form on the
+//! processor multiplies in bf16 and sums in `f32`, a strip of the matrix at a time, and adds up all terms of a sum
+//! before anything is stored.
+
+use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
-
 use parking_lot::RwLockReadGuard;
-use std::ops::Range;
 
 use crate::Result;
 use crate::cpu::bf16::{self, Instructions, Strips, pack};
-use crate::view::{tensor, view};
+use crate::view::{View, tensor, unwritten, view};
 
-/// A frozen matrix that can be multiplied with.
-pub trait Linear {
-    /// `x` [M, K] to [M, N].
-    fn forward(&self, x: &Tensor) -> Result<Tensor>;
-    /// `dy` [M, N] to [M, K].
-    fn backward(&self, dy: &Tensor) -> Result<Tensor>;
+/// A matrix [N, K] that is multiplied with and gets no gradient here.
+pub trait Matrix {
+    /// (N, K).
+    fn shape(&self) -> (usize, usize);
+    /// The matrix as a tensor of `dtype`.
+    fn written_out(&self, dtype: DType) -> Result<Tensor>;
+    /// The matrix in strips of bf16; none where it is not on the CPU.
+    fn strips(&self) -> Result<Option<Box<dyn Strips + '_>>>;
 }
 
-/// A matrix [N, K] written out.
-impl Linear for Tensor {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.t()?)
+impl Matrix for Tensor {
+    fn shape(&self) -> (usize, usize) {
+        self.dims2().unwrap_or_default()
     }
 
-    fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        dy.matmul(self)
+    fn written_out(&self, dtype: DType) -> Result<Tensor> {
+        self.to_dtype(dtype)
+    }
+
+    fn strips(&self) -> Result<Option<Box<dyn Strips + '_>>> {
+        Ok(PlainStrips::of(self).map(|strips| Box::new(strips) as _))
     }
 }
 
-/// `x` [M, K] in `f32` on the CPU times the transpose of `w`.
-pub fn forward(x: &Tensor, w: &dyn Strips, instructions: Instructions) -> Result<Tensor> {
-    let (m, n) = (fit(x, w.shape().1)?, w.shape().0);
-    let mut y = vec![0f32; m * n];
-    bf16::forward(&view(x)?, w, &mut y, instructions);
-    tensor(y, (m, n))
+/// One product of a sum: `scale` times `x` times the matrix.
+#[derive(Clone, Copy)]
+pub struct Term<'a> {
+    pub x: &'a Tensor,
+    pub w: &'a dyn Matrix,
+    pub scale: f64,
 }
 
-/// `dy` [M, N] in `f32` on the CPU times `w`.
-pub fn backward(dy: &Tensor, w: &dyn Strips, instructions: Instructions) -> Result<Tensor> {
-    let (m, k) = (fit(dy, w.shape().0)?, w.shape().1);
-    let mut dx = vec![0f32; m * k];
-    bf16::backward(&view(dy)?, w, &mut dx, instructions);
-    tensor(dx, (m, k))
+/// How products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// Matrices are written out in the element type of the activations and multiplied: the reference form.
+    WrittenOut,
+    /// On the processor in bf16 with `f32` sums.
+    Strips(Instructions),
 }
 
-fn fit(x: &Tensor, wanted: usize) -> Result<usize> {
-    let (m, width) = x.dims2()?;
-    if width != wanted {
-        candle_core::bail!("{width} columns cannot be multiplied with a matrix of {wanted}")
+impl Products {
+    /// `base` plus the sum of `scale x w^T`, [M, N].
+    pub fn forward(self, terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor> {
+        match self {
+            Self::Strips(instructions) => fast(terms, base, instructions, Direction::Forward),
+            Self::WrittenOut => sum(terms, base, |x, w| x.matmul(&w.t()?)),
+        }
     }
-    Ok(m)
+
+    /// `base` plus the sum of `scale x w`, [M, K].
+    pub fn backward(self, terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor> {
+        match self {
+            Self::Strips(instructions) => fast(terms, base, instructions, Direction::Backward),
+            Self::WrittenOut => sum(terms, base, Tensor::matmul),
+        }
+    }
+}
+
+/// The sum in candle's operations.
+fn sum(
+    terms: &[Term<'_>],
+    base: Option<&Tensor>,
+    product: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut total = base.cloned();
+    for term in terms {
+        let part = product(term.x, &term.w.written_out(term.x.dtype())?)?;
+        let part = if term.scale == 1.0 { part } else { (part * term.scale)? };
+        total = Some(match total {
+            None => part,
+            Some(total) => (total + part)?,
+        });
+    }
+    total.ok_or_else(|| candle_core::Error::Msg("a sum of no products".into()))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
+fn fast(terms: &[Term<'_>], base: Option<&Tensor>, instructions: Instructions, direction: Direction) -> Result<Tensor> {
+    let Some(first) = terms.first() else { candle_core::bail!("a sum of no products") };
+    let ends = |w: &dyn Matrix| match (direction, w.shape()) {
+        (Direction::Forward, (n, k)) => (k, n),
+        (Direction::Backward, (n, k)) => (n, k),
+    };
+    let (m, width) = (first.x.dim(0)?, ends(first.w).1);
+    let mut held: Vec<(View<'_>, Box<dyn Strips + '_>, f64)> = Vec::with_capacity(terms.len());
+    for term in terms {
+        let (inputs, outputs) = ends(term.w);
+        if term.x.dims() != [m, inputs] || outputs != width {
+            candle_core::bail!("{:?} cannot be multiplied with a matrix of {:?}", term.x.dims(), term.w.shape())
+        }
+        let Some(strips) = term.w.strips()? else { candle_core::bail!("a matrix that is not on the cpu") };
+        held.push((view(term.x)?, strips, term.scale));
+    }
+    let terms: Vec<_> = held.iter().map(|(x, w, scale)| bf16::Term { x, w: &**w, scale: *scale as f32 }).collect();
+    let base = base.map(view).transpose()?;
+    let mut out = unwritten(m * width);
+    match direction {
+        Direction::Forward => bf16::forward(&terms, base.as_deref(), &mut out, instructions),
+        Direction::Backward => bf16::backward(&terms, base.as_deref(), &mut out, instructions),
+    }
+    tensor(out, (m, width))
 }
 
 /// A matrix of floats as it lies in memory.

@@ -4,7 +4,7 @@ use candle_core::{D, DType, Tensor};
 
 use crate::Result;
 use crate::cpu;
-use crate::view::{on_cpu, tensor, view};
+use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// `x` [M, D], `w` [D] to `y` [M, D] and `rho` [M, 1] in `f32`.
 pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
@@ -12,21 +12,25 @@ pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
         return reference_forward(x, w, eps);
     }
     let (m, d) = x.dims2()?;
-    let (mut y, mut rho) = (vec![0f32; m * d], vec![0f32; m]);
+    let (mut y, mut rho) = (unwritten(m * d), unwritten(m));
     cpu::rms_norm::forward(&view(x)?, &view(w)?, eps as f32, &mut y, &mut rho);
     Ok((tensor(y, (m, d))?, tensor(rho, (m, 1))?))
 }
 
-/// `dy`, `x` [M, D], `w` [D], `rho` [M, 1] to `dx` [M, D]. `w` is frozen and gets no gradient.
+/// `dy`, `x` [M, D], `w` [D], `rho` [M, 1] to `base` + `dx` [M, D]. `w` is frozen and gets no gradient.
 ///
 /// With t = dy * w: dx = rho * (t - x * rho^2 * mean(t * x)).
-pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, rho: &Tensor) -> Result<Tensor> {
+pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, rho: &Tensor, base: Option<&Tensor>) -> Result<Tensor> {
     if !on_cpu(&[dy, x, w]) {
-        return reference_backward(dy, x, w, rho);
+        let dx = reference_backward(dy, x, w, rho)?;
+        return base.map_or(Ok(dx.clone()), |base| base + dx);
     }
     let (m, d) = x.dims2()?;
-    let mut dx = vec![0f32; m * d];
+    let mut dx = unwritten(m * d);
     cpu::rms_norm::backward(&view(dy)?, &view(x)?, &view(w)?, &view(rho)?, &mut dx);
+    if let Some(base) = base {
+        cpu::math::add(&mut dx, &view(base)?);
+    }
     tensor(dx, (m, d))
 }
 

@@ -4,14 +4,14 @@ use candle_core::{DType, Tensor};
 
 use crate::Result;
 use crate::cpu;
-use crate::view::{on_cpu, tensor, view};
+use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// `g`, `e` [M, F] to `h` [M, F].
 pub fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
     if !on_cpu(&[g, e]) {
         return reference_forward(g, e);
     }
-    let mut h = vec![0f32; g.elem_count()];
+    let mut h = unwritten(g.elem_count());
     cpu::swiglu::forward(&view(g)?, &view(e)?, &mut h);
     tensor(h, g.dims())
 }
@@ -24,7 +24,7 @@ pub fn backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, Tensor)>
         return reference_backward(dh, g, e);
     }
     let n = g.elem_count();
-    let (mut dg, mut de) = (vec![0f32; n], vec![0f32; n]);
+    let (mut dg, mut de) = (unwritten(n), unwritten(n));
     cpu::swiglu::backward(&view(dh)?, &view(g)?, &view(e)?, &mut dg, &mut de);
     Ok((tensor(dg, g.dims())?, tensor(de, g.dims())?))
 }

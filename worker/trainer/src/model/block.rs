@@ -10,9 +10,9 @@
 use candle_core::Tensor;
 use qlora_config::TargetModule as M;
 use qlora_kernels::ops::{attention, rms_norm, swiglu};
-use qlora_kernels::{AttentionShape, RopeTable, Span};
+use qlora_kernels::{AttentionShape, Products, RopeTable, Span};
 
-use super::projection::{AdapterPass, Projection};
+use super::projection::{self, AdapterPass, Projection, Pull};
 use crate::Result;
 use crate::lora::{Adapters, Gradients, MaskPosition};
 
@@ -30,6 +30,7 @@ pub struct Pass<'a> {
     pub shape: AttentionShape,
     pub epsilon: f64,
     pub rope: &'a RopeTable,
+    pub products: Products,
     /// Position of each row within its own sequence.
     pub positions: &'a [u32],
     pub spans: &'a [Span],
@@ -68,7 +69,12 @@ impl Block {
     }
 
     fn project(&self, pass: &Pass<'_>, module: M, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
-        self.projections[module as usize].forward(x, self.adapter(pass, module))
+        self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), None)
+    }
+
+    /// [`Self::project`] onto a residual stream.
+    fn project_onto(&self, pass: &Pass<'_>, module: M, x: &Tensor, base: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), Some(base))
     }
 
     /// The block up to and without the down projection; `x` [M, D].
@@ -79,8 +85,7 @@ impl Block {
         let (v, u_v) = self.project(pass, M::VProj, &n1)?;
         let (q, k) = (pass.rope.forward(&q, pass.positions)?, pass.rope.forward(&k, pass.positions)?);
         let (o, lse) = attention::forward(&q, &k, &v, &pass.shape, pass.spans)?;
-        let (a, u_o) = self.project(pass, M::OProj, &o)?;
-        let x1 = (x + a)?;
+        let (x1, u_o) = self.project_onto(pass, M::OProj, &o, x)?;
         let (n2, rho2) = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?;
         let (g, u_g) = self.project(pass, M::GateProj, &n2)?;
         let (e, u_e) = self.project(pass, M::UpProj, &n2)?;
@@ -90,8 +95,7 @@ impl Block {
     /// The rest of the forward pass: `y` [M, D].
     pub fn finish(&self, pass: &Pass<'_>, saved: &Saved) -> Result<Tensor> {
         let h = swiglu::forward(&saved.g, &saved.e)?;
-        let (f, _) = self.project(pass, M::DownProj, &h)?;
-        Ok((&saved.x1 + f)?)
+        Ok(self.project_onto(pass, M::DownProj, &h, &saved.x1)?.0)
     }
 
     /// `dy` [M, D] to `dx`; gradients of the block's adapters are added to `grads`.
@@ -104,42 +108,47 @@ impl Block {
         let h = swiglu::forward(&saved.g, &saved.e)?;
         // The adapter's inner value is rebuilt: keeping it would be the only thing kept of the down projection.
         let u_d = match self.adapter(pass, M::DownProj) {
-            Some(adapter) => Some(adapter.inner(&h)?),
+            Some(adapter) => Some(adapter.inner(pass.products, &h)?),
             None => None,
         };
-        let dh = self.pull(pass, M::DownProj, dy, &h, u_d.as_ref(), grads)?;
+        let dh = self.pull(pass, &[(M::DownProj, dy, u_d.as_ref())], &h, grads)?;
         let (dg, de) = swiglu::backward(&dh, &saved.g, &saved.e)?;
         let (n2, _) = rms_norm::forward(&saved.x1, &self.norm2, pass.epsilon)?;
-        let dn2 = self.pull(pass, M::GateProj, &dg, &n2, saved.u[4].as_ref(), grads)?;
-        let dn2 = (dn2 + self.pull(pass, M::UpProj, &de, &n2, saved.u[5].as_ref(), grads)?)?;
-        Ok((dy + rms_norm::backward(&dn2, &saved.x1, &self.norm2, &saved.rho2)?)?)
+        let [.., u_g, u_e] = saved.u.each_ref().map(Option::as_ref);
+        let dn2 = self.pull(pass, &[(M::GateProj, &dg, u_g), (M::UpProj, &de, u_e)], &n2, grads)?;
+        Ok(rms_norm::backward(&dn2, &saved.x1, &self.norm2, &saved.rho2, Some(dy))?)
     }
 
     fn backward_attention(&self, pass: &Pass<'_>, saved: &Saved, dx1: Tensor, grads: &mut Gradients) -> Result<Tensor> {
-        let d_o = self.pull(pass, M::OProj, &dx1, &saved.o, saved.u[3].as_ref(), grads)?;
+        let [u_q, u_k, u_v, u_o, ..] = saved.u.each_ref().map(Option::as_ref);
+        let d_o = self.pull(pass, &[(M::OProj, &dx1, u_o)], &saved.o, grads)?;
         let inputs = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, o: &saved.o, lse: &saved.lse };
         let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, pass.spans)?;
         let (dq, dk) = (pass.rope.backward(&dq, pass.positions)?, pass.rope.backward(&dk, pass.positions)?);
         let (n1, _) = rms_norm::forward(&saved.x, &self.norm1, pass.epsilon)?;
-        let dn1 = self.pull(pass, M::QProj, &dq, &n1, saved.u[0].as_ref(), grads)?;
-        let dn1 = (dn1 + self.pull(pass, M::KProj, &dk, &n1, saved.u[1].as_ref(), grads)?)?;
-        let dn1 = (dn1 + self.pull(pass, M::VProj, &dv, &n1, saved.u[2].as_ref(), grads)?)?;
-        Ok((dx1 + rms_norm::backward(&dn1, &saved.x, &self.norm1, &saved.rho1)?)?)
+        let dn1 = self.pull(pass, &[(M::QProj, &dq, u_q), (M::KProj, &dk, u_k), (M::VProj, &dv, u_v)], &n1, grads)?;
+        Ok(rms_norm::backward(&dn1, &saved.x, &self.norm1, &saved.rho1, Some(&dx1))?)
     }
 
-    /// Gradient through one projection; its adapter's gradient goes to `grads`.
+    /// Gradient through projections that share their input `x`, each with the gradient that reaches it and its
+    /// adapter's inner value; gradients of the adapters go to `grads`.
     fn pull(
         &self,
         pass: &Pass<'_>,
-        module: M,
-        dy: &Tensor,
+        parts: &[(M, &Tensor, Option<&Tensor>)],
         x: &Tensor,
-        u: Option<&Tensor>,
         grads: &mut Gradients,
     ) -> Result<Tensor> {
-        let (dx, grad) = self.projections[module as usize].backward(dy, x, u, self.adapter(pass, module))?;
-        if let (Some(grad), Some(index)) = (grad, pass.adapters.index(self.index, module)) {
-            grads.add(index, grad)?;
+        let pull = |&(module, dy, u)| {
+            let projection = &self.projections[module as usize];
+            Pull { projection, dy, adapter: self.adapter(pass, module), u }
+        };
+        let pulls: Vec<_> = parts.iter().map(pull).collect();
+        let (dx, found) = projection::backward(pass.products, &pulls, x)?;
+        for (&(module, ..), grad) in parts.iter().zip(found) {
+            if let (Some(grad), Some(index)) = (grad, pass.adapters.index(self.index, module)) {
+                grads.add(index, grad)?;
+            }
         }
         Ok(dx)
     }
@@ -156,10 +165,9 @@ impl Block {
         };
         let (o, _) = attention::forward(&q, &grown.k, &grown.v, &pass.shape, pass.spans)?;
         *cache = Some(grown);
-        let x1 = (x + self.project(pass, M::OProj, &o)?.0)?;
+        let x1 = self.project_onto(pass, M::OProj, &o, x)?.0;
         let (n2, _) = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?;
         let (g, e) = (self.project(pass, M::GateProj, &n2)?.0, self.project(pass, M::UpProj, &n2)?.0);
-        let f = self.project(pass, M::DownProj, &swiglu::forward(&g, &e)?)?.0;
-        Ok((x1 + f)?)
+        Ok(self.project_onto(pass, M::DownProj, &swiglu::forward(&g, &e)?, &x1)?.0)
     }
 }

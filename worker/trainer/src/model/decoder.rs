@@ -4,14 +4,14 @@ use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, TargetModule};
 use qlora_data::{IGNORE, Sample};
 use qlora_kernels::ops::{cross_entropy, rms_norm};
-use qlora_kernels::{AttentionShape, Linear, RopeTable, Span};
+use qlora_kernels::{AttentionShape, Products, RopeTable, Span, Term};
 use qlora_planner::ModelShape;
 
 use super::block::{Block, LayerCache, Pass, Saved};
 use super::projection::Projection;
 use super::rope::inverse_frequencies;
 use crate::lora::{Adapters, Gradients, MaskPosition};
-use crate::weights::{Checkpoint, Frozen, Products};
+use crate::weights::{Checkpoint, FrozenWeight};
 use crate::{Error, Result, device};
 
 /// Sequences packed one after another, without padding; M tokens in all.
@@ -67,10 +67,11 @@ pub struct Decoder {
     pub shape: ModelShape,
     pub device: Device,
     pub dtype: DType,
-    embedding: Frozen,
+    products: Products,
+    embedding: Box<dyn FrozenWeight>,
     blocks: Vec<Block>,
     norm: Tensor,
-    head: Option<Frozen>,
+    head: Option<Box<dyn FrozenWeight>>,
     rope: RopeTable,
 }
 
@@ -87,16 +88,16 @@ impl Decoder {
     ) -> Result<Self> {
         let shape = checkpoint.files.shape.clone();
         let dtype = device::compute_dtype(device);
-        let products = Products::choose(model.compute, device);
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
-            blocks.push(load_block(checkpoint, index, model, products, device)?);
+            blocks.push(load_block(checkpoint, index, model, dtype, device)?);
             progress(index + 1);
         }
         Ok(Self {
-            embedding: Frozen::new(checkpoint.embedding(device)?, products),
+            products: device::products(model.compute, device),
+            embedding: checkpoint.embedding(device)?,
             norm: checkpoint.final_norm(dtype, device)?,
-            head: checkpoint.head(device)?.map(|weight| Frozen::new(weight, products)),
+            head: checkpoint.head(device)?,
             rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
             blocks,
             shape,
@@ -124,15 +125,22 @@ impl Decoder {
             head_dim: self.shape.head_dim,
             window: self.shape.sliding_window,
         };
-        Pass { shape, epsilon: self.shape.norm_epsilon, rope: &self.rope, positions, spans, adapters, masks }
+        let (epsilon, rope, products) = (self.shape.norm_epsilon, &self.rope, self.products);
+        Pass { shape, epsilon, rope, products, positions, spans, adapters, masks }
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         self.embedding.rows(&Tensor::new(ids, &self.device)?, self.dtype)
     }
 
-    fn head(&self) -> &Frozen {
-        self.head.as_ref().unwrap_or(&self.embedding)
+    fn head(&self) -> &dyn FrozenWeight {
+        &**self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Logits [M, V] of normalised hidden states [M, D].
+    fn project(&self, hidden: &Tensor) -> Result<Tensor> {
+        let term = Term { x: hidden, w: self.head(), scale: 1.0 };
+        Ok(self.products.forward(&[term], None)?.to_dtype(DType::F32)?)
     }
 
     /// Runs all blocks; with `checkpointing` only block inputs are kept.
@@ -184,9 +192,9 @@ impl Decoder {
         let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = last.index_select(&rows, 0)?;
         let (hidden, rho) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        let result = cross_entropy::forward_backward(&hidden, self.head(), &batch.targets, Some(scale))?;
+        let result = cross_entropy::forward_backward(&hidden, self.products, self.head(), &batch.targets, Some(scale))?;
         let grad = result.grad.ok_or_else(|| Error::NoGradient { tensors: "the last hidden state".into() })?;
-        let dpicked = rms_norm::backward(&grad, &picked, &self.norm, &rho)?;
+        let dpicked = rms_norm::backward(&grad, &picked, &self.norm, &rho, None)?;
         Ok((result.sum, last.zeros_like()?.index_add(&rows, &dpicked, 0)?))
     }
 
@@ -208,13 +216,13 @@ impl Decoder {
         let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = self.hidden(batch, adapters)?.index_select(&rows, 0)?;
         let (hidden, _) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        Ok(cross_entropy::forward_backward(&hidden, self.head(), &batch.targets, None)?.sum)
+        Ok(cross_entropy::forward_backward(&hidden, self.products, self.head(), &batch.targets, None)?.sum)
     }
 
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.
     pub fn logits(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
         let (hidden, _) = rms_norm::forward(&self.hidden(batch, adapters)?, &self.norm, self.shape.norm_epsilon)?;
-        Ok(self.head().forward(&hidden)?.to_dtype(DType::F32)?)
+        self.project(&hidden)
     }
 
     /// Logits [V] after the last of `ids`, which follow the tokens in `cache`; `cache` grows.
@@ -230,7 +238,7 @@ impl Decoder {
         }
         let last = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
         let (hidden, _) = rms_norm::forward(&last, &self.norm, self.shape.norm_epsilon)?;
-        Ok(self.head().forward(&hidden)?.to_dtype(DType::F32)?.squeeze(0)?)
+        Ok(self.project(&hidden)?.squeeze(0)?)
     }
 }
 
@@ -238,10 +246,9 @@ fn load_block(
     checkpoint: &Checkpoint,
     index: usize,
     model: &ModelConfig,
-    products: Products,
+    dtype: DType,
     device: &Device,
 ) -> Result<Block> {
-    let dtype = device::compute_dtype(device);
     let (norm1, norm2) = checkpoint.norms(index, dtype, device)?;
     let load = |module: TargetModule| {
         let weight = checkpoint.projection(index, module, model, device)?;
@@ -253,7 +260,7 @@ fn load_block(
                 fault: format!("is {:?}, the configuration says {wanted:?}", weight.shape()),
             });
         }
-        Ok(Projection::new(Frozen::new(weight, products)))
+        Ok(Projection::new(weight))
     };
     let [q, k, v, o, g, u, d] = TargetModule::ALL;
     let projections = [load(q)?, load(k)?, load(v)?, load(o)?, load(g)?, load(u)?, load(d)?];

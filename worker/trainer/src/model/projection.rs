@@ -2,15 +2,15 @@
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::ops::dropout;
-use qlora_kernels::{DropoutKey, Linear};
+use qlora_kernels::{DropoutKey, Products, Term};
 
 use crate::Result;
 use crate::lora::{AdapterGrad, LoraPair};
-use crate::weights::Frozen;
+use crate::weights::FrozenWeight;
 
 /// A frozen weight [out, in]; adapters are kept elsewhere and passed in.
 pub struct Projection {
-    weight: Frozen,
+    weight: Box<dyn FrozenWeight>,
 }
 
 /// The adapter of one projection in one pass.
@@ -32,58 +32,80 @@ impl AdapterPass<'_> {
     }
 
     /// u = (m o x) A^T c: what the forward pass returns beside `y`.
-    pub(crate) fn inner(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.dropped(x)?.matmul(&self.pair.a.to_dtype(x.dtype())?.t()?)?)
+    pub(crate) fn inner(&self, products: Products, x: &Tensor) -> Result<Tensor> {
+        let dropped = self.dropped(x)?;
+        Ok(products.forward(&[Term { x: &dropped, w: &self.pair.a, scale: 1.0 }], None)?)
     }
 
-    fn matrices(&self, dtype: DType) -> Result<(Tensor, Tensor)> {
-        Ok((self.pair.a.to_dtype(dtype)?, self.pair.b.to_dtype(dtype)?))
+    /// Gradients of A and B, given du = s dy B: dA = du^T (m o x) c; dB = s dy^T u.
+    fn grad(&self, products: Products, dy: &Tensor, du: &Tensor, x: &Tensor, u: &Tensor) -> Result<AdapterGrad> {
+        let (du, u) = (du.t()?.contiguous()?, u.t()?.contiguous()?);
+        let a = products.backward(&[Term { x: &du, w: &self.dropped(x)?, scale: 1.0 }], None)?;
+        let b = products.backward(&[Term { x: &u, w: dy, scale: self.scale }], None)?;
+        Ok(AdapterGrad { a: a.to_dtype(DType::F32)?, b: b.t()?.contiguous()?.to_dtype(DType::F32)? })
     }
 }
 
 impl Projection {
-    pub fn new(weight: Frozen) -> Self {
+    pub fn new(weight: Box<dyn FrozenWeight>) -> Self {
         Self { weight }
-    }
-
-    /// (out, in).
-    pub fn shape(&self) -> (usize, usize) {
-        self.weight.shape()
     }
 
     pub fn bytes(&self) -> usize {
         self.weight.bytes()
     }
 
-    /// `x` [M, in] to `y` [M, out], and `u` [M, R], the adapter's inner value, where there is an adapter.
-    pub fn forward(&self, x: &Tensor, adapter: Option<AdapterPass<'_>>) -> Result<(Tensor, Option<Tensor>)> {
-        let y = self.weight.forward(x)?;
-        let Some(adapter) = adapter else { return Ok((y, None)) };
-        let u = adapter.inner(x)?;
-        let b = adapter.pair.b.to_dtype(x.dtype())?;
-        let update = ((&u * adapter.scale)?.matmul(&b.t()?))?;
-        Ok(((y + update)?, Some(u)))
-    }
-
-    /// `dy` [M, out] to `dx` [M, in] and the gradients of the adapter. `x` and `u` are those of the forward pass.
-    ///
-    /// With d = s dy B: dB = s dy^T u; dA = d^T (m o x) c; dx = dy W + c m o (d A).
-    pub fn backward(
+    /// `x` [M, in] to `base` + `y` [M, out], and `u` [M, R], the adapter's inner value, where there is an adapter.
+    pub fn forward(
         &self,
-        dy: &Tensor,
+        products: Products,
         x: &Tensor,
-        u: Option<&Tensor>,
         adapter: Option<AdapterPass<'_>>,
-    ) -> Result<(Tensor, Option<AdapterGrad>)> {
-        let dx = self.weight.backward(dy)?;
-        let (Some(adapter), Some(u)) = (adapter, u) else { return Ok((dx, None)) };
-        let (a, b) = adapter.matrices(dy.dtype())?;
-        let du = (dy.matmul(&b)? * adapter.scale)?;
-        let grad = AdapterGrad {
-            a: du.t()?.matmul(&adapter.dropped(x)?)?.to_dtype(DType::F32)?,
-            b: (dy.t()?.matmul(u)? * adapter.scale)?.to_dtype(DType::F32)?,
-        };
-        let dx = (dx + adapter.dropped(&du.matmul(&a)?)?)?;
-        Ok((dx, Some(grad)))
+        base: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let frozen = Term { x, w: &*self.weight, scale: 1.0 };
+        let Some(adapter) = adapter else { return Ok((products.forward(&[frozen], base)?, None)) };
+        let u = adapter.inner(products, x)?;
+        let update = Term { x: &u, w: &adapter.pair.b, scale: adapter.scale };
+        let y = products.forward(&[frozen, update], base)?;
+        Ok((y, Some(u)))
     }
+}
+
+/// The gradient that reaches one projection, and what its forward pass left.
+pub struct Pull<'a> {
+    pub projection: &'a Projection,
+    /// [M, out]
+    pub dy: &'a Tensor,
+    pub adapter: Option<AdapterPass<'a>>,
+    /// [M, R]
+    pub u: Option<&'a Tensor>,
+}
+
+/// Gradients through projections that share their input `x` [M, in]: dx [M, in], and the gradients of each
+/// one's adapter.
+///
+/// With d = s dy B: dx = dy W + c m o (d A), summed over the projections.
+pub fn backward(products: Products, pulls: &[Pull<'_>], x: &Tensor) -> Result<(Tensor, Vec<Option<AdapterGrad>>)> {
+    let mut grads = Vec::with_capacity(pulls.len());
+    let mut inner = Vec::new();
+    for pull in pulls {
+        let (Some(adapter), Some(u)) = (pull.adapter, pull.u) else {
+            grads.push(None);
+            continue;
+        };
+        let du = products.backward(&[Term { x: pull.dy, w: &adapter.pair.b, scale: adapter.scale }], None)?;
+        grads.push(Some(adapter.grad(products, pull.dy, &du, x, u)?));
+        inner.push((du, adapter));
+    }
+    let mut base: Option<Tensor> = None;
+    let mut terms: Vec<_> = pulls.iter().map(|p| Term { x: p.dy, w: &*p.projection.weight, scale: 1.0 }).collect();
+    for (du, adapter) in &inner {
+        let update = Term { x: du, w: &adapter.pair.a, scale: 1.0 };
+        match &adapter.mask {
+            None => terms.push(update),
+            Some(key) => base = Some(dropout::add(&products.backward(&[update], None)?, key, base.as_ref())?),
+        }
+    }
+    Ok((products.backward(&terms, base.as_ref())?, grads))
 }

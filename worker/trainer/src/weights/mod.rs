@@ -1,7 +1,6 @@
 //! Frozen weights, in whichever form a checkpoint holds them.
 
 mod bnb;
-mod frozen;
 mod gguf;
 mod open;
 mod safetensors;
@@ -12,23 +11,15 @@ use std::ops::Range;
 use candle_core::backend::BackendStorage;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, DType, Device, Tensor};
-use qlora_kernels::ops::product::PlainStrips;
-use qlora_kernels::{Nf4Tensor, Strips};
+use qlora_kernels::{Matrix, Nf4Tensor, Strips};
 use rayon::prelude::*;
 
 use crate::Result;
 
-pub use frozen::{Frozen, Products};
 pub use open::{Checkpoint, ModelFiles, Source};
 
 /// A matrix [out, in] that is read and never changed.
-pub trait FrozenWeight: Send + Sync {
-    /// (out, in).
-    fn shape(&self) -> (usize, usize);
-    /// The matrix as `dtype`.
-    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor>;
-    /// The matrix in strips of bf16; none where it is not on the CPU.
-    fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>>;
+pub trait FrozenWeight: Matrix + Send + Sync {
     /// The rows `ids` of the matrix as `dtype`: an embedding.
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor>;
     /// Bytes that it takes in memory.
@@ -38,20 +29,21 @@ pub trait FrozenWeight: Send + Sync {
 /// Weights as the checkpoint has them.
 pub(crate) struct Plain(pub Tensor);
 
-impl FrozenWeight for Plain {
+impl Matrix for Plain {
     fn shape(&self) -> (usize, usize) {
-        let dims = self.0.dims();
-        (dims[0], dims[1])
+        Matrix::shape(&self.0)
     }
 
-    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor> {
+    fn written_out(&self, dtype: DType) -> candle_core::Result<Tensor> {
         self.0.to_dtype(dtype)
     }
 
     fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
-        Ok(PlainStrips::of(&self.0).map(|strips| Box::new(strips) as _))
+        self.0.strips()
     }
+}
 
+impl FrozenWeight for Plain {
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         Ok(self.0.index_select(ids, 0)?.to_dtype(dtype)?)
     }
@@ -62,18 +54,6 @@ impl FrozenWeight for Plain {
 }
 
 impl FrozenWeight for Nf4Tensor {
-    fn shape(&self) -> (usize, usize) {
-        Nf4Tensor::shape(self)
-    }
-
-    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor> {
-        self.dequantise(dtype)
-    }
-
-    fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
-        Ok(Nf4Tensor::strips(self)?.map(|strips| Box::new(strips) as _))
-    }
-
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         Ok(self.dequantise(dtype)?.index_select(ids, 0)?)
     }
@@ -139,13 +119,13 @@ impl Strips for GgufStrips<'_> {
     }
 }
 
-impl FrozenWeight for Gguf {
+impl Matrix for Gguf {
     fn shape(&self) -> (usize, usize) {
         let dims = self.0.shape().dims();
         (dims[0], dims[1])
     }
 
-    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor> {
+    fn written_out(&self, dtype: DType) -> candle_core::Result<Tensor> {
         let whole = if self.0.device().is_cpu() { self.by_rows()? } else { self.0.dequantize(&self.0.device())? };
         whole.to_dtype(dtype)
     }
@@ -156,7 +136,9 @@ impl FrozenWeight for Gguf {
         }
         Ok(Some(Box::new(GgufStrips { data: self.0.data()?, dtype: self.0.dtype(), shape: self.shape() })))
     }
+}
 
+impl FrozenWeight for Gguf {
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         Ok(self.0.embedding(ids)?.to_dtype(dtype)?)
     }

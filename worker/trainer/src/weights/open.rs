@@ -207,9 +207,9 @@ fn requantise(weight: Box<dyn FrozenWeight>, model: &ModelConfig, device: &Devic
     let matrix = match model.quantization {
         Quantization::Gguf => return Ok(weight),
         Quantization::None => {
-            return Ok(Box::new(Plain(weight.dequantize(crate::device::compute_dtype(device))?.to_device(device)?)));
+            return Ok(Box::new(Plain(weight.written_out(crate::device::compute_dtype(device))?.to_device(device)?)));
         }
-        Quantization::Nf4 => weight.dequantize(DType::F32)?.to_device(&Device::Cpu)?,
+        Quantization::Nf4 => weight.written_out(DType::F32)?.to_device(&Device::Cpu)?,
     };
     let values = matrix.flatten_all()?.to_vec1::<f32>()?;
     Ok(Box::new(Nf4Tensor::quantise(&values, weight.shape(), model.block_size, model.double_quant, device)?))

@@ -110,76 +110,108 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// `y` [M, N] = `x` [M, K] `w`^T.
-pub(crate) fn forward(x: &[f32], w: &dyn Strips, y: &mut [f32], instructions: Instructions) {
-    let (n, k) = w.shape();
-    let m = x.len() / k;
-    assert_eq!((x.len(), y.len()), (m * k, m * n), "the activations do not fit a {n} x {k} matrix");
-    let x = Rows::pack(x, m, k);
-    let target = Target { start: y.as_mut_ptr(), rows: m, width: n };
+/// One product of a sum: activations times a frozen matrix.
+pub(crate) struct Term<'a> {
+    pub x: &'a [f32],
+    pub scale: f32,
+    pub w: &'a dyn Strips,
+}
+
+/// `y` [M, N] = `base` + the sum of `scale` `x` [M, K] `w`^T over the terms, whose matrices are [N, K] each with a K of
+/// its own.
+pub(crate) fn forward(terms: &[Term<'_>], base: Option<&[f32]>, y: &mut [f32], instructions: Instructions) {
+    let Some(first) = terms.first() else { return };
+    let n = first.w.shape().0;
+    let m = y.len() / n;
+    let widths: Vec<usize> = terms.iter().map(|term| term.w.shape().1).collect();
+    let x = Rows::pack(terms, m, &widths);
+    let target = Target::new(y, base, m, n);
     (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
         let rows = task * BLOCK..((task + 1) * BLOCK).min(n);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let steps = k.div_ceil(STEP);
-            pack::clear(&mut scratch.strip, BLOCK * steps);
-            w.unpack(rows.clone(), 0..k, pack::elements(&mut scratch.strip), steps * STEP);
-            pack::transposed(&scratch.strip, steps, &mut scratch.panel);
-            run(&x, &scratch.panel, steps, rows, &target, instructions);
+        SCRATCH.with_borrow_mut(|Scratch { strip, panel }| {
+            panel.clear();
+            for (term, k) in terms.iter().zip(&widths) {
+                let steps = k.div_ceil(STEP);
+                pack::clear(strip, BLOCK * steps);
+                term.w.unpack(rows.clone(), 0..*k, pack::elements(strip), steps * STEP);
+                pack::transposed(strip, steps, panel);
+            }
+            run(&x, panel, rows, &target, instructions);
         });
     });
 }
 
-/// `dx` [M, K] = `dy` [M, N] `w`.
-pub(crate) fn backward(dy: &[f32], w: &dyn Strips, dx: &mut [f32], instructions: Instructions) {
-    let (n, k) = w.shape();
-    let m = dy.len() / n;
-    assert_eq!((dy.len(), dx.len()), (m * n, m * k), "the gradients do not fit a {n} x {k} matrix");
-    let dy = Rows::pack(dy, m, n);
-    let target = Target { start: dx.as_mut_ptr(), rows: m, width: k };
-    let width = STRIP.next_multiple_of(w.grain());
+/// `dx` [M, K] = `base` + the sum of `scale` `x` [M, N] `w` over the terms, whose matrices are [N, K] each with an N of
+/// its own.
+pub(crate) fn backward(terms: &[Term<'_>], base: Option<&[f32]>, dx: &mut [f32], instructions: Instructions) {
+    let Some(first) = terms.first() else { return };
+    let k = first.w.shape().1;
+    let m = dx.len() / k;
+    let widths: Vec<usize> = terms.iter().map(|term| term.w.shape().0).collect();
+    let dy = Rows::pack(terms, m, &widths);
+    let target = Target::new(dx, base, m, k);
+    let grain = terms.iter().map(|term| term.w.grain()).max().unwrap_or(1);
+    let width = STRIP.next_multiple_of(grain);
     (0..k.div_ceil(width)).into_par_iter().for_each(|task| {
         let cols = task * width..((task + 1) * width).min(k);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let steps = n.div_ceil(STEP);
-            pack::clear(&mut scratch.strip, steps * STEP * width / STEP);
-            w.unpack(0..n, cols.clone(), pack::elements(&mut scratch.strip), width);
+        SCRATCH.with_borrow_mut(|Scratch { strip, panel }| {
+            let rows: usize = widths.iter().map(|n| n.next_multiple_of(STEP)).sum();
+            pack::clear(strip, rows * width / STEP);
+            let mut out = pack::elements(strip);
+            for (term, &n) in terms.iter().zip(&widths) {
+                let (own, rest) = out.split_at_mut(n.next_multiple_of(STEP) * width);
+                term.w.unpack(0..n, cols.clone(), own, width);
+                out = rest;
+            }
             for start in (0..cols.len()).step_by(BLOCK) {
-                pack::interleaved(&scratch.strip, width, start, steps, &mut scratch.panel);
+                pack::interleaved(strip, width, start, rows / STEP, panel);
                 let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
-                run(&dy, &scratch.panel, steps, part, &target, instructions);
+                run(&dy, panel, part, &target, instructions);
             }
         });
     });
 }
 
-/// The matrix of results, of which every task writes its own columns.
-struct Target {
+/// The matrix of results, of which every task writes its own columns, and what is added to them.
+struct Target<'a> {
     start: *mut f32,
+    base: Option<&'a [f32]>,
     rows: usize,
     width: usize,
 }
 
 // SAFETY: tasks write disjoint columns, and the matrix outlives them all.
-unsafe impl Sync for Target {}
+unsafe impl Sync for Target<'_> {}
 
-impl Target {
-    /// Copies the upper left part of `block` to row `row` and the columns `cols`.
+impl<'a> Target<'a> {
+    fn new(out: &mut [f32], base: Option<&'a [f32]>, rows: usize, width: usize) -> Self {
+        assert_eq!(out.len(), rows * width, "the results are no {rows} x {width} matrix");
+        assert!(base.is_none_or(|base| base.len() == out.len()), "a base of another size");
+        Self { start: out.as_mut_ptr(), base, rows, width }
+    }
+
+    /// Writes the upper left part of `block` to row `row` and the columns `cols`.
     fn store(&self, block: &[f32; BLOCK * BLOCK], row: usize, cols: &Range<usize>) {
         debug_assert!(cols.end <= self.width);
         for (i, values) in block.chunks_exact(BLOCK).take(self.rows - row).enumerate() {
+            let at = (row + i) * self.width + cols.start;
             // SAFETY: row + i < rows and cols.end <= width, so the part lies inside the matrix; see `Sync` above.
-            let out = unsafe {
-                let at = self.start.add((row + i) * self.width + cols.start);
-                std::slice::from_raw_parts_mut(at, cols.len())
-            };
-            out.copy_from_slice(&values[..cols.len()]);
+            let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), cols.len()) };
+            match self.base {
+                None => out.copy_from_slice(&values[..cols.len()]),
+                Some(base) => {
+                    let base = &base[at..at + cols.len()];
+                    out.iter_mut().zip(values).zip(base).for_each(|((out, value), base)| *out = base + value);
+                }
+            }
         }
     }
 }
 
 /// All rows of `a` times one panel.
-fn run(a: &Rows, panel: &[Line], steps: usize, cols: Range<usize>, target: &Target, instructions: Instructions) {
-    assert!(panel.len() >= steps * BLOCK && a.steps() == steps, "a panel of another length");
+fn run(a: &Rows, panel: &[Line], cols: Range<usize>, target: &Target, instructions: Instructions) {
+    let steps = a.steps();
+    assert_eq!(panel.len(), steps * BLOCK, "a panel of another length");
     let kernel = instructions.kernel();
     #[cfg(target_arch = "x86_64")]
     let _tiles = (instructions == Instructions::Amx).then(amx::Tiles::open);

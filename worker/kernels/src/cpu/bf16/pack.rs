@@ -3,7 +3,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{BLOCK, STEP};
+use super::{BLOCK, STEP, Term};
 
 /// A cache line of bf16.
 #[derive(Clone, Copy)]
@@ -32,17 +32,31 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
     if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded as u16 }
 }
 
-/// Activations [M, K] in bf16, rows padded to whole blocks and columns to whole steps with zeros.
+/// Activations of all terms of a sum side by side in bf16; rows padded to whole blocks, the columns of each term to
+/// whole steps, with zeros.
 pub(crate) struct Rows {
     lines: Vec<Line>,
     steps: usize,
 }
 
 impl Rows {
-    pub(crate) fn pack(x: &[f32], m: usize, k: usize) -> Self {
-        let steps = k.div_ceil(STEP);
+    /// Packs `m` rows; `widths` are the columns of each term.
+    ///
+    /// # Panics
+    /// The activations of a term are no `m` rows of its width.
+    pub(crate) fn pack(terms: &[Term<'_>], m: usize, widths: &[usize]) -> Self {
+        for (term, width) in terms.iter().zip(widths) {
+            assert_eq!(term.x.len(), m * width, "the activations are no {m} x {width} matrix");
+        }
+        let steps = widths.iter().map(|k| k.div_ceil(STEP)).sum();
         let mut lines = vec![ZERO; m.next_multiple_of(BLOCK) * steps];
-        lines.par_chunks_mut(steps).zip(x.par_chunks_exact(k)).for_each(|(lines, row)| round_row(row, lines));
+        lines.par_chunks_mut(steps).take(m).enumerate().for_each(|(row, mut lines)| {
+            for (term, &k) in terms.iter().zip(widths) {
+                let (own, rest) = lines.split_at_mut(k.div_ceil(STEP));
+                round_row(&term.x[row * k..(row + 1) * k], term.scale, own);
+                lines = rest;
+            }
+        });
         Self { lines, steps }
     }
 
@@ -57,10 +71,10 @@ impl Rows {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-fn round_row(row: &[f32], lines: &mut [Line]) {
+fn round_row(row: &[f32], scale: f32, lines: &mut [Line]) {
     for (values, line) in row.chunks(STEP).zip(lines) {
         for (out, &x) in line.0.iter_mut().zip(values) {
-            *out = to_bf16(x);
+            *out = to_bf16(scale * x);
         }
     }
 }
@@ -73,11 +87,12 @@ pub fn round(values: &[f32], out: &mut [u16]) {
     }
 }
 
-/// Panel of the forward product: `strip` holds 32 rows of a [N, K] matrix, `steps` lines each. Line `r` of the tile
+/// Appends to the panel of the forward product: `strip` holds 32 rows of a [N, K] matrix, `steps` lines each. Line `r` of the tile
 /// for rows `16 t` to `16 t + 15` and step `s` holds elements `2 r` and `2 r + 1` of the step for each of its rows.
 pub(crate) fn transposed(strip: &[Line], steps: usize, panel: &mut Vec<Line>) {
-    clear(panel, steps * BLOCK);
-    for (step, tiles) in panel.chunks_exact_mut(BLOCK).enumerate() {
+    let before = panel.len();
+    panel.resize(before + steps * BLOCK, ZERO);
+    for (step, tiles) in panel[before..].chunks_exact_mut(BLOCK).enumerate() {
         for (t, tile) in tiles.chunks_exact_mut(16).enumerate() {
             transpose_tile(&strip[16 * t * steps + step..], steps, tile);
         }
