@@ -101,19 +101,19 @@ fn attention_case(window: Option<usize>, lengths: &[usize]) -> Result<()> {
     let m: usize = lengths.iter().sum();
     let (q, k, v) = ((random((m, 60), 8)? * 3.0)?, random((m, 20), 9)?, random((m, 20), 10)?);
     let d_o = random((m, 60), 11)?;
-    let (o, lse) = attention::forward(&q, &k, &v, &shape, &spans)?;
+    let (o, lse) = attention::forward((&q, &k, &v), &shape, &spans, Products::WrittenOut)?;
     let (o2, lse2) = attention::reference_forward(&q, &k, &v, &shape, &spans)?;
     close(&o, &o2, 1e-5);
     close(&lse, &lse2, 1e-5);
     let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
-    let (dq, dk, dv) = attention::backward(&d_o, &saved, &shape, &spans)?;
+    let (dq, dk, dv) = attention::backward(&d_o, &saved, &shape, &spans, Products::WrittenOut)?;
     let (dq2, dk2, dv2) = attention::reference_backward(&d_o, &saved, &shape, &spans)?;
     close(&dq, &dq2, 2e-5);
     close(&dk, &dk2, 2e-5);
     close(&dv, &dv2, 2e-5);
-    gradient_matches(|q| Ok(attention::forward(q, &k, &v, &shape, &spans)?.0), &q, &dq, &d_o);
-    gradient_matches(|k| Ok(attention::forward(&q, k, &v, &shape, &spans)?.0), &k, &dk, &d_o);
-    gradient_matches(|v| Ok(attention::forward(&q, &k, v, &shape, &spans)?.0), &v, &dv, &d_o);
+    gradient_matches(|q| Ok(attention::forward((q, &k, &v), &shape, &spans, Products::WrittenOut)?.0), &q, &dq, &d_o);
+    gradient_matches(|k| Ok(attention::forward((&q, k, &v), &shape, &spans, Products::WrittenOut)?.0), &k, &dk, &d_o);
+    gradient_matches(|v| Ok(attention::forward((&q, &k, v), &shape, &spans, Products::WrittenOut)?.0), &v, &dv, &d_o);
     Ok(())
 }
 
@@ -131,9 +131,10 @@ fn attention_with_a_sliding_window_too() -> Result<()> {
 fn packed_sequences_do_not_see_each_other() -> Result<()> {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: None };
     let (q, k, v) = (random((9, 16), 20)?, random((9, 8), 21)?, random((9, 8), 22)?);
-    let (both, _) = attention::forward(&q, &k, &v, &shape, &Span::packed(&[4, 5]))?;
+    let (both, _) = attention::forward((&q, &k, &v), &shape, &Span::packed(&[4, 5]), Products::WrittenOut)?;
     let part = |t: &Tensor| t.narrow(0, 4, 5)?.contiguous();
-    let (alone, _) = attention::forward(&part(&q)?, &part(&k)?, &part(&v)?, &shape, &Span::packed(&[5]))?;
+    let (alone, _) =
+        attention::forward((&part(&q)?, &part(&k)?, &part(&v)?), &shape, &Span::packed(&[5]), Products::WrittenOut)?;
     close(&both.narrow(0, 4, 5)?.contiguous()?, &alone, 0.0);
     Ok(())
 }
@@ -142,9 +143,9 @@ fn packed_sequences_do_not_see_each_other() -> Result<()> {
 fn decoding_with_cached_keys_equals_the_whole_pass() -> Result<()> {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: Some(6) };
     let (q, k, v) = (random((9, 16), 23)?, random((9, 8), 24)?, random((9, 8), 25)?);
-    let (whole, _) = attention::forward(&q, &k, &v, &shape, &Span::packed(&[9]))?;
+    let (whole, _) = attention::forward((&q, &k, &v), &shape, &Span::packed(&[9]), Products::WrittenOut)?;
     let last = q.narrow(0, 8, 1)?.contiguous()?;
-    let (step, _) = attention::forward(&last, &k, &v, &shape, &[Span { q: 0..1, k: 0..9 }])?;
+    let (step, _) = attention::forward((&last, &k, &v), &shape, &[Span { q: 0..1, k: 0..9 }], Products::WrittenOut)?;
     close(&whole.narrow(0, 8, 1)?.contiguous()?, &step, 1e-6);
     Ok(())
 }
@@ -259,4 +260,35 @@ fn sums_of_products_agree() -> Result<()> {
         assert!(relative(&how.backward(&back, Some(&base))?, &wanted) < 4e-3);
     }
     Ok(())
+}
+
+/// Attention in bf16 on all instructions against the reference on the same rounded values.
+fn bf16_attention_case(window: Option<usize>, head_dim: usize, lengths: &[usize]) -> Result<()> {
+    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim, window };
+    let spans = Span::packed(lengths);
+    let m: usize = lengths.iter().sum();
+    let of = |heads: usize, seed| rounded(&random((m, heads * head_dim), seed)?);
+    let (q, k, v, d_o) = (of(6, 41)?, of(2, 42)?, of(2, 43)?, of(6, 44)?);
+    let (o, lse) = attention::reference_forward(&q, &k, &v, &shape, &spans)?;
+    let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+    let (dq, dk, dv) = attention::reference_backward(&d_o, &saved, &shape, &spans)?;
+    for how in Instructions::all().map(Products::Strips) {
+        let (fast_o, fast_lse) = attention::forward((&q, &k, &v), &shape, &spans, how)?;
+        let (fast_dq, fast_dk, fast_dv) = attention::backward(&d_o, &saved, &shape, &spans, how)?;
+        close(&fast_lse, &lse, 5e-3);
+        for (name, fast, slow) in
+            [("o", &fast_o, &o), ("dq", &fast_dq, &dq), ("dk", &fast_dk, &dk), ("dv", &fast_dv, &dv)]
+        {
+            assert!(relative(fast, slow) < 8e-3, "{how:?} {name}: {}", relative(fast, slow));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn bf16_attention_agrees_with_the_reference() -> Result<()> {
+    bf16_attention_case(None, 10, &[1, 7, 131, 2])?;
+    bf16_attention_case(None, 64, &[33, 300])?;
+    bf16_attention_case(Some(37), 48, &[3, 170])?;
+    bf16_attention_case(Some(2), 32, &[40])
 }

@@ -10,6 +10,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::Result;
 use crate::cpu;
+use crate::ops::product::Products;
 use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// The sizes of an attention layer.
@@ -60,13 +61,22 @@ impl Span {
 }
 
 /// `q` [M, H*E], `k`, `v` [M', K*E] to the output [M, H*E] and the log-sum-exp of the scores [H, M] in `f32`.
-pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape, spans: &[Span]) -> Result<(Tensor, Tensor)> {
+pub fn forward(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    shape: &AttentionShape,
+    spans: &[Span],
+    products: Products,
+) -> Result<(Tensor, Tensor)> {
     if !on_cpu(&[q, k, v]) {
         return reference_forward(q, k, v, shape, spans);
     }
     let (m, width) = q.dims2()?;
     let (mut o, mut lse) = (unwritten(m * width), unwritten(shape.heads * m));
-    cpu::attention::forward(&view(q)?, &view(k)?, &view(v)?, shape, spans, &mut o, &mut lse);
+    let inputs = (&*view(q)?, &*view(k)?, &*view(v)?);
+    match products {
+        Products::WrittenOut => cpu::attention::f32::forward(inputs, shape, spans, &mut o, &mut lse),
+        Products::Strips(how) => cpu::attention::bf16::forward(inputs, shape, spans, &mut o, &mut lse, how),
+    }
     Ok((tensor(o, (m, width))?, tensor(lse, (shape.heads, m))?))
 }
 
@@ -86,6 +96,7 @@ pub fn backward(
     saved: &Saved<'_>,
     shape: &AttentionShape,
     spans: &[Span],
+    products: Products,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     if !on_cpu(&[d_o, saved.q, saved.k, saved.v, saved.o]) {
         return reference_backward(d_o, saved, shape, spans);
@@ -98,7 +109,14 @@ pub fn backward(
         o: &view(saved.o)?,
         lse: &view(saved.lse)?,
     };
-    let (dq, dk, dv) = cpu::attention::backward(&inputs, shape, spans);
+    let (dq, dk, dv) = match products {
+        Products::WrittenOut => cpu::attention::f32::backward(&inputs, shape, spans),
+        Products::Strips(how) => {
+            let mut dq = unwritten(inputs.q.len());
+            let (dk, dv) = cpu::attention::bf16::backward(&inputs, shape, spans, &mut dq, how);
+            (dq, dk, dv)
+        }
+    };
     Ok((tensor(dq, saved.q.dims())?, tensor(dk, saved.k.dims())?, tensor(dv, saved.v.dims())?))
 }
 

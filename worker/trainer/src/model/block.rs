@@ -84,7 +84,7 @@ impl Block {
         let (k, u_k) = self.project(pass, M::KProj, &n1)?;
         let (v, u_v) = self.project(pass, M::VProj, &n1)?;
         let (q, k) = (pass.rope.forward(&q, pass.positions)?, pass.rope.forward(&k, pass.positions)?);
-        let (o, lse) = attention::forward(&q, &k, &v, &pass.shape, pass.spans)?;
+        let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, pass.spans, pass.products)?;
         let (x1, u_o) = self.project_onto(pass, M::OProj, &o, x)?;
         let (n2, rho2) = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?;
         let (g, u_g) = self.project(pass, M::GateProj, &n2)?;
@@ -123,7 +123,7 @@ impl Block {
         let [u_q, u_k, u_v, u_o, ..] = saved.u.each_ref().map(Option::as_ref);
         let d_o = self.pull(pass, &[(M::OProj, &dx1, u_o)], &saved.o, grads)?;
         let inputs = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, o: &saved.o, lse: &saved.lse };
-        let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, pass.spans)?;
+        let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, pass.spans, pass.products)?;
         let (dq, dk) = (pass.rope.backward(&dq, pass.positions)?, pass.rope.backward(&dk, pass.positions)?);
         let (n1, _) = rms_norm::forward(&saved.x, &self.norm1, pass.epsilon)?;
         let dn1 = self.pull(pass, &[(M::QProj, &dq, u_q), (M::KProj, &dk, u_k), (M::VProj, &dv, u_v)], &n1, grads)?;
@@ -163,7 +163,7 @@ impl Block {
             None => LayerCache { k, v },
             Some(old) => LayerCache { k: Tensor::cat(&[&old.k, &k], 0)?, v: Tensor::cat(&[&old.v, &v], 0)? },
         };
-        let (o, _) = attention::forward(&q, &grown.k, &grown.v, &pass.shape, pass.spans)?;
+        let (o, _) = attention::forward((&q, &grown.k, &grown.v), &pass.shape, pass.spans, pass.products)?;
         *cache = Some(grown);
         let x1 = self.project_onto(pass, M::OProj, &o, x)?.0;
         let (n2, _) = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?;

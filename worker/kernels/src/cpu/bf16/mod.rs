@@ -164,6 +164,7 @@ pub(crate) fn backward(terms: &[Term<'_>], base: Option<&[f32]>, dx: &mut [f32],
                 out = rest;
             }
             for start in (0..cols.len()).step_by(BLOCK) {
+                panel.clear();
                 pack::interleaved(strip, width, start, rows / STEP, panel);
                 let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
                 run(&dy, panel, part, &target, instructions);
@@ -212,14 +213,40 @@ impl<'a> Target<'a> {
 fn run(a: &Rows, panel: &[Line], cols: Range<usize>, target: &Target, instructions: Instructions) {
     let steps = a.steps();
     assert_eq!(panel.len(), steps * BLOCK, "a panel of another length");
-    let kernel = instructions.kernel();
-    #[cfg(target_arch = "x86_64")]
-    let _tiles = (instructions == Instructions::Amx).then(amx::Tiles::open);
+    let session = Session::open(instructions);
     let mut block = [0f32; BLOCK * BLOCK];
     for row in (0..target.rows).step_by(BLOCK) {
-        // SAFETY: `Rows` pads to whole blocks of rows, the panel holds `steps` pairs of tiles, and `instructions`
-        // was found available.
-        unsafe { kernel(a.block(row), steps, panel.as_ptr(), steps, &mut block) };
+        session.block(a.block(row), steps, panel, steps, &mut block);
         target.store(&block, row, &cols);
+    }
+}
+
+/// A kernel made ready on this thread.
+pub(crate) struct Session {
+    kernel: Kernel,
+    #[cfg(target_arch = "x86_64")]
+    _tiles: Option<amx::Tiles>,
+}
+
+impl Session {
+    /// # Panics
+    /// The processor does not have `instructions`.
+    pub(crate) fn open(instructions: Instructions) -> Self {
+        assert!(instructions.available(), "the processor does not have {instructions:?}");
+        Self {
+            kernel: instructions.kernel(),
+            #[cfg(target_arch = "x86_64")]
+            _tiles: (instructions == Instructions::Amx).then(amx::Tiles::open),
+        }
+    }
+
+    /// `c` [32, 32] = 32 rows of `a`, `stride` lines apart and `steps` lines long, times `steps` pairs of tiles of `b`.
+    ///
+    /// # Panics
+    /// `a` or `b` is too short, or there is no step.
+    pub(crate) fn block(&self, a: &[Line], stride: usize, b: &[Line], steps: usize, c: &mut [f32; BLOCK * BLOCK]) {
+        assert!(steps > 0 && a.len() >= (BLOCK - 1) * stride + steps && b.len() >= steps * BLOCK, "too few lines");
+        // SAFETY: the lengths were checked, `open` found the instructions available, and this thread holds the tiles.
+        unsafe { (self.kernel)(a.as_ptr(), stride, b.as_ptr(), steps, c) };
     }
 }

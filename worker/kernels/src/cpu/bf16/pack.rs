@@ -65,13 +65,13 @@ impl Rows {
     }
 
     /// The block of rows that begins at `row`, a multiple of 32.
-    pub(crate) fn block(&self, row: usize) -> *const Line {
-        self.lines[row * self.steps..(row + BLOCK) * self.steps].as_ptr()
+    pub(crate) fn block(&self, row: usize) -> &[Line] {
+        &self.lines[row * self.steps..(row + BLOCK) * self.steps]
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-fn round_row(row: &[f32], scale: f32, lines: &mut [Line]) {
+pub(crate) fn round_row(row: &[f32], scale: f32, lines: &mut [Line]) {
     for (values, line) in row.chunks(STEP).zip(lines) {
         for (out, &x) in line.0.iter_mut().zip(values) {
             *out = to_bf16(scale * x);
@@ -110,13 +110,14 @@ fn transpose_tile(strip: &[Line], stride: usize, tile: &mut [Line]) {
     }
 }
 
-/// Panel of the backward product: `strip` holds rows of `width` columns, of which 32 from `start` on are taken. Line
+/// Appends to the panel of the backward product: `strip` holds rows of `width` columns, of which 32 from `start` on are taken. Line
 /// `r` of a tile holds rows `2 r` and `2 r + 1` of the step, side by side for each of its 16 columns.
 pub(crate) fn interleaved(strip: &[Line], width: usize, start: usize, steps: usize, panel: &mut Vec<Line>) {
-    clear(panel, steps * BLOCK);
+    let before = panel.len();
+    panel.resize(before + steps * BLOCK, ZERO);
     let lines = width / STEP;
     let column = start / STEP;
-    for (step, tiles) in panel.chunks_exact_mut(BLOCK).enumerate() {
+    for (step, tiles) in panel[before..].chunks_exact_mut(BLOCK).enumerate() {
         for r in 0..16 {
             let row = step * STEP + 2 * r;
             let (even, odd) = (&strip[row * lines + column].0, &strip[(row + 1) * lines + column].0);

@@ -1,4 +1,4 @@
-//! Tiles of [`crate::ops::attention`].
+//! Attention in `f32`.
 //!
 //! A task is one head of one span. It takes a tile of query rows at a time and all the keys that the tile can
 //! see, so the softmax of a row is whole and no running maximum is needed; memory is one tile of scores.
@@ -7,8 +7,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::math::{dot, exp_in_place, max};
-use super::matmul::{Strides, matmul};
+use super::{BackwardInputs, Head, add_rows, heads};
+use crate::cpu::math::{dot, exp_in_place, max};
+use crate::cpu::matmul::{Strides, matmul};
 use crate::ops::attention::{AttentionShape, Span};
 
 /// Query rows of one tile.
@@ -28,13 +29,6 @@ fn tiles(span: &Span, window: Option<usize>) -> impl Iterator<Item = Tile> + '_ 
     })
 }
 
-/// One query head of one span, and where its rows lie.
-struct Head<'a> {
-    shape: &'a AttentionShape,
-    span: &'a Span,
-    index: usize,
-}
-
 impl Head<'_> {
     fn q_strides(&self) -> Strides {
         Strides::rows(self.shape.heads * self.shape.head_dim)
@@ -42,19 +36,6 @@ impl Head<'_> {
 
     fn k_strides(&self) -> Strides {
         Strides::rows(self.shape.kv_heads * self.shape.head_dim)
-    }
-
-    /// Elements of a [M, H*E] tensor from row `i` of the span on.
-    fn q_from<'x>(&self, x: &'x [f32], i: usize) -> &'x [f32] {
-        let e = self.shape.head_dim;
-        &x[(self.span.q.start + i) * self.shape.heads * e + self.index * e..]
-    }
-
-    /// Elements of a [M', K*E] tensor from key `j` of the span on.
-    fn k_from<'x>(&self, x: &'x [f32], j: usize) -> &'x [f32] {
-        let e = self.shape.head_dim;
-        let group = self.index / (self.shape.heads / self.shape.kv_heads);
-        &x[(self.span.k.start + j) * self.shape.kv_heads * e + group * e..]
     }
 
     /// Unscaled scores of a tile.
@@ -89,15 +70,9 @@ fn masked(row: &mut [f32], seen: Range<usize>, f: impl FnOnce(&mut [f32])) {
     f(&mut row[seen]);
 }
 
-fn heads<'a>(shape: &'a AttentionShape, spans: &'a [Span]) -> Vec<Head<'a>> {
-    spans.iter().flat_map(|span| (0..shape.heads).map(move |index| Head { shape, span, index })).collect()
-}
-
 /// Fills `o` [M, H*E] and `lse` [H, M].
 pub(crate) fn forward(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    (q, k, v): (&[f32], &[f32], &[f32]),
     shape: &AttentionShape,
     spans: &[Span],
     o: &mut [f32],
@@ -151,16 +126,6 @@ fn forward_head(head: &Head<'_>, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, 
     (o, lse)
 }
 
-/// Everything that the backward pass reads; shapes as in [`crate::ops::attention::Saved`].
-pub(crate) struct BackwardInputs<'a> {
-    pub d_o: &'a [f32],
-    pub q: &'a [f32],
-    pub k: &'a [f32],
-    pub v: &'a [f32],
-    pub o: &'a [f32],
-    pub lse: &'a [f32],
-}
-
 /// `(dq, dk, dv)` with the shapes of q, k and v.
 pub(crate) fn backward(
     x: &BackwardInputs<'_>,
@@ -178,13 +143,6 @@ pub(crate) fn backward(
         add_rows(&mut dv, &part.dv, head.span.k.start, shape.kv_heads, group, e);
     }
     (dq, dk, dv)
-}
-
-fn add_rows(dst: &mut [f32], src: &[f32], start: usize, heads: usize, head: usize, e: usize) {
-    for (i, row) in src.chunks_exact(e).enumerate() {
-        let at = ((start + i) * heads + head) * e;
-        dst[at..at + e].iter_mut().zip(row).for_each(|(d, s)| *d += s);
-    }
 }
 
 struct HeadGrads {
