@@ -21,7 +21,9 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 5e-1;
     let value = p * r * r + r + 1.0;
-    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // SAFETY: n is a whole number between -126 and 128, or comes from a NaN, whose power does not matter.
+    let n = if n.is_nan() { 0 } else { unsafe { n.to_int_unchecked::<i32>() } };
+    let power = f32::from_bits(((n + 127) << 23) as u32);
     if x < -87.336 { 0.0 } else { value * power }
 }
 

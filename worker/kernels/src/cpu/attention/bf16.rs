@@ -343,6 +343,7 @@ fn backward_tile(
     pack::clear(&mut scratch.ds, lines);
     let m = x.lse.len() / head.shape.heads;
     let (mut s, mut dp) = ([0f32; BLOCK * BLOCK], [0f32; BLOCK * BLOCK]);
+    let mut sees = [RowTerms::default(); BLOCK];
     for rows in 0..tile.row_blocks() {
         let deltas: Vec<f32> =
             tile.rows_of(rows).map(|row| dot(&head.q_from(x.d_o, row)[..e], &head.q_from(x.o, row)[..e])).collect();
@@ -353,17 +354,12 @@ fn backward_tile(
             for (i, row) in tile.rows_of(rows).enumerate() {
                 let seen = tile.seen(head, row);
                 let clip = |key: usize| key.saturating_sub(column * BLOCK).min(BLOCK);
-                let line = (rows * BLOCK + i) * columns + column;
                 let lse = x.lse[head.index * m + head.span.q.start + row];
-                score_gradients(
-                    &s[i * BLOCK..(i + 1) * BLOCK],
-                    &dp[i * BLOCK..(i + 1) * BLOCK],
-                    (lse, deltas[i]),
-                    clip(seen.start)..clip(seen.end),
-                    &mut scratch.p[line],
-                    &mut scratch.ds[line],
-                );
+                sees[i] = RowTerms { lse, delta: deltas[i], start: clip(seen.start), end: clip(seen.end) };
             }
+            let at = rows * BLOCK * columns + column;
+            let out = (&mut scratch.p[at..], &mut scratch.ds[at..]);
+            score_gradients(&s, &dp, &sees[..tile.rows_of(rows).len()], columns, out);
         }
     }
     for rows in 0..tile.row_blocks() {
@@ -399,25 +395,38 @@ fn backward_tile(
     }
 }
 
-/// One row of a block: p = exp(s - lse) and ds = p (dp - delta), zero where a key is not seen.
+/// What the scores of one row of a block are compared with, and which of its 32 keys the row sees.
+#[derive(Clone, Copy, Default)]
+struct RowTerms {
+    lse: f32,
+    delta: f32,
+    start: usize,
+    end: usize,
+}
+
+/// Rows of a block, `stride` lines apart: p = exp(s - lse) and ds = p (dp - delta), zero where a key is not seen.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn score_gradients(
-    s: &[f32],
-    dp: &[f32],
-    (lse, delta): (f32, f32),
-    seen: Range<usize>,
-    p_out: &mut Line,
-    ds_out: &mut Line,
+    s: &[f32; BLOCK * BLOCK],
+    dp: &[f32; BLOCK * BLOCK],
+    rows: &[RowTerms],
+    stride: usize,
+    (p_out, ds_out): (&mut [Line], &mut [Line]),
 ) {
-    let (mut p, mut ds) = ([0f32; BLOCK], [0f32; BLOCK]);
-    for i in 0..BLOCK {
-        p[i] = exp(s[i] - lse);
-        ds[i] = p[i] * (dp[i] - delta);
-    }
-    for i in (0..seen.start).chain(seen.end..BLOCK) {
-        (p[i], ds[i]) = (0.0, 0.0);
-    }
-    for i in 0..BLOCK {
-        (p_out.0[i], ds_out.0[i]) = (pack::to_bf16(p[i]), pack::to_bf16(ds[i]));
+    let (s, _) = s.as_chunks::<BLOCK>();
+    let (dp, _) = dp.as_chunks::<BLOCK>();
+    for (i, row) in rows.iter().enumerate() {
+        let (start, length) = (row.start as u32, (row.end - row.start) as u32);
+        let mut p = [0f32; BLOCK];
+        let mut ds = [0f32; BLOCK];
+        for j in 0..BLOCK {
+            let seen = (j as u32).wrapping_sub(start) < length;
+            p[j] = if seen { exp(s[i][j] - row.lse) } else { 0.0 };
+        }
+        for j in 0..BLOCK {
+            ds[j] = p[j] * (dp[i][j] - row.delta);
+        }
+        pack::round(&p, &mut p_out[i * stride].0);
+        pack::round(&ds, &mut ds_out[i * stride].0);
     }
 }

@@ -82,11 +82,26 @@ impl Drop for Tiles {
 ///
 /// # Safety
 /// The caller holds [`Tiles`]; `a` has 32 rows of `stride` lines and `b` has 32 lines for each of `steps` > 0 steps.
-pub(super) unsafe fn block(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32; BLOCK * BLOCK]) {
+pub(super) unsafe fn block(
+    a: *const Line,
+    stride: usize,
+    b: *const Line,
+    steps: usize,
+    c: &mut [f32; BLOCK * BLOCK],
+    add: bool,
+) {
     let row_bytes = stride * size_of::<Line>();
     // SAFETY: as promised by the caller; `c` holds the four tiles of results.
     unsafe {
         asm!(
+            "test {add}, {add}",
+            "jz 3f",
+            "tileloadd tmm0, [{c} + {c_row}*1]",
+            "tileloadd tmm1, [{c} + {c_row}*1 + 64]",
+            "tileloadd tmm2, [{c} + {c_row}*1 + 2048]",
+            "tileloadd tmm3, [{c} + {c_row}*1 + 2112]",
+            "jmp 2f",
+            "3:",
             "tilezero tmm0",
             "tilezero tmm1",
             "tilezero tmm2",
@@ -116,6 +131,7 @@ pub(super) unsafe fn block(a: *const Line, stride: usize, b: *const Line, steps:
             row_bytes = in(reg) row_bytes,
             line = in(reg) 64usize,
             c = in(reg) c.as_mut_ptr(),
+            add = in(reg) usize::from(add),
             c_row = in(reg) BLOCK * size_of::<f32>(),
             options(nostack),
         );

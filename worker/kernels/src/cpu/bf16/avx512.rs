@@ -1,11 +1,12 @@
 //! The block product on AVX512-BF16 dot products: 8 rows x 32 columns of results in registers.
 
 use std::arch::x86_64::{
-    __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_load_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mul_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use super::BLOCK;
-use super::pack::Line;
+use super::pack::{Line, to_bf16};
 
 /// Rows of results that are held in registers.
 const ROWS: usize = 8;
@@ -19,21 +20,33 @@ pub(super) fn available() -> bool {
 /// # Safety
 /// [`available`]; `a` has 32 rows of `stride` lines and `b` has 32 lines for each of `steps` steps.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn block(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32; BLOCK * BLOCK]) {
+pub(super) unsafe fn block(
+    a: *const Line,
+    stride: usize,
+    b: *const Line,
+    steps: usize,
+    c: &mut [f32; BLOCK * BLOCK],
+    add: bool,
+) {
     for (group, c) in c.chunks_exact_mut(ROWS * BLOCK).enumerate() {
         // SAFETY: as promised by the caller: the group's rows lie within the block.
-        unsafe { rows(a.add(group * ROWS * stride), stride, b, steps, c) };
+        unsafe { rows(a.add(group * ROWS * stride), stride, b, steps, c, add) };
     }
 }
 
 /// [`ROWS`] rows of the block, into `c` [8, 32].
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn rows(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32]) {
+unsafe fn rows(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32], add: bool) {
     // SAFETY: a line is 64 bytes and 64-byte aligned; offsets stay within what the caller promises.
     unsafe {
         let panel =
             |line: usize| -> __m512bh { std::mem::transmute::<__m512i, _>(_mm512_load_si512(b.add(line).cast())) };
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        if add {
+            for (row, sums) in c.chunks_exact(BLOCK).zip(&mut sums) {
+                *sums = [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))];
+            }
+        }
         for step in 0..steps {
             for pair in 0..16 {
                 let (left, right) = (panel(step * BLOCK + pair), panel(step * BLOCK + 16 + pair));
@@ -49,5 +62,24 @@ unsafe fn rows(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &
             _mm512_storeu_ps(row.as_mut_ptr(), left);
             _mm512_storeu_ps(row.as_mut_ptr().add(16), right);
         }
+    }
+}
+
+/// Rounds `scale` times `values` to bf16; numbers below the smallest normal one become zero.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn round(values: &[f32], scale: f32, out: &mut [u16]) {
+    let factor = _mm512_set1_ps(scale);
+    let (runs, rest) = values.as_chunks::<32>();
+    for (run, out) in runs.iter().zip(out.chunks_exact_mut(32)) {
+        // SAFETY: loads and stores cover exactly 32 elements.
+        unsafe {
+            let low = _mm512_mul_ps(_mm512_loadu_ps(run.as_ptr()), factor);
+            let high = _mm512_mul_ps(_mm512_loadu_ps(run.as_ptr().add(16)), factor);
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), both);
+        }
+    }
+    for (out, value) in out.iter_mut().skip(runs.len() * 32).zip(rest) {
+        *out = to_bf16(scale * value);
     }
 }

@@ -27,6 +27,8 @@ use pack::{Line, Rows};
 pub(crate) const BLOCK: usize = 32;
 /// Summed elements of one step of a kernel: a cache line of bf16.
 pub(crate) const STEP: usize = 32;
+/// Steps that a kernel takes before it goes on to the next rows: this much of a panel stays in the first-level cache.
+const CHUNK: usize = 8;
 /// Columns of a strip in the backward product, so that whole cache lines of a packed matrix are read.
 const STRIP: usize = 64;
 
@@ -42,8 +44,10 @@ pub trait Strips: Sync {
     fn unpack(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16], stride: usize);
 }
 
-/// A kernel: `c` [32, 32] = `a` (32 rows of `steps` lines, `stride` lines apart) times `b` (`steps` pairs of tiles).
-type Kernel = unsafe fn(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32; BLOCK * BLOCK]);
+/// A kernel: `c` [32, 32] = `a` (32 rows of `steps` lines, `stride` lines apart) times `b` (`steps` pairs of tiles),
+/// added to what is in `c` where `add` is set.
+type Kernel =
+    unsafe fn(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32; BLOCK * BLOCK], add: bool);
 
 /// Which instructions the products run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +108,11 @@ impl Instructions {
 struct Scratch {
     strip: Vec<Line>,
     panel: Vec<Line>,
+    blocks: Vec<Block>,
 }
+
+/// Results of one call of a kernel.
+type Block = [f32; BLOCK * BLOCK];
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -128,7 +136,7 @@ pub(crate) fn forward(terms: &[Term<'_>], base: Option<&[f32]>, y: &mut [f32], i
     let target = Target::new(y, base, m, n);
     (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
         let rows = task * BLOCK..((task + 1) * BLOCK).min(n);
-        SCRATCH.with_borrow_mut(|Scratch { strip, panel }| {
+        SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
             panel.clear();
             for (term, k) in terms.iter().zip(&widths) {
                 let steps = k.div_ceil(STEP);
@@ -136,7 +144,7 @@ pub(crate) fn forward(terms: &[Term<'_>], base: Option<&[f32]>, y: &mut [f32], i
                 term.w.unpack(rows.clone(), 0..*k, pack::elements(strip), steps * STEP);
                 pack::transposed(strip, steps, panel);
             }
-            run(&x, panel, rows, &target, instructions);
+            run(&x, panel, blocks, rows, &target, instructions);
         });
     });
 }
@@ -154,7 +162,7 @@ pub(crate) fn backward(terms: &[Term<'_>], base: Option<&[f32]>, dx: &mut [f32],
     let width = STRIP.next_multiple_of(grain);
     (0..k.div_ceil(width)).into_par_iter().for_each(|task| {
         let cols = task * width..((task + 1) * width).min(k);
-        SCRATCH.with_borrow_mut(|Scratch { strip, panel }| {
+        SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
             let rows: usize = widths.iter().map(|n| n.next_multiple_of(STEP)).sum();
             pack::clear(strip, rows * width / STEP);
             let mut out = pack::elements(strip);
@@ -167,7 +175,7 @@ pub(crate) fn backward(terms: &[Term<'_>], base: Option<&[f32]>, dx: &mut [f32],
                 panel.clear();
                 pack::interleaved(strip, width, start, rows / STEP, panel);
                 let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
-                run(&dy, panel, part, &target, instructions);
+                run(&dy, panel, blocks, part, &target, instructions);
             }
         });
     });
@@ -210,14 +218,26 @@ impl<'a> Target<'a> {
 }
 
 /// All rows of `a` times one panel.
-fn run(a: &Rows, panel: &[Line], cols: Range<usize>, target: &Target, instructions: Instructions) {
+fn run(
+    a: &Rows,
+    panel: &[Line],
+    blocks: &mut Vec<Block>,
+    cols: Range<usize>,
+    target: &Target,
+    instructions: Instructions,
+) {
     let steps = a.steps();
     assert_eq!(panel.len(), steps * BLOCK, "a panel of another length");
     let session = Session::open(instructions);
-    let mut block = [0f32; BLOCK * BLOCK];
-    for row in (0..target.rows).step_by(BLOCK) {
-        session.block(a.block(row), steps, panel, steps, &mut block);
-        target.store(&block, row, &cols);
+    blocks.resize(target.rows.div_ceil(BLOCK), [0f32; BLOCK * BLOCK]);
+    for start in (0..steps).step_by(CHUNK) {
+        let (length, panel) = (CHUNK.min(steps - start), &panel[start * BLOCK..]);
+        for (i, block) in blocks.iter_mut().enumerate() {
+            session.multiply(&a.block(i * BLOCK)[start..], steps, panel, length, block, start > 0);
+        }
+    }
+    for (i, block) in blocks.iter().enumerate() {
+        target.store(block, i * BLOCK, &cols);
     }
 }
 
@@ -244,9 +264,14 @@ impl Session {
     ///
     /// # Panics
     /// `a` or `b` is too short, or there is no step.
-    pub(crate) fn block(&self, a: &[Line], stride: usize, b: &[Line], steps: usize, c: &mut [f32; BLOCK * BLOCK]) {
+    pub(crate) fn block(&self, a: &[Line], stride: usize, b: &[Line], steps: usize, c: &mut Block) {
+        self.multiply(a, stride, b, steps, c, false);
+    }
+
+    /// [`Self::block`], added to what is in `c` where `add` is set.
+    fn multiply(&self, a: &[Line], stride: usize, b: &[Line], steps: usize, c: &mut Block, add: bool) {
         assert!(steps > 0 && a.len() >= (BLOCK - 1) * stride + steps && b.len() >= steps * BLOCK, "too few lines");
         // SAFETY: the lengths were checked, `open` found the instructions available, and this thread holds the tiles.
-        unsafe { (self.kernel)(a.as_ptr(), stride, b.as_ptr(), steps, c) };
+        unsafe { (self.kernel)(a.as_ptr(), stride, b.as_ptr(), steps, c, add) };
     }
 }

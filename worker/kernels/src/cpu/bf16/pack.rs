@@ -70,20 +70,30 @@ impl Rows {
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+/// Rounds `scale` times `row` into lines whose rest is left as it is.
 pub(crate) fn round_row(row: &[f32], scale: f32, lines: &mut [Line]) {
-    for (values, line) in row.chunks(STEP).zip(lines) {
-        for (out, &x) in line.0.iter_mut().zip(values) {
-            *out = to_bf16(scale * x);
-        }
+    #[cfg(target_arch = "x86_64")]
+    if super::avx512::available() {
+        // SAFETY: the instructions are there.
+        return unsafe { super::avx512::round(row, scale, elements(lines)) };
     }
+    plain_round(row, scale, elements(lines));
 }
 
 /// Rounds `values` to bf16.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub fn round(values: &[f32], out: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if super::avx512::available() {
+        // SAFETY: the instructions are there.
+        return unsafe { super::avx512::round(values, 1.0, out) };
+    }
+    plain_round(values, 1.0, out);
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn plain_round(values: &[f32], scale: f32, out: &mut [u16]) {
     for (out, &x) in out.iter_mut().zip(values) {
-        *out = to_bf16(x);
+        *out = to_bf16(scale * x);
     }
 }
 
