@@ -3,7 +3,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::ops::{adamw, attention, cross_entropy, rms_norm, swiglu};
-use qlora_kernels::{AttentionShape, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Span, Term};
+use qlora_kernels::{
+    Activations, AttentionShape, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Span, Term,
+};
 
 /// Seeded values in about -1 to 1.
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -211,6 +213,7 @@ fn products_agree(matrix: &dyn Matrix, m: usize) -> Result<()> {
     let (y, dx) = (rounded(&x)?.matmul(&w.t()?)?, rounded(&dy)?.matmul(&w)?);
     for instructions in Instructions::all() {
         let how = Products::Strips(instructions);
+        let (x, dy) = (Activations::from(&x), Activations::from(&dy));
         let term = |x| [Term { x, w: matrix, scale: 1.0 }];
         let (fast_y, fast_dx) = (how.forward(&term(&x), None)?, how.backward(&term(&dy), None)?);
         assert_eq!((fast_y.dims(), fast_dx.dims()), (y.dims(), dx.dims()));
@@ -248,7 +251,8 @@ fn sums_of_products_agree() -> Result<()> {
     let base = random((m, n), 31)?;
     let widths = [70, 16, 33];
     let w: Vec<Tensor> = (0..3).map(|i| random((n, widths[i]), 32 + i as u64)).collect::<Result<_>>()?;
-    let x: Vec<Tensor> = (0..3).map(|i| random((m, widths[i]), 35 + i as u64)).collect::<Result<_>>()?;
+    let x: Vec<Activations> =
+        (0..3).map(|i| Ok(random((m, widths[i]), 35 + i as u64)?.into())).collect::<Result<_>>()?;
     let scales = [1.0, 0.5, 2.0];
     let forward: Vec<Term<'_>> = (0..3).map(|i| Term { x: &x[i], w: &w[i], scale: scales[i] }).collect();
     let wanted = Products::WrittenOut.forward(&forward, Some(&base))?;

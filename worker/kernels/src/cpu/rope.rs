@@ -3,14 +3,22 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// Rotates `x` [M, G*E] in place; `cos`, `sin` are [T, E/2] and `sign` is 1 forward, -1 back.
-pub(crate) fn rotate(x: &mut [f32], positions: &[u32], cos: &[f32], sin: &[f32], head_dim: usize, sign: f32) {
+/// Rotates `x` [M, G*E] into `y`; `cos`, `sin` are [T, E/2] and `sign` is 1 forward, -1 back.
+pub(crate) fn rotate(
+    x: &[f32],
+    y: &mut [f32],
+    positions: &[u32],
+    (cos, sin): (&[f32], &[f32]),
+    head_dim: usize,
+    sign: f32,
+) {
     let half = head_dim / 2;
     let width = x.len() / positions.len().max(1);
     if width == 0 {
         return;
     }
-    x.par_chunks_mut(width).zip(positions.par_iter()).for_each(|(row, &position)| {
+    y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(positions.par_iter()).for_each(|((row, x), &position)| {
+        row.copy_from_slice(x);
         let at = position as usize * half;
         for head in row.chunks_exact_mut(head_dim) {
             rotate_head(head, &cos[at..at + half], &sin[at..at + half], sign);

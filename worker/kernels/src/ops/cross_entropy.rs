@@ -5,7 +5,7 @@ use candle_core::{D, DType, Tensor};
 use crate::Result;
 use crate::cpu;
 use crate::ops::product::{Matrix, Products, Term};
-use crate::view::{on_cpu, tensor, view};
+use crate::view::{on_cpu, view};
 
 /// Rows of logits that are held at one time.
 const CHUNK: usize = 256;
@@ -31,16 +31,16 @@ pub fn forward_backward(
     let mut sum = 0f64;
     let mut grads = Vec::new();
     for (i, chunk) in targets.chunks(CHUNK).enumerate() {
-        let rows = hidden.narrow(0, i * CHUNK, chunk.len())?;
+        let rows = hidden.narrow(0, i * CHUNK, chunk.len())?.into();
         let logits = products.forward(&[Term { x: &rows, w: head, scale: 1.0 }], None)?;
         let (loss, dlogits) = match grad_scale {
-            Some(_) if on_cpu(&[&logits]) => fast(&logits, chunk, grad_scale)?,
-            None if on_cpu(&[&logits]) => fast(&logits, chunk, None)?,
+            Some(_) if on_cpu(&[&logits]) => fast(logits, chunk, grad_scale)?,
+            None if on_cpu(&[&logits]) => fast(logits, chunk, None)?,
             _ => reference(&logits, chunk, grad_scale)?,
         };
         sum += loss;
         if let Some(dlogits) = dlogits {
-            grads.push(products.backward(&[Term { x: &dlogits, w: head, scale: 1.0 }], None)?);
+            grads.push(products.backward(&[Term { x: &dlogits.into(), w: head, scale: 1.0 }], None)?);
         }
     }
     let grad = match grads.len() {
@@ -51,14 +51,14 @@ pub fn forward_backward(
     Ok(LossAndGrad { sum, grad })
 }
 
-fn fast(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(f64, Option<Tensor>)> {
-    let (rows, v) = logits.dims2()?;
+fn fast(logits: Tensor, targets: &[u32], scale: Option<f64>) -> Result<(f64, Option<Tensor>)> {
+    let (_, v) = logits.dims2()?;
     match scale {
-        None => Ok((cpu::cross_entropy::loss(&view(logits)?, v, targets), None)),
+        None => Ok((cpu::cross_entropy::loss(&view(&logits)?, v, targets), None)),
         Some(scale) => {
-            let mut grad = view(logits)?.to_vec();
-            let loss = cpu::cross_entropy::loss_and_grad(&mut grad, v, targets, scale as f32);
-            Ok((loss, Some(tensor(grad, (rows, v))?)))
+            let gradient = cpu::cross_entropy::Gradient::new(targets, v, scale as f32);
+            logits.inplace_op1(&gradient)?;
+            Ok((gradient.loss(), Some(logits)))
         }
     }
 }

@@ -154,12 +154,12 @@ impl Matrix for Nf4Tensor {
         self.dequantise(dtype)
     }
 
-    fn strips(&self) -> Result<Option<Box<dyn Strips + '_>>> {
+    fn strips(&self, scale: f32) -> Result<Option<Box<dyn Strips + '_>>> {
         if !matches!(self.packed.device(), Device::Cpu) {
             return Ok(None);
         }
         let packed = self.packed.storage_and_layout().0;
-        Ok(Some(Box::new(Nf4Strips { matrix: self, packed, absmax: self.host_absmax()? })))
+        Ok(Some(Box::new(Nf4Strips { matrix: self, packed, absmax: self.host_absmax()?, scale })))
     }
 }
 
@@ -168,6 +168,7 @@ struct Nf4Strips<'a> {
     matrix: &'a Nf4Tensor,
     packed: RwLockReadGuard<'a, Storage>,
     absmax: Vec<f32>,
+    scale: f32,
 }
 
 impl Strips for Nf4Strips<'_> {
@@ -186,7 +187,7 @@ impl Strips for Nf4Strips<'_> {
         for (row, out) in rows.zip(out.chunks_mut(stride)) {
             let start = row * self.matrix.cols;
             let range = start + cols.start..start + cols.end;
-            unpack::nf4(packed, self.matrix.block, |block| self.absmax[block], range, out);
+            unpack::nf4(packed, self.matrix.block, |block| self.scale * self.absmax[block], range, out);
         }
     }
 }

@@ -4,14 +4,16 @@
 //! processor multiplies in bf16 and sums in `f32`, a strip of the matrix at a time, and adds up all terms of a sum
 //! before anything is stored.
 
-use std::ops::Range;
+use std::cell::OnceCell;
+use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use parking_lot::RwLockReadGuard;
 
 use crate::Result;
-use crate::cpu::bf16::{self, Instructions, Strips, pack};
-use crate::view::{View, tensor, unwritten, view};
+use crate::cpu::bf16::pack::{self, Rows};
+use crate::cpu::bf16::{self, Instructions, Strips};
+use crate::view::{tensor, unwritten, view};
 
 /// A matrix [N, K] that is multiplied with and gets no gradient here.
 pub trait Matrix {
@@ -19,8 +21,8 @@ pub trait Matrix {
     fn shape(&self) -> (usize, usize);
     /// The matrix as a tensor of `dtype`.
     fn written_out(&self, dtype: DType) -> Result<Tensor>;
-    /// The matrix in strips of bf16; none where it is not on the CPU.
-    fn strips(&self) -> Result<Option<Box<dyn Strips + '_>>>;
+    /// `scale` times the matrix in strips of bf16; none where it is not on the CPU.
+    fn strips(&self, scale: f32) -> Result<Option<Box<dyn Strips + '_>>>;
 }
 
 impl Matrix for Tensor {
@@ -32,15 +34,51 @@ impl Matrix for Tensor {
         self.to_dtype(dtype)
     }
 
-    fn strips(&self) -> Result<Option<Box<dyn Strips + '_>>> {
-        Ok(PlainStrips::of(self).map(|strips| Box::new(strips) as _))
+    fn strips(&self, scale: f32) -> Result<Option<Box<dyn Strips + '_>>> {
+        Ok(PlainStrips::of(self, scale).map(|strips| Box::new(strips) as _))
     }
 }
 
-/// One product of a sum: `scale` times `x` times the matrix.
+/// Rows [M, K] that products are made with; they remember their bf16 form, since several products share an input.
+pub struct Activations {
+    tensor: Tensor,
+    packed: OnceCell<Rows>,
+}
+
+impl From<Tensor> for Activations {
+    fn from(tensor: Tensor) -> Self {
+        Self { tensor, packed: OnceCell::new() }
+    }
+}
+
+impl From<&Tensor> for Activations {
+    fn from(tensor: &Tensor) -> Self {
+        tensor.clone().into()
+    }
+}
+
+impl Deref for Activations {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        &self.tensor
+    }
+}
+
+impl Activations {
+    fn packed(&self) -> Result<&Rows> {
+        if let Some(rows) = self.packed.get() {
+            return Ok(rows);
+        }
+        let rows = Rows::pack(&view(&self.tensor)?, self.tensor.dims2()?.1);
+        Ok(self.packed.get_or_init(|| rows))
+    }
+}
+
+/// One product of a sum: `x` times `scale` times the matrix.
 #[derive(Clone, Copy)]
 pub struct Term<'a> {
-    pub x: &'a Tensor,
+    pub x: &'a Activations,
     pub w: &'a dyn Matrix,
     pub scale: f64,
 }
@@ -103,16 +141,16 @@ fn fast(terms: &[Term<'_>], base: Option<&Tensor>, instructions: Instructions, d
         (Direction::Backward, (n, k)) => (n, k),
     };
     let (m, width) = (first.x.dim(0)?, ends(first.w).1);
-    let mut held: Vec<(View<'_>, Box<dyn Strips + '_>, f64)> = Vec::with_capacity(terms.len());
+    let mut held: Vec<(&Rows, Box<dyn Strips + '_>)> = Vec::with_capacity(terms.len());
     for term in terms {
         let (inputs, outputs) = ends(term.w);
         if term.x.dims() != [m, inputs] || outputs != width {
             candle_core::bail!("{:?} cannot be multiplied with a matrix of {:?}", term.x.dims(), term.w.shape())
         }
-        let Some(strips) = term.w.strips()? else { candle_core::bail!("a matrix that is not on the cpu") };
-        held.push((view(term.x)?, strips, term.scale));
+        let Some(strips) = term.w.strips(term.scale as f32)? else { candle_core::bail!("a matrix not on the cpu") };
+        held.push((term.x.packed()?, strips));
     }
-    let terms: Vec<_> = held.iter().map(|(x, w, scale)| bf16::Term { x, w: &**w, scale: *scale as f32 }).collect();
+    let terms: Vec<_> = held.iter().map(|(x, w)| bf16::Term { x, w: &**w }).collect();
     let base = base.map(view).transpose()?;
     let mut out = unwritten(m * width);
     match direction {
@@ -127,16 +165,21 @@ pub struct PlainStrips<'a> {
     storage: RwLockReadGuard<'a, Storage>,
     start: usize,
     shape: (usize, usize),
+    scale: f32,
 }
 
 impl<'a> PlainStrips<'a> {
-    /// Strips of a contiguous matrix of floats on the CPU; none where it is something else.
-    pub fn of(matrix: &'a Tensor) -> Option<Self> {
+    /// Strips of `scale` times a contiguous matrix of floats on the CPU; none where it is something else.
+    pub fn of(matrix: &'a Tensor, scale: f32) -> Option<Self> {
         let known = matches!(matrix.dtype(), DType::F32 | DType::F16 | DType::BF16);
         let shape = matrix.dims2().ok().filter(|_| known && matches!(matrix.device(), Device::Cpu))?;
         let (storage, layout) = matrix.storage_and_layout();
         let (start, _) = layout.contiguous_offsets()?;
-        Some(Self { storage, start, shape })
+        Some(Self { storage, start, shape, scale })
+    }
+
+    fn convert<T: Copy + Into<f32>>(&self, row: &[T], out: &mut [u16]) {
+        out.iter_mut().zip(row).for_each(|(out, &value)| *out = pack::to_bf16(self.scale * value.into()));
     }
 
     fn rows<'s, T>(&self, data: &'s [T], rows: Range<usize>, cols: Range<usize>) -> impl Iterator<Item = &'s [T]> {
@@ -158,18 +201,19 @@ impl Strips for PlainStrips<'_> {
         let out = out.chunks_mut(stride).map(|out| &mut out[..cols.len()]);
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(data)) => {
-                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| pack::round(row, out));
+                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| pack::round(row, self.scale, out));
+            }
+            Storage::Cpu(CpuStorage::BF16(data)) if self.scale == 1.0 => {
+                let bits = |(out, row): (&mut [u16], &[half::bf16])| {
+                    out.iter_mut().zip(row).for_each(|(out, value)| *out = value.to_bits());
+                };
+                out.zip(self.rows(data, rows, cols.clone())).for_each(bits);
             }
             Storage::Cpu(CpuStorage::BF16(data)) => {
-                let bits =
-                    |row: &[half::bf16], out: &mut [u16]| out.iter_mut().zip(row).for_each(|(o, v)| *o = v.to_bits());
-                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| bits(row, out));
+                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| self.convert(row, out));
             }
             Storage::Cpu(CpuStorage::F16(data)) => {
-                let convert = |v: &half::f16| pack::to_bf16(v.to_f32());
-                let bits =
-                    |row: &[half::f16], out: &mut [u16]| out.iter_mut().zip(row).for_each(|(o, v)| *o = convert(v));
-                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| bits(row, out));
+                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| self.convert(row, out));
             }
             _ => debug_assert!(false, "`of` takes floats on the CPU only"),
         }

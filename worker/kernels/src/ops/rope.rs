@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
 use crate::cpu;
-use crate::view::{on_cpu, tensor, view};
+use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// Cosines and sines of every position up to a length, [T, E/2] each, in `f32`.
 #[derive(Debug, Clone)]
@@ -53,8 +53,9 @@ impl RopeTable {
             return self.reference(x, positions, turn);
         }
         let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-        let mut y = view(x)?.to_vec();
-        cpu::rope::rotate(&mut y, positions, &view(&self.cos)?, &view(&self.sin)?, self.head_dim, sign);
+        let mut y = unwritten(x.elem_count());
+        let tables = (&*view(&self.cos)?, &*view(&self.sin)?);
+        cpu::rope::rotate(&view(x)?, &mut y, positions, tables, self.head_dim, sign);
         tensor(y, x.dims())
     }
 

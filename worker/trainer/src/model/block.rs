@@ -10,7 +10,7 @@
 use candle_core::Tensor;
 use qlora_config::TargetModule as M;
 use qlora_kernels::ops::{attention, rms_norm, swiglu};
-use qlora_kernels::{AttentionShape, Products, RopeTable, Span};
+use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Span};
 
 use super::projection::{self, AdapterPass, Projection, Pull};
 use crate::Result;
@@ -53,14 +53,14 @@ pub struct Saved {
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    o: Tensor,
+    o: Activations,
     lse: Tensor,
     x1: Tensor,
     rho2: Tensor,
     g: Tensor,
     e: Tensor,
     /// Inner values of the adapters of q, k, v, o, gate and up.
-    u: [Option<Tensor>; 6],
+    u: [Option<Activations>; 6],
 }
 
 impl Block {
@@ -68,25 +68,34 @@ impl Block {
         pass.adapters.pass(self.index, module, pass.masks)
     }
 
-    fn project(&self, pass: &Pass<'_>, module: M, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    fn project(&self, pass: &Pass<'_>, module: M, x: &Activations) -> Result<(Tensor, Option<Activations>)> {
         self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), None)
     }
 
     /// [`Self::project`] onto a residual stream.
-    fn project_onto(&self, pass: &Pass<'_>, module: M, x: &Tensor, base: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    fn project_onto(
+        &self,
+        pass: &Pass<'_>,
+        module: M,
+        x: &Activations,
+        base: &Tensor,
+    ) -> Result<(Tensor, Option<Activations>)> {
         self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), Some(base))
     }
 
     /// The block up to and without the down projection; `x` [M, D].
     pub fn keep(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Saved> {
         let (n1, rho1) = rms_norm::forward(x, &self.norm1, pass.epsilon)?;
+        let n1 = n1.into();
         let (q, u_q) = self.project(pass, M::QProj, &n1)?;
         let (k, u_k) = self.project(pass, M::KProj, &n1)?;
         let (v, u_v) = self.project(pass, M::VProj, &n1)?;
         let (q, k) = (pass.rope.forward(&q, pass.positions)?, pass.rope.forward(&k, pass.positions)?);
         let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, pass.spans, pass.products)?;
+        let o = o.into();
         let (x1, u_o) = self.project_onto(pass, M::OProj, &o, x)?;
         let (n2, rho2) = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?;
+        let n2 = n2.into();
         let (g, u_g) = self.project(pass, M::GateProj, &n2)?;
         let (e, u_e) = self.project(pass, M::UpProj, &n2)?;
         Ok(Saved { x: x.clone(), rho1, q, k, v, o, lse, x1, rho2, g, e, u: [u_q, u_k, u_v, u_o, u_g, u_e] })
@@ -94,7 +103,7 @@ impl Block {
 
     /// The rest of the forward pass: `y` [M, D].
     pub fn finish(&self, pass: &Pass<'_>, saved: &Saved) -> Result<Tensor> {
-        let h = swiglu::forward(&saved.g, &saved.e)?;
+        let h = swiglu::forward(&saved.g, &saved.e)?.into();
         Ok(self.project_onto(pass, M::DownProj, &h, &saved.x1)?.0)
     }
 
@@ -105,28 +114,33 @@ impl Block {
     }
 
     fn backward_ffn(&self, pass: &Pass<'_>, saved: &Saved, dy: &Tensor, grads: &mut Gradients) -> Result<Tensor> {
-        let h = swiglu::forward(&saved.g, &saved.e)?;
+        let h = swiglu::forward(&saved.g, &saved.e)?.into();
         // The adapter's inner value is rebuilt: keeping it would be the only thing kept of the down projection.
         let u_d = match self.adapter(pass, M::DownProj) {
             Some(adapter) => Some(adapter.inner(pass.products, &h)?),
             None => None,
         };
-        let dh = self.pull(pass, &[(M::DownProj, dy, u_d.as_ref())], &h, grads)?;
+        let dh = self.pull(pass, &[(M::DownProj, dy.into(), u_d.as_ref())], &h, grads)?;
         let (dg, de) = swiglu::backward(&dh, &saved.g, &saved.e)?;
         let (n2, _) = rms_norm::forward(&saved.x1, &self.norm2, pass.epsilon)?;
         let [.., u_g, u_e] = saved.u.each_ref().map(Option::as_ref);
-        let dn2 = self.pull(pass, &[(M::GateProj, &dg, u_g), (M::UpProj, &de, u_e)], &n2, grads)?;
+        let dn2 = self.pull(pass, &[(M::GateProj, dg.into(), u_g), (M::UpProj, de.into(), u_e)], &n2, grads)?;
         Ok(rms_norm::backward(&dn2, &saved.x1, &self.norm2, &saved.rho2, Some(dy))?)
     }
 
     fn backward_attention(&self, pass: &Pass<'_>, saved: &Saved, dx1: Tensor, grads: &mut Gradients) -> Result<Tensor> {
         let [u_q, u_k, u_v, u_o, ..] = saved.u.each_ref().map(Option::as_ref);
-        let d_o = self.pull(pass, &[(M::OProj, &dx1, u_o)], &saved.o, grads)?;
+        let d_o = self.pull(pass, &[(M::OProj, (&dx1).into(), u_o)], &saved.o, grads)?;
         let inputs = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, o: &saved.o, lse: &saved.lse };
         let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, pass.spans, pass.products)?;
         let (dq, dk) = (pass.rope.backward(&dq, pass.positions)?, pass.rope.backward(&dk, pass.positions)?);
         let (n1, _) = rms_norm::forward(&saved.x, &self.norm1, pass.epsilon)?;
-        let dn1 = self.pull(pass, &[(M::QProj, &dq, u_q), (M::KProj, &dk, u_k), (M::VProj, &dv, u_v)], &n1, grads)?;
+        let dn1 = self.pull(
+            pass,
+            &[(M::QProj, dq.into(), u_q), (M::KProj, dk.into(), u_k), (M::VProj, dv.into(), u_v)],
+            &n1,
+            grads,
+        )?;
         Ok(rms_norm::backward(&dn1, &saved.x, &self.norm1, &saved.rho1, Some(&dx1))?)
     }
 
@@ -135,15 +149,17 @@ impl Block {
     fn pull(
         &self,
         pass: &Pass<'_>,
-        parts: &[(M, &Tensor, Option<&Tensor>)],
+        parts: &[(M, Activations, Option<&Activations>)],
         x: &Tensor,
         grads: &mut Gradients,
     ) -> Result<Tensor> {
-        let pull = |&(module, dy, u)| {
-            let projection = &self.projections[module as usize];
-            Pull { projection, dy, adapter: self.adapter(pass, module), u }
-        };
-        let pulls: Vec<_> = parts.iter().map(pull).collect();
+        let pulls: Vec<_> = parts
+            .iter()
+            .map(|(module, dy, u)| {
+                let projection = &self.projections[*module as usize];
+                Pull { projection, dy, adapter: self.adapter(pass, *module), u: *u }
+            })
+            .collect();
         let (dx, found) = projection::backward(pass.products, &pulls, x)?;
         for (&(module, ..), grad) in parts.iter().zip(found) {
             if let (Some(grad), Some(index)) = (grad, pass.adapters.index(self.index, module)) {
@@ -155,7 +171,7 @@ impl Block {
 
     /// Forward for generation: `x` holds only new tokens, `cache` those before, and grows.
     pub fn extend(&self, pass: &Pass<'_>, x: &Tensor, cache: &mut Option<LayerCache>) -> Result<Tensor> {
-        let (n1, _) = rms_norm::forward(x, &self.norm1, pass.epsilon)?;
+        let n1 = rms_norm::forward(x, &self.norm1, pass.epsilon)?.0.into();
         let (q, k) = (self.project(pass, M::QProj, &n1)?.0, self.project(pass, M::KProj, &n1)?.0);
         let (q, k) = (pass.rope.forward(&q, pass.positions)?, pass.rope.forward(&k, pass.positions)?);
         let v = self.project(pass, M::VProj, &n1)?.0;
@@ -165,9 +181,9 @@ impl Block {
         };
         let (o, _) = attention::forward((&q, &grown.k, &grown.v), &pass.shape, pass.spans, pass.products)?;
         *cache = Some(grown);
-        let x1 = self.project_onto(pass, M::OProj, &o, x)?.0;
-        let (n2, _) = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?;
+        let x1 = self.project_onto(pass, M::OProj, &o.into(), x)?.0;
+        let n2 = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?.0.into();
         let (g, e) = (self.project(pass, M::GateProj, &n2)?.0, self.project(pass, M::UpProj, &n2)?.0);
-        Ok(self.project_onto(pass, M::DownProj, &swiglu::forward(&g, &e)?, &x1)?.0)
+        Ok(self.project_onto(pass, M::DownProj, &swiglu::forward(&g, &e)?.into(), &x1)?.0)
     }
 }

@@ -138,8 +138,8 @@ impl Decoder {
     }
 
     /// Logits [M, V] of normalised hidden states [M, D].
-    fn project(&self, hidden: &Tensor) -> Result<Tensor> {
-        let term = Term { x: hidden, w: self.head(), scale: 1.0 };
+    fn project(&self, hidden: Tensor) -> Result<Tensor> {
+        let term = Term { x: &hidden.into(), w: self.head(), scale: 1.0 };
         Ok(self.products.forward(&[term], None)?.to_dtype(DType::F32)?)
     }
 
@@ -222,7 +222,7 @@ impl Decoder {
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.
     pub fn logits(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
         let (hidden, _) = rms_norm::forward(&self.hidden(batch, adapters)?, &self.norm, self.shape.norm_epsilon)?;
-        self.project(&hidden)
+        self.project(hidden)
     }
 
     /// Logits [V] after the last of `ids`, which follow the tokens in `cache`; `cache` grows.
@@ -238,7 +238,7 @@ impl Decoder {
         }
         let last = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
         let (hidden, _) = rms_norm::forward(&last, &self.norm, self.shape.norm_epsilon)?;
-        Ok(self.project(&hidden)?.squeeze(0)?)
+        Ok(self.project(hidden)?.squeeze(0)?)
     }
 }
 

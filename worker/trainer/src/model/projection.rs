@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::ops::dropout;
-use qlora_kernels::{DropoutKey, Products, Term};
+use qlora_kernels::{Activations, DropoutKey, Products, Term};
 
 use crate::Result;
 use crate::lora::{AdapterGrad, LoraPair};
@@ -24,23 +24,23 @@ pub struct AdapterPass<'a> {
 }
 
 impl AdapterPass<'_> {
-    fn dropped(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.mask {
-            Some(key) => Ok(dropout::apply(x, key)?),
-            None => Ok(x.clone()),
-        }
+    /// `x` after its mask; none where there is no mask.
+    fn dropped(&self, x: &Tensor) -> Result<Option<Activations>> {
+        self.mask.as_ref().map(|key| Ok(dropout::apply(x, key)?.into())).transpose()
     }
 
     /// u = (m o x) A^T c: what the forward pass returns beside `y`.
-    pub(crate) fn inner(&self, products: Products, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn inner(&self, products: Products, x: &Activations) -> Result<Activations> {
         let dropped = self.dropped(x)?;
-        Ok(products.forward(&[Term { x: &dropped, w: &self.pair.a, scale: 1.0 }], None)?)
+        let term = Term { x: dropped.as_ref().unwrap_or(x), w: &self.pair.a, scale: 1.0 };
+        Ok(products.forward(&[term], None)?.into())
     }
 
     /// Gradients of A and B, given du = s dy B: dA = du^T (m o x) c; dB = s dy^T u.
     fn grad(&self, products: Products, dy: &Tensor, du: &Tensor, x: &Tensor, u: &Tensor) -> Result<AdapterGrad> {
-        let (du, u) = (du.t()?.contiguous()?, u.t()?.contiguous()?);
-        let a = products.backward(&[Term { x: &du, w: &self.dropped(x)?, scale: 1.0 }], None)?;
+        let (du, u) = (du.t()?.contiguous()?.into(), u.t()?.contiguous()?.into());
+        let dropped = self.dropped(x)?;
+        let a = products.backward(&[Term { x: &du, w: dropped.as_deref().unwrap_or(x), scale: 1.0 }], None)?;
         let b = products.backward(&[Term { x: &u, w: dy, scale: self.scale }], None)?;
         Ok(AdapterGrad { a: a.to_dtype(DType::F32)?, b: b.t()?.contiguous()?.to_dtype(DType::F32)? })
     }
@@ -59,10 +59,10 @@ impl Projection {
     pub fn forward(
         &self,
         products: Products,
-        x: &Tensor,
+        x: &Activations,
         adapter: Option<AdapterPass<'_>>,
         base: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    ) -> Result<(Tensor, Option<Activations>)> {
         let frozen = Term { x, w: &*self.weight, scale: 1.0 };
         let Some(adapter) = adapter else { return Ok((products.forward(&[frozen], base)?, None)) };
         let u = adapter.inner(products, x)?;
@@ -76,10 +76,10 @@ impl Projection {
 pub struct Pull<'a> {
     pub projection: &'a Projection,
     /// [M, out]
-    pub dy: &'a Tensor,
+    pub dy: &'a Activations,
     pub adapter: Option<AdapterPass<'a>>,
     /// [M, R]
-    pub u: Option<&'a Tensor>,
+    pub u: Option<&'a Activations>,
 }
 
 /// Gradients through projections that share their input `x` [M, in]: dx [M, in], and the gradients of each
@@ -96,7 +96,7 @@ pub fn backward(products: Products, pulls: &[Pull<'_>], x: &Tensor) -> Result<(T
         };
         let du = products.backward(&[Term { x: pull.dy, w: &adapter.pair.b, scale: adapter.scale }], None)?;
         grads.push(Some(adapter.grad(products, pull.dy, &du, x, u)?));
-        inner.push((du, adapter));
+        inner.push((Activations::from(du), adapter));
     }
     let mut base: Option<Tensor> = None;
     let mut terms: Vec<_> = pulls.iter().map(|p| Term { x: p.dy, w: &*p.projection.weight, scale: 1.0 }).collect();

@@ -38,8 +38,8 @@ impl Matrix for Plain {
         self.0.to_dtype(dtype)
     }
 
-    fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
-        self.0.strips()
+    fn strips(&self, scale: f32) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
+        self.0.strips(scale)
     }
 }
 
@@ -91,6 +91,7 @@ struct GgufStrips<'a> {
     data: Cow<'a, [u8]>,
     dtype: GgmlDType,
     shape: (usize, usize),
+    scale: f32,
 }
 
 impl Strips for GgufStrips<'_> {
@@ -114,7 +115,7 @@ impl Strips for GgufStrips<'_> {
             return debug_assert!(false, "whole blocks dequantise to f32");
         };
         for (values, out) in values.chunks_exact(cols.len()).zip(out.chunks_mut(stride)) {
-            qlora_kernels::cpu::bf16::round(values, out);
+            qlora_kernels::cpu::bf16::round(values, self.scale, out);
         }
     }
 }
@@ -130,11 +131,11 @@ impl Matrix for Gguf {
         whole.to_dtype(dtype)
     }
 
-    fn strips(&self) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
+    fn strips(&self, scale: f32) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
         if !self.0.device().is_cpu() {
             return Ok(None);
         }
-        Ok(Some(Box::new(GgufStrips { data: self.0.data()?, dtype: self.0.dtype(), shape: self.shape() })))
+        Ok(Some(Box::new(GgufStrips { data: self.0.data()?, dtype: self.0.dtype(), shape: self.shape(), scale })))
     }
 }
 

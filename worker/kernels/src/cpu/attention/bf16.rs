@@ -426,7 +426,7 @@ fn score_gradients(
         for j in 0..BLOCK {
             ds[j] = p[j] * (dp[i][j] - row.delta);
         }
-        pack::round(&p, &mut p_out[i * stride].0);
-        pack::round(&ds, &mut ds_out[i * stride].0);
+        pack::round(&p, 1.0, &mut p_out[i * stride].0);
+        pack::round(&ds, 1.0, &mut ds_out[i * stride].0);
     }
 }

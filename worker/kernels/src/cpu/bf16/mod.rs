@@ -120,62 +120,60 @@ thread_local! {
 
 /// One product of a sum: activations times a frozen matrix.
 pub(crate) struct Term<'a> {
-    pub x: &'a [f32],
-    pub scale: f32,
+    pub x: &'a Rows,
     pub w: &'a dyn Strips,
 }
 
-/// `y` [M, N] = `base` + the sum of `scale` `x` [M, K] `w`^T over the terms, whose matrices are [N, K] each with a K of
+/// `y` [M, N] = `base` + the sum of `x` [M, K] `w`^T over the terms, whose matrices are [N, K] each with a K of
 /// its own.
 pub(crate) fn forward(terms: &[Term<'_>], base: Option<&[f32]>, y: &mut [f32], instructions: Instructions) {
     let Some(first) = terms.first() else { return };
-    let n = first.w.shape().0;
-    let m = y.len() / n;
-    let widths: Vec<usize> = terms.iter().map(|term| term.w.shape().1).collect();
-    let x = Rows::pack(terms, m, &widths);
+    let (n, m) = (first.w.shape().0, first.x.rows);
+    for Term { x, w } in terms {
+        assert_eq!((x.rows, x.width, n), (m, w.shape().1, w.shape().0), "a term of another size");
+    }
     let target = Target::new(y, base, m, n);
     (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
         let rows = task * BLOCK..((task + 1) * BLOCK).min(n);
         SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
             panel.clear();
-            for (term, k) in terms.iter().zip(&widths) {
-                let steps = k.div_ceil(STEP);
-                pack::clear(strip, BLOCK * steps);
-                term.w.unpack(rows.clone(), 0..*k, pack::elements(strip), steps * STEP);
-                pack::transposed(strip, steps, panel);
+            for Term { x, w } in terms {
+                pack::clear(strip, BLOCK * x.steps);
+                w.unpack(rows.clone(), 0..x.width, pack::elements(strip), x.steps * STEP);
+                pack::transposed(strip, x.steps, panel);
             }
-            run(&x, panel, blocks, rows, &target, instructions);
+            run(terms, panel, blocks, rows, &target, instructions);
         });
     });
 }
 
-/// `dx` [M, K] = `base` + the sum of `scale` `x` [M, N] `w` over the terms, whose matrices are [N, K] each with an N of
+/// `dx` [M, K] = `base` + the sum of `x` [M, N] `w` over the terms, whose matrices are [N, K] each with an N of
 /// its own.
 pub(crate) fn backward(terms: &[Term<'_>], base: Option<&[f32]>, dx: &mut [f32], instructions: Instructions) {
     let Some(first) = terms.first() else { return };
-    let k = first.w.shape().1;
-    let m = dx.len() / k;
-    let widths: Vec<usize> = terms.iter().map(|term| term.w.shape().0).collect();
-    let dy = Rows::pack(terms, m, &widths);
+    let (k, m) = (first.w.shape().1, first.x.rows);
+    for Term { x, w } in terms {
+        assert_eq!((x.rows, x.width, k), (m, w.shape().0, w.shape().1), "a term of another size");
+    }
     let target = Target::new(dx, base, m, k);
     let grain = terms.iter().map(|term| term.w.grain()).max().unwrap_or(1);
     let width = STRIP.next_multiple_of(grain);
     (0..k.div_ceil(width)).into_par_iter().for_each(|task| {
         let cols = task * width..((task + 1) * width).min(k);
         SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
-            let rows: usize = widths.iter().map(|n| n.next_multiple_of(STEP)).sum();
-            pack::clear(strip, rows * width / STEP);
+            let steps: usize = terms.iter().map(|term| term.x.steps).sum();
+            pack::clear(strip, steps * width);
             let mut out = pack::elements(strip);
-            for (term, &n) in terms.iter().zip(&widths) {
-                let (own, rest) = out.split_at_mut(n.next_multiple_of(STEP) * width);
-                term.w.unpack(0..n, cols.clone(), own, width);
+            for Term { x, w } in terms {
+                let (own, rest) = out.split_at_mut(x.steps * STEP * width);
+                w.unpack(0..x.width, cols.clone(), own, width);
                 out = rest;
             }
             for start in (0..cols.len()).step_by(BLOCK) {
                 panel.clear();
-                pack::interleaved(strip, width, start, rows / STEP, panel);
+                pack::interleaved(strip, width, start, steps, panel);
                 let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
-                run(&dy, panel, blocks, part, &target, instructions);
+                run(terms, panel, blocks, part, &target, instructions);
             }
         });
     });
@@ -217,23 +215,26 @@ impl<'a> Target<'a> {
     }
 }
 
-/// All rows of `a` times one panel.
+/// All rows of all terms times one panel.
 fn run(
-    a: &Rows,
+    terms: &[Term<'_>],
     panel: &[Line],
     blocks: &mut Vec<Block>,
     cols: Range<usize>,
-    target: &Target,
+    target: &Target<'_>,
     instructions: Instructions,
 ) {
-    let steps = a.steps();
-    assert_eq!(panel.len(), steps * BLOCK, "a panel of another length");
     let session = Session::open(instructions);
     blocks.resize(target.rows.div_ceil(BLOCK), [0f32; BLOCK * BLOCK]);
-    for start in (0..steps).step_by(CHUNK) {
-        let (length, panel) = (CHUNK.min(steps - start), &panel[start * BLOCK..]);
-        for (i, block) in blocks.iter_mut().enumerate() {
-            session.multiply(&a.block(i * BLOCK)[start..], steps, panel, length, block, start > 0);
+    let mut done = 0;
+    for Term { x, .. } in terms {
+        for start in (0..x.steps).step_by(CHUNK) {
+            let length = CHUNK.min(x.steps - start);
+            for (i, block) in blocks.iter_mut().enumerate() {
+                let rows = &x.block(i * BLOCK)[start..];
+                session.multiply(rows, x.steps, &panel[done * BLOCK..], length, block, done > 0);
+            }
+            done += length;
         }
     }
     for (i, block) in blocks.iter().enumerate() {

@@ -3,7 +3,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{BLOCK, STEP, Term};
+use super::{BLOCK, STEP};
 
 /// A cache line of bf16.
 #[derive(Clone, Copy)]
@@ -32,42 +32,45 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
     if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded as u16 }
 }
 
-/// Activations of all terms of a sum side by side in bf16; rows padded to whole blocks, the columns of each term to
-/// whole steps, with zeros.
+/// Activations [M, K] in bf16; rows padded to whole blocks and columns to whole steps with zeros.
 pub(crate) struct Rows {
     lines: Vec<Line>,
-    steps: usize,
+    pub steps: usize,
+    pub rows: usize,
+    pub width: usize,
 }
 
 impl Rows {
-    /// Packs `m` rows; `widths` are the columns of each term.
-    ///
     /// # Panics
-    /// The activations of a term are no `m` rows of its width.
-    pub(crate) fn pack(terms: &[Term<'_>], m: usize, widths: &[usize]) -> Self {
-        for (term, width) in terms.iter().zip(widths) {
-            assert_eq!(term.x.len(), m * width, "the activations are no {m} x {width} matrix");
-        }
-        let steps = widths.iter().map(|k| k.div_ceil(STEP)).sum();
-        let mut lines = vec![ZERO; m.next_multiple_of(BLOCK) * steps];
-        lines.par_chunks_mut(steps).take(m).enumerate().for_each(|(row, mut lines)| {
-            for (term, &k) in terms.iter().zip(widths) {
-                let (own, rest) = lines.split_at_mut(k.div_ceil(STEP));
-                round_row(&term.x[row * k..(row + 1) * k], term.scale, own);
-                lines = rest;
+    /// `x` is no matrix of `width` columns.
+    pub(crate) fn pack(x: &[f32], width: usize) -> Self {
+        let (rows, steps) = (x.len() / width, width.div_ceil(STEP));
+        assert_eq!(x.len(), rows * width, "the activations do not have {width} columns");
+        let mut lines = unwritten(rows.next_multiple_of(BLOCK) * steps);
+        lines.par_chunks_mut(steps * BLOCK).zip(x.par_chunks(width * BLOCK)).for_each(|(lines, x)| {
+            let mut rows = lines.chunks_exact_mut(steps);
+            for (row, lines) in x.chunks_exact(width).zip(&mut rows) {
+                lines[steps - 1] = ZERO;
+                round_row(row, 1.0, lines);
             }
+            rows.for_each(|lines| lines.fill(ZERO));
         });
-        Self { lines, steps }
-    }
-
-    pub(crate) fn steps(&self) -> usize {
-        self.steps
+        Self { lines, steps, rows, width }
     }
 
     /// The block of rows that begins at `row`, a multiple of 32.
     pub(crate) fn block(&self, row: usize) -> &[Line] {
         &self.lines[row * self.steps..(row + BLOCK) * self.steps]
     }
+}
+
+/// Room for `n` lines that the caller writes before anything reads them.
+#[allow(clippy::uninit_vec)]
+fn unwritten(n: usize) -> Vec<Line> {
+    let mut lines = Vec::with_capacity(n);
+    // SAFETY: every bit pattern is a line, and the caller writes all of them.
+    unsafe { lines.set_len(n) };
+    lines
 }
 
 /// Rounds `scale` times `row` into lines whose rest is left as it is.
@@ -80,14 +83,14 @@ pub(crate) fn round_row(row: &[f32], scale: f32, lines: &mut [Line]) {
     plain_round(row, scale, elements(lines));
 }
 
-/// Rounds `values` to bf16.
-pub fn round(values: &[f32], out: &mut [u16]) {
+/// Rounds `scale` times `values` to bf16.
+pub fn round(values: &[f32], scale: f32, out: &mut [u16]) {
     #[cfg(target_arch = "x86_64")]
     if super::avx512::available() {
         // SAFETY: the instructions are there.
-        return unsafe { super::avx512::round(values, 1.0, out) };
+        return unsafe { super::avx512::round(values, scale, out) };
     }
-    plain_round(values, 1.0, out);
+    plain_round(values, scale, out);
 }
 
 #[multiversion(targets("x86_64+avx2"))]
