@@ -1,5 +1,6 @@
 //! NF4 on slices: quantisation as bitsandbytes' CPU path has it, and dequantisation of whole blocks.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::nf4_tables::{DYNAMIC8, NF4, NF4_MIDPOINTS};
@@ -48,17 +49,33 @@ fn quantise_block(values: &[f32], bytes: &mut [u8], block: usize) -> f32 {
     let partial = values.len() < block;
     let absmax = if partial { absmax.max(SMALLEST_SCALE) } else { absmax };
     let inverse = 1.0 / absmax.max(SMALLEST_SCALE);
-    let normal = |v: f32| if partial { v / absmax } else { v * inverse };
-    for (byte, pair) in bytes.iter_mut().zip(values.chunks(2)) {
-        let low = pair.get(1).map_or(7, |&v| code_of(normal(v)));
-        *byte = code_of(normal(pair[0])) << 4 | low;
+    for (bytes, values) in bytes.chunks_mut(RUN / 2).zip(values.chunks(RUN)) {
+        // A nibble that pads an odd end stands for zero.
+        let mut normal = [0f32; RUN];
+        for (normal, &v) in normal.iter_mut().zip(values) {
+            *normal = if partial { v / absmax } else { v * inverse };
+        }
+        let codes = codes_of(&normal);
+        for (byte, pair) in bytes.iter_mut().zip(codes.as_chunks::<2>().0) {
+            *byte = (pair[0] << 4 | pair[1]) as u8;
+        }
     }
     absmax
 }
 
-/// The code whose value is nearest to `x`; a midpoint takes the lower code.
-fn code_of(x: f32) -> u8 {
-    NF4_MIDPOINTS.iter().map(|&m| u8::from(x > m)).sum()
+/// Elements whose codes are found side by side.
+const RUN: usize = 64;
+
+/// The codes whose values are nearest; a midpoint takes the lower code.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn codes_of(xs: &[f32; RUN]) -> [u32; RUN] {
+    let mut codes = [0u32; RUN];
+    for midpoint in NF4_MIDPOINTS {
+        for (code, &x) in codes.iter_mut().zip(xs) {
+            *code += u32::from(x > midpoint);
+        }
+    }
+    codes
 }
 
 /// Quantises first-level scales to 8 bits in blocks of [`NESTED_BLOCK`].

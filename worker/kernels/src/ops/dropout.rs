@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use crate::Result;
 use crate::cpu;
-use crate::view::{on_cpu, tensor, view};
+use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// Names one mask.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,24 +23,26 @@ pub struct DropoutKey {
     pub probability: f64,
 }
 
-/// `base` + `mask * x / (1 - p)`; see [`apply`].
-pub fn add(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor> {
-    let masked = apply(x, key)?;
-    base.map_or(Ok(masked.clone()), |base| base + masked)
-}
-
 /// `mask * x / (1 - p)` for `x` [M, D]; it is its own backward pass when applied to the gradient.
 pub fn apply(x: &Tensor, key: &DropoutKey) -> Result<Tensor> {
-    if key.probability == 0.0 {
-        return Ok(x.clone());
-    }
+    if key.probability == 0.0 { Ok(x.clone()) } else { masked(x, key, None) }
+}
+
+/// `base` + `mask * x / (1 - p)`; see [`apply`].
+pub fn add(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor> {
+    masked(x, key, base)
+}
+
+fn masked(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor> {
     let (m, d) = x.dims2()?;
     if on_cpu(&[x]) {
-        let mut y = view(x)?.to_vec();
-        cpu::dropout::apply(&mut y, d, key);
+        let base = base.map(view).transpose()?;
+        let mut y = unwritten(m * d);
+        cpu::dropout::apply(&view(x)?, d, key, base.as_deref(), &mut y);
         return tensor(y, (m, d));
     }
-    let mut mask = vec![1f32; m * d];
-    cpu::dropout::apply(&mut mask, d, key);
-    x * Tensor::from_vec(mask, (m, d), x.device())?.to_dtype(x.dtype())?
+    let mut mask = vec![0f32; m * d];
+    cpu::dropout::apply(&vec![1f32; m * d], d, key, None, &mut mask);
+    let masked = (x * Tensor::from_vec(mask, (m, d), x.device())?.to_dtype(x.dtype())?)?;
+    base.map_or(Ok(masked.clone()), |base| base + masked)
 }
