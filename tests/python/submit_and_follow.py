@@ -2,11 +2,14 @@
 """Submits a no-op job and follows it, from Python, with stubs generated from proto/ on the spot.
 
 usage: submit_and_follow.py ADDRESS PROTO_FOLDER
-Also asks reflection-free health, and repeats an idempotency key. Exit code 0 where all went as it should.
+Also asks for health, repeats an idempotency key, and finds the services by reflection, as grpcurl does. Exit code 0 where
+all went as it should.
 """
 import importlib, pathlib, subprocess, sys, tempfile
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 
 def stubs(proto: pathlib.Path):
@@ -19,10 +22,24 @@ def stubs(proto: pathlib.Path):
     return importlib.import_module("qlora.v1.jobs_pb2"), importlib.import_module("qlora.v1.jobs_pb2_grpc")
 
 
+def looks_around(channel: grpc.Channel) -> int:
+    """Health of the server, and the number of its services that reflection describes with all their methods."""
+    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert health.status == health_pb2.HealthCheckResponse.SERVING, health
+    database = ProtoReflectionDescriptorDatabase(channel)
+    ours = [name for name in database.get_services() if name.startswith("qlora.v1.")]
+    for name in ours:
+        described = database.FindFileContainingSymbol(name).service
+        assert any(f"qlora.v1.{service.name}" == name and service.method for service in described), name
+    return len(ours)
+
+
 def main() -> None:
     address, proto = sys.argv[1], pathlib.Path(sys.argv[2])
     jobs, jobs_grpc = stubs(proto)
     with grpc.insecure_channel(address) as channel:
+        services = looks_around(channel)
+        assert services == 5, services
         service = jobs_grpc.JobServiceStub(channel)
         request = jobs.SubmitRequest(kind=jobs.JOB_KIND_NOOP, name="from python", idempotency_key="python")
         first, again = service.Submit(request), service.Submit(request)

@@ -56,10 +56,14 @@ pub async fn routes<S: JobStore>(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Services<S>>>().await;
     health.set_serving::<WorkerServiceServer<Services<S>>>().await;
-    let descriptors = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(qlora_proto::FILE_DESCRIPTOR_SET);
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(qlora_proto::FILE_DESCRIPTOR_SET)
+    };
     Ok(tonic::service::Routes::new(health_service)
-        .add_service(descriptors.build_v1()?)
+        .add_service(descriptors().build_v1()?)
+        // Python's client and older releases of grpcurl still ask in the words of before version 1.
+        .add_service(descriptors().build_v1alpha()?)
         .add_service(JobServiceServer::new(services.clone()))
         .add_service(ConfigServiceServer::new(services.clone()))
         .add_service(WorkerServiceServer::new(services.clone()))
