@@ -1,5 +1,7 @@
 //! NF4 on slices: quantisation as bitsandbytes' CPU path has it, and dequantisation of whole blocks.
 
+use std::sync::LazyLock;
+
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -78,9 +80,9 @@ fn codes_of(xs: &[f32; RUN]) -> [u32; RUN] {
     codes
 }
 
-/// Quantises first-level scales to 8 bits in blocks of [`NESTED_BLOCK`].
+/// Quantises first-level scales to 8 bits in blocks of [`NESTED_BLOCK`], as bitsandbytes' CPU path does.
 pub fn nest(absmax: &[f32]) -> NestedScales {
-    let offset = (absmax.iter().map(|&a| f64::from(a)).sum::<f64>() / absmax.len().max(1) as f64) as f32;
+    let offset = cascade_sum(absmax) / absmax.len().max(1) as f32;
     let mut codes = Vec::with_capacity(absmax.len());
     let mut scales = Vec::new();
     for block in absmax.chunks(NESTED_BLOCK) {
@@ -92,10 +94,77 @@ pub fn nest(absmax: &[f32]) -> NestedScales {
     NestedScales { codes, absmax: scales, offset }
 }
 
+/// The code whose value is nearest to `x`, as bitsandbytes finds it: `x` is first rounded to one of 65,536 points
+/// between -1 and 1, so that close to a midpoint the neighbour may be taken.
 fn nearest8(x: f32) -> u8 {
-    let above = DYNAMIC8.partition_point(|&v| v < x).clamp(1, 255);
-    let (low, high) = (DYNAMIC8[above - 1], DYNAMIC8[above]);
-    (if x - low <= high - x { above - 1 } else { above }) as u8
+    const POINTS: usize = 1 << 16;
+    static NEAREST: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let point = |i: usize| -1.0 + 2.0 * i as f32 / (POINTS - 1) as f32;
+        (0..POINTS).map(|i| exactly_nearest8(point(i))).collect()
+    });
+    let place = (x.clamp(-1.0, 1.0) + 1.0) * 0.5 * (POINTS - 1) as f32;
+    NEAREST[(place + 0.5) as usize]
+}
+
+/// The code whose value is nearest to `x`; between two it takes the lower.
+fn exactly_nearest8(x: f32) -> u8 {
+    let above = DYNAMIC8.partition_point(|&v| v < x).clamp(1, DYNAMIC8.len() - 1);
+    let (left, right) = (x - DYNAMIC8[above - 1], DYNAMIC8[above] - x);
+    (if right < left { above } else { above - 1 }) as u8
+}
+
+/// Sum in the order of PyTorch's `sum` on one thread of a processor with AVX2 or better, because the mean of the scales is
+/// part of what bitsandbytes writes: eight lanes, four rows of them side by side, and four levels of partial sums
+/// (`aten/src/ATen/native/cpu/SumKernel.cpp`, cascade summation).
+fn cascade_sum(xs: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    const ROWS: usize = 4;
+    let (vectors, rest) = xs.as_chunks::<LANES>();
+    let (groups, single) = vectors.as_chunks::<ROWS>();
+    let mut sums = cascade(groups);
+    for vector in single {
+        add(&mut sums[0], vector);
+    }
+    for row in 1..ROWS {
+        let other = sums[row];
+        add(&mut sums[0], &other);
+    }
+    let tail = rest.iter().fold(0f32, |a, x| a + x);
+    sums[0].iter().fold(tail, |a, x| a + x)
+}
+
+fn add<const N: usize>(sums: &mut [f32; N], other: &[f32; N]) {
+    sums.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
+}
+
+/// Element-wise sum of `groups` over four levels: a level is added to the next when it holds enough terms.
+fn cascade<const N: usize, const ROWS: usize>(groups: &[[[f32; N]; ROWS]]) -> [[f32; N]; ROWS] {
+    const LEVELS: usize = 4;
+    let log = groups.len().next_power_of_two().trailing_zeros() as usize;
+    let power = (log / LEVELS).max(4);
+    let mut levels = [[[0f32; N]; ROWS]; LEVELS];
+    let mut done = 0;
+    for chunk in groups.chunks(1 << power) {
+        for group in chunk {
+            levels[0].iter_mut().zip(group).for_each(|(sum, x)| add(sum, x));
+        }
+        done += chunk.len();
+        if chunk.len() < 1 << power {
+            break;
+        }
+        for level in 1..LEVELS {
+            let lower = std::mem::replace(&mut levels[level - 1], [[0.0; N]; ROWS]);
+            levels[level].iter_mut().zip(&lower).for_each(|(sum, x)| add(sum, x));
+            if done >> (level * power) & ((1 << power) - 1) != 0 {
+                break;
+            }
+        }
+    }
+    let [mut total, upper @ ..] = levels;
+    for level in &upper {
+        total.iter_mut().zip(level).for_each(|(sum, x)| add(sum, x));
+    }
+    total
 }
 
 /// The first-level scales that `nested` stands for.
