@@ -86,11 +86,24 @@ pub enum TooLong {
 pub struct LoraConfig {
     /// Rank of the update.
     pub r: usize,
-    /// The update is scaled by `alpha / r`.
+    /// The update is scaled by `alpha / r`, or by `alpha / sqrt(r)` with `rslora`.
     pub alpha: f64,
+    /// Rank-stabilised scaling (Kalajdzievski, 2023).
+    pub rslora: bool,
+    /// The learning rate of B over that of A (LoRA+, Hayou et al., 2024); 1 trains both alike.
+    pub loraplus_ratio: f64,
     /// Probability with which an input element of an adapter is dropped.
     pub dropout: f64,
+    #[serde(deserialize_with = "target_modules")]
     pub target_modules: Vec<TargetModule>,
+}
+
+impl LoraConfig {
+    /// What the low-rank product is multiplied with.
+    pub fn scale(&self) -> f64 {
+        let rank = self.r as f64;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
 }
 
 /// A linear layer of a decoder block.
@@ -125,6 +138,32 @@ impl TargetModule {
     }
 }
 
+/// A list of modules, or `all-linear` for all of them.
+fn target_modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TargetModule>, D::Error> {
+    struct Modules;
+
+    impl<'de> Visitor<'de> for Modules {
+        type Value = Vec<TargetModule>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of modules, or all-linear")
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
+            match word {
+                "all-linear" => Ok(TargetModule::ALL.to_vec()),
+                other => Err(E::unknown_variant(other, &["all-linear"])),
+            }
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            std::iter::from_fn(|| list.next_element().transpose()).collect()
+        }
+    }
+
+    deserializer.deserialize_any(Modules)
+}
+
 impl fmt::Display for TargetModule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -146,6 +185,12 @@ pub struct TrainingSection {
     pub schedule: Schedule,
     /// Share of the steps in which the learning rate rises from zero.
     pub warmup_ratio: f64,
+    /// Steps in which it rises; stands over `warmup_ratio`.
+    pub warmup_steps: Option<u64>,
+    /// Share of the steps, at the end, in which `schedule: wsd` lets the rate fall.
+    pub decay_ratio: f64,
+    /// Share of the peak rate below which `cosine`, `linear` and `wsd` do not fall.
+    pub min_rate_ratio: f64,
     pub weight_decay: f64,
     pub adam_beta1: f64,
     pub adam_beta2: f64,
@@ -160,6 +205,12 @@ pub struct TrainingSection {
     pub eval_every: u64,
     /// Held-out rows to evaluate; all when absent.
     pub eval_rows: Option<usize>,
+    /// The adapter with the lowest held-out loss is what the run gives, not the last one.
+    pub keep_best: bool,
+    /// Evaluations in a row without a lower held-out loss after which the run ends; 0 means never.
+    pub early_stopping: u64,
+    /// Strength of the noise on embeddings while training (NEFTune, Jain et al., 2023); 0 turns it off.
+    pub neftune_alpha: f64,
     /// Steps between checkpoints; 0 means only after the last.
     pub checkpoint_every: u64,
     /// Non-finite steps in a row after which the run stops.
@@ -173,6 +224,8 @@ pub enum Schedule {
     Cosine,
     Linear,
     Constant,
+    /// Warm-up, then constant, then a linear fall in the last steps.
+    Wsd,
 }
 
 /// Whether attention runs without forming its matrix of scores.

@@ -25,6 +25,7 @@ pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
     model_and_data(config, &mut faults);
     lora(config, &mut faults);
     training(config, &mut faults);
+    held_out(config, &mut faults);
     resources(config, &mut faults);
     faults.0
 }
@@ -71,6 +72,12 @@ fn lora(config: &TrainingConfig, faults: &mut Faults) {
         "lora.alpha",
         || format!("`lora.alpha` is {}, not above 0", lora.alpha),
         "twice the rank is usual",
+    );
+    faults.require(
+        lora.loraplus_ratio.is_finite() && lora.loraplus_ratio > 0.0,
+        "lora.loraplus_ratio",
+        || format!("`lora.loraplus_ratio` is {}, not above 0", lora.loraplus_ratio),
+        "16 is what LoRA+ proposes; 1 trains A and B alike",
     );
     faults.require(
         (0.0..1.0).contains(&lora.dropout),
@@ -138,6 +145,27 @@ fn training(config: &TrainingConfig, faults: &mut Faults) {
         "0.03 is usual",
     );
     range(
+        (0.0..=1.0).contains(&t.decay_ratio),
+        "training.decay_ratio",
+        t.decay_ratio.to_string(),
+        "outside 0 to 1",
+        "0.1 is usual for `schedule: wsd`",
+    );
+    range(
+        (0.0..=1.0).contains(&t.min_rate_ratio),
+        "training.min_rate_ratio",
+        t.min_rate_ratio.to_string(),
+        "outside 0 to 1",
+        "0 lets the rate fall to zero, 0.1 to a tenth of the peak",
+    );
+    range(
+        t.neftune_alpha.is_finite() && t.neftune_alpha >= 0.0,
+        "training.neftune_alpha",
+        t.neftune_alpha.to_string(),
+        "below 0",
+        "5 is usual; 0 turns it off",
+    );
+    range(
         t.weight_decay.is_finite() && t.weight_decay >= 0.0,
         "training.weight_decay",
         t.weight_decay.to_string(),
@@ -173,6 +201,19 @@ fn training(config: &TrainingConfig, faults: &mut Faults) {
         "not above 0",
         "leave it out to evaluate every row, or leave out data.eval",
     );
+}
+
+/// Keys that look at held-out loss need held-out rows.
+fn held_out(config: &TrainingConfig, faults: &mut Faults) {
+    let t = &config.training;
+    for (asked, key) in [(t.keep_best, "training.keep_best"), (t.early_stopping > 0, "training.early_stopping")] {
+        faults.require(
+            !asked || config.data.eval.is_some(),
+            key,
+            || format!("`{key}` needs held-out rows, and `data.eval` is missing"),
+            "name a file of conversations that are not trained on, such as `data.eval: eval.jsonl`",
+        );
+    }
 }
 
 fn resources(config: &TrainingConfig, faults: &mut Faults) {

@@ -19,7 +19,14 @@ pub fn run(model: &Path, adapter: Option<&Path>, out: &PathBuf) -> Result<ExitCo
         block_size: 64,
         compute: Compute::F32,
     };
-    let untrained = LoraConfig { r: 1, alpha: 1.0, dropout: 0.0, target_modules: vec![TargetModule::QProj] };
+    let untrained = LoraConfig {
+        r: 1,
+        alpha: 1.0,
+        rslora: false,
+        loraplus_ratio: 1.0,
+        dropout: 0.0,
+        target_modules: vec![TargetModule::QProj],
+    };
     let (ids, logits) = bench::logits(model, &config, adapter, &untrained)?;
     let tensors = HashMap::from([("ids".to_owned(), ids), ("logits".to_owned(), logits)]);
     candle_core::safetensors::save(&tensors, out).map_err(qlora_trainer::Error::from)?;

@@ -6,3 +6,4 @@ mod foreign;
 mod house;
 mod jobs;
 mod refusals;
+mod runs;

@@ -38,7 +38,7 @@ pub fn save(adapters: &Adapters, base: &str, folder: &Path) -> Result<()> {
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
-        "use_rslora": false,
+        "use_rslora": config.rslora,
         "use_dora": false,
         "modules_to_save": null,
     });
@@ -64,14 +64,16 @@ pub fn load(folder: &Path, shape: &ModelShape, seed: u64, device: &Device) -> Re
     if value["peft_type"] != "LORA" {
         return Err(fault(format!("is of type {}, not LORA", value["peft_type"])));
     }
-    for (name, wanted) in [("use_rslora", false), ("use_dora", false), ("fan_in_fan_out", false)] {
-        if value[name].as_bool().unwrap_or(false) != wanted {
+    for name in ["use_dora", "fan_in_fan_out"] {
+        if value[name].as_bool().unwrap_or(false) {
             return Err(fault(format!("uses {name}, which is not supported")));
         }
     }
     let config = LoraConfig {
         r: value["r"].as_u64().ok_or_else(|| fault("has no rank `r`".into()))? as usize,
         alpha: value["lora_alpha"].as_f64().ok_or_else(|| fault("has no `lora_alpha`".into()))?,
+        rslora: value["use_rslora"].as_bool().unwrap_or(false),
+        loraplus_ratio: 1.0,
         dropout: value["lora_dropout"].as_f64().unwrap_or(0.0),
         target_modules: target_modules(&value["target_modules"]).map_err(&fault)?,
     };

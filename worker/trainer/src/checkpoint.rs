@@ -8,18 +8,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use qlora_config::ResolvedConfig;
 use qlora_data::Cursor;
 use qlora_planner::ModelShape;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::adapter::{self, write_atomically, write_tensors};
+use crate::best::BestMark;
 use crate::lora::Adapters;
 use crate::optim::Optimizer;
 use crate::{Error, Result};
 
 const MANIFEST: &str = "checkpoint.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// Folder of the best adapter within a checkpoint.
+const BEST: &str = "best";
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 /// What a checkpoint says of itself.
@@ -35,6 +39,8 @@ pub struct Manifest {
     pub config_hash: String,
     /// Held-out loss before the first step, so that a resumed run can still report it.
     pub first_evaluation: Option<f64>,
+    #[serde(default)]
+    pub best: Option<BestMark>,
     /// SHA-256 of every other file, in hex.
     pub files: Vec<(String, String)>,
 }
@@ -44,6 +50,8 @@ pub struct Restored {
     pub manifest: Manifest,
     pub adapters: Adapters,
     pub optimizer: Optimizer,
+    /// The adapter of [`Manifest::best`], where the run keeps it.
+    pub best: Option<Adapters>,
 }
 
 /// Writes a checkpoint to `folder`, replacing what lies there; `manifest.files` is filled in.
@@ -52,6 +60,7 @@ pub fn save(
     mut manifest: Manifest,
     adapters: &Adapters,
     optimizer: &Optimizer,
+    best: Option<&Adapters>,
     base: &str,
 ) -> Result<()> {
     let partial = sibling(folder, "partial");
@@ -63,10 +72,17 @@ pub fn save(
         tensors.insert(format!("{i}.second"), second.to_device(&Device::Cpu)?);
     }
     write_tensors(&tensors, &partial.join(OPTIMIZER))?;
-    manifest.files = ADAPTER_FILES
-        .iter()
-        .chain([&OPTIMIZER])
-        .map(|name| Ok(((*name).to_owned(), checksum(&partial.join(name))?)))
+    let mut names: Vec<String> = ADAPTER_FILES.iter().chain([&OPTIMIZER]).map(|name| (*name).to_owned()).collect();
+    if let Some(best) = best {
+        adapter::save(best, base, &partial.join(BEST))?;
+        names.extend(ADAPTER_FILES.iter().map(|name| format!("{BEST}/{name}")));
+    }
+    manifest.files = names
+        .into_iter()
+        .map(|name| {
+            let sum = checksum(&partial.join(&name))?;
+            Ok((name, sum))
+        })
         .collect::<Result<_>>()?;
     let text = serde_json::to_string_pretty(&manifest)
         .map_err(|e| Error::Checkpoint { path: folder.into(), fault: e.to_string() })?;
@@ -77,12 +93,12 @@ pub fn save(
 }
 
 /// Reads the checkpoint in `folder` after checking it against its checksums and the run's configuration.
-pub fn load(folder: &Path, config_hash: &str, shape: &ModelShape, device: &Device) -> Result<Restored> {
+pub fn load(folder: &Path, config: &ResolvedConfig, shape: &ModelShape, device: &Device) -> Result<Restored> {
     let fault = |fault: String| Error::Checkpoint { path: folder.into(), fault };
     let text = fs::read_to_string(folder.join(MANIFEST)).map_err(Error::io(folder.join(MANIFEST)))?;
     let manifest: Manifest =
         serde_json::from_str(&text).map_err(|e| fault(format!("{MANIFEST} cannot be read: {e}")))?;
-    if manifest.config_hash != config_hash {
+    if manifest.config_hash != config.hash() {
         return Err(fault(
             "it was made with another configuration; start a new job to change the configuration".into(),
         ));
@@ -92,14 +108,22 @@ pub fn load(folder: &Path, config_hash: &str, shape: &ModelShape, device: &Devic
             return Err(fault(format!("{name} does not match its checksum; the file is damaged")));
         }
     }
-    let adapters = adapter::load(folder, shape, manifest.seed, device)?;
+    // An adapter file does not say all that the run's configuration does, such as the rate of B.
+    let lora = &config.config().lora;
+    let read = |folder: &Path| {
+        let pairs = adapter::load(folder, shape, manifest.seed, device)?.pairs;
+        Ok::<_, Error>(Adapters::from_pairs(lora, shape, manifest.seed, pairs))
+    };
+    let adapters = read(folder)?;
+    let best = folder.join(BEST);
+    let best = if best.exists() { Some(read(&best)?) } else { None };
     let tensors = candle_core::safetensors::load(folder.join(OPTIMIZER), device)?;
     let moment = |name: String| tensors.get(&name).cloned().ok_or_else(|| fault(format!("{OPTIMIZER} lacks `{name}`")));
     let moments = (0..2 * adapters.sites.len())
         .map(|i| Ok((moment(format!("{i}.first"))?, moment(format!("{i}.second"))?)))
         .collect::<Result<_>>()?;
     let optimizer = Optimizer { moments, updates: manifest.updates };
-    Ok(Restored { manifest, adapters, optimizer })
+    Ok(Restored { manifest, adapters, optimizer, best })
 }
 
 fn sibling(folder: &Path, suffix: &str) -> PathBuf {

@@ -12,6 +12,7 @@
 
 pub mod adapter;
 pub mod bench;
+pub mod best;
 pub mod checkpoint;
 pub mod device;
 mod error;

@@ -94,6 +94,12 @@ impl Adapters {
         &self.config
     }
 
+    /// The noise that NEFTune puts on embeddings at `position`.
+    pub fn embedding_noise(&self, position: MaskPosition) -> DropoutKey {
+        let (step, first_token) = (position.step as u32, position.first_token);
+        DropoutKey { seed: self.seed, step, projection: u32::MAX, first_token, probability: 0.0 }
+    }
+
     /// Numbers that are trained.
     pub fn parameters(&self) -> usize {
         self.pairs.iter().map(|p| p.a.elem_count() + p.b.elem_count()).sum()
@@ -114,7 +120,7 @@ impl Adapters {
             first_token: p.first_token,
             probability: self.config.dropout,
         });
-        Some(AdapterPass { pair: &self.pairs[index], scale: self.config.alpha / self.config.r as f64, mask })
+        Some(AdapterPass { pair: &self.pairs[index], scale: self.config.scale(), mask })
     }
 }
 

@@ -10,6 +10,7 @@ use qlora_config::{ResolvedConfig, TooLong, TrainingConfig};
 use qlora_data::{ChatTemplate, Conversation, Policy, Sample, Sampler, Statistics, parse_rows};
 use tokenizers::Tokenizer;
 
+use crate::best::Best;
 use crate::checkpoint::{self, Manifest};
 use crate::generate::{Generation, answer};
 use crate::lora::Adapters;
@@ -156,6 +157,7 @@ struct Session<'a> {
     steps: u64,
     skipped_in_a_row: u64,
     first_evaluation: Option<f64>,
+    best: Best,
 }
 
 impl<'a> Session<'a> {
@@ -165,15 +167,19 @@ impl<'a> Session<'a> {
         let device: &Device = &prepared.decoder.device;
         let steps = run.steps(prepared.train.len());
         let restored = match &run.resume {
-            Some(folder) => Some(checkpoint::load(folder, run.config.hash(), &prepared.decoder.shape, device)?),
+            Some(folder) => Some(checkpoint::load(folder, &run.config, &prepared.decoder.shape, device)?),
             None => None,
         };
-        let (adapters, optimizer, step, cursor, first_evaluation) = match restored {
-            Some(r) => (r.adapters, r.optimizer, r.manifest.step, r.manifest.cursor, r.manifest.first_evaluation),
+        let (adapters, optimizer, step, cursor, first_evaluation, best) = match restored {
+            Some(r) => {
+                let best = Best { mark: r.manifest.best, adapters: r.best };
+                let m = r.manifest;
+                (r.adapters, r.optimizer, m.step, m.cursor, m.first_evaluation, best)
+            }
             None => {
                 let adapters = Adapters::initialise(&config.lora, &prepared.decoder.shape, seed, device)?;
                 let optimizer = Optimizer::new(&adapters)?;
-                (adapters, optimizer, 0, qlora_data::Cursor::default(), None)
+                (adapters, optimizer, 0, qlora_data::Cursor::default(), None, Best::default())
             }
         };
         let trainer = Trainer {
@@ -184,7 +190,8 @@ impl<'a> Session<'a> {
             learning_rate: LearningRate::new(&config.training, steps),
         };
         let sampler = Sampler::new(seed, prepared.train.len(), cursor);
-        let mut session = Self { run, prepared, trainer, sampler, step, steps, skipped_in_a_row: 0, first_evaluation };
+        let mut session =
+            Self { run, prepared, trainer, sampler, step, steps, skipped_in_a_row: 0, first_evaluation, best };
         session.introduce(reporter)?;
         Ok(session)
     }
@@ -229,6 +236,12 @@ impl<'a> Session<'a> {
             let every = |n: u64| n > 0 && step.is_multiple_of(n) && step < steps;
             if every(t.eval_every) {
                 self.evaluate(reporter)?;
+                if t.early_stopping > 0 && self.best.stale() >= t.early_stopping {
+                    let text =
+                        format!("held-out loss has not fallen in {} evaluations: the run ends", t.early_stopping);
+                    reporter.report(Event::Note { text })?;
+                    break;
+                }
             }
             if every(t.checkpoint_every) {
                 self.save_checkpoint(reporter)?;
@@ -286,6 +299,10 @@ impl<'a> Session<'a> {
         }
         let loss = sum / tokens as f64;
         reporter.report(Event::Evaluation { step: self.step, loss, tokens: tokens as u64 })?;
+        if self.step > 0 {
+            let keep = self.run.config().training.keep_best;
+            self.best.note(self.step, loss, &self.trainer.adapters, keep);
+        }
         Ok(Some(loss))
     }
 
@@ -324,20 +341,39 @@ impl<'a> Session<'a> {
             seed: self.run.config().training.seed,
             config_hash: self.run.config.hash().to_owned(),
             first_evaluation: self.first_evaluation,
+            best: self.best.mark,
             files: Vec::new(),
         };
-        checkpoint::save(&folder, manifest, &self.trainer.adapters, &self.trainer.optimizer, self.base_name())?;
+        let (adapters, optimizer) = (&self.trainer.adapters, &self.trainer.optimizer);
+        checkpoint::save(&folder, manifest, adapters, optimizer, self.best.adapters.as_ref(), self.base_name())?;
         reporter.report(Event::Checkpoint { step: self.step, folder: folder.to_string_lossy().into_owned() })?;
         reporter.report(Event::Phase { phase: Phase::Training, done: self.step, of: self.steps })
     }
 
     fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
         self.evaluate(reporter)?;
+        self.take_best(reporter)?;
         self.sample_answer(reporter)?;
         reporter.report(Event::Phase { phase: Phase::Saving, done: 0, of: 0 })?;
         let folder = self.run.output.join("adapter");
         adapter::save(&self.trainer.adapters, self.base_name(), &folder)?;
         reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
+    }
+}
+
+impl Session<'_> {
+    /// Goes back to the adapter with the lowest held-out loss, where the run keeps it.
+    fn take_best(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        let (Some(mark), Some(adapters)) = (self.best.mark, self.best.adapters.take()) else { return Ok(()) };
+        if mark.step != self.step {
+            let text = format!(
+                "the adapter of step {} is kept: its held-out loss of {:.4} is the lowest",
+                mark.step, mark.loss
+            );
+            reporter.report(Event::Note { text })?;
+        }
+        self.trainer.adapters = adapters;
+        Ok(())
     }
 }
 

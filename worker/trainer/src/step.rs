@@ -52,7 +52,7 @@ impl Trainer<'_> {
         let (mut loss, mut first_token) = (0f64, 0u64);
         for batch in batches {
             let masks = MaskPosition { step, first_token };
-            let kept = self.decoder.forward(batch, &self.adapters, masks, self.training.gradient_checkpointing)?;
+            let kept = self.decoder.forward(batch, &self.adapters, masks, self.training)?;
             loss += self.decoder.backward(batch, &self.adapters, masks, kept, scale, &mut gradients)? * scale;
             first_token += batch.tokens() as u64;
         }

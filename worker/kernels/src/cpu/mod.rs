@@ -13,6 +13,8 @@ pub(crate) mod math;
 pub(crate) mod matmul;
 pub mod nf4;
 mod nf4_tables;
+pub(crate) mod noise;
+pub(crate) mod philox;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod nf4;
+pub mod noise;
 pub mod product;
 pub mod rms_norm;
 pub mod rope;

@@ -1,9 +1,9 @@
 //! The whole model: what a micro-batch is, the forward pass, and the backward pass through all blocks.
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{ModelConfig, TargetModule};
+use qlora_config::{ModelConfig, TargetModule, TrainingSection};
 use qlora_data::{IGNORE, Sample};
-use qlora_kernels::ops::{cross_entropy, rms_norm};
+use qlora_kernels::ops::{cross_entropy, noise, rms_norm};
 use qlora_kernels::{AttentionShape, Products, RopeTable, Span, Term};
 use qlora_planner::ModelShape;
 
@@ -143,21 +143,28 @@ impl Decoder {
         Ok(self.products.forward(&[term], None)?.to_dtype(DType::F32)?)
     }
 
-    /// Runs all blocks; with `checkpointing` only block inputs are kept.
+    /// Runs all blocks; with gradient checkpointing only block inputs are kept.
     pub fn forward(
         &self,
         batch: &Batch,
         adapters: &Adapters,
         masks: MaskPosition,
-        checkpointing: bool,
+        training: &TrainingSection,
     ) -> Result<Kept> {
         let pass = self.pass(adapters, &batch.positions, &batch.spans, Some(masks));
         let mut x = self.embed(&batch.ids)?;
+        if training.neftune_alpha > 0.0 {
+            x = noise::add(&x, training.neftune_alpha, &batch.spans, &adapters.embedding_noise(masks))?;
+        }
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
             let saved = block.keep(&pass, &x)?;
             let y = block.finish(&pass, &saved)?;
-            blocks.push(if checkpointing { KeptBlock::Input(x) } else { KeptBlock::All(Box::new(saved)) });
+            blocks.push(if training.gradient_checkpointing {
+                KeptBlock::Input(x)
+            } else {
+                KeptBlock::All(Box::new(saved))
+            });
             x = y;
         }
         Ok(Kept { blocks, last: x })

@@ -17,7 +17,7 @@ pub struct Projection {
 #[derive(Clone, Copy)]
 pub struct AdapterPass<'a> {
     pub pair: &'a LoraPair,
-    /// alpha / r.
+    /// See [`qlora_config::LoraConfig::scale`].
     pub scale: f64,
     /// The dropout mask; none outside training.
     pub mask: Option<DropoutKey>,

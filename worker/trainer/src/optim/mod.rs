@@ -44,11 +44,12 @@ impl Optimizer {
             weight_decay: t.weight_decay,
             step: self.updates,
         };
+        let faster = AdamW { learning_rate: learning_rate * adapters.config().loraplus_ratio, ..rule };
         for (site, (pair, grad)) in adapters.pairs.iter_mut().zip(gradients.entries()).enumerate() {
             let Some(grad) = grad else { continue };
             *pair = LoraPair {
                 a: self.tensor(&rule, 2 * site, &pair.a, &grad.a, scale)?,
-                b: self.tensor(&rule, 2 * site + 1, &pair.b, &grad.b, scale)?,
+                b: self.tensor(&faster, 2 * site + 1, &pair.b, &grad.b, scale)?,
             };
         }
         Ok(())

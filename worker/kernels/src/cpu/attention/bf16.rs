@@ -254,8 +254,8 @@ pub(crate) fn backward(
     let e = shape.head_dim;
     let dq = Shared(dq.as_mut_ptr(), dq.len());
     let heads = heads(shape, spans);
-    let parts: Vec<_> = heads.par_iter().map(|head| backward_head(head, x, &dq, instructions)).collect();
-    let sum = |like: &[f32], part: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| {
+    let parts: Vec<KeyGrads> = heads.par_iter().map(|head| backward_head(head, x, &dq, instructions)).collect();
+    let sum = |like: &[f32], part: fn(&KeyGrads) -> &[f32]| {
         let mut total = vec![0f32; like.len()];
         for (head, parts) in heads.iter().zip(&parts) {
             let group = head.index / (shape.heads / shape.kv_heads);
@@ -263,7 +263,13 @@ pub(crate) fn backward(
         }
         total
     };
-    rayon::join(|| sum(x.k, |p| &p.0), || sum(x.v, |p| &p.1))
+    rayon::join(|| sum(x.k, |p| &p.dk), || sum(x.v, |p| &p.dv))
+}
+
+/// dK and dV of one query head, [T, E].
+struct KeyGrads {
+    dk: Vec<f32>,
+    dv: Vec<f32>,
 }
 
 /// What the tiles of a head share in the backward pass.
@@ -281,13 +287,7 @@ struct Sums {
     width: usize,
 }
 
-/// dK and dV of one query head, [T, E].
-fn backward_head(
-    head: &Head<'_>,
-    x: &BackwardInputs<'_>,
-    dq: &Shared,
-    instructions: Instructions,
-) -> (Vec<f32>, Vec<f32>) {
+fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>, dq: &Shared, instructions: Instructions) -> KeyGrads {
     let (e, keys) = (head.shape.head_dim, head.span.k.len());
     let session = Session::open(instructions);
     let packed = Packed::keys(head, x.k);
@@ -313,7 +313,7 @@ fn backward_head(
         }
         out
     };
-    (back(&sums.dk), back(&sums.dv))
+    KeyGrads { dk: back(&sums.dk), dv: back(&sums.dv) }
 }
 
 #[derive(Default)]

@@ -1,0 +1,174 @@
+//! Whole runs of the trainer in this process: what a run gives must not depend on interruptions or on looking at it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qlora_config::Layers;
+use qlora_tests::{conversations, tiny_model};
+use qlora_trainer::report::{Event, Reporter, Wish};
+use qlora_trainer::run::Run;
+use qlora_trainer::{Error, Result};
+use tempfile::TempDir;
+
+/// Everything that changes a step, switched on.
+const EVERYTHING: [&str; 9] = [
+    "lora.dropout=0.1",
+    "lora.rslora=true",
+    "lora.loraplus_ratio=4",
+    "training.neftune_alpha=5",
+    "training.schedule=wsd",
+    "training.decay_ratio=0.5",
+    "training.weight_decay=0.01",
+    "training.keep_best=true",
+    "training.eval_every=2",
+];
+
+struct Listener {
+    events: Vec<Event>,
+    stop_at: Option<u64>,
+}
+
+impl Reporter for Listener {
+    fn report(&mut self, event: Event) -> Result<()> {
+        self.events.push(event);
+        Ok(())
+    }
+
+    fn wish(&mut self) -> Wish {
+        let done = self.events.iter().filter(|e| matches!(e, Event::Step(_))).count() as u64;
+        if self.stop_at == Some(done) { Wish::Stop } else { Wish::GoOn }
+    }
+}
+
+struct Place {
+    home: TempDir,
+    model: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let model = tiny_model(home.path());
+        fs::write(home.path().join("train.jsonl"), conversations(12)).expect("rows");
+        fs::write(home.path().join("eval.jsonl"), conversations(3)).expect("rows");
+        Self { home, model }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn run(&self, output: &str, set: &[&str], resume: Option<PathBuf>) -> Run {
+        let common = [
+            "model.base=tiny",
+            "data.train=train.jsonl",
+            "data.eval=eval.jsonl",
+            "data.max_seq_len=512",
+            "lora.r=4",
+            "lora.target_modules=all-linear",
+            "training.max_steps=6",
+            "training.warmup_steps=1",
+            "training.learning_rate=5e-3",
+            "training.micro_batch_size=2",
+            "resources.device=cpu",
+        ];
+        let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
+        let config = Layers { set, ..Layers::default() }.resolve().expect("a valid configuration");
+        let (train, eval) = (self.path("train.jsonl"), Some(self.path("eval.jsonl")));
+        Run { config, model: self.model.clone(), train, eval, output: self.path(output), resume }
+    }
+}
+
+fn execute(run: &Run, stop_at: Option<u64>) -> (Result<()>, Vec<Event>) {
+    let mut listener = Listener { events: Vec::new(), stop_at };
+    let result = run.execute(&mut listener);
+    (result, listener.events)
+}
+
+fn adapter(output: &Path) -> Vec<u8> {
+    fs::read(output.join("adapter/adapter_model.safetensors")).expect("an adapter")
+}
+
+fn notes(events: &[Event]) -> Vec<&str> {
+    events.iter().filter_map(|e| if let Event::Note { text } = e { Some(text.as_str()) } else { None }).collect()
+}
+
+#[test]
+fn a_run_stopped_after_any_step_ends_with_the_same_bytes() {
+    let place = Place::new();
+    let whole = place.run("whole", &EVERYTHING, None);
+    execute(&whole, None).0.expect("a run to the end");
+    for stop in 1..6 {
+        let (first, second) = (format!("first-{stop}"), format!("second-{stop}"));
+        let (result, events) = execute(&place.run(&first, &EVERYTHING, None), Some(stop));
+        assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+        let checkpoint = events.iter().find_map(|e| match e {
+            Event::Checkpoint { folder, .. } => Some(PathBuf::from(folder)),
+            _ => None,
+        });
+        execute(&place.run(&second, &EVERYTHING, checkpoint), None).0.expect("the rest of the run");
+        assert!(adapter(&place.path(&second)) == adapter(&whole.output), "stopped after step {stop}");
+    }
+}
+
+/// bitsandbytes' CPU path loses gradients after an evaluation pass.
+#[test]
+fn evaluation_changes_nothing_in_training() {
+    let place = Place::new();
+    for (name, every) in [("looked", "training.eval_every=1"), ("blind", "training.eval_every=0")] {
+        execute(&place.run(name, &["lora.dropout=0.1", every], None), None).0.expect("a run");
+    }
+    assert!(adapter(&place.path("looked")) == adapter(&place.path("blind")));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
+    let place = Place::new();
+    for (name, seed) in [("a", "training.seed=1"), ("b", "training.seed=1"), ("c", "training.seed=2")] {
+        execute(&place.run(name, &["lora.dropout=0.1", seed], None), None).0.expect("a run");
+    }
+    assert!(adapter(&place.path("a")) == adapter(&place.path("b")));
+    assert!(adapter(&place.path("a")) != adapter(&place.path("c")));
+}
+
+#[test]
+fn a_run_that_gets_worse_ends_early_with_its_best_adapter() {
+    let place = Place::new();
+    let set = [
+        "training.max_steps=60",
+        "training.learning_rate=0.5",
+        "training.schedule=constant",
+        "training.eval_every=1",
+        "training.early_stopping=3",
+        "training.keep_best=true",
+    ];
+    let run = place.run("worse", &set, None);
+    let (result, events) = execute(&run, None);
+    result.expect("a run");
+    let said = notes(&events);
+    assert!(said.iter().any(|n| n.starts_with("held-out loss has not fallen in 3 evaluations")), "{said:?}");
+    let losses: Vec<(u64, f64)> = events
+        .iter()
+        .filter_map(|e| if let Event::Evaluation { step, loss, .. } = e { Some((*step, *loss)) } else { None })
+        .filter(|(step, _)| *step > 0)
+        .collect();
+    let best = losses.iter().fold(losses[0], |a, b| if b.1 < a.1 { *b } else { a });
+    assert!(losses.len() < 59 && best.0 + 3 <= losses.last().expect("a loss").0);
+    assert!(said.iter().any(|n| n.contains(&format!("the adapter of step {} is kept", best.0))), "{said:?}");
+    // The kept adapter is that of a run which ends there.
+    let shorter: Vec<&str> = set.iter().copied().filter(|s| !s.contains("max_steps")).collect();
+    let steps = format!("training.max_steps={}", best.0);
+    let again = place.run("again", &[shorter.as_slice(), &[&steps]].concat(), None);
+    execute(&again, None).0.expect("a run");
+    assert!(adapter(&run.output) == adapter(&again.output));
+}
+
+#[test]
+fn the_scaling_of_an_adapter_is_written_down() {
+    let place = Place::new();
+    let run = place.run("rs", &["lora.rslora=true", "training.max_steps=1"], None);
+    execute(&run, None).0.expect("a run");
+    let text = fs::read_to_string(run.output.join("adapter/adapter_config.json")).expect("a configuration");
+    let config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(config["use_rslora"], true);
+}
