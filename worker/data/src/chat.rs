@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::shapes::to_messages;
+
 /// Messages and tools in the common `messages` form; what a template gets to see.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conversation {
@@ -11,14 +13,38 @@ pub struct Conversation {
     pub tools: Vec<Value>,
 }
 
+/// One row to learn from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Example {
+    /// Learnt from where the assistant speaks.
+    Chat(Conversation),
+    /// Plain text, all of which is learnt from.
+    Text(String),
+}
+
+impl Example {
+    /// A row of a known chat shape, or one with `text` alone.
+    pub fn from_value(row: Value) -> Result<Self, RowError> {
+        match row.get("text").and_then(Value::as_str) {
+            Some("") => Err(RowError::Empty),
+            Some(text) if !has_turns(&row) => Ok(Self::Text(text.to_owned())),
+            _ => Conversation::from_value(row).map(Self::Chat),
+        }
+    }
+}
+
+fn has_turns(row: &Value) -> bool {
+    ["messages", "conversations", "instruction", "prompt"].iter().any(|key| row.get(key).is_some())
+}
+
 /// Why a row is no conversation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     #[error("the row is not JSON: {0}")]
     NotJson(String),
-    #[error("the row is not an object with `messages`")]
+    #[error("the row holds neither `messages`, nor `conversations`, nor `instruction` and `output`, nor `text`")]
     NoMessages,
-    #[error("`messages` is empty")]
+    #[error("the row is empty")]
     Empty,
     #[error("message {index} {fault}")]
     Message { index: usize, fault: String },
@@ -37,8 +63,9 @@ impl Conversation {
         Self::from_value(value)
     }
 
-    /// Takes a row apart and brings call arguments to one form.
-    pub fn from_value(mut row: Value) -> Result<Self, RowError> {
+    /// Takes a row of any known shape apart and brings call arguments to one form.
+    pub fn from_value(row: Value) -> Result<Self, RowError> {
+        let mut row = to_messages(row);
         let messages = match row.get_mut("messages").map(Value::take) {
             Some(Value::Array(messages)) => messages,
             _ => return Err(RowError::NoMessages),

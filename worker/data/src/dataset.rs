@@ -1,12 +1,13 @@
 //! A file of conversations as samples, with what was left out and why.
 
-use std::io::BufRead;
+use std::path::Path;
 
 use serde::Serialize;
 use tokenizers::Tokenizer;
 
-use crate::chat::{Conversation, RowError};
-use crate::encode::{EncodeError, Sample, encode};
+use crate::chat::{Example, RowError};
+use crate::encode::{EncodeError, Sample, encode_example};
+use crate::rows::{self, Place, ReadError, Row};
 use crate::template::ChatTemplate;
 
 /// What happens to a sample of more tokens than the limit.
@@ -46,92 +47,64 @@ pub struct Statistics {
 /// Why a file cannot be trained on.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
-    #[error("{name}: cannot be read: {source}")]
-    Read { name: String, source: std::io::Error },
-    #[error("{name}:{line}: {source}")]
-    Row { name: String, line: usize, source: RowError },
-    #[error("{name}:{line}: {source}")]
-    Encode { name: String, line: usize, source: EncodeError },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("{place}: {source}")]
+    Row { place: Place, source: RowError },
+    #[error("{place}: {source}")]
+    Encode { place: Place, source: EncodeError },
     #[error(
-        "{name}:{line}: {tokens} tokens, above data.max_seq_len {limit}; set data.too_long: skip or truncate, or raise the limit"
+        "{place}: {tokens} tokens, above data.max_seq_len {limit}; set data.too_long: skip or truncate, or raise the limit"
     )]
-    TooLong { name: String, line: usize, tokens: usize, limit: usize },
+    TooLong { place: Place, tokens: usize, limit: usize },
     #[error(
-        "{name}:{line}: token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model"
+        "{place}: token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model"
     )]
-    Vocabulary { name: String, line: usize, id: u32, vocabulary: usize },
+    Vocabulary { place: Place, id: u32, vocabulary: usize },
     #[error(
         "{name}: none of {rows} rows can be learnt from within {limit} tokens; raise data.max_seq_len or set data.too_long: truncate"
     )]
     Nothing { name: String, rows: usize, limit: usize },
 }
 
-/// Lines of a reader that are not blank, numbered from 1.
-#[derive(Debug)]
-pub struct Lines<R> {
-    reader: R,
-    number: usize,
-}
-
-impl<R: BufRead> Lines<R> {
-    pub fn new(reader: R) -> Self {
-        Self { reader, number: 0 }
-    }
-}
-
-impl<R: BufRead> Iterator for Lines<R> {
-    type Item = std::io::Result<(usize, String)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let mut line = String::new();
-            match self.reader.read_line(&mut line) {
-                Ok(0) => return None,
-                Ok(_) => self.number += 1,
-                Err(e) => return Some(Err(e)),
-            }
-            if !line.trim().is_empty() {
-                return Some(Ok((self.number, line)));
-            }
-        }
-    }
-}
-
-/// The conversations of `reader` with their line numbers.
-pub fn parse_rows<R: BufRead>(
+/// The examples of a file or folder, which messages call `name`, with where they stand.
+///
+/// # Errors
+/// See [`rows::open`]; a row that is no example is an error of its own.
+pub fn examples(
+    path: &Path,
     name: &str,
-    reader: R,
-) -> impl Iterator<Item = Result<(usize, Conversation), DatasetError>> {
-    let name = name.to_owned();
-    Lines::new(reader).map(move |line| {
-        let (line, text) = line.map_err(|source| DatasetError::Read { name: name.clone(), source })?;
-        let row = Conversation::parse(&text);
-        Ok((line, row.map_err(|source| DatasetError::Row { name: name.clone(), line, source })?))
-    })
+) -> Result<impl Iterator<Item = Result<(Place, Example), DatasetError>>, DatasetError> {
+    Ok(rows::open(path, name)?.map(|row| {
+        let Row { place, value } = row?;
+        match value.and_then(Example::from_value) {
+            Ok(example) => Ok((place, example)),
+            Err(source) => Err(DatasetError::Row { place, source }),
+        }
+    }))
 }
 
-/// Reads, renders and tokenises the rows of `reader`; `name` is how messages call it.
+/// Reads, renders and tokenises the rows of a file or folder; `name` is how messages call it.
 ///
 /// # Errors
 /// The first row that is no conversation or that the template refuses, and a file in which nothing is left.
-pub fn load<R: BufRead>(
+pub fn load(
+    path: &Path,
     name: &str,
-    reader: R,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     policy: Policy,
 ) -> Result<(Vec<Sample>, Statistics), DatasetError> {
     let mut samples = Vec::new();
     let mut statistics = Statistics::default();
-    for row in parse_rows(name, reader) {
-        let (line, conversation) = row?;
+    for row in examples(path, name)? {
+        let (place, example) = row?;
         statistics.rows += 1;
-        let sample = encode(tokenizer, template, &conversation).map_err(|source| DatasetError::Encode {
-            name: name.to_owned(),
-            line,
-            source,
-        })?;
-        if let Some(sample) = fit(name, line, sample, policy, &mut statistics)? {
+        let sample = match encode_example(tokenizer, template, &example) {
+            Ok(sample) => sample,
+            Err(source) => return Err(DatasetError::Encode { place, source }),
+        };
+        if let Some(sample) = fit(place, sample, policy, &mut statistics)? {
             statistics.kept += 1;
             statistics.tokens += sample.ids.len();
             statistics.supervised_tokens += sample.supervised();
@@ -149,20 +122,19 @@ pub fn load<R: BufRead>(
 }
 
 fn fit(
-    name: &str,
-    line: usize,
+    place: Place,
     mut sample: Sample,
     policy: Policy,
     statistics: &mut Statistics,
 ) -> Result<Option<Sample>, DatasetError> {
     let tokens = sample.ids.len();
     if let Some(&id) = sample.ids.iter().find(|&&id| id as usize >= policy.vocabulary) {
-        return Err(DatasetError::Vocabulary { name: name.to_owned(), line, id, vocabulary: policy.vocabulary });
+        return Err(DatasetError::Vocabulary { place, id, vocabulary: policy.vocabulary });
     }
     if tokens > policy.max_seq_len {
         match policy.too_long {
             TooLong::Error => {
-                return Err(DatasetError::TooLong { name: name.to_owned(), line, tokens, limit: policy.max_seq_len });
+                return Err(DatasetError::TooLong { place, tokens, limit: policy.max_seq_len });
             }
             TooLong::Skip => {
                 statistics.too_long += 1;

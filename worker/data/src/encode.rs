@@ -2,7 +2,7 @@
 
 use tokenizers::Tokenizer;
 
-use crate::chat::Conversation;
+use crate::chat::{Conversation, Example};
 use crate::template::{ChatTemplate, TemplateError};
 
 /// Label of a token that is not learnt from.
@@ -30,6 +30,28 @@ pub enum EncodeError {
     Template(#[from] TemplateError),
     #[error("the tokenizer fails: {0}")]
     Tokenizer(String),
+}
+
+/// Tokens of `example`.
+pub fn encode_example(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    example: &Example,
+) -> Result<Sample, EncodeError> {
+    match example {
+        Example::Chat(conversation) => encode(tokenizer, template, conversation),
+        Example::Text(text) => encode_text(tokenizer, template, text),
+    }
+}
+
+/// Tokens of plain text with the special tokens that the tokenizer adds, and an end of text where it adds none.
+fn encode_text(tokenizer: &Tokenizer, template: &ChatTemplate, text: &str) -> Result<Sample, EncodeError> {
+    let encoding = tokenizer.encode(text, true).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+    let mut ids = encoding.get_ids().to_vec();
+    let end = tokenizer.token_to_id(&template.special().eos);
+    ids.extend(end.filter(|end| ids.last() != Some(end)));
+    let labels = ids.iter().map(|&id| i64::from(id)).collect();
+    Ok(Sample { ids, labels })
 }
 
 /// Tokens of `conversation`; a token is learnt from when any of its characters is the assistant's.

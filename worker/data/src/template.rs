@@ -77,6 +77,10 @@ impl ChatTemplate {
         Ok(Self { env, special, marks_generation })
     }
 
+    pub(crate) fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
     /// Renders `conversation`, ready for the model to answer when `generation_prompt` is set.
     pub fn text(&self, conversation: &Conversation, generation_prompt: bool) -> Result<String, TemplateError> {
         Ok(take_marks(&self.raw(&conversation.messages, &conversation.tools, generation_prompt)?).text)

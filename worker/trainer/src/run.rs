@@ -1,13 +1,11 @@
 //! A whole run: load, prove, evaluate, train, save.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::Device;
 use qlora_config::{ResolvedConfig, TooLong, TrainingConfig};
-use qlora_data::{ChatTemplate, Conversation, Policy, Sample, Sampler, Statistics, parse_rows};
+use qlora_data::{ChatTemplate, Conversation, Example, Policy, Sample, Sampler, Statistics};
 use tokenizers::Tokenizer;
 
 use crate::best::Best;
@@ -128,9 +126,7 @@ impl Run {
             TooLong::Error => qlora_data::TooLong::Error,
         };
         let policy = Policy { max_seq_len: data.max_seq_len, too_long, vocabulary, limit };
-        let file = File::open(path).map_err(Error::io(path))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Ok(qlora_data::load(&name, BufReader::new(file), tokenizer, template, policy)?)
+        Ok(qlora_data::load(path, &name_of(path), tokenizer, template, policy)?)
     }
 
     fn steps(&self, rows: usize) -> u64 {
@@ -141,10 +137,17 @@ impl Run {
     }
 }
 
+/// How messages call a file: not by the folder that it happens to lie in on this machine.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn first_row(path: &Path) -> Result<Option<Conversation>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let row = parse_rows(&path.to_string_lossy(), BufReader::new(file)).next().transpose()?;
-    Ok(row.map(|(_, conversation)| conversation))
+    let row = qlora_data::examples(path, &name_of(path))?.next().transpose()?;
+    Ok(row.and_then(|(_, example)| match example {
+        Example::Chat(conversation) => Some(conversation),
+        Example::Text(_) => None,
+    }))
 }
 
 /// The state of a run between steps.

@@ -1,11 +1,12 @@
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use qlora_data::bfcl::{Limits, Side, convert};
-use qlora_data::{Conversation, Lines, check::check};
+use qlora_data::rows::{ReadError, Row};
+use qlora_data::{Example, check::check};
 use serde_json::json;
 
 use crate::context::Context;
@@ -44,22 +45,24 @@ impl Data {
 }
 
 fn run_check(context: &Context, path: &Path, most: usize) -> Result<ExitCode, CtlError> {
-    let file = File::open(path).map_err(CtlError::io(path))?;
+    std::fs::metadata(path).map_err(CtlError::io(path))?;
+    let fault = |e: ReadError| CtlError::Data { message: e.to_string(), help: "look at the file".into() };
     let (mut rows, mut bad_rows, mut findings) = (0usize, 0usize, 0usize);
-    for line in Lines::new(BufReader::new(file)) {
-        let (line, text) = line.map_err(CtlError::io(path))?;
+    for row in qlora_data::rows::open(path, &path.display().to_string()).map_err(fault)? {
+        let Row { place, value } = row.map_err(fault)?;
         rows += 1;
-        let texts: Vec<String> = match Conversation::parse(&text) {
-            Ok(conversation) => check(&conversation).iter().map(ToString::to_string).collect(),
+        let texts: Vec<String> = match value.and_then(Example::from_value) {
+            Ok(Example::Chat(conversation)) => check(&conversation).iter().map(ToString::to_string).collect(),
+            Ok(Example::Text(_)) => Vec::new(),
             Err(e) => vec![e.to_string()],
         };
         bad_rows += usize::from(!texts.is_empty());
         for text in texts {
             findings += 1;
             if context.global.json {
-                print_json(&json!({"v": 1, "line": line, "finding": text}));
+                print_json(&json!({"v": 1, "line": place.line, "file": place.file, "finding": text}));
             } else if findings <= most {
-                println!("{}:{line}: {text}", path.display());
+                println!("{place}: {text}");
             }
         }
     }

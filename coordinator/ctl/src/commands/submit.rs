@@ -1,3 +1,4 @@
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -5,7 +6,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::transfer::{self, Source};
 use qlora_config::{Layers, ResolvedConfig};
+use qlora_data::rows;
 use qlora_proto::{GetConfigRequest, Job, JobFile, JobKind, SubmitRequest};
+use tempfile::{NamedTempFile, TempPath};
 
 use super::watch::watch;
 use crate::context::Context;
@@ -99,17 +102,17 @@ pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>)
     let mut files = Vec::new();
     for (role, path) in [("train", &config.data.train), ("eval", &config.data.eval)] {
         if let Some(path) = path {
-            files.push(check(role, &resolved.folder.join(path))?);
+            files.push(DataFile::open(role, &resolved.folder.join(path))?);
         }
     }
-    for (file, path) in &files {
-        upload(context, file, path).await?;
+    for data in &files {
+        upload(context, &data.file, &data.path).await?;
     }
     let request = SubmitRequest {
         kind: JobKind::Train.into(),
         name: config.name.clone().unwrap_or_default(),
         config_json: resolved.config.json().to_owned(),
-        files: files.into_iter().map(|(file, _)| file).collect(),
+        files: files.iter().map(|data| data.file.clone()).collect(),
         idempotency_key: key.unwrap_or_default(),
     };
     let answer = context.client()?.jobs.submit(request).await.map_err(context.fault())?.into_inner();
@@ -123,16 +126,54 @@ pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>)
     })
 }
 
-/// Looks at every row before anything is sent.
-fn check(role: &str, path: &Path) -> Result<(JobFile, PathBuf), CtlError> {
-    let file = std::fs::File::open(path).map_err(CtlError::io(path))?;
+/// A file of rows that is ready to be sent.
+struct DataFile {
+    file: JobFile,
+    path: PathBuf,
+    /// Holds the rows of a folder until they are sent.
+    _joined: Option<TempPath>,
+}
+
+impl DataFile {
+    /// Looks at every row before anything is sent; the files of a folder become one.
+    fn open(role: &str, path: &Path) -> Result<Self, CtlError> {
+        check(path)?;
+        let joined = if path.is_dir() { Some(join(path)?) } else { None };
+        let source = joined.as_deref().unwrap_or(path).to_owned();
+        let (digest, size) = transfer::digest(&source)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = JobFile { role: role.into(), name, digest, size };
+        Ok(Self { file, path: source, _joined: joined })
+    }
+}
+
+/// Writes the rows of all files of a folder into one.
+fn join(folder: &Path) -> Result<TempPath, CtlError> {
+    let name = folder.display().to_string();
+    let mut out = BufWriter::new(NamedTempFile::new().map_err(CtlError::io(std::env::temp_dir()))?);
+    for row in rows::open(folder, &name).map_err(|e| unreadable(&e))? {
+        let value = row.map_err(|e| unreadable(&e))?.value.map_err(|e| unreadable(&e))?;
+        writeln!(out, "{value}").map_err(CtlError::io(out.get_ref().path()))?;
+    }
+    let file = out.into_inner().map_err(|e| CtlError::io(std::env::temp_dir())(e.into_error()))?;
+    Ok(file.into_temp_path())
+}
+
+fn unreadable(fault: &dyn std::error::Error) -> CtlError {
+    CtlError::Data { message: fault.to_string(), help: "look at the file".into() }
+}
+
+fn check(path: &Path) -> Result<(), CtlError> {
     let name = path.display().to_string();
+    let fault = |e: qlora_data::DatasetError| CtlError::Data {
+        message: e.to_string(),
+        help: format!("qlora-ctl data check {name} lists every fault"),
+    };
+    // What is not there at all is said in the words of the other commands.
+    std::fs::metadata(path).map_err(CtlError::io(path))?;
     let mut rows = 0usize;
-    for row in qlora_data::parse_rows(&name, std::io::BufReader::new(file)) {
-        row.map_err(|e| CtlError::Data {
-            message: e.to_string(),
-            help: format!("qlora-ctl data check {name} lists every fault"),
-        })?;
+    for row in qlora_data::examples(path, &name).map_err(fault)? {
+        row.map_err(fault)?;
         rows += 1;
     }
     if rows == 0 {
@@ -141,9 +182,7 @@ fn check(role: &str, path: &Path) -> Result<(JobFile, PathBuf), CtlError> {
             help: "a row is one line: {\"messages\": [...]}".into(),
         });
     }
-    let (digest, size) = transfer::digest(path)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok((JobFile { role: role.into(), name, digest, size }, path.to_owned()))
+    Ok(())
 }
 
 async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), CtlError> {

@@ -1,0 +1,104 @@
+//! Rows of training data, one at a time, from whatever file they come in.
+//!
+//! JSON lines, a JSON array, or Parquet; plain, gzip or Zstandard; one file or a folder of them. What a file is shows
+//! in its first bytes, not in its name, since a worker gets files without their names. Only one row is held at a time,
+//! whatever the size of the file.
+
+mod json;
+mod parquet;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::chat::RowError;
+
+/// Where a row stands: a file, and a line of it, or the number of the row where there are no lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub file: String,
+    pub line: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// A row, or why it is none; the rows after it can still be read.
+#[derive(Debug)]
+pub struct Row {
+    pub place: Place,
+    pub value: Result<Value, RowError>,
+}
+
+/// Why a file cannot be read, or not any further.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("{file}: cannot be read: {source}")]
+    Io { file: String, source: std::io::Error },
+    #[error("{file}: {fault}")]
+    Format { file: String, fault: String },
+    #[error("{folder}: holds no .jsonl, .json or .parquet files, compressed or not")]
+    NoFiles { folder: String },
+}
+
+/// Rows in order.
+pub type Rows = Box<dyn Iterator<Item = Result<Row, ReadError>>>;
+
+/// The rows of a file, or of all files of a folder in the order of their names; `name` is how places call it.
+///
+/// # Errors
+/// It does not exist, or holds nothing that could be rows.
+pub fn open(path: &Path, name: &str) -> Result<Rows, ReadError> {
+    if !path.is_dir() {
+        return open_file(path, name);
+    }
+    let named = |file: PathBuf| {
+        let name = format!("{name}/{}", file.file_name().unwrap_or_default().to_string_lossy());
+        (file, name)
+    };
+    let files: Vec<_> = files_of(path, name)?.into_iter().map(named).collect();
+    Ok(Box::new(files.into_iter().flat_map(|(file, name)| match open_file(&file, &name) {
+        Ok(rows) => rows,
+        Err(e) => Box::new(std::iter::once(Err(e))),
+    })))
+}
+
+const ENDINGS: [&str; 3] = [".jsonl", ".json", ".parquet"];
+
+fn files_of(folder: &Path, name: &str) -> Result<Vec<PathBuf>, ReadError> {
+    let entries = std::fs::read_dir(folder).map_err(|source| ReadError::Io { file: name.to_owned(), source })?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| is_data(p)).collect();
+    files.sort();
+    if files.is_empty() { Err(ReadError::NoFiles { folder: name.to_owned() }) } else { Ok(files) }
+}
+
+fn is_data(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let plain = name.trim_end_matches(".gz").trim_end_matches(".zst");
+    !name.starts_with('.') && path.is_file() && ENDINGS.iter().any(|ending| plain.ends_with(ending))
+}
+
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const PARQUET: &[u8] = b"PAR1";
+
+fn open_file(path: &Path, name: &str) -> Result<Rows, ReadError> {
+    let io = |source| ReadError::Io { file: name.to_owned(), source };
+    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    let start = reader.fill_buf().map_err(io)?;
+    if start.starts_with(PARQUET) {
+        return parquet::open(name, reader.into_inner());
+    }
+    let compressed = (start.starts_with(GZIP), start.starts_with(ZSTD));
+    let plain: Box<dyn BufRead> = match compressed {
+        (true, _) => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(reader))),
+        (_, true) => Box::new(BufReader::new(zstd::Decoder::with_buffer(reader).map_err(io)?)),
+        _ => Box::new(reader),
+    };
+    json::open(name, plain)
+}
