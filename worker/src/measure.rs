@@ -59,6 +59,7 @@ fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
             figures.seconds_per_step, figures.tokens_per_step, figures.steps
         );
         println!("peak memory   {:.0} MB", figures.peak_bytes as f64 / 1e6);
+        println!("first step    {:.2} s after the start of the process", figures.first_step_seconds);
         println!("threads       {}", figures.threads);
     }
     Ok(ExitCode::SUCCESS)

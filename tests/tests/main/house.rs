@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "qlora-worker",
         &["qlora-trainer", "qlora-planner", "qlora-config", "qlora-proto", "qlora-client", "qlora-telemetry"],
     ),
-    ("qlora-tests", &["qlora-config", "qlora-client", "qlora-proto", "qlora-trainer"]),
+    ("qlora-tests", &["qlora-config", "qlora-client", "qlora-proto", "qlora-data", "qlora-trainer"]),
 ];
 
 /// Crates that must stay without input and output.

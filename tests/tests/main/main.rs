@@ -7,3 +7,4 @@ mod house;
 mod jobs;
 mod refusals;
 mod runs;
+mod templates;

@@ -6,8 +6,8 @@
 //! what depends on it: the conversation is rendered again with the turn's own text replaced by characters that
 //! occur nowhere else, and the two renderings differ exactly where the turn's text stands. What the model writes
 //! around that text (a marker before a call, the end of turn) is read off the shorter conversation that ends with
-//! the turn, and must stand in the whole at the same place; where it does not, the template is refused rather
-//! than guessed at.
+//! the turn, or off what follows the message before, and must stand in the whole at the same place; where it does not,
+//! the template is refused rather than guessed at.
 
 use std::ops::Range;
 
@@ -36,23 +36,49 @@ impl ChatTemplate {
             return Ok(prompted.len()..trimmed.len());
         }
         let unclear = || TemplateError::Unclear { index };
-        let before = self.raw(&messages[..index], tools, false)?;
-        if !after.starts_with(&before) {
-            return Err(unclear());
-        }
-        // A generation prompt may hold more than the turn does, such as an opened and closed block of reasoning.
-        let start = before.len().max(common_prefix(&prompted, &after));
         let mut replaced = messages.clone();
         replaced[index] = stand_in(&messages[index]);
         let here = differing(&after, &self.raw(&replaced[..=index], tools, false)?);
         let there = differing(whole, &self.raw(&replaced, tools, false)?);
-        let lead = after.get(start..here.start).ok_or_else(unclear)?;
         let tail = after[here.end..].trim_end();
+        let before = self.raw(&messages[..index], tools, false)?;
+        let lead = if after.starts_with(&before) {
+            // A generation prompt may hold more than the turn does, such as an opened and closed block of reasoning.
+            let start = before.len().max(common_prefix(&prompted, &after));
+            after.get(start..here.start).ok_or_else(unclear)?
+        } else {
+            self.lead_after_previous(conversation, index, (&prompted, whole), there.start)?.ok_or_else(unclear)?
+        };
         if whole[..there.start].ends_with(lead) && whole[there.end..].starts_with(tail) {
             Ok(there.start - lead.len()..there.end + tail.len())
         } else {
             Err(unclear())
         }
+    }
+
+    /// What the model writes before the text of turn `index`, which begins at `start` of `whole`, where the template
+    /// renders even the messages before the turn in another way once the turn is there (a system message that goes with
+    /// the last question only): what follows the previous message and is not the generation prompt.
+    fn lead_after_previous<'w>(
+        &self,
+        conversation: &Conversation,
+        index: usize,
+        (prompted, whole): (&str, &'w str),
+        start: usize,
+    ) -> Result<Option<&'w str>, TemplateError> {
+        let Some(previous) = index.checked_sub(1) else { return Ok(None) };
+        let mut replaced = conversation.messages.clone();
+        replaced[previous] = stand_in(&replaced[previous]);
+        let (whole_too, prompted_too) = (
+            self.raw(&replaced, &conversation.tools, false)?,
+            self.raw(&replaced[..index], &conversation.tools, true)?,
+        );
+        if whole == whole_too {
+            return Ok(None);
+        }
+        let (there, here) = (differing(whole, &whole_too), differing(prompted, &prompted_too));
+        let Some(between) = whole.get(there.end..start) else { return Ok(None) };
+        Ok(Some(&between[common_prefix(&prompted[here.end..], between)..]))
     }
 }
 

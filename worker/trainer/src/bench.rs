@@ -28,6 +28,8 @@ pub struct Figures {
     pub tokens_per_step: usize,
     pub steps: usize,
     pub peak_bytes: u64,
+    /// Start of the process to the end of the first step; 0 where the system does not tell.
+    pub first_step_seconds: f64,
     pub threads: usize,
 }
 
@@ -45,6 +47,7 @@ pub fn measure(config: &ResolvedConfig, model: &Path, length: usize, steps: usiz
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
     trainer.step(0, &batch)?;
+    let first_step_seconds = process_seconds();
     let mut seconds = Vec::with_capacity(steps);
     for step in 0..steps {
         let start = Instant::now();
@@ -60,6 +63,7 @@ pub fn measure(config: &ResolvedConfig, model: &Path, length: usize, steps: usiz
         tokens_per_step: tokens,
         steps,
         peak_bytes: peak_bytes(),
+        first_step_seconds,
         threads: rayon::current_num_threads(),
     })
 }
@@ -88,6 +92,18 @@ fn random_sample(length: usize, vocabulary: usize) -> Sample {
     let ids: Vec<u32> = (0..length).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect();
     let labels = ids.iter().map(|&id| i64::from(id)).collect();
     Sample { ids, labels }
+}
+
+/// Seconds since this process began; 0 where the system does not tell.
+fn process_seconds() -> f64 {
+    /// Clock ticks a second that Linux counts process times in, on every architecture that it runs on.
+    const TICKS: f64 = 100.0;
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let stat = read("/proc/self/stat");
+    // The name of the program, in brackets, may hold spaces; the start is the twentieth number after it.
+    let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse::<f64>().ok());
+    let now = read("/proc/uptime").split_whitespace().next().and_then(|text| text.parse::<f64>().ok());
+    start.zip(now).map_or(0.0, |(start, now)| now - start / TICKS)
 }
 
 /// Peak resident bytes of this process; 0 where the system does not tell.
