@@ -1,6 +1,7 @@
 //! One binary for all tests of the whole, so that it is linked once.
 
 mod configs;
+mod data;
 mod faults;
 mod foreign;
 mod house;

@@ -2,11 +2,13 @@
 //!
 //! [`rows`] reads files of many forms; a row becomes a [`Conversation`]; a [`ChatTemplate`] renders it as the model sees it and marks the
 //! assistant's text; [`encode`] turns that into a [`Sample`] of token ids and labels; a [`Sampler`] says in which
-//! order samples are learnt from. [`check`] holds every tool call against the JSON Schema of its tool.
+//! order samples are learnt from. [`check`] holds every tool call against the JSON Schema of its tool, [`audit`] does so for a
+//! whole file.
 //!
 //! Paths, limits and seeds are arguments; the only effect is to read the files at those paths. This crate does not know
 //! devices and does not pad: sequences are packed one after another by whoever runs them.
 
+pub mod audit;
 pub mod bfcl;
 mod chat;
 pub mod check;
@@ -17,6 +19,7 @@ pub mod rows;
 mod sampler;
 mod shapes;
 mod template;
+mod text;
 mod turns;
 
 pub use chat::{Conversation, Example, RowError};
@@ -24,3 +27,4 @@ pub use dataset::{DatasetError, Policy, Statistics, TooLong, examples, load};
 pub use encode::{EncodeError, IGNORE, Sample, encode, encode_example};
 pub use sampler::{Cursor, Sampler};
 pub use template::{ChatTemplate, Rendered, SpecialTokens, TemplateError};
+pub use text::{ModelText, ModelTextError};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, Quantization, TargetModule};
-use qlora_data::SpecialTokens;
+use qlora_data::{ModelText, SpecialTokens};
 use qlora_kernels::Nf4Tensor;
 use qlora_planner::ModelShape;
 use tokenizers::Tokenizer;
@@ -79,20 +79,17 @@ impl Checkpoint {
             help: "Llama and Mistral checkpoints of Hugging Face transformers can be trained",
         })?;
         let shards = Shards::open(path)?;
-        let tokenizer_path = path.join("tokenizer.json");
-        let tokenizer = if tokenizer_path.exists() { Some(read_tokenizer(&tokenizer_path)?) } else { None };
-        let settings = read_json(&path.join("tokenizer_config.json")).unwrap_or_default();
-        let token = |key: &str| {
-            let value = &settings[key];
-            value.as_str().or_else(|| value["content"].as_str()).unwrap_or_default().to_owned()
-        };
-        let separate = std::fs::read_to_string(path.join("chat_template.jinja")).ok();
+        let text = ModelText::open(path).map_err(|e| Error::Model {
+            path: e.path,
+            fault: e.fault,
+            help: "download the file again",
+        })?;
         let files = ModelFiles {
             path: path.into(),
             shape,
-            tokenizer,
-            template: separate.or_else(|| settings["chat_template"].as_str().map(str::to_owned)),
-            special: SpecialTokens { bos: token("bos_token"), eos: token("eos_token") },
+            tokenizer: text.tokenizer,
+            template: text.template,
+            special: text.special,
             end_ids: end_ids(&config),
         };
         Ok(Self { files, source: Source::HuggingFace(Box::new(Folder { shards })) })
@@ -220,14 +217,6 @@ fn read_json(path: &Path) -> Result<serde_json::Value> {
     serde_json::from_str(&text).map_err(|e| Error::Model {
         path: path.into(),
         fault: format!("it is not JSON: {e}"),
-        help: "download the file again",
-    })
-}
-
-fn read_tokenizer(path: &Path) -> Result<Tokenizer> {
-    Tokenizer::from_file(path).map_err(|e| Error::Model {
-        path: path.into(),
-        fault: format!("it is no tokenizer: {e}"),
         help: "download the file again",
     })
 }

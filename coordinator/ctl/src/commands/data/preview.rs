@@ -1,0 +1,67 @@
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use qlora_data::audit::Ruler;
+use qlora_data::{Example, IGNORE, Sample, encode_example};
+use serde_json::json;
+
+use super::check::{open, ruler, unreadable};
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::output::print_json;
+
+#[derive(Debug, Args)]
+pub struct Preview {
+    /// JSON lines, a JSON array or Parquet, also compressed; or a folder of such files.
+    file: PathBuf,
+    /// Which row, counted from 1.
+    #[arg(long, default_value_t = 1)]
+    row: usize,
+    /// Folder of a model, with its tokenizer and chat template.
+    #[arg(long, value_name = "FOLDER")]
+    model: PathBuf,
+    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
+    #[arg(long, default_value = "auto")]
+    template: String,
+}
+
+impl Preview {
+    pub fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let ruler = ruler(&self.model, &self.template, usize::MAX)?;
+        let fault = |message: String| CtlError::Data { message, help: "qlora-ctl data check lists every fault".into() };
+        let row = open(&self.file)?.nth(self.row.saturating_sub(1));
+        let row = row.ok_or_else(|| fault(format!("{}: there is no row {}", self.file.display(), self.row)))?;
+        let row = row.map_err(unreadable)?;
+        let example = row.value.and_then(Example::from_value).map_err(|e| fault(format!("{}: {e}", row.place)))?;
+        let sample = encode_example(&ruler.tokenizer, &ruler.template, &example);
+        let sample = sample.map_err(|e| fault(format!("{}: {e}", row.place)))?;
+        let parts = parts(&ruler, &sample).map_err(fault)?;
+        if context.global.json {
+            let part = |(learnt, text): &(bool, String)| json!({"learnt": learnt, "text": text});
+            let parts: Vec<_> = parts.iter().map(part).collect();
+            let (tokens, supervised) = (sample.ids.len(), sample.supervised());
+            print_json(&json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts}));
+            return Ok(Exit::Done.into());
+        }
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let (on, off) = if colour { ("\x1b[1;32m", "\x1b[0m") } else { ("[[", "]]") };
+        for (learnt, text) in &parts {
+            if *learnt { print!("{on}{text}{off}") } else { print!("{text}") }
+        }
+        println!();
+        context.say(format!("{}: {} tokens, {} learnt from", row.place, sample.ids.len(), sample.supervised()));
+        Ok(Exit::Done.into())
+    }
+}
+
+/// Runs of tokens that are all learnt from, or all not, as text.
+fn parts(ruler: &Ruler, sample: &Sample) -> Result<Vec<(bool, String)>, String> {
+    let tokens: Vec<(bool, u32)> = sample.labels.iter().map(|&l| l != IGNORE).zip(sample.ids.iter().copied()).collect();
+    let run = |run: &[(bool, u32)]| {
+        let ids: Vec<u32> = run.iter().map(|(_, id)| *id).collect();
+        Ok((run[0].0, ruler.tokenizer.decode(&ids, false).map_err(|e| e.to_string())?))
+    };
+    tokens.chunk_by(|a, b| a.0 == b.0).map(run).collect()
+}

@@ -1,0 +1,250 @@
+//! A whole file of rows held against what training on it relies on, row by row: what [`crate::check`] finds in each, rows
+//! that stand there twice, questions that another file holds too, and how long rows are in tokens.
+//!
+//! What is kept of a row is a hash and its line, so a million rows take a few tens of megabytes.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::hash::{Hash, Hasher};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use crate::chat::{Conversation, Example};
+use crate::check::check;
+use crate::encode::encode_example;
+use crate::rows::{Place, Row};
+use crate::template::ChatTemplate;
+
+/// What became of the rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Summary {
+    pub rows: usize,
+    pub bad_rows: usize,
+    pub findings: usize,
+    pub duplicates: usize,
+    /// Rows whose question stands in the other file too.
+    pub leaked: usize,
+    /// Rows with call arguments as JSON text instead of an object.
+    pub arguments_as_text: usize,
+    /// Absent where no tokenizer was given.
+    pub tokens: Option<Lengths>,
+}
+
+/// Lengths of rows in tokens.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Lengths {
+    pub total: usize,
+    pub supervised: usize,
+    pub median: usize,
+    /// Nineteen rows in twenty are no longer.
+    pub p95: usize,
+    pub longest: usize,
+    /// Rows above the limit.
+    pub above_limit: usize,
+    pub limit: usize,
+}
+
+/// How rows become tokens.
+pub struct Ruler {
+    pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
+    /// Tokens of the longest row that is learnt from whole.
+    pub limit: usize,
+}
+
+/// Looks at rows in turn.
+#[derive(Default)]
+pub struct Audit {
+    seen: HashMap<u64, usize>,
+    /// Questions of the file that must not share any.
+    others: HashMap<u64, Place>,
+    ruler: Option<Ruler>,
+    lengths: Vec<u32>,
+    supervised: usize,
+    summary: Summary,
+}
+
+/// One row as it was found.
+pub struct Audited {
+    pub place: Place,
+    pub findings: Vec<String>,
+    /// The row in its normal form, unless it is no example or stood there before.
+    pub fixed: Option<Value>,
+}
+
+impl Audit {
+    /// Measures rows in tokens too.
+    pub fn measured_by(mut self, ruler: Ruler) -> Self {
+        self.ruler = Some(ruler);
+        self
+    }
+
+    /// Notes a row of the file that must share no question with this one.
+    pub fn note_other(&mut self, row: Row) {
+        if let Ok(Example::Chat(conversation)) = row.value.and_then(Example::from_value) {
+            self.others.entry(hash_of(&question(&conversation))).or_insert(row.place);
+        }
+    }
+
+    /// Looks at the next row.
+    pub fn row(&mut self, row: Row) -> Audited {
+        let Row { place, value } = row;
+        self.summary.rows += 1;
+        let mut findings = Vec::new();
+        let fixed = match value {
+            Ok(value) => self.value(value, &place, &mut findings),
+            Err(e) => {
+                findings.push(e.to_string());
+                None
+            }
+        };
+        self.summary.findings += findings.len();
+        self.summary.bad_rows += usize::from(!findings.is_empty());
+        Audited { place, findings, fixed }
+    }
+
+    fn value(&mut self, value: Value, place: &Place, findings: &mut Vec<String>) -> Option<Value> {
+        self.summary.arguments_as_text += usize::from(has_text_arguments(&value));
+        let example = match Example::from_value(value) {
+            Ok(example) => example,
+            Err(e) => {
+                findings.push(e.to_string());
+                return None;
+            }
+        };
+        if let Example::Chat(conversation) = &example {
+            findings.extend(check(conversation).iter().map(ToString::to_string));
+            if let Some(other) = self.others.get(&hash_of(&question(conversation))) {
+                self.summary.leaked += 1;
+                findings.push(format!("the same question stands at {other}"));
+            }
+        }
+        self.measure(&example, findings);
+        let fixed = normal(&example);
+        match self.seen.entry(hash_of(&fixed)) {
+            Entry::Vacant(slot) => {
+                slot.insert(place.line);
+                Some(fixed)
+            }
+            Entry::Occupied(first) => {
+                self.summary.duplicates += 1;
+                findings.push(format!("the same row as line {}", first.get()));
+                None
+            }
+        }
+    }
+
+    fn measure(&mut self, example: &Example, findings: &mut Vec<String>) {
+        let Some(ruler) = &self.ruler else { return };
+        match encode_example(&ruler.tokenizer, &ruler.template, example) {
+            Ok(sample) => {
+                self.lengths.push(sample.ids.len() as u32);
+                self.supervised += sample.supervised();
+            }
+            Err(e) => findings.push(e.to_string()),
+        }
+    }
+
+    /// What became of the rows so far.
+    pub fn summary(&self) -> Summary {
+        let tokens = self.ruler.as_ref().map(|ruler| {
+            let mut sorted = self.lengths.clone();
+            sorted.sort_unstable();
+            let at = |share: f64| sorted.get((share * sorted.len() as f64) as usize).map_or(0, |&n| n as usize);
+            Lengths {
+                total: sorted.iter().map(|&n| n as usize).sum(),
+                supervised: self.supervised,
+                median: at(0.5),
+                p95: at(0.95),
+                longest: sorted.last().map_or(0, |&n| n as usize),
+                above_limit: sorted.iter().filter(|&&n| n as usize > ruler.limit).count(),
+                limit: ruler.limit,
+            }
+        });
+        Summary { tokens, ..self.summary.clone() }
+    }
+}
+
+/// The row as it is best written down.
+fn normal(example: &Example) -> Value {
+    match example {
+        Example::Text(text) => json!({"text": text}),
+        Example::Chat(c) if c.tools.is_empty() => json!({"messages": c.messages}),
+        Example::Chat(c) => json!({"messages": c.messages, "tools": c.tools}),
+    }
+}
+
+/// What the model is asked: everything before the last answer.
+fn question(conversation: &Conversation) -> Value {
+    let question = conversation.question();
+    json!([question.messages, question.tools])
+}
+
+/// Of equal values, whatever order their keys stand in.
+fn hash_of(value: &Value) -> u64 {
+    fn feed(value: &Value, hasher: &mut DefaultHasher) {
+        match value {
+            Value::Object(map) => {
+                let mut keys: Vec<_> = map.iter().collect();
+                keys.sort_by_key(|(key, _)| *key);
+                for (key, value) in keys {
+                    key.hash(hasher);
+                    feed(value, hasher);
+                }
+                1u8.hash(hasher);
+            }
+            Value::Array(items) => {
+                items.iter().for_each(|item| feed(item, hasher));
+                2u8.hash(hasher);
+            }
+            other => other.to_string().hash(hasher),
+        }
+    }
+    let mut hasher = DefaultHasher::new();
+    feed(value, &mut hasher);
+    hasher.finish()
+}
+
+fn has_text_arguments(row: &Value) -> bool {
+    let messages = row["messages"].as_array().into_iter().flatten();
+    let calls = messages.filter_map(|message| message["tool_calls"].as_array()).flatten();
+    calls.into_iter().any(|call| call.get("function").unwrap_or(call)["arguments"].is_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(line: usize, question: &str, arguments: Value) -> Row {
+        let place = Place { file: "f".into(), line };
+        let value = json!({"messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": arguments}}]}
+        ], "tools": [{"name": "t", "parameters": {"type": "object", "properties": {"n": {"maximum": 14}}}}]});
+        Row { place, value: Ok(value) }
+    }
+
+    #[test]
+    fn rows_that_differ_only_in_form_are_duplicates() {
+        let mut audit = Audit::default();
+        assert!(audit.row(row(1, "q", json!({"n": 14, "m": 1}))).fixed.is_some());
+        let second = audit.row(row(2, "q", json!("{\"m\": 1, \"n\": 14}")));
+        assert_eq!(second.findings, ["the same row as line 1"]);
+        assert!(second.fixed.is_none());
+        let third = audit.row(row(3, "q", json!({"n": 15})));
+        assert_eq!(third.findings, ["message 1 tool_call 0: parameter 'n' is 15, above the maximum 14"]);
+        let summary = audit.summary();
+        assert_eq!((summary.rows, summary.bad_rows, summary.duplicates, summary.arguments_as_text), (3, 2, 1, 1));
+    }
+
+    #[test]
+    fn a_question_of_the_other_file_is_a_leak_whatever_its_answer() {
+        let mut audit = Audit::default();
+        audit.note_other(row(9, "held out", json!({"n": 1})));
+        assert!(audit.row(row(1, "own", json!({"n": 1}))).findings.is_empty());
+        assert_eq!(audit.row(row(2, "held out", json!({"n": 2}))).findings, ["the same question stands at f:9"]);
+        assert_eq!(audit.summary().leaked, 1);
+    }
+}
