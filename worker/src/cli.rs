@@ -77,6 +77,8 @@ pub enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Merges an adapter into its base model: a folder that needs no adapter.
+    Merge(MergeArgs),
     /// Models on this machine.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -98,6 +100,30 @@ pub struct BenchArgs {
     pub set: Vec<String>,
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// Hugging Face folder of the 16- or 32-bit base model.
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Adapter folder.
+    #[arg(long)]
+    pub adapter: PathBuf,
+    /// Folder to write; must not exist.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// The base's own weights, or those after NF4 and back, which the adapter was trained on.
+    #[arg(long, value_enum, default_value_t = MergeBase::Original)]
+    pub into: MergeBase,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum MergeBase {
+    Original,
+    Dequantised,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@ mod doctor;
 mod error;
 mod identity;
 mod measure;
+mod merge;
 mod models;
 mod platform;
 
@@ -42,6 +43,7 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
         Some(Command::Doctor { json }) => Ok(doctor::run(&cli.agent, json)),
         Some(Command::Bench(args)) => measure::run(&args),
         Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out),
+        Some(Command::Merge(args)) => merge::run(&args),
         Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name),
         Some(Command::Model(ModelCommand::List)) => Ok(models::list()),
     }

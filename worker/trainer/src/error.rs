@@ -32,6 +32,8 @@ pub enum Error {
     Checkpoint { path: PathBuf, fault: String },
     #[error("the adapter {path} {fault}")]
     Adapter { path: PathBuf, fault: String },
+    #[error("{path} {fault}")]
+    Merge { path: PathBuf, fault: String },
     #[error("no gradient reaches {tensors}: training would change nothing there")]
     NoGradient { tensors: String },
     #[error(
@@ -62,6 +64,7 @@ impl Error {
             | Self::Template(_)
             | Self::Encode(_)
             | Self::Adapter { .. }
+            | Self::Merge { .. }
             | Self::NoGradient { .. }
             | Self::NotFinite { .. } => Blame::Input,
             Self::Tensors(e) if e.to_string().to_lowercase().contains("out of memory") => Blame::Memory,

@@ -18,6 +18,7 @@ pub mod device;
 mod error;
 pub mod generate;
 pub mod lora;
+pub mod merge;
 pub mod model;
 pub mod optim;
 pub mod proof;

@@ -315,3 +315,54 @@ fn a_step_does_not_depend_on_how_it_is_split() {
         assert!(largest_difference(&a.b, &b.b) < 1e-5);
     }
 }
+
+/// PEFT's adapter merged into the weights gives the logits of base and adapter together.
+fn merged_agrees(run: &str, base: qlora_trainer::merge::Base, quantization: &str) {
+    let config = config(&[&format!("model.quantization={quantization}")]);
+    let home = tempfile::tempdir().expect("a folder");
+    let (adapter, out) = (golden(&format!("qlora_run/{run}/final_adapter")), home.path().join("merged"));
+    let model = &config.config().model;
+    let merged = qlora_trainer::merge::merge(&golden("tiny_llama"), &adapter, &out, base, model, |_, _| {});
+    let merged = merged.expect("a merged model");
+    assert!(merged.adapted > 0 && merged.update > 0.0 && merged.quantisation > 0.0);
+    let sample = unlabelled(&row(&tensors("tiny_llama/logits.safetensors")["full.input_ids"], 0));
+    let batch = Batch::pack([&sample]);
+    let decoder = decoder("tiny_llama", &config);
+    let adapters = adapter::load(&adapter, &decoder.shape, 1, &Device::Cpu).expect("PEFT's adapter");
+    let together = decoder.logits(&batch, &adapters).expect("logits");
+    let plain = crate::config(&["model.quantization=none"]);
+    let checkpoint = Checkpoint::open(&out).expect("the merged model");
+    let alone = Decoder::load(&checkpoint, &plain.config().model, 512, &Device::Cpu, |_| {}).expect("a model");
+    let logits = alone.logits(&batch, &untrained(&alone, &plain)).expect("logits");
+    let difference = largest_difference(&logits, &together);
+    println!("parity: {run} merged into {base:?}, logits {difference:.1e}");
+    assert!(difference < 5e-5, "{difference}");
+    let again = qlora_trainer::merge::merge(&golden("tiny_llama"), &adapter, &out, base, model, |_, _| {});
+    assert!(again.expect_err("the folder exists").to_string().contains("exists already"));
+}
+
+#[test]
+fn an_adapter_merged_into_the_original_weights_gives_the_same_logits() {
+    for run in ["attn_r8", "all_linear_r8"] {
+        merged_agrees(run, qlora_trainer::merge::Base::Original, "none");
+    }
+}
+
+#[test]
+fn an_adapter_merged_into_the_dequantised_weights_gives_those_of_training() {
+    for run in ["attn_r8", "all_linear_r8"] {
+        merged_agrees(run, qlora_trainer::merge::Base::Dequantised, "nf4");
+    }
+}
+
+#[test]
+fn quantised_weights_are_no_base_to_merge_into() {
+    let config = config(&[]);
+    let home = tempfile::tempdir().expect("a folder");
+    let (adapter, out) = (golden("qlora_run/attn_r8/final_adapter"), home.path().join("merged"));
+    let base = qlora_trainer::merge::Base::Original;
+    let model = &config.config().model;
+    let fault = qlora_trainer::merge::merge(&golden("qlora_run/base_bnb4bit"), &adapter, &out, base, model, |_, _| {});
+    assert!(fault.expect_err("a refusal").to_string().contains("holds quantised weights"));
+    assert!(!out.exists());
+}

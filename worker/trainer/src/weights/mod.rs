@@ -4,6 +4,7 @@ mod bnb;
 mod gguf;
 mod open;
 mod safetensors;
+mod shard_writer;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 use crate::Result;
 
 pub use open::{Checkpoint, ModelFiles, Source};
+pub(crate) use shard_writer::ShardWriter;
 
 /// A matrix [out, in] that is read and never changed.
 pub trait FrozenWeight: Matrix + Send + Sync {

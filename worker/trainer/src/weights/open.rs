@@ -95,6 +95,14 @@ impl Checkpoint {
         Ok(Self { files, source: Source::HuggingFace(Box::new(Folder { shards })) })
     }
 
+    /// The files of a Hugging Face folder; none of a GGUF file.
+    pub(crate) fn shards(&self) -> Option<&Shards> {
+        match &self.source {
+            Source::HuggingFace(folder) => Some(&folder.shards),
+            Source::Gguf(_) => None,
+        }
+    }
+
     /// The linear layer `module` of block `layer`, held as `model` asks.
     pub fn projection(
         &self,

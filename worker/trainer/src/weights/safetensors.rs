@@ -27,6 +27,27 @@ struct Shard {
     start: u64,
 }
 
+/// A file of a folder and what it holds.
+pub(crate) struct ShardEntries {
+    pub name: String,
+    pub entries: Vec<ShardEntry>,
+}
+
+/// A tensor of a file, without its data.
+pub(crate) struct ShardEntry {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: usize,
+}
+
+impl ShardEntry {
+    /// Whether it is part of a quantised layer: its data are no weights.
+    pub(crate) fn is_quantised(&self) -> bool {
+        !matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+}
+
 /// One tensor as it lies in its file.
 pub(crate) struct Raw {
     dtype: Dtype,
@@ -57,6 +78,27 @@ impl Shards {
         };
         let file_of = files.iter().enumerate().flat_map(names).collect();
         Ok(Self { folder: folder.into(), files, file_of })
+    }
+
+    /// Tensors over all files.
+    pub(crate) fn count(&self) -> usize {
+        self.file_of.len()
+    }
+
+    /// Each file with its tensors in the order in which they lie there.
+    pub(crate) fn files(&self) -> impl Iterator<Item = ShardEntries> + '_ {
+        self.files.iter().map(|shard| {
+            let mut entries: Vec<_> = shard.metadata.tensors().into_iter().collect();
+            entries.sort_by_key(|(_, info)| info.data_offsets);
+            let entry = |(name, info): (String, &TensorInfo)| ShardEntry {
+                name,
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                bytes: info.data_offsets.1 - info.data_offsets.0,
+            };
+            let name = shard.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            ShardEntries { name, entries: entries.into_iter().map(entry).collect() }
+        })
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
