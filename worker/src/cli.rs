@@ -79,6 +79,10 @@ pub enum Command {
     },
     /// Merges an adapter into its base model: a folder that needs no adapter.
     Merge(MergeArgs),
+    /// Scores a model on held-out rows: loss, and how many of its own tool calls are right.
+    Score(ScoreArgs),
+    /// Answers one message.
+    Generate(GenerateArgs),
     /// Models on this machine.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -100,6 +104,49 @@ pub struct BenchArgs {
     pub set: Vec<String>,
     #[arg(long)]
     pub json: bool,
+}
+
+/// A model that answers.
+#[derive(Debug, Args)]
+pub struct SubjectArgs {
+    /// Catalogue name, Hugging Face folder or .gguf file.
+    #[arg(long)]
+    pub model: String,
+    /// Adapter folder.
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
+    #[arg(long, default_value = "auto")]
+    pub template: String,
+    /// Tokens of an answer at the most.
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    pub subject: SubjectArgs,
+    /// Held-out rows, in any form that training takes.
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Rows at the most.
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    pub rows: usize,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub subject: SubjectArgs,
+    /// What the user says.
+    #[arg(long)]
+    pub prompt: String,
+    /// JSON file with a list of tool definitions.
+    #[arg(long)]
+    pub tools: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,8 @@ pub enum WorkerError {
     Config(#[from] qlora_config::ConfigErrors),
     #[error("error[Q0302]: {0}")]
     Model(#[from] crate::models::ModelError),
+    #[error("error[Q0203]: {0}")]
+    Input(String),
     #[error("error[Q0501]: {0}")]
     Training(#[from] qlora_trainer::Error),
 }
@@ -41,7 +43,7 @@ impl WorkerError {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Connect(_) | Self::NoStateFolder => 2,
-            Self::Config(_) | Self::Model(_) => 3,
+            Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
             Self::Unreachable { .. } => 4,
             Self::Refused { .. } | Self::StateInUse { .. } => 5,
             _ => 1,

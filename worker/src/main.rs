@@ -1,6 +1,7 @@
 //! `qlora-worker`: registers a machine with a coordinator, pulls jobs, trains them in a child process, reports.
 
 mod agent;
+mod answers;
 mod child;
 mod cli;
 mod compare;
@@ -43,6 +44,8 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
         Some(Command::Doctor { json }) => Ok(doctor::run(&cli.agent, json)),
         Some(Command::Bench(args)) => measure::run(&args),
         Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out),
+        Some(Command::Score(args)) => answers::score(&cli.agent, &args),
+        Some(Command::Generate(args)) => answers::generate(&cli.agent, &args),
         Some(Command::Merge(args)) => merge::run(&args),
         Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name),
         Some(Command::Model(ModelCommand::List)) => Ok(models::list()),

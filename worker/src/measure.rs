@@ -8,19 +8,7 @@ use qlora_trainer::bench::measure;
 use crate::agent::KEEP_MEMORY;
 use crate::cli::BenchArgs;
 use crate::error::WorkerError;
-use crate::models::{self, Progress};
-
-struct Quiet;
-
-impl Progress for Quiet {
-    fn start(&self, _: &str, _: u64) {}
-
-    fn at(&self, _: u64) {}
-
-    fn note(&self, text: &str) {
-        eprintln!("{text}");
-    }
-}
+use crate::models::{self, Quiet};
 
 /// Measures in a process with the environment of a training process.
 pub fn run(args: &BenchArgs) -> Result<ExitCode, WorkerError> {

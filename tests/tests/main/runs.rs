@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qlora_config::Layers;
+use qlora_config::{DeviceKind, Layers};
 use qlora_tests::{conversations, tiny_model};
 use qlora_trainer::report::{Event, Reporter, Wish};
 use qlora_trainer::run::Run;
+use qlora_trainer::score::{Answerer, Subject};
 use qlora_trainer::{Error, Result};
 use tempfile::TempDir;
 
@@ -171,4 +172,32 @@ fn the_scaling_of_an_adapter_is_written_down() {
     let text = fs::read_to_string(run.output.join("adapter/adapter_config.json")).expect("a configuration");
     let config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(config["use_rslora"], true);
+}
+
+/// `qlora-worker score` sees what the run saw: the same held-out loss before and after.
+#[test]
+fn scores_are_those_of_the_run_that_made_the_adapter() {
+    let place = Place::new();
+    let run = place.run("scored", &[], None);
+    let (result, events) = execute(&run, None);
+    result.expect("a run");
+    let losses: Vec<f64> =
+        events.iter().filter_map(|e| if let Event::Evaluation { loss, .. } = e { Some(*loss) } else { None }).collect();
+    for (adapter, wanted) in [(None, losses.first()), (Some(run.output.join("adapter")), losses.last())] {
+        let subject = Subject {
+            model: place.model.clone(),
+            adapter,
+            config: &run.config.config().model,
+            template: "auto".into(),
+            max_new_tokens: 4,
+            device: DeviceKind::Cpu,
+        };
+        let answerer = Answerer::open(&subject).expect("a model");
+        let scores = answerer.score(&place.path("eval.jsonl"), "eval.jsonl", usize::MAX, |_| {}).expect("scores");
+        let wanted = *wanted.expect("an evaluation");
+        assert!((scores.loss - wanted).abs() < 1e-6, "{} and {wanted}", scores.loss);
+        let calls = scores.calls.expect("rows with calls");
+        assert_eq!((scores.rows, calls.rows), (3, 3));
+        assert!(calls.exact_match <= calls.names_match && calls.names_match <= calls.schema_valid);
+    }
 }

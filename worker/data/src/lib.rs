@@ -10,6 +10,7 @@
 
 pub mod audit;
 pub mod bfcl;
+pub mod calls;
 mod chat;
 pub mod check;
 mod dataset;

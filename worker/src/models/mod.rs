@@ -112,3 +112,16 @@ pub fn list() -> ExitCode {
     }
     ExitCode::SUCCESS
 }
+
+/// Draws nothing and tells only what matters.
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn start(&self, _: &str, _: u64) {}
+
+    fn at(&self, _: u64) {}
+
+    fn note(&self, text: &str) {
+        eprintln!("{text}");
+    }
+}

@@ -6,6 +6,7 @@ use tokenizers::Tokenizer;
 
 use crate::lora::Adapters;
 use crate::model::Decoder;
+use crate::weights::ModelFiles;
 use crate::{Error, Result};
 
 /// How an answer is made.
@@ -17,6 +18,12 @@ pub struct Generation {
     pub seed: u64,
     /// Ids that end the answer.
     pub end_ids: Vec<u32>,
+}
+
+/// Ids that end an answer: the checkpoint's own, and the ends of turn that its tokenizer knows.
+pub fn end_ids(files: &ModelFiles, tokenizer: &Tokenizer) -> Vec<u32> {
+    let ends = ["<|im_end|>", "<|eot_id|>", "<|eom_id|>"].iter().filter_map(|token| tokenizer.token_to_id(token));
+    files.end_ids.iter().copied().chain(ends).collect()
 }
 
 /// The model's answer to `conversation`, without special tokens.

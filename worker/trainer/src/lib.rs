@@ -24,6 +24,7 @@ pub mod optim;
 pub mod proof;
 pub mod report;
 pub mod run;
+pub mod score;
 pub mod step;
 pub mod weights;
 

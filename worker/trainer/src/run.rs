@@ -10,7 +10,7 @@ use tokenizers::Tokenizer;
 
 use crate::best::Best;
 use crate::checkpoint::{self, Manifest};
-use crate::generate::{Generation, answer};
+use crate::generate::{Generation, answer, end_ids};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
@@ -70,17 +70,8 @@ impl Run {
         let checkpoint = Checkpoint::open(&self.model)?;
         let files = &checkpoint.files;
         let missing = |fault: &str, help| Error::Model { path: files.path.clone(), fault: fault.into(), help };
-        let tokenizer = files
-            .tokenizer
-            .clone()
-            .ok_or_else(|| missing("tokenizer.json is missing", "download the whole repository of the model"))?;
-        let source = match config.data.template.as_str() {
-            "auto" => files.template.clone().ok_or_else(|| {
-                missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model")
-            })?,
-            given => given.to_owned(),
-        };
-        let template = ChatTemplate::new(&source, files.special.clone())?;
+        let tokenizer = files.tokenizer()?.clone();
+        let template = files.chat_template(&config.data.template)?;
         let limit = files.shape.max_positions;
         if config.data.max_seq_len > limit {
             return Err(missing(
@@ -106,8 +97,7 @@ impl Run {
                 }
             })?;
         told?;
-        let mut end_ids = files.end_ids.clone();
-        end_ids.extend(["<|im_end|>", "<|eot_id|>", "<|eom_id|>"].iter().filter_map(|t| tokenizer.token_to_id(t)));
+        let end_ids = end_ids(files, &tokenizer);
         Ok(Prepared { decoder, tokenizer, template, end_ids, train, eval, question, statistics })
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, Quantization, TargetModule};
-use qlora_data::{ModelText, SpecialTokens};
+use qlora_data::{ChatTemplate, ModelText, SpecialTokens};
 use qlora_kernels::Nf4Tensor;
 use qlora_planner::ModelShape;
 use tokenizers::Tokenizer;
@@ -40,6 +40,26 @@ pub struct ModelFiles {
     pub special: SpecialTokens,
     /// Ids that end a generated answer.
     pub end_ids: Vec<u32>,
+}
+
+impl ModelFiles {
+    fn missing(&self, fault: &str, help: &'static str) -> Error {
+        Error::Model { path: self.path.clone(), fault: fault.into(), help }
+    }
+
+    /// The tokenizer, which every run needs.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let missing = || self.missing("tokenizer.json is missing", "download the whole repository of the model");
+        self.tokenizer.as_ref().ok_or_else(missing)
+    }
+
+    /// The chat template that `wanted` names: `auto` is the model's own.
+    pub fn chat_template(&self, wanted: &str) -> Result<ChatTemplate> {
+        let missing =
+            || self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model");
+        let source = if wanted == "auto" { self.template.as_deref().ok_or_else(missing)? } else { wanted };
+        Ok(ChatTemplate::new(source, self.special.clone())?)
+    }
 }
 
 /// An opened checkpoint.
