@@ -32,6 +32,13 @@ pub struct ModelConfig {
     pub compute: Compute,
 }
 
+impl ModelConfig {
+    /// No model of its own, held as bitsandbytes and published results have it.
+    pub fn held_as(quantization: Quantization, compute: Compute) -> Self {
+        Self { base: None, quantization, double_quant: true, block_size: 64, compute }
+    }
+}
+
 /// In what products with frozen weights are computed; sums are always in `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -152,7 +159,7 @@ fn target_modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Targ
         fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
             match word {
                 "all-linear" => Ok(TargetModule::ALL.to_vec()),
-                other => Err(E::unknown_variant(other, &["all-linear"])),
+                other => Err(E::unknown_variant(other, &["all-linear", "a list such as [q_proj, v_proj]"])),
             }
         }
 

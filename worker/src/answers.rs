@@ -64,7 +64,7 @@ fn read_tools(path: &Path) -> Result<Vec<serde_json::Value>, WorkerError> {
 fn open(agent: &AgentArgs, args: &SubjectArgs) -> Result<Answerer, WorkerError> {
     let model = models::resolve(&args.model, &models::Quiet)?;
     let quantization = if model.is_dir() { Quantization::Nf4 } else { Quantization::Gguf };
-    let config = ModelConfig { base: None, quantization, double_quant: true, block_size: 64, compute: Compute::Auto };
+    let config = ModelConfig::held_as(quantization, Compute::Auto);
     Ok(Answerer::open(&Subject {
         model,
         adapter: args.adapter.clone(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use qlora_config::{Compute, LoraConfig, ModelConfig, Quantization, TargetModule};
+use qlora_config::{Compute, ModelConfig, Quantization};
 use qlora_trainer::bench;
 
 use crate::error::WorkerError;
@@ -12,22 +12,9 @@ use crate::error::WorkerError;
 /// Writes `ids` [T] and `logits` [T, V] of `model` with `adapter` to `out`.
 pub fn run(model: &Path, adapter: Option<&Path>, out: &PathBuf) -> Result<ExitCode, WorkerError> {
     let is_gguf = model.extension().is_some_and(|e| e == "gguf");
-    let config = ModelConfig {
-        base: None,
-        quantization: if is_gguf { Quantization::Gguf } else { Quantization::None },
-        double_quant: true,
-        block_size: 64,
-        compute: Compute::F32,
-    };
-    let untrained = LoraConfig {
-        r: 1,
-        alpha: 1.0,
-        rslora: false,
-        loraplus_ratio: 1.0,
-        dropout: 0.0,
-        target_modules: vec![TargetModule::QProj],
-    };
-    let (ids, logits) = bench::logits(model, &config, adapter, &untrained)?;
+    let quantization = if is_gguf { Quantization::Gguf } else { Quantization::None };
+    let config = ModelConfig::held_as(quantization, Compute::F32);
+    let (ids, logits) = bench::logits(model, &config, adapter)?;
     let tensors = HashMap::from([("ids".to_owned(), ids), ("logits".to_owned(), logits)]);
     candle_core::safetensors::save(&tensors, out).map_err(qlora_trainer::Error::from)?;
     Ok(ExitCode::SUCCESS)

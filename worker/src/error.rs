@@ -44,6 +44,7 @@ impl WorkerError {
         ExitCode::from(match self {
             Self::Connect(_) | Self::NoStateFolder => 2,
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
+            Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,
             Self::Unreachable { .. } => 4,
             Self::Refused { .. } | Self::StateInUse { .. } => 5,
             _ => 1,

@@ -15,13 +15,7 @@ pub fn run(args: &MergeArgs) -> Result<ExitCode, WorkerError> {
         MergeBase::Original => Base::Original,
         MergeBase::Dequantised => Base::Dequantised,
     };
-    let model = ModelConfig {
-        base: None,
-        quantization: Quantization::Nf4,
-        double_quant: true,
-        block_size: 64,
-        compute: Compute::F32,
-    };
+    let model = ModelConfig::held_as(Quantization::Nf4, Compute::F32);
     let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new(0) };
     if let Ok(style) = ProgressStyle::with_template("merging {wide_bar} {pos}/{len} {eta}") {
         bar.set_style(style);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{DeviceKind, LoraConfig, ModelConfig, ResolvedConfig};
+use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig};
 use qlora_data::Sample;
 use serde::Serialize;
 
@@ -69,18 +69,13 @@ pub fn measure(config: &ResolvedConfig, model: &Path, length: usize, steps: usiz
 }
 
 /// Ids [T] of a fixed sequence, and the logits [T, V] of `model` with `adapter`; on the CPU in `f32`.
-pub fn logits(
-    model: &Path,
-    config: &ModelConfig,
-    adapter: Option<&Path>,
-    untrained: &LoraConfig,
-) -> Result<(Tensor, Tensor)> {
+pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Result<(Tensor, Tensor)> {
     let device = Device::Cpu;
     let checkpoint = Checkpoint::open(model)?;
     let decoder = Decoder::load(&checkpoint, config, LOGITS_LENGTH, &device, |_| {})?;
     let adapters = match adapter {
         Some(folder) => crate::adapter::load(folder, &decoder.shape, 0, &device)?,
-        None => Adapters::initialise(untrained, &decoder.shape, 0, &device)?,
+        None => Adapters::without_effect(&decoder.shape, &device)?,
     };
     let sample = random_sample(LOGITS_LENGTH, decoder.shape.vocabulary);
     let logits = decoder.logits(&Batch::pack([&sample]), &adapters)?;

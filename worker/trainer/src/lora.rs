@@ -79,6 +79,19 @@ impl Adapters {
         Ok(Self { config: config.clone(), seed, sites, pairs })
     }
 
+    /// The smallest adapters, which change nothing: B is zero.
+    pub fn without_effect(shape: &ModelShape, device: &Device) -> Result<Self> {
+        let config = LoraConfig {
+            r: 1,
+            alpha: 1.0,
+            rslora: false,
+            loraplus_ratio: 1.0,
+            dropout: 0.0,
+            target_modules: vec![TargetModule::QProj],
+        };
+        Self::initialise(&config, shape, 0, device)
+    }
+
     /// Adapters with the given values, in the order of [`Self::sites`].
     pub fn from_pairs(config: &LoraConfig, shape: &ModelShape, seed: u64, pairs: Vec<LoraPair>) -> Self {
         Self { config: config.clone(), seed, sites: Self::sites(config, shape), pairs }

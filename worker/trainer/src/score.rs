@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qlora_config::{DeviceKind, LoraConfig, ModelConfig, TargetModule};
+use qlora_config::{DeviceKind, ModelConfig};
 pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
 use qlora_data::{ChatTemplate, Example, encode_example};
@@ -70,7 +70,7 @@ impl Answerer {
             Decoder::load(&checkpoint, subject.config, files.shape.max_positions.min(32_768), device, |_| {})?;
         let adapters = match &subject.adapter {
             Some(folder) => adapter::load(folder, &decoder.shape, 0, device)?,
-            None => Adapters::initialise(&no_change(), &decoder.shape, 0, device)?,
+            None => Adapters::without_effect(&decoder.shape, device)?,
         };
         let (temperature, seed, end_ids) = (0.0, 0, end_ids(files, &tokenizer));
         let how = Generation { max_new_tokens: subject.max_new_tokens, temperature, seed, end_ids };
@@ -118,17 +118,5 @@ impl CallScores {
             names_match: share(Grade::Names),
             exact_match: share(Grade::Exact),
         }
-    }
-}
-
-/// The smallest adapter: B is zero, so it adds nothing.
-fn no_change() -> LoraConfig {
-    LoraConfig {
-        r: 1,
-        alpha: 1.0,
-        rslora: false,
-        loraplus_ratio: 1.0,
-        dropout: 0.0,
-        target_modules: vec![TargetModule::QProj],
     }
 }

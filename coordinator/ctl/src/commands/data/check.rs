@@ -69,6 +69,12 @@ impl Check {
         }
         bar.finish_and_clear();
         let summary = audit.summary();
+        if summary.rows == 0 {
+            return Err(CtlError::Data {
+                message: format!("{} holds no rows", self.file.display()),
+                help: "a row is one line: {\"messages\": [...]}".into(),
+            });
+        }
         self.close(context, &summary);
         if let Some(fixed) = fixed {
             fixed.finish(context)?;
