@@ -72,6 +72,15 @@ fn codes_and_scales_are_those_of_bitsandbytes() {
 }
 
 #[test]
+fn a_matrix_is_quantised_in_its_own_element_type() {
+    for case in cases() {
+        let matrix = Nf4Tensor::quantise_matrix(&case.tensors["weight"], BLOCK, true, &Device::Cpu).expect("a matrix");
+        let found = rounded(&matrix.dequantise(case.dtype()).expect("values"), case.dtype());
+        assert_eq!(bits(&found), bits(&case.floats("nested.dequant")), "{}", case.name);
+    }
+}
+
+#[test]
 fn dequantised_values_are_those_of_bitsandbytes() {
     for case in cases() {
         let absmax = case.tensors["absmax"].flatten_all().expect("scales");

@@ -146,8 +146,8 @@ impl Merger<'_> {
     }
 
     fn dequantised(&self, original: &Tensor) -> Result<Tensor> {
-        let (shape, values) = (original.dims2()?, original.flatten_all()?.to_vec1::<f32>()?);
-        let nf4 = Nf4Tensor::quantise(&values, shape, self.model.block_size, self.model.double_quant, &Device::Cpu)?;
+        let (block, double) = (self.model.block_size, self.model.double_quant);
+        let nf4 = Nf4Tensor::quantise_matrix(original, block, double, &Device::Cpu)?;
         Ok(nf4.dequantise(DType::F32)?)
     }
 

@@ -36,12 +36,16 @@ pub struct NestedScales {
 /// A full block is multiplied by 1 / absmax and a partial last block divided by absmax, as bitsandbytes does on
 /// the CPU; scales below 1e-38 are taken for that, so a zero block gets code 7, with scale 0, or 1e-38 where it is
 /// partial.
-pub fn quantise(weights: &[f32], block: usize) -> Quantised {
+pub fn quantise<T: Copy + Into<f32> + Sync>(weights: &[T], block: usize) -> Quantised {
     let mut packed = vec![0u8; weights.len().div_ceil(2)];
     let absmax = packed
         .par_chunks_mut(block / 2)
         .zip(weights.par_chunks(block))
-        .map(|(bytes, values)| quantise_block(values, bytes, block))
+        .map_with(Vec::with_capacity(block), |values, (bytes, weights)| {
+            values.clear();
+            values.extend(weights.iter().map(|&w| w.into()));
+            quantise_block(values, bytes, block)
+        })
         .collect();
     Quantised { packed, absmax }
 }

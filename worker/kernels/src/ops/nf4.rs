@@ -8,7 +8,7 @@ use parking_lot::RwLockReadGuard;
 use super::product::Matrix;
 use crate::Result;
 use crate::cpu::bf16::{Strips, unpack};
-use crate::cpu::nf4::{self, NESTED_BLOCK, NestedScales};
+use crate::cpu::nf4::{self, NESTED_BLOCK, NestedScales, Quantised};
 use crate::view::tensor;
 
 /// Scales of the blocks of an [`Nf4Tensor`].
@@ -42,14 +42,36 @@ impl Nf4Tensor {
         if weights.len() != rows * cols {
             candle_core::bail!("{} weights do not make a {rows} x {cols} matrix", weights.len())
         }
-        let quantised = nf4::quantise(weights, block);
+        Self::from_quantised(nf4::quantise(weights, block), (rows, cols), block, double, device)
+    }
+
+    /// Quantises a matrix of floats on the CPU, without a copy of it in `f32`.
+    pub fn quantise_matrix(matrix: &Tensor, block: usize, double: bool, device: &Device) -> Result<Self> {
+        let (storage, layout) = matrix.storage_and_layout();
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("a matrix in pieces") };
+        let quantised = match &*storage {
+            Storage::Cpu(CpuStorage::F32(data)) => nf4::quantise(&data[start..end], block),
+            Storage::Cpu(CpuStorage::BF16(data)) => nf4::quantise(&data[start..end], block),
+            Storage::Cpu(CpuStorage::F16(data)) => nf4::quantise(&data[start..end], block),
+            _ => candle_core::bail!("{:?} on {:?} cannot be quantised", matrix.dtype(), matrix.device()),
+        };
+        Self::from_quantised(quantised, matrix.dims2()?, block, double, device)
+    }
+
+    fn from_quantised(
+        quantised: Quantised,
+        shape: (usize, usize),
+        block: usize,
+        double: bool,
+        device: &Device,
+    ) -> Result<Self> {
         let scales = if double {
             Self::nested_on(nf4::nest(&quantised.absmax), device)?
         } else {
             let blocks = quantised.absmax.len();
             Nf4Scales::Plain(Tensor::from_vec(quantised.absmax, blocks, device)?)
         };
-        Self::from_parts(quantised.packed, scales, (rows, cols), block, device)
+        Self::from_parts(quantised.packed, scales, shape, block, device)
     }
 
     /// Takes codes and scales as another program wrote them.

@@ -26,6 +26,11 @@ pub trait FrozenWeight: Matrix + Send + Sync {
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor>;
     /// Bytes that it takes in memory.
     fn bytes(&self) -> usize;
+
+    /// The matrix on the CPU in the element type that loses nothing.
+    fn as_stored(&self) -> Result<Tensor> {
+        Ok(self.written_out(DType::F32)?.to_device(&Device::Cpu)?)
+    }
 }
 
 /// Weights as the checkpoint has them.
@@ -52,6 +57,10 @@ impl FrozenWeight for Plain {
 
     fn bytes(&self) -> usize {
         self.0.elem_count() * self.0.dtype().size_in_bytes()
+    }
+
+    fn as_stored(&self) -> Result<Tensor> {
+        Ok(self.0.to_device(&Device::Cpu)?)
     }
 }
 

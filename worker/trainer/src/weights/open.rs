@@ -234,10 +234,9 @@ fn requantise(weight: Box<dyn FrozenWeight>, model: &ModelConfig, device: &Devic
         Quantization::None => {
             return Ok(Box::new(Plain(weight.written_out(crate::device::compute_dtype(device))?.to_device(device)?)));
         }
-        Quantization::Nf4 => weight.written_out(DType::F32)?.to_device(&Device::Cpu)?,
+        Quantization::Nf4 => weight.as_stored()?,
     };
-    let values = matrix.flatten_all()?.to_vec1::<f32>()?;
-    Ok(Box::new(Nf4Tensor::quantise(&values, weight.shape(), model.block_size, model.double_quant, device)?))
+    Ok(Box::new(Nf4Tensor::quantise_matrix(&matrix, model.block_size, model.double_quant, device)?))
 }
 
 fn read_json(path: &Path) -> Result<serde_json::Value> {
