@@ -78,8 +78,17 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
             found.map_or_else(|e| e, |gpu| format!("{} {} driver {}", gpu.name, gpu.compute_capability, gpu.driver));
         checks.push(Check { name, ok, optional: true, text });
     }
-    for (name, built) in [("built for cuda", cfg!(feature = "cuda")), ("built for metal", cfg!(feature = "metal"))] {
-        let text = if built { "yes".into() } else { "no; build with --features".to_owned() };
+    checks.push(Check {
+        name: "products",
+        ok: true,
+        optional: true,
+        text: qlora_trainer::device::processor_products().into(),
+    });
+    for (name, feature, built) in
+        [("built for cuda", "cuda", cfg!(feature = "cuda")), ("built for metal", "metal", cfg!(feature = "metal"))]
+    {
+        let no = || format!("no; cargo build --release -p qlora-worker --features {feature}");
+        let text = if built { "yes".into() } else { no() };
         checks.push(Check { name, ok: built, optional: true, text });
     }
     checks.push(match Cache::open() {

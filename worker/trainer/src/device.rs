@@ -35,3 +35,12 @@ pub fn products(wanted: Compute, device: &Device) -> Products {
         _ => Products::WrittenOut,
     }
 }
+
+/// How this processor multiplies when it is asked for `auto`, in words.
+pub fn processor_products() -> &'static str {
+    match Instructions::best() {
+        Instructions::Amx => "bf16 on AMX tiles",
+        Instructions::Avx512Bf16 => "bf16 on AVX512-BF16",
+        Instructions::Portable => "f32; bf16 needs AVX512-BF16 or AMX",
+    }
+}
