@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -113,7 +113,17 @@ async fn router<S: JobStore>(
         .route("/metrics", get(metrics).with_state(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
         .merge(page::router(services));
-    Ok(grpc.into_axum_router().merge(web).layer(axum::middleware::from_fn_with_state(token, auth::require)))
+    let known = grpc.into_axum_router().fallback(unknown).merge(web);
+    Ok(known.layer(axum::middleware::from_fn_with_state(token, auth::require)))
+}
+
+/// A call of no known method, or an address with no page: each in the words of who asked.
+async fn unknown(request: Request) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if kind.is_some_and(|kind| kind.starts_with("application/grpc")) {
+        return tonic::Status::unimplemented(format!("no method {}", request.uri().path())).into_http();
+    }
+    page::not_found(format!("nothing lies at {}", request.uri().path()))
 }
 
 #[derive(Clone)]

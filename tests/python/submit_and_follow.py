@@ -5,7 +5,7 @@ usage: submit_and_follow.py ADDRESS PROTO_FOLDER
 Also asks for health, repeats an idempotency key, and finds the services by reflection, as grpcurl does. Exit code 0 where
 all went as it should.
 """
-import importlib, pathlib, subprocess, sys, tempfile
+import importlib, pathlib, subprocess, sys, tempfile, urllib.error, urllib.request
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -34,10 +34,26 @@ def looks_around(channel: grpc.Channel) -> int:
     return len(ours)
 
 
+def knows_what_it_has_not(channel: grpc.Channel, address: str) -> None:
+    """An unknown method and an unknown page are refused, each in the words of its protocol."""
+    try:
+        channel.unary_unary("/qlora.v1.JobService/Fly")(b"")
+        raise AssertionError("an unknown method answered")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.UNIMPLEMENTED, error
+    for path in ("nothing", "j/1000000"):
+        try:
+            urllib.request.urlopen(f"http://{address}/{path}", timeout=5)
+            raise AssertionError(f"/{path} was found")
+        except urllib.error.HTTPError as error:
+            assert error.code == 404 and b"<html" in error.read(), path
+
+
 def main() -> None:
     address, proto = sys.argv[1], pathlib.Path(sys.argv[2])
     jobs, jobs_grpc = stubs(proto)
     with grpc.insecure_channel(address) as channel:
+        knows_what_it_has_not(channel, address)
         services = looks_around(channel)
         assert services == 5, services
         service = jobs_grpc.JobServiceStub(channel)

@@ -27,6 +27,12 @@ pub fn router<S: JobStore>(services: Services<S>) -> Router {
     Router::new().route("/", get(list::<S>)).route("/j/{id}", get(show::<S>)).with_state(services)
 }
 
+/// A page that says what is not there.
+pub fn not_found(what: impl std::fmt::Display) -> Response {
+    let text = what.to_string();
+    (StatusCode::NOT_FOUND, layout::page("not found", &maud::html! { p { (text) } })).into_response()
+}
+
 async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
     let read = services.driver.read(|engine| {
         let jobs: Vec<_> = engine.jobs().rev().take(200).map(convert::job).collect();
@@ -42,9 +48,7 @@ async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
 async fn show<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u64>) -> Response {
     let job = match services.job(id).await {
         Ok(job) => job,
-        Err(e) => {
-            return (StatusCode::NOT_FOUND, layout::page("not found", &maud::html! { p { (e) } })).into_response();
-        }
+        Err(e) => return not_found(e),
     };
     let metrics = services.store.metrics(convert::job_in(id), 0, CURVE).await;
     let logs = services.store.logs(convert::job_in(id), 0, CURVE).await;
