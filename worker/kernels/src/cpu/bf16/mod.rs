@@ -10,6 +10,7 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod ggml;
 pub(crate) mod pack;
 mod portable;
 pub(crate) mod unpack;
