@@ -74,6 +74,19 @@ pub struct DataConfig {
     /// Tokens; longer conversations are treated as `too_long` says.
     pub max_seq_len: usize,
     pub too_long: TooLong,
+    pub batching: Batching,
+}
+
+/// Which conversations share a forward pass; attention never crosses from one into another, and none is padded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Batching {
+    /// `training.micro_batch_size` conversations, drawn at random.
+    Shuffled,
+    /// `training.micro_batch_size` conversations of similar length.
+    Grouped,
+    /// As many as fit into `training.micro_batch_size` times `data.max_seq_len` tokens.
+    Packed,
 }
 
 /// What happens to a conversation of more than `max_seq_len` tokens.

@@ -23,6 +23,7 @@ pub struct Spec {
     pub eval: Option<PathBuf>,
     pub output: PathBuf,
     pub resume: Option<PathBuf>,
+    pub tokens: Option<PathBuf>,
 }
 
 /// One line to the agent.
@@ -78,7 +79,8 @@ fn read(path: &Path) -> Result<Run, Error> {
     let text = std::fs::read_to_string(path).map_err(io)?;
     let spec: Spec = serde_json::from_str(&text).map_err(|e| io(std::io::Error::other(e)))?;
     let config = ResolvedConfig::from_json(&spec.config_json).map_err(|e| io(std::io::Error::other(e)))?;
-    Ok(Run { config, model: spec.model, train: spec.train, eval: spec.eval, output: spec.output, resume: spec.resume })
+    let Spec { model, train, eval, output, resume, tokens, .. } = spec;
+    Ok(Run { config, model, train, eval, output, resume, tokens })
 }
 
 /// Reads wishes on a thread of its own; ends the process when the agent is gone.

@@ -12,7 +12,8 @@ use qlora_trainer::{Error, Result};
 use tempfile::TempDir;
 
 /// Everything that changes a step, switched on.
-const EVERYTHING: [&str; 9] = [
+const EVERYTHING: [&str; 10] = [
+    "data.batching=packed",
     "lora.dropout=0.1",
     "lora.rslora=true",
     "lora.loraplus_ratio=4",
@@ -76,7 +77,7 @@ impl Place {
         let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
         let config = Layers { set, ..Layers::default() }.resolve().expect("a valid configuration");
         let (train, eval) = (self.path("train.jsonl"), Some(self.path("eval.jsonl")));
-        Run { config, model: self.model.clone(), train, eval, output: self.path(output), resume }
+        Run { config, model: self.model.clone(), train, eval, output: self.path(output), resume, tokens: None }
     }
 }
 
@@ -162,6 +163,55 @@ fn a_run_that_gets_worse_ends_early_with_its_best_adapter() {
     let again = place.run("again", &[shorter.as_slice(), &[&steps]].concat(), None);
     execute(&again, None).0.expect("a run");
     assert!(adapter(&run.output) == adapter(&again.output));
+}
+
+/// One step over all rows, each in a pass of its own or packed together.
+#[test]
+fn packed_rows_are_learnt_from_as_if_they_stood_alone() {
+    let place = Place::new();
+    let common = ["model.compute=f32", "lora.dropout=0", "training.max_steps=2", "training.warmup_steps=0"];
+    let alone = ["training.micro_batch_size=1", "training.gradient_accumulation=12"];
+    let packed = ["training.micro_batch_size=8", "data.batching=packed"];
+    let losses = [("alone", alone), ("packed", packed)].map(|(name, set)| {
+        let (result, events) = execute(&place.run(name, &[common.as_slice(), &set].concat(), None), None);
+        result.expect("a run");
+        let pack = notes(&events).iter().any(|n| n.starts_with("12 rows in 1 packs of up to 4096 tokens"));
+        assert_eq!(pack, name == "packed", "{events:?}");
+        let loss = |e: &Event| if let Event::Step(step) = e { Some((step.loss, step.grad_norm)) } else { None };
+        events.iter().filter_map(loss).collect::<Vec<_>>()
+    });
+    assert_eq!(losses[0].len(), 2);
+    for (alone, packed) in losses[0].iter().zip(&losses[1]) {
+        assert!((alone.0 - packed.0).abs() < 1e-6 && (alone.1 - packed.1).abs() < 1e-4 * alone.1, "{losses:?}");
+    }
+}
+
+#[test]
+fn tokenised_rows_are_found_again_and_a_damaged_file_is_made_anew() {
+    let place = Place::new();
+    let folder = place.path("tokens");
+    let run = |name| {
+        let run = Run { tokens: Some(folder.clone()), ..place.run(name, &["training.max_steps=2"], None) };
+        execute(&run, None).0.expect("a run");
+        adapter(&run.output)
+    };
+    let files = || {
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(&folder).expect("a folder").map(|e| e.expect("a file").path()).collect();
+        files.sort();
+        files
+    };
+    let first = run("first");
+    let kept = files();
+    assert_eq!(kept.len(), 2, "training and held-out rows");
+    // Labels come from the file: one that says that nothing is learnt from would be noticed.
+    let written = fs::read(&kept[0]).expect("tokens");
+    fs::write(&kept[0], &written[..written.len() - 40]).expect("a damaged file");
+    assert!(run("second") == first);
+    assert_eq!(fs::read(&kept[0]).expect("tokens"), written, "made anew");
+    fs::write(place.path("train.jsonl"), conversations(11)).expect("rows");
+    assert!(run("third") != first, "other rows, other tokens");
+    assert_eq!(files().len(), 3);
 }
 
 #[test]

@@ -1,21 +1,24 @@
 //! From chat data to tokens and loss masks.
 //!
 //! [`rows`] reads files of many forms; a row becomes a [`Conversation`]; a [`ChatTemplate`] renders it as the model sees it and marks the
-//! assistant's text; [`encode`] turns that into a [`Sample`] of token ids and labels; a [`Sampler`] says in which
-//! order samples are learnt from. [`check`] holds every tool call against the JSON Schema of its tool, [`audit`] does so for a
+//! assistant's text; [`encode`] turns that into a [`Sample`] of token ids and labels; a [`Sampler`] says which
+//! samples are learnt from together, and in which order. [`check`] holds every tool call against the JSON Schema of its tool, [`audit`] does so for a
 //! whole file.
 //!
-//! Paths, limits and seeds are arguments; the only effect is to read the files at those paths. This crate does not know
+//! Paths, limits and seeds are arguments; the only effects are to read the files at those paths, and to keep samples
+//! in a folder for [`load_cached`] to find again. This crate does not know
 //! devices and does not pad: sequences are packed one after another by whoever runs them.
 
 pub mod audit;
 pub mod bfcl;
+mod cache;
 pub mod calls;
 mod chat;
 pub mod check;
 mod dataset;
 mod encode;
 mod json;
+mod packing;
 pub mod rows;
 mod sampler;
 mod shapes;
@@ -23,9 +26,10 @@ mod template;
 mod text;
 mod turns;
 
+pub use cache::load_cached;
 pub use chat::{Conversation, Example, RowError};
 pub use dataset::{DatasetError, Policy, Statistics, TooLong, examples, load};
 pub use encode::{EncodeError, IGNORE, Sample, encode, encode_example};
-pub use sampler::{Cursor, Sampler};
+pub use sampler::{Batching, Cursor, Sampler};
 pub use template::{ChatTemplate, Rendered, SpecialTokens, TemplateError};
 pub use text::{ModelText, ModelTextError};

@@ -1,96 +1,177 @@
-//! The order in which samples are learnt from: a seeded shuffle of every epoch, and a cursor to resume at.
+//! Which samples make up each micro-batch: a plan for every epoch by the run's seed, and a cursor to resume at.
 
 use serde::{Deserialize, Serialize};
+
+use crate::packing::best_fit;
+
+/// Micro-batches that are sorted by length together, where samples are grouped by length.
+const WINDOW: usize = 50;
+
+/// How samples are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batching {
+    /// So many samples at random.
+    Shuffled { samples: usize },
+    /// So many samples of similar length, the groups in random order.
+    Grouped { samples: usize },
+    /// As many samples as fit into so many tokens, the packs in random order.
+    Packed { tokens: usize },
+}
 
 /// Where a run stands in its data; part of every checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cursor {
     pub epoch: u64,
-    /// Samples of the epoch that have been handed out.
+    /// Micro-batches of the epoch that have been handed out.
     pub position: usize,
 }
 
-/// Hands out indices of samples; each epoch holds every sample once, in an order of its own.
+/// Hands out micro-batches as indices of samples; each epoch holds every sample once, in an order of its own.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     seed: u64,
-    samples: usize,
+    batching: Batching,
+    lengths: Vec<usize>,
     cursor: Cursor,
-    order: Vec<usize>,
+    plan: Vec<Vec<usize>>,
 }
 
 impl Sampler {
-    /// A sampler over `samples` samples that goes on at `cursor`.
+    /// A sampler over samples of `lengths` tokens that goes on at `cursor`.
     ///
     /// # Panics
-    /// There are no samples.
-    pub fn new(seed: u64, samples: usize, cursor: Cursor) -> Self {
-        assert!(samples > 0, "a sampler needs samples");
-        Self { seed, samples, cursor, order: shuffled(seed, cursor.epoch, samples) }
+    /// There are no samples, or a micro-batch is to hold none.
+    pub fn new(seed: u64, lengths: Vec<usize>, batching: Batching, cursor: Cursor) -> Self {
+        assert!(!lengths.is_empty(), "a sampler needs samples");
+        let plan = plan(seed, cursor.epoch, &lengths, batching);
+        Self { seed, batching, lengths, cursor, plan }
     }
 
     pub fn cursor(&self) -> Cursor {
         self.cursor
     }
 
-    /// The next `n` indices; may run over the end of an epoch.
-    pub fn take(&mut self, n: usize) -> Vec<usize> {
-        (0..n).map(|_| self.next_index()).collect()
+    /// Micro-batches of an epoch: of every one as many.
+    pub fn batches(&self) -> usize {
+        self.plan.len()
     }
 
-    fn next_index(&mut self) -> usize {
-        if self.cursor.position == self.samples {
+    /// The samples of the next micro-batch.
+    pub fn next_batch(&mut self) -> &[usize] {
+        if self.cursor.position == self.plan.len() {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
-            self.order = shuffled(self.seed, self.cursor.epoch, self.samples);
+            self.plan = plan(self.seed, self.cursor.epoch, &self.lengths, self.batching);
         }
-        let index = self.order[self.cursor.position];
         self.cursor.position += 1;
-        index
+        &self.plan[self.cursor.position - 1]
     }
 }
 
-/// Fisher-Yates over SplitMix64 (Steele, Lea and Flood, 2014), seeded by run and epoch.
-fn shuffled(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
-    let mut state = seed ^ epoch.wrapping_mul(0xD1B5_4A32_D192_ED03);
-    let mut next = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+/// The micro-batches of one epoch.
+fn plan(seed: u64, epoch: u64, lengths: &[usize], batching: Batching) -> Vec<Vec<usize>> {
+    let mut random = SplitMix::new(seed, epoch);
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    match batching {
+        Batching::Shuffled { samples } => {
+            random.shuffle(&mut order);
+            order.chunks(samples).map(<[usize]>::to_vec).collect()
+        }
+        Batching::Grouped { samples } => {
+            random.shuffle(&mut order);
+            order.chunks_mut(samples * WINDOW).for_each(|window| window.sort_by_key(|&i| lengths[i]));
+            let mut plan: Vec<Vec<usize>> = order.chunks(samples).map(<[usize]>::to_vec).collect();
+            random.shuffle(&mut plan);
+            plan
+        }
+        Batching::Packed { tokens } => {
+            let mut plan = best_fit(lengths, tokens);
+            random.shuffle(&mut plan);
+            plan
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014), seeded by run and epoch.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn new(seed: u64, epoch: u64) -> Self {
+        Self(seed ^ epoch.wrapping_mul(0xD1B5_4A32_D192_ED03))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
-    };
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        let j = ((u128::from(next()) * (i as u128 + 1)) >> 64) as usize;
-        order.swap(i, j);
     }
-    order
+
+    /// Fisher and Yates' shuffle.
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            let j = ((u128::from(self.next()) * (i as u128 + 1)) >> 64) as usize;
+            items.swap(i, j);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const FORMS: [Batching; 3] =
+        [Batching::Shuffled { samples: 4 }, Batching::Grouped { samples: 4 }, Batching::Packed { tokens: 100 }];
+
+    fn lengths(n: usize) -> Vec<usize> {
+        (0..n).map(|i| 1 + i * 37 % 90).collect()
+    }
+
+    fn take(sampler: &mut Sampler, batches: usize) -> Vec<Vec<usize>> {
+        (0..batches).map(|_| sampler.next_batch().to_vec()).collect()
+    }
+
     #[test]
     fn an_epoch_holds_every_sample_once_and_epochs_differ() {
-        let mut sampler = Sampler::new(1, 50, Cursor::default());
-        let (first, second) = (sampler.take(50), sampler.take(50));
-        for epoch in [&first, &second] {
-            let mut sorted = epoch.clone();
-            sorted.sort_unstable();
-            assert_eq!(sorted, (0..50).collect::<Vec<_>>());
+        for batching in FORMS {
+            let mut sampler = Sampler::new(1, lengths(50), batching, Cursor::default());
+            let batches = sampler.batches();
+            let (first, second) = (take(&mut sampler, batches), take(&mut sampler, batches));
+            assert_eq!(sampler.batches(), batches, "{batching:?}");
+            for epoch in [&first, &second] {
+                let mut sorted: Vec<usize> = epoch.iter().flatten().copied().collect();
+                sorted.sort_unstable();
+                assert_eq!(sorted, (0..50).collect::<Vec<_>>(), "{batching:?}");
+            }
+            assert_ne!(first, second, "{batching:?}");
         }
-        assert_ne!(first, second);
     }
 
     #[test]
     fn a_cursor_resumes_anywhere_even_at_the_end_of_an_epoch() {
-        let mut whole = Sampler::new(9, 7, Cursor::default());
-        let all = whole.take(21);
-        for stop in 0..21 {
-            let mut first = Sampler::new(9, 7, Cursor::default());
-            first.take(stop);
-            let mut rest = Sampler::new(9, 7, first.cursor());
-            assert_eq!(rest.take(21 - stop), all[stop..]);
+        for batching in FORMS {
+            let all = take(&mut Sampler::new(9, lengths(17), batching, Cursor::default()), 20);
+            for stop in 0..20 {
+                let mut first = Sampler::new(9, lengths(17), batching, Cursor::default());
+                take(&mut first, stop);
+                let mut rest = Sampler::new(9, lengths(17), batching, first.cursor());
+                assert_eq!(take(&mut rest, 20 - stop), all[stop..], "{batching:?} stopped after {stop}");
+            }
         }
+    }
+
+    #[test]
+    fn grouped_samples_are_of_similar_length() {
+        let spread = |batching| {
+            let lengths = lengths(400);
+            let mut sampler = Sampler::new(3, lengths.clone(), batching, Cursor::default());
+            let batches = sampler.batches();
+            let spread = |batch: &Vec<usize>| {
+                let of = |i: &usize| lengths[*i];
+                batch.iter().map(of).max().unwrap_or(0) - batch.iter().map(of).min().unwrap_or(0)
+            };
+            take(&mut sampler, batches).iter().map(spread).sum::<usize>() / batches
+        };
+        let (shuffled, grouped) = (spread(Batching::Shuffled { samples: 4 }), spread(Batching::Grouped { samples: 4 }));
+        assert!(grouped * 10 < shuffled, "{grouped} tokens apart when grouped, {shuffled} when shuffled");
     }
 }

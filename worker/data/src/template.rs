@@ -32,6 +32,7 @@ pub struct SpecialTokens {
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
+    source: String,
     special: SpecialTokens,
     marks_generation: bool,
 }
@@ -74,7 +75,12 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         env.add_template_owned("chat", marked).map_err(TemplateError::Syntax)?;
-        Ok(Self { env, special, marks_generation })
+        Ok(Self { env, source: source.to_owned(), special, marks_generation })
+    }
+
+    /// The Jinja text.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
     }
 
     pub(crate) fn special(&self) -> &SpecialTokens {

@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::outbox::Outbox;
 use super::process::{Judgement, Process};
 use super::progress::{Tracker, line};
+use super::token_cache;
 use super::vitals::Vitals;
 use crate::child::{Line, Spec};
 use crate::models::{self, Progress as FetchProgress};
@@ -49,6 +50,7 @@ impl Attempt {
         qlora_telemetry::set_parent_text(&span, &assignment.traceparent);
         let worker = Worker {
             folder: state.join("jobs").join(format!("{}-{token}", assignment.job)),
+            tokens: state.join("tokens"),
             client,
             session,
             assignment,
@@ -104,6 +106,8 @@ struct Worker {
     client: Client,
     session: u64,
     folder: PathBuf,
+    /// Tokenised rows of earlier attempts.
+    tokens: PathBuf,
     assignment: Assignment,
     stopping: watch::Receiver<Option<String>>,
     outbox: Arc<Outbox>,
@@ -172,7 +176,9 @@ impl Worker {
             eval,
             output: self.folder.join("output"),
             resume,
+            tokens: Some(self.tokens.clone()),
         };
+        token_cache::trim(&self.tokens);
         let path = self.folder.join("spec.json");
         let text = serde_json::to_vec(&spec).unwrap_or_default();
         tokio::fs::create_dir_all(&spec.output).await.map_err(self.io(&spec.output))?;

@@ -8,6 +8,7 @@ mod outbox;
 mod process;
 mod progress;
 mod session;
+mod token_cache;
 mod vitals;
 
 pub use process::KEEP_MEMORY;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use qlora_config::{ResolvedConfig, TooLong, TrainingConfig};
-use qlora_data::{ChatTemplate, Conversation, Example, Policy, Sample, Sampler, Statistics};
+use qlora_data::{Batching, ChatTemplate, Conversation, Example, Policy, Sample, Sampler, Statistics};
 use tokenizers::Tokenizer;
 
 use crate::best::Best;
@@ -34,6 +34,8 @@ pub struct Run {
     pub output: PathBuf,
     /// A checkpoint to go on from.
     pub resume: Option<PathBuf>,
+    /// Where tokenised rows are kept for the next run; nowhere where there is none.
+    pub tokens: Option<PathBuf>,
 }
 
 /// Data and model, ready to train.
@@ -116,14 +118,27 @@ impl Run {
             TooLong::Error => qlora_data::TooLong::Error,
         };
         let policy = Policy { max_seq_len: data.max_seq_len, too_long, vocabulary, limit };
-        Ok(qlora_data::load(path, &name_of(path), tokenizer, template, policy)?)
+        let name = name_of(path);
+        Ok(match &self.tokens {
+            Some(folder) => qlora_data::load_cached(folder, path, &name, tokenizer, template, policy)?,
+            None => qlora_data::load(path, &name, tokenizer, template, policy)?,
+        })
     }
 
-    fn steps(&self, rows: usize) -> u64 {
+    /// Steps of the run, where an epoch has so many micro-batches.
+    fn steps(&self, micro_batches: usize) -> u64 {
         let t = &self.config().training;
-        let batch = t.micro_batch_size * t.gradient_accumulation;
-        let by_epochs = (rows as f64 * t.epochs / batch as f64).ceil().max(1.0) as u64;
+        let by_epochs = (micro_batches as f64 * t.epochs / t.gradient_accumulation as f64).ceil().max(1.0) as u64;
         t.max_steps.unwrap_or(by_epochs)
+    }
+
+    fn batching(&self) -> Batching {
+        let (data, samples) = (&self.config().data, self.config().training.micro_batch_size);
+        match data.batching {
+            qlora_config::Batching::Shuffled => Batching::Shuffled { samples },
+            qlora_config::Batching::Grouped => Batching::Grouped { samples },
+            qlora_config::Batching::Packed => Batching::Packed { tokens: samples * data.max_seq_len },
+        }
     }
 }
 
@@ -158,7 +173,6 @@ impl<'a> Session<'a> {
         let config = run.config();
         let seed = config.training.seed;
         let device: &Device = &prepared.decoder.device;
-        let steps = run.steps(prepared.train.len());
         let restored = match &run.resume {
             Some(folder) => Some(checkpoint::load(folder, &run.config, &prepared.decoder.shape, device)?),
             None => None,
@@ -175,6 +189,9 @@ impl<'a> Session<'a> {
                 (adapters, optimizer, 0, qlora_data::Cursor::default(), None, Best::default())
             }
         };
+        let lengths = prepared.train.iter().map(|sample| sample.ids.len()).collect();
+        let sampler = Sampler::new(seed, lengths, run.batching(), cursor);
+        let steps = run.steps(sampler.batches());
         let trainer = Trainer {
             decoder: &prepared.decoder,
             adapters,
@@ -182,7 +199,6 @@ impl<'a> Session<'a> {
             training: &config.training,
             learning_rate: LearningRate::new(&config.training, steps),
         };
-        let sampler = Sampler::new(seed, prepared.train.len(), cursor);
         let mut session =
             Self { run, prepared, trainer, sampler, step, steps, skipped_in_a_row: 0, first_evaluation, best };
         session.introduce(reporter)?;
@@ -200,6 +216,7 @@ impl<'a> Session<'a> {
             rows_left_out: (statistics.rows - statistics.kept) as u64,
             weight_bytes: self.prepared.decoder.bytes() as u64,
         })?;
+        self.tell_packing(reporter)?;
         reporter.report(Event::Phase { phase: Phase::Preparing, done: 0, of: 0 })?;
         let shortest = self.prepared.train.iter().min_by_key(|s| s.ids.len());
         if let Some(sample) = shortest {
@@ -210,6 +227,15 @@ impl<'a> Session<'a> {
             self.sample_answer(reporter)?;
         }
         Ok(())
+    }
+
+    /// Tells how full packs are, where rows are packed.
+    fn tell_packing(&self, reporter: &mut dyn Reporter) -> Result<()> {
+        let Batching::Packed { tokens } = self.run.batching() else { return Ok(()) };
+        let (packs, rows) = (self.sampler.batches(), self.prepared.train.len());
+        let full = 100.0 * self.prepared.statistics.tokens as f64 / (packs * tokens) as f64;
+        let text = format!("{rows} rows in {packs} packs of up to {tokens} tokens, {full:.1} % full");
+        reporter.report(Event::Note { text })
     }
 
     fn train(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
@@ -269,10 +295,9 @@ impl<'a> Session<'a> {
     }
 
     fn next_batches(&mut self) -> Vec<Batch> {
-        let t = &self.run.config().training;
         let samples = &self.prepared.train;
-        (0..t.gradient_accumulation)
-            .map(|_| Batch::pack(self.sampler.take(t.micro_batch_size).into_iter().map(|i| &samples[i])))
+        (0..self.run.config().training.gradient_accumulation)
+            .map(|_| Batch::pack(self.sampler.next_batch().iter().map(|&i| &samples[i])))
             .collect()
     }
 

@@ -68,6 +68,11 @@ pub fn open(path: &Path, name: &str) -> Result<Rows, ReadError> {
     })))
 }
 
+/// The files that `path` stands for, in the order in which they are read.
+pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+    if path.is_dir() { files_of(path, &path.to_string_lossy()) } else { Ok(vec![path.to_owned()]) }
+}
+
 const ENDINGS: [&str; 3] = [".jsonl", ".json", ".parquet"];
 
 fn files_of(folder: &Path, name: &str) -> Result<Vec<PathBuf>, ReadError> {
