@@ -110,6 +110,8 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Rank-stabilised scaling (Kalajdzievski, 2023).
     pub rslora: bool,
+    /// Train the magnitudes of the merged weight's rows too (DoRA, Liu et al., 2024).
+    pub dora: bool,
     /// The learning rate of B over that of A (LoRA+, Hayou et al., 2024); 1 trains both alike.
     pub loraplus_ratio: f64,
     /// Probability with which an input element of an adapter is dropped.
@@ -212,6 +214,7 @@ pub struct TrainingSection {
     /// Share of the peak rate below which `cosine`, `linear` and `wsd` do not fall.
     pub min_rate_ratio: f64,
     pub weight_decay: f64,
+    pub optimizer: OptimizerKind,
     pub adam_beta1: f64,
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
@@ -235,6 +238,16 @@ pub struct TrainingSection {
     pub checkpoint_every: u64,
     /// Non-finite steps in a row after which the run stops.
     pub max_skipped_steps: u64,
+}
+
+/// The rule of an update, and how its state is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW, its moments in `f32`: eight bytes a trained number.
+    Adamw,
+    /// AdamW, its moments in 8 bits as in bitsandbytes: two bytes a trained number.
+    Adamw8bit,
 }
 
 /// How the learning rate changes over the run.

@@ -12,7 +12,10 @@ use qlora_trainer::{Error, Result};
 use tempfile::TempDir;
 
 /// Everything that changes a step, switched on.
-const EVERYTHING: [&str; 10] = [
+const EVERYTHING: [&str; 13] = [
+    "lora.r=64",
+    "lora.dora=true",
+    "training.optimizer=adamw8bit",
     "data.batching=packed",
     "lora.dropout=0.1",
     "lora.rslora=true",

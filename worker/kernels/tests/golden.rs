@@ -1,10 +1,12 @@
-//! NF4 against bitsandbytes 0.50 (`tests/golden/nf4`).
+//! NF4 and 8-bit AdamW against bitsandbytes 0.50 (`tests/golden/nf4`, `adamw8bit`).
 
 use std::fs;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
+use qlora_kernels::cpu::dynamic8;
 use qlora_kernels::cpu::nf4::{NestedScales, nest, quantise};
+use qlora_kernels::ops::adamw::{AdamW, Moments};
 use qlora_kernels::{Nf4Scales, Nf4Tensor};
 
 const BLOCK: usize = 64;
@@ -115,5 +117,43 @@ fn second_level_codes_scales_and_offset_are_those_of_bitsandbytes() {
         assert_eq!(found.offset.to_bits(), case.floats("nested.offset")[0].to_bits(), "{} offset", case.name);
         assert_eq!(bits(&found.absmax), bits(&case.floats("nested.absmax")), "{} scales", case.name);
         assert_eq!(found.codes, case.bytes("nested.absmax_u8"), "{} codes", case.name);
+    }
+}
+
+#[test]
+fn updates_with_8_bit_moments_are_those_of_bitsandbytes() {
+    let path = folder().join("../adamw8bit/updates.safetensors");
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu).expect("tensors");
+    let floats = |name: &str| -> Vec<f32> { tensors[name].to_vec1().expect("floats") };
+    let codes = |name: &str| -> Vec<u8> { tensors[name].to_vec1().expect("bytes") };
+    assert_eq!(bits(&dynamic8::SIGNED.values), bits(&floats("signed")));
+    assert_eq!(bits(&dynamic8::UNSIGNED.values), bits(&floats("unsigned")));
+    let mut value = tensors["initial"].clone();
+    let mut moments = Moments::coded(&value).expect("moments");
+    let mut largest = 0f32;
+    for i in 0..6 {
+        let rule = AdamW {
+            learning_rate: 1e-2,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            step: i as u64 + 1,
+        };
+        let gradient = tensors["gradients"].get(i).expect("a gradient");
+        (value, moments) = rule.update(&value, &moments, &gradient, 1.0).expect("an update");
+        let wanted: Vec<f32> = tensors["values"].get(i).and_then(|t| t.to_vec1()).expect("values");
+        let found: Vec<f32> = value.to_vec1().expect("values");
+        largest = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(largest, f32::max);
+    }
+    println!("parity: AdamW with 8-bit moments, 6 updates, values {largest:.1e}");
+    assert!(largest < 1e-6, "{largest}");
+    let Moments::Coded { first, second } = &moments else { panic!("moments changed their form") };
+    for (coded, name) in [(first, "first"), (second, "second")] {
+        assert_eq!(coded.codes.to_vec1::<u8>().expect("codes"), codes(&format!("{name}_codes")), "{name}");
+        let scales: Vec<f32> = coded.scales.to_vec1().expect("scales");
+        for (ours, theirs) in scales.iter().zip(floats(&format!("{name}_scales"))) {
+            assert!((ours - theirs).abs() <= 1e-6 * theirs, "{name}: {ours} and {theirs}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Bytes that a run needs, part by part.
 
-use qlora_config::{DeviceKind, Quantization, TrainingConfig};
+use qlora_config::{DeviceKind, OptimizerKind, Quantization, TargetModule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::shape::ModelShape;
@@ -64,9 +64,9 @@ pub fn plan(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> Me
     let tokens = config.training.micro_batch_size * config.data.max_seq_len;
     MemoryPlan {
         weights: weights(shape, config),
-        adapters: 4 * 4 * shape.adapter_parameters(config.lora.r, &config.lora.target_modules) as u64,
+        adapters: adapter_bytes(config) * shape.adapter_parameters(&config.lora) as u64,
         activations: (tokens * kept_per_token(shape, config) * element) as u64,
-        scratch: scratch(shape, tokens, element),
+        scratch: scratch(shape, config, tokens, element),
         overhead: if kind == DeviceKind::Cuda { 700 << 20 } else { 80 << 20 },
     }
 }
@@ -103,16 +103,27 @@ fn kept_per_token(shape: &ModelShape, config: &TrainingConfig) -> usize {
     if config.training.gradient_checkpointing {
         return shape.layers * shape.hidden;
     }
-    shape.layers * block_per_token(shape)
+    shape.layers * block_per_token(shape, config)
 }
 
-/// x, x1; q, o; k, v; gate, up.
-fn block_per_token(shape: &ModelShape) -> usize {
-    2 * shape.hidden + 2 * shape.heads * shape.head_dim + 2 * shape.kv_heads * shape.head_dim + 2 * shape.ffn
+/// x, x1; q, o; k, v; gate, up; and with DoRA what each adapted layer gives before its rows are scaled.
+fn block_per_token(shape: &ModelShape, config: &TrainingConfig) -> usize {
+    let unscaled = |&m: &TargetModule| shape.projection(m).0;
+    let dora = if config.lora.dora { config.lora.target_modules.iter().map(unscaled).sum() } else { 0 };
+    let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+    2 * (shape.hidden + q + kv + shape.ffn) + dora
 }
 
-fn scratch(shape: &ModelShape, tokens: usize, element: usize) -> u64 {
-    let block = tokens * (block_per_token(shape) + 4 * shape.ffn + 6 * shape.hidden) * element;
+/// Bytes of a trained number: itself, its gradient, and two moments.
+fn adapter_bytes(config: &TrainingConfig) -> u64 {
+    match config.training.optimizer {
+        OptimizerKind::Adamw => 16,
+        OptimizerKind::Adamw8bit => 10,
+    }
+}
+
+fn scratch(shape: &ModelShape, config: &TrainingConfig, tokens: usize, element: usize) -> u64 {
+    let block = tokens * (block_per_token(shape, config) + 4 * shape.ffn + 6 * shape.hidden) * element;
     let weight = shape.ffn * shape.hidden * element;
     let head = shape.vocabulary * shape.hidden * element;
     let logits = 3 * LOGIT_ROWS * shape.vocabulary * 4;

@@ -1,6 +1,6 @@
 //! The sizes of a decoder of the Llama family.
 
-use qlora_config::TargetModule;
+use qlora_config::{LoraConfig, TargetModule};
 use serde::{Deserialize, Serialize};
 
 /// Everything about a model that its weights do not say.
@@ -65,12 +65,12 @@ impl ModelShape {
         self.layers * (self.block_parameters() + 2 * self.hidden) + self.table_parameters() + self.hidden
     }
 
-    /// Numbers in adapters of rank `r` on `modules`.
-    pub fn adapter_parameters(&self, r: usize, modules: &[TargetModule]) -> usize {
-        let pair = |&m: &TargetModule| {
+    /// Numbers in the adapters that `lora` asks for.
+    pub fn adapter_parameters(&self, lora: &LoraConfig) -> usize {
+        let site = |&m: &TargetModule| {
             let (outputs, inputs) = self.projection(m);
-            r * (outputs + inputs)
+            lora.r * (outputs + inputs) + if lora.dora { outputs } else { 0 }
         };
-        self.layers * modules.iter().map(pair).sum::<usize>()
+        self.layers * lora.target_modules.iter().map(site).sum::<usize>()
     }
 }

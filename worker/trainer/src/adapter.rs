@@ -13,14 +13,15 @@ use qlora_config::{LoraConfig, TargetModule};
 use qlora_planner::ModelShape;
 use serde_json::json;
 
-use crate::lora::{Adapters, LoraPair, Site};
+use crate::lora::{Adapters, Factors, Magnitude, NAMES, Site};
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
+/// `which` is one of [`NAMES`].
 fn key(site: &Site, which: &str) -> String {
-    format!("base_model.model.{}.{which}.weight", site.module_path())
+    format!("base_model.model.{}.{which}", site.module_path())
 }
 
 /// Writes `adapters` into `folder`, complete or not at all; `base` is recorded as the base model's name.
@@ -39,16 +40,17 @@ pub fn save(adapters: &Adapters, base: &str, folder: &Path) -> Result<()> {
         "fan_in_fan_out": false,
         "inference_mode": true,
         "use_rslora": config.rslora,
-        "use_dora": false,
+        "use_dora": config.dora,
         "modules_to_save": null,
     });
     let mut tensors = HashMap::new();
-    for (site, pair) in adapters.sites.iter().zip(&adapters.pairs) {
-        tensors.insert(key(site, "lora_A"), pair.a.to_device(&Device::Cpu)?.contiguous()?);
-        tensors.insert(key(site, "lora_B"), pair.b.to_device(&Device::Cpu)?.contiguous()?);
+    for (site, factors) in adapters.sites.iter().zip(&adapters.factors) {
+        for (which, tensor) in NAMES.iter().zip(factors.tensors()) {
+            tensors.insert(key(site, which), tensor.to_device(&Device::Cpu)?.contiguous()?);
+        }
     }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    write_tensors(&tensors, &folder.join(WEIGHTS))?;
+    write_tensors(tensors, None, &folder.join(WEIGHTS))?;
     write_atomically(&folder.join(CONFIG), format!("{description:#}\n").as_bytes())
 }
 
@@ -64,30 +66,32 @@ pub fn load(folder: &Path, shape: &ModelShape, seed: u64, device: &Device) -> Re
     if value["peft_type"] != "LORA" {
         return Err(fault(format!("is of type {}, not LORA", value["peft_type"])));
     }
-    for name in ["use_dora", "fan_in_fan_out"] {
-        if value[name].as_bool().unwrap_or(false) {
-            return Err(fault(format!("uses {name}, which is not supported")));
-        }
+    if value["fan_in_fan_out"].as_bool().unwrap_or(false) {
+        return Err(fault("uses fan_in_fan_out, which is not supported".into()));
     }
     let config = LoraConfig {
         r: value["r"].as_u64().ok_or_else(|| fault("has no rank `r`".into()))? as usize,
         alpha: value["lora_alpha"].as_f64().ok_or_else(|| fault("has no `lora_alpha`".into()))?,
         rslora: value["use_rslora"].as_bool().unwrap_or(false),
+        dora: value["use_dora"].as_bool().unwrap_or(false),
         loraplus_ratio: 1.0,
         dropout: value["lora_dropout"].as_f64().unwrap_or(0.0),
         target_modules: target_modules(&value["target_modules"]).map_err(&fault)?,
     };
     let tensors = candle_core::safetensors::load(folder.join(WEIGHTS), device)?;
-    let pairs = Adapters::sites(&config, shape)
+    let factors = Adapters::sites(&config, shape)
         .iter()
         .map(|site| {
             let (outputs, inputs) = shape.projection(site.module);
-            let a = take(&tensors, &key(site, "lora_A"), &[config.r, inputs]).map_err(&fault)?;
-            let b = take(&tensors, &key(site, "lora_B"), &[outputs, config.r]).map_err(&fault)?;
-            Ok(LoraPair { a: a.to_dtype(DType::F32)?, b: b.to_dtype(DType::F32)? })
+            let find = |which: usize, shape: &[usize]| take(&tensors, &key(site, NAMES[which]), shape).map_err(&fault);
+            let mut factors = Factors::new(find(0, &[config.r, inputs])?, find(1, &[outputs, config.r])?);
+            if config.dora {
+                factors.magnitude = Some(Magnitude::new(find(2, &[outputs])?));
+            }
+            factors.map(|_, tensor| Ok(tensor.to_dtype(DType::F32)?))
         })
         .collect::<Result<_>>()?;
-    Ok(Adapters::from_pairs(&config, shape, seed, pairs))
+    Ok(Adapters::from_factors(&config, shape, seed, factors))
 }
 
 /// PEFT writes names of layers, or whole paths where it was asked for `all-linear`.
@@ -116,10 +120,14 @@ fn take(tensors: &HashMap<String, Tensor>, name: &str, shape: &[usize]) -> Resul
     Ok(tensor.clone())
 }
 
-/// Writes tensors under a temporary name, syncs and renames.
-pub(crate) fn write_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<()> {
+/// Writes tensors under a temporary name, syncs and renames; `metadata` are texts for whoever reads the file.
+pub(crate) fn write_tensors(
+    tensors: HashMap<String, Tensor>,
+    metadata: Option<HashMap<String, String>>,
+    path: &Path,
+) -> Result<()> {
     let partial = path.with_extension("partial");
-    candle_core::safetensors::save(tensors, &partial)?;
+    safetensors::tensor::serialize_to_file(tensors, metadata, &partial).map_err(candle_core::Error::from)?;
     sync(&partial)?;
     fs::rename(&partial, path).map_err(Error::io(path))
 }

@@ -40,8 +40,8 @@ pub fn measure(config: &ResolvedConfig, model: &Path, length: usize, steps: usiz
         device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
     let checkpoint = Checkpoint::open(model)?;
     let decoder = Decoder::load(&checkpoint, &c.model, length, &device, |_| {})?;
-    let adapters = Adapters::initialise(&c.lora, &decoder.shape, c.training.seed, &device)?;
-    let optimizer = Optimizer::new(&adapters)?;
+    let adapters = decoder.adapters(&c.lora, c.training.seed)?;
+    let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
     let learning_rate = LearningRate::new(&c.training, steps as u64 + 1);
     let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate };
     let sample = random_sample(length, decoder.shape.vocabulary);

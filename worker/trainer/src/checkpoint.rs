@@ -3,7 +3,6 @@
 //! A checkpoint is written into a folder of another name, synced, and renamed: under its final name it is
 //! complete. A run that goes on from it repeats the uninterrupted one, on the CPU bit for bit.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 use crate::adapter::{self, write_atomically, write_tensors};
 use crate::best::BestMark;
-use crate::lora::Adapters;
-use crate::optim::Optimizer;
+use crate::lora::{Adapters, Factors};
+use crate::optim::{Optimizer, moments};
 use crate::{Error, Result};
 
 const MANIFEST: &str = "checkpoint.json";
@@ -66,12 +65,7 @@ pub fn save(
     let partial = sibling(folder, "partial");
     remove(&partial)?;
     adapter::save(adapters, base, &partial)?;
-    let mut tensors = HashMap::new();
-    for (i, (first, second)) in optimizer.moments.iter().enumerate() {
-        tensors.insert(format!("{i}.first"), first.to_device(&Device::Cpu)?);
-        tensors.insert(format!("{i}.second"), second.to_device(&Device::Cpu)?);
-    }
-    write_tensors(&tensors, &partial.join(OPTIMIZER))?;
+    write_tensors(moments::to_tensors(&optimizer.moments)?, None, &partial.join(OPTIMIZER))?;
     let mut names: Vec<String> = ADAPTER_FILES.iter().chain([&OPTIMIZER]).map(|name| (*name).to_owned()).collect();
     if let Some(best) = best {
         adapter::save(best, base, &partial.join(BEST))?;
@@ -111,17 +105,16 @@ pub fn load(folder: &Path, config: &ResolvedConfig, shape: &ModelShape, device: 
     // An adapter file does not say all that the run's configuration does, such as the rate of B.
     let lora = &config.config().lora;
     let read = |folder: &Path| {
-        let pairs = adapter::load(folder, shape, manifest.seed, device)?.pairs;
-        Ok::<_, Error>(Adapters::from_pairs(lora, shape, manifest.seed, pairs))
+        let factors = adapter::load(folder, shape, manifest.seed, device)?.factors;
+        Ok::<_, Error>(Adapters::from_factors(lora, shape, manifest.seed, factors))
     };
     let adapters = read(folder)?;
     let best = folder.join(BEST);
     let best = if best.exists() { Some(read(&best)?) } else { None };
     let tensors = candle_core::safetensors::load(folder.join(OPTIMIZER), device)?;
-    let moment = |name: String| tensors.get(&name).cloned().ok_or_else(|| fault(format!("{OPTIMIZER} lacks `{name}`")));
-    let moments = (0..2 * adapters.sites.len())
-        .map(|i| Ok((moment(format!("{i}.first"))?, moment(format!("{i}.second"))?)))
-        .collect::<Result<_>>()?;
+    let count = adapters.factors.iter().flat_map(Factors::tensors).count();
+    let moments =
+        moments::from_tensors(&tensors, count).map_err(|name| fault(format!("{OPTIMIZER} lacks `{name}`")))?;
     let optimizer = Optimizer { moments, updates: manifest.updates };
     Ok(Restored { manifest, adapters, optimizer, best })
 }

@@ -137,12 +137,11 @@ impl Merger<'_> {
         self.sums.quantised += squares(&original)?;
         let base = if self.base == Base::Original { original } else { dequantised };
         let Some(index) = self.adapters.index(layer, module) else { return Ok(base.to_dtype(tensor.dtype())?) };
-        let pair = &self.adapters.pairs[index];
-        let update = (pair.b.matmul(&pair.a)? * self.adapters.config().scale())?;
-        self.sums.update += squares(&update)?;
+        let merged = self.adapters.factors[index].merged_into(&base, self.adapters.config().scale())?;
+        self.sums.update += squares(&(&merged - &base)?)?;
         self.sums.updated += squares(&base)?;
         self.merged.adapted += 1;
-        Ok((base + update)?.to_dtype(tensor.dtype())?)
+        Ok(merged.to_dtype(tensor.dtype())?)
     }
 
     fn dequantised(&self, original: &Tensor) -> Result<Tensor> {

@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 
-use crate::lora::LoraPair;
+use crate::lora::{FactorGrad, NAMES};
 use crate::model::Batch;
 use crate::step::Trainer;
 use crate::{Error, Result};
@@ -14,10 +14,9 @@ use crate::{Error, Result};
 /// Runs one micro-batch forward and backward and looks at every gradient; changes nothing.
 pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
     let mut adapters = trainer.adapters.clone();
-    for pair in &mut adapters.pairs {
-        let (rows, r) = pair.b.dims2()?;
-        let values: Vec<f32> = (0..rows * r).map(|i| 1e-2 * ((i * 7 % 11) as f32 / 5.0 - 1.0)).collect();
-        *pair = LoraPair { a: pair.a.clone(), b: Tensor::from_vec(values, (rows, r), pair.b.device())? };
+    for factors in &mut adapters.factors {
+        *factors = factors
+            .map(|i, tensor| if NAMES[i].starts_with("lora_B") { not_zero(tensor) } else { Ok(tensor.clone()) })?;
     }
     let probe = Trainer {
         adapters,
@@ -28,18 +27,24 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
     };
     let (_, gradients) = probe.gradients(0, std::slice::from_ref(batch))?;
     let mut silent = Vec::new();
-    for (site, grad) in probe.adapters.sites.iter().zip(gradients.entries()) {
-        for (which, tensor) in [("lora_A", grad.as_ref().map(|g| &g.a)), ("lora_B", grad.as_ref().map(|g| &g.b))] {
-            let size = match tensor {
+    for (at, (site, grad)) in probe.adapters.sites.iter().zip(gradients.entries()).enumerate() {
+        let found: Vec<&Tensor> = grad.iter().flat_map(FactorGrad::tensors).collect();
+        for (i, _) in probe.adapters.factors[at].tensors().enumerate() {
+            let size = match found.get(i) {
                 Some(tensor) => tensor.abs()?.sum_all()?.to_scalar::<f32>()?,
                 None => 0.0,
             };
             if !(size.is_finite() && size > 0.0) {
-                silent.push(format!("{}.{which}", site.module_path()));
+                silent.push(format!("{}.{}", site.module_path(), NAMES[i]));
             }
         }
     }
     if silent.is_empty() { Ok(()) } else { Err(Error::NoGradient { tensors: shorten(&silent) }) }
+}
+
+fn not_zero(b: &Tensor) -> Result<Tensor> {
+    let values: Vec<f32> = (0..b.elem_count()).map(|i| 1e-2 * ((i * 7 % 11) as f32 / 5.0 - 1.0)).collect();
+    Ok(Tensor::from_vec(values, b.dims(), b.device())?)
 }
 
 fn shorten(names: &[String]) -> String {

@@ -11,7 +11,6 @@ use tokenizers::Tokenizer;
 use crate::best::Best;
 use crate::checkpoint::{self, Manifest};
 use crate::generate::{Generation, answer, end_ids};
-use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
 use crate::report::{Event, Phase, Reporter, StepReport, Wish};
@@ -184,8 +183,8 @@ impl<'a> Session<'a> {
                 (r.adapters, r.optimizer, m.step, m.cursor, m.first_evaluation, best)
             }
             None => {
-                let adapters = Adapters::initialise(&config.lora, &prepared.decoder.shape, seed, device)?;
-                let optimizer = Optimizer::new(&adapters)?;
+                let adapters = prepared.decoder.adapters(&config.lora, seed)?;
+                let optimizer = Optimizer::new(&adapters, config.training.optimizer)?;
                 (adapters, optimizer, 0, qlora_data::Cursor::default(), None, Best::default())
             }
         };

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_data::{IGNORE, Sample};
 use qlora_trainer::adapter;
-use qlora_trainer::lora::Adapters;
+use qlora_trainer::lora::{Adapters, NAMES};
 use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::optim::{LearningRate, Optimizer};
 use qlora_trainer::step::Trainer;
@@ -34,7 +34,14 @@ fn decoder(folder: &str, config: &ResolvedConfig) -> Decoder {
 }
 
 fn untrained(decoder: &Decoder, config: &ResolvedConfig) -> Adapters {
-    Adapters::initialise(&config.config().lora, &decoder.shape, 1, &Device::Cpu).expect("adapters")
+    decoder.adapters(&config.config().lora, 1).expect("adapters")
+}
+
+/// A trainer of 20 steps.
+fn trainer<'a>(decoder: &'a Decoder, adapters: Adapters, config: &'a ResolvedConfig) -> Trainer<'a> {
+    let training = &config.config().training;
+    let optimizer = Optimizer::new(&adapters, training.optimizer).expect("an optimizer");
+    Trainer { decoder, adapters, optimizer, training, learning_rate: LearningRate::new(training, 20) }
 }
 
 fn row(tensor: &Tensor, i: usize) -> Vec<i64> {
@@ -143,6 +150,7 @@ fn recorded(run: &str, checkpointing: bool, compute: &str) -> Recorded {
         "training.gradient_accumulation=2",
         &format!("training.gradient_checkpointing={checkpointing}"),
         &format!("model.compute={compute}"),
+        &format!("lora.dora={}", run.starts_with("dora")),
     ]);
     Recorded { folder, steps, config }
 }
@@ -163,13 +171,16 @@ fn samples(all: &HashMap<String, Tensor>, index: usize) -> Vec<Sample> {
 fn initial_adapters(recorded: &Recorded, decoder: &Decoder) -> Adapters {
     let initial = tensors(&format!("{}/initial_adapter.safetensors", recorded.folder));
     let mut adapters = untrained(decoder, &recorded.config);
-    for (site, pair) in adapters.sites.clone().iter().zip(&mut adapters.pairs) {
-        let find = |which: &str| {
-            let suffix = format!("{}.{which}.weight", site.module_path());
+    for (site, factors) in adapters.sites.clone().iter().zip(&mut adapters.factors) {
+        let find = |i: usize, ours: &Tensor| {
+            let suffix = format!("{}.{}", site.module_path(), NAMES[i]);
             let found = initial.iter().find(|(name, _)| name.ends_with(&suffix));
-            found.map(|(_, t)| t.clone()).unwrap_or_else(|| panic!("no initial {suffix}"))
+            let found = found.map(|(_, t)| t.clone()).unwrap_or_else(|| panic!("no initial {suffix}"));
+            // Magnitudes follow from the weights: ours must be PEFT's.
+            assert!(i < 2 || largest_difference(&found, ours) < 1e-6, "{suffix}");
+            Ok(found)
         };
-        (pair.a, pair.b) = (find("lora_A"), find("lora_B"));
+        *factors = factors.map(find).expect("the recorded factors");
     }
     adapters
 }
@@ -177,15 +188,12 @@ fn initial_adapters(recorded: &Recorded, decoder: &Decoder) -> Adapters {
 /// In bf16 with f32 sums the losses stay within what rounding to eight bits does to them.
 #[test]
 fn products_in_bf16_give_the_recorded_losses_within_their_rounding() {
-    for run in ["attn_r8", "all_linear_r8"] {
+    for run in ["attn_r8", "all_linear_r8", "dora_r8"] {
         let recorded = recorded(run, true, "bf16");
-        let c = recorded.config.config();
         let decoder = decoder("qlora_run/base_bnb4bit", &recorded.config);
         let batches = tensors("qlora_run/batches.safetensors");
         let adapters = initial_adapters(&recorded, &decoder);
-        let optimizer = Optimizer::new(&adapters).expect("an optimizer");
-        let learning_rate = LearningRate::new(&c.training, 20);
-        let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate };
+        let mut trainer = trainer(&decoder, adapters, &recorded.config);
         let mut largest = 0f64;
         for (i, wanted) in recorded.steps["steps"].as_array().expect("steps").iter().enumerate() {
             let micro: Vec<Batch> = [2 * i, 2 * i + 1].iter().map(|&n| Batch::pack(&samples(&batches, n))).collect();
@@ -199,13 +207,10 @@ fn products_in_bf16_give_the_recorded_losses_within_their_rounding() {
 
 fn training_agrees(run: &str, checkpointing: bool) {
     let recorded = recorded(run, checkpointing, "f32");
-    let c = recorded.config.config();
     let decoder = decoder("qlora_run/base_bnb4bit", &recorded.config);
     let batches = tensors("qlora_run/batches.safetensors");
     let adapters = initial_adapters(&recorded, &decoder);
-    let optimizer = Optimizer::new(&adapters).expect("an optimizer");
-    let learning_rate = LearningRate::new(&c.training, 20);
-    let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate };
+    let mut trainer = trainer(&decoder, adapters, &recorded.config);
     let (mut loss, mut norm, mut rate) = (0f64, 0f64, 0f64);
     for (i, wanted) in recorded.steps["steps"].as_array().expect("steps").iter().enumerate() {
         let micro: Vec<Batch> = [2 * i, 2 * i + 1].iter().map(|&n| Batch::pack(&samples(&batches, n))).collect();
@@ -232,8 +237,11 @@ fn training_agrees(run: &str, checkpointing: bool) {
         .expect("PEFT's adapter");
     assert_eq!(wanted.sites, trainer.adapters.sites);
     let mut weights = 0f32;
-    for (ours, theirs) in trainer.adapters.pairs.iter().zip(&wanted.pairs) {
-        weights = weights.max(largest_difference(&ours.a, &theirs.a)).max(largest_difference(&ours.b, &theirs.b));
+    for (ours, theirs) in trainer.adapters.factors.iter().zip(&wanted.factors) {
+        assert_eq!(ours.tensors().count(), theirs.tensors().count());
+        for (ours, theirs) in ours.tensors().zip(theirs.tensors()) {
+            weights = weights.max(largest_difference(ours, theirs));
+        }
     }
     assert!(weights < 2e-4, "adapter: {weights}");
     let last = tensors(&format!("{}/final_logits.safetensors", recorded.folder));
@@ -250,7 +258,7 @@ fn first_gradients_agree(trainer: &Trainer<'_>, micro: &[Batch], folder: &str) {
     let mut largest = 0f32;
     for (site, grad) in trainer.adapters.sites.iter().zip(gradients.entries()) {
         let grad = grad.as_ref().expect("a gradient for every site");
-        for (which, ours) in [("lora_A", &grad.a), ("lora_B", &grad.b)] {
+        for (which, ours) in ["lora_A", "lora_B", "lora_magnitude_vector"].iter().zip(grad.tensors()) {
             let name = format!("{}.{which}.weight", site.module_path());
             let difference = largest_difference(ours, &wanted[&name]);
             assert!(difference < 1e-5, "{name}: {difference}");
@@ -280,22 +288,35 @@ fn adapters_on_all_linears_train_as_with_peft_without_checkpointing() {
     training_agrees("all_linear_r8", false);
 }
 
+#[test]
+fn dora_trains_as_with_peft() {
+    training_agrees("dora_r8", true);
+}
+
+#[test]
+fn dora_trains_as_with_peft_without_checkpointing() {
+    training_agrees("dora_r8", false);
+}
+
 /// Dropout masks and sums must not depend on how a step is cut into micro-batches.
 #[test]
 fn a_step_does_not_depend_on_how_it_is_split() {
-    let config = config(&["lora.dropout=0.2", "model.quantization=nf4"]);
+    for dora in [false, true] {
+        step_does_not_depend_on_splits(dora);
+    }
+}
+
+fn step_does_not_depend_on_splits(dora: bool) {
+    let config = config(&["lora.dropout=0.2", "model.quantization=nf4", &format!("lora.dora={dora}")]);
     let decoder = decoder("tiny_llama", &config);
     let batches = tensors("qlora_run/batches.safetensors");
     let all: Vec<Sample> = (0..3).flat_map(|i| samples(&batches, i)).collect();
     let gradients = |cuts: &[usize]| {
         let mut adapters = untrained(&decoder, &config);
-        for pair in &mut adapters.pairs {
-            pair.b = (pair.b.ones_like().expect("ones") * 0.02).expect("a value");
+        for factors in &mut adapters.factors {
+            factors.b = (factors.b.ones_like().expect("ones") * 0.02).expect("a value");
         }
-        let optimizer = Optimizer::new(&adapters).expect("an optimizer");
-        let c = config.config();
-        let learning_rate = LearningRate::new(&c.training, 20);
-        let trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate };
+        let trainer = trainer(&decoder, adapters, &config);
         let mut rest = all.as_slice();
         let micro: Vec<Batch> = cuts
             .iter()
@@ -311,8 +332,9 @@ fn a_step_does_not_depend_on_how_it_is_split() {
     assert!((whole.0 - parts.0).abs() < 1e-5, "{} and {}", whole.0, parts.0);
     for (a, b) in whole.1.entries().iter().zip(parts.1.entries()) {
         let (a, b) = (a.as_ref().expect("a gradient"), b.as_ref().expect("a gradient"));
-        assert!(largest_difference(&a.a, &b.a) < 1e-5);
-        assert!(largest_difference(&a.b, &b.b) < 1e-5);
+        for (a, b) in a.tensors().zip(b.tensors()) {
+            assert!(largest_difference(a, b) < 1e-5);
+        }
     }
 }
 
@@ -343,14 +365,14 @@ fn merged_agrees(run: &str, base: qlora_trainer::merge::Base, quantization: &str
 
 #[test]
 fn an_adapter_merged_into_the_original_weights_gives_the_same_logits() {
-    for run in ["attn_r8", "all_linear_r8"] {
+    for run in ["attn_r8", "all_linear_r8", "dora_r8"] {
         merged_agrees(run, qlora_trainer::merge::Base::Original, "none");
     }
 }
 
 #[test]
 fn an_adapter_merged_into_the_dequantised_weights_gives_those_of_training() {
-    for run in ["attn_r8", "all_linear_r8"] {
+    for run in ["attn_r8", "all_linear_r8", "dora_r8"] {
         merged_agrees(run, qlora_trainer::merge::Base::Dequantised, "nf4");
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod attention;
 pub mod bf16;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
+pub mod dynamic8;
 pub(crate) mod math;
 pub(crate) mod matmul;
 pub mod nf4;

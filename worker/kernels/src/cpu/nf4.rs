@@ -1,14 +1,13 @@
 //! NF4 on slices: quantisation as bitsandbytes' CPU path has it, and dequantisation of whole blocks.
 
-use std::sync::LazyLock;
-
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::nf4_tables::{DYNAMIC8, NF4, NF4_MIDPOINTS};
+use super::dynamic8;
+use super::nf4_tables::{NF4, NF4_MIDPOINTS};
 
 /// Second-level blocks hold this many first-level scales.
-pub const NESTED_BLOCK: usize = 256;
+pub const NESTED_BLOCK: usize = dynamic8::BLOCK;
 
 /// bitsandbytes' CPU path never divides by less.
 const SMALLEST_SCALE: f32 = 1e-38;
@@ -87,34 +86,11 @@ fn codes_of(xs: &[f32; RUN]) -> [u32; RUN] {
 /// Quantises first-level scales to 8 bits in blocks of [`NESTED_BLOCK`], as bitsandbytes' CPU path does.
 pub fn nest(absmax: &[f32]) -> NestedScales {
     let offset = cascade_sum(absmax) / absmax.len().max(1) as f32;
-    let mut codes = Vec::with_capacity(absmax.len());
-    let mut scales = Vec::new();
-    for block in absmax.chunks(NESTED_BLOCK) {
-        let top = block.iter().fold(0f32, |a, v| a.max((v - offset).abs()));
-        scales.push(top);
-        let inverse = 1.0 / top;
-        codes.extend(block.iter().map(|v| if top > 0.0 { nearest8((v - offset) * inverse) } else { 0 }));
-    }
+    let centred: Vec<f32> = absmax.iter().map(|v| v - offset).collect();
+    let mut codes = vec![0u8; absmax.len()];
+    let blocks = centred.chunks(NESTED_BLOCK).zip(codes.chunks_mut(NESTED_BLOCK));
+    let scales = blocks.map(|(block, codes)| dynamic8::SIGNED.quantise(block, codes)).collect();
     NestedScales { codes, absmax: scales, offset }
-}
-
-/// The code whose value is nearest to `x`, as bitsandbytes finds it: `x` is first rounded to one of 65,536 points
-/// between -1 and 1, so that close to a midpoint the neighbour may be taken.
-fn nearest8(x: f32) -> u8 {
-    const POINTS: usize = 1 << 16;
-    static NEAREST: LazyLock<Vec<u8>> = LazyLock::new(|| {
-        let point = |i: usize| -1.0 + 2.0 * i as f32 / (POINTS - 1) as f32;
-        (0..POINTS).map(|i| exactly_nearest8(point(i))).collect()
-    });
-    let place = (x.clamp(-1.0, 1.0) + 1.0) * 0.5 * (POINTS - 1) as f32;
-    NEAREST[(place + 0.5) as usize]
-}
-
-/// The code whose value is nearest to `x`; between two it takes the lower.
-fn exactly_nearest8(x: f32) -> u8 {
-    let above = DYNAMIC8.partition_point(|&v| v < x).clamp(1, DYNAMIC8.len() - 1);
-    let (left, right) = (x - DYNAMIC8[above - 1], DYNAMIC8[above] - x);
-    (if right < left { above } else { above - 1 }) as u8
 }
 
 /// Sum in the order of PyTorch's `sum` on one thread of a processor with AVX2 or better, because the mean of the scales is
@@ -173,7 +149,8 @@ fn cascade<const N: usize, const ROWS: usize>(groups: &[[[f32; N]; ROWS]]) -> [[
 
 /// The first-level scales that `nested` stands for.
 pub fn unnest(nested: &NestedScales) -> Vec<f32> {
-    let value = |(i, &code): (usize, &u8)| DYNAMIC8[code as usize] * nested.absmax[i / NESTED_BLOCK] + nested.offset;
+    let values = dynamic_table();
+    let value = |(i, &code): (usize, &u8)| values[code as usize] * nested.absmax[i / NESTED_BLOCK] + nested.offset;
     nested.codes.iter().enumerate().map(value).collect()
 }
 
@@ -184,7 +161,7 @@ pub fn byte_table() -> [[f32; 2]; 256] {
 
 /// The 8-bit map of the second level.
 pub fn dynamic_table() -> &'static [f32; 256] {
-    &DYNAMIC8
+    &dynamic8::SIGNED.values
 }
 
 /// Writes `out.len()` elements of the flattened matrix: value x scale, in `f32`.

@@ -1,10 +1,14 @@
-//! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), in the order of PyTorch's `AdamW`.
+//! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), in the order of PyTorch's `AdamW`; its moments in
+//! `f32`, or in 8 bits as bitsandbytes' `AdamW8bit` keeps them (Dettmers et al., 2022).
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
 use crate::Result;
-use crate::cpu;
+use crate::cpu::{self, dynamic8};
 use crate::view::{on_cpu, tensor, view};
+
+/// Tensors of fewer elements keep their moments in `f32` in any case, as bitsandbytes has it.
+pub const SMALLEST_IN_8_BITS: usize = 4096;
 
 /// The constants of one update.
 #[derive(Debug, Clone, Copy)]
@@ -18,38 +22,124 @@ pub struct AdamW {
     pub step: u64,
 }
 
-/// A parameter with its moments, all `f32` of one shape.
+/// First and second moments of a parameter.
 #[derive(Debug, Clone)]
-pub struct State {
-    pub value: Tensor,
-    pub first: Tensor,
-    pub second: Tensor,
+pub enum Moments {
+    /// `f32`, of the parameter's shape.
+    Full {
+        first: Tensor,
+        second: Tensor,
+    },
+    Coded {
+        first: Coded,
+        second: Coded,
+    },
+}
+
+/// Values in 8 bits: codes [elements] as `u8` and a scale for each 256 of them.
+#[derive(Debug, Clone)]
+pub struct Coded {
+    pub codes: Tensor,
+    pub scales: Tensor,
+}
+
+impl Coded {
+    /// Zeros.
+    fn new(elements: usize, map: &dynamic8::Map8, device: &Device) -> Result<Self> {
+        let codes = vec![map.code(0.0); elements];
+        let scales = Tensor::zeros(elements.div_ceil(dynamic8::BLOCK), DType::F32, device)?;
+        Ok(Self { codes: Tensor::from_vec(codes, elements, device)?, scales })
+    }
+
+    fn read(&self) -> Result<(Vec<u8>, Vec<f32>)> {
+        let (storage, layout) = self.codes.storage_and_layout();
+        let (Storage::Cpu(CpuStorage::U8(codes)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+            candle_core::bail!("codes of a moment are not bytes on the cpu")
+        };
+        Ok((codes[start..end].to_vec(), view(&self.scales)?.to_vec()))
+    }
+
+    fn write((codes, scales): (Vec<u8>, Vec<f32>)) -> Result<Self> {
+        let (elements, blocks) = (codes.len(), scales.len());
+        Ok(Self { codes: Tensor::from_vec(codes, elements, &Device::Cpu)?, scales: tensor(scales, blocks)? })
+    }
+
+    fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(Self { codes: self.codes.to_device(device)?, scales: self.scales.to_device(device)? })
+    }
+}
+
+impl Moments {
+    /// Zeros for `value`, in `f32`.
+    pub fn full(value: &Tensor) -> Result<Self> {
+        Ok(Self::Full { first: value.zeros_like()?, second: value.zeros_like()? })
+    }
+
+    /// Zeros for `value`, in 8 bits.
+    pub fn coded(value: &Tensor) -> Result<Self> {
+        let (elements, device) = (value.elem_count(), value.device());
+        Ok(Self::Coded {
+            first: Coded::new(elements, &dynamic8::SIGNED, device)?,
+            second: Coded::new(elements, &dynamic8::UNSIGNED, device)?,
+        })
+    }
 }
 
 impl AdamW {
-    /// `state` after one step along `gradient`, which is first multiplied by `scale`.
-    pub fn update(&self, state: &State, gradient: &Tensor, scale: f64) -> Result<State> {
-        if !on_cpu(&[&state.value, &state.first, &state.second, gradient]) {
-            return self.reference(state, gradient, scale);
+    /// `value` and its `moments` after one step along `gradient`, which is first multiplied by `scale`.
+    pub fn update(
+        &self,
+        value: &Tensor,
+        moments: &Moments,
+        gradient: &Tensor,
+        scale: f64,
+    ) -> Result<(Tensor, Moments)> {
+        match moments {
+            Moments::Full { first, second } if on_cpu(&[value, first, second, gradient]) => {
+                let mut new = view(value)?.to_vec();
+                let (mut m, mut v) = (view(first)?.to_vec(), view(second)?.to_vec());
+                cpu::adamw::update(self, scale as f32, &view(gradient)?, &mut new, &mut m, &mut v);
+                let shape = value.dims();
+                Ok((tensor(new, shape)?, Moments::Full { first: tensor(m, shape)?, second: tensor(v, shape)? }))
+            }
+            Moments::Full { first, second } => self.reference(value, (first, second), gradient, scale),
+            Moments::Coded { first, second } => self.coded(value, (first, second), gradient, scale),
         }
-        let mut value = view(&state.value)?.to_vec();
-        let mut first = view(&state.first)?.to_vec();
-        let mut second = view(&state.second)?.to_vec();
-        cpu::adamw::update(self, scale as f32, &view(gradient)?, &mut value, &mut first, &mut second);
-        let shape = state.value.dims();
-        Ok(State { value: tensor(value, shape)?, first: tensor(first, shape)?, second: tensor(second, shape)? })
     }
 
-    /// [`Self::update`] in candle's operations.
-    pub fn reference(&self, state: &State, gradient: &Tensor, scale: f64) -> Result<State> {
+    /// On the processor, wherever the tensors are.
+    fn coded(
+        &self,
+        value: &Tensor,
+        (first, second): (&Coded, &Coded),
+        gradient: &Tensor,
+        scale: f64,
+    ) -> Result<(Tensor, Moments)> {
+        let (cpu, device) = (Device::Cpu, value.device());
+        let (mut m, mut v) = (first.to_device(&cpu)?.read()?, second.to_device(&cpu)?.read()?);
+        let mut new = view(&value.to_device(&cpu)?)?.to_vec();
+        let gradient = gradient.to_device(&cpu)?;
+        cpu::adamw::update_coded(self, scale as f32, &view(&gradient)?, &mut new, &mut m, &mut v);
+        let (first, second) = (Coded::write(m)?.to_device(device)?, Coded::write(v)?.to_device(device)?);
+        Ok((tensor(new, value.dims())?.to_device(device)?, Moments::Coded { first, second }))
+    }
+
+    /// [`Self::update`] of full moments in candle's operations.
+    pub fn reference(
+        &self,
+        value: &Tensor,
+        (first, second): (&Tensor, &Tensor),
+        gradient: &Tensor,
+        scale: f64,
+    ) -> Result<(Tensor, Moments)> {
         let g = (gradient * scale)?;
-        let first = ((&state.first * self.beta1)? + (&g * (1.0 - self.beta1))?)?;
-        let second = ((&state.second * self.beta2)? + (g.sqr()? * (1.0 - self.beta2))?)?;
+        let first = ((first * self.beta1)? + (&g * (1.0 - self.beta1))?)?;
+        let second = ((second * self.beta2)? + (g.sqr()? * (1.0 - self.beta2))?)?;
         let root = (second.sqrt()? / self.correction2().sqrt())?;
         let step = (&first / (root + self.epsilon)?)?;
-        let decayed = (&state.value * (1.0 - self.learning_rate * self.weight_decay))?;
+        let decayed = (value * (1.0 - self.learning_rate * self.weight_decay))?;
         let value = (decayed - (step * (self.learning_rate / self.correction1()))?)?;
-        Ok(State { value, first, second })
+        Ok((value, Moments::Full { first, second }))
     }
 
     pub(crate) fn correction1(&self) -> f64 {

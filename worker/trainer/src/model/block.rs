@@ -12,7 +12,7 @@ use qlora_config::TargetModule as M;
 use qlora_kernels::ops::{attention, rms_norm, swiglu};
 use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Span};
 
-use super::projection::{self, AdapterPass, Projection, Pull};
+use super::projection::{self, AdapterPass, Inner, Projection, Pull};
 use crate::Result;
 use crate::lora::{Adapters, Gradients, MaskPosition};
 
@@ -59,8 +59,8 @@ pub struct Saved {
     rho2: Tensor,
     g: Tensor,
     e: Tensor,
-    /// Inner values of the adapters of q, k, v, o, gate and up.
-    u: [Option<Activations>; 6],
+    /// What the adapters of q, k, v, o, gate and up leave.
+    u: [Option<Inner>; 6],
 }
 
 impl Block {
@@ -68,7 +68,7 @@ impl Block {
         pass.adapters.pass(self.index, module, pass.masks)
     }
 
-    fn project(&self, pass: &Pass<'_>, module: M, x: &Activations) -> Result<(Tensor, Option<Activations>)> {
+    fn project(&self, pass: &Pass<'_>, module: M, x: &Activations) -> Result<(Tensor, Option<Inner>)> {
         self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), None)
     }
 
@@ -79,7 +79,7 @@ impl Block {
         module: M,
         x: &Activations,
         base: &Tensor,
-    ) -> Result<(Tensor, Option<Activations>)> {
+    ) -> Result<(Tensor, Option<Inner>)> {
         self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), Some(base))
     }
 
@@ -115,9 +115,9 @@ impl Block {
 
     fn backward_ffn(&self, pass: &Pass<'_>, saved: &Saved, dy: &Tensor, grads: &mut Gradients) -> Result<Tensor> {
         let h = swiglu::forward(&saved.g, &saved.e)?.into();
-        // The adapter's inner value is rebuilt: keeping it would be the only thing kept of the down projection.
+        // What the adapter leaves is rebuilt: it would be the only thing kept of the down projection.
         let u_d = match self.adapter(pass, M::DownProj) {
-            Some(adapter) => Some(adapter.inner(pass.products, &h)?),
+            Some(adapter) => Some(self.projections[M::DownProj as usize].inner(pass.products, &h, &adapter)?),
             None => None,
         };
         let dh = self.pull(pass, &[(M::DownProj, dy.into(), u_d.as_ref())], &h, grads)?;
@@ -144,20 +144,20 @@ impl Block {
         Ok(rms_norm::backward(&dn1, &saved.x, &self.norm1, &saved.rho1, Some(&dx1))?)
     }
 
-    /// Gradient through projections that share their input `x`, each with the gradient that reaches it and its
-    /// adapter's inner value; gradients of the adapters go to `grads`.
+    /// Gradient through projections that share their input `x`, each with the gradient that reaches it and what its
+    /// adapter left; gradients of the adapters go to `grads`.
     fn pull(
         &self,
         pass: &Pass<'_>,
-        parts: &[(M, Activations, Option<&Activations>)],
+        parts: &[(M, Activations, Option<&Inner>)],
         x: &Tensor,
         grads: &mut Gradients,
     ) -> Result<Tensor> {
         let pulls: Vec<_> = parts
             .iter()
-            .map(|(module, dy, u)| {
+            .map(|(module, dy, inner)| {
                 let projection = &self.projections[*module as usize];
-                Pull { projection, dy, adapter: self.adapter(pass, *module), u: *u }
+                Pull { projection, dy, adapter: self.adapter(pass, *module), inner: *inner }
             })
             .collect();
         let (dx, found) = projection::backward(pass.products, &pulls, x)?;

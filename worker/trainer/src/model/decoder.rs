@@ -1,7 +1,7 @@
 //! The whole model: what a micro-batch is, the forward pass, and the backward pass through all blocks.
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{ModelConfig, TargetModule, TrainingSection};
+use qlora_config::{LoraConfig, ModelConfig, TargetModule, TrainingSection};
 use qlora_data::{IGNORE, Sample};
 use qlora_kernels::ops::{cross_entropy, noise, rms_norm};
 use qlora_kernels::{AttentionShape, Products, RopeTable, Span, Term};
@@ -10,7 +10,7 @@ use qlora_planner::ModelShape;
 use super::block::{Block, LayerCache, Pass, Saved};
 use super::projection::Projection;
 use super::rope::inverse_frequencies;
-use crate::lora::{Adapters, Gradients, MaskPosition};
+use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
 use crate::weights::{Checkpoint, FrozenWeight};
 use crate::{Error, Result, device};
 
@@ -110,6 +110,18 @@ impl Decoder {
     pub fn bytes(&self) -> usize {
         let blocks = self.blocks.iter().flat_map(|b| &b.projections).map(Projection::bytes).sum::<usize>();
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
+    }
+
+    /// Adapters to begin with: see [`Adapters::initialise`]; with DoRA, magnitudes are the norms of the rows.
+    pub fn adapters(&self, config: &LoraConfig, seed: u64) -> Result<Adapters> {
+        let mut adapters = Adapters::initialise(config, &self.shape, seed, &self.device)?;
+        if config.dora {
+            for (site, factors) in adapters.sites.iter().zip(&mut adapters.factors) {
+                let norms = self.blocks[site.layer].projections[site.module as usize].norms()?;
+                factors.magnitude = Some(Magnitude::new(norms));
+            }
+        }
+        Ok(adapters)
     }
 
     fn pass<'a>(

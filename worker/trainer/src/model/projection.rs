@@ -1,26 +1,43 @@
-//! A frozen linear layer with its adapter: y = x W^T + s (m o x) A^T B^T / (1 - p).
+//! A frozen linear layer with its adapter: y = x W^T + s u B^T with u = c (m o x) A^T, where m is the dropout mask and
+//! c = 1 / (1 - p).
+//!
+//! With DoRA the rows of W + s B A are scaled by g = |m'| / |W + s B A|. As in PEFT, dropout touches only what the
+//! adapter changes, and the norm is a constant to the gradient: with x' = c (m o x) and r = x' W^T + s u B^T,
+//! y = (x - x') W^T + g o r.
+
+use std::cell::OnceCell;
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::ops::dropout;
 use qlora_kernels::{Activations, DropoutKey, Products, Term};
 
 use crate::Result;
-use crate::lora::{AdapterGrad, LoraPair};
+use crate::lora::{FactorGrad, Factors};
 use crate::weights::FrozenWeight;
 
 /// A frozen weight [out, in]; adapters are kept elsewhere and passed in.
 pub struct Projection {
     weight: Box<dyn FrozenWeight>,
+    /// |W|^2 [out], row by row, once it has been needed.
+    squares: OnceCell<Tensor>,
 }
 
 /// The adapter of one projection in one pass.
 #[derive(Clone, Copy)]
 pub struct AdapterPass<'a> {
-    pub pair: &'a LoraPair,
+    pub factors: &'a Factors,
     /// See [`qlora_config::LoraConfig::scale`].
     pub scale: f64,
     /// The dropout mask; none outside training.
     pub mask: Option<DropoutKey>,
+}
+
+/// What the forward pass of an adapter leaves for its backward pass.
+pub struct Inner {
+    /// u [M, R].
+    u: Activations,
+    /// With DoRA, r [M, out].
+    unscaled: Option<Tensor>,
 }
 
 impl AdapterPass<'_> {
@@ -29,46 +46,105 @@ impl AdapterPass<'_> {
         self.mask.as_ref().map(|key| Ok(dropout::apply(x, key)?.into())).transpose()
     }
 
-    /// u = (m o x) A^T c: what the forward pass returns beside `y`.
-    pub(crate) fn inner(&self, products: Products, x: &Activations) -> Result<Activations> {
-        let dropped = self.dropped(x)?;
-        let term = Term { x: dropped.as_ref().unwrap_or(x), w: &self.pair.a, scale: 1.0 };
-        Ok(products.forward(&[term], None)?.into())
+    /// u [M, R], for the input after its mask.
+    fn inner(&self, products: Products, dropped: &Activations) -> Result<Activations> {
+        Ok(products.forward(&[Term { x: dropped, w: &self.factors.a, scale: 1.0 }], None)?.into())
     }
 
-    /// Gradients of A and B, given du = s dy B: dA = du^T (m o x) c; dB = s dy^T u.
-    fn grad(&self, products: Products, dy: &Tensor, du: &Tensor, x: &Tensor, u: &Tensor) -> Result<AdapterGrad> {
+    /// Gradients of A and B, given du = s dy B: dA = du^T x'; dB = s dy^T u.
+    fn grad(&self, products: Products, dy: &Tensor, du: &Tensor, x: &Tensor, u: &Tensor) -> Result<FactorGrad> {
         let (du, u) = (du.t()?.contiguous()?.into(), u.t()?.contiguous()?.into());
         let dropped = self.dropped(x)?;
         let a = products.backward(&[Term { x: &du, w: dropped.as_deref().unwrap_or(x), scale: 1.0 }], None)?;
         let b = products.backward(&[Term { x: &u, w: dy, scale: self.scale }], None)?;
-        Ok(AdapterGrad { a: a.to_dtype(DType::F32)?, b: b.t()?.contiguous()?.to_dtype(DType::F32)? })
+        let (a, b) = (a.to_dtype(DType::F32)?, b.t()?.contiguous()?.to_dtype(DType::F32)?);
+        Ok(FactorGrad { a, b, magnitude: None })
     }
 }
 
 impl Projection {
     pub fn new(weight: Box<dyn FrozenWeight>) -> Self {
-        Self { weight }
+        Self { weight, squares: OnceCell::new() }
     }
 
     pub fn bytes(&self) -> usize {
         self.weight.bytes()
     }
 
-    /// `x` [M, in] to `base` + `y` [M, out], and `u` [M, R], the adapter's inner value, where there is an adapter.
+    fn frozen<'a>(&'a self, x: &'a Activations) -> Term<'a> {
+        Term { x, w: &*self.weight, scale: 1.0 }
+    }
+
+    /// `x` [M, in] to `base` + `y` [M, out], and what the adapter leaves where there is one.
     pub fn forward(
         &self,
         products: Products,
         x: &Activations,
         adapter: Option<AdapterPass<'_>>,
         base: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<Activations>)> {
-        let frozen = Term { x, w: &*self.weight, scale: 1.0 };
-        let Some(adapter) = adapter else { return Ok((products.forward(&[frozen], base)?, None)) };
-        let u = adapter.inner(products, x)?;
-        let update = Term { x: &u, w: &adapter.pair.b, scale: adapter.scale };
-        let y = products.forward(&[frozen, update], base)?;
-        Ok((y, Some(u)))
+    ) -> Result<(Tensor, Option<Inner>)> {
+        let Some(adapter) = adapter else { return Ok((products.forward(&[self.frozen(x)], base)?, None)) };
+        let dropped = adapter.dropped(x)?;
+        let input = dropped.as_ref().unwrap_or(x);
+        let u = adapter.inner(products, input)?;
+        let update = Term { x: &u, w: &adapter.factors.b, scale: adapter.scale };
+        let Some(ratio) = self.ratio(products, &adapter)? else {
+            let y = products.forward(&[self.frozen(x), update], base)?;
+            return Ok((y, Some(Inner { u, unscaled: None })));
+        };
+        let unscaled = products.forward(&[self.frozen(input), update], None)?;
+        let mut y = unscaled.broadcast_mul(&ratio.to_dtype(unscaled.dtype())?)?;
+        if let Some(base) = base {
+            y = (y + base)?;
+        }
+        if let Some(dropped) = &dropped {
+            let rest = (&**x - &**dropped)?.into();
+            y = products.forward(&[self.frozen(&rest)], Some(&y))?;
+        }
+        Ok((y, Some(Inner { u, unscaled: Some(unscaled) })))
+    }
+
+    /// What [`Self::forward`] would leave, without `y`.
+    pub fn inner(&self, products: Products, x: &Activations, adapter: &AdapterPass<'_>) -> Result<Inner> {
+        let dropped = adapter.dropped(x)?;
+        let input = dropped.as_ref().unwrap_or(x);
+        let u = adapter.inner(products, input)?;
+        let update = Term { x: &u, w: &adapter.factors.b, scale: adapter.scale };
+        let unscaled = match adapter.factors.magnitude {
+            Some(_) => Some(products.forward(&[self.frozen(input), update], None)?),
+            None => None,
+        };
+        Ok(Inner { u, unscaled })
+    }
+
+    /// |W| [out], row by row.
+    pub fn norms(&self) -> Result<Tensor> {
+        Ok(self.squares()?.sqrt()?)
+    }
+
+    fn squares(&self) -> Result<&Tensor> {
+        if let Some(squares) = self.squares.get() {
+            return Ok(squares);
+        }
+        let squares = self.weight.written_out(DType::F32)?.sqr()?.sum(1)?;
+        Ok(self.squares.get_or_init(|| squares))
+    }
+
+    /// g [out] of DoRA; none without it.
+    fn ratio(&self, products: Products, adapter: &AdapterPass<'_>) -> Result<Option<Tensor>> {
+        let Some(magnitude) = &adapter.factors.magnitude else { return Ok(None) };
+        let norms = magnitude.norms(|| self.norms_with(products, adapter))?;
+        Ok(Some((&magnitude.value / norms)?))
+    }
+
+    /// |W + s B A| [out] without writing out any matrix of W's size:
+    /// |W|^2 + 2 s B . (A W^T)^T + s^2 B (A A^T) . B, row by row.
+    fn norms_with(&self, products: Products, adapter: &AdapterPass<'_>) -> Result<Tensor> {
+        let (Factors { a, b, .. }, scale) = (adapter.factors, adapter.scale);
+        let through = products.forward(&[self.frozen(&a.into())], None)?.t()?;
+        let cross = (b * through.to_dtype(DType::F32)?)?.sum(1)?;
+        let own = (b.matmul(&a.matmul(&a.t()?)?)? * b)?.sum(1)?;
+        Ok(((self.squares()? + (cross * (2.0 * scale))?)? + (own * (scale * scale))?)?.sqrt()?)
     }
 }
 
@@ -78,34 +154,125 @@ pub struct Pull<'a> {
     /// [M, out]
     pub dy: &'a Activations,
     pub adapter: Option<AdapterPass<'a>>,
-    /// [M, R]
-    pub u: Option<&'a Activations>,
+    pub inner: Option<&'a Inner>,
+}
+
+/// What goes back through one adapter.
+struct Through<'a> {
+    adapter: AdapterPass<'a>,
+    /// s dy' B [M, R].
+    du: Activations,
+    /// With DoRA, dy' = g o dy [M, out].
+    scaled: Option<Activations>,
+    grad: FactorGrad,
+}
+
+impl<'a> Through<'a> {
+    fn find(products: Products, pull: &Pull<'a>, x: &Tensor) -> Result<Option<Self>> {
+        let (Some(adapter), Some(inner)) = (pull.adapter, pull.inner) else { return Ok(None) };
+        let ratio = pull.projection.ratio(products, &adapter)?;
+        let scaled = match &ratio {
+            Some(ratio) => Some(Activations::from(pull.dy.broadcast_mul(&ratio.to_dtype(pull.dy.dtype())?)?)),
+            None => None,
+        };
+        let dy = scaled.as_ref().unwrap_or(pull.dy);
+        let du = products.backward(&[Term { x: dy, w: &adapter.factors.b, scale: adapter.scale }], None)?;
+        let mut grad = adapter.grad(products, dy, &du, x, &inner.u)?;
+        if let (Some(unscaled), Some(magnitude)) = (&inner.unscaled, &adapter.factors.magnitude) {
+            // With n the norm, g = m' / n and dm' = sum of dy o r / n over the tokens.
+            let norms = magnitude.norms(|| pull.projection.norms_with(products, &adapter))?;
+            let sums = (&**pull.dy * unscaled)?.to_dtype(DType::F32)?.sum(0)?;
+            grad.magnitude = Some((sums / norms)?);
+        }
+        Ok(Some(Self { adapter, du: du.into(), scaled, grad }))
+    }
 }
 
 /// Gradients through projections that share their input `x` [M, in]: dx [M, in], and the gradients of each
 /// one's adapter.
 ///
-/// With d = s dy B: dx = dy W + c m o (d A), summed over the projections.
-pub fn backward(products: Products, pulls: &[Pull<'_>], x: &Tensor) -> Result<(Tensor, Vec<Option<AdapterGrad>>)> {
-    let mut grads = Vec::with_capacity(pulls.len());
-    let mut inner = Vec::new();
-    for pull in pulls {
-        let (Some(adapter), Some(u)) = (pull.adapter, pull.u) else {
-            grads.push(None);
+/// With dy' = dy, or g o dy with DoRA, and d = s dy' B:
+/// dx = dy W + c m o ((dy' - dy) W + d A), summed over the projections.
+pub fn backward(products: Products, pulls: &[Pull<'_>], x: &Tensor) -> Result<(Tensor, Vec<Option<FactorGrad>>)> {
+    let through = pulls.iter().map(|pull| Through::find(products, pull, x)).collect::<Result<Vec<_>>>()?;
+    let mut base: Option<Tensor> = None;
+    let mut terms = Vec::with_capacity(2 * pulls.len());
+    for (pull, through) in pulls.iter().zip(&through) {
+        let Some(Through { adapter, du, scaled, .. }) = through else {
+            terms.push(pull.projection.frozen(pull.dy));
             continue;
         };
-        let du = products.backward(&[Term { x: pull.dy, w: &adapter.pair.b, scale: adapter.scale }], None)?;
-        grads.push(Some(adapter.grad(products, pull.dy, &du, x, u)?));
-        inner.push((Activations::from(du), adapter));
-    }
-    let mut base: Option<Tensor> = None;
-    let mut terms: Vec<_> = pulls.iter().map(|p| Term { x: p.dy, w: &*p.projection.weight, scale: 1.0 }).collect();
-    for (du, adapter) in &inner {
-        let update = Term { x: du, w: &adapter.pair.a, scale: 1.0 };
+        let update = Term { x: du, w: &adapter.factors.a, scale: 1.0 };
         match &adapter.mask {
-            None => terms.push(update),
-            Some(key) => base = Some(dropout::add(&products.backward(&[update], None)?, key, base.as_ref())?),
+            None => terms.extend([pull.projection.frozen(scaled.as_ref().unwrap_or(pull.dy)), update]),
+            Some(key) => {
+                terms.push(pull.projection.frozen(pull.dy));
+                let masked = match scaled {
+                    None => products.backward(&[update], None)?,
+                    Some(scaled) => {
+                        let change = (&**scaled - &**pull.dy)?.into();
+                        products.backward(&[pull.projection.frozen(&change), update], None)?
+                    }
+                };
+                base = Some(dropout::add(&masked, key, base.as_ref())?);
+            }
         }
     }
-    Ok((products.backward(&terms, base.as_ref())?, grads))
+    let dx = products.backward(&terms, base.as_ref())?;
+    Ok((dx, through.into_iter().map(|through| through.map(|t| t.grad)).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::lora::Magnitude;
+    use crate::weights::Plain;
+
+    const SCALE: f64 = 1.5;
+
+    fn values(rows: usize, cols: usize, seed: usize) -> Tensor {
+        let value = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.0 - 1.0;
+        Tensor::from_vec((0..rows * cols).map(value).collect(), (rows, cols), &Device::Cpu).expect("values")
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar()).expect("comparable tensors")
+    }
+
+    /// The formula of this file's first lines as a graph of candle's, whose norm is a constant.
+    #[test]
+    fn gradients_of_dora_with_dropout_are_those_of_a_recorded_graph() -> Result<()> {
+        let (tokens, inputs, outputs, rank) = (6, 10, 8, 3);
+        let (x, w, dy) = (values(tokens, inputs, 1), values(outputs, inputs, 2), values(tokens, outputs, 3));
+        let (a, b) = (values(rank, inputs, 4), values(outputs, rank, 5));
+        let m = values(1, outputs, 6).squeeze(0)?.abs()?;
+        let key = DropoutKey { seed: 3, step: 1, projection: 2, first_token: 0, probability: 0.3 };
+
+        let [vx, va, vb, vm] = [&x, &a, &b, &m].map(|t| Var::from_tensor(t).expect("a variable"));
+        let mask = dropout::apply(&x.ones_like()?, &key)?;
+        let dropped = (vx.as_tensor() * &mask)?;
+        let unscaled = (dropped.matmul(&w.t()?)? + (dropped.matmul(&va.t()?)?.matmul(&vb.t()?)? * SCALE)?)?;
+        let norms = (&w + (b.matmul(&a)? * SCALE)?)?.sqr()?.sum(1)?.sqrt()?;
+        let scaled = unscaled.broadcast_mul(&(vm.as_tensor() / norms)?)?;
+        let wanted = ((vx.as_tensor() - &dropped)?.matmul(&w.t()?)? + scaled)?;
+        let grads = (&wanted * &dy)?.sum_all()?.backward()?;
+
+        let projection = Projection::new(Box::new(Plain(w)));
+        let factors = Factors { a, b, magnitude: Some(Magnitude::new(m)) };
+        let adapter = AdapterPass { factors: &factors, scale: SCALE, mask: Some(key) };
+        let products = Products::WrittenOut;
+        let (y, inner) = projection.forward(products, &(&x).into(), Some(adapter), None)?;
+        let dy = dy.into();
+        let pull = Pull { projection: &projection, dy: &dy, adapter: Some(adapter), inner: inner.as_ref() };
+        let (dx, mut found) = backward(products, &[pull], &x)?;
+        let grad = found.pop().flatten().expect("gradients of the adapter");
+        assert!(distance(&y, &wanted) < 1e-5);
+        let wanted = [&vx, &va, &vb, &vm].map(|v| grads.get(v).expect("a gradient"));
+        for (ours, theirs) in [&dx].into_iter().chain(grad.tensors()).zip(wanted) {
+            assert!(distance(ours, theirs) < 1e-4, "{ours} and {theirs}");
+        }
+        Ok(())
+    }
 }

@@ -1,28 +1,33 @@
-//! The optimizer: one AdamW state for each adapter tensor, the schedule, and clipping.
+//! The optimizer: AdamW's moments for each adapter tensor, the schedule, and clipping.
 
+pub(crate) mod moments;
 mod schedule;
 
 use candle_core::Tensor;
-use qlora_config::TrainingSection;
-use qlora_kernels::ops::adamw::{AdamW, State};
+use qlora_config::{OptimizerKind, TrainingSection};
+use qlora_kernels::ops::adamw::{AdamW, Moments, SMALLEST_IN_8_BITS};
 
 use crate::Result;
-use crate::lora::{Adapters, Gradients, LoraPair};
+use crate::lora::{Adapters, Factors, Gradients, NAMES};
 
 pub use schedule::LearningRate;
 
-/// First and second moments of every adapter tensor, A and B of each site in turn.
+/// First and second moments of every adapter tensor, in the order of the sites and of their tensors.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
-    pub moments: Vec<(Tensor, Tensor)>,
+    pub moments: Vec<Moments>,
     /// Updates made so far.
     pub updates: u64,
 }
 
 impl Optimizer {
-    pub fn new(adapters: &Adapters) -> Result<Self> {
-        let zeros = |t: &Tensor| Ok((t.zeros_like()?, t.zeros_like()?));
-        let moments = adapters.pairs.iter().flat_map(|p| [&p.a, &p.b]).map(zeros).collect::<Result<_>>()?;
+    /// Moments of zero, held as `form` says.
+    pub fn new(adapters: &Adapters, form: OptimizerKind) -> Result<Self> {
+        let zeros = |t: &Tensor| match form {
+            OptimizerKind::Adamw8bit if t.elem_count() >= SMALLEST_IN_8_BITS => Ok(Moments::coded(t)?),
+            _ => Ok(Moments::full(t)?),
+        };
+        let moments = adapters.factors.iter().flat_map(Factors::tensors).map(zeros).collect::<Result<_>>()?;
         Ok(Self { moments, updates: 0 })
     }
 
@@ -45,21 +50,20 @@ impl Optimizer {
             step: self.updates,
         };
         let faster = AdamW { learning_rate: learning_rate * adapters.config().loraplus_ratio, ..rule };
-        for (site, (pair, grad)) in adapters.pairs.iter_mut().zip(gradients.entries()).enumerate() {
+        let mut first = 0;
+        for (factors, grad) in adapters.factors.iter_mut().zip(gradients.entries()) {
+            let moments = &mut self.moments[first..];
+            first += factors.tensors().count();
             let Some(grad) = grad else { continue };
-            *pair = LoraPair {
-                a: self.tensor(&rule, 2 * site, &pair.a, &grad.a, scale)?,
-                b: self.tensor(&faster, 2 * site + 1, &pair.b, &grad.b, scale)?,
-            };
+            let grads: Vec<&Tensor> = grad.tensors().collect();
+            *factors = factors.map(|i, value| {
+                let rule = if NAMES[i].starts_with("lora_B") { &faster } else { &rule };
+                let (value, moved) = rule.update(value, &moments[i], &grads[i].contiguous()?, scale)?;
+                moments[i] = moved;
+                Ok(value)
+            })?;
         }
         Ok(())
-    }
-
-    fn tensor(&mut self, rule: &AdamW, index: usize, value: &Tensor, grad: &Tensor, scale: f64) -> Result<Tensor> {
-        let (first, second) = self.moments[index].clone();
-        let state = rule.update(&State { value: value.clone(), first, second }, &grad.contiguous()?, scale)?;
-        self.moments[index] = (state.first, state.second);
-        Ok(state.value)
     }
 }
 

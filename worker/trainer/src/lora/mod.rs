@@ -1,5 +1,7 @@
 //! LoRA adapters: which projections have one, their values, and gradients of the same shape.
 
+mod factors;
+
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, TargetModule};
 use qlora_kernels::DropoutKey;
@@ -8,19 +10,7 @@ use qlora_planner::ModelShape;
 use crate::Result;
 use crate::model::AdapterPass;
 
-/// The two factors of an update, in `f32`: A [R, in] and B [out, R].
-#[derive(Debug, Clone)]
-pub struct LoraPair {
-    pub a: Tensor,
-    pub b: Tensor,
-}
-
-/// Gradients of a [`LoraPair`], in `f32`.
-#[derive(Debug, Clone)]
-pub struct AdapterGrad {
-    pub a: Tensor,
-    pub b: Tensor,
-}
+pub use factors::{FactorGrad, Factors, Magnitude, NAMES};
 
 /// Where an adapter sits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +38,7 @@ pub struct Adapters {
     config: LoraConfig,
     seed: u64,
     pub sites: Vec<Site>,
-    pub pairs: Vec<LoraPair>,
+    pub factors: Vec<Factors>,
 }
 
 /// What the dropout masks of a training pass depend on, besides the site.
@@ -61,22 +51,22 @@ pub struct MaskPosition {
 
 impl Adapters {
     /// A ~ U(-1/sqrt(in), 1/sqrt(in)) and B = 0, as PEFT initialises them; the same seed gives the same values.
+    ///
+    /// Magnitudes follow from the frozen weights: see [`crate::model::Decoder::adapters`].
     pub fn initialise(config: &LoraConfig, shape: &ModelShape, seed: u64, device: &Device) -> Result<Self> {
         let sites = Self::sites(config, shape);
         let mut state = seed;
-        let pairs = sites
+        let factors = sites
             .iter()
             .map(|site| {
                 let (outputs, inputs) = shape.projection(site.module);
                 let bound = 1.0 / (inputs as f32).sqrt();
                 let values: Vec<f32> = (0..config.r * inputs).map(|_| bound * uniform(&mut state)).collect();
-                Ok(LoraPair {
-                    a: Tensor::from_vec(values, (config.r, inputs), device)?,
-                    b: Tensor::zeros((outputs, config.r), DType::F32, device)?,
-                })
+                let a = Tensor::from_vec(values, (config.r, inputs), device)?;
+                Ok(Factors::new(a, Tensor::zeros((outputs, config.r), DType::F32, device)?))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { config: config.clone(), seed, sites, pairs })
+        Ok(Self { config: config.clone(), seed, sites, factors })
     }
 
     /// The smallest adapters, which change nothing: B is zero.
@@ -85,6 +75,7 @@ impl Adapters {
             r: 1,
             alpha: 1.0,
             rslora: false,
+            dora: false,
             loraplus_ratio: 1.0,
             dropout: 0.0,
             target_modules: vec![TargetModule::QProj],
@@ -93,8 +84,8 @@ impl Adapters {
     }
 
     /// Adapters with the given values, in the order of [`Self::sites`].
-    pub fn from_pairs(config: &LoraConfig, shape: &ModelShape, seed: u64, pairs: Vec<LoraPair>) -> Self {
-        Self { config: config.clone(), seed, sites: Self::sites(config, shape), pairs }
+    pub fn from_factors(config: &LoraConfig, shape: &ModelShape, seed: u64, factors: Vec<Factors>) -> Self {
+        Self { config: config.clone(), seed, sites: Self::sites(config, shape), factors }
     }
 
     /// Every place where `config` puts an adapter, block by block in the order of the forward pass.
@@ -115,7 +106,7 @@ impl Adapters {
 
     /// Numbers that are trained.
     pub fn parameters(&self) -> usize {
-        self.pairs.iter().map(|p| p.a.elem_count() + p.b.elem_count()).sum()
+        self.factors.iter().map(Factors::parameters).sum()
     }
 
     /// Index of the adapter at `layer` and `module`.
@@ -133,37 +124,37 @@ impl Adapters {
             first_token: p.first_token,
             probability: self.config.dropout,
         });
-        Some(AdapterPass { pair: &self.pairs[index], scale: self.config.scale(), mask })
+        Some(AdapterPass { factors: &self.factors[index], scale: self.config.scale(), mask })
     }
 }
 
 /// Gradients of all adapters, summed over micro-batches.
 #[derive(Debug, Clone)]
-pub struct Gradients(Vec<Option<AdapterGrad>>);
+pub struct Gradients(Vec<Option<FactorGrad>>);
 
 impl Gradients {
     pub fn none(adapters: &Adapters) -> Self {
         Self(vec![None; adapters.sites.len()])
     }
 
-    pub fn add(&mut self, index: usize, grad: AdapterGrad) -> Result<()> {
+    pub fn add(&mut self, index: usize, grad: FactorGrad) -> Result<()> {
         let slot = &mut self.0[index];
         *slot = Some(match slot.take() {
             None => grad,
-            Some(sum) => AdapterGrad { a: (sum.a + grad.a)?, b: (sum.b + grad.b)? },
+            Some(sum) => sum.plus(grad)?,
         });
         Ok(())
     }
 
     /// One entry a site; none where no gradient has arrived.
-    pub fn entries(&self) -> &[Option<AdapterGrad>] {
+    pub fn entries(&self) -> &[Option<FactorGrad>] {
         &self.0
     }
 
     /// L2 norm over all tensors.
     pub fn norm(&self) -> Result<f64> {
         let mut sum = 0f64;
-        for tensor in self.0.iter().flatten().flat_map(|g| [&g.a, &g.b]) {
+        for tensor in self.0.iter().flatten().flat_map(FactorGrad::tensors) {
             sum += f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?);
         }
         Ok(sum.sqrt())
