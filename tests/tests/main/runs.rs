@@ -227,6 +227,28 @@ fn the_scaling_of_an_adapter_is_written_down() {
     assert_eq!(config["use_rslora"], true);
 }
 
+#[test]
+fn an_adapter_of_another_model_of_the_same_shape_is_refused() {
+    let place = Place::new();
+    let run = place.run("own", &["training.max_steps=1"], None);
+    execute(&run, None).0.expect("a run");
+    let weights = place.model.join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&weights, &candle_core::Device::Cpu).expect("weights");
+    let norm = tensors.get_mut("model.norm.weight").expect("a norm");
+    *norm = (&*norm * 1.5).expect("another norm");
+    candle_core::safetensors::save(&tensors, &weights).expect("another model");
+    let subject = Subject {
+        model: place.model.clone(),
+        adapter: Some(run.output.join("adapter")),
+        config: &run.config.config().model,
+        template: "auto".into(),
+        max_new_tokens: 4,
+        device: DeviceKind::Cpu,
+    };
+    let refusal = Answerer::open(&subject).err().expect("a refusal").to_string();
+    assert!(refusal.contains("was trained on another base model, `tiny`"), "{refusal}");
+}
+
 /// `qlora-worker score` sees what the run saw: the same held-out loss before and after.
 #[test]
 fn scores_are_those_of_the_run_that_made_the_adapter() {

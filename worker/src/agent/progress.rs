@@ -48,11 +48,12 @@ impl Tracker {
                     self.progress.first_evaluation = Some(*loss);
                 }
                 self.progress.last_evaluation = Some(*loss);
-                let point = point(*step, [("eval_loss", *loss)]);
-                Entry {
-                    metric: Some(point),
-                    ..entry(format!("held-out loss {loss:.4} after step {step}, over {tokens} tokens"))
-                }
+                let perplexity = loss.exp();
+                let point = point(*step, [("eval_loss", *loss), ("eval_perplexity", perplexity)]);
+                let text = format!(
+                    "held-out loss {loss:.4}, perplexity {perplexity:.3}, after step {step}, over {tokens} tokens"
+                );
+                Entry { metric: Some(point), ..entry(text) }
             }
             Event::Sample { step, prompt, wanted, answer } => {
                 let sample =

@@ -11,6 +11,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, TargetModule};
 use qlora_planner::ModelShape;
+use safetensors::SafeTensors;
 use serde_json::json;
 
 use crate::lora::{Adapters, Factors, Magnitude, NAMES, Site};
@@ -18,20 +19,30 @@ use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// Key of the base model's fingerprint in the metadata of [`WEIGHTS`].
+const FINGERPRINT: &str = "base_fingerprint";
 
 /// `which` is one of [`NAMES`].
 fn key(site: &Site, which: &str) -> String {
     format!("base_model.model.{}.{which}", site.module_path())
 }
 
-/// Writes `adapters` into `folder`, complete or not at all; `base` is recorded as the base model's name.
-pub fn save(adapters: &Adapters, base: &str, folder: &Path) -> Result<()> {
+/// The model that adapters were trained on.
+#[derive(Debug, Clone, Copy)]
+pub struct Base<'a> {
+    pub name: &'a str,
+    /// See [`crate::weights::Checkpoint::fingerprint`].
+    pub fingerprint: &'a str,
+}
+
+/// Writes `adapters` of `base` into `folder`, complete or not at all.
+pub fn save(adapters: &Adapters, base: Base<'_>, folder: &Path) -> Result<()> {
     let config = adapters.config();
     let modules: Vec<_> = config.target_modules.iter().map(|m| m.name()).collect();
     let description = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.name,
         "r": config.r,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
@@ -50,15 +61,17 @@ pub fn save(adapters: &Adapters, base: &str, folder: &Path) -> Result<()> {
         }
     }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    write_tensors(tensors, None, &folder.join(WEIGHTS))?;
+    // One key only: the library writes several in an order that changes, and the same run gives the same bytes.
+    let metadata = [(FINGERPRINT.to_owned(), base.fingerprint.to_owned())];
+    write_tensors(tensors, Some(metadata.into()), &folder.join(WEIGHTS))?;
     write_atomically(&folder.join(CONFIG), format!("{description:#}\n").as_bytes())
 }
 
-/// Reads the adapter in `folder`, made by this program or by PEFT, for a model of `shape`.
+/// Reads the adapter in `folder`, made by this program or by PEFT, for a model of `shape` and `fingerprint`.
 ///
 /// # Errors
 /// It is no LoRA adapter, uses what is not supported, or belongs to another base model.
-pub fn load(folder: &Path, shape: &ModelShape, seed: u64, device: &Device) -> Result<Adapters> {
+pub fn load(folder: &Path, shape: &ModelShape, fingerprint: &str, seed: u64, device: &Device) -> Result<Adapters> {
     let fault = |fault: String| Error::Adapter { path: folder.into(), fault };
     let text = fs::read_to_string(folder.join(CONFIG)).map_err(Error::io(folder.join(CONFIG)))?;
     let value: serde_json::Value =
@@ -78,7 +91,12 @@ pub fn load(folder: &Path, shape: &ModelShape, seed: u64, device: &Device) -> Re
         dropout: value["lora_dropout"].as_f64().unwrap_or(0.0),
         target_modules: target_modules(&value["target_modules"]).map_err(&fault)?,
     };
-    let tensors = candle_core::safetensors::load(folder.join(WEIGHTS), device)?;
+    let bytes = fs::read(folder.join(WEIGHTS)).map_err(Error::io(folder.join(WEIGHTS)))?;
+    if recorded_fingerprint(&bytes).is_some_and(|recorded| recorded != fingerprint) {
+        let base = value["base_model_name_or_path"].as_str().unwrap_or_default();
+        return Err(fault(format!("was trained on another base model, `{base}`: name that one")));
+    }
+    let tensors = candle_core::safetensors::load_buffer(&bytes, device)?;
     let factors = Adapters::sites(&config, shape)
         .iter()
         .map(|site| {
@@ -92,6 +110,12 @@ pub fn load(folder: &Path, shape: &ModelShape, seed: u64, device: &Device) -> Re
         })
         .collect::<Result<_>>()?;
     Ok(Adapters::from_factors(&config, shape, seed, factors))
+}
+
+/// What [`save`] wrote; PEFT's files have none.
+fn recorded_fingerprint(file: &[u8]) -> Option<String> {
+    let (_, header) = SafeTensors::read_metadata(file).ok()?;
+    header.metadata().as_ref()?.get(FINGERPRINT).cloned()
 }
 
 /// PEFT writes names of layers, or whole paths where it was asked for `all-linear`.

@@ -74,7 +74,7 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
     let checkpoint = Checkpoint::open(model)?;
     let decoder = Decoder::load(&checkpoint, config, LOGITS_LENGTH, &device, |_| {})?;
     let adapters = match adapter {
-        Some(folder) => crate::adapter::load(folder, &decoder.shape, 0, &device)?,
+        Some(folder) => crate::adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, &device)?,
         None => Adapters::without_effect(&decoder.shape, &device)?,
     };
     let sample = random_sample(LOGITS_LENGTH, decoder.shape.vocabulary);

@@ -6,16 +6,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use qlora_config::ResolvedConfig;
 use qlora_data::Cursor;
-use qlora_planner::ModelShape;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::adapter::{self, write_atomically, write_tensors};
+use crate::adapter::{self, Base, write_atomically, write_tensors};
 use crate::best::BestMark;
 use crate::lora::{Adapters, Factors};
+use crate::model::Decoder;
 use crate::optim::{Optimizer, moments};
 use crate::{Error, Result};
 
@@ -60,7 +59,7 @@ pub fn save(
     adapters: &Adapters,
     optimizer: &Optimizer,
     best: Option<&Adapters>,
-    base: &str,
+    base: Base<'_>,
 ) -> Result<()> {
     let partial = sibling(folder, "partial");
     remove(&partial)?;
@@ -87,7 +86,8 @@ pub fn save(
 }
 
 /// Reads the checkpoint in `folder` after checking it against its checksums and the run's configuration.
-pub fn load(folder: &Path, config: &ResolvedConfig, shape: &ModelShape, device: &Device) -> Result<Restored> {
+pub fn load(folder: &Path, config: &ResolvedConfig, decoder: &Decoder) -> Result<Restored> {
+    let (shape, device) = (&decoder.shape, &decoder.device);
     let fault = |fault: String| Error::Checkpoint { path: folder.into(), fault };
     let text = fs::read_to_string(folder.join(MANIFEST)).map_err(Error::io(folder.join(MANIFEST)))?;
     let manifest: Manifest =
@@ -105,7 +105,7 @@ pub fn load(folder: &Path, config: &ResolvedConfig, shape: &ModelShape, device: 
     // An adapter file does not say all that the run's configuration does, such as the rate of B.
     let lora = &config.config().lora;
     let read = |folder: &Path| {
-        let factors = adapter::load(folder, shape, manifest.seed, device)?.factors;
+        let factors = adapter::load(folder, shape, &decoder.fingerprint, manifest.seed, device)?.factors;
         Ok::<_, Error>(Adapters::from_factors(lora, shape, manifest.seed, factors))
     };
     let adapters = read(folder)?;

@@ -71,7 +71,7 @@ pub fn merge(
         path: folder.into(),
         fault: "is a GGUF file; give the Hugging Face folder of the model".into(),
     })?;
-    let adapters = adapter::load(adapter, &checkpoint.files.shape, 0, &Device::Cpu)?;
+    let adapters = adapter::load(adapter, &checkpoint.files.shape, &checkpoint.fingerprint()?, 0, &Device::Cpu)?;
     let partial = partial_of(out);
     remove(&partial)?;
     fs::create_dir_all(&partial).map_err(Error::io(&partial))?;

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::Device;
 use qlora_config::{ResolvedConfig, TooLong, TrainingConfig};
 use qlora_data::{Batching, ChatTemplate, Conversation, Example, Policy, Sample, Sampler, Statistics};
 use tokenizers::Tokenizer;
 
+use crate::adapter::Base;
 use crate::best::Best;
 use crate::checkpoint::{self, Manifest};
 use crate::generate::{Generation, answer, end_ids};
@@ -171,9 +171,8 @@ impl<'a> Session<'a> {
     fn start(run: &'a Run, prepared: &'a Prepared, reporter: &mut dyn Reporter) -> Result<Self> {
         let config = run.config();
         let seed = config.training.seed;
-        let device: &Device = &prepared.decoder.device;
         let restored = match &run.resume {
-            Some(folder) => Some(checkpoint::load(folder, &run.config, &prepared.decoder.shape, device)?),
+            Some(folder) => Some(checkpoint::load(folder, &run.config, &prepared.decoder)?),
             None => None,
         };
         let (adapters, optimizer, step, cursor, first_evaluation, best) = match restored {
@@ -342,8 +341,9 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn base_name(&self) -> &str {
-        self.run.config().model.base.as_deref().unwrap_or_default()
+    fn base(&self) -> Base<'_> {
+        let name = self.run.config().model.base.as_deref().unwrap_or_default();
+        Base { name, fingerprint: &self.prepared.decoder.fingerprint }
     }
 
     fn save_checkpoint(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
@@ -362,7 +362,7 @@ impl<'a> Session<'a> {
             files: Vec::new(),
         };
         let (adapters, optimizer) = (&self.trainer.adapters, &self.trainer.optimizer);
-        checkpoint::save(&folder, manifest, adapters, optimizer, self.best.adapters.as_ref(), self.base_name())?;
+        checkpoint::save(&folder, manifest, adapters, optimizer, self.best.adapters.as_ref(), self.base())?;
         reporter.report(Event::Checkpoint { step: self.step, folder: folder.to_string_lossy().into_owned() })?;
         reporter.report(Event::Phase { phase: Phase::Training, done: self.step, of: self.steps })
     }
@@ -373,7 +373,7 @@ impl<'a> Session<'a> {
         self.sample_answer(reporter)?;
         reporter.report(Event::Phase { phase: Phase::Saving, done: 0, of: 0 })?;
         let folder = self.run.output.join("adapter");
-        adapter::save(&self.trainer.adapters, self.base_name(), &folder)?;
+        adapter::save(&self.trainer.adapters, self.base(), &folder)?;
         reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 }

@@ -69,7 +69,7 @@ impl Answerer {
         let decoder =
             Decoder::load(&checkpoint, subject.config, files.shape.max_positions.min(32_768), device, |_| {})?;
         let adapters = match &subject.adapter {
-            Some(folder) => adapter::load(folder, &decoder.shape, 0, device)?,
+            Some(folder) => adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, device)?,
             None => Adapters::without_effect(&decoder.shape, device)?,
         };
         let (temperature, seed, end_ids) = (0.0, 0, end_ids(files, &tokenizer));

@@ -1,7 +1,7 @@
 //! Models and whole training runs against those of transformers, PEFT and bitsandbytes (`tests/golden`).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{Layers, ResolvedConfig};
@@ -35,6 +35,10 @@ fn decoder(folder: &str, config: &ResolvedConfig) -> Decoder {
 
 fn untrained(decoder: &Decoder, config: &ResolvedConfig) -> Adapters {
     decoder.adapters(&config.config().lora, 1).expect("adapters")
+}
+
+fn peft_adapter(folder: &Path, decoder: &Decoder) -> Adapters {
+    adapter::load(folder, &decoder.shape, &decoder.fingerprint, 1, &Device::Cpu).expect("PEFT's adapter")
 }
 
 /// A trainer of 20 steps.
@@ -233,8 +237,7 @@ fn training_agrees(run: &str, checkpointing: bool) {
         rate = rate.max((outcome.learning_rate - number("lr")).abs());
     }
     println!("parity: {run}, 20 steps, loss {loss:.1e}, gradient norm (relative) {norm:.1e}, rate {rate:.1e}");
-    let wanted = adapter::load(&golden(&recorded.folder).join("final_adapter"), &decoder.shape, 1, &Device::Cpu)
-        .expect("PEFT's adapter");
+    let wanted = peft_adapter(&golden(&recorded.folder).join("final_adapter"), &decoder);
     assert_eq!(wanted.sites, trainer.adapters.sites);
     let mut weights = 0f32;
     for (ours, theirs) in trainer.adapters.factors.iter().zip(&wanted.factors) {
@@ -350,7 +353,7 @@ fn merged_agrees(run: &str, base: qlora_trainer::merge::Base, quantization: &str
     let sample = unlabelled(&row(&tensors("tiny_llama/logits.safetensors")["full.input_ids"], 0));
     let batch = Batch::pack([&sample]);
     let decoder = decoder("tiny_llama", &config);
-    let adapters = adapter::load(&adapter, &decoder.shape, 1, &Device::Cpu).expect("PEFT's adapter");
+    let adapters = peft_adapter(&adapter, &decoder);
     let together = decoder.logits(&batch, &adapters).expect("logits");
     let plain = crate::config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(&out).expect("the merged model");

@@ -65,6 +65,8 @@ pub struct Kept {
 /// Frozen weights of a model on a device.
 pub struct Decoder {
     pub shape: ModelShape,
+    /// See [`Checkpoint::fingerprint`].
+    pub fingerprint: String,
     pub device: Device,
     pub dtype: DType,
     products: Products,
@@ -95,6 +97,7 @@ impl Decoder {
         }
         Ok(Self {
             products: device::products(model.compute, device),
+            fingerprint: checkpoint.fingerprint()?,
             embedding: checkpoint.embedding(device)?,
             norm: checkpoint.final_norm(dtype, device)?,
             head: checkpoint.head(device)?,

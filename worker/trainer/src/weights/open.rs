@@ -7,6 +7,7 @@ use qlora_config::{ModelConfig, Quantization, TargetModule};
 use qlora_data::{ChatTemplate, ModelText, SpecialTokens};
 use qlora_kernels::Nf4Tensor;
 use qlora_planner::ModelShape;
+use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::gguf::GgufFile;
@@ -121,6 +122,24 @@ impl Checkpoint {
             Source::HuggingFace(folder) => Some(&folder.shards),
             Source::Gguf(_) => None,
         }
+    }
+
+    /// Tells models apart, and finds a model again in another format: a hash of the weights of its norms, which no
+    /// format quantises.
+    pub fn fingerprint(&self) -> Result<String> {
+        let cpu = &Device::Cpu;
+        let mut hash = Sha256::new();
+        let mut add = |norm: Tensor| -> Result<()> {
+            norm.to_vec1::<f32>()?.iter().for_each(|weight| hash.update(weight.to_le_bytes()));
+            Ok(())
+        };
+        for layer in 0..self.files.shape.layers {
+            let (first, second) = self.norms(layer, DType::F32, cpu)?;
+            add(first)?;
+            add(second)?;
+        }
+        add(self.final_norm(DType::F32, cpu)?)?;
+        Ok(hex::encode(hash.finalize()))
     }
 
     /// The linear layer `module` of block `layer`, held as `model` asks.
