@@ -28,7 +28,11 @@ pub fn wait_until<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn binary(name: &str) -> PathBuf {
+/// The program `name` as `cargo build` left it.
+///
+/// # Panics
+/// It is not there.
+pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a path of this test");
     let folder = own.ancestors().nth(2).expect("target/<profile>");
     let path = folder.join(name);

@@ -77,8 +77,10 @@ pub enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Merges an adapter into its base model: a folder that needs no adapter.
+    /// Merges an adapter into its base model: a folder or .gguf file that needs no adapter.
     Merge(MergeArgs),
+    /// Writes a model or an adapter as another format: .gguf for llama.cpp, or a folder in bitsandbytes' NF4.
+    Convert(ConvertArgs),
     /// Scores a model on held-out rows: loss, and how many of its own tool calls are right.
     Score(ScoreArgs),
     /// Answers one message.
@@ -151,20 +153,51 @@ pub struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub struct MergeArgs {
-    /// Hugging Face folder of the 16- or 32-bit base model.
+    /// Catalogue name, Hugging Face folder of the 16- or 32-bit base model, or .gguf file.
     #[arg(long)]
-    pub model: PathBuf,
+    pub model: String,
     /// Adapter folder.
     #[arg(long)]
     pub adapter: PathBuf,
-    /// Folder to write; must not exist.
+    /// Folder or .gguf file to write; must not exist.
     #[arg(long)]
     pub out: PathBuf,
-    /// The base's own weights, or those after NF4 and back, which the adapter was trained on.
+    /// The base's own weights, or those after NF4 and back, which the adapter was trained on. A .gguf base has only its own.
     #[arg(long, value_enum, default_value_t = MergeBase::Original)]
     pub into: MergeBase,
+    /// How a .gguf file holds the matrices that are written anew.
+    #[arg(long = "type", value_enum, default_value_t = GgufType::F16)]
+    pub element: GgufType,
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Catalogue name, Hugging Face folder or .gguf file; with --adapter, the model that it was trained on.
+    #[arg(long)]
+    pub model: String,
+    /// Adapter folder: it alone is written, as .gguf.
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+    /// A .gguf file, or a folder for the model with its linear layers in bitsandbytes' NF4; must not exist.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// How a .gguf file holds matrices.
+    #[arg(long = "type", value_enum, default_value_t = GgufType::F16)]
+    pub element: GgufType,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum GgufType {
+    F32,
+    F16,
+    Bf16,
+    /// 8 bits and a scale for each 32.
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

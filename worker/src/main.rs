@@ -7,9 +7,9 @@ mod cli;
 mod compare;
 mod doctor;
 mod error;
+mod export;
 mod identity;
 mod measure;
-mod merge;
 mod models;
 mod platform;
 
@@ -46,7 +46,8 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
         Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out),
         Some(Command::Score(args)) => answers::score(&cli.agent, &args),
         Some(Command::Generate(args)) => answers::generate(&cli.agent, &args),
-        Some(Command::Merge(args)) => merge::run(&args),
+        Some(Command::Merge(args)) => export::merge(&args),
+        Some(Command::Convert(args)) => export::convert(&args),
         Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name),
         Some(Command::Model(ModelCommand::List)) => Ok(models::list()),
     }

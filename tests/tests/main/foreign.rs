@@ -21,11 +21,11 @@ fn command(script: &str, args: &[&str]) -> Command {
     command
 }
 
-fn python(script: &str, args: &[&str]) -> Output {
+pub fn python(script: &str, args: &[&str]) -> Output {
     command(script, args).output().expect("python runs")
 }
 
-fn passes(output: &Output) -> String {
+pub fn passes(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)

@@ -4,6 +4,7 @@ mod configs;
 mod data;
 mod faults;
 mod foreign;
+mod formats;
 mod house;
 mod jobs;
 mod refusals;

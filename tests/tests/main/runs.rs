@@ -45,13 +45,13 @@ impl Reporter for Listener {
     }
 }
 
-struct Place {
+pub struct Place {
     home: TempDir,
-    model: PathBuf,
+    pub model: PathBuf,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let model = tiny_model(home.path());
         fs::write(home.path().join("train.jsonl"), conversations(12)).expect("rows");
@@ -59,11 +59,11 @@ impl Place {
         Self { home, model }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    fn run(&self, output: &str, set: &[&str], resume: Option<PathBuf>) -> Run {
+    pub fn run(&self, output: &str, set: &[&str], resume: Option<PathBuf>) -> Run {
         let common = [
             "model.base=tiny",
             "data.train=train.jsonl",
@@ -84,7 +84,7 @@ impl Place {
     }
 }
 
-fn execute(run: &Run, stop_at: Option<u64>) -> (Result<()>, Vec<Event>) {
+pub fn execute(run: &Run, stop_at: Option<u64>) -> (Result<()>, Vec<Event>) {
     let mut listener = Listener { events: Vec::new(), stop_at };
     let result = run.execute(&mut listener);
     (result, listener.events)

@@ -33,7 +33,7 @@ pub enum Error {
     #[error("the adapter {path} {fault}")]
     Adapter { path: PathBuf, fault: String },
     #[error("{path} {fault}")]
-    Merge { path: PathBuf, fault: String },
+    Export { path: PathBuf, fault: String },
     #[error("no gradient reaches {tensors}: training would change nothing there")]
     NoGradient { tensors: String },
     #[error(
@@ -64,7 +64,7 @@ impl Error {
             | Self::Template(_)
             | Self::Encode(_)
             | Self::Adapter { .. }
-            | Self::Merge { .. }
+            | Self::Export { .. }
             | Self::NoGradient { .. }
             | Self::NotFinite { .. } => Blame::Input,
             Self::Tensors(e) if e.to_string().to_lowercase().contains("out of memory") => Blame::Memory,

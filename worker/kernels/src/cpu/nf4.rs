@@ -159,6 +159,11 @@ pub fn byte_table() -> [[f32; 2]; 256] {
     std::array::from_fn(|byte| [NF4[byte >> 4], NF4[byte & 15]])
 }
 
+/// The values of the sixteen codes.
+pub fn table() -> &'static [f32; 16] {
+    &NF4
+}
+
 /// The 8-bit map of the second level.
 pub fn dynamic_table() -> &'static [f32; 256] {
     &dynamic8::SIGNED.values

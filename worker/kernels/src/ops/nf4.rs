@@ -107,6 +107,25 @@ impl Nf4Tensor {
         })
     }
 
+    /// (rows, cols).
+    pub fn dims(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Two codes a byte, [bytes] as `u8`.
+    pub fn packed(&self) -> &Tensor {
+        &self.packed
+    }
+
+    pub fn scales(&self) -> &Nf4Scales {
+        &self.scales
+    }
+
+    /// Elements that share a scale.
+    pub fn block(&self) -> usize {
+        self.block
+    }
+
     /// Bytes that codes and scales take.
     pub fn bytes(&self) -> usize {
         let scales = match &self.scales {

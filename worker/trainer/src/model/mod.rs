@@ -9,3 +9,4 @@ mod rope;
 pub use config::shape_from_json;
 pub use decoder::{Batch, Decoder, Kept};
 pub use projection::{AdapterPass, Projection};
+pub(crate) use rope::inverse_frequencies;

@@ -1,10 +1,13 @@
-//! 4-bit layers as bitsandbytes serialises them beside other tensors.
+//! 4-bit layers as bitsandbytes serialises them beside other tensors: codes, scales, both maps, and a description.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
+use qlora_kernels::cpu::nf4;
 use qlora_kernels::{Nf4Scales, Nf4Tensor};
+use safetensors::Dtype;
 use serde::Deserialize;
+use serde_json::json;
 
-use super::safetensors::Shards;
+use super::safetensors::{ShardEntry, Shards};
 use crate::Result;
 
 /// The JSON that stands, as bytes, in `<weight>.quant_state.bitsandbytes__nf4`.
@@ -14,6 +17,9 @@ struct QuantState {
     shape: Vec<usize>,
     nested_offset: Option<f32>,
 }
+
+/// Bytes of a description: its length must be known before the numbers in it are, so it is padded with spaces.
+const STATE_BYTES: usize = 224;
 
 fn state_name(weight: &str) -> String {
     format!("{weight}.quant_state.bitsandbytes__nf4")
@@ -42,4 +48,58 @@ pub(crate) fn read(shards: &Shards, weight: &str, device: &Device) -> Result<Nf4
         },
     };
     Ok(Nf4Tensor::from_parts(packed, scales, (rows, cols), state.blocksize, device)?)
+}
+
+/// What takes the place of the matrix `entry` when it is quantised.
+pub(crate) fn entries(entry: &ShardEntry, block: usize, double: bool) -> Vec<ShardEntry> {
+    let elements: usize = entry.shape.iter().product();
+    let (packed, blocks) = (elements.div_ceil(2), elements.div_ceil(block));
+    let named = |suffix: &str, dtype: Dtype, shape: Vec<usize>, size: usize| ShardEntry {
+        name: format!("{}{suffix}", entry.name),
+        dtype,
+        bytes: shape.iter().product::<usize>() * size,
+        shape,
+    };
+    let mut entries = vec![named("", Dtype::U8, vec![packed, 1], 1)];
+    if double {
+        let groups = blocks.div_ceil(nf4::NESTED_BLOCK);
+        entries.extend([
+            named(".absmax", Dtype::U8, vec![blocks], 1),
+            named(".nested_absmax", Dtype::F32, vec![groups], 4),
+            named(".nested_quant_map", Dtype::F32, vec![256], 4),
+        ]);
+    } else {
+        entries.push(named(".absmax", Dtype::F32, vec![blocks], 4));
+    }
+    entries.push(named(".quant_map", Dtype::F32, vec![16], 4));
+    entries.push(ShardEntry { name: state_name(&entry.name), ..named("", Dtype::U8, vec![STATE_BYTES], 1) });
+    entries
+}
+
+/// The bytes of [`entries`], in the same order, for a matrix that was of `dtype`.
+pub(crate) fn parts(matrix: &Nf4Tensor, dtype: DType) -> Result<Vec<Vec<u8>>> {
+    let bytes = |tensor: &Tensor| tensor.to_vec1::<u8>();
+    let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let (rows, cols) = matrix.dims();
+    let dtype = match dtype {
+        DType::BF16 => "bfloat16",
+        DType::F16 => "float16",
+        _ => "float32",
+    };
+    let mut state = json!({"quant_type": "nf4", "blocksize": matrix.block(), "dtype": dtype, "shape": [rows, cols]});
+    let mut parts = vec![bytes(matrix.packed())?];
+    match matrix.scales() {
+        Nf4Scales::Plain(absmax) => parts.push(floats(&absmax.to_vec1()?)),
+        Nf4Scales::Nested { codes, absmax, offset } => {
+            state["nested_blocksize"] = json!(nf4::NESTED_BLOCK);
+            state["nested_dtype"] = json!("float32");
+            state["nested_offset"] = json!(f64::from(*offset));
+            parts.extend([bytes(codes)?, floats(&absmax.to_vec1()?), floats(nf4::dynamic_table())]);
+        }
+    }
+    parts.push(floats(nf4::table()));
+    let mut state = state.to_string().into_bytes();
+    state.resize(STATE_BYTES.max(state.len()), b' ');
+    parts.push(state);
+    Ok(parts)
 }

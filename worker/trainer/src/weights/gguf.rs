@@ -92,6 +92,11 @@ impl GgufFile {
         Ok(Some(RopeScaling::Divisors(factors.flatten_all()?.to_vec1()?)))
     }
 
+    /// Everything that the header says.
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.content.tensor_infos.contains_key(name)
     }
@@ -114,19 +119,16 @@ impl GgufFile {
 
     /// A query or key projection with its rows in the order of Hugging Face checkpoints.
     ///
-    /// llama.cpp stores the two halves of each head interleaved, because its rotary embedding turns neighbouring
-    /// elements. Blocks run along rows, so whole rows move and no value changes.
+    /// Blocks run along rows, so whole rows move and no value changes; see [`rotary_row`].
     pub(crate) fn read_rotary(&self, name: &str, heads: usize, device: &Device) -> Result<QTensor> {
         let tensor = self.read(name, &Device::Cpu)?;
         let (rows, cols) = tensor.shape().dims2()?;
         let data = tensor.data()?;
-        let (row_bytes, head) = (data.len() / rows, rows / heads);
+        let row_bytes = data.len() / rows;
         debug_assert_eq!(cols % tensor.dtype().block_size(), 0);
         let mut ordered = Vec::with_capacity(data.len());
         for row in 0..rows {
-            let (h, i) = (row / head, row % head);
-            let (half, pair) = (i / (head / 2), i % (head / 2));
-            let from = h * head + 2 * pair + half;
+            let from = rotary_row(row, rows, heads);
             ordered.extend_from_slice(&data[from * row_bytes..(from + 1) * row_bytes]);
         }
         rebuild(ordered, tensor.dtype(), (rows, cols), device)
@@ -150,6 +152,15 @@ impl GgufFile {
         let tokens = self.content.metadata.get("tokenizer.ggml.tokens")?.to_vec().ok()?;
         Some((id, tokens.get(id as usize)?.to_string().ok()?.clone()))
     }
+}
+
+/// Where row `row` of a query or key projection of `rows` rows stands in a GGUF file: llama.cpp stores the two halves
+/// of each head interleaved, because its rotary embedding turns neighbouring elements.
+pub(crate) fn rotary_row(row: usize, rows: usize, heads: usize) -> usize {
+    let head = rows / heads;
+    let (h, i) = (row / head, row % head);
+    let (half, pair) = (i / (head / 2), i % (head / 2));
+    h * head + 2 * pair + half
 }
 
 fn rebuild(bytes: Vec<u8>, dtype: GgmlDType, shape: (usize, usize), device: &Device) -> Result<QTensor> {

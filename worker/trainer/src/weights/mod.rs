@@ -1,7 +1,7 @@
 //! Frozen weights, in whichever form a checkpoint holds them.
 
-mod bnb;
-mod gguf;
+pub(crate) mod bnb;
+pub(crate) mod gguf;
 mod open;
 mod safetensors;
 mod shard_writer;
@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use crate::Result;
 
 pub use open::{Checkpoint, ModelFiles, Source};
+pub(crate) use safetensors::{ShardEntries, ShardEntry, Shards};
 pub(crate) use shard_writer::ShardWriter;
 
 /// A matrix [out, in] that is read and never changed.

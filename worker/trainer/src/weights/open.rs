@@ -142,6 +142,14 @@ impl Checkpoint {
         Ok(hex::encode(hash.finalize()))
     }
 
+    /// The file, where it is one of GGUF.
+    pub(crate) fn gguf(&self) -> Option<&GgufFile> {
+        match &self.source {
+            Source::HuggingFace(_) => None,
+            Source::Gguf(ggml) => Some(&ggml.file),
+        }
+    }
+
     /// The linear layer `module` of block `layer`, held as `model` asks.
     pub fn projection(
         &self,

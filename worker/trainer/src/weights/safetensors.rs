@@ -34,18 +34,12 @@ pub(crate) struct ShardEntries {
 }
 
 /// A tensor of a file, without its data.
+#[derive(Clone)]
 pub(crate) struct ShardEntry {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub bytes: usize,
-}
-
-impl ShardEntry {
-    /// Whether it is part of a quantised layer: its data are no weights.
-    pub(crate) fn is_quantised(&self) -> bool {
-        !matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
-    }
 }
 
 /// One tensor as it lies in its file.
@@ -101,6 +95,12 @@ impl Shards {
         })
     }
 
+    /// A tensor whose data are no weights, but part of a quantised layer.
+    pub(crate) fn quantised(&self) -> Option<String> {
+        let entries = self.files().flat_map(|shard| shard.entries);
+        entries.into_iter().find(|e| !matches!(e.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)).map(|e| e.name)
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.file_of.contains_key(name)
     }
@@ -111,6 +111,12 @@ impl Shards {
         let info = shard.and_then(|shard| Some((shard, shard.metadata.info(name)?)));
         let Some((shard, info)) = info else { return Err(self.fault(name, "is missing")) };
         shard.read(info)
+    }
+
+    /// The dimensions of the tensor `name`.
+    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        let info = self.file_of.get(name).and_then(|&i| self.files[i].metadata.info(name));
+        info.map(|info| info.shape.clone()).ok_or_else(|| self.fault(name, "is missing"))
     }
 
     pub(crate) fn fault(&self, tensor: &str, fault: &str) -> Error {

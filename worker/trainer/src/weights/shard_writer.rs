@@ -46,7 +46,12 @@ impl ShardWriter {
             DType::F16 => flat.to_vec1::<f16>()?.into_iter().flat_map(f16::to_le_bytes).collect(),
             other => return Err(candle_core::Error::Msg(format!("element type {other:?} cannot be written")).into()),
         };
-        self.out.write_all(&bytes).map_err(Error::io(&self.path))?;
+        self.write_bytes(&bytes)
+    }
+
+    /// Appends the next tensor as its bytes are, and returns how many.
+    pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> Result<u64> {
+        self.out.write_all(bytes).map_err(Error::io(&self.path))?;
         Ok(bytes.len() as u64)
     }
 

@@ -1,0 +1,86 @@
+//! `qlora-worker merge` and `convert`: models and adapters for other programs.
+
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use qlora_config::{Compute, ModelConfig, Quantization};
+use qlora_trainer::export::{self, Base, ElementType};
+
+use crate::cli::{ConvertArgs, GgufType, MergeArgs, MergeBase};
+use crate::error::WorkerError;
+use crate::models;
+
+/// Merges and tells how large the update and the loss by quantisation are.
+pub fn merge(args: &MergeArgs) -> Result<ExitCode, WorkerError> {
+    let base = match args.into {
+        MergeBase::Original => Base::Original,
+        MergeBase::Dequantised => Base::Dequantised,
+    };
+    let model = models::resolve(&args.model, &models::Quiet)?;
+    let bar = bar(args.json, "merging");
+    let mut watch = watcher(&bar);
+    let merged = export::merge(&model, &args.adapter, &args.out, base, &held(), element(args.element), &mut watch)?;
+    bar.finish_and_clear();
+    if args.json {
+        println!("{}", serde_json::to_string(&merged).unwrap_or_default());
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{} tensors, {} of them adapted, {} MB", merged.tensors, merged.adapted, merged.bytes / 1_000_000);
+    println!("the update is {:.2} % of the weights that it changes", 100.0 * merged.update);
+    if merged.quantisation > 0.0 {
+        println!("original and dequantised weights differ by {:.2} %", 100.0 * merged.quantisation);
+    }
+    println!("{}", args.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Converts a model, or an adapter where one is given.
+pub fn convert(args: &ConvertArgs) -> Result<ExitCode, WorkerError> {
+    let is_gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if args.adapter.is_some() && !is_gguf {
+        let text = format!("{}: an adapter is written as a .gguf file; name one", args.out.display());
+        return Err(WorkerError::Input(text));
+    }
+    let model = models::resolve(&args.model, &models::Quiet)?;
+    let bar = bar(args.json, "writing");
+    let written = match &args.adapter {
+        Some(adapter) => export::convert_adapter(&model, adapter, &args.out)?,
+        None => export::convert(&model, &args.out, &held(), element(args.element), &mut watcher(&bar))?,
+    };
+    bar.finish_and_clear();
+    if args.json {
+        println!("{}", serde_json::to_string(&written).unwrap_or_default());
+    } else {
+        println!("{} tensors, {} MB", written.tensors, written.bytes / 1_000_000);
+        println!("{}", args.out.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn held() -> ModelConfig {
+    ModelConfig::held_as(Quantization::Nf4, Compute::F32)
+}
+
+fn element(element: GgufType) -> ElementType {
+    match element {
+        GgufType::F32 => ElementType::F32,
+        GgufType::F16 => ElementType::F16,
+        GgufType::Bf16 => ElementType::Bf16,
+        GgufType::Q8_0 => ElementType::Q8_0,
+    }
+}
+
+fn bar(hidden: bool, verb: &str) -> ProgressBar {
+    let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new(0) };
+    if let Ok(style) = ProgressStyle::with_template(&format!("{verb} {{wide_bar}} {{pos}}/{{len}} {{eta}}")) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn watcher(bar: &ProgressBar) -> impl FnMut(usize, usize) + '_ {
+    move |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    }
+}

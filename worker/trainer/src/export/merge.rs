@@ -1,0 +1,129 @@
+//! One tensor of a base model after the other, with the adapter merged into those that it adapts.
+
+use candle_core::{DType, Device, Tensor};
+use qlora_config::{ModelConfig, TargetModule};
+use qlora_kernels::Nf4Tensor;
+use serde::Serialize;
+
+use crate::Result;
+use crate::lora::{Adapters, Site};
+
+/// What the adapter is merged into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// The checkpoint's own weights.
+    Original,
+    /// The weights after NF4 and back, as the configuration says: those that the adapter was trained on.
+    Dequantised,
+}
+
+/// What was merged.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Merged {
+    pub tensors: usize,
+    /// Tensors that the adapter changed.
+    pub adapted: usize,
+    /// Root mean square of the adapter's update over that of the weights that it changes.
+    pub update: f64,
+    /// The same for what quantisation does to the weights of all linear layers; 0 where it was not looked at.
+    pub quantisation: f64,
+    pub bytes: u64,
+}
+
+/// Sums of squares.
+#[derive(Default)]
+struct Sums {
+    update: f64,
+    updated: f64,
+    lost: f64,
+    quantised: f64,
+}
+
+/// Merges, and keeps count.
+pub(super) struct Merger<'a> {
+    adapters: &'a Adapters,
+    base: Base,
+    model: &'a ModelConfig,
+    merged: Merged,
+    sums: Sums,
+}
+
+impl<'a> Merger<'a> {
+    pub(super) fn new(adapters: &'a Adapters, base: Base, model: &'a ModelConfig) -> Self {
+        Self { adapters, base, model, merged: Merged::default(), sums: Sums::default() }
+    }
+
+    /// Whether the adapter changes the layer at `site`.
+    pub(super) fn adapts(&self, site: Site) -> bool {
+        self.adapters.index(site.layer, site.module).is_some()
+    }
+
+    /// The linear layer `weight` [out, in] of `site` as it is in the merged model, in `f32`.
+    pub(super) fn linear(&mut self, site: Site, weight: &Tensor) -> Result<Tensor> {
+        let original = weight.to_dtype(DType::F32)?;
+        let dequantised = self.dequantised(&original)?;
+        self.sums.lost += squares(&(&original - &dequantised)?)?;
+        self.sums.quantised += squares(&original)?;
+        self.onto(site, if self.base == Base::Original { original } else { dequantised })
+    }
+
+    /// `base` [out, in] of `site`, in `f32`, with the adapter's update.
+    pub(super) fn onto(&mut self, site: Site, base: Tensor) -> Result<Tensor> {
+        let Some(index) = self.adapters.index(site.layer, site.module) else { return Ok(base) };
+        let merged = self.adapters.factors[index].merged_into(&base, self.adapters.config().scale())?;
+        self.sums.update += squares(&(&merged - &base)?)?;
+        self.sums.updated += squares(&base)?;
+        self.merged.adapted += 1;
+        Ok(merged)
+    }
+
+    /// Takes note of a tensor of `bytes` that was written; returns how many there are now.
+    pub(super) fn wrote(&mut self, bytes: u64) -> usize {
+        self.merged.bytes += bytes;
+        self.merged.tensors += 1;
+        self.merged.tensors
+    }
+
+    fn dequantised(&self, original: &Tensor) -> Result<Tensor> {
+        let (block, double) = (self.model.block_size, self.model.double_quant);
+        let nf4 = Nf4Tensor::quantise_matrix(original, block, double, &Device::Cpu)?;
+        Ok(nf4.dequantise(DType::F32)?)
+    }
+
+    pub(super) fn finish(self) -> Merged {
+        let share = |part: f64, whole: f64| if whole > 0.0 { (part / whole).sqrt() } else { 0.0 };
+        Merged {
+            update: share(self.sums.update, self.sums.updated),
+            quantisation: share(self.sums.lost, self.sums.quantised),
+            ..self.merged
+        }
+    }
+}
+
+fn squares(tensor: &Tensor) -> Result<f64> {
+    Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?))
+}
+
+/// Where a linear layer's weight stands, by its Hugging Face name; none for other tensors.
+pub(super) fn site_of(name: &str) -> Option<Site> {
+    let rest = name.strip_prefix("model.layers.")?.strip_suffix(".weight")?;
+    let mut parts = rest.split('.');
+    let (layer, _, module) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+    let module = TargetModule::ALL.into_iter().find(|m| m.name() == module)?;
+    Some(Site { layer, module })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_linear_layers_are_told_from_others() {
+        let site = |layer, module| Some(Site { layer, module });
+        assert_eq!(site_of("model.layers.12.mlp.up_proj.weight"), site(12, TargetModule::UpProj));
+        assert_eq!(site_of("model.layers.0.self_attn.q_proj.weight"), site(0, TargetModule::QProj));
+        for other in ["model.layers.0.input_layernorm.weight", "model.embed_tokens.weight", "lm_head.weight"] {
+            assert_eq!(site_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Models and adapters in the forms that other programs load.
+//!
+//! An adapter can be merged into its base ([`merge`]): training ran on the quantised base, so there are two to merge
+//! into. The original weights keep what quantisation lost, but the adapter was not trained on them; the dequantised
+//! weights are those that it was trained on. Both are offered, and how far they lie apart is told.
+//!
+//! A result is a Hugging Face folder ([`folder`]) or a GGUF file ([`gguf`]). Tensors are read, changed and written one
+//! at a time, under a name that becomes the final one when all is there.
+
+mod folder;
+mod gguf;
+mod merge;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use qlora_config::ModelConfig;
+use serde::Serialize;
+
+use crate::lora::Adapters;
+use crate::weights::Checkpoint;
+use crate::{Error, Result, adapter};
+
+pub use gguf::ElementType;
+pub use merge::{Base, Merged};
+
+/// Hears the tensors that are written, and of how many.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// What was written without an adapter, or of an adapter alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Written {
+    pub tensors: usize,
+    pub bytes: u64,
+}
+
+/// Writes the model at `model` with the adapter in `adapter` to `out`, which must not exist: a GGUF file of
+/// `element` where its name ends so, else a Hugging Face folder.
+///
+/// # Errors
+/// A Hugging Face base does not hold 16- or 32-bit weights, the adapter belongs to another base, or `out` exists.
+pub fn merge(
+    model: &Path,
+    adapter: &Path,
+    out: &Path,
+    base: Base,
+    config: &ModelConfig,
+    element: ElementType,
+    progress: Progress<'_>,
+) -> Result<Merged> {
+    let checkpoint = open_for(model, out)?;
+    let adapters = load_adapter(adapter, &checkpoint)?;
+    let mut merger = merge::Merger::new(&adapters, base, config);
+    if is_gguf(out) {
+        gguf::write_model(&checkpoint, out, element, &mut merger, progress)?;
+    } else {
+        folder::write_merged(&checkpoint, out, &mut merger, progress)?;
+    }
+    Ok(merger.finish())
+}
+
+/// Writes the model at `model` to `out`, which must not exist: a GGUF file of `element` where its name ends so, else a
+/// Hugging Face folder whose linear layers are NF4 as bitsandbytes serialises them.
+///
+/// # Errors
+/// The model's weights are quantised already, or `out` exists.
+pub fn convert(
+    model: &Path,
+    out: &Path,
+    config: &ModelConfig,
+    element: ElementType,
+    progress: Progress<'_>,
+) -> Result<Written> {
+    let checkpoint = open_for(model, out)?;
+    if !is_gguf(out) {
+        return folder::write_quantised(&checkpoint, out, config, progress);
+    }
+    let adapters = Adapters::without_effect(&checkpoint.files.shape, &Device::Cpu)?;
+    let mut merger = merge::Merger::new(&adapters, Base::Original, config);
+    gguf::write_model(&checkpoint, out, element, &mut merger, progress)?;
+    let Merged { tensors, bytes, .. } = merger.finish();
+    Ok(Written { tensors, bytes })
+}
+
+/// Writes the adapter in `adapter` for the model at `model` to `out`, a GGUF file that must not exist.
+///
+/// # Errors
+/// The adapter belongs to another base, is one of DoRA, which GGUF has no form for, or `out` exists.
+pub fn convert_adapter(model: &Path, adapter: &Path, out: &Path) -> Result<Written> {
+    let checkpoint = open_for(model, out)?;
+    let adapters = load_adapter(adapter, &checkpoint)?;
+    if adapters.config().dora {
+        let fault = "is one of DoRA, for which GGUF has no form; merge it into the model".to_owned();
+        return Err(Error::Adapter { path: adapter.into(), fault });
+    }
+    gguf::write_adapter(&checkpoint.files.shape, &adapters, out)
+}
+
+fn open_for(model: &Path, out: &Path) -> Result<Checkpoint> {
+    if out.exists() {
+        return Err(Error::Export { path: out.into(), fault: "exists already; name another".into() });
+    }
+    Checkpoint::open(model)
+}
+
+fn load_adapter(folder: &Path, checkpoint: &Checkpoint) -> Result<Adapters> {
+    adapter::load(folder, &checkpoint.files.shape, &checkpoint.fingerprint()?, 0, &Device::Cpu)
+}
+
+fn is_gguf(out: &Path) -> bool {
+    out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
+/// The name under which `out` is written until it is complete.
+fn partial_of(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
