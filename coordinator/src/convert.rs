@@ -14,10 +14,7 @@ pub fn job(job: &domain::Job) -> wire::Job {
     wire::Job {
         id: job.id.0,
         name: job.spec.name.clone(),
-        kind: match job.spec.kind {
-            domain::JobKind::Train => wire::JobKind::Train.into(),
-            domain::JobKind::Noop => wire::JobKind::Noop.into(),
-        },
+        kind: kind(job.spec.kind).into(),
         state: state.into(),
         reason,
         config_json: job.spec.config_json.clone(),
@@ -28,6 +25,14 @@ pub fn job(job: &domain::Job) -> wire::Job {
         artifacts: job.artifacts.iter().map(artifact).collect(),
         created_unix_ms: job.created.0 as i64,
         ended_unix_ms: ended.map_or(0, |t| t.0 as i64),
+    }
+}
+
+pub fn kind(kind: domain::JobKind) -> wire::JobKind {
+    match kind {
+        domain::JobKind::Train => wire::JobKind::Train,
+        domain::JobKind::Eval => wire::JobKind::Eval,
+        domain::JobKind::Noop => wire::JobKind::Noop,
     }
 }
 
@@ -86,6 +91,7 @@ pub fn progress(p: &domain::Progress) -> wire::Progress {
         seconds_left: p.seconds_left,
         peak_bytes: p.peak_bytes,
         samples: p.samples.iter().map(sample).collect(),
+        scores: p.scores.as_ref().map(scores),
     }
 }
 
@@ -106,7 +112,36 @@ pub fn progress_in(p: wire::Progress) -> domain::Progress {
         seconds_left: p.seconds_left,
         peak_bytes: p.peak_bytes,
         samples: p.samples.into_iter().map(sample).collect(),
+        scores: p.scores.map(scores_in),
     }
+}
+
+fn scores(s: &domain::Scores) -> wire::Scores {
+    let calls = |c: &domain::CallScores| wire::CallScores {
+        rows: c.rows,
+        valid_json: c.valid_json,
+        schema_valid: c.schema_valid,
+        names_match: c.names_match,
+        exact_match: c.exact_match,
+    };
+    wire::Scores {
+        rows: s.rows,
+        tokens: s.tokens,
+        loss: s.loss,
+        perplexity: s.perplexity,
+        calls: s.calls.as_ref().map(calls),
+    }
+}
+
+fn scores_in(s: wire::Scores) -> domain::Scores {
+    let calls = |c: wire::CallScores| domain::CallScores {
+        rows: c.rows,
+        valid_json: c.valid_json,
+        schema_valid: c.schema_valid,
+        names_match: c.names_match,
+        exact_match: c.exact_match,
+    };
+    domain::Scores { rows: s.rows, tokens: s.tokens, loss: s.loss, perplexity: s.perplexity, calls: s.calls.map(calls) }
 }
 
 pub fn file(f: &domain::File) -> wire::JobFile {
@@ -115,8 +150,8 @@ pub fn file(f: &domain::File) -> wire::JobFile {
 
 pub fn file_in(f: wire::JobFile) -> Result<domain::File, CallError> {
     Digest256::from_str(&f.digest)?;
-    if !matches!(f.role.as_str(), "train" | "eval") {
-        return Err(CallError::Invalid(format!("a file's role is train or eval, not `{}`", f.role)));
+    if !matches!(f.role.as_str(), "train" | "eval" | "adapter") {
+        return Err(CallError::Invalid(format!("a file's role is train, eval or adapter, not `{}`", f.role)));
     }
     Ok(domain::File { role: f.role, name: f.name, digest: f.digest, size: f.size })
 }

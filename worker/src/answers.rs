@@ -20,7 +20,10 @@ pub fn score(agent: &AgentArgs, args: &ScoreArgs) -> Result<ExitCode, WorkerErro
         bar.set_style(style);
     }
     let name = args.data.display().to_string();
-    let scores = answerer.score(&args.data, &name, args.rows, |rows| bar.set_position(rows as u64))?;
+    let scores = answerer.score(&args.data, &name, args.rows, |row| {
+        bar.set_position(row.rows as u64);
+        Ok(())
+    })?;
     bar.finish_and_clear();
     if args.json {
         println!("{}", serde_json::to_string(&scores).unwrap_or_default());

@@ -12,6 +12,7 @@ use qlora_config::ResolvedConfig;
 use qlora_trainer::Error;
 use qlora_trainer::report::{Event, Reporter, Wish};
 use qlora_trainer::run::Run;
+use qlora_trainer::score::Evaluation;
 use serde::{Deserialize, Serialize};
 
 /// What the agent writes for the process to read.
@@ -19,11 +20,15 @@ use serde::{Deserialize, Serialize};
 pub struct Spec {
     pub config_json: String,
     pub model: PathBuf,
-    pub train: PathBuf,
-    pub eval: Option<PathBuf>,
-    pub output: PathBuf,
-    pub resume: Option<PathBuf>,
-    pub tokens: Option<PathBuf>,
+    pub task: Task,
+}
+
+/// What is done with the model.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    Train { train: PathBuf, eval: Option<PathBuf>, output: PathBuf, resume: Option<PathBuf>, tokens: Option<PathBuf> },
+    Score { rows: PathBuf, adapter: Option<PathBuf> },
 }
 
 /// One line to the agent.
@@ -63,7 +68,7 @@ impl Reporter for Stdout {
 /// Trains what `spec` says; the exit code is 0 where the last line tells how it ended.
 pub fn run(spec: &Path) -> ExitCode {
     let mut reporter = Stdout { wishes: listen() };
-    let result = read(spec).and_then(|run| run.execute(&mut reporter));
+    let result = read(spec).and_then(|(config, spec)| execute(config, spec, &mut reporter));
     let line = match &result {
         Ok(()) => Line::Ended { blame: None, stopped: false, message: String::new() },
         Err(e) => Line::Ended { blame: Some(e.blame()), stopped: matches!(e, Error::Stopped), message: e.to_string() },
@@ -74,13 +79,21 @@ pub fn run(spec: &Path) -> ExitCode {
     }
 }
 
-fn read(path: &Path) -> Result<Run, Error> {
+fn read(path: &Path) -> Result<(ResolvedConfig, Spec), Error> {
     let io = |source| Error::Io { path: path.into(), source };
     let text = std::fs::read_to_string(path).map_err(io)?;
     let spec: Spec = serde_json::from_str(&text).map_err(|e| io(std::io::Error::other(e)))?;
     let config = ResolvedConfig::from_json(&spec.config_json).map_err(|e| io(std::io::Error::other(e)))?;
-    let Spec { model, train, eval, output, resume, tokens, .. } = spec;
-    Ok(Run { config, model, train, eval, output, resume, tokens })
+    Ok((config, spec))
+}
+
+fn execute(config: ResolvedConfig, Spec { model, task, .. }: Spec, reporter: &mut dyn Reporter) -> Result<(), Error> {
+    match task {
+        Task::Train { train, eval, output, resume, tokens } => {
+            Run { config, model, train, eval, output, resume, tokens }.execute(reporter)
+        }
+        Task::Score { rows, adapter } => Evaluation { config, model, adapter, rows }.execute(reporter),
+    }
 }
 
 /// Reads wishes on a thread of its own; ends the process when the agent is gone.

@@ -121,7 +121,7 @@ pub struct SubjectArgs {
     #[arg(long, default_value = "auto")]
     pub template: String,
     /// Tokens of an answer at the most.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = qlora_trainer::score::ANSWER_TOKENS)]
     pub max_new_tokens: usize,
 }
 

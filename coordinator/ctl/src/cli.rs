@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    artifacts, cancel, completions, config, data, explain, jobs, logs, metrics, plan, quickstart, show, submit, watch,
-    workers,
+    artifacts, cancel, completions, config, data, eval, explain, jobs, logs, metrics, plan, quickstart, show, submit,
+    watch, workers,
 };
 
 /// Submits fine-tuning jobs and follows them.
@@ -54,6 +54,8 @@ pub enum Command {
     Show(show::Show),
     /// Follow a job until it ends.
     Watch(watch::Watch),
+    /// Score a job's adapter, or the base model, on held-out rows.
+    Eval(eval::Eval),
     /// Print a job's log.
     Logs(logs::Logs),
     /// Print a job's metrics.

@@ -47,6 +47,8 @@ pub struct JobSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobKind {
     Train,
+    /// Scores a model on held-out rows.
+    Eval,
     Noop,
 }
 
@@ -151,6 +153,29 @@ pub struct Progress {
     pub seconds_left: Option<f64>,
     pub peak_bytes: u64,
     pub samples: Vec<Sample>,
+    /// What an evaluation has found.
+    pub scores: Option<Scores>,
+}
+
+/// How well a model does on rows that it was not trained on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Scores {
+    pub rows: u64,
+    pub tokens: u64,
+    /// Nats a token.
+    pub loss: f64,
+    pub perplexity: f64,
+    pub calls: Option<CallScores>,
+}
+
+/// Shares of the rows that make calls.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct CallScores {
+    pub rows: u64,
+    pub valid_json: f64,
+    pub schema_valid: f64,
+    pub names_match: f64,
+    pub exact_match: f64,
 }
 
 /// A held-out question and the answer of the model after `step` steps.

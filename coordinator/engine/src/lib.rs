@@ -25,6 +25,8 @@ mod worker;
 pub use engine::{Engine, Limits};
 pub use event::{Effect, Event, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, SessionId, Token};
-pub use job::{Artifact, Attempt, AttemptEnd, File, Job, JobKind, JobSpec, JobState, Outcome, Progress, Sample};
+pub use job::{
+    Artifact, Attempt, AttemptEnd, CallScores, File, Job, JobKind, JobSpec, JobState, Outcome, Progress, Sample, Scores,
+};
 pub use placement::{Verdict, verdict};
 pub use worker::{DeviceClass, Needs, Platform, Worker};

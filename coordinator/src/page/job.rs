@@ -18,6 +18,7 @@ pub fn page(job: &Job, metrics: &[MetricRecord], logs: &[LogRecord]) -> Markup {
             @if p.steps > 0 { progress max=(p.steps) value=(p.step) aria-label="steps done" {} }
             h2 { "Loss" }
             (chart::loss(metrics))
+            (scores(&p))
             (samples(&p))
             (attempts(job))
             (artifacts(job))
@@ -47,6 +48,25 @@ fn figures(job: &Job, p: &Progress) -> Markup {
     ];
     html! {
         div .figures { @for (name, value) in all.iter().filter(|(_, v)| !v.is_empty()) { div { span { (name) } (value) } } }
+    }
+}
+
+fn scores(p: &Progress) -> Markup {
+    let share = |share: f64| format!("{:.1} %", 100.0 * share);
+    html! {
+        @if let Some(s) = &p.scores {
+            h2 { "Scores" }
+            div .figures {
+                div { span { "rows" } (s.rows) }
+                div { span { "perplexity" } (format!("{:.3}", s.perplexity)) }
+                @if let Some(c) = &s.calls {
+                    div { span { "valid JSON" } (share(c.valid_json)) }
+                    div { span { "fits schema" } (share(c.schema_valid)) }
+                    div { span { "right functions" } (share(c.names_match)) }
+                    div { span { "all exact" } (share(c.exact_match)) }
+                }
+            }
+        }
     }
 }
 

@@ -177,14 +177,18 @@ impl<S: JobStore> Services<S> {
                 idempotency_key,
                 traceparent,
             }),
-            JobKind::Train => {
+            kind @ (JobKind::Train | JobKind::Eval) => {
+                let (kind, role) = match kind {
+                    JobKind::Eval => (domain::JobKind::Eval, "eval"),
+                    _ => (domain::JobKind::Train, "train"),
+                };
                 let resolved =
                     ResolvedConfig::from_json(&request.config_json).map_err(|e| CallError::Invalid(e.to_string()))?;
-                let files = self.files(request.files).await?;
+                let files = self.files(request.files, role).await?;
                 let config = resolved.config();
                 let name = [request.name, config.name.clone().unwrap_or_default(), "unnamed".into()];
                 Ok(domain::JobSpec {
-                    kind: domain::JobKind::Train,
+                    kind,
                     name: name.into_iter().find(|n| !n.is_empty()).unwrap_or_default(),
                     config_json: resolved.json().to_owned(),
                     config_hash: resolved.hash().to_owned(),
@@ -199,11 +203,11 @@ impl<S: JobStore> Services<S> {
         }
     }
 
-    /// A job is taken only when its files are here.
-    async fn files(&self, files: Vec<JobFile>) -> Result<Vec<domain::File>, CallError> {
+    /// A job is taken only when its files are here, one of `role` among them.
+    async fn files(&self, files: Vec<JobFile>, role: &str) -> Result<Vec<domain::File>, CallError> {
         let files = files.into_iter().map(convert::file_in).collect::<Result<Vec<_>, _>>()?;
-        if !files.iter().any(|f| f.role == "train") {
-            return Err(CallError::Invalid("the job has no file with the role train".into()));
+        if !files.iter().any(|f| f.role == role) {
+            return Err(CallError::Invalid(format!("the job has no file with the role {role}")));
         }
         for file in &files {
             let stat = self.artifacts.stat(&Digest256::from_str(&file.digest)?).await;

@@ -154,10 +154,7 @@ impl<S: JobStore> Services<S> {
     async fn assignment(&self, id: domain::JobId, token: Token) -> Result<Assignment, CallError> {
         let found = self.driver.read(move |engine| {
             let job = engine.job(id)?;
-            let kind = match job.spec.kind {
-                domain::JobKind::Train => JobKind::Train,
-                domain::JobKind::Noop => JobKind::Noop,
-            };
+            let kind = convert::kind(job.spec.kind);
             let assignment = Assignment {
                 job: id.0,
                 token: token.0,

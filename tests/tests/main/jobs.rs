@@ -105,3 +105,29 @@ fn a_running_job_that_is_cancelled_saves_and_stops() {
     assert_eq!(job["state"], "cancelled");
     assert_eq!(job["artifacts"][0]["kind"], "checkpoint");
 }
+
+#[test]
+fn an_adapter_and_its_base_are_scored_side_by_side_on_a_worker() {
+    let mut world = World::new(&[]);
+    let _worker = world.worker("a", &[]);
+    let config = world.config("training: {max_steps: 3, learning_rate: 0.01}");
+    let trained = world.submit(&config, &[]);
+    let losses = |job: &Value| (job["first_eval"].as_f64(), job["eval"].as_f64());
+    let (before, after) = losses(&world.ended(trained));
+    let rows = world.ctl(&["eval", &trained.to_string(), "--compare", "--json"]).json();
+    let found: Vec<&Value> = rows.iter().filter(|line| line["of"] == trained).collect();
+    assert_eq!(found.len(), 2, "{rows:?}");
+    for (line, (what, loss)) in found.iter().zip([("base", before), ("adapter", after)]) {
+        let scores = &line["scores"];
+        assert_eq!((line["scored"].as_str(), scores["calls"]["rows"].is_u64()), (Some(what), true));
+        let (ours, theirs) = (scores["loss"].as_f64().expect("a loss"), loss.expect("an evaluation"));
+        assert!((ours - theirs).abs() < 1e-6 && scores["perplexity"] == ours.exp(), "{what}: {ours} and {theirs}");
+        let job = world.job(line["job"].as_u64().expect("a job"));
+        assert_eq!((job["state"].as_str(), &job["scores"]), (Some("succeeded"), scores));
+    }
+    let few = world.ctl(&["eval", &trained.to_string(), "--rows", "1", "--base"]);
+    assert!(few.stdout.contains("right functions") && few.stdout.contains("perplexity"), "{}", few.stdout);
+    // A job that made no adapter has none to score.
+    let scored = found[0]["job"].to_string();
+    assert!(world.ctl(&["eval", &scored]).stderr.contains("has no artifact adapter"));
+}

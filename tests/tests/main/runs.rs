@@ -268,7 +268,7 @@ fn scores_are_those_of_the_run_that_made_the_adapter() {
             device: DeviceKind::Cpu,
         };
         let answerer = Answerer::open(&subject).expect("a model");
-        let scores = answerer.score(&place.path("eval.jsonl"), "eval.jsonl", usize::MAX, |_| {}).expect("scores");
+        let scores = answerer.score(&place.path("eval.jsonl"), "eval.jsonl", usize::MAX, |_| Ok(())).expect("scores");
         let wanted = *wanted.expect("an evaluation");
         assert!((scores.loss - wanted).abs() < 1e-6, "{} and {wanted}", scores.loss);
         let calls = scores.calls.expect("rows with calls");

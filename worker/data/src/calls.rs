@@ -30,6 +30,19 @@ pub enum Grade {
     Exact,
 }
 
+impl Grade {
+    /// What is wrong with the answer, in words.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unreadable => "no call to be read",
+            Self::Json => "no schema fits",
+            Self::Schema => "another function",
+            Self::Names => "other arguments",
+            Self::Exact => "exact",
+        }
+    }
+}
+
 /// The calls that `text` holds, in order.
 pub fn find_calls(text: &str) -> Vec<Call> {
     let mut calls = Vec::new();

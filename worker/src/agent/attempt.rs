@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qlora_config::ResolvedConfig;
-use qlora_proto::{Assignment, CommitArtifactRequest, FinishRequest, JobArtifact, JobKind, Outcome};
+use qlora_proto::{Assignment, CommitArtifactRequest, FinishRequest, JobArtifact, JobFile, JobKind, Outcome};
 use qlora_trainer::report::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -17,7 +17,7 @@ use super::process::{Judgement, Process};
 use super::progress::{Tracker, line};
 use super::token_cache;
 use super::vitals::Vitals;
-use crate::child::{Line, Spec};
+use crate::child::{Line, Spec, Task};
 use crate::models::{self, Progress as FetchProgress};
 use qlora_client::Client;
 use qlora_client::transfer::{self, Source, TransferError, unwatched};
@@ -155,42 +155,63 @@ impl Worker {
     async fn prepare(&mut self) -> Result<PathBuf, Fault> {
         tokio::fs::create_dir_all(&self.folder).await.map_err(self.io(&self.folder))?;
         let config = ResolvedConfig::from_json(&self.assignment.config_json)?;
-        let mut inputs = [None, None];
-        for (slot, role) in inputs.iter_mut().zip(["train", "eval"]) {
-            if let Some(file) = self.assignment.files.iter().find(|f| f.role == role) {
-                let path = self.folder.join(format!("{role}.jsonl"));
-                transfer::download(&self.client, &file.digest, &path, &unwatched).await?;
-                *slot = Some(path);
-            }
-        }
-        let [train, eval] = inputs;
-        let resume = match &self.assignment.checkpoint {
-            Some(checkpoint) => Some(self.fetch_checkpoint(checkpoint).await?),
-            None => None,
+        let task = match self.assignment.kind() {
+            JobKind::Eval => self.scoring().await?,
+            _ => self.training().await?,
         };
         let model = self.model(config.config().model.base.clone().unwrap_or_default()).await?;
-        let spec = Spec {
-            config_json: self.assignment.config_json.clone(),
-            model,
-            train: train.unwrap_or_default(),
-            eval,
-            output: self.folder.join("output"),
-            resume,
-            tokens: Some(self.tokens.clone()),
-        };
+        let spec = Spec { config_json: self.assignment.config_json.clone(), model, task };
         token_cache::trim(&self.tokens);
         let path = self.folder.join("spec.json");
         let text = serde_json::to_vec(&spec).unwrap_or_default();
-        tokio::fs::create_dir_all(&spec.output).await.map_err(self.io(&spec.output))?;
         tokio::fs::write(&path, text).await.map_err(self.io(&path))?;
         Ok(path)
     }
 
-    async fn fetch_checkpoint(&self, checkpoint: &JobArtifact) -> Result<PathBuf, Fault> {
-        self.outbox.log(line("info", format!("going on from the checkpoint of step {}", checkpoint.step)));
-        let archive = self.folder.join("resume.tar");
-        transfer::download(&self.client, &checkpoint.digest, &archive, &unwatched).await?;
-        let folder = self.folder.join("resume");
+    async fn training(&self) -> Result<Task, Fault> {
+        let output = self.folder.join("output");
+        tokio::fs::create_dir_all(&output).await.map_err(self.io(&output))?;
+        let resume = match &self.assignment.checkpoint {
+            Some(checkpoint) => {
+                self.outbox.log(line("info", format!("going on from the checkpoint of step {}", checkpoint.step)));
+                Some(self.fetch_folder("resume", &checkpoint.digest).await?)
+            }
+            None => None,
+        };
+        Ok(Task::Train {
+            train: self.fetch_rows("train").await?.unwrap_or_default(),
+            eval: self.fetch_rows("eval").await?,
+            output,
+            resume,
+            tokens: Some(self.tokens.clone()),
+        })
+    }
+
+    async fn scoring(&self) -> Result<Task, Fault> {
+        let adapter = match self.input("adapter") {
+            Some(file) => Some(self.fetch_folder("adapter", &file.digest).await?),
+            None => None,
+        };
+        Ok(Task::Score { rows: self.fetch_rows("eval").await?.unwrap_or_default(), adapter })
+    }
+
+    fn input(&self, role: &str) -> Option<&JobFile> {
+        self.assignment.files.iter().find(|file| file.role == role)
+    }
+
+    /// The rows of `role`, brought here where the job has any.
+    async fn fetch_rows(&self, role: &str) -> Result<Option<PathBuf>, Fault> {
+        let Some(file) = self.input(role) else { return Ok(None) };
+        let path = self.folder.join(format!("{role}.jsonl"));
+        transfer::download(&self.client, &file.digest, &path, &unwatched).await?;
+        Ok(Some(path))
+    }
+
+    /// An archive of the store, unpacked as `name`.
+    async fn fetch_folder(&self, name: &str, digest: &str) -> Result<PathBuf, Fault> {
+        let archive = self.folder.join(format!("{name}.tar"));
+        transfer::download(&self.client, digest, &archive, &unwatched).await?;
+        let folder = self.folder.join(name);
         qlora_client::unpack(&archive, &folder)?;
         tokio::fs::remove_file(&archive).await.map_err(self.io(&archive))?;
         Ok(folder)

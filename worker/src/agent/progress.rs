@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use qlora_proto::{LogLine, MetricPoint, Progress, Sample};
 use qlora_trainer::report::{Event, Phase, StepReport};
+use qlora_trainer::score::Scores;
 
 /// Share of the newest step in the running mean of seconds a step.
 const NEWEST: f64 = 0.1;
@@ -63,8 +64,25 @@ impl Tracker {
             }
             Event::Checkpoint { step, .. } => entry(format!("checkpoint of step {step} written")),
             Event::Note { text } => entry(text.clone()),
+            Event::Scores(scores) => self.scores(scores),
             Event::Finished { step, .. } => entry(format!("trained to step {step}")),
         }
+    }
+
+    fn scores(&mut self, s: &Scores) -> Entry {
+        let calls = s.calls.as_ref().map(|c| qlora_proto::CallScores {
+            rows: c.rows as u64,
+            valid_json: c.valid_json,
+            schema_valid: c.schema_valid,
+            names_match: c.names_match,
+            exact_match: c.exact_match,
+        });
+        self.progress.last_evaluation = Some(s.loss);
+        let (rows, tokens) = (s.rows as u64, s.tokens as u64);
+        self.progress.scores =
+            Some(qlora_proto::Scores { rows, tokens, loss: s.loss, perplexity: s.perplexity, calls });
+        let text = format!("{rows} rows scored: loss {:.4}, perplexity {:.3}", s.loss, s.perplexity);
+        Entry { metric: Some(point(0, [("eval_loss", s.loss), ("eval_perplexity", s.perplexity)])), ..entry(text) }
     }
 
     fn step(&mut self, s: &StepReport) -> Entry {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::score::Scores;
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,8 @@ pub enum Event {
     Note {
         text: String,
     },
+    /// What an evaluation has found.
+    Scores(Scores),
     /// The adapter lies complete in `folder`.
     Finished {
         step: u64,

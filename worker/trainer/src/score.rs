@@ -2,18 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use qlora_config::{DeviceKind, ModelConfig};
+use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig};
 pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
+use qlora_data::rows::Place;
 use qlora_data::{ChatTemplate, Example, encode_example};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
 use crate::generate::{Generation, answer, end_ids};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
+use crate::report::{Event, Phase, Reporter, Wish};
 use crate::weights::Checkpoint;
-use crate::{Result, adapter, device};
+use crate::{Error, Result, adapter, device};
 
 /// A model with the text side that answers need.
 pub struct Answerer {
@@ -37,8 +39,18 @@ pub struct Subject<'a> {
     pub device: DeviceKind,
 }
 
+/// A row that has been scored.
+#[derive(Debug, Clone, Copy)]
+pub struct Scored<'a> {
+    /// Rows so far, this one included.
+    pub rows: usize,
+    pub place: &'a Place,
+    /// The model's answer and its grade, where calls were wanted.
+    pub answer: Option<(&'a str, Grade)>,
+}
+
 /// Shares of the rows whose wanted answer makes calls.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CallScores {
     pub rows: usize,
     pub valid_json: f64,
@@ -47,7 +59,7 @@ pub struct CallScores {
     pub exact_match: f64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     pub rows: usize,
     /// Nats a token that is learnt from.
@@ -82,29 +94,48 @@ impl Answerer {
         answer(&self.decoder, &self.adapters, &self.tokenizer, &self.template, conversation, &self.how)
     }
 
-    /// Loss over the rows of a file and grades of answers to those that make calls; `progress` hears of every row.
-    pub fn score(&self, file: &Path, name: &str, rows: usize, mut progress: impl FnMut(usize)) -> Result<Scores> {
+    /// Loss over the rows of a file and grades of answers to those that make calls; `watch` hears of every row, and
+    /// can end it.
+    pub fn score(
+        &self,
+        file: &Path,
+        name: &str,
+        rows: usize,
+        mut watch: impl FnMut(&Scored<'_>) -> Result<()>,
+    ) -> Result<Scores> {
         let mut scores = Scores::default();
         let (mut sum, mut grades) = (0f64, Vec::new());
         for row in qlora_data::examples(file, name)?.take(rows) {
             let (place, example) = row?;
             let sample = encode_example(&self.tokenizer, &self.template, &example)
-                .map_err(|source| qlora_data::DatasetError::Encode { place, source })?;
+                .map_err(|source| qlora_data::DatasetError::Encode { place: place.clone(), source })?;
             let batch = Batch::pack([&sample]);
             sum += self.decoder.loss(&batch, &self.adapters)?;
             scores.tokens += batch.targets.len();
-            if let Example::Chat(conversation) = &example
-                && grade(conversation, "").is_some()
-            {
-                grades.extend(grade(conversation, &self.answer(&conversation.question())?));
-            }
+            let answered = self.graded(&example)?;
             scores.rows += 1;
-            progress(scores.rows);
+            watch(&Scored {
+                rows: scores.rows,
+                place: &place,
+                answer: answered.as_ref().map(|(a, g)| (a.as_str(), *g)),
+            })?;
+            grades.extend(answered.map(|(_, grade)| grade));
         }
         scores.loss = sum / scores.tokens.max(1) as f64;
         scores.perplexity = scores.loss.exp();
         scores.calls = (!grades.is_empty()).then(|| CallScores::of(&grades));
         Ok(scores)
+    }
+
+    /// The model's own answer where one that makes calls is wanted, and how good it is.
+    fn graded(&self, example: &Example) -> Result<Option<(String, Grade)>> {
+        let Example::Chat(conversation) = example else { return Ok(None) };
+        if grade(conversation, "").is_none() {
+            return Ok(None);
+        }
+        let answer = self.answer(&conversation.question())?;
+        let grade = grade(conversation, &answer);
+        Ok(grade.map(|grade| (answer, grade)))
     }
 }
 
@@ -118,5 +149,55 @@ impl CallScores {
             names_match: share(Grade::Names),
             exact_match: share(Grade::Exact),
         }
+    }
+}
+
+/// Tokens of an answer at the most, where nobody says otherwise.
+pub const ANSWER_TOKENS: usize = 256;
+/// Wrong answers that are told of.
+const TOLD: usize = 20;
+
+/// A job that scores, with everything that it works on; every path exists.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    pub config: ResolvedConfig,
+    /// A Hugging Face folder or a GGUF file.
+    pub model: PathBuf,
+    /// The base alone where there is none.
+    pub adapter: Option<PathBuf>,
+    pub rows: PathBuf,
+}
+
+impl Evaluation {
+    /// Scores the rows, `training.eval_rows` of them at the most, and reports what was found.
+    ///
+    /// # Errors
+    /// Those of [`Answerer::open`] and [`Answerer::score`]; [`Error::Stopped`] where the reporter wishes so.
+    pub fn execute(&self, reporter: &mut dyn Reporter) -> Result<()> {
+        let config = self.config.config();
+        reporter.report(Event::Phase { phase: Phase::Loading, done: 0, of: 0 })?;
+        let name = "eval";
+        let limit = config.training.eval_rows.unwrap_or(usize::MAX);
+        let of = qlora_data::examples(&self.rows, name)?.take(limit).count() as u64;
+        let answerer = Answerer::open(&Subject {
+            model: self.model.clone(),
+            adapter: self.adapter.clone(),
+            config: &config.model,
+            template: config.data.template.clone(),
+            max_new_tokens: ANSWER_TOKENS,
+            device: config.resources.device,
+        })?;
+        reporter.report(Event::Phase { phase: Phase::Evaluating, done: 0, of })?;
+        let mut told = 0;
+        let scores = answerer.score(&self.rows, name, limit, |row| {
+            if let Some((answer, grade)) = row.answer.filter(|(_, grade)| *grade < Grade::Exact && told < TOLD) {
+                told += 1;
+                let text = format!("{}: {}: {answer}", row.place, grade.word());
+                reporter.report(Event::Note { text })?;
+            }
+            reporter.report(Event::Phase { phase: Phase::Evaluating, done: row.rows as u64, of })?;
+            if reporter.wish() == Wish::Stop { Err(Error::Stopped) } else { Ok(()) }
+        })?;
+        reporter.report(Event::Scores(scores))
     }
 }

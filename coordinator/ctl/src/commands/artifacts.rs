@@ -58,11 +58,11 @@ impl Artifacts {
     }
 }
 
-async fn find(context: &Context, id: u64) -> Result<Job, CtlError> {
+pub async fn find(context: &Context, id: u64) -> Result<Job, CtlError> {
     Ok(context.client()?.jobs.get_job(GetJobRequest { id }).await.map_err(context.fault())?.into_inner())
 }
 
-fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, CtlError> {
+pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, CtlError> {
     let wanted = |a: &&JobArtifact| name.map_or(a.kind == "adapter", |name| a.name == name || a.kind == name);
     job.artifacts.iter().rev().find(wanted).ok_or_else(|| CtlError::Usage {
         message: format!("job {} has no artifact {}", job.id, name.unwrap_or("adapter")),

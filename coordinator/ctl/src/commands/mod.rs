@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod completions;
 pub mod config;
 pub mod data;
+pub mod eval;
 pub mod explain;
 pub mod jobs;
 pub mod logs;
@@ -47,6 +48,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CtlEr
         Command::Jobs(command) => command.run(context).await,
         Command::Show(command) => command.run(context).await,
         Command::Watch(command) => command.run(context).await,
+        Command::Eval(command) => command.run(context).await,
         Command::Logs(command) => command.run(context).await,
         Command::Metrics(command) => command.run(context).await,
         Command::Cancel(command) => command.run(context).await,

@@ -106,7 +106,7 @@ pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>)
         }
     }
     for data in &files {
-        upload(context, &data.file, &data.path).await?;
+        data.upload(context).await?;
     }
     let request = SubmitRequest {
         kind: JobKind::Train.into(),
@@ -115,6 +115,11 @@ pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>)
         files: files.iter().map(|data| data.file.clone()).collect(),
         idempotency_key: key.unwrap_or_default(),
     };
+    send(context, request).await
+}
+
+/// Submits a job whose files are with the coordinator.
+pub async fn send(context: &Context, request: SubmitRequest) -> Result<Job, CtlError> {
     let answer = context.client()?.jobs.submit(request).await.map_err(context.fault())?.into_inner();
     if !answer.created {
         context.say("the key was known: this is the job that it made");
@@ -127,8 +132,8 @@ pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>)
 }
 
 /// A file of rows that is ready to be sent.
-struct DataFile {
-    file: JobFile,
+pub struct DataFile {
+    pub file: JobFile,
     path: PathBuf,
     /// Holds the rows of a folder until they are sent.
     _joined: Option<TempPath>,
@@ -136,7 +141,7 @@ struct DataFile {
 
 impl DataFile {
     /// Looks at every row before anything is sent; the files of a folder become one.
-    fn open(role: &str, path: &Path) -> Result<Self, CtlError> {
+    pub fn open(role: &str, path: &Path) -> Result<Self, CtlError> {
         check(path)?;
         let joined = if path.is_dir() { Some(join(path)?) } else { None };
         let source = joined.as_deref().unwrap_or(path).to_owned();
@@ -144,6 +149,11 @@ impl DataFile {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let file = JobFile { role: role.into(), name, digest, size };
         Ok(Self { file, path: source, _joined: joined })
+    }
+
+    /// Brings the file to the coordinator; what is there already is not sent again.
+    pub async fn upload(&self, context: &Context) -> Result<(), CtlError> {
+        upload(context, &self.file, &self.path).await
     }
 }
 

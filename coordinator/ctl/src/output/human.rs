@@ -1,6 +1,6 @@
 //! Tables and lines for people.
 
-use qlora_proto::{Job, Progress, WorkerInfo};
+use qlora_proto::{CallScores, Job, Progress, Scores, WorkerInfo};
 
 /// Rows under headings, each column as wide as its widest cell; numbers to the right where `right` says so.
 pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
@@ -71,6 +71,9 @@ pub fn job(job: &Job) -> String {
     add("progress", if job.state().is_final() { String::new() } else { progress(&p) });
     add("steps", if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() });
     add("held-out loss", evaluations(&p));
+    add("perplexity", p.scores.map(|s| format!("{:.3}", s.perplexity)).unwrap_or_default());
+    let exact = |s: Scores| s.calls.map(|c| format!("{} exact of {} rows", percent(c.exact_match), c.rows));
+    add("tool calls", p.scores.and_then(exact).unwrap_or_default());
     add("peak memory", if p.peak_bytes > 0 { gib(p.peak_bytes) } else { String::new() });
     add("config", job.config_hash.chars().take(12).collect());
     for file in &job.files {
@@ -84,6 +87,36 @@ pub fn job(job: &Job) -> String {
         add(&artifact.kind, format!("{} ({})", artifact.name, bytes(artifact.size)));
     }
     lines.join("\n")
+}
+
+/// Scores of ended jobs, a column each.
+pub fn scores(scored: &[(&str, Job)]) -> String {
+    let found: Vec<Scores> = scored.iter().filter_map(|(_, job)| job.progress.as_ref()?.scores).collect();
+    let row = |name: &str, cell: &dyn Fn(&Scores) -> String| {
+        std::iter::once(name.to_owned()).chain(found.iter().map(cell)).collect::<Vec<_>>()
+    };
+    let mut rows = vec![
+        row("rows", &|s| s.rows.to_string()),
+        row("loss", &|s| format!("{:.4}", s.loss)),
+        row("perplexity", &|s| format!("{:.3}", s.perplexity)),
+    ];
+    if found.iter().any(|s| s.calls.is_some()) {
+        let share =
+            |of: fn(&CallScores) -> f64| move |s: &Scores| s.calls.map_or_else(String::new, |c| percent(of(&c)));
+        rows.extend([
+            row("rows with calls", &|s| s.calls.map_or(0, |c| c.rows).to_string()),
+            row("  valid JSON", &share(|c| c.valid_json)),
+            row("  fits schema", &share(|c| c.schema_valid)),
+            row("  right functions", &share(|c| c.names_match)),
+            row("  all exact", &share(|c| c.exact_match)),
+        ]);
+    }
+    let headings: Vec<&str> = std::iter::once("").chain(scored.iter().map(|(what, _)| *what)).collect();
+    table(&headings, &[1, 2], &rows)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 fn evaluations(p: &Progress) -> String {

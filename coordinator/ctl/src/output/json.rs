@@ -1,6 +1,6 @@
 //! The wire's messages as JSON, with the words that people see. Every object carries the version of its form.
 
-use qlora_proto::{Attempt, ConfigRevision, Job, JobArtifact, LogLine, MetricPoint, WorkerInfo, WorkerVerdict};
+use qlora_proto::{Attempt, ConfigRevision, Job, JobArtifact, LogLine, MetricPoint, Scores, WorkerInfo, WorkerVerdict};
 use serde_json::{Value, json};
 
 pub fn job(job: &Job) -> Value {
@@ -29,6 +29,7 @@ pub fn job(job: &Job) -> Value {
         "eta_s": p.seconds_left,
         "peak_bytes": p.peak_bytes,
         "samples": samples,
+        "scores": p.scores.as_ref().map(scores),
         "worker": job.attempts.last().map(|a| a.worker.clone()),
         "attempts": job.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "artifacts": job.artifacts.iter().map(artifact).collect::<Vec<_>>(),
@@ -38,6 +39,19 @@ pub fn job(job: &Job) -> Value {
         "created_unix_ms": job.created_unix_ms,
         "ended_unix_ms": job.ended_unix_ms,
     })
+}
+
+pub fn scores(s: &Scores) -> Value {
+    let calls = s.calls.as_ref().map(|c| {
+        json!({
+            "rows": c.rows,
+            "valid_json": c.valid_json,
+            "schema_valid": c.schema_valid,
+            "names_match": c.names_match,
+            "exact_match": c.exact_match,
+        })
+    });
+    json!({"rows": s.rows, "tokens": s.tokens, "loss": s.loss, "perplexity": s.perplexity, "calls": calls})
 }
 
 fn attempt(a: &Attempt) -> Value {

@@ -1,0 +1,115 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use qlora_config::ResolvedConfig;
+use qlora_proto::{Job, JobFile, JobKind, JobState, SubmitRequest};
+use serde_json::json;
+
+use super::artifacts::{choose, find};
+use super::submit::{DataFile, send};
+use super::watch::ended;
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::output::follow::{Ended, follow};
+use crate::output::{human, json, print_json};
+
+/// Score a job's adapter, or the base model, on held-out rows.
+///
+/// Loss and perplexity, and for rows that end with tool calls, how many of the model's own answers are JSON, fit their
+/// tool's schema, call the right functions, and match exactly. A worker does it, as a job of its own.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Job whose adapter is scored.
+    job: u64,
+    /// Held-out rows [default: those of the job]
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Rows at the most.
+    #[arg(long)]
+    rows: Option<usize>,
+    /// Score the base model instead of the adapter.
+    #[arg(long)]
+    base: bool,
+    /// Score both, side by side.
+    #[arg(long, conflicts_with = "base")]
+    compare: bool,
+}
+
+impl Eval {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let trained = find(context, self.job).await?;
+        let rows = self.rows_of(context, &trained).await?;
+        let config_json = self.config(&trained)?;
+        let mut scored = Vec::new();
+        for with_adapter in self.subjects() {
+            let what = if with_adapter { "adapter" } else { "base" };
+            let mut files = vec![rows.clone()];
+            if with_adapter {
+                files.push(adapter_of(&trained)?);
+            }
+            let request = SubmitRequest {
+                kind: JobKind::Eval.into(),
+                name: format!("{what} of {}", trained.id),
+                config_json: config_json.clone(),
+                files,
+                idempotency_key: String::new(),
+            };
+            let job = send(context, request).await?;
+            context.say(format!("{}   scoring the {what} of job {}", job.id, trained.id));
+            match follow(context, job.id).await? {
+                Ended::Detached => return Ok(Exit::Interrupted.into()),
+                Ended::Job(job) if job.state() == JobState::Succeeded => scored.push((what, *job)),
+                Ended::Job(job) => return ended(context, &job),
+            }
+        }
+        self.print(context, &scored);
+        Ok(Exit::Done.into())
+    }
+
+    /// Whether with the adapter; one job each.
+    fn subjects(&self) -> impl Iterator<Item = bool> {
+        let (base, adapter) = (self.base || self.compare, !self.base);
+        [(base, false), (adapter, true)].into_iter().filter_map(|(wanted, with)| wanted.then_some(with))
+    }
+
+    async fn rows_of(&self, context: &Context, trained: &Job) -> Result<JobFile, CtlError> {
+        if let Some(path) = &self.data {
+            let data = DataFile::open("eval", path)?;
+            data.upload(context).await?;
+            return Ok(data.file.clone());
+        }
+        trained.files.iter().find(|file| file.role == "eval").cloned().ok_or_else(|| CtlError::Usage {
+            message: format!("job {} was trained without held-out rows", trained.id),
+            help: "name some: --data FILE".into(),
+        })
+    }
+
+    /// The configuration of the training, with this command's limit of rows.
+    fn config(&self, trained: &Job) -> Result<String, CtlError> {
+        let mut config: serde_json::Value = serde_json::from_str(&trained.config_json).unwrap_or_default();
+        config["training"]["eval_rows"] = json!(self.rows);
+        Ok(ResolvedConfig::from_json(&config.to_string())?.json().to_owned())
+    }
+
+    fn print(&self, context: &Context, scored: &[(&str, Job)]) {
+        if context.global.json {
+            for (what, job) in scored {
+                let scores = job.progress.as_ref().and_then(|p| p.scores).map(|s| json::scores(&s));
+                print_json(&json!({"v": 1, "job": job.id, "of": self.job, "scored": what, "scores": scores}));
+            }
+        } else {
+            println!("{}", human::scores(scored));
+        }
+    }
+}
+
+fn adapter_of(trained: &Job) -> Result<JobFile, CtlError> {
+    let adapter = choose(trained, None)?;
+    Ok(JobFile {
+        role: "adapter".into(),
+        name: adapter.name.clone(),
+        digest: adapter.digest.clone(),
+        size: adapter.size,
+    })
+}
