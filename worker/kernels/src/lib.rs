@@ -19,10 +19,11 @@ pub mod ops;
 mod view;
 
 pub use cpu::bf16::{Instructions, Strips};
+pub use ops::activations::Activations;
 pub use ops::attention::{AttentionShape, Span};
 pub use ops::dropout::DropoutKey;
 pub use ops::nf4::{Nf4Scales, Nf4Tensor};
-pub use ops::product::{Activations, Matrix, Products, Term};
+pub use ops::product::{Matrix, Products, Term};
 pub use ops::rope::RopeTable;
 
 /// What an operation fails with: candle's own error, which carries shapes and devices.

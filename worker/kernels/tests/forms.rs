@@ -3,9 +3,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::ops::adamw::Moments;
-use qlora_kernels::ops::{adamw, attention, cross_entropy, rms_norm, swiglu};
+use qlora_kernels::ops::{adamw, attention, cross_entropy, dropout, rms_norm, swiglu};
 use qlora_kernels::{
-    Activations, AttentionShape, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Span, Term,
+    Activations, AttentionShape, DropoutKey, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Span, Term,
 };
 
 /// Seeded values in about -1 to 1.
@@ -75,13 +75,16 @@ fn rms_norm_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
 #[test]
 fn swiglu_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
     let (g, e, dh) = ((random((5, 37), 4)? * 6.0)?, random((5, 37), 5)?, random((5, 37), 6)?);
-    close(&swiglu::forward(&g, &e)?, &swiglu::reference_forward(&g, &e)?, 1e-5);
-    let (dg, de) = swiglu::backward(&dh, &g, &e)?;
+    let (ga, ea) = (Activations::from(&g), Activations::from(&e));
+    close(swiglu::forward(&ga, &ea)?.tensor()?, &swiglu::reference_forward(&g, &e)?, 1e-5);
+    let (dg, de) = swiglu::backward(&(&dh).into(), &ga, &ea)?;
     let (dg2, de2) = swiglu::reference_backward(&dh, &g, &e)?;
-    close(&dg, &dg2, 1e-5);
-    close(&de, &de2, 1e-5);
-    gradient_matches(|g| swiglu::forward(g, &e), &g, &dg, &dh);
-    gradient_matches(|e| swiglu::forward(&g, e), &e, &de, &dh);
+    let (dg, de) = (dg.tensor()?, de.tensor()?);
+    close(dg, &dg2, 1e-5);
+    close(de, &de2, 1e-5);
+    let forward = |g: &Tensor, e: &Tensor| Ok(swiglu::forward(&g.into(), &e.into())?.tensor()?.clone());
+    gradient_matches(|g| forward(g, &e), &g, dg, &dh);
+    gradient_matches(|e| forward(&g, e), &e, de, &dh);
     Ok(())
 }
 
@@ -222,6 +225,9 @@ fn products_agree(matrix: &dyn Matrix, m: usize) -> Result<()> {
         let term = |x| [Term { x, w: matrix, scale: 1.0 }];
         let (fast_y, fast_dx) = (how.forward(&term(&x), None)?, how.backward(&term(&dy), None)?);
         assert_eq!((fast_y.dims(), fast_dx.dims()), (y.dims(), dx.dims()));
+        // Results that go on are the same, rounded once.
+        close(how.forward_on(&term(&x))?.tensor()?, &rounded(&fast_y)?, 0.0);
+        close(how.backward_on(&term(&dy))?.tensor()?, &rounded(&fast_dx)?, 0.0);
         assert!(relative(&fast_y, &y) < 2e-6, "{instructions:?} forward {m} x {n} x {k}: {}", relative(&fast_y, &y));
         assert!(
             relative(&fast_dx, &dx) < 2e-6,
@@ -267,6 +273,57 @@ fn sums_of_products_agree() -> Result<()> {
     for how in Instructions::all().map(Products::Strips) {
         assert!(relative(&how.forward(&forward, Some(&base))?, &wanted) < 4e-3);
         assert!(relative(&how.backward(&back, Some(&base))?, &wanted) < 4e-3);
+    }
+    Ok(())
+}
+
+/// bf16 rows of `x`, as a product would give them: a product with one is exact.
+fn rows_of(x: &Tensor) -> Result<Activations> {
+    let one = Tensor::eye(x.dim(1)?, DType::F32, &Device::Cpu)?;
+    Products::Strips(Instructions::best()).forward_on(&[Term { x: &x.into(), w: &one, scale: 1.0 }])
+}
+
+/// What is kept in bf16 between products is what `f32` gives for the same inputs, rounded once.
+#[test]
+fn operations_on_bf16_rows_agree_with_f32() -> Result<()> {
+    let products = Products::Strips(Instructions::best());
+    for (m, d) in [(1, 1), (5, 31), (33, 97), (40, 1100)] {
+        let of = |seed| rounded(&random((m, d), seed)?);
+        let (g, e, dh, w) = (of(51)?, of(52)?, of(53)?, random((1, d), 54)?.squeeze(0)?);
+        let (rg, re, rdh) = (rows_of(&g)?, rows_of(&e)?, rows_of(&dh)?);
+        close(rg.tensor()?, &g, 0.0);
+        let h = swiglu::forward(&(&g).into(), &(&e).into())?;
+        close(swiglu::forward(&rg, &re)?.tensor()?, &rounded(h.tensor()?)?, 0.0);
+        let (dg, de) = swiglu::backward(&(&dh).into(), &(&g).into(), &(&e).into())?;
+        let (rdg, rde) = swiglu::backward(&rdh, &rg, &re)?;
+        close(rdg.tensor()?, &rounded(dg.tensor()?)?, 0.0);
+        close(rde.tensor()?, &rounded(de.tensor()?)?, 0.0);
+        let (y, rho) = rms_norm::forward(&g, &w, 1e-5)?;
+        let (ry, rrho) = rms_norm::forward_on(&g, &w, 1e-5, products)?;
+        close(ry.tensor()?, &rounded(&y)?, 0.0);
+        close(&rrho, &rho, 0.0);
+        for first_token in [0, 3] {
+            let key = DropoutKey { seed: 5, step: 2, projection: 9, first_token, probability: 0.3 };
+            let dropped = dropout::apply(&(&g).into(), &key)?;
+            close(dropout::apply(&rg, &key)?.tensor()?, &rounded(dropped.tensor()?)?, 0.0);
+        }
+    }
+    Ok(())
+}
+
+/// A gradient of weights: activations times activations, whichever form they are in.
+#[test]
+fn activations_are_matrices_too() -> Result<()> {
+    let (tokens, n, k) = (45, 16, 70);
+    let (u, x) = (rounded(&random((n, tokens), 55)?)?, rounded(&random((tokens, k), 56)?)?);
+    let wanted = u.matmul(&x)?;
+    for how in Instructions::all().map(Products::Strips) {
+        for x in [Activations::from(&x), rows_of(&x)?] {
+            for scale in [1.0, 2.0] {
+                let found = how.backward(&[Term { x: &(&u).into(), w: &x, scale }], None)?;
+                assert!(relative(&found, &(&wanted * scale)?) < 2e-6, "{how:?}");
+            }
+        }
     }
     Ok(())
 }

@@ -3,8 +3,12 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::bf16::pack::{Rows, round, widen};
 use super::philox::{LANES, philox_lanes};
 use crate::ops::dropout::DropoutKey;
+
+/// Elements of bf16 that are widened at one time.
+const RUN: usize = 512;
 
 /// Writes the mask of `out.len()` elements from `element` on, a multiple of 8: 1 / (1 - p) or 0.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
@@ -44,6 +48,23 @@ pub(crate) fn apply(x: &[f32], d: usize, key: &DropoutKey, base: Option<&[f32]>,
             }
         }
     });
+}
+
+/// [`apply`] of bf16, without a base.
+pub(crate) fn apply_rows(x: &Rows, key: &DropoutKey) -> Rows {
+    let d = x.width;
+    Rows::make(x.rows, d, |row, out| {
+        let (mut factors, mut values) = ([0f32; RUN + 8], [0f32; RUN]);
+        for (i, (x, out)) in x.row(row).chunks(RUN).zip(out.chunks_mut(RUN)).enumerate() {
+            let element = (key.first_token + row as u64) * d as u64 + (i * RUN) as u64;
+            let skip = (element % 8) as usize;
+            let n = x.len();
+            mask(element - skip as u64, key, &mut factors[..skip + n]);
+            widen(x, &mut values);
+            values.iter_mut().zip(&factors[skip..skip + n]).for_each(|(value, factor)| *value *= factor);
+            round(&values[..n], 1.0, out);
+        }
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::bf16::pack::{Rows, round};
 use super::math::dot;
+
+/// Elements that are made before they are rounded to bf16.
+const RUN: usize = 512;
 
 pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rho: &mut [f32]) {
     let d = w.len();
@@ -11,6 +15,23 @@ pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rho: &mut [
         *rho = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
         scale_row(x, w, *rho, y);
     });
+}
+
+/// [`forward`] in bf16.
+pub(crate) fn forward_rows(x: &[f32], w: &[f32], eps: f32, rho: &mut [f32]) -> Rows {
+    let d = w.len();
+    let row_of = |row: usize| &x[row * d..(row + 1) * d];
+    rho.par_iter_mut().enumerate().with_min_len(8).for_each(|(row, rho)| {
+        *rho = 1.0 / (dot(row_of(row), row_of(row)) / d as f32 + eps).sqrt();
+    });
+    let rho = &*rho;
+    Rows::make(rho.len(), d, |row, out| {
+        let mut y = [0f32; RUN];
+        for ((x, w), out) in row_of(row).chunks(RUN).zip(w.chunks(RUN)).zip(out.chunks_mut(RUN)) {
+            scale_row(x, w, rho[row], &mut y[..x.len()]);
+            round(&y[..x.len()], 1.0, out);
+        }
+    })
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]

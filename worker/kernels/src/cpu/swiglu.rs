@@ -3,6 +3,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::bf16::pack::{Rows, round, widen};
 use super::math::exp;
 
 /// Elements that one task takes.
@@ -38,4 +39,38 @@ fn backward_chunk(dh: &[f32], g: &[f32], e: &[f32], dg: &mut [f32], de: &mut [f3
         *de = dh * g * s;
         *dg = dh * e * s * (1.0 + g * (1.0 - s));
     }
+}
+
+/// Elements that are widened to `f32` at one time.
+const RUN: usize = 512;
+
+/// [`forward`] of bf16.
+pub(crate) fn forward_rows(g: &Rows, e: &Rows) -> Rows {
+    Rows::make(g.rows, g.width, |row, out| {
+        let (mut g32, mut e32, mut h) = ([0f32; RUN], [0f32; RUN], [0f32; RUN]);
+        for ((g, e), out) in g.row(row).chunks(RUN).zip(e.row(row).chunks(RUN)).zip(out.chunks_mut(RUN)) {
+            let n = g.len();
+            widen(g, &mut g32);
+            widen(e, &mut e32);
+            forward_chunk(&g32[..n], &e32[..n], &mut h[..n]);
+            round(&h[..n], 1.0, out);
+        }
+    })
+}
+
+/// [`backward`] of bf16.
+pub(crate) fn backward_rows(dh: &Rows, g: &Rows, e: &Rows) -> (Rows, Rows) {
+    Rows::make_two(g.rows, g.width, |row, dg_out, de_out| {
+        let [mut dh32, mut g32, mut e32, mut dg, mut de] = [[0f32; RUN]; 5];
+        let inputs = dh.row(row).chunks(RUN).zip(g.row(row).chunks(RUN)).zip(e.row(row).chunks(RUN));
+        for (((dh, g), e), (dg_out, de_out)) in inputs.zip(dg_out.chunks_mut(RUN).zip(de_out.chunks_mut(RUN))) {
+            let n = g.len();
+            widen(dh, &mut dh32);
+            widen(g, &mut g32);
+            widen(e, &mut e32);
+            backward_chunk(&dh32[..n], &g32[..n], &e32[..n], &mut dg[..n], &mut de[..n]);
+            round(&dg[..n], 1.0, dg_out);
+            round(&de[..n], 1.0, de_out);
+        }
+    })
 }

@@ -8,7 +8,7 @@ use crate::ops::product::{Matrix, Products, Term};
 use crate::view::{on_cpu, view};
 
 /// Rows of logits that are held at one time.
-const CHUNK: usize = 256;
+const CHUNK: usize = 128;
 
 /// Sum of losses in nats, and the gradient with respect to the hidden rows.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 use candle_core::Tensor;
 
+use super::activations::Activations;
 use crate::Result;
 use crate::cpu;
 use crate::view::{on_cpu, tensor, unwritten, view};
@@ -23,9 +24,12 @@ pub struct DropoutKey {
     pub probability: f64,
 }
 
-/// `mask * x / (1 - p)` for `x` [M, D]; it is its own backward pass when applied to the gradient.
-pub fn apply(x: &Tensor, key: &DropoutKey) -> Result<Tensor> {
-    if key.probability == 0.0 { Ok(x.clone()) } else { masked(x, key, None) }
+/// `mask * x / (1 - p)` for `x` [M, D], in bf16 where it is; it is its own backward pass when applied to the gradient.
+pub fn apply(x: &Activations, key: &DropoutKey) -> Result<Activations> {
+    match x.own_rows() {
+        Some(rows) => Ok(cpu::dropout::apply_rows(rows, key).into()),
+        None => Ok(masked(x.tensor()?, key, None)?.into()),
+    }
 }
 
 /// `base` + `mask * x / (1 - p)`; see [`apply`].

@@ -1,5 +1,6 @@
 //! One operation a file: reference form, dispatch, and the backward pass beside the forward pass.
 
+pub mod activations;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;

@@ -4,12 +4,12 @@
 //! processor multiplies in bf16 and sums in `f32`, a strip of the matrix at a time, and adds up all terms of a sum
 //! before anything is stored.
 
-use std::cell::OnceCell;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use parking_lot::RwLockReadGuard;
 
+use super::activations::Activations;
 use crate::Result;
 use crate::cpu::bf16::pack::{self, Rows};
 use crate::cpu::bf16::{self, Instructions, Strips};
@@ -39,42 +39,6 @@ impl Matrix for Tensor {
     }
 }
 
-/// Rows [M, K] that products are made with; they remember their bf16 form, since several products share an input.
-pub struct Activations {
-    tensor: Tensor,
-    packed: OnceCell<Rows>,
-}
-
-impl From<Tensor> for Activations {
-    fn from(tensor: Tensor) -> Self {
-        Self { tensor, packed: OnceCell::new() }
-    }
-}
-
-impl From<&Tensor> for Activations {
-    fn from(tensor: &Tensor) -> Self {
-        tensor.clone().into()
-    }
-}
-
-impl Deref for Activations {
-    type Target = Tensor;
-
-    fn deref(&self) -> &Tensor {
-        &self.tensor
-    }
-}
-
-impl Activations {
-    fn packed(&self) -> Result<&Rows> {
-        if let Some(rows) = self.packed.get() {
-            return Ok(rows);
-        }
-        let rows = Rows::pack(&view(&self.tensor)?, self.tensor.dims2()?.1);
-        Ok(self.packed.get_or_init(|| rows))
-    }
-}
-
 /// One product of a sum: `x` times `scale` times the matrix.
 #[derive(Clone, Copy)]
 pub struct Term<'a> {
@@ -101,11 +65,27 @@ impl Products {
         }
     }
 
+    /// [`Self::forward`] for a result that goes on to other products; in bf16 where those are.
+    pub fn forward_on(self, terms: &[Term<'_>]) -> Result<Activations> {
+        match self {
+            Self::Strips(instructions) => Ok(fast_rows(terms, instructions, Direction::Forward)?.into()),
+            Self::WrittenOut => Ok(self.forward(terms, None)?.into()),
+        }
+    }
+
     /// `base` plus the sum of `scale x w`, [M, K].
     pub fn backward(self, terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor> {
         match self {
             Self::Strips(instructions) => fast(terms, base, instructions, Direction::Backward),
             Self::WrittenOut => sum(terms, base, Tensor::matmul),
+        }
+    }
+
+    /// [`Self::backward`] for a result that goes on to other products; in bf16 where those are.
+    pub fn backward_on(self, terms: &[Term<'_>]) -> Result<Activations> {
+        match self {
+            Self::Strips(instructions) => Ok(fast_rows(terms, instructions, Direction::Backward)?.into()),
+            Self::WrittenOut => Ok(self.backward(terms, None)?.into()),
         }
     }
 }
@@ -118,7 +98,8 @@ fn sum(
 ) -> Result<Tensor> {
     let mut total = base.cloned();
     for term in terms {
-        let part = product(term.x, &term.w.written_out(term.x.dtype())?)?;
+        let x = term.x.tensor()?;
+        let part = product(x, &term.w.written_out(x.dtype())?)?;
         let part = if term.scale == 1.0 { part } else { (part * term.scale)? };
         total = Some(match total {
             None => part,
@@ -135,29 +116,55 @@ enum Direction {
 }
 
 fn fast(terms: &[Term<'_>], base: Option<&Tensor>, instructions: Instructions, direction: Direction) -> Result<Tensor> {
-    let Some(first) = terms.first() else { candle_core::bail!("a sum of no products") };
-    let ends = |w: &dyn Matrix| match (direction, w.shape()) {
-        (Direction::Forward, (n, k)) => (k, n),
-        (Direction::Backward, (n, k)) => (n, k),
-    };
-    let (m, width) = (first.x.dim(0)?, ends(first.w).1);
-    let mut held: Vec<(&Rows, Box<dyn Strips + '_>)> = Vec::with_capacity(terms.len());
-    for term in terms {
-        let (inputs, outputs) = ends(term.w);
-        if term.x.dims() != [m, inputs] || outputs != width {
-            candle_core::bail!("{:?} cannot be multiplied with a matrix of {:?}", term.x.dims(), term.w.shape())
-        }
-        let Some(strips) = term.w.strips(term.scale as f32)? else { candle_core::bail!("a matrix not on the cpu") };
-        held.push((term.x.packed()?, strips));
-    }
-    let terms: Vec<_> = held.iter().map(|(x, w)| bf16::Term { x, w: &**w }).collect();
+    let held = Held::of(terms, direction)?;
     let base = base.map(view).transpose()?;
-    let mut out = unwritten(m * width);
+    let mut out = unwritten(held.rows * held.width);
     match direction {
-        Direction::Forward => bf16::forward(&terms, base.as_deref(), &mut out, instructions),
-        Direction::Backward => bf16::backward(&terms, base.as_deref(), &mut out, instructions),
+        Direction::Forward => bf16::forward(&held.terms(), base.as_deref(), &mut out, instructions),
+        Direction::Backward => bf16::backward(&held.terms(), base.as_deref(), &mut out, instructions),
     }
-    tensor(out, (m, width))
+    tensor(out, (held.rows, held.width))
+}
+
+fn fast_rows(terms: &[Term<'_>], instructions: Instructions, direction: Direction) -> Result<Rows> {
+    let held = Held::of(terms, direction)?;
+    Ok(match direction {
+        Direction::Forward => bf16::forward_rows(&held.terms(), instructions),
+        Direction::Backward => bf16::backward_rows(&held.terms(), instructions),
+    })
+}
+
+/// Terms in the forms that the kernels read.
+struct Held<'a> {
+    parts: Vec<(&'a Rows, Box<dyn Strips + 'a>)>,
+    /// Of the result.
+    rows: usize,
+    width: usize,
+}
+
+impl<'a> Held<'a> {
+    fn of(terms: &[Term<'a>], direction: Direction) -> Result<Self> {
+        let Some(first) = terms.first() else { candle_core::bail!("a sum of no products") };
+        let ends = |w: &dyn Matrix| match (direction, w.shape()) {
+            (Direction::Forward, (n, k)) => (k, n),
+            (Direction::Backward, (n, k)) => (n, k),
+        };
+        let (rows, width) = (first.x.dims2()?.0, ends(first.w).1);
+        let mut parts = Vec::with_capacity(terms.len());
+        for term in terms {
+            let (inputs, outputs) = ends(term.w);
+            if term.x.dims2()? != (rows, inputs) || outputs != width {
+                candle_core::bail!("{:?} cannot be multiplied with {:?}", term.x.dims2()?, term.w.shape())
+            }
+            let Some(strips) = term.w.strips(term.scale as f32)? else { candle_core::bail!("a matrix not on the cpu") };
+            parts.push((term.x.rows()?, strips));
+        }
+        Ok(Self { parts, rows, width })
+    }
+
+    fn terms(&self) -> Vec<bf16::Term<'_>> {
+        self.parts.iter().map(|(x, w)| bf16::Term { x, w: &**w }).collect()
+    }
 }
 
 /// A matrix of floats as it lies in memory.

@@ -2,6 +2,8 @@
 
 use candle_core::{D, DType, Tensor};
 
+use super::activations::Activations;
+use super::product::Products;
 use crate::Result;
 use crate::cpu;
 use crate::view::{on_cpu, tensor, unwritten, view};
@@ -15,6 +17,18 @@ pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let (mut y, mut rho) = (unwritten(m * d), unwritten(m));
     cpu::rms_norm::forward(&view(x)?, &view(w)?, eps as f32, &mut y, &mut rho);
     Ok((tensor(y, (m, d))?, tensor(rho, (m, 1))?))
+}
+
+/// [`forward`] for products of the kind `products`: in bf16 where those are.
+pub fn forward_on(x: &Tensor, w: &Tensor, eps: f64, products: Products) -> Result<(Activations, Tensor)> {
+    if !(on_cpu(&[x, w]) && matches!(products, Products::Strips(_))) {
+        let (y, rho) = forward(x, w, eps)?;
+        return Ok((y.into(), rho));
+    }
+    let m = x.dim(0)?;
+    let mut rho = unwritten(m);
+    let y = cpu::rms_norm::forward_rows(&view(x)?, &view(w)?, eps as f32, &mut rho);
+    Ok((y.into(), tensor(rho, (m, 1))?))
 }
 
 /// `dy`, `x` [M, D], `w` [D], `rho` [M, 1] to `base` + `dx` [M, D]. `w` is frozen and gets no gradient.

@@ -2,31 +2,42 @@
 
 use candle_core::{DType, Tensor};
 
+use super::activations::Activations;
 use crate::Result;
 use crate::cpu;
 use crate::view::{on_cpu, tensor, unwritten, view};
 
-/// `g`, `e` [M, F] to `h` [M, F].
-pub fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
+/// `g`, `e` [M, F] to `h` [M, F]; in bf16 where they are.
+pub fn forward(g: &Activations, e: &Activations) -> Result<Activations> {
+    if let (Some(g), Some(e)) = (g.own_rows(), e.own_rows()) {
+        return Ok(cpu::swiglu::forward_rows(g, e).into());
+    }
+    let (g, e) = (g.tensor()?, e.tensor()?);
     if !on_cpu(&[g, e]) {
-        return reference_forward(g, e);
+        return Ok(reference_forward(g, e)?.into());
     }
     let mut h = unwritten(g.elem_count());
     cpu::swiglu::forward(&view(g)?, &view(e)?, &mut h);
-    tensor(h, g.dims())
+    Ok(tensor(h, g.dims())?.into())
 }
 
-/// `dh`, `g`, `e` [M, F] to `(dg, de)`.
+/// `dh`, `g`, `e` [M, F] to `(dg, de)`; in bf16 where they are.
 ///
 /// With s = sigmoid(g): de = dh * g * s; dg = dh * e * s * (1 + g * (1 - s)).
-pub fn backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, Tensor)> {
+pub fn backward(dh: &Activations, g: &Activations, e: &Activations) -> Result<(Activations, Activations)> {
+    if let (Some(dh), Some(g), Some(e)) = (dh.own_rows(), g.own_rows(), e.own_rows()) {
+        let (dg, de) = cpu::swiglu::backward_rows(dh, g, e);
+        return Ok((dg.into(), de.into()));
+    }
+    let (dh, g, e) = (dh.tensor()?, g.tensor()?, e.tensor()?);
     if !on_cpu(&[dh, g, e]) {
-        return reference_backward(dh, g, e);
+        let (dg, de) = reference_backward(dh, g, e)?;
+        return Ok((dg.into(), de.into()));
     }
     let n = g.elem_count();
     let (mut dg, mut de) = (unwritten(n), unwritten(n));
     cpu::swiglu::backward(&view(dh)?, &view(g)?, &view(e)?, &mut dg, &mut de);
-    Ok((tensor(dg, g.dims())?, tensor(de, g.dims())?))
+    Ok((tensor(dg, g.dims())?.into(), tensor(de, g.dims())?.into()))
 }
 
 fn sigmoid(x: &Tensor) -> Result<Tensor> {

@@ -14,7 +14,7 @@ use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Span};
 
 use super::projection::{self, AdapterPass, Inner, Projection, Pull};
 use crate::Result;
-use crate::lora::{Adapters, Gradients, MaskPosition};
+use crate::lora::{Adapters, FactorGrad, Gradients, MaskPosition};
 
 /// Frozen weights of a block.
 pub struct Block {
@@ -57,10 +57,18 @@ pub struct Saved {
     lse: Tensor,
     x1: Tensor,
     rho2: Tensor,
-    g: Tensor,
-    e: Tensor,
+    g: Activations,
+    e: Activations,
     /// What the adapters of q, k, v, o, gate and up leave.
     u: [Option<Inner>; 6],
+}
+
+/// A projection, the gradient that reaches it, and what its adapter left.
+type Part<'a> = (M, &'a Activations, Option<&'a Inner>);
+
+/// The input that projections share, made only where an adapter needs it.
+fn needed(parts: &[Part<'_>], make: impl FnOnce() -> Result<Activations>) -> Result<Option<Activations>> {
+    parts.iter().any(|part| part.2.is_some()).then(make).transpose()
 }
 
 impl Block {
@@ -70,6 +78,11 @@ impl Block {
 
     fn project(&self, pass: &Pass<'_>, module: M, x: &Activations) -> Result<(Tensor, Option<Inner>)> {
         self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), None)
+    }
+
+    /// [`Self::project`] for a result that goes on to other products.
+    fn project_on(&self, pass: &Pass<'_>, module: M, x: &Activations) -> Result<(Activations, Option<Inner>)> {
+        self.projections[module as usize].forward_on(pass.products, x, self.adapter(pass, module))
     }
 
     /// [`Self::project`] onto a residual stream.
@@ -85,8 +98,7 @@ impl Block {
 
     /// The block up to and without the down projection; `x` [M, D].
     pub fn keep(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Saved> {
-        let (n1, rho1) = rms_norm::forward(x, &self.norm1, pass.epsilon)?;
-        let n1 = n1.into();
+        let (n1, rho1) = rms_norm::forward_on(x, &self.norm1, pass.epsilon, pass.products)?;
         let (q, u_q) = self.project(pass, M::QProj, &n1)?;
         let (k, u_k) = self.project(pass, M::KProj, &n1)?;
         let (v, u_v) = self.project(pass, M::VProj, &n1)?;
@@ -94,16 +106,15 @@ impl Block {
         let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, pass.spans, pass.products)?;
         let o = o.into();
         let (x1, u_o) = self.project_onto(pass, M::OProj, &o, x)?;
-        let (n2, rho2) = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?;
-        let n2 = n2.into();
-        let (g, u_g) = self.project(pass, M::GateProj, &n2)?;
-        let (e, u_e) = self.project(pass, M::UpProj, &n2)?;
+        let (n2, rho2) = rms_norm::forward_on(&x1, &self.norm2, pass.epsilon, pass.products)?;
+        let (g, u_g) = self.project_on(pass, M::GateProj, &n2)?;
+        let (e, u_e) = self.project_on(pass, M::UpProj, &n2)?;
         Ok(Saved { x: x.clone(), rho1, q, k, v, o, lse, x1, rho2, g, e, u: [u_q, u_k, u_v, u_o, u_g, u_e] })
     }
 
     /// The rest of the forward pass: `y` [M, D].
     pub fn finish(&self, pass: &Pass<'_>, saved: &Saved) -> Result<Tensor> {
-        let h = swiglu::forward(&saved.g, &saved.e)?.into();
+        let h = swiglu::forward(&saved.g, &saved.e)?;
         Ok(self.project_onto(pass, M::DownProj, &h, &saved.x1)?.0)
     }
 
@@ -114,33 +125,46 @@ impl Block {
     }
 
     fn backward_ffn(&self, pass: &Pass<'_>, saved: &Saved, dy: &Tensor, grads: &mut Gradients) -> Result<Tensor> {
-        let h = swiglu::forward(&saved.g, &saved.e)?.into();
-        // What the adapter leaves is rebuilt: it would be the only thing kept of the down projection.
-        let u_d = match self.adapter(pass, M::DownProj) {
-            Some(adapter) => Some(self.projections[M::DownProj as usize].inner(pass.products, &h, &adapter)?),
-            None => None,
-        };
-        let dh = self.pull(pass, &[(M::DownProj, dy.into(), u_d.as_ref())], &h, grads)?;
+        let dh = self.backward_down(pass, saved, dy, grads)?;
         let (dg, de) = swiglu::backward(&dh, &saved.g, &saved.e)?;
-        let (n2, _) = rms_norm::forward(&saved.x1, &self.norm2, pass.epsilon)?;
         let [.., u_g, u_e] = saved.u.each_ref().map(Option::as_ref);
-        let dn2 = self.pull(pass, &[(M::GateProj, dg.into(), u_g), (M::UpProj, de.into(), u_e)], &n2, grads)?;
+        let parts = [(M::GateProj, &dg, u_g), (M::UpProj, &de, u_e)];
+        let n2 = needed(&parts, || self.normalised(pass, &saved.x1, &self.norm2))?;
+        let dn2 = self.pull(pass, &parts, n2.as_ref(), grads)?;
         Ok(rms_norm::backward(&dn2, &saved.x1, &self.norm2, &saved.rho2, Some(dy))?)
+    }
+
+    /// The gradient of h. What the adapter left is made again: it would be the only thing kept of the down projection.
+    fn backward_down(&self, pass: &Pass<'_>, saved: &Saved, dy: &Tensor, grads: &mut Gradients) -> Result<Activations> {
+        let projection = &self.projections[M::DownProj as usize];
+        let adapter = self.adapter(pass, M::DownProj);
+        let h = adapter.map(|_| swiglu::forward(&saved.g, &saved.e)).transpose()?;
+        let inner = match (&adapter, &h) {
+            (Some(adapter), Some(h)) => Some(projection.inner(pass.products, h, adapter)?),
+            _ => None,
+        };
+        let pull = Pull { projection, dy: &dy.into(), adapter, inner: inner.as_ref() };
+        let (dh, found) = projection::backward_on(pass.products, &[pull], h.as_ref())?;
+        self.collect(pass, [M::DownProj], found, grads)?;
+        Ok(dh)
+    }
+
+    /// `x` after a norm, once more.
+    fn normalised(&self, pass: &Pass<'_>, x: &Tensor, norm: &Tensor) -> Result<Activations> {
+        Ok(rms_norm::forward_on(x, norm, pass.epsilon, pass.products)?.0)
     }
 
     fn backward_attention(&self, pass: &Pass<'_>, saved: &Saved, dx1: Tensor, grads: &mut Gradients) -> Result<Tensor> {
         let [u_q, u_k, u_v, u_o, ..] = saved.u.each_ref().map(Option::as_ref);
-        let d_o = self.pull(pass, &[(M::OProj, (&dx1).into(), u_o)], &saved.o, grads)?;
-        let inputs = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, o: &saved.o, lse: &saved.lse };
+        let d_o = self.pull(pass, &[(M::OProj, &(&dx1).into(), u_o)], Some(&saved.o), grads)?;
+        let o = saved.o.tensor()?;
+        let inputs = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, o, lse: &saved.lse };
         let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, pass.spans, pass.products)?;
         let (dq, dk) = (pass.rope.backward(&dq, pass.positions)?, pass.rope.backward(&dk, pass.positions)?);
-        let (n1, _) = rms_norm::forward(&saved.x, &self.norm1, pass.epsilon)?;
-        let dn1 = self.pull(
-            pass,
-            &[(M::QProj, dq.into(), u_q), (M::KProj, dk.into(), u_k), (M::VProj, dv.into(), u_v)],
-            &n1,
-            grads,
-        )?;
+        let (dq, dk, dv) = (dq.into(), dk.into(), dv.into());
+        let parts = [(M::QProj, &dq, u_q), (M::KProj, &dk, u_k), (M::VProj, &dv, u_v)];
+        let n1 = needed(&parts, || self.normalised(pass, &saved.x, &self.norm1))?;
+        let dn1 = self.pull(pass, &parts, n1.as_ref(), grads)?;
         Ok(rms_norm::backward(&dn1, &saved.x, &self.norm1, &saved.rho1, Some(&dx1))?)
     }
 
@@ -149,29 +173,41 @@ impl Block {
     fn pull(
         &self,
         pass: &Pass<'_>,
-        parts: &[(M, Activations, Option<&Inner>)],
-        x: &Tensor,
+        parts: &[Part<'_>],
+        x: Option<&Activations>,
         grads: &mut Gradients,
     ) -> Result<Tensor> {
         let pulls: Vec<_> = parts
             .iter()
-            .map(|(module, dy, inner)| {
-                let projection = &self.projections[*module as usize];
-                Pull { projection, dy, adapter: self.adapter(pass, *module), inner: *inner }
+            .map(|&(module, dy, inner)| {
+                let projection = &self.projections[module as usize];
+                Pull { projection, dy, adapter: self.adapter(pass, module), inner }
             })
             .collect();
         let (dx, found) = projection::backward(pass.products, &pulls, x)?;
-        for (&(module, ..), grad) in parts.iter().zip(found) {
+        self.collect(pass, parts.iter().map(|part| part.0), found, grads)?;
+        Ok(dx)
+    }
+
+    /// Adds the gradients that were found to those of the run.
+    fn collect(
+        &self,
+        pass: &Pass<'_>,
+        modules: impl IntoIterator<Item = M>,
+        found: Vec<Option<FactorGrad>>,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        for (module, grad) in modules.into_iter().zip(found) {
             if let (Some(grad), Some(index)) = (grad, pass.adapters.index(self.index, module)) {
                 grads.add(index, grad)?;
             }
         }
-        Ok(dx)
+        Ok(())
     }
 
     /// Forward for generation: `x` holds only new tokens, `cache` those before, and grows.
     pub fn extend(&self, pass: &Pass<'_>, x: &Tensor, cache: &mut Option<LayerCache>) -> Result<Tensor> {
-        let n1 = rms_norm::forward(x, &self.norm1, pass.epsilon)?.0.into();
+        let n1 = self.normalised(pass, x, &self.norm1)?;
         let (q, k) = (self.project(pass, M::QProj, &n1)?.0, self.project(pass, M::KProj, &n1)?.0);
         let (q, k) = (pass.rope.forward(&q, pass.positions)?, pass.rope.forward(&k, pass.positions)?);
         let v = self.project(pass, M::VProj, &n1)?.0;
@@ -182,8 +218,8 @@ impl Block {
         let (o, _) = attention::forward((&q, &grown.k, &grown.v), &pass.shape, pass.spans, pass.products)?;
         *cache = Some(grown);
         let x1 = self.project_onto(pass, M::OProj, &o.into(), x)?.0;
-        let n2 = rms_norm::forward(&x1, &self.norm2, pass.epsilon)?.0.into();
-        let (g, e) = (self.project(pass, M::GateProj, &n2)?.0, self.project(pass, M::UpProj, &n2)?.0);
-        Ok(self.project_onto(pass, M::DownProj, &swiglu::forward(&g, &e)?.into(), &x1)?.0)
+        let n2 = self.normalised(pass, &x1, &self.norm2)?;
+        let (g, e) = (self.project_on(pass, M::GateProj, &n2)?.0, self.project_on(pass, M::UpProj, &n2)?.0);
+        Ok(self.project_onto(pass, M::DownProj, &swiglu::forward(&g, &e)?, &x1)?.0)
     }
 }

@@ -42,8 +42,8 @@ pub struct Inner {
 
 impl AdapterPass<'_> {
     /// `x` after its mask; none where there is no mask.
-    fn dropped(&self, x: &Tensor) -> Result<Option<Activations>> {
-        self.mask.as_ref().map(|key| Ok(dropout::apply(x, key)?.into())).transpose()
+    fn dropped(&self, x: &Activations) -> Result<Option<Activations>> {
+        self.mask.as_ref().map(|key| Ok(dropout::apply(x, key)?)).transpose()
     }
 
     /// u [M, R], for the input after its mask.
@@ -52,10 +52,17 @@ impl AdapterPass<'_> {
     }
 
     /// Gradients of A and B, given du = s dy B: dA = du^T x'; dB = s dy^T u.
-    fn grad(&self, products: Products, dy: &Tensor, du: &Tensor, x: &Tensor, u: &Tensor) -> Result<FactorGrad> {
+    fn grad(
+        &self,
+        products: Products,
+        dy: &Activations,
+        du: &Tensor,
+        x: &Activations,
+        u: &Tensor,
+    ) -> Result<FactorGrad> {
         let (du, u) = (du.t()?.contiguous()?.into(), u.t()?.contiguous()?.into());
         let dropped = self.dropped(x)?;
-        let a = products.backward(&[Term { x: &du, w: dropped.as_deref().unwrap_or(x), scale: 1.0 }], None)?;
+        let a = products.backward(&[Term { x: &du, w: dropped.as_ref().unwrap_or(x), scale: 1.0 }], None)?;
         let b = products.backward(&[Term { x: &u, w: dy, scale: self.scale }], None)?;
         let (a, b) = (a.to_dtype(DType::F32)?, b.t()?.contiguous()?.to_dtype(DType::F32)?);
         Ok(FactorGrad { a, b, magnitude: None })
@@ -93,15 +100,32 @@ impl Projection {
             return Ok((y, Some(Inner { u, unscaled: None })));
         };
         let unscaled = products.forward(&[self.frozen(input), update], None)?;
-        let mut y = unscaled.broadcast_mul(&ratio.to_dtype(unscaled.dtype())?)?;
+        let mut y = scaled_rows(&unscaled, &ratio)?;
         if let Some(base) = base {
             y = (y + base)?;
         }
         if let Some(dropped) = &dropped {
-            let rest = (&**x - &**dropped)?.into();
+            let rest = (x.tensor()? - dropped.tensor()?)?.into();
             y = products.forward(&[self.frozen(&rest)], Some(&y))?;
         }
         Ok((y, Some(Inner { u, unscaled: Some(unscaled) })))
+    }
+
+    /// [`Self::forward`] for a result that goes on to other products: see [`Products::forward_on`].
+    pub fn forward_on(
+        &self,
+        products: Products,
+        x: &Activations,
+        adapter: Option<AdapterPass<'_>>,
+    ) -> Result<(Activations, Option<Inner>)> {
+        let Some(adapter) = adapter else { return Ok((products.forward_on(&[self.frozen(x)])?, None)) };
+        if adapter.factors.magnitude.is_some() {
+            let (y, inner) = self.forward(products, x, Some(adapter), None)?;
+            return Ok((y.into(), inner));
+        }
+        let inner = self.inner(products, x, &adapter)?;
+        let update = Term { x: &inner.u, w: &adapter.factors.b, scale: adapter.scale };
+        Ok((products.forward_on(&[self.frozen(x), update])?, Some(inner)))
     }
 
     /// What [`Self::forward`] would leave, without `y`.
@@ -168,58 +192,112 @@ struct Through<'a> {
 }
 
 impl<'a> Through<'a> {
-    fn find(products: Products, pull: &Pull<'a>, x: &Tensor) -> Result<Option<Self>> {
-        let (Some(adapter), Some(inner)) = (pull.adapter, pull.inner) else { return Ok(None) };
+    fn find(products: Products, pull: &Pull<'a>, x: Option<&Activations>) -> Result<Option<Self>> {
+        let (Some(adapter), Some(inner), Some(x)) = (pull.adapter, pull.inner, x) else { return Ok(None) };
         let ratio = pull.projection.ratio(products, &adapter)?;
         let scaled = match &ratio {
-            Some(ratio) => Some(Activations::from(pull.dy.broadcast_mul(&ratio.to_dtype(pull.dy.dtype())?)?)),
+            Some(ratio) => Some(Activations::from(scaled_rows(pull.dy.tensor()?, ratio)?)),
             None => None,
         };
         let dy = scaled.as_ref().unwrap_or(pull.dy);
         let du = products.backward(&[Term { x: dy, w: &adapter.factors.b, scale: adapter.scale }], None)?;
-        let mut grad = adapter.grad(products, dy, &du, x, &inner.u)?;
+        let mut grad = adapter.grad(products, dy, &du, x, inner.u.tensor()?)?;
         if let (Some(unscaled), Some(magnitude)) = (&inner.unscaled, &adapter.factors.magnitude) {
             // With n the norm, g = m' / n and dm' = sum of dy o r / n over the tokens.
             let norms = magnitude.norms(|| pull.projection.norms_with(products, &adapter))?;
-            let sums = (&**pull.dy * unscaled)?.to_dtype(DType::F32)?.sum(0)?;
+            let sums = (pull.dy.tensor()? * unscaled)?.to_dtype(DType::F32)?.sum(0)?;
             grad.magnitude = Some((sums / norms)?);
         }
         Ok(Some(Self { adapter, du: du.into(), scaled, grad }))
     }
+
+    /// d A.
+    fn update(&self) -> Term<'_> {
+        Term { x: &self.du, w: &self.adapter.factors.a, scale: 1.0 }
+    }
+
+    /// (dy' - dy) W + d A.
+    fn masked(&self, products: Products, pull: &Pull<'_>) -> Result<Tensor> {
+        let Some(scaled) = &self.scaled else { return Ok(products.backward(&[self.update()], None)?) };
+        let change = (scaled.tensor()? - pull.dy.tensor()?)?.into();
+        Ok(products.backward(&[pull.projection.frozen(&change), self.update()], None)?)
+    }
 }
 
-/// Gradients through projections that share their input `x` [M, in]: dx [M, in], and the gradients of each
-/// one's adapter.
-///
-/// With dy' = dy, or g o dy with DoRA, and d = s dy' B:
-/// dx = dy W + c m o ((dy' - dy) W + d A), summed over the projections.
-pub fn backward(products: Products, pulls: &[Pull<'_>], x: &Tensor) -> Result<(Tensor, Vec<Option<FactorGrad>>)> {
-    let through = pulls.iter().map(|pull| Through::find(products, pull, x)).collect::<Result<Vec<_>>>()?;
-    let mut base: Option<Tensor> = None;
-    let mut terms = Vec::with_capacity(2 * pulls.len());
-    for (pull, through) in pulls.iter().zip(&through) {
-        let Some(Through { adapter, du, scaled, .. }) = through else {
-            terms.push(pull.projection.frozen(pull.dy));
-            continue;
-        };
-        let update = Term { x: du, w: &adapter.factors.a, scale: 1.0 };
-        match &adapter.mask {
-            None => terms.extend([pull.projection.frozen(scaled.as_ref().unwrap_or(pull.dy)), update]),
-            Some(key) => {
-                terms.push(pull.projection.frozen(pull.dy));
-                let masked = match scaled {
-                    None => products.backward(&[update], None)?,
-                    Some(scaled) => {
-                        let change = (&**scaled - &**pull.dy)?.into();
-                        products.backward(&[pull.projection.frozen(&change), update], None)?
-                    }
-                };
+/// What is pulled back: terms of dx, what is added to them, and the gradients of each projection's adapter.
+struct Pulled<'a> {
+    through: Vec<Option<Through<'a>>>,
+    /// c m o ((dy' - dy) W + d A), summed over the adapters with a mask.
+    base: Option<Tensor>,
+}
+
+impl<'a> Pulled<'a> {
+    fn find(products: Products, pulls: &[Pull<'a>], x: Option<&Activations>) -> Result<Self> {
+        let through = pulls.iter().map(|pull| Through::find(products, pull, x)).collect::<Result<Vec<_>>>()?;
+        let mut base: Option<Tensor> = None;
+        for (pull, through) in pulls.iter().zip(&through) {
+            if let Some(through) = through
+                && let Some(key) = &through.adapter.mask
+            {
+                let masked = through.masked(products, pull)?;
                 base = Some(dropout::add(&masked, key, base.as_ref())?);
             }
         }
+        Ok(Self { through, base })
     }
-    let dx = products.backward(&terms, base.as_ref())?;
-    Ok((dx, through.into_iter().map(|through| through.map(|t| t.grad)).collect()))
+
+    fn terms<'t>(&'t self, pulls: &'t [Pull<'a>]) -> Vec<Term<'t>> {
+        let mut terms = Vec::with_capacity(2 * pulls.len());
+        for (pull, through) in pulls.iter().zip(&self.through) {
+            match through {
+                Some(through) if through.adapter.mask.is_none() => {
+                    let dy = through.scaled.as_ref().unwrap_or(pull.dy);
+                    terms.extend([pull.projection.frozen(dy), through.update()]);
+                }
+                _ => terms.push(pull.projection.frozen(pull.dy)),
+            }
+        }
+        terms
+    }
+
+    fn grads(self) -> Vec<Option<FactorGrad>> {
+        self.through.into_iter().map(|through| through.map(|t| t.grad)).collect()
+    }
+}
+
+/// Gradients through projections that share their input `x` [M, in], which only adapters need: dx [M, in], and the
+/// gradients of each one's adapter.
+///
+/// With dy' = dy, or g o dy with DoRA, and d = s dy' B:
+/// dx = dy W + c m o ((dy' - dy) W + d A), summed over the projections.
+pub fn backward(
+    products: Products,
+    pulls: &[Pull<'_>],
+    x: Option<&Activations>,
+) -> Result<(Tensor, Vec<Option<FactorGrad>>)> {
+    let pulled = Pulled::find(products, pulls, x)?;
+    let dx = products.backward(&pulled.terms(pulls), pulled.base.as_ref())?;
+    Ok((dx, pulled.grads()))
+}
+
+/// [`backward`] for a gradient that goes on to other products: see [`Products::backward_on`].
+pub fn backward_on(
+    products: Products,
+    pulls: &[Pull<'_>],
+    x: Option<&Activations>,
+) -> Result<(Activations, Vec<Option<FactorGrad>>)> {
+    let pulled = Pulled::find(products, pulls, x)?;
+    let terms = pulled.terms(pulls);
+    let dx = match &pulled.base {
+        None => products.backward_on(&terms)?,
+        Some(base) => products.backward(&terms, Some(base))?.into(),
+    };
+    Ok((dx, pulled.grads()))
+}
+
+/// `rows` [M, out] times `ratio` [out].
+fn scaled_rows(rows: &Tensor, ratio: &Tensor) -> Result<Tensor> {
+    Ok(rows.broadcast_mul(&ratio.to_dtype(rows.dtype())?)?)
 }
 
 #[cfg(test)]
@@ -251,7 +329,7 @@ mod tests {
         let key = DropoutKey { seed: 3, step: 1, projection: 2, first_token: 0, probability: 0.3 };
 
         let [vx, va, vb, vm] = [&x, &a, &b, &m].map(|t| Var::from_tensor(t).expect("a variable"));
-        let mask = dropout::apply(&x.ones_like()?, &key)?;
+        let mask = dropout::apply(&x.ones_like()?.into(), &key)?.tensor()?.clone();
         let dropped = (vx.as_tensor() * &mask)?;
         let unscaled = (dropped.matmul(&w.t()?)? + (dropped.matmul(&va.t()?)?.matmul(&vb.t()?)? * SCALE)?)?;
         let norms = (&w + (b.matmul(&a)? * SCALE)?)?.sqr()?.sum(1)?.sqrt()?;
@@ -266,7 +344,7 @@ mod tests {
         let (y, inner) = projection.forward(products, &(&x).into(), Some(adapter), None)?;
         let dy = dy.into();
         let pull = Pull { projection: &projection, dy: &dy, adapter: Some(adapter), inner: inner.as_ref() };
-        let (dx, mut found) = backward(products, &[pull], &x)?;
+        let (dx, mut found) = backward(products, &[pull], Some(&(&x).into()))?;
         let grad = found.pop().flatten().expect("gradients of the adapter");
         assert!(distance(&y, &wanted) < 1e-5);
         let wanted = [&vx, &va, &vb, &vm].map(|v| grads.get(v).expect("a gradient"));

@@ -76,18 +76,18 @@ impl Packed {
 
     /// Panels that a product with the transpose needs, one for each block of rows.
     fn as_transposed(&self) -> Vec<Line> {
-        let mut panels = Vec::with_capacity(self.lines.len());
-        for block in 0..self.blocks() {
-            pack::transposed(self.block(block), self.steps, &mut panels);
+        let mut panels = pack::unwritten(self.lines.len());
+        for (block, panel) in panels.chunks_exact_mut(self.steps * BLOCK).enumerate() {
+            pack::transposed(self.block(block), self.steps, panel);
         }
         panels
     }
 
     /// Panels that a product with the matrix itself needs, one for each block of columns.
     fn as_is(&self) -> Vec<Line> {
-        let mut panels = Vec::with_capacity(self.lines.len());
-        for column in 0..self.steps {
-            pack::interleaved(&self.lines, self.steps * STEP, column * STEP, self.blocks(), &mut panels);
+        let mut panels = pack::unwritten(self.lines.len());
+        for (column, panel) in panels.chunks_exact_mut(self.blocks() * BLOCK).enumerate() {
+            pack::interleaved(&self.lines, self.steps * STEP, column * STEP, panel);
         }
         panels
     }
@@ -382,10 +382,10 @@ fn backward_tile(
         [(queries.transpose(), &scratch.ds, &mut sums.dk), (d_o.transpose(), &scratch.p, &mut sums.dv)]
     {
         for column in 0..columns {
-            scratch.panel.clear();
-            pack::interleaved(right, columns * STEP, column * STEP, tile.row_blocks(), &mut scratch.panel);
+            let panel = pack::room(&mut scratch.panel, tile.row_blocks() * BLOCK);
+            pack::interleaved(right, columns * STEP, column * STEP, panel);
             for rows in 0..left.blocks() {
-                session.block(left.block(rows), left.steps, &scratch.panel, left.steps, &mut s);
+                session.block(left.block(rows), left.steps, panel, left.steps, &mut s);
                 for (i, values) in s.chunks_exact(BLOCK).enumerate() {
                     let at = (rows * BLOCK + i) * sums.width + first + column * BLOCK;
                     sum[at..at + BLOCK].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);

@@ -128,91 +128,160 @@ pub(crate) struct Term<'a> {
 /// `y` [M, N] = `base` + the sum of `x` [M, K] `w`^T over the terms, whose matrices are [N, K] each with a K of
 /// its own.
 pub(crate) fn forward(terms: &[Term<'_>], base: Option<&[f32]>, y: &mut [f32], instructions: Instructions) {
-    let Some(first) = terms.first() else { return };
-    let (n, m) = (first.w.shape().0, first.x.rows);
-    for Term { x, w } in terms {
-        assert_eq!((x.rows, x.width, n), (m, w.shape().1, w.shape().0), "a term of another size");
-    }
-    let target = Target::new(y, base, m, n);
-    (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
-        let rows = task * BLOCK..((task + 1) * BLOCK).min(n);
-        SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
-            panel.clear();
-            for Term { x, w } in terms {
-                pack::clear(strip, BLOCK * x.steps);
-                w.unpack(rows.clone(), 0..x.width, pack::elements(strip), x.steps * STEP);
-                pack::transposed(strip, x.steps, panel);
-            }
-            run(terms, panel, blocks, rows, &target, instructions);
-        });
-    });
+    let (m, n) = ends(terms, |(n, k)| (k, n));
+    multiply_forward(terms, &Target::floats(y, base, m, n), instructions);
+}
+
+/// [`forward`] in bf16.
+pub(crate) fn forward_rows(terms: &[Term<'_>], instructions: Instructions) -> Rows {
+    let (m, n) = ends(terms, |(n, k)| (k, n));
+    let mut y = Rows::unwritten(m, n);
+    multiply_forward(terms, &Target::rows(&mut y), instructions);
+    y
 }
 
 /// `dx` [M, K] = `base` + the sum of `x` [M, N] `w` over the terms, whose matrices are [N, K] each with an N of
 /// its own.
 pub(crate) fn backward(terms: &[Term<'_>], base: Option<&[f32]>, dx: &mut [f32], instructions: Instructions) {
-    let Some(first) = terms.first() else { return };
-    let (k, m) = (first.w.shape().1, first.x.rows);
+    let (m, k) = ends(terms, |(n, k)| (n, k));
+    multiply_backward(terms, &Target::floats(dx, base, m, k), instructions);
+}
+
+/// [`backward`] in bf16.
+pub(crate) fn backward_rows(terms: &[Term<'_>], instructions: Instructions) -> Rows {
+    let (m, k) = ends(terms, |(n, k)| (n, k));
+    let mut dx = Rows::unwritten(m, k);
+    multiply_backward(terms, &Target::rows(&mut dx), instructions);
+    dx
+}
+
+/// Rows and columns of the result; `order` puts the sides of a matrix as (summed, of the result).
+///
+/// # Panics
+/// There are no terms, or their sizes do not fit together.
+fn ends(terms: &[Term<'_>], order: impl Fn((usize, usize)) -> (usize, usize)) -> (usize, usize) {
+    let (m, width) = (terms[0].x.rows, order(terms[0].w.shape()).1);
     for Term { x, w } in terms {
-        assert_eq!((x.rows, x.width, k), (m, w.shape().0, w.shape().1), "a term of another size");
+        assert_eq!((x.rows, (x.width, width)), (m, order(w.shape())), "a term of another size");
     }
-    let target = Target::new(dx, base, m, k);
+    (m, width)
+}
+
+fn multiply_forward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instructions) {
+    let n = target.width;
+    (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
+        let rows = task * BLOCK..((task + 1) * BLOCK).min(n);
+        SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
+            let panel = pack::room(panel, terms.iter().map(|term| term.x.steps * BLOCK).sum());
+            let mut rest = &mut *panel;
+            for Term { x, w } in terms {
+                let strip = pack::room(strip, BLOCK * x.steps);
+                // Rows that are missing make columns that are not stored; columns that are missing are summed over.
+                if !x.width.is_multiple_of(STEP) {
+                    strip.fill(pack::ZERO);
+                }
+                w.unpack(rows.clone(), 0..x.width, pack::elements(strip), x.steps * STEP);
+                let (own, others) = rest.split_at_mut(x.steps * BLOCK);
+                pack::transposed(strip, x.steps, own);
+                rest = others;
+            }
+            run(terms, panel, blocks, rows, target, instructions);
+        });
+    });
+}
+
+fn multiply_backward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instructions) {
+    let k = target.width;
     let grain = terms.iter().map(|term| term.w.grain()).max().unwrap_or(1);
     let width = STRIP.next_multiple_of(grain);
     (0..k.div_ceil(width)).into_par_iter().for_each(|task| {
         let cols = task * width..((task + 1) * width).min(k);
         SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
             let steps: usize = terms.iter().map(|term| term.x.steps).sum();
-            pack::clear(strip, steps * width);
+            let strip = pack::room(strip, steps * width);
             let mut out = pack::elements(strip);
             for Term { x, w } in terms {
                 let (own, rest) = out.split_at_mut(x.steps * STEP * width);
+                own[x.width * width..].fill(0);
                 w.unpack(0..x.width, cols.clone(), own, width);
                 out = rest;
             }
+            let panel = pack::room(panel, steps * BLOCK);
             for start in (0..cols.len()).step_by(BLOCK) {
-                panel.clear();
-                pack::interleaved(strip, width, start, steps, panel);
+                pack::interleaved(strip, width, start, panel);
                 let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
-                run(terms, panel, blocks, part, &target, instructions);
+                run(terms, panel, blocks, part, target, instructions);
             }
         });
     });
 }
 
-/// The matrix of results, of which every task writes its own columns, and what is added to them.
+/// The matrix of results, of which every task writes its own columns.
 struct Target<'a> {
-    start: *mut f32,
-    base: Option<&'a [f32]>,
+    out: Out<'a>,
     rows: usize,
     width: usize,
+}
+
+enum Out<'a> {
+    /// Row by row, each result added to `base`.
+    Floats { start: *mut f32, base: Option<&'a [f32]> },
+    /// [`Rows`] of so many lines each.
+    Lines { start: *mut Line, steps: usize },
 }
 
 // SAFETY: tasks write disjoint columns, and the matrix outlives them all.
 unsafe impl Sync for Target<'_> {}
 
 impl<'a> Target<'a> {
-    fn new(out: &mut [f32], base: Option<&'a [f32]>, rows: usize, width: usize) -> Self {
+    fn floats(out: &mut [f32], base: Option<&'a [f32]>, rows: usize, width: usize) -> Self {
         assert_eq!(out.len(), rows * width, "the results are no {rows} x {width} matrix");
         assert!(base.is_none_or(|base| base.len() == out.len()), "a base of another size");
-        Self { start: out.as_mut_ptr(), base, rows, width }
+        Self { out: Out::Floats { start: out.as_mut_ptr(), base }, rows, width }
     }
 
-    /// Writes the upper left part of `block` to row `row` and the columns `cols`.
-    fn store(&self, block: &[f32; BLOCK * BLOCK], row: usize, cols: &Range<usize>) {
+    fn rows(out: &mut Rows) -> Self {
+        let (rows, width, steps) = (out.rows, out.width, out.steps);
+        Self { out: Out::Lines { start: out.lines_mut().as_mut_ptr(), steps }, rows, width }
+    }
+
+    /// Writes the upper left part of `block` to row `row` and the columns `cols`, which begin at a multiple of 32.
+    fn store(&self, block: &Block, row: usize, cols: &Range<usize>) {
         debug_assert!(cols.end <= self.width);
-        for (i, values) in block.chunks_exact(BLOCK).take(self.rows - row).enumerate() {
-            let at = (row + i) * self.width + cols.start;
-            // SAFETY: row + i < rows and cols.end <= width, so the part lies inside the matrix; see `Sync` above.
-            let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), cols.len()) };
-            match self.base {
-                None => out.copy_from_slice(&values[..cols.len()]),
-                Some(base) => {
-                    let base = &base[at..at + cols.len()];
-                    out.iter_mut().zip(values).zip(base).for_each(|((out, value), base)| *out = base + value);
+        let (values, _) = block.as_chunks::<BLOCK>();
+        match self.out {
+            Out::Floats { start, base } => {
+                for (i, values) in values.iter().enumerate().take(self.rows - row) {
+                    let at = (row + i) * self.width + cols.start;
+                    // SAFETY: row + i < rows and cols.end <= width, so the part lies inside the matrix; see `Sync`.
+                    let out = unsafe { std::slice::from_raw_parts_mut(start.add(at), cols.len()) };
+                    let base = base.map(|base| &base[at..at + cols.len()]);
+                    // A whole row has a length that the compiler knows: no call is made to copy it.
+                    match <&mut [f32; BLOCK]>::try_from(&mut *out) {
+                        Ok(out) => put(out, values, base),
+                        Err(_) => put(out, values, base),
+                    }
+                }
+            }
+            Out::Lines { start, steps } => {
+                for (i, values) in values.iter().enumerate() {
+                    // SAFETY: rows are padded to whole blocks and columns to whole lines, so the line is there.
+                    let line = unsafe { &mut *start.add((row + i) * steps + cols.start / STEP) };
+                    round(values, 1.0, &mut line.0);
+                    // Of missing columns the block holds anything; missing rows are products with zeros.
+                    line.0[cols.len().min(STEP)..].fill(0);
                 }
             }
         }
+    }
+}
+
+/// Writes `values`, added to `base` where there is one.
+#[inline(always)]
+fn put(out: &mut [f32], values: &[f32], base: Option<&[f32]>) {
+    match base {
+        None => out.iter_mut().zip(values).for_each(|(out, value)| *out = *value),
+        Some(base) => out.iter_mut().zip(values).zip(base).for_each(|((out, value), base)| *out = base + value),
     }
 }
 
