@@ -41,6 +41,8 @@ pub fn processor_products() -> &'static str {
     match Instructions::best() {
         Instructions::Amx => "bf16 on AMX tiles",
         Instructions::Avx512Bf16 => "bf16 on AVX512-BF16",
-        Instructions::Portable => "f32; bf16 needs AVX512-BF16 or AMX",
+        Instructions::Avx2 => "bf16 widened to f32, on AVX2",
+        Instructions::Neon => "bf16 widened to f32, on NEON",
+        Instructions::Portable => "f32",
     }
 }

@@ -3,14 +3,19 @@
 //! The frozen matrix is never written out whole: a task unpacks one strip of it, as wide as the kernel's tile, into
 //! panels that stay in the cache, and runs all rows of the activations over it. Panels have the layout that both
 //! kinds of hardware want (pairs along the summed dimension side by side): AMX tiles ([`amx`]) where the processor
-//! has them, AVX512-BF16 dot products ([`avx512`]) where it has only those, and plain code ([`portable`]) elsewhere,
-//! which is the reference form and slow. Every sum has a fixed order that does not depend on the number of threads.
+//! has them, AVX512-BF16 dot products ([`avx512`]) where it has only those, multiplications in `f32` of what was widened
+//! on AVX2 (`avx2`) and NEON (`neon`), and plain code ([`portable`]) elsewhere, which is the reference form and slow.
+//! Every sum has a fixed order that does not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod ggml;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod pack;
 mod portable;
 pub(crate) mod unpack;
@@ -55,6 +60,8 @@ type Kernel =
 pub enum Instructions {
     Amx,
     Avx512Bf16,
+    Avx2,
+    Neon,
     Portable,
 }
 
@@ -67,7 +74,9 @@ impl Instructions {
 
     /// All that this processor and its operating system offer, the fastest first.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Self::Amx, Self::Avx512Bf16, Self::Portable].into_iter().filter(|i| i.available())
+        [Self::Amx, Self::Avx512Bf16, Self::Avx2, Self::Neon, Self::Portable]
+            .into_iter()
+            .filter(|i| i.kernel().is_some())
     }
 
     /// Whether products in bf16 are faster than in `f32`.
@@ -75,32 +84,30 @@ impl Instructions {
         self != Self::Portable
     }
 
+    /// None where the processor or its operating system does not have the instructions.
     #[cfg(target_arch = "x86_64")]
-    fn available(self) -> bool {
+    fn kernel(self) -> Option<Kernel> {
         match self {
-            Self::Amx => avx512::available() && amx::available(),
-            Self::Avx512Bf16 => avx512::available(),
-            Self::Portable => true,
+            Self::Amx => (avx512::available() && amx::available()).then_some(amx::block),
+            Self::Avx512Bf16 => avx512::available().then_some(avx512::block),
+            Self::Avx2 => avx2::available().then_some(avx2::block),
+            Self::Neon => None,
+            Self::Portable => Some(portable::block),
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
-    fn available(self) -> bool {
-        self == Self::Portable
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn kernel(self) -> Kernel {
+    #[cfg(target_arch = "aarch64")]
+    fn kernel(self) -> Option<Kernel> {
         match self {
-            Self::Amx => amx::block,
-            Self::Avx512Bf16 => avx512::block,
-            Self::Portable => portable::block,
+            Self::Neon => Some(neon::block),
+            Self::Portable => Some(portable::block),
+            Self::Amx | Self::Avx512Bf16 | Self::Avx2 => None,
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
-    fn kernel(self) -> Kernel {
-        portable::block
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn kernel(self) -> Option<Kernel> {
+        (self == Self::Portable).then_some(portable::block)
     }
 }
 
@@ -323,9 +330,9 @@ impl Session {
     /// # Panics
     /// The processor does not have `instructions`.
     pub(crate) fn open(instructions: Instructions) -> Self {
-        assert!(instructions.available(), "the processor does not have {instructions:?}");
+        let Some(kernel) = instructions.kernel() else { panic!("the processor does not have {instructions:?}") };
         Self {
-            kernel: instructions.kernel(),
+            kernel,
             #[cfg(target_arch = "x86_64")]
             _tiles: (instructions == Instructions::Amx).then(amx::Tiles::open),
         }
