@@ -13,6 +13,7 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod few;
 pub mod ggml;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -179,6 +180,9 @@ fn multiply_forward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instr
     (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
         let rows = task * BLOCK..((task + 1) * BLOCK).min(n);
         SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
+            if target.rows <= few::FEW {
+                return target.store(&few::block(terms, rows.clone(), strip), 0, &rows);
+            }
             let panel = pack::room(panel, terms.iter().map(|term| term.x.steps * BLOCK).sum());
             let mut rest = &mut *panel;
             for Term { x, w } in terms {
