@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::shape::ModelShape;
 
 /// Rows of logits that the trainer holds at one time.
-const LOGIT_ROWS: usize = 128;
+const LOGIT_ROWS: usize = 256;
 
 /// What a device offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

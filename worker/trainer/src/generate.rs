@@ -42,8 +42,12 @@ pub fn answer(
     Ok(tokenizer.decode(&ids, true).map_err(fault)?.trim().to_owned())
 }
 
-/// New tokens after `prompt`, up to an end token or the limit.
+/// New tokens after `prompt`, up to an end token or the limit; made on a thread of the pool, as a training step is.
 pub fn tokens(decoder: &Decoder, adapters: &Adapters, prompt: &[u32], how: &Generation) -> Result<Vec<u32>> {
+    rayon::scope(|_| tokens_on_this_thread(decoder, adapters, prompt, how))
+}
+
+fn tokens_on_this_thread(decoder: &Decoder, adapters: &Adapters, prompt: &[u32], how: &Generation) -> Result<Vec<u32>> {
     let sampling =
         if how.temperature > 0.0 { Sampling::All { temperature: how.temperature } } else { Sampling::ArgMax };
     let mut sampler = LogitsProcessor::from_sampling(how.seed, sampling);

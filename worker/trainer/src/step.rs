@@ -31,7 +31,13 @@ pub struct Trainer<'a> {
 
 impl Trainer<'_> {
     /// Learns from `batches`, the micro-batches of step `step` (from 0).
+    ///
+    /// The step runs on a thread of the pool: from outside, every product would wake the pool and wait for it.
     pub fn step(&mut self, step: u64, batches: &[Batch]) -> Result<StepOutcome> {
+        rayon::scope(|_| self.step_on_this_thread(step, batches))
+    }
+
+    fn step_on_this_thread(&mut self, step: u64, batches: &[Batch]) -> Result<StepOutcome> {
         let (loss, gradients) = self.gradients(step, batches)?;
         let grad_norm = gradients.norm()?;
         let learning_rate = self.learning_rate.at(step);

@@ -76,6 +76,15 @@ pub(crate) fn exp_in_place(xs: &mut [f32], scale: f32, shift: f32) -> f32 {
     sum(xs)
 }
 
+/// Writes `exp(x - shift)` of every `x` and returns the sum.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub(crate) fn exp_into(xs: &[f32], shift: f32, out: &mut [f32]) -> f32 {
+    for (out, x) in out.iter_mut().zip(xs) {
+        *out = exp(*x - shift);
+    }
+    sum(out)
+}
+
 /// Adds `other` to `xs`.
 pub(crate) fn add(xs: &mut [f32], other: &[f32]) {
     const CHUNK: usize = 16 * 1024;

@@ -4,11 +4,12 @@ use candle_core::{D, DType, Tensor};
 
 use crate::Result;
 use crate::cpu;
+use crate::ops::activations::Activations;
 use crate::ops::product::{Matrix, Products, Term};
 use crate::view::{on_cpu, view};
 
 /// Rows of logits that are held at one time.
-const CHUNK: usize = 128;
+const CHUNK: usize = 256;
 
 /// Sum of losses in nats, and the gradient with respect to the hidden rows.
 #[derive(Debug)]
@@ -33,14 +34,21 @@ pub fn forward_backward(
     for (i, chunk) in targets.chunks(CHUNK).enumerate() {
         let rows = hidden.narrow(0, i * CHUNK, chunk.len())?.into();
         let logits = products.forward(&[Term { x: &rows, w: head, scale: 1.0 }], None)?;
-        let (loss, dlogits) = match grad_scale {
-            Some(_) if on_cpu(&[&logits]) => fast(logits, chunk, grad_scale)?,
-            None if on_cpu(&[&logits]) => fast(logits, chunk, None)?,
-            _ => reference(&logits, chunk, grad_scale)?,
+        let (loss, dlogits) = match (products, grad_scale) {
+            (Products::Strips(_), Some(scale)) => {
+                let v = logits.dim(1)?;
+                let (loss, grad) = cpu::cross_entropy::loss_and_grad(&view(&logits)?, v, chunk, scale as f32);
+                (loss, Some(grad.into()))
+            }
+            (_, None) if on_cpu(&[&logits]) => (cpu::cross_entropy::loss(&view(&logits)?, logits.dim(1)?, chunk), None),
+            _ => {
+                let (loss, grad) = reference(&logits, chunk, grad_scale)?;
+                (loss, grad.map(Activations::from))
+            }
         };
         sum += loss;
         if let Some(dlogits) = dlogits {
-            grads.push(products.backward(&[Term { x: &dlogits.into(), w: head, scale: 1.0 }], None)?);
+            grads.push(products.backward(&[Term { x: &dlogits, w: head, scale: 1.0 }], None)?);
         }
     }
     let grad = match grads.len() {
@@ -49,18 +57,6 @@ pub fn forward_backward(
         _ => Some(Tensor::cat(&grads, 0)?),
     };
     Ok(LossAndGrad { sum, grad })
-}
-
-fn fast(logits: Tensor, targets: &[u32], scale: Option<f64>) -> Result<(f64, Option<Tensor>)> {
-    let (_, v) = logits.dims2()?;
-    match scale {
-        None => Ok((cpu::cross_entropy::loss(&view(&logits)?, v, targets), None)),
-        Some(scale) => {
-            let gradient = cpu::cross_entropy::Gradient::new(targets, v, scale as f32);
-            logits.inplace_op1(&gradient)?;
-            Ok((gradient.loss(), Some(logits)))
-        }
-    }
 }
 
 /// Loss and gradient of `logits` [L, V] in candle's operations.

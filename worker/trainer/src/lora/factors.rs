@@ -1,6 +1,6 @@
 //! What is trained at one site: the factors of a low-rank update, and with DoRA the magnitudes of the rows.
 
-use std::cell::OnceCell;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
 
@@ -21,12 +21,12 @@ pub struct Magnitude {
     /// m [out], in `f32`.
     pub value: Tensor,
     /// |W + s B A| [out] of the factors that it stands beside, once it has been needed.
-    norms: OnceCell<Tensor>,
+    norms: OnceLock<Tensor>,
 }
 
 impl Magnitude {
     pub fn new(value: Tensor) -> Self {
-        Self { value, norms: OnceCell::new() }
+        Self { value, norms: OnceLock::new() }
     }
 
     /// |W + s B A| [out]; `measure` finds it where it is not known yet.

@@ -230,8 +230,13 @@ impl Decoder {
         Ok(x)
     }
 
-    /// Loss of the batch, summed in nats, without dropout and without gradients.
+    /// Loss of the batch, summed in nats, without dropout and without gradients; found on a thread of the pool, as a
+    /// training step is.
     pub fn loss(&self, batch: &Batch, adapters: &Adapters) -> Result<f64> {
+        rayon::scope(|_| self.loss_on_this_thread(batch, adapters))
+    }
+
+    fn loss_on_this_thread(&self, batch: &Batch, adapters: &Adapters) -> Result<f64> {
         if batch.rows.is_empty() {
             return Ok(0.0);
         }

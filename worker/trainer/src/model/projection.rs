@@ -5,7 +5,7 @@
 //! adapter changes, and the norm is a constant to the gradient: with x' = c (m o x) and r = x' W^T + s u B^T,
 //! y = (x - x') W^T + g o r.
 
-use std::cell::OnceCell;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::ops::dropout;
@@ -19,7 +19,7 @@ use crate::weights::FrozenWeight;
 pub struct Projection {
     weight: Box<dyn FrozenWeight>,
     /// |W|^2 [out], row by row, once it has been needed.
-    squares: OnceCell<Tensor>,
+    squares: OnceLock<Tensor>,
 }
 
 /// The adapter of one projection in one pass.
@@ -71,7 +71,7 @@ impl AdapterPass<'_> {
 
 impl Projection {
     pub fn new(weight: Box<dyn FrozenWeight>) -> Self {
-        Self { weight, squares: OnceCell::new() }
+        Self { weight, squares: OnceLock::new() }
     }
 
     pub fn bytes(&self) -> usize {

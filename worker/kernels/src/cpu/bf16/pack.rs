@@ -69,16 +69,26 @@ impl Rows {
 
     /// Rows that `make` writes, one at a time into `width` elements; it gets the number of each.
     pub(crate) fn make(rows: usize, width: usize, make: impl Fn(usize, &mut [u16]) + Sync) -> Self {
+        Self::make_with(rows, width, || (), |(), row, out| make(row, out)).0
+    }
+
+    /// [`Self::make`] with something that each thread keeps, and with what `make` finds on the way, row by row.
+    pub(crate) fn make_with<S: Send, T: Send>(
+        rows: usize,
+        width: usize,
+        keep: impl Fn() -> S + Sync + Send,
+        make: impl Fn(&mut S, usize, &mut [u16]) -> T + Sync,
+    ) -> (Self, Vec<T>) {
         let mut made = Self::unwritten(rows, width);
         let steps = made.steps;
-        made.lines.par_chunks_mut(steps).enumerate().with_min_len(8).for_each(|(row, lines)| {
-            if row >= rows {
-                return lines.fill(ZERO);
-            }
+        let (real, padding) = made.lines.split_at_mut(rows * steps);
+        padding.fill(ZERO);
+        let found = real.par_chunks_mut(steps).enumerate().with_min_len(8).map_init(keep, |kept, (row, lines)| {
             lines[steps - 1] = ZERO;
-            make(row, &mut elements(lines)[..width]);
+            make(kept, row, &mut elements(lines)[..width])
         });
-        made
+        let found = found.collect();
+        (made, found)
     }
 
     /// Two matrices of the same size, as [`Self::make`].
