@@ -127,6 +127,8 @@ fn an_adapter_and_its_base_are_scored_side_by_side_on_a_worker() {
     }
     let few = world.ctl(&["eval", &trained.to_string(), "--rows", "1", "--base"]);
     assert!(few.stdout.contains("right functions") && few.stdout.contains("perplexity"), "{}", few.stdout);
+    let unknown = world.ctl(&["eval", "999"]);
+    assert!(unknown.code == 5 && unknown.stderr.contains("999"), "{} {}", unknown.code, unknown.stderr);
     // A job that made no adapter has none to score.
     let scored = found[0]["job"].to_string();
     assert!(world.ctl(&["eval", &scored]).stderr.contains("has no artifact adapter"));

@@ -51,11 +51,12 @@ pub fn merge(
     let checkpoint = open_for(model, out)?;
     let adapters = load_adapter(adapter, &checkpoint)?;
     let mut merger = merge::Merger::new(&adapters, base, config);
-    if is_gguf(out) {
-        gguf::write_model(&checkpoint, out, element, &mut merger, progress)?;
+    let written = if is_gguf(out) {
+        gguf::write_model(&checkpoint, out, element, &mut merger, progress)
     } else {
-        folder::write_merged(&checkpoint, out, &mut merger, progress)?;
-    }
+        folder::write_merged(&checkpoint, out, &mut merger, progress)
+    };
+    whole(out, written)?;
     Ok(merger.finish())
 }
 
@@ -73,11 +74,11 @@ pub fn convert(
 ) -> Result<Written> {
     let checkpoint = open_for(model, out)?;
     if !is_gguf(out) {
-        return folder::write_quantised(&checkpoint, out, config, progress);
+        return whole(out, folder::write_quantised(&checkpoint, out, config, progress));
     }
     let adapters = Adapters::without_effect(&checkpoint.files.shape, &Device::Cpu)?;
     let mut merger = merge::Merger::new(&adapters, Base::Original, config);
-    gguf::write_model(&checkpoint, out, element, &mut merger, progress)?;
+    whole(out, gguf::write_model(&checkpoint, out, element, &mut merger, progress))?;
     let Merged { tensors, bytes, .. } = merger.finish();
     Ok(Written { tensors, bytes })
 }
@@ -93,7 +94,7 @@ pub fn convert_adapter(model: &Path, adapter: &Path, out: &Path) -> Result<Writt
         let fault = "is one of DoRA, for which GGUF has no form; merge it into the model".to_owned();
         return Err(Error::Adapter { path: adapter.into(), fault });
     }
-    gguf::write_adapter(&checkpoint.files.shape, &adapters, out)
+    whole(out, gguf::write_adapter(&checkpoint.files.shape, &adapters, out))
 }
 
 fn open_for(model: &Path, out: &Path) -> Result<Checkpoint> {
@@ -109,6 +110,16 @@ fn load_adapter(folder: &Path, checkpoint: &Checkpoint) -> Result<Adapters> {
 
 fn is_gguf(out: &Path) -> bool {
     out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
+/// Takes away what was begun where the rest has failed: on a full disk it would be in the way.
+fn whole<T>(out: &Path, written: Result<T>) -> Result<T> {
+    if written.is_err() {
+        let partial = partial_of(out);
+        // One of the two; what cannot be removed is named by the error that is already there.
+        drop(std::fs::remove_file(&partial).or_else(|_| std::fs::remove_dir_all(&partial)));
+    }
+    written
 }
 
 /// The name under which `out` is written until it is complete.

@@ -15,20 +15,24 @@ mod avx2;
 mod avx512;
 mod few;
 pub mod ggml;
+mod instructions;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod pack;
 mod portable;
+mod target;
 pub(crate) mod unpack;
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+pub use instructions::Instructions;
+pub(crate) use instructions::Session;
 pub use pack::round;
 use pack::{Line, Rows};
+use target::Target;
 
 /// Rows and columns of the block of results that a kernel makes at one time.
 pub(crate) const BLOCK: usize = 32;
@@ -49,67 +53,6 @@ pub trait Strips: Sync {
 
     /// Writes `rows` x `cols` into `out`, row `i` of the part from `i * stride` on, as bits of bf16.
     fn unpack(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16], stride: usize);
-}
-
-/// A kernel: `c` [32, 32] = `a` (32 rows of `steps` lines, `stride` lines apart) times `b` (`steps` pairs of tiles),
-/// added to what is in `c` where `add` is set.
-type Kernel =
-    unsafe fn(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32; BLOCK * BLOCK], add: bool);
-
-/// Which instructions the products run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Instructions {
-    Amx,
-    Avx512Bf16,
-    Avx2,
-    Neon,
-    Portable,
-}
-
-impl Instructions {
-    /// The best that this processor and its operating system offer.
-    pub fn best() -> Self {
-        static BEST: OnceLock<Instructions> = OnceLock::new();
-        *BEST.get_or_init(|| Self::all().next().unwrap_or(Self::Portable))
-    }
-
-    /// All that this processor and its operating system offer, the fastest first.
-    pub fn all() -> impl Iterator<Item = Self> {
-        [Self::Amx, Self::Avx512Bf16, Self::Avx2, Self::Neon, Self::Portable]
-            .into_iter()
-            .filter(|i| i.kernel().is_some())
-    }
-
-    /// Whether products in bf16 are faster than in `f32`.
-    pub fn are_fast(self) -> bool {
-        self != Self::Portable
-    }
-
-    /// None where the processor or its operating system does not have the instructions.
-    #[cfg(target_arch = "x86_64")]
-    fn kernel(self) -> Option<Kernel> {
-        match self {
-            Self::Amx => (avx512::available() && amx::available()).then_some(amx::block),
-            Self::Avx512Bf16 => avx512::available().then_some(avx512::block),
-            Self::Avx2 => avx2::available().then_some(avx2::block),
-            Self::Neon => None,
-            Self::Portable => Some(portable::block),
-        }
-    }
-
-    #[cfg(target_arch = "aarch64")]
-    fn kernel(self) -> Option<Kernel> {
-        match self {
-            Self::Neon => Some(neon::block),
-            Self::Portable => Some(portable::block),
-            Self::Amx | Self::Avx512Bf16 | Self::Avx2 => None,
-        }
-    }
-
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    fn kernel(self) -> Option<Kernel> {
-        (self == Self::Portable).then_some(portable::block)
-    }
 }
 
 /// What a thread keeps between tasks.
@@ -227,75 +170,6 @@ fn multiply_backward(terms: &[Term<'_>], target: &Target<'_>, instructions: Inst
     });
 }
 
-/// The matrix of results, of which every task writes its own columns.
-struct Target<'a> {
-    out: Out<'a>,
-    rows: usize,
-    width: usize,
-}
-
-enum Out<'a> {
-    /// Row by row, each result added to `base`.
-    Floats { start: *mut f32, base: Option<&'a [f32]> },
-    /// [`Rows`] of so many lines each.
-    Lines { start: *mut Line, steps: usize },
-}
-
-// SAFETY: tasks write disjoint columns, and the matrix outlives them all.
-unsafe impl Sync for Target<'_> {}
-
-impl<'a> Target<'a> {
-    fn floats(out: &mut [f32], base: Option<&'a [f32]>, rows: usize, width: usize) -> Self {
-        assert_eq!(out.len(), rows * width, "the results are no {rows} x {width} matrix");
-        assert!(base.is_none_or(|base| base.len() == out.len()), "a base of another size");
-        Self { out: Out::Floats { start: out.as_mut_ptr(), base }, rows, width }
-    }
-
-    fn rows(out: &mut Rows) -> Self {
-        let (rows, width, steps) = (out.rows, out.width, out.steps);
-        Self { out: Out::Lines { start: out.lines_mut().as_mut_ptr(), steps }, rows, width }
-    }
-
-    /// Writes the upper left part of `block` to row `row` and the columns `cols`, which begin at a multiple of 32.
-    fn store(&self, block: &Block, row: usize, cols: &Range<usize>) {
-        debug_assert!(cols.end <= self.width);
-        let (values, _) = block.as_chunks::<BLOCK>();
-        match self.out {
-            Out::Floats { start, base } => {
-                for (i, values) in values.iter().enumerate().take(self.rows - row) {
-                    let at = (row + i) * self.width + cols.start;
-                    // SAFETY: row + i < rows and cols.end <= width, so the part lies inside the matrix; see `Sync`.
-                    let out = unsafe { std::slice::from_raw_parts_mut(start.add(at), cols.len()) };
-                    let base = base.map(|base| &base[at..at + cols.len()]);
-                    // A whole row has a length that the compiler knows: no call is made to copy it.
-                    match <&mut [f32; BLOCK]>::try_from(&mut *out) {
-                        Ok(out) => put(out, values, base),
-                        Err(_) => put(out, values, base),
-                    }
-                }
-            }
-            Out::Lines { start, steps } => {
-                for (i, values) in values.iter().enumerate() {
-                    // SAFETY: rows are padded to whole blocks and columns to whole lines, so the line is there.
-                    let line = unsafe { &mut *start.add((row + i) * steps + cols.start / STEP) };
-                    round(values, 1.0, &mut line.0);
-                    // Of missing columns the block holds anything; missing rows are products with zeros.
-                    line.0[cols.len().min(STEP)..].fill(0);
-                }
-            }
-        }
-    }
-}
-
-/// Writes `values`, added to `base` where there is one.
-#[inline(always)]
-fn put(out: &mut [f32], values: &[f32], base: Option<&[f32]>) {
-    match base {
-        None => out.iter_mut().zip(values).for_each(|(out, value)| *out = *value),
-        Some(base) => out.iter_mut().zip(values).zip(base).for_each(|((out, value), base)| *out = base + value),
-    }
-}
-
 /// All rows of all terms times one panel.
 fn run(
     terms: &[Term<'_>],
@@ -320,40 +194,5 @@ fn run(
     }
     for (i, block) in blocks.iter().enumerate() {
         target.store(block, i * BLOCK, &cols);
-    }
-}
-
-/// A kernel made ready on this thread.
-pub(crate) struct Session {
-    kernel: Kernel,
-    #[cfg(target_arch = "x86_64")]
-    _tiles: Option<amx::Tiles>,
-}
-
-impl Session {
-    /// # Panics
-    /// The processor does not have `instructions`.
-    pub(crate) fn open(instructions: Instructions) -> Self {
-        let Some(kernel) = instructions.kernel() else { panic!("the processor does not have {instructions:?}") };
-        Self {
-            kernel,
-            #[cfg(target_arch = "x86_64")]
-            _tiles: (instructions == Instructions::Amx).then(amx::Tiles::open),
-        }
-    }
-
-    /// `c` [32, 32] = 32 rows of `a`, `stride` lines apart and `steps` lines long, times `steps` pairs of tiles of `b`.
-    ///
-    /// # Panics
-    /// `a` or `b` is too short, or there is no step.
-    pub(crate) fn block(&self, a: &[Line], stride: usize, b: &[Line], steps: usize, c: &mut Block) {
-        self.multiply(a, stride, b, steps, c, false);
-    }
-
-    /// [`Self::block`], added to what is in `c` where `add` is set.
-    fn multiply(&self, a: &[Line], stride: usize, b: &[Line], steps: usize, c: &mut Block, add: bool) {
-        assert!(steps > 0 && a.len() >= (BLOCK - 1) * stride + steps && b.len() >= steps * BLOCK, "too few lines");
-        // SAFETY: the lengths were checked, `open` found the instructions available, and this thread holds the tiles.
-        unsafe { (self.kernel)(a.as_ptr(), stride, b.as_ptr(), steps, c, add) };
     }
 }

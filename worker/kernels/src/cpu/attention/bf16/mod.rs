@@ -1,0 +1,13 @@
+//! Attention in bf16 with `f32` sums, on the block kernels of [`crate::cpu::bf16`].
+//!
+//! A task is one head of one span, with a tile of query rows at a time. Keys and values are packed once a head. The
+//! backward pass rebuilds the probabilities of a tile from its log-sum-exp and sums dK and dV transposed, [E, T],
+//! because then both the probabilities and their gradients enter their products as panels, which are cheap to make
+//! from rows, and never have to be transposed themselves.
+
+mod backward;
+mod forward;
+mod tiles;
+
+pub(crate) use backward::backward;
+pub(crate) use forward::forward;
