@@ -3,7 +3,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::tiles::{Packed, Shared, TILE, Tile};
+use super::tiles::{Packed, Shared, Tile};
 use crate::cpu::attention::{BackwardInputs, Head, add_rows, heads};
 use crate::cpu::bf16::pack::{self, Line};
 use crate::cpu::bf16::{BLOCK, Instructions, STEP, Session};
