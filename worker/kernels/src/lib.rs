@@ -15,6 +15,8 @@
 #![allow(unsafe_code)]
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod ops;
 mod view;
 

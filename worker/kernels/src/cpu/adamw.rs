@@ -3,7 +3,7 @@
 use multiversion::multiversion;
 
 use super::dynamic8::{self, BLOCK, Map8};
-use crate::ops::adamw::AdamW;
+use crate::ops::adamw::{AdamW, Constants};
 
 pub(crate) fn update(
     rule: &AdamW,
@@ -13,7 +13,7 @@ pub(crate) fn update(
     first: &mut [f32],
     second: &mut [f32],
 ) {
-    elements(&Constants::new(rule, scale), gradient, value, first, second);
+    elements(&rule.constants(scale), gradient, value, first, second);
 }
 
 /// [`update`] with moments in 8 bits: codes, and a scale for each block of them. A block is read, updated and written
@@ -26,7 +26,7 @@ pub(crate) fn update_coded(
     first: &mut (Vec<u8>, Vec<f32>),
     second: &mut (Vec<u8>, Vec<f32>),
 ) {
-    let constants = Constants::new(rule, scale);
+    let constants = rule.constants(scale);
     let (signed, unsigned): (&Map8, &Map8) = (&dynamic8::SIGNED, &dynamic8::UNSIGNED);
     let blocks = gradient.chunks(BLOCK).zip(value.chunks_mut(BLOCK));
     let moments = first.0.chunks_mut(BLOCK).zip(&mut first.1).zip(second.0.chunks_mut(BLOCK).zip(&mut second.1));
@@ -43,35 +43,6 @@ fn decoded(map: &Map8, codes: &[u8], scale: f32) -> [f32; BLOCK] {
     let mut values = [0f32; BLOCK];
     values.iter_mut().zip(codes).for_each(|(value, &code)| *value = map.values[code as usize] * scale);
     values
-}
-
-struct Constants {
-    beta1: f32,
-    beta2: f32,
-    /// 1 - beta, rounded once: in `f32` the difference would lose four digits.
-    share1: f32,
-    share2: f32,
-    epsilon: f32,
-    keep: f32,
-    step: f32,
-    root: f32,
-    scale: f32,
-}
-
-impl Constants {
-    fn new(rule: &AdamW, scale: f32) -> Self {
-        Self {
-            beta1: rule.beta1 as f32,
-            beta2: rule.beta2 as f32,
-            share1: (1.0 - rule.beta1) as f32,
-            share2: (1.0 - rule.beta2) as f32,
-            epsilon: rule.epsilon as f32,
-            keep: (1.0 - rule.learning_rate * rule.weight_decay) as f32,
-            step: (rule.learning_rate / rule.correction1()) as f32,
-            root: (1.0 / rule.correction2().sqrt()) as f32,
-            scale,
-        }
-    }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]

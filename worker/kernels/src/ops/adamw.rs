@@ -22,6 +22,23 @@ pub struct AdamW {
     pub step: u64,
 }
 
+/// What an element's update needs of a rule, rounded once; laid out as the kernels read it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Constants {
+    pub beta1: f32,
+    pub beta2: f32,
+    /// 1 - beta: in `f32` the difference would lose four digits.
+    pub share1: f32,
+    pub share2: f32,
+    pub epsilon: f32,
+    /// What decay leaves of a value.
+    pub keep: f32,
+    pub step: f32,
+    pub root: f32,
+    pub scale: f32,
+}
+
 /// First and second moments of a parameter.
 #[derive(Debug, Clone)]
 pub enum Moments {
@@ -102,6 +119,12 @@ impl AdamW {
                 let shape = value.dims();
                 Ok((tensor(new, shape)?, Moments::Full { first: tensor(m, shape)?, second: tensor(v, shape)? }))
             }
+            #[cfg(feature = "cuda")]
+            Moments::Full { first, second } if value.device().is_cuda() => {
+                let constants = self.constants(scale as f32);
+                let [value, first, second] = crate::cuda::adamw(&constants, value, (first, second), gradient)?;
+                Ok((value, Moments::Full { first, second }))
+            }
             Moments::Full { first, second } => self.reference(value, (first, second), gradient, scale),
             Moments::Coded { first, second } => self.coded(value, (first, second), gradient, scale),
         }
@@ -142,11 +165,26 @@ impl AdamW {
         Ok((value, Moments::Full { first, second }))
     }
 
-    pub(crate) fn correction1(&self) -> f64 {
+    /// For gradients that are first multiplied by `scale`.
+    pub fn constants(&self, scale: f32) -> Constants {
+        Constants {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            share1: (1.0 - self.beta1) as f32,
+            share2: (1.0 - self.beta2) as f32,
+            epsilon: self.epsilon as f32,
+            keep: (1.0 - self.learning_rate * self.weight_decay) as f32,
+            step: (self.learning_rate / self.correction1()) as f32,
+            root: (1.0 / self.correction2().sqrt()) as f32,
+            scale,
+        }
+    }
+
+    fn correction1(&self) -> f64 {
         1.0 - self.beta1.powf(self.step as f64)
     }
 
-    pub(crate) fn correction2(&self) -> f64 {
+    fn correction2(&self) -> f64 {
         1.0 - self.beta2.powf(self.step as f64)
     }
 }

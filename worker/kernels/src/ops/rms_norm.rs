@@ -6,10 +6,16 @@ use super::activations::Activations;
 use super::product::Products;
 use crate::Result;
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// `x` [M, D], `w` [D] to `y` [M, D] and `rho` [M, 1] in `f32`.
 pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if cuda::applies(&[x, w]) {
+        return cuda::rms_norm_forward(x, w, eps);
+    }
     if !on_cpu(&[x, w]) {
         return reference_forward(x, w, eps);
     }
@@ -35,6 +41,10 @@ pub fn forward_on(x: &Tensor, w: &Tensor, eps: f64, products: Products) -> Resul
 ///
 /// With t = dy * w: dx = rho * (t - x * rho^2 * mean(t * x)).
 pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, rho: &Tensor, base: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::applies(&[dy, x, w]) && base.is_none_or(|base| cuda::applies(&[base])) {
+        return cuda::rms_norm_backward(dy, x, w, rho, base);
+    }
     if !on_cpu(&[dy, x, w]) {
         let dx = reference_backward(dy, x, w, rho)?;
         return base.map_or(Ok(dx.clone()), |base| base + dx);

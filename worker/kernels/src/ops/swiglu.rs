@@ -5,6 +5,8 @@ use candle_core::{DType, Tensor};
 use super::activations::Activations;
 use crate::Result;
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// `g`, `e` [M, F] to `h` [M, F]; in bf16 where they are.
@@ -13,6 +15,10 @@ pub fn forward(g: &Activations, e: &Activations) -> Result<Activations> {
         return Ok(cpu::swiglu::forward_rows(g, e).into());
     }
     let (g, e) = (g.tensor()?, e.tensor()?);
+    #[cfg(feature = "cuda")]
+    if cuda::applies(&[g, e]) {
+        return Ok(cuda::swiglu_forward(g, e)?.into());
+    }
     if !on_cpu(&[g, e]) {
         return Ok(reference_forward(g, e)?.into());
     }
@@ -30,6 +36,11 @@ pub fn backward(dh: &Activations, g: &Activations, e: &Activations) -> Result<(A
         return Ok((dg.into(), de.into()));
     }
     let (dh, g, e) = (dh.tensor()?, g.tensor()?, e.tensor()?);
+    #[cfg(feature = "cuda")]
+    if cuda::applies(&[dh, g, e]) {
+        let (dg, de) = cuda::swiglu_backward(dh, g, e)?;
+        return Ok((dg.into(), de.into()));
+    }
     if !on_cpu(&[dh, g, e]) {
         let (dg, de) = reference_backward(dh, g, e)?;
         return Ok((dg.into(), de.into()));

@@ -1,0 +1,181 @@
+//! The fast forms on NVIDIA GPUs: launches of the kernels beside this file.
+//!
+//! Their arithmetic is tested on the processor (`tests/emulated.rs`); that they run, and how fast, only a GPU can show.
+//! A launch checks element types and sizes before anything is sent to the device.
+
+mod buffer;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
+use candle_core::{DType, Tensor};
+use half::bf16;
+
+use self::buffer::{Input, device_of, finish};
+use crate::Result;
+use crate::ops::adamw::Constants;
+use crate::ops::nf4::{Nf4Scales, Nf4Tensor};
+
+const ADAMW: &str = include_str!(concat!(env!("OUT_DIR"), "/adamw.ptx"));
+const NF4: &str = include_str!(concat!(env!("OUT_DIR"), "/nf4.ptx"));
+const RMS_NORM: &str = include_str!(concat!(env!("OUT_DIR"), "/rms_norm.ptx"));
+const SWIGLU: &str = include_str!(concat!(env!("OUT_DIR"), "/swiglu.ptx"));
+
+/// Threads of a block.
+const THREADS: u32 = 256;
+/// Elements that a thread of `nf4_to_bf16` writes.
+const NF4_RUN: usize = 32;
+
+/// Whether the fast forms apply: every tensor is bf16 on a GPU, and in one piece.
+pub(crate) fn applies(tensors: &[&Tensor]) -> bool {
+    let applies = |t: &&Tensor| t.device().is_cuda() && t.dtype() == DType::BF16 && t.is_contiguous();
+    tensors.iter().all(applies)
+}
+
+/// `work` units of work, one for each thread.
+fn spread(work: usize) -> LaunchConfig {
+    rows(work.div_ceil(THREADS as usize))
+}
+
+/// A block for each row.
+fn rows(rows: usize) -> LaunchConfig {
+    LaunchConfig { grid_dim: (rows as u32, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
+}
+
+/// The matrix in bf16, bit for bit as [`Nf4Tensor::reference`] has it.
+pub(crate) fn nf4_to_bf16(matrix: &Nf4Tensor, map: &Tensor) -> Result<Tensor> {
+    let device = device_of(matrix.packed())?;
+    let (shape, elements) = (matrix.dims(), matrix.dims().0 * matrix.dims().1);
+    if !matrix.block().is_multiple_of(NF4_RUN) {
+        candle_core::bail!("blocks of {} elements are not multiples of {NF4_RUN}", matrix.block())
+    }
+    let packed = Input::of(matrix.packed())?;
+    let (codes, scales, offset) = match matrix.scales() {
+        Nf4Scales::Plain(absmax) => (None, absmax, 0.0),
+        Nf4Scales::Nested { codes, absmax, offset } => (Some(codes), absmax, *offset),
+    };
+    let (codes, scales, map) = (codes.map(Input::of).transpose()?, Input::of(scales)?, Input::of(map)?);
+    // SAFETY: the kernel writes every element.
+    let mut out = unsafe { device.alloc::<bf16>(elements)? };
+    let function = device.get_or_load_custom_func("nf4_to_bf16", "qlora_nf4", NF4)?;
+    let (packed, scales, map) = (packed.slice::<u8>()?, scales.slice::<f32>()?, map.slice::<f32>()?);
+    let codes = codes.as_ref().map(Input::slice::<u8>).transpose()?;
+    let (length, block, none) = (elements as i64, matrix.block() as i32, 0u64);
+    let mut launch = function.builder();
+    launch.arg(&packed);
+    match &codes {
+        Some(codes) => launch.arg(codes),
+        None => launch.arg(&none),
+    };
+    launch.arg(&scales).arg(&map).arg(&offset).arg(&length).arg(&block).arg(&mut out);
+    // SAFETY: arguments are those of the kernel, and sizes were checked when the matrix was made.
+    unsafe { launch.launch(spread(elements.div_ceil(NF4_RUN))) }.w()?;
+    drop(launch);
+    finish(out, device, shape)
+}
+
+/// See [`crate::ops::rms_norm::forward`].
+pub(crate) fn rms_norm_forward(x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
+    let device = device_of(x)?;
+    let (m, d) = x.dims2()?;
+    let (x, w) = (Input::of(x)?, Input::of(w)?);
+    // SAFETY: the kernel writes every element of both.
+    let (mut y, mut rho) = unsafe { (device.alloc::<bf16>(m * d)?, device.alloc::<f32>(m)?) };
+    let function = device.get_or_load_custom_func("rms_norm_forward", "qlora_rms_norm", RMS_NORM)?;
+    let (x, w, width, epsilon) = (x.slice::<bf16>()?, w.slice::<bf16>()?, d as i32, epsilon as f32);
+    let mut launch = function.builder();
+    launch.arg(&x).arg(&w).arg(&width).arg(&epsilon).arg(&mut y).arg(&mut rho);
+    // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d` elements.
+    unsafe { launch.launch(rows(m)) }.w()?;
+    drop(launch);
+    Ok((finish(y, device.clone(), (m, d))?, finish(rho, device, (m, 1))?))
+}
+
+/// See [`crate::ops::rms_norm::backward`].
+pub(crate) fn rms_norm_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    rho: &Tensor,
+    base: Option<&Tensor>,
+) -> Result<Tensor> {
+    let device = device_of(x)?;
+    let (m, d) = x.dims2()?;
+    let (dy, x, w, rho) = (Input::of(dy)?, Input::of(x)?, Input::of(w)?, Input::of(rho)?);
+    let base = base.map(Input::of).transpose()?;
+    // SAFETY: the kernel writes every element.
+    let mut dx = unsafe { device.alloc::<bf16>(m * d)? };
+    let function = device.get_or_load_custom_func("rms_norm_backward", "qlora_rms_norm", RMS_NORM)?;
+    let (dy, x, w, rho) = (dy.slice::<bf16>()?, x.slice::<bf16>()?, w.slice::<bf16>()?, rho.slice::<f32>()?);
+    let base = base.as_ref().map(Input::slice::<bf16>).transpose()?;
+    let (width, none) = (d as i32, 0u64);
+    let mut launch = function.builder();
+    launch.arg(&dy).arg(&x).arg(&w).arg(&rho);
+    match &base {
+        Some(base) => launch.arg(base),
+        None => launch.arg(&none),
+    };
+    launch.arg(&width).arg(&mut dx);
+    // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d` elements.
+    unsafe { launch.launch(rows(m)) }.w()?;
+    drop(launch);
+    finish(dx, device, (m, d))
+}
+
+/// See [`crate::ops::swiglu::forward`].
+pub(crate) fn swiglu_forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
+    let device = device_of(g)?;
+    let (shape, n) = (g.dims2()?, g.elem_count());
+    let (g, e) = (Input::of(g)?, Input::of(e)?);
+    // SAFETY: the kernel writes every element.
+    let mut h = unsafe { device.alloc::<bf16>(n)? };
+    let function = device.get_or_load_custom_func("swiglu_forward", "qlora_swiglu", SWIGLU)?;
+    let (g, e, length) = (g.slice::<bf16>()?, e.slice::<bf16>()?, n as i64);
+    let mut launch = function.builder();
+    launch.arg(&g).arg(&e).arg(&length).arg(&mut h);
+    // SAFETY: arguments are those of the kernel, all of `n` elements.
+    unsafe { launch.launch(spread(n)) }.w()?;
+    drop(launch);
+    finish(h, device, shape)
+}
+
+/// See [`crate::ops::swiglu::backward`].
+pub(crate) fn swiglu_backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, Tensor)> {
+    let device = device_of(g)?;
+    let (shape, n) = (g.dims2()?, g.elem_count());
+    let (dh, g, e) = (Input::of(dh)?, Input::of(g)?, Input::of(e)?);
+    // SAFETY: the kernel writes every element of both.
+    let (mut dg, mut de) = unsafe { (device.alloc::<bf16>(n)?, device.alloc::<bf16>(n)?) };
+    let function = device.get_or_load_custom_func("swiglu_backward", "qlora_swiglu", SWIGLU)?;
+    let (dh, g, e, length) = (dh.slice::<bf16>()?, g.slice::<bf16>()?, e.slice::<bf16>()?, n as i64);
+    let mut launch = function.builder();
+    launch.arg(&dh).arg(&g).arg(&e).arg(&length).arg(&mut dg).arg(&mut de);
+    // SAFETY: arguments are those of the kernel, all of `n` elements.
+    unsafe { launch.launch(spread(n)) }.w()?;
+    drop(launch);
+    Ok((finish(dg, device.clone(), shape)?, finish(de, device, shape)?))
+}
+
+/// One update of a parameter with moments in `f32`; copies of all three are changed and returned.
+pub(crate) fn adamw(
+    c: &Constants,
+    value: &Tensor,
+    (first, second): (&Tensor, &Tensor),
+    gradient: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let device = device_of(value)?;
+    let n = value.elem_count();
+    let gradient = Input::of(gradient)?;
+    let copy = |tensor: &Tensor| Input::of(tensor)?.copy::<f32>(&device);
+    let (mut new, mut m, mut v) = (copy(value)?, copy(first)?, copy(second)?);
+    let function = device.get_or_load_custom_func("adamw", "qlora_adamw", ADAMW)?;
+    let (gradient, length) = (gradient.slice::<f32>()?, n as i64);
+    let mut launch = function.builder();
+    launch.arg(&gradient).arg(&mut new).arg(&mut m).arg(&mut v).arg(&length);
+    launch.arg(&c.beta1).arg(&c.beta2).arg(&c.share1).arg(&c.share2).arg(&c.epsilon).arg(&c.keep);
+    launch.arg(&c.step).arg(&c.root).arg(&c.scale);
+    // SAFETY: arguments are those of the kernel, all of `n` elements.
+    unsafe { launch.launch(spread(n)) }.w()?;
+    drop(launch);
+    let shape = value.shape();
+    Ok([finish(new, device.clone(), shape)?, finish(m, device.clone(), shape)?, finish(v, device, shape)?])
+}

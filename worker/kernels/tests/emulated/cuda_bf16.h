@@ -1,0 +1,2 @@
+// Stands before the one of CUDA.
+#include "emulator.h"
