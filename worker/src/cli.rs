@@ -95,6 +95,9 @@ pub struct BenchArgs {
     /// Catalogue name, folder or .gguf file.
     #[arg(long, default_value = "smollm2-135m-instruct")]
     pub model: String,
+    /// Seeded random weights of the true shape of a catalogue model: nothing is downloaded.
+    #[arg(long)]
+    pub random_weights: bool,
     /// Tokens of a sequence.
     #[arg(long, default_value_t = 512)]
     pub length: usize,

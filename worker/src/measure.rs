@@ -2,8 +2,10 @@
 
 use std::process::{Command, ExitCode};
 
-use qlora_config::Layers;
+use qlora_config::{Layers, ResolvedConfig};
+use qlora_planner::catalogue;
 use qlora_trainer::bench::measure;
+use qlora_trainer::weights::Checkpoint;
 
 use crate::agent::KEEP_MEMORY;
 use crate::cli::BenchArgs;
@@ -23,8 +25,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
 }
 
 fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
-    let quantization =
-        if args.model.ends_with(".gguf") || args.model == "smollm2-135m-instruct" { "gguf" } else { "nf4" };
+    let is_gguf = args.model.ends_with(".gguf") || args.model == "smollm2-135m-instruct";
+    let quantization = if is_gguf && !args.random_weights { "gguf" } else { "nf4" };
     let mut set = vec![
         format!("model.base={}", args.model),
         format!("model.quantization={quantization}"),
@@ -35,8 +37,8 @@ fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
     ];
     set.extend(args.set.iter().cloned());
     let config = Layers { set, ..Layers::default() }.resolve()?;
-    let path = models::resolve(config.config().model.base.as_deref().unwrap_or_default(), &Quiet)?;
-    let figures = measure(&config, &path, args.length, args.steps)?;
+    let checkpoint = checkpoint(args, &config)?;
+    let figures = measure(&config, &checkpoint, args.length, args.steps)?;
     if args.json {
         println!("{}", serde_json::to_string(&figures).unwrap_or_default());
     } else {
@@ -51,4 +53,20 @@ fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
         println!("threads       {}", figures.threads);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn checkpoint(args: &BenchArgs, config: &ResolvedConfig) -> Result<Checkpoint, WorkerError> {
+    if !args.random_weights {
+        return Ok(Checkpoint::open(&models::resolve(
+            config.config().model.base.as_deref().unwrap_or_default(),
+            &Quiet,
+        )?)?);
+    }
+    // The beginning of a name is enough: nothing is fetched, so nothing can be taken for something else.
+    let known = catalogue();
+    let entry = known.iter().find(|entry| entry.name.starts_with(&args.model)).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|entry| entry.name).collect();
+        WorkerError::Input(format!("`{}` is no model of the catalogue; there are {}", args.model, names.join(", ")))
+    })?;
+    Ok(Checkpoint::random(entry.shape.clone(), config.config().training.seed))
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::foreign::{passes, python};
 use crate::runs::{Place, execute};
 
-fn worker(args: &[&str]) -> Output {
+pub fn worker(args: &[&str]) -> Output {
     Command::new(binary("qlora-worker")).args(args).output().expect("qlora-worker runs")
 }
 

@@ -162,3 +162,10 @@ fn json_carries_errors_too() {
     let error: serde_json::Value = serde_json::from_str(answer.stderr.trim()).expect("JSON");
     assert!(error["error"]["message"].as_str().is_some_and(|m| m.contains("77")), "{error}");
 }
+
+#[test]
+fn random_weights_are_made_of_known_models_only() {
+    let output = crate::formats::worker(&["bench", "--model", "llama-9", "--random-weights"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("no model of the catalogue") && said.contains("llama-3.1-8b-instruct"), "{said}");
+}

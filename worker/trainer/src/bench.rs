@@ -34,12 +34,11 @@ pub struct Figures {
 }
 
 /// Runs `steps` training steps of one sequence of `length` tokens each, after one that is not counted.
-pub fn measure(config: &ResolvedConfig, model: &Path, length: usize, steps: usize) -> Result<Figures> {
+pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, length: usize, steps: usize) -> Result<Figures> {
     let c = config.config();
     let device =
         device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
-    let checkpoint = Checkpoint::open(model)?;
-    let decoder = Decoder::load(&checkpoint, &c.model, length, &device, |_| {})?;
+    let decoder = Decoder::load(checkpoint, &c.model, length, &device, |_| {})?;
     let adapters = decoder.adapters(&c.lora, c.training.seed)?;
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
     let learning_rate = LearningRate::new(&c.training, steps as u64 + 1);

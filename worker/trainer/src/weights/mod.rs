@@ -3,6 +3,7 @@
 pub(crate) mod bnb;
 pub(crate) mod gguf;
 mod open;
+mod random;
 mod safetensors;
 mod shard_writer;
 
@@ -18,7 +19,7 @@ use rayon::prelude::*;
 
 use crate::Result;
 
-pub use open::{Checkpoint, ModelFiles, Source};
+pub use open::{Checkpoint, ModelFiles};
 pub(crate) use safetensors::{ShardEntries, ShardEntry, Shards};
 pub(crate) use shard_writer::ShardWriter;
 

@@ -11,24 +11,26 @@ use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::gguf::GgufFile;
+use super::random::RandomWeights;
 use super::safetensors::Shards;
 use super::{FrozenWeight, Gguf, Plain, bnb};
 use crate::model::shape_from_json;
 use crate::{Error, Result};
 
 /// Where the weights come from.
-pub enum Source {
+enum Source {
     HuggingFace(Box<Folder>),
     Gguf(Box<Ggml>),
+    Random(RandomWeights),
 }
 
 /// A Hugging Face folder.
-pub struct Folder {
+struct Folder {
     shards: Shards,
 }
 
 /// A GGUF file.
-pub struct Ggml {
+struct Ggml {
     file: GgufFile,
 }
 
@@ -92,6 +94,19 @@ impl Checkpoint {
         Ok(Self { files, source: Source::Gguf(Box::new(Ggml { file })) })
     }
 
+    /// Seeded weights of `shape`, without tokenizer or template: for measuring only.
+    pub fn random(shape: ModelShape, seed: u64) -> Self {
+        let files = ModelFiles {
+            path: "random weights".into(),
+            shape,
+            tokenizer: None,
+            template: None,
+            special: SpecialTokens::default(),
+            end_ids: Vec::new(),
+        };
+        Self { files, source: Source::Random(RandomWeights { seed }) }
+    }
+
     fn open_folder(path: &Path) -> Result<Self> {
         let config = read_json(&path.join("config.json"))?;
         let shape = shape_from_json(&config).map_err(|fault| Error::Model {
@@ -120,7 +135,7 @@ impl Checkpoint {
     pub(crate) fn shards(&self) -> Option<&Shards> {
         match &self.source {
             Source::HuggingFace(folder) => Some(&folder.shards),
-            Source::Gguf(_) => None,
+            Source::Gguf(_) | Source::Random(_) => None,
         }
     }
 
@@ -145,7 +160,7 @@ impl Checkpoint {
     /// The file, where it is one of GGUF.
     pub(crate) fn gguf(&self) -> Option<&GgufFile> {
         match &self.source {
-            Source::HuggingFace(_) => None,
+            Source::HuggingFace(_) | Source::Random(_) => None,
             Source::Gguf(ggml) => Some(&ggml.file),
         }
     }
@@ -163,6 +178,10 @@ impl Checkpoint {
             Source::Gguf(ggml) => {
                 let weight = self.gguf_projection(ggml, layer, module, device)?;
                 requantise(weight, model, device)
+            }
+            Source::Random(weights) => {
+                let weight = weights.projection(layer, module, self.files.shape.projection(module))?;
+                requantise(Box::new(Plain(weight)), model, device)
             }
         }
     }
@@ -194,7 +213,7 @@ impl Checkpoint {
             Source::HuggingFace(_) => {
                 ["input_layernorm", "post_attention_layernorm"].map(|n| format!("model.layers.{layer}.{n}.weight"))
             }
-            Source::Gguf(_) => ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight")),
+            Source::Gguf(_) | Source::Random(_) => ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight")),
         };
         Ok((self.vector(&names[0], dtype, device)?, self.vector(&names[1], dtype, device)?))
     }
@@ -202,7 +221,7 @@ impl Checkpoint {
     pub fn final_norm(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         match &self.source {
             Source::HuggingFace(_) => self.vector("model.norm.weight", dtype, device),
-            Source::Gguf(_) => self.vector("output_norm.weight", dtype, device),
+            Source::Gguf(_) | Source::Random(_) => self.vector("output_norm.weight", dtype, device),
         }
     }
 
@@ -210,6 +229,7 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(folder) => folder.shards.tensor(name, dtype, device),
             Source::Gguf(ggml) => Ok(ggml.file.read(name, device)?.dequantize(device)?.to_dtype(dtype)?),
+            Source::Random(_) => Ok(Tensor::ones(self.files.shape.hidden, dtype, device)?),
         }
     }
 
@@ -230,6 +250,12 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(folder) => Ok(Box::new(Plain(folder.shards.native(folder_name, device)?))),
             Source::Gguf(ggml) => Ok(Box::new(Gguf(ggml.file.read(gguf_name, device)?))),
+            Source::Random(weights) => {
+                let shape = (self.files.shape.vocabulary, self.files.shape.hidden);
+                let is_head = gguf_name == "output.weight";
+                let table = if is_head { weights.head(shape)? } else { weights.embedding(shape)? };
+                Ok(Box::new(Plain(table.to_device(device)?)))
+            }
         }
     }
 }
