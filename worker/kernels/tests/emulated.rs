@@ -12,8 +12,8 @@ use half::bf16;
 use libloading::{Library, Symbol};
 use qlora_kernels::cpu::dynamic8;
 use qlora_kernels::ops::adamw::{AdamW, Constants};
-use qlora_kernels::ops::{rms_norm, swiglu};
-use qlora_kernels::{Nf4Scales, Nf4Tensor, Result};
+use qlora_kernels::ops::{dropout, rms_norm, swiglu};
+use qlora_kernels::{DropoutKey, Nf4Scales, Nf4Tensor, Result, RopeTable};
 
 const THREADS: u32 = 64;
 /// Elements behind every output.
@@ -183,5 +183,68 @@ fn updates_are_the_references() -> Result<()> {
         run(blocks, THREADS, gradient.as_ptr(), value, first, second, n as i64, &raw const constants);
     }
     close(&value, &numbers(&wanted), 1e-4);
+    Ok(())
+}
+
+/// The device draws the masks of the processor, also where a group of eight begins before the tensor.
+#[test]
+fn masks_are_those_of_the_processor() -> Result<()> {
+    type Run =
+        unsafe extern "C" fn(u32, u32, *const bf16, *const bf16, i64, u64, u32, u32, u32, u32, u32, f32, *mut bf16);
+    let run = kernel::<Run>("dropout");
+    let (m, d) = (9, 37);
+    let n = m * d;
+    let ((x, tx), (base, tbase)) = (random((m, d), 13)?, random((m, d), 14)?);
+    let [tx, tbase] = [&tx, &tbase].map(|t| t.to_dtype(DType::F32).expect("f32"));
+    for (first_token, with_base) in [(0, false), (3, true), (1 << 33, true)] {
+        let key = DropoutKey { seed: 0x1234_5678_9abc, step: 9, projection: 77, first_token, probability: 0.3 };
+        let mut out = poisoned(n);
+        let blocks = (n.div_ceil(8) + 1).div_ceil(THREADS as usize) as u32;
+        // SAFETY: sizes are those that the kernel is told.
+        unsafe {
+            let base = if with_base { base.as_ptr() } else { std::ptr::null() };
+            let (low, high) = (key.seed as u32, (key.seed >> 32) as u32);
+            let first = key.first_token * d as u64;
+            let (threshold, kept, out) = (key.threshold(), key.kept(), out.as_mut_ptr());
+            let (x, n) = (x.as_ptr(), n as i64);
+            run(blocks, THREADS, x, base, n, first, low, high, key.projection, key.step, threshold, kept, out);
+        }
+        let wanted = dropout::add(&tx, &key, with_base.then_some(&tbase))?;
+        assert_eq!(written(out, n), numbers(&wanted.to_dtype(DType::BF16)?), "from token {first_token}");
+    }
+    Ok(())
+}
+
+#[test]
+fn pairs_are_turned_as_by_the_reference() -> Result<()> {
+    type Run =
+        unsafe extern "C" fn(u32, u32, *const bf16, *const u32, *const f32, *const f32, i64, i32, i32, f32, *mut bf16);
+    let run = kernel::<Run>("rope");
+    let (m, heads, head) = (5, 3, 10);
+    let (n, half) = (m * heads * head, head / 2);
+    let frequencies: Vec<f32> = (0..half).map(|i| 1.0 / (1.0 + i as f32)).collect();
+    let table = RopeTable::new(&frequencies, 16, &Device::Cpu)?;
+    let positions = [0u32, 7, 3, 15, 1];
+    let angle = |i: usize| (i / half) as f32 * frequencies[i % half];
+    let cos: Vec<f32> = (0..16 * half).map(|i| angle(i).cos()).collect();
+    let sin: Vec<f32> = (0..16 * half).map(|i| angle(i).sin()).collect();
+    let (x, tx) = random((m, heads * head), 15)?;
+    let tx = tx.to_dtype(DType::F32)?;
+    for sign in [1.0, -1.0] {
+        let mut y = poisoned(n);
+        // SAFETY: sizes are those that the kernel is told.
+        unsafe {
+            let (x, positions, cos, sin) = (x.as_ptr(), positions.as_ptr(), cos.as_ptr(), sin.as_ptr());
+            let (pairs, width, y) = ((n / 2) as i64, (heads * head) as i32, y.as_mut_ptr());
+            let blocks = (n / 2).div_ceil(THREADS as usize) as u32;
+            run(blocks, THREADS, x, positions, cos, sin, pairs, width, head as i32, sign, y);
+        }
+        let wanted = if sign > 0.0 {
+            table.reference_forward(&tx, &positions)?
+        } else {
+            table.reference_backward(&tx, &positions)?
+        };
+        close(&written(y, n), &numbers(&wanted), 0.5);
+    }
     Ok(())
 }

@@ -13,8 +13,7 @@ const RUN: usize = 512;
 /// Writes the mask of `out.len()` elements from `element` on, a multiple of 8: 1 / (1 - p) or 0.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn mask(element: u64, key: &DropoutKey, out: &mut [f32]) {
-    let threshold = (key.probability * 65_536.0).round() as u32;
-    let kept = (1.0 / (1.0 - key.probability)) as f32;
+    let (threshold, kept) = (key.threshold(), key.kept());
     for (i, out) in out.chunks_mut(8 * LANES).enumerate() {
         let words = philox_lanes(element / 8 + (i * LANES) as u64, key);
         let mut values = [0f32; 8 * LANES];

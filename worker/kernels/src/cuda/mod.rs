@@ -13,11 +13,14 @@ use half::bf16;
 use self::buffer::{Input, device_of, finish};
 use crate::Result;
 use crate::ops::adamw::Constants;
+use crate::ops::dropout::DropoutKey;
 use crate::ops::nf4::{Nf4Scales, Nf4Tensor};
 
 const ADAMW: &str = include_str!(concat!(env!("OUT_DIR"), "/adamw.ptx"));
+const DROPOUT: &str = include_str!(concat!(env!("OUT_DIR"), "/dropout.ptx"));
 const NF4: &str = include_str!(concat!(env!("OUT_DIR"), "/nf4.ptx"));
 const RMS_NORM: &str = include_str!(concat!(env!("OUT_DIR"), "/rms_norm.ptx"));
+const ROPE: &str = include_str!(concat!(env!("OUT_DIR"), "/rope.ptx"));
 const SWIGLU: &str = include_str!(concat!(env!("OUT_DIR"), "/swiglu.ptx"));
 
 /// Threads of a block.
@@ -153,6 +156,60 @@ pub(crate) fn swiglu_backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Te
     unsafe { launch.launch(spread(n)) }.w()?;
     drop(launch);
     Ok((finish(dg, device.clone(), shape)?, finish(de, device, shape)?))
+}
+
+/// See [`crate::ops::dropout::add`].
+pub(crate) fn dropout(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor> {
+    let device = device_of(x)?;
+    let (m, d) = x.dims2()?;
+    let (x, base) = (Input::of(x)?, base.map(Input::of).transpose()?);
+    // SAFETY: the kernel writes every element.
+    let mut out = unsafe { device.alloc::<bf16>(m * d)? };
+    let function = device.get_or_load_custom_func("dropout", "qlora_dropout", DROPOUT)?;
+    let (x, base) = (x.slice::<bf16>()?, base.as_ref().map(Input::slice::<bf16>).transpose()?);
+    let (length, first, none) = ((m * d) as i64, key.first_token * d as u64, 0u64);
+    let (low, high) = (key.seed as u32, (key.seed >> 32) as u32);
+    let (threshold, kept) = (key.threshold(), key.kept());
+    let mut launch = function.builder();
+    launch.arg(&x);
+    match &base {
+        Some(base) => launch.arg(base),
+        None => launch.arg(&none),
+    };
+    launch.arg(&length).arg(&first).arg(&low).arg(&high).arg(&key.projection).arg(&key.step);
+    launch.arg(&threshold).arg(&kept).arg(&mut out);
+    // SAFETY: arguments are those of the kernel; the first group may begin before the tensor, hence one more.
+    unsafe { launch.launch(spread((m * d).div_ceil(8) + 1)) }.w()?;
+    drop(launch);
+    finish(out, device, (m, d))
+}
+
+/// Turns the heads of `x` [M, width] by the angles of `positions` [M], forward for a `sign` of 1.
+pub(crate) fn rope(
+    x: &Tensor,
+    positions: &Tensor,
+    (cos, sin): (&Tensor, &Tensor),
+    head: usize,
+    sign: f32,
+) -> Result<Tensor> {
+    let device = device_of(x)?;
+    let (m, width) = x.dims2()?;
+    if positions.dims() != [m] || !width.is_multiple_of(head) {
+        candle_core::bail!("{:?} positions for {m} rows of {width} elements in heads of {head}", positions.dims())
+    }
+    let (x, positions, cos, sin) = (Input::of(x)?, Input::of(positions)?, Input::of(cos)?, Input::of(sin)?);
+    // SAFETY: the kernel writes every element.
+    let mut y = unsafe { device.alloc::<bf16>(m * width)? };
+    let function = device.get_or_load_custom_func("rope", "qlora_rope", ROPE)?;
+    let (x, positions) = (x.slice::<bf16>()?, positions.slice::<u32>()?);
+    let (cos, sin) = (cos.slice::<f32>()?, sin.slice::<f32>()?);
+    let (pairs, elements, head) = ((m * width / 2) as i64, width as i32, head as i32);
+    let mut launch = function.builder();
+    launch.arg(&x).arg(&positions).arg(&cos).arg(&sin).arg(&pairs).arg(&elements).arg(&head).arg(&sign).arg(&mut y);
+    // SAFETY: arguments are those of the kernel; a position beyond the tables is refused where a batch is made.
+    unsafe { launch.launch(spread(m * width / 2)) }.w()?;
+    drop(launch);
+    finish(y, device, (m, width))
 }
 
 /// One update of a parameter with moments in `f32`; copies of all three are changed and returned.

@@ -24,6 +24,18 @@ pub struct DropoutKey {
     pub probability: f64,
 }
 
+impl DropoutKey {
+    /// An element is dropped where its 16 random bits are below this.
+    pub fn threshold(&self) -> u32 {
+        (self.probability * 65_536.0).round() as u32
+    }
+
+    /// What the elements that stay are multiplied with.
+    pub fn kept(&self) -> f32 {
+        (1.0 / (1.0 - self.probability)) as f32
+    }
+}
+
 /// `mask * x / (1 - p)` for `x` [M, D], in bf16 where it is; it is its own backward pass when applied to the gradient.
 pub fn apply(x: &Activations, key: &DropoutKey) -> Result<Activations> {
     match x.own_rows() {
@@ -44,6 +56,10 @@ fn masked(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor>
         let mut y = unwritten(m * d);
         cpu::dropout::apply(&view(x)?, d, key, base.as_deref(), &mut y);
         return tensor(y, (m, d));
+    }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::applies(&[x]) && base.is_none_or(|base| crate::cuda::applies(&[base])) {
+        return crate::cuda::dropout(x, key, base);
     }
     let mut mask = vec![0f32; m * d];
     cpu::dropout::apply(&vec![1f32; m * d], d, key, None, &mut mask);

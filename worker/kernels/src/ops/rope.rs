@@ -49,10 +49,15 @@ impl RopeTable {
     }
 
     fn turn(&self, x: &Tensor, positions: &[u32], turn: Turn) -> Result<Tensor> {
+        let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+        #[cfg(feature = "cuda")]
+        if crate::cuda::applies(&[x]) {
+            let positions = Tensor::new(positions, x.device())?;
+            return crate::cuda::rope(x, &positions, (&self.cos, &self.sin), self.head_dim, sign);
+        }
         if !on_cpu(&[x]) {
             return self.reference(x, positions, turn);
         }
-        let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
         let mut y = unwritten(x.elem_count());
         let tables = (&*view(&self.cos)?, &*view(&self.sin)?);
         cpu::rope::rotate(&view(x)?, &mut y, positions, tables, self.head_dim, sign);

@@ -3,8 +3,10 @@
 #include "emulator.h"
 
 #include "adamw.cu"
+#include "dropout.cu"
 #include "nf4.cu"
 #include "rms_norm.cu"
+#include "rope.cu"
 #include "swiglu.cu"
 
 using bf16 = __nv_bfloat16;
@@ -33,6 +35,18 @@ void run_swiglu_forward(unsigned blocks, unsigned threads, const bf16* g, const 
 void run_swiglu_backward(unsigned blocks, unsigned threads, const bf16* dh, const bf16* g, const bf16* e, long n,
                          bf16* dg, bf16* de) {
     launch(blocks, threads, [=] { swiglu_backward(dh, g, e, n, dg, de); });
+}
+
+void run_dropout(unsigned blocks, unsigned threads, const bf16* x, const bf16* base, long n, unsigned long long first,
+                 unsigned low, unsigned high, unsigned projection, unsigned step, unsigned threshold, float kept,
+                 bf16* out) {
+    launch(blocks, threads,
+           [=] { dropout(x, base, n, first, low, high, projection, step, threshold, kept, out); });
+}
+
+void run_rope(unsigned blocks, unsigned threads, const bf16* x, const unsigned* positions, const float* cosines,
+              const float* sines, long pairs, int width, int head, float sign, bf16* y) {
+    launch(blocks, threads, [=] { rope(x, positions, cosines, sines, pairs, width, head, sign, y); });
 }
 
 void run_adamw(unsigned blocks, unsigned threads, const float* gradient, float* value, float* first, float* second,

@@ -1,0 +1,44 @@
+// Dropout by Philox4x32-10 (Salmon et al., SC 2011): a thread draws once and masks the eight elements of a group.
+//
+// The mask is a function of seed, step, projection and element, so the device draws the processor's masks bit for bit.
+// Groups are counted over the whole step: the first and the last of a tensor may be shared with its neighbours.
+
+#include <cuda_bf16.h>
+
+struct Words {
+    unsigned w[4];
+};
+
+// Ten rounds on one counter.
+__device__ Words philox(unsigned long long group, unsigned projection, unsigned step, unsigned low, unsigned high) {
+    unsigned c0 = unsigned(group), c1 = unsigned(group >> 32), c2 = projection, c3 = step;
+    for (int round = 0; round < 10; ++round) {
+        const unsigned long long a = 0xD2511F53ull * c0, b = 0xCD9E8D57ull * c2;
+        c0 = unsigned(b >> 32) ^ c1 ^ low;
+        c2 = unsigned(a >> 32) ^ c3 ^ high;
+        c1 = unsigned(b);
+        c3 = unsigned(a);
+        low += 0x9E3779B9u;
+        high += 0xBB67AE85u;
+    }
+    return {{c0, c1, c2, c3}};
+}
+
+// out = base + mask x / (1 - p) for n elements, the first of which is element `first` of the step; base may be null. An
+// element is dropped where its 16 bits are below `threshold`; `kept` is 1 / (1 - p).
+extern "C" __global__ void dropout(const __nv_bfloat16* x, const __nv_bfloat16* base, long n, unsigned long long first,
+                                   unsigned low, unsigned high, unsigned projection, unsigned step, unsigned threshold,
+                                   float kept, __nv_bfloat16* out) {
+    const unsigned long long group = first / 8 + (long(blockIdx.x) * blockDim.x + threadIdx.x);
+    const long start = long(8 * group) - long(first);
+    if (start >= n) return;
+    const Words words = philox(group, projection, step, low, high);
+    for (int j = 0; j < 8; ++j) {
+        const long i = start + j;
+        if (i < 0 || i >= n) continue;
+        const unsigned number = words.w[j / 2] >> (16 * (j % 2)) & 0xffff;
+        float value = number >= threshold ? __bfloat162float(x[i]) * kept : 0.0f;
+        if (base != nullptr) value += __bfloat162float(base[i]);
+        out[i] = __float2bfloat16(value);
+    }
+}
