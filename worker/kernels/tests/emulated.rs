@@ -12,7 +12,7 @@ use half::bf16;
 use libloading::{Library, Symbol};
 use qlora_kernels::cpu::dynamic8;
 use qlora_kernels::ops::adamw::{AdamW, Constants};
-use qlora_kernels::ops::{dropout, rms_norm, swiglu};
+use qlora_kernels::ops::{cross_entropy, dropout, rms_norm, swiglu};
 use qlora_kernels::{DropoutKey, Nf4Scales, Nf4Tensor, Result, RopeTable};
 
 const THREADS: u32 = 64;
@@ -245,6 +245,33 @@ fn pairs_are_turned_as_by_the_reference() -> Result<()> {
             table.reference_backward(&tx, &positions)?
         };
         close(&written(y, n), &numbers(&wanted), 0.5);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_loss_and_its_gradient_are_the_references() -> Result<()> {
+    type Run = unsafe extern "C" fn(u32, u32, *const f32, *const u32, i32, f32, *mut f32, *mut bf16);
+    let run = kernel::<Run>("cross_entropy");
+    for (rows, v) in [(1, 2), (3, 97), (2, 1001)] {
+        let logits: Vec<f32> = values(rows * v, 16).into_iter().map(|x| 6.0 * x).collect();
+        let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % v) as u32).collect();
+        let tensor = Tensor::from_slice(&logits, (rows, v), &Device::Cpu)?;
+        let (wanted, wanted_grad) = cross_entropy::reference(&tensor, &targets, Some(0.25))?;
+        for with_grad in [true, false] {
+            let (mut losses, mut grad) = (vec![f32::NAN; rows], poisoned(rows * v));
+            // SAFETY: sizes are those that the kernel is told.
+            unsafe {
+                let grad = if with_grad { grad.as_mut_ptr() } else { std::ptr::null_mut() };
+                let (logits, targets, losses) = (logits.as_ptr(), targets.as_ptr(), losses.as_mut_ptr());
+                run(rows as u32, THREADS, logits, targets, v as i32, 0.25, losses, grad);
+            }
+            let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
+            assert!((sum - wanted).abs() < 1e-5 * wanted, "{sum} and {wanted}");
+            if with_grad {
+                close(&written(grad, rows * v), &numbers(wanted_grad.as_ref().expect("a gradient")), 0.5);
+            }
+        }
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::ops::dropout::DropoutKey;
 use crate::ops::nf4::{Nf4Scales, Nf4Tensor};
 
 const ADAMW: &str = include_str!(concat!(env!("OUT_DIR"), "/adamw.ptx"));
+const CROSS_ENTROPY: &str = include_str!(concat!(env!("OUT_DIR"), "/cross_entropy.ptx"));
 const DROPOUT: &str = include_str!(concat!(env!("OUT_DIR"), "/dropout.ptx"));
 const NF4: &str = include_str!(concat!(env!("OUT_DIR"), "/nf4.ptx"));
 const RMS_NORM: &str = include_str!(concat!(env!("OUT_DIR"), "/rms_norm.ptx"));
@@ -156,6 +157,36 @@ pub(crate) fn swiglu_backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Te
     unsafe { launch.launch(spread(n)) }.w()?;
     drop(launch);
     Ok((finish(dg, device.clone(), shape)?, finish(de, device, shape)?))
+}
+
+/// Sum of the losses of `logits` [L, V] in `f32`, and the gradient of `sum * scale` in bf16 where there is a scale.
+pub(crate) fn cross_entropy(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(f64, Option<Tensor>)> {
+    let device = device_of(logits)?;
+    let (rows_of, v) = logits.dims2()?;
+    if targets.len() != rows_of || targets.iter().any(|&target| target as usize >= v) {
+        candle_core::bail!("{} targets for {rows_of} rows of {v} logits", targets.len())
+    }
+    let targets = Tensor::new(targets, logits.device())?;
+    let (logits, targets) = (Input::of(logits)?, Input::of(&targets)?);
+    // SAFETY: the kernel writes every element of both.
+    let (mut losses, mut grad) = unsafe {
+        (device.alloc::<f32>(rows_of)?, device.alloc::<bf16>(if scale.is_some() { rows_of * v } else { 1 })?)
+    };
+    let function = device.get_or_load_custom_func("cross_entropy", "qlora_cross_entropy", CROSS_ENTROPY)?;
+    let (logits, targets) = (logits.slice::<f32>()?, targets.slice::<u32>()?);
+    let (width, factor, none) = (v as i32, scale.unwrap_or(0.0) as f32, 0u64);
+    let mut launch = function.builder();
+    launch.arg(&logits).arg(&targets).arg(&width).arg(&factor).arg(&mut losses);
+    match scale {
+        Some(_) => launch.arg(&mut grad),
+        None => launch.arg(&none),
+    };
+    // SAFETY: arguments are those of the kernel; a block goes over one row, and targets were checked.
+    unsafe { launch.launch(rows(rows_of)) }.w()?;
+    drop(launch);
+    let losses = finish(losses, device.clone(), rows_of)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+    let grad = scale.map(|_| finish(grad, device, (rows_of, v))).transpose()?;
+    Ok((losses, grad))
 }
 
 /// See [`crate::ops::dropout::add`].

@@ -1,23 +1,10 @@
 // Root-mean-square norm, a block a row: y = x rho w with rho = 1 / sqrt(mean(x^2) + eps), and its gradient.
 //
-// Rows are read twice, the second time out of the cache. Sums run over the threads of a block in a fixed order, so
-// that a step repeats.
+// Rows are read twice, the second time out of the cache.
 
 #include <cuda_bf16.h>
 
-// Sum over the block, the same in every thread; blockDim.x is a power of two of at most 1024.
-__device__ float block_sum(float value) {
-    __shared__ float parts[1024];
-    parts[threadIdx.x] = value;
-    __syncthreads();
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
-        __syncthreads();
-    }
-    const float sum = parts[0];
-    __syncthreads();
-    return sum;
-}
+#include "block.cuh"
 
 // x [M, D], w [D] to y [M, D] and rho [M]; x rho is rounded before w is multiplied, as in Hugging Face's models.
 extern "C" __global__ void rms_norm_forward(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon,
@@ -25,7 +12,7 @@ extern "C" __global__ void rms_norm_forward(const __nv_bfloat16* x, const __nv_b
     const __nv_bfloat16* row = x + long(blockIdx.x) * d;
     float sum = 0.0f;
     for (int i = threadIdx.x; i < d; i += blockDim.x) sum += __bfloat162float(row[i]) * __bfloat162float(row[i]);
-    const float scale = 1.0f / sqrtf(block_sum(sum) / d + epsilon);
+    const float scale = 1.0f / sqrtf(block_reduce(sum, Sum()) / d + epsilon);
     for (int i = threadIdx.x; i < d; i += blockDim.x) {
         const float normal = __bfloat162float(__float2bfloat16(__bfloat162float(row[i]) * scale));
         y[long(blockIdx.x) * d + i] = __float2bfloat16(normal * __bfloat162float(w[i]));
@@ -42,7 +29,7 @@ extern "C" __global__ void rms_norm_backward(const __nv_bfloat16* dy, const __nv
         sum += __bfloat162float(dy[start + i]) * __bfloat162float(w[i]) * __bfloat162float(x[start + i]);
     }
     const float scale = rho[blockIdx.x];
-    const float pull = scale * scale * (block_sum(sum) / d);
+    const float pull = scale * scale * (block_reduce(sum, Sum()) / d);
     for (int i = threadIdx.x; i < d; i += blockDim.x) {
         const float t = __bfloat162float(dy[start + i]) * __bfloat162float(w[i]);
         float value = scale * (t - __bfloat162float(x[start + i]) * pull);

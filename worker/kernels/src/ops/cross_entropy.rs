@@ -41,6 +41,11 @@ pub fn forward_backward(
                 (loss, Some(grad.into()))
             }
             (_, None) if on_cpu(&[&logits]) => (cpu::cross_entropy::loss(&view(&logits)?, logits.dim(1)?, chunk), None),
+            #[cfg(feature = "cuda")]
+            _ if logits.device().is_cuda() => {
+                let (loss, grad) = crate::cuda::cross_entropy(&logits.to_dtype(DType::F32)?, chunk, grad_scale)?;
+                (loss, grad.map(Activations::from))
+            }
             _ => {
                 let (loss, grad) = reference(&logits, chunk, grad_scale)?;
                 (loss, grad.map(Activations::from))

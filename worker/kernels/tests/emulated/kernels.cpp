@@ -3,6 +3,7 @@
 #include "emulator.h"
 
 #include "adamw.cu"
+#include "cross_entropy.cu"
 #include "dropout.cu"
 #include "nf4.cu"
 #include "rms_norm.cu"
@@ -35,6 +36,11 @@ void run_swiglu_forward(unsigned blocks, unsigned threads, const bf16* g, const 
 void run_swiglu_backward(unsigned blocks, unsigned threads, const bf16* dh, const bf16* g, const bf16* e, long n,
                          bf16* dg, bf16* de) {
     launch(blocks, threads, [=] { swiglu_backward(dh, g, e, n, dg, de); });
+}
+
+void run_cross_entropy(unsigned blocks, unsigned threads, const float* logits, const unsigned* targets, int v,
+                       float scale, float* losses, bf16* grad) {
+    launch(blocks, threads, [=] { cross_entropy(logits, targets, v, scale, losses, grad); });
 }
 
 void run_dropout(unsigned blocks, unsigned threads, const bf16* x, const bf16* base, long n, unsigned long long first,
