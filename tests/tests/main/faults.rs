@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use qlora_tests::{World, wait_until};
+use qlora_tests::{World, conversations, wait_until};
 use serde_json::Value;
 
 /// Long enough to be interrupted, with a checkpoint every ten steps.
@@ -145,4 +145,39 @@ fn parent(pid: u32) -> Option<u32> {
 fn is_alive(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|l| l.starts_with("State:") && !l.contains('Z'))
+}
+
+#[test]
+fn an_evaluation_whose_worker_is_killed_is_made_by_another_and_a_cancelled_one_stops() {
+    let mut world = World::new(&["--lease", "3"]);
+    let config = world.config("training: {max_steps: 2}");
+    let trained = world.submit(&config, &[]);
+    let mut first = world.worker("a", &[]);
+    world.ended(trained);
+    let rows = world.path("many.jsonl");
+    fs::write(&rows, conversations(60)).expect("rows");
+    let (id, rows) = (trained.to_string(), rows.to_string_lossy());
+    let evaluate = || world.ctl(&["eval", &id, "--data", &rows, "--json"]);
+    let runs = |id: u64| {
+        let at_work = |job: &Value| job["phase"] == "evaluating" && job["phase_done"].as_u64() > Some(0);
+        wait_until("an evaluation", || {
+            let shown = world.ctl(&["show", &id.to_string(), "--json"]);
+            shown.json().pop().filter(at_work)
+        });
+    };
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(evaluate);
+        runs(trained + 1);
+        first.kill();
+        let _second = world.worker_in("b", &world.path("worker-b"), &[]);
+        let answer = asked.join().expect("an answer");
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        let job = world.job(trained + 1);
+        assert_eq!((&job["scores"]["rows"], job["attempts"].as_array().map(Vec::len)), (&Value::from(60), Some(2)));
+
+        let asked = scope.spawn(evaluate);
+        runs(trained + 2);
+        assert_eq!(world.ctl(&["cancel", &(trained + 2).to_string(), "--yes"]).code, 0);
+        assert_eq!(asked.join().expect("an answer").code, 7);
+    });
 }

@@ -6,6 +6,7 @@ use qlora_data::{IGNORE, Sample};
 use qlora_kernels::ops::{cross_entropy, noise, rms_norm};
 use qlora_kernels::{AttentionShape, Products, RopeTable, Span, Term};
 use qlora_planner::ModelShape;
+use rayon::prelude::*;
 
 use super::block::{Block, LayerCache, Pass, Saved};
 use super::projection::Projection;
@@ -289,7 +290,12 @@ fn load_block(
         }
         Ok(Projection::new(weight))
     };
-    let [q, k, v, o, g, u, d] = TargetModule::ALL;
-    let projections = [load(q)?, load(k)?, load(v)?, load(o)?, load(g)?, load(u)?, load(d)?];
+    // On a processor one matrix is quantised while the next is read; a GPU takes them one after the other.
+    let projections: Vec<Projection> = if device.is_cpu() {
+        TargetModule::ALL.into_par_iter().map(load).collect::<Result<_>>()?
+    } else {
+        TargetModule::ALL.into_iter().map(load).collect::<Result<_>>()?
+    };
+    let projections = projections.try_into().map_err(|_| candle_core::Error::Msg("a block of seven layers".into()))?;
     Ok(Block { index, norm1, norm2, projections })
 }
