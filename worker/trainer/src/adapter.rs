@@ -29,14 +29,14 @@ fn key(site: &Site, which: &str) -> String {
 
 /// The model that adapters were trained on.
 #[derive(Debug, Clone, Copy)]
-pub struct Base<'a> {
+pub struct BaseModel<'a> {
     pub name: &'a str,
     /// See [`crate::weights::Checkpoint::fingerprint`].
     pub fingerprint: &'a str,
 }
 
 /// Writes `adapters` of `base` into `folder`, complete or not at all.
-pub fn save(adapters: &Adapters, base: Base<'_>, folder: &Path) -> Result<()> {
+pub fn save(adapters: &Adapters, base: BaseModel<'_>, folder: &Path) -> Result<()> {
     let config = adapters.config();
     let modules: Vec<_> = config.target_modules.iter().map(|m| m.name()).collect();
     let description = json!({

@@ -11,7 +11,7 @@ use qlora_data::Cursor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::adapter::{self, Base, write_atomically, write_tensors};
+use crate::adapter::{self, BaseModel, write_atomically, write_tensors};
 use crate::best::BestMark;
 use crate::lora::{Adapters, Factors};
 use crate::model::Decoder;
@@ -59,7 +59,7 @@ pub fn save(
     adapters: &Adapters,
     optimizer: &Optimizer,
     best: Option<&Adapters>,
-    base: Base<'_>,
+    base: BaseModel<'_>,
 ) -> Result<()> {
     let partial = sibling(folder, "partial");
     remove(&partial)?;

@@ -7,7 +7,7 @@ use qlora_config::{ResolvedConfig, TooLong, TrainingConfig};
 use qlora_data::{Batching, ChatTemplate, Conversation, Example, Policy, Sample, Sampler, Statistics};
 use tokenizers::Tokenizer;
 
-use crate::adapter::Base;
+use crate::adapter::BaseModel;
 use crate::best::Best;
 use crate::checkpoint::{self, Manifest};
 use crate::generate::{Generation, answer, end_ids};
@@ -341,9 +341,9 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn base(&self) -> Base<'_> {
+    fn base(&self) -> BaseModel<'_> {
         let name = self.run.config().model.base.as_deref().unwrap_or_default();
-        Base { name, fingerprint: &self.prepared.decoder.fingerprint }
+        BaseModel { name, fingerprint: &self.prepared.decoder.fingerprint }
     }
 
     fn save_checkpoint(&mut self, reporter: &mut dyn Reporter) -> Result<()> {

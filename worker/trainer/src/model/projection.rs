@@ -51,6 +51,11 @@ impl AdapterPass<'_> {
         Ok(products.forward(&[Term { x: dropped, w: &self.factors.a, scale: 1.0 }], None)?.into())
     }
 
+    /// s u B^T.
+    fn update<'u>(&'u self, u: &'u Activations) -> Term<'u> {
+        Term { x: u, w: &self.factors.b, scale: self.scale }
+    }
+
     /// Gradients of A and B, given du = s dy B: dA = du^T x'; dB = s dy^T u.
     fn grad(
         &self,
@@ -92,15 +97,12 @@ impl Projection {
     ) -> Result<(Tensor, Option<Inner>)> {
         let Some(adapter) = adapter else { return Ok((products.forward(&[self.frozen(x)], base)?, None)) };
         let dropped = adapter.dropped(x)?;
-        let input = dropped.as_ref().unwrap_or(x);
-        let u = adapter.inner(products, input)?;
-        let update = Term { x: &u, w: &adapter.factors.b, scale: adapter.scale };
-        let Some(ratio) = self.ratio(products, &adapter)? else {
-            let y = products.forward(&[self.frozen(x), update], base)?;
-            return Ok((y, Some(Inner { u, unscaled: None })));
+        let inner = self.inner_of(products, dropped.as_ref().unwrap_or(x), &adapter)?;
+        let (Some(unscaled), Some(ratio)) = (&inner.unscaled, self.ratio(products, &adapter)?) else {
+            let y = products.forward(&[self.frozen(x), adapter.update(&inner.u)], base)?;
+            return Ok((y, Some(inner)));
         };
-        let unscaled = products.forward(&[self.frozen(input), update], None)?;
-        let mut y = scaled_rows(&unscaled, &ratio)?;
+        let mut y = scaled_rows(unscaled, &ratio)?;
         if let Some(base) = base {
             y = (y + base)?;
         }
@@ -108,7 +110,7 @@ impl Projection {
             let rest = (x.tensor()? - dropped.tensor()?)?.into();
             y = products.forward(&[self.frozen(&rest)], Some(&y))?;
         }
-        Ok((y, Some(Inner { u, unscaled: Some(unscaled) })))
+        Ok((y, Some(inner)))
     }
 
     /// [`Self::forward`] for a result that goes on to other products: see [`Products::forward_on`].
@@ -124,18 +126,20 @@ impl Projection {
             return Ok((y.into(), inner));
         }
         let inner = self.inner(products, x, &adapter)?;
-        let update = Term { x: &inner.u, w: &adapter.factors.b, scale: adapter.scale };
-        Ok((products.forward_on(&[self.frozen(x), update])?, Some(inner)))
+        Ok((products.forward_on(&[self.frozen(x), adapter.update(&inner.u)])?, Some(inner)))
     }
 
     /// What [`Self::forward`] would leave, without `y`.
     pub fn inner(&self, products: Products, x: &Activations, adapter: &AdapterPass<'_>) -> Result<Inner> {
         let dropped = adapter.dropped(x)?;
-        let input = dropped.as_ref().unwrap_or(x);
-        let u = adapter.inner(products, input)?;
-        let update = Term { x: &u, w: &adapter.factors.b, scale: adapter.scale };
+        self.inner_of(products, dropped.as_ref().unwrap_or(x), adapter)
+    }
+
+    /// [`Self::inner`] for the input after its mask.
+    fn inner_of(&self, products: Products, dropped: &Activations, adapter: &AdapterPass<'_>) -> Result<Inner> {
+        let u = adapter.inner(products, dropped)?;
         let unscaled = match adapter.factors.magnitude {
-            Some(_) => Some(products.forward(&[self.frozen(input), update], None)?),
+            Some(_) => Some(products.forward(&[self.frozen(dropped), adapter.update(&u)], None)?),
             None => None,
         };
         Ok(Inner { u, unscaled })
