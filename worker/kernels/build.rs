@@ -4,7 +4,18 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const KERNELS: [&str; 7] = ["adamw", "cross_entropy", "dropout", "nf4", "rms_norm", "rope", "swiglu"];
+const KERNELS: [&str; 10] = [
+    "adamw",
+    "attention_backward",
+    "attention_forward",
+    "cross_entropy",
+    "dropout",
+    "nf4",
+    "rms_norm",
+    "rope",
+    "rows",
+    "swiglu",
+];
 /// The oldest GPUs that are served, Ampere; PTX for them runs on all newer ones.
 const ARCHITECTURE: &str = "-arch=compute_80";
 

@@ -16,17 +16,18 @@
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
-pub(crate) mod cuda;
+pub mod cuda;
 pub mod ops;
 mod view;
 
 pub use cpu::bf16::{Instructions, Strips};
 pub use ops::activations::Activations;
-pub use ops::attention::{AttentionShape, Span};
+pub use ops::attention::AttentionShape;
 pub use ops::dropout::DropoutKey;
 pub use ops::nf4::{Nf4Scales, Nf4Tensor};
 pub use ops::product::{Matrix, Products, Term};
 pub use ops::rope::RopeTable;
+pub use ops::sequences::{Sequences, Span};
 
 /// What an operation fails with: candle's own error, which carries shapes and devices.
 pub type Result<T> = candle_core::Result<T>;

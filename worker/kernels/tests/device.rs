@@ -1,30 +1,45 @@
-//! The fast forms on an NVIDIA GPU against the reference forms on the same GPU. Needs the `cuda` feature and a GPU:
-//! `cargo test --release -p qlora-kernels --features cuda --test device`.
+//! The fast forms on a GPU against the reference forms on the processor, at sizes that are multiples of nothing. Needs
+//! the `cuda` feature and a GPU, or the emulated one of `emulated/build.sh`, which also finds reads of what nothing wrote
+//! and writes behind the end:
+//!
+//! `cargo test --release -p qlora-kernels --features cuda --test device`
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::ops::{adamw, cross_entropy, dropout, rms_norm, swiglu};
-use qlora_kernels::{DropoutKey, Nf4Tensor, Products, Result, RopeTable};
+use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter};
+use qlora_kernels::ops::{attention, cross_entropy, dropout, rms_norm, rows, swiglu};
+use qlora_kernels::{
+    Activations, AttentionShape, DropoutKey, Nf4Tensor, Products, Result, RopeTable, Sequences, Span, Term, cuda,
+};
 
 fn gpu() -> Device {
-    Device::new_cuda(0).expect("a GPU: this test runs on nothing else")
+    cuda::open(0).expect("a GPU: this test runs on nothing else")
 }
 
 fn values(n: usize, seed: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
 }
 
-/// bf16 on the GPU.
+/// bf16 on the processor.
 fn random(shape: (usize, usize), seed: usize) -> Result<Tensor> {
-    Tensor::from_vec(values(shape.0 * shape.1, seed), shape, &gpu())?.to_dtype(DType::BF16)
+    Tensor::from_vec(values(shape.0 * shape.1, seed), shape, &Device::Cpu)?.to_dtype(DType::BF16)
+}
+
+/// The same on the GPU.
+fn on<const N: usize>(device: &Device, tensors: [&Tensor; N]) -> [Tensor; N] {
+    tensors.map(|t| t.to_device(device).expect("a copy on the GPU"))
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    let numbers = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    numbers(tensor).expect("numbers")
 }
 
 /// Largest difference over largest value, in units in the last place of bf16.
 #[track_caller]
 fn close(found: &Tensor, wanted: &Tensor, steps: f32) {
-    let numbers = |t: &Tensor| t.to_dtype(DType::F32).and_then(|t| t.flatten_all()?.to_vec1::<f32>()).expect("numbers");
+    assert_eq!(found.dims(), wanted.dims());
     let (found, wanted) = (numbers(found), numbers(wanted));
-    assert_eq!(found.len(), wanted.len());
     let top = wanted.iter().fold(0f32, |a, v| a.max(v.abs()));
     let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
     assert!(found.iter().all(|v| v.is_finite()) && worst <= steps * top / 128.0, "{worst} of {top}");
@@ -32,34 +47,41 @@ fn close(found: &Tensor, wanted: &Tensor, steps: f32) {
 
 #[test]
 fn nf4_is_dequantised_to_the_bit() -> Result<()> {
-    for (shape, double) in [((33, 31), true), ((33, 31), false), ((1024, 4096), true)] {
-        let matrix = Nf4Tensor::quantise(&values(shape.0 * shape.1, 1), shape, 64, double, &gpu())?;
-        close(&matrix.dequantise(DType::BF16)?, &matrix.reference(DType::BF16)?, 0.0);
+    let device = gpu();
+    for (shape, double) in [((33, 31), true), ((33, 31), false), ((1, 1), true), ((96, 320), true), ((7, 64), false)] {
+        let values = values(shape.0 * shape.1, 1);
+        let quantise = |device: &Device| Nf4Tensor::quantise(&values, shape, 64, double, device);
+        close(&quantise(&device)?.dequantise(DType::BF16)?, &quantise(&Device::Cpu)?.reference(DType::BF16)?, 0.0);
     }
     Ok(())
 }
 
 #[test]
 fn norms_agree() -> Result<()> {
-    for shape in [(3, 97), (301, 4096)] {
+    let device = gpu();
+    for shape in [(1, 1), (3, 97), (5, 64), (17, 1000)] {
         let (x, dy, base) = (random(shape, 2)?, random(shape, 3)?, random(shape, 4)?);
         let w = random((1, shape.1), 5)?.squeeze(0)?;
-        let (y, rho) = rms_norm::forward(&x, &w, 1e-5)?;
+        let [gx, gdy, gbase, gw] = on(&device, [&x, &dy, &base, &w]);
+        let (y, rho) = rms_norm::forward(&gx, &gw, 1e-5)?;
         let (wanted, wanted_rho) = rms_norm::reference_forward(&x, &w, 1e-5)?;
         close(&y, &wanted, 1.0);
         close(&rho, &wanted_rho, 0.1);
-        let dx = rms_norm::backward(&dy, &x, &w, &rho, Some(&base))?;
-        close(&dx, &(rms_norm::reference_backward(&dy, &x, &w, &wanted_rho)? + &base)?, 2.0);
+        let pulled = rms_norm::reference_backward(&dy, &x, &w, &wanted_rho)?;
+        close(&rms_norm::backward(&gdy, &gx, &gw, &rho, Some(&gbase))?, &(&pulled + &base)?, 2.0);
+        close(&rms_norm::backward(&gdy, &gx, &gw, &rho, None)?, &pulled, 2.0);
     }
     Ok(())
 }
 
 #[test]
 fn the_gated_activation_agrees() -> Result<()> {
-    let shape = (301, 1433);
+    let device = gpu();
+    let shape = (31, 143);
     let (g, e, dh) = (random(shape, 6)?, random(shape, 7)?, random(shape, 8)?);
-    close(swiglu::forward(&(&g).into(), &(&e).into())?.tensor()?, &swiglu::reference_forward(&g, &e)?, 2.0);
-    let (dg, de) = swiglu::backward(&(&dh).into(), &(&g).into(), &(&e).into())?;
+    let [gg, ge, gdh] = on(&device, [&g, &e, &dh]);
+    close(swiglu::forward(&(&gg).into(), &(&ge).into())?.tensor()?, &swiglu::reference_forward(&g, &e)?, 2.0);
+    let (dg, de) = swiglu::backward(&(&gdh).into(), &(&gg).into(), &(&ge).into())?;
     let (wanted_dg, wanted_de) = swiglu::reference_backward(&dh, &g, &e)?;
     close(dg.tensor()?, &wanted_dg, 2.0);
     close(de.tensor()?, &wanted_de, 2.0);
@@ -68,42 +90,166 @@ fn the_gated_activation_agrees() -> Result<()> {
 
 #[test]
 fn masks_are_those_of_the_processor() -> Result<()> {
-    let x = random((9, 37), 13)?;
+    let (x, base) = (random((9, 37), 13)?, random((9, 37), 14)?);
     let key = DropoutKey { seed: 0x1234_5678_9abc, step: 9, projection: 77, first_token: 3, probability: 0.3 };
-    let on_cpu = dropout::add(&x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?, &key, None)?;
-    close(&dropout::add(&x, &key, None)?, &on_cpu.to_dtype(DType::BF16)?, 0.0);
+    let [gx, gbase] = on(&gpu(), [&x, &base]);
+    let on_cpu = dropout::add(&x.to_dtype(DType::F32)?, &key, None)?;
+    close(&dropout::add(&gx, &key, None)?, &on_cpu.to_dtype(DType::BF16)?, 0.0);
+    let on_cpu = (on_cpu + base.to_dtype(DType::F32)?)?;
+    close(&dropout::add(&gx, &key, Some(&gbase))?, &on_cpu, 1.0);
     Ok(())
 }
 
 #[test]
 fn rotary_embedding_agrees() -> Result<()> {
-    let table = RopeTable::new(&[1.0, 0.5, 0.25, 0.1], 64, &gpu())?;
-    let (x, positions) = (random((5, 24), 15)?, [0, 7, 3, 15, 63]);
-    close(&table.forward(&x, &positions)?, &table.reference_forward(&x, &positions)?, 1.0);
-    close(&table.backward(&x, &positions)?, &table.reference_backward(&x, &positions)?, 1.0);
+    let device = gpu();
+    let table = |device: &Device| RopeTable::new(&[1.0, 0.5, 0.25, 0.1], 64, device);
+    let (here, there) = (table(&Device::Cpu)?, table(&device)?);
+    let x = random((5, 24), 15)?;
+    let spans = [Span { q: 0..2, k: 0..2 }, Span { q: 2..5, k: 2..66 }];
+    let (rows, positions) = (Sequences::new(&spans, &device)?, [0, 1, 61, 62, 63]);
+    let [gx] = on(&device, [&x]);
+    close(&there.forward(&gx, &rows)?, &here.reference_forward(&x, &positions)?, 1.0);
+    close(&there.backward(&gx, &rows)?, &here.reference_backward(&x, &positions)?, 1.0);
+    Ok(())
+}
+
+#[test]
+fn products_and_their_sums_agree() -> Result<()> {
+    let device = gpu();
+    let (x, w, base) = (random((37, 61), 16)?, random((45, 61), 17)?, random((37, 45), 18)?);
+    let (u, b) = (random((37, 3), 19)?, Tensor::from_vec(values(45 * 3, 20), (45, 3), &Device::Cpu)?);
+    let [gx, gw, gbase, gu, gb] = on(&device, [&x, &w, &base, &u, &b]);
+    let wide = |t: &Tensor| t.to_dtype(DType::F32);
+    let terms = |x, u| (Activations::from(x), Activations::from(u));
+    let (ax, au) = terms(&gx, &gu);
+    let sum = [Term { x: &ax, w: &gw, scale: 1.0 }, Term { x: &au, w: &gb, scale: 1.5 }];
+    let low = (wide(&u)?.matmul(&b.to_dtype(DType::BF16)?.to_dtype(DType::F32)?.t()?)? * 1.5)?;
+    let wanted = ((wide(&x)?.matmul(&wide(&w)?.t()?)? + low)? + wide(&base)?)?;
+    close(&Products::CublasLt.forward(&sum, Some(&gbase))?, &wanted, 2.0);
+    let back = Products::CublasLt.backward(&[Term { x: &(&gbase).into(), w: &gw, scale: 0.5 }], Some(&gx))?;
+    close(&back, &((wide(&base)?.matmul(&wide(&w)?)? * 0.5)? + wide(&x)?)?, 2.0);
+    let outer = Products::CublasLt.outer(&(&gbase).into(), &ax, 0.25)?;
+    assert_eq!(outer.dtype(), DType::F32);
+    close(&outer, &(wide(&base)?.t()?.matmul(&wide(&x)?)? * 0.25)?, 1e-3);
+    Ok(())
+}
+
+#[test]
+fn rows_go_where_they_should() -> Result<()> {
+    let device = gpu();
+    let table = random((19, 7), 21)?;
+    let ids = Tensor::new(&[3u32, 18, 0], &Device::Cpu)?;
+    let [gtable, gids] = on(&device, [&table, &ids]);
+    let picked = rows::gather(&gtable, &gids)?;
+    close(&picked, &table.index_select(&ids, 0)?, 0.0);
+    let wanted =
+        Tensor::zeros((19, 7), DType::BF16, &Device::Cpu)?.index_add(&ids, &table.index_select(&ids, 0)?, 0)?;
+    close(&rows::scatter(&picked, &gids, 19)?, &wanted, 0.0);
+    let numbers = Tensor::from_vec(values(77, 22), 77, &Device::Cpu)?;
+    let [there] = on(&device, [&numbers]);
+    close(&rows::cast(&there, DType::BF16)?, &numbers.to_dtype(DType::BF16)?, 0.0);
+    close(&rows::add(&there, &there)?, &(&numbers * 2.0)?, 0.0);
     Ok(())
 }
 
 #[test]
 fn the_loss_and_its_gradient_agree() -> Result<()> {
-    let (hidden, head) = (random((301, 64), 16)?, random((997, 64), 17)?);
-    let targets: Vec<u32> = (0..301).map(|i| i * 31 % 997).collect();
-    let found = cross_entropy::forward_backward(&hidden, Products::WrittenOut, &head, &targets, Some(0.25))?;
-    let logits = hidden.matmul(&head.t()?)?;
+    let (hidden, head) = (random((41, 64), 16)?, random((397, 64), 17)?);
+    let [ghidden, ghead] = on(&gpu(), [&hidden, &head]);
+    let targets: Vec<u32> = (0..41).map(|i| i * 31 % 397).collect();
+    let found = cross_entropy::forward_backward(&ghidden, Products::CublasLt, &ghead, &targets, Some(0.25))?;
+    let logits = hidden.to_dtype(DType::F32)?.matmul(&head.to_dtype(DType::F32)?.t()?)?;
     let (sum, grad) = cross_entropy::reference(&logits, &targets, Some(0.25))?;
-    assert!((found.sum - sum).abs() < 1e-2 * sum, "{} and {sum}", found.sum);
-    close(&found.grad.expect("a gradient"), &grad.expect("a gradient").matmul(&head)?, 4.0);
+    let loss = found.sum.value()?;
+    assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
+    let wanted = grad.expect("a gradient").matmul(&head.to_dtype(DType::F32)?)?;
+    close(&found.grad.expect("a gradient"), &wanted, 2.0);
+    let alone = cross_entropy::forward_backward(&ghidden, Products::CublasLt, &ghead, &targets, None)?;
+    assert!(alone.sum.value()? == loss && alone.grad.is_none());
+    Ok(())
+}
+
+fn attention_agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) -> Result<()> {
+    let device = gpu();
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim, window };
+    let (m, keys) = (spans.iter().map(|s| s.q.len()).sum(), spans.iter().map(|s| s.k.len()).sum());
+    let (q, k, v) = (random((m, 4 * head_dim), 1)?, random((keys, 2 * head_dim), 2)?, random((keys, 2 * head_dim), 3)?);
+    let d_o = random((m, 4 * head_dim), 4)?;
+    let [gq, gk, gv, gd] = on(&device, [&q, &k, &v, &d_o]);
+    let sequences = Sequences::new(spans, &device)?;
+    let (o, lse) = attention::forward((&gq, &gk, &gv), &shape, &sequences, Products::CublasLt)?;
+    let (wanted, wanted_lse) = attention::reference_forward(&q, &k, &v, &shape, spans)?;
+    close(&o, &wanted, 1.0);
+    close(&lse, &wanted_lse, 0.05);
+    let saved = attention::Saved { q: &gq, k: &gk, v: &gv, o: &o, lse: &lse };
+    let (dq, dk, dv) = attention::backward(&gd, &saved, &shape, &sequences, Products::CublasLt)?;
+    let saved = attention::Saved { q: &q, k: &k, v: &v, o: &wanted, lse: &wanted_lse };
+    let (wanted_dq, wanted_dk, wanted_dv) = attention::reference_backward(&d_o, &saved, &shape, spans)?;
+    close(&dq, &wanted_dq, 1.0);
+    close(&dk, &wanted_dk, 1.0);
+    close(&dv, &wanted_dv, 1.0);
     Ok(())
 }
 
 #[test]
+fn attention_agrees_for_every_size_of_head() -> Result<()> {
+    for head_dim in [16, 32, 64, 128] {
+        attention_agrees(head_dim, None, &Span::packed(&[1, 67, 30]))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn attention_over_long_sequences_agrees() -> Result<()> {
+    attention_agrees(64, None, &Span::packed(&[201]))
+}
+
+#[test]
+fn attention_with_a_window_agrees() -> Result<()> {
+    attention_agrees(16, Some(9), &Span::packed(&[150, 3, 65]))?;
+    attention_agrees(16, Some(70), &Span::packed(&[200]))
+}
+
+#[test]
+fn attention_with_keys_from_before_agrees() -> Result<()> {
+    attention_agrees(32, None, &[Span { q: 0..5, k: 0..90 }])?;
+    attention_agrees(32, Some(40), &[Span { q: 0..70, k: 0..171 }])
+}
+
+#[test]
 fn updates_agree() -> Result<()> {
-    let rule =
-        adamw::AdamW { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
-    let f32s = |seed| Tensor::from_vec(values(150, seed), 150, &gpu());
-    let (gradient, value, first, second) = (f32s(9)?, f32s(10)?, f32s(11)?, f32s(12)?.abs()?);
-    let moments = adamw::Moments::Full { first: first.clone(), second: second.clone() };
-    let (found, _) = rule.update(&value, &moments, &gradient, 0.5)?;
-    close(&found, &rule.reference(&value, (&first, &second), &gradient, 0.5)?.0, 1e-3);
+    let device = gpu();
+    let rule = AdamW { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
+    let faster = AdamW { learning_rate: 3e-2, ..rule };
+    let sizes = [150, 1, 1030];
+    let make = |seed, device: &Device| {
+        let tensor = |(i, &n): (usize, &usize)| Tensor::from_vec(values(n, seed + i), n, device);
+        sizes.iter().enumerate().map(tensor).collect::<Result<Vec<_>>>()
+    };
+    let update = |device: &Device, most: f64| {
+        let (gradients, first, second) = (make(9, device)?, make(30, device)?, make(50, &Device::Cpu)?);
+        let (values, rules) = (make(70, device)?, [&rule, &faster, &rule]);
+        let second = second.iter().map(|t| t.abs()?.to_device(device)).collect::<Result<Vec<_>>>()?;
+        let moments: Vec<_> =
+            first.into_iter().zip(second).map(|(first, second)| Moments::Full { first, second }).collect();
+        let parameters: Vec<_> = (0..sizes.len())
+            .map(|i| Parameter { value: &values[i], moments: &moments[i], gradient: &gradients[i], rule: rules[i] })
+            .collect();
+        let norm = Norm::of(&gradients.iter().collect::<Vec<_>>())?;
+        Ok::<_, candle_core::Error>((adamw::update_all(&parameters, &norm, most)?, norm.value()?))
+    };
+    for most in [0.0, 0.5] {
+        let ((found, norm), (wanted, wanted_norm)) = (update(&device, most)?, update(&Device::Cpu, most)?);
+        assert!((norm / wanted_norm - 1.0).abs() < 1e-5, "{norm} and {wanted_norm}");
+        for ((found, moved), (wanted, expected)) in found.iter().zip(&wanted) {
+            close(found, wanted, 1e-4);
+            let (Moments::Full { first, second }, Moments::Full { first: m, second: v }) = (moved, expected) else {
+                panic!("full moments")
+            };
+            close(first, m, 1e-4);
+            close(second, v, 1e-4);
+        }
+    }
     Ok(())
 }

@@ -5,7 +5,8 @@ use candle_core::{DType, Device, Tensor};
 use qlora_kernels::ops::adamw::Moments;
 use qlora_kernels::ops::{adamw, attention, cross_entropy, dropout, rms_norm, swiglu};
 use qlora_kernels::{
-    Activations, AttentionShape, DropoutKey, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Span, Term,
+    Activations, AttentionShape, DropoutKey, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Sequences,
+    Span, Term,
 };
 
 /// Seeded values in about -1 to 1.
@@ -93,27 +94,39 @@ fn rope_forms_agree_and_back_undoes_forward() -> Result<()> {
     let inv_freq: Vec<f32> = (0..6).map(|i| 10_000f32.powf(-f32::from(i as u8) / 6.0)).collect();
     let table = RopeTable::new(&inv_freq, 40, &Device::Cpu)?;
     let positions = [0, 1, 2, 0, 1, 39];
+    let mut spans = Span::packed(&[3, 2]);
+    spans.push(Span { q: 5..6, k: 5..45 });
+    let rows = sequences(&spans);
+    assert_eq!(rows.positions(), positions);
     let x = random((6, 36), 7)?;
-    let y = table.forward(&x, &positions)?;
+    let y = table.forward(&x, &rows)?;
     close(&y, &table.reference_forward(&x, &positions)?, 1e-5);
-    close(&table.backward(&y, &positions)?, &x, 1e-5);
+    close(&table.backward(&y, &rows)?, &x, 1e-5);
     close(&table.reference_backward(&y, &positions)?, &x, 1e-5);
     Ok(())
 }
 
+fn sequences(spans: &[Span]) -> Sequences {
+    Sequences::new(spans, &Device::Cpu).expect("sequences")
+}
+
+fn packed(lengths: &[usize]) -> Sequences {
+    sequences(&Span::packed(lengths))
+}
+
 fn attention_case(window: Option<usize>, lengths: &[usize]) -> Result<()> {
     let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 10, window };
-    let spans = Span::packed(lengths);
+    let spans = packed(lengths);
     let m: usize = lengths.iter().sum();
     let (q, k, v) = ((random((m, 60), 8)? * 3.0)?, random((m, 20), 9)?, random((m, 20), 10)?);
     let d_o = random((m, 60), 11)?;
     let (o, lse) = attention::forward((&q, &k, &v), &shape, &spans, Products::WrittenOut)?;
-    let (o2, lse2) = attention::reference_forward(&q, &k, &v, &shape, &spans)?;
+    let (o2, lse2) = attention::reference_forward(&q, &k, &v, &shape, spans.spans())?;
     close(&o, &o2, 1e-5);
     close(&lse, &lse2, 1e-5);
     let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
     let (dq, dk, dv) = attention::backward(&d_o, &saved, &shape, &spans, Products::WrittenOut)?;
-    let (dq2, dk2, dv2) = attention::reference_backward(&d_o, &saved, &shape, &spans)?;
+    let (dq2, dk2, dv2) = attention::reference_backward(&d_o, &saved, &shape, spans.spans())?;
     close(&dq, &dq2, 2e-5);
     close(&dk, &dk2, 2e-5);
     close(&dv, &dv2, 2e-5);
@@ -137,10 +150,10 @@ fn attention_with_a_sliding_window_too() -> Result<()> {
 fn packed_sequences_do_not_see_each_other() -> Result<()> {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: None };
     let (q, k, v) = (random((9, 16), 20)?, random((9, 8), 21)?, random((9, 8), 22)?);
-    let (both, _) = attention::forward((&q, &k, &v), &shape, &Span::packed(&[4, 5]), Products::WrittenOut)?;
+    let (both, _) = attention::forward((&q, &k, &v), &shape, &packed(&[4, 5]), Products::WrittenOut)?;
     let part = |t: &Tensor| t.narrow(0, 4, 5)?.contiguous();
     let (alone, _) =
-        attention::forward((&part(&q)?, &part(&k)?, &part(&v)?), &shape, &Span::packed(&[5]), Products::WrittenOut)?;
+        attention::forward((&part(&q)?, &part(&k)?, &part(&v)?), &shape, &packed(&[5]), Products::WrittenOut)?;
     close(&both.narrow(0, 4, 5)?.contiguous()?, &alone, 0.0);
     Ok(())
 }
@@ -149,9 +162,10 @@ fn packed_sequences_do_not_see_each_other() -> Result<()> {
 fn decoding_with_cached_keys_equals_the_whole_pass() -> Result<()> {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: Some(6) };
     let (q, k, v) = (random((9, 16), 23)?, random((9, 8), 24)?, random((9, 8), 25)?);
-    let (whole, _) = attention::forward((&q, &k, &v), &shape, &Span::packed(&[9]), Products::WrittenOut)?;
+    let (whole, _) = attention::forward((&q, &k, &v), &shape, &packed(&[9]), Products::WrittenOut)?;
     let last = q.narrow(0, 8, 1)?.contiguous()?;
-    let (step, _) = attention::forward((&last, &k, &v), &shape, &[Span { q: 0..1, k: 0..9 }], Products::WrittenOut)?;
+    let (step, _) =
+        attention::forward((&last, &k, &v), &shape, &sequences(&[Span { q: 0..1, k: 0..9 }]), Products::WrittenOut)?;
     close(&whole.narrow(0, 8, 1)?.contiguous()?, &step, 1e-6);
     Ok(())
 }
@@ -164,17 +178,19 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
     let whole = hidden.matmul(&head.t()?)?;
     let (sum, dlogits) = cross_entropy::reference(&whole, &targets, Some(0.25))?;
     let result = cross_entropy::forward_backward(&hidden, Products::WrittenOut, &head, &targets, Some(0.25))?;
-    assert!((result.sum - sum).abs() < 1e-2, "{} and {sum}", result.sum);
+    let found = result.sum.value()?;
+    assert!((found - sum).abs() < 1e-2, "{found} and {sum}");
     let wanted = dlogits.expect("a gradient").matmul(&head)?;
     close(&result.grad.expect("a gradient"), &wanted, 1e-5);
     let alone = cross_entropy::forward_backward(&hidden, Products::WrittenOut, &head, &targets, None)?;
-    assert!((alone.sum - result.sum).abs() < 1e-3 && alone.grad.is_none());
+    assert!((alone.sum.value()? - found).abs() < 1e-3 && alone.grad.is_none());
     for how in Instructions::all().map(Products::Strips) {
         let fast = cross_entropy::forward_backward(&rounded(&hidden)?, how, &rounded(&head)?, &targets, Some(0.25))?;
-        assert!((fast.sum - sum).abs() < 1e-2 * sum, "{how:?}: {} and {sum}", fast.sum);
+        let found = fast.sum.value()?;
+        assert!((found - sum).abs() < 1e-2 * sum, "{how:?}: {found} and {sum}");
         assert!(relative(&fast.grad.expect("a gradient"), &wanted) < 2e-2, "{how:?}");
         let alone = cross_entropy::forward_backward(&rounded(&hidden)?, how, &rounded(&head)?, &targets, None)?;
-        assert!((alone.sum - fast.sum).abs() < 1e-6 && alone.grad.is_none());
+        assert!((alone.sum.value()? - found).abs() < 1e-6 && alone.grad.is_none());
     }
     Ok(())
 }
@@ -338,13 +354,13 @@ fn activations_are_matrices_too() -> Result<()> {
 /// Attention in bf16 on all instructions against the reference on the same rounded values.
 fn bf16_attention_case(window: Option<usize>, head_dim: usize, lengths: &[usize]) -> Result<()> {
     let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim, window };
-    let spans = Span::packed(lengths);
+    let spans = packed(lengths);
     let m: usize = lengths.iter().sum();
     let of = |heads: usize, seed| rounded(&random((m, heads * head_dim), seed)?);
     let (q, k, v, d_o) = (of(6, 41)?, of(2, 42)?, of(2, 43)?, of(6, 44)?);
-    let (o, lse) = attention::reference_forward(&q, &k, &v, &shape, &spans)?;
+    let (o, lse) = attention::reference_forward(&q, &k, &v, &shape, spans.spans())?;
     let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
-    let (dq, dk, dv) = attention::reference_backward(&d_o, &saved, &shape, &spans)?;
+    let (dq, dk, dv) = attention::reference_backward(&d_o, &saved, &shape, spans.spans())?;
     for how in Instructions::all().map(Products::Strips) {
         let (fast_o, fast_lse) = attention::forward((&q, &k, &v), &shape, &spans, how)?;
         let (fast_dq, fast_dk, fast_dv) = attention::backward(&d_o, &saved, &shape, &spans, how)?;

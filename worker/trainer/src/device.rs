@@ -10,7 +10,7 @@ use crate::{Error, Result};
 pub fn open(kind: DeviceKind) -> Result<Device> {
     let device = match kind {
         DeviceKind::Cpu => Ok(Device::Cpu),
-        DeviceKind::Cuda => Device::new_cuda(0),
+        DeviceKind::Cuda => return cuda(),
         DeviceKind::Metal => Device::new_metal(0),
         DeviceKind::Any => return Ok(fastest()),
     };
@@ -18,7 +18,17 @@ pub fn open(kind: DeviceKind) -> Result<Device> {
 }
 
 fn fastest() -> Device {
-    Device::new_cuda(0).or_else(|_| Device::new_metal(0)).unwrap_or(Device::Cpu)
+    cuda().ok().or_else(|| Device::new_metal(0).ok()).unwrap_or(Device::Cpu)
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Result<Device> {
+    qlora_kernels::cuda::open(0).map_err(|e| Error::Device { name: "cuda".into(), fault: e.to_string() })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Result<Device> {
+    Err(Error::Device { name: "cuda".into(), fault: "this program was built without the `cuda` feature".into() })
 }
 
 /// `bf16` on a GPU; `f32` on a processor, whose products candle computes in `f32`.
@@ -32,6 +42,8 @@ pub fn products(wanted: Compute, device: &Device) -> Products {
     match wanted {
         Compute::Auto if device.is_cpu() && best.are_fast() => Products::Strips(best),
         Compute::Bf16 if device.is_cpu() => Products::Strips(best),
+        #[cfg(feature = "cuda")]
+        Compute::Auto | Compute::Bf16 if device.is_cuda() => Products::CublasLt,
         _ => Products::WrittenOut,
     }
 }

@@ -1,11 +1,12 @@
 //! One optimizer step.
 
 use qlora_config::TrainingSection;
+use qlora_kernels::ops::cross_entropy::Loss;
 
 use crate::Result;
 use crate::lora::{Adapters, Gradients, MaskPosition};
 use crate::model::{Batch, Decoder};
-use crate::optim::{LearningRate, Optimizer, clip_factor};
+use crate::optim::{LearningRate, Optimizer};
 
 /// What one step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,13 +39,15 @@ impl Trainer<'_> {
     }
 
     fn step_on_this_thread(&mut self, step: u64, batches: &[Batch]) -> Result<StepOutcome> {
-        let (loss, gradients) = self.gradients(step, batches)?;
-        let grad_norm = gradients.norm()?;
+        let (loss, gradients) = self.losses_and_gradients(step, batches)?;
+        let norm = gradients.norm()?;
         let learning_rate = self.learning_rate.at(step);
+        let updated = self.optimizer.updated(&self.adapters, &gradients, &norm, learning_rate, self.training)?;
+        // A GPU has been given all its work before anything is waited for.
+        let (loss, grad_norm) = (loss.value()? * per_token(batches), norm.value()?);
         let skipped = !(loss.is_finite() && grad_norm.is_finite());
         if !skipped {
-            let scale = clip_factor(grad_norm, self.training.max_grad_norm);
-            self.optimizer.update(&mut self.adapters, &gradients, scale, learning_rate, self.training)?;
+            (self.adapters, self.optimizer) = updated;
         }
         let tokens = batches.iter().map(Batch::tokens).sum();
         Ok(StepOutcome { loss, grad_norm, learning_rate, tokens, skipped })
@@ -52,16 +55,26 @@ impl Trainer<'_> {
 
     /// Mean loss over the supervised tokens of all `batches`, and its gradients.
     pub fn gradients(&self, step: u64, batches: &[Batch]) -> Result<(f64, Gradients)> {
-        let supervised: usize = batches.iter().map(|b| b.targets.len()).sum();
-        let scale = 1.0 / supervised.max(1) as f64;
+        let (loss, gradients) = self.losses_and_gradients(step, batches)?;
+        Ok((loss.value()? * per_token(batches), gradients))
+    }
+
+    /// Sum of the losses of all supervised tokens, and gradients of their mean.
+    fn losses_and_gradients(&self, step: u64, batches: &[Batch]) -> Result<(Loss, Gradients)> {
+        let scale = per_token(batches);
         let mut gradients = Gradients::none(&self.adapters);
-        let (mut loss, mut first_token) = (0f64, 0u64);
+        let (mut loss, mut first_token) = (Loss::default(), 0u64);
         for batch in batches {
             let masks = MaskPosition { step, first_token };
             let kept = self.decoder.forward(batch, &self.adapters, masks, self.training)?;
-            loss += self.decoder.backward(batch, &self.adapters, masks, kept, scale, &mut gradients)? * scale;
+            loss = loss.plus(self.decoder.backward(batch, &self.adapters, masks, kept, scale, &mut gradients)?);
             first_token += batch.tokens() as u64;
         }
         Ok((loss, gradients))
     }
+}
+
+/// What makes a mean of a sum over the supervised tokens of a step.
+fn per_token(batches: &[Batch]) -> f64 {
+    1.0 / batches.iter().map(|b| b.targets.len()).sum::<usize>().max(1) as f64
 }

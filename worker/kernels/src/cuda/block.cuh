@@ -1,25 +1,34 @@
-// Reductions over the threads of a block, in a fixed order so that a step repeats. blockDim.x is a power of two of at
-// most 1024, and every thread takes part.
+// Reductions over the threads of a block, in a fixed order so that a step repeats. blockDim.x is a multiple of 32, and
+// every thread takes part.
 #pragma once
 
-// The same value in every thread: all of `value` put together two by two.
-template <typename Combine>
-__device__ float block_reduce(float value, Combine combine) {
-    __shared__ float parts[1024];
-    parts[threadIdx.x] = value;
-    __syncthreads();
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) parts[threadIdx.x] = combine(parts[threadIdx.x], parts[threadIdx.x + half]);
-        __syncthreads();
-    }
-    const float result = parts[0];
-    __syncthreads();
-    return result;
-}
-
 struct Sum {
+    static constexpr float NOTHING = 0.0f;
     __device__ float operator()(float a, float b) const { return a + b; }
 };
 struct Max {
+    static constexpr float NOTHING = -INFINITY;
     __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
+
+template <typename Combine>
+__device__ float warp_reduce(float value, Combine combine) {
+    for (int distance = 16; distance > 0; distance /= 2) {
+        value = combine(value, __shfl_xor_sync(0xffffffffu, value, distance));
+    }
+    return value;
+}
+
+// The same value in every thread: all of `value` put together.
+template <typename Combine>
+__device__ float block_reduce(float value, Combine combine) {
+    __shared__ float parts[32];
+    const unsigned warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    value = warp_reduce(value, combine);
+    if (lane == 0) parts[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = warp_reduce(lane < warps ? parts[lane] : Combine::NOTHING, combine);
+    // The next reduction writes the same places.
+    __syncthreads();
+    return value;
+}

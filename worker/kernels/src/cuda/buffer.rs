@@ -1,7 +1,7 @@
 //! Memory of a GPU behind candle's tensors.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
-use candle_core::cuda_backend::{CudaDType, WrapErr};
+use candle_core::cuda_backend::CudaDType;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Device, Shape, Storage, Tensor};
 use parking_lot::RwLockReadGuard;
@@ -36,11 +36,6 @@ impl<'a> Input<'a> {
     pub(super) fn slice<T: CudaDType>(&self) -> Result<CudaView<'_, T>> {
         let Storage::Cuda(storage) = &*self.storage else { candle_core::bail!("a tensor is not on the GPU") };
         Ok(storage.as_cuda_slice::<T>()?.slice(self.range.0..self.range.1))
-    }
-
-    /// A copy on the same GPU.
-    pub(super) fn copy<T: CudaDType + DeviceRepr>(&self, device: &CudaDevice) -> Result<CudaSlice<T>> {
-        device.cuda_stream().clone_dtod(&self.slice::<T>()?).w()
     }
 }
 

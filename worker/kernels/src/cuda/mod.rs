@@ -3,20 +3,30 @@
 //! Their arithmetic is tested on the processor (`tests/emulated.rs`); that they run, and how fast, only a GPU can show.
 //! A launch checks element types and sizes before anything is sent to the device.
 
+pub(crate) mod adamw;
+pub(crate) mod attention;
 mod buffer;
+mod gpu;
+mod libraries;
+pub mod memory;
+mod open;
+pub(crate) mod products;
+pub(crate) mod rows;
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 use candle_core::{DType, Tensor};
 use half::bf16;
 
+pub use self::libraries::MissingLibrary;
+pub use self::open::{NoGpu, open};
+
 use self::buffer::{Input, device_of, finish};
+use self::gpu::Gpu;
 use crate::Result;
-use crate::ops::adamw::Constants;
 use crate::ops::dropout::DropoutKey;
 use crate::ops::nf4::{Nf4Scales, Nf4Tensor};
 
-const ADAMW: &str = include_str!(concat!(env!("OUT_DIR"), "/adamw.ptx"));
 const CROSS_ENTROPY: &str = include_str!(concat!(env!("OUT_DIR"), "/cross_entropy.ptx"));
 const DROPOUT: &str = include_str!(concat!(env!("OUT_DIR"), "/dropout.ptx"));
 const NF4: &str = include_str!(concat!(env!("OUT_DIR"), "/nf4.ptx"));
@@ -46,8 +56,9 @@ fn rows(rows: usize) -> LaunchConfig {
 }
 
 /// The matrix in bf16, bit for bit as [`Nf4Tensor::reference`] has it.
-pub(crate) fn nf4_to_bf16(matrix: &Nf4Tensor, map: &Tensor) -> Result<Tensor> {
+pub(crate) fn nf4_to_bf16(matrix: &Nf4Tensor) -> Result<Tensor> {
     let device = device_of(matrix.packed())?;
+    let gpu = Gpu::of(&device)?;
     let (shape, elements) = (matrix.dims(), matrix.dims().0 * matrix.dims().1);
     if !matrix.block().is_multiple_of(NF4_RUN) {
         candle_core::bail!("blocks of {} elements are not multiples of {NF4_RUN}", matrix.block())
@@ -57,7 +68,7 @@ pub(crate) fn nf4_to_bf16(matrix: &Nf4Tensor, map: &Tensor) -> Result<Tensor> {
         Nf4Scales::Plain(absmax) => (None, absmax, 0.0),
         Nf4Scales::Nested { codes, absmax, offset } => (Some(codes), absmax, *offset),
     };
-    let (codes, scales, map) = (codes.map(Input::of).transpose()?, Input::of(scales)?, Input::of(map)?);
+    let (codes, scales, map) = (codes.map(Input::of).transpose()?, Input::of(scales)?, Input::of(&gpu.dynamic_map)?);
     // SAFETY: the kernel writes every element.
     let mut out = unsafe { device.alloc::<bf16>(elements)? };
     let function = device.get_or_load_custom_func("nf4_to_bf16", "qlora_nf4", NF4)?;
@@ -159,8 +170,8 @@ pub(crate) fn swiglu_backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Te
     Ok((finish(dg, device.clone(), shape)?, finish(de, device, shape)?))
 }
 
-/// Sum of the losses of `logits` [L, V] in `f32`, and the gradient of `sum * scale` in bf16 where there is a scale.
-pub(crate) fn cross_entropy(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(f64, Option<Tensor>)> {
+/// The losses [L] of `logits` [L, V] in `f32`, and the gradient of their sum times `scale` in bf16 where there is one.
+pub(crate) fn cross_entropy(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(Tensor, Option<Tensor>)> {
     let device = device_of(logits)?;
     let (rows_of, v) = logits.dims2()?;
     if targets.len() != rows_of || targets.iter().any(|&target| target as usize >= v) {
@@ -184,7 +195,7 @@ pub(crate) fn cross_entropy(logits: &Tensor, targets: &[u32], scale: Option<f64>
     // SAFETY: arguments are those of the kernel; a block goes over one row, and targets were checked.
     unsafe { launch.launch(rows(rows_of)) }.w()?;
     drop(launch);
-    let losses = finish(losses, device.clone(), rows_of)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+    let losses = finish(losses, device.clone(), rows_of)?;
     let grad = scale.map(|_| finish(grad, device, (rows_of, v))).transpose()?;
     Ok((losses, grad))
 }
@@ -241,29 +252,4 @@ pub(crate) fn rope(
     unsafe { launch.launch(spread(m * width / 2)) }.w()?;
     drop(launch);
     finish(y, device, (m, width))
-}
-
-/// One update of a parameter with moments in `f32`; copies of all three are changed and returned.
-pub(crate) fn adamw(
-    c: &Constants,
-    value: &Tensor,
-    (first, second): (&Tensor, &Tensor),
-    gradient: &Tensor,
-) -> Result<[Tensor; 3]> {
-    let device = device_of(value)?;
-    let n = value.elem_count();
-    let gradient = Input::of(gradient)?;
-    let copy = |tensor: &Tensor| Input::of(tensor)?.copy::<f32>(&device);
-    let (mut new, mut m, mut v) = (copy(value)?, copy(first)?, copy(second)?);
-    let function = device.get_or_load_custom_func("adamw", "qlora_adamw", ADAMW)?;
-    let (gradient, length) = (gradient.slice::<f32>()?, n as i64);
-    let mut launch = function.builder();
-    launch.arg(&gradient).arg(&mut new).arg(&mut m).arg(&mut v).arg(&length);
-    launch.arg(&c.beta1).arg(&c.beta2).arg(&c.share1).arg(&c.share2).arg(&c.epsilon).arg(&c.keep);
-    launch.arg(&c.step).arg(&c.root).arg(&c.scale);
-    // SAFETY: arguments are those of the kernel, all of `n` elements.
-    unsafe { launch.launch(spread(n)) }.w()?;
-    drop(launch);
-    let shape = value.shape();
-    Ok([finish(new, device.clone(), shape)?, finish(m, device.clone(), shape)?, finish(v, device, shape)?])
 }

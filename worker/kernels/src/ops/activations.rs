@@ -9,6 +9,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::product::{Matrix, PlainStrips};
+use super::rows;
 use crate::Result;
 use crate::cpu::bf16::Strips;
 use crate::cpu::bf16::pack::{Rows, STEP, round};
@@ -101,7 +102,7 @@ impl Matrix for Activations {
     }
 
     fn written_out(&self, dtype: DType) -> Result<Tensor> {
-        self.tensor()?.to_dtype(dtype)
+        rows::cast(self.tensor()?, dtype)
     }
 
     fn strips(&self, scale: f32) -> Result<Option<Box<dyn Strips + '_>>> {

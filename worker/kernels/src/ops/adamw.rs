@@ -5,6 +5,8 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
 use crate::Result;
 use crate::cpu::{self, dynamic8};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::view::{on_cpu, tensor, view};
 
 /// Tensors of fewer elements keep their moments in `f32` in any case, as bitsandbytes has it.
@@ -36,7 +38,6 @@ pub struct Constants {
     pub keep: f32,
     pub step: f32,
     pub root: f32,
-    pub scale: f32,
 }
 
 /// First and second moments of a parameter.
@@ -102,6 +103,66 @@ impl Moments {
     }
 }
 
+/// A tensor that is trained, and what its update reads.
+#[derive(Clone, Copy)]
+pub struct Parameter<'a> {
+    pub value: &'a Tensor,
+    pub moments: &'a Moments,
+    /// Of the value's shape, in one piece.
+    pub gradient: &'a Tensor,
+    pub rule: &'a AdamW,
+}
+
+/// The L2 norm over tensors, where it was found.
+#[derive(Debug, Clone)]
+pub enum Norm {
+    Known(f64),
+    /// One `f32` on a device, perhaps not computed yet.
+    OnDevice(Tensor),
+}
+
+impl Norm {
+    /// Of all `tensors` together.
+    pub fn of(tensors: &[&Tensor]) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if cuda::adamw::applies(tensors) {
+            return Ok(Self::OnDevice(cuda::adamw::norm(tensors)?));
+        }
+        let mut sum = 0f64;
+        for tensor in tensors {
+            sum += f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        }
+        Ok(Self::Known(sum.sqrt()))
+    }
+
+    /// Waits for the device.
+    pub fn value(&self) -> Result<f64> {
+        match self {
+            Self::Known(value) => Ok(*value),
+            Self::OnDevice(value) => Ok(f64::from(value.flatten_all()?.to_vec1::<f32>()?[0])),
+        }
+    }
+}
+
+/// The factor that brings a gradient of the given norm down to `most`, as PyTorch's `clip_grad_norm_` has it; 0 is no
+/// limit.
+pub fn clip_factor(norm: f64, most: f64) -> f64 {
+    if most == 0.0 { 1.0 } else { (most / (norm + 1e-6)).min(1.0) }
+}
+
+/// New values and moments of all `parameters`, whose gradients have the given norm and are scaled down to `most`; on a
+/// GPU without waiting for it.
+pub fn update_all(parameters: &[Parameter<'_>], norm: &Norm, most: f64) -> Result<Vec<(Tensor, Moments)>> {
+    #[cfg(feature = "cuda")]
+    if let Norm::OnDevice(norm) = norm
+        && parameters.iter().all(|p| matches!(p.moments, Moments::Full { .. }) && cuda::adamw::applies(&[p.value]))
+    {
+        return cuda::adamw::update(parameters, norm, most);
+    }
+    let scale = clip_factor(norm.value()?, most);
+    parameters.iter().map(|p| p.rule.update(p.value, p.moments, p.gradient, scale)).collect()
+}
+
 impl AdamW {
     /// `value` and its `moments` after one step along `gradient`, which is first multiplied by `scale`.
     pub fn update(
@@ -118,12 +179,6 @@ impl AdamW {
                 cpu::adamw::update(self, scale as f32, &view(gradient)?, &mut new, &mut m, &mut v);
                 let shape = value.dims();
                 Ok((tensor(new, shape)?, Moments::Full { first: tensor(m, shape)?, second: tensor(v, shape)? }))
-            }
-            #[cfg(feature = "cuda")]
-            Moments::Full { first, second } if value.device().is_cuda() => {
-                let constants = self.constants(scale as f32);
-                let [value, first, second] = crate::cuda::adamw(&constants, value, (first, second), gradient)?;
-                Ok((value, Moments::Full { first, second }))
             }
             Moments::Full { first, second } => self.reference(value, (first, second), gradient, scale),
             Moments::Coded { first, second } => self.coded(value, (first, second), gradient, scale),
@@ -165,8 +220,8 @@ impl AdamW {
         Ok((value, Moments::Full { first, second }))
     }
 
-    /// For gradients that are first multiplied by `scale`.
-    pub fn constants(&self, scale: f32) -> Constants {
+    /// What the kernels read.
+    pub fn constants(&self) -> Constants {
         Constants {
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
@@ -176,7 +231,6 @@ impl AdamW {
             keep: (1.0 - self.learning_rate * self.weight_decay) as f32,
             step: (self.learning_rate / self.correction1()) as f32,
             root: (1.0 / self.correction2().sqrt()) as f32,
-            scale,
         }
     }
 

@@ -10,7 +10,10 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::Result;
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::ops::product::Products;
+use crate::ops::sequences::{Sequences, Span};
 use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// The sizes of an attention layer.
@@ -33,40 +36,21 @@ impl AttentionShape {
     }
 }
 
-/// One sequence: where its queries and its keys lie. The last query sees the last key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
-    pub q: Range<usize>,
-    pub k: Range<usize>,
-}
-
-impl Span {
-    /// Spans of sequences of the given lengths, packed one after another.
-    pub fn packed(lengths: &[usize]) -> Vec<Span> {
-        let mut start = 0;
-        let span = |&len: &usize| {
-            let range = start..start + len;
-            start += len;
-            Span { q: range.clone(), k: range }
-        };
-        lengths.iter().map(span).collect()
-    }
-
-    /// Keys, counted from the span's first, that query `i` of the span sees.
-    pub fn visible(&self, i: usize, window: Option<usize>) -> Range<usize> {
-        let end = self.k.len() - self.q.len() + i + 1;
-        let start = window.map_or(0, |w| end.saturating_sub(w));
-        start..end
-    }
-}
-
 /// `q` [M, H*E], `k`, `v` [M', K*E] to the output [M, H*E] and the log-sum-exp of the scores [H, M] in `f32`.
 pub fn forward(
     (q, k, v): (&Tensor, &Tensor, &Tensor),
     shape: &AttentionShape,
-    spans: &[Span],
+    sequences: &Sequences,
     products: Products,
 ) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if let Some(tiles) = sequences.tiles()
+        && cuda::applies(&[q, k, v])
+        && cuda::attention::has_kernels(shape)
+    {
+        return cuda::attention::forward((q, k, v), shape, tiles);
+    }
+    let spans = sequences.spans();
     if !on_cpu(&[q, k, v]) {
         return reference_forward(q, k, v, shape, spans);
     }
@@ -74,8 +58,8 @@ pub fn forward(
     let (mut o, mut lse) = (unwritten(m * width), unwritten(shape.heads * m));
     let inputs = (&*view(q)?, &*view(k)?, &*view(v)?);
     match products {
-        Products::WrittenOut => cpu::attention::f32::forward(inputs, shape, spans, &mut o, &mut lse),
         Products::Strips(how) => cpu::attention::bf16::forward(inputs, shape, spans, &mut o, &mut lse, how),
+        _ => cpu::attention::f32::forward(inputs, shape, spans, &mut o, &mut lse),
     }
     Ok((tensor(o, (m, width))?, tensor(lse, (shape.heads, m))?))
 }
@@ -95,9 +79,17 @@ pub fn backward(
     d_o: &Tensor,
     saved: &Saved<'_>,
     shape: &AttentionShape,
-    spans: &[Span],
+    sequences: &Sequences,
     products: Products,
 ) -> Result<(Tensor, Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if let Some(tiles) = sequences.tiles()
+        && cuda::applies(&[d_o, saved.q, saved.k, saved.v, saved.o])
+        && cuda::attention::has_kernels(shape)
+    {
+        return cuda::attention::backward(d_o, saved, shape, tiles);
+    }
+    let spans = sequences.spans();
     if !on_cpu(&[d_o, saved.q, saved.k, saved.v, saved.o]) {
         return reference_backward(d_o, saved, shape, spans);
     }
@@ -110,12 +102,12 @@ pub fn backward(
         lse: &view(saved.lse)?,
     };
     let (dq, dk, dv) = match products {
-        Products::WrittenOut => cpu::attention::f32::backward(&inputs, shape, spans),
         Products::Strips(how) => {
             let mut dq = unwritten(inputs.q.len());
             let (dk, dv) = cpu::attention::bf16::backward(&inputs, shape, spans, &mut dq, how);
             (dq, dk, dv)
         }
+        _ => cpu::attention::f32::backward(&inputs, shape, spans),
     };
     Ok((tensor(dq, saved.q.dims())?, tensor(dk, saved.k.dims())?, tensor(dv, saved.v.dims())?))
 }

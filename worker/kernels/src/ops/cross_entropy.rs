@@ -8,13 +8,51 @@ use crate::ops::activations::Activations;
 use crate::ops::product::{Matrix, Products, Term};
 use crate::view::{on_cpu, view};
 
-/// Rows of logits that are held at one time.
-const CHUNK: usize = 256;
+/// Rows of logits that are held at one time: on a GPU enough for a product to fill it.
+fn rows_at_once(products: Products) -> usize {
+    match products {
+        #[cfg(feature = "cuda")]
+        Products::CublasLt => 1024,
+        _ => 256,
+    }
+}
 
-/// Sum of losses in nats, and the gradient with respect to the hidden rows.
+/// A sum of losses in nats, part of which a device may still be computing.
+#[derive(Debug, Default)]
+pub struct Loss {
+    known: f64,
+    /// Losses of single rows.
+    pending: Vec<Tensor>,
+}
+
+impl Loss {
+    /// Both together.
+    pub fn plus(mut self, other: Self) -> Self {
+        self.known += other.known;
+        self.pending.extend(other.pending);
+        self
+    }
+
+    /// Waits for the device.
+    pub fn value(&self) -> Result<f64> {
+        let mut sum = self.known;
+        for losses in &self.pending {
+            sum += losses.to_vec1::<f32>()?.into_iter().map(f64::from).sum::<f64>();
+        }
+        Ok(sum)
+    }
+}
+
+impl From<f64> for Loss {
+    fn from(known: f64) -> Self {
+        Self { known, pending: Vec::new() }
+    }
+}
+
+/// Sum of losses, and the gradient with respect to the hidden rows.
 #[derive(Debug)]
 pub struct LossAndGrad {
-    pub sum: f64,
+    pub sum: Loss,
     /// [L, D]; absent when only the loss was asked for.
     pub grad: Option<Tensor>,
 }
@@ -29,29 +67,12 @@ pub fn forward_backward(
     targets: &[u32],
     grad_scale: Option<f64>,
 ) -> Result<LossAndGrad> {
-    let mut sum = 0f64;
-    let mut grads = Vec::new();
-    for (i, chunk) in targets.chunks(CHUNK).enumerate() {
-        let rows = hidden.narrow(0, i * CHUNK, chunk.len())?.into();
-        let logits = products.forward(&[Term { x: &rows, w: head, scale: 1.0 }], None)?;
-        let (loss, dlogits) = match (products, grad_scale) {
-            (Products::Strips(_), Some(scale)) => {
-                let v = logits.dim(1)?;
-                let (loss, grad) = cpu::cross_entropy::loss_and_grad(&view(&logits)?, v, chunk, scale as f32);
-                (loss, Some(grad.into()))
-            }
-            (_, None) if on_cpu(&[&logits]) => (cpu::cross_entropy::loss(&view(&logits)?, logits.dim(1)?, chunk), None),
-            #[cfg(feature = "cuda")]
-            _ if logits.device().is_cuda() => {
-                let (loss, grad) = crate::cuda::cross_entropy(&logits.to_dtype(DType::F32)?, chunk, grad_scale)?;
-                (loss, grad.map(Activations::from))
-            }
-            _ => {
-                let (loss, grad) = reference(&logits, chunk, grad_scale)?;
-                (loss, grad.map(Activations::from))
-            }
-        };
-        sum += loss;
+    let (mut sum, mut grads) = (Loss::default(), Vec::new());
+    let rows = rows_at_once(products);
+    for (i, chunk) in targets.chunks(rows).enumerate() {
+        let hidden = hidden.narrow(0, i * rows, chunk.len())?.into();
+        let (loss, dlogits) = of_chunk(&hidden, products, head, chunk, grad_scale)?;
+        sum = sum.plus(loss);
         if let Some(dlogits) = dlogits {
             grads.push(products.backward(&[Term { x: &dlogits, w: head, scale: 1.0 }], None)?);
         }
@@ -62,6 +83,43 @@ pub fn forward_backward(
         _ => Some(Tensor::cat(&grads, 0)?),
     };
     Ok(LossAndGrad { sum, grad })
+}
+
+/// Losses and the gradient of the logits of `hidden` [L, D], few enough that all their logits may exist.
+fn of_chunk(
+    hidden: &Activations,
+    products: Products,
+    head: &dyn Matrix,
+    targets: &[u32],
+    scale: Option<f64>,
+) -> Result<(Loss, Option<Activations>)> {
+    #[cfg(feature = "cuda")]
+    if products == Products::CublasLt {
+        let logits = cuda_logits(hidden, head)?;
+        let (losses, grad) = crate::cuda::cross_entropy(&logits, targets, scale)?;
+        return Ok((Loss { known: 0.0, pending: vec![losses] }, grad.map(Activations::from)));
+    }
+    let logits = products.forward(&[Term { x: hidden, w: head, scale: 1.0 }], None)?;
+    let v = logits.dim(1)?;
+    match (products, scale) {
+        (Products::Strips(_), Some(scale)) => {
+            let (loss, grad) = cpu::cross_entropy::loss_and_grad(&view(&logits)?, v, targets, scale as f32);
+            Ok((loss.into(), Some(grad.into())))
+        }
+        (_, None) if on_cpu(&[&logits]) => Ok((cpu::cross_entropy::loss(&view(&logits)?, v, targets).into(), None)),
+        _ => {
+            let (loss, grad) = reference(&logits, targets, scale)?;
+            Ok((loss.into(), grad.map(Activations::from)))
+        }
+    }
+}
+
+/// Logits in `f32`, as the product has them before any rounding.
+#[cfg(feature = "cuda")]
+fn cuda_logits(hidden: &Activations, head: &dyn Matrix) -> Result<Tensor> {
+    use crate::cuda::products::{Kind, Onto, product};
+    let head = head.written_out(DType::BF16)?;
+    product(Kind::Forward, hidden.tensor()?, &head, 1.0, Onto::Nothing, DType::F32)
 }
 
 /// Loss and gradient of `logits` [L, V] in candle's operations.

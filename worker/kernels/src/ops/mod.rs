@@ -10,4 +10,6 @@ pub mod noise;
 pub mod product;
 pub mod rms_norm;
 pub mod rope;
+pub mod rows;
+pub mod sequences;
 pub mod swiglu;

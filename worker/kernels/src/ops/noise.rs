@@ -3,8 +3,8 @@
 
 use candle_core::Tensor;
 
-use super::attention::Span;
 use super::dropout::DropoutKey;
+use super::sequences::Span;
 use crate::Result;
 use crate::cpu;
 

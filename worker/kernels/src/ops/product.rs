@@ -10,9 +10,12 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use parking_lot::RwLockReadGuard;
 
 use super::activations::Activations;
+use super::rows;
 use crate::Result;
 use crate::cpu::bf16::pack::{self, Rows};
 use crate::cpu::bf16::{self, Instructions, Strips};
+#[cfg(feature = "cuda")]
+use crate::cuda::products::{self, Kind, Onto};
 use crate::view::{tensor, unwritten, view};
 
 /// A matrix [N, K] that is multiplied with and gets no gradient here.
@@ -31,7 +34,7 @@ impl Matrix for Tensor {
     }
 
     fn written_out(&self, dtype: DType) -> Result<Tensor> {
-        self.to_dtype(dtype)
+        rows::cast(self, dtype)
     }
 
     fn strips(&self, scale: f32) -> Result<Option<Box<dyn Strips + '_>>> {
@@ -54,6 +57,9 @@ pub enum Products {
     WrittenOut,
     /// On the processor in bf16 with `f32` sums.
     Strips(Instructions),
+    /// On a GPU in bf16 with `f32` sums, by cuBLASLt.
+    #[cfg(feature = "cuda")]
+    CublasLt,
 }
 
 impl Products {
@@ -62,6 +68,8 @@ impl Products {
         match self {
             Self::Strips(instructions) => fast(terms, base, instructions, Direction::Forward),
             Self::WrittenOut => sum(terms, base, |x, w| x.matmul(&w.t()?)),
+            #[cfg(feature = "cuda")]
+            Self::CublasLt => on_gpu(terms, base, Kind::Forward),
         }
     }
 
@@ -69,7 +77,7 @@ impl Products {
     pub fn forward_on(self, terms: &[Term<'_>]) -> Result<Activations> {
         match self {
             Self::Strips(instructions) => Ok(fast_rows(terms, instructions, Direction::Forward)?.into()),
-            Self::WrittenOut => Ok(self.forward(terms, None)?.into()),
+            _ => Ok(self.forward(terms, None)?.into()),
         }
     }
 
@@ -78,6 +86,8 @@ impl Products {
         match self {
             Self::Strips(instructions) => fast(terms, base, instructions, Direction::Backward),
             Self::WrittenOut => sum(terms, base, Tensor::matmul),
+            #[cfg(feature = "cuda")]
+            Self::CublasLt => on_gpu(terms, base, Kind::Backward),
         }
     }
 
@@ -85,9 +95,39 @@ impl Products {
     pub fn backward_on(self, terms: &[Term<'_>]) -> Result<Activations> {
         match self {
             Self::Strips(instructions) => Ok(fast_rows(terms, instructions, Direction::Backward)?.into()),
-            Self::WrittenOut => Ok(self.backward(terms, None)?.into()),
+            _ => Ok(self.backward(terms, None)?.into()),
         }
     }
+
+    /// `scale` times a^T b of `a` [M, P] and `b` [M, Q], [P, Q] in `f32`: the gradient of a matrix.
+    pub fn outer(self, a: &Activations, b: &Activations, scale: f64) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self == Self::CublasLt {
+            let (a, b) = (a.tensor()?, b.tensor()?);
+            return products::product(Kind::Outer, a, b, scale as f32, Onto::Nothing, DType::F32);
+        }
+        // The narrower of the two is transposed.
+        if a.dims2()?.1 > b.dims2()?.1 {
+            return self.outer(b, a, scale)?.t()?.contiguous();
+        }
+        let turned = a.tensor()?.t()?.contiguous()?.into();
+        self.backward(&[Term { x: &turned, w: b, scale }], None)?.to_dtype(DType::F32)
+    }
+}
+
+/// The sum on a GPU: every product is added to what is there, in place.
+#[cfg(feature = "cuda")]
+fn on_gpu(terms: &[Term<'_>], base: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
+    let mut total: Option<Tensor> = None;
+    for term in terms {
+        let (x, w) = (rows::cast(term.x.tensor()?, DType::BF16)?, term.w.written_out(DType::BF16)?);
+        let onto = match total.take() {
+            Some(own) => Onto::Own(own),
+            None => base.map_or(Onto::Nothing, Onto::Base),
+        };
+        total = Some(products::product(kind, &x, &w, term.scale as f32, onto, DType::BF16)?);
+    }
+    total.ok_or_else(|| candle_core::Error::Msg("a sum of no products".into()))
 }
 
 /// The sum in candle's operations.

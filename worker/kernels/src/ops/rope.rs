@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
 use crate::cpu;
+use crate::ops::sequences::Sequences;
 use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// Cosines and sines of every position up to a length, [T, E/2] each, in `f32`.
@@ -38,23 +39,25 @@ impl RopeTable {
         })
     }
 
-    /// Rotates every head of `x` [M, H*E]; `positions` has one entry a row.
-    pub fn forward(&self, x: &Tensor, positions: &[u32]) -> Result<Tensor> {
-        self.turn(x, positions, Turn::Forward)
+    /// Rotates every head of `x` [M, H*E], a row for each token of `sequences`.
+    pub fn forward(&self, x: &Tensor, sequences: &Sequences) -> Result<Tensor> {
+        self.turn(x, sequences, Turn::Forward)
     }
 
     /// The gradient of [`Self::forward`]: the inverse rotation of `dy` [M, H*E].
-    pub fn backward(&self, dy: &Tensor, positions: &[u32]) -> Result<Tensor> {
-        self.turn(dy, positions, Turn::Back)
+    pub fn backward(&self, dy: &Tensor, sequences: &Sequences) -> Result<Tensor> {
+        self.turn(dy, sequences, Turn::Back)
     }
 
-    fn turn(&self, x: &Tensor, positions: &[u32], turn: Turn) -> Result<Tensor> {
+    fn turn(&self, x: &Tensor, sequences: &Sequences, turn: Turn) -> Result<Tensor> {
         let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
         #[cfg(feature = "cuda")]
-        if crate::cuda::applies(&[x]) {
-            let positions = Tensor::new(positions, x.device())?;
-            return crate::cuda::rope(x, &positions, (&self.cos, &self.sin), self.head_dim, sign);
+        if let Some(tiles) = sequences.tiles()
+            && crate::cuda::applies(&[x])
+        {
+            return crate::cuda::rope(x, &tiles.positions, (&self.cos, &self.sin), self.head_dim, sign);
         }
+        let positions = sequences.positions();
         if !on_cpu(&[x]) {
             return self.reference(x, positions, turn);
         }

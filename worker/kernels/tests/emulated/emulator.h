@@ -1,20 +1,33 @@
-// Runs CUDA kernels on the processor, thread by thread, so that their arithmetic is tested where no GPU is.
+// Runs CUDA kernels on the processor, so that their arithmetic is tested where no GPU is.
 //
-// Blocks run one after the other, so that shared memory may be static; the threads of a block are threads of the
-// system, and __syncthreads is a barrier of them. What it does not show: speed, coalescing, races between blocks.
+// Blocks run one after the other. The threads of a block are fibers that take turns: one runs until it waits for others
+// of its block or warp. Shared memory is a static variable of the system's thread. What this does not show: speed,
+// coalescing, races between blocks, and races within a block that no barrier separates.
 #pragma once
 
-#include <barrier>
+#include <algorithm>
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <thread>
+#include <functional>
+#include <memory>
+#include <ucontext.h>
 #include <vector>
 
 #define __global__
 #define __device__
-#define __shared__ static
+#define __forceinline__ inline
+#define __restrict__
+#define __launch_bounds__(...)
+#define __shared__ static thread_local
+#define QLORA_EMULATED
+
+using std::isfinite;
+using std::max;
+using std::min;
 
 struct Index {
     unsigned x, y, z;
@@ -22,14 +35,168 @@ struct Index {
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
 
-inline thread_local Index threadIdx, blockIdx;
-inline Index blockDim, gridDim;
-inline std::barrier<>* all_threads = nullptr;
-// What the threads of a block share is there once for the whole program.
-inline std::mutex one_launch;
+inline thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 
-inline void __syncthreads() { all_threads->arrive_and_wait(); }
+namespace emulator {
+
+constexpr unsigned WARP = 32, MOST_THREADS = 1024;
+constexpr size_t STACK = 64 << 10, SHARED = 228 << 10;
+
+// Counts arrivals; whoever comes last lets all go on. Threads that have returned are not waited for.
+struct Barrier {
+    unsigned arrived = 0, generation = 0;
+};
+
+// What the lanes of a warp show each other.
+struct Warp {
+    Barrier barrier;
+    unsigned live = 0;
+    uint64_t words[WARP][8];
+};
+
+struct Fiber {
+    jmp_buf state;
+    ucontext_t start;
+    std::unique_ptr<char[]> stack;
+    bool begun = false, done = true;
+};
+
+struct Block {
+    std::vector<Fiber> fibers{MOST_THREADS};
+    Warp warps[MOST_THREADS / WARP];
+    Barrier barrier;
+    unsigned live = 0, current = 0;
+    jmp_buf scheduler;
+    ucontext_t home;
+    const std::function<void()>* kernel = nullptr;
+    alignas(128) char shared[SHARED];
+};
+
+inline Block& block() {
+    static thread_local std::unique_ptr<Block> one = std::make_unique<Block>();
+    return *one;
+}
+
+inline Warp& warp() { return block().warps[block().current / WARP]; }
+
+// Back to the scheduler until this fiber's turn comes again.
+inline void yield() {
+    Block& b = block();
+    if (_setjmp(b.fibers[b.current].state) == 0) _longjmp(b.scheduler, 1);
+}
+
+inline void open_if_full(Barrier& barrier, unsigned live) {
+    if (barrier.arrived < live || barrier.arrived == 0) return;
+    barrier.arrived = 0;
+    ++barrier.generation;
+}
+
+inline void wait(Barrier& barrier, const unsigned& live) {
+    const unsigned generation = barrier.generation;
+    ++barrier.arrived;
+    open_if_full(barrier, live);
+    while (barrier.generation == generation) yield();
+}
+
+// Runs one kernel after another: a fiber is made once.
+inline void fiber_main() {
+    for (;;) {
+        Block& b = block();
+        (*b.kernel)();
+        Fiber& self = b.fibers[b.current];
+        self.done = true;
+        open_if_full(b.barrier, --b.live);
+        open_if_full(warp().barrier, --warp().live);
+        yield();
+    }
+}
+
+inline void resume(Block& b, unsigned thread) {
+    Fiber& fiber = b.fibers[thread];
+    b.current = thread;
+    threadIdx = {thread, 0, 0};
+    if (_setjmp(b.scheduler) != 0) return;
+    if (fiber.begun) _longjmp(fiber.state, 1);
+    fiber.begun = true;
+    fiber.stack = std::make_unique<char[]>(STACK);
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.get();
+    fiber.start.uc_stack.ss_size = STACK;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, fiber_main, 0);
+    setcontext(&fiber.start);
+}
+
+inline void run_block(Block& b, unsigned threads) {
+    // NaN in every element type: what is read before it is written shows.
+    std::memset(b.shared, 0xff, SHARED);
+    b.barrier = {};
+    b.live = threads;
+    for (unsigned w = 0; w * WARP < threads; ++w) {
+        b.warps[w].barrier = {};
+        b.warps[w].live = threads - w * WARP < WARP ? threads - w * WARP : WARP;
+    }
+    for (unsigned t = 0; t < threads; ++t) b.fibers[t].done = false;
+    while (b.live > 0) {
+        for (unsigned t = 0; t < threads; ++t) {
+            if (!b.fibers[t].done) resume(b, t);
+        }
+    }
+}
+
+// Runs `kernel` once for every thread of a grid of blocks.
+inline void launch(Index grid, unsigned threads, const std::function<void()>& kernel) {
+    if (threads > MOST_THREADS) std::abort();
+    Block& b = block();
+    b.kernel = &kernel;
+    blockDim = {threads, 1, 1};
+    gridDim = grid;
+    for (unsigned z = 0; z < grid.z; ++z)
+        for (unsigned y = 0; y < grid.y; ++y)
+            for (unsigned x = 0; x < grid.x; ++x) {
+                blockIdx = {x, y, z};
+                run_block(b, threads);
+            }
+    b.kernel = nullptr;
+}
+
+// Every lane shows `mine`, of at most eight words, and sees what `lane` showed.
+template <typename T>
+T exchange(const T& mine, unsigned lane) {
+    static_assert(sizeof(T) <= sizeof(Warp::words[0]));
+    Warp& w = warp();
+    std::memcpy(w.words[block().current % WARP], &mine, sizeof mine);
+    wait(w.barrier, w.live);
+    T theirs;
+    std::memcpy(&theirs, w.words[lane], sizeof theirs);
+    wait(w.barrier, w.live);
+    return theirs;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::wait(emulator::block().barrier, emulator::block().live); }
+inline void __syncwarp() { emulator::wait(emulator::warp().barrier, emulator::warp().live); }
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+    return emulator::exchange(value, (emulator::block().current % emulator::WARP) ^ mask);
+}
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+    return emulator::exchange(value, lane);
+}
+
+// Fibers of one system thread take turns, and blocks do too.
+template <typename T>
+T atomicAdd(T* at, T value) {
+    const T old = *at;
+    *at += value;
+    return old;
+}
 
 // bf16 with the roundings of the device: to nearest, ties to even.
 struct __nv_bfloat16 {
@@ -46,26 +213,4 @@ inline __nv_bfloat16 __float2bfloat16(float value) {
     std::memcpy(&bits, &value, sizeof bits);
     if (std::isnan(value)) return {0x7fff};
     return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
-
-// Runs `kernel` once for every thread of `blocks` blocks of `threads` threads.
-template <typename Kernel>
-void launch(unsigned blocks, unsigned threads, Kernel kernel) {
-    const std::lock_guard<std::mutex> held(one_launch);
-    blockDim = {threads, 1, 1};
-    gridDim = {blocks, 1, 1};
-    for (unsigned block = 0; block < blocks; ++block) {
-        std::barrier<> barrier(threads);
-        all_threads = &barrier;
-        std::vector<std::thread> running;
-        for (unsigned thread = 0; thread < threads; ++thread) {
-            running.emplace_back([&, thread] {
-                threadIdx = {thread, 0, 0};
-                blockIdx = {block, 0, 0};
-                kernel();
-                barrier.arrive_and_drop();
-            });
-        }
-        for (auto& thread : running) thread.join();
-    }
 }

@@ -1,65 +1,68 @@
-// The kernels as functions of a library that the tests load; `blocks` and `threads` are those of the launch.
+// The kernels by name, to be launched with an array of pointers to their arguments, as the driver takes them.
 
 #include "emulator.h"
 
 #include "adamw.cu"
+#include "attention_backward.cu"
+#include "attention_forward.cu"
 #include "cross_entropy.cu"
 #include "dropout.cu"
 #include "nf4.cu"
 #include "rms_norm.cu"
 #include "rope.cu"
+#include "rows.cu"
 #include "swiglu.cu"
 
-using bf16 = __nv_bfloat16;
+#include "kernels.h"
 
-extern "C" {
+namespace {
 
-void run_nf4_to_bf16(unsigned blocks, unsigned threads, const unsigned char* packed, const unsigned char* codes,
-                     const float* scales, const float* map, float offset, long elements, int block, bf16* out) {
-    launch(blocks, threads, [=] { nf4_to_bf16(packed, codes, scales, map, offset, elements, block, out); });
+template <typename... Args, size_t... I>
+void call(void (*kernel)(Args...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<std::remove_reference_t<Args>*>(arguments[I])...);
 }
 
-void run_rms_norm_forward(unsigned blocks, unsigned threads, const bf16* x, const bf16* w, int d, float epsilon,
-                          bf16* y, float* rho) {
-    launch(blocks, threads, [=] { rms_norm_forward(x, w, d, epsilon, y, rho); });
+template <auto kernel, typename... Args>
+Kernel entry(void (*)(Args...)) {
+    return [](Index grid, unsigned threads, void** arguments) {
+        emulator::launch(grid, threads, [=] { call(kernel, arguments, std::index_sequence_for<Args...>()); });
+    };
 }
 
-void run_rms_norm_backward(unsigned blocks, unsigned threads, const bf16* dy, const bf16* x, const bf16* w,
-                           const float* rho, const bf16* base, int d, bf16* dx) {
-    launch(blocks, threads, [=] { rms_norm_backward(dy, x, w, rho, base, d, dx); });
-}
+#define KERNEL(name) {#name, entry<name>(name)}
 
-void run_swiglu_forward(unsigned blocks, unsigned threads, const bf16* g, const bf16* e, long n, bf16* h) {
-    launch(blocks, threads, [=] { swiglu_forward(g, e, n, h); });
-}
+}  // namespace
 
-void run_swiglu_backward(unsigned blocks, unsigned threads, const bf16* dh, const bf16* g, const bf16* e, long n,
-                         bf16* dg, bf16* de) {
-    launch(blocks, threads, [=] { swiglu_backward(dh, g, e, n, dg, de); });
-}
-
-void run_cross_entropy(unsigned blocks, unsigned threads, const float* logits, const unsigned* targets, int v,
-                       float scale, float* losses, bf16* grad) {
-    launch(blocks, threads, [=] { cross_entropy(logits, targets, v, scale, losses, grad); });
-}
-
-void run_dropout(unsigned blocks, unsigned threads, const bf16* x, const bf16* base, long n, unsigned long long first,
-                 unsigned low, unsigned high, unsigned projection, unsigned step, unsigned threshold, float kept,
-                 bf16* out) {
-    launch(blocks, threads,
-           [=] { dropout(x, base, n, first, low, high, projection, step, threshold, kept, out); });
-}
-
-void run_rope(unsigned blocks, unsigned threads, const bf16* x, const unsigned* positions, const float* cosines,
-              const float* sines, long pairs, int width, int head, float sign, bf16* y) {
-    launch(blocks, threads, [=] { rope(x, positions, cosines, sines, pairs, width, head, sign, y); });
-}
-
-void run_adamw(unsigned blocks, unsigned threads, const float* gradient, float* value, float* first, float* second,
-               long n, const float* constants) {
-    const float* c = constants;
-    launch(blocks, threads, [=] {
-        adamw(gradient, value, first, second, n, c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]);
-    });
-}
+const std::map<std::string, Kernel>& kernels() {
+    static const std::map<std::string, Kernel> all = {
+        KERNEL(adamw),
+        KERNEL(add_f32),
+        KERNEL(attention_backward_keys_128),
+        KERNEL(attention_backward_keys_16),
+        KERNEL(attention_backward_keys_32),
+        KERNEL(attention_backward_keys_64),
+        KERNEL(attention_backward_queries_128),
+        KERNEL(attention_backward_queries_16),
+        KERNEL(attention_backward_queries_32),
+        KERNEL(attention_backward_queries_64),
+        KERNEL(attention_delta),
+        KERNEL(attention_forward_128),
+        KERNEL(attention_forward_16),
+        KERNEL(attention_forward_32),
+        KERNEL(attention_forward_64),
+        KERNEL(cross_entropy),
+        KERNEL(dropout),
+        KERNEL(gather_rows),
+        KERNEL(nf4_to_bf16),
+        KERNEL(rms_norm_backward),
+        KERNEL(rms_norm_forward),
+        KERNEL(root_of_sum),
+        KERNEL(rope),
+        KERNEL(scatter_rows),
+        KERNEL(squares),
+        KERNEL(swiglu_backward),
+        KERNEL(swiglu_forward),
+        KERNEL(to_bf16),
+    };
+    return all;
 }

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
+use qlora_kernels::ops::rows;
 
 use crate::Result;
 
@@ -97,9 +98,9 @@ impl FactorGrad {
 
     pub(crate) fn plus(self, other: Self) -> Result<Self> {
         let magnitude = match (self.magnitude, other.magnitude) {
-            (Some(one), Some(two)) => Some((one + two)?),
+            (Some(one), Some(two)) => Some(rows::add(&one, &two)?),
             (one, two) => one.or(two),
         };
-        Ok(Self { a: (self.a + other.a)?, b: (self.b + other.b)?, magnitude })
+        Ok(Self { a: rows::add(&self.a, &other.a)?, b: rows::add(&self.b, &other.b)?, magnitude })
     }
 }

@@ -5,6 +5,7 @@ mod factors;
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, TargetModule};
 use qlora_kernels::DropoutKey;
+use qlora_kernels::ops::adamw::Norm;
 use qlora_planner::ModelShape;
 
 use crate::Result;
@@ -152,12 +153,9 @@ impl Gradients {
     }
 
     /// L2 norm over all tensors.
-    pub fn norm(&self) -> Result<f64> {
-        let mut sum = 0f64;
-        for tensor in self.0.iter().flatten().flat_map(FactorGrad::tensors) {
-            sum += f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-        Ok(sum.sqrt())
+    pub fn norm(&self) -> Result<Norm> {
+        let tensors: Vec<&Tensor> = self.0.iter().flatten().flat_map(FactorGrad::tensors).collect();
+        Ok(Norm::of(&tensors)?)
     }
 }
 

@@ -10,7 +10,7 @@
 use candle_core::Tensor;
 use qlora_config::TargetModule as M;
 use qlora_kernels::ops::{attention, rms_norm, swiglu};
-use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Span};
+use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Sequences};
 
 use super::projection::{self, AdapterPass, Inner, Projection, Pull};
 use crate::Result;
@@ -31,9 +31,7 @@ pub struct Pass<'a> {
     pub epsilon: f64,
     pub rope: &'a RopeTable,
     pub products: Products,
-    /// Position of each row within its own sequence.
-    pub positions: &'a [u32],
-    pub spans: &'a [Span],
+    pub sequences: Sequences,
     pub adapters: &'a Adapters,
     /// Where the dropout masks are drawn from; none outside training.
     pub masks: Option<MaskPosition>,
@@ -102,8 +100,8 @@ impl Block {
         let (q, u_q) = self.project(pass, M::QProj, &n1)?;
         let (k, u_k) = self.project(pass, M::KProj, &n1)?;
         let (v, u_v) = self.project(pass, M::VProj, &n1)?;
-        let (q, k) = (pass.rope.forward(&q, pass.positions)?, pass.rope.forward(&k, pass.positions)?);
-        let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, pass.spans, pass.products)?;
+        let (q, k) = (pass.rope.forward(&q, &pass.sequences)?, pass.rope.forward(&k, &pass.sequences)?);
+        let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, &pass.sequences, pass.products)?;
         let o = o.into();
         let (x1, u_o) = self.project_onto(pass, M::OProj, &o, x)?;
         let (n2, rho2) = rms_norm::forward_on(&x1, &self.norm2, pass.epsilon, pass.products)?;
@@ -159,8 +157,8 @@ impl Block {
         let d_o = self.pull(pass, &[(M::OProj, &(&dx1).into(), u_o)], Some(&saved.o), grads)?;
         let o = saved.o.tensor()?;
         let inputs = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, o, lse: &saved.lse };
-        let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, pass.spans, pass.products)?;
-        let (dq, dk) = (pass.rope.backward(&dq, pass.positions)?, pass.rope.backward(&dk, pass.positions)?);
+        let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, &pass.sequences, pass.products)?;
+        let (dq, dk) = (pass.rope.backward(&dq, &pass.sequences)?, pass.rope.backward(&dk, &pass.sequences)?);
         let (dq, dk, dv) = (dq.into(), dk.into(), dv.into());
         let parts = [(M::QProj, &dq, u_q), (M::KProj, &dk, u_k), (M::VProj, &dv, u_v)];
         let n1 = needed(&parts, || self.normalised(pass, &saved.x, &self.norm1))?;
@@ -209,13 +207,13 @@ impl Block {
     pub fn extend(&self, pass: &Pass<'_>, x: &Tensor, cache: &mut Option<LayerCache>) -> Result<Tensor> {
         let n1 = self.normalised(pass, x, &self.norm1)?;
         let (q, k) = (self.project(pass, M::QProj, &n1)?.0, self.project(pass, M::KProj, &n1)?.0);
-        let (q, k) = (pass.rope.forward(&q, pass.positions)?, pass.rope.forward(&k, pass.positions)?);
+        let (q, k) = (pass.rope.forward(&q, &pass.sequences)?, pass.rope.forward(&k, &pass.sequences)?);
         let v = self.project(pass, M::VProj, &n1)?.0;
         let grown = match cache.take() {
             None => LayerCache { k, v },
             Some(old) => LayerCache { k: Tensor::cat(&[&old.k, &k], 0)?, v: Tensor::cat(&[&old.v, &v], 0)? },
         };
-        let (o, _) = attention::forward((&q, &grown.k, &grown.v), &pass.shape, pass.spans, pass.products)?;
+        let (o, _) = attention::forward((&q, &grown.k, &grown.v), &pass.shape, &pass.sequences, pass.products)?;
         *cache = Some(grown);
         let x1 = self.project_onto(pass, M::OProj, &o.into(), x)?.0;
         let n2 = self.normalised(pass, &x1, &self.norm2)?;

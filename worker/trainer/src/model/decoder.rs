@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, ModelConfig, TargetModule, TrainingSection};
 use qlora_data::{IGNORE, Sample};
-use qlora_kernels::ops::{cross_entropy, noise, rms_norm};
-use qlora_kernels::{AttentionShape, Products, RopeTable, Span, Term};
+use qlora_kernels::ops::cross_entropy::{self, Loss};
+use qlora_kernels::ops::{noise, rms_norm, rows};
+use qlora_kernels::{AttentionShape, Products, RopeTable, Sequences, Span, Term};
 use qlora_planner::ModelShape;
 use rayon::prelude::*;
 
@@ -19,7 +20,6 @@ use crate::{Error, Result, device};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     pub ids: Vec<u32>,
-    pub positions: Vec<u32>,
     pub spans: Vec<Span>,
     /// Rows whose next token is learnt from, and that token.
     pub rows: Vec<u32>,
@@ -29,12 +29,11 @@ pub struct Batch {
 impl Batch {
     /// Packs `samples`; the label of a token is predicted at the row before it.
     pub fn pack<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let mut batch = Self { ids: vec![], positions: vec![], spans: vec![], rows: vec![], targets: vec![] };
+        let mut batch = Self { ids: vec![], spans: vec![], rows: vec![], targets: vec![] };
         let mut lengths = Vec::new();
         for sample in samples {
             let start = batch.ids.len() as u32;
             batch.ids.extend(&sample.ids);
-            batch.positions.extend(0..sample.ids.len() as u32);
             lengths.push(sample.ids.len());
             for (i, &label) in sample.labels.iter().enumerate().skip(1).filter(|&(_, &label)| label != IGNORE) {
                 batch.rows.push(start + i as u32 - 1);
@@ -128,13 +127,7 @@ impl Decoder {
         Ok(adapters)
     }
 
-    fn pass<'a>(
-        &'a self,
-        adapters: &'a Adapters,
-        positions: &'a [u32],
-        spans: &'a [Span],
-        masks: Option<MaskPosition>,
-    ) -> Pass<'a> {
+    fn pass<'a>(&'a self, adapters: &'a Adapters, spans: &[Span], masks: Option<MaskPosition>) -> Result<Pass<'a>> {
         let shape = AttentionShape {
             heads: self.shape.heads,
             kv_heads: self.shape.kv_heads,
@@ -142,7 +135,8 @@ impl Decoder {
             window: self.shape.sliding_window,
         };
         let (epsilon, rope, products) = (self.shape.norm_epsilon, &self.rope, self.products);
-        Pass { shape, epsilon, rope, products, positions, spans, adapters, masks }
+        let sequences = Sequences::new(spans, &self.device)?;
+        Ok(Pass { shape, epsilon, rope, products, sequences, adapters, masks })
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
@@ -167,7 +161,7 @@ impl Decoder {
         masks: MaskPosition,
         training: &TrainingSection,
     ) -> Result<Kept> {
-        let pass = self.pass(adapters, &batch.positions, &batch.spans, Some(masks));
+        let pass = self.pass(adapters, &batch.spans, Some(masks))?;
         let mut x = self.embed(&batch.ids)?;
         if training.neftune_alpha > 0.0 {
             x = noise::add(&x, training.neftune_alpha, &batch.spans, &adapters.embedding_noise(masks))?;
@@ -195,8 +189,8 @@ impl Decoder {
         kept: Kept,
         scale: f64,
         grads: &mut Gradients,
-    ) -> Result<f64> {
-        let pass = self.pass(adapters, &batch.positions, &batch.spans, Some(masks));
+    ) -> Result<Loss> {
+        let pass = self.pass(adapters, &batch.spans, Some(masks))?;
         let (loss, mut dx) = self.loss_and_grad(batch, &kept.last, scale)?;
         for (block, kept) in self.blocks.iter().zip(kept.blocks).rev() {
             let saved = match kept {
@@ -208,22 +202,22 @@ impl Decoder {
         Ok(loss)
     }
 
-    fn loss_and_grad(&self, batch: &Batch, last: &Tensor, scale: f64) -> Result<(f64, Tensor)> {
+    fn loss_and_grad(&self, batch: &Batch, last: &Tensor, scale: f64) -> Result<(Loss, Tensor)> {
         if batch.rows.is_empty() {
-            return Ok((0.0, last.zeros_like()?));
+            return Ok((Loss::default(), last.zeros_like()?));
         }
-        let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
-        let picked = last.index_select(&rows, 0)?;
+        let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
+        let picked = rows::gather(last, &ids)?;
         let (hidden, rho) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
         let result = cross_entropy::forward_backward(&hidden, self.products, self.head(), &batch.targets, Some(scale))?;
         let grad = result.grad.ok_or_else(|| Error::NoGradient { tensors: "the last hidden state".into() })?;
         let dpicked = rms_norm::backward(&grad, &picked, &self.norm, &rho, None)?;
-        Ok((result.sum, last.zeros_like()?.index_add(&rows, &dpicked, 0)?))
+        Ok((result.sum, rows::scatter(&dpicked, &ids, last.dim(0)?)?))
     }
 
     /// Hidden states after the last block, keeping nothing.
     fn hidden(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
-        let pass = self.pass(adapters, &batch.positions, &batch.spans, None);
+        let pass = self.pass(adapters, &batch.spans, None)?;
         let mut x = self.embed(&batch.ids)?;
         for block in &self.blocks {
             x = block.finish(&pass, &block.keep(&pass, &x)?)?;
@@ -241,10 +235,10 @@ impl Decoder {
         if batch.rows.is_empty() {
             return Ok(0.0);
         }
-        let rows = Tensor::new(batch.rows.as_slice(), &self.device)?;
-        let picked = self.hidden(batch, adapters)?.index_select(&rows, 0)?;
+        let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
+        let picked = rows::gather(&self.hidden(batch, adapters)?, &ids)?;
         let (hidden, _) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        Ok(cross_entropy::forward_backward(&hidden, self.products, self.head(), &batch.targets, None)?.sum)
+        Ok(cross_entropy::forward_backward(&hidden, self.products, self.head(), &batch.targets, None)?.sum.value()?)
     }
 
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.
@@ -257,9 +251,8 @@ impl Decoder {
     pub fn extend(&self, ids: &[u32], adapters: &Adapters, cache: &mut Vec<Option<LayerCache>>) -> Result<Tensor> {
         cache.resize(self.blocks.len(), None);
         let past = cache.first().and_then(Option::as_ref).map_or(0, |c| c.k.dims()[0]);
-        let positions: Vec<u32> = (past as u32..(past + ids.len()) as u32).collect();
         let spans = [Span { q: 0..ids.len(), k: 0..past + ids.len() }];
-        let pass = self.pass(adapters, &positions, &spans, None);
+        let pass = self.pass(adapters, &spans, None)?;
         let mut x = self.embed(ids)?;
         for (block, layer) in self.blocks.iter().zip(cache) {
             x = block.extend(&pass, &x, layer)?;

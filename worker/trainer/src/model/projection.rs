@@ -61,15 +61,13 @@ impl AdapterPass<'_> {
         &self,
         products: Products,
         dy: &Activations,
-        du: &Tensor,
+        du: &Activations,
         x: &Activations,
-        u: &Tensor,
+        u: &Activations,
     ) -> Result<FactorGrad> {
-        let (du, u) = (du.t()?.contiguous()?.into(), u.t()?.contiguous()?.into());
         let dropped = self.dropped(x)?;
-        let a = products.backward(&[Term { x: &du, w: dropped.as_ref().unwrap_or(x), scale: 1.0 }], None)?;
-        let b = products.backward(&[Term { x: &u, w: dy, scale: self.scale }], None)?;
-        let (a, b) = (a.to_dtype(DType::F32)?, b.t()?.contiguous()?.to_dtype(DType::F32)?);
+        let a = products.outer(du, dropped.as_ref().unwrap_or(x), 1.0)?;
+        let b = products.outer(dy, u, self.scale)?;
         Ok(FactorGrad { a, b, magnitude: None })
     }
 }
@@ -204,15 +202,15 @@ impl<'a> Through<'a> {
             None => None,
         };
         let dy = scaled.as_ref().unwrap_or(pull.dy);
-        let du = products.backward(&[Term { x: dy, w: &adapter.factors.b, scale: adapter.scale }], None)?;
-        let mut grad = adapter.grad(products, dy, &du, x, inner.u.tensor()?)?;
+        let du = products.backward(&[Term { x: dy, w: &adapter.factors.b, scale: adapter.scale }], None)?.into();
+        let mut grad = adapter.grad(products, dy, &du, x, &inner.u)?;
         if let (Some(unscaled), Some(magnitude)) = (&inner.unscaled, &adapter.factors.magnitude) {
             // With n the norm, g = m' / n and dm' = sum of dy o r / n over the tokens.
             let norms = magnitude.norms(|| pull.projection.norms_with(products, &adapter))?;
             let sums = (pull.dy.tensor()? * unscaled)?.to_dtype(DType::F32)?.sum(0)?;
             grad.magnitude = Some((sums / norms)?);
         }
-        Ok(Some(Self { adapter, du: du.into(), scaled, grad }))
+        Ok(Some(Self { adapter, du, scaled, grad }))
     }
 
     /// d A.

@@ -5,10 +5,10 @@ mod schedule;
 
 use candle_core::Tensor;
 use qlora_config::{OptimizerKind, TrainingSection};
-use qlora_kernels::ops::adamw::{AdamW, Moments, SMALLEST_IN_8_BITS};
+use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter, SMALLEST_IN_8_BITS};
 
 use crate::Result;
-use crate::lora::{Adapters, Factors, Gradients, NAMES};
+use crate::lora::{Adapters, FactorGrad, Factors, Gradients, NAMES};
 
 pub use schedule::LearningRate;
 
@@ -31,43 +31,61 @@ impl Optimizer {
         Ok(Self { moments, updates: 0 })
     }
 
-    /// One update of all adapters along `gradients` times `scale`.
-    pub fn update(
-        &mut self,
-        adapters: &mut Adapters,
+    /// Adapters and optimizer after one update along `gradients`, whose norm is scaled down as the configuration says.
+    pub fn updated(
+        &self,
+        adapters: &Adapters,
         gradients: &Gradients,
-        scale: f64,
+        norm: &Norm,
         learning_rate: f64,
         t: &TrainingSection,
-    ) -> Result<()> {
-        self.updates += 1;
+    ) -> Result<(Adapters, Self)> {
+        let (rule, faster) = self.rules(adapters, learning_rate, t);
+        let gradients = contiguous(gradients)?;
+        let mut parameters = Vec::new();
+        let mut moments = self.moments.iter();
+        for (factors, grads) in adapters.factors.iter().zip(&gradients) {
+            for (i, (value, moments)) in factors.tensors().zip(&mut moments).enumerate() {
+                let rule = if NAMES[i].starts_with("lora_B") { &faster } else { &rule };
+                parameters.extend(grads.get(i).map(|gradient| Parameter { value, moments, gradient, rule }));
+            }
+        }
+        let mut updates = adamw::update_all(&parameters, norm, t.max_grad_norm)?.into_iter();
+        let mut next = Self { moments: self.moments.clone(), updates: self.updates + 1 };
+        let mut learnt = adapters.clone();
+        let mut place = 0;
+        for (factors, grads) in learnt.factors.iter_mut().zip(&gradients) {
+            let first = place;
+            place += factors.tensors().count();
+            if grads.is_empty() {
+                continue;
+            }
+            *factors = factors.map(|i, value| {
+                let (value, moments) =
+                    updates.next().unwrap_or_else(|| (value.clone(), self.moments[first + i].clone()));
+                next.moments[first + i] = moments;
+                Ok(value)
+            })?;
+        }
+        Ok((learnt, next))
+    }
+
+    /// The rule of this update, and that of the factors B.
+    fn rules(&self, adapters: &Adapters, learning_rate: f64, t: &TrainingSection) -> (AdamW, AdamW) {
         let rule = AdamW {
             learning_rate,
             beta1: t.adam_beta1,
             beta2: t.adam_beta2,
             epsilon: t.adam_epsilon,
             weight_decay: t.weight_decay,
-            step: self.updates,
+            step: self.updates + 1,
         };
-        let faster = AdamW { learning_rate: learning_rate * adapters.config().loraplus_ratio, ..rule };
-        let mut first = 0;
-        for (factors, grad) in adapters.factors.iter_mut().zip(gradients.entries()) {
-            let moments = &mut self.moments[first..];
-            first += factors.tensors().count();
-            let Some(grad) = grad else { continue };
-            let grads: Vec<&Tensor> = grad.tensors().collect();
-            *factors = factors.map(|i, value| {
-                let rule = if NAMES[i].starts_with("lora_B") { &faster } else { &rule };
-                let (value, moved) = rule.update(value, &moments[i], &grads[i].contiguous()?, scale)?;
-                moments[i] = moved;
-                Ok(value)
-            })?;
-        }
-        Ok(())
+        (rule, AdamW { learning_rate: learning_rate * adapters.config().loraplus_ratio, ..rule })
     }
 }
 
-/// The factor that brings a gradient of the given norm down to `max_norm`, as PyTorch's `clip_grad_norm_` has it.
-pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
-    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+/// The gradients of every site in the order of its tensors, each in one piece; none where no gradient has arrived.
+fn contiguous(gradients: &Gradients) -> Result<Vec<Vec<Tensor>>> {
+    let whole = |grad: &FactorGrad| grad.tensors().map(|t| Ok(t.contiguous()?)).collect::<Result<Vec<_>>>();
+    gradients.entries().iter().map(|grad| grad.as_ref().map_or(Ok(Vec::new()), whole)).collect()
 }

@@ -14,6 +14,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, DType, Device, Tensor};
 use qlora_kernels::cpu::bf16::ggml::Blocks;
+use qlora_kernels::ops::rows;
 use qlora_kernels::{Matrix, Nf4Tensor, Strips};
 use rayon::prelude::*;
 
@@ -45,7 +46,7 @@ impl Matrix for Plain {
     }
 
     fn written_out(&self, dtype: DType) -> candle_core::Result<Tensor> {
-        self.0.to_dtype(dtype)
+        rows::cast(&self.0, dtype)
     }
 
     fn strips(&self, scale: f32) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
@@ -55,7 +56,7 @@ impl Matrix for Plain {
 
 impl FrozenWeight for Plain {
     fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
-        Ok(self.0.index_select(ids, 0)?.to_dtype(dtype)?)
+        Ok(rows::cast(&rows::gather(&self.0, ids)?, dtype)?)
     }
 
     fn bytes(&self) -> usize {

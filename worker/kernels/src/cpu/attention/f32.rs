@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use super::{BackwardInputs, Head, add_rows, heads};
 use crate::cpu::math::{dot, exp_in_place, max};
 use crate::cpu::matmul::{Strides, matmul};
-use crate::ops::attention::{AttentionShape, Span};
+use crate::ops::attention::AttentionShape;
+use crate::ops::sequences::Span;
 
 /// Query rows of one tile.
 const TILE: usize = 64;

@@ -3,7 +3,8 @@
 pub(crate) mod bf16;
 pub(crate) mod f32;
 
-use crate::ops::attention::{AttentionShape, Span};
+use crate::ops::attention::AttentionShape;
+use crate::ops::sequences::Span;
 
 /// One query head of one span, and where its rows lie.
 pub(crate) struct Head<'a> {

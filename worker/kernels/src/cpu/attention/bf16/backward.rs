@@ -8,7 +8,8 @@ use crate::cpu::attention::{BackwardInputs, Head, add_rows, heads};
 use crate::cpu::bf16::pack::{self, Line};
 use crate::cpu::bf16::{BLOCK, Instructions, STEP, Session};
 use crate::cpu::math::{dot, exp};
-use crate::ops::attention::{AttentionShape, Span};
+use crate::ops::attention::AttentionShape;
+use crate::ops::sequences::Span;
 
 /// `(dq, dk, dv)` with the shapes of q, k and v.
 pub(crate) fn backward(

@@ -7,7 +7,8 @@ use crate::cpu::attention::{Head, heads};
 use crate::cpu::bf16::pack::{self, Line};
 use crate::cpu::bf16::{BLOCK, Instructions, Session};
 use crate::cpu::math::{exp_in_place, max};
-use crate::ops::attention::{AttentionShape, Span};
+use crate::ops::attention::AttentionShape;
+use crate::ops::sequences::Span;
 
 /// Fills `o` [M, H*E] and `lse` [H, M].
 pub(crate) fn forward(

@@ -1,0 +1,113 @@
+//! Launches of the optimizer: one for all tensors, told by a table where each lies.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
+};
+use candle_core::{CudaDevice, DType, Tensor};
+
+use super::buffer::{Input, device_of, finish};
+use super::{THREADS, rows};
+use crate::Result;
+use crate::ops::adamw::{Constants, Moments, Parameter};
+
+// SAFETY: eight numbers of 32 bits, as the kernel has them.
+unsafe impl DeviceRepr for Constants {}
+
+const ADAMW: &str = include_str!(concat!(env!("OUT_DIR"), "/adamw.ptx"));
+/// Blocks that go over one tensor.
+const BLOCKS: u32 = 32;
+
+/// A tensor as `adamw.cu` reads it: where seven arrays lie, how long they are, and which of two rules is its own.
+type Entry = [u64; 9];
+
+/// Whether every tensor is `f32` on a GPU and in one piece.
+pub(crate) fn applies(tensors: &[&Tensor]) -> bool {
+    let applies = |t: &&Tensor| t.device().is_cuda() && t.dtype() == DType::F32 && t.is_contiguous();
+    !tensors.is_empty() && tensors.iter().all(applies)
+}
+
+/// Where the numbers of `tensor` lie.
+fn address(tensor: &Tensor, device: &CudaDevice) -> Result<u64> {
+    Ok(Input::of(tensor)?.slice::<f32>()?.device_ptr(&device.cuda_stream()).0)
+}
+
+fn table(entries: &[Entry], device: &CudaDevice) -> Result<CudaSlice<u64>> {
+    device.clone_htod(entries.as_flattened())
+}
+
+/// The L2 norm over all tensors, [1].
+pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor> {
+    let device = device_of(tensors[0])?;
+    let entry = |t: &&Tensor| Ok([address(t, &device)?, 0, 0, 0, 0, 0, 0, t.elem_count() as u64, 0]);
+    let table = table(&tensors.iter().map(entry).collect::<Result<Vec<_>>>()?, &device)?;
+    // SAFETY: the kernels write every element of both.
+    let (mut parts, mut norm) = unsafe { (device.alloc::<f32>(tensors.len())?, device.alloc::<f32>(1)?) };
+    let squares = device.get_or_load_custom_func("squares", "qlora_adamw", ADAMW)?;
+    let mut launch = squares.builder();
+    launch.arg(&table).arg(&mut parts);
+    // SAFETY: arguments are those of the kernel; a block goes over one tensor of the table.
+    unsafe { launch.launch(rows(tensors.len())) }.w()?;
+    drop(launch);
+    let root = device.get_or_load_custom_func("root_of_sum", "qlora_adamw", ADAMW)?;
+    let count = tensors.len() as i32;
+    let mut launch = root.builder();
+    launch.arg(&parts).arg(&count).arg(&mut norm);
+    // SAFETY: arguments are those of the kernel, which is one block.
+    unsafe { launch.launch(rows(1)) }.w()?;
+    drop(launch);
+    finish(norm, device, 1)
+}
+
+/// See [`crate::ops::adamw::update_all`]; all moments are full.
+pub(crate) fn update(parameters: &[Parameter<'_>], norm: &Tensor, most: f64) -> Result<Vec<(Tensor, Moments)>> {
+    let device = device_of(norm)?;
+    let (rule, faster) = rules(parameters)?;
+    let stream = device.cuda_stream();
+    let (mut entries, mut made) = (Vec::new(), Vec::new());
+    for p in parameters {
+        let Moments::Full { first, second } = p.moments else { candle_core::bail!("moments in 8 bits") };
+        let n = p.value.elem_count();
+        if [p.gradient, first, second].iter().any(|t| t.elem_count() != n) {
+            candle_core::bail!("a gradient or a moment is not of its parameter's size, {n}")
+        }
+        // SAFETY: the kernel writes every element of the three.
+        let mut new = unsafe { [device.alloc::<f32>(n)?, device.alloc::<f32>(n)?, device.alloc::<f32>(n)?] };
+        let [a, b, c] = new.each_mut().map(|slice| slice.device_ptr_mut(&stream).0);
+        let [gradient, value, first, second] = [p.gradient, p.value, first, second].map(|t| address(t, &device));
+        let is_faster = p.rule.learning_rate != rule.1;
+        entries.push([gradient?, value?, first?, second?, a, b, c, n as u64, u64::from(is_faster)]);
+        made.push((new, p.value.shape()));
+    }
+    let table = table(&entries, &device)?;
+    let function = device.get_or_load_custom_func("adamw", "qlora_adamw", ADAMW)?;
+    let (norm, most) = (Input::of(norm)?, most as f32);
+    let norm = norm.slice::<f32>()?;
+    let mut launch = function.builder();
+    launch.arg(&table).arg(&rule.0).arg(&faster).arg(&norm).arg(&most);
+    let grid = LaunchConfig {
+        grid_dim: (BLOCKS, parameters.len() as u32, 1),
+        block_dim: (THREADS, 1, 1),
+        shared_mem_bytes: 0,
+    };
+    // SAFETY: arguments are those of the kernel; a row of blocks goes over one tensor of the table.
+    unsafe { launch.launch(grid) }.w()?;
+    drop(launch);
+    made.into_iter()
+        .map(|(new, shape)| {
+            let [value, first, second] = new.map(|slice| finish(slice, device.clone(), shape));
+            Ok((value?, Moments::Full { first: first?, second: second? }))
+        })
+        .collect()
+}
+
+/// The rule of the first tensor with its learning rate, and the other one where there are two.
+fn rules(parameters: &[Parameter<'_>]) -> Result<((Constants, f64), Constants)> {
+    let Some(first) = parameters.first() else { candle_core::bail!("nothing to update") };
+    let own = first.rule.learning_rate;
+    let other = parameters.iter().find(|p| p.rule.learning_rate != own).unwrap_or(first);
+    if parameters.iter().any(|p| ![own, other.rule.learning_rate].contains(&p.rule.learning_rate)) {
+        candle_core::bail!("more than two learning rates in one update")
+    }
+    Ok(((first.rule.constants(), own), other.rule.constants()))
+}

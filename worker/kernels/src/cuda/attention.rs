@@ -1,0 +1,186 @@
+//! Launches of attention, and the tables that tell its blocks what they own.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute as Attribute;
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg};
+use candle_core::{CudaDevice, Device, Tensor};
+use half::bf16;
+
+use super::buffer::{Input, device_of, finish};
+use super::{THREADS, spread};
+use crate::Result;
+use crate::ops::attention::{AttentionShape, Saved};
+use crate::ops::sequences::Span;
+
+const FORWARD: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_forward.ptx"));
+const BACKWARD: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_backward.ptx"));
+
+/// Sizes of heads that there are kernels for.
+const HEADS: [usize; 4] = [16, 32, 64, 128];
+/// Threads of a block, and the queries or keys that it owns.
+const BLOCK: u32 = 128;
+const OWN: usize = 64;
+/// Rows of the tile that a block goes over, where both are read; see the kernels.
+const fn beside(head: usize) -> usize {
+    if head > 64 { 32 } else { 64 }
+}
+
+/// Whether there are kernels for heads of this size.
+pub(crate) fn has_kernels(shape: &AttentionShape) -> bool {
+    HEADS.contains(&shape.head_dim)
+}
+
+/// What the blocks own, on the GPU.
+pub(crate) struct Tiles {
+    /// Four numbers a block of queries.
+    queries: Tensor,
+    /// Six numbers a block of keys.
+    keys: Tensor,
+    /// Position of every row.
+    pub positions: Tensor,
+    counts: (usize, usize),
+}
+
+impl Tiles {
+    /// Long sequences come first, and in each what sees most: a block that begins late should end soon.
+    pub fn new(spans: &[Span], positions: &[u32], device: &Device) -> Result<Self> {
+        let (mut queries, mut keys) = (Vec::new(), Vec::new());
+        let mut order: Vec<&Span> = spans.iter().collect();
+        order.sort_by_key(|span| std::cmp::Reverse(span.k.len()));
+        for span in order {
+            let shift = span.k.len() - span.q.len();
+            for first in (0..span.q.len()).step_by(OWN).rev() {
+                let count = OWN.min(span.q.len() - first);
+                queries.extend([span.q.start + first, count, span.k.start, shift + first + 1].map(|n| n as u32));
+            }
+            for first in (0..span.k.len()).step_by(OWN) {
+                let count = OWN.min(span.k.len() - first);
+                let numbers = [span.k.start + first, count, first, span.q.start, span.q.len(), shift];
+                keys.extend(numbers.map(|n| n as u32));
+            }
+        }
+        let counts = (queries.len() / 4, keys.len() / 6);
+        let table = |numbers: Vec<u32>| {
+            let length = numbers.len();
+            Tensor::from_vec(numbers, length, device)
+        };
+        Ok(Self { queries: table(queries)?, keys: table(keys)?, positions: Tensor::new(positions, device)?, counts })
+    }
+}
+
+/// The kernel `name` for heads of the shape's size, allowed `rows` rows of shared memory.
+fn kernel(device: &CudaDevice, name: &str, shape: &AttentionShape, rows: usize) -> Result<(CudaFunction, u32)> {
+    let (module, source) = if name == "attention_forward" {
+        ("qlora_attention_forward", FORWARD)
+    } else {
+        ("qlora_attention_backward", BACKWARD)
+    };
+    let function = device.get_or_load_custom_func(&format!("{name}_{}", shape.head_dim), module, source)?;
+    let function = function.into_cuda_function();
+    let bytes = (rows * (shape.head_dim + 8) * size_of::<bf16>()) as u32;
+    function.set_attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes as i32).w()?;
+    Ok((function, bytes))
+}
+
+fn grid(tiles: usize, heads: usize, shared_mem_bytes: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (tiles as u32, heads as u32, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes }
+}
+
+fn window(shape: &AttentionShape) -> i32 {
+    shape.window.map_or(i32::MAX, |window| window.min(i32::MAX as usize) as i32)
+}
+
+/// See [`crate::ops::attention::forward`].
+pub(crate) fn forward(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    shape: &AttentionShape,
+    tiles: &Tiles,
+) -> Result<(Tensor, Tensor)> {
+    let device = device_of(q)?;
+    let (m, width) = q.dims2()?;
+    let (q, k, v, table) = (Input::of(q)?, Input::of(k)?, Input::of(v)?, Input::of(&tiles.queries)?);
+    // SAFETY: the kernel writes every element of both.
+    let (mut o, mut lse) = unsafe { (device.alloc::<bf16>(m * width)?, device.alloc::<f32>(shape.heads * m)?) };
+    let stream = device.cuda_stream();
+    let (function, shared) = kernel(&device, "attention_forward", shape, OWN + 4 * OWN)?;
+    let (q, k, v, table) = (q.slice::<bf16>()?, k.slice::<bf16>()?, v.slice::<bf16>()?, table.slice::<u32>()?);
+    let (rows, heads, kv_heads) = (m as i32, shape.heads as i32, shape.kv_heads as i32);
+    let (window, scale) = (window(shape), shape.scale());
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&q).arg(&k).arg(&v).arg(&table).arg(&rows).arg(&heads).arg(&kv_heads).arg(&window).arg(&scale);
+    launch.arg(&mut o).arg(&mut lse);
+    // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the matrices.
+    unsafe { launch.launch(grid(tiles.counts.0, shape.heads, shared)) }.w()?;
+    drop(launch);
+    Ok((finish(o, device.clone(), (m, width))?, finish(lse, device, (shape.heads, m))?))
+}
+
+/// rowsum(dO o O) of every head, [H, M].
+fn delta(d_o: &Tensor, o: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
+    let device = device_of(o)?;
+    let m = o.dim(0)?;
+    let (o, d_o) = (Input::of(o)?, Input::of(d_o)?);
+    // SAFETY: the kernel writes every element.
+    let mut delta = unsafe { device.alloc::<f32>(shape.heads * m)? };
+    let function = device.get_or_load_custom_func("attention_delta", "qlora_attention_backward", BACKWARD)?;
+    let (o, d_o) = (o.slice::<bf16>()?, d_o.slice::<bf16>()?);
+    let (rows, heads, head) = (m as i32, shape.heads as i32, shape.head_dim as i32);
+    let mut launch = function.builder();
+    launch.arg(&o).arg(&d_o).arg(&rows).arg(&heads).arg(&head).arg(&mut delta);
+    // SAFETY: arguments are those of the kernel; a warp goes over a head of a row.
+    unsafe { launch.launch(spread(m * shape.heads * 32)) }.w()?;
+    drop(launch);
+    debug_assert!(THREADS.is_multiple_of(32));
+    finish(delta, device, (shape.heads, m))
+}
+
+/// See [`crate::ops::attention::backward`].
+pub(crate) fn backward(
+    d_o: &Tensor,
+    saved: &Saved<'_>,
+    shape: &AttentionShape,
+    tiles: &Tiles,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let device = device_of(d_o)?;
+    let (m, width) = saved.q.dims2()?;
+    let (keys, kv_width) = saved.k.dims2()?;
+    let delta = delta(d_o, saved.o, shape)?;
+    // SAFETY: the kernels write every element of the three.
+    let (mut dq, mut dk, mut dv) = unsafe {
+        (
+            device.alloc::<bf16>(m * width)?,
+            device.alloc::<bf16>(keys * kv_width)?,
+            device.alloc::<bf16>(keys * kv_width)?,
+        )
+    };
+    let inputs = [saved.q, saved.k, saved.v, d_o].map(Input::of);
+    let [q, k, v, d_o] = inputs;
+    let (q, k, v, d_o) = (q?, k?, v?, d_o?);
+    let (q, k, v, d_o) = (q.slice::<bf16>()?, k.slice::<bf16>()?, v.slice::<bf16>()?, d_o.slice::<bf16>()?);
+    let (lse, delta) = (Input::of(saved.lse)?, Input::of(&delta)?);
+    let (lse, delta) = (lse.slice::<f32>()?, delta.slice::<f32>()?);
+    let (by_query, by_key) = (Input::of(&tiles.queries)?, Input::of(&tiles.keys)?);
+    let (by_query, by_key) = (by_query.slice::<u32>()?, by_key.slice::<u32>()?);
+    let (rows, heads, kv_heads) = (m as i32, shape.heads as i32, shape.kv_heads as i32);
+    let (window, scale) = (window(shape), shape.scale());
+    let shared_rows = 2 * OWN + 4 * beside(shape.head_dim);
+
+    let stream = device.cuda_stream();
+    let (function, shared) = kernel(&device, "attention_backward_queries", shape, shared_rows)?;
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&q).arg(&k).arg(&v).arg(&d_o).arg(&lse).arg(&delta).arg(&by_query).arg(&rows).arg(&heads).arg(&kv_heads);
+    launch.arg(&window).arg(&scale).arg(&mut dq);
+    // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the matrices.
+    unsafe { launch.launch(grid(tiles.counts.0, shape.heads, shared)) }.w()?;
+    drop(launch);
+
+    let (function, shared) = kernel(&device, "attention_backward_keys", shape, shared_rows)?;
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&q).arg(&k).arg(&v).arg(&d_o).arg(&lse).arg(&delta).arg(&by_key).arg(&rows).arg(&heads).arg(&kv_heads);
+    launch.arg(&window).arg(&scale).arg(&mut dk).arg(&mut dv);
+    // SAFETY: as above.
+    unsafe { launch.launch(grid(tiles.counts.1, shape.kv_heads, shared)) }.w()?;
+    drop(launch);
+    let gradient = |data, rows, width| finish(data, device.clone(), (rows, width));
+    Ok((gradient(dq, m, width)?, gradient(dk, keys, kv_width)?, gradient(dv, keys, kv_width)?))
+}

@@ -1,0 +1,45 @@
+//! What every launch on one GPU shares: the handle of cuBLASLt, its workspace, and the table of second-level scales.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use candle_core::cuda_backend::cudarc::cublaslt::result as blas;
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::cuda_backend::{DeviceId, WrapErr};
+use candle_core::{CudaDevice, Device, Tensor};
+use parking_lot::Mutex;
+
+use super::products::Plans;
+use crate::Result;
+use crate::cpu::nf4;
+
+/// Bytes that cuBLASLt may use: what NVIDIA advises for Hopper.
+pub(super) const WORKSPACE: usize = 32 << 20;
+
+/// One GPU, as long as the program runs.
+pub(super) struct Gpu {
+    pub plans: Plans,
+    pub workspace: CudaSlice<u8>,
+    /// What the 8-bit codes of second-level scales stand for [256].
+    pub dynamic_map: Tensor,
+}
+
+static OPENED: LazyLock<Mutex<HashMap<DeviceId, Arc<Gpu>>>> = LazyLock::new(Mutex::default);
+
+impl Gpu {
+    /// The one that `device` is.
+    pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
+        let mut opened = OPENED.lock();
+        if let Some(gpu) = opened.get(&device.id()) {
+            return Ok(gpu.clone());
+        }
+        let gpu = Arc::new(Self {
+            plans: Plans::new(blas::create_handle().map_err(super::products::fault)?),
+            // SAFETY: cuBLASLt writes before it reads.
+            workspace: unsafe { device.cuda_stream().alloc(WORKSPACE) }.w()?,
+            dynamic_map: Tensor::new(nf4::dynamic_table(), &Device::Cuda(device.clone()))?,
+        });
+        opened.insert(device.id(), gpu.clone());
+        Ok(gpu)
+    }
+}

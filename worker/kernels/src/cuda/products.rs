@@ -1,0 +1,241 @@
+//! Products of bf16 matrices with sums in `f32`, by cuBLASLt.
+//!
+//! What cuBLASLt needs to know of a product, and the algorithm that it advises, are found once for each shape. The base
+//! of a sum is the product's third operand, so that adding costs no pass of its own.
+//!
+//! cuBLASLt counts in columns: a row-major matrix [R, C] is to it a matrix of C rows and R columns.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
+use candle_core::cuda_backend::cudarc::driver::DevicePtr;
+use candle_core::{CudaDevice, DType, Tensor};
+use half::bf16;
+use parking_lot::Mutex;
+
+use super::buffer::{Input, device_of, finish};
+use super::gpu::{Gpu, WORKSPACE};
+use crate::Result;
+
+/// Which product of two row-major matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// [M, K] and [N, K] to [M, N]: x w^T.
+    Forward,
+    /// [M, N] and [N, K] to [M, K]: dy w.
+    Backward,
+    /// [M, P] and [M, Q] to [P, Q]: a^T b.
+    Outer,
+}
+
+impl Kind {
+    /// Rows and columns of the result, and the length of its sums.
+    fn sizes(self, a: (usize, usize), b: (usize, usize)) -> Result<(usize, usize, usize)> {
+        let (rows, cols, sums) = match self {
+            Self::Forward => (a.0, b.0, (a.1, b.1)),
+            Self::Backward => (a.0, b.1, (a.1, b.0)),
+            Self::Outer => (a.1, b.1, (a.0, b.0)),
+        };
+        if sums.0 != sums.1 {
+            candle_core::bail!("{a:?} and {b:?} cannot be multiplied ({self:?})")
+        }
+        Ok((rows, cols, sums.0))
+    }
+
+    /// Whether cuBLASLt transposes its left operand, which is our right one, and its right one.
+    fn transposed(self) -> (bool, bool) {
+        match self {
+            Self::Forward => (true, false),
+            Self::Backward => (false, false),
+            Self::Outer => (false, true),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    kind: Kind,
+    a: (usize, usize),
+    b: (usize, usize),
+    wide: bool,
+    /// Bytes that all addresses are multiples of.
+    alignment: u32,
+}
+
+/// A product that is ready to run.
+#[derive(Clone, Copy)]
+struct Plan {
+    operation: sys::cublasLtMatmulDesc_t,
+    left: sys::cublasLtMatrixLayout_t,
+    right: sys::cublasLtMatrixLayout_t,
+    out: sys::cublasLtMatrixLayout_t,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+/// Products that were asked for so far.
+pub(super) struct Plans {
+    handle: sys::cublasLtHandle_t,
+    known: Mutex<HashMap<Key, Plan>>,
+}
+
+// SAFETY: cuBLASLt's handles may be used from every thread, and a plan is not changed after it was made.
+unsafe impl Send for Plans {}
+// SAFETY: as above.
+unsafe impl Sync for Plans {}
+
+pub(super) fn fault(e: result::CublasError) -> candle_core::Error {
+    candle_core::Error::Msg(format!("cuBLASLt: {e}"))
+}
+
+impl Plans {
+    pub fn new(handle: sys::cublasLtHandle_t) -> Self {
+        Self { handle, known: Mutex::default() }
+    }
+
+    fn plan(&self, key: Key) -> Result<Plan> {
+        let mut known = self.known.lock();
+        if let Some(plan) = known.get(&key) {
+            return Ok(*plan);
+        }
+        let plan = make(self.handle, key).map_err(fault)?;
+        known.insert(key, plan);
+        Ok(plan)
+    }
+}
+
+fn make(handle: sys::cublasLtHandle_t, key: Key) -> std::result::Result<Plan, result::CublasError> {
+    use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
+    use sys::{cublasLtMatmulDescAttributes_t as Description, cudaDataType as Type};
+    let out_type = if key.wide { Type::CUDA_R_32F } else { Type::CUDA_R_16BF };
+    let layout =
+        |(rows, cols): (usize, usize), of| result::create_matrix_layout(of, cols as u64, rows as u64, cols as i64);
+    let (rows, cols) = match key.kind {
+        Kind::Forward => (key.a.0, key.b.0),
+        Kind::Backward => (key.a.0, key.b.1),
+        Kind::Outer => (key.a.1, key.b.1),
+    };
+    let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, Type::CUDA_R_32F)?;
+    let (left_turned, right_turned) = key.kind.transposed();
+    for (which, turned) in [
+        (Description::CUBLASLT_MATMUL_DESC_TRANSA, left_turned),
+        (Description::CUBLASLT_MATMUL_DESC_TRANSB, right_turned),
+    ] {
+        let value = i32::from(turned);
+        // SAFETY: the attribute is an integer of 32 bits, 1 for a transposed operand.
+        unsafe { result::set_matmul_desc_attribute(operation, which, (&raw const value).cast(), size_of_val(&value))? };
+    }
+    let (left, right) = (layout(key.b, Type::CUDA_R_16BF)?, layout(key.a, Type::CUDA_R_16BF)?);
+    let out = layout((rows, cols), out_type)?;
+    let preference = result::create_matmul_pref()?;
+    let alignments = [
+        Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    ];
+    let workspace = WORKSPACE;
+    // SAFETY: the size of the workspace has 64 bits, an alignment 32; everything was made just now.
+    unsafe {
+        let most = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        result::set_matmul_pref_attribute(preference, most, (&raw const workspace).cast(), size_of_val(&workspace))?;
+        for which in alignments {
+            let value = &raw const key.alignment;
+            result::set_matmul_pref_attribute(preference, which, value.cast(), size_of_val(&key.alignment))?;
+        }
+        let advice = result::get_matmul_algo_heuristic(handle, operation, left, right, out, out, preference);
+        result::destroy_matmul_pref(preference)?;
+        Ok(Plan { operation, left, right, out, algorithm: advice?.algo })
+    }
+}
+
+/// What a product is added to.
+pub(crate) enum Onto<'a> {
+    Nothing,
+    Base(&'a Tensor),
+    /// A result that nothing else holds: it is written over.
+    Own(Tensor),
+}
+
+/// The base plus `scale` times the product of `a` and `b`, both in bf16; in the base's type, or in `out`.
+pub(crate) fn product(kind: Kind, a: &Tensor, b: &Tensor, scale: f32, onto: Onto<'_>, out: DType) -> Result<Tensor> {
+    let (rows, cols, _) = kind.sizes(a.dims2()?, b.dims2()?)?;
+    let device = device_of(a)?;
+    let (base, result) = match onto {
+        Onto::Own(own) => (Some(own.clone()), own),
+        onto => {
+            let base = if let Onto::Base(base) = onto { Some(base.clone()) } else { None };
+            (base, unwritten((rows, cols), out, &device)?)
+        }
+    };
+    if base.as_ref().is_some_and(|base| base.dims() != [rows, cols] || base.dtype() != result.dtype()) {
+        candle_core::bail!("a product of {rows} x {cols} onto something else")
+    }
+    run(&device, kind, (a, b), scale, base.as_ref(), &result)?;
+    Ok(result)
+}
+
+/// A matrix for a kernel to fill.
+fn unwritten(shape: (usize, usize), dtype: DType, device: &CudaDevice) -> Result<Tensor> {
+    let elements = shape.0 * shape.1;
+    // SAFETY: every caller has all elements written before anything reads them.
+    unsafe {
+        match dtype {
+            DType::F32 => finish(device.alloc::<f32>(elements)?, device.clone(), shape),
+            DType::BF16 => finish(device.alloc::<bf16>(elements)?, device.clone(), shape),
+            other => candle_core::bail!("a product in {other:?}"),
+        }
+    }
+}
+
+fn run(
+    device: &CudaDevice,
+    kind: Kind,
+    (a, b): (&Tensor, &Tensor),
+    scale: f32,
+    base: Option<&Tensor>,
+    out: &Tensor,
+) -> Result<()> {
+    let gpu = Gpu::of(device)?;
+    let beta = if base.is_some() { 1.0f32 } else { 0.0 };
+    let (a_at, b_at, out_at) = (address(a, DType::BF16)?, address(b, DType::BF16)?, address(out, out.dtype())?);
+    let base_at = base.map_or(Ok(out_at), |base| address(base, out.dtype()))?;
+    let common = a_at | b_at | out_at | base_at;
+    let alignment = 1u32 << common.trailing_zeros().min(8);
+    let wide = out.dtype() == DType::F32;
+    let plan = gpu.plans.plan(Key { kind, a: a.dims2()?, b: b.dims2()?, wide, alignment })?;
+    let stream = device.cuda_stream();
+    let (workspace, _held) = gpu.workspace.device_ptr(&stream);
+    // SAFETY: the matrices have the sizes that the plan was made for, and live on this GPU until work that is put on
+    // the stream later frees them.
+    unsafe {
+        result::matmul(
+            gpu.plans.handle,
+            plan.operation,
+            (&raw const scale).cast(),
+            (&raw const beta).cast(),
+            b_at as *const c_void,
+            plan.left,
+            a_at as *const c_void,
+            plan.right,
+            base_at as *const c_void,
+            plan.out,
+            out_at as *mut c_void,
+            plan.out,
+            &raw const plan.algorithm,
+            workspace as *mut c_void,
+            WORKSPACE,
+            stream.cu_stream().cast(),
+        )
+    }
+    .map_err(fault)
+}
+
+/// Where a tensor of the given type begins on the GPU.
+fn address(tensor: &Tensor, dtype: DType) -> Result<u64> {
+    let (input, stream) = (Input::of(tensor)?, device_of(tensor)?.cuda_stream());
+    Ok(match dtype {
+        DType::F32 => input.slice::<f32>()?.device_ptr(&stream).0,
+        _ => input.slice::<bf16>()?.device_ptr(&stream).0,
+    })
+}

@@ -1,0 +1,80 @@
+//! Launches of what moves rows and changes element types.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use candle_core::{DType, Tensor};
+use half::bf16;
+
+use super::buffer::{Input, device_of, finish};
+use super::spread;
+use crate::Result;
+
+const ROWS: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
+
+/// The rows `ids` [L] of `table` [V, D]; every id is below V.
+pub(crate) fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    let device = device_of(table)?;
+    let (rows, d) = (ids.dim(0)?, table.dim(1)?);
+    let (table, ids) = (Input::of(table)?, Input::of(ids)?);
+    // SAFETY: the kernel writes every element.
+    let mut out = unsafe { device.alloc::<bf16>(rows * d)? };
+    let function = device.get_or_load_custom_func("gather_rows", "qlora_rows", ROWS)?;
+    let (table, ids, n, width) = (table.slice::<bf16>()?, ids.slice::<u32>()?, (rows * d) as i64, d as i32);
+    let mut launch = function.builder();
+    launch.arg(&table).arg(&ids).arg(&n).arg(&width).arg(&mut out);
+    // SAFETY: arguments are those of the kernel.
+    unsafe { launch.launch(spread(rows * d)) }.w()?;
+    drop(launch);
+    finish(out, device, (rows, d))
+}
+
+/// A matrix of `m` rows, zero but for its rows `ids` [L], which are those of `rows` [L, D]; no id comes twice.
+pub(crate) fn scatter(rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor> {
+    let device = device_of(rows)?;
+    let (l, d) = rows.dims2()?;
+    let (rows, ids) = (Input::of(rows)?, Input::of(ids)?);
+    let mut out = device.alloc_zeros::<bf16>(m * d)?;
+    let function = device.get_or_load_custom_func("scatter_rows", "qlora_rows", ROWS)?;
+    let (rows, ids, n, width) = (rows.slice::<bf16>()?, ids.slice::<u32>()?, (l * d) as i64, d as i32);
+    let mut launch = function.builder();
+    launch.arg(&rows).arg(&ids).arg(&n).arg(&width).arg(&mut out);
+    // SAFETY: arguments are those of the kernel.
+    unsafe { launch.launch(spread(l * d)) }.w()?;
+    drop(launch);
+    finish(out, device, (m, d))
+}
+
+/// `f32` rounded to bf16; what is bf16 stays.
+pub(crate) fn to_bf16(x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::BF16 {
+        return Ok(x.clone());
+    }
+    let (device, n, shape) = (device_of(x)?, x.elem_count(), x.shape());
+    let input = Input::of(x)?;
+    // SAFETY: the kernel writes every element.
+    let mut out = unsafe { device.alloc::<bf16>(n)? };
+    let function = device.get_or_load_custom_func("to_bf16", "qlora_rows", ROWS)?;
+    let (input, length) = (input.slice::<f32>()?, n as i64);
+    let mut launch = function.builder();
+    launch.arg(&input).arg(&length).arg(&mut out);
+    // SAFETY: arguments are those of the kernel.
+    unsafe { launch.launch(spread(n)) }.w()?;
+    drop(launch);
+    finish(out, device, shape)
+}
+
+/// The sum of two tensors of `f32`.
+pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (device, n, shape) = (device_of(a)?, a.elem_count(), a.shape());
+    let (a, b) = (Input::of(a)?, Input::of(b)?);
+    // SAFETY: the kernel writes every element.
+    let mut sum = unsafe { device.alloc::<f32>(n)? };
+    let function = device.get_or_load_custom_func("add_f32", "qlora_rows", ROWS)?;
+    let (a, b, length) = (a.slice::<f32>()?, b.slice::<f32>()?, n as i64);
+    let mut launch = function.builder();
+    launch.arg(&a).arg(&b).arg(&length).arg(&mut sum);
+    // SAFETY: arguments are those of the kernel, and candle's shapes of a sum are equal.
+    unsafe { launch.launch(spread(n)) }.w()?;
+    drop(launch);
+    finish(sum, device, shape)
+}

@@ -1,0 +1,43 @@
+//! Rows picked out of a matrix and put back, and sums of gradients.
+
+use candle_core::{DType, Tensor};
+
+use crate::Result;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+
+/// The rows `ids` [L] of `table` [V, D].
+pub fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::applies(&[table]) {
+        return cuda::rows::gather(table, ids);
+    }
+    table.index_select(ids, 0)
+}
+
+/// A matrix of `m` rows, zero but for its rows `ids` [L], which are those of `rows` [L, D]; no id comes twice.
+pub fn scatter(rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::applies(&[rows]) {
+        return cuda::rows::scatter(rows, ids, m);
+    }
+    Tensor::zeros((m, rows.dim(1)?), rows.dtype(), rows.device())?.index_add(ids, rows, 0)
+}
+
+/// `a` + `b`, of one shape.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if a.device().is_cuda() && [a, b].iter().all(|t| t.dtype() == DType::F32 && t.is_contiguous()) {
+        return cuda::rows::add(a, b);
+    }
+    a + b
+}
+
+/// `x` as `dtype`.
+pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() && x.dtype() == DType::F32 && dtype == DType::BF16 && x.is_contiguous() {
+        return cuda::rows::to_bf16(x);
+    }
+    x.to_dtype(dtype)
+}
