@@ -19,6 +19,6 @@ pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place};
 pub use layers::{Layers, ResolvedConfig};
 pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
 pub use schema::{
-    Batching, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig, ModelConfig, OptimizerKind, Quantization,
-    ResourceConfig, Schedule, TargetModule, TooLong, TrainingConfig, TrainingSection,
+    Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig, ModelConfig, OptimizerKind,
+    Quantization, ResourceConfig, Schedule, TargetModule, TooLong, TrainingConfig, TrainingSection,
 };

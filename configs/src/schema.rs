@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A whole training run: what is trained, on what, how, and on which kind of machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -220,8 +220,7 @@ pub struct TrainingSection {
     pub adam_epsilon: f64,
     /// Gradients are scaled down to this L2 norm; 0 turns clipping off.
     pub max_grad_norm: f64,
-    /// Keep only the input of each block and compute the block again in the backward pass.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: Checkpointing,
     pub flash_attention: FlashAttention,
     pub seed: u64,
     /// Steps between evaluations; 0 means only before the first step and after the last.
@@ -259,6 +258,54 @@ pub enum Schedule {
     Constant,
     /// Warm-up, then constant, then a linear fall in the last steps.
     Wsd,
+}
+
+/// What is computed again in the backward pass instead of being kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// On a GPU of each block as little as its memory allows; on a processor as with `On`.
+    Auto,
+    /// All of each block but its input.
+    On,
+    /// Nothing.
+    Off,
+}
+
+impl Serialize for Checkpointing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::On => serializer.serialize_bool(true),
+            Self::Off => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Checkpointing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+
+        impl Visitor<'_> for Words {
+            type Value = Checkpointing;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("auto, true or false")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Checkpointing, E> {
+                Ok(if on { Checkpointing::On } else { Checkpointing::Off })
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Checkpointing, E> {
+                match word {
+                    "auto" => Ok(Checkpointing::Auto),
+                    other => Err(E::unknown_variant(other, &["auto", "true", "false"])),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Words)
+    }
 }
 
 /// Whether attention runs without forming its matrix of scores.

@@ -3,8 +3,9 @@
 #
 #   deploy/cuda/toolchain.sh FOLDER      then build with CUDA_HOME=FOLDER
 #
-# About 100 MB are downloaded, once: a second run does nothing. The libraries that a program links against (cuBLAS, cuRAND,
-# NVRTC and the driver's) are not in it; those are the machine's own.
+# About 100 MB are downloaded, once: a second run does nothing. The libraries that a program uses (cuBLAS, cuRAND and the
+# driver's) are not in it: the worker looks for the machine's own when it needs them. Linkers ask for them all the same,
+# and get empty ones.
 set -euo pipefail
 
 folder=${1:?usage: deploy/cuda/toolchain.sh FOLDER}
@@ -13,7 +14,8 @@ packages=(
   nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 )
 stamp=$folder/.packages
-if [ "$(cat "$stamp" 2>/dev/null)" = "${packages[*]}" ]; then exit 0; fi
+made="${packages[*]} and empty libraries"
+if [ "$(cat "$stamp" 2>/dev/null)" = "$made" ]; then exit 0; fi
 
 wheels=$(mktemp -d)
 trap 'rm -rf "$wheels"' EXIT
@@ -39,5 +41,8 @@ for wheel in sorted(wheels.glob("*.whl")):
                 target.chmod(0o755)
 PY
 ln -sfn lib "$folder/lib64"
+for library in cuda cublas cublasLt cudart curand nvrtc; do
+  ${CC:-cc} -shared -nostdlib -o "$folder/lib/lib$library.so" -x c /dev/null
+done
 "$folder/bin/nvcc" --version | tail -n 2 | head -n 1
-echo "${packages[*]}" > "$stamp"
+echo "$made" > "$stamp"

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use qlora_config::{DeviceKind, FlashAttention, Layers, Quantization};
+use qlora_config::{Checkpointing, DeviceKind, FlashAttention, Layers, Quantization};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../configs")
@@ -27,7 +27,7 @@ fn every_shipped_configuration_is_valid() {
         assert_eq!((config.lora.r, config.lora.alpha, config.lora.dropout), (16, 32.0, 0.05));
         assert_eq!(config.lora.target_modules.len(), 4);
         assert_eq!(config.model.quantization, Quantization::Nf4);
-        assert!(config.model.double_quant && config.training.gradient_checkpointing);
+        assert!(config.model.double_quant && config.training.gradient_checkpointing != Checkpointing::Off);
     }
     assert_eq!(h100.config().training.flash_attention, FlashAttention::Required);
     assert_eq!(m4.config().resources.device, DeviceKind::Metal);

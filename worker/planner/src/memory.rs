@@ -1,8 +1,9 @@
 //! Bytes that a run needs, part by part.
 
-use qlora_config::{DeviceKind, OptimizerKind, Quantization, TargetModule, TrainingConfig};
+use qlora_config::{Checkpointing, DeviceKind, OptimizerKind, Quantization, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::keep::{Keep, keeps};
 use crate::shape::ModelShape;
 
 /// Rows of logits that the trainer holds at one time.
@@ -56,16 +57,22 @@ fn advice(suggestions: &[String]) -> String {
     if suggestions.is_empty() { String::new() } else { format!("; fits with {}", suggestions.join(", or ")) }
 }
 
-/// Predicts the memory of `config` on a device of `kind`.
+/// Predicts the memory of `config` on a device of `kind`, with as little kept of each block as it allows.
 ///
 /// Tokens of a micro-batch are `micro_batch_size * max_seq_len`: the worst that the data can bring.
 pub fn plan(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> MemoryPlan {
+    plan_with(shape, config, kind, &keeps(shape, config, None))
+}
+
+/// [`plan`] where `keeps` is kept of the blocks.
+pub fn plan_with(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind, keeps: &[Keep]) -> MemoryPlan {
     let element = if kind == DeviceKind::Cpu { 4 } else { 2 };
     let tokens = config.training.micro_batch_size * config.data.max_seq_len;
+    let kept: usize = keeps.iter().map(|keep| keep.per_token(shape, config)).sum();
     MemoryPlan {
         weights: weights(shape, config),
         adapters: adapter_bytes(config) * shape.adapter_parameters(&config.lora) as u64,
-        activations: (tokens * kept_per_token(shape, config) * element) as u64,
+        activations: (tokens * kept * element) as u64,
         scratch: scratch(shape, config, tokens, element),
         overhead: if kind == DeviceKind::Cuda { 700 << 20 } else { 80 << 20 },
     }
@@ -98,22 +105,6 @@ fn weights(shape: &ModelShape, config: &TrainingConfig) -> u64 {
     ((linear * linear_bits + tables * table_bits) / 8.0) as u64
 }
 
-/// Elements kept for each token, over all blocks.
-fn kept_per_token(shape: &ModelShape, config: &TrainingConfig) -> usize {
-    if config.training.gradient_checkpointing {
-        return shape.layers * shape.hidden;
-    }
-    shape.layers * block_per_token(shape, config)
-}
-
-/// x, x1; q, o; k, v; gate, up; and with DoRA what each adapted layer gives before its rows are scaled.
-fn block_per_token(shape: &ModelShape, config: &TrainingConfig) -> usize {
-    let unscaled = |&m: &TargetModule| shape.projection(m).0;
-    let dora = if config.lora.dora { config.lora.target_modules.iter().map(unscaled).sum() } else { 0 };
-    let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    2 * (shape.hidden + q + kv + shape.ffn) + dora
-}
-
 /// Bytes of a trained number: itself, its gradient, and two moments.
 fn adapter_bytes(config: &TrainingConfig) -> u64 {
     match config.training.optimizer {
@@ -123,7 +114,7 @@ fn adapter_bytes(config: &TrainingConfig) -> u64 {
 }
 
 fn scratch(shape: &ModelShape, config: &TrainingConfig, tokens: usize, element: usize) -> u64 {
-    let block = tokens * (block_per_token(shape, config) + 4 * shape.ffn + 6 * shape.hidden) * element;
+    let block = tokens * (Keep::All.per_token(shape, config) + 4 * shape.ffn + 6 * shape.hidden) * element;
     let weight = shape.ffn * shape.hidden * element;
     let head = shape.vocabulary * shape.hidden * element;
     let logits = 3 * LOGIT_ROWS * shape.vocabulary * 4;
@@ -132,11 +123,11 @@ fn scratch(shape: &ModelShape, config: &TrainingConfig, tokens: usize, element: 
 
 fn suggestions(config: &TrainingConfig, fits: impl Fn(&TrainingConfig) -> bool) -> Vec<String> {
     let mut found = Vec::new();
-    if !config.training.gradient_checkpointing {
+    if config.training.gradient_checkpointing == Checkpointing::Off {
         let mut changed = config.clone();
-        changed.training.gradient_checkpointing = true;
+        changed.training.gradient_checkpointing = Checkpointing::Auto;
         if fits(&changed) {
-            found.push("training.gradient_checkpointing: true".into());
+            found.push("training.gradient_checkpointing: auto".into());
         }
     }
     if let Some(text) = smaller_batch(config, &fits) {

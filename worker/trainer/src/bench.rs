@@ -42,7 +42,8 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, length: usize, 
     let adapters = decoder.adapters(&c.lora, c.training.seed)?;
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
     let learning_rate = LearningRate::new(&c.training, steps as u64 + 1);
-    let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate };
+    let keeps = device::keeps(&decoder.shape, c, &device)?;
+    let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate, keeps };
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
     trainer.step(0, &batch)?;

@@ -1,8 +1,9 @@
 //! The device that a run computes on, and the element type that suits it.
 
 use candle_core::{DType, Device};
-use qlora_config::{Compute, DeviceKind};
+use qlora_config::{Compute, DeviceKind, TrainingConfig};
 use qlora_kernels::{Instructions, Products};
+use qlora_planner::{DeviceBudget, Keep, ModelShape};
 
 use crate::{Error, Result};
 
@@ -29,6 +30,26 @@ fn cuda() -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn cuda() -> Result<Device> {
     Err(Error::Device { name: "cuda".into(), fault: "this program was built without the `cuda` feature".into() })
+}
+
+/// What to keep of each block of a run on `device`.
+pub fn keeps(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<Vec<Keep>> {
+    Ok(qlora_planner::keeps(shape, config, budget(device)?))
+}
+
+/// Bytes of the GPU's memory that a run may plan with: all that nobody else holds.
+#[cfg(feature = "cuda")]
+fn budget(device: &Device) -> Result<Option<DeviceBudget>> {
+    if !device.is_cuda() {
+        return Ok(None);
+    }
+    let bytes = qlora_kernels::cuda::memory::available(device)?;
+    Ok(Some(DeviceBudget { kind: DeviceKind::Cuda, bytes }))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn budget(_: &Device) -> Result<Option<DeviceBudget>> {
+    Ok(None)
 }
 
 /// `bf16` on a GPU; `f32` on a processor, whose products candle computes in `f32`.

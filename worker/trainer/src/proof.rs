@@ -24,6 +24,7 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
         optimizer: trainer.optimizer.clone(),
         training: trainer.training,
         learning_rate: trainer.learning_rate,
+        keeps: trainer.keeps.clone(),
     };
     let (_, gradients) = probe.gradients(0, std::slice::from_ref(batch))?;
     let mut silent = Vec::new();

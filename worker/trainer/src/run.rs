@@ -196,6 +196,7 @@ impl<'a> Session<'a> {
             optimizer,
             training: &config.training,
             learning_rate: LearningRate::new(&config.training, steps),
+            keeps: device::keeps(&prepared.decoder.shape, config, &prepared.decoder.device)?,
         };
         let mut session =
             Self { run, prepared, trainer, sampler, step, steps, skipped_in_a_row: 0, first_evaluation, best };

@@ -2,6 +2,7 @@
 
 use qlora_config::TrainingSection;
 use qlora_kernels::ops::cross_entropy::Loss;
+use qlora_planner::Keep;
 
 use crate::Result;
 use crate::lora::{Adapters, Gradients, MaskPosition};
@@ -28,6 +29,8 @@ pub struct Trainer<'a> {
     pub optimizer: Optimizer,
     pub training: &'a TrainingSection,
     pub learning_rate: LearningRate,
+    /// What is kept of each block between forward and backward.
+    pub keeps: Vec<Keep>,
 }
 
 impl Trainer<'_> {
@@ -66,8 +69,8 @@ impl Trainer<'_> {
         let (mut loss, mut first_token) = (Loss::default(), 0u64);
         for batch in batches {
             let masks = MaskPosition { step, first_token };
-            let kept = self.decoder.forward(batch, &self.adapters, masks, self.training)?;
-            loss = loss.plus(self.decoder.backward(batch, &self.adapters, masks, kept, scale, &mut gradients)?);
+            let passed = self.decoder.forward(batch, &self.adapters, masks, self.training, &self.keeps)?;
+            loss = loss.plus(self.decoder.backward(batch, &self.adapters, masks, passed, scale, &mut gradients)?);
             first_token += batch.tokens() as u64;
         }
         Ok((loss, gradients))

@@ -12,42 +12,33 @@ inline void multiply(FragmentC& c, const FragmentA& a, const FragmentB& b) {
         FragmentA a;
         FragmentB b;
     };
-    emulator::Warp& warp = emulator::warp();
-    const unsigned lane = emulator::block().current % emulator::WARP;
-    const Operands mine = {a, b};
-    std::memcpy(warp.words[lane], &mine, sizeof mine);
-    emulator::wait(warp.barrier, warp.live);
-    const auto of = [&](unsigned other) { return reinterpret_cast<const Operands*>(warp.words[other]); };
+    const auto of = emulator::show(Operands{a, b});
+    const unsigned lane = threadIdx.x % emulator::WARP;
     for (unsigned j = 0; j < 4; ++j) {
         const unsigned row = lane / 4 + 8 * (j / 2), col = 2 * (lane % 4) + j % 2;
         float sum = 0.0f;
         for (unsigned k = 0; k < 16; ++k) {
             const unsigned among = k % 8 / 2, upper = k / 8;
-            const float left = half_of(of(row % 8 * 4 + among)->a.words[row / 8 + 2 * upper], k % 2);
-            sum += left * half_of(of(col * 4 + among)->b.words[upper], k % 2);
+            const float left = half_of(of(row % 8 * 4 + among).a.words[row / 8 + 2 * upper], k % 2);
+            sum += left * half_of(of(col * 4 + among).b.words[upper], k % 2);
         }
         c.values[j] += sum;
     }
-    emulator::wait(warp.barrier, warp.live);
 }
 
 inline void load_rows(unsigned (&out)[4], const __nv_bfloat16* row, bool transpose) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::abort();
-    emulator::Warp& warp = emulator::warp();
-    const unsigned lane = emulator::block().current % emulator::WARP;
-    std::memcpy(warp.words[lane], &row, sizeof row);
-    emulator::wait(warp.barrier, warp.live);
+    const auto of = emulator::show(row);
+    const unsigned lane = threadIdx.x % emulator::WARP;
     for (unsigned n = 0; n < 4; ++n) {
         unsigned word = 0;
         for (unsigned j = 0; j < 2; ++j) {
             const unsigned fixed = lane / 4, moving = 2 * (lane % 4) + j;
-            const __nv_bfloat16* source;
-            std::memcpy(&source, warp.words[8 * n + (transpose ? moving : fixed)], sizeof source);
+            const __nv_bfloat16* source = of(8 * n + (transpose ? moving : fixed));
             word |= unsigned(source[transpose ? fixed : moving].bits) << (16 * j);
         }
         out[n] = word;
     }
-    emulator::wait(warp.barrier, warp.live);
 }
 inline void load_matrices(unsigned (&out)[4], const __nv_bfloat16* row) { load_rows(out, row, false); }
 inline void load_matrices_transposed(unsigned (&out)[4], const __nv_bfloat16* row) { load_rows(out, row, true); }

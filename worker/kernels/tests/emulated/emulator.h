@@ -51,11 +51,12 @@ struct Barrier {
     unsigned arrived = 0, generation = 0;
 };
 
-// What the lanes of a warp show each other.
+// What the lanes of a warp show each other: in turns on two boards, so that nothing is written over before all have
+// read it, although each showing waits only once.
 struct Warp {
     Barrier barrier;
     unsigned live = 0;
-    uint64_t words[WARP][8];
+    uint64_t boards[2][WARP][8];
 };
 
 struct Fiber {
@@ -63,6 +64,7 @@ struct Fiber {
     ucontext_t start;
     std::unique_ptr<char[]> stack;
     bool begun = false, done = true;
+    unsigned board = 0;
 };
 
 struct Block {
@@ -140,7 +142,10 @@ inline void run_block(Block& b, unsigned threads) {
         b.warps[w].barrier = {};
         b.warps[w].live = threads - w * WARP < WARP ? threads - w * WARP : WARP;
     }
-    for (unsigned t = 0; t < threads; ++t) b.fibers[t].done = false;
+    for (unsigned t = 0; t < threads; ++t) {
+        b.fibers[t].done = false;
+        b.fibers[t].board = 0;
+    }
     while (b.live > 0) {
         for (unsigned t = 0; t < threads; ++t) {
             if (!b.fibers[t].done) resume(b, t);
@@ -164,17 +169,21 @@ inline void launch(Index grid, unsigned threads, const std::function<void()>& ke
     b.kernel = nullptr;
 }
 
-// Every lane shows `mine`, of at most eight words, and sees what `lane` showed.
+// Every lane shows `mine`, of at most eight words; gives what each of them showed.
 template <typename T>
-T exchange(const T& mine, unsigned lane) {
-    static_assert(sizeof(T) <= sizeof(Warp::words[0]));
-    Warp& w = warp();
-    std::memcpy(w.words[block().current % WARP], &mine, sizeof mine);
+auto show(const T& mine) {
+    static_assert(sizeof(T) <= sizeof(Warp::boards[0][0]));
+    Block& b = block();
+    Warp& w = b.warps[b.current / WARP];
+    Fiber& self = b.fibers[b.current];
+    uint64_t(*board)[8] = w.boards[self.board ^= 1];
+    std::memcpy(board[b.current % WARP], &mine, sizeof mine);
     wait(w.barrier, w.live);
-    T theirs;
-    std::memcpy(&theirs, w.words[lane], sizeof theirs);
-    wait(w.barrier, w.live);
-    return theirs;
+    return [board](unsigned lane) {
+        T theirs;
+        std::memcpy(&theirs, board[lane], sizeof theirs);
+        return theirs;
+    };
 }
 
 }  // namespace emulator
@@ -183,11 +192,11 @@ inline void __syncthreads() { emulator::wait(emulator::block().barrier, emulator
 inline void __syncwarp() { emulator::wait(emulator::warp().barrier, emulator::warp().live); }
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
-    return emulator::exchange(value, (emulator::block().current % emulator::WARP) ^ mask);
+    return emulator::show(value)(threadIdx.x % emulator::WARP ^ mask);
 }
 template <typename T>
 T __shfl_sync(unsigned, T value, int lane) {
-    return emulator::exchange(value, lane);
+    return emulator::show(value)(lane);
 }
 
 // Fibers of one system thread take turns, and blocks do too.

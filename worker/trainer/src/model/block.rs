@@ -5,12 +5,14 @@
 //! n2 = norm(x1); g, e = n2 Wg, n2 We; h = silu(g) * e; y = x1 + h Wd
 //! ```
 //!
-//! The backward pass never needs y, so a block that is run again stops before the down projection.
+//! The backward pass never needs y, so a block that is run again stops before the down projection. Neither does it draw
+//! dropout masks or multiply with A again: what the adapters left is kept whatever else is.
 
 use candle_core::Tensor;
 use qlora_config::TargetModule as M;
 use qlora_kernels::ops::{attention, rms_norm, swiglu};
 use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Sequences};
+use qlora_planner::Keep;
 
 use super::projection::{self, AdapterPass, Inner, Projection, Pull};
 use crate::Result;
@@ -61,6 +63,50 @@ pub struct Saved {
     u: [Option<Inner>; 6],
 }
 
+/// A part of [`Saved`], from which the block is run again.
+pub struct Kept {
+    x: Tensor,
+    rho1: Option<Tensor>,
+    heads: Option<[Tensor; 3]>,
+    attention: Option<(Activations, Tensor)>,
+    x1: Option<Tensor>,
+    rho2: Option<Tensor>,
+    gates: Option<(Activations, Activations)>,
+    u: [Option<Inner>; 6],
+}
+
+impl From<Tensor> for Kept {
+    /// The input alone.
+    fn from(x: Tensor) -> Self {
+        let u = Default::default();
+        Self { x, rho1: None, heads: None, attention: None, x1: None, rho2: None, gates: None, u }
+    }
+}
+
+impl Saved {
+    /// Gives up what is not to be kept.
+    pub fn reduced(self, keep: Keep) -> Kept {
+        let Self { x, rho1, q, k, v, o, lse, x1, rho2, g, e, u } = self;
+        // With DoRA what an adapter leaves is as large as the output beside it: both are kept or neither.
+        let small = u.iter().flatten().all(Inner::is_small);
+        let keep = if small || keep == Keep::All { keep } else { keep.min(Keep::Attention) };
+        let from = |least: Keep| keep >= least;
+        Kept {
+            x,
+            rho1: Some(rho1),
+            heads: from(Keep::Heads).then_some([q, k, v]),
+            attention: from(Keep::Attention).then_some((o, lse)),
+            x1: from(Keep::Middle).then_some(x1),
+            rho2: Some(rho2),
+            gates: from(Keep::All).then_some((g, e)),
+            u: if small || from(Keep::All) { u } else { Default::default() },
+        }
+    }
+}
+
+type Heads = (Tensor, [Tensor; 3], [Option<Inner>; 3]);
+type Gates = (Tensor, (Activations, Activations), [Option<Inner>; 2]);
+
 /// A projection, the gradient that reaches it, and what its adapter left.
 type Part<'a> = (M, &'a Activations, Option<&'a Inner>);
 
@@ -74,13 +120,25 @@ impl Block {
         pass.adapters.pass(self.index, module, pass.masks)
     }
 
-    fn project(&self, pass: &Pass<'_>, module: M, x: &Activations) -> Result<(Tensor, Option<Inner>)> {
-        self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), None)
+    fn project(
+        &self,
+        pass: &Pass<'_>,
+        module: M,
+        x: &Activations,
+        known: Option<Inner>,
+    ) -> Result<(Tensor, Option<Inner>)> {
+        self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), known, None)
     }
 
     /// [`Self::project`] for a result that goes on to other products.
-    fn project_on(&self, pass: &Pass<'_>, module: M, x: &Activations) -> Result<(Activations, Option<Inner>)> {
-        self.projections[module as usize].forward_on(pass.products, x, self.adapter(pass, module))
+    fn project_on(
+        &self,
+        pass: &Pass<'_>,
+        module: M,
+        x: &Activations,
+        known: Option<Inner>,
+    ) -> Result<(Activations, Option<Inner>)> {
+        self.projections[module as usize].forward_on(pass.products, x, self.adapter(pass, module), known)
     }
 
     /// [`Self::project`] onto a residual stream.
@@ -89,31 +147,61 @@ impl Block {
         pass: &Pass<'_>,
         module: M,
         x: &Activations,
+        known: Option<Inner>,
         base: &Tensor,
     ) -> Result<(Tensor, Option<Inner>)> {
-        self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), Some(base))
+        self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), known, Some(base))
     }
 
-    /// The block up to and without the down projection; `x` [M, D].
-    pub fn keep(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Saved> {
+    /// The block up to and without the down projection, from what is kept of it: its input [M, D], or more.
+    pub fn run(&self, pass: &Pass<'_>, kept: Kept) -> Result<Saved> {
+        let Kept { x, rho1, heads, attention, x1, rho2, gates, u: [u_q, u_k, u_v, u_o, u_g, u_e] } = kept;
+        let (rho1, [q, k, v], [u_q, u_k, u_v]) = match (rho1, heads) {
+            (Some(rho1), Some(heads)) => (rho1, heads, [u_q, u_k, u_v]),
+            _ => self.run_heads(pass, &x, [u_q, u_k, u_v])?,
+        };
+        let (o, lse) = match attention {
+            Some(kept) => kept,
+            None => {
+                let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, &pass.sequences, pass.products)?;
+                (o.into(), lse)
+            }
+        };
+        let (x1, u_o) = match x1 {
+            Some(x1) => (x1, u_o),
+            None => self.project_onto(pass, M::OProj, &o, u_o, &x)?,
+        };
+        let (rho2, (g, e), [u_g, u_e]) = match (rho2, gates) {
+            (Some(rho2), Some(gates)) => (rho2, gates, [u_g, u_e]),
+            _ => self.run_gates(pass, &x1, [u_g, u_e])?,
+        };
+        Ok(Saved { x, rho1, q, k, v, o, lse, x1, rho2, g, e, u: [u_q, u_k, u_v, u_o, u_g, u_e] })
+    }
+
+    /// Sums of the norm, and rotated queries and keys with their values.
+    fn run_heads(&self, pass: &Pass<'_>, x: &Tensor, known: [Option<Inner>; 3]) -> Result<Heads> {
+        let [u_q, u_k, u_v] = known;
         let (n1, rho1) = rms_norm::forward_on(x, &self.norm1, pass.epsilon, pass.products)?;
-        let (q, u_q) = self.project(pass, M::QProj, &n1)?;
-        let (k, u_k) = self.project(pass, M::KProj, &n1)?;
-        let (v, u_v) = self.project(pass, M::VProj, &n1)?;
+        let (q, u_q) = self.project(pass, M::QProj, &n1, u_q)?;
+        let (k, u_k) = self.project(pass, M::KProj, &n1, u_k)?;
+        let (v, u_v) = self.project(pass, M::VProj, &n1, u_v)?;
         let (q, k) = (pass.rope.forward(&q, &pass.sequences)?, pass.rope.forward(&k, &pass.sequences)?);
-        let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, &pass.sequences, pass.products)?;
-        let o = o.into();
-        let (x1, u_o) = self.project_onto(pass, M::OProj, &o, x)?;
-        let (n2, rho2) = rms_norm::forward_on(&x1, &self.norm2, pass.epsilon, pass.products)?;
-        let (g, u_g) = self.project_on(pass, M::GateProj, &n2)?;
-        let (e, u_e) = self.project_on(pass, M::UpProj, &n2)?;
-        Ok(Saved { x: x.clone(), rho1, q, k, v, o, lse, x1, rho2, g, e, u: [u_q, u_k, u_v, u_o, u_g, u_e] })
+        Ok((rho1, [q, k, v], [u_q, u_k, u_v]))
+    }
+
+    /// Sums of the norm, gate and up.
+    fn run_gates(&self, pass: &Pass<'_>, x1: &Tensor, known: [Option<Inner>; 2]) -> Result<Gates> {
+        let [u_g, u_e] = known;
+        let (n2, rho2) = rms_norm::forward_on(x1, &self.norm2, pass.epsilon, pass.products)?;
+        let (g, u_g) = self.project_on(pass, M::GateProj, &n2, u_g)?;
+        let (e, u_e) = self.project_on(pass, M::UpProj, &n2, u_e)?;
+        Ok((rho2, (g, e), [u_g, u_e]))
     }
 
     /// The rest of the forward pass: `y` [M, D].
     pub fn finish(&self, pass: &Pass<'_>, saved: &Saved) -> Result<Tensor> {
         let h = swiglu::forward(&saved.g, &saved.e)?;
-        Ok(self.project_onto(pass, M::DownProj, &h, &saved.x1)?.0)
+        Ok(self.project_onto(pass, M::DownProj, &h, None, &saved.x1)?.0)
     }
 
     /// `dy` [M, D] to `dx`; gradients of the block's adapters are added to `grads`.
@@ -206,18 +294,18 @@ impl Block {
     /// Forward for generation: `x` holds only new tokens, `cache` those before, and grows.
     pub fn extend(&self, pass: &Pass<'_>, x: &Tensor, cache: &mut Option<LayerCache>) -> Result<Tensor> {
         let n1 = self.normalised(pass, x, &self.norm1)?;
-        let (q, k) = (self.project(pass, M::QProj, &n1)?.0, self.project(pass, M::KProj, &n1)?.0);
+        let (q, k) = (self.project(pass, M::QProj, &n1, None)?.0, self.project(pass, M::KProj, &n1, None)?.0);
         let (q, k) = (pass.rope.forward(&q, &pass.sequences)?, pass.rope.forward(&k, &pass.sequences)?);
-        let v = self.project(pass, M::VProj, &n1)?.0;
+        let v = self.project(pass, M::VProj, &n1, None)?.0;
         let grown = match cache.take() {
             None => LayerCache { k, v },
             Some(old) => LayerCache { k: Tensor::cat(&[&old.k, &k], 0)?, v: Tensor::cat(&[&old.v, &v], 0)? },
         };
         let (o, _) = attention::forward((&q, &grown.k, &grown.v), &pass.shape, &pass.sequences, pass.products)?;
         *cache = Some(grown);
-        let x1 = self.project_onto(pass, M::OProj, &o.into(), x)?.0;
+        let x1 = self.project_onto(pass, M::OProj, &o.into(), None, x)?.0;
         let n2 = self.normalised(pass, &x1, &self.norm2)?;
-        let (g, e) = (self.project_on(pass, M::GateProj, &n2)?.0, self.project_on(pass, M::UpProj, &n2)?.0);
-        Ok(self.project_onto(pass, M::DownProj, &swiglu::forward(&g, &e)?, &x1)?.0)
+        let (g, e) = (self.project_on(pass, M::GateProj, &n2, None)?.0, self.project_on(pass, M::UpProj, &n2, None)?.0);
+        Ok(self.project_onto(pass, M::DownProj, &swiglu::forward(&g, &e)?, None, &x1)?.0)
     }
 }

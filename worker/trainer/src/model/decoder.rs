@@ -6,10 +6,10 @@ use qlora_data::{IGNORE, Sample};
 use qlora_kernels::ops::cross_entropy::{self, Loss};
 use qlora_kernels::ops::{noise, rms_norm, rows};
 use qlora_kernels::{AttentionShape, Products, RopeTable, Sequences, Span, Term};
-use qlora_planner::ModelShape;
+use qlora_planner::{Keep, ModelShape};
 use rayon::prelude::*;
 
-use super::block::{Block, LayerCache, Pass, Saved};
+use super::block::{Block, Kept, LayerCache, Pass};
 use super::projection::Projection;
 use super::rope::inverse_frequencies;
 use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
@@ -49,16 +49,9 @@ impl Batch {
     }
 }
 
-/// What is kept of a block between forward and backward.
-enum KeptBlock {
-    /// Its input: the block is run again.
-    Input(Tensor),
-    All(Box<Saved>),
-}
-
 /// What the forward pass leaves for the backward pass.
-pub struct Kept {
-    blocks: Vec<KeptBlock>,
+pub struct Passed {
+    blocks: Vec<Kept>,
     last: Tensor,
 }
 
@@ -153,31 +146,27 @@ impl Decoder {
         Ok(self.products.forward(&[term], None)?.to_dtype(DType::F32)?)
     }
 
-    /// Runs all blocks; with gradient checkpointing only block inputs are kept.
+    /// Runs all blocks, and keeps of each what `keeps` says.
     pub fn forward(
         &self,
         batch: &Batch,
         adapters: &Adapters,
         masks: MaskPosition,
         training: &TrainingSection,
-    ) -> Result<Kept> {
+        keeps: &[Keep],
+    ) -> Result<Passed> {
         let pass = self.pass(adapters, &batch.spans, Some(masks))?;
         let mut x = self.embed(&batch.ids)?;
         if training.neftune_alpha > 0.0 {
             x = noise::add(&x, training.neftune_alpha, &batch.spans, &adapters.embedding_noise(masks))?;
         }
         let mut blocks = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
-            let saved = block.keep(&pass, &x)?;
-            let y = block.finish(&pass, &saved)?;
-            blocks.push(if training.gradient_checkpointing {
-                KeptBlock::Input(x)
-            } else {
-                KeptBlock::All(Box::new(saved))
-            });
-            x = y;
+        for (block, &keep) in self.blocks.iter().zip(keeps) {
+            let saved = block.run(&pass, x.into())?;
+            x = block.finish(&pass, &saved)?;
+            blocks.push(saved.reduced(keep));
         }
-        Ok(Kept { blocks, last: x })
+        Ok(Passed { blocks, last: x })
     }
 
     /// Loss of the batch, summed in nats, and gradients of `loss * scale` added to `grads`.
@@ -186,17 +175,14 @@ impl Decoder {
         batch: &Batch,
         adapters: &Adapters,
         masks: MaskPosition,
-        kept: Kept,
+        passed: Passed,
         scale: f64,
         grads: &mut Gradients,
     ) -> Result<Loss> {
         let pass = self.pass(adapters, &batch.spans, Some(masks))?;
-        let (loss, mut dx) = self.loss_and_grad(batch, &kept.last, scale)?;
-        for (block, kept) in self.blocks.iter().zip(kept.blocks).rev() {
-            let saved = match kept {
-                KeptBlock::All(saved) => *saved,
-                KeptBlock::Input(x) => block.keep(&pass, &x)?,
-            };
+        let (loss, mut dx) = self.loss_and_grad(batch, &passed.last, scale)?;
+        for (block, kept) in self.blocks.iter().zip(passed.blocks).rev() {
+            let saved = block.run(&pass, kept)?;
             dx = block.backward(&pass, &saved, &dx, grads)?;
         }
         Ok(loss)
@@ -220,7 +206,7 @@ impl Decoder {
         let pass = self.pass(adapters, &batch.spans, None)?;
         let mut x = self.embed(&batch.ids)?;
         for block in &self.blocks {
-            x = block.finish(&pass, &block.keep(&pass, &x)?)?;
+            x = block.finish(&pass, &block.run(&pass, x.into())?)?;
         }
         Ok(x)
     }

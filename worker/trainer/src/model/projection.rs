@@ -40,6 +40,13 @@ pub struct Inner {
     unscaled: Option<Tensor>,
 }
 
+impl Inner {
+    /// Whether it is small, and enough to run the adapter again.
+    pub fn is_small(&self) -> bool {
+        self.unscaled.is_none()
+    }
+}
+
 impl AdapterPass<'_> {
     /// `x` after its mask; none where there is no mask.
     fn dropped(&self, x: &Activations) -> Result<Option<Activations>> {
@@ -85,15 +92,21 @@ impl Projection {
         Term { x, w: &*self.weight, scale: 1.0 }
     }
 
-    /// `x` [M, in] to `base` + `y` [M, out], and what the adapter leaves where there is one.
+    /// `x` [M, in] to `base` + `y` [M, out], and what the adapter leaves where there is one; `known` is what it left in
+    /// an earlier pass over the same rows.
     pub fn forward(
         &self,
         products: Products,
         x: &Activations,
         adapter: Option<AdapterPass<'_>>,
+        known: Option<Inner>,
         base: Option<&Tensor>,
     ) -> Result<(Tensor, Option<Inner>)> {
         let Some(adapter) = adapter else { return Ok((products.forward(&[self.frozen(x)], base)?, None)) };
+        if let Some(inner) = known {
+            let y = products.forward(&[self.frozen(x), adapter.update(&inner.u)], base)?;
+            return Ok((y, Some(inner)));
+        }
         let dropped = adapter.dropped(x)?;
         let inner = self.inner_of(products, dropped.as_ref().unwrap_or(x), &adapter)?;
         let (Some(unscaled), Some(ratio)) = (&inner.unscaled, self.ratio(products, &adapter)?) else {
@@ -117,13 +130,14 @@ impl Projection {
         products: Products,
         x: &Activations,
         adapter: Option<AdapterPass<'_>>,
+        known: Option<Inner>,
     ) -> Result<(Activations, Option<Inner>)> {
         let Some(adapter) = adapter else { return Ok((products.forward_on(&[self.frozen(x)])?, None)) };
         if adapter.factors.magnitude.is_some() {
-            let (y, inner) = self.forward(products, x, Some(adapter), None)?;
+            let (y, inner) = self.forward(products, x, Some(adapter), known, None)?;
             return Ok((y.into(), inner));
         }
-        let inner = self.inner(products, x, &adapter)?;
+        let inner = known.map_or_else(|| self.inner(products, x, &adapter), Ok)?;
         Ok((products.forward_on(&[self.frozen(x), adapter.update(&inner.u)])?, Some(inner)))
     }
 
@@ -343,7 +357,7 @@ mod tests {
         let factors = Factors { a, b, magnitude: Some(Magnitude::new(m)) };
         let adapter = AdapterPass { factors: &factors, scale: SCALE, mask: Some(key) };
         let products = Products::WrittenOut;
-        let (y, inner) = projection.forward(products, &(&x).into(), Some(adapter), None)?;
+        let (y, inner) = projection.forward(products, &(&x).into(), Some(adapter), None, None)?;
         let dy = dy.into();
         let pull = Pull { projection: &projection, dy: &dy, adapter: Some(adapter), inner: inner.as_ref() };
         let (dx, mut found) = backward(products, &[pull], Some(&(&x).into()))?;

@@ -247,16 +247,20 @@ impl Checkpoint {
     }
 
     fn table(&self, folder_name: &str, gguf_name: &str, device: &Device) -> Result<Box<dyn FrozenWeight>> {
-        match &self.source {
-            Source::HuggingFace(folder) => Ok(Box::new(Plain(folder.shards.native(folder_name, device)?))),
-            Source::Gguf(ggml) => Ok(Box::new(Gguf(ggml.file.read(gguf_name, device)?))),
+        let table: Box<dyn FrozenWeight> = match &self.source {
+            Source::HuggingFace(folder) => Box::new(Plain(folder.shards.native(folder_name, &Device::Cpu)?)),
+            Source::Gguf(ggml) => Box::new(Gguf(ggml.file.read(gguf_name, &Device::Cpu)?)),
             Source::Random(weights) => {
                 let shape = (self.files.shape.vocabulary, self.files.shape.hidden);
                 let is_head = gguf_name == "output.weight";
-                let table = if is_head { weights.head(shape)? } else { weights.embedding(shape)? };
-                Ok(Box::new(Plain(table.to_device(device)?)))
+                Box::new(Plain(if is_head { weights.head(shape)? } else { weights.embedding(shape)? }))
             }
+        };
+        if device.is_cpu() {
+            return Ok(table);
         }
+        // A GPU multiplies with the output layer many times a step, in one element type.
+        Ok(Box::new(Plain(table.written_out(crate::device::compute_dtype(device))?.to_device(device)?)))
     }
 }
 

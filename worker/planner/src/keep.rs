@@ -1,0 +1,86 @@
+//! What is kept of each block between forward and backward.
+//!
+//! Whatever is not kept is computed again. Keeping the output of a product with K inputs saves K operations a byte, and
+//! K is the model's width nearly everywhere: what pays best is what is easiest to keep whole. The output of attention
+//! saves about as many as a sequence has tokens, at the lower rate of attention, so for long sequences it comes first.
+
+use qlora_config::{Checkpointing, DeviceKind, TargetModule, TrainingConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{DeviceBudget, plan_with};
+use crate::shape::ModelShape;
+
+/// Tokens of a sequence from which on attention is what is dearest to compute again.
+const LONG: usize = 3_500;
+
+/// What is kept of a block, each with all that stands before it; what adapters leave and the norms' sums always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Its input.
+    Input,
+    /// The output of attention, and its sums.
+    Attention,
+    /// The residual stream after attention.
+    Middle,
+    /// Queries, keys and values.
+    Heads,
+    /// Gate and up: nothing is computed again.
+    All,
+}
+
+impl Keep {
+    pub const EVERY: [Self; 5] = [Self::Input, Self::Attention, Self::Middle, Self::Heads, Self::All];
+
+    /// Numbers that are kept for each token.
+    pub fn per_token(self, shape: &ModelShape, config: &TrainingConfig) -> usize {
+        let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+        let unscaled = |&m: &TargetModule| shape.projection(m).0;
+        let dora = if config.lora.dora { config.lora.target_modules.iter().map(unscaled).sum() } else { 0 };
+        let parts = [shape.hidden, q, shape.hidden, q + 2 * kv, 2 * shape.ffn + dora];
+        parts[..=self as usize].iter().sum()
+    }
+}
+
+/// What to keep of each block.
+///
+/// Without a budget, and on a processor, `auto` keeps inputs only.
+pub fn keeps(shape: &ModelShape, config: &TrainingConfig, budget: Option<DeviceBudget>) -> Vec<Keep> {
+    match (config.training.gradient_checkpointing, budget) {
+        (Checkpointing::Off, _) => vec![Keep::All; shape.layers],
+        (Checkpointing::Auto, Some(budget)) if budget.kind != DeviceKind::Cpu => {
+            as_memory_allows(shape, config, budget)
+        }
+        _ => vec![Keep::Input; shape.layers],
+    }
+}
+
+fn as_memory_allows(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget) -> Vec<Keep> {
+    let available = (budget.bytes as f64 * config.resources.memory_fraction) as u64;
+    let fits = |keeps: &[Keep]| plan_with(shape, config, budget.kind, keeps).total() <= available;
+    let mut keeps = vec![Keep::Input; shape.layers];
+    if config.data.max_seq_len >= LONG {
+        raise(&mut keeps, Keep::Attention, &fits);
+    }
+    raise(&mut keeps, Keep::All, &fits);
+    // One block more than fits whole may still keep a part.
+    for keep in [Keep::Heads, Keep::Middle, Keep::Attention] {
+        raise(&mut keeps, keep, &fits);
+    }
+    keeps
+}
+
+/// Lets block after block keep `more`, as long as it fits. The last blocks come first: they are the first to be freed.
+fn raise(keeps: &mut [Keep], more: Keep, fits: &impl Fn(&[Keep]) -> bool) {
+    for i in (0..keeps.len()).rev() {
+        let before = keeps[i];
+        if before >= more {
+            continue;
+        }
+        keeps[i] = more;
+        if !fits(keeps) {
+            keeps[i] = before;
+            return;
+        }
+    }
+}
