@@ -38,6 +38,7 @@ pub fn probe(device: Option<&str>, labels: &[(String, String)], folder: &Path) -
         None => match (cuda, metal) {
             (Ok(gpu), _) if cfg!(feature = "cuda") => take(&mut platform, DeviceClass::Cuda, gpu)?,
             (_, Ok(gpu)) if cfg!(feature = "metal") => take(&mut platform, DeviceClass::Metal, gpu)?,
+            (Err(fault), _) if cfg!(feature = "cuda") => tracing::warn!("no NVIDIA GPU is offered: {fault}"),
             _ => {}
         },
     }

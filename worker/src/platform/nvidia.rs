@@ -1,8 +1,12 @@
-//! The first NVIDIA GPU, by NVML. The library is found at run time; without it there is no NVIDIA device.
+//! The first NVIDIA GPU, by NVML, and whether this program can compute on it. Libraries are found at run time; without
+//! them there is no NVIDIA device.
 
 use nvml_wrapper::Nvml;
 
 use super::Accelerator;
+
+/// Compute capability that the kernels ask for.
+const OLDEST: i32 = 8;
 
 /// The GPU, or in words why there is none.
 pub fn probe() -> Result<Accelerator, String> {
@@ -10,13 +14,25 @@ pub fn probe() -> Result<Accelerator, String> {
     let device = nvml.device_by_index(0).map_err(|e| format!("the NVIDIA driver shows no GPU ({e})"))?;
     let memory = device.memory_info().map_err(|e| e.to_string())?;
     let capability = device.cuda_compute_capability().map_err(|e| e.to_string())?;
+    if capability.major < OLDEST {
+        return Err(format!(
+            "compute capability {}.{} is too old: bf16 on tensor cores begins with Ampere, {OLDEST}.0",
+            capability.major, capability.minor
+        ));
+    }
+    qlora_trainer::device::cuda_libraries().map_err(|e| e.to_string())?;
     Ok(Accelerator {
         name: device.name().map_err(|e| e.to_string())?,
         memory: memory.total,
         memory_free: memory.free,
         compute_capability: format!("{}.{}", capability.major, capability.minor),
         driver: nvml.sys_driver_version().unwrap_or_default(),
-        // Fused attention with a backward pass is not there yet on CUDA.
-        flash_attention: false,
+        flash_attention: true,
     })
+}
+
+/// Energy that the GPU has taken since its driver was loaded, in joules; none where it does not tell.
+pub fn energy() -> Option<f64> {
+    let nvml = Nvml::init().ok()?;
+    Some(nvml.device_by_index(0).ok()?.total_energy_consumption().ok()? as f64 / 1000.0)
 }

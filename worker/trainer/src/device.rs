@@ -32,6 +32,16 @@ fn cuda() -> Result<Device> {
     Err(Error::Device { name: "cuda".into(), fault: "this program was built without the `cuda` feature".into() })
 }
 
+/// Loads what a GPU of CUDA needs besides its driver.
+///
+/// # Errors
+/// A library is missing: which, and what to install. A build without the `cuda` feature needs none.
+pub fn cuda_libraries() -> Result<()> {
+    #[cfg(feature = "cuda")]
+    qlora_kernels::cuda::load().map_err(|e| Error::Device { name: "cuda".into(), fault: e.to_string() })?;
+    Ok(())
+}
+
 /// What to keep of each block of a run on `device`.
 pub fn keeps(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<Vec<Keep>> {
     Ok(qlora_planner::keeps(shape, config, budget(device)?))

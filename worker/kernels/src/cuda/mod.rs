@@ -18,7 +18,7 @@ use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 use candle_core::{DType, Tensor};
 use half::bf16;
 
-pub use self::libraries::MissingLibrary;
+pub use self::libraries::{MissingLibrary, load};
 pub use self::open::{NoGpu, open};
 
 use self::buffer::{Input, device_of, finish};
