@@ -102,8 +102,14 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 512)]
     pub length: usize,
     /// Steps that are measured.
-    #[arg(long, default_value_t = 5)]
-    pub steps: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// Time every operation of a block as well.
+    #[arg(long)]
+    pub kernels: bool,
+    /// Where to measure: cpu, cuda or metal.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// A configuration key, as with qlora-ctl submit; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,

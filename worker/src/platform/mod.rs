@@ -2,7 +2,7 @@
 
 mod apple;
 mod cpu;
-mod nvidia;
+pub mod nvidia;
 
 use std::collections::HashMap;
 use std::path::Path;

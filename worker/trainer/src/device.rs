@@ -62,6 +62,26 @@ fn budget(_: &Device) -> Result<Option<DeviceBudget>> {
     Ok(None)
 }
 
+/// Most bytes of tensors that were on a GPU at one time since [`forget_peak`]; none elsewhere.
+pub fn peak(device: &Device) -> Result<Option<u64>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return Ok(Some(qlora_kernels::cuda::memory::peak(device)?));
+    }
+    let _ = device;
+    Ok(None)
+}
+
+/// Begins a new measurement of [`peak`].
+pub fn forget_peak(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        qlora_kernels::cuda::memory::forget_peak(device)?;
+    }
+    let _ = device;
+    Ok(())
+}
+
 /// `bf16` on a GPU; `f32` on a processor, whose products candle computes in `f32`.
 pub fn compute_dtype(device: &Device) -> DType {
     if device.is_cpu() { DType::F32 } else { DType::BF16 }

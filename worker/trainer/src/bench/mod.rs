@@ -1,20 +1,28 @@
-//! Measures the training step on a model's real shape: tokens a second and peak memory; and gives logits of a fixed
-//! sequence, to hold against other programs.
+//! Measures the training step on a model's real shape: tokens a second, peak memory and where the time goes; and gives
+//! logits of a fixed sequence, to hold against other programs.
 
+mod kernels;
+mod work;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig};
 use qlora_data::Sample;
+use qlora_planner::{Keep, plan_with};
 use serde::Serialize;
 
-use crate::lora::Adapters;
+use crate::lora::{Adapters, Gradients, MaskPosition};
 use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
 use crate::step::Trainer;
 use crate::weights::Checkpoint;
 use crate::{Result, device};
+
+pub use kernels::Timing;
+pub use work::{data_sheet_rate, operations_per_token};
 
 /// Tokens of the sequence that [`logits`] looks at.
 const LOGITS_LENGTH: usize = 48;
@@ -22,50 +30,118 @@ const LOGITS_LENGTH: usize = 48;
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figures {
+    pub device: &'static str,
     pub tokens_per_second: f64,
     /// Median over the measured steps.
     pub seconds_per_step: f64,
     pub tokens_per_step: usize,
     pub steps: usize,
+    /// Of the process; on a GPU of its tensors.
     pub peak_bytes: u64,
+    /// What the planner says of the same, without program, libraries and device context.
+    pub planned_bytes: u64,
+    /// Blocks by what is kept of them.
+    pub kept: BTreeMap<Keep, usize>,
+    /// Floating-point operations of the model a second, those that are done again not counted.
+    pub operations_per_second: f64,
+    pub seconds: Parts,
     /// Start of the process to the end of the first step; 0 where the system does not tell.
     pub first_step_seconds: f64,
     pub threads: usize,
+    /// Of the last step.
+    pub loss: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<Timing>,
 }
 
-/// Runs `steps` training steps of one sequence of `length` tokens each, after one that is not counted.
-pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, length: usize, steps: usize) -> Result<Figures> {
-    let c = config.config();
+/// Seconds of one more step, whose parts are waited for one after the other.
+#[derive(Debug, Clone, Serialize)]
+pub struct Parts {
+    pub forward: f64,
+    /// With the loss.
+    pub backward: f64,
+    pub update: f64,
+}
+
+/// What to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Steps that count, after one that does not.
+    pub steps: usize,
+    /// Time every operation of a block as well.
+    pub kernels: bool,
+}
+
+/// Measures training steps of random rows.
+pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent) -> Result<Figures> {
+    let (c, length) = (config.config(), extent.length);
     let device =
         device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
     let decoder = Decoder::load(checkpoint, &c.model, length, &device, |_| {})?;
     let adapters = decoder.adapters(&c.lora, c.training.seed)?;
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
-    let learning_rate = LearningRate::new(&c.training, steps as u64 + 1);
+    let learning_rate = LearningRate::new(&c.training, extent.steps as u64 + 2);
     let keeps = device::keeps(&decoder.shape, c, &device)?;
     let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate, keeps };
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
+    device::forget_peak(&device)?;
     trainer.step(0, &batch)?;
     let first_step_seconds = process_seconds();
-    let mut seconds = Vec::with_capacity(steps);
-    for step in 0..steps {
+    let (mut seconds, mut loss) = (Vec::with_capacity(extent.steps), 0.0);
+    for step in 0..extent.steps {
         let start = Instant::now();
-        trainer.step(step as u64 + 1, &batch)?;
+        loss = trainer.step(step as u64 + 1, &batch)?.loss;
         seconds.push(start.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let tokens = batch[0].tokens();
+    let peak_bytes = device::peak(&device)?.unwrap_or_else(peak_bytes);
+    let kind = if device.is_cuda() { DeviceKind::Cuda } else { DeviceKind::Cpu };
+    let plan = plan_with(&decoder.shape, c, kind, &trainer.keeps);
+    let mut kept = BTreeMap::new();
+    trainer.keeps.iter().for_each(|&keep| *kept.entry(keep).or_insert(0) += 1);
+    let seconds = parts(&trainer, &batch[0], extent.steps as u64 + 1)?;
+    let tokens_per_second = tokens as f64 / median;
     Ok(Figures {
-        tokens_per_second: tokens as f64 / median,
+        device: if device.is_cpu() { "processor" } else { "GPU" },
+        tokens_per_second,
         seconds_per_step: median,
         tokens_per_step: tokens,
-        steps,
-        peak_bytes: peak_bytes(),
+        steps: extent.steps,
+        peak_bytes,
+        planned_bytes: plan.total() - plan.overhead,
+        kept,
+        operations_per_second: operations_per_token(&decoder.shape, c, length) * tokens_per_second,
+        seconds,
         first_step_seconds,
         threads: rayon::current_num_threads(),
+        loss,
+        kernels: if extent.kernels { kernels::time(&decoder.shape, c, &device, (tokens, length))? } else { Vec::new() },
     })
+}
+
+fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
+    let (decoder, mut times) = (trainer.decoder, vec![Instant::now()]);
+    let mut mark = || -> Result<()> {
+        decoder.device.synchronize()?;
+        times.push(Instant::now());
+        Ok(())
+    };
+    let masks = MaskPosition { step, first_token: 0 };
+    let mut gradients = Gradients::none(&trainer.adapters);
+    let passed = decoder.forward(batch, &trainer.adapters, masks, trainer.training, &trainer.keeps)?;
+    mark()?;
+    decoder.backward(batch, &trainer.adapters, masks, passed, 1.0, &mut gradients)?;
+    mark()?;
+    let norm = gradients.norm()?;
+    trainer.optimizer.updated(&trainer.adapters, &gradients, &norm, 1e-4, trainer.training)?;
+    mark()?;
+    let between = |i: usize| (times[i + 1] - times[i]).as_secs_f64();
+    Ok(Parts { forward: between(0), backward: between(1), update: between(2) })
 }
 
 /// Ids [T] of a fixed sequence, and the logits [T, V] of `model` with `adapter`; on the CPU in `f32`.
