@@ -102,14 +102,39 @@ libraries! {
         "cublasCreate_v2" "cublasDestroy_v2" "cublasDgemmStridedBatched" "cublasGemmStridedBatchedEx" "cublasSetStream_v2"
     ]
     random: "libcurand.so.10" of "libcurand-13-0" [
-        "curandCreateGenerator" "curandDestroyGenerator" "curandSetPseudoRandomGeneratorSeed" "curandSetStream"
+        "curandCreateGenerator" "curandDestroyGenerator" "curandGenerateUniform" "curandGenerateUniformDouble" "curandSetPseudoRandomGeneratorSeed" "curandSetStream"
     ]
 }
 
-/// Where a jump leads before [`load`].
+/// Jumps that lead nowhere.
+macro_rules! unused {
+    ($($function:literal)*) => { $(jump!($function);)* };
+}
+
+// candle's own products with GGUF blocks, which the trainer never makes: it dequantises and multiplies. Without them here
+// the linker would take their kernels, and with those a library, `libcudart`, that has to be there when a program starts.
+unused! {
+    "launch_mmq_gguf_q2_k" "launch_mmq_gguf_q3_k" "launch_mmq_gguf_q4_0" "launch_mmq_gguf_q4_1"
+    "launch_mmq_gguf_q4_k" "launch_mmq_gguf_q5_0" "launch_mmq_gguf_q5_1" "launch_mmq_gguf_q5_k"
+    "launch_mmq_gguf_q6_k" "launch_mmq_gguf_q8_0" "launch_mmq_quantize_q8_1_D2S6"
+    "launch_mmq_quantize_q8_1_D4" "launch_mmq_quantize_q8_1_DS4" "launch_mmvq_gguf_q2_k_bf16_plain"
+    "launch_mmvq_gguf_q2_k_f16_plain" "launch_mmvq_gguf_q2_k_f32_plain" "launch_mmvq_gguf_q3_k_bf16_plain"
+    "launch_mmvq_gguf_q3_k_f16_plain" "launch_mmvq_gguf_q3_k_f32_plain" "launch_mmvq_gguf_q4_0_bf16_plain"
+    "launch_mmvq_gguf_q4_0_f16_plain" "launch_mmvq_gguf_q4_0_f32_plain" "launch_mmvq_gguf_q4_1_bf16_plain"
+    "launch_mmvq_gguf_q4_1_f16_plain" "launch_mmvq_gguf_q4_1_f32_plain" "launch_mmvq_gguf_q4_k_bf16_plain"
+    "launch_mmvq_gguf_q4_k_f16_plain" "launch_mmvq_gguf_q4_k_f32_plain" "launch_mmvq_gguf_q5_0_bf16_plain"
+    "launch_mmvq_gguf_q5_0_f16_plain" "launch_mmvq_gguf_q5_0_f32_plain" "launch_mmvq_gguf_q5_1_bf16_plain"
+    "launch_mmvq_gguf_q5_1_f16_plain" "launch_mmvq_gguf_q5_1_f32_plain" "launch_mmvq_gguf_q5_k_bf16_plain"
+    "launch_mmvq_gguf_q5_k_f16_plain" "launch_mmvq_gguf_q5_k_f32_plain" "launch_mmvq_gguf_q6_k_bf16_plain"
+    "launch_mmvq_gguf_q6_k_f16_plain" "launch_mmvq_gguf_q6_k_f32_plain" "launch_mmvq_gguf_q8_0_bf16_plain"
+    "launch_mmvq_gguf_q8_0_f16_plain" "launch_mmvq_gguf_q8_0_f32_plain" "launch_mmvq_gguf_quantize_q8_1_bf16"
+    "launch_mmvq_gguf_quantize_q8_1_f16" "launch_mmvq_gguf_quantize_q8_1_f32"
+}
+
+/// Where a jump leads before [`load`], and for good where no library has its function.
 #[unsafe(no_mangle)]
 extern "C" fn qlora_cuda_not_loaded() -> ! {
-    eprintln!("a function of CUDA was called before its libraries were loaded; please report this");
+    eprintln!("a function of CUDA was called that was not loaded; please report this");
     std::process::abort()
 }
 

@@ -57,6 +57,8 @@ int cublasSetStream_v2(void*, void*) { return SUCCESS; }
 int cublasDgemmStridedBatched() { return NOT_SUPPORTED; }
 int cublasGemmStridedBatchedEx() { return NOT_SUPPORTED; }
 int curandCreateGenerator(void** out, int) { return handle(out); }
+int curandGenerateUniform() { return NOT_SUPPORTED; }
+int curandGenerateUniformDouble() { return NOT_SUPPORTED; }
 int curandDestroyGenerator(void*) { return SUCCESS; }
 int curandSetPseudoRandomGeneratorSeed(void*, unsigned long long) { return SUCCESS; }
 int curandSetStream(void*, void*) { return SUCCESS; }
