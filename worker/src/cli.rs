@@ -43,6 +43,11 @@ pub struct AgentArgs {
     /// Take one job, then exit.
     #[arg(long)]
     pub once: bool,
+
+    /// Seconds without a word from a training process after which it is taken for hung and replaced; 0 waits for ever
+    /// [default: 1800 on a GPU, 0 on a processor, which may be slow and does not hang]
+    #[arg(long, value_name = "SECONDS")]
+    pub patience: Option<u64>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -116,6 +116,22 @@ fn a_training_process_that_dies_is_tried_again_and_its_orphan_never_trains_on() 
 }
 
 #[test]
+fn a_training_process_that_hangs_is_replaced_and_goes_on_from_its_checkpoint() {
+    let mut world = World::new(&[]);
+    let worker = world.worker("a", &["--patience", "10"]);
+    let config = world.config(LONG);
+    let id = world.submit(&config, &[]);
+    world.wait(id, "a checkpoint", checkpointed);
+    let child = wait_until("the training process", || child_of(worker.pid()));
+    let pid = rustix::process::Pid::from_raw(child as i32).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("a signal");
+    let job = world.ended(id);
+    succeeded_once(&job);
+    let outcome = job["attempts"][0]["outcome"].as_str().expect("an outcome");
+    assert!(outcome.starts_with("failed") && outcome.contains("said nothing for 10 s"), "{job:#}");
+}
+
+#[test]
 fn a_training_process_ends_with_its_agent() {
     let mut world = World::new(&[]);
     let mut worker = world.worker("a", &[]);

@@ -43,7 +43,14 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    pub fn start(client: Client, session: u64, state: PathBuf, assignment: Assignment) -> Self {
+    /// A training process that says nothing for longer than `patience` is ended.
+    pub fn start(
+        client: Client,
+        session: u64,
+        state: PathBuf,
+        patience: Option<Duration>,
+        assignment: Assignment,
+    ) -> Self {
         let (stop, stopping) = watch::channel(None);
         let token = assignment.token;
         let span = tracing::info_span!("attempt", job = assignment.job, token);
@@ -54,6 +61,7 @@ impl Attempt {
             client,
             session,
             assignment,
+            patience,
             stopping,
             outbox: Arc::default(),
             vitals: Vitals::new(),
@@ -109,6 +117,7 @@ struct Worker {
     /// Tokenised rows of earlier attempts.
     tokens: PathBuf,
     assignment: Assignment,
+    patience: Option<Duration>,
     stopping: watch::Receiver<Option<String>>,
     outbox: Arc<Outbox>,
     vitals: Vitals,
@@ -137,7 +146,11 @@ impl Worker {
         let (saved, uploads) = mpsc::unbounded_channel();
         let uploader = tokio::spawn(Uploader::new(self).run(uploads));
         let last = self.follow(&mut process, saved).await;
-        let judgement = process.judge(last).await;
+        let hung = matches!(last, Last::Nothing);
+        let mut judgement = process.judge(last.line()).await;
+        if hung {
+            judgement.message = hung_for(self.patience.unwrap_or_default());
+        }
         // What the child saved is worth keeping even where it failed.
         match uploader.await {
             Ok(Ok(())) => Ok(judgement),
@@ -231,8 +244,8 @@ impl Worker {
         }
     }
 
-    /// Listens to the child until it has nothing more to say; returns its final line.
-    async fn follow(&mut self, process: &mut Process, saved: mpsc::UnboundedSender<Saved>) -> Option<Line> {
+    /// Listens to the child until it has nothing more to say.
+    async fn follow(&mut self, process: &mut Process, saved: mpsc::UnboundedSender<Saved>) -> Last {
         let mut tracker = Tracker::default();
         let mut deadline = None;
         let mut stopping = self.stopping.clone();
@@ -243,8 +256,22 @@ impl Worker {
                     None => std::future::pending().await,
                 }
             };
+            let patience = self.patience;
+            let silent = async {
+                match patience {
+                    Some(patience) => tokio::time::sleep(patience).await,
+                    None => std::future::pending().await,
+                }
+            };
             let received = tokio::select! {
-                received = process.next() => received?,
+                received = process.next() => match received {
+                    Some(received) => received,
+                    None => return Last::Gone,
+                },
+                () = silent => {
+                    process.kill().await;
+                    return Last::Nothing;
+                }
                 () = told_to_stop(&mut stopping), if deadline.is_none() => {
                     process.ask_to_stop().await;
                     deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
@@ -252,10 +279,10 @@ impl Worker {
                 }
                 () = kill_at => {
                     process.kill().await;
-                    return None;
+                    return Last::Gone;
                 }
             };
-            let Line::Event(event) = received else { return Some(received) };
+            let Line::Event(event) = received else { return Last::Line(received) };
             if let Event::Step(step) = &event {
                 self.vitals.record(step);
             }
@@ -272,7 +299,7 @@ impl Worker {
             }
             if self.outbox.is_refused() {
                 process.kill().await;
-                return None;
+                return Last::Gone;
             }
         }
     }
@@ -305,6 +332,31 @@ impl Worker {
             }
         }
     }
+}
+
+/// The last that was heard of a child.
+enum Last {
+    Line(Line),
+    /// It has closed its stdout, or was ended.
+    Gone,
+    /// It was ended because it had said nothing for too long.
+    Nothing,
+}
+
+impl Last {
+    fn line(self) -> Option<Line> {
+        match self {
+            Self::Line(line) => Some(line),
+            Self::Gone | Self::Nothing => None,
+        }
+    }
+}
+
+fn hung_for(patience: Duration) -> String {
+    let seconds = patience.as_secs();
+    format!(
+        "the training process said nothing for {seconds} s and was ended: a hung device, or steps longer than the worker's --patience"
+    )
 }
 
 /// Waits until there is a reason to stop.

@@ -32,7 +32,8 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let identity = Identity::take(&args)?;
         let platform = platform::probe(args.device.as_deref(), &args.label, &identity.folder)?;
         let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
-        session::Session::new(client, identity, platform, args.once).run().await?;
+        let manners = session::Manners { once: args.once, patience: args.patience };
+        session::Session::new(client, identity, platform, manners).run().await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qlora_proto::synchronize_response::Wanted;
-use qlora_proto::{Assignment, Platform, RegisterRequest, SynchronizeRequest, SynchronizeResponse};
+use qlora_proto::{Assignment, DeviceClass, Platform, RegisterRequest, SynchronizeRequest, SynchronizeResponse};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -25,12 +25,31 @@ const HOLD: Duration = Duration::from_secs(20);
 /// Part of the lease after which an attempt that cannot renew it is stopped.
 const SAFE_PART: f64 = 0.8;
 
+/// How long a training process on a GPU may say nothing, where the person says nothing else.
+const GPU_PATIENCE: u64 = 1800;
+
+/// How a person wants the worker to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Manners {
+    /// Ends after one attempt.
+    pub once: bool,
+    /// Seconds that a training process may say nothing; 0 is for ever.
+    pub patience: Option<u64>,
+}
+
+impl Manners {
+    fn patience(self, class: DeviceClass) -> Option<Duration> {
+        let usual = if class == DeviceClass::Cpu { 0 } else { GPU_PATIENCE };
+        Some(self.patience.unwrap_or(usual)).filter(|&seconds| seconds > 0).map(Duration::from_secs)
+    }
+}
+
 /// A worker's life.
 pub struct Session {
     client: Client,
     identity: Arc<Identity>,
     platform: Platform,
-    once: bool,
+    manners: Manners,
     id: u64,
     lease: Duration,
     renewed: Instant,
@@ -47,12 +66,12 @@ enum Turn {
 }
 
 impl Session {
-    pub fn new(client: Client, identity: Identity, platform: Platform, once: bool) -> Self {
+    pub fn new(client: Client, identity: Identity, platform: Platform, manners: Manners) -> Self {
         Self {
             client,
             identity: Arc::new(identity),
             platform,
-            once,
+            manners,
             id: 0,
             lease: Duration::from_secs(30),
             renewed: Instant::now(),
@@ -88,7 +107,7 @@ impl Session {
                 }
                 Turn::AttemptEnded(ending) => {
                     self.attempt = None;
-                    if self.draining || (self.once && ending == Ending::Told) {
+                    if self.draining || (self.manners.once && ending == Ending::Told) {
                         return Ok(());
                     }
                 }
@@ -198,7 +217,9 @@ impl Session {
     fn start(&mut self, assignment: Assignment) {
         if self.attempt.is_none() && !self.draining {
             tracing::info!(job = assignment.job, attempt = assignment.token, "starting");
-            self.attempt = Some(Attempt::start(self.client.clone(), self.id, self.identity.folder.clone(), assignment));
+            let patience = self.manners.patience(self.platform.device_class());
+            let state = self.identity.folder.clone();
+            self.attempt = Some(Attempt::start(self.client.clone(), self.id, state, patience, assignment));
         }
     }
 

@@ -5,6 +5,8 @@ use qlora_config::{Compute, DeviceKind, TrainingConfig};
 use qlora_kernels::{Instructions, Products};
 use qlora_planner::{DeviceBudget, Keep, ModelShape};
 
+use crate::error::is_out_of_memory;
+use crate::model::Decoder;
 use crate::{Error, Result};
 
 /// Opens the device of the given kind; [`DeviceKind::Any`] takes the fastest that this build and machine have.
@@ -60,6 +62,27 @@ fn budget(device: &Device) -> Result<Option<DeviceBudget>> {
 #[cfg(not(feature = "cuda"))]
 fn budget(_: &Device) -> Result<Option<DeviceBudget>> {
     Ok(None)
+}
+
+/// Part of the planned memory that a run which did not fit is advised to stay within.
+const LESS: f64 = 0.85;
+
+/// A device's lack of memory, with changes that take less; other errors stay as they are.
+pub(crate) fn with_advice(e: Error, decoder: &Decoder, config: &TrainingConfig) -> Error {
+    let Error::Tensors(fault) = &e else { return e };
+    if !is_out_of_memory(fault) {
+        return e;
+    }
+    let kind = if decoder.device.is_cuda() { DeviceKind::Cuda } else { DeviceKind::Cpu };
+    let planned = qlora_planner::plan(&decoder.shape, config, kind).total();
+    let bytes = (planned as f64 * LESS / config.resources.memory_fraction) as u64;
+    let advice = match qlora_planner::fit(&decoder.shape, config, DeviceBudget { kind, bytes }) {
+        Err(refused) if !refused.suggestions.is_empty() => format!("set {}", refused.suggestions.join(", or ")),
+        _ => "take a GPU with more memory, or a smaller model".into(),
+    };
+    let advice = format!("{:.1} GiB were planned; {advice}", planned as f64 / (1u64 << 30) as f64);
+    // The first line says it; the rest is where in the program.
+    Error::Memory { fault: fault.to_string().lines().next().unwrap_or_default().to_owned(), advice }
 }
 
 /// Most bytes of tensors that were on a GPU at one time since [`forget_peak`]; none elsewhere.

@@ -42,6 +42,8 @@ pub enum Error {
     NotFinite { step: u64, steps: u64 },
     #[error("the device {name} cannot be used: {fault}")]
     Device { name: String, fault: String },
+    #[error("the device's memory ran out ({fault}); {advice}")]
+    Memory { fault: String, advice: String },
     #[error("the job was stopped")]
     Stopped,
     #[error("{0}")]
@@ -67,10 +69,17 @@ impl Error {
             | Self::Export { .. }
             | Self::NoGradient { .. }
             | Self::NotFinite { .. } => Blame::Input,
-            Self::Tensors(e) if e.to_string().to_lowercase().contains("out of memory") => Blame::Memory,
+            Self::Memory { .. } => Blame::Memory,
+            Self::Tensors(e) if is_out_of_memory(e) => Blame::Memory,
             Self::Tensors(_) | Self::Io { .. } | Self::Checkpoint { .. } | Self::Device { .. } | Self::Stopped => {
                 Blame::Attempt
             }
         }
     }
+}
+
+/// Whether a device had no room for a tensor.
+pub(crate) fn is_out_of_memory(e: &candle_core::Error) -> bool {
+    let text = e.to_string().to_lowercase().replace('_', " ");
+    text.contains("out of memory") || text.contains("alloc failed")
 }

@@ -60,9 +60,11 @@ impl Run {
     /// See [`Error`]; [`Error::blame`] tells whether another attempt makes sense. What was saved stays.
     pub fn execute(&self, reporter: &mut dyn Reporter) -> Result<()> {
         let prepared = self.prepare(reporter)?;
-        let mut session = Session::start(self, &prepared, reporter)?;
-        session.train(reporter)?;
-        session.finish(reporter)
+        let trained = Session::start(self, &prepared, reporter).and_then(|mut session| {
+            session.train(reporter)?;
+            session.finish(reporter)
+        });
+        trained.map_err(|e| device::with_advice(e, &prepared.decoder, self.config()))
     }
 
     fn prepare(&self, reporter: &mut dyn Reporter) -> Result<Prepared> {

@@ -4,6 +4,7 @@
 //! function of theirs that is used has a jump of the same name in this program: the linker takes it and leaves the
 //! library out, and [`load`] fills in where the jumps lead.
 
+use std::error::Error;
 use std::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -177,7 +178,11 @@ fn open(library: &str) -> Result<Library, String> {
         // SAFETY: these are NVIDIA's libraries; loading one runs its own preparation.
         match unsafe { Library::open(Some(&place), RTLD_NOW | RTLD_GLOBAL) } {
             Ok(opened) => return Ok(opened),
-            Err(fault) => first = first.or(Some(fault.to_string())),
+            Err(fault) => {
+                // What the system says stands behind what the loader was doing.
+                let said = fault.source().map_or_else(|| fault.to_string(), ToString::to_string);
+                first = first.or(Some(said));
+            }
         }
     }
     Err(first.unwrap_or_default())

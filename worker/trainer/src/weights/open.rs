@@ -228,8 +228,11 @@ impl Checkpoint {
     fn vector(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         match &self.source {
             Source::HuggingFace(folder) => folder.shards.tensor(name, dtype, device),
-            Source::Gguf(ggml) => Ok(ggml.file.read(name, device)?.dequantize(device)?.to_dtype(dtype)?),
-            Source::Random(_) => Ok(Tensor::ones(self.files.shape.hidden, dtype, device)?),
+            Source::Gguf(ggml) => {
+                let vector = ggml.file.read(name, &Device::Cpu)?.dequantize(&Device::Cpu)?;
+                Ok(vector.to_dtype(dtype)?.to_device(device)?)
+            }
+            Source::Random(_) => Ok(Tensor::ones(self.files.shape.hidden, dtype, &Device::Cpu)?.to_device(device)?),
         }
     }
 
