@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use qlora_config::ResolvedConfig;
 use qlora_trainer::Error;
-use qlora_trainer::report::{Event, Reporter, Wish};
+use qlora_trainer::report::{Event, Phase, Reporter, Wish};
 use qlora_trainer::run::Run;
 use qlora_trainer::score::Evaluation;
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,11 @@ fn read(path: &Path) -> Result<(ResolvedConfig, Spec), Error> {
 }
 
 fn execute(config: ResolvedConfig, Spec { model, task, .. }: Spec, reporter: &mut dyn Reporter) -> Result<(), Error> {
+    // What cannot be told here is told at the next event.
+    let mut told = |done: usize, of: usize| {
+        drop(reporter.report(Event::Phase { phase: Phase::Quantising, done: done as u64, of: of as u64 }));
+    };
+    let model = crate::models::prepared(&model, &config.config().model, &mut told);
     match task {
         Task::Train { train, eval, output, resume, tokens } => {
             Run { config, model, train, eval, output, resume, tokens }.execute(reporter)

@@ -115,10 +115,8 @@ fn print(model: &str, figures: &Figures, gpu: Option<&Gpu>) {
 
 fn checkpoint(args: &BenchArgs, config: &ResolvedConfig) -> Result<Checkpoint, WorkerError> {
     if !args.random_weights {
-        return Ok(Checkpoint::open(&models::resolve(
-            config.config().model.base.as_deref().unwrap_or_default(),
-            &Quiet,
-        )?)?);
+        let model = models::resolve(config.config().model.base.as_deref().unwrap_or_default(), &Quiet)?;
+        return Ok(Checkpoint::open(&models::prepared(&model, &config.config().model, &mut |_, _| {}))?);
     }
     // The beginning of a name is enough: nothing is fetched, so nothing can be taken for something else.
     let known = catalogue();

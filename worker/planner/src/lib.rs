@@ -6,6 +6,7 @@
 mod catalogue;
 mod keep;
 mod memory;
+mod scratch;
 mod shape;
 
 pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find};

@@ -4,10 +4,8 @@ use qlora_config::{Checkpointing, DeviceKind, OptimizerKind, Quantization, Train
 use serde::{Deserialize, Serialize};
 
 use crate::keep::{Keep, keeps};
+use crate::scratch;
 use crate::shape::ModelShape;
-
-/// Rows of logits that the trainer holds at one time.
-const LOGIT_ROWS: usize = 256;
 
 /// What a device offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,11 +67,15 @@ pub fn plan_with(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind, 
     let element = if kind == DeviceKind::Cpu { 4 } else { 2 };
     let tokens = config.training.micro_batch_size * config.data.max_seq_len;
     let kept: usize = keeps.iter().map(|keep| keep.per_token(shape, config)).sum();
+    let kept = kept * element + if kind == DeviceKind::Cuda { scratch::kept_beside(shape, config, keeps) } else { 0 };
     MemoryPlan {
-        weights: weights(shape, config),
+        weights: weights(shape, config, kind),
         adapters: adapter_bytes(config) * shape.adapter_parameters(&config.lora) as u64,
-        activations: (tokens * kept * element) as u64,
-        scratch: scratch(shape, config, tokens, element),
+        activations: (tokens * kept) as u64,
+        scratch: match kind {
+            DeviceKind::Cuda => scratch::on_gpu(shape, config, tokens, keeps),
+            _ => scratch::on_processor(shape, config, tokens, element),
+        },
         overhead: if kind == DeviceKind::Cuda { 700 << 20 } else { 80 << 20 },
     }
 }
@@ -92,14 +94,14 @@ pub fn fit(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget) ->
     Err(DoesNotFit { needed: wanted.total(), available, suggestions: suggestions(config, fits) })
 }
 
-fn weights(shape: &ModelShape, config: &TrainingConfig) -> u64 {
+fn weights(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> u64 {
     let linear = (shape.layers * shape.block_parameters()) as f64;
     let tables = shape.table_parameters() as f64;
     let nf4 = 4.0 + if config.model.double_quant { 8.0 + 32.0 / 256.0 } else { 32.0 } / config.model.block_size as f64;
     let (linear_bits, table_bits) = match config.model.quantization {
         Quantization::Nf4 => (nf4, 16.0),
         // Q4_1 and its kin take 4.5 to 5 bits; tables are often kept at 6 to 8.
-        Quantization::Gguf => (5.0, 8.5),
+        Quantization::Gguf => (5.0, if kind == DeviceKind::Cuda { 16.0 } else { 8.5 }),
         Quantization::None => (16.0, 16.0),
     };
     ((linear * linear_bits + tables * table_bits) / 8.0) as u64
@@ -111,14 +113,6 @@ fn adapter_bytes(config: &TrainingConfig) -> u64 {
         OptimizerKind::Adamw => 16,
         OptimizerKind::Adamw8bit => 10,
     }
-}
-
-fn scratch(shape: &ModelShape, config: &TrainingConfig, tokens: usize, element: usize) -> u64 {
-    let block = tokens * (Keep::All.per_token(shape, config) + 4 * shape.ffn + 6 * shape.hidden) * element;
-    let weight = shape.ffn * shape.hidden * element;
-    let head = shape.vocabulary * shape.hidden * element;
-    let logits = 3 * LOGIT_ROWS * shape.vocabulary * 4;
-    (block.max(head + logits) + weight) as u64
 }
 
 fn suggestions(config: &TrainingConfig, fits: impl Fn(&TrainingConfig) -> bool) -> Vec<String> {

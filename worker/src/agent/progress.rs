@@ -121,6 +121,7 @@ impl Tracker {
 
 fn word(phase: Phase) -> &'static str {
     match phase {
+        Phase::Quantising => "quantising the model, once for all later runs",
         Phase::Loading => "loading the model",
         Phase::Preparing => "checking gradients",
         Phase::Evaluating => "evaluating",

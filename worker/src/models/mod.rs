@@ -7,6 +7,7 @@ mod cache;
 mod fetch;
 mod hub;
 mod package;
+mod quantised;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use crate::error::WorkerError;
 
 pub use cache::Cache;
 pub use fetch::Progress;
+pub use quantised::prepared;
 
 /// Why a model is not to be had.
 #[derive(Debug, thiserror::Error)]

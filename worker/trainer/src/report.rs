@@ -9,6 +9,8 @@ use crate::score::Scores;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// A base is written in its quantised form, for this start and the next.
+    Quantising,
     Loading,
     Preparing,
     Evaluating,

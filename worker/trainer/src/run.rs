@@ -286,7 +286,7 @@ impl<'a> Session<'a> {
             tokens_per_second: outcome.tokens as f64 / seconds,
             seconds,
             skipped: outcome.skipped,
-            peak_bytes: crate::bench::peak_bytes(),
+            peak_bytes: device::peak(&self.prepared.decoder.device)?.unwrap_or_else(crate::bench::peak_bytes),
         }))?;
         self.skipped_in_a_row = if outcome.skipped { self.skipped_in_a_row + 1 } else { 0 };
         if self.skipped_in_a_row > 0 && self.skipped_in_a_row >= self.run.config().training.max_skipped_steps.max(1) {

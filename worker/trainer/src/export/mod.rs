@@ -83,6 +83,11 @@ pub fn convert(
     Ok(Written { tensors, bytes })
 }
 
+/// Whether [`convert`] can quantise the model at `model`: a Hugging Face folder of plain weights.
+pub fn can_be_quantised(model: &Path) -> bool {
+    Checkpoint::open(model).is_ok_and(|checkpoint| checkpoint.shards().is_some_and(|s| s.quantised().is_none()))
+}
+
 /// Writes the adapter in `adapter` for the model at `model` to `out`, a GGUF file that must not exist.
 ///
 /// # Errors

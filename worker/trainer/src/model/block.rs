@@ -63,6 +63,27 @@ pub struct Saved {
     u: [Option<Inner>; 6],
 }
 
+/// What of it the feed-forward layer needs.
+struct Gated {
+    x1: Tensor,
+    rho2: Tensor,
+    g: Activations,
+    e: Activations,
+    u: [Option<Inner>; 2],
+}
+
+/// And what attention needs.
+struct Attended {
+    x: Tensor,
+    rho1: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Activations,
+    lse: Tensor,
+    u: [Option<Inner>; 4],
+}
+
 /// A part of [`Saved`], from which the block is run again.
 pub struct Kept {
     x: Tensor,
@@ -205,26 +226,40 @@ impl Block {
     }
 
     /// `dy` [M, D] to `dx`; gradients of the block's adapters are added to `grads`.
-    pub fn backward(&self, pass: &Pass<'_>, saved: &Saved, dy: &Tensor, grads: &mut Gradients) -> Result<Tensor> {
-        let dx1 = self.backward_ffn(pass, saved, dy, grads)?;
-        self.backward_attention(pass, saved, dx1, grads)
+    ///
+    /// Takes both, so that each of their parts is given up as soon as it has been used.
+    pub fn backward(&self, pass: &Pass<'_>, saved: Saved, dy: Tensor, grads: &mut Gradients) -> Result<Tensor> {
+        let Saved { x, rho1, q, k, v, o, lse, x1, rho2, g, e, u } = saved;
+        let [u_q, u_k, u_v, u_o, u_g, u_e] = u;
+        let gated = Gated { x1, rho2, g, e, u: [u_g, u_e] };
+        let dx1 = self.backward_ffn(pass, gated, dy, grads)?;
+        let attended = Attended { x, rho1, q, k, v, o, lse, u: [u_q, u_k, u_v, u_o] };
+        self.backward_attention(pass, attended, dx1, grads)
     }
 
-    fn backward_ffn(&self, pass: &Pass<'_>, saved: &Saved, dy: &Tensor, grads: &mut Gradients) -> Result<Tensor> {
-        let dh = self.backward_down(pass, saved, dy, grads)?;
-        let (dg, de) = swiglu::backward(&dh, &saved.g, &saved.e)?;
-        let [.., u_g, u_e] = saved.u.each_ref().map(Option::as_ref);
+    fn backward_ffn(&self, pass: &Pass<'_>, saved: Gated, dy: Tensor, grads: &mut Gradients) -> Result<Tensor> {
+        let Gated { x1, rho2, g, e, u } = saved;
+        let dh = self.backward_down(pass, (&g, &e), &dy, grads)?;
+        let (dg, de) = swiglu::backward(&dh, &g, &e)?;
+        drop((dh, g, e));
+        let [u_g, u_e] = u.each_ref().map(Option::as_ref);
         let parts = [(M::GateProj, &dg, u_g), (M::UpProj, &de, u_e)];
-        let n2 = needed(&parts, || self.normalised(pass, &saved.x1, &self.norm2))?;
+        let n2 = needed(&parts, || self.normalised(pass, &x1, &self.norm2))?;
         let dn2 = self.pull(pass, &parts, n2.as_ref(), grads)?;
-        Ok(rms_norm::backward(&dn2, &saved.x1, &self.norm2, &saved.rho2, Some(dy))?)
+        Ok(rms_norm::backward(&dn2, &x1, &self.norm2, &rho2, Some(&dy))?)
     }
 
     /// The gradient of h. What the adapter left is made again: it would be the only thing kept of the down projection.
-    fn backward_down(&self, pass: &Pass<'_>, saved: &Saved, dy: &Tensor, grads: &mut Gradients) -> Result<Activations> {
+    fn backward_down(
+        &self,
+        pass: &Pass<'_>,
+        (g, e): (&Activations, &Activations),
+        dy: &Tensor,
+        grads: &mut Gradients,
+    ) -> Result<Activations> {
         let projection = &self.projections[M::DownProj as usize];
         let adapter = self.adapter(pass, M::DownProj);
-        let h = adapter.map(|_| swiglu::forward(&saved.g, &saved.e)).transpose()?;
+        let h = adapter.map(|_| swiglu::forward(g, e)).transpose()?;
         let inner = match (&adapter, &h) {
             (Some(adapter), Some(h)) => Some(projection.inner(pass.products, h, adapter)?),
             _ => None,
@@ -240,18 +275,24 @@ impl Block {
         Ok(rms_norm::forward_on(x, norm, pass.epsilon, pass.products)?.0)
     }
 
-    fn backward_attention(&self, pass: &Pass<'_>, saved: &Saved, dx1: Tensor, grads: &mut Gradients) -> Result<Tensor> {
-        let [u_q, u_k, u_v, u_o, ..] = saved.u.each_ref().map(Option::as_ref);
-        let d_o = self.pull(pass, &[(M::OProj, &(&dx1).into(), u_o)], Some(&saved.o), grads)?;
-        let o = saved.o.tensor()?;
-        let inputs = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, o, lse: &saved.lse };
+    fn backward_attention(
+        &self,
+        pass: &Pass<'_>,
+        saved: Attended,
+        dx1: Tensor,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
+        let Attended { x, rho1, q, k, v, o, lse, u } = saved;
+        let [u_q, u_k, u_v, u_o] = u.each_ref().map(Option::as_ref);
+        let d_o = self.pull(pass, &[(M::OProj, &(&dx1).into(), u_o)], Some(&o), grads)?;
+        let inputs = attention::Saved { q: &q, k: &k, v: &v, o: o.tensor()?, lse: &lse };
         let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, &pass.sequences, pass.products)?;
         let (dq, dk) = (pass.rope.backward(&dq, &pass.sequences)?, pass.rope.backward(&dk, &pass.sequences)?);
         let (dq, dk, dv) = (dq.into(), dk.into(), dv.into());
         let parts = [(M::QProj, &dq, u_q), (M::KProj, &dk, u_k), (M::VProj, &dv, u_v)];
-        let n1 = needed(&parts, || self.normalised(pass, &saved.x, &self.norm1))?;
+        let n1 = needed(&parts, || self.normalised(pass, &x, &self.norm1))?;
         let dn1 = self.pull(pass, &parts, n1.as_ref(), grads)?;
-        Ok(rms_norm::backward(&dn1, &saved.x, &self.norm1, &saved.rho1, Some(&dx1))?)
+        Ok(rms_norm::backward(&dn1, &x, &self.norm1, &rho1, Some(&dx1))?)
     }
 
     /// Gradient through projections that share their input `x`, each with the gradient that reaches it and what its

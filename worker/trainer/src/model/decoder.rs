@@ -183,7 +183,7 @@ impl Decoder {
         let (loss, mut dx) = self.loss_and_grad(batch, &passed.last, scale)?;
         for (block, kept) in self.blocks.iter().zip(passed.blocks).rev() {
             let saved = block.run(&pass, kept)?;
-            dx = block.backward(&pass, &saved, &dx, grads)?;
+            dx = block.backward(&pass, saved, dx, grads)?;
         }
         Ok(loss)
     }
