@@ -135,6 +135,27 @@ fn products_and_their_sums_agree() -> Result<()> {
     Ok(())
 }
 
+/// What an adapter changes in its first steps is smaller than the last place of what it is added to.
+#[test]
+fn a_small_term_of_a_sum_is_not_rounded_away() -> Result<()> {
+    let device = gpu();
+    let (x, w, base) = (random((64, 96), 16)?, random((80, 96), 17)?, random((64, 80), 18)?);
+    let u = Tensor::ones((64, 2), DType::BF16, &Device::Cpu)?;
+    let b = Tensor::from_vec(vec![1e-3f32; 160], (80, 2), &Device::Cpu)?;
+    let [gx, gw, gbase, gu, gb] = on(&device, [&x, &w, &base, &u, &b]);
+    let (ax, au) = (Activations::from(&gx), Activations::from(&gu));
+    let large = Term { x: &ax, w: &gw, scale: 1.0 };
+    for base in [None, Some(&gbase)] {
+        let mean = |terms: &[Term<'_>]| {
+            let sum = numbers(&Products::CublasLt.forward(terms, base)?);
+            Ok::<_, candle_core::Error>(sum.iter().map(|&v| f64::from(v)).sum::<f64>() / sum.len() as f64)
+        };
+        let change = mean(&[large, Term { x: &au, w: &gb, scale: 1.0 }])? - mean(&[large])?;
+        assert!((1e-3..4e-3).contains(&change), "{change} of 0.002");
+    }
+    Ok(())
+}
+
 #[test]
 fn rows_go_where_they_should() -> Result<()> {
     let device = gpu();

@@ -84,3 +84,57 @@ fn raise(keeps: &mut [Keep], more: Keep, fits: &impl Fn(&[Keep]) -> bool) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use qlora_config::Layers;
+
+    use super::*;
+    use crate::{CatalogueEntry, find};
+
+    fn llama() -> CatalogueEntry {
+        find("llama-3.1-8b-instruct").expect("an entry of the catalogue")
+    }
+
+    fn config(set: &[&str]) -> TrainingConfig {
+        let common = ["model.base=llama-3.1-8b-instruct", "model.quantization=nf4", "data.train=rows.jsonl"];
+        let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
+        Layers { set, ..Layers::default() }.resolve().expect("a configuration").config().clone()
+    }
+
+    fn on_gpu(config: &TrainingConfig, gigabytes: u64) -> (Vec<Keep>, f64) {
+        let (shape, bytes) = (llama().shape, gigabytes * 1_000_000_000);
+        let keeps = keeps(&shape, config, Some(DeviceBudget { kind: DeviceKind::Cuda, bytes }));
+        let total = plan_with(&shape, config, DeviceKind::Cuda, &keeps).total();
+        (keeps, total as f64 / 1e9)
+    }
+
+    #[test]
+    fn everything_is_kept_where_it_fits_and_inputs_where_little_does() {
+        let two_rows = config(&["data.max_seq_len=4096", "training.micro_batch_size=2"]);
+        assert_eq!(on_gpu(&two_rows, 80).0, vec![Keep::All; 32]);
+        let (keeps, total) = on_gpu(&two_rows, 12);
+        assert!(keeps.iter().filter(|&&keep| keep == Keep::Input).count() >= 16, "{keeps:?}");
+        assert!(total <= 12.0 * two_rows.resources.memory_fraction, "{total}");
+    }
+
+    #[test]
+    fn between_the_two_the_last_blocks_keep_most_and_attention_comes_first() {
+        let long = config(&["data.max_seq_len=32768", "training.micro_batch_size=1"]);
+        let (keeps, total) = on_gpu(&long, 80);
+        assert!(keeps.is_sorted(), "{keeps:?}");
+        assert_eq!((keeps[0], keeps[31]), (Keep::Attention, Keep::All));
+        let room = 80.0 * long.resources.memory_fraction - total;
+        let one_more = 32_768.0 * 2.0 * Keep::All.per_token(&llama().shape, &long) as f64 / 1e9;
+        assert!((0.0..one_more).contains(&room), "{room} GB of room, a block takes {one_more}");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_done() {
+        let all = config(&["training.gradient_checkpointing=false"]);
+        assert_eq!(on_gpu(&all, 1).0, vec![Keep::All; 32]);
+        let inputs = config(&["training.gradient_checkpointing=true"]);
+        assert_eq!(on_gpu(&inputs, 1_000).0, vec![Keep::Input; 32]);
+        assert_eq!(super::keeps(&llama().shape, &config(&[]), None), vec![Keep::Input; 32]);
+    }
+}

@@ -25,3 +25,8 @@ extern "C" __global__ void add_f32(const float* a, const float* b, long n, float
     const long i = long(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i < n) sum[i] = a[i] + b[i];
 }
+
+extern "C" __global__ void add_bf16(const __nv_bfloat16* a, const __nv_bfloat16* b, long n, __nv_bfloat16* sum) {
+    const long i = long(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < n) sum[i] = __float2bfloat16(__bfloat162float(a[i]) + __bfloat162float(b[i]));
+}

@@ -1,7 +1,7 @@
 //! Launches of what moves rows and changes element types.
 
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
+use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{DType, Tensor};
 use half::bf16;
 
@@ -63,17 +63,27 @@ pub(crate) fn to_bf16(x: &Tensor) -> Result<Tensor> {
     finish(out, device, shape)
 }
 
-/// The sum of two tensors of `f32`.
+/// The sum of two tensors of one shape and type, `f32` or bf16.
 pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    match a.dtype() {
+        DType::F32 => add_as::<f32>("add_f32", a, b),
+        _ => add_as::<bf16>("add_bf16", a, b),
+    }
+}
+
+fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (device, n, shape) = (device_of(a)?, a.elem_count(), a.shape());
+    if b.shape() != shape {
+        candle_core::bail!("a sum of {shape:?} and {:?}", b.shape())
+    }
     let (a, b) = (Input::of(a)?, Input::of(b)?);
     // SAFETY: the kernel writes every element.
-    let mut sum = unsafe { device.alloc::<f32>(n)? };
-    let function = device.get_or_load_custom_func("add_f32", "qlora_rows", ROWS)?;
-    let (a, b, length) = (a.slice::<f32>()?, b.slice::<f32>()?, n as i64);
+    let mut sum = unsafe { device.alloc::<T>(n)? };
+    let function = device.get_or_load_custom_func(kernel, "qlora_rows", ROWS)?;
+    let (a, b, length) = (a.slice::<T>()?, b.slice::<T>()?, n as i64);
     let mut launch = function.builder();
     launch.arg(&a).arg(&b).arg(&length).arg(&mut sum);
-    // SAFETY: arguments are those of the kernel, and candle's shapes of a sum are equal.
+    // SAFETY: arguments are those of the kernel, and both tensors are of one size.
     unsafe { launch.launch(spread(n)) }.w()?;
     drop(launch);
     finish(sum, device, shape)

@@ -115,19 +115,31 @@ impl Products {
     }
 }
 
-/// The sum on a GPU: every product is added to what is there, in place.
+/// The sum on a GPU: every product is added to what is there, in place, and rounded.
+///
+/// Added to a large number that is rounded already, a small one is lost. So the products with the shortest sums, those of
+/// adapters, come first, and a residual stream, the base of a forward product, comes last.
 #[cfg(feature = "cuda")]
 fn on_gpu(terms: &[Term<'_>], base: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
+    let length = |term: &&Term<'_>| match kind {
+        Kind::Forward => term.w.shape().1,
+        _ => term.w.shape().0,
+    };
+    let mut order: Vec<&Term<'_>> = terms.iter().collect();
+    order.sort_by_key(length);
+    let residual = base.filter(|_| kind == Kind::Forward && order.len() > 1);
     let mut total: Option<Tensor> = None;
-    for term in terms {
+    for term in order {
         let (x, w) = (rows::cast(term.x.tensor()?, DType::BF16)?, term.w.written_out(DType::BF16)?);
-        let onto = match total.take() {
-            Some(own) => Onto::Own(own),
-            None => base.map_or(Onto::Nothing, Onto::Base),
+        let onto = match (total.take(), base) {
+            (Some(own), _) => Onto::Own(own),
+            (None, Some(base)) if residual.is_none() => Onto::Base(base),
+            _ => Onto::Nothing,
         };
         total = Some(products::product(kind, &x, &w, term.scale as f32, onto, DType::BF16)?);
     }
-    total.ok_or_else(|| candle_core::Error::Msg("a sum of no products".into()))
+    let Some(total) = total else { candle_core::bail!("a sum of no products") };
+    residual.map_or(Ok(total.clone()), |residual| rows::add(&total, residual))
 }
 
 /// The sum in candle's operations.

@@ -27,7 +27,7 @@ pub fn scatter(rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor> {
 /// `a` + `b`, of one shape.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
-    if a.device().is_cuda() && [a, b].iter().all(|t| t.dtype() == DType::F32 && t.is_contiguous()) {
+    if cuda::applies(&[a, b]) || cuda::adamw::applies(&[a, b]) {
         return cuda::rows::add(a, b);
     }
     a + b
