@@ -105,6 +105,11 @@ impl Ctl {
     }
 }
 
+/// Where workers of tests compute, and their jobs want to.
+fn device() -> String {
+    std::env::var("QLORA_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
+}
+
 /// A folder with a coordinator, a small model and data.
 pub struct World {
     pub folder: TempDir,
@@ -152,10 +157,11 @@ impl World {
         self.worker_in(name, &state, args)
     }
 
-    /// Starts a worker in the given state folder.
+    /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the processor where that is not set.
     pub fn worker_in(&self, name: &str, state: &Path, args: &[&str]) -> Program {
         let state = state.to_string_lossy().into_owned();
-        let own = ["--coordinator", &self.address, "--name", name, "--state-dir", &state, "--device", "cpu"];
+        let device = device();
+        let own = ["--coordinator", &self.address, "--name", name, "--state-dir", &state, "--device", &device];
         let all: Vec<&str> = own.iter().chain(args).copied().collect();
         let log = format!("{name}-{}.log", self.workers);
         let env = [("RAYON_NUM_THREADS".to_owned(), "1".to_owned())];
@@ -197,7 +203,8 @@ impl World {
     /// Submits and gives the job's number.
     pub fn submit(&self, config: &Path, args: &[&str]) -> u64 {
         let config = config.to_string_lossy();
-        let all: Vec<&str> = ["submit", &config].iter().chain(args).copied().collect();
+        let device = format!("resources.device={}", device());
+        let all: Vec<&str> = ["submit", &config, "--set", &device].iter().chain(args).copied().collect();
         let answer = self.ctl(&all);
         assert_eq!(answer.code, 0, "{}", answer.stderr);
         answer.stdout.trim().parse().expect("a number")

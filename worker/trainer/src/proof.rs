@@ -7,6 +7,8 @@
 use candle_core::Tensor;
 
 use crate::lora::{FactorGrad, NAMES};
+use qlora_kernels::ops::adamw::Norm;
+
 use crate::model::Batch;
 use crate::step::Trainer;
 use crate::{Error, Result};
@@ -32,7 +34,7 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
         let found: Vec<&Tensor> = grad.iter().flat_map(FactorGrad::tensors).collect();
         for (i, _) in probe.adapters.factors[at].tensors().enumerate() {
             let size = match found.get(i) {
-                Some(tensor) => tensor.abs()?.sum_all()?.to_scalar::<f32>()?,
+                Some(tensor) => Norm::of(&[tensor])?.value()?,
                 None => 0.0,
             };
             if !(size.is_finite() && size > 0.0) {

@@ -73,6 +73,20 @@ struct Plan {
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
+impl Plan {
+    /// Gives its descriptions back. Work that was started with them does not need them any more.
+    fn destroy(self) {
+        // SAFETY: nothing holds the plan but the map that it was taken from.
+        unsafe {
+            drop(result::destroy_matmul_desc(self.operation));
+            [self.left, self.right, self.out].map(|layout| drop(result::destroy_matrix_layout(layout)));
+        }
+    }
+}
+
+/// Plans that are kept: batches of many lengths ask for many.
+const MOST_PLANS: usize = 4096;
+
 /// Products that were asked for so far.
 pub(super) struct Plans {
     handle: sys::cublasLtHandle_t,
@@ -97,6 +111,9 @@ impl Plans {
         let mut known = self.known.lock();
         if let Some(plan) = known.get(&key) {
             return Ok(*plan);
+        }
+        if known.len() == MOST_PLANS {
+            known.drain().for_each(|(_, plan)| plan.destroy());
         }
         let plan = make(self.handle, key).map_err(fault)?;
         known.insert(key, plan);
