@@ -5,10 +5,9 @@
 //! computed again) would show here and not after hours of training nothing.
 
 use candle_core::Tensor;
-
-use crate::lora::{FactorGrad, NAMES};
 use qlora_kernels::ops::adamw::Norm;
 
+use crate::lora::{FactorGrad, NAMES};
 use crate::model::Batch;
 use crate::step::Trainer;
 use crate::{Error, Result};

@@ -78,8 +78,10 @@ impl Plan {
     fn destroy(self) {
         // SAFETY: nothing holds the plan but the map that it was taken from.
         unsafe {
-            drop(result::destroy_matmul_desc(self.operation));
-            [self.left, self.right, self.out].map(|layout| drop(result::destroy_matrix_layout(layout)));
+            let _ = result::destroy_matmul_desc(self.operation);
+            for layout in [self.left, self.right, self.out] {
+                let _ = result::destroy_matrix_layout(layout);
+            }
         }
     }
 }
