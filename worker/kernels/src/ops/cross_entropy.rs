@@ -95,7 +95,7 @@ fn of_chunk(
 ) -> Result<(Loss, Option<Activations>)> {
     #[cfg(feature = "cuda")]
     if products == Products::CublasLt {
-        let logits = cuda_logits(hidden, head)?;
+        let logits = products.wide(hidden, head)?;
         let (losses, grad) = crate::cuda::cross_entropy(&logits, targets, scale)?;
         return Ok((Loss { known: 0.0, pending: vec![losses] }, grad.map(Activations::from)));
     }
@@ -112,14 +112,6 @@ fn of_chunk(
             Ok((loss.into(), grad.map(Activations::from)))
         }
     }
-}
-
-/// Logits in `f32`, as the product has them before any rounding.
-#[cfg(feature = "cuda")]
-fn cuda_logits(hidden: &Activations, head: &dyn Matrix) -> Result<Tensor> {
-    use crate::cuda::products::{Kind, Onto, product};
-    let head = head.written_out(DType::BF16)?;
-    product(Kind::Forward, hidden.tensor()?, &head, 1.0, Onto::Nothing, DType::F32)
 }
 
 /// Loss and gradient of `logits` [L, V] in candle's operations.

@@ -73,6 +73,16 @@ impl Products {
         }
     }
 
+    /// x w^T in `f32`; on a GPU as its sums are, before any rounding.
+    pub fn wide(self, x: &Activations, w: &dyn Matrix) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self == Self::CublasLt {
+            let w = w.written_out(DType::BF16)?;
+            return products::product(Kind::Forward, x.tensor()?, &w, 1.0, Onto::Nothing, DType::F32);
+        }
+        self.forward(&[Term { x, w, scale: 1.0 }], None)?.to_dtype(DType::F32)
+    }
+
     /// [`Self::forward`] for a result that goes on to other products; in bf16 where those are.
     pub fn forward_on(self, terms: &[Term<'_>]) -> Result<Activations> {
         match self {

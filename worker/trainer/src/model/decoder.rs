@@ -5,7 +5,7 @@ use qlora_config::{LoraConfig, ModelConfig, TargetModule, TrainingSection};
 use qlora_data::{IGNORE, Sample};
 use qlora_kernels::ops::cross_entropy::{self, Loss};
 use qlora_kernels::ops::{noise, rms_norm, rows};
-use qlora_kernels::{AttentionShape, Products, RopeTable, Sequences, Span, Term};
+use qlora_kernels::{AttentionShape, Products, RopeTable, Sequences, Span};
 use qlora_planner::{Keep, ModelShape};
 use rayon::prelude::*;
 
@@ -142,8 +142,7 @@ impl Decoder {
 
     /// Logits [M, V] of normalised hidden states [M, D].
     fn project(&self, hidden: Tensor) -> Result<Tensor> {
-        let term = Term { x: &hidden.into(), w: self.head(), scale: 1.0 };
-        Ok(self.products.forward(&[term], None)?.to_dtype(DType::F32)?)
+        Ok(self.products.wide(&hidden.into(), self.head())?)
     }
 
     /// Runs all blocks, and keeps of each what `keeps` says.
