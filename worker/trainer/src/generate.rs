@@ -1,5 +1,6 @@
 //! Answers, token by token, with cached keys and values.
 
+use candle_core::Device;
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 use qlora_data::{ChatTemplate, Conversation};
 use tokenizers::Tokenizer;
@@ -55,7 +56,8 @@ fn tokens_on_this_thread(decoder: &Decoder, adapters: &Adapters, prompt: &[u32],
     let mut out = Vec::new();
     let mut logits = decoder.extend(prompt, adapters, &mut cache)?;
     while out.len() < how.max_new_tokens {
-        let next = sampler.sample(&logits)?;
+        // One row: the processor picks from it.
+        let next = sampler.sample(&logits.to_device(&Device::Cpu)?)?;
         if how.end_ids.contains(&next) {
             break;
         }
