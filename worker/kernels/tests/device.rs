@@ -167,6 +167,7 @@ fn rows_go_where_they_should() -> Result<()> {
     let wanted =
         Tensor::zeros((19, 7), DType::BF16, &Device::Cpu)?.index_add(&ids, &table.index_select(&ids, 0)?, 0)?;
     close(&rows::scatter(&picked, &gids, 19)?, &wanted, 0.0);
+    close(&rows::append(&picked, &gtable)?, &Tensor::cat(&[&table.index_select(&ids, 0)?, &table], 0)?, 0.0);
     let numbers = Tensor::from_vec(values(77, 22), 77, &Device::Cpu)?;
     let [there] = on(&device, [&numbers]);
     close(&rows::cast(&there, DType::BF16)?, &numbers.to_dtype(DType::BF16)?, 0.0);

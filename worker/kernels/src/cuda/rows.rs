@@ -44,6 +44,21 @@ pub(crate) fn scatter(rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor> {
     finish(out, device, (m, d))
 }
 
+/// The rows of `a` [M, D] and then those of `b` [N, D].
+pub(crate) fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let device = device_of(a)?;
+    let ((m, d), (n, width)) = (a.dims2()?, b.dims2()?);
+    if width != d {
+        candle_core::bail!("rows of {d} and of {width} elements")
+    }
+    let (a, b) = (Input::of(a)?, Input::of(b)?);
+    // SAFETY: both parts are written.
+    let mut out = unsafe { device.alloc::<bf16>((m + n) * d)? };
+    device.memcpy_dtod(&a.slice::<bf16>()?, &mut out.slice_mut(..m * d))?;
+    device.memcpy_dtod(&b.slice::<bf16>()?, &mut out.slice_mut(m * d..))?;
+    finish(out, device, (m + n, d))
+}
+
 /// `f32` rounded to bf16; what is bf16 stays.
 pub(crate) fn to_bf16(x: &Tensor) -> Result<Tensor> {
     if x.dtype() == DType::BF16 {

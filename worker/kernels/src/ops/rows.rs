@@ -24,6 +24,15 @@ pub fn scatter(rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor> {
     Tensor::zeros((m, rows.dim(1)?), rows.dtype(), rows.device())?.index_add(ids, rows, 0)
 }
 
+/// The rows of `a` [M, D] and then those of `b` [N, D].
+pub fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::applies(&[a, b]) {
+        return cuda::rows::append(a, b);
+    }
+    Tensor::cat(&[a, b], 0)
+}
+
 /// `a` + `b`, of one shape.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]

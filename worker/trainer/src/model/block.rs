@@ -10,7 +10,7 @@
 
 use candle_core::Tensor;
 use qlora_config::TargetModule as M;
-use qlora_kernels::ops::{attention, rms_norm, swiglu};
+use qlora_kernels::ops::{attention, rms_norm, rows, swiglu};
 use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Sequences};
 use qlora_planner::Keep;
 
@@ -340,7 +340,7 @@ impl Block {
         let v = self.project(pass, M::VProj, &n1, None)?.0;
         let grown = match cache.take() {
             None => LayerCache { k, v },
-            Some(old) => LayerCache { k: Tensor::cat(&[&old.k, &k], 0)?, v: Tensor::cat(&[&old.v, &v], 0)? },
+            Some(old) => LayerCache { k: rows::append(&old.k, &k)?, v: rows::append(&old.v, &v)? },
         };
         let (o, _) = attention::forward((&q, &grown.k, &grown.v), &pass.shape, &pass.sequences, pass.products)?;
         *cache = Some(grown);
