@@ -17,7 +17,11 @@ command -v nvidia-smi >/dev/null || die "no NVIDIA driver was found" "install dr
 driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
 [ "${driver%%.*}" -ge 580 ] || die "the NVIDIA driver is $driver" "CUDA 13.0 needs 580 or newer"
 command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
-command -v nvcc >/dev/null || die "nvcc was not found" "install the CUDA 13.0 toolkit, or put its bin folder into PATH"
+if ! command -v nvcc >/dev/null; then
+  say "no nvcc: getting CUDA 13.0's compiler from PyPI into /opt/qlora-cuda (needs python3 with pip)"
+  deploy/cuda/toolchain.sh /opt/qlora-cuda || die "there is no CUDA compiler" "install the CUDA 13.0 toolkit, or put its bin folder into PATH"
+  export CUDA_HOME=/opt/qlora-cuda CUDA_PATH=/opt/qlora-cuda PATH=$PATH:/opt/qlora-cuda/bin
+fi
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
 
 say "building for compute capability $capability; candle's kernels take about 20 minutes the first time"
