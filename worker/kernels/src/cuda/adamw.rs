@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaDevice, DType, Tensor};
 
 use super::buffer::{Input, device_of, finish};
-use super::{THREADS, rows};
+use super::{THREADS, a_block_each};
 use crate::Result;
 use crate::ops::adamw::{Constants, Moments, Parameter};
 
@@ -47,14 +47,14 @@ pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor> {
     let mut launch = squares.builder();
     launch.arg(&table).arg(&mut parts);
     // SAFETY: arguments are those of the kernel; a block goes over one tensor of the table.
-    unsafe { launch.launch(rows(tensors.len())) }.w()?;
+    unsafe { launch.launch(a_block_each(tensors.len())) }.w()?;
     drop(launch);
     let root = device.get_or_load_custom_func("root_of_sum", "qlora_adamw", ADAMW)?;
     let count = tensors.len() as i32;
     let mut launch = root.builder();
     launch.arg(&parts).arg(&count).arg(&mut norm);
     // SAFETY: arguments are those of the kernel, which is one block.
-    unsafe { launch.launch(rows(1)) }.w()?;
+    unsafe { launch.launch(a_block_each(1)) }.w()?;
     drop(launch);
     finish(norm, device, 1)
 }

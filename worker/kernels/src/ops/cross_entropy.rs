@@ -96,7 +96,7 @@ fn of_chunk(
     #[cfg(feature = "cuda")]
     if products == Products::CublasLt {
         let logits = products.wide(hidden, head)?;
-        let (losses, grad) = crate::cuda::cross_entropy(&logits, targets, scale)?;
+        let (losses, grad) = crate::cuda::cross_entropy::loss_and_grad(&logits, targets, scale)?;
         return Ok((Loss { known: 0.0, pending: vec![losses] }, grad.map(Activations::from)));
     }
     let logits = products.forward(&[Term { x: hidden, w: head, scale: 1.0 }], None)?;

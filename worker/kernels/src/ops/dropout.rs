@@ -59,7 +59,7 @@ fn masked(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor>
     }
     #[cfg(feature = "cuda")]
     if crate::cuda::applies(&[x]) && base.is_none_or(|base| crate::cuda::applies(&[base])) {
-        return crate::cuda::dropout(x, key, base);
+        return crate::cuda::dropout::add(x, key, base);
     }
     let mut mask = vec![0f32; m * d];
     cpu::dropout::apply(&vec![1f32; m * d], d, key, None, &mut mask);

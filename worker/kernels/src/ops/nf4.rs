@@ -139,7 +139,7 @@ impl Nf4Tensor {
     pub fn dequantise(&self, dtype: DType) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if matches!(self.packed.device(), Device::Cuda(_)) && dtype == DType::BF16 && self.block.is_multiple_of(32) {
-            return crate::cuda::nf4_to_bf16(self);
+            return crate::cuda::nf4::to_bf16(self);
         }
         if !matches!(self.packed.device(), Device::Cpu) {
             return self.reference(dtype);

@@ -14,7 +14,7 @@ use crate::view::{on_cpu, tensor, unwritten, view};
 pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     #[cfg(feature = "cuda")]
     if cuda::applies(&[x, w]) {
-        return cuda::rms_norm_forward(x, w, eps);
+        return cuda::rms_norm::forward(x, w, eps);
     }
     if !on_cpu(&[x, w]) {
         return reference_forward(x, w, eps);
@@ -43,7 +43,7 @@ pub fn forward_on(x: &Tensor, w: &Tensor, eps: f64, products: Products) -> Resul
 pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, rho: &Tensor, base: Option<&Tensor>) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if cuda::applies(&[dy, x, w]) && base.is_none_or(|base| cuda::applies(&[base])) {
-        return cuda::rms_norm_backward(dy, x, w, rho, base);
+        return cuda::rms_norm::backward(dy, x, w, rho, base);
     }
     if !on_cpu(&[dy, x, w]) {
         let dx = reference_backward(dy, x, w, rho)?;

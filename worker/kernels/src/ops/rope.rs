@@ -55,7 +55,7 @@ impl RopeTable {
         if let Some(tiles) = sequences.tiles()
             && crate::cuda::applies(&[x])
         {
-            return crate::cuda::rope(x, &tiles.positions, (&self.cos, &self.sin), self.head_dim, sign);
+            return crate::cuda::rope::turn(x, &tiles.positions, (&self.cos, &self.sin), self.head_dim, sign);
         }
         let positions = sequences.positions();
         if !on_cpu(&[x]) {

@@ -17,7 +17,7 @@ pub fn forward(g: &Activations, e: &Activations) -> Result<Activations> {
     let (g, e) = (g.tensor()?, e.tensor()?);
     #[cfg(feature = "cuda")]
     if cuda::applies(&[g, e]) {
-        return Ok(cuda::swiglu_forward(g, e)?.into());
+        return Ok(cuda::swiglu::forward(g, e)?.into());
     }
     if !on_cpu(&[g, e]) {
         return Ok(reference_forward(g, e)?.into());
@@ -38,7 +38,7 @@ pub fn backward(dh: &Activations, g: &Activations, e: &Activations) -> Result<(A
     let (dh, g, e) = (dh.tensor()?, g.tensor()?, e.tensor()?);
     #[cfg(feature = "cuda")]
     if cuda::applies(&[dh, g, e]) {
-        let (dg, de) = cuda::swiglu_backward(dh, g, e)?;
+        let (dg, de) = cuda::swiglu::backward(dh, g, e)?;
         return Ok((dg.into(), de.into()));
     }
     if !on_cpu(&[dh, g, e]) {

@@ -1,0 +1,49 @@
+//! The launch of NF4 to bf16.
+
+use candle_core::Tensor;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use half::bf16;
+
+use super::buffer::{Input, device_of, finish};
+use super::gpu::Gpu;
+use super::spread;
+use crate::Result;
+use crate::ops::nf4::{Nf4Scales, Nf4Tensor};
+
+const NF4: &str = include_str!(concat!(env!("OUT_DIR"), "/nf4.ptx"));
+/// Elements that a thread writes.
+const NF4_RUN: usize = 32;
+
+/// The matrix in bf16, bit for bit as [`Nf4Tensor::reference`] has it.
+pub(crate) fn to_bf16(matrix: &Nf4Tensor) -> Result<Tensor> {
+    let device = device_of(matrix.packed())?;
+    let gpu = Gpu::of(&device)?;
+    let (shape, elements) = (matrix.dims(), matrix.dims().0 * matrix.dims().1);
+    if !matrix.block().is_multiple_of(NF4_RUN) {
+        candle_core::bail!("blocks of {} elements are not multiples of {NF4_RUN}", matrix.block())
+    }
+    let packed = Input::of(matrix.packed())?;
+    let (codes, scales, offset) = match matrix.scales() {
+        Nf4Scales::Plain(absmax) => (None, absmax, 0.0),
+        Nf4Scales::Nested { codes, absmax, offset } => (Some(codes), absmax, *offset),
+    };
+    let (codes, scales, map) = (codes.map(Input::of).transpose()?, Input::of(scales)?, Input::of(&gpu.dynamic_map)?);
+    // SAFETY: the kernel writes every element.
+    let mut out = unsafe { device.alloc::<bf16>(elements)? };
+    let function = device.get_or_load_custom_func("nf4_to_bf16", "qlora_nf4", NF4)?;
+    let (packed, scales, map) = (packed.slice::<u8>()?, scales.slice::<f32>()?, map.slice::<f32>()?);
+    let codes = codes.as_ref().map(Input::slice::<u8>).transpose()?;
+    let (length, block, none) = (elements as i64, matrix.block() as i32, 0u64);
+    let mut launch = function.builder();
+    launch.arg(&packed);
+    match &codes {
+        Some(codes) => launch.arg(codes),
+        None => launch.arg(&none),
+    };
+    launch.arg(&scales).arg(&map).arg(&offset).arg(&length).arg(&block).arg(&mut out);
+    // SAFETY: arguments are those of the kernel, and sizes were checked when the matrix was made.
+    unsafe { launch.launch(spread(elements.div_ceil(NF4_RUN))) }.w()?;
+    drop(launch);
+    finish(out, device, shape)
+}

@@ -1,0 +1,46 @@
+//! Launches of the gated activation.
+
+use candle_core::Tensor;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use half::bf16;
+
+use super::buffer::{Input, device_of, finish};
+use super::spread;
+use crate::Result;
+
+const SWIGLU: &str = include_str!(concat!(env!("OUT_DIR"), "/swiglu.ptx"));
+
+/// See [`crate::ops::swiglu::forward`].
+pub(crate) fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
+    let device = device_of(g)?;
+    let (shape, n) = (g.dims2()?, g.elem_count());
+    let (g, e) = (Input::of(g)?, Input::of(e)?);
+    // SAFETY: the kernel writes every element.
+    let mut h = unsafe { device.alloc::<bf16>(n)? };
+    let function = device.get_or_load_custom_func("swiglu_forward", "qlora_swiglu", SWIGLU)?;
+    let (g, e, length) = (g.slice::<bf16>()?, e.slice::<bf16>()?, n as i64);
+    let mut launch = function.builder();
+    launch.arg(&g).arg(&e).arg(&length).arg(&mut h);
+    // SAFETY: arguments are those of the kernel, all of `n` elements.
+    unsafe { launch.launch(spread(n)) }.w()?;
+    drop(launch);
+    finish(h, device, shape)
+}
+
+/// See [`crate::ops::swiglu::backward`].
+pub(crate) fn backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, Tensor)> {
+    let device = device_of(g)?;
+    let (shape, n) = (g.dims2()?, g.elem_count());
+    let (dh, g, e) = (Input::of(dh)?, Input::of(g)?, Input::of(e)?);
+    // SAFETY: the kernel writes every element of both.
+    let (mut dg, mut de) = unsafe { (device.alloc::<bf16>(n)?, device.alloc::<bf16>(n)?) };
+    let function = device.get_or_load_custom_func("swiglu_backward", "qlora_swiglu", SWIGLU)?;
+    let (dh, g, e, length) = (dh.slice::<bf16>()?, g.slice::<bf16>()?, e.slice::<bf16>()?, n as i64);
+    let mut launch = function.builder();
+    launch.arg(&dh).arg(&g).arg(&e).arg(&length).arg(&mut dg).arg(&mut de);
+    // SAFETY: arguments are those of the kernel, all of `n` elements.
+    unsafe { launch.launch(spread(n)) }.w()?;
+    drop(launch);
+    Ok((finish(dg, device.clone(), shape)?, finish(de, device, shape)?))
+}
