@@ -110,6 +110,8 @@ impl Session {
                     if self.draining || (self.manners.once && ending == Ending::Told) {
                         return Ok(());
                     }
+                    // The job goes to another machine; this one would only fail the next.
+                    platform::still_fit(&self.platform)?;
                 }
                 Turn::LeaseEnds => self.stop_attempt("the lease could not be renewed in time"),
                 Turn::Signal if self.draining || self.attempt.is_none() => return Ok(()),

@@ -66,6 +66,15 @@ fn take(platform: &mut Platform, class: DeviceClass, gpu: Accelerator) -> Result
     Ok(())
 }
 
+/// # Errors
+/// The device that was offered is broken.
+pub fn still_fit(platform: &Platform) -> Result<(), WorkerError> {
+    match platform.device_class() {
+        DeviceClass::Cuda => nvidia::probe().map(drop).map_err(WorkerError::Device),
+        _ => Ok(()),
+    }
+}
+
 /// What changes from minute to minute: free device memory and free disk space.
 pub fn free(platform: &Platform, folder: &Path) -> (u64, u64) {
     let memory = match platform.device_class() {
