@@ -176,7 +176,9 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(folder) => folder.projection(layer, module, model, device),
             Source::Gguf(ggml) => {
-                let weight = self.gguf_projection(ggml, layer, module, device)?;
+                // What becomes something else is read where that is made.
+                let stays = model.quantization == Quantization::Gguf;
+                let weight = self.gguf_projection(ggml, layer, module, if stays { device } else { &Device::Cpu })?;
                 requantise(weight, model, device)
             }
             Source::Random(weights) => {
