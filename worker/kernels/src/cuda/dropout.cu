@@ -3,7 +3,7 @@
 // The mask is a function of seed, step, projection and element, so the device draws the processor's masks bit for bit.
 // Groups are counted over the whole step: the first and the last of a tensor may be shared with its neighbours.
 
-#include <cuda_bf16.h>
+#include "eight.cuh"
 
 struct Words {
     unsigned w[4];
@@ -24,6 +24,9 @@ __device__ Words philox(unsigned long long group, unsigned projection, unsigned 
     return {{c0, c1, c2, c3}};
 }
 
+// The 16 bits of the j-th element of a group.
+__device__ unsigned number(const Words& words, int j) { return words.w[j / 2] >> (16 * (j % 2)) & 0xffff; }
+
 // out = base + mask x / (1 - p) for n elements, the first of which is element `first` of the step; base may be null. An
 // element is dropped where its 16 bits are below `threshold`; `kept` is 1 / (1 - p).
 extern "C" __global__ void dropout(const __nv_bfloat16* x, const __nv_bfloat16* base, long n, unsigned long long first,
@@ -33,12 +36,18 @@ extern "C" __global__ void dropout(const __nv_bfloat16* x, const __nv_bfloat16* 
     const long start = long(8 * group) - long(first);
     if (start >= n) return;
     const Words words = philox(group, projection, step, low, high);
-    for (int j = 0; j < 8; ++j) {
-        const long i = start + j;
-        if (i < 0 || i >= n) continue;
-        const unsigned number = words.w[j / 2] >> (16 * (j % 2)) & 0xffff;
-        float value = number >= threshold ? __bfloat162float(x[i]) * kept : 0.0f;
-        if (base != nullptr) value += __bfloat162float(base[i]);
-        out[i] = __float2bfloat16(value);
+    if (start < 0) {
+        // The group begins in the tensor before.
+        for (long i = 0; i < start + 8 && i < n; ++i) {
+            const float added = base != nullptr ? __bfloat162float(base[i]) : 0.0f;
+            const bool stays = number(words, int(i - start)) >= threshold;
+            out[i] = __float2bfloat16(added + (stays ? __bfloat162float(x[i]) * kept : 0.0f));
+        }
+        return;
     }
+    const Eight values = load_eight(x + start, n - start);
+    Eight sum = {};
+    if (base != nullptr) sum = load_eight(base + start, n - start);
+    for (int j = 0; j < 8; ++j) sum.v[j] += number(words, j) >= threshold ? values.v[j] * kept : 0.0f;
+    store_eight(out + start, n - start, sum);
 }

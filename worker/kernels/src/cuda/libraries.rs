@@ -23,10 +23,23 @@ pub enum MissingLibrary {
     Function { library: &'static str, function: &'static str },
 }
 
+/// The instructions of a jump to where `$function`'s place says.
+#[cfg(target_arch = "x86_64")]
+macro_rules! instructions {
+    ($function:literal) => {
+        concat!("jmp qword ptr [rip + ", $function, "_at]")
+    };
+}
+#[cfg(target_arch = "aarch64")]
+macro_rules! instructions {
+    ($function:literal) => {
+        concat!("adrp x16, ", $function, "_at\nldr x16, [x16, :lo12:", $function, "_at]\nbr x16")
+    };
+}
+
 /// A jump `$function`, and the place that says where it leads.
 macro_rules! jump {
     ($function:literal) => {
-        #[cfg(target_arch = "x86_64")]
         std::arch::global_asm!(
             concat!(".section .data.", $function, "_at,\"aw\",@progbits"),
             ".p2align 3",
@@ -37,24 +50,8 @@ macro_rules! jump {
             concat!(".hidden ", $function),
             concat!(".globl ", $function),
             concat!(".type ", $function, ", @function"),
-            concat!($function, ": jmp *", $function, "_at(%rip)"),
-            ".text",
-            options(att_syntax)
-        );
-        #[cfg(target_arch = "aarch64")]
-        std::arch::global_asm!(
-            concat!(".section .data.", $function, "_at,\"aw\",@progbits"),
-            ".p2align 3",
-            concat!(".hidden ", $function, "_at"),
-            concat!(".globl ", $function, "_at"),
-            concat!($function, "_at: .quad qlora_cuda_not_loaded"),
-            concat!(".section .text.", $function, ",\"ax\",@progbits"),
-            concat!(".hidden ", $function),
-            concat!(".globl ", $function),
-            concat!(".type ", $function, ", %function"),
-            concat!($function, ": adrp x16, ", $function, "_at"),
-            concat!("ldr x16, [x16, :lo12:", $function, "_at]"),
-            "br x16",
+            concat!($function, ":"),
+            instructions!($function),
             ".text"
         );
     };

@@ -30,8 +30,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Rows and columns of the result, and the length of its sums.
-    fn sizes(self, a: (usize, usize), b: (usize, usize)) -> Result<(usize, usize, usize)> {
+    /// Rows and columns of the result.
+    fn shape(self, a: (usize, usize), b: (usize, usize)) -> Result<(usize, usize)> {
         let (rows, cols, sums) = match self {
             Self::Forward => (a.0, b.0, (a.1, b.1)),
             Self::Backward => (a.0, b.1, (a.1, b.0)),
@@ -40,7 +40,7 @@ impl Kind {
         if sums.0 != sums.1 {
             candle_core::bail!("{a:?} and {b:?} cannot be multiplied ({self:?})")
         }
-        Ok((rows, cols, sums.0))
+        Ok((rows, cols))
     }
 
     /// Whether cuBLASLt transposes its left operand, which is our right one, and its right one.
@@ -109,7 +109,8 @@ impl Plans {
         Self { handle, known: Mutex::default() }
     }
 
-    fn plan(&self, key: Key) -> Result<Plan> {
+    /// For a result of the shape `out`.
+    fn plan(&self, key: Key, out: (usize, usize)) -> Result<Plan> {
         let mut known = self.known.lock();
         if let Some(plan) = known.get(&key) {
             return Ok(*plan);
@@ -117,23 +118,22 @@ impl Plans {
         if known.len() == MOST_PLANS {
             known.drain().for_each(|(_, plan)| plan.destroy());
         }
-        let plan = make(self.handle, key).map_err(fault)?;
+        let plan = make(self.handle, key, out).map_err(fault)?;
         known.insert(key, plan);
         Ok(plan)
     }
 }
 
-fn make(handle: sys::cublasLtHandle_t, key: Key) -> std::result::Result<Plan, result::CublasError> {
+fn make(
+    handle: sys::cublasLtHandle_t,
+    key: Key,
+    out: (usize, usize),
+) -> std::result::Result<Plan, result::CublasError> {
     use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
     use sys::{cublasLtMatmulDescAttributes_t as Description, cudaDataType as Type};
     let out_type = if key.wide { Type::CUDA_R_32F } else { Type::CUDA_R_16BF };
     let layout =
         |(rows, cols): (usize, usize), of| result::create_matrix_layout(of, cols as u64, rows as u64, cols as i64);
-    let (rows, cols) = match key.kind {
-        Kind::Forward => (key.a.0, key.b.0),
-        Kind::Backward => (key.a.0, key.b.1),
-        Kind::Outer => (key.a.1, key.b.1),
-    };
     let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, Type::CUDA_R_32F)?;
     let (left_turned, right_turned) = key.kind.transposed();
     for (which, turned) in [
@@ -145,7 +145,7 @@ fn make(handle: sys::cublasLtHandle_t, key: Key) -> std::result::Result<Plan, re
         unsafe { result::set_matmul_desc_attribute(operation, which, (&raw const value).cast(), size_of_val(&value))? };
     }
     let (left, right) = (layout(key.b, Type::CUDA_R_16BF)?, layout(key.a, Type::CUDA_R_16BF)?);
-    let out = layout((rows, cols), out_type)?;
+    let out = layout(out, out_type)?;
     let preference = result::create_matmul_pref()?;
     let alignments = [
         Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
@@ -178,7 +178,7 @@ pub(crate) enum Onto<'a> {
 
 /// The base plus `scale` times the product of `a` and `b`, both in bf16; in the base's type, or in `out`.
 pub(crate) fn product(kind: Kind, a: &Tensor, b: &Tensor, scale: f32, onto: Onto<'_>, out: DType) -> Result<Tensor> {
-    let (rows, cols, _) = kind.sizes(a.dims2()?, b.dims2()?)?;
+    let (rows, cols) = kind.shape(a.dims2()?, b.dims2()?)?;
     let device = device_of(a)?;
     let (base, result) = match onto {
         Onto::Own(own) => (Some(own.clone()), own),
@@ -222,7 +222,7 @@ fn run(
     let common = a_at | b_at | out_at | base_at;
     let alignment = 1u32 << common.trailing_zeros().min(8);
     let wide = out.dtype() == DType::F32;
-    let plan = gpu.plans.plan(Key { kind, a: a.dims2()?, b: b.dims2()?, wide, alignment })?;
+    let plan = gpu.plans.plan(Key { kind, a: a.dims2()?, b: b.dims2()?, wide, alignment }, out.dims2()?)?;
     let stream = device.cuda_stream();
     let (workspace, _held) = gpu.workspace.device_ptr(&stream);
     // SAFETY: the matrices have the sizes that the plan was made for, and live on this GPU until work that is put on

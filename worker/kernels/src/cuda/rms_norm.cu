@@ -2,20 +2,26 @@
 //
 // Rows are read twice, the second time out of the cache.
 
-#include <cuda_bf16.h>
-
 #include "block.cuh"
+#include "eight.cuh"
 
 // x [M, D], w [D] to y [M, D] and rho [M]; x rho is rounded before w is multiplied, as in Hugging Face's models.
 extern "C" __global__ void rms_norm_forward(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon,
                                             __nv_bfloat16* y, float* rho) {
     const __nv_bfloat16* row = x + long(blockIdx.x) * d;
     float sum = 0.0f;
-    for (int i = threadIdx.x; i < d; i += blockDim.x) sum += __bfloat162float(row[i]) * __bfloat162float(row[i]);
+    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
+        const Eight values = load_eight(row + i, d - i);
+        for (int j = 0; j < 8; ++j) sum += values.v[j] * values.v[j];
+    }
     const float scale = 1.0f / sqrtf(block_reduce(sum, Sum()) / d + epsilon);
-    for (int i = threadIdx.x; i < d; i += blockDim.x) {
-        const float normal = __bfloat162float(__float2bfloat16(__bfloat162float(row[i]) * scale));
-        y[long(blockIdx.x) * d + i] = __float2bfloat16(normal * __bfloat162float(w[i]));
+    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
+        const Eight values = load_eight(row + i, d - i), weights = load_eight(w + i, d - i);
+        Eight out;
+        for (int j = 0; j < 8; ++j) {
+            out.v[j] = __bfloat162float(__float2bfloat16(values.v[j] * scale)) * weights.v[j];
+        }
+        store_eight(y + long(blockIdx.x) * d + i, d - i, out);
     }
     if (threadIdx.x == 0) rho[blockIdx.x] = scale;
 }
@@ -25,15 +31,19 @@ extern "C" __global__ void rms_norm_backward(const __nv_bfloat16* dy, const __nv
                                              const float* rho, const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
     const long start = long(blockIdx.x) * d;
     float sum = 0.0f;
-    for (int i = threadIdx.x; i < d; i += blockDim.x) {
-        sum += __bfloat162float(dy[start + i]) * __bfloat162float(w[i]) * __bfloat162float(x[start + i]);
+    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
+        const Eight gradient = load_eight(dy + start + i, d - i), weights = load_eight(w + i, d - i);
+        const Eight values = load_eight(x + start + i, d - i);
+        for (int j = 0; j < 8; ++j) sum += gradient.v[j] * weights.v[j] * values.v[j];
     }
     const float scale = rho[blockIdx.x];
     const float pull = scale * scale * (block_reduce(sum, Sum()) / d);
-    for (int i = threadIdx.x; i < d; i += blockDim.x) {
-        const float t = __bfloat162float(dy[start + i]) * __bfloat162float(w[i]);
-        float value = scale * (t - __bfloat162float(x[start + i]) * pull);
-        if (base != nullptr) value += __bfloat162float(base[start + i]);
-        dx[start + i] = __float2bfloat16(value);
+    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
+        const Eight gradient = load_eight(dy + start + i, d - i), weights = load_eight(w + i, d - i);
+        const Eight values = load_eight(x + start + i, d - i);
+        Eight out = {};
+        if (base != nullptr) out = load_eight(base + start + i, d - i);
+        for (int j = 0; j < 8; ++j) out.v[j] += scale * (gradient.v[j] * weights.v[j] - values.v[j] * pull);
+        store_eight(dx + start + i, d - i, out);
     }
 }

@@ -30,11 +30,22 @@ pub(crate) fn turn(
     let function = device.get_or_load_custom_func("rope", "qlora_rope", ROPE)?;
     let (x, positions) = (x.slice::<bf16>()?, positions.slice::<u32>()?);
     let (cos, sin) = (cos.slice::<f32>()?, sin.slice::<f32>()?);
-    let (pairs, elements, head) = ((m * width / 2) as i64, width as i32, head as i32);
+    let run = if (head / 2).is_multiple_of(8) { 8usize } else { 1 };
+    let (pairs, elements, head, pairs_each) = ((m * width / 2) as i64, width as i32, head as i32, run as i32);
     let mut launch = function.builder();
-    launch.arg(&x).arg(&positions).arg(&cos).arg(&sin).arg(&pairs).arg(&elements).arg(&head).arg(&sign).arg(&mut y);
+    launch
+        .arg(&x)
+        .arg(&positions)
+        .arg(&cos)
+        .arg(&sin)
+        .arg(&pairs)
+        .arg(&elements)
+        .arg(&head)
+        .arg(&pairs_each)
+        .arg(&sign)
+        .arg(&mut y);
     // SAFETY: arguments are those of the kernel; a position beyond the tables is refused where a batch is made.
-    unsafe { launch.launch(spread(m * width / 2)) }.w()?;
+    unsafe { launch.launch(spread(m * width / 2 / run)) }.w()?;
     drop(launch);
     finish(y, device, (m, width))
 }

@@ -1,6 +1,6 @@
-// Rows picked out of a matrix and put into one, and numbers in another type; a thread an element, or two of them.
+// Rows picked out of a matrix and put into one, and numbers in another type; a thread an element, or eight of them.
 
-#include <cuda_bf16.h>
+#include "eight.cuh"
 
 // out [L, D] = the rows `ids` of table [V, D].
 extern "C" __global__ void gather_rows(const __nv_bfloat16* table, const unsigned* ids, long n, int d,
@@ -27,6 +27,10 @@ extern "C" __global__ void add_f32(const float* a, const float* b, long n, float
 }
 
 extern "C" __global__ void add_bf16(const __nv_bfloat16* a, const __nv_bfloat16* b, long n, __nv_bfloat16* sum) {
-    const long i = long(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < n) sum[i] = __float2bfloat16(__bfloat162float(a[i]) + __bfloat162float(b[i]));
+    const long i = 8 * (long(blockIdx.x) * blockDim.x + threadIdx.x);
+    if (i >= n) return;
+    const Eight one = load_eight(a + i, n - i), two = load_eight(b + i, n - i);
+    Eight out;
+    for (int j = 0; j < 8; ++j) out.v[j] = one.v[j] + two.v[j];
+    store_eight(sum + i, n - i, out);
 }

@@ -81,12 +81,13 @@ pub(crate) fn to_bf16(x: &Tensor) -> Result<Tensor> {
 /// The sum of two tensors of one shape and type, `f32` or bf16.
 pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.dtype() {
-        DType::F32 => add_as::<f32>("add_f32", a, b),
-        _ => add_as::<bf16>("add_bf16", a, b),
+        DType::F32 => add_as::<f32>("add_f32", 1, a, b),
+        _ => add_as::<bf16>("add_bf16", 8, a, b),
     }
 }
 
-fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// With a kernel whose threads have `each` elements.
+fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, each: usize, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (device, n, shape) = (device_of(a)?, a.elem_count(), a.shape());
     if b.shape() != shape {
         candle_core::bail!("a sum of {shape:?} and {:?}", b.shape())
@@ -99,7 +100,7 @@ fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, a: &Tensor, b: &Tensor) -> Re
     let mut launch = function.builder();
     launch.arg(&a).arg(&b).arg(&length).arg(&mut sum);
     // SAFETY: arguments are those of the kernel, and both tensors are of one size.
-    unsafe { launch.launch(spread(n)) }.w()?;
+    unsafe { launch.launch(spread(n.div_ceil(each))) }.w()?;
     drop(launch);
     finish(sum, device, shape)
 }

@@ -23,7 +23,7 @@ pub(crate) fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
     let mut launch = function.builder();
     launch.arg(&g).arg(&e).arg(&length).arg(&mut h);
     // SAFETY: arguments are those of the kernel, all of `n` elements.
-    unsafe { launch.launch(spread(n)) }.w()?;
+    unsafe { launch.launch(spread(n.div_ceil(8))) }.w()?;
     drop(launch);
     finish(h, device, shape)
 }
@@ -40,7 +40,7 @@ pub(crate) fn backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, T
     let mut launch = function.builder();
     launch.arg(&dh).arg(&g).arg(&e).arg(&length).arg(&mut dg).arg(&mut de);
     // SAFETY: arguments are those of the kernel, all of `n` elements.
-    unsafe { launch.launch(spread(n)) }.w()?;
+    unsafe { launch.launch(spread(n.div_ceil(8))) }.w()?;
     drop(launch);
     Ok((finish(dg, device.clone(), shape)?, finish(de, device, shape)?))
 }
