@@ -37,6 +37,12 @@ impl Map8 {
         self.nearest[(place + 0.5) as usize]
     }
 
+    /// The codes of [`POINTS`] points from -1 to 1.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn nearest(&self) -> &[u8] {
+        &self.nearest
+    }
+
     /// Writes the codes of a block and returns its scale, the largest magnitude.
     pub fn quantise(&self, block: &[f32], codes: &mut [u8]) -> f32 {
         let scale = block.iter().fold(0f32, |a, v| a.max(v.abs()));

@@ -47,3 +47,52 @@ extern "C" __global__ void adamw(const Parameter* parameters, Rule rule, Rule fa
         p.new_value[i] = p.value[i] * r.keep - r.step * m / (sqrtf(v) * r.root + r.epsilon);
     }
 }
+
+// A tensor whose moments are 8-bit codes, 256 of them a scale.
+struct CodedParameter {
+    const float *gradient, *value;
+    const unsigned char* first;
+    const float* first_scales;
+    const unsigned char* second;
+    const float* second_scales;
+    float* new_value;
+    unsigned char* new_first;
+    float* new_first_scales;
+    unsigned char* new_second;
+    float* new_second_scales;
+    long n;
+    long faster;
+};
+
+// The code of x, of at most 1, by a table of 65,536 points from -1 to 1.
+__device__ unsigned char code_of(const unsigned char* nearest, float x) {
+    return nearest[int((fminf(fmaxf(x, -1.0f), 1.0f) + 1.0f) * 0.5f * 65535.0f + 0.5f)];
+}
+
+// As `adamw`, with moments in 8 bits (Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022): a block of 256
+// threads decodes, updates and codes the elements of one scale; a row of blocks a tensor.
+extern "C" __global__ void adamw_coded(const CodedParameter* parameters, const float* signed_values,
+                                       const float* unsigned_values, const unsigned char* signed_codes,
+                                       const unsigned char* unsigned_codes, Rule rule, Rule faster, const float* norm,
+                                       float most) {
+    const CodedParameter p = parameters[blockIdx.y];
+    const long block = blockIdx.x, i = block * blockDim.x + threadIdx.x;
+    if (block * blockDim.x >= p.n) return;
+    const Rule r = p.faster ? faster : rule;
+    const bool there = i < p.n;
+    float m = 0.0f, v = 0.0f;
+    if (there) {
+        const float g = p.gradient[i] * (most == 0.0f ? 1.0f : fminf(most / (*norm + 1e-6f), 1.0f));
+        m = r.beta1 * (signed_values[p.first[i]] * p.first_scales[block]) + r.share1 * g;
+        v = r.beta2 * (unsigned_values[p.second[i]] * p.second_scales[block]) + r.share2 * g * g;
+        p.new_value[i] = p.value[i] * r.keep - r.step * m / (sqrtf(v) * r.root + r.epsilon);
+    }
+    const float m_scale = block_reduce(fabsf(m), Max()), v_scale = block_reduce(v, Max());
+    if (threadIdx.x == 0) {
+        p.new_first_scales[block] = m_scale;
+        p.new_second_scales[block] = v_scale;
+    }
+    if (!there) return;
+    p.new_first[i] = m_scale > 0.0f ? code_of(signed_codes, m * (1.0f / m_scale)) : 0;
+    p.new_second[i] = v_scale > 0.0f ? code_of(unsigned_codes, v * (1.0f / v_scale)) : 0;
+}

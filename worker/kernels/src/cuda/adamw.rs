@@ -7,14 +7,14 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaDevice, DType, Tensor};
 
 use super::buffer::{Input, device_of, finish};
-use super::{THREADS, a_block_each};
+use super::{THREADS, a_block_each, adamw8};
 use crate::Result;
 use crate::ops::adamw::{Constants, Moments, Parameter};
 
 // SAFETY: eight numbers of 32 bits, as the kernel has them.
 unsafe impl DeviceRepr for Constants {}
 
-const ADAMW: &str = include_str!(concat!(env!("OUT_DIR"), "/adamw.ptx"));
+pub(super) const ADAMW: &str = include_str!(concat!(env!("OUT_DIR"), "/adamw.ptx"));
 /// Blocks that go over one tensor.
 const BLOCKS: u32 = 32;
 
@@ -28,7 +28,7 @@ pub(crate) fn applies(tensors: &[&Tensor]) -> bool {
 }
 
 /// Where the numbers of `tensor` lie.
-fn address(tensor: &Tensor, device: &CudaDevice) -> Result<u64> {
+pub(super) fn address(tensor: &Tensor, device: &CudaDevice) -> Result<u64> {
     Ok(Input::of(tensor)?.slice::<f32>()?.device_ptr(&device.cuda_stream()).0)
 }
 
@@ -59,10 +59,28 @@ pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor> {
     finish(norm, device, 1)
 }
 
-/// See [`crate::ops::adamw::update_all`]; all moments are full.
+/// See [`crate::ops::adamw::update_all`].
 pub(crate) fn update(parameters: &[Parameter<'_>], norm: &Tensor, most: f64) -> Result<Vec<(Tensor, Moments)>> {
+    let is_coded = |p: &&Parameter<'_>| matches!(p.moments, Moments::Coded { .. });
+    let (coded, full): (Vec<_>, Vec<_>) = parameters.iter().partition(is_coded);
+    let rules = rules(parameters)?;
+    let mut coded = adamw8::update(&coded, &rules, norm, most)?.into_iter();
+    let mut full = update_full(&full, &rules, norm, most)?.into_iter();
+    let next = |p| if is_coded(&p) { coded.next() } else { full.next() };
+    let updated: Option<Vec<_>> = parameters.iter().map(next).collect();
+    updated.ok_or_else(|| candle_core::Error::Msg("an update of fewer tensors than there are".into()))
+}
+
+fn update_full(
+    parameters: &[&Parameter<'_>],
+    (rule, faster): &Rules,
+    norm: &Tensor,
+    most: f64,
+) -> Result<Vec<(Tensor, Moments)>> {
+    if parameters.is_empty() {
+        return Ok(Vec::new());
+    }
     let device = device_of(norm)?;
-    let (rule, faster) = rules(parameters)?;
     let stream = device.cuda_stream();
     let (mut entries, mut made) = (Vec::new(), Vec::new());
     for p in parameters {
@@ -84,7 +102,7 @@ pub(crate) fn update(parameters: &[Parameter<'_>], norm: &Tensor, most: f64) -> 
     let (norm, most) = (Input::of(norm)?, most as f32);
     let norm = norm.slice::<f32>()?;
     let mut launch = function.builder();
-    launch.arg(&table).arg(&rule.0).arg(&faster).arg(&norm).arg(&most);
+    launch.arg(&table).arg(&rule.0).arg(faster).arg(&norm).arg(&most);
     let grid = LaunchConfig {
         grid_dim: (BLOCKS, parameters.len() as u32, 1),
         block_dim: (THREADS, 1, 1),
@@ -102,7 +120,9 @@ pub(crate) fn update(parameters: &[Parameter<'_>], norm: &Tensor, most: f64) -> 
 }
 
 /// The rule of the first tensor with its learning rate, and the other one where there are two.
-fn rules(parameters: &[Parameter<'_>]) -> Result<((Constants, f64), Constants)> {
+pub(super) type Rules = ((Constants, f64), Constants);
+
+fn rules(parameters: &[Parameter<'_>]) -> Result<Rules> {
     let Some(first) = parameters.first() else { candle_core::bail!("nothing to update") };
     let own = first.rule.learning_rate;
     let other = parameters.iter().find(|p| p.rule.learning_rate != own).unwrap_or(first);

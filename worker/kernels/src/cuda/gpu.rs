@@ -1,4 +1,4 @@
-//! What every launch on one GPU shares: the handle of cuBLASLt, its workspace, and the table of second-level scales.
+//! What every launch on one GPU shares: the handle of cuBLASLt, its workspace, and the maps of 8-bit codes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::products::Plans;
 use crate::Result;
-use crate::cpu::nf4;
+use crate::cpu::{dynamic8, nf4};
 
 /// Bytes that cuBLASLt may use: what NVIDIA advises for Hopper.
 pub(super) const WORKSPACE: usize = 32 << 20;
@@ -20,8 +20,12 @@ pub(super) const WORKSPACE: usize = 32 << 20;
 pub(super) struct Gpu {
     pub plans: Plans,
     pub workspace: CudaSlice<u8>,
-    /// What the 8-bit codes of second-level scales stand for [256].
+    /// What the 8-bit codes of second-level scales and of first moments stand for [256].
     pub dynamic_map: Tensor,
+    /// The same for second moments.
+    pub unsigned_map: Tensor,
+    /// The codes of values, for both maps.
+    pub codes: [Tensor; 2],
 }
 
 static OPENED: LazyLock<Mutex<HashMap<DeviceId, Arc<Gpu>>>> = LazyLock::new(Mutex::default);
@@ -33,11 +37,14 @@ impl Gpu {
         if let Some(gpu) = opened.get(&device.id()) {
             return Ok(gpu.clone());
         }
+        let on = Device::Cuda(device.clone());
         let gpu = Arc::new(Self {
             plans: Plans::new(blas::create_handle().map_err(super::products::fault)?),
             // SAFETY: cuBLASLt writes before it reads.
             workspace: unsafe { device.cuda_stream().alloc(WORKSPACE) }.w()?,
-            dynamic_map: Tensor::new(nf4::dynamic_table(), &Device::Cuda(device.clone()))?,
+            dynamic_map: Tensor::new(nf4::dynamic_table(), &on)?,
+            unsigned_map: Tensor::new(&dynamic8::UNSIGNED.values, &on)?,
+            codes: [Tensor::new(dynamic8::SIGNED.nearest(), &on)?, Tensor::new(dynamic8::UNSIGNED.nearest(), &on)?],
         });
         opened.insert(device.id(), gpu.clone());
         Ok(gpu)

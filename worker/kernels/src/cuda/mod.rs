@@ -5,6 +5,7 @@
 //! A launch checks element types and sizes before anything is sent to the device.
 
 pub(crate) mod adamw;
+mod adamw8;
 pub(crate) mod attention;
 mod buffer;
 pub(crate) mod cross_entropy;

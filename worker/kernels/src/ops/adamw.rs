@@ -155,7 +155,7 @@ pub fn clip_factor(norm: f64, most: f64) -> f64 {
 pub fn update_all(parameters: &[Parameter<'_>], norm: &Norm, most: f64) -> Result<Vec<(Tensor, Moments)>> {
     #[cfg(feature = "cuda")]
     if let Norm::OnDevice(norm) = norm
-        && parameters.iter().all(|p| matches!(p.moments, Moments::Full { .. }) && cuda::adamw::applies(&[p.value]))
+        && parameters.iter().all(|p| cuda::adamw::applies(&[p.value]))
     {
         return cuda::adamw::update(parameters, norm, most);
     }

@@ -36,6 +36,7 @@ Kernel entry(void (*)(Args...)) {
 const std::map<std::string, Kernel>& kernels() {
     static const std::map<std::string, Kernel> all = {
         KERNEL(adamw),
+        KERNEL(adamw_coded),
         KERNEL(add_bf16),
         KERNEL(add_f32),
         KERNEL(attention_backward_keys_128),
