@@ -95,8 +95,8 @@ fn print(model: &str, figures: &Figures, gpu: Option<&Gpu>) {
     println!("arithmetic    {:.2} TFLOP/s", figures.operations_per_second / 1e12);
     println!("peak memory   {:.0} MB", figures.peak_bytes as f64 / 1e6);
     println!("planned       {:.0} MB without the program itself", figures.planned_bytes as f64 / 1e6);
-    let kept: Vec<String> = figures.kept.iter().map(|(keep, blocks)| format!("{blocks} blocks {keep:?}")).collect();
-    println!("kept          {}", kept.join(", ").to_lowercase());
+    let kept: Vec<String> = figures.kept.iter().map(|(keep, blocks)| format!("{keep} of {blocks} blocks")).collect();
+    println!("kept          {}", kept.join("; "));
     println!("first step    {:.2} s after the start of the process", figures.first_step_seconds);
     println!("threads       {}", figures.threads);
     if let Some(gpu) = gpu {

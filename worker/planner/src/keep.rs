@@ -4,6 +4,9 @@
 //! K is the model's width nearly everywhere: what pays best is what is easiest to keep whole. The output of attention
 //! saves about as many as a sequence has tokens, at the lower rate of attention, so for long sequences it comes first.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use qlora_config::{Checkpointing, DeviceKind, TargetModule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +35,13 @@ pub enum Keep {
 impl Keep {
     pub const EVERY: [Self; 5] = [Self::Input, Self::Attention, Self::Middle, Self::Heads, Self::All];
 
+    /// How many blocks keep what.
+    pub fn counted(keeps: &[Self]) -> BTreeMap<Self, usize> {
+        let mut counts = BTreeMap::new();
+        keeps.iter().for_each(|&keep| *counts.entry(keep).or_insert(0) += 1);
+        counts
+    }
+
     /// Numbers that are kept for each token.
     pub fn per_token(self, shape: &ModelShape, config: &TrainingConfig) -> usize {
         let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
@@ -39,6 +49,18 @@ impl Keep {
         let dora = if config.lora.dora { config.lora.target_modules.iter().map(unscaled).sum() } else { 0 };
         let parts = [shape.hidden, q, shape.hidden, q + 2 * kv, 2 * shape.ffn + dora];
         parts[..=self as usize].iter().sum()
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Input => "the input",
+            Self::Attention => "the output of attention",
+            Self::Middle => "the middle",
+            Self::Heads => "queries, keys and values",
+            Self::All => "everything",
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qlora_config::ResolvedConfig;
-use qlora_proto::{Assignment, CommitArtifactRequest, FinishRequest, JobArtifact, JobFile, JobKind, Outcome};
+use qlora_proto::{Assignment, FinishRequest, JobFile, JobKind, Outcome};
 use qlora_trainer::report::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -16,11 +16,12 @@ use super::outbox::Outbox;
 use super::process::{Judgement, Process};
 use super::progress::{Tracker, line};
 use super::token_cache;
+use super::upload::{Saved, Uploader};
 use super::vitals::Vitals;
 use crate::child::{Line, Spec, Task};
 use crate::models::{self, Progress as FetchProgress};
 use qlora_client::Client;
-use qlora_client::transfer::{self, Source, TransferError, unwatched};
+use qlora_client::transfer::{self, TransferError, unwatched};
 
 /// How long a child may take to save and stop before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -144,7 +145,13 @@ impl Worker {
         let spec = self.prepare().await?;
         let mut process = Process::start(&spec).map_err(self.io(&spec))?;
         let (saved, uploads) = mpsc::unbounded_channel();
-        let uploader = tokio::spawn(Uploader::new(self).run(uploads));
+        let uploader = Uploader {
+            client: self.client.clone(),
+            session: self.session,
+            token: self.assignment.token,
+            work: self.folder.clone(),
+        };
+        let uploader = tokio::spawn(uploader.run(uploads));
         let last = self.follow(&mut process, saved).await;
         let hung = matches!(last, Last::Nothing);
         let mut judgement = process.judge(last.line()).await;
@@ -363,77 +370,6 @@ fn hung_for(patience: Duration) -> String {
 async fn told_to_stop(stopping: &mut watch::Receiver<Option<String>>) {
     // The session holds the sender for as long as the attempt lives.
     let _ = stopping.wait_for(Option::is_some).await.map(drop);
-}
-
-/// A folder that the child has completed.
-struct Saved {
-    kind: &'static str,
-    step: u64,
-    folder: PathBuf,
-}
-
-/// Uploads what the child saves while it trains on.
-struct Uploader {
-    client: Client,
-    session: u64,
-    token: u64,
-    work: PathBuf,
-}
-
-impl Uploader {
-    fn new(worker: &Worker) -> Self {
-        Self {
-            client: worker.client.clone(),
-            session: worker.session,
-            token: worker.assignment.token,
-            work: worker.folder.clone(),
-        }
-    }
-
-    async fn run(self, mut saved: mpsc::UnboundedReceiver<Saved>) -> Result<(), TransferError> {
-        while let Some(mut next) = saved.recv().await {
-            // Of checkpoints that queued up while one was on its way, only the newest is of use.
-            while let Ok(newer) = saved.try_recv() {
-                if next.kind == "adapter" {
-                    self.send(&next).await?;
-                }
-                next = newer;
-            }
-            self.send(&next).await?;
-        }
-        Ok(())
-    }
-
-    async fn send(&self, saved: &Saved) -> Result<(), TransferError> {
-        let name = format!("{}-{:06}.tar", saved.kind, saved.step);
-        let archive = self.work.join(&name);
-        qlora_client::pack(&saved.folder, &archive)?;
-        let (digest, size) = transfer::digest(&archive)?;
-        let source = Source { path: &archive, digest: &digest, size, token: self.token };
-        transfer::upload(&self.client, &source, &unwatched).await?;
-        let artifact = JobArtifact { kind: saved.kind.into(), name, digest, size, step: saved.step };
-        self.commit(artifact).await?;
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TransferError::Io { path, source }
-        };
-        tokio::fs::remove_file(&archive).await.map_err(io(&archive))?;
-        tokio::fs::remove_dir_all(&saved.folder).await.map_err(io(&saved.folder))
-    }
-
-    async fn commit(&self, artifact: JobArtifact) -> Result<(), TransferError> {
-        let request = CommitArtifactRequest { session: self.session, token: self.token, artifact: Some(artifact) };
-        let mut client = self.client.workers.clone();
-        loop {
-            match client.commit_artifact(request.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(s) if matches!(s.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
-                    tokio::time::sleep(RETRY).await
-                }
-                Err(s) => return Err(TransferError::Refused(s.message().to_owned())),
-            }
-        }
-    }
 }
 
 /// Tells of a download through the job's log.

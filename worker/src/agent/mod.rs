@@ -9,6 +9,7 @@ mod process;
 mod progress;
 mod session;
 mod token_cache;
+mod upload;
 mod vitals;
 
 pub use process::KEEP_MEMORY;

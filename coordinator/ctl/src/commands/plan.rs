@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_config::DeviceKind;
-use qlora_planner::{DeviceBudget, find, fit, plan};
+use qlora_planner::{DeviceBudget, Keep, find, fit, keeps, plan_with};
 use serde_json::json;
 
 use super::submit::ConfigSource;
@@ -15,7 +15,7 @@ use crate::output::{human, print_json};
 pub struct Plan {
     #[command(flatten)]
     source: ConfigSource,
-    /// Memory of the device in GiB; exit code 6 where the run does not fit.
+    /// Memory of the device in GiB: what would be kept there, and exit code 6 where the run does not fit.
     #[arg(long, value_name = "GIB")]
     memory: Option<f64>,
 }
@@ -30,9 +30,13 @@ impl Plan {
             help: "plan knows the models of `qlora-worker model list`".into(),
         })?;
         let kind = if config.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { config.resources.device };
-        let parts = plan(&model.shape, config, kind);
+        let budget = self.memory.map(|gib| DeviceBudget { kind, bytes: (gib * (1u64 << 30) as f64) as u64 });
+        let keeps = keeps(&model.shape, config, budget);
+        let parts = plan_with(&model.shape, config, kind, &keeps);
+        let kept = Keep::counted(&keeps);
         if context.global.json {
-            print_json(&json!({"v": 1, "device": kind.to_string(), "total": parts.total(), "parts": parts}));
+            let (device, total) = (kind.to_string(), parts.total());
+            print_json(&json!({"v": 1, "device": device, "total": total, "parts": parts, "kept": kept}));
         } else {
             println!(
                 "{} on {kind}, {} x {} tokens",
@@ -49,9 +53,10 @@ impl Plan {
             for (name, n) in rows {
                 println!("  {name:<12} {:>10}", human::gib(n));
             }
+            let kept: Vec<String> = kept.iter().map(|(keep, blocks)| format!("{keep} of {blocks} blocks")).collect();
+            println!("kept between forward and backward: {}", kept.join("; "));
         }
-        if let Some(memory) = self.memory {
-            let budget = DeviceBudget { kind, bytes: (memory * (1u64 << 30) as f64) as u64 };
+        if let (Some(memory), Some(budget)) = (self.memory, budget) {
             fit(&model.shape, config, budget)?;
             context.say(format!("fits in {memory} GiB"));
         }

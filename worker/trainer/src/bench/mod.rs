@@ -102,8 +102,6 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
     let peak_bytes = device::peak(&device)?.unwrap_or_else(peak_bytes);
     let kind = if device.is_cuda() { DeviceKind::Cuda } else { DeviceKind::Cpu };
     let plan = plan_with(&decoder.shape, c, kind, &trainer.keeps);
-    let mut kept = BTreeMap::new();
-    trainer.keeps.iter().for_each(|&keep| *kept.entry(keep).or_insert(0) += 1);
     let seconds = parts(&trainer, &batch[0], extent.steps as u64 + 1)?;
     let tokens_per_second = tokens as f64 / median;
     Ok(Figures {
@@ -114,7 +112,7 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
         steps: extent.steps,
         peak_bytes,
         planned_bytes: plan.total() - plan.overhead,
-        kept,
+        kept: Keep::counted(&trainer.keeps),
         operations_per_second: operations_per_token(&decoder.shape, c, length) * tokens_per_second,
         seconds,
         first_step_seconds,
