@@ -74,8 +74,10 @@ impl Store {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let mut folders: Vec<(SystemTime, u64, PathBuf)> = entries
             .filter_map(|entry| {
-                let used = entry.metadata().ok().filter(fs::Metadata::is_dir)?.modified().ok()?;
-                Some((used, size(&entry.path()), entry.path()))
+                let (about, path) = (entry.metadata().ok()?, entry.path());
+                // What another process is writing has an ending.
+                let complete = about.is_dir() && path.extension().is_none();
+                complete.then(|| Some((about.modified().ok()?, size(&path), path))).flatten()
             })
             .collect();
         folders.sort();

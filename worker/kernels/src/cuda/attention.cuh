@@ -62,6 +62,16 @@ struct Tile {
     }
 };
 
+// The tile that is next in turn is there for all threads; `more` tells whether another is on its way behind it.
+__device__ __forceinline__ void wait_for_tile(bool more) {
+    if (more) {
+        wait_for_copies<1>();
+    } else {
+        wait_for_copies<0>();
+    }
+    __syncthreads();
+}
+
 // out [16, N] = rows [row, row + 16) of `own` times the transposed N rows of `other`.
 template <int E, int N>
 __device__ __forceinline__ void scores(FragmentC (&out)[N / 8], const __nv_bfloat16* own, int row,

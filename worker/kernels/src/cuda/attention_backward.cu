@@ -63,12 +63,7 @@ __device__ void attention_backward_queries(const __nv_bfloat16* q, const __nv_bf
     for (int at = first, stage = 0; at < last; at += KEYS, stage ^= 1) {
         const bool more = at + KEYS < last;
         if (more) copy_keys(at + KEYS, stage ^ 1);
-        if (more) {
-            wait_for_copies<1>();
-        } else {
-            wait_for_copies<0>();
-        }
-        __syncthreads();
+        wait_for_tile(more);
         FragmentC s[KEYS / 8], dp[KEYS / 8];
         scores<E, KEYS>(s, queries, 16 * warp, keys + stage * Tile<E>::elements(KEYS));
         scores<E, KEYS>(dp, pulls, 16 * warp, values + stage * Tile<E>::elements(KEYS));
@@ -129,12 +124,7 @@ __device__ void attention_backward_keys(const __nv_bfloat16* q, const __nv_bfloa
     for (int i = 0, stage = 0; i < steps * group; ++i, stage ^= 1) {
         const bool more = i + 1 < steps * group;
         if (more) copy_queries(i + 1, stage ^ 1);
-        if (more) {
-            wait_for_copies<1>();
-        } else {
-            wait_for_copies<0>();
-        }
-        __syncthreads();
+        wait_for_tile(more);
         const __nv_bfloat16* own = queries + stage * Tile<E>::elements(QUERIES);
         const __nv_bfloat16* pull = pulls + stage * Tile<E>::elements(QUERIES);
         const int at = first + i % steps * QUERIES;

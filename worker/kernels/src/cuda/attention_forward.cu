@@ -34,12 +34,7 @@ __device__ void attention_forward(const __nv_bfloat16* q, const __nv_bfloat16* k
     for (int at = first, stage = 0; at < last; at += KEYS, stage ^= 1) {
         const bool more = at + KEYS < last;
         if (more) copy_keys(at + KEYS, stage ^ 1);
-        if (more) {
-            wait_for_copies<1>();
-        } else {
-            wait_for_copies<0>();
-        }
-        __syncthreads();
+        wait_for_tile(more);
         FragmentC s[KEYS / 8];
         scores<E, KEYS>(s, queries, 16 * warp, keys + stage * Tile<E>::elements(KEYS));
 #pragma unroll

@@ -81,11 +81,11 @@ macro_rules! libraries {
 libraries! {
     driver: "libcuda.so.1" of "NVIDIA's driver 580 or newer" [
         "cuCtxDestroy_v2" "cuCtxGetCurrent" "cuCtxSetCurrent" "cuCtxSynchronize" "cuDeviceGet" "cuDeviceGetAttribute" "cuDeviceGetCount"
-        "cuDeviceGetDefaultMemPool" "cuDeviceGetName" "cuDevicePrimaryCtxRelease_v2" "cuDevicePrimaryCtxRetain"
-        "cuDriverGetVersion" "cuEventCreate" "cuEventDestroy_v2" "cuEventElapsedTime_v2" "cuEventRecord"
-        "cuEventSynchronize" "cuFuncSetAttribute" "cuGetErrorName" "cuGetErrorString" "cuInit" "cuLaunchKernel"
-        "cuMemAllocAsync" "cuMemAlloc_v2" "cuMemFreeAsync" "cuMemFreeHost" "cuMemFree_v2" "cuMemGetInfo_v2"
-        "cuMemHostAlloc" "cuMemPoolGetAttribute" "cuMemPoolSetAttribute" "cuMemcpyDtoDAsync_v2"
+        "cuDeviceGetDefaultMemPool" "cuDevicePrimaryCtxRelease_v2" "cuDevicePrimaryCtxRetain"
+        "cuDriverGetVersion" "cuEventCreate" "cuEventDestroy_v2" "cuEventRecord"
+        "cuFuncSetAttribute" "cuGetErrorString" "cuInit" "cuLaunchKernel"
+        "cuMemAllocAsync" "cuMemAlloc_v2" "cuMemFreeAsync" "cuMemFree_v2" "cuMemGetInfo_v2"
+        "cuMemPoolGetAttribute" "cuMemPoolSetAttribute" "cuMemcpyDtoDAsync_v2"
         "cuMemcpyDtoHAsync_v2" "cuMemcpyHtoDAsync_v2" "cuMemcpyPeerAsync" "cuMemsetD8Async" "cuModuleGetFunction"
         "cuModuleLoad" "cuModuleLoadData" "cuModuleUnload" "cuStreamCreate" "cuStreamDestroy_v2"
         "cuStreamIsCapturing" "cuStreamSynchronize" "cuStreamWaitEvent"

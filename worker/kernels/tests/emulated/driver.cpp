@@ -75,14 +75,12 @@ int cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
 int cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal == 0 ? SUCCESS : NO_DEVICE; }
 int cuDeviceGetAttribute(int* value, int, int) { return *value = 1, SUCCESS; }
-int cuDeviceGetName(char* name, int size, int) { return std::snprintf(name, size, "emulated"), SUCCESS; }
 int cuDevicePrimaryCtxRetain(void** context, int) { return handle(context); }
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxGetCurrent(void** context) { return handle(context); }
 int cuCtxSetCurrent(void*) { return SUCCESS; }
 int cuCtxSynchronize() { return SUCCESS; }
 int cuCtxDestroy_v2(void*) { return SUCCESS; }
-int cuGetErrorName(int, const char** text) { return *text = "CUDA_ERROR_EMULATED", SUCCESS; }
 int cuGetErrorString(int error, const char** text) {
     *text = error == OUT_OF_MEMORY ? "out of memory" : error == NOT_FOUND ? "named symbol not found" : "no device";
     return SUCCESS;
@@ -96,16 +94,12 @@ int cuStreamIsCapturing(void*, int* status) { return *status = 0, SUCCESS; }
 int cuEventCreate(void** event, unsigned) { return handle(event); }
 int cuEventDestroy_v2(void*) { return SUCCESS; }
 int cuEventRecord(void*, void*) { return SUCCESS; }
-int cuEventSynchronize(void*) { return SUCCESS; }
-int cuEventElapsedTime_v2(float* milliseconds, void*, void*) { return *milliseconds = 0, SUCCESS; }
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) { return *total = limit(), *free = limit() - used, SUCCESS; }
 int cuMemAlloc_v2(void** out, size_t bytes) { return allocate(out, bytes); }
 int cuMemAllocAsync(void** out, size_t bytes, void*) { return allocate(out, bytes); }
 int cuMemFree_v2(void* at) { return release(at); }
 int cuMemFreeAsync(void* at, void*) { return release(at); }
-int cuMemHostAlloc(void** out, size_t bytes, unsigned) { return *out = std::malloc(bytes), SUCCESS; }
-int cuMemFreeHost(void* at) { return std::free(at), SUCCESS; }
 int cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void*) { return std::memcpy(to, from, n), SUCCESS; }
 int cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void*) { return std::memcpy(to, from, n), SUCCESS; }
 int cuMemcpyDtoDAsync_v2(void* to, const void* from, size_t n, void*) { return std::memcpy(to, from, n), SUCCESS; }

@@ -20,7 +20,6 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
-#define __restrict__
 #define __launch_bounds__(...)
 #define __shared__ static thread_local
 #define QLORA_EMULATED
@@ -34,9 +33,6 @@ struct Index {
 };
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
-};
-struct alignas(8) uint2 {
-    unsigned x, y;
 };
 
 inline thread_local Index threadIdx, blockIdx, blockDim, gridDim;
@@ -189,22 +185,9 @@ auto show(const T& mine) {
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::wait(emulator::block().barrier, emulator::block().live); }
-inline void __syncwarp() { emulator::wait(emulator::warp().barrier, emulator::warp().live); }
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
     return emulator::show(value)(threadIdx.x % emulator::WARP ^ mask);
-}
-template <typename T>
-T __shfl_sync(unsigned, T value, int lane) {
-    return emulator::show(value)(lane);
-}
-
-// Fibers of one system thread take turns, and blocks do too.
-template <typename T>
-T atomicAdd(T* at, T value) {
-    const T old = *at;
-    *at += value;
-    return old;
 }
 
 // bf16 with the roundings of the device: to nearest, ties to even.

@@ -42,30 +42,26 @@ impl Optimizer {
     ) -> Result<(Adapters, Self)> {
         let (rule, faster) = self.rules(adapters, learning_rate, t);
         let gradients = contiguous(gradients)?;
-        let mut parameters = Vec::new();
-        let mut moments = self.moments.iter();
+        let (mut parameters, mut places) = (Vec::new(), Vec::new());
+        let mut moments = self.moments.iter().enumerate();
         for (factors, grads) in adapters.factors.iter().zip(&gradients) {
-            for (i, (value, moments)) in factors.tensors().zip(&mut moments).enumerate() {
+            for (i, (value, (place, moments))) in factors.tensors().zip(&mut moments).enumerate() {
+                let Some(gradient) = grads.get(i) else { continue };
                 let rule = if NAMES[i].starts_with("lora_B") { &faster } else { &rule };
-                parameters.extend(grads.get(i).map(|gradient| Parameter { value, moments, gradient, rule }));
+                parameters.push(Parameter { value, moments, gradient, rule });
+                places.push(place);
             }
         }
-        let mut updates = adamw::update_all(&parameters, norm, t.max_grad_norm)?.into_iter();
         let mut next = Self { moments: self.moments.clone(), updates: self.updates + 1 };
+        let mut values = vec![None; self.moments.len()];
+        for (place, (value, moments)) in places.into_iter().zip(adamw::update_all(&parameters, norm, t.max_grad_norm)?)
+        {
+            (values[place], next.moments[place]) = (Some(value), moments);
+        }
         let mut learnt = adapters.clone();
-        let mut place = 0;
-        for (factors, grads) in learnt.factors.iter_mut().zip(&gradients) {
-            let first = place;
-            place += factors.tensors().count();
-            if grads.is_empty() {
-                continue;
-            }
-            *factors = factors.map(|i, value| {
-                let (value, moments) =
-                    updates.next().unwrap_or_else(|| (value.clone(), self.moments[first + i].clone()));
-                next.moments[first + i] = moments;
-                Ok(value)
-            })?;
+        let mut values = values.into_iter();
+        for factors in &mut learnt.factors {
+            *factors = factors.map(|_, value| Ok(values.next().flatten().unwrap_or_else(|| value.clone())))?;
         }
         Ok((learnt, next))
     }
