@@ -224,6 +224,18 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
         || format!("`resources.memory_fraction` is {}, outside 0 to 1", r.memory_fraction),
         "0.9 leaves room for other programs",
     );
+    let pieces = config.training.gradient_accumulation;
+    faults.require(
+        r.workers >= 1 && pieces.is_multiple_of(r.workers.max(1)),
+        "resources.workers",
+        || {
+            format!(
+                "`resources.workers` is {}, which does not divide `training.gradient_accumulation` {pieces}",
+                r.workers
+            )
+        },
+        "each worker computes the same number of a step's micro-batches; 1, 2, 4 and 8 give the same adapter",
+    );
     let flash_on_mac =
         config.training.flash_attention == FlashAttention::Required && matches!(r.device, DeviceKind::Metal);
     faults.require(

@@ -58,6 +58,7 @@ fn attempt(attempt: &domain::Attempt) -> wire::Attempt {
             domain::Outcome::Failed => "failed",
             domain::Outcome::Stopped => "stopped",
             domain::Outcome::Lost => "lost",
+            domain::Outcome::PeerLost => "left alone",
         };
         if end.message.is_empty() { word.to_owned() } else { format!("{word}: {}", end.message) }
     };
@@ -67,6 +68,7 @@ fn attempt(attempt: &domain::Attempt) -> wire::Attempt {
         started_unix_ms: attempt.started.0 as i64,
         ended_unix_ms: attempt.end.as_ref().map_or(0, |e| e.at.0 as i64),
         outcome: attempt.end.as_ref().map(outcome).unwrap_or_default(),
+        others: attempt.others.iter().map(|m| m.worker.clone()).collect(),
     }
 }
 
@@ -199,6 +201,7 @@ pub fn platform(p: &domain::Platform) -> wire::Platform {
         os: p.os.clone(),
         labels: p.labels.clone().into_iter().collect(),
         version: p.version.clone(),
+        host: p.host.clone(),
     }
 }
 
@@ -227,6 +230,7 @@ pub fn platform_in(p: wire::Platform) -> Result<domain::Platform, CallError> {
         os: p.os,
         labels: p.labels.into_iter().collect(),
         version: p.version,
+        host: p.host,
     })
 }
 
@@ -249,8 +253,28 @@ pub fn outcome_in(outcome: wire::Outcome) -> Result<domain::Outcome, CallError> 
         wire::Outcome::Failed => domain::Outcome::Failed,
         wire::Outcome::Stopped => domain::Outcome::Stopped,
         wire::Outcome::Lost => domain::Outcome::Lost,
+        wire::Outcome::PeerLost => domain::Outcome::PeerLost,
         wire::Outcome::Unspecified => return Err(CallError::Invalid("the outcome of the attempt is missing".into())),
     })
+}
+
+pub fn meeting(m: domain::Meeting) -> wire::Meeting {
+    wire::Meeting { addresses: m.addresses, secret: m.secret }
+}
+
+/// Addresses of one machine at the most, and bytes of a secret at the least.
+const ADDRESSES: usize = 64;
+const SECRET: usize = 32;
+
+pub fn meeting_in(m: wire::Meeting) -> Result<domain::Meeting, CallError> {
+    if m.addresses.is_empty() || m.addresses.len() > ADDRESSES || m.secret.len() != SECRET {
+        return Err(CallError::Invalid(format!(
+            "a meeting has 1 to {ADDRESSES} addresses and a secret of {SECRET} bytes, not {} and {}",
+            m.addresses.len(),
+            m.secret.len()
+        )));
+    }
+    Ok(domain::Meeting { addresses: m.addresses, secret: m.secret })
 }
 
 pub fn metric(m: MetricRecord) -> wire::MetricPoint {

@@ -18,6 +18,7 @@ pub fn needs(config: &ResolvedConfig) -> Needs {
         memory_fraction: Some(c.resources.memory_fraction),
         labels: c.resources.labels.clone(),
         flash_attention: c.training.flash_attention == FlashAttention::Required,
+        workers: c.resources.workers,
         ..Needs::default()
     };
     let Some(model) = c.model.base.as_deref().and_then(find) else { return needs };

@@ -38,6 +38,14 @@ impl JobState {
     }
 }
 
+impl Attempt {
+    /// Its workers by name, the first one first.
+    pub fn workers(&self) -> String {
+        let others = self.others.iter().map(|other| format!(", {other}"));
+        std::iter::once(self.worker.clone()).chain(others).collect()
+    }
+}
+
 impl DeviceClass {
     pub fn word(self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! The training process: reads what to do from a file, trains, and writes events as lines of JSON to stdout.
 //!
-//! On stdin it hears `checkpoint` and `stop`. When stdin ends, the agent is gone, and the process ends at once:
+//! On stdin it hears `checkpoint` and `stop`, and where it is not the first of a gang, `meet` and where that one is found.
+//! When stdin ends, the agent is gone, and the process ends at once:
 //! no orphan goes on training. What it logs goes to stderr.
 
 use std::io::{BufRead, Write};
@@ -10,10 +11,13 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use qlora_config::ResolvedConfig;
 use qlora_trainer::Error;
+use qlora_trainer::group::{Alone, Group};
 use qlora_trainer::report::{Event, Phase, Reporter, Wish};
 use qlora_trainer::run::Run;
 use qlora_trainer::score::Evaluation;
 use serde::{Deserialize, Serialize};
+
+use crate::gang::{self, Listening, Meeting, Seat};
 
 /// What the agent writes for the process to read.
 #[derive(Debug, Serialize, Deserialize)]
@@ -21,7 +25,12 @@ pub struct Spec {
     pub config_json: String,
     pub model: PathBuf,
     pub task: Task,
+    /// Its place among those that train together, where it does not train alone.
+    pub seat: Option<Seat>,
 }
+
+/// What a line begins with that says where the first of the gang is found.
+pub const MEET: &str = "meet ";
 
 /// What is done with the model.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,11 +45,23 @@ pub enum Task {
 #[serde(untagged)]
 pub enum Line {
     Event(Event),
-    Ended { blame: Option<qlora_trainer::Blame>, stopped: bool, message: String },
+    /// Where the other processes of the gang find this one.
+    Listening(Listening),
+    Ended {
+        blame: Option<qlora_trainer::Blame>,
+        stopped: bool,
+        message: String,
+    },
 }
 
 struct Stdout {
     wishes: Receiver<Wish>,
+}
+
+/// What the agent says, by the kind of it.
+struct Heard {
+    wishes: Receiver<Wish>,
+    meetings: Receiver<Meeting>,
 }
 
 impl Stdout {
@@ -67,8 +88,9 @@ impl Reporter for Stdout {
 
 /// Trains what `spec` says; the exit code is 0 where the last line tells how it ended.
 pub fn run(spec: &Path) -> ExitCode {
-    let mut reporter = Stdout { wishes: listen() };
-    let result = read(spec).and_then(|(config, spec)| execute(config, spec, &mut reporter));
+    let Heard { wishes, meetings } = listen();
+    let mut reporter = Stdout { wishes };
+    let result = read(spec).and_then(|(config, spec)| execute(config, spec, &meetings, &mut reporter));
     let line = match &result {
         Ok(()) => Line::Ended { blame: None, stopped: false, message: String::new() },
         Err(e) => Line::Ended { blame: Some(e.blame()), stopped: matches!(e, Error::Stopped), message: e.to_string() },
@@ -87,35 +109,50 @@ fn read(path: &Path) -> Result<(ResolvedConfig, Spec), Error> {
     Ok((config, spec))
 }
 
-fn execute(config: ResolvedConfig, Spec { model, task, .. }: Spec, reporter: &mut dyn Reporter) -> Result<(), Error> {
+fn execute(
+    config: ResolvedConfig,
+    spec: Spec,
+    meetings: &Receiver<Meeting>,
+    reporter: &mut dyn Reporter,
+) -> Result<(), Error> {
+    let mut group: Box<dyn Group> = match spec.seat {
+        None => Box::new(Alone),
+        Some(seat) => {
+            reporter.report(Event::Phase { phase: Phase::Meeting, done: 0, of: 0 })?;
+            let tell = |listening| Stdout::write(&Line::Listening(listening));
+            Box::new(gang::meet(seat, tell, meetings)?)
+        }
+    };
     // What cannot be told here is told at the next event.
     let mut told = |done: usize, of: usize| {
         drop(reporter.report(Event::Phase { phase: Phase::Quantising, done: done as u64, of: of as u64 }));
     };
-    let model = crate::models::prepared(&model, &config.config().model, &mut told);
-    match task {
+    let model = crate::models::prepared(&spec.model, &config.config().model, &mut told);
+    match spec.task {
         Task::Train { train, eval, output, resume, tokens } => {
-            Run { config, model, train, eval, output, resume, tokens }.execute(reporter)
+            Run { config, model, train, eval, output, resume, tokens }.execute(&mut *group, reporter)
         }
         Task::Score { rows, adapter } => Evaluation { config, model, adapter, rows }.execute(reporter),
     }
 }
 
-/// Reads wishes on a thread of its own; ends the process when the agent is gone.
-fn listen() -> Receiver<Wish> {
-    let (sender, receiver) = mpsc::channel();
+/// Reads on a thread of its own; ends the process when the agent is gone.
+fn listen() -> Heard {
+    let ((wish, wishes), (meeting, meetings)) = (mpsc::channel(), mpsc::channel());
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
-            let wish = match line.as_deref() {
-                Ok("checkpoint") => Wish::Checkpoint,
-                Ok("stop") => Wish::Stop,
-                _ => continue,
-            };
-            if sender.send(wish).is_err() {
-                break;
+            // Nobody listens any more only where the process is about to end.
+            match line.as_deref() {
+                Ok("checkpoint") => drop(wish.send(Wish::Checkpoint)),
+                Ok("stop") => drop(wish.send(Wish::Stop)),
+                Ok(line) => {
+                    let words = line.strip_prefix(MEET).and_then(|text| serde_json::from_str(text).ok());
+                    drop(words.map(|words| meeting.send(words)));
+                }
+                Err(_) => break,
             }
         }
         std::process::exit(1);
     });
-    receiver
+    Heard { wishes, meetings }
 }

@@ -48,6 +48,14 @@ pub struct AgentArgs {
     /// [default: 1800 on a GPU, 0 on a processor, which may be slow and does not hang]
     #[arg(long, value_name = "SECONDS")]
     pub patience: Option<u64>,
+
+    /// Host under which the workers of a job that trains on several reach this one [default: this machine's addresses]
+    #[arg(long, env = "QLORA_PEER_ADDRESS", value_name = "HOST")]
+    pub peer_address: Option<String>,
+
+    /// Port on which they reach it; 0 is any free one.
+    #[arg(long, env = "QLORA_PEER_PORT", default_value_t = 0, value_name = "PORT")]
+    pub peer_port: u16,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -8,6 +8,7 @@ mod compare;
 mod doctor;
 mod error;
 mod export;
+mod gang;
 mod identity;
 mod measure;
 mod models;

@@ -1,7 +1,7 @@
 //! What comes in, what goes out, and why something is refused.
 
 use crate::ids::{JobId, SessionId, Token};
-use crate::job::{Artifact, JobSpec, Outcome, Progress};
+use crate::job::{Artifact, JobSpec, Meeting, Outcome, Progress};
 use crate::worker::Platform;
 
 /// One thing that happened outside.
@@ -36,6 +36,8 @@ pub enum Event {
     /// Metrics and logs of an attempt came; asks whether they may be stored.
     Report {
         token: Token,
+        /// Of the worker among those of the attempt.
+        rank: u32,
         batch: u64,
         progress: Option<Box<Progress>>,
     },
@@ -45,8 +47,14 @@ pub enum Event {
     },
     Finish {
         token: Token,
+        rank: u32,
         outcome: Outcome,
         message: String,
+    },
+    /// The first worker of an attempt says where the others find it.
+    Offer {
+        token: Token,
+        meeting: Meeting,
     },
     /// Time passed: leases and backoffs may have run out.
     Tick,
@@ -78,9 +86,16 @@ pub enum Response {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     Nothing,
-    Run { job: JobId, token: Token },
+    Run {
+        job: JobId,
+        token: Token,
+    },
     GoOn,
-    Stop { reason: String },
+    /// Save and stop; at once, and without saving, where nothing of the attempt would be taken any more.
+    Stop {
+        reason: String,
+        at_once: bool,
+    },
 }
 
 /// Something to do outside, in order, before the answer is given.

@@ -102,15 +102,91 @@ impl JobState {
     }
 }
 
-/// One try on one worker.
+/// One try on one worker, or on several that train together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     pub token: Token,
+    /// The only worker, or the first one, which reports progress and saves.
     pub worker: String,
     pub started: Millis,
-    /// The greatest batch of reports that was taken.
+    /// The greatest batch of reports that was taken from `worker`.
     pub batch: u64,
     pub end: Option<AttemptEnd>,
+    /// The others, from rank 1 on.
+    #[serde(default)]
+    pub others: Vec<Member>,
+    /// `worker` has lost another and lets the attempt go; what happened, the other has yet to tell.
+    #[serde(default)]
+    pub let_go: bool,
+    #[serde(default)]
+    pub meeting: Option<Meeting>,
+}
+
+/// A worker that trains with the first one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub worker: String,
+    /// The greatest batch of reports that was taken.
+    pub batch: u64,
+    /// It has let go of the attempt.
+    pub done: bool,
+}
+
+/// Where the workers of an attempt find the first of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meeting {
+    pub addresses: Vec<String>,
+    pub secret: Vec<u8>,
+}
+
+impl Attempt {
+    pub fn new(token: Token, worker: String, others: Vec<String>, started: Millis) -> Self {
+        let others = others.into_iter().map(|worker| Member { worker, batch: 0, done: false }).collect();
+        Self { token, worker, started, batch: 0, end: None, others, let_go: false, meeting: None }
+    }
+
+    /// Workers that have not let go of it, in the order of ranks.
+    pub fn holders(&self) -> impl Iterator<Item = &str> {
+        let open = self.end.is_none();
+        let first = Some(self.worker.as_str()).filter(|_| open && !self.let_go);
+        let others = self.others.iter().filter(move |m| open && !m.done).map(|m| m.worker.as_str());
+        first.into_iter().chain(others)
+    }
+
+    /// The place of `worker`, where it takes part.
+    pub fn rank(&self, worker: &str) -> Option<u32> {
+        if self.worker == worker {
+            return Some(0);
+        }
+        self.others.iter().position(|m| m.worker == worker).map(|i| i as u32 + 1)
+    }
+
+    pub fn size(&self) -> u32 {
+        self.others.len() as u32 + 1
+    }
+
+    /// The worker of `rank` holds it no more; its name, where there is one.
+    pub(crate) fn let_go(&mut self, rank: u32) -> Option<String> {
+        match rank.checked_sub(1) {
+            None => {
+                self.let_go = true;
+                Some(self.worker.clone())
+            }
+            Some(i) => {
+                let member = self.others.get_mut(i as usize)?;
+                member.done = true;
+                Some(member.worker.clone())
+            }
+        }
+    }
+
+    /// The greatest batch of the worker of `rank`.
+    pub(crate) fn batch_mut(&mut self, rank: u32) -> Option<&mut u64> {
+        match rank.checked_sub(1) {
+            None => Some(&mut self.batch),
+            Some(i) => self.others.get_mut(i as usize).map(|m| &mut m.batch),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +210,8 @@ pub enum Outcome {
     Stopped,
     /// The worker is gone: repeated, not counted.
     Lost,
+    /// Another worker of the attempt is gone, which tells itself what happened.
+    PeerLost,
 }
 
 /// The last values that were reported.
@@ -212,6 +290,11 @@ impl Job {
     /// The newest committed checkpoint.
     pub fn checkpoint(&self) -> Option<&Artifact> {
         self.artifacts.iter().filter(|a| a.kind == "checkpoint").max_by_key(|a| a.step)
+    }
+
+    /// The attempt `token`.
+    pub fn attempt(&self, token: Token) -> Option<&Attempt> {
+        self.attempts.iter().rev().find(|a| a.token == token)
     }
 
     pub(crate) fn attempt_mut(&mut self, token: Token) -> Option<&mut Attempt> {

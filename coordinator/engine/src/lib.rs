@@ -14,6 +14,7 @@
 //! - A job in a final state never leaves it.
 //! - A lost worker's job goes back to the queue; losing does not count as failing.
 //! - Jobs of the same needs start in the order of their submission.
+//! - A job that wants several workers starts on all of them or on none, and ends on all of them when it ends on one.
 
 mod engine;
 mod event;
@@ -26,7 +27,8 @@ pub use engine::{Engine, Limits};
 pub use event::{Effect, Event, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, SessionId, Token};
 pub use job::{
-    Artifact, Attempt, AttemptEnd, CallScores, File, Job, JobKind, JobSpec, JobState, Outcome, Progress, Sample, Scores,
+    Artifact, Attempt, AttemptEnd, CallScores, File, Job, JobKind, JobSpec, JobState, Meeting, Member, Outcome,
+    Progress, Sample, Scores,
 };
 pub use placement::{Verdict, verdict};
 pub use worker::{DeviceClass, Needs, Platform, Worker};

@@ -48,6 +48,37 @@ pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
     Verdict { fits: true, reason: readiness(worker) }
 }
 
+/// Who could take a job together with a worker that is free.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Team {
+    /// These, from rank 1 on, which are free too.
+    Complete(Vec<String>),
+    /// Enough that fit, and too few of them free.
+    Busy,
+    /// Too few that fit.
+    TooSmall,
+}
+
+/// Looks for those who take a job together with `first`, which fits and is free: workers of its class, on its machine
+/// before others.
+pub(crate) fn team<'a>(needs: &Needs, first: &Worker, all: impl Iterator<Item = &'a Worker>) -> Team {
+    let wanted = needs.workers.saturating_sub(1);
+    let fitting = |w: &&Worker| {
+        let there = w.name != first.name && w.connected && !w.draining;
+        there && w.platform.device == first.platform.device && verdict(needs, w).fits
+    };
+    let fitting: Vec<&Worker> = if wanted == 0 { Vec::new() } else { all.filter(fitting).collect() };
+    if fitting.len() < wanted {
+        return Team::TooSmall;
+    }
+    let mut free: Vec<&Worker> = fitting.into_iter().filter(|w| w.is_free()).collect();
+    if free.len() < wanted {
+        return Team::Busy;
+    }
+    free.sort_by_key(|w| (w.platform.host != first.platform.host, &w.name));
+    Team::Complete(free.into_iter().take(wanted).map(|w| w.name.clone()).collect())
+}
+
 fn does_not_fit(bytes: u64, usable: u64, needs: &Needs, worker: &Worker) -> String {
     let text = format!("needs {:.1} GiB, {} may use {:.1}", gib(bytes), worker.name, gib(usable));
     match needs.advice.get(&worker.platform.device).filter(|a| !a.is_empty()) {

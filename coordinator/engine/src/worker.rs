@@ -42,6 +42,9 @@ pub struct Platform {
     pub os: String,
     pub labels: BTreeMap<String, String>,
     pub version: String,
+    /// The machine: workers on one are near each other.
+    #[serde(default)]
+    pub host: String,
 }
 
 /// What a job needs of a worker.
@@ -57,6 +60,9 @@ pub struct Needs {
     pub advice: BTreeMap<DeviceClass, String>,
     pub labels: BTreeMap<String, String>,
     pub flash_attention: bool,
+    /// Workers of one class that take the job together; 0 and 1 are one alone.
+    #[serde(default)]
+    pub workers: usize,
 }
 
 /// A worker that has registered since the coordinator started, or that holds an attempt from before.
@@ -78,6 +84,29 @@ pub struct Worker {
     pub connected: bool,
 }
 
+impl Worker {
+    /// One that has not registered since the coordinator started and holds the attempt `token` from before.
+    pub(crate) fn absent(name: String, token: Token, now: Millis, lease_until: Millis) -> Self {
+        Self {
+            name,
+            instance: String::new(),
+            session: SessionId(0),
+            platform: Platform::unknown(),
+            lease_until,
+            last_seen: now,
+            assigned: Some(token),
+            waiting: false,
+            draining: false,
+            connected: false,
+        }
+    }
+
+    /// It waits for work and may be given some.
+    pub(crate) fn is_free(&self) -> bool {
+        self.waiting && self.connected && self.assigned.is_none() && !self.draining
+    }
+}
+
 impl Platform {
     /// Stands in for a worker that has not registered since the coordinator started.
     pub(crate) fn unknown() -> Self {
@@ -97,6 +126,7 @@ impl Platform {
             os: String::new(),
             labels: BTreeMap::new(),
             version: String::new(),
+            host: String::new(),
         }
     }
 }

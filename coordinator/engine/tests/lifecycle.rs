@@ -29,6 +29,7 @@ fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
         os: "linux".into(),
         labels: BTreeMap::new(),
         version: "0".into(),
+        host: String::new(),
     })
 }
 
@@ -96,7 +97,11 @@ impl World {
     }
 
     fn finish(&mut self, token: Token, outcome: Outcome) -> Response {
-        self.handle(Event::Finish { token, outcome, message: "why".into() })
+        self.finish_as(token, 0, outcome)
+    }
+
+    fn finish_as(&mut self, token: Token, rank: u32, outcome: Outcome) -> Response {
+        self.handle(Event::Finish { token, rank, outcome, message: format!("why {rank}") })
     }
 }
 
@@ -138,7 +143,7 @@ fn a_lost_worker_gives_its_job_back_and_its_late_words_are_refused() {
     assert!(matches!(world.state(job), JobState::Queued { .. }));
     let (_, second) = world.start(b);
     assert!(second > first);
-    let late = Event::Report { token: first, batch: 9, progress: None };
+    let late = Event::Report { token: first, rank: 0, batch: 9, progress: None };
     assert_eq!(world.handle(late), Response::Refused(Refusal::StaleToken(first)));
     assert_eq!(world.sync(a, Some(first)), Response::Refused(Refusal::StaleSession(a)));
     assert_eq!(world.engine.job(job).expect("a job").failures, 0);
@@ -231,7 +236,7 @@ fn cancelling_stops_a_running_attempt_and_a_queued_job_at_once() {
         assert_eq!(world.handle(Event::Cancel { job, reason: "enough".into() }), Response::Done);
     }
     assert!(matches!(world.state(queued), JobState::Cancelled { .. }));
-    assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::Stop { reason: "enough".into() }));
+    assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::Stop { reason: "enough".into(), at_once: false }));
     world.finish(token, Outcome::Stopped);
     assert!(matches!(world.state(running), JobState::Cancelled { .. }));
 }
@@ -242,7 +247,7 @@ fn a_repeated_batch_is_acknowledged_and_not_new() {
     let job = world.submit(spec("x", None));
     let a = world.register("a", "1");
     let (_, token) = world.start(a);
-    let report = |batch| Event::Report { token, batch, progress: None };
+    let report = |batch| Event::Report { token, rank: 0, batch, progress: None };
     assert_eq!(world.handle(report(1)), Response::Batch { job, is_new: true });
     assert_eq!(world.handle(report(1)), Response::Batch { job, is_new: false });
     assert_eq!(world.handle(report(2)), Response::Batch { job, is_new: true });
@@ -263,15 +268,139 @@ fn a_job_that_fits_nowhere_says_why() {
     assert_eq!(verdict.reason, "needs 31.0 GiB, a may use 8.0; fits with data.max_seq_len: 512");
 }
 
+fn for_two(name: &str) -> Box<JobSpec> {
+    let mut spec = spec(name, None);
+    spec.needs.workers = 2;
+    spec
+}
+
+/// Two workers at a job for two, and its attempt.
+fn two_at_work() -> (World, [SessionId; 2], JobId, Token) {
+    let mut world = World::new();
+    let sessions = [world.register("a", "1"), world.register("b", "2")];
+    for session in sessions {
+        assert_eq!(world.sync(session, None), Response::Wanted(Wanted::Nothing));
+    }
+    let job = world.submit(for_two("x"));
+    let (_, token) = world.start(sessions[0]);
+    assert_eq!(world.sync(sessions[1], None), Response::Wanted(Wanted::Run { job, token }), "it is told of it as well");
+    (world, sessions, job, token)
+}
+
+#[test]
+fn a_job_for_two_starts_on_both_at_once_and_wakes_the_one_that_waits() {
+    let mut world = World::new();
+    let (a, b) = (world.register("a", "1"), world.register("b", "2"));
+    let job = world.submit(for_two("x"));
+    assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "one alone does not start it");
+    let event = Event::Synchronize { session: b, running: None, memory_free: 0, disk_free: 0, draining: false };
+    let (response, effects) = world.engine.handle(world.now, event);
+    let token = Token(1);
+    assert_eq!(response, Response::Wanted(Wanted::Run { job, token }));
+    assert!(effects.contains(&Effect::Wake(a)), "{effects:?}");
+    let attempt = world.engine.job(job).and_then(|job| job.attempt(token)).expect("an attempt");
+    assert_eq!((attempt.rank("b"), attempt.rank("a"), attempt.rank("c"), attempt.size()), (Some(0), Some(1), None, 2));
+}
+
+#[test]
+fn a_free_worker_is_kept_for_an_older_job_for_two_but_not_for_one_that_cannot_start() {
+    let mut world = World::new();
+    let (a, b) = (world.register("a", "1"), world.register("b", "2"));
+    let first = world.submit(spec("long", None));
+    let (_, busy) = world.start(b);
+    let (pair, younger) = (world.submit(for_two("pair")), world.submit(spec("younger", None)));
+    assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "it is kept for the pair");
+    world.finish(busy, Outcome::Succeeded);
+    assert!(matches!(world.state(first), JobState::Succeeded { .. }));
+    let (started, token) = world.start(b);
+    assert_eq!(started, pair);
+    world.finish(token, Outcome::Succeeded);
+    assert_eq!(world.start(a).0, younger);
+
+    let mut world = World::new();
+    let a = world.register("a", "1");
+    world.submit(for_two("pair"));
+    let younger = world.submit(spec("younger", None));
+    assert_eq!(world.start(a).0, younger, "there is no second worker to wait for");
+}
+
+#[test]
+fn the_failure_of_any_ends_the_attempt_of_all_and_they_are_told_to_stop_at_once() {
+    for (rank, outcome) in [(0, Outcome::Failed), (1, Outcome::Failed), (1, Outcome::Lost)] {
+        let (mut world, [a, b], job, token) = two_at_work();
+        let event = Event::Finish { token, rank, outcome, message: "why".into() };
+        let (_, effects) = world.engine.handle(world.now, event);
+        assert!(effects.contains(&Effect::Wake(a)) && effects.contains(&Effect::Wake(b)), "{effects:?}");
+        assert!(matches!(world.state(job), JobState::Queued { .. }));
+        for session in [a, b] {
+            let answer = world.sync(session, Some(token));
+            assert!(matches!(answer, Response::Wanted(Wanted::Stop { at_once: true, .. })), "{answer:?}");
+        }
+    }
+    let (mut world, _, job, token) = two_at_work();
+    world.finish_as(token, 1, Outcome::OutOfMemory);
+    assert!(matches!(world.state(job), JobState::Failed { reason, .. } if reason == "why 1"));
+}
+
+#[test]
+fn the_first_of_two_ends_the_job_whenever_the_other_is_done() {
+    for second in [Outcome::Succeeded, Outcome::Stopped] {
+        let (mut world, [_, b], job, token) = two_at_work();
+        assert_eq!(world.finish_as(token, 1, second), Response::Done);
+        assert!(matches!(world.state(job), JobState::Running { .. }), "the first one still saves");
+        assert_eq!(world.sync(b, None), Response::Wanted(Wanted::Nothing), "the second one is free");
+        assert_eq!(world.finish_as(token, 0, Outcome::Succeeded), Response::Done);
+        assert!(matches!(world.state(job), JobState::Succeeded { .. }));
+    }
+}
+
+#[test]
+fn who_lost_another_waits_for_its_word_and_if_all_did_the_attempt_has_failed() {
+    let (mut world, [a, _], job, token) = two_at_work();
+    world.finish_as(token, 0, Outcome::PeerLost);
+    assert!(matches!(world.state(job), JobState::Running { .. }));
+    assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "the first one is free");
+    world.finish_as(token, 1, Outcome::OutOfMemory);
+    assert!(matches!(world.state(job), JobState::Failed { reason, .. } if reason == "why 1"), "the cause is told");
+
+    let (mut world, _, job, token) = two_at_work();
+    world.finish_as(token, 1, Outcome::PeerLost);
+    world.finish_as(token, 0, Outcome::PeerLost);
+    assert!(matches!(world.state(job), JobState::Queued { .. }));
+    assert_eq!(world.engine.job(job).expect("a job").failures, 1);
+}
+
+#[test]
+fn losing_one_of_two_gives_the_job_back_and_both_reports_are_numbered_apart() {
+    let (mut world, [a, b], job, token) = two_at_work();
+    for rank in [0, 1] {
+        let report = Event::Report { token, rank, batch: 1, progress: None };
+        assert_eq!(world.handle(report.clone()), Response::Batch { job, is_new: true });
+        assert_eq!(world.handle(report), Response::Batch { job, is_new: false });
+    }
+    let stranger = Event::Report { token, rank: 2, batch: 1, progress: None };
+    assert_eq!(world.handle(stranger), Response::Refused(Refusal::StaleToken(token)));
+    world.now = Millis(LEASE - 1);
+    world.sync(b, Some(token));
+    world.now = Millis(LEASE);
+    world.handle(Event::Tick);
+    assert_eq!(world.sync(a, Some(token)), Response::Refused(Refusal::StaleSession(a)));
+    let answer = world.sync(b, Some(token));
+    assert!(matches!(answer, Response::Wanted(Wanted::Stop { at_once: true, .. })), "{answer:?}");
+    assert!(matches!(world.state(job), JobState::Queued { .. }));
+    assert_eq!(world.engine.job(job).expect("a job").failures, 0);
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Submit,
+    SubmitForTwo,
     Cancel(usize),
     Register(usize),
     Sync(usize),
     Report(usize),
     Commit(usize, u64),
-    Finish(usize, Outcome),
+    Finish(usize, u32, Outcome),
     Pass(u64),
     Restart,
 }
@@ -282,16 +411,18 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Outcome::BadInput),
         Just(Outcome::Failed),
         Just(Outcome::Stopped),
-        Just(Outcome::Lost)
+        Just(Outcome::Lost),
+        Just(Outcome::PeerLost)
     ];
     prop_oneof![
         2 => Just(Act::Submit),
+        2 => Just(Act::SubmitForTwo),
         1 => (0..8usize).prop_map(Act::Cancel),
         2 => (0..3usize).prop_map(Act::Register),
         6 => (0..3usize).prop_map(Act::Sync),
         3 => (0..12usize).prop_map(Act::Report),
         2 => (0..12usize, 0..50u64).prop_map(|(t, s)| Act::Commit(t, s)),
-        3 => (0..12usize, outcome).prop_map(|(t, o)| Act::Finish(t, o)),
+        3 => (0..12usize, 0..3u32, outcome).prop_map(|(t, r, o)| Act::Finish(t, r, o)),
         3 => (1..LEASE).prop_map(Act::Pass),
         1 => Just(Act::Restart),
     ]
@@ -299,12 +430,10 @@ fn act() -> impl Strategy<Value = Act> {
 
 /// Everything that must hold in every state that can be reached.
 fn invariants(engine: &Engine, before: &BTreeMap<JobId, (bool, u64, usize)>) {
-    let mut current = Vec::new();
     for job in engine.jobs() {
         let ended = job.attempts.iter().filter(|a| a.end.is_none()).count();
         assert_eq!(ended, usize::from(job.current_token().is_some()), "open attempts are the current one: {job:?}");
         assert!(job.attempts.is_sorted_by(|a, b| a.token < b.token), "tokens grow: {job:?}");
-        current.extend(job.current_token());
         if let Some(&(was_final, step, attempts)) = before.get(&job.id) {
             assert!(!was_final || job.state.is_final(), "a final state was left: {job:?}");
             assert!(job.checkpoint().map_or(0, |a| a.step) >= step, "the checkpoint went back: {job:?}");
@@ -317,11 +446,16 @@ fn invariants(engine: &Engine, before: &BTreeMap<JobId, (bool, u64, usize)>) {
     for id in before.keys() {
         assert!(engine.job(*id).is_some(), "job {id} was lost");
     }
-    let holders: Vec<_> = engine.workers().filter_map(|w| w.assigned).collect();
-    for token in &current {
-        assert_eq!(holders.iter().filter(|t| *t == token).count(), 1, "attempt {token} has one holder");
+    let mut wanted: Vec<(&str, Token)> = Vec::new();
+    for job in engine.jobs() {
+        let Some(attempt) = job.current_token().and_then(|token| job.attempt(token)) else { continue };
+        assert_eq!(attempt.size() as usize, job.spec.needs.workers.max(1), "all start or none: {job:?}");
+        assert!(attempt.holders().next().is_some(), "an attempt that nobody holds goes on: {job:?}");
+        wanted.extend(attempt.holders().map(|worker| (worker, attempt.token)));
     }
-    assert_eq!(holders.len(), current.len(), "no worker holds an attempt that is over");
+    wanted.sort();
+    let held: Vec<(&str, Token)> = engine.workers().filter_map(|w| Some((w.name.as_str(), w.assigned?))).collect();
+    assert_eq!(held, wanted, "workers hold what attempts say, and nothing that is over");
 }
 
 proptest! {
@@ -338,6 +472,7 @@ proptest! {
             let pick = |i: usize| tokens[i % tokens.len()];
             match act {
                 Act::Submit => { world.submit(spec("x", None)); }
+                Act::SubmitForTwo => { world.submit(for_two("x")); }
                 Act::Cancel(i) => { world.handle(Event::Cancel { job: JobId(i as u64), reason: "r".into() }); }
                 Act::Register(w) => {
                     let event = Event::Register { name: format!("w{w}"), instance: format!("{w}"), platform: platform(DeviceClass::Cpu, 8), running: running[w] };
@@ -347,21 +482,28 @@ proptest! {
                     match world.sync(session, running[w]) {
                         Response::Wanted(Wanted::Run { token, .. }) => { running[w] = Some(token); tokens.push(token); }
                         Response::Wanted(Wanted::Stop { .. }) => {
-                            if let Some(token) = running[w].take() { world.finish(token, Outcome::Stopped); }
+                            if let Some(token) = running[w].take() {
+                                let attempt = world.engine.jobs().find_map(|j| j.attempt(token));
+                                let rank = attempt.and_then(|a| a.rank(&format!("w{w}"))).expect("its attempt");
+                                world.finish_as(token, rank, Outcome::Stopped);
+                            }
                         }
                         Response::Refused(_) => sessions[w] = None,
                         _ => {}
                     }
                 },
-                Act::Report(t) => { world.handle(Event::Report { token: pick(t), batch: 1, progress: None }); }
+                Act::Report(t) => { world.handle(Event::Report { token: pick(t), rank: 0, batch: 1, progress: None }); }
                 Act::Commit(t, step) => {
                     let artifact = Artifact { kind: "checkpoint".into(), name: format!("{step}"), digest: "d".into(), size: 1, step };
                     world.handle(Event::Commit { token: pick(t), artifact });
                 }
-                Act::Finish(t, outcome) => {
+                Act::Finish(t, rank, outcome) => {
                     let token = pick(t);
-                    world.finish(token, outcome);
-                    for slot in &mut running { if *slot == Some(token) { *slot = None; } }
+                    let attempt = world.engine.jobs().find_map(|j| j.attempt(token));
+                    let gone = |w: usize| attempt.is_none_or(|a| a.rank(&format!("w{w}")) == Some(rank));
+                    let gone: Vec<usize> = (0..3).filter(|&w| running[w] == Some(token) && gone(w)).collect();
+                    world.finish_as(token, rank, outcome);
+                    for w in gone { running[w] = None; }
                 }
                 Act::Pass(ms) => { world.now = world.now.plus(ms); world.handle(Event::Tick); }
                 Act::Restart => {

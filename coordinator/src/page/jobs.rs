@@ -1,7 +1,7 @@
 //! The list of jobs and of workers.
 
 use maud::{Markup, html};
-use qlora_proto::{Job, WorkerInfo};
+use qlora_proto::{Attempt, Job, WorkerInfo};
 
 use super::layout;
 
@@ -38,7 +38,7 @@ fn job_table(jobs: &[Job]) -> Markup {
 
 fn job_row(job: &Job) -> Markup {
     let p = job.progress.clone().unwrap_or_default();
-    let worker = job.attempts.last().map_or("", |a| a.worker.as_str());
+    let worker = job.attempts.last().map(Attempt::workers).unwrap_or_default();
     html! {
         tr {
             td { a href={ "/j/" (job.id) } { (job.id) } }

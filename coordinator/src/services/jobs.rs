@@ -186,6 +186,10 @@ impl<S: JobStore> Services<S> {
                     ResolvedConfig::from_json(&request.config_json).map_err(|e| CallError::Invalid(e.to_string()))?;
                 let files = self.files(request.files, role).await?;
                 let config = resolved.config();
+                // An evaluation runs on one worker.
+                let alone = kind == domain::JobKind::Eval;
+                let needs = needs(&resolved);
+                let needs = if alone { Needs { workers: 1, ..needs } } else { needs };
                 let name = [request.name, config.name.clone().unwrap_or_default(), "unnamed".into()];
                 Ok(domain::JobSpec {
                     kind,
@@ -193,7 +197,7 @@ impl<S: JobStore> Services<S> {
                     config_json: resolved.json().to_owned(),
                     config_hash: resolved.hash().to_owned(),
                     files,
-                    needs: needs(&resolved),
+                    needs,
                     max_retries: config.resources.max_retries,
                     idempotency_key,
                     traceparent,
@@ -237,10 +241,18 @@ fn explain(engine: &domain::Engine, job: &domain::Job) -> ExplainResponse {
         }
         JobState::Queued { .. } if workers.iter().any(|w| w.fits) => {
             let before = engine.jobs().filter(|j| j.id < job.id && matches!(j.state, JobState::Queued { .. })).count();
-            format!("job {} waits for a worker that fits; {before} jobs are before it", job.id)
+            let wanted = match job.spec.needs.workers {
+                0 | 1 => "a worker that fits".to_owned(),
+                n => format!("{n} workers of one kind that fit and are free together"),
+            };
+            format!("job {} waits for {wanted}; {before} jobs are before it", job.id)
         }
         JobState::Queued { .. } => format!("job {} waits: no worker fits", job.id),
-        JobState::Running { worker, token, .. } => format!("job {} runs on {worker} as attempt {token}", job.id),
+        JobState::Running { worker, token, .. } => {
+            let others = job.attempt(*token).into_iter().flat_map(|a| &a.others);
+            let with: String = others.map(|m| format!(", {}", m.worker)).collect();
+            format!("job {} runs on {worker}{with} as attempt {token}", job.id)
+        }
         JobState::Succeeded { .. } => format!("job {} has succeeded", job.id),
         JobState::Failed { reason, .. } => format!("job {} has failed: {reason}", job.id),
         JobState::Cancelled { reason, .. } => format!("job {} was cancelled: {reason}", job.id),

@@ -57,7 +57,7 @@ impl<S: JobStore> WorkerService for Services<S> {
                 continue;
             }
             left.armed = false;
-            return Ok(Response::new(self.answer(wanted, lease_ms).await?));
+            return Ok(Response::new(self.answer(session, wanted, lease_ms).await?));
         }
     }
 
@@ -69,7 +69,9 @@ impl<S: JobStore> WorkerService for Services<S> {
         let lines = request.logs.into_iter().map(|l| convert::log_in(l, token)).collect();
         let attached = vec![Write::Metrics { job, points }, Write::Logs { job, lines }];
         let progress = request.progress.map(|p| Box::new(convert::progress_in(p)));
-        self.driver.event_with(Event::Report { token, batch: request.batch, progress }, attached).await?;
+        self.driver
+            .event_with(Event::Report { token, rank: request.rank, batch: request.batch, progress }, attached)
+            .await?;
         Ok(Response::new(ReportResponse {}))
     }
 
@@ -91,9 +93,27 @@ impl<S: JobStore> WorkerService for Services<S> {
     async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
         let request = request.into_inner();
         let outcome = convert::outcome_in(request.outcome())?;
-        let event = Event::Finish { token: Token(request.token), outcome, message: request.message };
+        let event =
+            Event::Finish { token: Token(request.token), rank: request.rank, outcome, message: request.message };
         self.driver.event(event).await?;
         Ok(Response::new(FinishResponse {}))
+    }
+
+    async fn meet(&self, request: Request<MeetRequest>) -> Result<Response<MeetResponse>, Status> {
+        let request = request.into_inner();
+        let token = Token(request.token);
+        let until = Instant::now() + Duration::from_millis(request.wait_ms.into()).min(LONGEST_HOLD);
+        let mut changes = self.driver.watch_jobs();
+        if let Some(offer) = request.offer {
+            self.driver.event(Event::Offer { token, meeting: convert::meeting_in(offer)? }).await?;
+        }
+        loop {
+            let meeting = self.meeting(token).await?.map(convert::meeting);
+            // Whatever changes may be the meeting; a receiver that lags has missed changes, so it looks too.
+            if meeting.is_some() || tokio::time::timeout_at(until, changes.recv()).await.is_err() {
+                return Ok(Response::new(MeetResponse { meeting }));
+            }
+        }
     }
 
     async fn list_workers(&self, _: Request<ListWorkersRequest>) -> Result<Response<ListWorkersResponse>, Status> {
@@ -127,6 +147,14 @@ impl<S: JobStore> Services<S> {
         job.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))
     }
 
+    async fn meeting(&self, token: Token) -> Result<Option<domain::Meeting>, CallError> {
+        let found = self.driver.read(move |engine| {
+            let attempt = engine.job(engine.job_of(token)?)?.attempt(token)?;
+            Some(attempt.meeting.clone())
+        });
+        found.await?.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))
+    }
+
     async fn sync_once(&self, session: SessionId, request: &SynchronizeRequest) -> Result<Wanted, CallError> {
         let event = Event::Synchronize {
             session,
@@ -141,19 +169,26 @@ impl<S: JobStore> Services<S> {
         }
     }
 
-    async fn answer(&self, wanted: Wanted, lease_ms: u32) -> Result<SynchronizeResponse, CallError> {
+    async fn answer(
+        &self,
+        session: SessionId,
+        wanted: Wanted,
+        lease_ms: u32,
+    ) -> Result<SynchronizeResponse, CallError> {
         let wanted = match wanted {
             Wanted::Nothing => WireWanted::Nothing(Nothing {}),
             Wanted::GoOn => WireWanted::GoOn(Nothing {}),
-            Wanted::Stop { reason } => WireWanted::Stop(Stop { reason }),
-            Wanted::Run { job, token } => WireWanted::Run(self.assignment(job, token).await?),
+            Wanted::Stop { reason, at_once } => WireWanted::Stop(Stop { reason, at_once }),
+            Wanted::Run { job, token } => WireWanted::Run(self.assignment(session, job, token).await?),
         };
         Ok(SynchronizeResponse { wanted: Some(wanted), lease_ms })
     }
 
-    async fn assignment(&self, id: domain::JobId, token: Token) -> Result<Assignment, CallError> {
+    async fn assignment(&self, session: SessionId, id: domain::JobId, token: Token) -> Result<Assignment, CallError> {
         let found = self.driver.read(move |engine| {
             let job = engine.job(id)?;
+            let attempt = job.attempt(token)?;
+            let worker = engine.workers().find(|worker| worker.session == session)?;
             let kind = convert::kind(job.spec.kind);
             let assignment = Assignment {
                 job: id.0,
@@ -163,12 +198,14 @@ impl<S: JobStore> Services<S> {
                 files: job.spec.files.iter().map(convert::file).collect(),
                 checkpoint: job.checkpoint().map(convert::artifact),
                 traceparent: job.spec.traceparent.clone(),
+                rank: attempt.rank(&worker.name)?,
+                size: attempt.size(),
             };
             Some((assignment, job.attempts.len(), job.created))
         });
         let (assignment, attempts, created) =
-            found.await?.ok_or(CallError::Refused(domain::Refusal::UnknownJob(id)))?;
-        if attempts == 1 {
+            found.await?.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))?;
+        if attempts == 1 && assignment.rank == 0 {
             self.vitals.submit_to_start.record(now().0.saturating_sub(created.0) as f64 / 1000.0, &[]);
         }
         Ok(assignment)

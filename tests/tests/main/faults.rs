@@ -3,16 +3,17 @@
 use std::fs;
 
 use qlora_tests::{World, conversations, wait_until};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 /// Long enough to be interrupted, with a checkpoint every ten steps.
 const LONG: &str = "training: {max_steps: 400, checkpoint_every: 10, eval_rows: 2}";
 
-fn checkpointed(job: &Value) -> bool {
+pub fn checkpointed(job: &Value) -> bool {
     job["artifacts"].as_array().is_some_and(|a| a.iter().any(|a| a["kind"] == "checkpoint"))
 }
 
-fn succeeded_once(job: &Value) {
+pub fn succeeded_once(job: &Value) {
     assert_eq!(job["state"], "succeeded", "{job:#}");
     let attempts = job["attempts"].as_array().expect("attempts");
     assert_eq!(attempts.iter().filter(|a| a["outcome"] == "succeeded").count(), 1);
@@ -21,12 +22,12 @@ fn succeeded_once(job: &Value) {
 }
 
 /// Steps in the order in which they were recorded.
-fn steps(world: &World, id: u64) -> Vec<u64> {
+pub fn steps(world: &World, id: u64) -> Vec<u64> {
     let metrics = world.ctl(&["metrics", &id.to_string(), "--json"]).json();
     metrics.iter().filter(|m| m["loss"].is_f64()).filter_map(|m| m["step"].as_u64()).collect()
 }
 
-fn adapter(world: &World, id: u64) -> Vec<u8> {
+pub fn adapter(world: &World, id: u64) -> Vec<u8> {
     let folder = world.path(&format!("adapter-{id}"));
     let got = world.ctl(&["artifacts", "get", &id.to_string(), "--output", &folder.to_string_lossy()]);
     assert_eq!(got.code, 0, "{}", got.stderr);
@@ -108,8 +109,7 @@ fn a_training_process_that_dies_is_tried_again_and_its_orphan_never_trains_on() 
     let id = world.submit(&config, &[]);
     world.wait(id, "a checkpoint", checkpointed);
     let child = wait_until("the training process", || child_of(worker.pid()));
-    let pid = rustix::process::Pid::from_raw(child as i32).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("a signal");
+    signal(child, Signal::KILL);
     let job = world.ended(id);
     succeeded_once(&job);
     assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").starts_with("failed"), "{job:#}");
@@ -123,8 +123,7 @@ fn a_training_process_that_hangs_is_replaced_and_goes_on_from_its_checkpoint() {
     let id = world.submit(&config, &[]);
     world.wait(id, "a checkpoint", checkpointed);
     let child = wait_until("the training process", || child_of(worker.pid()));
-    let pid = rustix::process::Pid::from_raw(child as i32).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("a signal");
+    signal(child, Signal::STOP);
     let job = world.ended(id);
     succeeded_once(&job);
     let outcome = job["attempts"][0]["outcome"].as_str().expect("an outcome");
@@ -143,8 +142,14 @@ fn a_training_process_ends_with_its_agent() {
     wait_until("the end of the orphan", || Some(()).filter(|()| !is_alive(child)));
 }
 
+/// Sends a signal to the process `pid`.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid as i32).expect("a process id");
+    rustix::process::kill_process(pid, signal).expect("a signal");
+}
+
 /// A process whose parent is `pid`.
-fn child_of(pid: u32) -> Option<u32> {
+pub fn child_of(pid: u32) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     let direct = text.split_whitespace().next().and_then(|t| t.parse().ok());
     direct.or_else(|| {

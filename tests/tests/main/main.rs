@@ -10,3 +10,4 @@ mod jobs;
 mod refusals;
 mod runs;
 mod templates;
+mod together;

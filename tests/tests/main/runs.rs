@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier, Mutex};
 
+use candle_core::Tensor;
 use qlora_config::{DeviceKind, Layers};
 use qlora_tests::{conversations, tiny_model};
+use qlora_trainer::group::{Alone, Group, sum_of};
 use qlora_trainer::report::{Event, Reporter, Wish};
 use qlora_trainer::run::Run;
 use qlora_trainer::score::{Answerer, Subject};
@@ -86,8 +89,70 @@ impl Place {
 
 pub fn execute(run: &Run, stop_at: Option<u64>) -> (Result<()>, Vec<Event>) {
     let mut listener = Listener { events: Vec::new(), stop_at };
-    let result = run.execute(&mut listener);
+    let result = run.execute(&mut Alone, &mut listener);
     (result, listener.events)
+}
+
+/// One of several threads that train together: what the others say lies on a table.
+struct Seat {
+    rank: usize,
+    said: Arc<Mutex<Vec<Vec<u8>>>>,
+    given: Arc<Mutex<Vec<Option<Tensor>>>>,
+    all: Arc<Barrier>,
+}
+
+impl Seat {
+    fn at_a_table_of(size: usize) -> Vec<Self> {
+        let (said, given) = (Arc::new(Mutex::new(vec![Vec::new(); size])), Arc::new(Mutex::new(vec![None; size])));
+        let all = Arc::new(Barrier::new(size));
+        (0..size).map(|rank| Self { rank, said: said.clone(), given: given.clone(), all: all.clone() }).collect()
+    }
+}
+
+impl Group for Seat {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.said.lock().expect("a table").len()
+    }
+
+    fn gather(&mut self, words: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.said.lock().expect("a table")[self.rank] = words.to_vec();
+        self.all.wait();
+        let all = self.said.lock().expect("a table").clone();
+        self.all.wait();
+        Ok(all)
+    }
+
+    fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
+        self.given.lock().expect("a table")[self.rank] = Some(vector.clone());
+        self.all.wait();
+        let all: Vec<Tensor> = self.given.lock().expect("a table").iter().flatten().cloned().collect();
+        self.all.wait();
+        sum_of(&all)
+    }
+}
+
+/// Runs of one group, each with its result and what it told; all but the first write into folders of their own.
+fn execute_together(runs: &[Run], stop_at: Option<(usize, u64)>) -> Vec<(Result<()>, Vec<Event>)> {
+    std::thread::scope(|scope| {
+        let seats = Seat::at_a_table_of(runs.len()).into_iter().zip(runs);
+        let threads: Vec<_> = seats
+            .map(|(mut seat, run)| {
+                let stop_at = stop_at.filter(|(rank, _)| *rank == seat.rank).map(|(_, step)| step);
+                scope.spawn(move || {
+                    // Processes have a pool each; in a common one whoever waits would keep the others from working.
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+                    let mut listener = Listener { events: Vec::new(), stop_at };
+                    let result = pool.install(|| run.execute(&mut seat, &mut listener));
+                    (result, listener.events)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("a run")).collect()
+    })
 }
 
 fn adapter(output: &Path) -> Vec<u8> {
@@ -274,5 +339,64 @@ fn scores_are_those_of_the_run_that_made_the_adapter() {
         let calls = scores.calls.expect("rows with calls");
         assert_eq!((scores.rows, calls.rows), (3, 3));
         assert!(calls.exact_match <= calls.names_match && calls.names_match <= calls.schema_valid);
+    }
+}
+
+/// What is told of steps and evaluations, without times.
+fn told(events: &[Event]) -> Vec<String> {
+    let line = |event: &Event| match event {
+        Event::Step(s) => Some(format!("{} {} {} {}", s.step, s.loss, s.grad_norm, s.tokens)),
+        Event::Evaluation { step, loss, tokens } => Some(format!("evaluated {step} {loss} {tokens}")),
+        _ => None,
+    };
+    events.iter().filter_map(line).collect()
+}
+
+#[test]
+fn two_and_four_that_train_together_tell_and_save_what_one_does() {
+    let place = Place::new();
+    let set = [&EVERYTHING[..], &["training.gradient_accumulation=4"]].concat();
+    let alone = place.run("alone", &set, None);
+    let (result, events) = execute(&alone, None);
+    result.expect("a run");
+    for size in [2, 4] {
+        let runs: Vec<Run> = (0..size).map(|rank| place.run(&format!("{size}-{rank}"), &set, None)).collect();
+        let ended = execute_together(&runs, None);
+        for (result, told_by) in &ended {
+            result.as_ref().expect("a run");
+            assert_eq!(told(told_by), told(&events), "{size} together");
+        }
+        assert!(adapter(&runs[0].output) == adapter(&alone.output), "{size} together end with another adapter");
+        assert!(!runs[1].output.exists(), "the second one saved something");
+    }
+}
+
+#[test]
+fn a_group_stops_together_at_the_wish_of_any_and_one_alone_goes_on_from_its_checkpoint() {
+    let place = Place::new();
+    let set = [&EVERYTHING[..], &["training.gradient_accumulation=2"]].concat();
+    let alone = place.run("alone", &set, None);
+    execute(&alone, None).0.expect("a run");
+    let runs: Vec<Run> = (0..2).map(|rank| place.run(&format!("both-{rank}"), &set, None)).collect();
+    for (result, events) in execute_together(&runs, Some((1, 3))) {
+        assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+        assert_eq!(events.iter().filter(|e| matches!(e, Event::Step(_))).count(), 3);
+    }
+    let checkpoint = runs[0].output.join("checkpoint-000003");
+    let rest = place.run("rest", &set, Some(checkpoint));
+    execute(&rest, None).0.expect("the rest");
+    assert!(adapter(&rest.output) == adapter(&alone.output));
+}
+
+#[test]
+fn a_group_whose_members_hold_other_models_does_not_begin() {
+    let place = Place::new();
+    let mut runs: Vec<Run> =
+        (0..2).map(|rank| place.run(&format!("{rank}"), &["training.gradient_accumulation=2"], None)).collect();
+    let rows = place.path("others.jsonl");
+    fs::write(&rows, conversations(11)).expect("rows");
+    runs[1].train = rows;
+    for (result, _) in execute_together(&runs, None) {
+        assert!(matches!(&result, Err(Error::Mismatch { rank: 1, .. })), "{result:?}");
     }
 }

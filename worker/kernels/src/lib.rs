@@ -18,6 +18,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod ops;
+mod pairwise;
 mod view;
 
 pub use cpu::bf16::{Instructions, Strips};
@@ -28,6 +29,7 @@ pub use ops::nf4::{Nf4Scales, Nf4Tensor};
 pub use ops::product::{Matrix, Products, Term};
 pub use ops::rope::RopeTable;
 pub use ops::sequences::{Sequences, Span};
+pub use pairwise::pairwise;
 
 /// What an operation fails with: candle's own error, which carries shapes and devices.
 pub type Result<T> = candle_core::Result<T>;

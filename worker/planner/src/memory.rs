@@ -107,12 +107,22 @@ fn weights(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> u64
     ((linear * linear_bits + tables * table_bits) / 8.0) as u64
 }
 
-/// Bytes of a trained number: itself, its gradient, and two moments.
+/// Bytes of a trained number: itself, its gradients, and two moments.
 fn adapter_bytes(config: &TrainingConfig) -> u64 {
-    match config.training.optimizer {
-        OptimizerKind::Adamw => 16,
-        OptimizerKind::Adamw8bit => 10,
-    }
+    let moments = match config.training.optimizer {
+        OptimizerKind::Adamw => 8,
+        OptimizerKind::Adamw8bit => 2,
+    };
+    4 + 4 * gradients_at_once(config) + moments
+}
+
+/// Gradients of one number that are held at one time: those of the micro-batch at work, and one of each half of the sum
+/// that is done; at the end of a step of several workers their own, in one piece as well, and the sum over all.
+fn gradients_at_once(config: &TrainingConfig) -> u64 {
+    let workers = config.resources.workers.max(1);
+    let own = (config.training.gradient_accumulation / workers).max(1);
+    let adding_up = 1 + u64::from(own.next_power_of_two().trailing_zeros());
+    adding_up.max(if workers > 1 { 4 } else { 1 })
 }
 
 fn suggestions(config: &TrainingConfig, fits: impl Fn(&TrainingConfig) -> bool) -> Vec<String> {

@@ -4,24 +4,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use qlora_config::ResolvedConfig;
-use qlora_proto::{Assignment, FinishRequest, JobFile, JobKind, Outcome};
+use qlora_proto::{Assignment, FinishRequest, JobKind, Outcome};
 use qlora_trainer::report::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::Code;
 use tracing::Instrument;
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Sender};
+use super::peers::Peers;
 use super::process::{Judgement, Process};
 use super::progress::{Tracker, line};
-use super::token_cache;
 use super::upload::{Saved, Uploader};
 use super::vitals::Vitals;
-use crate::child::{Line, Spec, Task};
-use crate::models::{self, Progress as FetchProgress};
+use crate::child::Line;
+use crate::models;
 use qlora_client::Client;
-use qlora_client::transfer::{self, TransferError, unwatched};
+use qlora_client::transfer::TransferError;
 
 /// How long a child may take to save and stop before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -39,19 +38,12 @@ pub enum Ending {
 /// A running attempt, seen from the session.
 pub struct Attempt {
     pub token: u64,
-    stop: watch::Sender<Option<String>>,
+    stop: watch::Sender<Option<Stopping>>,
     task: JoinHandle<Ending>,
 }
 
 impl Attempt {
-    /// A training process that says nothing for longer than `patience` is ended.
-    pub fn start(
-        client: Client,
-        session: u64,
-        state: PathBuf,
-        patience: Option<Duration>,
-        assignment: Assignment,
-    ) -> Self {
+    pub fn start(client: Client, session: u64, state: PathBuf, manners: Manners, assignment: Assignment) -> Self {
         let (stop, stopping) = watch::channel(None);
         let token = assignment.token;
         let span = tracing::info_span!("attempt", job = assignment.job, token);
@@ -62,7 +54,7 @@ impl Attempt {
             client,
             session,
             assignment,
-            patience,
+            manners,
             stopping,
             outbox: Arc::default(),
             vitals: Vitals::new(),
@@ -70,13 +62,14 @@ impl Attempt {
         Self { token, stop, task: tokio::spawn(worker.run().instrument(span)) }
     }
 
-    /// Asks the attempt to save and stop.
-    pub fn stop(&self, reason: &str) {
-        self.stop.send_replace(Some(reason.to_owned()));
+    /// Asks the attempt to save and stop, or to stop without saving.
+    pub fn stop(&self, reason: &str, at_once: bool) {
+        self.stop.send_replace(Some(Stopping { reason: reason.to_owned(), at_once }));
     }
 
-    pub fn is_stopping(&self) -> bool {
-        self.stop.borrow().is_some()
+    /// Whether it has been asked to stop as urgently as `at_once` says.
+    pub fn is_stopping(&self, at_once: bool) -> bool {
+        self.stop.borrow().as_ref().is_some_and(|stopping| stopping.at_once >= at_once)
     }
 
     /// Waits for the end.
@@ -85,9 +78,24 @@ impl Attempt {
     }
 }
 
+/// How an attempt was asked to stop.
+#[derive(Debug, Clone)]
+pub(super) struct Stopping {
+    pub reason: String,
+    pub at_once: bool,
+}
+
+/// How an attempt is carried out on this worker.
+#[derive(Debug, Clone)]
+pub struct Manners {
+    /// A training process that says nothing for longer is ended.
+    pub patience: Option<Duration>,
+    pub peers: Peers,
+}
+
 /// Why the child was never started, or its result not delivered.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+pub(super) enum Fault {
     #[error("the configuration cannot be read: {0}")]
     Config(#[from] qlora_config::ConfigErrors),
     #[error(transparent)]
@@ -111,23 +119,24 @@ impl Fault {
 }
 
 /// The task behind an [`Attempt`].
-struct Worker {
-    client: Client,
+pub(super) struct Worker {
+    pub client: Client,
     session: u64,
-    folder: PathBuf,
+    pub folder: PathBuf,
     /// Tokenised rows of earlier attempts.
-    tokens: PathBuf,
-    assignment: Assignment,
-    patience: Option<Duration>,
-    stopping: watch::Receiver<Option<String>>,
-    outbox: Arc<Outbox>,
+    pub tokens: PathBuf,
+    pub assignment: Assignment,
+    pub manners: Manners,
+    pub stopping: watch::Receiver<Option<Stopping>>,
+    pub outbox: Arc<Outbox>,
     vitals: Vitals,
 }
 
 impl Worker {
     async fn run(mut self) -> Ending {
         let token = self.assignment.token;
-        let delivery = tokio::spawn(self.outbox.clone().deliver(self.client.clone(), self.session, token));
+        let sender = Sender { session: self.session, token, rank: self.assignment.rank };
+        let delivery = tokio::spawn(self.outbox.clone().deliver(self.client.clone(), sender));
         let judgement = match self.assignment.kind() {
             JobKind::Noop => Judgement { outcome: Outcome::Succeeded, message: String::new() },
             _ => self
@@ -156,7 +165,11 @@ impl Worker {
         let hung = matches!(last, Last::Nothing);
         let mut judgement = process.judge(last.line()).await;
         if hung {
-            judgement.message = hung_for(self.patience.unwrap_or_default());
+            judgement.message = hung_for(self.manners.patience.unwrap_or_default());
+        }
+        if let Some(stopping) = self.stopping.borrow().as_ref().filter(|_| judgement.outcome == Outcome::Failed) {
+            // It was ended because it did not stop in time.
+            judgement = Judgement { outcome: Outcome::Stopped, message: stopping.reason.clone() };
         }
         // What the child saved is worth keeping even where it failed.
         match uploader.await {
@@ -166,89 +179,9 @@ impl Worker {
         }
     }
 
-    fn io(&self, path: &Path) -> impl FnOnce(std::io::Error) -> Fault + use<> {
+    pub(super) fn io(&self, path: &Path) -> impl FnOnce(std::io::Error) -> Fault + use<> {
         let path = path.to_owned();
         move |source| Fault::Io { path, source }
-    }
-
-    /// Brings everything here that the child needs, and writes down what it should do.
-    async fn prepare(&mut self) -> Result<PathBuf, Fault> {
-        tokio::fs::create_dir_all(&self.folder).await.map_err(self.io(&self.folder))?;
-        let config = ResolvedConfig::from_json(&self.assignment.config_json)?;
-        let task = match self.assignment.kind() {
-            JobKind::Eval => self.scoring().await?,
-            _ => self.training().await?,
-        };
-        let model = self.model(config.config().model.base.clone().unwrap_or_default()).await?;
-        let spec = Spec { config_json: self.assignment.config_json.clone(), model, task };
-        token_cache::trim(&self.tokens);
-        let path = self.folder.join("spec.json");
-        let text = serde_json::to_vec(&spec).unwrap_or_default();
-        tokio::fs::write(&path, text).await.map_err(self.io(&path))?;
-        Ok(path)
-    }
-
-    async fn training(&self) -> Result<Task, Fault> {
-        let output = self.folder.join("output");
-        tokio::fs::create_dir_all(&output).await.map_err(self.io(&output))?;
-        let resume = match &self.assignment.checkpoint {
-            Some(checkpoint) => {
-                self.outbox.log(line("info", format!("going on from the checkpoint of step {}", checkpoint.step)));
-                Some(self.fetch_folder("resume", &checkpoint.digest).await?)
-            }
-            None => None,
-        };
-        Ok(Task::Train {
-            train: self.fetch_rows("train").await?.unwrap_or_default(),
-            eval: self.fetch_rows("eval").await?,
-            output,
-            resume,
-            tokens: Some(self.tokens.clone()),
-        })
-    }
-
-    async fn scoring(&self) -> Result<Task, Fault> {
-        let adapter = match self.input("adapter") {
-            Some(file) => Some(self.fetch_folder("adapter", &file.digest).await?),
-            None => None,
-        };
-        Ok(Task::Score { rows: self.fetch_rows("eval").await?.unwrap_or_default(), adapter })
-    }
-
-    fn input(&self, role: &str) -> Option<&JobFile> {
-        self.assignment.files.iter().find(|file| file.role == role)
-    }
-
-    /// The rows of `role`, brought here where the job has any.
-    async fn fetch_rows(&self, role: &str) -> Result<Option<PathBuf>, Fault> {
-        let Some(file) = self.input(role) else { return Ok(None) };
-        let path = self.folder.join(format!("{role}.jsonl"));
-        transfer::download(&self.client, &file.digest, &path, &unwatched).await?;
-        Ok(Some(path))
-    }
-
-    /// An archive of the store, unpacked as `name`.
-    async fn fetch_folder(&self, name: &str, digest: &str) -> Result<PathBuf, Fault> {
-        let archive = self.folder.join(format!("{name}.tar"));
-        transfer::download(&self.client, digest, &archive, &unwatched).await?;
-        let folder = self.folder.join(name);
-        qlora_client::unpack(&archive, &folder)?;
-        tokio::fs::remove_file(&archive).await.map_err(self.io(&archive))?;
-        Ok(folder)
-    }
-
-    /// The model's path; fetched here when it is missing, which can be stopped.
-    async fn model(&mut self, name: String) -> Result<PathBuf, Fault> {
-        let told = Told { outbox: self.outbox.clone() };
-        let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
-        let mut stopping = self.stopping.clone();
-        tokio::select! {
-            fetched = fetch => match fetched {
-                Ok(path) => Ok(path?),
-                Err(e) => Err(Fault::Stopped(e.to_string())),
-            },
-            () = told_to_stop(&mut stopping) => Err(Fault::Stopped("stopped while the model was fetched".into())),
-        }
     }
 
     /// Listens to the child until it has nothing more to say.
@@ -256,26 +189,16 @@ impl Worker {
         let mut tracker = Tracker::default();
         let mut deadline = None;
         let mut stopping = self.stopping.clone();
+        let mut abandoned = self.stopping.clone();
+        let mut meetings = self.meetings();
         loop {
-            let kill_at = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let patience = self.patience;
-            let silent = async {
-                match patience {
-                    Some(patience) => tokio::time::sleep(patience).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let patience = self.manners.patience.filter(|_| !tracker.waits_for_others());
             let received = tokio::select! {
                 received = process.next() => match received {
                     Some(received) => received,
                     None => return Last::Gone,
                 },
-                () = silent => {
+                () = after(patience) => {
                     process.kill().await;
                     return Last::Nothing;
                 }
@@ -284,30 +207,49 @@ impl Worker {
                     deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
                     continue;
                 }
-                () = kill_at => {
+                () = told_to_abandon(&mut abandoned) => {
                     process.kill().await;
                     return Last::Gone;
                 }
+                () = at(deadline) => {
+                    process.kill().await;
+                    return Last::Gone;
+                }
+                Some(meeting) = meetings.recv() => {
+                    process.tell_meeting(&meeting).await;
+                    continue;
+                }
             };
-            let Line::Event(event) = received else { return Last::Line(received) };
-            if let Event::Step(step) = &event {
-                self.vitals.record(step);
-            }
-            let entry = tracker.take(&event);
-            self.outbox.add(entry, &tracker.progress);
-            match event {
-                Event::Checkpoint { step, folder } => {
-                    drop(saved.send(Saved { kind: "checkpoint", step, folder: folder.into() }))
-                }
-                Event::Finished { step, folder } => {
-                    drop(saved.send(Saved { kind: "adapter", step, folder: folder.into() }))
-                }
-                _ => {}
+            match received {
+                Line::Event(event) => self.take(event, &mut tracker, &saved),
+                Line::Listening(listening) => self.offer(listening),
+                ended => return Last::Line(ended),
             }
             if self.outbox.is_refused() {
                 process.kill().await;
                 return Last::Gone;
             }
+        }
+    }
+
+    /// Passes on what happened. All of a gang see the same, and the first one tells of it.
+    fn take(&self, event: Event, tracker: &mut Tracker, saved: &mpsc::UnboundedSender<Saved>) {
+        let entry = tracker.take(&event);
+        if self.assignment.rank > 0 {
+            return;
+        }
+        if let Event::Step(step) = &event {
+            self.vitals.record(step);
+        }
+        self.outbox.add(entry, &tracker.progress);
+        match event {
+            Event::Checkpoint { step, folder } => {
+                drop(saved.send(Saved { kind: "checkpoint", step, folder: folder.into() }))
+            }
+            Event::Finished { step, folder } => {
+                drop(saved.send(Saved { kind: "adapter", step, folder: folder.into() }))
+            }
+            _ => {}
         }
     }
 
@@ -325,6 +267,7 @@ impl Worker {
             token: self.assignment.token,
             outcome: judgement.outcome.into(),
             message: judgement.message,
+            rank: self.assignment.rank,
         };
         loop {
             match self.client.workers.finish(request.clone()).await {
@@ -367,24 +310,28 @@ fn hung_for(patience: Duration) -> String {
 }
 
 /// Waits until there is a reason to stop.
-async fn told_to_stop(stopping: &mut watch::Receiver<Option<String>>) {
+pub(super) async fn told_to_stop(stopping: &mut watch::Receiver<Option<Stopping>>) {
     // The session holds the sender for as long as the attempt lives.
     let _ = stopping.wait_for(Option::is_some).await.map(drop);
 }
 
-/// Tells of a download through the job's log.
-struct Told {
-    outbox: Arc<Outbox>,
+/// Waits until nothing of the attempt would be taken any more.
+async fn told_to_abandon(stopping: &mut watch::Receiver<Option<Stopping>>) {
+    let at_once = |stopping: &Option<Stopping>| stopping.as_ref().is_some_and(|s| s.at_once);
+    let _ = stopping.wait_for(at_once).await.map(drop);
 }
 
-impl FetchProgress for Told {
-    fn start(&self, what: &str, bytes: u64) {
-        self.outbox.log(line("info", format!("fetching {what}, {:.0} MB", bytes as f64 / 1e6)));
+/// Never, where there is no time to wait for.
+async fn after(patience: Option<Duration>) {
+    match patience {
+        Some(patience) => tokio::time::sleep(patience).await,
+        None => std::future::pending().await,
     }
+}
 
-    fn at(&self, _: u64) {}
-
-    fn note(&self, text: &str) {
-        self.outbox.log(line("info", text.to_owned()));
+async fn at(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

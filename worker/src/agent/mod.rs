@@ -5,6 +5,8 @@
 
 mod attempt;
 mod outbox;
+mod peers;
+mod prepare;
 mod process;
 mod progress;
 mod session;
@@ -33,7 +35,8 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let identity = Identity::take(&args)?;
         let platform = platform::probe(args.device.as_deref(), &args.label, &identity.folder)?;
         let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
-        let manners = session::Manners { once: args.once, patience: args.patience };
+        let peers = peers::Peers { host: args.peer_address, port: args.peer_port };
+        let manners = session::Manners { once: args.once, patience: args.patience, peers };
         session::Session::new(client, identity, platform, manners).run().await?;
         Ok(ExitCode::SUCCESS)
     })

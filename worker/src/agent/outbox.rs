@@ -16,6 +16,15 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Lines and points of one batch.
 const BATCH: usize = 2000;
 
+/// Who reports.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender {
+    pub session: u64,
+    pub token: u64,
+    /// Among the workers of the attempt.
+    pub rank: u32,
+}
+
 /// Collects from the attempt and sends from a task of its own.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -61,7 +70,7 @@ impl Outbox {
     }
 
     /// Sends batches until the attempt is refused; never ends otherwise.
-    pub async fn deliver(self: Arc<Self>, mut client: Client, session: u64, token: u64) {
+    pub async fn deliver(self: Arc<Self>, mut client: Client, sender: Sender) {
         let mut number = 0;
         loop {
             let Some(mut batch) = self.next_batch() else {
@@ -71,7 +80,7 @@ impl Outbox {
                 continue;
             };
             number += 1;
-            (batch.session, batch.token, batch.batch) = (session, token, number);
+            (batch.session, batch.token, batch.rank, batch.batch) = (sender.session, sender.token, sender.rank, number);
             while let Err(status) = client.workers.report(batch.clone()).await {
                 if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) {
                     tracing::warn!("reports are refused: {}", status.message());
@@ -93,7 +102,8 @@ impl Outbox {
         pending.sending = true;
         let metrics = drain(&mut pending.metrics);
         let logs = drain(&mut pending.logs);
-        Some(ReportRequest { session: 0, token: 0, batch: 0, metrics, logs, progress: pending.progress.take() })
+        let progress = pending.progress.take();
+        Some(ReportRequest { metrics, logs, progress, ..ReportRequest::default() })
     }
 
     /// Waits until everything is delivered; false where the coordinator refuses this attempt.

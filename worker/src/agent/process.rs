@@ -8,7 +8,8 @@ use qlora_trainer::Blame;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::child::Line;
+use crate::child::{Line, MEET};
+use crate::gang::Meeting;
 
 /// Lines of stderr that are kept for the message when the child dies.
 const LAST_WORDS: usize = 5;
@@ -76,8 +77,20 @@ impl Process {
 
     /// Asks the child to save and stop.
     pub async fn ask_to_stop(&mut self) {
+        self.say("stop").await;
+    }
+
+    /// Tells the child where the first of its gang is found.
+    pub async fn tell_meeting(&mut self, meeting: &Meeting) {
+        if let Ok(text) = serde_json::to_string(meeting) {
+            self.say(&format!("{MEET}{text}")).await;
+        }
+    }
+
+    /// A child that is gone hears nothing; how it ended is told elsewhere.
+    async fn say(&mut self, line: &str) {
         if let Some(stdin) = &mut self.stdin {
-            let _ = stdin.write_all(b"stop\n").await;
+            let _ = stdin.write_all(format!("{line}\n").as_bytes()).await;
         }
     }
 
@@ -98,6 +111,7 @@ impl Process {
                     Blame::Input => Outcome::BadInput,
                     Blame::Memory => Outcome::OutOfMemory,
                     Blame::Attempt => Outcome::Failed,
+                    Blame::Peer => Outcome::PeerLost,
                 };
                 Judgement { outcome, message }
             }

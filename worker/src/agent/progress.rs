@@ -16,6 +16,7 @@ pub struct Tracker {
     pub progress: Progress,
     seconds_per_step: Option<f64>,
     last_step: Option<Instant>,
+    meets: bool,
 }
 
 /// What one event adds to the record.
@@ -30,6 +31,7 @@ impl Tracker {
     pub fn take(&mut self, event: &Event) -> Entry {
         match event {
             Event::Phase { phase, done, of } => {
+                self.meets = *phase == Phase::Meeting;
                 self.progress.phase = word(*phase).into();
                 (self.progress.phase_done, self.progress.phase_of) = (*done, *of);
                 Entry::default()
@@ -67,6 +69,11 @@ impl Tracker {
             Event::Scores(scores) => self.scores(scores),
             Event::Finished { step, .. } => entry(format!("trained to step {step}")),
         }
+    }
+
+    /// Whether the process may be silent because other workers are not there yet.
+    pub fn waits_for_others(&self) -> bool {
+        self.meets
     }
 
     fn scores(&mut self, s: &Scores) -> Entry {
@@ -124,6 +131,7 @@ fn word(phase: Phase) -> &'static str {
         Phase::Quantising => "quantising the model, once for all later runs",
         Phase::Loading => "loading the model",
         Phase::Preparing => "checking gradients",
+        Phase::Meeting => "waiting for the other workers",
         Phase::Evaluating => "evaluating",
         Phase::Training => "training",
         Phase::Saving => "saving",

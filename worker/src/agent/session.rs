@@ -9,7 +9,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::attempt::{Attempt, Ending};
+use super::attempt::{self, Attempt, Ending};
+use super::peers::Peers;
 use crate::error::WorkerError;
 use crate::identity::Identity;
 use crate::platform;
@@ -29,16 +30,17 @@ const SAFE_PART: f64 = 0.8;
 const GPU_PATIENCE: u64 = 1800;
 
 /// How a person wants the worker to be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Manners {
     /// Ends after one attempt.
     pub once: bool,
     /// Seconds that a training process may say nothing; 0 is for ever.
     pub patience: Option<u64>,
+    pub peers: Peers,
 }
 
 impl Manners {
-    fn patience(self, class: DeviceClass) -> Option<Duration> {
+    fn patience(&self, class: DeviceClass) -> Option<Duration> {
         let usual = if class == DeviceClass::Cpu { 0 } else { GPU_PATIENCE };
         Some(self.patience.unwrap_or(usual)).filter(|&seconds| seconds > 0).map(Duration::from_secs)
     }
@@ -113,12 +115,12 @@ impl Session {
                     // The job goes to another machine; this one would only fail the next.
                     platform::still_fit(&self.platform)?;
                 }
-                Turn::LeaseEnds => self.stop_attempt("the lease could not be renewed in time"),
+                Turn::LeaseEnds => self.stop_attempt("the lease could not be renewed in time", false),
                 Turn::Signal if self.draining || self.attempt.is_none() => return Ok(()),
                 Turn::Signal => {
                     tracing::info!("saving and stopping; once more stops at once");
                     self.draining = true;
-                    self.stop_attempt("the worker is stopping");
+                    self.stop_attempt("the worker is stopping", false);
                 }
             }
         }
@@ -184,7 +186,7 @@ impl Session {
             wait_ms: HOLD.min(self.lease / 3).as_millis() as u32,
         };
         let lease_ends = self.renewed + self.lease.mul_f64(SAFE_PART);
-        let watches_lease = self.attempt.as_ref().is_some_and(|a| !a.is_stopping());
+        let watches_lease = self.attempt.as_ref().is_some_and(|a| !a.is_stopping(false));
         let mut client = self.client.workers.clone();
         let exchange = async move {
             // A call that hangs must not keep the lease from being noticed.
@@ -211,7 +213,7 @@ impl Session {
     fn act(&mut self, wanted: Option<Wanted>) {
         match wanted {
             Some(Wanted::Run(assignment)) => self.start(assignment),
-            Some(Wanted::Stop(stop)) => self.stop_attempt(&stop.reason),
+            Some(Wanted::Stop(stop)) => self.stop_attempt(&stop.reason, stop.at_once),
             Some(Wanted::GoOn(_) | Wanted::Nothing(_)) | None => {}
         }
     }
@@ -219,18 +221,21 @@ impl Session {
     fn start(&mut self, assignment: Assignment) {
         if self.attempt.is_none() && !self.draining {
             tracing::info!(job = assignment.job, attempt = assignment.token, "starting");
-            let patience = self.manners.patience(self.platform.device_class());
+            let manners = attempt::Manners {
+                patience: self.manners.patience(self.platform.device_class()),
+                peers: self.manners.peers.clone(),
+            };
             let state = self.identity.folder.clone();
-            self.attempt = Some(Attempt::start(self.client.clone(), self.id, state, patience, assignment));
+            self.attempt = Some(Attempt::start(self.client.clone(), self.id, state, manners, assignment));
         }
     }
 
-    fn stop_attempt(&self, reason: &str) {
+    fn stop_attempt(&self, reason: &str, at_once: bool) {
         if let Some(attempt) = &self.attempt
-            && !attempt.is_stopping()
+            && !attempt.is_stopping(at_once)
         {
             tracing::info!(attempt = attempt.token, reason, "stopping");
-            attempt.stop(reason);
+            attempt.stop(reason, at_once);
         }
     }
 }

@@ -26,6 +26,7 @@ pub fn probe(folder: &Path) -> Platform {
         disk_free: disk_free(folder),
         os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         version: env!("CARGO_PKG_VERSION").into(),
+        host: System::host_name().unwrap_or_default(),
         bf16: has_bf16(),
         ..Platform::default()
     }

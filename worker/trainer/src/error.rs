@@ -12,6 +12,8 @@ pub enum Blame {
     Memory,
     /// Something that another attempt may not meet.
     Attempt,
+    /// Another process of the group, which is gone.
+    Peer,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,17 @@ pub enum Error {
     Device { name: String, fault: String },
     #[error("the device's memory ran out ({fault}); {advice}")]
     Memory { fault: String, advice: String },
+    /// What happened to the other process, it tells itself.
+    #[error("another process of the group is gone: {fault}")]
+    Peer { fault: String },
+    #[error("the workers of this job do not come together: {fault}")]
+    Meeting { fault: String },
+    #[error("worker {rank} of the group does not work on the same as the first: {theirs}; the first has {first}")]
+    Mismatch { rank: usize, theirs: String, first: String },
+    #[error(
+        "the adapters of worker {rank} differ from those of the first after step {step}; their processors do not compute alike"
+    )]
+    Diverged { rank: usize, step: u64 },
     #[error("the job was stopped")]
     Stopped,
     #[error("{0}")]
@@ -68,12 +81,18 @@ impl Error {
             | Self::Adapter { .. }
             | Self::Export { .. }
             | Self::NoGradient { .. }
-            | Self::NotFinite { .. } => Blame::Input,
+            | Self::NotFinite { .. }
+            | Self::Mismatch { .. }
+            | Self::Diverged { .. } => Blame::Input,
+            Self::Peer { .. } => Blame::Peer,
             Self::Memory { .. } => Blame::Memory,
             Self::Tensors(e) if is_out_of_memory(e) => Blame::Memory,
-            Self::Tensors(_) | Self::Io { .. } | Self::Checkpoint { .. } | Self::Device { .. } | Self::Stopped => {
-                Blame::Attempt
-            }
+            Self::Tensors(_)
+            | Self::Meeting { .. }
+            | Self::Io { .. }
+            | Self::Checkpoint { .. }
+            | Self::Device { .. }
+            | Self::Stopped => Blame::Attempt,
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod device;
 mod error;
 pub mod export;
 pub mod generate;
+pub mod group;
 pub mod lora;
 pub mod model;
 pub mod optim;

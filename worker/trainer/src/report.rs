@@ -13,6 +13,8 @@ pub enum Phase {
     Quantising,
     Loading,
     Preparing,
+    /// The others of the group are waited for.
+    Meeting,
     Evaluating,
     Training,
     Saving,
@@ -83,8 +85,8 @@ pub struct StepReport {
     pub peak_bytes: u64,
 }
 
-/// What someone outside asks of a run, heard between steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What someone outside asks of a run, heard between steps; of two wishes the later one here counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wish {
     GoOn,
     /// Save now and go on.

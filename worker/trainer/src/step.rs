@@ -1,10 +1,14 @@
 //! One optimizer step.
 
+use std::ops::Range;
+
 use qlora_config::TrainingSection;
 use qlora_kernels::ops::cross_entropy::Loss;
+use qlora_kernels::pairwise;
 use qlora_planner::Keep;
 
 use crate::Result;
+use crate::group::{self, Group};
 use crate::lora::{Adapters, Gradients, MaskPosition};
 use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
@@ -34,20 +38,23 @@ pub struct Trainer<'a> {
 }
 
 impl Trainer<'_> {
-    /// Learns from `batches`, the micro-batches of step `step` (from 0).
+    /// Learns from `batches`, the micro-batches of step `step` (from 0), of which each process of `group` works on its
+    /// share.
     ///
     /// The step runs on a thread of the pool: from outside, every product would wake the pool and wait for it.
-    pub fn step(&mut self, step: u64, batches: &[Batch]) -> Result<StepOutcome> {
-        rayon::scope(|_| self.step_on_this_thread(step, batches))
+    pub fn step(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
+        rayon::scope(|_| self.step_on_this_thread(step, batches, group))
     }
 
-    fn step_on_this_thread(&mut self, step: u64, batches: &[Batch]) -> Result<StepOutcome> {
-        let (loss, gradients) = self.losses_and_gradients(step, batches)?;
+    fn step_on_this_thread(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
+        let (losses, gradients) = self.share(step, batches, group::share(group, batches.len()))?;
+        let gradients = gradients.summed(group)?;
         let norm = gradients.norm()?;
         let learning_rate = self.learning_rate.at(step);
         let updated = self.optimizer.updated(&self.adapters, &gradients, &norm, learning_rate, self.training)?;
         // A GPU has been given all its work before anything is waited for.
-        let (loss, grad_norm) = (loss.value()? * per_token(batches), norm.value()?);
+        let losses = group::all_numbers(group, &values(&losses)?)?;
+        let (loss, grad_norm) = (losses.iter().sum::<f64>() * per_token(batches), norm.value()?);
         let skipped = !(loss.is_finite() && grad_norm.is_finite());
         if !skipped {
             (self.adapters, self.optimizer) = updated;
@@ -58,23 +65,38 @@ impl Trainer<'_> {
 
     /// Mean loss over the supervised tokens of all `batches`, and its gradients.
     pub fn gradients(&self, step: u64, batches: &[Batch]) -> Result<(f64, Gradients)> {
-        let (loss, gradients) = self.losses_and_gradients(step, batches)?;
-        Ok((loss.value()? * per_token(batches), gradients))
+        let (losses, gradients) = self.share(step, batches, 0..batches.len())?;
+        Ok((values(&losses)?.iter().sum::<f64>() * per_token(batches), gradients))
     }
 
-    /// Sum of the losses of all supervised tokens, and gradients of their mean.
-    fn losses_and_gradients(&self, step: u64, batches: &[Batch]) -> Result<(Loss, Gradients)> {
+    /// Sum of the losses of the supervised tokens of each micro-batch of `share`, and what they give to the gradients of
+    /// the mean over all `batches`.
+    fn share(&self, step: u64, batches: &[Batch], share: Range<usize>) -> Result<(Vec<Loss>, Gradients)> {
         let scale = per_token(batches);
-        let mut gradients = Gradients::none(&self.adapters);
-        let (mut loss, mut first_token) = (Loss::default(), 0u64);
-        for batch in batches {
-            let masks = MaskPosition { step, first_token };
-            let passed = self.decoder.forward(batch, &self.adapters, masks, self.training, &self.keeps)?;
-            loss = loss.plus(self.decoder.backward(batch, &self.adapters, masks, passed, scale, &mut gradients)?);
-            first_token += batch.tokens() as u64;
-        }
-        Ok((loss, gradients))
+        let starts: Vec<u64> = batches.iter().scan(0, |next, batch| Some(advance(next, batch))).collect();
+        let mut losses = Vec::with_capacity(share.len());
+        let mut pass = |i: usize| {
+            let masks = MaskPosition { step, first_token: starts[i] };
+            let mut gradients = Gradients::none(&self.adapters);
+            let passed = self.decoder.forward(&batches[i], &self.adapters, masks, self.training, &self.keeps)?;
+            losses.push(self.decoder.backward(&batches[i], &self.adapters, masks, passed, scale, &mut gradients)?);
+            Ok(gradients)
+        };
+        let gradients = pairwise(share, &mut pass, &mut Gradients::plus)?;
+        Ok((losses, gradients))
     }
+}
+
+/// The first token of `batch`, where `next` is the first that is free.
+fn advance(next: &mut u64, batch: &Batch) -> u64 {
+    let first = *next;
+    *next += batch.tokens() as u64;
+    first
+}
+
+/// Waits for the device.
+fn values(losses: &[Loss]) -> Result<Vec<f64>> {
+    losses.iter().map(|loss| Ok(loss.value()?)).collect()
 }
 
 /// What makes a mean of a sum over the supervised tokens of a step.

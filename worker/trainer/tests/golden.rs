@@ -9,6 +9,7 @@ use qlora_data::{IGNORE, Sample};
 use qlora_planner::Keep;
 use qlora_trainer::adapter;
 use qlora_trainer::export::{self, Base, ElementType};
+use qlora_trainer::group::Alone;
 use qlora_trainer::lora::{Adapters, NAMES};
 use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::optim::{LearningRate, Optimizer};
@@ -207,7 +208,7 @@ fn bf16_agrees(run: &str, device: &Device, checkpointing: bool) {
     let (mut loss, mut norm) = (0f64, 0f64);
     for (i, wanted) in recorded.steps["steps"].as_array().expect("steps").iter().enumerate() {
         let micro: Vec<Batch> = [2 * i, 2 * i + 1].iter().map(|&n| Batch::pack(&samples(&batches, n))).collect();
-        let outcome = trainer.step(i as u64, &micro).expect("a step");
+        let outcome = trainer.step(i as u64, &micro, &mut Alone).expect("a step");
         let number = |key: &str| wanted[key].as_f64().expect("a number");
         loss = loss.max((outcome.loss - number("loss")).abs());
         norm = norm.max((outcome.grad_norm / number("grad_norm") - 1.0).abs());
@@ -250,7 +251,7 @@ fn training_agrees(run: &str, checkpointing: bool) {
         if i == 0 {
             first_gradients_agree(&trainer, &micro, &recorded.folder);
         }
-        let outcome = trainer.step(i as u64, &micro).expect("a step");
+        let outcome = trainer.step(i as u64, &micro, &mut Alone).expect("a step");
         let number = |key: &str| wanted[key].as_f64().expect("a number");
         assert!((outcome.loss - number("loss")).abs() < 1e-4, "step {i}: loss {} and {}", outcome.loss, number("loss"));
         let ratio = outcome.grad_norm / number("grad_norm");

@@ -1,6 +1,6 @@
 //! Tables and lines for people.
 
-use qlora_proto::{CallScores, Job, Progress, Scores, WorkerInfo};
+use qlora_proto::{Attempt, CallScores, Job, Progress, Scores, WorkerInfo};
 
 /// Rows under headings, each column as wide as its widest cell; numbers to the right where `right` says so.
 pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
@@ -38,7 +38,7 @@ fn job_row(job: &Job) -> Vec<String> {
         p.last_evaluation.map(|l| format!("{l:.3}")).unwrap_or_default(),
         p.tokens_per_second.map(|t| format!("{t:.0}")).unwrap_or_default(),
         left,
-        job.attempts.last().map(|a| a.worker.clone()).unwrap_or_default(),
+        job.attempts.last().map(Attempt::workers).unwrap_or_default(),
     ]
 }
 
@@ -81,7 +81,7 @@ pub fn job(job: &Job) -> String {
     }
     for attempt in &job.attempts {
         let outcome = if attempt.outcome.is_empty() { "running" } else { &attempt.outcome };
-        add("attempt", format!("{} on {}: {outcome}", attempt.token, attempt.worker));
+        add("attempt", format!("{} on {}: {outcome}", attempt.token, attempt.workers()));
     }
     for artifact in &job.artifacts {
         add(&artifact.kind, format!("{} ({})", artifact.name, bytes(artifact.size)));

@@ -55,7 +55,7 @@ pub fn scores(s: &Scores) -> Value {
 }
 
 fn attempt(a: &Attempt) -> Value {
-    json!({"token": a.token, "worker": a.worker, "started_unix_ms": a.started_unix_ms, "ended_unix_ms": a.ended_unix_ms, "outcome": a.outcome})
+    json!({"token": a.token, "worker": a.worker, "others": a.others, "started_unix_ms": a.started_unix_ms, "ended_unix_ms": a.ended_unix_ms, "outcome": a.outcome})
 }
 
 pub fn artifact(a: &JobArtifact) -> Value {

@@ -14,6 +14,7 @@ use qlora_data::Sample;
 use qlora_planner::{Keep, plan_with};
 use serde::Serialize;
 
+use crate::group::Alone;
 use crate::lora::{Adapters, Gradients, MaskPosition};
 use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
@@ -88,12 +89,12 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
     device::forget_peak(&device)?;
-    trainer.step(0, &batch)?;
+    trainer.step(0, &batch, &mut Alone)?;
     let first_step_seconds = process_seconds();
     let (mut seconds, mut loss) = (Vec::with_capacity(extent.steps), 0.0);
     for step in 0..extent.steps {
         let start = Instant::now();
-        loss = trainer.step(step as u64 + 1, &batch)?.loss;
+        loss = trainer.step(step as u64 + 1, &batch, &mut Alone)?.loss;
         seconds.push(start.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);

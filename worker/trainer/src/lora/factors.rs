@@ -96,6 +96,12 @@ impl FactorGrad {
         [&self.a, &self.b].into_iter().chain(&self.magnitude)
     }
 
+    /// The same with the tensors that `change` makes of each, in the order of [`NAMES`].
+    pub(crate) fn map(&self, mut change: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let (a, b) = (change(&self.a)?, change(&self.b)?);
+        Ok(Self { a, b, magnitude: self.magnitude.as_ref().map(change).transpose()? })
+    }
+
     pub(crate) fn plus(self, other: Self) -> Result<Self> {
         let magnitude = match (self.magnitude, other.magnitude) {
             (Some(one), Some(two)) => Some(rows::add(&one, &two)?),

@@ -9,6 +9,7 @@ use qlora_kernels::ops::adamw::Norm;
 use qlora_planner::ModelShape;
 
 use crate::Result;
+use crate::group::Group;
 use crate::model::AdapterPass;
 
 pub use factors::{FactorGrad, Factors, Magnitude, NAMES};
@@ -129,7 +130,7 @@ impl Adapters {
     }
 }
 
-/// Gradients of all adapters, summed over micro-batches.
+/// Gradients of all adapters.
 #[derive(Debug, Clone)]
 pub struct Gradients(Vec<Option<FactorGrad>>);
 
@@ -138,13 +139,35 @@ impl Gradients {
         Self(vec![None; adapters.sites.len()])
     }
 
-    pub fn add(&mut self, index: usize, grad: FactorGrad) -> Result<()> {
-        let slot = &mut self.0[index];
-        *slot = Some(match slot.take() {
-            None => grad,
-            Some(sum) => sum.plus(grad)?,
-        });
-        Ok(())
+    /// Takes the gradient of the site `index`.
+    pub fn set(&mut self, index: usize, grad: FactorGrad) {
+        self.0[index] = Some(grad);
+    }
+
+    /// The sum of both.
+    pub fn plus(self, other: Self) -> Result<Self> {
+        let sum = |(one, two)| match (one, two) {
+            (Some(one), Some(two)) => FactorGrad::plus(one, two).map(Some),
+            (one, two) => Ok(Option::or(one, two)),
+        };
+        self.0.into_iter().zip(other.0).map(sum).collect::<Result<_>>().map(Self)
+    }
+
+    /// The sum over all of `group`.
+    pub fn summed(self, group: &mut dyn Group) -> Result<Self> {
+        if group.size() == 1 {
+            return Ok(self);
+        }
+        let parts = self.tensors().map(Tensor::flatten_all).collect::<Result<Vec<_>, _>>()?;
+        let sum = group.sum(&Tensor::cat(&parts, 0)?)?;
+        let mut start = 0;
+        let mut part = |like: &Tensor| {
+            let n = like.elem_count();
+            start += n;
+            Ok(sum.narrow(0, start - n, n)?.reshape(like.dims())?)
+        };
+        let entries = self.0.iter().map(|entry| entry.as_ref().map(|grad| grad.map(&mut part)).transpose());
+        entries.collect::<Result<_>>().map(Self)
     }
 
     /// One entry a site; none where no gradient has arrived.
@@ -152,10 +175,13 @@ impl Gradients {
         &self.0
     }
 
+    fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.0.iter().flatten().flat_map(FactorGrad::tensors)
+    }
+
     /// L2 norm over all tensors.
     pub fn norm(&self) -> Result<Norm> {
-        let tensors: Vec<&Tensor> = self.0.iter().flatten().flat_map(FactorGrad::tensors).collect();
-        Ok(Norm::of(&tensors)?)
+        Ok(Norm::of(&self.tensors().collect::<Vec<_>>())?)
     }
 }
 

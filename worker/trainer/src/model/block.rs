@@ -326,7 +326,7 @@ impl Block {
     ) -> Result<()> {
         for (module, grad) in modules.into_iter().zip(found) {
             if let (Some(grad), Some(index)) = (grad, pass.adapters.index(self.index, module)) {
-                grads.add(index, grad)?;
+                grads.set(index, grad);
             }
         }
         Ok(())

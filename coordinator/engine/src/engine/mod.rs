@@ -1,0 +1,279 @@
+//! The state and the one function that changes it.
+
+mod attempts;
+mod workers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use self::workers::Seen;
+use crate::event::{Effect, Event, Refusal, Response};
+use crate::ids::{JobId, Millis, SessionId, Token};
+use crate::job::{Attempt, Job, JobSpec, JobState};
+use crate::placement::verdict;
+use crate::worker::Worker;
+
+/// Times, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A worker that is silent for this long has lost its attempt.
+    pub lease: u64,
+    /// Wait before the second attempt; doubles with each failure.
+    pub backoff: u64,
+    pub max_backoff: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { lease: 30_000, backoff: 2_000, max_backoff: 300_000 }
+    }
+}
+
+/// All jobs and all workers.
+#[derive(Debug)]
+pub struct Engine {
+    limits: Limits,
+    jobs: BTreeMap<JobId, Job>,
+    keys: HashMap<String, JobId>,
+    /// Jobs that wait for a worker.
+    queue: BTreeSet<JobId>,
+    running: HashMap<Token, JobId>,
+    workers: BTreeMap<String, Worker>,
+    sessions: HashMap<SessionId, String>,
+    next_token: u64,
+    next_session: u64,
+}
+
+/// Effects of one event, as they come up.
+type Effects = Vec<Effect>;
+
+impl Engine {
+    /// An engine over the jobs of an earlier one. Workers register again; running attempts have one lease from
+    /// `now` on to be claimed, so that a restart is invisible to a job that goes on.
+    pub fn new(limits: Limits, jobs: Vec<Job>, now: Millis) -> Self {
+        let highest = |job: &Job| job.attempts.iter().map(|a| a.token.0).max().unwrap_or(0);
+        let mut engine = Self {
+            limits,
+            next_token: jobs.iter().map(highest).max().unwrap_or(0) + 1,
+            // Sessions of an earlier process must not be valid in this one.
+            next_session: now.0,
+            jobs: BTreeMap::new(),
+            keys: HashMap::new(),
+            queue: BTreeSet::new(),
+            running: HashMap::new(),
+            workers: BTreeMap::new(),
+            sessions: HashMap::new(),
+        };
+        for job in jobs {
+            engine.adopt(job, now);
+        }
+        engine
+    }
+
+    fn adopt(&mut self, job: Job, now: Millis) {
+        if let Some(key) = &job.spec.idempotency_key {
+            self.keys.insert(key.clone(), job.id);
+        }
+        match &job.state {
+            JobState::Queued { .. } => drop(self.queue.insert(job.id)),
+            JobState::Running { token, .. } => {
+                self.running.insert(*token, job.id);
+                let until = now.plus(self.limits.lease);
+                for name in job.attempt(*token).into_iter().flat_map(Attempt::holders) {
+                    self.workers.insert(name.to_owned(), Worker::absent(name.to_owned(), *token, now, until));
+                }
+            }
+            _ => {}
+        }
+        self.jobs.insert(job.id, job);
+    }
+
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id)
+    }
+
+    /// All jobs, oldest first.
+    pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
+        self.jobs.values()
+    }
+
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values()
+    }
+
+    /// The job that holds `token` now.
+    pub fn job_of(&self, token: Token) -> Option<JobId> {
+        self.running.get(&token).copied()
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The next time after `now` at which [`Event::Tick`] may change something.
+    pub fn next_deadline(&self, now: Millis) -> Option<Millis> {
+        let leases = self.workers.values().filter(|w| w.connected || w.assigned.is_some()).map(|w| w.lease_until);
+        let waits = self.queue.iter().filter_map(|id| match self.jobs.get(id)?.state {
+            JobState::Queued { not_before } => Some(not_before),
+            _ => None,
+        });
+        // Jobs that may start already wait for a worker and not for time.
+        leases.chain(waits.filter(|&t| t > now)).min()
+    }
+
+    /// Takes one event at time `now`.
+    pub fn handle(&mut self, now: Millis, event: Event) -> (Response, Vec<Effect>) {
+        let mut effects = Vec::new();
+        let result = match event {
+            Event::Submit { spec } => self.submit(now, *spec, &mut effects),
+            Event::Cancel { job, reason } => self.cancel(now, job, reason, &mut effects),
+            Event::Register { name, instance, platform, running } => {
+                self.register(now, name, instance, *platform, running, &mut effects)
+            }
+            Event::Synchronize { session, running, memory_free, disk_free, draining } => {
+                let seen = Seen { running, memory_free, disk_free, draining };
+                self.synchronize(now, session, seen, &mut effects)
+            }
+            Event::Leave { session } => {
+                self.leave(now, session, &mut effects);
+                Ok(Response::Done)
+            }
+            Event::Report { token, rank, batch, progress } => {
+                self.report(token, rank, batch, progress.map(|p| *p), &mut effects)
+            }
+            Event::Commit { token, artifact } => self.commit(token, artifact, &mut effects),
+            Event::Finish { token, rank, outcome, message } => {
+                self.finish(now, (token, rank), outcome, message, &mut effects)
+            }
+            Event::Offer { token, meeting } => self.offer(token, meeting, &mut effects),
+            Event::Tick => self.tick(now, &mut effects),
+        };
+        match result {
+            Ok(response) => (response, effects),
+            Err(refusal) => (Response::Refused(refusal), effects),
+        }
+    }
+
+    fn submit(&mut self, now: Millis, spec: JobSpec, effects: &mut Effects) -> Result<Response, Refusal> {
+        if let Some(&known) = spec.idempotency_key.as_ref().and_then(|key| self.keys.get(key)) {
+            let same = self
+                .jobs
+                .get(&known)
+                .is_some_and(|job| job.spec.config_hash == spec.config_hash && job.spec.kind == spec.kind);
+            return if same {
+                Ok(Response::Submitted { job: known, created: false })
+            } else {
+                Err(Refusal::KeyReused(known))
+            };
+        }
+        let id = JobId(self.jobs.last_key_value().map_or(0, |(id, _)| id.0) + 1);
+        if let Some(key) = &spec.idempotency_key {
+            self.keys.insert(key.clone(), id);
+        }
+        effects.push(record(Some(id), None, "submitted", spec.name.clone()));
+        self.jobs.insert(id, Job::new(id, spec, now));
+        self.queue.insert(id);
+        effects.push(Effect::Save(id));
+        self.wake_one_for(id, effects);
+        Ok(Response::Submitted { job: id, created: true })
+    }
+
+    /// Wakes a worker that waits and fits; it takes the oldest job that fits it.
+    ///
+    /// A worker that was woken no longer waits, so that the next job wakes another one.
+    fn wake_one_for(&mut self, id: JobId, effects: &mut Effects) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let idle = self.workers.values_mut().filter(|w| w.is_free()).find(|w| verdict(&job.spec.needs, w).fits);
+        if let Some(worker) = idle {
+            worker.waiting = false;
+            effects.push(Effect::Wake(worker.session));
+        }
+    }
+
+    /// A worker stopped waiting before it was answered; what it was woken for goes to another.
+    fn leave(&mut self, now: Millis, session: SessionId, effects: &mut Effects) {
+        if let Some(worker) = self.sessions.get(&session).and_then(|name| self.workers.get_mut(name)) {
+            worker.waiting = false;
+        }
+        self.wake_for_oldest(now, effects);
+    }
+
+    /// Wakes everyone who waits: what some were kept free for is not to be started any more.
+    fn wake_all(&mut self, effects: &mut Effects) {
+        if self.queue.is_empty() {
+            return;
+        }
+        for worker in self.workers.values_mut().filter(|w| w.is_free()) {
+            worker.waiting = false;
+            effects.push(Effect::Wake(worker.session));
+        }
+    }
+
+    fn wake_for_oldest(&mut self, now: Millis, effects: &mut Effects) {
+        let ready = |id: &&JobId| matches!(self.jobs.get(id).map(|j| &j.state), Some(JobState::Queued { not_before }) if *not_before <= now);
+        if let Some(id) = self.queue.iter().find(ready).copied() {
+            self.wake_one_for(id, effects);
+        }
+    }
+
+    fn cancel(&mut self, now: Millis, id: JobId, reason: String, effects: &mut Effects) -> Result<Response, Refusal> {
+        let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
+        match &mut job.state {
+            JobState::Queued { .. } => {
+                job.state = JobState::Cancelled { at: now, reason: reason.clone() };
+                job.progress.phase = "cancelled".into();
+                let kept_others_free = job.spec.needs.workers > 1;
+                self.queue.remove(&id);
+                effects.push(record(Some(id), None, "cancelled", reason));
+                if kept_others_free {
+                    self.wake_all(effects);
+                }
+            }
+            JobState::Running { token, stopping, .. } => {
+                *stopping = Some(reason.clone());
+                let token = *token;
+                let holders = job.attempt(token).into_iter().flat_map(Attempt::holders);
+                let sessions = holders.filter_map(|name| Some(self.workers.get(name)?.session));
+                effects.extend(sessions.map(Effect::Wake));
+                effects.push(record(Some(id), None, "stopping", reason));
+            }
+            ended => return Err(Refusal::JobEnded { job: id, state: word(ended) }),
+        }
+        effects.push(Effect::Save(id));
+        Ok(Response::Done)
+    }
+
+    fn tick(&mut self, now: Millis, effects: &mut Effects) -> Result<Response, Refusal> {
+        let ended = |w: &&Worker| w.lease_until <= now && (w.connected || w.assigned.is_some());
+        let lost: Vec<String> = self.workers.values().filter(ended).map(|w| w.name.clone()).collect();
+        let anyone = !lost.is_empty();
+        for name in lost {
+            if let Some(worker) = self.workers.get_mut(&name) {
+                worker.connected = false;
+                worker.waiting = false;
+                self.sessions.remove(&worker.session);
+            }
+            effects.push(record(None, Some(name.clone()), "lost", "its lease ended".into()));
+            self.lose(now, &name, "its worker was not heard of for a whole lease", effects);
+        }
+        if anyone {
+            // A job that several were kept free for may now be one for which there are too few.
+            self.wake_all(effects);
+        }
+        self.wake_for_oldest(now, effects);
+        Ok(Response::Done)
+    }
+}
+
+fn word(state: &JobState) -> &'static str {
+    match state {
+        JobState::Queued { .. } => "queued",
+        JobState::Running { .. } => "running",
+        JobState::Succeeded { .. } => "succeeded",
+        JobState::Failed { .. } => "failed",
+        JobState::Cancelled { .. } => "cancelled",
+    }
+}
+
+fn record(job: Option<JobId>, worker: Option<String>, kind: &'static str, text: String) -> Effect {
+    Effect::Record { job, worker, kind, text }
+}

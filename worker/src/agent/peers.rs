@@ -1,0 +1,113 @@
+//! The workers of one attempt find each other through the coordinator.
+
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use qlora_client::Client;
+use qlora_proto::{MeetRequest, MeetResponse, Meeting as WireMeeting};
+use sysinfo::Networks;
+use tokio::sync::mpsc;
+use tonic::{Code, Response, Status};
+
+use super::attempt::Worker;
+use super::progress::line;
+use crate::gang::{Listening, Meeting};
+
+const RETRY: Duration = Duration::from_millis(500);
+/// How long the coordinator may hold an answer.
+const HOLD: Duration = Duration::from_secs(20);
+
+/// Where other workers reach this one.
+#[derive(Debug, Clone, Default)]
+pub struct Peers {
+    /// Instead of every address of this machine.
+    pub host: Option<String>,
+    /// 0 is any free one.
+    pub port: u16,
+}
+
+impl Peers {
+    /// host:port, the likeliest first: the way on which the coordinator is reached is one on which others come too.
+    fn addresses(&self, coordinator: &str, port: u16) -> Vec<String> {
+        if let Some(host) = &self.host {
+            return vec![format!("{host}:{port}")];
+        }
+        let mut found: Vec<IpAddr> = on_the_way_to(coordinator).into_iter().collect();
+        // Where the system does not list them, the way to the coordinator has to do.
+        let networks = Networks::new_with_refreshed_list().ok();
+        let all = networks.iter().flat_map(|all| all.values()).flat_map(|own| own.ip_networks()).map(|own| own.addr);
+        // Addresses of one link only would need to name it.
+        let far = |ip: &IpAddr| !ip.is_loopback() && !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        for ip in all.filter(far) {
+            if !found.contains(&ip) {
+                found.push(ip);
+            }
+        }
+        found.into_iter().map(|ip| std::net::SocketAddr::new(ip, port).to_string()).collect()
+    }
+}
+
+/// This machine's address on the way to the coordinator; nothing is sent.
+fn on_the_way_to(coordinator: &str) -> Option<IpAddr> {
+    let bare = coordinator.rsplit("://").next().unwrap_or(coordinator);
+    let try_from = |own: &str| {
+        let socket = UdpSocket::bind(own).ok()?;
+        socket.connect(bare).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    try_from("0.0.0.0:0").or_else(|| try_from("[::]:0"))
+}
+
+impl Worker {
+    /// Says where the others find this one, until the coordinator knows.
+    pub(super) fn offer(&self, listening: Listening) {
+        let addresses = self.manners.peers.addresses(&self.client.address, listening.port);
+        self.outbox.log(line("info", format!("the other workers find the first at {}", addresses.join(", "))));
+        let offer = WireMeeting { addresses, secret: listening.secret.to_vec() };
+        let request = MeetRequest { offer: Some(offer), ..self.meet_request() };
+        let client = self.client.clone();
+        tokio::spawn(async move { answer(client, request).await.map(drop) });
+    }
+
+    /// Where the first worker is found, as soon as it is known; nothing for the first one itself.
+    pub(super) fn meetings(&self) -> mpsc::Receiver<Meeting> {
+        let (sender, receiver) = mpsc::channel(1);
+        if self.assignment.rank > 0 {
+            let (client, request) = (self.client.clone(), self.meet_request());
+            tokio::spawn(async move {
+                while !sender.is_closed() {
+                    let Some(response) = answer(client.clone(), request.clone()).await else { return };
+                    if let Some(meeting) = response.meeting.and_then(known) {
+                        drop(sender.send(meeting).await);
+                        return;
+                    }
+                }
+            });
+        }
+        receiver
+    }
+
+    fn meet_request(&self) -> MeetRequest {
+        let wait_ms = HOLD.as_millis() as u32;
+        MeetRequest { session: 0, token: self.assignment.token, offer: None, wait_ms }
+    }
+}
+
+fn known(meeting: WireMeeting) -> Option<Meeting> {
+    Some(Meeting { addresses: meeting.addresses, secret: meeting.secret.try_into().ok()? })
+}
+
+/// Asks until the coordinator answers; none where the attempt is not current any more, which the session hears too.
+async fn answer(mut client: Client, request: MeetRequest) -> Option<MeetResponse> {
+    loop {
+        match client.workers.meet(request.clone()).await.map(Response::into_inner) {
+            Ok(response) => return Some(response),
+            Err(status) if is_final(&status) => return None,
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+fn is_final(status: &Status) -> bool {
+    matches!(status.code(), Code::FailedPrecondition | Code::NotFound | Code::InvalidArgument | Code::Unimplemented)
+}

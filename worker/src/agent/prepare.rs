@@ -1,0 +1,121 @@
+//! What an attempt needs before its child starts: rows, checkpoint or adapter, and the model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qlora_config::ResolvedConfig;
+use qlora_proto::{JobFile, JobKind};
+
+use super::attempt::{Fault, Worker, told_to_stop};
+use super::outbox::Outbox;
+use super::progress::line;
+use super::token_cache;
+use crate::child::{Spec, Task};
+use crate::gang::Seat;
+use crate::models::{self, Progress as FetchProgress};
+use qlora_client::transfer::{self, unwatched};
+
+impl Worker {
+    /// Brings everything here that the child needs, and writes down what it should do.
+    pub(super) async fn prepare(&mut self) -> Result<PathBuf, Fault> {
+        tokio::fs::create_dir_all(&self.folder).await.map_err(self.io(&self.folder))?;
+        let config = ResolvedConfig::from_json(&self.assignment.config_json)?;
+        let task = match self.assignment.kind() {
+            JobKind::Eval => self.scoring().await?,
+            _ => self.training().await?,
+        };
+        let model = self.model(config.config().model.base.clone().unwrap_or_default()).await?;
+        let spec = Spec { config_json: self.assignment.config_json.clone(), model, task, seat: self.seat() };
+        token_cache::trim(&self.tokens);
+        let path = self.folder.join("spec.json");
+        let text = serde_json::to_vec(&spec).unwrap_or_default();
+        tokio::fs::write(&path, text).await.map_err(self.io(&path))?;
+        Ok(path)
+    }
+
+    /// Its place among those that train together.
+    fn seat(&self) -> Option<Seat> {
+        let (rank, size) = (self.assignment.rank as usize, self.assignment.size as usize);
+        (size > 1).then_some(Seat { rank, size, port: self.manners.peers.port })
+    }
+
+    async fn training(&self) -> Result<Task, Fault> {
+        let output = self.folder.join("output");
+        tokio::fs::create_dir_all(&output).await.map_err(self.io(&output))?;
+        let resume = match &self.assignment.checkpoint {
+            Some(checkpoint) => {
+                self.outbox.log(line("info", format!("going on from the checkpoint of step {}", checkpoint.step)));
+                Some(self.fetch_folder("resume", &checkpoint.digest).await?)
+            }
+            None => None,
+        };
+        Ok(Task::Train {
+            train: self.fetch_rows("train").await?.unwrap_or_default(),
+            eval: self.fetch_rows("eval").await?,
+            output,
+            resume,
+            tokens: Some(self.tokens.clone()),
+        })
+    }
+
+    async fn scoring(&self) -> Result<Task, Fault> {
+        let adapter = match self.input("adapter") {
+            Some(file) => Some(self.fetch_folder("adapter", &file.digest).await?),
+            None => None,
+        };
+        Ok(Task::Score { rows: self.fetch_rows("eval").await?.unwrap_or_default(), adapter })
+    }
+
+    fn input(&self, role: &str) -> Option<&JobFile> {
+        self.assignment.files.iter().find(|file| file.role == role)
+    }
+
+    /// The rows of `role`, brought here where the job has any.
+    async fn fetch_rows(&self, role: &str) -> Result<Option<PathBuf>, Fault> {
+        let Some(file) = self.input(role) else { return Ok(None) };
+        let path = self.folder.join(format!("{role}.jsonl"));
+        transfer::download(&self.client, &file.digest, &path, &unwatched).await?;
+        Ok(Some(path))
+    }
+
+    /// An archive of the store, unpacked as `name`.
+    async fn fetch_folder(&self, name: &str, digest: &str) -> Result<PathBuf, Fault> {
+        let archive = self.folder.join(format!("{name}.tar"));
+        transfer::download(&self.client, digest, &archive, &unwatched).await?;
+        let folder = self.folder.join(name);
+        qlora_client::unpack(&archive, &folder)?;
+        tokio::fs::remove_file(&archive).await.map_err(self.io(&archive))?;
+        Ok(folder)
+    }
+
+    /// The model's path; fetched here when it is missing, which can be stopped.
+    async fn model(&mut self, name: String) -> Result<PathBuf, Fault> {
+        let told = Told { outbox: self.outbox.clone() };
+        let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            fetched = fetch => match fetched {
+                Ok(path) => Ok(path?),
+                Err(e) => Err(Fault::Stopped(e.to_string())),
+            },
+            () = told_to_stop(&mut stopping) => Err(Fault::Stopped("stopped while the model was fetched".into())),
+        }
+    }
+}
+
+/// Tells of a download through the job's log.
+struct Told {
+    outbox: Arc<Outbox>,
+}
+
+impl FetchProgress for Told {
+    fn start(&self, what: &str, bytes: u64) {
+        self.outbox.log(line("info", format!("fetching {what}, {:.0} MB", bytes as f64 / 1e6)));
+    }
+
+    fn at(&self, _: u64) {}
+
+    fn note(&self, text: &str) {
+        self.outbox.log(line("info", text.to_owned()));
+    }
+}

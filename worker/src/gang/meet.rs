@@ -1,0 +1,204 @@
+//! How the processes of a gang come together: the first listens, the others are told where.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use qlora_trainer::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::Gang;
+use super::handshake::{self, Secret};
+use super::link::Link;
+
+/// How long an address may take to answer, and a handshake to be done.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long all addresses are tried again, where none answers.
+const TRIED_FOR: Duration = Duration::from_secs(30);
+/// Connections whose handshakes go on at one time; more are closed.
+const HANDSHAKES: usize = 64;
+
+/// A process's place in a gang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    pub rank: usize,
+    pub size: usize,
+    /// Where the first one listens; 0 is any free port.
+    pub port: u16,
+}
+
+/// Where the first one listens, as it tells its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    pub port: u16,
+    pub secret: Secret,
+}
+
+/// Where the first one is found, as the others are told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meeting {
+    /// host:port, the likeliest first.
+    pub addresses: Vec<String>,
+    pub secret: Secret,
+}
+
+fn fault(e: impl std::fmt::Display) -> Error {
+    Error::Meeting { fault: e.to_string() }
+}
+
+/// The first one, as long as the others are on their way.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    port: u16,
+    secret: Secret,
+}
+
+impl Listener {
+    /// Listens on every address of this machine.
+    pub fn open(port: u16, secret: Secret) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+            .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .map_err(|e| fault(format_args!("port {port} cannot be listened on ({e}); give --peer-port PORT")))?;
+        let port = listener.local_addr().map_err(fault)?.port();
+        Ok(Self { listener, port, secret })
+    }
+
+    pub fn listening(&self) -> Listening {
+        Listening { port: self.port, secret: self.secret }
+    }
+
+    /// Waits until all others are here.
+    ///
+    /// Whoever connects is heard on a thread of its own: a stranger that says nothing keeps nobody waiting. The port stays
+    /// open as long as the process; nobody is let in once all are here.
+    pub fn gang(self, size: usize) -> Result<Gang> {
+        let (sender, arrived) = mpsc::channel();
+        std::thread::spawn(move || self.accept(size, &sender));
+        let mut links: Vec<Option<Link>> = (1..size).map(|_| None).collect();
+        while links.iter().any(Option::is_none) {
+            let (rank, stream) = arrived.recv().map_err(|_| fault("the port is not listened on any more"))?;
+            links[rank - 1] = Some(Link::new(stream, format!("worker {rank}")));
+        }
+        Ok(Gang::First(links.into_iter().flatten().collect()))
+    }
+
+    fn accept(self, size: usize, sender: &Sender<(usize, TcpStream)>) {
+        let going_on = Arc::new(AtomicUsize::new(0));
+        for stream in self.listener.incoming().flatten() {
+            if going_on.fetch_add(1, Ordering::Relaxed) >= HANDSHAKES {
+                going_on.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            let (sender, secret, going_on) = (sender.clone(), self.secret, going_on.clone());
+            std::thread::spawn(move || {
+                if let Ok((rank, stream)) = welcome(stream, &secret, size) {
+                    // Nobody waits where all are here already.
+                    let _ = sender.send((rank, stream));
+                }
+                going_on.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    }
+}
+
+fn welcome(stream: TcpStream, secret: &Secret, size: usize) -> std::io::Result<(usize, TcpStream)> {
+    let mut hurried = Hurried::new(stream)?;
+    let rank = handshake::welcome(&mut hurried, secret, size)?;
+    Ok((rank, hurried.at_leisure()?))
+}
+
+/// A connection that has to have said everything by some time.
+struct Hurried {
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Hurried {
+    fn new(stream: TcpStream) -> std::io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, until: Instant::now() + PATIENCE })
+    }
+
+    fn left(&self) -> std::io::Result<Option<Duration>> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(std::io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+
+    fn at_leisure(self) -> std::io::Result<TcpStream> {
+        self.stream.set_read_timeout(None)?;
+        self.stream.set_write_timeout(None)?;
+        Ok(self.stream)
+    }
+}
+
+impl Read for Hurried {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Hurried {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(buffer)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Finds the first one at any of `addresses`.
+pub fn connect(addresses: &[String], secret: &Secret, rank: usize, size: usize) -> Result<Gang> {
+    let started = Instant::now();
+    loop {
+        let mut faults = Vec::new();
+        for address in addresses {
+            match try_address(address, secret, rank) {
+                Ok(stream) => {
+                    return Ok(Gang::Other { rank, size, first: Link::new(stream, "the first worker".into()) });
+                }
+                Err(e) => faults.push((address, e)),
+            }
+        }
+        // Who answers and is not the one that is looked for will not become it.
+        let strange = faults.iter().all(|(_, e)| e.kind() == std::io::ErrorKind::PermissionDenied);
+        let refused = faults.iter().all(|(_, e)| e.kind() == std::io::ErrorKind::ConnectionRefused);
+        if strange || refused || started.elapsed() > TRIED_FOR {
+            let tried: Vec<String> = faults.iter().map(|(address, e)| format!("{address}: {e}")).collect();
+            return Err(fault(format_args!(
+                "the first worker is not reached ({}); open the way between the workers, or start them with --peer-address \
+                 HOST and --peer-port PORT",
+                tried.join(", ")
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn try_address(address: &str, secret: &Secret, rank: usize) -> std::io::Result<TcpStream> {
+    let nowhere = || std::io::Error::other("the name has no address");
+    let resolved: SocketAddr = address.to_socket_addrs()?.next().ok_or_else(nowhere)?;
+    let mut hurried = Hurried::new(TcpStream::connect_timeout(&resolved, PATIENCE)?)?;
+    handshake::introduce(&mut hurried, secret, rank)?;
+    hurried.at_leisure()
+}
+
+/// Takes the seat: the first one tells where it listens through `tell`, the others are told through `told`.
+///
+/// # Errors
+/// [`Error::Meeting`] where they do not come together.
+pub fn meet(seat: Seat, tell: impl FnOnce(Listening) -> Result<()>, told: &Receiver<Meeting>) -> Result<Gang> {
+    if seat.rank == 0 {
+        let listener = Listener::open(seat.port, handshake::random())?;
+        tell(listener.listening())?;
+        return listener.gang(seat.size);
+    }
+    let meeting = told.recv().map_err(|_| fault("the agent is gone"))?;
+    connect(&meeting.addresses, &meeting.secret, seat.rank, seat.size)
+}

@@ -1,0 +1,203 @@
+//! Training processes that work on one job together, as the trainer's [`Group`] over TCP.
+//!
+//! Every process but the first holds one connection, to the first. What is said goes to the first and from there to all;
+//! gradients too, unless a library of the devices carries them faster. Both ends of a connection know each other by a
+//! secret that the coordinator handed out. What travels is not encrypted, as it is not between processes that NCCL
+//! connects: a gang belongs into a network of its own.
+//!
+//! Nobody waits for a time: a process that ends closes its connections, and of a machine that is gone the coordinator
+//! knows.
+
+mod handshake;
+mod link;
+mod meet;
+
+use candle_core::Tensor;
+use qlora_trainer::group::{Group, sum_of};
+use qlora_trainer::{Error, Result};
+
+use self::link::{Link, numbers, words};
+
+pub use self::meet::{Listening, Meeting, Seat, meet};
+
+/// A process's way to the others, once they have met.
+#[derive(Debug)]
+pub enum Gang {
+    /// The first one, with a link to every other from rank 1 on.
+    First(Vec<Link>),
+    Other {
+        rank: usize,
+        size: usize,
+        first: Link,
+    },
+}
+
+impl Group for Gang {
+    fn rank(&self) -> usize {
+        match self {
+            Self::First(_) => 0,
+            Self::Other { rank, .. } => *rank,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::First(others) => others.len() + 1,
+            Self::Other { size, .. } => *size,
+        }
+    }
+
+    fn gather(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        match self {
+            Self::First(others) => {
+                let mut said = vec![own.to_vec()];
+                for other in others.iter_mut() {
+                    said.push(other.receive()?);
+                }
+                for other in others {
+                    said.iter().try_for_each(|words| other.send(words))?;
+                }
+                Ok(said)
+            }
+            Self::Other { size, first, .. } => {
+                first.send(own)?;
+                (0..*size).map(|_| first.receive()).collect()
+            }
+        }
+    }
+
+    fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
+        let (n, device) = (vector.elem_count(), vector.device());
+        let tensor = |words: &[u8]| Ok::<_, Error>(Tensor::from_vec(numbers(words, n)?, n, device)?);
+        match self {
+            Self::First(others) => {
+                let mut vectors = vec![vector.clone()];
+                for other in others.iter_mut() {
+                    vectors.push(tensor(&other.receive()?)?);
+                }
+                let sum = sum_of(&vectors)?;
+                let words = words(&sum.to_vec1::<f32>()?);
+                others.iter_mut().try_for_each(|other| other.send(&words))?;
+                Ok(sum)
+            }
+            Self::Other { first, .. } => {
+                first.send(&words(&vector.to_vec1::<f32>()?))?;
+                tensor(&first.receive()?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use candle_core::Device;
+
+    use super::meet::{Listener, connect};
+    use super::*;
+
+    const SECRET: [u8; 32] = [7; 32];
+
+    fn listener() -> (Listener, String) {
+        let listener = Listener::open(0, SECRET).expect("a port");
+        let address = format!("127.0.0.1:{}", listener.listening().port);
+        (listener, address)
+    }
+
+    /// A gang of `size` threads, each with what `work` gives.
+    fn together<T: Send>(size: usize, work: impl Fn(Gang) -> T + Sync) -> Vec<T> {
+        let (listener, address) = listener();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..size)
+                .map(|rank| {
+                    let (work, address) = (&work, address.clone());
+                    scope.spawn(move || work(connect(&[address], &SECRET, rank, size).expect("a link")))
+                })
+                .collect();
+            let first = work(listener.gang(size).expect("the others"));
+            let others = others.into_iter().map(|thread| thread.join().expect("a thread"));
+            std::iter::once(first).chain(others).collect()
+        })
+    }
+
+    #[test]
+    fn everyone_hears_everyone_in_the_order_of_ranks() {
+        let heard = together(3, |mut gang| {
+            let own = vec![gang.rank() as u8; gang.rank() * 1000];
+            (0..20).map(|_| gang.gather(&own).expect("words")).collect::<Vec<_>>()
+        });
+        for words in heard.iter().flatten() {
+            let lengths: Vec<usize> = words.iter().map(Vec::len).collect();
+            assert_eq!(lengths, [0, 1000, 2000]);
+            assert!(words[2].iter().all(|&byte| byte == 2));
+        }
+    }
+
+    #[test]
+    fn everyone_gets_the_same_bits_of_a_sum_whose_order_matters() {
+        let values =
+            |rank: usize| (0..10_001).map(move |i| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3));
+        let sums = together(4, |mut gang| {
+            let own = Tensor::from_iter(values(gang.rank()), &Device::Cpu).expect("a vector");
+            gang.sum(&own).and_then(|sum| Ok(sum.to_vec1::<f32>()?)).expect("a sum")
+        });
+        let each: Vec<Vec<f32>> = (0..4).map(|rank| values(rank).collect()).collect();
+        let wanted: Vec<f32> = (0..10_001).map(|i| (each[0][i] + each[1][i]) + (each[2][i] + each[3][i])).collect();
+        assert!(sums.iter().all(|sum| *sum == wanted));
+    }
+
+    #[test]
+    fn whoever_ends_is_noticed_by_those_who_wait_for_it() {
+        let ended = together(2, |mut gang| match gang.rank() {
+            0 => gang.gather(b"").map(drop),
+            _ => Ok(()),
+        });
+        assert!(matches!(&ended[0], Err(Error::Peer { .. })), "{ended:?}");
+    }
+
+    #[test]
+    fn strangers_are_sent_away_and_do_not_keep_others_out() {
+        let (listener, address) = listener();
+        let stranger = || std::net::TcpStream::connect(&address).expect("a connection");
+        // One who says nothing, one who says nonsense, and one with another secret.
+        let (_silent, mut noisy, mut liar) = (stranger(), stranger(), stranger());
+        std::io::Write::write_all(&mut noisy, &[0xff; 100]).expect("noise");
+        std::thread::scope(|scope| {
+            let gang = scope.spawn(|| listener.gang(2).map(|gang| gang.size()));
+            handshake::introduce(&mut liar, &[8; 32], 1).expect_err("another secret is no way in");
+            connect(std::slice::from_ref(&address), &SECRET, 1, 2).expect("a link");
+            assert_eq!(gang.join().expect("a thread").expect("the other one"), 2);
+        });
+    }
+
+    #[test]
+    fn who_listens_with_another_secret_is_not_taken_for_the_first_worker() {
+        let impostor = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = impostor.local_addr().expect("an address").to_string();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = impostor.accept().expect("a connection");
+                // It cannot check the proof of the other, and makes up its own.
+                std::io::Read::read_exact(&mut stream, &mut [0; 52]).expect("a greeting");
+                std::io::Write::write_all(&mut stream, &[1; 64]).expect("an answer");
+                let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
+            });
+            let fault = connect(&[address], &SECRET, 1, 2).expect_err("an impostor").to_string();
+            assert!(fault.contains("does not know the secret"), "{fault}");
+        });
+    }
+
+    #[test]
+    fn of_several_addresses_the_one_that_answers_is_taken_and_where_none_does_the_error_names_them() {
+        let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+        let (listener, address) = listener();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| connect(&[closed.clone(), address.clone()], &SECRET, 1, 2).map(drop));
+            listener.gang(2).expect("the other one");
+            other.join().expect("a thread").expect("a link");
+        });
+        let nowhere = connect(std::slice::from_ref(&closed), &SECRET, 1, 2).expect_err("nobody is there").to_string();
+        assert!(nowhere.contains(&closed) && nowhere.contains("--peer-address"), "{nowhere}");
+    }
+}

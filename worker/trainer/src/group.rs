@@ -1,0 +1,79 @@
+//! Processes that train one model together, each on its share of every step's micro-batches.
+//!
+//! All of them hold the whole model and the same adapters. What they exchange is small: gradients of the adapters once
+//! a step, losses, and what they are asked to do. Sums are taken in the order of [`pairwise`], so that a power of two of
+//! processes end with the same adapter as one does, to the bit where their processors compute alike.
+//!
+//! How words travel is not known here: whoever starts the processes brings a [`Group`].
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use qlora_kernels::pairwise;
+
+use crate::{Error, Result};
+
+/// One process's place among those that train together, and its way to the others.
+pub trait Group: Send {
+    /// From 0; the first one reports and saves.
+    fn rank(&self) -> usize;
+
+    fn size(&self) -> usize;
+
+    /// What everyone says, in the order of ranks. Waits for all.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] where another process is gone.
+    fn gather(&mut self, words: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// The sum of everyone's `vector` [n], in `f32`, added in the order of [`pairwise`]: the same bits for everyone.
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    fn sum(&mut self, vector: &Tensor) -> Result<Tensor>;
+}
+
+/// The only process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Alone;
+
+impl Group for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn gather(&mut self, words: &[u8]) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![words.to_vec()])
+    }
+
+    fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
+        Ok(vector.clone())
+    }
+}
+
+/// Which of `work` pieces this process does; `work` is a multiple of the group's size.
+pub fn share(group: &dyn Group, work: usize) -> Range<usize> {
+    let each = work / group.size();
+    group.rank() * each..(group.rank() + 1) * each
+}
+
+/// Everyone's numbers one after another, in the order of ranks.
+pub fn all_numbers(group: &mut dyn Group, own: &[f64]) -> Result<Vec<f64>> {
+    let words: Vec<u8> = own.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let said = group.gather(&words)?;
+    let number = |bytes: &[u8]| {
+        let bytes = bytes.try_into().map_err(|_| Error::Peer { fault: "another process sent half a number".into() })?;
+        Ok(f64::from_le_bytes(bytes))
+    };
+    said.iter().flat_map(|words| words.chunks(8)).map(number).collect()
+}
+
+/// The sum of `vectors`, which are not empty, in the order of [`pairwise`].
+pub fn sum_of(vectors: &[Tensor]) -> Result<Tensor> {
+    let add = |a: Tensor, b: Tensor| qlora_kernels::ops::rows::add(&a, &b);
+    Ok(pairwise(0..vectors.len(), &mut |i| Ok(vectors[i].clone()), &mut { add })?)
+}

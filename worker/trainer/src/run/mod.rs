@@ -1,0 +1,70 @@
+//! A whole run: load, prove, evaluate, train, save.
+
+mod evaluate;
+mod prepare;
+mod save;
+mod session;
+
+use std::path::PathBuf;
+
+use qlora_config::{ResolvedConfig, TrainingConfig};
+use qlora_data::Batching;
+
+use crate::group::Group;
+use crate::report::Reporter;
+use crate::{Result, device};
+
+use self::prepare::Prepared;
+use self::session::Session;
+
+/// What a run works on; every path exists.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub config: ResolvedConfig,
+    /// A Hugging Face folder or a GGUF file.
+    pub model: PathBuf,
+    pub train: PathBuf,
+    pub eval: Option<PathBuf>,
+    /// Checkpoints and the final adapter go here.
+    pub output: PathBuf,
+    /// A checkpoint to go on from.
+    pub resume: Option<PathBuf>,
+    /// Where tokenised rows are kept for the next run; nowhere where there is none.
+    pub tokens: Option<PathBuf>,
+}
+
+impl Run {
+    fn config(&self) -> &TrainingConfig {
+        self.config.config()
+    }
+
+    /// Trains to the end, together with the others of `group`, or until one of their reporters wishes otherwise.
+    ///
+    /// # Errors
+    /// See [`Error`](crate::Error); [`Error::blame`](crate::Error::blame) tells whether another attempt makes sense. What
+    /// was saved stays.
+    pub fn execute(&self, group: &mut dyn Group, reporter: &mut dyn Reporter) -> Result<()> {
+        let prepared = Prepared::load(self, reporter)?;
+        let trained = Session::start(self, &prepared, group, reporter).and_then(|mut session| {
+            session.train(reporter)?;
+            session.finish(reporter)
+        });
+        trained.map_err(|e| device::with_advice(e, &prepared.decoder, self.config()))
+    }
+
+    /// Steps of the run, where an epoch has so many micro-batches.
+    fn steps(&self, micro_batches: usize) -> u64 {
+        let t = &self.config().training;
+        let by_epochs = (micro_batches as f64 * t.epochs / t.gradient_accumulation as f64).ceil().max(1.0) as u64;
+        t.max_steps.unwrap_or(by_epochs)
+    }
+
+    fn batching(&self) -> Batching {
+        let (data, samples) = (&self.config().data, self.config().training.micro_batch_size);
+        match data.batching {
+            qlora_config::Batching::Shuffled => Batching::Shuffled { samples },
+            qlora_config::Batching::Grouped => Batching::Grouped { samples },
+            qlora_config::Batching::Packed => Batching::Packed { tokens: samples * data.max_seq_len },
+        }
+    }
+}

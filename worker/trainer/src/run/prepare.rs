@@ -1,0 +1,102 @@
+//! What a run needs before its first step: the rows, as tokens, and the model.
+
+use std::path::Path;
+
+use qlora_config::TooLong;
+use qlora_data::{ChatTemplate, Conversation, Example, Policy, Sample, Statistics};
+use tokenizers::Tokenizer;
+
+use super::Run;
+use crate::generate::end_ids;
+use crate::model::Decoder;
+use crate::report::{Event, Phase, Reporter};
+use crate::weights::Checkpoint;
+use crate::{Error, Result, device};
+
+/// Data and model, ready to train.
+pub(super) struct Prepared {
+    pub decoder: Decoder,
+    pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
+    pub end_ids: Vec<u32>,
+    pub train: Vec<Sample>,
+    pub eval: Vec<Sample>,
+    pub question: Option<Conversation>,
+    pub statistics: Statistics,
+}
+
+impl Prepared {
+    pub fn load(run: &Run, reporter: &mut dyn Reporter) -> Result<Self> {
+        let config = run.config();
+        reporter.report(Event::Phase { phase: Phase::Loading, done: 0, of: 0 })?;
+        let checkpoint = Checkpoint::open(&run.model)?;
+        let files = &checkpoint.files;
+        let missing = |fault: &str, help| Error::Model { path: files.path.clone(), fault: fault.into(), help };
+        let tokenizer = files.tokenizer()?.clone();
+        let template = files.chat_template(&config.data.template)?;
+        let limit = files.shape.max_positions;
+        if config.data.max_seq_len > limit {
+            return Err(missing(
+                &format!("it knows {limit} positions, fewer than data.max_seq_len {}", config.data.max_seq_len),
+                "lower data.max_seq_len",
+            ));
+        }
+        let (train, statistics) = run.load_rows(&run.train, &tokenizer, &template, files.shape.vocabulary, None)?;
+        let eval = match &run.eval {
+            Some(path) => {
+                run.load_rows(path, &tokenizer, &template, files.shape.vocabulary, config.training.eval_rows)?.0
+            }
+            None => Vec::new(),
+        };
+        let question = run.eval.as_deref().map(first_row).transpose()?.flatten();
+        let device = device::open(config.resources.device)?;
+        let layers = files.shape.layers as u64;
+        let mut told = Ok(());
+        let decoder =
+            Decoder::load(&checkpoint, &config.model, config.data.max_seq_len.max(limit.min(4096)), &device, |done| {
+                if told.is_ok() {
+                    told = reporter.report(Event::Phase { phase: Phase::Loading, done: done as u64, of: layers });
+                }
+            })?;
+        told?;
+        let end_ids = end_ids(files, &tokenizer);
+        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics })
+    }
+}
+
+impl Run {
+    fn load_rows(
+        &self,
+        path: &Path,
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        vocabulary: usize,
+        limit: Option<usize>,
+    ) -> Result<(Vec<Sample>, Statistics)> {
+        let data = &self.config().data;
+        let too_long = match data.too_long {
+            TooLong::Skip => qlora_data::TooLong::Skip,
+            TooLong::Truncate => qlora_data::TooLong::Truncate,
+            TooLong::Error => qlora_data::TooLong::Error,
+        };
+        let policy = Policy { max_seq_len: data.max_seq_len, too_long, vocabulary, limit };
+        let name = name_of(path);
+        Ok(match &self.tokens {
+            Some(folder) => qlora_data::load_cached(folder, path, &name, tokenizer, template, policy)?,
+            None => qlora_data::load(path, &name, tokenizer, template, policy)?,
+        })
+    }
+}
+
+/// How messages call a file: not by the folder that it happens to lie in on this machine.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn first_row(path: &Path) -> Result<Option<Conversation>> {
+    let row = qlora_data::examples(path, &name_of(path))?.next().transpose()?;
+    Ok(row.and_then(|(_, example)| match example {
+        Example::Chat(conversation) => Some(conversation),
+        Example::Text(_) => None,
+    }))
+}

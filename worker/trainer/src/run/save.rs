@@ -1,0 +1,77 @@
+//! What a run leaves: checkpoints on the way, the adapter at its end. The first of a group writes them.
+
+use sha2::{Digest, Sha256};
+
+use super::session::Session;
+use crate::adapter::{self, BaseModel};
+use crate::checkpoint::{self, Manifest};
+use crate::lora::Factors;
+use crate::report::{Event, Phase, Reporter};
+use crate::{Error, Result};
+
+impl Session<'_> {
+    fn base(&self) -> BaseModel<'_> {
+        let name = self.run.config().model.base.as_deref().unwrap_or_default();
+        BaseModel { name, fingerprint: &self.prepared.decoder.fingerprint }
+    }
+
+    pub fn save_checkpoint(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        reporter.report(Event::Phase { phase: Phase::Saving, done: 0, of: 0 })?;
+        self.compare_adapters()?;
+        if self.is_first() {
+            self.write_checkpoint(reporter)?;
+        }
+        reporter.report(Event::Phase { phase: Phase::Training, done: self.step, of: self.steps })
+    }
+
+    fn write_checkpoint(&self, reporter: &mut dyn Reporter) -> Result<()> {
+        let folder = self.run.output.join(format!("checkpoint-{:06}", self.step));
+        let manifest = Manifest {
+            version: 1,
+            step: self.step,
+            steps: self.steps,
+            updates: self.trainer.optimizer.updates,
+            cursor: self.sampler.cursor(),
+            seed: self.run.config().training.seed,
+            config_hash: self.run.config.hash().to_owned(),
+            first_evaluation: self.first_evaluation,
+            best: self.best.mark,
+            files: Vec::new(),
+        };
+        let (adapters, optimizer) = (&self.trainer.adapters, &self.trainer.optimizer);
+        checkpoint::save(&folder, manifest, adapters, optimizer, self.best.adapters.as_ref(), self.base())?;
+        reporter.report(Event::Checkpoint { step: self.step, folder: folder.to_string_lossy().into_owned() })
+    }
+
+    /// All of the group update the same adapters with the same gradients; where processors differ, so may the results.
+    fn compare_adapters(&mut self) -> Result<()> {
+        if self.group.size() == 1 {
+            return Ok(());
+        }
+        let mut hash = Sha256::new();
+        for tensor in self.trainer.adapters.factors.iter().flat_map(Factors::tensors) {
+            for value in tensor.flatten_all()?.to_vec1::<f32>()? {
+                hash.update(value.to_le_bytes());
+            }
+        }
+        let said = self.group.gather(&hash.finalize())?;
+        match said.iter().position(|hash| *hash != said[0]) {
+            Some(rank) => Err(Error::Diverged { rank, step: self.step }),
+            None => Ok(()),
+        }
+    }
+
+    pub fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        self.evaluate(reporter)?;
+        self.take_best(reporter)?;
+        self.compare_adapters()?;
+        self.sample_answer(reporter)?;
+        if !self.is_first() {
+            return Ok(());
+        }
+        reporter.report(Event::Phase { phase: Phase::Saving, done: 0, of: 0 })?;
+        let folder = self.run.output.join("adapter");
+        adapter::save(&self.trainer.adapters, self.base(), &folder)?;
+        reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
+    }
+}

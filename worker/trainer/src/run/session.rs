@@ -1,0 +1,210 @@
+//! The steps of a run, and what happens between them.
+
+use std::time::Instant;
+
+use qlora_config::TrainingSection;
+use qlora_data::{Batching, Cursor, Sampler};
+
+use super::Run;
+use super::prepare::Prepared;
+use crate::best::Best;
+use crate::checkpoint;
+use crate::group::Group;
+use crate::model::Batch;
+use crate::optim::{LearningRate, Optimizer};
+use crate::report::{Event, Phase, Reporter, StepReport, Wish};
+use crate::step::Trainer;
+use crate::{Error, Result, device, proof};
+
+/// The state of a run between steps.
+pub(super) struct Session<'a> {
+    pub run: &'a Run,
+    pub prepared: &'a Prepared,
+    pub group: &'a mut dyn Group,
+    pub trainer: Trainer<'a>,
+    pub sampler: Sampler,
+    pub step: u64,
+    pub steps: u64,
+    skipped_in_a_row: u64,
+    pub first_evaluation: Option<f64>,
+    pub best: Best,
+}
+
+impl<'a> Session<'a> {
+    pub fn start(
+        run: &'a Run,
+        prepared: &'a Prepared,
+        group: &'a mut dyn Group,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Self> {
+        let config = run.config();
+        let seed = config.training.seed;
+        let restored = match &run.resume {
+            Some(folder) => Some(checkpoint::load(folder, &run.config, &prepared.decoder)?),
+            None => None,
+        };
+        let (adapters, optimizer, step, cursor, first_evaluation, best) = match restored {
+            Some(r) => {
+                let best = Best { mark: r.manifest.best, adapters: r.best };
+                let m = r.manifest;
+                (r.adapters, r.optimizer, m.step, m.cursor, m.first_evaluation, best)
+            }
+            None => {
+                let adapters = prepared.decoder.adapters(&config.lora, seed)?;
+                let optimizer = Optimizer::new(&adapters, config.training.optimizer)?;
+                (adapters, optimizer, 0, Cursor::default(), None, Best::default())
+            }
+        };
+        let lengths = prepared.train.iter().map(|sample| sample.ids.len()).collect();
+        let sampler = Sampler::new(seed, lengths, run.batching(), cursor);
+        let steps = run.steps(sampler.batches());
+        let trainer = Trainer {
+            decoder: &prepared.decoder,
+            adapters,
+            optimizer,
+            training: &config.training,
+            learning_rate: LearningRate::new(&config.training, steps),
+            keeps: device::keeps(&prepared.decoder.shape, config, &prepared.decoder.device)?,
+        };
+        let mut session =
+            Self { run, prepared, group, trainer, sampler, step, steps, skipped_in_a_row: 0, first_evaluation, best };
+        session.introduce(reporter)?;
+        Ok(session)
+    }
+
+    /// The first of the group saves and answers for all.
+    pub fn is_first(&self) -> bool {
+        self.group.rank() == 0
+    }
+
+    fn training(&self) -> &'a TrainingSection {
+        &self.run.config().training
+    }
+
+    /// Tells what is about to happen, proves that gradients arrive, and measures the untrained model.
+    fn introduce(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        let statistics = &self.prepared.statistics;
+        reporter.report(Event::Started {
+            step: self.step,
+            steps: self.steps,
+            trainable: self.trainer.adapters.parameters() as u64,
+            rows: statistics.kept as u64,
+            rows_left_out: (statistics.rows - statistics.kept) as u64,
+            weight_bytes: self.prepared.decoder.bytes() as u64,
+        })?;
+        self.tell_packing(reporter)?;
+        reporter.report(Event::Phase { phase: Phase::Preparing, done: 0, of: 0 })?;
+        let shortest = self.prepared.train.iter().min_by_key(|s| s.ids.len());
+        if let Some(sample) = shortest {
+            proof::gradients_arrive(&self.trainer, &Batch::pack([sample]))?;
+        }
+        self.meet(reporter)?;
+        if self.step == 0 {
+            self.first_evaluation = self.evaluate(reporter)?;
+            self.sample_answer(reporter)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the others, and sees that they work on the same.
+    fn meet(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        if self.group.size() > 1 {
+            reporter.report(Event::Phase { phase: Phase::Meeting, done: 0, of: 0 })?;
+        }
+        let own = format!(
+            "version {}, base {}, {} tokens, step {} of {}",
+            env!("CARGO_PKG_VERSION"),
+            self.prepared.decoder.fingerprint,
+            self.prepared.statistics.tokens,
+            self.step,
+            self.steps
+        );
+        let said = self.group.gather(own.as_bytes())?;
+        match said.iter().position(|words| *words != said[0]) {
+            None => Ok(()),
+            Some(rank) => {
+                let words = |i: usize| String::from_utf8_lossy(&said[i]).into_owned();
+                Err(Error::Mismatch { rank, theirs: words(rank), first: words(0) })
+            }
+        }
+    }
+
+    /// Tells how full packs are, where rows are packed.
+    fn tell_packing(&self, reporter: &mut dyn Reporter) -> Result<()> {
+        let Batching::Packed { tokens } = self.run.batching() else { return Ok(()) };
+        let (packs, rows) = (self.sampler.batches(), self.prepared.train.len());
+        let full = 100.0 * self.prepared.statistics.tokens as f64 / (packs * tokens) as f64;
+        let text = format!("{rows} rows in {packs} packs of up to {tokens} tokens, {full:.1} % full");
+        reporter.report(Event::Note { text })
+    }
+
+    pub fn train(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        reporter.report(Event::Phase { phase: Phase::Training, done: self.step, of: self.steps })?;
+        while self.step < self.steps {
+            match self.wish(reporter)? {
+                Wish::GoOn => {}
+                Wish::Checkpoint => self.save_checkpoint(reporter)?,
+                Wish::Stop => {
+                    self.save_checkpoint(reporter)?;
+                    return Err(Error::Stopped);
+                }
+            }
+            self.one_step(reporter)?;
+            let t = self.training();
+            let (step, steps) = (self.step, self.steps);
+            let every = |n: u64| n > 0 && step.is_multiple_of(n) && step < steps;
+            if every(t.eval_every) {
+                self.evaluate(reporter)?;
+                if t.early_stopping > 0 && self.best.stale() >= t.early_stopping {
+                    let text =
+                        format!("held-out loss has not fallen in {} evaluations: the run ends", t.early_stopping);
+                    reporter.report(Event::Note { text })?;
+                    break;
+                }
+            }
+            if every(t.checkpoint_every) {
+                self.save_checkpoint(reporter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is asked of any of the group, so that all do the same after the same step.
+    fn wish(&mut self, reporter: &mut dyn Reporter) -> Result<Wish> {
+        let said = self.group.gather(&[reporter.wish() as u8])?;
+        let strongest = said.iter().flatten().max().copied().unwrap_or_default();
+        Ok([Wish::GoOn, Wish::Checkpoint].into_iter().find(|&w| w as u8 == strongest).unwrap_or(Wish::Stop))
+    }
+
+    fn one_step(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        let start = Instant::now();
+        let batches = self.next_batches();
+        let outcome = self.trainer.step(self.step, &batches, self.group)?;
+        self.step += 1;
+        let seconds = start.elapsed().as_secs_f64();
+        reporter.report(Event::Step(StepReport {
+            step: self.step,
+            steps: self.steps,
+            loss: outcome.loss,
+            grad_norm: outcome.grad_norm,
+            learning_rate: outcome.learning_rate,
+            tokens: outcome.tokens as u64,
+            tokens_per_second: outcome.tokens as f64 / seconds,
+            seconds,
+            skipped: outcome.skipped,
+            peak_bytes: device::peak(&self.prepared.decoder.device)?.unwrap_or_else(crate::bench::peak_bytes),
+        }))?;
+        self.skipped_in_a_row = if outcome.skipped { self.skipped_in_a_row + 1 } else { 0 };
+        if self.skipped_in_a_row > 0 && self.skipped_in_a_row >= self.training().max_skipped_steps.max(1) {
+            return Err(Error::NotFinite { step: self.step, steps: self.skipped_in_a_row });
+        }
+        Ok(())
+    }
+
+    fn next_batches(&mut self) -> Vec<Batch> {
+        let samples = &self.prepared.train;
+        (0..self.run.config().training.gradient_accumulation)
+            .map(|_| Batch::pack(self.sampler.next_batch().iter().map(|&i| &samples[i])))
+            .collect()
+    }
+}
