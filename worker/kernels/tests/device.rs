@@ -315,3 +315,48 @@ fn updates_with_moments_in_8_bits_agree() -> Result<()> {
     }
     Ok(())
 }
+
+/// GPUs of this machine; the emulated one is as many as are wanted.
+fn several(wanted: usize) -> Option<Vec<Device>> {
+    let emulated = std::env::var_os("QLORA_EMULATED_GPU").is_some();
+    (0..wanted).map(|i| cuda::open(if emulated { 0 } else { i }).ok()).collect()
+}
+
+#[test]
+fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
+    // Numbers of which each order of adding gives another sum, one of the vectors shorter than there are GPUs.
+    let value = |rank: usize, i: usize| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3);
+    for (size, n) in [(2, 1001), (3, 1), (4, 1003)] {
+        let Some(devices) = several(size) else { return eprintln!("not run: it takes {size} GPUs") };
+        let invitation = cuda::nccl::invite().expect("NCCL");
+        let sums: Vec<Vec<f32>> = std::thread::scope(|scope| {
+            let sum = |(rank, device): (usize, Device)| {
+                let mut group = cuda::nccl::Communicator::join(&invitation, rank, size, &device).expect("a group");
+                let own = Tensor::from_iter((0..n).map(|i| value(rank, i)), &device).expect("a vector");
+                numbers(&group.sum(&own).expect("a sum"))
+            };
+            let threads: Vec<_> = devices.into_iter().enumerate().map(|d| scope.spawn(move || sum(d))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a sum")).collect()
+        });
+        let v = value;
+        let wanted: Vec<f32> = (0..n)
+            .map(|i| match size {
+                2 => v(0, i) + v(1, i),
+                3 => (v(0, i) + v(1, i)) + v(2, i),
+                _ => (v(0, i) + v(1, i)) + (v(2, i) + v(3, i)),
+            })
+            .collect();
+        assert!(sums.iter().all(|sum| *sum == wanted), "{size} GPUs");
+    }
+}
+
+#[test]
+fn tensors_are_joined_with_zeros_behind_them() -> Result<()> {
+    let device = gpu();
+    let parts = [Tensor::from_vec(values(7, 1), 7, &device)?, Tensor::from_vec(values(6, 2), (2, 3), &device)?];
+    let joined = rows::join(&[&parts[0], &parts[1]], 16)?;
+    assert_eq!(numbers(&joined), [values(7, 1), values(6, 2), vec![0.0; 3]].concat());
+    let on_processor: Vec<Tensor> = parts.iter().map(|p| p.to_device(&Device::Cpu)).collect::<Result<_>>()?;
+    assert_eq!(numbers(&rows::join(&[&on_processor[0], &on_processor[1]], 16)?), numbers(&joined));
+    Ok(())
+}

@@ -166,7 +166,7 @@ fn fill(
 }
 
 /// The library from where the system looks, or from where toolkits lie.
-fn open(library: &str) -> Result<Library, String> {
+pub(super) fn open(library: &str) -> Result<Library, String> {
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
     let homes = homes.chain(["/usr/local/cuda-13".into(), "/usr/local/cuda".into()]);
     let places = homes.flat_map(|home| ["lib64", "lib"].map(|lib| home.join(lib).join(library)));

@@ -13,6 +13,7 @@ pub(crate) mod dropout;
 mod gpu;
 mod libraries;
 pub mod memory;
+pub mod nccl;
 pub(crate) mod nf4;
 mod open;
 pub(crate) mod products;

@@ -78,6 +78,22 @@ pub(crate) fn to_bf16(x: &Tensor) -> Result<Tensor> {
     finish(out, device, shape)
 }
 
+/// All numbers of `tensors`, in `f32`, one after another, and zeros up to `length`.
+pub(crate) fn join(tensors: &[&Tensor], length: usize) -> Result<Tensor> {
+    let Some(first) = tensors.first() else { candle_core::bail!("nothing is joined to nothing") };
+    let device = device_of(first)?;
+    let n: usize = tensors.iter().map(|t| t.elem_count()).sum();
+    let mut out = device.alloc_zeros::<f32>(length.max(n))?;
+    let mut start = 0;
+    for tensor in tensors {
+        let input = Input::of(tensor)?;
+        let end = start + tensor.elem_count();
+        device.memcpy_dtod(&input.slice::<f32>()?, &mut out.slice_mut(start..end))?;
+        start = end;
+    }
+    finish(out, device, length.max(n))
+}
+
 /// The sum of two tensors of one shape and type, `f32` or bf16.
 pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.dtype() {

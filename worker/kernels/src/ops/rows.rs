@@ -1,4 +1,4 @@
-//! Rows picked out of a matrix and put back, and sums of gradients.
+//! Rows picked out of a matrix and put back, sums of gradients, and gradients in one piece.
 
 use candle_core::{DType, Tensor};
 
@@ -40,6 +40,18 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return cuda::rows::add(a, b);
     }
     a + b
+}
+
+/// All numbers of `tensors`, in `f32`, one after another, and zeros up to `length`.
+pub fn join(tensors: &[&Tensor], length: usize) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::adamw::applies(tensors) {
+        return cuda::rows::join(tensors, length);
+    }
+    let flat = tensors.iter().map(|t| t.flatten_all()).collect::<Result<Vec<_>>>()?;
+    let all = Tensor::cat(&flat, 0)?;
+    let n = all.elem_count();
+    all.pad_with_zeros(0, 0, length.saturating_sub(n))
 }
 
 /// `x` as `dtype`.

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, TargetModule};
 use qlora_kernels::DropoutKey;
 use qlora_kernels::ops::adamw::Norm;
+use qlora_kernels::ops::rows;
 use qlora_planner::ModelShape;
 
 use crate::Result;
@@ -158,8 +159,8 @@ impl Gradients {
         if group.size() == 1 {
             return Ok(self);
         }
-        let parts = self.tensors().map(Tensor::flatten_all).collect::<Result<Vec<_>, _>>()?;
-        let sum = group.sum(&Tensor::cat(&parts, 0)?)?;
+        let whole = self.tensors().map(Tensor::contiguous).collect::<Result<Vec<_>, _>>()?;
+        let sum = group.sum(&rows::join(&whole.iter().collect::<Vec<_>>(), 0)?)?;
         let mut start = 0;
         let mut part = |like: &Tensor| {
             let n = like.elem_count();

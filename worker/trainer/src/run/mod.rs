@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use qlora_config::{ResolvedConfig, TrainingConfig};
 use qlora_data::Batching;
 
-use crate::group::Group;
-use crate::report::Reporter;
+use crate::group::{self, Group};
+use crate::report::{Event, Phase, Reporter};
 use crate::{Result, device};
 
 use self::prepare::Prepared;
@@ -45,11 +45,21 @@ impl Run {
     /// was saved stays.
     pub fn execute(&self, group: &mut dyn Group, reporter: &mut dyn Reporter) -> Result<()> {
         let prepared = Prepared::load(self, reporter)?;
-        let trained = Session::start(self, &prepared, group, reporter).and_then(|mut session| {
-            session.train(reporter)?;
-            session.finish(reporter)
-        });
+        let trained = self.train(&prepared, group, reporter);
         trained.map_err(|e| device::with_advice(e, &prepared.decoder, self.config()))
+    }
+
+    fn train(&self, prepared: &Prepared, group: &mut dyn Group, reporter: &mut dyn Reporter) -> Result<()> {
+        if group.size() > 1 {
+            reporter.report(Event::Phase { phase: Phase::Meeting, done: 0, of: 0 })?;
+        }
+        let (mut group, way) = group::joined(group, &prepared.decoder.device)?;
+        if !way.is_empty() {
+            reporter.report(Event::Note { text: way })?;
+        }
+        let mut session = Session::start(self, prepared, &mut *group, reporter)?;
+        session.train(reporter)?;
+        session.finish(reporter)
     }
 
     /// Steps of the run, where an epoch has so many micro-batches.

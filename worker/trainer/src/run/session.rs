@@ -98,7 +98,7 @@ impl<'a> Session<'a> {
         if let Some(sample) = shortest {
             proof::gradients_arrive(&self.trainer, &Batch::pack([sample]))?;
         }
-        self.meet(reporter)?;
+        self.compare_tasks(reporter)?;
         if self.step == 0 {
             self.first_evaluation = self.evaluate(reporter)?;
             self.sample_answer(reporter)?;
@@ -107,7 +107,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for the others, and sees that they work on the same.
-    fn meet(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+    fn compare_tasks(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
         if self.group.size() > 1 {
             reporter.report(Event::Phase { phase: Phase::Meeting, done: 0, of: 0 })?;
         }

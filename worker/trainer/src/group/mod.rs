@@ -6,12 +6,16 @@
 //!
 //! How words travel is not known here: whoever starts the processes brings a [`Group`].
 
+mod gpus;
+
 use std::ops::Range;
 
 use candle_core::Tensor;
 use qlora_kernels::pairwise;
 
 use crate::{Error, Result};
+
+pub use gpus::joined;
 
 /// One process's place among those that train together, and its way to the others.
 pub trait Group: Send {

@@ -1,0 +1,118 @@
+//! GPUs of a group add up vectors among themselves, by NCCL, where all of them have it.
+
+use candle_core::{Device, Tensor};
+#[cfg(feature = "cuda")]
+use qlora_kernels::cuda::nccl::{self, Communicator};
+
+use super::Group;
+use crate::Result;
+
+/// `group`, with vectors on the way that is fastest between its devices; and what that way is, in words.
+///
+/// Everyone has to call this at the same time. Where one cannot join the others, all go the way that `group` has.
+pub fn joined<'a>(group: &'a mut dyn Group, device: &Device) -> Result<(Box<dyn Group + 'a>, String)> {
+    if group.size() == 1 {
+        return Ok((Box::new(group), String::new()));
+    }
+    let offers = group.gather(&written(&offer(group.rank(), device)))?;
+    if let Err((rank, fault)) = all(&offers) {
+        return Ok((Box::new(group), format!("gradients are added up over TCP: worker {rank} {fault}")));
+    }
+    join(group, &offers[0][1..], device)
+}
+
+/// What one can do, or why not.
+type Said = std::result::Result<Vec<u8>, String>;
+
+fn written(said: &Said) -> Vec<u8> {
+    let (mark, words) = match said {
+        Ok(words) => (1, words.as_slice()),
+        Err(fault) => (0, fault.as_bytes()),
+    };
+    [&[mark], words].concat()
+}
+
+/// The first of all that cannot.
+fn all(said: &[Vec<u8>]) -> std::result::Result<(), (usize, String)> {
+    let fault = |words: &[u8]| String::from_utf8_lossy(words.get(1..).unwrap_or_default()).into_owned();
+    match said.iter().position(|words| words.first() != Some(&1)) {
+        Some(rank) => Err((rank, fault(&said[rank]))),
+        None => Ok(()),
+    }
+}
+
+/// The first of a group invites, the others say that they would come.
+#[cfg(feature = "cuda")]
+fn offer(rank: usize, device: &Device) -> Said {
+    if !device.is_cuda() {
+        return Err("has no GPU of CUDA".into());
+    }
+    let invitation = nccl::invite().map_err(|e| format!("has no NCCL ({e})"))?;
+    Ok(if rank == 0 { invitation } else { Vec::new() })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn offer(_: usize, _: &Device) -> Said {
+    Err("has no GPU of CUDA".into())
+}
+
+#[cfg(feature = "cuda")]
+fn join<'a>(group: &'a mut dyn Group, invitation: &[u8], device: &Device) -> Result<(Box<dyn Group + 'a>, String)> {
+    let joined = Communicator::join(invitation, group.rank(), group.size(), device);
+    let said = joined.as_ref().map(|_| Vec::new()).map_err(|e| format!("cannot join the others ({e})"));
+    let said = group.gather(&written(&said))?;
+    Ok(match (all(&said), joined) {
+        (Ok(()), Ok(gpus)) => (Box::new(Gpus { words: group, gpus }), "gradients are added up by NCCL".into()),
+        (Err((rank, fault)), _) => (Box::new(group), format!("gradients are added up over TCP: worker {rank} {fault}")),
+        (Ok(()), Err(e)) => (Box::new(group), e.to_string()),
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn join<'a>(group: &'a mut dyn Group, _: &[u8], _: &Device) -> Result<(Box<dyn Group + 'a>, String)> {
+    Ok((Box::new(group), String::new()))
+}
+
+/// Words go their own way, vectors from GPU to GPU.
+#[cfg(feature = "cuda")]
+struct Gpus<'a> {
+    words: &'a mut dyn Group,
+    gpus: Communicator,
+}
+
+#[cfg(feature = "cuda")]
+impl Group for Gpus<'_> {
+    fn rank(&self) -> usize {
+        self.words.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.words.size()
+    }
+
+    fn gather(&mut self, words: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.words.gather(words)
+    }
+
+    fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
+        self.gpus.sum(vector).map_err(|e| crate::Error::Peer { fault: e.to_string() })
+    }
+}
+
+impl Group for &mut dyn Group {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn gather(&mut self, words: &[u8]) -> Result<Vec<Vec<u8>>> {
+        (**self).gather(words)
+    }
+
+    fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
+        (**self).sum(vector)
+    }
+}
