@@ -202,6 +202,7 @@ pub fn platform(p: &domain::Platform) -> wire::Platform {
         labels: p.labels.clone().into_iter().collect(),
         version: p.version.clone(),
         host: p.host.clone(),
+        device_id: p.device_id.clone(),
     }
 }
 
@@ -231,6 +232,7 @@ pub fn platform_in(p: wire::Platform) -> Result<domain::Platform, CallError> {
         labels: p.labels.into_iter().collect(),
         version: p.version,
         host: p.host,
+        device_id: p.device_id,
     })
 }
 

@@ -5,4 +5,4 @@ mod fixture;
 mod programs;
 
 pub use fixture::{conversations, tiny_model};
-pub use programs::{Ctl, Program, World, binary, wait_until};
+pub use programs::{Ctl, Program, World, binary, device, wait_until};

@@ -106,7 +106,7 @@ impl Ctl {
 }
 
 /// Where workers of tests compute, and their jobs want to.
-fn device() -> String {
+pub fn device() -> String {
     std::env::var("QLORA_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::AgentArgs;
 use crate::models::Cache;
-use crate::platform;
+use crate::platform::{self, Accelerator};
 
 #[derive(Serialize)]
 struct Check {
@@ -40,8 +40,9 @@ pub fn run(args: &AgentArgs, json: bool) -> ExitCode {
 fn checks(args: &AgentArgs) -> Vec<Check> {
     let folder = std::env::temp_dir();
     let mut checks = Vec::new();
-    match platform::probe(None, &[], &folder) {
-        Ok(p) => {
+    match platform::offers(None, &[], &folder) {
+        Ok(all) => {
+            let p = all.first().cloned().unwrap_or_default();
             let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
             checks.push(Check {
                 name: "processor",
@@ -67,15 +68,19 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
                 name: "offers",
                 ok: true,
                 optional: false,
-                text: format!("{} on {}", p.device_class().word(), p.device_name),
+                text: all
+                    .iter()
+                    .map(|p| format!("{} on {}", p.device_class().word(), p.device_name))
+                    .collect::<Vec<_>>()
+                    .join(", "),
             });
         }
         Err(e) => checks.push(Check { name: "platform", ok: false, optional: false, text: e.to_string() }),
     }
     for (name, found) in platform::accelerators() {
         let ok = found.is_ok();
-        let text =
-            found.map_or_else(|e| e, |gpu| format!("{} {} driver {}", gpu.name, gpu.compute_capability, gpu.driver));
+        let line = |gpu: &Accelerator| format!("{} {} driver {}", gpu.name, gpu.compute_capability, gpu.driver);
+        let text = found.map_or_else(|e| e, |gpus| gpus.iter().map(line).collect::<Vec<_>>().join(", "));
         checks.push(Check { name, ok, optional: true, text });
     }
     checks.push(Check {

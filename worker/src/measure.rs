@@ -12,7 +12,7 @@ use crate::agent::KEEP_MEMORY;
 use crate::cli::BenchArgs;
 use crate::error::WorkerError;
 use crate::models::{self, Quiet};
-use crate::platform::nvidia;
+use crate::platform::{Accelerator, nvidia};
 
 /// Measures in a process with the environment of a training process.
 pub fn run(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
@@ -41,7 +41,7 @@ fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
     let config = Layers { set, ..Layers::default() }.resolve()?;
     let checkpoint = checkpoint(args, &config)?;
     let extent = Extent { length: args.length, steps: args.steps as usize, kernels: args.kernels };
-    let before = nvidia::energy();
+    let before = first_gpu().and_then(|gpu| nvidia::energy(&gpu.id));
     let figures = measure(&config, &checkpoint, extent)?;
     let gpu = (figures.device == "GPU").then(|| Gpu::of(&figures, before)).flatten();
     if args.json {
@@ -63,11 +63,16 @@ struct Gpu {
     model_flops_utilization: Option<f64>,
 }
 
+/// The one that is measured.
+fn first_gpu() -> Option<Accelerator> {
+    nvidia::all().ok()?.into_iter().next()
+}
+
 impl Gpu {
     fn of(figures: &Figures, before: Option<f64>) -> Option<Self> {
-        let gpu = nvidia::probe().ok()?;
+        let gpu = first_gpu()?;
         Some(Self {
-            joules: nvidia::energy().zip(before).map(|(after, before)| after - before),
+            joules: nvidia::energy(&gpu.id).zip(before).map(|(after, before)| after - before),
             model_flops_utilization: data_sheet_rate(&gpu.name).map(|rate| figures.operations_per_second / rate),
             name: gpu.name,
             driver: gpu.driver,

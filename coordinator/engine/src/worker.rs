@@ -45,6 +45,8 @@ pub struct Platform {
     /// The machine: workers on one are near each other.
     #[serde(default)]
     pub host: String,
+    #[serde(default)]
+    pub device_id: String,
 }
 
 /// What a job needs of a worker.
@@ -127,6 +129,7 @@ impl Platform {
             labels: BTreeMap::new(),
             version: String::new(),
             host: String::new(),
+            device_id: String::new(),
         }
     }
 }

@@ -30,6 +30,7 @@ fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
         labels: BTreeMap::new(),
         version: "0".into(),
         host: String::new(),
+        device_id: String::new(),
     })
 }
 

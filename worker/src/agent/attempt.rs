@@ -49,7 +49,11 @@ impl Attempt {
         let span = tracing::info_span!("attempt", job = assignment.job, token);
         qlora_telemetry::set_parent_text(&span, &assignment.traceparent);
         let worker = Worker {
-            folder: state.join("jobs").join(format!("{}-{token}", assignment.job)),
+            // Workers of one machine share the state folder, and may share an attempt.
+            folder: state.join("jobs").join(match assignment.rank {
+                0 => format!("{}-{token}", assignment.job),
+                rank => format!("{}-{token}-{rank}", assignment.job),
+            }),
             tokens: state.join("tokens"),
             client,
             session,
@@ -91,6 +95,8 @@ pub struct Manners {
     /// A training process that says nothing for longer is ended.
     pub patience: Option<Duration>,
     pub peers: Peers,
+    /// The GPU that the training process sees, where there may be several.
+    pub gpu: Option<String>,
 }
 
 /// Why the child was never started, or its result not delivered.
@@ -152,7 +158,7 @@ impl Worker {
 
     async fn train(&mut self) -> Result<Judgement, Fault> {
         let spec = self.prepare().await?;
-        let mut process = Process::start(&spec).map_err(self.io(&spec))?;
+        let mut process = Process::start(&spec, self.manners.gpu.as_deref()).map_err(self.io(&spec))?;
         let (saved, uploads) = mpsc::unbounded_channel();
         let uploader = Uploader {
             client: self.client.clone(),

@@ -17,8 +17,11 @@ mod vitals;
 pub use process::KEEP_MEMORY;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use qlora_proto::Platform;
 use qlora_telemetry::{Logs, Program};
+use tokio::task::JoinSet;
 
 use crate::cli::AgentArgs;
 use crate::error::WorkerError;
@@ -33,11 +36,41 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let program = Program { name: "qlora-worker", version: env!("CARGO_PKG_VERSION") };
         let _telemetry = qlora_telemetry::start(program, Logs::Info, false)?;
         let identity = Identity::take(&args)?;
-        let platform = platform::probe(args.device.as_deref(), &args.label, &identity.folder)?;
+        let platforms = platform::offers(args.device.as_deref(), &args.label, &identity.folder)?;
         let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
         let peers = peers::Peers { host: args.peer_address, port: args.peer_port };
         let manners = session::Manners { once: args.once, patience: args.patience, peers };
-        session::Session::new(client, identity, platform, manners).run().await?;
+        serve(client, identity, platforms, manners).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Serves with every device of `platforms` as a worker of its own; one that breaks does not end the others.
+///
+/// # Errors
+/// The first fault, once all have ended.
+async fn serve(
+    client: Client,
+    identity: Identity,
+    platforms: Vec<Platform>,
+    manners: session::Manners,
+) -> Result<(), WorkerError> {
+    let (identity, several) = (Arc::new(identity), platforms.len() > 1);
+    let mut workers = JoinSet::new();
+    for (i, platform) in platforms.into_iter().enumerate() {
+        let name = if several { format!("{}-{i}", identity.name) } else { identity.name.clone() };
+        let session = session::Session::new(client.clone(), name, identity.clone(), platform, manners.clone());
+        workers.spawn(session.run());
+    }
+    let mut fault = Ok(());
+    while let Some(ended) = workers.join_next().await {
+        let ended = ended.unwrap_or_else(|e| Err(WorkerError::Device(format!("a worker ended by itself: {e}"))));
+        if let Err(e) = &ended
+            && several
+        {
+            tracing::error!("a worker of this machine has ended: {e}");
+        }
+        fault = fault.and(ended);
+    }
+    fault
 }

@@ -10,6 +10,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::child::{Line, MEET};
 use crate::gang::Meeting;
+use crate::platform::nvidia::VISIBLE;
 
 /// Lines of stderr that are kept for the message when the child dies.
 const LAST_WORDS: usize = 5;
@@ -33,10 +34,11 @@ pub struct Judgement {
 }
 
 impl Process {
-    /// Starts `qlora-worker train --spec spec`.
-    pub fn start(spec: &Path) -> std::io::Result<Self> {
+    /// Starts `qlora-worker train --spec spec`, which sees no other GPU than `gpu`.
+    pub fn start(spec: &Path, gpu: Option<&str>) -> std::io::Result<Self> {
         let program = std::env::current_exe()?;
         let mut child = Command::new(program)
+            .envs(gpu.map(|id| (VISIBLE, id)))
             .arg("train")
             .arg("--spec")
             .arg(spec)

@@ -49,6 +49,7 @@ impl Manners {
 /// A worker's life.
 pub struct Session {
     client: Client,
+    name: String,
     identity: Arc<Identity>,
     platform: Platform,
     manners: Manners,
@@ -68,10 +69,11 @@ enum Turn {
 }
 
 impl Session {
-    pub fn new(client: Client, identity: Identity, platform: Platform, manners: Manners) -> Self {
+    pub fn new(client: Client, name: String, identity: Arc<Identity>, platform: Platform, manners: Manners) -> Self {
         Self {
             client,
-            identity: Arc::new(identity),
+            name,
+            identity,
             platform,
             manners,
             id: 0,
@@ -132,7 +134,7 @@ impl Session {
         let mut wait = SHORTEST_WAIT;
         loop {
             let request = RegisterRequest {
-                name: self.identity.name.clone(),
+                name: self.name.clone(),
                 instance: self.identity.instance.clone(),
                 platform: Some(self.platform.clone()),
                 running_token: self.running(),
@@ -143,7 +145,7 @@ impl Session {
                     self.id = answer.session;
                     self.lease = Duration::from_millis(answer.lease_ms.into());
                     self.renewed = Instant::now();
-                    tracing::info!(name = %self.identity.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
+                    tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
                     return Ok(());
                 }
                 Err(status) => self.judge(&status, patience.is_some_and(|p| started.elapsed() > p))?,
@@ -224,6 +226,7 @@ impl Session {
             let manners = attempt::Manners {
                 patience: self.manners.patience(self.platform.device_class()),
                 peers: self.manners.peers.clone(),
+                gpu: Some(self.platform.device_id.clone()).filter(|id| !id.is_empty()),
             };
             let state = self.identity.folder.clone();
             self.attempt = Some(Attempt::start(self.client.clone(), self.id, state, manners, assignment));

@@ -1,7 +1,9 @@
 //! The user's folder of models. A model under its final name is complete.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use fs4::fs_std::FileExt;
 use qlora_planner::{CatalogueEntry, ModelFormat};
 
 use super::ModelError;
@@ -28,15 +30,29 @@ impl Cache {
         self.folder.join(repository.replace('/', "--"))
     }
 
+    /// Keeps others from fetching `name` as long as the file that is given lives; `told` hears where that takes a while.
+    pub fn hold(&self, name: &str, told: impl FnOnce()) -> Result<File, ModelError> {
+        let path = self.folder.join(format!(".{}.lock", name.replace('/', "--")));
+        let file = File::create(&path).map_err(ModelError::io(&path))?;
+        if !FileExt::try_lock_exclusive(&file).map_err(ModelError::io(&path))? {
+            told();
+            FileExt::lock_exclusive(&file).map_err(ModelError::io(&path))?;
+        }
+        Ok(file)
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     pub fn has(&self, entry: &CatalogueEntry) -> bool {
-        let folder = self.repository(entry.repository);
         match entry.format {
-            ModelFormat::Gguf { file, .. } => folder.join(file).exists(),
-            ModelFormat::Folder => folder.join(super::hub::COMPLETE).exists(),
+            ModelFormat::Gguf { file, .. } => self.repository(entry.repository).join(file).exists(),
+            ModelFormat::Folder => self.has_repository(entry.repository),
         }
+    }
+
+    pub fn has_repository(&self, repository: &str) -> bool {
+        self.repository(repository).join(super::hub::COMPLETE).exists()
     }
 }

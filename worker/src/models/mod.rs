@@ -53,7 +53,9 @@ pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelErro
         return Ok(path.into());
     }
     let cache = Cache::open()?;
+    let hold = || cache.hold(name, || progress.note(&format!("another worker fetches {name}; waiting for it")));
     if let Some(entry) = find(name) {
+        let _held = if cache.has(&entry) { None } else { Some(hold()?) };
         return match entry.format {
             ModelFormat::Gguf { .. } => fetch::gguf(&cache, &entry, progress),
             ModelFormat::Folder => hub::folder(&cache, entry.repository, entry.gated, progress),
@@ -61,6 +63,7 @@ pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelErro
     }
     let is_repository = name.split('/').count() == 2 && name.split('/').all(|p| !p.is_empty() && !p.starts_with('.'));
     if is_repository {
+        let _held = if cache.has(&entry) { None } else { Some(hold()?) };
         return hub::folder(&cache, name, false, progress);
     }
     let known = catalogue().iter().map(|e| e.name).collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! What this machine is and can do: the processor and memory always, one accelerator where there is one.
+//! What this machine is and can do: the processor and memory always, accelerators where there are any.
 
 mod apple;
 mod cpu;
@@ -20,32 +20,37 @@ pub struct Accelerator {
     pub compute_capability: String,
     pub driver: String,
     pub flash_attention: bool,
+    /// By which its library knows it; empty where there can only be one.
+    pub id: String,
 }
 
-/// Looks at the machine; `device` is the class that was asked for.
+/// What the machine has to offer, each for a worker of its own: every GPU, or the processor; `device` is the class that
+/// was asked for.
 ///
 /// # Errors
 /// The class that was asked for is not here, or not in this build.
-pub fn probe(device: Option<&str>, labels: &[(String, String)], folder: &Path) -> Result<Platform, WorkerError> {
+pub fn offers(device: Option<&str>, labels: &[(String, String)], folder: &Path) -> Result<Vec<Platform>, WorkerError> {
     let mut platform = cpu::probe(folder);
     platform.labels = labels.iter().cloned().collect::<HashMap<_, _>>();
-    let cuda = nvidia::probe();
-    let metal = apple::probe();
-    match device {
-        Some("cuda") => take(&mut platform, DeviceClass::Cuda, cuda.map_err(WorkerError::Device)?)?,
-        Some("metal") => take(&mut platform, DeviceClass::Metal, metal.map_err(WorkerError::Device)?)?,
-        Some(_) => {}
+    let (cuda, metal) = (nvidia::all(), apple::probe());
+    let (class, gpus) = match device {
+        Some("cuda") => (DeviceClass::Cuda, cuda.map_err(WorkerError::Device)?),
+        Some("metal") => (DeviceClass::Metal, vec![metal.map_err(WorkerError::Device)?]),
+        Some(_) => return Ok(vec![platform]),
         None => match (cuda, metal) {
-            (Ok(gpu), _) if cfg!(feature = "cuda") => take(&mut platform, DeviceClass::Cuda, gpu)?,
-            (_, Ok(gpu)) if cfg!(feature = "metal") => take(&mut platform, DeviceClass::Metal, gpu)?,
-            (Err(fault), _) if cfg!(feature = "cuda") => tracing::warn!("no NVIDIA GPU is offered: {fault}"),
-            _ => {}
+            (Ok(gpus), _) if cfg!(feature = "cuda") => (DeviceClass::Cuda, gpus),
+            (_, Ok(gpu)) if cfg!(feature = "metal") => (DeviceClass::Metal, vec![gpu]),
+            (Err(fault), _) if cfg!(feature = "cuda") => {
+                tracing::warn!("no NVIDIA GPU is offered: {fault}");
+                return Ok(vec![platform]);
+            }
+            _ => return Ok(vec![platform]),
         },
-    }
-    Ok(platform)
+    };
+    gpus.into_iter().map(|gpu| with(platform.clone(), class, gpu)).collect()
 }
 
-fn take(platform: &mut Platform, class: DeviceClass, gpu: Accelerator) -> Result<(), WorkerError> {
+fn with(mut platform: Platform, class: DeviceClass, gpu: Accelerator) -> Result<Platform, WorkerError> {
     let built =
         class == DeviceClass::Cuda && cfg!(feature = "cuda") || class == DeviceClass::Metal && cfg!(feature = "metal");
     if !built {
@@ -63,14 +68,15 @@ fn take(platform: &mut Platform, class: DeviceClass, gpu: Accelerator) -> Result
     platform.driver = gpu.driver;
     platform.bf16 = true;
     platform.flash_attention = gpu.flash_attention;
-    Ok(())
+    platform.device_id = gpu.id;
+    Ok(platform)
 }
 
 /// # Errors
 /// The device that was offered is broken.
 pub fn still_fit(platform: &Platform) -> Result<(), WorkerError> {
     match platform.device_class() {
-        DeviceClass::Cuda => nvidia::probe().map(drop).map_err(WorkerError::Device),
+        DeviceClass::Cuda => nvidia::one(&platform.device_id).map(drop).map_err(WorkerError::Device),
         _ => Ok(()),
     }
 }
@@ -78,13 +84,13 @@ pub fn still_fit(platform: &Platform) -> Result<(), WorkerError> {
 /// What changes from minute to minute: free device memory and free disk space.
 pub fn free(platform: &Platform, folder: &Path) -> (u64, u64) {
     let memory = match platform.device_class() {
-        DeviceClass::Cuda => nvidia::probe().map_or(0, |gpu| gpu.memory_free),
+        DeviceClass::Cuda => nvidia::one(&platform.device_id).map_or(0, |gpu| gpu.memory_free),
         _ => cpu::memory_free(),
     };
     (memory, cpu::disk_free(folder))
 }
 
 /// What each accelerator library says, for `doctor`.
-pub fn accelerators() -> [(&'static str, Result<Accelerator, String>); 2] {
-    [("NVIDIA GPU", nvidia::probe()), ("Apple GPU", apple::probe())]
+pub fn accelerators() -> [(&'static str, Result<Vec<Accelerator>, String>); 2] {
+    [("NVIDIA GPU", nvidia::all()), ("Apple GPU", apple::probe().map(|gpu| vec![gpu]))]
 }

@@ -5,7 +5,14 @@
 
 namespace {
 
-constexpr int SUCCESS = 0;
+constexpr int SUCCESS = 0, NOT_FOUND = 6;
+
+// As many as `QLORA_EMULATED_GPUS` says; all of them are the one processor.
+unsigned there() {
+    const char* text = std::getenv("QLORA_EMULATED_GPUS");
+    return text == nullptr ? 1 : unsigned(std::atoi(text));
+}
+char gpus[64];
 
 struct Memory {
     unsigned version;
@@ -19,10 +26,15 @@ extern "C" {
 int nvmlInit_v2() { return SUCCESS; }
 int nvmlInitWithFlags(unsigned) { return SUCCESS; }
 int nvmlShutdown() { return SUCCESS; }
-int nvmlDeviceGetCount_v2(unsigned* count) { return *count = 1, SUCCESS; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned, void** device) {
-    static int somewhere;
-    return *device = &somewhere, SUCCESS;
+int nvmlDeviceGetCount_v2(unsigned* count) { return *count = there(), SUCCESS; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void** device) { return *device = &gpus[i % sizeof gpus], SUCCESS; }
+int nvmlDeviceGetUUID(void* device, char* id, unsigned size) {
+    return std::snprintf(id, size, "GPU-emulated-%d", int(static_cast<char*>(device) - gpus)), SUCCESS;
+}
+int nvmlDeviceGetHandleByUUID(const char* id, void** device) {
+    unsigned i = 0;
+    if (std::sscanf(id, "GPU-emulated-%u", &i) != 1 || i >= there()) return NOT_FOUND;
+    return *device = &gpus[i], SUCCESS;
 }
 int nvmlDeviceGetName(void*, char* name, unsigned size) { return std::snprintf(name, size, "emulated GPU"), SUCCESS; }
 int nvmlDeviceGetMemoryInfo_v2(void*, Memory* memory) {
