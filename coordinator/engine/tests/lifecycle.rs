@@ -326,6 +326,22 @@ fn a_free_worker_is_kept_for_an_older_job_for_two_but_not_for_one_that_cannot_st
 }
 
 #[test]
+fn nobody_is_woken_for_a_job_for_two_that_cannot_start_and_somebody_for_a_younger_one() {
+    let mut world = World::new();
+    let a = world.register("a", "1");
+    world.submit(for_two("pair"));
+    assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
+    assert_eq!(world.engine.handle(world.now, Event::Tick).1, []);
+    let failing = world.submit(spec("x", None));
+    let (job, token) = world.start(a);
+    assert_eq!(job, failing);
+    world.finish(token, Outcome::Failed);
+    assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
+    world.now = Millis(100);
+    assert_eq!(world.engine.handle(world.now, Event::Tick).1, [Effect::Wake(a)], "its backoff is over");
+}
+
+#[test]
 fn the_failure_of_any_ends_the_attempt_of_all_and_they_are_told_to_stop_at_once() {
     for (rank, outcome) in [(0, Outcome::Failed), (1, Outcome::Failed), (1, Outcome::Lost)] {
         let (mut world, [a, b], job, token) = two_at_work();
@@ -459,6 +475,35 @@ fn invariants(engine: &Engine, before: &BTreeMap<JobId, (bool, u64, usize)>) {
     assert_eq!(held, wanted, "workers hold what attempts say, and nothing that is over");
 }
 
+/// Does what the effects ask for until nothing more is asked: a worker that is woken synchronises.
+///
+/// # Panics
+/// They ask for ever: workers would be woken in vain, over and over.
+fn settle(world: &mut World, mut effects: Vec<Effect>, running: &mut [Option<Token>; 3], tokens: &mut Vec<Token>) {
+    for _ in 0..20 {
+        let woken: Vec<SessionId> =
+            effects.iter().filter_map(|e| if let Effect::Wake(session) = e { Some(*session) } else { None }).collect();
+        if woken.is_empty() {
+            return;
+        }
+        effects.clear();
+        for session in woken {
+            let known = world.engine.workers().find(|w| w.session == session).map(|w| w.name.clone());
+            let Some(w) = known.and_then(|name| name[1..].parse::<usize>().ok()) else { continue };
+            let event =
+                Event::Synchronize { session, running: running[w], memory_free: 0, disk_free: 0, draining: false };
+            let (response, more) = world.engine.handle(world.now, event);
+            if let Response::Wanted(Wanted::Run { token, .. }) = response {
+                running[w] = Some(token);
+                tokens.push(token);
+            }
+            effects.extend(more);
+            effects.extend(world.engine.handle(world.now, Event::Tick).1);
+        }
+    }
+    panic!("workers are woken for ever");
+}
+
 proptest! {
     #[test]
     fn every_history_keeps_the_invariants(acts in prop::collection::vec(act(), 1..120)) {
@@ -513,6 +558,8 @@ proptest! {
                     sessions = [None; 3];
                 }
             }
+            let (_, effects) = world.engine.handle(world.now, Event::Tick);
+            settle(&mut world, effects, &mut running, &mut tokens);
             invariants(&world.engine, &before);
         }
     }

@@ -63,7 +63,7 @@ pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelErro
     }
     let is_repository = name.split('/').count() == 2 && name.split('/').all(|p| !p.is_empty() && !p.starts_with('.'));
     if is_repository {
-        let _held = if cache.has(&entry) { None } else { Some(hold()?) };
+        let _held = if cache.has_repository(name) { None } else { Some(hold()?) };
         return hub::folder(&cache, name, false, progress);
     }
     let known = catalogue().iter().map(|e| e.name).collect::<Vec<_>>().join(", ");

@@ -157,7 +157,7 @@ impl Engine {
         effects.push(Effect::Save(id));
         if requeued {
             self.queue.insert(id);
-            self.wake_one_for(id, effects);
+            self.wake_one_for(now, id, effects);
         }
     }
 

@@ -173,17 +173,19 @@ impl Engine {
         self.jobs.insert(id, Job::new(id, spec, now));
         self.queue.insert(id);
         effects.push(Effect::Save(id));
-        self.wake_one_for(id, effects);
+        self.wake_one_for(now, id, effects);
         Ok(Response::Submitted { job: id, created: true })
     }
 
-    /// Wakes a worker that waits and fits; it takes the oldest job that fits it.
+    /// Wakes a worker that waits, fits the job and would be given work now; it takes the oldest job that it can.
     ///
     /// A worker that was woken no longer waits, so that the next job wakes another one.
-    fn wake_one_for(&mut self, id: JobId, effects: &mut Effects) {
+    fn wake_one_for(&mut self, now: Millis, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let idle = self.workers.values_mut().filter(|w| w.is_free()).find(|w| verdict(&job.spec.needs, w).fits);
-        if let Some(worker) = idle {
+        let may_start =
+            |w: &&Worker| w.is_free() && verdict(&job.spec.needs, w).fits && self.next_for(now, w).is_some();
+        let Some(name) = self.workers.values().find(may_start).map(|w| w.name.clone()) else { return };
+        if let Some(worker) = self.workers.get_mut(&name) {
             worker.waiting = false;
             effects.push(Effect::Wake(worker.session));
         }
@@ -208,10 +210,23 @@ impl Engine {
         }
     }
 
+    /// Wakes a worker for the oldest job, passing over those that want several until all of these are free.
     fn wake_for_oldest(&mut self, now: Millis, effects: &mut Effects) {
-        let ready = |id: &&JobId| matches!(self.jobs.get(id).map(|j| &j.state), Some(JobState::Queued { not_before }) if *not_before <= now);
-        if let Some(id) = self.queue.iter().find(ready).copied() {
-            self.wake_one_for(id, effects);
+        let mut oldest = Vec::new();
+        for job in self.queue.iter().filter_map(|id| self.jobs.get(id)) {
+            if matches!(job.state, JobState::Queued { not_before } if not_before <= now) {
+                oldest.push(job.id);
+                if job.spec.needs.workers <= 1 {
+                    break;
+                }
+            }
+        }
+        let before = effects.len();
+        for id in oldest {
+            self.wake_one_for(now, id, effects);
+            if effects.len() > before {
+                return;
+            }
         }
     }
 

@@ -81,7 +81,7 @@ impl Engine {
             (Some(running), _) => self.stop_or_go_on(running),
             // The assignment did not arrive, or the worker has not started on it: say it again.
             (None, Some(token)) => self.repeat(token),
-            (None, None) => self.next_for(now, &name, effects),
+            (None, None) => self.start_next(now, &name, effects),
         };
         if let Some(worker) = self.workers.get_mut(&name) {
             worker.waiting = wanted == Wanted::Nothing;
@@ -103,21 +103,28 @@ impl Engine {
         self.running.get(&token).map_or(Wanted::Nothing, |&job| Wanted::Run { job, token })
     }
 
-    /// Gives the oldest waiting job that fits to `name`, and to others where it wants several.
+    /// The oldest job that waits and may start with `worker`, and those who take it with it.
     ///
-    /// A job that wants several comes before younger ones too: where enough fit and some are busy, `name` stays free for it.
-    fn next_for(&mut self, now: Millis, name: &str, effects: &mut Effects) -> Wanted {
-        let Some(worker) = self.workers.get(name).filter(|w| !w.draining) else { return Wanted::Nothing };
+    /// A job that wants several comes before younger ones too: where enough fit and some are busy, `worker` stays free.
+    pub(super) fn next_for(&self, now: Millis, worker: &Worker) -> Option<(JobId, Vec<String>)> {
         let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now);
         let queued = self.queue.iter().filter_map(|id| self.jobs.get(id)).filter(ready);
         for job in queued.filter(|job| verdict(&job.spec.needs, worker).fits) {
             match team(&job.spec.needs, worker, self.workers.values()) {
-                Team::Complete(others) => return self.start(now, job.id, name, others, effects),
-                Team::Busy => return Wanted::Nothing,
+                Team::Complete(others) => return Some((job.id, others)),
+                Team::Busy => return None,
                 Team::TooSmall => {}
             }
         }
-        Wanted::Nothing
+        None
+    }
+
+    fn start_next(&mut self, now: Millis, name: &str, effects: &mut Effects) -> Wanted {
+        let free = self.workers.get(name).filter(|w| !w.draining);
+        match free.and_then(|worker| self.next_for(now, worker)) {
+            Some((id, others)) => self.start(now, id, name, others, effects),
+            None => Wanted::Nothing,
+        }
     }
 
     fn start(&mut self, now: Millis, id: JobId, first: &str, others: Vec<String>, effects: &mut Effects) -> Wanted {
