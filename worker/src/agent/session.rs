@@ -13,7 +13,7 @@ use super::attempt::{self, Attempt, Ending};
 use super::peers::Peers;
 use crate::error::WorkerError;
 use crate::identity::Identity;
-use crate::platform;
+use crate::platform::{self, Faults};
 use qlora_client::Client;
 
 /// Waits between tries to reach the coordinator.
@@ -58,6 +58,7 @@ pub struct Session {
     renewed: Instant,
     attempt: Option<Attempt>,
     draining: bool,
+    faults: Option<Faults>,
 }
 
 /// What ends one exchange.
@@ -66,6 +67,8 @@ enum Turn {
     AttemptEnded(Ending),
     LeaseEnds,
     Signal,
+    /// The device is of no use any more.
+    Broken(String),
 }
 
 impl Session {
@@ -81,12 +84,14 @@ impl Session {
             renewed: Instant::now(),
             attempt: None,
             draining: false,
+            faults: None,
         }
     }
 
     /// Serves until a signal or, with `--once`, until one attempt has ended.
     pub async fn run(mut self) -> Result<(), WorkerError> {
         let mut signals = Signals::listen()?;
+        self.faults = platform::faults(&self.platform);
         tokio::select! {
             registered = self.register(Some(PATIENCE)) => registered?,
             () = signals.next() => return Ok(()),
@@ -117,6 +122,7 @@ impl Session {
                     // The job goes to another machine; this one would only fail the next.
                     platform::still_fit(&self.platform)?;
                 }
+                Turn::Broken(fault) => return self.break_off(fault).await,
                 Turn::LeaseEnds => self.stop_attempt("the lease could not be renewed in time", false),
                 Turn::Signal if self.draining || self.attempt.is_none() => return Ok(()),
                 Turn::Signal => {
@@ -207,6 +213,7 @@ impl Session {
             biased;
             ending = ended => Turn::AttemptEnded(ending),
             () = signals.next() => Turn::Signal,
+            fault = platform::broken(&mut self.faults) => Turn::Broken(fault),
             () = tokio::time::sleep_until(lease_ends), if watches_lease => Turn::LeaseEnds,
             answer = exchange => Turn::Answer(answer),
         }
@@ -231,6 +238,15 @@ impl Session {
             let state = self.identity.folder.clone();
             self.attempt = Some(Attempt::start(self.client.clone(), self.id, state, manners, assignment));
         }
+    }
+
+    /// Gives the job back, for another worker, and ends.
+    async fn break_off(mut self, fault: String) -> Result<(), WorkerError> {
+        self.stop_attempt(&fault, true);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.ended().await;
+        }
+        Err(WorkerError::Device(fault))
     }
 
     fn stop_attempt(&self, reason: &str, at_once: bool) {

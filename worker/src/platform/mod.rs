@@ -3,12 +3,14 @@
 mod apple;
 mod cpu;
 pub mod nvidia;
+mod xid;
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use qlora_proto::{DeviceClass, Platform};
 
+pub use self::xid::Faults;
 use crate::error::WorkerError;
 
 /// An accelerator, as its own library describes it.
@@ -79,6 +81,21 @@ pub fn still_fit(platform: &Platform) -> Result<(), WorkerError> {
         DeviceClass::Cuda => nvidia::one(&platform.device_id).map(drop).map_err(WorkerError::Device),
         _ => Ok(()),
     }
+}
+
+/// Waits until the device that was offered is known to be broken, and says how; for ever where its driver tells nothing.
+pub async fn broken(faults: &mut Option<Faults>) -> String {
+    if let Some(faults) = faults
+        && let Ok(fault) = faults.wait_for(Option::is_some).await
+    {
+        return fault.clone().unwrap_or_default();
+    }
+    std::future::pending().await
+}
+
+/// Where faults of the device that is offered appear, while it works.
+pub fn faults(platform: &Platform) -> Option<Faults> {
+    (platform.device_class() == DeviceClass::Cuda).then(|| xid::follow(platform.device_id.clone()))
 }
 
 /// What changes from minute to minute: free device memory and free disk space.

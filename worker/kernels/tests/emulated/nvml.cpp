@@ -2,10 +2,12 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <unistd.h>
 
 namespace {
 
-constexpr int SUCCESS = 0, NOT_FOUND = 6;
+constexpr int SUCCESS = 0, NOT_FOUND = 6, TIMEOUT = 10;
+constexpr unsigned long long XID = 8;
 
 // As many as `QLORA_EMULATED_GPUS` says; all of them are the one processor.
 unsigned there() {
@@ -13,6 +15,12 @@ unsigned there() {
     return text == nullptr ? 1 : unsigned(std::atoi(text));
 }
 char gpus[64];
+
+struct Event {
+    void* device;
+    unsigned long long kind, number;
+    unsigned gpu_instance, compute_instance;
+};
 
 struct Memory {
     unsigned version;
@@ -50,6 +58,23 @@ int nvmlDeviceGetTotalEccErrors(void*, int, int, unsigned long long* errors) {
         std::fclose(file);
     }
     return SUCCESS;
+}
+// The fault whose number the file `QLORA_EMULATED_XID` holds, as soon as it does.
+int nvmlEventSetCreate(void** set) { return *set = gpus, SUCCESS; }
+int nvmlEventSetFree(void*) { return SUCCESS; }
+int nvmlDeviceRegisterEvents(void*, unsigned long long, void*) { return SUCCESS; }
+int nvmlEventSetWait_v2(void*, Event* event, unsigned milliseconds) {
+    const char* path = std::getenv("QLORA_EMULATED_XID");
+    for (unsigned waited = 0; waited < milliseconds; waited += 20) {
+        unsigned long long number = 0;
+        if (std::FILE* file = path == nullptr ? nullptr : std::fopen(path, "r")) {
+            const int read = std::fscanf(file, "%llu", &number);
+            std::fclose(file);
+            if (read == 1) return *event = {gpus, XID, number, 0, 0}, SUCCESS;
+        }
+        usleep(20'000);
+    }
+    return TIMEOUT;
 }
 int nvmlSystemGetDriverVersion(char* version, unsigned size) { return std::snprintf(version, size, "580.0"), SUCCESS; }
 }
