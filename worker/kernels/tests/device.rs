@@ -7,6 +7,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter};
+use qlora_kernels::ops::cross_entropy::Head;
 use qlora_kernels::ops::{attention, cross_entropy, dropout, rms_norm, rows, swiglu};
 use qlora_kernels::{
     Activations, AttentionShape, DropoutKey, Nf4Tensor, Products, Result, RopeTable, Sequences, Span, Term, cuda,
@@ -184,14 +185,24 @@ fn the_loss_and_its_gradient_agree() -> Result<()> {
     let (hidden, head) = (random((41, 64), 16)?, random((397, 64), 17)?);
     let [ghidden, ghead] = on(&gpu(), [&hidden, &head]);
     let targets: Vec<u32> = (0..41).map(|i| i * 31 % 397).collect();
-    let found = cross_entropy::forward_backward(&ghidden, Products::CublasLt, &ghead, &targets, Some(0.25))?;
+    let found = cross_entropy::forward_backward(
+        &ghidden,
+        Head { weight: &ghead, products: Products::CublasLt, rows: 1024 },
+        &targets,
+        Some(0.25),
+    )?;
     let logits = hidden.to_dtype(DType::F32)?.matmul(&head.to_dtype(DType::F32)?.t()?)?;
     let (sum, grad) = cross_entropy::reference(&logits, &targets, Some(0.25))?;
     let loss = found.sum.value()?;
     assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
     let wanted = grad.expect("a gradient").matmul(&head.to_dtype(DType::F32)?)?;
     close(&found.grad.expect("a gradient"), &wanted, 2.0);
-    let alone = cross_entropy::forward_backward(&ghidden, Products::CublasLt, &ghead, &targets, None)?;
+    let alone = cross_entropy::forward_backward(
+        &ghidden,
+        Head { weight: &ghead, products: Products::CublasLt, rows: 1024 },
+        &targets,
+        None,
+    )?;
     assert!(alone.sum.value()? == loss && alone.grad.is_none());
     Ok(())
 }

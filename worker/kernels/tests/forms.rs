@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::ops::adamw::Moments;
+use qlora_kernels::ops::cross_entropy::Head;
 use qlora_kernels::ops::{adamw, attention, cross_entropy, dropout, rms_norm, swiglu};
 use qlora_kernels::{
     Activations, AttentionShape, DropoutKey, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Sequences,
@@ -177,19 +178,39 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
     let targets: Vec<u32> = (0..rows as u32).map(|i| (i * 31) % v as u32).collect();
     let whole = hidden.matmul(&head.t()?)?;
     let (sum, dlogits) = cross_entropy::reference(&whole, &targets, Some(0.25))?;
-    let result = cross_entropy::forward_backward(&hidden, Products::WrittenOut, &head, &targets, Some(0.25))?;
+    let result = cross_entropy::forward_backward(
+        &hidden,
+        Head { weight: &head, products: Products::WrittenOut, rows: 256 },
+        &targets,
+        Some(0.25),
+    )?;
     let found = result.sum.value()?;
     assert!((found - sum).abs() < 1e-2, "{found} and {sum}");
     let wanted = dlogits.expect("a gradient").matmul(&head)?;
     close(&result.grad.expect("a gradient"), &wanted, 1e-5);
-    let alone = cross_entropy::forward_backward(&hidden, Products::WrittenOut, &head, &targets, None)?;
+    let alone = cross_entropy::forward_backward(
+        &hidden,
+        Head { weight: &head, products: Products::WrittenOut, rows: 256 },
+        &targets,
+        None,
+    )?;
     assert!((alone.sum.value()? - found).abs() < 1e-3 && alone.grad.is_none());
     for how in Instructions::all().map(Products::Strips) {
-        let fast = cross_entropy::forward_backward(&rounded(&hidden)?, how, &rounded(&head)?, &targets, Some(0.25))?;
+        let fast = cross_entropy::forward_backward(
+            &rounded(&hidden)?,
+            Head { weight: &rounded(&head)?, products: how, rows: 256 },
+            &targets,
+            Some(0.25),
+        )?;
         let found = fast.sum.value()?;
         assert!((found - sum).abs() < 1e-2 * sum, "{how:?}: {found} and {sum}");
         assert!(relative(&fast.grad.expect("a gradient"), &wanted) < 2e-2, "{how:?}");
-        let alone = cross_entropy::forward_backward(&rounded(&hidden)?, how, &rounded(&head)?, &targets, None)?;
+        let alone = cross_entropy::forward_backward(
+            &rounded(&hidden)?,
+            Head { weight: &rounded(&head)?, products: how, rows: 256 },
+            &targets,
+            None,
+        )?;
         assert!((alone.sum.value()? - found).abs() < 1e-6 && alone.grad.is_none());
     }
     Ok(())

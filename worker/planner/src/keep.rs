@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::{DeviceBudget, plan_with};
 use crate::shape::ModelShape;
+use crate::thrift::Thrift;
 
 /// Tokens of a sequence from which on attention is what is dearest to compute again.
 const LONG: usize = 3_500;
@@ -67,19 +68,19 @@ impl fmt::Display for Keep {
 /// What to keep of each block.
 ///
 /// Without a budget, and on a processor, `auto` keeps inputs only.
-pub fn keeps(shape: &ModelShape, config: &TrainingConfig, budget: Option<DeviceBudget>) -> Vec<Keep> {
+pub fn keeps(shape: &ModelShape, config: &TrainingConfig, budget: Option<DeviceBudget>, thrift: Thrift) -> Vec<Keep> {
     match (config.training.gradient_checkpointing, budget) {
         (Checkpointing::Off, _) => vec![Keep::All; shape.layers],
         (Checkpointing::Auto, Some(budget)) if budget.kind != DeviceKind::Cpu => {
-            as_memory_allows(shape, config, budget)
+            as_memory_allows(shape, config, budget, thrift)
         }
         _ => vec![Keep::Input; shape.layers],
     }
 }
 
-fn as_memory_allows(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget) -> Vec<Keep> {
+fn as_memory_allows(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget, thrift: Thrift) -> Vec<Keep> {
     let available = (budget.bytes as f64 * config.resources.memory_fraction) as u64;
-    let fits = |keeps: &[Keep]| plan_with(shape, config, budget.kind, keeps).total() <= available;
+    let fits = |keeps: &[Keep]| plan_with(shape, config, budget.kind, keeps, thrift).total() <= available;
     let mut keeps = vec![Keep::Input; shape.layers];
     if config.data.max_seq_len >= LONG {
         raise(&mut keeps, Keep::Attention, &fits);
@@ -112,7 +113,7 @@ mod tests {
     use qlora_config::Layers;
 
     use super::*;
-    use crate::{CatalogueEntry, find};
+    use crate::{CatalogueEntry, find, thrift};
 
     fn llama() -> CatalogueEntry {
         find("llama-3.1-8b-instruct").expect("an entry of the catalogue")
@@ -126,8 +127,10 @@ mod tests {
 
     fn on_gpu(config: &TrainingConfig, gigabytes: u64) -> (Vec<Keep>, f64) {
         let (shape, bytes) = (llama().shape, gigabytes * 1_000_000_000);
-        let keeps = keeps(&shape, config, Some(DeviceBudget { kind: DeviceKind::Cuda, bytes }));
-        let total = plan_with(&shape, config, DeviceKind::Cuda, &keeps).total();
+        let budget = Some(DeviceBudget { kind: DeviceKind::Cuda, bytes });
+        let thrift = thrift(&shape, config, budget);
+        let keeps = keeps(&shape, config, budget, thrift);
+        let total = plan_with(&shape, config, DeviceKind::Cuda, &keeps, thrift).total();
         (keeps, total as f64 / 1e9)
     }
 
@@ -157,6 +160,6 @@ mod tests {
         assert_eq!(on_gpu(&all, 1).0, vec![Keep::All; 32]);
         let inputs = config(&["training.gradient_checkpointing=true"]);
         assert_eq!(on_gpu(&inputs, 1_000).0, vec![Keep::Input; 32]);
-        assert_eq!(super::keeps(&llama().shape, &config(&[]), None), vec![Keep::Input; 32]);
+        assert_eq!(super::keeps(&llama().shape, &config(&[]), None, Thrift::Nothing), vec![Keep::Input; 32]);
     }
 }

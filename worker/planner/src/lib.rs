@@ -8,8 +8,10 @@ mod keep;
 mod memory;
 mod scratch;
 mod shape;
+mod thrift;
 
 pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find};
 pub use keep::{Keep, keeps};
 pub use memory::{DeviceBudget, DoesNotFit, MemoryPlan, fit, plan, plan_with};
 pub use shape::{ModelShape, RopeScaling};
+pub use thrift::{Thrift, thrift};

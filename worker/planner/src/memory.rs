@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::keep::{Keep, keeps};
 use crate::scratch;
 use crate::shape::ModelShape;
+use crate::thrift::Thrift;
 
 /// What a device offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,25 +56,32 @@ fn advice(suggestions: &[String]) -> String {
     if suggestions.is_empty() { String::new() } else { format!("; fits with {}", suggestions.join(", or ")) }
 }
 
-/// Predicts the memory of `config` on a device of `kind`, with as little kept of each block as it allows.
+/// Predicts the memory of `config` on a device of `kind`, with as little kept as it allows, and all thrift.
 ///
 /// Tokens of a micro-batch are `micro_batch_size * max_seq_len`: the worst that the data can bring.
 pub fn plan(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> MemoryPlan {
-    plan_with(shape, config, kind, &keeps(shape, config, None))
+    let thrift = Thrift::utmost(kind);
+    plan_with(shape, config, kind, &keeps(shape, config, None, thrift), thrift)
 }
 
-/// [`plan`] where `keeps` is kept of the blocks.
-pub fn plan_with(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind, keeps: &[Keep]) -> MemoryPlan {
+/// [`plan`] where `keeps` is kept of the blocks, and only `thrift` is done without.
+pub fn plan_with(
+    shape: &ModelShape,
+    config: &TrainingConfig,
+    kind: DeviceKind,
+    keeps: &[Keep],
+    thrift: Thrift,
+) -> MemoryPlan {
     let element = if kind == DeviceKind::Cpu { 4 } else { 2 };
     let tokens = config.training.micro_batch_size * config.data.max_seq_len;
     let kept: usize = keeps.iter().map(|keep| keep.per_token(shape, config)).sum();
     let kept = kept * element + if kind == DeviceKind::Cuda { scratch::kept_beside(shape, config, keeps) } else { 0 };
     MemoryPlan {
-        weights: weights(shape, config, kind),
+        weights: weights(shape, config, kind, thrift),
         adapters: adapter_bytes(config) * shape.adapter_parameters(&config.lora) as u64,
         activations: (tokens * kept) as u64,
         scratch: match kind {
-            DeviceKind::Cuda => scratch::on_gpu(shape, config, tokens, keeps),
+            DeviceKind::Cuda => scratch::on_gpu(shape, config, tokens, keeps, thrift),
             _ => scratch::on_processor(shape, config, tokens, element),
         },
         overhead: if kind == DeviceKind::Cuda { 700 << 20 } else { 80 << 20 },
@@ -94,9 +102,10 @@ pub fn fit(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget) ->
     Err(DoesNotFit { needed: wanted.total(), available, suggestions: suggestions(config, fits) })
 }
 
-fn weights(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> u64 {
+fn weights(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind, thrift: Thrift) -> u64 {
     let linear = (shape.layers * shape.block_parameters()) as f64;
-    let tables = shape.table_parameters() as f64;
+    let elsewhere = if thrift.embedding_on_host(shape) { shape.vocabulary * shape.hidden } else { 0 };
+    let tables = (shape.table_parameters() - elsewhere) as f64;
     let nf4 = 4.0 + if config.model.double_quant { 8.0 + 32.0 / 256.0 } else { 32.0 } / config.model.block_size as f64;
     let (linear_bits, table_bits) = match config.model.quantization {
         Quantization::Nf4 => (nf4, 16.0),

@@ -2,14 +2,12 @@
 //!
 //! Letters: M tokens of a micro-batch, D hidden, F feed-forward, V vocabulary.
 
-use qlora_config::{TargetModule, TrainingConfig};
+use qlora_config::{DeviceKind, TargetModule, TrainingConfig};
 
 use crate::keep::Keep;
 use crate::shape::ModelShape;
+use crate::thrift::Thrift;
 
-/// Rows of logits that the trainer holds at one time on a processor, and on a GPU.
-const LOGIT_ROWS: usize = 256;
-const GPU_LOGIT_ROWS: usize = 1024;
 /// Bytes that cuBLASLt works with.
 const WORKSPACE: usize = 32 << 20;
 
@@ -18,7 +16,7 @@ pub(crate) fn on_processor(shape: &ModelShape, config: &TrainingConfig, tokens: 
     let numbers = Keep::All.per_token(shape, config) + 4 * shape.ffn + 6 * shape.hidden;
     let weight = shape.ffn * shape.hidden * element;
     let head = shape.vocabulary * shape.hidden * element;
-    let logits = 3 * LOGIT_ROWS * shape.vocabulary * 4;
+    let logits = 3 * Thrift::Nothing.logit_rows(DeviceKind::Cpu) * shape.vocabulary * 4;
     ((tokens * numbers * element).max(head + logits) + weight) as u64
 }
 
@@ -27,14 +25,20 @@ pub(crate) fn on_processor(shape: &ModelShape, config: &TrainingConfig, tokens: 
 /// The most is held in the backward pass of a feed-forward layer, all of its block in bf16 beside the gradients of its
 /// output, of gate and up, and of its input, and a matrix that is dequantised; or in the loss, with logits in `f32` and
 /// their gradient in bf16.
-pub(crate) fn on_gpu(shape: &ModelShape, config: &TrainingConfig, tokens: usize, keeps: &[Keep]) -> u64 {
+pub(crate) fn on_gpu(
+    shape: &ModelShape,
+    config: &TrainingConfig,
+    tokens: usize,
+    keeps: &[Keep],
+    thrift: Thrift,
+) -> u64 {
     let (d, f) = (shape.hidden, shape.ffn);
     let adapted = config.lora.target_modules.iter().any(|&module| module >= TargetModule::GateProj);
     // The last block is at work while everything is still kept, so what is kept of it is not there twice.
     let last = keeps.last().map_or(0, |keep| keep.per_token(shape, config));
     let numbers = Keep::All.per_token(shape, config) - last + 2 * d + 2 * f + if adapted { 2 * f } else { 0 };
     let block = tokens * (2 * numbers + 4 * shape.heads) + 2 * f * d;
-    let loss = tokens.min(GPU_LOGIT_ROWS) * shape.vocabulary * 6 + tokens * 12 * d;
+    let loss = tokens.min(thrift.logit_rows(DeviceKind::Cuda)) * shape.vocabulary * 6 + tokens * 12 * d;
     let rotations = shape.max_positions.min(config.data.max_seq_len.max(4096)) * shape.head_dim * 4;
     (block.max(loss) + rotations + WORKSPACE) as u64
 }

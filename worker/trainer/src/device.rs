@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use qlora_config::{Compute, DeviceKind, TrainingConfig};
 use qlora_kernels::{Instructions, Products};
-use qlora_planner::{DeviceBudget, Keep, ModelShape};
+use qlora_planner::{DeviceBudget, Keep, ModelShape, Thrift};
 
 use crate::error::is_out_of_memory;
 use crate::model::Decoder;
@@ -44,9 +44,23 @@ pub fn cuda_libraries() -> Result<()> {
     Ok(())
 }
 
+/// What a run on `device` does without to save memory.
+pub fn thrift(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<Thrift> {
+    Ok(qlora_planner::thrift(shape, config, budget(device)?))
+}
+
 /// What to keep of each block of a run on `device`.
-pub fn keeps(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<Vec<Keep>> {
-    Ok(qlora_planner::keeps(shape, config, budget(device)?))
+pub fn keeps(shape: &ModelShape, config: &TrainingConfig, thrift: Thrift, device: &Device) -> Result<Vec<Keep>> {
+    Ok(qlora_planner::keeps(shape, config, budget(device)?, thrift))
+}
+
+/// The kind of `device`.
+pub fn kind(device: &Device) -> DeviceKind {
+    match device {
+        Device::Cpu => DeviceKind::Cpu,
+        Device::Cuda(_) => DeviceKind::Cuda,
+        Device::Metal(_) => DeviceKind::Metal,
+    }
 }
 
 /// Bytes of the GPU's memory that a run may plan with: all that nobody else holds.
@@ -73,7 +87,7 @@ pub(crate) fn with_advice(e: Error, decoder: &Decoder, config: &TrainingConfig) 
     if !is_out_of_memory(fault) {
         return e;
     }
-    let kind = if decoder.device.is_cuda() { DeviceKind::Cuda } else { DeviceKind::Cpu };
+    let kind = kind(&decoder.device);
     let planned = qlora_planner::plan(&decoder.shape, config, kind).total();
     let bytes = (planned as f64 * LESS / config.resources.memory_fraction) as u64;
     let advice = match qlora_planner::fit(&decoder.shape, config, DeviceBudget { kind, bytes }) {

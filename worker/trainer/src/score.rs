@@ -7,6 +7,7 @@ pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
 use qlora_data::rows::Place;
 use qlora_data::{ChatTemplate, Example, encode_example};
+use qlora_planner::Thrift;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -78,8 +79,14 @@ impl Answerer {
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();
         let template = files.chat_template(&subject.template)?;
-        let decoder =
-            Decoder::load(&checkpoint, subject.config, files.shape.max_positions.min(32_768), device, |_| {})?;
+        let decoder = Decoder::load(
+            &checkpoint,
+            subject.config,
+            files.shape.max_positions.min(32_768),
+            Thrift::Nothing,
+            device,
+            |_| {},
+        )?;
         let adapters = match &subject.adapter {
             Some(folder) => adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, device)?,
             None => Adapters::without_effect(&decoder.shape, device)?,

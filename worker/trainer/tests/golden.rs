@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_data::{IGNORE, Sample};
-use qlora_planner::Keep;
+use qlora_planner::{Keep, Thrift};
 use qlora_trainer::adapter;
 use qlora_trainer::export::{self, Base, ElementType};
 use qlora_trainer::group::Alone;
@@ -36,8 +36,12 @@ fn decoder(folder: &str, config: &ResolvedConfig) -> Decoder {
 }
 
 fn decoder_on(device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
+    thrifty_decoder(Thrift::Nothing, device, folder, config)
+}
+
+fn thrifty_decoder(thrift: Thrift, device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
     let checkpoint = Checkpoint::open(&golden(folder)).expect("a checkpoint");
-    Decoder::load(&checkpoint, &config.config().model, 512, device, |_| {}).expect("a model")
+    Decoder::load(&checkpoint, &config.config().model, 512, thrift, device, |_| {}).expect("a model")
 }
 
 fn untrained(decoder: &Decoder, config: &ResolvedConfig) -> Adapters {
@@ -52,7 +56,7 @@ fn peft_adapter(folder: &Path, decoder: &Decoder) -> Adapters {
 fn trainer<'a>(decoder: &'a Decoder, adapters: Adapters, config: &'a ResolvedConfig) -> Trainer<'a> {
     let training = &config.config().training;
     let optimizer = Optimizer::new(&adapters, training.optimizer).expect("an optimizer");
-    let keeps = qlora_planner::keeps(&decoder.shape, config.config(), None);
+    let keeps = qlora_planner::keeps(&decoder.shape, config.config(), None, Thrift::Nothing);
     Trainer { decoder, adapters, optimizer, training, learning_rate: LearningRate::new(training, 20), keeps }
 }
 
@@ -119,7 +123,8 @@ fn tiny_mistral_with_a_window_gives_the_logits_of_transformers() {
     let config = config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(folder.path()).expect("a checkpoint");
     assert_eq!(checkpoint.files.shape.sliding_window, Some(8));
-    let decoder = Decoder::load(&checkpoint, &config.config().model, 64, &Device::Cpu, |_| {}).expect("a model");
+    let decoder =
+        Decoder::load(&checkpoint, &config.config().model, 64, Thrift::Nothing, &Device::Cpu, |_| {}).expect("a model");
     let adapters = untrained(&decoder, &config);
     let wanted = tensors("tiny_mistral_sw8/logits.safetensors");
     let sample = unlabelled(&row(&wanted["full.input_ids"], 0));
@@ -233,10 +238,28 @@ fn a_gpu_gives_the_recorded_losses_within_their_rounding() {
     bf16_agrees("attn_r8", &device, true);
     bf16_agrees("all_linear_r8", &device, false);
     gradients_do_not_depend_on_what_is_kept(&device, "bf16", false);
+    gradients_do_not_depend_on_thrift(&device);
     // DoRA is made of candle's operations, for which the emulated GPU has no kernels.
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
         bf16_agrees("dora_r8", &device, true);
     }
+}
+
+/// With the embedding in the machine's memory, losses and gradients are the same to the bit.
+#[cfg(feature = "cuda")]
+fn gradients_do_not_depend_on_thrift(device: &Device) {
+    let config = config(&["lora.dropout=0.2", "model.compute=bf16"]);
+    let batch = [Batch::pack(&samples(&tensors("qlora_run/batches.safetensors"), 0))];
+    let found = Thrift::EVERY.map(|thrift| {
+        let decoder = thrifty_decoder(thrift, device, "tiny_llama", &config);
+        assert!(!decoder.shape.tied_embeddings);
+        let (loss, gradients) =
+            trainer(&decoder, untrained(&decoder, &config), &config).gradients(3, &batch).expect("a pass");
+        let tensors = gradients.entries().iter().flatten().flat_map(|g| g.tensors());
+        let numbers: Vec<Vec<f32>> = tensors.map(|t| t.flatten_all().and_then(|t| t.to_vec1()).expect("f32")).collect();
+        (loss, numbers)
+    });
+    assert!(found.iter().all(|other| *other == found[0]));
 }
 
 fn training_agrees(run: &str, checkpointing: bool) {
@@ -414,7 +437,8 @@ fn merged_agrees(run: &str, base: Base, quantization: &str) {
     let together = decoder.logits(&batch, &adapters).expect("logits");
     let plain = crate::config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(&out).expect("the merged model");
-    let alone = Decoder::load(&checkpoint, &plain.config().model, 512, &Device::Cpu, |_| {}).expect("a model");
+    let alone =
+        Decoder::load(&checkpoint, &plain.config().model, 512, Thrift::Nothing, &Device::Cpu, |_| {}).expect("a model");
     let logits = alone.logits(&batch, &untrained(&alone, &plain)).expect("logits");
     let difference = largest_difference(&logits, &together);
     println!("parity: {run} merged into {base:?}, logits {difference:.1e}");

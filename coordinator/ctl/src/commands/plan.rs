@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_config::DeviceKind;
-use qlora_planner::{DeviceBudget, Keep, find, fit, keeps, plan_with};
+use qlora_planner::{DeviceBudget, Keep, Thrift, find, fit, keeps, plan_with, thrift};
 use serde_json::json;
 
 use super::submit::ConfigSource;
@@ -31,12 +31,16 @@ impl Plan {
         })?;
         let kind = if config.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { config.resources.device };
         let budget = self.memory.map(|gib| DeviceBudget { kind, bytes: (gib * (1u64 << 30) as f64) as u64 });
-        let keeps = keeps(&model.shape, config, budget);
-        let parts = plan_with(&model.shape, config, kind, &keeps);
+        // Without a budget it is the least that is asked for.
+        let thrift = budget.map_or(Thrift::utmost(kind), |budget| thrift(&model.shape, config, Some(budget)));
+        let keeps = keeps(&model.shape, config, budget, thrift);
+        let parts = plan_with(&model.shape, config, kind, &keeps, thrift);
         let kept = Keep::counted(&keeps);
         if context.global.json {
             let (device, total) = (kind.to_string(), parts.total());
-            print_json(&json!({"v": 1, "device": device, "total": total, "parts": parts, "kept": kept}));
+            print_json(
+                &json!({"v": 1, "device": device, "total": total, "parts": parts, "kept": kept, "thrift": thrift}),
+            );
         } else {
             println!(
                 "{} on {kind}, {} x {} tokens",
@@ -55,6 +59,13 @@ impl Plan {
             }
             let kept: Vec<String> = kept.iter().map(|(keep, blocks)| format!("{keep} of {blocks} blocks")).collect();
             println!("kept between forward and backward: {}", kept.join("; "));
+            match thrift {
+                Thrift::Nothing => {}
+                Thrift::FewLogits => println!("to save memory: fewer rows of logits at one time"),
+                Thrift::HostEmbedding => {
+                    println!("to save memory: fewer rows of logits at one time, the embedding in the machine's memory")
+                }
+            }
         }
         if let (Some(memory), Some(budget)) = (self.memory, budget) {
             fit(&model.shape, config, budget)?;

@@ -8,13 +8,14 @@ use crate::ops::activations::Activations;
 use crate::ops::product::{Matrix, Products, Term};
 use crate::view::{on_cpu, view};
 
-/// Rows of logits that are held at one time: on a GPU enough for a product to fill it.
-fn rows_at_once(products: Products) -> usize {
-    match products {
-        #[cfg(feature = "cuda")]
-        Products::CublasLt => 1024,
-        _ => 256,
-    }
+/// The frozen output layer, and how products with it are made.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// [V, D].
+    pub weight: &'a dyn Matrix,
+    pub products: Products,
+    /// Rows of logits that are held at one time.
+    pub rows: usize,
 }
 
 /// A sum of losses in nats, part of which a device may still be computing.
@@ -57,24 +58,23 @@ pub struct LossAndGrad {
     pub grad: Option<Tensor>,
 }
 
-/// Cross entropy of `hidden` [L, D] through the frozen `head` [V, D] against `targets` [L].
+/// Cross entropy of `hidden` [L, D] through `head` against `targets` [L].
 ///
 /// The gradient is that of `sum * grad_scale`; pass `None` to get the loss alone.
 pub fn forward_backward(
     hidden: &Tensor,
-    products: Products,
-    head: &dyn Matrix,
+    head: Head<'_>,
     targets: &[u32],
     grad_scale: Option<f64>,
 ) -> Result<LossAndGrad> {
     let (mut sum, mut grads) = (Loss::default(), Vec::new());
-    let rows = rows_at_once(products);
+    let rows = head.rows.max(1);
     for (i, chunk) in targets.chunks(rows).enumerate() {
         let hidden = hidden.narrow(0, i * rows, chunk.len())?.into();
-        let (loss, dlogits) = of_chunk(&hidden, products, head, chunk, grad_scale)?;
+        let (loss, dlogits) = of_chunk(&hidden, head, chunk, grad_scale)?;
         sum = sum.plus(loss);
         if let Some(dlogits) = dlogits {
-            grads.push(products.backward(&[Term { x: &dlogits, w: head, scale: 1.0 }], None)?);
+            grads.push(head.products.backward(&[Term { x: &dlogits, w: head.weight, scale: 1.0 }], None)?);
         }
     }
     let grad = match grads.len() {
@@ -88,18 +88,17 @@ pub fn forward_backward(
 /// Losses and the gradient of the logits of `hidden` [L, D], few enough that all their logits may exist.
 fn of_chunk(
     hidden: &Activations,
-    products: Products,
-    head: &dyn Matrix,
+    Head { weight, products, .. }: Head<'_>,
     targets: &[u32],
     scale: Option<f64>,
 ) -> Result<(Loss, Option<Activations>)> {
     #[cfg(feature = "cuda")]
     if products == Products::CublasLt {
-        let logits = products.wide(hidden, head)?;
+        let logits = products.wide(hidden, weight)?;
         let (losses, grad) = crate::cuda::cross_entropy::loss_and_grad(&logits, targets, scale)?;
         return Ok((Loss { known: 0.0, pending: vec![losses] }, grad.map(Activations::from)));
     }
-    let logits = products.forward(&[Term { x: hidden, w: head, scale: 1.0 }], None)?;
+    let logits = products.forward(&[Term { x: hidden, w: weight, scale: 1.0 }], None)?;
     let v = logits.dim(1)?;
     match (products, scale) {
         (Products::Strips(_), Some(scale)) => {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{Compute, TargetModule, TrainingConfig};
+use qlora_kernels::ops::cross_entropy::Head;
 use qlora_kernels::ops::{attention, cross_entropy, dropout, rms_norm, swiglu};
 use qlora_kernels::{Activations, AttentionShape, DropoutKey, Nf4Tensor, Products, Sequences, Span, Term};
 use qlora_planner::ModelShape;
@@ -152,6 +153,7 @@ fn time_loss(table: &mut Table<'_>, shape: &ModelShape, how: Products, tokens: u
     let targets: Vec<u32> = (0..rows).map(|i| (i * 31 % shape.vocabulary) as u32).collect();
     let work = 4.0 * (rows * shape.vocabulary * shape.hidden) as f64;
     let name = format!("output layer and loss, {rows} rows");
-    let run = || Ok(cross_entropy::forward_backward(&hidden, how, &head, &targets, Some(1.0))?);
+    let head = Head { weight: &head, products: how, rows };
+    let run = || Ok(cross_entropy::forward_backward(&hidden, head, &targets, Some(1.0))?);
     table.add(&name, work, "FLOP/s", run)
 }

@@ -3,10 +3,10 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, ModelConfig, TargetModule, TrainingSection};
 use qlora_data::{IGNORE, Sample};
-use qlora_kernels::ops::cross_entropy::{self, Loss};
+use qlora_kernels::ops::cross_entropy::{self, Head, Loss};
 use qlora_kernels::ops::{noise, rms_norm, rows};
 use qlora_kernels::{AttentionShape, Products, RopeTable, Sequences, Span};
-use qlora_planner::{Keep, ModelShape};
+use qlora_planner::{Keep, ModelShape, Thrift};
 use rayon::prelude::*;
 
 use super::block::{Block, Kept, LayerCache, Pass};
@@ -64,6 +64,9 @@ pub struct Decoder {
     pub dtype: DType,
     products: Products,
     embedding: Box<dyn FrozenWeight>,
+    embedding_on_host: bool,
+    /// Rows of logits that are held at one time.
+    logit_rows: usize,
     blocks: Vec<Block>,
     norm: Tensor,
     head: Option<Box<dyn FrozenWeight>>,
@@ -71,17 +74,20 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Loads every weight of `checkpoint`, held as `model` asks; sequences may have up to `max_len` tokens.
+    /// Loads every weight of `checkpoint`, held as `model` asks; sequences may have up to `max_len` tokens, and memory is
+    /// saved as `thrift` says.
     ///
     /// `progress` hears the number of blocks that are there.
     pub fn load(
         checkpoint: &Checkpoint,
         model: &ModelConfig,
         max_len: usize,
+        thrift: Thrift,
         device: &Device,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
         let shape = checkpoint.files.shape.clone();
+        let embedding_on_host = !device.is_cpu() && thrift.embedding_on_host(&shape);
         let dtype = device::compute_dtype(device);
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
@@ -91,7 +97,9 @@ impl Decoder {
         Ok(Self {
             products: device::products(model.compute, device),
             fingerprint: checkpoint.fingerprint()?,
-            embedding: checkpoint.embedding(device)?,
+            embedding: checkpoint.embedding(if embedding_on_host { &Device::Cpu } else { device })?,
+            embedding_on_host,
+            logit_rows: thrift.logit_rows(device::kind(device)),
             norm: checkpoint.final_norm(dtype, device)?,
             head: checkpoint.head(device)?,
             rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
@@ -133,11 +141,19 @@ impl Decoder {
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        if self.embedding_on_host {
+            let rows = self.embedding.rows(&Tensor::new(ids, &Device::Cpu)?, self.dtype)?;
+            return Ok(rows.to_device(&self.device)?);
+        }
         self.embedding.rows(&Tensor::new(ids, &self.device)?, self.dtype)
     }
 
     fn head(&self) -> &dyn FrozenWeight {
         &**self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    fn output(&self) -> Head<'_> {
+        Head { weight: self.head(), products: self.products, rows: self.logit_rows }
     }
 
     /// Logits [M, V] of normalised hidden states [M, D].
@@ -194,7 +210,7 @@ impl Decoder {
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = rows::gather(last, &ids)?;
         let (hidden, rho) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        let result = cross_entropy::forward_backward(&hidden, self.products, self.head(), &batch.targets, Some(scale))?;
+        let result = cross_entropy::forward_backward(&hidden, self.output(), &batch.targets, Some(scale))?;
         let grad = result.grad.ok_or_else(|| Error::NoGradient { tensors: "the last hidden state".into() })?;
         let dpicked = rms_norm::backward(&grad, &picked, &self.norm, &rho, None)?;
         Ok((result.sum, rows::scatter(&dpicked, &ids, last.dim(0)?)?))
@@ -223,7 +239,7 @@ impl Decoder {
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = rows::gather(&self.hidden(batch, adapters)?, &ids)?;
         let (hidden, _) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        Ok(cross_entropy::forward_backward(&hidden, self.products, self.head(), &batch.targets, None)?.sum.value()?)
+        Ok(cross_entropy::forward_backward(&hidden, self.output(), &batch.targets, None)?.sum.value()?)
     }
 
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.

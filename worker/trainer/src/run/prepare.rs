@@ -4,6 +4,7 @@ use std::path::Path;
 
 use qlora_config::TooLong;
 use qlora_data::{ChatTemplate, Conversation, Example, Policy, Sample, Statistics};
+use qlora_planner::Thrift;
 use tokenizers::Tokenizer;
 
 use super::Run;
@@ -23,6 +24,7 @@ pub(super) struct Prepared {
     pub eval: Vec<Sample>,
     pub question: Option<Conversation>,
     pub statistics: Statistics,
+    pub thrift: Thrift,
 }
 
 impl Prepared {
@@ -52,15 +54,17 @@ impl Prepared {
         let device = device::open(config.resources.device)?;
         let layers = files.shape.layers as u64;
         let mut told = Ok(());
-        let decoder =
-            Decoder::load(&checkpoint, &config.model, config.data.max_seq_len.max(limit.min(4096)), &device, |done| {
-                if told.is_ok() {
-                    told = reporter.report(Event::Phase { phase: Phase::Loading, done: done as u64, of: layers });
-                }
-            })?;
+        let progress = |done| {
+            if told.is_ok() {
+                told = reporter.report(Event::Phase { phase: Phase::Loading, done: done as u64, of: layers });
+            }
+        };
+        let thrift = device::thrift(&files.shape, config, &device)?;
+        let longest = config.data.max_seq_len.max(limit.min(4096));
+        let decoder = Decoder::load(&checkpoint, &config.model, longest, thrift, &device, progress)?;
         told?;
         let end_ids = end_ids(files, &tokenizer);
-        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics })
+        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, thrift })
     }
 }
 

@@ -64,7 +64,7 @@ impl<'a> Session<'a> {
             optimizer,
             training: &config.training,
             learning_rate: LearningRate::new(&config.training, steps),
-            keeps: device::keeps(&prepared.decoder.shape, config, &prepared.decoder.device)?,
+            keeps: device::keeps(&prepared.decoder.shape, config, prepared.thrift, &prepared.decoder.device)?,
         };
         let mut session =
             Self { run, prepared, group, trainer, sampler, step, steps, skipped_in_a_row: 0, first_evaluation, best };
