@@ -11,6 +11,7 @@ pub fn probe() -> Result<Accelerator, String> {
     let working_set = device.recommendedMaxWorkingSetSize();
     let used = device.currentAllocatedSize() as u64;
     Ok(Accelerator {
+        id: String::new(),
         name: device.name().to_string(),
         // Beyond the recommended working set the system starts to swap.
         memory: working_set,

@@ -3,14 +3,15 @@
 mod apple;
 mod cpu;
 pub mod nvidia;
+#[cfg(target_os = "linux")]
 mod xid;
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use qlora_proto::{DeviceClass, Platform};
+use tokio::sync::watch;
 
-pub use self::xid::Faults;
 use crate::error::WorkerError;
 
 /// An accelerator, as its own library describes it.
@@ -83,6 +84,9 @@ pub fn still_fit(platform: &Platform) -> Result<(), WorkerError> {
     }
 }
 
+/// Where the fault of a device appears; it is broken then.
+pub type Faults = watch::Receiver<Option<String>>;
+
 /// Waits until the device that was offered is known to be broken, and says how; for ever where its driver tells nothing.
 pub async fn broken(faults: &mut Option<Faults>) -> String {
     if let Some(faults) = faults
@@ -95,7 +99,12 @@ pub async fn broken(faults: &mut Option<Faults>) -> String {
 
 /// Where faults of the device that is offered appear, while it works.
 pub fn faults(platform: &Platform) -> Option<Faults> {
-    (platform.device_class() == DeviceClass::Cuda).then(|| xid::follow(platform.device_id.clone()))
+    #[cfg(target_os = "linux")]
+    if platform.device_class() == DeviceClass::Cuda {
+        return Some(xid::follow(platform.device_id.clone()));
+    }
+    let _ = platform;
+    None
 }
 
 /// What changes from minute to minute: free device memory and free disk space.

@@ -1,5 +1,5 @@
 //! What NVIDIA's driver reports of a GPU while it works: numbered faults, called Xid, some of which mean that the GPU is
-//! broken and not the program on it.
+//! broken and not the program on it. It tells on Linux only.
 
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
 use tokio::sync::watch;
+
+use super::Faults;
 
 /// After how long it is looked whether anybody still wants to know.
 const WAIT: Duration = Duration::from_secs(2);
@@ -25,9 +27,6 @@ const BROKEN: [(u64, &str); 9] = [
     (120, "its system processor failed"),
     (140, "memory lost bits that could not be recovered"),
 ];
-
-/// Where the fault of a GPU appears; it is broken then.
-pub type Faults = watch::Receiver<Option<String>>;
 
 /// Follows the GPU of that UUID on a thread of its own, as long as somebody listens. Where the driver does not tell,
 /// nothing ever appears.
