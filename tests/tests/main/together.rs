@@ -106,3 +106,36 @@ fn a_job_for_two_is_cancelled_on_both_and_both_take_the_next() {
     let next = world.submit(&world.config(&FOR_TWO.replace("60", "2")), &[]);
     succeeded_once(&world.ended(next));
 }
+
+#[test]
+fn a_killed_coordinator_is_invisible_to_two_workers() {
+    let mut world = World::new(&[]);
+    let id = world.submit(&world.config(&FOR_TWO.replace("60", "300")), &[]);
+    let workers = two(&mut world, &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    world.coordinator.kill();
+    for worker in &workers {
+        wait_until("a worker to notice", || worker.log().contains("away").then_some(()));
+    }
+    world.restart_coordinator();
+    let job = world.ended(id);
+    succeeded_once(&job);
+    assert_eq!(job["attempts"].as_array().map(Vec::len), Some(1), "{job:#}");
+    assert_eq!(steps(&world, id), (1..=300).collect::<Vec<_>>(), "a step was lost or repeated");
+}
+
+#[test]
+fn when_the_first_of_two_is_gone_the_other_stops_and_takes_the_job_up_with_a_third() {
+    let mut world = World::new(&["--lease", "3"]);
+    let id = world.submit(&world.config(&FOR_TWO.replace("60", "300")), &[]);
+    let [mut a, mut b] = two(&mut world, &[]);
+    let job = world.wait(id, "a checkpoint", checkpointed);
+    let first_is_a = job["attempts"][0]["worker"] == "a";
+    let (first, other) = if first_is_a { (&mut a, &b) } else { (&mut b, &a) };
+    first.kill();
+    wait_until("the other process to end", || child_of(other.pid()).is_none().then_some(()));
+    let _third = world.worker("c", &[]);
+    let job = world.ended(id);
+    succeeded_once(&job);
+    assert_eq!(job["attempts"].as_array().map(Vec::len), Some(2), "{job:#}");
+}
