@@ -221,6 +221,8 @@ pub struct TrainingSection {
     /// Gradients are scaled down to this L2 norm; 0 turns clipping off.
     pub max_grad_norm: f64,
     pub gradient_checkpointing: Checkpointing,
+    /// Inputs of blocks wait in the machine's memory where a GPU has no room for them.
+    pub offload: bool,
     pub flash_attention: FlashAttention,
     pub seed: u64,
     /// Steps between evaluations; 0 means only before the first step and after the last.

@@ -2,7 +2,7 @@
 
 use qlora_config::{DeviceKind, FlashAttention, ResolvedConfig};
 use qlora_engine::{DeviceClass, Needs};
-use qlora_planner::{DeviceBudget, find, fit, plan};
+use qlora_planner::{DeviceBudget, find, fit, on_host, plan};
 
 const CLASSES: [(DeviceClass, DeviceKind); 3] = [
     (DeviceClass::Cpu, DeviceKind::Cpu),
@@ -22,6 +22,7 @@ pub fn needs(config: &ResolvedConfig) -> Needs {
         ..Needs::default()
     };
     let Some(model) = c.model.base.as_deref().and_then(find) else { return needs };
+    needs.main_memory = on_host(&model.shape, c);
     for (class, kind) in CLASSES {
         let wanted = plan(&model.shape, c, kind).total();
         needs.memory.insert(class, wanted);

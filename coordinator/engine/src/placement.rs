@@ -1,6 +1,6 @@
 //! Whether a job fits a worker, with the reason in words: what `qlora-ctl explain` prints.
 
-use crate::worker::{Needs, Worker};
+use crate::worker::{DeviceClass, Needs, Worker};
 
 /// Whether one worker can take a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,13 @@ pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
         if bytes > usable {
             return Verdict::no(does_not_fit(bytes, usable, needs, worker));
         }
+    }
+    if platform.device == DeviceClass::Cuda && needs.main_memory > platform.memory {
+        let (wanted, there) = (gib(needs.main_memory), gib(platform.memory));
+        return Verdict::no(format!(
+            "needs {wanted:.1} GiB of main memory beside its GPU, {} has {there:.1}",
+            worker.name
+        ));
     }
     Verdict { fits: true, reason: readiness(worker) }
 }

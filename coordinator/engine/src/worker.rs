@@ -65,6 +65,9 @@ pub struct Needs {
     /// Workers of one class that take the job together; 0 and 1 are one alone.
     #[serde(default)]
     pub workers: usize,
+    /// Bytes of the machine's own memory that a run on a GPU wants as well.
+    #[serde(default)]
+    pub main_memory: u64,
 }
 
 /// A worker that has registered since the coordinator started, or that holds an attempt from before.

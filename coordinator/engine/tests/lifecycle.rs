@@ -408,6 +408,22 @@ fn losing_one_of_two_gives_the_job_back_and_both_reports_are_numbered_apart() {
     assert_eq!(world.engine.job(job).expect("a job").failures, 0);
 }
 
+#[test]
+fn a_gpu_of_a_machine_with_too_little_memory_of_its_own_does_not_fit() {
+    let mut world = World::new();
+    let event = Event::Register {
+        name: "a".into(),
+        instance: "1".into(),
+        platform: platform(DeviceClass::Cuda, 80),
+        running: None,
+    };
+    world.handle(event);
+    let worker = world.engine.workers().next().expect("a worker");
+    let needs = |gib: u64| Needs { main_memory: gib << 30, ..Needs::default() };
+    assert!(verdict(&needs(80), worker).fits);
+    assert_eq!(verdict(&needs(92), worker).reason, "needs 92.0 GiB of main memory beside its GPU, a has 80.0");
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Submit,

@@ -8,6 +8,7 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter};
 use qlora_kernels::ops::cross_entropy::Head;
+use qlora_kernels::ops::host::OnHost;
 use qlora_kernels::ops::{attention, cross_entropy, dropout, rms_norm, rows, swiglu};
 use qlora_kernels::{
     Activations, AttentionShape, DropoutKey, Nf4Tensor, Products, Result, RopeTable, Sequences, Span, Term, cuda,
@@ -359,6 +360,29 @@ fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
             .collect();
         assert!(sums.iter().all(|sum| *sum == wanted), "{size} GPUs");
     }
+}
+
+#[test]
+fn tensors_come_back_from_the_machines_memory_as_they_were() -> Result<()> {
+    let device = gpu();
+    let originals = (0..3).map(|i| random((5 + i, 33), i)).collect::<Result<Vec<_>>>()?;
+    // Twice, so that pinned memory is used again; the last one is dropped without being brought back.
+    for _ in 0..2 {
+        let mut sent = Vec::new();
+        for original in &originals {
+            let mut away = OnHost::send(&original.to_device(&device)?)?;
+            away.settle()?;
+            sent.push(away);
+        }
+        drop(sent.pop());
+        sent[1].recall()?;
+        for (away, original) in sent.into_iter().zip(&originals).rev() {
+            close(&away.take()?, original, 0.0);
+        }
+        let never_settled = OnHost::send(&originals[0].to_device(&device)?)?;
+        close(&never_settled.take()?, &originals[0], 0.0);
+    }
+    Ok(())
 }
 
 #[test]

@@ -17,10 +17,15 @@ use crate::thrift::Thrift;
 /// Tokens of a sequence from which on attention is what is dearest to compute again.
 const LONG: usize = 3_500;
 
+/// Blocks at the end whose inputs are never sent away.
+const STAYING: usize = 2;
+
 /// What is kept of a block, each with all that stands before it; what adapters leave and the norms' sums always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
+    /// Its input, in the machine's memory.
+    Host,
     /// Its input.
     Input,
     /// The output of attention, and its sums.
@@ -34,7 +39,7 @@ pub enum Keep {
 }
 
 impl Keep {
-    pub const EVERY: [Self; 5] = [Self::Input, Self::Attention, Self::Middle, Self::Heads, Self::All];
+    pub const EVERY: [Self; 6] = [Self::Host, Self::Input, Self::Attention, Self::Middle, Self::Heads, Self::All];
 
     /// How many blocks keep what.
     pub fn counted(keeps: &[Self]) -> BTreeMap<Self, usize> {
@@ -43,19 +48,20 @@ impl Keep {
         counts
     }
 
-    /// Numbers that are kept for each token.
+    /// Numbers that are kept on the device for each token.
     pub fn per_token(self, shape: &ModelShape, config: &TrainingConfig) -> usize {
         let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
         let unscaled = |&m: &TargetModule| shape.projection(m).0;
         let dora = if config.lora.dora { config.lora.target_modules.iter().map(unscaled).sum() } else { 0 };
         let parts = [shape.hidden, q, shape.hidden, q + 2 * kv, 2 * shape.ffn + dora];
-        parts[..=self as usize].iter().sum()
+        parts[..self as usize].iter().sum()
     }
 }
 
 impl fmt::Display for Keep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Host => "the input, in the machine's memory,",
             Self::Input => "the input",
             Self::Attention => "the output of attention",
             Self::Middle => "the middle",
@@ -74,14 +80,33 @@ pub fn keeps(shape: &ModelShape, config: &TrainingConfig, budget: Option<DeviceB
         (Checkpointing::Auto, Some(budget)) if budget.kind != DeviceKind::Cpu => {
             as_memory_allows(shape, config, budget, thrift)
         }
-        _ => vec![Keep::Input; shape.layers],
+        (_, Some(budget)) => inputs(shape, config, budget, thrift),
+        (_, None) => offloaded(shape, config, shape.layers),
     }
+}
+
+/// The inputs of all blocks, of which the first `away` are in the machine's memory where the configuration has it so; the
+/// last ones are needed again before they could be brought back.
+fn offloaded(shape: &ModelShape, config: &TrainingConfig, away: usize) -> Vec<Keep> {
+    let away = if config.training.offload { away.min(shape.layers.saturating_sub(STAYING)) } else { 0 };
+    (0..shape.layers).map(|i| if i < away { Keep::Host } else { Keep::Input }).collect()
+}
+
+/// Inputs, with as few of them in the machine's memory as let the run fit.
+fn inputs(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget, thrift: Thrift) -> Vec<Keep> {
+    let available = (budget.bytes as f64 * config.resources.memory_fraction) as u64;
+    let fits = |keeps: &Vec<Keep>| plan_with(shape, config, budget.kind, keeps, thrift).total() <= available;
+    let least = offloaded(shape, config, shape.layers);
+    (0..shape.layers).map(|away| offloaded(shape, config, away)).find(fits).unwrap_or(least)
 }
 
 fn as_memory_allows(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget, thrift: Thrift) -> Vec<Keep> {
     let available = (budget.bytes as f64 * config.resources.memory_fraction) as u64;
     let fits = |keeps: &[Keep]| plan_with(shape, config, budget.kind, keeps, thrift).total() <= available;
-    let mut keeps = vec![Keep::Input; shape.layers];
+    let mut keeps = inputs(shape, config, budget, thrift);
+    if keeps.contains(&Keep::Host) {
+        return keeps;
+    }
     if config.data.max_seq_len >= LONG {
         raise(&mut keeps, Keep::Attention, &fits);
     }
@@ -152,6 +177,19 @@ mod tests {
         let room = 80.0 * long.resources.memory_fraction - total;
         let one_more = 32_768.0 * 2.0 * Keep::All.per_token(&llama().shape, &long) as f64 / 1e9;
         assert!((0.0..one_more).contains(&room), "{room} GB of room, a block takes {one_more}");
+    }
+
+    #[test]
+    fn a_context_of_350_000_tokens_fits_80_gb_with_inputs_in_the_machines_memory() {
+        let set = ["data.max_seq_len=350000", "training.micro_batch_size=1", "resources.memory_fraction=0.95"];
+        let (keeps, total) = on_gpu(&config(&[&set[..], &["training.offload=true"]].concat()), 80);
+        println!("{total:.1} GB, {:?}", Keep::counted(&keeps));
+        assert!(total <= 76.0, "{total}");
+        assert!(keeps.is_sorted() && keeps.contains(&Keep::Host) && keeps[30..] == [Keep::Input; 2], "{keeps:?}");
+        let (keeps, total) = on_gpu(&config(&set), 80);
+        assert!(total > 76.0 && keeps == [Keep::Input; 32], "{total}");
+        let (short, _) = on_gpu(&config(&["training.offload=true"]), 80);
+        assert_eq!(short, [Keep::All; 32], "nothing is sent away where there is room");
     }
 
     #[test]

@@ -12,6 +12,6 @@ mod thrift;
 
 pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find};
 pub use keep::{Keep, keeps};
-pub use memory::{DeviceBudget, DoesNotFit, MemoryPlan, fit, plan, plan_with};
+pub use memory::{DeviceBudget, DoesNotFit, MemoryPlan, fit, on_host, plan, plan_with};
 pub use shape::{ModelShape, RopeScaling};
 pub use thrift::{Thrift, thrift};

@@ -88,6 +88,15 @@ pub fn plan_with(
     }
 }
 
+/// Bytes of the machine's memory that a run on a GPU keeps its embedding and inputs of blocks in, at the most.
+pub fn on_host(shape: &ModelShape, config: &TrainingConfig) -> u64 {
+    let thrift = Thrift::utmost(DeviceKind::Cuda);
+    let tokens = config.training.micro_batch_size * config.data.max_seq_len;
+    let away = keeps(shape, config, None, thrift).iter().filter(|&&keep| keep == Keep::Host).count();
+    let embedding = if thrift.embedding_on_host(shape) { shape.vocabulary * shape.hidden } else { 0 };
+    2 * (away * tokens * shape.hidden + embedding) as u64
+}
+
 /// [`plan`], held against a budget.
 ///
 /// # Errors

@@ -40,7 +40,9 @@ pub(crate) fn on_gpu(
     let block = tokens * (2 * numbers + 4 * shape.heads) + 2 * f * d;
     let loss = tokens.min(thrift.logit_rows(DeviceKind::Cuda)) * shape.vocabulary * 6 + tokens * 12 * d;
     let rotations = shape.max_positions.min(config.data.max_seq_len.max(4096)) * shape.head_dim * 4;
-    (block.max(loss) + rotations + WORKSPACE) as u64
+    // One input on its way to the machine's memory or back, and one that waits for its turn.
+    let staged = if keeps.contains(&Keep::Host) { 2 * tokens * 2 * d } else { 0 };
+    (block.max(loss) + rotations + WORKSPACE + staged) as u64
 }
 
 /// Bytes for each token that are kept on a GPU whatever the policy: what adapters leave, in bf16, and in `f32` the sums of

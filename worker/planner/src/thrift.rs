@@ -3,7 +3,7 @@
 use qlora_config::{DeviceKind, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::keep::Keep;
+use crate::keep::keeps;
 use crate::memory::{DeviceBudget, plan_with};
 use crate::shape::ModelShape;
 
@@ -42,12 +42,13 @@ impl Thrift {
     }
 }
 
-/// As little thrift as lets a run fit that keeps the inputs of its blocks; nothing without a budget.
+/// As little thrift as lets a run fit that keeps as little of its blocks as the configuration allows; nothing without a
+/// budget.
 pub fn thrift(shape: &ModelShape, config: &TrainingConfig, budget: Option<DeviceBudget>) -> Thrift {
     let Some(budget) = budget else { return Thrift::Nothing };
     let available = (budget.bytes as f64 * config.resources.memory_fraction) as u64;
-    let keeps = vec![Keep::Input; shape.layers];
-    let fits = |thrift: &Thrift| plan_with(shape, config, budget.kind, &keeps, *thrift).total() <= available;
+    let least = |thrift| keeps(shape, config, None, thrift);
+    let fits = |thrift: &Thrift| plan_with(shape, config, budget.kind, &least(*thrift), *thrift).total() <= available;
     let utmost = Thrift::utmost(budget.kind);
     Thrift::EVERY.into_iter().filter(|thrift| *thrift <= utmost).find(fits).unwrap_or(utmost)
 }

@@ -9,6 +9,7 @@ use candle_core::cuda_backend::{DeviceId, WrapErr};
 use candle_core::{CudaDevice, Device, Tensor};
 use parking_lot::Mutex;
 
+use super::host::Copies;
 use super::products::Plans;
 use crate::Result;
 use crate::cpu::{dynamic8, nf4};
@@ -18,6 +19,7 @@ pub(super) const WORKSPACE: usize = 32 << 20;
 
 /// One GPU, as long as the program runs.
 pub(super) struct Gpu {
+    pub copies: Copies,
     pub plans: Plans,
     pub workspace: CudaSlice<u8>,
     /// What the 8-bit codes of second-level scales and of first moments stand for [256].
@@ -39,6 +41,7 @@ impl Gpu {
         }
         let on = Device::Cuda(device.clone());
         let gpu = Arc::new(Self {
+            copies: Copies::new(device)?,
             plans: Plans::new(blas::create_handle().map_err(super::products::fault)?),
             // SAFETY: cuBLASLt writes before it reads.
             workspace: unsafe { device.cuda_stream().alloc(WORKSPACE) }.w()?,

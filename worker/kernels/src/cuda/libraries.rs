@@ -84,7 +84,7 @@ libraries! {
         "cuDeviceGetDefaultMemPool" "cuDevicePrimaryCtxRelease_v2" "cuDevicePrimaryCtxRetain"
         "cuDriverGetVersion" "cuEventCreate" "cuEventDestroy_v2" "cuEventRecord"
         "cuFuncSetAttribute" "cuGetErrorString" "cuInit" "cuLaunchKernel"
-        "cuMemAllocAsync" "cuMemAlloc_v2" "cuMemFreeAsync" "cuMemFree_v2" "cuMemGetInfo_v2"
+        "cuMemAllocAsync" "cuMemAlloc_v2" "cuMemFreeAsync" "cuMemFreeHost" "cuMemFree_v2" "cuMemGetInfo_v2" "cuMemHostAlloc"
         "cuMemPoolGetAttribute" "cuMemPoolSetAttribute" "cuMemcpyDtoDAsync_v2"
         "cuMemcpyDtoHAsync_v2" "cuMemcpyHtoDAsync_v2" "cuMemcpyPeerAsync" "cuMemsetD8Async" "cuModuleGetFunction"
         "cuModuleLoad" "cuModuleLoadData" "cuModuleUnload" "cuStreamCreate" "cuStreamDestroy_v2"

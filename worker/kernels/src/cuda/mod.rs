@@ -11,6 +11,7 @@ mod buffer;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 mod gpu;
+pub(crate) mod host;
 mod libraries;
 pub mod memory;
 pub mod nccl;

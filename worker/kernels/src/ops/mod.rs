@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod host;
 pub mod nf4;
 pub mod noise;
 pub mod product;

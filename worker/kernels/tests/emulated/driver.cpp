@@ -1,5 +1,6 @@
 // What the trainer calls of CUDA's driver, on the processor: memory is the processor's, and every call is over when it
-// returns. A kernel is found by its name; one that is not in `kernels.cpp` is an error.
+// returns, but for copies on a stream that began by waiting for another one: these are made as late as they may be, so
+// that whoever does not wait for them reads or writes what he should not. A kernel is found by its name; one that is not in `kernels.cpp` is an error.
 //
 // Fresh memory is full of NaN, and what lies behind an allocation is looked at when it is freed: a kernel that reads
 // what nothing wrote, or writes where it should not, is found out.
@@ -59,6 +60,32 @@ int release(void* at) {
     return SUCCESS;
 }
 
+// A stream and the copies that it still owes.
+struct Stream {
+    bool used = false, late = false;
+    size_t made = 0;
+    std::vector<std::function<void()>> copies;
+
+    int copy(void* to, const void* from, size_t n) {
+        used = true;
+        if (!late) return std::memcpy(to, from, n), SUCCESS;
+        copies.push_back([=] { std::memcpy(to, from, n); });
+        return SUCCESS;
+    }
+    int catch_up(size_t until) {
+        for (; made < until; ++made) copies[made]();
+        return SUCCESS;
+    }
+};
+Stream by_default;
+Stream* of(void* stream) { return stream == nullptr ? &by_default : static_cast<Stream*>(stream); }
+
+// A point on a stream.
+struct Event {
+    Stream* stream = &by_default;
+    size_t until = 0;
+};
+
 // A handle that is never looked into.
 int handle(void** out) {
     static int somewhere;
@@ -86,23 +113,37 @@ int cuGetErrorString(int error, const char** text) {
     return SUCCESS;
 }
 
-int cuStreamCreate(void** stream, unsigned) { return handle(stream); }
-int cuStreamDestroy_v2(void*) { return SUCCESS; }
-int cuStreamSynchronize(void*) { return SUCCESS; }
-int cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
+int cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, SUCCESS; }
+// It stays, as events may speak of it.
+int cuStreamDestroy_v2(void* stream) { return of(stream)->catch_up(of(stream)->copies.size()); }
+int cuStreamSynchronize(void* stream) { return of(stream)->catch_up(of(stream)->copies.size()); }
+int cuStreamWaitEvent(void* stream, void* at, unsigned) {
+    if (!of(stream)->used) of(stream)->late = true;
+    of(stream)->used = true;
+    const Event* event = static_cast<Event*>(at);
+    return event->stream->catch_up(event->until);
+}
 int cuStreamIsCapturing(void*, int* status) { return *status = 0, SUCCESS; }
-int cuEventCreate(void** event, unsigned) { return handle(event); }
-int cuEventDestroy_v2(void*) { return SUCCESS; }
-int cuEventRecord(void*, void*) { return SUCCESS; }
+int cuEventCreate(void** event, unsigned) { return *event = new Event, SUCCESS; }
+int cuEventDestroy_v2(void* event) { return delete static_cast<Event*>(event), SUCCESS; }
+int cuEventRecord(void* event, void* stream) {
+    return *static_cast<Event*>(event) = {of(stream), of(stream)->copies.size()}, SUCCESS;
+}
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) { return *total = limit(), *free = limit() - used, SUCCESS; }
 int cuMemAlloc_v2(void** out, size_t bytes) { return allocate(out, bytes); }
-int cuMemAllocAsync(void** out, size_t bytes, void*) { return allocate(out, bytes); }
+int cuMemAllocAsync(void** out, size_t bytes, void* stream) { return of(stream)->used = true, allocate(out, bytes); }
 int cuMemFree_v2(void* at) { return release(at); }
 int cuMemFreeAsync(void* at, void*) { return release(at); }
-int cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void*) { return std::memcpy(to, from, n), SUCCESS; }
-int cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void*) { return std::memcpy(to, from, n), SUCCESS; }
-int cuMemcpyDtoDAsync_v2(void* to, const void* from, size_t n, void*) { return std::memcpy(to, from, n), SUCCESS; }
+int cuMemHostAlloc(void** out, size_t bytes, unsigned) {
+    *out = std::malloc(bytes);
+    std::memset(*out, POISON, bytes);
+    return SUCCESS;
+}
+int cuMemFreeHost(void* at) { return std::free(at), SUCCESS; }
+int cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return of(stream)->copy(to, from, n); }
+int cuMemcpyDtoHAsync_v2(void* to, const void* from, size_t n, void* stream) { return of(stream)->copy(to, from, n); }
+int cuMemcpyDtoDAsync_v2(void* to, const void* from, size_t n, void* stream) { return of(stream)->copy(to, from, n); }
 int cuMemcpyPeerAsync(void* to, void*, const void* from, void*, size_t n, void*) {
     return std::memcpy(to, from, n), SUCCESS;
 }
@@ -126,7 +167,8 @@ int cuModuleGetFunction(void** function, void*, const char* name) {
 }
 int cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned, unsigned,
-                   unsigned shared, void*, void** arguments, void**) {
+                   unsigned shared, void* stream, void** arguments, void**) {
+    of(stream)->used = true;
     if (shared > emulator::SHARED) return OUT_OF_MEMORY;
     reinterpret_cast<Kernel>(function)({gx, gy, gz}, threads, arguments);
     return SUCCESS;

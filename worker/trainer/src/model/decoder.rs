@@ -179,7 +179,11 @@ impl Decoder {
         for (block, &keep) in self.blocks.iter().zip(keeps) {
             let saved = block.run(&pass, x.into())?;
             x = block.finish(&pass, &saved)?;
-            blocks.push(saved.reduced(keep));
+            if let Some(before) = blocks.last_mut() {
+                // What of it was sent away went beside this block.
+                Kept::settle(before)?;
+            }
+            blocks.push(saved.reduced(keep)?);
         }
         Ok(Passed { blocks, last: x })
     }
@@ -196,7 +200,12 @@ impl Decoder {
     ) -> Result<Loss> {
         let pass = self.pass(adapters, &batch.spans, Some(masks))?;
         let (loss, mut dx) = self.loss_and_grad(batch, &passed.last, scale)?;
-        for (block, kept) in self.blocks.iter().zip(passed.blocks).rev() {
+        let mut rest = passed.blocks;
+        for block in self.blocks.iter().rev() {
+            let Some(kept) = rest.pop() else { break };
+            if let Some(next) = rest.last_mut() {
+                next.recall()?;
+            }
             let saved = block.run(&pass, kept)?;
             dx = block.backward(&pass, saved, dx, grads)?;
         }
