@@ -148,12 +148,20 @@ impl Worker {
             _ => self
                 .train()
                 .await
-                .unwrap_or_else(|fault| Judgement { outcome: fault.outcome(), message: fault.to_string() }),
+                .unwrap_or_else(|fault| Judgement { outcome: self.outcome(&fault), message: fault.to_string() }),
         };
         let ending = self.finish(judgement).await;
         delivery.abort();
         let _ = tokio::fs::remove_dir_all(&self.folder).await;
         ending
+    }
+
+    fn outcome(&self, fault: &Fault) -> Outcome {
+        match fault.outcome() {
+            // The others wait for it, and it will not come.
+            Outcome::Stopped if self.assignment.size > 1 => Outcome::Lost,
+            outcome => outcome,
+        }
     }
 
     async fn train(&mut self) -> Result<Judgement, Fault> {
@@ -174,8 +182,8 @@ impl Worker {
             judgement.message = hung_for(self.manners.patience.unwrap_or_default());
         }
         if let Some(stopping) = self.stopping.borrow().as_ref().filter(|_| judgement.outcome == Outcome::Failed) {
-            // It was ended because it did not stop in time.
-            judgement = Judgement { outcome: Outcome::Stopped, message: stopping.reason.clone() };
+            // It was ended because it did not stop in time, or was not to save.
+            judgement = Judgement { outcome: Outcome::Lost, message: stopping.reason.clone() };
         }
         // What the child saved is worth keeping even where it failed.
         match uploader.await {
@@ -209,6 +217,11 @@ impl Worker {
                     return Last::Nothing;
                 }
                 () = told_to_stop(&mut stopping), if deadline.is_none() => {
+                    if tracker.waits_for_others() {
+                        // It has nothing to save, and hears nobody but the others.
+                        process.kill().await;
+                        return Last::Gone;
+                    }
                     process.ask_to_stop().await;
                     deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
                     continue;
