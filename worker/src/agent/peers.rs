@@ -111,3 +111,18 @@ async fn answer(mut client: Client, request: MeetRequest) -> Option<MeetResponse
 fn is_final(status: &Status) -> bool {
     matches!(status.code(), Code::FailedPrecondition | Code::NotFound | Code::InvalidArgument | Code::Unimplemented)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_the_coordinator_comes_first_and_a_given_host_is_the_only_one() {
+        let own = Peers::default().addresses("http://127.0.0.1:7070", 7171);
+        assert_eq!(own.first().map(String::as_str), Some("127.0.0.1:7171"));
+        assert!(own.iter().all(|address| address.ends_with(":7171")), "{own:?}");
+        assert_eq!(own.iter().filter(|address| address.starts_with("127.")).count(), 1, "{own:?}");
+        let named = Peers { host: Some("gpu-1.internal".into()), port: 7171 };
+        assert_eq!(named.addresses("127.0.0.1:7070", 7171), ["gpu-1.internal:7171"]);
+    }
+}

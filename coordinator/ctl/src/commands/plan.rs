@@ -42,8 +42,12 @@ impl Plan {
                 &json!({"v": 1, "device": device, "total": total, "parts": parts, "kept": kept, "thrift": thrift}),
             );
         } else {
+            let each = match config.resources.workers {
+                0 | 1 => String::new(),
+                workers => format!(", on each of {workers} workers"),
+            };
             println!(
-                "{} on {kind}, {} x {} tokens",
+                "{} on {kind}, {} x {} tokens{each}",
                 model.name, config.training.micro_batch_size, config.data.max_seq_len
             );
             let rows = [
