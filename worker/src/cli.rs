@@ -53,7 +53,7 @@ pub struct AgentArgs {
     #[arg(long, env = "QLORA_PEER_ADDRESS", value_name = "HOST")]
     pub peer_address: Option<String>,
 
-    /// Port on which they reach it; 0 is any free one.
+    /// Port on which they reach it, the next ones for further GPUs; 0 is any free one.
     #[arg(long, env = "QLORA_PEER_PORT", default_value_t = 0, value_name = "PORT")]
     pub peer_port: u16,
 }

@@ -59,7 +59,8 @@ async fn serve(
     let mut workers = JoinSet::new();
     for (i, platform) in platforms.into_iter().enumerate() {
         let name = if several { format!("{}-{i}", identity.name) } else { identity.name.clone() };
-        let session = session::Session::new(client.clone(), name, identity.clone(), platform, manners.clone());
+        let manners = session::Manners { peers: manners.peers.of_worker(i), ..manners.clone() };
+        let session = session::Session::new(client.clone(), name, identity.clone(), platform, manners);
         workers.spawn(session.run());
     }
     let mut fault = Ok(());

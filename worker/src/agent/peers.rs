@@ -27,6 +27,12 @@ pub struct Peers {
 }
 
 impl Peers {
+    /// The same for worker `i` of this program, counted from 0: a port that is given is the first of as many.
+    pub fn of_worker(&self, i: usize) -> Self {
+        let port = if self.port == 0 { 0 } else { self.port.saturating_add(i as u16) };
+        Self { host: self.host.clone(), port }
+    }
+
     /// host:port, the likeliest first: the way on which the coordinator is reached is one on which others come too.
     fn addresses(&self, coordinator: &str, port: u16) -> Vec<String> {
         if let Some(host) = &self.host {
@@ -124,5 +130,7 @@ mod tests {
         assert_eq!(own.iter().filter(|address| address.starts_with("127.")).count(), 1, "{own:?}");
         let named = Peers { host: Some("gpu-1.internal".into()), port: 7171 };
         assert_eq!(named.addresses("127.0.0.1:7070", 7171), ["gpu-1.internal:7171"]);
+        assert_eq!([0, 2].map(|i| named.of_worker(i).port), [7171, 7173]);
+        assert_eq!(Peers::default().of_worker(2).port, 0);
     }
 }

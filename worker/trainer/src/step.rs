@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use qlora_config::TrainingSection;
+use qlora_kernels::ops::adamw::Norm;
 use qlora_kernels::ops::cross_entropy::Loss;
 use qlora_kernels::pairwise;
 use qlora_planner::Keep;
@@ -49,8 +50,11 @@ impl Trainer<'_> {
     fn step_on_this_thread(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
         let (losses, gradients) = self.share(step, batches, group::share(group, batches.len()))?;
         let gradients = gradients.summed(group)?;
-        let norm = gradients.norm()?;
-        let learning_rate = self.learning_rate.at(step);
+        let norm = match gradients.norm()? {
+            Norm::Known(norm) => Norm::Known(group::of_first(group, norm)?),
+            on_device => on_device,
+        };
+        let learning_rate = group::of_first(group, self.learning_rate.at(step))?;
         let updated = self.optimizer.updated(&self.adapters, &gradients, &norm, learning_rate, self.training)?;
         // A GPU has been given all its work before anything is waited for.
         let losses = group::all_numbers(group, &values(&losses)?)?;

@@ -150,6 +150,19 @@ pub fn clip_factor(norm: f64, most: f64) -> f64 {
     if most == 0.0 { 1.0 } else { (most / (norm + 1e-6)).min(1.0) }
 }
 
+/// `base` to the power of `n`, by squaring: systems differ in the last place of their own `pow`.
+fn power(mut base: f64, mut n: u64) -> f64 {
+    let mut product = 1.0;
+    while n > 0 {
+        if n % 2 == 1 {
+            product *= base;
+        }
+        base *= base;
+        n /= 2;
+    }
+    product
+}
+
 /// New values and moments of all `parameters`, whose gradients have the given norm and are scaled down to `most`; on a
 /// GPU without waiting for it.
 pub fn update_all(parameters: &[Parameter<'_>], norm: &Norm, most: f64) -> Result<Vec<(Tensor, Moments)>> {
@@ -235,10 +248,10 @@ impl AdamW {
     }
 
     fn correction1(&self) -> f64 {
-        1.0 - self.beta1.powf(self.step as f64)
+        1.0 - power(self.beta1, self.step)
     }
 
     fn correction2(&self) -> f64 {
-        1.0 - self.beta2.powf(self.step as f64)
+        1.0 - power(self.beta2, self.step)
     }
 }

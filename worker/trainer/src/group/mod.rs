@@ -76,6 +76,12 @@ pub fn all_numbers(group: &mut dyn Group, own: &[f64]) -> Result<Vec<f64>> {
     said.iter().flat_map(|words| words.chunks(8)).map(number).collect()
 }
 
+/// What the first of `group` has for `own`: processors and systems may differ in the last place of a cosine or of a long sum,
+/// and all have to make the same update.
+pub fn of_first(group: &mut dyn Group, own: f64) -> Result<f64> {
+    Ok(all_numbers(group, &[own])?.first().copied().unwrap_or(own))
+}
+
 /// The sum of `vectors`, which are not empty, in the order of [`pairwise`].
 pub fn sum_of(vectors: &[Tensor]) -> Result<Tensor> {
     let add = |a: Tensor, b: Tensor| qlora_kernels::ops::rows::add(&a, &b);
