@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use qlora_trainer::{Error, Result};
+use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 
 use super::Gang;
@@ -18,6 +19,8 @@ use super::link::Link;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long all addresses are tried again, where none answers.
 const TRIED_FOR: Duration = Duration::from_secs(30);
+/// Time without a word after which the other end is asked whether it is there, three times at the most.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Connections whose handshakes go on at one time; more are closed.
 const HANDSHAKES: usize = 64;
 
@@ -128,9 +131,17 @@ impl Hurried {
         if left.is_zero() { Err(std::io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
     }
 
+    /// From now on words may take as long as a step does; the system asks whether the other end is still there.
     fn at_leisure(self) -> std::io::Result<TcpStream> {
         self.stream.set_read_timeout(None)?;
         self.stream.set_write_timeout(None)?;
+        sockopt::set_socket_keepalive(&self.stream, true)?;
+        sockopt::set_tcp_keepidle(&self.stream, SILENCE)?;
+        sockopt::set_tcp_keepintvl(&self.stream, SILENCE / 3)?;
+        sockopt::set_tcp_keepcnt(&self.stream, 3)?;
+        // Where words are on their way nothing is asked; elsewhere than on Linux the system's own patience counts.
+        #[cfg(target_os = "linux")]
+        sockopt::set_tcp_user_timeout(&self.stream, 2 * SILENCE.as_millis() as u32)?;
         Ok(self.stream)
     }
 }

@@ -5,8 +5,8 @@
 //! secret that the coordinator handed out. What travels is not encrypted, as it is not between processes that NCCL
 //! connects: a gang belongs into a network of its own.
 //!
-//! Nobody waits for a time: a process that ends closes its connections, and of a machine that is gone the coordinator
-//! knows.
+//! A process that ends closes its connections, of a machine that is gone the coordinator knows, and a way between two
+//! machines that is cut without a word is noticed within a minute or two: the system asks whether the other end is there.
 
 mod handshake;
 mod link;
