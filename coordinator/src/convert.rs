@@ -264,7 +264,7 @@ pub fn meeting(m: domain::Meeting) -> wire::Meeting {
     wire::Meeting { addresses: m.addresses, secret: m.secret }
 }
 
-/// Addresses of one machine at the most, and bytes of a secret at the least.
+/// Addresses of one machine at the most, and bytes of a secret.
 const ADDRESSES: usize = 64;
 const SECRET: usize = 32;
 

@@ -186,10 +186,10 @@ impl<S: JobStore> Services<S> {
                     ResolvedConfig::from_json(&request.config_json).map_err(|e| CallError::Invalid(e.to_string()))?;
                 let files = self.files(request.files, role).await?;
                 let config = resolved.config();
-                // An evaluation runs on one worker.
-                let alone = kind == domain::JobKind::Eval;
-                let needs = needs(&resolved);
-                let needs = if alone { Needs { workers: 1, ..needs } } else { needs };
+                let mut needs = needs(&resolved);
+                if kind == domain::JobKind::Eval {
+                    needs.workers = 1;
+                }
                 let name = [request.name, config.name.clone().unwrap_or_default(), "unnamed".into()];
                 Ok(domain::JobSpec {
                     kind,

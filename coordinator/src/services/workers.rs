@@ -188,7 +188,7 @@ impl<S: JobStore> Services<S> {
         let found = self.driver.read(move |engine| {
             let job = engine.job(id)?;
             let attempt = job.attempt(token)?;
-            let worker = engine.workers().find(|worker| worker.session == session)?;
+            let worker = engine.worker_of(session)?;
             let kind = convert::kind(job.spec.kind);
             let assignment = Assignment {
                 job: id.0,

@@ -8,7 +8,7 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter};
 use qlora_kernels::ops::cross_entropy::Head;
-use qlora_kernels::ops::host::OnHost;
+use qlora_kernels::ops::host::Waiting;
 use qlora_kernels::ops::{attention, cross_entropy, dropout, rms_norm, rows, swiglu};
 use qlora_kernels::{
     Activations, AttentionShape, DropoutKey, Nf4Tensor, Products, Result, RopeTable, Sequences, Span, Term, cuda,
@@ -370,7 +370,7 @@ fn tensors_come_back_from_the_machines_memory_as_they_were() -> Result<()> {
     for _ in 0..2 {
         let mut sent = Vec::new();
         for original in &originals {
-            let mut away = OnHost::send(&original.to_device(&device)?)?;
+            let mut away = Waiting::away(&original.to_device(&device)?)?;
             away.settle()?;
             sent.push(away);
         }
@@ -379,7 +379,7 @@ fn tensors_come_back_from_the_machines_memory_as_they_were() -> Result<()> {
         for (away, original) in sent.into_iter().zip(&originals).rev() {
             close(&away.take()?, original, 0.0);
         }
-        let never_settled = OnHost::send(&originals[0].to_device(&device)?)?;
+        let never_settled = Waiting::away(&originals[0].to_device(&device)?)?;
         close(&never_settled.take()?, &originals[0], 0.0);
     }
     Ok(())

@@ -190,6 +190,8 @@ mod tests {
         assert!(total > 76.0 && keeps == [Keep::Input; 32], "{total}");
         let (short, _) = on_gpu(&config(&["training.offload=true"]), 80);
         assert_eq!(short, [Keep::All; 32], "nothing is sent away where there is room");
+        let on_processor = |set: &[&str]| crate::plan(&llama().shape, &config(set), DeviceKind::Cpu);
+        assert_eq!(on_processor(&["training.offload=true"]), on_processor(&[]), "there is nowhere to send it");
     }
 
     #[test]

@@ -74,7 +74,9 @@ pub fn plan_with(
 ) -> MemoryPlan {
     let element = if kind == DeviceKind::Cpu { 4 } else { 2 };
     let tokens = config.training.micro_batch_size * config.data.max_seq_len;
-    let kept: usize = keeps.iter().map(|keep| keep.per_token(shape, config)).sum();
+    // Only beside a GPU of CUDA is the machine's memory another one than the device's.
+    let least = if kind == DeviceKind::Cuda { Keep::Host } else { Keep::Input };
+    let kept: usize = keeps.iter().map(|&keep| keep.max(least).per_token(shape, config)).sum();
     let kept = kept * element + if kind == DeviceKind::Cuda { scratch::kept_beside(shape, config, keeps) } else { 0 };
     MemoryPlan {
         weights: weights(shape, config, kind, thrift),

@@ -100,6 +100,11 @@ impl Engine {
         self.workers.values()
     }
 
+    /// The worker whose session it is.
+    pub fn worker_of(&self, session: SessionId) -> Option<&Worker> {
+        self.workers.get(self.sessions.get(&session)?)
+    }
+
     /// The job that holds `token` now.
     pub fn job_of(&self, token: Token) -> Option<JobId> {
         self.running.get(&token).copied()

@@ -1,4 +1,4 @@
-//! Tensors that are not needed for a while wait in the machine's memory.
+//! Tensors that are not needed for a while wait where they are, or in the machine's memory.
 
 use candle_core::Tensor;
 
@@ -6,24 +6,31 @@ use crate::Result;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 
-/// A tensor that is out of the device's memory, where that is another one than the machine's.
-pub struct OnHost(Place);
+/// A tensor that is not needed for a while.
+pub struct Waiting(Place);
 
 enum Place {
-    /// The device computes in the machine's memory, or the tensor is not bf16.
     Here(Tensor),
     #[cfg(feature = "cuda")]
     Away(Box<cuda::host::Away>),
 }
 
-impl OnHost {
-    /// Begins to send `x` away, beside what the device computes.
-    pub fn send(x: &Tensor) -> Result<Self> {
+impl From<Tensor> for Waiting {
+    /// It stays where it is.
+    fn from(x: Tensor) -> Self {
+        Self(Place::Here(x))
+    }
+}
+
+impl Waiting {
+    /// Begins to send `x`, bf16 on a GPU of CUDA, to the machine's memory, beside what the GPU computes; all else stays
+    /// where it is.
+    pub fn away(x: &Tensor) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if cuda::applies(&[x]) {
             return Ok(Self(Place::Away(Box::new(cuda::host::Away::send(x)?))));
         }
-        Ok(Self(Place::Here(x.clone())))
+        Ok(x.clone().into())
     }
 
     /// Lets the device's memory go; later work on the device waits until it is sent.

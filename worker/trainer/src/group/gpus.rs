@@ -15,10 +15,10 @@ pub fn joined<'a>(group: &'a mut dyn Group, device: &Device) -> Result<(Box<dyn 
         return Ok((Box::new(group), String::new()));
     }
     let offers = group.gather(&written(&offer(group.rank(), device)))?;
-    if let Err((rank, fault)) = all(&offers) {
-        return Ok((Box::new(group), format!("gradients are added up over TCP: worker {rank} {fault}")));
+    match all(&offers) {
+        Ok(()) => join(group, &offers[0][1..], device),
+        Err(why) => Ok((Box::new(group), over_tcp(&why))),
     }
-    join(group, &offers[0][1..], device)
 }
 
 /// What one can do, or why not.
@@ -30,6 +30,10 @@ fn written(said: &Said) -> Vec<u8> {
         Err(fault) => (0, fault.as_bytes()),
     };
     [&[mark], words].concat()
+}
+
+fn over_tcp((rank, fault): &(usize, String)) -> String {
+    format!("gradients are added up over TCP: worker {rank} {fault}")
 }
 
 /// The first of all that cannot.
@@ -58,13 +62,14 @@ fn offer(_: usize, _: &Device) -> Said {
 
 #[cfg(feature = "cuda")]
 fn join<'a>(group: &'a mut dyn Group, invitation: &[u8], device: &Device) -> Result<(Box<dyn Group + 'a>, String)> {
-    let joined = Communicator::join(invitation, group.rank(), group.size(), device);
-    let said = joined.as_ref().map(|_| Vec::new()).map_err(|e| format!("cannot join the others ({e})"));
-    let said = group.gather(&written(&said))?;
-    Ok(match (all(&said), joined) {
-        (Ok(()), Ok(gpus)) => (Box::new(Gpus { words: group, gpus }), "gradients are added up by NCCL".into()),
-        (Err((rank, fault)), _) => (Box::new(group), format!("gradients are added up over TCP: worker {rank} {fault}")),
-        (Ok(()), Err(e)) => (Box::new(group), e.to_string()),
+    let rank = group.rank();
+    let joined = Communicator::join(invitation, rank, group.size(), device)
+        .map_err(|e| (rank, format!("cannot join the others ({e})")));
+    let own = joined.as_ref().map(|_| Vec::new()).map_err(|(_, fault)| fault.clone());
+    let said = group.gather(&written(&own))?;
+    Ok(match all(&said).and(joined) {
+        Ok(gpus) => (Box::new(Gpus { words: group, gpus }), "gradients are added up by NCCL".into()),
+        Err(why) => (Box::new(group), over_tcp(&why)),
     })
 }
 

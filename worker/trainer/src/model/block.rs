@@ -10,7 +10,7 @@
 
 use candle_core::Tensor;
 use qlora_config::TargetModule as M;
-use qlora_kernels::ops::host::OnHost;
+use qlora_kernels::ops::host::Waiting;
 use qlora_kernels::ops::{attention, rms_norm, rows, swiglu};
 use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Sequences};
 use qlora_planner::Keep;
@@ -87,7 +87,7 @@ struct Attended {
 
 /// A part of [`Saved`], from which the block is run again.
 pub struct Kept {
-    x: Held,
+    x: Waiting,
     rho1: Option<Tensor>,
     heads: Option<[Tensor; 3]>,
     attention: Option<(Activations, Tensor)>,
@@ -97,43 +97,22 @@ pub struct Kept {
     u: [Option<Inner>; 6],
 }
 
-/// A block's input, on the device or out of its way.
-enum Held {
-    Here(Tensor),
-    OnHost(OnHost),
-}
-
-impl Held {
-    fn into_tensor(self) -> Result<Tensor> {
-        match self {
-            Self::Here(x) => Ok(x),
-            Self::OnHost(x) => Ok(x.take()?),
-        }
-    }
-}
-
 impl Kept {
     /// Lets the device's copy of what was sent to the machine's memory go.
     pub fn settle(&mut self) -> Result<()> {
-        match &mut self.x {
-            Held::Here(_) => Ok(()),
-            Held::OnHost(x) => Ok(x.settle()?),
-        }
+        Ok(self.x.settle()?)
     }
 
     /// Begins to bring back what is in the machine's memory.
     pub fn recall(&mut self) -> Result<()> {
-        match &mut self.x {
-            Held::Here(_) => Ok(()),
-            Held::OnHost(x) => Ok(x.recall()?),
-        }
+        Ok(self.x.recall()?)
     }
 }
 
 impl From<Tensor> for Kept {
     /// The input alone.
     fn from(x: Tensor) -> Self {
-        let (x, u) = (Held::Here(x), Default::default());
+        let (x, u) = (x.into(), Default::default());
         Self { x, rho1: None, heads: None, attention: None, x1: None, rho2: None, gates: None, u }
     }
 }
@@ -147,7 +126,7 @@ impl Saved {
         let keep = if small || keep == Keep::All { keep } else { keep.min(Keep::Attention) };
         let from = |least: Keep| keep >= least;
         Ok(Kept {
-            x: if keep == Keep::Host { Held::OnHost(OnHost::send(&x)?) } else { Held::Here(x) },
+            x: if keep == Keep::Host { Waiting::away(&x)? } else { x.into() },
             rho1: Some(rho1),
             heads: from(Keep::Heads).then_some([q, k, v]),
             attention: from(Keep::Attention).then_some((o, lse)),
@@ -211,7 +190,7 @@ impl Block {
     /// The block up to and without the down projection, from what is kept of it: its input [M, D], or more.
     pub fn run(&self, pass: &Pass<'_>, kept: Kept) -> Result<Saved> {
         let Kept { x, rho1, heads, attention, x1, rho2, gates, u: [u_q, u_k, u_v, u_o, u_g, u_e] } = kept;
-        let x = x.into_tensor()?;
+        let x = x.take()?;
         let (rho1, [q, k, v], [u_q, u_k, u_v]) = match (rho1, heads) {
             (Some(rho1), Some(heads)) => (rho1, heads, [u_q, u_k, u_v]),
             _ => self.run_heads(pass, &x, [u_q, u_k, u_v])?,

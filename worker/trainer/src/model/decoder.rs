@@ -175,13 +175,13 @@ impl Decoder {
         if training.neftune_alpha > 0.0 {
             x = noise::add(&x, training.neftune_alpha, &batch.spans, &adapters.embedding_noise(masks))?;
         }
-        let mut blocks = Vec::with_capacity(self.blocks.len());
+        let mut blocks: Vec<Kept> = Vec::with_capacity(self.blocks.len());
         for (block, &keep) in self.blocks.iter().zip(keeps) {
             let saved = block.run(&pass, x.into())?;
             x = block.finish(&pass, &saved)?;
             if let Some(before) = blocks.last_mut() {
                 // What of it was sent away went beside this block.
-                Kept::settle(before)?;
+                before.settle()?;
             }
             blocks.push(saved.reduced(keep)?);
         }
