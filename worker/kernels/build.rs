@@ -4,12 +4,13 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const KERNELS: [&str; 10] = [
+const KERNELS: [&str; 11] = [
     "adamw",
     "attention_backward",
     "attention_forward",
     "cross_entropy",
     "dropout",
+    "lora",
     "nf4",
     "rms_norm",
     "rope",

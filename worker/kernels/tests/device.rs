@@ -9,9 +9,11 @@ use candle_core::{DType, Device, Tensor};
 use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter};
 use qlora_kernels::ops::cross_entropy::Head;
 use qlora_kernels::ops::host::Waiting;
+use qlora_kernels::ops::lora::{self, Lowering};
 use qlora_kernels::ops::{attention, cross_entropy, dropout, rms_norm, rows, swiglu};
 use qlora_kernels::{
-    Activations, AttentionShape, DropoutKey, Nf4Tensor, Products, Result, RopeTable, Sequences, Span, Term, cuda,
+    Activations, AttentionShape, DropoutKey, Nf4Scales, Nf4Tensor, Products, Result, RopeTable, Sequences, Span, Term,
+    cuda,
 };
 
 fn gpu() -> Device {
@@ -59,6 +61,39 @@ fn nf4_is_dequantised_to_the_bit() -> Result<()> {
 }
 
 #[test]
+fn nf4_is_quantised_to_the_bit() -> Result<()> {
+    let device = gpu();
+    for (shape, block, double) in
+        [((33, 31), 64, true), ((1, 1), 64, true), ((7, 64), 64, false), ((5, 300), 128, true), ((64, 96), 32, true)]
+    {
+        let zeros = vec![0f32; block];
+        let mut weights = [values(shape.0 * shape.1, 50), zeros].concat();
+        weights.rotate_right(block);
+        weights.truncate(shape.0 * shape.1);
+        for dtype in [DType::BF16, DType::F32] {
+            let matrix = Tensor::from_vec(weights.clone(), shape, &Device::Cpu)?.to_dtype(dtype)?;
+            let [there, here] = [&device, &Device::Cpu].map(|d| Nf4Tensor::quantise_matrix(&matrix, block, double, d));
+            let (there, here) = (there?, here?);
+            let bytes = |m: &Nf4Tensor| m.packed().to_device(&Device::Cpu)?.to_vec1::<u8>();
+            assert_eq!(bytes(&there)?, bytes(&here)?, "{shape:?} {dtype:?}");
+            let scales = |m: &Nf4Tensor| m.absmax()?.to_device(&Device::Cpu)?.to_vec1::<f32>();
+            if double {
+                let parts = |m: &Nf4Tensor| match m.scales() {
+                    Nf4Scales::Nested { codes, absmax, offset } => {
+                        Ok((codes.to_vec1::<u8>()?, absmax.to_vec1::<f32>()?, *offset))
+                    }
+                    Nf4Scales::Plain(_) => candle_core::bail!("plain scales"),
+                };
+                assert_eq!(parts(&there)?, parts(&here)?);
+            } else {
+                assert_eq!(scales(&there)?, scales(&here)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn norms_agree() -> Result<()> {
     let device = gpu();
     for shape in [(1, 1), (3, 97), (5, 64), (17, 1000)] {
@@ -99,6 +134,52 @@ fn masks_are_those_of_the_processor() -> Result<()> {
     close(&dropout::add(&gx, &key, None)?, &on_cpu.to_dtype(DType::BF16)?, 0.0);
     let on_cpu = (on_cpu + base.to_dtype(DType::F32)?)?;
     close(&dropout::add(&gx, &key, Some(&gbase))?, &on_cpu, 1.0);
+    Ok(())
+}
+
+/// Adapters that share an input: as many launches as their ranks need, more rows than one part of a gradient has.
+#[test]
+fn adapters_agree_under_their_masks() -> Result<()> {
+    let device = gpu();
+    let wide = |t: &Tensor| t.to_dtype(DType::F32);
+    for (m, width, rank, count) in
+        [(1, 8, 2, 1), (37, 72, 16, 3), (70, 136, 20, 2), (33, 328, 40, 3), (1100, 40, 16, 1)]
+    {
+        for probability in [Some(0.3), None] {
+            let x = random((m, width), 30)?;
+            let key = |projection: usize| {
+                let projection = 7 + projection as u32;
+                let (seed, step, first_token) = (0x1234_5678_9abc, 9, 3);
+                probability.map(|probability| DropoutKey { seed, step, projection, first_token, probability })
+            };
+            let a = |i: usize| wide(&random((rank, width), 31 + i)?);
+            let a = (0..count).map(a).collect::<Result<Vec<_>>>()?;
+            let du = (0..count).map(|i| random((m, rank), 41 + i)).collect::<Result<Vec<_>>>()?;
+            let [gx] = on(&device, [&x]);
+            let ga = a.iter().map(|a| a.to_device(&device)).collect::<Result<Vec<_>>>()?;
+            let gdu = du.iter().map(|du| Ok(du.to_device(&device)?.into())).collect::<Result<Vec<Activations>>>()?;
+            let here: Vec<_> = a.iter().enumerate().map(|(i, a)| Lowering { a, mask: key(i) }).collect();
+            let there: Vec<_> = ga.iter().enumerate().map(|(i, a)| Lowering { a, mask: key(i) }).collect();
+            let (cpu, x) = (Products::WrittenOut, wide(&x)?.into());
+            let found = lora::forward(Products::CublasLt, &(&gx).into(), &there)?;
+            for (found, wanted) in found.iter().zip(lora::reference_forward(cpu, &x, &here)?) {
+                close(found.tensor()?, wanted.tensor()?, 1.0);
+            }
+            let du = du.iter().map(|du| Ok(wide(du)?.into())).collect::<Result<Vec<Activations>>>()?;
+            let pulls: Vec<_> = here.iter().copied().zip(&du).collect();
+            let gpulls: Vec<_> = there.iter().copied().zip(&gdu).collect();
+            let (grads, through) = lora::backward(Products::CublasLt, &(&gx).into(), &gpulls)?;
+            let (wanted_grads, wanted_through) = lora::reference_backward(cpu, &x, &pulls)?;
+            assert_eq!((grads.len(), through.is_some()), (count, probability.is_some()));
+            for (found, wanted) in grads.iter().zip(&wanted_grads) {
+                assert_eq!(found.dtype(), DType::F32);
+                close(found, wanted, 1e-3);
+            }
+            if let (Some(found), Some(wanted)) = (through, wanted_through) {
+                close(&found, &wanted, 2.0);
+            }
+        }
+    }
     Ok(())
 }
 

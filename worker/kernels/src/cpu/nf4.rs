@@ -88,7 +88,7 @@ pub fn nest(absmax: &[f32]) -> NestedScales {
     let offset = cascade_sum(absmax) / absmax.len().max(1) as f32;
     let centred: Vec<f32> = absmax.iter().map(|v| v - offset).collect();
     let mut codes = vec![0u8; absmax.len()];
-    let blocks = centred.chunks(NESTED_BLOCK).zip(codes.chunks_mut(NESTED_BLOCK));
+    let blocks = centred.par_chunks(NESTED_BLOCK).zip(codes.par_chunks_mut(NESTED_BLOCK));
     let scales = blocks.map(|(block, codes)| dynamic8::SIGNED.quantise(block, codes)).collect();
     NestedScales { codes, absmax: scales, offset }
 }

@@ -1,9 +1,10 @@
 //! Memory of a GPU behind candle's tensors.
 
 use candle_core::cuda_backend::CudaDType;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DevicePtr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, Device, Shape, Storage, Tensor};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Shape, Storage, Tensor};
+use half::bf16;
 use parking_lot::RwLockReadGuard;
 
 use crate::Result;
@@ -43,4 +44,26 @@ impl<'a> Input<'a> {
 pub(super) fn finish<T: CudaDType>(data: CudaSlice<T>, device: CudaDevice, shape: impl Into<Shape>) -> Result<Tensor> {
     let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(data, device));
     Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+}
+
+/// A matrix for a kernel to fill.
+pub(super) fn unwritten(shape: (usize, usize), dtype: DType, device: &CudaDevice) -> Result<Tensor> {
+    let elements = shape.0 * shape.1;
+    // SAFETY: every caller has all elements written before anything reads them.
+    unsafe {
+        match dtype {
+            DType::F32 => finish(device.alloc::<f32>(elements)?, device.clone(), shape),
+            DType::BF16 => finish(device.alloc::<bf16>(elements)?, device.clone(), shape),
+            other => candle_core::bail!("no kernel writes {other:?}"),
+        }
+    }
+}
+
+/// Where a tensor of the given type begins on the GPU.
+pub(super) fn address(tensor: &Tensor, dtype: DType) -> Result<u64> {
+    let (input, stream) = (Input::of(tensor)?, device_of(tensor)?.cuda_stream());
+    Ok(match dtype {
+        DType::F32 => input.slice::<f32>()?.device_ptr(&stream).0,
+        _ => input.slice::<bf16>()?.device_ptr(&stream).0,
+    })
 }

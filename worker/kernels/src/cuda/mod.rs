@@ -13,6 +13,7 @@ pub(crate) mod dropout;
 mod gpu;
 pub(crate) mod host;
 mod libraries;
+pub(crate) mod lora;
 pub mod memory;
 pub mod nccl;
 pub(crate) mod nf4;

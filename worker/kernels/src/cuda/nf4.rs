@@ -1,13 +1,13 @@
-//! The launch of NF4 to bf16.
+//! Launches of NF4 to bf16, and of the way there.
 
-use candle_core::Tensor;
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
+use candle_core::cuda_backend::{CudaDType, WrapErr};
+use candle_core::{DType, Tensor};
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
 use super::gpu::Gpu;
-use super::spread;
+use super::{THREADS, a_block_each, spread};
 use crate::Result;
 use crate::ops::nf4::{Nf4Scales, Nf4Tensor};
 
@@ -46,4 +46,30 @@ pub(crate) fn to_bf16(matrix: &Nf4Tensor) -> Result<Tensor> {
     unsafe { launch.launch(spread(elements.div_ceil(NF4_RUN))) }.w()?;
     drop(launch);
     finish(out, device, shape)
+}
+
+/// Two codes a byte and the largest magnitude of each block, of a matrix in bf16 or `f32`, bit for bit as
+/// [`crate::cpu::nf4::quantise`] has them.
+pub(crate) fn quantise(matrix: &Tensor, block: usize) -> Result<(Tensor, Tensor)> {
+    match matrix.dtype() {
+        DType::BF16 => quantise_as::<bf16>("nf4_quantise_bf16", matrix, block),
+        DType::F32 => quantise_as::<f32>("nf4_quantise_f32", matrix, block),
+        other => candle_core::bail!("{other:?} is not quantised on a GPU"),
+    }
+}
+
+fn quantise_as<T: CudaDType + DeviceRepr>(kernel: &str, matrix: &Tensor, block: usize) -> Result<(Tensor, Tensor)> {
+    let (device, elements) = (device_of(matrix)?, matrix.elem_count());
+    let (bytes, blocks) = (elements.div_ceil(2), elements.div_ceil(block));
+    let input = Input::of(matrix)?;
+    // SAFETY: the kernel writes every element of both.
+    let (mut packed, mut absmax) = unsafe { (device.alloc::<u8>(bytes)?, device.alloc::<f32>(blocks)?) };
+    let function = device.get_or_load_custom_func(kernel, "qlora_nf4", NF4)?;
+    let (weights, length, size) = (input.slice::<T>()?, elements as i64, block as i32);
+    let mut launch = function.builder();
+    launch.arg(&weights).arg(&length).arg(&size).arg(&mut packed).arg(&mut absmax);
+    // SAFETY: arguments are those of the kernel; a warp has a block.
+    unsafe { launch.launch(a_block_each(blocks.div_ceil(THREADS as usize / 32))) }.w()?;
+    drop(launch);
+    Ok((finish(packed, device.clone(), bytes)?, finish(absmax, device, blocks)?))
 }

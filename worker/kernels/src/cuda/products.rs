@@ -11,10 +11,9 @@ use std::ffi::c_void;
 use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::{CudaDevice, DType, Tensor};
-use half::bf16;
 use parking_lot::Mutex;
 
-use super::buffer::{Input, device_of, finish};
+use super::buffer::{address, device_of, unwritten};
 use super::gpu::{Gpu, WORKSPACE};
 use crate::Result;
 
@@ -194,19 +193,6 @@ pub(crate) fn product(kind: Kind, a: &Tensor, b: &Tensor, scale: f32, onto: Onto
     Ok(result)
 }
 
-/// A matrix for a kernel to fill.
-fn unwritten(shape: (usize, usize), dtype: DType, device: &CudaDevice) -> Result<Tensor> {
-    let elements = shape.0 * shape.1;
-    // SAFETY: every caller has all elements written before anything reads them.
-    unsafe {
-        match dtype {
-            DType::F32 => finish(device.alloc::<f32>(elements)?, device.clone(), shape),
-            DType::BF16 => finish(device.alloc::<bf16>(elements)?, device.clone(), shape),
-            other => candle_core::bail!("a product in {other:?}"),
-        }
-    }
-}
-
 fn run(
     device: &CudaDevice,
     kind: Kind,
@@ -248,13 +234,4 @@ fn run(
         )
     }
     .map_err(fault)
-}
-
-/// Where a tensor of the given type begins on the GPU.
-fn address(tensor: &Tensor, dtype: DType) -> Result<u64> {
-    let (input, stream) = (Input::of(tensor)?, device_of(tensor)?.cuda_stream());
-    Ok(match dtype {
-        DType::F32 => input.slice::<f32>()?.device_ptr(&stream).0,
-        _ => input.slice::<bf16>()?.device_ptr(&stream).0,
-    })
 }

@@ -1,5 +1,6 @@
 // What a warp does together: products of small tiles on the tensor cores, and loads of their operands from shared
-// memory. The layouts of fragments are those of PTX's mma.m16n8k16 and ldmatrix, which Ampere and all later GPUs have.
+// memory. The layouts of fragments are those of PTX's mma.m16n8k16, ldmatrix and movmatrix, which Ampere and all later
+// GPUs have.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -20,6 +21,12 @@ struct FragmentC {
 __device__ __forceinline__ unsigned pack(float low, float high) {
     const __nv_bfloat16 pair[2] = {__float2bfloat16(low), __float2bfloat16(high)};
     return *reinterpret_cast<const unsigned*>(pair);
+}
+
+// One of the two values of a word.
+__device__ __forceinline__ float half_of(unsigned word, unsigned which) {
+    const unsigned wide = which == 0 ? word << 16 : word & 0xffff0000u;
+    return *reinterpret_cast<const float*>(&wide);
 }
 
 // The accumulators of two neighbouring tiles as the left operand of the next product.
@@ -48,6 +55,13 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&out)[4], con
     const unsigned at = unsigned(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(at) : "memory");
+}
+
+// An 8 x 8 matrix of bf16 turned over: each lane has two neighbours of row lane / 4, before and after.
+__device__ __forceinline__ unsigned transpose(unsigned pair) {
+    unsigned out;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+    return out;
 }
 
 // 16 bytes from global to shared memory without a register, or zeros; they are there after `wait_for_copies`.

@@ -6,6 +6,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod host;
+pub mod lora;
 pub mod nf4;
 pub mod noise;
 pub mod product;

@@ -45,8 +45,21 @@ impl Nf4Tensor {
         Self::from_quantised(nf4::quantise(weights, block), (rows, cols), block, double, device)
     }
 
-    /// Quantises a matrix of floats on the CPU, without a copy of it in `f32`.
+    /// Quantises a matrix of floats on the CPU, without a copy of it in `f32`; on a GPU where that is where it goes.
+    ///
+    /// The mean of the scales, which second-level scales are of, is found on the processor: its order is part of what
+    /// bitsandbytes writes.
     pub fn quantise_matrix(matrix: &Tensor, block: usize, double: bool, device: &Device) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() && matches!(matrix.dtype(), DType::BF16 | DType::F32) && block.is_multiple_of(2) {
+            let (packed, absmax) = crate::cuda::nf4::quantise(&matrix.to_device(device)?, block)?;
+            let scales = if double {
+                Self::nested_on(nf4::nest(&absmax.to_vec1::<f32>()?), device)?
+            } else {
+                Nf4Scales::Plain(absmax)
+            };
+            return Self::assembled(packed, scales, matrix.dims2()?, block);
+        }
         let (storage, layout) = matrix.storage_and_layout();
         let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("a matrix in pieces") };
         let quantised = match &*storage {
@@ -81,20 +94,24 @@ impl Nf4Tensor {
     pub fn from_parts(
         packed: Vec<u8>,
         scales: Nf4Scales,
-        (rows, cols): (usize, usize),
+        shape: (usize, usize),
         block: usize,
         device: &Device,
     ) -> Result<Self> {
-        let blocks = (rows * cols).div_ceil(block);
+        let bytes = packed.len();
+        Self::assembled(Tensor::from_vec(packed, bytes, device)?, scales, shape, block)
+    }
+
+    fn assembled(packed: Tensor, scales: Nf4Scales, (rows, cols): (usize, usize), block: usize) -> Result<Self> {
+        let (bytes, blocks) = (packed.elem_count(), (rows * cols).div_ceil(block));
         let found = match &scales {
             Nf4Scales::Plain(absmax) => absmax.elem_count(),
             Nf4Scales::Nested { codes, .. } => codes.elem_count(),
         };
-        if packed.len() != (rows * cols).div_ceil(2) || found != blocks {
-            candle_core::bail!("{} bytes and {found} scales do not make a {rows} x {cols} NF4 matrix", packed.len())
+        if bytes != (rows * cols).div_ceil(2) || found != blocks {
+            candle_core::bail!("{bytes} bytes and {found} scales do not make a {rows} x {cols} NF4 matrix")
         }
-        let bytes = packed.len();
-        Ok(Self { packed: Tensor::from_vec(packed, bytes, device)?, scales, block, rows, cols })
+        Ok(Self { packed, scales, block, rows, cols })
     }
 
     /// Puts second-level scales on a device.

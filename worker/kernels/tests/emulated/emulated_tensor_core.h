@@ -3,10 +3,6 @@
 
 #include "emulator.h"
 
-inline float half_of(unsigned word, unsigned which) {
-    return __bfloat162float({uint16_t(word >> (16 * which))});
-}
-
 inline void multiply(FragmentC& c, const FragmentA& a, const FragmentB& b) {
     struct Operands {
         FragmentA a;
@@ -42,6 +38,13 @@ inline void load_rows(unsigned (&out)[4], const __nv_bfloat16* row, bool transpo
 }
 inline void load_matrices(unsigned (&out)[4], const __nv_bfloat16* row) { load_rows(out, row, false); }
 inline void load_matrices_transposed(unsigned (&out)[4], const __nv_bfloat16* row) { load_rows(out, row, true); }
+
+inline unsigned transpose(unsigned pair) {
+    const auto of = emulator::show(pair);
+    const unsigned lane = threadIdx.x % emulator::WARP, col = lane / 4, row = 2 * (lane % 4);
+    const auto at = [&](unsigned row) { return of(4 * row + col / 2) >> (16 * (col % 2)) & 0xffff; };
+    return at(row) | at(row + 1) << 16;
+}
 
 inline void copy_16(__nv_bfloat16* to, const __nv_bfloat16* from, bool there) {
     if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) std::abort();

@@ -7,6 +7,7 @@
 #include "attention_forward.cu"
 #include "cross_entropy.cu"
 #include "dropout.cu"
+#include "lora.cu"
 #include "nf4.cu"
 #include "rms_norm.cu"
 #include "rope.cu"
@@ -55,6 +56,15 @@ const std::map<std::string, Kernel>& kernels() {
         KERNEL(cross_entropy),
         KERNEL(dropout),
         KERNEL(gather_rows),
+        KERNEL(lora_inner_1),
+        KERNEL(lora_inner_2),
+        KERNEL(lora_inner_3),
+        KERNEL(lora_pull_1),
+        KERNEL(lora_pull_2),
+        KERNEL(lora_pull_3),
+        KERNEL(lora_sum),
+        KERNEL(nf4_quantise_bf16),
+        KERNEL(nf4_quantise_f32),
         KERNEL(nf4_to_bf16),
         KERNEL(rms_norm_backward),
         KERNEL(rms_norm_forward),

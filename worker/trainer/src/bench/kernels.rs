@@ -5,7 +5,8 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{Compute, TargetModule, TrainingConfig};
 use qlora_kernels::ops::cross_entropy::Head;
-use qlora_kernels::ops::{attention, cross_entropy, dropout, rms_norm, swiglu};
+use qlora_kernels::ops::lora::{self, Lowering};
+use qlora_kernels::ops::{attention, cross_entropy, rms_norm, swiglu};
 use qlora_kernels::{Activations, AttentionShape, DropoutKey, Nf4Tensor, Products, Sequences, Span, Term};
 use qlora_planner::ModelShape;
 use serde::Serialize;
@@ -65,6 +66,7 @@ pub fn time(
     let mut table = Table { device, timings: Vec::new() };
     let how = products(Compute::Auto, device);
     time_products(&mut table, shape, config, how, tokens)?;
+    time_adapters(&mut table, shape, config, how, tokens)?;
     time_attention(&mut table, shape, how, (tokens, length))?;
     time_element_wise(&mut table, shape, how, tokens)?;
     time_loss(&mut table, shape, how, tokens)?;
@@ -92,11 +94,29 @@ fn time_products(
         table.add(&format!("{module} forward"), work, "FLOP/s", forward)?;
         let backward = || Ok(how.backward(&[Term { x: &dy, w: &written, scale: 1.0 }], None)?);
         table.add(&format!("{module} backward"), work, "FLOP/s", backward)?;
-        let narrow: Activations = values((tokens, config.lora.r), dtype, device)?.into();
-        let work = 2.0 * (tokens * config.lora.r * k) as f64;
-        table.add(&format!("{module} gradient of A"), work, "FLOP/s", || Ok(how.outer(&narrow, &x, 1.0)?))?;
     }
     Ok(())
+}
+
+/// What adapters of queries, keys and values do with the input that they share.
+fn time_adapters(
+    table: &mut Table<'_>,
+    shape: &ModelShape,
+    config: &TrainingConfig,
+    how: Products,
+    tokens: usize,
+) -> Result<()> {
+    let (dtype, device, rank) = (compute_dtype(table.device), table.device, config.lora.r);
+    let x = values((tokens, shape.hidden), dtype, device)?;
+    let bytes = (x.elem_count() * dtype.size_in_bytes()) as f64;
+    let x = Activations::from(x);
+    let a = values((rank, shape.hidden), DType::F32, device)?;
+    let du = values((tokens, rank), dtype, device)?.into();
+    let mask = |projection| DropoutKey { seed: 1, step: 1, projection, first_token: 0, probability: 0.05 };
+    let adapters = [0, 1, 2].map(|projection| Lowering { a: &a, mask: Some(mask(projection)) });
+    table.add("adapters of q, k, v forward", bytes, "B/s", || Ok(lora::forward(how, &x, &adapters)?))?;
+    let pulls = adapters.map(|adapter| (adapter, &du));
+    table.add("adapters of q, k, v backward", 2.0 * bytes, "B/s", || Ok(lora::backward(how, &x, &pulls)?))
 }
 
 fn time_attention(
@@ -136,8 +156,6 @@ fn time_element_wise(table: &mut Table<'_>, shape: &ModelShape, how: Products, t
     let (_, rho) = rms_norm::forward(&x, &w, 1e-5)?;
     let backward = || Ok(rms_norm::backward(&x, &x, &w, &rho, Some(&x))?);
     table.add("norm backward", 4.0 * bytes, "B/s", backward)?;
-    let key = DropoutKey { seed: 1, step: 1, projection: 1, first_token: 0, probability: 0.05 };
-    table.add("dropout", 2.0 * bytes, "B/s", || Ok(dropout::add(&x, &key, None)?))?;
     let [g, e, dh] = [(); 3].map(|()| values((tokens, shape.ffn), dtype, device).map(Activations::from));
     let (g, e, dh) = (g?, e?, dh?);
     let bytes = (tokens * shape.ffn * dtype.size_in_bytes()) as f64;

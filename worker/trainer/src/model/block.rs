@@ -154,6 +154,17 @@ impl Block {
         pass.adapters.pass(self.index, module, pass.masks)
     }
 
+    /// What adapters that share the input `x` leave.
+    fn inners<const N: usize>(
+        &self,
+        pass: &Pass<'_>,
+        modules: [M; N],
+        x: &Activations,
+        known: [Option<Inner>; N],
+    ) -> Result<[Option<Inner>; N]> {
+        projection::inners(pass.products, x, modules.map(|module| self.adapter(pass, module)), known)
+    }
+
     fn project(
         &self,
         pass: &Pass<'_>,
@@ -215,8 +226,8 @@ impl Block {
 
     /// Sums of the norm, and rotated queries and keys with their values.
     fn run_heads(&self, pass: &Pass<'_>, x: &Tensor, known: [Option<Inner>; 3]) -> Result<Heads> {
-        let [u_q, u_k, u_v] = known;
         let (n1, rho1) = rms_norm::forward_on(x, &self.norm1, pass.epsilon, pass.products)?;
+        let [u_q, u_k, u_v] = self.inners(pass, [M::QProj, M::KProj, M::VProj], &n1, known)?;
         let (q, u_q) = self.project(pass, M::QProj, &n1, u_q)?;
         let (k, u_k) = self.project(pass, M::KProj, &n1, u_k)?;
         let (v, u_v) = self.project(pass, M::VProj, &n1, u_v)?;
@@ -226,8 +237,8 @@ impl Block {
 
     /// Sums of the norm, gate and up.
     fn run_gates(&self, pass: &Pass<'_>, x1: &Tensor, known: [Option<Inner>; 2]) -> Result<Gates> {
-        let [u_g, u_e] = known;
         let (n2, rho2) = rms_norm::forward_on(x1, &self.norm2, pass.epsilon, pass.products)?;
+        let [u_g, u_e] = self.inners(pass, [M::GateProj, M::UpProj], &n2, known)?;
         let (g, u_g) = self.project_on(pass, M::GateProj, &n2, u_g)?;
         let (e, u_e) = self.project_on(pass, M::UpProj, &n2, u_e)?;
         Ok((rho2, (g, e), [u_g, u_e]))

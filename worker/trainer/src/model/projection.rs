@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::ops::dropout;
+use qlora_kernels::ops::lora::{self, Lowering};
 use qlora_kernels::{Activations, DropoutKey, Products, Term};
 
 use crate::Result;
@@ -47,36 +48,35 @@ impl Inner {
     }
 }
 
-impl AdapterPass<'_> {
-    /// `x` after its mask; none where there is no mask.
-    fn dropped(&self, x: &Activations) -> Result<Option<Activations>> {
-        self.mask.as_ref().map(|key| Ok(dropout::apply(x, key)?)).transpose()
+impl<'a> AdapterPass<'a> {
+    fn lowering(&self) -> Lowering<'a> {
+        Lowering { a: &self.factors.a, mask: self.mask }
     }
 
-    /// u [M, R], for the input after its mask.
-    fn inner(&self, products: Products, dropped: &Activations) -> Result<Activations> {
-        Ok(products.forward(&[Term { x: dropped, w: &self.factors.a, scale: 1.0 }], None)?.into())
+    fn is_decomposed(&self) -> bool {
+        self.factors.magnitude.is_some()
     }
 
     /// s u B^T.
     fn update<'u>(&'u self, u: &'u Activations) -> Term<'u> {
         Term { x: u, w: &self.factors.b, scale: self.scale }
     }
+}
 
-    /// Gradients of A and B, given du = s dy B: dA = du^T x'; dB = s dy^T u.
-    fn grad(
-        &self,
-        products: Products,
-        dy: &Activations,
-        du: &Activations,
-        x: &Activations,
-        u: &Activations,
-    ) -> Result<FactorGrad> {
-        let dropped = self.dropped(x)?;
-        let a = products.outer(du, dropped.as_ref().unwrap_or(x), 1.0)?;
-        let b = products.outer(dy, u, self.scale)?;
-        Ok(FactorGrad { a, b, magnitude: None })
+/// What adapters that share the input `x` leave, where it is not `known`; a decomposed one's needs its projection too.
+pub fn inners<const N: usize>(
+    products: Products,
+    x: &Activations,
+    adapters: [Option<AdapterPass<'_>>; N],
+    mut known: [Option<Inner>; N],
+) -> Result<[Option<Inner>; N]> {
+    let asked = |i: &usize| known[*i].is_none() && adapters[*i].is_some_and(|adapter| !adapter.is_decomposed());
+    let places: Vec<usize> = (0..N).filter(asked).collect();
+    let lowerings: Vec<_> = places.iter().filter_map(|&i| adapters[i].map(|adapter| adapter.lowering())).collect();
+    for (i, u) in places.into_iter().zip(lora::forward(products, x, &lowerings)?) {
+        known[i] = Some(Inner { u, unscaled: None });
     }
+    Ok(known)
 }
 
 impl Projection {
@@ -103,17 +103,25 @@ impl Projection {
         base: Option<&Tensor>,
     ) -> Result<(Tensor, Option<Inner>)> {
         let Some(adapter) = adapter else { return Ok((products.forward(&[self.frozen(x)], base)?, None)) };
-        if let Some(inner) = known {
-            let y = products.forward(&[self.frozen(x), adapter.update(&inner.u)], base)?;
-            return Ok((y, Some(inner)));
+        if known.is_none() && adapter.is_decomposed() {
+            return self.forward_decomposed(products, x, adapter, base);
         }
-        let dropped = adapter.dropped(x)?;
-        let inner = self.inner_of(products, dropped.as_ref().unwrap_or(x), &adapter)?;
-        let (Some(unscaled), Some(ratio)) = (&inner.unscaled, self.ratio(products, &adapter)?) else {
-            let y = products.forward(&[self.frozen(x), adapter.update(&inner.u)], base)?;
-            return Ok((y, Some(inner)));
-        };
-        let mut y = scaled_rows(unscaled, &ratio)?;
+        let inner = known.map_or_else(|| self.inner(products, x, &adapter), Ok)?;
+        Ok((products.forward(&[self.frozen(x), adapter.update(&inner.u)], base)?, Some(inner)))
+    }
+
+    /// [`Self::forward`] with DoRA.
+    fn forward_decomposed(
+        &self,
+        products: Products,
+        x: &Activations,
+        adapter: AdapterPass<'_>,
+        base: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<Inner>)> {
+        let dropped = adapter.mask.as_ref().map(|key| dropout::apply(x, key)).transpose()?;
+        let (u, unscaled) = self.decomposed(products, dropped.as_ref().unwrap_or(x), &adapter)?;
+        let Some(ratio) = self.ratio(products, &adapter)? else { return Ok((unscaled, None)) };
+        let mut y = scaled_rows(&unscaled, &ratio)?;
         if let Some(base) = base {
             y = (y + base)?;
         }
@@ -121,7 +129,7 @@ impl Projection {
             let rest = (x.tensor()? - dropped.tensor()?)?.into();
             y = products.forward(&[self.frozen(&rest)], Some(&y))?;
         }
-        Ok((y, Some(inner)))
+        Ok((y, Some(Inner { u, unscaled: Some(unscaled) })))
     }
 
     /// [`Self::forward`] for a result that goes on to other products: see [`Products::forward_on`].
@@ -143,18 +151,25 @@ impl Projection {
 
     /// What [`Self::forward`] would leave, without `y`.
     pub fn inner(&self, products: Products, x: &Activations, adapter: &AdapterPass<'_>) -> Result<Inner> {
-        let dropped = adapter.dropped(x)?;
-        self.inner_of(products, dropped.as_ref().unwrap_or(x), adapter)
+        if adapter.is_decomposed() {
+            let dropped = adapter.mask.as_ref().map(|key| dropout::apply(x, key)).transpose()?;
+            let (u, unscaled) = self.decomposed(products, dropped.as_ref().unwrap_or(x), adapter)?;
+            return Ok(Inner { u, unscaled: Some(unscaled) });
+        }
+        let u = lora::forward_one(products, x, &adapter.lowering())?;
+        Ok(Inner { u, unscaled: None })
     }
 
-    /// [`Self::inner`] for the input after its mask.
-    fn inner_of(&self, products: Products, dropped: &Activations, adapter: &AdapterPass<'_>) -> Result<Inner> {
-        let u = adapter.inner(products, dropped)?;
-        let unscaled = match adapter.factors.magnitude {
-            Some(_) => Some(products.forward(&[self.frozen(dropped), adapter.update(&u)], None)?),
-            None => None,
-        };
-        Ok(Inner { u, unscaled })
+    /// With DoRA, u and r for the input after its mask.
+    fn decomposed(
+        &self,
+        products: Products,
+        dropped: &Activations,
+        adapter: &AdapterPass<'_>,
+    ) -> Result<(Activations, Tensor)> {
+        let u = products.forward(&[Term { x: dropped, w: &adapter.factors.a, scale: 1.0 }], None)?.into();
+        let unscaled = products.forward(&[self.frozen(dropped), adapter.update(&u)], None)?;
+        Ok((u, unscaled))
     }
 
     /// |W| [out], row by row.
@@ -204,12 +219,15 @@ struct Through<'a> {
     du: Activations,
     /// With DoRA, dy' = g o dy [M, out].
     scaled: Option<Activations>,
-    grad: FactorGrad,
+    /// dB = s dy'^T u [out, R].
+    b: Tensor,
+    /// With DoRA, dm' [out].
+    magnitude: Option<Tensor>,
 }
 
 impl<'a> Through<'a> {
-    fn find(products: Products, pull: &Pull<'a>, x: Option<&Activations>) -> Result<Option<Self>> {
-        let (Some(adapter), Some(inner), Some(x)) = (pull.adapter, pull.inner, x) else { return Ok(None) };
+    fn find(products: Products, pull: &Pull<'a>) -> Result<Option<Self>> {
+        let (Some(adapter), Some(inner)) = (pull.adapter, pull.inner) else { return Ok(None) };
         let ratio = pull.projection.ratio(products, &adapter)?;
         let scaled = match &ratio {
             Some(ratio) => Some(Activations::from(scaled_rows(pull.dy.tensor()?, ratio)?)),
@@ -217,14 +235,15 @@ impl<'a> Through<'a> {
         };
         let dy = scaled.as_ref().unwrap_or(pull.dy);
         let du = products.backward(&[Term { x: dy, w: &adapter.factors.b, scale: adapter.scale }], None)?.into();
-        let mut grad = adapter.grad(products, dy, &du, x, &inner.u)?;
-        if let (Some(unscaled), Some(magnitude)) = (&inner.unscaled, &adapter.factors.magnitude) {
+        let b = products.outer(dy, &inner.u, adapter.scale)?;
+        let mut magnitude = None;
+        if let (Some(unscaled), Some(own)) = (&inner.unscaled, &adapter.factors.magnitude) {
             // With n the norm, g = m' / n and dm' = sum of dy o r / n over the tokens.
-            let norms = magnitude.norms(|| pull.projection.norms_with(products, &adapter))?;
+            let norms = own.norms(|| pull.projection.norms_with(products, &adapter))?;
             let sums = (pull.dy.tensor()? * unscaled)?.to_dtype(DType::F32)?.sum(0)?;
-            grad.magnitude = Some((sums / norms)?);
+            magnitude = Some((sums / norms)?);
         }
-        Ok(Some(Self { adapter, du, scaled, grad }))
+        Ok(Some(Self { adapter, du, scaled, b, magnitude }))
     }
 
     /// d A.
@@ -232,32 +251,54 @@ impl<'a> Through<'a> {
         Term { x: &self.du, w: &self.adapter.factors.a, scale: 1.0 }
     }
 
-    /// (dy' - dy) W + d A.
-    fn masked(&self, products: Products, pull: &Pull<'_>) -> Result<Tensor> {
-        let Some(scaled) = &self.scaled else { return Ok(products.backward(&[self.update()], None)?) };
+    /// With DoRA, dA, and `base` + c m o ((dy' - dy) W + d A) where there is a mask.
+    fn decomposed(
+        &self,
+        products: Products,
+        pull: &Pull<'_>,
+        x: &Activations,
+        scaled: &Activations,
+        base: Option<Tensor>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let da = lora::gradient(products, x, &self.adapter.lowering(), &self.du)?;
+        let Some(key) = &self.adapter.mask else { return Ok((da, base)) };
         let change = (scaled.tensor()? - pull.dy.tensor()?)?.into();
-        Ok(products.backward(&[pull.projection.frozen(&change), self.update()], None)?)
+        let masked = products.backward(&[pull.projection.frozen(&change), self.update()], None)?;
+        Ok((da, Some(dropout::add(&masked, key, base.as_ref())?)))
     }
 }
 
-/// What is pulled back: terms of dx, what is added to them, and the gradients of each projection's adapter.
+/// What is pulled back: terms of dx, what is added to them, and dA of each projection's adapter.
 struct Pulled<'a> {
-    through: Vec<Option<Through<'a>>>,
+    through: Vec<Option<(Through<'a>, Tensor)>>,
     /// c m o ((dy' - dy) W + d A), summed over the adapters with a mask.
     base: Option<Tensor>,
 }
 
 impl<'a> Pulled<'a> {
     fn find(products: Products, pulls: &[Pull<'a>], x: Option<&Activations>) -> Result<Self> {
-        let through = pulls.iter().map(|pull| Through::find(products, pull, x)).collect::<Result<Vec<_>>>()?;
-        let mut base: Option<Tensor> = None;
-        for (pull, through) in pulls.iter().zip(&through) {
-            if let Some(through) = through
-                && let Some(key) = &through.adapter.mask
-            {
-                let masked = through.masked(products, pull)?;
-                base = Some(dropout::add(&masked, key, base.as_ref())?);
-            }
+        let none = || Self { through: pulls.iter().map(|_| None).collect(), base: None };
+        let Some(x) = x else { return Ok(none()) };
+        let found = pulls.iter().map(|pull| Through::find(products, pull)).collect::<Result<Vec<_>>>()?;
+        let plain = found.iter().flatten().filter(|through| through.scaled.is_none());
+        let plain: Vec<_> = plain.map(|through| (through.adapter.lowering(), &through.du)).collect();
+        let (grads, mut base) = lora::backward(products, x, &plain)?;
+        let mut grads = grads.into_iter();
+        let mut through = Vec::with_capacity(pulls.len());
+        for (pull, found) in pulls.iter().zip(found) {
+            let Some(found) = found else {
+                through.push(None);
+                continue;
+            };
+            let da = match &found.scaled {
+                None => grads.next(),
+                Some(scaled) => {
+                    let (da, sum) = found.decomposed(products, pull, x, scaled, base.take())?;
+                    base = sum;
+                    Some(da)
+                }
+            };
+            through.push(da.map(|da| (found, da)));
         }
         Ok(Self { through, base })
     }
@@ -266,7 +307,7 @@ impl<'a> Pulled<'a> {
         let mut terms = Vec::with_capacity(2 * pulls.len());
         for (pull, through) in pulls.iter().zip(&self.through) {
             match through {
-                Some(through) if through.adapter.mask.is_none() => {
+                Some((through, _)) if through.adapter.mask.is_none() => {
                     let dy = through.scaled.as_ref().unwrap_or(pull.dy);
                     terms.extend([pull.projection.frozen(dy), through.update()]);
                 }
@@ -277,7 +318,8 @@ impl<'a> Pulled<'a> {
     }
 
     fn grads(self) -> Vec<Option<FactorGrad>> {
-        self.through.into_iter().map(|through| through.map(|t| t.grad)).collect()
+        let grad = |(through, a): (Through<'_>, Tensor)| FactorGrad { a, b: through.b, magnitude: through.magnitude };
+        self.through.into_iter().map(|through| through.map(grad)).collect()
     }
 }
 

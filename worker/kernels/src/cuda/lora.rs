@@ -1,0 +1,243 @@
+//! Launches of adapters that share their input.
+//!
+//! The kernels take sixteen ranks of an adapter as a piece and as many pieces at once as there are projections that share an
+//! input; larger ranks are several pieces, and what is more than fits one launch is added by the next.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
+use candle_core::{CudaDevice, DType, Tensor};
+use half::bf16;
+
+use super::THREADS;
+use super::buffer::{Input, address, device_of, finish, unwritten};
+use crate::Result;
+use crate::ops::activations::Activations;
+use crate::ops::dropout::DropoutKey;
+use crate::ops::lora::Lowering;
+use crate::ops::rows;
+
+const LORA: &str = include_str!(concat!(env!("OUT_DIR"), "/lora.ptx"));
+
+/// Pieces of a launch, ranks of a piece, and threads of a block: those of the kernels.
+const MOST_PIECES: usize = 3;
+const RANKS: usize = 16;
+const BLOCK: u32 = 128;
+/// Rows of a block of `inner`; columns of a block of `pull`.
+const ROWS: usize = 32;
+const COLUMNS: usize = 128;
+/// Rows that one part of dA is of, at the least, and parts at the most.
+const SHARE: usize = 512;
+const MOST_SHARES: usize = 32;
+/// Bytes that a thread reads at once.
+const ALIGNMENT: u64 = 16;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Piece {
+    a: u64,
+    u: u64,
+    partial: u64,
+    da: u64,
+    projection: u32,
+    ranks: i32,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Pieces([Piece; MOST_PIECES]);
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Masks {
+    first: u64,
+    low: u32,
+    high: u32,
+    step: u32,
+    threshold: u32,
+    kept: f32,
+}
+
+// SAFETY: both are laid out as the kernels' parameters of the same names.
+unsafe impl DeviceRepr for Pieces {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Masks {}
+
+impl Masks {
+    /// Without a key nothing is dropped.
+    fn new(key: Option<&DropoutKey>, width: usize) -> Self {
+        key.map_or(Self { first: 0, low: 0, high: 0, step: 0, threshold: 0, kept: 1.0 }, |key| Self {
+            first: key.first_token * width as u64,
+            low: key.seed as u32,
+            high: (key.seed >> 32) as u32,
+            step: key.step,
+            threshold: key.threshold(),
+            kept: key.kept(),
+        })
+    }
+}
+
+/// Whether the kernels take them: whole groups of eight columns, an even rank, the same for all, and masks that differ in
+/// the projection only.
+pub(crate) fn applies(x: &Tensor, adapters: &[Lowering<'_>]) -> Result<bool> {
+    let Some(first) = adapters.first() else { return Ok(false) };
+    let (width, rank) = (x.dims2()?.1, first.a.dims2()?.0);
+    let common = |key: Option<DropoutKey>| key.map(|key| DropoutKey { projection: 0, ..key });
+    let alike = adapters.iter().all(|one| one.a.dims() == first.a.dims() && common(one.mask) == common(first.mask));
+    let whole = super::applies(&[x]) && width.is_multiple_of(8) && rank.is_multiple_of(2);
+    Ok(alike && whole && address(x, DType::BF16)?.is_multiple_of(ALIGNMENT))
+}
+
+/// One adapter on the GPU, with room for what is found.
+struct Adapter {
+    /// A in bf16.
+    a: Tensor,
+    /// u or du.
+    u: Tensor,
+    /// Parts of dA, and dA.
+    found: Option<(Tensor, Tensor)>,
+    projection: u32,
+}
+
+impl Adapter {
+    fn new(lowering: &Lowering<'_>, u: Tensor) -> Result<Self> {
+        let a = rows::cast(lowering.a, DType::BF16)?;
+        Ok(Self { a, u, found: None, projection: lowering.mask.map_or(0, |key| key.projection) })
+    }
+
+    /// Sixteen ranks each, and the rest.
+    fn pieces(&self) -> Result<Vec<Piece>> {
+        let (rank, width) = self.a.dims2()?;
+        let (a, u) = (address(&self.a, DType::BF16)?, address(&self.u, DType::BF16)?);
+        let (partial, da) = match &self.found {
+            Some((partial, da)) => (address(partial, DType::F32)?, address(da, DType::F32)?),
+            None => (0, 0),
+        };
+        let piece = |first: usize| {
+            let (row, column) = ((first * width) as u64, first as u64);
+            Piece {
+                a: a + 2 * row,
+                u: u + 2 * column,
+                partial: partial + 4 * row,
+                da: da + 4 * row,
+                projection: self.projection,
+                ranks: RANKS.min(rank - first) as i32,
+            }
+        };
+        Ok((0..rank).step_by(RANKS).map(piece).collect())
+    }
+}
+
+/// All pieces, as many a launch as it takes.
+fn launches(adapters: &[Adapter]) -> Result<Vec<(Pieces, usize)>> {
+    let pieces: Vec<Piece> = adapters.iter().map(Adapter::pieces).collect::<Result<Vec<_>>>()?.concat();
+    let packed = |chunk: &[Piece]| {
+        let mut pieces = Pieces::default();
+        pieces.0[..chunk.len()].copy_from_slice(chunk);
+        (pieces, chunk.len())
+    };
+    Ok(pieces.chunks(MOST_PIECES).map(packed).collect())
+}
+
+fn grid(x: usize, y: usize, threads: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (x as u32, y as u32, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
+}
+
+/// Blocks of `inner`, whose warps put their sums for `count` pieces into shared memory.
+fn rows_each(m: usize, count: usize) -> LaunchConfig {
+    let sums = BLOCK as usize / 32 * ROWS * RANKS * count * size_of::<f32>();
+    LaunchConfig { shared_mem_bytes: sums as u32, ..grid(m.div_ceil(ROWS), 1, BLOCK) }
+}
+
+/// See [`crate::ops::lora::forward`].
+pub(crate) fn forward(x: &Tensor, lowerings: &[Lowering<'_>]) -> Result<Vec<Activations>> {
+    let device = device_of(x)?;
+    let ((m, width), rank) = (x.dims2()?, lowerings[0].a.dims2()?.0);
+    let one = |lowering: &Lowering<'_>| Adapter::new(lowering, unwritten((m, rank), DType::BF16, &device)?);
+    let adapters = lowerings.iter().map(one).collect::<Result<Vec<_>>>()?;
+    let masks = Masks::new(lowerings[0].mask.as_ref(), width);
+    let input = Input::of(x)?;
+    let (x, rows, columns, stride) = (input.slice::<bf16>()?, m as i32, width as i32, rank as i32);
+    for (pieces, count) in launches(&adapters)? {
+        let function = device.get_or_load_custom_func(&format!("lora_inner_{count}"), "qlora_lora", LORA)?;
+        let mut launch = function.builder();
+        launch.arg(&x).arg(&pieces).arg(&masks).arg(&rows).arg(&columns).arg(&stride);
+        // SAFETY: arguments are those of the kernel, which writes every element of u; the tensors outlive the launch.
+        unsafe { launch.launch(rows_each(m, count)) }.w()?;
+    }
+    Ok(adapters.into_iter().map(|adapter| adapter.u.into()).collect())
+}
+
+/// See [`crate::ops::lora::backward`]; all have masks.
+pub(crate) fn backward(x: &Tensor, pulls: &[(Lowering<'_>, &Activations)]) -> Result<(Vec<Tensor>, Option<Tensor>)> {
+    let device = device_of(x)?;
+    let ((m, width), rank) = (x.dims2()?, pulls[0].0.a.dims2()?.0);
+    let share = SHARE.max(m.div_ceil(MOST_SHARES)).next_multiple_of(RANKS);
+    let shares = m.div_ceil(share);
+    let one = |(lowering, du): &(Lowering<'_>, &Activations)| {
+        let du = rows::cast(du.tensor()?, DType::BF16)?;
+        let found =
+            (unwritten((shares * rank, width), DType::F32, &device)?, unwritten((rank, width), DType::F32, &device)?);
+        Ok(Adapter { found: Some(found), ..Adapter::new(lowering, du)? })
+    };
+    let adapters = pulls.iter().map(one).collect::<Result<Vec<_>>>()?;
+    let masks = Masks::new(pulls[0].0.mask.as_ref(), width);
+    let input = Input::of(x)?;
+    let sizes = Sizes { m: m as i32, width: width as i32, rank: rank as i32, share: share as i32, shares };
+    let mut dx: Option<Tensor> = None;
+    for launch in launches(&adapters)? {
+        dx = Some(pull(&device, &input, dx.as_ref(), &launch, &masks, &sizes)?);
+        sum(&device, &launch, masks.kept, &sizes)?;
+    }
+    let found = adapters.into_iter().filter_map(|adapter| adapter.found.map(|(_, da)| da)).collect();
+    Ok((found, dx))
+}
+
+/// Sizes of a way back.
+struct Sizes {
+    m: i32,
+    width: i32,
+    rank: i32,
+    /// Rows of a part of dA.
+    share: i32,
+    shares: usize,
+}
+
+/// `base` and what goes through the pieces, and parts of their dA.
+fn pull(
+    device: &CudaDevice,
+    x: &Input<'_>,
+    base: Option<&Tensor>,
+    (pieces, count): &(Pieces, usize),
+    masks: &Masks,
+    sizes: &Sizes,
+) -> Result<Tensor> {
+    let (m, width) = (sizes.m as usize, sizes.width as usize);
+    // SAFETY: the kernel writes every element.
+    let mut dx = unsafe { device.alloc::<bf16>(m * width)? };
+    let base = base.map(Input::of).transpose()?;
+    let (x, base) = (x.slice::<bf16>()?, base.as_ref().map(Input::slice::<bf16>).transpose()?);
+    let function = device.get_or_load_custom_func(&format!("lora_pull_{count}"), "qlora_lora", LORA)?;
+    let none = 0u64;
+    let mut launch = function.builder();
+    launch.arg(&x);
+    match &base {
+        Some(base) => launch.arg(base),
+        None => launch.arg(&none),
+    };
+    launch.arg(pieces).arg(masks).arg(&sizes.m).arg(&sizes.width).arg(&sizes.rank).arg(&sizes.share).arg(&mut dx);
+    // SAFETY: arguments are those of the kernel, of sizes that `applies` and the products before have checked.
+    unsafe { launch.launch(grid(width.div_ceil(COLUMNS), sizes.shares, BLOCK)) }.w()?;
+    drop(launch);
+    finish(dx, device.clone(), (m, width))
+}
+
+/// dA of the pieces from its parts.
+fn sum(device: &CudaDevice, (pieces, count): &(Pieces, usize), kept: f32, sizes: &Sizes) -> Result<()> {
+    let function = device.get_or_load_custom_func("lora_sum", "qlora_lora", LORA)?;
+    let (elements, shares) = (RANKS * sizes.width as usize, sizes.shares as i32);
+    let mut launch = function.builder();
+    launch.arg(pieces).arg(&sizes.width).arg(&sizes.rank).arg(&shares).arg(&kept);
+    // SAFETY: arguments are those of the kernel; each piece has room for so many parts and for their sum.
+    unsafe { launch.launch(grid(elements.div_ceil(THREADS as usize), *count, THREADS)) }.w()?;
+    Ok(())
+}
