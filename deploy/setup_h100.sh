@@ -22,10 +22,15 @@ if ! command -v nvcc >/dev/null; then
   deploy/cuda/toolchain.sh /opt/qlora-cuda || die "there is no CUDA compiler" "install the CUDA 13.0 toolkit, or put its bin folder into PATH"
   export CUDA_HOME=/opt/qlora-cuda CUDA_PATH=/opt/qlora-cuda PATH=$PATH:/opt/qlora-cuda/bin
 fi
+home=${CUDA_HOME:-$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")}
+feature=cuda
+if [ -e "$home/include/cudnn_frontend.h" ]; then feature=cudnn; else
+  say "$home has no cudnn_frontend.h: building without cuDNN's attention (deploy/cuda/toolchain.sh gets a toolkit that has it)"
+fi
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
 
 say "building for compute capability $capability; candle's kernels take about 20 minutes the first time"
-CUDA_COMPUTE_CAP=$capability cargo build --release --locked -p qlora-worker --features cuda
+CUDA_HOME=$home CUDA_COMPUTE_CAP=$capability cargo build --release --locked -p qlora-worker --features "$feature"
 install -m 755 target/release/qlora-worker /usr/local/bin/qlora-worker
 id qlora >/dev/null 2>&1 || useradd --system --home-dir /var/lib/qlora --shell /usr/sbin/nologin qlora
 install -d -m 750 -o root -g qlora /etc/qlora

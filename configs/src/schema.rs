@@ -314,9 +314,14 @@ impl<'de> Deserialize<'de> for Checkpointing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlashAttention {
+    /// On a GPU whichever is faster there, our kernels or cuDNN.
     Auto,
-    /// Refuse a worker that has none.
+    /// Refuse a worker that has none; else as `auto`.
     Required,
+    /// On a GPU our kernels, with which a step repeats to the bit.
+    Repeatable,
+    /// On a GPU cuDNN, or nothing.
+    Cudnn,
     Off,
 }
 
@@ -364,7 +369,7 @@ impl<'de> Deserialize<'de> for FlashAttention {
             type Value = FlashAttention;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("auto, required or off")
+                f.write_str("auto, required, repeatable, cudnn or off")
             }
 
             fn visit_bool<E: de::Error>(self, required: bool) -> Result<FlashAttention, E> {
@@ -375,8 +380,10 @@ impl<'de> Deserialize<'de> for FlashAttention {
                 match word {
                     "auto" => Ok(FlashAttention::Auto),
                     "required" => Ok(FlashAttention::Required),
+                    "repeatable" => Ok(FlashAttention::Repeatable),
+                    "cudnn" => Ok(FlashAttention::Cudnn),
                     "off" => Ok(FlashAttention::Off),
-                    other => Err(E::unknown_variant(other, &["auto", "required", "off"])),
+                    other => Err(E::unknown_variant(other, &["auto", "required", "repeatable", "cudnn", "off"])),
                 }
             }
         }

@@ -244,6 +244,14 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
         || "`training.flash_attention: required` cannot be met with `resources.device: metal`".into(),
         "use `auto` or `off` on a Mac",
     );
+    let cudnn_elsewhere =
+        config.training.flash_attention == FlashAttention::Cudnn && !matches!(r.device, DeviceKind::Cuda);
+    faults.require(
+        !cudnn_elsewhere,
+        "training.flash_attention",
+        || format!("`training.flash_attention: cudnn` needs `resources.device: cuda`, not `{}`", r.device),
+        "use `auto`, which takes cuDNN where it is there and faster",
+    );
     let named_gguf = config.model.base.as_deref().is_some_and(|b| b.ends_with(".gguf"));
     faults.require(
         !(named_gguf && config.model.quantization == Quantization::Nf4),

@@ -3,18 +3,20 @@
 #
 #   deploy/cuda/toolchain.sh FOLDER      then build with CUDA_HOME=FOLDER
 #
-# About 100 MB are downloaded, once: a second run does nothing. The libraries that a program uses (cuBLAS, cuRAND and the
-# driver's) are not in it: the worker looks for the machine's own when it needs them. Linkers ask for them all the same,
-# and get empty ones.
+# About 110 MB are downloaded, once: a second run does nothing. The libraries that a program uses (cuBLAS, cuRAND, cuDNN
+# and the driver's) are not in it: the worker looks for the machine's own when it needs them. Linkers ask for them all the
+# same, and get empty ones. cuDNN's headers, and NVRTC's that they ask for, are read out of wheels of hundreds of
+# megabytes without the rest, where the index allows that.
 set -euo pipefail
 
 folder=${1:?usage: deploy/cuda/toolchain.sh FOLDER}
 packages=(
   nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88
-  nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+  nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 nvidia-cudnn-frontend==1.32.0
 )
+headers_only=(nvidia-cudnn-cu13==9.19.0.56 nvidia-cuda-nvrtc==13.0.88)
 stamp=$folder/.packages
-made="${packages[*]} and empty libraries"
+made="${packages[*]}, headers of ${headers_only[*]}, and empty libraries"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$made" ]; then exit 0; fi
 
 wheels=$(mktemp -d)
@@ -23,23 +25,7 @@ python=${PYTHON:-python3}
 "$python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: -d "$wheels" "${packages[@]}"
 rm -rf "$folder"
 mkdir -p "$folder"
-# Every wheel holds its part of the toolkit under nvidia/cu13.
-"$python" - "$wheels" "$folder" <<'PY'
-import pathlib, sys, zipfile
-
-wheels, folder = map(pathlib.Path, sys.argv[1:])
-for wheel in sorted(wheels.glob("*.whl")):
-    with zipfile.ZipFile(wheel) as archive:
-        for member in archive.infolist():
-            prefix, _, rest = member.filename.partition("nvidia/cu13/")
-            if prefix or not rest or member.is_dir():
-                continue
-            target = folder / rest
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(archive.read(member))
-            if "bin" in target.parts:
-                target.chmod(0o755)
-PY
+"$python" "$(dirname "$0")/unpack.py" "$wheels" "$folder" "${headers_only[@]}"
 ln -sfn lib "$folder/lib64"
 for library in cuda cublas cublasLt cudart curand nvrtc; do
   ${CC:-cc} -shared -nostdlib -o "$folder/lib/lib$library.so" -x c /dev/null

@@ -102,6 +102,9 @@ fn print(model: &str, figures: &Figures, gpu: Option<&Gpu>) {
     println!("planned       {:.0} MB without the program itself", figures.planned_bytes as f64 / 1e6);
     let kept: Vec<String> = figures.kept.iter().map(|(keep, blocks)| format!("{keep} of {blocks} blocks")).collect();
     println!("kept          {}", kept.join("; "));
+    if let Some(attention) = &figures.attention {
+        println!("attention     {attention}");
+    }
     println!("first step    {:.2} s after the start of the process", figures.first_step_seconds);
     println!("threads       {}", figures.threads);
     if let Some(gpu) = gpu {

@@ -12,8 +12,8 @@ use qlora_kernels::ops::host::Waiting;
 use qlora_kernels::ops::lora::{self, Lowering};
 use qlora_kernels::ops::{attention, cross_entropy, dropout, rms_norm, rows, swiglu};
 use qlora_kernels::{
-    Activations, AttentionShape, DropoutKey, Nf4Scales, Nf4Tensor, Products, Result, RopeTable, Sequences, Span, Term,
-    cuda,
+    Activations, AttentionShape, DropoutKey, Matrix, Nf4Scales, Nf4Tensor, Products, Result, RopeTable, Sequences,
+    Span, Term, cuda,
 };
 
 fn gpu() -> Device {
@@ -57,6 +57,29 @@ fn nf4_is_dequantised_to_the_bit() -> Result<()> {
         let quantise = |device: &Device| Nf4Tensor::quantise(&values, shape, 64, double, device);
         close(&quantise(&device)?.dequantise(DType::BF16)?, &quantise(&Device::Cpu)?.reference(DType::BF16)?, 0.0);
     }
+    Ok(())
+}
+
+/// The emulated GPU does the work of another stream as late as events allow, and looks at what is freed.
+#[test]
+fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
+    let device = gpu();
+    let matrix = |seed| Nf4Tensor::quantise(&values(96 * 320, seed), (96, 320), 64, true, &device);
+    let (first, second, third) = (matrix(1)?, matrix(2)?, matrix(3)?);
+    let x = random((5, 320), 4)?.to_device(&device)?;
+    let wanted =
+        [&first, &second].map(|m| Products::CublasLt.wide(&(&x).into(), &m.dequantise(DType::BF16).expect("bf16")));
+    for m in [&first, &second, &second, &third] {
+        m.begin()?;
+    }
+    let found = [&first, &second].map(|m| Products::CublasLt.wide(&(&x).into(), m));
+    for (found, wanted) in found.into_iter().zip(wanted) {
+        close(&found?, &wanted?, 0.0);
+    }
+    // The third is let go while it is still on its way.
+    drop(third);
+    let here = Nf4Tensor::quantise(&values(96 * 320, 1), (96, 320), 64, true, &Device::Cpu)?;
+    close(&first.dequantise(DType::BF16)?, &here.reference(DType::BF16)?, 0.0);
     Ok(())
 }
 
@@ -290,17 +313,27 @@ fn the_loss_and_its_gradient_agree() -> Result<()> {
 }
 
 fn attention_agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) -> Result<()> {
-    let device = gpu();
+    attention_agrees_on(&gpu(), head_dim, window, spans).map(drop)
+}
+
+/// Gives the shape of the sums, by which our kernels and cuDNN can be told apart.
+fn attention_agrees_on(
+    device: &Device,
+    head_dim: usize,
+    window: Option<usize>,
+    spans: &[Span],
+) -> Result<(usize, usize)> {
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim, window };
     let (m, keys) = (spans.iter().map(|s| s.q.len()).sum(), spans.iter().map(|s| s.k.len()).sum());
     let (q, k, v) = (random((m, 4 * head_dim), 1)?, random((keys, 2 * head_dim), 2)?, random((keys, 2 * head_dim), 3)?);
     let d_o = random((m, 4 * head_dim), 4)?;
-    let [gq, gk, gv, gd] = on(&device, [&q, &k, &v, &d_o]);
-    let sequences = Sequences::new(spans, &device)?;
+    let [gq, gk, gv, gd] = on(device, [&q, &k, &v, &d_o]);
+    let sequences = Sequences::new(spans, device)?;
     let (o, lse) = attention::forward((&gq, &gk, &gv), &shape, &sequences, Products::CublasLt)?;
     let (wanted, wanted_lse) = attention::reference_forward(&q, &k, &v, &shape, spans)?;
     close(&o, &wanted, 1.0);
-    close(&lse, &wanted_lse, 0.05);
+    let by_head = lse.to_device(&Device::Cpu)?;
+    close(&if by_head.dims() == wanted_lse.dims() { by_head } else { by_head.t()? }, &wanted_lse, 0.05);
     let saved = attention::Saved { q: &gq, k: &gk, v: &gv, o: &o, lse: &lse };
     let (dq, dk, dv) = attention::backward(&gd, &saved, &shape, &sequences, Products::CublasLt)?;
     let saved = attention::Saved { q: &q, k: &k, v: &v, o: &wanted, lse: &wanted_lse };
@@ -308,7 +341,7 @@ fn attention_agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) -> R
     close(&dq, &wanted_dq, 1.0);
     close(&dk, &wanted_dk, 1.0);
     close(&dv, &wanted_dv, 1.0);
-    Ok(())
+    lse.dims2()
 }
 
 #[test]
@@ -334,6 +367,33 @@ fn attention_with_a_window_agrees() -> Result<()> {
 fn attention_with_keys_from_before_agrees() -> Result<()> {
     attention_agrees(32, None, &[Span { q: 0..5, k: 0..90 }])?;
     attention_agrees(32, Some(40), &[Span { q: 0..70, k: 0..171 }])
+}
+
+#[cfg(feature = "cudnn")]
+#[test]
+fn attention_by_cudnn_agrees_once_it_is_chosen() -> Result<()> {
+    use qlora_kernels::cuda::choice::{Chosen, Wanted, choose};
+
+    let (device, packed) = (gpu(), Span::packed(&[1, 67, 30]));
+    let shape = |head_dim| AttentionShape { heads: 4, kv_heads: 2, head_dim, window: None };
+    assert_eq!(attention_agrees_on(&device, 64, None, &packed)?, (4, 98));
+    for head_dim in [32, 64] {
+        let chosen = choose(&device, Wanted::Cudnn, &shape(head_dim), 64)?;
+        assert!(matches!(chosen, Chosen::Cudnn { share: None, .. }), "{chosen}");
+        assert_eq!(attention_agrees_on(&device, head_dim, None, &packed)?, (98, 4));
+        // A longest sequence of a power of two, and of one token more.
+        assert_eq!(attention_agrees_on(&device, head_dim, None, &Span::packed(&[64]))?, (64, 4));
+        assert_eq!(attention_agrees_on(&device, head_dim, None, &Span::packed(&[65, 3]))?, (68, 4));
+    }
+    // Keys from before are no whole sequences.
+    assert_eq!(attention_agrees_on(&device, 32, None, &[Span { q: 0..5, k: 0..90 }])?, (4, 5));
+    let chosen = choose(&device, Wanted::Fastest, &shape(32), 64)?;
+    let used = attention_agrees_on(&device, 32, None, &packed)?;
+    assert_eq!(matches!(chosen, Chosen::Cudnn { share: Some(_), .. }), used == (98, 4), "{chosen}");
+    let chosen = choose(&device, Wanted::Repeatable, &shape(32), 64)?;
+    assert!(matches!(chosen, Chosen::Own { .. }), "{chosen}");
+    assert_eq!(attention_agrees_on(&device, 32, None, &packed)?, (4, 98));
+    Ok(())
 }
 
 #[test]

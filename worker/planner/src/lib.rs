@@ -3,6 +3,7 @@
 //! Pure arithmetic: it opens no file and asks no device. The predictions are of the trainer's own policies (what it
 //! keeps of each block), so that `qlora-ctl plan`, the coordinator's placement and the worker agree.
 
+mod arrangement;
 mod catalogue;
 mod keep;
 mod memory;
@@ -10,6 +11,7 @@ mod scratch;
 mod shape;
 mod thrift;
 
+pub use arrangement::{Arrangement, arrange};
 pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find};
 pub use keep::{Keep, keeps};
 pub use memory::{DeviceBudget, DoesNotFit, MemoryPlan, fit, on_host, plan, plan_with};

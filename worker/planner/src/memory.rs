@@ -3,7 +3,8 @@
 use qlora_config::{Checkpointing, DeviceKind, OptimizerKind, Quantization, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::keep::{Keep, keeps};
+use crate::arrangement::Arrangement;
+use crate::keep::Keep;
 use crate::scratch;
 use crate::shape::ModelShape;
 use crate::thrift::Thrift;
@@ -60,8 +61,7 @@ fn advice(suggestions: &[String]) -> String {
 ///
 /// Tokens of a micro-batch are `micro_batch_size * max_seq_len`: the worst that the data can bring.
 pub fn plan(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> MemoryPlan {
-    let thrift = Thrift::utmost(kind);
-    plan_with(shape, config, kind, &keeps(shape, config, None, thrift), thrift)
+    Arrangement::least(shape, config, kind).plan(shape, config, kind)
 }
 
 /// [`plan`] where `keeps` is kept of the blocks, and only `thrift` is done without.
@@ -92,9 +92,9 @@ pub fn plan_with(
 
 /// Bytes of the machine's memory that a run on a GPU keeps its embedding and inputs of blocks in, at the most.
 pub fn on_host(shape: &ModelShape, config: &TrainingConfig) -> u64 {
-    let thrift = Thrift::utmost(DeviceKind::Cuda);
+    let Arrangement { thrift, keeps, .. } = Arrangement::least(shape, config, DeviceKind::Cuda);
     let tokens = config.training.micro_batch_size * config.data.max_seq_len;
-    let away = keeps(shape, config, None, thrift).iter().filter(|&&keep| keep == Keep::Host).count();
+    let away = keeps.iter().filter(|&&keep| keep == Keep::Host).count();
     let embedding = if thrift.embedding_on_host(shape) { shape.vocabulary * shape.hidden } else { 0 };
     2 * (away * tokens * shape.hidden + embedding) as u64
 }
@@ -117,14 +117,19 @@ fn weights(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind, thrift
     let linear = (shape.layers * shape.block_parameters()) as f64;
     let elsewhere = if thrift.embedding_on_host(shape) { shape.vocabulary * shape.hidden } else { 0 };
     let tables = (shape.table_parameters() - elsewhere) as f64;
-    let nf4 = 4.0 + if config.model.double_quant { 8.0 + 32.0 / 256.0 } else { 32.0 } / config.model.block_size as f64;
     let (linear_bits, table_bits) = match config.model.quantization {
-        Quantization::Nf4 => (nf4, 16.0),
+        Quantization::Nf4 => (quantised_bits(config), 16.0),
         // Q4_1 and its kin take 4.5 to 5 bits; tables are often kept at 6 to 8.
         Quantization::Gguf => (5.0, if kind == DeviceKind::Cuda { 16.0 } else { 8.5 }),
         Quantization::None => (16.0, 16.0),
     };
     ((linear * linear_bits + tables * table_bits) / 8.0) as u64
+}
+
+/// Bits of a weight in NF4, its share of the scales among them.
+pub(crate) fn quantised_bits(config: &TrainingConfig) -> f64 {
+    let scale = if config.model.double_quant { 8.0 + 32.0 / 256.0 } else { 32.0 };
+    4.0 + scale / config.model.block_size as f64
 }
 
 /// Bytes of a trained number: itself, its gradients, and two moments.

@@ -1,9 +1,9 @@
 //! The device that a run computes on, and the element type that suits it.
 
 use candle_core::{DType, Device};
-use qlora_config::{Compute, DeviceKind, TrainingConfig};
-use qlora_kernels::{Instructions, Products};
-use qlora_planner::{DeviceBudget, Keep, ModelShape, Thrift};
+use qlora_config::{Compute, DeviceKind, FlashAttention, TrainingConfig};
+use qlora_kernels::{AttentionShape, Instructions, Products};
+use qlora_planner::{Arrangement, DeviceBudget, ModelShape};
 
 use crate::error::is_out_of_memory;
 use crate::model::Decoder;
@@ -44,14 +44,40 @@ pub fn cuda_libraries() -> Result<()> {
     Ok(())
 }
 
-/// What a run on `device` does without to save memory.
-pub fn thrift(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<Thrift> {
-    Ok(qlora_planner::thrift(shape, config, budget(device)?))
+/// Chooses the attention that a GPU computes with, for sequences of up to `length` tokens, and says which it is; none
+/// where there is nothing to choose.
+///
+/// # Errors
+/// cuDNN is asked for and cannot be had.
+pub fn choose_attention(
+    shape: &ModelShape,
+    wanted: FlashAttention,
+    length: usize,
+    device: &Device,
+) -> Result<Option<String>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        use qlora_kernels::cuda::choice::{Wanted, choose};
+        let wanted = match wanted {
+            FlashAttention::Auto | FlashAttention::Required => Wanted::Fastest,
+            FlashAttention::Repeatable | FlashAttention::Off => Wanted::Repeatable,
+            FlashAttention::Cudnn => Wanted::Cudnn,
+        };
+        return Ok(Some(choose(device, wanted, &attention_shape(shape), length)?.to_string()));
+    }
+    let _ = (shape, wanted, length, device);
+    Ok(None)
 }
 
-/// What to keep of each block of a run on `device`.
-pub fn keeps(shape: &ModelShape, config: &TrainingConfig, thrift: Thrift, device: &Device) -> Result<Vec<Keep>> {
-    Ok(qlora_planner::keeps(shape, config, budget(device)?, thrift))
+/// The sizes of a model's attention.
+pub(crate) fn attention_shape(shape: &ModelShape) -> AttentionShape {
+    let &ModelShape { heads, kv_heads, head_dim, sliding_window: window, .. } = shape;
+    AttentionShape { heads, kv_heads, head_dim, window }
+}
+
+/// How a run uses the memory of `device`.
+pub fn arrange(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<Arrangement> {
+    Ok(qlora_planner::arrange(shape, config, budget(device)?))
 }
 
 /// The kind of `device`.

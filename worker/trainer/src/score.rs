@@ -7,7 +7,7 @@ pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
 use qlora_data::rows::Place;
 use qlora_data::{ChatTemplate, Example, encode_example};
-use qlora_planner::Thrift;
+use qlora_planner::Arrangement;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -83,7 +83,7 @@ impl Answerer {
             &checkpoint,
             subject.config,
             files.shape.max_positions.min(32_768),
-            Thrift::Nothing,
+            &Arrangement::default(),
             device,
             |_| {},
         )?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_data::{IGNORE, Sample};
-use qlora_planner::{Keep, Thrift};
+use qlora_planner::{Arrangement, Keep, Thrift};
 use qlora_trainer::adapter;
 use qlora_trainer::export::{self, Base, ElementType};
 use qlora_trainer::group::Alone;
@@ -36,12 +36,12 @@ fn decoder(folder: &str, config: &ResolvedConfig) -> Decoder {
 }
 
 fn decoder_on(device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
-    thrifty_decoder(Thrift::Nothing, device, folder, config)
+    arranged_decoder(&Arrangement::default(), device, folder, config)
 }
 
-fn thrifty_decoder(thrift: Thrift, device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
+fn arranged_decoder(to: &Arrangement, device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
     let checkpoint = Checkpoint::open(&golden(folder)).expect("a checkpoint");
-    Decoder::load(&checkpoint, &config.config().model, 512, thrift, device, |_| {}).expect("a model")
+    Decoder::load(&checkpoint, &config.config().model, 512, to, device, |_| {}).expect("a model")
 }
 
 fn untrained(decoder: &Decoder, config: &ResolvedConfig) -> Adapters {
@@ -123,8 +123,8 @@ fn tiny_mistral_with_a_window_gives_the_logits_of_transformers() {
     let config = config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(folder.path()).expect("a checkpoint");
     assert_eq!(checkpoint.files.shape.sliding_window, Some(8));
-    let decoder =
-        Decoder::load(&checkpoint, &config.config().model, 64, Thrift::Nothing, &Device::Cpu, |_| {}).expect("a model");
+    let decoder = Decoder::load(&checkpoint, &config.config().model, 64, &Arrangement::default(), &Device::Cpu, |_| {})
+        .expect("a model");
     let adapters = untrained(&decoder, &config);
     let wanted = tensors("tiny_mistral_sw8/logits.safetensors");
     let sample = unlabelled(&row(&wanted["full.input_ids"], 0));
@@ -238,28 +238,35 @@ fn a_gpu_gives_the_recorded_losses_within_their_rounding() {
     bf16_agrees("attn_r8", &device, true);
     bf16_agrees("all_linear_r8", &device, false);
     gradients_do_not_depend_on_what_is_kept(&device, "bf16", false);
-    gradients_do_not_depend_on_thrift(&device);
+    gradients_do_not_depend_on_arrangement(&device);
     // DoRA is made of candle's operations, for which the emulated GPU has no kernels.
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
         bf16_agrees("dora_r8", &device, true);
     }
 }
 
-/// With the embedding in the machine's memory, losses and gradients are the same to the bit.
+/// With the embedding in the machine's memory, or weights that stay dequantised, losses and gradients are the same to the
+/// bit.
 #[cfg(feature = "cuda")]
-fn gradients_do_not_depend_on_thrift(device: &Device) {
+fn gradients_do_not_depend_on_arrangement(device: &Device) {
     let config = config(&["lora.dropout=0.2", "model.compute=bf16"]);
     let batch = [Batch::pack(&samples(&tensors("qlora_run/batches.safetensors"), 0))];
-    let found = Thrift::EVERY.map(|thrift| {
-        let decoder = thrifty_decoder(thrift, device, "tiny_llama", &config);
+    let thrifty = Thrift::EVERY.map(|thrift| Arrangement { thrift, ..Arrangement::default() });
+    let lavish = [1, 2].map(|written_out| Arrangement { written_out, ..Arrangement::default() });
+    let mut bytes = Vec::new();
+    let found = thrifty.into_iter().chain(lavish).map(|arrangement| {
+        let decoder = arranged_decoder(&arrangement, device, "tiny_llama", &config);
         assert!(!decoder.shape.tied_embeddings);
+        bytes.push(decoder.bytes());
         let (loss, gradients) =
             trainer(&decoder, untrained(&decoder, &config), &config).gradients(3, &batch).expect("a pass");
         let tensors = gradients.entries().iter().flatten().flat_map(|g| g.tensors());
         let numbers: Vec<Vec<f32>> = tensors.map(|t| t.flatten_all().and_then(|t| t.to_vec1()).expect("f32")).collect();
         (loss, numbers)
     });
+    let found: Vec<_> = found.collect();
     assert!(found.iter().all(|other| *other == found[0]));
+    assert!(bytes[0] < bytes[3] && bytes[3] < bytes[4], "{bytes:?}");
 }
 
 fn training_agrees(run: &str, checkpointing: bool) {
@@ -437,8 +444,8 @@ fn merged_agrees(run: &str, base: Base, quantization: &str) {
     let together = decoder.logits(&batch, &adapters).expect("logits");
     let plain = crate::config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(&out).expect("the merged model");
-    let alone =
-        Decoder::load(&checkpoint, &plain.config().model, 512, Thrift::Nothing, &Device::Cpu, |_| {}).expect("a model");
+    let alone = Decoder::load(&checkpoint, &plain.config().model, 512, &Arrangement::default(), &Device::Cpu, |_| {})
+        .expect("a model");
     let logits = alone.logits(&batch, &untrained(&alone, &plain)).expect("logits");
     let difference = largest_difference(&logits, &together);
     println!("parity: {run} merged into {base:?}, logits {difference:.1e}");

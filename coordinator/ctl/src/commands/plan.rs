@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_config::DeviceKind;
-use qlora_planner::{DeviceBudget, Keep, Thrift, find, fit, keeps, plan_with, thrift};
+use qlora_planner::{Arrangement, DeviceBudget, Keep, Thrift, arrange, find, fit};
 use serde_json::json;
 
 use super::submit::ConfigSource;
@@ -32,15 +32,19 @@ impl Plan {
         let kind = if config.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { config.resources.device };
         let budget = self.memory.map(|gib| DeviceBudget { kind, bytes: (gib * (1u64 << 30) as f64) as u64 });
         // Without a budget it is the least that is asked for.
-        let thrift = budget.map_or(Thrift::utmost(kind), |budget| thrift(&model.shape, config, Some(budget)));
-        let keeps = keeps(&model.shape, config, budget, thrift);
-        let parts = plan_with(&model.shape, config, kind, &keeps, thrift);
-        let kept = Keep::counted(&keeps);
+        let arrangement = match budget {
+            Some(_) => arrange(&model.shape, config, budget),
+            None => Arrangement::least(&model.shape, config, kind),
+        };
+        let parts = arrangement.plan(&model.shape, config, kind);
+        let Arrangement { thrift, keeps, written_out } = &arrangement;
+        let kept = Keep::counted(keeps);
         if context.global.json {
             let (device, total) = (kind.to_string(), parts.total());
-            print_json(
-                &json!({"v": 1, "device": device, "total": total, "parts": parts, "kept": kept, "thrift": thrift}),
-            );
+            print_json(&json!({
+                "v": 1, "device": device, "total": total, "parts": parts, "kept": kept, "thrift": thrift,
+                "written_out": written_out,
+            }));
         } else {
             let each = match config.resources.workers {
                 0 | 1 => String::new(),
@@ -63,6 +67,9 @@ impl Plan {
             }
             let kept: Vec<String> = kept.iter().map(|(keep, blocks)| format!("{keep} of {blocks} blocks")).collect();
             println!("kept between forward and backward: {}", kept.join("; "));
+            if *written_out > 0 {
+                println!("frozen weights of {written_out} blocks stay dequantised");
+            }
             match thrift {
                 Thrift::Nothing => {}
                 Thrift::FewLogits => println!("to save memory: fewer rows of logits at one time"),

@@ -1,5 +1,8 @@
 //! Launches of attention, and the tables that tell its blocks what they own.
 
+#[cfg(feature = "cudnn")]
+use std::sync::{Arc, OnceLock};
+
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute as Attribute;
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg};
@@ -7,10 +10,14 @@ use candle_core::{CudaDevice, Device, Tensor};
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
+#[cfg(feature = "cudnn")]
+use super::cudnn::{self, Cudnn, Packed};
+#[cfg(feature = "cudnn")]
+use super::gpu::Gpu;
 use super::{THREADS, spread};
 use crate::Result;
 use crate::ops::attention::{AttentionShape, Saved};
-use crate::ops::sequences::Span;
+use crate::ops::sequences::{Sequences, Span};
 
 const FORWARD: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_forward.ptx"));
 const BACKWARD: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_backward.ptx"));
@@ -39,6 +46,9 @@ pub(crate) struct Tiles {
     /// Position of every row.
     pub positions: Tensor,
     counts: (usize, usize),
+    /// The sequences, as cuDNN reads them, once they have been needed.
+    #[cfg(feature = "cudnn")]
+    packed: OnceLock<Option<Packed>>,
 }
 
 impl Tiles {
@@ -64,7 +74,33 @@ impl Tiles {
             let length = numbers.len();
             Tensor::from_vec(numbers, length, device)
         };
-        Ok(Self { queries: table(queries)?, keys: table(keys)?, positions: Tensor::new(positions, device)?, counts })
+        Ok(Self {
+            queries: table(queries)?,
+            keys: table(keys)?,
+            positions: Tensor::new(positions, device)?,
+            counts,
+            #[cfg(feature = "cudnn")]
+            packed: OnceLock::new(),
+        })
+    }
+
+    /// cuDNN and the sequences, where it is chosen and takes them: whole sequences, one after another.
+    #[cfg(feature = "cudnn")]
+    fn for_cudnn(
+        &self,
+        spans: &[Span],
+        shape: &AttentionShape,
+        device: &CudaDevice,
+    ) -> Result<Option<(Arc<Cudnn>, &Packed)>> {
+        let Some(cudnn) = Gpu::of(device)?.cudnn.lock().clone() else { return Ok(None) };
+        if self.packed.get().is_none() {
+            let lengths: Vec<usize> = spans.iter().map(|span| span.q.len()).collect();
+            let whole = Span::packed(&lengths) == spans;
+            let on = Device::Cuda(device.clone());
+            let packed = whole.then(|| Packed::new(&lengths, shape, &on)).transpose()?.flatten();
+            let _ = self.packed.set(packed);
+        }
+        Ok(self.packed.get().and_then(Option::as_ref).map(|packed| (cudnn, packed)))
     }
 }
 
@@ -90,8 +126,38 @@ fn window(shape: &AttentionShape) -> i32 {
     shape.window.map_or(i32::MAX, |window| window.min(i32::MAX as usize) as i32)
 }
 
-/// See [`crate::ops::attention::forward`].
+/// See [`crate::ops::attention::forward`]: by cuDNN where it is chosen and takes the sequences, else by our kernels.
 pub(crate) fn forward(
+    inputs: (&Tensor, &Tensor, &Tensor),
+    shape: &AttentionShape,
+    sequences: &Sequences,
+    tiles: &Tiles,
+) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cudnn")]
+    if let Some((cudnn, packed)) = tiles.for_cudnn(sequences.spans(), shape, &device_of(inputs.0)?)? {
+        return cudnn::forward(&cudnn, inputs, shape, packed);
+    }
+    let _ = sequences;
+    own_forward(inputs, shape, tiles)
+}
+
+/// See [`crate::ops::attention::backward`]; the choice is that of [`forward`].
+pub(crate) fn backward(
+    d_o: &Tensor,
+    saved: &Saved<'_>,
+    shape: &AttentionShape,
+    sequences: &Sequences,
+    tiles: &Tiles,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    #[cfg(feature = "cudnn")]
+    if let Some((cudnn, packed)) = tiles.for_cudnn(sequences.spans(), shape, &device_of(d_o)?)? {
+        return cudnn::backward(&cudnn, d_o, saved, shape, packed);
+    }
+    let _ = sequences;
+    own_backward(d_o, saved, shape, tiles)
+}
+
+fn own_forward(
     (q, k, v): (&Tensor, &Tensor, &Tensor),
     shape: &AttentionShape,
     tiles: &Tiles,
@@ -134,8 +200,7 @@ fn delta(d_o: &Tensor, o: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     finish(delta, device, (shape.heads, m))
 }
 
-/// See [`crate::ops::attention::backward`].
-pub(crate) fn backward(
+fn own_backward(
     d_o: &Tensor,
     saved: &Saved<'_>,
     shape: &AttentionShape,

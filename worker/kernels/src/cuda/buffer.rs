@@ -64,6 +64,7 @@ pub(super) fn address(tensor: &Tensor, dtype: DType) -> Result<u64> {
     let (input, stream) = (Input::of(tensor)?, device_of(tensor)?.cuda_stream());
     Ok(match dtype {
         DType::F32 => input.slice::<f32>()?.device_ptr(&stream).0,
+        DType::U32 => input.slice::<u32>()?.device_ptr(&stream).0,
         _ => input.slice::<bf16>()?.device_ptr(&stream).0,
     })
 }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use candle_core::cuda_backend::cudarc::cublaslt::result as blas;
-use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream};
 use candle_core::cuda_backend::{DeviceId, WrapErr};
 use candle_core::{CudaDevice, Device, Tensor};
 use parking_lot::Mutex;
 
+#[cfg(feature = "cudnn")]
+use super::cudnn::Cudnn;
 use super::host::Copies;
 use super::products::Plans;
 use crate::Result;
@@ -20,6 +22,8 @@ pub(super) const WORKSPACE: usize = 32 << 20;
 /// One GPU, as long as the program runs.
 pub(super) struct Gpu {
     pub copies: Copies,
+    /// What writes matrices out beside products.
+    pub ahead: Arc<CudaStream>,
     pub plans: Plans,
     pub workspace: CudaSlice<u8>,
     /// What the 8-bit codes of second-level scales and of first moments stand for [256].
@@ -28,6 +32,9 @@ pub(super) struct Gpu {
     pub unsigned_map: Tensor,
     /// The codes of values, for both maps.
     pub codes: [Tensor; 2],
+    /// Where it is the one that computes attention.
+    #[cfg(feature = "cudnn")]
+    pub cudnn: Mutex<Option<Arc<Cudnn>>>,
 }
 
 static OPENED: LazyLock<Mutex<HashMap<DeviceId, Arc<Gpu>>>> = LazyLock::new(Mutex::default);
@@ -42,12 +49,15 @@ impl Gpu {
         let on = Device::Cuda(device.clone());
         let gpu = Arc::new(Self {
             copies: Copies::new(device)?,
+            ahead: device.cuda_stream().context().new_stream().w()?,
             plans: Plans::new(blas::create_handle().map_err(super::products::fault)?),
             // SAFETY: cuBLASLt writes before it reads.
             workspace: unsafe { device.cuda_stream().alloc(WORKSPACE) }.w()?,
             dynamic_map: Tensor::new(nf4::dynamic_table(), &on)?,
             unsigned_map: Tensor::new(&dynamic8::UNSIGNED.values, &on)?,
             codes: [Tensor::new(dynamic8::SIGNED.nearest(), &on)?, Tensor::new(dynamic8::UNSIGNED.nearest(), &on)?],
+            #[cfg(feature = "cudnn")]
+            cudnn: Mutex::default(),
         });
         opened.insert(device.id(), gpu.clone());
         Ok(gpu)

@@ -6,9 +6,13 @@
 
 pub(crate) mod adamw;
 mod adamw8;
+pub(crate) mod ahead;
 pub(crate) mod attention;
 mod buffer;
+pub mod choice;
 pub(crate) mod cross_entropy;
+#[cfg(feature = "cudnn")]
+mod cudnn;
 pub(crate) mod dropout;
 mod gpu;
 pub(crate) mod host;

@@ -1,8 +1,10 @@
 //! Launches of NF4 to bf16, and of the way there.
 
-use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
+use std::sync::Arc;
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
-use candle_core::{DType, Tensor};
+use candle_core::{CudaDevice, DType, Tensor};
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
@@ -16,7 +18,20 @@ const NF4: &str = include_str!(concat!(env!("OUT_DIR"), "/nf4.ptx"));
 const NF4_RUN: usize = 32;
 
 /// The matrix in bf16, bit for bit as [`Nf4Tensor::reference`] has it.
-pub(crate) fn to_bf16(matrix: &Nf4Tensor) -> Result<Tensor> {
+pub(crate) fn dequantise(matrix: &Nf4Tensor) -> Result<Tensor> {
+    let device = device_of(matrix.packed())?;
+    to_bf16(matrix, room(matrix, &device)?, &device.cuda_stream())
+}
+
+/// Memory for the matrix in bf16.
+pub(super) fn room(matrix: &Nf4Tensor, device: &CudaDevice) -> Result<CudaSlice<bf16>> {
+    let (rows, cols) = matrix.dims();
+    // SAFETY: who writes the matrix out writes every element.
+    unsafe { device.alloc::<bf16>(rows * cols) }
+}
+
+/// [`dequantise`] on a stream.
+pub(super) fn to_bf16(matrix: &Nf4Tensor, mut out: CudaSlice<bf16>, stream: &Arc<CudaStream>) -> Result<Tensor> {
     let device = device_of(matrix.packed())?;
     let gpu = Gpu::of(&device)?;
     let (shape, elements) = (matrix.dims(), matrix.dims().0 * matrix.dims().1);
@@ -29,13 +44,11 @@ pub(crate) fn to_bf16(matrix: &Nf4Tensor) -> Result<Tensor> {
         Nf4Scales::Nested { codes, absmax, offset } => (Some(codes), absmax, *offset),
     };
     let (codes, scales, map) = (codes.map(Input::of).transpose()?, Input::of(scales)?, Input::of(&gpu.dynamic_map)?);
-    // SAFETY: the kernel writes every element.
-    let mut out = unsafe { device.alloc::<bf16>(elements)? };
-    let function = device.get_or_load_custom_func("nf4_to_bf16", "qlora_nf4", NF4)?;
+    let function = device.get_or_load_custom_func("nf4_to_bf16", "qlora_nf4", NF4)?.into_cuda_function();
     let (packed, scales, map) = (packed.slice::<u8>()?, scales.slice::<f32>()?, map.slice::<f32>()?);
     let codes = codes.as_ref().map(Input::slice::<u8>).transpose()?;
     let (length, block, none) = (elements as i64, matrix.block() as i32, 0u64);
-    let mut launch = function.builder();
+    let mut launch = stream.launch_builder(&function);
     launch.arg(&packed);
     match &codes {
         Some(codes) => launch.arg(codes),

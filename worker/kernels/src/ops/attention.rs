@@ -17,7 +17,7 @@ use crate::ops::sequences::{Sequences, Span};
 use crate::view::{on_cpu, tensor, unwritten, view};
 
 /// The sizes of an attention layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AttentionShape {
     /// Query heads, H.
     pub heads: usize,
@@ -36,7 +36,8 @@ impl AttentionShape {
     }
 }
 
-/// `q` [M, H*E], `k`, `v` [M', K*E] to the output [M, H*E] and the log-sum-exp of the scores [H, M] in `f32`.
+/// `q` [M, H*E], `k`, `v` [M', K*E] to the output [M, H*E] and the log-sum-exp of the scores [H, M] in `f32`; cuDNN's form
+/// has it as [M, H], which only its own way back reads.
 pub fn forward(
     (q, k, v): (&Tensor, &Tensor, &Tensor),
     shape: &AttentionShape,
@@ -48,7 +49,7 @@ pub fn forward(
         && cuda::applies(&[q, k, v])
         && cuda::attention::has_kernels(shape)
     {
-        return cuda::attention::forward((q, k, v), shape, tiles);
+        return cuda::attention::forward((q, k, v), shape, sequences, tiles);
     }
     let spans = sequences.spans();
     if !on_cpu(&[q, k, v]) {
@@ -87,7 +88,7 @@ pub fn backward(
         && cuda::applies(&[d_o, saved.q, saved.k, saved.v, saved.o])
         && cuda::attention::has_kernels(shape)
     {
-        return cuda::attention::backward(d_o, saved, shape, tiles);
+        return cuda::attention::backward(d_o, saved, shape, sequences, tiles);
     }
     let spans = sequences.spans();
     if !on_cpu(&[d_o, saved.q, saved.k, saved.v, saved.o]) {

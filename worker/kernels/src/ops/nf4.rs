@@ -1,14 +1,20 @@
 //! A frozen matrix in 4-bit NormalFloat, and its way back to a matrix that can be multiplied.
 
 use std::ops::Range;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+#[cfg(feature = "cuda")]
+use parking_lot::Mutex;
 use parking_lot::RwLockReadGuard;
 
 use super::product::Matrix;
 use crate::Result;
 use crate::cpu::bf16::{Strips, unpack};
 use crate::cpu::nf4::{self, NESTED_BLOCK, NestedScales, Quantised};
+#[cfg(feature = "cuda")]
+use crate::cuda::ahead::Ahead;
 use crate::view::tensor;
 
 /// Scales of the blocks of an [`Nf4Tensor`].
@@ -28,6 +34,9 @@ pub struct Nf4Tensor {
     block: usize,
     rows: usize,
     cols: usize,
+    /// The matrix in bf16, where it is being written for the next product.
+    #[cfg(feature = "cuda")]
+    ahead: Arc<Mutex<Option<Ahead>>>,
 }
 
 impl Nf4Tensor {
@@ -111,7 +120,15 @@ impl Nf4Tensor {
         if bytes != (rows * cols).div_ceil(2) || found != blocks {
             candle_core::bail!("{bytes} bytes and {found} scales do not make a {rows} x {cols} NF4 matrix")
         }
-        Ok(Self { packed, scales, block, rows, cols })
+        Ok(Self {
+            packed,
+            scales,
+            block,
+            rows,
+            cols,
+            #[cfg(feature = "cuda")]
+            ahead: Arc::default(),
+        })
     }
 
     /// Puts second-level scales on a device.
@@ -155,8 +172,9 @@ impl Nf4Tensor {
     /// The matrix [rows, cols]: table value x scale in `f32`, then one rounding to `dtype`.
     pub fn dequantise(&self, dtype: DType) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        if matches!(self.packed.device(), Device::Cuda(_)) && dtype == DType::BF16 && self.block.is_multiple_of(32) {
-            return crate::cuda::nf4::to_bf16(self);
+        if self.has_kernel() && dtype == DType::BF16 {
+            let ahead = self.ahead.lock().take();
+            return ahead.map_or_else(|| crate::cuda::nf4::dequantise(self), Ahead::take);
         }
         if !matches!(self.packed.device(), Device::Cpu) {
             return self.reference(dtype);
@@ -167,6 +185,12 @@ impl Nf4Tensor {
         let mut out = vec![0f32; self.rows * self.cols];
         nf4::dequantise(packed, &absmax, self.block, &mut out);
         tensor(out, (self.rows, self.cols))?.to_dtype(dtype)
+    }
+
+    /// Whether a GPU writes it out by a kernel.
+    #[cfg(feature = "cuda")]
+    fn has_kernel(&self) -> bool {
+        self.packed.device().is_cuda() && self.block.is_multiple_of(32)
     }
 
     /// [`Self::dequantise`] in candle's operations, for any device.
@@ -214,6 +238,15 @@ impl Matrix for Nf4Tensor {
 
     fn written_out(&self, dtype: DType) -> Result<Tensor> {
         self.dequantise(dtype)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn begin(&self) -> Result<()> {
+        let mut ahead = self.ahead.lock();
+        if ahead.is_none() && self.has_kernel() {
+            *ahead = Some(Ahead::begin(self)?);
+        }
+        Ok(())
     }
 
     fn strips(&self, scale: f32) -> Result<Option<Box<dyn Strips + '_>>> {

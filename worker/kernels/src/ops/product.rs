@@ -24,6 +24,10 @@ pub trait Matrix {
     fn shape(&self) -> (usize, usize);
     /// The matrix as a tensor of `dtype`.
     fn written_out(&self, dtype: DType) -> Result<Tensor>;
+    /// Begins to write the matrix out for a product to come, beside those that come before, where a GPU can; in bf16.
+    fn begin(&self) -> Result<()> {
+        Ok(())
+    }
     /// `scale` times the matrix in strips of bf16; none where it is not on the CPU.
     fn strips(&self, scale: f32) -> Result<Option<Box<dyn Strips + '_>>>;
 }
@@ -139,13 +143,16 @@ fn on_gpu(terms: &[Term<'_>], base: Option<&Tensor>, kind: Kind) -> Result<Tenso
     order.sort_by_key(length);
     let residual = base.filter(|_| kind == Kind::Forward && order.len() > 1);
     let mut total: Option<Tensor> = None;
-    for term in order {
+    for (i, term) in order.iter().enumerate() {
         let (x, w) = (rows::cast(term.x.tensor()?, DType::BF16)?, term.w.written_out(DType::BF16)?);
         let onto = match (total.take(), base) {
             (Some(own), _) => Onto::Own(own),
             (None, Some(base)) if residual.is_none() => Onto::Base(base),
             _ => Onto::Nothing,
         };
+        if let Some(next) = order.get(i + 1) {
+            next.w.begin()?;
+        }
         total = Some(products::product(kind, &x, &w, term.scale as f32, onto, DType::BF16)?);
     }
     let Some(total) = total else { candle_core::bail!("a sum of no products") };

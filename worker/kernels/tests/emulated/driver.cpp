@@ -1,6 +1,6 @@
 // What the trainer calls of CUDA's driver, on the processor: memory is the processor's, and every call is over when it
-// returns, but for copies on a stream that began by waiting for another one: these are made as late as they may be, so
-// that whoever does not wait for them reads or writes what he should not. A kernel is found by its name; one that is not in `kernels.cpp` is an error.
+// returns, but for the work of a stream that began by waiting for another one: it is done as late as it may be, so that
+// whoever does not wait for it reads or writes what he should not. A kernel is found by its name; one that is not in `kernels.cpp` is an error.
 //
 // Fresh memory is full of NaN, and what lies behind an allocation is looked at when it is freed: a kernel that reads
 // what nothing wrote, or writes where it should not, is found out.
@@ -60,20 +60,26 @@ int release(void* at) {
     return SUCCESS;
 }
 
-// A stream and the copies that it still owes.
+// A stream and the work that it still owes.
 struct Stream {
     bool used = false, late = false;
-    size_t made = 0;
-    std::vector<std::function<void()>> copies;
+    size_t done = 0;
+    std::vector<std::function<void()>> work;
 
-    int copy(void* to, const void* from, size_t n) {
+    int add(std::function<void()> more) {
         used = true;
-        if (!late) return std::memcpy(to, from, n), SUCCESS;
-        copies.push_back([=] { std::memcpy(to, from, n); });
+        if (!late) return more(), SUCCESS;
+        work.push_back(std::move(more));
         return SUCCESS;
     }
+    int copy(void* to, const void* from, size_t n) {
+        return add([=] { std::memcpy(to, from, n); });
+    }
     int catch_up(size_t until) {
-        for (; made < until; ++made) copies[made]();
+        for (; done < until; ++done) {
+            work[done]();
+            work[done] = nullptr;
+        }
         return SUCCESS;
     }
 };
@@ -101,7 +107,10 @@ int cuInit(unsigned) { return SUCCESS; }
 int cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
 int cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal == 0 ? SUCCESS : NO_DEVICE; }
-int cuDeviceGetAttribute(int* value, int, int) { return *value = 1, SUCCESS; }
+// A Hopper GPU: 75 and 76 are the parts of its compute capability.
+int cuDeviceGetAttribute(int* value, int which, int) {
+    return *value = which == 75 ? 9 : which == 76 ? 0 : 1, SUCCESS;
+}
 int cuDevicePrimaryCtxRetain(void** context, int) { return handle(context); }
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxGetCurrent(void** context) { return handle(context); }
@@ -115,8 +124,8 @@ int cuGetErrorString(int error, const char** text) {
 
 int cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, SUCCESS; }
 // It stays, as events may speak of it.
-int cuStreamDestroy_v2(void* stream) { return of(stream)->catch_up(of(stream)->copies.size()); }
-int cuStreamSynchronize(void* stream) { return of(stream)->catch_up(of(stream)->copies.size()); }
+int cuStreamDestroy_v2(void* stream) { return of(stream)->catch_up(of(stream)->work.size()); }
+int cuStreamSynchronize(void* stream) { return of(stream)->catch_up(of(stream)->work.size()); }
 int cuStreamWaitEvent(void* stream, void* at, unsigned) {
     if (!of(stream)->used) of(stream)->late = true;
     of(stream)->used = true;
@@ -127,7 +136,7 @@ int cuStreamIsCapturing(void*, int* status) { return *status = 0, SUCCESS; }
 int cuEventCreate(void** event, unsigned) { return *event = new Event, SUCCESS; }
 int cuEventDestroy_v2(void* event) { return delete static_cast<Event*>(event), SUCCESS; }
 int cuEventRecord(void* event, void* stream) {
-    return *static_cast<Event*>(event) = {of(stream), of(stream)->copies.size()}, SUCCESS;
+    return *static_cast<Event*>(event) = {of(stream), of(stream)->work.size()}, SUCCESS;
 }
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) { return *total = limit(), *free = limit() - used, SUCCESS; }
@@ -168,9 +177,7 @@ int cuModuleGetFunction(void** function, void*, const char* name) {
 int cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned, unsigned,
                    unsigned shared, void* stream, void** arguments, void**) {
-    of(stream)->used = true;
     if (shared > emulator::SHARED) return OUT_OF_MEMORY;
-    reinterpret_cast<Kernel>(function)({gx, gy, gz}, threads, arguments);
-    return SUCCESS;
+    return of(stream)->add(reinterpret_cast<Kernel>(function)({gx, gy, gz}, threads, arguments));
 }
 }

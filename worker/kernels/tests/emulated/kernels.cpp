@@ -2,6 +2,8 @@
 
 #include "emulator.h"
 
+#include <tuple>
+
 #include "adamw.cu"
 #include "attention_backward.cu"
 #include "attention_forward.cu"
@@ -19,14 +21,15 @@
 namespace {
 
 template <typename... Args, size_t... I>
-void call(void (*kernel)(Args...), void** arguments, std::index_sequence<I...>) {
-    kernel(*static_cast<std::remove_reference_t<Args>*>(arguments[I])...);
+std::tuple<std::remove_cv_t<Args>...> copied(void** arguments, std::index_sequence<I...>) {
+    return {*static_cast<std::remove_cv_t<Args>*>(arguments[I])...};
 }
 
 template <auto kernel, typename... Args>
 Kernel entry(void (*)(Args...)) {
-    return [](Index grid, unsigned threads, void** arguments) {
-        emulator::launch(grid, threads, [=] { call(kernel, arguments, std::index_sequence_for<Args...>()); });
+    return [](Index grid, unsigned threads, void** arguments) -> std::function<void()> {
+        const auto own = copied<Args...>(arguments, std::index_sequence_for<Args...>());
+        return [=] { emulator::launch(grid, threads, [&] { std::apply(kernel, own); }); };
     };
 }
 

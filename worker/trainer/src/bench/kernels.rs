@@ -7,12 +7,12 @@ use qlora_config::{Compute, TargetModule, TrainingConfig};
 use qlora_kernels::ops::cross_entropy::Head;
 use qlora_kernels::ops::lora::{self, Lowering};
 use qlora_kernels::ops::{attention, cross_entropy, rms_norm, swiglu};
-use qlora_kernels::{Activations, AttentionShape, DropoutKey, Nf4Tensor, Products, Sequences, Span, Term};
+use qlora_kernels::{Activations, DropoutKey, Nf4Tensor, Products, Sequences, Span, Term};
 use qlora_planner::ModelShape;
 use serde::Serialize;
 
 use crate::Result;
-use crate::device::{compute_dtype, products};
+use crate::device::{attention_shape, compute_dtype, products};
 
 /// Runs that are timed, after one that is not.
 const RUNS: u32 = 5;
@@ -126,12 +126,7 @@ fn time_attention(
     (tokens, length): (usize, usize),
 ) -> Result<()> {
     let (dtype, device) = (compute_dtype(table.device), table.device);
-    let sizes = AttentionShape {
-        heads: shape.heads,
-        kv_heads: shape.kv_heads,
-        head_dim: shape.head_dim,
-        window: shape.sliding_window,
-    };
+    let sizes = attention_shape(shape);
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let [q, d_o] = [values((tokens, width), dtype, device)?, values((tokens, width), dtype, device)?];
     let [k, v] = [values((tokens, kv_width), dtype, device)?, values((tokens, kv_width), dtype, device)?];

@@ -11,7 +11,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig};
 use qlora_data::Sample;
-use qlora_planner::{Keep, Thrift, plan_with};
+use qlora_planner::{Arrangement, Keep, Thrift};
 use serde::Serialize;
 
 use crate::group::Alone;
@@ -45,6 +45,11 @@ pub struct Figures {
     pub kept: BTreeMap<Keep, usize>,
     /// What is done without to save memory.
     pub thrift: Thrift,
+    /// Blocks whose frozen weights are held in bf16.
+    pub written_out: usize,
+    /// What a GPU computes attention with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<String>,
     /// Floating-point operations of the model a second, those that are done again not counted.
     pub operations_per_second: f64,
     pub seconds: Parts,
@@ -82,12 +87,13 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
     let (c, length) = (config.config(), extent.length);
     let device =
         device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
-    let thrift = device::thrift(&checkpoint.files.shape, c, &device)?;
-    let decoder = Decoder::load(checkpoint, &c.model, length, thrift, &device, |_| {})?;
+    let attention = device::choose_attention(&checkpoint.files.shape, c.training.flash_attention, length, &device)?;
+    let arrangement = device::arrange(&checkpoint.files.shape, c, &device)?;
+    let decoder = Decoder::load(checkpoint, &c.model, length, &arrangement, &device, |_| {})?;
     let adapters = decoder.adapters(&c.lora, c.training.seed)?;
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
     let learning_rate = LearningRate::new(&c.training, extent.steps as u64 + 2);
-    let keeps = device::keeps(&decoder.shape, c, thrift, &device)?;
+    let keeps = arrangement.keeps.clone();
     let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate, keeps };
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
@@ -104,7 +110,7 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
     let median = seconds[seconds.len() / 2];
     let tokens = batch[0].tokens();
     let peak_bytes = device::peak(&device)?.unwrap_or_else(peak_bytes);
-    let plan = plan_with(&decoder.shape, c, device::kind(&device), &trainer.keeps, thrift);
+    let plan = arrangement.plan(&decoder.shape, c, device::kind(&device));
     let seconds = parts(&trainer, &batch[0], extent.steps as u64 + 1)?;
     let tokens_per_second = tokens as f64 / median;
     Ok(Figures {
@@ -116,7 +122,9 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
         peak_bytes,
         planned_bytes: plan.total() - plan.overhead,
         kept: Keep::counted(&trainer.keeps),
-        thrift,
+        thrift: arrangement.thrift,
+        written_out: arrangement.written_out,
+        attention,
         operations_per_second: operations_per_token(&decoder.shape, c, length) * tokens_per_second,
         seconds,
         first_step_seconds,
@@ -150,7 +158,7 @@ fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
 pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Result<(Tensor, Tensor)> {
     let device = Device::Cpu;
     let checkpoint = Checkpoint::open(model)?;
-    let decoder = Decoder::load(&checkpoint, config, LOGITS_LENGTH, Thrift::Nothing, &device, |_| {})?;
+    let decoder = Decoder::load(&checkpoint, config, LOGITS_LENGTH, &Arrangement::default(), &device, |_| {})?;
     let adapters = match adapter {
         Some(folder) => crate::adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, &device)?,
         None => Adapters::without_effect(&decoder.shape, &device)?,

@@ -154,6 +154,11 @@ impl Block {
         pass.adapters.pass(self.index, module, pass.masks)
     }
 
+    /// The weights of the projection after `module` are made ready while it is at work.
+    fn begin_next(&self, module: M) -> Result<()> {
+        self.projections.get(module as usize + 1).map_or(Ok(()), Projection::begin)
+    }
+
     /// What adapters that share the input `x` leave.
     fn inners<const N: usize>(
         &self,
@@ -172,6 +177,7 @@ impl Block {
         x: &Activations,
         known: Option<Inner>,
     ) -> Result<(Tensor, Option<Inner>)> {
+        self.begin_next(module)?;
         self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), known, None)
     }
 
@@ -183,6 +189,7 @@ impl Block {
         x: &Activations,
         known: Option<Inner>,
     ) -> Result<(Activations, Option<Inner>)> {
+        self.begin_next(module)?;
         self.projections[module as usize].forward_on(pass.products, x, self.adapter(pass, module), known)
     }
 
@@ -195,6 +202,7 @@ impl Block {
         known: Option<Inner>,
         base: &Tensor,
     ) -> Result<(Tensor, Option<Inner>)> {
+        self.begin_next(module)?;
         self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), known, Some(base))
     }
 
@@ -290,6 +298,7 @@ impl Block {
             _ => None,
         };
         let pull = Pull { projection, dy: &dy.into(), adapter, inner: inner.as_ref() };
+        self.projections[M::GateProj as usize].begin()?;
         let (dh, found) = projection::backward_on(pass.products, &[pull], h.as_ref())?;
         self.collect(pass, [M::DownProj], found, grads)?;
         Ok(dh)

@@ -5,15 +5,15 @@ use qlora_config::{LoraConfig, ModelConfig, TargetModule, TrainingSection};
 use qlora_data::{IGNORE, Sample};
 use qlora_kernels::ops::cross_entropy::{self, Head, Loss};
 use qlora_kernels::ops::{noise, rms_norm, rows};
-use qlora_kernels::{AttentionShape, Products, RopeTable, Sequences, Span};
-use qlora_planner::{Keep, ModelShape, Thrift};
+use qlora_kernels::{Products, RopeTable, Sequences, Span};
+use qlora_planner::{Arrangement, Keep, ModelShape};
 use rayon::prelude::*;
 
 use super::block::{Block, Kept, LayerCache, Pass};
 use super::projection::Projection;
 use super::rope::inverse_frequencies;
 use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
-use crate::weights::{Checkpoint, FrozenWeight};
+use crate::weights::{Checkpoint, FrozenWeight, Plain};
 use crate::{Error, Result, device};
 
 /// Sequences packed one after another, without padding; M tokens in all.
@@ -75,23 +75,25 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads every weight of `checkpoint`, held as `model` asks; sequences may have up to `max_len` tokens, and memory is
-    /// saved as `thrift` says.
+    /// used as `arrangement` says.
     ///
     /// `progress` hears the number of blocks that are there.
     pub fn load(
         checkpoint: &Checkpoint,
         model: &ModelConfig,
         max_len: usize,
-        thrift: Thrift,
+        arrangement: &Arrangement,
         device: &Device,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
         let shape = checkpoint.files.shape.clone();
+        let thrift = arrangement.thrift;
         let embedding_on_host = !device.is_cpu() && thrift.embedding_on_host(&shape);
         let dtype = device::compute_dtype(device);
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
-            blocks.push(load_block(checkpoint, index, model, dtype, device)?);
+            let written_out = index + arrangement.written_out >= shape.layers;
+            blocks.push(load_block(checkpoint, index, model, (dtype, written_out), device)?);
             progress(index + 1);
         }
         Ok(Self {
@@ -129,12 +131,7 @@ impl Decoder {
     }
 
     fn pass<'a>(&'a self, adapters: &'a Adapters, spans: &[Span], masks: Option<MaskPosition>) -> Result<Pass<'a>> {
-        let shape = AttentionShape {
-            heads: self.shape.heads,
-            kv_heads: self.shape.kv_heads,
-            head_dim: self.shape.head_dim,
-            window: self.shape.sliding_window,
-        };
+        let shape = device::attention_shape(&self.shape);
         let (epsilon, rope, products) = (self.shape.norm_epsilon, &self.rope, self.products);
         let sequences = Sequences::new(spans, &self.device)?;
         Ok(Pass { shape, epsilon, rope, products, sequences, adapters, masks })
@@ -273,11 +270,12 @@ impl Decoder {
     }
 }
 
+/// Frozen matrices are written out as `dtype` at once, or when they are needed.
 fn load_block(
     checkpoint: &Checkpoint,
     index: usize,
     model: &ModelConfig,
-    dtype: DType,
+    (dtype, written_out): (DType, bool),
     device: &Device,
 ) -> Result<Block> {
     let (norm1, norm2) = checkpoint.norms(index, dtype, device)?;
@@ -291,14 +289,10 @@ fn load_block(
                 fault: format!("is {:?}, the configuration says {wanted:?}", weight.shape()),
             });
         }
-        Ok(Projection::new(weight))
+        Ok(Projection::new(if written_out { Box::new(Plain(weight.written_out(dtype)?)) } else { weight }))
     };
-    // On a processor one matrix is quantised while the next is read; a GPU takes them one after the other.
-    let projections: Vec<Projection> = if device.is_cpu() {
-        TargetModule::ALL.into_par_iter().map(load).collect::<Result<_>>()?
-    } else {
-        TargetModule::ALL.into_iter().map(load).collect::<Result<_>>()?
-    };
+    // One matrix is quantised while the next is read.
+    let projections: Vec<Projection> = TargetModule::ALL.into_par_iter().map(load).collect::<Result<_>>()?;
     let projections = projections.try_into().map_err(|_| candle_core::Error::Msg("a block of seven layers".into()))?;
     Ok(Block { index, norm1, norm2, projections })
 }

@@ -88,6 +88,13 @@ impl Projection {
         self.weight.bytes()
     }
 
+    /// See [`Matrix::begin`].
+    ///
+    /// [`Matrix::begin`]: qlora_kernels::Matrix::begin
+    pub fn begin(&self) -> Result<()> {
+        Ok(self.weight.begin()?)
+    }
+
     fn frozen<'a>(&'a self, x: &'a Activations) -> Term<'a> {
         Term { x, w: &*self.weight, scale: 1.0 }
     }

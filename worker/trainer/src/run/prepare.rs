@@ -4,7 +4,7 @@ use std::path::Path;
 
 use qlora_config::TooLong;
 use qlora_data::{ChatTemplate, Conversation, Example, Policy, Sample, Statistics};
-use qlora_planner::Thrift;
+use qlora_planner::Arrangement;
 use tokenizers::Tokenizer;
 
 use super::Run;
@@ -24,7 +24,9 @@ pub(super) struct Prepared {
     pub eval: Vec<Sample>,
     pub question: Option<Conversation>,
     pub statistics: Statistics,
-    pub thrift: Thrift,
+    pub arrangement: Arrangement,
+    /// What a GPU computes attention with.
+    pub attention: Option<String>,
 }
 
 impl Prepared {
@@ -59,12 +61,14 @@ impl Prepared {
                 told = reporter.report(Event::Phase { phase: Phase::Loading, done: done as u64, of: layers });
             }
         };
-        let thrift = device::thrift(&files.shape, config, &device)?;
+        let (wanted, length) = (config.training.flash_attention, config.data.max_seq_len);
+        let attention = device::choose_attention(&files.shape, wanted, length, &device)?;
+        let arrangement = device::arrange(&files.shape, config, &device)?;
         let longest = config.data.max_seq_len.max(limit.min(4096));
-        let decoder = Decoder::load(&checkpoint, &config.model, longest, thrift, &device, progress)?;
+        let decoder = Decoder::load(&checkpoint, &config.model, longest, &arrangement, &device, progress)?;
         told?;
         let end_ids = end_ids(files, &tokenizer);
-        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, thrift })
+        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, arrangement, attention })
     }
 }
 

@@ -64,7 +64,7 @@ impl<'a> Session<'a> {
             optimizer,
             training: &config.training,
             learning_rate: LearningRate::new(&config.training, steps),
-            keeps: device::keeps(&prepared.decoder.shape, config, prepared.thrift, &prepared.decoder.device)?,
+            keeps: prepared.arrangement.keeps.clone(),
         };
         let mut session =
             Self { run, prepared, group, trainer, sampler, step, steps, skipped_in_a_row: 0, first_evaluation, best };
@@ -93,6 +93,9 @@ impl<'a> Session<'a> {
             weight_bytes: self.prepared.decoder.bytes() as u64,
         })?;
         self.tell_packing(reporter)?;
+        if let Some(attention) = &self.prepared.attention {
+            reporter.report(Event::Note { text: format!("attention: {attention}") })?;
+        }
         reporter.report(Event::Phase { phase: Phase::Preparing, done: 0, of: 0 })?;
         let shortest = self.prepared.train.iter().min_by_key(|s| s.ids.len());
         if let Some(sample) = shortest {
