@@ -97,7 +97,10 @@ mod with_cudnn {
         let cudnn = match tried {
             Ok(cudnn) => cudnn,
             Err(e) if wanted == Wanted::Cudnn => return Err(e),
-            Err(e) => return Ok(Chosen::Own { reason: e.to_string() }),
+            // The first line says it; the rest is where in the program.
+            Err(e) => {
+                return Ok(Chosen::Own { reason: e.to_string().lines().next().unwrap_or_default().to_owned() });
+            }
         };
         let version = cudnn.version();
         if wanted == Wanted::Cudnn {
