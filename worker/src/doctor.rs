@@ -96,6 +96,10 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
         let text = if built { "yes".into() } else { no() };
         checks.push(Check { name, ok: built, optional: true, text });
     }
+    if let Some(found) = qlora_trainer::device::cudnn() {
+        let (ok, text) = (found.is_ok(), found.unwrap_or_else(|e| format!("{e}; attention is our own")));
+        checks.push(Check { name: "cuDNN", ok, optional: true, text });
+    }
     checks.push(match Cache::open() {
         Ok(cache) => Check { name: "models", ok: true, optional: false, text: cache.folder().display().to_string() },
         Err(e) => Check { name: "models", ok: false, optional: false, text: e.to_string() },

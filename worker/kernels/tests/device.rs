@@ -390,6 +390,14 @@ fn attention_by_cudnn_agrees_once_it_is_chosen() -> Result<()> {
     let chosen = choose(&device, Wanted::Fastest, &shape(32), 64)?;
     let used = attention_agrees_on(&device, 32, None, &packed)?;
     assert_eq!(matches!(chosen, Chosen::Cudnn { share: Some(_), .. }), used == (98, 4), "{chosen}");
+    // The emulated cuDNN knows of no window, and what differs is not taken.
+    let windowed = AttentionShape { window: Some(9), ..shape(32) };
+    let chosen = choose(&device, Wanted::Fastest, &windowed, 64)?;
+    if std::env::var_os("QLORA_EMULATED_GPU").is_some() {
+        assert!(matches!(&chosen, Chosen::Own { reason } if reason.contains("cuDNN's o is")), "{chosen}");
+        assert!(choose(&device, Wanted::Cudnn, &windowed, 64).is_err());
+    }
+    attention_agrees_on(&device, 32, Some(9), &packed)?;
     let chosen = choose(&device, Wanted::Repeatable, &shape(32), 64)?;
     assert!(matches!(chosen, Chosen::Own { .. }), "{chosen}");
     assert_eq!(attention_agrees_on(&device, 32, None, &packed)?, (4, 98));

@@ -69,6 +69,17 @@ pub fn choose_attention(
     Ok(None)
 }
 
+/// The version of the cuDNN that runs on a GPU may take their attention from; none in a build without the `cuda` feature.
+///
+/// # Errors
+/// There is none: why.
+pub fn cudnn() -> Option<std::result::Result<String, String>> {
+    #[cfg(feature = "cuda")]
+    return Some(qlora_kernels::cuda::choice::cudnn().map_err(|e| first_line(&e.to_string())));
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
 /// The sizes of a model's attention.
 pub(crate) fn attention_shape(shape: &ModelShape) -> AttentionShape {
     let &ModelShape { heads, kv_heads, head_dim, sliding_window: window, .. } = shape;
@@ -121,8 +132,12 @@ pub(crate) fn with_advice(e: Error, decoder: &Decoder, config: &TrainingConfig) 
         _ => "take a GPU with more memory, or a smaller model".into(),
     };
     let advice = format!("{:.1} GiB were planned; {advice}", planned as f64 / (1u64 << 30) as f64);
-    // The first line says it; the rest is where in the program.
-    Error::Memory { fault: fault.to_string().lines().next().unwrap_or_default().to_owned(), advice }
+    Error::Memory { fault: first_line(&fault.to_string()), advice }
+}
+
+/// What candle's error says; the other lines are where in the program.
+fn first_line(fault: &str) -> String {
+    fault.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Most bytes of tensors that were on a GPU at one time since [`forget_peak`]; none elsewhere.

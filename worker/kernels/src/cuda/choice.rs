@@ -58,6 +58,18 @@ pub fn choose(device: &Device, wanted: Wanted, shape: &AttentionShape, length: u
     }
 }
 
+/// The version of the cuDNN that would be tried.
+///
+/// # Errors
+/// There is none, or the program is built without.
+pub fn cudnn() -> Result<String> {
+    super::libraries::load().map_err(candle_core::Error::wrap)?;
+    #[cfg(feature = "cudnn")]
+    return super::cudnn::version();
+    #[cfg(not(feature = "cudnn"))]
+    candle_core::bail!("the program is built without the `cudnn` feature")
+}
+
 #[cfg(feature = "cudnn")]
 mod with_cudnn {
     use std::sync::Arc;
@@ -76,6 +88,8 @@ mod with_cudnn {
 
     /// Lengths of the sequences that both are tried on.
     const TRIED: [usize; 3] = [129, 1, 300];
+    /// A window that the longest of them does not fit into.
+    const NARROW: usize = 100;
     /// The largest difference over the largest value; both round to bf16 on the way.
     const TOLERANCE: f32 = 0.03;
     /// Tokens at the most, and runs, of a timing.
@@ -91,7 +105,10 @@ mod with_cudnn {
         }
         let tried = Cudnn::open(cuda).and_then(|cudnn| {
             let cudnn = Arc::new(cudnn);
-            agree(device, shape, &gpu, &cudnn)?;
+            agree(device, &AttentionShape { window: None, ..*shape }, &gpu, &cudnn)?;
+            if shape.window.is_some_and(|window| window < length) {
+                agree(device, &AttentionShape { window: Some(NARROW), ..*shape }, &gpu, &cudnn)?;
+            }
             Ok(cudnn)
         });
         let cudnn = match tried {
@@ -102,7 +119,7 @@ mod with_cudnn {
                 return Ok(Chosen::Own { reason: e.to_string().lines().next().unwrap_or_default().to_owned() });
             }
         };
-        let version = cudnn.version();
+        let version = cudnn.version.clone();
         if wanted == Wanted::Cudnn {
             *gpu.cudnn.lock() = Some(cudnn);
             return Ok(Chosen::Cudnn { version, share: None });

@@ -129,9 +129,20 @@ struct Plan {
     workspace: usize,
 }
 
+/// The version of the cuDNN that is found, as people write it. CUDA's other libraries have to be loaded.
+pub(crate) fn version() -> Result<String> {
+    let mut text = Text::new();
+    // SAFETY: the name ends with a zero; the reason has room.
+    let version = unsafe { qlora_cudnn_open(LIBRARY.as_ptr(), &mut text) };
+    if version == 0 {
+        return Err(text.fault());
+    }
+    Ok(format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100))
+}
+
 /// cuDNN on one GPU.
 pub(crate) struct Cudnn {
-    version: usize,
+    pub version: String,
     capability: i32,
     /// Also keeps two threads from using the handle at one time.
     plans: Mutex<HashMap<Key, Plan>>,
@@ -147,12 +158,7 @@ impl Cudnn {
     /// # Errors
     /// cuDNN 9 is not found, or does not serve this GPU.
     pub fn open(device: &CudaDevice) -> Result<Self> {
-        let mut text = Text::new();
-        // SAFETY: the name ends with a zero; the reason has room.
-        let version = unsafe { qlora_cudnn_open(LIBRARY.as_ptr(), &mut text) };
-        if version == 0 {
-            return Err(text.fault());
-        }
+        let (version, mut text) = (version()?, Text::new());
         let stream = device.cuda_stream();
         let context = stream.context();
         context.bind_to_thread().w()?;
@@ -166,12 +172,6 @@ impl Cudnn {
             return Err(text.fault());
         }
         Ok(Self { version, capability, plans: Mutex::default(), handle })
-    }
-
-    /// As people write it.
-    pub fn version(&self) -> String {
-        let Self { version, .. } = self;
-        format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
     }
 
     fn plan(&self, key: &Key, plans: &mut HashMap<Key, Plan>) -> Result<Plan> {
