@@ -291,8 +291,12 @@ fn load_block(
         }
         Ok(Projection::new(if written_out { Box::new(Plain(weight.written_out(dtype)?)) } else { weight }))
     };
-    // One matrix is quantised while the next is read.
-    let projections: Vec<Projection> = TargetModule::ALL.into_par_iter().map(load).collect::<Result<_>>()?;
+    // One matrix is quantised while the next is read; on a Mac, where that was never tried, one after the other.
+    let projections: Vec<Projection> = if device.is_metal() {
+        TargetModule::ALL.into_iter().map(load).collect::<Result<_>>()?
+    } else {
+        TargetModule::ALL.into_par_iter().map(load).collect::<Result<_>>()?
+    };
     let projections = projections.try_into().map_err(|_| candle_core::Error::Msg("a block of seven layers".into()))?;
     Ok(Block { index, norm1, norm2, projections })
 }
