@@ -39,6 +39,8 @@ namespace {
 
 using Tensor = std::shared_ptr<fe::graph::Tensor_attributes>;
 
+constexpr size_t CUDA = 13;
+
 // Numbers of tensors, beyond those that the headers give to tensors of their own; their pointers are given to a run in
 // this order.
 enum Id : int64_t { Q = 1001, K, V, O, LSE, DO, DQ, DK, DV, LENGTHS, Q_OFFSETS, KV_OFFSETS, LSE_OFFSETS, COUNT };
@@ -134,8 +136,15 @@ extern "C" {
 // cuDNN's version, as it counts, or 0 with the reason in `text`.
 size_t qlora_cudnn_open(const char* library, QloraText* text) {
     if (fe::cudnn_dlhandle == nullptr) fe::cudnn_dlhandle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
-    if (fe::cudnn_dlhandle != nullptr) return fe::detail::get_backend_version();
-    std::snprintf(text->bytes, sizeof text->bytes, "%s", dlerror());
+    if (fe::cudnn_dlhandle == nullptr) {
+        std::snprintf(text->bytes, sizeof text->bytes, "%s", dlerror());
+        return 0;
+    }
+    // One for another CUDA would look for that one's libraries, and end the program where they are missing.
+    const auto made_for = reinterpret_cast<size_t (*)()>(dlsym(fe::cudnn_dlhandle, "cudnnGetCudartVersion"));
+    const size_t cuda = made_for == nullptr ? 0 : made_for() / 1000;
+    if (cuda == CUDA) return fe::detail::get_backend_version();
+    std::snprintf(text->bytes, sizeof text->bytes, "%s is made for CUDA %zu, not %zu", library, cuda, CUDA);
     return 0;
 }
 
