@@ -63,8 +63,11 @@ def opened(package, wheels):
     try:
         report = pip("install", "-q", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", package)
         url = json.loads(report)["install"][0]["download_info"]["url"]
-        return io.BufferedReader(Remote(url), buffer_size=1 << 16)
-    except (OSError, ValueError, LookupError, TypeError) as fault:
+        wheel = io.BufferedReader(Remote(url), buffer_size=1 << 16)
+        # A server that does not give parts of files shows it here, not in the middle of the archive.
+        wheel.peek(1)
+        return wheel
+    except (OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError) as fault:
         print(f"unpack.py: {package} is fetched whole ({fault})", file=sys.stderr)
         whole = wheels / "whole"
         pip("download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(whole), package)
@@ -105,4 +108,5 @@ def main():
             unpack(wheel, folder, headers_only=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
