@@ -320,7 +320,7 @@ pub enum FlashAttention {
     Required,
     /// On a GPU our kernels, with which a step repeats to the bit.
     Repeatable,
-    /// On a GPU cuDNN, or nothing.
+    /// On a GPU cuDNN; a run that cannot have it fails.
     Cudnn,
     Off,
 }

@@ -1,4 +1,5 @@
-//! With the `cudnn` feature: compiles `src/cuda/cudnn.cpp`. With the `cuda` feature: compiles `src/cuda/*.cu` to PTX, which the driver turns into code for the GPU that it finds.
+//! With the `cuda` feature: compiles `src/cuda/*.cu` to PTX, which the driver turns into code for the GPU that it finds.
+//! With the `cudnn` feature: `src/cuda/cudnn.cpp` as well.
 
 use std::env;
 use std::path::PathBuf;

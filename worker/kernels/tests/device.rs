@@ -390,6 +390,14 @@ fn attention_by_cudnn_agrees_once_it_is_chosen() -> Result<()> {
     let chosen = choose(&device, Wanted::Fastest, &shape(32), 64)?;
     let used = attention_agrees_on(&device, 32, None, &packed)?;
     assert_eq!(matches!(chosen, Chosen::Cudnn { share: Some(_), .. }), used == (98, 4), "{chosen}");
+    // The emulated cuDNN makes no plans for heads of 128: our kernels stand in, and it is not taken for them.
+    if std::env::var_os("QLORA_EMULATED_GPU").is_some() {
+        choose(&device, Wanted::Cudnn, &shape(32), 64)?;
+        assert_eq!(attention_agrees_on(&device, 128, None, &packed)?, (4, 98));
+        assert!(choose(&device, Wanted::Cudnn, &shape(128), 64).is_err());
+        let chosen = choose(&device, Wanted::Fastest, &shape(128), 64)?;
+        assert!(matches!(chosen, Chosen::Own { .. }), "{chosen}");
+    }
     // The emulated cuDNN knows of no window, and what differs is not taken.
     let windowed = AttentionShape { window: Some(9), ..shape(32) };
     let chosen = choose(&device, Wanted::Fastest, &windowed, 64)?;

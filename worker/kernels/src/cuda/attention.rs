@@ -17,7 +17,7 @@ use super::gpu::Gpu;
 use super::{THREADS, spread};
 use crate::Result;
 use crate::ops::attention::{AttentionShape, Saved};
-use crate::ops::sequences::{Sequences, Span};
+use crate::ops::sequences::Span;
 
 const FORWARD: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_forward.ptx"));
 const BACKWARD: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_backward.ptx"));
@@ -46,6 +46,9 @@ pub(crate) struct Tiles {
     /// Position of every row.
     pub positions: Tensor,
     counts: (usize, usize),
+    /// Lengths of whole sequences, one after another; none where there are other spans.
+    #[cfg(feature = "cudnn")]
+    lengths: Option<Vec<usize>>,
     /// The sequences, as cuDNN reads them, once they have been needed.
     #[cfg(feature = "cudnn")]
     packed: OnceLock<Option<Packed>>,
@@ -80,28 +83,30 @@ impl Tiles {
             positions: Tensor::new(positions, device)?,
             counts,
             #[cfg(feature = "cudnn")]
+            lengths: whole(spans),
+            #[cfg(feature = "cudnn")]
             packed: OnceLock::new(),
         })
     }
 
-    /// cuDNN and the sequences, where it is chosen and takes them: whole sequences, one after another.
+    /// cuDNN and the sequences, where it is chosen and takes them.
     #[cfg(feature = "cudnn")]
-    fn for_cudnn(
-        &self,
-        spans: &[Span],
-        shape: &AttentionShape,
-        device: &CudaDevice,
-    ) -> Result<Option<(Arc<Cudnn>, &Packed)>> {
+    fn for_cudnn(&self, shape: &AttentionShape, device: &CudaDevice) -> Result<Option<(Arc<Cudnn>, &Packed)>> {
         let Some(cudnn) = Gpu::of(device)?.cudnn.lock().clone() else { return Ok(None) };
+        let Some(lengths) = &self.lengths else { return Ok(None) };
         if self.packed.get().is_none() {
-            let lengths: Vec<usize> = spans.iter().map(|span| span.q.len()).collect();
-            let whole = Span::packed(&lengths) == spans;
-            let on = Device::Cuda(device.clone());
-            let packed = whole.then(|| Packed::new(&lengths, shape, &on)).transpose()?.flatten();
+            let packed = Packed::new(&cudnn, lengths, shape, &Device::Cuda(device.clone()))?;
             let _ = self.packed.set(packed);
         }
         Ok(self.packed.get().and_then(Option::as_ref).map(|packed| (cudnn, packed)))
     }
+}
+
+/// Lengths of the spans where each is a whole sequence that begins where the one before ends.
+#[cfg(feature = "cudnn")]
+fn whole(spans: &[Span]) -> Option<Vec<usize>> {
+    let lengths: Vec<usize> = spans.iter().map(|span| span.q.len()).collect();
+    (Span::packed(&lengths) == spans).then_some(lengths)
 }
 
 /// The kernel `name` for heads of the shape's size, allowed `rows` rows of shared memory.
@@ -130,14 +135,12 @@ fn window(shape: &AttentionShape) -> i32 {
 pub(crate) fn forward(
     inputs: (&Tensor, &Tensor, &Tensor),
     shape: &AttentionShape,
-    sequences: &Sequences,
     tiles: &Tiles,
 ) -> Result<(Tensor, Tensor)> {
     #[cfg(feature = "cudnn")]
-    if let Some((cudnn, packed)) = tiles.for_cudnn(sequences.spans(), shape, &device_of(inputs.0)?)? {
+    if let Some((cudnn, packed)) = tiles.for_cudnn(shape, &device_of(inputs.0)?)? {
         return cudnn::forward(&cudnn, inputs, shape, packed);
     }
-    let _ = sequences;
     own_forward(inputs, shape, tiles)
 }
 
@@ -146,14 +149,12 @@ pub(crate) fn backward(
     d_o: &Tensor,
     saved: &Saved<'_>,
     shape: &AttentionShape,
-    sequences: &Sequences,
     tiles: &Tiles,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     #[cfg(feature = "cudnn")]
-    if let Some((cudnn, packed)) = tiles.for_cudnn(sequences.spans(), shape, &device_of(d_o)?)? {
+    if let Some((cudnn, packed)) = tiles.for_cudnn(shape, &device_of(d_o)?)? {
         return cudnn::backward(&cudnn, d_o, saved, shape, packed);
     }
-    let _ = sequences;
     own_backward(d_o, saved, shape, tiles)
 }
 

@@ -140,6 +140,8 @@ mod with_cudnn {
         if !has_kernels(shape) {
             candle_core::bail!("there are no kernels for heads of {} to hold cuDNN against", shape.head_dim)
         }
+        // Where it has no plan our kernels would stand in for it, and agree with themselves.
+        cudnn.prepare(shape, &TRIED)?;
         let problem = Problem::new(&TRIED, shape, device)?;
         let own = problem.run()?;
         *gpu.cudnn.lock() = Some(cudnn.clone());

@@ -158,7 +158,7 @@ void* qlora_cudnn_handle(void* stream, QloraText* text) {
     return nullptr;
 }
 
-// A plan and the bytes that it works with, or null with the reason in `text`. Without a handle `properties`, of `size`
+// A plan, which stays as long as the program, and the bytes that it works with, or null with the reason in `text`. Without a handle `properties`, of `size`
 // bytes, describe the GPU, and the plan cannot be run.
 void* qlora_cudnn_plan(void* handle, const QloraAttention* of, const uint8_t* properties, size_t size,
                        int64_t* workspace, QloraText* text) {
@@ -193,6 +193,4 @@ int32_t qlora_cudnn_run(void* handle, void* plan, void* const* pointers, void* w
         return 1;
     }
 }
-
-void qlora_cudnn_free(void* plan) { delete static_cast<Plan*>(plan); }
 }

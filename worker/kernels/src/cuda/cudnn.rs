@@ -48,10 +48,14 @@ impl Text {
         Self([0; 512])
     }
 
-    fn fault(&self) -> candle_core::Error {
+    fn reason(&self) -> String {
         // SAFETY: whoever writes it ends it with a zero, and it began with zeros.
         let text = unsafe { CStr::from_ptr(self.0.as_ptr()) }.to_string_lossy();
-        candle_core::Error::Msg(format!("cuDNN: {}", text.lines().next().unwrap_or("no reason is given")))
+        format!("cuDNN: {}", text.lines().next().unwrap_or("no reason is given"))
+    }
+
+    fn fault(&self) -> candle_core::Error {
+        candle_core::Error::Msg(self.reason())
     }
 }
 
@@ -102,6 +106,11 @@ impl Sizes {
             tokens: tokens.max(SHORTEST).next_multiple_of(tokens.max(SHORTEST).next_power_of_two() / 4),
         }
     }
+
+    /// Only the way back works with memory of its own, which is of all tokens.
+    fn forward(self) -> Self {
+        Self { tokens: 0, ..self }
+    }
 }
 
 impl Key {
@@ -144,8 +153,8 @@ pub(crate) fn version() -> Result<String> {
 pub(crate) struct Cudnn {
     pub version: String,
     capability: i32,
-    /// Also keeps two threads from using the handle at one time.
-    plans: Mutex<HashMap<Key, Plan>>,
+    /// Those that were asked for, and why there is none. Also keeps two threads from using the handle at one time.
+    plans: Mutex<HashMap<Key, std::result::Result<Plan, String>>>,
     handle: *mut c_void,
 }
 
@@ -174,27 +183,35 @@ impl Cudnn {
         Ok(Self { version, capability, plans: Mutex::default(), handle })
     }
 
-    fn plan(&self, key: &Key, plans: &mut HashMap<Key, Plan>) -> Result<Plan> {
-        if let Some(plan) = plans.get(key) {
-            return Ok(*plan);
-        }
+    /// The plan for a problem, made when it is first asked for.
+    fn plan(&self, key: &Key) -> Result<Plan> {
+        let mut plans = self.plans.lock();
+        let plan = plans.entry(*key).or_insert_with(|| self.make(key));
+        plan.clone().map_err(candle_core::Error::Msg)
+    }
+
+    fn make(&self, key: &Key) -> std::result::Result<Plan, String> {
         let (mut workspace, mut text) = (0, Text::new());
         let problem = key.problem(self.capability);
         // SAFETY: all pointers are valid for the call; with a handle no properties are read.
         let at = unsafe { qlora_cudnn_plan(self.handle, &problem, std::ptr::null(), 0, &raw mut workspace, &mut text) };
-        if at.is_null() {
-            return Err(text.fault());
-        }
-        let plan = Plan { at, workspace: workspace as usize };
-        plans.insert(*key, plan);
-        Ok(plan)
+        if at.is_null() { Err(text.reason()) } else { Ok(Plan { at, workspace: workspace as usize }) }
+    }
+
+    /// Makes the plans for both ways: who goes one way by cuDNN has to come back by it.
+    ///
+    /// # Errors
+    /// cuDNN has none for such sequences.
+    pub fn prepare(&self, shape: &AttentionShape, lengths: &[usize]) -> Result<()> {
+        let sizes = Sizes::of(lengths);
+        self.plan(&Key { sizes: sizes.forward(), shape: *shape, backward: false })?;
+        self.plan(&Key { sizes, shape: *shape, backward: true }).map(drop)
     }
 
     /// Puts the work of a plan on the device's stream.
     fn run(&self, device: &CudaDevice, key: &Key, tensors: &[(usize, &Tensor)], packed: &Packed) -> Result<()> {
         device.cuda_stream().context().bind_to_thread().w()?;
-        let mut plans = self.plans.lock();
-        let plan = self.plan(key, &mut plans)?;
+        let plan = self.plan(key)?;
         let mut pointers = [std::ptr::null_mut(); TENSORS];
         let tables = packed.tables.iter().enumerate().map(|(i, table)| (LENGTHS + i, table));
         for (place, tensor) in tensors.iter().copied().chain(tables) {
@@ -204,7 +221,7 @@ impl Cudnn {
         let workspace = unsafe { device.alloc::<u8>(plan.workspace.max(1))? };
         let stream = device.cuda_stream();
         let (workspace, _held) = workspace.device_ptr(&stream);
-        let mut text = Text::new();
+        let (mut text, _alone) = (Text::new(), self.plans.lock());
         // SAFETY: the tensors have the sizes that the plan was made for, and live until work that is put on the stream
         // later frees them, as the workspace does.
         let failed =
@@ -233,10 +250,11 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// None where places do not fit 32 bits.
-    pub fn new(lengths: &[usize], shape: &AttentionShape, device: &Device) -> Result<Option<Self>> {
+    /// None where places do not fit 32 bits, or `cudnn` has no plans for so much.
+    pub fn new(cudnn: &Cudnn, lengths: &[usize], shape: &AttentionShape, device: &Device) -> Result<Option<Self>> {
         let (sizes, tokens) = (Sizes::of(lengths), lengths.iter().sum::<usize>());
-        if tokens == 0 || tokens * shape.heads * shape.head_dim > MOST_ELEMENTS {
+        let fits = tokens > 0 && tokens * shape.heads * shape.head_dim <= MOST_ELEMENTS;
+        if !fits || cudnn.prepare(shape, lengths).is_err() {
             return Ok(None);
         }
         let mut padded: Vec<u32> = lengths.iter().map(|&length| length as u32).collect();
@@ -270,8 +288,7 @@ pub(crate) fn forward(
     let (m, width) = q.dims2()?;
     let o = unwritten((m, width), DType::BF16, &device)?;
     let lse = unwritten((m, shape.heads), DType::F32, &device)?;
-    // Only the way back works with memory of its own, which is of all tokens.
-    let key = Key { sizes: Sizes { tokens: 0, ..packed.sizes }, shape: *shape, backward: false };
+    let key = Key { sizes: packed.sizes.forward(), shape: *shape, backward: false };
     cudnn.run(&device, &key, &[(Q, q), (K, k), (V, v), (O, &o), (LSE, &lse)], packed)?;
     Ok((o, lse))
 }

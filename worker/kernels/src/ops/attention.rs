@@ -49,7 +49,7 @@ pub fn forward(
         && cuda::applies(&[q, k, v])
         && cuda::attention::has_kernels(shape)
     {
-        return cuda::attention::forward((q, k, v), shape, sequences, tiles);
+        return cuda::attention::forward((q, k, v), shape, tiles);
     }
     let spans = sequences.spans();
     if !on_cpu(&[q, k, v]) {
@@ -88,7 +88,7 @@ pub fn backward(
         && cuda::applies(&[d_o, saved.q, saved.k, saved.v, saved.o])
         && cuda::attention::has_kernels(shape)
     {
-        return cuda::attention::backward(d_o, saved, shape, sequences, tiles);
+        return cuda::attention::backward(d_o, saved, shape, tiles);
     }
     let spans = sequences.spans();
     if !on_cpu(&[d_o, saved.q, saved.k, saved.v, saved.o]) {

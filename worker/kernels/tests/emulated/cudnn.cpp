@@ -14,7 +14,9 @@ constexpr int SUCCESS = 0, NOT_SUPPORTED = 3000;
 // Attributes, kinds of descriptors and types of values, as cuDNN counts them.
 constexpr int HEURISTIC_RESULTS = 202, SHARED_MEMORY = 304, PLAN_WORKSPACE = 402, DIMENSIONS = 902, STRIDES = 903, NUMBER = 906;
 constexpr int RAGGED_OFFSET = 913, PACK_NUMBERS = 1000, PACK_POINTERS = 1001, PACK_WORKSPACE = 1003;
-constexpr int TENSOR = 17, BACKEND_DESCRIPTOR = 15;
+constexpr int PLAN = 5, TENSOR = 17, BACKEND_DESCRIPTOR = 15;
+// It makes no plans for heads of this size, so that what happens then is seen.
+constexpr int64_t REFUSED = 128;
 // Numbers of tensors, as in `cudnn.cpp`.
 enum Id : int64_t { Q = 1001, K, V, O, LSE, DO, DQ, DK, DV, LENGTHS, Q_OFFSETS, KV_OFFSETS, LSE_OFFSETS };
 // What a backward pass says that it works with, and really writes to.
@@ -174,7 +176,14 @@ int cudnnBackendCreateDescriptor(int kind, void** out) {
     return SUCCESS;
 }
 int cudnnBackendDestroyDescriptor(void* handle) { return delete static_cast<Handle>(handle), SUCCESS; }
-int cudnnBackendFinalize(void*) { return SUCCESS; }
+int cudnnBackendFinalize(void* handle) {
+    const std::shared_ptr<Descriptor>& own = *static_cast<Handle>(handle);
+    if (own->kind != PLAN) return SUCCESS;
+    std::map<int64_t, Descriptor*> tensors;
+    std::set<Descriptor*> seen;
+    collect(own, seen, tensors);
+    return tensors.at(Q)->all<int64_t>(DIMENSIONS).at(3) == REFUSED ? NOT_SUPPORTED : SUCCESS;
+}
 
 int cudnnBackendSetAttribute(void* handle, int name, int type, int64_t count, const void* elements) {
     Descriptor& own = **static_cast<Handle>(handle);
