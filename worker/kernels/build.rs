@@ -1,9 +1,9 @@
-//! With the `cuda` feature: compiles `src/cuda/*.cu` to PTX, which the driver turns into code for the GPU that it finds.
-//! With the `cudnn` feature: `src/cuda/cudnn.cpp` as well.
+//! With the `cuda` feature: compiles each of `src/cuda/*.cu` to one fatbin with code for several chips, so that no GPU
+//! compiles anything when a program starts. With the `cudnn` feature: `src/cuda/cudnn.cpp` as well.
 
-use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 const KERNELS: [&str; 11] = [
     "adamw",
@@ -18,8 +18,17 @@ const KERNELS: [&str; 11] = [
     "rows",
     "swiglu",
 ];
-/// The oldest GPUs that are served, Ampere; PTX for them runs on all newer ones.
-const ARCHITECTURE: &str = "-arch=compute_80";
+/// Code for Ampere (and Ada, which runs it), Hopper and Blackwell; and PTX, which the driver compiles for what comes later.
+const CHIPS: [&str; 4] = [
+    "arch=compute_80,code=sm_80",
+    "arch=compute_90a,code=sm_90a",
+    "arch=compute_100,code=sm_100",
+    "arch=compute_80,code=compute_80",
+];
+/// What a fatbin begins with.
+const MAGIC: [u8; 4] = [0x50, 0xed, 0x55, 0xba];
+/// What `tests/cuda/nvcc` writes instead of candle's kernels, which take twenty minutes.
+const STAND_IN: &[u8] = b"// no code: made by tests/cuda/nvcc";
 
 fn main() {
     println!("cargo::rerun-if-changed=src/cuda");
@@ -32,18 +41,51 @@ fn main() {
     #[cfg(feature = "cudnn")]
     cudnn();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    refuse_leftovers(&out);
     for kernel in KERNELS {
-        let mut nvcc = Command::new(nvcc());
-        nvcc.args(["--ptx", ARCHITECTURE, "-std=c++17", "-O3", "-o"]).arg(out.join(format!("{kernel}.ptx")));
-        let status = nvcc.arg(format!("src/cuda/{kernel}.cu")).status();
-        match status {
-            Ok(status) if status.success() => {}
-            Ok(status) => panic!("nvcc fails on src/cuda/{kernel}.cu: {status}"),
-            Err(e) => panic!(
-                "the `cuda` feature needs CUDA's compiler, and {} does not run ({e}); set CUDA_HOME to a toolkit, or let \
-                 deploy/cuda/toolchain.sh get one",
-                nvcc.get_program().display()
-            ),
+        compile(kernel, &out.join(format!("{kernel}.fatbin")));
+    }
+}
+
+/// Compiles `src/cuda/{kernel}.cu` to the fatbin `out`, and refuses one without code.
+fn compile(kernel: &str, out: &Path) {
+    let source = format!("src/cuda/{kernel}.cu");
+    let mut nvcc = Command::new(nvcc());
+    nvcc.args(["--fatbin", "-std=c++17", "-O3", "--threads", "0", "-Werror", "all-warnings"]);
+    for chip in CHIPS {
+        nvcc.args(["-gencode", chip]);
+    }
+    match nvcc.arg("-o").arg(out).arg(&source).status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("nvcc fails on {source}: {status}"),
+        Err(e) => panic!(
+            "the `cuda` feature needs CUDA's compiler, and {} does not run ({e}); set CUDA_HOME to a toolkit, or let \
+             deploy/cuda/toolchain.sh get one",
+            nvcc.get_program().display()
+        ),
+    }
+    let code = fs::read(out).unwrap_or_default();
+    if !code.starts_with(&MAGIC) {
+        panic!("nvcc made no fatbin of {source}: {} bytes", code.len());
+    }
+}
+
+/// Refuses what an earlier build with `tests/cuda/nvcc` left of candle's kernels: their build script does not notice that
+/// the compiler is another one.
+fn refuse_leftovers(out: &Path) {
+    let version = Command::new(nvcc()).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
+    if String::from_utf8_lossy(&version).contains("stands in") {
+        return;
+    }
+    let builds = out.ancestors().nth(2).and_then(|folder| fs::read_dir(folder).ok());
+    for build in builds.into_iter().flatten().flatten() {
+        let is_candle = build.file_name().to_string_lossy().starts_with("candle-kernels-");
+        let kernel = fs::read(build.path().join("out/cast.ptx"));
+        if is_candle && kernel.is_ok_and(|code| code.is_empty() || code.starts_with(STAND_IN)) {
+            panic!(
+                "{} holds no code of candle's kernels; run `cargo clean --release -p candle-kernels`",
+                build.path().display()
+            );
         }
     }
 }

@@ -7,14 +7,13 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaDevice, DType, Tensor};
 
 use super::buffer::{Input, device_of, finish};
-use super::{THREADS, a_block_each, adamw8};
+use super::{THREADS, a_block_each, adamw8, modules};
 use crate::Result;
 use crate::ops::adamw::{Constants, Moments, Parameter};
 
 // SAFETY: eight numbers of 32 bits, as the kernel has them.
 unsafe impl DeviceRepr for Constants {}
 
-pub(super) const ADAMW: &str = include_str!(concat!(env!("OUT_DIR"), "/adamw.ptx"));
 /// Blocks that go over one tensor.
 const BLOCKS: u32 = 32;
 
@@ -43,13 +42,13 @@ pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor> {
     let table = table(&tensors.iter().map(entry).collect::<Result<Vec<_>>>()?, &device)?;
     // SAFETY: the kernels write every element of both.
     let (mut parts, mut norm) = unsafe { (device.alloc::<f32>(tensors.len())?, device.alloc::<f32>(1)?) };
-    let squares = device.get_or_load_custom_func("squares", "qlora_adamw", ADAMW)?;
+    let squares = modules::function(&device, "adamw", "squares")?;
     let mut launch = squares.builder();
     launch.arg(&table).arg(&mut parts);
     // SAFETY: arguments are those of the kernel; a block goes over one tensor of the table.
     unsafe { launch.launch(a_block_each(tensors.len())) }.w()?;
     drop(launch);
-    let root = device.get_or_load_custom_func("root_of_sum", "qlora_adamw", ADAMW)?;
+    let root = modules::function(&device, "adamw", "root_of_sum")?;
     let count = tensors.len() as i32;
     let mut launch = root.builder();
     launch.arg(&parts).arg(&count).arg(&mut norm);
@@ -98,7 +97,7 @@ fn update_full(
         made.push((new, p.value.shape()));
     }
     let table = table(&entries, &device)?;
-    let function = device.get_or_load_custom_func("adamw", "qlora_adamw", ADAMW)?;
+    let function = modules::function(&device, "adamw", "adamw")?;
     let (norm, most) = (Input::of(norm)?, most as f32);
     let norm = norm.slice::<f32>()?;
     let mut launch = function.builder();

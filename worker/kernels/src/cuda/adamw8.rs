@@ -4,9 +4,10 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg};
 use candle_core::{CudaDevice, Tensor};
 
-use super::adamw::{ADAMW, Rules, address};
+use super::adamw::{Rules, address};
 use super::buffer::{Input, device_of, finish};
 use super::gpu::Gpu;
+use super::modules;
 use crate::Result;
 use crate::cpu::dynamic8::BLOCK;
 use crate::ops::adamw::{Coded, Moments, Parameter};
@@ -59,7 +60,7 @@ pub(super) fn update(
         blocks = blocks.max(scales);
     }
     let table = device.clone_htod(entries.as_flattened())?;
-    let function = device.get_or_load_custom_func("adamw_coded", "qlora_adamw", ADAMW)?;
+    let function = modules::function(&device, "adamw", "adamw_coded")?;
     let maps = (Input::of(&gpu.dynamic_map)?, Input::of(&gpu.unsigned_map)?);
     let codes = (Input::of(&gpu.codes[0])?, Input::of(&gpu.codes[1])?);
     let (maps, codes) =

@@ -14,13 +14,10 @@ use super::buffer::{Input, device_of, finish};
 use super::cudnn::{self, Cudnn, Packed};
 #[cfg(feature = "cudnn")]
 use super::gpu::Gpu;
-use super::{THREADS, spread};
+use super::{THREADS, modules, spread};
 use crate::Result;
 use crate::ops::attention::{AttentionShape, Saved};
 use crate::ops::sequences::Span;
-
-const FORWARD: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_forward.ptx"));
-const BACKWARD: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_backward.ptx"));
 
 /// Sizes of heads that there are kernels for.
 const HEADS: [usize; 4] = [16, 32, 64, 128];
@@ -111,13 +108,8 @@ fn whole(spans: &[Span]) -> Option<Vec<usize>> {
 
 /// The kernel `name` for heads of the shape's size, allowed `rows` rows of shared memory.
 fn kernel(device: &CudaDevice, name: &str, shape: &AttentionShape, rows: usize) -> Result<(CudaFunction, u32)> {
-    let (module, source) = if name == "attention_forward" {
-        ("qlora_attention_forward", FORWARD)
-    } else {
-        ("qlora_attention_backward", BACKWARD)
-    };
-    let function = device.get_or_load_custom_func(&format!("{name}_{}", shape.head_dim), module, source)?;
-    let function = function.into_cuda_function();
+    let module = if name == "attention_forward" { name } else { "attention_backward" };
+    let function = modules::function(device, module, &format!("{name}_{}", shape.head_dim))?.into_cuda_function();
     let bytes = (rows * (shape.head_dim + 8) * size_of::<bf16>()) as u32;
     function.set_attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes as i32).w()?;
     Ok((function, bytes))
@@ -189,7 +181,7 @@ fn delta(d_o: &Tensor, o: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     let (o, d_o) = (Input::of(o)?, Input::of(d_o)?);
     // SAFETY: the kernel writes every element.
     let mut delta = unsafe { device.alloc::<f32>(shape.heads * m)? };
-    let function = device.get_or_load_custom_func("attention_delta", "qlora_attention_backward", BACKWARD)?;
+    let function = modules::function(&device, "attention_backward", "attention_delta")?;
     let (o, d_o) = (o.slice::<bf16>()?, d_o.slice::<bf16>()?);
     let (rows, heads, head) = (m as i32, shape.heads as i32, shape.head_dim as i32);
     let mut launch = function.builder();

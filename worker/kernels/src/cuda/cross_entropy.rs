@@ -1,18 +1,40 @@
-//! The launch of cross entropy.
+//! Cross entropy: products with the output layer, a chunk of rows at a time, and the launch of the loss.
 
-use candle_core::Tensor;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use candle_core::{DType, Tensor};
 use half::bf16;
 
-use super::a_block_each;
-use super::buffer::{Input, device_of, finish};
+use super::buffer::{Input, device_of, finish, unwritten};
+use super::products::{Kind, Onto, product};
+use super::{a_block_each, modules};
 use crate::Result;
+use crate::ops::cross_entropy::{Head, LossAndGrad};
 
-const CROSS_ENTROPY: &str = include_str!(concat!(env!("OUT_DIR"), "/cross_entropy.ptx"));
+/// See [`crate::ops::cross_entropy::forward_backward`]: every chunk's gradient goes to its place in one matrix.
+pub(crate) fn forward_backward(
+    hidden: &Tensor,
+    head: Head<'_>,
+    targets: &[u32],
+    scale: Option<f64>,
+) -> Result<LossAndGrad> {
+    let weight = head.weight.written_out(DType::BF16)?;
+    let grad = scale.map(|_| unwritten(hidden.dims2()?, DType::BF16, &device_of(hidden)?)).transpose()?;
+    let (rows, mut losses) = (head.rows.max(1), Vec::new());
+    for (i, chunk) in targets.chunks(rows).enumerate() {
+        let part = |of: &Tensor| of.narrow(0, i * rows, chunk.len());
+        let logits = product(Kind::Forward, &part(hidden)?, &weight, 1.0, Onto::Nothing, DType::F32)?;
+        let (loss, dlogits) = loss_and_grad(&logits, chunk, scale)?;
+        losses.push(loss);
+        if let (Some(dlogits), Some(grad)) = (dlogits, &grad) {
+            product(Kind::Backward, &dlogits, &weight, 1.0, Onto::At(part(grad)?), DType::BF16)?;
+        }
+    }
+    Ok(LossAndGrad { sum: losses.into(), grad })
+}
 
 /// The losses [L] of `logits` [L, V] in `f32`, and the gradient of their sum times `scale` in bf16 where there is one.
-pub(crate) fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(Tensor, Option<Tensor>)> {
+fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(Tensor, Option<Tensor>)> {
     let device = device_of(logits)?;
     let (rows, v) = logits.dims2()?;
     if targets.len() != rows || targets.iter().any(|&target| target as usize >= v) {
@@ -23,7 +45,7 @@ pub(crate) fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>
     // SAFETY: the kernel writes every element of both.
     let (mut losses, mut grad) =
         unsafe { (device.alloc::<f32>(rows)?, device.alloc::<bf16>(if scale.is_some() { rows * v } else { 1 })?) };
-    let function = device.get_or_load_custom_func("cross_entropy", "qlora_cross_entropy", CROSS_ENTROPY)?;
+    let function = modules::function(&device, "cross_entropy", "cross_entropy")?;
     let (logits, targets) = (logits.slice::<f32>()?, targets.slice::<u32>()?);
     let (width, factor, none) = (v as i32, scale.unwrap_or(0.0) as f32, 0u64);
     let mut launch = function.builder();

@@ -6,11 +6,9 @@ use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
-use super::spread;
+use super::{modules, spread};
 use crate::Result;
 use crate::ops::dropout::DropoutKey;
-
-const DROPOUT: &str = include_str!(concat!(env!("OUT_DIR"), "/dropout.ptx"));
 
 /// See [`crate::ops::dropout::add`].
 pub(crate) fn add(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor> {
@@ -19,7 +17,7 @@ pub(crate) fn add(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result
     let (x, base) = (Input::of(x)?, base.map(Input::of).transpose()?);
     // SAFETY: the kernel writes every element.
     let mut out = unsafe { device.alloc::<bf16>(m * d)? };
-    let function = device.get_or_load_custom_func("dropout", "qlora_dropout", DROPOUT)?;
+    let function = modules::function(&device, "dropout", "dropout")?;
     let (x, base) = (x.slice::<bf16>()?, base.as_ref().map(Input::slice::<bf16>).transpose()?);
     let (length, first, none) = ((m * d) as i64, key.first_token * d as u64, 0u64);
     let (low, high) = (key.seed as u32, (key.seed >> 32) as u32);

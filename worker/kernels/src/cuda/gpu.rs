@@ -1,4 +1,5 @@
-//! What every launch on one GPU shares: the handle of cuBLASLt, its workspace, and the maps of 8-bit codes.
+//! What every launch on one GPU shares: the kernels' code, the handle of cuBLASLt, its workspace, and the maps of
+//! 8-bit codes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 #[cfg(feature = "cudnn")]
 use super::cudnn::Cudnn;
 use super::host::Copies;
+use super::modules::Modules;
 use super::products::Plans;
 use crate::Result;
 use crate::cpu::{dynamic8, nf4};
@@ -21,6 +23,7 @@ pub(super) const WORKSPACE: usize = 32 << 20;
 
 /// One GPU, as long as the program runs.
 pub(super) struct Gpu {
+    pub modules: Modules,
     pub copies: Copies,
     /// What writes matrices out beside products.
     pub ahead: Arc<CudaStream>,
@@ -48,6 +51,7 @@ impl Gpu {
         }
         let on = Device::Cuda(device.clone());
         let gpu = Arc::new(Self {
+            modules: Modules::load(device.cuda_stream().context())?,
             copies: Copies::new(device)?,
             ahead: device.cuda_stream().context().new_stream().w()?,
             plans: Plans::new(blas::create_handle().map_err(super::products::fault)?),

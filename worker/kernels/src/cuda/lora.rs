@@ -8,15 +8,13 @@ use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKe
 use candle_core::{CudaDevice, DType, Tensor};
 use half::bf16;
 
-use super::THREADS;
 use super::buffer::{Input, address, device_of, finish, unwritten};
+use super::{THREADS, modules};
 use crate::Result;
 use crate::ops::activations::Activations;
 use crate::ops::dropout::DropoutKey;
 use crate::ops::lora::Lowering;
 use crate::ops::rows;
-
-const LORA: &str = include_str!(concat!(env!("OUT_DIR"), "/lora.ptx"));
 
 /// Pieces of a launch, ranks of a piece, and threads of a block: those of the kernels.
 const MOST_PIECES: usize = 3;
@@ -158,7 +156,7 @@ pub(crate) fn forward(x: &Tensor, lowerings: &[Lowering<'_>]) -> Result<Vec<Acti
     let input = Input::of(x)?;
     let (x, rows, columns, stride) = (input.slice::<bf16>()?, m as i32, width as i32, rank as i32);
     for (pieces, count) in launches(&adapters)? {
-        let function = device.get_or_load_custom_func(&format!("lora_inner_{count}"), "qlora_lora", LORA)?;
+        let function = modules::function(&device, "lora", &format!("lora_inner_{count}"))?;
         let mut launch = function.builder();
         launch.arg(&x).arg(&pieces).arg(&masks).arg(&rows).arg(&columns).arg(&stride);
         // SAFETY: arguments are those of the kernel, which writes every element of u; the tensors outlive the launch.
@@ -216,7 +214,7 @@ fn pull(
     let mut dx = unsafe { device.alloc::<bf16>(m * width)? };
     let base = base.map(Input::of).transpose()?;
     let (x, base) = (x.slice::<bf16>()?, base.as_ref().map(Input::slice::<bf16>).transpose()?);
-    let function = device.get_or_load_custom_func(&format!("lora_pull_{count}"), "qlora_lora", LORA)?;
+    let function = modules::function(device, "lora", &format!("lora_pull_{count}"))?;
     let none = 0u64;
     let mut launch = function.builder();
     launch.arg(&x);
@@ -233,7 +231,7 @@ fn pull(
 
 /// dA of the pieces from its parts.
 fn sum(device: &CudaDevice, (pieces, count): &(Pieces, usize), kept: f32, sizes: &Sizes) -> Result<()> {
-    let function = device.get_or_load_custom_func("lora_sum", "qlora_lora", LORA)?;
+    let function = modules::function(device, "lora", "lora_sum")?;
     let (elements, shares) = (RANKS * sizes.width as usize, sizes.shares as i32);
     let mut launch = function.builder();
     launch.arg(pieces).arg(&sizes.width).arg(&sizes.rank).arg(&shares).arg(&kept);

@@ -19,6 +19,7 @@ pub(crate) mod host;
 mod libraries;
 pub(crate) mod lora;
 pub mod memory;
+mod modules;
 pub mod nccl;
 pub(crate) mod nf4;
 mod open;
@@ -32,6 +33,7 @@ use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
 use candle_core::{DType, Tensor};
 
 pub use self::libraries::{MissingLibrary, load};
+pub use self::modules::replaced as replaced_kernels;
 pub use self::open::{NoGpu, open};
 
 /// Threads of a block.

@@ -9,11 +9,10 @@ use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
 use super::gpu::Gpu;
-use super::{THREADS, a_block_each, spread};
+use super::{THREADS, a_block_each, modules, spread};
 use crate::Result;
 use crate::ops::nf4::{Nf4Scales, Nf4Tensor};
 
-const NF4: &str = include_str!(concat!(env!("OUT_DIR"), "/nf4.ptx"));
 /// Elements that a thread writes.
 const NF4_RUN: usize = 32;
 
@@ -44,7 +43,7 @@ pub(super) fn to_bf16(matrix: &Nf4Tensor, mut out: CudaSlice<bf16>, stream: &Arc
         Nf4Scales::Nested { codes, absmax, offset } => (Some(codes), absmax, *offset),
     };
     let (codes, scales, map) = (codes.map(Input::of).transpose()?, Input::of(scales)?, Input::of(&gpu.dynamic_map)?);
-    let function = device.get_or_load_custom_func("nf4_to_bf16", "qlora_nf4", NF4)?.into_cuda_function();
+    let function = modules::function(&device, "nf4", "nf4_to_bf16")?.into_cuda_function();
     let (packed, scales, map) = (packed.slice::<u8>()?, scales.slice::<f32>()?, map.slice::<f32>()?);
     let codes = codes.as_ref().map(Input::slice::<u8>).transpose()?;
     let (length, block, none) = (elements as i64, matrix.block() as i32, 0u64);
@@ -77,7 +76,7 @@ fn quantise_as<T: CudaDType + DeviceRepr>(kernel: &str, matrix: &Tensor, block: 
     let input = Input::of(matrix)?;
     // SAFETY: the kernel writes every element of both.
     let (mut packed, mut absmax) = unsafe { (device.alloc::<u8>(bytes)?, device.alloc::<f32>(blocks)?) };
-    let function = device.get_or_load_custom_func(kernel, "qlora_nf4", NF4)?;
+    let function = modules::function(&device, "nf4", kernel)?;
     let (weights, length, size) = (input.slice::<T>()?, elements as i64, block as i32);
     let mut launch = function.builder();
     launch.arg(&weights).arg(&length).arg(&size).arg(&mut packed).arg(&mut absmax);

@@ -2,6 +2,7 @@
 
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
+use candle_core::cuda_backend::kernels;
 
 use super::libraries::{self, MissingLibrary};
 
@@ -21,6 +22,11 @@ pub enum NoGpu {
     Ordinal { wanted: usize, there: i32 },
     #[error("NVIDIA's driver serves CUDA {}.{}, this program needs 13.0; install driver 580 or newer", .0 / 1000, .0 % 1000 / 10)]
     Driver(i32),
+    #[error(
+        "this program was built for tests, without candle's kernels; build it again with CUDA's nvcc, after `cargo clean \
+         --release -p candle-kernels`"
+    )]
+    NoKernels,
     #[error("the GPU cannot be opened: {0}")]
     Open(#[from] candle_core::Error),
 }
@@ -38,6 +44,10 @@ pub fn open(ordinal: usize) -> Result<Device, NoGpu> {
     if version < OLDEST_DRIVER {
         return Err(NoGpu::Driver(version));
     }
+    // The emulated GPU of the tests has none of candle's kernels.
+    if kernels::CAST.ptx().lines().count() < 2 && std::env::var_os("QLORA_EMULATED_GPU").is_none() {
+        return Err(NoGpu::NoKernels);
+    }
     let there = result::device::get_count().map_err(|e| NoGpu::None(e.to_string()))?;
     if ordinal as i32 >= there {
         return Err(NoGpu::Ordinal { wanted: ordinal, there });
@@ -49,5 +59,9 @@ pub fn open(ordinal: usize) -> Result<Device, NoGpu> {
         unsafe { device.disable_event_tracking() };
     }
     super::memory::keep_freed(ordinal)?;
+    if let Device::Cuda(device) = &device {
+        // Code that the GPU does not run is noticed here, and not in the middle of a step.
+        super::gpu::Gpu::of(device)?;
+    }
     Ok(device)
 }

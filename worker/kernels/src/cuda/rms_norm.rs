@@ -5,11 +5,9 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use half::bf16;
 
-use super::a_block_each;
 use super::buffer::{Input, device_of, finish};
+use super::{a_block_each, modules};
 use crate::Result;
-
-const RMS_NORM: &str = include_str!(concat!(env!("OUT_DIR"), "/rms_norm.ptx"));
 
 /// See [`crate::ops::rms_norm::forward`].
 pub(crate) fn forward(x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
@@ -18,7 +16,7 @@ pub(crate) fn forward(x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, T
     let (x, w) = (Input::of(x)?, Input::of(w)?);
     // SAFETY: the kernel writes every element of both.
     let (mut y, mut rho) = unsafe { (device.alloc::<bf16>(m * d)?, device.alloc::<f32>(m)?) };
-    let function = device.get_or_load_custom_func("rms_norm_forward", "qlora_rms_norm", RMS_NORM)?;
+    let function = modules::function(&device, "rms_norm", "rms_norm_forward")?;
     let (x, w, width, epsilon) = (x.slice::<bf16>()?, w.slice::<bf16>()?, d as i32, epsilon as f32);
     let mut launch = function.builder();
     launch.arg(&x).arg(&w).arg(&width).arg(&epsilon).arg(&mut y).arg(&mut rho);
@@ -36,7 +34,7 @@ pub(crate) fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, rho: &Tensor, base: 
     let base = base.map(Input::of).transpose()?;
     // SAFETY: the kernel writes every element.
     let mut dx = unsafe { device.alloc::<bf16>(m * d)? };
-    let function = device.get_or_load_custom_func("rms_norm_backward", "qlora_rms_norm", RMS_NORM)?;
+    let function = modules::function(&device, "rms_norm", "rms_norm_backward")?;
     let (dy, x, w, rho) = (dy.slice::<bf16>()?, x.slice::<bf16>()?, w.slice::<bf16>()?, rho.slice::<f32>()?);
     let base = base.as_ref().map(Input::slice::<bf16>).transpose()?;
     let (width, none) = (d as i32, 0u64);

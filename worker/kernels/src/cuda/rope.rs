@@ -6,10 +6,8 @@ use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
-use super::spread;
+use super::{modules, spread};
 use crate::Result;
-
-const ROPE: &str = include_str!(concat!(env!("OUT_DIR"), "/rope.ptx"));
 
 /// Turns the heads of `x` [M, width] by the angles of `positions` [M], forward for a `sign` of 1.
 pub(crate) fn turn(
@@ -27,7 +25,7 @@ pub(crate) fn turn(
     let (x, positions, cos, sin) = (Input::of(x)?, Input::of(positions)?, Input::of(cos)?, Input::of(sin)?);
     // SAFETY: the kernel writes every element.
     let mut y = unsafe { device.alloc::<bf16>(m * width)? };
-    let function = device.get_or_load_custom_func("rope", "qlora_rope", ROPE)?;
+    let function = modules::function(&device, "rope", "rope")?;
     let (x, positions) = (x.slice::<bf16>()?, positions.slice::<u32>()?);
     let (cos, sin) = (cos.slice::<f32>()?, sin.slice::<f32>()?);
     let run = if (head / 2).is_multiple_of(8) { 8usize } else { 1 };

@@ -6,10 +6,8 @@ use candle_core::{DType, Tensor};
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
-use super::spread;
+use super::{modules, spread};
 use crate::Result;
-
-const ROWS: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
 
 /// The rows `ids` [L] of `table` [V, D]; every id is below V.
 pub(crate) fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
@@ -18,7 +16,7 @@ pub(crate) fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let (table, ids) = (Input::of(table)?, Input::of(ids)?);
     // SAFETY: the kernel writes every element.
     let mut out = unsafe { device.alloc::<bf16>(rows * d)? };
-    let function = device.get_or_load_custom_func("gather_rows", "qlora_rows", ROWS)?;
+    let function = modules::function(&device, "rows", "gather_rows")?;
     let (table, ids, n, width) = (table.slice::<bf16>()?, ids.slice::<u32>()?, (rows * d) as i64, d as i32);
     let mut launch = function.builder();
     launch.arg(&table).arg(&ids).arg(&n).arg(&width).arg(&mut out);
@@ -34,7 +32,7 @@ pub(crate) fn scatter(rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor> {
     let (l, d) = rows.dims2()?;
     let (rows, ids) = (Input::of(rows)?, Input::of(ids)?);
     let mut out = device.alloc_zeros::<bf16>(m * d)?;
-    let function = device.get_or_load_custom_func("scatter_rows", "qlora_rows", ROWS)?;
+    let function = modules::function(&device, "rows", "scatter_rows")?;
     let (rows, ids, n, width) = (rows.slice::<bf16>()?, ids.slice::<u32>()?, (l * d) as i64, d as i32);
     let mut launch = function.builder();
     launch.arg(&rows).arg(&ids).arg(&n).arg(&width).arg(&mut out);
@@ -68,7 +66,7 @@ pub(crate) fn to_bf16(x: &Tensor) -> Result<Tensor> {
     let input = Input::of(x)?;
     // SAFETY: the kernel writes every element.
     let mut out = unsafe { device.alloc::<bf16>(n)? };
-    let function = device.get_or_load_custom_func("to_bf16", "qlora_rows", ROWS)?;
+    let function = modules::function(&device, "rows", "to_bf16")?;
     let (input, length) = (input.slice::<f32>()?, n as i64);
     let mut launch = function.builder();
     launch.arg(&input).arg(&length).arg(&mut out);
@@ -111,7 +109,7 @@ fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, each: usize, a: &Tensor, b: &
     let (a, b) = (Input::of(a)?, Input::of(b)?);
     // SAFETY: the kernel writes every element.
     let mut sum = unsafe { device.alloc::<T>(n)? };
-    let function = device.get_or_load_custom_func(kernel, "qlora_rows", ROWS)?;
+    let function = modules::function(&device, "rows", kernel)?;
     let (a, b, length) = (a.slice::<T>()?, b.slice::<T>()?, n as i64);
     let mut launch = function.builder();
     launch.arg(&a).arg(&b).arg(&length).arg(&mut sum);

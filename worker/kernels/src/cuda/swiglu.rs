@@ -6,10 +6,8 @@ use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
-use super::spread;
+use super::{modules, spread};
 use crate::Result;
-
-const SWIGLU: &str = include_str!(concat!(env!("OUT_DIR"), "/swiglu.ptx"));
 
 /// See [`crate::ops::swiglu::forward`].
 pub(crate) fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
@@ -18,7 +16,7 @@ pub(crate) fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
     let (g, e) = (Input::of(g)?, Input::of(e)?);
     // SAFETY: the kernel writes every element.
     let mut h = unsafe { device.alloc::<bf16>(n)? };
-    let function = device.get_or_load_custom_func("swiglu_forward", "qlora_swiglu", SWIGLU)?;
+    let function = modules::function(&device, "swiglu", "swiglu_forward")?;
     let (g, e, length) = (g.slice::<bf16>()?, e.slice::<bf16>()?, n as i64);
     let mut launch = function.builder();
     launch.arg(&g).arg(&e).arg(&length).arg(&mut h);
@@ -35,7 +33,7 @@ pub(crate) fn backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, T
     let (dh, g, e) = (Input::of(dh)?, Input::of(g)?, Input::of(e)?);
     // SAFETY: the kernel writes every element of both.
     let (mut dg, mut de) = unsafe { (device.alloc::<bf16>(n)?, device.alloc::<bf16>(n)?) };
-    let function = device.get_or_load_custom_func("swiglu_backward", "qlora_swiglu", SWIGLU)?;
+    let function = modules::function(&device, "swiglu", "swiglu_backward")?;
     let (dh, g, e, length) = (dh.slice::<bf16>()?, g.slice::<bf16>()?, e.slice::<bf16>()?, n as i64);
     let mut launch = function.builder();
     launch.arg(&dh).arg(&g).arg(&e).arg(&length).arg(&mut dg).arg(&mut de);

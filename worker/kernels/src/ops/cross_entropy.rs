@@ -44,6 +44,13 @@ impl Loss {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl From<Vec<Tensor>> for Loss {
+    fn from(pending: Vec<Tensor>) -> Self {
+        Self { known: 0.0, pending }
+    }
+}
+
 impl From<f64> for Loss {
     fn from(known: f64) -> Self {
         Self { known, pending: Vec::new() }
@@ -67,6 +74,10 @@ pub fn forward_backward(
     targets: &[u32],
     grad_scale: Option<f64>,
 ) -> Result<LossAndGrad> {
+    #[cfg(feature = "cuda")]
+    if head.products == Products::CublasLt {
+        return crate::cuda::cross_entropy::forward_backward(hidden, head, targets, grad_scale);
+    }
     let (mut sum, mut grads) = (Loss::default(), Vec::new());
     let rows = head.rows.max(1);
     for (i, chunk) in targets.chunks(rows).enumerate() {
@@ -92,12 +103,6 @@ fn of_chunk(
     targets: &[u32],
     scale: Option<f64>,
 ) -> Result<(Loss, Option<Activations>)> {
-    #[cfg(feature = "cuda")]
-    if products == Products::CublasLt {
-        let logits = products.wide(hidden, weight)?;
-        let (losses, grad) = crate::cuda::cross_entropy::loss_and_grad(&logits, targets, scale)?;
-        return Ok((Loss { known: 0.0, pending: vec![losses] }, grad.map(Activations::from)));
-    }
     let logits = products.forward(&[Term { x: hidden, w: weight, scale: 1.0 }], None)?;
     let v = logits.dim(1)?;
     match (products, scale) {

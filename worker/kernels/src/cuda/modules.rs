@@ -1,0 +1,98 @@
+//! The machine code of our kernels on one GPU.
+//!
+//! Every kernel file is one fatbin with code for several chips, made by `build.rs` and part of the program. All of them
+//! are loaded when a GPU is opened, so that a program whose kernels cannot run says so before any work begins.
+//! `QLORA_KERNELS=FOLDER` takes `NAME.fatbin` or `NAME.cubin` from a folder instead of the built-in one, for tuning.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, LaunchArgs};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use candle_core::{CudaDevice, Error};
+
+use super::gpu::Gpu;
+use crate::Result;
+
+/// The variable that names a folder of replacements.
+const REPLACEMENTS: &str = "QLORA_KERNELS";
+const ENDINGS: [&str; 2] = ["fatbin", "cubin"];
+
+macro_rules! images {
+    ($($name:literal)*) => {
+        &[$(($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")))),*]
+    };
+}
+
+/// Names of the kernel files, and their code.
+const IMAGES: &[(&str, &[u8])] = images! {
+    "adamw" "attention_backward" "attention_forward" "cross_entropy" "dropout" "lora" "nf4" "rms_norm" "rope" "rows"
+    "swiglu"
+};
+
+/// All kernel files, loaded.
+pub(super) struct Modules(HashMap<&'static str, Arc<CudaModule>>);
+
+impl Modules {
+    /// # Errors
+    /// The driver refuses a file: which, and why. `QLORA_KERNELS` names no folder, or a folder without any kernel file.
+    pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let folder = std::env::var_os(REPLACEMENTS).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(folder) = folder.as_deref().filter(|folder| replacements(folder).is_empty()) {
+            candle_core::bail!("{REPLACEMENTS} is {}, which holds no NAME.fatbin or NAME.cubin", folder.display())
+        }
+        let load = |&(name, code): &(&'static str, &[u8])| {
+            let replaced = folder.as_deref().and_then(|folder| replacement(folder, name));
+            let image = replaced.map_or_else(|| Ptx::from_binary(code.to_vec()), Ptx::from_file);
+            let module = context.load_module(image).map_err(|e| {
+                Error::Msg(format!(
+                    "the driver does not load the kernels `{name}` ({e}); this program has code for GPUs of compute \
+                     capability 8.0 and later"
+                ))
+            })?;
+            Ok((name, module))
+        };
+        Ok(Self(IMAGES.iter().map(load).collect::<Result<_>>()?))
+    }
+}
+
+/// The file that stands in for the kernel file `name`.
+fn replacement(folder: &Path, name: &str) -> Option<PathBuf> {
+    ENDINGS.iter().map(|ending| folder.join(format!("{name}.{ending}"))).find(|path| path.is_file())
+}
+
+fn replacements(folder: &Path) -> Vec<&'static str> {
+    IMAGES.iter().map(|&(name, _)| name).filter(|name| replacement(folder, name).is_some()).collect()
+}
+
+/// Names of the kernel files that come from the folder `QLORA_KERNELS`.
+pub fn replaced() -> Vec<&'static str> {
+    std::env::var_os(REPLACEMENTS).map_or_else(Vec::new, |folder| replacements(Path::new(&folder)))
+}
+
+/// A kernel, and the stream that the work of its GPU goes to.
+pub(super) struct Function {
+    function: CudaFunction,
+    stream: Arc<CudaStream>,
+}
+
+impl Function {
+    /// A launch on the stream of the GPU.
+    pub fn builder(&self) -> LaunchArgs<'_> {
+        self.stream.launch_builder(&self.function)
+    }
+
+    /// The kernel alone, for a launch on another stream.
+    pub fn into_cuda_function(self) -> CudaFunction {
+        self.function
+    }
+}
+
+/// The kernel `name` of the file `module`.
+pub(super) fn function(device: &CudaDevice, module: &str, name: &str) -> Result<Function> {
+    let gpu = Gpu::of(device)?;
+    let Some(loaded) = gpu.modules.0.get(module) else { candle_core::bail!("there is no kernel file {module}") };
+    Ok(Function { function: loaded.load_function(name).w()?, stream: device.cuda_stream() })
+}
