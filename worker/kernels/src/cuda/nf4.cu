@@ -16,7 +16,8 @@ __device__ const float NF4[16] = {
 // Second-level scales: code x group scale + mean. Plain scales have no codes.
 __device__ float scale_of(const unsigned char* codes, const float* scales, const float* map, float offset, long block) {
     if (codes == nullptr) return scales[block];
-    return map[codes[block]] * scales[block / 256] + offset;
+    // Rounded twice, as bitsandbytes and the CPU do: the compiler would make one fused operation of it.
+    return __fadd_rn(__fmul_rn(map[codes[block]], scales[block / 256]), offset);
 }
 
 // Blocks of `block` elements, a multiple of 32, run over the flattened matrix; element 2i is in the high nibble.

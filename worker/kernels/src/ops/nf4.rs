@@ -29,14 +29,15 @@ pub enum Nf4Scales {
 /// A matrix [rows, cols] of 4-bit codes on a device.
 #[derive(Debug, Clone)]
 pub struct Nf4Tensor {
+    /// The matrix in bf16, where it is being written for the next product. Fields are dropped in their order: the wait for
+    /// that comes before what it reads is freed.
+    #[cfg(feature = "cuda")]
+    ahead: Arc<Mutex<Option<Ahead>>>,
     packed: Tensor,
     scales: Nf4Scales,
     block: usize,
     rows: usize,
     cols: usize,
-    /// The matrix in bf16, where it is being written for the next product.
-    #[cfg(feature = "cuda")]
-    ahead: Arc<Mutex<Option<Ahead>>>,
 }
 
 impl Nf4Tensor {

@@ -1,12 +1,19 @@
 // cuDNN as its C++ headers call it, for the graphs of attention that `cudnn.cpp` describes: descriptors are kept as they
-// are set, and a plan that is run computes causal attention over packed sequences from the tensors of its graph, by
-// their numbers, sizes, strides and offsets. What the operations of the graph are is not looked at; whether cuDNN itself
-// takes them, only cuDNN can tell.
+// are set, and a plan that is run computes causal attention over packed sequences, within a window where its graph has
+// one, from the tensors of its graph, by their numbers, sizes, strides and offsets. The other operations of the graph are
+// not looked at; whether cuDNN itself takes them, only cuDNN can tell.
+//
+// A cuDNN that fails is had by `QLORA_EMULATED_CUDNN_REFUSES=SIZE`, which has no plans for heads of that size, and one
+// that is wrong by `QLORA_EMULATED_CUDNN_IGNORES=windows`.
 
 #include "emulator.h"
 
+#include <limits>
 #include <map>
+#include <optional>
 #include <set>
+
+#include "streams.h"
 
 namespace {
 
@@ -14,9 +21,9 @@ constexpr int SUCCESS = 0, NOT_SUPPORTED = 3000;
 // Attributes, kinds of descriptors and types of values, as cuDNN counts them.
 constexpr int HEURISTIC_RESULTS = 202, SHARED_MEMORY = 304, PLAN_WORKSPACE = 402, DIMENSIONS = 902, STRIDES = 903, NUMBER = 906;
 constexpr int RAGGED_OFFSET = 913, PACK_NUMBERS = 1000, PACK_POINTERS = 1001, PACK_WORKSPACE = 1003;
+constexpr int POINTWISE_MODE = 0, POINTWISE = 750, LEFT = 751, RIGHT = 752, RESULT = 753;
 constexpr int PLAN = 5, TENSOR = 17, BACKEND_DESCRIPTOR = 15;
-// It makes no plans for heads of this size, so that what happens then is seen.
-constexpr int64_t REFUSED = 128;
+constexpr int ADD = 0, GREATER = 302;
 // Numbers of tensors, as in `cudnn.cpp`.
 enum Id : int64_t { Q = 1001, K, V, O, LSE, DO, DQ, DK, DV, LENGTHS, Q_OFFSETS, KV_OFFSETS, LSE_OFFSETS };
 // What a backward pass says that it works with, and really writes to.
@@ -46,13 +53,50 @@ size_t size_of(int type) {
     }
 }
 
-// Every tensor that a descriptor leads to, by its number.
-void collect(const std::shared_ptr<Descriptor>& from, std::set<Descriptor*>& seen, std::map<int64_t, Descriptor*>& out) {
-    if (!seen.insert(from.get()).second) return;
-    if (from->kind == TENSOR) out[from->all<int64_t>(NUMBER).at(0)] = from.get();
-    for (const auto& [_, others] : from->others)
-        for (const auto& other : others) collect(other, seen, out);
+bool is(const char* variable, const std::string& value) {
+    const char* text = std::getenv(variable);
+    return text != nullptr && value == text;
 }
+
+// What a plan's descriptors lead to.
+struct Found {
+    std::set<const Descriptor*> all;
+    // By their numbers.
+    std::map<int64_t, const Descriptor*> tensors;
+
+    explicit Found(const Descriptor& from) { collect(from); }
+
+    void collect(const Descriptor& from) {
+        if (!all.insert(&from).second) return;
+        if (from.kind == TENSOR) tensors[from.all<int64_t>(NUMBER).at(0)] = &from;
+        for (const auto& [_, others] : from.others)
+            for (const auto& other : others) collect(*other);
+    }
+
+    static const Descriptor* other(const Descriptor& of, int attribute) {
+        const auto found = of.others.find(attribute);
+        return found == of.others.end() ? nullptr : found->second.at(0).get();
+    }
+    static int64_t number(const Descriptor& of, int attribute) {
+        return other(of, attribute)->all<int64_t>(NUMBER).at(0);
+    }
+    static bool computes(const Descriptor& operation, int mode) {
+        const Descriptor* how = other(operation, POINTWISE);
+        return how != nullptr && how->all<int>(POINTWISE_MODE).at(0) == mode;
+    }
+
+    // The number of the window: keys are seen where column + window > row. None where the graph compares nothing so.
+    std::optional<int64_t> window() const {
+        for (const Descriptor* comparison : all) {
+            if (!computes(*comparison, GREATER)) continue;
+            for (const Descriptor* sum : all) {
+                if (!computes(*sum, ADD) || number(*sum, RESULT) != number(*comparison, LEFT)) continue;
+                return number(*sum, RIGHT);
+            }
+        }
+        return std::nullopt;
+    }
+};
 
 // A tensor [sequences, heads, length, width] whose sequences begin where its offsets say.
 struct Rows {
@@ -76,8 +120,9 @@ struct Rows {
 };
 
 struct Run {
-    std::map<int64_t, Descriptor*> tensors;
+    std::map<int64_t, const Descriptor*> tensors;
     std::map<int64_t, void*> pointers;
+    int64_t window = std::numeric_limits<int64_t>::max();
 
     Rows rows(Id id) const {
         const Descriptor& tensor = *tensors.at(id);
@@ -94,6 +139,9 @@ struct Run {
     int64_t sequences() const { return tensors.at(Q)->all<int64_t>(DIMENSIONS).at(0); }
     int length(int b) const { return static_cast<const int*>(pointers.at(LENGTHS))[b]; }
 
+    // The first key that query i sees.
+    int64_t first(int64_t i) const { return i < window ? 0 : i + 1 - window; }
+
     static float score(const Rows& q, const Rows& k, int b, int64_t head, int64_t i, int64_t j) {
         float sum = 0.0f;
         for (int64_t e = 0; e < q.width; ++e) sum += q.get(b, head, i, e) * k.get(b, head / (q.heads / k.heads), j, e);
@@ -105,15 +153,15 @@ struct Run {
         for (int b = 0; b < sequences(); ++b)
             for (int64_t head = 0; head < q.heads; ++head)
                 for (int64_t i = 0; i < length(b); ++i) {
-                    std::vector<float> p(i + 1);
+                    std::vector<float> p(i + 1, -INFINITY);
                     float total = 0.0f;
-                    for (int64_t j = 0; j <= i; ++j) p[j] = score(q, k, b, head, i, j);
+                    for (int64_t j = first(i); j <= i; ++j) p[j] = score(q, k, b, head, i, j);
                     const float top = *std::max_element(p.begin(), p.end());
                     for (float& value : p) total += value = std::exp(value - top);
                     lse.sum(b, head, i) = top + std::log(total);
                     for (int64_t e = 0; e < v.width; ++e) {
                         float sum = 0.0f;
-                        for (int64_t j = 0; j <= i; ++j) sum += p[j] * v.get(b, head / (q.heads / v.heads), j, e);
+                        for (int64_t j = first(i); j <= i; ++j) sum += p[j] * v.get(b, head / (q.heads / v.heads), j, e);
                         o.set(b, head, i, e, sum / total);
                     }
                 }
@@ -133,7 +181,7 @@ struct Run {
                         std::vector<float> sum_q(width);
                         float delta = 0.0f;
                         for (int64_t e = 0; e < width; ++e) delta += o.get(b, head, i, e) * d_o.get(b, head, i, e);
-                        for (int64_t j = 0; j <= i; ++j) {
+                        for (int64_t j = first(i); j <= i; ++j) {
                             const float p = std::exp(score(q, k, b, head, i, j) - lse.sum(b, head, i));
                             float dp = 0.0f;
                             for (int64_t e = 0; e < width; ++e) dp += d_o.get(b, head, i, e) * v.get(b, shared, j, e);
@@ -161,13 +209,10 @@ extern "C" {
 
 size_t cudnnGetVersion() { return 91900; }
 size_t cudnnGetCudartVersion() { return 13000; }
-int cudnnCreate(void** handle) {
-    static int somewhere;
-    *handle = &somewhere;
-    return SUCCESS;
-}
-int cudnnSetStream(void*, void*) { return SUCCESS; }
-int cudnnGetStream(void*, void** stream) { return *stream = nullptr, SUCCESS; }
+// A handle is the place of its stream.
+int cudnnCreate(void*** handle) { return *handle = new void*(nullptr), SUCCESS; }
+int cudnnSetStream(void** handle, void* stream) { return *handle = stream, SUCCESS; }
+int cudnnGetStream(void** handle, void** stream) { return *stream = *handle, SUCCESS; }
 const char* cudnnGetErrorString(int) { return "not supported by the emulated cuDNN"; }
 void cudnnGetLastErrorString(char* message, size_t size) { std::snprintf(message, size, "emulated cuDNN"); }
 
@@ -179,10 +224,8 @@ int cudnnBackendDestroyDescriptor(void* handle) { return delete static_cast<Hand
 int cudnnBackendFinalize(void* handle) {
     const std::shared_ptr<Descriptor>& own = *static_cast<Handle>(handle);
     if (own->kind != PLAN) return SUCCESS;
-    std::map<int64_t, Descriptor*> tensors;
-    std::set<Descriptor*> seen;
-    collect(own, seen, tensors);
-    return tensors.at(Q)->all<int64_t>(DIMENSIONS).at(3) == REFUSED ? NOT_SUPPORTED : SUCCESS;
+    const auto sizes = Found(*own).tensors.at(Q)->all<int64_t>(DIMENSIONS);
+    return is("QLORA_EMULATED_CUDNN_REFUSES", std::to_string(sizes.at(3))) ? NOT_SUPPORTED : SUCCESS;
 }
 
 int cudnnBackendSetAttribute(void* handle, int name, int type, int64_t count, const void* elements) {
@@ -220,16 +263,27 @@ int cudnnBackendGetAttribute(void* handle, int name, int, int64_t wanted, int64_
     return SUCCESS;
 }
 
-int cudnnBackendExecute(void*, void* plan, void* pack) {
+int cudnnBackendExecute(void** handle, void* plan, void* pack) {
     const Descriptor& given = **static_cast<Handle>(pack);
-    Run run;
-    std::set<Descriptor*> seen;
-    collect(*static_cast<Handle>(plan), seen, run.tensors);
+    const Found found(**static_cast<Handle>(plan));
+    Run run{found.tensors, {}};
     const auto numbers = given.all<int64_t>(PACK_NUMBERS);
     const auto pointers = given.all<void*>(PACK_POINTERS);
     for (size_t i = 0; i < numbers.size(); ++i) run.pointers[numbers[i]] = pointers.at(i);
-    std::memset(given.all<void*>(PACK_WORKSPACE).at(0), 0, WORKSPACE);
-    if (run.pointers.count(DO) != 0) {
+    // Numbers that are no tensors lie in the program's memory.
+    const auto window = is("QLORA_EMULATED_CUDNN_IGNORES", "windows") ? std::nullopt : found.window();
+    if (window) run.window = int64_t(*static_cast<const float*>(run.pointers.at(*window)));
+    const bool backward = run.pointers.count(DO) != 0;
+    std::vector<emulator::Use> uses;
+    for (const auto& [number, at] : run.pointers) {
+        const bool result = backward ? number >= DQ && number <= DV : number == O || number == LSE;
+        uses.push_back({at, result});
+    }
+    void* const workspace = given.all<void*>(PACK_WORKSPACE).at(0);
+    uses.push_back(emulator::writes(workspace));
+    emulator::use(*emulator::of(*handle), "cuDNN's attention", uses);
+    std::memset(workspace, 0, WORKSPACE);
+    if (backward) {
         run.backward();
     } else {
         run.forward();

@@ -23,7 +23,7 @@ inline void multiply(FragmentC& c, const FragmentA& a, const FragmentB& b) {
 }
 
 inline void load_rows(unsigned (&out)[4], const __nv_bfloat16* row, bool transpose) {
-    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::abort();
+    emulator::aligned(row, 16, "ldmatrix reads a row");
     const auto of = emulator::show(row);
     const unsigned lane = threadIdx.x % emulator::WARP;
     for (unsigned n = 0; n < 4; ++n) {
@@ -46,16 +46,28 @@ inline unsigned transpose(unsigned pair) {
     return at(row) | at(row + 1) << 16;
 }
 
+// Copies are as late as they may be: until the wait that covers them there is NaN where they go to.
 inline void copy_16(__nv_bfloat16* to, const __nv_bfloat16* from, bool there) {
-    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) std::abort();
-    if (there) {
-        std::memcpy(to, from, 16);
-    } else {
-        std::memset(to, 0, 16);
-    }
+    emulator::aligned(to, 16, "cp.async writes");
+    emulator::aligned(from, 16, "cp.async reads");
+    std::memset(to, emulator::POISON, 16);
+    emulator::Fiber& self = emulator::fiber();
+    self.copies.push_back({to, from, there, self.groups});
 }
-inline void end_of_copies() {}
+inline void end_of_copies() { ++emulator::fiber().groups; }
 template <int but>
-void wait_for_copies() {}
+void wait_for_copies() {
+    emulator::Fiber& self = emulator::fiber();
+    size_t done = 0;
+    for (; done < self.copies.size() && self.copies[done].group + but < self.groups; ++done) {
+        const emulator::Copy& copy = self.copies[done];
+        if (copy.there) {
+            std::memcpy(copy.to, copy.from, 16);
+        } else {
+            std::memset(copy.to, 0, 16);
+        }
+    }
+    self.copies.erase(self.copies.begin(), self.copies.begin() + done);
+}
 
 #define SHARED_MEMORY(name) unsigned char* const name = reinterpret_cast<unsigned char*>(emulator::block().shared)

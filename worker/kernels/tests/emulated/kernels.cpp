@@ -25,17 +25,48 @@ std::tuple<std::remove_cv_t<Args>...> copied(void** arguments, std::index_sequen
     return {*static_cast<std::remove_cv_t<Args>*>(arguments[I])...};
 }
 
+template <typename T>
+void add_use(std::vector<emulator::Use>& uses, T argument) {
+    if constexpr (std::is_pointer_v<T>) {
+        uses.push_back({argument, !std::is_const_v<std::remove_pointer_t<T>>});
+    }
+}
+
 template <auto kernel, typename... Args>
 Kernel entry(void (*)(Args...)) {
-    return [](Index grid, unsigned threads, void** arguments) -> std::function<void()> {
+    return [](const emulator::Launch& what, void** arguments) {
         const auto own = copied<Args...>(arguments, std::index_sequence_for<Args...>());
-        return [=] { emulator::launch(grid, threads, [&] { std::apply(kernel, own); }); };
+        Work work{[=] { emulator::launch(what, [&] { std::apply(kernel, own); }); }, {}};
+        std::apply([&](const auto&... each) { (add_use(work.uses, each), ...); }, own);
+        return work;
     };
 }
 
 #define KERNEL(name) {#name, entry<name>(name)}
 
+// What the compiler tells of a load or store, in the form of its sanitizers' library.
+struct Place {
+    const char* file;
+    unsigned line, column;
+};
+struct Type {
+    uint16_t kind, detail;
+    char name[1];
+};
+struct Access {
+    Place place;
+    const Type* type;
+    unsigned char log_alignment, kind;
+};
+
 }  // namespace
+
+// This file is compiled with `-fsanitize=alignment`, and without that sanitizer's library: before every load and store
+// the address is looked at, and this is called where a GPU would end the kernel.
+extern "C" void __ubsan_handle_type_mismatch_v1_abort(const Access* of, const void* at) {
+    emulator::fail("%s:%u reads or writes %s at %p, which is no multiple of %u", of->place.file, of->place.line,
+                   of->type->name, at, 1u << of->log_alignment);
+}
 
 const std::map<std::string, Kernel>& kernels() {
     static const std::map<std::string, Kernel> all = {

@@ -4,9 +4,18 @@
 #include <map>
 #include <string>
 
-struct Index;
+#include "streams.h"
 
-// A kernel with its arguments, to be run on a grid of blocks of `threads` threads.
-using Kernel = std::function<void()> (*)(Index grid, unsigned threads, void** arguments);
+namespace emulator {
+struct Launch;
+}
+
+// A kernel with its arguments, to be run on a grid of blocks, and the memory that these name: what is behind a pointer to
+// `const` is read, the rest may be written. Pointers within other arguments are not looked at.
+struct Work {
+    std::function<void()> run;
+    std::vector<emulator::Use> uses;
+};
+using Kernel = Work (*)(const emulator::Launch& what, void** arguments);
 
 const std::map<std::string, Kernel>& kernels();

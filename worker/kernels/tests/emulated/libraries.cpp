@@ -3,6 +3,8 @@
 
 #include "emulator.h"
 
+#include "streams.h"
+
 namespace {
 
 constexpr int SUCCESS = 0, NOT_SUPPORTED = 15, BF16 = 14, F32 = 0, TRANSPOSE_A = 3, TRANSPOSE_B = 4;
@@ -90,7 +92,10 @@ int cublasLtMatmulAlgoGetHeuristic(void*, Operation*, Layout*, Layout*, Layout*,
 }
 int cublasLtMatmul(void*, Operation* operation, const float* alpha, const void* a, Layout* la, const void* b,
                    Layout* lb, const float* beta, const void* c, Layout* lc, void* d, Layout* ld, const void*, void*,
-                   size_t, void*) {
+                   size_t, void* stream) {
+    std::vector<emulator::Use> uses{emulator::reads(a), emulator::reads(b), emulator::writes(d)};
+    if (*beta != 0.0f) uses.push_back(emulator::reads(c));
+    emulator::use(*emulator::of(stream), "cublasLtMatmul", uses);
     const std::vector<float> left = written_out(a, *la, operation->transpose_a);
     const std::vector<float> right = written_out(b, *lb, !operation->transpose_b);
     const uint64_t m = ld->rows, n = ld->cols, k = left.size() / m;

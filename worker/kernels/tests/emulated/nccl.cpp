@@ -13,6 +13,8 @@
 #include <unistd.h>
 #include <vector>
 
+#include "streams.h"
+
 namespace {
 
 constexpr int SUCCESS = 0, SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, FLOAT32 = 7;
@@ -141,10 +143,12 @@ int ncclGroupEnd() {
     group.clear();
     return run(messages);
 }
-int ncclSend(const void* from, size_t count, int type, int peer, Communicator* comm, void*) {
+int ncclSend(const void* from, size_t count, int type, int peer, Communicator* comm, void* stream) {
+    emulator::use(*emulator::of(stream), "ncclSend", {emulator::reads(from)});
     return queue(true, from, count, type, peer, comm);
 }
-int ncclRecv(void* to, size_t count, int type, int peer, Communicator* comm, void*) {
+int ncclRecv(void* to, size_t count, int type, int peer, Communicator* comm, void* stream) {
+    emulator::use(*emulator::of(stream), "ncclRecv", {emulator::writes(to)});
     return queue(false, to, count, type, peer, comm);
 }
 int ncclAllGather(const void* from, void* to, size_t count, int type, Communicator* comm, void* stream) {
