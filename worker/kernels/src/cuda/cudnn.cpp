@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <unordered_map>
 
@@ -50,9 +51,12 @@ struct Plan {
     bool backward;
 };
 
+// Nothing may leave a function of C as an exception: that ends the program.
+void refused(QloraText* text, const char* reason) { std::snprintf(text->bytes, sizeof text->bytes, "%s", reason); }
+
 bool failed(fe::error_t error, QloraText* text) {
     if (error.is_good()) return false;
-    std::snprintf(text->bytes, sizeof text->bytes, "%s", error.get_message().c_str());
+    refused(text, error.get_message().c_str());
     return true;
 }
 
@@ -135,31 +139,40 @@ extern "C" {
 
 // cuDNN's version, as it counts, or 0 with the reason in `text`.
 size_t qlora_cudnn_open(const char* library, QloraText* text) {
+    // The headers would take the runtime of CUDA 12 where there are both.
+    setenv("CUDNN_FRONTEND_CUDART_LIB_NAME", "libcudart.so.13", 0);
     if (fe::cudnn_dlhandle == nullptr) fe::cudnn_dlhandle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
-    if (fe::cudnn_dlhandle == nullptr) {
-        std::snprintf(text->bytes, sizeof text->bytes, "%s", dlerror());
-        return 0;
-    }
+    if (fe::cudnn_dlhandle == nullptr) return refused(text, dlerror()), 0;
     // One for another CUDA would look for that one's libraries, and end the program where they are missing.
     const auto made_for = reinterpret_cast<size_t (*)()>(dlsym(fe::cudnn_dlhandle, "cudnnGetCudartVersion"));
     const size_t cuda = made_for == nullptr ? 0 : made_for() / 1000;
-    if (cuda == CUDA) return fe::detail::get_backend_version();
-    std::snprintf(text->bytes, sizeof text->bytes, "%s is made for CUDA %zu, not %zu", library, cuda, CUDA);
-    return 0;
+    if (cuda != CUDA) {
+        std::snprintf(text->bytes, sizeof text->bytes, "%s is made for CUDA %zu, not %zu", library, cuda, CUDA);
+        return 0;
+    }
+    try {
+        return fe::detail::get_backend_version();
+    } catch (const std::exception& e) {
+        return refused(text, e.what()), 0;
+    }
 }
 
 // A handle for the GPU of the thread's context, whose work goes to `stream`; null with the reason in `text`.
 void* qlora_cudnn_handle(void* stream, QloraText* text) {
-    cudnnHandle_t handle = nullptr;
-    auto status = fe::detail::create_handle(&handle);
-    if (status == CUDNN_STATUS_SUCCESS) status = fe::detail::set_stream(handle, static_cast<cudaStream_t>(stream));
-    if (status == CUDNN_STATUS_SUCCESS) return handle;
-    std::snprintf(text->bytes, sizeof text->bytes, "%s", fe::detail::get_error_string(status));
+    try {
+        cudnnHandle_t handle = nullptr;
+        auto status = fe::detail::create_handle(&handle);
+        if (status == CUDNN_STATUS_SUCCESS) status = fe::detail::set_stream(handle, static_cast<cudaStream_t>(stream));
+        if (status == CUDNN_STATUS_SUCCESS) return handle;
+        refused(text, fe::detail::get_error_string(status));
+    } catch (const std::exception& e) {
+        refused(text, e.what());
+    }
     return nullptr;
 }
 
-// A plan, which stays as long as the program, and the bytes that it works with, or null with the reason in `text`. Without a handle `properties`, of `size`
-// bytes, describe the GPU, and the plan cannot be run.
+// A plan, to be let go by `qlora_cudnn_free`, and the bytes that it works with, or null with the reason in `text`.
+// Without a handle `properties`, of `size` bytes, describe the GPU, and the plan cannot be run.
 void* qlora_cudnn_plan(void* handle, const QloraAttention* of, const uint8_t* properties, size_t size,
                        int64_t* workspace, QloraText* text) {
     try {
@@ -174,10 +187,13 @@ void* qlora_cudnn_plan(void* handle, const QloraAttention* of, const uint8_t* pr
         if (failed(plan->graph.get_workspace_size(*workspace), text)) return nullptr;
         return plan.release();
     } catch (const std::exception& e) {
-        std::snprintf(text->bytes, sizeof text->bytes, "%s", e.what());
+        refused(text, e.what());
         return nullptr;
     }
 }
+
+// Lets a plan go that no work uses any more.
+void qlora_cudnn_free(void* plan) { delete static_cast<Plan*>(plan); }
 
 // Puts a plan's work on the handle's stream; `pointers` are in the order of `Id`. 0, or 1 with the reason in `text`.
 int32_t qlora_cudnn_run(void* handle, void* plan, void* const* pointers, void* workspace, QloraText* text) {
@@ -189,7 +205,7 @@ int32_t qlora_cudnn_run(void* handle, void* plan, void* const* pointers, void* w
         }
         return failed(own.graph.execute(static_cast<cudnnHandle_t>(handle), pack, workspace), text);
     } catch (const std::exception& e) {
-        std::snprintf(text->bytes, sizeof text->bytes, "%s", e.what());
+        refused(text, e.what());
         return 1;
     }
 }

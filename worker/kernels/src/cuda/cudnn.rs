@@ -6,21 +6,27 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
+use std::sync::Arc;
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtr, sys};
 use candle_core::{CudaDevice, DType, Device, Tensor};
 use parking_lot::Mutex;
 
 use super::buffer::{address, device_of, unwritten};
+use super::libraries;
 use crate::Result;
 use crate::ops::attention::{AttentionShape, Saved};
 
+/// CUDA's runtime, which cuDNN's headers ask for the properties of the GPU.
+const RUNTIME: &str = "libcudart.so.13";
 const LIBRARY: &CStr = c"libcudnn.so.9";
 /// The most elements of a tensor whose places fit the offsets' 32 bits.
 const MOST_ELEMENTS: usize = i32::MAX as usize;
 /// Fewer tokens are taken for so many.
 const SHORTEST: usize = 128;
+/// Plans that are kept; real batches make about ten.
+const MOST_PLANS: usize = 64;
 /// Tensors of an attention, forward and backward.
 const TENSORS: usize = 13;
 
@@ -70,6 +76,7 @@ unsafe extern "C" {
         workspace: *mut i64,
         text: *mut Text,
     ) -> *mut c_void;
+    fn qlora_cudnn_free(plan: *mut c_void);
     fn qlora_cudnn_run(
         handle: *mut c_void,
         plan: *mut c_void,
@@ -96,12 +103,13 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Rounded up, so that batches that are nearly alike share a plan: to two sizes between a power of two and the next
-    /// where memory is made for them, else to powers of two.
+    /// Rounded up, so that batches that are nearly alike share a plan: tokens, which memory is made for, to quarters of a
+    /// power of two, the longest sequence to a power of two, and sequences, which cost little where they are not there, to
+    /// 1, 2, and powers of four.
     fn of(lengths: &[usize]) -> Self {
         let (longest, tokens) = (lengths.iter().max().copied().unwrap_or(0), lengths.iter().sum::<usize>());
         Self {
-            sequences: lengths.len().next_power_of_two(),
+            sequences: few(lengths.len()),
             length: longest.max(SHORTEST).next_power_of_two(),
             tokens: tokens.max(SHORTEST).next_multiple_of(tokens.max(SHORTEST).next_power_of_two() / 4),
         }
@@ -111,6 +119,12 @@ impl Sizes {
     fn forward(self) -> Self {
         Self { tokens: 0, ..self }
     }
+}
+
+/// `count` rounded up to 1, 2, or a power of four.
+fn few(count: usize) -> usize {
+    let power = count.next_power_of_two();
+    if power > 2 && power.trailing_zeros() % 2 == 1 { 2 * power } else { power }
 }
 
 impl Key {
@@ -140,6 +154,11 @@ struct Plan {
 
 /// The version of the cuDNN that is found, as people write it. CUDA's other libraries have to be loaded.
 pub(crate) fn version() -> Result<String> {
+    // Its headers look for CUDA's runtime by themselves, and cuDNN by name; both are found where the rest of CUDA lies.
+    // A missing runtime is what the headers tell of, when they need it.
+    let _ = libraries::keep_open(RUNTIME);
+    let name = LIBRARY.to_string_lossy();
+    libraries::keep_open(&name).map_err(|fault| candle_core::Error::Msg(format!("cuDNN: {fault}")))?;
     let mut text = Text::new();
     // SAFETY: the name ends with a zero; the reason has room.
     let version = unsafe { qlora_cudnn_open(LIBRARY.as_ptr(), &mut text) };
@@ -149,12 +168,15 @@ pub(crate) fn version() -> Result<String> {
     Ok(format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100))
 }
 
+type Plans = HashMap<Key, std::result::Result<Plan, String>>;
+
 /// cuDNN on one GPU.
 pub(crate) struct Cudnn {
     pub version: String,
     capability: i32,
     /// Those that were asked for, and why there is none. Also keeps two threads from using the handle at one time.
-    plans: Mutex<HashMap<Key, std::result::Result<Plan, String>>>,
+    plans: Mutex<Plans>,
+    stream: Arc<CudaStream>,
     handle: *mut c_void,
 }
 
@@ -180,12 +202,18 @@ impl Cudnn {
         if handle.is_null() {
             return Err(text.fault());
         }
-        Ok(Self { version, capability, plans: Mutex::default(), handle })
+        Ok(Self { version, capability, plans: Mutex::default(), stream, handle })
     }
 
-    /// The plan for a problem, made when it is first asked for.
-    fn plan(&self, key: &Key) -> Result<Plan> {
-        let mut plans = self.plans.lock();
+    /// The plan for a problem among `plans`, made when it is first asked for.
+    fn plan(&self, plans: &mut Plans, key: &Key) -> Result<Plan> {
+        if plans.len() == MOST_PLANS && !plans.contains_key(key) {
+            // Work that uses a plan may still wait for its turn.
+            self.stream.synchronize().w()?;
+            let made = plans.drain().filter_map(|(_, plan)| plan.ok());
+            // SAFETY: nothing else holds them: they are used under the lock only.
+            made.for_each(|plan| unsafe { qlora_cudnn_free(plan.at) });
+        }
         let plan = plans.entry(*key).or_insert_with(|| self.make(key));
         plan.clone().map_err(candle_core::Error::Msg)
     }
@@ -204,14 +232,16 @@ impl Cudnn {
     /// cuDNN has none for such sequences.
     pub fn prepare(&self, shape: &AttentionShape, lengths: &[usize]) -> Result<()> {
         let sizes = Sizes::of(lengths);
-        self.plan(&Key { sizes: sizes.forward(), shape: *shape, backward: false })?;
-        self.plan(&Key { sizes, shape: *shape, backward: true }).map(drop)
+        let mut plans = self.plans.lock();
+        self.plan(&mut plans, &Key { sizes: sizes.forward(), shape: *shape, backward: false })?;
+        self.plan(&mut plans, &Key { sizes, shape: *shape, backward: true }).map(drop)
     }
 
     /// Puts the work of a plan on the device's stream.
     fn run(&self, device: &CudaDevice, key: &Key, tensors: &[(usize, &Tensor)], packed: &Packed) -> Result<()> {
-        device.cuda_stream().context().bind_to_thread().w()?;
-        let plan = self.plan(key)?;
+        self.stream.context().bind_to_thread().w()?;
+        let mut plans = self.plans.lock();
+        let plan = self.plan(&mut plans, key)?;
         let mut pointers = [std::ptr::null_mut(); TENSORS];
         let tables = packed.tables.iter().enumerate().map(|(i, table)| (LENGTHS + i, table));
         for (place, tensor) in tensors.iter().copied().chain(tables) {
@@ -219,9 +249,8 @@ impl Cudnn {
         }
         // SAFETY: cuDNN writes what it works with before it reads it.
         let workspace = unsafe { device.alloc::<u8>(plan.workspace.max(1))? };
-        let stream = device.cuda_stream();
-        let (workspace, _held) = workspace.device_ptr(&stream);
-        let (mut text, _alone) = (Text::new(), self.plans.lock());
+        let (workspace, _held) = workspace.device_ptr(&self.stream);
+        let mut text = Text::new();
         // SAFETY: the tensors have the sizes that the plan was made for, and live until work that is put on the stream
         // later frees them, as the workspace does.
         let failed =
@@ -321,6 +350,8 @@ mod tests {
         assert_eq!(sizes(&[4000, 4090]), sizes(&[4000, 4096]));
         assert_eq!(sizes(&[4096, 4000]), Sizes { sequences: 2, length: 4096, tokens: 8192 });
         assert_eq!(sizes(&[3, 1, 1]), Sizes { sequences: 4, length: 128, tokens: 128 });
+        assert_eq!(sizes(&[1; 5]).sequences, 16);
+        assert_eq!(sizes(&[1; 16]).sequences, 16);
         assert_eq!(sizes(&[129]), Sizes { sequences: 1, length: 256, tokens: 192 });
     }
 

@@ -165,6 +165,12 @@ fn fill(
     Ok(())
 }
 
+/// Opens a library for as long as the program runs, so that others find it by its name.
+#[cfg(feature = "cudnn")]
+pub(super) fn keep_open(library: &str) -> Result<(), String> {
+    open(library).map(std::mem::forget)
+}
+
 /// The library from where the system looks, or from where toolkits lie.
 pub(super) fn open(library: &str) -> Result<Library, String> {
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
