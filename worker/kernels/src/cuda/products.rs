@@ -153,8 +153,12 @@ fn make(
         Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
     ];
     let workspace = WORKSPACE;
-    // SAFETY: the size of the workspace has 64 bits, an alignment 32; everything was made just now.
+    // Parts of a sum are added in `f32`: added in the result's bf16, small terms of it are lost.
+    let reduction = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+    // SAFETY: the size of the workspace has 64 bits, an alignment and a set of schemes 32; everything was made just now.
     unsafe {
+        let schemes = Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+        result::set_matmul_pref_attribute(preference, schemes, (&raw const reduction).cast(), size_of_val(&reduction))?;
         let most = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         result::set_matmul_pref_attribute(preference, most, (&raw const workspace).cast(), size_of_val(&workspace))?;
         for which in alignments {
@@ -173,6 +177,8 @@ pub(crate) enum Onto<'a> {
     Base(&'a Tensor),
     /// A result that nothing else holds: it is written over.
     Own(Tensor),
+    /// Nothing, and the result goes to this place, whatever is there.
+    At(Tensor),
 }
 
 /// The base plus `scale` times the product of `a` and `b`, both in bf16; in the base's type, or in `out`.
@@ -181,12 +187,14 @@ pub(crate) fn product(kind: Kind, a: &Tensor, b: &Tensor, scale: f32, onto: Onto
     let device = device_of(a)?;
     let (base, result) = match onto {
         Onto::Own(own) => (Some(own.clone()), own),
+        Onto::At(place) => (None, place),
         onto => {
             let base = if let Onto::Base(base) = onto { Some(base.clone()) } else { None };
             (base, unwritten((rows, cols), out, &device)?)
         }
     };
-    if base.as_ref().is_some_and(|base| base.dims() != [rows, cols] || base.dtype() != result.dtype()) {
+    let fits = |t: &Tensor| t.dims() == [rows, cols] && t.dtype() == result.dtype();
+    if !base.iter().chain([&result]).all(fits) {
         candle_core::bail!("a product of {rows} x {cols} onto something else")
     }
     run(&device, kind, (a, b), scale, base.as_ref(), &result)?;
