@@ -97,6 +97,8 @@ pub fn progress(p: &domain::Progress) -> wire::Progress {
     }
 }
 
+/// What was measured is kept as it is, also where it is not finite: a loss of NaN is what happened, and a perplexity can
+/// be beyond every number. An estimate of time that is no time says nothing, and is left out.
 pub fn progress_in(p: wire::Progress) -> domain::Progress {
     let sample =
         |s: wire::Sample| domain::Sample { step: s.step, prompt: s.prompt, wanted: s.wanted, answer: s.answer };
@@ -111,7 +113,7 @@ pub fn progress_in(p: wire::Progress) -> domain::Progress {
         tokens_per_second: p.tokens_per_second,
         first_evaluation: p.first_evaluation,
         last_evaluation: p.last_evaluation,
-        seconds_left: p.seconds_left,
+        seconds_left: p.seconds_left.filter(|s| s.is_finite() && *s >= 0.0),
         peak_bytes: p.peak_bytes,
         samples: p.samples.into_iter().map(sample).collect(),
         scores: p.scores.map(scores_in),
@@ -283,10 +285,9 @@ pub fn metric(m: MetricRecord) -> wire::MetricPoint {
     wire::MetricPoint { seq: m.seq, step: m.step, unix_ms: m.unix_ms as i64, values: m.values.into_iter().collect() }
 }
 
+/// A value that is not finite says at which step a run went wrong, and is kept as it is.
 pub fn metric_in(m: wire::MetricPoint) -> MetricRecord {
-    // Values that are not finite cannot be written as JSON; the step's log line tells of them.
-    let values = m.values.into_iter().filter(|(_, v)| v.is_finite()).collect();
-    MetricRecord { seq: 0, step: m.step, unix_ms: m.unix_ms as u64, values }
+    MetricRecord { seq: 0, step: m.step, unix_ms: m.unix_ms as u64, values: m.values.into_iter().collect() }
 }
 
 pub fn log(l: LogRecord) -> wire::LogLine {

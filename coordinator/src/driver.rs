@@ -1,24 +1,35 @@
 //! The one task that owns the engine.
 //!
 //! In this order and no other: handle, persist, send, acknowledge. Events that wait together are stored in one
-//! transaction, so that one fsync serves many. Where storing fails, nothing is acknowledged, and the engine is
-//! built again from what is durable.
+//! transaction, so that one fsync serves many. Reads see what is durable, and nothing else.
+//!
+//! Where storing fails, the engine takes back what it did, and nothing that would have to be stored is acknowledged.
+//! Workers are not to suffer for it: their sessions stay, their leases are renewed, and what needs no storing is
+//! answered. As soon as a write succeeds again, all goes on.
 
-use std::collections::{BTreeSet, HashMap};
+mod trouble;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use qlora_engine::{Effect, Engine, Event, Job, JobId, Limits, Millis, Response, SessionId};
-use qlora_store::{JobStore, JournalEntry, Write};
+use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Write};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::trouble::Trouble;
 use crate::error::CallError;
 
 /// Events that are stored in one transaction at the most.
 const BATCH: usize = 256;
 /// Changes that a slow watcher may lag behind.
 const BROADCAST: usize = 4096;
+/// Journal entries that wait for room at the most; older ones go.
+const UNWRITTEN: usize = 1000;
 
 /// The time now.
 pub fn now() -> Millis {
@@ -45,6 +56,8 @@ struct Shared {
     jobs: broadcast::Sender<Arc<Job>>,
     events: broadcast::Sender<JournalEntry>,
     waiters: Mutex<HashMap<SessionId, Arc<Notify>>>,
+    /// Jobs that are set aside because they cannot be read, and why.
+    unreadable: BTreeMap<JobId, String>,
 }
 
 impl Handle {
@@ -80,6 +93,11 @@ impl Handle {
         answer.await.map_err(|_| CallError::Stopping)
     }
 
+    /// Why `job` is set aside, where it is.
+    pub fn unreadable(&self, job: JobId) -> Option<String> {
+        self.shared.unreadable.get(&job).cloned()
+    }
+
     /// Every job after each of its changes.
     pub fn watch_jobs(&self) -> broadcast::Receiver<Arc<Job>> {
         self.shared.jobs.subscribe()
@@ -108,7 +126,12 @@ pub struct Driver<S> {
     store: Arc<S>,
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
+    trouble: Trouble,
+    /// Entries of events that were acknowledged though nothing could be stored.
+    unwritten: VecDeque<JournalEntry>,
 }
+
+type Reply = oneshot::Sender<Result<Response, CallError>>;
 
 /// What one batch of commands leads to.
 #[derive(Default)]
@@ -116,22 +139,53 @@ struct Batch {
     dirty: BTreeSet<JobId>,
     writes: Vec<Write>,
     wakes: Vec<SessionId>,
-    replies: Vec<(oneshot::Sender<Result<Response, CallError>>, Response)>,
+    answers: Vec<Answer>,
+}
+
+/// What one event leads to.
+struct Answer {
+    reply: Option<Reply>,
+    response: Response,
+    /// The event, where it may be handled though nothing can be stored.
+    again: Option<Event>,
 }
 
 impl<S: JobStore> Driver<S> {
     /// Reads the state and starts the task; it ends when every [`Handle`] is gone.
     pub async fn start(store: Arc<S>, limits: Limits) -> Result<Handle, CallError> {
-        let engine = Engine::new(limits, store.jobs().await?, now());
+        let Stored { jobs, unreadable, reserved } = store.load().await?;
+        let mut engine = Engine::new(limits, jobs, now());
+        engine.reserve(reserved);
+        let unreadable: BTreeMap<JobId, String> = unreadable.into_iter().map(|u| (u.job, u.fault)).collect();
         let (sender, commands) = mpsc::channel(4 * BATCH);
         let shared = Arc::new(Shared {
             jobs: broadcast::channel(BROADCAST).0,
             events: broadcast::channel(BROADCAST).0,
             waiters: Mutex::default(),
+            unreadable,
         });
-        let driver = Self { engine, store, commands, shared: shared.clone() };
+        let mut driver = Self {
+            engine,
+            store,
+            commands,
+            shared: shared.clone(),
+            trouble: Trouble::default(),
+            unwritten: VecDeque::new(),
+        };
+        driver.name_unreadable();
         tokio::spawn(driver.run());
         Ok(Handle { commands: sender, shared })
+    }
+
+    /// Says which jobs are set aside, in the log and in the journal.
+    fn name_unreadable(&mut self) {
+        for (&job, fault) in &self.shared.unreadable {
+            tracing::error!(%job, "the job cannot be read and is set aside: {fault}");
+            let kind = "unreadable".to_owned();
+            let entry =
+                JournalEntry { seq: 0, unix_ms: now().0, job: Some(job), worker: None, kind, text: fault.clone() };
+            self.unwritten.push_back(entry);
+        }
     }
 
     async fn run(mut self) {
@@ -154,26 +208,37 @@ impl<S: JobStore> Driver<S> {
     fn deadline(&self) -> Instant {
         let now = now();
         let next = self.engine.next_deadline(now).map_or(60_000, |t| t.0.saturating_sub(now.0).clamp(1, 60_000));
-        Instant::now() + Duration::from_millis(next)
+        let next = Instant::now() + Duration::from_millis(next);
+        self.trouble.until().map_or(next, |pause| next.max(pause))
     }
 
     fn handle(&mut self, commands: impl Iterator<Item = Command>) -> Batch {
         let mut batch = Batch::default();
+        let mut events = Vec::new();
         for command in commands {
             match command {
+                // Before any event of the batch: what these lead to is not durable yet.
                 Command::Read(look) => look(&self.engine),
-                Command::Forget { event } => drop(self.one(event, Vec::new(), &mut batch)),
-                Command::Event { event, attached, reply } => {
-                    let response = self.one(event, attached, &mut batch);
-                    batch.replies.push((reply, response));
-                }
+                Command::Forget { event } => events.push((event, Vec::new(), None)),
+                Command::Event { event, attached, reply } => events.push((event, attached, Some(reply))),
             }
         }
-        self.one(Event::Tick, Vec::new(), &mut batch);
+        for (event, attached, reply) in events {
+            let again = needs_no_store(&event).then(|| event.clone());
+            let response = self.one(event, attached, &mut batch);
+            batch.answers.push(Answer { reply, response, again });
+        }
+        if self.trouble.until().is_none_or(|pause| pause <= Instant::now()) {
+            self.one(Event::Tick, Vec::new(), &mut batch);
+        }
+        self.collect(&mut batch);
         batch
-            .writes
-            .extend(batch.dirty.iter().filter_map(|&id| Some(Write::SaveJob(Box::new(self.engine.job(id)?.clone())))));
-        batch
+    }
+
+    /// Adds the jobs that changed to what is to be written.
+    fn collect(&self, batch: &mut Batch) {
+        let changed = batch.dirty.iter().filter_map(|&id| self.engine.job(id));
+        batch.writes.extend(changed.map(|job| Write::SaveJob(Box::new(job.clone()))));
     }
 
     fn one(&mut self, event: Event, attached: Vec<Write>, batch: &mut Batch) -> Response {
@@ -196,27 +261,70 @@ impl<S: JobStore> Driver<S> {
     }
 
     /// Persist, send, acknowledge.
-    async fn settle(&mut self, batch: Batch) {
-        if !batch.writes.is_empty() {
-            match self.store.apply(batch.writes).await {
-                Ok(entries) => self.publish(&batch.dirty, entries),
-                Err(e) => {
-                    tracing::error!(error = %e, "state could not be stored; nothing of the batch is acknowledged");
-                    self.reload().await;
-                    for (reply, _) in batch.replies {
-                        let _ = reply.send(Err(CallError::NotDurable(e.to_string())));
-                    }
-                    return;
+    async fn settle(&mut self, mut batch: Batch) {
+        if !batch.writes.is_empty() || (!self.unwritten.is_empty() && !self.trouble.is_there()) {
+            let late = self.unwritten.iter().cloned().map(Write::Journal);
+            let writes = late.chain(std::mem::take(&mut batch.writes)).collect();
+            match self.store.apply(writes).await {
+                Ok(entries) => {
+                    self.unwritten.clear();
+                    self.trouble.end();
+                    self.publish(&batch.dirty, entries);
                 }
+                Err(fault) => return self.not_stored(batch, fault).await,
             }
         }
-        for session in batch.wakes {
-            if let Some(waiter) = self.shared.waiters().get(&session) {
-                waiter.notify_one();
+        self.engine.settled();
+        self.wake(&batch.wakes);
+        for Answer { reply, response, .. } in batch.answers {
+            if let Some(reply) = reply {
+                let _ = reply.send(Ok(response));
             }
         }
-        for (reply, response) in batch.replies {
-            let _ = reply.send(Ok(response));
+    }
+
+    /// Nothing of `batch` is durable: it is as if it had not come, but for what needs no storing.
+    async fn not_stored(&mut self, batch: Batch, fault: StoreError) {
+        self.trouble.add(&fault);
+        match fault {
+            StoreError::Unsure { .. } => self.reload().await,
+            _ => self.engine.take_back(now()),
+        }
+        // Whoever is woken in vain just asks again.
+        self.wake(&batch.wakes);
+        let fault = fault.to_string();
+        for Answer { reply, again, .. } in batch.answers {
+            let answer = again.and_then(|event| self.unstored(event)).ok_or(CallError::NotDurable(fault.clone()));
+            if let Some(reply) = reply {
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    /// Handles an event on what is durable; none where it would change a job.
+    fn unstored(&mut self, event: Event) -> Option<Response> {
+        let mut alone = Batch::default();
+        let response = self.one(event, Vec::new(), &mut alone);
+        if !alone.dirty.is_empty() {
+            self.engine.take_back(now());
+            return None;
+        }
+        self.engine.settled();
+        self.wake(&alone.wakes);
+        for write in alone.writes {
+            if let Write::Journal(entry) = write {
+                self.unwritten.push_back(entry);
+            }
+        }
+        let above = self.unwritten.len().saturating_sub(UNWRITTEN);
+        self.unwritten.drain(..above);
+        Some(response)
+    }
+
+    fn wake(&self, sessions: &[SessionId]) {
+        let waiters = self.shared.waiters();
+        for waiter in sessions.iter().filter_map(|session| waiters.get(session)) {
+            waiter.notify_one();
         }
     }
 
@@ -234,20 +342,25 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
-    /// Goes back to what is durable. Workers find their sessions unknown and register again.
+    /// What is durable is not known: it is read, and taken for what is.
     async fn reload(&mut self) {
         loop {
-            match self.store.jobs().await {
-                Ok(jobs) => {
-                    self.engine = Engine::new(self.engine.limits(), jobs, now());
-                    self.shared.waiters().clear();
+            match self.store.load().await {
+                Ok(Stored { jobs, reserved, .. }) => {
+                    self.engine.restore(jobs, now());
+                    self.engine.reserve(reserved);
                     return;
                 }
                 Err(e) => {
-                    tracing::error!(error = %e, "state cannot be read; trying again");
+                    tracing::error!("state cannot be read; trying again: {e}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }
     }
+}
+
+/// Whether an event is worth handling though nothing can be stored: workers come, stay and go.
+fn needs_no_store(event: &Event) -> bool {
+    matches!(event, Event::Register { .. } | Event::Synchronize { .. } | Event::Leave { .. })
 }

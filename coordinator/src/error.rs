@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use qlora_engine::Refusal;
+use qlora_engine::{JobId, Refusal};
 use qlora_store::{ArtifactError, StoreError};
 use tonic::{Code, Status};
 
@@ -31,6 +31,8 @@ pub enum StartError {
     Artifacts(#[from] ArtifactError),
     #[error("error[Q0603]: {0}")]
     Telemetry(#[from] qlora_telemetry::SetupError),
+    #[error("error[Q0604]: {path} cannot be written: {source}")]
+    AddressFile { path: PathBuf, source: std::io::Error },
     #[error("error[Q0604]: {0}")]
     Serve(std::io::Error),
 }
@@ -52,6 +54,8 @@ pub enum CallError {
     Refused(#[from] Refusal),
     #[error("the coordinator cannot store: {0}; nothing was changed, try again")]
     NotDurable(String),
+    #[error("job {job} cannot be read and is set aside, as it is, in the database: {fault}")]
+    Unreadable { job: JobId, fault: String },
     #[error("the coordinator is stopping; try again")]
     Stopping,
     #[error(transparent)]
@@ -65,20 +69,42 @@ pub enum CallError {
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let code = match &error {
-            CallError::Refused(Refusal::UnknownJob(_)) | CallError::Store(StoreError::NoConfig { .. }) => {
-                Code::NotFound
-            }
+            CallError::Refused(Refusal::UnknownJob(_)) => Code::NotFound,
             CallError::Refused(Refusal::NameTaken { .. } | Refusal::KeyReused(_)) => Code::AlreadyExists,
             CallError::Refused(Refusal::StaleSession(_)) => Code::Unauthenticated,
             CallError::Refused(_) => Code::FailedPrecondition,
             CallError::NotDurable(_) | CallError::Stopping => Code::Unavailable,
-            CallError::Store(_) => Code::Internal,
-            CallError::Artifact(ArtifactError::Missing(_)) => Code::NotFound,
-            CallError::Artifact(ArtifactError::DiskFull { .. }) => Code::ResourceExhausted,
-            CallError::Artifact(ArtifactError::Io { .. }) => Code::Internal,
-            CallError::Artifact(ArtifactError::Offset { .. }) => Code::Aborted,
-            CallError::Artifact(_) | CallError::Invalid(_) => Code::InvalidArgument,
+            CallError::Unreadable { .. } => Code::DataLoss,
+            CallError::Store(fault) => store_code(fault),
+            CallError::Artifact(fault) => artifact_code(fault),
+            CallError::Invalid(_) => Code::InvalidArgument,
         };
         Status::new(code, error.to_string())
+    }
+}
+
+/// Trouble of the coordinator's own passes: whoever tries again may well succeed.
+fn store_code(fault: &StoreError) -> Code {
+    match fault {
+        StoreError::NoConfig { .. } => Code::NotFound,
+        StoreError::Unreadable { .. } => Code::DataLoss,
+        StoreError::Newer { .. } | StoreError::Unwritable { .. } => Code::Internal,
+        StoreError::Folder { .. }
+        | StoreError::InUse { .. }
+        | StoreError::Read { .. }
+        | StoreError::DiskFull { .. }
+        | StoreError::NotWritten { .. }
+        | StoreError::Unsure { .. } => Code::Unavailable,
+    }
+}
+
+fn artifact_code(fault: &ArtifactError) -> Code {
+    match fault {
+        ArtifactError::Missing(_) => Code::NotFound,
+        ArtifactError::Damaged { .. } => Code::DataLoss,
+        ArtifactError::DiskFull { .. } => Code::ResourceExhausted,
+        ArtifactError::Io { .. } => Code::Unavailable,
+        ArtifactError::Offset { .. } | ArtifactError::TooShort { .. } | ArtifactError::Mismatch { .. } => Code::Aborted,
+        ArtifactError::BadDigest { .. } | ArtifactError::TooLong { .. } => Code::InvalidArgument,
     }
 }

@@ -25,6 +25,8 @@ use crate::vitals::Vitals;
 
 /// How often gauges are read for an OTLP receiver.
 const REFRESH: Duration = Duration::from_secs(5);
+/// How often uploads are looked for that nobody has gone on with.
+const CLEANING: Duration = Duration::from_secs(3600);
 /// How long calls may go on after a signal to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -50,10 +52,12 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         TcpListener::bind(cli.listen).await.map_err(|source| StartError::Bind { address: cli.listen, source })?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
     if let Some(path) = &cli.address_file {
-        std::fs::write(path, address.to_string()).map_err(StartError::Serve)?;
+        let fault = |source| StartError::AddressFile { path: path.clone(), source };
+        std::fs::write(path, address.to_string()).map_err(fault)?;
     }
     tracing::info!(%address, state = %folder.display(), "serving; page at http://{address}/");
     tokio::spawn(keep_fresh(services.vitals.clone()));
+    tokio::spawn(keep_clean(services.artifacts.clone()));
     let stopped = serve(listener, router).await;
     tracing::info!("stopped");
     stopped.map_err(StartError::Serve)
@@ -99,6 +103,14 @@ async fn keep_fresh(vitals: Vitals) {
     loop {
         interval.tick().await;
         vitals.refresh().await;
+    }
+}
+
+async fn keep_clean(artifacts: ArtifactStore) {
+    let mut interval = tokio::time::interval(CLEANING);
+    loop {
+        interval.tick().await;
+        artifacts.clean();
     }
 }
 

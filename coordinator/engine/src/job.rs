@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{JobId, Millis, Token};
+use crate::number;
 use crate::worker::Needs;
 
 /// A job with everything that is known of it, but for metrics and logs.
@@ -223,11 +224,17 @@ pub struct Progress {
     pub phase_of: u64,
     pub step: u64,
     pub steps: u64,
+    #[serde(with = "number::optional")]
     pub loss: Option<f64>,
+    #[serde(with = "number::optional")]
     pub learning_rate: Option<f64>,
+    #[serde(with = "number::optional")]
     pub tokens_per_second: Option<f64>,
+    #[serde(with = "number::optional")]
     pub first_evaluation: Option<f64>,
+    #[serde(with = "number::optional")]
     pub last_evaluation: Option<f64>,
+    #[serde(with = "number::optional")]
     pub seconds_left: Option<f64>,
     pub peak_bytes: u64,
     pub samples: Vec<Sample>,
@@ -241,7 +248,9 @@ pub struct Scores {
     pub rows: u64,
     pub tokens: u64,
     /// Nats a token.
+    #[serde(with = "number")]
     pub loss: f64,
+    #[serde(with = "number")]
     pub perplexity: f64,
     pub calls: Option<CallScores>,
 }
@@ -250,9 +259,13 @@ pub struct Scores {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct CallScores {
     pub rows: u64,
+    #[serde(with = "number")]
     pub valid_json: f64,
+    #[serde(with = "number")]
     pub schema_valid: f64,
+    #[serde(with = "number")]
     pub names_match: f64,
+    #[serde(with = "number")]
     pub exact_match: f64,
 }
 

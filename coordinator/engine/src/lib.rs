@@ -4,6 +4,9 @@
 //! in this order and no other: handle, persist, send, acknowledge. A job that was acknowledged is durable, and a
 //! message that left is backed by a state that survives.
 //!
+//! Where storing fails, [`Engine::take_back`] undoes what was handled since [`Engine::settled`]: jobs are what is
+//! durable again, while sessions and leases stay, for the trouble is not the workers'.
+//!
 //! This crate does no input or output, has no clock and no randomness: time is an argument, and whoever calls
 //! decides what durable means. It knows nothing of tensors; what a job needs is a number of bytes for each class
 //! of device, worked out before the job came here.
@@ -20,15 +23,17 @@ mod engine;
 mod event;
 mod ids;
 mod job;
+mod number;
 mod placement;
 mod worker;
 
-pub use engine::{Engine, Limits};
+pub use engine::{Engine, Limits, Reserved};
 pub use event::{Effect, Event, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, SessionId, Token};
 pub use job::{
     Artifact, Attempt, AttemptEnd, CallScores, File, Job, JobKind, JobSpec, JobState, Meeting, Member, Outcome,
     Progress, Sample, Scores,
 };
+pub use number::Number;
 pub use placement::{Verdict, verdict};
 pub use worker::{DeviceClass, Needs, Platform, Worker};

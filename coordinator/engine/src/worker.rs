@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Millis, SessionId, Token};
+use crate::number;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum DeviceClass {
@@ -57,6 +58,7 @@ pub struct Needs {
     /// Bytes on a device of each class; a class that is missing is not judged by memory.
     pub memory: BTreeMap<DeviceClass, u64>,
     /// Share of a device's memory that may be planned with.
+    #[serde(default, with = "number::optional")]
     pub memory_fraction: Option<f64>,
     /// What would make it fit, for each class.
     pub advice: BTreeMap<DeviceClass, String>,

@@ -436,6 +436,8 @@ enum Act {
     Finish(usize, u32, Outcome),
     Pass(u64),
     Restart,
+    /// Kinds of events, and whom they are about.
+    Unstored(Vec<(u8, usize)>),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -458,7 +460,39 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0..12usize, 0..3u32, outcome).prop_map(|(t, r, o)| Act::Finish(t, r, o)),
         3 => (1..LEASE).prop_map(Act::Pass),
         1 => Just(Act::Restart),
+        2 => prop::collection::vec((0..8u8, 0..12usize), 1..6).prop_map(Act::Unstored),
     ]
+}
+
+/// A batch of events that cannot be stored; returns the tokens that were given out in it.
+fn unstored(world: &mut World, events: &[(u8, usize)], sessions: &[Option<SessionId>], token: Token) -> Vec<Token> {
+    world.engine.settled();
+    let jobs: Vec<Job> = world.engine.jobs().cloned().collect();
+    let mut given = Vec::new();
+    for &(kind, i) in events {
+        let session = sessions[i % sessions.len()].unwrap_or(SessionId(u64::MAX));
+        let event = match kind {
+            0 => Event::Submit { spec: spec("x", Some("a key")) },
+            1 => Event::Cancel { job: JobId(i as u64), reason: "r".into() },
+            2 => Event::Leave { session },
+            3 => Event::Report { token, rank: 0, batch: 99, progress: Some(Box::default()) },
+            4 => Event::Finish { token, rank: 0, outcome: Outcome::Succeeded, message: String::new() },
+            5 => Event::Finish { token, rank: i as u32 % 3, outcome: Outcome::PeerLost, message: String::new() },
+            6 => Event::Offer { token, meeting: Meeting { addresses: vec!["a:1".into()], secret: vec![1] } },
+            _ => Event::Synchronize { session, running: None, memory_free: 0, disk_free: 0, draining: false },
+        };
+        if let Response::Wanted(Wanted::Run { token, .. }) = world.handle(event) {
+            given.push(token);
+        }
+    }
+    world.engine.take_back(world.now);
+    assert_eq!(world.engine.jobs().cloned().collect::<Vec<_>>(), jobs, "something of an unstored batch stayed");
+    let known = |session: &SessionId| world.engine.worker_of(*session).is_some_and(|w| w.connected);
+    let lost = sessions.iter().flatten().filter(|session| !known(session)).count();
+    assert_eq!(lost, 0, "a session ended because of a write that failed");
+    // A key of a job that is not there is free again; where it is there, it is a durable one's.
+    given.retain(|token| world.engine.job_of(*token).is_none());
+    given
 }
 
 /// Everything that must hold in every state that can be reached.
@@ -527,6 +561,7 @@ proptest! {
         let mut sessions: [Option<SessionId>; 3] = [None; 3];
         let mut running: [Option<Token>; 3] = [None; 3];
         let mut tokens: Vec<Token> = vec![Token(0)];
+        let mut never_stored: Vec<Token> = Vec::new();
         for act in acts {
             let before = world.engine.jobs()
                 .map(|j| (j.id, (j.state.is_final(), j.checkpoint().map_or(0, |a| a.step), j.attempts.len())))
@@ -572,11 +607,64 @@ proptest! {
                     let jobs = world.engine.jobs().cloned().collect();
                     world.engine = Engine::new(limits(), jobs, world.now);
                     sessions = [None; 3];
+                    // Nobody ever had them.
+                    never_stored.clear();
+                }
+                Act::Unstored(events) => {
+                    // Sessions whose lease has ended are gone by themselves.
+                    let mut live = sessions;
+                    for session in &mut live {
+                        *session = session.filter(|s| world.engine.worker_of(*s).is_some());
+                    }
+                    never_stored.extend(unstored(&mut world, &events, &live, pick(events.len())));
                 }
             }
             let (_, effects) = world.engine.handle(world.now, Event::Tick);
             settle(&mut world, effects, &mut running, &mut tokens);
+            prop_assert!(tokens.iter().all(|token| !never_stored.contains(token)), "a token was given twice");
             invariants(&world.engine, &before);
         }
     }
+}
+
+#[test]
+fn a_batch_that_could_not_be_stored_leaves_no_trace_but_the_sessions() {
+    let mut world = World::new();
+    let held = world.submit(spec("held", None));
+    let (a, b) = (world.register("a", "1"), world.register("b", "2"));
+    let (_, token) = world.start(a);
+    world.engine.settled();
+
+    let key = world.submit(spec("unstored", Some("k")));
+    let (_, unstored) = world.start(b);
+    world.finish(token, Outcome::Failed);
+    let c = world.register("c", "3");
+    world.engine.take_back(world.now);
+
+    assert!(world.engine.job(key).is_none(), "a job that was never stored is there");
+    assert!(matches!(world.state(held), JobState::Running { token: now, .. } if *now == token));
+    assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::GoOn));
+    // What was given out and not stored is nobody's, and whoever began on it stops.
+    let stop = world.sync(b, Some(unstored));
+    assert!(matches!(stop, Response::Wanted(Wanted::Stop { at_once: true, .. })), "{stop:?}");
+    assert_eq!(world.sync(c, None), Response::Wanted(Wanted::Nothing));
+    // The key is free, the number is given again, the token is not.
+    assert_eq!(world.submit(spec("again", Some("k"))), key);
+    let (_, later) = world.start(b);
+    assert!(later > unstored, "{later} was given before");
+    assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
+}
+
+#[test]
+fn what_an_unreadable_job_had_is_never_given_again() {
+    let mut world = World::new();
+    let reserved = Reserved { job: JobId(7), token: Token(40), keys: vec![("k".into(), JobId(5))] };
+    world.engine.reserve(reserved);
+    assert_eq!(
+        world.handle(Event::Submit { spec: spec("x", Some("k")) }),
+        Response::Refused(Refusal::KeyReused(JobId(5)))
+    );
+    assert_eq!(world.submit(spec("x", None)), JobId(8));
+    let a = world.register("a", "1");
+    assert_eq!(world.start(a), (JobId(8), Token(41)));
 }

@@ -16,8 +16,14 @@ struct Bucket {
     mean: f64,
 }
 
-fn series(metrics: &[MetricRecord], name: &str) -> Vec<(f64, f64)> {
-    metrics.iter().filter_map(|m| Some((m.step as f64, *m.values.get(name)?))).collect()
+fn series(metrics: &[MetricRecord], name: &str) -> impl Iterator<Item = (f64, f64)> {
+    metrics.iter().filter_map(move |m| Some((m.step as f64, *m.values.get(name)?)))
+}
+
+/// Points that can be drawn, and how many cannot because they are not finite.
+fn drawable(metrics: &[MetricRecord], name: &str) -> (Vec<(f64, f64)>, usize) {
+    let (points, not): (Vec<_>, Vec<_>) = series(metrics, name).partition(|(_, value)| value.is_finite());
+    (points, not.len())
 }
 
 /// Keeps the extremes of every bucket, so that no spike is lost.
@@ -37,12 +43,15 @@ fn buckets(points: &[(f64, f64)]) -> Vec<Bucket> {
 
 /// Training loss, and held-out loss where there is one.
 pub fn loss(metrics: &[MetricRecord]) -> Markup {
-    let train = series(metrics, "loss");
-    let evals = series(metrics, "eval_loss");
+    let (train, not_finite) = drawable(metrics, "loss");
+    let (evals, evals_not_finite) = drawable(metrics, "eval_loss");
+    let not_finite = not_finite + evals_not_finite;
     let values = train.iter().chain(&evals).map(|p| p.1);
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     if train.len() + evals.len() < 2 || !low.is_finite() {
-        return html! { p .dim { "The curve appears with the first steps." } };
+        return html! {
+            p .dim { "The curve appears with the first steps." @if not_finite > 0 { " " (not_finite) " points are NaN or infinite." } }
+        };
     }
     let steps = train.iter().chain(&evals).map(|p| p.0).fold(1.0, f64::max);
     let x = |step: f64| step / steps * WIDTH;
@@ -66,13 +75,26 @@ pub fn loss(metrics: &[MetricRecord]) -> Markup {
             polyline .curve points=(curve) {}
             polyline .evals points=(held) {}
         }
-        p .dim { (train.len()) " of " (train.len()) " points represented; line = mean, band = min to max" @if !evals.is_empty() { ", dashed = held-out" } }
+        p .dim { (train.len()) " of " (train.len()) " points represented; line = mean, band = min to max" @if !evals.is_empty() { ", dashed = held-out" } @if not_finite > 0 { "; " (not_finite) " points are NaN or infinite" } }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn points_that_are_not_finite_are_counted_and_move_nothing() {
+        let value = |i: u64| match i {
+            3 => f64::NAN,
+            5 => f64::INFINITY,
+            _ => 2.0 + i as f64,
+        };
+        let point = |i| MetricRecord { seq: i, step: i, unix_ms: 0, values: [("loss".to_owned(), value(i))].into() };
+        let text = loss(&(1..10).map(point).collect::<Vec<_>>()).into_string();
+        assert!(text.contains("7 of 7 points") && text.contains("2 points are NaN or infinite"), "{text}");
+        assert!(!text.contains("NaN,") && !text.contains(",NaN") && !text.contains(",inf"), "{text}");
+    }
 
     #[test]
     fn one_spike_in_many_points_is_kept() {

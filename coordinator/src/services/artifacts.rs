@@ -1,15 +1,20 @@
 //! `qlora.v1.ArtifactService`.
 
+use std::time::Duration;
+
 use qlora_engine::{Refusal, Token};
 use qlora_proto::artifact_service_server::ArtifactService;
 use qlora_proto::*;
-use qlora_store::{Digest256, JobStore, Upload};
+use qlora_store::{Digest256, Finished, JobStore, Upload};
 use tokio::sync::mpsc;
-use tonic::{Code, Request, Response, Status, Streaming as Incoming};
+use tonic::{Request, Response, Status, Streaming as Incoming};
 
 use super::{Services, Streaming, streaming};
 use crate::convert;
 use crate::error::CallError;
+
+/// A sender that is silent for this long is gone; what it has sent waits for the next one.
+const SILENCE: Duration = Duration::from_secs(60);
 
 fn digest(text: &str) -> Result<Digest256, CallError> {
     Ok(text.parse()?)
@@ -23,26 +28,29 @@ impl<S: JobStore> ArtifactService for Services<S> {
         &self,
         request: Request<StatArtifactRequest>,
     ) -> Result<Response<StatArtifactResponse>, Status> {
-        let stat = self.artifacts.stat(&digest(&request.into_inner().digest)?).await;
-        let received = if stat.complete { 0 } else { stat.size };
-        let size = if stat.complete { stat.size } else { 0 };
-        Ok(Response::new(StatArtifactResponse { complete: stat.complete, size, received }))
+        let stat = self.artifacts.stat(&digest(&request.into_inner().digest)?).await.map_err(CallError::from)?;
+        let (size, received) = if stat.complete { (stat.size, 0) } else { (0, stat.size) };
+        Ok(Response::new(StatArtifactResponse { complete: stat.complete, size, received, damaged: stat.damaged }))
     }
 
     async fn upload(&self, request: Request<Incoming<UploadRequest>>) -> Result<Response<UploadResponse>, Status> {
         let mut messages = request.into_inner();
-        let first = messages.message().await?.ok_or_else(|| Status::invalid_argument("the upload is empty"))?;
+        let first = next(&mut messages).await?.ok_or_else(|| Status::invalid_argument("the upload is empty"))?;
         let header = first.header.ok_or_else(|| Status::invalid_argument("the first message has no header"))?;
         self.may_upload(header.token).await?;
         let digest = digest(&header.digest)?;
-        if self.artifacts.stat(&digest).await.complete {
-            return Ok(Response::new(UploadResponse { digest: header.digest, size: header.size }));
+        let stat = self.artifacts.stat(&digest).await.map_err(CallError::from)?;
+        if !stat.complete {
+            let finished = self.take(&digest, &header, first.data, &mut messages).await?;
+            // The attempt may have lost its job while the bytes came.
+            match self.may_upload(header.token).await {
+                Ok(()) => finished.publish().await.map_err(CallError::from)?,
+                Err(refused) => {
+                    finished.discard();
+                    return Err(refused.into());
+                }
+            }
         }
-        let taken = self.take(&digest, &header, first.data, &mut messages).await;
-        if taken.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted) {
-            self.artifacts.discard(&digest).await;
-        }
-        taken?;
         Ok(Response::new(UploadResponse { digest: header.digest, size: header.size }))
     }
 
@@ -69,11 +77,17 @@ impl<S: JobStore> ArtifactService for Services<S> {
     }
 }
 
+/// The next message; none at the end.
+async fn next(messages: &mut Incoming<UploadRequest>) -> Result<Option<UploadRequest>, Status> {
+    let silent = |_| Status::aborted("nothing came for too long; what came is kept, ask where it stands and go on");
+    tokio::time::timeout(SILENCE, messages.message()).await.map_err(silent)?
+}
+
 async fn receive(upload: &mut Upload, first: Vec<u8>, messages: &mut Incoming<UploadRequest>) -> Result<(), Status> {
     let mut data = first;
     loop {
-        upload.write(&data).await.map_err(CallError::from)?;
-        match messages.message().await? {
+        upload.write(data).await.map_err(CallError::from)?;
+        match next(messages).await? {
             Some(message) => data = message.data,
             None => return Ok(()),
         }
@@ -81,18 +95,16 @@ async fn receive(upload: &mut Upload, first: Vec<u8>, messages: &mut Incoming<Up
 }
 
 impl<S: JobStore> Services<S> {
+    /// Takes all bytes of an upload and checks them.
     async fn take(
         &self,
         digest: &Digest256,
         header: &UploadHeader,
         first: Vec<u8>,
         messages: &mut Incoming<UploadRequest>,
-    ) -> Result<(), Status> {
+    ) -> Result<Finished, Status> {
         let mut upload = self.artifacts.upload(digest, header.size, header.offset).await.map_err(CallError::from)?;
         receive(&mut upload, first, messages).await?;
-        if !upload.is_full() {
-            return Err(Status::aborted("the upload broke off; what came is kept, go on where it stands"));
-        }
         Ok(upload.finish().await.map_err(CallError::from)?)
     }
 

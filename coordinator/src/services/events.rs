@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Services, Streaming, streaming};
 use crate::convert;
+use crate::error::CallError;
 
 /// Entries that are read at one time.
 const PAGE: u32 = 500;
@@ -25,7 +26,11 @@ impl<S: JobStore> EventService for Services<S> {
         tokio::spawn(async move {
             loop {
                 // The store is the truth; the broadcast only says that there is something new.
-                let Ok(entries) = store.journal(after, PAGE).await else { return };
+                let entries = match store.journal(after, PAGE).await {
+                    Ok(entries) => entries,
+                    // An end without a word would look as if there were no more.
+                    Err(e) => return drop(sender.send(Err(CallError::from(e).into())).await),
+                };
                 let full = entries.len() == PAGE as usize;
                 for entry in entries {
                     after = entry.seq;

@@ -7,7 +7,7 @@ use qlora_engine as domain;
 use qlora_engine::{Event, JobState, Needs, verdict};
 use qlora_proto::job_service_server::JobService;
 use qlora_proto::*;
-use qlora_store::{Digest256, JobStore};
+use qlora_store::{Digest256, JobStore, LogRecord};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -125,9 +125,11 @@ impl<S: JobStore> JobService for Services<S> {
         let services = self.clone();
         tokio::spawn(async move {
             loop {
-                let Ok(job) = services.job(id).await else { return };
-                // Read after the state: what was written before the end is then complete.
-                let Ok(lines) = services.store.logs(convert::job_in(id), after, PAGE).await else { return };
+                let (job, lines) = match services.lines(id, after).await {
+                    Ok(read) => read,
+                    // An end without a word would look as if there were no more.
+                    Err(e) => return drop(sender.send(Err(e.into())).await),
+                };
                 let full = lines.len() == PAGE as usize;
                 for line in lines {
                     after = line.seq;
@@ -158,7 +160,17 @@ impl<S: JobStore> Services<S> {
     pub(crate) async fn job(&self, id: u64) -> Result<Job, CallError> {
         let id = convert::job_in(id);
         let found = self.driver.read(move |engine| engine.job(id).map(convert::job)).await?;
-        found.ok_or(CallError::Refused(domain::Refusal::UnknownJob(id)))
+        found.ok_or_else(|| match self.driver.unreadable(id) {
+            Some(fault) => CallError::Unreadable { job: id, fault },
+            None => CallError::Refused(domain::Refusal::UnknownJob(id)),
+        })
+    }
+
+    /// A job, and the lines of its log after number `after`.
+    async fn lines(&self, id: u64, after: u64) -> Result<(Job, Vec<LogRecord>), CallError> {
+        let job = self.job(id).await?;
+        // Read after the state: what was written before the end is then complete.
+        Ok((job, self.store.logs(convert::job_in(id), after, PAGE).await?))
     }
 
     /// Checks a submission and works out what it needs.
@@ -214,7 +226,13 @@ impl<S: JobStore> Services<S> {
             return Err(CallError::Invalid(format!("the job has no file with the role {role}")));
         }
         for file in &files {
-            let stat = self.artifacts.stat(&Digest256::from_str(&file.digest)?).await;
+            let stat = self.artifacts.stat(&Digest256::from_str(&file.digest)?).await?;
+            if stat.damaged {
+                return Err(CallError::Invalid(format!(
+                    "{} is damaged in the artifact store, upload it again (digest {})",
+                    file.name, file.digest
+                )));
+            }
             if !stat.complete {
                 return Err(CallError::Invalid(format!(
                     "{} has not been uploaded (digest {})",

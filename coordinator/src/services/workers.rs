@@ -83,7 +83,7 @@ impl<S: JobStore> WorkerService for Services<S> {
         let artifact =
             convert::artifact_in(request.artifact.ok_or_else(|| Status::invalid_argument("the artifact is missing"))?)?;
         let digest = artifact.digest.parse().map_err(CallError::Artifact)?;
-        if !self.artifacts.stat(&digest).await.complete {
+        if !self.artifacts.stat(&digest).await.map_err(CallError::from)?.complete {
             return Err(Status::failed_precondition(format!("artifact {digest} has not been uploaded")));
         }
         self.driver.event(Event::Commit { token: Token(request.token), artifact }).await?;

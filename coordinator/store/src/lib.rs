@@ -3,6 +3,8 @@
 //! [`JobStore`] takes batches of [`Write`]s: a batch is durable as a whole when it returns, or nothing of it is.
 //! [`SqliteStore`] is the default; [`MemoryStore`] is for tests and measurements. Both pass one conformance suite.
 //! [`ArtifactStore`] is a folder. This crate decides nothing about jobs.
+//!
+//! A record that cannot be read does not hide the others: it is left where it lies, named, and passed over.
 
 mod artifacts;
 mod error;
@@ -10,8 +12,8 @@ mod memory;
 mod records;
 mod sqlite;
 
-pub use artifacts::{ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Upload};
+pub use artifacts::{ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Finished, Upload};
 pub use error::StoreError;
 pub use memory::MemoryStore;
-pub use records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Write};
+pub use records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write};
 pub use sqlite::SqliteStore;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use qlora_engine::{Job, JobId};
+use qlora_engine::{Job, JobId, Reserved};
 
 use crate::error::StoreError;
-use crate::records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Write};
+use crate::records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Write};
 
 /// Forgets everything when dropped.
 #[derive(Debug, Default)]
@@ -19,6 +19,7 @@ struct State {
     logs: BTreeMap<JobId, Vec<LogRecord>>,
     journal: Vec<JournalEntry>,
     configs: Vec<ConfigRevision>,
+    reserved: Reserved,
 }
 
 impl MemoryStore {
@@ -37,7 +38,12 @@ impl JobStore for MemoryStore {
         let mut entries = Vec::new();
         for write in writes {
             match write {
-                Write::SaveJob(job) => drop(state.jobs.insert(job.id, *job)),
+                Write::SaveJob(job) => {
+                    let Reserved { job: id, token, .. } = &mut state.reserved;
+                    *id = job.id.max(*id);
+                    *token = job.attempts.iter().map(|a| a.token).fold(*token, Ord::max);
+                    state.jobs.insert(job.id, *job);
+                }
                 Write::Metrics { job, points } => {
                     let all = state.metrics.entry(job).or_default();
                     for point in points {
@@ -60,8 +66,10 @@ impl JobStore for MemoryStore {
         Ok(entries)
     }
 
-    async fn jobs(&self) -> Result<Vec<Job>, StoreError> {
-        Ok(self.state().jobs.values().cloned().collect())
+    async fn load(&self) -> Result<Stored, StoreError> {
+        let state = self.state();
+        let jobs = state.jobs.values().cloned().collect();
+        Ok(Stored { jobs, unreadable: Vec::new(), reserved: state.reserved.clone() })
     }
 
     async fn metrics(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<MetricRecord>, StoreError> {

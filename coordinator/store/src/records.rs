@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use qlora_engine::{Job, JobId};
-use serde::{Deserialize, Serialize};
+use qlora_engine::{Job, JobId, Reserved};
 
 use crate::StoreError;
 
 /// Values of one moment of a job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MetricRecord {
     /// From 1 within the job; given by the store.
     pub seq: u64,
     pub step: u64,
     pub unix_ms: u64,
+    /// As they were reported, those included that are not finite.
     pub values: BTreeMap<String, f64>,
 }
 
@@ -60,13 +60,33 @@ pub enum Write {
     Journal(JournalEntry),
 }
 
+/// A job's record that cannot be read. It is left as it is, and passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub job: JobId,
+    pub fault: String,
+}
+
+/// What a start finds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Stored {
+    /// Every job, oldest first.
+    pub jobs: Vec<Job>,
+    pub unreadable: Vec<Unreadable>,
+    /// What must not be given out again.
+    pub reserved: Reserved,
+}
+
 /// Jobs, their metrics and logs, the journal, and named configurations.
 pub trait JobStore: Send + Sync + 'static {
     /// Makes all of `writes` durable, or none; returns the journal entries with their numbers.
+    ///
+    /// # Errors
+    /// Nothing of it is there, unless the error is [`StoreError::Unsure`].
     fn apply(&self, writes: Vec<Write>) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
-    /// Every job, oldest first.
-    fn jobs(&self) -> impl Future<Output = Result<Vec<Job>, StoreError>> + Send;
+    /// What is durable.
+    fn load(&self) -> impl Future<Output = Result<Stored, StoreError>> + Send;
 
     /// Points of `job` after number `after`, oldest first.
     fn metrics(

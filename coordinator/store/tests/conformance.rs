@@ -1,37 +1,12 @@
-//! One suite for every job store, and the promises of the artifact store.
+//! One suite for every job store.
+
+mod common;
 
 use std::collections::BTreeMap;
 
-use qlora_engine::{File, Job, JobId, JobKind, JobSpec, JobState, Millis, Needs};
+use common::{entry, job, line, point};
+use qlora_engine::{CallScores, Job, JobId, JobState, Millis, Needs, Progress, Scores, Token};
 use qlora_store::*;
-use sha2::{Digest, Sha256};
-
-fn job(id: u64) -> Job {
-    let spec = JobSpec {
-        kind: JobKind::Train,
-        name: format!("job {id}"),
-        config_json: "{\"a\":1}".into(),
-        config_hash: "h".into(),
-        files: vec![File { role: "train".into(), name: "t.jsonl".into(), digest: "d".into(), size: 3 }],
-        needs: Needs { memory_fraction: Some(0.9), ..Needs::default() },
-        max_retries: 1,
-        idempotency_key: None,
-        traceparent: String::new(),
-    };
-    Job::new(JobId(id), spec, Millis(7))
-}
-
-fn point(step: u64) -> MetricRecord {
-    MetricRecord { seq: 0, step, unix_ms: 1, values: BTreeMap::from([("loss".into(), step as f64 / 4.0)]) }
-}
-
-fn line(text: &str) -> LogRecord {
-    LogRecord { seq: 0, unix_ms: 2, level: "info".into(), text: text.into(), token: 5 }
-}
-
-fn entry(kind: &str) -> JournalEntry {
-    JournalEntry { seq: 0, unix_ms: 3, job: Some(JobId(1)), worker: None, kind: kind.into(), text: String::new() }
-}
 
 async fn conforms(store: impl JobStore) {
     let (first, mut second) = (job(1), job(2));
@@ -48,7 +23,9 @@ async fn conforms(store: impl JobStore) {
     assert_eq!(entries.iter().map(|e| (e.seq, e.kind.as_str())).collect::<Vec<_>>(), [(1, "x"), (2, "y")]);
     second.state = JobState::Succeeded { at: Millis(9) };
     store.apply(vec![Write::SaveJob(Box::new(second.clone()))]).await.expect("a write");
-    assert_eq!(store.jobs().await.expect("jobs"), [first, second]);
+    let stored = store.load().await.expect("jobs");
+    assert_eq!(stored.jobs, [first, second]);
+    assert_eq!((stored.unreadable, stored.reserved.job), (vec![], JobId(2)));
 
     let steps = |points: Vec<MetricRecord>| points.iter().map(|p| (p.seq, p.step)).collect::<Vec<_>>();
     assert_eq!(steps(store.metrics(JobId(1), 0, 10).await.expect("metrics")), [(1, 1), (2, 2), (3, 3)]);
@@ -70,6 +47,75 @@ async fn conforms(store: impl JobStore) {
     let names = |all: Vec<ConfigRevision>| all.into_iter().map(|c| (c.name, c.revision)).collect::<Vec<_>>();
     assert_eq!(names(store.configs(None).await.expect("configs")), [("c".into(), 2), ("d".into(), 1)]);
     assert_eq!(names(store.configs(Some("c")).await.expect("configs")), [("c".into(), 1), ("c".into(), 2)]);
+
+    // Nothing lies behind the last position that there can be.
+    assert!(store.metrics(JobId(1), u64::MAX, 10).await.expect("metrics").is_empty());
+    assert!(store.logs(JobId(1), u64::MAX, 10).await.expect("logs").is_empty());
+    assert!(store.journal(u64::MAX, 10).await.expect("journal").is_empty());
+    assert!(matches!(store.config("c", u64::MAX).await, Err(StoreError::NoConfig { .. })));
+    keeps_numbers(&store).await;
+}
+
+/// Numbers that no JSON has a word for, and those at the ends of their types.
+const NUMBERS: [f64; 9] =
+    [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN_POSITIVE, -0.0, 0.1 + 0.2, 5e-324, 1e300 / 3.0];
+
+fn bits(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
+    values.into_iter().map(f64::to_bits).collect()
+}
+
+fn measured(job: &Job) -> Vec<f64> {
+    let p = &job.progress;
+    let scores = p.scores.as_ref().expect("scores");
+    let calls = scores.calls.as_ref().expect("calls");
+    let of_progress =
+        [p.loss, p.learning_rate, p.tokens_per_second, p.first_evaluation, p.last_evaluation, p.seconds_left];
+    let of_scores = [scores.loss, scores.perplexity];
+    let of_calls = [calls.valid_json, calls.schema_valid, calls.names_match, calls.exact_match];
+    let all = of_progress.into_iter().chain([job.spec.needs.memory_fraction]).map(|v| v.expect("a value"));
+    all.chain(of_scores).chain(of_calls).collect()
+}
+
+/// A job all of whose measured values are `v`.
+fn measuring(id: u64, v: f64) -> Job {
+    let calls = CallScores { rows: u64::MAX, valid_json: v, schema_valid: v, names_match: v, exact_match: v };
+    let scores = Scores { rows: 1, tokens: u64::MAX, loss: v, perplexity: v, calls: Some(calls) };
+    let progress = Progress {
+        step: u64::MAX,
+        loss: Some(v),
+        learning_rate: Some(v),
+        tokens_per_second: Some(v),
+        first_evaluation: Some(v),
+        last_evaluation: Some(v),
+        seconds_left: Some(v),
+        scores: Some(scores),
+        ..Progress::default()
+    };
+    let mut made = job(id);
+    made.spec.needs = Needs { memory_fraction: Some(v), ..Needs::default() };
+    Job { progress, ..made }
+}
+
+async fn keeps_numbers(store: &impl JobStore) {
+    let before = store.metrics(JobId(9), 0, 100).await.expect("metrics").len();
+    assert_eq!(before, 0);
+    for (id, v) in (100..).zip(NUMBERS) {
+        let values = BTreeMap::from([("loss".to_owned(), v)]);
+        let point = MetricRecord { seq: 0, step: u64::MAX, unix_ms: u64::MAX, values };
+        let writes =
+            vec![Write::SaveJob(Box::new(measuring(id, v))), Write::Metrics { job: JobId(9), points: vec![point] }];
+        store.apply(writes).await.expect("a write");
+    }
+    let points = store.metrics(JobId(9), 0, 100).await.expect("metrics");
+    assert_eq!(bits(points.iter().map(|p| p.values["loss"])), bits(NUMBERS));
+    assert!(points.iter().all(|p| (p.step, p.unix_ms) == (u64::MAX, u64::MAX)), "{points:?}");
+    let stored = store.load().await.expect("jobs");
+    assert!(stored.unreadable.is_empty(), "a number made its job unreadable");
+    for (id, v) in (100..).zip(NUMBERS) {
+        let job = stored.jobs.iter().find(|job| job.id == JobId(id)).expect("a job");
+        assert!(bits(measured(job)).iter().all(|&found| found == v.to_bits()), "{v}: {job:?}");
+        assert_eq!(job.progress.step, u64::MAX);
+    }
 }
 
 #[tokio::test]
@@ -91,60 +137,41 @@ async fn sqlite_keeps_what_it_acknowledged_and_refuses_a_second_process() {
     assert!(matches!(SqliteStore::open(folder.path()).await, Err(StoreError::InUse { .. })));
     drop(store);
     let again = SqliteStore::open(folder.path()).await.expect("a store");
-    assert_eq!(again.jobs().await.expect("jobs"), [job(1)]);
+    assert_eq!(again.load().await.expect("jobs").jobs, [job(1)]);
 }
 
-fn digest(bytes: &[u8]) -> Digest256 {
-    hex::encode(Sha256::digest(bytes)).parse().expect("a digest")
-}
-
+/// A database as the first version of the schema left it, with NaN as `null`, and a row that holds no JSON.
 #[tokio::test]
-async fn an_upload_goes_on_where_it_broke_off_and_is_checked() {
+async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
+    use sqlx::Connection;
     let folder = tempfile::tempdir().expect("a folder");
-    let store = ArtifactStore::open(folder.path()).await.expect("a store");
-    let bytes = b"a checkpoint of some length".as_slice();
-    let digest = digest(bytes);
-    let size = bytes.len() as u64;
-    let mut upload = store.upload(&digest, size, 0).await.expect("an upload");
-    upload.write(&bytes[..10]).await.expect("bytes");
-    assert!(!upload.is_full());
-    // What was handed over but not flushed by the writer's buffer counts only once it is in the file.
-    drop(upload);
-    let stat = loop {
-        let stat = store.stat(&digest).await;
-        if stat.size == 10 {
-            break stat;
-        }
-        tokio::task::yield_now().await;
-    };
-    assert!(!stat.complete);
-    assert!(matches!(store.read(&digest, 0).await, Err(ArtifactError::Missing(_))));
-    assert!(matches!(store.upload(&digest, size, 3).await, Err(ArtifactError::Offset { expected: 10, .. })));
-    let mut upload = store.upload(&digest, size, 10).await.expect("an upload");
-    upload.write(&bytes[10..]).await.expect("bytes");
-    assert!(upload.is_full());
-    upload.finish().await.expect("the right bytes");
-    let mut reader = store.read(&digest, 2).await.expect("an artifact");
-    assert_eq!(reader.size, size);
-    assert_eq!(reader.next(5).await.expect("bytes"), bytes[2..7]);
-}
-
-#[tokio::test]
-async fn wrong_bytes_never_get_the_final_name() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let store = ArtifactStore::open(folder.path()).await.expect("a store");
-    let digest = digest(b"right");
-    let mut upload = store.upload(&digest, 5, 0).await.expect("an upload");
-    upload.write(b"wrong").await.expect("bytes");
-    assert!(matches!(upload.finish().await, Err(ArtifactError::Mismatch { .. })));
-    assert_eq!(store.stat(&digest).await, ArtifactStat { complete: false, size: 0 });
-    let mut upload = store.upload(&digest, 5, 0).await.expect("an upload");
-    assert!(matches!(upload.write(b"too long").await, Err(ArtifactError::TooLong { .. })));
-}
-
-#[test]
-fn names_that_are_no_digests_are_refused() {
-    for text in ["", "../../etc/passwd", &"A".repeat(64), &"0".repeat(63)] {
-        assert!(text.parse::<Digest256>().is_err(), "{text}");
+    let path = folder.path().join("qlora.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.expect("a database");
+    sqlx::raw_sql(include_str!("../migrations/0001_start.sql")).execute(&mut old).await.expect("the old schema");
+    sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut old).await.expect("its version");
+    let mut running = job(1);
+    running.attempts.push(qlora_engine::Attempt::new(Token(41), "w".into(), Vec::new(), Millis(1)));
+    running.state = JobState::Running { token: Token(41), worker: "w".into(), stopping: None };
+    let scored = measuring(2, f64::NAN);
+    for job in [&running, &scored] {
+        let (spec, body) = (serde_json::to_string(&job.spec).expect("JSON"), serde_json::to_string(job).expect("JSON"));
+        let add = sqlx::query("INSERT INTO jobs (id, spec, body) VALUES (?, ?, ?)");
+        let add = add.bind(job.id.0 as i64).bind(spec).bind(body.replace("\"NaN\"", "null"));
+        add.execute(&mut old).await.expect("a job");
     }
+    let add = "INSERT INTO jobs (id, spec, body) VALUES (3, '{', 'x')";
+    sqlx::raw_sql(add).execute(&mut old).await.expect("a job");
+    old.close().await.expect("an end");
+
+    let store = SqliteStore::open(folder.path()).await.expect("a store");
+    let stored = store.load().await.expect("jobs");
+    assert_eq!(stored.jobs.iter().map(|job| job.id.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(stored.jobs[0], running);
+    let scores = stored.jobs[1].progress.scores.as_ref().expect("scores");
+    assert!(scores.loss.is_nan() && scores.calls.as_ref().expect("calls").exact_match.is_nan());
+    assert_eq!(stored.unreadable.iter().map(|u| u.job).collect::<Vec<_>>(), [JobId(3)]);
+    assert_eq!(stored.reserved.job, JobId(3));
+    // What the row without JSON had is not known, so none of what it may have had is given again.
+    assert!(stored.reserved.token > Token(41 + 1000), "{:?}", stored.reserved);
 }

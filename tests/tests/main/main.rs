@@ -2,6 +2,7 @@
 
 mod configs;
 mod data;
+mod durability;
 mod faults;
 mod foreign;
 mod formats;

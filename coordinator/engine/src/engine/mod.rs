@@ -1,10 +1,14 @@
 //! The state and the one function that changes it.
 
 mod attempts;
+mod durable;
+mod jobs;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+pub use self::durable::Reserved;
+use self::jobs::Jobs;
 use self::workers::Seen;
 use crate::event::{Effect, Event, Refusal, Response};
 use crate::ids::{JobId, Millis, SessionId, Token};
@@ -32,13 +36,14 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Engine {
     limits: Limits,
-    jobs: BTreeMap<JobId, Job>,
+    jobs: Jobs,
     keys: HashMap<String, JobId>,
     /// Jobs that wait for a worker.
     queue: BTreeSet<JobId>,
     running: HashMap<Token, JobId>,
     workers: BTreeMap<String, Worker>,
     sessions: HashMap<SessionId, String>,
+    next_job: u64,
     next_token: u64,
     next_session: u64,
 }
@@ -47,46 +52,6 @@ pub struct Engine {
 type Effects = Vec<Effect>;
 
 impl Engine {
-    /// An engine over the jobs of an earlier one. Workers register again; running attempts have one lease from
-    /// `now` on to be claimed, so that a restart is invisible to a job that goes on.
-    pub fn new(limits: Limits, jobs: Vec<Job>, now: Millis) -> Self {
-        let highest = |job: &Job| job.attempts.iter().map(|a| a.token.0).max().unwrap_or(0);
-        let mut engine = Self {
-            limits,
-            next_token: jobs.iter().map(highest).max().unwrap_or(0) + 1,
-            // Sessions of an earlier process must not be valid in this one.
-            next_session: now.0,
-            jobs: BTreeMap::new(),
-            keys: HashMap::new(),
-            queue: BTreeSet::new(),
-            running: HashMap::new(),
-            workers: BTreeMap::new(),
-            sessions: HashMap::new(),
-        };
-        for job in jobs {
-            engine.adopt(job, now);
-        }
-        engine
-    }
-
-    fn adopt(&mut self, job: Job, now: Millis) {
-        if let Some(key) = &job.spec.idempotency_key {
-            self.keys.insert(key.clone(), job.id);
-        }
-        match &job.state {
-            JobState::Queued { .. } => drop(self.queue.insert(job.id)),
-            JobState::Running { token, .. } => {
-                self.running.insert(*token, job.id);
-                let until = now.plus(self.limits.lease);
-                for name in job.attempt(*token).into_iter().flat_map(Attempt::holders) {
-                    self.workers.insert(name.to_owned(), Worker::absent(name.to_owned(), *token, now, until));
-                }
-            }
-            _ => {}
-        }
-        self.jobs.insert(job.id, job);
-    }
-
     pub fn job(&self, id: JobId) -> Option<&Job> {
         self.jobs.get(&id)
     }
@@ -170,12 +135,13 @@ impl Engine {
                 Err(Refusal::KeyReused(known))
             };
         }
-        let id = JobId(self.jobs.last_key_value().map_or(0, |(id, _)| id.0) + 1);
+        let id = JobId(self.next_job);
+        self.next_job += 1;
         if let Some(key) = &spec.idempotency_key {
             self.keys.insert(key.clone(), id);
         }
         effects.push(record(Some(id), None, "submitted", spec.name.clone()));
-        self.jobs.insert(id, Job::new(id, spec, now));
+        self.jobs.insert(Job::new(id, spec, now));
         self.queue.insert(id);
         effects.push(Effect::Save(id));
         self.wake_one_for(now, id, effects);

@@ -1,0 +1,133 @@
+//! What an engine begins with, and how it goes back where storing has failed.
+
+use super::{Engine, Limits};
+use crate::ids::{JobId, Millis, Token};
+use crate::job::{Attempt, Job, JobState};
+use crate::worker::Worker;
+
+/// What must not be given a second time, though no job at hand has it: the job may be one that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// The greatest that were ever given.
+    pub job: JobId,
+    pub token: Token,
+    /// Idempotency keys of jobs that cannot be read.
+    pub keys: Vec<(String, JobId)>,
+}
+
+impl Default for Reserved {
+    fn default() -> Self {
+        Self { job: JobId(0), token: Token(0), keys: Vec::new() }
+    }
+}
+
+impl Engine {
+    /// An engine over the jobs of an earlier one. Workers register again; running attempts have one lease from
+    /// `now` on to be claimed, so that a restart is invisible to a job that goes on.
+    pub fn new(limits: Limits, jobs: Vec<Job>, now: Millis) -> Self {
+        let mut engine = Self {
+            limits,
+            jobs: Default::default(),
+            keys: Default::default(),
+            queue: Default::default(),
+            running: Default::default(),
+            workers: Default::default(),
+            sessions: Default::default(),
+            next_job: 1,
+            next_token: 1,
+            // Sessions of an earlier process must not be valid in this one.
+            next_session: now.0,
+        };
+        engine.restore(jobs, now);
+        engine
+    }
+
+    /// Gives out no number and no key that is `reserved`.
+    pub fn reserve(&mut self, reserved: Reserved) {
+        self.next_job = self.next_job.max(reserved.job.0 + 1);
+        self.next_token = self.next_token.max(reserved.token.0 + 1);
+        for (key, job) in reserved.keys {
+            self.keys.entry(key).or_insert(job);
+        }
+    }
+
+    /// Everything that was handled so far is durable.
+    pub fn settled(&mut self) {
+        self.jobs.settled();
+    }
+
+    /// What was handled since [`Self::settled`] could not be stored: jobs are again what they were then.
+    ///
+    /// Sessions, leases and what workers said of themselves stay. Tokens that nobody got are not given again.
+    pub fn take_back(&mut self, now: Millis) {
+        for (id, before) in self.jobs.take_changes() {
+            self.forget(id);
+            match before {
+                Some(job) => self.adopt(job, now),
+                None => self.next_job = self.next_job.min(id.0),
+            }
+        }
+        self.seat();
+    }
+
+    /// Jobs are `jobs` and no others, and nothing is reserved but what they have; sessions and leases stay.
+    pub fn restore(&mut self, jobs: Vec<Job>, now: Millis) {
+        self.jobs = Default::default();
+        self.keys.clear();
+        self.queue.clear();
+        self.running.clear();
+        for job in jobs {
+            self.adopt(job, now);
+        }
+        self.seat();
+    }
+
+    fn adopt(&mut self, job: Job, now: Millis) {
+        self.next_job = self.next_job.max(job.id.0 + 1);
+        let highest = job.attempts.iter().map(|a| a.token.0).max().unwrap_or(0);
+        self.next_token = self.next_token.max(highest + 1);
+        if let Some(key) = &job.spec.idempotency_key {
+            self.keys.insert(key.clone(), job.id);
+        }
+        match &job.state {
+            JobState::Queued { .. } => drop(self.queue.insert(job.id)),
+            JobState::Running { token, .. } => {
+                self.running.insert(*token, job.id);
+                let until = now.plus(self.limits.lease);
+                for name in job.attempt(*token).into_iter().flat_map(Attempt::holders) {
+                    let absent = || Worker::absent(name.to_owned(), *token, now, until);
+                    self.workers.entry(name.to_owned()).or_insert_with(absent);
+                }
+            }
+            _ => {}
+        }
+        self.jobs.adopt(job);
+    }
+
+    fn forget(&mut self, id: JobId) {
+        let Some(job) = self.jobs.forget(id) else { return };
+        self.queue.remove(&id);
+        if let JobState::Running { token, .. } = job.state {
+            self.running.remove(&token);
+        }
+        if let Some(key) = &job.spec.idempotency_key {
+            self.keys.remove(key);
+        }
+    }
+
+    /// Every worker holds what the jobs say that it holds.
+    fn seat(&mut self) {
+        for worker in self.workers.values_mut() {
+            worker.assigned = None;
+        }
+        for (&token, id) in &self.running {
+            let attempt = self.jobs.get(id).and_then(|job| job.attempt(token));
+            for name in attempt.into_iter().flat_map(Attempt::holders) {
+                if let Some(worker) = self.workers.get_mut(name) {
+                    worker.assigned = Some(token);
+                    worker.waiting = false;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The driver over a store that fails when it is told to.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use qlora_engine::{
+    Artifact, DeviceClass, JobKind, JobSpec, JobState, Needs, Outcome, Platform, Progress, Token, Wanted,
+};
+use qlora_store::{ConfigRevision, LogRecord, MemoryStore, MetricRecord, SqliteStore};
+use tokio::sync::Semaphore;
+
+use super::*;
+
+/// Everything in memory, and writes that can be made to fail or to wait.
+struct Failing {
+    kept: MemoryStore,
+    applied: AtomicU64,
+    /// Writes that fail: from the first of these numbers on, so many of them.
+    fails: Mutex<(u64, u64)>,
+    /// They fail after all was stored.
+    too_late: Mutex<bool>,
+    gate: Semaphore,
+}
+
+impl Failing {
+    fn new() -> Arc<Self> {
+        let fails = Mutex::new((0, 0));
+        let gate = Semaphore::new(1_000_000);
+        Arc::new(Self {
+            kept: MemoryStore::default(),
+            applied: AtomicU64::new(0),
+            fails,
+            too_late: Mutex::new(false),
+            gate,
+        })
+    }
+
+    /// Of the next writes the one after `after` fails, and those after it up to `many`.
+    fn fail(&self, after: u64, many: u64) {
+        *self.fails.lock().expect("a lock") = (self.applied.load(SeqCst) + 1 + after, many);
+    }
+
+    fn fault() -> StoreError {
+        StoreError::DiskFull { path: "here".into() }
+    }
+}
+
+impl JobStore for Failing {
+    async fn apply(&self, writes: Vec<Write>) -> Result<Vec<JournalEntry>, StoreError> {
+        self.gate.acquire().await.expect("a gate").forget();
+        let number = self.applied.fetch_add(1, SeqCst) + 1;
+        let (first, many) = *self.fails.lock().expect("a lock");
+        if (first..first + many).contains(&number) {
+            if *self.too_late.lock().expect("a lock") {
+                self.kept.apply(writes).await?;
+                return Err(StoreError::Unsure { path: "here".into(), fault: "no answer".into() });
+            }
+            return Err(Self::fault());
+        }
+        self.kept.apply(writes).await
+    }
+
+    async fn load(&self) -> Result<Stored, StoreError> {
+        self.kept.load().await
+    }
+
+    async fn metrics(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<MetricRecord>, StoreError> {
+        self.kept.metrics(job, after, limit).await
+    }
+
+    async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
+        self.kept.logs(job, after, limit).await
+    }
+
+    async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
+        self.kept.journal(after, limit).await
+    }
+
+    async fn put_config(&self, name: &str, yaml: &str, hash: &str, at: u64) -> Result<ConfigRevision, StoreError> {
+        self.kept.put_config(name, yaml, hash, at).await
+    }
+
+    async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {
+        self.kept.config(name, revision).await
+    }
+
+    async fn configs(&self, name: Option<&str>) -> Result<Vec<ConfigRevision>, StoreError> {
+        self.kept.configs(name).await
+    }
+}
+
+async fn start(store: &Arc<Failing>) -> Handle {
+    Driver::start(store.clone(), Limits::default()).await.expect("a start")
+}
+
+fn submit(name: &str, key: Option<&str>) -> Event {
+    let spec = JobSpec {
+        kind: JobKind::Noop,
+        name: name.into(),
+        config_json: String::new(),
+        config_hash: String::new(),
+        files: Vec::new(),
+        needs: Needs::default(),
+        max_retries: 0,
+        idempotency_key: key.map(str::to_owned),
+        traceparent: String::new(),
+    };
+    Event::Submit { spec: Box::new(spec) }
+}
+
+fn register(name: &str) -> Event {
+    let platform = Platform {
+        device: DeviceClass::Cpu,
+        device_name: "a device".into(),
+        device_memory: 1,
+        device_memory_free: 1,
+        compute_capability: String::new(),
+        driver: String::new(),
+        cpu_model: String::new(),
+        cpu_cores: 1,
+        memory: 1,
+        disk_free: 1,
+        bf16: false,
+        flash_attention: false,
+        os: String::new(),
+        labels: BTreeMap::new(),
+        version: String::new(),
+        host: String::new(),
+        device_id: String::new(),
+    };
+    Event::Register { name: name.into(), instance: name.into(), platform: Box::new(platform), running: None }
+}
+
+fn sync(session: SessionId, running: Option<Token>) -> Event {
+    Event::Synchronize { session, running, memory_free: 1, disk_free: 1, draining: false }
+}
+
+fn finish(token: Token) -> Event {
+    Event::Finish { token, rank: 0, outcome: Outcome::Succeeded, message: String::new() }
+}
+
+fn report(token: Token, batch: u64) -> Event {
+    let progress = Progress { step: batch, loss: Some(f64::NAN), ..Progress::default() };
+    Event::Report { token, rank: 0, batch, progress: Some(Box::new(progress)) }
+}
+
+fn checkpoint(token: Token, step: u64) -> Event {
+    let artifact = Artifact { kind: "checkpoint".into(), name: "c".into(), digest: "d".into(), size: 1, step };
+    Event::Commit { token, artifact }
+}
+
+async fn registered(driver: &Handle, name: &str) -> SessionId {
+    match driver.event(register(name)).await {
+        Ok(Response::Registered { session }) => session,
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+async fn started(driver: &Handle, session: SessionId) -> Token {
+    match driver.event(sync(session, None)).await {
+        Ok(Response::Wanted(Wanted::Run { token, .. })) => token,
+        other => panic!("{:?}", other.map_err(|e| e.to_string())),
+    }
+}
+
+async fn submitted(driver: &Handle, name: &str) -> JobId {
+    match driver.event(submit(name, None)).await {
+        Ok(Response::Submitted { job, .. }) => job,
+        other => panic!("{:?}", other.map_err(|e| e.to_string())),
+    }
+}
+
+async fn names(driver: &Handle) -> Vec<String> {
+    driver.read(|engine| engine.jobs().map(|job| job.spec.name.clone()).collect()).await.expect("names")
+}
+
+fn refused<T: std::fmt::Debug>(answer: Result<T, CallError>, what: &str) {
+    assert!(matches!(answer, Err(CallError::NotDurable(_))), "{what}: {:?}", answer.map_err(|e| e.to_string()));
+}
+
+#[tokio::test]
+async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_lost() {
+    let store = Failing::new();
+    let driver = start(&store).await;
+    let a = registered(&driver, "a").await;
+    let first = submitted(&driver, "first").await;
+    let token = started(&driver, a).await;
+    store.fail(0, u64::MAX / 2);
+    for round in 0..3 {
+        refused(driver.event(submit("full", Some("k"))).await, "a submission");
+        refused(driver.event(report(token, 1)).await, "a report");
+        refused(driver.event(checkpoint(token, 1)).await, "a checkpoint");
+        refused(driver.event(Event::Cancel { job: first, reason: "r".into() }).await, "a cancellation");
+        refused(driver.event(finish(token)).await, "an end");
+        let goes_on = driver.event(sync(a, Some(token))).await;
+        assert!(matches!(goes_on, Ok(Response::Wanted(Wanted::GoOn))), "round {round}: {:?}", goes_on.err());
+    }
+    // Workers come and wait; what they would be given has to be stored first.
+    let b = registered(&driver, "b").await;
+    let idle = driver.event(sync(b, None)).await;
+    assert!(matches!(idle, Ok(Response::Wanted(Wanted::Nothing))), "{:?}", idle.err());
+    assert_eq!(names(&driver).await, ["first"]);
+
+    store.fail(0, 0);
+    let second = submitted(&driver, "second").await;
+    assert_eq!(second, JobId(2), "a number was used up by what was refused");
+    assert!(matches!(driver.event(submit("third", Some("k"))).await, Ok(Response::Submitted { created: true, .. })));
+    assert_eq!(started(&driver, b).await, Token(2));
+    for event in [report(token, 1), checkpoint(token, 1), finish(token)] {
+        driver.event(event).await.expect("what is stored is acknowledged");
+    }
+    let stored = store.load().await.expect("jobs").jobs;
+    let live: Vec<Job> = driver.read(|engine| engine.jobs().cloned().collect()).await.expect("jobs");
+    // NaN is not equal to itself.
+    assert_eq!(format!("{stored:?}"), format!("{live:?}"));
+    assert!(matches!(stored[0].state, JobState::Succeeded { .. }));
+    assert_eq!(stored[0].attempts.len(), 1);
+    // The journal tells later of the worker that came meanwhile.
+    let journal = store.journal(0, 100).await.expect("a journal");
+    assert!(journal.iter().any(|e| e.kind == "registered" && e.worker.as_deref() == Some("b")), "{journal:?}");
+}
+
+/// The life of a job; whoever is refused tries again, as clients do. Returns how many writes it took.
+async fn life(store: &Arc<Failing>) -> u64 {
+    let driver = start(store).await;
+    let again = async |event: &dyn Fn() -> (Event, Vec<Write>)| {
+        loop {
+            let (event, attached) = event();
+            match driver.event_with(event, attached).await {
+                Err(CallError::NotDurable(_)) => {}
+                other => return other.unwrap_or_else(|e| panic!("{e}")),
+            }
+        }
+    };
+    let Response::Registered { session } = again(&|| (register("a"), Vec::new())).await else { panic!("no session") };
+    let Response::Submitted { job, .. } = again(&|| (submit("x", Some("k")), Vec::new())).await else {
+        panic!("no job")
+    };
+    let run = again(&|| (sync(session, None), Vec::new())).await;
+    let Response::Wanted(Wanted::Run { token, .. }) = run else { panic!("{run:?}") };
+    for batch in 1..=2 {
+        let values = BTreeMap::from([("loss".to_owned(), 1.0)]);
+        let point = MetricRecord { seq: 0, step: batch, unix_ms: 0, values };
+        again(&|| (report(token, batch), vec![Write::Metrics { job, points: vec![point.clone()] }])).await;
+    }
+    again(&|| (checkpoint(token, 1), Vec::new())).await;
+    again(&|| (finish(token), Vec::new())).await;
+
+    let stored = store.load().await.expect("jobs").jobs;
+    let [job] = stored.as_slice() else { panic!("{stored:?}") };
+    assert!(matches!(job.state, JobState::Succeeded { .. }), "{job:?}");
+    assert_eq!((job.id, job.attempts.len(), job.artifacts.len(), job.progress.step), (JobId(1), 1, 1, 2));
+    let steps: Vec<u64> = store.metrics(job.id, 0, 10).await.expect("metrics").iter().map(|p| p.step).collect();
+    assert_eq!(steps, [1, 2], "a point was lost or stored twice");
+    store.applied.load(SeqCst)
+}
+
+#[tokio::test]
+async fn a_life_in_which_each_write_fails_once_comes_to_the_same_end() {
+    let writes = life(&Failing::new()).await;
+    assert!(writes >= 7, "{writes}");
+    for n in 0..writes {
+        let store = Failing::new();
+        store.fail(n, 1);
+        life(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_sees_what_is_not_durable() {
+    let store = Failing::new();
+    let driver = start(&store).await;
+    submitted(&driver, "durable").await;
+    let wait = |many| store.gate.forget_permits(many);
+    wait(usize::MAX);
+    // While one write waits, a submission and a look at the jobs come into the next batch together.
+    let (waiting, driver2, driver3) = (driver.clone(), driver.clone(), driver.clone());
+    let waiting = tokio::spawn(async move { waiting.event(submit("waiting", None)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let unstored = tokio::spawn(async move { driver2.event(submit("unstored", None)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let look = tokio::spawn(async move { names(&driver3).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    store.fail(1, 1);
+    store.gate.add_permits(1000);
+    assert!(waiting.await.expect("a task").is_ok());
+    refused(unstored.await.expect("a task"), "a submission");
+    assert_eq!(look.await.expect("a task"), ["durable", "waiting"]);
+}
+
+#[tokio::test]
+async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_stay() {
+    let store = Failing::new();
+    let driver = start(&store).await;
+    let a = registered(&driver, "a").await;
+    submitted(&driver, "first").await;
+    let token = started(&driver, a).await;
+    *store.too_late.lock().expect("a lock") = true;
+    store.fail(0, 1);
+    refused(driver.event(submit("second", Some("k"))).await, "a submission");
+    assert_eq!(names(&driver).await, ["first", "second"], "what is durable was forgotten");
+    assert!(matches!(driver.event(sync(a, Some(token))).await, Ok(Response::Wanted(Wanted::GoOn))));
+    // The one who was refused asks again, and gets the job that there is.
+    let again = driver.event(submit("second", Some("k"))).await;
+    assert!(matches!(again, Ok(Response::Submitted { job: JobId(2), created: false })), "{:?}", again.err());
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
+    use sqlx::Connection;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Arc::new(SqliteStore::open(folder.path()).await.expect("a store"));
+    let driver = Driver::start(store.clone(), Limits::default()).await.expect("a start");
+    for name in ["one", "two", "three"] {
+        submitted(&driver, name).await;
+    }
+    drop((driver, store));
+    let path = folder.path().join("qlora.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+    let mut other = sqlx::SqliteConnection::connect_with(&options).await.expect("a connection");
+    sqlx::raw_sql("UPDATE jobs SET body = 'x' WHERE id = 3").execute(&mut other).await.expect("a change");
+    other.close().await.expect("an end");
+    // The first coordinator's task may still hold the folder for a moment.
+    let store = loop {
+        match SqliteStore::open(folder.path()).await {
+            Ok(store) => break Arc::new(store),
+            Err(StoreError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(e) => panic!("{e}"),
+        }
+    };
+    let driver = Driver::start(store.clone(), Limits::default()).await.expect("a start");
+    assert_eq!(names(&driver).await, ["one", "two"]);
+    assert!(driver.unreadable(JobId(3)).expect("a reason").contains("body"));
+    assert_eq!(submitted(&driver, "four").await, JobId(4));
+    let journal = store.journal(0, 100).await.expect("a journal");
+    assert!(journal.iter().any(|e| e.kind == "unreadable" && e.job == Some(JobId(3))), "{journal:?}");
+}

@@ -1,0 +1,36 @@
+//! Why an artifact cannot be taken or given.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Digest256;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    #[error("`{text}` is no SHA-256 in lower-case hexadecimal")]
+    BadDigest { text: String },
+    #[error("there is no artifact {0}")]
+    Missing(Digest256),
+    #[error("artifact {digest} is damaged at {path}: its bytes hash to {found}; upload it again")]
+    Damaged { digest: Digest256, path: PathBuf, found: String },
+    #[error("an upload of {digest} goes on at byte {expected}, not {offset}; ask again where it stands")]
+    Offset { digest: Digest256, expected: u64, offset: u64 },
+    #[error("an upload of {digest} brings more than its {size} bytes")]
+    TooLong { digest: Digest256, size: u64 },
+    #[error("an upload of {digest} brought {received} of its {size} bytes; ask again where it stands")]
+    TooShort { digest: Digest256, size: u64, received: u64 },
+    #[error("the bytes that came hash to {found}, not {digest}; the upload starts anew")]
+    Mismatch { digest: Digest256, found: String },
+    #[error("the disk of the artifact store is full; free space under {path}")]
+    DiskFull { path: PathBuf },
+    #[error("the artifact store fails at {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + use<> {
+    let path = path.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ArtifactError::DiskFull { path },
+        _ => ArtifactError::Io { path, source },
+    }
+}

@@ -1,0 +1,206 @@
+//! The folder: what lies there, and whether it is what its name says.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use sha2::Digest;
+
+use super::error::at;
+use super::partial::Parts;
+use super::upload::{Upload, hash_of};
+use super::{ArtifactError, Digest256};
+
+/// How long an upload that broke off waits for its sender.
+const KEEP_PARTS: Duration = Duration::from_secs(24 * 3600);
+
+/// What the store has of an artifact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArtifactStat {
+    /// It is there, and its bytes are those of its name.
+    pub complete: bool,
+    /// Something else lies under its name; an upload replaces it.
+    pub damaged: bool,
+    /// Bytes that are there: of the artifact, or of the upload that can be gone on with.
+    pub size: u64,
+}
+
+/// A folder of artifacts; cheap to clone.
+#[derive(Clone)]
+pub struct ArtifactStore(Arc<Inner>);
+
+pub(super) struct Inner {
+    folder: PathBuf,
+    pub parts: Parts,
+    /// Files that were hashed, and what their bytes hash to.
+    hashed: Mutex<HashMap<Digest256, (Stamp, String)>>,
+}
+
+/// Changes with the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        Self { bytes: meta.len(), modified: meta.modified().ok() }
+    }
+}
+
+/// What lies under a final name.
+enum Found {
+    Nothing,
+    Right { bytes: u64 },
+    Damaged { found: String },
+}
+
+/// Runs what waits for the disk where waiting is allowed.
+pub(super) async fn blocking<T: Send + 'static>(
+    digest: &Digest256,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ArtifactError> {
+    let ended = tokio::task::spawn_blocking(f).await;
+    ended.map_err(|e| ArtifactError::Io { path: digest.as_str().into(), source: io::Error::other(e) })
+}
+
+impl ArtifactStore {
+    /// Opens the store in `folder`, makes it where it is missing, and removes what was left of old uploads.
+    pub async fn open(folder: &Path) -> Result<Self, ArtifactError> {
+        let artifacts = folder.join("sha256");
+        fs::create_dir_all(&artifacts).map_err(at(&artifacts))?;
+        let partial = folder.join("partial");
+        let parts = Parts::open(partial.clone(), KEEP_PARTS).map_err(at(&partial))?;
+        Ok(Self(Arc::new(Inner { folder: folder.into(), parts, hashed: Mutex::default() })))
+    }
+
+    /// Removes what was left of uploads that nobody has gone on with.
+    pub fn clean(&self) {
+        self.0.parts.clean(KEEP_PARTS);
+    }
+
+    /// What there is of an artifact; its bytes are hashed if they were not before.
+    pub async fn stat(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
+        let received = self.0.parts.bytes(digest);
+        Ok(match self.found(digest).await? {
+            Found::Right { bytes } => ArtifactStat { complete: true, damaged: false, size: bytes },
+            Found::Nothing => ArtifactStat { complete: false, damaged: false, size: received },
+            Found::Damaged { .. } => ArtifactStat { complete: false, damaged: true, size: received },
+        })
+    }
+
+    async fn found(&self, digest: &Digest256) -> Result<Found, ArtifactError> {
+        let (inner, name) = (self.0.clone(), digest.clone());
+        let path = inner.final_path(digest);
+        blocking(digest, move || inner.found(&name)).await?.map_err(at(&path))
+    }
+
+    /// Begins an upload of `size` bytes, or goes on at `offset` with one that broke off.
+    pub async fn upload(&self, digest: &Digest256, size: u64, offset: u64) -> Result<Upload, ArtifactError> {
+        let (inner, name) = (self.0.clone(), digest.clone());
+        blocking(digest, move || Upload::open(inner, &name, size, offset)).await?
+    }
+
+    /// Reads an artifact from `offset` on.
+    ///
+    /// # Errors
+    /// It is not there, or its bytes are not those of its name.
+    pub async fn read(&self, digest: &Digest256, offset: u64) -> Result<ArtifactReader, ArtifactError> {
+        let path = self.0.final_path(digest);
+        let size = match self.found(digest).await? {
+            Found::Nothing => return Err(ArtifactError::Missing(digest.clone())),
+            Found::Damaged { found } => return Err(ArtifactError::Damaged { digest: digest.clone(), path, found }),
+            Found::Right { bytes } => bytes,
+        };
+        let mut file = File::open(&path).map_err(at(&path))?;
+        file.seek(SeekFrom::Start(offset.min(size))).map_err(at(&path))?;
+        Ok(ArtifactReader { size, file: Arc::new(file), path, digest: digest.clone() })
+    }
+}
+
+impl Inner {
+    pub fn final_path(&self, digest: &Digest256) -> PathBuf {
+        self.shelf(digest).join(digest.as_str())
+    }
+
+    fn shelf(&self, digest: &Digest256) -> PathBuf {
+        self.folder.join("sha256").join(digest.folder())
+    }
+
+    /// Makes the folder of `digest` durable before anything is put there.
+    pub fn make_folder(&self, digest: &Digest256) -> io::Result<()> {
+        match fs::create_dir(self.shelf(digest)) {
+            Ok(()) => File::open(self.folder.join("sha256"))?.sync_all(),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub fn sync_folder(&self, digest: &Digest256) -> io::Result<()> {
+        File::open(self.shelf(digest))?.sync_all()
+    }
+
+    /// The bytes under the final name were hashed while they were written.
+    pub fn vouch(&self, digest: &Digest256) -> io::Result<()> {
+        let stamp = Stamp::of(&fs::metadata(self.final_path(digest))?);
+        self.remember(digest, stamp, digest.as_str().to_owned());
+        Ok(())
+    }
+
+    fn remember(&self, digest: &Digest256, stamp: Stamp, found: String) {
+        let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        hashed.insert(digest.clone(), (stamp, found));
+    }
+
+    fn known(&self, digest: &Digest256, stamp: Stamp) -> Option<String> {
+        let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        hashed.get(digest).filter(|(known, _)| *known == stamp).map(|(_, found)| found.clone())
+    }
+
+    fn found(&self, digest: &Digest256) -> io::Result<Found> {
+        let path = self.final_path(digest);
+        let meta = match fs::metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            other => other?,
+        };
+        let stamp = Stamp::of(&meta);
+        let found = match self.known(digest, stamp) {
+            Some(found) => found,
+            None => {
+                let found = hex::encode(hash_of(&path)?.finalize());
+                // It may have come to lie there in a moment that the folder was not synced after.
+                self.sync_folder(digest)?;
+                self.remember(digest, stamp, found.clone());
+                found
+            }
+        };
+        if found == digest.as_str() { Ok(Found::Right { bytes: stamp.bytes }) } else { Ok(Found::Damaged { found }) }
+    }
+}
+
+/// Reads an artifact piece by piece.
+pub struct ArtifactReader {
+    /// Of the whole artifact.
+    pub size: u64,
+    file: Arc<File>,
+    path: PathBuf,
+    digest: Digest256,
+}
+
+impl ArtifactReader {
+    /// Up to `limit` further bytes; none at the end.
+    pub async fn next(&mut self, limit: usize) -> Result<Vec<u8>, ArtifactError> {
+        let file = self.file.clone();
+        let read = move || -> io::Result<Vec<u8>> {
+            let mut buffer = vec![0u8; limit];
+            let n = (&*file).read(&mut buffer)?;
+            buffer.truncate(n);
+            Ok(buffer)
+        };
+        blocking(&self.digest, read).await?.map_err(at(&self.path))
+    }
+}

@@ -1,0 +1,193 @@
+//! SQLite in one file: write-ahead log, fsync on every commit.
+
+mod migrate;
+mod rows;
+mod writer;
+mod writes;
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use fs4::fs_std::FileExt;
+use qlora_engine::JobId;
+use sqlx::Row;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+
+use self::writer::Writer;
+use crate::error::StoreError;
+use crate::records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Write};
+
+/// Rows that cannot be read and are named in the log; further ones are passed over in silence.
+const NAMED: usize = 1000;
+
+/// The database `qlora.db` in a state folder.
+pub struct SqliteStore {
+    folder: PathBuf,
+    writer: Writer,
+    readers: SqlitePool,
+    /// Rows that the log has named: a page that renews itself must not fill it.
+    named: Mutex<HashSet<String>>,
+    /// Held locked, so that no second coordinator opens the folder.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the database in `folder`, and makes both where they are missing.
+    ///
+    /// # Errors
+    /// The folder cannot be written, another process uses it, or the database is damaged.
+    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        let fault = |source| StoreError::Folder { path: folder.into(), source };
+        fs::create_dir_all(folder).map_err(fault)?;
+        let lock = File::create(folder.join("lock")).map_err(fault)?;
+        if !FileExt::try_lock_exclusive(&lock).map_err(fault)? {
+            return Err(StoreError::InUse { path: folder.into() });
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join("qlora.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        let writer = Writer::open(folder, options.clone()).await?;
+        // The new file's name must be as durable as what it will hold.
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault)?;
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.read_only(true));
+        Ok(Self { folder: folder.into(), writer, readers, named: Mutex::default(), _lock: lock })
+    }
+
+    fn unread(&self, source: sqlx::Error) -> StoreError {
+        StoreError::Read { path: self.folder.clone(), source }
+    }
+
+    /// Says once that `what` cannot be read.
+    fn name(&self, what: &str, fault: &str) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.len() < NAMED && named.insert(what.to_owned()) {
+            tracing::error!("{what} in the database cannot be read: {fault}");
+        }
+    }
+
+    /// Reads every row with `read`; where it finds a fault, what is left of the row is shown and the row is named.
+    fn read<T>(&self, rows: &[SqliteRow], what: &str, read: impl Fn(&SqliteRow) -> rows::Read<T>) -> Vec<T> {
+        let each = |row: &SqliteRow| {
+            let rows::Read { value, fault } = read(row);
+            if let Some(fault) = fault {
+                let seq: i64 = row.try_get("seq").unwrap_or_default();
+                self.name(&format!("{what} {seq}"), &fault);
+            }
+            value
+        };
+        rows.iter().map(each).collect()
+    }
+}
+
+/// SQLite counts no further.
+fn position(after: u64) -> i64 {
+    i64::try_from(after).unwrap_or(i64::MAX)
+}
+
+impl JobStore for SqliteStore {
+    async fn apply(&self, writes: Vec<Write>) -> Result<Vec<JournalEntry>, StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        let entries = transaction.apply(writes).await?;
+        transaction.commit(entries).await
+    }
+
+    async fn load(&self) -> Result<Stored, StoreError> {
+        let mut stored = Stored::default();
+        let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY id").fetch_all(&self.readers).await;
+        for row in rows.map_err(|e| self.unread(e))? {
+            match rows::job(&row) {
+                Ok(job) => stored.jobs.push(job),
+                Err((unreadable, key)) => {
+                    stored.reserved.keys.extend(key.map(|key| (key, unreadable.job)));
+                    stored.unreadable.push(unreadable);
+                }
+            }
+        }
+        let counters = sqlx::query("SELECT job, token FROM counters").fetch_one(&self.readers).await;
+        rows::reserve(&counters.map_err(|e| self.unread(e))?, &mut stored.reserved).map_err(|e| self.unread(e))?;
+        Ok(stored)
+    }
+
+    async fn metrics(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<MetricRecord>, StoreError> {
+        let rows =
+            sqlx::query("SELECT seq, step, unix_ms, vals FROM metrics WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?")
+                .bind(position(job.0))
+                .bind(position(after))
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|e| self.unread(e))?;
+        Ok(self.read(&rows, &format!("job {job}'s point"), rows::metric))
+    }
+
+    async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT seq, unix_ms, level, text, token FROM logs WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?",
+        )
+        .bind(position(job.0))
+        .bind(position(after))
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| self.unread(e))?;
+        Ok(self.read(&rows, &format!("job {job}'s log line"), rows::log))
+    }
+
+    async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
+        let rows =
+            sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE seq > ? ORDER BY seq LIMIT ?")
+                .bind(position(after))
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|e| self.unread(e))?;
+        Ok(self.read(&rows, "journal entry", rows::entry))
+    }
+
+    async fn put_config(&self, name: &str, yaml: &str, hash: &str, unix_ms: u64) -> Result<ConfigRevision, StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        let made = ConfigRevision { name: name.into(), revision: 0, yaml: yaml.into(), hash: hash.into(), unix_ms };
+        match transaction.put_config(made).await? {
+            // Nothing was changed: the transaction is over without a commit.
+            (same, false) => transaction.end(same).await,
+            (made, true) => transaction.commit(made).await,
+        }
+    }
+
+    async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {
+        let row = sqlx::query(
+            "SELECT * FROM configs WHERE name = ?1 AND (?2 = 0 OR revision = ?2) ORDER BY revision DESC LIMIT 1",
+        )
+        .bind(name)
+        .bind(position(revision))
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|e| self.unread(e))?;
+        let row = row.ok_or_else(|| StoreError::NoConfig { name: name.into(), revision })?;
+        rows::config(&row)
+    }
+
+    async fn configs(&self, name: Option<&str>) -> Result<Vec<ConfigRevision>, StoreError> {
+        let query = match name {
+            Some(name) => sqlx::query("SELECT * FROM configs WHERE name = ? ORDER BY revision").bind(name),
+            None => sqlx::query(
+                "SELECT c.* FROM configs c WHERE revision = (SELECT MAX(revision) FROM configs WHERE name = c.name) ORDER BY name",
+            ),
+        };
+        let rows = query.fetch_all(&self.readers).await.map_err(|e| self.unread(e))?;
+        let readable = |row| match rows::config(row) {
+            Err(StoreError::Unreadable { what, fault }) => {
+                self.name(&what, &fault);
+                None
+            }
+            other => other.ok(),
+        };
+        Ok(rows.iter().filter_map(readable).collect())
+    }
+}

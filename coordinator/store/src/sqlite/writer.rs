@@ -1,0 +1,152 @@
+//! The one connection that writes, and what becomes of it when a write fails.
+//!
+//! A transaction is begun and ended in plain SQL on a connection of our own: a pool would hand a connection on whose
+//! transaction SQLite has ended by itself, as it does on a full disk, while the library still counts it as open; all
+//! that follows would then lie in savepoints of a transaction that nobody commits. Here a connection on which anything
+//! has failed is thrown away. A commit counts only once another connection sees it.
+
+use std::path::{Path, PathBuf};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::migrate::migrate;
+use crate::error::{StoreError, not_written};
+
+/// Gives out one transaction at a time.
+pub(super) struct Writer {
+    folder: PathBuf,
+    options: SqliteConnectOptions,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// None where the last one was thrown away.
+    connection: Option<SqliteConnection>,
+    /// Reads back what was committed. One is always open: with the last connection SQLite's shared memory goes, and on a
+    /// full disk there may be no room to make it again.
+    witness: Option<SqliteConnection>,
+    /// Transactions that are durable, where that is known.
+    commits: Option<i64>,
+}
+
+/// A transaction. Dropping it, at whatever point, throws its connection away, and all that it wrote.
+pub(super) struct Transaction<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) connection: SqliteConnection,
+    /// The greatest job and token that it stores.
+    pub(super) greatest: (i64, i64),
+    options: &'a SqliteConnectOptions,
+    state: MutexGuard<'a, State>,
+}
+
+impl Writer {
+    /// Opens the database and brings it to the newest schema.
+    pub async fn open(folder: &Path, options: SqliteConnectOptions) -> Result<Self, StoreError> {
+        let mut connection = options.connect().await.map_err(not_written(folder))?;
+        migrate(folder, &mut connection).await?;
+        let mut state = State { connection: Some(connection), ..State::default() };
+        state.commits = Some(state.count(&options).await.map_err(not_written(folder))?);
+        Ok(Self { folder: folder.into(), options, state: Mutex::new(state) })
+    }
+
+    /// Begins a transaction, on a new connection where the last one failed.
+    pub async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
+        let mut state = self.state.lock().await;
+        let mut connection = match state.connection.take() {
+            Some(connection) => connection,
+            None => self.connect(&mut state).await?,
+        };
+        // From here on what fails takes the connection with it.
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.map_err(not_written(&self.folder))?;
+        Ok(Transaction { folder: &self.folder, connection, greatest: (0, 0), options: &self.options, state })
+    }
+
+    /// A connection that shows everything that was acknowledged.
+    async fn connect(&self, state: &mut State) -> Result<SqliteConnection, StoreError> {
+        let mut connection = self.options.connect().await.map_err(not_written(&self.folder))?;
+        let found = count(&mut connection).await.map_err(not_written(&self.folder))?;
+        match state.commits.replace(found) {
+            Some(known) if known != found => {
+                let fault = format!("transaction {known} was acknowledged, {found} is the last one there");
+                Err(StoreError::Unsure { path: self.folder.clone(), fault })
+            }
+            _ => Ok(connection),
+        }
+    }
+}
+
+impl Transaction<'_> {
+    /// Makes everything durable, reads it back on another connection, and returns `made`.
+    ///
+    /// # Errors
+    /// Nothing of it is there, unless the error is [`StoreError::Unsure`].
+    pub async fn commit<T>(mut self, made: T) -> Result<T, StoreError> {
+        let number = bump(&mut self.connection, self.greatest).await.map_err(not_written(self.folder))?;
+        let committed = sqlx::raw_sql("COMMIT").execute(&mut self.connection).await;
+        let Self { folder, connection, options, mut state, .. } = self;
+        if committed.is_ok() && state.sees(options, number).await {
+            state.commits = Some(number);
+            state.connection = Some(connection);
+            return Ok(made);
+        }
+        // Closing ends the transaction if it is still open; only then a new connection tells what is durable.
+        let _ = connection.close().await;
+        let unseen = || sqlx::Error::Protocol("what was committed cannot be read back".into());
+        let fault = committed.err().unwrap_or_else(unseen);
+        match state.count(options).await {
+            Ok(found) => {
+                state.commits = Some(found);
+                if found == number { Ok(made) } else { Err(not_written(folder)(fault)) }
+            }
+            Err(e) => {
+                state.commits = None;
+                Err(StoreError::Unsure { path: folder.into(), fault: format!("{fault}; {e}") })
+            }
+        }
+    }
+
+    /// Ends a transaction that has changed nothing.
+    pub async fn end<T>(mut self, found: T) -> Result<T, StoreError> {
+        sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await.map_err(not_written(self.folder))?;
+        self.state.connection = Some(self.connection);
+        Ok(found)
+    }
+}
+
+impl State {
+    /// Whether a connection that did not write it sees the transaction `number`.
+    async fn sees(&mut self, options: &SqliteConnectOptions, number: i64) -> bool {
+        self.count(options).await.is_ok_and(|found| found == number)
+    }
+
+    /// How many transactions another connection sees than the one that writes.
+    async fn count(&mut self, options: &SqliteConnectOptions) -> Result<i64, sqlx::Error> {
+        if let Some(witness) = &mut self.witness
+            && let Ok(found) = count(witness).await
+        {
+            return Ok(found);
+        }
+        let mut witness = options.clone().read_only(true).connect().await?;
+        let found = count(&mut witness).await?;
+        self.witness = Some(witness);
+        Ok(found)
+    }
+}
+
+async fn count(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT commits FROM counters").fetch_one(connection).await
+}
+
+/// Counts this transaction, and keeps the greatest numbers that were ever given out.
+async fn bump(connection: &mut SqliteConnection, (job, token): (i64, i64)) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "UPDATE counters SET commits = commits + 1, job = MAX(job, ?), token = MAX(token, ?) RETURNING commits",
+    )
+    .bind(job)
+    .bind(token)
+    .fetch_one(connection)
+    .await
+}

@@ -1,0 +1,243 @@
+//! What the artifact store promises.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use common::digest;
+use qlora_store::*;
+
+const BYTES: &[u8] = b"a checkpoint of some length";
+const SIZE: u64 = BYTES.len() as u64;
+
+async fn open(folder: &Path) -> ArtifactStore {
+    ArtifactStore::open(folder).await.expect("a store")
+}
+
+async fn begin(store: &ArtifactStore, offset: u64) -> Upload {
+    store.upload(&digest(BYTES), SIZE, offset).await.expect("an upload")
+}
+
+async fn stat(store: &ArtifactStore) -> ArtifactStat {
+    store.stat(&digest(BYTES)).await.expect("a stat")
+}
+
+async fn put(store: &ArtifactStore, bytes: &[u8]) {
+    let mut upload = store.upload(&digest(bytes), bytes.len() as u64, 0).await.expect("an upload");
+    upload.write(bytes.to_vec()).await.expect("bytes");
+    upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+}
+
+async fn all(store: &ArtifactStore) -> Result<Vec<u8>, ArtifactError> {
+    let mut reader = store.read(&digest(BYTES), 0).await?;
+    let mut all = Vec::new();
+    loop {
+        match reader.next(7).await? {
+            piece if piece.is_empty() => return Ok(all),
+            piece => all.extend(piece),
+        }
+    }
+}
+
+fn final_path(folder: &Path) -> PathBuf {
+    let name = digest(BYTES).to_string();
+    folder.join("sha256").join(&name[..2]).join(name)
+}
+
+/// Files of uploads that are not complete.
+fn partial(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder.join("partial")).expect("a folder").map(|entry| entry.expect("a file").path()).collect()
+}
+
+const THERE: ArtifactStat = ArtifactStat { complete: true, damaged: false, size: SIZE };
+const MISSING: ArtifactStat = ArtifactStat { complete: false, damaged: false, size: 0 };
+
+#[tokio::test]
+async fn an_upload_goes_on_where_it_broke_off_and_is_checked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    let mut upload = begin(&store, 0).await;
+    upload.write(BYTES[..10].to_vec()).await.expect("bytes");
+    assert_eq!(stat(&store).await, MISSING, "what an upload has is nobody else's");
+    drop(upload);
+    assert_eq!(stat(&store).await, ArtifactStat { size: 10, ..MISSING });
+    assert!(matches!(all(&store).await, Err(ArtifactError::Missing(_))));
+    let elsewhere = store.upload(&digest(BYTES), SIZE, 3).await;
+    assert!(matches!(elsewhere, Err(ArtifactError::Offset { expected: 10, .. })));
+    let mut upload = begin(&store, 10).await;
+    let second = store.upload(&digest(BYTES), SIZE, 10).await;
+    assert!(matches!(second, Err(ArtifactError::Offset { expected: 0, .. })), "two went on with one file");
+    upload.write(BYTES[10..].to_vec()).await.expect("bytes");
+    upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+    assert_eq!(stat(&store).await, THERE);
+    assert_eq!(all(&store).await.expect("an artifact"), BYTES);
+    let mut reader = store.read(&digest(BYTES), 2).await.expect("an artifact");
+    assert_eq!((reader.size, reader.next(5).await.expect("bytes")), (SIZE, BYTES[2..7].to_vec()));
+    assert_eq!(partial(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn an_upload_that_broke_off_is_gone_on_with_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    begin(&store, 0).await.write(BYTES[..10].to_vec()).await.expect("bytes");
+    drop(store);
+    let store = open(folder.path()).await;
+    assert_eq!(stat(&store).await.size, 10);
+    let mut upload = begin(&store, 10).await;
+    upload.write(BYTES[10..].to_vec()).await.expect("bytes");
+    upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+    assert_eq!(all(&store).await.expect("an artifact"), BYTES);
+}
+
+#[tokio::test]
+async fn uploads_of_one_digest_at_once_never_meet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    let mut uploads = Vec::new();
+    for _ in 0..4 {
+        uploads.push(begin(&store, 0).await);
+    }
+    // Interleaved, and each at a pace of its own.
+    for piece in BYTES.chunks(5) {
+        for upload in &mut uploads[1..] {
+            upload.write(piece.to_vec()).await.expect("bytes");
+        }
+    }
+    uploads[0].write(BYTES.to_vec()).await.expect("bytes");
+    for upload in uploads {
+        upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+        assert_eq!(stat(&store).await, THERE);
+        assert_eq!(fs::read(final_path(folder.path())).expect("a file"), BYTES);
+    }
+    assert_eq!(partial(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn wrong_bytes_never_get_the_final_name_and_the_next_try_is_free_of_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    let mut upload = begin(&store, 0).await;
+    let mut wrong = BYTES.to_vec();
+    wrong[3] ^= 1;
+    upload.write(wrong).await.expect("bytes");
+    assert!(matches!(upload.finish().await, Err(ArtifactError::Mismatch { .. })));
+    assert_eq!(stat(&store).await, MISSING);
+    let mut upload = begin(&store, 0).await;
+    upload.write(BYTES.to_vec()).await.expect("bytes");
+    assert!(matches!(upload.write(vec![0]).await, Err(ArtifactError::TooLong { .. })));
+    assert_eq!(stat(&store).await, MISSING);
+    let mut upload = begin(&store, 0).await;
+    upload.write(BYTES[..5].to_vec()).await.expect("bytes");
+    assert!(matches!(upload.finish().await, Err(ArtifactError::TooShort { received: 5, .. })));
+    assert_eq!(stat(&store).await.size, 5);
+    put(&store, BYTES).await;
+    assert_eq!(all(&store).await.expect("an artifact"), BYTES);
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_published_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    let mut upload = begin(&store, 0).await;
+    upload.write(BYTES.to_vec()).await.expect("bytes");
+    upload.finish().await.expect("the right bytes").discard();
+    assert_eq!(stat(&store).await, MISSING);
+    assert_eq!(partial(folder.path()), Vec::<PathBuf>::new());
+}
+
+/// Each way in which a file can stop being what its name says, while the store is open and before it is opened.
+#[tokio::test]
+async fn a_damaged_artifact_is_told_is_not_given_and_is_repaired_by_an_upload() {
+    let damage: [fn(&Path); 4] = [
+        |path| fs::write(path, [BYTES, BYTES].concat()).expect("a file that grew"),
+        |path| fs::write(path, &BYTES[..4]).expect("a file that was cut"),
+        |path| fs::write(path, "").expect("an empty file"),
+        |path| {
+            let mut bytes = BYTES.to_vec();
+            bytes[5] ^= 64;
+            // A file system may stamp two writes with one time.
+            std::thread::sleep(Duration::from_millis(20));
+            fs::write(path, bytes).expect("a changed byte");
+        },
+    ];
+    for (i, damage) in damage.into_iter().enumerate() {
+        for restart in [false, true] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut store = open(folder.path()).await;
+            put(&store, BYTES).await;
+            damage(&final_path(folder.path()));
+            if restart {
+                store = open(folder.path()).await;
+            }
+            let what = format!("damage {i}, restart {restart}");
+            assert_eq!(stat(&store).await, ArtifactStat { damaged: true, ..MISSING }, "{what}");
+            assert!(matches!(all(&store).await, Err(ArtifactError::Damaged { .. })), "{what}");
+            put(&store, BYTES).await;
+            assert_eq!(stat(&store).await, THERE, "{what}");
+            assert_eq!(all(&store).await.expect("an artifact"), BYTES, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_start_keeps_one_part_of_each_upload_and_removes_what_is_of_no_use() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(open(folder.path()).await);
+    let part = |name: &str, bytes: &[u8], age: u64| {
+        let path = folder.path().join("partial").join(name);
+        fs::write(&path, bytes).expect("a part");
+        let file = fs::File::options().append(true).open(&path).expect("a part");
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("a time");
+        path
+    };
+    let (name, other) = (digest(BYTES), digest(b"another"));
+    part(&format!("{name}.1"), &BYTES[..4], 0);
+    let longest = part(&format!("{name}.2"), &BYTES[..9], 3600);
+    part(&format!("{name}.3"), b"", 0);
+    part(&format!("{other}.1"), b"ano", 25 * 3600);
+    part("something else", b"x", 0);
+    // As versions before this one called it.
+    let unnumbered = part(&digest(b"older").to_string(), b"old", 0);
+    let store = open(folder.path()).await;
+    let mut left = partial(folder.path());
+    left.sort();
+    let mut wanted = vec![longest, unnumbered];
+    wanted.sort();
+    assert_eq!(left, wanted);
+    assert_eq!(stat(&store).await.size, 9);
+    store.clean();
+    assert_eq!(partial(folder.path()).len(), 2);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_in_a_write_leaves_a_part_that_can_be_gone_on_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    let bytes = vec![7u8; 8 << 20];
+    let name = digest(&bytes);
+    let mut upload = store.upload(&name, bytes.len() as u64, 0).await.expect("an upload");
+    let given_up = tokio::time::timeout(Duration::ZERO, upload.write(bytes.clone())).await;
+    drop(upload);
+    assert!(given_up.is_err(), "eight megabytes were written in no time");
+    // The write that was under way comes to its end by itself.
+    let received = loop {
+        match store.stat(&name).await.expect("a stat").size {
+            0 => tokio::time::sleep(Duration::from_millis(5)).await,
+            received => break received,
+        }
+    };
+    assert_eq!(received, bytes.len() as u64);
+    let upload = store.upload(&name, received, received).await.expect("an upload");
+    upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+    assert!(store.stat(&name).await.expect("a stat").complete);
+}
+
+#[test]
+fn names_that_are_no_digests_are_refused() {
+    for text in ["", "../../etc/passwd", &"A".repeat(64), &"0".repeat(63)] {
+        assert!(text.parse::<Digest256>().is_err(), "{text}");
+    }
+}
