@@ -117,7 +117,13 @@ pub struct BenchArgs {
     /// Steps that are measured.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: u64,
-    /// Time every operation of a block as well.
+    /// Measure the first step and no other, without a warm-up: for steps that take minutes.
+    #[arg(long, conflicts_with = "steps")]
+    pub once: bool,
+    /// Measure only the first N blocks of the model; random weights may have more than the model.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub layers: Option<u64>,
+    /// Time every operation of a step as well.
     #[arg(long)]
     pub kernels: bool,
     /// Where to measure: cpu, cuda or metal.

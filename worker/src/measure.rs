@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_planner::catalogue;
-use qlora_trainer::bench::{Extent, Figures, Parts, Timing, data_sheet_rate, measure};
+use qlora_trainer::bench::{Extent, Figures, Parts, Steps, Timing, data_sheet_rate, measure};
 use qlora_trainer::weights::Checkpoint;
 use serde::Serialize;
 
@@ -39,17 +39,31 @@ fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
     ];
     set.extend(args.set.iter().cloned());
     let config = Layers { set, ..Layers::default() }.resolve()?;
-    let checkpoint = checkpoint(args, &config)?;
-    let extent = Extent { length: args.length, steps: args.steps as usize, kernels: args.kernels };
+    let mut checkpoint = checkpoint(args, &config)?;
+    let model_layers = checkpoint.files.shape.layers;
+    if let Some(layers) = args.layers {
+        checkpoint.files.shape.layers = part(layers as usize, model_layers, args.random_weights)?;
+    }
+    let steps = if args.once { Steps::Once } else { Steps::Warm(args.steps as usize) };
+    let extent = Extent { length: args.length, steps, kernels: args.kernels };
     let before = first_gpu().and_then(|gpu| nvidia::energy(&gpu.id));
     let figures = measure(&config, &checkpoint, extent)?;
     let gpu = (figures.device == "GPU").then(|| Gpu::of(&figures, before)).flatten();
     if args.json {
-        println!("{}", json(&figures, gpu.as_ref()));
+        println!("{}", json(&figures, model_layers, gpu.as_ref()));
     } else {
-        print(&args.model, &figures, gpu.as_ref());
+        print(&args.model, &figures, model_layers, gpu.as_ref());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Blocks to measure instead of all; only random weights have blocks beyond those of the model.
+fn part(layers: usize, model_layers: usize, random: bool) -> Result<usize, WorkerError> {
+    if layers > model_layers && !random {
+        let text = format!("--layers {layers} is more than the {model_layers} of the model; add --random-weights");
+        return Err(WorkerError::Input(text));
+    }
+    Ok(layers)
 }
 
 /// What NVML adds to the figures of a GPU.
@@ -80,23 +94,32 @@ impl Gpu {
     }
 }
 
-fn json(figures: &Figures, gpu: Option<&Gpu>) -> String {
+fn json(figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) -> String {
     let mut value = serde_json::to_value(figures).unwrap_or_default();
-    if let (Some(gpu), Some(object)) = (gpu, value.as_object_mut()) {
-        object.insert("gpu".into(), serde_json::to_value(gpu).unwrap_or_default());
+    if let Some(object) = value.as_object_mut() {
+        object.insert("model_layers".into(), model_layers.into());
+        if let Some(gpu) = gpu {
+            object.insert("gpu".into(), serde_json::to_value(gpu).unwrap_or_default());
+        }
     }
     value.to_string()
 }
 
-fn print(model: &str, figures: &Figures, gpu: Option<&Gpu>) {
+fn print(model: &str, figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) {
     println!("model         {model}");
+    if figures.layers != model_layers {
+        println!("layers        {} instead of {model_layers}", figures.layers);
+    }
     println!("tokens/s      {:.0}", figures.tokens_per_second);
-    println!(
-        "seconds/step  {:.2} ({} tokens, median of {})",
-        figures.seconds_per_step, figures.tokens_per_step, figures.steps
-    );
-    let Parts { forward, backward, update } = figures.seconds;
-    println!("parts         forward {forward:.2} s, backward {backward:.2} s, update {update:.2} s");
+    let how = if figures.warmed_up {
+        format!("median of {}", figures.steps)
+    } else {
+        "the first step, nothing was warmed up".into()
+    };
+    println!("seconds/step  {:.2} ({} tokens, {how})", figures.seconds_per_step, figures.tokens_per_step);
+    if let Some(Parts { forward, backward, update }) = figures.seconds {
+        println!("parts         forward {forward:.2} s, backward {backward:.2} s, update {update:.2} s");
+    }
     println!("arithmetic    {:.2} TFLOP/s", figures.operations_per_second / 1e12);
     println!("peak memory   {:.0} MB", figures.peak_bytes as f64 / 1e6);
     println!("planned       {:.0} MB without the program itself", figures.planned_bytes as f64 / 1e6);
@@ -116,9 +139,24 @@ fn print(model: &str, figures: &Figures, gpu: Option<&Gpu>) {
             println!("energy        {joules:.0} J from loading to the end");
         }
     }
-    for Timing { name, milliseconds, rate, unit } in &figures.kernels {
-        println!("{name:<36} {milliseconds:9.3} ms  {:9.2} T{unit}", rate / 1e12);
+    if !figures.kernels.is_empty() {
+        print_kernels(&figures.kernels, figures.seconds_per_step);
     }
+}
+
+/// Every operation in the order of a step.
+fn print_kernels(kernels: &[Timing], seconds_per_step: f64) {
+    println!();
+    println!("{:<38} {:>10}  {:>15} {:>7} {:>6} {:>10}", "operation", "ms", "rate", "share", "runs", "ms a step");
+    for Timing { name, milliseconds, rate, unit, share, calls, step_milliseconds, .. } in kernels {
+        let rate =
+            if *unit == "B/s" { format!("{:.1} G{unit}", rate / 1e9) } else { format!("{:.2} T{unit}", rate / 1e12) };
+        let share = format!("{:.1} %", 100.0 * share);
+        println!("{name:<38} {milliseconds:>10.4}  {rate:>15} {share:>7} {calls:>6} {step_milliseconds:>10.2}");
+    }
+    let sum: f64 = kernels.iter().map(|timing| timing.step_milliseconds).sum();
+    println!("{:<38} {:>53.2}", "sum", sum);
+    println!("{:<38} {:>53.2}", "step", seconds_per_step * 1e3);
 }
 
 fn checkpoint(args: &BenchArgs, config: &ResolvedConfig) -> Result<Checkpoint, WorkerError> {
@@ -133,4 +171,35 @@ fn checkpoint(args: &BenchArgs, config: &ResolvedConfig) -> Result<Checkpoint, W
         WorkerError::Input(format!("`{}` is no model of the catalogue; there are {}", args.model, names.join(", ")))
     })?;
     Ok(Checkpoint::random(entry.shape.clone(), config.config().training.seed))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn parsed(args: &[&str]) -> Result<BenchArgs, clap::Error> {
+        let cli = Cli::try_parse_from(["qlora-worker", "bench"].iter().chain(args))?;
+        match cli.command {
+            Some(Command::Bench(args)) => Ok(args),
+            other => panic!("{other:?} is not bench"),
+        }
+    }
+
+    #[test]
+    fn one_step_and_a_number_of_steps_exclude_each_other() {
+        assert!(parsed(&["--once"]).is_ok_and(|args| args.once && args.layers.is_none()));
+        assert!(parsed(&["--steps", "3"]).is_ok_and(|args| !args.once && args.steps == 3));
+        assert!(parsed(&["--once", "--steps", "3"]).is_err());
+        assert!(parsed(&["--layers", "0"]).is_err());
+    }
+
+    #[test]
+    fn only_random_weights_have_blocks_beyond_those_of_the_model() {
+        assert_eq!(part(2, 30, false).ok(), Some(2));
+        assert_eq!(part(40, 30, true).ok(), Some(40));
+        assert!(part(40, 30, false).is_err_and(|e| e.to_string().contains("--layers 40")));
+    }
 }

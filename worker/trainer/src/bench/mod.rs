@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig};
+use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig, TrainingConfig};
 use qlora_data::Sample;
 use qlora_planner::{Arrangement, Keep, Thrift};
 use serde::Serialize;
@@ -21,6 +21,8 @@ use crate::optim::{LearningRate, Optimizer};
 use crate::step::Trainer;
 use crate::weights::Checkpoint;
 use crate::{Result, device};
+
+use kernels::Case;
 
 pub use kernels::Timing;
 pub use work::{data_sheet_rate, operations_per_token};
@@ -37,6 +39,10 @@ pub struct Figures {
     pub seconds_per_step: f64,
     pub tokens_per_step: usize,
     pub steps: usize,
+    /// Whether a step ran before those that are measured.
+    pub warmed_up: bool,
+    /// Blocks of the model that is measured.
+    pub layers: usize,
     /// Of the process; on a GPU of its tensors.
     pub peak_bytes: u64,
     /// What the planner says of the same, without program, libraries and device context.
@@ -52,7 +58,9 @@ pub struct Figures {
     pub attention: Option<String>,
     /// Floating-point operations of the model a second, those that are done again not counted.
     pub operations_per_second: f64,
-    pub seconds: Parts,
+    /// None after a single step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<Parts>,
     /// Start of the process to the end of the first step; 0 where the system does not tell.
     pub first_step_seconds: f64,
     pub threads: usize,
@@ -76,62 +84,111 @@ pub struct Parts {
 pub struct Extent {
     /// Tokens of a sequence.
     pub length: usize,
-    /// Steps that count, after one that does not.
-    pub steps: usize,
-    /// Time every operation of a block as well.
+    pub steps: Steps,
+    /// Time every operation of a step as well.
     pub kernels: bool,
+}
+
+/// Which steps are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steps {
+    /// The first one and no other, for steps that take minutes: what is made ready once counts with it.
+    Once,
+    /// As many, after one that does not count; one more is measured in parts.
+    Warm(usize),
+}
+
+impl Steps {
+    fn counted(self) -> usize {
+        match self {
+            Self::Once => 1,
+            Self::Warm(steps) => steps,
+        }
+    }
+}
+
+/// What the steps themselves show.
+struct Stepped {
+    /// Of one step.
+    median: f64,
+    tokens: usize,
+    loss: f64,
+    first_step_seconds: f64,
+    peak_bytes: u64,
+    parts: Option<Parts>,
 }
 
 /// Measures training steps of random rows.
 pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent) -> Result<Figures> {
-    let (c, length) = (config.config(), extent.length);
+    let (c, length, shape) = (config.config(), extent.length, &checkpoint.files.shape);
     let device =
         device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
-    let attention = device::choose_attention(&checkpoint.files.shape, c.training.flash_attention, length, &device)?;
-    let arrangement = device::arrange(&checkpoint.files.shape, c, &device)?;
-    let decoder = Decoder::load(checkpoint, &c.model, length, &arrangement, &device, |_| {})?;
+    let attention = device::choose_attention(shape, c.training.flash_attention, length, &device)?;
+    let arrangement = device::arrange(shape, c, &device)?;
+    let stepped = step(c, checkpoint, extent, &arrangement, &device)?;
+    let plan = arrangement.plan(shape, c, device::kind(&device));
+    let tokens_per_second = stepped.tokens as f64 / stepped.median;
+    // The operations have the memory of the model, which is gone.
+    let (tokens, chosen) = (stepped.tokens, attention.as_deref());
+    let case = Case { shape, config: c, arrangement: &arrangement, device: &device, tokens, length, attention: chosen };
+    let kernels = if extent.kernels { kernels::time(case)? } else { Vec::new() };
+    Ok(Figures {
+        device: if device.is_cpu() { "processor" } else { "GPU" },
+        tokens_per_second,
+        seconds_per_step: stepped.median,
+        tokens_per_step: tokens,
+        steps: extent.steps.counted(),
+        warmed_up: extent.steps != Steps::Once,
+        layers: shape.layers,
+        peak_bytes: stepped.peak_bytes,
+        planned_bytes: plan.total() - plan.overhead,
+        kept: Keep::counted(&arrangement.keeps),
+        thrift: arrangement.thrift,
+        written_out: arrangement.written_out,
+        operations_per_second: operations_per_token(shape, c, length) * tokens_per_second,
+        attention,
+        seconds: stepped.parts,
+        first_step_seconds: stepped.first_step_seconds,
+        threads: rayon::current_num_threads(),
+        loss: stepped.loss,
+        kernels,
+    })
+}
+
+/// Loads the model and takes the steps.
+fn step(
+    c: &TrainingConfig,
+    checkpoint: &Checkpoint,
+    extent: Extent,
+    arrangement: &Arrangement,
+    device: &Device,
+) -> Result<Stepped> {
+    let (length, steps) = (extent.length, extent.steps.counted());
+    let decoder = Decoder::load(checkpoint, &c.model, length, arrangement, device, |_| {})?;
     let adapters = decoder.adapters(&c.lora, c.training.seed)?;
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
-    let learning_rate = LearningRate::new(&c.training, extent.steps as u64 + 2);
+    let learning_rate = LearningRate::new(&c.training, steps as u64 + 2);
     let keeps = arrangement.keeps.clone();
     let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate, keeps };
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
-    device::forget_peak(&device)?;
-    trainer.step(0, &batch, &mut Alone)?;
-    let first_step_seconds = process_seconds();
-    let (mut seconds, mut loss) = (Vec::with_capacity(extent.steps), 0.0);
-    for step in 0..extent.steps {
+    device::forget_peak(device)?;
+    let (mut seconds, mut loss, mut first_step_seconds) = (Vec::with_capacity(steps + 1), 0.0, 0.0);
+    let before = usize::from(extent.steps != Steps::Once);
+    for step in 0..before + steps {
         let start = Instant::now();
-        loss = trainer.step(step as u64 + 1, &batch, &mut Alone)?.loss;
+        loss = trainer.step(step as u64, &batch, &mut Alone)?.loss;
         seconds.push(start.elapsed().as_secs_f64());
+        if step == 0 {
+            first_step_seconds = process_seconds();
+        }
     }
+    seconds.drain(..before);
     seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
-    let tokens = batch[0].tokens();
-    let peak_bytes = device::peak(&device)?.unwrap_or_else(peak_bytes);
-    let plan = arrangement.plan(&decoder.shape, c, device::kind(&device));
-    let seconds = parts(&trainer, &batch[0], extent.steps as u64 + 1)?;
-    let tokens_per_second = tokens as f64 / median;
-    Ok(Figures {
-        device: if device.is_cpu() { "processor" } else { "GPU" },
-        tokens_per_second,
-        seconds_per_step: median,
-        tokens_per_step: tokens,
-        steps: extent.steps,
-        peak_bytes,
-        planned_bytes: plan.total() - plan.overhead,
-        kept: Keep::counted(&trainer.keeps),
-        thrift: arrangement.thrift,
-        written_out: arrangement.written_out,
-        attention,
-        operations_per_second: operations_per_token(&decoder.shape, c, length) * tokens_per_second,
-        seconds,
-        first_step_seconds,
-        threads: rayon::current_num_threads(),
-        loss,
-        kernels: if extent.kernels { kernels::time(&decoder.shape, c, &device, (tokens, length))? } else { Vec::new() },
-    })
+    let peak_bytes = device::peak(device)?.unwrap_or_else(peak_bytes);
+    let parts = (before > 0).then(|| parts(&trainer, &batch[0], steps as u64 + 1)).transpose()?;
+    let (median, tokens) = (seconds[seconds.len() / 2], batch[0].tokens());
+    Ok(Stepped { median, tokens, loss, first_step_seconds, peak_bytes, parts })
 }
 
 fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
@@ -193,4 +250,120 @@ pub fn peak_bytes() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use qlora_config::Layers;
+    use qlora_planner::ModelShape;
+
+    use super::*;
+
+    /// A shape whose sizes all differ, with blocks of `layers`.
+    fn checkpoint(layers: usize) -> Checkpoint {
+        let shape = ModelShape {
+            hidden: 64,
+            layers,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            ffn: 192,
+            vocabulary: 320,
+            tied_embeddings: false,
+            norm_epsilon: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+            sliding_window: None,
+            max_positions: 256,
+        };
+        Checkpoint::random(shape, 7)
+    }
+
+    fn figures(layers: usize, extent: Extent, set: &[&str]) -> Result<Figures> {
+        let common = ["model.base=tiny", "data.train=none", "data.max_seq_len=32", "training.micro_batch_size=2"];
+        let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
+        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration");
+        measure(&config, &checkpoint(layers), extent)
+    }
+
+    fn row<'a>(figures: &'a Figures, name: &str) -> &'a Timing {
+        let found = figures.kernels.iter().find(|row| row.name == name);
+        found.unwrap_or_else(|| panic!("no row `{name}` among {:?}", figures.kernels))
+    }
+
+    #[test]
+    fn every_operation_has_a_row_with_figures() -> Result<()> {
+        let extent = Extent { length: 32, steps: Steps::Once, kernels: true };
+        for set in [&[][..], &["lora.target_modules=all-linear", "lora.dropout=0"], &["model.compute=f32"]] {
+            let figures = figures(3, extent, set)?;
+            let names: HashSet<&str> = figures.kernels.iter().map(|row| row.name.as_str()).collect();
+            assert_eq!(names.len(), figures.kernels.len(), "{:?}", figures.kernels);
+            for row in &figures.kernels {
+                let all = [row.milliseconds, row.work, row.rate, row.share];
+                assert!(all.iter().all(|figure| figure.is_finite() && *figure > 0.0), "{row:?}");
+                assert_eq!(row.step_milliseconds, row.milliseconds * row.calls as f64, "{row:?}");
+            }
+            for projection in ["q", "k, v", "o", "gate, up", "down"] {
+                for way in ["forward", "backward"] {
+                    row(&figures, &format!("{projection} product {way}"));
+                }
+            }
+            for matrix in ["q", "k", "v", "o", "gate", "up", "down"] {
+                row(&figures, &format!("{matrix} dequantize"));
+            }
+            for way in ["forward", "backward"] {
+                for operation in ["attention", "rotary q, k", "RMSNorm", "SwiGLU", "final RMSNorm"] {
+                    row(&figures, &format!("{operation} {way}"));
+                }
+                row(&figures, &format!("output layer {way}, 62 rows"));
+            }
+            for moments in ["AdamW, f32 moments", "AdamW, 8-bit moments"] {
+                row(&figures, moments);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_say_how_often_a_step_runs_them() -> Result<()> {
+        let extent = Extent { length: 32, steps: Steps::Once, kernels: true };
+        let kept = figures(3, extent, &["training.gradient_checkpointing=false"])?;
+        assert_eq!(row(&kept, "k, v product forward").calls, 6);
+        assert_eq!(row(&kept, "attention forward").calls, 3);
+        let again = figures(3, extent, &["training.gradient_checkpointing=true"])?;
+        assert_eq!(row(&again, "k, v product forward").calls, 12);
+        assert_eq!(row(&again, "down product forward").calls, 3);
+        assert_eq!(row(&again, "attention backward").calls, 3);
+        let names = |figures: &Figures| figures.kernels.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
+        let places = names(&kept);
+        let place = |name: &str| places.iter().position(|found| found == name).expect("a row");
+        let order = [
+            "q quantize",
+            "embedding gather",
+            "q product forward",
+            "attention forward",
+            "down product forward",
+            "output layer forward, 62 rows",
+            "down product backward",
+            "attention backward",
+            "q product backward",
+            "gradient norm",
+        ];
+        assert!(order.windows(2).all(|pair| place(pair[0]) < place(pair[1])), "{places:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn one_step_is_measured_without_another_before_or_after_it() -> Result<()> {
+        let once = figures(2, Extent { length: 32, steps: Steps::Once, kernels: false }, &[])?;
+        assert!(!once.warmed_up && once.steps == 1 && once.seconds.is_none() && once.kernels.is_empty());
+        assert!(once.seconds_per_step > 0.0 && once.tokens_per_step == 64 && once.layers == 2);
+        let warm = figures(2, Extent { length: 32, steps: Steps::Warm(2), kernels: false }, &[])?;
+        assert!(warm.warmed_up && warm.steps == 2 && warm.seconds.is_some());
+        // The losses are those of the first step and of the third, after two updates.
+        assert!(once.loss != warm.loss && (once.loss - (320f64).ln()).abs() < 1.0, "{} {}", once.loss, warm.loss);
+        Ok(())
+    }
 }

@@ -1,0 +1,88 @@
+//! How many times a step runs each part of its blocks: once forward, and again where too little of a block was kept.
+
+use qlora_config::{Quantization, TargetModule};
+use qlora_kernels::Products;
+use qlora_planner::Keep;
+
+use super::Case;
+
+/// Runs of the parts of all blocks in one step, those of the backward pass's recomputation included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Norm, queries, keys, values and their rotation.
+    pub heads: usize,
+    pub attention: usize,
+    /// The output projection of attention.
+    pub output: usize,
+    /// Norm, gate and up.
+    pub gates: usize,
+    /// The gated activation and the down projection.
+    pub down: usize,
+}
+
+impl Parts {
+    fn of(keeps: &[Keep]) -> Self {
+        let runs = |least: Keep| keeps.len() + keeps.iter().filter(|&&keep| keep < least).count();
+        Self {
+            heads: runs(Keep::Heads),
+            attention: runs(Keep::Attention),
+            output: runs(Keep::Middle),
+            gates: runs(Keep::All),
+            down: keeps.len(),
+        }
+    }
+
+    fn of_module(self, module: TargetModule) -> usize {
+        match module {
+            TargetModule::QProj | TargetModule::KProj | TargetModule::VProj => self.heads,
+            TargetModule::OProj => self.output,
+            TargetModule::GateProj | TargetModule::UpProj => self.gates,
+            TargetModule::DownProj => self.down,
+        }
+    }
+}
+
+/// Runs in one step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Calls {
+    pub layers: usize,
+    pub parts: Parts,
+    /// Of the blocks whose matrices are dequantized for each product.
+    dequantized: Option<(usize, Parts)>,
+}
+
+impl Calls {
+    pub(super) fn new(case: &Case<'_>, products: Products) -> Self {
+        let keeps = &case.arrangement.keeps;
+        let codes = &keeps[..keeps.len() - case.arrangement.written_out.min(keeps.len())];
+        // A CPU that multiplies in strips reads the codes inside its products.
+        let apart = case.config.model.quantization == Quantization::Nf4 && !matches!(products, Products::Strips(_));
+        let dequantized = apart.then(|| (codes.len(), Parts::of(codes)));
+        Self { layers: keeps.len(), parts: Parts::of(keeps), dequantized }
+    }
+
+    /// Forward products of `module`.
+    pub(super) fn forward(&self, module: TargetModule) -> usize {
+        self.parts.of_module(module)
+    }
+
+    /// Times that the matrix of `module` is dequantized, forward and backward.
+    pub(super) fn dequantized(&self, module: TargetModule) -> usize {
+        self.dequantized.map_or(0, |(blocks, parts)| parts.of_module(module) + blocks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_runs_twice() {
+        let all = Parts::of(&[Keep::All; 3]);
+        assert_eq!(all, Parts { heads: 3, attention: 3, output: 3, gates: 3, down: 3 });
+        let none = Parts::of(&[Keep::Host, Keep::Input]);
+        assert_eq!(none, Parts { heads: 4, attention: 4, output: 4, gates: 4, down: 2 });
+        let some = Parts::of(&[Keep::Attention, Keep::Middle, Keep::Heads]);
+        assert_eq!(some, Parts { heads: 5, attention: 3, output: 4, gates: 6, down: 3 });
+    }
+}

@@ -1,0 +1,105 @@
+//! The end of the forward pass and its way back: supervised rows, final norm, output layer, cross entropy.
+
+use candle_core::{DType, Tensor};
+use qlora_kernels::ops::cross_entropy::{self, Head};
+use qlora_kernels::ops::{rms_norm, rows};
+use qlora_kernels::{Activations, Products, Term};
+
+use super::Setting;
+use super::inputs::WEIGHTS;
+use super::table::{Place, Table, Work, seconds};
+use crate::Result;
+use crate::device;
+
+/// Width of the hidden rows with which the loss kernel is found: the products around it cost little.
+const NARROW: usize = 16;
+
+pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
+    // All tokens but the first of a sequence are predicted.
+    let supervised = (setting.case.tokens - setting.lengths.len()).max(1);
+    let most = setting.case.arrangement.thrift.logit_rows(device::kind(setting.case.device)).max(1);
+    let chunk = Chunk { rows: supervised.min(most), calls: supervised.div_ceil(most) };
+    time_way_in(table, setting, supervised)?;
+    time_output(table, setting, &chunk)?;
+    time_kernel(table, setting, &chunk)?;
+    time_way_back(table, setting, supervised)
+}
+
+/// Rows of logits that exist at one time, and how often a step has as many.
+struct Chunk {
+    rows: usize,
+    calls: usize,
+}
+
+/// Every token but the last, where there is more than one.
+fn ids(setting: &Setting<'_>, supervised: usize) -> Result<Tensor> {
+    let ids: Vec<u32> = (0..supervised as u32).collect();
+    Ok(Tensor::new(ids.as_slice(), setting.case.device)?)
+}
+
+fn time_way_in(table: &mut Table<'_>, setting: &Setting<'_>, supervised: usize) -> Result<()> {
+    let (d, epsilon) = (setting.case.shape.hidden, setting.case.shape.norm_epsilon);
+    let last = setting.inputs.matrix((setting.case.tokens, d), setting.dtype)?;
+    let (ids, w) = (ids(setting, supervised)?, setting.inputs.matrix((1, d), setting.dtype)?.squeeze(0)?);
+    let work = Work::Bytes(2.0 * setting.bytes(supervised * d));
+    table.add(Place::Loss, "supervised rows, gather", work, 1, || Ok(rows::gather(&last, &ids)?))?;
+    let picked = rows::gather(&last, &ids)?;
+    table.add(Place::Loss, "final RMSNorm forward", work, 1, || Ok(rms_norm::forward(&picked, &w, epsilon)?))
+}
+
+fn time_output(table: &mut Table<'_>, setting: &Setting<'_>, chunk: &Chunk) -> Result<()> {
+    let (d, vocabulary, products) = (setting.case.shape.hidden, setting.case.shape.vocabulary, setting.products);
+    let hidden = Activations::from(setting.inputs.matrix((chunk.rows, d), setting.dtype)?);
+    let head = setting.inputs.bounded((vocabulary, d), DType::BF16, WEIGHTS)?;
+    let work = Work::Flops(2.0 * (chunk.rows * vocabulary * d) as f64);
+    let name = |way| format!("output layer {way}, {} rows", chunk.rows);
+    let forward = || logits(products, &hidden, &head);
+    table.add(Place::Loss, name("forward"), work, chunk.calls, forward)?;
+    let dlogits = Activations::from(setting.inputs.matrix((chunk.rows, vocabulary), setting.dtype)?);
+    let backward = || Ok(products.backward(&[Term { x: &dlogits, w: &head, scale: 1.0 }], None)?);
+    table.add(Place::LossBackward, name("backward"), work, chunk.calls, backward)
+}
+
+/// As the loss has them: `f32` from a GPU's sums.
+fn logits(products: Products, hidden: &Activations, head: &Tensor) -> Result<Tensor> {
+    if hidden.tensor()?.device().is_cpu() {
+        return Ok(products.forward(&[Term { x: hidden, w: head, scale: 1.0 }], None)?);
+    }
+    Ok(products.wide(hidden, head)?)
+}
+
+/// The loss and the gradient of the logits. Nothing gives it alone, so it is what the whole takes beyond its products, all
+/// with rows too narrow to cost much; where the timer cannot tell them apart there is no row.
+fn time_kernel(table: &mut Table<'_>, setting: &Setting<'_>, chunk: &Chunk) -> Result<()> {
+    let (vocabulary, products, device) = (setting.case.shape.vocabulary, setting.products, setting.case.device);
+    let hidden = setting.inputs.matrix((chunk.rows, NARROW), setting.dtype)?;
+    let head = setting.inputs.bounded((vocabulary, NARROW), DType::BF16, WEIGHTS)?;
+    let targets: Vec<u32> = (0..chunk.rows).map(|i| (i * 31 % vocabulary) as u32).collect();
+    let output = Head { weight: &head, products, rows: chunk.rows };
+    let whole = seconds(device, || Ok(cross_entropy::forward_backward(&hidden, output, &targets, Some(1e-4))?))?;
+    let hidden = Activations::from(hidden);
+    let forward = seconds(device, || logits(products, &hidden, &head))?;
+    let dlogits = Activations::from(setting.inputs.matrix((chunk.rows, vocabulary), setting.dtype)?);
+    let backward = seconds(device, || Ok(products.backward(&[Term { x: &dlogits, w: &head, scale: 1.0 }], None)?))?;
+    let rest = whole - forward - backward;
+    if rest > 0.0 {
+        // Logits in f32 are read, their gradient is written.
+        let logits = chunk.rows * vocabulary;
+        let work = Work::Bytes((4 * logits) as f64 + setting.bytes(logits));
+        table.put(Place::LossKernel, "loss and its gradient", work, chunk.calls, rest);
+    }
+    Ok(())
+}
+
+fn time_way_back(table: &mut Table<'_>, setting: &Setting<'_>, supervised: usize) -> Result<()> {
+    let (tokens, d) = (setting.case.tokens, setting.case.shape.hidden);
+    let make = |rows| setting.inputs.matrix((rows, d), setting.dtype);
+    let (grad, picked, w) = (make(supervised)?, make(supervised)?, make(1)?.squeeze(0)?);
+    let (_, rho) = rms_norm::forward(&picked, &w, setting.case.shape.norm_epsilon)?;
+    let work = Work::Bytes(3.0 * setting.bytes(supervised * d));
+    let backward = || Ok(rms_norm::backward(&grad, &picked, &w, &rho, None)?);
+    table.add(Place::LossBackward, "final RMSNorm backward", work, 1, backward)?;
+    let ids = ids(setting, supervised)?;
+    let work = Work::Bytes(setting.bytes((supervised + tokens) * d));
+    table.add(Place::LossBackward, "supervised rows, scatter", work, 1, || Ok(rows::scatter(&grad, &ids, tokens)?))
+}

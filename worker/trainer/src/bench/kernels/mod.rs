@@ -1,0 +1,94 @@
+//! Every operation of a training step, each alone, at the sizes of a micro-batch: where a step's time goes.
+//!
+//! A row times what the step calls, through the same functions. DoRA's own operations are not among them.
+
+mod attention;
+mod calls;
+mod ceilings;
+mod elements;
+mod inputs;
+mod loss;
+mod projections;
+mod table;
+mod update;
+
+use candle_core::{DType, Device};
+use qlora_config::{TargetModule, TrainingConfig};
+use qlora_kernels::{Products, Sequences, Span};
+use qlora_planner::{Arrangement, ModelShape};
+
+use self::calls::Calls;
+use self::inputs::Inputs;
+use self::table::Table;
+use crate::{Result, device};
+
+pub use self::table::Timing;
+
+/// The run whose operations are timed.
+#[derive(Clone, Copy)]
+pub struct Case<'a> {
+    pub shape: &'a ModelShape,
+    pub config: &'a TrainingConfig,
+    pub arrangement: &'a Arrangement,
+    pub device: &'a Device,
+    /// M.
+    pub tokens: usize,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// The attention that the run chose on a GPU.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU of CUDA has a choice"))]
+    pub attention: Option<&'a str>,
+}
+
+/// A case, and what follows from it.
+struct Setting<'a> {
+    case: Case<'a>,
+    dtype: DType,
+    products: Products,
+    calls: Calls,
+    /// Lengths of the packed sequences.
+    lengths: Vec<usize>,
+    sequences: Sequences,
+    inputs: Inputs<'a>,
+}
+
+impl<'a> Setting<'a> {
+    fn new(case: Case<'a>) -> Result<Self> {
+        let products = device::products(case.config.model.compute, case.device);
+        let mut lengths = vec![case.length; case.tokens / case.length];
+        lengths.extend((!case.tokens.is_multiple_of(case.length)).then_some(case.tokens % case.length));
+        Ok(Self {
+            dtype: device::compute_dtype(case.device),
+            products,
+            calls: Calls::new(&case, products),
+            sequences: Sequences::new(&Span::packed(&lengths), case.device)?,
+            lengths,
+            inputs: Inputs::new(case.device),
+            case,
+        })
+    }
+
+    /// Bytes of `elements` activations.
+    fn bytes(&self, elements: usize) -> f64 {
+        (elements * self.dtype.size_in_bytes()) as f64
+    }
+
+    /// Those of `modules` that have an adapter.
+    fn adapted(&self, modules: &[TargetModule]) -> Vec<TargetModule> {
+        let has = |module: &TargetModule| self.case.config.lora.target_modules.contains(module);
+        modules.iter().copied().filter(has).collect()
+    }
+}
+
+/// Times every operation, in the order of the step; two rates that the device reaches come first.
+pub fn time(case: Case<'_>) -> Result<Vec<Timing>> {
+    let setting = Setting::new(case)?;
+    let mut table = Table::new(case.device);
+    ceilings::time(&mut table, &setting)?;
+    projections::time(&mut table, &setting)?;
+    attention::time(&mut table, &setting)?;
+    elements::time(&mut table, &setting)?;
+    loss::time(&mut table, &setting)?;
+    update::time(&mut table, &setting)?;
+    Ok(table.rows())
+}
