@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-const KERNELS: [&str; 11] = [
+const KERNELS: [&str; 13] = [
     "adamw",
     "attention_backward",
+    "attention_backward_hopper",
     "attention_forward",
+    "attention_forward_hopper",
     "cross_entropy",
     "dropout",
     "lora",
@@ -25,6 +27,8 @@ const CHIPS: [&str; 4] = [
     "arch=compute_100,code=sm_100",
     "arch=compute_80,code=compute_80",
 ];
+/// Of kernels whose names end in `_hopper`.
+const HOPPER: [&str; 1] = ["arch=compute_90a,code=sm_90a"];
 /// What a fatbin begins with.
 const MAGIC: [u8; 4] = [0x50, 0xed, 0x55, 0xba];
 /// What `tests/cuda/nvcc` writes instead of candle's kernels, which take twenty minutes.
@@ -52,7 +56,8 @@ fn compile(kernel: &str, out: &Path) {
     let source = format!("src/cuda/{kernel}.cu");
     let mut nvcc = Command::new(nvcc());
     nvcc.args(["--fatbin", "-std=c++17", "-O3", "--threads", "0", "-Werror", "all-warnings"]);
-    for chip in CHIPS {
+    let chips: &[&str] = if kernel.ends_with("_hopper") { &HOPPER } else { &CHIPS };
+    for chip in chips {
         nvcc.args(["-gencode", chip]);
     }
     match nvcc.arg("-o").arg(out).arg(&source).status() {

@@ -5,7 +5,10 @@
 //! `cargo test --release -p qlora-kernels --features cuda --test device`
 #![cfg(feature = "cuda")]
 
+use std::process::Command;
+
 use candle_core::{DType, Device, Tensor};
+use qlora_kernels::cpu::nf4;
 use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter};
 use qlora_kernels::ops::cross_entropy::Head;
 use qlora_kernels::ops::host::Waiting;
@@ -18,6 +21,48 @@ use qlora_kernels::{
 
 fn gpu() -> Device {
     cuda::open(0).expect("a GPU: this test runs on nothing else")
+}
+
+/// An ignored test of this program in a process of its own.
+fn ignored(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--ignored", "--exact", "--nocapture", name]);
+    command
+}
+
+/// What the process of `command` says as it fails.
+fn refusal(mut command: Command) -> String {
+    let output = command.output().expect("this program");
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[test]
+#[ignore = "run by the tests below"]
+fn a_gpu_opens() {
+    if let Err(e) = cuda::open(0) {
+        panic!("{e}")
+    }
+}
+
+#[test]
+fn a_folder_without_kernels_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = ignored("a_gpu_opens");
+    command.env("QLORA_KERNELS", folder.path());
+    let said = refusal(command);
+    assert!(said.contains("QLORA_KERNELS is") && said.contains("holds no NAME.fatbin or NAME.cubin"), "{said}");
+}
+
+#[test]
+fn a_program_built_for_tests_refuses_a_real_gpu() {
+    if candle_core::cuda_backend::kernels::CAST.ptx().lines().count() > 1 {
+        return eprintln!("not run: this program has candle's kernels");
+    }
+    let mut command = ignored("a_gpu_opens");
+    command.env_remove("QLORA_EMULATED_GPU");
+    let said = refusal(command);
+    assert!(said.contains("without candle's kernels") && said.contains("cargo clean"), "{said}");
 }
 
 fn values(n: usize, seed: usize) -> Vec<f32> {
@@ -53,9 +98,47 @@ fn close(found: &Tensor, wanted: &Tensor, steps: f32) {
 fn nf4_is_dequantised_to_the_bit() -> Result<()> {
     let device = gpu();
     for (shape, double) in [((33, 31), true), ((33, 31), false), ((1, 1), true), ((96, 320), true), ((7, 64), false)] {
-        let values = values(shape.0 * shape.1, 1);
-        let quantise = |device: &Device| Nf4Tensor::quantise(&values, shape, 64, double, device);
-        close(&quantise(&device)?.dequantise(DType::BF16)?, &quantise(&Device::Cpu)?.reference(DType::BF16)?, 0.0);
+        for block in [32, 64, 96, 512] {
+            let values = values(shape.0 * shape.1, 1);
+            let quantise = |device: &Device| Nf4Tensor::quantise(&values, shape, block, double, device);
+            close(&quantise(&device)?.dequantise(DType::BF16)?, &quantise(&Device::Cpu)?.reference(DType::BF16)?, 0.0);
+        }
+    }
+    Ok(())
+}
+
+/// A scale is a product and a sum, each rounded: a GPU would make one operation of them. Only a few scales in a million show
+/// that in bf16, so such are looked for.
+#[test]
+fn scales_of_nf4_are_rounded_twice() -> Result<()> {
+    let (device, map) = (gpu(), nf4::dynamic_table());
+    let bits = |value: f32| half::bf16::from_f32(value).to_bits();
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 8
+    };
+    let mut found = 0;
+    while found < 5 {
+        let (code, absmax) = (next() as u8, 1e-3 + next() as f32 * 1e-9);
+        let offset = 0.02 + next() as f32 * 1e-9;
+        let value = map[usize::from(code)];
+        if bits(value * absmax + offset) == bits(value.mul_add(absmax, offset)) {
+            continue;
+        }
+        found += 1;
+        // One block of the code for 1: the matrix is its scale.
+        let matrix = |device: &Device| {
+            let scales = Nf4Scales::Nested {
+                codes: Tensor::from_vec(vec![code], 1, device)?,
+                absmax: Tensor::from_vec(vec![absmax], 1, device)?,
+                offset,
+            };
+            Nf4Tensor::from_parts(vec![0xff; 32], scales, (1, 64), 64, device)
+        };
+        let wanted = matrix(&Device::Cpu)?.reference(DType::BF16)?;
+        assert_eq!(numbers(&wanted)[0], half::bf16::from_f32(value * absmax + offset).to_f32());
+        close(&matrix(&device)?.dequantise(DType::BF16)?, &wanted, 0.0);
     }
     Ok(())
 }
@@ -87,7 +170,16 @@ fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
 fn nf4_is_quantised_to_the_bit() -> Result<()> {
     let device = gpu();
     for (shape, block, double) in
-        [((33, 31), 64, true), ((1, 1), 64, true), ((7, 64), 64, false), ((5, 300), 128, true), ((64, 96), 32, true)]
+        // Blocks of one lane to a whole warp, of some that have nothing to do, and of elements that are read twice.
+        [
+            ((33, 31), 64, true),
+            ((1, 1), 64, true),
+            ((7, 64), 64, false),
+            ((5, 300), 128, true),
+            ((64, 96), 32, true),
+        ]
+        .into_iter()
+        .chain([((5, 13), 6, false), ((7, 301), 48, false), ((9, 700), 512, true), ((3, 301), 4096, true)])
     {
         let zeros = vec![0f32; block];
         let mut weights = [values(shape.0 * shape.1, 50), zeros].concat();
@@ -116,10 +208,47 @@ fn nf4_is_quantised_to_the_bit() -> Result<()> {
     Ok(())
 }
 
+/// Half way between two codes, and the closest numbers on both sides.
+#[test]
+fn a_midpoint_takes_the_lower_code_of_nf4() -> Result<()> {
+    let midpoints = [
+        -0.8480964f32,
+        -0.6106329,
+        -0.45999527,
+        -0.33967942,
+        -0.2346074,
+        -0.13791174,
+        -0.045525018,
+        0.03979015,
+        0.12025525,
+        0.20352125,
+        0.29201376,
+        0.38931254,
+        0.50166345,
+        0.6427869,
+        0.86147845,
+    ];
+    let mut weights: Vec<f32> = midpoints.iter().flat_map(|m| [m.next_down(), *m, m.next_up()]).collect();
+    weights.extend([0.0, -0.0, 1.0, -1.0]);
+    weights.resize(64, 0.5);
+    let matrix = Tensor::from_vec(weights, (1, 64), &Device::Cpu)?;
+    let codes = |device: &Device| {
+        let matrix = Nf4Tensor::quantise_matrix(&matrix, 64, false, device)?;
+        matrix.packed().to_device(&Device::Cpu)?.to_vec1::<u8>()
+    };
+    let found = codes(&gpu())?;
+    assert_eq!(found, codes(&Device::Cpu)?);
+    let nibbles: Vec<u8> = found.iter().flat_map(|byte| [byte >> 4, byte & 15]).collect();
+    let wanted: Vec<u8> = (0..15).flat_map(|i| [i, i, i + 1]).collect();
+    assert_eq!(nibbles[..45], wanted);
+    Ok(())
+}
+
 #[test]
 fn norms_agree() -> Result<()> {
     let device = gpu();
-    for shape in [(1, 1), (3, 97), (5, 64), (17, 1000)] {
+    // Rows of fewer elements than a block keeps, at multiples of 16 bytes or not, and of more.
+    for shape in [(1, 1), (3, 97), (5, 64), (17, 1000), (3, 4096), (2, 4099), (2, 16_384), (2, 17_000)] {
         let (x, dy, base) = (random(shape, 2)?, random(shape, 3)?, random(shape, 4)?);
         let w = random((1, shape.1), 5)?.squeeze(0)?;
         let [gx, gdy, gbase, gw] = on(&device, [&x, &dy, &base, &w]);
@@ -253,17 +382,16 @@ fn a_small_term_of_a_sum_is_not_rounded_away() -> Result<()> {
     for (m, k, n) in [(64, 96, 80), (256, 512, 256), (384, 1024, 512)] {
         let (x, w, base) = (random((m, k), 16)?, random((n, k), 17)?, random((m, n), 18)?);
         let u = Tensor::ones((m, 2), DType::BF16, &Device::Cpu)?;
-        let b = Tensor::from_vec(vec![1e-3f32; 2 * n], (n, 2), &Device::Cpu)?;
-        let [gx, gw, gbase, gu, gb] = on(&device, [&x, &w, &base, &u, &b]);
+        let b = |value: f32| Tensor::from_vec(vec![value; 2 * n], (n, 2), &Device::Cpu);
+        let [gx, gw, gbase, gu, gb, gzero] = on(&device, [&x, &w, &base, &u, &b(1e-3)?, &b(0.0)?]);
         let (ax, au) = (Activations::from(&gx), Activations::from(&gu));
-        let large = Term { x: &ax, w: &gw, scale: 1.0 };
         for base in [None, Some(&gbase)] {
-            let mean = |terms: &[Term<'_>]| {
-                let sum = numbers(&Products::CublasLt.forward(terms, base)?);
+            let mean = |b| {
+                let terms = [Term { x: &ax, w: &gw, scale: 1.0 }, Term { x: &au, w: b, scale: 1.0 }];
+                let sum = numbers(&Products::CublasLt.forward(&terms, base)?);
                 Ok::<_, candle_core::Error>(sum.iter().map(|&v| f64::from(v)).sum::<f64>() / sum.len() as f64)
             };
-            let change = mean(&[large, Term { x: &au, w: &gb, scale: 1.0 }])? - mean(&[large])?;
-            found.push(((m, k, n), base.is_some(), change));
+            found.push(((m, k, n), base.is_some(), mean(&gb)? - mean(&gzero)?));
         }
     }
     assert!(found.iter().all(|(.., change)| (1e-3..4e-3).contains(change)), "0.002 is added: {found:?}");
@@ -273,19 +401,26 @@ fn a_small_term_of_a_sum_is_not_rounded_away() -> Result<()> {
 #[test]
 fn rows_go_where_they_should() -> Result<()> {
     let device = gpu();
-    let table = random((19, 7), 21)?;
-    let ids = Tensor::new(&[3u32, 18, 0], &Device::Cpu)?;
-    let [gtable, gids] = on(&device, [&table, &ids]);
-    let picked = rows::gather(&gtable, &gids)?;
-    close(&picked, &table.index_select(&ids, 0)?, 0.0);
-    let wanted =
-        Tensor::zeros((19, 7), DType::BF16, &Device::Cpu)?.index_add(&ids, &table.index_select(&ids, 0)?, 0)?;
-    close(&rows::scatter(&picked, &gids, 19)?, &wanted, 0.0);
-    close(&rows::append(&picked, &gtable)?, &Tensor::cat(&[&table.index_select(&ids, 0)?, &table], 0)?, 0.0);
-    let numbers = Tensor::from_vec(values(77, 22), 77, &Device::Cpu)?;
-    let [there] = on(&device, [&numbers]);
-    close(&rows::cast(&there, DType::BF16)?, &numbers.to_dtype(DType::BF16)?, 0.0);
-    close(&rows::add(&there, &there)?, &(&numbers * 2.0)?, 0.0);
+    for d in [7, 64, 1032, 17_000] {
+        let table = random((19, d), 21)?;
+        let ids = Tensor::new(&[3u32, 18, 0], &Device::Cpu)?;
+        let [gtable, gids] = on(&device, [&table, &ids]);
+        let picked = rows::gather(&gtable, &gids)?;
+        close(&picked, &table.index_select(&ids, 0)?, 0.0);
+        let wanted =
+            Tensor::zeros((19, d), DType::BF16, &Device::Cpu)?.index_add(&ids, &table.index_select(&ids, 0)?, 0)?;
+        close(&rows::scatter(&picked, &gids, 19)?, &wanted, 0.0);
+        close(&rows::append(&picked, &gtable)?, &Tensor::cat(&[&table.index_select(&ids, 0)?, &table], 0)?, 0.0);
+    }
+    for n in [77, 4096] {
+        let numbers = Tensor::from_vec(values(n, 22), n, &Device::Cpu)?;
+        let [there] = on(&device, [&numbers]);
+        close(&rows::cast(&there, DType::BF16)?, &numbers.to_dtype(DType::BF16)?, 0.0);
+        close(&rows::add(&there, &there)?, &(&numbers * 2.0)?, 0.0);
+        // One that begins at no multiple of 16 bytes.
+        let (there, here) = (there.narrow(0, 1, n - 3)?, numbers.narrow(0, 1, n - 3)?);
+        close(&rows::add(&there, &there)?, &(here * 2.0)?, 0.0);
+    }
     Ok(())
 }
 
@@ -306,6 +441,31 @@ fn the_loss_and_its_gradient_agree() -> Result<()> {
         close(&found.grad.expect("a gradient"), &wanted, 2.0);
         let alone = cross_entropy::forward_backward(&ghidden, output, &targets, None)?;
         assert!(alone.sum.value()? == loss && alone.grad.is_none());
+    }
+    Ok(())
+}
+
+/// Rows that are longer than what a block keeps of them: seven parts of 8,192 logits on the emulated GPU.
+#[test]
+fn the_loss_over_large_vocabularies_agrees() -> Result<()> {
+    for v in [70_000, 70_001, 65_600, 8192, 8200] {
+        // Logits of which few count, and logits of which all count alike.
+        for (spread, mean) in [(1.0, 0.0), (0.01, 1.0)] {
+            let targets = [0, v as u32 - 1, 57_343 % v as u32, 57_344 % v as u32, 8191];
+            let hidden = (random((5, 16), 16)?.to_dtype(DType::F32)? * (4.0 * spread))?.to_dtype(DType::BF16)?;
+            let head = (random((v, 16), 17)?.to_dtype(DType::F32)? + mean)?.to_dtype(DType::BF16)?;
+            let [ghidden, ghead] = on(&gpu(), [&hidden, &head]);
+            let output = Head { weight: &ghead, products: Products::CublasLt, rows: 3 };
+            let found = cross_entropy::forward_backward(&ghidden, output, &targets, Some(0.25))?;
+            let logits = hidden.to_dtype(DType::F32)?.matmul(&head.to_dtype(DType::F32)?.t()?)?;
+            let (sum, grad) = cross_entropy::reference(&logits, &targets, Some(0.25))?;
+            let loss = found.sum.value()?;
+            assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
+            let wanted = grad.expect("a gradient").matmul(&head.to_dtype(DType::F32)?)?;
+            close(&found.grad.expect("a gradient"), &wanted, 2.0);
+            let alone = cross_entropy::forward_backward(&ghidden, output, &targets, None)?;
+            assert!(alone.sum.value()? == loss && alone.grad.is_none());
+        }
     }
     Ok(())
 }
@@ -336,9 +496,9 @@ fn attention_agrees_on(
     let (dq, dk, dv) = attention::backward(&gd, &saved, &shape, &sequences, Products::CublasLt)?;
     let saved = attention::Saved { q: &q, k: &k, v: &v, o: &wanted, lse: &wanted_lse };
     let (wanted_dq, wanted_dk, wanted_dv) = attention::reference_backward(&d_o, &saved, &shape, spans)?;
-    close(&dq, &wanted_dq, 1.0);
-    close(&dk, &wanted_dk, 1.0);
-    close(&dv, &wanted_dv, 1.0);
+    close(&dq, &wanted_dq, 1.5);
+    close(&dk, &wanted_dk, 1.5);
+    close(&dv, &wanted_dv, 1.5);
     lse.dims2()
 }
 
@@ -352,19 +512,41 @@ fn attention_agrees_for_every_size_of_head() -> Result<()> {
 
 #[test]
 fn attention_over_long_sequences_agrees() -> Result<()> {
-    attention_agrees(64, None, &Span::packed(&[201]))
+    attention_agrees(128, None, &Span::packed(&[201]))?;
+    // Four tiles of keys, of which three are held at one time.
+    attention_agrees(64, None, &Span::packed(&[401]))
 }
 
 #[test]
 fn attention_with_a_window_agrees() -> Result<()> {
-    attention_agrees(16, Some(9), &Span::packed(&[150, 3, 65]))?;
-    attention_agrees(16, Some(70), &Span::packed(&[200]))
+    for head_dim in [16, 64] {
+        attention_agrees(head_dim, Some(9), &Span::packed(&[150, 3, 65]))?;
+        attention_agrees(head_dim, Some(70), &Span::packed(&[200]))?;
+    }
+    attention_agrees(128, Some(130), &Span::packed(&[270]))
+}
+
+/// Chips other than Hopper's have kernels of their own; on a Hopper GPU these do not run.
+#[test]
+fn attention_of_other_chips_agrees() {
+    if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
+        return eprintln!("not run: it takes the emulated GPU");
+    }
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "attention_agrees_for_every_size_of_head", "attention_over_long_sequences_agrees"]);
+    command.args(["attention_with_a_window_agrees", "attention_with_keys_from_before_agrees"]);
+    let output = command.env("QLORA_EMULATED_CAPABILITY", "80").output().expect("this program");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("4 passed"), "{said}");
 }
 
 #[test]
 fn attention_with_keys_from_before_agrees() -> Result<()> {
-    attention_agrees(32, None, &[Span { q: 0..5, k: 0..90 }])?;
-    attention_agrees(32, Some(40), &[Span { q: 0..70, k: 0..171 }])
+    for head_dim in [32, 64, 128] {
+        attention_agrees(head_dim, None, &[Span { q: 0..5, k: 0..90 }])?;
+        attention_agrees(head_dim, Some(40), &[Span { q: 0..70, k: 0..171 }])?;
+    }
+    Ok(())
 }
 
 #[cfg(feature = "cudnn")]
@@ -388,8 +570,8 @@ fn attention_by_cudnn_agrees_once_it_is_chosen() -> Result<()> {
     let chosen = choose(&device, Wanted::Fastest, &shape(32), 64)?;
     let used = attention_agrees_on(&device, 32, None, &packed)?;
     assert_eq!(matches!(chosen, Chosen::Cudnn { share: Some(_), .. }), used == (98, 4), "{chosen}");
-    // Windows that are left at once, and of all but a few tokens.
-    for window in [1, 9, 64] {
+    // Windows that are left at once (with one of 1 all gradients of scores are zero), and of all but a few tokens.
+    for window in [2, 9, 64] {
         let windowed = AttentionShape { window: Some(window), ..shape(32) };
         choose(&device, Wanted::Cudnn, &windowed, 64)?;
         assert_eq!(attention_agrees_on(&device, 32, Some(window), &packed)?, (98, 4));
@@ -428,11 +610,9 @@ fn a_cudnn_that_fails_is_not_taken() {
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
         return eprintln!("not run: it takes the emulated cuDNN");
     }
-    let status = std::process::Command::new(std::env::current_exe().expect("this program"))
-        .args(["--ignored", "--exact", "a_cudnn_that_fails"])
-        .envs([("QLORA_EMULATED_CUDNN_REFUSES", "128"), ("QLORA_EMULATED_CUDNN_IGNORES", "windows")])
-        .status();
-    assert!(status.expect("this program").success());
+    let faults = [("QLORA_EMULATED_CUDNN_REFUSES", "128"), ("QLORA_EMULATED_CUDNN_IGNORES", "windows")];
+    let output = ignored("a_cudnn_that_fails").envs(faults).output().expect("this program");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
@@ -440,14 +620,15 @@ fn updates_agree() -> Result<()> {
     let device = gpu();
     let rule = AdamW { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
     let faster = AdamW { learning_rate: 3e-2, ..rule };
-    let sizes = [150, 1, 1030];
+    // The last is more than the blocks of a tensor have at one time.
+    let sizes = [150, 1, 1030, 70_001];
     let make = |seed, device: &Device| {
         let tensor = |(i, &n): (usize, &usize)| Tensor::from_vec(values(n, seed + i), n, device);
         sizes.iter().enumerate().map(tensor).collect::<Result<Vec<_>>>()
     };
     let update = |device: &Device, most: f64| {
         let (gradients, first, second) = (make(9, device)?, make(30, device)?, make(50, &Device::Cpu)?);
-        let (values, rules) = (make(70, device)?, [&rule, &faster, &rule]);
+        let (values, rules) = (make(70, device)?, [&rule, &faster, &rule, &faster]);
         let second = second.iter().map(|t| t.abs()?.to_device(device)).collect::<Result<Vec<_>>>()?;
         let moments: Vec<_> =
             first.into_iter().zip(second).map(|(first, second)| Moments::Full { first, second }).collect();

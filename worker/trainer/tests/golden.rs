@@ -245,6 +245,58 @@ fn a_gpu_gives_the_recorded_losses_within_their_rounding() {
     }
 }
 
+/// A Llama of 2 blocks in q8_0, as a GGUF file in `home`.
+#[cfg(feature = "cuda")]
+fn gguf_model(home: &Path) -> PathBuf {
+    let folder = home.join("model");
+    std::fs::create_dir(&folder).expect("a folder");
+    let text = std::fs::read_to_string(golden("tiny_llama/config.json")).expect("a configuration");
+    let mut shape: Value = serde_json::from_str(&text).expect("JSON");
+    // That of the tokenizer.
+    shape["vocab_size"] = 900.into();
+    std::fs::write(folder.join("config.json"), shape.to_string()).expect("a configuration");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(golden("chat/tokenizer").join(name), folder.join(name)).expect("a tokenizer");
+    }
+    let mut weights = tensors("tiny_llama/model.safetensors");
+    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+        let table = &weights[name];
+        let longer = Tensor::cat(&[table, table, table, table], 0).and_then(|t| t.narrow(0, 0, 900));
+        weights.insert(name.into(), longer.and_then(|t| t.contiguous()).expect("a table"));
+    }
+    candle_core::safetensors::save(&weights, folder.join("model.safetensors")).expect("a model");
+    let out = home.join("model.gguf");
+    let config = config(&[]);
+    export::convert(&folder, &out, &config.config().model, ElementType::Q8_0, &mut |_, _| {}).expect("a GGUF file");
+    out
+}
+
+/// Blocks of GGUF are dequantised by candle's kernels, which the emulated GPU lacks.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
+    if std::env::var_os("QLORA_EMULATED_GPU").is_some() {
+        return eprintln!("not run: the emulated GPU has none of candle's kernels");
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let model = gguf_model(home.path());
+    let config = config(&["model.compute=bf16", "model.quantization=gguf", "lora.dropout=0.1"]);
+    let batches = tensors("qlora_run/batches.safetensors");
+    let gpu = qlora_kernels::cuda::open(0).expect("a GPU");
+    let steps = |device: &Device| -> Vec<(f64, f64)> {
+        let checkpoint = Checkpoint::open(&model).expect("the GGUF file");
+        let to = Arrangement::default();
+        let decoder = Decoder::load(&checkpoint, &config.config().model, 512, &to, device, |_| {}).expect("a model");
+        let mut trainer = trainer(&decoder, untrained(&decoder, &config), &config);
+        let mut step = |i: usize| trainer.step(i as u64, &[Batch::pack(&samples(&batches, i))], &mut Alone);
+        (0..6).map(|i| step(i).map(|outcome| (outcome.loss, outcome.grad_norm)).expect("a step")).collect()
+    };
+    let (here, there) = (steps(&Device::Cpu), steps(&gpu));
+    println!("parity: a GGUF base on the CPU and on a GPU: {here:?} and {there:?}");
+    let close = |(a, b): (&(f64, f64), &(f64, f64))| (a.0 - b.0).abs() < 1e-2 && (a.1 / b.1 - 1.0).abs() < 3e-2;
+    assert!(here.iter().zip(&there).all(close));
+}
+
 /// With the embedding in the machine's memory, or weights that stay dequantised, losses and gradients are the same to the
 /// bit.
 #[cfg(feature = "cuda")]

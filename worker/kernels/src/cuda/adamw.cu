@@ -1,8 +1,10 @@
 // One update of all trained tensors, clipped by the norm over all of them, without the processor looking at anything in
 // between: the sum of squares, block by block in a fixed order, and AdamW with decoupled weight decay in the order of
-// PyTorch's. Nothing is changed where it was: the update reads one set of tensors and writes another.
+// PyTorch's. Nothing is changed where it was: the update reads one set of tensors and writes another. A thread has eight
+// neighbouring elements of every array, whose loads are on their way together.
 
 #include "block.cuh"
+#include "eight.cuh"
 
 // A tensor of n elements; `faster` tells which of two rules is its own.
 struct Parameter {
@@ -16,11 +18,22 @@ struct Rule {
     float beta1, beta2, share1, share2, epsilon, keep, step, root;
 };
 
+// Number by number: a choice between two structures would go by their addresses, through local memory.
+__device__ __forceinline__ Rule rule_of(bool is_faster, const Rule& rule, const Rule& faster) {
+    return {is_faster ? faster.beta1 : rule.beta1,     is_faster ? faster.beta2 : rule.beta2,
+            is_faster ? faster.share1 : rule.share1,   is_faster ? faster.share2 : rule.share2,
+            is_faster ? faster.epsilon : rule.epsilon, is_faster ? faster.keep : rule.keep,
+            is_faster ? faster.step : rule.step,       is_faster ? faster.root : rule.root};
+}
+
 // A block sums the squares of one tensor's gradient; `parts` has a place for each.
 extern "C" __global__ void squares(const Parameter* parameters, float* parts) {
     const Parameter p = parameters[blockIdx.x];
     float sum = 0.0f;
-    for (long i = threadIdx.x; i < p.n; i += blockDim.x) sum += p.gradient[i] * p.gradient[i];
+    for (long i = 8 * threadIdx.x; i < p.n; i += 8 * blockDim.x) {
+        const Eight g = load_eight(p.gradient + i, p.n - i);
+        for (int j = 0; j < 8; ++j) sum += g.v[j] * g.v[j];
+    }
     sum = block_reduce(sum, Sum());
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
@@ -33,18 +46,39 @@ extern "C" __global__ void root_of_sum(const float* parts, int n, float* norm) {
     if (threadIdx.x == 0) *norm = sqrtf(sum);
 }
 
-// A row of blocks a tensor. Gradients are scaled down to a norm of `most`, unless that is 0.
+// Gradients are scaled down to a norm of `most`, unless that is 0.
+__device__ __forceinline__ float clip(const float* norm, float most) {
+    return most == 0.0f ? 1.0f : fminf(most / (*norm + 1e-6f), 1.0f);
+}
+
+// Moves both moments by the gradient, and the value by them.
+__device__ __forceinline__ void move_eight(const Rule& r, const Eight& gradient, float scale, Eight& first,
+                                           Eight& second, Eight& value) {
+    for (int j = 0; j < 8; ++j) {
+        const float g = gradient.v[j] * scale;
+        const float m = r.beta1 * first.v[j] + r.share1 * g;
+        const float v = r.beta2 * second.v[j] + r.share2 * g * g;
+        value.v[j] = value.v[j] * r.keep - r.step * m / (sqrtf(v) * r.root + r.epsilon);
+        first.v[j] = m;
+        second.v[j] = v;
+    }
+}
+
+// A row of blocks a tensor.
 extern "C" __global__ void adamw(const Parameter* parameters, Rule rule, Rule faster, const float* norm, float most) {
     const Parameter p = parameters[blockIdx.y];
-    const Rule r = p.faster ? faster : rule;
-    const float scale = most == 0.0f ? 1.0f : fminf(most / (*norm + 1e-6f), 1.0f);
-    for (long i = long(blockIdx.x) * blockDim.x + threadIdx.x; i < p.n; i += long(gridDim.x) * blockDim.x) {
-        const float g = p.gradient[i] * scale;
-        const float m = r.beta1 * p.first[i] + r.share1 * g;
-        const float v = r.beta2 * p.second[i] + r.share2 * g * g;
-        p.new_first[i] = m;
-        p.new_second[i] = v;
-        p.new_value[i] = p.value[i] * r.keep - r.step * m / (sqrtf(v) * r.root + r.epsilon);
+    const Rule r = rule_of(p.faster != 0, rule, faster);
+    const float scale = clip(norm, most);
+    const long step = 8 * long(gridDim.x) * blockDim.x;
+    for (long i = 8 * (long(blockIdx.x) * blockDim.x + threadIdx.x); i < p.n; i += step) {
+        const long there = p.n - i;
+        const Eight gradient = load_eight(p.gradient + i, there);
+        Eight value = load_eight(p.value + i, there);
+        Eight first = load_eight(p.first + i, there), second = load_eight(p.second + i, there);
+        move_eight(r, gradient, scale, first, second, value);
+        store_eight(p.new_first + i, there, first);
+        store_eight(p.new_second + i, there, second);
+        store_eight(p.new_value + i, there, value);
     }
 }
 
@@ -64,35 +98,86 @@ struct CodedParameter {
     long faster;
 };
 
-// The code of x, of at most 1, by a table of 65,536 points from -1 to 1.
-__device__ unsigned char code_of(const unsigned char* nearest, float x) {
-    return nearest[int((fminf(fmaxf(x, -1.0f), 1.0f) + 1.0f) * 0.5f * 65535.0f + 0.5f)];
+// Elements that share a scale.
+constexpr int CODED = 256;
+
+// Eight codes, the first of `there`.
+struct EightCodes {
+    alignas(8) unsigned char c[8];
+};
+__device__ __forceinline__ bool codes_in_one(const unsigned char* at, long there) {
+    return there >= 8 && reinterpret_cast<unsigned long long>(at) % 8 == 0;
+}
+__device__ __forceinline__ EightCodes load_eight_codes(const unsigned char* at, long there) {
+    EightCodes out;
+    if (codes_in_one(at, there)) {
+        *reinterpret_cast<uint2*>(out.c) = *reinterpret_cast<const uint2*>(at);
+    } else {
+        for (int j = 0; j < 8; ++j) out.c[j] = j < there ? at[j] : 0;
+    }
+    return out;
 }
 
-// As `adamw`, with moments in 8 bits (Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022): a block of 256
-// threads decodes, updates and codes the elements of one scale; a row of blocks a tensor.
+// The codes of eight moments for their scale, by a table of 65,536 points from -1 to 1.
+__device__ __forceinline__ void store_eight_codes(unsigned char* at, long there, const unsigned char* nearest,
+                                               const Eight& moments, float scale) {
+    EightCodes out;
+    const float inverse = 1.0f / scale;
+    for (int j = 0; j < 8; ++j) {
+        const float x = fminf(fmaxf(moments.v[j] * inverse, -1.0f), 1.0f);
+        out.c[j] = scale > 0.0f ? nearest[int((x + 1.0f) * 0.5f * 65535.0f + 0.5f)] : 0;
+    }
+    if (codes_in_one(at, there)) {
+        *reinterpret_cast<uint2*>(at) = *reinterpret_cast<const uint2*>(out.c);
+    } else {
+        for (int j = 0; j < 8 && j < there; ++j) at[j] = out.c[j];
+    }
+}
+
+// What codes stand for; zeros behind the first of `there`.
+__device__ __forceinline__ Eight decoded(const EightCodes& codes, long there, const float* values, float scale) {
+    Eight out;
+    for (int j = 0; j < 8; ++j) out.v[j] = j < there ? values[codes.c[j]] * scale : 0.0f;
+    return out;
+}
+
+__device__ __forceinline__ float largest_moment(const Eight& x) {
+    float top = 0.0f;
+    for (int j = 0; j < 8; ++j) top = fmaxf(top, fabsf(x.v[j]));
+    return warp_reduce(top, Max());
+}
+
+// As `adamw`, with moments in 8 bits (Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022): a warp
+// decodes, updates and codes the elements of one scale; a row of blocks a tensor.
 extern "C" __global__ void adamw_coded(const CodedParameter* parameters, const float* signed_values,
                                        const float* unsigned_values, const unsigned char* signed_codes,
                                        const unsigned char* unsigned_codes, Rule rule, Rule faster, const float* norm,
                                        float most) {
+    __shared__ float first_values[256];
+    __shared__ float second_values[256];
     const CodedParameter p = parameters[blockIdx.y];
-    const long block = blockIdx.x, i = block * blockDim.x + threadIdx.x;
-    if (block * blockDim.x >= p.n) return;
-    const Rule r = p.faster ? faster : rule;
-    const bool there = i < p.n;
-    float m = 0.0f, v = 0.0f;
-    if (there) {
-        const float g = p.gradient[i] * (most == 0.0f ? 1.0f : fminf(most / (*norm + 1e-6f), 1.0f));
-        m = r.beta1 * (signed_values[p.first[i]] * p.first_scales[block]) + r.share1 * g;
-        v = r.beta2 * (unsigned_values[p.second[i]] * p.second_scales[block]) + r.share2 * g * g;
-        p.new_value[i] = p.value[i] * r.keep - r.step * m / (sqrtf(v) * r.root + r.epsilon);
+    const long first_block = long(blockIdx.x) * (blockDim.x / 32), block = first_block + threadIdx.x / 32;
+    if (CODED * first_block >= p.n) return;
+    for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) {
+        first_values[i] = signed_values[i];
+        second_values[i] = unsigned_values[i];
     }
-    const float m_scale = block_reduce(fabsf(m), Max()), v_scale = block_reduce(v, Max());
-    if (threadIdx.x == 0) {
-        p.new_first_scales[block] = m_scale;
-        p.new_second_scales[block] = v_scale;
+    __syncthreads();
+    if (CODED * block >= p.n) return;
+    const long i = CODED * block + 8 * (threadIdx.x % 32), there = p.n - i;
+    const Eight gradient = load_eight(p.gradient + i, there);
+    Eight value = load_eight(p.value + i, there);
+    const EightCodes first_codes = load_eight_codes(p.first + i, there);
+    const EightCodes second_codes = load_eight_codes(p.second + i, there);
+    Eight first = decoded(first_codes, there, first_values, p.first_scales[block]);
+    Eight second = decoded(second_codes, there, second_values, p.second_scales[block]);
+    move_eight(rule_of(p.faster != 0, rule, faster), gradient, clip(norm, most), first, second, value);
+    store_eight(p.new_value + i, there, value);
+    const float first_scale = largest_moment(first), second_scale = largest_moment(second);
+    store_eight_codes(p.new_first + i, there, signed_codes, first, first_scale);
+    store_eight_codes(p.new_second + i, there, unsigned_codes, second, second_scale);
+    if (threadIdx.x % 32 == 0) {
+        p.new_first_scales[block] = first_scale;
+        p.new_second_scales[block] = second_scale;
     }
-    if (!there) return;
-    p.new_first[i] = m_scale > 0.0f ? code_of(signed_codes, m * (1.0f / m_scale)) : 0;
-    p.new_second[i] = v_scale > 0.0f ? code_of(unsigned_codes, v * (1.0f / v_scale)) : 0;
 }

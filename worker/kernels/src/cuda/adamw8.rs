@@ -7,7 +7,7 @@ use candle_core::{CudaDevice, Tensor};
 use super::adamw::{Rules, address};
 use super::buffer::{Input, device_of, finish};
 use super::gpu::Gpu;
-use super::modules;
+use super::{THREADS, modules};
 use crate::Result;
 use crate::cpu::dynamic8::BLOCK;
 use crate::ops::adamw::{Coded, Moments, Parameter};
@@ -78,12 +78,14 @@ pub(super) fn update(
         .arg(faster)
         .arg(&norm)
         .arg(&most);
+    let warps = THREADS / 32;
     let grid = LaunchConfig {
-        grid_dim: (blocks as u32, parameters.len() as u32, 1),
-        block_dim: (BLOCK as u32, 1, 1),
+        grid_dim: ((blocks as u32).div_ceil(warps), parameters.len() as u32, 1),
+        block_dim: (THREADS, 1, 1),
         shared_mem_bytes: 0,
     };
-    // SAFETY: arguments are those of the kernel; a row of blocks goes over one tensor of the table.
+    // SAFETY: arguments are those of the kernel; a row of blocks goes over one tensor of the table, a warp over the
+    // elements of one scale.
     unsafe { launch.launch(grid) }.w()?;
     drop(launch);
     made.into_iter()

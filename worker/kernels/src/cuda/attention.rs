@@ -12,7 +12,6 @@ use half::bf16;
 use super::buffer::{Input, device_of, finish};
 #[cfg(feature = "cudnn")]
 use super::cudnn::{self, Cudnn, Packed};
-#[cfg(feature = "cudnn")]
 use super::gpu::Gpu;
 use super::{THREADS, modules, spread};
 use crate::Result;
@@ -21,12 +20,63 @@ use crate::ops::sequences::Span;
 
 /// Sizes of heads that there are kernels for.
 const HEADS: [usize; 4] = [16, 32, 64, 128];
-/// Threads of a block, and the queries or keys that it owns.
-const BLOCK: u32 = 128;
-const OWN: usize = 64;
-/// Rows of the tile that a block goes over, where both are read; see the kernels.
-const fn beside(head: usize) -> usize {
-    if head > 64 { 32 } else { 64 }
+/// Queries or keys that a block owns.
+const OWN: usize = 128;
+/// Threads of a block that owns keys.
+const KEY_THREADS: u32 = 256;
+/// Heads from this size on go by Hopper's products of warpgroups where there are those.
+const HOPPER: usize = 64;
+/// What panels of those are aligned to in shared memory.
+const ALIGNMENT: usize = 1024;
+
+/// A pass of attention.
+#[derive(Debug, Clone, Copy)]
+enum Pass {
+    Forward,
+    BackwardQueries,
+    BackwardKeys,
+}
+
+impl Pass {
+    /// The kernel file, and the name of the kernel without the size of heads.
+    fn kernel(self, hopper: bool) -> (&'static str, &'static str) {
+        match (self, hopper) {
+            (Self::Forward, false) => ("attention_forward", "attention_forward"),
+            (Self::Forward, true) => ("attention_forward_hopper", "attention_forward_hopper"),
+            (Self::BackwardQueries, false) => ("attention_backward", "attention_backward_queries"),
+            (Self::BackwardQueries, true) => ("attention_backward_hopper", "attention_backward_hopper_queries"),
+            (Self::BackwardKeys, false) => ("attention_backward", "attention_backward_keys"),
+            (Self::BackwardKeys, true) => ("attention_backward_hopper", "attention_backward_hopper_keys"),
+        }
+    }
+
+    /// Bytes of shared memory; see the kernels.
+    fn shared_bytes(self, hopper: bool, head: usize) -> usize {
+        let (padded, panels) = ((head + 8) * size_of::<bf16>(), head * size_of::<bf16>());
+        // Rows of a tile of keys beside queries.
+        let (forward, backward) = if head > 64 { (32, 16) } else { (64, 32) };
+        match (self, hopper) {
+            (Self::Forward, false) => (OWN + 4 * forward) * padded,
+            (Self::Forward, true) => 5 * OWN * panels + ALIGNMENT,
+            (Self::BackwardQueries, false) => (2 * OWN + 4 * backward) * padded,
+            (Self::BackwardQueries, true) => 7 * OWN * panels + ALIGNMENT,
+            (Self::BackwardKeys, false) => 4 * 64 * padded + 4 * 64 * size_of::<f32>(),
+            (Self::BackwardKeys, true) => (2 * OWN + 6 * 64) * panels + 6 * 64 * size_of::<f32>() + ALIGNMENT,
+        }
+    }
+
+    fn threads(self, hopper: bool) -> u32 {
+        match self {
+            Self::BackwardKeys => KEY_THREADS,
+            Self::Forward | Self::BackwardQueries => {
+                if hopper {
+                    256
+                } else {
+                    128
+                }
+            }
+        }
+    }
 }
 
 /// Whether there are kernels for heads of this size.
@@ -106,17 +156,21 @@ fn whole(spans: &[Span]) -> Option<Vec<usize>> {
     (Span::packed(&lengths) == spans).then_some(lengths)
 }
 
-/// The kernel `name` for heads of the shape's size, allowed `rows` rows of shared memory.
-fn kernel(device: &CudaDevice, name: &str, shape: &AttentionShape, rows: usize) -> Result<(CudaFunction, u32)> {
-    let module = if name == "attention_forward" { name } else { "attention_backward" };
+/// The kernel of a pass for heads of the shape's size, and its launch over `tiles` tiles of `heads` heads each.
+fn kernel(
+    device: &CudaDevice,
+    pass: Pass,
+    shape: &AttentionShape,
+    (tiles, heads): (usize, usize),
+) -> Result<(CudaFunction, LaunchConfig)> {
+    let hopper = shape.head_dim >= HOPPER && Gpu::of(device)?.is_hopper;
+    let (module, name) = pass.kernel(hopper);
     let function = modules::function(device, module, &format!("{name}_{}", shape.head_dim))?.into_cuda_function();
-    let bytes = (rows * (shape.head_dim + 8) * size_of::<bf16>()) as u32;
-    function.set_attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes as i32).w()?;
-    Ok((function, bytes))
-}
-
-fn grid(tiles: usize, heads: usize, shared_mem_bytes: u32) -> LaunchConfig {
-    LaunchConfig { grid_dim: (tiles as u32, heads as u32, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes }
+    let shared_mem_bytes = pass.shared_bytes(hopper, shape.head_dim) as u32;
+    let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    function.set_attribute(attribute, shared_mem_bytes as i32).w()?;
+    let (grid_dim, block_dim) = ((tiles as u32, heads as u32, 1), (pass.threads(hopper), 1, 1));
+    Ok((function, LaunchConfig { grid_dim, block_dim, shared_mem_bytes }))
 }
 
 fn window(shape: &AttentionShape) -> i32 {
@@ -161,7 +215,7 @@ fn own_forward(
     // SAFETY: the kernel writes every element of both.
     let (mut o, mut lse) = unsafe { (device.alloc::<bf16>(m * width)?, device.alloc::<f32>(shape.heads * m)?) };
     let stream = device.cuda_stream();
-    let (function, shared) = kernel(&device, "attention_forward", shape, OWN + 4 * OWN)?;
+    let (function, launched) = kernel(&device, Pass::Forward, shape, (tiles.counts.0, shape.heads))?;
     let (q, k, v, table) = (q.slice::<bf16>()?, k.slice::<bf16>()?, v.slice::<bf16>()?, table.slice::<u32>()?);
     let (rows, heads, kv_heads) = (m as i32, shape.heads as i32, shape.kv_heads as i32);
     let (window, scale) = (window(shape), shape.scale());
@@ -169,7 +223,7 @@ fn own_forward(
     launch.arg(&q).arg(&k).arg(&v).arg(&table).arg(&rows).arg(&heads).arg(&kv_heads).arg(&window).arg(&scale);
     launch.arg(&mut o).arg(&mut lse);
     // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the matrices.
-    unsafe { launch.launch(grid(tiles.counts.0, shape.heads, shared)) }.w()?;
+    unsafe { launch.launch(launched) }.w()?;
     drop(launch);
     Ok((finish(o, device.clone(), (m, width))?, finish(lse, device, (shape.heads, m))?))
 }
@@ -221,23 +275,22 @@ fn own_backward(
     let (by_query, by_key) = (by_query.slice::<u32>()?, by_key.slice::<u32>()?);
     let (rows, heads, kv_heads) = (m as i32, shape.heads as i32, shape.kv_heads as i32);
     let (window, scale) = (window(shape), shape.scale());
-    let shared_rows = 2 * OWN + 4 * beside(shape.head_dim);
 
     let stream = device.cuda_stream();
-    let (function, shared) = kernel(&device, "attention_backward_queries", shape, shared_rows)?;
+    let (function, launched) = kernel(&device, Pass::BackwardQueries, shape, (tiles.counts.0, shape.heads))?;
     let mut launch = stream.launch_builder(&function);
     launch.arg(&q).arg(&k).arg(&v).arg(&d_o).arg(&lse).arg(&delta).arg(&by_query).arg(&rows).arg(&heads).arg(&kv_heads);
     launch.arg(&window).arg(&scale).arg(&mut dq);
     // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the matrices.
-    unsafe { launch.launch(grid(tiles.counts.0, shape.heads, shared)) }.w()?;
+    unsafe { launch.launch(launched) }.w()?;
     drop(launch);
 
-    let (function, shared) = kernel(&device, "attention_backward_keys", shape, shared_rows)?;
+    let (function, launched) = kernel(&device, Pass::BackwardKeys, shape, (tiles.counts.1, shape.kv_heads))?;
     let mut launch = stream.launch_builder(&function);
     launch.arg(&q).arg(&k).arg(&v).arg(&d_o).arg(&lse).arg(&delta).arg(&by_key).arg(&rows).arg(&heads).arg(&kv_heads);
     launch.arg(&window).arg(&scale).arg(&mut dk).arg(&mut dv);
     // SAFETY: as above.
-    unsafe { launch.launch(grid(tiles.counts.1, shape.kv_heads, shared)) }.w()?;
+    unsafe { launch.launch(launched) }.w()?;
     drop(launch);
     let gradient = |data, rows, width| finish(data, device.clone(), (rows, width));
     Ok((gradient(dq, m, width)?, gradient(dk, keys, kv_width)?, gradient(dv, keys, kv_width)?))

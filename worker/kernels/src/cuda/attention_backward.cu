@@ -1,17 +1,11 @@
-// Attention, backward (Dao, FlashAttention-2, 2023), in two kernels: one owns 64 queries and gives dQ, the other owns 64
-// keys and gives dK and dV for all query heads that share them. Scores are found in both, a product and a half more than
-// with additions in memory, and in exchange every sum has its order: a step repeats to the bit.
+// Attention, backward (Dao, FlashAttention-2, 2023), in two kernels: one owns 128 queries and gives dQ, the other owns
+// 128 keys and gives dK and dV for all query heads that share them. Scores are found in both, a product and a half more
+// than with additions in memory, and in exchange every sum has its order: a step repeats to the bit.
 //
 // With P = exp(S - lse) and delta = rowsum(dO o O): dV = P^T dO, dS = P o (dO V^T - delta), dQ = dS K, dK = dS^T Q.
 
 #include "attention.cuh"
 #include "block.cuh"
-
-// Keys of one sequence: rows [key, key + count) of k, the first of which is the `first` key of its sequence. The
-// sequence's queries are rows [query, query + queries) of q; the i-th sees the keys below i + 1 + shift.
-struct KeyTile {
-    int key, count, first, query, queries, shift;
-};
 
 // delta [H, M] of o and d_o [M, H E], a warp a head of a row.
 extern "C" __global__ void attention_delta(const __nv_bfloat16* o, const __nv_bfloat16* d_o, int m, int heads, int e,
@@ -19,7 +13,12 @@ extern "C" __global__ void attention_delta(const __nv_bfloat16* o, const __nv_bf
     const long at = (long(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
     if (at >= long(m) * heads) return;
     float sum = 0.0f;
-    for (int i = threadIdx.x % 32; i < e; i += 32) sum += __bfloat162float(o[at * e + i]) * __bfloat162float(d_o[at * e + i]);
+    // Heads are 16 elements long or more, and even.
+    for (int i = 2 * (threadIdx.x % 32); i < e; i += 64) {
+        const unsigned a = *reinterpret_cast<const unsigned*>(o + at * e + i);
+        const unsigned b = *reinterpret_cast<const unsigned*>(d_o + at * e + i);
+        sum += half_of(a, 0) * half_of(b, 0) + half_of(a, 1) * half_of(b, 1);
+    }
     sum = warp_reduce(sum, Sum());
     if (threadIdx.x % 32 == 0) delta[at % heads * m + at / heads] = sum;
 }
@@ -29,58 +28,81 @@ __device__ void attention_backward_queries(const __nv_bfloat16* q, const __nv_bf
                                            const __nv_bfloat16* d_o, const float* lse, const float* delta,
                                            const QueryTile* tiles, int m, int heads, int kv_heads, int window,
                                            float scale, __nv_bfloat16* dq) {
-    constexpr int KEYS = E > 64 ? 32 : 64;
+    // All tiles together fit the 99 KiB of shared memory that Ada's blocks may have.
+    constexpr int KEYS = E > 64 ? 16 : 32;
     SHARED_MEMORY(memory);
     __nv_bfloat16* queries = reinterpret_cast<__nv_bfloat16*>(memory);
     __nv_bfloat16* pulls = queries + Tile<E>::elements(OWN);
     __nv_bfloat16* keys = pulls + Tile<E>::elements(OWN);
     __nv_bfloat16* values = keys + 2 * Tile<E>::elements(KEYS);
     const QueryTile tile = tiles[blockIdx.x];
-    const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int head = blockIdx.y, lane = threadIdx.x % 32, start = 32 * own_warp();
     const long q_stride = long(heads) * E, kv_stride = long(kv_heads) * E;
     const long q_start = tile.query * q_stride + head * E;
     const long kv_start = tile.key * kv_stride + head / (heads / kv_heads) * E;
     const int last = tile.end + tile.count - 1, first = max(tile.end - window, 0) / KEYS * KEYS;
+    // Queries of the warp: the first sees keys below `low`, the last keys below `high`.
+    const int count = min(tile.count - start, 32), low = tile.end + start, high = low + count - 1;
 
     auto copy_keys = [&](int at, int stage) {
         const long from = kv_start + at * kv_stride;
-        Tile<E>::template copy<KEYS>(keys + stage * Tile<E>::elements(KEYS), k + from, kv_stride, last - at);
-        Tile<E>::template copy<KEYS>(values + stage * Tile<E>::elements(KEYS), v + from, kv_stride, last - at);
+        __nv_bfloat16 *key = keys + stage * Tile<E>::elements(KEYS), *value = values + stage * Tile<E>::elements(KEYS);
+        Tile<E>::template copy<KEYS, QUERY_THREADS>(key, k + from, kv_stride, last - at);
+        Tile<E>::template copy<KEYS, QUERY_THREADS>(value, v + from, kv_stride, last - at);
         end_of_copies();
     };
-    Tile<E>::template copy<OWN>(queries, q + q_start, q_stride, tile.count);
-    Tile<E>::template copy<OWN>(pulls, d_o + q_start, q_stride, tile.count);
+    Tile<E>::template copy<OWN, QUERY_THREADS>(queries, q + q_start, q_stride, tile.count);
+    Tile<E>::template copy<OWN, QUERY_THREADS>(pulls, d_o + q_start, q_stride, tile.count);
     copy_keys(first, 0);
 
-    float log_sum[2], inner[2];
-    for (int half = 0; half < 2; ++half) {
-        const int row = 16 * warp + lane / 4 + 8 * half;
-        const long at = long(head) * m + tile.query + row;
-        log_sum[half] = row < tile.count ? lse[at] * LOG2_E : 0.0f;
-        inner[half] = row < tile.count ? delta[at] : 0.0f;
-    }
-    FragmentC out[E / 8] = {};
-    for (int at = first, stage = 0; at < last; at += KEYS, stage ^= 1) {
-        const bool more = at + KEYS < last;
-        if (more) copy_keys(at + KEYS, stage ^ 1);
-        wait_for_tile(more);
-        FragmentC s[KEYS / 8], dp[KEYS / 8];
-        scores<E, KEYS>(s, queries, 16 * warp, keys + stage * Tile<E>::elements(KEYS));
-        scores<E, KEYS>(dp, pulls, 16 * warp, values + stage * Tile<E>::elements(KEYS));
+    float log_sum[2][2], inner[2][2];
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; ++n) {
-            for (int j = 0; j < 4; ++j) {
-                const int half = j / 2, end = tile.end + 16 * warp + lane / 4 + 8 * half;
-                const int key = at + 8 * n + 2 * (lane % 4) + j % 2;
-                const bool seen = key < end && key >= end - window;
-                const float p = seen ? exp2f(s[n].values[j] * scale * LOG2_E - log_sum[half]) : 0.0f;
-                s[n].values[j] = p * (dp[n].values[j] - inner[half]);
-            }
+    for (int r = 0; r < 2; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = start + 16 * r + lane / 4 + 8 * half;
+            const long at = long(head) * m + tile.query + row;
+            log_sum[r][half] = row < tile.count ? lse[at] * LOG2_E : 0.0f;
+            inner[r][half] = row < tile.count ? delta[at] : 0.0f;
         }
-        accumulate<E, KEYS>(out, s, keys + stage * Tile<E>::elements(KEYS));
+    FragmentC out[2][E / 8] = {};
+    const float step = scale * LOG2_E;
+    for (int at = first, stage = 0; at < last; at += KEYS, stage ^= 1) {
+        wait_for_copies<0>();
+        // Past this, all have done with the tile before, whose place the next one takes.
         __syncthreads();
+        if (at + KEYS < last) copy_keys(at + KEYS, stage ^ 1);
+        if (count <= 0 || at >= high || at + KEYS <= low - window) continue;
+        FragmentC s[2][KEYS / 8], dp[2][KEYS / 8];
+        scores<E, KEYS, 2>(s, InMemory<E, 2>{queries, start}, keys + stage * Tile<E>::elements(KEYS));
+        if (at + KEYS > low || at < high - window) {
+#pragma unroll
+            for (int r = 0; r < 2; ++r)
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) {
+                        const int end = low + 16 * r + lane / 4 + 8 * (j / 2), key = at + 8 * n + 2 * (lane % 4) + j % 2;
+                        if (key >= end || key < end - window) s[r][n].values[j] = -INFINITY;
+                    }
+        }
+        scores<E, KEYS, 2>(dp, InMemory<E, 2>{pulls, start}, values + stage * Tile<E>::elements(KEYS));
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+            for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    const float p = power_of_2(s[r][n].values[j] * step - log_sum[r][j / 2]);
+                    s[r][n].values[j] = p * (dp[r][n].values[j] - inner[r][j / 2]);
+                }
+        accumulate<E, KEYS, 2>(out, s, keys + stage * Tile<E>::elements(KEYS));
     }
-    store<E>(out, scale, scale, dq + q_start + 16 * warp * q_stride, q_stride, tile.count - 16 * warp);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const int row = start + 16 * r;
+        store<E>(out[r], scale, scale, dq + q_start + row * q_stride, q_stride, tile.count - row);
+    }
 }
 
 template <int E>
@@ -88,82 +110,116 @@ __device__ void attention_backward_keys(const __nv_bfloat16* q, const __nv_bfloa
                                         const __nv_bfloat16* d_o, const float* lse, const float* delta,
                                         const KeyTile* tiles, int m, int heads, int kv_heads, int window, float scale,
                                         __nv_bfloat16* dk, __nv_bfloat16* dv) {
-    constexpr int QUERIES = E > 64 ? 32 : 64;
+    // Queries of a stage, and of a step of a warp.
+    constexpr int QUERIES = 64, STEP = 32;
     SHARED_MEMORY(memory);
-    __nv_bfloat16* keys = reinterpret_cast<__nv_bfloat16*>(memory);
-    __nv_bfloat16* values = keys + Tile<E>::elements(OWN);
-    __nv_bfloat16* queries = values + Tile<E>::elements(OWN);
+    __nv_bfloat16* queries = reinterpret_cast<__nv_bfloat16*>(memory);
     __nv_bfloat16* pulls = queries + 2 * Tile<E>::elements(QUERIES);
+    float* log_sums = reinterpret_cast<float*>(pulls + 2 * Tile<E>::elements(QUERIES));
+    float* inners = log_sums + 2 * QUERIES;
     const KeyTile tile = tiles[blockIdx.x];
-    const int group = heads / kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int group = heads / kv_heads, lane = threadIdx.x % 32, start = 16 * own_warp();
     const long q_stride = long(heads) * E, kv_stride = long(kv_heads) * E;
     const long kv_start = tile.key * kv_stride + blockIdx.y * E;
     // Queries that see any key of the tile; the sum avoids what a window of "all" would overflow.
     const int first = max(tile.first - tile.shift, 0) / QUERIES * QUERIES;
     const int beyond = tile.first + tile.count - 1 - tile.shift;
     const int last = window < tile.queries - beyond ? beyond + window : tile.queries;
-    const int steps = last > first ? (last - first + QUERIES - 1) / QUERIES : 0;
+    // Keys of the warp are [low, low + 16) of the sequence.
+    const int low = tile.first + start;
 
-    // The i-th tile of queries: all of one head, then those of the next.
-    auto copy_queries = [&](int i, int stage) {
-        const int at = first + i % steps * QUERIES, head = blockIdx.y * group + i / steps;
-        const long from = (tile.query + at) * q_stride + head * E;
-        Tile<E>::template copy<QUERIES>(queries + stage * Tile<E>::elements(QUERIES), q + from, q_stride, last - at);
-        Tile<E>::template copy<QUERIES>(pulls + stage * Tile<E>::elements(QUERIES), d_o + from, q_stride, last - at);
+    auto copy_queries = [&](int at, int head, int stage) {
+        const long from = (tile.query + at) * q_stride + head * E, sums = long(head) * m + tile.query + at;
+        __nv_bfloat16* query = queries + stage * Tile<E>::elements(QUERIES);
+        __nv_bfloat16* pull = pulls + stage * Tile<E>::elements(QUERIES);
+        Tile<E>::template copy<QUERIES, KEY_THREADS>(query, q + from, q_stride, last - at);
+        Tile<E>::template copy<QUERIES, KEY_THREADS>(pull, d_o + from, q_stride, last - at);
+        const int row = threadIdx.x % QUERIES;
+        const bool there = row < last - at;
+        if (threadIdx.x < QUERIES) {
+            copy_4(log_sums + stage * QUERIES + row, lse + (there ? sums + row : 0), there);
+        } else if (threadIdx.x < 2 * QUERIES) {
+            copy_4(inners + stage * QUERIES + row, delta + (there ? sums + row : 0), there);
+        }
         end_of_copies();
     };
-    Tile<E>::template copy<OWN>(keys, k + kv_start, kv_stride, tile.count);
-    Tile<E>::template copy<OWN>(values, v + kv_start, kv_stride, tile.count);
-    if (steps > 0) {
-        copy_queries(0, 0);
-    } else {
-        end_of_copies();
-    }
-
-    FragmentC out_k[E / 8] = {}, out_v[E / 8] = {};
-    for (int i = 0, stage = 0; i < steps * group; ++i, stage ^= 1) {
-        const bool more = i + 1 < steps * group;
-        if (more) copy_queries(i + 1, stage ^ 1);
-        wait_for_tile(more);
-        const __nv_bfloat16* own = queries + stage * Tile<E>::elements(QUERIES);
-        const __nv_bfloat16* pull = pulls + stage * Tile<E>::elements(QUERIES);
-        const int at = first + i % steps * QUERIES;
-        const long sums = long(blockIdx.y * group + i / steps) * m + tile.query;
-        // Transposed: a row is a key, a column a query.
-        FragmentC p[QUERIES / 8], ds[QUERIES / 8];
-        scores<E, QUERIES>(p, keys, 16 * warp, own);
-        scores<E, QUERIES>(ds, values, 16 * warp, pull);
-#pragma unroll
-        for (int n = 0; n < QUERIES / 8; ++n) {
-            for (int j = 0; j < 4; ++j) {
-                const int query = at + 8 * n + 2 * (lane % 4) + j % 2, end = query + 1 + tile.shift;
-                const int within = 16 * warp + lane / 4 + 8 * (j / 2), key = tile.first + within;
-                const bool seen = query < last && within < tile.count && key < end && key >= end - window;
-                const float log_sum = seen ? lse[sums + query] * LOG2_E : 0.0f;
-                const float inner = seen ? delta[sums + query] : 0.0f;
-                const float weight = seen ? exp2f(p[n].values[j] * scale * LOG2_E - log_sum) : 0.0f;
-                p[n].values[j] = weight;
-                ds[n].values[j] = weight * (ds[n].values[j] - inner);
-            }
-        }
-        accumulate<E, QUERIES>(out_v, p, pull);
-        accumulate<E, QUERIES>(out_k, ds, own);
-        __syncthreads();
-    }
+    // Keys and values pass through the places of both stages on their way to registers.
+    Tile<E>::template copy<OWN, KEY_THREADS>(queries, k + kv_start, kv_stride, tile.count);
+    Tile<E>::template copy<OWN, KEY_THREADS>(pulls, v + kv_start, kv_stride, tile.count);
+    end_of_copies();
     wait_for_copies<0>();
-    const long to = kv_start + 16 * warp * kv_stride;
-    store<E>(out_k, scale, scale, dk + to, kv_stride, tile.count - 16 * warp);
-    store<E>(out_v, 1.0f, 1.0f, dv + to, kv_stride, tile.count - 16 * warp);
+    __syncthreads();
+    InRegisters<E, 1> keys, values;
+    keys.read(queries, start);
+    values.read(pulls, start);
+    __syncthreads();
+    int head = blockIdx.y * group;
+    const int heads_end = head + group;
+    if (first < last) copy_queries(first, head, 0);
+
+    FragmentC out_k[1][E / 8] = {}, out_v[1][E / 8] = {};
+    const float step = scale * LOG2_E;
+    for (int at = first, stage = 0; first < last && head < heads_end; stage ^= 1) {
+        wait_for_copies<0>();
+        // Past this, all have done with the tile before, whose place the next one takes.
+        __syncthreads();
+        const int next = at + QUERIES < last ? at + QUERIES : first, next_head = head + (at + QUERIES < last ? 0 : 1);
+        if (next_head < heads_end) copy_queries(next, next_head, stage ^ 1);
+#pragma unroll 1
+        for (int part = 0; part < QUERIES; part += STEP) {
+            // The first and the last query of the step see keys below `from` and below `to`.
+            const int from = at + part + 1 + tile.shift, to = from + STEP - 1;
+            if (start >= tile.count || at + part >= last || low >= to || low + 15 < from - window) continue;
+            const __nv_bfloat16* own = queries + stage * Tile<E>::elements(QUERIES) + Tile<E>::elements(part);
+            const __nv_bfloat16* pull = pulls + stage * Tile<E>::elements(QUERIES) + Tile<E>::elements(part);
+            const float* log_sum = log_sums + stage * QUERIES + part;
+            const float* inner = inners + stage * QUERIES + part;
+            // Transposed: a row is a key, a column a query.
+            FragmentC p[1][STEP / 8], ds[1][STEP / 8];
+            scores<E, STEP, 1>(p, keys, own);
+            if (low + 15 >= from || low < to - window) {
+#pragma unroll
+                for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) {
+                        const int key = low + lane / 4 + 8 * (j / 2), end = from + 8 * n + 2 * (lane % 4) + j % 2;
+                        if (key >= end || key < end - window) p[0][n].values[j] = -INFINITY;
+                    }
+            }
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    float& value = p[0][n].values[j];
+                    value = power_of_2(value * step - log_sum[8 * n + 2 * (lane % 4) + j % 2] * LOG2_E);
+                }
+            scores<E, STEP, 1>(ds, values, pull);
+            accumulate<E, STEP, 1>(out_v, p, pull);
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    float& value = ds[0][n].values[j];
+                    value = p[0][n].values[j] * (value - inner[8 * n + 2 * (lane % 4) + j % 2]);
+                }
+            accumulate<E, STEP, 1>(out_k, ds, own);
+        }
+        at = next;
+        head = next_head;
+    }
+    const long to = kv_start + start * kv_stride;
+    store<E>(out_k[0], scale, scale, dk + to, kv_stride, tile.count - start);
+    store<E>(out_v[0], 1.0f, 1.0f, dv + to, kv_stride, tile.count - start);
 }
 
 #define ATTENTION_BACKWARD(E)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries_##E(                             \
+    extern "C" __global__ void __launch_bounds__(QUERY_THREADS, 2) attention_backward_queries_##E(                    \
         const __nv_bfloat16* q, const __nv_bfloat16* k, const __nv_bfloat16* v, const __nv_bfloat16* d_o,             \
         const float* lse, const float* delta, const QueryTile* tiles, int m, int heads, int kv_heads, int window,     \
         float scale, __nv_bfloat16* dq) {                                                                             \
         attention_backward_queries<E>(q, k, v, d_o, lse, delta, tiles, m, heads, kv_heads, window, scale, dq);        \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys_##E(                                \
+    extern "C" __global__ void __launch_bounds__(KEY_THREADS, 1) attention_backward_keys_##E(                         \
         const __nv_bfloat16* q, const __nv_bfloat16* k, const __nv_bfloat16* v, const __nv_bfloat16* d_o,             \
         const float* lse, const float* delta, const KeyTile* tiles, int m, int heads, int kv_heads, int window,       \
         float scale, __nv_bfloat16* dk, __nv_bfloat16* dv) {                                                          \

@@ -1,5 +1,6 @@
-// Attention, forward (Dao, FlashAttention-2, 2023): a block owns 64 queries of one head and goes over the keys that they
-// see, 64 at a time, with a running maximum and sum for each query. The next keys are copied while these are at work.
+// Attention, forward (Dao, FlashAttention-2, 2023): a block owns 128 queries of one head, a warp 32 of them, and goes
+// over the keys that they see, 64 at a time, with a running base and sum for each query. The next keys are copied
+// while these are at work. Two tiles of 16 queries share each operand that is read from shared memory.
 
 #include "attention.cuh"
 
@@ -7,89 +8,118 @@ template <int E>
 __device__ void attention_forward(const __nv_bfloat16* q, const __nv_bfloat16* k, const __nv_bfloat16* v,
                                   const QueryTile* tiles, int m, int heads, int kv_heads, int window, float scale,
                                   __nv_bfloat16* o, float* lse) {
-    constexpr int KEYS = 64;
+    // All tiles together fit the 99 KiB of shared memory that Ada's blocks may have.
+    constexpr int KEYS = E > 64 ? 32 : 64;
     SHARED_MEMORY(memory);
     __nv_bfloat16* queries = reinterpret_cast<__nv_bfloat16*>(memory);
     __nv_bfloat16* keys = queries + Tile<E>::elements(OWN);
     __nv_bfloat16* values = keys + 2 * Tile<E>::elements(KEYS);
     const QueryTile tile = tiles[blockIdx.x];
-    const int head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int head = blockIdx.y, lane = threadIdx.x % 32, start = 32 * own_warp();
     const long q_stride = long(heads) * E, kv_stride = long(kv_heads) * E;
     const long kv_start = tile.key * kv_stride + head / (heads / kv_heads) * E;
     // Keys that any query of the tile sees.
     const int last = tile.end + tile.count - 1, first = max(tile.end - window, 0) / KEYS * KEYS;
+    // Queries of the warp: the first sees keys below `low`, the last keys below `high`.
+    const int count = min(tile.count - start, 32), low = tile.end + start, high = low + count - 1;
 
     auto copy_keys = [&](int at, int stage) {
         const long from = kv_start + at * kv_stride;
-        Tile<E>::template copy<KEYS>(keys + stage * Tile<E>::elements(KEYS), k + from, kv_stride, last - at);
-        Tile<E>::template copy<KEYS>(values + stage * Tile<E>::elements(KEYS), v + from, kv_stride, last - at);
+        __nv_bfloat16 *key = keys + stage * Tile<E>::elements(KEYS), *value = values + stage * Tile<E>::elements(KEYS);
+        Tile<E>::template copy<KEYS, QUERY_THREADS>(key, k + from, kv_stride, last - at);
+        Tile<E>::template copy<KEYS, QUERY_THREADS>(value, v + from, kv_stride, last - at);
         end_of_copies();
     };
-    Tile<E>::template copy<OWN>(queries, q + tile.query * q_stride + head * E, q_stride, tile.count);
+    const __nv_bfloat16* own = q + tile.query * q_stride + head * E;
+    Tile<E>::template copy<OWN, QUERY_THREADS>(queries, own, q_stride, tile.count);
     copy_keys(first, 0);
 
-    FragmentC out[E / 8] = {};
-    float top[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
+    FragmentC out[2][E / 8] = {};
+    // P is 2 to the power of scores less this base. A thread has the sum of its own keys until the end.
+    float base[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}}, total[2][2] = {};
     const float step = scale * LOG2_E;
     for (int at = first, stage = 0; at < last; at += KEYS, stage ^= 1) {
-        const bool more = at + KEYS < last;
-        if (more) copy_keys(at + KEYS, stage ^ 1);
-        wait_for_tile(more);
-        FragmentC s[KEYS / 8];
-        scores<E, KEYS>(s, queries, 16 * warp, keys + stage * Tile<E>::elements(KEYS));
+        wait_for_copies<0>();
+        // Past this, all have done with the tile before, whose place the next one takes.
+        __syncthreads();
+        if (at + KEYS < last) copy_keys(at + KEYS, stage ^ 1);
+        if (count <= 0 || at >= high || at + KEYS <= low - window) continue;
+        FragmentC s[2][KEYS / 8];
+        scores<E, KEYS, 2>(s, InMemory<E, 2>{queries, start}, keys + stage * Tile<E>::elements(KEYS));
+        if (at + KEYS > low || at < high - window) {
+#pragma unroll
+            for (int r = 0; r < 2; ++r)
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) {
+                        const int end = low + 16 * r + lane / 4 + 8 * (j / 2), key = at + 8 * n + 2 * (lane % 4) + j % 2;
+                        if (key >= end || key < end - window) s[r][n].values[j] = -INFINITY;
+                    }
+        }
+        float shrink[2][2];
+        bool grown = false;
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float highest = -INFINITY;
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; ++n) {
+                    const float* pair = s[r][n].values + 2 * half;
+                    highest = fmaxf(highest, fmaxf(pair[0], pair[1]));
+                }
+                highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+                highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2)) * step;
+                // The base need not be the maximum, only near it.
+                const bool above = highest > base[r][half] + MOST_ABOVE;
+                const float next = above ? highest : base[r][half];
+                // A query that has seen no key yet has no base either.
+                const float used = next == -INFINITY ? 0.0f : next;
+                shrink[r][half] = above ? power_of_2(base[r][half] - next) : 1.0f;
+                base[r][half] = next;
+                grown |= above;
+                float sum = 0.0f;
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; ++n) {
+                    float* pair = s[r][n].values + 2 * half;
+                    pair[0] = power_of_2(pair[0] * step - used);
+                    pair[1] = power_of_2(pair[1] * step - used);
+                    sum += pair[0] + pair[1];
+                }
+                total[r][half] = total[r][half] * shrink[r][half] + sum;
+            }
+        if (for_any_lane(grown)) {
+#pragma unroll
+            for (int r = 0; r < 2; ++r)
+#pragma unroll
+                for (int n = 0; n < E / 8; ++n)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) out[r][n].values[j] *= shrink[r][j / 2];
+        }
+        accumulate<E, KEYS, 2>(out, s, values + stage * Tile<E>::elements(KEYS));
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const int row = start + 16 * r, left = tile.count - row;
+        float sums[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int end = tile.end + 16 * warp + lane / 4 + 8 * half;
-            float highest = top[half];
-#pragma unroll
-            for (int n = 0; n < KEYS / 8; ++n) {
-                for (int j = 0; j < 2; ++j) {
-                    const int key = at + 8 * n + 2 * (lane % 4) + j;
-                    float& value = s[n].values[2 * half + j];
-                    value = key < end && key >= end - window ? value * step : -INFINITY;
-                    highest = fmaxf(highest, value);
-                }
-            }
-            highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
-            highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
-            // A query that has seen no key yet has no maximum either.
-            const float base = highest == -INFINITY ? 0.0f : highest, shrink = exp2f(top[half] - base);
-            float sum = 0.0f;
-#pragma unroll
-            for (int n = 0; n < KEYS / 8; ++n) {
-                for (int j = 0; j < 2; ++j) {
-                    float& value = s[n].values[2 * half + j];
-                    value = exp2f(value - base);
-                    sum += value;
-                }
-            }
-            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            total[half] = total[half] * shrink + sum;
-            top[half] = highest;
-#pragma unroll
-            for (int n = 0; n < E / 8; ++n) {
-                out[n].values[2 * half] *= shrink;
-                out[n].values[2 * half + 1] *= shrink;
+            sums[half] = total[r][half];
+            sums[half] += __shfl_xor_sync(0xffffffffu, sums[half], 1);
+            sums[half] += __shfl_xor_sync(0xffffffffu, sums[half], 2);
+            const int within = lane / 4 + 8 * half;
+            if (lane % 4 == 0 && within < left) {
+                lse[long(head) * m + tile.query + row + within] = base[r][half] / LOG2_E + logf(sums[half]);
             }
         }
-        accumulate<E, KEYS>(out, s, values + stage * Tile<E>::elements(KEYS));
-        // The tile that was read is written next.
-        __syncthreads();
-    }
-    const int row = 16 * warp, count = tile.count - row;
-    store<E>(out, 1.0f / total[0], 1.0f / total[1], o + (tile.query + row) * q_stride + head * E, q_stride, count);
-    if (lane % 4 != 0) return;
-    for (int half = 0; half < 2; ++half) {
-        const int within = lane / 4 + 8 * half;
-        if (within < count) {
-            lse[long(head) * m + tile.query + row + within] = top[half] / LOG2_E + logf(total[half]);
-        }
+        __nv_bfloat16* to = o + (tile.query + row) * q_stride + head * E;
+        store<E>(out[r], 1.0f / sums[0], 1.0f / sums[1], to, q_stride, left);
     }
 }
 
 #define ATTENTION_FORWARD(E)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_forward_##E(                                      \
+    extern "C" __global__ void __launch_bounds__(QUERY_THREADS, 2) attention_forward_##E(                             \
         const __nv_bfloat16* q, const __nv_bfloat16* k, const __nv_bfloat16* v, const QueryTile* tiles, int m,        \
         int heads, int kv_heads, int window, float scale, __nv_bfloat16* o, float* lse) {                             \
         attention_forward<E>(q, k, v, tiles, m, heads, kv_heads, window, scale, o, lse);                              \

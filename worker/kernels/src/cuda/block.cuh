@@ -11,15 +11,17 @@ struct Max {
     __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
+// Over `lanes` neighbouring lanes, a power of two; all 32 of the warp take part.
 template <typename Combine>
-__device__ float warp_reduce(float value, Combine combine) {
-    for (int distance = 16; distance > 0; distance /= 2) {
+__device__ float warp_reduce(float value, Combine combine, int lanes = 32) {
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
         value = combine(value, __shfl_xor_sync(0xffffffffu, value, distance));
     }
     return value;
 }
 
-// The same value in every thread: all of `value` put together.
+// The same value in every thread: all of `value` put together. A kernel calls it once at the most for each `Combine`,
+// because nothing waits before the next call would write the same places.
 template <typename Combine>
 __device__ float block_reduce(float value, Combine combine) {
     __shared__ float parts[32];
@@ -27,8 +29,5 @@ __device__ float block_reduce(float value, Combine combine) {
     value = warp_reduce(value, combine);
     if (lane == 0) parts[threadIdx.x / 32] = value;
     __syncthreads();
-    value = warp_reduce(lane < warps ? parts[lane] : Combine::NOTHING, combine);
-    // The next reduction writes the same places.
-    __syncthreads();
-    return value;
+    return warp_reduce(lane < warps ? parts[lane] : Combine::NOTHING, combine);
 }

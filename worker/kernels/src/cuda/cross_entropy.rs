@@ -1,15 +1,26 @@
 //! Cross entropy: products with the output layer, a chunk of rows at a time, and the launch of the loss.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
-use candle_core::{DType, Tensor};
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CUdevice_attribute as OfDevice, CUfunction_attribute as OfFunction,
+};
+use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
+use candle_core::{CudaDevice, DType, Tensor};
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish, unwritten};
+use super::modules;
 use super::products::{Kind, Onto, product};
-use super::{a_block_each, modules};
 use crate::Result;
 use crate::ops::cross_entropy::{Head, LossAndGrad};
+
+/// Threads that go over a row.
+const THREADS: usize = 1024;
+/// Elements of a part of a row, eight a thread, and its bytes.
+const PART: usize = 8 * THREADS;
+const PART_BYTES: usize = PART * size_of::<f32>();
+/// Shared memory that the kernel needs besides, at the most.
+const REDUCTIONS: usize = 1024;
 
 /// See [`crate::ops::cross_entropy::forward_backward`]: every chunk's gradient goes to its place in one matrix.
 pub(crate) fn forward_backward(
@@ -45,19 +56,33 @@ fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result
     // SAFETY: the kernel writes every element of both.
     let (mut losses, mut grad) =
         unsafe { (device.alloc::<f32>(rows)?, device.alloc::<bf16>(if scale.is_some() { rows * v } else { 1 })?) };
-    let function = modules::function(&device, "cross_entropy", "cross_entropy")?;
+    let parts = if scale.is_some() { parts_kept(&device, v)? } else { 0 };
+    let function = modules::function(&device, "cross_entropy", "cross_entropy")?.into_cuda_function();
+    let shared = (parts * PART_BYTES) as u32;
+    function.set_attribute(OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared as i32).w()?;
     let (logits, targets) = (logits.slice::<f32>()?, targets.slice::<u32>()?);
-    let (width, factor, none) = (v as i32, scale.unwrap_or(0.0) as f32, 0u64);
-    let mut launch = function.builder();
-    launch.arg(&logits).arg(&targets).arg(&width).arg(&factor).arg(&mut losses);
+    let (width, factor, kept, none) = (v as i32, scale.unwrap_or(0.0) as f32, parts as i32, 0u64);
+    let stream = device.cuda_stream();
+    let mut launch = stream.launch_builder(&function);
+    launch.arg(&logits).arg(&targets).arg(&width).arg(&factor).arg(&kept).arg(&mut losses);
     match scale {
         Some(_) => launch.arg(&mut grad),
         None => launch.arg(&none),
     };
-    // SAFETY: arguments are those of the kernel; a block goes over one row, and targets were checked.
-    unsafe { launch.launch(a_block_each(rows)) }.w()?;
+    let grid =
+        LaunchConfig { grid_dim: (rows as u32, 1, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: shared };
+    // SAFETY: arguments are those of the kernel; a block goes over one row, shared memory has room for `kept` parts of it,
+    // and targets were checked.
+    unsafe { launch.launch(grid) }.w()?;
     drop(launch);
     let losses = finish(losses, device.clone(), rows)?;
     let grad = scale.map(|_| finish(grad, device, (rows, v))).transpose()?;
     Ok((losses, grad))
+}
+
+/// Parts of a row of `v` logits that a block keeps in shared memory.
+fn parts_kept(device: &CudaDevice, v: usize) -> Result<usize> {
+    let context = device.cuda_stream().context().clone();
+    let most = context.attribute(OfDevice::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN).w()?;
+    Ok(((most.max(0) as usize).saturating_sub(REDUCTIONS) / PART_BYTES).min(v.div_ceil(PART)))
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use candle_core::cuda_backend::cudarc::cublaslt::result as blas;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute as Attribute;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream};
 use candle_core::cuda_backend::{DeviceId, WrapErr};
 use candle_core::{CudaDevice, Device, Tensor};
@@ -24,6 +25,8 @@ pub(super) const WORKSPACE: usize = 32 << 20;
 /// One GPU, as long as the program runs.
 pub(super) struct Gpu {
     pub modules: Modules,
+    /// Whether it has the instructions of compute capability 9.0, which later chips lack.
+    pub is_hopper: bool,
     pub copies: Copies,
     /// What writes matrices out beside products.
     pub ahead: Arc<CudaStream>,
@@ -49,11 +52,15 @@ impl Gpu {
         if let Some(gpu) = opened.get(&device.id()) {
             return Ok(gpu.clone());
         }
-        let on = Device::Cuda(device.clone());
+        let (on, stream) = (Device::Cuda(device.clone()), device.cuda_stream());
+        let context = stream.context();
+        let major = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR).w()?;
+        let is_hopper = major == 9;
         let gpu = Arc::new(Self {
-            modules: Modules::load(device.cuda_stream().context())?,
+            modules: Modules::load(context, is_hopper)?,
+            is_hopper,
             copies: Copies::new(device)?,
-            ahead: device.cuda_stream().context().new_stream().w()?,
+            ahead: context.new_stream().w()?,
             plans: Plans::new(blas::create_handle().map_err(super::products::fault)?),
             // SAFETY: cuBLASLt writes before it reads.
             workspace: unsafe { device.cuda_stream().alloc(WORKSPACE) }.w()?,

@@ -16,13 +16,19 @@ use crate::ops::dropout::DropoutKey;
 use crate::ops::lora::Lowering;
 use crate::ops::rows;
 
-/// Pieces of a launch, ranks of a piece, and threads of a block: those of the kernels.
+/// Pieces of a launch and ranks of a piece: those of the kernels.
 const MOST_PIECES: usize = 3;
 const RANKS: usize = 16;
-const BLOCK: u32 = 128;
-/// Rows of a block of `inner`; columns of a block of `pull`.
+/// Rows and warps of a block of `inner`; columns of a block of `pull`, and its warps side by side.
 const ROWS: usize = 32;
-const COLUMNS: usize = 128;
+const WARPS: usize = 8;
+const COLUMNS: usize = 256;
+const ACROSS: usize = 4;
+/// Threads of a warp.
+const WARP: usize = 32;
+/// What Philox multiplies with, and what its keys grow by.
+const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 /// Rows that one part of dA is of, at the least, and parts at the most.
 const SHARE: usize = 512;
 const MOST_SHARES: usize = 32;
@@ -36,6 +42,7 @@ struct Piece {
     u: u64,
     partial: u64,
     da: u64,
+    drawn: [u32; 3],
     projection: u32,
     ranks: i32,
 }
@@ -45,13 +52,11 @@ struct Piece {
 struct Pieces([Piece; MOST_PIECES]);
 
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Masks {
-    first: u64,
-    low: u32,
-    high: u32,
-    step: u32,
-    threshold: u32,
+    draws: Draws,
+    first: u32,
+    drops: u32,
     kept: f32,
 }
 
@@ -63,26 +68,75 @@ unsafe impl DeviceRepr for Masks {}
 impl Masks {
     /// Without a key nothing is dropped.
     fn new(key: Option<&DropoutKey>, width: usize) -> Self {
-        key.map_or(Self { first: 0, low: 0, high: 0, step: 0, threshold: 0, kept: 1.0 }, |key| Self {
-            first: key.first_token * width as u64,
-            low: key.seed as u32,
-            high: (key.seed >> 32) as u32,
-            step: key.step,
-            threshold: key.threshold(),
+        key.map_or(Self { kept: 1.0, ..Self::default() }, |key| Self {
+            draws: Draws::new(key),
+            first: first_group(key, width) as u32,
+            drops: 1,
             kept: key.kept(),
         })
     }
 }
 
+/// What all draws of a step share: `Drawing` of `philox.cuh`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Draws {
+    begin: u32,
+    keys: [[u32; 2]; 8],
+    below: u32,
+    small: u32,
+}
+
+impl Draws {
+    fn new(key: &DropoutKey) -> Self {
+        let threshold = key.threshold();
+        Self {
+            begin: key.step ^ keys(key, 0)[1],
+            keys: std::array::from_fn(|i| keys(key, 2 + i as u32)),
+            below: (threshold & 0x7fff) * 0x1_0001,
+            small: if threshold < 0x8000 { u32::MAX } else { 0 },
+        }
+    }
+
+    /// Whether the kernels can draw masks of so many rows: the groups' numbers have the same upper word, and a number of
+    /// 16 bits may reach the threshold.
+    fn apply(key: &DropoutKey, rows: usize, width: usize) -> bool {
+        let first = first_group(key, width);
+        let last = first + (rows * width / 8).saturating_sub(1) as u64;
+        first >> 32 == last >> 32 && key.threshold() <= u32::from(u16::MAX)
+    }
+}
+
+/// The two keys of a round of Philox.
+fn keys(key: &DropoutKey, round: u32) -> [u32; 2] {
+    [0, 1].map(|half| ((key.seed >> (32 * half)) as u32).wrapping_add(round.wrapping_mul(WEYL[half])))
+}
+
+/// The group of eight elements that a matrix begins with.
+fn first_group(key: &DropoutKey, width: usize) -> u64 {
+    key.first_token * (width / 8) as u64
+}
+
+/// The first two rounds of Philox as far as they depend on a projection and not on a group: `Projection` of `philox.cuh`.
+fn drawn(key: &DropoutKey, width: usize) -> [u32; 3] {
+    let times = |half: usize, word: u32| u64::from(MULTIPLIER[half]) * u64::from(word);
+    let upper = (first_group(key, width) >> 32) as u32;
+    let first = times(1, key.projection);
+    let second = times(0, (first >> 32) as u32 ^ upper ^ keys(key, 0)[0]);
+    let [low, high] = keys(key, 1);
+    [first as u32 ^ low, (second >> 32) as u32 ^ high, second as u32]
+}
+
 /// Whether the kernels take them: whole groups of eight columns, an even rank, the same for all, and masks that differ in
-/// the projection only.
+/// the projection only, leave something and are drawn as `philox.cuh` has it.
 pub(crate) fn applies(x: &Tensor, adapters: &[Lowering<'_>]) -> Result<bool> {
     let Some(first) = adapters.first() else { return Ok(false) };
-    let (width, rank) = (x.dims2()?.1, first.a.dims2()?.0);
+    let ((rows, width), rank) = (x.dims2()?, first.a.dims2()?.0);
     let common = |key: Option<DropoutKey>| key.map(|key| DropoutKey { projection: 0, ..key });
     let alike = adapters.iter().all(|one| one.a.dims() == first.a.dims() && common(one.mask) == common(first.mask));
     let whole = super::applies(&[x]) && width.is_multiple_of(8) && rank.is_multiple_of(2);
-    Ok(alike && whole && address(x, DType::BF16)?.is_multiple_of(ALIGNMENT))
+    let drawn = first.mask.is_none_or(|key| Draws::apply(&key, rows, width));
+    Ok(alike && whole && drawn && address(x, DType::BF16)?.is_multiple_of(ALIGNMENT))
 }
 
 /// One adapter on the GPU, with room for what is found.
@@ -93,13 +147,16 @@ struct Adapter {
     u: Tensor,
     /// Parts of dA, and dA.
     found: Option<(Tensor, Tensor)>,
+    drawn: [u32; 3],
     projection: u32,
 }
 
 impl Adapter {
     fn new(lowering: &Lowering<'_>, u: Tensor) -> Result<Self> {
         let a = rows::cast(lowering.a, DType::BF16)?;
-        Ok(Self { a, u, found: None, projection: lowering.mask.map_or(0, |key| key.projection) })
+        let width = a.dims2()?.1;
+        let drawn = lowering.mask.map_or([0; 3], |key| drawn(&key, width));
+        Ok(Self { a, u, found: None, drawn, projection: lowering.mask.map_or(0, |key| key.projection) })
     }
 
     /// Sixteen ranks each, and the rest.
@@ -117,6 +174,7 @@ impl Adapter {
                 u: u + 2 * column,
                 partial: partial + 4 * row,
                 da: da + 4 * row,
+                drawn: self.drawn,
                 projection: self.projection,
                 ranks: RANKS.min(rank - first) as i32,
             }
@@ -136,14 +194,25 @@ fn launches(adapters: &[Adapter]) -> Result<Vec<(Pieces, usize)>> {
     Ok(pieces.chunks(MOST_PIECES).map(packed).collect())
 }
 
-fn grid(x: usize, y: usize, threads: u32) -> LaunchConfig {
-    LaunchConfig { grid_dim: (x as u32, y as u32, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
+fn grid(x: usize, y: usize, threads: usize) -> LaunchConfig {
+    LaunchConfig { grid_dim: (x as u32, y as u32, 1), block_dim: (threads as u32, 1, 1), shared_mem_bytes: 0 }
 }
 
 /// Blocks of `inner`, whose warps put their sums for `count` pieces into shared memory.
 fn rows_each(m: usize, count: usize) -> LaunchConfig {
-    let sums = BLOCK as usize / 32 * ROWS * RANKS * count * size_of::<f32>();
-    LaunchConfig { shared_mem_bytes: sums as u32, ..grid(m.div_ceil(ROWS), 1, BLOCK) }
+    let sums = WARPS * ROWS * RANKS * count * size_of::<f32>();
+    LaunchConfig { shared_mem_bytes: sums as u32, ..grid(m.div_ceil(ROWS), 1, WARPS * WARP) }
+}
+
+/// Blocks of `pull`, which have A of their columns for `count` pieces in shared memory. One piece leaves registers for two
+/// rows of warps; the lower ones then hand their sums, 32 a thread, to the upper ones.
+fn columns_each(width: usize, shares: usize, count: usize) -> LaunchConfig {
+    let (below, sums) = if count == 1 { (2, ACROSS * WARP * 32 * size_of::<f32>()) } else { (1, 0) };
+    let a = COLUMNS * RANKS * count * size_of::<bf16>();
+    LaunchConfig {
+        shared_mem_bytes: a.max(sums) as u32,
+        ..grid(width.div_ceil(COLUMNS), shares, ACROSS * below * WARP)
+    }
 }
 
 /// See [`crate::ops::lora::forward`].
@@ -224,7 +293,7 @@ fn pull(
     };
     launch.arg(pieces).arg(masks).arg(&sizes.m).arg(&sizes.width).arg(&sizes.rank).arg(&sizes.share).arg(&mut dx);
     // SAFETY: arguments are those of the kernel, of sizes that `applies` and the products before have checked.
-    unsafe { launch.launch(grid(width.div_ceil(COLUMNS), sizes.shares, BLOCK)) }.w()?;
+    unsafe { launch.launch(columns_each(width, sizes.shares, *count)) }.w()?;
     drop(launch);
     finish(dx, device.clone(), (m, width))
 }
@@ -236,6 +305,6 @@ fn sum(device: &CudaDevice, (pieces, count): &(Pieces, usize), kept: f32, sizes:
     let mut launch = function.builder();
     launch.arg(pieces).arg(&sizes.width).arg(&sizes.rank).arg(&shares).arg(&kept);
     // SAFETY: arguments are those of the kernel; each piece has room for so many parts and for their sum.
-    unsafe { launch.launch(grid(elements.div_ceil(THREADS as usize), *count, THREADS)) }.w()?;
+    unsafe { launch.launch(grid(elements.div_ceil(THREADS as usize), *count, THREADS as usize)) }.w()?;
     Ok(())
 }

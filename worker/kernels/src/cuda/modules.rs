@@ -28,9 +28,11 @@ macro_rules! images {
 
 /// Names of the kernel files, and their code.
 const IMAGES: &[(&str, &[u8])] = images! {
-    "adamw" "attention_backward" "attention_forward" "cross_entropy" "dropout" "lora" "nf4" "rms_norm" "rope" "rows"
-    "swiglu"
+    "adamw" "attention_backward" "attention_backward_hopper" "attention_forward" "attention_forward_hopper"
+    "cross_entropy" "dropout" "lora" "nf4" "rms_norm" "rope" "rows" "swiglu"
 };
+/// How names of files end that have code for Hopper only, whose instructions no other chip has.
+const HOPPER: &str = "_hopper";
 
 /// All kernel files, loaded.
 pub(super) struct Modules(HashMap<&'static str, Arc<CudaModule>>);
@@ -38,7 +40,7 @@ pub(super) struct Modules(HashMap<&'static str, Arc<CudaModule>>);
 impl Modules {
     /// # Errors
     /// The driver refuses a file: which, and why. `QLORA_KERNELS` names no folder, or a folder without any kernel file.
-    pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
+    pub fn load(context: &Arc<CudaContext>, is_hopper: bool) -> Result<Self> {
         let folder = std::env::var_os(REPLACEMENTS).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let Some(folder) = folder.as_deref().filter(|folder| replacements(folder).is_empty()) {
             candle_core::bail!("{REPLACEMENTS} is {}, which holds no NAME.fatbin or NAME.cubin", folder.display())
@@ -54,7 +56,8 @@ impl Modules {
             })?;
             Ok((name, module))
         };
-        Ok(Self(IMAGES.iter().map(load).collect::<Result<_>>()?))
+        let runs = |(name, _): &&(&str, &[u8])| is_hopper || !name.ends_with(HOPPER);
+        Ok(Self(IMAGES.iter().filter(runs).map(load).collect::<Result<_>>()?))
     }
 }
 

@@ -1,11 +1,10 @@
 // NF4 with double quantisation to bf16, and the way there from bf16 or f32.
 //
-// To bf16, a thread writes 32 elements that share a scale: 16 bytes of codes are read at once, the scale is decoded once for all of them, and 64 bytes are written. The table
-// lies in shared memory: its sixteen values are in sixteen banks, so look-ups never collide.
+// A lane has eight neighbouring elements: 4 bytes of codes and 16 of bf16, so that the loads and stores of a warp lie
+// side by side. Tables lie in shared memory: their sixteen values are in sixteen banks, so look-ups never collide.
 
 #include "block.cuh"
-
-#include <cuda_bf16.h>
+#include "eight.cuh"
 
 // What a code of four bits stands for (QLoRA, Dettmers et al., 2023, as bitsandbytes has it).
 __device__ const float NF4[16] = {
@@ -13,40 +12,55 @@ __device__ const float NF4[16] = {
     0.0795803f, 0.1609302f, 0.2461123f, 0.33791524f, 0.44070983f, 0.562617f, 0.72295684f, 1.0f,
 };
 
-// Second-level scales: code x group scale + mean. Plain scales have no codes.
-__device__ float scale_of(const unsigned char* codes, const float* scales, const float* map, float offset, long block) {
-    if (codes == nullptr) return scales[block];
-    // Rounded twice, as bitsandbytes and the CPU do: the compiler would make one fused operation of it.
-    return __fadd_rn(__fmul_rn(map[codes[block]], scales[block / 256]), offset);
+// Eights of a thread, a warp's width apart.
+constexpr int EIGHTS = 4;
+
+// The codes of an eight, the first in the low byte; bytes beyond the matrix are not read.
+__device__ __forceinline__ unsigned load_nibbles(const unsigned char* at, long there) {
+    if (there >= 8) return *reinterpret_cast<const unsigned*>(at);
+    unsigned word = 0;
+    for (int b = 0; 2 * b < there; ++b) word |= unsigned(at[b]) << (8 * b);
+    return word;
 }
 
 // Blocks of `block` elements, a multiple of 32, run over the flattened matrix; element 2i is in the high nibble.
-extern "C" __global__ void nf4_to_bf16(const unsigned char* packed, const unsigned char* codes, const float* scales,
-                                       const float* map, float offset, long elements, int block,
+// Second-level scales are map[code] x group scale + offset; plain scales have no codes. All loads of a thread come
+// before the tables are waited for.
+extern "C" __global__ void nf4_to_bf16(const unsigned char* packed_codes, const unsigned char* codes,
+                                       const float* scales, const float* map, float offset, long elements, int block,
                                        __nv_bfloat16* out) {
     __shared__ float table[16];
-    if (threadIdx.x < 16) table[threadIdx.x] = NF4[threadIdx.x];
-    __syncthreads();
-    const long start = 32 * (long(blockIdx.x) * blockDim.x + threadIdx.x);
-    if (start >= elements) return;
-    const float scale = scale_of(codes, scales, map, offset, start / block);
-    if (start + 32 > elements) {
-        for (long i = start; i < elements; ++i) {
-            const unsigned char byte = packed[i / 2];
-            out[i] = __float2bfloat16(table[i % 2 == 0 ? byte >> 4 : byte & 15] * scale);
-        }
-        return;
+    __shared__ float levels[256];
+    const unsigned lane = threadIdx.x % 32, warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    // Eights are fewer than 2^32: divisions of 64 bits would take longer than the memory.
+    const unsigned first = warp * (32 * EIGHTS) + lane, eights_of_scale = unsigned(block) / 8;
+    unsigned words[EIGHTS] = {}, level[EIGHTS] = {};
+    float scale[EIGHTS] = {};
+#pragma unroll
+    for (int k = 0; k < EIGHTS; ++k) {
+        const long eight = first + 32 * k, there = elements - 8 * eight;
+        if (there <= 0) continue;
+        const unsigned of = unsigned(eight) / eights_of_scale;
+        words[k] = load_nibbles(packed_codes + 4 * eight, there);
+        if (codes != nullptr) level[k] = codes[of];
+        scale[k] = scales[codes == nullptr ? of : of / 256];
     }
-    const uint4 bytes = *reinterpret_cast<const uint4*>(packed + start / 2);
-    const unsigned words[4] = {bytes.x, bytes.y, bytes.z, bytes.w};
-    for (int w = 0; w < 4; ++w) {
-        alignas(16) __nv_bfloat16 values[8];
+    if (threadIdx.x < 16) table[threadIdx.x] = NF4[threadIdx.x];
+    for (unsigned i = threadIdx.x; codes != nullptr && i < 256; i += blockDim.x) levels[i] = map[i];
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < EIGHTS; ++k) {
+        const long eight = first + 32 * k, there = elements - 8 * eight;
+        if (there <= 0) continue;
+        // Rounded twice, as bitsandbytes and the CPU do: the compiler would make one fused operation of it.
+        if (codes != nullptr) scale[k] = __fadd_rn(__fmul_rn(levels[level[k]], scale[k]), offset);
+        Eight values;
         for (int b = 0; b < 4; ++b) {
-            const unsigned byte = words[w] >> (8 * b) & 255;
-            values[2 * b] = __float2bfloat16(table[byte >> 4] * scale);
-            values[2 * b + 1] = __float2bfloat16(table[byte & 15] * scale);
+            const unsigned byte = words[k] >> (8 * b) & 255;
+            values.v[2 * b] = table[byte >> 4] * scale[k];
+            values.v[2 * b + 1] = table[byte & 15] * scale[k];
         }
-        *reinterpret_cast<uint4*>(out + start + 8 * w) = *reinterpret_cast<const uint4*>(values);
+        store_eight(out + 8 * eight, there, values);
     }
 }
 
@@ -56,47 +70,76 @@ __device__ const float NF4_MIDPOINTS[15] = {
     0.12025525f, 0.20352125f, 0.29201376f, 0.38931254f, 0.50166345f, 0.6427869f, 0.86147845f,
 };
 
-__device__ __forceinline__ float as_float(float value) { return value; }
-__device__ __forceinline__ float as_float(__nv_bfloat16 value) { return __bfloat162float(value); }
-
 // Never divided by less, as on the processor.
 constexpr float SMALLEST_SCALE = 1e-38f;
 
-// A warp quantises `block` elements, an even number: their largest magnitude, and two codes a byte. The arithmetic is the
-// processor's, which is bitsandbytes': a whole block is multiplied by 1 / absmax, a partial one divided by absmax.
-template <typename T>
-__device__ void nf4_quantise(const T* weights, long elements, int block, unsigned char* packed, float* absmax) {
-    const long index = (long(blockIdx.x) * blockDim.x + threadIdx.x) / 32, first = index * block;
-    if (first >= elements) return;
-    const int lane = threadIdx.x % 32, count = int(min(long(block), elements - first));
+// How many of the midpoints are below x, by halving.
+__device__ __forceinline__ unsigned code_of(const float* midpoints, float x) {
+    unsigned code = x > midpoints[7] ? 8 : 0;
+    code += x > midpoints[code + 3] ? 4 : 0;
+    code += x > midpoints[code + 1] ? 2 : 0;
+    return code + (x > midpoints[code] ? 1 : 0);
+}
+
+// Two codes a byte for the first of `there` elements. A nibble that pads an odd end stands for zero.
+__device__ __forceinline__ void store_nibbles(unsigned char* at, int there, const float* midpoints,
+                                              const Eight& normal) {
+    unsigned word = 0;
+    for (int j = 0; j < 8; ++j) word |= code_of(midpoints, normal.v[j]) << (8 * (j / 2) + (j % 2 == 0 ? 4 : 0));
+    if (there >= 8 && reinterpret_cast<unsigned long long>(at) % 4 == 0) {
+        *reinterpret_cast<unsigned*>(at) = word;
+    } else {
+        for (int b = 0; b < 4 && 2 * b < there; ++b) at[b] = static_cast<unsigned char>(word >> (8 * b));
+    }
+}
+
+__device__ __forceinline__ float largest_of(const Eight& x) {
     float top = 0.0f;
-    for (int i = lane; i < count; i += 32) top = fmaxf(top, fabsf(as_float(weights[first + i])));
-    top = warp_reduce(top, Max());
+    for (int j = 0; j < 8; ++j) top = fmaxf(top, fabsf(x.v[j]));
+    return top;
+}
+
+// So many lanes that each has eight of `block` elements, but 32 at the most, quantise them: their largest magnitude, and
+// two codes a byte. The arithmetic is the CPU's, which is bitsandbytes': a whole block is multiplied by 1 / absmax, a
+// partial one divided by absmax. `block` is even.
+template <typename T>
+__device__ void nf4_quantise(const T* weights, long elements, int block, unsigned char* codes, float* absmax) {
+    __shared__ float midpoints[16];
+    if (threadIdx.x < 15) midpoints[threadIdx.x] = NF4_MIDPOINTS[threadIdx.x];
+    __syncthreads();
+    int log = 0;
+    while (log < 5 && (8 << log) < block) ++log;
+    const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x, lanes = 1u << log;
+    const long index = thread >> log, first = index * block;
+    // None beyond the matrix, where lanes only take part in the maximum.
+    const int count = int(max(0L, min(long(block), elements - first)));
+    const int own = 8 * int(thread & (lanes - 1)), step = 8 * int(lanes);
+    weights += first;
+    const Eight kept = load_eight(weights + own, count - own);
+    float top = largest_of(kept);
+    for (int i = own + step; i < count; i += step) top = fmaxf(top, largest_of(load_eight(weights + i, count - i)));
+    top = warp_reduce(top, Max(), int(lanes));
     const bool partial = count < block;
     if (partial) top = fmaxf(top, SMALLEST_SCALE);
     const float inverse = 1.0f / fmaxf(top, SMALLEST_SCALE);
-    for (int i = 2 * lane; i < count; i += 64) {
-        unsigned byte = 0;
-        for (int j = 0; j < 2; ++j) {
-            // A nibble that pads an odd end stands for zero.
-            const float value = i + j < count ? as_float(weights[first + i + j]) : 0.0f;
-            const float normal = partial ? value / top : value * inverse;
-            unsigned code = 0;
-#pragma unroll
-            for (int k = 0; k < 15; ++k) code += normal > NF4_MIDPOINTS[k];
-            byte = byte << 4 | code;
+    for (int i = own; i < count; i += step) {
+        Eight x = i == own ? kept : load_eight(weights + i, count - i);
+        if (partial) {
+            for (int j = 0; j < 8; ++j) x.v[j] = x.v[j] / top;
+        } else {
+            for (int j = 0; j < 8; ++j) x.v[j] = x.v[j] * inverse;
         }
-        packed[(first + i) / 2] = static_cast<unsigned char>(byte);
+        store_nibbles(codes + (first + i) / 2, count - i, midpoints, x);
     }
-    if (lane == 0) absmax[index] = top;
+    if (own == 0 && count > 0) absmax[index] = top;
 }
 
 extern "C" __global__ void nf4_quantise_bf16(const __nv_bfloat16* weights, long elements, int block,
-                                             unsigned char* packed, float* absmax) {
-    nf4_quantise(weights, elements, block, packed, absmax);
+                                             unsigned char* codes, float* absmax) {
+    nf4_quantise(weights, elements, block, codes, absmax);
 }
 
-extern "C" __global__ void nf4_quantise_f32(const float* weights, long elements, int block, unsigned char* packed,
+extern "C" __global__ void nf4_quantise_f32(const float* weights, long elements, int block, unsigned char* codes,
                                             float* absmax) {
-    nf4_quantise(weights, elements, block, packed, absmax);
+    nf4_quantise(weights, elements, block, codes, absmax);
 }

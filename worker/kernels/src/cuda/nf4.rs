@@ -9,7 +9,7 @@ use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
 use super::gpu::Gpu;
-use super::{THREADS, a_block_each, modules, spread};
+use super::{modules, spread};
 use crate::Result;
 use crate::ops::nf4::{Nf4Scales, Nf4Tensor};
 
@@ -73,6 +73,7 @@ pub(crate) fn quantise(matrix: &Tensor, block: usize) -> Result<(Tensor, Tensor)
 fn quantise_as<T: CudaDType + DeviceRepr>(kernel: &str, matrix: &Tensor, block: usize) -> Result<(Tensor, Tensor)> {
     let (device, elements) = (device_of(matrix)?, matrix.elem_count());
     let (bytes, blocks) = (elements.div_ceil(2), elements.div_ceil(block));
+    let lanes = block.div_ceil(8).next_power_of_two().min(32);
     let input = Input::of(matrix)?;
     // SAFETY: the kernel writes every element of both.
     let (mut packed, mut absmax) = unsafe { (device.alloc::<u8>(bytes)?, device.alloc::<f32>(blocks)?) };
@@ -80,8 +81,8 @@ fn quantise_as<T: CudaDType + DeviceRepr>(kernel: &str, matrix: &Tensor, block: 
     let (weights, length, size) = (input.slice::<T>()?, elements as i64, block as i32);
     let mut launch = function.builder();
     launch.arg(&weights).arg(&length).arg(&size).arg(&mut packed).arg(&mut absmax);
-    // SAFETY: arguments are those of the kernel; a warp has a block.
-    unsafe { launch.launch(a_block_each(blocks.div_ceil(THREADS as usize / 32))) }.w()?;
+    // SAFETY: arguments are those of the kernel, which has so many lanes for each of `blocks`.
+    unsafe { launch.launch(spread(blocks * lanes)) }.w()?;
     drop(launch);
     Ok((finish(packed, device.clone(), bytes)?, finish(absmax, device, blocks)?))
 }

@@ -1,49 +1,104 @@
 // Root-mean-square norm, a block a row: y = x rho w with rho = 1 / sqrt(mean(x^2) + eps), and its gradient.
 //
-// Rows are read twice, the second time out of the cache.
+// A thread keeps 16 elements of every operand in registers, and all of them are on their way before the first is used:
+// memory is read once, and the sum over the block delays no load. Only rows beyond 16 elements a thread are read again.
 
 #include "block.cuh"
 #include "eight.cuh"
 
-// x [M, D], w [D] to y [M, D] and rho [M]; x rho is rounded before w is multiplied, as in Hugging Face's models.
-extern "C" __global__ void rms_norm_forward(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon,
-                                            __nv_bfloat16* y, float* rho) {
-    const __nv_bfloat16* row = x + long(blockIdx.x) * d;
-    float sum = 0.0f;
-    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
-        const Eight values = load_eight(row + i, d - i);
-        for (int j = 0; j < 8; ++j) sum += values.v[j] * values.v[j];
+constexpr int KEPT = 2;
+
+// The first element of a thread's eight number k.
+__device__ __forceinline__ int eight_of_row(int k) { return 8 * (k * int(blockDim.x) + int(threadIdx.x)); }
+
+struct Kept {
+    Packed eights[KEPT];
+    __device__ Kept(const __nv_bfloat16* row, int d) {
+#pragma unroll
+        for (int k = 0; k < KEPT; ++k) eights[k] = load_packed(row + eight_of_row(k), d - eight_of_row(k));
     }
+};
+
+__device__ __forceinline__ float squares_of(const Eight& x) {
+    float sum = 0.0f;
+    for (int j = 0; j < 8; ++j) sum += x.v[j] * x.v[j];
+    return sum;
+}
+
+// x rho is rounded before w is multiplied, as in Hugging Face's models.
+__device__ __forceinline__ Eight normed(const Eight& x, const Eight& w, float rho) {
+    Eight y;
+    for (int j = 0; j < 8; ++j) y.v[j] = __bfloat162float(__float2bfloat16(x.v[j] * rho)) * w.v[j];
+    return y;
+}
+
+// x [M, D], w [D] to y [M, D] and rho [M].
+extern "C" __global__ void __launch_bounds__(1024)
+    rms_norm_forward(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon, __nv_bfloat16* y,
+                     float* rho) {
+    const __nv_bfloat16* row = x + long(blockIdx.x) * d;
+    __nv_bfloat16* out = y + long(blockIdx.x) * d;
+    const int rest = eight_of_row(KEPT), step = 8 * int(blockDim.x);
+    const Kept values(row, d), weights(w, d);
+    float sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) sum += squares_of(unpacked(values.eights[k]));
+    for (int i = rest; i < d; i += step) sum += squares_of(load_eight(row + i, d - i));
     const float scale = 1.0f / sqrtf(block_reduce(sum, Sum()) / d + epsilon);
-    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
-        const Eight values = load_eight(row + i, d - i), weights = load_eight(w + i, d - i);
-        Eight out;
-        for (int j = 0; j < 8; ++j) {
-            out.v[j] = __bfloat162float(__float2bfloat16(values.v[j] * scale)) * weights.v[j];
-        }
-        store_eight(y + long(blockIdx.x) * d + i, d - i, out);
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) {
+        const int i = eight_of_row(k);
+        store_eight(out + i, d - i, normed(unpacked(values.eights[k]), unpacked(weights.eights[k]), scale));
+    }
+    for (int i = rest; i < d; i += step) {
+        store_eight(out + i, d - i, normed(load_eight(row + i, d - i), load_eight(w + i, d - i), scale));
     }
     if (threadIdx.x == 0) rho[blockIdx.x] = scale;
 }
 
-// dx = base + rho (t - x rho^2 mean(t x)) with t = dy w; base may be null.
-extern "C" __global__ void rms_norm_backward(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w,
-                                             const float* rho, const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
-    const long start = long(blockIdx.x) * d;
+__device__ __forceinline__ float products_of(const Eight& dy, const Eight& w, const Eight& x) {
     float sum = 0.0f;
-    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
-        const Eight gradient = load_eight(dy + start + i, d - i), weights = load_eight(w + i, d - i);
-        const Eight values = load_eight(x + start + i, d - i);
-        for (int j = 0; j < 8; ++j) sum += gradient.v[j] * weights.v[j] * values.v[j];
-    }
+    for (int j = 0; j < 8; ++j) sum += dy.v[j] * w.v[j] * x.v[j];
+    return sum;
+}
+
+__device__ __forceinline__ Eight pulled(const Eight& dy, const Eight& w, const Eight& x, Eight base, float rho,
+                                        float pull) {
+    for (int j = 0; j < 8; ++j) base.v[j] += rho * (dy.v[j] * w.v[j] - x.v[j] * pull);
+    return base;
+}
+
+// dx = base + rho (t - x rho^2 mean(t x)) with t = dy w; base may be null.
+extern "C" __global__ void __launch_bounds__(1024)
+    rms_norm_backward(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w, const float* rho,
+                      const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
+    const long start = long(blockIdx.x) * d;
+    const int rest = eight_of_row(KEPT), step = 8 * int(blockDim.x);
+    dy += start, x += start, dx += start;
+    // Nothing is there of a base that is null.
+    const int based = base == nullptr ? 0 : d;
+    if (base != nullptr) base += start;
+    const Kept gradients(dy, d), values(x, d), bases(base, based), weights(w, d);
     const float scale = rho[blockIdx.x];
+    float sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) {
+        sum += products_of(unpacked(gradients.eights[k]), unpacked(weights.eights[k]), unpacked(values.eights[k]));
+    }
+    for (int i = rest; i < d; i += step) {
+        sum += products_of(load_eight(dy + i, d - i), load_eight(w + i, d - i), load_eight(x + i, d - i));
+    }
     const float pull = scale * scale * (block_reduce(sum, Sum()) / d);
-    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
-        const Eight gradient = load_eight(dy + start + i, d - i), weights = load_eight(w + i, d - i);
-        const Eight values = load_eight(x + start + i, d - i);
-        Eight out = {};
-        if (base != nullptr) out = load_eight(base + start + i, d - i);
-        for (int j = 0; j < 8; ++j) out.v[j] += scale * (gradient.v[j] * weights.v[j] - values.v[j] * pull);
-        store_eight(dx + start + i, d - i, out);
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) {
+        const int i = eight_of_row(k);
+        store_eight(dx + i, d - i,
+                    pulled(unpacked(gradients.eights[k]), unpacked(weights.eights[k]), unpacked(values.eights[k]),
+                           unpacked(bases.eights[k]), scale, pull));
+    }
+    for (int i = rest; i < d; i += step) {
+        store_eight(dx + i, d - i,
+                    pulled(load_eight(dy + i, d - i), load_eight(w + i, d - i), load_eight(x + i, d - i),
+                           load_eight(base + i, based - i), scale, pull));
     }
 }

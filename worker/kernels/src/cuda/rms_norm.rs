@@ -6,7 +6,8 @@ use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use half::bf16;
 
 use super::buffer::{Input, device_of, finish};
-use super::{a_block_each, modules};
+use super::modules;
+use super::rows::a_block_a_row;
 use crate::Result;
 
 /// See [`crate::ops::rms_norm::forward`].
@@ -21,7 +22,7 @@ pub(crate) fn forward(x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, T
     let mut launch = function.builder();
     launch.arg(&x).arg(&w).arg(&width).arg(&epsilon).arg(&mut y).arg(&mut rho);
     // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d` elements.
-    unsafe { launch.launch(a_block_each(m)) }.w()?;
+    unsafe { launch.launch(a_block_a_row(m, d)) }.w()?;
     drop(launch);
     Ok((finish(y, device.clone(), (m, d))?, finish(rho, device, (m, 1))?))
 }
@@ -46,7 +47,7 @@ pub(crate) fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, rho: &Tensor, base: 
     };
     launch.arg(&width).arg(&mut dx);
     // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d` elements.
-    unsafe { launch.launch(a_block_each(m)) }.w()?;
+    unsafe { launch.launch(a_block_a_row(m, d)) }.w()?;
     drop(launch);
     finish(dx, device, (m, d))
 }

@@ -1,36 +1,40 @@
-// Rows picked out of a matrix and put into one, and numbers in another type; a thread an element, or eight of them.
+// Rows picked out of a matrix and put into one, a block a row; sums, and elements in another type, a thread eight.
 
 #include "eight.cuh"
 
+__device__ __forceinline__ void copy_row(const __nv_bfloat16* from, int d, __nv_bfloat16* to) {
+    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) store_packed(to + i, d - i, load_packed(from + i, d - i));
+}
+
 // out [L, D] = the rows `ids` of table [V, D].
-extern "C" __global__ void gather_rows(const __nv_bfloat16* table, const unsigned* ids, long n, int d,
-                                       __nv_bfloat16* out) {
-    const long i = long(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < n) out[i] = table[ids[i / d] * long(d) + i % d];
+extern "C" __global__ void gather_rows(const __nv_bfloat16* table, const unsigned* ids, int d, __nv_bfloat16* out) {
+    copy_row(table + ids[blockIdx.x] * long(d), d, out + blockIdx.x * long(d));
 }
 
 // The rows `ids` of out [M, D], each named once, become those of rows [L, D].
-extern "C" __global__ void scatter_rows(const __nv_bfloat16* rows, const unsigned* ids, long n, int d,
-                                        __nv_bfloat16* out) {
-    const long i = long(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < n) out[ids[i / d] * long(d) + i % d] = rows[i];
+extern "C" __global__ void scatter_rows(const __nv_bfloat16* rows, const unsigned* ids, int d, __nv_bfloat16* out) {
+    copy_row(rows + blockIdx.x * long(d), d, out + ids[blockIdx.x] * long(d));
 }
+
+__device__ __forceinline__ long first_of_eight() { return 8 * (long(blockIdx.x) * blockDim.x + threadIdx.x); }
 
 extern "C" __global__ void to_bf16(const float* x, long n, __nv_bfloat16* y) {
-    const long i = long(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = __float2bfloat16(x[i]);
+    const long i = first_of_eight();
+    if (i < n) store_eight(y + i, n - i, load_eight(x + i, n - i));
 }
 
-extern "C" __global__ void add_f32(const float* a, const float* b, long n, float* sum) {
-    const long i = long(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < n) sum[i] = a[i] + b[i];
-}
-
-extern "C" __global__ void add_bf16(const __nv_bfloat16* a, const __nv_bfloat16* b, long n, __nv_bfloat16* sum) {
-    const long i = 8 * (long(blockIdx.x) * blockDim.x + threadIdx.x);
+template <typename T>
+__device__ void add(const T* a, const T* b, long n, T* sum) {
+    const long i = first_of_eight();
     if (i >= n) return;
     const Eight one = load_eight(a + i, n - i), two = load_eight(b + i, n - i);
     Eight out;
     for (int j = 0; j < 8; ++j) out.v[j] = one.v[j] + two.v[j];
     store_eight(sum + i, n - i, out);
+}
+
+extern "C" __global__ void add_f32(const float* a, const float* b, long n, float* sum) { add(a, b, n, sum); }
+
+extern "C" __global__ void add_bf16(const __nv_bfloat16* a, const __nv_bfloat16* b, long n, __nv_bfloat16* sum) {
+    add(a, b, n, sum);
 }

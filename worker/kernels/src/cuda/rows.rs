@@ -1,6 +1,6 @@
 //! Launches of what moves rows and changes element types.
 
-use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{DType, Tensor};
 use half::bf16;
@@ -8,6 +8,12 @@ use half::bf16;
 use super::buffer::{Input, device_of, finish};
 use super::{modules, spread};
 use crate::Result;
+
+/// A block for each row of `d` elements, 16 of them a thread where that is not more threads than a block can have.
+pub(super) fn a_block_a_row(rows: usize, d: usize) -> LaunchConfig {
+    let threads = d.div_ceil(16).next_multiple_of(32).clamp(32, 1024);
+    LaunchConfig { grid_dim: (rows as u32, 1, 1), block_dim: (threads as u32, 1, 1), shared_mem_bytes: 0 }
+}
 
 /// The rows `ids` [L] of `table` [V, D]; every id is below V.
 pub(crate) fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
@@ -17,11 +23,11 @@ pub(crate) fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     // SAFETY: the kernel writes every element.
     let mut out = unsafe { device.alloc::<bf16>(rows * d)? };
     let function = modules::function(&device, "rows", "gather_rows")?;
-    let (table, ids, n, width) = (table.slice::<bf16>()?, ids.slice::<u32>()?, (rows * d) as i64, d as i32);
+    let (table, ids, width) = (table.slice::<bf16>()?, ids.slice::<u32>()?, d as i32);
     let mut launch = function.builder();
-    launch.arg(&table).arg(&ids).arg(&n).arg(&width).arg(&mut out);
-    // SAFETY: arguments are those of the kernel.
-    unsafe { launch.launch(spread(rows * d)) }.w()?;
+    launch.arg(&table).arg(&ids).arg(&width).arg(&mut out);
+    // SAFETY: arguments are those of the kernel; a block copies one row.
+    unsafe { launch.launch(a_block_a_row(rows, d)) }.w()?;
     drop(launch);
     finish(out, device, (rows, d))
 }
@@ -33,11 +39,11 @@ pub(crate) fn scatter(rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor> {
     let (rows, ids) = (Input::of(rows)?, Input::of(ids)?);
     let mut out = device.alloc_zeros::<bf16>(m * d)?;
     let function = modules::function(&device, "rows", "scatter_rows")?;
-    let (rows, ids, n, width) = (rows.slice::<bf16>()?, ids.slice::<u32>()?, (l * d) as i64, d as i32);
+    let (rows, ids, width) = (rows.slice::<bf16>()?, ids.slice::<u32>()?, d as i32);
     let mut launch = function.builder();
-    launch.arg(&rows).arg(&ids).arg(&n).arg(&width).arg(&mut out);
-    // SAFETY: arguments are those of the kernel.
-    unsafe { launch.launch(spread(l * d)) }.w()?;
+    launch.arg(&rows).arg(&ids).arg(&width).arg(&mut out);
+    // SAFETY: arguments are those of the kernel; a block copies one row.
+    unsafe { launch.launch(a_block_a_row(l, d)) }.w()?;
     drop(launch);
     finish(out, device, (m, d))
 }
@@ -70,8 +76,8 @@ pub(crate) fn to_bf16(x: &Tensor) -> Result<Tensor> {
     let (input, length) = (input.slice::<f32>()?, n as i64);
     let mut launch = function.builder();
     launch.arg(&input).arg(&length).arg(&mut out);
-    // SAFETY: arguments are those of the kernel.
-    unsafe { launch.launch(spread(n)) }.w()?;
+    // SAFETY: arguments are those of the kernel, whose threads have eight elements.
+    unsafe { launch.launch(spread(n.div_ceil(8))) }.w()?;
     drop(launch);
     finish(out, device, shape)
 }
@@ -95,13 +101,12 @@ pub(crate) fn join(tensors: &[&Tensor], length: usize) -> Result<Tensor> {
 /// The sum of two tensors of one shape and type, `f32` or bf16.
 pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.dtype() {
-        DType::F32 => add_as::<f32>("add_f32", 1, a, b),
-        _ => add_as::<bf16>("add_bf16", 8, a, b),
+        DType::F32 => add_as::<f32>("add_f32", a, b),
+        _ => add_as::<bf16>("add_bf16", a, b),
     }
 }
 
-/// With a kernel whose threads have `each` elements.
-fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, each: usize, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (device, n, shape) = (device_of(a)?, a.elem_count(), a.shape());
     if b.shape() != shape {
         candle_core::bail!("a sum of {shape:?} and {:?}", b.shape())
@@ -113,8 +118,8 @@ fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, each: usize, a: &Tensor, b: &
     let (a, b, length) = (a.slice::<T>()?, b.slice::<T>()?, n as i64);
     let mut launch = function.builder();
     launch.arg(&a).arg(&b).arg(&length).arg(&mut sum);
-    // SAFETY: arguments are those of the kernel, and both tensors are of one size.
-    unsafe { launch.launch(spread(n.div_ceil(each))) }.w()?;
+    // SAFETY: arguments are those of the kernel, whose threads have eight elements; both tensors are of one size.
+    unsafe { launch.launch(spread(n.div_ceil(8))) }.w()?;
     drop(launch);
     finish(sum, device, shape)
 }

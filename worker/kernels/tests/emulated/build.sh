@@ -12,12 +12,12 @@ mkdir -p "$folder"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The kernels, with a call behind every variable in shared memory that tells the emulator of it.
-variable='^( *__shared__ .*[ *])([A-Za-z_0-9]+)((\[[^]]*\])*);$'
+# The kernels, with variables in shared memory that the emulator knows of.
+variable='^( *)__shared__ (.*[^ ]) ([A-Za-z_0-9]+)((\[[^]]*\])*);$'
 for source in "$sources"/*.cu "$sources"/*.cuh; do
   name=$(basename "$source")
-  { echo "#line 1 \"$name\""; sed -E "s/$variable/\1\2\3; emulator::in_shared(\&\2, sizeof \2);/" "$source"; } >"$work/$name"
-  if grep -E '^ *__shared__' "$work/$name" | grep -vq in_shared; then
+  { echo "#line 1 \"$name\""; sed -E "s/$variable/\1auto\& \3 = emulator::shared_variable<\2\4>([] {});/" "$source"; } >"$work/$name"
+  if grep -Eq '^ *__shared__' "$work/$name"; then
     echo "$source: one variable a line behind __shared__, or the emulated GPU does not see it" >&2
     exit 1
   fi
@@ -25,12 +25,15 @@ done
 
 # Jumps between fibers are not what fortified longjmp expects.
 flags=(-std=c++20 -O2 -Wall -Werror -Wno-unknown-pragmas -U_FORTIFY_SOURCE -fno-strict-aliasing -ftls-model=initial-exec
-  -ffp-contract=off -fPIC -pthread)
+  -fPIC -pthread)
+# nvcc makes a fused operation of a product and a sum unless a kernel says otherwise, and so does this, where the CPU can.
+contract=(-ffp-contract=off)
+if grep -qw fma /proc/cpuinfo; then contract=(-mfma -ffp-contract=fast); fi
 # The library of the sanitizer stays out: what it calls is in `kernels.cpp`.
-c++ "${flags[@]}" -fsanitize=alignment -fno-sanitize-recover=alignment -I "$here" -I "$work" -c -o "$work/kernels.o" \
+c++ "${flags[@]}" "${contract[@]}" -fsanitize=alignment -fno-sanitize-recover=alignment -I "$here" -I "$work" -c -o "$work/kernels.o" \
   "$here/kernels.cpp" &
 kernels=$!
-c++ "${flags[@]}" -r -o "$work/libraries.o" "$here"/{cudnn,driver,libraries,nccl,nvml,streams}.cpp
+c++ "${flags[@]}" -ffp-contract=off -r -o "$work/libraries.o" "$here"/{cudnn,driver,libraries,nccl,nvml,streams}.cpp
 wait "$kernels"
 c++ -shared -pthread -Wl,-z,defs -o "$folder/libemulated.so" "$work"/{kernels,libraries}.o
 for library in libcuda.so.1 libcudnn.so.9 libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libnccl.so.2 libnvidia-ml.so.1; do

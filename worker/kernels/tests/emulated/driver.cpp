@@ -146,14 +146,20 @@ int handle(void** out) {
     return SUCCESS;
 }
 
+// QLORA_EMULATED_CAPABILITY, 90 for 9.0 where it is not set.
+int capability() {
+    const char* set = std::getenv("QLORA_EMULATED_CAPABILITY");
+    return set == nullptr ? 90 : std::atoi(set);
+}
+
 // Parts of the compute capability, and limits, of an H100; of the rest that it is there.
 int attribute(int which) {
     switch (which) {
         case 1: return emulator::MOST_THREADS;
         case 8: return emulator::SHARED_UNASKED;
         case 10: return emulator::WARP;
-        case 75: return 9;
-        case 76: return 0;
+        case 75: return capability() / 10;
+        case 76: return capability() % 10;
         case 97: return emulator::SHARED;
         default: return 1;
     }

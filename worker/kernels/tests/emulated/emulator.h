@@ -27,8 +27,6 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
-// `build.sh` puts a call of `emulator::in_shared` behind every such variable.
-#define __shared__ static thread_local
 #define QLORA_EMULATED
 
 using std::isfinite;
@@ -321,6 +319,18 @@ inline void in_shared(void* at, size_t bytes) {
     }
 }
 
+// A variable in shared memory, as `build.sh` rewrites it: one for each place in the source, of the thread that runs blocks.
+// On the heap, because what a library keeps in static thread-local storage has to fit a few hundred bytes.
+template <typename T, typename Place>
+T& shared_variable(Place) {
+    struct alignas(16) Held {
+        T value;
+    };
+    static thread_local std::unique_ptr<Held> held = std::make_unique<Held>();
+    in_shared(&held->value, sizeof(T));
+    return held->value;
+}
+
 // Every lane shows `mine`, of at most eight words; gives what each of them showed.
 template <typename T>
 auto show(const T& mine) {
@@ -349,9 +359,9 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
     return emulator::show(value)(threadIdx.x % emulator::WARP ^ mask);
 }
 
-// Rounded each for itself; the emulator is built without fused operations.
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
+// Never part of a fused operation, which the rest of a kernel may become.
+[[gnu::noinline]] inline float __fadd_rn(float a, float b) { return a + b; }
+[[gnu::noinline]] inline float __fmul_rn(float a, float b) { return a * b; }
 
 // bf16 with the roundings of the device: to nearest, ties to even.
 struct __nv_bfloat16 {

@@ -6,7 +6,9 @@
 
 #include "adamw.cu"
 #include "attention_backward.cu"
+#include "attention_backward_hopper.cu"
 #include "attention_forward.cu"
+#include "attention_forward_hopper.cu"
 #include "cross_entropy.cu"
 #include "dropout.cu"
 #include "lora.cu"
@@ -74,6 +76,10 @@ const std::map<std::string, Kernel>& kernels() {
         KERNEL(adamw_coded),
         KERNEL(add_bf16),
         KERNEL(add_f32),
+        KERNEL(attention_backward_hopper_keys_128),
+        KERNEL(attention_backward_hopper_keys_64),
+        KERNEL(attention_backward_hopper_queries_128),
+        KERNEL(attention_backward_hopper_queries_64),
         KERNEL(attention_backward_keys_128),
         KERNEL(attention_backward_keys_16),
         KERNEL(attention_backward_keys_32),
@@ -87,6 +93,8 @@ const std::map<std::string, Kernel>& kernels() {
         KERNEL(attention_forward_16),
         KERNEL(attention_forward_32),
         KERNEL(attention_forward_64),
+        KERNEL(attention_forward_hopper_128),
+        KERNEL(attention_forward_hopper_64),
         KERNEL(cross_entropy),
         KERNEL(dropout),
         KERNEL(gather_rows),
