@@ -258,7 +258,8 @@ impl Differences {
     fn between(found: &Curve, wanted: &Curve) -> Self {
         assert_eq!(found.loss.len(), wanted.loss.len());
         let loss = found.loss.iter().zip(&wanted.loss).map(|(a, b)| a - b);
-        let norm = found.grad_norm.iter().zip(&wanted.grad_norm).map(|(a, b)| a / b - 1.0);
+        // Alike in both directions where a norm is a multiple of the other.
+        let norm = found.grad_norm.iter().zip(&wanted.grad_norm).map(|(a, b)| (a / b).ln());
         let ends = mean(tail(&found.loss)) / mean(tail(&wanted.loss)) - 1.0;
         Self { loss: Difference::of(loss), grad_norm: Difference::of(norm), tail: size(ends) }
     }
@@ -279,8 +280,8 @@ impl Differences {
         let checks = [
             ("largest difference of losses", self.loss.largest, limits.loss.largest),
             ("mean difference of losses", self.loss.mean, limits.loss.mean),
-            ("largest relative difference of gradient norms", self.grad_norm.largest, limits.grad_norm.largest),
-            ("mean relative difference of gradient norms", self.grad_norm.mean, limits.grad_norm.mean),
+            ("largest difference of logarithms of gradient norms", self.grad_norm.largest, limits.grad_norm.largest),
+            ("mean difference of logarithms of gradient norms", self.grad_norm.mean, limits.grad_norm.mean),
             ("relative difference of the mean loss at the end", self.tail, limits.tail),
         ];
         let over = checks.into_iter().filter(|(_, found, limit)| found > limit);

@@ -107,9 +107,11 @@ __device__ void attention_backward_queries(const __nv_bfloat16* q, const __nv_bf
         wait_for_products<2>();
         settled(s);
         weigh(i + 1);
+        settled(s);
         wait_for_products<1>();
         settled(dp);
         differences();
+        settled(s);
         wait_for_products<0>();
         settled(out);
         round();
@@ -251,9 +253,11 @@ __device__ void attention_backward_keys(const __nv_bfloat16* q, const __nv_bfloa
             wait_for_products<3>();
             settled(p);
             weigh(next);
+            settled(p);
             wait_for_products<2>();
             settled(ds);
             differences(next);
+            settled(ds);
             wait_for_products<0>();
             settled(out_v);
             settled(out_k);

@@ -121,7 +121,14 @@ __device__ void attention_forward(const __nv_bfloat16* q, const __nv_bfloat16* k
         wait_for_products<1>();
         settled(s);
         const bool grown = softmax(i + 1);
-        wait_for_products<0>();
+        settled(s);
+        // Always so, which the compiler does not know: without a branch it draws the wait before the weights, and the
+        // tensor cores have nothing to do while those are found. The whole warpgroup takes the same one.
+        if (window > 0) {
+            wait_for_products<0>();
+        } else {
+            wait_for_all_products();
+        }
         settled(out);
         if (grown) {
 #pragma unroll

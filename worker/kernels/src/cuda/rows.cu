@@ -16,6 +16,31 @@ extern "C" __global__ void scatter_rows(const __nv_bfloat16* rows, const unsigne
     copy_row(rows + blockIdx.x * long(d), d, out + ids[blockIdx.x] * long(d));
 }
 
+__device__ __forceinline__ float as_number(float value) { return value; }
+__device__ __forceinline__ float as_number(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+// out [M, W] = the columns of a [M, K], those of b [M, R] times `scale`, and zeros, a block a row.
+template <typename T>
+__device__ void join_columns(const __nv_bfloat16* a, int k, const T* b, int r, float scale, int w,
+                             __nv_bfloat16* out) {
+    const long row = blockIdx.x;
+    out += row * w;
+    copy_row(a + row * k, k, out);
+    for (int i = threadIdx.x; i < w - k; i += blockDim.x) {
+        out[k + i] = __float2bfloat16(i < r ? scale * as_number(b[row * r + i]) : 0.0f);
+    }
+}
+
+extern "C" __global__ void join_columns_bf16(const __nv_bfloat16* a, int k, const __nv_bfloat16* b, int r, float scale,
+                                             int w, __nv_bfloat16* out) {
+    join_columns(a, k, b, r, scale, w, out);
+}
+
+extern "C" __global__ void join_columns_f32(const __nv_bfloat16* a, int k, const float* b, int r, float scale, int w,
+                                            __nv_bfloat16* out) {
+    join_columns(a, k, b, r, scale, w, out);
+}
+
 __device__ __forceinline__ long first_of_eight() { return 8 * (long(blockIdx.x) * blockDim.x + threadIdx.x); }
 
 extern "C" __global__ void to_bf16(const float* x, long n, __nv_bfloat16* y) {

@@ -63,6 +63,38 @@ pub(crate) fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     finish(out, device, (m + n, d))
 }
 
+/// Columns that joined matrices have a multiple of, as cuBLASLt's fast kernels want it.
+const WHOLE: usize = 8;
+
+/// The columns of `a` [M, K] in bf16, then those of `b` [M, R], in bf16 or `f32`, times `scale`, and zeros up to a
+/// multiple of 8.
+pub(crate) fn join_columns(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
+    match b.dtype() {
+        DType::F32 => join_columns_as::<f32>("join_columns_f32", a, b, scale),
+        _ => join_columns_as::<bf16>("join_columns_bf16", a, b, scale),
+    }
+}
+
+fn join_columns_as<T: CudaDType + DeviceRepr>(kernel: &str, a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
+    let device = device_of(a)?;
+    let ((m, k), (n, r)) = (a.dims2()?, b.dims2()?);
+    if m != n {
+        candle_core::bail!("columns of {m} and of {n} elements")
+    }
+    let (a, b) = (Input::of(a)?, Input::of(b)?);
+    let total = (k + r).next_multiple_of(WHOLE);
+    // SAFETY: the kernel writes every element.
+    let mut out = unsafe { device.alloc::<bf16>(m * total)? };
+    let function = modules::function(&device, "rows", kernel)?;
+    let (a, b, width, more, all) = (a.slice::<bf16>()?, b.slice::<T>()?, k as i32, r as i32, total as i32);
+    let mut launch = function.builder();
+    launch.arg(&a).arg(&width).arg(&b).arg(&more).arg(&scale).arg(&all).arg(&mut out);
+    // SAFETY: arguments are those of the kernel; a block joins one row.
+    unsafe { launch.launch(a_block_a_row(m, k)) }.w()?;
+    drop(launch);
+    finish(out, device, (m, total))
+}
+
 /// `f32` rounded to bf16; what is bf16 stays.
 pub(crate) fn to_bf16(x: &Tensor) -> Result<Tensor> {
     if x.dtype() == DType::BF16 {

@@ -41,6 +41,10 @@ template <int but>
 __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(but) : "memory");
 }
+// As wait_for_products<0>, in other words, which are not put together with those of the other side of a branch.
+__device__ __forceinline__ void wait_for_all_products() {
+    asm volatile("{wgmma.wait_group.sync.aligned 0; /* all */}" ::: "memory");
+}
 // Keeps reads and writes of accumulators on their side of a wait.
 template <int N>
 __device__ __forceinline__ void settled(FragmentC (&c)[N]) {
@@ -129,10 +133,12 @@ __device__ __forceinline__ void begin_sums(FragmentC (&out)[E / 8], const Fragme
     end_of_products();
 }
 
-// The start of shared memory where panels may begin.
-__device__ __forceinline__ __nv_bfloat16* aligned(unsigned char* memory) {
-    return reinterpret_cast<__nv_bfloat16*>((reinterpret_cast<unsigned long long>(memory) + 1023) / 1024 * 1024);
-}
+// What panels are aligned to, and the first place in shared memory where they may begin. A sum with the pointer, unlike
+// a pointer made of a number, is still known to be one to shared memory.
 constexpr int ALIGNMENT = 1024;
+__device__ __forceinline__ __nv_bfloat16* aligned(unsigned char* memory) {
+    const unsigned past = unsigned(reinterpret_cast<unsigned long long>(memory)) % ALIGNMENT;
+    return reinterpret_cast<__nv_bfloat16*>(memory + (ALIGNMENT - past) % ALIGNMENT);
+}
 
 }  // namespace hopper

@@ -129,12 +129,40 @@ impl Products {
     }
 }
 
-/// The sum on a GPU: every product is added to what is there, in place, and rounded.
+/// The longest sums that are put behind those of another product.
+#[cfg(feature = "cuda")]
+const LONGEST_JOINED: usize = 256;
+
+/// A forward product and that of its adapter as one, [x | u] [W | s B]^T: both are summed before anything is rounded.
 ///
-/// Added to a large number that is rounded already, a small one is lost. So the products with the shortest sums, those of
-/// adapters, come first, and a residual stream, the base of a forward product, comes last.
+/// cuBLASLt rounds a product to the type of its result before it adds its third operand (seen on an H200, CUDA 13.0), so
+/// that what an adapter adds in its first steps would vanish beside a product that is rounded, whichever comes first.
+/// None where the sums are not those of a frozen matrix and an adapter.
+#[cfg(feature = "cuda")]
+fn joined(terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let [one, two] = terms else { return Ok(None) };
+    let (long, short) = if one.w.shape().1 >= two.w.shape().1 { (one, two) } else { (two, one) };
+    if long.scale != 1.0 || short.w.shape().1 > LONGEST_JOINED {
+        return Ok(None);
+    }
+    let x = rows::join_columns(&rows::cast(long.x.tensor()?, DType::BF16)?, short.x.tensor()?, 1.0)?;
+    let adapter = short.w.written_out(DType::F32)?;
+    let w = rows::join_columns(&long.w.written_out(DType::BF16)?, &adapter, short.scale as f32)?;
+    let onto = base.map_or(Onto::Nothing, Onto::Base);
+    products::product(Kind::Forward, &x, &w, 1.0, onto, DType::BF16).map(Some)
+}
+
+/// The sum on a GPU: every product is added to what is there, in place, and rounded, but for what [`joined`] takes.
+///
+/// The products with the shortest sums, those of adapters, come first, and a residual stream, the base of a forward
+/// product, comes last.
 #[cfg(feature = "cuda")]
 fn on_gpu(terms: &[Term<'_>], base: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
+    if kind == Kind::Forward
+        && let Some(sum) = joined(terms, base)?
+    {
+        return Ok(sum);
+    }
     let length = |term: &&Term<'_>| match kind {
         Kind::Forward => term.w.shape().1,
         _ => term.w.shape().0,

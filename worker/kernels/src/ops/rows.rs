@@ -33,6 +33,13 @@ pub fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[a, b], 0)
 }
 
+/// The columns of `a` [M, K] in bf16, those of `b` [M, R] times `scale`, and zeros up to a multiple of 8, all rounded to
+/// bf16; on a GPU.
+#[cfg(feature = "cuda")]
+pub(crate) fn join_columns(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
+    cuda::rows::join_columns(a, b, scale)
+}
+
 /// `a` + `b`, of one shape.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]

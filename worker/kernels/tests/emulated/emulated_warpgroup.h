@@ -47,6 +47,7 @@ void wait_for_products() {
         work();
     }
 }
+inline void wait_for_all_products() { wait_for_products<0>(); }
 template <int N>
 void settled(FragmentC (&)[N]) {}
 

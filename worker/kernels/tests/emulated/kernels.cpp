@@ -98,6 +98,8 @@ const std::map<std::string, Kernel>& kernels() {
         KERNEL(cross_entropy),
         KERNEL(dropout),
         KERNEL(gather_rows),
+        KERNEL(join_columns_bf16),
+        KERNEL(join_columns_f32),
         KERNEL(lora_inner_1),
         KERNEL(lora_inner_2),
         KERNEL(lora_inner_3),

@@ -75,12 +75,12 @@ fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     table.add(Place::RotaryBackward, "rotary q, k backward", work, setting.calls.layers, backward)
 }
 
-/// A sum of its own only where the product before it is one of several; elsewhere the product adds.
+/// A sum of its own only in the reference form; elsewhere the product before it adds.
 fn time_residual(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (tokens, d) = (setting.case.tokens, setting.case.shape.hidden);
     let make = || setting.inputs.matrix((tokens, d), setting.dtype);
     let (a, b) = (make()?, make()?);
-    let one_by_one = !matches!(setting.products, Products::Strips(_));
+    let one_by_one = setting.products == Products::WrittenOut;
     let runs = |module| {
         if one_by_one && !setting.adapted(&[module]).is_empty() { setting.calls.forward(module) } else { 0 }
     };

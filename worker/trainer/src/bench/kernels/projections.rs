@@ -98,11 +98,6 @@ fn time_matrix(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group, modu
     })
 }
 
-/// Whether sums are made product by product, each added to the ones before, as on a GPU.
-fn adds_in_place(products: Products) -> bool {
-    !matches!(products, Products::Strips(_))
-}
-
 fn time_forward(
     table: &mut Table<'_>,
     setting: &Setting<'_>,
@@ -114,20 +109,19 @@ fn time_forward(
     let (tokens, products) = (setting.case.tokens, setting.products);
     let adapted = !setting.adapted(modules).is_empty();
     let residual = matches!(modules[0], M::OProj | M::DownProj);
-    // The adapter's product comes first, and the large one is added to it; without an adapter, to the residual stream.
-    let onto = residual || adapted && adds_in_place(products);
-    let base = onto.then(|| setting.inputs.matrix((tokens, n), setting.dtype)).transpose()?;
-    let terms = [Term { x, w, scale: 1.0 }];
+    let base = residual.then(|| setting.inputs.matrix((tokens, n), setting.dtype)).transpose()?;
+    // What the adapter adds is a part of the same sum.
+    let (rank, scale) = (setting.case.config.lora.r, setting.case.config.lora.scale());
+    let u = Activations::from(setting.inputs.matrix((tokens, rank), setting.dtype)?);
+    let b = setting.inputs.bounded((n, rank), DType::F32, WEIGHTS)?;
+    let mut terms = vec![Term { x, w, scale: 1.0 }];
+    terms.extend(adapted.then_some(Term { x: &u, w: &b, scale }));
     let (name, calls) =
         (format!("{} product forward", label(modules)), modules.len() * setting.calls.forward(modules[0]));
-    let work = Work::Flops(2.0 * (tokens * n * k) as f64);
+    let sums = if adapted { k + rank } else { k };
+    let work = Work::Flops(2.0 * (tokens * n * sums) as f64);
     if group.forward == Place::Gates {
-        // Without an adapter's product nothing is there to be added to.
-        let run = || match &base {
-            Some(base) => Ok(products.forward(&terms, Some(base))?.into()),
-            None => Ok(products.forward_on(&terms)?),
-        };
-        return table.add(group.forward, name, work, calls, run);
+        return table.add(group.forward, name, work, calls, || Ok(products.forward_on(&terms)?));
     }
     table.add(group.forward, name, work, calls, || Ok(products.forward(&terms, base.as_ref())?))
 }
@@ -158,7 +152,7 @@ fn time_backward(
     table.add(place, name, Work::Flops(work), calls, || Ok(products.backward(&[term], base.as_ref())?))
 }
 
-/// u B^T forward, dU and dB back: products as narrow as the rank, which the rows of the output limit.
+/// dU and dB: products as narrow as the rank, which the rows of the output limit.
 fn time_updates(
     table: &mut Table<'_>,
     setting: &Setting<'_>,
@@ -174,9 +168,6 @@ fn time_updates(
     let b = setting.inputs.bounded((n, rank), DType::F32, WEIGHTS)?;
     let (name, runs) = (label(&adapted), adapted.len());
     let work = Work::Bytes(setting.bytes(tokens * (n + rank)) + (4 * n * rank) as f64);
-    let calls = runs * setting.calls.forward(module);
-    let forward = || Ok(products.forward(&[Term { x: &u, w: &b, scale }], None)?);
-    table.add(group.forward, format!("{name} adapter, u B^T"), work, calls, forward)?;
     let calls = runs * setting.calls.layers;
     let du = || Ok(products.backward(&[Term { x: dy, w: &b, scale }], None)?);
     table.add(group.backward, format!("{name} adapter, dU = dy B"), work, calls, du)?;
