@@ -271,6 +271,9 @@ fn the_gated_activation_agrees() -> Result<()> {
     let [gg, ge, gdh] = on(&device, [&g, &e, &dh]);
     close(swiglu::forward(&(&gg).into(), &(&ge).into())?.tensor()?, &swiglu::reference_forward(&g, &e)?, 2.0);
     let (dg, de) = swiglu::backward(&(&gdh).into(), &(&gg).into(), &(&ge).into())?;
+    let (over_dg, over_de) = swiglu::backward_over(gdh.into(), &(&gg).into(), &(&ge).into())?;
+    close(over_dg.tensor()?, dg.tensor()?, 0.0);
+    close(over_de.tensor()?, de.tensor()?, 0.0);
     let (wanted_dg, wanted_de) = swiglu::reference_backward(&dh, &g, &e)?;
     close(dg.tensor()?, &wanted_dg, 2.0);
     close(de.tensor()?, &wanted_de, 2.0);

@@ -45,6 +45,11 @@ pub(crate) fn applies(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(applies)
 }
 
+/// A matrix in bf16 of the shape of `like`, for a kernel to fill.
+pub(crate) fn unwritten_like(like: &Tensor) -> crate::Result<Tensor> {
+    buffer::unwritten(like.dims2()?, DType::BF16, &buffer::device_of(like)?)
+}
+
 /// `work` units of work, one for each thread.
 fn spread(work: usize) -> LaunchConfig {
     a_block_each(work.div_ceil(THREADS as usize))

@@ -1,11 +1,11 @@
 //! Launches of the gated activation.
 
-use candle_core::Tensor;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use candle_core::{DType, Tensor};
 use half::bf16;
 
-use super::buffer::{Input, device_of, finish};
+use super::buffer::{Input, address, device_of, finish};
 use super::{modules, spread};
 use crate::Result;
 
@@ -26,19 +26,20 @@ pub(crate) fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
     finish(h, device, shape)
 }
 
-/// See [`crate::ops::swiglu::backward`].
-pub(crate) fn backward(dh: &Tensor, g: &Tensor, e: &Tensor) -> Result<(Tensor, Tensor)> {
+/// See [`crate::ops::swiglu::backward`]; `de` is where that goes, which may be `dh` itself.
+pub(crate) fn backward(dh: &Tensor, g: &Tensor, e: &Tensor, de: &Tensor) -> Result<Tensor> {
     let device = device_of(g)?;
     let (shape, n) = (g.dims2()?, g.elem_count());
-    let (dh, g, e) = (Input::of(dh)?, Input::of(g)?, Input::of(e)?);
-    // SAFETY: the kernel writes every element of both.
-    let (mut dg, mut de) = unsafe { (device.alloc::<bf16>(n)?, device.alloc::<bf16>(n)?) };
+    let (dh, g, e, to) = (Input::of(dh)?, Input::of(g)?, Input::of(e)?, address(de, DType::BF16)?);
+    // SAFETY: the kernel writes every element.
+    let mut dg = unsafe { device.alloc::<bf16>(n)? };
     let function = modules::function(&device, "swiglu", "swiglu_backward")?;
     let (dh, g, e, length) = (dh.slice::<bf16>()?, g.slice::<bf16>()?, e.slice::<bf16>()?, n as i64);
     let mut launch = function.builder();
-    launch.arg(&dh).arg(&g).arg(&e).arg(&length).arg(&mut dg).arg(&mut de);
-    // SAFETY: arguments are those of the kernel, all of `n` elements.
+    launch.arg(&dh).arg(&g).arg(&e).arg(&length).arg(&mut dg).arg(&to);
+    // SAFETY: arguments are those of the kernel, all of `n` elements; a thread has read its elements of dh before it writes
+    // those of de.
     unsafe { launch.launch(spread(n.div_ceil(8))) }.w()?;
     drop(launch);
-    Ok((finish(dg, device.clone(), shape)?, finish(de, device, shape)?))
+    finish(dg, device, shape)
 }

@@ -38,8 +38,8 @@ pub fn backward(dh: &Activations, g: &Activations, e: &Activations) -> Result<(A
     let (dh, g, e) = (dh.tensor()?, g.tensor()?, e.tensor()?);
     #[cfg(feature = "cuda")]
     if cuda::applies(&[dh, g, e]) {
-        let (dg, de) = cuda::swiglu::backward(dh, g, e)?;
-        return Ok((dg.into(), de.into()));
+        let de = cuda::unwritten_like(dh)?;
+        return Ok((cuda::swiglu::backward(dh, g, e, &de)?.into(), de.into()));
     }
     if !on_cpu(&[dh, g, e]) {
         let (dg, de) = reference_backward(dh, g, e)?;
@@ -49,6 +49,16 @@ pub fn backward(dh: &Activations, g: &Activations, e: &Activations) -> Result<(A
     let (mut dg, mut de) = (unwritten(n), unwritten(n));
     cpu::swiglu::backward(&view(dh)?, &view(g)?, &view(e)?, &mut dg, &mut de);
     Ok((tensor(dg, g.dims())?.into(), tensor(de, g.dims())?.into()))
+}
+
+/// [`backward`] of a `dh` that nothing else holds: on a GPU `de` is written over it, which saves memory of [M, F].
+pub fn backward_over(dh: Activations, g: &Activations, e: &Activations) -> Result<(Activations, Activations)> {
+    #[cfg(feature = "cuda")]
+    if dh.own_rows().is_none() && cuda::applies(&[dh.tensor()?, g.tensor()?, e.tensor()?]) {
+        let dg = cuda::swiglu::backward(dh.tensor()?, g.tensor()?, e.tensor()?, dh.tensor()?)?;
+        return Ok((dg.into(), dh));
+    }
+    backward(&dh, g, e)
 }
 
 fn sigmoid(x: &Tensor) -> Result<Tensor> {

@@ -273,8 +273,8 @@ impl Block {
     fn backward_ffn(&self, pass: &Pass<'_>, saved: Gated, dy: Tensor, grads: &mut Gradients) -> Result<Tensor> {
         let Gated { x1, rho2, g, e, u } = saved;
         let dh = self.backward_down(pass, (&g, &e), &dy, grads)?;
-        let (dg, de) = swiglu::backward(&dh, &g, &e)?;
-        drop((dh, g, e));
+        let (dg, de) = swiglu::backward_over(dh, &g, &e)?;
+        drop((g, e));
         let [u_g, u_e] = u.each_ref().map(Option::as_ref);
         let parts = [(M::GateProj, &dg, u_g), (M::UpProj, &de, u_e)];
         let n2 = needed(&parts, || self.normalised(pass, &x1, &self.norm2))?;

@@ -196,8 +196,10 @@ impl Decoder {
         grads: &mut Gradients,
     ) -> Result<Loss> {
         let pass = self.pass(adapters, &batch.spans, Some(masks))?;
-        let (loss, mut dx) = self.loss_and_grad(batch, &passed.last, scale)?;
-        let mut rest = passed.blocks;
+        let Passed { blocks: mut rest, last } = passed;
+        let (loss, mut dx) = self.loss_and_grad(batch, &last, scale)?;
+        // A residual stream that nobody needs any more is as large as an input of a block.
+        drop(last);
         for block in self.blocks.iter().rev() {
             let Some(kept) = rest.pop() else { break };
             if let Some(next) = rest.last_mut() {
