@@ -287,11 +287,13 @@ impl<S: JobStore> Driver<S> {
     async fn not_stored(&mut self, batch: Batch, fault: StoreError) {
         self.trouble.add(&fault);
         match fault {
-            StoreError::Unsure { .. } => self.reload().await,
+            StoreError::Unsure { .. } => {
+                self.reload().await;
+                self.wake(&batch.wakes);
+            }
+            // What was to wake others did not happen.
             _ => self.engine.take_back(now()),
         }
-        // Whoever is woken in vain just asks again.
-        self.wake(&batch.wakes);
         let fault = fault.to_string();
         for Answer { reply, again, .. } in batch.answers {
             let answer = again.and_then(|event| self.unstored(event)).ok_or(CallError::NotDurable(fault.clone()));
@@ -304,13 +306,17 @@ impl<S: JobStore> Driver<S> {
     /// Handles an event on what is durable; none where it would change a job.
     fn unstored(&mut self, event: Event) -> Option<Response> {
         let mut alone = Batch::default();
+        // Two that ask for work which cannot be started would wake each other without end.
+        let asks = matches!(event, Event::Synchronize { .. });
         let response = self.one(event, Vec::new(), &mut alone);
         if !alone.dirty.is_empty() {
             self.engine.take_back(now());
             return None;
         }
         self.engine.settled();
-        self.wake(&alone.wakes);
+        if !asks {
+            self.wake(&alone.wakes);
+        }
         for write in alone.writes {
             if let Write::Journal(entry) = write {
                 self.unwritten.push_back(entry);

@@ -17,6 +17,8 @@ use crate::connection::Client;
 
 /// Wait before a broken transfer goes on.
 const RETRY: Duration = Duration::from_millis(500);
+/// Times that bytes which are not those that were announced are sent again.
+const MISMATCHES: usize = 20;
 /// Wait while the other side's disk is full.
 const FULL_WAIT: Duration = Duration::from_secs(15);
 
@@ -29,6 +31,8 @@ pub enum TransferError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path} came with wrong bytes twice; the network or the disk damages data")]
     Damaged { path: PathBuf },
+    #[error("{path} changed while it was uploaded; start again")]
+    Changed { path: PathBuf },
 }
 
 pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TransferError {
@@ -41,6 +45,8 @@ enum TryError {
     Again,
     /// The coordinator's disk is full.
     Full(String),
+    /// What came was not what was announced.
+    Mismatch(String),
     Final(TransferError),
 }
 
@@ -53,7 +59,8 @@ impl From<TransferError> for TryError {
 impl From<Status> for TryError {
     fn from(status: Status) -> Self {
         match status.code() {
-            Code::Unavailable | Code::Aborted | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => Self::Again,
+            Code::Aborted => Self::Mismatch(status.message().to_owned()),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => Self::Again,
             Code::ResourceExhausted => Self::Full(status.message().to_owned()),
             _ => Self::Final(TransferError::Refused(status.message().to_owned())),
         }
@@ -86,6 +93,7 @@ pub struct Source<'a> {
 
 /// Uploads `source`, going on after every break.
 pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> Result<(), TransferError> {
+    let mut mismatches = 0;
     loop {
         match try_upload(client.clone(), source, watch).await {
             Ok(()) => return Ok(()),
@@ -95,6 +103,16 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
             Err(TryError::Full(message)) => {
                 tracing::warn!("{message}; trying again");
                 tokio::time::sleep(FULL_WAIT).await;
+            }
+            Err(TryError::Mismatch(message)) => {
+                mismatches += 1;
+                if digest(source.path)?.0 != source.digest {
+                    return Err(TransferError::Changed { path: source.path.into() });
+                }
+                if mismatches == MISMATCHES {
+                    return Err(TransferError::Refused(message));
+                }
+                tokio::time::sleep(RETRY).await;
             }
             Err(TryError::Again) => tokio::time::sleep(RETRY).await,
         }
@@ -151,7 +169,7 @@ pub async fn download(client: &Client, digest: &str, path: &Path, watch: Watch<'
             }
             Err(TryError::Final(e)) => return Err(e),
             Err(TryError::Full(message)) => return Err(TransferError::Refused(message)),
-            Err(TryError::Again) => tokio::time::sleep(RETRY).await,
+            Err(TryError::Again | TryError::Mismatch(_)) => tokio::time::sleep(RETRY).await,
         }
     }
 }

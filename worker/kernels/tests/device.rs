@@ -499,10 +499,11 @@ fn attention_agrees_on(
     let (dq, dk, dv) = attention::backward(&gd, &saved, &shape, &sequences, Products::CublasLt)?;
     let saved = attention::Saved { q: &q, k: &k, v: &v, o: &wanted, lse: &wanted_lse };
     let (wanted_dq, wanted_dk, wanted_dv) = attention::reference_backward(&d_o, &saved, &shape, spans)?;
-    // cuDNN rounds more than our kernels do.
-    close(&dq, &wanted_dq, 2.0);
-    close(&dk, &wanted_dk, 2.0);
-    close(&dv, &wanted_dv, 2.0);
+    // cuDNN, whose sums lie token by token, rounds more than our kernels do.
+    let steps = if lse.dims() == wanted_lse.dims() { 1.5 } else { 2.0 };
+    close(&dq, &wanted_dq, steps);
+    close(&dk, &wanted_dk, steps);
+    close(&dv, &wanted_dv, steps);
     lse.dims2()
 }
 
@@ -536,12 +537,15 @@ fn attention_of_other_chips_agrees() {
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
         return eprintln!("not run: it takes the emulated GPU");
     }
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["--exact", "attention_agrees_for_every_size_of_head", "attention_over_long_sequences_agrees"]);
-    command.args(["attention_with_a_window_agrees", "attention_with_keys_from_before_agrees"]);
-    let output = command.env("QLORA_EMULATED_CAPABILITY", "80").output().expect("this program");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("4 passed"), "{said}");
+    // Ampere's and, with 99 KiB of shared memory, Ada's.
+    for capability in ["80", "89"] {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "attention_agrees_for_every_size_of_head", "attention_over_long_sequences_agrees"]);
+        command.args(["attention_with_a_window_agrees", "attention_with_keys_from_before_agrees"]);
+        let output = command.env("QLORA_EMULATED_CAPABILITY", capability).output().expect("this program");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("4 passed"), "{capability}: {said}");
+    }
 }
 
 #[test]

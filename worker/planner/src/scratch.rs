@@ -37,7 +37,9 @@ pub(crate) fn on_gpu(
     // The last block is at work while everything is still kept, so what is kept of it is not there twice.
     let last = keeps.last().map_or(0, |keep| keep.per_token(shape, config));
     let numbers = Keep::All.per_token(shape, config) - last + 2 * d + 2 * f + if adapted { 2 * f } else { 0 };
-    let block = tokens * (2 * numbers + 4 * shape.heads) + 2 * (2 * f * d);
+    // A matrix and the next one; with an adapter, the matrix and its factor in one as well.
+    let matrices = if adapted { 3 } else { 2 };
+    let block = tokens * (2 * numbers + 4 * shape.heads) + matrices * (2 * f * d);
     let loss = tokens.min(thrift.logit_rows(DeviceKind::Cuda)) * shape.vocabulary * 6 + tokens * 12 * d;
     let rotations = shape.max_positions.min(config.data.max_seq_len.max(4096)) * shape.head_dim * 4;
     // One input on its way to the machine's memory or back, and one that waits for its turn.

@@ -80,6 +80,16 @@ pub fn cudnn() -> Option<std::result::Result<String, String>> {
     None
 }
 
+/// Kernel files of a GPU that come from the folder `QLORA_KERNELS`.
+pub(crate) fn replaced_kernels(device: &Device) -> Vec<&'static str> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return qlora_kernels::cuda::replaced_kernels();
+    }
+    let _ = device;
+    Vec::new()
+}
+
 /// The sizes of a model's attention.
 pub(crate) fn attention_shape(shape: &ModelShape) -> AttentionShape {
     let &ModelShape { heads, kv_heads, head_dim, sliding_window: window, .. } = shape;

@@ -85,6 +85,8 @@ impl Transaction<'_> {
     /// Nothing of it is there, unless the error is [`StoreError::Unsure`].
     pub async fn commit<T>(mut self, made: T) -> Result<T, StoreError> {
         let number = bump(&mut self.connection, self.greatest).await.map_err(not_written(self.folder))?;
+        // Whoever waits for this may go away in the middle: then what is durable is what the next connection finds.
+        self.state.commits = None;
         let committed = sqlx::raw_sql("COMMIT").execute(&mut self.connection).await;
         let Self { folder, connection, options, mut state, .. } = self;
         if committed.is_ok() && state.sees(options, number).await {

@@ -29,6 +29,9 @@ pub(crate) fn forward_backward(
     targets: &[u32],
     scale: Option<f64>,
 ) -> Result<LossAndGrad> {
+    if targets.len() != hidden.dim(0)? {
+        candle_core::bail!("{} targets for {} hidden rows", targets.len(), hidden.dim(0)?)
+    }
     let weight = head.weight.written_out(DType::BF16)?;
     let grad = scale.map(|_| unwritten(hidden.dims2()?, DType::BF16, &device_of(hidden)?)).transpose()?;
     let (rows, mut losses) = (head.rows.max(1), Vec::new());

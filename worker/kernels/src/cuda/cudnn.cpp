@@ -171,6 +171,15 @@ void* qlora_cudnn_handle(void* stream, QloraText* text) {
     return nullptr;
 }
 
+// Lets a handle go whose plans are gone.
+void qlora_cudnn_close(void* handle) {
+    try {
+        (void)fe::detail::destroy_handle(static_cast<cudnnHandle_t>(handle));
+    } catch (const std::exception&) {
+        // A library that is not there any more holds no handle either.
+    }
+}
+
 // A plan, to be let go by `qlora_cudnn_free`, and the bytes that it works with, or null with the reason in `text`.
 // Without a handle `properties`, of `size` bytes, describe the GPU, and the plan cannot be run.
 void* qlora_cudnn_plan(void* handle, const QloraAttention* of, const uint8_t* properties, size_t size,

@@ -77,6 +77,7 @@ unsafe extern "C" {
         text: *mut Text,
     ) -> *mut c_void;
     fn qlora_cudnn_free(plan: *mut c_void);
+    fn qlora_cudnn_close(handle: *mut c_void);
     fn qlora_cudnn_run(
         handle: *mut c_void,
         plan: *mut c_void,
@@ -210,9 +211,7 @@ impl Cudnn {
         if plans.len() == MOST_PLANS && !plans.contains_key(key) {
             // Work that uses a plan may still wait for its turn.
             self.stream.synchronize().w()?;
-            let made = plans.drain().filter_map(|(_, plan)| plan.ok());
-            // SAFETY: nothing else holds them: they are used under the lock only.
-            made.for_each(|plan| unsafe { qlora_cudnn_free(plan.at) });
+            free(plans);
         }
         let plan = plans.entry(*key).or_insert_with(|| self.make(key));
         plan.clone().map_err(candle_core::Error::Msg)
@@ -256,6 +255,23 @@ impl Cudnn {
         let failed =
             unsafe { qlora_cudnn_run(self.handle, plan.at, pointers.as_ptr(), workspace as *mut c_void, &mut text) };
         if failed == 0 { Ok(()) } else { Err(text.fault()) }
+    }
+}
+
+/// Lets all plans go, of which no work is under way.
+fn free(plans: &mut Plans) {
+    let made = plans.drain().filter_map(|(_, plan)| plan.ok());
+    // SAFETY: nothing else holds them: they are used under the lock only.
+    made.for_each(|plan| unsafe { qlora_cudnn_free(plan.at) });
+}
+
+impl Drop for Cudnn {
+    fn drop(&mut self) {
+        // A GPU that takes no order any more has no work under way either.
+        let _ = self.stream.synchronize();
+        free(self.plans.get_mut());
+        // SAFETY: the handle is this one's own, and its plans are gone.
+        unsafe { qlora_cudnn_close(self.handle) };
     }
 }
 

@@ -47,13 +47,14 @@ impl Modules {
         }
         let load = |&(name, code): &(&'static str, &[u8])| {
             let replaced = folder.as_deref().and_then(|folder| replacement(folder, name));
+            let whose = match &replaced {
+                Some(path) => format!("{REPLACEMENTS} has them in {}", path.display()),
+                None => "this program has code for GPUs of compute capability 8.0 and later".into(),
+            };
             let image = replaced.map_or_else(|| Ptx::from_binary(code.to_vec()), Ptx::from_file);
-            let module = context.load_module(image).map_err(|e| {
-                Error::Msg(format!(
-                    "the driver does not load the kernels `{name}` ({e}); this program has code for GPUs of compute \
-                     capability 8.0 and later"
-                ))
-            })?;
+            let module = context
+                .load_module(image)
+                .map_err(|e| Error::Msg(format!("the driver does not load the kernels `{name}` ({e}); {whose}")))?;
             Ok((name, module))
         };
         let runs = |(name, _): &&(&str, &[u8])| is_hopper || !name.ends_with(HOPPER);
@@ -72,7 +73,8 @@ fn replacements(folder: &Path) -> Vec<&'static str> {
 
 /// Names of the kernel files that come from the folder `QLORA_KERNELS`.
 pub fn replaced() -> Vec<&'static str> {
-    std::env::var_os(REPLACEMENTS).map_or_else(Vec::new, |folder| replacements(Path::new(&folder)))
+    let folder = std::env::var_os(REPLACEMENTS).filter(|value| !value.is_empty());
+    folder.map_or_else(Vec::new, |folder| replacements(Path::new(&folder)))
 }
 
 /// A kernel, and the stream that the work of its GPU goes to.

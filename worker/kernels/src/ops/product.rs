@@ -129,25 +129,24 @@ impl Products {
     }
 }
 
-/// The longest sums that are put behind those of another product.
+/// The longest sums that are put behind those of another product: the largest rank that a configuration may have.
 #[cfg(feature = "cuda")]
-const LONGEST_JOINED: usize = 256;
+const LONGEST_JOINED: usize = 1024;
 
 /// A forward product and that of its adapter as one, [x | u] [W | s B]^T: both are summed before anything is rounded.
 ///
 /// cuBLASLt rounds a product to the type of its result before it adds its third operand (seen on an H200, CUDA 13.0), so
 /// that what an adapter adds in its first steps would vanish beside a product that is rounded, whichever comes first.
-/// None where the sums are not those of a frozen matrix and an adapter.
+/// None where the sums are not those of a frozen matrix and, behind it, an adapter.
 #[cfg(feature = "cuda")]
 fn joined(terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Option<Tensor>> {
-    let [one, two] = terms else { return Ok(None) };
-    let (long, short) = if one.w.shape().1 >= two.w.shape().1 { (one, two) } else { (two, one) };
-    if long.scale != 1.0 || short.w.shape().1 > LONGEST_JOINED {
+    let [frozen, adapter] = terms else { return Ok(None) };
+    if frozen.scale != 1.0 || adapter.w.shape().1 > LONGEST_JOINED {
         return Ok(None);
     }
-    let x = rows::join_columns(&rows::cast(long.x.tensor()?, DType::BF16)?, short.x.tensor()?, 1.0)?;
-    let adapter = short.w.written_out(DType::F32)?;
-    let w = rows::join_columns(&long.w.written_out(DType::BF16)?, &adapter, short.scale as f32)?;
+    let x = rows::join_columns(&rows::cast(frozen.x.tensor()?, DType::BF16)?, adapter.x.tensor()?, 1.0)?;
+    let b = adapter.w.written_out(DType::F32)?;
+    let w = rows::join_columns(&frozen.w.written_out(DType::BF16)?, &b, adapter.scale as f32)?;
     let onto = base.map_or(Onto::Nothing, Onto::Base);
     products::product(Kind::Forward, &x, &w, 1.0, onto, DType::BF16).map(Some)
 }

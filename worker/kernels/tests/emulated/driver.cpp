@@ -152,6 +152,15 @@ int capability() {
     return set == nullptr ? 90 : std::atoi(set);
 }
 
+// Shared memory that a block may ask for (CUDA C++ Programming Guide, technical specifications per compute capability).
+size_t most_shared() {
+    switch (capability()) {
+        case 80: return 163 << 10;
+        case 86: case 89: case 120: return 99 << 10;
+        default: return emulator::SHARED;
+    }
+}
+
 // Parts of the compute capability, and limits, of an H100; of the rest that it is there.
 int attribute(int which) {
     switch (which) {
@@ -160,7 +169,7 @@ int attribute(int which) {
         case 10: return emulator::WARP;
         case 75: return capability() / 10;
         case 76: return capability() % 10;
-        case 97: return emulator::SHARED;
+        case 97: return int(most_shared());
         default: return 1;
     }
 }
@@ -243,7 +252,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
 }
 int cuFuncSetAttribute(void* function, int which, int value) {
     if (which != DYNAMIC_SHARED_BYTES) return SUCCESS;
-    if (value < 0 || size_t(value) > emulator::SHARED) return INVALID_VALUE;
+    if (value < 0 || size_t(value) > most_shared()) return INVALID_VALUE;
     static_cast<Function*>(function)->shared = unsigned(value);
     return SUCCESS;
 }

@@ -100,12 +100,16 @@ int cublasLtMatmul(void*, Operation* operation, const float* alpha, const void* 
     const std::vector<float> right = written_out(b, *lb, !operation->transpose_b);
     const uint64_t m = ld->rows, n = ld->cols, k = left.size() / m;
     if (left.size() != m * k || right.size() != n * k || lc->rows != m || lc->cols != n) return 7;
+    // The result may lie where the third operand does.
+    std::vector<float> before(*beta == 0.0f ? 0 : m * n);
+    for (uint64_t at = 0; at < before.size(); ++at) before[at] = *beta * lc->get(c, at % m, at / m);
     for (uint64_t j = 0; j < n; ++j)
         for (uint64_t i = 0; i < m; ++i) {
             float sum = 0.0f;
             for (uint64_t l = 0; l < k; ++l) sum += left[i * k + l] * right[j * k + l];
-            const float base = *beta == 0.0f ? 0.0f : *beta * lc->get(c, i, j);
-            ld->set(d, i, j, *alpha * sum + base);
+            ld->set(d, i, j, *alpha * sum);
+            // As on an H200: the product is rounded to the result's type before the third operand is added.
+            if (*beta != 0.0f) ld->set(d, i, j, ld->get(d, i, j) + before[j * m + i]);
         }
     return SUCCESS;
 }

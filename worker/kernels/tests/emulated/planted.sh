@@ -29,7 +29,8 @@ run() {
   ) >"$work/said" 2>&1
 }
 
-# plant NAME FILE SCRIPT TEST: sed's SCRIPT on FILE, below the crate, makes TEST fail.
+# plant NAME FILE SCRIPT TEST: sed's SCRIPT on FILE, below the crate, makes TEST fail. Attention runs the kernels of Hopper,
+# or of another chip where QLORA_EMULATED_CAPABILITY says so.
 plant() {
   local name=$1 file=$work/$2 script=$3 test=$4 said
   copy
@@ -69,12 +70,12 @@ done
 
 plant "no barrier before a block's sums are read" src/cuda/block.cuh '0,/__syncthreads\(\);/s///' "$norms"
 plant "no barrier behind a table" src/cuda/nf4.cu '0,/__syncthreads\(\);/s///' "$tables"
-plant "no barrier before a tile is written over" src/cuda/attention_forward.cu \
-  '/is written next/,/__syncthreads/s/__syncthreads\(\);//' "$long"
-plant "a group of copies too few is waited for" src/cuda/attention.cuh 's/wait_for_copies<1>/wait_for_copies<2>/' "$long"
-plant "the last copies are not waited for" src/cuda/attention.cuh 's/wait_for_copies<0>/wait_for_copies<1>/' "$long"
+hopper=src/cuda/attention_forward_hopper.cu
+plant "no barrier before a tile is written over" $hopper '/i \+ 1 < steps; /,/__syncthreads/s/__syncthreads\(\);//' "$long"
+plant "a group of copies too few is waited for" $hopper 's/wait_for_copies<1>/wait_for_copies<2>/' "$long"
+plant "the last copies are not waited for" $hopper 's/wait_for_copies<0>/wait_for_copies<1>/' "$long"
 plant "16 bytes at an odd place" src/cuda/eight.cuh 's/% 16 == 0/% 2 == 0/' "$norms"
-plant "rows of a tile at odd places" src/cuda/attention.cuh 's/STRIDE = E \+ 8/STRIDE = E + 4/' "$long"
+QLORA_EMULATED_CAPABILITY=80 plant "rows of a tile at odd places" src/cuda/attention.cuh 's/STRIDE = E \+ 8/STRIDE = E + 4/' "$long"
 plant "shared memory that was not asked for" tests/emulated/driver.cpp \
   's/(static_cast<Function\*>\(function\)->shared) = /(void)\1; (void)/' "$heads"
 # Streams are counted as the program makes them: the first is the one that all work goes to.

@@ -53,6 +53,9 @@ pub struct Figures {
     pub thrift: Thrift,
     /// Blocks whose frozen weights are held in bf16.
     pub written_out: usize,
+    /// Kernel files that `QLORA_KERNELS` puts in place of the program's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replaced_kernels: Vec<&'static str>,
     /// What a GPU computes attention with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<String>,
@@ -146,6 +149,7 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
         thrift: arrangement.thrift,
         written_out: arrangement.written_out,
         operations_per_second: operations_per_token(shape, c, length) * tokens_per_second,
+        replaced_kernels: device::replaced_kernels(&device),
         attention,
         seconds: stepped.parts,
         first_step_seconds: stepped.first_step_seconds,
