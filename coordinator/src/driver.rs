@@ -127,9 +127,14 @@ pub struct Driver<S> {
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
     trouble: Trouble,
+    /// Removes what can be had again, where there is no room to store what cannot.
+    make_room: MakeRoom,
     /// Entries of events that were acknowledged though nothing could be stored.
     unwritten: VecDeque<JournalEntry>,
 }
+
+/// Called when the disk is full.
+pub type MakeRoom = Box<dyn Fn() + Send>;
 
 type Reply = oneshot::Sender<Result<Response, CallError>>;
 
@@ -152,7 +157,7 @@ struct Answer {
 
 impl<S: JobStore> Driver<S> {
     /// Reads the state and starts the task; it ends when every [`Handle`] is gone.
-    pub async fn start(store: Arc<S>, limits: Limits) -> Result<Handle, CallError> {
+    pub async fn start(store: Arc<S>, limits: Limits, make_room: MakeRoom) -> Result<Handle, CallError> {
         let Stored { jobs, unreadable, reserved } = store.load().await?;
         let mut engine = Engine::new(limits, jobs, now());
         engine.reserve(reserved);
@@ -170,6 +175,7 @@ impl<S: JobStore> Driver<S> {
             commands,
             shared: shared.clone(),
             trouble: Trouble::default(),
+            make_room,
             unwritten: VecDeque::new(),
         };
         driver.name_unreadable();
@@ -286,12 +292,16 @@ impl<S: JobStore> Driver<S> {
     /// Nothing of `batch` is durable: it is as if it had not come, but for what needs no storing.
     async fn not_stored(&mut self, batch: Batch, fault: StoreError) {
         self.trouble.add(&fault);
+        if let StoreError::DiskFull { .. } = fault {
+            (self.make_room)();
+        }
         match fault {
             StoreError::Unsure { .. } => {
                 self.reload().await;
                 self.wake(&batch.wakes);
             }
-            // What was to wake others did not happen.
+            // What was to wake others did not happen; woken all the same, two who wait for one job would ask, fail and wake
+            // each other without end.
             _ => self.engine.take_back(now()),
         }
         let fault = fault.to_string();
@@ -306,17 +316,13 @@ impl<S: JobStore> Driver<S> {
     /// Handles an event on what is durable; none where it would change a job.
     fn unstored(&mut self, event: Event) -> Option<Response> {
         let mut alone = Batch::default();
-        // Two that ask for work which cannot be started would wake each other without end.
-        let asks = matches!(event, Event::Synchronize { .. });
         let response = self.one(event, Vec::new(), &mut alone);
         if !alone.dirty.is_empty() {
             self.engine.take_back(now());
             return None;
         }
         self.engine.settled();
-        if !asks {
-            self.wake(&alone.wakes);
-        }
+        self.wake(&alone.wakes);
         for write in alone.writes {
             if let Write::Journal(entry) = write {
                 self.unwritten.push_back(entry);

@@ -42,7 +42,11 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let store = Arc::new(SqliteStore::open(&folder).await?);
     let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
     let limits = Limits { lease: cli.lease.as_millis() as u64, ..Limits::default() };
-    let driver = Driver::start(store.clone(), limits).await.map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
+    let parts = artifacts.clone();
+    let make_room = Box::new(move || parts.make_room());
+    let driver = Driver::start(store.clone(), limits, make_room)
+        .await
+        .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
     let vitals = Vitals::start(driver.clone());
     let services = Services { driver, store, artifacts, vitals };
     let registry = telemetry.registry.clone().unwrap_or_default();

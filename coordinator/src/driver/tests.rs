@@ -90,7 +90,7 @@ impl JobStore for Failing {
 }
 
 async fn start(store: &Arc<Failing>) -> Handle {
-    Driver::start(store.clone(), Limits::default()).await.expect("a start")
+    Driver::start(store.clone(), Limits::default(), Box::new(|| {})).await.expect("a start")
 }
 
 fn submit(name: &str, key: Option<&str>) -> Event {
@@ -305,12 +305,45 @@ async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_sta
     assert!(matches!(again, Ok(Response::Submitted { job: JobId(2), created: false })), "{:?}", again.err());
 }
 
+/// Two who wait for a job that cannot be stored as begun would ask, fail and wake each other without end.
+#[tokio::test]
+async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
+    let store = Failing::new();
+    let driver = start(&store).await;
+    let (a, b) = (registered(&driver, "a").await, registered(&driver, "b").await);
+    for session in [a, b] {
+        driver.event(sync(session, None)).await.expect("an answer");
+    }
+    let Event::Submit { mut spec } = submit("for two", None) else { unreachable!("it is a submission") };
+    spec.needs.workers = 2;
+    driver.event(Event::Submit { spec }).await.expect("a job");
+    // Both have been told of the job; what they are told from now on comes of what fails.
+    let waiters = [a, b].map(|session| driver.waiter(session));
+    for waiter in &waiters {
+        let _ = tokio::time::timeout(Duration::ZERO, waiter.notified()).await;
+    }
+    store.fail(0, 1_000_000);
+    let before = store.applied.load(SeqCst);
+    for session in [a, b] {
+        let answer = driver.event(sync(session, None)).await;
+        assert!(
+            !matches!(answer, Ok(Response::Wanted(Wanted::Run { .. }))),
+            "a job was begun that is not stored as begun"
+        );
+    }
+    assert_eq!(store.applied.load(SeqCst), before + 2);
+    for waiter in waiters {
+        let woken = tokio::time::timeout(Duration::from_millis(20), waiter.notified()).await;
+        assert!(woken.is_err(), "who asks in vain wakes another");
+    }
+}
+
 #[tokio::test]
 async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
     use sqlx::Connection;
     let folder = tempfile::tempdir().expect("a folder");
     let store = Arc::new(SqliteStore::open(folder.path()).await.expect("a store"));
-    let driver = Driver::start(store.clone(), Limits::default()).await.expect("a start");
+    let driver = Driver::start(store.clone(), Limits::default(), Box::new(|| {})).await.expect("a start");
     for name in ["one", "two", "three"] {
         submitted(&driver, name).await;
     }
@@ -328,7 +361,7 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
             Err(e) => panic!("{e}"),
         }
     };
-    let driver = Driver::start(store.clone(), Limits::default()).await.expect("a start");
+    let driver = Driver::start(store.clone(), Limits::default(), Box::new(|| {})).await.expect("a start");
     assert_eq!(names(&driver).await, ["one", "two"]);
     assert!(driver.unreadable(JobId(3)).expect("a reason").contains("body"));
     assert_eq!(submitted(&driver, "four").await, JobId(4));

@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::task::Poll;
 
 use common::{entry, job, line, point};
 use qlora_engine::{CallScores, Job, JobId, JobState, Millis, Needs, Progress, Scores, Token};
@@ -141,6 +142,40 @@ async fn sqlite_keeps_what_it_acknowledged_and_refuses_a_second_process() {
 }
 
 /// A database as the first version of the schema left it, with NaN as `null`, and a row that holds no JSON.
+/// Whoever waits for a write may go away at any point of it: the next one does not suffer.
+#[tokio::test]
+async fn a_write_that_nobody_waits_for_any_more_leaves_no_doubt_about_the_next() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open(folder.path()).await.expect("a store");
+    let mut cut = 0;
+    for polls in 0..400 {
+        let yaml = format!("revision {polls}");
+        let mut put = Box::pin(store.put_config("c", &yaml, &yaml, 1));
+        let mut left = polls;
+        // Dropped after so many polls, or done before.
+        let ended = std::future::poll_fn(|context| {
+            left -= i32::from(left > 0);
+            match put.as_mut().poll(context) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending if left == 0 => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        let ended = ended.await;
+        drop(put);
+        match ended {
+            Some(done) => drop(done.expect("a revision")),
+            None => cut += 1,
+        }
+        store.apply(vec![Write::Journal(entry("next"))]).await.expect("the next write");
+        if polls > 20 && cut < polls - 20 {
+            break;
+        }
+    }
+    assert!(cut > 3, "only {cut} writes were cut off");
+    assert!(store.configs(None).await.expect("revisions").len() <= 1);
+}
+
 #[tokio::test]
 async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
     use sqlx::Connection;

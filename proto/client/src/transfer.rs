@@ -109,7 +109,8 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
                 if digest(source.path)?.0 != source.digest {
                     return Err(TransferError::Changed { path: source.path.into() });
                 }
-                if mismatches == MISMATCHES {
+                // As with a full disk, a run goes on trying.
+                if source.token == 0 && mismatches == MISMATCHES {
                     return Err(TransferError::Refused(message));
                 }
                 tokio::time::sleep(RETRY).await;

@@ -122,7 +122,13 @@ fn what_is_acknowledged_after_a_full_disk_survives_a_restart_and_no_session_is_l
         }
         let session = speaker.register("a").await.expect("a session");
         let assignment = speaker.start(session).await;
+        let (_, bytes, digest, size) = file(&world);
+        let parts = || fs::read_dir(world.path("state/artifacts/partial")).expect("a folder").count();
         for time in 0..2 {
+            let broken_off = Upload::begin(&speaker, &digest, size, 0).await;
+            broken_off.send(&bytes[..300_000]).await;
+            broken_off.end().await.expect_err("an upload that is too short");
+            assert_eq!(parts(), 1);
             disk.set_full(true);
             for i in 0..20 {
                 let refused = speaker.submit("while it is full").await.expect_err("a job that is not durable");
@@ -141,6 +147,7 @@ fn what_is_acknowledged_after_a_full_disk_survives_a_restart_and_no_session_is_l
             let refused = put().await.expect_err("a revision that is not durable");
             assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
             assert!(disk.has_failed());
+            assert_eq!(parts(), 0, "what is left of an upload takes room that state needs");
             disk.set_full(false);
             assert_eq!(put().await.expect("room for a revision").into_inner().revision, time + 1);
             for i in 0..5 {
@@ -312,6 +319,24 @@ fn an_upload_counts_only_while_its_attempt_is_current_at_its_end_too_and_wrong_b
         assert_eq!((stat.complete, stat.received), (false, 0));
         let left = fs::read_dir(world.path("state/artifacts/partial")).expect("a folder").count();
         assert_eq!(left, 0);
+    });
+}
+
+#[test]
+fn an_upload_whose_file_has_changed_ends_and_says_so() {
+    run(async {
+        let world = World::new(&[]);
+        let speaker = Speaker::new(&world);
+        let (file, bytes, digest, size) = file(&world);
+        fs::write(&file, vec![7; bytes.len()]).expect("other bytes");
+        let source = transfer::Source { path: &file, digest: &digest, size, token: 0 };
+        let fault = transfer::upload(&speaker.0, &source, &transfer::unwatched).await.expect_err("a refusal");
+        assert!(matches!(fault, transfer::TransferError::Changed { .. }), "{fault}");
+        fs::write(&file, &bytes[..300_000]).expect("fewer bytes");
+        let fault = transfer::upload(&speaker.0, &source, &transfer::unwatched).await.expect_err("a refusal");
+        assert!(matches!(fault, transfer::TransferError::Changed { .. }), "{fault}");
+        fs::write(&file, &bytes).expect("the bytes again");
+        transfer::upload(&speaker.0, &source, &transfer::unwatched).await.expect("an upload");
     });
 }
 

@@ -83,6 +83,11 @@ impl ArtifactStore {
         self.0.parts.clean(KEEP_PARTS);
     }
 
+    /// Removes all that was left of uploads, old or not: state must be stored, and their senders can send again.
+    pub fn make_room(&self) {
+        self.0.parts.clear();
+    }
+
     /// What there is of an artifact; its bytes are hashed if they were not before.
     pub async fn stat(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
         let received = self.0.parts.bytes(digest);
