@@ -5,21 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-const KERNELS: [&str; 13] = [
-    "adamw",
-    "attention_backward",
-    "attention_backward_hopper",
-    "attention_forward",
-    "attention_forward_hopper",
-    "cross_entropy",
-    "dropout",
-    "lora",
-    "nf4",
-    "rms_norm",
-    "rope",
-    "rows",
-    "swiglu",
-];
 /// Code for Ampere (and Ada, which runs it), Hopper and Blackwell; and PTX, which the driver compiles for what comes later.
 const CHIPS: [&str; 4] = [
     "arch=compute_80,code=sm_80",
@@ -31,8 +16,6 @@ const CHIPS: [&str; 4] = [
 const HOPPER: [&str; 1] = ["arch=compute_90a,code=sm_90a"];
 /// What a fatbin begins with.
 const MAGIC: [u8; 4] = [0x50, 0xed, 0x55, 0xba];
-/// What `tests/cuda/nvcc` writes instead of candle's kernels, which take twenty minutes.
-const STAND_IN: &[u8] = b"// no code: made by tests/cuda/nvcc";
 
 fn main() {
     println!("cargo::rerun-if-changed=src/cuda");
@@ -46,9 +29,24 @@ fn main() {
     cudnn();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     refuse_leftovers(&out);
-    for kernel in KERNELS {
-        compile(kernel, &out.join(format!("{kernel}.fatbin")));
+    let mut images = String::new();
+    for kernel in kernels() {
+        let image = out.join(format!("{kernel}.fatbin"));
+        compile(&kernel, &image);
+        images += &format!("({kernel:?}, include_bytes!({image:?})),\n");
     }
+    // Names and code, for `cuda/modules.rs`.
+    fs::write(out.join("images.rs"), format!("&[\n{images}]")).expect("a file in OUT_DIR");
+}
+
+/// Names of the files `src/cuda/*.cu`, in order.
+fn kernels() -> Vec<String> {
+    let files = fs::read_dir("src/cuda").expect("the sources").map(|entry| entry.expect("a file").path());
+    let is_kernel = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "cu");
+    let name = |path: PathBuf| path.file_stem().map(|name| name.to_string_lossy().into_owned());
+    let mut names: Vec<String> = files.filter(is_kernel).filter_map(name).collect();
+    names.sort();
+    names
 }
 
 /// Compiles `src/cuda/{kernel}.cu` to the fatbin `out`, and refuses one without code.
@@ -85,8 +83,8 @@ fn refuse_leftovers(out: &Path) {
     let builds = out.ancestors().nth(2).and_then(|folder| fs::read_dir(folder).ok());
     for build in builds.into_iter().flatten().flatten() {
         let is_candle = build.file_name().to_string_lossy().starts_with("candle-kernels-");
-        let kernel = fs::read(build.path().join("out/cast.ptx"));
-        if is_candle && kernel.is_ok_and(|code| code.is_empty() || code.starts_with(STAND_IN)) {
+        let kernel = fs::read_to_string(build.path().join("out/cast.ptx"));
+        if is_candle && kernel.is_ok_and(|code| !code.contains(".entry")) {
             panic!(
                 "{} holds no code of candle's kernels; run `cargo clean --release -p candle-kernels`",
                 build.path().display()

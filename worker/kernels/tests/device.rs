@@ -211,24 +211,7 @@ fn nf4_is_quantised_to_the_bit() -> Result<()> {
 /// Half way between two codes, and the closest numbers on both sides.
 #[test]
 fn a_midpoint_takes_the_lower_code_of_nf4() -> Result<()> {
-    let midpoints = [
-        -0.8480964f32,
-        -0.6106329,
-        -0.45999527,
-        -0.33967942,
-        -0.2346074,
-        -0.13791174,
-        -0.045525018,
-        0.03979015,
-        0.12025525,
-        0.20352125,
-        0.29201376,
-        0.38931254,
-        0.50166345,
-        0.6427869,
-        0.86147845,
-    ];
-    let mut weights: Vec<f32> = midpoints.iter().flat_map(|m| [m.next_down(), *m, m.next_up()]).collect();
+    let mut weights: Vec<f32> = nf4::midpoints().iter().flat_map(|m| [m.next_down(), *m, m.next_up()]).collect();
     weights.extend([0.0, -0.0, 1.0, -1.0]);
     weights.resize(64, 0.5);
     let matrix = Tensor::from_vec(weights, (1, 64), &Device::Cpu)?;
@@ -427,23 +410,28 @@ fn rows_go_where_they_should() -> Result<()> {
     Ok(())
 }
 
+/// Loss and gradient of `hidden` through `head`, both in bf16, `rows` rows at a time.
+fn loss_agrees(hidden: &Tensor, head: &Tensor, targets: &[u32], rows: usize) -> Result<()> {
+    let [ghidden, ghead] = on(&gpu(), [hidden, head]);
+    let output = Head { weight: &ghead, products: Products::CublasLt, rows };
+    let found = cross_entropy::forward_backward(&ghidden, output, targets, Some(0.25))?;
+    let logits = hidden.to_dtype(DType::F32)?.matmul(&head.to_dtype(DType::F32)?.t()?)?;
+    let (sum, grad) = cross_entropy::reference(&logits, targets, Some(0.25))?;
+    let loss = found.sum.value()?;
+    assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
+    let wanted = grad.expect("a gradient").matmul(&head.to_dtype(DType::F32)?)?;
+    close(&found.grad.expect("a gradient"), &wanted, 2.0);
+    let alone = cross_entropy::forward_backward(&ghidden, output, targets, None)?;
+    assert!(alone.sum.value()? == loss && alone.grad.is_none());
+    Ok(())
+}
+
 #[test]
 fn the_loss_and_its_gradient_agree() -> Result<()> {
     // All rows at once, in parts of which the last is shorter, and more rows than a real step has at one time.
     for (count, rows) in [(41, 1024), (41, 16), (41, 1), (1030, 1024)] {
-        let (hidden, head) = (random((count, 64), 16)?, random((397, 64), 17)?);
-        let [ghidden, ghead] = on(&gpu(), [&hidden, &head]);
         let targets: Vec<u32> = (0..count as u32).map(|i| i * 31 % 397).collect();
-        let output = Head { weight: &ghead, products: Products::CublasLt, rows };
-        let found = cross_entropy::forward_backward(&ghidden, output, &targets, Some(0.25))?;
-        let logits = hidden.to_dtype(DType::F32)?.matmul(&head.to_dtype(DType::F32)?.t()?)?;
-        let (sum, grad) = cross_entropy::reference(&logits, &targets, Some(0.25))?;
-        let loss = found.sum.value()?;
-        assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
-        let wanted = grad.expect("a gradient").matmul(&head.to_dtype(DType::F32)?)?;
-        close(&found.grad.expect("a gradient"), &wanted, 2.0);
-        let alone = cross_entropy::forward_backward(&ghidden, output, &targets, None)?;
-        assert!(alone.sum.value()? == loss && alone.grad.is_none());
+        loss_agrees(&random((count, 64), 16)?, &random((397, 64), 17)?, &targets, rows)?;
     }
     Ok(())
 }
@@ -457,17 +445,7 @@ fn the_loss_over_large_vocabularies_agrees() -> Result<()> {
             let targets = [0, v as u32 - 1, 57_343 % v as u32, 57_344 % v as u32, 8191];
             let hidden = (random((5, 16), 16)?.to_dtype(DType::F32)? * (4.0 * spread))?.to_dtype(DType::BF16)?;
             let head = (random((v, 16), 17)?.to_dtype(DType::F32)? + mean)?.to_dtype(DType::BF16)?;
-            let [ghidden, ghead] = on(&gpu(), [&hidden, &head]);
-            let output = Head { weight: &ghead, products: Products::CublasLt, rows: 3 };
-            let found = cross_entropy::forward_backward(&ghidden, output, &targets, Some(0.25))?;
-            let logits = hidden.to_dtype(DType::F32)?.matmul(&head.to_dtype(DType::F32)?.t()?)?;
-            let (sum, grad) = cross_entropy::reference(&logits, &targets, Some(0.25))?;
-            let loss = found.sum.value()?;
-            assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
-            let wanted = grad.expect("a gradient").matmul(&head.to_dtype(DType::F32)?)?;
-            close(&found.grad.expect("a gradient"), &wanted, 2.0);
-            let alone = cross_entropy::forward_backward(&ghidden, output, &targets, None)?;
-            assert!(alone.sum.value()? == loss && alone.grad.is_none());
+            loss_agrees(&hidden, &head, &targets, 3)?;
         }
     }
     Ok(())

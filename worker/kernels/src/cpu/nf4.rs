@@ -169,6 +169,11 @@ pub fn dynamic_table() -> &'static [f32; 256] {
     &dynamic8::SIGNED.values
 }
 
+/// Half way between neighbouring codes of NF4: one that lies there takes the lower code.
+pub fn midpoints() -> &'static [f32; 15] {
+    &NF4_MIDPOINTS
+}
+
 /// Writes `out.len()` elements of the flattened matrix: value x scale, in `f32`.
 pub fn dequantise(packed: &[u8], absmax: &[f32], block: usize, out: &mut [f32]) {
     let table = byte_table();

@@ -4,8 +4,9 @@ use multiversion::multiversion;
 
 use crate::ops::dropout::DropoutKey;
 
-const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// What a round multiplies with, and what its keys grow by.
+pub(crate) const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// Ten rounds of Philox on one counter.
 #[cfg(test)]

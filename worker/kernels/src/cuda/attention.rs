@@ -163,7 +163,7 @@ fn kernel(
     shape: &AttentionShape,
     (tiles, heads): (usize, usize),
 ) -> Result<(CudaFunction, LaunchConfig)> {
-    let hopper = shape.head_dim >= HOPPER && Gpu::of(device)?.is_hopper;
+    let hopper = shape.head_dim >= HOPPER && Gpu::of(device)?.is_hopper();
     let (module, name) = pass.kernel(hopper);
     let function = modules::function(device, module, &format!("{name}_{}", shape.head_dim))?.into_cuda_function();
     let shared_mem_bytes = pass.shared_bytes(hopper, shape.head_dim) as u32;

@@ -48,7 +48,7 @@ pub(crate) fn forward_backward(
 }
 
 /// The losses [L] of `logits` [L, V] in `f32`, and the gradient of their sum times `scale` in bf16 where there is one.
-fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(Tensor, Option<Tensor>)> {
+pub(crate) fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(Tensor, Option<Tensor>)> {
     let device = device_of(logits)?;
     let (rows, v) = logits.dims2()?;
     if targets.len() != rows || targets.iter().any(|&target| target as usize >= v) {

@@ -9,11 +9,12 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::Arc;
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtr, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtr};
 use candle_core::{CudaDevice, DType, Device, Tensor};
 use parking_lot::Mutex;
 
 use super::buffer::{address, device_of, unwritten};
+use super::gpu::Gpu;
 use super::libraries;
 use crate::Result;
 use crate::ops::attention::{AttentionShape, Saved};
@@ -194,10 +195,7 @@ impl Cudnn {
         let stream = device.cuda_stream();
         let context = stream.context();
         context.bind_to_thread().w()?;
-        let attribute = |which| context.attribute(which).w();
-        use sys::CUdevice_attribute as Attribute;
-        let capability = 10 * attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?
-            + attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let capability = Gpu::of(device)?.capability;
         // SAFETY: the GPU's context is the thread's, and the stream lives as long as the device.
         let handle = unsafe { qlora_cudnn_handle(stream.cu_stream().cast(), &mut text) };
         if handle.is_null() {

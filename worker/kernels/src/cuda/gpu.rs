@@ -25,8 +25,8 @@ pub(super) const WORKSPACE: usize = 32 << 20;
 /// One GPU, as long as the program runs.
 pub(super) struct Gpu {
     pub modules: Modules,
-    /// Whether it has the instructions of compute capability 9.0, which later chips lack.
-    pub is_hopper: bool,
+    /// Its compute capability, 90 for 9.0.
+    pub capability: i32,
     pub copies: Copies,
     /// What writes matrices out beside products.
     pub ahead: Arc<CudaStream>,
@@ -43,9 +43,19 @@ pub(super) struct Gpu {
     pub cudnn: Mutex<Option<Arc<Cudnn>>>,
 }
 
+/// Whether a chip has the instructions of compute capability 9.0, which later ones lack.
+fn is_hopper(capability: i32) -> bool {
+    capability / 10 == 9
+}
+
 static OPENED: LazyLock<Mutex<HashMap<DeviceId, Arc<Gpu>>>> = LazyLock::new(Mutex::default);
 
 impl Gpu {
+    /// Whether it runs the kernels that are for Hopper only.
+    pub fn is_hopper(&self) -> bool {
+        is_hopper(self.capability)
+    }
+
     /// The one that `device` is.
     pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
         let mut opened = OPENED.lock();
@@ -54,11 +64,11 @@ impl Gpu {
         }
         let (on, stream) = (Device::Cuda(device.clone()), device.cuda_stream());
         let context = stream.context();
-        let major = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR).w()?;
-        let is_hopper = major == 9;
+        let capability = 10 * context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR).w()?
+            + context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR).w()?;
         let gpu = Arc::new(Self {
-            modules: Modules::load(context, is_hopper)?,
-            is_hopper,
+            modules: Modules::load(context, is_hopper(capability))?,
+            capability,
             copies: Copies::new(device)?,
             ahead: context.new_stream().w()?,
             plans: Plans::new(blas::create_handle().map_err(super::products::fault)?),

@@ -11,6 +11,7 @@ use half::bf16;
 use super::buffer::{Input, address, device_of, finish, unwritten};
 use super::{THREADS, modules};
 use crate::Result;
+use crate::cpu::philox::{MULTIPLIER, WEYL};
 use crate::ops::activations::Activations;
 use crate::ops::dropout::DropoutKey;
 use crate::ops::lora::Lowering;
@@ -26,9 +27,6 @@ const COLUMNS: usize = 256;
 const ACROSS: usize = 4;
 /// Threads of a warp.
 const WARP: usize = 32;
-/// What Philox multiplies with, and what its keys grow by.
-const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 /// Rows that one part of dA is of, at the least, and parts at the most.
 const SHARE: usize = 512;
 const MOST_SHARES: usize = 32;

@@ -20,17 +20,8 @@ use crate::Result;
 const REPLACEMENTS: &str = "QLORA_KERNELS";
 const ENDINGS: [&str; 2] = ["fatbin", "cubin"];
 
-macro_rules! images {
-    ($($name:literal)*) => {
-        &[$(($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")))),*]
-    };
-}
-
-/// Names of the kernel files, and their code.
-const IMAGES: &[(&str, &[u8])] = images! {
-    "adamw" "attention_backward" "attention_backward_hopper" "attention_forward" "attention_forward_hopper"
-    "cross_entropy" "dropout" "lora" "nf4" "rms_norm" "rope" "rows" "swiglu"
-};
+/// Names of the kernel files, and their code; `build.rs` lists what it has compiled.
+const IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 /// How names of files end that have code for Hopper only, whose instructions no other chip has.
 const HOPPER: &str = "_hopper";
 
@@ -41,7 +32,7 @@ impl Modules {
     /// # Errors
     /// The driver refuses a file: which, and why. `QLORA_KERNELS` names no folder, or a folder without any kernel file.
     pub fn load(context: &Arc<CudaContext>, is_hopper: bool) -> Result<Self> {
-        let folder = std::env::var_os(REPLACEMENTS).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let folder = folder();
         if let Some(folder) = folder.as_deref().filter(|folder| replacements(folder).is_empty()) {
             candle_core::bail!("{REPLACEMENTS} is {}, which holds no NAME.fatbin or NAME.cubin", folder.display())
         }
@@ -62,6 +53,11 @@ impl Modules {
     }
 }
 
+/// The folder that `QLORA_KERNELS` names.
+fn folder() -> Option<PathBuf> {
+    std::env::var_os(REPLACEMENTS).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// The file that stands in for the kernel file `name`.
 fn replacement(folder: &Path, name: &str) -> Option<PathBuf> {
     ENDINGS.iter().map(|ending| folder.join(format!("{name}.{ending}"))).find(|path| path.is_file())
@@ -73,8 +69,7 @@ fn replacements(folder: &Path) -> Vec<&'static str> {
 
 /// Names of the kernel files that come from the folder `QLORA_KERNELS`.
 pub fn replaced() -> Vec<&'static str> {
-    let folder = std::env::var_os(REPLACEMENTS).filter(|value| !value.is_empty());
-    folder.map_or_else(Vec::new, |folder| replacements(Path::new(&folder)))
+    folder().map_or_else(Vec::new, |folder| replacements(&folder))
 }
 
 /// A kernel, and the stream that the work of its GPU goes to.

@@ -103,16 +103,30 @@ fn of_chunk(
     targets: &[u32],
     scale: Option<f64>,
 ) -> Result<(Loss, Option<Activations>)> {
-    let logits = products.forward(&[Term { x: hidden, w: weight, scale: 1.0 }], None)?;
+    of_logits(&products.forward(&[Term { x: hidden, w: weight, scale: 1.0 }], None)?, products, targets, scale)
+}
+
+/// Losses and their gradient of `logits` [L, V], in `f32` on a GPU.
+pub fn of_logits(
+    logits: &Tensor,
+    products: Products,
+    targets: &[u32],
+    scale: Option<f64>,
+) -> Result<(Loss, Option<Activations>)> {
     let v = logits.dim(1)?;
     match (products, scale) {
+        #[cfg(feature = "cuda")]
+        (Products::CublasLt, _) => {
+            let (losses, grad) = crate::cuda::cross_entropy::loss_and_grad(logits, targets, scale)?;
+            Ok((vec![losses].into(), grad.map(Activations::from)))
+        }
         (Products::Strips(_), Some(scale)) => {
-            let (loss, grad) = cpu::cross_entropy::loss_and_grad(&view(&logits)?, v, targets, scale as f32);
+            let (loss, grad) = cpu::cross_entropy::loss_and_grad(&view(logits)?, v, targets, scale as f32);
             Ok((loss.into(), Some(grad.into())))
         }
-        (_, None) if on_cpu(&[&logits]) => Ok((cpu::cross_entropy::loss(&view(&logits)?, v, targets).into(), None)),
+        (_, None) if on_cpu(&[logits]) => Ok((cpu::cross_entropy::loss(&view(logits)?, v, targets).into(), None)),
         _ => {
-            let (loss, grad) = reference(&logits, targets, scale)?;
+            let (loss, grad) = reference(logits, targets, scale)?;
             Ok((loss.into(), grad.map(Activations::from)))
         }
     }

@@ -73,7 +73,7 @@ impl Products {
             Self::Strips(instructions) => fast(terms, base, instructions, Direction::Forward),
             Self::WrittenOut => sum(terms, base, |x, w| x.matmul(&w.t()?)),
             #[cfg(feature = "cuda")]
-            Self::CublasLt => on_gpu(terms, base, Kind::Forward),
+            Self::CublasLt => forward_on_gpu(terms, base),
         }
     }
 
@@ -101,7 +101,7 @@ impl Products {
             Self::Strips(instructions) => fast(terms, base, instructions, Direction::Backward),
             Self::WrittenOut => sum(terms, base, Tensor::matmul),
             #[cfg(feature = "cuda")]
-            Self::CublasLt => on_gpu(terms, base, Kind::Backward),
+            Self::CublasLt => backward_on_gpu(terms, base),
         }
     }
 
@@ -129,61 +129,44 @@ impl Products {
     }
 }
 
-/// The longest sums that are put behind those of another product: the largest rank that a configuration may have.
-#[cfg(feature = "cuda")]
-const LONGEST_JOINED: usize = 1024;
-
-/// A forward product and that of its adapter as one, [x | u] [W | s B]^T: both are summed before anything is rounded.
+/// `base` plus the sum of `scale x w^T` on a GPU, as one product: [x | u] [W | s B]^T for a matrix and its adapter.
 ///
-/// cuBLASLt rounds a product to the type of its result before it adds its third operand (seen on an H200, CUDA 13.0), so
-/// that what an adapter adds in its first steps would vanish beside a product that is rounded, whichever comes first.
-/// None where the sums are not those of a frozen matrix and, behind it, an adapter.
+/// So all is summed before anything is rounded. cuBLASLt rounds a product to the type of its result before it adds its
+/// third operand (seen on an H200, CUDA 13.0): added one to another, what an adapter gives in its first steps would vanish
+/// beside the other product, whichever comes first.
 #[cfg(feature = "cuda")]
-fn joined(terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Option<Tensor>> {
-    let [frozen, adapter] = terms else { return Ok(None) };
-    if frozen.scale != 1.0 || adapter.w.shape().1 > LONGEST_JOINED {
-        return Ok(None);
+fn forward_on_gpu(terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor> {
+    let Some((first, rest)) = terms.split_first() else { candle_core::bail!("a sum of no products") };
+    let (mut x, mut w) = (rows::cast(first.x.tensor()?, DType::BF16)?, first.w.written_out(DType::BF16)?);
+    for term in rest {
+        // Both get as many zeros behind them, so that rows stay whole for cuBLASLt's fast kernels.
+        x = rows::join_columns(&x, term.x.tensor()?, 1.0)?;
+        w = rows::join_columns(&w, &term.w.written_out(DType::F32)?, (term.scale / first.scale) as f32)?;
     }
-    let x = rows::join_columns(&rows::cast(frozen.x.tensor()?, DType::BF16)?, adapter.x.tensor()?, 1.0)?;
-    let b = adapter.w.written_out(DType::F32)?;
-    let w = rows::join_columns(&frozen.w.written_out(DType::BF16)?, &b, adapter.scale as f32)?;
     let onto = base.map_or(Onto::Nothing, Onto::Base);
-    products::product(Kind::Forward, &x, &w, 1.0, onto, DType::BF16).map(Some)
+    products::product(Kind::Forward, &x, &w, first.scale as f32, onto, DType::BF16)
 }
 
-/// The sum on a GPU: every product is added to what is there, in place, and rounded, but for what [`joined`] takes.
-///
-/// The products with the shortest sums, those of adapters, come first, and a residual stream, the base of a forward
-/// product, comes last.
+/// `base` plus the sum of `scale x w` on a GPU: every product is added to what is there, in place, and rounded; those with
+/// the shortest sums, of adapters, come first.
 #[cfg(feature = "cuda")]
-fn on_gpu(terms: &[Term<'_>], base: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
-    if kind == Kind::Forward
-        && let Some(sum) = joined(terms, base)?
-    {
-        return Ok(sum);
-    }
-    let length = |term: &&Term<'_>| match kind {
-        Kind::Forward => term.w.shape().1,
-        _ => term.w.shape().0,
-    };
+fn backward_on_gpu(terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor> {
     let mut order: Vec<&Term<'_>> = terms.iter().collect();
-    order.sort_by_key(length);
-    let residual = base.filter(|_| kind == Kind::Forward && order.len() > 1);
+    order.sort_by_key(|term| term.w.shape().0);
     let mut total: Option<Tensor> = None;
     for (i, term) in order.iter().enumerate() {
         let (x, w) = (rows::cast(term.x.tensor()?, DType::BF16)?, term.w.written_out(DType::BF16)?);
         let onto = match (total.take(), base) {
             (Some(own), _) => Onto::Own(own),
-            (None, Some(base)) if residual.is_none() => Onto::Base(base),
-            _ => Onto::Nothing,
+            (None, Some(base)) => Onto::Base(base),
+            (None, None) => Onto::Nothing,
         };
         if let Some(next) = order.get(i + 1) {
             next.w.begin()?;
         }
-        total = Some(products::product(kind, &x, &w, term.scale as f32, onto, DType::BF16)?);
+        total = Some(products::product(Kind::Backward, &x, &w, term.scale as f32, onto, DType::BF16)?);
     }
-    let Some(total) = total else { candle_core::bail!("a sum of no products") };
-    residual.map_or(Ok(total.clone()), |residual| rows::add(&total, residual))
+    total.ok_or_else(|| candle_core::Error::Msg("a sum of no products".into()))
 }
 
 /// The sum in candle's operations.

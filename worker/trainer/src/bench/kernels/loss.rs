@@ -1,18 +1,14 @@
 //! The end of the forward pass and its way back: supervised rows, final norm, output layer, cross entropy.
 
 use candle_core::{DType, Tensor};
-use qlora_kernels::ops::cross_entropy::{self, Head};
-use qlora_kernels::ops::{rms_norm, rows};
+use qlora_kernels::ops::{cross_entropy, rms_norm, rows};
 use qlora_kernels::{Activations, Products, Term};
 
 use super::Setting;
 use super::inputs::WEIGHTS;
-use super::table::{Place, Table, Work, seconds};
+use super::table::{Place, Table, Work};
 use crate::Result;
 use crate::device;
-
-/// Width of the hidden rows with which the loss kernel is found: the products around it cost little.
-const NARROW: usize = 16;
 
 pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     // All tokens but the first of a sequence are predicted.
@@ -68,27 +64,14 @@ fn logits(products: Products, hidden: &Activations, head: &Tensor) -> Result<Ten
     Ok(products.wide(hidden, head)?)
 }
 
-/// The loss and the gradient of the logits. Nothing gives it alone, so it is what the whole takes beyond its products, all
-/// with rows too narrow to cost much; where the timer cannot tell them apart there is no row.
 fn time_kernel(table: &mut Table<'_>, setting: &Setting<'_>, chunk: &Chunk) -> Result<()> {
-    let (vocabulary, products, device) = (setting.case.shape.vocabulary, setting.products, setting.case.device);
-    let hidden = setting.inputs.matrix((chunk.rows, NARROW), setting.dtype)?;
-    let head = setting.inputs.bounded((vocabulary, NARROW), DType::BF16, WEIGHTS)?;
+    let (vocabulary, products) = (setting.case.shape.vocabulary, setting.products);
     let targets: Vec<u32> = (0..chunk.rows).map(|i| (i * 31 % vocabulary) as u32).collect();
-    let output = Head { weight: &head, products, rows: chunk.rows };
-    let whole = seconds(device, || Ok(cross_entropy::forward_backward(&hidden, output, &targets, Some(1e-4))?))?;
-    let hidden = Activations::from(hidden);
-    let forward = seconds(device, || logits(products, &hidden, &head))?;
-    let dlogits = Activations::from(setting.inputs.matrix((chunk.rows, vocabulary), setting.dtype)?);
-    let backward = seconds(device, || Ok(products.backward(&[Term { x: &dlogits, w: &head, scale: 1.0 }], None)?))?;
-    let rest = whole - forward - backward;
-    if rest > 0.0 {
-        // Logits in f32 are read, their gradient is written.
-        let logits = chunk.rows * vocabulary;
-        let work = Work::Bytes((4 * logits) as f64 + setting.bytes(logits));
-        table.put(Place::LossKernel, "loss and its gradient", work, chunk.calls, rest);
-    }
-    Ok(())
+    let logits = setting.inputs.matrix((chunk.rows, vocabulary), DType::F32)?;
+    // Logits in f32 are read, their gradient is written.
+    let work = Work::Bytes((4 * logits.elem_count()) as f64 + setting.bytes(logits.elem_count()));
+    let run = || Ok(cross_entropy::of_logits(&logits, products, &targets, Some(1e-4))?);
+    table.add(Place::LossKernel, "loss and its gradient", work, chunk.calls, run)
 }
 
 fn time_way_back(table: &mut Table<'_>, setting: &Setting<'_>, supervised: usize) -> Result<()> {
