@@ -51,12 +51,12 @@ plant() {
   fi
 }
 
-norms=norms_agree
-tables=nf4_is_dequantised_to_the_bit
-long=attention_over_long_sequences_agrees
-heads=attention_agrees_for_every_size_of_head
-ahead=a_matrix_that_was_begun_ahead_is_the_same
-away=tensors_come_back_from_the_machines_memory_as_they_were
+norms=elements::norms_agree
+tables=nf4::nf4_is_dequantised_to_the_bit
+long=attention::attention_over_long_sequences_agrees
+heads=attention::attention_agrees_for_every_size_of_head
+ahead=nf4::a_matrix_that_was_begun_ahead_is_the_same
+away=transfers::tensors_come_back_from_the_machines_memory_as_they_were
 
 copy
 "$work/tests/emulated/build.sh" "$work/built"

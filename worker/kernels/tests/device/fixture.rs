@@ -1,0 +1,53 @@
+//! A GPU, numbers on it, and how close two tensors are.
+
+use std::process::Command;
+
+use candle_core::{DType, Device, Tensor};
+use qlora_kernels::{Result, cuda};
+
+pub fn gpu() -> Device {
+    cuda::open(0).expect("a GPU: this test runs on nothing else")
+}
+
+pub fn values(n: usize, seed: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
+}
+
+/// bf16 on the processor.
+pub fn random(shape: (usize, usize), seed: usize) -> Result<Tensor> {
+    Tensor::from_vec(values(shape.0 * shape.1, seed), shape, &Device::Cpu)?.to_dtype(DType::BF16)
+}
+
+/// The same on the GPU.
+pub fn on<const N: usize>(device: &Device, tensors: [&Tensor; N]) -> [Tensor; N] {
+    tensors.map(|t| t.to_device(device).expect("a copy on the GPU"))
+}
+
+pub fn numbers(tensor: &Tensor) -> Vec<f32> {
+    let numbers = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    numbers(tensor).expect("numbers")
+}
+
+/// Largest difference over largest value, in units in the last place of bf16.
+#[track_caller]
+pub fn close(found: &Tensor, wanted: &Tensor, steps: f32) {
+    assert_eq!(found.dims(), wanted.dims());
+    let (found, wanted) = (numbers(found), numbers(wanted));
+    let top = wanted.iter().fold(0f32, |a, v| a.max(v.abs()));
+    let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(found.iter().all(|v| v.is_finite()) && worst <= steps * top / 128.0, "{worst} of {top}");
+}
+
+/// An ignored test of this program in a process of its own.
+pub fn ignored(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--ignored", "--exact", "--nocapture", name]);
+    command
+}
+
+/// What the process of `command` says as it fails.
+pub fn refusal(mut command: Command) -> String {
+    let output = command.output().expect("this program");
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}

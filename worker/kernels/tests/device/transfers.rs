@@ -1,0 +1,64 @@
+//! Tensors that leave a GPU: for the host, and for other GPUs.
+
+use candle_core::{Device, Tensor};
+use qlora_kernels::ops::host::Waiting;
+use qlora_kernels::{Result, cuda};
+
+use crate::fixture::{close, gpu, numbers, random};
+
+/// GPUs of this machine; the emulated one is as many as are wanted.
+fn several(wanted: usize) -> Option<Vec<Device>> {
+    let emulated = std::env::var_os("QLORA_EMULATED_GPU").is_some();
+    (0..wanted).map(|i| cuda::open(if emulated { 0 } else { i }).ok()).collect()
+}
+
+#[test]
+fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
+    // Numbers of which each order of adding gives another sum, one of the vectors shorter than there are GPUs.
+    let value = |rank: usize, i: usize| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3);
+    for (size, n) in [(2, 1001), (3, 1), (4, 1003)] {
+        let Some(devices) = several(size) else { return eprintln!("not run: it takes {size} GPUs") };
+        let invitation = cuda::nccl::invite().expect("NCCL");
+        let sums: Vec<Vec<f32>> = std::thread::scope(|scope| {
+            let sum = |(rank, device): (usize, Device)| {
+                let mut group = cuda::nccl::Communicator::join(&invitation, rank, size, &device).expect("a group");
+                let own = Tensor::from_iter((0..n).map(|i| value(rank, i)), &device).expect("a vector");
+                numbers(&group.sum(&own).expect("a sum"))
+            };
+            let threads: Vec<_> = devices.into_iter().enumerate().map(|d| scope.spawn(move || sum(d))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a sum")).collect()
+        });
+        let v = value;
+        let wanted: Vec<f32> = (0..n)
+            .map(|i| match size {
+                2 => v(0, i) + v(1, i),
+                3 => (v(0, i) + v(1, i)) + v(2, i),
+                _ => (v(0, i) + v(1, i)) + (v(2, i) + v(3, i)),
+            })
+            .collect();
+        assert!(sums.iter().all(|sum| *sum == wanted), "{size} GPUs");
+    }
+}
+
+#[test]
+fn tensors_come_back_from_the_machines_memory_as_they_were() -> Result<()> {
+    let device = gpu();
+    let originals = (0..3).map(|i| random((5 + i, 33), i)).collect::<Result<Vec<_>>>()?;
+    // Twice, so that pinned memory is used again; the last one is dropped without being brought back.
+    for _ in 0..2 {
+        let mut sent = Vec::new();
+        for original in &originals {
+            let mut away = Waiting::away(&original.to_device(&device)?)?;
+            away.settle()?;
+            sent.push(away);
+        }
+        drop(sent.pop());
+        sent[1].recall()?;
+        for (away, original) in sent.into_iter().zip(&originals).rev() {
+            close(&away.take()?, original, 0.0);
+        }
+        let never_settled = Waiting::away(&originals[0].to_device(&device)?)?;
+        close(&never_settled.take()?, &originals[0], 0.0);
+    }
+    Ok(())
+}
