@@ -6,6 +6,8 @@
 
 mod propagate;
 mod setup;
+mod stderr;
 
 pub use propagate::{current_traceparent, extract, inject, set_parent, set_parent_text};
 pub use setup::{Guard, Logs, Program, SetupError, start};
+pub use stderr::print_line;

@@ -9,9 +9,12 @@ use opentelemetry_otlp::{MetricExporter, SpanExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{Aggregation, Instrument, SdkMeterProvider, Stream};
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::stderr;
 
 /// Boundaries, in seconds, that suit both a dispatch and a training step.
 const SECONDS: [f64; 16] =
@@ -39,6 +42,8 @@ pub enum Logs {
 pub struct Guard {
     tracer: Option<SdkTracerProvider>,
     meter: Option<SdkMeterProvider>,
+    /// Writes the log's last lines when it is dropped, after everything else.
+    _stderr: WorkerGuard,
     /// What `/metrics` shows; only where [`start`] was asked for it.
     pub registry: Option<prometheus::Registry>,
 }
@@ -64,8 +69,9 @@ pub fn start(program: Program, logs: Logs, scrape: bool) -> Result<Guard, SetupE
     let (meter, registry) = meter(resource, scrape)?;
     let level = if logs == Logs::Info { "info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let (lines, written) = stderr::start();
     let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(colours).with_target(false);
     let printed = layer.with_filter(filter);
     let exported = tracer.as_ref().map(|provider| {
         // Without this filter the spans of the transport itself would leave too.
@@ -73,7 +79,7 @@ pub fn start(program: Program, logs: Logs, scrape: bool) -> Result<Guard, SetupE
         tracing_opentelemetry::layer().with_tracer(provider.tracer(program.name)).with_filter(quiet)
     });
     tracing_subscriber::registry().with(printed).with(exported).init();
-    Ok(Guard { tracer, meter, registry })
+    Ok(Guard { tracer, meter, _stderr: written, registry })
 }
 
 /// Whether the standard variables name a receiver for `signal`.
