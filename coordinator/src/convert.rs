@@ -63,7 +63,7 @@ fn attempt(attempt: &domain::Attempt) -> wire::Attempt {
         if end.message.is_empty() { word.to_owned() } else { format!("{word}: {}", end.message) }
     };
     wire::Attempt {
-        token: attempt.token.0,
+        token: attempt.token.number(),
         worker: attempt.worker.clone(),
         started_unix_ms: attempt.started.0 as i64,
         ended_unix_ms: attempt.end.as_ref().map_or(0, |e| e.at.0 as i64),
@@ -246,6 +246,7 @@ pub fn worker(engine: &domain::Engine, worker: &domain::Worker) -> wire::WorkerI
         running_job: worker.assigned.and_then(|t| engine.job_of(t)).map_or(0, |id| id.0),
         last_seen_unix_ms: worker.last_seen.0 as i64,
         draining: worker.draining,
+        set_aside: worker.set_aside().unwrap_or_default(),
     }
 }
 
@@ -291,7 +292,13 @@ pub fn metric_in(m: wire::MetricPoint) -> MetricRecord {
 }
 
 pub fn log(l: LogRecord) -> wire::LogLine {
-    wire::LogLine { seq: l.seq, unix_ms: l.unix_ms as i64, level: l.level, text: l.text, token: l.token }
+    wire::LogLine {
+        seq: l.seq,
+        unix_ms: l.unix_ms as i64,
+        level: l.level,
+        text: l.text,
+        token: Token(l.token).number(),
+    }
 }
 
 pub fn log_in(l: wire::LogLine, token: Token) -> LogRecord {

@@ -14,14 +14,15 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use qlora_engine::{Effect, Engine, Event, Job, JobId, Limits, Millis, Response, SessionId};
+use qlora_engine::{Effect, Engine, Event, Job, JobId, Limits, Response, SessionId};
 use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Write};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::trouble::Trouble;
+use crate::clock::now;
 use crate::error::CallError;
 
 /// Events that are stored in one transaction at the most.
@@ -30,12 +31,8 @@ const BATCH: usize = 256;
 const BROADCAST: usize = 4096;
 /// Journal entries that wait for room at the most; older ones go.
 const UNWRITTEN: usize = 1000;
-
-/// The time now.
-pub fn now() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis(since.as_millis() as u64)
-}
+/// While leases are watched, the driver looks about at least so often: what it is late by, it stood still.
+const BEAT: Duration = Duration::from_millis(500);
 
 type Read = Box<dyn FnOnce(&Engine) + Send>;
 
@@ -131,6 +128,8 @@ pub struct Driver<S> {
     make_room: MakeRoom,
     /// Entries of events that were acknowledged though nothing could be stored.
     unwritten: VecDeque<JournalEntry>,
+    /// When it last looked about.
+    awake: std::time::Instant,
 }
 
 /// Called when the disk is full.
@@ -159,7 +158,9 @@ impl<S: JobStore> Driver<S> {
     /// Reads the state and starts the task; it ends when every [`Handle`] is gone.
     pub async fn start(store: Arc<S>, limits: Limits, make_room: MakeRoom) -> Result<Handle, CallError> {
         let Stored { jobs, unreadable, reserved } = store.load().await?;
-        let mut engine = Engine::new(limits, jobs, now());
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
+        let mut engine = Engine::new(limits, jobs, now(), seed);
         engine.reserve(reserved);
         let unreadable: BTreeMap<JobId, String> = unreadable.into_iter().map(|u| (u.job, u.fault)).collect();
         let (sender, commands) = mpsc::channel(4 * BATCH);
@@ -177,6 +178,7 @@ impl<S: JobStore> Driver<S> {
             trouble: Trouble::default(),
             make_room,
             unwritten: VecDeque::new(),
+            awake: std::time::Instant::now(),
         };
         driver.name_unreadable();
         tokio::spawn(driver.run());
@@ -189,7 +191,7 @@ impl<S: JobStore> Driver<S> {
             tracing::error!(%job, "the job cannot be read and is set aside: {fault}");
             let kind = "unreadable".to_owned();
             let entry =
-                JournalEntry { seq: 0, unix_ms: now().0, job: Some(job), worker: None, kind, text: fault.clone() };
+                JournalEntry { seq: 0, unix_ms: now().wall.0, job: Some(job), worker: None, kind, text: fault.clone() };
             self.unwritten.push_back(entry);
         }
     }
@@ -206,16 +208,31 @@ impl<S: JobStore> Driver<S> {
                 }
                 () = tokio::time::sleep_until(deadline) => {}
             }
+            self.look_about();
             let batch = self.handle(waiting.drain(..));
             self.settle(batch).await;
         }
     }
 
     fn deadline(&self) -> Instant {
-        let now = now();
+        let now = now().steady;
         let next = self.engine.next_deadline(now).map_or(60_000, |t| t.0.saturating_sub(now.0).clamp(1, 60_000));
         let next = Instant::now() + Duration::from_millis(next);
-        self.trouble.until().map_or(next, |pause| next.max(pause))
+        let next = self.trouble.until().map_or(next, |pause| next.max(pause));
+        if self.engine.watches_leases() { next.min(Instant::now() + BEAT) } else { next }
+    }
+
+    /// A store that answered late, a process that was stopped, a machine that slept: nobody could renew a lease
+    /// meanwhile, and nobody is to lose one for it.
+    fn look_about(&mut self) {
+        let awake = std::time::Instant::now();
+        let late = awake.duration_since(self.awake).saturating_sub(BEAT);
+        self.awake = awake;
+        if late > BEAT && self.engine.watches_leases() {
+            let ms = late.as_millis() as u64;
+            tracing::warn!(ms, "the coordinator stood still; every lease is extended by as much");
+            self.engine.handle(now(), Event::Stalled { ms });
+        }
     }
 
     fn handle(&mut self, commands: impl Iterator<Item = Command>) -> Batch {
@@ -258,7 +275,7 @@ impl<S: JobStore> Driver<S> {
                 Effect::Save(id) => drop(batch.dirty.insert(id)),
                 Effect::Wake(session) => batch.wakes.push(session),
                 Effect::Record { job, worker, kind, text } => {
-                    let entry = JournalEntry { seq: 0, unix_ms: now.0, job, worker, kind: kind.into(), text };
+                    let entry = JournalEntry { seq: 0, unix_ms: now.wall.0, job, worker, kind: kind.into(), text };
                     batch.writes.push(Write::Journal(entry));
                 }
             }
@@ -304,9 +321,11 @@ impl<S: JobStore> Driver<S> {
             // each other without end.
             _ => self.engine.take_back(now()),
         }
+        let unsure = matches!(fault, StoreError::Unsure { .. });
         let fault = fault.to_string();
+        let refused = || if unsure { CallError::Unsure(fault.clone()) } else { CallError::NotDurable(fault.clone()) };
         for Answer { reply, again, .. } in batch.answers {
-            let answer = again.and_then(|event| self.unstored(event)).ok_or(CallError::NotDurable(fault.clone()));
+            let answer = again.and_then(|event| self.unstored(event)).ok_or_else(refused);
             if let Some(reply) = reply {
                 let _ = reply.send(answer);
             }

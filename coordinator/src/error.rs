@@ -54,6 +54,12 @@ pub enum CallError {
     Refused(#[from] Refusal),
     #[error("the coordinator cannot store: {0}; nothing was changed, try again")]
     NotDurable(String),
+    #[error(
+        "the coordinator does not know whether it has stored this: {0}; ask before you try again, or try again with the same idempotency key"
+    )]
+    Unsure(String),
+    #[error("the system gives no random bytes: {0}")]
+    Random(String),
     #[error("job {job} cannot be read and is set aside, as it is, in the database: {fault}")]
     Unreadable { job: JobId, fault: String },
     #[error("the coordinator is stopping; try again")]
@@ -73,7 +79,8 @@ impl From<CallError> for Status {
             CallError::Refused(Refusal::NameTaken { .. } | Refusal::KeyReused(_)) => Code::AlreadyExists,
             CallError::Refused(Refusal::StaleSession(_)) => Code::Unauthenticated,
             CallError::Refused(_) => Code::FailedPrecondition,
-            CallError::NotDurable(_) | CallError::Stopping => Code::Unavailable,
+            CallError::NotDurable(_) | CallError::Unsure(_) | CallError::Stopping => Code::Unavailable,
+            CallError::Random(_) => Code::Internal,
             CallError::Unreadable { .. } => Code::DataLoss,
             CallError::Store(fault) => store_code(fault),
             CallError::Artifact(fault) => artifact_code(fault),

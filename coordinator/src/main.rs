@@ -4,6 +4,7 @@
 
 mod auth;
 mod cli;
+mod clock;
 mod convert;
 mod driver;
 mod error;

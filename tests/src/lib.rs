@@ -3,6 +3,8 @@
 
 mod fixture;
 mod programs;
+mod proxy;
 
 pub use fixture::{conversations, tiny_model};
 pub use programs::{Ctl, Program, World, binary, device, wait_until};
+pub use proxy::Proxy;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use qlora_client::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -159,9 +160,30 @@ impl World {
 
     /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the processor where that is not set.
     pub fn worker_in(&self, name: &str, state: &Path, args: &[&str]) -> Program {
+        self.start_worker(&self.address, name, state, args)
+    }
+
+    /// Starts a worker that reaches the coordinator by another address.
+    pub fn worker_at(&mut self, address: &str, name: &str, args: &[&str]) -> Program {
+        self.workers += 1;
+        let state = self.path(&format!("worker-{}", self.workers));
+        self.start_worker(address, name, &state, args)
+    }
+
+    /// A client of this coordinator.
+    pub fn client(&self) -> Client {
+        self.client_of(&self.address)
+    }
+
+    /// A client of the coordinator at `address`.
+    pub fn client_of(&self, address: &str) -> Client {
+        Client::new(address, None).expect("an address")
+    }
+
+    fn start_worker(&self, address: &str, name: &str, state: &Path, args: &[&str]) -> Program {
         let state = state.to_string_lossy().into_owned();
         let device = device();
-        let own = ["--coordinator", &self.address, "--name", name, "--state-dir", &state, "--device", &device];
+        let own = ["--coordinator", address, "--name", name, "--state-dir", &state, "--device", &device];
         let all: Vec<&str> = own.iter().chain(args).copied().collect();
         let log = format!("{name}-{}.log", self.workers);
         let env = [("RAYON_NUM_THREADS".to_owned(), "1".to_owned())];

@@ -1,20 +1,23 @@
 //! The training process: reads what to do from a file, trains, and writes events as lines of JSON to stdout.
 //!
-//! On stdin it hears `checkpoint` and `stop`, and where it is not the first of a gang, `meet` and where that one is found.
+//! On stdin it hears `checkpoint` and `stop`, how long its lease holds, and where it is not the first of a gang, `meet` and where that one is found.
 //! When stdin ends, the agent is gone, and the process ends at once:
 //! no orphan goes on training. What it logs goes to stderr.
 
 use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use qlora_config::ResolvedConfig;
-use qlora_trainer::Error;
 use qlora_trainer::group::{Alone, Group};
 use qlora_trainer::report::{Event, Phase, Reporter, Wish};
 use qlora_trainer::run::Run;
 use qlora_trainer::score::Evaluation;
+use qlora_trainer::{Blame, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::gang::{self, Listening, Meeting, Seat};
@@ -32,6 +35,9 @@ pub struct Spec {
 /// What a line begins with that says where the first of the gang is found.
 pub const MEET: &str = "meet ";
 
+/// What a line begins with that says for how many milliseconds the process may go on.
+pub const LEASE: &str = "lease ";
+
 /// What is done with the model.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,7 +54,7 @@ pub enum Line {
     /// Where the other processes of the gang find this one.
     Listening(Listening),
     Ended {
-        blame: Option<qlora_trainer::Blame>,
+        blame: Option<Blame>,
         stopped: bool,
         message: String,
     },
@@ -90,15 +96,42 @@ impl Reporter for Stdout {
 pub fn run(spec: &Path) -> ExitCode {
     let Heard { wishes, meetings } = listen();
     let mut reporter = Stdout { wishes };
-    let result = read(spec).and_then(|(config, spec)| execute(config, spec, &meetings, &mut reporter));
+    let panicked = note_panics();
+    // Nothing is used after a panic but the words about it.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        read(spec).and_then(|(config, spec)| execute(config, spec, &meetings, &mut reporter))
+    }));
+    let ended = |blame, stopped, message| Line::Ended { blame, stopped, message };
     let line = match &result {
-        Ok(()) => Line::Ended { blame: None, stopped: false, message: String::new() },
-        Err(e) => Line::Ended { blame: Some(e.blame()), stopped: matches!(e, Error::Stopped), message: e.to_string() },
+        Ok(Ok(())) => ended(None, false, String::new()),
+        Ok(Err(e)) => ended(Some(e.blame()), matches!(e, Error::Stopped), e.to_string()),
+        // The same input would end in the same way on every worker.
+        Err(_) => {
+            let words = panicked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let message =
+                format!("a fault of this program, which trying again does not mend: {words}; please report it");
+            ended(Some(Blame::Input), false, message)
+        }
     };
     match Stdout::write(&line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Keeps what the first panic said, and where it was; it is told on stderr as ever.
+fn note_panics() -> Arc<Mutex<String>> {
+    let noted: Arc<Mutex<String>> = Arc::default();
+    let (keep, tell) = (noted.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        let mut words = keep.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.is_empty() {
+            *words = panic.to_string().replace('\n', " ");
+        }
+        drop(words);
+        tell(panic);
+    }));
+    noted
 }
 
 fn read(path: &Path) -> Result<(ResolvedConfig, Spec), Error> {
@@ -139,12 +172,16 @@ fn execute(
 /// Reads on a thread of its own; ends the process when the agent is gone.
 fn listen() -> Heard {
     let ((wish, wishes), (meeting, meetings)) = (mpsc::channel(), mpsc::channel());
+    let lease = Watchdog::start();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             // Nobody listens any more only where the process is about to end.
             match line.as_deref() {
                 Ok("checkpoint") => drop(wish.send(Wish::Checkpoint)),
                 Ok("stop") => drop(wish.send(Wish::Stop)),
+                Ok(line) if line.starts_with(LEASE) => {
+                    lease.renew(line.trim_start_matches(LEASE).parse().map_or(Duration::ZERO, Duration::from_millis));
+                }
                 Ok(line) => {
                     let words = line.strip_prefix(MEET).and_then(|text| serde_json::from_str(text).ok());
                     drop(words.map(|words| meeting.send(words)));
@@ -155,4 +192,34 @@ fn listen() -> Heard {
         std::process::exit(1);
     });
     Heard { wishes, meetings }
+}
+
+/// Ends the process when its lease is over, whatever the agent does meanwhile: another worker may begin then.
+struct Watchdog(mpsc::Sender<Instant>);
+
+impl Watchdog {
+    /// The time begins when the first lease is heard of.
+    fn start() -> Self {
+        let (sender, leases) = mpsc::channel();
+        std::thread::spawn(move || watch(&leases));
+        Self(sender)
+    }
+
+    fn renew(&self, left: Duration) {
+        let _ = self.0.send(Instant::now() + left);
+    }
+}
+
+fn watch(leases: &Receiver<Instant>) {
+    let Ok(mut until) = leases.recv() else { return };
+    loop {
+        match leases.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(later) => until = later,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                eprintln!("the lease is over and nobody renewed it: the training process ends");
+                std::process::exit(1);
+            }
+        }
+    }
 }

@@ -35,29 +35,34 @@ pub enum Event {
     },
     /// Metrics and logs of an attempt came; asks whether they may be stored.
     Report {
+        session: SessionId,
         token: Token,
-        /// Of the worker among those of the attempt.
-        rank: u32,
         batch: u64,
         progress: Option<Box<Progress>>,
     },
     Commit {
+        session: SessionId,
         token: Token,
         artifact: Artifact,
     },
     Finish {
+        session: SessionId,
         token: Token,
-        rank: u32,
         outcome: Outcome,
         message: String,
     },
     /// The first worker of an attempt says where the others find it.
     Offer {
+        session: SessionId,
         token: Token,
         meeting: Meeting,
     },
     /// Time passed: leases and backoffs may have run out.
     Tick,
+    /// For so many milliseconds nobody was heard, and it was the coordinator's own doing: it stood still.
+    Stalled {
+        ms: u64,
+    },
 }
 
 /// The answer to one event.
@@ -120,11 +125,15 @@ pub enum Refusal {
     StaleToken(Token),
     #[error("the session is unknown or its lease has ended: register again")]
     StaleSession(SessionId),
+    #[error("attempt {0} belongs to another worker")]
+    NotYours(Token),
     #[error(
         "a worker called {name} is connected from another machine or state folder; start this one with another --name"
     )]
     NameTaken { name: String },
-    #[error("the idempotency key was used for another configuration, as job {0}")]
+    #[error(
+        "the idempotency key was used for another request, as job {0}: use another key, or submit the same configuration and files"
+    )]
     KeyReused(JobId),
     #[error("a checkpoint of step {step} lies behind the committed one of step {committed}")]
     StepWentBack { step: u64, committed: u64 },

@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{JobId, Millis, Token};
+use crate::ids::{JobId, Millis, Now, Token};
 use crate::number;
 use crate::worker::Needs;
 
@@ -25,6 +25,9 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// Attempts that failed by themselves; lost workers do not count.
     pub failures: u32,
+    /// Workers that were lost with the job since it last saved anything.
+    #[serde(default)]
+    pub lost_in_a_row: u32,
     pub progress: Progress,
     pub artifacts: Vec<Artifact>,
     pub created: Millis,
@@ -75,7 +78,7 @@ pub struct Artifact {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobState {
     Queued {
-        /// After a failed attempt: not before this time.
+        /// After a failed attempt: not before this time, on the steady clock.
         not_before: Millis,
     },
     Running {
@@ -109,6 +112,9 @@ pub struct Attempt {
     pub token: Token,
     /// The only worker, or the first one, which reports progress and saves.
     pub worker: String,
+    /// Which of all workers of that name it is.
+    #[serde(default)]
+    pub instance: String,
     pub started: Millis,
     /// The greatest batch of reports that was taken from `worker`.
     pub batch: u64,
@@ -127,10 +133,19 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub worker: String,
+    #[serde(default)]
+    pub instance: String,
     /// The greatest batch of reports that was taken.
     pub batch: u64,
     /// It has let go of the attempt.
     pub done: bool,
+}
+
+/// A worker as it stood when an attempt began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub worker: String,
+    pub instance: String,
 }
 
 /// Where the workers of an attempt find the first of them.
@@ -141,17 +156,24 @@ pub struct Meeting {
 }
 
 impl Attempt {
-    pub fn new(token: Token, worker: String, others: Vec<String>, started: Millis) -> Self {
-        let others = others.into_iter().map(|worker| Member { worker, batch: 0, done: false }).collect();
-        Self { token, worker, started, batch: 0, end: None, others, let_go: false, meeting: None }
+    pub fn new(token: Token, first: Holder, others: Vec<Holder>, started: Millis) -> Self {
+        let member = |Holder { worker, instance }| Member { worker, instance, batch: 0, done: false };
+        let others = others.into_iter().map(member).collect();
+        let Holder { worker, instance } = first;
+        Self { token, worker, instance, started, batch: 0, end: None, others, let_go: false, meeting: None }
     }
 
     /// Workers that have not let go of it, in the order of ranks.
     pub fn holders(&self) -> impl Iterator<Item = &str> {
+        self.holding().map(|(worker, _)| worker)
+    }
+
+    /// Names and instances of the holders.
+    pub(crate) fn holding(&self) -> impl Iterator<Item = (&str, &str)> {
         let open = self.end.is_none();
-        let first = Some(self.worker.as_str()).filter(|_| open && !self.let_go);
-        let others = self.others.iter().filter(move |m| open && !m.done).map(|m| m.worker.as_str());
-        first.into_iter().chain(others)
+        let first = Some((self.worker.as_str(), self.instance.as_str())).filter(|_| open && !self.let_go);
+        let others = self.others.iter().filter(move |m| open && !m.done);
+        first.into_iter().chain(others.map(|m| (m.worker.as_str(), m.instance.as_str())))
     }
 
     /// The place of `worker`, where it takes part.
@@ -278,17 +300,30 @@ pub struct Sample {
     pub answer: String,
 }
 
+impl JobSpec {
+    /// Whether `other` asks for the same work: what an idempotency key promises.
+    pub(crate) fn is_same_request(&self, other: &Self) -> bool {
+        let files = |spec: &Self| {
+            let mut files: Vec<_> = spec.files.iter().map(|f| (f.role.clone(), f.digest.clone())).collect();
+            files.sort();
+            files
+        };
+        (self.kind, &self.config_hash) == (other.kind, &other.config_hash) && files(self) == files(other)
+    }
+}
+
 impl Job {
-    pub fn new(id: JobId, spec: JobSpec, now: Millis) -> Self {
+    pub fn new(id: JobId, spec: JobSpec, now: Now) -> Self {
         Self {
             id,
             spec,
-            state: JobState::Queued { not_before: now },
+            state: JobState::Queued { not_before: now.steady },
             attempts: Vec::new(),
             failures: 0,
+            lost_in_a_row: 0,
             progress: Progress { phase: "queued".into(), ..Progress::default() },
             artifacts: Vec::new(),
-            created: now,
+            created: now.wall,
         }
     }
 

@@ -27,11 +27,11 @@ mod number;
 mod placement;
 mod worker;
 
-pub use engine::{Engine, Limits, Reserved};
+pub use engine::{Engine, Limits, Reserved, Seed};
 pub use event::{Effect, Event, Refusal, Response, Wanted};
-pub use ids::{JobId, Millis, SessionId, Token};
+pub use ids::{JobId, Millis, Now, SessionId, Token};
 pub use job::{
-    Artifact, Attempt, AttemptEnd, CallScores, File, Job, JobKind, JobSpec, JobState, Meeting, Member, Outcome,
+    Artifact, Attempt, AttemptEnd, CallScores, File, Holder, Job, JobKind, JobSpec, JobState, Meeting, Member, Outcome,
     Progress, Sample, Scores,
 };
 pub use number::Number;

@@ -19,6 +19,9 @@ impl Verdict {
 /// Judges `worker` by what it is, not by whether it is busy.
 pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
     let platform = &worker.platform;
+    if let Some(reason) = worker.set_aside() {
+        return Verdict::no(reason);
+    }
     if let Some(device) = needs.device.filter(|&d| d != platform.device) {
         return Verdict::no(format!(
             "needs a {} device, {} has {}",

@@ -1,10 +1,10 @@
 //! What a worker is, and what a job needs of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Millis, SessionId, Token};
+use crate::ids::{JobId, Millis, SessionId, Token};
 use crate::number;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,14 +89,30 @@ pub struct Worker {
     pub draining: bool,
     /// Its lease still holds.
     pub connected: bool,
+    /// Jobs that failed on it and succeeded elsewhere, since it registered or last succeeded itself.
+    pub blamed: BTreeSet<JobId>,
 }
 
+/// Jobs that may fail on a worker and succeed elsewhere before it is given no more.
+const MOST_BLAMED: usize = 3;
+
 impl Worker {
+    /// Why it is given nothing though it is there; none where it is.
+    pub fn set_aside(&self) -> Option<String> {
+        (self.blamed.len() >= MOST_BLAMED).then(|| {
+            let n = self.blamed.len();
+            format!(
+                "{n} jobs failed on {} and succeeded elsewhere; it is given work again once it is restarted",
+                self.name
+            )
+        })
+    }
+
     /// One that has not registered since the coordinator started and holds the attempt `token` from before.
-    pub(crate) fn absent(name: String, token: Token, now: Millis, lease_until: Millis) -> Self {
+    pub(crate) fn absent((name, instance): (&str, &str), token: Token, now: Millis, lease_until: Millis) -> Self {
         Self {
-            name,
-            instance: String::new(),
+            name: name.to_owned(),
+            instance: instance.to_owned(),
             session: SessionId(0),
             platform: Platform::unknown(),
             lease_until,
@@ -105,12 +121,13 @@ impl Worker {
             waiting: false,
             draining: false,
             connected: false,
+            blamed: BTreeSet::new(),
         }
     }
 
     /// It waits for work and may be given some.
     pub(crate) fn is_free(&self) -> bool {
-        self.waiting && self.connected && self.assigned.is_none() && !self.draining
+        self.waiting && self.connected && self.assigned.is_none() && !self.draining && self.set_aside().is_none()
     }
 }
 

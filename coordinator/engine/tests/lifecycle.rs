@@ -9,7 +9,7 @@ use qlora_engine::*;
 const LEASE: u64 = 1000;
 
 fn limits() -> Limits {
-    Limits { lease: LEASE, backoff: 100, max_backoff: 1000 }
+    Limits { lease: LEASE, backoff: 100, max_backoff: 1000, elsewhere: 5000, max_lost: 4 }
 }
 
 fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
@@ -48,14 +48,16 @@ fn spec(name: &str, key: Option<&str>) -> Box<JobSpec> {
     })
 }
 
+const SEED: Seed = [7; 32];
+
 struct World {
     engine: Engine,
-    now: Millis,
+    now: Now,
 }
 
 impl World {
     fn new() -> Self {
-        Self { engine: Engine::new(limits(), Vec::new(), Millis(0)), now: Millis(0) }
+        Self { engine: Engine::new(limits(), Vec::new(), Now::both(0), SEED), now: Now::both(0) }
     }
 
     fn handle(&mut self, event: Event) -> Response {
@@ -102,7 +104,15 @@ impl World {
     }
 
     fn finish_as(&mut self, token: Token, rank: u32, outcome: Outcome) -> Response {
-        self.handle(Event::Finish { token, rank, outcome, message: format!("why {rank}") })
+        let session = self.session(token, rank);
+        self.handle(Event::Finish { session, token, outcome, message: format!("why {rank}") })
+    }
+
+    /// The session of the worker of `rank` in the attempt `token`; one that nobody has, where there is none.
+    fn session(&self, token: Token, rank: u32) -> SessionId {
+        let attempt = self.engine.jobs().find_map(|job| job.attempt(token));
+        let is_it = |w: &&Worker| attempt.is_some_and(|a| a.rank(&w.name) == Some(rank));
+        self.engine.workers().find(is_it).map_or(SessionId(u64::MAX), |w| w.session)
     }
 }
 
@@ -137,14 +147,14 @@ fn a_lost_worker_gives_its_job_back_and_its_late_words_are_refused() {
     let job = world.submit(spec("x", None));
     let (a, b) = (world.register("a", "1"), world.register("b", "2"));
     let (_, first) = world.start(a);
-    world.now = Millis(LEASE - 1);
+    world.now = Now::both(LEASE - 1);
     assert_eq!(world.sync(b, None), Response::Wanted(Wanted::Nothing));
-    world.now = Millis(LEASE);
+    world.now = Now::both(LEASE);
     world.handle(Event::Tick);
     assert!(matches!(world.state(job), JobState::Queued { .. }));
     let (_, second) = world.start(b);
     assert!(second > first);
-    let late = Event::Report { token: first, rank: 0, batch: 9, progress: None };
+    let late = Event::Report { session: a, token: first, batch: 9, progress: None };
     assert_eq!(world.handle(late), Response::Refused(Refusal::StaleToken(first)));
     assert_eq!(world.sync(a, Some(first)), Response::Refused(Refusal::StaleSession(a)));
     assert_eq!(world.engine.job(job).expect("a job").failures, 0);
@@ -172,7 +182,7 @@ fn a_second_worker_of_the_same_name_is_refused_while_the_first_is_there() {
         running: None,
     };
     assert_eq!(world.handle(event.clone()), Response::Refused(Refusal::NameTaken { name: "a".into() }));
-    world.now = Millis(LEASE);
+    world.now = Now::both(LEASE);
     world.handle(Event::Tick);
     assert!(matches!(world.handle(event), Response::Registered { .. }));
 }
@@ -184,7 +194,7 @@ fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
     let a = world.register("a", "1");
     let (_, token) = world.start(a);
     let jobs = world.engine.jobs().cloned().collect();
-    let mut world = World { engine: Engine::new(limits(), jobs, Millis(5000)), now: Millis(5000) };
+    let mut world = World { engine: Engine::new(limits(), jobs, Now::both(5000), [8; 32]), now: Now::both(5000) };
     assert_eq!(world.sync(a, Some(token)), Response::Refused(Refusal::StaleSession(a)));
     let event = Event::Register {
         name: "a".into(),
@@ -206,9 +216,9 @@ fn failures_are_repeated_with_growing_waits_and_then_end_the_job() {
     for wait in [100, 200] {
         let (_, token) = world.start(a);
         world.finish(token, Outcome::Failed);
-        assert_eq!(*world.state(job), JobState::Queued { not_before: world.now.plus(wait) });
+        assert_eq!(*world.state(job), JobState::Queued { not_before: world.now.steady.plus(wait) });
         assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
-        world.now = world.now.plus(wait);
+        world.now = Now::both(world.now.steady.0 + wait);
     }
     let (_, token) = world.start(a);
     world.finish(token, Outcome::Failed);
@@ -248,7 +258,7 @@ fn a_repeated_batch_is_acknowledged_and_not_new() {
     let job = world.submit(spec("x", None));
     let a = world.register("a", "1");
     let (_, token) = world.start(a);
-    let report = |batch| Event::Report { token, rank: 0, batch, progress: None };
+    let report = |batch| Event::Report { session: a, token, batch, progress: None };
     assert_eq!(world.handle(report(1)), Response::Batch { job, is_new: true });
     assert_eq!(world.handle(report(1)), Response::Batch { job, is_new: false });
     assert_eq!(world.handle(report(2)), Response::Batch { job, is_new: true });
@@ -267,6 +277,221 @@ fn a_job_that_fits_nowhere_says_why() {
     let verdict = verdict(&big.needs, worker);
     assert!(!verdict.fits);
     assert_eq!(verdict.reason, "needs 31.0 GiB, a may use 8.0; fits with data.max_seq_len: 512");
+}
+
+/// Every event that a worker sends of an attempt, by `session`.
+fn words_of(session: SessionId, token: Token) -> [Event; 4] {
+    let artifact = Artifact { kind: "checkpoint".into(), name: "c".into(), digest: "d".into(), size: 1, step: 1 };
+    let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1] };
+    [
+        Event::Report { session, token, batch: 1, progress: None },
+        Event::Commit { session, token, artifact },
+        Event::Offer { session, token, meeting },
+        Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new() },
+    ]
+}
+
+#[test]
+fn only_the_worker_of_an_attempt_speaks_for_it() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let (a, b) = (world.register("a", "1"), world.register("b", "2"));
+    let (_, token) = world.start(a);
+    let before = world.engine.job(job).cloned();
+    for event in words_of(b, token) {
+        assert_eq!(world.handle(event), Response::Refused(Refusal::NotYours(token)));
+    }
+    let nobody = SessionId(a.0 ^ 1);
+    for event in words_of(nobody, token) {
+        assert_eq!(world.handle(event), Response::Refused(Refusal::StaleSession(nobody)));
+    }
+    // The number of the attempt is known to everyone; the token is not.
+    let guessed = Token(token.0 ^ 1);
+    for event in words_of(a, guessed) {
+        assert_eq!(world.handle(event), Response::Refused(Refusal::StaleToken(guessed)));
+    }
+    assert_eq!(world.engine.job(job).cloned(), before);
+    for event in words_of(a, token) {
+        assert!(!matches!(world.handle(event), Response::Refused(_)));
+    }
+    assert!(matches!(world.state(job), JobState::Succeeded { .. }));
+}
+
+#[test]
+fn tokens_grow_and_neither_they_nor_sessions_repeat_under_another_seed() {
+    let given = |seed| {
+        let engine = Engine::new(limits(), Vec::new(), Now::both(0), seed);
+        let mut world = World { engine, now: Now::both(0) };
+        let mut all = Vec::new();
+        for i in 0..20 {
+            world.submit(spec("x", None));
+            let session = world.register(&format!("w{i}"), "1");
+            all.push((session, world.start(session).1));
+        }
+        all
+    };
+    let (one, other) = (given([1; 32]), given([2; 32]));
+    assert!(one.is_sorted_by(|a, b| a.1 < b.1));
+    assert!(one.iter().map(|(_, token)| token.number()).eq(1..=20));
+    for (a, b) in one.iter().zip(&other) {
+        assert!(a.0 != b.0 && a.1 != b.1, "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn a_key_covers_the_files_whatever_their_order() {
+    let file = |role: &str, digest: &str| File { role: role.into(), name: role.into(), digest: digest.into(), size: 1 };
+    let with = |files: Vec<File>| {
+        let mut spec = spec("x", Some("k"));
+        spec.files = files;
+        spec
+    };
+    let mut world = World::new();
+    let job = world.submit(with(vec![file("train", "1"), file("eval", "2")]));
+    let turned = Event::Submit { spec: with(vec![file("eval", "2"), file("train", "1")]) };
+    assert_eq!(world.handle(turned), Response::Submitted { job, created: false });
+    for others in [vec![], vec![file("train", "1")], vec![file("train", "2"), file("eval", "1")]] {
+        assert_eq!(world.handle(Event::Submit { spec: with(others) }), Response::Refused(Refusal::KeyReused(job)));
+    }
+}
+
+#[test]
+fn a_namesake_does_not_take_a_running_job_after_a_restart_of_the_coordinator() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    let (_, token) = world.start(a);
+    let jobs = world.engine.jobs().cloned().collect();
+    let mut world = World { engine: Engine::new(limits(), jobs, Now::both(5000), [8; 32]), now: Now::both(5000) };
+    let register = |instance: &str, running| Event::Register {
+        name: "a".into(),
+        instance: instance.into(),
+        platform: platform(DeviceClass::Cpu, 8),
+        running,
+    };
+    for running in [None, Some(token)] {
+        assert_eq!(world.handle(register("2", running)), Response::Refused(Refusal::NameTaken { name: "a".into() }));
+    }
+    let Response::Registered { session } = world.handle(register("1", Some(token))) else { panic!("not registered") };
+    assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert!(matches!(world.state(job), JobState::Running { .. }));
+}
+
+#[test]
+fn leases_do_not_hear_of_the_wall_clock() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    let (_, token) = world.start(a);
+    for wall in [3_600_000, 0, 86_400_000] {
+        world.now.wall = Millis(wall);
+        world.handle(Event::Tick);
+        assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::GoOn));
+    }
+    world.now = Now { steady: Millis(LEASE), wall: Millis(0) };
+    world.handle(Event::Tick);
+    assert!(matches!(world.state(job), JobState::Queued { not_before } if *not_before == Millis(LEASE)));
+}
+
+#[test]
+fn who_could_not_be_heard_is_not_lost() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    world.start(a);
+    world.now = Now::both(10 * LEASE);
+    world.handle(Event::Stalled { ms: 10 * LEASE });
+    world.handle(Event::Tick);
+    assert!(matches!(world.state(job), JobState::Running { .. }));
+    world.now = Now::both(11 * LEASE);
+    world.handle(Event::Tick);
+    assert!(matches!(world.state(job), JobState::Queued { .. }));
+}
+
+#[test]
+fn a_job_that_loses_workers_and_saves_nothing_is_held_and_then_fails() {
+    let lose = |world: &mut World, i: u64, saves: bool| {
+        let session = world.register(&format!("w{i}"), "1");
+        let (_, token) = world.start(session);
+        if saves {
+            let artifact =
+                Artifact { kind: "checkpoint".into(), name: "c".into(), digest: "d".into(), size: 1, step: i };
+            world.handle(Event::Commit { session, token, artifact });
+        }
+        world.now = Now::both(world.now.steady.0 + LEASE);
+        world.handle(Event::Tick);
+    };
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    for (i, wait) in [0, 100, 200].into_iter().enumerate() {
+        lose(&mut world, i as u64, false);
+        assert_eq!(*world.state(job), JobState::Queued { not_before: world.now.steady.plus(wait) });
+        world.now = Now::both(world.now.steady.0 + wait);
+    }
+    lose(&mut world, 3, false);
+    let JobState::Failed { reason, .. } = world.state(job) else { panic!("{:?}", world.state(job)) };
+    assert!(reason.contains("4 workers were lost one after another"), "{reason}");
+
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    for i in 0..12 {
+        lose(&mut world, i, true);
+        assert_eq!(*world.state(job), JobState::Queued { not_before: world.now.steady }, "it saves before each loss");
+    }
+}
+
+#[test]
+fn a_job_that_failed_on_one_worker_waits_for_another_that_fits_and_not_for_ever() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let (bad, good) = (world.register("bad", "1"), world.register("good", "2"));
+    let (_, token) = world.start(bad);
+    world.finish(token, Outcome::Failed);
+    world.now = Now::both(100);
+    assert_eq!(world.sync(bad, None), Response::Wanted(Wanted::Nothing), "the other one comes first");
+    let (again, token) = world.start(good);
+    assert_eq!(again, job);
+    world.finish(token, Outcome::Failed);
+    world.now = Now::both(500);
+    assert_eq!(world.start(bad).0, job, "it has failed on both");
+
+    let mut world = World::new();
+    let (bad, good) = (world.register("bad", "1"), world.register("good", "2"));
+    let long = world.submit(spec("long", None));
+    assert_eq!(world.start(good).0, long);
+    let job = world.submit(spec("x", None));
+    let (_, token) = world.start(bad);
+    world.finish(token, Outcome::Failed);
+    let from = |ms: u64| Now::both(100 + ms);
+    for ms in (0..limits().elsewhere).step_by(500) {
+        world.now = from(ms);
+        world.sync(good, world.engine.worker_of(good).and_then(|w| w.assigned));
+        assert_eq!(world.sync(bad, None), Response::Wanted(Wanted::Nothing));
+        assert!(world.engine.next_deadline(world.now.steady).is_some());
+    }
+    world.now = from(limits().elsewhere);
+    assert_eq!(world.start(bad).0, job, "the other one is busy for too long");
+}
+
+#[test]
+fn a_worker_on_which_jobs_fail_that_succeed_elsewhere_is_set_aside_until_it_registers_again() {
+    let mut world = World::new();
+    let (bad, good) = (world.register("bad", "1"), world.register("good", "2"));
+    for _ in 0..3 {
+        world.submit(spec("x", None));
+        let (_, token) = world.start(bad);
+        world.finish(token, Outcome::Failed);
+        world.now = Now::both(world.now.steady.0 + 100);
+        let (_, token) = world.start(good);
+        world.finish(token, Outcome::Succeeded);
+    }
+    let job = world.submit(spec("x", None));
+    assert_eq!(world.sync(bad, None), Response::Wanted(Wanted::Nothing));
+    let worker = world.engine.worker_of(bad).expect("a worker");
+    let verdict = verdict(&Needs::default(), worker);
+    assert!(!verdict.fits && verdict.reason.starts_with("3 jobs failed on bad and succeeded elsewhere"), "{verdict:?}");
+    let again = world.register("bad", "1");
+    assert_eq!(world.start(again).0, job);
 }
 
 fn for_two(name: &str) -> Box<JobSpec> {
@@ -296,8 +521,8 @@ fn a_job_for_two_starts_on_both_at_once_and_wakes_the_one_that_waits() {
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "one alone does not start it");
     let event = Event::Synchronize { session: b, running: None, memory_free: 0, disk_free: 0, draining: false };
     let (response, effects) = world.engine.handle(world.now, event);
-    let token = Token(1);
-    assert_eq!(response, Response::Wanted(Wanted::Run { job, token }));
+    let Response::Wanted(Wanted::Run { job: started, token }) = response else { panic!("{response:?}") };
+    assert_eq!((started, token.number()), (job, 1));
     assert!(effects.contains(&Effect::Wake(a)), "{effects:?}");
     let attempt = world.engine.job(job).and_then(|job| job.attempt(token)).expect("an attempt");
     assert_eq!((attempt.rank("b"), attempt.rank("a"), attempt.rank("c"), attempt.size()), (Some(0), Some(1), None, 2));
@@ -337,7 +562,7 @@ fn nobody_is_woken_for_a_job_for_two_that_cannot_start_and_somebody_for_a_younge
     assert_eq!(job, failing);
     world.finish(token, Outcome::Failed);
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
-    world.now = Millis(100);
+    world.now = Now::both(100);
     assert_eq!(world.engine.handle(world.now, Event::Tick).1, [Effect::Wake(a)], "its backoff is over");
 }
 
@@ -345,7 +570,7 @@ fn nobody_is_woken_for_a_job_for_two_that_cannot_start_and_somebody_for_a_younge
 fn the_failure_of_any_ends_the_attempt_of_all_and_they_are_told_to_stop_at_once() {
     for (rank, outcome) in [(0, Outcome::Failed), (1, Outcome::Failed), (1, Outcome::Lost)] {
         let (mut world, [a, b], job, token) = two_at_work();
-        let event = Event::Finish { token, rank, outcome, message: "why".into() };
+        let event = Event::Finish { session: [a, b][rank], token, outcome, message: "why".into() };
         let (_, effects) = world.engine.handle(world.now, event);
         assert!(effects.contains(&Effect::Wake(a)) && effects.contains(&Effect::Wake(b)), "{effects:?}");
         assert!(matches!(world.state(job), JobState::Queued { .. }));
@@ -390,16 +615,17 @@ fn who_lost_another_waits_for_its_word_and_if_all_did_the_attempt_has_failed() {
 #[test]
 fn losing_one_of_two_gives_the_job_back_and_both_reports_are_numbered_apart() {
     let (mut world, [a, b], job, token) = two_at_work();
-    for rank in [0, 1] {
-        let report = Event::Report { token, rank, batch: 1, progress: None };
+    for session in [a, b] {
+        let report = Event::Report { session, token, batch: 1, progress: None };
         assert_eq!(world.handle(report.clone()), Response::Batch { job, is_new: true });
         assert_eq!(world.handle(report), Response::Batch { job, is_new: false });
     }
-    let stranger = Event::Report { token, rank: 2, batch: 1, progress: None };
-    assert_eq!(world.handle(stranger), Response::Refused(Refusal::StaleToken(token)));
-    world.now = Millis(LEASE - 1);
+    let c = world.register("c", "3");
+    let stranger = Event::Report { session: c, token, batch: 1, progress: None };
+    assert_eq!(world.handle(stranger), Response::Refused(Refusal::NotYours(token)));
+    world.now = Now::both(LEASE - 1);
     world.sync(b, Some(token));
-    world.now = Millis(LEASE);
+    world.now = Now::both(LEASE);
     world.handle(Event::Tick);
     assert_eq!(world.sync(a, Some(token)), Response::Refused(Refusal::StaleSession(a)));
     let answer = world.sync(b, Some(token));
@@ -464,6 +690,10 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+fn finish(world: &World, token: Token, rank: u32, outcome: Outcome) -> Event {
+    Event::Finish { session: world.session(token, rank), token, outcome, message: String::new() }
+}
+
 /// A batch of events that cannot be stored; returns the tokens that were given out in it.
 fn unstored(world: &mut World, events: &[(u8, usize)], sessions: &[Option<SessionId>], token: Token) -> Vec<Token> {
     world.engine.settled();
@@ -475,10 +705,13 @@ fn unstored(world: &mut World, events: &[(u8, usize)], sessions: &[Option<Sessio
             0 => Event::Submit { spec: spec("x", Some("a key")) },
             1 => Event::Cancel { job: JobId(i as u64), reason: "r".into() },
             2 => Event::Leave { session },
-            3 => Event::Report { token, rank: 0, batch: 99, progress: Some(Box::default()) },
-            4 => Event::Finish { token, rank: 0, outcome: Outcome::Succeeded, message: String::new() },
-            5 => Event::Finish { token, rank: i as u32 % 3, outcome: Outcome::PeerLost, message: String::new() },
-            6 => Event::Offer { token, meeting: Meeting { addresses: vec!["a:1".into()], secret: vec![1] } },
+            3 => Event::Report { session: world.session(token, 0), token, batch: 99, progress: Some(Box::default()) },
+            4 => finish(world, token, 0, Outcome::Succeeded),
+            5 => finish(world, token, i as u32 % 3, Outcome::PeerLost),
+            6 => {
+                let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1] };
+                Event::Offer { session: world.session(token, 0), token, meeting }
+            }
             _ => Event::Synchronize { session, running: None, memory_free: 0, disk_free: 0, draining: false },
         };
         if let Response::Wanted(Wanted::Run { token, .. }) = world.handle(event) {
@@ -589,10 +822,14 @@ proptest! {
                         _ => {}
                     }
                 },
-                Act::Report(t) => { world.handle(Event::Report { token: pick(t), rank: 0, batch: 1, progress: None }); }
+                Act::Report(t) => {
+                    let (session, token) = (world.session(pick(t), 0), pick(t));
+                    world.handle(Event::Report { session, token, batch: 1, progress: None });
+                }
                 Act::Commit(t, step) => {
                     let artifact = Artifact { kind: "checkpoint".into(), name: format!("{step}"), digest: "d".into(), size: 1, step };
-                    world.handle(Event::Commit { token: pick(t), artifact });
+                    let (session, token) = (world.session(pick(t), 0), pick(t));
+                    world.handle(Event::Commit { session, token, artifact });
                 }
                 Act::Finish(t, rank, outcome) => {
                     let token = pick(t);
@@ -602,10 +839,10 @@ proptest! {
                     world.finish_as(token, rank, outcome);
                     for w in gone { running[w] = None; }
                 }
-                Act::Pass(ms) => { world.now = world.now.plus(ms); world.handle(Event::Tick); }
+                Act::Pass(ms) => { world.now = Now::both(world.now.steady.0 + ms); world.handle(Event::Tick); }
                 Act::Restart => {
                     let jobs = world.engine.jobs().cloned().collect();
-                    world.engine = Engine::new(limits(), jobs, world.now);
+                    world.engine = Engine::new(limits(), jobs, world.now, [9; 32]);
                     sessions = [None; 3];
                     // Nobody ever had them.
                     never_stored.clear();
@@ -666,5 +903,6 @@ fn what_an_unreadable_job_had_is_never_given_again() {
     );
     assert_eq!(world.submit(spec("x", None)), JobId(8));
     let a = world.register("a", "1");
-    assert_eq!(world.start(a), (JobId(8), Token(41)));
+    let (job, token) = world.start(a);
+    assert_eq!((job, token.number()), (JobId(8), 41));
 }

@@ -135,18 +135,18 @@ fn sync(session: SessionId, running: Option<Token>) -> Event {
     Event::Synchronize { session, running, memory_free: 1, disk_free: 1, draining: false }
 }
 
-fn finish(token: Token) -> Event {
-    Event::Finish { token, rank: 0, outcome: Outcome::Succeeded, message: String::new() }
+fn finish(session: SessionId, token: Token) -> Event {
+    Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new() }
 }
 
-fn report(token: Token, batch: u64) -> Event {
+fn report(session: SessionId, token: Token, batch: u64) -> Event {
     let progress = Progress { step: batch, loss: Some(f64::NAN), ..Progress::default() };
-    Event::Report { token, rank: 0, batch, progress: Some(Box::new(progress)) }
+    Event::Report { session, token, batch, progress: Some(Box::new(progress)) }
 }
 
-fn checkpoint(token: Token, step: u64) -> Event {
+fn checkpoint(session: SessionId, token: Token, step: u64) -> Event {
     let artifact = Artifact { kind: "checkpoint".into(), name: "c".into(), digest: "d".into(), size: 1, step };
-    Event::Commit { token, artifact }
+    Event::Commit { session, token, artifact }
 }
 
 async fn registered(driver: &Handle, name: &str) -> SessionId {
@@ -188,10 +188,10 @@ async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_l
     store.fail(0, u64::MAX / 2);
     for round in 0..3 {
         refused(driver.event(submit("full", Some("k"))).await, "a submission");
-        refused(driver.event(report(token, 1)).await, "a report");
-        refused(driver.event(checkpoint(token, 1)).await, "a checkpoint");
+        refused(driver.event(report(a, token, 1)).await, "a report");
+        refused(driver.event(checkpoint(a, token, 1)).await, "a checkpoint");
         refused(driver.event(Event::Cancel { job: first, reason: "r".into() }).await, "a cancellation");
-        refused(driver.event(finish(token)).await, "an end");
+        refused(driver.event(finish(a, token)).await, "an end");
         let goes_on = driver.event(sync(a, Some(token))).await;
         assert!(matches!(goes_on, Ok(Response::Wanted(Wanted::GoOn))), "round {round}: {:?}", goes_on.err());
     }
@@ -205,8 +205,8 @@ async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_l
     let second = submitted(&driver, "second").await;
     assert_eq!(second, JobId(2), "a number was used up by what was refused");
     assert!(matches!(driver.event(submit("third", Some("k"))).await, Ok(Response::Submitted { created: true, .. })));
-    assert_eq!(started(&driver, b).await, Token(2));
-    for event in [report(token, 1), checkpoint(token, 1), finish(token)] {
+    assert!(started(&driver, b).await > token);
+    for event in [report(a, token, 1), checkpoint(a, token, 1), finish(a, token)] {
         driver.event(event).await.expect("what is stored is acknowledged");
     }
     let stored = store.load().await.expect("jobs").jobs;
@@ -241,10 +241,10 @@ async fn life(store: &Arc<Failing>) -> u64 {
     for batch in 1..=2 {
         let values = BTreeMap::from([("loss".to_owned(), 1.0)]);
         let point = MetricRecord { seq: 0, step: batch, unix_ms: 0, values };
-        again(&|| (report(token, batch), vec![Write::Metrics { job, points: vec![point.clone()] }])).await;
+        again(&|| (report(session, token, batch), vec![Write::Metrics { job, points: vec![point.clone()] }])).await;
     }
-    again(&|| (checkpoint(token, 1), Vec::new())).await;
-    again(&|| (finish(token), Vec::new())).await;
+    again(&|| (checkpoint(session, token, 1), Vec::new())).await;
+    again(&|| (finish(session, token), Vec::new())).await;
 
     let stored = store.load().await.expect("jobs").jobs;
     let [job] = stored.as_slice() else { panic!("{stored:?}") };
@@ -297,12 +297,37 @@ async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_sta
     let token = started(&driver, a).await;
     *store.too_late.lock().expect("a lock") = true;
     store.fail(0, 1);
-    refused(driver.event(submit("second", Some("k"))).await, "a submission");
+    let unsure = driver.event(submit("second", Some("k"))).await;
+    assert!(matches!(unsure, Err(CallError::Unsure(_))), "{:?}", unsure.map_err(|e| e.to_string()));
     assert_eq!(names(&driver).await, ["first", "second"], "what is durable was forgotten");
     assert!(matches!(driver.event(sync(a, Some(token))).await, Ok(Response::Wanted(Wanted::GoOn))));
     // The one who was refused asks again, and gets the job that there is.
     let again = driver.event(submit("second", Some("k"))).await;
     assert!(matches!(again, Ok(Response::Submitted { job: JobId(2), created: false })), "{:?}", again.err());
+}
+
+/// A store that answers late is the coordinator's own trouble: no lease ends for it.
+#[tokio::test]
+async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
+    let store = Failing::new();
+    let limits = Limits { lease: 1_500, ..Limits::default() };
+    let driver = Driver::start(store.clone(), limits, Box::new(|| {})).await.expect("a start");
+    let a = registered(&driver, "a").await;
+    submitted(&driver, "x").await;
+    let token = started(&driver, a).await;
+    store.gate.forget_permits(usize::MAX);
+    let blocked = driver.clone();
+    let blocked = tokio::spawn(async move { blocked.event(submit("slow", None)).await });
+    // Longer than the lease, as a disk may be.
+    tokio::time::sleep(Duration::from_millis(3_000)).await;
+    store.gate.add_permits(1000);
+    assert!(blocked.await.expect("a task").is_ok());
+    let known = driver.read(move |engine| engine.job_of(token)).await.expect("a look");
+    assert!(known.is_some(), "the attempt was lost for the coordinator's own trouble");
+    assert!(matches!(driver.event(sync(a, Some(token))).await, Ok(Response::Wanted(Wanted::GoOn))));
+    // One that is silent by itself is still noticed.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert!(driver.read(move |engine| engine.job_of(token)).await.expect("a look").is_none());
 }
 
 /// Two who wait for a job that cannot be stored as begun would ask, fail and wake each other without end.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use qlora_engine::{Refusal, Token};
 use qlora_proto::artifact_service_server::ArtifactService;
 use qlora_proto::*;
 use qlora_store::{Digest256, Finished, JobStore, Upload};
@@ -37,13 +36,13 @@ impl<S: JobStore> ArtifactService for Services<S> {
         let mut messages = request.into_inner();
         let first = next(&mut messages).await?.ok_or_else(|| Status::invalid_argument("the upload is empty"))?;
         let header = first.header.ok_or_else(|| Status::invalid_argument("the first message has no header"))?;
-        self.may_upload(header.token).await?;
+        self.may_upload(&header).await?;
         let digest = digest(&header.digest)?;
         let stat = self.artifacts.stat(&digest).await.map_err(CallError::from)?;
         if !stat.complete {
             let finished = self.take(&digest, &header, first.data, &mut messages).await?;
             // The attempt may have lost its job while the bytes came.
-            match self.may_upload(header.token).await {
+            match self.may_upload(&header).await {
                 Ok(()) => finished.publish().await.map_err(CallError::from)?,
                 Err(refused) => {
                     finished.discard();
@@ -109,9 +108,8 @@ impl<S: JobStore> Services<S> {
     }
 
     /// An attempt uploads only while it is current; a person always may.
-    async fn may_upload(&self, token: u64) -> Result<(), CallError> {
-        let Some(token) = convert::token_in(token) else { return Ok(()) };
-        let current = self.driver.read(move |engine| engine.job_of(token)).await?;
-        current.map(drop).ok_or(CallError::Refused(Refusal::StaleToken(Token(token.0))))
+    async fn may_upload(&self, header: &UploadHeader) -> Result<(), CallError> {
+        let Some(token) = convert::token_in(header.token) else { return Ok(()) };
+        self.job_of(convert::session_in(header.session), token).await.map(drop)
     }
 }

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
 
 use super::Services;
+use crate::clock::now;
 use crate::convert;
-use crate::driver::now;
 use crate::error::CallError;
 
 #[tonic::async_trait]
@@ -27,7 +27,7 @@ impl<S: JobStore> ConfigService for Services<S> {
         let layers = Layers { file: Some((format!("{name}.yaml"), yaml.clone())), ..Layers::default() };
         layers.resolve().map_err(|e| Status::invalid_argument(e.to_string()))?;
         let hash = hex::encode(Sha256::digest(yaml.as_bytes()));
-        let made = self.store.put_config(&name, &yaml, &hash, now().0).await.map_err(CallError::from)?;
+        let made = self.store.put_config(&name, &yaml, &hash, now().wall.0).await.map_err(CallError::from)?;
         Ok(Response::new(convert::config(made)))
     }
 

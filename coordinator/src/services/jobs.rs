@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::{Services, Streaming, streaming};
+use crate::clock::now;
 use crate::convert;
-use crate::driver::now;
 use crate::error::CallError;
 use crate::needs::needs;
 
@@ -246,13 +246,16 @@ impl<S: JobStore> Services<S> {
 
 fn explain(engine: &domain::Engine, job: &domain::Job) -> ExplainResponse {
     let judge = |worker: &domain::Worker| {
-        let verdict = verdict(&job.spec.needs, worker);
+        let mut verdict = verdict(&job.spec.needs, worker);
+        if verdict.fits && engine.goes_elsewhere(now(), job, worker) {
+            verdict.reason = format!("{} fits, but the job failed on it and waits for another that fits", worker.name);
+        }
         WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
     };
     let workers: Vec<WorkerVerdict> = engine.workers().map(judge).collect();
     let summary = match &job.state {
-        JobState::Queued { not_before } if *not_before > now() => {
-            format!("job {} waits {:.0} s before it is tried again", job.id, (not_before.0 - now().0) as f64 / 1000.0)
+        JobState::Queued { not_before } if *not_before > now().steady => {
+            waits(job, not_before.0.saturating_sub(now().steady.0))
         }
         JobState::Queued { .. } if workers.is_empty() => {
             format!("job {} waits: no worker has registered; start one with: qlora-worker --coordinator ADDR", job.id)
@@ -276,4 +279,15 @@ fn explain(engine: &domain::Engine, job: &domain::Job) -> ExplainResponse {
         JobState::Cancelled { reason, .. } => format!("job {} was cancelled: {reason}", job.id),
     };
     ExplainResponse { summary, workers }
+}
+
+/// Why `job` is not tried again at once, and for how long, in milliseconds.
+fn waits(job: &domain::Job, ms: u64) -> String {
+    let end = job.attempts.last().and_then(|attempt| attempt.end.as_ref());
+    let why = end.filter(|end| !end.message.is_empty()).map(|end| format!(": {}", end.message)).unwrap_or_default();
+    let lost = match job.lost_in_a_row {
+        0 | 1 => String::new(),
+        n => format!(" ({n} workers were lost with it one after another)"),
+    };
+    format!("job {} waits {:.0} s before it is tried again{lost}{why}", job.id, ms as f64 / 1000.0)
 }

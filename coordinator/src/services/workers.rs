@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::Services;
+use crate::clock::now;
 use crate::convert;
-use crate::driver::{Handle, now};
+use crate::driver::Handle;
 use crate::error::CallError;
 
 /// The longest that an answer is held; below every lease, so that holding renews it.
@@ -63,15 +64,13 @@ impl<S: JobStore> WorkerService for Services<S> {
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
         let request = request.into_inner();
-        let token = Token(request.token);
-        let job = self.job_of(token).await?;
+        let (session, token) = (convert::session_in(request.session), Token(request.token));
+        let job = self.job_of(session, token).await?;
         let points = request.metrics.into_iter().map(convert::metric_in).collect();
         let lines = request.logs.into_iter().map(|l| convert::log_in(l, token)).collect();
         let attached = vec![Write::Metrics { job, points }, Write::Logs { job, lines }];
         let progress = request.progress.map(|p| Box::new(convert::progress_in(p)));
-        self.driver
-            .event_with(Event::Report { token, rank: request.rank, batch: request.batch, progress }, attached)
-            .await?;
+        self.driver.event_with(Event::Report { session, token, batch: request.batch, progress }, attached).await?;
         Ok(Response::new(ReportResponse {}))
     }
 
@@ -82,33 +81,35 @@ impl<S: JobStore> WorkerService for Services<S> {
         let request = request.into_inner();
         let artifact =
             convert::artifact_in(request.artifact.ok_or_else(|| Status::invalid_argument("the artifact is missing"))?)?;
+        let (session, token) = (convert::session_in(request.session), Token(request.token));
+        self.job_of(session, token).await?;
         let digest = artifact.digest.parse().map_err(CallError::Artifact)?;
         if !self.artifacts.stat(&digest).await.map_err(CallError::from)?.complete {
             return Err(Status::failed_precondition(format!("artifact {digest} has not been uploaded")));
         }
-        self.driver.event(Event::Commit { token: Token(request.token), artifact }).await?;
+        self.driver.event(Event::Commit { session, token, artifact }).await?;
         Ok(Response::new(CommitArtifactResponse {}))
     }
 
     async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
         let request = request.into_inner();
         let outcome = convert::outcome_in(request.outcome())?;
-        let event =
-            Event::Finish { token: Token(request.token), rank: request.rank, outcome, message: request.message };
+        let (session, token) = (convert::session_in(request.session), Token(request.token));
+        let event = Event::Finish { session, token, outcome, message: request.message };
         self.driver.event(event).await?;
         Ok(Response::new(FinishResponse {}))
     }
 
     async fn meet(&self, request: Request<MeetRequest>) -> Result<Response<MeetResponse>, Status> {
         let request = request.into_inner();
-        let token = Token(request.token);
+        let (session, token) = (convert::session_in(request.session), Token(request.token));
         let until = Instant::now() + Duration::from_millis(request.wait_ms.into()).min(LONGEST_HOLD);
         let mut changes = self.driver.watch_jobs();
         if let Some(offer) = request.offer {
-            self.driver.event(Event::Offer { token, meeting: convert::meeting_in(offer)? }).await?;
+            self.driver.event(Event::Offer { session, token, meeting: convert::meeting_in(offer)? }).await?;
         }
         loop {
-            let meeting = self.meeting(token).await?.map(convert::meeting);
+            let meeting = self.meeting(session, token).await?.map(convert::meeting);
             // Whatever changes may be the meeting; a receiver that lags has missed changes, so it looks too.
             if meeting.is_some() || tokio::time::timeout_at(until, changes.recv()).await.is_err() {
                 return Ok(Response::new(MeetResponse { meeting }));
@@ -142,16 +143,18 @@ impl<S: JobStore> Services<S> {
         self.driver.read(|engine| engine.limits().lease as u32).await
     }
 
-    async fn job_of(&self, token: Token) -> Result<domain::JobId, CallError> {
-        let job = self.driver.read(move |engine| engine.job_of(token)).await?;
-        job.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))
+    /// The job of the attempt `token`, in which the worker of `session` takes part.
+    pub(super) async fn job_of(&self, session: SessionId, token: Token) -> Result<domain::JobId, CallError> {
+        let found = self.driver.read(move |engine| {
+            engine.rank_of((session, token))?;
+            engine.job_of(token).ok_or(domain::Refusal::StaleToken(token))
+        });
+        Ok(found.await??)
     }
 
-    async fn meeting(&self, token: Token) -> Result<Option<domain::Meeting>, CallError> {
-        let found = self.driver.read(move |engine| {
-            let attempt = engine.job(engine.job_of(token)?)?.attempt(token)?;
-            Some(attempt.meeting.clone())
-        });
+    async fn meeting(&self, session: SessionId, token: Token) -> Result<Option<domain::Meeting>, CallError> {
+        let id = self.job_of(session, token).await?;
+        let found = self.driver.read(move |engine| Some(engine.job(id)?.attempt(token)?.meeting.clone()));
         found.await?.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))
     }
 
@@ -206,7 +209,7 @@ impl<S: JobStore> Services<S> {
         let (assignment, attempts, created) =
             found.await?.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))?;
         if attempts == 1 && assignment.rank == 0 {
-            self.vitals.submit_to_start.record(now().0.saturating_sub(created.0) as f64 / 1000.0, &[]);
+            self.vitals.submit_to_start.record(now().wall.0.saturating_sub(created.0) as f64 / 1000.0, &[]);
         }
         Ok(assignment)
     }

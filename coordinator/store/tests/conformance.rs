@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::task::Poll;
 
-use common::{entry, job, line, point};
+use common::{entry, holder, job, line, point};
 use qlora_engine::{CallScores, Job, JobId, JobState, Millis, Needs, Progress, Scores, Token};
 use qlora_store::*;
 
@@ -186,7 +186,7 @@ async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
     sqlx::raw_sql(include_str!("../migrations/0001_start.sql")).execute(&mut old).await.expect("the old schema");
     sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut old).await.expect("its version");
     let mut running = job(1);
-    running.attempts.push(qlora_engine::Attempt::new(Token(41), "w".into(), Vec::new(), Millis(1)));
+    running.attempts.push(qlora_engine::Attempt::new(Token(41), holder("w"), Vec::new(), Millis(1)));
     running.state = JobState::Running { token: Token(41), worker: "w".into(), stopping: None };
     let scored = measuring(2, f64::NAN);
     for job in [&running, &scored] {

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{entry, job, line, point};
+use common::{entry, holder, job, line, point};
 use qlora_engine::{Attempt, Job, JobId, JobState, Millis, Token};
 use qlora_store::*;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -21,7 +21,7 @@ async fn change(folder: &Path, sql: impl Into<String>) {
 fn running(id: u64, token: u64, key: Option<&str>) -> Job {
     let mut job = job(id);
     job.spec.idempotency_key = key.map(str::to_owned);
-    job.attempts.push(Attempt::new(Token(token), "w".into(), Vec::new(), Millis(1)));
+    job.attempts.push(Attempt::new(Token(token), holder("w"), Vec::new(), Millis(1)));
     job.state = JobState::Running { token: Token(token), worker: "w".into(), stopping: None };
     job
 }

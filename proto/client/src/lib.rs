@@ -3,6 +3,7 @@
 
 mod archive;
 mod connection;
+pub mod retry;
 pub mod transfer;
 
 pub use archive::{pack, unpack};

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use crate::connection::Client;
+use crate::retry::{Verdict, judge};
 
 /// Wait before a broken transfer goes on.
 const RETRY: Duration = Duration::from_millis(500);
@@ -31,6 +32,8 @@ pub enum TransferError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path} came with wrong bytes twice; the network or the disk damages data")]
     Damaged { path: PathBuf },
+    #[error("the archive {path} is refused: {fault}")]
+    Archive { path: PathBuf, fault: String },
     #[error("{path} changed while it was uploaded; start again")]
     Changed { path: PathBuf },
 }
@@ -87,8 +90,15 @@ pub struct Source<'a> {
     /// SHA-256 in hex and size, as [`digest`] gives them.
     pub digest: &'a str,
     pub size: u64,
-    /// The attempt that uploads; 0 for a person.
+    /// The attempt that uploads; none for a person.
+    pub by: Option<By<'a>>,
+}
+
+/// An attempt, and the session of its worker: another one after the worker has registered again.
+#[derive(Clone, Copy)]
+pub struct By<'a> {
     pub token: u64,
+    pub session: &'a (dyn Fn() -> u64 + Send + Sync),
 }
 
 /// Uploads `source`, going on after every break.
@@ -99,7 +109,7 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
             Ok(()) => return Ok(()),
             Err(TryError::Final(e)) => return Err(e),
             // A person is told at once; a run goes on meanwhile, and room may be made.
-            Err(TryError::Full(message)) if source.token == 0 => return Err(TransferError::Refused(message)),
+            Err(TryError::Full(message)) if source.by.is_none() => return Err(TransferError::Refused(message)),
             Err(TryError::Full(message)) => {
                 tracing::warn!("{message}; trying again");
                 tokio::time::sleep(FULL_WAIT).await;
@@ -110,7 +120,7 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
                     return Err(TransferError::Changed { path: source.path.into() });
                 }
                 // As with a full disk, a run goes on trying.
-                if source.token == 0 && mismatches == MISMATCHES {
+                if source.by.is_none() && mismatches == MISMATCHES {
                     return Err(TransferError::Refused(message));
                 }
                 tokio::time::sleep(RETRY).await;
@@ -121,7 +131,7 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
 }
 
 async fn try_upload(mut client: Client, source: &Source<'_>, watch: Watch<'_>) -> Result<(), TryError> {
-    let Source { path, digest, size, token } = *source;
+    let Source { path, digest, size, by } = *source;
     let stat = client.artifacts.stat_artifact(StatArtifactRequest { digest: digest.into() }).await?.into_inner();
     if stat.complete {
         return Ok(());
@@ -130,7 +140,8 @@ async fn try_upload(mut client: Client, source: &Source<'_>, watch: Watch<'_>) -
     file.seek(std::io::SeekFrom::Start(stat.received)).await.map_err(io(path))?;
     let (sender, receiver) = mpsc::channel(4);
     let mut sent = stat.received;
-    let header = UploadHeader { digest: digest.into(), size, offset: stat.received, token };
+    let (token, session) = by.map_or((0, 0), |by| (by.token, (by.session)()));
+    let header = UploadHeader { digest: digest.into(), size, offset: stat.received, token, session };
     let feed = async move {
         let mut header = Some(header);
         loop {
@@ -150,8 +161,11 @@ async fn try_upload(mut client: Client, source: &Source<'_>, watch: Watch<'_>) -
     };
     let (fed, answer) = tokio::join!(feed, client.artifacts.upload(ReceiverStream::new(receiver)));
     fed.map_err(io(path))?;
-    answer?;
-    Ok(())
+    match answer {
+        Ok(_) => Ok(()),
+        Err(status) if by.is_some() && judge(&status) == Verdict::Register => Err(TryError::Again),
+        Err(status) => Err(status.into()),
+    }
 }
 
 /// Downloads the artifact `digest` to `path`, going on after every break; checks it before it gets its name.

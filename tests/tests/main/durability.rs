@@ -287,7 +287,7 @@ fn uploads_of_one_digest_at_once_are_all_taken_and_what_is_damaged_is_told_and_r
         fs::write(&stored, [&bytes[..], &bytes[..]].concat()).expect("damage");
         let stat = speaker.stat(&digest).await;
         assert_eq!((stat.complete, stat.damaged), (false, true));
-        let source = transfer::Source { path: &file, digest: &digest, size, token: 0 };
+        let source = transfer::Source { path: &file, digest: &digest, size, by: None };
         transfer::upload(&speaker.0, &source, &transfer::unwatched).await.expect("a repair");
         let stat = speaker.stat(&digest).await;
         assert_eq!((stat.complete, stat.damaged, stat.size), (true, false, size));
@@ -329,7 +329,7 @@ fn an_upload_whose_file_has_changed_ends_and_says_so() {
         let speaker = Speaker::new(&world);
         let (file, bytes, digest, size) = file(&world);
         fs::write(&file, vec![7; bytes.len()]).expect("other bytes");
-        let source = transfer::Source { path: &file, digest: &digest, size, token: 0 };
+        let source = transfer::Source { path: &file, digest: &digest, size, by: None };
         let fault = transfer::upload(&speaker.0, &source, &transfer::unwatched).await.expect_err("a refusal");
         assert!(matches!(fault, transfer::TransferError::Changed { .. }), "{fault}");
         fs::write(&file, &bytes[..300_000]).expect("fewer bytes");
@@ -352,7 +352,7 @@ fn a_store_that_fails_for_a_moment_is_tried_again() {
         fs::write(&partial, "").expect("a file in its place");
         let client = speaker.0.clone();
         let uploading = tokio::spawn(async move {
-            let source = transfer::Source { path: &file, digest: &digest, size, token: 0 };
+            let source = transfer::Source { path: &file, digest: &digest, size, by: None };
             transfer::upload(&client, &source, &transfer::unwatched).await.map(|()| digest)
         });
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;

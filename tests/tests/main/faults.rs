@@ -163,7 +163,8 @@ fn parent(pid: u32) -> Option<u32> {
     status.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
-fn is_alive(pid: u32) -> bool {
+/// Whether the process `pid` is there and has not ended.
+pub fn is_alive(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|l| l.starts_with("State:") && !l.contains('Z'))
 }

@@ -4,6 +4,7 @@ mod configs;
 mod data;
 mod durability;
 mod faults;
+mod fencing;
 mod foreign;
 mod formats;
 mod house;

@@ -8,9 +8,10 @@ use qlora_proto::{Assignment, FinishRequest, JobKind, Outcome};
 use qlora_trainer::report::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tonic::Code;
 use tracing::Instrument;
 
+use super::current::Current;
+use super::lease::Lease;
 use super::outbox::{Outbox, Sender};
 use super::peers::Peers;
 use super::process::{Judgement, Process};
@@ -20,11 +21,13 @@ use super::vitals::Vitals;
 use crate::child::Line;
 use crate::models;
 use qlora_client::Client;
+use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_client::transfer::TransferError;
 
 /// How long a child may take to save and stop before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
-const RETRY: Duration = Duration::from_millis(500);
+/// Wait while this machine's disk is full.
+pub(super) const FULL_WAIT: Duration = Duration::from_secs(15);
 
 /// How the coordinator took the end of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +45,15 @@ pub struct Attempt {
     task: JoinHandle<Ending>,
 }
 
+/// How an attempt reaches the coordinator, and how long it may go on without.
+pub struct Contact {
+    pub client: Client,
+    pub session: Current,
+    pub leases: watch::Receiver<Option<Lease>>,
+}
+
 impl Attempt {
-    pub fn start(client: Client, session: u64, state: PathBuf, manners: Manners, assignment: Assignment) -> Self {
+    pub fn start(contact: Contact, state: PathBuf, manners: Manners, assignment: Assignment) -> Self {
         let (stop, stopping) = watch::channel(None);
         let token = assignment.token;
         let span = tracing::info_span!("attempt", job = assignment.job, token);
@@ -55,8 +65,9 @@ impl Attempt {
                 rank => format!("{}-{token}-{rank}", assignment.job),
             }),
             tokens: state.join("tokens"),
-            client,
-            session,
+            client: contact.client,
+            session: contact.session,
+            leases: contact.leases,
             assignment,
             manners,
             stopping,
@@ -115,6 +126,11 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    fn is_full_disk(&self) -> bool {
+        let (Self::Io { source, .. } | Self::Transfer(TransferError::Io { source, .. })) = self else { return false };
+        source.kind() == std::io::ErrorKind::StorageFull
+    }
+
     fn outcome(&self) -> Outcome {
         match self {
             Self::Config(_) | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
@@ -127,7 +143,8 @@ impl Fault {
 /// The task behind an [`Attempt`].
 pub(super) struct Worker {
     pub client: Client,
-    session: u64,
+    pub session: Current,
+    leases: watch::Receiver<Option<Lease>>,
     pub folder: PathBuf,
     /// Tokenised rows of earlier attempts.
     pub tokens: PathBuf,
@@ -141,7 +158,7 @@ pub(super) struct Worker {
 impl Worker {
     async fn run(mut self) -> Ending {
         let token = self.assignment.token;
-        let sender = Sender { session: self.session, token, rank: self.assignment.rank };
+        let sender = Sender { session: self.session.clone(), token };
         let delivery = tokio::spawn(self.outbox.clone().deliver(self.client.clone(), sender));
         let judgement = match self.assignment.kind() {
             JobKind::Noop => Judgement { outcome: Outcome::Succeeded, message: String::new() },
@@ -165,31 +182,54 @@ impl Worker {
     }
 
     async fn train(&mut self) -> Result<Judgement, Fault> {
-        let spec = self.prepare().await?;
+        let mut stopping = self.stopping.clone();
+        let spec = tokio::select! {
+            spec = self.prepare_with_room() => spec?,
+            () = told_to_stop(&mut stopping) => return Err(Fault::Stopped("stopped before it began".into())),
+        };
         let mut process = Process::start(&spec, self.manners.gpu.as_deref()).map_err(self.io(&spec))?;
         let (saved, uploads) = mpsc::unbounded_channel();
         let uploader = Uploader {
             client: self.client.clone(),
-            session: self.session,
+            session: self.session.clone(),
             token: self.assignment.token,
             work: self.folder.clone(),
+            outbox: self.outbox.clone(),
         };
         let uploader = tokio::spawn(uploader.run(uploads));
         let last = self.follow(&mut process, saved).await;
         let hung = matches!(last, Last::Nothing);
+        let nothing_to_save = matches!(last, Last::NothingToSave);
         let mut judgement = process.judge(last.line()).await;
         if hung {
             judgement.message = hung_for(self.manners.patience.unwrap_or_default());
         }
         if let Some(stopping) = self.stopping.borrow().as_ref().filter(|_| judgement.outcome == Outcome::Failed) {
-            // It was ended because it did not stop in time, or was not to save.
-            judgement = Judgement { outcome: Outcome::Lost, message: stopping.reason.clone() };
+            // It was ended because it had nothing to save, did not stop in time, or was not to save.
+            let outcome = if nothing_to_save && self.assignment.size < 2 { Outcome::Stopped } else { Outcome::Lost };
+            judgement = Judgement { outcome, message: stopping.reason.clone() };
         }
         // What the child saved is worth keeping even where it failed.
         match uploader.await {
             Ok(Ok(())) => Ok(judgement),
             Ok(Err(e)) if judgement.outcome == Outcome::Succeeded => Err(e.into()),
             _ => Ok(judgement),
+        }
+    }
+
+    /// As [`Self::prepare`]; a disk without room is waited for, since that is no fault of the job.
+    async fn prepare_with_room(&mut self) -> Result<PathBuf, Fault> {
+        loop {
+            match self.prepare().await {
+                Err(fault) if fault.is_full_disk() => {
+                    let wait = FULL_WAIT.as_secs();
+                    let text = format!("no room on the worker's disk: {fault}; trying again in {wait} s");
+                    tracing::warn!("{text}");
+                    self.outbox.log(line("warn", text));
+                    tokio::time::sleep(FULL_WAIT).await;
+                }
+                prepared => return prepared,
+            }
         }
     }
 
@@ -205,6 +245,8 @@ impl Worker {
         let mut stopping = self.stopping.clone();
         let mut abandoned = self.stopping.clone();
         let mut meetings = self.meetings();
+        let mut leases = self.leases.clone();
+        leases.mark_changed();
         loop {
             let patience = self.manners.patience.filter(|_| !tracker.waits_for_others());
             let received = tokio::select! {
@@ -217,10 +259,9 @@ impl Worker {
                     return Last::Nothing;
                 }
                 () = told_to_stop(&mut stopping), if deadline.is_none() => {
-                    if tracker.waits_for_others() {
-                        // It has nothing to save, and hears nobody but the others.
+                    if !tracker.has_progress() {
                         process.kill().await;
-                        return Last::Gone;
+                        return Last::NothingToSave;
                     }
                     process.ask_to_stop().await;
                     deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
@@ -233,6 +274,13 @@ impl Worker {
                 () = at(deadline) => {
                     process.kill().await;
                     return Last::Gone;
+                }
+                Ok(()) = leases.changed() => {
+                    let lease = *leases.borrow_and_update();
+                    if let Some(lease) = lease {
+                        process.tell_lease(lease.ends().saturating_duration_since(tokio::time::Instant::now())).await;
+                    }
+                    continue;
                 }
                 Some(meeting) = meetings.recv() => {
                     process.tell_meeting(&meeting).await;
@@ -281,23 +329,21 @@ impl Worker {
         if !self.outbox.flush().await {
             return Ending::Refused;
         }
-        let request = FinishRequest {
-            session: self.session,
-            token: self.assignment.token,
-            outcome: judgement.outcome.into(),
-            message: judgement.message,
-            rank: self.assignment.rank,
-        };
+        let mut backoff = Backoff::default();
         loop {
-            match self.client.workers.finish(request.clone()).await {
-                Ok(_) => return Ending::Told,
-                Err(status)
-                    if matches!(status.code(), Code::FailedPrecondition | Code::NotFound | Code::InvalidArgument) =>
-                {
+            let request = FinishRequest {
+                session: self.session.get(),
+                token: self.assignment.token,
+                outcome: judgement.outcome.into(),
+                message: judgement.message.clone(),
+            };
+            let Err(status) = self.client.workers.finish(request).await else { return Ending::Told };
+            match judge(&status) {
+                Verdict::Over | Verdict::Refused => {
                     tracing::warn!("the end of the attempt is refused: {}", status.message());
                     return Ending::Refused;
                 }
-                Err(_) => tokio::time::sleep(RETRY).await,
+                Verdict::Register | Verdict::Again => backoff.wait().await,
             }
         }
     }
@@ -310,13 +356,15 @@ enum Last {
     Gone,
     /// It was ended because it had said nothing for too long.
     Nothing,
+    /// It was ended because it was to stop and had done no step.
+    NothingToSave,
 }
 
 impl Last {
     fn line(self) -> Option<Line> {
         match self {
             Self::Line(line) => Some(line),
-            Self::Gone | Self::Nothing => None,
+            Self::Gone | Self::Nothing | Self::NothingToSave => None,
         }
     }
 }

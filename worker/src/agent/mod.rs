@@ -4,6 +4,8 @@
 //! the lease would end elsewhere, the attempt is saved and stopped, so that two machines never train one job.
 
 mod attempt;
+mod current;
+mod lease;
 mod outbox;
 mod peers;
 mod prepare;
@@ -32,7 +34,7 @@ use qlora_client::Client;
 /// Runs until a signal ends it.
 pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
     let runtime = tokio::runtime::Runtime::new().map_err(WorkerError::io("the runtime"))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let program = Program { name: "qlora-worker", version: env!("CARGO_PKG_VERSION") };
         let _telemetry = qlora_telemetry::start(program, Logs::Info, false)?;
         let identity = Identity::take(&args)?;
@@ -42,7 +44,10 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let manners = session::Manners { once: args.once, patience: args.patience, peers };
         serve(client, identity, platforms, manners).await?;
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // A download that was given up may still be at work on a thread; nobody is to wait for it.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Serves with every device of `platforms` as a worker of its own; one that breaks does not end the others.

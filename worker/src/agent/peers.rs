@@ -4,16 +4,17 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use qlora_client::Client;
+use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_proto::{MeetRequest, MeetResponse, Meeting as WireMeeting};
 use sysinfo::Networks;
 use tokio::sync::mpsc;
-use tonic::{Code, Response, Status};
+use tonic::Response;
 
 use super::attempt::Worker;
+use super::current::Current;
 use super::progress::line;
 use crate::gang::{Listening, Meeting};
 
-const RETRY: Duration = Duration::from_millis(500);
 /// How long the coordinator may hold an answer.
 const HOLD: Duration = Duration::from_secs(20);
 
@@ -71,18 +72,18 @@ impl Worker {
         self.outbox.log(line("info", format!("the other workers find the first at {}", addresses.join(", "))));
         let offer = WireMeeting { addresses, secret: listening.secret.to_vec() };
         let request = MeetRequest { offer: Some(offer), ..self.meet_request() };
-        let client = self.client.clone();
-        tokio::spawn(async move { answer(client, request).await.map(drop) });
+        let (client, session) = (self.client.clone(), self.session.clone());
+        tokio::spawn(async move { answer(client, &session, request).await.map(drop) });
     }
 
     /// Where the first worker is found, as soon as it is known; nothing for the first one itself.
     pub(super) fn meetings(&self) -> mpsc::Receiver<Meeting> {
         let (sender, receiver) = mpsc::channel(1);
         if self.assignment.rank > 0 {
-            let (client, request) = (self.client.clone(), self.meet_request());
+            let (client, session, request) = (self.client.clone(), self.session.clone(), self.meet_request());
             tokio::spawn(async move {
                 while !sender.is_closed() {
-                    let Some(response) = answer(client.clone(), request.clone()).await else { return };
+                    let Some(response) = answer(client.clone(), &session, request.clone()).await else { return };
                     if let Some(meeting) = response.meeting.and_then(known) {
                         drop(sender.send(meeting).await);
                         return;
@@ -104,18 +105,16 @@ fn known(meeting: WireMeeting) -> Option<Meeting> {
 }
 
 /// Asks until the coordinator answers; none where the attempt is not current any more, which the session hears too.
-async fn answer(mut client: Client, request: MeetRequest) -> Option<MeetResponse> {
+async fn answer(mut client: Client, session: &Current, mut request: MeetRequest) -> Option<MeetResponse> {
+    let mut backoff = Backoff::default();
     loop {
+        request.session = session.get();
         match client.workers.meet(request.clone()).await.map(Response::into_inner) {
             Ok(response) => return Some(response),
-            Err(status) if is_final(&status) => return None,
-            Err(_) => tokio::time::sleep(RETRY).await,
+            Err(status) if matches!(judge(&status), Verdict::Over | Verdict::Refused) => return None,
+            Err(_) => backoff.wait().await,
         }
     }
-}
-
-fn is_final(status: &Status) -> bool {
-    matches!(status.code(), Code::FailedPrecondition | Code::NotFound | Code::InvalidArgument | Code::Unimplemented)
 }
 
 #[cfg(test)]

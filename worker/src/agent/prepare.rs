@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qlora_config::ResolvedConfig;
 use qlora_proto::{JobFile, JobKind};
 
-use super::attempt::{Fault, Worker, told_to_stop};
+use super::attempt::{Fault, Worker};
 use super::outbox::Outbox;
 use super::progress::line;
 use super::token_cache;
@@ -88,17 +88,13 @@ impl Worker {
         Ok(folder)
     }
 
-    /// The model's path; fetched here when it is missing, which can be stopped.
+    /// The model's path; fetched here when it is missing.
     async fn model(&mut self, name: String) -> Result<PathBuf, Fault> {
         let told = Told { outbox: self.outbox.clone() };
         let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
-        let mut stopping = self.stopping.clone();
-        tokio::select! {
-            fetched = fetch => match fetched {
-                Ok(path) => Ok(path?),
-                Err(e) => Err(Fault::Stopped(e.to_string())),
-            },
-            () = told_to_stop(&mut stopping) => Err(Fault::Stopped("stopped while the model was fetched".into())),
+        match fetch.await {
+            Ok(path) => Ok(path?),
+            Err(e) => Err(Fault::Stopped(e.to_string())),
         }
     }
 }

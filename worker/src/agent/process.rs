@@ -1,14 +1,17 @@
 //! The training child: started, listened to, asked to stop, and judged by how it ended.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use qlora_proto::Outcome;
 use qlora_trainer::Blame;
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::child::{Line, MEET};
+use crate::child::{LEASE, Line, MEET};
 use crate::gang::Meeting;
 use crate::platform::nvidia::VISIBLE;
 
@@ -25,6 +28,8 @@ pub struct Process {
     out: tokio::io::Lines<BufReader<ChildStdout>>,
     last_words: tokio::task::JoinHandle<Vec<String>>,
     ooms_before: u64,
+    /// It was ended from here.
+    killed: bool,
 }
 
 /// How a child ended.
@@ -55,7 +60,7 @@ impl Process {
         let last_words = tokio::spawn(async move {
             let mut last = Vec::new();
             while let Ok(Some(line)) = err.next_line().await {
-                eprintln!("{line}");
+                qlora_telemetry::print_line(&line);
                 if last.len() == LAST_WORDS {
                     last.remove(0);
                 }
@@ -63,7 +68,7 @@ impl Process {
             }
             last
         });
-        Ok(Self { child, stdin, out, last_words, ooms_before: out_of_memory_kills() })
+        Ok(Self { child, stdin, out, last_words, ooms_before: out_of_memory_kills(), killed: false })
     }
 
     /// The next line; none when the child has closed its stdout.
@@ -89,6 +94,11 @@ impl Process {
         }
     }
 
+    /// Tells the child when to end by itself unless it hears of a later time: also where this process stands still.
+    pub async fn tell_lease(&mut self, left: Duration) {
+        self.say(&format!("{LEASE}{}", left.as_millis())).await;
+    }
+
     /// A child that is gone hears nothing; how it ended is told elsewhere.
     async fn say(&mut self, line: &str) {
         if let Some(stdin) = &mut self.stdin {
@@ -98,6 +108,7 @@ impl Process {
 
     /// Ends the child without asking.
     pub async fn kill(&mut self) {
+        self.killed = true;
         let _ = self.child.kill().await;
     }
 
@@ -119,8 +130,10 @@ impl Process {
             }
             _ => {
                 let words = self.last_words.await.unwrap_or_default().join(" | ");
+                let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
                 let how = status.map_or_else(|e| e.to_string(), |s| s.to_string());
-                if out_of_memory_kills() > self.ooms_before {
+                let kill = signal == Some(Signal::KILL.as_raw()) && !self.killed;
+                if kill && out_of_memory_kills() > self.ooms_before {
                     let message = "the system ended the training process because memory ran out; qlora-ctl plan says what would fit";
                     return Judgement { outcome: Outcome::OutOfMemory, message: message.into() };
                 }
@@ -133,8 +146,15 @@ impl Process {
     }
 }
 
-/// How often the kernel has ended a process for want of memory; 0 where it does not tell.
+/// How often the kernel has ended a process for want of memory: of this worker's own control group where it tells, else of
+/// the machine; 0 where it tells neither. It says something of a process only where that one was killed.
 fn out_of_memory_kills() -> u64 {
-    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+    let count = |path: &str| {
+        let text = std::fs::read_to_string(path).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+    };
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let of_group = own.and_then(|path| count(&format!("/sys/fs/cgroup{}/memory.events", path.trim_end_matches('/'))));
+    of_group.or_else(|| count("/proc/vmstat")).unwrap_or(0)
 }

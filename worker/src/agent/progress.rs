@@ -17,6 +17,7 @@ pub struct Tracker {
     seconds_per_step: Option<f64>,
     last_step: Option<Instant>,
     meets: bool,
+    stepped: bool,
 }
 
 /// What one event adds to the record.
@@ -24,6 +25,7 @@ pub struct Tracker {
 pub struct Entry {
     pub metric: Option<MetricPoint>,
     pub log: Option<LogLine>,
+    pub sample: Option<Sample>,
 }
 
 impl Tracker {
@@ -61,8 +63,7 @@ impl Tracker {
             Event::Sample { step, prompt, wanted, answer } => {
                 let sample =
                     Sample { step: *step, prompt: prompt.clone(), wanted: wanted.clone(), answer: answer.clone() };
-                self.progress.samples.push(sample);
-                entry(format!("answer after step {step}: {answer}"))
+                Entry { sample: Some(sample), ..entry(format!("answer after step {step}: {answer}")) }
             }
             Event::Checkpoint { step, .. } => entry(format!("checkpoint of step {step} written")),
             Event::Note { text } => entry(text.clone()),
@@ -74,6 +75,11 @@ impl Tracker {
     /// Whether the process may be silent because other workers are not there yet.
     pub fn waits_for_others(&self) -> bool {
         self.meets
+    }
+
+    /// Whether the process has done anything that could be saved.
+    pub fn has_progress(&self) -> bool {
+        self.stepped
     }
 
     fn scores(&mut self, s: &Scores) -> Entry {
@@ -97,12 +103,13 @@ impl Tracker {
         let now = Instant::now();
         let seconds = self.last_step.map_or(s.seconds, |last| now.duration_since(last).as_secs_f64());
         self.last_step = Some(now);
+        self.stepped = true;
         let mean = self.seconds_per_step.map_or(seconds, |mean| mean + NEWEST * (seconds - mean));
         self.seconds_per_step = Some(mean);
         let p = &mut self.progress;
         (p.step, p.steps) = (s.step, s.steps);
         (p.phase_done, p.phase_of) = (s.step, s.steps);
-        p.loss = Some(s.loss).filter(|l| l.is_finite());
+        p.loss = Some(s.loss);
         p.learning_rate = Some(s.learning_rate);
         p.tokens_per_second = Some(s.tokens_per_second);
         p.seconds_left = Some(mean * s.steps.saturating_sub(s.step) as f64);
@@ -122,7 +129,8 @@ impl Tracker {
             "step {}/{}  loss {:.4}  grad {:.3}  lr {:.2e}  {:.0} tok/s{skipped}",
             s.step, s.steps, s.loss, s.grad_norm, s.learning_rate, s.tokens_per_second
         );
-        Entry { metric: Some(point), log: Some(line(if s.skipped { "warn" } else { "info" }, text)) }
+        let log = Some(line(if s.skipped { "warn" } else { "info" }, text));
+        Entry { metric: Some(point), log, sample: None }
     }
 }
 
@@ -139,7 +147,7 @@ fn word(phase: Phase) -> &'static str {
 }
 
 fn entry(text: String) -> Entry {
-    Entry { metric: None, log: Some(line("info", text)) }
+    Entry { log: Some(line("info", text)), ..Entry::default() }
 }
 
 /// A log line of now.

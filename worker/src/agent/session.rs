@@ -1,30 +1,37 @@
 //! Register, synchronise, and act on what the coordinator wants.
+//!
+//! Whatever the worker waits for, it hears signals, the end of its attempt and the end of its lease meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use qlora_proto::synchronize_response::Wanted;
-use qlora_proto::{Assignment, DeviceClass, Platform, RegisterRequest, SynchronizeRequest, SynchronizeResponse};
+use qlora_proto::{
+    Assignment, DeviceClass, Platform, RegisterRequest, RegisterResponse, SynchronizeRequest, SynchronizeResponse,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::attempt::{self, Attempt, Ending};
+use super::current::Current;
+use super::lease::Lease;
 use super::peers::Peers;
 use crate::error::WorkerError;
 use crate::identity::Identity;
 use crate::platform::{self, Faults};
 use qlora_client::Client;
+use qlora_client::retry::{Backoff, Verdict, judge};
 
-/// Waits between tries to reach the coordinator.
-const SHORTEST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Time within which a first connection must come about.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the coordinator may hold an answer.
 const HOLD: Duration = Duration::from_secs(20);
-/// Part of the lease after which an attempt that cannot renew it is stopped.
-const SAFE_PART: f64 = 0.8;
+/// Time beyond it after which a call is given up.
+const LATE: Duration = Duration::from_secs(10);
+/// How long a worker that is to stop waits for a coordinator that is away.
+const LEAVE: Duration = Duration::from_secs(20);
 
 /// How long a training process on a GPU may say nothing, where the person says nothing else.
 const GPU_PATIENCE: u64 = 1800;
@@ -53,20 +60,37 @@ pub struct Session {
     identity: Arc<Identity>,
     platform: Platform,
     manners: Manners,
-    id: u64,
-    lease: Duration,
-    renewed: Instant,
+    current: Current,
+    /// None until it has registered.
+    lease: Option<Lease>,
+    /// The attempt hears of every lease.
+    leases: watch::Sender<Option<Lease>>,
+    registered: bool,
+    /// When the next exchange begins.
+    not_before: Instant,
+    backoff: Backoff,
+    /// When the first connection has to have come about.
+    patient_until: Option<Instant>,
     attempt: Option<Attempt>,
     draining: bool,
+    /// When it leaves whatever the coordinator has heard by then.
+    leave_at: Option<Instant>,
     faults: Option<Faults>,
 }
 
-/// What ends one exchange.
+/// What happens next.
 enum Turn {
-    Answer(Result<SynchronizeResponse, Status>),
+    /// An answer, and when it was asked for.
+    Registered(Instant, Result<RegisterResponse, Status>),
+    Synchronized(Instant, Result<SynchronizeResponse, Status>),
     AttemptEnded(Ending),
-    LeaseEnds,
+    /// The lease could not be renewed: the attempt has to stop; at once, where it is over but for a moment.
+    LeaseEnds {
+        at_once: bool,
+    },
     Signal,
+    /// Nobody is waited for any longer.
+    Leave,
     /// The device is of no use any more.
     Broken(String),
 }
@@ -79,11 +103,16 @@ impl Session {
             identity,
             platform,
             manners,
-            id: 0,
-            lease: Duration::from_secs(30),
-            renewed: Instant::now(),
+            current: Current::default(),
+            lease: None,
+            leases: watch::channel(None).0,
+            registered: false,
+            not_before: Instant::now(),
+            backoff: Backoff::default(),
+            patient_until: Some(Instant::now() + PATIENCE),
             attempt: None,
             draining: false,
+            leave_at: None,
             faults: None,
         }
     }
@@ -92,28 +121,10 @@ impl Session {
     pub async fn run(mut self) -> Result<(), WorkerError> {
         let mut signals = Signals::listen()?;
         self.faults = platform::faults(&self.platform);
-        tokio::select! {
-            registered = self.register(Some(PATIENCE)) => registered?,
-            () = signals.next() => return Ok(()),
-        }
-        let mut wait = SHORTEST_WAIT;
         loop {
             match self.turn(&mut signals).await {
-                Turn::Answer(Ok(answer)) => {
-                    wait = SHORTEST_WAIT;
-                    self.renewed = Instant::now();
-                    self.lease = Duration::from_millis(answer.lease_ms.into());
-                    self.act(answer.wanted);
-                }
-                Turn::Answer(Err(status)) if status.code() == Code::Unauthenticated => {
-                    tracing::info!("the coordinator does not know this session; registering again");
-                    self.register(None).await?;
-                }
-                Turn::Answer(Err(status)) => {
-                    tracing::warn!("the coordinator is away ({}); going on without it", status.message());
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                }
+                Turn::Registered(sent, answer) => self.take_registration(sent, answer)?,
+                Turn::Synchronized(sent, answer) => self.take_answer(sent, answer),
                 Turn::AttemptEnded(ending) => {
                     self.attempt = None;
                     if self.draining || (self.manners.once && ending == Ending::Told) {
@@ -123,7 +134,11 @@ impl Session {
                     platform::still_fit(&self.platform)?;
                 }
                 Turn::Broken(fault) => return self.break_off(fault).await,
-                Turn::LeaseEnds => self.stop_attempt("the lease could not be renewed in time", false),
+                Turn::LeaseEnds { at_once } => self.stop_attempt("the lease could not be renewed in time", at_once),
+                Turn::Leave => {
+                    tracing::warn!("the coordinator is away; leaving without its having heard how the attempt ended");
+                    return Ok(());
+                }
                 Turn::Signal if self.draining || self.attempt.is_none() => return Ok(()),
                 Turn::Signal => {
                     tracing::info!("saving and stopping; once more stops at once");
@@ -134,35 +149,63 @@ impl Session {
         }
     }
 
-    /// Registers, trying again while the coordinator is away; gives up after `patience` where there is one.
-    async fn register(&mut self, patience: Option<Duration>) -> Result<(), WorkerError> {
-        let started = Instant::now();
-        let mut wait = SHORTEST_WAIT;
-        loop {
-            let request = RegisterRequest {
-                name: self.name.clone(),
-                instance: self.identity.instance.clone(),
-                platform: Some(self.platform.clone()),
-                running_token: self.running(),
-            };
-            match self.client.workers.register(request).await {
-                Ok(answer) => {
-                    let answer = answer.into_inner();
-                    self.id = answer.session;
-                    self.lease = Duration::from_millis(answer.lease_ms.into());
-                    self.renewed = Instant::now();
-                    tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
-                    return Ok(());
-                }
-                Err(status) => self.judge(&status, patience.is_some_and(|p| started.elapsed() > p))?,
+    fn take_registration(
+        &mut self,
+        sent: Instant,
+        answer: Result<RegisterResponse, Status>,
+    ) -> Result<(), WorkerError> {
+        match answer {
+            Ok(answer) => {
+                self.current.set(answer.session);
+                self.registered = true;
+                self.patient_until = None;
+                self.renew(sent, answer.lease_ms);
+                tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
+                Ok(())
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            Err(status) => {
+                self.judge(&status)?;
+                self.again_later();
+                Ok(())
+            }
         }
     }
 
-    /// An error where trying again is of no use.
-    fn judge(&self, status: &Status, impatient: bool) -> Result<(), WorkerError> {
+    fn take_answer(&mut self, sent: Instant, answer: Result<SynchronizeResponse, Status>) {
+        match answer {
+            Ok(answer) => {
+                self.renew(sent, answer.lease_ms);
+                self.act(answer.wanted);
+            }
+            Err(status) if judge(&status) == Verdict::Register => {
+                tracing::info!("the coordinator does not know this session; registering again");
+                self.registered = false;
+            }
+            Err(status) => {
+                tracing::warn!("the coordinator is away ({}); going on without it", status.message());
+                self.again_later();
+                if self.draining && self.leave_at.is_none() {
+                    self.leave_at = Some(Instant::now() + LEAVE);
+                }
+            }
+        }
+    }
+
+    fn renew(&mut self, sent: Instant, lease_ms: u32) {
+        let lease = Lease::new(sent, Duration::from_millis(lease_ms.into()));
+        self.lease = Some(lease);
+        self.leases.send_replace(Some(lease));
+        self.backoff.reset();
+        self.not_before = Instant::now();
+        self.leave_at = None;
+    }
+
+    fn again_later(&mut self) {
+        self.not_before = Instant::now() + self.backoff.take();
+    }
+
+    /// An error where trying to register again is of no use.
+    fn judge(&self, status: &Status) -> Result<(), WorkerError> {
         let refused = |help| Err(WorkerError::Refused { message: status.message().to_owned(), help });
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => refused("give --token-file FILE or set QLORA_TOKEN"),
@@ -170,7 +213,7 @@ impl Session {
             Code::InvalidArgument | Code::Unimplemented => {
                 refused("use the same version of qlora-worker and qlora-coordinator")
             }
-            _ if impatient => Err(WorkerError::Unreachable {
+            _ if self.patient_until.is_some_and(|until| until < Instant::now()) => Err(WorkerError::Unreachable {
                 address: self.client.address.clone(),
                 fault: status.message().to_owned(),
             }),
@@ -184,25 +227,9 @@ impl Session {
 
     /// Waits for the next thing that happens.
     async fn turn(&mut self, signals: &mut Signals) -> Turn {
-        let (memory_free, disk_free) = platform::free(&self.platform, &self.identity.folder);
-        let request = SynchronizeRequest {
-            session: self.id,
-            running_token: self.running(),
-            device_memory_free: memory_free,
-            disk_free,
-            draining: self.draining,
-            wait_ms: HOLD.min(self.lease / 3).as_millis() as u32,
-        };
-        let lease_ends = self.renewed + self.lease.mul_f64(SAFE_PART);
-        let watches_lease = self.attempt.as_ref().is_some_and(|a| !a.is_stopping(false));
-        let mut client = self.client.workers.clone();
-        let exchange = async move {
-            // A call that hangs must not keep the lease from being noticed.
-            match tokio::time::timeout(HOLD + Duration::from_secs(10), client.synchronize(request)).await {
-                Ok(answer) => answer.map(tonic::Response::into_inner),
-                Err(_) => Err(Status::deadline_exceeded("no answer")),
-            }
-        };
+        let exchange = self.exchange();
+        let (stop_at, end_at) = self.lease_ends();
+        let leave_at = self.leave_at;
         let ended = async {
             match &mut self.attempt {
                 Some(attempt) => attempt.ended().await,
@@ -214,8 +241,52 @@ impl Session {
             ending = ended => Turn::AttemptEnded(ending),
             () = signals.next() => Turn::Signal,
             fault = platform::broken(&mut self.faults) => Turn::Broken(fault),
-            () = tokio::time::sleep_until(lease_ends), if watches_lease => Turn::LeaseEnds,
-            answer = exchange => Turn::Answer(answer),
+            () = at(end_at) => Turn::LeaseEnds { at_once: true },
+            () = at(stop_at) => Turn::LeaseEnds { at_once: false },
+            () = at(leave_at) => Turn::Leave,
+            turn = exchange => turn,
+        }
+    }
+
+    /// When the attempt has to stop, and when it must have ended; never, where there is none or it has been told so.
+    fn lease_ends(&self) -> (Option<Instant>, Option<Instant>) {
+        let unless_told = |at_once| self.attempt.as_ref().filter(|a| !a.is_stopping(at_once)).and(self.lease);
+        (unless_told(false).map(|l| l.safe_until()), unless_told(true).map(|l| l.ends()))
+    }
+
+    /// One exchange with the coordinator. Dropped before it is over, it is as if it had not been.
+    fn exchange(&self) -> impl Future<Output = Turn> + use<> {
+        let (mut client, not_before, registered) = (self.client.workers.clone(), self.not_before, self.registered);
+        let (register, synchronize) = (self.register_request(), self.synchronize_request());
+        async move {
+            tokio::time::sleep_until(not_before).await;
+            let sent = Instant::now();
+            if registered {
+                Turn::Synchronized(sent, within(HOLD + LATE, client.synchronize(synchronize)).await)
+            } else {
+                Turn::Registered(sent, within(LATE, client.register(register)).await)
+            }
+        }
+    }
+
+    fn register_request(&self) -> RegisterRequest {
+        RegisterRequest {
+            name: self.name.clone(),
+            instance: self.identity.instance.clone(),
+            platform: Some(self.platform.clone()),
+            running_token: self.running(),
+        }
+    }
+
+    fn synchronize_request(&self) -> SynchronizeRequest {
+        let (memory_free, disk_free) = platform::free(&self.platform, &self.identity.folder);
+        SynchronizeRequest {
+            session: self.current.get(),
+            running_token: self.running(),
+            device_memory_free: memory_free,
+            disk_free,
+            draining: self.draining,
+            wait_ms: self.lease.map_or(HOLD, |lease| lease.hold(HOLD)).as_millis() as u32,
         }
     }
 
@@ -236,7 +307,12 @@ impl Session {
                 gpu: Some(self.platform.device_id.clone()).filter(|id| !id.is_empty()),
             };
             let state = self.identity.folder.clone();
-            self.attempt = Some(Attempt::start(self.client.clone(), self.id, state, manners, assignment));
+            let contact = attempt::Contact {
+                client: self.client.clone(),
+                session: self.current.clone(),
+                leases: self.leases.subscribe(),
+            };
+            self.attempt = Some(Attempt::start(contact, state, manners, assignment));
         }
     }
 
@@ -256,6 +332,25 @@ impl Session {
             tracing::info!(attempt = attempt.token, reason, "stopping");
             attempt.stop(reason, at_once);
         }
+    }
+}
+
+/// A call that hangs is given up.
+async fn within<T>(
+    time: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(time, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("no answer")),
+    }
+}
+
+/// Never, where there is no time to wait for.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

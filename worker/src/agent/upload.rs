@@ -1,15 +1,22 @@
 //! Brings what the training process saves to the coordinator.
+//!
+//! Trouble on the way is told in the job's log and tried again. A checkpoint that is of no use any more because a newer
+//! one waits is left out; the adapter at the end never is.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use qlora_client::Client;
-use qlora_client::transfer::{self, Source, TransferError, unwatched};
+use qlora_client::retry::{Backoff, Verdict, judge};
+use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
 use qlora_proto::{CommitArtifactRequest, JobArtifact};
 use tokio::sync::mpsc;
-use tonic::Code;
 
-const RETRY: Duration = Duration::from_millis(500);
+use super::attempt::FULL_WAIT;
+use super::current::Current;
+use super::outbox::Outbox;
+use super::progress::line;
 
 /// A folder that the child has completed.
 pub struct Saved {
@@ -21,13 +28,17 @@ pub struct Saved {
 /// Uploads what the child saves while it trains on.
 pub struct Uploader {
     pub client: Client,
-    pub session: u64,
+    pub session: Current,
     pub token: u64,
     /// Where archives are made.
     pub work: PathBuf,
+    pub outbox: Arc<Outbox>,
 }
 
 impl Uploader {
+    /// # Errors
+    /// Why the adapter could not be delivered. A checkpoint that could not be is told in the log, and the next one is
+    /// uploaded all the same.
     pub async fn run(self, mut saved: mpsc::UnboundedReceiver<Saved>) -> Result<(), TransferError> {
         while let Some(mut next) = saved.recv().await {
             // Of checkpoints that queued up while one was on its way, only the newest is of use.
@@ -37,18 +48,27 @@ impl Uploader {
                 }
                 next = newer;
             }
-            self.send(&next).await?;
+            match self.send(&next).await {
+                Err(e) if next.kind == "adapter" => return Err(e),
+                Err(e) => self.tell(format!("the {} of step {} is not uploaded: {e}", next.kind, next.step)),
+                Ok(()) => {}
+            }
         }
         Ok(())
+    }
+
+    fn tell(&self, text: String) {
+        tracing::warn!("{text}");
+        self.outbox.log(line("warn", text));
     }
 
     async fn send(&self, saved: &Saved) -> Result<(), TransferError> {
         let name = format!("{}-{:06}.tar", saved.kind, saved.step);
         let archive = self.work.join(&name);
-        qlora_client::pack(&saved.folder, &archive)?;
-        let (digest, size) = transfer::digest(&archive)?;
-        let source = Source { path: &archive, digest: &digest, size, token: self.token };
-        transfer::upload(&self.client, &source, &unwatched).await?;
+        let (digest, size) = self.packed(saved, &archive).await?;
+        let session = || self.session.get();
+        let by = Some(By { token: self.token, session: &session });
+        transfer::upload(&self.client, &Source { path: &archive, digest: &digest, size, by }, &unwatched).await?;
         let artifact = JobArtifact { kind: saved.kind.into(), name, digest, size, step: saved.step };
         self.commit(artifact).await?;
         let io = |path: &Path| {
@@ -59,16 +79,37 @@ impl Uploader {
         tokio::fs::remove_dir_all(&saved.folder).await.map_err(io(&saved.folder))
     }
 
-    async fn commit(&self, artifact: JobArtifact) -> Result<(), TransferError> {
-        let request = CommitArtifactRequest { session: self.session, token: self.token, artifact: Some(artifact) };
-        let mut client = self.client.workers.clone();
+    /// The archive, its digest and its size; waits while the disk is full.
+    async fn packed(&self, saved: &Saved, archive: &Path) -> Result<(String, u64), TransferError> {
         loop {
-            match client.commit_artifact(request.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(s) if matches!(s.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
-                    tokio::time::sleep(RETRY).await
+            let (folder, to) = (saved.folder.clone(), archive.to_owned());
+            let made = tokio::task::spawn_blocking(move || {
+                qlora_client::pack(&folder, &to)?;
+                transfer::digest(&to)
+            });
+            match made.await.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string()))) {
+                Err(TransferError::Io { path, source }) if source.kind() == ErrorKind::StorageFull => {
+                    let (path, wait) = (path.display(), FULL_WAIT.as_secs());
+                    self.tell(format!("no room on the worker's disk for {path}; trying again in {wait} s"));
+                    tokio::time::sleep(FULL_WAIT).await;
                 }
-                Err(s) => return Err(TransferError::Refused(s.message().to_owned())),
+                made => return made,
+            }
+        }
+    }
+
+    async fn commit(&self, artifact: JobArtifact) -> Result<(), TransferError> {
+        let mut client = self.client.workers.clone();
+        let mut backoff = Backoff::default();
+        loop {
+            let (session, artifact) = (self.session.get(), Some(artifact.clone()));
+            let request = CommitArtifactRequest { session, token: self.token, artifact };
+            match client.commit_artifact(request).await {
+                Ok(_) => return Ok(()),
+                Err(status) if matches!(judge(&status), Verdict::Over | Verdict::Refused) => {
+                    return Err(TransferError::Refused(status.message().to_owned()));
+                }
+                Err(_) => backoff.wait().await,
             }
         }
     }

@@ -205,7 +205,7 @@ async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), Ct
         bar.set_style(style);
     }
     bar.set_message(file.name.clone());
-    let source = Source { path, digest: &file.digest, size: file.size, token: 0 };
+    let source = Source { path, digest: &file.digest, size: file.size, by: None };
     let moving = bar.clone();
     let result = transfer::upload(&client, &source, &move |n| moving.set_position(n)).await;
     bar.finish_and_clear();

@@ -2,25 +2,45 @@
 
 use super::{Effects, Engine, Limits, record, word};
 use crate::event::{Effect, Refusal, Response};
-use crate::ids::{JobId, Millis, Token};
-use crate::job::{Artifact, AttemptEnd, Job, JobState, Meeting, Outcome, Progress};
+use crate::ids::{JobId, Now, SessionId, Token};
+use crate::job::{Artifact, Attempt, AttemptEnd, Job, JobState, Meeting, Outcome, Progress};
 
 impl Engine {
-    /// The job that holds `token`, for a change under it.
-    fn current(&mut self, token: Token) -> Result<&mut Job, Refusal> {
+    /// The rank of the worker of `session` in the attempt `token`, which is current.
+    ///
+    /// # Errors
+    /// An attempt that is over is told before a session that is: a worker need not register again to hear of it.
+    pub fn rank_of(&self, (session, token): (SessionId, Token)) -> Result<u32, Refusal> {
+        let job = self.running.get(&token).and_then(|id| self.jobs.get(id));
+        let attempt = job.and_then(|job| job.attempt(token)).ok_or(Refusal::StaleToken(token))?;
+        let worker = self.worker_of(session).ok_or(Refusal::StaleSession(session))?;
+        attempt.rank(&worker.name).ok_or(Refusal::NotYours(token))
+    }
+
+    /// The job of the attempt `token`, for a change under it by the worker of `session`, and this one's rank.
+    fn current(&mut self, (session, token): (SessionId, Token)) -> Result<(&mut Job, u32), Refusal> {
+        let rank = self.rank_of((session, token))?;
         let id = *self.running.get(&token).ok_or(Refusal::StaleToken(token))?;
-        self.jobs.get_mut(&id).ok_or(Refusal::StaleToken(token))
+        Ok((self.jobs.get_mut(&id).ok_or(Refusal::StaleToken(token))?, rank))
+    }
+
+    /// As [`Self::current`], for what only the first worker of an attempt does.
+    fn current_first(&mut self, by: (SessionId, Token)) -> Result<&mut Job, Refusal> {
+        match self.current(by)? {
+            (job, 0) => Ok(job),
+            _ => Err(Refusal::NotYours(by.1)),
+        }
     }
 
     pub(super) fn report(
         &mut self,
-        token: Token,
-        rank: u32,
+        by: (SessionId, Token),
         batch: u64,
         progress: Option<Progress>,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let job = self.current(token)?;
+        let token = by.1;
+        let (job, rank) = self.current(by)?;
         let id = job.id;
         let known = job.attempt_mut(token).and_then(|a| a.batch_mut(rank)).ok_or(Refusal::StaleToken(token))?;
         if batch <= *known {
@@ -30,7 +50,8 @@ impl Engine {
         if let Some(mut progress) = progress.filter(|_| rank == 0) {
             // Samples and the first evaluation of an earlier attempt stay.
             let mut samples = std::mem::take(&mut job.progress.samples);
-            samples.retain(|old| !progress.samples.iter().any(|new| new.step == old.step));
+            samples
+                .retain(|old| !progress.samples.iter().any(|new| (new.step, &new.prompt) == (old.step, &old.prompt)));
             samples.append(&mut progress.samples);
             progress.samples = samples;
             progress.first_evaluation = progress.first_evaluation.or(job.progress.first_evaluation);
@@ -43,16 +64,17 @@ impl Engine {
 
     pub(super) fn commit(
         &mut self,
-        token: Token,
+        by: (SessionId, Token),
         artifact: Artifact,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let job = self.current(token)?;
+        let job = self.current_first(by)?;
         let committed = job.checkpoint().map_or(0, |a| a.step);
         if artifact.kind == "checkpoint" && artifact.step < committed {
             return Err(Refusal::StepWentBack { step: artifact.step, committed });
         }
         let id = job.id;
+        job.lost_in_a_row = 0;
         job.artifacts.retain(|a| !(a.kind == artifact.kind && a.name == artifact.name));
         effects.push(record(
             Some(id),
@@ -66,8 +88,14 @@ impl Engine {
     }
 
     /// Where the others of the attempt `token` find its first worker; later offers replace earlier ones.
-    pub(super) fn offer(&mut self, token: Token, meeting: Meeting, effects: &mut Effects) -> Result<Response, Refusal> {
-        let job = self.current(token)?;
+    pub(super) fn offer(
+        &mut self,
+        by: (SessionId, Token),
+        meeting: Meeting,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        let token = by.1;
+        let job = self.current_first(by)?;
         let id = job.id;
         let attempt = job.attempt_mut(token).ok_or(Refusal::StaleToken(token))?;
         if attempt.meeting.as_ref() != Some(&meeting) {
@@ -81,13 +109,14 @@ impl Engine {
     /// before the first is. Who has lost another waits for what that one tells, unless nobody is left to tell it.
     pub(super) fn finish(
         &mut self,
-        now: Millis,
-        (token, rank): (Token, u32),
+        now: Now,
+        by: (SessionId, Token),
         outcome: Outcome,
         message: String,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let job = self.current(token)?;
+        let token = by.1;
+        let (job, rank) = self.current(by)?;
         let id = job.id;
         let attempt = job.attempt_mut(token).ok_or(Refusal::StaleToken(token))?;
         let waits = match (rank, outcome) {
@@ -122,7 +151,7 @@ impl Engine {
     /// Ends the attempt `token` of job `id` and moves the job on.
     fn end_attempt(
         &mut self,
-        now: Millis,
+        now: Now,
         id: JobId,
         token: Token,
         outcome: Outcome,
@@ -134,20 +163,20 @@ impl Engine {
         let limits = self.limits;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if let Some(attempt) = job.attempt_mut(token) {
-            attempt.end = Some(AttemptEnd { at: now, outcome, message: message.clone() });
+            attempt.end = Some(AttemptEnd { at: now.wall, outcome, message: message.clone() });
         }
-        if outcome == Outcome::Failed {
-            job.failures += 1;
+        match outcome {
+            Outcome::Failed => job.failures += 1,
+            Outcome::Lost => job.lost_in_a_row += 1,
+            _ => {}
         }
         let next = next_state(job, now, outcome, message, limits);
         let (kind, text) = match &next {
             JobState::Succeeded { .. } => ("succeeded", String::new()),
             JobState::Failed { reason, .. } => ("failed", reason.clone()),
             JobState::Cancelled { reason, .. } => ("cancelled", reason.clone()),
-            _ => (
-                "requeued",
-                job.attempts.last().and_then(|a| Some(a.end.as_ref()?.message.clone())).unwrap_or_default(),
-            ),
+            JobState::Queued { not_before } => ("requeued", requeued_because(job, not_before.0 - now.steady.0)),
+            JobState::Running { .. } => ("started", String::new()),
         };
         job.progress.phase = word(&next).into();
         job.progress.seconds_left = None;
@@ -155,9 +184,30 @@ impl Engine {
         let requeued = matches!(job.state, JobState::Queued { .. });
         effects.push(record(Some(id), None, kind, text));
         effects.push(Effect::Save(id));
+        if outcome == Outcome::Succeeded {
+            self.blame_for(id, token, effects);
+        }
         if requeued {
             self.queue.insert(id);
             self.wake_one_for(now, id, effects);
+        }
+    }
+
+    /// The attempt `token` of job `id` has succeeded: workers on which the job failed before are to blame for that.
+    fn blame_for(&mut self, id: JobId, token: Token, effects: &mut Effects) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(done) = job.attempt(token) else { return };
+        for worker in self.workers.values_mut().filter(|w| done.rank(&w.name).is_some()) {
+            worker.blamed.clear();
+        }
+        let failed = |a: &&Attempt| a.size() == 1 && a.end.as_ref().is_some_and(|end| end.outcome == Outcome::Failed);
+        for attempt in job.attempts.iter().filter(failed).filter(|a| done.rank(&a.worker).is_none()) {
+            let Some(worker) = self.workers.get_mut(&attempt.worker) else { continue };
+            let was = worker.set_aside().is_some();
+            worker.blamed.insert(id);
+            if let Some(reason) = worker.set_aside().filter(|_| !was) {
+                effects.push(record(None, Some(worker.name.clone()), "set aside", reason));
+            }
         }
     }
 
@@ -177,7 +227,7 @@ impl Engine {
     }
 
     /// The worker `name` has lost what it was given.
-    pub(super) fn lose(&mut self, now: Millis, name: &str, why: &str, effects: &mut Effects) {
+    pub(super) fn lose(&mut self, now: Now, name: &str, why: &str, effects: &mut Effects) {
         let Some(token) = self.workers.get(name).and_then(|w| w.assigned) else { return };
         if let Some(&id) = self.running.get(&token) {
             self.end_attempt(now, id, token, Outcome::Lost, why.to_owned(), effects);
@@ -186,22 +236,44 @@ impl Engine {
 }
 
 /// Where a running job goes when its attempt has ended.
-fn next_state(job: &Job, now: Millis, outcome: Outcome, message: String, limits: Limits) -> JobState {
+fn next_state(job: &Job, now: Now, outcome: Outcome, message: String, limits: Limits) -> JobState {
     let stopping = match &job.state {
         JobState::Running { stopping, .. } => stopping.clone(),
         _ => None,
     };
+    let at = now.wall;
+    let later = |times: u32| {
+        let doubled = limits.backoff << times.min(20);
+        JobState::Queued { not_before: now.steady.plus(doubled.min(limits.max_backoff)) }
+    };
     match (outcome, stopping) {
-        (Outcome::Succeeded, _) => JobState::Succeeded { at: now },
-        (_, Some(reason)) => JobState::Cancelled { at: now, reason },
-        (Outcome::BadInput | Outcome::OutOfMemory, None) => JobState::Failed { at: now, reason: message },
+        (Outcome::Succeeded, _) => JobState::Succeeded { at },
+        (_, Some(reason)) => JobState::Cancelled { at, reason },
+        (Outcome::BadInput | Outcome::OutOfMemory, None) => JobState::Failed { at, reason: message },
         (Outcome::Failed | Outcome::PeerLost, None) if job.failures > job.spec.max_retries => {
-            JobState::Failed { at: now, reason: format!("{message} (after {} failed attempts)", job.failures) }
+            JobState::Failed { at, reason: format!("{message} (after {} failed attempts)", job.failures) }
         }
-        (Outcome::Failed | Outcome::PeerLost, None) => {
-            let doubled = limits.backoff << job.failures.saturating_sub(1).min(20);
-            JobState::Queued { not_before: now.plus(doubled.min(limits.max_backoff)) }
+        (Outcome::Failed | Outcome::PeerLost, None) => later(job.failures.saturating_sub(1)),
+        (Outcome::Lost, None) if job.lost_in_a_row >= limits.max_lost => {
+            let n = job.lost_in_a_row;
+            let reason =
+                format!("{message} ({n} workers were lost one after another while they ran it, and it saved nothing)");
+            JobState::Failed { at, reason }
         }
-        (Outcome::Lost | Outcome::Stopped, None) => JobState::Queued { not_before: now },
+        // One worker may go for many reasons; from the second on it may be the job.
+        (Outcome::Lost, None) if job.lost_in_a_row > 1 => later(job.lost_in_a_row - 2),
+        (Outcome::Lost | Outcome::Stopped, None) => JobState::Queued { not_before: now.steady },
     }
+}
+
+/// Why a job waits again, for the journal; it may not start before `ms` milliseconds have passed.
+fn requeued_because(job: &Job, ms: u64) -> String {
+    let end = job.attempts.last().and_then(|attempt| attempt.end.as_ref());
+    let why = end.map(|end| end.message.clone()).unwrap_or_default();
+    let lost = end.is_some_and(|end| end.outcome == Outcome::Lost) && job.lost_in_a_row > 1;
+    if lost {
+        let (n, seconds) = (job.lost_in_a_row, ms as f64 / 1000.0);
+        return format!("{why}; {n} workers were lost with it one after another, it is held for {seconds:.0} s");
+    }
+    why
 }

@@ -1,7 +1,8 @@
 //! What an engine begins with, and how it goes back where storing has failed.
 
+use super::secrets::{Secrets, Seed};
 use super::{Engine, Limits};
-use crate::ids::{JobId, Millis, Token};
+use crate::ids::{JobId, Now, Token};
 use crate::job::{Attempt, Job, JobState};
 use crate::worker::Worker;
 
@@ -23,8 +24,8 @@ impl Default for Reserved {
 
 impl Engine {
     /// An engine over the jobs of an earlier one. Workers register again; running attempts have one lease from
-    /// `now` on to be claimed, so that a restart is invisible to a job that goes on.
-    pub fn new(limits: Limits, jobs: Vec<Job>, now: Millis) -> Self {
+    /// `now` on to be claimed, so that a restart is invisible to a job that goes on. `seed` is never used twice.
+    pub fn new(limits: Limits, jobs: Vec<Job>, now: Now, seed: Seed) -> Self {
         let mut engine = Self {
             limits,
             jobs: Default::default(),
@@ -34,9 +35,8 @@ impl Engine {
             workers: Default::default(),
             sessions: Default::default(),
             next_job: 1,
-            next_token: 1,
-            // Sessions of an earlier process must not be valid in this one.
-            next_session: now.0,
+            next_attempt: 1,
+            secrets: Secrets::new(seed),
         };
         engine.restore(jobs, now);
         engine
@@ -45,7 +45,7 @@ impl Engine {
     /// Gives out no number and no key that is `reserved`.
     pub fn reserve(&mut self, reserved: Reserved) {
         self.next_job = self.next_job.max(reserved.job.0 + 1);
-        self.next_token = self.next_token.max(reserved.token.0 + 1);
+        self.next_attempt = self.next_attempt.max(reserved.token.number() + 1);
         for (key, job) in reserved.keys {
             self.keys.entry(key).or_insert(job);
         }
@@ -59,7 +59,7 @@ impl Engine {
     /// What was handled since [`Self::settled`] could not be stored: jobs are again what they were then.
     ///
     /// Sessions, leases and what workers said of themselves stay. Tokens that nobody got are not given again.
-    pub fn take_back(&mut self, now: Millis) {
+    pub fn take_back(&mut self, now: Now) {
         for (id, before) in self.jobs.take_changes() {
             self.forget(id);
             match before {
@@ -71,7 +71,7 @@ impl Engine {
     }
 
     /// Jobs are `jobs` and no others, and nothing is reserved but what they have; sessions and leases stay.
-    pub fn restore(&mut self, jobs: Vec<Job>, now: Millis) {
+    pub fn restore(&mut self, jobs: Vec<Job>, now: Now) {
         self.jobs = Default::default();
         self.keys.clear();
         self.queue.clear();
@@ -82,20 +82,25 @@ impl Engine {
         self.seat();
     }
 
-    fn adopt(&mut self, job: Job, now: Millis) {
+    fn adopt(&mut self, mut job: Job, now: Now) {
         self.next_job = self.next_job.max(job.id.0 + 1);
-        let highest = job.attempts.iter().map(|a| a.token.0).max().unwrap_or(0);
-        self.next_token = self.next_token.max(highest + 1);
+        let highest = job.attempts.iter().map(|a| a.token.number()).max().unwrap_or(0);
+        self.next_attempt = self.next_attempt.max(highest + 1);
         if let Some(key) = &job.spec.idempotency_key {
             self.keys.insert(key.clone(), job.id);
         }
-        match &job.state {
-            JobState::Queued { .. } => drop(self.queue.insert(job.id)),
+        match &mut job.state {
+            JobState::Queued { not_before } => {
+                // The clock that it was stored by may have been another one.
+                *not_before = (*not_before).min(now.steady.plus(self.limits.max_backoff));
+                self.queue.insert(job.id);
+            }
             JobState::Running { token, .. } => {
-                self.running.insert(*token, job.id);
-                let until = now.plus(self.limits.lease);
-                for name in job.attempt(*token).into_iter().flat_map(Attempt::holders) {
-                    let absent = || Worker::absent(name.to_owned(), *token, now, until);
+                let token = *token;
+                self.running.insert(token, job.id);
+                let until = now.steady.plus(self.limits.lease);
+                for (name, instance) in job.attempt(token).into_iter().flat_map(Attempt::holding) {
+                    let absent = || Worker::absent((name, instance), token, now.wall, until);
                     self.workers.entry(name.to_owned()).or_insert_with(absent);
                 }
             }

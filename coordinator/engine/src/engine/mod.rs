@@ -3,15 +3,18 @@
 mod attempts;
 mod durable;
 mod jobs;
+mod secrets;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use self::durable::Reserved;
 use self::jobs::Jobs;
+use self::secrets::Secrets;
+pub use self::secrets::Seed;
 use self::workers::Seen;
 use crate::event::{Effect, Event, Refusal, Response};
-use crate::ids::{JobId, Millis, SessionId, Token};
+use crate::ids::{JobId, Millis, Now, SessionId, Token};
 use crate::job::{Attempt, Job, JobSpec, JobState};
 use crate::placement::verdict;
 use crate::worker::Worker;
@@ -24,11 +27,15 @@ pub struct Limits {
     /// Wait before the second attempt; doubles with each failure.
     pub backoff: u64,
     pub max_backoff: u64,
+    /// How long a job that failed on a worker waits for another one that fits.
+    pub elsewhere: u64,
+    /// Workers that may be lost one after another with a job that saves nothing; then it fails.
+    pub max_lost: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { lease: 30_000, backoff: 2_000, max_backoff: 300_000 }
+        Self { lease: 30_000, backoff: 2_000, max_backoff: 300_000, elsewhere: 600_000, max_lost: 6 }
     }
 }
 
@@ -44,8 +51,9 @@ pub struct Engine {
     workers: BTreeMap<String, Worker>,
     sessions: HashMap<SessionId, String>,
     next_job: u64,
-    next_token: u64,
-    next_session: u64,
+    /// The number of the next attempt among all.
+    next_attempt: u64,
+    secrets: Secrets,
 }
 
 /// Effects of one event, as they come up.
@@ -79,19 +87,24 @@ impl Engine {
         self.limits
     }
 
-    /// The next time after `now` at which [`Event::Tick`] may change something.
+    /// Whether anybody's lease is to be watched.
+    pub fn watches_leases(&self) -> bool {
+        self.workers.values().any(|w| w.connected || w.assigned.is_some())
+    }
+
+    /// The next time after `now`, on the steady clock, at which [`Event::Tick`] may change something.
     pub fn next_deadline(&self, now: Millis) -> Option<Millis> {
         let leases = self.workers.values().filter(|w| w.connected || w.assigned.is_some()).map(|w| w.lease_until);
         let waits = self.queue.iter().filter_map(|id| match self.jobs.get(id)?.state {
-            JobState::Queued { not_before } => Some(not_before),
+            JobState::Queued { not_before } => Some([not_before, not_before.plus(self.limits.elsewhere)]),
             _ => None,
         });
         // Jobs that may start already wait for a worker and not for time.
-        leases.chain(waits.filter(|&t| t > now)).min()
+        leases.chain(waits.flatten().filter(|&t| t > now)).min()
     }
 
     /// Takes one event at time `now`.
-    pub fn handle(&mut self, now: Millis, event: Event) -> (Response, Vec<Effect>) {
+    pub fn handle(&mut self, now: Now, event: Event) -> (Response, Vec<Effect>) {
         let mut effects = Vec::new();
         let result = match event {
             Event::Submit { spec } => self.submit(now, *spec, &mut effects),
@@ -107,15 +120,19 @@ impl Engine {
                 self.leave(now, session, &mut effects);
                 Ok(Response::Done)
             }
-            Event::Report { token, rank, batch, progress } => {
-                self.report(token, rank, batch, progress.map(|p| *p), &mut effects)
+            Event::Report { session, token, batch, progress } => {
+                self.report((session, token), batch, progress.map(|p| *p), &mut effects)
             }
-            Event::Commit { token, artifact } => self.commit(token, artifact, &mut effects),
-            Event::Finish { token, rank, outcome, message } => {
-                self.finish(now, (token, rank), outcome, message, &mut effects)
+            Event::Commit { session, token, artifact } => self.commit((session, token), artifact, &mut effects),
+            Event::Finish { session, token, outcome, message } => {
+                self.finish(now, (session, token), outcome, message, &mut effects)
             }
-            Event::Offer { token, meeting } => self.offer(token, meeting, &mut effects),
+            Event::Offer { session, token, meeting } => self.offer((session, token), meeting, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
+            Event::Stalled { ms } => {
+                self.extend_leases(ms);
+                Ok(Response::Done)
+            }
         };
         match result {
             Ok(response) => (response, effects),
@@ -123,12 +140,9 @@ impl Engine {
         }
     }
 
-    fn submit(&mut self, now: Millis, spec: JobSpec, effects: &mut Effects) -> Result<Response, Refusal> {
+    fn submit(&mut self, now: Now, spec: JobSpec, effects: &mut Effects) -> Result<Response, Refusal> {
         if let Some(&known) = spec.idempotency_key.as_ref().and_then(|key| self.keys.get(key)) {
-            let same = self
-                .jobs
-                .get(&known)
-                .is_some_and(|job| job.spec.config_hash == spec.config_hash && job.spec.kind == spec.kind);
+            let same = self.jobs.get(&known).is_some_and(|job| job.spec.is_same_request(&spec));
             return if same {
                 Ok(Response::Submitted { job: known, created: false })
             } else {
@@ -151,7 +165,7 @@ impl Engine {
     /// Wakes a worker that waits, fits the job and would be given work now; it takes the oldest job that it can.
     ///
     /// A worker that was woken no longer waits, so that the next job wakes another one.
-    fn wake_one_for(&mut self, now: Millis, id: JobId, effects: &mut Effects) {
+    fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else { return };
         let may_start =
             |w: &&Worker| w.is_free() && verdict(&job.spec.needs, w).fits && self.next_for(now, w).is_some();
@@ -163,7 +177,7 @@ impl Engine {
     }
 
     /// A worker stopped waiting before it was answered; what it was woken for goes to another.
-    fn leave(&mut self, now: Millis, session: SessionId, effects: &mut Effects) {
+    fn leave(&mut self, now: Now, session: SessionId, effects: &mut Effects) {
         if let Some(worker) = self.sessions.get(&session).and_then(|name| self.workers.get_mut(name)) {
             worker.waiting = false;
         }
@@ -182,10 +196,10 @@ impl Engine {
     }
 
     /// Wakes a worker for the oldest job, passing over those that want several until all of these are free.
-    fn wake_for_oldest(&mut self, now: Millis, effects: &mut Effects) {
+    fn wake_for_oldest(&mut self, now: Now, effects: &mut Effects) {
         let mut oldest = Vec::new();
         for job in self.queue.iter().filter_map(|id| self.jobs.get(id)) {
-            if matches!(job.state, JobState::Queued { not_before } if not_before <= now) {
+            if matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady) {
                 oldest.push(job.id);
                 if job.spec.needs.workers <= 1 {
                     break;
@@ -201,11 +215,11 @@ impl Engine {
         }
     }
 
-    fn cancel(&mut self, now: Millis, id: JobId, reason: String, effects: &mut Effects) -> Result<Response, Refusal> {
+    fn cancel(&mut self, now: Now, id: JobId, reason: String, effects: &mut Effects) -> Result<Response, Refusal> {
         let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
         match &mut job.state {
             JobState::Queued { .. } => {
-                job.state = JobState::Cancelled { at: now, reason: reason.clone() };
+                job.state = JobState::Cancelled { at: now.wall, reason: reason.clone() };
                 job.progress.phase = "cancelled".into();
                 let kept_others_free = job.spec.needs.workers > 1;
                 self.queue.remove(&id);
@@ -228,8 +242,8 @@ impl Engine {
         Ok(Response::Done)
     }
 
-    fn tick(&mut self, now: Millis, effects: &mut Effects) -> Result<Response, Refusal> {
-        let ended = |w: &&Worker| w.lease_until <= now && (w.connected || w.assigned.is_some());
+    fn tick(&mut self, now: Now, effects: &mut Effects) -> Result<Response, Refusal> {
+        let ended = |w: &&Worker| w.lease_until <= now.steady && (w.connected || w.assigned.is_some());
         let lost: Vec<String> = self.workers.values().filter(ended).map(|w| w.name.clone()).collect();
         let anyone = !lost.is_empty();
         for name in lost {

@@ -2,15 +2,15 @@
 
 use super::{Effects, Engine, record};
 use crate::event::{Effect, Refusal, Response, Wanted};
-use crate::ids::{JobId, Millis, SessionId, Token};
-use crate::job::{Attempt, Job, JobState};
+use crate::ids::{JobId, Now, SessionId, Token};
+use crate::job::{Attempt, Holder, Job, JobState, Outcome};
 use crate::placement::{Team, team, verdict};
 use crate::worker::{Platform, Worker};
 
 impl Engine {
     pub(super) fn register(
         &mut self,
-        now: Millis,
+        now: Now,
         name: String,
         instance: String,
         platform: Platform,
@@ -20,7 +20,8 @@ impl Engine {
         let mut assigned = None;
         if let Some(old) = self.workers.get(&name) {
             let stranger = !old.instance.is_empty() && old.instance != instance;
-            if stranger && old.connected {
+            // One that holds an attempt from before a restart of the coordinator has a lease to come back in.
+            if stranger && (old.connected || old.assigned.is_some()) {
                 return Err(Refusal::NameTaken { name });
             }
             self.sessions.remove(&old.session);
@@ -31,29 +32,46 @@ impl Engine {
             self.lose(now, &name, "its worker was restarted", effects);
             assigned = None;
         }
-        let session = SessionId(self.next_session);
-        self.next_session += 1;
+        let session = self.new_session();
         effects.push(record(None, Some(name.clone()), "registered", platform.device_name.clone()));
         let worker = Worker {
             name: name.clone(),
             instance,
             session,
             platform,
-            lease_until: now.plus(self.limits.lease),
-            last_seen: now,
+            lease_until: now.steady.plus(self.limits.lease),
+            last_seen: now.wall,
             assigned,
             waiting: false,
             draining: false,
             connected: true,
+            blamed: Default::default(),
         };
         self.workers.insert(name.clone(), worker);
         self.sessions.insert(session, name);
         Ok(Response::Registered { session })
     }
 
+    /// A session that is not in use.
+    fn new_session(&mut self) -> SessionId {
+        loop {
+            let session = self.secrets.session();
+            if !self.sessions.contains_key(&session) {
+                return session;
+            }
+        }
+    }
+
+    /// Nobody could renew a lease for `ms` milliseconds.
+    pub(super) fn extend_leases(&mut self, ms: u64) {
+        for worker in self.workers.values_mut() {
+            worker.lease_until = worker.lease_until.plus(ms);
+        }
+    }
+
     pub(super) fn synchronize(
         &mut self,
-        now: Millis,
+        now: Now,
         session: SessionId,
         seen: Seen,
         effects: &mut Effects,
@@ -61,8 +79,8 @@ impl Engine {
         let name = self.sessions.get(&session).cloned().ok_or(Refusal::StaleSession(session))?;
         let lease = self.limits.lease;
         let worker = self.workers.get_mut(&name).ok_or(Refusal::StaleSession(session))?;
-        worker.lease_until = now.plus(lease);
-        worker.last_seen = now;
+        worker.lease_until = now.steady.plus(lease);
+        worker.last_seen = now.wall;
         worker.platform.device_memory_free = seen.memory_free;
         worker.platform.disk_free = seen.disk_free;
         let leaves = seen.draining && !worker.draining;
@@ -106,10 +124,13 @@ impl Engine {
     /// The oldest job that waits and may start with `worker`, and those who take it with it.
     ///
     /// A job that wants several comes before younger ones too: where enough fit and some are busy, `worker` stays free.
-    pub(super) fn next_for(&self, now: Millis, worker: &Worker) -> Option<(JobId, Vec<String>)> {
-        let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now);
+    pub(super) fn next_for(&self, now: Now, worker: &Worker) -> Option<(JobId, Vec<String>)> {
+        let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
         let queued = self.queue.iter().filter_map(|id| self.jobs.get(id)).filter(ready);
         for job in queued.filter(|job| verdict(&job.spec.needs, worker).fits) {
+            if self.goes_elsewhere(now, job, worker) {
+                continue;
+            }
             match team(&job.spec.needs, worker, self.workers.values()) {
                 Team::Complete(others) => return Some((job.id, others)),
                 Team::Busy => return None,
@@ -119,7 +140,21 @@ impl Engine {
         None
     }
 
-    fn start_next(&mut self, now: Millis, name: &str, effects: &mut Effects) -> Wanted {
+    /// Whether `job` failed on `worker` and waits for another that fits, on which it has not failed.
+    pub fn goes_elsewhere(&self, now: Now, job: &Job, worker: &Worker) -> bool {
+        let JobState::Queued { not_before } = job.state else { return false };
+        let failed_on = |worker: &Worker| {
+            let failed = |a: &&Attempt| a.end.as_ref().is_some_and(|end| end.outcome == Outcome::Failed);
+            job.attempts.iter().filter(failed).any(|a| a.rank(&worker.name).is_some())
+        };
+        let is_other = |other: &&Worker| {
+            other.connected && !other.draining && !failed_on(other) && verdict(&job.spec.needs, other).fits
+        };
+        let waits = job.spec.needs.workers <= 1 && now.steady < not_before.plus(self.limits.elsewhere);
+        waits && failed_on(worker) && self.workers.values().any(|other| is_other(&other))
+    }
+
+    fn start_next(&mut self, now: Now, name: &str, effects: &mut Effects) -> Wanted {
         let free = self.workers.get(name).filter(|w| !w.draining);
         match free.and_then(|worker| self.next_for(now, worker)) {
             Some((id, others)) => self.start(now, id, name, others, effects),
@@ -127,9 +162,9 @@ impl Engine {
         }
     }
 
-    fn start(&mut self, now: Millis, id: JobId, first: &str, others: Vec<String>, effects: &mut Effects) -> Wanted {
-        let token = Token(self.next_token);
-        self.next_token += 1;
+    fn start(&mut self, now: Now, id: JobId, first: &str, others: Vec<String>, effects: &mut Effects) -> Wanted {
+        let token = Token::new(self.next_attempt, self.secrets.half_of_token());
+        self.next_attempt += 1;
         self.queue.remove(&id);
         self.running.insert(token, id);
         for name in others.iter().map(String::as_str).chain([first]) {
@@ -141,10 +176,15 @@ impl Engine {
             }
         }
         let with = if others.is_empty() { String::new() } else { format!(" with {}", others.join(", ")) };
+        let holder = |name: &str| Holder {
+            worker: name.to_owned(),
+            instance: self.workers.get(name).map(|w| w.instance.clone()).unwrap_or_default(),
+        };
+        let attempt = Attempt::new(token, holder(first), others.iter().map(|name| holder(name)).collect(), now.wall);
         if let Some(job) = self.jobs.get_mut(&id) {
             job.state = JobState::Running { token, worker: first.to_owned(), stopping: None };
             job.progress.phase = "starting".into();
-            job.attempts.push(Attempt::new(token, first.to_owned(), others, now));
+            job.attempts.push(attempt);
         }
         effects.push(record(Some(id), Some(first.to_owned()), "started", format!("attempt {token}{with}")));
         effects.push(Effect::Save(id));

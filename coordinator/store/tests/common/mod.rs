@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use qlora_engine::{File, Job, JobId, JobKind, JobSpec, Millis, Needs};
+use qlora_engine::{File, Holder, Job, JobId, JobKind, JobSpec, Needs, Now};
 use qlora_store::{Digest256, JournalEntry, LogRecord, MetricRecord};
 use sha2::{Digest, Sha256};
 
@@ -19,7 +19,11 @@ pub fn job(id: u64) -> Job {
         idempotency_key: None,
         traceparent: String::new(),
     };
-    Job::new(JobId(id), spec, Millis(7))
+    Job::new(JobId(id), spec, Now::both(7))
+}
+
+pub fn holder(worker: &str) -> Holder {
+    Holder { worker: worker.into(), instance: "i".into() }
 }
 
 pub fn point(step: u64) -> MetricRecord {

@@ -1,0 +1,145 @@
+//! At no time do two processes train one job, and nobody speaks for an attempt but its worker.
+
+use std::process::{Command, Stdio};
+
+use qlora_client::Client;
+use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
+use qlora_proto::*;
+use qlora_tests::{Program, Proxy, World, binary, wait_until};
+use rustix::process::Signal;
+use tonic::Code;
+
+use crate::faults::{child_of, is_alive, signal};
+
+const ENDLESS: &str = "training: {max_steps: 100000, checkpoint_every: 10, eval_rows: 2}";
+
+/// Waits until `second` trains, and looks whether the process `first` still does then.
+fn first_has_ended_when_second_begins(first: u32, second: &Program) {
+    let (begun, alive) = wait_until("a second attempt", || {
+        // In this order: the first one may end between the two looks, and not the other way round.
+        let alive = is_alive(first);
+        child_of(second.pid()).map(|begun| (begun, alive))
+    });
+    assert!(!alive, "{first} and {begun} train one job");
+}
+
+#[test]
+fn a_worker_that_is_not_heard_has_stopped_before_another_begins() {
+    let mut world = World::new(&["--lease", "5"]);
+    let proxy = Proxy::to(&world.address);
+    let through = proxy.address.to_string();
+    let first = world.worker_at(&through, "a", &[]);
+    let id = world.submit(&world.config(ENDLESS), &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    let training = child_of(first.pid()).expect("a training process");
+    let second = world.worker("b", &[]);
+    proxy.cut();
+    first_has_ended_when_second_begins(training, &second);
+    world.wait(id, "a second attempt", |job| job["attempts"].as_array().map(Vec::len) == Some(2));
+}
+
+#[test]
+fn a_training_process_ends_with_its_lease_though_its_agent_stands_still() {
+    let mut world = World::new(&["--lease", "5"]);
+    let first = world.worker("a", &[]);
+    let id = world.submit(&world.config(ENDLESS), &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    let training = child_of(first.pid()).expect("a training process");
+    let second = world.worker("b", &[]);
+    signal(first.pid(), Signal::STOP);
+    first_has_ended_when_second_begins(training, &second);
+    signal(first.pid(), Signal::CONT);
+    let job = world.wait(id, "a second attempt", |job| job["attempts"].as_array().map(Vec::len) == Some(2));
+    assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").starts_with("lost"), "{job:#}");
+}
+
+#[test]
+fn a_coordinator_that_stood_still_takes_no_job_from_anybody() {
+    let mut world = World::new(&["--lease", "3"]);
+    let _worker = world.worker("a", &[]);
+    let _idle = world.worker("b", &[]);
+    let id = world.submit(&world.config("training: {max_steps: 300, checkpoint_every: 10, eval_rows: 2}"), &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    signal(world.coordinator.pid(), Signal::STOP);
+    // Less than a lease, so that the worker itself goes on, and longer than what is left of it at the coordinator.
+    std::thread::sleep(std::time::Duration::from_millis(1_800));
+    signal(world.coordinator.pid(), Signal::CONT);
+    let job = world.ended(id);
+    assert_eq!((&job["state"], job["attempts"].as_array().map(Vec::len)), (&"succeeded".into(), Some(1)), "{job:#}");
+}
+
+#[test]
+fn a_worker_leaves_when_it_is_told_to_though_the_coordinator_is_away() {
+    let mut world = World::new(&[]);
+    let mut worker = world.worker("a", &[]);
+    let id = world.submit(&world.config(ENDLESS), &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    let training = child_of(worker.pid()).expect("a training process");
+    world.coordinator.kill();
+    assert_eq!(worker.stop(), Some(0), "{}", worker.log());
+    wait_until("the end of the training process", || Some(()).filter(|()| !is_alive(training)));
+}
+
+#[tokio::test]
+async fn nobody_speaks_for_an_attempt_that_is_anothers() {
+    let mut world = World::new(&[]);
+    let _worker = world.worker("a", &[]);
+    let id = world.submit(&world.config(ENDLESS), &[]);
+    let job = world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    // What everyone is shown of the attempt.
+    let token = job["attempts"][0]["token"].as_u64().expect("a number");
+    let client = world.client();
+    let mut workers = client.workers.clone();
+    for session in [0, 1, u64::MAX] {
+        for token in [token, token << 32, (token << 32) | 1] {
+            let artifact =
+                JobArtifact { kind: "adapter".into(), name: "a".into(), digest: "0".repeat(64), ..Default::default() };
+            let report = workers.report(ReportRequest { session, token, batch: 1, ..Default::default() }).await;
+            let commit =
+                workers.commit_artifact(CommitArtifactRequest { session, token, artifact: Some(artifact) }).await;
+            let finish = FinishRequest { session, token, outcome: Outcome::Succeeded.into(), message: String::new() };
+            let finish = workers.finish(finish).await;
+            let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1; 32] };
+            let meet = workers.meet(MeetRequest { session, token, offer: Some(meeting), wait_ms: 0 }).await;
+            let codes = [report.err(), commit.err(), finish.err(), meet.err()].map(|e| e.map(|status| status.code()));
+            for code in codes {
+                assert!(matches!(code, Some(Code::FailedPrecondition | Code::Unauthenticated)), "{codes:?}");
+            }
+            let file = world.path("stranger");
+            std::fs::write(&file, format!("{session} {token}")).expect("a file");
+            let (digest, size) = transfer::digest(&file).expect("a digest");
+            let by = Some(By { token, session: &|| session });
+            let upload =
+                transfer::upload(&client, &Source { path: &file, digest: &digest, size, by }, &unwatched).await;
+            assert!(matches!(upload, Err(TransferError::Refused(_))), "{upload:?}");
+        }
+    }
+    let job = world.job(id);
+    assert_eq!((&job["state"], job["attempts"].as_array().map(Vec::len)), (&"running".into(), Some(1)));
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_log_nobody_reads_goes_on() {
+    let world = World::new(&[]);
+    let (address, state) = (world.path("unread-address"), world.path("unread"));
+    let mut unread = Command::new(binary("qlora-coordinator"))
+        .args(["--listen", "127.0.0.1:0", "--address-file"])
+        .arg(&address)
+        .arg("--state-dir")
+        .arg(&state)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a coordinator");
+    let address = wait_until("an address", || std::fs::read_to_string(&address).ok().filter(|t| !t.is_empty()));
+    let mut jobs = world.client_of(&address).jobs;
+    // Each is told in the log; a pipe holds 64 KiB.
+    for i in 0..3_000 {
+        let name = format!("{i} {}", "x".repeat(100));
+        let request = SubmitRequest { kind: JobKind::Noop.into(), name, ..Default::default() };
+        let submitted = tokio::time::timeout(std::time::Duration::from_secs(60), jobs.submit(request)).await;
+        submitted.expect("an answer").expect("a job");
+    }
+    unread.kill().expect("a program that can be killed");
+    unread.wait().expect("its end");
+}
