@@ -237,6 +237,8 @@ pub struct TrainingSection {
     pub neftune_alpha: f64,
     /// Steps between checkpoints; 0 means only after the last.
     pub checkpoint_every: u64,
+    /// Checkpoints that the coordinator keeps of a job, the newest ones; 0 keeps all.
+    pub checkpoints_to_keep: u32,
     /// Non-finite steps in a row after which the run stops.
     pub max_skipped_steps: u64,
 }

@@ -95,6 +95,11 @@ impl Handle {
         self.shared.unreadable.get(&job).cloned()
     }
 
+    /// Whether any job is set aside.
+    pub fn has_unreadable(&self) -> bool {
+        !self.shared.unreadable.is_empty()
+    }
+
     /// Every job after each of its changes.
     pub fn watch_jobs(&self) -> broadcast::Receiver<Arc<Job>> {
         self.shared.jobs.subscribe()
@@ -124,16 +129,20 @@ pub struct Driver<S> {
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
     trouble: Trouble,
-    /// Removes what can be had again, where there is no room to store what cannot.
-    make_room: MakeRoom,
+    artifacts: Box<dyn Artifacts>,
     /// Entries of events that were acknowledged though nothing could be stored.
     unwritten: VecDeque<JournalEntry>,
     /// When it last looked about.
     awake: std::time::Instant,
 }
 
-/// Called when the disk is full.
-pub type MakeRoom = Box<dyn Fn() + Send>;
+/// What the driver asks of whoever keeps artifacts; neither waits.
+pub trait Artifacts: Send + 'static {
+    /// The disk is full: what can be had again may go.
+    fn make_room(&self);
+    /// No job needs this one any more.
+    fn release(&self, digest: &str);
+}
 
 type Reply = oneshot::Sender<Result<Response, CallError>>;
 
@@ -143,6 +152,7 @@ struct Batch {
     dirty: BTreeSet<JobId>,
     writes: Vec<Write>,
     wakes: Vec<SessionId>,
+    released: Vec<(JobId, String)>,
     answers: Vec<Answer>,
 }
 
@@ -156,7 +166,7 @@ struct Answer {
 
 impl<S: JobStore> Driver<S> {
     /// Reads the state and starts the task; it ends when every [`Handle`] is gone.
-    pub async fn start(store: Arc<S>, limits: Limits, make_room: MakeRoom) -> Result<Handle, CallError> {
+    pub async fn start(store: Arc<S>, limits: Limits, artifacts: impl Artifacts) -> Result<Handle, CallError> {
         let Stored { jobs, unreadable, reserved } = store.load().await?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
@@ -176,7 +186,7 @@ impl<S: JobStore> Driver<S> {
             commands,
             shared: shared.clone(),
             trouble: Trouble::default(),
-            make_room,
+            artifacts: Box::new(artifacts),
             unwritten: VecDeque::new(),
             awake: std::time::Instant::now(),
         };
@@ -274,6 +284,7 @@ impl<S: JobStore> Driver<S> {
             match effect {
                 Effect::Save(id) => drop(batch.dirty.insert(id)),
                 Effect::Wake(session) => batch.wakes.push(session),
+                Effect::Release { job, digest } => batch.released.push((job, digest)),
                 Effect::Record { job, worker, kind, text } => {
                     let entry = JournalEntry { seq: 0, unix_ms: now.wall.0, job, worker, kind: kind.into(), text };
                     batch.writes.push(Write::Journal(entry));
@@ -299,6 +310,15 @@ impl<S: JobStore> Driver<S> {
         }
         self.engine.settled();
         self.wake(&batch.wakes);
+        for (job, digest) in batch.released {
+            if !self.engine.may_need(&digest, job) {
+                self.artifacts.release(&digest);
+            }
+        }
+        if batch.answers.iter().any(|answer| matches!(answer.response, Response::Registered { .. })) {
+            // Whoever registers may have had a session before, of which nobody hears any more.
+            self.shared.waiters().retain(|&session, _| self.engine.worker_of(session).is_some());
+        }
         for Answer { reply, response, .. } in batch.answers {
             if let Some(reply) = reply {
                 let _ = reply.send(Ok(response));
@@ -310,7 +330,7 @@ impl<S: JobStore> Driver<S> {
     async fn not_stored(&mut self, batch: Batch, fault: StoreError) {
         self.trouble.add(&fault);
         if let StoreError::DiskFull { .. } = fault {
-            (self.make_room)();
+            self.artifacts.make_room();
         }
         match fault {
             StoreError::Unsure { .. } => {

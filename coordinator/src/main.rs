@@ -3,6 +3,7 @@
 //! One address serves gRPC, the web page, `/metrics` and `/healthz`. State lies in one folder.
 
 mod auth;
+mod cleaning;
 mod cli;
 mod clock;
 mod convert;

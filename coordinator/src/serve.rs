@@ -16,6 +16,7 @@ use qlora_telemetry::{Logs, Program};
 use tokio::net::TcpListener;
 
 use crate::auth::{self, Token};
+use crate::cleaning;
 use crate::cli::Cli;
 use crate::driver::Driver;
 use crate::error::{CallError, StartError};
@@ -25,8 +26,6 @@ use crate::vitals::Vitals;
 
 /// How often gauges are read for an OTLP receiver.
 const REFRESH: Duration = Duration::from_secs(5);
-/// How often uploads are looked for that nobody has gone on with.
-const CLEANING: Duration = Duration::from_secs(3600);
 /// How long calls may go on after a signal to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -42,9 +41,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let store = Arc::new(SqliteStore::open(&folder).await?);
     let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
     let limits = Limits { lease: cli.lease.as_millis() as u64, ..Limits::default() };
-    let parts = artifacts.clone();
-    let make_room = Box::new(move || parts.make_room());
-    let driver = Driver::start(store.clone(), limits, make_room)
+    let driver = Driver::start(store.clone(), limits, artifacts.clone())
         .await
         .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
     let vitals = Vitals::start(driver.clone());
@@ -61,7 +58,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     }
     tracing::info!(%address, state = %folder.display(), "serving; page at http://{address}/");
     tokio::spawn(keep_fresh(services.vitals.clone()));
-    tokio::spawn(keep_clean(services.artifacts.clone()));
+    tokio::spawn(cleaning::run(services.driver.clone(), services.artifacts.clone()));
     let stopped = serve(listener, router).await;
     tracing::info!("stopped");
     stopped.map_err(StartError::Serve)
@@ -107,14 +104,6 @@ async fn keep_fresh(vitals: Vitals) {
     loop {
         interval.tick().await;
         vitals.refresh().await;
-    }
-}
-
-async fn keep_clean(artifacts: ArtifactStore) {
-    let mut interval = tokio::time::interval(CLEANING);
-    loop {
-        interval.tick().await;
-        artifacts.clean();
     }
 }
 

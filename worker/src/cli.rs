@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::models::Rule;
+
 /// Registers this machine with a coordinator, pulls jobs, trains them, reports.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -39,6 +41,11 @@ pub struct AgentArgs {
     /// key=value that jobs may ask for; repeatable.
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,
+
+    /// Models that jobs may name beside those of the catalogue: folders of this machine, OWNER/NAME or OWNER/* of the
+    /// hub; repeatable, or with commas [default: any where the coordinator runs on this machine, else none]
+    #[arg(long, env = "QLORA_ALLOW_MODELS", value_name = "WHAT", value_delimiter = ',')]
+    pub allow_models: Vec<Rule>,
 
     /// Take one job, then exit.
     #[arg(long)]

@@ -112,6 +112,8 @@ pub enum Effect {
     Record { job: Option<JobId>, worker: Option<String>, kind: &'static str, text: String },
     /// The session should synchronise now.
     Wake(SessionId),
+    /// The job needs this artifact no more; once that is durable it may go, if nothing else needs it.
+    Release { job: JobId, digest: String },
 }
 
 /// Why an event changed nothing.

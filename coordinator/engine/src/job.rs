@@ -44,6 +44,9 @@ pub struct JobSpec {
     pub needs: Needs,
     /// Failed attempts after which the job fails.
     pub max_retries: u32,
+    /// Checkpoints that stay; older ones go as newer ones come. 0 is all.
+    #[serde(default)]
+    pub checkpoints_to_keep: u32,
     pub idempotency_key: Option<String>,
     pub traceparent: String,
 }
@@ -338,6 +341,27 @@ impl Job {
     /// The newest committed checkpoint.
     pub fn checkpoint(&self) -> Option<&Artifact> {
         self.artifacts.iter().filter(|a| a.kind == "checkpoint").max_by_key(|a| a.step)
+    }
+
+    /// Digests of everything in the artifact store that the job needs.
+    pub fn digests(&self) -> impl Iterator<Item = &str> {
+        let files = self.spec.files.iter().map(|file| file.digest.as_str());
+        files.chain(self.artifacts.iter().map(|artifact| artifact.digest.as_str()))
+    }
+
+    /// Lets go of the checkpoints beyond those that stay, and gives their digests.
+    pub(crate) fn let_old_checkpoints_go(&mut self) -> Vec<String> {
+        let mut steps: Vec<u64> = self.artifacts.iter().filter(|a| a.kind == "checkpoint").map(|a| a.step).collect();
+        steps.sort_unstable();
+        let keep = match self.spec.checkpoints_to_keep {
+            0 => steps.len(),
+            n => n as usize,
+        };
+        let Some(&oldest) = steps.len().checked_sub(keep).and_then(|first| steps.get(first)) else { return Vec::new() };
+        let old = |a: &Artifact| a.kind == "checkpoint" && a.step < oldest;
+        let gone = self.artifacts.iter().filter(|a| old(a)).map(|a| a.digest.clone()).collect();
+        self.artifacts.retain(|a| !old(a));
+        gone
     }
 
     /// The attempt `token`.

@@ -43,6 +43,7 @@ fn spec(name: &str, key: Option<&str>) -> Box<JobSpec> {
         files: Vec::new(),
         needs: Needs::default(),
         max_retries: 2,
+        checkpoints_to_keep: 0,
         idempotency_key: key.map(str::to_owned),
         traceparent: String::new(),
     })
@@ -378,6 +379,37 @@ fn a_namesake_does_not_take_a_running_job_after_a_restart_of_the_coordinator() {
 }
 
 #[test]
+fn of_its_checkpoints_a_job_keeps_the_newest_and_releases_the_others() {
+    let mut world = World::new();
+    let mut kept = spec("x", None);
+    kept.checkpoints_to_keep = 2;
+    let job = world.submit(kept);
+    let a = world.register("a", "1");
+    let (_, token) = world.start(a);
+    let commit = |world: &mut World, kind: &str, step: u64| {
+        let (name, digest) = (format!("{kind}-{step}"), format!("{kind}{step}"));
+        let artifact = Artifact { kind: kind.into(), name, digest, size: 1, step };
+        let effects = world.engine.handle(world.now, Event::Commit { session: a, token, artifact }).1;
+        effects.into_iter().filter(|e| matches!(e, Effect::Release { .. })).collect::<Vec<_>>()
+    };
+    for step in [10, 20] {
+        assert_eq!(commit(&mut world, "checkpoint", step), []);
+    }
+    assert_eq!(commit(&mut world, "adapter", 20), [], "another kind");
+    let released = commit(&mut world, "checkpoint", 30);
+    assert_eq!(released, [Effect::Release { job, digest: "checkpoint10".into() }]);
+    assert!(!world.engine.may_need("checkpoint10", job));
+    for needed in ["checkpoint20", "checkpoint30", "adapter20"] {
+        assert!(world.engine.may_need(needed, job), "{needed}");
+    }
+    // A twin that runs makes the same bytes, and may have been told that they are there.
+    world.submit(spec("twin", None));
+    let b = world.register("b", "2");
+    world.start(b);
+    assert!(world.engine.may_need("checkpoint10", job));
+}
+
+#[test]
 fn leases_do_not_hear_of_the_wall_clock() {
     let mut world = World::new();
     let job = world.submit(spec("x", None));
@@ -536,6 +568,8 @@ fn a_free_worker_is_kept_for_an_older_job_for_two_but_not_for_one_that_cannot_st
     let (_, busy) = world.start(b);
     let (pair, younger) = (world.submit(for_two("pair")), world.submit(spec("younger", None)));
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "it is kept for the pair");
+    let worker = world.engine.worker_of(a).expect("a worker");
+    assert_eq!(world.engine.kept_for(world.now, worker), Some(pair), "and says so");
     world.finish(busy, Outcome::Succeeded);
     assert!(matches!(world.state(first), JobState::Succeeded { .. }));
     let (started, token) = world.start(b);

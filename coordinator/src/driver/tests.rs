@@ -89,8 +89,16 @@ impl JobStore for Failing {
     }
 }
 
+struct NoArtifacts;
+
+impl Artifacts for NoArtifacts {
+    fn make_room(&self) {}
+
+    fn release(&self, _: &str) {}
+}
+
 async fn start(store: &Arc<Failing>) -> Handle {
-    Driver::start(store.clone(), Limits::default(), Box::new(|| {})).await.expect("a start")
+    Driver::start(store.clone(), Limits::default(), NoArtifacts).await.expect("a start")
 }
 
 fn submit(name: &str, key: Option<&str>) -> Event {
@@ -102,6 +110,7 @@ fn submit(name: &str, key: Option<&str>) -> Event {
         files: Vec::new(),
         needs: Needs::default(),
         max_retries: 0,
+        checkpoints_to_keep: 0,
         idempotency_key: key.map(str::to_owned),
         traceparent: String::new(),
     };
@@ -311,7 +320,7 @@ async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_sta
 async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
     let store = Failing::new();
     let limits = Limits { lease: 1_500, ..Limits::default() };
-    let driver = Driver::start(store.clone(), limits, Box::new(|| {})).await.expect("a start");
+    let driver = Driver::start(store.clone(), limits, NoArtifacts).await.expect("a start");
     let a = registered(&driver, "a").await;
     submitted(&driver, "x").await;
     let token = started(&driver, a).await;
@@ -368,7 +377,7 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
     use sqlx::Connection;
     let folder = tempfile::tempdir().expect("a folder");
     let store = Arc::new(SqliteStore::open(folder.path()).await.expect("a store"));
-    let driver = Driver::start(store.clone(), Limits::default(), Box::new(|| {})).await.expect("a start");
+    let driver = Driver::start(store.clone(), Limits::default(), NoArtifacts).await.expect("a start");
     for name in ["one", "two", "three"] {
         submitted(&driver, name).await;
     }
@@ -386,7 +395,7 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
             Err(e) => panic!("{e}"),
         }
     };
-    let driver = Driver::start(store.clone(), Limits::default(), Box::new(|| {})).await.expect("a start");
+    let driver = Driver::start(store.clone(), Limits::default(), NoArtifacts).await.expect("a start");
     assert_eq!(names(&driver).await, ["one", "two"]);
     assert!(driver.unreadable(JobId(3)).expect("a reason").contains("body"));
     assert_eq!(submitted(&driver, "four").await, JobId(4));

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use qlora_config::ResolvedConfig;
 use qlora_engine as domain;
-use qlora_engine::{Event, JobState, Needs, verdict};
+use qlora_engine::{Event, Needs};
 use qlora_proto::job_service_server::JobService;
 use qlora_proto::*;
 use qlora_store::{Digest256, JobStore, LogRecord};
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
+use super::explain::explain;
 use super::{Services, Streaming, streaming};
 use crate::clock::now;
 use crate::convert;
@@ -66,13 +67,16 @@ impl<S: JobStore> JobService for Services<S> {
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Job>, Status> {
         let CancelRequest { id, reason } = request.into_inner();
         let reason = if reason.is_empty() { "cancelled by a person".to_owned() } else { reason };
+        self.job(id).await?;
         self.driver.event(Event::Cancel { job: convert::job_in(id), reason }).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
-        let id = convert::job_in(request.into_inner().id);
-        let answer = self.driver.read(move |engine| engine.job(id).map(|job| explain(engine, job))).await?;
+        let id = request.into_inner().id;
+        self.job(id).await?;
+        let id = convert::job_in(id);
+        let answer = self.driver.read(move |engine| engine.job(id).map(|job| explain(engine, job, now()))).await?;
         answer.map(Response::new).ok_or_else(|| CallError::from(domain::Refusal::UnknownJob(id)).into())
     }
 
@@ -186,6 +190,7 @@ impl<S: JobStore> Services<S> {
                 files: Vec::new(),
                 needs: Needs::default(),
                 max_retries: 0,
+                checkpoints_to_keep: 0,
                 idempotency_key,
                 traceparent,
             }),
@@ -211,6 +216,7 @@ impl<S: JobStore> Services<S> {
                     files,
                     needs,
                     max_retries: config.resources.max_retries,
+                    checkpoints_to_keep: config.training.checkpoints_to_keep,
                     idempotency_key,
                     traceparent,
                 })
@@ -242,52 +248,4 @@ impl<S: JobStore> Services<S> {
         }
         Ok(files)
     }
-}
-
-fn explain(engine: &domain::Engine, job: &domain::Job) -> ExplainResponse {
-    let judge = |worker: &domain::Worker| {
-        let mut verdict = verdict(&job.spec.needs, worker);
-        if verdict.fits && engine.goes_elsewhere(now(), job, worker) {
-            verdict.reason = format!("{} fits, but the job failed on it and waits for another that fits", worker.name);
-        }
-        WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
-    };
-    let workers: Vec<WorkerVerdict> = engine.workers().map(judge).collect();
-    let summary = match &job.state {
-        JobState::Queued { not_before } if *not_before > now().steady => {
-            waits(job, not_before.0.saturating_sub(now().steady.0))
-        }
-        JobState::Queued { .. } if workers.is_empty() => {
-            format!("job {} waits: no worker has registered; start one with: qlora-worker --coordinator ADDR", job.id)
-        }
-        JobState::Queued { .. } if workers.iter().any(|w| w.fits) => {
-            let before = engine.jobs().filter(|j| j.id < job.id && matches!(j.state, JobState::Queued { .. })).count();
-            let wanted = match job.spec.needs.workers {
-                0 | 1 => "a worker that fits".to_owned(),
-                n => format!("{n} workers of one kind that fit and are free together"),
-            };
-            format!("job {} waits for {wanted}; {before} jobs are before it", job.id)
-        }
-        JobState::Queued { .. } => format!("job {} waits: no worker fits", job.id),
-        JobState::Running { worker, token, .. } => {
-            let others = job.attempt(*token).into_iter().flat_map(|a| &a.others);
-            let with: String = others.map(|m| format!(", {}", m.worker)).collect();
-            format!("job {} runs on {worker}{with} as attempt {token}", job.id)
-        }
-        JobState::Succeeded { .. } => format!("job {} has succeeded", job.id),
-        JobState::Failed { reason, .. } => format!("job {} has failed: {reason}", job.id),
-        JobState::Cancelled { reason, .. } => format!("job {} was cancelled: {reason}", job.id),
-    };
-    ExplainResponse { summary, workers }
-}
-
-/// Why `job` is not tried again at once, and for how long, in milliseconds.
-fn waits(job: &domain::Job, ms: u64) -> String {
-    let end = job.attempts.last().and_then(|attempt| attempt.end.as_ref());
-    let why = end.filter(|end| !end.message.is_empty()).map(|end| format!(": {}", end.message)).unwrap_or_default();
-    let lost = match job.lost_in_a_row {
-        0 | 1 => String::new(),
-        n => format!(" ({n} workers were lost with it one after another)"),
-    };
-    format!("job {} waits {:.0} s before it is tried again{lost}{why}", job.id, ms as f64 / 1000.0)
 }

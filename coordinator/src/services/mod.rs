@@ -3,6 +3,7 @@
 mod artifacts;
 mod configs;
 mod events;
+mod explain;
 mod jobs;
 mod workers;
 

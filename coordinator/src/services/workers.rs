@@ -48,6 +48,9 @@ impl<S: JobStore> WorkerService for Services<S> {
             .min(LONGEST_HOLD)
             .min(Duration::from_millis(u64::from(lease_ms) / 2));
         let until = Instant::now() + hold;
+        if !self.driver.read(move |engine| engine.worker_of(session).is_some()).await? {
+            return Err(CallError::Refused(domain::Refusal::StaleSession(session)).into());
+        }
         let waiter = self.driver.waiter(session);
         let mut left = Left { driver: self.driver.clone(), session, armed: true };
         loop {

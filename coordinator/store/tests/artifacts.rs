@@ -241,3 +241,30 @@ fn names_that_are_no_digests_are_refused() {
         assert!(text.parse::<Digest256>().is_err(), "{text}");
     }
 }
+
+#[tokio::test]
+async fn what_no_job_needs_goes_after_a_day_and_what_somebody_was_told_of_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    let contents: [&[u8]; 4] = [b"needed", b"old", b"new", b"told of"];
+    for (i, bytes) in contents.iter().enumerate() {
+        let name = digest(bytes);
+        let mut upload = store.upload(&name, bytes.len() as u64, 0).await.expect("an upload");
+        upload.write(bytes.to_vec()).await.expect("bytes");
+        upload.finish().await.expect("all bytes").publish().await.expect("a file");
+        if i != 2 {
+            let path = folder.path().join("sha256").join(&name.as_str()[..2]).join(name.as_str());
+            let file = fs::File::options().append(true).open(path).expect("an artifact");
+            file.set_modified(SystemTime::now() - Duration::from_secs(25 * 3600)).expect("a time");
+        }
+    }
+    assert!(store.stat(&digest(contents[3])).await.expect("a stat").complete);
+    let needed = digest(contents[0]);
+    assert_eq!(store.sweep(&|digest| digest == needed.as_str()).expect("a sweep"), 1);
+    for (bytes, stays) in contents.into_iter().zip([true, false, true, true]) {
+        assert_eq!(store.stat(&digest(bytes)).await.expect("a stat").complete, stays, "{bytes:?}");
+    }
+    store.remove(&needed);
+    assert!(!store.stat(&needed).await.expect("a stat").complete);
+    store.remove(&needed);
+}

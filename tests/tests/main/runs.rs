@@ -163,11 +163,18 @@ fn notes(events: &[Event]) -> Vec<&str> {
     events.iter().filter_map(|e| if let Event::Note { text } = e { Some(text.as_str()) } else { None }).collect()
 }
 
+/// Steps after which the run was evaluated, and the losses.
+fn evaluations(events: &[Event]) -> Vec<(u64, f64)> {
+    let evaluation = |e: &Event| if let Event::Evaluation { step, loss, .. } = e { Some((*step, *loss)) } else { None };
+    events.iter().filter_map(evaluation).collect()
+}
+
 #[test]
 fn a_run_stopped_after_any_step_ends_with_the_same_bytes() {
     let place = Place::new();
     let whole = place.run("whole", &EVERYTHING, None);
-    execute(&whole, None).0.expect("a run to the end");
+    let (result, all) = execute(&whole, None);
+    result.expect("a run to the end");
     for stop in 1..6 {
         let (first, second) = (format!("first-{stop}"), format!("second-{stop}"));
         let (result, events) = execute(&place.run(&first, &EVERYTHING, None), Some(stop));
@@ -176,8 +183,13 @@ fn a_run_stopped_after_any_step_ends_with_the_same_bytes() {
             Event::Checkpoint { folder, .. } => Some(PathBuf::from(folder)),
             _ => None,
         });
-        execute(&place.run(&second, &EVERYTHING, checkpoint), None).0.expect("the rest of the run");
+        let (result, rest) = execute(&place.run(&second, &EVERYTHING, checkpoint), None);
+        result.expect("the rest of the run");
         assert!(adapter(&place.path(&second)) == adapter(&whole.output), "stopped after step {stop}");
+        // An evaluation is given up for the stop, and made when the run goes on.
+        let (before, after) = (evaluations(&events), evaluations(&rest));
+        assert!(before.iter().all(|(step, _)| *step < stop), "stopped after step {stop}: {before:?}");
+        assert_eq!([before, after].concat(), evaluations(&all), "stopped after step {stop}");
     }
 }
 

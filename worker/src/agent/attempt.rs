@@ -19,7 +19,7 @@ use super::progress::{Tracker, line};
 use super::upload::{Saved, Uploader};
 use super::vitals::Vitals;
 use crate::child::Line;
-use crate::models;
+use crate::models::{self, Allowed};
 use qlora_client::Client;
 use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_client::transfer::TransferError;
@@ -106,6 +106,7 @@ pub struct Manners {
     /// A training process that says nothing for longer is ended.
     pub patience: Option<Duration>,
     pub peers: Peers,
+    pub allowed: Allowed,
     /// The GPU that the training process sees, where there may be several.
     pub gpu: Option<String>,
 }

@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use crate::cli::AgentArgs;
 use crate::error::WorkerError;
 use crate::identity::Identity;
+use crate::models::Allowed;
 use crate::platform;
 use qlora_client::Client;
 
@@ -41,7 +42,8 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let platforms = platform::offers(args.device.as_deref(), &args.label, &identity.folder)?;
         let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
         let peers = peers::Peers { host: args.peer_address, port: args.peer_port };
-        let manners = session::Manners { once: args.once, patience: args.patience, peers };
+        let allowed = Allowed::of(&args.allow_models, &args.coordinator);
+        let manners = session::Manners { once: args.once, patience: args.patience, peers, allowed };
         serve(client, identity, platforms, manners).await?;
         Ok(ExitCode::SUCCESS)
     });

@@ -90,6 +90,7 @@ impl Worker {
 
     /// The model's path; fetched here when it is missing.
     async fn model(&mut self, name: String) -> Result<PathBuf, Fault> {
+        self.manners.allowed.check(&name)?;
         let told = Told { outbox: self.outbox.clone() };
         let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
         match fetch.await {

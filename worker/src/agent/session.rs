@@ -20,6 +20,7 @@ use super::lease::Lease;
 use super::peers::Peers;
 use crate::error::WorkerError;
 use crate::identity::Identity;
+use crate::models::Allowed;
 use crate::platform::{self, Faults};
 use qlora_client::Client;
 use qlora_client::retry::{Backoff, Verdict, judge};
@@ -44,6 +45,7 @@ pub struct Manners {
     /// Seconds that a training process may say nothing; 0 is for ever.
     pub patience: Option<u64>,
     pub peers: Peers,
+    pub allowed: Allowed,
 }
 
 impl Manners {
@@ -304,6 +306,7 @@ impl Session {
             let manners = attempt::Manners {
                 patience: self.manners.patience(self.platform.device_class()),
                 peers: self.manners.peers.clone(),
+                allowed: self.manners.allowed.clone(),
                 gpu: Some(self.platform.device_id.clone()).filter(|id| !id.is_empty()),
             };
             let state = self.identity.folder.clone();

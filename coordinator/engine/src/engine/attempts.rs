@@ -83,6 +83,7 @@ impl Engine {
             format!("{} {} of step {}", artifact.kind, artifact.name, artifact.step),
         ));
         job.artifacts.push(artifact);
+        effects.extend(job.let_old_checkpoints_go().into_iter().map(|digest| Effect::Release { job: id, digest }));
         effects.push(Effect::Save(id));
         Ok(Response::Done)
     }

@@ -12,7 +12,7 @@ pub use self::durable::Reserved;
 use self::jobs::Jobs;
 use self::secrets::Secrets;
 pub use self::secrets::Seed;
-use self::workers::Seen;
+use self::workers::{Next, Seen};
 use crate::event::{Effect, Event, Refusal, Response};
 use crate::ids::{JobId, Millis, Now, SessionId, Token};
 use crate::job::{Attempt, Job, JobSpec, JobState};
@@ -81,6 +81,16 @@ impl Engine {
     /// The job that holds `token` now.
     pub fn job_of(&self, token: Token) -> Option<JobId> {
         self.running.get(&token).copied()
+    }
+
+    /// Whether anything needs the artifact that job `of` has let go of: a job has it, or a twin of that job runs and may be
+    /// about to commit it, since the same request makes the same bytes.
+    pub fn may_need(&self, digest: &str, of: JobId) -> bool {
+        let hash = self.jobs.get(&of).map(|job| &job.spec.config_hash);
+        let is_twin = |job: &Job| {
+            job.id != of && job.current_token().is_some() && Some(&job.spec.config_hash) == hash
+        };
+        self.jobs.values().any(|job| is_twin(job) || job.digests().any(|needed| needed == digest))
     }
 
     pub fn limits(&self) -> Limits {
@@ -168,7 +178,11 @@ impl Engine {
     fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else { return };
         let may_start =
-            |w: &&Worker| w.is_free() && verdict(&job.spec.needs, w).fits && self.next_for(now, w).is_some();
+            |w: &&Worker| {
+                w.is_free()
+                    && verdict(&job.spec.needs, w).fits
+                    && matches!(self.next_for(now, w), Next::Start(..))
+            };
         let Some(name) = self.workers.values().find(may_start).map(|w| w.name.clone()) else { return };
         if let Some(worker) = self.workers.get_mut(&name) {
             worker.waiting = false;

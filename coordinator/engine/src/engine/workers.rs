@@ -121,10 +121,10 @@ impl Engine {
         self.running.get(&token).map_or(Wanted::Nothing, |&job| Wanted::Run { job, token })
     }
 
-    /// The oldest job that waits and may start with `worker`, and those who take it with it.
+    /// What `worker` is to do next: the oldest job that waits and may start with it, and those who take it with it.
     ///
     /// A job that wants several comes before younger ones too: where enough fit and some are busy, `worker` stays free.
-    pub(super) fn next_for(&self, now: Now, worker: &Worker) -> Option<(JobId, Vec<String>)> {
+    pub(super) fn next_for(&self, now: Now, worker: &Worker) -> Next {
         let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
         let queued = self.queue.iter().filter_map(|id| self.jobs.get(id)).filter(ready);
         for job in queued.filter(|job| verdict(&job.spec.needs, worker).fits) {
@@ -132,12 +132,20 @@ impl Engine {
                 continue;
             }
             match team(&job.spec.needs, worker, self.workers.values()) {
-                Team::Complete(others) => return Some((job.id, others)),
-                Team::Busy => return None,
+                Team::Complete(others) => return Next::Start(job.id, others),
+                Team::Busy => return Next::KeptFor(job.id),
                 Team::TooSmall => {}
             }
         }
-        None
+        Next::Nothing
+    }
+
+    /// The job of several workers for which `worker` is kept free, if it is.
+    pub fn kept_for(&self, now: Now, worker: &Worker) -> Option<JobId> {
+        match self.next_for(now, worker) {
+            Next::KeptFor(job) if worker.is_free() => Some(job),
+            _ => None,
+        }
     }
 
     /// Whether `job` failed on `worker` and waits for another that fits, on which it has not failed.
@@ -156,9 +164,9 @@ impl Engine {
 
     fn start_next(&mut self, now: Now, name: &str, effects: &mut Effects) -> Wanted {
         let free = self.workers.get(name).filter(|w| !w.draining);
-        match free.and_then(|worker| self.next_for(now, worker)) {
-            Some((id, others)) => self.start(now, id, name, others, effects),
-            None => Wanted::Nothing,
+        match free.map(|worker| self.next_for(now, worker)) {
+            Some(Next::Start(id, others)) => self.start(now, id, name, others, effects),
+            _ => Wanted::Nothing,
         }
     }
 
@@ -190,6 +198,14 @@ impl Engine {
         effects.push(Effect::Save(id));
         Wanted::Run { job: id, token }
     }
+}
+
+/// What a worker that asks for work is to do.
+pub(super) enum Next {
+    Start(JobId, Vec<String>),
+    /// Nothing, so that this job of several workers can start when the others are free.
+    KeptFor(JobId),
+    Nothing,
 }
 
 /// What a worker says of itself when it renews its lease.

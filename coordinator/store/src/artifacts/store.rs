@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use sha2::Digest;
 
@@ -14,8 +14,8 @@ use super::partial::Parts;
 use super::upload::{Upload, hash_of};
 use super::{ArtifactError, Digest256};
 
-/// How long an upload that broke off waits for its sender.
-const KEEP_PARTS: Duration = Duration::from_secs(24 * 3600);
+/// How long an upload that broke off waits for its sender, and an artifact for the job that will need it.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// What the store has of an artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(super) struct Inner {
     pub parts: Parts,
     /// Files that were hashed, and what their bytes hash to.
     hashed: Mutex<HashMap<Digest256, (Stamp, String)>>,
+    /// When somebody was last told that an artifact is there, and need not send it.
+    told: Mutex<HashMap<Digest256, Instant>>,
 }
 
 /// Changes with the file.
@@ -73,14 +75,18 @@ impl ArtifactStore {
     pub async fn open(folder: &Path) -> Result<Self, ArtifactError> {
         let artifacts = folder.join("sha256");
         fs::create_dir_all(&artifacts).map_err(at(&artifacts))?;
+        // The folders themselves are to be there after a power cut, too.
+        for made in [&artifacts, folder].into_iter().chain(folder.parent().filter(|p| !p.as_os_str().is_empty())) {
+            File::open(made).and_then(|made| made.sync_all()).map_err(at(made))?;
+        }
         let partial = folder.join("partial");
-        let parts = Parts::open(partial.clone(), KEEP_PARTS).map_err(at(&partial))?;
-        Ok(Self(Arc::new(Inner { folder: folder.into(), parts, hashed: Mutex::default() })))
+        let parts = Parts::open(partial.clone(), KEEP).map_err(at(&partial))?;
+        Ok(Self(Arc::new(Inner { folder: folder.into(), parts, hashed: Mutex::default(), told: Mutex::default() })))
     }
 
     /// Removes what was left of uploads that nobody has gone on with.
     pub fn clean(&self) {
-        self.0.parts.clean(KEEP_PARTS);
+        self.0.parts.clean(KEEP);
     }
 
     /// Removes all that was left of uploads, old or not: state must be stored, and their senders can send again.
@@ -92,10 +98,50 @@ impl ArtifactStore {
     pub async fn stat(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
         let received = self.0.parts.bytes(digest);
         Ok(match self.found(digest).await? {
-            Found::Right { bytes } => ArtifactStat { complete: true, damaged: false, size: bytes },
+            Found::Right { bytes } => {
+                self.0.told().insert(digest.clone(), Instant::now());
+                ArtifactStat { complete: true, damaged: false, size: bytes }
+            }
             Found::Nothing => ArtifactStat { complete: false, damaged: false, size: received },
             Found::Damaged { .. } => ArtifactStat { complete: false, damaged: true, size: received },
         })
+    }
+
+    /// Removes an artifact that nothing needs any more. One that cannot be removed is left, and told of.
+    pub fn remove(&self, digest: &Digest256) {
+        let path = self.0.final_path(digest);
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                self.0.hashed.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => tracing::warn!("{} cannot be removed: {e}", path.display()),
+        }
+    }
+
+    /// Removes artifacts for which `is_needed` says no, and that nobody has sent or asked for within a day.
+    ///
+    /// # Errors
+    /// A folder cannot be read.
+    pub fn sweep(&self, is_needed: &dyn Fn(&str) -> bool) -> Result<u64, ArtifactError> {
+        let (all, mut removed) = (self.0.folder.join("sha256"), 0);
+        let now = SystemTime::now();
+        for shelf in fs::read_dir(&all).map_err(at(&all))? {
+            let shelf = shelf.map_err(at(&all))?.path();
+            for file in fs::read_dir(&shelf).map_err(at(&shelf))? {
+                let file = file.map_err(at(&shelf))?;
+                let Some(digest) = file.file_name().to_str().and_then(|name| name.parse::<Digest256>().ok()) else { continue };
+                let modified = file.metadata().and_then(|meta| meta.modified()).map_err(at(&file.path()))?;
+                let is_old = now.duration_since(modified).is_ok_and(|age| age > KEEP);
+                let was_told = self.0.told().get(&digest).is_some_and(|told| told.elapsed() < KEEP);
+                if is_old && !was_told && !is_needed(digest.as_str()) {
+                    self.remove(&digest);
+                    removed += 1;
+                }
+            }
+        }
+        self.0.told().retain(|_, told| told.elapsed() < KEEP);
+        Ok(removed)
     }
 
     async fn found(&self, digest: &Digest256) -> Result<Found, ArtifactError> {
@@ -159,6 +205,10 @@ impl Inner {
     fn remember(&self, digest: &Digest256, stamp: Stamp, found: String) {
         let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
         hashed.insert(digest.clone(), (stamp, found));
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, digest: &Digest256, stamp: Stamp) -> Option<String> {

@@ -1,17 +1,20 @@
 //! How good the model is between steps: its loss on held-out rows, and an answer for people to read.
 
 use super::session::Session;
-use crate::Result;
+use crate::{Error, Result};
 use crate::generate::{Generation, answer};
 use crate::group;
 use crate::model::Batch;
-use crate::report::{Event, Phase, Reporter};
+use crate::report::{Event, Phase, Reporter, Wish};
 
 /// Tokens of a sample answer.
 const ANSWER_TOKENS: usize = 96;
 
 impl Session<'_> {
     /// Mean held-out loss, where there are held-out rows; each of the group finds a part of it.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where any of the group is to stop before the end.
     pub fn evaluate(&mut self, reporter: &mut dyn Reporter) -> Result<Option<f64>> {
         let batches: Vec<Batch> = self
             .prepared
@@ -39,7 +42,14 @@ impl Session<'_> {
         let mut found = Vec::with_capacity(own.len());
         for (i, batch) in own.iter().enumerate() {
             reporter.report(Event::Phase { phase: Phase::Evaluating, done: i as u64, of: own.len() as u64 })?;
+            if self.hear(reporter) == Wish::Stop {
+                break;
+            }
             found.push(self.trainer.decoder.loss(batch, &self.trainer.adapters)?);
+        }
+        let stops = self.hear(reporter) == Wish::Stop;
+        if self.group.gather(&[u8::from(stops)])?.iter().flatten().any(|&stops| stops == 1) {
+            return Err(Error::Stopped);
         }
         group::all_numbers(self.group, &found)
     }

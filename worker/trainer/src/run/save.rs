@@ -36,6 +36,7 @@ impl Session<'_> {
             config_hash: self.run.config.hash().to_owned(),
             first_evaluation: self.first_evaluation,
             best: self.best.mark,
+            evaluation_due: self.evaluation_due,
             files: Vec::new(),
         };
         let (adapters, optimizer) = (&self.trainer.adapters, &self.trainer.optimizer);
@@ -62,7 +63,7 @@ impl Session<'_> {
     }
 
     pub fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
-        self.evaluate(reporter)?;
+        self.evaluate_or_save(reporter)?;
         self.take_best(reporter)?;
         self.compare_adapters()?;
         self.sample_answer(reporter)?;

@@ -28,6 +28,10 @@ pub(super) struct Session<'a> {
     skipped_in_a_row: u64,
     pub first_evaluation: Option<f64>,
     pub best: Best,
+    /// Asked for, and not acted on yet.
+    heard: Wish,
+    /// The evaluation after this step has not been made, or not to its end.
+    pub evaluation_due: bool,
 }
 
 impl<'a> Session<'a> {
@@ -43,6 +47,7 @@ impl<'a> Session<'a> {
             Some(folder) => Some(checkpoint::load(folder, &run.config, &prepared.decoder)?),
             None => None,
         };
+        let evaluation_due = restored.as_ref().is_some_and(|r| r.manifest.evaluation_due);
         let (adapters, optimizer, step, cursor, first_evaluation, best) = match restored {
             Some(r) => {
                 let best = Best { mark: r.manifest.best, adapters: r.best };
@@ -66,8 +71,21 @@ impl<'a> Session<'a> {
             learning_rate: LearningRate::new(&config.training, steps),
             keeps: prepared.arrangement.keeps.clone(),
         };
-        let mut session =
-            Self { run, prepared, group, trainer, sampler, step, steps, skipped_in_a_row: 0, first_evaluation, best };
+        let (skipped_in_a_row, heard) = (0, Wish::GoOn);
+        let mut session = Self {
+            run,
+            prepared,
+            group,
+            trainer,
+            sampler,
+            step,
+            steps,
+            skipped_in_a_row,
+            first_evaluation,
+            best,
+            heard,
+            evaluation_due,
+        };
         session.introduce(reporter)?;
         Ok(session)
     }
@@ -143,6 +161,9 @@ impl<'a> Session<'a> {
 
     pub fn train(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
         reporter.report(Event::Phase { phase: Phase::Training, done: self.step, of: self.steps })?;
+        if self.evaluation_due && self.step < self.steps {
+            self.evaluate_or_save(reporter)?;
+        }
         while self.step < self.steps {
             match self.wish(reporter)? {
                 Wish::GoOn => {}
@@ -157,7 +178,7 @@ impl<'a> Session<'a> {
             let (step, steps) = (self.step, self.steps);
             let every = |n: u64| n > 0 && step.is_multiple_of(n) && step < steps;
             if every(t.eval_every) {
-                self.evaluate(reporter)?;
+                self.evaluate_or_save(reporter)?;
                 if t.early_stopping > 0 && self.best.stale() >= t.early_stopping {
                     let text =
                         format!("held-out loss has not fallen in {} evaluations: the run ends", t.early_stopping);
@@ -172,9 +193,32 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// What is asked of this one, kept until it is acted on.
+    pub fn hear(&mut self, reporter: &mut dyn Reporter) -> Wish {
+        self.heard = self.heard.max(reporter.wish());
+        self.heard
+    }
+
+    /// Evaluates; a run that is to stop meanwhile is saved first, and makes the evaluation when it goes on.
+    pub fn evaluate_or_save(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        self.evaluation_due = true;
+        match self.evaluate(reporter) {
+            Err(Error::Stopped) => {
+                self.save_checkpoint(reporter)?;
+                Err(Error::Stopped)
+            }
+            ended => {
+                self.evaluation_due = false;
+                ended.map(drop)
+            }
+        }
+    }
+
     /// What is asked of any of the group, so that all do the same after the same step.
     fn wish(&mut self, reporter: &mut dyn Reporter) -> Result<Wish> {
-        let said = self.group.gather(&[reporter.wish() as u8])?;
+        self.hear(reporter);
+        let own = std::mem::replace(&mut self.heard, Wish::GoOn);
+        let said = self.group.gather(&[own as u8])?;
         let strongest = said.iter().flatten().max().copied().unwrap_or_default();
         Ok([Wish::GoOn, Wish::Checkpoint].into_iter().find(|&w| w as u8 == strongest).unwrap_or(Wish::Stop))
     }

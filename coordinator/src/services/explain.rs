@@ -1,0 +1,79 @@
+//! Why a job is where it is, in words, and what each worker is to it.
+
+use qlora_engine::{DeviceClass, Engine, Job, JobState, Now, Worker, verdict};
+use qlora_proto::{ExplainResponse, WorkerVerdict};
+
+pub(super) fn explain(engine: &Engine, job: &Job, now: Now) -> ExplainResponse {
+    let workers = engine.workers().map(|worker| judge(engine, job, now, worker)).collect();
+    ExplainResponse { summary: summary(engine, job, now), workers }
+}
+
+fn judge(engine: &Engine, job: &Job, now: Now, worker: &Worker) -> WorkerVerdict {
+    let mut verdict = verdict(&job.spec.needs, worker);
+    let queued = matches!(job.state, JobState::Queued { .. });
+    if verdict.fits && engine.goes_elsewhere(now, job, worker) {
+        verdict.reason = format!("{} fits, but the job failed on it and waits for another that fits", worker.name);
+    } else if verdict.fits
+        && queued
+        && let Some(kept_for) = engine.kept_for(now, worker).filter(|kept_for| *kept_for != job.id)
+    {
+        verdict.reason = format!("{} fits, but is kept free for job {kept_for}, which starts on several together", worker.name);
+    }
+    WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
+}
+
+fn summary(engine: &Engine, job: &Job, now: Now) -> String {
+    let id = job.id;
+    match &job.state {
+        JobState::Queued { not_before } if *not_before > now.steady => held(job, not_before.0 - now.steady.0),
+        JobState::Queued { .. } => waiting(engine, job),
+        JobState::Running { worker, token, .. } => {
+            let others = job.attempt(*token).into_iter().flat_map(|a| &a.others);
+            let with: String = others.map(|m| format!(", {}", m.worker)).collect();
+            format!("job {id} runs on {worker}{with} as attempt {token}")
+        }
+        JobState::Succeeded { .. } => format!("job {id} has succeeded"),
+        JobState::Failed { reason, .. } => format!("job {id} has failed: {reason}"),
+        JobState::Cancelled { reason, .. } => format!("job {id} was cancelled: {reason}"),
+    }
+}
+
+/// Why `job` is not tried again at once, and for how long, in milliseconds.
+fn held(job: &Job, ms: u64) -> String {
+    let end = job.attempts.last().and_then(|attempt| attempt.end.as_ref());
+    let why = end.filter(|end| !end.message.is_empty()).map(|end| format!(": {}", end.message)).unwrap_or_default();
+    let lost = match job.lost_in_a_row {
+        0 | 1 => String::new(),
+        n => format!(" ({n} workers were lost with it one after another)"),
+    };
+    format!("job {} waits {:.0} s before it is tried again{lost}{why}", job.id, ms as f64 / 1000.0)
+}
+
+/// What a job that may start waits for.
+fn waiting(engine: &Engine, job: &Job) -> String {
+    let (id, wanted) = (job.id, job.spec.needs.workers.max(1));
+    if engine.workers().next().is_none() {
+        return format!("job {id} waits: no worker has registered; start one with: qlora-worker --coordinator ADDR");
+    }
+    let fitting = most_of_one_kind(engine, job);
+    let before = engine.jobs().filter(|j| j.id < id && matches!(j.state, JobState::Queued { .. })).count();
+    match (wanted, fitting) {
+        (_, 0) => format!("job {id} waits: no worker fits"),
+        (1, _) => format!("job {id} waits for a worker that fits; {before} jobs are before it"),
+        (n, there) if there < n => format!(
+            "job {id} waits for {n} workers of one kind, and {there} that {} connected: start {} more, or set resources.workers to {there}",
+            if there == 1 { "fits is" } else { "fit are" },
+            n - there
+        ),
+        (n, _) => format!(
+            "job {id} waits for {n} workers of one kind that fit and are free together; {before} jobs are before it"
+        ),
+    }
+}
+
+/// How many connected workers of one device class fit, of the class that has most.
+fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
+    let fits = |w: &&Worker| w.connected && !w.draining && verdict(&job.spec.needs, w).fits;
+    let of = |class: DeviceClass| engine.workers().filter(|w| w.platform.device == class).filter(fits).count();
+    [DeviceClass::Cpu, DeviceClass::Cuda, DeviceClass::Metal].into_iter().map(of).max().unwrap_or(0)
+}
