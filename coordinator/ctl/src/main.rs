@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("error[Q0605]: the runtime cannot start: {e}");
+            qlora_client::console::note(&format!("error[Q0605]: the runtime cannot start: {e}"));
             return ExitCode::FAILURE;
         }
     };
