@@ -12,12 +12,14 @@ mod gang;
 mod identity;
 mod measure;
 mod models;
+mod output;
 mod platform;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
+use qlora_client::console;
 
 use crate::cli::{Cli, Command, ModelCommand};
 use crate::error::WorkerError;
@@ -32,7 +34,9 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("{e}");
+            if !matches!(e, WorkerError::OutputClosed) {
+                console::note(&console::block(&e.to_string()));
+            }
             e.exit_code()
         }
     }
@@ -42,7 +46,7 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
     match cli.command {
         None => agent::run(cli.agent),
         Some(Command::Train { spec }) => Ok(child::run(&spec)),
-        Some(Command::Doctor { json }) => Ok(doctor::run(&cli.agent, json)),
+        Some(Command::Doctor { json }) => doctor::run(&cli.agent, json),
         Some(Command::Bench(args)) => measure::run(&args),
         Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out),
         Some(Command::Score(args)) => answers::score(&cli.agent, &args),
@@ -50,6 +54,7 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
         Some(Command::Merge(args)) => export::merge(&args),
         Some(Command::Convert(args)) => export::convert(&args),
         Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name),
-        Some(Command::Model(ModelCommand::List)) => Ok(models::list()),
+        Some(Command::Model(ModelCommand::List)) => models::list(),
+        Some(Command::Model(ModelCommand::Text { name, out })) => models::text(&name, &out),
     }
 }

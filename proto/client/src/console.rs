@@ -47,6 +47,16 @@ pub fn json(text: &str) -> Cow<'_, str> {
     )
 }
 
+/// The name of a number that JSON cannot write, the same in the output of every program.
+pub fn not_finite(x: f64) -> Option<&'static str> {
+    match x {
+        x if x.is_nan() => Some("NaN"),
+        f64::INFINITY => Some("Infinity"),
+        f64::NEG_INFINITY => Some("-Infinity"),
+        _ => None,
+    }
+}
+
 fn escaped(text: &str, acts: impl Fn(char) -> bool, escape: impl Fn(&mut String, char)) -> Cow<'_, str> {
     if !text.contains(&acts) {
         return Cow::Borrowed(text);

@@ -1,5 +1,6 @@
 //! The wire's messages as JSON, with the words that people see. Every object carries the version of its form.
 
+use qlora_client::console;
 use qlora_proto::{
     Attempt, ConfigRevision, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint, Scores, WorkerInfo, WorkerVerdict,
 };
@@ -7,13 +8,7 @@ use serde_json::{Value, json};
 
 /// JSON has no number that is not finite; such a value is the text `NaN`, `Infinity` or `-Infinity`.
 pub fn number(x: f64) -> Value {
-    if x.is_nan() {
-        "NaN".into()
-    } else if x.is_infinite() {
-        if x > 0.0 { "Infinity" } else { "-Infinity" }.into()
-    } else {
-        x.into()
-    }
+    console::not_finite(x).map_or_else(|| x.into(), Value::from)
 }
 
 fn maybe(x: Option<f64>) -> Value {
