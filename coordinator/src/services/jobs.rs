@@ -244,7 +244,8 @@ impl<S: JobStore> Services<S> {
     }
 }
 
-fn explain(engine: &domain::Engine, job: &domain::Job) -> ExplainResponse {
+/// Why a job waits, for each worker; or what it does instead.
+pub fn explain(engine: &domain::Engine, job: &domain::Job) -> ExplainResponse {
     let judge = |worker: &domain::Worker| {
         let verdict = verdict(&job.spec.needs, worker);
         WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
