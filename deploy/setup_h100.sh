@@ -38,7 +38,7 @@ install -m 640 -o root -g qlora "$token" /etc/qlora/token
 [ -e /etc/qlora/worker.env ] || install -m 640 -o root -g qlora /dev/null /etc/qlora/worker.env
 sed -i '/^COORDINATOR=/d' /etc/qlora/worker.env
 echo "COORDINATOR=$coordinator" >> /etc/qlora/worker.env
-/usr/local/bin/qlora-worker doctor --coordinator "$coordinator" 2>/dev/null || /usr/local/bin/qlora-worker doctor
+/usr/local/bin/qlora-worker doctor --coordinator "$coordinator" --token-file /etc/qlora/token
 install -m 644 deploy/systemd/qlora-worker.service /etc/systemd/system/qlora-worker.service
 systemctl daemon-reload
 systemctl enable --now qlora-worker

@@ -20,7 +20,7 @@ cargo build --release --locked -p qlora-worker --features metal
 install -d "$HOME/.local/bin" "$HOME/.config/qlora" "$HOME/Library/LaunchAgents" "$HOME/Library/Logs"
 install -m 755 target/release/qlora-worker "$HOME/.local/bin/qlora-worker"
 install -m 600 "$token" "$HOME/.config/qlora/token"
-"$HOME/.local/bin/qlora-worker" doctor || true
+"$HOME/.local/bin/qlora-worker" doctor --coordinator "$coordinator" --token-file "$HOME/.config/qlora/token" || true
 plist=$HOME/Library/LaunchAgents/dev.qlora.worker.plist
 sed -e "s|/usr/local/bin/qlora-worker|$HOME/.local/bin/qlora-worker|" -e "s|COORDINATOR|$coordinator|" \
     -e "s|TOKEN_FILE|$HOME/.config/qlora/token|" -e "s|/usr/local/var/log|$HOME/Library/Logs|" \

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use figment::providers::Format;
 use figment::value::{Dict, Map, Value};
-use figment::{Figment, Metadata, Profile, Provider, error::Kind};
+use figment::{Figment, Metadata, Profile, Provider};
 use serde_saphyr::figment::Yaml;
 use sha2::{Digest, Sha256};
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, Location, Place};
-use crate::locate::locate;
+use crate::explain::explain;
+use crate::known::{default_of, is_text, take_unknown};
+use crate::locate::{locate, repeated};
 use crate::presets::{DEFAULTS, preset, preset_names};
 use crate::schema::TrainingConfig;
 use crate::validate::validate;
@@ -90,19 +92,81 @@ impl Layers {
     /// Every fault with its place: a misspelt or missing key, a wrong type, a value outside its range.
     pub fn resolve(&self) -> Result<ResolvedConfig, ConfigErrors> {
         let overrides = self.overrides()?;
+        let mut layers = self.file_layer()?.into_iter().collect::<Vec<_>>();
         let preset_text = self.preset_text(&overrides)?;
+        layers.extend(overrides.into_iter().map(|(name, dict)| Layer { name, dict }));
+        let mut faults = Vec::new();
         let mut figment = Figment::from(Yaml::string(DEFAULTS));
         if let Some(text) = preset_text {
             figment = figment.merge(Yaml::string(text));
         }
-        if let Some((_, text)) = &self.file {
-            figment = figment.merge(Layer::parse(text).map_err(|e| self.syntax_error(e))?);
+        for mut layer in layers {
+            faults.extend(self.unknown_keys(&mut layer));
+            figment = figment.merge(layer);
         }
-        for (name, dict) in overrides {
-            figment = figment.merge(Layer { name, dict });
+        let config = self.extract(figment.clone(), &mut faults);
+        match config {
+            Some(config) if faults.is_empty() => ResolvedConfig::check(config, &|path| self.place(&figment, path)),
+            _ => Err(ConfigErrors(faults)),
         }
-        let config = figment.extract::<TrainingConfig>().map_err(|errors| self.explain(errors))?;
-        ResolvedConfig::check(config, &|path| self.place(&figment, path))
+    }
+
+    /// Where the value of `key` was written: the variable or flag that is laid over the file, else the file.
+    pub fn place_of(&self, key: &str) -> Option<Place> {
+        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+        let named = self.overrides().ok()?.into_iter().rev().find(|(_, dict)| holds(dict, &path));
+        named.map(|(name, _)| Place::Named(name)).or_else(|| self.place_in_file(&path))
+    }
+
+    /// The file as a layer.
+    fn file_layer(&self) -> Result<Option<Layer>, ConfigErrors> {
+        let Some((source, text)) = &self.file else { return Ok(None) };
+        let repeated: Vec<_> =
+            repeated(text).into_iter().map(|(key, lines)| given_twice(source, &key, &lines)).collect();
+        if !repeated.is_empty() {
+            return Err(ConfigErrors(repeated));
+        }
+        Layer::parse(text).map(Some).map_err(|e| self.syntax_error(e))
+    }
+
+    /// Removes the keys of `layer` that no configuration has, and names each.
+    fn unknown_keys(&self, layer: &mut Layer) -> Vec<Diagnostic> {
+        let unknown = take_unknown(&mut layer.dict);
+        let named = (layer.name != FILE_LAYER).then(|| Place::Named(layer.name.clone()));
+        let fault = |unknown: crate::known::Unknown| Diagnostic {
+            code: "Q0101",
+            message: format!("unknown key `{}`", unknown.path.join(".")),
+            place: named.clone().or_else(|| self.place_in_file(&unknown.path)),
+            help: Some(unknown.help),
+        };
+        let mut faults: Vec<Diagnostic> = unknown.into_iter().map(fault).collect();
+        faults.sort_by_key(|fault| match &fault.place {
+            Some(Place::Text(location)) => (location.line, location.column),
+            _ => (0, 0),
+        });
+        faults
+    }
+
+    /// The typed configuration. A value of the wrong type is noted and its default takes its place, so that the next
+    /// one is found too.
+    fn extract(&self, mut figment: Figment, faults: &mut Vec<Diagnostic>) -> Option<TrainingConfig> {
+        let mut seen = Vec::new();
+        loop {
+            let errors = match figment.extract::<TrainingConfig>() {
+                Ok(config) => return Some(config),
+                Err(errors) => errors,
+            };
+            for error in errors {
+                let path = error.path.clone();
+                faults.push(self.explain_one(error));
+                let (key, value) = default_of(&path)?;
+                if seen.contains(&key) {
+                    return None;
+                }
+                figment = figment.merge(Layer { name: "default".into(), dict: nest_value(&key, value) });
+                seen.push(key);
+            }
+        }
     }
 
     fn overrides(&self) -> Result<Vec<(String, Dict)>, ConfigErrors> {
@@ -153,36 +217,14 @@ impl Layers {
         .into()
     }
 
-    fn explain(&self, errors: figment::Error) -> ConfigErrors {
-        ConfigErrors(errors.into_iter().map(|error| self.explain_one(error)).collect())
-    }
-
     fn explain_one(&self, error: figment::Error) -> Diagnostic {
-        let mut path = error.path.clone();
-        let (code, message, help) = match &error.kind {
-            Kind::UnknownField(key, expected) => {
-                if path.last() != Some(key) {
-                    path.push(key.clone());
-                }
-                ("Q0101", format!("unknown key `{}`", path.join(".")), nearest(key, &path, expected))
-            }
-            Kind::MissingField(key) => {
-                path.push(key.to_string());
-                ("Q0106", format!("`{}` is missing", path.join(".")), None)
-            }
-            Kind::UnknownVariant(value, expected) => (
-                "Q0107",
-                format!("`{}` cannot be `{value}`", path.join(".")),
-                Some(format!("it takes {}", expected.join(", "))),
-            ),
-            kind => ("Q0108", format!("`{}`: {kind}", path.join(".")), None),
-        };
         let named = error.metadata.as_ref().map(|m| m.name.to_string());
+        let explained = explain(&error);
         let place = match named {
             Some(name) if name != FILE_LAYER && !name.starts_with("YAML") => Some(Place::Named(name)),
-            _ => self.place_in_file(&path),
+            _ => self.place_in_file(&explained.path),
         };
-        Diagnostic { code, message, place, help }
+        Diagnostic { code: explained.code, message: explained.message, place, help: explained.help }
     }
 
     fn place(&self, figment: &Figment, path: &[String]) -> Option<Place> {
@@ -232,22 +274,47 @@ impl Provider for Layer {
     }
 }
 
-/// `a.b` and `1` become `{a: {b: 1}}`; the value is read as YAML, and as plain text where it is none.
-fn nest(key: &str, value: &str) -> Dict {
-    let parsed = <Yaml as Format>::from_str::<Value>(value).unwrap_or_else(|_| Value::from(value));
-    let mut parts: Vec<&str> = key.split('.').collect();
-    let last = parts.pop().unwrap_or_default();
-    let leaf = Dict::from([(last.to_owned(), parsed)]);
-    parts.into_iter().rev().fold(leaf, |inner, part| Dict::from([(part.to_owned(), Value::from(inner))]))
+/// A key that two places of one file set; which of them counts would be a guess.
+fn given_twice(source: &str, key: &str, lines: &[u64]) -> Diagnostic {
+    let lines: Vec<String> = lines.iter().map(u64::to_string).collect();
+    let (last, others) = lines.split_last().map_or(("", &[][..]), |(last, others)| (last.as_str(), others));
+    Diagnostic {
+        code: "Q0100",
+        message: format!("`{key}` is given {} in {source}, lines {} and {last}", times(lines.len()), others.join(", ")),
+        place: None,
+        help: Some(if key.contains('.') { "keep one of them" } else { "merge the two sections" }.into()),
+    }
 }
 
-/// The known key that was probably meant.
-fn nearest(key: &str, path: &[String], expected: &[&str]) -> Option<String> {
-    let parent = path[..path.len() - 1].join(".");
-    let full = |name: &str| if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
-    let best = expected.iter().map(|name| (strsim::damerau_levenshtein(key, name), *name)).min()?;
-    if best.0 <= 2.max(key.len() / 3) {
-        return Some(format!("did you mean `{}`?", full(best.1)));
+fn times(n: usize) -> String {
+    if n == 2 { "twice".into() } else { format!("{n} times") }
+}
+
+/// `a.b` and `1` become `{a: {b: 1}}`. The value is read as YAML, and as plain text where it is none or where the key
+/// takes text: a shell has no quotes left that could tell `007` from 7.
+fn nest(key: &str, value: &str) -> Dict {
+    let plain = || Value::from(value);
+    let parsed = match <Yaml as Format>::from_str::<Value>(value) {
+        Ok(value @ (Value::String(..) | Value::Empty(..))) => value,
+        Ok(_) if is_text(key) => plain(),
+        Ok(value) => value,
+        Err(_) => plain(),
+    };
+    nest_value(&key.split('.').map(str::to_owned).collect::<Vec<_>>(), parsed)
+}
+
+fn nest_value(path: &[String], value: Value) -> Dict {
+    match path {
+        [] => Dict::new(),
+        [last] => Dict::from([(last.clone(), value)]),
+        [first, rest @ ..] => Dict::from([(first.clone(), Value::from(nest_value(rest, value)))]),
     }
-    Some(format!("{} takes {}", if parent.is_empty() { "the file" } else { &parent }, expected.join(", ")))
+}
+
+fn holds(dict: &Dict, path: &[String]) -> bool {
+    match path {
+        [] => false,
+        [last] => dict.contains_key(last),
+        [first, rest @ ..] => dict.get(first).and_then(Value::as_dict).is_some_and(|inner| holds(inner, rest)),
+    }
 }

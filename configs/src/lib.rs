@@ -9,10 +9,13 @@
 //! model or a data file exists; that is asked where they are opened.
 
 mod diagnostic;
+mod explain;
+mod known;
 mod layers;
 mod locate;
 mod presets;
 mod schema;
+mod template;
 mod validate;
 
 pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place};
@@ -22,3 +25,4 @@ pub use schema::{
     Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig, ModelConfig, OptimizerKind,
     Quantization, ResourceConfig, Schedule, TargetModule, TooLong, TrainingConfig, TrainingSection,
 };
+pub use template::template;

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Location as Position, Spanned};
+use serde_saphyr::{DuplicateKeyPolicy, Location as Position, Spanned};
 
 enum Node {
     Map(Vec<(Spanned<String>, Node)>),
@@ -14,9 +14,43 @@ enum Node {
     Scalar,
 }
 
+/// The text as a tree; a key that is given twice stands in it twice.
+fn parse(yaml: &str) -> Option<Node> {
+    let options = serde_saphyr::options! { with_snippet: false, duplicate_keys: DuplicateKeyPolicy::PassThrough };
+    serde_saphyr::from_str_with_options(yaml, options).ok()
+}
+
+/// Keys that are given more than once, with the lines where they stand.
+pub(crate) fn repeated(yaml: &str) -> Vec<(String, Vec<u64>)> {
+    let mut found = Vec::new();
+    if let Some(root) = parse(yaml) {
+        collect_repeated(&root, "", &mut found);
+    }
+    found
+}
+
+fn collect_repeated(node: &Node, parent: &str, found: &mut Vec<(String, Vec<u64>)>) {
+    match node {
+        Node::Map(entries) => {
+            for (i, (key, value)) in entries.iter().enumerate() {
+                let path = if parent.is_empty() { key.value.clone() } else { format!("{parent}.{}", key.value) };
+                let same = entries.iter().filter(|(other, _)| other.value == key.value);
+                let lines: Vec<u64> = same.map(|(other, _)| other.referenced.line()).collect();
+                let is_first = !entries[..i].iter().any(|(other, _)| other.value == key.value);
+                if lines.len() > 1 && is_first {
+                    found.push((path.clone(), lines));
+                }
+                collect_repeated(value, &path, found);
+            }
+        }
+        Node::Seq(items) => items.iter().for_each(|item| collect_repeated(&item.value, parent, found)),
+        Node::Scalar => {}
+    }
+}
+
 /// Line and column, from 1, of the deepest part of `path` that exists in `yaml`.
 pub(crate) fn locate(yaml: &str, path: &[String]) -> Option<(u64, u64)> {
-    let root: Node = serde_saphyr::from_str(yaml).ok()?;
+    let root = parse(yaml)?;
     let mut found: Option<Position> = None;
     let mut node = &root;
     for part in path {

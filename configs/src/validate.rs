@@ -51,6 +51,13 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
         || "`data.train` is missing".into(),
         "name a JSONL file of conversations, such as `data.train: train.jsonl`",
     );
+    let known = crate::template::check(&data.template);
+    faults.require(
+        known.is_ok(),
+        "data.template",
+        || format!("`data.template` is `{}`, neither a template's name nor Jinja text", data.template),
+        known.err().as_deref().unwrap_or_default(),
+    );
     faults.require(
         (8..=1_048_576).contains(&data.max_seq_len),
         "data.max_seq_len",

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_config::{Compute, DeviceKind, ModelConfig, Quantization};
+use qlora_proto::words::count;
 use qlora_trainer::score::{Answerer, Scores, Subject};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{AgentArgs, GenerateArgs, ScoreArgs, SubjectArgs};
 use crate::error::WorkerError;
 use crate::models;
+use crate::output::{number, print, print_json};
 
 /// Scores and prints.
 pub fn score(agent: &AgentArgs, args: &ScoreArgs) -> Result<ExitCode, WorkerError> {
@@ -26,28 +28,40 @@ pub fn score(agent: &AgentArgs, args: &ScoreArgs) -> Result<ExitCode, WorkerErro
     })?;
     bar.finish_and_clear();
     if args.json {
-        println!("{}", serde_json::to_string(&scores).unwrap_or_default());
+        print_json(&scores_json(&scores))?;
     } else {
-        print(&scores);
+        print_scores(&scores)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(scores: &Scores) {
-    println!("rows          {}", scores.rows);
-    println!("loss          {:.4} over {} tokens", scores.loss, scores.tokens);
-    println!("perplexity    {:.3}", scores.perplexity);
+fn scores_json(s: &Scores) -> Value {
+    let calls = s.calls.as_ref().map(|c| {
+        json!({
+            "rows": c.rows, "valid_json": number(c.valid_json), "schema_valid": number(c.schema_valid),
+            "names_match": number(c.names_match), "exact_match": number(c.exact_match),
+        })
+    });
+    let (loss, perplexity) = (number(s.loss), number(s.perplexity));
+    json!({"v": 1, "rows": s.rows, "tokens": s.tokens, "loss": loss, "perplexity": perplexity, "calls": calls})
+}
+
+fn print_scores(scores: &Scores) -> Result<(), WorkerError> {
+    print(format!("rows          {}", scores.rows))?;
+    print(format!("loss          {:.4} over {} tokens", scores.loss, scores.tokens))?;
+    print(format!("perplexity    {:.3}", scores.perplexity))?;
     if let Some(calls) = &scores.calls {
-        println!("tool calls    {} rows", calls.rows);
+        print(format!("tool calls    {}", count(calls.rows as u64, "row")))?;
         for (what, share) in [
             ("valid JSON", calls.valid_json),
             ("fits schema", calls.schema_valid),
             ("right names", calls.names_match),
             ("all exact", calls.exact_match),
         ] {
-            println!("  {what:<11} {:.1} %", 100.0 * share);
+            print(format!("  {what:<11} {:.1} %", 100.0 * share))?;
         }
     }
+    Ok(())
 }
 
 /// Answers one message and prints the answer.
@@ -55,7 +69,7 @@ pub fn generate(agent: &AgentArgs, args: &GenerateArgs) -> Result<ExitCode, Work
     let tools = args.tools.as_deref().map(read_tools).transpose()?.unwrap_or_default();
     let messages = vec![json!({"role": "user", "content": args.prompt})];
     let conversation = qlora_trainer::score::Conversation { messages, tools };
-    println!("{}", open(agent, &args.subject)?.answer(&conversation)?);
+    print(open(agent, &args.subject)?.answer(&conversation)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,5 +98,19 @@ fn device_kind(name: Option<&str>) -> DeviceKind {
         Some("cuda") => DeviceKind::Cuda,
         Some("metal") => DeviceKind::Metal,
         _ => DeviceKind::Any,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_that_are_not_finite_stay_what_they_are() {
+        let said = scores_json(&Scores { loss: f64::NAN, perplexity: f64::INFINITY, ..Scores::default() });
+        assert_eq!(
+            (&said["loss"], &said["perplexity"], &said["calls"]),
+            (&"NaN".into(), &"Infinity".into(), &Value::Null)
+        );
     }
 }

@@ -23,7 +23,7 @@ pub struct AgentArgs {
     pub coordinator: String,
 
     /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself.
-    #[arg(long, env = "QLORA_TOKEN_FILE")]
+    #[arg(long, global = true, env = "QLORA_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
 
     /// Name under which this machine appears [default: the host's name]
@@ -78,7 +78,7 @@ pub enum Command {
         #[arg(long)]
         spec: PathBuf,
     },
-    /// Looks whether this machine can train, and says what is missing.
+    /// Checks whether this machine can train and whether the coordinator takes its token, and says what is missing.
     Doctor {
         #[arg(long)]
         json: bool,
@@ -153,7 +153,7 @@ pub struct SubjectArgs {
     #[arg(long)]
     pub adapter: Option<PathBuf>,
     /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     pub template: String,
     /// Tokens of an answer at the most.
     #[arg(long, default_value_t = qlora_trainer::score::ANSWER_TOKENS)]
@@ -247,4 +247,12 @@ pub enum ModelCommand {
     Fetch { name: String },
     /// Names the models that are known, and those that are here.
     List,
+    /// Writes the tokenizer and the chat template of a model that is here as the files of a Hugging Face folder.
+    Text {
+        /// Catalogue name, name of the hub, folder or .gguf file.
+        name: String,
+        /// Folder for the files.
+        #[arg(long)]
+        out: PathBuf,
+    },
 }

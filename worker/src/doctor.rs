@@ -1,12 +1,21 @@
 //! `qlora-worker doctor`: can this machine train, and what is missing.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use qlora_client::{Client, console};
+use qlora_proto::ListWorkersRequest;
 use serde::Serialize;
+use tonic::{Code, Status};
 
 use crate::cli::AgentArgs;
+use crate::error::WorkerError;
 use crate::models::Cache;
+use crate::output::{print, print_json};
 use crate::platform::{self, Accelerator};
+
+/// How long the coordinator may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct Check {
@@ -18,10 +27,10 @@ struct Check {
 }
 
 /// Prints every check; exit code 1 where one that matters fails.
-pub fn run(args: &AgentArgs, json: bool) -> ExitCode {
+pub fn run(args: &AgentArgs, json: bool) -> Result<ExitCode, WorkerError> {
     let checks = checks(args);
     if json {
-        println!("{}", serde_json::json!({ "checks": checks }));
+        print_json(&serde_json::json!({ "v": 1, "checks": checks }))?;
     } else {
         for check in &checks {
             let mark = if check.ok {
@@ -31,10 +40,11 @@ pub fn run(args: &AgentArgs, json: bool) -> ExitCode {
             } else {
                 "no"
             };
-            println!("{mark:<3} {:<16} {}", check.name, check.text);
+            print(format!("{mark:<3} {:<16} {}", check.name, console::line(&check.text)))?;
         }
     }
-    if checks.iter().all(|c| c.ok || c.optional) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let is_fit = checks.iter().all(|check| check.ok || check.optional);
+    Ok(if is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn checks(args: &AgentArgs) -> Vec<Check> {
@@ -104,20 +114,54 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
         Ok(cache) => Check { name: "models", ok: true, optional: false, text: cache.folder().display().to_string() },
         Err(e) => Check { name: "models", ok: false, optional: false, text: e.to_string() },
     });
-    checks.push(reach(&args.coordinator));
+    checks.push(reach(args));
     checks
 }
 
-fn reach(address: &str) -> Check {
-    use std::net::{TcpStream, ToSocketAddrs};
-    use std::time::Duration;
+/// Asks the coordinator something as a worker would, so that the token is tried too. One that cannot be reached may come
+/// later; one that refuses will go on refusing.
+fn reach(args: &AgentArgs) -> Check {
+    let address = &args.coordinator;
+    let check = |ok, optional, text: String| Check { name: "coordinator", ok, optional, text };
+    let answer = match ask(args) {
+        Ok(answer) => answer,
+        Err(e) => return check(false, false, e),
+    };
+    let has_token = args.token_file.is_some() || std::env::var_os("QLORA_TOKEN").is_some_and(|t| !t.is_empty());
+    match answer {
+        Ok(_) if has_token => check(true, true, format!("{address} answers and takes the token")),
+        Ok(_) => check(true, true, format!("{address} answers and asks for no token")),
+        Err(status) if status.code() == Code::Unauthenticated && has_token => {
+            check(false, false, format!("{address} refuses the token; copy the coordinator's token file"))
+        }
+        Err(status) if status.code() == Code::Unauthenticated => {
+            check(false, false, format!("{address} asks for a token; give --token-file FILE or set QLORA_TOKEN"))
+        }
+        Err(status) => check(false, true, format!("{address}: {}", root_cause(&status))),
+    }
+}
 
-    let bare = address.rsplit("://").next().unwrap_or(address);
-    let found = bare.to_socket_addrs().map_err(|e| e.to_string()).and_then(|mut all| {
-        let first = all.next().ok_or("the name has no address")?;
-        TcpStream::connect_timeout(&first, Duration::from_secs(3)).map_err(|e| e.to_string())
-    });
-    let ok = found.is_ok();
-    let text = found.map_or_else(|e| format!("{address}: {e}"), |_| format!("{address} answers"));
-    Check { name: "coordinator", ok, optional: true, text }
+/// The answer to a call that only reads, or what kept it from being sent.
+fn ask(args: &AgentArgs) -> Result<Result<(), Status>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let client = Client::new(&args.coordinator, args.token_file.as_deref());
+        let mut client = client.map_err(|e| format!("{e}; {}", e.help()))?;
+        let call = client.workers.list_workers(ListWorkersRequest {});
+        Ok(match tokio::time::timeout(PATIENCE, call).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", PATIENCE.as_secs()))),
+        })
+    })
+}
+
+/// The innermost reason: "connection refused" rather than "transport error".
+fn root_cause(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut next = std::error::Error::source(status);
+    while let Some(error) = next {
+        text = error.to_string();
+        next = error.source();
+    }
+    text
 }

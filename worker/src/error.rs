@@ -5,11 +5,14 @@ use std::process::ExitCode;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
+    /// The reader of stdout is gone, as after `| head -1`: it has what it wanted.
+    #[error("nobody reads the output")]
+    OutputClosed,
     #[error(
         "error[Q0401]: no coordinator at {address} ({fault})\n  help: start one with qlora-coordinator, or give --coordinator ADDR"
     )]
     Unreachable { address: String, fault: String },
-    #[error("error[Q0402]: {0}\n  help: write --coordinator HOST:PORT, such as 127.0.0.1:7070")]
+    #[error("error[Q0402]: {0}\n  help: {help}", help = .0.help())]
     Connect(#[from] qlora_client::ConnectError),
     #[error("error[Q0403]: the coordinator refuses: {message}\n  help: {help}")]
     Refused { message: String, help: &'static str },
@@ -42,6 +45,7 @@ impl WorkerError {
 
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::OutputClosed => 0,
             Self::Connect(_) | Self::NoStateFolder => 2,
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
             Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,

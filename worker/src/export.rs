@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_config::{Compute, ModelConfig, Quantization};
 use qlora_trainer::export::{self, Base, ElementType};
+use serde_json::json;
 
 use crate::cli::{ConvertArgs, GgufType, MergeArgs, MergeBase};
 use crate::error::WorkerError;
 use crate::models;
+use crate::output::{number, print, print_json};
 
 /// Merges and tells how large the update and the loss by quantisation are.
 pub fn merge(args: &MergeArgs) -> Result<ExitCode, WorkerError> {
@@ -22,15 +24,18 @@ pub fn merge(args: &MergeArgs) -> Result<ExitCode, WorkerError> {
     let merged = export::merge(&model, &args.adapter, &args.out, base, &held(), element(args.element), &mut watch)?;
     bar.finish_and_clear();
     if args.json {
-        println!("{}", serde_json::to_string(&merged).unwrap_or_default());
+        print_json(&json!({
+            "v": 1, "tensors": merged.tensors, "adapted": merged.adapted, "bytes": merged.bytes,
+            "update": number(merged.update), "quantisation": number(merged.quantisation),
+        }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} tensors, {} of them adapted, {} MB", merged.tensors, merged.adapted, merged.bytes / 1_000_000);
-    println!("the update is {:.2} % of the weights that it changes", 100.0 * merged.update);
+    print(format!("{} tensors, {} of them adapted, {} MB", merged.tensors, merged.adapted, merged.bytes / 1_000_000))?;
+    print(format!("the update is {:.2} % of the weights that it changes", 100.0 * merged.update))?;
     if merged.quantisation > 0.0 {
-        println!("original and dequantised weights differ by {:.2} %", 100.0 * merged.quantisation);
+        print(format!("original and dequantised weights differ by {:.2} %", 100.0 * merged.quantisation))?;
     }
-    println!("{}", args.out.display());
+    print(format!("{}", args.out.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -49,10 +54,10 @@ pub fn convert(args: &ConvertArgs) -> Result<ExitCode, WorkerError> {
     };
     bar.finish_and_clear();
     if args.json {
-        println!("{}", serde_json::to_string(&written).unwrap_or_default());
+        print_json(&json!({"v": 1, "tensors": written.tensors, "bytes": written.bytes}))?;
     } else {
-        println!("{} tensors, {} MB", written.tensors, written.bytes / 1_000_000);
-        println!("{}", args.out.display());
+        print(format!("{} tensors, {} MB", written.tensors, written.bytes / 1_000_000))?;
+        print(format!("{}", args.out.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,12 +12,14 @@ mod gang;
 mod identity;
 mod measure;
 mod models;
+mod output;
 mod platform;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
+use qlora_client::console;
 
 use crate::cli::{Cli, Command, ModelCommand};
 use crate::error::WorkerError;
@@ -32,7 +34,9 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("{e}");
+            if !matches!(e, WorkerError::OutputClosed) {
+                console::note(&console::block(&e.to_string()));
+            }
             e.exit_code()
         }
     }
@@ -42,7 +46,7 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
     match cli.command {
         None => agent::run(cli.agent),
         Some(Command::Train { spec }) => Ok(child::run(&spec)),
-        Some(Command::Doctor { json }) => Ok(doctor::run(&cli.agent, json)),
+        Some(Command::Doctor { json }) => doctor::run(&cli.agent, json),
         Some(Command::Bench(args)) => measure::run(&args),
         Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out),
         Some(Command::Score(args)) => answers::score(&cli.agent, &args),
@@ -50,6 +54,29 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
         Some(Command::Merge(args)) => export::merge(&args),
         Some(Command::Convert(args)) => export::convert(&args),
         Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name),
-        Some(Command::Model(ModelCommand::List)) => Ok(models::list()),
+        Some(Command::Model(ModelCommand::List)) => models::list(),
+        Some(Command::Model(ModelCommand::Text { name, out })) => models::text(&name, &out),
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/src/documented.rs"]
+mod documented;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_documented_call_is_one_that_the_parser_takes() {
+        let repository = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let calls = documented::calls_of(repository, "qlora-worker");
+        assert!(!calls.is_empty());
+        for (place, args) in calls {
+            let parsed = Cli::try_parse_from(std::iter::once("qlora-worker").chain(args.iter().map(String::as_str)));
+            // Help and version are asked for; they are no fault.
+            let fault = parsed.err().filter(|e| e.exit_code() != 0);
+            assert!(fault.is_none(), "{place}: {}", fault.map(|e| e.to_string()).unwrap_or_default());
+        }
     }
 }

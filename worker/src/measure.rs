@@ -12,6 +12,7 @@ use crate::agent::KEEP_MEMORY;
 use crate::cli::BenchArgs;
 use crate::error::WorkerError;
 use crate::models::{self, Quiet};
+use crate::output::{print, print_json};
 use crate::platform::{Accelerator, nvidia};
 
 /// Measures in a process with the environment of a training process.
@@ -50,9 +51,9 @@ fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
     let figures = measure(&config, &checkpoint, extent)?;
     let gpu = (figures.device == "GPU").then(|| Gpu::of(&figures, before)).flatten();
     if args.json {
-        println!("{}", json(&figures, model_layers, gpu.as_ref()));
+        print_json(&json(&figures, model_layers, gpu.as_ref()))?;
     } else {
-        print(&args.model, &figures, model_layers, gpu.as_ref());
+        print_figures(&args.model, &figures, model_layers, gpu.as_ref())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -94,7 +95,7 @@ impl Gpu {
     }
 }
 
-fn json(figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) -> String {
+fn json(figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) -> serde_json::Value {
     let mut value = serde_json::to_value(figures).unwrap_or_default();
     if let Some(object) = value.as_object_mut() {
         object.insert("model_layers".into(), model_layers.into());
@@ -102,61 +103,65 @@ fn json(figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) -> String {
             object.insert("gpu".into(), serde_json::to_value(gpu).unwrap_or_default());
         }
     }
-    value.to_string()
+    value
 }
 
-fn print(model: &str, figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) {
-    println!("model         {model}");
+fn print_figures(model: &str, figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) -> Result<(), WorkerError> {
+    print(format!("model         {model}"))?;
     if figures.layers != model_layers {
-        println!("layers        {} instead of {model_layers}", figures.layers);
+        print(format!("layers        {} instead of {model_layers}", figures.layers))?;
     }
-    println!("tokens/s      {:.0}", figures.tokens_per_second);
+    print(format!("tokens/s      {:.0}", figures.tokens_per_second))?;
     let how = if figures.warmed_up {
         format!("median of {}", figures.steps)
     } else {
         "the first step, nothing was warmed up".into()
     };
-    println!("seconds/step  {:.2} ({} tokens, {how})", figures.seconds_per_step, figures.tokens_per_step);
+    print(format!("seconds/step  {:.2} ({} tokens, {how})", figures.seconds_per_step, figures.tokens_per_step))?;
     if let Some(Parts { forward, backward, update }) = figures.seconds {
-        println!("parts         forward {forward:.2} s, backward {backward:.2} s, update {update:.2} s");
+        print(format!("parts         forward {forward:.2} s, backward {backward:.2} s, update {update:.2} s"))?;
     }
-    println!("arithmetic    {:.2} TFLOP/s", figures.operations_per_second / 1e12);
-    println!("peak memory   {:.0} MB", figures.peak_bytes as f64 / 1e6);
-    println!("planned       {:.0} MB without the program itself", figures.planned_bytes as f64 / 1e6);
+    print(format!("arithmetic    {:.2} TFLOP/s", figures.operations_per_second / 1e12))?;
+    print(format!("peak memory   {:.0} MB", figures.peak_bytes as f64 / 1e6))?;
+    print(format!("planned       {:.0} MB without the program itself", figures.planned_bytes as f64 / 1e6))?;
     let kept: Vec<String> = figures.kept.iter().map(|(keep, blocks)| format!("{keep} of {blocks} blocks")).collect();
-    println!("kept          {}", kept.join("; "));
+    print(format!("kept          {}", kept.join("; ")))?;
     if let Some(attention) = &figures.attention {
-        println!("attention     {attention}");
+        print(format!("attention     {attention}"))?;
     }
-    println!("first step    {:.2} s after the start of the process", figures.first_step_seconds);
-    println!("threads       {}", figures.threads);
+    print(format!("first step    {:.2} s after the start of the process", figures.first_step_seconds))?;
+    print(format!("threads       {}", figures.threads))?;
     if let Some(gpu) = gpu {
-        println!("GPU           {}, driver {}", gpu.name, gpu.driver);
+        print(format!("GPU           {}, driver {}", gpu.name, gpu.driver))?;
         if let Some(share) = gpu.model_flops_utilization {
-            println!("utilization   {:.1} % of the data sheet's rate", 100.0 * share);
+            print(format!("utilization   {:.1} % of the data sheet's rate", 100.0 * share))?;
         }
         if let Some(joules) = gpu.joules {
-            println!("energy        {joules:.0} J from loading to the end");
+            print(format!("energy        {joules:.0} J from loading to the end"))?;
         }
     }
     if !figures.kernels.is_empty() {
-        print_kernels(&figures.kernels, figures.seconds_per_step);
+        print_kernels(&figures.kernels, figures.seconds_per_step)?;
     }
+    Ok(())
 }
 
 /// Every operation in the order of a step.
-fn print_kernels(kernels: &[Timing], seconds_per_step: f64) {
-    println!();
-    println!("{:<38} {:>10}  {:>15} {:>7} {:>6} {:>10}", "operation", "ms", "rate", "share", "runs", "ms a step");
+fn print_kernels(kernels: &[Timing], seconds_per_step: f64) -> Result<(), WorkerError> {
+    print("")?;
+    print(format!(
+        "{:<38} {:>10}  {:>15} {:>7} {:>6} {:>10}",
+        "operation", "ms", "rate", "share", "runs", "ms a step"
+    ))?;
     for Timing { name, milliseconds, rate, unit, share, calls, step_milliseconds, .. } in kernels {
         let rate =
             if *unit == "B/s" { format!("{:.1} G{unit}", rate / 1e9) } else { format!("{:.2} T{unit}", rate / 1e12) };
         let share = format!("{:.1} %", 100.0 * share);
-        println!("{name:<38} {milliseconds:>10.4}  {rate:>15} {share:>7} {calls:>6} {step_milliseconds:>10.2}");
+        print(format!("{name:<38} {milliseconds:>10.4}  {rate:>15} {share:>7} {calls:>6} {step_milliseconds:>10.2}"))?;
     }
     let sum: f64 = kernels.iter().map(|timing| timing.step_milliseconds).sum();
-    println!("{:<38} {:>53.2}", "sum", sum);
-    println!("{:<38} {:>53.2}", "step", seconds_per_step * 1e3);
+    print(format!("{:<38} {:>53.2}", "sum", sum))?;
+    print(format!("{:<38} {:>53.2}", "step", seconds_per_step * 1e3))
 }
 
 fn checkpoint(args: &BenchArgs, config: &ResolvedConfig) -> Result<Checkpoint, WorkerError> {

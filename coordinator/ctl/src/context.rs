@@ -1,6 +1,6 @@
 //! What a command works with: the connection, and how to talk to the person.
 
-use qlora_client::Client;
+use qlora_client::{Client, console};
 
 use crate::cli::Global;
 use crate::error::CtlError;
@@ -35,7 +35,7 @@ impl Context {
     /// Tells the person something on the way, on stderr.
     pub fn say(&self, text: impl std::fmt::Display) {
         if !self.global.quiet && !self.global.json {
-            eprintln!("{text}");
+            console::note(&console::block(&text.to_string()));
         }
     }
 }

@@ -39,24 +39,41 @@ pub enum CtlError {
     Unreachable { address: String, fault: String },
     #[error("{message}")]
     Refused { message: String, help: &'static str, exit: Exit },
+    /// The reader of stdout is gone, as after `| head -1`: it has what it wanted.
+    #[error("nobody reads the output")]
+    OutputClosed,
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("`{key}` ({place}): there is no file {path}")]
+    NoInput { key: &'static str, place: String, path: PathBuf },
     #[error(transparent)]
     Transfer(#[from] TransferError),
     #[error("{message}")]
     Data { message: String, help: String },
     #[error("{message}")]
+    NoModel { message: String, help: String },
+    #[error("{message}")]
     Usage { message: String, help: String },
     #[error("{what} {fault}")]
     Process { what: String, fault: String, help: String },
     #[error("job {job} failed: {reason}")]
-    JobFailed { job: u64, reason: String },
+    JobFailed { job: u64, reason: String, saved: bool },
     #[error("job {job} was cancelled: {reason}")]
-    JobCancelled { job: u64, reason: String },
+    JobCancelled { job: u64, reason: String, saved: bool },
     #[error(transparent)]
     DoesNotFit(#[from] qlora_planner::DoesNotFit),
     #[error("job {job} did not end within {seconds} s; it goes on")]
     TimedOut { job: u64, seconds: u64 },
+}
+
+/// What writing to stdout came to.
+impl From<std::io::Error> for CtlError {
+    fn from(source: std::io::Error) -> Self {
+        match source.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Io { path: "stdout".into(), source },
+        }
+    }
 }
 
 impl CtlError {
@@ -72,7 +89,7 @@ impl CtlError {
             }
             Code::Unauthenticated => refused("give --token-file FILE or set QLORA_TOKEN", Exit::Refused),
             Code::NotFound => refused("qlora-ctl jobs lists what there is", Exit::Refused),
-            Code::InvalidArgument => refused("mend what the message names and try again", Exit::BadInput),
+            Code::InvalidArgument => refused("fix what the message names and try again", Exit::BadInput),
             _ => refused("", Exit::Refused),
         }
     }
@@ -83,6 +100,7 @@ impl CtlError {
             Self::Config(_) => "",
             Self::Data { .. } => "Q0203",
             Self::Usage { .. } => "Q0001",
+            Self::NoModel { .. } => "Q0302",
             Self::DoesNotFit(_) => "Q0301",
             Self::Unreachable { .. } => "Q0401",
             Self::Connect(_) => "Q0402",
@@ -90,7 +108,7 @@ impl CtlError {
             Self::JobFailed { .. } => "Q0501",
             Self::JobCancelled { .. } => "Q0503",
             Self::TimedOut { .. } => "Q0504",
-            Self::Io { .. } | Self::Transfer(_) => "Q0605",
+            Self::Io { .. } | Self::NoInput { .. } | Self::Transfer(_) | Self::OutputClosed => "Q0605",
             Self::Process { .. } => "Q0606",
         }
     }
@@ -100,10 +118,22 @@ impl CtlError {
             Self::Unreachable { .. } => {
                 "start one with qlora-coordinator, or give --coordinator ADDR or QLORA_URL".into()
             }
-            Self::Connect(_) => "write HOST:PORT, such as 127.0.0.1:7070".into(),
+            Self::Connect(fault) => fault.help().into(),
+            Self::NoInput { key: "data.eval", .. } => {
+                "fix the path or remove the key; --set data.eval=null removes it".into()
+            }
+            Self::NoInput { .. } => "fix the path".into(),
             Self::Refused { help, .. } => (*help).into(),
-            Self::Data { help, .. } | Self::Process { help, .. } | Self::Usage { help, .. } => help.clone(),
-            Self::JobFailed { job, .. } => format!("qlora-ctl logs {job} shows what happened"),
+            Self::Data { help, .. }
+            | Self::NoModel { help, .. }
+            | Self::Process { help, .. }
+            | Self::Usage { help, .. } => help.clone(),
+            Self::JobFailed { job, saved, .. } => {
+                format!("qlora-ctl logs {job} shows what happened{}", rescue(*job, *saved))
+            }
+            Self::JobCancelled { job, saved: true, .. } => {
+                format!("qlora-ctl artifacts get {job} gets the adapter of its last checkpoint")
+            }
             Self::TimedOut { job, .. } => format!("qlora-ctl watch {job} attaches again"),
             _ => String::new(),
         }
@@ -111,11 +141,12 @@ impl CtlError {
 
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Data { .. } => Exit::BadInput,
+            Self::OutputClosed => Exit::Done,
+            Self::Config(_) | Self::Data { .. } | Self::NoModel { .. } => Exit::BadInput,
             Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
-            Self::Io { .. } => Exit::BadInput,
+            Self::Io { .. } | Self::NoInput { .. } => Exit::BadInput,
             Self::Transfer(TransferError::Refused(_)) => Exit::Refused,
             Self::Transfer(_) | Self::Process { .. } | Self::JobFailed { .. } => Exit::JobFailed,
             Self::JobCancelled { .. } => Exit::Stopped,
@@ -123,6 +154,14 @@ impl CtlError {
             Self::TimedOut { .. } => Exit::TimedOut,
         }
         .into()
+    }
+}
+
+fn rescue(job: u64, saved: bool) -> String {
+    if saved {
+        format!("; qlora-ctl artifacts get {job} gets the adapter of its last checkpoint")
+    } else {
+        String::new()
     }
 }
 

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("error[Q0605]: the runtime cannot start: {e}");
+            qlora_client::console::note(&format!("error[Q0605]: the runtime cannot start: {e}"));
             return ExitCode::FAILURE;
         }
     };
@@ -31,4 +31,26 @@ fn main() -> ExitCode {
             }
         }
     })
+}
+
+#[cfg(test)]
+#[path = "../../../tests/src/documented.rs"]
+mod documented;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_documented_call_is_one_that_the_parser_takes() {
+        let repository = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        let calls = documented::calls_of(repository, "qlora-ctl");
+        assert!(!calls.is_empty());
+        for (place, args) in calls {
+            let parsed = Cli::try_parse_from(std::iter::once("qlora-ctl").chain(args.iter().map(String::as_str)));
+            // Help and version are asked for; they are no fault.
+            let fault = parsed.err().filter(|e| e.exit_code() != 0);
+            assert!(fault.is_none(), "{place}: {}", fault.map(|e| e.to_string()).unwrap_or_default());
+        }
+    }
 }

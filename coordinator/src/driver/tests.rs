@@ -68,6 +68,10 @@ impl JobStore for Failing {
         self.kept.metrics(job, after, limit).await
     }
 
+    async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
+        self.kept.last_logs(job, limit).await
+    }
+
     async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
         self.kept.logs(job, after, limit).await
     }

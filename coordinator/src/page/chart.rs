@@ -1,8 +1,10 @@
 //! The loss curve as SVG: a bucket a pixel, each with its mean, its smallest and its largest value.
 
 use maud::{Markup, html};
+use qlora_proto::words::count;
 use qlora_store::MetricRecord;
 
+/// The drawing is stretched to its place, so nothing that must keep its form, such as text, stands in it.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 240.0;
 const BUCKETS: usize = 500;
@@ -50,7 +52,7 @@ pub fn loss(metrics: &[MetricRecord]) -> Markup {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     if train.len() + evals.len() < 2 || !low.is_finite() {
         return html! {
-            p .dim { "The curve appears with the first steps." @if not_finite > 0 { " " (not_finite) " points are NaN or infinite." } }
+            p .dim { "The curve appears with the first steps." @if not_finite > 0 { " " (count(not_finite as u64, "point")) " NaN or infinite." } }
         };
     }
     let steps = train.iter().chain(&evals).map(|p| p.0).fold(1.0, f64::max);
@@ -63,19 +65,25 @@ pub fn loss(metrics: &[MetricRecord]) -> Markup {
     let curve = line(&mut all.iter().map(|b| (b.step, b.mean)));
     let band = line(&mut all.iter().map(|b| (b.step, b.high)).chain(all.iter().rev().map(|b| (b.step, b.low))));
     let held = line(&mut evals.iter().copied());
-    let ticks = [0.0, 0.5, 1.0].map(|share| low + (high - low) * share);
+    let ticks = [1.0, 0.5, 0.0].map(|share| low + (high - low) * share);
     html! {
-        svg viewBox=(format!("-50 -10 {} {}", WIDTH + 60.0, HEIGHT + 40.0)) preserveAspectRatio="none" role="img" aria-label="loss by step" {
-            @for tick in ticks {
-                line x1="0" x2=(WIDTH) y1=(y(tick)) y2=(y(tick)) {}
-                text x="-6" y=(y(tick) + 4.0) text-anchor="end" { (format!("{tick:.2}")) }
+        div .chart {
+            div .ticks { @for tick in ticks { span { (format!("{tick:.2}")) } } }
+            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none" role="img" aria-label="loss by step" {
+                @for tick in ticks { line x1="0" x2=(WIDTH) y1=(y(tick)) y2=(y(tick)) {} }
+                polygon .band points=(band) {}
+                polyline .curve points=(curve) {}
+                polyline .evals points=(held) {}
             }
-            text x=(WIDTH) y=(HEIGHT + 20.0) text-anchor="end" { "step " (steps) }
-            polygon .band points=(band) {}
-            polyline .curve points=(curve) {}
-            polyline .evals points=(held) {}
+            span {}
+            div .steps { span { "step 0" } span { "step " (steps) } }
         }
-        p .dim { (train.len()) " of " (train.len()) " points represented; line = mean, band = min to max" @if !evals.is_empty() { ", dashed = held-out" } @if not_finite > 0 { "; " (not_finite) " points are NaN or infinite" } }
+        p .legend {
+            @if !train.is_empty() { span { i .curve {} "training loss" } }
+            @if !evals.is_empty() { span { i .evals {} "held-out loss" } }
+            @if all.len() < train.len() { span { i .band {} "lowest to highest of up to " (train.len().div_ceil(BUCKETS)) " steps; the line is their mean" } }
+            @if not_finite > 0 { span { (count(not_finite as u64, "point")) " NaN or infinite" } }
+        }
     }
 }
 
@@ -92,8 +100,16 @@ mod tests {
         };
         let point = |i| MetricRecord { seq: i, step: i, unix_ms: 0, values: [("loss".to_owned(), value(i))].into() };
         let text = loss(&(1..10).map(point).collect::<Vec<_>>()).into_string();
-        assert!(text.contains("7 of 7 points") && text.contains("2 points are NaN or infinite"), "{text}");
+        assert!(text.contains("training loss") && text.contains("2 points NaN or infinite"), "{text}");
+        assert!(!text.contains("lowest to highest"), "no points were merged: {text}");
         assert!(!text.contains("NaN,") && !text.contains(",NaN") && !text.contains(",inf"), "{text}");
+    }
+
+    #[test]
+    fn the_band_is_explained_where_points_are_merged() {
+        let point = |i| MetricRecord { seq: i, step: i, unix_ms: 0, values: [("loss".to_owned(), i as f64)].into() };
+        let text = loss(&(1..=1001).map(point).collect::<Vec<_>>()).into_string();
+        assert!(text.contains("lowest to highest of up to 3 steps"), "{text}");
     }
 
     #[test]

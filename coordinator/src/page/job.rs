@@ -1,37 +1,78 @@
 //! One job: figures, curve, answers, log.
 
 use maud::{Markup, html};
-use qlora_proto::{Job, Progress};
+use qlora_proto::words::{count, duration};
+use qlora_proto::{ExplainResponse, Job, Progress};
 use qlora_store::{LogRecord, MetricRecord};
 
 use super::jobs::number;
 use super::{chart, layout};
 
-pub fn page(job: &Job, metrics: &[MetricRecord], logs: &[LogRecord]) -> Markup {
+/// Every section is always there, also where it has nothing to show, so that each can be renewed in its place.
+pub fn page(job: &Job, why: Option<&ExplainResponse>, metrics: &[MetricRecord], logs: &[LogRecord]) -> Markup {
     let p = job.progress.clone().unwrap_or_default();
     layout::page(
         &format!("job {}", job.id),
         &html! {
-            h1 { "Job " (job.id) " " (job.name) " " span class=(job.state().word()) { "● " (job.state().word()) } }
-            @if !job.reason.is_empty() { p { (job.reason) } }
-            (figures(job, &p))
-            @if p.steps > 0 { progress max=(p.steps) value=(p.step) aria-label="steps done" {} }
-            h2 { "Loss" }
-            (chart::loss(metrics))
-            (scores(&p))
-            (samples(&p))
-            (attempts(job))
-            (artifacts(job))
-            h2 { "Log" }
-            pre { @for line in logs { (line.text) "\n" } }
-            details #config { summary { "Configuration" } pre { (pretty(&job.config_json)) } }
+            section {
+                h1 { "Job " (job.id) " " (job.name) " " span class=(job.state().word()) { "● " (job.state().word()) } }
+                (reason(job, why))
+            }
+            section { (cancel(job)) }
+            section {
+                (figures(job, &p))
+                @if p.steps > 0 { progress max=(p.steps) value=(p.step) aria-label="steps done" {} }
+            }
+            section { h2 { "Loss" } (chart::loss(metrics)) }
+            section { (scores(&p)) }
+            section { (samples(&p)) }
+            section { (attempts(job)) }
+            section { (artifacts(job)) }
+            section { h2 { "Log" } (log(job, logs)) }
+            section { details #config { summary { "Configuration" } pre { (pretty(&job.config_json)) } } }
         },
     )
 }
 
+/// Why it failed or was cancelled; why it waits, and how its last attempt ended.
+fn reason(job: &Job, why: Option<&ExplainResponse>) -> Markup {
+    html! {
+        @if let Some(why) = why {
+            p { (why.summary) }
+            @if !why.workers.is_empty() { ul { @for v in &why.workers { li { (v.worker) ": " (v.reason) } } } }
+            @if !job.reason.is_empty() { p { "Last attempt: " (job.reason) } }
+        } @else if !job.reason.is_empty() {
+            p { (job.reason) }
+        }
+    }
+}
+
+/// In two steps, since a job cannot be brought back.
+fn cancel(job: &Job) -> Markup {
+    html! {
+        @if !job.state().is_final() {
+            details #cancel {
+                summary { "Cancel" }
+                form method="post" action={ "/j/" (job.id) "/cancel" } {
+                    button type="submit" { "Cancel job " (job.id) }
+                    span .dim { " A running attempt saves a checkpoint first; what is saved stays." }
+                }
+            }
+        }
+    }
+}
+
+fn log(job: &Job, logs: &[LogRecord]) -> Markup {
+    let is_cut = logs.first().is_some_and(|line| line.seq > 1);
+    html! {
+        @if is_cut { p .dim { "The last " (count(logs.len() as u64, "line")) "; all: " code { "qlora-ctl logs " (job.id) } } }
+        pre { @for line in logs { (line.text) "\n" } }
+    }
+}
+
 fn figures(job: &Job, p: &Progress) -> Markup {
     let gib = p.peak_bytes as f64 / (1u64 << 30) as f64;
-    let left = p.seconds_left.map(|s| format!("{:.0} min {:.0} s", (s / 60.0).floor(), s % 60.0)).unwrap_or_default();
+    let left = p.seconds_left.map(duration).unwrap_or_default();
     let all = [
         (
             "phase",
@@ -114,13 +155,23 @@ fn artifacts(job: &Job) -> Markup {
                     thead { tr { th { "Kind" } th { "Name" } th .num { "Step" } th .num { "Size" } th { "SHA-256" } } }
                     tbody {
                         @for a in &job.artifacts {
-                            tr { td { (a.kind) } td { (a.name) } td .num { (a.step) } td .num { (format!("{:.1} MB", a.size as f64 / 1e6)) } td { code { (&a.digest[..12.min(a.digest.len())]) } } }
+                            tr { td { (a.kind) } td { a href={ "/j/" (job.id) "/artifacts/" (segment(&a.name)) } download { (a.name) } } td .num { (a.step) } td .num { (format!("{:.1} MB", a.size as f64 / 1e6)) } td { code { (&a.digest[..12.min(a.digest.len())]) } } }
                         }
                     }
                 }
             }
         }
     }
+}
+
+/// `name` as one part of an address.
+fn segment(name: &str) -> String {
+    let encode = |b: u8| match b {
+        b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+        b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
+    };
+    name.bytes().map(encode).collect()
 }
 
 fn pretty(json: &str) -> String {

@@ -9,17 +9,21 @@ pub fn page(jobs: &[Job], workers: &[WorkerInfo]) -> Markup {
     layout::page(
         "jobs",
         &html! {
+            section {
             h1 { "Jobs" }
             @if jobs.is_empty() {
                 p .dim { "No job yet. Submit one with " code { "qlora-ctl submit config.yaml --watch" } "." }
             } @else {
                 (job_table(jobs))
             }
+            }
+            section {
             h1 { "Workers" }
             @if workers.is_empty() {
                 p .dim { "No worker yet. On each machine: " code { "qlora-worker --coordinator ADDR" } "." }
             } @else {
                 (worker_table(workers))
+            }
             }
         },
     )
@@ -42,8 +46,8 @@ fn job_row(job: &Job) -> Markup {
     html! {
         tr {
             td { a href={ "/j/" (job.id) } { (job.id) } }
-            td { (job.name) }
-            td class=(job.state().word()) { (job.state().word()) @if !job.reason.is_empty() { span .dim { " " (shorten(&job.reason)) } } }
+            td title=(job.name) { (shorten(&job.name)) }
+            td class=(job.state().word()) { (job.state().word()) @if !job.reason.is_empty() { span .dim title=(job.reason) { " " (shorten(&job.reason)) } } }
             td .num { @if p.steps > 0 { (p.step) "/" (p.steps) } }
             td .num { (number(p.loss, 3)) }
             td .num { (number(p.last_evaluation, 3)) }

@@ -1,8 +1,9 @@
 //! The web page: jobs, one job, workers. Rendered here, without a build of scripts.
 //!
-//! A page asks every two seconds for its own address and swaps in what changed, so that it works, without
-//! moving, where scripts are off. It only shows; it changes nothing.
+//! A page asks every two seconds for its own address and swaps in the sections that changed, so that it works, without
+//! moving, where scripts are off. It shows, gives out artifacts, and cancels jobs; it changes nothing else.
 
+mod actions;
 mod chart;
 mod job;
 mod jobs;
@@ -12,19 +13,26 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use qlora_store::JobStore;
+use axum::routing::{get, post};
+use qlora_engine::JobState;
+use qlora_store::{JobStore, MetricRecord, StoreError};
 
+use crate::clock::now;
 use crate::convert;
-use crate::services::Services;
+use crate::services::{Services, explain};
 
-/// Points of a curve that are drawn: a bucket a pixel, each with its extremes.
+/// Points of a curve that are read at one time.
 const CURVE: u32 = 100_000;
 /// Log lines at the foot of a job's page.
-const LOG_LINES: usize = 40;
+const LOG_LINES: u32 = 40;
 
 pub fn router<S: JobStore>(services: Services<S>) -> Router {
-    Router::new().route("/", get(list::<S>)).route("/j/{id}", get(show::<S>)).with_state(services)
+    Router::new()
+        .route("/", get(list::<S>))
+        .route("/j/{id}", get(show::<S>))
+        .route("/j/{id}/artifacts/{name}", get(actions::download::<S>))
+        .route("/j/{id}/cancel", post(actions::cancel::<S>))
+        .with_state(services)
 }
 
 /// A page that says what is not there.
@@ -35,7 +43,13 @@ pub fn not_found(what: impl std::fmt::Display) -> Response {
 
 async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
     let read = services.driver.read(|engine| {
-        let jobs: Vec<_> = engine.jobs().rev().take(200).map(convert::job).collect();
+        // What a job waits for stands in the place of its reason.
+        let row = |job: &qlora_engine::Job| {
+            let why = matches!(job.state, JobState::Queued { .. }).then(|| explain(engine, job, now()).summary);
+            let row = convert::job(job);
+            qlora_proto::Job { reason: why.unwrap_or_else(|| row.reason.clone()), ..row }
+        };
+        let jobs: Vec<_> = engine.jobs().rev().take(200).map(row).collect();
         let workers: Vec<_> = engine.workers().map(|w| convert::worker(engine, w)).collect();
         (jobs, workers)
     });
@@ -50,13 +64,32 @@ async fn show<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u
         Ok(job) => job,
         Err(e) => return not_found(e),
     };
-    let metrics = services.store.metrics(convert::job_in(id), 0, CURVE).await;
-    let logs = services.store.logs(convert::job_in(id), 0, CURVE).await;
+    let why = services.driver.read(move |engine| {
+        let job = engine.job(convert::job_in(id)).filter(|job| matches!(job.state, JobState::Queued { .. }))?;
+        Some(explain(engine, job, now()))
+    });
+    let why = match why.await {
+        Ok(why) => why,
+        Err(e) => return (StatusCode::SERVICE_UNAVAILABLE, e.to_string()).into_response(),
+    };
+    let metrics = metrics(&services, id).await;
+    let logs = services.store.last_logs(convert::job_in(id), LOG_LINES).await;
     match (metrics, logs) {
-        (Ok(metrics), Ok(logs)) => {
-            let first = logs.len().saturating_sub(LOG_LINES);
-            job::page(&job, &metrics, &logs[first..]).into_response()
-        }
+        (Ok(metrics), Ok(logs)) => job::page(&job, why.as_ref(), &metrics, &logs).into_response(),
         (Err(e), _) | (_, Err(e)) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    }
+}
+
+/// Every point of a job, however many there are.
+async fn metrics<S: JobStore>(services: &Services<S>, id: u64) -> Result<Vec<MetricRecord>, StoreError> {
+    let mut all: Vec<MetricRecord> = Vec::new();
+    loop {
+        let after = all.last().map_or(0, |point| point.seq);
+        let points = services.store.metrics(convert::job_in(id), after, CURVE).await?;
+        let is_last = points.len() < CURVE as usize;
+        all.extend(points);
+        if is_last {
+            return Ok(all);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use qlora_engine::{DeviceClass, Engine, Job, JobState, Now, Worker, verdict};
 use qlora_proto::{ExplainResponse, WorkerVerdict};
 
-pub(super) fn explain(engine: &Engine, job: &Job, now: Now) -> ExplainResponse {
+pub fn explain(engine: &Engine, job: &Job, now: Now) -> ExplainResponse {
     let workers = engine.workers().map(|worker| judge(engine, job, now, worker)).collect();
     ExplainResponse { summary: summary(engine, job, now), workers }
 }

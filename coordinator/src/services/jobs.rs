@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use super::explain::explain;
+use super::explain;
 use super::{Services, Streaming, streaming};
 use crate::clock::now;
 use crate::convert;

@@ -80,6 +80,12 @@ impl JobStore for MemoryStore {
         Ok(page(self.state().logs.get(&job), after, limit))
     }
 
+    async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
+        let state = self.state();
+        let all = state.logs.get(&job).map_or(&[][..], Vec::as_slice);
+        Ok(all[all.len().saturating_sub(limit as usize)..].to_vec())
+    }
+
     async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
         Ok(page(Some(&self.state().journal), after, limit))
     }

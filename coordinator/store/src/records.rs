@@ -104,6 +104,9 @@ pub trait JobStore: Send + Sync + 'static {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
 
+    /// The last `limit` lines of `job`, oldest first.
+    fn last_logs(&self, job: JobId, limit: u32) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
+
     fn journal(&self, after: u64, limit: u32) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
     /// Makes the next revision of `name`; the newest is returned unchanged where its text is the same.

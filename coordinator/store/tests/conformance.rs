@@ -35,6 +35,12 @@ async fn conforms(store: impl JobStore) {
     assert!(store.metrics(JobId(2), 0, 10).await.expect("metrics").is_empty());
     let lines = store.logs(JobId(1), 1, 10).await.expect("logs");
     assert_eq!(lines, [LogRecord { seq: 2, ..line("b") }]);
+    store.apply(vec![Write::Logs { job: JobId(1), lines: vec![line("c")] }]).await.expect("a write");
+    let last = |limit| store.last_logs(JobId(1), limit);
+    let texts = |lines: Vec<LogRecord>| lines.into_iter().map(|l| (l.seq, l.text)).collect::<Vec<_>>();
+    assert_eq!(texts(last(2).await.expect("logs")), [(2, "b".into()), (3, "c".into())]);
+    assert_eq!(texts(last(9).await.expect("logs")), texts(store.logs(JobId(1), 0, 9).await.expect("logs")));
+    assert!(store.last_logs(JobId(9), 2).await.expect("logs").is_empty());
     assert_eq!(store.journal(1, 10).await.expect("journal"), [JournalEntry { seq: 2, ..entry("y") }]);
 
     let put = |text: &'static str| store.put_config("c", text, text, 1);

@@ -23,8 +23,24 @@ pub enum ConnectError {
     Address { address: String, fault: String },
     #[error("the token file {path} cannot be read: {source}")]
     TokenFile { path: PathBuf, source: std::io::Error },
+    #[error("the token file {path} holds no token: its first line is empty")]
+    EmptyTokenFile { path: PathBuf },
     #[error("the token holds characters that cannot be sent")]
     Token,
+}
+
+impl ConnectError {
+    /// The way out.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Address { .. } => "write HOST:PORT, such as 127.0.0.1:7070",
+            Self::TokenFile { .. } => {
+                "give --token-file (or QLORA_TOKEN_FILE) the path of the coordinator's token file"
+            }
+            Self::EmptyTokenFile { .. } => "write the coordinator's token into its first line",
+            Self::Token => "a token is one line of printable ASCII characters; copy the coordinator's token file",
+        }
+    }
 }
 
 /// Adds the token and the trace context to every call.
@@ -91,8 +107,9 @@ fn token(file: Option<&Path>) -> Result<Option<MetadataValue<Ascii>>, ConnectErr
         }
         None => std::env::var("QLORA_TOKEN").unwrap_or_default(),
     };
-    match text.lines().next().unwrap_or_default().trim() {
-        "" => Ok(None),
-        line => format!("Bearer {line}").parse().map(Some).map_err(|_| ConnectError::Token),
+    match (text.lines().next().unwrap_or_default().trim(), file) {
+        ("", Some(path)) => Err(ConnectError::EmptyTokenFile { path: path.into() }),
+        ("", None) => Ok(None),
+        (line, _) => format!("Bearer {line}").parse().map(Some).map_err(|_| ConnectError::Token),
     }
 }

@@ -9,19 +9,23 @@ mod fetch;
 mod hub;
 mod package;
 mod quantised;
+mod text;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::console;
 use qlora_planner::{ModelFormat, catalogue, find};
 
 use crate::error::WorkerError;
+use crate::output::print;
 
 pub use allowed::{Allowed, Rule};
 pub use cache::Cache;
 pub use fetch::Progress;
 pub use quantised::prepared;
+pub use text::write as text;
 
 /// Why a model is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,8 @@ pub enum ModelError {
         "`{name}` is no file, no folder and no known model\n  help: known are {known}; any owner/name of the hub works too"
     )]
     Unknown { name: String, known: String },
+    #[error("`{name}` is not on this machine\n  help: qlora-worker model fetch {name}")]
+    NotHere { name: String },
     #[error("{what} cannot be fetched: {fault}\n  help: {help}")]
     Fetch { what: String, fault: String, help: String },
     #[error(
@@ -67,13 +73,41 @@ pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelErro
             ModelFormat::Folder => hub::folder(&cache, entry.repository, entry.gated, progress),
         };
     }
-    let is_repository = name.split('/').count() == 2 && name.split('/').all(|p| !p.is_empty() && !p.starts_with('.'));
-    if is_repository {
+    if is_repository(name) {
         let _held = if cache.has_repository(name) { None } else { Some(hold()?) };
         return hub::folder(&cache, name, false, progress);
     }
+    Err(unknown(name))
+}
+
+/// The folder or file of `name` where it is on this machine.
+pub fn local(name: &str) -> Result<PathBuf, ModelError> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(path.into());
+    }
+    let cache = Cache::open()?;
+    let not_here = || ModelError::NotHere { name: name.into() };
+    match find(name) {
+        Some(entry) if cache.has(&entry) => Ok(match entry.format {
+            ModelFormat::Gguf { file, .. } => cache.repository(entry.repository).join(file),
+            ModelFormat::Folder => cache.repository(entry.repository),
+        }),
+        Some(_) => Err(not_here()),
+        None if is_repository(name) && cache.has_repository(name) => Ok(cache.repository(name)),
+        None if is_repository(name) => Err(not_here()),
+        None => Err(unknown(name)),
+    }
+}
+
+/// Whether it is spelt as a name of the hub: `owner/name`.
+fn is_repository(name: &str) -> bool {
+    name.split('/').count() == 2 && name.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
+}
+
+fn unknown(name: &str) -> ModelError {
     let known = catalogue().iter().map(|e| e.name).collect::<Vec<_>>().join(", ");
-    Err(ModelError::Unknown { name: name.into(), known })
+    ModelError::Unknown { name: name.into(), known }
 }
 
 /// A bar on stderr; invisible where stderr is no terminal.
@@ -90,7 +124,7 @@ impl Progress for Bar {
     }
 
     fn note(&self, text: &str) {
-        if self.0.is_hidden() { eprintln!("{text}") } else { self.0.println(text) }
+        if self.0.is_hidden() { console::note(text) } else { self.0.println(text) }
     }
 }
 
@@ -103,25 +137,20 @@ pub fn fetch_and_print(name: &str) -> Result<ExitCode, WorkerError> {
     let bar = Bar(bar);
     let path = resolve(name, &bar)?;
     bar.0.finish_and_clear();
-    println!("{}", path.display());
+    print(path.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// `qlora-worker model list`.
-pub fn list() -> ExitCode {
+pub fn list() -> Result<ExitCode, WorkerError> {
     let cache = Cache::open().ok();
     for entry in catalogue() {
         let here = cache.as_ref().is_some_and(|c| c.has(&entry));
         let billions = entry.shape.parameters() as f64 / 1e9;
-        println!(
-            "{:<24} {:>5.2}B  {:<12} {}",
-            entry.name,
-            billions,
-            if here { "here" } else { "not here" },
-            entry.repository
-        );
+        let here = if here { "here" } else { "not here" };
+        print(format!("{:<24} {billions:>5.2}B  {here:<12} {}", entry.name, entry.repository))?;
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Draws nothing and tells only what matters.
@@ -133,6 +162,6 @@ impl Progress for Quiet {
     fn at(&self, _: u64) {}
 
     fn note(&self, text: &str) {
-        eprintln!("{text}");
+        console::note(text);
     }
 }

@@ -1,15 +1,20 @@
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
-use qlora_client::transfer;
+use qlora_client::{console, transfer};
 use qlora_proto::{GetJobRequest, Job, JobArtifact};
 use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{human, json, print_json};
+use crate::output::{human, json, print, print_json};
+
+/// The files of an adapter, and the folder of the best one within a checkpoint.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+const BEST: &str = "best";
 
 /// What jobs have made.
 #[derive(Debug, Subcommand)]
@@ -17,9 +22,12 @@ pub enum Artifacts {
     /// List a job's artifacts.
     List { job: u64 },
     /// Download a job's adapter, or another artifact by its name, into a folder.
+    ///
+    /// Of a job that failed or was cancelled before it made one, the adapter of its last checkpoint is taken: the best
+    /// one where the job keeps that.
     Get {
         job: u64,
-        /// Such as checkpoint-000030.tar [default: the adapter]
+        /// Such as checkpoint-000030.tar, or `checkpoint` for the last one [default: the adapter]
         name: Option<String>,
         /// Folder to make [default: adapter-JOB]
         #[arg(long, short)]
@@ -30,32 +38,50 @@ pub enum Artifacts {
 impl Artifacts {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         match self {
-            Self::List { job } => {
-                let job = find(context, *job).await?;
-                if context.global.json {
-                    job.artifacts.iter().for_each(|a| print_json(&json::artifact(a)));
-                } else {
-                    let row = |a: &JobArtifact| {
-                        vec![a.kind.clone(), a.name.clone(), a.step.to_string(), human::bytes(a.size), a.digest.clone()]
-                    };
-                    let rows: Vec<_> = job.artifacts.iter().map(row).collect();
-                    println!("{}", human::table(&["KIND", "NAME", "STEP", "SIZE", "SHA-256"], &[2, 3], &rows));
-                }
-            }
+            Self::List { job } => list(context, &find(context, *job).await?)?,
             Self::Get { job, name, output } => {
                 let job = find(context, *job).await?;
-                let artifact = choose(&job, name.as_deref())?;
-                let folder = output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{}", artifact.kind, job.id)));
-                get(context, artifact, &folder).await?;
-                if context.global.json {
-                    print_json(&json!({"v": 1, "folder": folder, "artifact": json::artifact(artifact)}));
+                let wanted = wanted(&job, name.as_deref())?;
+                let kind = if wanted.is_fallback { "adapter" } else { wanted.artifact.kind.as_str() };
+                let folder = output.clone().unwrap_or_else(|| PathBuf::from(format!("{kind}-{}", job.id)));
+                let from = if wanted.is_fallback {
+                    rescue(context, &job, wanted.artifact, &folder).await?
                 } else {
-                    println!("{}", folder.display());
+                    get(context, wanted.artifact, &folder).await?;
+                    None
+                };
+                if context.global.json {
+                    print_json(&json!({
+                        "v": 1, "job": job.id, "folder": folder, "artifact": json::artifact(wanted.artifact),
+                        "from_checkpoint": from.is_some(), "best": from.as_ref().is_some_and(|from| from.is_best),
+                    }))?;
+                } else {
+                    if let Some(from) = from {
+                        context.say(from.text);
+                    }
+                    print(console::line(&folder.to_string_lossy()))?;
                 }
             }
         }
         Ok(Exit::Done.into())
     }
+}
+
+fn list(context: &Context, job: &Job) -> Result<(), CtlError> {
+    if context.global.json {
+        return job.artifacts.iter().try_for_each(|a| {
+            let mut value = json!({"v": 1, "job": job.id});
+            if let (Some(object), Some(fields)) = (value.as_object_mut(), json::artifact(a).as_object()) {
+                object.extend(fields.clone());
+            }
+            print_json(&value)
+        });
+    }
+    let row = |a: &JobArtifact| {
+        vec![a.kind.clone(), a.name.clone(), a.step.to_string(), human::bytes(a.size), a.digest.clone()]
+    };
+    let rows: Vec<_> = job.artifacts.iter().map(row).collect();
+    print(human::table(&["KIND", "NAME", "STEP", "SIZE", "SHA-256"], &[2, 3], &rows))
 }
 
 pub async fn find(context: &Context, id: u64) -> Result<Job, CtlError> {
@@ -70,25 +96,142 @@ pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, C
     })
 }
 
-/// Downloads beside `folder`, resuming what an earlier try left, and unpacks.
-pub async fn get(context: &Context, artifact: &JobArtifact, folder: &std::path::Path) -> Result<(), CtlError> {
+struct Wanted<'a> {
+    artifact: &'a JobArtifact,
+    /// A checkpoint in the place of the adapter that was never made.
+    is_fallback: bool,
+}
+
+fn wanted<'a>(job: &'a Job, name: Option<&str>) -> Result<Wanted<'a>, CtlError> {
+    let missing = match choose(job, name) {
+        Ok(artifact) => return Ok(Wanted { artifact, is_fallback: false }),
+        Err(missing) => missing,
+    };
+    if name.is_some_and(|name| name != "adapter") {
+        return Err(missing);
+    }
+    match choose(job, Some("checkpoint")) {
+        Ok(artifact) if job.state().is_final() => Ok(Wanted { artifact, is_fallback: true }),
+        Ok(_) => Err(CtlError::Usage {
+            message: format!("job {} is {} and has made no adapter yet", job.id, job.state().word()),
+            help: format!("qlora-ctl artifacts get {} checkpoint gets its last checkpoint", job.id),
+        }),
+        Err(_) => Err(missing),
+    }
+}
+
+/// Which adapter of a checkpoint was taken.
+struct Rescued {
+    is_best: bool,
+    text: String,
+}
+
+/// Puts the adapter of a checkpoint into `folder`.
+async fn rescue(
+    context: &Context,
+    job: &Job,
+    checkpoint: &JobArtifact,
+    folder: &Path,
+) -> Result<Option<Rescued>, CtlError> {
+    refuse_existing(folder)?;
+    let whole = beside(folder, &checkpoint.digest, "checkpoint");
+    if whole.exists() {
+        fs::remove_dir_all(&whole).map_err(CtlError::io(&whole))?;
+    }
+    get(context, checkpoint, &whole).await?;
+    let best = whole.join(BEST);
+    let is_best = best.is_dir();
+    let from = if is_best { &best } else { &whole };
+    let partial = beside(folder, &checkpoint.digest, "adapter");
+    fs::create_dir_all(&partial).map_err(CtlError::io(&partial))?;
+    for name in ADAPTER_FILES {
+        fs::rename(from.join(name), partial.join(name)).map_err(CtlError::io(from.join(name)))?;
+    }
+    fs::rename(&partial, folder).map_err(CtlError::io(folder))?;
+    fs::remove_dir_all(&whole).map_err(CtlError::io(&whole))?;
+    let which = if is_best { "the best adapter kept in" } else { "the adapter of" };
+    let text = format!(
+        "job {} {} before it made its adapter; this is {which} its last checkpoint, step {}",
+        job.id,
+        if job.state() == qlora_proto::JobState::Cancelled { "was cancelled" } else { "ended" },
+        checkpoint.step
+    );
+    Ok(Some(Rescued { is_best, text }))
+}
+
+fn refuse_existing(folder: &Path) -> Result<(), CtlError> {
     if folder.exists() {
         return Err(CtlError::Usage {
             message: format!("{} exists already", folder.display()),
             help: "give --output FOLDER".into(),
         });
     }
-    let archive = folder.with_extension("tar");
+    Ok(())
+}
+
+/// A hidden path beside `folder` for what is not yet complete. It carries the digest, so that a broken transfer goes on
+/// only with its own bytes.
+fn beside(folder: &Path, digest: &str, what: &str) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let digest: String = digest.chars().take(12).collect();
+    folder.with_file_name(format!(".{name}.{digest}.{what}"))
+}
+
+/// Downloads beside `folder`, resuming what an earlier try left, and unpacks.
+pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Result<(), CtlError> {
+    refuse_existing(folder)?;
+    let archive = beside(folder, &artifact.digest, "tar");
     let bar = if context.draws() { ProgressBar::new(artifact.size) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}") {
         bar.set_style(style);
     }
-    bar.set_message(artifact.name.clone());
+    bar.set_message(console::line(&artifact.name).into_owned());
     let moving = bar.clone();
     let result =
         transfer::download(&context.client()?, &artifact.digest, &archive, &move |n| moving.set_position(n)).await;
     bar.finish_and_clear();
     result?;
-    qlora_client::unpack(&archive, folder)?;
-    std::fs::remove_file(&archive).map_err(CtlError::io(&archive))
+    let partial = beside(folder, &artifact.digest, "partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).map_err(CtlError::io(&partial))?;
+    }
+    qlora_client::unpack(&archive, &partial)?;
+    fs::rename(&partial, folder).map_err(CtlError::io(folder))?;
+    fs::remove_file(&archive).map_err(CtlError::io(&archive))
+}
+
+#[cfg(test)]
+mod tests {
+    use qlora_proto::JobState;
+
+    use super::*;
+
+    fn job(state: JobState, kinds: &[&str]) -> Job {
+        let made = |(i, kind): (usize, &&str)| JobArtifact {
+            kind: (*kind).into(),
+            name: format!("{kind}-{i}.tar"),
+            step: i as u64,
+            ..JobArtifact::default()
+        };
+        let artifacts = kinds.iter().enumerate().map(made).collect();
+        Job { id: 7, state: state.into(), artifacts, ..Job::default() }
+    }
+
+    #[test]
+    fn only_a_job_that_ended_without_an_adapter_gives_its_last_checkpoint_instead() {
+        let both = job(JobState::Succeeded, &["checkpoint", "adapter"]);
+        let found = wanted(&both, None).expect("an adapter");
+        assert_eq!((found.artifact.kind.as_str(), found.is_fallback), ("adapter", false));
+        for state in [JobState::Failed, JobState::Cancelled] {
+            let ended = job(state, &["checkpoint", "checkpoint"]);
+            for name in [None, Some("adapter")] {
+                let found = wanted(&ended, name).expect("a checkpoint");
+                assert_eq!((found.artifact.step, found.is_fallback), (1, true));
+            }
+            assert!(wanted(&ended, Some("checkpoint-7.tar")).is_err());
+            assert!(wanted(&job(state, &[]), None).is_err());
+        }
+        let running = wanted(&job(JobState::Running, &["checkpoint"]), None).err().expect("a refusal");
+        assert!(running.help().contains("artifacts get 7 checkpoint"), "{}", running.help());
+    }
 }

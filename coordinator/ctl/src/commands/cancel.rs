@@ -28,7 +28,7 @@ impl Cancel {
         let request = CancelRequest { id: self.job, reason: self.reason.clone() };
         let job = context.client()?.jobs.cancel(request).await.map_err(context.fault())?.into_inner();
         if context.global.json {
-            print_json(&json::job(&job));
+            print_json(&json::job(&job, None))?;
         } else if job.state().is_final() {
             context.say(format!("{}   cancelled", job.id));
         } else {
@@ -44,8 +44,9 @@ impl Cancel {
                 help: "add --yes".into(),
             });
         }
-        eprint!("stop job {}? [y/N] ", self.job);
-        std::io::stderr().flush().map_err(CtlError::io("stderr"))?;
+        let mut stderr = std::io::stderr().lock();
+        let asked = write!(stderr, "stop job {}? [y/N] ", self.job).and_then(|()| stderr.flush());
+        asked.map_err(CtlError::io("stderr"))?;
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map_err(CtlError::io("stdin"))?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -5,6 +5,7 @@ use clap_complete::Shell;
 
 use crate::cli::Cli;
 use crate::error::{CtlError, Exit};
+use crate::output::print_exact;
 
 /// Print completions for a shell: qlora-ctl completions bash > ~/.local/share/bash-completion/completions/qlora-ctl
 #[derive(Debug, Args)]
@@ -14,7 +15,9 @@ pub struct Completions {
 
 impl Completions {
     pub fn run(&self) -> Result<ExitCode, CtlError> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "qlora-ctl", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "qlora-ctl", &mut script);
+        print_exact(&String::from_utf8_lossy(&script))?;
         Ok(Exit::Done.into())
     }
 }

@@ -11,8 +11,8 @@ use super::submit::{DataFile, send};
 use super::watch::ended;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::follow::{Ended, follow};
-use crate::output::{human, json, print_json};
+use crate::output::follow::{Ended, States, follow};
+use crate::output::{human, json, print, print_json};
 
 /// Score a job's adapter, or the base model, on held-out rows.
 ///
@@ -57,13 +57,13 @@ impl Eval {
             };
             let job = send(context, request).await?;
             context.say(format!("{}   scoring the {what} of job {}", job.id, trained.id));
-            match follow(context, job.id).await? {
+            match follow(context, job.id, States::Hidden).await? {
                 Ended::Detached => return Ok(Exit::Interrupted.into()),
                 Ended::Job(job) if job.state() == JobState::Succeeded => scored.push((what, *job)),
                 Ended::Job(job) => return ended(context, &job),
             }
         }
-        self.print(context, &scored);
+        self.print(context, &scored)?;
         Ok(Exit::Done.into())
     }
 
@@ -87,20 +87,20 @@ impl Eval {
 
     /// The configuration of the training, with this command's limit of rows.
     fn config(&self, trained: &Job) -> Result<String, CtlError> {
-        let mut config: serde_json::Value = serde_json::from_str(&trained.config_json).unwrap_or_default();
+        let mut config = super::show::config(trained)?;
         config["training"]["eval_rows"] = json!(self.rows);
         Ok(ResolvedConfig::from_json(&config.to_string())?.json().to_owned())
     }
 
-    fn print(&self, context: &Context, scored: &[(&str, Job)]) {
+    fn print(&self, context: &Context, scored: &[(&str, Job)]) -> Result<(), CtlError> {
         if context.global.json {
             for (what, job) in scored {
                 let scores = job.progress.as_ref().and_then(|p| p.scores).map(|s| json::scores(&s));
-                print_json(&json!({"v": 1, "job": job.id, "of": self.job, "scored": what, "scores": scores}));
+                print_json(&json!({"v": 1, "job": job.id, "of": self.job, "scored": what, "scores": scores}))?;
             }
-        } else {
-            println!("{}", human::scores(scored));
+            return Ok(());
         }
+        print(human::scores(scored))
     }
 }
 

@@ -1,17 +1,18 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use qlora_client::console;
 use qlora_proto::ExplainRequest;
 use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{json, print_json};
+use crate::output::{json, print, print_json};
 
 /// Codes with what they mean and what helps.
 const CODES: &[(&str, &str)] = &[
     ("Q0001", "The command line asks for something that cannot be done. The message names it."),
-    ("Q0100", "The configuration file is not YAML. The message names line and column."),
+    ("Q0100", "The configuration file is not YAML, or gives a key twice. The message names the lines."),
     ("Q0101", "A key is not known. Keys stand in docs/reference/config.md; the nearest known key is suggested."),
     ("Q0102", "A recorded configuration cannot be read, mostly because another version wrote it."),
     ("Q0103", "A value is outside its range, or does not go with another one."),
@@ -28,7 +29,7 @@ const CODES: &[(&str, &str)] = &[
     ("Q0302", "The model cannot be found or fetched."),
     ("Q0303", "The device that was asked for is not here, or the worker was built without it."),
     ("Q0401", "No coordinator answers. It is not running, or the address or the network is wrong."),
-    ("Q0402", "The address or the token cannot be used as it is written."),
+    ("Q0402", "The address, the token or its file cannot be used as it is given. The message says which."),
     ("Q0403", "The coordinator answers and refuses: a wrong token, a name that is taken, a job that is not there."),
     ("Q0405", "The coordinator cannot listen on its address."),
     ("Q0406", "A coordinator that others can reach needs a token."),
@@ -41,6 +42,7 @@ const CODES: &[(&str, &str)] = &[
     ("Q0601", "The state folder or the database in it cannot be used."),
     ("Q0602", "The artifact store cannot be used; often its disk is full."),
     ("Q0603", "Telemetry cannot start; the OTEL_* variables name a receiver that cannot be used."),
+    ("Q0604", "The coordinator cannot serve: its address file cannot be written, or its network failed."),
     ("Q0605", "A file cannot be read or written."),
     ("Q0606", "A program that quickstart starts did not come up."),
 ];
@@ -56,9 +58,9 @@ impl Explain {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         if let Some((code, text)) = CODES.iter().find(|(code, _)| code.eq_ignore_ascii_case(&self.what)) {
             if context.global.json {
-                print_json(&json!({"v": 1, "code": code, "text": text}));
+                print_json(&json!({"v": 1, "code": code, "text": text}))?;
             } else {
-                println!("{code}: {text}");
+                print(format!("{code}: {text}"))?;
             }
             return Ok(Exit::Done.into());
         }
@@ -68,12 +70,11 @@ impl Explain {
         })?;
         let answer = context.client()?.jobs.explain(ExplainRequest { id }).await.map_err(context.fault())?.into_inner();
         if context.global.json {
-            let workers: Vec<_> = answer.workers.iter().map(json::verdict).collect();
-            print_json(&json!({"v": 1, "job": id, "summary": answer.summary, "workers": workers}));
+            print_json(&json::explanation(id, &answer))?;
         } else {
-            println!("{}", answer.summary);
+            print(console::line(&answer.summary))?;
             for worker in &answer.workers {
-                println!("  {:<12} {}", worker.worker, worker.reason);
+                print(format!("  {:<12} {}", console::line(&worker.worker), console::line(&worker.reason)))?;
             }
         }
         Ok(Exit::Done.into())

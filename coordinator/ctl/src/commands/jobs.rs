@@ -5,7 +5,7 @@ use qlora_proto::{JobState, ListJobsRequest};
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{human, json, print_json};
+use crate::output::{human, json, print, print_json};
 
 /// List jobs, newest first.
 #[derive(Debug, Args)]
@@ -25,11 +25,11 @@ impl Jobs {
         let request = ListJobsRequest { states, limit: self.limit, before: 0 };
         let answer = context.client()?.jobs.list_jobs(request).await.map_err(context.fault())?.into_inner();
         if context.global.json {
-            answer.jobs.iter().for_each(|job| print_json(&json::job(job)));
+            answer.jobs.iter().try_for_each(|job| print_json(&json::job(job, None)))?;
         } else if answer.jobs.is_empty() {
             context.say("no jobs; submit one with: qlora-ctl submit config.yaml --watch");
         } else {
-            println!("{}", human::jobs(&answer.jobs));
+            print(human::jobs(&answer.jobs))?;
         }
         Ok(Exit::Done.into())
     }

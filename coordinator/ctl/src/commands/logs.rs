@@ -1,11 +1,12 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use qlora_client::console;
 use qlora_proto::StreamLogsRequest;
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{json, print_json};
+use crate::output::{json, print, print_json};
 
 /// Print a job's log.
 #[derive(Debug, Args)]
@@ -22,13 +23,13 @@ impl Logs {
         let mut lines = context.client()?.jobs.stream_logs(request).await.map_err(context.fault())?.into_inner();
         while let Some(line) = lines.message().await.map_err(context.fault())? {
             if context.global.json {
-                print_json(&json::log(&line));
+                print_json(&json::log(&line))?;
             } else {
                 let time = jiff::Timestamp::from_millisecond(line.unix_ms)
                     .unwrap_or_default()
                     .strftime("%H:%M:%S")
                     .to_string();
-                println!("{time} {:<5} {}", line.level, line.text);
+                print(format!("{time} {:<5} {}", console::line(&line.level), console::line(&line.text)))?;
             }
         }
         Ok(Exit::Done.into())

@@ -5,7 +5,7 @@ use qlora_proto::GetMetricsRequest;
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{human, json, print_json};
+use crate::output::{human, json, print, print_json};
 
 /// Print a job's metrics.
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ impl Metrics {
             points.extend(page);
         }
         if context.global.json {
-            points.iter().for_each(|p| print_json(&json::metric(p)));
+            points.iter().try_for_each(|p| print_json(&json::metric(p)))?;
             return Ok(Exit::Done.into());
         }
         let names = ["loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second"];
@@ -42,7 +42,7 @@ impl Metrics {
             std::iter::once(p.step.to_string()).chain(values).collect::<Vec<_>>()
         };
         let rows: Vec<_> = points.iter().map(row).collect();
-        println!("{}", human::table(&["STEP", "LOSS", "EVAL", "GRAD", "LR", "TOK/S"], &[0, 1, 2, 3, 4, 5], &rows));
+        print(human::table(&["STEP", "LOSS", "EVAL", "GRAD", "LR", "TOK/S"], &[0, 1, 2, 3, 4, 5], &rows))?;
         Ok(Exit::Done.into())
     }
 }

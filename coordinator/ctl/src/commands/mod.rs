@@ -11,6 +11,7 @@ pub mod jobs;
 pub mod logs;
 pub mod metrics;
 pub mod plan;
+pub mod programs;
 pub mod quickstart;
 pub mod show;
 pub mod submit;
@@ -31,7 +32,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, CtlError> {
     let program = Program { name: "qlora-ctl", version: env!("CARGO_PKG_VERSION") };
     let _telemetry = qlora_telemetry::start(program, Logs::Warnings, false).map_err(|e| CtlError::Usage {
         message: e.to_string(),
-        help: "unset the OTEL_* variables, or mend them".into(),
+        help: "unset the OTEL_* variables, or fix them".into(),
     })?;
     let started = Instant::now();
     let result = dispatch(&Context::new(cli.global), cli.command).await;
@@ -54,10 +55,10 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CtlEr
         Command::Cancel(command) => command.run(context).await,
         Command::Workers(command) => command.run(context).await,
         Command::Artifacts(command) => command.run(context).await,
-        Command::Plan(command) => command.run(context),
+        Command::Plan(command) => command.run(context).await,
         Command::Explain(command) => command.run(context).await,
         Command::Config(command) => command.run(context).await,
-        Command::Data(command) => command.run(context),
+        Command::Data(command) => command.run(context).await,
         Command::Completions(command) => command.run(),
     }
 }

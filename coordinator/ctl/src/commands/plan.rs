@@ -1,28 +1,46 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qlora_config::DeviceKind;
-use qlora_planner::{Arrangement, DeviceBudget, Keep, Thrift, arrange, find, fit};
+use qlora_client::console;
+use qlora_config::{DeviceKind, TrainingConfig};
+use qlora_planner::{Arrangement, CatalogueEntry, DeviceBudget, Keep, MemoryPlan, Thrift, arrange, find, fit};
+use qlora_proto::words::count;
 use serde_json::json;
 
 use super::submit::ConfigSource;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{human, print_json};
+use crate::output::{human, print, print_json};
 
-/// Predict the memory of a configuration, and hold it against a device. Needs no coordinator.
+/// Predict the memory of a configuration, and hold it against a device. A file needs no coordinator.
 #[derive(Debug, Args)]
 pub struct Plan {
     #[command(flatten)]
     source: ConfigSource,
     /// Memory of the device in GiB: what would be kept there, and exit code 6 where the run does not fit.
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, value_name = "GIB", value_parser = gibibytes)]
     memory: Option<f64>,
 }
 
+fn gibibytes(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(gib) if gib.is_finite() && gib > 0.0 => Ok(gib),
+        _ => Err("write a number of GiB above 0, such as 24".into()),
+    }
+}
+
+/// What a configuration needs of a device.
+struct Prediction<'a> {
+    model: CatalogueEntry,
+    config: &'a TrainingConfig,
+    kind: DeviceKind,
+    arrangement: Arrangement,
+    parts: MemoryPlan,
+}
+
 impl Plan {
-    pub fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let resolved = self.source.resolve()?.config;
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let resolved = self.source.resolve(context).await?.config;
         let config = resolved.config();
         let name = config.model.base.clone().unwrap_or_default();
         let model = find(&name).ok_or_else(|| CtlError::Usage {
@@ -37,51 +55,71 @@ impl Plan {
             None => Arrangement::least(&model.shape, config, kind),
         };
         let parts = arrangement.plan(&model.shape, config, kind);
-        let Arrangement { thrift, keeps, written_out } = &arrangement;
-        let kept = Keep::counted(keeps);
+        let fits = budget.map(|budget| fit(&model.shape, config, budget).map(drop));
+        let prediction = Prediction { model, config, kind, arrangement, parts };
         if context.global.json {
-            let (device, total) = (kind.to_string(), parts.total());
-            print_json(&json!({
-                "v": 1, "device": device, "total": total, "parts": parts, "kept": kept, "thrift": thrift,
-                "written_out": written_out,
-            }));
+            prediction.json(self.memory, fits.as_ref().map(Result::is_ok))?;
         } else {
-            let each = match config.resources.workers {
-                0 | 1 => String::new(),
-                workers => format!(", on each of {workers} workers"),
-            };
-            println!(
-                "{} on {kind}, {} x {} tokens{each}",
-                model.name, config.training.micro_batch_size, config.data.max_seq_len
-            );
-            let rows = [
-                ("weights", parts.weights),
-                ("adapters", parts.adapters),
-                ("activations", parts.activations),
-                ("scratch", parts.scratch),
-                ("overhead", parts.overhead),
-                ("total", parts.total()),
-            ];
-            for (name, n) in rows {
-                println!("  {name:<12} {:>10}", human::gib(n));
-            }
-            let kept: Vec<String> = kept.iter().map(|(keep, blocks)| format!("{keep} of {blocks} blocks")).collect();
-            println!("kept between forward and backward: {}", kept.join("; "));
-            if *written_out > 0 {
-                println!("frozen weights of {written_out} blocks stay dequantised");
-            }
-            match thrift {
-                Thrift::Nothing => {}
-                Thrift::FewLogits => println!("to save memory: fewer rows of logits at one time"),
-                Thrift::HostEmbedding => {
-                    println!("to save memory: fewer rows of logits at one time, the embedding in the machine's memory")
-                }
-            }
+            prediction.print()?;
         }
-        if let (Some(memory), Some(budget)) = (self.memory, budget) {
-            fit(&model.shape, config, budget)?;
+        if let (Some(memory), Some(fits)) = (self.memory, fits) {
+            fits?;
             context.say(format!("fits in {memory} GiB"));
         }
         Ok(Exit::Done.into())
+    }
+}
+
+impl Prediction<'_> {
+    fn json(&self, memory: Option<f64>, fits: Option<bool>) -> Result<(), CtlError> {
+        let Arrangement { thrift, keeps, written_out } = &self.arrangement;
+        print_json(&json!({
+            "v": 1, "model": self.model.name, "device": self.kind.to_string(),
+            "micro_batch_size": self.config.training.micro_batch_size, "max_seq_len": self.config.data.max_seq_len,
+            "workers": self.config.resources.workers, "total": self.parts.total(), "parts": self.parts,
+            "kept": Keep::counted(keeps), "thrift": thrift, "written_out": written_out,
+            "memory_gib": memory, "fits": fits,
+        }))
+    }
+
+    fn print(&self) -> Result<(), CtlError> {
+        let Arrangement { thrift, keeps, written_out } = &self.arrangement;
+        let parts = &self.parts;
+        let each = match self.config.resources.workers {
+            0 | 1 => String::new(),
+            workers => format!(", on each of {workers} workers"),
+        };
+        print(format!(
+            "{} on {}, {} x {} tokens{each}",
+            console::line(self.model.name),
+            self.kind,
+            self.config.training.micro_batch_size,
+            self.config.data.max_seq_len
+        ))?;
+        let rows = [
+            ("weights", parts.weights),
+            ("adapters", parts.adapters),
+            ("activations", parts.activations),
+            ("scratch", parts.scratch),
+            ("overhead", parts.overhead),
+            ("total", parts.total()),
+        ];
+        for (name, n) in rows {
+            print(format!("  {name:<12} {:>10}", human::gib(n)))?;
+        }
+        let blocks = |blocks: &usize| count(*blocks as u64, "block");
+        let kept: Vec<String> =
+            Keep::counted(keeps).iter().map(|(keep, n)| format!("{keep} of {}", blocks(n))).collect();
+        print(format!("kept between forward and backward: {}", kept.join("; ")))?;
+        if *written_out > 0 {
+            print(format!("frozen weights of {} stay dequantized", blocks(written_out)))?;
+        }
+        match thrift {
+            Thrift::Nothing => Ok(()),
+            Thrift::FewLogits => print("to save memory: fewer rows of logits at one time"),
+            Thrift::HostEmbedding => {
+                print("to save memory: fewer rows of logits at one time, the embedding in host memory")
+            }
+        }
     }
 }

@@ -1,28 +1,23 @@
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
+use qlora_client::console;
 use qlora_config::{Layers, QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN};
+use qlora_proto::words::{count, duration};
 use qlora_proto::{Job, JobState, ListWorkersRequest, Sample};
 use serde_json::json;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::artifacts;
+use super::programs::{POLL, Programs, START_PATIENCE, pid, sibling};
 use super::submit::{Resolved, submit};
 use super::watch::ended;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::follow::{Ended, follow};
-use crate::output::{human, json as forms, print_json};
-
-/// How long a program may take to come up.
-const START_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a program may take to stop by itself.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// Workers that are started one after another before quickstart gives up.
-const WORKERS: usize = 3;
-const POLL: Duration = Duration::from_millis(50);
+use crate::output::follow::{Ended, States, follow};
+use crate::output::{human, json as forms, print, print_json};
 
 /// Fine-tune a small model on this machine, from nothing to a tuned adapter.
 ///
@@ -48,6 +43,7 @@ impl Quickstart {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let started = Instant::now();
         let folder = self.folder()?;
+        refuse_used(&folder)?;
         std::fs::create_dir_all(&folder).map_err(CtlError::io(&folder))?;
         let resolved = self.write_inputs(&folder)?;
         let model = resolved.config.config().model.base.clone().unwrap_or_default();
@@ -55,7 +51,10 @@ impl Quickstart {
         context.say(format!("1/5 model    {model} at {path}"));
         let rows = QUICKSTART_TRAIN.lines().count();
         let held_out = QUICKSTART_EVAL.lines().count();
-        context.say(format!("2/5 data     {rows} rows to learn from, {held_out} held out, no function in both"));
+        context.say(format!(
+            "2/5 data     {} to train on, {held_out} held out, no function in both",
+            count(rows as u64, "row")
+        ));
 
         let mut programs = Programs::start(&folder, self.port).await?;
         let address = programs.address.clone();
@@ -114,7 +113,7 @@ impl Quickstart {
             env: Vec::new(),
             set: self.set.clone(),
         };
-        Ok(Resolved { config: layers.resolve()?, folder: folder.to_owned() })
+        Ok(Resolved { config: layers.resolve()?, layers, folder: folder.to_owned() })
     }
 
     async fn work(
@@ -131,7 +130,7 @@ impl Quickstart {
         let device = wait_for_worker(&here).await?;
         here.say(format!("3/5 machine  {device}, page at http://{address}/"));
         let job = submit(&here, resolved, None).await?;
-        let job = match follow(&here, job.id).await? {
+        let job = match follow(&here, job.id, States::Hidden).await? {
             Ended::Job(job) => job,
             Ended::Detached => return Ok(Exit::Interrupted.into()),
         };
@@ -143,41 +142,59 @@ impl Quickstart {
         if let Some(made) = made {
             artifacts::get(&here, made, &adapter).await?;
         }
-        report(&here, &job, &adapter, started);
+        report(&here, &job, &adapter, started)?;
         Ok(Exit::Done.into())
     }
 }
 
 /// The comparison that the person came for.
-fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) {
+fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Result<(), CtlError> {
     let p = job.progress.clone().unwrap_or_default();
     if context.global.json {
         return print_json(
-            &json!({"v": 1, "adapter": adapter, "seconds": started.elapsed().as_secs_f64(), "job": forms::job(job)}),
+            &json!({"v": 1, "adapter": adapter, "seconds": started.elapsed().as_secs_f64(), "job": forms::job(job, None)}),
         );
     }
     let train_seconds = (job.ended_unix_ms - job.created_unix_ms) as f64 / 1000.0;
     context.say(format!(
         "4/5 trained  {} steps in {}, peak memory {}",
         p.steps,
-        human::duration(train_seconds),
+        duration(train_seconds),
         human::bytes(p.peak_bytes)
     ));
     let (first, last) = (p.samples.first(), p.samples.last());
-    println!();
+    print("")?;
     if let (Some(before), Some(after)) = (p.first_evaluation, p.last_evaluation) {
-        println!("held-out loss  {before:.3} before, {after:.3} after ({:+.0} %)", 100.0 * (after / before - 1.0));
+        let change = 100.0 * (after / before - 1.0);
+        print(format!("held-out loss  {before:.3} before, {after:.3} after ({change:+.0} %)"))?;
     }
     if let (Some(first), Some(last)) = (first, last) {
-        println!("question       {}", one_line(&last.prompt));
-        println!("wanted         {}", one_line(&last.wanted));
-        println!("base model     {}", answer(first));
-        println!("tuned model    {}", answer(last));
+        print(format!("question       {}", one_line(&last.prompt)))?;
+        print(format!("wanted         {}", one_line(&last.wanted)))?;
+        print(format!("base model     {}", answer(first)))?;
+        print(format!("tuned model    {}", answer(last)))?;
     }
-    println!("adapter        {}", adapter.display());
-    println!();
-    context.say(format!("5/5 done in {}", human::duration(started.elapsed().as_secs_f64())));
+    print(format!("adapter        {}", console::line(&adapter.to_string_lossy())))?;
+    print("")?;
+    context.say(format!("5/5 done in {}", duration(started.elapsed().as_secs_f64())));
     context.say("next: the adapter loads in PEFT; train on your own data with: qlora-ctl submit config.yaml --watch (docs/TRAINING_QUICKSTART.md)");
+    Ok(())
+}
+
+/// Its parts would be mixed with those of an earlier one, so a folder with something in it is refused before any work.
+fn refuse_used(folder: &Path) -> Result<(), CtlError> {
+    let is_used = match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Err(e) => return Err(CtlError::io(folder)(e)),
+    };
+    if is_used {
+        return Err(CtlError::Usage {
+            message: format!("{} exists already and is not empty", folder.display()),
+            help: "give --dir another folder, or remove this one".into(),
+        });
+    }
+    Ok(())
 }
 
 fn answer(sample: &Sample) -> String {
@@ -185,22 +202,8 @@ fn answer(sample: &Sample) -> String {
 }
 
 fn one_line(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = console::line(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned();
     if line.chars().count() <= 160 { line } else { line.chars().take(159).chain(['…']).collect() }
-}
-
-/// A program that lies beside this one.
-fn sibling(name: &str) -> Result<PathBuf, CtlError> {
-    let own = std::env::current_exe().map_err(CtlError::io("this program"))?;
-    let path = own.with_file_name(name);
-    if path.exists() {
-        return Ok(path);
-    }
-    Err(CtlError::Process {
-        what: name.into(),
-        fault: format!("does not lie beside {}", own.display()),
-        help: "build all programs: cargo build --release".into(),
-    })
 }
 
 /// Lets the worker fetch the model; its progress bar shows on our stderr.
@@ -218,113 +221,6 @@ async fn fetch_model(context: &Context, name: &str) -> Result<String, CtlError> 
         });
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// The coordinator and the worker of this quickstart.
-struct Programs {
-    coordinator: Child,
-    worker: Child,
-    address: String,
-    folder: PathBuf,
-}
-
-impl Programs {
-    async fn start(folder: &Path, port: u16) -> Result<Self, CtlError> {
-        let address_file = folder.join("address");
-        let _ = std::fs::remove_file(&address_file);
-        let mut coordinator = background("qlora-coordinator", folder, "coordinator.log")?;
-        coordinator.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--address-file").arg(&address_file);
-        coordinator.arg("--state-dir").arg(folder.join("coordinator")).env_remove("QLORA_TOKEN_FILE");
-        let mut coordinator = coordinator.spawn().map_err(CtlError::io("qlora-coordinator"))?;
-        let deadline = Instant::now() + START_PATIENCE;
-        let address = loop {
-            if let Ok(text) = std::fs::read_to_string(&address_file)
-                && !text.is_empty()
-            {
-                break text;
-            }
-            let ended = coordinator.try_wait().map_err(CtlError::io("qlora-coordinator"))?;
-            if ended.is_some() || Instant::now() > deadline {
-                return Err(fault("qlora-coordinator", "did not come up", &folder.join("coordinator.log")));
-            }
-            tokio::time::sleep(POLL).await;
-        };
-        let worker = start_worker(folder, &address)?;
-        Ok(Self { coordinator, worker, address, folder: folder.to_owned() })
-    }
-
-    /// Waits until the coordinator ends, which it should not. A worker that ends is followed by another, which goes
-    /// on from the job's last checkpoint.
-    async fn died(&mut self, context: &Context) -> CtlError {
-        for _ in 0..WORKERS {
-            tokio::select! {
-                _ = self.coordinator.wait() => {
-                    return fault("qlora-coordinator", "ended before the job did", &self.folder.join("coordinator.log"));
-                }
-                _ = self.worker.wait() => {}
-            }
-            context.say("the worker ended; starting another, which goes on from the last checkpoint");
-            match start_worker(&self.folder, &self.address) {
-                Ok(worker) => self.worker = worker,
-                Err(e) => return e,
-            }
-        }
-        fault("qlora-worker", "ended again and again", &self.folder.join("worker.log"))
-    }
-
-    async fn stop(&mut self) {
-        for child in [&mut self.worker, &mut self.coordinator] {
-            terminate(child);
-            if tokio::time::timeout(STOP_PATIENCE, child.wait()).await.is_err() {
-                let _ = child.kill().await;
-            }
-        }
-    }
-}
-
-fn start_worker(folder: &Path, address: &str) -> Result<Child, CtlError> {
-    let mut worker = background("qlora-worker", folder, "worker.log")?;
-    worker.args(["--coordinator", address, "--device", "cpu", "--name", "quickstart"]);
-    worker.arg("--state-dir").arg(folder.join("worker")).env_remove("QLORA_TOKEN_FILE");
-    worker.spawn().map_err(CtlError::io("qlora-worker"))
-}
-
-/// Asks a program to stop.
-fn terminate(child: &Child) {
-    let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
-    if let Some(pid) = pid {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
-}
-
-fn pid(child: &Child) -> String {
-    child.id().map_or_else(|| "-".into(), |id| id.to_string())
-}
-
-fn fault(what: &str, text: &str, log: &Path) -> CtlError {
-    let words = std::fs::read_to_string(log).unwrap_or_default();
-    let last = words.lines().last().unwrap_or_default();
-    CtlError::Process {
-        what: what.into(),
-        fault: format!("{text}: {last}"),
-        help: format!("its log is {}", log.display()),
-    }
-}
-
-/// A program that outlives a Ctrl-C meant for us, and whose output goes to a file.
-fn background(name: &str, folder: &Path, log: &str) -> Result<Command, CtlError> {
-    let path = folder.join(log);
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(CtlError::io(&path))?;
-    let copy = log.try_clone().map_err(CtlError::io(&path))?;
-    let mut command = Command::new(sibling(name)?);
-    command
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(copy)
-        .process_group(0)
-        .env_remove("QLORA_STATE_DIR")
-        .env_remove("QLORA_TOKEN");
-    Ok(command)
 }
 
 /// Waits until the worker has registered; tells what it is.

@@ -1,11 +1,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qlora_proto::GetJobRequest;
+use qlora_client::console;
+use qlora_proto::Job;
 
+use super::artifacts::find;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{human, json, print_json};
+use crate::output::waiting::waiting;
+use crate::output::{human, json, print, print_exact, print_json};
 
 /// Show one job.
 #[derive(Debug, Args)]
@@ -18,16 +21,23 @@ pub struct Show {
 
 impl Show {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let job =
-            context.client()?.jobs.get_job(GetJobRequest { id: self.job }).await.map_err(context.fault())?.into_inner();
+        let job = find(context, self.job).await?;
+        let why = waiting(context, &job).await?;
         if context.global.json {
-            print_json(&json::job(&job));
+            print_json(&json::job(&job, why.as_ref()))?;
         } else if self.config {
-            let value: serde_json::Value = serde_json::from_str(&job.config_json).unwrap_or_default();
-            println!("{value:#}");
+            print_exact(&console::json(&format!("{:#}\n", config(&job)?)))?;
         } else {
-            println!("{}", human::job(&job));
+            print(human::job(&job, why.as_ref()))?;
         }
         Ok(Exit::Done.into())
     }
+}
+
+/// The exact configuration of `job`.
+pub fn config(job: &Job) -> Result<serde_json::Value, CtlError> {
+    serde_json::from_str(&job.config_json).map_err(|e| CtlError::Usage {
+        message: format!("job {} records no configuration that can be read: {e}", job.id),
+        help: "jobs of this kind may have none".into(),
+    })
 }

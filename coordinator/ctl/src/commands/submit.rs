@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::console;
 use qlora_client::transfer::{self, Source};
-use qlora_config::{Layers, ResolvedConfig};
+use qlora_config::{Layers, Place, ResolvedConfig};
 use qlora_data::rows;
 use qlora_proto::{GetConfigRequest, Job, JobFile, JobKind, SubmitRequest};
 use tempfile::{NamedTempFile, TempPath};
@@ -13,39 +14,65 @@ use tempfile::{NamedTempFile, TempPath};
 use super::watch::watch;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{json, print_json};
+use crate::output::{json, print, print_json};
 
 /// A configuration and what is laid over it.
 #[derive(Debug, Args)]
 pub struct ConfigSource {
     /// Configuration file; or NAME or NAME@REVISION of one on the coordinator.
     config: String,
-    /// Set one key, such as lora.r=8; repeatable, stands over the file.
+    /// Set one key, such as lora.r=8; repeatable, overrides the file. Paths start from the current folder.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
-/// A configuration with the folder that its relative paths start from.
+/// A configuration with what is needed to find its files.
 pub struct Resolved {
     pub config: ResolvedConfig,
+    /// What was written where.
+    pub layers: Layers,
+    /// Where relative paths in the file start.
     pub folder: PathBuf,
+}
+
+impl Resolved {
+    /// The files of rows by their roles. A path in the file starts from the file's folder; one that a flag or a variable
+    /// gives starts, as every path on a command line, from the current folder.
+    fn data(&self) -> Result<Vec<DataFile>, CtlError> {
+        let data = &self.config.config().data;
+        let given = [("train", "data.train", &data.train), ("eval", "data.eval", &data.eval)];
+        let present = given.into_iter().filter_map(|(role, key, path)| Some((role, key, path.as_ref()?)));
+        present
+            .map(|(role, key, path)| {
+                let place = self.layers.place_of(key);
+                let path = match &place {
+                    Some(Place::Named(_)) => PathBuf::from(path),
+                    _ => self.folder.join(path),
+                };
+                if path.exists() {
+                    return DataFile::open(role, &path);
+                }
+                Err(CtlError::NoInput { key, place: place.map(|p| p.to_string()).unwrap_or_default(), path })
+            })
+            .collect()
+    }
 }
 
 impl ConfigSource {
     /// Reads and checks a file.
-    pub fn resolve(&self) -> Result<Resolved, CtlError> {
+    fn resolve_file(&self) -> Result<Resolved, CtlError> {
         let path = Path::new(&self.config);
         let text = std::fs::read_to_string(path).map_err(CtlError::io(path))?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         self.layers(self.config.clone(), text, folder)
     }
 
-    /// As [`Self::resolve`]; what is no file is looked up on the coordinator.
-    async fn resolve_anywhere(&self, context: &Context) -> Result<Resolved, CtlError> {
+    /// As [`Self::resolve_file`]; what is no file is looked up on the coordinator.
+    pub async fn resolve(&self, context: &Context) -> Result<Resolved, CtlError> {
         let looks_like_name =
             !self.config.contains(['/', '\\']) && !self.config.ends_with(".yaml") && !self.config.ends_with(".yml");
         if Path::new(&self.config).exists() || !looks_like_name {
-            return self.resolve();
+            return self.resolve_file();
         }
         let (name, revision) = self.config.split_once('@').unwrap_or((&self.config, "0"));
         let revision = revision.parse().map_err(|_| CtlError::Usage {
@@ -53,14 +80,25 @@ impl ConfigSource {
             help: "write NAME@NUMBER".into(),
         })?;
         let request = GetConfigRequest { name: name.into(), revision };
-        let found = context.client()?.configs.get_config(request).await.map_err(context.fault())?.into_inner();
+        let found = context.client()?.configs.get_config(request).await.map_err(|status| match status.code() {
+            tonic::Code::NotFound => CtlError::Usage {
+                message: format!(
+                    "there is no file `{}`, and no configuration of that name: {}",
+                    self.config,
+                    status.message()
+                ),
+                help: "qlora-ctl config list shows the names".into(),
+            },
+            _ => context.fault()(status),
+        })?;
+        let found = found.into_inner();
         self.layers(format!("{}@{}", found.name, found.revision), found.yaml, PathBuf::new())
     }
 
     fn layers(&self, name: String, text: String, folder: PathBuf) -> Result<Resolved, CtlError> {
         let env = std::env::vars().filter(|(name, _)| name.starts_with("QLORA__")).collect();
         let layers = Layers { file: Some((name, text)), env, set: self.set.clone() };
-        Ok(Resolved { config: layers.resolve()?, folder })
+        Ok(Resolved { config: layers.resolve()?, layers, folder })
     }
 }
 
@@ -79,16 +117,16 @@ pub struct Submit {
 
 impl Submit {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let resolved = self.source.resolve_anywhere(context).await?;
+        let resolved = self.source.resolve(context).await?;
         let job = submit(context, &resolved, self.idempotency_key.clone()).await?;
         if self.watch {
             context.say(format!("{}   submitted", job.id));
             return watch(context, job.id, None).await;
         }
         if context.global.json {
-            print_json(&json::job(&job));
+            print_json(&json::job(&job, None))?;
         } else {
-            println!("{}", job.id);
+            print(job.id)?;
             context.say(format!("follow it with: qlora-ctl watch {}", job.id));
         }
         Ok(Exit::Done.into())
@@ -99,12 +137,7 @@ impl Submit {
 #[tracing::instrument(name = "submit", skip_all)]
 pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>) -> Result<Job, CtlError> {
     let config = resolved.config.config();
-    let mut files = Vec::new();
-    for (role, path) in [("train", &config.data.train), ("eval", &config.data.eval)] {
-        if let Some(path) = path {
-            files.push(DataFile::open(role, &resolved.folder.join(path))?);
-        }
-    }
+    let files = resolved.data()?;
     for data in &files {
         data.upload(context).await?;
     }
@@ -121,14 +154,19 @@ pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>)
 /// Submits a job whose files are with the coordinator.
 pub async fn send(context: &Context, request: SubmitRequest) -> Result<Job, CtlError> {
     let answer = context.client()?.jobs.submit(request).await.map_err(context.fault())?.into_inner();
-    if !answer.created {
-        context.say("the key was known: this is the job that it made");
-    }
-    answer.job.ok_or_else(|| CtlError::Refused {
+    let job = answer.job.ok_or_else(|| CtlError::Refused {
         message: "the coordinator gave no job".into(),
         help: "",
         exit: Exit::Refused,
-    })
+    })?;
+    if !answer.created {
+        let state = job.state().word();
+        context.say(format!(
+            "job {} was already submitted with this key (it is {state}); nothing new was started",
+            job.id
+        ));
+    }
+    Ok(job)
 }
 
 /// A file of rows that is ready to be sent.
@@ -204,7 +242,7 @@ async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), Ct
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}") {
         bar.set_style(style);
     }
-    bar.set_message(file.name.clone());
+    bar.set_message(console::line(&file.name).into_owned());
     let source = Source { path, digest: &file.digest, size: file.size, by: None };
     let moving = bar.clone();
     let result = transfer::upload(&client, &source, &move |n| moving.set_position(n)).await;

@@ -2,12 +2,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use qlora_proto::words::duration;
 use qlora_proto::{Job, JobState};
 
+use super::artifacts::find;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::follow::{Ended, follow};
-use crate::output::human;
+use crate::output::follow::{Ended, States, follow};
 
 /// Follow a job until it ends. Ctrl-C detaches and leaves the job running.
 #[derive(Debug, Args)]
@@ -20,6 +21,8 @@ pub struct Watch {
 
 impl Watch {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        // A coordinator that does not answer now is told at once; only one that goes away later is waited for.
+        find(context, self.job).await?;
         watch(context, self.job, self.timeout).await
     }
 }
@@ -27,7 +30,7 @@ impl Watch {
 /// Follows `id` and turns its end into the exit code.
 pub async fn watch(context: &Context, id: u64, timeout: Option<u64>) -> Result<ExitCode, CtlError> {
     let limit = timeout.map_or(Duration::MAX, Duration::from_secs);
-    match tokio::time::timeout(limit, follow(context, id)).await {
+    match tokio::time::timeout(limit, follow(context, id, States::Printed)).await {
         Err(_) => Err(CtlError::TimedOut { job: id, seconds: timeout.unwrap_or_default() }),
         Ok(Ok(Ended::Detached)) => Ok(Exit::Interrupted.into()),
         Ok(Ok(Ended::Job(job))) => ended(context, &job),
@@ -37,19 +40,26 @@ pub async fn watch(context: &Context, id: u64, timeout: Option<u64>) -> Result<E
 
 /// The last word on a job.
 pub fn ended(context: &Context, job: &Job) -> Result<ExitCode, CtlError> {
+    let made = |kind: &str| job.artifacts.iter().any(|artifact| artifact.kind == kind);
     match job.state() {
-        JobState::Failed => Err(CtlError::JobFailed { job: job.id, reason: job.reason.clone() }),
-        JobState::Cancelled => Err(CtlError::JobCancelled { job: job.id, reason: job.reason.clone() }),
+        JobState::Failed => {
+            Err(CtlError::JobFailed { job: job.id, reason: job.reason.clone(), saved: made("checkpoint") })
+        }
+        JobState::Cancelled => {
+            Err(CtlError::JobCancelled { job: job.id, reason: job.reason.clone(), saved: made("checkpoint") })
+        }
         _ => {
             let p = job.progress.clone().unwrap_or_default();
-            let took = human::duration((job.ended_unix_ms - job.created_unix_ms) as f64 / 1000.0);
+            let took = duration((job.ended_unix_ms - job.created_unix_ms) as f64 / 1000.0);
             let eval = match (p.first_evaluation, p.last_evaluation) {
                 (Some(first), Some(last)) => format!(", held-out loss {first:.3} -> {last:.3}"),
                 (None, Some(last)) => format!(", held-out loss {last:.3}"),
                 _ => String::new(),
             };
             context.say(format!("{}   done in {took}{eval}", job.id));
-            context.say(format!("next: qlora-ctl artifacts get {}", job.id));
+            if made("adapter") {
+                context.say(format!("next: qlora-ctl artifacts get {}", job.id));
+            }
             Ok(Exit::Done.into())
         }
     }

@@ -5,7 +5,7 @@ use qlora_proto::ListWorkersRequest;
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{human, json, print_json};
+use crate::output::{human, json, print, print_json};
 
 /// List workers.
 #[derive(Debug, Args)]
@@ -16,12 +16,12 @@ impl Workers {
         let answer =
             context.client()?.workers.list_workers(ListWorkersRequest {}).await.map_err(context.fault())?.into_inner();
         if context.global.json {
-            answer.workers.iter().for_each(|w| print_json(&json::worker(w)));
+            answer.workers.iter().try_for_each(|w| print_json(&json::worker(w)))?;
         } else if answer.workers.is_empty() {
             context
                 .say(format!("no workers; on each machine: qlora-worker --coordinator {}", context.global.coordinator));
         } else {
-            println!("{}", human::workers(&answer.workers));
+            print(human::workers(&answer.workers))?;
         }
         Ok(Exit::Done.into())
     }

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qlora_proto::{Job, JobState, WatchRequest};
+use qlora_client::console;
+use qlora_proto::{ExplainResponse, Job, JobState, WatchRequest};
 use tonic::Code;
 
+use super::waiting::{reason, waiting};
 use super::{human, json, print_json};
 use crate::context::Context;
 use crate::error::CtlError;
@@ -14,26 +16,42 @@ use crate::error::CtlError;
 const RETRY: Duration = Duration::from_millis(500);
 /// Time that a coordinator may be away before following ends.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Time between two looks at why a job waits: workers come and go without a change of the job.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// How the following of a job ended.
 pub enum Ended {
     Job(Box<Job>),
-    /// The person detached; the job goes on.
+    /// The person detached, or the reader of the output went away; the job goes on.
     Detached,
 }
 
-/// Shows `id` until it ends, through breaks of the connection; Ctrl-C detaches.
-pub async fn follow(context: &Context, id: u64) -> Result<Ended, CtlError> {
-    let mut screen = Screen::new(context);
+/// What `--json` prints meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum States {
+    /// Every state of the job: they are the command's result.
+    Printed,
+    /// Nothing: the command's result comes after.
+    Hidden,
+}
+
+/// Shows `id` until it ends, through breaks of the connection; Ctrl-C detaches. Whoever calls has heard of the
+/// coordinator a moment ago, so one that cannot be reached is taken to come back.
+pub async fn follow(context: &Context, id: u64, states: States) -> Result<Ended, CtlError> {
+    let mut screen = Screen::new(context, states);
     let result = tokio::select! {
         result = stream(context, id, &mut screen) => result.map(|job| Ended::Job(Box::new(job))),
         _ = tokio::signal::ctrl_c() => Ok(Ended::Detached),
     };
     screen.clear();
-    if matches!(result, Ok(Ended::Detached)) {
-        context.say(format!("detached; the job goes on. Attach again: qlora-ctl watch {id}"));
+    match result {
+        Ok(Ended::Detached) => {
+            context.say(format!("detached; the job goes on. Attach again: qlora-ctl watch {id}"));
+            Ok(Ended::Detached)
+        }
+        Err(CtlError::OutputClosed) => Ok(Ended::Detached),
+        other => other,
     }
-    result
 }
 
 async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<Job, CtlError> {
@@ -41,24 +59,11 @@ async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<J
     let mut last_word = Instant::now();
     let fault = context.fault();
     loop {
-        let opened = client.jobs.watch(WatchRequest { id }).await;
-        let broken = match opened {
-            Ok(answer) => {
-                let mut changes = answer.into_inner();
-                loop {
-                    match changes.message().await {
-                        Ok(Some(job)) => {
-                            last_word = Instant::now();
-                            screen.show(&job);
-                            if job.state().is_final() {
-                                return Ok(job);
-                            }
-                        }
-                        Ok(None) => break None,
-                        Err(status) => break Some(status),
-                    }
-                }
-            }
+        let broken = match client.jobs.watch(WatchRequest { id }).await {
+            Ok(answer) => match changes(context, answer.into_inner(), screen, &mut last_word).await? {
+                Stream::Ended(job) => return Ok(*job),
+                Stream::Broke(status) => status,
+            },
             Err(status) => Some(status),
         };
         if let Some(status) = broken {
@@ -72,15 +77,52 @@ async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<J
     }
 }
 
+/// How a stream of states came to its end.
+enum Stream {
+    Ended(Box<Job>),
+    Broke(Option<tonic::Status>),
+}
+
+async fn changes(
+    context: &Context,
+    mut changes: tonic::Streaming<Job>,
+    screen: &mut Screen<'_>,
+    last_word: &mut Instant,
+) -> Result<Stream, CtlError> {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut job: Option<Job> = None;
+    loop {
+        let is_queued = job.as_ref().is_some_and(|job| job.state() == JobState::Queued);
+        tokio::select! {
+            message = changes.message() => match message {
+                Ok(Some(changed)) => job = Some(changed),
+                Ok(None) => return Ok(Stream::Broke(None)),
+                Err(status) => return Ok(Stream::Broke(Some(status))),
+            },
+            _ = look.tick(), if is_queued => {}
+        }
+        let Some(job) = &job else { continue };
+        *last_word = Instant::now();
+        // Where this fails the stream breaks too, and says so.
+        let why = waiting(context, job).await.ok().flatten();
+        screen.show(job, why.as_ref())?;
+        if job.state().is_final() {
+            return Ok(Stream::Ended(Box::new(job.clone())));
+        }
+    }
+}
+
 struct Screen<'a> {
     context: &'a Context,
+    states: States,
     bar: Option<ProgressBar>,
     last: String,
     last_twentieth: u64,
 }
 
 impl<'a> Screen<'a> {
-    fn new(context: &'a Context) -> Self {
+    fn new(context: &'a Context, states: States) -> Self {
         let bar = context.draws().then(|| {
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -89,44 +131,57 @@ impl<'a> Screen<'a> {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
-        Self { context, bar, last: String::new(), last_twentieth: u64::MAX }
+        Self { context, states, bar, last: String::new(), last_twentieth: u64::MAX }
     }
 
-    fn show(&mut self, job: &Job) {
+    fn show(&mut self, job: &Job, why: Option<&ExplainResponse>) -> Result<(), CtlError> {
         if self.context.global.json {
-            return print_json(&json::job(job));
+            return self.json(job, why);
         }
         let p = job.progress.clone().unwrap_or_default();
-        let text = match job.state() {
-            JobState::Queued if job.reason.is_empty() => format!("{}   queued", job.id),
-            JobState::Queued => format!("{}   queued again: {}", job.id, job.reason),
-            _ => format!("{}   {}", job.id, human::progress(&p)),
-        };
+        let text = format!("{}   {}", job.id, where_it_stands(job, why));
         match &self.bar {
             Some(bar) => bar.set_message(text),
+            None if job.state() == JobState::Queued => self.once(&text),
             None => self.line(&text, &p),
         }
+        Ok(())
+    }
+
+    /// Each state once: a look at a job that still waits for the same reason is none.
+    fn json(&mut self, job: &Job, why: Option<&ExplainResponse>) -> Result<(), CtlError> {
+        if self.states == States::Hidden {
+            return Ok(());
+        }
+        let value = json::job(job, why);
+        let text = value.to_string();
+        if text != self.last {
+            print_json(&value)?;
+            self.last = text;
+        }
+        Ok(())
     }
 
     /// Without a terminal: each phase once, and training once every twentieth of its steps.
     fn line(&mut self, text: &str, p: &qlora_proto::Progress) {
         let twentieth = if p.phase == "training" && p.steps > 0 { 20 * p.step / p.steps } else { u64::MAX };
-        let word =
-            if twentieth == u64::MAX { format!("{} {}", p.phase, text.contains("queued")) } else { "training".into() };
-        if word != self.last || twentieth != self.last_twentieth {
+        if p.phase != self.last || twentieth != self.last_twentieth {
             self.context.say(text);
-            (self.last, self.last_twentieth) = (word, twentieth);
+            (self.last, self.last_twentieth) = (p.phase.clone(), twentieth);
         }
     }
 
     fn note(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
-            None if self.last != text => {
-                self.context.say(text);
-                self.last = text.to_owned();
-            }
-            None => {}
+            None => self.once(text),
+        }
+    }
+
+    fn once(&mut self, text: &str) {
+        if self.last != text {
+            self.context.say(text);
+            self.last = text.to_owned();
         }
     }
 
@@ -134,5 +189,17 @@ impl<'a> Screen<'a> {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// State and reason, or progress.
+fn where_it_stands(job: &Job, why: Option<&ExplainResponse>) -> String {
+    let last = console::line(&job.reason);
+    match (job.state(), why) {
+        (JobState::Queued, Some(why)) if job.reason.is_empty() => format!("queued: {}", reason(job.id, why)),
+        (JobState::Queued, Some(why)) => format!("queued again: {}; last attempt: {last}", reason(job.id, why)),
+        (JobState::Queued, None) if job.reason.is_empty() => "queued".into(),
+        (JobState::Queued, None) => format!("queued again: {last}"),
+        _ => human::progress(&job.progress.clone().unwrap_or_default()),
     }
 }

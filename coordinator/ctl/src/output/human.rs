@@ -1,24 +1,38 @@
-//! Tables and lines for people.
+//! Tables and lines for people. What comes over the wire stays on the line it is put on.
 
-use qlora_proto::{Attempt, CallScores, Job, Progress, Scores, WorkerInfo};
+use qlora_client::console::line;
+use qlora_proto::words::{count, duration};
+use qlora_proto::{Attempt, CallScores, ExplainResponse, Job, Progress, Scores, WorkerInfo};
+
+use super::under;
+
+/// Characters of a cell at the most; the commands for one thing show all of it.
+const CELL: usize = 48;
 
 /// Rows under headings, each column as wide as its widest cell; numbers to the right where `right` says so.
 pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| line(cell).into_owned()).collect()).collect();
     let width = |i: usize| {
         let cells = rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count());
         cells.chain([headings[i].chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded = cells.enumerate().map(|(i, cell)| {
+    let padded = |cells: &mut dyn Iterator<Item = &str>| {
+        let cells = cells.enumerate().map(|(i, cell)| {
             let fill = " ".repeat(widths[i].saturating_sub(cell.chars().count()));
             if right.contains(&i) { format!("{fill}{cell}") } else { format!("{cell}{fill}") }
         });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let mut lines = vec![line(&mut headings.iter().copied())];
-    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    let mut lines = vec![padded(&mut headings.iter().copied())];
+    lines.extend(rows.iter().map(|row| padded(&mut row.iter().map(String::as_str))));
     lines.join("\n")
+}
+
+/// The beginning of `text`, where it is too long for a cell.
+fn short(text: &str) -> String {
+    if text.chars().count() <= CELL { text.to_owned() } else { text.chars().take(CELL - 1).chain(['…']).collect() }
 }
 
 pub fn jobs(jobs: &[Job]) -> String {
@@ -31,14 +45,14 @@ fn job_row(job: &Job) -> Vec<String> {
     let left = p.seconds_left.filter(|_| !job.state().is_final()).map(duration).unwrap_or_default();
     vec![
         job.id.to_string(),
-        job.name.clone(),
+        short(&job.name),
         job.state().word().into(),
         if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() },
         p.loss.map(|l| format!("{l:.3}")).unwrap_or_default(),
         p.last_evaluation.map(|l| format!("{l:.3}")).unwrap_or_default(),
         p.tokens_per_second.map(|t| format!("{t:.0}")).unwrap_or_default(),
         left,
-        job.attempts.last().map(Attempt::workers).unwrap_or_default(),
+        short(&job.attempts.last().map(Attempt::workers).unwrap_or_default()),
     ]
 }
 
@@ -59,20 +73,24 @@ fn worker_row(worker: &WorkerInfo) -> Vec<String> {
 }
 
 /// One job with everything that a person asks first.
-pub fn job(job: &Job) -> String {
+pub fn job(job: &Job, why: Option<&ExplainResponse>) -> String {
     let p = job.progress.clone().unwrap_or_default();
-    let mut lines = vec![format!("job {}  {}  {}", job.id, job.name, job.state().word())];
+    let mut lines = vec![format!("job {}  {}  {}", job.id, line(&job.name), job.state().word())];
     let mut add = |name: &str, value: String| {
         if !value.is_empty() {
-            lines.push(format!("  {name:<13} {value}"));
+            lines.push(format!("  {:<13} {}", line(name), under(&value, &" ".repeat(16))));
         }
     };
-    add("reason", job.reason.clone());
+    add(if why.is_some() { "last attempt" } else { "reason" }, job.reason.clone());
+    if let Some(why) = why {
+        add("waits", why.summary.clone());
+        why.workers.iter().for_each(|v| add("", format!("{}: {}", v.worker, v.reason)));
+    }
     add("progress", if job.state().is_final() { String::new() } else { progress(&p) });
     add("steps", if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() });
     add("held-out loss", evaluations(&p));
     add("perplexity", p.scores.map(|s| format!("{:.3}", s.perplexity)).unwrap_or_default());
-    let exact = |s: Scores| s.calls.map(|c| format!("{} exact of {} rows", percent(c.exact_match), c.rows));
+    let exact = |s: Scores| s.calls.map(|c| format!("{} exact of {}", percent(c.exact_match), count(c.rows, "row")));
     add("tool calls", p.scores.and_then(exact).unwrap_or_default());
     add("peak memory", if p.peak_bytes > 0 { gib(p.peak_bytes) } else { String::new() });
     add("config", job.config_hash.chars().take(12).collect());
@@ -130,7 +148,8 @@ fn evaluations(p: &Progress) -> String {
 /// Where a job stands, in one line.
 pub fn progress(p: &Progress) -> String {
     if p.phase != "training" || p.steps == 0 {
-        return if p.phase_of > 0 { format!("{} {}/{}", p.phase, p.phase_done, p.phase_of) } else { p.phase.clone() };
+        let phase = line(&p.phase);
+        return if p.phase_of > 0 { format!("{phase} {}/{}", p.phase_done, p.phase_of) } else { phase.into_owned() };
     }
     let mut parts = vec![format!("{}/{} {}%", p.step, p.steps, 100 * p.step / p.steps)];
     parts.extend(p.loss.map(|l| format!("loss {l:.3}")));
@@ -144,15 +163,6 @@ pub fn progress(p: &Progress) -> String {
     parts.join("  ")
 }
 
-pub fn duration(seconds: f64) -> String {
-    let s = seconds.round() as u64;
-    match s {
-        0..60 => format!("{s} s"),
-        60..3600 => format!("{} m {:02} s", s / 60, s % 60),
-        _ => format!("{} h {:02} m", s / 3600, s % 3600 / 60),
-    }
-}
-
 pub fn bytes(n: u64) -> String {
     match n {
         0..1_000 => format!("{n} B"),
@@ -164,4 +174,19 @@ pub fn bytes(n: u64) -> String {
 
 pub fn gib(n: u64) -> String {
     format!("{:.1} GiB", n as f64 / (1u64 << 30) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_job_takes_one_line_of_a_table_and_moves_no_column() {
+        let hostile = Job { id: 1, name: "a\nJOB 2\r\u{1b}[2K\u{202e}".into(), ..Job::default() };
+        let long = Job { id: 2, name: "n".repeat(30_000), ..Job::default() };
+        let said = jobs(&[hostile, long]);
+        assert_eq!(said.lines().count(), 3);
+        assert!(said.contains("a\\nJOB 2\\r\\u{1b}[2K\\u{202e}  unknown"), "{said}");
+        assert!(said.lines().all(|line| line.chars().count() < 120), "{said}");
+    }
 }

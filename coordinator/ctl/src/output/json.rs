@@ -1,9 +1,22 @@
 //! The wire's messages as JSON, with the words that people see. Every object carries the version of its form.
 
-use qlora_proto::{Attempt, ConfigRevision, Job, JobArtifact, LogLine, MetricPoint, Scores, WorkerInfo, WorkerVerdict};
+use qlora_client::console;
+use qlora_proto::{
+    Attempt, ConfigRevision, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint, Scores, WorkerInfo, WorkerVerdict,
+};
 use serde_json::{Value, json};
 
-pub fn job(job: &Job) -> Value {
+/// JSON has no number that is not finite; such a value is the text `NaN`, `Infinity` or `-Infinity`.
+pub fn number(x: f64) -> Value {
+    console::not_finite(x).map_or_else(|| x.into(), Value::from)
+}
+
+fn maybe(x: Option<f64>) -> Value {
+    x.map_or(Value::Null, number)
+}
+
+/// A job, and for one that waits, why it does.
+pub fn job(job: &Job, why: Option<&ExplainResponse>) -> Value {
     let p = job.progress.clone().unwrap_or_default();
     let samples: Vec<_> = p
         .samples
@@ -16,17 +29,18 @@ pub fn job(job: &Job) -> Value {
         "name": job.name,
         "state": job.state().word(),
         "reason": job.reason,
+        "waits": why.map(|why| explanation(job.id, why)),
         "phase": p.phase,
         "phase_done": p.phase_done,
         "phase_of": p.phase_of,
         "step": p.step,
         "steps": p.steps,
-        "loss": p.loss,
-        "learning_rate": p.learning_rate,
-        "tok_s": p.tokens_per_second,
-        "first_eval": p.first_evaluation,
-        "eval": p.last_evaluation,
-        "eta_s": p.seconds_left,
+        "loss": maybe(p.loss),
+        "learning_rate": maybe(p.learning_rate),
+        "tok_s": maybe(p.tokens_per_second),
+        "first_eval": maybe(p.first_evaluation),
+        "eval": maybe(p.last_evaluation),
+        "eta_s": maybe(p.seconds_left),
         "peak_bytes": p.peak_bytes,
         "samples": samples,
         "scores": p.scores.as_ref().map(scores),
@@ -45,13 +59,13 @@ pub fn scores(s: &Scores) -> Value {
     let calls = s.calls.as_ref().map(|c| {
         json!({
             "rows": c.rows,
-            "valid_json": c.valid_json,
-            "schema_valid": c.schema_valid,
-            "names_match": c.names_match,
-            "exact_match": c.exact_match,
+            "valid_json": number(c.valid_json),
+            "schema_valid": number(c.schema_valid),
+            "names_match": number(c.names_match),
+            "exact_match": number(c.exact_match),
         })
     });
-    json!({"rows": s.rows, "tokens": s.tokens, "loss": s.loss, "perplexity": s.perplexity, "calls": calls})
+    json!({"rows": s.rows, "tokens": s.tokens, "loss": number(s.loss), "perplexity": number(s.perplexity), "calls": calls})
 }
 
 fn attempt(a: &Attempt) -> Value {
@@ -94,7 +108,7 @@ pub fn metric(m: &MetricPoint) -> Value {
     let mut names: Vec<_> = m.values.keys().collect();
     names.sort();
     for name in names {
-        value[name] = json!(m.values[name]);
+        value[name] = number(m.values[name]);
     }
     value
 }
@@ -107,6 +121,35 @@ pub fn config(c: &ConfigRevision) -> Value {
     json!({"v": 1, "name": c.name, "revision": c.revision, "hash": c.hash, "created_unix_ms": c.created_unix_ms, "yaml": c.yaml})
 }
 
-pub fn verdict(v: &WorkerVerdict) -> Value {
+/// Why a job waits, or what it does instead.
+pub fn explanation(job: u64, why: &ExplainResponse) -> Value {
+    json!({"v": 1, "job": job, "summary": why.summary, "workers": why.workers.iter().map(verdict).collect::<Vec<_>>()})
+}
+
+fn verdict(v: &WorkerVerdict) -> Value {
     json!({"worker": v.worker, "fits": v.fits, "reason": v.reason})
+}
+
+#[cfg(test)]
+mod tests {
+    use qlora_proto::Progress;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_finite_stays_what_it_is() {
+        let values = [("loss", f64::NAN), ("grad_norm", f64::INFINITY), ("x", f64::NEG_INFINITY), ("y", 1.5)];
+        let values = values.map(|(name, value)| (name.to_owned(), value)).into();
+        let point = metric(&MetricPoint { seq: 1, step: 1, unix_ms: 0, values });
+        assert_eq!(point["loss"], "NaN");
+        assert_eq!(
+            (&point["grad_norm"], &point["x"], &point["y"]),
+            (&"Infinity".into(), &"-Infinity".into(), &1.5.into())
+        );
+        let scores = Scores { loss: f64::NAN, perplexity: f64::INFINITY, ..Scores::default() };
+        let progress = Progress { loss: Some(f64::NAN), scores: Some(scores), ..Progress::default() };
+        let job = job(&Job { progress: Some(progress), ..Job::default() }, None);
+        assert_eq!((&job["loss"], &job["learning_rate"]), (&"NaN".into(), &Value::Null));
+        assert_eq!((&job["scores"]["loss"], &job["scores"]["perplexity"]), (&"NaN".into(), &"Infinity".into()));
+    }
 }

@@ -139,6 +139,19 @@ impl JobStore for SqliteStore {
         Ok(self.read(&rows, &format!("job {job}'s log line"), rows::log))
     }
 
+    async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
+        let rows =
+            sqlx::query("SELECT seq, unix_ms, level, text, token FROM logs WHERE job = ? ORDER BY seq DESC LIMIT ?")
+                .bind(position(job.0))
+                .bind(limit)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|e| self.unread(e))?;
+        let mut lines = self.read(&rows, &format!("job {job}'s log line"), rows::log);
+        lines.reverse();
+        Ok(lines)
+    }
+
     async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
         let rows =
             sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE seq > ? ORDER BY seq LIMIT ?")

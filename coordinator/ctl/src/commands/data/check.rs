@@ -1,19 +1,20 @@
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use qlora_data::audit::{Audit, Audited, Ruler, Summary};
+use qlora_client::console;
+use qlora_data::audit::{Audit, Audited, Summary};
 use qlora_data::rows::{self, ReadError, Rows};
-use qlora_data::{ModelText, ModelTextError};
-use serde_json::json;
+use qlora_proto::words::count;
+use serde_json::{Value, json};
 
+use super::fixed::{Fixed, Written};
+use super::ruler::ruler;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::print_json;
+use crate::output::{print, print_json};
 
 /// Rows between two looks at the clock of the counter.
 const TICK: usize = 256;
@@ -28,40 +29,42 @@ pub struct Check {
     /// Held-out rows, of which none may ask what this file asks.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// Folder of a model, to count tokens with its tokenizer and chat template.
-    #[arg(long, value_name = "FOLDER")]
-    model: Option<PathBuf>,
+    /// Model that tokens are counted for, by its tokenizer and chat template: a folder, a .gguf file, or a name of
+    /// `qlora-worker model list`.
+    #[arg(long)]
+    model: Option<String>,
     /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     template: String,
     /// Tokens above which a row is counted as too long.
     #[arg(long, default_value_t = 2048)]
     max_seq_len: usize,
-    /// Write the rows to this file in one form: messages, arguments as objects, without duplicates and broken rows.
+    /// Write the rows without findings to this file, in one form: messages, arguments as objects.
     #[arg(long, value_name = "FILE")]
     fix: Option<PathBuf>,
 }
 
 impl Check {
-    pub fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let mut audit = Audit::default();
-        if let Some(folder) = &self.model {
-            audit = audit.measured_by(ruler(folder, &self.template, self.max_seq_len)?);
+        if let Some(model) = &self.model {
+            audit = audit.measured_by(ruler(model, &self.template, self.max_seq_len).await?);
         }
         if let Some(other) = &self.against {
             for row in open(other)? {
                 audit.note_other(row.map_err(unreadable)?);
             }
         }
-        let mut fixed = self.fix.as_deref().map(Fixed::create).transpose()?;
+        let inputs: Vec<&Path> = std::iter::once(self.file.as_path()).chain(self.against.as_deref()).collect();
+        let mut fixed = self.fix.as_deref().map(|path| Fixed::create(path, &inputs)).transpose()?;
         let bar = if context.draws() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.enable_steady_tick(Duration::from_millis(120));
         let mut printed = 0;
         for (i, row) in open(&self.file)?.enumerate() {
             let audited = audit.row(row.map_err(unreadable)?);
-            bar.suspend(|| self.print(context, &audited, &mut printed));
-            if let (Some(fixed), Some(row)) = (&mut fixed, &audited.fixed) {
-                fixed.write(row)?;
+            bar.suspend(|| self.print(context, &audited, &mut printed))?;
+            if let Some(fixed) = &mut fixed {
+                fixed.take(&audited)?;
             }
             if i.is_multiple_of(TICK) {
                 bar.set_message(format!("{} rows", i + 1));
@@ -75,81 +78,65 @@ impl Check {
                 help: "a row is one line: {\"messages\": [...]}".into(),
             });
         }
-        self.close(context, &summary);
-        if let Some(fixed) = fixed {
-            fixed.finish(context)?;
-        }
+        let fixed = fixed.map(Fixed::finish).transpose()?;
+        self.close(context, &summary, fixed.as_ref())?;
         if summary.bad_rows == 0 { Ok(Exit::Done.into()) } else { Ok(Exit::BadInput.into()) }
     }
 
-    fn print(&self, context: &Context, audited: &Audited, printed: &mut usize) {
+    fn print(&self, context: &Context, audited: &Audited, printed: &mut usize) -> Result<(), CtlError> {
         for text in &audited.findings {
             *printed += 1;
             if context.global.json {
-                print_json(&json!({"v": 1, "file": audited.place.file, "line": audited.place.line, "finding": text}));
+                print_json(&json!({"v": 1, "file": audited.place.file, "line": audited.place.line, "finding": text}))?;
             } else if *printed <= self.most {
-                println!("{}: {text}", audited.place);
+                print(console::line(&format!("{}: {text}", audited.place)))?;
             }
         }
+        Ok(())
     }
 
-    fn close(&self, context: &Context, summary: &Summary) {
+    fn close(&self, context: &Context, summary: &Summary, fixed: Option<&Written>) -> Result<(), CtlError> {
         if context.global.json {
             let mut object = json!(summary);
             object["v"] = 1.into();
-            print_json(&object);
-            return;
+            object["fixed"] =
+                fixed.map_or(Value::Null, |w| json!({"file": w.path, "rows": w.rows, "left_out": w.left_out}));
+            return print_json(&object);
         }
         if summary.findings > self.most {
-            println!("and {} more; --most shows more", summary.findings - self.most);
+            print(format!("and {} more; --most shows more", summary.findings - self.most))?;
         }
-        context.say(format!("{} rows, {} with findings", summary.rows, summary.bad_rows));
+        context.say(format!("{}, {} with findings", rows_of(summary.rows), summary.bad_rows));
         for (n, what) in [
-            (summary.duplicates, "stand there more than once"),
-            (summary.leaked, "ask what the held-out rows ask"),
-            (summary.arguments_as_text, "give call arguments as text; they are read as the object that they stand for"),
+            (summary.duplicates, "repeated"),
+            (summary.leaked, "with a question that is held out too"),
+            (summary.arguments_as_text, "with call arguments as text, read as the object that the text stands for"),
         ] {
             if n > 0 {
-                context.say(format!("  {n} {what}"));
+                context.say(format!("  {} {what}", rows_of(n)));
             }
         }
         if let Some(t) = &summary.tokens {
             context.say(format!(
-                "  {} tokens, {} learnt from; median {}, 19 of 20 up to {}, longest {}; {} rows above {}",
-                t.total, t.supervised, t.median, t.p95, t.longest, t.above_limit, t.limit
+                "  {} tokens, {} trained on; median {}, 19 of 20 up to {}, longest {}; {} above {}",
+                t.total,
+                t.supervised,
+                t.median,
+                t.p95,
+                t.longest,
+                rows_of(t.above_limit),
+                t.limit
             ));
         }
-    }
-}
-
-/// Rows in one form, written under another name until all are there.
-struct Fixed {
-    path: PathBuf,
-    partial: PathBuf,
-    out: BufWriter<File>,
-    rows: usize,
-}
-
-impl Fixed {
-    fn create(path: &Path) -> Result<Self, CtlError> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = File::create(&partial).map_err(CtlError::io(&partial))?;
-        Ok(Self { path: path.into(), partial, out: BufWriter::new(file), rows: 0 })
-    }
-
-    fn write(&mut self, row: &serde_json::Value) -> Result<(), CtlError> {
-        self.rows += 1;
-        writeln!(self.out, "{row}").map_err(CtlError::io(&self.partial))
-    }
-
-    fn finish(mut self, context: &Context) -> Result<(), CtlError> {
-        self.out.flush().map_err(CtlError::io(&self.partial))?;
-        std::fs::rename(&self.partial, &self.path).map_err(CtlError::io(&self.path))?;
-        context.say(format!("{} rows written to {}", self.rows, self.path.display()));
+        if let Some(w) = fixed {
+            context.say(format!("{} written to {}, {} left out", rows_of(w.rows), w.path.display(), w.left_out));
+        }
         Ok(())
     }
+}
+
+fn rows_of(n: usize) -> String {
+    count(n as u64, "row")
 }
 
 pub(super) fn open(path: &Path) -> Result<Rows, CtlError> {
@@ -159,23 +146,4 @@ pub(super) fn open(path: &Path) -> Result<Rows, CtlError> {
 
 pub(super) fn unreadable(fault: ReadError) -> CtlError {
     CtlError::Data { message: fault.to_string(), help: "rows are JSON lines, a JSON array or Parquet".into() }
-}
-
-/// The tokenizer of a model's folder, and the template that `wanted` names.
-pub(super) fn ruler(folder: &Path, wanted: &str, limit: usize) -> Result<Ruler, CtlError> {
-    std::fs::metadata(folder).map_err(CtlError::io(folder))?;
-    let model = ModelText::open(folder).map_err(|e: ModelTextError| CtlError::Data {
-        message: e.to_string(),
-        help: "download the file again".into(),
-    })?;
-    let lacks = |what: &str, help: &str| CtlError::Data {
-        message: format!("{}: {what} is missing", folder.display()),
-        help: help.into(),
-    };
-    let template =
-        model.chat_template(wanted).ok_or_else(|| lacks("a chat template", "give --template chatml-tools"))?;
-    let template =
-        template.map_err(|e| CtlError::Data { message: e.to_string(), help: "look at the template".into() })?;
-    let tokenizer = model.tokenizer.ok_or_else(|| lacks("tokenizer.json", "give the folder of a model of the hub"))?;
-    Ok(Ruler { tokenizer, template, limit })
 }

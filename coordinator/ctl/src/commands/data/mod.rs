@@ -10,7 +10,9 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 
 mod check;
+mod fixed;
 mod preview;
+mod ruler;
 
 use check::Check;
 use preview::Preview;
@@ -35,10 +37,10 @@ pub enum Data {
 }
 
 impl Data {
-    pub fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         match self {
-            Self::Check(check) => check.run(context),
-            Self::Preview(preview) => preview.run(context),
+            Self::Check(check) => check.run(context).await,
+            Self::Preview(preview) => preview.run(context).await,
             Self::ConvertBfcl { from, to, max_chars } => convert_bfcl(context, from, to, *max_chars),
         }
     }

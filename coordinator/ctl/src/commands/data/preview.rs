@@ -3,14 +3,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use qlora_client::console;
 use qlora_data::audit::Ruler;
 use qlora_data::{Example, IGNORE, Sample, encode_example};
 use serde_json::json;
 
-use super::check::{open, ruler, unreadable};
+use super::check::{open, unreadable};
+use super::ruler::ruler;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::print_json;
+use crate::output::{print_exact, print_json};
 
 #[derive(Debug, Args)]
 pub struct Preview {
@@ -19,17 +21,17 @@ pub struct Preview {
     /// Which row, counted from 1.
     #[arg(long, default_value_t = 1)]
     row: usize,
-    /// Folder of a model, with its tokenizer and chat template.
-    #[arg(long, value_name = "FOLDER")]
-    model: PathBuf,
+    /// Model with its tokenizer and chat template: a folder, a .gguf file, or a name of `qlora-worker model list`.
+    #[arg(long)]
+    model: String,
     /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     template: String,
 }
 
 impl Preview {
-    pub fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let ruler = ruler(&self.model, &self.template, usize::MAX)?;
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let ruler = ruler(&self.model, &self.template, usize::MAX).await?;
         let fault = |message: String| CtlError::Data { message, help: "qlora-ctl data check lists every fault".into() };
         let row = open(&self.file)?.nth(self.row.saturating_sub(1));
         let row = row.ok_or_else(|| fault(format!("{}: there is no row {}", self.file.display(), self.row)))?;
@@ -42,16 +44,17 @@ impl Preview {
             let part = |(learnt, text): &(bool, String)| json!({"learnt": learnt, "text": text});
             let parts: Vec<_> = parts.iter().map(part).collect();
             let (tokens, supervised) = (sample.ids.len(), sample.supervised());
-            print_json(&json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts}));
+            print_json(&json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts}))?;
             return Ok(Exit::Done.into());
         }
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let (on, off) = if colour { ("\x1b[1;32m", "\x1b[0m") } else { ("[[", "]]") };
         for (learnt, text) in &parts {
-            if *learnt { print!("{on}{text}{off}") } else { print!("{text}") }
+            let text = console::block(text);
+            print_exact(&if *learnt { format!("{on}{text}{off}") } else { text.into_owned() })?;
         }
-        println!();
-        context.say(format!("{}: {} tokens, {} learnt from", row.place, sample.ids.len(), sample.supervised()));
+        print_exact("\n")?;
+        context.say(format!("{}: {} tokens, {} trained on", row.place, sample.ids.len(), sample.supervised()));
         Ok(Exit::Done.into())
     }
 }

@@ -1,0 +1,90 @@
+//! The keys that a configuration has, as the defaults name them all, and what was probably meant by another one.
+
+use figment::providers::Format;
+use figment::value::{Dict, Value};
+use serde_saphyr::figment::Yaml;
+
+use crate::presets::DEFAULTS;
+
+/// The preset to start from; it is read before the layers are merged.
+const EXTENDS: &str = "extends";
+/// Keys that take text, whatever the text looks like.
+const TEXT: [&str; 5] = ["name", "model.base", "data.train", "data.eval", "data.template"];
+/// Keys under this one are anyone's own, and take text.
+const LABELS: &str = "resources.labels";
+
+/// A key that no configuration has.
+pub(crate) struct Unknown {
+    pub path: Vec<String>,
+    pub help: String,
+}
+
+/// Whether the key takes text.
+pub(crate) fn is_text(key: &str) -> bool {
+    TEXT.contains(&key) || key.strip_prefix(LABELS).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Removes every unknown key from `dict`, with what helps for each.
+pub(crate) fn take_unknown(dict: &mut Dict) -> Vec<Unknown> {
+    let known = defaults();
+    let mut found = Vec::new();
+    walk(dict, &known, &mut Vec::new(), &known, &mut found);
+    found
+}
+
+/// The longest part of `path` that has a default, and that default.
+pub(crate) fn default_of(path: &[String]) -> Option<(Vec<String>, Value)> {
+    let root = defaults();
+    let mut found = None;
+    let mut dict = Some(&root);
+    for (i, part) in path.iter().enumerate() {
+        let Some(value) = dict.and_then(|dict| dict.get(part)) else { break };
+        found = Some((path[..=i].to_vec(), value.clone()));
+        dict = value.as_dict();
+    }
+    found
+}
+
+fn defaults() -> Dict {
+    match <Yaml as Format>::from_str::<Value>(DEFAULTS) {
+        Ok(Value::Dict(_, dict)) => dict,
+        _ => Dict::new(),
+    }
+}
+
+fn walk(dict: &mut Dict, known: &Dict, path: &mut Vec<String>, root: &Dict, found: &mut Vec<Unknown>) {
+    dict.retain(|key, value| {
+        path.push(key.clone());
+        let is_known = path.join(".") == EXTENDS || known.contains_key(key);
+        if !is_known {
+            found.push(Unknown { path: path.clone(), help: meant(path, known, root) });
+        }
+        // An empty section of the defaults is one with keys of anyone's own.
+        if let (Value::Dict(_, inner), Some(Value::Dict(_, known))) = (value, known.get(key))
+            && !known.is_empty()
+        {
+            walk(inner, known, path, root, found);
+        }
+        path.pop();
+        is_known
+    });
+}
+
+/// The known key that was probably meant: one that is spelt alike, or the same one in its section.
+fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
+    let key = path.last().map(String::as_str).unwrap_or_default();
+    let parent = path[..path.len().saturating_sub(1)].join(".");
+    let full = |name: &str| if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
+    let elsewhere = root.iter().find(|(_, section)| section.as_dict().is_some_and(|s| s.contains_key(key)));
+    if let Some((section, _)) = elsewhere {
+        return format!("did you mean `{section}.{key}`?");
+    }
+    let best = siblings.keys().map(|name| (strsim::damerau_levenshtein(key, name), name)).min();
+    match best {
+        Some((distance, name)) if distance <= 2.max(key.len() / 3) => format!("did you mean `{}`?", full(name)),
+        _ => {
+            let names: Vec<&str> = siblings.keys().map(String::as_str).collect();
+            format!("{} takes {}", if parent.is_empty() { "the file" } else { &parent }, names.join(", "))
+        }
+    }
+}

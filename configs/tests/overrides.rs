@@ -1,0 +1,65 @@
+//! Variables and flags that are laid over a file: what they mean, and what is said of them.
+
+use qlora_config::{Layers, Place};
+
+const FILE: &str = "model: {base: x}\ndata: {train: t.jsonl, eval: e.jsonl}\n";
+
+fn layers(set: &[&str]) -> Layers {
+    let set = set.iter().map(|pair| (*pair).to_owned()).collect();
+    Layers { file: Some(("f.yaml".into(), FILE.into())), env: Vec::new(), set }
+}
+
+#[test]
+fn text_stays_as_it_was_written_whatever_it_looks_like() {
+    for written in ["007", "2024", "1.50", "true", "no", "1e3", "[x]", "2026-01-01", "{a: b}", "a: b"] {
+        let set: Vec<String> = ["name", "model.base", "data.train", "data.eval", "resources.labels.site"]
+            .map(|key| format!("{key}={written}"))
+            .into();
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        let resolved = layers(&set).resolve().unwrap_or_else(|e| panic!("{written}: {e}"));
+        let config = resolved.config();
+        assert_eq!(config.name.as_deref(), Some(written));
+        assert_eq!(config.model.base.as_deref(), Some(written));
+        assert_eq!(config.data.train.as_deref(), Some(written));
+        assert_eq!(config.data.eval.as_deref(), Some(written));
+        assert_eq!(config.resources.labels["site"], written);
+    }
+    let resolved = layers(&["data.eval=null", "name=\"quoted\"", "lora.r=8"]).resolve().expect("valid");
+    let config = resolved.config();
+    assert_eq!((config.data.eval.as_deref(), config.name.as_deref(), config.lora.r), (None, Some("quoted"), 8));
+    let mut from_env = layers(&[]);
+    from_env.env = vec![("QLORA__MODEL__BASE".into(), "007".into()), ("QLORA__LORA__R".into(), "8".into())];
+    let resolved = from_env.resolve().expect("valid");
+    assert_eq!((resolved.config().model.base.as_deref(), resolved.config().lora.r), (Some("007"), 8));
+}
+
+#[test]
+fn every_fault_of_every_layer_is_named() {
+    let mut layers = layers(&["lora.rnk=2", "training.max_steps=many", "resources.device=gpu", "trainin.seed=1"]);
+    layers.env = vec![("QLORA__DATA__TRIAN".into(), "x".into())];
+    let error = layers.resolve().expect_err("five faults").to_string();
+    for part in [
+        "unknown key `lora.rnk`  (--set lora.rnk)",
+        "`training.max_steps` must be a whole number, not text  (--set training.max_steps)",
+        "`resources.device` cannot be `gpu`  (--set resources.device)",
+        "unknown key `trainin`  (--set trainin.seed)",
+        "unknown key `data.trian`  (QLORA__DATA__TRIAN)",
+    ] {
+        assert!(error.contains(part), "`{part}` is not in:\n{error}");
+    }
+    assert_eq!(error.matches("error[").count(), 5, "{error}");
+}
+
+#[test]
+fn a_value_knows_whether_the_file_or_a_flag_wrote_it() {
+    let mut layers = layers(&["data.train=mine.jsonl"]);
+    let place = |layers: &Layers, key: &str| layers.place_of(key).map(|place| place.to_string());
+    assert_eq!(place(&layers, "data.train").as_deref(), Some("--set data.train"));
+    assert_eq!(place(&layers, "data.eval").as_deref(), Some("f.yaml:2:24"));
+    assert!(matches!(layers.place_of("data.eval"), Some(Place::Text(_))));
+    assert_eq!(place(&layers, "lora.r"), None);
+    layers.env = vec![("QLORA__DATA__EVAL".into(), "e".into())];
+    assert_eq!(place(&layers, "data.eval").as_deref(), Some("QLORA__DATA__EVAL"));
+    layers.set = vec!["data={eval: other.jsonl}".into()];
+    assert_eq!(place(&layers, "data.eval").as_deref(), Some("--set data"));
+}

@@ -1,0 +1,114 @@
+//! What `data check --fix` writes.
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use qlora_data::audit::Audited;
+use tempfile::NamedTempFile;
+
+use crate::error::CtlError;
+
+/// Rows in one form, written under another name until all are there.
+pub struct Fixed {
+    path: PathBuf,
+    out: BufWriter<NamedTempFile>,
+    rows: usize,
+    left_out: usize,
+}
+
+/// What was written in the end.
+pub struct Written {
+    pub path: PathBuf,
+    pub rows: usize,
+    pub left_out: usize,
+}
+
+impl Fixed {
+    /// Begins the file that becomes `path`, which must be none of `inputs`.
+    pub fn create(path: &Path, inputs: &[&Path]) -> Result<Self, CtlError> {
+        for input in inputs {
+            refuse_input(path, input)?;
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = NamedTempFile::new_in(folder).map_err(CtlError::io(folder))?;
+        Ok(Self { path: path.into(), out: BufWriter::new(file), rows: 0, left_out: 0 })
+    }
+
+    /// Writes a row about which nothing was found.
+    pub fn take(&mut self, audited: &Audited) -> Result<(), CtlError> {
+        match &audited.fixed {
+            Some(row) if audited.findings.is_empty() => {
+                self.rows += 1;
+                writeln!(self.out, "{row}").map_err(CtlError::io(&self.path))
+            }
+            _ => {
+                self.left_out += 1;
+                Ok(())
+            }
+        }
+    }
+
+    pub fn finish(self) -> Result<Written, CtlError> {
+        let Self { path, out, rows, left_out } = self;
+        let file = out.into_inner().map_err(|e| CtlError::io(&path)(e.into_error()))?;
+        file.as_file().sync_all().map_err(CtlError::io(&path))?;
+        readable(file.path())?;
+        file.persist(&path).map_err(|e| CtlError::io(&path)(e.error))?;
+        Ok(Written { path, rows, left_out })
+    }
+}
+
+/// A temporary file is its owner's alone; what is made of it is a file as any other.
+fn readable(path: &Path) -> Result<(), CtlError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(CtlError::io(path))
+}
+
+/// Whatever its name: by a link, by another spelling, or as a part of the folder that is read.
+fn refuse_input(path: &Path, input: &Path) -> Result<(), CtlError> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    let is_same = identity(path).is_some() && identity(path) == identity(input);
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_inside = match (parent.canonicalize(), input.canonicalize()) {
+        (Ok(parent), Ok(input)) => input.is_dir() && parent.starts_with(input),
+        _ => false,
+    };
+    if is_same || is_inside {
+        let what = if is_inside { "lies in the folder that is read" } else { "is the file that is read" };
+        return Err(CtlError::Usage {
+            message: format!("--fix {} {what}", path.display()),
+            help: "name another file; nothing was written".into(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn no_spelling_of_an_input_is_written_to() {
+        let home = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| home.path().join(name);
+        fs::create_dir_all(at("rows/inner")).expect("folders");
+        fs::write(at("a.jsonl"), "{}").expect("a file");
+        fs::hard_link(at("a.jsonl"), at("hard")).expect("a link");
+        std::os::unix::fs::symlink(at("a.jsonl"), at("soft")).expect("a link");
+        for name in ["a.jsonl", "hard", "soft", "rows/../a.jsonl"] {
+            assert!(Fixed::create(&at(name), &[&at("a.jsonl")]).is_err(), "{name}");
+        }
+        for name in ["rows/new.jsonl", "rows/inner/new.jsonl"] {
+            assert!(Fixed::create(&at(name), &[&at("rows")]).is_err(), "{name}");
+        }
+        for name in ["b.jsonl", "rows/new.jsonl"] {
+            let fixed = Fixed::create(&at(name), &[&at("a.jsonl")]).expect(name);
+            assert_eq!(fixed.finish().expect("a file").rows, 0);
+            assert!(at(name).exists());
+        }
+        assert_eq!(fs::read_to_string(at("a.jsonl")).expect("the input"), "{}");
+    }
+}

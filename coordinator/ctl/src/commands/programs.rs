@@ -1,0 +1,139 @@
+//! The other programs of qlora, which lie beside this one: found, started in the background, and stopped.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::process::{Child, Command};
+
+use crate::context::Context;
+use crate::error::CtlError;
+
+/// How long a program may take to come up.
+pub const START_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a program may take to stop by itself.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Workers that are started one after another before quickstart gives up.
+const WORKERS: usize = 3;
+pub const POLL: Duration = Duration::from_millis(50);
+
+/// A program that lies beside this one.
+pub fn sibling(name: &str) -> Result<PathBuf, CtlError> {
+    let own = std::env::current_exe().map_err(CtlError::io("this program"))?;
+    let path = own.with_file_name(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(CtlError::Process {
+        what: name.into(),
+        fault: format!("does not lie beside {}", own.display()),
+        help: "build all programs: cargo build --release".into(),
+    })
+}
+
+/// The coordinator and the worker of this quickstart.
+pub struct Programs {
+    pub coordinator: Child,
+    pub worker: Child,
+    pub address: String,
+    folder: PathBuf,
+}
+
+impl Programs {
+    pub async fn start(folder: &Path, port: u16) -> Result<Self, CtlError> {
+        let address_file = folder.join("address");
+        let _ = std::fs::remove_file(&address_file);
+        let mut coordinator = background("qlora-coordinator", folder, "coordinator.log")?;
+        coordinator.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--address-file").arg(&address_file);
+        coordinator.arg("--state-dir").arg(folder.join("coordinator")).env_remove("QLORA_TOKEN_FILE");
+        let mut coordinator = coordinator.spawn().map_err(CtlError::io("qlora-coordinator"))?;
+        let deadline = Instant::now() + START_PATIENCE;
+        let address = loop {
+            if let Ok(text) = std::fs::read_to_string(&address_file)
+                && !text.is_empty()
+            {
+                break text;
+            }
+            let ended = coordinator.try_wait().map_err(CtlError::io("qlora-coordinator"))?;
+            if ended.is_some() || Instant::now() > deadline {
+                return Err(fault("qlora-coordinator", "did not come up", &folder.join("coordinator.log")));
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        let worker = start_worker(folder, &address)?;
+        Ok(Self { coordinator, worker, address, folder: folder.to_owned() })
+    }
+
+    /// Waits until the coordinator ends, which it should not. A worker that ends is followed by another, which goes
+    /// on from the job's last checkpoint.
+    pub async fn died(&mut self, context: &Context) -> CtlError {
+        for _ in 0..WORKERS {
+            tokio::select! {
+                _ = self.coordinator.wait() => {
+                    return fault("qlora-coordinator", "ended before the job did", &self.folder.join("coordinator.log"));
+                }
+                _ = self.worker.wait() => {}
+            }
+            context.say("the worker ended; starting another, which goes on from the last checkpoint");
+            match start_worker(&self.folder, &self.address) {
+                Ok(worker) => self.worker = worker,
+                Err(e) => return e,
+            }
+        }
+        fault("qlora-worker", "ended again and again", &self.folder.join("worker.log"))
+    }
+
+    pub async fn stop(&mut self) {
+        for child in [&mut self.worker, &mut self.coordinator] {
+            terminate(child);
+            if tokio::time::timeout(STOP_PATIENCE, child.wait()).await.is_err() {
+                let _ = child.kill().await;
+            }
+        }
+    }
+}
+
+fn start_worker(folder: &Path, address: &str) -> Result<Child, CtlError> {
+    let mut worker = background("qlora-worker", folder, "worker.log")?;
+    worker.args(["--coordinator", address, "--device", "cpu", "--name", "quickstart"]);
+    worker.arg("--state-dir").arg(folder.join("worker")).env_remove("QLORA_TOKEN_FILE");
+    worker.spawn().map_err(CtlError::io("qlora-worker"))
+}
+
+/// Asks a program to stop.
+fn terminate(child: &Child) {
+    let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+pub fn pid(child: &Child) -> String {
+    child.id().map_or_else(|| "-".into(), |id| id.to_string())
+}
+
+fn fault(what: &str, text: &str, log: &Path) -> CtlError {
+    let words = std::fs::read_to_string(log).unwrap_or_default();
+    let last = words.lines().last().unwrap_or_default();
+    CtlError::Process {
+        what: what.into(),
+        fault: format!("{text}: {last}"),
+        help: format!("its log is {}", log.display()),
+    }
+}
+
+/// A program that outlives a Ctrl-C meant for us, and whose output goes to a file.
+fn background(name: &str, folder: &Path, log: &str) -> Result<Command, CtlError> {
+    let path = folder.join(log);
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(CtlError::io(&path))?;
+    let copy = log.try_clone().map_err(CtlError::io(&path))?;
+    let mut command = Command::new(sibling(name)?);
+    command
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(copy)
+        .process_group(0)
+        .env_remove("QLORA_STATE_DIR")
+        .env_remove("QLORA_TOKEN");
+    Ok(command)
+}

@@ -1,0 +1,183 @@
+//! The commands that README, docs and shipped configurations tell people to type. The programs' own tests include this
+//! file too, to hold every command against their argument parsers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Programs of this repository.
+pub const PROGRAMS: [&str; 3] = ["qlora-coordinator", "qlora-worker", "qlora-ctl"];
+
+/// One command as it is written, on one line and without its comment.
+#[derive(Debug, Clone)]
+pub struct Documented {
+    /// `docs/X.md:12`.
+    pub place: String,
+    pub text: String,
+}
+
+/// Everything that is written down as a command.
+pub fn documented(repository: &Path) -> Vec<Documented> {
+    let mut found = shell(repository);
+    for (name, text) in documents(repository) {
+        found.extend(plain(&name, &text));
+        found.extend(spans(&name, &text));
+    }
+    found
+}
+
+/// What stands in blocks of shell, and in the heads of configurations, to be copied and run; in the order of the files
+/// and their lines.
+pub fn shell(repository: &Path) -> Vec<Documented> {
+    let mut found = Vec::new();
+    for (name, text) in documents(repository) {
+        for (first, lines) in blocks(&text, "sh") {
+            joined(&name, first, &lines, &mut found);
+        }
+    }
+    for (name, text) in texts(repository, repository.join("configs"), "yaml", Vec::new()) {
+        let shown: Vec<&str> = text.lines().map(|line| line.strip_prefix("#   ").unwrap_or_default()).collect();
+        joined(&name, 1, &shown, &mut found);
+    }
+    found
+}
+
+/// Name and text of README and docs.
+fn documents(repository: &Path) -> Vec<(String, String)> {
+    texts(repository, repository.join("docs"), "md", vec![repository.join("README.md")])
+}
+
+fn texts(repository: &Path, folder: PathBuf, ending: &str, mut files: Vec<PathBuf>) -> Vec<(String, String)> {
+    collect(&folder, ending, &mut files);
+    let read = |file: PathBuf| {
+        let name = file.strip_prefix(repository).expect("a file of the repository").display().to_string();
+        (name, fs::read_to_string(&file).expect("a text"))
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// The arguments of every documented call of `program`, with its place; words such as `JOB` are filled in.
+pub fn calls_of(repository: &Path, program: &str) -> Vec<(String, Vec<String>)> {
+    let mut calls = Vec::new();
+    for command in documented(repository) {
+        for part in command.text.split(['|', ';', '&']) {
+            let words = words(part);
+            let is_program = |word: &String| word.rsplit('/').next() == Some(program);
+            if let Some(at) = words.iter().position(is_program) {
+                calls.push((command.place.clone(), words[at + 1..].iter().map(|word| filled(word)).collect()));
+            }
+        }
+    }
+    calls
+}
+
+/// An example of what a word in capitals stands for.
+fn filled(word: &str) -> String {
+    match word {
+        "N" | "JOB" | "K" => "1".into(),
+        "GIB" => "24".into(),
+        "SHELL" => "bash".into(),
+        other => other.to_owned(),
+    }
+}
+
+fn collect(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            collect(&path, ending, found);
+        } else if path.extension().is_some_and(|e| e == ending) {
+            found.push(path);
+        }
+    }
+}
+
+/// The lines of every fenced block of one kind, with the number of the first.
+fn blocks<'a>(text: &'a str, wanted: &str) -> Vec<(usize, Vec<&'a str>)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    let mut i = 0;
+    while i < lines.len() {
+        let Some(kind) = lines[i].trim().strip_prefix("```").filter(|kind| !kind.is_empty()) else {
+            i += 1;
+            continue;
+        };
+        let end = (i + 1..lines.len()).find(|&j| lines[j].trim() == "```").expect("the end of a block");
+        if kind == wanted {
+            found.push((i + 2, lines[i + 1..end].to_vec()));
+        }
+        i = end + 1;
+    }
+    found
+}
+
+/// Commands in blocks of plain text, such as the record of a measurement.
+fn plain(file: &str, text: &str) -> Vec<Documented> {
+    let names_program = |line: &str| PROGRAMS.iter().any(|program| line.contains(&format!("/{program} ")));
+    let mut found = Vec::new();
+    for (first, lines) in blocks(text, "text") {
+        for (i, line) in lines.iter().enumerate().filter(|(_, line)| names_program(line)) {
+            found.push(Documented { place: format!("{file}:{}", first + i), text: (*line).to_owned() });
+        }
+    }
+    found
+}
+
+/// Lines without comments, each with those that continue it.
+fn joined(file: &str, first: usize, lines: &[&str], found: &mut Vec<Documented>) {
+    let mut open: Option<Documented> = None;
+    for (i, line) in lines.iter().enumerate() {
+        let line = line.split("  #").next().unwrap_or_default().trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let place = format!("{file}:{}", first + i);
+        let command = open.take().unwrap_or(Documented { place, text: String::new() });
+        let text = format!("{} {}", command.text, line.trim_end_matches('\\').trim()).trim().to_owned();
+        let command = Documented { text, ..command };
+        if line.ends_with('\\') { open = Some(command) } else { found.push(command) }
+    }
+}
+
+/// Commands in running text: `` `qlora-ctl watch 1` ``.
+fn spans(file: &str, text: &str) -> Vec<Documented> {
+    let mut found = Vec::new();
+    let mut is_fenced = false;
+    let mut prose = String::new();
+    for line in text.lines() {
+        let is_fence = line.trim().starts_with("```");
+        is_fenced ^= is_fence;
+        prose.push_str(if is_fenced || is_fence { "" } else { line });
+        prose.push('\n');
+    }
+    let mut line = 1;
+    for (i, span) in prose.split('`').enumerate() {
+        let command = span.split_whitespace().collect::<Vec<_>>().join(" ");
+        let names_program = PROGRAMS.iter().any(|program| command.starts_with(&format!("{program} ")));
+        // Three points and COMMAND stand for what every command has.
+        if i % 2 == 1 && names_program && !command.contains("...") && !command.contains("COMMAND") {
+            found.push(Documented { place: format!("{file}:{line}"), text: command });
+        }
+        line += span.matches('\n').count();
+    }
+    found
+}
+
+/// The words of a shell's line; variables that are set for the command alone are left out.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None::<char>);
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}

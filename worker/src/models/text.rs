@@ -1,0 +1,32 @@
+//! `qlora-worker model text`: the tokenizer and the chat template of a model, of whatever format, as the files of a
+//! Hugging Face folder.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use qlora_trainer::weights::Checkpoint;
+use serde_json::json;
+
+use super::{ModelError, local};
+use crate::error::WorkerError;
+use crate::output::print;
+
+/// Writes into `out`; a model that is not on this machine is not fetched for it.
+pub fn write(name: &str, out: &Path) -> Result<ExitCode, WorkerError> {
+    let files = Checkpoint::open(&local(name)?)?.files;
+    std::fs::create_dir_all(out).map_err(ModelError::io(out))?;
+    let put = |name: &str, text: &str| {
+        let path = out.join(name);
+        std::fs::write(&path, text).map_err(ModelError::io(path))
+    };
+    let path = out.join("tokenizer.json");
+    let fault = |e: Box<dyn std::error::Error + Send + Sync>| std::io::Error::other(e.to_string());
+    files.tokenizer()?.save(&path, false).map_err(fault).map_err(ModelError::io(&path))?;
+    let settings = json!({"bos_token": files.special.bos, "eos_token": files.special.eos});
+    put("tokenizer_config.json", &settings.to_string())?;
+    if let Some(template) = &files.template {
+        put("chat_template.jinja", template)?;
+    }
+    print(out.display())?;
+    Ok(ExitCode::SUCCESS)
+}
