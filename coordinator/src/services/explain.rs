@@ -17,7 +17,8 @@ fn judge(engine: &Engine, job: &Job, now: Now, worker: &Worker) -> WorkerVerdict
         && queued
         && let Some(kept_for) = engine.kept_for(now, worker).filter(|kept_for| *kept_for != job.id)
     {
-        verdict.reason = format!("{} fits, but is kept free for job {kept_for}, which starts on several together", worker.name);
+        verdict.reason =
+            format!("{} fits, but is kept free for job {kept_for}, which starts on several together", worker.name);
     }
     WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
 }

@@ -253,14 +253,14 @@ async fn what_no_job_needs_goes_after_a_day_and_what_somebody_was_told_of_stays(
         upload.write(bytes.to_vec()).await.expect("bytes");
         upload.finish().await.expect("all bytes").publish().await.expect("a file");
         if i != 2 {
-            let path = folder.path().join("sha256").join(&name.as_str()[..2]).join(name.as_str());
+            let path = folder.path().join("sha256").join(&name.to_string()[..2]).join(name.to_string());
             let file = fs::File::options().append(true).open(path).expect("an artifact");
             file.set_modified(SystemTime::now() - Duration::from_secs(25 * 3600)).expect("a time");
         }
     }
     assert!(store.stat(&digest(contents[3])).await.expect("a stat").complete);
     let needed = digest(contents[0]);
-    assert_eq!(store.sweep(&|digest| digest == needed.as_str()).expect("a sweep"), 1);
+    assert_eq!(store.sweep(&|digest| digest == needed.to_string()).expect("a sweep"), 1);
     for (bytes, stays) in contents.into_iter().zip([true, false, true, true]) {
         assert_eq!(store.stat(&digest(bytes)).await.expect("a stat").complete, stays, "{bytes:?}");
     }

@@ -79,11 +79,11 @@ struct Upload {
 }
 
 impl Upload {
-    async fn begin(speaker: &Speaker, digest: &str, size: u64, token: u64) -> Self {
+    async fn begin(speaker: &Speaker, digest: &str, size: u64, (session, token): (u64, u64)) -> Self {
         let (sender, receiver) = mpsc::channel(1);
         let mut client = speaker.0.artifacts.clone();
         let answer = tokio::spawn(async move { client.upload(ReceiverStream::new(receiver)).await.map(drop) });
-        let header = UploadHeader { digest: digest.into(), size, offset: 0, token };
+        let header = UploadHeader { digest: digest.into(), size, offset: 0, token, session };
         sender.send(UploadRequest { header: Some(header), data: Vec::new() }).await.expect("a coordinator");
         Self { sender, answer }
     }
@@ -125,7 +125,7 @@ fn what_is_acknowledged_after_a_full_disk_survives_a_restart_and_no_session_is_l
         let (_, bytes, digest, size) = file(&world);
         let parts = || fs::read_dir(world.path("state/artifacts/partial")).expect("a folder").count();
         for time in 0..2 {
-            let broken_off = Upload::begin(&speaker, &digest, size, 0).await;
+            let broken_off = Upload::begin(&speaker, &digest, size, (0, 0)).await;
             broken_off.send(&bytes[..300_000]).await;
             broken_off.end().await.expect_err("an upload that is too short");
             assert_eq!(parts(), 1);
@@ -271,7 +271,7 @@ fn uploads_of_one_digest_at_once_are_all_taken_and_what_is_damaged_is_told_and_r
         let stored = world.path("state/artifacts/sha256").join(&digest[..2]).join(&digest);
         let mut uploads = Vec::new();
         for _ in 0..3 {
-            uploads.push(Upload::begin(&speaker, &digest, size, 0).await);
+            uploads.push(Upload::begin(&speaker, &digest, size, (0, 0)).await);
         }
         for piece in bytes.chunks(100_000) {
             for upload in &uploads {
@@ -305,11 +305,11 @@ fn an_upload_counts_only_while_its_attempt_is_current_at_its_end_too_and_wrong_b
         let token = speaker.start(session).await.token;
         let (_, bytes, digest, size) = file(&world);
 
-        let wrong = Upload::begin(&speaker, &digest, size, token).await;
+        let wrong = Upload::begin(&speaker, &digest, size, (session, token)).await;
         wrong.send(&vec![0; bytes.len()]).await;
         assert_eq!(wrong.end().await.expect_err("wrong bytes").code(), Code::Aborted);
 
-        let upload = Upload::begin(&speaker, &digest, size, token).await;
+        let upload = Upload::begin(&speaker, &digest, size, (session, token)).await;
         upload.send(&bytes[..300_000]).await;
         speaker.finish(session, token).await.expect("an end");
         upload.send(&bytes[300_000..]).await;

@@ -248,14 +248,16 @@ impl Worker {
         let mut meetings = self.meetings();
         let mut leases = self.leases.clone();
         leases.mark_changed();
+        let mut heard = tokio::time::Instant::now();
         loop {
             let patience = self.manners.patience.filter(|_| !tracker.waits_for_others());
+            let silent_for_too_long = patience.map(|patience| heard + patience);
             let received = tokio::select! {
                 received = process.next() => match received {
                     Some(received) => received,
                     None => return Last::Gone,
                 },
-                () = after(patience) => {
+                () = at(silent_for_too_long) => {
                     process.kill().await;
                     return Last::Nothing;
                 }
@@ -288,6 +290,7 @@ impl Worker {
                     continue;
                 }
             };
+            heard = tokio::time::Instant::now();
             match received {
                 Line::Event(event) => self.take(event, &mut tracker, &saved),
                 Line::Listening(listening) => self.offer(listening),
@@ -390,13 +393,6 @@ async fn told_to_abandon(stopping: &mut watch::Receiver<Option<Stopping>>) {
 }
 
 /// Never, where there is no time to wait for.
-async fn after(patience: Option<Duration>) {
-    match patience {
-        Some(patience) => tokio::time::sleep(patience).await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn at(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,

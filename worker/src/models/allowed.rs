@@ -131,7 +131,8 @@ mod tests {
         for name in [at("models"), at("models/a"), at("models/not-there"), "meta-llama/x".into(), "me/mine".into()] {
             assert!(allowed.check(&name).is_ok(), "{name}");
         }
-        let outside = [at("models/../models-of-others"), at("models-of-others"), at("models/link"), at("models/link/ssl")];
+        let outside =
+            [at("models/../models-of-others"), at("models-of-others"), at("models/link"), at("models/link/ssl")];
         let others = ["me/other", "other/mine", "me/mine/x", "meta-llama/", "meta-llama/../x", "models/a"];
         for name in outside.iter().map(String::as_str).chain(others) {
             assert!(allowed.check(name).is_err(), "{name}");

@@ -87,9 +87,7 @@ impl Engine {
     /// about to commit it, since the same request makes the same bytes.
     pub fn may_need(&self, digest: &str, of: JobId) -> bool {
         let hash = self.jobs.get(&of).map(|job| &job.spec.config_hash);
-        let is_twin = |job: &Job| {
-            job.id != of && job.current_token().is_some() && Some(&job.spec.config_hash) == hash
-        };
+        let is_twin = |job: &Job| job.id != of && job.current_token().is_some() && Some(&job.spec.config_hash) == hash;
         self.jobs.values().any(|job| is_twin(job) || job.digests().any(|needed| needed == digest))
     }
 
@@ -177,12 +175,9 @@ impl Engine {
     /// A worker that was woken no longer waits, so that the next job wakes another one.
     fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let may_start =
-            |w: &&Worker| {
-                w.is_free()
-                    && verdict(&job.spec.needs, w).fits
-                    && matches!(self.next_for(now, w), Next::Start(..))
-            };
+        let may_start = |w: &&Worker| {
+            w.is_free() && verdict(&job.spec.needs, w).fits && matches!(self.next_for(now, w), Next::Start(..))
+        };
         let Some(name) = self.workers.values().find(may_start).map(|w| w.name.clone()) else { return };
         if let Some(worker) = self.workers.get_mut(&name) {
             worker.waiting = false;

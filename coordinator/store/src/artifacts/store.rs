@@ -130,7 +130,9 @@ impl ArtifactStore {
             let shelf = shelf.map_err(at(&all))?.path();
             for file in fs::read_dir(&shelf).map_err(at(&shelf))? {
                 let file = file.map_err(at(&shelf))?;
-                let Some(digest) = file.file_name().to_str().and_then(|name| name.parse::<Digest256>().ok()) else { continue };
+                let Some(digest) = file.file_name().to_str().and_then(|name| name.parse::<Digest256>().ok()) else {
+                    continue;
+                };
                 let modified = file.metadata().and_then(|meta| meta.modified()).map_err(at(&file.path()))?;
                 let is_old = now.duration_since(modified).is_ok_and(|age| age > KEEP);
                 let was_told = self.0.told().get(&digest).is_some_and(|told| told.elapsed() < KEEP);

@@ -1,11 +1,11 @@
 //! How good the model is between steps: its loss on held-out rows, and an answer for people to read.
 
 use super::session::Session;
-use crate::{Error, Result};
 use crate::generate::{Generation, answer};
 use crate::group;
 use crate::model::Batch;
 use crate::report::{Event, Phase, Reporter, Wish};
+use crate::{Error, Result};
 
 /// Tokens of a sample answer.
 const ANSWER_TOKENS: usize = 96;
