@@ -176,10 +176,17 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(folder) => folder.projection(layer, module, model, device),
             Source::Gguf(ggml) => {
+                if model.quantization == Quantization::Nf4 {
+                    return Err(Error::Model {
+                        path: self.files.path.clone(),
+                        fault: "model.quantization: nf4 would quantize the blocks of a GGUF file a second time".into(),
+                        help: "leave it at auto, or name the model's Hugging Face folder",
+                    });
+                }
                 // What becomes something else is read where that is made.
-                let stays = model.quantization == Quantization::Gguf;
+                let stays = model.quantization != Quantization::None;
                 let weight = self.gguf_projection(ggml, layer, module, if stays { device } else { &Device::Cpu })?;
-                requantise(weight, model, device)
+                if stays { Ok(weight) } else { requantise(weight, model, device) }
             }
             Source::Random(weights) => {
                 let weight = weights.projection(layer, module, self.files.shape.projection(module))?;
@@ -296,7 +303,7 @@ fn requantise(weight: Box<dyn FrozenWeight>, model: &ModelConfig, device: &Devic
         Quantization::None => {
             return Ok(Box::new(Plain(weight.written_out(crate::device::compute_dtype(device))?.to_device(device)?)));
         }
-        Quantization::Nf4 => weight.as_stored()?,
+        Quantization::Nf4 | Quantization::Auto => weight.as_stored()?,
     };
     Ok(Box::new(Nf4Tensor::quantise_matrix(&matrix, model.block_size, model.double_quant, device)?))
 }
