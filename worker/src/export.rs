@@ -21,6 +21,7 @@ pub fn merge(args: &MergeArgs) -> Result<ExitCode, WorkerError> {
     let mut watch = watcher(&bar);
     let merged = export::merge(&model, &args.adapter, &args.out, base, &held(), element(args.element), &mut watch)?;
     bar.finish_and_clear();
+    warn(&merged.notes);
     if args.json {
         println!("{}", serde_json::to_string(&merged).unwrap_or_default());
         return Ok(ExitCode::SUCCESS);
@@ -48,6 +49,7 @@ pub fn convert(args: &ConvertArgs) -> Result<ExitCode, WorkerError> {
         None => export::convert(&model, &args.out, &held(), element(args.element), &mut watcher(&bar))?,
     };
     bar.finish_and_clear();
+    warn(&written.notes);
     if args.json {
         println!("{}", serde_json::to_string(&written).unwrap_or_default());
     } else {
@@ -55,6 +57,10 @@ pub fn convert(args: &ConvertArgs) -> Result<ExitCode, WorkerError> {
         println!("{}", args.out.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn warn(notes: &[String]) {
+    notes.iter().for_each(|note| eprintln!("warning: {note}"));
 }
 
 fn held() -> ModelConfig {
