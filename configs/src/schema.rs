@@ -54,6 +54,8 @@ pub enum Compute {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quantization {
+    /// What the file is: the blocks of a GGUF file, NF4 for any other.
+    Auto,
     /// 4-bit NormalFloat, as bitsandbytes has it.
     Nf4,
     /// The quantised blocks of a GGUF file, as they are.

@@ -264,6 +264,6 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
         !(named_gguf && config.model.quantization == Quantization::Nf4),
         "model.quantization",
         || "`model.quantization: nf4` would quantise the blocks of a GGUF file a second time".into(),
-        "set `model.quantization: gguf` to train on the file's own blocks",
+        "leave `model.quantization: auto` to train on the file's own blocks",
     );
 }

@@ -43,11 +43,14 @@ fn scores_json(s: &Scores) -> Value {
         })
     });
     let (loss, perplexity) = (number(s.loss), number(s.perplexity));
-    json!({"v": 1, "rows": s.rows, "tokens": s.tokens, "loss": loss, "perplexity": perplexity, "calls": calls})
+    json!({"v": 1, "rows": s.rows, "left_out": s.left_out, "tokens": s.tokens, "loss": loss, "perplexity": perplexity, "calls": calls})
 }
 
 fn print_scores(scores: &Scores) -> Result<(), WorkerError> {
     print(format!("rows          {}", scores.rows))?;
+    if scores.left_out > 0 {
+        print(format!("left out      {}, longer than the model's positions", scores.left_out))?;
+    }
     print(format!("loss          {:.4} over {} tokens", scores.loss, scores.tokens))?;
     print(format!("perplexity    {:.3}", scores.perplexity))?;
     if let Some(calls) = &scores.calls {
@@ -80,16 +83,17 @@ fn read_tools(path: &Path) -> Result<Vec<serde_json::Value>, WorkerError> {
 
 fn open(agent: &AgentArgs, args: &SubjectArgs) -> Result<Answerer, WorkerError> {
     let model = models::resolve(&args.model, &models::Quiet)?;
-    let quantization = if model.is_dir() { Quantization::Nf4 } else { Quantization::Gguf };
-    let config = ModelConfig::held_as(quantization, Compute::Auto);
-    Ok(Answerer::open(&Subject {
+    let config = ModelConfig::held_as(Quantization::Auto, Compute::Auto);
+    let answerer = Answerer::open(&Subject {
         model,
         adapter: args.adapter.clone(),
         config: &config,
         template: args.template.clone(),
         max_new_tokens: args.max_new_tokens,
         device: device_kind(agent.device.as_deref()),
-    })?)
+    })?;
+    answerer.notes.iter().for_each(|note| eprintln!("warning: {note}"));
+    Ok(answerer)
 }
 
 fn device_kind(name: Option<&str>) -> DeviceKind {

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use qlora_config::{Compute, ModelConfig, Quantization};
-use qlora_trainer::bench;
+use qlora_trainer::bench::{self, Logits};
 
 use crate::error::WorkerError;
 
 /// Writes `ids` [T] and `logits` [T, V] of `model` with `adapter` to `out`.
 pub fn run(model: &Path, adapter: Option<&Path>, out: &PathBuf) -> Result<ExitCode, WorkerError> {
-    let is_gguf = model.extension().is_some_and(|e| e == "gguf");
-    let quantization = if is_gguf { Quantization::Gguf } else { Quantization::None };
+    let quantization = if model.is_dir() { Quantization::None } else { Quantization::Gguf };
     let config = ModelConfig::held_as(quantization, Compute::F32);
-    let (ids, logits) = bench::logits(model, &config, adapter)?;
+    let Logits { ids, logits, notes } = bench::logits(model, &config, adapter)?;
+    notes.iter().for_each(|note| eprintln!("warning: {note}"));
     let tensors = HashMap::from([("ids".to_owned(), ids), ("logits".to_owned(), logits)]);
     candle_core::safetensors::save(&tensors, out).map_err(qlora_trainer::Error::from)?;
     Ok(ExitCode::SUCCESS)

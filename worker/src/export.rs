@@ -23,6 +23,7 @@ pub fn merge(args: &MergeArgs) -> Result<ExitCode, WorkerError> {
     let mut watch = watcher(&bar);
     let merged = export::merge(&model, &args.adapter, &args.out, base, &held(), element(args.element), &mut watch)?;
     bar.finish_and_clear();
+    warn(&merged.notes);
     if args.json {
         print_json(&json!({
             "v": 1, "tensors": merged.tensors, "adapted": merged.adapted, "bytes": merged.bytes,
@@ -53,6 +54,7 @@ pub fn convert(args: &ConvertArgs) -> Result<ExitCode, WorkerError> {
         None => export::convert(&model, &args.out, &held(), element(args.element), &mut watcher(&bar))?,
     };
     bar.finish_and_clear();
+    warn(&written.notes);
     if args.json {
         print_json(&json!({"v": 1, "tensors": written.tensors, "bytes": written.bytes}))?;
     } else {
@@ -60,6 +62,10 @@ pub fn convert(args: &ConvertArgs) -> Result<ExitCode, WorkerError> {
         print(format!("{}", args.out.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn warn(notes: &[String]) {
+    notes.iter().for_each(|note| eprintln!("warning: {note}"));
 }
 
 fn held() -> ModelConfig {

@@ -28,8 +28,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
 }
 
 fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
-    let is_gguf = args.model.ends_with(".gguf") || args.model == "smollm2-135m-instruct";
-    let quantization = if is_gguf && !args.random_weights { "gguf" } else { "nf4" };
+    let quantization = if args.random_weights { "nf4" } else { "auto" };
     let mut set = vec![
         format!("model.base={}", args.model),
         format!("model.quantization={quantization}"),

@@ -79,7 +79,7 @@ impl ChatTemplate {
     }
 
     /// The Jinja text.
-    pub(crate) fn source(&self) -> &str {
+    pub fn source(&self) -> &str {
         &self.source
     }
 

@@ -2,6 +2,7 @@
 
 use qlora_config::{Checkpointing, DeviceKind, Quantization, TrainingConfig};
 
+use crate::catalogue::held;
 use crate::keep::{Keep, keeps};
 use crate::memory::{DeviceBudget, MemoryPlan, plan_with, quantised_bits};
 use crate::shape::ModelShape;
@@ -51,7 +52,7 @@ pub fn arrange(shape: &ModelShape, config: &TrainingConfig, budget: Option<Devic
 /// `f32`.
 fn may_be_written_out(config: &TrainingConfig, budget: DeviceBudget, keeps: &[Keep]) -> bool {
     budget.kind == DeviceKind::Cuda
-        && config.model.quantization == Quantization::Nf4
+        && held(&config.model) == Quantization::Nf4
         && config.training.gradient_checkpointing == Checkpointing::Auto
         && !config.lora.dora
         && keeps.iter().all(|&keep| keep == Keep::All)

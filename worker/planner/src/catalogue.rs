@@ -1,5 +1,7 @@
 //! Models that are known by name: where they come from and what shape they have.
 
+use qlora_config::{ModelConfig, Quantization};
+
 use crate::shape::{ModelShape, RopeScaling};
 
 /// How the weights are published.
@@ -106,6 +108,22 @@ pub fn catalogue() -> Vec<CatalogueEntry> {
             },
         },
     ]
+}
+
+/// How the weights of `model` are held, judged by its name: a `.gguf` file or a catalogue entry of one keeps its blocks.
+///
+/// The worker judges by the file itself; the two differ only for a `.gguf` file that is not named so.
+pub fn held(model: &ModelConfig) -> Quantization {
+    let base = model.base.as_deref().unwrap_or_default();
+    let is_gguf = || {
+        base.to_ascii_lowercase().ends_with(".gguf")
+            || find(base).is_some_and(|entry| matches!(entry.format, ModelFormat::Gguf { .. }))
+    };
+    match model.quantization {
+        Quantization::Auto if is_gguf() => Quantization::Gguf,
+        Quantization::Auto => Quantization::Nf4,
+        said => said,
+    }
 }
 
 /// The model called `name`, by catalogue name or repository.

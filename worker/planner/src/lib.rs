@@ -12,7 +12,7 @@ mod shape;
 mod thrift;
 
 pub use arrangement::{Arrangement, arrange};
-pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find};
+pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held};
 pub use keep::{Keep, keeps};
 pub use memory::{DeviceBudget, DoesNotFit, MemoryPlan, fit, on_host, plan, plan_with};
 pub use shape::{ModelShape, RopeScaling};

@@ -4,6 +4,7 @@ use qlora_config::{Checkpointing, DeviceKind, OptimizerKind, Quantization, Train
 use serde::{Deserialize, Serialize};
 
 use crate::arrangement::Arrangement;
+use crate::catalogue::held;
 use crate::keep::Keep;
 use crate::scratch;
 use crate::shape::ModelShape;
@@ -117,8 +118,9 @@ fn weights(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind, thrift
     let linear = (shape.layers * shape.block_parameters()) as f64;
     let elsewhere = if thrift.embedding_on_host(shape) { shape.vocabulary * shape.hidden } else { 0 };
     let tables = (shape.table_parameters() - elsewhere) as f64;
-    let (linear_bits, table_bits) = match config.model.quantization {
-        Quantization::Nf4 => (quantised_bits(config), 16.0),
+    let (linear_bits, table_bits) = match held(&config.model) {
+        // By its name a model is held as one of the others.
+        Quantization::Nf4 | Quantization::Auto => (quantised_bits(config), 16.0),
         // Q4_1 and its kin take 4.5 to 5 bits; tables are often kept at 6 to 8.
         Quantization::Gguf => (5.0, if kind == DeviceKind::Cuda { 16.0 } else { 8.5 }),
         Quantization::None => (16.0, 16.0),

@@ -20,7 +20,7 @@ const SMALLEST: u64 = 2 << 30;
 /// Bytes that all folders may take together before the one that was used longest ago goes.
 const LIMIT: u64 = 64 << 30;
 /// Changes when the same files would give another folder.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// What to load for `model`: its quantised form where that is here or can be made, else `model` itself.
 ///
@@ -51,7 +51,10 @@ impl Store {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<PathBuf>, ModelError> {
         let Some((key, bytes)) = key(model, config).map_err(ModelError::io(model))? else { return Ok(None) };
-        if bytes < self.smallest || config.quantization != Quantization::Nf4 || !export::can_be_quantised(model) {
+        if bytes < self.smallest
+            || !matches!(config.quantization, Quantization::Auto | Quantization::Nf4)
+            || !export::can_be_quantised(model)
+        {
             return Ok(None);
         }
         fs::create_dir_all(&self.folder).map_err(ModelError::io(&self.folder))?;

@@ -22,7 +22,8 @@ const MANIFEST: &str = "checkpoint.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Folder of the best adapter within a checkpoint.
 const BEST: &str = "best";
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+/// Files of an adapter; the template is there where the run has one.
+const ADAPTER_FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"];
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,10 +69,11 @@ pub fn save(
     remove(&partial)?;
     adapter::save(adapters, base, &partial)?;
     write_tensors(moments::to_tensors(&optimizer.moments)?, None, &partial.join(OPTIMIZER))?;
-    let mut names: Vec<String> = ADAPTER_FILES.iter().chain([&OPTIMIZER]).map(|name| (*name).to_owned()).collect();
+    let written = || ADAPTER_FILES.iter().filter(|name| partial.join(name).exists());
+    let mut names: Vec<String> = written().chain([&OPTIMIZER]).map(|name| (*name).to_owned()).collect();
     if let Some(best) = best {
         adapter::save(best, base, &partial.join(BEST))?;
-        names.extend(ADAPTER_FILES.iter().map(|name| format!("{BEST}/{name}")));
+        names.extend(written().map(|name| format!("{BEST}/{name}")));
     }
     manifest.files = names
         .into_iter()

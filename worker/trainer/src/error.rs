@@ -42,6 +42,14 @@ pub enum Error {
         "{steps} steps in a row had a loss or gradient that is not finite, the last at step {step}; lower training.learning_rate, or look for a broken row with qlora-ctl data check"
     )]
     NotFinite { step: u64, steps: u64 },
+    #[error("the loss of the first row is {loss} before any step; {help}")]
+    FirstLoss { loss: f64, help: &'static str },
+    #[error("a sequence of {tokens} tokens is longer than the {positions} positions that the model is loaded for")]
+    Positions { tokens: usize, positions: usize },
+    #[error("each of the {rows} rows has more tokens than the model's {positions} positions; cut them")]
+    NoRow { rows: usize, positions: usize },
+    #[error("token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model")]
+    Vocabulary { id: u32, vocabulary: usize },
     #[error("the device {name} cannot be used: {fault}")]
     Device { name: String, fault: String },
     #[error("the device's memory ran out ({fault}); {advice}")]
@@ -81,6 +89,10 @@ impl Error {
             | Self::Adapter { .. }
             | Self::Export { .. }
             | Self::NoGradient { .. }
+            | Self::FirstLoss { .. }
+            | Self::Positions { .. }
+            | Self::NoRow { .. }
+            | Self::Vocabulary { .. }
             | Self::NotFinite { .. }
             | Self::Mismatch { .. }
             | Self::Diverged { .. } => Blame::Input,

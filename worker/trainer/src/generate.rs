@@ -2,7 +2,8 @@
 
 use candle_core::Device;
 use candle_transformers::generation::{LogitsProcessor, Sampling};
-use qlora_data::{ChatTemplate, Conversation};
+use qlora_data::{ChatTemplate, Conversation, IGNORE};
+use serde_json::json;
 use tokenizers::Tokenizer;
 
 use crate::lora::Adapters;
@@ -27,6 +28,19 @@ pub fn end_ids(files: &ModelFiles, tokenizer: &Tokenizer) -> Vec<u32> {
     files.end_ids.iter().copied().chain(ends).collect()
 }
 
+/// The added token that ends the assistant's turn in `template`, where it has one: the one that a training with it
+/// teaches to end an answer with.
+pub fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
+    let messages = vec![json!({"role": "user", "content": "Hello"}), json!({"role": "assistant", "content": "Hello"})];
+    let sample = qlora_data::encode(tokenizer, template, &Conversation { messages, tools: Vec::new() }).ok()?;
+    let added = tokenizer.get_added_tokens_decoder();
+    let learned = sample.ids.iter().zip(&sample.labels).filter(|(_, label)| **label != IGNORE).map(|(id, _)| *id);
+    // White space may follow the end.
+    let is_space = |id: &u32| tokenizer.decode(&[*id], false).is_ok_and(|text| text.trim().is_empty());
+    let last = learned.collect::<Vec<_>>().into_iter().rev().find(|id| !is_space(id))?;
+    added.contains_key(&last).then_some(last)
+}
+
 /// The model's answer to `conversation`, without special tokens.
 pub fn answer(
     decoder: &Decoder,
@@ -43,7 +57,7 @@ pub fn answer(
     Ok(tokenizer.decode(&ids, true).map_err(fault)?.trim().to_owned())
 }
 
-/// New tokens after `prompt`, up to an end token or the limit; made on a thread of the pool, as a training step is.
+/// New tokens after `prompt`, up to an end token, the limit or the model's last position; made on a thread of the pool, as a training step is.
 pub fn tokens(decoder: &Decoder, adapters: &Adapters, prompt: &[u32], how: &Generation) -> Result<Vec<u32>> {
     rayon::scope(|_| tokens_on_this_thread(decoder, adapters, prompt, how))
 }
@@ -55,6 +69,7 @@ fn tokens_on_this_thread(decoder: &Decoder, adapters: &Adapters, prompt: &[u32],
     let mut cache = Vec::new();
     let mut out = Vec::new();
     let mut logits = decoder.extend(prompt, adapters, &mut cache)?;
+    let room = decoder.positions().saturating_sub(prompt.len());
     while out.len() < how.max_new_tokens {
         // One row: the processor picks from it.
         let next = sampler.sample(&logits.to_device(&Device::Cpu)?)?;
@@ -62,6 +77,9 @@ fn tokens_on_this_thread(decoder: &Decoder, adapters: &Adapters, prompt: &[u32],
             break;
         }
         out.push(next);
+        if out.len() > room {
+            break;
+        }
         logits = decoder.extend(&[next], adapters, &mut cache)?;
     }
     Ok(out)

@@ -11,6 +11,7 @@
 //! Shape letters are those of `qlora-kernels`.
 
 pub mod adapter;
+mod any_number;
 pub mod bench;
 pub mod best;
 pub mod checkpoint;

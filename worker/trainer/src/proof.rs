@@ -27,7 +27,13 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
         learning_rate: trainer.learning_rate,
         keeps: trainer.keeps.clone(),
     };
-    let (_, gradients) = probe.gradients(0, std::slice::from_ref(batch))?;
+    let (loss, gradients) = probe.gradients(0, std::slice::from_ref(batch))?;
+    if !loss.is_finite() {
+        return Err(Error::FirstLoss {
+            loss,
+            help: "the model's weights are too large to compute with; take another model",
+        });
+    }
     let mut silent = Vec::new();
     for (at, (site, grad)) in probe.adapters.sites.iter().zip(gradients.entries()).enumerate() {
         let found: Vec<&Tensor> = grad.iter().flat_map(FactorGrad::tensors).collect();

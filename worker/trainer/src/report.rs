@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::score::Scores;
+use crate::{Result, any_number};
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,7 @@ pub enum Event {
     /// Mean held-out loss in nats a token after `step` steps.
     Evaluation {
         step: u64,
+        #[serde(with = "any_number")]
         loss: f64,
         tokens: u64,
     },
@@ -74,10 +75,13 @@ pub struct StepReport {
     /// Steps done, this one included.
     pub step: u64,
     pub steps: u64,
+    #[serde(with = "any_number")]
     pub loss: f64,
+    #[serde(with = "any_number")]
     pub grad_norm: f64,
     pub learning_rate: f64,
     pub tokens: u64,
+    #[serde(with = "any_number")]
     pub tokens_per_second: f64,
     pub seconds: f64,
     pub skipped: bool,
@@ -103,5 +107,37 @@ pub trait Reporter {
 
     fn wish(&mut self) -> Wish {
         Wish::GoOn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A skipped step is the one event that a person must see, and its loss is no number of JSON.
+    #[test]
+    fn events_with_numbers_that_are_not_finite_are_read_back() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 2.5] {
+            let step = StepReport {
+                step: 3,
+                steps: 9,
+                loss: value,
+                grad_norm: value,
+                learning_rate: 1e-4,
+                tokens: 7,
+                tokens_per_second: value,
+                seconds: 0.5,
+                skipped: !value.is_finite(),
+                peak_bytes: 1,
+            };
+            let scores = Scores { loss: value, perplexity: value, ..Scores::default() };
+            for event in
+                [Event::Step(step), Event::Evaluation { step: 3, loss: value, tokens: 7 }, Event::Scores(scores)]
+            {
+                let text = serde_json::to_string(&event).expect("JSON");
+                let read: Event = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+                assert_eq!(format!("{read:?}"), format!("{event:?}"));
+            }
+        }
     }
 }

@@ -6,17 +6,17 @@ use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig};
 pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
 use qlora_data::rows::Place;
-use qlora_data::{ChatTemplate, Example, encode_example};
+use qlora_data::{ChatTemplate, DatasetError, Example, Sample, encode_example};
 use qlora_planner::Arrangement;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
-use crate::generate::{Generation, answer, end_ids};
+use crate::generate::{Generation, answer, end_ids, end_of_turn};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::report::{Event, Phase, Reporter, Wish};
 use crate::weights::Checkpoint;
-use crate::{Error, Result, adapter, device};
+use crate::{Error, Result, adapter, any_number, device};
 
 /// A model with the text side that answers need.
 pub struct Answerer {
@@ -25,6 +25,8 @@ pub struct Answerer {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     how: Generation,
+    /// What a person should hear of the model.
+    pub notes: Vec<String>,
 }
 
 /// What to load.
@@ -34,7 +36,7 @@ pub struct Subject<'a> {
     pub model: PathBuf,
     pub adapter: Option<PathBuf>,
     pub config: &'a ModelConfig,
-    /// `auto`, `chatml-tools`, or Jinja text.
+    /// `auto`, which is the adapter's where it has one, else the model's; `chatml-tools`; or Jinja text.
     pub template: String,
     pub max_new_tokens: usize,
     pub device: DeviceKind,
@@ -63,8 +65,13 @@ pub struct CallScores {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     pub rows: usize,
+    /// Rows that have more tokens than the model has positions.
+    #[serde(default)]
+    pub left_out: usize,
     /// Nats a token that is learnt from.
+    #[serde(with = "any_number")]
     pub loss: f64,
+    #[serde(with = "any_number")]
     pub perplexity: f64,
     pub tokens: usize,
     /// Absent where no row makes calls.
@@ -78,7 +85,7 @@ impl Answerer {
         let checkpoint = Checkpoint::open(&subject.model)?;
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();
-        let template = files.chat_template(&subject.template)?;
+        let template = files.chat_template(&template_of(subject)?)?;
         let decoder = Decoder::load(
             &checkpoint,
             subject.config,
@@ -91,9 +98,17 @@ impl Answerer {
             Some(folder) => adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, device)?,
             None => Adapters::without_effect(&decoder.shape, device)?,
         };
-        let (temperature, seed, end_ids) = (0.0, 0, end_ids(files, &tokenizer));
+        let mut end_ids = end_ids(files, &tokenizer);
+        end_ids.extend(end_of_turn(&tokenizer, &template));
+        let (temperature, seed) = (0.0, 0);
         let how = Generation { max_new_tokens: subject.max_new_tokens, temperature, seed, end_ids };
-        Ok(Self { decoder, adapters, tokenizer, template, how })
+        let notes = files.notes.clone();
+        Ok(Self { decoder, adapters, tokenizer, template, how, notes })
+    }
+
+    /// Tokens that a row may have.
+    pub fn positions(&self) -> usize {
+        self.decoder.positions()
     }
 
     /// The likeliest answer to `conversation`.
@@ -115,7 +130,11 @@ impl Answerer {
         for row in qlora_data::examples(file, name)?.take(rows) {
             let (place, example) = row?;
             let sample = encode_example(&self.tokenizer, &self.template, &example)
-                .map_err(|source| qlora_data::DatasetError::Encode { place: place.clone(), source })?;
+                .map_err(|source| DatasetError::Encode { place: place.clone(), source })?;
+            if !self.fits(&sample, &place)? {
+                scores.left_out += 1;
+                continue;
+            }
             let batch = Batch::pack([&sample]);
             sum += self.decoder.loss(&batch, &self.adapters)?;
             scores.tokens += batch.targets.len();
@@ -128,10 +147,25 @@ impl Answerer {
             })?;
             grades.extend(answered.map(|(_, grade)| grade));
         }
+        if scores.rows == 0 && scores.left_out > 0 {
+            return Err(Error::NoRow { rows: scores.left_out, positions: self.positions() });
+        }
         scores.loss = sum / scores.tokens.max(1) as f64;
         scores.perplexity = scores.loss.exp();
         scores.calls = (!grades.is_empty()).then(|| CallScores::of(&grades));
         Ok(scores)
+    }
+
+    /// Whether the model has a position for every token of the row at `place`.
+    fn fits(&self, sample: &Sample, place: &Place) -> Result<bool> {
+        match self.decoder.accepts(&sample.ids, 0) {
+            Ok(()) => Ok(true),
+            Err(Error::Positions { .. }) => Ok(false),
+            Err(Error::Vocabulary { id, vocabulary }) => {
+                Err(DatasetError::Vocabulary { place: place.clone(), id, vocabulary }.into())
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// The model's own answer where one that makes calls is wanted, and how good it is.
@@ -140,10 +174,22 @@ impl Answerer {
         if grade(conversation, "").is_none() {
             return Ok(None);
         }
-        let answer = self.answer(&conversation.question())?;
+        let answer = match self.answer(&conversation.question()) {
+            // The question fills every position: there is none for an answer.
+            Err(Error::Positions { .. }) => String::new(),
+            answer => answer?,
+        };
         let grade = grade(conversation, &answer);
         Ok(grade.map(|grade| (answer, grade)))
     }
+}
+
+fn template_of(subject: &Subject<'_>) -> Result<String> {
+    let own = match &subject.adapter {
+        Some(folder) if subject.template == "auto" => adapter::template(folder)?,
+        _ => None,
+    };
+    Ok(own.unwrap_or_else(|| subject.template.clone()))
 }
 
 impl CallScores {
@@ -194,6 +240,9 @@ impl Evaluation {
             max_new_tokens: ANSWER_TOKENS,
             device: config.resources.device,
         })?;
+        for text in answerer.notes.iter().cloned() {
+            reporter.report(Event::Note { text })?;
+        }
         reporter.report(Event::Phase { phase: Phase::Evaluating, done: 0, of })?;
         let mut told = 0;
         let scores = answerer.score(&self.rows, name, limit, |row| {
@@ -205,6 +254,11 @@ impl Evaluation {
             reporter.report(Event::Phase { phase: Phase::Evaluating, done: row.rows as u64, of })?;
             if reporter.wish() == Wish::Stop { Err(Error::Stopped) } else { Ok(()) }
         })?;
+        if scores.left_out > 0 {
+            let (rows, positions) = (scores.left_out, answerer.positions());
+            let text = format!("{rows} rows have more tokens than the model's {positions} positions and are left out");
+            reporter.report(Event::Note { text })?;
+        }
         reporter.report(Event::Scores(scores))
     }
 }

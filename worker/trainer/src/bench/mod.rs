@@ -215,18 +215,30 @@ fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
     Ok(Parts { forward: between(0), backward: between(1), update: between(2) })
 }
 
-/// Ids [T] of a fixed sequence, and the logits [T, V] of `model` with `adapter`; on the CPU in `f32`.
-pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Result<(Tensor, Tensor)> {
+/// What [`logits`] finds.
+pub struct Logits {
+    /// Ids [T] of a fixed sequence.
+    pub ids: Tensor,
+    /// Logits [T, V].
+    pub logits: Tensor,
+    /// What a person should hear of the model.
+    pub notes: Vec<String>,
+}
+
+/// Logits of a fixed sequence of `model` with `adapter`; on the CPU in `f32`.
+pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Result<Logits> {
     let device = Device::Cpu;
     let checkpoint = Checkpoint::open(model)?;
-    let decoder = Decoder::load(&checkpoint, config, LOGITS_LENGTH, &Arrangement::default(), &device, |_| {})?;
+    let length = LOGITS_LENGTH.min(checkpoint.files.shape.max_positions);
+    let decoder = Decoder::load(&checkpoint, config, length, &Arrangement::default(), &device, |_| {})?;
     let adapters = match adapter {
         Some(folder) => crate::adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, &device)?,
         None => Adapters::without_effect(&decoder.shape, &device)?,
     };
-    let sample = random_sample(LOGITS_LENGTH, decoder.shape.vocabulary);
+    let sample = random_sample(length, decoder.shape.vocabulary);
     let logits = decoder.logits(&Batch::pack([&sample]), &adapters)?;
-    Ok((Tensor::new(sample.ids.as_slice(), &device)?.to_dtype(DType::I64)?, logits))
+    let ids = Tensor::new(sample.ids.as_slice(), &device)?.to_dtype(DType::I64)?;
+    Ok(Logits { ids, logits, notes: checkpoint.files.notes })
 }
 
 /// Every token is learnt from, as in the peers' benchmark.

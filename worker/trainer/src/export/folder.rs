@@ -9,8 +9,10 @@ use qlora_kernels::Nf4Tensor;
 use serde_json::{Map, Value, json};
 
 use super::merge::{Merger, site_of};
+use super::numbers::Outgoing;
+use super::text::Trained;
 use super::{Progress, Written, partial_of};
-use crate::weights::{Checkpoint, ShardEntries, ShardEntry, ShardWriter, Shards, bnb};
+use crate::weights::{Checkpoint, INDEX, ShardEntries, ShardEntry, ShardWriter, Shards, bnb};
 use crate::{Error, Result};
 
 /// Files beside the weights that make a folder a model.
@@ -24,13 +26,12 @@ const COMPANIONS: [&str; 8] = [
     "tokenizer.model",
     INDEX,
 ];
-/// Says which file of a folder a tensor lies in.
-const INDEX: &str = "model.safetensors.index.json";
 
 /// Writes `checkpoint` as `merger` changes it.
 pub(super) fn write_merged(
     checkpoint: &Checkpoint,
     out: &Path,
+    trained: Option<&Trained>,
     merger: &mut Merger<'_>,
     progress: Progress<'_>,
 ) -> Result<()> {
@@ -41,13 +42,22 @@ pub(super) fn write_merged(
         for entry in &shard.entries {
             let tensor = shards.native(&entry.name, &Device::Cpu)?;
             let merged = match site_of(&entry.name) {
-                Some(site) => merger.linear(site, &tensor)?.to_dtype(tensor.dtype())?,
+                Some(site) => {
+                    let (path, name) = (checkpoint.files.path.as_path(), entry.name.as_str());
+                    let merged = merger.linear(site, &tensor)?;
+                    let (cast, note) = Outgoing { path, name, tensor: &merged }.cast(tensor.dtype())?;
+                    merger.note(note);
+                    cast
+                }
                 None => tensor,
             };
             let bytes = writer.write(&merged)?;
             progress(merger.wrote(bytes), total);
         }
         writer.finish()?;
+    }
+    if let Some(trained) = trained {
+        trained.write_into(&partial)?;
     }
     fs::rename(&partial, out).map_err(Error::io(out))
 }
@@ -61,7 +71,8 @@ pub(super) fn write_quantised(
     progress: Progress<'_>,
 ) -> Result<Written> {
     let (shards, partial) = start(checkpoint, out)?;
-    let (mut written, total) = (Written::default(), shards.count());
+    let total = shards.count();
+    let mut written = Written { notes: checkpoint.files.notes.clone(), ..Written::default() };
     let mut places = Map::new();
     for shard in shards.files() {
         let entries = quantised_entries(&shard, model);

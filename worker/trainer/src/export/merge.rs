@@ -28,6 +28,9 @@ pub struct Merged {
     /// The same for what quantisation does to the weights of all linear layers; 0 where it was not looked at.
     pub quantisation: f64,
     pub bytes: u64,
+    /// What a person should hear of the result.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Sums of squares.
@@ -75,6 +78,11 @@ impl<'a> Merger<'a> {
         self.sums.updated += squares(&base)?;
         self.merged.adapted += 1;
         Ok(merged)
+    }
+
+    /// Takes note of what a person should hear.
+    pub(super) fn note(&mut self, note: impl IntoIterator<Item = String>) {
+        self.merged.notes.extend(note);
     }
 
     /// Takes note of a tensor of `bytes` that was written; returns how many there are now.

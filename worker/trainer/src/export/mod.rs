@@ -10,6 +10,8 @@
 mod folder;
 mod gguf;
 mod merge;
+mod numbers;
+mod text;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,9 @@ pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
 pub struct Written {
     pub tensors: usize,
     pub bytes: u64,
+    /// What a person should hear of the result.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Writes the model at `model` with the adapter in `adapter` to `out`, which must not exist: a GGUF file of
@@ -50,11 +55,14 @@ pub fn merge(
 ) -> Result<Merged> {
     let checkpoint = open_for(model, out)?;
     let adapters = load_adapter(adapter, &checkpoint)?;
+    let trained = text::trained(adapter, &checkpoint.files)?;
     let mut merger = merge::Merger::new(&adapters, base, config);
+    merger.note(checkpoint.files.notes.clone());
+    merger.note(trained.iter().flat_map(|trained| trained.notes(&checkpoint.files)));
     let written = if is_gguf(out) {
-        gguf::write_model(&checkpoint, out, element, &mut merger, progress)
+        gguf::write_model(&checkpoint, out, element, trained.as_ref(), &mut merger, progress)
     } else {
-        folder::write_merged(&checkpoint, out, &mut merger, progress)
+        folder::write_merged(&checkpoint, out, trained.as_ref(), &mut merger, progress)
     };
     whole(out, written)?;
     Ok(merger.finish())
@@ -78,9 +86,10 @@ pub fn convert(
     }
     let adapters = Adapters::without_effect(&checkpoint.files.shape, &Device::Cpu)?;
     let mut merger = merge::Merger::new(&adapters, Base::Original, config);
-    whole(out, gguf::write_model(&checkpoint, out, element, &mut merger, progress))?;
-    let Merged { tensors, bytes, .. } = merger.finish();
-    Ok(Written { tensors, bytes })
+    merger.note(checkpoint.files.notes.clone());
+    whole(out, gguf::write_model(&checkpoint, out, element, None, &mut merger, progress))?;
+    let Merged { tensors, bytes, notes, .. } = merger.finish();
+    Ok(Written { tensors, bytes, notes })
 }
 
 /// Whether [`convert`] can quantise the model at `model`: a Hugging Face folder of plain weights.

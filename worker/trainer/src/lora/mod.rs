@@ -16,7 +16,7 @@ use crate::model::AdapterPass;
 pub use factors::{FactorGrad, Factors, Magnitude, NAMES};
 
 /// Where an adapter sits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site {
     pub layer: usize,
     pub module: TargetModule,
@@ -89,6 +89,12 @@ impl Adapters {
     /// Adapters with the given values, in the order of [`Self::sites`].
     pub fn from_factors(config: &LoraConfig, shape: &ModelShape, seed: u64, factors: Vec<Factors>) -> Self {
         Self { config: config.clone(), seed, sites: Self::sites(config, shape), factors }
+    }
+
+    /// Adapters at `sites`, which ascend, with the values of each.
+    pub fn at_sites(config: LoraConfig, sites: Vec<Site>, seed: u64, factors: Vec<Factors>) -> Self {
+        debug_assert!(sites.is_sorted() && sites.len() == factors.len());
+        Self { config, seed, sites, factors }
     }
 
     /// Every place where `config` puts an adapter, block by block in the order of the forward pass.

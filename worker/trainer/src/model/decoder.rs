@@ -60,6 +60,8 @@ pub struct Decoder {
     pub shape: ModelShape,
     /// See [`Checkpoint::fingerprint`].
     pub fingerprint: String,
+    /// See [`crate::weights::ModelFiles::hub_name`].
+    pub hub_name: Option<String>,
     pub device: Device,
     pub dtype: DType,
     products: Products,
@@ -71,6 +73,8 @@ pub struct Decoder {
     norm: Tensor,
     head: Option<Box<dyn FrozenWeight>>,
     rope: RopeTable,
+    /// Tokens that a sequence may have.
+    positions: usize,
 }
 
 impl Decoder {
@@ -99,12 +103,14 @@ impl Decoder {
         Ok(Self {
             products: device::products(model.compute, device),
             fingerprint: checkpoint.fingerprint()?,
+            hub_name: checkpoint.files.hub_name.clone(),
             embedding: checkpoint.embedding(if embedding_on_host { &Device::Cpu } else { device })?,
             embedding_on_host,
             logit_rows: thrift.logit_rows(device::kind(device)),
             norm: checkpoint.final_norm(dtype, device)?,
             head: checkpoint.head(device)?,
             rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
+            positions: max_len,
             blocks,
             shape,
             device: device.clone(),
@@ -130,7 +136,36 @@ impl Decoder {
         Ok(adapters)
     }
 
-    fn pass<'a>(&'a self, adapters: &'a Adapters, spans: &[Span], masks: Option<MaskPosition>) -> Result<Pass<'a>> {
+    /// Tokens that a sequence may have.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Whether `ids` can be looked up, in a sequence that they make longer than `past` tokens.
+    ///
+    /// # Errors
+    /// There are more of them than positions, or one is outside the vocabulary.
+    pub fn accepts(&self, ids: &[u32], past: usize) -> Result<()> {
+        let (tokens, positions, vocabulary) = (past + ids.len(), self.positions, self.shape.vocabulary);
+        if tokens > positions {
+            return Err(Error::Positions { tokens, positions });
+        }
+        match ids.iter().find(|&&id| id as usize >= vocabulary) {
+            Some(&id) => Err(Error::Vocabulary { id, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    fn pass<'a>(
+        &'a self,
+        adapters: &'a Adapters,
+        ids: &[u32],
+        spans: &[Span],
+        masks: Option<MaskPosition>,
+    ) -> Result<Pass<'a>> {
+        for span in spans {
+            self.accepts(&ids[span.q.clone()], span.k.len() - span.q.len())?;
+        }
         let shape = device::attention_shape(&self.shape);
         let (epsilon, rope, products) = (self.shape.norm_epsilon, &self.rope, self.products);
         let sequences = Sequences::new(spans, &self.device)?;
@@ -167,7 +202,7 @@ impl Decoder {
         training: &TrainingSection,
         keeps: &[Keep],
     ) -> Result<Passed> {
-        let pass = self.pass(adapters, &batch.spans, Some(masks))?;
+        let pass = self.pass(adapters, &batch.ids, &batch.spans, Some(masks))?;
         let mut x = self.embed(&batch.ids)?;
         if training.neftune_alpha > 0.0 {
             x = noise::add(&x, training.neftune_alpha, &batch.spans, &adapters.embedding_noise(masks))?;
@@ -195,7 +230,7 @@ impl Decoder {
         scale: f64,
         grads: &mut Gradients,
     ) -> Result<Loss> {
-        let pass = self.pass(adapters, &batch.spans, Some(masks))?;
+        let pass = self.pass(adapters, &batch.ids, &batch.spans, Some(masks))?;
         let Passed { blocks: mut rest, last } = passed;
         let (loss, mut dx) = self.loss_and_grad(batch, &last, scale)?;
         // A residual stream that nobody needs any more is as large as an input of a block.
@@ -226,7 +261,7 @@ impl Decoder {
 
     /// Hidden states after the last block, keeping nothing.
     fn hidden(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
-        let pass = self.pass(adapters, &batch.spans, None)?;
+        let pass = self.pass(adapters, &batch.ids, &batch.spans, None)?;
         let mut x = self.embed(&batch.ids)?;
         for block in &self.blocks {
             x = block.finish(&pass, &block.run(&pass, x.into())?)?;
@@ -261,7 +296,7 @@ impl Decoder {
         cache.resize(self.blocks.len(), None);
         let past = cache.first().and_then(Option::as_ref).map_or(0, |c| c.k.dims()[0]);
         let spans = [Span { q: 0..ids.len(), k: 0..past + ids.len() }];
-        let pass = self.pass(adapters, &spans, None)?;
+        let pass = self.pass(adapters, ids, &spans, None)?;
         let mut x = self.embed(ids)?;
         for (block, layer) in self.blocks.iter().zip(cache) {
             x = block.extend(&pass, &x, layer)?;

@@ -59,7 +59,13 @@ impl Session<'_> {
         let Some(row) = self.prepared.question.as_ref().filter(|_| self.is_first()) else { return Ok(()) };
         let p = self.prepared;
         let how = Generation { max_new_tokens: ANSWER_TOKENS, temperature: 0.0, seed: 0, end_ids: p.end_ids.clone() };
-        let text = answer(&p.decoder, &self.trainer.adapters, &p.tokenizer, &p.template, &row.question(), &how)?;
+        let answered = answer(&p.decoder, &self.trainer.adapters, &p.tokenizer, &p.template, &row.question(), &how);
+        let text = match answered {
+            Err(fault @ Error::Positions { .. }) => {
+                return reporter.report(Event::Note { text: format!("no sample answer: {fault}") });
+            }
+            answered => answered?,
+        };
         let asked = row.messages.iter().rev().find(|m| m["role"] == "user").and_then(|m| m["content"].as_str());
         let last = row.messages.iter().rev().find(|m| m["role"] == "assistant");
         let wanted = last.map_or_else(String::new, |m| {

@@ -35,6 +35,9 @@ impl Prepared {
         reporter.report(Event::Phase { phase: Phase::Loading, done: 0, of: 0 })?;
         let checkpoint = Checkpoint::open(&run.model)?;
         let files = &checkpoint.files;
+        for text in files.notes.iter().cloned() {
+            reporter.report(Event::Note { text })?;
+        }
         let missing = |fault: &str, help| Error::Model { path: files.path.clone(), fault: fault.into(), help };
         let tokenizer = files.tokenizer()?.clone();
         let template = files.chat_template(&config.data.template)?;

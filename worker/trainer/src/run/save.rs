@@ -10,9 +10,16 @@ use crate::report::{Event, Phase, Reporter};
 use crate::{Error, Result};
 
 impl Session<'_> {
-    fn base(&self) -> BaseModel<'_> {
-        let name = self.run.config().model.base.as_deref().unwrap_or_default();
-        BaseModel { name, fingerprint: &self.prepared.decoder.fingerprint }
+    /// The base, under a name that others can resolve where there is one.
+    fn base<'n>(&'n self, public: Option<&'n str>) -> BaseModel<'n> {
+        let name = public.or(self.run.config().model.base.as_deref()).unwrap_or_default();
+        let template = Some(self.prepared.template.source());
+        BaseModel { name, fingerprint: &self.prepared.decoder.fingerprint, template }
+    }
+
+    fn public_name(&self) -> Option<String> {
+        let base = self.run.config().model.base.as_deref().unwrap_or_default();
+        adapter::public_name(base, self.prepared.decoder.hub_name.as_deref())
     }
 
     pub fn save_checkpoint(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
@@ -40,7 +47,9 @@ impl Session<'_> {
             files: Vec::new(),
         };
         let (adapters, optimizer) = (&self.trainer.adapters, &self.trainer.optimizer);
-        checkpoint::save(&folder, manifest, adapters, optimizer, self.best.adapters.as_ref(), self.base())?;
+        let name = self.public_name();
+        let (best, base) = (self.best.adapters.as_ref(), self.base(name.as_deref()));
+        checkpoint::save(&folder, manifest, adapters, optimizer, best, base)?;
         reporter.report(Event::Checkpoint { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 
@@ -72,7 +81,13 @@ impl Session<'_> {
         }
         reporter.report(Event::Phase { phase: Phase::Saving, done: 0, of: 0 })?;
         let folder = self.run.output.join("adapter");
-        adapter::save(&self.trainer.adapters, self.base(), &folder)?;
+        let name = self.public_name();
+        if name.is_none() {
+            let text =
+                "base_model_name_or_path of the adapter is a path of this machine; others name the base themselves";
+            reporter.report(Event::Note { text: text.into() })?;
+        }
+        adapter::save(&self.trainer.adapters, self.base(name.as_deref()), &folder)?;
         reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 }

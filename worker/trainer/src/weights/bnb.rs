@@ -30,6 +30,12 @@ pub(crate) fn is_quantised(shards: &Shards, weight: &str) -> bool {
     shards.has(&state_name(weight))
 }
 
+/// The weight that the tensor `name` describes: codes of scales, maps, or the description itself.
+pub(crate) fn weight_of(name: &str) -> Option<&str> {
+    let parts = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4"];
+    parts.iter().find_map(|part| name.strip_suffix(part))
+}
+
 /// Reads `weight` with its scales.
 pub(crate) fn read(shards: &Shards, weight: &str, device: &Device) -> Result<Nf4Tensor> {
     let state: QuantState = serde_json::from_slice(&shards.raw(&state_name(weight))?.bytes)

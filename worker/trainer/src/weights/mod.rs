@@ -1,7 +1,11 @@
 //! Frozen weights, in whichever form a checkpoint holds them.
 
+mod agreement;
 pub(crate) mod bnb;
+mod files;
+mod finite;
 pub(crate) mod gguf;
+mod index;
 mod open;
 mod random;
 mod safetensors;
@@ -20,7 +24,11 @@ use rayon::prelude::*;
 
 use crate::Result;
 
-pub use open::{Checkpoint, ModelFiles};
+pub use files::ModelFiles;
+pub(crate) use files::is_hub_name;
+pub(crate) use finite::{first_broken, first_broken_in_blocks};
+pub use index::{INDEX, SINGLE, indexed_files};
+pub use open::Checkpoint;
 pub(crate) use safetensors::{ShardEntries, ShardEntry, Shards};
 pub(crate) use shard_writer::ShardWriter;
 

@@ -1,16 +1,17 @@
 //! One way in for every kind of checkpoint: shape, tokenizer, template, and weights by their Hugging Face names.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, Quantization, TargetModule};
-use qlora_data::{ChatTemplate, ModelText, SpecialTokens};
+use qlora_data::{ModelText, SpecialTokens};
 use qlora_kernels::Nf4Tensor;
 use qlora_planner::ModelShape;
 use sha2::{Digest, Sha256};
-use tokenizers::Tokenizer;
 
-use super::gguf::GgufFile;
+use super::agreement;
+use super::files::{ModelFiles, end_ids, hub_name, read_json};
+use super::gguf::{GgufFile, part};
 use super::random::RandomWeights;
 use super::safetensors::Shards;
 use super::{FrozenWeight, Gguf, Plain, bnb};
@@ -32,37 +33,6 @@ struct Folder {
 /// A GGUF file.
 struct Ggml {
     file: GgufFile,
-}
-
-/// What a checkpoint holds besides its weights.
-pub struct ModelFiles {
-    pub path: PathBuf,
-    pub shape: ModelShape,
-    pub tokenizer: Option<Tokenizer>,
-    pub template: Option<String>,
-    pub special: SpecialTokens,
-    /// Ids that end a generated answer.
-    pub end_ids: Vec<u32>,
-}
-
-impl ModelFiles {
-    fn missing(&self, fault: &str, help: &'static str) -> Error {
-        Error::Model { path: self.path.clone(), fault: fault.into(), help }
-    }
-
-    /// The tokenizer, which every run needs.
-    pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        let missing = || self.missing("tokenizer.json is missing", "download the whole repository of the model");
-        self.tokenizer.as_ref().ok_or_else(missing)
-    }
-
-    /// The chat template that `wanted` names: `auto` is the model's own.
-    pub fn chat_template(&self, wanted: &str) -> Result<ChatTemplate> {
-        let missing =
-            || self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model");
-        let source = if wanted == "auto" { self.template.as_deref().ok_or_else(missing)? } else { wanted };
-        Ok(ChatTemplate::new(source, self.special.clone())?)
-    }
 }
 
 /// An opened checkpoint.
@@ -90,6 +60,8 @@ impl Checkpoint {
             template: file.chat_template(),
             special: SpecialTokens { bos: text(&bos), eos: text(&eos) },
             end_ids: eos.iter().map(|(id, _)| *id).collect(),
+            hub_name: None,
+            notes: Vec::new(),
         };
         Ok(Self { files, source: Source::Gguf(Box::new(Ggml { file })) })
     }
@@ -103,18 +75,22 @@ impl Checkpoint {
             template: None,
             special: SpecialTokens::default(),
             end_ids: Vec::new(),
+            hub_name: None,
+            notes: Vec::new(),
         };
         Self { files, source: Source::Random(RandomWeights { seed }) }
     }
 
     fn open_folder(path: &Path) -> Result<Self> {
         let config = read_json(&path.join("config.json"))?;
-        let shape = shape_from_json(&config).map_err(|fault| Error::Model {
+        let of_config = |fault: String| Error::Model {
             path: path.join("config.json"),
             fault,
-            help: "Llama and Mistral checkpoints of Hugging Face transformers can be trained",
-        })?;
+            help: "Llama and Mistral decoders as Hugging Face transformers defines them can be used",
+        };
+        let shape = shape_from_json(&config).map_err(of_config)?;
         let shards = Shards::open(path)?;
+        let notes = agreement::check(&shards, &shape)?;
         let text = ModelText::open(path).map_err(|e| Error::Model {
             path: e.path,
             fault: e.fault,
@@ -126,7 +102,9 @@ impl Checkpoint {
             tokenizer: text.tokenizer,
             template: text.template,
             special: text.special,
-            end_ids: end_ids(&config),
+            end_ids: end_ids(path, &config)?,
+            hub_name: hub_name(&config),
+            notes,
         };
         Ok(Self { files, source: Source::HuggingFace(Box::new(Folder { shards })) })
     }
@@ -176,10 +154,17 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(folder) => folder.projection(layer, module, model, device),
             Source::Gguf(ggml) => {
+                if model.quantization == Quantization::Nf4 {
+                    return Err(Error::Model {
+                        path: self.files.path.clone(),
+                        fault: "model.quantization: nf4 would quantize the blocks of a GGUF file a second time".into(),
+                        help: "leave it at auto, or name the model's Hugging Face folder",
+                    });
+                }
                 // What becomes something else is read where that is made.
-                let stays = model.quantization == Quantization::Gguf;
+                let stays = model.quantization != Quantization::None;
                 let weight = self.gguf_projection(ggml, layer, module, if stays { device } else { &Device::Cpu })?;
-                requantise(weight, model, device)
+                if stays { Ok(weight) } else { requantise(weight, model, device) }
             }
             Source::Random(weights) => {
                 let weight = weights.projection(layer, module, self.files.shape.projection(module))?;
@@ -195,16 +180,12 @@ impl Checkpoint {
         module: TargetModule,
         device: &Device,
     ) -> Result<Box<dyn FrozenWeight>> {
-        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let name = format!("blk.{layer}.{}.weight", part(module));
         let shape = &self.files.shape;
         let tensor = match module {
-            TargetModule::QProj => ggml.file.read_rotary(&name("attn_q"), shape.heads, device)?,
-            TargetModule::KProj => ggml.file.read_rotary(&name("attn_k"), shape.kv_heads, device)?,
-            TargetModule::VProj => ggml.file.read(&name("attn_v"), device)?,
-            TargetModule::OProj => ggml.file.read(&name("attn_output"), device)?,
-            TargetModule::GateProj => ggml.file.read(&name("ffn_gate"), device)?,
-            TargetModule::UpProj => ggml.file.read(&name("ffn_up"), device)?,
-            TargetModule::DownProj => ggml.file.read(&name("ffn_down"), device)?,
+            TargetModule::QProj => ggml.file.read_rotary(&name, shape.heads, device)?,
+            TargetModule::KProj => ggml.file.read_rotary(&name, shape.kv_heads, device)?,
+            _ => ggml.file.read(&name, device)?,
         };
         Ok(Box::new(Gguf(tensor)))
     }
@@ -296,24 +277,7 @@ fn requantise(weight: Box<dyn FrozenWeight>, model: &ModelConfig, device: &Devic
         Quantization::None => {
             return Ok(Box::new(Plain(weight.written_out(crate::device::compute_dtype(device))?.to_device(device)?)));
         }
-        Quantization::Nf4 => weight.as_stored()?,
+        Quantization::Nf4 | Quantization::Auto => weight.as_stored()?,
     };
     Ok(Box::new(Nf4Tensor::quantise_matrix(&matrix, model.block_size, model.double_quant, device)?))
-}
-
-fn read_json(path: &Path) -> Result<serde_json::Value> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::Model {
-        path: path.into(),
-        fault: format!("it is not JSON: {e}"),
-        help: "download the file again",
-    })
-}
-
-fn end_ids(config: &serde_json::Value) -> Vec<u32> {
-    let id = |v: &serde_json::Value| v.as_u64().map(|id| id as u32);
-    match &config["eos_token_id"] {
-        serde_json::Value::Array(ids) => ids.iter().filter_map(id).collect(),
-        one => id(one).into_iter().collect(),
-    }
 }

@@ -1,6 +1,6 @@
 //! The safetensors files of a Hugging Face folder, read one tensor at a time: memory stays that of a tensor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -10,6 +10,8 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::finite::first_broken;
+use super::index::{self, INDEX, ModelParts};
 use crate::{Error, Result};
 
 /// Tensors by name, over all files of a folder.
@@ -43,6 +45,7 @@ pub(crate) struct ShardEntry {
 }
 
 /// One tensor as it lies in its file.
+#[derive(PartialEq)]
 pub(crate) struct Raw {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -50,23 +53,13 @@ pub(crate) struct Raw {
 }
 
 impl Shards {
-    /// Opens every `model*.safetensors` of `folder` and checks that none is cut off.
+    /// Opens the files of the model in `folder`, and checks that none is cut off and that each holds what the index says.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let is_shard = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("model") && name.ends_with(".safetensors")
-        };
-        let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
-        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_shard).collect();
-        paths.sort();
-        if paths.is_empty() {
-            return Err(Error::Model {
-                path: folder.into(),
-                fault: "no model*.safetensors file lies there".into(),
-                help: "download the weights, or give model.base the path of a .gguf file",
-            });
-        }
+        let ModelParts { paths, places } = index::parts(folder)?;
         let files = paths.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
+        if let Some(places) = &places {
+            agree_with_index(&files, places)?;
+        }
         let names = |(i, shard): (usize, &Shard)| {
             shard.metadata.tensors().into_keys().map(move |name| (name, i)).collect::<Vec<_>>()
         };
@@ -90,9 +83,13 @@ impl Shards {
                 shape: info.shape.clone(),
                 bytes: info.data_offsets.1 - info.data_offsets.0,
             };
-            let name = shard.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            ShardEntries { name, entries: entries.into_iter().map(entry).collect() }
+            ShardEntries { name: shard.name(), entries: entries.into_iter().map(entry).collect() }
         })
+    }
+
+    /// Every tensor, without its data.
+    pub(super) fn entries(&self) -> impl Iterator<Item = ShardEntry> + '_ {
+        self.files().flat_map(|shard| shard.entries)
     }
 
     /// A tensor whose data are no weights, but part of a quantised layer.
@@ -110,7 +107,11 @@ impl Shards {
         let shard = self.file_of.get(name).map(|&i| &self.files[i]);
         let info = shard.and_then(|shard| Some((shard, shard.metadata.info(name)?)));
         let Some((shard, info)) = info else { return Err(self.fault(name, "is missing")) };
-        shard.read(info)
+        let raw = shard.read(info)?;
+        match first_broken(raw.dtype, &raw.bytes) {
+            None => Ok(raw),
+            Some((index, value)) => Err(self.fault(name, &format!("has {value} at element {index}; {BROKEN}"))),
+        }
     }
 
     /// The dimensions of the tensor `name`.
@@ -119,19 +120,59 @@ impl Shards {
         info.map(|info| info.shape.clone()).ok_or_else(|| self.fault(name, "is missing"))
     }
 
+    /// A fault of `tensor`, with the file that holds it, or the folder where none does.
     pub(crate) fn fault(&self, tensor: &str, fault: &str) -> Error {
-        Error::Tensor { path: self.folder.clone(), tensor: tensor.into(), fault: fault.into() }
+        let path = self.file_of.get(tensor).map_or(&self.folder, |&i| &self.files[i].path);
+        Error::Tensor { path: path.clone(), tensor: tensor.into(), fault: fault.into() }
     }
 
     /// The tensor `name` as `dtype` on `device`.
     pub(crate) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        Ok(self.raw(name)?.tensor()?.to_dtype(dtype)?.to_device(device)?)
+        Ok(self.native(name, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
     }
 
     /// The tensor `name` in the element type of the file.
     pub(crate) fn native(&self, name: &str, device: &Device) -> Result<Tensor> {
-        Ok(self.raw(name)?.tensor()?.to_device(device)?)
+        let raw = self.raw(name)?;
+        let Some(dtype) = raw.candle_dtype() else {
+            return Err(self.fault(name, &format!("has the element type {:?}, which is not read", raw.dtype)));
+        };
+        Ok(Tensor::from_raw_buffer(&raw.bytes, dtype, &raw.shape, &Device::Cpu)?.to_device(device)?)
     }
+}
+
+/// What helps against a number that is not finite.
+pub(crate) const BROKEN: &str = "download the file again, or take another model";
+
+/// Holds `files` against `places`: each tensor lies where the index says, and nowhere else.
+fn agree_with_index(files: &[Shard], places: &BTreeMap<String, String>) -> Result<()> {
+    let mut found = 0;
+    for shard in files {
+        let file = shard.name();
+        for tensor in shard.metadata.tensors().into_keys() {
+            let fault = match places.get(&tensor) {
+                Some(place) if *place == file => {
+                    found += 1;
+                    continue;
+                }
+                Some(place) => format!("is in {file}, but {INDEX} places it in {place}; download both again"),
+                None => format!("is in {file}, but {INDEX} does not name it; download both again"),
+            };
+            return Err(Error::Tensor { path: shard.path.clone(), tensor, fault });
+        }
+    }
+    if found == places.len() {
+        return Ok(());
+    }
+    let lies = |(tensor, place): &(&String, &String)| {
+        files.iter().any(|shard| shard.name() == **place && shard.metadata.info(tensor).is_some())
+    };
+    let missing = places.iter().find(|place| !lies(place));
+    missing.map_or(Ok(()), |(tensor, place)| {
+        let path = files.iter().find(|shard| shard.name() == *place).map_or_else(PathBuf::new, |s| s.path.clone());
+        let fault = format!("is missing, and {INDEX} places it there; download the file again");
+        Err(Error::Tensor { path, tensor: tensor.clone(), fault })
+    })
 }
 
 impl Shard {
@@ -158,6 +199,10 @@ impl Shard {
         Ok(Self { file, metadata, start, path })
     }
 
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     fn read(&self, info: &TensorInfo) -> Result<Raw> {
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0u8; to - from];
@@ -167,16 +212,14 @@ impl Shard {
 }
 
 impl Raw {
-    fn tensor(&self) -> Result<Tensor> {
-        let dtype = match self.dtype {
+    /// The element type in candle; none where it has no such type.
+    fn candle_dtype(&self) -> Option<DType> {
+        Some(match self.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
             Dtype::U8 => DType::U8,
-            Dtype::I64 => DType::I64,
-            Dtype::U32 => DType::U32,
-            other => return Err(candle_core::Error::Msg(format!("element type {other:?} is not supported")).into()),
-        };
-        Ok(Tensor::from_raw_buffer(&self.bytes, dtype, &self.shape, &Device::Cpu)?)
+            _ => return None,
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use qlora_config::{Quantization, TargetModule};
 use qlora_kernels::Products;
-use qlora_planner::Keep;
+use qlora_planner::{Keep, held};
 
 use super::Case;
 
@@ -56,7 +56,7 @@ impl Calls {
         let keeps = &case.arrangement.keeps;
         let codes = &keeps[..keeps.len() - case.arrangement.written_out.min(keeps.len())];
         // A CPU that multiplies in strips reads the codes inside its products.
-        let apart = case.config.model.quantization == Quantization::Nf4 && !matches!(products, Products::Strips(_));
+        let apart = held(&case.config.model) == Quantization::Nf4 && !matches!(products, Products::Strips(_));
         let dequantized = apart.then(|| (codes.len(), Parts::of(codes)));
         Self { layers: keeps.len(), parts: Parts::of(keeps), dequantized }
     }

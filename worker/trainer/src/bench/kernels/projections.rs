@@ -4,6 +4,7 @@ use candle_core::{DType, Tensor};
 use qlora_config::{Quantization, TargetModule as M};
 use qlora_kernels::ops::lora::{self, Lowering};
 use qlora_kernels::{Activations, DropoutKey, Matrix, Nf4Tensor, Products, Term};
+use qlora_planner::held;
 
 use super::Setting;
 use super::inputs::WEIGHTS;
@@ -79,7 +80,7 @@ fn time_matrix(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group, modu
     let (model, device, dtype) = (&setting.case.config.model, setting.case.device, setting.dtype);
     let shape = setting.case.shape.projection(modules[0]);
     let plain = setting.inputs.bounded(shape, DType::BF16, WEIGHTS)?;
-    if model.quantization != Quantization::Nf4 {
+    if held(model) != Quantization::Nf4 {
         return Ok(Weight::Tensor(if dtype == DType::BF16 { plain } else { plain.to_dtype(dtype)? }));
     }
     let elements = (shape.0 * shape.1) as f64;

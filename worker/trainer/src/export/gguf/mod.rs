@@ -20,10 +20,12 @@ use qlora_planner::ModelShape;
 use self::names::{gguf_name, site_of, tensors_of};
 use self::writer::{Entry, Writer};
 use super::merge::Merger;
+use super::numbers::Outgoing;
+use super::text::Trained;
 use super::{Progress, Written};
 use crate::lora::{Adapters, Site};
 use crate::weights::gguf::{GgufFile, rotary_row};
-use crate::weights::{Checkpoint, Shards};
+use crate::weights::{Checkpoint, ModelFiles, Shards};
 use crate::{Error, Result};
 
 /// How matrices are held in a file; vectors are always `f32`.
@@ -62,17 +64,18 @@ pub(super) fn write_model(
     checkpoint: &Checkpoint,
     out: &Path,
     element: ElementType,
+    trained: Option<&Trained>,
     merger: &mut Merger<'_>,
     progress: Progress<'_>,
 ) -> Result<()> {
     match (checkpoint.gguf(), checkpoint.shards()) {
-        (Some(file), _) => rewrite(file, &checkpoint.files.shape, out, element, merger, progress),
+        (Some(file), _) => rewrite(checkpoint, file, out, element, trained, merger, progress),
         (None, Some(shards)) => {
             if let Some(name) = shards.quantised() {
                 let fault = format!("holds quantised weights (`{name}`); give the 16-bit model");
                 return Err(Error::Export { path: checkpoint.files.path.clone(), fault });
             }
-            from_folder(checkpoint, shards, out, element, merger, progress)
+            from_folder(checkpoint, shards, out, element, trained, merger, progress)
         }
         (None, None) => Ok(()),
     }
@@ -80,14 +83,15 @@ pub(super) fn write_model(
 
 /// The file again, with the layers that the adapter changes as `element`.
 fn rewrite(
+    checkpoint: &Checkpoint,
     file: &GgufFile,
-    shape: &ModelShape,
     out: &Path,
     element: ElementType,
+    trained: Option<&Trained>,
     merger: &mut Merger<'_>,
     progress: Progress<'_>,
 ) -> Result<()> {
-    let content = file.content();
+    let (content, ModelFiles { shape, path, .. }) = (file.content(), &checkpoint.files);
     let mut infos: Vec<_> = content.tensor_infos.iter().collect();
     infos.sort_by_key(|(_, info)| info.offset);
     let adapted = |name: &str| site_of(name).filter(|&site| merger.adapts(site));
@@ -97,7 +101,9 @@ fn rewrite(
         dims: info.shape.dims().to_vec(),
         dtype: if site.is_some() { element.dtype() } else { info.ggml_dtype },
     });
-    let mut metadata: Vec<(String, Value)> = content.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let kept = content.metadata.iter().filter(|(key, _)| !key.starts_with("split."));
+    let mut metadata: Vec<(String, Value)> = kept.map(|(k, v)| (k.clone(), v.clone())).collect();
+    trained.into_iter().for_each(|trained| trained.write_keys(&mut metadata));
     metadata.sort_by(|a, b| a.0.cmp(&b.0));
     let mut writer = Writer::create(out, &metadata, entries.collect())?;
     for (name, _, site) in &plan {
@@ -108,7 +114,9 @@ fn rewrite(
                 let heads = heads_of(shape, site.module);
                 let base = reordered(&blocks.dequantize(&Device::Cpu)?, heads, Order::HuggingFace)?;
                 let merged = reordered(&merger.onto(*site, base)?, heads, Order::Gguf)?;
-                writer.write(&encoded(&merged, element.dtype())?)?
+                let encoded = Outgoing { path, name, tensor: &merged }.blocks(element.dtype())?;
+                merger.note(encoded.note);
+                writer.write(&encoded.bytes)?
             }
         };
         progress(merger.wrote(bytes), plan.len());
@@ -121,11 +129,13 @@ fn from_folder(
     shards: &Shards,
     out: &Path,
     element: ElementType,
+    trained: Option<&Trained>,
     merger: &mut Merger<'_>,
     progress: Progress<'_>,
 ) -> Result<()> {
     let files = &checkpoint.files;
-    let metadata = [metadata::of(files, element.file_type())?, tokenizer::metadata(files)?].concat();
+    let mut metadata = [metadata::of(files, element.file_type())?, tokenizer::metadata(files)?].concat();
+    trained.into_iter().for_each(|trained| trained.write_keys(&mut metadata));
     let divisors = metadata::rope_divisors(&files.shape);
     let names = tensors_of(&files.shape);
     let dtype_of = |dims: &[usize]| if dims.len() > 1 { element.dtype() } else { GgmlDType::F32 };
@@ -145,12 +155,14 @@ fn from_folder(
             tensor = reordered(&merger.linear(site, &tensor)?, heads_of(&files.shape, site.module), Order::Gguf)?;
         }
         let dtype = dtype_of(tensor.dims());
-        let bytes = writer.write(&encoded(&tensor, dtype)?)?;
+        let encoded = Outgoing { path: &files.path, name, tensor: &tensor }.blocks(dtype)?;
+        merger.note(encoded.note);
+        let bytes = writer.write(&encoded.bytes)?;
         progress(merger.wrote(bytes), total);
     }
     if let Some(divisors) = divisors {
         let tensor = Tensor::new(divisors, &Device::Cpu)?;
-        let bytes = writer.write(&encoded(&tensor, GgmlDType::F32)?)?;
+        let bytes = writer.write(&plain(&tensor)?)?;
         progress(merger.wrote(bytes), total);
     }
     writer.finish()
@@ -182,16 +194,17 @@ pub(super) fn write_adapter(shape: &ModelShape, adapters: &Adapters, out: &Path)
         dtype: GgmlDType::F32,
     };
     let mut writer = Writer::create(out, &metadata, tensors.iter().map(entry).collect())?;
-    let mut written = Written { tensors: tensors.len(), bytes: 0 };
+    let mut written = Written { tensors: tensors.len(), ..Written::default() };
     for (_, tensor) in &tensors {
-        written.bytes += writer.write(&encoded(tensor, GgmlDType::F32)?)?;
+        written.bytes += writer.write(&plain(tensor)?)?;
     }
     writer.finish()?;
     Ok(written)
 }
 
-fn encoded(tensor: &Tensor, dtype: GgmlDType) -> Result<Vec<u8>> {
-    Ok(QTensor::quantize(&tensor.contiguous()?, dtype)?.data()?.into_owned())
+/// `tensor` as it is, in `f32`.
+fn plain(tensor: &Tensor) -> Result<Vec<u8>> {
+    Ok(QTensor::quantize(&tensor.contiguous()?, GgmlDType::F32)?.data()?.into_owned())
 }
 
 /// Whose order of rows.

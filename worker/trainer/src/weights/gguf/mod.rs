@@ -1,17 +1,38 @@
 //! A GGUF file of the Llama architecture: its weights, its shape, its tokenizer and its chat template.
 
+mod header;
+
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Content;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use qlora_config::TargetModule;
 use qlora_planner::{ModelShape, RopeScaling};
 use tokenizers::Tokenizer;
 
+use self::header::Header;
+use super::agreement;
+use super::finite::first_broken_in_blocks;
+use super::safetensors::BROKEN;
 use crate::{Error, Result};
+
+/// GGUF's name of the linear layer `module` of a block.
+pub(crate) fn part(module: TargetModule) -> &'static str {
+    match module {
+        TargetModule::QProj => "attn_q",
+        TargetModule::KProj => "attn_k",
+        TargetModule::VProj => "attn_v",
+        TargetModule::OProj => "attn_output",
+        TargetModule::GateProj => "ffn_gate",
+        TargetModule::UpProj => "ffn_up",
+        TargetModule::DownProj => "ffn_down",
+    }
+}
 
 /// An opened file.
 pub(crate) struct GgufFile {
@@ -24,8 +45,7 @@ impl GgufFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let fault = |fault: String| Error::Model { path: path.into(), fault, help: "download the file again" };
-        let content = Content::read(&mut file)
-            .map_err(|e| fault(format!("it is no GGUF file, or its header is cut off ({e})")))?;
+        let content = Content::read(&mut file).map_err(|e| unreadable(path, &e.to_string()))?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let gguf = Self { path: path.into(), content };
         let needed = gguf.content.tensor_infos.values().map(|info| {
@@ -36,51 +56,26 @@ impl GgufFile {
         if needed > length {
             return Err(fault(format!("it is cut off: its tensors need {needed} bytes, it has {length}")));
         }
+        gguf.header().whole(gguf.content.tensor_infos.len())?;
         Ok(gguf)
     }
 
-    fn value(&self, key: &str) -> Result<&Value> {
-        self.content.metadata.get(key).ok_or_else(|| Error::Model {
-            path: self.path.clone(),
-            fault: format!("the metadata lack `{key}`"),
-            help: "use a file made by a current convert_hf_to_gguf",
-        })
+    fn header(&self) -> Header<'_> {
+        Header { path: &self.path, metadata: &self.content.metadata }
     }
 
-    fn number(&self, key: &str) -> Result<f64> {
-        let value = self.value(key)?;
-        let float = value.to_f32().map(f64::from).or_else(|_| value.to_f64());
-        Ok(float.or_else(|_| value.to_u64().map(|v| v as f64)).or_else(|_| value.to_u32().map(f64::from))?)
-    }
-
-    /// The architecture's sizes.
+    /// The architecture's sizes, which the tensors agree with.
     pub(crate) fn shape(&self) -> Result<ModelShape> {
-        let arch = self.value("general.architecture")?.to_string()?.clone();
-        if arch != "llama" && arch != "mistral" {
-            return Err(Error::Model {
-                path: self.path.clone(),
-                fault: format!("its architecture is `{arch}`"),
-                help: "Llama and Mistral can be trained",
-            });
-        }
-        let size = |key: &str| self.number(&format!("{arch}.{key}")).map(|v| v as usize);
-        let (hidden, heads) = (size("embedding_length")?, size("attention.head_count")?);
-        let embedding = self.info("token_embd.weight")?;
-        Ok(ModelShape {
-            hidden,
-            layers: size("block_count")?,
-            heads,
-            kv_heads: size("attention.head_count_kv").unwrap_or(heads),
-            head_dim: size("attention.key_length").unwrap_or(hidden / heads),
-            ffn: size("feed_forward_length")?,
-            vocabulary: embedding[0],
+        let vocabulary = self.info("token_embd.weight")?[0];
+        let shape = ModelShape {
             tied_embeddings: !self.has("output.weight"),
-            norm_epsilon: self.number(&format!("{arch}.attention.layer_norm_rms_epsilon"))?,
-            rope_theta: self.number(&format!("{arch}.rope.freq_base")).unwrap_or(10_000.0),
             rope_scaling: self.rope_factors()?,
-            sliding_window: size("attention.sliding_window").ok().filter(|&w| w > 0),
-            max_positions: size("context_length")?,
-        })
+            ..self.header().shape(vocabulary)?
+        };
+        let tensors: BTreeMap<&str, &[usize]> =
+            self.content.tensor_infos.iter().map(|(name, info)| (name.as_str(), info.shape.dims())).collect();
+        agreement::check_gguf(&self.path, &tensors, &shape)?;
+        Ok(shape)
     }
 
     /// Llama 3.1's scaling is stored as a divisor for each frequency.
@@ -114,7 +109,20 @@ impl GgufFile {
     pub(crate) fn read(&self, name: &str, device: &Device) -> Result<QTensor> {
         self.info(name)?;
         let mut file = File::open(&self.path).map_err(Error::io(&self.path))?;
-        Ok(self.content.tensor(&mut file, name, device)?)
+        let tensor = self.content.tensor(&mut file, name, &Device::Cpu)?;
+        let data = tensor.data()?;
+        match first_broken_in_blocks(tensor.dtype(), &data) {
+            None if device.is_cpu() => {
+                drop(data);
+                Ok(tensor)
+            }
+            None => rebuild(data.into_owned(), tensor.dtype(), tensor.shape().dims2()?, device),
+            Some(value) => Err(Error::Tensor {
+                path: self.path.clone(),
+                tensor: name.into(),
+                fault: format!("has {value}; {BROKEN}"),
+            }),
+        }
     }
 
     /// A query or key projection with its rows in the order of Hugging Face checkpoints.
@@ -161,6 +169,17 @@ pub(crate) fn rotary_row(row: usize, rows: usize, heads: usize) -> usize {
     let (h, i) = (row / head, row % head);
     let (half, pair) = (i / (head / 2), i % (head / 2));
     h * head + 2 * pair + half
+}
+
+/// Why a header could not be read: a block type that candle does not have is no fault of the file.
+fn unreadable(path: &Path, fault: &str) -> Error {
+    let path = path.into();
+    if fault.contains("unknown dtype") {
+        let help = "use a file of F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K";
+        return Error::Model { path, fault: format!("it has blocks of a type that is not read ({fault})"), help };
+    }
+    let fault = format!("it is no GGUF file, or its header is cut off ({fault})");
+    Error::Model { path, fault, help: "download the file again" }
 }
 
 fn rebuild(bytes: Vec<u8>, dtype: GgmlDType, shape: (usize, usize), device: &Device) -> Result<QTensor> {

@@ -1,0 +1,164 @@
+//! Reads adapters, made by this program or by PEFT.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use qlora_config::LoraConfig;
+use qlora_planner::ModelShape;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use super::settings::{self, Place, Settings};
+use super::{CONFIG, FINGERPRINT, WEIGHTS};
+use crate::lora::{Adapters, Factors, Magnitude, NAMES, Site};
+use crate::weights::first_broken;
+use crate::{Error, Result};
+
+/// Reads the adapter in `folder` for a model of `shape` and `fingerprint`.
+///
+/// Ranks and strengths that differ from module to module become one rank and one scale: factors of a lower rank are
+/// filled up with zeros, and what a module's strength is above the common one goes into its B.
+///
+/// # Errors
+/// It is no LoRA adapter, its settings or tensors are not understood, or it was trained on another base model.
+pub fn load(folder: &Path, shape: &ModelShape, fingerprint: &str, seed: u64, device: &Device) -> Result<Adapters> {
+    let fault = |fault: String| Error::Adapter { path: folder.into(), fault };
+    let text = fs::read_to_string(folder.join(CONFIG)).map_err(Error::io(folder.join(CONFIG)))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;
+    let Settings { lora, places } = settings::read(&value, shape).map_err(fault)?;
+    let bytes = read_weights(folder)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
+    if recorded_fingerprint(&bytes).is_some_and(|recorded| recorded != fingerprint) {
+        let base = value["base_model_name_or_path"].as_str().unwrap_or_default();
+        return Err(fault(format!("was trained on another base model, `{base}`: name that one")));
+    }
+    let names = places_of_tensors(&file, &places, lora.dora).map_err(fault)?;
+    let uniform = places.iter().all(|place| place.rank == lora.r && place.alpha == lora.alpha);
+    let rank = if uniform { lora.r } else { places.iter().map(|place| place.rank).max().unwrap_or(lora.r) };
+    let mut factors = Vec::with_capacity(places.len());
+    for place in &places {
+        let (outputs, inputs) = shape.projection(place.site.module);
+        let take = |which: usize, dims: &[usize]| -> Result<Tensor> {
+            let name = &names[&(place.site, which)];
+            tensor(&file, name, dims).map_err(fault)
+        };
+        let (a, b) = (take(0, &[place.rank, inputs])?, take(1, &[outputs, place.rank])?);
+        let mut found = Factors::new(a, b);
+        if !uniform {
+            let own = scale(place.alpha, place.rank, lora.rslora);
+            found = widened(&found, rank, own)?;
+        }
+        if lora.dora {
+            found.magnitude = Some(Magnitude::new(take(2, &[outputs])?));
+        }
+        factors.push(found.map(|_, tensor| Ok(tensor.to_device(device)?))?);
+    }
+    let config = if uniform { lora } else { LoraConfig { r: rank, alpha: unit_alpha(rank, lora.rslora), ..lora } };
+    let sites = places.into_iter().map(|place| place.site).collect();
+    Ok(Adapters::at_sites(config, sites, seed, factors))
+}
+
+fn read_weights(folder: &Path) -> Result<Vec<u8>> {
+    let path = folder.join(WEIGHTS);
+    let old = folder.join("adapter_model.bin");
+    if !path.exists() && old.exists() {
+        let fault = format!("has only adapter_model.bin, a pickle, which is not read; save it as {WEIGHTS}");
+        return Err(Error::Adapter { path: folder.into(), fault });
+    }
+    fs::read(&path).map_err(Error::io(path))
+}
+
+/// What [`super::save`] wrote; PEFT's files have none.
+fn recorded_fingerprint(file: &[u8]) -> Option<String> {
+    let (_, header) = SafeTensors::read_metadata(file).ok()?;
+    header.metadata().as_ref()?.get(FINGERPRINT).cloned()
+}
+
+/// What B A is multiplied with.
+fn scale(alpha: f64, rank: usize, rslora: bool) -> f64 {
+    alpha / if rslora { (rank as f64).sqrt() } else { rank as f64 }
+}
+
+/// The alpha that gives a scale of 1.
+fn unit_alpha(rank: usize, rslora: bool) -> f64 {
+    if rslora { (rank as f64).sqrt() } else { rank as f64 }
+}
+
+/// `factors` with the scale `own` in B, filled up to `rank` with zeros.
+fn widened(factors: &Factors, rank: usize, own: f64) -> Result<Factors> {
+    let (b, missing) = ((&factors.b * own)?, rank - factors.a.dim(0)?);
+    Ok(Factors::new(factors.a.pad_with_zeros(0, 0, missing)?, b.pad_with_zeros(1, 0, missing)?))
+}
+
+/// The name in `file` of every tensor that `places` need, by site and index in [`NAMES`].
+///
+/// # Errors
+/// One is missing, or there is one that no place needs.
+fn places_of_tensors(
+    file: &SafeTensors<'_>,
+    places: &[Place],
+    dora: bool,
+) -> Result<HashMap<(Site, usize), String>, String> {
+    let used = if dora { &NAMES[..] } else { &NAMES[..2] };
+    let mut keys = HashMap::new();
+    for place in places {
+        for (which, kind) in used.iter().enumerate() {
+            keys.insert(super::key(&place.site, kind), (place.site, which));
+        }
+    }
+    let mut found = HashMap::new();
+    let mut names: Vec<&str> = file.names();
+    names.sort_unstable();
+    for name in names {
+        let Some(place) = keys.get(&plain_name(name)) else {
+            return Err(format!("has the tensor `{name}`, which its {CONFIG} does not explain"));
+        };
+        if let Some(other) = found.insert(*place, name.to_owned()) {
+            return Err(format!("has both `{other}` and `{name}`: several adapters in one file are not read"));
+        }
+    }
+    match keys.iter().filter(|(_, place)| !found.contains_key(place)).map(|(key, _)| key).min() {
+        Some(key) => Err(format!("lacks `{key}`, which its {CONFIG} asks for")),
+        None => Ok(found),
+    }
+}
+
+/// `name` as PEFT saves it; a state dict has the adapter's own name in it, as in `lora_A.default.weight`, and for
+/// magnitudes may have a `.weight` after it.
+fn plain_name(name: &str) -> String {
+    for kind in ["lora_A", "lora_B"] {
+        if let Some((module, rest)) = name.split_once(&format!(".{kind}."))
+            && let Some(own) = rest.strip_suffix(".weight")
+            && !own.contains('.')
+        {
+            return format!("{module}.{kind}.weight");
+        }
+    }
+    match name.split_once(".lora_magnitude_vector") {
+        Some((module, rest)) if rest.split('.').count() <= 3 && !rest.ends_with("bias") => {
+            format!("{module}.lora_magnitude_vector")
+        }
+        _ => name.to_owned(),
+    }
+}
+
+/// The tensor `name` in `f32` on the CPU.
+fn tensor(file: &SafeTensors<'_>, name: &str, dims: &[usize]) -> Result<Tensor, String> {
+    let view = file.tensor(name).map_err(|e| format!("has an unreadable `{name}`: {e}"))?;
+    if view.shape() != dims {
+        return Err(format!("has `{name}` of shape {:?}, this base and its {CONFIG} make it {dims:?}", view.shape()));
+    }
+    if let Some((index, value)) = first_broken(view.dtype(), view.data()) {
+        return Err(format!("has {value} at element {index} of `{name}`"));
+    }
+    let dtype = match view.dtype() {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        other => return Err(format!("has `{name}` in the element type {other:?}, which is not read")),
+    };
+    let read = Tensor::from_raw_buffer(view.data(), dtype, dims, &Device::Cpu).and_then(|t| t.to_dtype(DType::F32));
+    read.map_err(|e| format!("has an unreadable `{name}`: {e}"))
+}

@@ -1,0 +1,124 @@
+//! Adapter files as PEFT reads and writes them.
+//!
+//! `adapter_config.json` and `adapter_model.safetensors`, whose keys are
+//! `base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R]; and beside them, in
+//! `chat_template.jinja`, the template that the adapter was trained with.
+
+mod load;
+mod settings;
+mod targets;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use serde_json::json;
+
+use crate::lora::{Adapters, NAMES, Site};
+use crate::weights::is_hub_name;
+use crate::{Error, Result};
+
+pub use load::load;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// The file that transformers reads a template from.
+pub(crate) const TEMPLATE: &str = "chat_template.jinja";
+/// Key of the base model's fingerprint in the metadata of [`WEIGHTS`].
+const FINGERPRINT: &str = "base_fingerprint";
+
+/// `which` is one of [`NAMES`].
+fn key(site: &Site, which: &str) -> String {
+    format!("base_model.model.{}.{which}", site.module_path())
+}
+
+/// The model that adapters were trained on.
+#[derive(Debug, Clone, Copy)]
+pub struct BaseModel<'a> {
+    pub name: &'a str,
+    /// See [`crate::weights::Checkpoint::fingerprint`].
+    pub fingerprint: &'a str,
+    /// Jinja text of the training's chat template, where there is one.
+    pub template: Option<&'a str>,
+}
+
+/// A name for the base that others can resolve: that of the hub for a model of the catalogue, or for a path of this
+/// machine whose files name it as `hub_name`; none where there is only the path.
+pub fn public_name(base: &str, hub_name: Option<&str>) -> Option<String> {
+    match qlora_planner::find(base) {
+        Some(entry) => Some(entry.repository.to_owned()),
+        None if is_hub_name(base) && !Path::new(base).exists() => Some(base.to_owned()),
+        None => hub_name.map(str::to_owned),
+    }
+}
+
+/// Writes `adapters` of `base` into `folder`, complete or not at all.
+pub fn save(adapters: &Adapters, base: BaseModel<'_>, folder: &Path) -> Result<()> {
+    let config = adapters.config();
+    let modules: Vec<_> = config.target_modules.iter().map(|m| m.name()).collect();
+    let description = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.name,
+        "r": config.r,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": modules,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "use_rslora": config.rslora,
+        "use_dora": config.dora,
+        "modules_to_save": null,
+    });
+    let mut tensors = HashMap::new();
+    for (site, factors) in adapters.sites.iter().zip(&adapters.factors) {
+        for (which, tensor) in NAMES.iter().zip(factors.tensors()) {
+            tensors.insert(key(site, which), tensor.to_device(&Device::Cpu)?.contiguous()?);
+        }
+    }
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    // One key only: the library writes several in an order that changes, and the same run gives the same bytes.
+    let metadata = [(FINGERPRINT.to_owned(), base.fingerprint.to_owned())];
+    write_tensors(tensors, Some(metadata.into()), &folder.join(WEIGHTS))?;
+    if let Some(template) = base.template {
+        write_atomically(&folder.join(TEMPLATE), template.as_bytes())?;
+    }
+    write_atomically(&folder.join(CONFIG), format!("{description:#}\n").as_bytes())
+}
+
+/// Jinja text of the template that the adapter in `folder` was trained with, where it says so.
+pub fn template(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(TEMPLATE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    fs::read_to_string(&path).map(Some).map_err(Error::io(path))
+}
+
+/// Writes tensors under a temporary name, syncs and renames; `metadata` are texts for whoever reads the file.
+pub(crate) fn write_tensors(
+    tensors: HashMap<String, Tensor>,
+    metadata: Option<HashMap<String, String>>,
+    path: &Path,
+) -> Result<()> {
+    let partial = path.with_extension("partial");
+    safetensors::tensor::serialize_to_file(tensors, metadata, &partial).map_err(candle_core::Error::from)?;
+    sync(&partial)?;
+    fs::rename(&partial, path).map_err(Error::io(path))
+}
+
+/// Writes bytes under a temporary name, syncs and renames.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    let mut file = File::create(&partial).map_err(Error::io(&partial))?;
+    file.write_all(bytes).map_err(Error::io(&partial))?;
+    file.sync_all().map_err(Error::io(&partial))?;
+    fs::rename(&partial, path).map_err(Error::io(path))
+}
+
+fn sync(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
+}

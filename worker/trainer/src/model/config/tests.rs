@@ -1,0 +1,156 @@
+use serde_json::json;
+
+use super::*;
+
+fn llama(change: &Value) -> Result<ModelShape, String> {
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 264,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 256, "torch_dtype": "float32",
+        "transformers.js_config": {"dtype": "q4"}, "_attn_implementation_autoset": true, "rope_scaling": null
+    });
+    for (key, value) in change.as_object().expect("an object") {
+        // A text "..." takes the key away.
+        match value.as_str() {
+            Some("...") => drop(config.as_object_mut().expect("an object").remove(key)),
+            _ => config[key] = value.clone(),
+        }
+    }
+    shape_from_json(&config)
+}
+
+#[track_caller]
+fn refused(change: Value, words: &[&str]) {
+    let fault = llama(&change).expect_err(&format!("{change} was taken"));
+    assert!(words.iter().all(|word| fault.contains(word)), "{change}: {fault}");
+}
+
+#[test]
+fn keys_that_ask_for_what_is_not_implemented_are_refused_by_name() {
+    for (key, value) in [
+        ("attention_bias", json!(true)),
+        ("mlp_bias", json!(true)),
+        ("attention_dropout", json!(0.1)),
+        ("partial_rotary_factor", json!(0.25)),
+        ("rope_interleaved", json!(true)),
+        ("sliding_window", json!(128)),
+        ("layer_types", json!(["full_attention", "sliding_attention"])),
+        ("final_logit_softcapping", json!(30.0)),
+        ("attention_multiplier", json!(0.5)),
+        ("num_local_experts", json!(8)),
+        ("use_qk_norm", json!(true)),
+        ("use_rope", json!(false)),
+        ("auto_map", json!({"AutoModelForCausalLM": "modeling.Own"})),
+        ("hidden_act", json!("gelu")),
+        ("architectures", json!(["LlamaForSequenceClassification"])),
+        ("model_type", json!("qwen2")),
+    ] {
+        refused(json!({ key: value }), &[if key == "model_type" { "qwen2" } else { key }]);
+    }
+}
+
+#[test]
+fn keys_that_are_turned_off_or_change_nothing_are_taken() {
+    let plain = llama(&json!({})).expect("a shape");
+    for change in [
+        json!({"attention_bias": false, "mlp_bias": false, "attention_dropout": 0, "partial_rotary_factor": 1.0}),
+        json!({"layer_types": ["full_attention", "full_attention"], "sliding_window": null, "new_thing": null}),
+        json!({"pretraining_tp": 4, "use_cache": false, "temperature": 0.7, "hidden_act": "swish", "head_dim": 8}),
+        json!({"rope_theta": "...", "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}),
+    ] {
+        assert_eq!(llama(&change).expect("a shape"), plain, "{change}");
+    }
+}
+
+#[test]
+fn a_value_of_another_type_is_named_with_its_key() {
+    for key in ["hidden_size", "vocab_size", "num_hidden_layers", "max_position_embeddings"] {
+        refused(json!({ key: "264" }), &[key, "\"264\"", "not a whole number"]);
+        refused(json!({ key: 0 }), &[key, "above 0"]);
+        refused(json!({ key: "..." }), &[key, "is missing"]);
+    }
+    refused(json!({"tie_word_embeddings": "yes"}), &["tie_word_embeddings", "not true or false"]);
+    refused(json!({"rope_scaling": [1]}), &["rope_scaling", "not an object"]);
+    refused(json!({"head_dim": 7}), &["heads of 7"]);
+    refused(json!({"num_attention_heads": 3, "num_key_value_heads": 3}), &["head_dim", "32"]);
+}
+
+fn scaling() -> Value {
+    json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 32})
+}
+
+#[test]
+fn both_spellings_of_rotary_settings_give_one_reading() {
+    let scaled = llama(&json!({"rope_scaling": scaling()})).expect("a shape");
+    assert!(scaled.rope_scaling.is_some());
+    let mut older = scaling();
+    older["type"] = "llama3".into();
+    older.as_object_mut().expect("an object").remove("rope_type");
+    let mut newer = scaling();
+    newer["rope_theta"] = 10000.0.into();
+    for change in [
+        json!({"rope_theta": "...", "rope_parameters": {"rope_theta": 10000.0}, "rope_scaling": scaling()}),
+        json!({"rope_parameters": {"rope_type": "default"}, "rope_scaling": scaling()}),
+        json!({"rope_theta": "...", "rope_parameters": newer}),
+        json!({"rope_parameters": newer, "rope_scaling": scaling()}),
+        json!({"rope_scaling": older}),
+    ] {
+        assert_eq!(llama(&change).expect("a shape"), scaled, "{change}");
+    }
+}
+
+#[test]
+fn rotary_settings_that_are_not_understood_are_refused() {
+    let with = |key: &str, value: Value| {
+        let mut changed = scaling();
+        changed[key] = value;
+        json!({ "rope_scaling": changed })
+    };
+    refused(json!({"rope_scaling": {"factor": 4.0}}), &["rope_scaling.rope_type", "missing", "factor"]);
+    refused(json!({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}), &["partial_rotary_factor"]);
+    refused(json!({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}), &["full_attention"]);
+    for kind in ["linear", "dynamic", "yarn", "longrope"] {
+        refused(json!({"rope_scaling": {"type": kind, "factor": 2.0}}), &["rope_scaling", kind]);
+    }
+    refused(with("factor", json!("8.0")), &["rope_scaling.factor", "\"8.0\"", "not a number"]);
+    refused(with("factor", json!(null)), &["rope_scaling.factor", "missing"]);
+    refused(with("attention_factor", json!(1.2)), &["rope_scaling.attention_factor"]);
+    refused(with("high_freq_factor", json!(1.0)), &["high_freq_factor", "low_freq_factor"]);
+    refused(with("type", json!("yarn")), &["rope_type", "yarn"]);
+    let other = with("factor", json!(2.0))["rope_scaling"].clone();
+    refused(json!({"rope_parameters": other, "rope_scaling": scaling()}), &["rope_parameters", "different"]);
+    refused(json!({"rope_parameters": {"rope_theta": 5e5}}), &["rope_theta", "10000", "500000"]);
+    let hidden = json!({"rope_theta": "...", "rope_parameters": {"rope_theta": 5e5}, "rope_scaling": scaling()});
+    refused(hidden, &["rope_parameters.rope_theta", "hides"]);
+}
+
+#[test]
+fn weights_of_other_quantizations_are_refused_by_method() {
+    for (settings, word) in [
+        (json!({"quant_method": "gptq", "bits": 4}), "gptq"),
+        (json!({"quant_method": "awq"}), "awq"),
+        (json!({"quant_method": "fp8", "weight_block_size": [32, 32]}), "fp8"),
+        (json!({"quant_method": "bitsandbytes", "load_in_8bit": true}), "8 bits"),
+        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "fp4"}), "fp4"),
+        (json!({"bits": 4}), "unnamed"),
+    ] {
+        refused(json!({"quantization_config": settings}), &["quantization_config", word]);
+    }
+    refused(json!({"quantization": {"bits": 4, "group_size": 64}}), &["MLX"]);
+    let nf4 = json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"});
+    llama(&json!({"quantization_config": nf4})).expect("NF4 is read");
+}
+
+#[test]
+fn a_mistral_has_its_window_unless_the_key_turns_it_off() {
+    let mistral = |change: Value| {
+        let mut all = json!({"model_type": "mistral", "architectures": ["MistralForCausalLM"]});
+        all.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+        llama(&all).map(|shape| shape.sliding_window)
+    };
+    assert_eq!(mistral(json!({"sliding_window": 16})), Ok(Some(16)));
+    assert_eq!(mistral(json!({"sliding_window": null})), Ok(None));
+    assert_eq!(mistral(json!({})), Ok(Some(4096)));
+    assert!(mistral(json!({"num_key_value_heads": "..."})).is_err());
+}

@@ -1,0 +1,176 @@
+//! Holds the tensors of a checkpoint against its configuration: each one that the configuration asks for is there in
+//! its size, and there is no other. A tensor that were left out would make another model of it, without an error.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use qlora_config::TargetModule;
+use qlora_planner::ModelShape;
+use safetensors::Dtype;
+
+use super::bnb;
+use super::safetensors::{ShardEntry, Shards};
+use crate::lora::Site;
+use crate::{Error, Result};
+
+/// A tensor that a configuration asks for.
+struct Wanted {
+    dims: Vec<usize>,
+    /// The keys of config.json that its size follows from.
+    keys: &'static str,
+    linear: bool,
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+const READ: &str = "weights in 16 or 32 bits, bitsandbytes' NF4 and .gguf files are read";
+
+/// Checks the tensors of a Hugging Face folder; returns what a person should hear of a model that can be used.
+///
+/// # Errors
+/// A tensor is missing, is of another size or type, or is not understood.
+pub(super) fn check(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
+    let wanted = wanted(shape);
+    for entry in shards.entries() {
+        match wanted.get(&entry.name) {
+            Some(wanted) if wanted.linear && bnb::is_quantised(shards, &entry.name) => {}
+            Some(wanted) => agrees(shards, &entry, wanted)?,
+            None => is_understood(shards, &entry, shape, &wanted)?,
+        }
+    }
+    if let Some(missing) = wanted.keys().find(|name| !shards.has(name)) {
+        let fault = if missing == HEAD {
+            "is missing; set tie_word_embeddings: true in config.json if the embedding serves as output layer"
+        } else {
+            "is missing; download the model again"
+        };
+        return Err(shards.fault(missing, fault));
+    }
+    tied_head(shards, shape)
+}
+
+fn wanted(shape: &ModelShape) -> BTreeMap<String, Wanted> {
+    let plain = |dims: &[usize], keys| Wanted { dims: dims.to_vec(), keys, linear: false };
+    let table = || plain(&[shape.vocabulary, shape.hidden], "vocab_size, hidden_size");
+    let norm = || plain(&[shape.hidden], "hidden_size");
+    let mut all = BTreeMap::from([(EMBEDDING.to_owned(), table()), ("model.norm.weight".to_owned(), norm())]);
+    if !shape.tied_embeddings {
+        all.insert(HEAD.to_owned(), table());
+    }
+    for layer in 0..shape.layers {
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            all.insert(format!("model.layers.{layer}.{name}.weight"), norm());
+        }
+        for module in TargetModule::ALL {
+            let (rows, cols) = shape.projection(module);
+            let linear = Wanted { dims: vec![rows, cols], keys: keys_of(module), linear: true };
+            all.insert(format!("{}.weight", Site { layer, module }.module_path()), linear);
+        }
+    }
+    all
+}
+
+fn keys_of(module: TargetModule) -> &'static str {
+    match module {
+        TargetModule::QProj => "num_attention_heads, head_dim, hidden_size",
+        TargetModule::KProj | TargetModule::VProj => "num_key_value_heads, head_dim, hidden_size",
+        TargetModule::OProj => "hidden_size, num_attention_heads, head_dim",
+        TargetModule::GateProj | TargetModule::UpProj => "intermediate_size, hidden_size",
+        TargetModule::DownProj => "hidden_size, intermediate_size",
+    }
+}
+
+fn agrees(shards: &Shards, entry: &ShardEntry, wanted: &Wanted) -> Result<()> {
+    if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        let fault = format!("has the element type {:?}; {READ}", entry.dtype);
+        return Err(shards.fault(&entry.name, &fault));
+    }
+    if entry.shape != wanted.dims {
+        let fault = format!("is {:?}, config.json makes it {:?} ({})", entry.shape, wanted.dims, wanted.keys);
+        return Err(shards.fault(&entry.name, &fault));
+    }
+    Ok(())
+}
+
+/// Refuses a tensor that the configuration does not ask for, unless it says nothing of its own.
+fn is_understood(
+    shards: &Shards,
+    entry: &ShardEntry,
+    shape: &ModelShape,
+    wanted: &BTreeMap<String, Wanted>,
+) -> Result<()> {
+    let name = entry.name.as_str();
+    // Inverse frequencies follow from config.json; old checkpoints have them once more.
+    let follows = name.ends_with(".rotary_emb.inv_freq");
+    let of_weight = bnb::weight_of(name).filter(|weight| bnb::is_quantised(shards, weight));
+    if follows || (name == HEAD && shape.tied_embeddings) || of_weight.is_some_and(|w| wanted.contains_key(w)) {
+        return Ok(());
+    }
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    let packed = [".qweight", ".qzeros", ".scales", ".g_idx", ".weight_packed", ".weight_scale", ".SCB"];
+    let fault = if let Some(layer) = layer.filter(|&layer| layer >= shape.layers) {
+        format!("is of block {layer}, config.json has num_hidden_layers {}", shape.layers)
+    } else if name.ends_with(".bias") {
+        "is a bias, which is not implemented".to_owned()
+    } else if packed.iter().any(|ending| name.ends_with(ending)) || bnb::weight_of(name).is_some() {
+        format!("belongs to weights that another method has quantized; {READ}")
+    } else {
+        "is no part of a Llama or Mistral decoder".to_owned()
+    };
+    Err(shards.fault(name, &fault))
+}
+
+/// Where the embedding serves as output layer, a head in the file says nothing, unless it is another one.
+fn tied_head(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
+    if !shape.tied_embeddings || !shards.has(HEAD) {
+        return Ok(Vec::new());
+    }
+    if shards.raw(HEAD)? == shards.raw(EMBEDDING)? {
+        return Ok(Vec::new());
+    }
+    let text =
+        "config.json has tie_word_embeddings: true, and `lm_head.weight` differs from the embedding; it is not used";
+    Ok(vec![text.to_owned()])
+}
+
+/// Checks the tensors of a GGUF file, which lie there as `tensors`.
+///
+/// # Errors
+/// See [`check`].
+pub(super) fn check_gguf(path: &Path, tensors: &BTreeMap<&str, &[usize]>, shape: &ModelShape) -> Result<()> {
+    let fault = |tensor: &str, fault: String| Error::Tensor { path: path.into(), tensor: tensor.into(), fault };
+    let mut wanted = gguf_wanted(shape);
+    wanted.insert("rope_freqs.weight".to_owned(), vec![shape.head_dim / 2]);
+    for (name, dims) in tensors {
+        match wanted.get(*name) {
+            Some(wanted) if wanted == dims => {}
+            Some(wanted) => return Err(fault(name, format!("is {dims:?}, the file's metadata make it {wanted:?}"))),
+            None if name.ends_with(".bias") => return Err(fault(name, "is a bias, which is not implemented".into())),
+            None => return Err(fault(name, "is no part of a Llama or Mistral decoder of this many blocks".into())),
+        }
+    }
+    wanted.remove("rope_freqs.weight");
+    let missing = wanted.keys().find(|name| !tensors.contains_key(name.as_str()));
+    missing.map_or(Ok(()), |name| Err(fault(name, "is missing; download the file again".into())))
+}
+
+fn gguf_wanted(shape: &ModelShape) -> BTreeMap<String, Vec<usize>> {
+    let table = vec![shape.vocabulary, shape.hidden];
+    let mut all = BTreeMap::from([
+        ("token_embd.weight".to_owned(), table.clone()),
+        ("output_norm.weight".to_owned(), vec![shape.hidden]),
+    ]);
+    if !shape.tied_embeddings {
+        all.insert("output.weight".to_owned(), table);
+    }
+    for layer in 0..shape.layers {
+        for name in ["attn_norm", "ffn_norm"] {
+            all.insert(format!("blk.{layer}.{name}.weight"), vec![shape.hidden]);
+        }
+        for module in TargetModule::ALL {
+            let (rows, cols) = shape.projection(module);
+            all.insert(format!("blk.{layer}.{}.weight", super::gguf::part(module)), vec![rows, cols]);
+        }
+    }
+    all
+}

@@ -1,0 +1,91 @@
+//! What a checkpoint holds besides its weights, and where a Hugging Face folder says it.
+
+use std::path::{Path, PathBuf};
+
+use qlora_data::{ChatTemplate, SpecialTokens};
+use qlora_planner::ModelShape;
+use tokenizers::Tokenizer;
+
+use crate::{Error, Result};
+
+/// What a checkpoint holds besides its weights.
+pub struct ModelFiles {
+    pub path: PathBuf,
+    pub shape: ModelShape,
+    pub tokenizer: Option<Tokenizer>,
+    pub template: Option<String>,
+    pub special: SpecialTokens,
+    /// Ids that end a generated answer.
+    pub end_ids: Vec<u32>,
+    /// Name on the hub, where the files say one.
+    pub hub_name: Option<String>,
+    /// What a person should hear before the model is used.
+    pub notes: Vec<String>,
+}
+
+impl ModelFiles {
+    fn missing(&self, fault: &str, help: &'static str) -> Error {
+        Error::Model { path: self.path.clone(), fault: fault.into(), help }
+    }
+
+    /// The tokenizer, which every run needs.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let missing = || self.missing("tokenizer.json is missing", "download the whole repository of the model");
+        self.tokenizer.as_ref().ok_or_else(missing)
+    }
+
+    /// The chat template that `wanted` names: `auto` is the model's own.
+    pub fn chat_template(&self, wanted: &str) -> Result<ChatTemplate> {
+        let missing =
+            || self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model");
+        let source = if wanted == "auto" { self.template.as_deref().ok_or_else(missing)? } else { wanted };
+        Ok(ChatTemplate::new(source, self.special.clone())?)
+    }
+}
+
+pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|e| Error::Model {
+        path: path.into(),
+        fault: format!("it is not JSON: {e}"),
+        help: "download the file again",
+    })
+}
+
+/// Ids that end an answer, of `config.json` and of `generation_config.json`, which has those of chat models.
+pub(super) fn end_ids(folder: &Path, config: &serde_json::Value) -> Result<Vec<u32>> {
+    let generation = folder.join("generation_config.json");
+    let mut all = ids_in(config, &folder.join("config.json"))?;
+    if generation.exists() {
+        let more = ids_in(&read_json(&generation)?, &generation)?;
+        all.extend(more.into_iter().filter(|id| !all.contains(id)).collect::<Vec<_>>());
+    }
+    Ok(all)
+}
+
+fn ids_in(settings: &serde_json::Value, path: &Path) -> Result<Vec<u32>> {
+    let given = &settings["eos_token_id"];
+    let all = match given {
+        serde_json::Value::Null => &[],
+        serde_json::Value::Array(ids) => ids.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let id = |v: &serde_json::Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    all.iter().map(id).collect::<Option<_>>().ok_or_else(|| Error::Model {
+        path: path.into(),
+        fault: format!("`eos_token_id` is {given}, not a token id or a list of them"),
+        help: "correct the key",
+    })
+}
+
+/// The name under which transformers loaded the model before it was saved, where that is one of the hub.
+pub(super) fn hub_name(config: &serde_json::Value) -> Option<String> {
+    let name = config["_name_or_path"].as_str()?;
+    is_hub_name(name).then(|| name.to_owned())
+}
+
+/// Whether `name` has the form `owner/name`.
+pub(crate) fn is_hub_name(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '~']))
+}

@@ -1,0 +1,152 @@
+//! What goes with an export: the template and the end of turn of the training, and numbers that the file can hold.
+
+mod toy;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::{Content, Value as Meta};
+use candle_core::{DType, Tensor};
+use qlora_trainer::export::{self, Base, ElementType, Merged};
+use serde_json::{Value, json};
+use toy::{Tensors, config, golden, held_as, model, tensors};
+
+/// Id of `<|im_end|>` in the golden tokenizer.
+const IM_END: u32 = 4;
+
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn base(&self, tensors: &Tensors) -> PathBuf {
+        let base = model(&self.path("base"), &config(), tensors);
+        let template = fs::read_to_string(golden("chat/llama3_like.jinja")).expect("a template");
+        fs::write(base.join("chat_template.jinja"), template).expect("a template");
+        fs::write(base.join("generation_config.json"), r#"{"eos_token_id": 2, "temperature": 0.6}"#).expect("settings");
+        base
+    }
+
+    /// PEFT's adapter, with `template` beside it; `strength` multiplies B.
+    fn adapter(&self, template: Option<&str>, strength: f64) -> PathBuf {
+        let (from, to) = (golden("qlora_run/attn_r8/final_adapter"), self.path("adapter"));
+        fs::create_dir_all(&to).expect("a folder");
+        fs::copy(from.join("adapter_config.json"), to.join("adapter_config.json")).expect("settings");
+        let factors = candle_core::safetensors::load(from.join("adapter_model.safetensors"), &candle_core::Device::Cpu);
+        let scaled = |(name, tensor): (String, Tensor)| {
+            let by = if name.contains("lora_B") { strength } else { 1.0 };
+            (name, (tensor * by).expect("a tensor"))
+        };
+        let factors: Tensors = factors.expect("factors").into_iter().map(scaled).collect();
+        toy::save(&factors, &to.join("adapter_model.safetensors"));
+        if let Some(template) = template {
+            fs::write(to.join("chat_template.jinja"), template).expect("a template");
+        }
+        to
+    }
+
+    fn merge(&self, base: &Path, adapter: &Path, out: &str, element: ElementType) -> Result<Merged, String> {
+        let merged =
+            export::merge(base, adapter, &self.path(out), Base::Original, &held_as("nf4"), element, &mut |_, _| {});
+        merged.map_err(|e| e.to_string())
+    }
+
+    fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&fs::read_to_string(self.path(path)).expect("a file")).expect("JSON")
+    }
+
+    fn metadata(&self, name: &str) -> std::collections::HashMap<String, Meta> {
+        let mut file = fs::File::open(self.path(name)).expect("a file");
+        Content::read(&mut file).expect("a header").metadata
+    }
+}
+
+#[test]
+fn a_merged_model_carries_the_template_and_the_end_of_its_training() {
+    let home = Home::new();
+    let template = fs::read_to_string(golden("chat/chatml_tools.jinja")).expect("a template");
+    let (base, adapter) = (home.base(&tensors()), home.adapter(Some(&template), 1.0));
+    let merged = home.merge(&base, &adapter, "merged", ElementType::F16).expect("a merged model");
+    assert!(merged.notes.iter().any(|note| note.contains("template")), "{:?}", merged.notes);
+    assert!(merged.notes.iter().any(|note| note.contains("<|im_end|>") && note.contains("</s>")));
+    assert_eq!(fs::read_to_string(home.path("merged/chat_template.jinja")).expect("a template"), template);
+    let settings = home.json("merged/tokenizer_config.json");
+    assert_eq!((&settings["eos_token"], settings.get("chat_template")), (&json!("<|im_end|>"), None));
+    assert_eq!(home.json("merged/config.json")["eos_token_id"], IM_END);
+    let generation = home.json("merged/generation_config.json");
+    assert_eq!((&generation["eos_token_id"], &generation["temperature"]), (&json!([IM_END, 2]), &json!(0.6)));
+    // A GGUF file of the folder, and one of the GGUF file.
+    home.merge(&base, &adapter, "merged.gguf", ElementType::F16).expect("a merged model");
+    export::convert(&base, &home.path("base.gguf"), &held_as("nf4"), ElementType::F16, &mut |_, _| {}).expect("a file");
+    home.merge(&home.path("base.gguf"), &adapter, "again.gguf", ElementType::F16).expect("a merged model");
+    let text = |meta: &Meta| meta.to_string().expect("a text").clone();
+    for name in ["merged.gguf", "again.gguf"] {
+        let metadata = home.metadata(name);
+        assert_eq!(text(&metadata["tokenizer.chat_template"]), template, "{name}");
+        assert_eq!(metadata["tokenizer.ggml.eos_token_id"].to_u32().expect("an id"), IM_END, "{name}");
+    }
+    assert_eq!(home.metadata("base.gguf")["tokenizer.ggml.eos_token_id"].to_u32().expect("an id"), 2);
+}
+
+#[test]
+fn an_adapter_that_names_no_template_leaves_the_bases() {
+    let home = Home::new();
+    let (base, adapter) = (home.base(&tensors()), home.adapter(None, 1.0));
+    let merged = home.merge(&base, &adapter, "merged", ElementType::F16).expect("a merged model");
+    assert!(merged.notes.is_empty(), "{:?}", merged.notes);
+    for name in ["chat_template.jinja", "config.json", "generation_config.json", "tokenizer_config.json"] {
+        let read = |folder: &Path| fs::read_to_string(folder.join(name)).expect("a file");
+        assert_eq!(read(&home.path("merged")), read(&base), "{name}");
+    }
+}
+
+#[test]
+fn numbers_that_a_type_cannot_hold_are_refused_and_a_matrix_that_becomes_zero_is_told() {
+    let home = Home::new();
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let scaled = |by: f64| {
+        let mut all = tensors();
+        all.insert(name.into(), (&all[name] * by).expect("a tensor"));
+        home.base(&all)
+    };
+    let convert = |base: &Path, element| {
+        let out = home.path("out.gguf");
+        let written = export::convert(base, &out, &held_as("nf4"), element, &mut |_, _| {}).map_err(|e| e.to_string());
+        assert_eq!(written.is_ok(), out.exists());
+        drop(fs::remove_file(out));
+        written
+    };
+    let large = scaled(1e7);
+    let fault = convert(&large, ElementType::F16).expect_err("infinities were written");
+    assert!(fault.contains(name) && fault.contains("--type bf16"), "{fault}");
+    assert!(convert(&large, ElementType::Bf16).expect("bf16 holds it").notes.is_empty());
+    assert!(convert(&scaled(1e12), ElementType::Q8_0).is_err());
+    let small = scaled(1e-9);
+    for element in [ElementType::F16, ElementType::Q8_0] {
+        let notes = convert(&small, element).expect("a file").notes;
+        assert!(matches!(&notes[..], [note] if note.contains(name) && note.contains("zero")), "{notes:?}");
+    }
+    assert!(convert(&small, ElementType::F32).expect("f32 holds it").notes.is_empty());
+}
+
+#[test]
+fn a_merge_beyond_the_range_of_its_base_is_refused() {
+    let home = Home::new();
+    let half = tensors().into_iter().map(|(name, t)| (name, t.to_dtype(DType::F16).expect("a tensor"))).collect();
+    let base = home.base(&half);
+    let adapter = home.adapter(None, 1e9);
+    for out in ["merged", "merged.gguf"] {
+        let fault = home.merge(&base, &adapter, out, ElementType::F16).expect_err("infinities were written");
+        assert!(fault.contains("self_attn") && fault.contains("bf16"), "{fault}");
+        assert!(!home.path(out).exists());
+    }
+    home.merge(&base, &adapter, "merged.gguf", ElementType::Bf16).expect("bf16 holds it");
+    let fault = home.merge(&base, &home.adapter(None, 1e38), "beyond.gguf", ElementType::F32);
+    assert!(fault.expect_err("infinities were written").contains("adapter"));
+}
