@@ -393,7 +393,7 @@ async fn told_to_abandon(stopping: &mut watch::Receiver<Option<Stopping>>) {
 }
 
 /// Never, where there is no time to wait for.
-async fn at(deadline: Option<tokio::time::Instant>) {
+pub(super) async fn at(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::attempt::{self, Attempt, Ending};
+use super::attempt::{self, Attempt, Ending, at};
 use super::current::Current;
 use super::lease::Lease;
 use super::peers::Peers;
@@ -346,14 +346,6 @@ async fn within<T>(
     match tokio::time::timeout(time, call).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("no answer")),
-    }
-}
-
-/// Never, where there is no time to wait for.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 
