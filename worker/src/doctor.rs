@@ -1,5 +1,7 @@
 //! `qlora-worker doctor`: can this machine train, and what is missing.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use tonic::{Code, Status};
 
 use crate::cli::AgentArgs;
 use crate::error::WorkerError;
+use crate::identity;
 use crate::models::Cache;
 use crate::output::{print, print_json};
 use crate::platform::{self, Accelerator};
@@ -47,6 +50,32 @@ pub fn run(args: &AgentArgs, json: bool) -> Result<ExitCode, WorkerError> {
     Ok(if is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Bytes that checkpoints and tokenised rows need at the least, and a small model.
+const LEAST_STATE: u64 = 1 << 30;
+const LEAST_MODELS: u64 = 2 << 30;
+
+/// Whether a folder that will be written to can be, and has room: tried with a file, which goes again.
+fn room(name: &'static str, folder: Result<PathBuf, String>, least: u64) -> Check {
+    let tried = folder.and_then(|folder| {
+        let fault = |e: std::io::Error| format!("{}: {e}", folder.display());
+        fs::create_dir_all(&folder).map_err(fault)?;
+        let file = folder.join(format!(".doctor-{}", std::process::id()));
+        fs::write(&file, [0; 4096]).map_err(fault)?;
+        fs::remove_file(&file).map_err(fault)?;
+        Ok((platform::disk_free(&folder), folder))
+    });
+    let (ok, text) = match tried {
+        Err(fault) => (false, fault),
+        Ok((free, folder)) => {
+            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+            let enough = free == 0 || free >= least;
+            let few = if enough { String::new() } else { format!("; {:.0} GiB are needed", gib(least)) };
+            (enough, format!("free {:.1} GiB at {}{few}", gib(free), folder.display()))
+        }
+    };
+    Check { name, ok, optional: false, text }
+}
+
 fn checks(args: &AgentArgs) -> Vec<Check> {
     let folder = std::env::temp_dir();
     let mut checks = Vec::new();
@@ -66,13 +95,6 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
                 ok: enough,
                 optional: false,
                 text: format!("{}, free {}", gib(p.memory), gib(p.device_memory_free)),
-            });
-            let space = p.disk_free == 0 || p.disk_free >= 2 << 30;
-            checks.push(Check {
-                name: "disk",
-                ok: space,
-                optional: false,
-                text: format!("free {} at {}", gib(p.disk_free), folder.display()),
             });
             checks.push(Check {
                 name: "offers",
@@ -110,10 +132,10 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
         let (ok, text) = (found.is_ok(), found.unwrap_or_else(|e| format!("{e}; attention is our own")));
         checks.push(Check { name: "cuDNN", ok, optional: true, text });
     }
-    checks.push(match Cache::open() {
-        Ok(cache) => Check { name: "models", ok: true, optional: false, text: cache.folder().display().to_string() },
-        Err(e) => Check { name: "models", ok: false, optional: false, text: e.to_string() },
-    });
+    let state = identity::state_folder(args).map_err(|e| e.to_string());
+    checks.push(room("state", state, LEAST_STATE));
+    let models = Cache::open().map(|cache| cache.folder().to_owned()).map_err(|e| e.to_string());
+    checks.push(room("models", models, LEAST_MODELS));
     checks.push(reach(args));
     checks
 }

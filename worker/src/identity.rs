@@ -21,7 +21,7 @@ pub struct Identity {
 impl Identity {
     /// Locks the state folder and reads or makes the instance in it.
     pub fn take(args: &AgentArgs) -> Result<Self, WorkerError> {
-        let folder = args.state_dir.clone().or_else(default_folder).ok_or(WorkerError::NoStateFolder)?;
+        let folder = state_folder(args)?;
         fs::create_dir_all(&folder).map_err(WorkerError::io(&folder))?;
         let lock_path = folder.join("lock");
         let lock = File::create(&lock_path).map_err(WorkerError::io(&lock_path))?;
@@ -31,6 +31,14 @@ impl Identity {
         let name = args.name.clone().or_else(|| sysinfo::System::host_name().ok()).unwrap_or_else(|| "worker".into());
         Ok(Self { name, instance: instance(&folder)?, folder, _lock: lock })
     }
+}
+
+/// Where the worker keeps its state.
+///
+/// # Errors
+/// Nothing says where.
+pub fn state_folder(args: &AgentArgs) -> Result<PathBuf, WorkerError> {
+    args.state_dir.clone().or_else(default_folder).ok_or(WorkerError::NoStateFolder)
 }
 
 fn default_folder() -> Option<PathBuf> {

@@ -37,6 +37,8 @@ pub enum CtlError {
     Connect(#[from] ConnectError),
     #[error("no coordinator at {address} ({fault})")]
     Unreachable { address: String, fault: String },
+    #[error("the coordinator at {address} cannot do this now: {message}")]
+    Trouble { address: String, message: String },
     #[error("{message}")]
     Refused { message: String, help: &'static str, exit: Exit },
     /// The reader of stdout is gone, as after `| head -1`: it has what it wanted.
@@ -83,7 +85,12 @@ impl CtlError {
 
     pub fn from_status(status: &Status, address: &str) -> Self {
         let refused = |help, exit| Self::Refused { message: status.message().to_owned(), help, exit };
+        // What the transport itself says has a cause; a status without one was sent by the coordinator.
+        let answered = std::error::Error::source(status).is_none() && !status.message().is_empty();
         match status.code() {
+            Code::Unavailable | Code::ResourceExhausted | Code::DataLoss if answered => {
+                Self::Trouble { address: address.into(), message: status.message().to_owned() }
+            }
             Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
                 Self::Unreachable { address: address.into(), fault: root_cause(status) }
             }
@@ -103,6 +110,7 @@ impl CtlError {
             Self::NoModel { .. } => "Q0302",
             Self::DoesNotFit(_) => "Q0301",
             Self::Unreachable { .. } => "Q0401",
+            Self::Trouble { .. } => "Q0404",
             Self::Connect(_) => "Q0402",
             Self::Refused { .. } => "Q0403",
             Self::JobFailed { .. } => "Q0501",
@@ -117,6 +125,10 @@ impl CtlError {
         match self {
             Self::Unreachable { .. } => {
                 "start one with qlora-coordinator, or give --coordinator ADDR or QLORA_URL".into()
+            }
+            Self::Trouble { .. } => {
+                "try again; the coordinator's log and disk show what is wrong, and nothing that it acknowledged is lost"
+                    .into()
             }
             Self::Connect(fault) => fault.help().into(),
             Self::NoInput { key: "data.eval", .. } => {
@@ -144,7 +156,7 @@ impl CtlError {
             Self::OutputClosed => Exit::Done,
             Self::Config(_) | Self::Data { .. } | Self::NoModel { .. } => Exit::BadInput,
             Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
-            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
             Self::Io { .. } | Self::NoInput { .. } => Exit::BadInput,
             Self::Transfer(TransferError::Refused(_)) => Exit::Refused,

@@ -116,6 +116,11 @@ pub fn free(platform: &Platform, folder: &Path) -> (u64, u64) {
     (memory, cpu::disk_free(folder))
 }
 
+/// Free bytes of the disk that holds `folder`; 0 where the system does not tell.
+pub fn disk_free(folder: &Path) -> u64 {
+    cpu::disk_free(folder)
+}
+
 /// What each accelerator library says, for `doctor`.
 pub fn accelerators() -> [(&'static str, Result<Vec<Accelerator>, String>); 2] {
     [("NVIDIA GPU", nvidia::all()), ("Apple GPU", apple::probe().map(|gpu| vec![gpu]))]

@@ -31,6 +31,7 @@ const CODES: &[(&str, &str)] = &[
     ("Q0401", "No coordinator answers. It is not running, or the address or the network is wrong."),
     ("Q0402", "The address, the token or its file cannot be used as it is given. The message says which."),
     ("Q0403", "The coordinator answers and refuses: a wrong token, a name that is taken, a job that is not there."),
+    ("Q0404", "The coordinator answers and has trouble of its own, such as a full disk. What it acknowledged is safe."),
     ("Q0405", "The coordinator cannot listen on its address."),
     ("Q0406", "A coordinator that others can reach needs a token."),
     ("Q0407", "The token file is missing or too short."),

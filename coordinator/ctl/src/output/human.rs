@@ -65,6 +65,7 @@ fn worker_row(worker: &WorkerInfo) -> Vec<String> {
     let p = worker.platform.clone().unwrap_or_default();
     let state = match (worker.connected, worker.running_job) {
         (false, _) => "away".to_owned(),
+        (true, 0) if !worker.set_aside.is_empty() => "set aside".to_owned(),
         (true, 0) if worker.draining => "draining".to_owned(),
         (true, 0) => "idle".to_owned(),
         (true, job) => format!("job {job}"),

@@ -83,6 +83,7 @@ pub fn worker(w: &WorkerInfo) -> Value {
         "worker": w.name,
         "connected": w.connected,
         "draining": w.draining,
+        "set_aside": if w.set_aside.is_empty() { None } else { Some(&w.set_aside) },
         "job": if w.running_job == 0 { None } else { Some(w.running_job) },
         "last_seen_unix_ms": w.last_seen_unix_ms,
         "device": p.device_class().word(),

@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod prepare;
+mod room;
 mod save;
 mod session;
 

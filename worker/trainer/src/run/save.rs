@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::room::{self, with_room};
 use super::session::Session;
 use crate::adapter::{self, BaseModel};
 use crate::checkpoint::{self, Manifest};
@@ -33,7 +34,7 @@ impl Session<'_> {
 
     fn write_checkpoint(&self, reporter: &mut dyn Reporter) -> Result<()> {
         let folder = self.run.output.join(format!("checkpoint-{:06}", self.step));
-        let manifest = Manifest {
+        let manifest = || Manifest {
             version: 1,
             step: self.step,
             steps: self.steps,
@@ -49,7 +50,7 @@ impl Session<'_> {
         let (adapters, optimizer) = (&self.trainer.adapters, &self.trainer.optimizer);
         let name = self.public_name();
         let (best, base) = (self.best.adapters.as_ref(), self.base(name.as_deref()));
-        checkpoint::save(&folder, manifest, adapters, optimizer, best, base)?;
+        with_room(reporter, room::WAIT, || checkpoint::save(&folder, manifest(), adapters, optimizer, best, base))?;
         reporter.report(Event::Checkpoint { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 
@@ -87,7 +88,8 @@ impl Session<'_> {
                 "base_model_name_or_path of the adapter is a path of this machine; others name the base themselves";
             reporter.report(Event::Note { text: text.into() })?;
         }
-        adapter::save(&self.trainer.adapters, self.base(name.as_deref()), &folder)?;
+        let base = self.base(name.as_deref());
+        with_room(reporter, room::WAIT, || adapter::save(&self.trainer.adapters, base, &folder))?;
         reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 }

@@ -1,0 +1,100 @@
+//! A disk without room is waited out: it is no fault of the run, and what was trained is worth more than a while.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use crate::report::{Event, Reporter, Wish};
+use crate::{Error, Result};
+
+/// Wait before it is tried again.
+pub(super) const WAIT: Duration = Duration::from_secs(15);
+/// How often a wait looks whether the run is to stop.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Does what writes to the disk, again and again while there is no room, and tells of it with the path.
+///
+/// # Errors
+/// Those of `write`; also that there is no room, where the run is to stop meanwhile.
+pub(super) fn with_room(
+    reporter: &mut dyn Reporter,
+    wait: Duration,
+    mut write: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    loop {
+        let full = match write() {
+            Err(fault) if is_full_disk(&fault) => fault,
+            ended => return ended,
+        };
+        let text = format!("no room on the worker's disk: {full}; trying again in {} s", wait.as_secs());
+        reporter.report(Event::Note { text })?;
+        let mut waited = Duration::ZERO;
+        while waited < wait {
+            if reporter.wish() == Wish::Stop {
+                return Err(full);
+            }
+            std::thread::sleep(LOOK.min(wait));
+            waited += LOOK;
+        }
+    }
+}
+
+fn is_full_disk(fault: &Error) -> bool {
+    match fault {
+        Error::Io { source, .. } => source.kind() == ErrorKind::StorageFull,
+        // What writes tensors gives the system's words only.
+        Error::Tensors(e) => e.to_string().contains("No space left on device"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Listener {
+        notes: Vec<String>,
+        stops: bool,
+    }
+
+    impl Reporter for Listener {
+        fn report(&mut self, event: Event) -> Result<()> {
+            if let Event::Note { text } = event {
+                self.notes.push(text);
+            }
+            Ok(())
+        }
+
+        fn wish(&mut self) -> Wish {
+            if self.stops { Wish::Stop } else { Wish::GoOn }
+        }
+    }
+
+    fn full() -> Error {
+        Error::Io { path: "/state/checkpoint".into(), source: ErrorKind::StorageFull.into() }
+    }
+
+    #[test]
+    fn what_has_no_room_is_tried_until_it_has_and_told_with_its_path() {
+        let (mut listener, mut tries) = (Listener::default(), 0);
+        let done = with_room(&mut listener, Duration::from_millis(1), || {
+            tries += 1;
+            if tries < 3 { Err(full()) } else { Ok(()) }
+        });
+        assert!(done.is_ok() && tries == 3, "{done:?}");
+        assert_eq!(listener.notes.len(), 2);
+        assert!(listener.notes[0].contains("/state/checkpoint"), "{:?}", listener.notes);
+    }
+
+    #[test]
+    fn a_run_that_is_to_stop_waits_no_more_and_other_faults_are_not_waited_for() {
+        let mut listener = Listener { stops: true, ..Listener::default() };
+        assert!(with_room(&mut listener, WAIT, || Err(full())).is_err());
+        let mut tries = 0;
+        let other = with_room(&mut listener, WAIT, || {
+            tries += 1;
+            Err(Error::Stopped)
+        });
+        assert!(matches!(other, Err(Error::Stopped)) && tries == 1);
+    }
+}
