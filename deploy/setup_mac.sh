@@ -10,6 +10,8 @@ die() { say "$1"; [ $# -lt 2 ] || echo "  help: $2" >&2; exit 1; }
 coordinator=$1 token=$2
 [ "$(uname -s)" = Darwin ] || die "this is no Mac" "on a Linux host with an NVIDIA GPU use deploy/setup_h100.sh"
 [ "$(uname -m)" = arm64 ] || die "this Mac has no Apple silicon"
+macos=$(sw_vers -productVersion)
+[ "${macos%%.*}" -ge 15 ] || die "this is macOS $macos, and Metal is used from macOS 15 on" "update macOS"
 [ -s "$token" ] || die "the token file $token is empty or missing" "copy it from the coordinator's host"
 cd "$(dirname "$0")/.."
 xcode-select -p >/dev/null 2>&1 || die "the command line tools were not found" "xcode-select --install"
@@ -20,7 +22,9 @@ cargo build --release --locked -p qlora-worker --features metal
 install -d "$HOME/.local/bin" "$HOME/.config/qlora" "$HOME/Library/LaunchAgents" "$HOME/Library/Logs"
 install -m 755 target/release/qlora-worker "$HOME/.local/bin/qlora-worker"
 install -m 600 "$token" "$HOME/.config/qlora/token"
-"$HOME/.local/bin/qlora-worker" doctor --coordinator "$coordinator" --token-file "$HOME/.config/qlora/token" || true
+report=$("$HOME/.local/bin/qlora-worker" doctor --coordinator "$coordinator" --token-file "$HOME/.config/qlora/token") || true
+echo "$report" >&2
+grep -q '^ok *Apple GPU' <<< "$report" || die "the GPU cannot be used" "the line 'Apple GPU' above says why"
 plist=$HOME/Library/LaunchAgents/dev.qlora.worker.plist
 sed -e "s|/usr/local/bin/qlora-worker|$HOME/.local/bin/qlora-worker|" -e "s|COORDINATOR|$coordinator|" \
     -e "s|TOKEN_FILE|$HOME/.config/qlora/token|" -e "s|/usr/local/var/log|$HOME/Library/Logs|" \

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use qlora_config::{Checkpointing, DeviceKind, TargetModule, TrainingConfig};
+use qlora_config::{Checkpointing, DeviceKind, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{DeviceBudget, plan_with};
@@ -50,11 +50,16 @@ impl Keep {
 
     /// Numbers that are kept on the device for each token.
     pub fn per_token(self, shape: &ModelShape, config: &TrainingConfig) -> usize {
+        self.widths(shape, config).iter().sum()
+    }
+
+    /// Widths of the tensors that are kept on the device, each of which has a row for each token.
+    pub(crate) fn widths(self, shape: &ModelShape, config: &TrainingConfig) -> Vec<usize> {
         let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        let unscaled = |&m: &TargetModule| shape.projection(m).0;
-        let dora = if config.lora.dora { config.lora.target_modules.iter().map(unscaled).sum() } else { 0 };
-        let parts = [shape.hidden, q, shape.hidden, q + 2 * kv, 2 * shape.ffn + dora];
-        parts[..self as usize].iter().sum()
+        let unscaled = config.lora.target_modules.iter().filter(|_| config.lora.dora).map(|&m| shape.projection(m).0);
+        let gates = [shape.ffn; 2].into_iter().chain(unscaled).collect();
+        let parts = [vec![shape.hidden], vec![q], vec![shape.hidden], vec![q, kv, kv], gates];
+        parts.into_iter().take(self as usize).flatten().collect()
     }
 }
 

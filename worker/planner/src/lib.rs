@@ -10,6 +10,7 @@ mod memory;
 mod scratch;
 mod shape;
 mod thrift;
+pub mod uploads;
 
 pub use arrangement::{Arrangement, arrange};
 pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held};

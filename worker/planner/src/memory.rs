@@ -28,7 +28,7 @@ pub struct MemoryPlan {
     pub adapters: u64,
     /// What is kept between forward and backward.
     pub activations: u64,
-    /// A dequantised weight, one block at work, and chunks of logits.
+    /// A dequantised weight, one block at work, and chunks of logits; on a Mac, uploads that wait to be freed as well.
     pub scratch: u64,
     /// Program, libraries and device context.
     pub overhead: u64,
@@ -77,14 +77,18 @@ pub fn plan_with(
     let tokens = config.training.micro_batch_size * config.data.max_seq_len;
     // Only beside a GPU of CUDA is the machine's memory another one than the device's.
     let least = if kind == DeviceKind::Cuda { Keep::Host } else { Keep::Input };
-    let kept: usize = keeps.iter().map(|&keep| keep.max(least).per_token(shape, config)).sum();
-    let kept = kept * element + if kind == DeviceKind::Cuda { scratch::kept_beside(shape, config, keeps) } else { 0 };
+    let kept = keeps.iter().map(|&keep| match kind {
+        DeviceKind::Metal => scratch::rounded(tokens, &keep.max(least).widths(shape, config)),
+        _ => (tokens * element * keep.max(least).per_token(shape, config)) as u64,
+    });
+    let beside = if kind == DeviceKind::Cpu { 0 } else { scratch::kept_beside(shape, config, keeps) };
     MemoryPlan {
         weights: weights(shape, config, kind, thrift),
         adapters: adapter_bytes(config) * shape.adapter_parameters(&config.lora) as u64,
-        activations: (tokens * kept) as u64,
+        activations: kept.sum::<u64>() + (tokens * beside) as u64,
         scratch: match kind {
             DeviceKind::Cuda => scratch::on_gpu(shape, config, tokens, keeps, thrift),
+            DeviceKind::Metal => scratch::on_metal(shape, config, tokens),
             _ => scratch::on_processor(shape, config, tokens, element),
         },
         overhead: if kind == DeviceKind::Cuda { 700 << 20 } else { 80 << 20 },

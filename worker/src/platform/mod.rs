@@ -3,6 +3,7 @@
 mod apple;
 mod cpu;
 pub mod nvidia;
+mod offer;
 #[cfg(target_os = "linux")]
 mod xid;
 
@@ -12,6 +13,7 @@ use std::path::Path;
 use qlora_proto::{DeviceClass, Platform};
 use tokio::sync::watch;
 
+use self::offer::{Kind, Offer};
 use crate::error::WorkerError;
 
 /// An accelerator, as its own library describes it.
@@ -27,7 +29,7 @@ pub struct Accelerator {
     pub id: String,
 }
 
-/// What the machine has to offer, each for a worker of its own: every GPU, or the processor; `device` is the class that
+/// What the machine has to offer, each for a worker of its own: every GPU, or the CPU; `device` is the class that
 /// was asked for.
 ///
 /// # Errors
@@ -35,34 +37,37 @@ pub struct Accelerator {
 pub fn offers(device: Option<&str>, labels: &[(String, String)], folder: &Path) -> Result<Vec<Platform>, WorkerError> {
     let mut platform = cpu::probe(folder);
     platform.labels = labels.iter().cloned().collect::<HashMap<_, _>>();
-    let (cuda, metal) = (nvidia::all(), apple::probe());
-    let (class, gpus) = match device {
-        Some("cuda") => (DeviceClass::Cuda, cuda.map_err(WorkerError::Device)?),
-        Some("metal") => (DeviceClass::Metal, vec![metal.map_err(WorkerError::Device)?]),
-        Some(_) => return Ok(vec![platform]),
-        None => match (cuda, metal) {
-            (Ok(gpus), _) if cfg!(feature = "cuda") => (DeviceClass::Cuda, gpus),
-            (_, Ok(gpu)) if cfg!(feature = "metal") => (DeviceClass::Metal, vec![gpu]),
-            (Err(fault), _) if cfg!(feature = "cuda") => {
-                tracing::warn!("no NVIDIA GPU is offered: {fault}");
-                return Ok(vec![platform]);
+    let wanted = device.map(|device| match device {
+        "cuda" => DeviceClass::Cuda,
+        "metal" => DeviceClass::Metal,
+        _ => DeviceClass::Cpu,
+    });
+    match offer::choose(wanted, kinds(wanted))? {
+        Offer::Gpus(class, gpus) => Ok(gpus.into_iter().map(|gpu| with(platform.clone(), class, gpu)).collect()),
+        Offer::Cpu { instead } => {
+            for why in instead {
+                tracing::warn!("the CPU is offered, not a GPU: {why}");
             }
-            _ => return Ok(vec![platform]),
-        },
-    };
-    gpus.into_iter().map(|gpu| with(platform.clone(), class, gpu)).collect()
+            Ok(vec![platform])
+        }
+    }
 }
 
-fn with(mut platform: Platform, class: DeviceClass, gpu: Accelerator) -> Result<Platform, WorkerError> {
-    let built =
-        class == DeviceClass::Cuda && cfg!(feature = "cuda") || class == DeviceClass::Metal && cfg!(feature = "metal");
-    if !built {
-        let word = class.word();
-        return Err(WorkerError::Device(format!(
-            "{} is here, but this worker was built without {word}\n  help: build it with --features {word}",
-            gpu.name
-        )));
+/// The kinds of GPU, of which those are looked for that may be offered.
+fn kinds(wanted: Option<DeviceClass>) -> Vec<Kind> {
+    let may_be = |class| wanted.is_none_or(|wanted| wanted == class);
+    let mut kinds = Vec::new();
+    if may_be(DeviceClass::Cuda) {
+        kinds.push(Kind { class: DeviceClass::Cuda, built: cfg!(feature = "cuda"), found: nvidia::all() });
     }
+    if may_be(DeviceClass::Metal) {
+        let found = apple::probe().map(|gpu| vec![gpu]);
+        kinds.push(Kind { class: DeviceClass::Metal, built: cfg!(feature = "metal"), found });
+    }
+    kinds
+}
+
+fn with(mut platform: Platform, class: DeviceClass, gpu: Accelerator) -> Platform {
     platform.device_class = class.into();
     platform.device_name = gpu.name;
     platform.device_memory = gpu.memory;
@@ -72,7 +77,7 @@ fn with(mut platform: Platform, class: DeviceClass, gpu: Accelerator) -> Result<
     platform.bf16 = true;
     platform.flash_attention = gpu.flash_attention;
     platform.device_id = gpu.id;
-    Ok(platform)
+    platform
 }
 
 /// # Errors

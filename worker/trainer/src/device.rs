@@ -11,17 +11,16 @@ use crate::{Error, Result};
 
 /// Opens the device of the given kind; [`DeviceKind::Any`] takes the fastest that this build and machine have.
 pub fn open(kind: DeviceKind) -> Result<Device> {
-    let device = match kind {
+    match kind {
         DeviceKind::Cpu => Ok(Device::Cpu),
-        DeviceKind::Cuda => return cuda(),
-        DeviceKind::Metal => Device::new_metal(0),
-        DeviceKind::Any => return Ok(fastest()),
-    };
-    device.map_err(|e| Error::Device { name: kind.to_string(), fault: e.to_string() })
+        DeviceKind::Cuda => cuda(),
+        DeviceKind::Metal => metal(),
+        DeviceKind::Any => Ok(cuda().or_else(|_| metal()).unwrap_or(Device::Cpu)),
+    }
 }
 
-fn fastest() -> Device {
-    cuda().ok().or_else(|| Device::new_metal(0).ok()).unwrap_or(Device::Cpu)
+fn metal() -> Result<Device> {
+    crate::metal::open().map_err(|fault| Error::Device { name: "metal".into(), fault })
 }
 
 #[cfg(feature = "cuda")]

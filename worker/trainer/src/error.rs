@@ -111,6 +111,58 @@ impl Error {
 
 /// Whether a device had no room for a tensor.
 pub(crate) fn is_out_of_memory(e: &candle_core::Error) -> bool {
-    let text = e.to_string().to_lowercase().replace('_', " ");
-    text.contains("out of memory") || text.contains("alloc failed")
+    says_out_of_memory(&e.to_string())
+}
+
+/// What CUDA and Metal call it, in lower case and without underscores.
+const OUT_OF_MEMORY: [&str; 5] = [
+    "out of memory",
+    "alloc failed",
+    // A command buffer of Metal: the code stays as it is where the system speaks another language.
+    "insufficient memory",
+    "erroroutofmemory",
+    // candle, where Metal returns no buffer.
+    "failed to create metal resource: buffer",
+];
+
+fn says_out_of_memory(text: &str) -> bool {
+    let text = text.to_lowercase().replace('_', " ");
+    OUT_OF_MEMORY.iter().any(|words| text.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blame(text: &str) -> Blame {
+        Error::from(candle_core::Error::Msg(text.into())).blame()
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_recognized_on_every_device() {
+        for text in [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+            "Failed to create metal resource: Buffer",
+            "Metal error Failed to create metal resource: Buffer\n   0: candle_core::error",
+            "Command buffer had following error: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+            "Command buffer had following error: Nicht genug Speicher (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+        ] {
+            assert_eq!(blame(text), Blame::Memory, "{text}");
+        }
+    }
+
+    #[test]
+    fn other_faults_of_a_gpu_are_of_the_attempt() {
+        for text in [
+            "Failed to create metal resource: CommandBuffer",
+            "Failed to create metal resource: CommandQueue",
+            "Command buffer had following error: Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)",
+            "Command buffer had following error: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
+            "Error while loading function: \"Function 'cast_bf16_f32' does not exist\"",
+            "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")",
+        ] {
+            assert_eq!(blame(text), Blame::Attempt, "{text}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use tokenizers::Tokenizer;
 use crate::lora::Adapters;
 use crate::model::Decoder;
 use crate::weights::ModelFiles;
-use crate::{Error, Result};
+use crate::{Error, Result, metal};
 
 /// How an answer is made.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub fn answer(
 
 /// New tokens after `prompt`, up to an end token, the limit or the model's last position; made on a thread of the pool, as a training step is.
 pub fn tokens(decoder: &Decoder, adapters: &Adapters, prompt: &[u32], how: &Generation) -> Result<Vec<u32>> {
-    rayon::scope(|_| tokens_on_this_thread(decoder, adapters, prompt, how))
+    rayon::scope(|_| metal::autoreleased(|| tokens_on_this_thread(decoder, adapters, prompt, how)))
 }
 
 fn tokens_on_this_thread(decoder: &Decoder, adapters: &Adapters, prompt: &[u32], how: &Generation) -> Result<Vec<u32>> {
@@ -80,7 +80,7 @@ fn tokens_on_this_thread(decoder: &Decoder, adapters: &Adapters, prompt: &[u32],
         if out.len() > room {
             break;
         }
-        logits = decoder.extend(&[next], adapters, &mut cache)?;
+        logits = metal::autoreleased(|| decoder.extend(&[next], adapters, &mut cache))?;
     }
     Ok(out)
 }

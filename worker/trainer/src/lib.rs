@@ -21,6 +21,7 @@ pub mod export;
 pub mod generate;
 pub mod group;
 pub mod lora;
+pub mod metal;
 pub mod model;
 pub mod optim;
 pub mod proof;

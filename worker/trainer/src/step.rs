@@ -8,11 +8,11 @@ use qlora_kernels::ops::cross_entropy::Loss;
 use qlora_kernels::pairwise;
 use qlora_planner::Keep;
 
-use crate::Result;
 use crate::group::{self, Group};
 use crate::lora::{Adapters, Gradients, MaskPosition};
 use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
+use crate::{Result, metal};
 
 /// What one step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +44,7 @@ impl Trainer<'_> {
     ///
     /// The step runs on a thread of the pool: from outside, every product would wake the pool and wait for it.
     pub fn step(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
-        rayon::scope(|_| self.step_on_this_thread(step, batches, group))
+        rayon::scope(|_| metal::autoreleased(|| self.step_on_this_thread(step, batches, group)))
     }
 
     fn step_on_this_thread(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
@@ -59,6 +59,7 @@ impl Trainer<'_> {
         // A GPU has been given all its work before anything is waited for.
         let losses = group::all_numbers(group, &values(&losses)?)?;
         let (loss, grad_norm) = (losses.iter().sum::<f64>() * per_token(batches), norm.value()?);
+        metal::wait(&self.decoder.device)?;
         let skipped = !(loss.is_finite() && grad_norm.is_finite());
         if !skipped {
             (self.adapters, self.optimizer) = updated;
@@ -69,7 +70,7 @@ impl Trainer<'_> {
 
     /// Mean loss over the supervised tokens of all `batches`, and its gradients.
     pub fn gradients(&self, step: u64, batches: &[Batch]) -> Result<(f64, Gradients)> {
-        let (losses, gradients) = self.share(step, batches, 0..batches.len())?;
+        let (losses, gradients) = metal::autoreleased(|| self.share(step, batches, 0..batches.len()))?;
         Ok((values(&losses)?.iter().sum::<f64>() * per_token(batches), gradients))
     }
 

@@ -13,8 +13,9 @@ use super::block::{Block, Kept, LayerCache, Pass};
 use super::projection::Projection;
 use super::rope::inverse_frequencies;
 use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
+use crate::metal::Uploads;
 use crate::weights::{Checkpoint, FrozenWeight, Plain};
-use crate::{Error, Result, device};
+use crate::{Error, Result, device, metal};
 
 /// Sequences packed one after another, without padding; M tokens in all.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,7 +98,8 @@ impl Decoder {
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
             let written_out = index + arrangement.written_out >= shape.layers;
-            blocks.push(load_block(checkpoint, index, model, (dtype, written_out), device)?);
+            let load = || load_block(checkpoint, index, model, (dtype, written_out), device);
+            blocks.push(metal::autoreleased(load)?);
             progress(index + 1);
         }
         Ok(Self {
@@ -208,6 +210,7 @@ impl Decoder {
             x = noise::add(&x, training.neftune_alpha, &batch.spans, &adapters.embedding_noise(masks))?;
         }
         let mut blocks: Vec<Kept> = Vec::with_capacity(self.blocks.len());
+        let mut uploads = Uploads::forward(self, batch, adapters)?;
         for (block, &keep) in self.blocks.iter().zip(keeps) {
             let saved = block.run(&pass, x.into())?;
             x = block.finish(&pass, &saved)?;
@@ -216,6 +219,7 @@ impl Decoder {
                 before.settle()?;
             }
             blocks.push(saved.reduced(keep)?);
+            uploads.after_block()?;
         }
         Ok(Passed { blocks, last: x })
     }
@@ -235,6 +239,7 @@ impl Decoder {
         let (loss, mut dx) = self.loss_and_grad(batch, &last, scale)?;
         // A residual stream that nobody needs any more is as large as an input of a block.
         drop(last);
+        let mut uploads = Uploads::backward(self, batch, adapters)?;
         for block in self.blocks.iter().rev() {
             let Some(kept) = rest.pop() else { break };
             if let Some(next) = rest.last_mut() {
@@ -242,6 +247,7 @@ impl Decoder {
             }
             let saved = block.run(&pass, kept)?;
             dx = block.backward(&pass, saved, dx, grads)?;
+            uploads.after_block()?;
         }
         Ok(loss)
     }
@@ -263,8 +269,10 @@ impl Decoder {
     fn hidden(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
         let pass = self.pass(adapters, &batch.ids, &batch.spans, None)?;
         let mut x = self.embed(&batch.ids)?;
+        let mut uploads = Uploads::inference(self, &batch.spans)?;
         for block in &self.blocks {
             x = block.finish(&pass, &block.run(&pass, x.into())?)?;
+            uploads.after_block()?;
         }
         Ok(x)
     }
@@ -272,7 +280,7 @@ impl Decoder {
     /// Loss of the batch, summed in nats, without dropout and without gradients; found on a thread of the pool, as a
     /// training step is.
     pub fn loss(&self, batch: &Batch, adapters: &Adapters) -> Result<f64> {
-        rayon::scope(|_| self.loss_on_this_thread(batch, adapters))
+        rayon::scope(|_| metal::autoreleased(|| self.loss_on_this_thread(batch, adapters)))
     }
 
     fn loss_on_this_thread(&self, batch: &Batch, adapters: &Adapters) -> Result<f64> {
@@ -298,8 +306,10 @@ impl Decoder {
         let spans = [Span { q: 0..ids.len(), k: 0..past + ids.len() }];
         let pass = self.pass(adapters, ids, &spans, None)?;
         let mut x = self.embed(ids)?;
+        let mut uploads = Uploads::inference(self, &spans)?;
         for (block, layer) in self.blocks.iter().zip(cache) {
             x = block.extend(&pass, &x, layer)?;
+            uploads.after_block()?;
         }
         let last = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
         let (hidden, _) = rms_norm::forward(&last, &self.norm, self.shape.norm_epsilon)?;
