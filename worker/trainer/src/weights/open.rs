@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, Quantization, TargetModule};
-use qlora_data::{ChatTemplate, ModelText, SpecialTokens};
+use qlora_data::{ChatTemplate, Lacking, ModelText, SpecialTokens, Templates};
 use qlora_kernels::Nf4Tensor;
 use qlora_planner::ModelShape;
 use sha2::{Digest, Sha256};
@@ -39,7 +39,7 @@ pub struct ModelFiles {
     pub path: PathBuf,
     pub shape: ModelShape,
     pub tokenizer: Option<Tokenizer>,
-    pub template: Option<String>,
+    pub template: Option<Templates>,
     pub special: SpecialTokens,
     /// Ids that end a generated answer.
     pub end_ids: Vec<u32>,
@@ -58,10 +58,12 @@ impl ModelFiles {
 
     /// The chat template that `wanted` names: `auto` is the model's own.
     pub fn chat_template(&self, wanted: &str) -> Result<ChatTemplate> {
-        let missing =
-            || self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model");
-        let source = if wanted == "auto" { self.template.as_deref().ok_or_else(missing)? } else { wanted };
-        Ok(ChatTemplate::new(source, self.special.clone())?)
+        ChatTemplate::choose(wanted, self.template.as_ref(), &self.special).map_err(|lacking| match lacking {
+            Lacking::None => {
+                self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model")
+            }
+            Lacking::Template(e) => Error::Template(e),
+        })
     }
 }
 
@@ -87,7 +89,7 @@ impl Checkpoint {
             path: path.into(),
             shape: file.shape()?,
             tokenizer: Some(file.tokenizer()?),
-            template: file.chat_template(),
+            template: file.chat_template().map(Templates::from),
             special: SpecialTokens { bos: text(&bos), eos: text(&eos) },
             end_ids: eos.iter().map(|(id, _)| *id).collect(),
         };

@@ -1,5 +1,3 @@
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,15 +6,18 @@ use clap::Args;
 use indicatif::ProgressBar;
 use qlora_data::audit::{Audit, Audited, Ruler, Summary};
 use qlora_data::rows::{self, ReadError, Rows};
-use qlora_data::{ModelText, ModelTextError};
+use qlora_data::{ChatTemplate, Lacking, ModelText, ModelTextError};
 use serde_json::json;
 
+use super::fixed::Fixed;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::print_json;
 
 /// Rows between two looks at the clock of the counter.
 const TICK: usize = 256;
+/// What `data.template_date` is where nobody sets it.
+pub(super) const TEMPLATE_DATE: &str = "2024-07-26";
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -34,10 +35,13 @@ pub struct Check {
     /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
     #[arg(long, default_value = "auto")]
     template: String,
+    /// The date of today for templates that write one, as data.template_date.
+    #[arg(long, value_name = "DATE", default_value = TEMPLATE_DATE)]
+    template_date: String,
     /// Tokens above which a row is counted as too long.
     #[arg(long, default_value_t = 2048)]
     max_seq_len: usize,
-    /// Write the rows to this file in one form: messages, arguments as objects, without duplicates and broken rows.
+    /// Write the rows without findings to this file, in one form: messages, calls and tools as objects, no duplicates.
     #[arg(long, value_name = "FILE")]
     fix: Option<PathBuf>,
 }
@@ -46,19 +50,29 @@ impl Check {
     pub fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let mut audit = Audit::default();
         if let Some(folder) = &self.model {
-            audit = audit.measured_by(ruler(folder, &self.template, self.max_seq_len)?);
+            audit = audit.measured_by(ruler(folder, &self.template, &self.template_date, self.max_seq_len)?);
         }
         if let Some(other) = &self.against {
             for row in open(other)? {
                 audit.note_other(row.map_err(unreadable)?);
             }
         }
-        let mut fixed = self.fix.as_deref().map(Fixed::create).transpose()?;
+        let rows = open(&self.file)?;
+        let read: Vec<&Path> = [Some(&self.file), self.against.as_ref()].into_iter().flatten().map(|p| &**p).collect();
+        let mut fixed = self.fix.as_deref().map(|path| Fixed::create(path, &read)).transpose()?;
         let bar = if context.draws() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.enable_steady_tick(Duration::from_millis(120));
-        let mut printed = 0;
-        for (i, row) in open(&self.file)?.enumerate() {
-            let audited = audit.row(row.map_err(unreadable)?);
+        let (mut printed, mut broken) = (0, Vec::new());
+        for (i, row) in rows.enumerate() {
+            let audited = match row {
+                Ok(row) => audit.row(row),
+                // The other files of a folder are looked at all the same.
+                Err(fault @ ReadError::Format { .. }) => {
+                    broken.push(fault);
+                    continue;
+                }
+                Err(fault) => return Err(unreadable(fault)),
+            };
             bar.suspend(|| self.print(context, &audited, &mut printed));
             if let (Some(fixed), Some(row)) = (&mut fixed, &audited.fixed) {
                 fixed.write(row)?;
@@ -69,13 +83,19 @@ impl Check {
         }
         bar.finish_and_clear();
         let summary = audit.summary();
+        if summary.rows > 0 {
+            self.close(context, &summary);
+        }
+        if let Some(fault) = broken.pop() {
+            broken.iter().for_each(|fault| context.say(fault.to_string()));
+            return Err(unreadable(fault));
+        }
         if summary.rows == 0 {
             return Err(CtlError::Data {
                 message: format!("{} holds no rows", self.file.display()),
                 help: "a row is one line: {\"messages\": [...]}".into(),
             });
         }
-        self.close(context, &summary);
         if let Some(fixed) = fixed {
             fixed.finish(context)?;
         }
@@ -113,42 +133,21 @@ impl Check {
                 context.say(format!("  {n} {what}"));
             }
         }
+        for (key, n) in &summary.unread {
+            context.say(format!("  {n} have `{key}`, which is not read"));
+        }
         if let Some(t) = &summary.tokens {
+            if t.endless > 0 {
+                context.say(format!(
+                    "  warning: {} teach no end of turn: no control token ends what is learnt from; a model trained on them alone does not stop. Look at the eos token and at where {{% endgeneration %}} stands",
+                    t.endless
+                ));
+            }
             context.say(format!(
                 "  {} tokens, {} learnt from; median {}, 19 of 20 up to {}, longest {}; {} rows above {}",
                 t.total, t.supervised, t.median, t.p95, t.longest, t.above_limit, t.limit
             ));
         }
-    }
-}
-
-/// Rows in one form, written under another name until all are there.
-struct Fixed {
-    path: PathBuf,
-    partial: PathBuf,
-    out: BufWriter<File>,
-    rows: usize,
-}
-
-impl Fixed {
-    fn create(path: &Path) -> Result<Self, CtlError> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = File::create(&partial).map_err(CtlError::io(&partial))?;
-        Ok(Self { path: path.into(), partial, out: BufWriter::new(file), rows: 0 })
-    }
-
-    fn write(&mut self, row: &serde_json::Value) -> Result<(), CtlError> {
-        self.rows += 1;
-        writeln!(self.out, "{row}").map_err(CtlError::io(&self.partial))
-    }
-
-    fn finish(mut self, context: &Context) -> Result<(), CtlError> {
-        self.out.flush().map_err(CtlError::io(&self.partial))?;
-        std::fs::rename(&self.partial, &self.path).map_err(CtlError::io(&self.path))?;
-        context.say(format!("{} rows written to {}", self.rows, self.path.display()));
-        Ok(())
     }
 }
 
@@ -161,8 +160,8 @@ pub(super) fn unreadable(fault: ReadError) -> CtlError {
     CtlError::Data { message: fault.to_string(), help: "rows are JSON lines, a JSON array or Parquet".into() }
 }
 
-/// The tokenizer of a model's folder, and the template that `wanted` names.
-pub(super) fn ruler(folder: &Path, wanted: &str, limit: usize) -> Result<Ruler, CtlError> {
+/// The tokenizer of a model's folder, and the template that `wanted` names, on the day `date`.
+pub(super) fn ruler(folder: &Path, wanted: &str, date: &str, limit: usize) -> Result<Ruler, CtlError> {
     std::fs::metadata(folder).map_err(CtlError::io(folder))?;
     let model = ModelText::open(folder).map_err(|e: ModelTextError| CtlError::Data {
         message: e.to_string(),
@@ -172,10 +171,12 @@ pub(super) fn ruler(folder: &Path, wanted: &str, limit: usize) -> Result<Ruler, 
         message: format!("{}: {what} is missing", folder.display()),
         help: help.into(),
     };
-    let template =
-        model.chat_template(wanted).ok_or_else(|| lacks("a chat template", "give --template chatml-tools"))?;
-    let template =
-        template.map_err(|e| CtlError::Data { message: e.to_string(), help: "look at the template".into() })?;
+    let fault = |message: String| CtlError::Data { message, help: "look at the template".into() };
+    let template = model.chat_template(wanted).map_err(|lacking| match lacking {
+        Lacking::None => lacks("a chat template", "give --template chatml-tools"),
+        Lacking::Template(e) => fault(e.to_string()),
+    })?;
+    let template: ChatTemplate = template.dated(date).map_err(|e| fault(e.to_string()))?;
     let tokenizer = model.tokenizer.ok_or_else(|| lacks("tokenizer.json", "give the folder of a model of the hub"))?;
     Ok(Ruler { tokenizer, template, limit })
 }

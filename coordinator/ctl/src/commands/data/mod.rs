@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 
 mod check;
+mod fixed;
 mod preview;
 
 use check::Check;
