@@ -35,7 +35,7 @@ fn a_check_tells_duplicates_leaks_and_lengths_and_mends_what_is_mechanical() {
         said.iter().filter_map(|o| Some((o["line"].as_u64()?, o["finding"].as_str()?))).collect();
     assert_eq!(findings.len(), 3, "{findings:?}");
     assert_eq!(findings[0], (6, format!("the same question stands at {held}:1").as_str()));
-    assert_eq!(findings[1], (7, "the same row as line 1"));
+    assert_eq!(findings[1], (7, format!("the same row as {rows}:1").as_str()));
     assert!(findings[2].0 == 8 && findings[2].1.starts_with("the row is not JSON"));
     let summary = said.last().expect("a summary");
     let number = |key: &str| summary[key].as_u64().expect(key);

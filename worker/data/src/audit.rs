@@ -3,8 +3,8 @@
 //!
 //! What is kept of a row is a hash and its line, so a million rows take a few tens of megabytes.
 
-use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 
 use serde::Serialize;
@@ -13,9 +13,10 @@ use tokenizers::Tokenizer;
 
 use crate::chat::{Conversation, Example};
 use crate::check::check;
-use crate::encode::encode_example;
+use crate::encoder::Encoder;
 use crate::rows::{Place, Row};
 use crate::template::ChatTemplate;
+use crate::{message, shapes};
 
 /// What became of the rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -28,6 +29,8 @@ pub struct Summary {
     pub leaked: usize,
     /// Rows with call arguments as JSON text instead of an object.
     pub arguments_as_text: usize,
+    /// Keys that nothing reads, with the rows that have them.
+    pub unread: BTreeMap<String, usize>,
     /// Absent where no tokenizer was given.
     pub tokens: Option<Lengths>,
 }
@@ -44,6 +47,8 @@ pub struct Lengths {
     /// Rows above the limit.
     pub above_limit: usize,
     pub limit: usize,
+    /// Rows of which no end of turn is trained on.
+    pub endless: usize,
 }
 
 /// How rows become tokens.
@@ -57,12 +62,15 @@ pub struct Ruler {
 /// Looks at rows in turn.
 #[derive(Default)]
 pub struct Audit {
-    seen: HashMap<u64, usize>,
+    /// Rows by their hashes: the place of their file in `files`, and their line.
+    seen: HashMap<u64, (u32, usize)>,
+    files: Vec<String>,
     /// Questions of the file that must not share any.
     others: HashMap<u64, Place>,
-    ruler: Option<Ruler>,
+    ruler: Option<(Ruler, Encoder)>,
     lengths: Vec<u32>,
     supervised: usize,
+    endless: usize,
     summary: Summary,
 }
 
@@ -70,14 +78,15 @@ pub struct Audit {
 pub struct Audited {
     pub place: Place,
     pub findings: Vec<String>,
-    /// The row in its normal form, unless it is no example or stood there before.
+    /// The row in its normal form, where nothing was found.
     pub fixed: Option<Value>,
 }
 
 impl Audit {
     /// Measures rows in tokens too.
     pub fn measured_by(mut self, ruler: Ruler) -> Self {
-        self.ruler = Some(ruler);
+        let encoder = Encoder::new(&ruler.tokenizer, &ruler.template);
+        self.ruler = Some((ruler, encoder));
         self
     }
 
@@ -107,6 +116,9 @@ impl Audit {
 
     fn value(&mut self, value: Value, place: &Place, findings: &mut Vec<String>) -> Option<Value> {
         self.summary.arguments_as_text += usize::from(has_text_arguments(&value));
+        for key in unread_keys(&value) {
+            *self.summary.unread.entry(key).or_default() += 1;
+        }
         let example = match Example::from_value(value) {
             Ok(example) => example,
             Err(e) => {
@@ -123,25 +135,33 @@ impl Audit {
         }
         self.measure(&example, findings);
         let fixed = normal(&example);
+        let file = self.file(&place.file);
         match self.seen.entry(hash_of(&fixed)) {
-            Entry::Vacant(slot) => {
-                slot.insert(place.line);
-                Some(fixed)
-            }
+            Entry::Vacant(slot) => drop(slot.insert((file, place.line))),
             Entry::Occupied(first) => {
+                let &(file, line) = first.get();
                 self.summary.duplicates += 1;
-                findings.push(format!("the same row as line {}", first.get()));
-                None
+                findings.push(format!("the same row as {}:{line}", self.files[file as usize]));
             }
         }
+        findings.is_empty().then_some(fixed)
+    }
+
+    /// The place of `name` in the list of files; rows come file by file.
+    fn file(&mut self, name: &str) -> u32 {
+        if self.files.last().is_none_or(|last| last != name) {
+            self.files.push(name.to_owned());
+        }
+        self.files.len() as u32 - 1
     }
 
     fn measure(&mut self, example: &Example, findings: &mut Vec<String>) {
-        let Some(ruler) = &self.ruler else { return };
-        match encode_example(&ruler.tokenizer, &ruler.template, example) {
-            Ok(sample) => {
-                self.lengths.push(sample.ids.len() as u32);
-                self.supervised += sample.supervised();
+        let Some((ruler, encoder)) = &self.ruler else { return };
+        match encoder.encode(&ruler.tokenizer, &ruler.template, example) {
+            Ok(encoded) => {
+                self.lengths.push(encoded.sample.ids.len() as u32);
+                self.supervised += encoded.sample.supervised();
+                self.endless += usize::from(!encoded.ends);
             }
             Err(e) => findings.push(e.to_string()),
         }
@@ -149,7 +169,7 @@ impl Audit {
 
     /// What became of the rows so far.
     pub fn summary(&self) -> Summary {
-        let tokens = self.ruler.as_ref().map(|ruler| {
+        let tokens = self.ruler.as_ref().map(|(ruler, _)| {
             let mut sorted = self.lengths.clone();
             sorted.sort_unstable();
             let at = |share: f64| sorted.get((share * sorted.len() as f64) as usize).map_or(0, |&n| n as usize);
@@ -161,6 +181,7 @@ impl Audit {
                 longest: sorted.last().map_or(0, |&n| n as usize),
                 above_limit: sorted.iter().filter(|&&n| n as usize > ruler.limit).count(),
                 limit: ruler.limit,
+                endless: self.endless,
             }
         });
         Summary { tokens, ..self.summary.clone() }
@@ -171,8 +192,7 @@ impl Audit {
 fn normal(example: &Example) -> Value {
     match example {
         Example::Text(text) => json!({"text": text}),
-        Example::Chat(c) if c.tools.is_empty() => json!({"messages": c.messages}),
-        Example::Chat(c) => json!({"messages": c.messages, "tools": c.tools}),
+        Example::Chat(conversation) => conversation.to_row(),
     }
 }
 
@@ -207,6 +227,14 @@ fn hash_of(value: &Value) -> u64 {
     hasher.finish()
 }
 
+/// The keys of a row and of its messages that nothing reads.
+fn unread_keys(row: &Value) -> BTreeSet<String> {
+    let messages = ["messages", "conversations", "conversation", "prompt", "completion"];
+    let messages = messages.iter().filter_map(|key| row[*key].as_array()).flatten();
+    let of_messages = messages.flat_map(|message| message::unread(message).map(|key| format!("messages[].{key}")));
+    shapes::unread(row).map(str::to_owned).chain(of_messages).collect()
+}
+
 fn has_text_arguments(row: &Value) -> bool {
     let messages = row["messages"].as_array().into_iter().flatten();
     let calls = messages.filter_map(|message| message["tool_calls"].as_array()).flatten();
@@ -231,7 +259,7 @@ mod tests {
         let mut audit = Audit::default();
         assert!(audit.row(row(1, "q", json!({"n": 14, "m": 1}))).fixed.is_some());
         let second = audit.row(row(2, "q", json!("{\"m\": 1, \"n\": 14}")));
-        assert_eq!(second.findings, ["the same row as line 1"]);
+        assert_eq!(second.findings, ["the same row as f:1"]);
         assert!(second.fixed.is_none());
         let third = audit.row(row(3, "q", json!({"n": 15})));
         assert_eq!(third.findings, ["message 1 tool_call 0: parameter 'n' is 15, above the maximum 14"]);

@@ -18,7 +18,7 @@ use crate::rows;
 use crate::template::ChatTemplate;
 
 /// Changes with the layout of the file and with how tokens and labels are made.
-const VERSION: &str = "qlora-tokens-1";
+const VERSION: &str = "qlora-tokens-2";
 const CHECKSUM: usize = 32;
 
 /// [`dataset::load`], through the files in `folder`.
@@ -53,9 +53,7 @@ fn key(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate, policy: Poli
     hash.part(env!("CARGO_PKG_VERSION").as_bytes());
     let tokenizer = tokenizer.to_string(false).map_err(io::Error::other)?;
     hash.part(tokenizer.as_bytes());
-    hash.part(template.source().as_bytes());
-    hash.part(template.special().bos.as_bytes());
-    hash.part(template.special().eos.as_bytes());
+    template.identity().for_each(|part| hash.part(part.as_bytes()));
     hash.part(format!("{policy:?}").as_bytes());
     for file in rows::files(path).map_err(io::Error::other)? {
         hash.part(file.file_name().unwrap_or_default().as_encoded_bytes());

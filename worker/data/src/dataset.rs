@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
 use crate::chat::{Example, RowError};
-use crate::encode::{EncodeError, Sample, encode_example};
+use crate::encode::{EncodeError, Sample};
+use crate::encoder::Encoder;
 use crate::rows::{self, Place, ReadError, Row};
 use crate::template::ChatTemplate;
 
@@ -39,6 +40,8 @@ pub struct Statistics {
     pub truncated: usize,
     /// Rows in which, perhaps after truncation, no token carries loss.
     pub unsupervised: usize,
+    /// Rows kept in which no end of turn is trained on: a model that learns from such rows alone does not stop.
+    pub endless: usize,
     pub tokens: usize,
     pub supervised_tokens: usize,
     pub longest: usize,
@@ -97,15 +100,17 @@ pub fn load(
 ) -> Result<(Vec<Sample>, Statistics), DatasetError> {
     let mut samples = Vec::new();
     let mut statistics = Statistics::default();
+    let encoder = Encoder::new(tokenizer, template);
     for row in examples(path, name)? {
         let (place, example) = row?;
         statistics.rows += 1;
-        let sample = match encode_example(tokenizer, template, &example) {
-            Ok(sample) => sample,
+        let encoded = match encoder.encode(tokenizer, template, &example) {
+            Ok(encoded) => encoded,
             Err(source) => return Err(DatasetError::Encode { place, source }),
         };
-        if let Some(sample) = fit(place, sample, policy, &mut statistics)? {
+        if let Some(sample) = fit(place, encoded.sample, policy, &mut statistics)? {
             statistics.kept += 1;
+            statistics.endless += usize::from(!encoded.ends);
             statistics.tokens += sample.ids.len();
             statistics.supervised_tokens += sample.supervised();
             statistics.longest = statistics.longest.max(sample.ids.len());

@@ -3,9 +3,9 @@
 use tokenizers::Tokenizer;
 
 use crate::chat::{Conversation, Example};
-use crate::template::{ChatTemplate, TemplateError};
+use crate::template::{ChatTemplate, Lost, Rendered, TemplateError};
 
-/// Label of a token that is not learnt from.
+/// Label of a token that is not trained on.
 pub const IGNORE: i64 = -100;
 
 /// A tokenised conversation.
@@ -23,16 +23,25 @@ impl Sample {
     }
 }
 
-/// Why a conversation gives no tokens.
+/// Why a conversation gives no tokens, or not those that it stands for.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    #[error(
+        "{place} holds `{token}`, which the model reads as a control token and not as text; write it in another way"
+    )]
+    Control { place: String, token: String },
     #[error("the tokenizer fails: {0}")]
     Tokenizer(String),
 }
 
-/// Tokens of `example`.
+/// Tokens of `example`, as they are; [`crate::Encoder`] looks whether they are what the example stands for.
+///
+/// # Errors
+/// See [`encode`].
 pub fn encode_example(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
@@ -44,23 +53,36 @@ pub fn encode_example(
     }
 }
 
-/// Tokens of plain text with the special tokens that the tokenizer adds, and an end of text where it adds none.
+/// Tokens of plain text with the special tokens that the tokenizer adds, but none twice, and an end of text where it adds
+/// none.
 fn encode_text(tokenizer: &Tokenizer, template: &ChatTemplate, text: &str) -> Result<Sample, EncodeError> {
+    let special = template.special();
     let encoding = tokenizer.encode(text, true).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
     let mut ids = encoding.get_ids().to_vec();
-    let end = tokenizer.token_to_id(&template.special().eos);
-    ids.extend(end.filter(|end| ids.last() != Some(end)));
+    let id_of = |token: &str| tokenizer.token_to_id(token).filter(|_| !token.is_empty());
+    // The text begins with one already, and the tokenizer adds another.
+    let bos = id_of(&special.bos).filter(|_| text.starts_with(&special.bos));
+    if bos.is_some_and(|bos| ids.starts_with(&[bos, bos])) {
+        ids.remove(0);
+    }
+    ids.extend(id_of(&special.eos).filter(|end| ids.last() != Some(end)));
     let labels = ids.iter().map(|&id| i64::from(id)).collect();
     Ok(Sample { ids, labels })
 }
 
-/// Tokens of `conversation`; a token is learnt from when any of its characters is the assistant's.
+/// Tokens of `conversation`; a token is trained on when any of its characters is the assistant's.
+///
+/// # Errors
+/// The template refuses the conversation, or the tokenizer fails.
 pub fn encode(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     conversation: &Conversation,
 ) -> Result<Sample, EncodeError> {
-    let rendered = template.render(conversation)?;
+    encode_rendered(tokenizer, &template.render(conversation)?)
+}
+
+pub(crate) fn encode_rendered(tokenizer: &Tokenizer, rendered: &Rendered) -> Result<Sample, EncodeError> {
     let encoding =
         tokenizer.encode(rendered.text.as_str(), false).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
     let mut spans = rendered.assistant.iter().peekable();

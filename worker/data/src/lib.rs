@@ -1,8 +1,8 @@
 //! From chat data to tokens and loss masks.
 //!
 //! [`rows`] reads files of many forms; a row becomes a [`Conversation`]; a [`ChatTemplate`] renders it as the model sees it and marks the
-//! assistant's text; [`encode`] turns that into a [`Sample`] of token ids and labels; a [`Sampler`] says which
-//! samples are learnt from together, and in which order. [`check`] holds every tool call against the JSON Schema of its tool, [`audit`] does so for a
+//! assistant's text; an [`Encoder`] turns that into a [`Sample`] of token ids and labels; a [`Sampler`] says which
+//! samples are trained on together, and in which order. [`check`] holds every tool call against the JSON Schema of its tool, [`audit`] does so for a
 //! whole file.
 //!
 //! Paths, limits and seeds are arguments; the only effects are to read the files at those paths, and to keep samples
@@ -17,19 +17,23 @@ mod chat;
 pub mod check;
 mod dataset;
 mod encode;
-mod json;
+mod encoder;
+mod message;
+mod nulls;
 mod packing;
 pub mod rows;
 mod sampler;
 mod shapes;
+mod strict;
 mod template;
 mod text;
-mod turns;
+mod tools;
 
 pub use cache::load_cached;
 pub use chat::{Conversation, Example, RowError};
 pub use dataset::{DatasetError, Policy, Statistics, TooLong, examples, load};
 pub use encode::{EncodeError, IGNORE, Sample, encode, encode_example};
+pub use encoder::{Encoded, Encoder};
 pub use sampler::{Batching, Cursor, Sampler};
-pub use template::{ChatTemplate, Rendered, SpecialTokens, TemplateError};
+pub use template::{ChatTemplate, Lacking, Lost, Rendered, SpecialTokens, TemplateError, Templates};
 pub use text::{ModelText, ModelTextError};

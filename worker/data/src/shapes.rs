@@ -1,97 +1,212 @@
-//! Rows of other shapes than `messages`, brought to it: ShareGPT, Alpaca, prompt and completion.
+//! Shapes of rows: `messages`, ShareGPT, Alpaca, prompt and completion, plain text. A row has exactly one of them.
 
 use serde_json::{Map, Value, json};
 
-/// `row` with `messages`, where its shape is known; unchanged elsewhere.
-pub(crate) fn to_messages(mut row: Value) -> Value {
-    let Some(object) = row.as_object_mut() else { return row };
-    if let Some(Value::String(text)) = object.get("tools") {
-        // Data sets with one schema for all rows keep tools as JSON text.
-        if let Ok(tools @ Value::Array(_)) = serde_json::from_str(text) {
-            object.insert("tools".into(), tools);
-        }
-    }
-    if object.contains_key("messages") {
-        return row;
-    }
-    if let Some(Value::Array(turns)) = object.remove("conversations").or_else(|| object.remove("conversation")) {
-        let system =
-            object.get("system").and_then(Value::as_str).map(|text| json!({"role": "system", "content": text}));
-        let messages = system.into_iter().chain(turns.into_iter().map(turn)).collect();
-        object.insert("messages".into(), Value::Array(messages));
-    } else if let Some(messages) = alpaca(object).or_else(|| completion(object)) {
-        object.insert("messages".into(), messages);
-    }
-    row
+use crate::chat::RowError;
+use crate::nulls::prune_top;
+use crate::strict;
+
+/// What a row holds.
+pub(crate) enum Shape {
+    /// Messages, each still as its shape writes it but for the names of its keys.
+    Chat(Vec<Value>),
+    Text(String),
 }
 
-/// One ShareGPT turn: `from` and `value`.
-fn turn(mut turn: Value) -> Value {
-    let Some(object) = turn.as_object_mut() else { return turn };
-    if object.contains_key("role") {
-        return turn;
-    }
-    let (Some(from), Some(value)) = (object.get("from").and_then(Value::as_str), object.get("value")) else {
-        return turn;
+/// Keys that change what a row means, and that are not carried out, with what to do instead.
+const REFUSED: [(&str, &str); 14] = [
+    ("functions", "write `tools`, a list of function definitions"),
+    ("function_call", "write `tool_calls` in the assistant's message"),
+    ("documents", "write what they say into a message"),
+    ("image", "only text can be trained on"),
+    ("images", "only text can be trained on"),
+    ("video", "only text can be trained on"),
+    ("videos", "only text can be trained on"),
+    ("audio", "only text can be trained on"),
+    ("audios", "only text can be trained on"),
+    ("chosen", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
+    ("rejected", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
+    ("weight", "give the answers their weights: `weight: 0` in a message"),
+    ("chat_template_kwargs", "templates are given no variables; leave it out"),
+    ("loss_mask", "write `weight: 0` in messages that are not to be learnt"),
+];
+
+/// Keys that some shape reads.
+const READ: [&str; 13] = [
+    "messages",
+    "conversations",
+    "conversation",
+    "system",
+    "tools",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "prompt",
+    "completion",
+    "text",
+    "label",
+];
+
+/// Takes the messages or the text out of `row`.
+pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError> {
+    prune_top(row);
+    refused(row)?;
+    let has = |key: &str| row.get(key).is_some_and(|value| *value != json!([]) && *value != json!(""));
+    let found: Vec<&'static str> = [
+        (has("messages"), "`messages`"),
+        (has("conversations"), "`conversations`"),
+        (has("conversation"), "`conversation`"),
+        (has("instruction") && row.contains_key("output"), "`instruction`"),
+        (has("prompt") && row.contains_key("completion"), "`prompt`"),
+        (has("text"), "`text`"),
+    ]
+    .into_iter()
+    .filter_map(|(there, name)| there.then_some(name))
+    .collect();
+    let shape = match found[..] {
+        [shape] => shape,
+        [first, second, ..] => return Err(RowError::TwoShapes(first, second)),
+        [] if ["messages", "conversations", "conversation", "text"].iter().any(|key| row.contains_key(*key)) => {
+            return Err(RowError::Empty);
+        }
+        [] => return Err(RowError::NoMessages),
     };
-    match from {
-        "human" | "user" => json!({"role": "user", "content": value}),
-        "gpt" | "assistant" | "model" | "chatgpt" => json!({"role": "assistant", "content": value}),
-        "system" => json!({"role": "system", "content": value}),
-        "observation" | "tool" | "function_response" => json!({"role": "tool", "content": value}),
-        "function_call" | "tool_call" => json!({"role": "assistant", "tool_calls": calls(value)}),
-        other => json!({"role": other, "content": value}),
+    let messages = match shape {
+        "`text`" => return text(row, "text").map(Shape::Text),
+        "`instruction`" => alpaca(row)?,
+        "`prompt`" => completion(row)?,
+        listed => list(row, listed.trim_matches('`'))?.into_iter().map(turn).collect(),
+    };
+    with_system(row, messages).map(Shape::Chat)
+}
+
+/// The keys of a row that are not read.
+pub(crate) fn unread(row: &Value) -> impl Iterator<Item = &str> {
+    let entries = row.as_object().into_iter().flatten();
+    entries.filter(|(key, value)| !value.is_null() && !READ.contains(&key.as_str())).map(|(key, _)| key.as_str())
+}
+
+fn refused(row: &Map<String, Value>) -> Result<(), RowError> {
+    let means_something = |value: &Value| *value != json!([]) && *value != json!("") && *value != json!({});
+    if let Some((key, help)) = REFUSED.iter().find(|(key, _)| row.get(*key).is_some_and(means_something)) {
+        return Err(fault(key, &format!("is not read; {help}")));
     }
+    if row.get("label").is_some_and(Value::is_boolean) && row.contains_key("completion") {
+        return Err(fault(
+            "label",
+            "marks good and bad completions, and is not read; leave out the bad ones and the key",
+        ));
+    }
+    Ok(())
+}
+
+fn fault(key: &str, text: &str) -> RowError {
+    RowError::Key { key: key.to_owned(), fault: text.to_owned() }
+}
+
+fn text(row: &Map<String, Value>, key: &str) -> Result<String, RowError> {
+    let text = row.get(key).and_then(Value::as_str);
+    text.map(str::to_owned).ok_or_else(|| fault(key, "is not text"))
+}
+
+/// A text that may be missing.
+fn optional(row: &Map<String, Value>, key: &str) -> Result<Option<String>, RowError> {
+    if row.contains_key(key) {
+        text(row, key).map(|text| Some(text).filter(|text| !text.trim().is_empty()))
+    } else {
+        Ok(None)
+    }
+}
+
+fn list(row: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, RowError> {
+    match row.remove(key) {
+        Some(Value::Array(list)) => Ok(list),
+        _ => Err(fault(key, "is not a list")),
+    }
+}
+
+/// A system text beside the messages is the first of them.
+fn with_system(row: &Map<String, Value>, messages: Vec<Value>) -> Result<Vec<Value>, RowError> {
+    let Some(system) = optional(row, "system")? else { return Ok(messages) };
+    if messages.iter().any(|message| message["role"] == "system") {
+        return Err(fault("system", "stands beside a system message; keep one of them"));
+    }
+    let first = json!({"role": "system", "content": system});
+    Ok(std::iter::once(first).chain(messages).collect())
+}
+
+/// One ShareGPT turn, `from` and `value`, as a message; its other keys stay.
+fn turn(turn: Value) -> Value {
+    let Value::Object(mut turn) = turn else { return turn };
+    if turn.contains_key("role") || !turn.contains_key("value") {
+        return Value::Object(turn);
+    }
+    let Some(Value::String(from)) = turn.remove("from") else { return Value::Object(turn) };
+    let value = turn.remove("value").unwrap_or_default();
+    let (role, key, value) = match from.as_str() {
+        "human" | "user" => ("user", "content", value),
+        "gpt" | "assistant" | "model" | "chatgpt" => ("assistant", "content", value),
+        "observation" | "tool" | "function_response" => ("tool", "content", value),
+        "function_call" | "tool_call" => ("assistant", "tool_calls", calls(value)),
+        other => (other, "content", value),
+    };
+    turn.insert("role".into(), role.into());
+    turn.insert(key.into(), value);
+    Value::Object(turn)
 }
 
 /// The calls that a text of JSON holds: one, or a list of them. What is none is left as it is, for the check of the
 /// message to refuse.
-fn calls(value: &Value) -> Value {
-    let parsed = value.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let call = |function: Value| json!({"type": "function", "function": function});
-    match parsed {
-        Some(Value::Array(list)) => list.into_iter().map(call).collect(),
-        Some(one @ Value::Object(_)) => json!([call(one)]),
-        _ => value.clone(),
+fn calls(value: Value) -> Value {
+    match value.as_str().and_then(|text| strict::parse(text).ok()) {
+        Some(list @ Value::Array(_)) => list,
+        Some(one @ Value::Object(_)) => json!([one]),
+        _ => value,
     }
 }
 
-fn alpaca(row: &Map<String, Value>) -> Option<Value> {
-    let text = |key: &str| row.get(key).and_then(Value::as_str);
-    let (instruction, output) = (text("instruction")?, text("output")?);
-    let question = match text("input").filter(|input| !input.trim().is_empty()) {
+fn alpaca(row: &Map<String, Value>) -> Result<Vec<Value>, RowError> {
+    let (instruction, output) = (text(row, "instruction")?, text(row, "output")?);
+    let question = match optional(row, "input")? {
         Some(input) => format!("{instruction}\n\n{input}"),
-        None => instruction.to_owned(),
+        None => instruction,
     };
-    let system = text("system").filter(|s| !s.is_empty()).map(|text| json!({"role": "system", "content": text}));
-    let history = row.get("history").and_then(Value::as_array).into_iter().flatten().flat_map(|pair| {
-        [json!({"role": "user", "content": pair[0]}), json!({"role": "assistant", "content": pair[1]})]
-    });
-    let last = [json!({"role": "user", "content": question}), json!({"role": "assistant", "content": output})];
-    Some(system.into_iter().chain(history).chain(last).collect())
+    let mut messages = Vec::new();
+    for pair in row
+        .get("history")
+        .map_or(Ok(&[][..]), |h| h.as_array().map(Vec::as_slice).ok_or(()))
+        .map_err(|()| fault("history", "is not a list of pairs"))?
+    {
+        let Some([asked, said]) = pair.as_array().map(Vec::as_slice) else {
+            return Err(fault("history", "is not a list of pairs of a question and an answer"));
+        };
+        messages.push(json!({"role": "user", "content": asked}));
+        messages.push(json!({"role": "assistant", "content": said}));
+    }
+    messages.push(json!({"role": "user", "content": question}));
+    messages.push(json!({"role": "assistant", "content": output}));
+    Ok(messages)
 }
 
-fn completion(row: &Map<String, Value>) -> Option<Value> {
-    let list = |value: &Value, role: &str| match value {
-        Value::String(text) => Some(vec![json!({"role": role, "content": text})]),
-        Value::Array(messages) => Some(messages.clone()),
-        _ => None,
+fn completion(row: &Map<String, Value>) -> Result<Vec<Value>, RowError> {
+    let messages = |key: &str, role: &str| match row.get(key) {
+        Some(Value::String(text)) => Ok(vec![json!({"role": role, "content": text})]),
+        Some(Value::Array(messages)) => Ok(messages.clone()),
+        _ => Err(fault(key, "is neither text nor a list of messages")),
     };
-    let (prompt, completion) = (list(row.get("prompt")?, "user")?, list(row.get("completion")?, "assistant")?);
-    Some(prompt.into_iter().chain(completion).collect())
+    Ok([messages("prompt", "user")?, messages("completion", "assistant")?].concat())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Conversation, Example};
 
     fn roles(row: Value) -> Vec<(String, Value)> {
-        let row = to_messages(row);
-        let messages = row["messages"].as_array().expect("messages").clone();
-        messages
-            .into_iter()
-            .map(|m| (m["role"].as_str().unwrap_or_default().to_owned(), m["content"].clone()))
-            .collect()
+        let conversation = Conversation::from_value(row).expect("a conversation");
+        let pair = |m: &Value| (m["role"].as_str().unwrap_or_default().to_owned(), m["content"].clone());
+        conversation.messages.iter().map(pair).collect()
     }
 
     #[test]
@@ -100,11 +215,12 @@ mod tests {
             {"from": "human", "value": "q"},
             {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"x\": 1}}"},
             {"from": "observation", "value": "42"},
-            {"from": "gpt", "value": "a"}
+            {"from": "gpt", "value": "a", "weight": 0}
         ]});
-        let row = to_messages(row);
-        assert_eq!(row["tools"][0]["name"], "f");
-        assert_eq!(row["messages"][2]["tool_calls"][0]["function"]["arguments"]["x"], 1);
+        let conversation = Conversation::from_value(row.clone()).expect("a conversation");
+        assert_eq!(conversation.tools[0]["function"]["name"], "f");
+        assert_eq!(conversation.messages[2]["tool_calls"][0]["function"]["arguments"]["x"], 1);
+        assert_eq!(conversation.messages[4]["weight"], 0, "keys of a turn stay");
         let order: Vec<_> = roles(row).into_iter().map(|(role, _)| role).collect();
         assert_eq!(order, ["system", "user", "assistant", "tool", "assistant"]);
     }
@@ -113,9 +229,11 @@ mod tests {
     fn alpaca_rows_join_instruction_and_input() {
         let plain = roles(json!({"instruction": "i", "input": "", "output": "o"}));
         assert_eq!(plain, [("user".into(), json!("i")), ("assistant".into(), json!("o"))]);
-        let whole = roles(json!({"instruction": "i", "input": "x", "output": "o", "history": [["a", "b"]]}));
-        assert_eq!(whole[2], ("user".into(), json!("i\n\nx")));
-        assert_eq!(whole[1], ("assistant".into(), json!("b")));
+        let whole =
+            roles(json!({"instruction": "i", "input": "x", "output": "o", "history": [["a", "b"]], "system": "s"}));
+        assert_eq!(whole[0], ("system".into(), json!("s")));
+        assert_eq!(whole[3], ("user".into(), json!("i\n\nx")));
+        assert_eq!(whole[2], ("assistant".into(), json!("b")));
     }
 
     #[test]
@@ -125,9 +243,59 @@ mod tests {
     }
 
     #[test]
-    fn messages_and_unknown_shapes_stay_as_they_are() {
-        for row in [json!({"messages": [1], "instruction": "i", "output": "o"}), json!({"x": 1}), json!(3)] {
-            assert_eq!(to_messages(row.clone()), row);
+    fn nothing_is_no_shape_of_its_own() {
+        let text = json!({"messages": null, "conversations": null, "prompt": "", "text": "t", "label": 3});
+        assert_eq!(Example::from_value(text), Ok(Example::Text("t".into())));
+        let twice = json!({"system": "", "messages": [
+            {"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
+        assert_eq!(roles(twice).len(), 3);
+        for (empty, wanted) in [
+            (json!({"text": ""}), RowError::Empty),
+            (json!({"messages": []}), RowError::Empty),
+            (json!({"x": 1}), RowError::NoMessages),
+            (json!(3), RowError::NoMessages),
+            (json!({"prompt": "p"}), RowError::NoMessages),
+        ] {
+            assert_eq!(Example::from_value(empty), Err(wanted));
         }
+    }
+
+    #[test]
+    fn two_readings_and_keys_that_are_not_carried_out_are_refused_by_name() {
+        let messages = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
+        for (rest, named) in [
+            (json!({"text": "t"}), "`text`"),
+            (json!({"instruction": "i", "output": "o"}), "`instruction`"),
+            (json!({"conversations": [{"from": "gpt", "value": "a"}]}), "`conversations`"),
+            (json!({"functions": [{"name": "f"}]}), "`functions`"),
+            (json!({"images": ["x.png"]}), "`images`"),
+            (json!({"weight": 0}), "`weight`"),
+            (json!({"rejected": "no"}), "`rejected`"),
+            (json!({"tools": "f"}), "`tools`"),
+            (json!({"system": 3}), "`system`"),
+        ] {
+            let mut row = json!({"messages": messages});
+            row.as_object_mut().expect("a row").extend(rest.as_object().expect("keys").clone());
+            let fault = Example::from_value(row).expect_err("a fault").to_string();
+            assert!(fault.contains(named), "{fault}");
+        }
+        let twice = json!({"system": "s", "messages": [{"role": "system", "content": "t"}, {"role": "assistant", "content": "a"}]});
+        assert!(Example::from_value(twice).expect_err("a fault").to_string().contains("`system`"));
+        let bad = json!({"prompt": "p", "completion": "c", "label": false});
+        assert!(Example::from_value(bad).expect_err("a fault").to_string().contains("`label`"));
+        for row in [
+            json!({"instruction": "i", "output": "o", "input": 3}),
+            json!({"instruction": "i", "output": "o", "history": [["a"]]}),
+            json!({"messages": "text"}),
+            json!({"prompt": 3, "completion": "c"}),
+        ] {
+            assert!(matches!(Example::from_value(row), Err(RowError::Key { .. })));
+        }
+    }
+
+    #[test]
+    fn keys_that_nothing_reads_are_told() {
+        let row = json!({"id": 7, "messages": [], "source": "x", "gone": null});
+        assert_eq!(unread(&row).collect::<Vec<_>>(), ["id", "source"]);
     }
 }

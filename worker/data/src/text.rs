@@ -1,18 +1,22 @@
-//! What a model's folder says about text: tokenizer, chat template, special tokens. No weights are looked at.
+//! What a model's folder says about text: tokenizer, chat templates, special tokens. No weights are looked at.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::template::{ChatTemplate, SpecialTokens, TemplateError};
+use crate::template::{ChatTemplate, Lacking, SpecialTokens, Templates};
+
+/// Folder of the templates that stand beside the default one.
+const ADDITIONAL: &str = "additional_chat_templates";
 
 /// The text side of a Hugging Face folder.
 #[derive(Debug)]
 pub struct ModelText {
     pub tokenizer: Option<Tokenizer>,
-    /// Jinja text.
-    pub template: Option<String>,
+    pub template: Option<Templates>,
     pub special: SpecialTokens,
 }
 
@@ -25,35 +29,88 @@ pub struct ModelTextError {
 }
 
 impl ModelText {
-    /// Reads `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, each where it is there.
+    /// Reads the tokenizer, its settings and the chat templates, each where it is there, as transformers does.
     ///
     /// # Errors
-    /// `tokenizer.json` is no tokenizer.
+    /// A file is there and cannot be read, or is not what its name says.
     pub fn open(folder: &Path) -> Result<Self, ModelTextError> {
         let path = folder.join("tokenizer.json");
         let tokenizer = if path.exists() {
             let read = Tokenizer::from_file(&path);
-            Some(read.map_err(|e| ModelTextError { path, fault: format!("it is no tokenizer: {e}") })?)
+            Some(read.map_err(|e| fault(&path, format!("it is no tokenizer: {e}")))?)
         } else {
             None
         };
-        let settings = std::fs::read_to_string(folder.join("tokenizer_config.json")).unwrap_or_default();
-        let settings: Value = serde_json::from_str(&settings).unwrap_or_default();
+        let settings = json(&folder.join("tokenizer_config.json"))?;
+        let map = json(&folder.join("special_tokens_map.json"))?;
         let token = |key: &str| {
-            let value = &settings[key];
-            value.as_str().or_else(|| value["content"].as_str()).unwrap_or_default().to_owned()
+            let text = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
+            text(&settings[key]).or_else(|| text(&map[key])).unwrap_or_default()
         };
-        let separate = std::fs::read_to_string(folder.join("chat_template.jinja")).ok();
         Ok(Self {
             tokenizer,
-            template: separate.or_else(|| settings["chat_template"].as_str().map(str::to_owned)),
+            template: Some(templates(folder, &settings)?).filter(|templates| !templates.is_empty()),
             special: SpecialTokens { bos: token("bos_token"), eos: token("eos_token") },
         })
     }
 
-    /// The template that `wanted` names: `auto` is the model's own, if it has one.
-    pub fn chat_template(&self, wanted: &str) -> Option<Result<ChatTemplate, TemplateError>> {
-        let source = if wanted == "auto" { self.template.as_deref()? } else { wanted };
-        Some(ChatTemplate::new(source, self.special.clone()))
+    /// The template that `wanted` names: `auto` is the model's own.
+    ///
+    /// # Errors
+    /// The model has none, or it does not compile.
+    pub fn chat_template(&self, wanted: &str) -> Result<ChatTemplate, Lacking> {
+        ChatTemplate::choose(wanted, self.template.as_ref(), &self.special)
     }
+}
+
+/// Files of their own stand over the tokenizer's settings, and those over the older `chat_template.json`.
+fn templates(folder: &Path, settings: &Value) -> Result<Templates, ModelTextError> {
+    let setting = |value: &Value, path: &str| {
+        Templates::from_setting(&value["chat_template"]).map_err(|text| fault(&folder.join(path), text))
+    };
+    let mut templates = setting(settings, "tokenizer_config.json")?;
+    if templates.is_empty() {
+        let older = "chat_template.json";
+        templates = setting(&json(&folder.join(older))?, older)?;
+    }
+    if let Some(source) = read(&folder.join("chat_template.jinja"))? {
+        templates = templates.with(None, source);
+    }
+    for path in additional(&folder.join(ADDITIONAL))? {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(source) = read(&path)? {
+            templates = templates.with(Some(&name), source);
+        }
+    }
+    Ok(templates)
+}
+
+fn additional(folder: &Path) -> Result<Vec<PathBuf>, ModelTextError> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries =
+        fs::read_dir(folder).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>());
+    let mut paths = entries.map_err(|e| fault(folder, format!("cannot be read: {e}")))?;
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "jinja"));
+    paths.sort();
+    Ok(paths)
+}
+
+/// The text of a file; none where it is missing.
+fn read(path: &Path) -> Result<Option<String>, ModelTextError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(fault(path, format!("cannot be read: {e}"))),
+    }
+}
+
+fn json(path: &Path) -> Result<Value, ModelTextError> {
+    let Some(text) = read(path)? else { return Ok(Value::Null) };
+    serde_json::from_str(&text).map_err(|e| fault(path, format!("it is not JSON: {e}")))
+}
+
+fn fault(path: &Path, fault: String) -> ModelTextError {
+    ModelTextError { path: path.to_owned(), fault }
 }

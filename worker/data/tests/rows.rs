@@ -83,6 +83,105 @@ fn rows_are_numbered_by_their_lines_and_a_broken_one_does_not_hide_the_next() {
     assert_eq!(read(&path).into_iter().map(|(line, _)| line).collect::<Vec<_>>(), [2, 4]);
 }
 
+fn put(bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+    let home = tempfile::tempdir().expect("a folder");
+    let path = home.path().join("rows");
+    fs::write(&path, bytes).expect("a file");
+    (home, path)
+}
+
+/// The rows that were read, and the fault that ended the reading.
+fn read_to_a_fault(path: &Path) -> (usize, String) {
+    let mut read = 0;
+    let rows = match open(path, "name") {
+        Ok(rows) => rows,
+        Err(e) => return (0, e.to_string()),
+    };
+    for row in rows {
+        match row {
+            Ok(_) => read += 1,
+            Err(e) => return (read, e.to_string()),
+        }
+    }
+    (read, String::new())
+}
+
+#[test]
+fn a_foreign_byte_is_a_finding_of_its_row_and_hides_no_other() {
+    let rows: [&[u8]; 3] = [b"{\"text\": \"a\"}", b"{\"text\": \"\xe5n\"}", b"{\"text\": \"b\"}"];
+    let list = [b"[".as_slice(), &rows.join(b", ".as_slice()), b"]"].concat();
+    for bytes in [rows.join(b"\n".as_slice()), list] {
+        let (_home, path) = put(&bytes);
+        let rows: Vec<_> = open(&path, "name").expect("rows").map(|row| row.expect("a row")).collect();
+        let faults: Vec<String> = rows.iter().filter_map(|row| Some(row.value.as_ref().err()?.to_string())).collect();
+        assert_eq!(rows.len(), 3);
+        assert_eq!(faults, ["the row is not UTF-8: byte 0xe5 at column 11; save the file as UTF-8"]);
+        assert!(rows[0].value.is_ok() && rows[2].value.is_ok());
+    }
+}
+
+#[test]
+fn other_encodings_are_named() {
+    let text = lines();
+    let units = |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let wide = |bytes: fn(u32) -> [u8; 4]| text.chars().flat_map(|c| bytes(c as u32)).collect::<Vec<u8>>();
+    for (bytes, named) in [
+        ([b"\xff\xfe".to_vec(), units(u16::to_le_bytes)].concat(), "UTF-16"),
+        ([b"\xfe\xff".to_vec(), units(u16::to_be_bytes)].concat(), "UTF-16"),
+        (units(u16::to_le_bytes), "UTF-16"),
+        (units(u16::to_be_bytes), "UTF-16"),
+        (wide(u32::to_le_bytes), "UTF-32"),
+        ([b"\0\0\xfe\xff".to_vec(), wide(u32::to_be_bytes)].concat(), "UTF-32"),
+    ] {
+        let (_home, path) = put(&bytes);
+        let (read, fault) = read_to_a_fault(&path);
+        assert_eq!((read, fault), (0, format!("name: the file is {named}; save it as UTF-8")));
+    }
+    let row = wanted()[0].to_string();
+    let (_home, path) = put(format!("\u{feff}{row}\n\u{feff}{row}\n").as_bytes());
+    assert_eq!(values(&path), [wanted()[0].clone(), wanted()[0].clone()], "marks at the seams of joined files");
+}
+
+#[test]
+fn whatever_follows_a_list_is_refused() {
+    let row = wanted()[0].to_string();
+    for (text, rows, named) in [
+        (format!("[{row}, {row}]\n{row}\n"), 2, "the list ends at line 1, and more follows at line 2"),
+        (format!("[{row}][{row}]"), 1, "more follows at line 1"),
+        (format!("[\n{row}\n] x"), 1, "the list ends at line 3"),
+        (format!("[{row}"), 0, "the row that begins at line 1 of the list does not end"),
+        (format!("[{row}, "), 1, "its `]` is missing"),
+    ] {
+        let (_home, path) = put(text.as_bytes());
+        let (read, fault) = read_to_a_fault(&path);
+        assert!(read == rows && fault.contains(named), "{text}: {read} rows, {fault}");
+    }
+    let (_home, path) = put(format!("[{row}, {row}]\n\n \t").as_bytes());
+    assert_eq!(read_to_a_fault(&path), (2, String::new()));
+}
+
+#[test]
+fn one_object_over_several_lines_is_one_message() {
+    let pretty = serde_json::to_string_pretty(&json!({"data": wanted()})).expect("JSON");
+    let (_home, path) = put(format!("\n{pretty}\n").as_bytes());
+    let (read, fault) = read_to_a_fault(&path);
+    assert!(read == 0 && fault.contains("begins at line 2 goes on over several lines"), "{fault}");
+    let (_home, path) = put(format!("{{\"text\": \n{}", lines()).as_bytes());
+    let rows: Vec<_> = open(&path, "name").expect("rows").map(|row| row.expect("a row").value.is_ok()).collect();
+    assert_eq!(rows, [false, true, true], "a row that breaks off hides none of those behind it");
+}
+
+#[test]
+fn a_file_without_rows_hides_no_other_of_its_folder() {
+    let home = tempfile::tempdir().expect("a folder");
+    fs::write(home.path().join("about.json"), "{\n \"set\": 1\n}\n").expect("a file");
+    fs::write(home.path().join("rows.ndjson"), lines()).expect("a file");
+    let rows: Vec<_> = open(home.path(), "set").expect("rows").collect();
+    assert_eq!(rows.iter().filter(|row| row.is_ok()).count(), 2);
+    let fault = rows.into_iter().find_map(Result::err).expect("a fault").to_string();
+    assert!(fault.starts_with("set/about.json: "), "{fault}");
+}
+
 #[test]
 fn files_that_break_off_say_so() {
     let home = tempfile::tempdir().expect("a folder");

@@ -1,45 +1,85 @@
 //! JSON lines, and a JSON array taken apart into its elements without reading all of it.
 
-use std::io::{self, BufRead};
+use std::collections::VecDeque;
+use std::io::{self, BufRead, Cursor, Read};
 
 use serde_json::Value;
 
 use super::{Place, ReadError, Row, Rows};
 use crate::chat::RowError;
+use crate::strict;
+
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Bytes of one row with the line on which they begin.
+type Piece = Result<(usize, Vec<u8>), Fault>;
+
+/// Why a file cannot be read any further.
+enum Fault {
+    Io(io::Error),
+    Form(String),
+}
+
+impl Fault {
+    fn of(self, file: &str) -> ReadError {
+        match self {
+            Self::Io(source) => ReadError::Io { file: file.to_owned(), source },
+            Self::Form(fault) => ReadError::Format { file: file.to_owned(), fault },
+        }
+    }
+}
 
 /// An array where the first character that is not white space is `[`, lines elsewhere.
 pub(super) fn open(name: &str, mut reader: Box<dyn BufRead>) -> Result<Rows, ReadError> {
-    let name = name.to_owned();
-    let fault = |source| ReadError::Io { file: name.clone(), source };
+    let fault = |source| ReadError::Io { file: name.to_owned(), source };
+    let mut head = Vec::new();
+    reader.by_ref().take(4).read_to_end(&mut head).map_err(fault)?;
+    if let Some(encoding) = foreign_encoding(&head) {
+        return Err(Fault::Form(format!("the file is {encoding}; save it as UTF-8")).of(name));
+    }
+    let mut reader: Box<dyn BufRead> = Box::new(Cursor::new(head).chain(reader));
     let mut line = 1;
     let first = skip_space(&mut reader, &mut line).map_err(fault)?;
+    let name = name.to_owned();
     if first == Some(b'[') {
         reader.consume(1);
-        return Ok(Box::new(rows(name, Elements { reader, line, ended: false })));
+        let elements = Elements { reader, line, ended: false };
+        return Ok(Box::new(elements.map(move |piece| piece.map(|p| row(&name, p)).map_err(|e| e.of(&name)))));
     }
-    Ok(Box::new(rows(name, Lines { reader, number: line - 1 })))
+    let lines = Lines { reader, number: line - 1, ended: false };
+    Ok(Box::new(FromLines { name, lines, first: true, waiting: VecDeque::new() }))
 }
 
-fn rows(
-    name: String,
-    texts: impl Iterator<Item = io::Result<(usize, String)>>,
-) -> impl Iterator<Item = Result<Row, ReadError>> {
-    texts.map(move |text| {
-        let (line, text) = text.map_err(|source| ReadError::Io { file: name.clone(), source })?;
-        let value: Result<Value, _> = serde_json::from_str(&text);
-        Ok(Row {
-            place: Place { file: name.clone(), line },
-            value: value.map_err(|e| RowError::NotJson(e.to_string())),
-        })
-    })
+/// The encoding that the first bytes of a file show, where it is none that rows can be in.
+fn foreign_encoding(head: &[u8]) -> Option<&'static str> {
+    match head {
+        [0xff, 0xfe, 0, 0] | [0, 0, 0xfe, 0xff] => Some("UTF-32"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
+        // No character of JSON is a zero byte in UTF-8.
+        [0, 0, 0, _] | [_, 0, 0, 0] => Some("UTF-32"),
+        [0, ..] | [_, 0, ..] => Some("UTF-16"),
+        _ => None,
+    }
 }
 
-/// Reads over white space and returns, without reading it, what follows.
+fn row(file: &str, (line, bytes): (usize, Vec<u8>)) -> Row {
+    Row { place: Place { file: file.to_owned(), line }, value: value(&bytes) }
+}
+
+fn value(bytes: &[u8]) -> Result<Value, RowError> {
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        let byte = bytes.get(e.valid_up_to()).copied().unwrap_or_default();
+        RowError::NotUtf8 { byte, column: e.valid_up_to() + 1 }
+    })?;
+    strict::parse(text).map_err(|e| RowError::NotJson(e.to_string()))
+}
+
+/// Reads over white space and byte order marks, and returns, without reading it, what follows.
 fn skip_space(reader: &mut dyn BufRead, line: &mut usize) -> io::Result<Option<u8>> {
     loop {
         let Some(&byte) = reader.fill_buf()?.first() else { return Ok(None) };
         // A mark of byte order is no content.
-        if !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf) {
+        if !byte.is_ascii_whitespace() && !MARK.contains(&byte) {
             return Ok(Some(byte));
         }
         *line += usize::from(byte == b'\n');
@@ -47,27 +87,81 @@ fn skip_space(reader: &mut dyn BufRead, line: &mut usize) -> io::Result<Option<u
     }
 }
 
-/// Lines that are not blank, numbered from 1.
+/// Rows of a file of lines; one whose first row goes on over several lines is refused as a whole.
+struct FromLines {
+    name: String,
+    lines: Lines,
+    first: bool,
+    waiting: VecDeque<Row>,
+}
+
+impl Iterator for FromLines {
+    type Item = Result<Row, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(row) = self.waiting.pop_front() {
+            return Some(Ok(row));
+        }
+        let (line, bytes) = match self.lines.next()? {
+            Ok(piece) => piece,
+            Err(fault) => return Some(Err(fault.of(&self.name))),
+        };
+        if std::mem::take(&mut self.first) && breaks_off(&bytes) {
+            match self.lines.next() {
+                Some(Ok((_, next))) if value(&next).is_err() => {
+                    self.lines.ended = true;
+                    return Some(Err(several_lines(line).of(&self.name)));
+                }
+                Some(Ok(next)) => self.waiting.push_back(row(&self.name, next)),
+                Some(Err(fault)) => return Some(Err(fault.of(&self.name))),
+                None => {}
+            }
+        }
+        Some(Ok(row(&self.name, (line, bytes))))
+    }
+}
+
+fn several_lines(line: usize) -> Fault {
+    Fault::Form(format!(
+        "the object that begins at line {line} goes on over several lines; write one row a line, or a list of rows: [{{...}}, {{...}}]"
+    ))
+}
+
+/// Whether `line` is the beginning of an object that it does not end.
+fn breaks_off(line: &[u8]) -> bool {
+    let read: Result<Value, _> = serde_json::from_slice(line);
+    read.is_err_and(|e| e.is_eof())
+}
+
+/// Lines that are not blank, numbered from 1, without a byte order mark: files that were joined have one at each seam.
 struct Lines {
     reader: Box<dyn BufRead>,
     number: usize,
+    ended: bool,
 }
 
 impl Iterator for Lines {
-    type Item = io::Result<(usize, String)>;
+    type Item = Piece;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let mut line = String::new();
-            match self.reader.read_line(&mut line) {
-                Ok(0) => return None,
+        while !self.ended {
+            let mut line = Vec::new();
+            match self.reader.read_until(b'\n', &mut line) {
+                Ok(0) => self.ended = true,
                 Ok(_) => self.number += 1,
-                Err(e) => return Some(Err(e)),
+                Err(e) => {
+                    self.ended = true;
+                    return Some(Err(Fault::Io(e)));
+                }
             }
-            if !line.trim().is_empty() {
+            while line.starts_with(MARK) {
+                line.drain(..MARK.len());
+            }
+            if !line.trim_ascii().is_empty() {
                 return Some(Ok((self.number, line)));
             }
         }
+        None
     }
 }
 
@@ -79,7 +173,7 @@ struct Elements {
 }
 
 impl Iterator for Elements {
-    type Item = io::Result<(usize, String)>;
+    type Item = Piece;
 
     fn next(&mut self) -> Option<Self::Item> {
         let element = if self.ended { return None } else { self.element() };
@@ -89,31 +183,45 @@ impl Iterator for Elements {
 }
 
 impl Elements {
-    fn element(&mut self) -> io::Result<Option<(usize, String)>> {
-        let mut first = skip_space(&mut self.reader, &mut self.line)?;
+    fn element(&mut self) -> Result<Option<(usize, Vec<u8>)>, Fault> {
+        let mut first = self.skip_space()?;
         if first == Some(b',') {
             self.reader.consume(1);
-            first = skip_space(&mut self.reader, &mut self.line)?;
+            first = self.skip_space()?;
         }
         match first {
-            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the array is not closed")),
-            Some(b']') => Ok(None),
-            Some(_) => {
-                let start = self.line;
-                let text = self.text()?;
-                let text = String::from_utf8(text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-                Ok(Some((start, text)))
+            None => Err(Fault::Form("the list is not closed: its `]` is missing".into())),
+            Some(b']') => {
+                self.reader.consume(1);
+                self.nothing_follows()
             }
+            Some(_) => Ok(Some((self.line, self.text()?))),
+        }
+    }
+
+    fn skip_space(&mut self) -> Result<Option<u8>, Fault> {
+        skip_space(&mut self.reader, &mut self.line).map_err(Fault::Io)
+    }
+
+    fn nothing_follows(&mut self) -> Result<Option<(usize, Vec<u8>)>, Fault> {
+        let ended = self.line;
+        match self.skip_space()? {
+            None => Ok(None),
+            Some(_) => Err(Fault::Form(format!(
+                "the list ends at line {ended}, and more follows at line {}; write all rows into one list, or one row a line",
+                self.line
+            ))),
         }
     }
 
     /// Bytes up to the comma or bracket that ends the element.
-    fn text(&mut self) -> io::Result<Vec<u8>> {
+    fn text(&mut self) -> Result<Vec<u8>, Fault> {
+        let start = self.line;
         let (mut text, mut depth, mut quoted, mut escaped) = (Vec::new(), 0usize, false, false);
         loop {
-            let buffer = self.reader.fill_buf()?;
+            let buffer = self.reader.fill_buf().map_err(Fault::Io)?;
             if buffer.is_empty() {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the array is not closed"));
+                return Err(Fault::Form(format!("the row that begins at line {start} of the list does not end")));
             }
             let mut used = 0;
             for &byte in buffer {

@@ -42,11 +42,11 @@ pub enum ReadError {
     Io { file: String, source: std::io::Error },
     #[error("{file}: {fault}")]
     Format { file: String, fault: String },
-    #[error("{folder}: holds no .jsonl, .json or .parquet files, compressed or not")]
+    #[error("{folder}: holds no .jsonl, .ndjson, .json or .parquet files, compressed or not")]
     NoFiles { folder: String },
 }
 
-/// Rows in order.
+/// Rows in order. A file that cannot be read any further gives one error; the rows of the next file follow it.
 pub type Rows = Box<dyn Iterator<Item = Result<Row, ReadError>>>;
 
 /// The rows of a file, or of all files of a folder in the order of their names; `name` is how places call it.
@@ -73,11 +73,13 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
     if path.is_dir() { files_of(path, &path.to_string_lossy()) } else { Ok(vec![path.to_owned()]) }
 }
 
-const ENDINGS: [&str; 3] = [".jsonl", ".json", ".parquet"];
+const ENDINGS: [&str; 5] = [".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet"];
 
 fn files_of(folder: &Path, name: &str) -> Result<Vec<PathBuf>, ReadError> {
     let entries = std::fs::read_dir(folder).map_err(|source| ReadError::Io { file: name.to_owned(), source })?;
-    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| is_data(p)).collect();
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
+    let paths = paths.map_err(|source| ReadError::Io { file: name.to_owned(), source })?;
+    let mut files: Vec<PathBuf> = paths.into_iter().filter(|path| is_data(path)).collect();
     files.sort();
     if files.is_empty() { Err(ReadError::NoFiles { folder: name.to_owned() }) } else { Ok(files) }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qlora_data::{ChatTemplate, SpecialTokens};
+use qlora_data::{ChatTemplate, Lacking, SpecialTokens, Templates};
 use qlora_planner::ModelShape;
 use tokenizers::Tokenizer;
 
@@ -13,7 +13,7 @@ pub struct ModelFiles {
     pub path: PathBuf,
     pub shape: ModelShape,
     pub tokenizer: Option<Tokenizer>,
-    pub template: Option<String>,
+    pub template: Option<Templates>,
     pub special: SpecialTokens,
     /// Ids that end a generated answer.
     pub end_ids: Vec<u32>,
@@ -36,10 +36,12 @@ impl ModelFiles {
 
     /// The chat template that `wanted` names: `auto` is the model's own.
     pub fn chat_template(&self, wanted: &str) -> Result<ChatTemplate> {
-        let missing =
-            || self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model");
-        let source = if wanted == "auto" { self.template.as_deref().ok_or_else(missing)? } else { wanted };
-        Ok(ChatTemplate::new(source, self.special.clone())?)
+        ChatTemplate::choose(wanted, self.template.as_ref(), &self.special).map_err(|lacking| match lacking {
+            Lacking::None => {
+                self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model")
+            }
+            Lacking::Template(e) => Error::Template(e),
+        })
     }
 }
 

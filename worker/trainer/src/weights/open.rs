@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, Quantization, TargetModule};
-use qlora_data::{ModelText, SpecialTokens};
+use qlora_data::{ModelText, SpecialTokens, Templates};
 use qlora_kernels::Nf4Tensor;
 use qlora_planner::ModelShape;
 use sha2::{Digest, Sha256};
@@ -57,7 +57,7 @@ impl Checkpoint {
             path: path.into(),
             shape: file.shape()?,
             tokenizer: Some(file.tokenizer()?),
-            template: file.chat_template(),
+            template: file.chat_template().map(Templates::from),
             special: SpecialTokens { bos: text(&bos), eos: text(&eos) },
             end_ids: eos.iter().map(|(id, _)| *id).collect(),
             hub_name: None,

@@ -18,6 +18,8 @@ use crate::output::{print, print_json};
 
 /// Rows between two looks at the clock of the counter.
 const TICK: usize = 256;
+/// What `data.template_date` is where nobody sets it.
+pub(super) const TEMPLATE_DATE: &str = "2024-07-26";
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -36,10 +38,13 @@ pub struct Check {
     /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
     #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     template: String,
+    /// The date of today for templates that write one, as data.template_date.
+    #[arg(long, value_name = "DATE", default_value = TEMPLATE_DATE)]
+    template_date: String,
     /// Tokens above which a row is counted as too long.
     #[arg(long, default_value_t = 2048)]
     max_seq_len: usize,
-    /// Write the rows without findings to this file, in one form: messages, arguments as objects.
+    /// Write the rows without findings to this file, in one form: messages, calls and tools as objects, no duplicates.
     #[arg(long, value_name = "FILE")]
     fix: Option<PathBuf>,
 }
@@ -48,20 +53,29 @@ impl Check {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let mut audit = Audit::default();
         if let Some(model) = &self.model {
-            audit = audit.measured_by(ruler(model, &self.template, self.max_seq_len).await?);
+            audit = audit.measured_by(ruler(model, &self.template, &self.template_date, self.max_seq_len).await?);
         }
         if let Some(other) = &self.against {
             for row in open(other)? {
                 audit.note_other(row.map_err(unreadable)?);
             }
         }
+        let rows = open(&self.file)?;
         let inputs: Vec<&Path> = std::iter::once(self.file.as_path()).chain(self.against.as_deref()).collect();
         let mut fixed = self.fix.as_deref().map(|path| Fixed::create(path, &inputs)).transpose()?;
         let bar = if context.draws() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.enable_steady_tick(Duration::from_millis(120));
-        let mut printed = 0;
-        for (i, row) in open(&self.file)?.enumerate() {
-            let audited = audit.row(row.map_err(unreadable)?);
+        let (mut printed, mut broken) = (0, Vec::new());
+        for (i, row) in rows.enumerate() {
+            let audited = match row {
+                Ok(row) => audit.row(row),
+                // The other files of a folder are looked at all the same.
+                Err(fault @ ReadError::Format { .. }) => {
+                    broken.push(fault);
+                    continue;
+                }
+                Err(fault) => return Err(unreadable(fault)),
+            };
             bar.suspend(|| self.print(context, &audited, &mut printed))?;
             if let Some(fixed) = &mut fixed {
                 fixed.take(&audited)?;
@@ -72,6 +86,13 @@ impl Check {
         }
         bar.finish_and_clear();
         let summary = audit.summary();
+        if summary.rows > 0 {
+            self.close(context, &summary);
+        }
+        if let Some(fault) = broken.pop() {
+            broken.iter().for_each(|fault| context.say(fault.to_string()));
+            return Err(unreadable(fault));
+        }
         if summary.rows == 0 {
             return Err(CtlError::Data {
                 message: format!("{} holds no rows", self.file.display()),
@@ -116,7 +137,16 @@ impl Check {
                 context.say(format!("  {} {what}", rows_of(n)));
             }
         }
+        for (key, n) in &summary.unread {
+            context.say(format!("  {n} have `{key}`, which is not read"));
+        }
         if let Some(t) = &summary.tokens {
+            if t.endless > 0 {
+                context.say(format!(
+                    "  warning: {} teach no end of turn: no control token ends what is learnt from; a model trained on them alone does not stop. Look at the eos token and at where {{% endgeneration %}} stands",
+                    t.endless
+                ));
+            }
             context.say(format!(
                 "  {} tokens, {} trained on; median {}, 19 of 20 up to {}, longest {}; {} above {}",
                 t.total,

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use qlora_client::console;
 use qlora_data::audit::Ruler;
-use qlora_data::{Example, IGNORE, Sample, encode_example};
+use qlora_data::{Encoder, Example, IGNORE, Sample, encode_example};
 use serde_json::json;
 
-use super::check::{open, unreadable};
+use super::check::{TEMPLATE_DATE, open, unreadable};
 use super::ruler::ruler;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
@@ -27,11 +27,14 @@ pub struct Preview {
     /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
     #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     template: String,
+    /// The date of today for templates that write one, as data.template_date.
+    #[arg(long, value_name = "DATE", default_value = TEMPLATE_DATE)]
+    template_date: String,
 }
 
 impl Preview {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let ruler = ruler(&self.model, &self.template, usize::MAX).await?;
+        let ruler = ruler(&self.model, &self.template, &self.template_date, usize::MAX).await?;
         let fault = |message: String| CtlError::Data { message, help: "qlora-ctl data check lists every fault".into() };
         let row = open(&self.file)?.nth(self.row.saturating_sub(1));
         let row = row.ok_or_else(|| fault(format!("{}: there is no row {}", self.file.display(), self.row)))?;
@@ -39,6 +42,12 @@ impl Preview {
         let example = row.value.and_then(Example::from_value).map_err(|e| fault(format!("{}: {e}", row.place)))?;
         let sample = encode_example(&ruler.tokenizer, &ruler.template, &example);
         let sample = sample.map_err(|e| fault(format!("{}: {e}", row.place)))?;
+        let encoder = Encoder::new(&ruler.tokenizer, &ruler.template);
+        if let Err(e) = encoder.encode(&ruler.tokenizer, &ruler.template, &example) {
+            context.say(format!("{}: finding: {e}", row.place));
+        } else if !encoder.ends(&sample) {
+            context.say(format!("{}: warning: no end of turn is learnt from", row.place));
+        }
         let parts = parts(&ruler, &sample).map_err(fault)?;
         if context.global.json {
             let part = |(learnt, text): &(bool, String)| json!({"learnt": learnt, "text": text});

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use qlora_data::audit::Ruler;
-use qlora_data::{ModelText, ModelTextError};
+use qlora_data::{Lacking, ModelText, ModelTextError, TemplateError};
 use tokio::process::Command;
 
 use crate::commands::programs::sibling;
@@ -12,9 +12,9 @@ use crate::error::CtlError;
 
 /// The tokenizer of `model`, and the template that `wanted` names. A folder is read here. A `.gguf` file, and a name of
 /// the catalogue or of the hub, are read by `qlora-worker`, which knows the format and where models lie.
-pub async fn ruler(model: &str, wanted: &str, limit: usize) -> Result<Ruler, CtlError> {
+pub async fn ruler(model: &str, wanted: &str, date: &str, limit: usize) -> Result<Ruler, CtlError> {
     if Path::new(model).is_dir() {
-        return open(Path::new(model), model, wanted, limit);
+        return open(Path::new(model), model, (wanted, date), limit);
     }
     let folder = tempfile::tempdir().map_err(CtlError::io(std::env::temp_dir()))?;
     let mut command = Command::new(sibling("qlora-worker")?);
@@ -23,7 +23,7 @@ pub async fn ruler(model: &str, wanted: &str, limit: usize) -> Result<Ruler, Ctl
     if !output.status.success() {
         return Err(said(&String::from_utf8_lossy(&output.stderr)));
     }
-    open(folder.path(), model, wanted, limit)
+    open(folder.path(), model, (wanted, date), limit)
 }
 
 /// The fault that the worker's command printed, in the form of this program's.
@@ -33,7 +33,7 @@ fn said(stderr: &str) -> CtlError {
     CtlError::NoModel { message: message.into(), help: help.into() }
 }
 
-fn open(folder: &Path, model: &str, wanted: &str, limit: usize) -> Result<Ruler, CtlError> {
+fn open(folder: &Path, model: &str, (wanted, date): (&str, &str), limit: usize) -> Result<Ruler, CtlError> {
     let text = ModelText::open(folder).map_err(|e: ModelTextError| CtlError::NoModel {
         message: e.to_string(),
         help: "download the file again".into(),
@@ -42,10 +42,12 @@ fn open(folder: &Path, model: &str, wanted: &str, limit: usize) -> Result<Ruler,
         message: format!("{model}: {what} is missing"),
         help: help.into(),
     };
-    let template =
-        text.chat_template(wanted).ok_or_else(|| lacks("a chat template", "give --template chatml-tools"))?;
-    let template =
-        template.map_err(|e| CtlError::NoModel { message: e.to_string(), help: "look at the template".into() })?;
+    let fault = |e: TemplateError| CtlError::NoModel { message: e.to_string(), help: "look at the template".into() };
+    let template = text.chat_template(wanted).map_err(|lacking| match lacking {
+        Lacking::None => lacks("a chat template", "give --template chatml-tools"),
+        Lacking::Template(e) => fault(e),
+    })?;
+    let template = template.dated(date).map_err(fault)?;
     let tokenizer = text.tokenizer.ok_or_else(|| lacks("tokenizer.json", "give the folder of a model of the hub"))?;
     Ok(Ruler { tokenizer, template, limit })
 }

@@ -83,7 +83,12 @@ pub(super) fn metadata(files: &ModelFiles) -> Result<Vec<(String, Value)>> {
     for (name, id) in [("bos", bos), ("eos", id(&files.special.eos)), ("unknown", unknown)] {
         found.extend(id.map(|id| key(&format!("{name}_token_id"), Value::U32(id))));
     }
-    found.extend(files.template.clone().map(|t| ("tokenizer.chat_template".to_owned(), Value::String(t))));
+    let templates = files.template.iter().flat_map(|templates| templates.iter());
+    found.extend(templates.map(|(name, source)| {
+        let key = "tokenizer.chat_template".to_owned();
+        let key = if name == "default" { key } else { format!("{key}.{name}") };
+        (key, Value::String(source.to_owned()))
+    }));
     Ok(found)
 }
 

@@ -1,0 +1,316 @@
+//! One message in its normal form; whatever in it has a meaning that nothing here carries out is refused by name.
+
+use serde_json::{Map, Value, json};
+
+use crate::strict;
+
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// Keys that change what a message means, and that are not carried out, with what to do instead.
+const REFUSED: [(&str, &str); 8] = [
+    ("function_call", "write `tool_calls`, a list of {\"type\": \"function\", \"function\": {...}}"),
+    ("refusal", "write the text of a refusal as `content`"),
+    ("audio", "only text can be trained on"),
+    ("image", "only text can be trained on"),
+    ("images", "only text can be trained on"),
+    ("video", "only text can be trained on"),
+    ("videos", "only text can be trained on"),
+    ("prefix", "leave it out, and give the whole answer as `content`"),
+];
+
+/// Names under which other programs say whether a message is trained on.
+const FLAGS: [&str; 8] = ["train", "trainable", "training", "loss", "loss_mask", "mask", "masked", "learn"];
+
+/// Keys that messages have in the forms that are read.
+const READ: [&str; 11] = [
+    "role",
+    "content",
+    "tool_calls",
+    "tool_call_id",
+    "name",
+    "weight",
+    "reasoning_content",
+    "thinking",
+    "reasoning",
+    "from",
+    "value",
+];
+
+/// Other names of `reasoning_content`.
+const REASONING: [&str; 2] = ["thinking", "reasoning"];
+
+/// Whether the answer `message` is trained on.
+pub(crate) fn learns(message: &Value) -> bool {
+    message.get("weight").is_none_or(|weight| weight.as_f64() != Some(0.0))
+}
+
+/// The keys of a message that are not read here; templates may read them.
+pub(crate) fn unread(message: &Value) -> impl Iterator<Item = &str> {
+    let entries = message.as_object().into_iter().flatten();
+    entries.filter(|(key, value)| !value.is_null() && !READ.contains(&key.as_str())).map(|(key, _)| key.as_str())
+}
+
+/// `message` in the form that [`crate::Conversation`] describes, or what is wrong with it.
+pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
+    let Value::Object(mut message) = message else { return Err("is not an object".into()) };
+    let role = match message.get("role") {
+        Some(Value::String(role)) if ROLES.contains(&role.as_str()) => role.clone(),
+        Some(Value::String(role)) => {
+            return Err(format!("has the unknown role `{role}`; known are {}", ROLES.join(", ")));
+        }
+        _ => return Err("has no `role`".into()),
+    };
+    content(&mut message)?;
+    calls(&mut message, &role)?;
+    weight(&mut message, &role)?;
+    // An answer that only calls has no text: `null` is how the documented form says so.
+    let says_nothing = message.get("content").is_none_or(Value::is_null);
+    message.retain(|key, value| !value.is_null() || (key == "content" && role == "assistant"));
+    refused(&message)?;
+    reasoning(&mut message)?;
+    let calls = message.contains_key("tool_calls");
+    match (says_nothing, calls) {
+        (true, true) => drop(message.insert("content".into(), Value::Null)),
+        (true, false) => return Err("has neither `content` nor `tool_calls`".into()),
+        _ => {}
+    }
+    let text = message.get("content").and_then(Value::as_str).unwrap_or_default();
+    let empty = role == "assistant" && text.trim().is_empty() && !calls;
+    let message = Value::Object(message);
+    if empty && learns(&message) {
+        return Err("is an empty answer; give it a text, or leave the message out".into());
+    }
+    Ok(message)
+}
+
+/// Content is text; a list of texts is joined.
+fn content(message: &mut Map<String, Value>) -> Result<(), String> {
+    let Some(slot) = message.get_mut("content") else { return Ok(()) };
+    let text = match &*slot {
+        Value::Null | Value::String(_) => return Ok(()),
+        Value::Array(parts) if parts.is_empty() => Value::Null,
+        Value::Array(parts) => Value::String(parts.iter().map(text_of_part).collect::<Result<_, _>>()?),
+        other => {
+            return Err(format!("has {other} as its `content`, which is not text; write it in quotation marks"));
+        }
+    };
+    *slot = text;
+    Ok(())
+}
+
+fn text_of_part(part: &Value) -> Result<&str, String> {
+    match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str)) {
+        (Some("text"), Some(text)) => Ok(text),
+        (Some("text"), None) => Err("has a part of type `text` without a `text`".into()),
+        (Some(other), _) => Err(format!("has a part of type `{other}`; only parts of type `text` can be trained on")),
+        (None, _) => {
+            Err(format!("has a part of `content` that is none: {part}; write {{\"type\": \"text\", \"text\": ...}}"))
+        }
+    }
+}
+
+fn calls(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
+    let Some(slot) = message.get_mut("tool_calls") else { return Ok(()) };
+    match slot {
+        Value::Null => {}
+        Value::String(text) if text.trim().is_empty() => *slot = Value::Null,
+        Value::Array(calls) if calls.is_empty() => *slot = Value::Null,
+        Value::Array(_) if role != "assistant" => return Err(format!("has `tool_calls`, but its role is {role}")),
+        Value::Array(calls) => {
+            for (i, call) in calls.iter_mut().enumerate() {
+                *call = normal_call(call.take()).map_err(|fault| format!("tool_call {i}: {fault}"))?;
+            }
+        }
+        _ => return Err("has `tool_calls` that are not a list".into()),
+    }
+    Ok(())
+}
+
+/// Wraps a call where it is not, and reads arguments that come as JSON text: both forms teach the same.
+fn normal_call(call: Value) -> Result<Value, String> {
+    let Value::Object(mut call) = call else { return Err("is not an object".into()) };
+    call.retain(|key, value| !value.is_null() || key == "arguments");
+    if call.get("type").is_some_and(|kind| kind != "function") {
+        return Err(format!("is of type {}; only functions can be called", call["type"]));
+    }
+    let function = match call.get("function") {
+        Some(Value::Object(function)) => function.clone(),
+        Some(_) => return Err("has a `function` that is not an object".into()),
+        None => ["name", "arguments"].iter().filter_map(|key| call.shift_remove_entry(*key)).collect(),
+    };
+    call.shift_remove("index");
+    if let Some(key) = call.keys().find(|key| !["id", "type", "function"].contains(&key.as_str())) {
+        return Err(not_read(key));
+    }
+    if !call.contains_key("type") {
+        call.shift_insert(usize::from(call.contains_key("id")), "type".into(), "function".into());
+    }
+    call.insert("function".into(), Value::Object(called_function(function)?));
+    Ok(Value::Object(call))
+}
+
+fn called_function(mut function: Map<String, Value>) -> Result<Map<String, Value>, String> {
+    function.retain(|key, value| !value.is_null() || key == "arguments");
+    if function.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return Err("has no `name`".into());
+    }
+    if let Some(key) = function.keys().find(|key| !["name", "arguments"].contains(&key.as_str())) {
+        return Err(not_read(key));
+    }
+    let arguments = match function.get("arguments") {
+        None | Some(Value::Null) => json!({}),
+        Some(Value::String(text)) if text.trim().is_empty() => json!({}),
+        Some(Value::String(text)) => match strict::parse(text) {
+            Ok(Value::Null) => json!({}),
+            Ok(arguments) => arguments,
+            Err(e) => return Err(format!("`arguments` is text that is not a JSON object: {e}")),
+        },
+        Some(other) => other.clone(),
+    };
+    if !arguments.is_object() {
+        return Err("`arguments` is not a JSON object".into());
+    }
+    function.insert("arguments".into(), arguments);
+    Ok(function)
+}
+
+fn not_read(key: &str) -> String {
+    match key {
+        "parameters" | "input" | "args" | "kwargs" => format!("has `{key}`, which is not read; write `arguments`"),
+        _ => format!("has `{key}`, which is not read; a call has an `id`, a `name` and `arguments`"),
+    }
+}
+
+/// Answers of weight 0 are not trained on; other weights than 0 and 1 have no meaning here.
+fn weight(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
+    let Some(weight) = message.get_mut("weight") else { return Ok(()) };
+    let number = if weight.is_null() { None } else { Some(weight.as_f64()) };
+    match number {
+        None => {}
+        Some(Some(1.0)) if role == "assistant" => *weight = Value::Null,
+        Some(Some(0.0)) if role == "assistant" => *weight = json!(0),
+        // What is not the assistant's is never trained on.
+        Some(Some(0.0)) => *weight = Value::Null,
+        Some(Some(1.0)) => return Err(format!("has `weight: 1`, but its role is {role}; only answers are trained on")),
+        _ => return Err(format!("has the weight {weight}; 1 trains on an answer, 0 does not")),
+    }
+    Ok(())
+}
+
+fn refused(message: &Map<String, Value>) -> Result<(), String> {
+    let nothing = [json!(false), json!([]), json!("")];
+    let means_something = |key: &str| message.get(key).is_some_and(|value| !nothing.contains(value));
+    if let Some((key, help)) = REFUSED.iter().find(|(key, _)| means_something(key)) {
+        return Err(format!("has `{key}`, which is not read; {help}"));
+    }
+    match FLAGS.iter().find(|key| message.contains_key(**key)) {
+        Some(key) => {
+            Err(format!("has `{key}`, which is not read; write `weight: 0` for an answer that is not to be learnt"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Templates read `reasoning_content`; transformers fills it from its other names too.
+fn reasoning(message: &mut Map<String, Value>) -> Result<(), String> {
+    for key in REASONING {
+        if let Some(text) = message.shift_remove(key) {
+            if message.contains_key("reasoning_content") {
+                return Err(format!("has both `{key}` and `reasoning_content`; keep one"));
+            }
+            message.insert("reasoning_content".into(), text);
+        }
+    }
+    match message.get("reasoning_content") {
+        None | Some(Value::String(_)) => Ok(()),
+        Some(other) => Err(format!("has {other} as its `reasoning_content`, which is not text")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assistant(rest: Value) -> Result<Value, String> {
+        let mut message = json!({"role": "assistant"});
+        if let (Some(object), Value::Object(rest)) = (message.as_object_mut(), rest) {
+            object.extend(rest);
+        }
+        normal_message(message)
+    }
+
+    #[test]
+    fn every_way_of_writing_nothing_gives_the_same_message() {
+        let plain = assistant(json!({"content": "a"})).expect("a message");
+        for nothing in [
+            json!({"tool_calls": []}),
+            json!({"tool_calls": null}),
+            json!({"tool_calls": ""}),
+            json!({"weight": null, "name": null, "reasoning_content": null}),
+            json!({"weight": 1.0, "refusal": null, "function_call": null, "audio": null}),
+        ] {
+            let mut rest = json!({"content": "a"});
+            rest.as_object_mut().expect("an object").extend(nothing.as_object().expect("an object").clone());
+            assert_eq!(assistant(rest).as_ref(), Ok(&plain), "{nothing}");
+        }
+        let wanted = json!({"type": "function", "function": {"name": "f", "arguments": {}}});
+        for call in [
+            json!({"name": "f"}),
+            json!({"name": "f", "arguments": null}),
+            json!({"name": "f", "arguments": ""}),
+            json!({"type": "function", "function": {"name": "f", "arguments": "{}"}, "id": null}),
+            json!({"function": {"name": "f", "arguments": "null"}}),
+        ] {
+            let message = assistant(json!({"content": [], "tool_calls": [call]})).expect("a message");
+            assert_eq!(message["tool_calls"][0], wanted);
+            assert!(message["content"].is_null());
+        }
+    }
+
+    #[test]
+    fn content_is_text_or_refused_by_name() {
+        let parts = json!([{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]);
+        assert_eq!(assistant(json!({"content": parts})).expect("a message")["content"], "a b");
+        for (content, named) in [
+            (json!(2), "2"),
+            (json!(true), "true"),
+            (json!({"stone": "lower"}), "stone"),
+            (json!([{"type": "image_url", "image_url": "x"}]), "`image_url`"),
+            (json!(["a"]), "\"a\""),
+            (json!([{"type": "text"}]), "without a `text`"),
+            (json!(""), "empty answer"),
+            (json!(" \n"), "empty answer"),
+        ] {
+            let fault = assistant(json!({"content": content})).expect_err("a fault");
+            assert!(fault.contains(named), "{fault}");
+        }
+    }
+
+    #[test]
+    fn keys_that_mean_something_are_carried_out_or_refused() {
+        assert!(!learns(&assistant(json!({"content": "a", "weight": 0})).expect("a message")));
+        let thought = assistant(json!({"content": "a", "thinking": "t"})).expect("a message");
+        assert_eq!(thought["reasoning_content"], "t");
+        for (rest, named) in [
+            (json!({"content": "a", "weight": 0.5}), "0.5"),
+            (json!({"content": "a", "train": false}), "`train`"),
+            (json!({"content": "a", "prefix": true}), "`prefix`"),
+            (json!({"content": null, "function_call": {"name": "f", "arguments": "{}"}}), "`function_call`"),
+            (json!({"tool_calls": [{"name": "f", "parameters": {"x": 1}}]}), "`parameters`"),
+            (json!({"tool_calls": [{"type": "custom", "function": {"name": "f"}}]}), "custom"),
+            (json!({"tool_calls": [{"name": "f", "arguments": "{\"a\": 1, \"a\": 2}"}]}), "`a` stands twice"),
+            (json!({"tool_calls": [{"name": "f", "arguments": [1]}]}), "`arguments`"),
+            (json!({"content": "a", "thinking": "t", "reasoning_content": "u"}), "`thinking`"),
+        ] {
+            let fault = assistant(rest).expect_err("a fault");
+            assert!(fault.contains(named), "{fault}");
+        }
+        let user = |rest: &str| normal_message(serde_json::from_str(rest).expect("JSON"));
+        assert!(user(r#"{"role": "user", "content": "q", "weight": 1}"#).is_err());
+        assert!(user(r#"{"role": "user", "content": "q", "tool_calls": [{"name": "f"}]}"#).is_err());
+        assert_eq!(
+            user(r#"{"role": "user", "content": "q", "weight": 0}"#),
+            Ok(json!({"role": "user", "content": "q"}))
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! Nulls that stand for nothing, as columns of one schema leave them in every row.
+//!
+//! A null is a value only where the schema of the tool names it as one (`type: [string, "null"]`, `nullable`, an `enum`
+//! or `const` of null); elsewhere a null argument is one that was not given. Parquet knows no other null than a missing
+//! one, and what is learnt must not depend on the file's format.
+
+use serde_json::{Map, Value};
+
+use crate::tools::function_of;
+
+/// References that are followed before a schema counts as one that says nothing.
+const HOPS: usize = 16;
+
+/// Leaves out the null arguments that stand for nothing.
+pub(crate) fn prune_arguments(messages: &mut [Value], tools: &[Value]) {
+    let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut()).flatten();
+    for function in calls.filter_map(|call| call.get_mut("function")) {
+        let tool = tools.iter().filter_map(function_of).find(|tool| tool["name"] == function["name"]);
+        let root = tool.and_then(|tool| tool.get("parameters")).unwrap_or(&Value::Null);
+        if let Some(arguments) = function.get_mut("arguments") {
+            prune(arguments, &[root], root);
+        }
+    }
+}
+
+/// `schemas` are those that `value` is held against.
+fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
+    let schemas: Vec<&Value> = schemas.iter().flat_map(|schema| in_place(schema, root)).collect();
+    match value {
+        Value::Object(object) => {
+            object.retain(|key, value| {
+                let of_key: Vec<&Value> = schemas.iter().filter_map(|schema| of_property(schema, key)).collect();
+                if value.is_null() {
+                    return of_key.iter().flat_map(|schema| in_place(schema, root)).any(admits_null);
+                }
+                prune(value, &of_key, root);
+                true
+            });
+        }
+        Value::Array(items) => {
+            let of_items: Vec<&Value> = schemas.iter().filter_map(|schema| schema.get("items")).collect();
+            items.iter_mut().for_each(|item| prune(item, &of_items, root));
+        }
+        _ => {}
+    }
+}
+
+fn of_property<'s>(schema: &'s Value, key: &str) -> Option<&'s Value> {
+    let named = schema.get("properties").and_then(|properties| properties.get(key));
+    named.or_else(|| schema.get("additionalProperties"))
+}
+
+/// `schema` and those that it is made of, references followed.
+fn in_place<'s>(schema: &'s Value, root: &'s Value) -> Vec<&'s Value> {
+    let mut found: Vec<&Value> = vec![schema];
+    let mut next = 0;
+    while next < found.len() && found.len() < HOPS {
+        let schema = found[next];
+        let reference = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix('#'));
+        found.extend(reference.and_then(|path| root.pointer(path)));
+        for key in ["anyOf", "oneOf", "allOf"] {
+            found.extend(schema.get(key).and_then(Value::as_array).into_iter().flatten());
+        }
+        next += 1;
+    }
+    found
+}
+
+fn admits_null(schema: &Value) -> bool {
+    let has_null = |list: &Value, null: &Value| list.as_array().is_some_and(|list| list.contains(null));
+    schema["type"] == "null"
+        || has_null(&schema["type"], &"null".into())
+        || schema["nullable"] == true
+        || has_null(&schema["enum"], &Value::Null)
+        || schema.get("const").is_some_and(Value::is_null)
+}
+
+/// Leaves out the keywords of a schema that are null; `default` and `const` may have null as their value.
+pub(crate) fn prune_schema(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    object.retain(|key, value| !value.is_null() || key == "default" || key == "const");
+    for (key, value) in object.iter_mut() {
+        match key.as_str() {
+            "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas" => prune_each(value),
+            "anyOf" | "oneOf" | "allOf" | "prefixItems" => {
+                value.as_array_mut().into_iter().flatten().for_each(prune_schema);
+            }
+            "default" | "const" | "enum" | "examples" | "example" => {}
+            _ => prune_schema(value),
+        }
+    }
+}
+
+/// Schemas by name.
+fn prune_each(schemas: &mut Value) {
+    let Some(schemas) = schemas.as_object_mut() else { return };
+    schemas.retain(|_, schema| !schema.is_null());
+    schemas.values_mut().for_each(prune_schema);
+}
+
+/// Leaves out what is null at the top of an object.
+pub(crate) fn prune_top(object: &mut Map<String, Value>) {
+    object.retain(|_, value| !value.is_null());
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pruned(parameters: &Value, arguments: Value) -> Value {
+        let tools = [json!({"type": "function", "function": {"name": "f", "parameters": parameters}})];
+        let mut messages = [json!({"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]})];
+        prune_arguments(&mut messages, &tools);
+        messages[0]["tool_calls"][0]["function"]["arguments"].clone()
+    }
+
+    #[test]
+    fn a_null_stays_only_where_the_schema_names_it() {
+        let parameters = json!({
+            "properties": {
+                "plain": {"type": "string"},
+                "listed": {"type": ["string", "null"]},
+                "nullable": {"type": "string", "nullable": true},
+                "chosen": {"enum": ["a", null]},
+                "either": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+                "named": {"$ref": "#/$defs/maybe"},
+                "inner": {"properties": {"a": {"type": "string"}, "b": {"const": null}}},
+                "list": {"items": {"properties": {"a": {"type": ["null", "string"]}}}},
+            },
+            "$defs": {"maybe": {"type": ["integer", "null"]}},
+        });
+        let given = json!({
+            "plain": null, "listed": null, "nullable": null, "chosen": null, "either": null, "named": null,
+            "unknown": null, "inner": {"a": null, "b": null}, "list": [{"a": null, "z": null}, null],
+        });
+        let kept = json!({
+            "listed": null, "nullable": null, "chosen": null, "either": null, "named": null,
+            "inner": {"b": null}, "list": [{"a": null}, null],
+        });
+        assert_eq!(pruned(&parameters, given), kept);
+        assert_eq!(pruned(&Value::Null, json!({"a": null, "b": 1})), json!({"b": 1}));
+        let loops = json!({"properties": {"a": {"$ref": "#/properties/b"}, "b": {"$ref": "#/properties/a"}}});
+        assert_eq!(pruned(&loops, json!({"a": null, "b": 2})), json!({"b": 2}));
+    }
+
+    #[test]
+    fn schemas_lose_keywords_that_say_nothing() {
+        let mut schema = json!({"type": "object", "description": null, "properties": {
+            "a": null, "default": null, "b": {"type": "string", "enum": null, "default": null, "items": {"const": null, "title": null}},
+        }, "anyOf": [{"required": null}]});
+        prune_schema(&mut schema);
+        assert_eq!(
+            schema,
+            json!({"type": "object", "properties": {
+            "b": {"type": "string", "default": null, "items": {"const": null}},
+        }, "anyOf": [{}]})
+        );
+    }
+}

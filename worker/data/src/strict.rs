@@ -1,0 +1,172 @@
+//! JSON read so that nothing changes on the way: a key that stands twice in one object, and a whole number that 64 bits
+//! do not hold, are refused; a fraction becomes the nearest `f64`, as in Python.
+//!
+//! `serde_json` alone keeps the last of two keys, turns long whole numbers into fractions and may miss the nearest
+//! fraction by one bit. Its parser does the reading here; the digits of each number are taken from the text.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// The value that `text` holds.
+///
+/// # Errors
+/// It is not JSON, or reading would change it; the message names the key or the number, and the column.
+pub(crate) fn parse(text: &str) -> Result<Value, serde_json::Error> {
+    let mut numbers = Numbers { text: text.as_bytes(), at: 0 };
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Strict(&mut numbers).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+/// The number literals of a JSON text, in order.
+struct Numbers<'t> {
+    text: &'t [u8],
+    at: usize,
+}
+
+impl<'t> Numbers<'t> {
+    fn next(&mut self) -> Option<&'t str> {
+        let mut quoted = false;
+        while let Some(&byte) = self.text.get(self.at) {
+            match byte {
+                b'\\' if quoted => self.at += 1,
+                b'"' => quoted = !quoted,
+                b'-' | b'0'..=b'9' if !quoted => break,
+                _ => {}
+            }
+            self.at += 1;
+        }
+        let rest = self.text.get(self.at..)?;
+        let is_part = |byte: &&u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+        let length = rest.iter().take_while(is_part).count();
+        self.at += length;
+        std::str::from_utf8(&rest[..length]).ok().filter(|literal| !literal.is_empty())
+    }
+}
+
+/// The number that `literal` stands for.
+fn number(literal: &str) -> Result<Value, String> {
+    if literal.contains(['.', 'e', 'E']) {
+        let fraction = literal.parse().ok().and_then(Number::from_f64);
+        return fraction.map(Value::Number).ok_or_else(|| format!("the number {literal} is too large"));
+    }
+    let whole = literal.parse::<i64>().map(Value::from).or_else(|_| literal.parse::<u64>().map(Value::from));
+    whole.map_err(|_| format!("the whole number {literal} does not fit into 64 bits; write it as text"))
+}
+
+/// Reads one value.
+struct Strict<'n, 't>(&'n mut Numbers<'t>);
+
+impl<'de> DeserializeSeed<'de> for Strict<'_, '_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Strict<'_, '_> {
+    fn number<E: Error>(self) -> Result<Value, E> {
+        let literal = self.0.next().ok_or_else(|| E::custom("a number has no digits"))?;
+        number(literal).map_err(E::custom)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_, '_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Value, E> {
+        self.number()
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Value, E> {
+        self.number()
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Value, E> {
+        self.number()
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element_seed(Strict(self.0))? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key `{key}` stands twice in one object")));
+            }
+            let value = entries.next_value_seed(Strict(self.0))?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_they_are_written() {
+        let text =
+            r#" {"a-1": [-3, 18446744073709551615, -0, 0.1, 1E3, "2 \" 3", {"b\\": -1.5e-7}], "c": null, "d": true} "#;
+        let wanted = json!({"a-1": [-3, u64::MAX, 0, 0.1, 1000.0, "2 \" 3", {"b\\": -1.5e-7}], "c": null, "d": true});
+        assert_eq!(parse(text).expect("JSON"), wanted);
+        assert_eq!(parse("7").expect("JSON"), json!(7));
+    }
+
+    #[test]
+    fn fractions_are_the_nearest_ones() {
+        for literal in
+            ["0.1", "9007199254740993.0", "2.2250738585072011e-308", "31.245270191439438", "1.7976931348623157e308"]
+        {
+            let wanted: f64 = literal.parse().expect("a number");
+            assert_eq!(parse(&format!("[{literal}]")).expect("JSON")[0].as_f64(), Some(wanted), "{literal}");
+        }
+    }
+
+    #[test]
+    fn what_reading_would_change_is_refused_by_name() {
+        for (text, named) in [
+            (r#"{"a": {"b": 1, "c": 2, "b": 3}}"#, "`b`"),
+            (r#"{"b": 1, "\u0062": 2}"#, "`b`"),
+            (r#"[{"x": 1}, {"k": [1], "k": [1]}]"#, "`k`"),
+            ("[90071992547409930071992547]", "90071992547409930071992547"),
+            ("[1, -9223372036854775809]", "-9223372036854775809"),
+            (r#"{"n": 18446744073709551616}"#, "18446744073709551616"),
+            ("[1e999]", "number out of range"),
+            ("[NaN]", "expected"),
+            ("[1] 2", "trailing"),
+        ] {
+            let fault = parse(text).expect_err(text).to_string();
+            assert!(fault.contains(named), "{text}: {fault}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Changes to the text of a template before it is compiled: `{% generation %}`, which is no tag of minijinja, becomes a
+//! filter block; what a `for` loop goes through passes a filter that refuses none, as Python does; a sum in which a text is
+//! marked as `safe` becomes a filter that escapes the other texts, as Python does.
+
+/// Filter of the blocks that the assistant writes.
+pub(super) const GENERATION: &str = "_generation";
+/// Filter of what loops go through.
+pub(super) const ITERABLE: &str = "_iterable";
+
+/// Filter of sums in which a text is marked as safe.
+pub(super) const SUM: &str = "_markup_sum";
+
+/// The template as minijinja takes it, and whether it marks what the assistant writes.
+pub(super) fn rewrite(source: &str) -> (String, bool) {
+    let (mut out, mut rest, mut marks) = (String::with_capacity(source.len()), source, false);
+    let mut raw = false;
+    while let Some((kind, start)) = next_tag(rest) {
+        let Some(end) = tag_end(&rest[start..], kind).map(|end| start + end) else { break };
+        let inner = &rest[start + 2..end - 2];
+        let name = inner.trim_matches(['-', '+']).trim();
+        out.push_str(&rest[..start]);
+        match name {
+            "raw" if kind == '%' => raw = true,
+            "endraw" if kind == '%' => raw = false,
+            _ => {}
+        }
+        match name {
+            _ if kind == '{' && !raw => {
+                out.push_str(&format!("{{{{{}}}}}", safe_sum(inner).unwrap_or_else(|| inner.to_owned())))
+            }
+            _ if kind != '%' || raw => out.push_str(&rest[start..end]),
+            "generation" => {
+                marks = true;
+                out.push_str(&format!("{{%{}%}}", inner.replace("generation", &format!("filter {GENERATION}"))));
+            }
+            "endgeneration" => out.push_str(&format!("{{%{}%}}", inner.replace("endgeneration", "endfilter"))),
+            _ => out.push_str(&format!("{{%{}%}}", for_loop(inner).unwrap_or_else(|| inner.to_owned()))),
+        }
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    (out, marks)
+}
+
+/// The next `{%`, `{{` or `{#`, and where it stands.
+fn next_tag(text: &str) -> Option<(char, usize)> {
+    text.match_indices('{').find_map(|(at, _)| {
+        let kind = text[at + 1..].chars().next()?;
+        matches!(kind, '%' | '{' | '#').then_some((kind, at))
+    })
+}
+
+/// Where the tag that `text` begins with ends, after its closing bracket; one within quotation marks is none.
+fn tag_end(text: &str, kind: char) -> Option<usize> {
+    let close = match kind {
+        '%' => "%}",
+        '{' => "}}",
+        _ => return text.find("#}").map(|at| at + 2),
+    };
+    let mut walk = Walk::default();
+    for (at, c) in text.char_indices().skip(2) {
+        // A dictionary may end right before the tag does: `{{ {'a': {}}}}`.
+        if !walk.quoted() && (kind == '%' || walk.depth == 0) && text[at..].starts_with(close) {
+            return Some(at + 2);
+        }
+        walk.step(c);
+    }
+    None
+}
+
+/// Keeps count of quotation marks and brackets.
+#[derive(Default)]
+struct Walk {
+    quote: Option<char>,
+    escaped: bool,
+    depth: usize,
+}
+
+impl Walk {
+    fn quoted(&self) -> bool {
+        self.quote.is_some()
+    }
+
+    fn step(&mut self, c: char) {
+        match (self.quote, c) {
+            (Some(_), _) if self.escaped => self.escaped = false,
+            (Some(_), '\\') => self.escaped = true,
+            (Some(quote), c) if c == quote => self.quote = None,
+            (None, '"' | '\'') => self.quote = Some(c),
+            (None, '(' | '[' | '{') => self.depth += 1,
+            (None, ')' | ']' | '}') => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+}
+
+/// ` for x in xs if y ` with `xs` filtered.
+fn for_loop(tag: &str) -> Option<String> {
+    let body = tag.trim_start_matches(['-', '+']).trim_start();
+    body.strip_prefix("for").filter(|rest| rest.starts_with(char::is_whitespace))?;
+    let start = word(tag, "in", 0)? + 2;
+    let end = tag.trim_end_matches(['-', '+']).len();
+    let end = ["if", "recursive"].iter().filter_map(|keyword| word(&tag[..end], keyword, start)).min().unwrap_or(end);
+    let (before, looped, after) = (&tag[..start], tag[start..end].trim(), &tag[end..]);
+    Some(format!("{before} ({looped}) | {ITERABLE} {after}"))
+}
+
+/// `a | safe + b` as a filter of its terms.
+fn safe_sum(inner: &str) -> Option<String> {
+    let marked = inner.replace(' ', "").contains("|safe");
+    let sum = inner.trim_matches(['-', '+']);
+    let plain = ["if", "else", "and", "or", "not", "in", "is"].iter().all(|keyword| word(sum, keyword, 0).is_none());
+    let terms = split(sum, '+');
+    if !marked || !plain || terms.len() < 2 || split(sum, '~').len() > 1 {
+        return None;
+    }
+    let before = &inner[..inner.len() - inner.trim_start_matches(['-', '+']).len()];
+    let after = &inner[inner.trim_end_matches(['-', '+']).len()..];
+    let terms: Vec<String> = terms.iter().map(|term| format!("({})", term.trim())).collect();
+    Some(format!("{before} [{}] | {SUM} {after}", terms.join(", ")))
+}
+
+/// The parts of `text` between `separator` outside of quotation marks and brackets.
+fn split(text: &str, separator: char) -> Vec<&str> {
+    let (mut parts, mut start, mut walk) = (Vec::new(), 0, Walk::default());
+    for (at, c) in text.char_indices() {
+        if c == separator && !walk.quoted() && walk.depth == 0 {
+            parts.push(&text[start..at]);
+            start = at + c.len_utf8();
+        }
+        walk.step(c);
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// Where `keyword` stands as a word of its own from `from` on, outside of quotation marks and brackets.
+fn word(text: &str, keyword: &str, from: usize) -> Option<usize> {
+    let mut walk = Walk::default();
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        let free = at >= from && !walk.quoted() && walk.depth == 0 && !is_part(before);
+        if free && text[at..].starts_with(keyword) && !text[at + keyword.len()..].starts_with(is_part) {
+            return Some(at);
+        }
+        walk.step(c);
+        before = c;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_becomes_a_filter_and_loops_are_guarded() {
+        for (source, wanted) in [
+            ("a{%- generation -%}b{% endgeneration %}", "a{%- filter _generation -%}b{% endfilter %}"),
+            ("{% for x in xs %}", "{% for x in (xs) | _iterable %}"),
+            (
+                "{%- for k, v in d.items() if k in ['a', \"if\"] -%}",
+                "{%- for k, v in (d.items()) | _iterable if k in ['a', \"if\"] -%}",
+            ),
+            ("{%for x in (a if b else c)%}", "{%for x in ((a if b else c)) | _iterable %}"),
+            ("{% for x in t recursive %}", "{% for x in (t) | _iterable recursive %}"),
+            ("{{ 'for x in y' }}{# {% for x in y %} #}", "{{ 'for x in y' }}{# {% for x in y %} #}"),
+            ("{% raw %}{% for x in y %}{% endraw %}", "{% raw %}{% for x in y %}{% endraw %}"),
+            ("{% if '%}' in x %}{{ {'a': {}} }}{% set y = 1 %}", "{% if '%}' in x %}{{ {'a': {}} }}{% set y = 1 %}"),
+            ("{{- 'a+' | safe + b['c'] + d }}", "{{- [('a+' | safe), (b['c']), (d)] | _markup_sum }}"),
+            (
+                "{{ a + b }}{{ a|safe }}{{ a|safe if b + c else d }}",
+                "{{ a + b }}{{ a|safe }}{{ a|safe if b + c else d }}",
+            ),
+            ("{% set format = 'in' %}{ {%", "{% set format = 'in' %}{ {%"),
+        ] {
+            assert_eq!(rewrite(source).0, wanted);
+        }
+        assert!(rewrite("{%generation%}").1 && !rewrite("{{ generation }}{# {% generation %} #}").1);
+    }
+}

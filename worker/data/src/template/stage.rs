@@ -1,0 +1,216 @@
+//! A conversation prepared for rendering: without what templates must not see, and with what they insist on.
+
+use minijinja::value::Serde;
+use minijinja::{Value, context};
+use serde_json::{Map, Value as Json};
+
+use super::{ChatTemplate, Rendered, TemplateError, Variant};
+use crate::chat::Conversation;
+
+/// Characters of a private plane that mark places inside rendered text. Data may hold them too: there they are put in
+/// others' place while rendering, and put back afterwards.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    pub open: char,
+    pub close: char,
+    /// Stands for a turn's text.
+    pub stand_in: char,
+}
+
+/// The characters of the private plane that is used for marks.
+fn private() -> impl Iterator<Item = char> {
+    '\u{F0001}'..='\u{FFFFD}'
+}
+
+impl Marks {
+    /// Three characters that none of `texts` holds.
+    pub fn absent_from<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let mut free = private().filter(|c| !texts.clone().any(|text| text.contains(*c)));
+        let mut next = || free.next().unwrap_or('\u{F0001}');
+        Self { open: next(), close: next(), stand_in: next() }
+    }
+
+    fn all(&self) -> [char; 3] {
+        [self.open, self.close, self.stand_in]
+    }
+}
+
+/// What a template is given.
+pub(super) struct Stage<'t> {
+    pub template: &'t ChatTemplate,
+    pub variant: &'t Variant,
+    pub messages: Vec<Json>,
+    tools: Vec<Json>,
+    /// A mark that the data hold, and what stands for it while rendering.
+    swaps: Vec<(char, char)>,
+}
+
+impl<'t> Stage<'t> {
+    /// Prepares `conversation` and renders it.
+    ///
+    /// A template that refuses calls without ids, as Mistral's do, is given made-up ones, the same in every run.
+    pub fn set(
+        template: &'t ChatTemplate,
+        conversation: &Conversation,
+        prompt: bool,
+    ) -> Result<(Self, String), TemplateError> {
+        let (mut messages, mut tools) = (conversation.messages.clone(), conversation.tools.clone());
+        for message in messages.iter_mut().filter_map(Json::as_object_mut) {
+            message.shift_remove("weight");
+            with_names_of_reasoning(message);
+        }
+        let swaps = swaps(template.marks, &messages, &tools);
+        for value in messages.iter_mut().chain(&mut tools).filter(|_| !swaps.is_empty()) {
+            swap(value, &swaps);
+        }
+        let variant = template.variant(!tools.is_empty())?;
+        let mut stage = Self { template, variant, messages, tools, swaps };
+        let refused = match stage.raw(&stage.messages, prompt) {
+            Ok(raw) => return Ok((stage, raw)),
+            Err(e) => e,
+        };
+        if !stage.messages.iter().any(|message| message["tool_calls"].is_array()) {
+            return Err(refused);
+        }
+        let plain = std::mem::take(&mut stage.messages);
+        stage.messages = with_made_ids(&plain);
+        if let Ok(raw) = stage.raw(&stage.messages, prompt) {
+            return Ok((stage, raw));
+        }
+        let takes_text = |messages: &[Json]| stage.raw(&with_text_arguments(messages), prompt).is_ok();
+        if takes_text(&plain) || takes_text(&stage.messages) { Err(TemplateError::TextArguments) } else { Err(refused) }
+    }
+
+    /// `messages` as the template renders them, marks included.
+    fn raw(&self, messages: &[Json], prompt: bool) -> Result<String, TemplateError> {
+        let tools = if self.tools.is_empty() { Value::from(()) } else { Value::from(Serde(&self.tools)) };
+        let template = self.template.env.get_template(&self.variant.name).map_err(TemplateError::Refused)?;
+        template
+            .render(context! {
+                messages => Value::from(Serde(messages)),
+                tools,
+                documents => Value::from(()),
+                add_generation_prompt => prompt,
+                bos_token => self.template.special.bos.as_str(),
+                eos_token => self.template.special.eos.as_str(),
+            })
+            .map_err(TemplateError::Refused)
+    }
+
+    /// `messages` as the template renders them; none where it refuses them, as a part of a conversation may be.
+    pub fn part(&self, messages: &[Json], prompt: bool) -> Option<String> {
+        self.raw(messages, prompt).ok().map(|raw| self.taken(&raw).text)
+    }
+
+    /// Takes the marks of generation blocks out of `raw`.
+    pub fn taken(&self, raw: &str) -> Rendered {
+        let marks = self.template.marks;
+        let mut rendered = Rendered { text: String::with_capacity(raw.len()), assistant: Vec::new(), lost: Vec::new() };
+        let mut start = 0;
+        for c in raw.chars() {
+            if c == marks.open {
+                start = rendered.text.len();
+            } else if c == marks.close {
+                rendered.assistant.extend(Some(start..rendered.text.len()).filter(|piece| !piece.is_empty()));
+            } else {
+                rendered.text.push(c);
+            }
+        }
+        rendered
+    }
+
+    /// `text` with the data's own characters.
+    pub fn shown(&self, text: &str) -> String {
+        if self.swaps.is_empty() {
+            return text.to_owned();
+        }
+        let original = |c| self.swaps.iter().find(|(_, other)| *other == c).map_or(c, |(mark, _)| *mark);
+        text.chars().map(original).collect()
+    }
+}
+
+/// Templates read reasoning under one of two names; transformers fills both.
+fn with_names_of_reasoning(message: &mut Map<String, Json>) {
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    let Some(reasoning) = names.iter().filter_map(|name| message.get(*name)).find(|text| !text.is_null()).cloned()
+    else {
+        return;
+    };
+    message.entry("thinking").or_insert_with(|| reasoning.clone());
+    message.insert("reasoning_content".into(), reasoning);
+}
+
+/// For each mark that the data hold a character of the same plane that they do not hold: it has as many bytes.
+fn swaps(marks: Marks, messages: &[Json], tools: &[Json]) -> Vec<(char, char)> {
+    let values = || messages.iter().chain(tools);
+    let held: Vec<char> = marks.all().into_iter().filter(|c| values().any(|value| holds(value, *c))).collect();
+    if held.is_empty() {
+        return Vec::new();
+    }
+    let free = private().filter(|c| !marks.all().contains(c) && !values().any(|value| holds(value, *c)));
+    held.into_iter().zip(free).collect()
+}
+
+fn holds(value: &Json, c: char) -> bool {
+    match value {
+        Json::String(text) => text.contains(c),
+        Json::Array(items) => items.iter().any(|item| holds(item, c)),
+        Json::Object(map) => map.iter().any(|(key, value)| key.contains(c) || holds(value, c)),
+        _ => false,
+    }
+}
+
+fn swap(value: &mut Json, swaps: &[(char, char)]) {
+    let swapped = |text: &str| -> String {
+        text.chars().map(|c| swaps.iter().find(|(mark, _)| *mark == c).map_or(c, |(_, other)| *other)).collect()
+    };
+    match value {
+        Json::String(text) => *text = swapped(text),
+        Json::Array(items) => items.iter_mut().for_each(|item| swap(item, swaps)),
+        Json::Object(map) => {
+            for (key, mut value) in std::mem::take(map) {
+                swap(&mut value, swaps);
+                map.insert(swapped(&key), value);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Calls without an id with one of nine letters and digits by their place, and results without one with that of their
+/// call; ids that the row gives stay.
+fn with_made_ids(messages: &[Json]) -> Vec<Json> {
+    let mut messages = messages.to_vec();
+    let mut made = 0usize;
+    // Ids of the calls whose results may follow, in order.
+    let mut open: Vec<Json> = Vec::new();
+    for message in &mut messages {
+        if message["role"] == "assistant" {
+            open.clear();
+        }
+        for call in message.get_mut("tool_calls").and_then(Json::as_array_mut).into_iter().flatten() {
+            made += 1;
+            if call["id"].is_null() {
+                call["id"] = format!("call{made:05}").into();
+            }
+            open.push(call["id"].clone());
+        }
+        if message["role"] == "tool" && !open.is_empty() {
+            let place = open.iter().position(|id| *id == message["tool_call_id"]).unwrap_or(0);
+            let id = open.remove(place);
+            if message["tool_call_id"].is_null() {
+                message["tool_call_id"] = id;
+            }
+        }
+    }
+    messages
+}
+
+fn with_text_arguments(messages: &[Json]) -> Vec<Json> {
+    let mut messages = messages.to_vec();
+    let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut()).flatten();
+    for arguments in calls.filter_map(|call| call.get_mut("function")?.get_mut("arguments")) {
+        *arguments = Json::String(arguments.to_string());
+    }
+    messages
+}

@@ -1,0 +1,141 @@
+//! What the check finds: every fault of a kind, named by its path.
+
+use qlora_data::check::check;
+use qlora_data::{Conversation, Example};
+use serde_json::{Value, json};
+
+/// A conversation in which `f`, with `parameters`, is called with `arguments`.
+fn called(parameters: Value, arguments: Value) -> Conversation {
+    let row = json!({"messages": [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]}
+    ], "tools": [{"name": "f", "parameters": parameters}]});
+    Conversation::from_value(row).expect("a conversation")
+}
+
+fn findings(conversation: &Conversation) -> Vec<String> {
+    check(conversation).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn findings_name_the_whole_path() {
+    let inner = json!({"type": "object", "properties": {"city": {"type": "string"}, "a/b": {"type": "integer"}, "t~": {"type": "null"}},
+        "required": ["city"], "additionalProperties": false});
+    let parameters = json!({"type": "object", "properties": {"to": inner, "list": {"type": "array", "items": inner}}});
+    for (arguments, wanted) in [
+        (json!({"to": {"city": "x", "colour": 1}}), "unknown parameter 'to.colour'"),
+        (json!({"to": {}}), "parameter 'to.city' is missing"),
+        (json!({"to": {"city": "x", "a/b": "y"}}), "parameter 'to.a/b' is \"y\""),
+        (json!({"to": {"city": "x", "t~": 1}}), "parameter 'to.t~' is 1"),
+        (json!({"list": [{"city": "x"}, {"city": 2}]}), "parameter 'list.1.city' is 2"),
+        (json!({"list": [{"city": "x", "z": 2, "y": 1}]}), "unknown parameter 'list.0.z', 'list.0.y'"),
+    ] {
+        let found = findings(&called(parameters.clone(), arguments.clone()));
+        assert!(found.len() == 1 && found[0].contains(wanted), "{arguments}: {found:?}");
+    }
+    assert!(findings(&called(parameters, json!({"to": {"city": "x"}}))).is_empty());
+}
+
+#[test]
+fn nullable_is_carried_out() {
+    let schema = json!({"type": "object", "properties": {
+        "note": {"type": "string", "nullable": true}, "kind": {"enum": ["a"], "nullable": true},
+        "list": {"type": "array", "items": {"type": "integer", "nullable": true}},
+    }});
+    assert!(findings(&called(schema.clone(), json!({"note": null, "kind": null, "list": [1, null]}))).is_empty());
+    assert_eq!(findings(&called(schema.clone(), json!({"note": 1}))).len(), 1);
+    assert_eq!(findings(&called(schema, json!({"list": ["x"]}))).len(), 1);
+}
+
+#[test]
+fn a_schema_that_says_nothing_is_a_finding() {
+    for (parameters, named) in [
+        (json!({"mesh": {"type": "integer"}}), "`mesh` of its parameters is no keyword"),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "object", "b": {"type": "string"}}}}),
+            "`b` of its parameters.a",
+        ),
+        (json!({"type": "array", "items": {}}), "of type \"array\""),
+        (
+            json!({"properties": {"to": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}}}),
+            "`#/$defs/A` of its parameters.to leads back",
+        ),
+        (
+            json!({"properties": {"to": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"allOf": [{"$ref": "#/$defs/A"}]}}}),
+            "leads back",
+        ),
+        (json!({"$ref": "#"}), "leads back"),
+        (json!({"properties": {"to": {"$ref": "#/$defs/none"}}}), "leads nowhere"),
+        (json!({"properties": {"to": {"$ref": "https://example.com/a.json"}}}), "leads out"),
+    ] {
+        let found = findings(&called(parameters.clone(), json!({})));
+        assert!(found.iter().any(|finding| finding.contains(named)), "{parameters}: {found:?}");
+    }
+    // A list of its own kind ends with its items.
+    let tree = json!({"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}, "x-note": {"a": 1}});
+    assert!(findings(&called(tree.clone(), json!({"children": [{"children": []}]}))).is_empty());
+    assert_eq!(findings(&called(tree, json!({"children": [{"children": 3}]}))).len(), 1);
+}
+
+#[test]
+fn tools_are_defined_once_and_under_names_that_are_read() {
+    let row = |tools: Value| {
+        let row = json!({"messages": [
+            {"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"x": 1}}]}
+        ], "tools": tools});
+        findings(&Conversation::from_value(row).expect("a conversation"))
+    };
+    let schema = json!({"type": "object", "properties": {"x": {"type": "integer", "maximum": 0}}});
+    assert!(row(json!([{"name": "f"}, {"name": "f"}])).iter().any(|f| f == "tool `f`: it is defined twice"));
+    assert!(
+        row(json!([{"name": "f", "arguments_schema": schema}]))
+            .iter()
+            .any(|f| f.contains("`arguments_schema` is not read"))
+    );
+    for key in ["parameters", "input_schema", "inputSchema", "parametersJsonSchema"] {
+        assert!(row(json!([{"name": "f", key: schema}])).iter().any(|f| f.contains("above the maximum 0")), "{key}");
+    }
+    assert!(row(json!([{"name": "f", "response": {"type": "object"}}])).is_empty());
+}
+
+#[test]
+fn results_answer_the_calls_before_them() {
+    let row = |ids: &[&str], results: &[&str]| {
+        let calls: Vec<Value> = ids.iter().map(|id| json!({"id": id, "name": "f"})).collect();
+        let mut messages =
+            vec![json!({"role": "user", "content": "q"}), json!({"role": "assistant", "tool_calls": calls})];
+        messages.extend(results.iter().map(|id| json!({"role": "tool", "content": "r", "tool_call_id": id})));
+        messages.push(json!({"role": "assistant", "content": "a"}));
+        findings(
+            &Conversation::from_value(json!({"messages": messages, "tools": [{"name": "f"}]})).expect("a conversation"),
+        )
+    };
+    assert!(row(&["a", "b"], &["b", "a"]).is_empty());
+    assert_eq!(row(&["a"], &["z"]), ["message 2: the result's `tool_call_id` `z` is that of no call before it"]);
+    assert_eq!(row(&["a"], &["a", "a"]), ["message 3: a tool result without a call before it"]);
+    assert_eq!(row(&["a", "a"], &["a", "a"]), ["message 1: two of its calls have the id `a`"]);
+}
+
+#[test]
+fn rows_of_any_form_become_one() {
+    let wrapped = json!({"type": "function", "function": {"name": "grind", "arguments": {"grain": "rye"}}});
+    let bare = json!({"name": "grind", "arguments": "{\"grain\": \"rye\", \"miller\": null}"});
+    let tool = json!({"name": "grind", "parameters": {"type": "object", "properties": {"grain": {"type": "string"}, "miller": null}}});
+    let whole = json!({"type": "function", "function": {"name": "grind", "parameters": {"type": "object", "properties": {"grain": {"type": "string"}}}}});
+    let row = |call: &Value, tool: &Value| {
+        let row = json!({"messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Grind."}]},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ], "tools": [tool]});
+        match Example::from_value(row) {
+            Ok(Example::Chat(conversation)) => conversation,
+            other => panic!("{other:?}"),
+        }
+    };
+    let wanted = row(&wrapped, &whole);
+    assert_eq!(wanted.messages[1]["tool_calls"][0], wrapped);
+    for (call, tool) in [(&bare, &tool), (&bare, &whole), (&wrapped, &tool)] {
+        assert_eq!(row(call, tool), wanted);
+        assert!(findings(&row(call, tool)).is_empty());
+    }
+}
