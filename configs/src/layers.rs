@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, Location, Place};
 use crate::explain::explain;
-use crate::known::{default_of, is_text, take_unknown};
+use crate::known::{Unknown, default_of, take_unknown};
 use crate::locate::{locate, repeated};
+use crate::nested::{holds, nest, nest_value};
 use crate::presets::{DEFAULTS, preset, preset_names};
 use crate::schema::TrainingConfig;
 use crate::validate::validate;
@@ -133,7 +134,7 @@ impl Layers {
     fn unknown_keys(&self, layer: &mut Layer) -> Vec<Diagnostic> {
         let unknown = take_unknown(&mut layer.dict);
         let named = (layer.name != FILE_LAYER).then(|| Place::Named(layer.name.clone()));
-        let fault = |unknown: crate::known::Unknown| Diagnostic {
+        let fault = |unknown: Unknown| Diagnostic {
             code: "Q0101",
             message: format!("unknown key `{}`", unknown.path.join(".")),
             place: named.clone().or_else(|| self.place_in_file(&unknown.path)),
@@ -288,33 +289,4 @@ fn given_twice(source: &str, key: &str, lines: &[u64]) -> Diagnostic {
 
 fn times(n: usize) -> String {
     if n == 2 { "twice".into() } else { format!("{n} times") }
-}
-
-/// `a.b` and `1` become `{a: {b: 1}}`. The value is read as YAML, and as plain text where it is none or where the key
-/// takes text: a shell has no quotes left that could tell `007` from 7.
-fn nest(key: &str, value: &str) -> Dict {
-    let plain = || Value::from(value);
-    let parsed = match <Yaml as Format>::from_str::<Value>(value) {
-        Ok(value @ (Value::String(..) | Value::Empty(..))) => value,
-        Ok(_) if is_text(key) => plain(),
-        Ok(value) => value,
-        Err(_) => plain(),
-    };
-    nest_value(&key.split('.').map(str::to_owned).collect::<Vec<_>>(), parsed)
-}
-
-fn nest_value(path: &[String], value: Value) -> Dict {
-    match path {
-        [] => Dict::new(),
-        [last] => Dict::from([(last.clone(), value)]),
-        [first, rest @ ..] => Dict::from([(first.clone(), Value::from(nest_value(rest, value)))]),
-    }
-}
-
-fn holds(dict: &Dict, path: &[String]) -> bool {
-    match path {
-        [] => false,
-        [last] => dict.contains_key(last),
-        [first, rest @ ..] => dict.get(first).and_then(Value::as_dict).is_some_and(|inner| holds(inner, rest)),
-    }
 }

@@ -13,6 +13,7 @@ mod explain;
 mod known;
 mod layers;
 mod locate;
+mod nested;
 mod presets;
 mod schema;
 mod template;

@@ -25,7 +25,7 @@ pub struct ModelConfig {
     /// A catalogue name, a hub id `owner/name`, or a folder or `.gguf` file on the worker.
     pub base: Option<String>,
     pub quantization: Quantization,
-    /// Quantise the NF4 scales themselves to 8 bits.
+    /// Quantize the NF4 scales themselves to 8 bits.
     pub double_quant: bool,
     /// Weights that share one NF4 scale.
     pub block_size: usize,
@@ -58,7 +58,7 @@ pub enum Quantization {
     Auto,
     /// 4-bit NormalFloat, as bitsandbytes has it.
     Nf4,
-    /// The quantised blocks of a GGUF file, as they are.
+    /// The quantized blocks of a GGUF file, as they are.
     Gguf,
     /// The 16- or 32-bit weights of the checkpoint.
     None,
@@ -199,7 +199,7 @@ impl fmt::Display for TargetModule {
 pub struct TrainingSection {
     /// Passes over the training rows, where `max_steps` does not say how long to train.
     pub epochs: f64,
-    /// Optimizer steps; stands over `epochs`.
+    /// Optimizer steps; overrides `epochs`.
     pub max_steps: Option<u64>,
     /// Conversations in one forward pass.
     pub micro_batch_size: usize,
@@ -209,7 +209,7 @@ pub struct TrainingSection {
     pub schedule: Schedule,
     /// Share of the steps in which the learning rate rises from zero.
     pub warmup_ratio: f64,
-    /// Steps in which it rises; stands over `warmup_ratio`.
+    /// Steps in which it rises; overrides `warmup_ratio`.
     pub warmup_steps: Option<u64>,
     /// Share of the steps, at the end, in which `schedule: wsd` lets the rate fall.
     pub decay_ratio: f64,
@@ -223,7 +223,7 @@ pub struct TrainingSection {
     /// Gradients are scaled down to this L2 norm; 0 turns clipping off.
     pub max_grad_norm: f64,
     pub gradient_checkpointing: Checkpointing,
-    /// Inputs of blocks wait in the machine's memory where a GPU has no room for them.
+    /// Inputs of blocks are offloaded to host memory where a GPU has no room for them.
     pub offload: bool,
     pub flash_attention: FlashAttention,
     pub seed: u64,
@@ -322,7 +322,7 @@ pub enum FlashAttention {
     Auto,
     /// Refuse a worker that has none; else as `auto`.
     Required,
-    /// On a GPU our kernels, with which a step repeats to the bit.
+    /// On a GPU our kernels, with which a repeated step is bit-identical.
     Repeatable,
     /// On a GPU cuDNN; a run that cannot have it fails.
     Cudnn,

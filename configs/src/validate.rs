@@ -263,7 +263,7 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
     faults.require(
         !(named_gguf && config.model.quantization == Quantization::Nf4),
         "model.quantization",
-        || "`model.quantization: nf4` would quantise the blocks of a GGUF file a second time".into(),
+        || "`model.quantization: nf4` would quantize the blocks of a GGUF file a second time".into(),
         "leave `model.quantization: auto` to train on the file's own blocks",
     );
 }

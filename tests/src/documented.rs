@@ -61,8 +61,12 @@ pub fn calls_of(repository: &Path, program: &str) -> Vec<(String, Vec<String>)> 
     for command in documented(repository) {
         for part in command.text.split(['|', ';', '&']) {
             let words = words(part);
-            let is_program = |word: &String| word.rsplit('/').next() == Some(program);
-            if let Some(at) = words.iter().position(is_program) {
+            // A program's name is a call where nothing but variables stands before it, or where it is a path.
+            let is_call = |&at: &usize| {
+                let first = words[..at].iter().all(|word| word.contains('='));
+                words[at].rsplit('/').next() == Some(program) && (first || words[at].contains('/'))
+            };
+            if let Some(at) = (0..words.len()).find(is_call) {
                 calls.push((command.place.clone(), words[at + 1..].iter().map(|word| filled(word)).collect()));
             }
         }

@@ -4,6 +4,7 @@ use std::process::{Command, ExitCode};
 
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_planner::catalogue;
+use qlora_proto::words::count;
 use qlora_trainer::bench::{Extent, Figures, Parts, Steps, Timing, data_sheet_rate, measure};
 use qlora_trainer::weights::Checkpoint;
 use serde::Serialize;
@@ -123,7 +124,8 @@ fn print_figures(model: &str, figures: &Figures, model_layers: usize, gpu: Optio
     print(format!("arithmetic    {:.2} TFLOP/s", figures.operations_per_second / 1e12))?;
     print(format!("peak memory   {:.0} MB", figures.peak_bytes as f64 / 1e6))?;
     print(format!("planned       {:.0} MB without the program itself", figures.planned_bytes as f64 / 1e6))?;
-    let kept: Vec<String> = figures.kept.iter().map(|(keep, blocks)| format!("{keep} of {blocks} blocks")).collect();
+    let kept: Vec<String> =
+        figures.kept.iter().map(|(keep, blocks)| format!("{keep} of {}", count(*blocks as u64, "block"))).collect();
     print(format!("kept          {}", kept.join("; ")))?;
     if let Some(attention) = &figures.attention {
         print(format!("attention     {attention}"))?;

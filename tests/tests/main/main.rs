@@ -2,13 +2,16 @@
 
 mod configs;
 mod data;
+mod docs;
 mod durability;
 mod faults;
 mod fencing;
+mod first_hour;
 mod foreign;
 mod formats;
 mod house;
 mod jobs;
+mod page;
 mod refusals;
 mod runs;
 mod templates;

@@ -96,14 +96,16 @@ async fn changes(
         let is_queued = job.as_ref().is_some_and(|job| job.state() == JobState::Queued);
         tokio::select! {
             message = changes.message() => match message {
-                Ok(Some(changed)) => job = Some(changed),
+                Ok(Some(changed)) => {
+                    *last_word = Instant::now();
+                    job = Some(changed);
+                }
                 Ok(None) => return Ok(Stream::Broke(None)),
                 Err(status) => return Ok(Stream::Broke(Some(status))),
             },
             _ = look.tick(), if is_queued => {}
         }
         let Some(job) = &job else { continue };
-        *last_word = Instant::now();
         // Where this fails the stream breaks too, and says so.
         let why = waiting(context, job).await.ok().flatten();
         screen.show(job, why.as_ref())?;

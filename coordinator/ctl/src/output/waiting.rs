@@ -21,6 +21,7 @@ pub async fn waiting(context: &Context, job: &Job) -> Result<Option<ExplainRespo
 /// The reason in one line.
 pub fn reason(job: u64, why: &ExplainResponse) -> String {
     let summary = why.summary.strip_prefix(&format!("job {job} ")).unwrap_or(&why.summary);
+    let summary = summary.strip_prefix("waits: ").unwrap_or(summary);
     let verdict = |v: &WorkerVerdict| format!("{}: {}", console::line(&v.worker), console::line(&v.reason));
     let mut verdicts: Vec<String> = why.workers.iter().take(VERDICTS).map(verdict).collect();
     if why.workers.len() > VERDICTS {
@@ -40,6 +41,6 @@ mod tests {
         let why =
             ExplainResponse { summary: "job 7 waits: no worker fits".into(), workers: (0..5).map(verdict).collect() };
         let said = reason(7, &why);
-        assert_eq!(said, "waits: no worker fits (w0: too\\nsmall; w1: too\\nsmall; w2: too\\nsmall; and 2 more)");
+        assert_eq!(said, "no worker fits (w0: too\\nsmall; w1: too\\nsmall; w2: too\\nsmall; and 2 more)");
     }
 }

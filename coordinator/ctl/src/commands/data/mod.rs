@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use qlora_data::bfcl::{Limits, Side, convert};
+use qlora_proto::words::count;
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
@@ -22,7 +23,7 @@ use preview::Preview;
 pub enum Data {
     /// Check every row: roles, every tool call against the JSON Schema of its tool, duplicates, leaks, lengths.
     Check(Check),
-    /// Show a row as the model sees it, with the part that is learnt from set off.
+    /// Show a row as the model sees it, with the part that is trained on set off.
     Preview(Preview),
     /// Make training and held-out rows from the Berkeley Function-Calling Leaderboard.
     ConvertBfcl {
@@ -69,6 +70,7 @@ fn convert_bfcl(context: &Context, from: &Path, to: &Path, max_chars: usize) -> 
             *count += 1;
         }
     }
-    context.say(format!("{n_train} training rows and {n_held} held-out rows in {}", to.display()));
+    let (train, held) = (count(n_train, "training row"), count(n_held, "held-out row"));
+    context.say(format!("{train} and {held} in {}", to.display()));
     Ok(Exit::Done.into())
 }

@@ -56,8 +56,8 @@ impl Preview {
             print_json(&json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts}))?;
             return Ok(Exit::Done.into());
         }
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let (on, off) = if colour { ("\x1b[1;32m", "\x1b[0m") } else { ("[[", "]]") };
+        let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let (on, off) = if color { ("\x1b[1;32m", "\x1b[0m") } else { ("[[", "]]") };
         for (learnt, text) in &parts {
             let text = console::block(text);
             print_exact(&if *learnt { format!("{on}{text}{off}") } else { text.into_owned() })?;
@@ -68,7 +68,7 @@ impl Preview {
     }
 }
 
-/// Runs of tokens that are all learnt from, or all not, as text.
+/// Runs of tokens that are all trained on, or all not, as text.
 fn parts(ruler: &Ruler, sample: &Sample) -> Result<Vec<(bool, String)>, String> {
     let tokens: Vec<(bool, u32)> = sample.labels.iter().map(|&l| l != IGNORE).zip(sample.ids.iter().copied()).collect();
     let run = |run: &[(bool, u32)]| {

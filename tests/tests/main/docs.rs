@@ -1,0 +1,238 @@
+//! The commands of README and docs, run as they are written. What cannot run here is on a list with the reason; the
+//! programs' own tests hold those, too, against their argument parsers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use qlora_tests::documented::{Documented, PROGRAMS, shell};
+use qlora_tests::{World, binary, conversations, wait_until};
+
+/// Beginnings of commands that are not run, and why.
+const NOT_RUN: [(&str, &str); 9] = [
+    ("tests/run", "runs this test"),
+    ("tests/gpu/", "needs a GPU"),
+    ("OUT=out target/gpu-bundle/run", "needs a GPU"),
+    ("deploy/cuda/toolchain.sh", "downloads a compiler"),
+    ("sudo deploy/setup_h100.sh", "needs root, systemd and a GPU"),
+    ("deploy/setup_mac.sh", "needs a Mac"),
+    ("cargo ", "builds or tests the repository"),
+    ("QLORA_TEST_DEVICE=cuda", "needs a GPU"),
+    ("python run_all.py", "is a script of the measurement that the page records"),
+];
+
+/// What a call needs to be small and to find its model here; later settings override what is written.
+const SMALL: &str = "--set training.max_steps=1 --set training.eval_rows=1 --set resources.device=cpu \
+    --set training.flash_attention=off --set model.quantization=nf4 --set data.max_seq_len=1000 --set model.base=TINY";
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A folder in which the commands can be typed: the repository's configurations, rows, a model, and a coordinator with a
+/// worker.
+struct Place {
+    world: World,
+    started: usize,
+}
+
+impl Place {
+    fn new() -> Self {
+        let world = World::new(&[]);
+        let configs = world.path("configs");
+        fs::create_dir_all(&configs).expect("a folder");
+        for name in ["training_config_h100.yaml", "training_config_m4.yaml"] {
+            fs::copy(repository().join("configs").join(name), configs.join(name)).expect("a configuration");
+        }
+        let guide = fs::read_to_string(repository().join("docs/TRAINING_QUICKSTART.md")).expect("the guide");
+        let written = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+        fs::write(world.path("config.yaml"), written.expect("the guide's configuration")).expect("a file");
+        let rows: Vec<String> = conversations(12).lines().map(str::to_owned).collect();
+        fs::write(world.path("train.jsonl"), unlike(&rows, "in town")).expect("rows");
+        fs::write(world.path("eval.jsonl"), unlike(&rows[..2], "at sea")).expect("rows");
+        fs::create_dir_all(world.path("home")).expect("a folder");
+        Self { world, started: 0 }
+    }
+
+    /// The command with what stands for something else filled in.
+    fn filled(&self, text: &str) -> String {
+        let tiny = self.world.path("tiny").display().to_string();
+        let small = SMALL.replace("TINY", &tiny);
+        let mut text = text.replace(
+            "cargo build --release && target/release/qlora-ctl quickstart",
+            &format!("qlora-ctl quickstart --dir first {small}"),
+        );
+        if text.starts_with("qlora-ctl submit") {
+            text = format!("{text} {small}");
+        }
+        for (from, to) in [
+            ("target/release/", ""),
+            ("0.0.0.0:7070", "0.0.0.0:0"),
+            ("127.0.0.1:7070", self.world.address.as_str()),
+            ("COORDINATOR:7070", self.world.address.as_str()),
+            ("--coordinator ADDR", &format!("--coordinator {}", self.world.address)),
+            ("--model smollm2-135m-instruct", &format!("--model {tiny}")),
+            ("--model BASE", &format!("--model {tiny}")),
+            ("--model CKPT/smollm135m", &format!("--model {tiny}")),
+            ("--model CKPT/stories15m", &format!("--model {tiny}")),
+            ("eval JOB", "eval 1"),
+        ] {
+            text = text.replace(from, to);
+        }
+        text
+    }
+
+    fn command(&self, text: &str) -> Command {
+        let folder = binary("qlora-ctl").parent().expect("a folder").to_owned();
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+        let mut command = Command::new("sh");
+        // A shell that becomes the program is ended with it.
+        command.arg("-c").arg(text).current_dir(self.world.folder.path()).env("PATH", path);
+        command.env("HOME", self.world.path("home")).env("QLORA_URL", &self.world.address).stdin(Stdio::null());
+        for name in ["QLORA_TOKEN", "QLORA_TOKEN_FILE", "XDG_DATA_HOME", "XDG_CACHE_HOME"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs a command to its end, which must be a good one.
+    fn run(&self, place: &str, text: &str) {
+        let output = self.command(text).output().expect("a shell");
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(output.status.success(), "{place}: {text}\n{}\n{}", said[0], said[1]);
+    }
+
+    /// Starts a program that goes on, waits until it serves, and stops it.
+    fn serve(&mut self, place: &str, text: &str) {
+        self.started += 1;
+        let log = self.world.path(&format!("served-{}.log", self.started));
+        let file = fs::File::create(&log).expect("a log");
+        let mut command = self.command(&format!("exec {}", text.trim_end_matches('&').trim()));
+        let mut child = command.stdout(file.try_clone().expect("a log")).stderr(file).spawn().expect("a shell");
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        let serves = wait_until(&format!("{place}: {text}"), || {
+            let serves = said().contains("serving") || said().contains("registered");
+            let ended = child.try_wait().expect("a status").is_some();
+            (serves || ended).then_some(serves)
+        });
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(serves, "{place}: {text}\n{}", said());
+    }
+
+    /// Runs or starts what one line of a document says.
+    fn perform(&mut self, documented: &Documented) {
+        let Documented { place, text } = documented;
+        let text = self.filled(text);
+        let number = self.started;
+        match text.split_whitespace().next().unwrap_or_default() {
+            "qlora-coordinator" => {
+                let text = text.trim_end_matches('&');
+                let listen = if text.contains("--listen") { "" } else { "--listen 127.0.0.1:0" };
+                self.serve(place, &format!("{text} {listen} --state-dir coordinator-{number}"));
+            }
+            "qlora-worker" if !is_subcommand(&text) => {
+                let text = text.trim_end_matches('&');
+                let own = format!("--name documented-{number} --state-dir documented-{number} --device cpu");
+                self.serve(place, &format!("{text} {own}"));
+            }
+            _ => self.run(place, &text),
+        }
+    }
+}
+
+/// Rows with questions of their own, so that nothing held out is trained on.
+fn unlike(rows: &[String], ending: &str) -> String {
+    let own = |(i, row): (usize, &String)| row.replace(" days?", &format!(" days {ending} {i}?")) + "\n";
+    rows.iter().enumerate().map(own).collect()
+}
+
+/// Whether `qlora-worker` is asked for more than to serve.
+fn is_subcommand(text: &str) -> bool {
+    text.split_whitespace().nth(1).is_some_and(|word| !word.starts_with('-') && word != "&")
+}
+
+fn reason(text: &str) -> Option<&'static str> {
+    let is_quickstart = text.ends_with("qlora-ctl quickstart");
+    let on_gpu = text.contains("--device cuda").then_some("needs a GPU");
+    let listed = NOT_RUN.iter().find(|(start, _)| text.starts_with(start)).map(|(_, why)| *why);
+    on_gpu.or(listed.filter(|_| !is_quickstart))
+}
+
+#[test]
+fn every_command_of_the_documents_runs() {
+    let mut place = Place::new();
+    let _worker = place.world.worker("worker", &[]);
+    let (mut commands, mut skipped) = (shell(&repository()), Vec::new());
+    // The guide's job is job 1.
+    commands.sort_by_key(|command| !command.place.starts_with("docs/TRAINING_QUICKSTART.md"));
+    assert!(commands.len() > 25, "only {} commands were found", commands.len());
+    for command in commands {
+        match reason(&command.text) {
+            Some(why) => skipped.push((command.text, why)),
+            None if command.text.starts_with("export ") => place.run(&command.place, &command.text),
+            None => place.perform(&command),
+        }
+    }
+    for (start, why) in NOT_RUN {
+        assert!(skipped.iter().any(|(text, _)| text.starts_with(start)), "`{start}` ({why}) is documented no more");
+    }
+}
+
+/// The overview names no command and no option that its program does not have.
+#[test]
+fn the_overview_of_commands_is_that_of_the_programs() {
+    let page = fs::read_to_string(repository().join("docs/reference/cli.md")).expect("the overview");
+    let mut seen = 0;
+    for row in page.lines().filter(|line| line.starts_with("| `")) {
+        let row = row.replace("\\|", "/");
+        let Some(calls) = row.split('|').nth(1) else { continue };
+        for call in calls.split('`').filter(|call| call.starts_with(|c: char| c.is_ascii_lowercase())) {
+            let words: Vec<&str> = call.split_whitespace().collect();
+            let plain = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            let commands: Vec<&str> = words.iter().take(2).take_while(|word| plain(*word)).copied().collect();
+            let output = Command::new(binary("qlora-ctl")).args(&commands).arg("--help").output().expect("qlora-ctl");
+            let help = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{commands:?}: {}", String::from_utf8_lossy(&output.stderr));
+            let options = words.iter().flat_map(|word| word.trim_matches(['[', ']']).split('/'));
+            for option in options.filter(|word| word.starts_with("--")) {
+                assert!(help.contains(option), "{commands:?} has no {option}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 15, "only {seen} calls were found");
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !["target", "tests"].contains(&name.as_str()) {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every code that a program can print is one that `explain` knows, and the reverse.
+#[test]
+fn every_code_is_explained() {
+    let mut files = Vec::new();
+    for folder in ["configs", "coordinator", "worker", "proto"] {
+        sources(&repository().join(folder), &mut files);
+    }
+    let mut codes = std::collections::BTreeSet::new();
+    for file in files.iter().filter(|file| !file.ends_with("commands/explain.rs")) {
+        let text = fs::read_to_string(file).expect("a source");
+        let found = text.match_indices("Q0").filter_map(|(at, _)| text.get(at..at + 5));
+        codes.extend(found.filter(|code| code[1..].bytes().all(|b| b.is_ascii_digit())).map(str::to_owned));
+    }
+    assert!(codes.len() > 25, "{codes:?}");
+    for code in codes {
+        let output = Command::new(binary("qlora-ctl")).args(["explain", &code]).output().expect("qlora-ctl");
+        assert!(output.status.success(), "qlora-ctl explain does not know {code}");
+    }
+    assert!(PROGRAMS.iter().all(|program| binary(program).exists()));
+}
