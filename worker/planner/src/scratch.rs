@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn buffers_are_powers_of_two_and_scores_are_whole_on_a_mac() {
         let at = |length: usize| on_mac(&[&format!("data.max_seq_len={length}"), "lora.dropout=0"]);
-        // 1,536 rows of 4,096 numbers in bf16 are 12 MiB, in a buffer of 16; 2,048 rows fill theirs.
+        // 1,536 rows of 4,096 elements in bf16 are 12 MiB, in a buffer of 16; 2,048 rows fill theirs.
         let inputs = |length: usize| at(length).activations - (length * kept_beside_inputs()) as u64;
         assert_eq!([1024, 1536, 2048].map(inputs), [32 * 8 * MIB, 32 * 16 * MIB, 32 * 16 * MIB]);
         // Four tensors of 32 x T x T in f32: 0.5 GiB at 1,024 tokens, 8 GiB at 4,096.

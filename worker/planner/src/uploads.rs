@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn masks_of_adapters_and_of_attention_are_counted() {
-        // 1,024 x 4,096 numbers in f32 are 16 MiB, 1,024 x 1,024 are 4 MiB.
+        // 1,024 x 4,096 elements in f32 are 16 MiB, 1,024 x 1,024 are 4 MiB.
         assert_eq!(passes(&[], 1024), (4 * 16 * MIB + 4 * MIB, 8 * 16 * MIB + 8 * MIB));
         assert_eq!(passes(&["lora.dropout=0"], 1024), (4 * MIB, 8 * MIB));
         assert_eq!(passes(&["lora.dora=true"], 1024).1, 12 * 16 * MIB + 8 * MIB);
