@@ -38,7 +38,6 @@ async fn worker(mut client: Client, name: String, started: mpsc::UnboundedSender
                 token: assignment.token,
                 outcome: Outcome::Succeeded.into(),
                 message: String::new(),
-                rank: assignment.rank,
             };
             if client.workers.finish(finish).await.is_err() {
                 return;

@@ -93,7 +93,7 @@ fn broken_models_fail_the_job_without_a_second_try() {
     let empty = world.path("empty");
     fs::create_dir_all(&empty).expect("a folder");
     fs::copy(world.path("tiny/config.json"), empty.join("config.json")).expect("a copy");
-    fails(&world, &empty.to_string_lossy(), &["no model*.safetensors"]);
+    fails(&world, &empty.to_string_lossy(), &["neither model.safetensors nor model.safetensors.index.json"]);
     let gguf = world.path("cut.gguf");
     fs::write(&gguf, b"GGUF\x03\0\0\0").expect("a file");
     let path = gguf.to_string_lossy().into_owned();

@@ -84,7 +84,7 @@ fn dequantised(shape: &ModelShape, config: &TrainingConfig) -> u64 {
     let elements = shape.ffn * shape.hidden;
     match config.model.quantization {
         // Values before and after scaling in `f32`, and the result in bf16.
-        Quantization::Nf4 => 2 * buffer(4 * elements) + buffer(2 * elements),
+        Quantization::Nf4 | Quantization::Auto => 2 * buffer(4 * elements) + buffer(2 * elements),
         // The CPU dequantises: an upload in `f32`, which is not of the pool, and the result in bf16.
         Quantization::Gguf => 4 * elements as u64 + buffer(2 * elements),
         Quantization::None => 0,
