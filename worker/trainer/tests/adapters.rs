@@ -3,7 +3,7 @@
 mod toy;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
@@ -198,5 +198,9 @@ fn tensors_and_settings_of_an_adapter_agree() {
     let folder = home.adapter(json!({}), &plain());
     let weights = folder.join("adapter_model.safetensors");
     fs::rename(&weights, folder.join("adapter_model.bin")).expect("renamed");
-    refused(&home.base, Some(Path::new(&folder)), &["adapter_model.bin", "safetensors"]);
+    refused(&home.base, Some(&folder), &["adapter_model.bin", "safetensors"]);
+    fs::remove_file(folder.join("adapter_model.bin")).expect("removed");
+    refused(&home.base, Some(&folder), &["adapter_model.safetensors", "has no"]);
+    fs::remove_file(folder.join("adapter_config.json")).expect("removed");
+    refused(&home.base, Some(&folder), &["adapter_config.json", "has no"]);
 }

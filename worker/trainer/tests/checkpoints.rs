@@ -64,6 +64,9 @@ fn what_the_index_names_must_be_there() {
     refused(&outside, None, &[norm, "../model.safetensors"]);
     let lost = change("lost", &|f| fs::remove_file(f.join(INDEX)).expect("removed"));
     refused(&lost, None, &[PARTS[0], INDEX]);
+    let empty = home.path().join("empty");
+    fs::create_dir(&empty).expect("a folder");
+    refused(&empty, None, &["empty/config.json", "missing"]);
     let pickle = bare(&home.path().join("pickle"), &config());
     fs::write(pickle.join("pytorch_model.bin"), b"x").expect("a file");
     refused(&pickle, None, &["pytorch_model.bin", "safetensors"]);

@@ -33,16 +33,13 @@ impl Home {
         base
     }
 
-    /// PEFT's adapter, with `template` beside it; `strength` multiplies B.
+    /// PEFT's adapter, with `template` beside it; `strength` multiplies A and B.
     fn adapter(&self, template: Option<&str>, strength: f64) -> PathBuf {
         let (from, to) = (golden("qlora_run/attn_r8/final_adapter"), self.path("adapter"));
         fs::create_dir_all(&to).expect("a folder");
         fs::copy(from.join("adapter_config.json"), to.join("adapter_config.json")).expect("settings");
         let factors = candle_core::safetensors::load(from.join("adapter_model.safetensors"), &candle_core::Device::Cpu);
-        let scaled = |(name, tensor): (String, Tensor)| {
-            let by = if name.contains("lora_B") { strength } else { 1.0 };
-            (name, (tensor * by).expect("a tensor"))
-        };
+        let scaled = |(name, tensor): (String, Tensor)| (name, (tensor * strength).expect("a tensor"));
         let factors: Tensors = factors.expect("factors").into_iter().map(scaled).collect();
         toy::save(&factors, &to.join("adapter_model.safetensors"));
         if let Some(template) = template {
@@ -146,7 +143,8 @@ fn a_merge_beyond_the_range_of_its_base_is_refused() {
         assert!(fault.contains("self_attn") && fault.contains("bf16"), "{fault}");
         assert!(!home.path(out).exists());
     }
-    home.merge(&base, &adapter, "merged.gguf", ElementType::Bf16).expect("bf16 holds it");
-    let fault = home.merge(&base, &home.adapter(None, 1e38), "beyond.gguf", ElementType::F32);
+    let merged = home.merge(&base, &adapter, "merged.gguf", ElementType::Bf16).expect("bf16 holds it");
+    assert!(merged.update > 1e9 && merged.update.is_finite(), "{}", merged.update);
+    let fault = home.merge(&base, &home.adapter(None, 1e25), "beyond.gguf", ElementType::F32);
     assert!(fault.expect_err("infinities were written").contains("adapter"));
 }

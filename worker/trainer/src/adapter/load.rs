@@ -25,6 +25,9 @@ use crate::{Error, Result};
 /// It is no LoRA adapter, its settings or tensors are not understood, or it was trained on another base model.
 pub fn load(folder: &Path, shape: &ModelShape, fingerprint: &str, seed: u64, device: &Device) -> Result<Adapters> {
     let fault = |fault: String| Error::Adapter { path: folder.into(), fault };
+    if !folder.join(CONFIG).exists() {
+        return Err(fault(format!("has no {CONFIG}; name the folder that holds it")));
+    }
     let text = fs::read_to_string(folder.join(CONFIG)).map_err(Error::io(folder.join(CONFIG)))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;
     let Settings { lora, places } = settings::read(&value, shape).map_err(fault)?;
@@ -65,6 +68,10 @@ fn read_weights(folder: &Path) -> Result<Vec<u8>> {
     let old = folder.join("adapter_model.bin");
     if !path.exists() && old.exists() {
         let fault = format!("has only adapter_model.bin, a pickle, which is not read; save it as {WEIGHTS}");
+        return Err(Error::Adapter { path: folder.into(), fault });
+    }
+    if !path.exists() {
+        let fault = format!("has no {WEIGHTS}; download the file");
         return Err(Error::Adapter { path: folder.into(), fault });
     }
     fs::read(&path).map_err(Error::io(path))

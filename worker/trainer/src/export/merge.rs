@@ -109,7 +109,8 @@ impl<'a> Merger<'a> {
 }
 
 fn squares(tensor: &Tensor) -> Result<f64> {
-    Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?))
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.into_iter().map(|value| f64::from(value) * f64::from(value)).sum())
 }
 
 /// Where a linear layer's weight stands, by its Hugging Face name; none for other tensors.

@@ -51,7 +51,10 @@ impl Prepared {
         let (train, statistics) = run.load_rows(&run.train, &tokenizer, &template, files.shape.vocabulary, None)?;
         let eval = match &run.eval {
             Some(path) => {
-                run.load_rows(path, &tokenizer, &template, files.shape.vocabulary, config.training.eval_rows)?.0
+                let limit = config.training.eval_rows;
+                let (rows, found) = run.load_rows(path, &tokenizer, &template, files.shape.vocabulary, limit)?;
+                tell_left_out(&found, config.data.max_seq_len, reporter)?;
+                rows
             }
             None => Vec::new(),
         };
@@ -97,6 +100,18 @@ impl Run {
             None => qlora_data::load(path, &name, tokenizer, template, policy)?,
         })
     }
+}
+
+/// Tells of held-out rows that are not evaluated.
+fn tell_left_out(found: &Statistics, limit: usize, reporter: &mut dyn Reporter) -> Result<()> {
+    if found.kept == found.rows {
+        return Ok(());
+    }
+    let (left_out, rows, long, empty) = (found.rows - found.kept, found.rows, found.too_long, found.unsupervised);
+    let text = format!(
+        "{left_out} of {rows} held-out rows are left out: {long} longer than data.max_seq_len {limit}, {empty} without a token to learn from"
+    );
+    reporter.report(Event::Note { text })
 }
 
 /// How messages call a file: not by the folder that it happens to lie in on this machine.

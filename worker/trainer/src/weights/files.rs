@@ -46,6 +46,10 @@ impl ModelFiles {
 }
 
 pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
+    if !path.exists() {
+        let help = "name the folder of a model with all of its files";
+        return Err(Error::Model { path: path.into(), fault: "it is missing".into(), help });
+    }
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     serde_json::from_str(&text).map_err(|e| Error::Model {
         path: path.into(),
