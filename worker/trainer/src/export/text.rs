@@ -37,7 +37,8 @@ impl Trained {
     /// What changes against the model in `files`, for a person.
     pub(super) fn notes(&self, files: &ModelFiles) -> Vec<String> {
         let mut notes = Vec::new();
-        if files.template.as_ref() != Some(&self.template) {
+        let base = files.template.as_ref().and_then(|own| own.iter().next());
+        if base.map(|(_, source)| source) != Some(&self.template) {
             notes.push("the chat template is the adapter's, which differs from the base's".to_owned());
         }
         match &self.end {

@@ -86,10 +86,10 @@ impl Check {
         }
         bar.finish_and_clear();
         let summary = audit.summary();
-        if summary.rows > 0 {
-            self.close(context, &summary);
-        }
         if let Some(fault) = broken.pop() {
+            if summary.rows > 0 {
+                self.close(context, &summary, None)?;
+            }
             broken.iter().for_each(|fault| context.say(fault.to_string()));
             return Err(unreadable(fault));
         }
