@@ -190,7 +190,7 @@ fn the_overview_of_commands_is_that_of_the_programs() {
         for call in calls.split('`').filter(|call| call.starts_with(|c: char| c.is_ascii_lowercase())) {
             let words: Vec<&str> = call.split_whitespace().collect();
             let plain = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-            let commands: Vec<&str> = words.iter().take(2).take_while(|word| plain(*word)).copied().collect();
+            let commands: Vec<&str> = words.iter().take(2).take_while(|word| plain(word)).copied().collect();
             let output = Command::new(binary("qlora-ctl")).args(&commands).arg("--help").output().expect("qlora-ctl");
             let help = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success(), "{commands:?}: {}", String::from_utf8_lossy(&output.stderr));
