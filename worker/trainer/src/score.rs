@@ -15,6 +15,7 @@ use crate::generate::{Generation, answer, end_ids};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::report::{Event, Phase, Reporter, Wish};
+use crate::template_record::TemplateRecord;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, adapter, device};
 
@@ -78,7 +79,11 @@ impl Answerer {
         let checkpoint = Checkpoint::open(&subject.model)?;
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();
-        let template = files.chat_template(&subject.template)?;
+        let mut template = files.chat_template(&subject.template)?;
+        // A model is asked on the day on which it was trained.
+        if let Some(record) = subject.adapter.as_deref().map(TemplateRecord::load).transpose()?.flatten() {
+            template = template.dated(&record.template_date)?;
+        }
         let decoder = Decoder::load(
             &checkpoint,
             subject.config,
@@ -94,6 +99,11 @@ impl Answerer {
         let (temperature, seed, end_ids) = (0.0, 0, end_ids(files, &tokenizer));
         let how = Generation { max_new_tokens: subject.max_new_tokens, temperature, seed, end_ids };
         Ok(Self { decoder, adapters, tokenizer, template, how })
+    }
+
+    /// The same on another day, which templates that write the date see.
+    fn dated(self, date: &str) -> Result<Self> {
+        Ok(Self { template: self.template.dated(date)?, ..self })
     }
 
     /// The likeliest answer to `conversation`.
@@ -186,7 +196,7 @@ impl Evaluation {
         let name = "eval";
         let limit = config.training.eval_rows.unwrap_or(usize::MAX);
         let of = qlora_data::examples(&self.rows, name)?.take(limit).count() as u64;
-        let answerer = Answerer::open(&Subject {
+        let mut answerer = Answerer::open(&Subject {
             model: self.model.clone(),
             adapter: self.adapter.clone(),
             config: &config.model,
@@ -194,6 +204,9 @@ impl Evaluation {
             max_new_tokens: ANSWER_TOKENS,
             device: config.resources.device,
         })?;
+        if self.adapter.is_none() {
+            answerer = answerer.dated(&config.data.template_date)?;
+        }
         reporter.report(Event::Phase { phase: Phase::Evaluating, done: 0, of })?;
         let mut told = 0;
         let scores = answerer.score(&self.rows, name, limit, |row| {

@@ -7,6 +7,7 @@ use crate::adapter::{self, BaseModel};
 use crate::checkpoint::{self, Manifest};
 use crate::lora::Factors;
 use crate::report::{Event, Phase, Reporter};
+use crate::template_record::TemplateRecord;
 use crate::{Error, Result};
 
 impl Session<'_> {
@@ -72,6 +73,8 @@ impl Session<'_> {
         reporter.report(Event::Phase { phase: Phase::Saving, done: 0, of: 0 })?;
         let folder = self.run.output.join("adapter");
         adapter::save(&self.trainer.adapters, self.base(), &folder)?;
+        let data = &self.run.config().data;
+        TemplateRecord { template: data.template.clone(), template_date: data.template_date.clone() }.save(&folder)?;
         reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 }
