@@ -73,10 +73,19 @@ pub struct DataConfig {
     pub eval: Option<String>,
     /// `auto` (the model's own), `chatml-tools`, or Jinja text.
     pub template: String,
+    /// The date of today that templates which write one are given, as `2024-07-26`: in training, in evaluation, and
+    /// when the adapter is asked.
+    #[serde(default = "template_date")]
+    pub template_date: String,
     /// Tokens; longer conversations are treated as `too_long` says.
     pub max_seq_len: usize,
     pub too_long: TooLong,
     pub batching: Batching,
+}
+
+/// What templates of Llama write where they are given no date; configurations recorded before the key was there have it.
+fn template_date() -> String {
+    "2024-07-26".into()
 }
 
 /// Which conversations share a forward pass; attention never crosses from one into another, and none is padded.

@@ -1,6 +1,6 @@
 //! What no type can say: ranges, and keys that only make sense together.
 
-use crate::schema::{DeviceKind, FlashAttention, Quantization, TrainingConfig};
+use crate::schema::{DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig};
 
 /// A value that is of the right type and still wrong.
 pub(crate) struct Fault {
@@ -26,6 +26,7 @@ pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
     lora(config, &mut faults);
     training(config, &mut faults);
     held_out(config, &mut faults);
+    schedule(config, &mut faults);
     resources(config, &mut faults);
     faults.0
 }
@@ -64,6 +65,27 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
         || format!("`data.max_seq_len` is {}, outside 8 to 1,048,576 tokens", data.max_seq_len),
         "2048 suits most tool-calling data; `qlora-ctl data check` prints the lengths of yours",
     );
+    faults.require(
+        is_date(&data.template_date),
+        "data.template_date",
+        || format!("`data.template_date` is `{}`, which is no date", data.template_date),
+        "write it in quotation marks, such as \"2024-07-26\"",
+    );
+}
+
+/// Whether `text` is a day of the Gregorian calendar as `2024-07-26`.
+fn is_date(text: &str) -> bool {
+    let part = |range: std::ops::Range<usize>| text.get(range).filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let number = |range| part(range).and_then(|digits| digits.parse::<u32>().ok());
+    let (Some(year), Some(month), Some(day)) = (number(0..4), number(5..7), number(8..10)) else { return false };
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days = match month {
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + u32::from(leap),
+        1..=12 => 31,
+        _ => 0,
+    };
+    text.len() == 10 && &text[4..5] == "-" && &text[7..8] == "-" && (1..=days).contains(&day)
 }
 
 fn lora(config: &TrainingConfig, faults: &mut Faults) {
@@ -219,6 +241,61 @@ fn held_out(config: &TrainingConfig, faults: &mut Faults) {
             key,
             || format!("`{key}` needs held-out rows, and `data.eval` is missing"),
             "name a file of conversations that are not trained on, such as `data.eval: eval.jsonl`",
+        );
+    }
+    // Keys that look at held-out loss on the way need evaluations on the way.
+    let evaluates = t.eval_every > 0 && t.max_steps.is_none_or(|steps| t.eval_every < steps);
+    let asked = [(t.early_stopping > 0, "training.early_stopping"), (t.keep_best, "training.keep_best")];
+    for (_, key) in asked.into_iter().filter(|(asked, _)| *asked && config.data.eval.is_some() && !evaluates) {
+        let every = t.eval_every;
+        faults.require(
+            false,
+            key,
+            || match (every, t.max_steps) {
+                (0, _) | (_, None) => {
+                    format!("`{key}` can never act: `training.eval_every: 0` evaluates only before and after the run")
+                }
+                (every, Some(steps)) => {
+                    format!(
+                        "`{key}` can never act: `training.eval_every` is {every}, and the run ends after {steps} steps"
+                    )
+                }
+            },
+            "set `training.eval_every` to a part of the run's steps",
+        );
+    }
+}
+
+/// Keys of the schedule that the run or another key leaves no room for.
+fn schedule(config: &TrainingConfig, faults: &mut Faults) {
+    let t = &config.training;
+    if let (Some(warmup), Some(steps)) = (t.warmup_steps, t.max_steps) {
+        faults.require(
+            warmup < steps || steps == 0,
+            "training.warmup_steps",
+            || format!("`training.warmup_steps` is {warmup}, and the run has {steps} steps: it would never reach its peak rate"),
+            "lower it, or leave it out to warm up for `training.warmup_ratio` of the run",
+        );
+    }
+    faults.require(
+        t.min_rate_ratio == 0.0 || t.schedule != Schedule::Constant,
+        "training.min_rate_ratio",
+        || format!("`training.min_rate_ratio` is {}, and `training.schedule: constant` never falls", t.min_rate_ratio),
+        "leave it out, or set another schedule",
+    );
+    let stops = t.early_stopping > 0 && t.eval_every > 0;
+    if let Some(steps) = t.max_steps.filter(|steps| stops && t.eval_every < *steps) {
+        faults.require(
+            t.early_stopping <= (steps - 1) / t.eval_every,
+            "training.early_stopping",
+            || {
+                format!(
+                    "`training.early_stopping` is {}, and the run of {steps} steps has only {} evaluations on its way",
+                    t.early_stopping,
+                    (steps - 1) / t.eval_every
+                )
+            },
+            "lower it, or set a smaller `training.eval_every`",
         );
     }
 }

@@ -56,6 +56,16 @@ impl Sampler {
         self.plan.len()
     }
 
+    /// The micro-batches of the next step: `most`, or as many as the epoch still has. A step never goes on into the next
+    /// epoch, so an epoch is every sample once, however many micro-batches a step has.
+    pub fn next_step(&mut self, most: usize) -> Vec<Vec<usize>> {
+        let mut step = vec![self.next_batch().to_vec()];
+        while step.len() < most && self.cursor.position < self.plan.len() {
+            step.push(self.next_batch().to_vec());
+        }
+        step
+    }
+
     /// The samples of the next micro-batch.
     pub fn next_batch(&mut self) -> &[usize] {
         if self.cursor.position == self.plan.len() {
@@ -155,6 +165,23 @@ mod tests {
                 take(&mut first, stop);
                 let mut rest = Sampler::new(9, lengths(17), batching, first.cursor());
                 assert_eq!(take(&mut rest, 20 - stop), all[stop..], "{batching:?} stopped after {stop}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_never_goes_on_into_the_next_epoch() {
+        for batching in FORMS {
+            for most in [1, 3, 64] {
+                let mut sampler = Sampler::new(5, lengths(10), batching, Cursor::default());
+                let steps = sampler.batches().div_ceil(most);
+                for _ in 0..2 {
+                    let taken: Vec<_> = (0..steps).map(|_| sampler.next_step(most)).collect();
+                    assert!(taken.iter().all(|step| (1..=most).contains(&step.len())), "{batching:?} {most}");
+                    let mut epoch: Vec<usize> = taken.into_iter().flatten().flatten().collect();
+                    epoch.sort_unstable();
+                    assert_eq!(epoch, (0..10).collect::<Vec<_>>(), "{batching:?} {most}");
+                }
             }
         }
     }

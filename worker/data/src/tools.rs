@@ -101,8 +101,10 @@ mod tests {
         forms.push(json!({"type": "function", "name": "f", "description": "d", "parameters": schema.to_string()}));
         forms.push(Value::String(wanted.to_string()));
         for form in forms {
-            assert_eq!(normal_tools(Some(json!([form]))).expect("tools"), [wanted.clone()], "{form}");
-            assert_eq!(normal_tools(Some(json!([form]).to_string().into())).expect("tools"), [wanted.clone()]);
+            let listed = json!([form]);
+            for tools in [Value::String(listed.to_string()), listed] {
+                assert_eq!(normal_tools(Some(tools)).expect("tools"), std::slice::from_ref(&wanted), "{form}");
+            }
         }
         for nothing in
             [None, Some(Value::Null), Some(json!([])), Some(json!("")), Some(json!(" [] ")), Some(json!("null"))]

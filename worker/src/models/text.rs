@@ -22,11 +22,16 @@ pub fn write(name: &str, out: &Path) -> Result<ExitCode, WorkerError> {
     let path = out.join("tokenizer.json");
     let fault = |e: Box<dyn std::error::Error + Send + Sync>| std::io::Error::other(e.to_string());
     files.tokenizer()?.save(&path, false).map_err(fault).map_err(ModelError::io(&path))?;
-    let settings = json!({"bos_token": files.special.bos, "eos_token": files.special.eos});
-    put("tokenizer_config.json", &settings.to_string())?;
-    if let Some(template) = &files.template {
-        put("chat_template.jinja", template)?;
+    let mut settings = json!({"bos_token": files.special.bos, "eos_token": files.special.eos});
+    match files.template.as_ref().map(|own| own.iter().collect::<Vec<_>>()).as_deref() {
+        None => {}
+        Some([(_, only)]) => put("chat_template.jinja", only)?,
+        Some(named) => {
+            let list: Vec<_> = named.iter().map(|(name, text)| json!({"name": name, "template": text})).collect();
+            settings["chat_template"] = list.into();
+        }
     }
+    put("tokenizer_config.json", &settings.to_string())?;
     print(out.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -18,6 +18,8 @@ pub enum Blame {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("`{key}` {fault}; {help}")]
+    Config { key: &'static str, fault: String, help: &'static str },
     #[error("{path}: {fault}; {help}")]
     Model { path: PathBuf, fault: String, help: &'static str },
     #[error("{path}: tensor `{tensor}` {fault}")]
@@ -81,7 +83,8 @@ impl Error {
     /// Who is to blame; see [`Blame`].
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Model { .. }
+            Self::Config { .. }
+            | Self::Model { .. }
             | Self::Tensor { .. }
             | Self::Data(_)
             | Self::Template(_)

@@ -15,6 +15,7 @@ use crate::generate::{Generation, answer, end_ids, end_of_turn};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::report::{Event, Phase, Reporter, Wish};
+use crate::template_record::TemplateRecord;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, adapter, any_number, device};
 
@@ -85,7 +86,11 @@ impl Answerer {
         let checkpoint = Checkpoint::open(&subject.model)?;
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();
-        let template = files.chat_template(&template_of(subject)?)?;
+        let mut template = files.chat_template(&template_of(subject)?)?;
+        // A model is asked on the day on which it was trained.
+        if let Some(record) = subject.adapter.as_deref().map(TemplateRecord::load).transpose()?.flatten() {
+            template = template.dated(&record.template_date)?;
+        }
         let decoder = Decoder::load(
             &checkpoint,
             subject.config,
@@ -109,6 +114,11 @@ impl Answerer {
     /// Tokens that a row may have.
     pub fn positions(&self) -> usize {
         self.decoder.positions()
+    }
+
+    /// The same on another day, which templates that write the date see.
+    fn dated(self, date: &str) -> Result<Self> {
+        Ok(Self { template: self.template.dated(date)?, ..self })
     }
 
     /// The likeliest answer to `conversation`.
@@ -232,7 +242,7 @@ impl Evaluation {
         let name = "eval";
         let limit = config.training.eval_rows.unwrap_or(usize::MAX);
         let of = qlora_data::examples(&self.rows, name)?.take(limit).count() as u64;
-        let answerer = Answerer::open(&Subject {
+        let mut answerer = Answerer::open(&Subject {
             model: self.model.clone(),
             adapter: self.adapter.clone(),
             config: &config.model,
@@ -240,6 +250,9 @@ impl Evaluation {
             max_new_tokens: ANSWER_TOKENS,
             device: config.resources.device,
         })?;
+        if self.adapter.is_none() {
+            answerer = answerer.dated(&config.data.template_date)?;
+        }
         for text in answerer.notes.iter().cloned() {
             reporter.report(Event::Note { text })?;
         }

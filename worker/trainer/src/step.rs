@@ -9,7 +9,7 @@ use qlora_kernels::pairwise;
 use qlora_planner::Keep;
 
 use crate::group::{self, Group};
-use crate::lora::{Adapters, Gradients, MaskPosition};
+use crate::lora::{Adapters, FactorGrad, Gradients, MaskPosition};
 use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
 use crate::{Result, metal};
@@ -48,7 +48,13 @@ impl Trainer<'_> {
     }
 
     fn step_on_this_thread(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
-        let (losses, gradients) = self.share(step, batches, group::share(group, batches.len()))?;
+        // The last step of an epoch may have fewer: the places that are left are empty, so that sums are taken in the same
+        // order whoever takes them.
+        let places = self.training.gradient_accumulation.max(batches.len());
+        let (losses, mut gradients) = self.share(step, batches, group::share(group, places))?;
+        if losses.is_empty() {
+            gradients = self.no_gradients()?;
+        }
         let gradients = gradients.summed(group)?;
         let norm = match gradients.norm()? {
             Norm::Known(norm) => Norm::Known(group::of_first(group, norm)?),
@@ -74,13 +80,26 @@ impl Trainer<'_> {
         Ok((values(&losses)?.iter().sum::<f64>() * per_token(batches), gradients))
     }
 
+    /// Gradients of zero, for a process that no micro-batch of a step is left for.
+    fn no_gradients(&self) -> Result<Gradients> {
+        let mut gradients = Gradients::none(&self.adapters);
+        for (index, factors) in self.adapters.factors.iter().enumerate() {
+            let magnitude = factors.magnitude.as_ref().map(|m| m.value.zeros_like()).transpose()?;
+            gradients.set(index, FactorGrad { a: factors.a.zeros_like()?, b: factors.b.zeros_like()?, magnitude });
+        }
+        Ok(gradients)
+    }
+
     /// Sum of the losses of the supervised tokens of each micro-batch of `share`, and what they give to the gradients of
     /// the mean over all `batches`.
     fn share(&self, step: u64, batches: &[Batch], share: Range<usize>) -> Result<(Vec<Loss>, Gradients)> {
         let scale = per_token(batches);
         let starts: Vec<u64> = batches.iter().scan(0, |next, batch| Some(advance(next, batch))).collect();
-        let mut losses = Vec::with_capacity(share.len());
+        let mut losses = Vec::with_capacity(share.len().min(batches.len()));
         let mut pass = |i: usize| {
+            if i >= batches.len() {
+                return Ok(Gradients::none(&self.adapters));
+            }
             let masks = MaskPosition { step, first_token: starts[i] };
             let mut gradients = Gradients::none(&self.adapters);
             let passed = self.decoder.forward(&batches[i], &self.adapters, masks, self.training, &self.keeps)?;

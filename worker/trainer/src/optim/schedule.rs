@@ -4,6 +4,8 @@ use std::f64::consts::PI;
 
 use qlora_config::{Schedule, TrainingSection};
 
+use crate::{Error, Result};
+
 /// A peak rate, a warm-up from zero, and a way down; as transformers' schedules of the same names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LearningRate {
@@ -18,16 +20,32 @@ pub struct LearningRate {
 }
 
 impl LearningRate {
-    /// Shares of `steps` are rounded up to whole steps.
+    /// Shares of `steps` are rounded up to whole steps; a warm-up by share leaves at least one step for the peak.
     pub fn new(training: &TrainingSection, steps: u64) -> Self {
         let share = |ratio: f64| (ratio * steps as f64).ceil() as u64;
+        let by_share = || share(training.warmup_ratio).min(steps.saturating_sub(1));
         Self {
             peak: training.learning_rate,
             floor: training.min_rate_ratio,
-            warmup: training.warmup_steps.unwrap_or_else(|| share(training.warmup_ratio)).min(steps),
+            warmup: training.warmup_steps.unwrap_or_else(by_share).min(steps),
             decay: share(training.decay_ratio),
             steps,
             schedule: training.schedule,
+        }
+    }
+
+    /// Whether a run of `steps` steps reaches the peak rate.
+    ///
+    /// # Errors
+    /// `training.warmup_steps` leaves no step for it.
+    pub fn reaches_peak(training: &TrainingSection, steps: u64) -> Result<()> {
+        match training.warmup_steps {
+            Some(warmup) if warmup >= steps => Err(Error::Config {
+                key: "training.warmup_steps",
+                fault: format!("is {warmup}, and the run has {steps} steps: it would never reach its peak rate"),
+                help: "lower it, or leave it out to warm up for training.warmup_ratio of the run",
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -77,6 +95,23 @@ mod tests {
     fn steps_of_warm_up_stand_over_their_ratio() {
         let rising = rates(10, &["training.warmup_steps=4", "training.warmup_ratio=0.9", "training.schedule=constant"]);
         assert_eq!(rising, [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn every_run_reaches_its_peak() {
+        for steps in 1..40 {
+            for set in
+                [&[][..], &["training.warmup_ratio=1.0"], &["training.schedule=linear"], &["training.warmup_ratio=0.5"]]
+            {
+                let rates = rates(steps, set);
+                assert!(rates.contains(&1.0), "{steps} steps, {set:?}: {rates:?}");
+            }
+        }
+        let set = ["model.base=tiny", "data.train=rows.jsonl", "training.warmup_steps=5"].map(str::to_owned).to_vec();
+        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration");
+        let fault = LearningRate::reaches_peak(&config.config().training, 5).expect_err("a fault").to_string();
+        assert!(fault.contains("training.warmup_steps"), "{fault}");
+        assert!(LearningRate::reaches_peak(&config.config().training, 6).is_ok());
     }
 
     #[test]

@@ -63,11 +63,13 @@ impl Run {
         session.finish(reporter)
     }
 
-    /// Steps of the run, where an epoch has so many micro-batches.
+    /// Steps of the run, where an epoch has so many micro-batches; the last step of an epoch takes those that are left.
     fn steps(&self, micro_batches: usize) -> u64 {
         let t = &self.config().training;
-        let by_epochs = (micro_batches as f64 * t.epochs / t.gradient_accumulation as f64).ceil().max(1.0) as u64;
-        t.max_steps.unwrap_or(by_epochs)
+        let steps_of = |micro_batches: f64| (micro_batches / t.gradient_accumulation as f64).ceil();
+        let each = steps_of(micro_batches as f64);
+        let by_epochs = t.epochs.trunc() * each + steps_of(t.epochs.fract() * micro_batches as f64);
+        t.max_steps.unwrap_or((by_epochs as u64).max(1))
     }
 
     fn batching(&self) -> Batching {
@@ -76,6 +78,35 @@ impl Run {
             qlora_config::Batching::Shuffled => Batching::Shuffled { samples },
             qlora_config::Batching::Grouped => Batching::Grouped { samples },
             qlora_config::Batching::Packed => Batching::Packed { tokens: samples * data.max_seq_len },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qlora_config::Layers;
+
+    use super::*;
+
+    fn steps(set: &[&str], micro_batches: usize) -> u64 {
+        let common = ["model.base=tiny", "data.train=rows.jsonl"];
+        let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
+        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration");
+        let (model, train, output) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
+        Run { config, model, train, eval: None, output, resume: None, tokens: None }.steps(micro_batches)
+    }
+
+    #[test]
+    fn an_epoch_has_as_many_steps_as_its_micro_batches_fill() {
+        for (set, micro_batches, wanted) in [
+            (&["training.gradient_accumulation=64"][..], 3, 1),
+            (&["training.gradient_accumulation=3"][..], 3, 1),
+            (&["training.gradient_accumulation=2", "training.epochs=2"][..], 5, 6),
+            (&["training.gradient_accumulation=4", "training.epochs=1.5"][..], 10, 5),
+            (&["training.gradient_accumulation=4", "training.epochs=0.01"][..], 10, 1),
+            (&["training.gradient_accumulation=4", "training.max_steps=7"][..], 10, 7),
+        ] {
+            assert_eq!(steps(set, micro_batches), wanted, "{set:?}");
         }
     }
 }

@@ -40,7 +40,7 @@ impl Prepared {
         }
         let missing = |fault: &str, help| Error::Model { path: files.path.clone(), fault: fault.into(), help };
         let tokenizer = files.tokenizer()?.clone();
-        let template = files.chat_template(&config.data.template)?;
+        let template = files.chat_template(&config.data.template)?.dated(&config.data.template_date)?;
         let limit = files.shape.max_positions;
         if config.data.max_seq_len > limit {
             return Err(missing(

@@ -8,6 +8,7 @@ use crate::adapter::{self, BaseModel};
 use crate::checkpoint::{self, Manifest};
 use crate::lora::Factors;
 use crate::report::{Event, Phase, Reporter};
+use crate::template_record::TemplateRecord;
 use crate::{Error, Result};
 
 impl Session<'_> {
@@ -89,7 +90,12 @@ impl Session<'_> {
             reporter.report(Event::Note { text: text.into() })?;
         }
         let base = self.base(name.as_deref());
-        with_room(reporter, room::WAIT, || adapter::save(&self.trainer.adapters, base, &folder))?;
+        let data = &self.run.config().data;
+        let record = TemplateRecord { template: data.template.clone(), template_date: data.template_date.clone() };
+        with_room(reporter, room::WAIT, || {
+            adapter::save(&self.trainer.adapters, base, &folder)?;
+            record.save(&folder)
+        })?;
         reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 }

@@ -63,6 +63,7 @@ impl<'a> Session<'a> {
         let lengths = prepared.train.iter().map(|sample| sample.ids.len()).collect();
         let sampler = Sampler::new(seed, lengths, run.batching(), cursor);
         let steps = run.steps(sampler.batches());
+        LearningRate::reaches_peak(&config.training, steps)?;
         let trainer = Trainer {
             decoder: &prepared.decoder,
             adapters,
@@ -111,6 +112,7 @@ impl<'a> Session<'a> {
             weight_bytes: self.prepared.decoder.bytes() as u64,
         })?;
         self.tell_packing(reporter)?;
+        self.tell_what_surprises(reporter)?;
         if let Some(attention) = &self.prepared.attention {
             reporter.report(Event::Note { text: format!("attention: {attention}") })?;
         }
@@ -148,6 +150,25 @@ impl<'a> Session<'a> {
                 Err(Error::Mismatch { rank, theirs: words(rank), first: words(0) })
             }
         }
+    }
+
+    /// Tells of rows that teach no end, and of steps that are smaller than asked for.
+    fn tell_what_surprises(&self, reporter: &mut dyn Reporter) -> Result<()> {
+        let (endless, rows) = (self.prepared.statistics.endless, self.prepared.statistics.kept);
+        if endless > 0 {
+            let text = format!(
+                "warning: {endless} of {rows} rows teach no end of turn, and a model that learns from such rows alone does not stop; qlora-ctl data check --model shows why"
+            );
+            reporter.report(Event::Note { text })?;
+        }
+        let (batches, accumulation) = (self.sampler.batches(), self.training().gradient_accumulation);
+        if batches < accumulation {
+            let text = format!(
+                "warning: an epoch has {batches} micro-batches, fewer than training.gradient_accumulation {accumulation}: each step is one epoch"
+            );
+            reporter.report(Event::Note { text })?;
+        }
+        Ok(())
     }
 
     /// Tells how full packs are, where rows are packed.
@@ -250,8 +271,7 @@ impl<'a> Session<'a> {
 
     fn next_batches(&mut self) -> Vec<Batch> {
         let samples = &self.prepared.train;
-        (0..self.run.config().training.gradient_accumulation)
-            .map(|_| Batch::pack(self.sampler.next_batch().iter().map(|&i| &samples[i])))
-            .collect()
+        let step = self.sampler.next_step(self.run.config().training.gradient_accumulation);
+        step.iter().map(|batch| Batch::pack(batch.iter().map(|&i| &samples[i]))).collect()
     }
 }
