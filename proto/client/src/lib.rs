@@ -3,6 +3,7 @@
 
 mod archive;
 mod connection;
+mod credentials;
 pub mod retry;
 pub mod transfer;
 
