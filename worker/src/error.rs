@@ -9,10 +9,12 @@ pub enum WorkerError {
         "error[Q0401]: no coordinator at {address} ({fault})\n  help: start one with qlora-coordinator, or give --coordinator ADDR"
     )]
     Unreachable { address: String, fault: String },
-    #[error("error[Q0402]: {0}\n  help: write --coordinator HOST:PORT, such as 127.0.0.1:7070")]
+    #[error("error[Q0402]: {0}\n  help: {help}", help = .0.help())]
     Connect(#[from] qlora_client::ConnectError),
     #[error("error[Q0403]: the coordinator refuses: {message}\n  help: {help}")]
     Refused { message: String, help: &'static str },
+    #[error("error[Q0404]: the coordinator refuses: {message}\n  help: {help}")]
+    Token { message: String, help: &'static str },
     #[error("error[Q0408]: no folder for state is known\n  help: give --state-dir DIR")]
     NoStateFolder,
     #[error(
@@ -46,7 +48,7 @@ impl WorkerError {
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
             Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,
             Self::Unreachable { .. } => 4,
-            Self::Refused { .. } | Self::StateInUse { .. } => 5,
+            Self::Refused { .. } | Self::Token { .. } | Self::StateInUse { .. } => 5,
             _ => 1,
         })
     }

@@ -39,6 +39,8 @@ pub enum CtlError {
     Unreachable { address: String, fault: String },
     #[error("{message}")]
     Refused { message: String, help: &'static str, exit: Exit },
+    #[error("{message}")]
+    Token { message: String, help: &'static str },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
@@ -70,7 +72,6 @@ impl CtlError {
             Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
                 Self::Unreachable { address: address.into(), fault: root_cause(status) }
             }
-            Code::Unauthenticated => refused("give --token-file FILE or set QLORA_TOKEN", Exit::Refused),
             Code::NotFound => refused("qlora-ctl jobs lists what there is", Exit::Refused),
             Code::InvalidArgument => refused("mend what the message names and try again", Exit::BadInput),
             _ => refused("", Exit::Refused),
@@ -87,6 +88,7 @@ impl CtlError {
             Self::Unreachable { .. } => "Q0401",
             Self::Connect(_) => "Q0402",
             Self::Refused { .. } => "Q0403",
+            Self::Token { .. } => "Q0404",
             Self::JobFailed { .. } => "Q0501",
             Self::JobCancelled { .. } => "Q0503",
             Self::TimedOut { .. } => "Q0504",
@@ -100,8 +102,8 @@ impl CtlError {
             Self::Unreachable { .. } => {
                 "start one with qlora-coordinator, or give --coordinator ADDR or QLORA_URL".into()
             }
-            Self::Connect(_) => "write HOST:PORT, such as 127.0.0.1:7070".into(),
-            Self::Refused { help, .. } => (*help).into(),
+            Self::Connect(fault) => fault.help(),
+            Self::Refused { help, .. } | Self::Token { help, .. } => (*help).into(),
             Self::Data { help, .. } | Self::Process { help, .. } | Self::Usage { help, .. } => help.clone(),
             Self::JobFailed { job, .. } => format!("qlora-ctl logs {job} shows what happened"),
             Self::TimedOut { job, .. } => format!("qlora-ctl watch {job} attaches again"),
@@ -115,6 +117,7 @@ impl CtlError {
             Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
+            Self::Token { .. } => Exit::Refused,
             Self::Io { .. } => Exit::BadInput,
             Self::Transfer(TransferError::Refused(_)) => Exit::Refused,
             Self::Transfer(_) | Self::Process { .. } | Self::JobFailed { .. } => Exit::JobFailed,

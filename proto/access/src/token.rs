@@ -137,8 +137,8 @@ impl Token {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }
 
-    /// A key that opens the page and nothing else. The token cannot be worked out from it, so that a link or a cookie
-    /// that goes astray lets nobody submit jobs.
+    /// A key that opens the page, and does what the page can do. The token cannot be worked out from it, so that a link or
+    /// a cookie that goes astray lets nobody submit jobs or be a worker.
     pub fn page_key(&self) -> String {
         // HMAC takes keys of every length.
         let mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).map(|mac| mac.chain_update(PAGE));

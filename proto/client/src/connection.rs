@@ -93,7 +93,7 @@ impl Client {
         !self.credentials.is_given()
     }
 
-    /// The address of the page, with the key that opens it and nothing else. Without a token the page asks for it.
+    /// The address of the page, with the key that opens it. Without a token the page asks for it.
     pub fn page(&self) -> String {
         let address = self.address.trim_end_matches('/');
         let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };

@@ -2,6 +2,7 @@
 
 mod configs;
 mod data;
+mod doors;
 mod durability;
 mod faults;
 mod fencing;

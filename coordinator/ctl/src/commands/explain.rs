@@ -29,10 +29,19 @@ const CODES: &[(&str, &str)] = &[
     ("Q0303", "The device that was asked for is not here, or the worker was built without it."),
     ("Q0401", "No coordinator answers. It is not running, or the address or the network is wrong."),
     ("Q0402", "The address or the token cannot be used as it is written."),
-    ("Q0403", "The coordinator answers and refuses: a wrong token, a name that is taken, a job that is not there."),
+    (
+        "Q0403",
+        "The coordinator answers and refuses: a name that is taken, a job that is not there, a host that it does not go by.",
+    ),
+    (
+        "Q0404",
+        "The coordinator does not take the token, or the call brought none. Its token is the first line of the file `token` in its state folder, or of the file that its --token-file names. Programs that the same user runs on the same machine find it by themselves; others are given it by --token-file or QLORA_TOKEN.",
+    ),
     ("Q0405", "The coordinator cannot listen on its address."),
-    ("Q0406", "A coordinator that others can reach needs a token."),
-    ("Q0407", "The token file is missing or too short."),
+    (
+        "Q0407",
+        "The coordinator's token file cannot be used: it is missing, too short, open to everybody, or cannot be made.",
+    ),
     ("Q0408", "Neither HOME nor --state-dir says where state may lie."),
     ("Q0409", "Two workers, or two coordinators, cannot share one state folder."),
     ("Q0501", "The job failed. Its log says at which step and why."),

@@ -126,10 +126,10 @@ impl Quickstart {
         started: Instant,
     ) -> Result<ExitCode, CtlError> {
         let mut global = context.global.clone();
-        (global.coordinator, global.token_file) = (address.to_owned(), None);
+        (global.coordinator, global.token_file) = (address.to_owned(), Some(token_file(folder)));
         let here = Context::new(global);
         let device = wait_for_worker(&here).await?;
-        here.say(format!("3/5 machine  {device}, page at http://{address}/"));
+        here.say(format!("3/5 machine  {device}, page at {}", here.client()?.page()));
         let job = submit(&here, resolved, None).await?;
         let job = match follow(&here, job.id).await? {
             Ended::Job(job) => job,
@@ -282,10 +282,15 @@ impl Programs {
     }
 }
 
+/// Where the coordinator of this quickstart keeps its token: the person's own QLORA_TOKEN is for another one.
+fn token_file(folder: &Path) -> PathBuf {
+    folder.join("coordinator/token")
+}
+
 fn start_worker(folder: &Path, address: &str) -> Result<Child, CtlError> {
     let mut worker = background("qlora-worker", folder, "worker.log")?;
     worker.args(["--coordinator", address, "--device", "cpu", "--name", "quickstart"]);
-    worker.arg("--state-dir").arg(folder.join("worker")).env_remove("QLORA_TOKEN_FILE");
+    worker.arg("--state-dir").arg(folder.join("worker")).arg("--token-file").arg(token_file(folder));
     worker.spawn().map_err(CtlError::io("qlora-worker"))
 }
 
