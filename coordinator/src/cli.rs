@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::doors;
+
 /// Holds configs and job state; hands work to workers.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Cli {
-    /// Address for workers, qlora-ctl and browsers. Beyond loopback a token is required.
+    /// Address for workers, qlora-ctl and browsers.
     #[arg(long, env = "QLORA_LISTEN", default_value = "127.0.0.1:7070")]
     pub listen: SocketAddr,
 
@@ -18,9 +20,15 @@ pub struct Cli {
     #[arg(long, env = "QLORA_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// File whose first line is the token that every caller must send.
-    #[arg(long, env = "QLORA_TOKEN_FILE")]
+    /// File whose first line is the token that every caller must send [default: `token` in the state folder, made at the
+    /// first start]
+    #[arg(long, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+
+    /// Further name or address by which callers reach this coordinator, beside loopback, the listen address and this
+    /// machine's names; repeatable.
+    #[arg(long, env = "QLORA_ALLOW_HOST", value_name = "HOST", value_delimiter = ',', value_parser = doors::parse_host)]
+    pub allow_host: Vec<String>,
 
     /// Silence after which a worker has lost its job, in seconds.
     #[arg(long, default_value = "30", value_parser = seconds)]
@@ -41,10 +49,20 @@ fn seconds(text: &str) -> Result<Duration, String> {
 impl Cli {
     /// The state folder, by default under the user's data folder.
     pub fn state_folder(&self) -> Option<PathBuf> {
-        self.state_dir.clone().or_else(|| {
-            let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
-            let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share"));
-            data.or_else(home).map(|d| d.join("qlora/coordinator"))
-        })
+        self.state_dir.clone().or_else(|| Some(qlora_access::data_folder()?.join("qlora/coordinator")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_taken_one_by_one_or_in_a_list_and_bad_ones_are_named() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["qlora-coordinator"], args].concat());
+        let cli = parse(&["--allow-host", "a.example,10.0.0.7", "--allow-host", "B"]).expect("a command line");
+        assert_eq!(cli.allow_host, ["a.example", "10.0.0.7", "b"]);
+        let fault = parse(&["--allow-host", "a:7070"]).expect_err("a refusal").to_string();
+        assert!(fault.contains("a:7070") && fault.contains("without port"), "{fault}");
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use qlora_access::TokenError;
 use qlora_engine::{JobId, Refusal};
 use qlora_store::{ArtifactError, StoreError};
 use tonic::{Code, Status};
@@ -15,14 +16,8 @@ pub enum StartError {
         "error[Q0405]: cannot listen on {address}: {source}\n  help: another coordinator may run there; give --listen another port"
     )]
     Bind { address: SocketAddr, source: std::io::Error },
-    #[error(
-        "error[Q0406]: {address} can be reached from other machines, and no token is set\n  help: write a secret to a file and give --token-file FILE, or listen on 127.0.0.1"
-    )]
-    OpenWithoutToken { address: SocketAddr },
-    #[error(
-        "error[Q0407]: the token file {path} cannot be used: {fault}\n  help: its first line must hold at least 16 characters"
-    )]
-    Token { path: PathBuf, fault: String },
+    #[error("error[Q0407]: {0}\n  help: {help}", help = .0.help())]
+    Token(#[from] TokenError),
     #[error("error[Q0408]: no folder for state is known\n  help: give --state-dir DIR")]
     NoStateFolder,
     #[error("error[Q0601]: {0}")]
@@ -41,7 +36,7 @@ impl StartError {
     /// 2 where the command line is at fault, else 1.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::OpenWithoutToken { .. } | Self::Token { .. } | Self::NoStateFolder => ExitCode::from(2),
+            Self::Token(_) | Self::NoStateFolder => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }

@@ -2,13 +2,14 @@
 //!
 //! One address serves gRPC, the web page, `/metrics` and `/healthz`. State lies in one folder.
 
-mod auth;
 mod cleaning;
 mod cli;
 mod clock;
 mod convert;
+mod doors;
 mod driver;
 mod error;
+mod listen;
 mod needs;
 mod page;
 mod serve;

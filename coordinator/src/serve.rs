@@ -1,5 +1,7 @@
 //! Starts everything in order, serves, and stops in order.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,18 +10,19 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use prometheus::{Encoder, TextEncoder};
+use qlora_access::{Record, Token};
 use qlora_engine::Limits;
 use qlora_store::{ArtifactStore, JobStore, SqliteStore};
 use qlora_telemetry::{Logs, Program};
 use tokio::net::TcpListener;
 
-use crate::auth::{self, Token};
 use crate::cleaning;
 use crate::cli::Cli;
+use crate::doors::{self, Doors, Hosts};
 use crate::driver::Driver;
 use crate::error::{CallError, StartError};
+use crate::listen::{self, Bounds};
 use crate::page;
 use crate::services::{self, Services};
 use crate::vitals::Vitals;
@@ -31,14 +34,13 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs the coordinator until a signal stops it.
 pub async fn run(cli: Cli) -> Result<(), StartError> {
-    let token = Token::read(cli.token_file.as_deref())?;
-    if !cli.listen.ip().is_loopback() && !token.is_set() {
-        return Err(StartError::OpenWithoutToken { address: cli.listen });
-    }
+    let given = cli.token_file.as_deref().map(Token::read_strong).transpose()?;
     let folder = cli.state_folder().ok_or(StartError::NoStateFolder)?;
     let program = Program { name: "qlora-coordinator", version: env!("CARGO_PKG_VERSION") };
     let telemetry = qlora_telemetry::start(program, Logs::Info, true)?;
+    let bounds = Bounds::of(listen::raise_descriptors());
     let store = Arc::new(SqliteStore::open(&folder).await?);
+    let token = given.map_or_else(|| Token::keep(&folder), Ok)?;
     let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
     let limits = Limits { lease: cli.lease.as_millis() as u64, ..Limits::default() };
     let driver = Driver::start(store.clone(), limits, artifacts.clone())
@@ -47,45 +49,37 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let vitals = Vitals::start(driver.clone());
     let services = Services { driver, store, artifacts, vitals };
     let registry = telemetry.registry.clone().unwrap_or_default();
-    let router = router(services.clone(), registry, token).await?;
 
     let listener =
         TcpListener::bind(cli.listen).await.map_err(|source| StartError::Bind { address: cli.listen, source })?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
+    let doors = Doors::new(Hosts::new(address, qlora_access::names(), &cli.allow_host), token.clone());
+    let router = router(services.clone(), registry, doors).await?;
+    // Before the address is known to anybody: whoever reads it finds the token.
+    let _record = leave_record(address, &token, &cli.token_file.unwrap_or_else(|| Token::path(&folder)));
     if let Some(path) = &cli.address_file {
         let fault = |source| StartError::AddressFile { path: path.clone(), source };
         std::fs::write(path, address.to_string()).map_err(fault)?;
     }
-    tracing::info!(%address, state = %folder.display(), "serving; page at http://{address}/");
+    tracing::info!(%address, state = %folder.display(), "serving; `qlora-ctl page` opens the page");
     tokio::spawn(keep_fresh(services.vitals.clone()));
     tokio::spawn(cleaning::run(services.driver.clone(), services.artifacts.clone()));
-    let stopped = serve(listener, router).await;
+    // Workers hold their calls open and simply come back later.
+    listen::serve(listener, router, bounds, shutdown_signal(), GRACE).await;
     tracing::info!("stopped");
-    stopped.map_err(StartError::Serve)
+    Ok(())
 }
 
-/// Serves until a signal, then gives calls a moment: workers hold theirs open and simply come back later.
-async fn serve(listener: TcpListener, router: Router) -> std::io::Result<()> {
-    let (stop, stopping) = tokio::sync::watch::channel(false);
-    let signal = async move {
-        shutdown_signal().await;
-        let _ = stop.send(true);
-    };
-    let mut grace = stopping.clone();
-    // Small answers must not wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| {
-        if let Err(e) = stream.set_nodelay(true) {
-            tracing::debug!(error = %e, "a connection keeps Nagle's algorithm");
-        }
-    });
-    let server = axum::serve(listener, router).with_graceful_shutdown(signal);
-    tokio::select! {
-        done = server.into_future() => done,
-        () = async {
-            let _ = grace.wait_for(|stop| *stop).await;
-            tokio::time::sleep(GRACE).await;
-        } => Ok(()),
-    }
+/// Leaves the token for programs of this user on this machine. Without it everything works for who is given the token.
+fn leave_record(address: SocketAddr, token: &Token, file: &Path) -> Option<Record> {
+    Record::leave(address, token)
+        .inspect_err(|e| {
+            tracing::warn!(
+                "programs on this machine will not find the token by themselves ({e}); give them --token-file {}",
+                file.display()
+            );
+        })
+        .ok()
 }
 
 async fn shutdown_signal() {
@@ -110,7 +104,7 @@ async fn keep_fresh(vitals: Vitals) {
 async fn router<S: JobStore>(
     services: Services<S>,
     registry: prometheus::Registry,
-    token: Token,
+    doors: Arc<Doors>,
 ) -> Result<Router, StartError> {
     let grpc = services::routes(services.clone()).await.map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
     let scrape = Scrape { registry, vitals: services.vitals.clone() };
@@ -119,7 +113,7 @@ async fn router<S: JobStore>(
         .route("/healthz", get(|| async { "ok\n" }))
         .merge(page::router(services));
     let known = grpc.into_axum_router().fallback(unknown).merge(web);
-    Ok(known.layer(axum::middleware::from_fn_with_state(token, auth::require)))
+    Ok(known.layer(axum::middleware::from_fn_with_state(doors, doors::guard)))
 }
 
 /// A call of no known method, or an address with no page: each in the words of who asked.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds every query of the Grafana dashboard against a real Prometheus that scrapes a coordinator.
 
-usage: dashboard.py COORDINATOR_ADDRESS DASHBOARD_JSON FOLDER
+usage: dashboard.py COORDINATOR_ADDRESS DASHBOARD_JSON FOLDER TOKEN_FILE
 Starts `prometheus` (Debian's) on a free loopback port with FOLDER as storage, waits until it has scraped twice,
 fills in the dashboard's variables, and asks for each query. Exit code 0 where every query returned data.
 """
@@ -22,10 +22,12 @@ def query(base: str, expr: str) -> list:
 
 def main() -> None:
     coordinator, dashboard, folder = sys.argv[1], json.load(open(sys.argv[2])), pathlib.Path(sys.argv[3])
+    token = pathlib.Path(sys.argv[4])
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 1s}\n"
-        f"scrape_configs: [{{job_name: qlora, honor_labels: true, static_configs: [{{targets: ['{coordinator}']}}]}}]\n"
+        f"scrape_configs: [{{job_name: qlora, honor_labels: true, authorization: {{credentials_file: '{token}'}},"
+        f" static_configs: [{{targets: ['{coordinator}']}}]}}]\n"
     )
     base = f"http://127.0.0.1:{free_port()}"
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"]

@@ -177,14 +177,26 @@ impl World {
 
     /// A client of the coordinator at `address`.
     pub fn client_of(&self, address: &str) -> Client {
-        Client::new(address, None).expect("an address")
+        Client::new(address, self.unfound(address).as_deref()).expect("an address")
+    }
+
+    /// The token that this coordinator has made.
+    pub fn token(&self) -> String {
+        fs::read_to_string(self.path("state/token")).expect("a token").trim().to_owned()
+    }
+
+    /// The token's file, where the way to the coordinator is not its own address, under which the token is found.
+    fn unfound(&self, address: &str) -> Option<PathBuf> {
+        (address != self.address).then(|| self.path("state/token"))
     }
 
     fn start_worker(&self, address: &str, name: &str, state: &Path, args: &[&str]) -> Program {
         let state = state.to_string_lossy().into_owned();
         let device = device();
         let own = ["--coordinator", address, "--name", name, "--state-dir", &state, "--device", &device];
-        let all: Vec<&str> = own.iter().chain(args).copied().collect();
+        let token = self.unfound(address).map(|file| file.to_string_lossy().into_owned());
+        let token = token.iter().flat_map(|file| ["--token-file", file]);
+        let all: Vec<&str> = own.into_iter().chain(token).chain(args.iter().copied()).collect();
         let log = format!("{name}-{}.log", self.workers);
         let env = [("RAYON_NUM_THREADS".to_owned(), "1".to_owned())];
         let env: Vec<_> = env.into_iter().chain(self.env.clone()).collect();

@@ -22,7 +22,8 @@ pub struct AgentArgs {
     #[arg(long, global = true, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
     pub coordinator: String,
 
-    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself.
+    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not needed where the same
+    /// user runs the coordinator on this machine.
     #[arg(long, global = true, env = "QLORA_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
 

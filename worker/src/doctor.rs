@@ -145,35 +145,31 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
 fn reach(args: &AgentArgs) -> Check {
     let address = &args.coordinator;
     let check = |ok, optional, text: String| Check { name: "coordinator", ok, optional, text };
-    let answer = match ask(args) {
+    let (answer, token_help) = match ask(args) {
         Ok(answer) => answer,
         Err(e) => return check(false, false, e),
     };
-    let has_token = args.token_file.is_some() || std::env::var_os("QLORA_TOKEN").is_some_and(|t| !t.is_empty());
     match answer {
-        Ok(_) if has_token => check(true, true, format!("{address} answers and takes the token")),
-        Ok(_) => check(true, true, format!("{address} answers and asks for no token")),
-        Err(status) if status.code() == Code::Unauthenticated && has_token => {
-            check(false, false, format!("{address} refuses the token; copy the coordinator's token file"))
-        }
+        Ok(()) => check(true, true, format!("{address} answers and takes the token")),
         Err(status) if status.code() == Code::Unauthenticated => {
-            check(false, false, format!("{address} asks for a token; give --token-file FILE or set QLORA_TOKEN"))
+            check(false, false, format!("{address}: {}; {token_help}", status.message()))
         }
         Err(status) => check(false, true, format!("{address}: {}", root_cause(&status))),
     }
 }
 
-/// The answer to a call that only reads, or what kept it from being sent.
-fn ask(args: &AgentArgs) -> Result<Result<(), Status>, String> {
+/// The answer to a call that only reads and the way out where the token is refused, or what kept it from being sent.
+fn ask(args: &AgentArgs) -> Result<(Result<(), Status>, &'static str), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         let client = Client::new(&args.coordinator, args.token_file.as_deref());
         let mut client = client.map_err(|e| format!("{e}; {}", e.help()))?;
         let call = client.workers.list_workers(ListWorkersRequest {});
-        Ok(match tokio::time::timeout(PATIENCE, call).await {
+        let answer = match tokio::time::timeout(PATIENCE, call).await {
             Ok(answer) => answer.map(drop),
             Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", PATIENCE.as_secs()))),
-        })
+        };
+        Ok((answer, client.token_help()))
     })
 }
 

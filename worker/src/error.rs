@@ -16,6 +16,8 @@ pub enum WorkerError {
     Connect(#[from] qlora_client::ConnectError),
     #[error("error[Q0403]: the coordinator refuses: {message}\n  help: {help}")]
     Refused { message: String, help: &'static str },
+    #[error("error[Q0404]: the coordinator refuses: {message}\n  help: {help}")]
+    Token { message: String, help: &'static str },
     #[error("error[Q0408]: no folder for state is known\n  help: give --state-dir DIR")]
     NoStateFolder,
     #[error(
@@ -50,7 +52,7 @@ impl WorkerError {
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
             Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,
             Self::Unreachable { .. } => 4,
-            Self::Refused { .. } | Self::StateInUse { .. } => 5,
+            Self::Refused { .. } | Self::Token { .. } | Self::StateInUse { .. } => 5,
             _ => 1,
         })
     }

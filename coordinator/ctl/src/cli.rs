@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    artifacts, cancel, completions, config, data, eval, explain, jobs, logs, metrics, plan, quickstart, show, submit,
-    watch, workers,
+    artifacts, cancel, completions, config, data, eval, explain, jobs, logs, metrics, page, plan, quickstart, show,
+    submit, watch, workers,
 };
 
 /// Submits fine-tuning jobs and follows them.
@@ -28,7 +28,8 @@ pub struct Global {
     #[arg(long, global = true, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
     pub coordinator: String,
 
-    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself.
+    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not needed where you run
+    /// the coordinator as the same user on this machine.
     #[arg(long, global = true, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
@@ -67,6 +68,8 @@ pub enum Command {
     /// What jobs have made.
     #[command(subcommand)]
     Artifacts(artifacts::Artifacts),
+    /// Print a link that opens the coordinator's page in a browser.
+    Page(page::Page),
     /// Predict the memory of a configuration; needs no coordinator.
     Plan(plan::Plan),
     /// Say why a job waits, or what an error code means.

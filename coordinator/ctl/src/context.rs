@@ -22,8 +22,14 @@ impl Context {
 
     /// Turns the status of a failed call into an error with its way out.
     pub fn fault(&self) -> impl Fn(tonic::Status) -> CtlError {
-        let address = self.global.coordinator.clone();
-        move |status| CtlError::from_status(&status, &address)
+        let Global { coordinator: address, token_file, .. } = self.global.clone();
+        move |status| match status.code() {
+            tonic::Code::Unauthenticated => match Client::new(&address, token_file.as_deref()) {
+                Ok(client) => CtlError::Token { message: status.message().to_owned(), help: client.token_help() },
+                Err(fault) => fault.into(),
+            },
+            _ => CtlError::from_status(&status, &address),
+        }
     }
 
     /// Whether progress may be drawn: on a terminal, and unless `--quiet` or `--json` was given.

@@ -44,6 +44,8 @@ pub enum CtlError {
     /// The reader of stdout is gone, as after `| head -1`: it has what it wanted.
     #[error("nobody reads the output")]
     OutputClosed,
+    #[error("{message}")]
+    Token { message: String, help: &'static str },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error("`{key}` ({place}): there is no file {path}")]
@@ -94,7 +96,6 @@ impl CtlError {
             Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
                 Self::Unreachable { address: address.into(), fault: root_cause(status) }
             }
-            Code::Unauthenticated => refused("give --token-file FILE or set QLORA_TOKEN", Exit::Refused),
             Code::NotFound => refused("qlora-ctl jobs lists what there is", Exit::Refused),
             Code::InvalidArgument => refused("fix what the message names and try again", Exit::BadInput),
             _ => refused("", Exit::Refused),
@@ -110,9 +111,10 @@ impl CtlError {
             Self::NoModel { .. } => "Q0302",
             Self::DoesNotFit(_) => "Q0301",
             Self::Unreachable { .. } => "Q0401",
-            Self::Trouble { .. } => "Q0404",
+            Self::Trouble { .. } => "Q0410",
             Self::Connect(_) => "Q0402",
             Self::Refused { .. } => "Q0403",
+            Self::Token { .. } => "Q0404",
             Self::JobFailed { .. } => "Q0501",
             Self::JobCancelled { .. } => "Q0503",
             Self::TimedOut { .. } => "Q0504",
@@ -130,12 +132,12 @@ impl CtlError {
                 "try again; the coordinator's log and disk show what is wrong, and nothing that it acknowledged is lost"
                     .into()
             }
-            Self::Connect(fault) => fault.help().into(),
+            Self::Connect(fault) => fault.help(),
             Self::NoInput { key: "data.eval", .. } => {
                 "fix the path or remove the key; --set data.eval=null removes it".into()
             }
             Self::NoInput { .. } => "fix the path".into(),
-            Self::Refused { help, .. } => (*help).into(),
+            Self::Refused { help, .. } | Self::Token { help, .. } => (*help).into(),
             Self::Data { help, .. }
             | Self::NoModel { help, .. }
             | Self::Process { help, .. }
@@ -158,6 +160,7 @@ impl CtlError {
             Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
             Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
+            Self::Token { .. } => Exit::Refused,
             Self::Io { .. } | Self::NoInput { .. } => Exit::BadInput,
             Self::Transfer(TransferError::Refused(_)) => Exit::Refused,
             Self::Transfer(_) | Self::Process { .. } | Self::JobFailed { .. } => Exit::JobFailed,

@@ -25,6 +25,10 @@
     if (document.hidden) return;
     try {
       const answer = await fetch(location.href, { cache: "no-store" });
+      if (answer.status === 401) {
+        status.textContent = "the coordinator asks for its token: run qlora-ctl page";
+        return;
+      }
       if (!answer.ok) throw new Error(answer.status);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       const next = fresh.getElementById("main");

@@ -41,6 +41,18 @@ pub fn not_found(what: impl std::fmt::Display) -> Response {
     (StatusCode::NOT_FOUND, layout::page("not found", &maud::html! { p { (text) } })).into_response()
 }
 
+/// A page for who has not been let in yet.
+pub fn no_entry() -> maud::Markup {
+    layout::page(
+        "no access",
+        &maud::html! {
+            h1 { "This page asks for a token" }
+            p { "On the coordinator's machine, as the user who runs it: " code { "qlora-ctl page" } " prints a link that opens it." }
+            p { "Elsewhere: " code { "qlora-ctl page --coordinator ADDR --token-file FILE" } ", with a copy of the file " code { "token" } " from the coordinator's state folder." }
+        },
+    )
+}
+
 async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
     let read = services.driver.read(|engine| {
         // What a job waits for stands in the place of its reason.

@@ -5,6 +5,7 @@
 mod archive;
 mod connection;
 pub mod console;
+mod credentials;
 pub mod retry;
 pub mod transfer;
 

@@ -36,7 +36,9 @@ fn python_submits_and_follows_with_generated_stubs() {
     let mut world = World::new(&[]);
     let _worker = world.worker("a", &[]);
     let proto = repository().join("proto");
-    let said = passes(&python("submit_and_follow.py", &[&world.address, &proto.to_string_lossy()]));
+    let token = world.path("state/token");
+    let said =
+        passes(&python("submit_and_follow.py", &[&world.address, &proto.to_string_lossy(), &token.to_string_lossy()]));
     assert!(said.contains("JOB_STATE_SUCCEEDED"), "{said}");
 }
 
@@ -50,13 +52,14 @@ fn every_query_of_the_dashboard_returns_data_from_a_real_prometheus() {
     let folder = world.path("prometheus");
     std::fs::create_dir_all(&folder).expect("a folder");
     let dashboard = repository().join("deploy/grafana/qlora.json");
-    let args = [world.address.as_str(), &dashboard.to_string_lossy(), &folder.to_string_lossy()];
+    let token = world.path("state/token").to_string_lossy().into_owned();
+    let args = [world.address.as_str(), &dashboard.to_string_lossy(), &folder.to_string_lossy(), &token];
     // A dispatch while Prometheus looks: rates need a change.
     let proto = repository().join("proto");
     let scraped = std::thread::scope(|scope| {
         let scraped = scope.spawn(|| python("dashboard.py", &args));
         let _other = world_worker(&world);
-        passes(&python("submit_and_follow.py", &[&world.address, &proto.to_string_lossy()]));
+        passes(&python("submit_and_follow.py", &[&world.address, &proto.to_string_lossy(), &token]));
         // Rates need dispatches between two scrapes, whenever Prometheus comes to make them.
         while !scraped.is_finished() {
             let job = world.submit(&config, &["--set", "training.max_steps=2"]);

@@ -9,7 +9,8 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("qlora-proto", &[]),
     ("qlora-telemetry", &[]),
-    ("qlora-client", &["qlora-proto", "qlora-telemetry"]),
+    ("qlora-access", &[]),
+    ("qlora-client", &["qlora-access", "qlora-proto", "qlora-telemetry"]),
     ("qlora-config", &[]),
     ("qlora-engine", &[]),
     ("qlora-store", &["qlora-engine"]),
@@ -19,7 +20,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qlora-trainer", &["qlora-kernels", "qlora-data", "qlora-planner", "qlora-config"]),
     (
         "qlora-coordinator",
-        &["qlora-engine", "qlora-store", "qlora-proto", "qlora-telemetry", "qlora-config", "qlora-planner"],
+        &[
+            "qlora-access",
+            "qlora-engine",
+            "qlora-store",
+            "qlora-proto",
+            "qlora-telemetry",
+            "qlora-config",
+            "qlora-planner",
+        ],
     ),
     ("qlora-ctl", &["qlora-proto", "qlora-client", "qlora-telemetry", "qlora-config", "qlora-planner", "qlora-data"]),
     (

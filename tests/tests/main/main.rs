@@ -3,6 +3,7 @@
 mod configs;
 mod data;
 mod docs;
+mod doors;
 mod durability;
 mod faults;
 mod fencing;

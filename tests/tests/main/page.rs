@@ -9,8 +9,11 @@ use qlora_tests::World;
 /// Sends a request and gives status, head and body.
 fn http(world: &World, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String, Vec<u8>) {
     let mut stream = TcpStream::connect(&world.address).expect("a connection");
-    let own =
-        format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: 0\r\n", world.address);
+    let own = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\nContent-Length: 0\r\n",
+        world.address,
+        world.token()
+    );
     let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     stream.write_all(format!("{own}{more}\r\n").as_bytes()).expect("a request");
     let mut answer = Vec::new();

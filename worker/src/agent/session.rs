@@ -73,6 +73,8 @@ pub struct Session {
     backoff: Backoff,
     /// When the first connection has to have come about.
     patient_until: Option<Instant>,
+    /// Since when the coordinator refuses its token.
+    refused_since: Option<Instant>,
     attempt: Option<Attempt>,
     draining: bool,
     /// When it leaves whatever the coordinator has heard by then.
@@ -112,6 +114,7 @@ impl Session {
             not_before: Instant::now(),
             backoff: Backoff::default(),
             patient_until: Some(Instant::now() + PATIENCE),
+            refused_since: None,
             attempt: None,
             draining: false,
             leave_at: None,
@@ -161,6 +164,7 @@ impl Session {
                 self.current.set(answer.session);
                 self.registered = true;
                 self.patient_until = None;
+                self.refused_since = None;
                 self.renew(sent, answer.lease_ms);
                 tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
                 Ok(())
@@ -207,10 +211,18 @@ impl Session {
     }
 
     /// An error where trying to register again is of no use.
-    fn judge(&self, status: &Status) -> Result<(), WorkerError> {
+    fn judge(&mut self, status: &Status) -> Result<(), WorkerError> {
+        let no_token = status.code() == Code::Unauthenticated;
+        self.refused_since = no_token.then(|| self.refused_since.unwrap_or_else(Instant::now));
+        let hopeless = self.refused_since.is_some_and(|since| since.elapsed() > PATIENCE);
         let refused = |help| Err(WorkerError::Refused { message: status.message().to_owned(), help });
         match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => refused("give --token-file FILE or set QLORA_TOKEN"),
+            // A coordinator of this machine may be about to leave its token.
+            Code::Unauthenticated if self.client.may_find_token() && !hopeless => Ok(()),
+            Code::Unauthenticated => {
+                Err(WorkerError::Token { message: status.message().to_owned(), help: self.client.token_help() })
+            }
+            Code::PermissionDenied => refused("call the coordinator by another address, or let it allow this one"),
             Code::AlreadyExists => refused("give --name NAME"),
             Code::InvalidArgument | Code::Unimplemented => {
                 refused("use the same version of qlora-worker and qlora-coordinator")

@@ -10,6 +10,7 @@ pub mod explain;
 pub mod jobs;
 pub mod logs;
 pub mod metrics;
+pub mod page;
 pub mod plan;
 pub mod programs;
 pub mod quickstart;
@@ -56,6 +57,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CtlEr
         Command::Workers(command) => command.run(context).await,
         Command::Artifacts(command) => command.run(context).await,
         Command::Plan(command) => command.run(context).await,
+        Command::Page(command) => command.run(context).await,
         Command::Explain(command) => command.run(context).await,
         Command::Config(command) => command.run(context).await,
         Command::Data(command) => command.run(context).await,

@@ -93,10 +93,15 @@ impl Programs {
     }
 }
 
+/// Where the coordinator of this quickstart keeps its token: the person's own QLORA_TOKEN is for another one.
+pub fn token_file(folder: &Path) -> PathBuf {
+    folder.join("coordinator/token")
+}
+
 fn start_worker(folder: &Path, address: &str) -> Result<Child, CtlError> {
     let mut worker = background("qlora-worker", folder, "worker.log")?;
     worker.args(["--coordinator", address, "--device", "cpu", "--name", "quickstart"]);
-    worker.arg("--state-dir").arg(folder.join("worker")).env_remove("QLORA_TOKEN_FILE");
+    worker.arg("--state-dir").arg(folder.join("worker")).arg("--token-file").arg(token_file(folder));
     worker.spawn().map_err(CtlError::io("qlora-worker"))
 }
 

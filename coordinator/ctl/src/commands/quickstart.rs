@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::artifacts;
-use super::programs::{POLL, Programs, START_PATIENCE, pid, sibling};
+use super::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file};
 use super::submit::{Resolved, submit};
 use super::watch::ended;
 use crate::context::Context;
@@ -125,10 +125,10 @@ impl Quickstart {
         started: Instant,
     ) -> Result<ExitCode, CtlError> {
         let mut global = context.global.clone();
-        (global.coordinator, global.token_file) = (address.to_owned(), None);
+        (global.coordinator, global.token_file) = (address.to_owned(), Some(token_file(folder)));
         let here = Context::new(global);
         let device = wait_for_worker(&here).await?;
-        here.say(format!("3/5 machine  {device}, page at http://{address}/"));
+        here.say(format!("3/5 machine  {device}, page at {}", here.client()?.page()));
         let job = submit(&here, resolved, None).await?;
         let job = match follow(&here, job.id, States::Hidden).await? {
             Ended::Job(job) => job,

@@ -1,0 +1,31 @@
+use std::process::ExitCode;
+
+use clap::Args;
+use qlora_proto::ListWorkersRequest;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::output::{print, print_json};
+
+/// Print a link that opens the coordinator's page in a browser.
+///
+/// The link holds a key for the page alone, which the browser keeps for 30 days. Give the link only to people who may see
+/// every job.
+#[derive(Debug, Args)]
+pub struct Page {}
+
+impl Page {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let mut client = context.client()?;
+        // A link that nobody answers, or with a key that is refused, is of no use.
+        client.workers.list_workers(ListWorkersRequest {}).await.map_err(context.fault())?;
+        let link = client.page();
+        if context.global.json {
+            print_json(&json!({"v": 1, "page": link}))?;
+        } else {
+            print(link)?;
+        }
+        Ok(Exit::Done.into())
+    }
+}

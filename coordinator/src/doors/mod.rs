@@ -1,0 +1,145 @@
+//! Who is let in: every request passes here before any service sees it.
+//!
+//! In this order: the host that the request is addressed to, the page that it comes from, its form where it is a gRPC
+//! call, and its token. `/healthz` and gRPC's health service tell nothing but that the coordinator is there, and are
+//! open to every host and without a token.
+
+mod hosts;
+mod origin;
+mod pass;
+mod refusal;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use qlora_access::Token;
+
+pub use hosts::{Hosts, parse as parse_host};
+pub use pass::page_cookie;
+pub use refusal::Refusal;
+
+use crate::listen::Connection;
+
+/// What the checks need.
+#[derive(Debug)]
+pub struct Doors {
+    hosts: Hosts,
+    token: Token,
+}
+
+impl Doors {
+    pub fn new(hosts: Hosts, token: Token) -> Arc<Self> {
+        Arc::new(Self { hosts, token })
+    }
+
+    /// What the request may do.
+    fn check(&self, request: &Request, local: Option<SocketAddr>) -> Result<Pass, Refusal> {
+        let path = request.uri().path();
+        let open = path == "/healthz" || path.starts_with("/grpc.health.v1.");
+        if !open {
+            self.hosts.check(request, local)?;
+        }
+        origin::check(request)?;
+        let grpc = is_grpc_path(path);
+        if grpc {
+            check_form(request)?;
+        }
+        if open {
+            return Ok(Pass::Open);
+        }
+        pass::check(request, &self.token, grpc)
+    }
+}
+
+/// What lets a request pass.
+#[derive(Debug, PartialEq, Eq)]
+enum Pass {
+    /// It needs nothing.
+    Open,
+    /// The token, or the page's key.
+    Known,
+    /// The page's key in the address: a browser gets it as a cookie, and the address again without it.
+    Enter,
+}
+
+/// The layer in front of all routes.
+pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    match doors.check(&request, connection.as_ref().map(|c| c.local())) {
+        Ok(Pass::Open) => next.run(request).await,
+        Ok(Pass::Known) => {
+            if let Some(connection) = connection {
+                connection.trust();
+            }
+            let page = !is_grpc_path(request.uri().path());
+            let mut response = next.run(request).await;
+            if page {
+                keep_to_itself(&mut response);
+            }
+            response
+        }
+        Ok(Pass::Enter) => enter(&doors.token, request.uri().path()),
+        Err(refusal) => {
+            tracing::debug!(%refusal, "refused");
+            refusal.answer(&request)
+        }
+    }
+}
+
+/// A method of gRPC is `/package.Service/Method`; no page has a dot in the first of two parts.
+fn is_grpc_path(path: &str) -> bool {
+    path.trim_start_matches('/').split_once('/').is_some_and(|(service, _)| service.contains('.'))
+}
+
+/// A page can make a browser post a form or a text, but not speak HTTP/2 without TLS, nor send gRPC's content type
+/// without asking first.
+fn check_form(request: &Request) -> Result<(), Refusal> {
+    if request.version() != Version::HTTP_2 {
+        return Err(Refusal::Version(request.version()));
+    }
+    if request.method() != Method::POST {
+        return Err(Refusal::Method(request.method().clone()));
+    }
+    if !is_grpc_type(request) {
+        return Err(Refusal::ContentType);
+    }
+    Ok(())
+}
+
+/// `application/grpc`, perhaps with the encoding of messages; gRPC-Web is another type.
+fn is_grpc_type(request: &Request) -> bool {
+    let mut types = request.headers().get_all(header::CONTENT_TYPE).iter();
+    let (Some(kind), None) = (types.next(), types.next()) else { return false };
+    let rest = kind.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| rest.is_empty() || matches!(rest[0], b'+' | b';'))
+}
+
+/// Keeps the key out of the address bar, the history and what a page tells others.
+fn enter(token: &Token, path: &str) -> Response {
+    // `//host` would lead to another host.
+    let path = if path.starts_with("//") { "/" } else { path };
+    let headers = [(header::SET_COOKIE, page_cookie(token)), (header::LOCATION, path.to_owned())];
+    let mut response = (StatusCode::SEE_OTHER, headers).into_response();
+    keep_to_itself(&mut response);
+    response
+}
+
+/// Other sites can neither frame nor embed what the page shows.
+fn keep_to_itself(response: &mut Response) {
+    let headers = [
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+}
+
+#[cfg(test)]
+mod tests;

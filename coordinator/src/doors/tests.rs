@@ -1,0 +1,185 @@
+use axum::body::Body;
+
+use super::*;
+
+const SECRET: &str = "a-secret-of-some-length";
+
+fn doors() -> Arc<Doors> {
+    let hosts = Hosts::new("127.0.0.1:7070".parse().expect("an address"), vec!["head".into()], &[]);
+    Doors::new(hosts, token())
+}
+
+fn token() -> Token {
+    Token::parse(SECRET, "test").expect("a token")
+}
+
+fn request(version: Version, method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
+    let builder = Request::builder().version(version).method(method).uri(path).header("host", "localhost:7070");
+    let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+    builder.body(Body::empty()).expect("a request")
+}
+
+fn check(version: Version, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Pass, Refusal> {
+    doors().check(&request(version, method, path, headers), None)
+}
+
+fn page(path: &str, headers: &[(&str, &str)]) -> Result<Pass, Refusal> {
+    check(Version::HTTP_11, "GET", path, headers)
+}
+
+#[test]
+fn a_grpc_call_needs_http_2_post_its_content_type_and_the_token_in_its_header() {
+    let bearer = ("authorization", "Bearer a-secret-of-some-length");
+    let call = |version, method, kind| {
+        check(version, method, "/qlora.v1.JobService/Submit", &[("content-type", kind), bearer])
+    };
+    for kind in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"] {
+        assert_eq!(call(Version::HTTP_2, "POST", kind), Ok(Pass::Known), "{kind}");
+    }
+    for kind in [
+        "text/plain",
+        "application/grpc-web",
+        "application/grpc-web+proto",
+        "application/json",
+        "",
+        "application/grpcx",
+    ] {
+        assert_eq!(call(Version::HTTP_2, "POST", kind), Err(Refusal::ContentType), "{kind}");
+    }
+    for version in [Version::HTTP_11, Version::HTTP_10] {
+        assert_eq!(call(version, "POST", "application/grpc"), Err(Refusal::Version(version)));
+        assert_eq!(call(version, "POST", "text/plain"), Err(Refusal::Version(version)));
+    }
+    for method in ["GET", "PUT", "OPTIONS"] {
+        let refusal = call(Version::HTTP_2, method, "application/grpc").expect_err("a refusal");
+        assert!(matches!(refusal, Refusal::Method(_)), "{method}");
+    }
+    let two = [("content-type", "application/grpc"), ("content-type", "text/plain"), bearer];
+    let refused = check(Version::HTTP_2, "POST", "/qlora.v1.JobService/Submit", &two);
+    assert_eq!(refused, Err(Refusal::ContentType));
+}
+
+#[test]
+fn every_method_of_every_service_needs_the_token_but_health() {
+    let kind = ("content-type", "application/grpc");
+    let key = format!("qlora_{}={}", token().page_key().get(..8).expect("a label"), token().page_key());
+    let right_cookie = ("cookie", key.as_str());
+    for path in [
+        "/qlora.v1.JobService/ListJobs",
+        "/qlora.v1.WorkerService/Register",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.healthy.v1.Health/Check",
+        "/some.other/Method",
+        "//qlora.v1.JobService/ListJobs",
+    ] {
+        let call = |more: &[(&str, &str)]| {
+            let headers: Vec<_> = [kind].into_iter().chain(more.iter().copied()).collect();
+            check(Version::HTTP_2, "POST", path, &headers)
+        };
+        assert_eq!(call(&[]), Err(Refusal::NoToken), "{path}");
+        assert_eq!(call(&[right_cookie]), Err(Refusal::NoToken), "{path}: a cookie opens the page only");
+        for wrong in ["Bearer wrong", "Bearer ", "Bearer a-secret-of-some-lengtH", "Bearer a-secret-of-some-length x"] {
+            assert_eq!(call(&[("authorization", wrong)]), Err(Refusal::WrongToken), "{path} {wrong}");
+        }
+        assert_eq!(call(&[("authorization", SECRET)]), Err(Refusal::NoToken), "{path}");
+        assert_eq!(call(&[("authorization", "bearer a-secret-of-some-length")]), Ok(Pass::Known), "{path}");
+        let in_address = format!("{path}?token={SECRET}");
+        assert_eq!(check(Version::HTTP_2, "POST", &in_address, &[kind]), Err(Refusal::NoToken), "{path}");
+    }
+    let health = check(Version::HTTP_2, "POST", "/grpc.health.v1.Health/Check", &[kind]);
+    assert_eq!(health, Ok(Pass::Open));
+}
+
+#[test]
+fn methods_are_told_from_pages_by_their_path() {
+    for path in ["/qlora.v1.JobService/Submit", "//qlora.v1.JobService/Submit", "/a.b/", "/a.b/c/d"] {
+        assert!(is_grpc_path(path), "{path}");
+    }
+    for path in
+        ["/", "", "/j/1", "/j/1.5", "/metrics", "/favicon.ico", "/qlora.v1.JobService", "/j/qlora.v1.JobService/Submit"]
+    {
+        assert!(!is_grpc_path(path), "{path}");
+    }
+}
+
+#[test]
+fn health_is_open_to_every_host_but_not_to_pages_of_other_origins() {
+    let foreign = [("x-forwarded-host", "evil.example")];
+    assert_eq!(page("/healthz", &foreign), Ok(Pass::Open));
+    let named = Request::builder().uri("/healthz").header("host", "10.1.2.3").body(Body::empty()).expect("a request");
+    assert_eq!(doors().check(&named, None), Ok(Pass::Open));
+    assert!(matches!(page("/healthz", &[("origin", "http://evil.example")]), Err(Refusal::Origin(_))));
+    assert!(page("/healthz/", &[]).is_err() && page("/healthzz", &[]).is_err());
+}
+
+#[test]
+fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
+    let key = token().page_key();
+    let cookie = page_cookie(&token());
+    let pair = cookie.split(';').next().expect("a pair");
+    for path in ["/", "/j/1", "/metrics"] {
+        assert_eq!(page(path, &[]), Err(Refusal::NoToken), "{path}");
+        assert_eq!(page(path, &[("authorization", "Bearer a-secret-of-some-length")]), Ok(Pass::Known), "{path}");
+        assert_eq!(page(path, &[("cookie", pair)]), Ok(Pass::Known), "{path}");
+        assert_eq!(page(path, &[("cookie", &format!("a=b; {pair}; c=d"))]), Ok(Pass::Known), "{path}");
+        for wrong in [pair.replace('=', "=0"), format!("{}={SECRET}", pair.split('=').next().expect("a name"))] {
+            assert_eq!(page(path, &[("cookie", &wrong)]), Err(Refusal::WrongToken), "{path} {wrong}");
+        }
+        assert_eq!(page(path, &[("cookie", &format!("qlora_00000000={key}"))]), Err(Refusal::NoToken));
+        for given in [key.as_str(), SECRET] {
+            assert_eq!(page(&format!("{path}?token={given}"), &[]), Ok(Pass::Enter), "{path} {given}");
+        }
+        assert_eq!(page(&format!("{path}?token=wrong"), &[("cookie", pair)]), Err(Refusal::WrongToken));
+    }
+    let post = |from: &[(&str, &str)]| {
+        let headers: Vec<_> = [("cookie", pair)].into_iter().chain(from.iter().copied()).collect();
+        check(Version::HTTP_11, "POST", "/j/1/cancel", &headers)
+    };
+    assert_eq!(post(&[]), Err(Refusal::WrongToken), "nothing says that our own page sends it");
+    assert_eq!(post(&[("sec-fetch-site", "none")]), Err(Refusal::WrongToken));
+    assert_eq!(post(&[("origin", "http://localhost:7070")]), Ok(Pass::Known));
+    assert_eq!(post(&[("sec-fetch-site", "same-origin")]), Ok(Pass::Known));
+    assert!(matches!(post(&[("origin", "http://evil.example")]), Err(Refusal::Origin(_))));
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(SECRET));
+}
+
+#[test]
+fn the_key_leaves_the_address_and_leads_to_no_other_host() {
+    for (path, wanted) in [("/", "/"), ("/j/7", "/j/7"), ("//evil.example", "/")] {
+        let response = enter(&token(), path);
+        assert_eq!(response.status(), StatusCode::SEE_OTHER);
+        assert_eq!(response.headers()["location"], wanted);
+        assert_eq!(response.headers()["referrer-policy"], "no-referrer");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
+    let bytes = |response: Response| async {
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+        String::from_utf8(bytes.to_vec()).expect("text")
+    };
+    let call = request(Version::HTTP_2, "POST", "/qlora.v1.JobService/Submit", &[("content-type", "application/grpc")]);
+    let answer = Refusal::WrongToken.answer(&call);
+    assert_eq!((answer.status(), &answer.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from_static("16")));
+    let answer = Refusal::Host("evil.example".into()).answer(&call);
+    assert_eq!(answer.headers()["grpc-status"], "7");
+
+    let browser = request(Version::HTTP_11, "GET", "/", &[("accept", "text/html,*/*")]);
+    let answer = Refusal::NoToken.answer(&browser);
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert!(bytes(answer).await.contains("qlora-ctl page"));
+
+    let program = request(Version::HTTP_11, "GET", "/metrics", &[]);
+    let answer = Refusal::NoToken.answer(&program);
+    assert_eq!(
+        (answer.status(), &answer.headers()["www-authenticate"]),
+        (StatusCode::UNAUTHORIZED, &HeaderValue::from_static("Bearer"))
+    );
+    assert!(bytes(answer).await.contains("--token-file"));
+
+    let text = bytes(Refusal::Host("gpu.example.com:7070\u{1b}[31m".into()).answer(&program)).await;
+    assert!(text.contains("--allow-host gpu.example.com") && !text.contains('\u{1b}'), "{text}");
+    assert_eq!(Refusal::Host("gpu:7070".into()).status(), StatusCode::MISDIRECTED_REQUEST);
+    assert!(Refusal::Host("gpu:7070".into()).to_string().ends_with("--allow-host gpu"));
+}

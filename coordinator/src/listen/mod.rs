@@ -1,0 +1,171 @@
+//! The listener: takes connections, bounds their number and their idle time, and lets go of peers that vanished.
+//!
+//! Whoever has shown the token keeps its connection as long as it lives. Strangers get what is left: where all places
+//! are taken, the stranger that came first makes room for the next one, so that nobody is locked out by connections
+//! that only stand about.
+
+mod connection;
+mod descriptors;
+mod places;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+pub use connection::Connection;
+pub use descriptors::raise as raise_descriptors;
+
+use places::Places;
+
+/// A request's head in HTTP/1.
+const HEAD_BYTES: usize = 64 << 10;
+/// Waits where the system has no descriptor left: nothing tells when there is one again.
+const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
+
+/// What connections may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Connections at a time.
+    pub connections: usize,
+    /// How long a stranger's connection may have no request under way; the head of a request counts as none.
+    pub stranger: Duration,
+    /// The same for one that has shown the token.
+    pub known: Duration,
+    /// An HTTP/2 peer that says nothing is asked this often, and has as long to answer.
+    pub ping: Duration,
+    /// How long a connection may take to end after it was told to.
+    pub farewell: Duration,
+}
+
+impl Bounds {
+    /// Three quarters of the descriptors are for connections, the others for the database, artifacts and logs.
+    pub fn of(descriptors: u64) -> Self {
+        let connections = usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).clamp(16, 16_384);
+        Self {
+            connections,
+            stranger: Duration::from_secs(10),
+            known: Duration::from_secs(300),
+            ping: Duration::from_secs(20),
+            farewell: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Serves until `stop`, then gives calls under way `grace` to end.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    bounds: Bounds,
+    stop: impl Future<Output = ()>,
+    grace: Duration,
+) {
+    let (stopping, told) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut places = Places::new(bounds.connections);
+    let mut stop = pin!(stop);
+    // Accepted, and served as soon as there is a place.
+    let mut waiting = None;
+    loop {
+        while let Some(ended) = connections.try_join_next_with_id() {
+            places.leave(&ended);
+        }
+        if let Some((stream, connection)) = waiting.take_if(|_| places.has_room()) {
+            let held = hold(stream, router.clone(), Arc::clone(&connection), bounds, told.clone());
+            places.take(connections.spawn(held), connection);
+        }
+        if waiting.is_some() {
+            places.make_room();
+        }
+        tokio::select! {
+            () = &mut stop => break,
+            Some(ended) = connections.join_next_with_id() => places.leave(&ended),
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
+                Ok((stream, _)) => waiting = Connection::new(&stream).ok().map(|connection| (stream, connection)),
+                Err(fault) => unaccepted(&fault, &places).await,
+            },
+        }
+    }
+    drop(listener);
+    let _ = stopping.send(true);
+    let _ = timeout(grace, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// A peer that is gone again is none of our business; descriptors that have run out are.
+async fn unaccepted(fault: &std::io::Error, places: &Places) {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    if matches!(fault.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+        return;
+    }
+    tracing::warn!("a connection cannot be accepted: {fault}; a stranger makes room");
+    places.evict();
+    tokio::time::sleep(NO_DESCRIPTOR).await;
+}
+
+/// Serves one connection until it ends, or has been idle for too long, or all are to stop.
+async fn hold(
+    stream: TcpStream,
+    router: Router,
+    connection: Arc<Connection>,
+    bounds: Bounds,
+    mut told: watch::Receiver<bool>,
+) {
+    // Small answers must not wait for the acknowledgement of the one before.
+    if let Err(e) = stream.set_nodelay(true) {
+        tracing::debug!(error = %e, "a connection keeps Nagle's algorithm");
+    }
+    let builder = builder(bounds);
+    let own = connection.clone();
+    let service = service_fn(move |request| answer(router.clone(), own.clone(), request));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stopped = async { drop(told.wait_for(|stop| *stop).await) };
+    let overdue = tokio::select! {
+        ended = &mut serving => {
+            if let Err(e) = ended {
+                tracing::debug!(error = %e, "a connection broke off");
+            }
+            return;
+        }
+        () = connection.overdue(bounds) => true,
+        () = stopped => false,
+    };
+    serving.as_mut().graceful_shutdown();
+    // After a stop, calls under way have until the listener gives up.
+    let patience = if overdue { bounds.farewell } else { Duration::MAX };
+    let _ = timeout(patience, serving).await;
+}
+
+fn builder(bounds: Bounds) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.known).max_buf_size(HEAD_BYTES);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(bounds.ping).keep_alive_timeout(bounds.ping);
+    builder
+}
+
+async fn answer(
+    router: Router,
+    connection: Arc<Connection>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let under_way = connection.begin();
+    request.extensions_mut().insert(connection);
+    let response = TowerToHyperService::new(router).call(request.map(Body::new)).await?;
+    Ok(response.map(|body| Body::new(under_way.until_the_end_of(body))))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! The search for the record of an address that a client calls.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use crate::record::{self, Read};
+use crate::token::Token;
+use crate::{machine, records_folder};
+
+/// What a search finds.
+#[derive(Debug)]
+pub enum Found {
+    Token(Token),
+    /// Only the record of a coordinator that is gone.
+    Stale,
+    Nothing,
+}
+
+/// The records that may belong to an address, looked at anew each time: the coordinator may start after the client.
+#[derive(Debug, Clone, Default)]
+pub struct Search {
+    records: Vec<PathBuf>,
+}
+
+impl Search {
+    /// `host` is a name or an IP address, in brackets or not. Only addresses of this machine have records: a token is
+    /// never sent to another machine unasked, whatever its name resolves to.
+    pub fn new(host: &str, port: u16) -> Self {
+        records_folder().map(|folder| Self::within(&folder, host, port)).unwrap_or_default()
+    }
+
+    fn within(folder: &Path, host: &str, port: u16) -> Self {
+        let ips = listeners(host, &machine::names());
+        Self { records: ips.into_iter().map(|ip| record::path(folder, SocketAddr::new(ip, port))).collect() }
+    }
+
+    pub fn find(&self) -> Found {
+        let mut found = Found::Nothing;
+        for path in &self.records {
+            match record::read(path) {
+                Read::Live(token) => return Found::Token(token),
+                Read::Stale => found = Found::Stale,
+                Read::Missing => {}
+            }
+        }
+        found
+    }
+}
+
+/// The addresses of this machine on which a listener answers who calls `host`.
+fn listeners(host: &str, names: &[String]) -> Vec<IpAddr> {
+    const ALL4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    const ALL6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    const LOOP4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const LOOP6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => vec![ip, if ip.is_ipv4() { LOOP4 } else { LOOP6 }, ALL6],
+        Ok(ip) if !machine::owns(ip) => Vec::new(),
+        Ok(ip) if ip.is_ipv4() => vec![ip, ALL4, ALL6],
+        Ok(ip) => vec![ip, ALL6],
+        Err(_) if host == "localhost" => vec![LOOP4, LOOP6, ALL4, ALL6],
+        Err(_) if names.contains(&host) => vec![ALL4, ALL6],
+        Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+
+    fn found(folder: &Path, host: &str, port: u16) -> Option<String> {
+        match Search::within(folder, host, port).find() {
+            Found::Token(token) => Some(token.secret().to_owned()),
+            Found::Stale | Found::Nothing => None,
+        }
+    }
+
+    fn leave(folder: &Path, address: &str, token: &str) -> Record {
+        let token = Token::parse(token, "test").expect("a token");
+        Record::leave_in(folder, address.parse().expect("an address"), &token).expect("a record")
+    }
+
+    #[test]
+    fn every_way_to_write_a_local_address_finds_its_listener() {
+        let home = tempfile::tempdir().expect("a folder");
+        let folder = home.path();
+        let _records = [
+            leave(folder, "127.0.0.1:1", "v4"),
+            leave(folder, "[::1]:2", "v6"),
+            leave(folder, "0.0.0.0:3", "all4"),
+            leave(folder, "[::]:4", "all6"),
+        ];
+        let cases = [
+            ("127.0.0.1", 1, "v4"),
+            ("localhost", 1, "v4"),
+            ("LOCALHOST.", 1, "v4"),
+            ("0.0.0.0", 1, "v4"),
+            ("[::1]", 2, "v6"),
+            ("::1", 2, "v6"),
+            ("localhost", 2, "v6"),
+            ("127.0.0.1", 3, "all4"),
+            ("localhost", 3, "all4"),
+            ("127.0.0.1", 4, "all6"),
+            ("[::1]", 4, "all6"),
+        ];
+        for (host, port, token) in cases {
+            assert_eq!(found(folder, host, port).as_deref(), Some(token), "{host}:{port}");
+        }
+        for name in machine::names() {
+            assert_eq!(found(folder, &name, 3).as_deref(), Some("all4"), "{name}");
+        }
+    }
+
+    #[test]
+    fn another_port_and_another_machine_find_nothing() {
+        let home = tempfile::tempdir().expect("a folder");
+        let folder = home.path();
+        let _records = [leave(folder, "127.0.0.1:1", "here"), leave(folder, "0.0.0.0:3", "all4")];
+        assert_eq!(found(folder, "127.0.0.1", 2), None);
+        for host in ["192.0.2.1", "example.com", "localhost.example.com", "127.0.0.1.example.com", "[2001:db8::1]"] {
+            assert_eq!(found(folder, host, 3), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_coordinator_that_starts_after_the_search_was_made_is_found() {
+        let home = tempfile::tempdir().expect("a folder");
+        let search = Search::within(home.path(), "127.0.0.1", 1);
+        assert!(matches!(search.find(), Found::Nothing));
+        let record = leave(home.path(), "127.0.0.1:1", "late");
+        assert!(matches!(search.find(), Found::Token(token) if token.is("late")));
+        drop(record);
+        let left = home.path().join("127.0.0.1:1");
+        std::fs::write(&left, "killed\n").expect("what a killed coordinator leaves");
+        assert!(matches!(search.find(), Found::Stale));
+    }
+}

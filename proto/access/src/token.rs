@@ -1,0 +1,233 @@
+//! The token: a secret line of text that gives full access.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+/// Fewer characters than this can be guessed.
+const LEAST_LENGTH: usize = 16;
+/// Bytes of a token that is made here.
+const BYTES: usize = 32;
+/// The token's name in a state folder.
+const FILE: &str = "token";
+/// What the page's key is derived for; another text gives another key.
+const PAGE: &[u8] = b"qlora page 1";
+
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    #[error("the token file {path} cannot be read: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the token in {place} is empty")]
+    Empty { place: String },
+    #[error("the token in {place} holds a space, a control character or one beyond ASCII")]
+    Character { place: String },
+    #[error("the token in {path} has {length} characters; at least {LEAST_LENGTH} are needed")]
+    TooShort { path: PathBuf, length: usize },
+    #[error("every user of this machine can read or change the token file {path} (mode {mode:o})")]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("no token can be made at {path}: {source}")]
+    Make { path: PathBuf, source: std::io::Error },
+}
+
+impl TokenError {
+    /// The way out.
+    pub fn help(&self) -> String {
+        match self {
+            Self::Read { .. } => "give --token-file a file that this user can read".into(),
+            Self::Empty { .. } | Self::Character { .. } => {
+                "write the token on the first line: visible ASCII characters without spaces".into()
+            }
+            Self::TooShort { path, .. } => {
+                format!("write a longer one, such as: openssl rand -hex 32 > {}", path.display())
+            }
+            Self::Exposed { path, .. } => format!(
+                "others may have read it: delete the file and a new token is made at the next start, or keep it with: chmod 600 {}",
+                path.display()
+            ),
+            Self::Make { .. } => "the state folder must be writable and have room".into(),
+        }
+    }
+}
+
+/// The secret. It does not show in debug output.
+#[derive(Clone)]
+pub struct Token(Arc<str>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl Token {
+    /// The first line of `text`; `place` says in errors where the text is from.
+    ///
+    /// # Errors
+    /// The line is empty or cannot be sent in a header.
+    pub fn parse(text: &str, place: &str) -> Result<Self, TokenError> {
+        let line = text.lines().next().unwrap_or_default().trim();
+        if line.is_empty() {
+            return Err(TokenError::Empty { place: place.into() });
+        }
+        if !line.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TokenError::Character { place: place.into() });
+        }
+        Ok(Self(line.into()))
+    }
+
+    /// Reads a token file of a client.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds no token.
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let text = fs::read_to_string(path).map_err(|source| TokenError::Read { path: path.into(), source })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads the token file of a coordinator, which must be hard to guess too.
+    ///
+    /// # Errors
+    /// As [`Self::read`], or the token is short.
+    pub fn read_strong(path: &Path) -> Result<Self, TokenError> {
+        let token = Self::read(path)?;
+        match token.0.len() {
+            LEAST_LENGTH.. => Ok(token),
+            length => Err(TokenError::TooShort { path: path.into(), length }),
+        }
+    }
+
+    /// The token of the state folder `folder`; made where there is none yet. Only one process may hold the folder.
+    ///
+    /// # Errors
+    /// The token cannot be read or written, or everybody can read it.
+    pub fn keep(folder: &Path) -> Result<Self, TokenError> {
+        let path = Self::path(folder);
+        match fs::metadata(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                make(folder, &path).map_err(|source| TokenError::Make { path, source })
+            }
+            Err(source) => Err(TokenError::Read { path, source }),
+            // A group may have been let in on purpose, such as Prometheus's.
+            Ok(found) if found.permissions().mode() & 0o007 != 0 => {
+                Err(TokenError::Exposed { path, mode: found.permissions().mode() & 0o777 })
+            }
+            Ok(_) => Self::read_strong(&path),
+        }
+    }
+
+    /// Where a state folder keeps its token.
+    pub fn path(folder: &Path) -> PathBuf {
+        folder.join(FILE)
+    }
+
+    /// The text to send. Never log it.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+
+    /// Compares in time that does not depend on where the texts differ.
+    pub fn is(&self, given: &str) -> bool {
+        self.0.as_bytes().ct_eq(given.as_bytes()).into()
+    }
+
+    /// A key that opens the page, and does what the page can do. The token cannot be worked out from it, so that a link or
+    /// a cookie that goes astray lets nobody submit jobs or be a worker.
+    pub fn page_key(&self) -> String {
+        // HMAC takes keys of every length.
+        let mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).map(|mac| mac.chain_update(PAGE));
+        mac.map(|mac| hex::encode(mac.finalize().into_bytes())).unwrap_or_default()
+    }
+
+    /// Whether `given` is [`Self::page_key`].
+    pub fn opens_page(&self, given: &str) -> bool {
+        let key = self.page_key();
+        !key.is_empty() && bool::from(key.as_bytes().ct_eq(given.as_bytes()))
+    }
+}
+
+/// Writes a new token under another name, readable by its owner only, and gives it its name when it is complete.
+fn make(folder: &Path, path: &Path) -> std::io::Result<Token> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    let secret = hex::encode(bytes);
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    writeln!(file, "{secret}")?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|e| e.error)?;
+    File::open(folder)?.sync_all()?;
+    Ok(Token(secret.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_once_for_a_folder_and_only_its_owner_can_read_it() {
+        let (one, two) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let made = Token::keep(one.path()).expect("a token");
+        assert_eq!(made.secret().len(), 64);
+        assert!(Token::keep(one.path()).expect("the same token").is(made.secret()));
+        assert!(!Token::keep(two.path()).expect("another token").is(made.secret()));
+        let mode = fs::metadata(one.path().join("token")).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let left: Vec<_> =
+            fs::read_dir(one.path()).expect("a folder").filter_map(|e| Some(e.ok()?.file_name())).collect();
+        assert_eq!(left, ["token"]);
+    }
+
+    #[test]
+    fn a_kept_token_that_all_can_read_or_that_is_short_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        let write = |text: &str, mode: u32| {
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+        };
+        write("a-secret-of-some-length\n", 0o640);
+        assert!(Token::keep(folder.path()).expect("a group may read").is("a-secret-of-some-length"));
+        for mode in [0o644, 0o602, 0o601] {
+            write("a-secret-of-some-length\n", mode);
+            let fault = Token::keep(folder.path()).expect_err("a refusal");
+            assert!(matches!(fault, TokenError::Exposed { .. }) && fault.help().contains("chmod 600"), "{fault}");
+        }
+        write("fifteen-letters\n", 0o600);
+        let fault = Token::keep(folder.path()).expect_err("a refusal");
+        assert!(fault.to_string().contains("15 characters") && fault.help().contains("openssl"), "{fault}");
+        write("", 0o600);
+        assert!(matches!(Token::keep(folder.path()), Err(TokenError::Empty { .. })));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused_by_name() {
+        for text in ["", "\n", "   \nsecond-line-is-no-token"] {
+            assert!(matches!(Token::parse(text, "F"), Err(TokenError::Empty { .. })), "{text:?}");
+        }
+        for text in ["two words of text", "umlaut-ü-of-some-length", "bell-\u{7}-of-some-length"] {
+            let fault = Token::parse(text, "QLORA_TOKEN").expect_err("a refusal");
+            assert!(fault.to_string().contains("QLORA_TOKEN"), "{fault}");
+        }
+        let token = Token::parse(" a+b/c==\r\nmore", "F").expect("a token");
+        assert_eq!(token.secret(), "a+b/c==");
+    }
+
+    #[test]
+    fn a_token_is_only_itself_and_its_page_key_opens_only_the_page() {
+        let token = Token::parse("a-secret-of-some-length", "F").expect("a token");
+        assert!(token.is("a-secret-of-some-length"));
+        for other in ["", "a-secret-of-some-lengt", "a-secret-of-some-lengtH", "a-secret-of-some-length1"] {
+            assert!(!token.is(other) && !token.opens_page(other), "{other}");
+        }
+        let key = token.page_key();
+        assert!(token.opens_page(&key) && !token.is(&key) && !token.opens_page(token.secret()));
+        assert!(!Token::parse("another-secret-of-length", "F").expect("a token").opens_page(&key));
+        assert!(!format!("{token:?}").contains("secret"));
+    }
+}
