@@ -152,7 +152,7 @@ fn reach(args: &AgentArgs) -> Check {
     match answer {
         Ok(()) => check(true, true, format!("{address} answers and takes the token")),
         Err(status) if status.code() == Code::Unauthenticated => {
-            check(false, false, format!("{address}: {}; {token_help}", status.message()))
+            check(false, false, format!("{address}: {}; {token_help}", first(status.message())))
         }
         Err(status) => check(false, true, format!("{address}: {}", root_cause(&status))),
     }
@@ -171,6 +171,11 @@ fn ask(args: &AgentArgs) -> Result<(Result<(), Status>, &'static str), String> {
         };
         Ok((answer, client.token_help()))
     })
+}
+
+/// What a message says before it says what to do.
+fn first(message: &str) -> &str {
+    message.split("; ").next().unwrap_or(message)
 }
 
 /// The innermost reason: "connection refused" rather than "transport error".

@@ -89,7 +89,9 @@ impl Place {
         // A shell that becomes the program is ended with it.
         command.arg("-c").arg(text).current_dir(self.world.folder.path()).env("PATH", path);
         command.env("HOME", self.world.path("home")).env("QLORA_URL", &self.world.address).stdin(Stdio::null());
-        for name in ["QLORA_TOKEN", "QLORA_TOKEN_FILE", "XDG_DATA_HOME", "XDG_CACHE_HOME"] {
+        // Another home than the coordinator's, where its token would be found.
+        command.env("QLORA_TOKEN_FILE", self.world.path("state/token"));
+        for name in ["QLORA_TOKEN", "XDG_DATA_HOME", "XDG_CACHE_HOME"] {
             command.env_remove(name);
         }
         command

@@ -181,7 +181,9 @@ fn a_token_of_a_coordinator_that_is_gone_is_sent_to_nobody() {
     assert!(gone.code == 4 && gone.stderr.contains("Q0401"), "{}", gone.stderr);
     // Another user takes the address.
     let (state, data) = (world.path("other-state"), world.path("other-data"));
-    let other = coordinator(&world.address, &state, |command| drop(command.env("XDG_DATA_HOME", &data)));
+    let other = coordinator(&world.address, &state, |command| {
+        command.env("XDG_DATA_HOME", &data);
+    });
     let told = world.ctl(&["jobs"]);
     assert_eq!(told.code, 5, "{}", told.stderr);
     assert!(told.stderr.contains("brings no token") && told.stderr.contains("is gone"), "{}", told.stderr);
@@ -200,7 +202,7 @@ fn a_worker_finds_the_token_of_a_coordinator_that_starts_after_it_and_of_one_wit
     let connected = |world: &World| {
         wait_until("the worker", || {
             let answer = world.ctl(&["workers", "--json"]);
-            answer.json().iter().any(|w| w["name"] == "a" && w["connected"] == true).then_some(())
+            answer.json().iter().any(|w| w["worker"] == "a" && w["connected"] == true).then_some(())
         });
     };
     connected(&world);

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use qlora_client::Client;
 use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
 use qlora_proto::*;
 use qlora_tests::{Program, Proxy, World, binary, wait_until};
@@ -133,7 +134,8 @@ async fn a_coordinator_whose_log_nobody_reads_goes_on() {
         .spawn()
         .expect("a coordinator");
     let address = wait_until("an address", || std::fs::read_to_string(&address).ok().filter(|t| !t.is_empty()));
-    let mut jobs = world.client_of(&address).jobs;
+    let client = Client::new(&address, Some(&state.join("token"))).expect("an address");
+    let mut jobs = client.jobs;
     // Each is told in the log; a pipe holds 64 KiB.
     for i in 0..3_000 {
         let name = format!("{i} {}", "x".repeat(100));

@@ -297,7 +297,7 @@ fn tokenised_rows_are_found_again_and_a_damaged_file_is_made_anew() {
 #[test]
 fn the_scaling_of_an_adapter_is_written_down() {
     let place = Place::new();
-    let run = place.run("rs", &["lora.rslora=true", "training.max_steps=1"], None);
+    let run = place.run("rs", &["lora.rslora=true", "training.max_steps=1", "training.warmup_steps=0"], None);
     execute(&run, None).0.expect("a run");
     let text = fs::read_to_string(run.output.join("adapter/adapter_config.json")).expect("a configuration");
     let config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -307,7 +307,7 @@ fn the_scaling_of_an_adapter_is_written_down() {
 #[test]
 fn an_adapter_of_another_model_of_the_same_shape_is_refused() {
     let place = Place::new();
-    let run = place.run("own", &["training.max_steps=1"], None);
+    let run = place.run("own", &["training.max_steps=1", "training.warmup_steps=0"], None);
     execute(&run, None).0.expect("a run");
     let weights = place.model.join("model.safetensors");
     let mut tensors = candle_core::safetensors::load(&weights, &candle_core::Device::Cpu).expect("weights");
