@@ -151,3 +151,14 @@ fn answers_of_weight_0_are_not_trained_on() {
         assert_eq!(parts(&row(1, 1)), [first, second], "{source}");
     }
 }
+
+#[test]
+fn a_template_that_does_not_end_is_given_up() {
+    for source in [
+        "{% for i in range(10000) %}{% for j in range(10000) %}{% for k in range(10000) %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% for i in range(100) %}{{ f(n + 1) if n < 20 }}{% endfor %}{% endmacro %}{{ f(0) }}",
+    ] {
+        let fault = rendered(source).expect_err(source);
+        assert!(matches!(fault, TemplateError::Endless), "{fault}");
+    }
+}

@@ -11,6 +11,7 @@ use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 use super::{Cache, ModelError, hub, package};
+use crate::platform;
 
 /// Hears how far a download is.
 pub trait Progress {
@@ -19,6 +20,8 @@ pub trait Progress {
     fn note(&self, text: &str);
 }
 
+/// Bytes of a file whose size nobody has told.
+const LARGEST_UNKNOWN: u64 = 64 << 20;
 /// Times that a broken download is taken up again.
 const RETRIES: u32 = 5;
 
@@ -49,6 +52,7 @@ pub(super) fn file(wanted: &Wanted<'_>, path: &Path, progress: &dyn Progress) ->
         return Ok(());
     }
     let partial = partial_of(path);
+    has_room(wanted, &partial)?;
     progress.start(wanted.what, wanted.bytes);
     let mut tries = 0;
     while let Err(fault) = go_on(wanted, &partial, progress) {
@@ -65,6 +69,22 @@ pub(super) fn file(wanted: &Wanted<'_>, path: &Path, progress: &dyn Progress) ->
         verify(&partial, sha256)?;
     }
     fs::rename(&partial, path).map_err(ModelError::io(path))
+}
+
+/// Whether the disk holds what is still to come.
+fn has_room(wanted: &Wanted<'_>, partial: &Path) -> Result<(), ModelError> {
+    let folder = partial.parent().unwrap_or(Path::new("."));
+    let (free, have) = (platform::disk_free(folder), fs::metadata(partial).map_or(0, |meta| meta.len()));
+    let missing = wanted.bytes.saturating_sub(have);
+    if free == 0 || missing <= free {
+        return Ok(());
+    }
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    Err(ModelError::Fetch {
+        what: wanted.what.into(),
+        fault: format!("{:.1} GiB are missing and {} has {:.1} free", gib(missing), folder.display(), gib(free)),
+        help: "make room, or set QLORA_MODEL_DIR to a folder on a larger disk".into(),
+    })
 }
 
 fn partial_of(path: &Path) -> PathBuf {
@@ -114,16 +134,27 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
         file.set_len(0).map_err(Fault::again)?;
         position = 0;
     }
-    copy(&mut response.into_body().into_reader(), &mut file, position, progress)?;
+    let most = if wanted.bytes > 0 { wanted.bytes } else { LARGEST_UNKNOWN };
+    copy(&mut response.into_body().into_reader(), &mut file, (position, most), progress)?;
     file.sync_all().map_err(Fault::again)
 }
 
-fn copy(from: &mut impl Read, to: &mut File, mut position: u64, progress: &dyn Progress) -> Result<(), Fault> {
+/// Copies from `position` on, and no more than `most` bytes in all: whoever sends more sends something else.
+fn copy(
+    from: &mut impl Read,
+    to: &mut File,
+    (mut position, most): (u64, u64),
+    progress: &dyn Progress,
+) -> Result<(), Fault> {
     let mut buffer = vec![0u8; 256 * 1024];
     loop {
         let n = from.read(&mut buffer).map_err(Fault::again)?;
         if n == 0 {
             return Ok(());
+        }
+        if position + n as u64 > most {
+            let text = format!("the server sends more than the {most} bytes that it announced");
+            return Err(Fault { text, is_final: true });
         }
         to.write_all(&buffer[..n]).map_err(|e| Fault { text: e.to_string(), is_final: true })?;
         position += n as u64;
@@ -169,5 +200,40 @@ pub(super) fn gguf(cache: &Cache, entry: &CatalogueEntry, progress: &dyn Progres
             Ok(path)
         }
         (Err(e), None) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Progress for Nobody {
+        fn start(&self, _: &str, _: u64) {}
+
+        fn at(&self, _: u64) {}
+
+        fn note(&self, _: &str) {}
+    }
+
+    #[test]
+    fn no_more_is_taken_than_was_announced() {
+        for (announced, is_taken) in [(10, true), (11, true), (9, false), (0, false)] {
+            let mut file = tempfile::tempfile().expect("a file");
+            let taken = copy(&mut &[7u8; 10][..], &mut file, (0, announced), &Nobody);
+            assert_eq!(taken.is_ok(), is_taken, "{announced}");
+            assert!(file.metadata().expect("a size").len() <= announced);
+        }
+    }
+
+    #[test]
+    fn what_the_disk_does_not_hold_is_not_begun() {
+        let home = tempfile::tempdir().expect("a folder");
+        let wanted = |bytes| Wanted { what: "x", url: "", bytes, sha256: None, token: None };
+        let partial = home.path().join("x.partial");
+        assert!(has_room(&wanted(1), &partial).is_ok());
+        let refused = has_room(&wanted(u64::MAX / 2), &partial);
+        assert!(platform::disk_free(home.path()) == 0 || refused.is_err(), "{refused:?}");
     }
 }

@@ -33,6 +33,10 @@ const CHATML_TOOLS: &str = include_str!("../../templates/chatml_tools.jinja");
 /// The date that templates of Llama write where they are given none.
 const DATE: Date = Date::constant(2024, 7, 26);
 
+/// Steps of the template engine for one conversation: a thousand times what a long one takes. A template comes with a
+/// model or a job, and one that does not end would hold the process for ever.
+const FUEL: u64 = 20_000_000;
+
 /// Texts of the special tokens that templates refer to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
@@ -98,6 +102,17 @@ pub enum TemplateError {
     Unclear { index: usize },
     #[error("`{0}` is no date; write one as 2024-07-26")]
     Date(String),
+    #[error(
+        "the chat template takes more than {FUEL} steps for one conversation: it does not end, or loops over too much"
+    )]
+    Endless,
+}
+
+impl TemplateError {
+    /// What rendering came to.
+    fn rendering(fault: Error) -> Self {
+        if fault.kind() == ErrorKind::OutOfFuel { Self::Endless } else { Self::Refused(fault) }
+    }
 }
 
 impl ChatTemplate {
@@ -128,6 +143,7 @@ impl ChatTemplate {
     /// One does not compile.
     pub fn of(templates: &Templates, special: SpecialTokens) -> Result<Self, TemplateError> {
         let mut env = Environment::new();
+        env.set_fuel(Some(FUEL));
         let mut syntax = SyntaxConfig::builder();
         syntax.trim_blocks(true).lstrip_blocks(true);
         env.set_syntax(syntax.build().map_err(TemplateError::Syntax)?);

@@ -94,7 +94,7 @@ impl<'t> Stage<'t> {
                 bos_token => self.template.special.bos.as_str(),
                 eos_token => self.template.special.eos.as_str(),
             })
-            .map_err(TemplateError::Refused)
+            .map_err(TemplateError::rendering)
     }
 
     /// `messages` as the template renders them; none where it refuses them, as a part of a conversation may be.
