@@ -20,12 +20,18 @@ use crate::error::CallError;
 /// The longest that an answer is held; below every lease, so that holding renews it.
 const LONGEST_HOLD: Duration = Duration::from_secs(20);
 
+/// Letters of a worker's name; it stands in every list.
+const LONGEST_NAME: usize = 128;
+
 #[tonic::async_trait]
 impl<S: JobStore> WorkerService for Services<S> {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
         let request = request.into_inner();
         if request.name.is_empty() || request.instance.is_empty() {
             return Err(Status::invalid_argument("a worker has a name and an instance"));
+        }
+        if request.name.chars().count() > LONGEST_NAME {
+            return Err(Status::invalid_argument(format!("a worker's name has {LONGEST_NAME} letters at the most")));
         }
         let platform = request.platform.ok_or_else(|| Status::invalid_argument("the worker's platform is missing"))?;
         let event = Event::Register {

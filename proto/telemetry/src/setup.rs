@@ -69,8 +69,8 @@ pub fn start(program: Program, logs: Logs, scrape: bool) -> Result<Guard, SetupE
     let (meter, registry) = meter(resource, scrape)?;
     let level = if logs == Logs::Info { "info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let (lines, written) = stderr::start();
     let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let (lines, written) = stderr::start(colours);
     let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(colours).with_target(false);
     let printed = layer.with_filter(filter);
     let exported = tracer.as_ref().map(|provider| {

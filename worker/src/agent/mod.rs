@@ -18,6 +18,7 @@ mod vitals;
 
 pub use process::KEEP_MEMORY;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let program = Program { name: "qlora-worker", version: env!("CARGO_PKG_VERSION") };
         let _telemetry = qlora_telemetry::start(program, Logs::Info, false)?;
         let identity = Identity::take(&args)?;
+        forget_ended_attempts(&identity.folder);
         let platforms = platform::offers(args.device.as_deref(), &args.label, &identity.folder)?;
         let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
         let peers = peers::Peers { host: args.peer_address, port: args.peer_port };
@@ -50,6 +52,16 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
     // A download that was given up may still be at work on a thread; nobody is to wait for it.
     runtime.shutdown_background();
     ended
+}
+
+/// Removes what attempts left that ended with their worker: nobody goes on with it, and checkpoints are large.
+fn forget_ended_attempts(state: &Path) {
+    let jobs = state.join("jobs");
+    if let Err(e) = std::fs::remove_dir_all(&jobs)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("{} cannot be removed: {e}", jobs.display());
+    }
 }
 
 /// Serves with every device of `platforms` as a worker of its own; one that breaks does not end the others.

@@ -7,6 +7,7 @@ mod writes;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -42,7 +43,8 @@ impl SqliteStore {
     /// The folder cannot be written, another process uses it, or the database is damaged.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         let fault = |source| StoreError::Folder { path: folder.into(), source };
-        fs::create_dir_all(folder).map_err(fault)?;
+        // It holds what people submit, and the token: its owner's alone.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fault)?;
         let lock = File::create(folder.join("lock")).map_err(fault)?;
         if !FileExt::try_lock_exclusive(&lock).map_err(fault)? {
             return Err(StoreError::InUse { path: folder.into() });

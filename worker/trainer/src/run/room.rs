@@ -1,6 +1,7 @@
 //! A disk without room is waited out: it is no fault of the run, and what was trained is worth more than a while.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::report::{Event, Reporter, Wish};
@@ -17,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Those of `write`; also that there is no room, where the run is to stop meanwhile.
 pub(super) fn with_room(
     reporter: &mut dyn Reporter,
-    wait: Duration,
+    (place, wait): (&Path, Duration),
     mut write: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     loop {
@@ -25,7 +26,8 @@ pub(super) fn with_room(
             Err(fault) if is_full_disk(&fault) => fault,
             ended => return ended,
         };
-        let text = format!("no room on the worker's disk: {full}; trying again in {} s", wait.as_secs());
+        let (place, seconds) = (place.display(), wait.as_secs());
+        let text = format!("no room on the worker's disk for {place}: {full}; trying again in {seconds} s");
         reporter.report(Event::Note { text })?;
         let mut waited = Duration::ZERO;
         while waited < wait {
@@ -71,13 +73,13 @@ mod tests {
     }
 
     fn full() -> Error {
-        Error::Io { path: "/state/checkpoint".into(), source: ErrorKind::StorageFull.into() }
+        Error::Io { path: "elsewhere".into(), source: ErrorKind::StorageFull.into() }
     }
 
     #[test]
     fn what_has_no_room_is_tried_until_it_has_and_told_with_its_path() {
         let (mut listener, mut tries) = (Listener::default(), 0);
-        let done = with_room(&mut listener, Duration::from_millis(1), || {
+        let done = with_room(&mut listener, (Path::new("/state/checkpoint"), Duration::from_millis(1)), || {
             tries += 1;
             if tries < 3 { Err(full()) } else { Ok(()) }
         });
@@ -89,9 +91,9 @@ mod tests {
     #[test]
     fn a_run_that_is_to_stop_waits_no_more_and_other_faults_are_not_waited_for() {
         let mut listener = Listener { stops: true, ..Listener::default() };
-        assert!(with_room(&mut listener, WAIT, || Err(full())).is_err());
+        assert!(with_room(&mut listener, (Path::new("x"), WAIT), || Err(full())).is_err());
         let mut tries = 0;
-        let other = with_room(&mut listener, WAIT, || {
+        let other = with_room(&mut listener, (Path::new("x"), WAIT), || {
             tries += 1;
             Err(Error::Stopped)
         });

@@ -51,7 +51,9 @@ impl Session<'_> {
         let (adapters, optimizer) = (&self.trainer.adapters, &self.trainer.optimizer);
         let name = self.public_name();
         let (best, base) = (self.best.adapters.as_ref(), self.base(name.as_deref()));
-        with_room(reporter, room::WAIT, || checkpoint::save(&folder, manifest(), adapters, optimizer, best, base))?;
+        with_room(reporter, (&folder, room::WAIT), || {
+            checkpoint::save(&folder, manifest(), adapters, optimizer, best, base)
+        })?;
         reporter.report(Event::Checkpoint { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 
@@ -92,7 +94,7 @@ impl Session<'_> {
         let base = self.base(name.as_deref());
         let data = &self.run.config().data;
         let record = TemplateRecord { template: data.template.clone(), template_date: data.template_date.clone() };
-        with_room(reporter, room::WAIT, || {
+        with_room(reporter, (&folder, room::WAIT), || {
             adapter::save(&self.trainer.adapters, base, &folder)?;
             record.save(&folder)
         })?;
