@@ -110,9 +110,9 @@ impl Handle {
         self.shared.events.subscribe()
     }
 
-    /// Is notified when `session` should synchronise.
-    pub fn waiter(&self, session: SessionId) -> Arc<Notify> {
-        self.shared.waiters().entry(session).or_default().clone()
+    /// Is notified when `session` should synchronise; none where nobody has that session.
+    pub fn waiter(&self, session: SessionId) -> Option<Arc<Notify>> {
+        self.shared.waiters().get(&session).cloned()
     }
 }
 
@@ -315,10 +315,7 @@ impl<S: JobStore> Driver<S> {
                 self.artifacts.release(&digest);
             }
         }
-        if batch.answers.iter().any(|answer| matches!(answer.response, Response::Registered { .. })) {
-            // Whoever registers may have had a session before, of which nobody hears any more.
-            self.shared.waiters().retain(|&session, _| self.engine.worker_of(session).is_some());
-        }
+        self.keep_waiters(batch.answers.iter().map(|answer| &answer.response));
         for Answer { reply, response, .. } in batch.answers {
             if let Some(reply) = reply {
                 let _ = reply.send(Ok(response));
@@ -361,6 +358,7 @@ impl<S: JobStore> Driver<S> {
             return None;
         }
         self.engine.settled();
+        self.keep_waiters([&response].into_iter());
         self.wake(&alone.wakes);
         for write in alone.writes {
             if let Write::Journal(entry) = write {
@@ -370,6 +368,18 @@ impl<S: JobStore> Driver<S> {
         let above = self.unwritten.len().saturating_sub(UNWRITTEN);
         self.unwritten.drain(..above);
         Some(response)
+    }
+
+    /// Gives every new session something to be notified by, before it is told of itself; those that are over lose theirs.
+    fn keep_waiters<'a>(&self, responses: impl Iterator<Item = &'a Response>) {
+        let mut registered = responses.filter_map(|response| match response {
+            Response::Registered { session } => Some(*session),
+            _ => None,
+        });
+        let Some(first) = registered.next() else { return };
+        let mut waiters = self.shared.waiters();
+        waiters.retain(|&session, _| self.engine.worker_of(session).is_some());
+        waiters.extend(registered.chain([first]).map(|session| (session, Arc::default())));
     }
 
     fn wake(&self, sessions: &[SessionId]) {

@@ -356,7 +356,7 @@ async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
     spec.needs.workers = 2;
     driver.event(Event::Submit { spec }).await.expect("a job");
     // Both have been told of the job; what they are told from now on comes of what fails.
-    let waiters = [a, b].map(|session| driver.waiter(session));
+    let waiters = [a, b].map(|session| driver.waiter(session).expect("a session"));
     for waiter in &waiters {
         let _ = tokio::time::timeout(Duration::ZERO, waiter.notified()).await;
     }

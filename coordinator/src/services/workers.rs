@@ -54,10 +54,8 @@ impl<S: JobStore> WorkerService for Services<S> {
             .min(LONGEST_HOLD)
             .min(Duration::from_millis(u64::from(lease_ms) / 2));
         let until = Instant::now() + hold;
-        if !self.driver.read(move |engine| engine.worker_of(session).is_some()).await? {
-            return Err(CallError::Refused(domain::Refusal::StaleSession(session)).into());
-        }
-        let waiter = self.driver.waiter(session);
+        let stale = CallError::Refused(domain::Refusal::StaleSession(session));
+        let waiter = self.driver.waiter(session).ok_or(stale)?;
         let mut left = Left { driver: self.driver.clone(), session, armed: true };
         loop {
             let woken = waiter.notified();

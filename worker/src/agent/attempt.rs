@@ -14,7 +14,7 @@ use super::current::Current;
 use super::lease::Lease;
 use super::outbox::{Outbox, Sender};
 use super::peers::Peers;
-use super::process::{Judgement, Process};
+use super::process::{ExitStatus, Process};
 use super::progress::{Tracker, line};
 use super::upload::{Saved, Uploader};
 use super::vitals::Vitals;
@@ -53,7 +53,7 @@ pub struct Contact {
 }
 
 impl Attempt {
-    pub fn start(contact: Contact, state: PathBuf, manners: Manners, assignment: Assignment) -> Self {
+    pub fn start(contact: Contact, state: PathBuf, options: Options, assignment: Assignment) -> Self {
         let (stop, stopping) = watch::channel(None);
         let token = assignment.token;
         let span = tracing::info_span!("attempt", job = assignment.job, token);
@@ -69,7 +69,7 @@ impl Attempt {
             session: contact.session,
             leases: contact.leases,
             assignment,
-            manners,
+            options,
             stopping,
             outbox: Arc::default(),
             vitals: Vitals::new(),
@@ -102,7 +102,7 @@ pub(super) struct Stopping {
 
 /// How an attempt is carried out on this worker.
 #[derive(Debug, Clone)]
-pub struct Manners {
+pub struct Options {
     /// A training process that says nothing for longer is ended.
     pub patience: Option<Duration>,
     pub peers: Peers,
@@ -150,7 +150,7 @@ pub(super) struct Worker {
     /// Tokenised rows of earlier attempts.
     pub tokens: PathBuf,
     pub assignment: Assignment,
-    pub manners: Manners,
+    pub options: Options,
     pub stopping: watch::Receiver<Option<Stopping>>,
     pub outbox: Arc<Outbox>,
     vitals: Vitals,
@@ -161,14 +161,14 @@ impl Worker {
         let token = self.assignment.token;
         let sender = Sender { session: self.session.clone(), token };
         let delivery = tokio::spawn(self.outbox.clone().deliver(self.client.clone(), sender));
-        let judgement = match self.assignment.kind() {
-            JobKind::Noop => Judgement { outcome: Outcome::Succeeded, message: String::new() },
+        let status = match self.assignment.kind() {
+            JobKind::Noop => ExitStatus { outcome: Outcome::Succeeded, message: String::new() },
             _ => self
                 .train()
                 .await
-                .unwrap_or_else(|fault| Judgement { outcome: self.outcome(&fault), message: fault.to_string() }),
+                .unwrap_or_else(|fault| ExitStatus { outcome: self.outcome(&fault), message: fault.to_string() }),
         };
-        let ending = self.finish(judgement).await;
+        let ending = self.finish(status).await;
         delivery.abort();
         let _ = tokio::fs::remove_dir_all(&self.folder).await;
         ending
@@ -182,13 +182,13 @@ impl Worker {
         }
     }
 
-    async fn train(&mut self) -> Result<Judgement, Fault> {
+    async fn train(&mut self) -> Result<ExitStatus, Fault> {
         let mut stopping = self.stopping.clone();
         let spec = tokio::select! {
             spec = self.prepare_with_room() => spec?,
             () = told_to_stop(&mut stopping) => return Err(Fault::Stopped("stopped before it began".into())),
         };
-        let mut process = Process::start(&spec, self.manners.gpu.as_deref()).map_err(self.io(&spec))?;
+        let mut process = Process::start(&spec, self.options.gpu.as_deref()).map_err(self.io(&spec))?;
         let (saved, uploads) = mpsc::unbounded_channel();
         let uploader = Uploader {
             client: self.client.clone(),
@@ -201,20 +201,20 @@ impl Worker {
         let last = self.follow(&mut process, saved).await;
         let hung = matches!(last, Last::Nothing);
         let nothing_to_save = matches!(last, Last::NothingToSave);
-        let mut judgement = process.judge(last.line()).await;
+        let mut status = process.judge(last.line()).await;
         if hung {
-            judgement.message = hung_for(self.manners.patience.unwrap_or_default());
+            status.message = hung_for(self.options.patience.unwrap_or_default());
         }
-        if let Some(stopping) = self.stopping.borrow().as_ref().filter(|_| judgement.outcome == Outcome::Failed) {
+        if let Some(stopping) = self.stopping.borrow().as_ref().filter(|_| status.outcome == Outcome::Failed) {
             // It was ended because it had nothing to save, did not stop in time, or was not to save.
             let outcome = if nothing_to_save && self.assignment.size < 2 { Outcome::Stopped } else { Outcome::Lost };
-            judgement = Judgement { outcome, message: stopping.reason.clone() };
+            status = ExitStatus { outcome, message: stopping.reason.clone() };
         }
         // What the child saved is worth keeping even where it failed.
         match uploader.await {
-            Ok(Ok(())) => Ok(judgement),
-            Ok(Err(e)) if judgement.outcome == Outcome::Succeeded => Err(e.into()),
-            _ => Ok(judgement),
+            Ok(Ok(())) => Ok(status),
+            Ok(Err(e)) if status.outcome == Outcome::Succeeded => Err(e.into()),
+            _ => Ok(status),
         }
     }
 
@@ -250,7 +250,7 @@ impl Worker {
         leases.mark_changed();
         let mut heard = tokio::time::Instant::now();
         loop {
-            let patience = self.manners.patience.filter(|_| !tracker.waits_for_others());
+            let patience = self.options.patience.filter(|_| !tracker.waits_for_others());
             let silent_for_too_long = patience.map(|patience| heard + patience);
             let received = tokio::select! {
                 received = process.next() => match received {
@@ -325,10 +325,10 @@ impl Worker {
     }
 
     /// Tells the coordinator how the attempt ended, trying until it knows.
-    async fn finish(&mut self, judgement: Judgement) -> Ending {
-        if judgement.outcome != Outcome::Succeeded && !judgement.message.is_empty() {
-            tracing::warn!(outcome = ?judgement.outcome, "{}", judgement.message);
-            self.outbox.log(line("error", judgement.message.clone()));
+    async fn finish(&mut self, ended: ExitStatus) -> Ending {
+        if ended.outcome != Outcome::Succeeded && !ended.message.is_empty() {
+            tracing::warn!(outcome = ?ended.outcome, "{}", ended.message);
+            self.outbox.log(line("error", ended.message.clone()));
         }
         if !self.outbox.flush().await {
             return Ending::Refused;
@@ -338,8 +338,8 @@ impl Worker {
             let request = FinishRequest {
                 session: self.session.get(),
                 token: self.assignment.token,
-                outcome: judgement.outcome.into(),
-                message: judgement.message.clone(),
+                outcome: ended.outcome.into(),
+                message: ended.message.clone(),
             };
             let Err(status) = self.client.workers.finish(request).await else { return Ending::Told };
             match judge(&status) {

@@ -45,8 +45,8 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
         let peers = peers::Peers { host: args.peer_address, port: args.peer_port };
         let allowed = Allowed::of(&args.allow_models, &args.coordinator);
-        let manners = session::Manners { once: args.once, patience: args.patience, peers, allowed };
-        serve(client, identity, platforms, manners).await?;
+        let options = session::Options { once: args.once, patience: args.patience, peers, allowed };
+        serve(client, identity, platforms, options).await?;
         Ok(ExitCode::SUCCESS)
     });
     // A download that was given up may still be at work on a thread; nobody is to wait for it.
@@ -72,14 +72,14 @@ async fn serve(
     client: Client,
     identity: Identity,
     platforms: Vec<Platform>,
-    manners: session::Manners,
+    options: session::Options,
 ) -> Result<(), WorkerError> {
     let (identity, several) = (Arc::new(identity), platforms.len() > 1);
     let mut workers = JoinSet::new();
     for (i, platform) in platforms.into_iter().enumerate() {
         let name = if several { format!("{}-{i}", identity.name) } else { identity.name.clone() };
-        let manners = session::Manners { peers: manners.peers.of_worker(i), ..manners.clone() };
-        let session = session::Session::new(client.clone(), name, identity.clone(), platform, manners);
+        let options = session::Options { peers: options.peers.of_worker(i), ..options.clone() };
+        let session = session::Session::new(client.clone(), name, identity.clone(), platform, options);
         workers.spawn(session.run());
     }
     let mut fault = Ok(());

@@ -68,7 +68,7 @@ fn on_the_way_to(coordinator: &str) -> Option<IpAddr> {
 impl Worker {
     /// Says where the others find this one, until the coordinator knows.
     pub(super) fn offer(&self, listening: Listening) {
-        let addresses = self.manners.peers.addresses(&self.client.address, listening.port);
+        let addresses = self.options.peers.addresses(&self.client.address, listening.port);
         self.outbox.log(line("info", format!("the other workers find the first at {}", addresses.join(", "))));
         let offer = WireMeeting { addresses, secret: listening.secret.to_vec() };
         let request = MeetRequest { offer: Some(offer), ..self.meet_request() };

@@ -36,7 +36,7 @@ impl Worker {
     /// Its place among those that train together.
     fn seat(&self) -> Option<Seat> {
         let (rank, size) = (self.assignment.rank as usize, self.assignment.size as usize);
-        (size > 1).then_some(Seat { rank, size, port: self.manners.peers.port })
+        (size > 1).then_some(Seat { rank, size, port: self.options.peers.port })
     }
 
     async fn training(&self) -> Result<Task, Fault> {
@@ -90,7 +90,7 @@ impl Worker {
 
     /// The model's path; fetched here when it is missing.
     async fn model(&mut self, name: String) -> Result<PathBuf, Fault> {
-        self.manners.allowed.check(&name)?;
+        self.options.allowed.check(&name)?;
         let told = Told { outbox: self.outbox.clone() };
         let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
         match fetch.await {

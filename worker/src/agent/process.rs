@@ -33,7 +33,7 @@ pub struct Process {
 }
 
 /// How a child ended.
-pub struct Judgement {
+pub struct ExitStatus {
     pub outcome: Outcome,
     pub message: String,
 }
@@ -113,12 +113,12 @@ impl Process {
     }
 
     /// Waits for the end; `last` is the final line, where the child came to write one.
-    pub async fn judge(mut self, last: Option<Line>) -> Judgement {
+    pub async fn judge(mut self, last: Option<Line>) -> ExitStatus {
         drop(self.stdin.take());
         let status = self.child.wait().await;
         match last {
-            Some(Line::Ended { blame: None, .. }) => Judgement { outcome: Outcome::Succeeded, message: String::new() },
-            Some(Line::Ended { stopped: true, message, .. }) => Judgement { outcome: Outcome::Stopped, message },
+            Some(Line::Ended { blame: None, .. }) => ExitStatus { outcome: Outcome::Succeeded, message: String::new() },
+            Some(Line::Ended { stopped: true, message, .. }) => ExitStatus { outcome: Outcome::Stopped, message },
             Some(Line::Ended { blame: Some(blame), message, .. }) => {
                 let outcome = match blame {
                     Blame::Input => Outcome::BadInput,
@@ -126,7 +126,7 @@ impl Process {
                     Blame::Attempt => Outcome::Failed,
                     Blame::Peer => Outcome::PeerLost,
                 };
-                Judgement { outcome, message }
+                ExitStatus { outcome, message }
             }
             _ => {
                 let words = self.last_words.await.unwrap_or_default().join(" | ");
@@ -135,9 +135,9 @@ impl Process {
                 let kill = signal == Some(Signal::KILL.as_raw()) && !self.killed;
                 if kill && out_of_memory_kills() > self.ooms_before {
                     let message = "the system ended the training process because memory ran out; qlora-ctl plan says what would fit";
-                    return Judgement { outcome: Outcome::OutOfMemory, message: message.into() };
+                    return ExitStatus { outcome: Outcome::OutOfMemory, message: message.into() };
                 }
-                Judgement {
+                ExitStatus {
                     outcome: Outcome::Failed,
                     message: format!("the training process ended with {how} {words}").trim_end().to_owned(),
                 }

@@ -39,7 +39,7 @@ const GPU_PATIENCE: u64 = 1800;
 
 /// How a person wants the worker to be.
 #[derive(Debug, Clone)]
-pub struct Manners {
+pub struct Options {
     /// Ends after one attempt.
     pub once: bool,
     /// Seconds that a training process may say nothing; 0 is for ever.
@@ -48,7 +48,7 @@ pub struct Manners {
     pub allowed: Allowed,
 }
 
-impl Manners {
+impl Options {
     fn patience(&self, class: DeviceClass) -> Option<Duration> {
         let usual = if class == DeviceClass::Cpu { 0 } else { GPU_PATIENCE };
         Some(self.patience.unwrap_or(usual)).filter(|&seconds| seconds > 0).map(Duration::from_secs)
@@ -61,7 +61,7 @@ pub struct Session {
     name: String,
     identity: Arc<Identity>,
     platform: Platform,
-    manners: Manners,
+    options: Options,
     current: Current,
     /// None until it has registered.
     lease: Option<Lease>,
@@ -100,13 +100,13 @@ enum Turn {
 }
 
 impl Session {
-    pub fn new(client: Client, name: String, identity: Arc<Identity>, platform: Platform, manners: Manners) -> Self {
+    pub fn new(client: Client, name: String, identity: Arc<Identity>, platform: Platform, options: Options) -> Self {
         Self {
             client,
             name,
             identity,
             platform,
-            manners,
+            options,
             current: Current::default(),
             lease: None,
             leases: watch::channel(None).0,
@@ -132,7 +132,7 @@ impl Session {
                 Turn::Synchronized(sent, answer) => self.take_answer(sent, answer),
                 Turn::AttemptEnded(ending) => {
                     self.attempt = None;
-                    if self.draining || (self.manners.once && ending == Ending::Told) {
+                    if self.draining || (self.options.once && ending == Ending::Told) {
                         return Ok(());
                     }
                     // The job goes to another machine; this one would only fail the next.
@@ -315,10 +315,10 @@ impl Session {
     fn start(&mut self, assignment: Assignment) {
         if self.attempt.is_none() && !self.draining {
             tracing::info!(job = assignment.job, attempt = assignment.token, "starting");
-            let manners = attempt::Manners {
-                patience: self.manners.patience(self.platform.device_class()),
-                peers: self.manners.peers.clone(),
-                allowed: self.manners.allowed.clone(),
+            let options = attempt::Options {
+                patience: self.options.patience(self.platform.device_class()),
+                peers: self.options.peers.clone(),
+                allowed: self.options.allowed.clone(),
                 gpu: Some(self.platform.device_id.clone()).filter(|id| !id.is_empty()),
             };
             let state = self.identity.folder.clone();
@@ -327,7 +327,7 @@ impl Session {
                 session: self.current.clone(),
                 leases: self.leases.subscribe(),
             };
-            self.attempt = Some(Attempt::start(contact, state, manners, assignment));
+            self.attempt = Some(Attempt::start(contact, state, options, assignment));
         }
     }
 

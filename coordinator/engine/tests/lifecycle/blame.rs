@@ -1,0 +1,91 @@
+//! Whose fault a failure is: the job's, the worker's, or nobody's.
+
+use qlora_engine::*;
+
+use crate::world::*;
+
+#[test]
+fn a_job_that_loses_workers_and_saves_nothing_is_held_and_then_fails() {
+    let lose = |world: &mut World, i: u64, saves: bool| {
+        let session = world.register(&format!("w{i}"), "1");
+        let (_, token) = world.start(session);
+        if saves {
+            let artifact =
+                Artifact { kind: "checkpoint".into(), name: "c".into(), digest: "d".into(), size: 1, step: i };
+            world.handle(Event::Commit { session, token, artifact });
+        }
+        world.now = Now::both(world.now.steady.0 + LEASE);
+        world.handle(Event::Tick);
+    };
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    for (i, wait) in [0, 100, 200].into_iter().enumerate() {
+        lose(&mut world, i as u64, false);
+        assert_eq!(*world.state(job), JobState::Queued { not_before: world.now.steady.plus(wait) });
+        world.now = Now::both(world.now.steady.0 + wait);
+    }
+    lose(&mut world, 3, false);
+    let JobState::Failed { reason, .. } = world.state(job) else { panic!("{:?}", world.state(job)) };
+    assert!(reason.contains("4 workers were lost one after another"), "{reason}");
+
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    for i in 0..12 {
+        lose(&mut world, i, true);
+        assert_eq!(*world.state(job), JobState::Queued { not_before: world.now.steady }, "it saves before each loss");
+    }
+}
+
+#[test]
+fn a_job_that_failed_on_one_worker_waits_for_another_that_fits_and_not_for_ever() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let (bad, good) = (world.register("bad", "1"), world.register("good", "2"));
+    let (_, token) = world.start(bad);
+    world.finish(token, Outcome::Failed);
+    world.now = Now::both(100);
+    assert_eq!(world.sync(bad, None), Response::Wanted(Wanted::Nothing), "the other one comes first");
+    let (again, token) = world.start(good);
+    assert_eq!(again, job);
+    world.finish(token, Outcome::Failed);
+    world.now = Now::both(500);
+    assert_eq!(world.start(bad).0, job, "it has failed on both");
+
+    let mut world = World::new();
+    let (bad, good) = (world.register("bad", "1"), world.register("good", "2"));
+    let long = world.submit(spec("long", None));
+    assert_eq!(world.start(good).0, long);
+    let job = world.submit(spec("x", None));
+    let (_, token) = world.start(bad);
+    world.finish(token, Outcome::Failed);
+    let from = |ms: u64| Now::both(100 + ms);
+    for ms in (0..limits().elsewhere).step_by(500) {
+        world.now = from(ms);
+        world.sync(good, world.engine.worker_of(good).and_then(|w| w.assigned));
+        assert_eq!(world.sync(bad, None), Response::Wanted(Wanted::Nothing));
+        assert!(world.engine.next_deadline(world.now.steady).is_some());
+    }
+    world.now = from(limits().elsewhere);
+    assert_eq!(world.start(bad).0, job, "the other one is busy for too long");
+}
+
+#[test]
+fn a_worker_on_which_jobs_fail_that_succeed_elsewhere_is_set_aside_until_it_registers_again() {
+    let mut world = World::new();
+    let (bad, good) = (world.register("bad", "1"), world.register("good", "2"));
+    for _ in 0..3 {
+        world.submit(spec("x", None));
+        let (_, token) = world.start(bad);
+        world.finish(token, Outcome::Failed);
+        world.now = Now::both(world.now.steady.0 + 100);
+        let (_, token) = world.start(good);
+        world.finish(token, Outcome::Succeeded);
+    }
+    let job = world.submit(spec("x", None));
+    assert_eq!(world.sync(bad, None), Response::Wanted(Wanted::Nothing));
+    let worker = world.engine.worker_of(bad).expect("a worker");
+    let verdict = verdict(&Needs::default(), worker);
+    assert!(!verdict.fits && verdict.reason.starts_with("3 jobs failed on bad and succeeded elsewhere"), "{verdict:?}");
+    let again = world.register("bad", "1");
+    assert_eq!(world.start(again).0, job);
+}

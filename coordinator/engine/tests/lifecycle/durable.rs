@@ -1,0 +1,48 @@
+//! What an engine gives up where storing fails, and what it never gives again.
+
+use qlora_engine::*;
+
+use crate::world::*;
+
+#[test]
+fn a_batch_that_could_not_be_stored_leaves_no_trace_but_the_sessions() {
+    let mut world = World::new();
+    let held = world.submit(spec("held", None));
+    let (a, b) = (world.register("a", "1"), world.register("b", "2"));
+    let (_, token) = world.start(a);
+    world.engine.settled();
+
+    let key = world.submit(spec("unstored", Some("k")));
+    let (_, unstored) = world.start(b);
+    world.finish(token, Outcome::Failed);
+    let c = world.register("c", "3");
+    world.engine.take_back(world.now);
+
+    assert!(world.engine.job(key).is_none(), "a job that was never stored is there");
+    assert!(matches!(world.state(held), JobState::Running { token: now, .. } if *now == token));
+    assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::GoOn));
+    // What was given out and not stored is nobody's, and whoever began on it stops.
+    let stop = world.sync(b, Some(unstored));
+    assert!(matches!(stop, Response::Wanted(Wanted::Stop { at_once: true, .. })), "{stop:?}");
+    assert_eq!(world.sync(c, None), Response::Wanted(Wanted::Nothing));
+    // The key is free, the number is given again, the token is not.
+    assert_eq!(world.submit(spec("again", Some("k"))), key);
+    let (_, later) = world.start(b);
+    assert!(later > unstored, "{later} was given before");
+    assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
+}
+
+#[test]
+fn what_an_unreadable_job_had_is_never_given_again() {
+    let mut world = World::new();
+    let reserved = Reserved { job: JobId(7), token: Token(40), keys: vec![("k".into(), JobId(5))] };
+    world.engine.reserve(reserved);
+    assert_eq!(
+        world.handle(Event::Submit { spec: spec("x", Some("k")) }),
+        Response::Refused(Refusal::KeyReused(JobId(5)))
+    );
+    assert_eq!(world.submit(spec("x", None)), JobId(8));
+    let a = world.register("a", "1");
+    let (job, token) = world.start(a);
+    assert_eq!((job, token.number()), (JobId(8), 41));
+}

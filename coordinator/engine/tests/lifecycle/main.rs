@@ -1,0 +1,10 @@
+//! The life of jobs and workers, event by event: each test takes the expected answers and effects.
+
+mod blame;
+mod durable;
+mod groups;
+mod histories;
+mod jobs;
+mod leases;
+mod sessions;
+mod world;

@@ -1,0 +1,119 @@
+//! Who a worker is, and who may speak for an attempt.
+
+use qlora_engine::*;
+
+use crate::world::*;
+
+#[test]
+fn a_restarted_worker_gives_its_job_back_at_once() {
+    let mut world = World::new();
+    world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    let (_, first) = world.start(a);
+    let again = world.register("a", "1");
+    let (_, second) = world.start(again);
+    assert!(second > first);
+}
+
+#[test]
+fn a_second_worker_of_the_same_name_is_refused_while_the_first_is_there() {
+    let mut world = World::new();
+    world.register("a", "1");
+    let event = register("a", "2", None);
+    assert_eq!(world.handle(event.clone()), Response::Refused(Refusal::NameTaken { name: "a".into() }));
+    world.now = Now::both(LEASE);
+    world.handle(Event::Tick);
+    assert!(matches!(world.handle(event), Response::Registered { .. }));
+}
+
+#[test]
+fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    let (_, token) = world.start(a);
+    let jobs = world.engine.jobs().cloned().collect();
+    let mut world = World { engine: Engine::new(limits(), jobs, Now::both(5000), [8; 32]), now: Now::both(5000) };
+    assert_eq!(world.sync(a, Some(token)), Response::Refused(Refusal::StaleSession(a)));
+    let event = register("a", "1", Some(token));
+    let Response::Registered { session } = world.handle(event) else { panic!("not registered") };
+    assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
+    assert!(matches!(world.state(job), JobState::Succeeded { .. }));
+}
+
+/// Every event that a worker sends of an attempt, by `session`.
+fn words_of(session: SessionId, token: Token) -> [Event; 4] {
+    let artifact = Artifact { kind: "checkpoint".into(), name: "c".into(), digest: "d".into(), size: 1, step: 1 };
+    let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1] };
+    [
+        Event::Report { session, token, batch: 1, progress: None },
+        Event::Commit { session, token, artifact },
+        Event::Offer { session, token, meeting },
+        Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new() },
+    ]
+}
+
+#[test]
+fn only_the_worker_of_an_attempt_speaks_for_it() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let (a, b) = (world.register("a", "1"), world.register("b", "2"));
+    let (_, token) = world.start(a);
+    let before = world.engine.job(job).cloned();
+    for event in words_of(b, token) {
+        assert_eq!(world.handle(event), Response::Refused(Refusal::NotYours(token)));
+    }
+    let nobody = SessionId(a.0 ^ 1);
+    for event in words_of(nobody, token) {
+        assert_eq!(world.handle(event), Response::Refused(Refusal::StaleSession(nobody)));
+    }
+    // The number of the attempt is known to everyone; the token is not.
+    let guessed = Token(token.0 ^ 1);
+    for event in words_of(a, guessed) {
+        assert_eq!(world.handle(event), Response::Refused(Refusal::StaleToken(guessed)));
+    }
+    assert_eq!(world.engine.job(job).cloned(), before);
+    for event in words_of(a, token) {
+        assert!(!matches!(world.handle(event), Response::Refused(_)));
+    }
+    assert!(matches!(world.state(job), JobState::Succeeded { .. }));
+}
+
+#[test]
+fn tokens_grow_and_neither_they_nor_sessions_repeat_under_another_seed() {
+    let given = |seed| {
+        let engine = Engine::new(limits(), Vec::new(), Now::both(0), seed);
+        let mut world = World { engine, now: Now::both(0) };
+        let mut all = Vec::new();
+        for i in 0..20 {
+            world.submit(spec("x", None));
+            let session = world.register(&format!("w{i}"), "1");
+            all.push((session, world.start(session).1));
+        }
+        all
+    };
+    let (one, other) = (given([1; 32]), given([2; 32]));
+    assert!(one.is_sorted_by(|a, b| a.1 < b.1));
+    assert!(one.iter().map(|(_, token)| token.number()).eq(1..=20));
+    for (a, b) in one.iter().zip(&other) {
+        assert!(a.0 != b.0 && a.1 != b.1, "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn a_namesake_does_not_take_a_running_job_after_a_restart_of_the_coordinator() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let a = world.register("a", "1");
+    let (_, token) = world.start(a);
+    let jobs = world.engine.jobs().cloned().collect();
+    let mut world = World { engine: Engine::new(limits(), jobs, Now::both(5000), [8; 32]), now: Now::both(5000) };
+    let register = |instance: &str, running| register("a", instance, running);
+    for running in [None, Some(token)] {
+        assert_eq!(world.handle(register("2", running)), Response::Refused(Refusal::NameTaken { name: "a".into() }));
+    }
+    let Response::Registered { session } = world.handle(register("1", Some(token))) else { panic!("not registered") };
+    assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert!(matches!(world.state(job), JobState::Running { .. }));
+}
