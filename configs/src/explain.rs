@@ -46,10 +46,9 @@ fn wrong(key: &str, actual: &Actual, expected: &str) -> (String, Option<String>)
         (Actual::Str(text), FLAG) if ["no", "off", "n"].contains(&text.to_lowercase().as_str()) => {
             Some("write false".into())
         }
-        (Actual::Unsigned(n), TEXT) => Some(format!("write it in quotes: \"{n}\"")),
-        (Actual::Signed(n), TEXT) => Some(format!("write it in quotes: \"{n}\"")),
-        (Actual::Float(n), TEXT) => Some(format!("write it in quotes: \"{n}\"")),
-        (Actual::Bool(b), TEXT) => Some(format!("write it in quotes: \"{b}\"")),
+        (Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) | Actual::Bool(_), TEXT) => {
+            Some(format!("write it in quotes: \"{}\"", found(actual)))
+        }
         (Actual::Signed(n), WHOLE) if *n < 0 => {
             return (format!("`{key}` is {n}, below 0"), Some("it takes a whole number from 0 on".into()));
         }

@@ -24,6 +24,6 @@ pub use layers::{Layers, ResolvedConfig};
 pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
 pub use schema::{
     Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig, ModelConfig, OptimizerKind,
-    Quantization, ResourceConfig, Schedule, TargetModule, TooLong, TrainingConfig, TrainingSection,
+    Quantization, ResourceConfig, Schedule, TEMPLATE_DATE, TargetModule, TooLong, TrainingConfig, TrainingSection,
 };
 pub use template::template;

@@ -84,8 +84,15 @@ pub struct DataConfig {
 }
 
 /// What templates of Llama write where they are given no date; configurations recorded before the key was there have it.
+pub const TEMPLATE_DATE: &str = "2024-07-26";
+
 fn template_date() -> String {
-    "2024-07-26".into()
+    TEMPLATE_DATE.into()
+}
+
+/// What configurations have that were recorded before the key was there.
+fn checkpoints_to_keep() -> u32 {
+    3
 }
 
 /// Which conversations share a forward pass; attention never crosses from one into another, and none is padded.
@@ -249,6 +256,7 @@ pub struct TrainingSection {
     /// Steps between checkpoints; 0 means only after the last.
     pub checkpoint_every: u64,
     /// Checkpoints that the coordinator keeps of a job, the newest ones; 0 keeps all.
+    #[serde(default = "checkpoints_to_keep")]
     pub checkpoints_to_keep: u32,
     /// Non-finite steps in a row after which the run stops.
     pub max_skipped_steps: u64,

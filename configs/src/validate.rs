@@ -247,19 +247,15 @@ fn held_out(config: &TrainingConfig, faults: &mut Faults) {
     let evaluates = t.eval_every > 0 && t.max_steps.is_none_or(|steps| t.eval_every < steps);
     let asked = [(t.early_stopping > 0, "training.early_stopping"), (t.keep_best, "training.keep_best")];
     for (_, key) in asked.into_iter().filter(|(asked, _)| *asked && config.data.eval.is_some() && !evaluates) {
-        let every = t.eval_every;
         faults.require(
             false,
             key,
-            || match (every, t.max_steps) {
-                (0, _) | (_, None) => {
-                    format!("`{key}` can never act: `training.eval_every: 0` evaluates only before and after the run")
-                }
-                (every, Some(steps)) => {
-                    format!(
-                        "`{key}` can never act: `training.eval_every` is {every}, and the run ends after {steps} steps"
-                    )
-                }
+            || match t.max_steps {
+                Some(steps) if t.eval_every > 0 => format!(
+                    "`{key}` can never act: `training.eval_every` is {}, and the run ends after {steps} steps",
+                    t.eval_every
+                ),
+                _ => format!("`{key}` can never act: `training.eval_every: 0` evaluates only before and after the run"),
             },
             "set `training.eval_every` to a part of the run's steps",
         );

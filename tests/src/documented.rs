@@ -55,8 +55,24 @@ fn texts(repository: &Path, folder: PathBuf, ending: &str, mut files: Vec<PathBu
     files.into_iter().map(read).collect()
 }
 
+/// Holds every documented call of `program` against its own parser, which gives the fault of what it does not take.
+///
+/// # Panics
+/// One is not taken, or none is documented.
+pub fn each_is_taken(program: &str, parse: impl Fn(Vec<String>) -> Option<String>) {
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = crate_folder.ancestors().find(|folder| folder.join("Cargo.lock").exists());
+    let calls = calls_of(repository.expect("the repository"), program);
+    assert!(!calls.is_empty(), "no call of {program} is documented");
+    for (place, args) in calls {
+        let words = std::iter::once(program.to_owned()).chain(args).collect();
+        let fault = parse(words);
+        assert!(fault.is_none(), "{place}: {}", fault.unwrap_or_default());
+    }
+}
+
 /// The arguments of every documented call of `program`, with its place; words such as `JOB` are filled in.
-pub fn calls_of(repository: &Path, program: &str) -> Vec<(String, Vec<String>)> {
+fn calls_of(repository: &Path, program: &str) -> Vec<(String, Vec<String>)> {
     let mut calls = Vec::new();
     for command in documented(repository) {
         for part in command.text.split(['|', ';', '&']) {
@@ -168,7 +184,7 @@ fn spans(file: &str, text: &str) -> Vec<Documented> {
     found
 }
 
-/// The words of a shell's line; variables that are set for the command alone are left out.
+/// The words of a shell's line, without their quotation marks.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None::<char>);
     for c in line.chars() {

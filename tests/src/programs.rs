@@ -153,9 +153,8 @@ impl World {
 
     /// Starts a worker in a state folder of its own.
     pub fn worker(&mut self, name: &str, args: &[&str]) -> Program {
-        self.workers += 1;
-        let state = self.path(&format!("worker-{}", self.workers));
-        self.worker_in(name, &state, args)
+        let address = self.address.clone();
+        self.worker_at(&address, name, args)
     }
 
     /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the processor where that is not set.
@@ -172,12 +171,7 @@ impl World {
 
     /// A client of this coordinator.
     pub fn client(&self) -> Client {
-        self.client_of(&self.address)
-    }
-
-    /// A client of the coordinator at `address`.
-    pub fn client_of(&self, address: &str) -> Client {
-        Client::new(address, self.unfound(address).as_deref()).expect("an address")
+        Client::new(&self.address, None).expect("an address")
     }
 
     /// The token that this coordinator has made.
@@ -185,16 +179,12 @@ impl World {
         fs::read_to_string(self.path("state/token")).expect("a token").trim().to_owned()
     }
 
-    /// The token's file, where the way to the coordinator is not its own address, under which the token is found.
-    fn unfound(&self, address: &str) -> Option<PathBuf> {
-        (address != self.address).then(|| self.path("state/token"))
-    }
-
     fn start_worker(&self, address: &str, name: &str, state: &Path, args: &[&str]) -> Program {
         let state = state.to_string_lossy().into_owned();
         let device = device();
         let own = ["--coordinator", address, "--name", name, "--state-dir", &state, "--device", &device];
-        let token = self.unfound(address).map(|file| file.to_string_lossy().into_owned());
+        // The token is found under the coordinator's own address only.
+        let token = (address != self.address).then(|| self.path("state/token").to_string_lossy().into_owned());
         let token = token.iter().flat_map(|file| ["--token-file", file]);
         let all: Vec<&str> = own.into_iter().chain(token).chain(args.iter().copied()).collect();
         let log = format!("{name}-{}.log", self.workers);

@@ -23,13 +23,12 @@ impl Proxy {
             for inward in listener.incoming().map_while(Result::ok) {
                 let Ok(outward) = TcpStream::connect(&to) else { continue };
                 let (back_from, back_to) = (outward.try_clone(), inward.try_clone());
-                let never = Arc::new(AtomicBool::new(false));
                 std::thread::spawn({
                     let heard = heard.clone();
                     move || pass(inward, outward, &heard)
                 });
                 if let (Ok(from), Ok(to)) = (back_from, back_to) {
-                    std::thread::spawn(move || pass(from, to, &never));
+                    std::thread::spawn(move || pass(from, to, &AtomicBool::new(false)));
                 }
             }
         });

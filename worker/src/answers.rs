@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::console;
 use qlora_config::{Compute, DeviceKind, ModelConfig, Quantization};
 use qlora_proto::words::count;
 use qlora_trainer::score::{Answerer, Scores, Subject};
@@ -92,7 +93,7 @@ fn open(agent: &AgentArgs, args: &SubjectArgs) -> Result<Answerer, WorkerError> 
         max_new_tokens: args.max_new_tokens,
         device: device_kind(agent.device.as_deref()),
     })?;
-    answerer.notes.iter().for_each(|note| eprintln!("warning: {note}"));
+    answerer.notes.iter().for_each(|note| console::note(&format!("warning: {note}")));
     Ok(answerer)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use qlora_client::retry::root_cause;
 use qlora_client::{Client, console};
 use qlora_proto::ListWorkersRequest;
 use serde::Serialize;
@@ -176,15 +177,4 @@ fn ask(args: &AgentArgs) -> Result<(Result<(), Status>, &'static str), String> {
 /// What a message says before it says what to do.
 fn first(message: &str) -> &str {
     message.split("; ").next().unwrap_or(message)
-}
-
-/// The innermost reason: "connection refused" rather than "transport error".
-fn root_cause(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut next = std::error::Error::source(status);
-    while let Some(error) = next {
-        text = error.to_string();
-        next = error.source();
-    }
-    text
 }

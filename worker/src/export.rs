@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::console;
 use qlora_config::{Compute, ModelConfig, Quantization};
 use qlora_trainer::export::{self, Base, ElementType};
 use serde_json::json;
@@ -65,7 +66,7 @@ pub fn convert(args: &ConvertArgs) -> Result<ExitCode, WorkerError> {
 }
 
 fn warn(notes: &[String]) {
-    notes.iter().for_each(|note| eprintln!("warning: {note}"));
+    notes.iter().for_each(|note| console::note(&format!("warning: {note}")));
 }
 
 fn held() -> ModelConfig {

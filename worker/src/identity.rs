@@ -38,13 +38,8 @@ impl Identity {
 /// # Errors
 /// Nothing says where.
 pub fn state_folder(args: &AgentArgs) -> Result<PathBuf, WorkerError> {
-    args.state_dir.clone().or_else(default_folder).ok_or(WorkerError::NoStateFolder)
-}
-
-fn default_folder() -> Option<PathBuf> {
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share"));
-    data.or_else(home).map(|d| d.join("qlora/worker"))
+    let usual = || Some(qlora_client::data_folder()?.join("qlora/worker"));
+    args.state_dir.clone().or_else(usual).ok_or(WorkerError::NoStateFolder)
 }
 
 fn instance(folder: &Path) -> Result<String, WorkerError> {

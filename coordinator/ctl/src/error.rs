@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use qlora_client::retry::root_cause;
 use qlora_client::{ConnectError, TransferError};
 use qlora_config::ConfigErrors;
 use tonic::{Code, Status};
@@ -143,11 +144,10 @@ impl CtlError {
             | Self::Process { help, .. }
             | Self::Usage { help, .. } => help.clone(),
             Self::JobFailed { job, saved, .. } => {
-                format!("qlora-ctl logs {job} shows what happened{}", rescue(*job, *saved))
+                let logs = format!("qlora-ctl logs {job} shows what happened");
+                if *saved { format!("{logs}; {}", rescue(*job)) } else { logs }
             }
-            Self::JobCancelled { job, saved: true, .. } => {
-                format!("qlora-ctl artifacts get {job} gets the adapter of its last checkpoint")
-            }
+            Self::JobCancelled { job, saved: true, .. } => rescue(*job),
             Self::TimedOut { job, .. } => format!("qlora-ctl watch {job} attaches again"),
             _ => String::new(),
         }
@@ -172,21 +172,6 @@ impl CtlError {
     }
 }
 
-fn rescue(job: u64, saved: bool) -> String {
-    if saved {
-        format!("; qlora-ctl artifacts get {job} gets the adapter of its last checkpoint")
-    } else {
-        String::new()
-    }
-}
-
-/// The innermost reason: "connection refused" rather than "transport error".
-fn root_cause(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut next = std::error::Error::source(status);
-    while let Some(error) = next {
-        text = error.to_string();
-        next = error.source();
-    }
-    text
+fn rescue(job: u64) -> String {
+    format!("qlora-ctl artifacts get {job} gets the adapter of its last checkpoint")
 }

@@ -34,11 +34,15 @@ pub fn parse(text: &str) -> Result<String, String> {
 impl Hosts {
     /// Loopback, the address that is listened on, this machine's names, and `allowed` as [`parse`] gives them.
     pub fn new(listen: SocketAddr, machine: Vec<String>, allowed: &[String]) -> Self {
-        let (more_ips, more_names): (Vec<_>, Vec<_>) =
-            allowed.iter().map(|host| host.parse::<IpAddr>().map_err(|_| host.clone())).partition(Result::is_ok);
-        let ips = more_ips.into_iter().flatten().chain([listen.ip()]);
-        let names = more_names.into_iter().filter_map(Result::err).chain(machine).chain(["localhost".into()]);
-        Self { ips: ips.collect(), names: names.collect(), all: listen.ip().is_unspecified() }
+        let mut hosts = Self { names: machine, ips: vec![listen.ip()], all: listen.ip().is_unspecified() };
+        hosts.names.push("localhost".into());
+        for host in allowed {
+            match host.parse::<IpAddr>() {
+                Ok(ip) => hosts.ips.push(ip),
+                Err(_) => hosts.names.push(host.clone()),
+            }
+        }
+        hosts
     }
 
     /// Every host that the request names must be allowed, in its address as in `Host`; `local` is the address that the

@@ -19,9 +19,9 @@ use axum::response::{IntoResponse, Response};
 use qlora_access::Token;
 
 pub use hosts::{Hosts, parse as parse_host};
-pub use pass::page_cookie;
-pub use refusal::Refusal;
 
+use self::pass::page_cookie;
+use self::refusal::Refusal;
 use crate::listen::Connection;
 
 /// What the checks need.

@@ -44,7 +44,6 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, reader.size.to_string()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
@@ -63,7 +62,7 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
     (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
 }
 
-/// Cancels a job and shows it again. That the request comes from a page of our own, the doors have seen.
+/// Cancels a job and shows it again. The doors have checked that the request comes from a page of our own.
 pub async fn cancel<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u64>) -> Response {
     let event = Event::Cancel { job: convert::job_in(id), reason: "by user, on the page".into() };
     match services.driver.event(event).await {

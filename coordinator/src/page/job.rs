@@ -166,11 +166,8 @@ fn artifacts(job: &Job) -> Markup {
 
 /// `name` as one part of an address.
 fn segment(name: &str) -> String {
-    let encode = |b: u8| match b {
-        b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
-        b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
-        b => format!("%{b:02X}"),
-    };
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
+    let encode = |b: u8| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
     name.bytes().map(encode).collect()
 }
 

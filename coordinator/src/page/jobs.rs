@@ -10,20 +10,20 @@ pub fn page(jobs: &[Job], workers: &[WorkerInfo]) -> Markup {
         "jobs",
         &html! {
             section {
-            h1 { "Jobs" }
-            @if jobs.is_empty() {
-                p .dim { "No job yet. Submit one with " code { "qlora-ctl submit config.yaml --watch" } "." }
-            } @else {
-                (job_table(jobs))
-            }
+                h1 { "Jobs" }
+                @if jobs.is_empty() {
+                    p .dim { "No job yet. Submit one with " code { "qlora-ctl submit config.yaml --watch" } "." }
+                } @else {
+                    (job_table(jobs))
+                }
             }
             section {
-            h1 { "Workers" }
-            @if workers.is_empty() {
-                p .dim { "No worker yet. On each machine: " code { "qlora-worker --coordinator ADDR" } "." }
-            } @else {
-                (worker_table(workers))
-            }
+                h1 { "Workers" }
+                @if workers.is_empty() {
+                    p .dim { "No worker yet. On each machine: " code { "qlora-worker --coordinator ADDR" } "." }
+                } @else {
+                    (worker_table(workers))
+                }
             }
         },
     )

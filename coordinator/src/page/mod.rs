@@ -14,12 +14,13 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use qlora_engine::JobState;
+use qlora_engine::{Engine, Job, JobState};
+use qlora_proto::ExplainResponse;
 use qlora_store::{JobStore, MetricRecord, StoreError};
 
 use crate::clock::now;
 use crate::convert;
-use crate::services::{Services, explain};
+use crate::services::{Services, explain, summary};
 
 /// Points of a curve that are read at one time.
 const CURVE: u32 = 100_000;
@@ -56,10 +57,12 @@ pub fn no_entry() -> maud::Markup {
 async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
     let read = services.driver.read(|engine| {
         // What a job waits for stands in the place of its reason.
-        let row = |job: &qlora_engine::Job| {
-            let why = matches!(job.state, JobState::Queued { .. }).then(|| explain(engine, job, now()).summary);
-            let row = convert::job(job);
-            qlora_proto::Job { reason: why.unwrap_or_else(|| row.reason.clone()), ..row }
+        let row = |job: &Job| {
+            let mut row = convert::job(job);
+            if matches!(job.state, JobState::Queued { .. }) {
+                row.reason = summary(engine, job, now());
+            }
+            row
         };
         let jobs: Vec<_> = engine.jobs().rev().take(200).map(row).collect();
         let workers: Vec<_> = engine.workers().map(|w| convert::worker(engine, w)).collect();
@@ -76,10 +79,7 @@ async fn show<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u
         Ok(job) => job,
         Err(e) => return not_found(e),
     };
-    let why = services.driver.read(move |engine| {
-        let job = engine.job(convert::job_in(id)).filter(|job| matches!(job.state, JobState::Queued { .. }))?;
-        Some(explain(engine, job, now()))
-    });
+    let why = services.driver.read(move |engine| why_queued(engine, engine.job(convert::job_in(id))?));
     let why = match why.await {
         Ok(why) => why,
         Err(e) => return (StatusCode::SERVICE_UNAVAILABLE, e.to_string()).into_response(),
@@ -90,6 +90,11 @@ async fn show<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u
         (Ok(metrics), Ok(logs)) => job::page(&job, why.as_ref(), &metrics, &logs).into_response(),
         (Err(e), _) | (_, Err(e)) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
+}
+
+/// What a queued job waits for.
+fn why_queued(engine: &Engine, job: &Job) -> Option<ExplainResponse> {
+    matches!(job.state, JobState::Queued { .. }).then(|| explain(engine, job, now()))
 }
 
 /// Every point of a job, however many there are.

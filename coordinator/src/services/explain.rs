@@ -23,7 +23,8 @@ fn judge(engine: &Engine, job: &Job, now: Now, worker: &Worker) -> WorkerVerdict
     WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
 }
 
-fn summary(engine: &Engine, job: &Job, now: Now) -> String {
+/// The reason in one line.
+pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
     let id = job.id;
     match &job.state {
         JobState::Queued { not_before } if *not_before > now.steady => held(job, not_before.0 - now.steady.0),
@@ -57,7 +58,7 @@ fn waiting(engine: &Engine, job: &Job) -> String {
         return format!("job {id} waits: no worker has registered; start one with: qlora-worker --coordinator ADDR");
     }
     let fitting = most_of_one_kind(engine, job);
-    let before = engine.jobs().filter(|j| j.id < id && matches!(j.state, JobState::Queued { .. })).count();
+    let before = engine.queued_before(id);
     match (wanted, fitting) {
         (_, 0) => format!("job {id} waits: no worker fits"),
         (1, _) => format!("job {id} waits for a worker that fits; {before} jobs are before it"),

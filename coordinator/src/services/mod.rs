@@ -14,7 +14,7 @@ use qlora_store::{ArtifactStore, JobStore};
 use tokio_stream::Stream;
 use tonic::{Response, Status};
 
-pub use self::explain::explain;
+pub use self::explain::{explain, summary};
 use crate::driver::Handle;
 use crate::vitals::Vitals;
 

@@ -1,6 +1,7 @@
 //! What this machine is called, and which addresses are its own.
 
 use std::net::{IpAddr, UdpSocket};
+use std::sync::LazyLock;
 
 /// The names by which this machine may be called: its host name, the first label of it, and that label in mDNS.
 pub fn names() -> Vec<String> {
@@ -26,9 +27,13 @@ pub(crate) fn owns(ip: IpAddr) -> bool {
 
 /// Identifies this start of this machine, so that a record in a home folder that machines share is taken for what it
 /// is. Empty where the system does not tell; then the lock on the record alone decides.
-pub(crate) fn boot() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
+pub(crate) fn boot() -> &'static str {
+    // A client compares it at every call, and it does not change while the process lives.
+    static BOOT: LazyLock<String> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.trim().to_owned()
+    });
+    &BOOT
 }
 
 #[cfg(test)]

@@ -58,8 +58,7 @@ impl Client {
     /// `address` is HOST:PORT or a URL; the token is the first line of `token_file`, else `QLORA_TOKEN`, else the one that
     /// a coordinator of this user on this machine has left for `address`.
     pub fn new(address: &str, token_file: Option<&Path>) -> Result<Self, ConnectError> {
-        let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let endpoint = Endpoint::from_shared(uri)
+        let endpoint = Endpoint::from_shared(url(address))
             .map_err(|e| ConnectError::Address { address: address.into(), fault: e.to_string() })?;
         let Some(host) = endpoint.uri().host().filter(|host| !host.is_empty()) else {
             return Err(ConnectError::Address { address: address.into(), fault: "the host is missing".into() });
@@ -95,11 +94,15 @@ impl Client {
 
     /// The address of the page, with the key that opens it. Without a token the page asks for it.
     pub fn page(&self) -> String {
-        let address = self.address.trim_end_matches('/');
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let url = url(self.address.trim_end_matches('/'));
         match self.credentials.token() {
             Some(token) => format!("{url}/?token={}", token.page_key()),
             None => format!("{url}/"),
         }
     }
+}
+
+/// HOST:PORT or a URL as a URL.
+fn url(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
 }

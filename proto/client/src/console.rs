@@ -12,6 +12,11 @@ fn acts(c: char) -> bool {
     c.is_control() || changes_order || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
 }
 
+/// The same for text of several lines, where line breaks and tabs are as meant.
+fn acts_in_block(c: char) -> bool {
+    acts(c) && !matches!(c, '\n' | '\t')
+}
+
 /// `text` for one line: characters that act are shown escaped, line breaks and tabs too.
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, acts, |out, c| match c {
@@ -24,27 +29,19 @@ pub fn line(text: &str) -> Cow<'_, str> {
 
 /// `text` of several lines: characters that act are shown escaped, but line breaks and tabs stay.
 pub fn block(text: &str) -> Cow<'_, str> {
-    escaped(
-        text,
-        |c| acts(c) && !matches!(c, '\n' | '\t'),
-        |out, c| match c {
-            '\r' => out.push_str("\\r"),
-            c => out.extend(c.escape_unicode()),
-        },
-    )
+    escaped(text, acts_in_block, |out, c| match c {
+        '\r' => out.push_str("\\r"),
+        c => out.extend(c.escape_unicode()),
+    })
 }
 
 /// JSON text whose strings hold no character that acts: each is written as `\uXXXX`, which stands for the same value.
 pub fn json(text: &str) -> Cow<'_, str> {
-    escaped(
-        text,
-        |c| acts(c) && !matches!(c, '\n' | '\t'),
-        |out, c| {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        },
-    )
+    escaped(text, acts_in_block, |out, c| {
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    })
 }
 
 /// The name of a number that JSON cannot write, the same in the output of every program.

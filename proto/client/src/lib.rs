@@ -11,4 +11,5 @@ pub mod transfer;
 
 pub use archive::{pack, unpack};
 pub use connection::{Client, ConnectError, Service};
+pub use qlora_access::data_folder;
 pub use transfer::TransferError;

@@ -1,4 +1,5 @@
-//! When a call is tried again, and how long to wait before that: one policy for everything that goes on by itself.
+//! What a failed call means: why it failed, whether it is tried again, and how long to wait before that. One policy for
+//! everything that goes on by itself.
 
 use std::time::Duration;
 
@@ -31,6 +32,17 @@ pub fn judge(status: &Status) -> Verdict {
         | Code::AlreadyExists => Verdict::Refused,
         _ => Verdict::Again,
     }
+}
+
+/// The innermost reason of a failed call: "connection refused" rather than "transport error".
+pub fn root_cause(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut next = std::error::Error::source(status);
+    while let Some(error) = next {
+        text = error.to_string();
+        next = error.source();
+    }
+    text
 }
 
 /// Waits that double from try to try, up to a bound.

@@ -14,10 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use crate::connection::Client;
-use crate::retry::{Verdict, judge};
+use crate::retry::{Backoff, Verdict, judge};
 
-/// Wait before a broken transfer goes on.
-const RETRY: Duration = Duration::from_millis(500);
 /// Times that bytes which are not those that were announced are sent again.
 const MISMATCHES: usize = 20;
 /// Wait while the other side's disk is full.
@@ -63,8 +61,9 @@ impl From<Status> for TryError {
     fn from(status: Status) -> Self {
         match status.code() {
             Code::Aborted => Self::Mismatch(status.message().to_owned()),
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => Self::Again,
             Code::ResourceExhausted => Self::Full(status.message().to_owned()),
+            // Damaged bytes in the store stay damaged until somebody sends them again.
+            code if code != Code::DataLoss && judge(&status) == Verdict::Again => Self::Again,
             _ => Self::Final(TransferError::Refused(status.message().to_owned())),
         }
     }
@@ -103,7 +102,7 @@ pub struct By<'a> {
 
 /// Uploads `source`, going on after every break.
 pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> Result<(), TransferError> {
-    let mut mismatches = 0;
+    let (mut mismatches, mut backoff) = (0, Backoff::default());
     loop {
         match try_upload(client.clone(), source, watch).await {
             Ok(()) => return Ok(()),
@@ -123,9 +122,9 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
                 if source.by.is_none() && mismatches == MISMATCHES {
                     return Err(TransferError::Refused(message));
                 }
-                tokio::time::sleep(RETRY).await;
+                backoff.wait().await;
             }
-            Err(TryError::Again) => tokio::time::sleep(RETRY).await,
+            Err(TryError::Again) => backoff.wait().await,
         }
     }
 }
@@ -171,7 +170,7 @@ async fn try_upload(mut client: Client, source: &Source<'_>, watch: Watch<'_>) -
 /// Downloads the artifact `digest` to `path`, going on after every break; checks it before it gets its name.
 pub async fn download(client: &Client, digest: &str, path: &Path, watch: Watch<'_>) -> Result<(), TransferError> {
     let partial = path.with_extension("partial");
-    let mut damaged = false;
+    let (mut damaged, mut backoff) = (false, Backoff::default());
     loop {
         match try_download(client.clone(), digest, &partial, watch).await {
             Ok(()) if self::digest(&partial)?.0 == digest => {
@@ -184,7 +183,7 @@ pub async fn download(client: &Client, digest: &str, path: &Path, watch: Watch<'
             }
             Err(TryError::Final(e)) => return Err(e),
             Err(TryError::Full(message)) => return Err(TransferError::Refused(message)),
-            Err(TryError::Again | TryError::Mismatch(_)) => tokio::time::sleep(RETRY).await,
+            Err(TryError::Again | TryError::Mismatch(_)) => backoff.wait().await,
         }
     }
 }

@@ -357,7 +357,8 @@ fn the_last_checkpoint_of_a_cancelled_job_gives_its_adapter() {
     let mut names: Vec<_> =
         fs::read_dir(&folder).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
     names.sort();
-    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors"]);
+    let all = ["adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "training_template.json"];
+    assert_eq!(names, all, "the template of the training goes with it");
     let scored =
         ["score", "--model", &text(&world, "tiny"), "--adapter", &folder, "--data", "eval.jsonl", "--rows", "1"];
     let output = program(&world, "qlora-worker", &scored).output().expect("qlora-worker");

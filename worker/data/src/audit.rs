@@ -47,7 +47,7 @@ pub struct Lengths {
     /// Rows above the limit.
     pub above_limit: usize,
     pub limit: usize,
-    /// Rows of which no end of turn is trained on.
+    /// Rows in which a part that is trained on has no end of turn.
     pub endless: usize,
 }
 

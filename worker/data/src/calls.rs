@@ -5,8 +5,9 @@
 
 use serde_json::{Value, json};
 
-use crate::chat::{Conversation, function_of};
+use crate::chat::Conversation;
 use crate::check::check;
+use crate::tools::function_of;
 
 /// One call.
 #[derive(Debug, Clone, PartialEq)]

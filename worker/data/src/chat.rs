@@ -2,13 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::message::{learns, normal_message};
+use crate::message::{is_trained_on, normal_message};
 use crate::nulls::prune_arguments;
 use crate::shapes::{self, Shape};
 use crate::strict;
 use crate::tools::normal_tools;
-
-pub(crate) use crate::tools::function_of;
 
 /// Messages and tools in the one form that templates, the check and `data check --fix` share.
 ///
@@ -60,7 +58,7 @@ pub enum RowError {
         "the row holds neither `messages`, nor `conversations`, nor `instruction` and `output`, nor `prompt` and `completion`, nor `text`"
     )]
     NoMessages,
-    #[error("the row holds both {0} and {1}; keep the one to train on")]
+    #[error("the row holds both `{0}` and `{1}`; keep the one to train on")]
     TwoShapes(&'static str, &'static str),
     #[error("`{key}` {fault}")]
     Key { key: String, fault: String },
@@ -68,9 +66,9 @@ pub enum RowError {
     Empty,
     #[error("message {index} {fault}")]
     Message { index: usize, fault: String },
-    #[error("no message is the assistant's: there is nothing to learn from")]
+    #[error("no message is the assistant's: there is nothing to train on")]
     NoAssistant,
-    #[error("every answer has `weight: 0`: there is nothing to learn from")]
+    #[error("every answer has `weight: 0`: there is nothing to train on")]
     NoWeight,
     #[error("`tools` is not a list of function definitions: {0}")]
     Tools(String),
@@ -111,7 +109,7 @@ impl Conversation {
         if answers.peek().is_none() {
             return Err(RowError::NoAssistant);
         }
-        if !answers.any(learns) {
+        if !answers.any(is_trained_on) {
             return Err(RowError::NoWeight);
         }
         Ok(Self { messages, tools })

@@ -40,7 +40,8 @@ pub struct Statistics {
     pub truncated: usize,
     /// Rows in which, perhaps after truncation, no token carries loss.
     pub unsupervised: usize,
-    /// Rows kept in which no end of turn is trained on: a model that learns from such rows alone does not stop.
+    /// Rows kept in which a part that is trained on has no end of turn, before truncation: a model trained on such
+    /// parts alone does not stop.
     pub endless: usize,
     pub tokens: usize,
     pub supervised_tokens: usize,

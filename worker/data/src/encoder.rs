@@ -45,7 +45,8 @@ impl Encoder {
     /// Tokens of `example`, which say what it says, by the tokenizer and template that this was made for.
     ///
     /// # Errors
-    /// Those of [`encode_example`]; a message holds a control token, or the template leaves out what is to be learnt.
+    /// Those of [`encode_example`]; a message holds a control token, or the template leaves out a part of an answer
+    /// that is trained on.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,

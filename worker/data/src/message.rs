@@ -40,7 +40,7 @@ const READ: [&str; 11] = [
 const REASONING: [&str; 2] = ["thinking", "reasoning"];
 
 /// Whether the answer `message` is trained on.
-pub(crate) fn learns(message: &Value) -> bool {
+pub(crate) fn is_trained_on(message: &Value) -> bool {
     message.get("weight").is_none_or(|weight| weight.as_f64() != Some(0.0))
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
     let text = message.get("content").and_then(Value::as_str).unwrap_or_default();
     let empty = role == "assistant" && text.trim().is_empty() && !calls;
     let message = Value::Object(message);
-    if empty && learns(&message) {
+    if empty && is_trained_on(&message) {
         return Err("is an empty answer; give it a text, or leave the message out".into());
     }
     Ok(message)
@@ -183,15 +183,13 @@ fn not_read(key: &str) -> String {
 
 /// Answers of weight 0 are not trained on; other weights than 0 and 1 have no meaning here.
 fn weight(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
-    let Some(weight) = message.get_mut("weight") else { return Ok(()) };
-    let number = if weight.is_null() { None } else { Some(weight.as_f64()) };
-    match number {
-        None => {}
-        Some(Some(1.0)) if role == "assistant" => *weight = Value::Null,
-        Some(Some(0.0)) if role == "assistant" => *weight = json!(0),
+    let Some(weight) = message.get_mut("weight").filter(|weight| !weight.is_null()) else { return Ok(()) };
+    match weight.as_f64() {
+        Some(1.0) if role == "assistant" => *weight = Value::Null,
+        Some(0.0) if role == "assistant" => *weight = json!(0),
         // What is not the assistant's is never trained on.
-        Some(Some(0.0)) => *weight = Value::Null,
-        Some(Some(1.0)) => return Err(format!("has `weight: 1`, but its role is {role}; only answers are trained on")),
+        Some(0.0) => *weight = Value::Null,
+        Some(1.0) => return Err(format!("has `weight: 1`, but its role is {role}; only answers are trained on")),
         _ => return Err(format!("has the weight {weight}; 1 trains on an answer, 0 does not")),
     }
     Ok(())
@@ -205,7 +203,7 @@ fn refused(message: &Map<String, Value>) -> Result<(), String> {
     }
     match FLAGS.iter().find(|key| message.contains_key(**key)) {
         Some(key) => {
-            Err(format!("has `{key}`, which is not read; write `weight: 0` for an answer that is not to be learnt"))
+            Err(format!("has `{key}`, which is not read; write `weight: 0` for an answer that is not trained on"))
         }
         None => Ok(()),
     }
@@ -288,7 +286,7 @@ mod tests {
 
     #[test]
     fn keys_that_mean_something_are_carried_out_or_refused() {
-        assert!(!learns(&assistant(json!({"content": "a", "weight": 0})).expect("a message")));
+        assert!(!is_trained_on(&assistant(json!({"content": "a", "weight": 0})).expect("a message")));
         let thought = assistant(json!({"content": "a", "thinking": "t"})).expect("a message");
         assert_eq!(thought["reasoning_content"], "t");
         for (rest, named) in [

@@ -2,7 +2,7 @@
 //!
 //! A null is a value only where the schema of the tool names it as one (`type: [string, "null"]`, `nullable`, an `enum`
 //! or `const` of null); elsewhere a null argument is one that was not given. Parquet knows no other null than a missing
-//! one, and what is learnt must not depend on the file's format.
+//! one, and what is trained on must not depend on the file's format.
 
 use serde_json::{Map, Value};
 

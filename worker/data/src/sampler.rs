@@ -67,7 +67,7 @@ impl Sampler {
     }
 
     /// The samples of the next micro-batch.
-    pub fn next_batch(&mut self) -> &[usize] {
+    fn next_batch(&mut self) -> &[usize] {
         if self.cursor.position == self.plan.len() {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
             self.plan = plan(self.seed, self.cursor.epoch, &self.lengths, self.batching);

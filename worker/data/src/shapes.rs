@@ -28,7 +28,7 @@ const REFUSED: [(&str, &str); 14] = [
     ("rejected", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
     ("weight", "give the answers their weights: `weight: 0` in a message"),
     ("chat_template_kwargs", "templates are given no variables; leave it out"),
-    ("loss_mask", "write `weight: 0` in messages that are not to be learnt"),
+    ("loss_mask", "write `weight: 0` in messages that are not trained on"),
 ];
 
 /// Keys that some shape reads.
@@ -54,12 +54,12 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
     refused(row)?;
     let has = |key: &str| row.get(key).is_some_and(|value| *value != json!([]) && *value != json!(""));
     let found: Vec<&'static str> = [
-        (has("messages"), "`messages`"),
-        (has("conversations"), "`conversations`"),
-        (has("conversation"), "`conversation`"),
-        (has("instruction") && row.contains_key("output"), "`instruction`"),
-        (has("prompt") && row.contains_key("completion"), "`prompt`"),
-        (has("text"), "`text`"),
+        (has("messages"), "messages"),
+        (has("conversations"), "conversations"),
+        (has("conversation"), "conversation"),
+        (has("instruction") && row.contains_key("output"), "instruction"),
+        (has("prompt") && row.contains_key("completion"), "prompt"),
+        (has("text"), "text"),
     ]
     .into_iter()
     .filter_map(|(there, name)| there.then_some(name))
@@ -73,10 +73,10 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
         [] => return Err(RowError::NoMessages),
     };
     let messages = match shape {
-        "`text`" => return text(row, "text").map(Shape::Text),
-        "`instruction`" => alpaca(row)?,
-        "`prompt`" => completion(row)?,
-        listed => list(row, listed.trim_matches('`'))?.into_iter().map(turn).collect(),
+        "text" => return text(row, "text").map(Shape::Text),
+        "instruction" => alpaca(row)?,
+        "prompt" => completion(row)?,
+        listed => list(row, listed)?.into_iter().map(turn).collect(),
     };
     with_system(row, messages).map(Shape::Chat)
 }
@@ -172,12 +172,13 @@ fn alpaca(row: &Map<String, Value>) -> Result<Vec<Value>, RowError> {
         Some(input) => format!("{instruction}\n\n{input}"),
         None => instruction,
     };
+    let history: &[Value] = match row.get("history") {
+        None => &[],
+        Some(Value::Array(pairs)) => pairs,
+        Some(_) => return Err(fault("history", "is not a list of pairs")),
+    };
     let mut messages = Vec::new();
-    for pair in row
-        .get("history")
-        .map_or(Ok(&[][..]), |h| h.as_array().map(Vec::as_slice).ok_or(()))
-        .map_err(|()| fault("history", "is not a list of pairs"))?
-    {
+    for pair in history {
         let Some([asked, said]) = pair.as_array().map(Vec::as_slice) else {
             return Err(fault("history", "is not a list of pairs of a question and an answer"));
         };

@@ -63,7 +63,7 @@ impl ModelText {
     }
 }
 
-/// Files of their own stand over the tokenizer's settings, and those over the older `chat_template.json`.
+/// Separate files override the tokenizer's settings, which override the older `chat_template.json`.
 fn templates(folder: &Path, settings: &Value) -> Result<Templates, ModelTextError> {
     let setting = |value: &Value, path: &str| {
         Templates::from_setting(&value["chat_template"]).map_err(|text| fault(&folder.join(path), text))

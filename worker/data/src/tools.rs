@@ -5,9 +5,16 @@ use serde_json::{Map, Value, json};
 use crate::nulls::prune_schema;
 use crate::strict;
 
-/// Names under which other programs keep the schema of a tool's parameters.
-const PARAMETERS: [&str; 6] =
-    ["input_schema", "inputSchema", "parametersJsonSchema", "parameters_json_schema", "args_schema", "schema"];
+/// Names of the schema of a tool's parameters: `parameters`, and those that other programs have for it.
+const PARAMETERS: [&str; 7] = [
+    "parameters",
+    "input_schema",
+    "inputSchema",
+    "parametersJsonSchema",
+    "parameters_json_schema",
+    "args_schema",
+    "schema",
+];
 
 /// The object that holds `name` and `parameters`: the tool itself, or its `function`.
 pub(crate) fn function_of(tool: &Value) -> Option<&Map<String, Value>> {
@@ -68,7 +75,7 @@ fn function(function: Map<String, Value>) -> Result<Map<String, Value>, String> 
     }
     let mut normal = Map::new();
     for (key, mut value) in function {
-        let is_schema = key == "parameters" || PARAMETERS.contains(&key.as_str());
+        let is_schema = PARAMETERS.contains(&key.as_str());
         if value.is_null() {
             continue;
         }
@@ -95,7 +102,7 @@ mod tests {
         let schema = json!({"type": "object", "properties": {"x": {"type": "integer"}}});
         let wanted = json!({"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}});
         let function = |key: &str| json!({"name": "f", "description": "d", key: schema, "strict": null});
-        let mut forms: Vec<Value> = PARAMETERS.iter().chain(&["parameters"]).map(|key| function(key)).collect();
+        let mut forms: Vec<Value> = PARAMETERS.iter().map(|key| function(key)).collect();
         forms.push(json!({"type": "function", "function": function("parameters")}));
         forms.push(json!({"function": function("inputSchema"), "type": null}));
         forms.push(json!({"type": "function", "name": "f", "description": "d", "parameters": schema.to_string()}));

@@ -23,7 +23,7 @@ fn findings_name_the_whole_path() {
         "required": ["city"], "additionalProperties": false});
     let parameters = json!({"type": "object", "properties": {"to": inner, "list": {"type": "array", "items": inner}}});
     for (arguments, wanted) in [
-        (json!({"to": {"city": "x", "colour": 1}}), "unknown parameter 'to.colour'"),
+        (json!({"to": {"city": "x", "color": 1}}), "unknown parameter 'to.color'"),
         (json!({"to": {}}), "parameter 'to.city' is missing"),
         (json!({"to": {"city": "x", "a/b": "y"}}), "parameter 'to.a/b' is \"y\""),
         (json!({"to": {"city": "x", "t~": 1}}), "parameter 'to.t~' is 1"),

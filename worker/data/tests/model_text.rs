@@ -111,7 +111,7 @@ fn the_template_is_chosen_as_transformers_does() {
     }
 }
 
-fn learnt(text: &ModelText, example: &Example) -> Vec<String> {
+fn trained_on(text: &ModelText, example: &Example) -> Vec<String> {
     let (tokenizer, template) =
         (text.tokenizer.as_ref().expect("a tokenizer"), text.chat_template("auto").expect("a template"));
     let encoder = Encoder::new(tokenizer, &template);
@@ -126,7 +126,7 @@ fn learnt(text: &ModelText, example: &Example) -> Vec<String> {
 }
 
 #[test]
-fn the_end_of_a_turn_is_learnt_or_told() {
+fn the_end_of_a_turn_is_trained_on_or_told() {
     let template = PLAIN;
     let outside = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}";
     let map = json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}});
@@ -146,7 +146,7 @@ fn the_end_of_a_turn_is_learnt_or_told() {
     ] {
         let home = folder(&files);
         let text = ModelText::open(home.path()).expect(what);
-        assert_eq!(learnt(&text, &Example::Chat(chat(false))), wanted, "{what}");
+        assert_eq!(trained_on(&text, &Example::Chat(chat(false))), wanted, "{what}");
     }
 }
 
@@ -163,7 +163,7 @@ fn texts_have_one_beginning_and_one_end() {
         for (given, wanted) in
             [("a", format!("{start}a</s>")), ("<s>a", "<s>a</s>".into()), ("<s>a</s>", "<s>a</s>".into())]
         {
-            assert_eq!(learnt(&text, &Example::Text(given.into())), [wanted, "ends".into()], "{given} {adds_bos}");
+            assert_eq!(trained_on(&text, &Example::Text(given.into())), [wanted, "ends".into()], "{given} {adds_bos}");
         }
     }
 }

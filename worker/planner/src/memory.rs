@@ -28,7 +28,7 @@ pub struct MemoryPlan {
     pub adapters: u64,
     /// What is kept between forward and backward.
     pub activations: u64,
-    /// A dequantised weight, one block at work, and chunks of logits; on a Mac, uploads that wait to be freed as well.
+    /// A dequantized weight, one block at work, and chunks of logits; on a Mac, uploads that wait to be freed as well.
     pub scratch: u64,
     /// Program, libraries and device context.
     pub overhead: u64,

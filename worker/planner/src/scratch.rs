@@ -4,6 +4,7 @@
 
 use qlora_config::{DeviceKind, Quantization, TargetModule, TrainingConfig};
 
+use crate::catalogue::held;
 use crate::keep::Keep;
 use crate::shape::ModelShape;
 use crate::thrift::Thrift;
@@ -50,7 +51,7 @@ pub(crate) fn on_gpu(
 
 /// Bytes on a Mac's GPU, by candle's operations.
 ///
-/// The most is held in the backward pass of a block's attention, or in the loss; beside either, a matrix is dequantised
+/// The most is held in the backward pass of a block's attention, or in the loss; beside either, a matrix is dequantized
 /// and uploads wait to be freed.
 pub(crate) fn on_metal(shape: &ModelShape, config: &TrainingConfig, tokens: usize) -> u64 {
     let mut widths = Keep::All.widths(shape, config);
@@ -60,7 +61,7 @@ pub(crate) fn on_metal(shape: &ModelShape, config: &TrainingConfig, tokens: usiz
     let logits = tokens.min(Thrift::Nothing.logit_rows(DeviceKind::Metal)) * shape.vocabulary;
     // In `f32` the logits, their exponentials, the targets and three forms of the gradient; in bf16 the first and the last.
     let loss = 6 * buffer(4 * logits) + 2 * buffer(2 * logits);
-    block.max(loss) + dequantised(shape, config) + uploads::peak(shape, config)
+    block.max(loss) + dequantized(shape, config) + uploads::peak(shape, config)
 }
 
 /// Bytes of candle's buffers on a Mac for tensors of bf16 with so many rows each, of these widths.
@@ -79,10 +80,10 @@ fn dense_attention(shape: &ModelShape, length: usize) -> u64 {
     4 * buffer(4 * shape.heads * length * length) + 6 * buffer(4 * length * shape.heads * shape.head_dim)
 }
 
-/// The largest matrix while it is dequantised on a Mac.
-fn dequantised(shape: &ModelShape, config: &TrainingConfig) -> u64 {
+/// The largest matrix while it is dequantized on a Mac.
+fn dequantized(shape: &ModelShape, config: &TrainingConfig) -> u64 {
     let elements = shape.ffn * shape.hidden;
-    match config.model.quantization {
+    match held(&config.model) {
         // Values before and after scaling in `f32`, and the result in bf16.
         Quantization::Nf4 | Quantization::Auto => 2 * buffer(4 * elements) + buffer(2 * elements),
         // The CPU dequantises: an upload in `f32`, which is not of the pool, and the result in bf16.
@@ -101,19 +102,13 @@ pub(crate) fn kept_beside(shape: &ModelShape, config: &TrainingConfig, keeps: &[
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::Layers;
-
     use super::*;
+    use crate::uploads::tests::config;
     use crate::{MemoryPlan, find, plan};
 
     fn on_mac(set: &[&str]) -> MemoryPlan {
-        let common = ["model.base=llama-3.1-8b-instruct", "model.quantization=nf4", "data.train=rows.jsonl"];
-        let sizes = ["data.max_seq_len=1024", "training.micro_batch_size=1", "lora.dropout=0.05"];
-        let modules = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]";
-        let set = common.iter().chain(&sizes).chain([&modules]).chain(set).map(|s| (*s).to_owned()).collect();
-        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration").config().clone();
         let shape = find("llama-3.1-8b-instruct").expect("an entry of the catalogue").shape;
-        plan(&shape, &config, DeviceKind::Metal)
+        plan(&shape, &config(set), DeviceKind::Metal)
     }
 
     const MIB: u64 = 1 << 20;

@@ -60,7 +60,7 @@ fn dropout_masks(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use qlora_config::Layers;
 
     use super::*;
@@ -72,7 +72,8 @@ mod tests {
         find("llama-3.1-8b-instruct").expect("an entry of the catalogue").shape
     }
 
-    fn config(set: &[&str]) -> TrainingConfig {
+    /// The configuration of a Mac's preset with `set`.
+    pub(crate) fn config(set: &[&str]) -> TrainingConfig {
         let common = ["model.base=llama-3.1-8b-instruct", "model.quantization=nf4", "data.train=rows.jsonl"];
         let sizes = ["data.max_seq_len=1024", "training.micro_batch_size=1", "lora.dropout=0.05"];
         let modules = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]";

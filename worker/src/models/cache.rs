@@ -45,9 +45,18 @@ impl Cache {
         &self.folder
     }
 
+    /// The file or folder of a catalogue model.
+    pub fn path(&self, entry: &CatalogueEntry) -> PathBuf {
+        let repository = self.repository(entry.repository);
+        match entry.format {
+            ModelFormat::Gguf { file, .. } => repository.join(file),
+            ModelFormat::Folder => repository,
+        }
+    }
+
     pub fn has(&self, entry: &CatalogueEntry) -> bool {
         match entry.format {
-            ModelFormat::Gguf { file, .. } => self.repository(entry.repository).join(file).exists(),
+            ModelFormat::Gguf { .. } => self.path(entry).exists(),
             ModelFormat::Folder => self.has_repository(entry.repository),
         }
     }

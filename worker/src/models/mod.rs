@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::console;
 use qlora_planner::{ModelFormat, catalogue, find};
+use qlora_trainer::weights::is_hub_name;
 
 use crate::error::WorkerError;
 use crate::output::print;
@@ -73,7 +74,7 @@ pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelErro
             ModelFormat::Folder => hub::folder(&cache, entry.repository, entry.gated, progress),
         };
     }
-    if is_repository(name) {
+    if is_hub_name(name) {
         let _held = if cache.has_repository(name) { None } else { Some(hold()?) };
         return hub::folder(&cache, name, false, progress);
     }
@@ -89,20 +90,12 @@ pub fn local(name: &str) -> Result<PathBuf, ModelError> {
     let cache = Cache::open()?;
     let not_here = || ModelError::NotHere { name: name.into() };
     match find(name) {
-        Some(entry) if cache.has(&entry) => Ok(match entry.format {
-            ModelFormat::Gguf { file, .. } => cache.repository(entry.repository).join(file),
-            ModelFormat::Folder => cache.repository(entry.repository),
-        }),
+        Some(entry) if cache.has(&entry) => Ok(cache.path(&entry)),
         Some(_) => Err(not_here()),
-        None if is_repository(name) && cache.has_repository(name) => Ok(cache.repository(name)),
-        None if is_repository(name) => Err(not_here()),
+        None if is_hub_name(name) && cache.has_repository(name) => Ok(cache.repository(name)),
+        None if is_hub_name(name) => Err(not_here()),
         None => Err(unknown(name)),
     }
-}
-
-/// Whether it is spelt as a name of the hub: `owner/name`.
-fn is_repository(name: &str) -> bool {
-    name.split('/').count() == 2 && name.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
 }
 
 fn unknown(name: &str) -> ModelError {

@@ -47,7 +47,7 @@ pub fn memory_free() -> u64 {
     System::new_with_specifics(kinds).map_or(0, |system| system.available_memory())
 }
 
-/// Free bytes on the disk that holds `folder`.
+/// Free bytes on the disk that holds `folder`; 0 where the system does not tell.
 pub fn disk_free(folder: &Path) -> u64 {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.into());
     let Ok(disks) = Disks::new_with_refreshed_list() else { return 0 };

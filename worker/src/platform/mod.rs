@@ -13,6 +13,7 @@ use std::path::Path;
 use qlora_proto::{DeviceClass, Platform};
 use tokio::sync::watch;
 
+pub use self::cpu::disk_free;
 use self::offer::{Kind, Offer};
 use crate::error::WorkerError;
 
@@ -119,11 +120,6 @@ pub fn free(platform: &Platform, folder: &Path) -> (u64, u64) {
         _ => cpu::memory_free(),
     };
     (memory, cpu::disk_free(folder))
-}
-
-/// Free bytes of the disk that holds `folder`; 0 where the system does not tell.
-pub fn disk_free(folder: &Path) -> u64 {
-    cpu::disk_free(folder)
 }
 
 /// What each accelerator library says, for `doctor`.

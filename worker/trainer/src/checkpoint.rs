@@ -23,7 +23,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// Folder of the best adapter within a checkpoint.
 const BEST: &str = "best";
 /// Files of an adapter; the template is there where the run has one.
-const ADAPTER_FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"];
+const ADAPTER_FILES: [&str; 4] = [adapter::CONFIG, adapter::WEIGHTS, adapter::TEMPLATE, adapter::RECORD];
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -44,8 +44,10 @@ pub enum Error {
         "{steps} steps in a row had a loss or gradient that is not finite, the last at step {step}; lower training.learning_rate, or look for a broken row with qlora-ctl data check"
     )]
     NotFinite { step: u64, steps: u64 },
-    #[error("the loss of the first row is {loss} before any step; {help}")]
-    FirstLoss { loss: f64, help: &'static str },
+    #[error(
+        "the loss of the first row is {loss} before any step; the model's weights are too large to compute with; take another model"
+    )]
+    FirstLoss { loss: f64 },
     #[error("a sequence of {tokens} tokens is longer than the {positions} positions that the model is loaded for")]
     Positions { tokens: usize, positions: usize },
     #[error("each of the {rows} rows has more tokens than the model's {positions} positions; cut them")]

@@ -34,10 +34,11 @@ pub fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32
     let messages = vec![json!({"role": "user", "content": "Hello"}), json!({"role": "assistant", "content": "Hello"})];
     let sample = qlora_data::encode(tokenizer, template, &Conversation { messages, tools: Vec::new() }).ok()?;
     let added = tokenizer.get_added_tokens_decoder();
-    let learned = sample.ids.iter().zip(&sample.labels).filter(|(_, label)| **label != IGNORE).map(|(id, _)| *id);
+    let from_the_end = sample.ids.iter().zip(&sample.labels).rev();
+    let mut supervised = from_the_end.filter(|(_, label)| **label != IGNORE).map(|(id, _)| *id);
     // White space may follow the end.
     let is_space = |id: &u32| tokenizer.decode(&[*id], false).is_ok_and(|text| text.trim().is_empty());
-    let last = learned.collect::<Vec<_>>().into_iter().rev().find(|id| !is_space(id))?;
+    let last = supervised.find(|id| !is_space(id))?;
     added.contains_key(&last).then_some(last)
 }
 
@@ -57,7 +58,8 @@ pub fn answer(
     Ok(tokenizer.decode(&ids, true).map_err(fault)?.trim().to_owned())
 }
 
-/// New tokens after `prompt`, up to an end token, the limit or the model's last position; made on a thread of the pool, as a training step is.
+/// New tokens after `prompt`, up to an end token, the limit or the model's last position; made on a thread of the pool, as
+/// a training step is.
 pub fn tokens(decoder: &Decoder, adapters: &Adapters, prompt: &[u32], how: &Generation) -> Result<Vec<u32>> {
     rayon::scope(|_| metal::autoreleased(|| tokens_on_this_thread(decoder, adapters, prompt, how)))
 }
@@ -69,18 +71,18 @@ fn tokens_on_this_thread(decoder: &Decoder, adapters: &Adapters, prompt: &[u32],
     let mut cache = Vec::new();
     let mut out = Vec::new();
     let mut logits = decoder.extend(prompt, adapters, &mut cache)?;
-    let room = decoder.positions().saturating_sub(prompt.len());
-    while out.len() < how.max_new_tokens {
+    // Nothing is computed from the last token, so it needs no position.
+    let limit = how.max_new_tokens.min(decoder.positions().saturating_sub(prompt.len()) + 1);
+    while out.len() < limit {
         // One row: the processor picks from it.
         let next = sampler.sample(&logits.to_device(&Device::Cpu)?)?;
         if how.end_ids.contains(&next) {
             break;
         }
         out.push(next);
-        if out.len() > room {
-            break;
+        if out.len() < limit {
+            logits = metal::autoreleased(|| decoder.extend(&[next], adapters, &mut cache))?;
         }
-        logits = metal::autoreleased(|| decoder.extend(&[next], adapters, &mut cache))?;
     }
     Ok(out)
 }

@@ -29,7 +29,6 @@ pub mod report;
 pub mod run;
 pub mod score;
 pub mod step;
-pub mod template_record;
 pub mod weights;
 
 pub use error::{Blame, Error, Result};

@@ -4,12 +4,12 @@
 //! autoreleases, and frees what it uploads only where it waits. This module computes nothing.
 
 use candle_core::Device;
+use qlora_config::LoraConfig;
 use qlora_kernels::Span;
+use qlora_planner::ModelShape;
 use qlora_planner::uploads::{self, Sequence};
 
 use crate::Result;
-use crate::lora::Adapters;
-use crate::model::{Batch, Decoder};
 
 /// The oldest macOS on which candle runs: it asks for a residency set, which older ones do not have.
 pub const OLDEST: (u64, u64) = (15, 0);
@@ -150,24 +150,19 @@ pub(crate) struct Uploads<'a> {
 }
 
 impl<'a> Uploads<'a> {
-    /// Begins a forward pass that adapters learn from, with no upload left from before.
-    pub fn forward(decoder: &'a Decoder, batch: &Batch, adapters: &Adapters) -> Result<Self> {
-        Self::begin(decoder, uploads::forward(&decoder.shape, Some(adapters.config()), &sequences(&batch.spans)))
+    /// Begins a forward pass, with no upload left from before; `lora` where its dropout is in effect.
+    pub fn forward(device: &'a Device, shape: &ModelShape, lora: Option<&LoraConfig>, spans: &[Span]) -> Result<Self> {
+        Self::begin(device, uploads::forward(shape, lora, &sequences(spans)))
     }
 
     /// Begins the backward pass.
-    pub fn backward(decoder: &'a Decoder, batch: &Batch, adapters: &Adapters) -> Result<Self> {
-        Self::begin(decoder, uploads::backward(&decoder.shape, adapters.config(), &sequences(&batch.spans)))
+    pub fn backward(device: &'a Device, shape: &ModelShape, lora: &LoraConfig, spans: &[Span]) -> Result<Self> {
+        Self::begin(device, uploads::backward(shape, lora, &sequences(spans)))
     }
 
-    /// Begins a forward pass without dropout.
-    pub fn inference(decoder: &'a Decoder, spans: &[Span]) -> Result<Self> {
-        Self::begin(decoder, uploads::forward(&decoder.shape, None, &sequences(spans)))
-    }
-
-    fn begin(decoder: &'a Decoder, of_block: u64) -> Result<Self> {
-        wait(&decoder.device)?;
-        Ok(Self { device: &decoder.device, pile: Pile { of_block, bytes: 0 } })
+    fn begin(device: &'a Device, of_block: u64) -> Result<Self> {
+        wait(device)?;
+        Ok(Self { device, pile: Pile { of_block, bytes: 0 } })
     }
 
     /// A block has been given to the GPU.

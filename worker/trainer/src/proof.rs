@@ -29,10 +29,7 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
     };
     let (loss, gradients) = probe.gradients(0, std::slice::from_ref(batch))?;
     if !loss.is_finite() {
-        return Err(Error::FirstLoss {
-            loss,
-            help: "the model's weights are too large to compute with; take another model",
-        });
+        return Err(Error::FirstLoss { loss });
     }
     let mut silent = Vec::new();
     for (at, (site, grad)) in probe.adapters.sites.iter().zip(gradients.entries()).enumerate() {

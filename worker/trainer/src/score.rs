@@ -15,7 +15,6 @@ use crate::generate::{Generation, answer, end_ids, end_of_turn};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::report::{Event, Phase, Reporter, Wish};
-use crate::template_record::TemplateRecord;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, adapter, any_number, device};
 
@@ -88,8 +87,8 @@ impl Answerer {
         let tokenizer = files.tokenizer()?.clone();
         let mut template = files.chat_template(&template_of(subject)?)?;
         // A model is asked on the day on which it was trained.
-        if let Some(record) = subject.adapter.as_deref().map(TemplateRecord::load).transpose()?.flatten() {
-            template = template.dated(&record.template_date)?;
+        if let Some(date) = subject.adapter.as_deref().map(adapter::template::date).transpose()?.flatten() {
+            template = template.dated(&date)?;
         }
         let decoder = Decoder::load(
             &checkpoint,
@@ -196,7 +195,7 @@ impl Answerer {
 
 fn template_of(subject: &Subject<'_>) -> Result<String> {
     let own = match &subject.adapter {
-        Some(folder) if subject.template == "auto" => adapter::template(folder)?,
+        Some(folder) if subject.template == "auto" => adapter::template::text(folder)?,
         _ => None,
     };
     Ok(own.unwrap_or_else(|| subject.template.clone()))

@@ -12,8 +12,9 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_json};
 
-/// The files of an adapter, and the folder of the best one within a checkpoint.
+/// The files of an adapter within a checkpoint, those that every adapter has first; and the folder of the best one.
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+const BESIDE: [&str; 2] = ["chat_template.jinja", "training_template.json"];
 const BEST: &str = "best";
 
 /// What jobs have made.
@@ -45,7 +46,7 @@ impl Artifacts {
                 let kind = if wanted.is_fallback { "adapter" } else { wanted.artifact.kind.as_str() };
                 let folder = output.clone().unwrap_or_else(|| PathBuf::from(format!("{kind}-{}", job.id)));
                 let from = if wanted.is_fallback {
-                    rescue(context, &job, wanted.artifact, &folder).await?
+                    Some(rescue(context, &job, wanted.artifact, &folder).await?)
                 } else {
                     get(context, wanted.artifact, &folder).await?;
                     None
@@ -70,10 +71,9 @@ impl Artifacts {
 fn list(context: &Context, job: &Job) -> Result<(), CtlError> {
     if context.global.json {
         return job.artifacts.iter().try_for_each(|a| {
-            let mut value = json!({"v": 1, "job": job.id});
-            if let (Some(object), Some(fields)) = (value.as_object_mut(), json::artifact(a).as_object()) {
-                object.extend(fields.clone());
-            }
+            let mut value = json::artifact(a);
+            value["v"] = 1.into();
+            value["job"] = job.id.into();
             print_json(&value)
         });
     }
@@ -127,12 +127,7 @@ struct Rescued {
 }
 
 /// Puts the adapter of a checkpoint into `folder`.
-async fn rescue(
-    context: &Context,
-    job: &Job,
-    checkpoint: &JobArtifact,
-    folder: &Path,
-) -> Result<Option<Rescued>, CtlError> {
+async fn rescue(context: &Context, job: &Job, checkpoint: &JobArtifact, folder: &Path) -> Result<Rescued, CtlError> {
     refuse_existing(folder)?;
     let whole = beside(folder, &checkpoint.digest, "checkpoint");
     if whole.exists() {
@@ -144,7 +139,8 @@ async fn rescue(
     let from = if is_best { &best } else { &whole };
     let partial = beside(folder, &checkpoint.digest, "adapter");
     fs::create_dir_all(&partial).map_err(CtlError::io(&partial))?;
-    for name in ADAPTER_FILES {
+    let there = BESIDE.into_iter().filter(|name| from.join(name).exists());
+    for name in ADAPTER_FILES.into_iter().chain(there) {
         fs::rename(from.join(name), partial.join(name)).map_err(CtlError::io(from.join(name)))?;
     }
     fs::rename(&partial, folder).map_err(CtlError::io(folder))?;
@@ -156,7 +152,7 @@ async fn rescue(
         if job.state() == qlora_proto::JobState::Cancelled { "was cancelled" } else { "ended" },
         checkpoint.step
     );
-    Ok(Some(Rescued { is_best, text }))
+    Ok(Rescued { is_best, text })
 }
 
 fn refuse_existing(folder: &Path) -> Result<(), CtlError> {

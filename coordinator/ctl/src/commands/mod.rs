@@ -12,7 +12,6 @@ pub mod logs;
 pub mod metrics;
 pub mod page;
 pub mod plan;
-pub mod programs;
 pub mod quickstart;
 pub mod show;
 pub mod submit;

@@ -11,13 +11,13 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::artifacts;
-use super::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file};
 use super::submit::{Resolved, submit};
 use super::watch::ended;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::follow::{Ended, States, follow};
 use crate::output::{human, json as forms, print, print_json};
+use crate::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file};
 
 /// Fine-tune a small model on this machine, from nothing to a tuned adapter.
 ///
@@ -88,10 +88,8 @@ impl Quickstart {
         if let Some(dir) = &self.dir {
             return std::path::absolute(dir).map_err(CtlError::io(dir));
         }
-        let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let data = variable("XDG_DATA_HOME").or_else(|| variable("HOME").map(|h| h.join(".local/share")));
-        let data =
-            data.ok_or_else(|| CtlError::Usage { message: "HOME is not set".into(), help: "give --dir DIR".into() })?;
+        let nowhere = || CtlError::Usage { message: "HOME is not set".into(), help: "give --dir DIR".into() };
+        let data = qlora_client::data_folder().ok_or_else(nowhere)?;
         let name = jiff::Timestamp::now().strftime("%Y-%m-%d-%H%M%S").to_string();
         Ok(data.join("qlora/quickstart").join(name))
     }
@@ -202,8 +200,7 @@ fn answer(sample: &Sample) -> String {
 }
 
 fn one_line(text: &str) -> String {
-    let line = console::line(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned();
-    if line.chars().count() <= 160 { line } else { line.chars().take(159).chain(['…']).collect() }
+    human::short(&console::line(&text.split_whitespace().collect::<Vec<_>>().join(" ")), 160)
 }
 
 /// Lets the worker fetch the model; its progress bar shows on our stderr.

@@ -41,13 +41,10 @@ pub async fn watch(context: &Context, id: u64, timeout: Option<u64>) -> Result<E
 /// The last word on a job.
 pub fn ended(context: &Context, job: &Job) -> Result<ExitCode, CtlError> {
     let made = |kind: &str| job.artifacts.iter().any(|artifact| artifact.kind == kind);
+    let saved = made("checkpoint");
     match job.state() {
-        JobState::Failed => {
-            Err(CtlError::JobFailed { job: job.id, reason: job.reason.clone(), saved: made("checkpoint") })
-        }
-        JobState::Cancelled => {
-            Err(CtlError::JobCancelled { job: job.id, reason: job.reason.clone(), saved: made("checkpoint") })
-        }
+        JobState::Failed => Err(CtlError::JobFailed { job: job.id, reason: job.reason.clone(), saved }),
+        JobState::Cancelled => Err(CtlError::JobCancelled { job: job.id, reason: job.reason.clone(), saved }),
         _ => {
             let p = job.progress.clone().unwrap_or_default();
             let took = duration((job.ended_unix_ms - job.created_unix_ms) as f64 / 1000.0);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qlora_client::console;
-use qlora_proto::{ExplainResponse, Job, JobState, WatchRequest};
+use qlora_client::{Client, console};
+use qlora_proto::{ExplainResponse, Job, JobState, Progress, WatchRequest};
 use tonic::Code;
 
 use super::waiting::{reason, waiting};
@@ -60,7 +60,7 @@ async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<J
     let fault = context.fault();
     loop {
         let broken = match client.jobs.watch(WatchRequest { id }).await {
-            Ok(answer) => match changes(context, answer.into_inner(), screen, &mut last_word).await? {
+            Ok(answer) => match changes(context, &mut client, answer.into_inner(), screen, &mut last_word).await? {
                 Stream::Ended(job) => return Ok(*job),
                 Stream::Broke(status) => status,
             },
@@ -85,12 +85,11 @@ enum Stream {
 
 async fn changes(
     context: &Context,
+    client: &mut Client,
     mut changes: tonic::Streaming<Job>,
     screen: &mut Screen<'_>,
     last_word: &mut Instant,
 ) -> Result<Stream, CtlError> {
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut job: Option<Job> = None;
     loop {
         let is_queued = job.as_ref().is_some_and(|job| job.state() == JobState::Queued);
@@ -103,11 +102,11 @@ async fn changes(
                 Ok(None) => return Ok(Stream::Broke(None)),
                 Err(status) => return Ok(Stream::Broke(Some(status))),
             },
-            _ = look.tick(), if is_queued => {}
+            () = tokio::time::sleep(LOOK), if is_queued => {}
         }
         let Some(job) = &job else { continue };
         // Where this fails the stream breaks too, and says so.
-        let why = waiting(context, job).await.ok().flatten();
+        let why = waiting(context, client, job).await.ok().flatten();
         screen.show(job, why.as_ref())?;
         if job.state().is_final() {
             return Ok(Stream::Ended(Box::new(job.clone())));
@@ -141,7 +140,7 @@ impl<'a> Screen<'a> {
             return self.json(job, why);
         }
         let p = job.progress.clone().unwrap_or_default();
-        let text = format!("{}   {}", job.id, where_it_stands(job, why));
+        let text = format!("{}   {}", job.id, where_it_stands(job, &p, why));
         match &self.bar {
             Some(bar) => bar.set_message(text),
             None if job.state() == JobState::Queued => self.once(&text),
@@ -165,7 +164,7 @@ impl<'a> Screen<'a> {
     }
 
     /// Without a terminal: each phase once, and training once every twentieth of its steps.
-    fn line(&mut self, text: &str, p: &qlora_proto::Progress) {
+    fn line(&mut self, text: &str, p: &Progress) {
         let twentieth = if p.phase == "training" && p.steps > 0 { 20 * p.step / p.steps } else { u64::MAX };
         if p.phase != self.last || twentieth != self.last_twentieth {
             self.context.say(text);
@@ -195,13 +194,13 @@ impl<'a> Screen<'a> {
 }
 
 /// State and reason, or progress.
-fn where_it_stands(job: &Job, why: Option<&ExplainResponse>) -> String {
+fn where_it_stands(job: &Job, p: &Progress, why: Option<&ExplainResponse>) -> String {
     let last = console::line(&job.reason);
     match (job.state(), why) {
         (JobState::Queued, Some(why)) if job.reason.is_empty() => format!("queued: {}", reason(job.id, why)),
         (JobState::Queued, Some(why)) => format!("queued again: {}; last attempt: {last}", reason(job.id, why)),
         (JobState::Queued, None) if job.reason.is_empty() => "queued".into(),
         (JobState::Queued, None) => format!("queued again: {last}"),
-        _ => human::progress(&job.progress.clone().unwrap_or_default()),
+        _ => human::progress(p),
     }
 }

@@ -30,9 +30,9 @@ pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String
     lines.join("\n")
 }
 
-/// The beginning of `text`, where it is too long for a cell.
-fn short(text: &str) -> String {
-    if text.chars().count() <= CELL { text.to_owned() } else { text.chars().take(CELL - 1).chain(['…']).collect() }
+/// The beginning of `text`, where it has more than `most` characters.
+pub fn short(text: &str, most: usize) -> String {
+    if text.chars().count() <= most { text.to_owned() } else { text.chars().take(most - 1).chain(['…']).collect() }
 }
 
 pub fn jobs(jobs: &[Job]) -> String {
@@ -45,14 +45,14 @@ fn job_row(job: &Job) -> Vec<String> {
     let left = p.seconds_left.filter(|_| !job.state().is_final()).map(duration).unwrap_or_default();
     vec![
         job.id.to_string(),
-        short(&job.name),
+        short(&job.name, CELL),
         job.state().word().into(),
         if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() },
         p.loss.map(|l| format!("{l:.3}")).unwrap_or_default(),
         p.last_evaluation.map(|l| format!("{l:.3}")).unwrap_or_default(),
         p.tokens_per_second.map(|t| format!("{t:.0}")).unwrap_or_default(),
         left,
-        short(&job.attempts.last().map(Attempt::workers).unwrap_or_default()),
+        short(&job.attempts.last().map(Attempt::workers).unwrap_or_default(), CELL),
     ]
 }
 

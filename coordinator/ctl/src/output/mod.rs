@@ -17,8 +17,11 @@ pub fn print_error(error: &CtlError, as_json: bool) {
     if matches!(error, CtlError::OutputClosed) {
         return;
     }
-    let text = if as_json { error_json(error).to_string() } else { error_text(error) };
-    console::note(&if as_json { console::json(&text) } else { console::block(&text) });
+    if as_json {
+        console::note(&console::json(&error_json(error).to_string()));
+    } else {
+        console::note(&console::block(&error_text(error)));
+    }
 }
 
 fn error_text(error: &CtlError) -> String {

@@ -1,6 +1,6 @@
 //! Why a queued job waits, in the words of the coordinator's placement.
 
-use qlora_client::console;
+use qlora_client::{Client, console};
 use qlora_proto::{ExplainRequest, ExplainResponse, Job, JobState, WorkerVerdict};
 
 use crate::context::Context;
@@ -10,11 +10,11 @@ use crate::error::CtlError;
 const VERDICTS: usize = 3;
 
 /// What `explain` says of `job`; nothing where it does not wait.
-pub async fn waiting(context: &Context, job: &Job) -> Result<Option<ExplainResponse>, CtlError> {
+pub async fn waiting(context: &Context, client: &mut Client, job: &Job) -> Result<Option<ExplainResponse>, CtlError> {
     if job.state() != JobState::Queued {
         return Ok(None);
     }
-    let answer = context.client()?.jobs.explain(ExplainRequest { id: job.id }).await;
+    let answer = client.jobs.explain(ExplainRequest { id: job.id }).await;
     Ok(Some(answer.map_err(context.fault())?.into_inner()))
 }
 

@@ -83,6 +83,11 @@ impl Engine {
         self.running.get(&token).copied()
     }
 
+    /// How many jobs that wait were submitted before `id`.
+    pub fn queued_before(&self, id: JobId) -> usize {
+        self.queue.range(..id).count()
+    }
+
     /// Whether anything needs the artifact that job `of` has let go of: a job has it, or a twin of that job runs and may be
     /// about to commit it, since the same request makes the same bytes.
     pub fn may_need(&self, digest: &str, of: JobId) -> bool {

@@ -112,7 +112,7 @@ impl ArtifactStore {
         let path = self.0.final_path(digest);
         match fs::remove_file(&path) {
             Ok(()) => {
-                self.0.hashed.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+                self.0.hashed().remove(digest);
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => tracing::warn!("{} cannot be removed: {e}", path.display()),
@@ -205,8 +205,11 @@ impl Inner {
     }
 
     fn remember(&self, digest: &Digest256, stamp: Stamp, found: String) {
-        let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
-        hashed.insert(digest.clone(), (stamp, found));
+        self.hashed().insert(digest.clone(), (stamp, found));
+    }
+
+    fn hashed(&self) -> MutexGuard<'_, HashMap<Digest256, (Stamp, String)>> {
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
@@ -214,7 +217,7 @@ impl Inner {
     }
 
     fn known(&self, digest: &Digest256, stamp: Stamp) -> Option<String> {
-        let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let hashed = self.hashed();
         hashed.get(digest).filter(|(known, _)| *known == stamp).map(|(_, found)| found.clone())
     }
 

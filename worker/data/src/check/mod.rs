@@ -10,7 +10,8 @@ use jsonschema::{ValidationError, Validator};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::chat::{Conversation, function_of};
+use crate::chat::Conversation;
+use crate::tools::function_of;
 
 /// One thing that is wrong with a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,9 +59,7 @@ fn compile(conversation: &Conversation, findings: &mut Vec<Finding>) -> HashMap<
         };
         let compiled = match function.get("parameters") {
             None => {
-                if let Some(key) =
-                    function.iter().find(|(key, value)| is_schema_elsewhere(key, value)).map(|(key, _)| key)
-                {
+                if let Some((key, _)) = function.iter().find(|(key, value)| is_schema_elsewhere(key, value)) {
                     fault(format!("`{key}` is not read; the schema of its parameters belongs under `parameters`"));
                 }
                 None

@@ -42,7 +42,7 @@ pub enum ReadError {
     Io { file: String, source: std::io::Error },
     #[error("{file}: {fault}")]
     Format { file: String, fault: String },
-    #[error("{folder}: holds no .jsonl, .ndjson, .json or .parquet files, compressed or not")]
+    #[error("{folder}: holds no .jsonl, .ndjson, .jsonlines, .json or .parquet files, compressed or not")]
     NoFiles { folder: String },
 }
 

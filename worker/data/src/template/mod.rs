@@ -21,7 +21,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::chat::Conversation;
-use crate::message::learns;
+use crate::message::is_trained_on;
 
 pub use named::{Lacking, Templates};
 
@@ -220,26 +220,25 @@ impl ChatTemplate {
         let (stage, raw) = Stage::set(self, conversation, false)?;
         let mut rendered = stage.taken(&raw);
         let answers = conversation.messages.iter().enumerate().filter(|(_, message)| message["role"] == "assistant");
+        let turns = Turns::of(&stage, &rendered.text);
         let mut lost = Vec::new();
         if stage.variant.marked {
-            let turns = Turns::of(&stage, &rendered.text);
-            let mut unlearnt = Vec::new();
-            for (index, _) in answers.clone().filter(|(_, message)| !learns(message)) {
-                unlearnt.extend(turns.find(index)?);
+            let mut untrained = Vec::new();
+            for (index, _) in answers.clone().filter(|(_, message)| !is_trained_on(message)) {
+                untrained.extend(turns.find(index)?);
             }
             rendered
                 .assistant
-                .retain(|piece| !unlearnt.iter().any(|turn| turn.start < piece.end && piece.start < turn.end));
+                .retain(|piece| !untrained.iter().any(|turn| turn.start < piece.end && piece.start < turn.end));
         } else {
-            let turns = Turns::of(&stage, &rendered.text);
-            for (index, _) in answers.clone().filter(|(_, message)| learns(message)) {
+            for (index, _) in answers.clone().filter(|(_, message)| is_trained_on(message)) {
                 match turns.find(index)? {
                     Some(turn) => rendered.assistant.push(turn),
                     None => lost.push(Lost { index, what: "the answer".into() }),
                 }
             }
         }
-        for (index, message) in answers.filter(|(_, message)| learns(message)) {
+        for (index, message) in answers.filter(|(_, message)| is_trained_on(message)) {
             if lost.iter().any(|lost| lost.index == index) {
                 continue;
             }

@@ -50,8 +50,7 @@ pub fn load(folder: &Path, shape: &ModelShape, fingerprint: &str, seed: u64, dev
         let (a, b) = (take(0, &[place.rank, inputs])?, take(1, &[outputs, place.rank])?);
         let mut found = Factors::new(a, b);
         if !uniform {
-            let own = scale(place.alpha, place.rank, lora.rslora);
-            found = widened(&found, rank, own)?;
+            found = widened(&found, rank, place.alpha / unit_alpha(place.rank, lora.rslora))?;
         }
         if lora.dora {
             found.magnitude = Some(Magnitude::new(take(2, &[outputs])?));
@@ -83,12 +82,7 @@ fn recorded_fingerprint(file: &[u8]) -> Option<String> {
     header.metadata().as_ref()?.get(FINGERPRINT).cloned()
 }
 
-/// What B A is multiplied with.
-fn scale(alpha: f64, rank: usize, rslora: bool) -> f64 {
-    alpha / if rslora { (rank as f64).sqrt() } else { rank as f64 }
-}
-
-/// The alpha that gives a scale of 1.
+/// The alpha that gives a scale of 1, see [`LoraConfig::scale`].
 fn unit_alpha(rank: usize, rslora: bool) -> f64 {
     if rslora { (rank as f64).sqrt() } else { rank as f64 }
 }

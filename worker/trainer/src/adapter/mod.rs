@@ -7,6 +7,7 @@
 mod load;
 mod settings;
 mod targets;
+pub mod template;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -20,12 +21,13 @@ use crate::lora::{Adapters, NAMES, Site};
 use crate::weights::is_hub_name;
 use crate::{Error, Result};
 
-pub use load::load;
+pub(crate) use template::{RECORD, TEMPLATE};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-/// The file that transformers reads a template from.
-pub(crate) const TEMPLATE: &str = "chat_template.jinja";
+pub use load::load;
+pub use template::TrainedWith;
+
+pub(crate) const CONFIG: &str = "adapter_config.json";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// Key of the base model's fingerprint in the metadata of [`WEIGHTS`].
 const FINGERPRINT: &str = "base_fingerprint";
 
@@ -40,8 +42,8 @@ pub struct BaseModel<'a> {
     pub name: &'a str,
     /// See [`crate::weights::Checkpoint::fingerprint`].
     pub fingerprint: &'a str,
-    /// Jinja text of the training's chat template, where there is one.
-    pub template: Option<&'a str>,
+    /// None where there is no chat template.
+    pub template: Option<TrainedWith<'a>>,
 }
 
 /// A name for the base that others can resolve: that of the hub for a model of the catalogue, or for a path of this
@@ -84,18 +86,9 @@ pub fn save(adapters: &Adapters, base: BaseModel<'_>, folder: &Path) -> Result<(
     let metadata = [(FINGERPRINT.to_owned(), base.fingerprint.to_owned())];
     write_tensors(tensors, Some(metadata.into()), &folder.join(WEIGHTS))?;
     if let Some(template) = base.template {
-        write_atomically(&folder.join(TEMPLATE), template.as_bytes())?;
+        template::save(template, folder)?;
     }
     write_atomically(&folder.join(CONFIG), format!("{description:#}\n").as_bytes())
-}
-
-/// Jinja text of the template that the adapter in `folder` was trained with, where it says so.
-pub fn template(folder: &Path) -> Result<Option<String>> {
-    let path = folder.join(TEMPLATE);
-    if !path.exists() {
-        return Ok(None);
-    }
-    fs::read_to_string(&path).map(Some).map_err(Error::io(path))
 }
 
 /// Writes tensors under a temporary name, syncs and renames; `metadata` are texts for whoever reads the file.

@@ -7,44 +7,30 @@ use serde_json::{Map, Value};
 use super::targets::{ByPattern, Modules, every_site};
 use crate::lora::Site;
 
-/// Keys that [`read`] carries out, or that say nothing about what an adapter computes once it is trained.
-const KNOWN: [&str; 36] = [
+/// Keys that may have any value here: [`read`] carries them out, or they say nothing about what an adapter computes once it
+/// is trained.
+const KNOWN: [&str; 21] = [
     "alpha_pattern",
     "auto_mapping",
     "base_model_name_or_path",
-    "bias",
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
     "exclude_modules",
-    "fan_in_fan_out",
     "inference_mode",
-    "init_lora_weights",
-    "kasa_config",
-    "layers_pattern",
     "layers_to_transform",
-    "loftq_config",
     "lora_alpha",
-    "lora_bias",
     "lora_dropout",
     "lora_ga_config",
-    "megatron_config",
     "megatron_core",
-    "modules_to_save",
-    "monteclora_config",
-    "peft_type",
     "peft_version",
     "qalora_group_size",
     "r",
     "rank_pattern",
     "revision",
-    "runtime_config",
     "target_modules",
-    "task_type",
     "use_dora",
-    "use_qalora",
     "use_rslora",
-    "velora_config",
 ];
 
 /// An adapted place with its own rank and alpha.
@@ -104,8 +90,6 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), String> {
             "init_lora_weights" => {
                 value.is_boolean() || value.is_null() || value == "gaussian" || value == "orthogonal" || value == "eva"
             }
-            "fan_in_fan_out" | "lora_bias" | "use_qalora" | "modules_to_save" | "loftq_config" | "kasa_config"
-            | "monteclora_config" | "velora_config" | "megatron_config" | "runtime_config" => is_nothing(value),
             key => KNOWN.contains(&key) || is_nothing(value),
         };
         if !done {

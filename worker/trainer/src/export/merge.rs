@@ -3,7 +3,6 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, TargetModule};
 use qlora_kernels::Nf4Tensor;
-use serde::Serialize;
 
 use crate::Result;
 use crate::lora::{Adapters, Site};
@@ -18,7 +17,7 @@ pub enum Base {
 }
 
 /// What was merged.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Merged {
     pub tensors: usize,
     /// Tensors that the adapter changed.
@@ -29,7 +28,6 @@ pub struct Merged {
     pub quantisation: f64,
     pub bytes: u64,
     /// What a person should hear of the result.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 

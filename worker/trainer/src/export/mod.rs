@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use qlora_config::ModelConfig;
-use serde::Serialize;
 
 use crate::lora::Adapters;
 use crate::weights::Checkpoint;
@@ -30,12 +29,11 @@ pub use merge::{Base, Merged};
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
 
 /// What was written without an adapter, or of an adapter alone.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Written {
     pub tensors: usize,
     pub bytes: u64,
     /// What a person should hear of the result.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 

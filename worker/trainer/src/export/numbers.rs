@@ -7,6 +7,9 @@ use candle_core::{DType, Tensor};
 use crate::weights::first_broken_in_blocks;
 use crate::{Error, Result};
 
+/// No element type of an export makes zero of a matrix with a number as large as this.
+const NEVER_ZERO: f32 = 1e-3;
+
 /// A tensor on its way into a file.
 pub(super) struct Outgoing<'a> {
     /// The source, for messages.
@@ -45,11 +48,9 @@ impl Outgoing<'_> {
         self.fault(format!("has numbers up to {largest:.3e}, beyond the range of {dtype}; {help}"))
     }
 
-    fn became_zero(&self, largest: f32, dtype: &str) -> Option<String> {
+    fn became_zero(&self, largest: f32, dtype: &str) -> String {
         let name = self.name;
-        Some(format!(
-            "`{name}`, whose numbers are at most {largest:.1e}, becomes zero in {dtype}; bf16 and f32 hold it"
-        ))
+        format!("`{name}`, whose numbers are at most {largest:.1e}, becomes zero in {dtype}; bf16 and f32 hold it")
     }
 
     /// The blocks of `dtype`.
@@ -61,8 +62,8 @@ impl Outgoing<'_> {
         if first_broken_in_blocks(dtype, &bytes).is_some() {
             return Err(self.beyond(largest, &word, "write it with --type bf16 or f32"));
         }
-        let lost = largest > 0.0 && is_zero(&blocks.dequantize(&candle_core::Device::Cpu)?)?;
-        Ok(Encoded { bytes, note: lost.then(|| self.became_zero(largest, &word)).flatten() })
+        let lost = largest > 0.0 && largest < NEVER_ZERO && is_zero(&blocks.dequantize(&candle_core::Device::Cpu)?)?;
+        Ok(Encoded { bytes, note: lost.then(|| self.became_zero(largest, &word)) })
     }
 
     /// The tensor as `dtype`.
@@ -75,7 +76,7 @@ impl Outgoing<'_> {
             return Err(self.beyond(largest, word, "merge into a .gguf file with --type bf16 or f32"));
         }
         let lost = largest > 0.0 && values.iter().all(|value| *value == 0.0);
-        Ok((cast, lost.then(|| self.became_zero(largest, word)).flatten()))
+        Ok((cast, lost.then(|| self.became_zero(largest, word))))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 
-/// What an adapter has learned to read and to end with.
+/// What an adapter was trained to read and to end with.
 pub(super) struct Trained {
     template: String,
     /// Id and text of the end of its turns.
@@ -26,7 +26,7 @@ pub(super) struct Trained {
 
 /// What the adapter in `folder` was trained with, on the model in `files`; none where it does not say.
 pub(super) fn trained(folder: &Path, files: &ModelFiles) -> Result<Option<Trained>> {
-    let Some(template) = adapter::template(folder)? else { return Ok(None) };
+    let Some(template) = adapter::template::text(folder)? else { return Ok(None) };
     let compiled = ChatTemplate::new(&template, files.special.clone())?;
     let tokenizer = files.tokenizer()?;
     let end = end_of_turn(tokenizer, &compiled).and_then(|id| Some((id, tokenizer.id_to_token(id)?)));
@@ -37,7 +37,7 @@ impl Trained {
     /// What changes against the model in `files`, for a person.
     pub(super) fn notes(&self, files: &ModelFiles) -> Vec<String> {
         let mut notes = Vec::new();
-        let base = files.template.as_ref().and_then(|own| own.iter().next());
+        let base = files.template.as_ref().and_then(|own| own.iter().find(|(name, _)| *name == "default"));
         if base.map(|(_, source)| source) != Some(&self.template) {
             notes.push("the chat template is the adapter's, which differs from the base's".to_owned());
         }

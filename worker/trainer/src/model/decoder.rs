@@ -210,7 +210,7 @@ impl Decoder {
             x = noise::add(&x, training.neftune_alpha, &batch.spans, &adapters.embedding_noise(masks))?;
         }
         let mut blocks: Vec<Kept> = Vec::with_capacity(self.blocks.len());
-        let mut uploads = Uploads::forward(self, batch, adapters)?;
+        let mut uploads = Uploads::forward(&self.device, &self.shape, Some(adapters.config()), &batch.spans)?;
         for (block, &keep) in self.blocks.iter().zip(keeps) {
             let saved = block.run(&pass, x.into())?;
             x = block.finish(&pass, &saved)?;
@@ -239,7 +239,7 @@ impl Decoder {
         let (loss, mut dx) = self.loss_and_grad(batch, &last, scale)?;
         // A residual stream that nobody needs any more is as large as an input of a block.
         drop(last);
-        let mut uploads = Uploads::backward(self, batch, adapters)?;
+        let mut uploads = Uploads::backward(&self.device, &self.shape, adapters.config(), &batch.spans)?;
         for block in self.blocks.iter().rev() {
             let Some(kept) = rest.pop() else { break };
             if let Some(next) = rest.last_mut() {
@@ -269,7 +269,7 @@ impl Decoder {
     fn hidden(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
         let pass = self.pass(adapters, &batch.ids, &batch.spans, None)?;
         let mut x = self.embed(&batch.ids)?;
-        let mut uploads = Uploads::inference(self, &batch.spans)?;
+        let mut uploads = Uploads::forward(&self.device, &self.shape, None, &batch.spans)?;
         for block in &self.blocks {
             x = block.finish(&pass, &block.run(&pass, x.into())?)?;
             uploads.after_block()?;
@@ -306,7 +306,7 @@ impl Decoder {
         let spans = [Span { q: 0..ids.len(), k: 0..past + ids.len() }];
         let pass = self.pass(adapters, ids, &spans, None)?;
         let mut x = self.embed(ids)?;
-        let mut uploads = Uploads::inference(self, &spans)?;
+        let mut uploads = Uploads::forward(&self.device, &self.shape, None, &spans)?;
         for (block, layer) in self.blocks.iter().zip(cache) {
             x = block.extend(&pass, &x, layer)?;
             uploads.after_block()?;

@@ -109,7 +109,7 @@ fn tell_left_out(found: &Statistics, limit: usize, reporter: &mut dyn Reporter) 
     }
     let (left_out, rows, long, empty) = (found.rows - found.kept, found.rows, found.too_long, found.unsupervised);
     let text = format!(
-        "{left_out} of {rows} held-out rows are left out: {long} longer than data.max_seq_len {limit}, {empty} without a token to learn from"
+        "{left_out} of {rows} held-out rows are left out: {long} longer than data.max_seq_len {limit}, {empty} without a token to train on"
     );
     reporter.report(Event::Note { text })
 }

@@ -4,18 +4,18 @@ use sha2::{Digest, Sha256};
 
 use super::room::{self, with_room};
 use super::session::Session;
-use crate::adapter::{self, BaseModel};
+use crate::adapter::{self, BaseModel, TrainedWith};
 use crate::checkpoint::{self, Manifest};
 use crate::lora::Factors;
 use crate::report::{Event, Phase, Reporter};
-use crate::template_record::TemplateRecord;
 use crate::{Error, Result};
 
 impl Session<'_> {
     /// The base, under a name that others can resolve where there is one.
     fn base<'n>(&'n self, public: Option<&'n str>) -> BaseModel<'n> {
         let name = public.or(self.run.config().model.base.as_deref()).unwrap_or_default();
-        let template = Some(self.prepared.template.source());
+        let date = &self.run.config().data.template_date;
+        let template = Some(TrainedWith { text: self.prepared.template.source(), date });
         BaseModel { name, fingerprint: &self.prepared.decoder.fingerprint, template }
     }
 
@@ -92,12 +92,7 @@ impl Session<'_> {
             reporter.report(Event::Note { text: text.into() })?;
         }
         let base = self.base(name.as_deref());
-        let data = &self.run.config().data;
-        let record = TemplateRecord { template: data.template.clone(), template_date: data.template_date.clone() };
-        with_room(reporter, (&folder, room::WAIT), || {
-            adapter::save(&self.trainer.adapters, base, &folder)?;
-            record.save(&folder)
-        })?;
+        with_room(reporter, (&folder, room::WAIT), || adapter::save(&self.trainer.adapters, base, &folder))?;
         reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
     }
 }

@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
         let (endless, rows) = (self.prepared.statistics.endless, self.prepared.statistics.kept);
         if endless > 0 {
             let text = format!(
-                "warning: {endless} of {rows} rows teach no end of turn, and a model that learns from such rows alone does not stop; qlora-ctl data check --model shows why"
+                "warning: {endless} of {rows} rows teach no end of turn, and a model that is trained on such rows alone does not stop; qlora-ctl data check --model shows why"
             );
             reporter.report(Event::Note { text })?;
         }

@@ -9,6 +9,7 @@ use qlora_planner::ModelShape;
 use safetensors::Dtype;
 
 use super::bnb;
+use super::gguf::gguf_name;
 use super::safetensors::{ShardEntry, Shards};
 use crate::lora::Site;
 use crate::{Error, Result};
@@ -23,7 +24,8 @@ struct Wanted {
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
-const READ: &str = "weights in 16 or 32 bits, bitsandbytes' NF4 and .gguf files are read";
+/// What can be read, for messages that refuse other weights.
+pub(crate) const READABLE: &str = "weights in 16 or 32 bits, bitsandbytes' NF4 and .gguf files are read";
 
 /// Checks the tensors of a Hugging Face folder; returns what a person should hear of a model that can be used.
 ///
@@ -82,7 +84,7 @@ fn keys_of(module: TargetModule) -> &'static str {
 
 fn agrees(shards: &Shards, entry: &ShardEntry, wanted: &Wanted) -> Result<()> {
     if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-        let fault = format!("has the element type {:?}; {READ}", entry.dtype);
+        let fault = format!("has the element type {:?}; {READABLE}", entry.dtype);
         return Err(shards.fault(&entry.name, &fault));
     }
     if entry.shape != wanted.dims {
@@ -113,7 +115,7 @@ fn is_understood(
     } else if name.ends_with(".bias") {
         "is a bias, which is not implemented".to_owned()
     } else if packed.iter().any(|ending| name.ends_with(ending)) || bnb::weight_of(name).is_some() {
-        format!("belongs to weights that another method has quantized; {READ}")
+        format!("belongs to weights that another method has quantized; {READABLE}")
     } else {
         "is no part of a Llama or Mistral decoder".to_owned()
     };
@@ -139,7 +141,8 @@ fn tied_head(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
 /// See [`check`].
 pub(super) fn check_gguf(path: &Path, tensors: &BTreeMap<&str, &[usize]>, shape: &ModelShape) -> Result<()> {
     let fault = |tensor: &str, fault: String| Error::Tensor { path: path.into(), tensor: tensor.into(), fault };
-    let mut wanted = gguf_wanted(shape);
+    let in_gguf = |(name, wanted): (String, Wanted)| (gguf_name(&name), wanted.dims);
+    let mut wanted: BTreeMap<String, Vec<usize>> = wanted(shape).into_iter().map(in_gguf).collect();
     wanted.insert("rope_freqs.weight".to_owned(), vec![shape.head_dim / 2]);
     for (name, dims) in tensors {
         match wanted.get(*name) {
@@ -152,25 +155,4 @@ pub(super) fn check_gguf(path: &Path, tensors: &BTreeMap<&str, &[usize]>, shape:
     wanted.remove("rope_freqs.weight");
     let missing = wanted.keys().find(|name| !tensors.contains_key(name.as_str()));
     missing.map_or(Ok(()), |name| Err(fault(name, "is missing; download the file again".into())))
-}
-
-fn gguf_wanted(shape: &ModelShape) -> BTreeMap<String, Vec<usize>> {
-    let table = vec![shape.vocabulary, shape.hidden];
-    let mut all = BTreeMap::from([
-        ("token_embd.weight".to_owned(), table.clone()),
-        ("output_norm.weight".to_owned(), vec![shape.hidden]),
-    ]);
-    if !shape.tied_embeddings {
-        all.insert("output.weight".to_owned(), table);
-    }
-    for layer in 0..shape.layers {
-        for name in ["attn_norm", "ffn_norm"] {
-            all.insert(format!("blk.{layer}.{name}.weight"), vec![shape.hidden]);
-        }
-        for module in TargetModule::ALL {
-            let (rows, cols) = shape.projection(module);
-            all.insert(format!("blk.{layer}.{}.weight", super::gguf::part(module)), vec![rows, cols]);
-        }
-    }
-    all
 }

@@ -91,7 +91,7 @@ pub(super) fn hub_name(config: &serde_json::Value) -> Option<String> {
 }
 
 /// Whether `name` has the form `owner/name`.
-pub(crate) fn is_hub_name(name: &str) -> bool {
+pub fn is_hub_name(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
     parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '~']))
 }

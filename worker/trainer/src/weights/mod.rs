@@ -24,8 +24,8 @@ use rayon::prelude::*;
 
 use crate::Result;
 
-pub use files::ModelFiles;
-pub(crate) use files::is_hub_name;
+pub(crate) use agreement::READABLE;
+pub use files::{ModelFiles, is_hub_name};
 pub(crate) use finite::{first_broken, first_broken_in_blocks};
 pub use index::{INDEX, SINGLE, indexed_files};
 pub use open::Checkpoint;

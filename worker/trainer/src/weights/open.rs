@@ -11,10 +11,11 @@ use sha2::{Digest, Sha256};
 
 use super::agreement;
 use super::files::{ModelFiles, end_ids, hub_name, read_json};
-use super::gguf::{GgufFile, part};
+use super::gguf::{GgufFile, gguf_name};
 use super::random::RandomWeights;
 use super::safetensors::Shards;
 use super::{FrozenWeight, Gguf, Plain, bnb};
+use crate::lora::Site;
 use crate::model::shape_from_json;
 use crate::{Error, Result};
 
@@ -180,7 +181,7 @@ impl Checkpoint {
         module: TargetModule,
         device: &Device,
     ) -> Result<Box<dyn FrozenWeight>> {
-        let name = format!("blk.{layer}.{}.weight", part(module));
+        let name = gguf_name(&format!("{}.weight", Site { layer, module }.module_path()));
         let shape = &self.files.shape;
         let tensor = match module {
             TargetModule::QProj => ggml.file.read_rotary(&name, shape.heads, device)?,

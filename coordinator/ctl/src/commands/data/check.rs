@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use qlora_client::console;
+use qlora_config::TEMPLATE_DATE;
 use qlora_data::audit::{Audit, Audited, Summary};
 use qlora_data::rows::{self, ReadError, Rows};
 use qlora_proto::words::count;
@@ -18,8 +19,6 @@ use crate::output::{print, print_json};
 
 /// Rows between two looks at the clock of the counter.
 const TICK: usize = 256;
-/// What `data.template_date` is where nobody sets it.
-pub(super) const TEMPLATE_DATE: &str = "2024-07-26";
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -143,7 +142,7 @@ impl Check {
         if let Some(t) = &summary.tokens {
             if t.endless > 0 {
                 context.say(format!(
-                    "  warning: {} teach no end of turn: no control token ends what is learnt from; a model trained on them alone does not stop. Look at the eos token and at where {{% endgeneration %}} stands",
+                    "  warning: {} teach no end of turn: no control token ends what is trained on; a model trained on them alone does not stop. Look at the eos token and at where {{% endgeneration %}} stands",
                     t.endless
                 ));
             }

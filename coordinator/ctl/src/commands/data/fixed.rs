@@ -29,7 +29,7 @@ impl Fixed {
         for input in inputs {
             refuse_input(path, input)?;
         }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(path);
         let file = NamedTempFile::new_in(folder).map_err(CtlError::io(folder))?;
         Ok(Self { path: path.into(), out: BufWriter::new(file), rows: 0, left_out: 0 })
     }
@@ -64,13 +64,16 @@ fn readable(path: &Path) -> Result<(), CtlError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(CtlError::io(path))
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Whatever its name: by a link, by another spelling, or as a part of the folder that is read.
 fn refuse_input(path: &Path, input: &Path) -> Result<(), CtlError> {
     use std::os::unix::fs::MetadataExt;
     let identity = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    let is_same = identity(path).is_some() && identity(path) == identity(input);
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let is_inside = match (parent.canonicalize(), input.canonicalize()) {
+    let is_same = identity(path).is_some_and(|own| identity(input) == Some(own));
+    let is_inside = match (folder_of(path).canonicalize(), input.canonicalize()) {
         (Ok(parent), Ok(input)) => input.is_dir() && parent.starts_with(input),
         _ => false,
     };

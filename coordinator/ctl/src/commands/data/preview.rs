@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_client::console;
+use qlora_config::TEMPLATE_DATE;
 use qlora_data::audit::Ruler;
 use qlora_data::{Encoder, Example, IGNORE, Sample, encode_example};
 use serde_json::json;
 
-use super::check::{TEMPLATE_DATE, open, unreadable};
+use super::check::{open, unreadable};
 use super::ruler::ruler;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
@@ -46,7 +47,7 @@ impl Preview {
         if let Err(e) = encoder.encode(&ruler.tokenizer, &ruler.template, &example) {
             context.say(format!("{}: finding: {e}", row.place));
         } else if !encoder.ends(&sample) {
-            context.say(format!("{}: warning: no end of turn is learnt from", row.place));
+            context.say(format!("{}: warning: no end of turn is trained on", row.place));
         }
         let parts = parts(&ruler, &sample).map_err(fault)?;
         if context.global.json {

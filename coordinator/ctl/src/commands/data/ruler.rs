@@ -4,17 +4,17 @@ use std::path::Path;
 use std::process::Stdio;
 
 use qlora_data::audit::Ruler;
-use qlora_data::{Lacking, ModelText, ModelTextError, TemplateError};
+use qlora_data::{Lacking, ModelText, TemplateError};
 use tokio::process::Command;
 
-use crate::commands::programs::sibling;
 use crate::error::CtlError;
+use crate::programs::sibling;
 
 /// The tokenizer of `model`, and the template that `wanted` names. A folder is read here. A `.gguf` file, and a name of
 /// the catalogue or of the hub, are read by `qlora-worker`, which knows the format and where models lie.
 pub async fn ruler(model: &str, wanted: &str, date: &str, limit: usize) -> Result<Ruler, CtlError> {
     if Path::new(model).is_dir() {
-        return open(Path::new(model), model, (wanted, date), limit);
+        return open(Path::new(model), model, wanted, date, limit);
     }
     let folder = tempfile::tempdir().map_err(CtlError::io(std::env::temp_dir()))?;
     let mut command = Command::new(sibling("qlora-worker")?);
@@ -23,7 +23,7 @@ pub async fn ruler(model: &str, wanted: &str, date: &str, limit: usize) -> Resul
     if !output.status.success() {
         return Err(said(&String::from_utf8_lossy(&output.stderr)));
     }
-    open(folder.path(), model, (wanted, date), limit)
+    open(folder.path(), model, wanted, date, limit)
 }
 
 /// The fault that the worker's command printed, in the form of this program's.
@@ -33,11 +33,9 @@ fn said(stderr: &str) -> CtlError {
     CtlError::NoModel { message: message.into(), help: help.into() }
 }
 
-fn open(folder: &Path, model: &str, (wanted, date): (&str, &str), limit: usize) -> Result<Ruler, CtlError> {
-    let text = ModelText::open(folder).map_err(|e: ModelTextError| CtlError::NoModel {
-        message: e.to_string(),
-        help: "download the file again".into(),
-    })?;
+fn open(folder: &Path, model: &str, wanted: &str, date: &str, limit: usize) -> Result<Ruler, CtlError> {
+    let text = ModelText::open(folder)
+        .map_err(|e| CtlError::NoModel { message: e.to_string(), help: "download the file again".into() })?;
     let lacks = |what: &str, help: &str| CtlError::NoModel {
         message: format!("{model}: {what} is missing"),
         help: help.into(),

@@ -5,7 +5,6 @@
 //! their order on the way (see [`rotary_row`]).
 
 mod metadata;
-mod names;
 mod tokenizer;
 mod writer;
 
@@ -17,14 +16,13 @@ use candle_core::{DType, Device, Tensor};
 use qlora_config::TargetModule;
 use qlora_planner::ModelShape;
 
-use self::names::{gguf_name, site_of, tensors_of};
 use self::writer::{Entry, Writer};
 use super::merge::Merger;
 use super::numbers::Outgoing;
 use super::text::Trained;
 use super::{Progress, Written};
 use crate::lora::{Adapters, Site};
-use crate::weights::gguf::{GgufFile, rotary_row};
+use crate::weights::gguf::{GgufFile, gguf_name, rotary_row, site_of, tensors_of};
 use crate::weights::{Checkpoint, ModelFiles, Shards};
 use crate::{Error, Result};
 

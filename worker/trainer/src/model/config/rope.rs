@@ -1,7 +1,7 @@
 //! The rotary settings of a `config.json`, in both spellings.
 //!
 //! transformers 5 writes them together under `rope_parameters`; before, they were `rope_theta` and `rope_scaling`. In a
-//! file with both spellings, transformers lets `rope_scaling` stand over `rope_parameters`.
+//! file with both spellings, `rope_scaling` overrides `rope_parameters` in transformers.
 
 use qlora_planner::RopeScaling;
 

@@ -1,6 +1,7 @@
 //! A GGUF file of the Llama architecture: its weights, its shape, its tokenizer and its chat template.
 
 mod header;
+mod names;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,7 +12,6 @@ use candle_core::Device;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use qlora_config::TargetModule;
 use qlora_planner::{ModelShape, RopeScaling};
 use tokenizers::Tokenizer;
 
@@ -21,18 +21,7 @@ use super::finite::first_broken_in_blocks;
 use super::safetensors::BROKEN;
 use crate::{Error, Result};
 
-/// GGUF's name of the linear layer `module` of a block.
-pub(crate) fn part(module: TargetModule) -> &'static str {
-    match module {
-        TargetModule::QProj => "attn_q",
-        TargetModule::KProj => "attn_k",
-        TargetModule::VProj => "attn_v",
-        TargetModule::OProj => "attn_output",
-        TargetModule::GateProj => "ffn_gate",
-        TargetModule::UpProj => "ffn_up",
-        TargetModule::DownProj => "ffn_down",
-    }
-}
+pub(crate) use self::names::{gguf_name, site_of, tensors_of};
 
 /// An opened file.
 pub(crate) struct GgufFile {

@@ -22,7 +22,7 @@ const PARTS: [(&str, &str); 12] = [
 ];
 
 /// GGUF's name of what Hugging Face calls `name`.
-pub(super) fn gguf_name(name: &str) -> String {
+pub(crate) fn gguf_name(name: &str) -> String {
     let blocks = name.replacen("model.layers.", "blk.", 1);
     PARTS.iter().fold(blocks, |name, (from, to)| {
         let whole = format!("{from}.");
@@ -31,7 +31,7 @@ pub(super) fn gguf_name(name: &str) -> String {
 }
 
 /// The linear layer whose weight GGUF calls `name`.
-pub(super) fn site_of(name: &str) -> Option<Site> {
+pub(crate) fn site_of(name: &str) -> Option<Site> {
     let (layer, part) = name.strip_prefix("blk.")?.strip_suffix(".weight")?.split_once('.')?;
     let (theirs, _) = PARTS.iter().find(|(_, ours)| *ours == part)?;
     let module = TargetModule::ALL.into_iter().find(|m| theirs.ends_with(m.name()))?;
@@ -39,7 +39,7 @@ pub(super) fn site_of(name: &str) -> Option<Site> {
 }
 
 /// Every tensor of a model of `shape`, by its Hugging Face name, in the order of the forward pass.
-pub(super) fn tensors_of(shape: &ModelShape) -> Vec<String> {
+pub(crate) fn tensors_of(shape: &ModelShape) -> Vec<String> {
     let layer = |layer: usize| {
         let norms = ["input_layernorm", "post_attention_layernorm"].map(|n| format!("model.layers.{layer}.{n}"));
         norms.into_iter().chain(TargetModule::ALL.map(|module| Site { layer, module }.module_path()))
