@@ -358,6 +358,9 @@ pub struct ResourceConfig {
     pub workers: usize,
     /// Failed attempts after which the job fails; lost workers do not count.
     pub max_retries: u32,
+    /// Minutes after which an attempt is saved and the job cancelled; without end where none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_minutes: Option<u64>,
 }
 
 /// The kind of device that a job asks for.

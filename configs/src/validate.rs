@@ -316,6 +316,12 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
         },
         "each worker computes the same number of a step's micro-batches; 1, 2, 4 and 8 give the same adapter",
     );
+    faults.require(
+        r.max_minutes != Some(0),
+        "resources.max_minutes",
+        || "`resources.max_minutes` is 0, so that nothing could run".into(),
+        "give a number of minutes from 1 on, or remove the line",
+    );
     let flash_on_mac =
         config.training.flash_attention == FlashAttention::Required && matches!(r.device, DeviceKind::Metal);
     faults.require(

@@ -70,7 +70,7 @@ pub enum CallError {
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let code = match &error {
-            CallError::Refused(Refusal::UnknownJob(_)) => Code::NotFound,
+            CallError::Refused(Refusal::UnknownJob(_) | Refusal::UnknownWorker(_)) => Code::NotFound,
             CallError::Refused(Refusal::NameTaken { .. } | Refusal::KeyReused(_)) => Code::AlreadyExists,
             CallError::Refused(Refusal::StaleSession(_)) => Code::Unauthenticated,
             CallError::Refused(_) => Code::FailedPrecondition,

@@ -69,9 +69,10 @@ fn room(name: &'static str, folder: Result<PathBuf, String>, least: u64) -> Chec
         Err(fault) => (false, fault),
         Ok((free, folder)) => {
             let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-            let enough = free == 0 || free >= least;
+            let enough = free.is_none_or(|free| free >= least);
             let few = if enough { String::new() } else { format!("; {:.0} GiB are needed", gib(least)) };
-            (enough, format!("free {:.1} GiB at {}{few}", gib(free), folder.display()))
+            let free = free.map_or("unknown space".into(), |free| format!("{:.1} GiB", gib(free)));
+            (enough, format!("free {free} at {}{few}", folder.display()))
         }
     };
     Check { name, ok, optional: false, text }
@@ -95,7 +96,10 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
                 name: "memory",
                 ok: enough,
                 optional: false,
-                text: format!("{}, free {}", gib(p.memory), gib(p.device_memory_free)),
+                text: match p.device_memory_free {
+                    Some(free) => format!("{}, free {}", gib(p.memory), gib(free)),
+                    None => gib(p.memory),
+                },
             });
             checks.push(Check {
                 name: "offers",

@@ -25,13 +25,17 @@ pub enum Event {
     Synchronize {
         session: SessionId,
         running: Option<Token>,
-        memory_free: u64,
-        disk_free: u64,
+        memory_free: Option<u64>,
+        disk_free: Option<u64>,
         draining: bool,
     },
     /// A worker's connection broke while its answer was held.
     Leave {
         session: SessionId,
+    },
+    /// A worker that is away will not come back: it leaves the list.
+    RemoveWorker {
+        name: String,
     },
     /// Metrics and logs of an attempt came; asks whether they may be stored.
     Report {
@@ -137,6 +141,10 @@ pub enum Refusal {
         "the idempotency key was used for another request, as job {0}: use another key, or submit the same configuration and files"
     )]
     KeyReused(JobId),
+    #[error("there is no worker {0}")]
+    UnknownWorker(String),
+    #[error("worker {0} is connected or holds a job: stop it first, and it leaves the list after its lease")]
+    WorkerPresent(String),
     #[error("a checkpoint of step {step} lies behind the committed one of step {committed}")]
     StepWentBack { step: u64, committed: u64 },
 }

@@ -81,6 +81,6 @@ impl Now {
 
 impl Millis {
     pub fn plus(self, ms: u64) -> Self {
-        Self(self.0 + ms)
+        Self(self.0.saturating_add(ms))
     }
 }

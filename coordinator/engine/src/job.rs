@@ -44,6 +44,9 @@ pub struct JobSpec {
     pub needs: Needs,
     /// Failed attempts after which the job fails.
     pub max_retries: u32,
+    /// Milliseconds after which an attempt is asked to save and stop, and the job is over.
+    #[serde(default)]
+    pub time_limit: Option<u64>,
     /// Checkpoints that stay; older ones go as newer ones come. 0 is all.
     #[serde(default)]
     pub checkpoints_to_keep: u32,
@@ -232,6 +235,8 @@ pub enum Outcome {
     OutOfMemory,
     /// Repeated with backoff, counted.
     Failed,
+    /// The worker's disk has no room: repeated elsewhere first, with growing waits, not counted.
+    NoRoom,
     /// Told to stop.
     Stopped,
     /// The worker is gone: repeated, not counted.

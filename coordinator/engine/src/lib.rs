@@ -17,6 +17,7 @@
 //! - A job in a final state never leaves it.
 //! - A lost worker's job goes back to the queue; losing does not count as failing.
 //! - Jobs of the same needs start in the order of their submission.
+//! - A job that an older one of several workers waits before starts only if it ends in time.
 //! - A job that wants several workers starts on all of them or on none, and ends on all of them when it ends on one.
 
 mod engine;
@@ -27,7 +28,7 @@ mod number;
 mod placement;
 mod worker;
 
-pub use engine::{Engine, Limits, Reserved, Seed};
+pub use engine::{Engine, Limits, Reservation, Reserved, Seed};
 pub use event::{Effect, Event, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, Now, SessionId, Token};
 pub use job::{

@@ -69,15 +69,23 @@ pub(crate) enum Team {
     TooSmall,
 }
 
-/// Looks for those who take a job together with `first`, which fits and is free: workers of its class, on its machine
-/// before others.
-pub(crate) fn team<'a>(needs: &Needs, first: &Worker, all: impl Iterator<Item = &'a Worker>) -> Team {
-    let wanted = needs.workers.saturating_sub(1);
-    let fitting = |w: &&Worker| {
+/// Who could take a job together with `first`, which fits: workers of its class that fit as well, busy or not.
+pub(crate) fn candidates<'a>(
+    needs: &Needs,
+    first: &Worker,
+    all: impl Iterator<Item = &'a Worker>,
+) -> impl Iterator<Item = &'a Worker> {
+    all.filter(|w| {
         let there = w.name != first.name && w.connected && !w.draining;
         there && w.platform.device == first.platform.device && verdict(needs, w).fits
-    };
-    let fitting: Vec<&Worker> = if wanted == 0 { Vec::new() } else { all.filter(fitting).collect() };
+    })
+}
+
+/// Looks for those who take a job together with `first`, which fits and is free; workers on its machine come before
+/// others.
+pub(crate) fn team<'a>(needs: &Needs, first: &Worker, all: impl Iterator<Item = &'a Worker>) -> Team {
+    let wanted = needs.workers.saturating_sub(1);
+    let fitting: Vec<&Worker> = if wanted == 0 { Vec::new() } else { candidates(needs, first, all).collect() };
     if fitting.len() < wanted {
         return Team::TooSmall;
     }

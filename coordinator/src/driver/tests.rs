@@ -114,6 +114,7 @@ fn submit(name: &str, key: Option<&str>) -> Event {
         files: Vec::new(),
         needs: Needs::default(),
         max_retries: 0,
+        time_limit: None,
         checkpoints_to_keep: 0,
         idempotency_key: key.map(str::to_owned),
         traceparent: String::new(),
@@ -126,13 +127,13 @@ fn register(name: &str) -> Event {
         device: DeviceClass::Cpu,
         device_name: "a device".into(),
         device_memory: 1,
-        device_memory_free: 1,
+        device_memory_free: None,
         compute_capability: String::new(),
         driver: String::new(),
         cpu_model: String::new(),
         cpu_cores: 1,
         memory: 1,
-        disk_free: 1,
+        disk_free: None,
         bf16: false,
         flash_attention: false,
         os: String::new(),
@@ -145,7 +146,7 @@ fn register(name: &str) -> Event {
 }
 
 fn sync(session: SessionId, running: Option<Token>) -> Event {
-    Event::Synchronize { session, running, memory_free: 1, disk_free: 1, draining: false }
+    Event::Synchronize { session, running, memory_free: None, disk_free: None, draining: false }
 }
 
 fn finish(session: SessionId, token: Token) -> Event {

@@ -1,6 +1,6 @@
 //! Why a job is where it is, in words, and what each worker is to it.
 
-use qlora_engine::{DeviceClass, Engine, Job, JobState, Now, Worker, verdict};
+use qlora_engine::{DeviceClass, Engine, Job, JobState, Now, Reservation, Worker, verdict};
 use qlora_proto::{ExplainResponse, WorkerVerdict};
 
 pub fn explain(engine: &Engine, job: &Job, now: Now) -> ExplainResponse {
@@ -15,12 +15,22 @@ fn judge(engine: &Engine, job: &Job, now: Now, worker: &Worker) -> WorkerVerdict
         verdict.reason = format!("{} fits, but the job failed on it and waits for another that fits", worker.name);
     } else if verdict.fits
         && queued
-        && let Some(kept_for) = engine.kept_for(now, worker).filter(|kept_for| *kept_for != job.id)
+        && let Some(kept) = engine.kept_for(now, worker).filter(|kept| kept.job != job.id)
     {
-        verdict.reason =
-            format!("{} fits, but is kept free for job {kept_for}, which starts on several together", worker.name);
+        verdict.reason = format!("{} fits, but {}", worker.name, kept_free(kept, now));
     }
     WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
+}
+
+/// What a worker waits for, and which jobs may use it meanwhile.
+fn kept_free(kept: Reservation, now: Now) -> String {
+    let job = kept.job;
+    match kept.starts.map(|starts| starts.0.saturating_sub(now.steady.0).div_ceil(60_000)) {
+        None => format!("is kept free for job {job}, which starts on several together"),
+        Some(minutes) => format!(
+            "is kept free for job {job}, which starts on several together in about {minutes} min; a job whose resources.max_minutes is less runs before it"
+        ),
+    }
 }
 
 /// The reason in one line.
@@ -58,18 +68,19 @@ fn waiting(engine: &Engine, job: &Job) -> String {
         return format!("job {id} waits: no worker has registered; start one with: qlora-worker --coordinator ADDR");
     }
     let fitting = most_of_one_kind(engine, job);
-    let before = engine.queued_before(id);
+    let before = match engine.queued_before(id) {
+        1 => "1 job is before it".to_owned(),
+        n => format!("{n} jobs are before it"),
+    };
     match (wanted, fitting) {
         (_, 0) => format!("job {id} waits: no worker fits"),
-        (1, _) => format!("job {id} waits for a worker that fits; {before} jobs are before it"),
+        (1, _) => format!("job {id} waits for a worker that fits; {before}"),
         (n, there) if there < n => format!(
             "job {id} waits for {n} workers of one kind, and {there} that {} connected: start {} more, or set resources.workers to {there}",
             if there == 1 { "fits is" } else { "fit are" },
             n - there
         ),
-        (n, _) => format!(
-            "job {id} waits for {n} workers of one kind that fit and are free together; {before} jobs are before it"
-        ),
+        (n, _) => format!("job {id} waits for {n} workers of one kind that fit and are free together; {before}"),
     }
 }
 

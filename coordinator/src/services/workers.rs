@@ -124,6 +124,14 @@ impl<S: JobStore> WorkerService for Services<S> {
         }
     }
 
+    async fn remove_worker(
+        &self,
+        request: Request<RemoveWorkerRequest>,
+    ) -> Result<Response<RemoveWorkerResponse>, Status> {
+        self.driver.event(Event::RemoveWorker { name: request.into_inner().name }).await?;
+        Ok(Response::new(RemoveWorkerResponse {}))
+    }
+
     async fn list_workers(&self, _: Request<ListWorkersRequest>) -> Result<Response<ListWorkersResponse>, Status> {
         let workers = self.driver.read(|engine| engine.workers().map(|w| convert::worker(engine, w)).collect()).await?;
         Ok(Response::new(ListWorkersResponse { workers }))

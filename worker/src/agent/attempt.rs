@@ -26,8 +26,6 @@ use qlora_client::transfer::TransferError;
 
 /// How long a child may take to save and stop before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
-/// Wait while this machine's disk is full.
-pub(super) const FULL_WAIT: Duration = Duration::from_secs(15);
 
 /// How the coordinator took the end of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,14 +126,20 @@ pub(super) enum Fault {
 
 impl Fault {
     fn is_full_disk(&self) -> bool {
-        let (Self::Io { source, .. } | Self::Transfer(TransferError::Io { source, .. })) = self else { return false };
-        source.kind() == std::io::ErrorKind::StorageFull
+        match self {
+            Self::Model(fault) => fault.is_full_disk(),
+            Self::Io { source, .. } | Self::Transfer(TransferError::Io { source, .. }) => {
+                source.kind() == std::io::ErrorKind::StorageFull
+            }
+            _ => false,
+        }
     }
 
     fn outcome(&self) -> Outcome {
         match self {
             Self::Config(_) | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
             Self::Stopped(_) => Outcome::Stopped,
+            fault if fault.is_full_disk() => Outcome::NoRoom,
             _ => Outcome::Failed,
         }
     }
@@ -185,7 +189,7 @@ impl Worker {
     async fn train(&mut self) -> Result<ExitStatus, Fault> {
         let mut stopping = self.stopping.clone();
         let spec = tokio::select! {
-            spec = self.prepare_with_room() => spec?,
+            spec = self.prepare() => spec?,
             () = told_to_stop(&mut stopping) => return Err(Fault::Stopped("stopped before it began".into())),
         };
         let mut process = Process::start(&spec, self.options.gpu.as_deref()).map_err(self.io(&spec))?;
@@ -215,22 +219,6 @@ impl Worker {
             Ok(Ok(())) => Ok(status),
             Ok(Err(e)) if status.outcome == Outcome::Succeeded => Err(e.into()),
             _ => Ok(status),
-        }
-    }
-
-    /// As [`Self::prepare`]; a disk without room is waited for, since that is no fault of the job.
-    async fn prepare_with_room(&mut self) -> Result<PathBuf, Fault> {
-        loop {
-            match self.prepare().await {
-                Err(fault) if fault.is_full_disk() => {
-                    let wait = FULL_WAIT.as_secs();
-                    let text = format!("no room on the worker's disk: {fault}; trying again in {wait} s");
-                    tracing::warn!("{text}");
-                    self.outbox.log(line("warn", text));
-                    tokio::time::sleep(FULL_WAIT).await;
-                }
-                prepared => return prepared,
-            }
         }
     }
 

@@ -6,6 +6,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_client::retry::{Backoff, Verdict, judge};
@@ -13,10 +14,12 @@ use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
 use qlora_proto::{CommitArtifactRequest, JobArtifact};
 use tokio::sync::mpsc;
 
-use super::attempt::FULL_WAIT;
 use super::current::Current;
 use super::outbox::Outbox;
 use super::progress::line;
+
+/// Wait before what the disk had no room for is packed again.
+const FULL_WAIT: Duration = Duration::from_secs(15);
 
 /// A folder that the child has completed.
 pub struct Saved {

@@ -40,6 +40,10 @@ pub enum ModelError {
     #[error("{what} cannot be fetched: {fault}\n  help: {help}")]
     Fetch { what: String, fault: String, help: String },
     #[error(
+        "{what} cannot be fetched: {missing:.1} GiB are missing and {folder} has {free:.1} free\n  help: make room, or set QLORA_MODEL_DIR to a folder on a larger disk"
+    )]
+    NoRoom { what: String, missing: f64, folder: PathBuf, free: f64 },
+    #[error(
         "{path} has SHA-256 {found}, not {wanted}; it was removed\n  help: fetch it again; if this repeats, something changes the data on its way"
     )]
     Checksum { path: PathBuf, found: String, wanted: String },
@@ -56,6 +60,15 @@ pub enum ModelError {
 impl ModelError {
     fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.into(), source }
+    }
+
+    /// Whether the disk of this machine is what stands in the way.
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
     }
 }
 

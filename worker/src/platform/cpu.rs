@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use qlora_proto::{DeviceClass, Platform};
-use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// A platform without an accelerator.
 pub fn probe(folder: &Path) -> Platform {
@@ -19,7 +19,7 @@ pub fn probe(folder: &Path) -> Platform {
         device_class: DeviceClass::Cpu.into(),
         device_name: model.clone(),
         device_memory: memory,
-        device_memory_free: system.as_ref().map_or(0, System::available_memory),
+        device_memory_free: system.as_ref().map(System::available_memory),
         cpu_model: model,
         cpu_cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         memory,
@@ -42,15 +42,14 @@ fn has_bf16() -> bool {
     false
 }
 
-pub fn memory_free() -> u64 {
+/// Bytes of main memory that are free; none where the system does not tell.
+pub fn memory_free() -> Option<u64> {
     let kinds = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    System::new_with_specifics(kinds).map_or(0, |system| system.available_memory())
+    System::new_with_specifics(kinds).ok().map(|system| system.available_memory())
 }
 
-/// Free bytes on the disk that holds `folder`; 0 where the system does not tell.
-pub fn disk_free(folder: &Path) -> u64 {
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.into());
-    let Ok(disks) = Disks::new_with_refreshed_list() else { return 0 };
-    let holding = disks.iter().filter(|d| folder.starts_with(d.mount_point()));
-    holding.max_by_key(|d| d.mount_point().as_os_str().len()).map_or(0, |d| d.available_space())
+/// Bytes that a user may still write to the disk that holds `folder`; none where the system does not tell.
+pub fn disk_free(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }

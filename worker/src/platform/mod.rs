@@ -72,7 +72,7 @@ fn with(mut platform: Platform, class: DeviceClass, gpu: Accelerator) -> Platfor
     platform.device_class = class.into();
     platform.device_name = gpu.name;
     platform.device_memory = gpu.memory;
-    platform.device_memory_free = gpu.memory_free;
+    platform.device_memory_free = Some(gpu.memory_free);
     platform.compute_capability = gpu.compute_capability;
     platform.driver = gpu.driver;
     platform.bf16 = true;
@@ -113,10 +113,10 @@ pub fn faults(platform: &Platform) -> Option<Faults> {
     None
 }
 
-/// What changes from minute to minute: free device memory and free disk space.
-pub fn free(platform: &Platform, folder: &Path) -> (u64, u64) {
+/// What changes from minute to minute: free device memory and free disk space, where the system tells.
+pub fn free(platform: &Platform, folder: &Path) -> (Option<u64>, Option<u64>) {
     let memory = match platform.device_class() {
-        DeviceClass::Cuda => nvidia::one(&platform.device_id).map_or(0, |gpu| gpu.memory_free),
+        DeviceClass::Cuda => nvidia::one(&platform.device_id).ok().map(|gpu| gpu.memory_free),
         _ => cpu::memory_free(),
     };
     (memory, cpu::disk_free(folder))

@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qlora_proto::ListWorkersRequest;
+use qlora_proto::{ListWorkersRequest, RemoveWorkerRequest};
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
@@ -9,10 +9,32 @@ use crate::output::{human, json, print, print_json};
 
 /// List workers.
 #[derive(Debug, Args)]
-pub struct Workers {}
+pub struct Workers {
+    /// Take a worker that is away for good off the list.
+    #[arg(long, value_name = "NAME")]
+    remove: Option<String>,
+}
 
 impl Workers {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        match &self.remove {
+            Some(name) => Self::remove(context, name).await,
+            None => Self::list(context).await,
+        }
+    }
+
+    async fn remove(context: &Context, name: &str) -> Result<ExitCode, CtlError> {
+        let request = RemoveWorkerRequest { name: name.to_owned() };
+        context.client()?.workers.remove_worker(request).await.map_err(context.fault())?;
+        if context.global.json {
+            print_json(&serde_json::json!({"v": 1, "worker": name, "removed": true}))?;
+        } else {
+            context.say(format!("{name} is off the list"));
+        }
+        Ok(Exit::Done.into())
+    }
+
+    async fn list(context: &Context) -> Result<ExitCode, CtlError> {
         let answer =
             context.client()?.workers.list_workers(ListWorkersRequest {}).await.map_err(context.fault())?.into_inner();
         if context.global.json {

@@ -160,6 +160,7 @@ impl Engine {
         effects: &mut Effects,
     ) {
         self.running.remove(&token);
+        self.time_limits.remove(&token);
         self.release_all(id, token, effects);
         let limits = self.limits;
         let Some(job) = self.jobs.get_mut(&id) else { return };
@@ -261,10 +262,17 @@ fn next_state(job: &Job, now: Now, outcome: Outcome, message: String, limits: Li
                 format!("{message} ({n} workers were lost one after another while they ran it, and it saved nothing)");
             JobState::Failed { at, reason }
         }
+        (Outcome::NoRoom, None) => later(in_a_row(job, Outcome::NoRoom).saturating_sub(1)),
         // One worker may go for many reasons; from the second on it may be the job.
         (Outcome::Lost, None) if job.lost_in_a_row > 1 => later(job.lost_in_a_row - 2),
         (Outcome::Lost | Outcome::Stopped, None) => JobState::Queued { not_before: now.steady },
     }
+}
+
+/// How many of the last attempts ended with `outcome`, one after another.
+fn in_a_row(job: &Job, outcome: Outcome) -> u32 {
+    let ended = job.attempts.iter().rev().filter_map(|attempt| attempt.end.as_ref());
+    ended.take_while(|end| end.outcome == outcome).count() as u32
 }
 
 /// Why a job waits again, for the journal; it may not start before `ms` milliseconds have passed.

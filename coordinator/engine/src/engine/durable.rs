@@ -32,6 +32,7 @@ impl Engine {
             keys: Default::default(),
             queue: Default::default(),
             running: Default::default(),
+            time_limits: Default::default(),
             workers: Default::default(),
             sessions: Default::default(),
             next_job: 1,
@@ -76,6 +77,7 @@ impl Engine {
         self.keys.clear();
         self.queue.clear();
         self.running.clear();
+        self.time_limits.clear();
         for job in jobs {
             self.adopt(job, now);
         }
@@ -98,6 +100,8 @@ impl Engine {
             JobState::Running { token, .. } => {
                 let token = *token;
                 self.running.insert(token, job.id);
+                let passed = job.attempt(token).map_or(0, |attempt| now.wall.0.saturating_sub(attempt.started.0));
+                self.limit_time(now, token, job.spec.time_limit, passed);
                 let until = now.steady.plus(self.limits.lease);
                 for (name, instance) in job.attempt(token).into_iter().flat_map(Attempt::holding) {
                     let absent = || Worker::absent((name, instance), token, now.wall, until);
@@ -114,6 +118,7 @@ impl Engine {
         self.queue.remove(&id);
         if let JobState::Running { token, .. } = job.state {
             self.running.remove(&token);
+            self.time_limits.remove(&token);
         }
         if let Some(key) = &job.spec.idempotency_key {
             self.keys.remove(key);

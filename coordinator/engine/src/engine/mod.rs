@@ -3,13 +3,16 @@
 mod attempts;
 mod durable;
 mod jobs;
+mod reservation;
 mod secrets;
+mod time_limit;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use self::durable::Reserved;
 use self::jobs::Jobs;
+pub use self::reservation::Reservation;
 use self::secrets::Secrets;
 pub use self::secrets::Seed;
 use self::workers::{Next, Seen};
@@ -48,6 +51,8 @@ pub struct Engine {
     /// Jobs that wait for a worker.
     queue: BTreeSet<JobId>,
     running: HashMap<Token, JobId>,
+    /// When attempts reach the time limit of their job, on the steady clock.
+    time_limits: HashMap<Token, Millis>,
     workers: BTreeMap<String, Worker>,
     sessions: HashMap<SessionId, String>,
     next_job: u64,
@@ -113,7 +118,8 @@ impl Engine {
             _ => None,
         });
         // Jobs that may start already wait for a worker and not for time.
-        leases.chain(waits.flatten().filter(|&t| t > now)).min()
+        let waits = waits.flatten().filter(|&t| t > now);
+        leases.chain(waits).chain(self.time_limits.values().copied()).min()
     }
 
     /// Takes one event at time `now`.
@@ -133,6 +139,7 @@ impl Engine {
                 self.leave(now, session, &mut effects);
                 Ok(Response::Done)
             }
+            Event::RemoveWorker { name } => self.remove_worker(name, &mut effects),
             Event::Report { session, token, batch, progress } => {
                 self.report((session, token), batch, progress.map(|p| *p), &mut effects)
             }
@@ -242,18 +249,27 @@ impl Engine {
                     self.wake_all(effects);
                 }
             }
-            JobState::Running { token, stopping, .. } => {
-                *stopping = Some(reason.clone());
-                let token = *token;
-                let holders = job.attempt(token).into_iter().flat_map(Attempt::holders);
-                let sessions = holders.filter_map(|name| Some(self.workers.get(name)?.session));
-                effects.extend(sessions.map(Effect::Wake));
-                effects.push(record(Some(id), None, "stopping", reason));
+            JobState::Running { .. } => {
+                self.ask_to_stop(id, reason, effects);
+                return Ok(Response::Done);
             }
             ended => return Err(Refusal::JobEnded { job: id, state: word(ended) }),
         }
         effects.push(Effect::Save(id));
         Ok(Response::Done)
+    }
+
+    /// Tells the workers of a running job to save and stop; the job is cancelled once they have.
+    fn ask_to_stop(&mut self, id: JobId, reason: String, effects: &mut Effects) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let JobState::Running { token, stopping, .. } = &mut job.state else { return };
+        *stopping = Some(reason.clone());
+        let token = *token;
+        let holders = job.attempt(token).into_iter().flat_map(Attempt::holders);
+        let sessions = holders.filter_map(|name| Some(self.workers.get(name)?.session));
+        effects.extend(sessions.map(Effect::Wake));
+        effects.push(record(Some(id), None, "stopping", reason));
+        effects.push(Effect::Save(id));
     }
 
     fn tick(&mut self, now: Now, effects: &mut Effects) -> Result<Response, Refusal> {
@@ -273,6 +289,7 @@ impl Engine {
             // A job that several were kept free for may now be one for which there are too few.
             self.wake_all(effects);
         }
+        self.stop_overdue(now, effects);
         self.wake_for_oldest(now, effects);
         Ok(Response::Done)
     }

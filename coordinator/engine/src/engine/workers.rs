@@ -1,5 +1,6 @@
 //! Workers come, renew their leases, and are given work.
 
+use super::reservation::Reservation;
 use super::{Effects, Engine, record};
 use crate::event::{Effect, Refusal, Response, Wanted};
 use crate::ids::{JobId, Now, SessionId, Token};
@@ -123,36 +124,51 @@ impl Engine {
 
     /// What `worker` is to do next: the oldest job that waits and may start with it, and those who take it with it.
     ///
-    /// A job that wants several comes before younger ones too: where enough fit and some are busy, `worker` stays free.
+    /// A job that wants several comes before younger ones too: where enough fit and some are busy, `worker` stays free
+    /// for it. Meanwhile it takes jobs that end in time by their own limit.
     pub(super) fn next_for(&self, now: Now, worker: &Worker) -> Next {
         let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
         let queued = self.queue.iter().filter_map(|id| self.jobs.get(id)).filter(ready);
+        let mut kept: Option<Reservation> = None;
         for job in queued.filter(|job| verdict(&job.spec.needs, worker).fits) {
-            if self.goes_elsewhere(now, job, worker) {
+            if self.goes_elsewhere(now, job, worker) || kept.is_some_and(|kept| !kept.leaves_time_for(now, job)) {
                 continue;
             }
             match team(&job.spec.needs, worker, self.workers.values()) {
                 Team::Complete(others) => return Next::Start(job.id, others),
-                Team::Busy => return Next::KeptFor(job.id),
-                Team::TooSmall => {}
+                Team::Busy if kept.is_none() => kept = Some(self.reservation(now, job, worker)),
+                Team::Busy | Team::TooSmall => {}
             }
         }
-        Next::Nothing
+        kept.map_or(Next::Nothing, Next::KeptFor)
     }
 
     /// The job of several workers for which `worker` is kept free, if it is.
-    pub fn kept_for(&self, now: Now, worker: &Worker) -> Option<JobId> {
+    pub fn kept_for(&self, now: Now, worker: &Worker) -> Option<Reservation> {
         match self.next_for(now, worker) {
-            Next::KeptFor(job) if worker.is_free() => Some(job),
+            Next::KeptFor(reservation) if worker.is_free() => Some(reservation),
             _ => None,
         }
+    }
+
+    /// A worker that is away leaves the list; one that comes back under its name is new.
+    pub(super) fn remove_worker(&mut self, name: String, effects: &mut Effects) -> Result<Response, Refusal> {
+        let worker = self.workers.get(&name).ok_or_else(|| Refusal::UnknownWorker(name.clone()))?;
+        if worker.connected || worker.assigned.is_some() {
+            return Err(Refusal::WorkerPresent(name));
+        }
+        self.workers.remove(&name);
+        effects.push(record(None, Some(name), "removed", String::new()));
+        Ok(Response::Done)
     }
 
     /// Whether `job` failed on `worker` and waits for another that fits, on which it has not failed.
     pub fn goes_elsewhere(&self, now: Now, job: &Job, worker: &Worker) -> bool {
         let JobState::Queued { not_before } = job.state else { return false };
         let failed_on = |worker: &Worker| {
-            let failed = |a: &&Attempt| a.end.as_ref().is_some_and(|end| end.outcome == Outcome::Failed);
+            let failed = |a: &&Attempt| {
+                a.end.as_ref().is_some_and(|end| matches!(end.outcome, Outcome::Failed | Outcome::NoRoom))
+            };
             job.attempts.iter().filter(failed).any(|a| a.rank(&worker.name).is_some())
         };
         let is_other = |other: &&Worker| {
@@ -189,6 +205,8 @@ impl Engine {
             instance: self.workers.get(name).map(|w| w.instance.clone()).unwrap_or_default(),
         };
         let attempt = Attempt::new(token, holder(first), others.iter().map(|name| holder(name)).collect(), now.wall);
+        let limit = self.jobs.get(&id).and_then(|job| job.spec.time_limit);
+        self.limit_time(now, token, limit, 0);
         if let Some(job) = self.jobs.get_mut(&id) {
             job.state = JobState::Running { token, worker: first.to_owned(), stopping: None };
             job.progress.phase = "starting".into();
@@ -203,15 +221,15 @@ impl Engine {
 /// What a worker that asks for work is to do.
 pub(super) enum Next {
     Start(JobId, Vec<String>),
-    /// Nothing, so that this job of several workers can start when the others are free.
-    KeptFor(JobId),
+    /// Nothing, so that a job of several workers can start when the others are free.
+    KeptFor(Reservation),
     Nothing,
 }
 
 /// What a worker says of itself when it renews its lease.
 pub(super) struct Seen {
     pub running: Option<Token>,
-    pub memory_free: u64,
-    pub disk_free: u64,
+    pub memory_free: Option<u64>,
+    pub disk_free: Option<u64>,
     pub draining: bool,
 }

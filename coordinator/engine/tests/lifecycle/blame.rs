@@ -70,6 +70,23 @@ fn a_job_that_failed_on_one_worker_waits_for_another_that_fits_and_not_for_ever(
 }
 
 #[test]
+fn a_job_whose_worker_has_no_room_goes_to_another_or_waits_longer_each_time_and_uses_up_no_attempt() {
+    let mut world = World::new();
+    let job = world.submit(spec("x", None));
+    let full = world.register("full", "1");
+    for wait in [100, 200, 400, 800, 1000, 1000] {
+        let (_, token) = world.start(full);
+        world.finish(token, Outcome::NoRoom);
+        assert_eq!(*world.state(job), JobState::Queued { not_before: world.now.steady.plus(wait) });
+        world.now = Now::both(world.now.steady.0 + wait);
+    }
+    assert_eq!(world.engine.job(job).expect("a job").failures, 0);
+    let other = world.register("other", "2");
+    assert_eq!(world.sync(full, None), Response::Wanted(Wanted::Nothing), "the other one comes first");
+    assert_eq!(world.start(other).0, job);
+}
+
+#[test]
 fn a_worker_on_which_jobs_fail_that_succeed_elsewhere_is_set_aside_until_it_registers_again() {
     let mut world = World::new();
     let (bad, good) = (world.register("bad", "1"), world.register("good", "2"));

@@ -23,7 +23,7 @@ fn a_job_for_two_starts_on_both_at_once_and_wakes_the_one_that_waits() {
     let (a, b) = (world.register("a", "1"), world.register("b", "2"));
     let job = world.submit(for_two("x"));
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "one alone does not start it");
-    let event = Event::Synchronize { session: b, running: None, memory_free: 0, disk_free: 0, draining: false };
+    let event = Event::Synchronize { session: b, running: None, memory_free: None, disk_free: None, draining: false };
     let (response, effects) = world.engine.handle(world.now, event);
     let Response::Wanted(Wanted::Run { job: started, token }) = response else { panic!("{response:?}") };
     assert_eq!((started, token.number()), (job, 1));
@@ -41,7 +41,7 @@ fn a_free_worker_is_kept_for_an_older_job_for_two_but_not_for_one_that_cannot_st
     let (pair, younger) = (world.submit(for_two("pair")), world.submit(spec("younger", None)));
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "it is kept for the pair");
     let worker = world.engine.worker_of(a).expect("a worker");
-    assert_eq!(world.engine.kept_for(world.now, worker), Some(pair), "and says so");
+    assert_eq!(world.engine.kept_for(world.now, worker), Some(Reservation { job: pair, starts: None }), "and says so");
     world.finish(busy, Outcome::Succeeded);
     assert!(matches!(world.state(first), JobState::Succeeded { .. }));
     let (started, token) = world.start(b);

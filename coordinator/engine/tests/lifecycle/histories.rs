@@ -69,7 +69,7 @@ fn unstored(world: &mut World, events: &[(u8, usize)], sessions: &[Option<Sessio
                 let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1] };
                 Event::Offer { session: world.session(token, 0), token, meeting }
             }
-            _ => Event::Synchronize { session, running: None, memory_free: 0, disk_free: 0, draining: false },
+            _ => Event::Synchronize { session, running: None, memory_free: None, disk_free: None, draining: false },
         };
         if let Response::Wanted(Wanted::Run { token, .. }) = world.handle(event) {
             given.push(token);
@@ -130,8 +130,13 @@ fn settle(world: &mut World, mut effects: Vec<Effect>, running: &mut [Option<Tok
         for session in woken {
             let known = world.engine.workers().find(|w| w.session == session).map(|w| w.name.clone());
             let Some(w) = known.and_then(|name| name[1..].parse::<usize>().ok()) else { continue };
-            let event =
-                Event::Synchronize { session, running: running[w], memory_free: 0, disk_free: 0, draining: false };
+            let event = Event::Synchronize {
+                session,
+                running: running[w],
+                memory_free: None,
+                disk_free: None,
+                draining: false,
+            };
             let (response, more) = world.engine.handle(world.now, event);
             if let Response::Wanted(Wanted::Run { token, .. }) = response {
                 running[w] = Some(token);

@@ -6,5 +6,6 @@ mod groups;
 mod histories;
 mod jobs;
 mod leases;
+mod reservations;
 mod sessions;
 mod world;

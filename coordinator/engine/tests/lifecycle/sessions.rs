@@ -5,6 +5,22 @@ use qlora_engine::*;
 use crate::world::*;
 
 #[test]
+fn a_worker_leaves_the_list_only_once_it_is_away_and_holds_nothing() {
+    let mut world = World::new();
+    let a = world.register("a", "1");
+    let remove = |name: &str| Event::RemoveWorker { name: name.into() };
+    assert_eq!(world.handle(remove("b")), Response::Refused(Refusal::UnknownWorker("b".into())));
+    assert_eq!(world.handle(remove("a")), Response::Refused(Refusal::WorkerPresent("a".into())));
+    world.submit(spec("x", None));
+    world.start(a);
+    world.now = Now::both(LEASE);
+    world.handle(Event::Tick);
+    assert_eq!(world.handle(remove("a")), Response::Done);
+    assert_eq!(world.engine.workers().count(), 0);
+    world.register("a", "another instance");
+}
+
+#[test]
 fn a_restarted_worker_gives_its_job_back_at_once() {
     let mut world = World::new();
     world.submit(spec("x", None));

@@ -15,13 +15,13 @@ pub fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
         device,
         device_name: "a device".into(),
         device_memory: gib << 30,
-        device_memory_free: gib << 30,
+        device_memory_free: None,
         compute_capability: String::new(),
         driver: String::new(),
         cpu_model: String::new(),
         cpu_cores: 2,
         memory: gib << 30,
-        disk_free: 0,
+        disk_free: None,
         bf16: false,
         flash_attention: false,
         os: "linux".into(),
@@ -41,6 +41,7 @@ pub fn spec(name: &str, key: Option<&str>) -> Box<JobSpec> {
         files: Vec::new(),
         needs: Needs::default(),
         max_retries: 2,
+        time_limit: None,
         checkpoints_to_keep: 0,
         idempotency_key: key.map(str::to_owned),
         traceparent: String::new(),
@@ -79,7 +80,7 @@ impl World {
     }
 
     pub fn sync(&mut self, session: SessionId, running: Option<Token>) -> Response {
-        self.handle(Event::Synchronize { session, running, memory_free: 0, disk_free: 0, draining: false })
+        self.handle(Event::Synchronize { session, running, memory_free: None, disk_free: None, draining: false })
     }
 
     pub fn start(&mut self, session: SessionId) -> (JobId, Token) {

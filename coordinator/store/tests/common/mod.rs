@@ -16,6 +16,7 @@ pub fn job(id: u64) -> Job {
         files: vec![File { role: "train".into(), name: "t.jsonl".into(), digest: "d".into(), size: 3 }],
         needs: Needs { memory_fraction: Some(0.9), ..Needs::default() },
         max_retries: 1,
+        time_limit: None,
         checkpoints_to_keep: 0,
         idempotency_key: None,
         traceparent: String::new(),
