@@ -102,6 +102,27 @@ fn a_stopped_worker_hands_its_job_back_saved() {
 }
 
 #[test]
+fn a_worker_that_is_stopped_while_the_coordinator_is_away_hands_in_what_it_saved_at_its_next_start() {
+    let mut world = World::new(&["--lease", "10"]);
+    let state = world.path("same");
+    let mut worker = world.worker_in("a", &state, &[]);
+    let config = world.config("training: {max_steps: 400, checkpoint_every: 0, eval_rows: 2}");
+    let id = world.submit(&config, &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    world.coordinator.kill();
+    assert_eq!(worker.stop(), Some(0), "{}", worker.log());
+    let saved = fs::read_dir(state.join("jobs")).expect("a folder").count();
+    assert_eq!(saved, 1, "what it saved is kept: {}", worker.log());
+    let _again = world.worker_in("a", &state, &[]);
+    world.restart_coordinator();
+    let job = world.ended(id);
+    succeeded_once(&job);
+    let first = job["attempts"][0]["outcome"].as_str().expect("an outcome");
+    assert!(first.starts_with("stopped"), "{job:#}");
+    assert_eq!(steps(&world, id), (1..=400).collect::<Vec<_>>(), "a step was lost or repeated");
+}
+
+#[test]
 fn a_training_process_that_dies_is_tried_again_and_its_orphan_never_trains_on() {
     let mut world = World::new(&[]);
     let worker = world.worker("a", &[]);

@@ -4,42 +4,38 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use qlora_proto::{Assignment, FinishRequest, JobKind, Outcome};
+use qlora_proto::{Assignment, JobKind, Outcome};
 use qlora_trainer::report::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::current::Current;
+use super::delivery::{Delivery, Ending, after_uploads};
+use super::handover::{self, Handover};
 use super::lease::Lease;
-use super::outbox::{Outbox, Sender};
+use super::outbox::Outbox;
 use super::peers::Peers;
 use super::process::{ExitStatus, Process};
-use super::progress::{Tracker, line};
-use super::upload::{Saved, Uploader};
+use super::progress::Tracker;
+use super::upload::{Kind, Saved};
 use super::vitals::Vitals;
 use crate::child::Line;
 use crate::models::{self, Allowed};
 use qlora_client::Client;
-use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_client::transfer::TransferError;
 
 /// How long a child may take to save and stop before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How the coordinator took the end of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// It knows how the attempt ended.
-    Told,
-    /// The attempt was not current any more.
-    Refused,
-}
-
 /// A running attempt, seen from the session.
 pub struct Attempt {
     pub token: u64,
     stop: watch::Sender<Option<Stopping>>,
+    /// The training process has ended, and what it left is on disk.
+    over: watch::Receiver<bool>,
+    outbox: Arc<Outbox>,
+    folder: PathBuf,
     task: JoinHandle<Ending>,
 }
 
@@ -51,17 +47,22 @@ pub struct Contact {
 }
 
 impl Attempt {
-    pub fn start(contact: Contact, state: PathBuf, options: Options, assignment: Assignment) -> Self {
+    /// Starts what `assignment` says, as the worker `name` with its state in `state`.
+    pub fn start(contact: Contact, (name, state): (&str, &Path), options: Options, assignment: Assignment) -> Self {
         let (stop, stopping) = watch::channel(None);
+        let (ended, over) = watch::channel(false);
         let token = assignment.token;
         let span = tracing::info_span!("attempt", job = assignment.job, token);
         qlora_telemetry::set_parent_text(&span, &assignment.traceparent);
+        // Workers of one machine share the state folder, and may share an attempt.
+        let folder = state.join("jobs").join(match assignment.rank {
+            0 => format!("{}-{token}", assignment.job),
+            rank => format!("{}-{token}-{rank}", assignment.job),
+        });
+        let outbox: Arc<Outbox> = Arc::default();
         let worker = Worker {
-            // Workers of one machine share the state folder, and may share an attempt.
-            folder: state.join("jobs").join(match assignment.rank {
-                0 => format!("{}-{token}", assignment.job),
-                rank => format!("{}-{token}-{rank}", assignment.job),
-            }),
+            name: name.into(),
+            folder: folder.clone(),
             tokens: state.join("tokens"),
             client: contact.client,
             session: contact.session,
@@ -69,10 +70,42 @@ impl Attempt {
             assignment,
             options,
             stopping,
-            outbox: Arc::default(),
+            ended,
+            saved: Vec::new(),
+            outbox: outbox.clone(),
             vitals: Vitals::new(),
         };
-        Self { token, stop, task: tokio::spawn(worker.run().instrument(span)) }
+        Self { token, stop, over, outbox, folder, task: tokio::spawn(worker.run().instrument(span)) }
+    }
+
+    /// Delivers what an attempt left when its worker ended.
+    pub fn resume(contact: Contact, left: Handover) -> Self {
+        let (ended, folder, outbox) = (left.ended, left.folder, Arc::new(left.reports));
+        let Contact { client, session, .. } = contact;
+        let delivery = Delivery { client, session, token: left.token, folder: folder.clone(), outbox: outbox.clone() };
+        Self {
+            token: left.token,
+            stop: watch::channel(None).0,
+            over: watch::channel(true).1,
+            outbox,
+            folder,
+            task: tokio::spawn(delivery.complete(ended, left.saved)),
+        }
+    }
+
+    /// Waits until the worker may end without losing anything: all that is left to do is to deliver.
+    pub fn is_over(&self) -> impl Future<Output = ()> + use<> {
+        let mut over = self.over.clone();
+        async move {
+            let _ = over.wait_for(|over| *over).await.map(drop);
+        }
+    }
+
+    /// Keeps the reports that are not delivered, for when the worker is started again.
+    pub fn keep_reports(&self) {
+        if let Err(e) = handover::keep_reports(&self.outbox, &self.folder) {
+            tracing::warn!("reports cannot be kept in {}: {e}", self.folder.display());
+        }
     }
 
     /// Asks the attempt to save and stop, or to stop without saving.
@@ -147,6 +180,7 @@ impl Fault {
 
 /// The task behind an [`Attempt`].
 pub(super) struct Worker {
+    name: String,
     pub client: Client,
     pub session: Current,
     leases: watch::Receiver<Option<Lease>>,
@@ -156,26 +190,37 @@ pub(super) struct Worker {
     pub assignment: Assignment,
     pub options: Options,
     pub stopping: watch::Receiver<Option<Stopping>>,
+    /// Says that the training process has ended.
+    ended: watch::Sender<bool>,
+    /// What the training process has completed.
+    saved: Vec<Saved>,
     pub outbox: Arc<Outbox>,
     vitals: Vitals,
 }
 
 impl Worker {
     async fn run(mut self) -> Ending {
-        let token = self.assignment.token;
-        let sender = Sender { session: self.session.clone(), token };
-        let delivery = tokio::spawn(self.outbox.clone().deliver(self.client.clone(), sender));
+        let delivery = self.delivery();
+        let reports = delivery.reports();
         let status = match self.assignment.kind() {
             JobKind::Noop => ExitStatus { outcome: Outcome::Succeeded, message: String::new() },
             _ => self
-                .train()
+                .train(&delivery)
                 .await
                 .unwrap_or_else(|fault| ExitStatus { outcome: self.outcome(&fault), message: fault.to_string() }),
         };
-        let ending = self.finish(status).await;
-        delivery.abort();
-        let _ = tokio::fs::remove_dir_all(&self.folder).await;
-        ending
+        self.ended.send_replace(true);
+        delivery.close(status, reports).await
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery {
+            client: self.client.clone(),
+            session: self.session.clone(),
+            token: self.assignment.token,
+            folder: self.folder.clone(),
+            outbox: self.outbox.clone(),
+        }
     }
 
     fn outcome(&self, fault: &Fault) -> Outcome {
@@ -186,22 +231,14 @@ impl Worker {
         }
     }
 
-    async fn train(&mut self) -> Result<ExitStatus, Fault> {
+    async fn train(&mut self, delivery: &Delivery) -> Result<ExitStatus, Fault> {
         let mut stopping = self.stopping.clone();
         let spec = tokio::select! {
             spec = self.prepare() => spec?,
             () = told_to_stop(&mut stopping) => return Err(Fault::Stopped("stopped before it began".into())),
         };
         let mut process = Process::start(&spec, self.options.gpu.as_deref()).map_err(self.io(&spec))?;
-        let (saved, uploads) = mpsc::unbounded_channel();
-        let uploader = Uploader {
-            client: self.client.clone(),
-            session: self.session.clone(),
-            token: self.assignment.token,
-            work: self.folder.clone(),
-            outbox: self.outbox.clone(),
-        };
-        let uploader = tokio::spawn(uploader.run(uploads));
+        let (saved, uploads) = delivery.uploads();
         let last = self.follow(&mut process, saved).await;
         let hung = matches!(last, Last::Nothing);
         let nothing_to_save = matches!(last, Last::NothingToSave);
@@ -214,11 +251,19 @@ impl Worker {
             let outcome = if nothing_to_save && self.assignment.size < 2 { Outcome::Stopped } else { Outcome::Lost };
             status = ExitStatus { outcome, message: stopping.reason.clone() };
         }
-        // What the child saved is worth keeping even where it failed.
-        match uploader.await {
-            Ok(Ok(())) => Ok(status),
-            Ok(Err(e)) if status.outcome == Outcome::Succeeded => Err(e.into()),
-            _ => Ok(status),
+        self.write_handover(&status);
+        self.ended.send_replace(true);
+        Ok(after_uploads(uploads, status).await?)
+    }
+
+    /// Writes down what is left to deliver. Only the first of a gang has anything; where the record cannot be written, the
+    /// attempt is lost with the worker as it would be without.
+    fn write_handover(&self, ended: &ExitStatus) {
+        let by = (self.name.as_str(), self.assignment.token);
+        if self.assignment.rank == 0
+            && let Err(e) = handover::write(by, ended, &self.saved, (&self.outbox, &self.folder))
+        {
+            tracing::warn!("what is left to deliver cannot be written down in {}: {e}", self.folder.display());
         }
     }
 
@@ -292,7 +337,7 @@ impl Worker {
     }
 
     /// Passes on what happened. All of a gang see the same, and the first one tells of it.
-    fn take(&self, event: Event, tracker: &mut Tracker, saved: &mpsc::UnboundedSender<Saved>) {
+    fn take(&mut self, event: Event, tracker: &mut Tracker, saved: &mpsc::UnboundedSender<Saved>) {
         let entry = tracker.take(&event);
         if self.assignment.rank > 0 {
             return;
@@ -301,43 +346,14 @@ impl Worker {
             self.vitals.record(step);
         }
         self.outbox.add(entry, &tracker.progress);
-        match event {
-            Event::Checkpoint { step, folder } => {
-                drop(saved.send(Saved { kind: "checkpoint", step, folder: folder.into() }))
-            }
-            Event::Finished { step, folder } => {
-                drop(saved.send(Saved { kind: "adapter", step, folder: folder.into() }))
-            }
-            _ => {}
-        }
-    }
-
-    /// Tells the coordinator how the attempt ended, trying until it knows.
-    async fn finish(&mut self, ended: ExitStatus) -> Ending {
-        if ended.outcome != Outcome::Succeeded && !ended.message.is_empty() {
-            tracing::warn!(outcome = ?ended.outcome, "{}", ended.message);
-            self.outbox.log(line("error", ended.message.clone()));
-        }
-        if !self.outbox.flush().await {
-            return Ending::Refused;
-        }
-        let mut backoff = Backoff::default();
-        loop {
-            let request = FinishRequest {
-                session: self.session.get(),
-                token: self.assignment.token,
-                outcome: ended.outcome.into(),
-                message: ended.message.clone(),
-            };
-            let Err(status) = self.client.workers.finish(request).await else { return Ending::Told };
-            match judge(&status) {
-                Verdict::Over | Verdict::Refused => {
-                    tracing::warn!("the end of the attempt is refused: {}", status.message());
-                    return Ending::Refused;
-                }
-                Verdict::Register | Verdict::Again => backoff.wait().await,
-            }
-        }
+        let (kind, step, folder) = match event {
+            Event::Checkpoint { step, folder } => (Kind::Checkpoint, step, folder),
+            Event::Finished { step, folder } => (Kind::Adapter, step, folder),
+            _ => return,
+        };
+        let done = Saved { kind, step, folder: folder.into() };
+        self.saved.push(done.clone());
+        drop(saved.send(done));
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod attempt;
 mod current;
+mod delivery;
+mod handover;
 mod lease;
 mod outbox;
 mod peers;
@@ -18,7 +20,6 @@ mod vitals;
 
 pub use process::KEEP_MEMORY;
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -40,7 +41,6 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let program = Program { name: "qlora-worker", version: env!("CARGO_PKG_VERSION") };
         let _telemetry = qlora_telemetry::start(program, Logs::Info, false)?;
         let identity = Identity::take(&args)?;
-        forget_ended_attempts(&identity.folder);
         let platforms = platform::offers(args.device.as_deref(), &args.label, &identity.folder)?;
         let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
         let peers = peers::Peers { host: args.peer_address, port: args.peer_port };
@@ -52,16 +52,6 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
     // A download that was given up may still be at work on a thread; nobody is to wait for it.
     runtime.shutdown_background();
     ended
-}
-
-/// Removes what attempts left that ended with their worker: nobody goes on with it, and checkpoints are large.
-fn forget_ended_attempts(state: &Path) {
-    let jobs = state.join("jobs");
-    if let Err(e) = std::fs::remove_dir_all(&jobs)
-        && e.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!("{} cannot be removed: {e}", jobs.display());
-    }
 }
 
 /// Serves with every device of `platforms` as a worker of its own; one that breaks does not end the others.
@@ -76,11 +66,14 @@ async fn serve(
 ) -> Result<(), WorkerError> {
     let (identity, several) = (Arc::new(identity), platforms.len() > 1);
     let mut workers = JoinSet::new();
-    for (i, platform) in platforms.into_iter().enumerate() {
-        let name = if several { format!("{}-{i}", identity.name) } else { identity.name.clone() };
+    let name = |i: usize| if several { format!("{}-{i}", identity.name) } else { identity.name.clone() };
+    let names: Vec<String> = (0..platforms.len()).map(name).collect();
+    let mut left_over = handover::left_over(&identity.folder, &names);
+    for (i, (name, platform)) in names.into_iter().zip(platforms).enumerate() {
+        let left = left_over.iter().position(|left| left.worker == name).map(|at| left_over.swap_remove(at));
         let options = session::Options { peers: options.peers.of_worker(i), ..options.clone() };
         let session = session::Session::new(client.clone(), name, identity.clone(), platform, options);
-        workers.spawn(session.run());
+        workers.spawn(session.run(left));
     }
     let mut fault = Ok(());
     while let Some(ended) = workers.join_next().await {

@@ -1,9 +1,12 @@
 //! What an attempt has to report, in numbered batches, kept until the coordinator has it.
 //!
 //! It lies in memory and within a bound: an attempt outlives its lease by nothing, so what can gather while the
-//! coordinator is away is what a lease's time brings. Of too many lines the oldest go, and the log says so.
+//! coordinator is away is what a lease's time brings. Of too many lines the oldest go, and the log says so. A worker
+//! that ends while the coordinator is away keeps it on disk.
 
 use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,7 +43,7 @@ pub struct Outbox {
     empty: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Pending {
     metrics: VecDeque<MetricPoint>,
     logs: VecDeque<LogLine>,
@@ -48,7 +51,10 @@ struct Pending {
     progress: Option<Progress>,
     /// Lines that had to go.
     left_out: usize,
-    sending: bool,
+    /// The greatest number that a batch has got.
+    number: u64,
+    /// Batches that have got theirs; the first is on its way.
+    numbered: VecDeque<ReportRequest>,
     refused: bool,
 }
 
@@ -65,6 +71,20 @@ impl Pending {
     fn sample(&mut self, mut sample: Sample) {
         [&mut sample.prompt, &mut sample.wanted, &mut sample.answer].into_iter().for_each(cut);
         push(&mut self.samples, sample);
+    }
+
+    /// What is to be sent next, with its number: what may not have arrived, and then what waits.
+    fn next(&mut self) -> Option<ReportRequest> {
+        if self.numbered.is_empty() && !self.is_empty() {
+            self.number_one();
+        }
+        self.numbered.front().cloned()
+    }
+
+    fn number_one(&mut self) {
+        self.number += 1;
+        let batch = ReportRequest { batch: self.number, ..self.batch() };
+        self.numbered.push_back(batch);
     }
 
     /// Up to [`BATCH`] bytes of what waits, oldest first.
@@ -143,32 +163,46 @@ impl Outbox {
 
     /// Sends batches until the attempt is over; never ends otherwise.
     pub async fn deliver(self: Arc<Self>, mut client: Client, sender: Sender) {
-        let mut number = 0;
         loop {
-            let Some(batch) = self.next_batch() else {
+            let Some(batch) = self.pending().next() else {
                 self.empty.notify_waiters();
                 self.news.notified().await;
                 tokio::time::sleep(GATHER).await;
                 continue;
             };
-            number += 1;
-            let batch = ReportRequest { token: sender.token, batch: number, ..batch };
+            let batch = ReportRequest { token: sender.token, ..batch };
             if !send(&mut client, &sender.session, batch).await {
                 self.pending().refused = true;
                 self.empty.notify_waiters();
                 return;
             }
-            self.pending().sending = false;
+            self.pending().numbered.pop_front();
         }
     }
 
-    fn next_batch(&self) -> Option<ReportRequest> {
-        let mut pending = self.pending();
-        if pending.is_empty() {
-            return None;
+    /// Writes a copy of what is not delivered to `path`, in the batches in which it is going to be sent: what arrives
+    /// after all is known by its number.
+    pub fn keep(&self, path: &Path) -> io::Result<()> {
+        let mut copy = self.pending().clone();
+        while !copy.is_empty() {
+            copy.number_one();
         }
-        pending.sending = true;
-        Some(pending.batch())
+        if copy.numbered.is_empty() {
+            copy.numbered.push_back(ReportRequest { batch: copy.number, ..ReportRequest::default() });
+        }
+        let bytes: Vec<u8> = copy.numbered.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
+        std::fs::write(path, bytes)
+    }
+
+    /// What [`Self::keep`] wrote.
+    pub fn restored(path: &Path) -> io::Result<Self> {
+        let bytes = std::fs::read(path)?;
+        let (mut rest, mut pending) = (bytes.as_slice(), Pending::default());
+        while !rest.is_empty() {
+            pending.numbered.push_back(ReportRequest::decode_length_delimited(&mut rest)?);
+        }
+        pending.number = pending.numbered.back().map_or(0, |last| last.batch);
+        Ok(Self { pending: Mutex::new(pending), ..Self::default() })
     }
 
     /// Waits until everything is delivered; false where the coordinator refuses this attempt.
@@ -180,7 +214,7 @@ impl Outbox {
                 if pending.refused {
                     return false;
                 }
-                if pending.is_empty() && !pending.sending {
+                if pending.is_empty() && pending.numbered.is_empty() {
                     return true;
                 }
             }
@@ -239,6 +273,43 @@ mod tests {
         }
         assert_eq!(told, texts);
         assert!(batches > 4, "{batches}");
+    }
+
+    #[test]
+    fn what_is_kept_is_sent_again_under_its_numbers_and_what_comes_later_under_new_ones() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("reports");
+        let outbox = Outbox::default();
+        outbox.log(line("info", "on its way".into()));
+        let first = outbox.pending().next().expect("a batch");
+        let sample = Sample { prompt: "p".into(), ..Sample::default() };
+        let entry = Entry { log: Some(line("info", "waits".into())), sample: Some(sample), metric: None };
+        outbox.add(entry, &Progress { step: 7, ..Progress::default() });
+        outbox.keep(&path).expect("a file");
+
+        let restored = Outbox::restored(&path).expect("reports");
+        restored.log(line("info", "later".into()));
+        let mut pending = restored.pending();
+        let mut sent = Vec::new();
+        while let Some(batch) = pending.next() {
+            sent.push(batch);
+            pending.numbered.pop_front();
+        }
+        assert_eq!(
+            sent.iter().map(|b| (b.batch, logs(b))).collect::<Vec<_>>(),
+            [(1, vec!["on its way"]), (2, vec!["waits"]), (3, vec!["later"])]
+        );
+        assert_eq!(sent[0], first);
+        assert_eq!(sent[1].progress.as_ref().map(|p| (p.step, p.samples.len())), Some((7, 1)));
+
+        // The process that kept them goes on, and sends them in the same batches.
+        outbox.pending().numbered.pop_front();
+        assert_eq!(outbox.pending().next().as_ref(), Some(&sent[1]));
+        outbox.pending().numbered.pop_front();
+        outbox.keep(&path).expect("a file");
+        assert_eq!(Outbox::restored(&path).expect("reports").pending().number, 2);
+        std::fs::write(&path, [9, 9]).expect("a file");
+        assert!(Outbox::restored(&path).is_err() && Outbox::restored(&folder.path().join("none")).is_err());
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub struct Process {
 }
 
 /// How a child ended.
+#[derive(Debug)]
 pub struct ExitStatus {
     pub outcome: Outcome,
     pub message: String,

@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::attempt::{self, Attempt, Ending, at};
+use super::attempt::{self, Attempt, at};
 use super::current::Current;
+use super::delivery::Ending;
+use super::handover::Handover;
 use super::lease::Lease;
 use super::peers::Peers;
 use crate::error::WorkerError;
@@ -122,9 +124,13 @@ impl Session {
         }
     }
 
-    /// Serves until a signal or, with `--once`, until one attempt has ended.
-    pub async fn run(mut self) -> Result<(), WorkerError> {
+    /// Serves until a signal or, with `--once`, until one attempt has ended; first delivers what is `left` of another.
+    pub async fn run(mut self, left: Option<Handover>) -> Result<(), WorkerError> {
         let mut signals = Signals::listen()?;
+        self.attempt = left.map(|left| {
+            tracing::info!(attempt = left.token, "delivering what the last start of this worker left");
+            Attempt::resume(self.contact(), left)
+        });
         self.faults = platform::faults(&self.platform);
         loop {
             match self.turn(&mut signals).await {
@@ -141,7 +147,10 @@ impl Session {
                 Turn::Broken(fault) => return self.break_off(fault).await,
                 Turn::LeaseEnds { at_once } => self.stop_attempt("the lease could not be renewed in time", at_once),
                 Turn::Leave => {
-                    tracing::warn!("the coordinator is away; leaving without its having heard how the attempt ended");
+                    tracing::warn!(
+                        "the coordinator is away; what it has not heard is kept, and told when this worker is started again"
+                    );
+                    self.attempt.iter().for_each(Attempt::keep_reports);
                     return Ok(());
                 }
                 Turn::Signal if self.draining || self.attempt.is_none() => return Ok(()),
@@ -190,9 +199,6 @@ impl Session {
             Err(status) => {
                 tracing::warn!("the coordinator is away ({}); going on without it", status.message());
                 self.again_later();
-                if self.draining && self.leave_at.is_none() {
-                    self.leave_at = Some(Instant::now() + LEAVE);
-                }
             }
         }
     }
@@ -208,6 +214,10 @@ impl Session {
 
     fn again_later(&mut self) {
         self.not_before = Instant::now() + self.backoff.take();
+        if self.draining {
+            let patience = self.lease.map_or(LEAVE, |lease| LEAVE.min(lease.length()));
+            self.leave_at.get_or_insert(Instant::now() + patience);
+        }
     }
 
     /// An error where trying to register again is of no use.
@@ -243,7 +253,13 @@ impl Session {
     async fn turn(&mut self, signals: &mut Signals) -> Turn {
         let exchange = self.exchange();
         let (stop_at, end_at) = self.lease_ends();
-        let leave_at = self.leave_at;
+        let (leave_at, over) = (self.leave_at, self.attempt.as_ref().map(Attempt::is_over));
+        let leave = async move {
+            at(leave_at).await;
+            if let Some(over) = over {
+                over.await;
+            }
+        };
         let ended = async {
             match &mut self.attempt {
                 Some(attempt) => attempt.ended().await,
@@ -257,7 +273,7 @@ impl Session {
             fault = platform::broken(&mut self.faults) => Turn::Broken(fault),
             () = at(end_at) => Turn::LeaseEnds { at_once: true },
             () = at(stop_at) => Turn::LeaseEnds { at_once: false },
-            () = at(leave_at) => Turn::Leave,
+            () = leave => Turn::Leave,
             turn = exchange => turn,
         }
     }
@@ -321,14 +337,13 @@ impl Session {
                 allowed: self.options.allowed.clone(),
                 gpu: Some(self.platform.device_id.clone()).filter(|id| !id.is_empty()),
             };
-            let state = self.identity.folder.clone();
-            let contact = attempt::Contact {
-                client: self.client.clone(),
-                session: self.current.clone(),
-                leases: self.leases.subscribe(),
-            };
-            self.attempt = Some(Attempt::start(contact, state, options, assignment));
+            let place = (self.name.as_str(), self.identity.folder.as_path());
+            self.attempt = Some(Attempt::start(self.contact(), place, options, assignment));
         }
+    }
+
+    fn contact(&self) -> attempt::Contact {
+        attempt::Contact { client: self.client.clone(), session: self.current.clone(), leases: self.leases.subscribe() }
     }
 
     /// Gives the job back, for another worker, and ends.

@@ -12,6 +12,7 @@ use qlora_client::Client;
 use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
 use qlora_proto::{CommitArtifactRequest, JobArtifact};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::current::Current;
@@ -22,10 +23,29 @@ use super::progress::line;
 const FULL_WAIT: Duration = Duration::from_secs(15);
 
 /// A folder that the child has completed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
-    pub kind: &'static str,
+    pub kind: Kind,
     pub step: u64,
     pub folder: PathBuf,
+}
+
+/// What a saved folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Checkpoint,
+    Adapter,
+}
+
+impl Kind {
+    /// As it stands on the wire.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Adapter => "adapter",
+        }
+    }
 }
 
 /// Uploads what the child saves while it trains on.
@@ -46,14 +66,14 @@ impl Uploader {
         while let Some(mut next) = saved.recv().await {
             // Of checkpoints that queued up while one was on its way, only the newest is of use.
             while let Ok(newer) = saved.try_recv() {
-                if next.kind == "adapter" {
+                if next.kind == Kind::Adapter {
                     self.send(&next).await?;
                 }
                 next = newer;
             }
             match self.send(&next).await {
-                Err(e) if next.kind == "adapter" => return Err(e),
-                Err(e) => self.tell(format!("the {} of step {} is not uploaded: {e}", next.kind, next.step)),
+                Err(e) if next.kind == Kind::Adapter => return Err(e),
+                Err(e) => self.tell(format!("the {} of step {} is not uploaded: {e}", next.kind.word(), next.step)),
                 Ok(()) => {}
             }
         }
@@ -66,13 +86,13 @@ impl Uploader {
     }
 
     async fn send(&self, saved: &Saved) -> Result<(), TransferError> {
-        let name = format!("{}-{:06}.tar", saved.kind, saved.step);
+        let name = format!("{}-{:06}.tar", saved.kind.word(), saved.step);
         let archive = self.work.join(&name);
         let (digest, size) = self.packed(saved, &archive).await?;
         let session = || self.session.get();
         let by = Some(By { token: self.token, session: &session });
         transfer::upload(&self.client, &Source { path: &archive, digest: &digest, size, by }, &unwatched).await?;
-        let artifact = JobArtifact { kind: saved.kind.into(), name, digest, size, step: saved.step };
+        let artifact = JobArtifact { kind: saved.kind.word().into(), name, digest, size, step: saved.step };
         self.commit(artifact).await?;
         let io = |path: &Path| {
             let path = path.to_owned();
