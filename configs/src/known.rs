@@ -1,10 +1,10 @@
 //! The keys that a configuration has, as the defaults name them all, and what was probably meant by another one.
 
-use figment::providers::Format;
 use figment::value::{Dict, Value};
-use serde_saphyr::figment::Yaml;
 
+use crate::foreign;
 use crate::presets::DEFAULTS;
+use crate::yaml;
 
 /// The preset to start from; it is read before the layers are merged.
 const EXTENDS: &str = "extends";
@@ -46,7 +46,7 @@ pub(crate) fn default_of(path: &[String]) -> Option<(Vec<String>, Value)> {
 }
 
 fn defaults() -> Dict {
-    match <Yaml as Format>::from_str::<Value>(DEFAULTS) {
+    match yaml::read(DEFAULTS) {
         Ok(Value::Dict(_, dict)) => dict,
         _ => Dict::new(),
     }
@@ -70,16 +70,35 @@ fn walk(dict: &mut Dict, known: &Dict, path: &mut Vec<String>, root: &Dict, foun
     });
 }
 
-/// The known key that was probably meant: one that is spelt alike, or the same one in its section.
+/// The section of ours that has `key`.
+pub(crate) fn section_of(key: &str) -> Option<String> {
+    let has = |section: &Value| section.as_dict().is_some_and(|section| section.contains_key(key));
+    defaults().into_iter().find(|(_, section)| has(section)).map(|(name, _)| name)
+}
+
+/// The known key that was probably meant: the same one in its section, one that is spelt alike, or ours for one of another
+/// tool.
 fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
     let key = path.last().map(String::as_str).unwrap_or_default();
     let parent = path[..path.len().saturating_sub(1)].join(".");
     let full = |name: &str| if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
-    let elsewhere = root.iter().find(|(_, section)| section.as_dict().is_some_and(|s| s.contains_key(key)));
-    if let Some((section, _)) = elsewhere {
+    if let Some(section) = section_of(key) {
         return format!("did you mean `{section}.{key}`?");
     }
-    let best = siblings.keys().map(|name| (strsim::damerau_levenshtein(key, name), name)).min();
+    if !parent.is_empty() && (root.contains_key(key) || key == EXTENDS) {
+        return format!("`{key}` stands at the top of the file, without an indent");
+    }
+    if let Some(ours) = foreign::ours(key) {
+        return ours.into();
+    }
+    if key.starts_with("x-") || key.starts_with('.') {
+        return "an anchor needs no key of its own; write `&anchor` where the value is used first".into();
+    }
+    if !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit()) {
+        return "inside { } a comma ends a value: a number with a fraction is written with a point, such as 1.5".into();
+    }
+    let lower = key.to_lowercase().replace('-', "_");
+    let best = siblings.keys().map(|name| (strsim::damerau_levenshtein(&lower, name), name)).min();
     match best {
         Some((distance, name)) if distance <= 2.max(key.len() / 3) => format!("did you mean `{}`?", full(name)),
         _ => {

@@ -1,23 +1,22 @@
 //! Lays defaults, preset, file, environment and flags over one another and keeps track of who said what.
 
-use std::collections::BTreeMap;
-
+use figment::Figment;
 use figment::providers::Format;
-use figment::value::{Dict, Map, Value};
-use figment::{Figment, Metadata, Profile, Provider};
+use figment::value::{Dict, Value};
 use serde_saphyr::figment::Yaml;
 use sha2::{Digest, Sha256};
 
-use crate::diagnostic::{ConfigErrors, Diagnostic, Location, Place};
+use crate::diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
 use crate::explain::explain;
-use crate::known::{Unknown, default_of, take_unknown};
+use crate::interplay::{Idle, idle};
+use crate::known::{Unknown, default_of, is_text, take_unknown};
+use crate::layer::{FILE_LAYER, Layer, given_twice, path_of, syntax_error};
 use crate::locate::{locate, repeated};
 use crate::nested::{holds, nest, nest_value};
 use crate::presets::{DEFAULTS, preset, preset_names};
 use crate::schema::TrainingConfig;
 use crate::validate::validate;
-
-const FILE_LAYER: &str = "file";
+use crate::yaml;
 
 /// The layers above the defaults, as a person gave them.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +35,7 @@ pub struct ResolvedConfig {
     config: TrainingConfig,
     json: String,
     hash: String,
+    warnings: Vec<Warning>,
 }
 
 impl ResolvedConfig {
@@ -46,6 +46,11 @@ impl ResolvedConfig {
     /// The exact configuration as JSON: what a job records.
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// What was written and has no effect. A configuration that is read back has none: nobody wrote it.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// SHA-256 of [`Self::json`], in hex.
@@ -67,9 +72,11 @@ impl ResolvedConfig {
     fn check(config: TrainingConfig, place: &dyn Fn(&[String]) -> Option<Place>) -> Result<Self, ConfigErrors> {
         let faults: Vec<_> = validate(&config)
             .into_iter()
-            .map(|fault| {
-                let path: Vec<String> = fault.key.split('.').map(str::to_owned).collect();
-                Diagnostic { code: "Q0103", message: fault.message, place: place(&path), help: fault.help }
+            .map(|fault| Diagnostic {
+                code: "Q0103",
+                message: fault.message,
+                place: place(&path_of(fault.key)),
+                help: fault.help,
             })
             .collect();
         if !faults.is_empty() {
@@ -82,7 +89,7 @@ impl ResolvedConfig {
             help: None,
         })?;
         let hash = hex::encode(Sha256::digest(json.as_bytes()));
-        Ok(Self { config, json, hash })
+        Ok(Self { config, json, hash, warnings: Vec::new() })
     }
 }
 
@@ -107,14 +114,51 @@ impl Layers {
         }
         let config = self.extract(figment.clone(), &mut faults);
         match config {
-            Some(config) if faults.is_empty() => ResolvedConfig::check(config, &|path| self.place(&figment, path)),
+            Some(config) if faults.is_empty() => {
+                let place = |path: &[String]| self.place(&figment, path);
+                self.with_warnings(ResolvedConfig::check(config, &place)?, &place)
+            }
             _ => Err(ConfigErrors(faults)),
         }
     }
 
+    /// Refuses keys that were meant to act and do not, and notes others that have no effect.
+    fn with_warnings(
+        &self,
+        mut resolved: ResolvedConfig,
+        place: &dyn Fn(&[String]) -> Option<Place>,
+    ) -> Result<ResolvedConfig, ConfigErrors> {
+        let ranked = self.ranked()?;
+        let rank = |key: &str| {
+            let path = path_of(key);
+            ranked.iter().filter(|(_, dict)| holds(dict, &path)).map(|(rank, _)| *rank).max().unwrap_or(0)
+        };
+        let (refused, noted): (Vec<_>, Vec<_>) =
+            idle(&resolved.config, &rank).into_iter().partition(|idle| idle.is_refused);
+        let diagnostic = |code: &'static str, idle: Idle| Diagnostic {
+            code,
+            message: format!("`{}` {}", idle.key, idle.fault),
+            place: place(&path_of(idle.key)),
+            help: Some(idle.help.into()),
+        };
+        if !refused.is_empty() {
+            return Err(ConfigErrors(refused.into_iter().map(|idle| diagnostic("Q0103", idle)).collect()));
+        }
+        resolved.warnings = noted.into_iter().map(|idle| Warning(diagnostic("Q0109", idle))).collect();
+        Ok(resolved)
+    }
+
+    /// What a person wrote, by how late it is: file, variables, flags.
+    fn ranked(&self) -> Result<Vec<(usize, Dict)>, ConfigErrors> {
+        let file = self.file_layer()?.map(|layer| (1, layer.dict));
+        let laid_over = self.overrides()?.into_iter();
+        let rank = |name: &str| if name.starts_with("--set") { 3 } else { 2 };
+        Ok(file.into_iter().chain(laid_over.map(|(name, dict)| (rank(&name), dict))).collect())
+    }
+
     /// Where the value of `key` was written: the variable or flag that is laid over the file, else the file.
     pub fn place_of(&self, key: &str) -> Option<Place> {
-        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+        let path = path_of(key);
         let named = self.overrides().ok()?.into_iter().rev().find(|(_, dict)| holds(dict, &path));
         named.map(|(name, _)| Place::Named(name)).or_else(|| self.place_in_file(&path))
     }
@@ -127,7 +171,7 @@ impl Layers {
         if !repeated.is_empty() {
             return Err(ConfigErrors(repeated));
         }
-        Layer::parse(text).map(Some).map_err(|e| self.syntax_error(e))
+        Layer::parse(text).map(Some).map_err(|e| syntax_error(source, e))
     }
 
     /// Removes the keys of `layer` that no configuration has, and names each.
@@ -161,6 +205,9 @@ impl Layers {
                 let path = error.path.clone();
                 faults.push(self.explain_one(error));
                 let (key, value) = default_of(&path)?;
+                // A section of anyone's own keys has defaults for none of them.
+                let (key, value) =
+                    if is_text(&path.join(".")) && key != path { (path, Value::from("")) } else { (key, value) };
                 if seen.contains(&key) {
                     return None;
                 }
@@ -207,24 +254,18 @@ impl Layers {
         })
     }
 
-    fn syntax_error(&self, error: String) -> ConfigErrors {
-        let source = self.file.as_ref().map_or_else(String::new, |(name, _)| name.clone());
-        Diagnostic {
-            code: "Q0100",
-            message: format!("{source} is not YAML: {error}"),
-            place: None,
-            help: Some("a key and its value are written `key: value`, with the same indent in one section".into()),
-        }
-        .into()
-    }
-
     fn explain_one(&self, error: figment::Error) -> Diagnostic {
         let named = error.metadata.as_ref().map(|m| m.name.to_string());
-        let explained = explain(&error);
-        let place = match named {
-            Some(name) if name != FILE_LAYER && !name.starts_with("YAML") => Some(Place::Named(name)),
-            _ => self.place_in_file(&explained.path),
+        let place = |path: &[String]| match &named {
+            Some(name) if name != FILE_LAYER && !name.starts_with("YAML") => Some(Place::Named(name.clone())),
+            _ => self.place_in_file(path),
         };
+        let written = match (place(&error.path), &self.file) {
+            (Some(Place::Text(at)), Some((_, text))) => yaml::written(text, (at.line, at.column)),
+            _ => None,
+        };
+        let explained = explain(&error, written);
+        let place = place(&explained.path);
         Diagnostic { code: explained.code, message: explained.message, place, help: explained.help }
     }
 
@@ -241,52 +282,4 @@ impl Layers {
         let (line, column) = locate(text, path)?;
         Some(Place::Text(Location { source: source.clone(), line, column }))
     }
-}
-
-/// One layer of values under the name that messages use for it.
-struct Layer {
-    name: String,
-    dict: Dict,
-}
-
-impl Layer {
-    fn parse_raw(text: &str) -> Result<Dict, String> {
-        match <Yaml as Format>::from_str::<Value>(text).map_err(|e| e.to_string())? {
-            Value::Dict(_, dict) => Ok(dict),
-            Value::Empty(..) => Ok(Dict::new()),
-            _ => Err("the file must hold keys with values at its top".into()),
-        }
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        Ok(Self { name: FILE_LAYER.into(), dict: Self::parse_raw(text)? })
-    }
-}
-
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.name.clone())
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let mut dict = self.dict.clone();
-        dict.remove("extends");
-        Ok(BTreeMap::from([(Profile::Default, dict)]))
-    }
-}
-
-/// A key that two places of one file set; which of them counts would be a guess.
-fn given_twice(source: &str, key: &str, lines: &[u64]) -> Diagnostic {
-    let lines: Vec<String> = lines.iter().map(u64::to_string).collect();
-    let (last, others) = lines.split_last().map_or(("", &[][..]), |(last, others)| (last.as_str(), others));
-    Diagnostic {
-        code: "Q0100",
-        message: format!("`{key}` is given {} in {source}, lines {} and {last}", times(lines.len()), others.join(", ")),
-        place: None,
-        help: Some(if key.contains('.') { "keep one of them" } else { "merge the two sections" }.into()),
-    }
-}
-
-fn times(n: usize) -> String {
-    if n == 2 { "twice".into() } else { format!("{n} times") }
 }

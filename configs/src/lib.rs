@@ -10,7 +10,10 @@
 
 mod diagnostic;
 mod explain;
+mod foreign;
+mod interplay;
 mod known;
+mod layer;
 mod layers;
 mod locate;
 mod nested;
@@ -18,8 +21,10 @@ mod presets;
 mod schema;
 mod template;
 mod validate;
+mod yaml;
 
-pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place};
+pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
+pub use interplay::{Idle, idle_in};
 pub use layers::{Layers, ResolvedConfig};
 pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
 pub use schema::{

@@ -6,7 +6,9 @@
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, Location as Position, Spanned};
+use serde_saphyr::{Location as Position, Spanned};
+
+use crate::yaml::read_with_repeated;
 
 enum Node {
     Map(Vec<(Spanned<String>, Node)>),
@@ -16,8 +18,7 @@ enum Node {
 
 /// The text as a tree; a key that is given twice stands in it twice.
 fn parse(yaml: &str) -> Option<Node> {
-    let options = serde_saphyr::options! { with_snippet: false, duplicate_keys: DuplicateKeyPolicy::PassThrough };
-    serde_saphyr::from_str_with_options(yaml, options).ok()
+    read_with_repeated(yaml)
 }
 
 /// Keys that are given more than once, with the lines where they stand.

@@ -52,6 +52,15 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
         || "`data.train` is missing".into(),
         "name a JSONL file of conversations, such as `data.train: train.jsonl`",
     );
+    for (key, path) in [("model.base", &model.base), ("data.train", &data.train), ("data.eval", &data.eval)] {
+        let variable = path.as_deref().and_then(expandable);
+        faults.require(
+            variable.is_none(),
+            key,
+            || format!("`{key}` starts with `{}`, which no program fills in here", variable.unwrap_or_default()),
+            "write the whole path, or let the shell fill it in, as in --set KEY=\"$HOME/FILE\"",
+        );
+    }
     let known = crate::template::check(&data.template);
     faults.require(
         known.is_ok(),
@@ -71,6 +80,15 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
         || format!("`data.template_date` is `{}`, which is no date", data.template_date),
         "write it in quotation marks, such as \"2024-07-26\"",
     );
+}
+
+/// The beginning of a path that a shell would replace.
+fn expandable(path: &str) -> Option<&str> {
+    let first = path.split(['/', '\\']).next().unwrap_or_default();
+    let is_variable = first.starts_with('~')
+        || first.starts_with('$') && first.len() > 1
+        || first.len() > 2 && first.starts_with('%') && first.ends_with('%');
+    is_variable.then_some(first)
 }
 
 /// Whether `text` is a day of the Gregorian calendar as `2024-07-26`.
@@ -329,6 +347,14 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
         "training.flash_attention",
         || "`training.flash_attention: required` cannot be met with `resources.device: metal`".into(),
         "use `auto` or `off` on a Mac",
+    );
+    let flash_on_cpu =
+        config.training.flash_attention == FlashAttention::Required && matches!(r.device, DeviceKind::Cpu);
+    faults.require(
+        !flash_on_cpu,
+        "training.flash_attention",
+        || "`training.flash_attention: required` cannot be met with `resources.device: cpu`".into(),
+        "use `auto` or `off` on a processor",
     );
     let cudnn_elsewhere =
         config.training.flash_attention == FlashAttention::Cudnn && !matches!(r.device, DeviceKind::Cuda);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qlora_config::TooLong;
+use qlora_config::{Idle, TooLong, idle_in};
 use qlora_data::{ChatTemplate, Conversation, Example, Policy, Sample, Statistics};
 use qlora_planner::Arrangement;
 use tokenizers::Tokenizer;
@@ -79,6 +79,17 @@ impl Prepared {
 }
 
 impl Run {
+    /// Tells of keys that have no effect in a run of `steps` steps, and refuses those that the run was to depend on.
+    pub(super) fn tell_idle_keys(&self, steps: u64, reporter: &mut dyn Reporter) -> Result<()> {
+        for Idle { key, fault, help, is_refused } in idle_in(self.config(), steps) {
+            if is_refused {
+                return Err(Error::Config { key, fault, help });
+            }
+            reporter.report(Event::Note { text: format!("warning: `{key}` {fault}; {help}") })?;
+        }
+        Ok(())
+    }
+
     fn load_rows(
         &self,
         path: &Path,

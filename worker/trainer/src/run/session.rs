@@ -64,6 +64,7 @@ impl<'a> Session<'a> {
         let sampler = Sampler::new(seed, lengths, run.batching(), cursor);
         let steps = run.steps(sampler.batches());
         LearningRate::reaches_peak(&config.training, steps)?;
+        run.tell_idle_keys(steps, reporter)?;
         let trainer = Trainer {
             decoder: &prepared.decoder,
             adapters,
