@@ -206,8 +206,14 @@ fn is_gpu(config: &TrainingConfig) -> bool {
 pub(crate) fn idle(config: &TrainingConfig, rank: Rank<'_>) -> Vec<Idle> {
     let mut found: Vec<Idle> = RULES.iter().filter_map(|rule| rule.judge(config, rank)).collect();
     if let Some(steps) = config.training.max_steps {
-        let written = |key: &str| rank(key) > 0 && rank(key) >= rank("training.max_steps");
-        found.extend(too_long(config, steps, &written));
+        let limit = rank("training.max_steps");
+        let judged = |key: &str| match rank(key) {
+            // Whoever names held-out rows and a number of steps in a file wants to see losses on the way; a flag for a
+            // short try does not.
+            0 => (key == EVAL_EVERY && limit == 1).then_some(" by default"),
+            own => (own >= limit).then_some(""),
+        };
+        found.extend(too_long(config, steps, &judged));
     }
     found
 }
@@ -233,13 +239,14 @@ pub fn idle_in(config: &TrainingConfig, steps: u64) -> Vec<Idle> {
     }
     let mut found = never_looked(config, steps);
     // A recorded configuration does not tell what was written; what differs from the default was.
-    let usual = |key: &str| match key {
-        "training.checkpoint_every" => config.training.checkpoint_every == 50,
-        "training.max_skipped_steps" => config.training.max_skipped_steps == 5,
-        _ => false,
+    let t = &config.training;
+    let judged = |key: &str| match key {
+        EVAL_EVERY => Some(""),
+        CHECKPOINT_EVERY => (t.checkpoint_every != 50).then_some(""),
+        _ => (t.max_skipped_steps != 5).then_some(""),
     };
     if found.is_empty() {
-        found = too_long(config, steps, &|key| !usual(key));
+        found = too_long(config, steps, &judged);
     }
     found
 }
@@ -263,33 +270,30 @@ fn never_looked(config: &TrainingConfig, steps: u64) -> Vec<Idle> {
     short.map(fault).collect()
 }
 
-/// Intervals that are longer than the run.
-fn too_long(config: &TrainingConfig, steps: u64, written: &dyn Fn(&str) -> bool) -> Vec<Idle> {
+const EVAL_EVERY: &str = "training.eval_every";
+const CHECKPOINT_EVERY: &str = "training.checkpoint_every";
+const MAX_SKIPPED_STEPS: &str = "training.max_skipped_steps";
+
+/// Intervals that are longer than the run. `judged` says which keys count, and who set them.
+fn too_long(config: &TrainingConfig, steps: u64, judged: &dyn Fn(&str) -> Option<&'static str>) -> Vec<Idle> {
     let t = &config.training;
-    let after = format!("and the run ends after {steps} steps");
-    let mut found = Vec::new();
-    let mut add = |key, fault, help| found.push(Idle { key, fault, help, is_refused: false });
-    // Whoever names held-out rows wants to see them, so that the default counts here too.
-    if config.data.eval.is_some() && t.eval_every > 0 && t.eval_every >= steps && steps > 1 {
-        add(
-            "training.eval_every",
-            format!("is {}, {after}: held-out rows are evaluated only before and after it", t.eval_every),
-            "set it to a part of the steps, or to 0 if that is meant",
-        );
-    }
-    if written("training.checkpoint_every") && t.checkpoint_every > 0 && t.checkpoint_every >= steps && steps > 1 {
-        add(
-            "training.checkpoint_every",
-            format!("is {}, {after}: it saves nothing on the way", t.checkpoint_every),
-            "set it to a part of the steps, or to 0 if that is meant",
-        );
-    }
-    if written("training.max_skipped_steps") && t.max_skipped_steps > steps {
-        add(
-            "training.max_skipped_steps",
-            format!("is {}, {after}: it can never end the run", t.max_skipped_steps),
-            "lower it",
-        );
-    }
-    found
+    let is_long = |every: u64| every > 0 && every >= steps && steps > 1;
+    let part = "set it to a part of the steps, or to 0 if that is meant";
+    let all = [
+        (
+            EVAL_EVERY,
+            t.eval_every,
+            config.data.eval.is_some() && is_long(t.eval_every),
+            "held-out rows are evaluated only before and after it",
+            part,
+        ),
+        (CHECKPOINT_EVERY, t.checkpoint_every, is_long(t.checkpoint_every), "it saves nothing on the way", part),
+        (MAX_SKIPPED_STEPS, t.max_skipped_steps, t.max_skipped_steps > steps, "it can never end the run", "lower it"),
+    ];
+    let idle = |(key, value, is_idle, so, help): (&'static str, u64, bool, &str, &'static str)| {
+        let by = judged(key).filter(|_| is_idle)?;
+        let fault = format!("is {value}{by}, and the run ends after {steps} steps: {so}");
+        Some(Idle { key, fault, help, is_refused: false })
+    };
+    all.into_iter().filter_map(idle).collect()
 }

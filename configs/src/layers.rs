@@ -230,6 +230,14 @@ impl Layers {
                 place: None,
                 help: Some("write --set section.key=value, such as --set lora.r=8".into()),
             })?;
+            if key.trim().is_empty() {
+                return Err(ConfigErrors::from(Diagnostic {
+                    code: "Q0104",
+                    message: format!("`--set {pair}` has no key"),
+                    place: None,
+                    help: Some("write --set section.key=value, such as --set lora.r=8".into()),
+                }));
+            }
             layers.push((format!("--set {key}"), nest(key.trim(), value.trim())));
         }
         Ok(layers)
@@ -242,7 +250,10 @@ impl Layers {
             Layer::parse_raw(text).ok()?.remove("extends")
         };
         let Some(value) = from_overrides.or_else(from_file) else { return Ok(None) };
-        let name = value.as_str().unwrap_or_default().to_owned();
+        if matches!(value, Value::Empty(..)) {
+            return Ok(None);
+        }
+        let name = value.as_str().map_or_else(|| "a value that is no text".into(), str::to_owned);
         preset(&name).map(Some).ok_or_else(|| {
             let known: Vec<_> = preset_names().collect();
             ConfigErrors::from(Diagnostic {

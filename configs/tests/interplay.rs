@@ -65,7 +65,12 @@ fn a_key_without_an_effect_is_named_with_the_key_that_overrules_it() {
             "no date",
         ),
         ("model: {base: x}\ndata: {train: t, batching: grouped}\n", "", "data.batching", "micro_batch_size: 1"),
-        (HELD_OUT, "training: {max_steps: 60}", "training.eval_every", "is 100, and the run ends after 60 steps"),
+        (
+            HELD_OUT,
+            "training: {max_steps: 60}",
+            "training.eval_every",
+            "is 100 by default, and the run ends after 60 steps",
+        ),
         (
             HELD_OUT,
             "training: {max_steps: 60, eval_every: 60}",
@@ -119,6 +124,8 @@ fn a_later_layer_overrules_without_a_word_and_is_refused_where_it_cannot() {
         format!("{HELD_OUT}training: {{epochs: 2, warmup_ratio: 0.1, eval_every: 100, checkpoint_every: 100}}\n");
     let quick = ["training.max_steps=1", "training.warmup_steps=0", "data.eval=null"];
     assert_eq!(warnings(&file, &quick), Vec::<String>::new());
+    assert_eq!(warnings(HELD_OUT, &["training.max_steps=10"]), Vec::<String>::new(), "a short try");
+    assert_eq!(warnings(HELD_OUT, &["training.max_steps=10", "training.eval_every=20"]).len(), 1);
     let steps = format!("{BARE}training: {{max_steps: 100}}\n");
     for (flag, cause) in
         [("training.epochs=3", "training.max_steps"), ("training.warmup_ratio=0.1", "training.warmup_steps")]

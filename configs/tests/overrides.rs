@@ -63,3 +63,19 @@ fn a_value_knows_whether_the_file_or_a_flag_wrote_it() {
     layers.set = vec!["data={eval: other.jsonl}".into()];
     assert_eq!(place(&layers, "data.eval").as_deref(), Some("--set data"));
 }
+
+#[test]
+fn a_setting_without_a_key_or_a_value_is_refused_and_no_preset_is_none() {
+    for (pair, fault) in [("lora.r", "has no value"), ("=8", "has no key"), (" = 8", "has no key")] {
+        let error = layers(&[pair]).resolve().expect_err(pair).to_string();
+        assert!(error.contains("Q0104") && error.contains(fault), "{error}");
+    }
+    let plain = layers(&[]).resolve().expect("valid");
+    for none in ["extends=null", "extends=~"] {
+        assert_eq!(layers(&[none]).resolve().expect(none).json(), plain.json());
+    }
+    for wrong in ["extends=3", "extends=[h100]", "extends=h200"] {
+        let error = layers(&[wrong]).resolve().expect_err(wrong).to_string();
+        assert!(error.contains("Q0105") && error.contains("h100, m4, cpu"), "{error}");
+    }
+}
