@@ -1,70 +1,35 @@
-//! The loss curve as SVG: a bucket a pixel, each with its mean, its smallest and its largest value.
+//! The loss curve as SVG: the mean of each bucket, and a band from its smallest to its largest value.
 
 use maud::{Markup, html};
 use qlora_proto::words::count;
-use qlora_store::MetricRecord;
+
+use super::curve::{Bucket, Curve};
 
 /// The drawing is stretched to its place, so nothing that must keep its form, such as text, stands in it.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 240.0;
-const BUCKETS: usize = 500;
-
-/// Values of neighbouring steps.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Bucket {
-    step: f64,
-    low: f64,
-    high: f64,
-    mean: f64,
-}
-
-fn series(metrics: &[MetricRecord], name: &str) -> impl Iterator<Item = (f64, f64)> {
-    metrics.iter().filter_map(move |m| Some((m.step as f64, *m.values.get(name)?)))
-}
-
-/// Points that can be drawn, and how many cannot because they are not finite.
-fn drawable(metrics: &[MetricRecord], name: &str) -> (Vec<(f64, f64)>, usize) {
-    let (points, not): (Vec<_>, Vec<_>) = series(metrics, name).partition(|(_, value)| value.is_finite());
-    (points, not.len())
-}
-
-/// Keeps the extremes of every bucket, so that no spike is lost.
-fn buckets(points: &[(f64, f64)]) -> Vec<Bucket> {
-    let width = points.len().div_ceil(BUCKETS).max(1);
-    let bucket = |chunk: &[(f64, f64)]| {
-        let values = chunk.iter().map(|p| p.1);
-        Bucket {
-            step: chunk[chunk.len() / 2].0,
-            low: values.clone().fold(f64::INFINITY, f64::min),
-            high: values.clone().fold(f64::NEG_INFINITY, f64::max),
-            mean: values.sum::<f64>() / chunk.len() as f64,
-        }
-    };
-    points.chunks(width).map(bucket).collect()
-}
 
 /// Training loss, and held-out loss where there is one.
-pub fn loss(metrics: &[MetricRecord]) -> Markup {
-    let (train, not_finite) = drawable(metrics, "loss");
-    let (evals, evals_not_finite) = drawable(metrics, "eval_loss");
-    let not_finite = not_finite + evals_not_finite;
-    let values = train.iter().chain(&evals).map(|p| p.1);
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-    if train.len() + evals.len() < 2 || !low.is_finite() {
+pub fn loss(curve: &Curve) -> Markup {
+    let (train, evals) = (&curve.train, &curve.held_out);
+    let not_finite = train.not_finite + evals.not_finite;
+    let all = || train.buckets.iter().chain(&evals.buckets);
+    let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), b| (l.min(b.low), h.max(b.high)));
+    if train.points() + evals.points() < 2 || !low.is_finite() {
         return html! {
             p .dim { "The curve appears with the first steps." @if not_finite > 0 { " " (count(not_finite as u64, "point")) " NaN or infinite." } }
         };
     }
-    let steps = train.iter().chain(&evals).map(|p| p.0).fold(1.0, f64::max);
+    let steps = all().map(|b| b.step).fold(1.0, f64::max);
     let x = |step: f64| step / steps * WIDTH;
     let y = |v: f64| HEIGHT - (v - low) / (high - low).max(1e-9) * HEIGHT;
-    let all = buckets(&train);
     let line = |points: &mut dyn Iterator<Item = (f64, f64)>| {
         points.map(|(s, v)| format!("{:.1},{:.1}", x(s), y(v))).collect::<Vec<_>>().join(" ")
     };
-    let curve = line(&mut all.iter().map(|b| (b.step, b.mean)));
-    let band = line(&mut all.iter().map(|b| (b.step, b.high)).chain(all.iter().rev().map(|b| (b.step, b.low))));
-    let held = line(&mut evals.iter().copied());
+    let means = |buckets: &[Bucket]| line(&mut buckets.iter().map(|b| (b.step, b.mean())));
+    let (curve, held) = (means(&train.buckets), means(&evals.buckets));
+    let lows = train.buckets.iter().rev().map(|b| (b.step, b.low));
+    let band = line(&mut train.buckets.iter().map(|b| (b.step, b.high)).chain(lows));
     let ticks = [1.0, 0.5, 0.0].map(|share| low + (high - low) * share);
     html! {
         div .chart {
@@ -79,9 +44,9 @@ pub fn loss(metrics: &[MetricRecord]) -> Markup {
             div .steps { span { "step 0" } span { "step " (steps) } }
         }
         p .legend {
-            @if !train.is_empty() { span { i .curve {} "training loss" } }
-            @if !evals.is_empty() { span { i .evals {} "held-out loss" } }
-            @if all.len() < train.len() { span { i .band {} "lowest to highest of up to " (train.len().div_ceil(BUCKETS)) " steps; the line is their mean" } }
+            @if !train.buckets.is_empty() { span { i .curve {} "training loss" } }
+            @if !evals.buckets.is_empty() { span { i .evals {} "held-out loss" } }
+            @if train.width > 1 { span { i .band {} "lowest to highest of up to " (train.width) " steps; the line is their mean" } }
             @if not_finite > 0 { span { (count(not_finite as u64, "point")) " NaN or infinite" } }
         }
     }
@@ -89,7 +54,18 @@ pub fn loss(metrics: &[MetricRecord]) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use qlora_store::MetricRecord;
+
     use super::*;
+
+    /// A chart of `losses`, from step 1 on.
+    fn chart(losses: impl Iterator<Item = f64>) -> String {
+        let point =
+            |(seq, loss)| MetricRecord { seq, step: seq, unix_ms: 0, values: [("loss".to_owned(), loss)].into() };
+        let mut curve = Curve::default();
+        curve.extend(&(1..).zip(losses).map(point).collect::<Vec<_>>());
+        loss(&curve).into_string()
+    }
 
     #[test]
     fn points_that_are_not_finite_are_counted_and_move_nothing() {
@@ -98,8 +74,7 @@ mod tests {
             5 => f64::INFINITY,
             _ => 2.0 + i as f64,
         };
-        let point = |i| MetricRecord { seq: i, step: i, unix_ms: 0, values: [("loss".to_owned(), value(i))].into() };
-        let text = loss(&(1..10).map(point).collect::<Vec<_>>()).into_string();
+        let text = chart((1..10).map(value));
         assert!(text.contains("training loss") && text.contains("2 points NaN or infinite"), "{text}");
         assert!(!text.contains("lowest to highest"), "no points were merged: {text}");
         assert!(!text.contains("NaN,") && !text.contains(",NaN") && !text.contains(",inf"), "{text}");
@@ -107,16 +82,10 @@ mod tests {
 
     #[test]
     fn the_band_is_explained_where_points_are_merged() {
-        let point = |i| MetricRecord { seq: i, step: i, unix_ms: 0, values: [("loss".to_owned(), i as f64)].into() };
-        let text = loss(&(1..=1001).map(point).collect::<Vec<_>>()).into_string();
-        assert!(text.contains("lowest to highest of up to 3 steps"), "{text}");
-    }
-
-    #[test]
-    fn one_spike_in_many_points_is_kept() {
-        let points: Vec<_> = (0..10_000).map(|i| (f64::from(i), if i == 7321 { 9.0 } else { 1.0 })).collect();
-        let all = buckets(&points);
-        assert!(all.len() <= BUCKETS);
-        assert_eq!(all.iter().map(|b| b.high).fold(0.0, f64::max), 9.0);
+        assert!(!chart((1..=1000).map(f64::from)).contains("lowest to highest"));
+        for (points, width) in [(1001, 2), (2000, 2), (2001, 4)] {
+            let text = chart((1..=points).map(f64::from));
+            assert!(text.contains(&format!("lowest to highest of up to {width} steps")), "{text}");
+        }
     }
 }

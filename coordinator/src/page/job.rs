@@ -3,13 +3,14 @@
 use maud::{Markup, html};
 use qlora_proto::words::{count, duration};
 use qlora_proto::{ExplainResponse, Job, Progress};
-use qlora_store::{LogRecord, MetricRecord};
+use qlora_store::LogRecord;
 
+use super::curve::Curve;
 use super::jobs::number;
 use super::{chart, layout};
 
 /// Every section is always there, also where it has nothing to show, so that each can be renewed in its place.
-pub fn page(job: &Job, why: Option<&ExplainResponse>, metrics: &[MetricRecord], logs: &[LogRecord]) -> Markup {
+pub fn page(job: &Job, why: Option<&ExplainResponse>, curve: &Curve, logs: &[LogRecord]) -> Markup {
     let p = job.progress.clone().unwrap_or_default();
     layout::page(
         &format!("job {}", job.id),
@@ -23,7 +24,7 @@ pub fn page(job: &Job, why: Option<&ExplainResponse>, metrics: &[MetricRecord], 
                 (figures(job, &p))
                 @if p.steps > 0 { progress max=(p.steps) value=(p.step) aria-label="steps done" {} }
             }
-            section { h2 { "Loss" } (chart::loss(metrics)) }
+            section { h2 { "Loss" } (chart::loss(curve)) }
             section { (scores(&p)) }
             section { (samples(&p)) }
             section { (attempts(job)) }

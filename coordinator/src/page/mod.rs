@@ -5,9 +5,12 @@
 
 mod actions;
 mod chart;
+mod curve;
 mod job;
 mod jobs;
 mod layout;
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -16,21 +19,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use qlora_engine::{Engine, Job, JobState};
 use qlora_proto::ExplainResponse;
-use qlora_store::{JobStore, MetricRecord, StoreError};
+use qlora_store::JobStore;
 
+use self::curve::Curves;
 use crate::clock::now;
 use crate::convert;
 use crate::services::{Services, explain, summary};
 
-/// Points of a curve that are read at one time.
-const CURVE: u32 = 100_000;
 /// Log lines at the foot of a job's page.
 const LOG_LINES: u32 = 40;
 
 pub fn router<S: JobStore>(services: Services<S>) -> Router {
     Router::new()
         .route("/", get(list::<S>))
-        .route("/j/{id}", get(show::<S>))
+        .route("/j/{id}", get(show::<S>).with_state((services.clone(), Arc::default())))
         .route("/j/{id}/artifacts/{name}", get(actions::download::<S>))
         .route("/j/{id}/cancel", post(actions::cancel::<S>))
         .with_state(services)
@@ -74,7 +76,10 @@ async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
     }
 }
 
-async fn show<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u64>) -> Response {
+async fn show<S: JobStore>(
+    State((services, curves)): State<(Services<S>, Arc<Curves>)>,
+    Path(id): Path<u64>,
+) -> Response {
     let job = match services.job(id).await {
         Ok(job) => job,
         Err(e) => return not_found(e),
@@ -84,10 +89,10 @@ async fn show<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u
         Ok(why) => why,
         Err(e) => return (StatusCode::SERVICE_UNAVAILABLE, e.to_string()).into_response(),
     };
-    let metrics = metrics(&services, id).await;
+    let curve = curves.of(id, |after, limit| services.store.metrics(convert::job_in(id), after, limit)).await;
     let logs = services.store.last_logs(convert::job_in(id), LOG_LINES).await;
-    match (metrics, logs) {
-        (Ok(metrics), Ok(logs)) => job::page(&job, why.as_ref(), &metrics, &logs).into_response(),
+    match (curve, logs) {
+        (Ok(curve), Ok(logs)) => job::page(&job, why.as_ref(), &curve, &logs).into_response(),
         (Err(e), _) | (_, Err(e)) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
 }
@@ -95,18 +100,4 @@ async fn show<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u
 /// What a queued job waits for.
 fn why_queued(engine: &Engine, job: &Job) -> Option<ExplainResponse> {
     matches!(job.state, JobState::Queued { .. }).then(|| explain(engine, job, now()))
-}
-
-/// Every point of a job, however many there are.
-async fn metrics<S: JobStore>(services: &Services<S>, id: u64) -> Result<Vec<MetricRecord>, StoreError> {
-    let mut all: Vec<MetricRecord> = Vec::new();
-    loop {
-        let after = all.last().map_or(0, |point| point.seq);
-        let points = services.store.metrics(convert::job_in(id), after, CURVE).await?;
-        let is_last = points.len() < CURVE as usize;
-        all.extend(points);
-        if is_last {
-            return Ok(all);
-        }
-    }
 }
