@@ -38,6 +38,9 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let folder = cli.state_folder().ok_or(StartError::NoStateFolder)?;
     let program = Program { name: "qlora-coordinator", version: env!("CARGO_PKG_VERSION") };
     let telemetry = qlora_telemetry::start(program, Logs::Info, true)?;
+    if let Some(exposure) = cli.token_file.as_deref().and_then(Token::exposure) {
+        tracing::warn!("{exposure}");
+    }
     let bounds = Bounds::of(listen::raise_descriptors());
     let store = Arc::new(SqliteStore::open(&folder).await?);
     let token = given.map_or_else(|| Token::keep(&folder), Ok)?;

@@ -103,6 +103,14 @@ impl Token {
         }
     }
 
+    /// What to say of a token file that every user of the machine can read or change. Such a file is used all the same:
+    /// secrets that a container is given often have this mode.
+    pub fn exposure(path: &Path) -> Option<String> {
+        let mode = fs::metadata(path).ok()?.permissions().mode();
+        let exposed = TokenError::Exposed { path: path.into(), mode: mode & 0o777 };
+        is_exposed(mode).then(|| format!("{exposed}; chmod 600 {}", path.display()))
+    }
+
     /// The token of the state folder `folder`; made where there is none yet. Only one process may hold the folder.
     ///
     /// # Errors
@@ -114,8 +122,7 @@ impl Token {
                 make(folder, &path).map_err(|source| TokenError::Make { path, source })
             }
             Err(source) => Err(TokenError::Read { path, source }),
-            // A group may have been let in on purpose, such as Prometheus's.
-            Ok(found) if found.permissions().mode() & 0o007 != 0 => {
+            Ok(found) if is_exposed(found.permissions().mode()) => {
                 Err(TokenError::Exposed { path, mode: found.permissions().mode() & 0o777 })
             }
             Ok(_) => Self::read_strong(&path),
@@ -150,6 +157,11 @@ impl Token {
         let key = self.page_key();
         !key.is_empty() && bool::from(key.as_bytes().ct_eq(given.as_bytes()))
     }
+}
+
+/// A group may have been let in on purpose, such as Prometheus's.
+fn is_exposed(mode: u32) -> bool {
+    mode & 0o007 != 0
 }
 
 /// Writes a new token under another name, readable by its owner only, and gives it its name when it is complete.
@@ -203,6 +215,20 @@ mod tests {
         assert!(fault.to_string().contains("15 characters") && fault.help().contains("openssl"), "{fault}");
         write("", 0o600);
         assert!(matches!(Token::keep(folder.path()), Err(TokenError::Empty { .. })));
+    }
+
+    #[test]
+    fn a_given_file_that_all_can_read_is_told_with_the_way_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("given");
+        fs::write(&path, "a-secret-of-some-length\n").expect("a file");
+        for (mode, is_told) in [(0o600, false), (0o400, false), (0o640, false), (0o644, true), (0o602, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+            let told = Token::exposure(&path);
+            assert_eq!(told.is_some(), is_told, "{mode:o}: {told:?}");
+            assert!(told.is_none_or(|told| told.contains(&format!("chmod 600 {}", path.display()))));
+        }
+        assert_eq!(Token::exposure(&folder.path().join("none")), None);
     }
 
     #[test]

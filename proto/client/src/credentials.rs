@@ -1,7 +1,7 @@
 //! What a client brings with every call: the token, from where it was found, and the trace context.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use qlora_access::{Found, Search, Token, TokenError};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -27,7 +27,10 @@ impl Credentials {
     /// programs of this machine.
     pub fn new(file: Option<&Path>, host: &str, port: u16) -> Result<Self, TokenError> {
         let source = match (file, variable()) {
-            (Some(file), _) => Source::File(Token::read(file)?),
+            (Some(file), _) => {
+                warn_once(file);
+                Source::File(Token::read(file)?)
+            }
             (None, Some(text)) => Source::Variable(Token::parse(&text, VARIABLE)?),
             (None, None) => Source::Record(Search::new(host, port)),
         };
@@ -70,6 +73,14 @@ impl Credentials {
                 }
             },
         }
+    }
+}
+
+/// One program makes many clients with the same file.
+fn warn_once(file: &Path) {
+    static TOLD: Once = Once::new();
+    if let Some(exposure) = Token::exposure(file) {
+        TOLD.call_once(|| tracing::warn!("{exposure}"));
     }
 }
 
