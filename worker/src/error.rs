@@ -36,7 +36,7 @@ pub enum WorkerError {
     Model(#[from] crate::models::ModelError),
     #[error("error[Q0203]: {0}")]
     Input(String),
-    #[error("error[Q0501]: {0}")]
+    #[error("error[{code}]: {0}", code = .0.code())]
     Training(#[from] qlora_trainer::Error),
 }
 

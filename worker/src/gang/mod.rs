@@ -5,8 +5,8 @@
 //! secret that the coordinator handed out. What travels is not encrypted, as it is not between processes that NCCL
 //! connects: a gang belongs into a network of its own.
 //!
-//! A process that ends closes its connections, of a machine that is gone the coordinator knows, and a way between two
-//! machines that is cut without a word is noticed within a minute or two: the system asks whether the other end is there.
+//! A process that ends closes its connections, and the coordinator detects lost machines. A cut connection between two
+//! machines is noticed within a minute or two, by TCP keep-alive.
 
 mod handshake;
 mod link;

@@ -61,9 +61,9 @@ pub enum Error {
     /// What happened to the other process, it tells itself.
     #[error("another process of the group is gone: {fault}")]
     Peer { fault: String },
-    #[error("the workers of this job do not come together: {fault}")]
+    #[error("rendezvous failed: {fault}")]
     Meeting { fault: String },
-    #[error("worker {rank} of the group does not work on the same as the first: {theirs}; the first has {first}")]
+    #[error("worker {rank} has a different task from rank 0: {theirs}; rank 0 has {first}")]
     Mismatch { rank: usize, theirs: String, first: String },
     #[error(
         "the adapters of worker {rank} differ from those of the first after step {step}; their processors do not compute alike"
@@ -80,6 +80,28 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.into(), source }
+    }
+
+    /// Stable; `qlora-ctl explain CODE` tells more.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Config { .. } => "Q0103",
+            Self::Data(_) | Self::Encode(_) | Self::NoRow { .. } => "Q0203",
+            Self::Template(_) => "Q0204",
+            Self::Device { .. } => "Q0303",
+            Self::Stopped => "Q0503",
+            Self::Model { .. } | Self::Tensor { .. } | Self::Vocabulary { .. } | Self::Positions { .. } => "Q0511",
+            Self::Adapter { .. } => "Q0512",
+            Self::Checkpoint { .. } => "Q0513",
+            Self::Export { .. } => "Q0514",
+            Self::NotFinite { .. } | Self::FirstLoss { .. } | Self::NoGradient { .. } => "Q0515",
+            Self::Peer { .. } | Self::Meeting { .. } | Self::Mismatch { .. } | Self::Diverged { .. } => "Q0516",
+            Self::Memory { .. } => "Q0304",
+            Self::Tensors(e) if is_out_of_memory(e) => "Q0304",
+            Self::Tensors(_) => "Q0517",
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => "Q0607",
+            Self::Io { .. } => "Q0605",
+        }
     }
 
     /// Who is to blame; see [`Blame`].
@@ -154,6 +176,25 @@ mod tests {
             "Command buffer had following error: Nicht genug Speicher (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
         ] {
             assert_eq!(blame(text), Blame::Memory, "{text}");
+        }
+    }
+
+    #[test]
+    fn faults_of_one_kind_have_one_code() {
+        let path = std::path::PathBuf::from("m");
+        let io = |kind: std::io::ErrorKind| Error::Io { path: path.clone(), source: kind.into() };
+        for (error, code) in [
+            (Error::Model { path: path.clone(), fault: "x".into(), help: "y" }, "Q0511"),
+            (Error::Tensor { path: path.clone(), tensor: "t".into(), fault: "x".into() }, "Q0511"),
+            (Error::Adapter { path: path.clone(), fault: "x".into() }, "Q0512"),
+            (Error::Export { path: path.clone(), fault: "x".into() }, "Q0514"),
+            (Error::NotFinite { step: 3, steps: 2 }, "Q0515"),
+            (Error::from(candle_core::Error::Msg("CUBLAS_STATUS_ALLOC_FAILED".into())), "Q0304"),
+            (Error::from(candle_core::Error::Msg("shape mismatch".into())), "Q0517"),
+            (io(std::io::ErrorKind::StorageFull), "Q0607"),
+            (io(std::io::ErrorKind::NotFound), "Q0605"),
+        ] {
+            assert_eq!(error.code(), code, "{error}");
         }
     }
 

@@ -13,11 +13,11 @@ pub enum ArtifactError {
     Missing(Digest256),
     #[error("artifact {digest} is damaged at {path}: its bytes hash to {found}; upload it again")]
     Damaged { digest: Digest256, path: PathBuf, found: String },
-    #[error("an upload of {digest} goes on at byte {expected}, not {offset}; ask again where it stands")]
+    #[error("upload of {digest}: expected offset {expected}, got {offset}; query the size and resume")]
     Offset { digest: Digest256, expected: u64, offset: u64 },
     #[error("an upload of {digest} brings more than its {size} bytes")]
     TooLong { digest: Digest256, size: u64 },
-    #[error("an upload of {digest} brought {received} of its {size} bytes; ask again where it stands")]
+    #[error("upload of {digest}: got {received} of {size} bytes; query the size and resume")]
     TooShort { digest: Digest256, size: u64, received: u64 },
     #[error("the bytes that came hash to {found}, not {digest}; the upload starts anew")]
     Mismatch { digest: Digest256, found: String },

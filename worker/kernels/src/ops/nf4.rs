@@ -71,7 +71,7 @@ impl Nf4Tensor {
             return Self::assembled(packed, scales, matrix.dims2()?, block);
         }
         let (storage, layout) = matrix.storage_and_layout();
-        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("a matrix in pieces") };
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("matrix is not contiguous") };
         let quantised = match &*storage {
             Storage::Cpu(CpuStorage::F32(data)) => nf4::quantise(&data[start..end], block),
             Storage::Cpu(CpuStorage::BF16(data)) => nf4::quantise(&data[start..end], block),

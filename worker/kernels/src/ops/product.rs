@@ -136,7 +136,7 @@ impl Products {
 /// beside the other product, whichever comes first.
 #[cfg(feature = "cuda")]
 fn forward_on_gpu(terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor> {
-    let Some((first, rest)) = terms.split_first() else { candle_core::bail!("a sum of no products") };
+    let Some((first, rest)) = terms.split_first() else { candle_core::bail!("no terms to multiply") };
     let (mut x, mut w) = (rows::cast(first.x.tensor()?, DType::BF16)?, first.w.written_out(DType::BF16)?);
     for term in rest {
         // Both get as many zeros behind them, so that rows stay whole for cuBLASLt's fast kernels.
@@ -166,7 +166,7 @@ fn backward_on_gpu(terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor> 
         }
         total = Some(products::product(Kind::Backward, &x, &w, term.scale as f32, onto, DType::BF16)?);
     }
-    total.ok_or_else(|| candle_core::Error::Msg("a sum of no products".into()))
+    total.ok_or_else(|| candle_core::Error::Msg("no terms to multiply".into()))
 }
 
 /// The sum in candle's operations.
@@ -185,7 +185,7 @@ fn sum(
             Some(total) => (total + part)?,
         });
     }
-    total.ok_or_else(|| candle_core::Error::Msg("a sum of no products".into()))
+    total.ok_or_else(|| candle_core::Error::Msg("no terms to multiply".into()))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -223,7 +223,7 @@ struct Held<'a> {
 
 impl<'a> Held<'a> {
     fn of(terms: &[Term<'a>], direction: Direction) -> Result<Self> {
-        let Some(first) = terms.first() else { candle_core::bail!("a sum of no products") };
+        let Some(first) = terms.first() else { candle_core::bail!("no terms to multiply") };
         let ends = |w: &dyn Matrix| match (direction, w.shape()) {
             (Direction::Forward, (n, k)) => (k, n),
             (Direction::Backward, (n, k)) => (n, k),
