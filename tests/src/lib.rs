@@ -3,9 +3,11 @@
 
 pub mod documented;
 mod fixture;
+mod http;
 mod programs;
 mod proxy;
 
 pub use fixture::{conversations, tiny_model};
+pub use http::{Answer, http};
 pub use programs::{Ctl, Program, World, binary, device, wait_until};
 pub use proxy::Proxy;

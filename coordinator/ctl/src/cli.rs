@@ -14,7 +14,7 @@ use crate::commands::{
 /// Exit codes: 0 done, 1 job failed, 2 usage, 3 bad config or data, 4 unreachable, 5 refused, 6 will not fit,
 /// 7 stopped, 124 wait timed out, 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "qlora-ctl", version, about, long_about, verbatim_doc_comment)]
+#[command(name = "qlora-ctl", version, about, long_about, verbatim_doc_comment, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -40,6 +40,12 @@ pub struct Global {
     /// Print results only, no progress.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+}
+
+/// Reads the number of a job.
+pub fn job_number(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "a job is a number from 1 on, as `qlora-ctl jobs` lists them".into())
 }
 
 #[derive(Debug, Subcommand)]

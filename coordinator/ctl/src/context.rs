@@ -1,9 +1,12 @@
 //! What a command works with: the connection, and how to talk to the person.
 
 use qlora_client::{Client, console};
+use qlora_config::Warning;
+use serde_json::json;
 
 use crate::cli::Global;
 use crate::error::CtlError;
+use crate::output::json;
 
 /// Shared by all commands.
 pub struct Context {
@@ -36,6 +39,15 @@ impl Context {
     pub fn draws(&self) -> bool {
         use std::io::IsTerminal;
         !self.global.quiet && !self.global.json && std::io::stderr().is_terminal()
+    }
+
+    /// Tells of keys that have no effect, on stderr; `--quiet` does not silence what may make a run another one.
+    pub fn warn(&self, warnings: &[Warning]) {
+        if self.global.json && !warnings.is_empty() {
+            console::note(&console::json(&json!({"v": 1, "warnings": json::warnings(warnings)}).to_string()));
+        } else if !self.global.json {
+            warnings.iter().for_each(|warning| console::note(&console::block(&warning.to_string())));
+        }
     }
 
     /// Tells the person something on the way, on stderr.

@@ -1,6 +1,7 @@
 //! Errors of the command line: a code, a message, a way out, and an exit code.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use qlora_client::retry::root_cause;
@@ -47,8 +48,10 @@ pub enum CtlError {
     OutputClosed,
     #[error("{message}")]
     Token { message: String, help: &'static str },
-    #[error("{path}: {source}")]
+    #[error("{}", no_access(path, source))]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}:{line}: the text is not UTF-8")]
+    NotText { path: PathBuf, line: usize },
     #[error("`{key}` ({place}): there is no file {path}")]
     NoInput { key: &'static str, place: String, path: PathBuf },
     #[error(transparent)]
@@ -75,7 +78,7 @@ pub enum CtlError {
 impl From<std::io::Error> for CtlError {
     fn from(source: std::io::Error) -> Self {
         match source.kind() {
-            std::io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            ErrorKind::BrokenPipe => Self::OutputClosed,
             _ => Self::Io { path: "stdout".into(), source },
         }
     }
@@ -107,6 +110,7 @@ impl CtlError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Config(_) => "",
+            Self::NotText { .. } => "Q0100",
             Self::Data { .. } => "Q0203",
             Self::Usage { .. } => "Q0001",
             Self::NoModel { .. } => "Q0302",
@@ -138,6 +142,8 @@ impl CtlError {
                 "fix the path or remove the key; --set data.eval=null removes it".into()
             }
             Self::NoInput { .. } => "fix the path".into(),
+            Self::Io { source, .. } if source.kind() == ErrorKind::NotFound => "fix the path".into(),
+            Self::NotText { .. } => "save the file as UTF-8".into(),
             Self::Refused { help, .. } | Self::Token { help, .. } => (*help).into(),
             Self::Data { help, .. }
             | Self::NoModel { help, .. }
@@ -156,7 +162,7 @@ impl CtlError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::OutputClosed => Exit::Done,
-            Self::Config(_) | Self::Data { .. } | Self::NoModel { .. } => Exit::BadInput,
+            Self::Config(_) | Self::NotText { .. } | Self::Data { .. } | Self::NoModel { .. } => Exit::BadInput,
             Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
             Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
@@ -169,6 +175,16 @@ impl CtlError {
             Self::TimedOut { .. } => Exit::TimedOut,
         }
         .into()
+    }
+}
+
+/// A fault of the system, in its words but for those that only programs read.
+fn no_access(path: &Path, source: &std::io::Error) -> String {
+    match source.kind() {
+        ErrorKind::NotFound => format!("there is no file or folder {}", path.display()),
+        ErrorKind::PermissionDenied => format!("this user may not use {}", path.display()),
+        ErrorKind::IsADirectory => format!("{} is a folder, where a file belongs", path.display()),
+        _ => format!("{}: {source}", path.display()),
     }
 }
 

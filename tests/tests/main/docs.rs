@@ -230,6 +230,24 @@ fn codes(files: &[PathBuf]) -> BTreeSet<String> {
     codes
 }
 
+/// The page of error codes says what `explain` says, of every code and of no other.
+#[test]
+fn the_page_of_error_codes_is_what_explain_says() {
+    let page = fs::read_to_string(repository().join("docs/reference/errors.md")).expect("the page");
+    let rows = page.lines().filter(|line| line.starts_with("| Q0"));
+    let mut listed = BTreeSet::new();
+    for row in rows {
+        let row = row.replace("\\|", "\u{0}");
+        let cells: Vec<String> = row.split('|').map(|cell| cell.trim().replace('\u{0}', "|")).collect();
+        let output = Command::new(binary("qlora-ctl")).args(["explain", &cells[1]]).output().expect("qlora-ctl");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), format!("{}: {}", cells[1], cells[2]));
+        assert!(listed.insert(cells[1].clone()), "{} stands twice", cells[1]);
+    }
+    let explain = repository().join("coordinator/ctl/src/commands/explain.rs");
+    // `explain` names one of its codes as an example in its help.
+    assert_eq!(listed, codes(&[explain]));
+}
+
 /// Every code that a program can print is one that `explain` knows, and the reverse.
 #[test]
 fn every_code_is_explained() {

@@ -8,6 +8,7 @@ mod durability;
 mod faults;
 mod fencing;
 mod first_hour;
+mod first_hour_ctl;
 mod foreign;
 mod formats;
 mod house;

@@ -1,27 +1,15 @@
 //! The page as a browser gets it.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 
-use qlora_tests::World;
+use qlora_tests::{Answer, World};
 
-/// Sends a request and gives status, head and body.
+/// Status, head and body of an answer to somebody who has the token.
 fn http(world: &World, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String, Vec<u8>) {
-    let mut stream = TcpStream::connect(&world.address).expect("a connection");
-    let own = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\nContent-Length: 0\r\n",
-        world.address,
-        world.token()
-    );
-    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    stream.write_all(format!("{own}{more}\r\n").as_bytes()).expect("a request");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("the end of the head") + 4;
-    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (status, head, answer[end..].to_vec())
+    let bearer = format!("Bearer {}", world.token());
+    let own = [("Host", world.address.as_str()), ("Authorization", &bearer)];
+    let Answer { status, head, body } = qlora_tests::http(&world.address, method, path, &[&own, headers].concat(), &[]);
+    (status, head, body)
 }
 
 fn page(world: &World, path: &str) -> String {

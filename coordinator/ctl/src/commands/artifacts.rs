@@ -8,6 +8,7 @@ use qlora_client::{console, transfer};
 use qlora_proto::{GetJobRequest, Job, JobArtifact};
 use serde_json::json;
 
+use crate::cli::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_json};
@@ -21,12 +22,16 @@ const BEST: &str = "best";
 #[derive(Debug, Subcommand)]
 pub enum Artifacts {
     /// List a job's artifacts.
-    List { job: u64 },
+    List {
+        #[arg(value_parser = job_number)]
+        job: u64,
+    },
     /// Download a job's adapter, or another artifact by its name, into a folder.
     ///
     /// Of a job that failed or was cancelled before it made one, the adapter of its last checkpoint is taken: the best
     /// one where the job keeps that.
     Get {
+        #[arg(value_parser = job_number)]
         job: u64,
         /// Such as checkpoint-000030.tar, or `checkpoint` for the last one [default: the adapter]
         name: Option<String>,
@@ -76,6 +81,10 @@ fn list(context: &Context, job: &Job) -> Result<(), CtlError> {
             value["job"] = job.id.into();
             print_json(&value)
         });
+    }
+    if job.artifacts.is_empty() {
+        context.say(format!("job {} has made no artifacts; it is {}", job.id, job.state().word()));
+        return Ok(());
     }
     let row = |a: &JobArtifact| {
         vec![a.kind.clone(), a.name.clone(), a.step.to_string(), human::bytes(a.size), a.digest.clone()]

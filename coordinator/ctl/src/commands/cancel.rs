@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use clap::Args;
 use qlora_proto::CancelRequest;
 
+use crate::cli::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{json, print_json};
@@ -11,6 +12,7 @@ use crate::output::{json, print_json};
 /// Stop a job. A running attempt saves a checkpoint first; what is saved stays.
 #[derive(Debug, Args)]
 pub struct Cancel {
+    #[arg(value_parser = job_number)]
     job: u64,
     /// Recorded with the job.
     #[arg(long, default_value = "")]

@@ -5,8 +5,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use qlora_client::console;
 use qlora_config::Layers;
+use qlora_proto::words::count;
 use qlora_proto::{GetConfigRequest, ListConfigsRequest, PutConfigRequest};
+use serde_json::json;
 
+use super::submit::{ConfigSource, read_config};
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_exact, print_json};
@@ -16,6 +19,11 @@ use crate::output::{human, json, print, print_exact, print_json};
 pub enum Config {
     /// Store a file under a name; the same text makes no new revision.
     Put { name: String, file: PathBuf },
+    /// Check a configuration: every fault, with exit code 3, and every key that has no effect. A file needs no coordinator.
+    Check {
+        #[command(flatten)]
+        source: ConfigSource,
+    },
     /// Print a configuration, the newest revision by default.
     Get {
         name: String,
@@ -28,12 +36,26 @@ pub enum Config {
 
 impl Config {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let mut client = context.client()?;
         match self {
+            Self::Check { source } => {
+                let resolved = source.resolve(context).await?.config;
+                if context.global.json {
+                    let warnings = json::warnings(resolved.warnings());
+                    let config: serde_json::Value = serde_json::from_str(resolved.json()).unwrap_or_default();
+                    print_json(&json!({"v": 1, "hash": resolved.hash(), "config": config, "warnings": warnings}))?;
+                } else {
+                    context.warn(resolved.warnings());
+                    let warnings = resolved.warnings().len() as u64;
+                    let found = if warnings > 0 { format!(", {}", count(warnings, "warning")) } else { String::new() };
+                    print(format!("{} is valid{found}", console::line(&source.config)))?;
+                }
+            }
             Self::Put { name, file } => {
-                let yaml = std::fs::read_to_string(file).map_err(CtlError::io(file))?;
+                let mut client = context.client()?;
+                let yaml = read_config(file)?;
                 // Here faults carry the name of the file; the coordinator knows only its text.
-                Layers { file: Some((file.display().to_string(), yaml.clone())), ..Layers::default() }.resolve()?;
+                let layers = Layers { file: Some((file.display().to_string(), yaml.clone())), ..Layers::default() };
+                context.warn(layers.resolve()?.warnings());
                 let request = PutConfigRequest { name: name.clone(), yaml };
                 let made = client.configs.put_config(request).await.map_err(context.fault())?.into_inner();
                 if context.global.json {
@@ -44,6 +66,7 @@ impl Config {
             }
             Self::Get { name, revision } => {
                 let request = GetConfigRequest { name: name.clone(), revision: *revision };
+                let mut client = context.client()?;
                 let found = client.configs.get_config(request).await.map_err(context.fault())?.into_inner();
                 if context.global.json {
                     print_json(&json::config(&found))?;
@@ -56,9 +79,12 @@ impl Config {
             }
             Self::List { name } => {
                 let request = ListConfigsRequest { name: name.clone().unwrap_or_default() };
+                let mut client = context.client()?;
                 let all = client.configs.list_configs(request).await.map_err(context.fault())?.into_inner().configs;
                 if context.global.json {
                     all.iter().try_for_each(|c| print_json(&json::config(c)))?;
+                } else if all.is_empty() {
+                    context.say("no configurations; store one with: qlora-ctl config put NAME config.yaml");
                 } else {
                     let row = |c: &qlora_proto::ConfigRevision| {
                         vec![c.name.clone(), c.revision.to_string(), c.hash.chars().take(12).collect()]

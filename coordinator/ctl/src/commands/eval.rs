@@ -9,6 +9,7 @@ use serde_json::json;
 use super::artifacts::{choose, find};
 use super::submit::{DataFile, send};
 use super::watch::ended;
+use crate::cli::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::follow::{Ended, States, follow};
@@ -21,6 +22,7 @@ use crate::output::{human, json, print, print_json};
 #[derive(Debug, Args)]
 pub struct Eval {
     /// Job whose adapter is scored.
+    #[arg(value_parser = job_number)]
     job: u64,
     /// Held-out rows [default: those of the job]
     #[arg(long, value_name = "FILE")]

@@ -22,12 +22,21 @@ const CODES: &[(&str, &str)] = &[
     ("Q0107", "A value is not one of the words that the key takes."),
     ("Q0108", "A value has the wrong type, such as text where a number belongs."),
     (
+        "Q0109",
+        "A key has no effect, because another key or the length of the run overrules it. docs/reference/config.md lists all such keys.",
+    ),
+    (
         "Q0203",
         "A row of the data is no conversation. A row is {\"messages\": [{\"role\": ..., \"content\": ...}], \"tools\": [...]}.",
+    ),
+    (
+        "Q0204",
+        "The chat template cannot render a row. The message names the row; data.template takes another template.",
     ),
     ("Q0301", "The run needs more memory than the device has. The message says what would fit."),
     ("Q0302", "The model cannot be found or fetched."),
     ("Q0303", "The device that was asked for is not here, or the worker was built without it."),
+    ("Q0304", "The device's memory ran out while the run was going on. The message says what would need less."),
     ("Q0401", "No coordinator answers. It is not running, or the address or the network is wrong."),
     ("Q0402", "The address, the token or its file cannot be used as it is given. The message says which."),
     (
@@ -49,12 +58,26 @@ const CODES: &[(&str, &str)] = &[
     ("Q0501", "The job failed. Its log says at which step and why."),
     ("Q0503", "The job was cancelled; its last checkpoint is kept."),
     ("Q0504", "The job did not end within the time that was given. It goes on."),
+    (
+        "Q0511",
+        "The model's files cannot be used: one is missing or cut off, two do not agree, or their architecture or quantization is not one that is read here. docs/reference/models.md lists what is.",
+    ),
+    ("Q0512", "The adapter cannot be used: it was made in a way that is not read here, or for another model."),
+    ("Q0513", "A checkpoint cannot be read or written, or belongs to another configuration."),
+    ("Q0514", "A model or an adapter cannot be exported as asked, such as into numbers that cannot hold its values."),
+    (
+        "Q0515",
+        "Training cannot go on: losses or gradients are not finite, or reach no adapter. Lower training.learning_rate, or look for a broken row with qlora-ctl data check.",
+    ),
+    ("Q0516", "The workers that train a job together cannot reach each other, or do not work on the same."),
+    ("Q0517", "A computation failed on the device. The message is the device's own."),
     ("Q0601", "The state folder or the database in it cannot be used."),
     ("Q0602", "The artifact store cannot be used; often its disk is full."),
     ("Q0603", "Telemetry cannot start; the OTEL_* variables name a receiver that cannot be used."),
     ("Q0604", "The coordinator cannot serve: its address file cannot be written, or its network failed."),
     ("Q0605", "A file cannot be read or written."),
     ("Q0606", "A program that quickstart starts did not come up."),
+    ("Q0607", "A disk is full. The message names the file; nothing that was acknowledged is lost."),
 ];
 
 /// Say why a job waits, for each worker; or what an error code such as Q0301 means.

@@ -14,7 +14,7 @@ pub struct Jobs {
     #[arg(long, value_parser = ["queued", "running", "succeeded", "failed", "cancelled"])]
     state: Vec<String>,
     /// Jobs at the most.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 
@@ -27,9 +27,13 @@ impl Jobs {
         if context.global.json {
             answer.jobs.iter().try_for_each(|job| print_json(&json::job(job, None)))?;
         } else if answer.jobs.is_empty() {
-            context.say("no jobs; submit one with: qlora-ctl submit config.yaml --watch");
+            let which = if self.state.is_empty() { "no jobs" } else { "no jobs in this state" };
+            context.say(format!("{which}; submit one with: qlora-ctl submit config.yaml --watch"));
         } else {
             print(human::jobs(&answer.jobs))?;
+            if answer.next > 0 {
+                context.say(format!("older jobs are not shown; --limit {} shows more", self.limit.saturating_mul(2)));
+            }
         }
         Ok(Exit::Done.into())
     }

@@ -4,13 +4,16 @@ use clap::Args;
 use qlora_client::console;
 use qlora_proto::StreamLogsRequest;
 
+use crate::cli::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
+use crate::interrupt::interrupted;
 use crate::output::{json, print, print_json};
 
 /// Print a job's log.
 #[derive(Debug, Args)]
 pub struct Logs {
+    #[arg(value_parser = job_number)]
     job: u64,
     /// Go on until the job has ended.
     #[arg(long, short)]
@@ -19,9 +22,21 @@ pub struct Logs {
 
 impl Logs {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        if !self.follow {
+            return self.print(context).await;
+        }
+        tokio::select! {
+            result = self.print(context) => result,
+            () = interrupted() => Ok(Exit::Interrupted.into()),
+        }
+    }
+
+    async fn print(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let request = StreamLogsRequest { id: self.job, after: 0, follow: self.follow };
         let mut lines = context.client()?.jobs.stream_logs(request).await.map_err(context.fault())?.into_inner();
+        let mut is_empty = true;
         while let Some(line) = lines.message().await.map_err(context.fault())? {
+            is_empty = false;
             if context.global.json {
                 print_json(&json::log(&line))?;
             } else {
@@ -31,6 +46,9 @@ impl Logs {
                     .to_string();
                 print(format!("{time} {:<5} {}", console::line(&line.level), console::line(&line.text)))?;
             }
+        }
+        if is_empty {
+            context.say(format!("job {} has no log lines", self.job));
         }
         Ok(Exit::Done.into())
     }

@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use clap::Args;
 use qlora_proto::GetMetricsRequest;
 
+use crate::cli::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_json};
@@ -10,6 +11,7 @@ use crate::output::{human, json, print, print_json};
 /// Print a job's metrics.
 #[derive(Debug, Args)]
 pub struct Metrics {
+    #[arg(value_parser = job_number)]
     job: u64,
     /// Only points after this number.
     #[arg(long, default_value_t = 0)]
@@ -30,6 +32,11 @@ impl Metrics {
         }
         if context.global.json {
             points.iter().try_for_each(|p| print_json(&json::metric(p)))?;
+            return Ok(Exit::Done.into());
+        }
+        if points.is_empty() {
+            let which = if self.after > 0 { format!(" after {}", self.after) } else { String::new() };
+            context.say(format!("job {} has no metrics{which}", self.job));
             return Ok(Exit::Done.into());
         }
         let names = ["loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second"];

@@ -41,6 +41,7 @@ struct Prediction<'a> {
 impl Plan {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let resolved = self.source.resolve(context).await?.config;
+        context.warn(resolved.warnings());
         let config = resolved.config();
         let name = config.model.base.clone().unwrap_or_default();
         let model = find(&name).ok_or_else(|| CtlError::Usage {

@@ -15,6 +15,7 @@ use super::submit::{Resolved, submit};
 use super::watch::ended;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
+use crate::interrupt::interrupted;
 use crate::output::follow::{Ended, States, follow};
 use crate::output::{human, json as forms, print, print_json};
 use crate::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file};
@@ -61,7 +62,7 @@ impl Quickstart {
         let result = tokio::select! {
             result = self.work(context, &address, &resolved, &folder, started) => result,
             fault = programs.died(context) => Err(fault),
-            _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted.into()),
+            () = interrupted() => Ok(Exit::Interrupted.into()),
         };
         if self.keep && result.is_ok() {
             context.say(format!(

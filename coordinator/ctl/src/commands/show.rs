@@ -5,6 +5,7 @@ use qlora_client::console;
 use qlora_proto::Job;
 
 use super::artifacts::find;
+use crate::cli::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::waiting::waiting;
@@ -13,6 +14,7 @@ use crate::output::{human, json, print, print_exact, print_json};
 /// Show one job.
 #[derive(Debug, Args)]
 pub struct Show {
+    #[arg(value_parser = job_number)]
     job: u64,
     /// Print the exact configuration that the job records.
     #[arg(long)]

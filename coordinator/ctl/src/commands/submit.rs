@@ -20,7 +20,7 @@ use crate::output::{json, print, print_json};
 #[derive(Debug, Args)]
 pub struct ConfigSource {
     /// Configuration file; or NAME or NAME@REVISION of one on the coordinator.
-    config: String,
+    pub config: String,
     /// Set one key, such as lora.r=8; repeatable, overrides the file. Paths start from the current folder.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -62,15 +62,15 @@ impl ConfigSource {
     /// Reads and checks a file.
     fn resolve_file(&self) -> Result<Resolved, CtlError> {
         let path = Path::new(&self.config);
-        let text = std::fs::read_to_string(path).map_err(CtlError::io(path))?;
+        let text = read_config(path)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         self.layers(self.config.clone(), text, folder)
     }
 
     /// As [`Self::resolve_file`]; what is no file is looked up on the coordinator.
     pub async fn resolve(&self, context: &Context) -> Result<Resolved, CtlError> {
-        let looks_like_name =
-            !self.config.contains(['/', '\\']) && !self.config.ends_with(".yaml") && !self.config.ends_with(".yml");
+        let looks_like_name = !self.config.contains(['/', '\\'])
+            && ![".yaml", ".yml", ".json"].iter().any(|end| self.config.ends_with(end));
         if Path::new(&self.config).exists() || !looks_like_name {
             return self.resolve_file();
         }
@@ -102,6 +102,15 @@ impl ConfigSource {
     }
 }
 
+/// The text of a configuration file.
+pub fn read_config(path: &Path) -> Result<String, CtlError> {
+    let bytes = std::fs::read(path).map_err(CtlError::io(path))?;
+    let line = |end: usize| bytes[..end].iter().filter(|byte| **byte == b'\n').count() + 1;
+    std::str::from_utf8(&bytes)
+        .map(str::to_owned)
+        .map_err(|e| CtlError::NotText { path: path.into(), line: line(e.valid_up_to()) })
+}
+
 /// Submit a configuration as a job. The answer comes when the job is durable.
 #[derive(Debug, Args)]
 pub struct Submit {
@@ -118,6 +127,7 @@ pub struct Submit {
 impl Submit {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let resolved = self.source.resolve(context).await?;
+        context.warn(resolved.config.warnings());
         let job = submit(context, &resolved, self.idempotency_key.clone()).await?;
         if self.watch {
             context.say(format!("{}   submitted", job.id));

@@ -6,13 +6,15 @@ use qlora_proto::words::duration;
 use qlora_proto::{Job, JobState};
 
 use super::artifacts::find;
+use crate::cli::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::follow::{Ended, States, follow};
 
-/// Follow a job until it ends. Ctrl-C detaches and leaves the job running.
+/// Follow a job until it ends. Ctrl-C or SIGTERM detaches, with exit code 130, and leaves the job running.
 #[derive(Debug, Args)]
 pub struct Watch {
+    #[arg(value_parser = job_number)]
     job: u64,
     /// Give up after so many seconds, with exit code 124.
     #[arg(long, value_name = "SECONDS")]

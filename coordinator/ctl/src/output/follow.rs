@@ -11,6 +11,7 @@ use super::waiting::{reason, waiting};
 use super::{human, json, print_json};
 use crate::context::Context;
 use crate::error::CtlError;
+use crate::interrupt::interrupted;
 
 /// Waits before the stream is opened again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -22,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How the following of a job ended.
 pub enum Ended {
     Job(Box<Job>),
-    /// The person detached, or the reader of the output went away; the job goes on.
+    /// A signal detached this program; the job goes on.
     Detached,
 }
 
@@ -35,13 +36,13 @@ pub enum States {
     Hidden,
 }
 
-/// Shows `id` until it ends, through breaks of the connection; Ctrl-C detaches. Whoever calls has heard of the
+/// Shows `id` until it ends, through breaks of the connection; Ctrl-C and SIGTERM detach. Whoever calls has heard of the
 /// coordinator a moment ago, so one that cannot be reached is taken to come back.
 pub async fn follow(context: &Context, id: u64, states: States) -> Result<Ended, CtlError> {
     let mut screen = Screen::new(context, states);
     let result = tokio::select! {
         result = stream(context, id, &mut screen) => result.map(|job| Ended::Job(Box::new(job))),
-        _ = tokio::signal::ctrl_c() => Ok(Ended::Detached),
+        () = interrupted() => Ok(Ended::Detached),
     };
     screen.clear();
     match result {
@@ -49,7 +50,6 @@ pub async fn follow(context: &Context, id: u64, states: States) -> Result<Ended,
             context.say(format!("detached; the job goes on. Attach again: qlora-ctl watch {id}"));
             Ok(Ended::Detached)
         }
-        Err(CtlError::OutputClosed) => Ok(Ended::Detached),
         other => other,
     }
 }

@@ -4,36 +4,11 @@ use qlora_client::console::line;
 use qlora_proto::words::{count, duration};
 use qlora_proto::{Attempt, CallScores, ExplainResponse, Job, Progress, Scores, WorkerInfo};
 
+pub use super::table::{short, table};
 use super::under;
 
 /// Characters of a cell at the most; the commands for one thing show all of it.
 const CELL: usize = 48;
-
-/// Rows under headings, each column as wide as its widest cell; numbers to the right where `right` says so.
-pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| line(cell).into_owned()).collect()).collect();
-    let width = |i: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count());
-        cells.chain([headings[i].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let padded = |cells: &mut dyn Iterator<Item = &str>| {
-        let cells = cells.enumerate().map(|(i, cell)| {
-            let fill = " ".repeat(widths[i].saturating_sub(cell.chars().count()));
-            if right.contains(&i) { format!("{fill}{cell}") } else { format!("{cell}{fill}") }
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut lines = vec![padded(&mut headings.iter().copied())];
-    lines.extend(rows.iter().map(|row| padded(&mut row.iter().map(String::as_str))));
-    lines.join("\n")
-}
-
-/// The beginning of `text`, where it has more than `most` characters.
-pub fn short(text: &str, most: usize) -> String {
-    if text.chars().count() <= most { text.to_owned() } else { text.chars().take(most - 1).chain(['…']).collect() }
-}
 
 pub fn jobs(jobs: &[Job]) -> String {
     let rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();

@@ -1,6 +1,7 @@
 //! The wire's messages as JSON, with the words that people see. Every object carries the version of its form.
 
 use qlora_client::console;
+use qlora_config::{Diagnostic, Warning};
 use qlora_proto::{
     Attempt, ConfigRevision, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint, Scores, WorkerInfo, WorkerVerdict,
 };
@@ -9,6 +10,16 @@ use serde_json::{Value, json};
 /// JSON has no number that is not finite; such a value is the text `NaN`, `Infinity` or `-Infinity`.
 pub fn number(x: f64) -> Value {
     console::not_finite(x).map_or_else(|| x.into(), Value::from)
+}
+
+/// Faults or warnings of a configuration.
+pub fn diagnostic(fault: &Diagnostic) -> Value {
+    let place = fault.place.as_ref().map(ToString::to_string);
+    json!({"code": fault.code, "message": fault.message, "help": fault.help, "place": place})
+}
+
+pub fn warnings(warnings: &[Warning]) -> Vec<Value> {
+    warnings.iter().map(|warning| diagnostic(&warning.0)).collect()
 }
 
 fn maybe(x: Option<f64>) -> Value {

@@ -3,6 +3,7 @@
 pub mod follow;
 pub mod human;
 pub mod json;
+mod table;
 pub mod waiting;
 
 use std::fmt::Display;
@@ -46,14 +47,7 @@ pub fn under(text: &str, margin: &str) -> String {
 /// One object for one fault; every fault of a configuration stands in `errors`.
 fn error_json(error: &CtlError) -> Value {
     let faults: Vec<Value> = match error {
-        CtlError::Config(errors) => errors
-            .0
-            .iter()
-            .map(|fault| {
-                let place = fault.place.as_ref().map(ToString::to_string);
-                json!({"code": fault.code, "message": fault.message, "help": fault.help, "place": place})
-            })
-            .collect(),
+        CtlError::Config(errors) => errors.0.iter().map(json::diagnostic).collect(),
         _ => vec![json!({"code": error.code(), "message": error.to_string(), "help": error.help()})],
     };
     json!({"v": 1, "error": faults.first(), "errors": faults})

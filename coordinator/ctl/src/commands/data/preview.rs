@@ -1,4 +1,5 @@
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ use qlora_client::console;
 use qlora_config::TEMPLATE_DATE;
 use qlora_data::audit::Ruler;
 use qlora_data::{Encoder, Example, IGNORE, Sample, encode_example};
+use qlora_proto::words::count;
 use serde_json::json;
 
 use super::check::{open, unreadable};
@@ -20,8 +22,8 @@ pub struct Preview {
     /// JSON lines, a JSON array or Parquet, also compressed; or a folder of such files.
     file: PathBuf,
     /// Which row, counted from 1.
-    #[arg(long, default_value_t = 1)]
-    row: usize,
+    #[arg(long, default_value = "1")]
+    row: NonZeroUsize,
     /// Model with its tokenizer and chat template: a folder, a .gguf file, or a name of `qlora-worker model list`.
     #[arg(long)]
     model: String,
@@ -37,7 +39,7 @@ impl Preview {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let ruler = ruler(&self.model, &self.template, &self.template_date, usize::MAX).await?;
         let fault = |message: String| CtlError::Data { message, help: "qlora-ctl data check lists every fault".into() };
-        let row = open(&self.file)?.nth(self.row.saturating_sub(1));
+        let row = open(&self.file)?.nth(self.row.get() - 1);
         let row = row.ok_or_else(|| fault(format!("{}: there is no row {}", self.file.display(), self.row)))?;
         let row = row.map_err(unreadable)?;
         let example = row.value.and_then(Example::from_value).map_err(|e| fault(format!("{}: {e}", row.place)))?;
@@ -57,14 +59,16 @@ impl Preview {
             print_json(&json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts}))?;
             return Ok(Exit::Done.into());
         }
-        let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let color = std::io::stdout().is_terminal() && !is_plain;
         let (on, off) = if color { ("\x1b[1;32m", "\x1b[0m") } else { ("[[", "]]") };
         for (learnt, text) in &parts {
             let text = console::block(text);
             print_exact(&if *learnt { format!("{on}{text}{off}") } else { text.into_owned() })?;
         }
         print_exact("\n")?;
-        context.say(format!("{}: {} tokens, {} trained on", row.place, sample.ids.len(), sample.supervised()));
+        let tokens = count(sample.ids.len() as u64, "token");
+        context.say(format!("{}: {tokens}, {} trained on", row.place, sample.supervised()));
         Ok(Exit::Done.into())
     }
 }
