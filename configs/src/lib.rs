@@ -8,6 +8,7 @@
 //! This crate reads no file and no environment: texts and variables are arguments. It does not know whether a
 //! model or a data file exists; that is asked where they are opened.
 
+mod agree;
 mod diagnostic;
 mod explain;
 mod foreign;

@@ -1,6 +1,7 @@
-//! What no type can say: ranges, and keys that only make sense together.
+//! What no type can say: the range of each key.
 
-use crate::schema::{DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig};
+use crate::agree;
+use crate::schema::TrainingConfig;
 
 /// A value that is of the right type and still wrong.
 pub(crate) struct Fault {
@@ -9,10 +10,10 @@ pub(crate) struct Fault {
     pub help: Option<String>,
 }
 
-struct Faults(Vec<Fault>);
+pub(crate) struct Faults(Vec<Fault>);
 
 impl Faults {
-    fn require(&mut self, ok: bool, key: &'static str, message: impl FnOnce() -> String, help: &str) {
+    pub fn require(&mut self, ok: bool, key: &'static str, message: impl FnOnce() -> String, help: &str) {
         if !ok {
             self.0.push(Fault { key, message: message(), help: Some(help.to_owned()) });
         }
@@ -25,9 +26,7 @@ pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
     model_and_data(config, &mut faults);
     lora(config, &mut faults);
     training(config, &mut faults);
-    held_out(config, &mut faults);
-    schedule(config, &mut faults);
-    resources(config, &mut faults);
+    agree::check(config, &mut faults);
     faults.0
 }
 
@@ -247,128 +246,5 @@ fn training(config: &TrainingConfig, faults: &mut Faults) {
         "0".into(),
         "not above 0",
         "leave it out to evaluate every row, or leave out data.eval",
-    );
-}
-
-/// Keys that look at held-out loss need held-out rows.
-fn held_out(config: &TrainingConfig, faults: &mut Faults) {
-    let t = &config.training;
-    for (asked, key) in [(t.keep_best, "training.keep_best"), (t.early_stopping > 0, "training.early_stopping")] {
-        faults.require(
-            !asked || config.data.eval.is_some(),
-            key,
-            || format!("`{key}` needs held-out rows, and `data.eval` is missing"),
-            "name a file of conversations that are not trained on, such as `data.eval: eval.jsonl`",
-        );
-    }
-    // Keys that look at held-out loss on the way need evaluations on the way.
-    let evaluates = t.eval_every > 0 && t.max_steps.is_none_or(|steps| t.eval_every < steps);
-    let asked = [(t.early_stopping > 0, "training.early_stopping"), (t.keep_best, "training.keep_best")];
-    for (_, key) in asked.into_iter().filter(|(asked, _)| *asked && config.data.eval.is_some() && !evaluates) {
-        faults.require(
-            false,
-            key,
-            || match t.max_steps {
-                Some(steps) if t.eval_every > 0 => format!(
-                    "`{key}` can never act: `training.eval_every` is {}, and the run ends after {steps} steps",
-                    t.eval_every
-                ),
-                _ => format!("`{key}` can never act: `training.eval_every: 0` evaluates only before and after the run"),
-            },
-            "set `training.eval_every` to a part of the run's steps",
-        );
-    }
-}
-
-/// Keys of the schedule that the run or another key leaves no room for.
-fn schedule(config: &TrainingConfig, faults: &mut Faults) {
-    let t = &config.training;
-    if let (Some(warmup), Some(steps)) = (t.warmup_steps, t.max_steps) {
-        faults.require(
-            warmup < steps || steps == 0,
-            "training.warmup_steps",
-            || format!("`training.warmup_steps` is {warmup}, and the run has {steps} steps: it would never reach its peak rate"),
-            "lower it, or leave it out to warm up for `training.warmup_ratio` of the run",
-        );
-    }
-    faults.require(
-        t.min_rate_ratio == 0.0 || t.schedule != Schedule::Constant,
-        "training.min_rate_ratio",
-        || format!("`training.min_rate_ratio` is {}, and `training.schedule: constant` never falls", t.min_rate_ratio),
-        "leave it out, or set another schedule",
-    );
-    let stops = t.early_stopping > 0 && t.eval_every > 0;
-    if let Some(steps) = t.max_steps.filter(|steps| stops && t.eval_every < *steps) {
-        faults.require(
-            t.early_stopping <= (steps - 1) / t.eval_every,
-            "training.early_stopping",
-            || {
-                format!(
-                    "`training.early_stopping` is {}, and the run of {steps} steps has only {} evaluations on its way",
-                    t.early_stopping,
-                    (steps - 1) / t.eval_every
-                )
-            },
-            "lower it, or set a smaller `training.eval_every`",
-        );
-    }
-}
-
-fn resources(config: &TrainingConfig, faults: &mut Faults) {
-    let r = &config.resources;
-    faults.require(
-        r.memory_fraction > 0.0 && r.memory_fraction <= 1.0,
-        "resources.memory_fraction",
-        || format!("`resources.memory_fraction` is {}, outside 0 to 1", r.memory_fraction),
-        "0.9 leaves room for other programs",
-    );
-    let pieces = config.training.gradient_accumulation;
-    faults.require(
-        r.workers >= 1 && pieces.is_multiple_of(r.workers.max(1)),
-        "resources.workers",
-        || {
-            format!(
-                "`resources.workers` is {}, which does not divide `training.gradient_accumulation` {pieces}",
-                r.workers
-            )
-        },
-        "each worker computes the same number of a step's micro-batches; 1, 2, 4 and 8 give the same adapter",
-    );
-    faults.require(
-        r.max_minutes != Some(0),
-        "resources.max_minutes",
-        || "`resources.max_minutes` is 0, so that nothing could run".into(),
-        "give a number of minutes from 1 on, or remove the line",
-    );
-    let flash_on_mac =
-        config.training.flash_attention == FlashAttention::Required && matches!(r.device, DeviceKind::Metal);
-    faults.require(
-        !flash_on_mac,
-        "training.flash_attention",
-        || "`training.flash_attention: required` cannot be met with `resources.device: metal`".into(),
-        "use `auto` or `off` on a Mac",
-    );
-    let flash_on_cpu =
-        config.training.flash_attention == FlashAttention::Required && matches!(r.device, DeviceKind::Cpu);
-    faults.require(
-        !flash_on_cpu,
-        "training.flash_attention",
-        || "`training.flash_attention: required` cannot be met with `resources.device: cpu`".into(),
-        "use `auto` or `off` on a processor",
-    );
-    let cudnn_elsewhere =
-        config.training.flash_attention == FlashAttention::Cudnn && !matches!(r.device, DeviceKind::Cuda);
-    faults.require(
-        !cudnn_elsewhere,
-        "training.flash_attention",
-        || format!("`training.flash_attention: cudnn` needs `resources.device: cuda`, not `{}`", r.device),
-        "use `auto`, which takes cuDNN where it is there and faster",
-    );
-    let named_gguf = config.model.base.as_deref().is_some_and(|b| b.ends_with(".gguf"));
-    faults.require(
-        !(named_gguf && config.model.quantization == Quantization::Nf4),
-        "model.quantization",
-        || "`model.quantization: nf4` would quantize the blocks of a GGUF file a second time".into(),
-        "leave `model.quantization: auto` to train on the file's own blocks",
     );
 }
