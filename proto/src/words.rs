@@ -15,6 +15,21 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// The size of a file: `340 B`, `1.5 kB`, `12 MB`, `3.4 GB`.
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..999_950 => format!("{:.1} kB", n as f64 / 1e3),
+        999_950..999_500_000 => format!("{:.0} MB", n as f64 / 1e6),
+        _ => format!("{:.1} GB", n as f64 / 1e9),
+    }
+}
+
+/// Memory of a machine or a device: `7.6 GiB`.
+pub fn gib(n: u64) -> String {
+    format!("{:.1} GiB", n as f64 / (1u64 << 30) as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -22,6 +37,12 @@ mod tests {
     #[test]
     fn one_is_not_many() {
         assert_eq!(["0 rows", "1 row", "2 rows"], [0, 1, 2].map(|n| count(n, "row")));
+    }
+
+    #[test]
+    fn sizes_are_rounded_before_their_unit_is_chosen() {
+        let said = [0, 999, 1_000, 999_949, 999_950, 999_499_999, 999_500_000, 3_400_000_000].map(bytes);
+        assert_eq!(said, ["0 B", "999 B", "1.0 kB", "999.9 kB", "1 MB", "999 MB", "1.0 GB", "3.4 GB"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One job: figures, curve, answers, log.
 
 use maud::{Markup, html};
-use qlora_proto::words::{count, duration};
+use qlora_proto::words::{bytes, count, duration, gib};
 use qlora_proto::{ExplainResponse, Job, Progress};
 use qlora_store::LogRecord;
 
@@ -72,7 +72,6 @@ fn log(job: &Job, logs: &[LogRecord]) -> Markup {
 }
 
 fn figures(job: &Job, p: &Progress) -> Markup {
-    let gib = p.peak_bytes as f64 / (1u64 << 30) as f64;
     let left = p.seconds_left.map(duration).unwrap_or_default();
     let all = [
         (
@@ -84,7 +83,7 @@ fn figures(job: &Job, p: &Progress) -> Markup {
         ("held-out before", number(p.first_evaluation, 4)),
         ("held-out now", number(p.last_evaluation, 4)),
         ("tokens/s", number(p.tokens_per_second, 0)),
-        ("peak memory", if p.peak_bytes > 0 { format!("{gib:.2} GiB") } else { String::new() }),
+        ("peak memory", if p.peak_bytes > 0 { gib(p.peak_bytes) } else { String::new() }),
         ("left", left),
         ("configuration", job.config_hash.chars().take(12).collect()),
     ];
@@ -156,7 +155,7 @@ fn artifacts(job: &Job) -> Markup {
                     thead { tr { th { "Kind" } th { "Name" } th .num { "Step" } th .num { "Size" } th { "SHA-256" } } }
                     tbody {
                         @for a in &job.artifacts {
-                            tr { td { (a.kind) } td { a href={ "/j/" (job.id) "/artifacts/" (segment(&a.name)) } download { (a.name) } } td .num { (a.step) } td .num { (format!("{:.1} MB", a.size as f64 / 1e6)) } td { code { (&a.digest[..12.min(a.digest.len())]) } } }
+                            tr { td { (a.kind) } td { a href={ "/j/" (job.id) "/artifacts/" (segment(&a.name)) } download { (a.name) } } td .num { (a.step) } td .num { (bytes(a.size)) } td { code { (&a.digest[..12.min(a.digest.len())]) } } }
                         }
                     }
                 }

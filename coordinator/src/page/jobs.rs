@@ -1,6 +1,7 @@
 //! The list of jobs and of workers.
 
 use maud::{Markup, html};
+use qlora_proto::words::gib;
 use qlora_proto::{Attempt, Job, WorkerInfo};
 
 use super::layout;
@@ -72,6 +73,7 @@ fn worker_row(worker: &WorkerInfo) -> Markup {
     let platform = worker.platform.clone().unwrap_or_default();
     let state = match (worker.connected, worker.running_job) {
         (false, _) => "away".to_owned(),
+        (true, 0) if !worker.set_aside.is_empty() => "set aside".to_owned(),
         (true, 0) if worker.draining => "draining".to_owned(),
         (true, 0) => "idle".to_owned(),
         (true, job) => format!("runs job {job}"),
@@ -80,8 +82,8 @@ fn worker_row(worker: &WorkerInfo) -> Markup {
         tr {
             td { (worker.name) }
             td { (platform.device_class().word()) " · " (platform.device_name) }
-            td .num { (format!("{:.1} GiB", platform.device_memory as f64 / (1u64 << 30) as f64)) }
-            td { (state) }
+            td .num { (gib(platform.device_memory)) }
+            td title=(worker.set_aside) { (state) }
             td { (platform.version) }
         }
     }
@@ -93,4 +95,21 @@ pub fn number(value: Option<f64>, digits: usize) -> String {
 
 fn shorten(text: &str) -> String {
     if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(59).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_is_set_aside_says_so_and_why() {
+        let worker = WorkerInfo { name: "a".into(), connected: true, ..WorkerInfo::default() };
+        let aside = WorkerInfo { set_aside: "3 jobs failed on a".into(), ..worker.clone() };
+        let shown = |worker: WorkerInfo| worker_table(&[worker]).into_string();
+        assert!(shown(worker.clone()).contains(">idle<"), "{}", shown(worker.clone()));
+        let text = shown(aside.clone());
+        assert!(text.contains("title=\"3 jobs failed on a\">set aside<"), "{text}");
+        assert!(shown(WorkerInfo { running_job: 4, ..aside }).contains("runs job 4"));
+        assert!(shown(WorkerInfo { connected: false, ..worker }).contains(">away<"));
+    }
 }

@@ -1,6 +1,7 @@
 //! Tables and lines for people. What comes over the wire stays on the line it is put on.
 
 use qlora_client::console::line;
+pub use qlora_proto::words::{bytes, gib};
 use qlora_proto::words::{count, duration};
 use qlora_proto::{Attempt, CallScores, ExplainResponse, Job, Progress, Scores, WorkerInfo};
 
@@ -137,19 +138,6 @@ pub fn progress(p: &Progress) -> String {
     }
     parts.extend(p.seconds_left.map(|s| format!("left {}", duration(s))));
     parts.join("  ")
-}
-
-pub fn bytes(n: u64) -> String {
-    match n {
-        0..1_000 => format!("{n} B"),
-        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.0} MB", n as f64 / 1e6),
-        _ => format!("{:.1} GB", n as f64 / 1e9),
-    }
-}
-
-pub fn gib(n: u64) -> String {
-    format!("{:.1} GiB", n as f64 / (1u64 << 30) as f64)
 }
 
 #[cfg(test)]
