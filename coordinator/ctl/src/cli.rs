@@ -11,8 +11,8 @@ use crate::commands::{
 
 /// Submits fine-tuning jobs and follows them.
 ///
-/// Exit codes: 0 done, 1 job failed, 2 usage, 3 bad config or data, 4 unreachable, 5 refused, 6 will not fit,
-/// 7 stopped, 124 wait timed out, 130 interrupted.
+/// Exit codes: 0 done, 1 job failed, 2 usage, 3 bad config or data, 4 unreachable,
+/// 5 refused, 6 will not fit, 7 stopped, 124 wait timed out, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "qlora-ctl", version, about, long_about, verbatim_doc_comment, arg_required_else_help = true)]
 pub struct Cli {
@@ -23,6 +23,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Address of the coordinator.
     #[arg(long, global = true, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
@@ -48,44 +49,28 @@ pub fn job_number(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| "a job is a number from 1 on, as `qlora-ctl jobs` lists them".into())
 }
 
+/// The help of each is the doc comment of its type.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Fine-tune a small model on this machine, from nothing to a tuned adapter.
     Quickstart(quickstart::Quickstart),
-    /// Submit a configuration as a job.
     Submit(submit::Submit),
-    /// List jobs, newest first.
     #[command(alias = "ls")]
     Jobs(jobs::Jobs),
-    /// Show one job.
     Show(show::Show),
-    /// Follow a job until it ends.
     Watch(watch::Watch),
-    /// Score a job's adapter, or the base model, on held-out rows.
     Eval(eval::Eval),
-    /// Print a job's log.
     Logs(logs::Logs),
-    /// Print a job's metrics.
     Metrics(metrics::Metrics),
-    /// Stop a job; what it has saved stays.
     Cancel(cancel::Cancel),
-    /// List workers.
     Workers(workers::Workers),
-    /// What jobs have made.
     #[command(subcommand)]
     Artifacts(artifacts::Artifacts),
-    /// Print a link that opens the coordinator's page in a browser.
     Page(page::Page),
-    /// Predict the memory of a configuration; needs no coordinator.
     Plan(plan::Plan),
-    /// Say why a job waits, or what an error code means.
     Explain(explain::Explain),
-    /// Named configurations on the coordinator.
     #[command(subcommand)]
     Config(config::Config),
-    /// Look at training data; needs no coordinator.
     #[command(subcommand)]
     Data(data::Data),
-    /// Print completions for a shell.
     Completions(completions::Completions),
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use qlora_client::retry::root_cause;
 use qlora_client::{ConnectError, TransferError};
 use qlora_config::ConfigErrors;
+use qlora_proto::words::duration;
 use tonic::{Code, Status};
 
 /// What the program returns to the shell.
@@ -70,7 +71,7 @@ pub enum CtlError {
     JobCancelled { job: u64, reason: String, saved: bool },
     #[error(transparent)]
     DoesNotFit(#[from] qlora_planner::DoesNotFit),
-    #[error("job {job} did not end within {seconds} s; it goes on")]
+    #[error("job {job} did not end within {}; it goes on", duration(*seconds as f64))]
     TimedOut { job: u64, seconds: u64 },
 }
 

@@ -23,6 +23,7 @@ const BEST: &str = "best";
 pub enum Artifacts {
     /// List a job's artifacts.
     List {
+        /// Number of the job, as `jobs` lists it.
         #[arg(value_parser = job_number)]
         job: u64,
     },
@@ -31,6 +32,7 @@ pub enum Artifacts {
     /// Of a job that failed or was cancelled before it made one, the adapter of its last checkpoint is taken: the best
     /// one where the job keeps that.
     Get {
+        /// Number of the job, as `jobs` lists it.
         #[arg(value_parser = job_number)]
         job: u64,
         /// Such as checkpoint-000030.tar, or `checkpoint` for the last one [default: the adapter]

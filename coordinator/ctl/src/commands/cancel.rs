@@ -9,9 +9,12 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{json, print_json};
 
-/// Stop a job. A running attempt saves a checkpoint first; what is saved stays.
+/// Stop a job; what it has saved stays.
+///
+/// A running attempt saves a checkpoint first.
 #[derive(Debug, Args)]
 pub struct Cancel {
+    /// Number of the job, as `jobs` lists it.
     #[arg(value_parser = job_number)]
     job: u64,
     /// Recorded with the job.

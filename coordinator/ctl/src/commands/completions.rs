@@ -7,9 +7,12 @@ use crate::cli::Cli;
 use crate::error::{CtlError, Exit};
 use crate::output::print_exact;
 
-/// Print completions for a shell: qlora-ctl completions bash > ~/.local/share/bash-completion/completions/qlora-ctl
+/// Print completions for a shell.
+///
+/// For bash: qlora-ctl completions bash > ~/.local/share/bash-completion/completions/qlora-ctl
 #[derive(Debug, Args)]
 pub struct Completions {
+    /// The shell that is to complete.
     shell: Shell,
 }
 

@@ -14,24 +14,38 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_exact, print_json};
 
-/// Named configurations on the coordinator. A revision never changes.
+/// Check configurations, and keep them under names on the coordinator.
+///
+/// A revision never changes.
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Store a file under a name; the same text makes no new revision.
-    Put { name: String, file: PathBuf },
-    /// Check a configuration: every fault, with exit code 3, and every key that has no effect. A file needs no coordinator.
+    Put {
+        /// Letters, digits, '-', '_' and '.', 100 at the most.
+        name: String,
+        /// The configuration, which must be valid.
+        file: PathBuf,
+    },
+    /// Print every fault of a configuration, and every key that has no effect.
+    ///
+    /// A fault ends with exit code 3. A file needs no coordinator.
     Check {
         #[command(flatten)]
         source: ConfigSource,
     },
     /// Print a configuration, the newest revision by default.
     Get {
+        /// Its name, as `config list` shows it.
         name: String,
+        /// Which revision; 0 is the newest.
         #[arg(long, default_value_t = 0)]
         revision: u64,
     },
     /// List names, or the revisions of one.
-    List { name: Option<String> },
+    List {
+        /// Show the revisions of this one.
+        name: Option<String>,
+    },
 }
 
 impl Config {

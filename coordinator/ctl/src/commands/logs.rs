@@ -13,6 +13,7 @@ use crate::output::{json, print, print_json};
 /// Print a job's log.
 #[derive(Debug, Args)]
 pub struct Logs {
+    /// Number of the job, as `jobs` lists it.
     #[arg(value_parser = job_number)]
     job: u64,
     /// Go on until the job has ended.

@@ -11,6 +11,7 @@ use crate::output::{human, json, print, print_json};
 /// Print a job's metrics.
 #[derive(Debug, Args)]
 pub struct Metrics {
+    /// Number of the job, as `jobs` lists it.
     #[arg(value_parser = job_number)]
     job: u64,
     /// Only points after this number.

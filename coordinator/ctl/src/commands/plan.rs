@@ -12,7 +12,9 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, print, print_json};
 
-/// Predict the memory of a configuration, and hold it against a device. A file needs no coordinator.
+/// Predict the memory of a configuration, and hold it against a device.
+///
+/// A file needs no coordinator.
 #[derive(Debug, Args)]
 pub struct Plan {
     #[command(flatten)]

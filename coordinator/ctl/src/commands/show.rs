@@ -14,6 +14,7 @@ use crate::output::{human, json, print, print_exact, print_json};
 /// Show one job.
 #[derive(Debug, Args)]
 pub struct Show {
+    /// Number of the job, as `jobs` lists it.
     #[arg(value_parser = job_number)]
     job: u64,
     /// Print the exact configuration that the job records.

@@ -111,7 +111,9 @@ pub fn read_config(path: &Path) -> Result<String, CtlError> {
         .map_err(|e| CtlError::NotText { path: path.into(), line: line(e.valid_up_to()) })
 }
 
-/// Submit a configuration as a job. The answer comes when the job is durable.
+/// Submit a configuration as a job.
+///
+/// Every row is looked at before anything is sent. The answer comes when the job is durable.
 #[derive(Debug, Args)]
 pub struct Submit {
     #[command(flatten)]

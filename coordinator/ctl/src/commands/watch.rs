@@ -11,9 +11,12 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::follow::{Ended, States, follow};
 
-/// Follow a job until it ends. Ctrl-C or SIGTERM detaches, with exit code 130, and leaves the job running.
+/// Follow a job until it ends.
+///
+/// Ctrl-C or SIGTERM detaches, with exit code 130, and leaves the job running.
 #[derive(Debug, Args)]
 pub struct Watch {
+    /// Number of the job, as `jobs` lists it.
     #[arg(value_parser = job_number)]
     job: u64,
     /// Give up after so many seconds, with exit code 124.

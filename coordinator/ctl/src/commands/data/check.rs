@@ -80,7 +80,7 @@ impl Check {
                 fixed.take(&audited)?;
             }
             if i.is_multiple_of(TICK) {
-                bar.set_message(format!("{} rows", i + 1));
+                bar.set_message(rows_of(i + 1));
             }
         }
         bar.finish_and_clear();
@@ -147,8 +147,8 @@ impl Check {
                 ));
             }
             context.say(format!(
-                "  {} tokens, {} trained on; median {}, 19 of 20 up to {}, longest {}; {} above {}",
-                t.total,
+                "  {}, {} trained on; median {}, 19 of 20 up to {}, longest {}; {} above {}",
+                count(t.total as u64, "token"),
                 t.supervised,
                 t.median,
                 t.p95,
