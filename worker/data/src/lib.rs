@@ -24,7 +24,7 @@ mod packing;
 pub mod rows;
 mod sampler;
 mod shapes;
-mod strict;
+pub mod strict;
 mod template;
 mod text;
 mod tools;

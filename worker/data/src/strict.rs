@@ -13,10 +13,22 @@ use serde_json::{Map, Number, Value};
 ///
 /// # Errors
 /// It is not JSON, or reading would change it; the message names the key or the number, and the column.
-pub(crate) fn parse(text: &str) -> Result<Value, serde_json::Error> {
+pub fn parse(text: &str) -> Result<Value, serde_json::Error> {
     let mut numbers = Numbers { text: text.as_bytes(), at: 0 };
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Strict(&mut numbers).deserialize(&mut deserializer)?;
+    let value = Strict(Some(&mut numbers)).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+/// The value of a settings file, whose keys stand once. Its numbers may be longer than 64 bits: transformers writes a
+/// `model_max_length` of 31 digits.
+///
+/// # Errors
+/// It is not JSON, or a key stands twice in one object; the message names the key and the line.
+pub fn parse_settings(text: &str) -> Result<Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Strict(None).deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
@@ -57,8 +69,8 @@ fn number(literal: &str) -> Result<Value, String> {
     whole.map_err(|_| format!("the whole number {literal} does not fit into 64 bits; write it as text"))
 }
 
-/// Reads one value.
-struct Strict<'n, 't>(&'n mut Numbers<'t>);
+/// Reads one value; its numbers from their digits, where those are given.
+struct Strict<'n, 't>(Option<&'n mut Numbers<'t>>);
 
 impl<'de> DeserializeSeed<'de> for Strict<'_, '_> {
     type Value = Value;
@@ -69,8 +81,9 @@ impl<'de> DeserializeSeed<'de> for Strict<'_, '_> {
 }
 
 impl Strict<'_, '_> {
-    fn number<E: Error>(self) -> Result<Value, E> {
-        let literal = self.0.next().ok_or_else(|| E::custom("a number has no digits"))?;
+    fn number<E: Error>(self, parsed: Value) -> Result<Value, E> {
+        let Some(numbers) = self.0 else { return Ok(parsed) };
+        let literal = numbers.next().ok_or_else(|| E::custom("a number has no digits"))?;
         number(literal).map_err(E::custom)
     }
 }
@@ -90,37 +103,37 @@ impl<'de> Visitor<'de> for Strict<'_, '_> {
         Ok(Value::Bool(value))
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Value, E> {
-        self.number()
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        self.number(value.into())
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Value, E> {
-        self.number()
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        self.number(value.into())
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Value, E> {
-        self.number()
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        self.number(value.into())
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(Value::String(value.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = list.next_element_seed(Strict(self.0))? {
+        while let Some(value) = list.next_element_seed(Strict(self.0.as_deref_mut()))? {
             values.push(value);
         }
         Ok(Value::Array(values))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if map.contains_key(&key) {
                 return Err(A::Error::custom(format!("the key `{key}` stands twice in one object")));
             }
-            let value = entries.next_value_seed(Strict(self.0))?;
+            let value = entries.next_value_seed(Strict(self.0.as_deref_mut()))?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
@@ -150,6 +163,16 @@ mod tests {
             let wanted: f64 = literal.parse().expect("a number");
             assert_eq!(parse(&format!("[{literal}]")).expect("JSON")[0].as_f64(), Some(wanted), "{literal}");
         }
+    }
+
+    #[test]
+    fn settings_may_have_long_numbers_but_no_key_twice() {
+        let text = r#"{"model_max_length": 1000000000000000019884624838656, "a": [-1, 2.5, {"b": 3}]}"#;
+        let value = parse_settings(text).expect("settings");
+        assert_eq!(value["a"], json!([-1, 2.5, {"b": 3}]));
+        assert_eq!(value["model_max_length"].as_f64(), Some(1e30));
+        let fault = parse_settings("{\"a\": {\"k\": 1,\n\"k\": 1}}").expect_err("a key twice").to_string();
+        assert!(fault.contains("`k`") && fault.contains("line 2"), "{fault}");
     }
 
     #[test]

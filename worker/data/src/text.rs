@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::strict;
 use crate::template::{ChatTemplate, Lacking, SpecialTokens, Templates};
 
 /// Folder of the templates that stand beside the default one.
@@ -108,7 +109,7 @@ fn read(path: &Path) -> Result<Option<String>, ModelTextError> {
 
 fn json(path: &Path) -> Result<Value, ModelTextError> {
     let Some(text) = read(path)? else { return Ok(Value::Null) };
-    serde_json::from_str(&text).map_err(|e| fault(path, format!("it is not JSON: {e}")))
+    strict::parse_settings(&text).map_err(|e| fault(path, format!("it is not read as JSON: {e}")))
 }
 
 fn fault(path: &Path, fault: String) -> ModelTextError {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::LoraConfig;
+use qlora_data::strict;
 use qlora_planner::ModelShape;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use super::settings::{self, Place, Settings};
 use super::{CONFIG, FINGERPRINT, WEIGHTS};
 use crate::lora::{Adapters, Factors, Magnitude, NAMES, Site};
-use crate::weights::first_broken;
+use crate::weights::{first_broken, metadata};
 use crate::{Error, Result};
 
 /// Reads the adapter in `folder` for a model of `shape` and `fingerprint`.
@@ -29,11 +30,15 @@ pub fn load(folder: &Path, shape: &ModelShape, fingerprint: &str, seed: u64, dev
         return Err(fault(format!("has no {CONFIG}; name the folder that holds it")));
     }
     let text = fs::read_to_string(folder.join(CONFIG)).map_err(Error::io(folder.join(CONFIG)))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;
+    let value: Value = strict::parse_settings(&text).map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;
     let Settings { lora, places } = settings::read(&value, shape).map_err(fault)?;
     let bytes = read_weights(folder)?;
+    let header = header(&bytes).ok_or_else(|| fault(format!("has an unreadable {WEIGHTS}: it is cut off")))?;
+    let header = metadata(header).map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
-    if recorded_fingerprint(&bytes).is_some_and(|recorded| recorded != fingerprint) {
+    // What `super::save` wrote; PEFT's files have none.
+    let recorded = header.metadata().as_ref().and_then(|texts| texts.get(FINGERPRINT));
+    if recorded.is_some_and(|recorded| recorded != fingerprint) {
         let base = value["base_model_name_or_path"].as_str().unwrap_or_default();
         return Err(fault(format!("was trained on another base model, `{base}`: name that one")));
     }
@@ -76,10 +81,10 @@ fn read_weights(folder: &Path) -> Result<Vec<u8>> {
     fs::read(&path).map_err(Error::io(path))
 }
 
-/// What [`super::save`] wrote; PEFT's files have none.
-fn recorded_fingerprint(file: &[u8]) -> Option<String> {
-    let (_, header) = SafeTensors::read_metadata(file).ok()?;
-    header.metadata().as_ref()?.get(FINGERPRINT).cloned()
+/// The JSON at the beginning of a safetensors file; none where it is cut off.
+fn header(file: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = file.split_first_chunk::<8>()?;
+    rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)
 }
 
 /// The alpha that gives a scale of 1, see [`LoraConfig::scale`].
@@ -113,7 +118,10 @@ fn places_of_tensors(
     let mut names: Vec<&str> = file.names();
     names.sort_unstable();
     for name in names {
-        let Some(place) = keys.get(&plain_name(name)) else {
+        let plain = plain_name(name);
+        // Some programs save an adapter without the name of PEFT's wrapper.
+        let place = keys.get(&plain).or_else(|| keys.get(&format!("base_model.model.{plain}")));
+        let Some(place) = place else {
             return Err(format!("has the tensor `{name}`, which its {CONFIG} does not explain"));
         };
         if let Some(other) = found.insert(*place, name.to_owned()) {

@@ -53,6 +53,10 @@ pub(super) fn read(value: &Value, shape: &ModelShape) -> Result<Settings, String
     refuse_what_is_not_done(keys)?;
     let sites = sites(keys, shape)?;
     let (r, alpha) = (keys.rank("r")?, keys.number("lora_alpha")?.ok_or("has no `lora_alpha`")?);
+    let dropout = keys.number("lora_dropout")?.unwrap_or(0.0);
+    if !(0.0..1.0).contains(&dropout) {
+        return Err(format!("has `lora_dropout: {dropout}`, not a share from 0 to below 1"));
+    }
     let places = places(keys, &sites, r, alpha)?;
     let mut target_modules: Vec<TargetModule> = sites.iter().map(|site| site.module).collect();
     target_modules.sort();
@@ -63,7 +67,7 @@ pub(super) fn read(value: &Value, shape: &ModelShape) -> Result<Settings, String
         rslora: keys.flag("use_rslora")?,
         dora: keys.flag("use_dora")?,
         loraplus_ratio: 1.0,
-        dropout: keys.number("lora_dropout")?.unwrap_or(0.0),
+        dropout,
         target_modules,
     };
     Ok(Settings { lora, places })
@@ -85,7 +89,7 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), String> {
             "peft_type" => value == "LORA",
             "task_type" => value.is_null() || value == "CAUSAL_LM",
             "bias" => value.is_null() || value == "none",
-            "layers_pattern" => is_nothing(value) || value == "layers",
+            "layers_pattern" => is_nothing(value) || value == "layers" || *value == serde_json::json!(["layers"]),
             // The others change the base that they are trained on.
             "init_lora_weights" => {
                 value.is_boolean() || value.is_null() || value == "gaussian" || value == "orthogonal" || value == "eva"
@@ -93,10 +97,24 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), String> {
             key => KNOWN.contains(&key) || is_nothing(value),
         };
         if !done {
-            return Err(format!("has `{key}: {value}`, which is not implemented"));
+            return Err(format!("has `{key}: {value}`, which is not implemented; {}", way_out(key)));
         }
     }
     Ok(())
+}
+
+/// What helps where the value of `key` is not carried out.
+fn way_out(key: &str) -> &'static str {
+    match key {
+        "init_lora_weights" | "loftq_config" => {
+            "it was trained on a changed base: convert it to plain LoRA with PEFT's path_initial_model_for_weight_conversion"
+        }
+        "modules_to_save" | "trainable_token_indices" | "bias" | "lora_bias" | "layer_replication" => {
+            "merge it with PEFT's merge_and_unload and use the merged model"
+        }
+        "peft_type" | "task_type" => "use a LoRA adapter of a causal language model",
+        _ => "merge it with PEFT, or remove the key if it changes no computation",
+    }
 }
 
 fn sites(keys: &Keys<'_>, shape: &ModelShape) -> Result<Vec<Site>, String> {
@@ -110,6 +128,12 @@ fn sites(keys: &Keys<'_>, shape: &ModelShape) -> Result<Vec<Site>, String> {
     let excluded = keys.value("exclude_modules").filter(|v| !is_nothing(v));
     let excluded = excluded.map(|value| Modules::read("exclude_modules", value)).transpose()?;
     let layers = layers(keys, shape)?;
+    if layers.len() < shape.layers && !matches!(targets, Modules::Names(_)) {
+        return Err(
+            "has `layers_to_transform` beside a pattern in `target_modules`, which PEFT refuses too; name modules"
+                .into(),
+        );
+    }
     let mut found = Vec::new();
     for site in every_site(shape) {
         let out = excluded.as_ref().map_or(Ok(false), |excluded| excluded.matches(&site))?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qlora_data::{ChatTemplate, Lacking, SpecialTokens, Templates};
+use qlora_data::{ChatTemplate, Lacking, SpecialTokens, Templates, strict};
 use qlora_planner::ModelShape;
 use tokenizers::Tokenizer;
 
@@ -51,10 +51,10 @@ pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
         return Err(Error::Model { path: path.into(), fault: "it is missing".into(), help });
     }
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::Model {
+    strict::parse_settings(&text).map_err(|e| Error::Model {
         path: path.into(),
-        fault: format!("it is not JSON: {e}"),
-        help: "download the file again",
+        fault: format!("it is not read as JSON: {e}"),
+        help: "correct it, or download the file again",
     })
 }
 

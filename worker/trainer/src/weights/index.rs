@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use qlora_data::strict;
 use serde::Deserialize;
 
 use crate::{Error, Result};
@@ -71,7 +72,9 @@ pub fn indexed_files(path: &Path) -> Result<BTreeSet<String>> {
 fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     let fault = |fault: String| Error::Model { path: path.into(), fault, help: "download the file again" };
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let index: Index = serde_json::from_str(&text).map_err(|e| fault(format!("it is no index of tensors: {e}")))?;
+    let index: Index = strict::parse_settings(&text)
+        .and_then(serde_json::from_value)
+        .map_err(|e| fault(format!("it is no index of tensors: {e}")))?;
     // A path would lead out of the folder.
     let is_name = |name: &str| name.ends_with(".safetensors") && !name.contains(['/', '\\']);
     match index.weight_map.iter().find(|(_, name)| !is_name(name)) {

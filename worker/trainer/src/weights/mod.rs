@@ -29,7 +29,7 @@ pub use files::{ModelFiles, is_hub_name};
 pub(crate) use finite::{first_broken, first_broken_in_blocks};
 pub use index::{INDEX, SINGLE, indexed_files};
 pub use open::Checkpoint;
-pub(crate) use safetensors::{ShardEntries, ShardEntry, Shards};
+pub(crate) use safetensors::{ShardEntries, ShardEntry, Shards, metadata};
 pub(crate) use shard_writer::ShardWriter;
 
 /// A matrix [out, in] that is read and never changed.

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use qlora_data::strict;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
@@ -175,6 +176,16 @@ fn agree_with_index(files: &[Shard], places: &BTreeMap<String, String>) -> Resul
     })
 }
 
+/// The longest header that the safetensors library takes.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// The header of a safetensors file. The library keeps the last of two tensors of one name; here that is a fault, as are
+/// places that overlap or do not fit the shape.
+pub(crate) fn metadata(header: &[u8]) -> Result<Metadata, String> {
+    let text = std::str::from_utf8(header).map_err(|e| e.to_string())?;
+    strict::parse_settings(text).and_then(serde_json::from_value).map_err(|e| e.to_string())
+}
+
 impl Shard {
     fn open(path: PathBuf) -> Result<Self> {
         let fault = |fault: String| Error::Model { path: path.clone(), fault, help: "download the file again" };
@@ -187,14 +198,21 @@ impl Shard {
         if header_length > length.saturating_sub(8) {
             return Err(too_short());
         }
+        if header_length > LONGEST_HEADER {
+            return Err(fault(format!("its header is said to have {header_length} bytes, more than any model's")));
+        }
         let mut header = vec![0u8; header_length as usize];
         file.read_exact(&mut header).map_err(Error::io(&path))?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|e| fault(format!("its header is broken ({e})")))?;
+        let metadata = metadata(&header).map_err(|e| fault(format!("its header is broken ({e})")))?;
         let start = 8 + header_length;
-        let needed = start + metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
+        let needed = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
+        let needed = start.saturating_add(needed);
         if needed > length {
             return Err(fault(format!("it is cut off: its tensors need {needed} bytes, it has {length}")));
+        }
+        if needed < length {
+            let more = length - needed;
+            return Err(fault(format!("{more} bytes follow its tensors, which no tensor of its header explains")));
         }
         Ok(Self { file, metadata, start, path })
     }
