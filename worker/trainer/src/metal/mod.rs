@@ -1,0 +1,71 @@
+//! The GPU of a Mac: what must be there before candle opens it, and what a run does so that its memory stays small.
+//!
+//! candle checks none of it: it panics before macOS 15 and where Metal lists no GPU, never releases what Metal
+//! autoreleases, and frees what it uploads only where it waits. This module computes nothing.
+
+mod mac;
+mod uploads;
+
+use candle_core::Device;
+
+use crate::Result;
+
+pub use mac::{Gpu, Mac, OLDEST};
+pub(crate) use uploads::Uploads;
+
+/// Opens the GPU.
+///
+/// # Errors
+/// There is none that candle can open, or its kernels for bf16 are not there: why, and what to do.
+#[cfg(feature = "metal")]
+pub fn open() -> Result<Device, String> {
+    Mac::ask()?.gpu()?;
+    let device = autoreleased(|| Device::new_metal(0)).map_err(|e| e.to_string())?;
+    autoreleased(|| convert_bf16(&device)).map_err(|e| {
+        format!(
+            "its kernels for bf16 cannot be used ({e}); build with deploy/setup_mac.sh, which links the worker for macOS {}.{}",
+            OLDEST.0, OLDEST.1
+        )
+    })?;
+    Ok(device)
+}
+
+/// # Errors
+/// This program was built without Metal.
+#[cfg(not(feature = "metal"))]
+pub fn open() -> Result<Device, String> {
+    Err("this program was built without the `metal` feature".into())
+}
+
+/// Uses a kernel that is left out where the program was linked for an older macOS.
+#[cfg(feature = "metal")]
+fn convert_bf16(device: &Device) -> candle_core::Result<()> {
+    let one = candle_core::Tensor::new(&[half::bf16::ONE], device)?.to_dtype(candle_core::DType::F32)?;
+    match one.to_vec1::<f32>()?[..] {
+        [1.0] => Ok(()),
+        ref other => candle_core::bail!("1 becomes {other:?}"),
+    }
+}
+
+/// Does `work`, and releases what Metal autoreleased on this thread meanwhile.
+#[cfg(target_os = "macos")]
+pub(crate) fn autoreleased<T>(work: impl FnOnce() -> T) -> T {
+    objc2::rc::autoreleasepool(|_| work())
+}
+
+/// Does `work`.
+#[cfg(not(target_os = "macos"))]
+pub(crate) fn autoreleased<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+/// Waits for a Mac's GPU, which frees what was uploaded; other devices go on.
+///
+/// # Errors
+/// Any work since the last such wait has failed. candle's reads report the latest work only.
+pub(crate) fn wait(device: &Device) -> Result<()> {
+    if device.is_metal() {
+        device.synchronize()?;
+    }
+    Ok(())
+}
