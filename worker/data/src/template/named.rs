@@ -43,7 +43,7 @@ impl Templates {
     }
 
     /// The same with `source` under `name`, which replaces one of that name; `None` is the default.
-    pub(crate) fn with(mut self, name: Option<&str>, source: String) -> Self {
+    pub fn with(mut self, name: Option<&str>, source: String) -> Self {
         let name = name.unwrap_or(DEFAULT);
         self.0.retain(|(known, _)| known != name);
         self.0.push((name.to_owned(), source));

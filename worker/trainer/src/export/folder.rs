@@ -5,24 +5,24 @@ use std::path::Path;
 
 use candle_core::Device;
 use qlora_config::ModelConfig;
-use qlora_kernels::Nf4Tensor;
 use serde_json::{Map, Value, json};
 
 use super::merge::{Merger, site_of};
 use super::numbers::Outgoing;
-use super::text::Trained;
+use super::text::{self, Trained};
 use super::{Progress, Written, partial_of};
 use crate::weights::{Checkpoint, INDEX, ShardEntries, ShardEntry, ShardWriter, Shards, bnb};
 use crate::{Error, Result};
 
 /// Files beside the weights that make a folder a model.
-const COMPANIONS: [&str; 8] = [
+const COMPANIONS: [&str; 9] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     "tokenizer.model",
     INDEX,
 ];
@@ -57,7 +57,7 @@ pub(super) fn write_merged(
         writer.finish()?;
     }
     if let Some(trained) = trained {
-        trained.write_into(&partial)?;
+        trained.write_into(&partial, checkpoint.files.template.as_ref())?;
     }
     fs::rename(&partial, out).map_err(Error::io(out))
 }
@@ -81,7 +81,10 @@ pub(super) fn write_quantised(
         for entry in &shard.entries {
             let tensor = shards.native(&entry.name, &Device::Cpu)?;
             if site_of(&entry.name).is_some() {
-                let nf4 = Nf4Tensor::quantise_matrix(&tensor, model.block_size, model.double_quant, &Device::Cpu)?;
+                let nf4 = bnb::quantise(&tensor, model, &Device::Cpu)?;
+                let nf4 = nf4.ok_or_else(|| {
+                    shards.fault(&entry.name, &format!("{}; write a .gguf file with --type bf16 or f32", bnb::BEYOND))
+                })?;
                 for bytes in bnb::parts(&nf4, tensor.dtype())? {
                     written.bytes += writer.write_bytes(&bytes)?;
                 }
@@ -115,6 +118,10 @@ fn start<'a>(checkpoint: &'a Checkpoint, out: &Path) -> Result<(&'a Shards, std:
     fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
     for name in COMPANIONS.iter().filter(|name| from.join(name).exists()) {
         fs::copy(from.join(name), partial.join(name)).map_err(Error::io(partial.join(name)))?;
+    }
+    // A `chat_template` that lists several is copied with its file; separate files are not companions.
+    if from.join("additional_chat_templates").is_dir() {
+        text::write_named(&partial, checkpoint.files.template.as_ref())?;
     }
     Ok((shards, partial))
 }

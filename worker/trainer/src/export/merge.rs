@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, TargetModule};
-use qlora_kernels::Nf4Tensor;
 
-use crate::Result;
 use crate::lora::{Adapters, Site};
+use crate::weights::bnb;
+use crate::{Error, Result};
 
 /// What the adapter is merged into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +62,20 @@ impl<'a> Merger<'a> {
     /// The linear layer `weight` [out, in] of `site` as it is in the merged model, in `f32`.
     pub(super) fn linear(&mut self, site: Site, weight: &Tensor) -> Result<Tensor> {
         let original = weight.to_dtype(DType::F32)?;
-        let dequantised = self.dequantised(&original)?;
-        self.sums.lost += squares(&(&original - &dequantised)?)?;
-        self.sums.quantised += squares(&original)?;
-        self.onto(site, if self.base == Base::Original { original } else { dequantised })
+        let dequantised = bnb::quantise(&original, self.model, &Device::Cpu)?;
+        let dequantised = dequantised.map(|nf4| nf4.dequantise(DType::F32)).transpose()?;
+        if let Some(dequantised) = &dequantised {
+            self.sums.lost += squares(&(&original - dequantised)?)?;
+            self.sums.quantised += squares(&original)?;
+        }
+        match (self.base, dequantised) {
+            (Base::Original, _) => self.onto(site, original),
+            (Base::Dequantised, Some(dequantised)) => self.onto(site, dequantised),
+            (Base::Dequantised, None) => {
+                let fault = format!("{}; merge into the original weights", bnb::BEYOND);
+                Err(Error::Export { path: site.module_path().into(), fault })
+            }
+        }
     }
 
     /// `base` [out, in] of `site`, in `f32`, with the adapter's update.
@@ -88,12 +98,6 @@ impl<'a> Merger<'a> {
         self.merged.bytes += bytes;
         self.merged.tensors += 1;
         self.merged.tensors
-    }
-
-    fn dequantised(&self, original: &Tensor) -> Result<Tensor> {
-        let (block, double) = (self.model.block_size, self.model.double_quant);
-        let nf4 = Nf4Tensor::quantise_matrix(original, block, double, &Device::Cpu)?;
-        Ok(nf4.dequantise(DType::F32)?)
     }
 
     pub(super) fn finish(self) -> Merged {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
-use qlora_data::ChatTemplate;
+use qlora_data::{ChatTemplate, Templates};
 use serde_json::{Value as Json, json};
 
 use crate::adapter::{self, TEMPLATE};
@@ -14,7 +14,11 @@ use crate::generate::end_of_turn;
 use crate::weights::ModelFiles;
 use crate::{Error, Result};
 
+/// Where transformers reads templates that have a name.
+const ADDITIONAL: &str = "additional_chat_templates";
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+/// The name of the template without a name.
+const DEFAULT: &str = "default";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 
 /// What an adapter was trained to read and to end with.
@@ -41,6 +45,11 @@ impl Trained {
         if base.map(|(_, source)| source) != Some(&self.template) {
             notes.push("the chat template is the adapter's, which differs from the base's".to_owned());
         }
+        let own =
+            files.template.iter().flat_map(|own| own.iter()).map(|(name, _)| name).filter(|name| *name != DEFAULT);
+        notes.extend(own.map(|name| {
+            format!("the base's template `{name}` is kept beside it; the adapter was not trained with that one")
+        }));
         match &self.end {
             Some((_, text)) if *text != files.special.eos => {
                 let eos = &files.special.eos;
@@ -55,8 +64,9 @@ impl Trained {
     }
 
     /// Changes the files in `folder`, a copy of those of the base.
-    pub(super) fn write_into(&self, folder: &Path) -> Result<()> {
+    pub(super) fn write_into(&self, folder: &Path, base: Option<&Templates>) -> Result<()> {
         fs::write(folder.join(TEMPLATE), &self.template).map_err(Error::io(folder.join(TEMPLATE)))?;
+        write_named(folder, base)?;
         change(&folder.join("tokenizer_config.json"), |settings| {
             // The file beside it counts; two that differ would be two readings.
             settings.as_object_mut().map(|settings| settings.remove("chat_template"));
@@ -79,11 +89,47 @@ impl Trained {
 
     /// Changes the keys of a GGUF file.
     pub(super) fn write_keys(&self, metadata: &mut Vec<(String, Value)>) {
-        // Templates for other uses, such as `tokenizer.chat_template.tool_use`, are the base's.
-        metadata.retain(|(key, _)| !key.starts_with(CHAT_TEMPLATE) && (self.end.is_none() || key != EOS));
+        // Templates for other uses, such as `tokenizer.chat_template.tool_use`, stay the base's.
+        metadata.retain(|(key, _)| key != CHAT_TEMPLATE && (self.end.is_none() || key != EOS));
         metadata.push((CHAT_TEMPLATE.to_owned(), Value::String(self.template.clone())));
         metadata.extend(self.end.as_ref().map(|(id, _)| (EOS.to_owned(), Value::U32(*id))));
     }
+}
+
+/// Writes the templates of `base` for other uses where transformers reads them.
+pub(super) fn write_named(folder: &Path, base: Option<&Templates>) -> Result<()> {
+    let named = base.iter().flat_map(|own| own.iter()).filter(|(name, _)| *name != DEFAULT);
+    for (name, source) in named {
+        // A name comes from a file, and a path would lead out of the folder.
+        if name.is_empty() || name.contains(['/', '\\']) {
+            let fault = format!("cannot hold the base's template `{name}`: its name is no file name");
+            return Err(Error::Export { path: folder.into(), fault });
+        }
+        let others = folder.join(ADDITIONAL);
+        fs::create_dir_all(&others).map_err(Error::io(&others))?;
+        let path = others.join(format!("{name}.jinja"));
+        fs::write(&path, source).map_err(Error::io(&path))?;
+    }
+    Ok(())
+}
+
+/// The keys of a GGUF file for `templates`: the default one, the others under their names, and a list of those.
+pub(super) fn template_keys(templates: Option<&Templates>) -> Vec<(String, Value)> {
+    let mut keys = Vec::new();
+    let mut names = Vec::new();
+    for (name, source) in templates.iter().flat_map(|templates| templates.iter()) {
+        let source = Value::String(source.to_owned());
+        if name == DEFAULT {
+            keys.push((CHAT_TEMPLATE.to_owned(), source));
+        } else {
+            keys.push((format!("{CHAT_TEMPLATE}.{name}"), source));
+            names.push(Value::String(name.to_owned()));
+        }
+    }
+    if !names.is_empty() {
+        keys.push((format!("{CHAT_TEMPLATE}s"), Value::Array(names)));
+    }
+    keys
 }
 
 /// Rewrites the JSON object at `path`, where it is there and `edit` changes it.

@@ -32,6 +32,15 @@ pub(crate) const READABLE: &str = "weights in 16 or 32 bits, bitsandbytes' NF4 a
 /// # Errors
 /// A tensor is missing, is of another size or type, or is not understood.
 pub(super) fn check(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
+    // Before a list of what each block needs is made.
+    if shape.layers > shards.count() {
+        let fault = format!(
+            "is missing: config.json has num_hidden_layers {}, the files hold {} tensors",
+            shape.layers,
+            shards.count()
+        );
+        return Err(shards.fault(&format!("model.layers.{}", shape.layers - 1), &fault));
+    }
     let wanted = wanted(shape);
     for entry in shards.entries() {
         match wanted.get(&entry.name) {
@@ -141,6 +150,10 @@ fn tied_head(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
 /// See [`check`].
 pub(super) fn check_gguf(path: &Path, tensors: &BTreeMap<&str, &[usize]>, shape: &ModelShape) -> Result<()> {
     let fault = |tensor: &str, fault: String| Error::Tensor { path: path.into(), tensor: tensor.into(), fault };
+    if shape.layers > tensors.len() {
+        let text = format!("is missing: the file says {} blocks and holds {} tensors", shape.layers, tensors.len());
+        return Err(fault(&format!("blk.{}", shape.layers - 1), text));
+    }
     let in_gguf = |(name, wanted): (String, Wanted)| (gguf_name(&name), wanted.dims);
     let mut wanted: BTreeMap<String, Vec<usize>> = wanted(shape).into_iter().map(in_gguf).collect();
     wanted.insert("rope_freqs.weight".to_owned(), vec![shape.head_dim / 2]);

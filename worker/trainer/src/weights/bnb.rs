@@ -1,6 +1,7 @@
 //! 4-bit layers as bitsandbytes serialises them beside other tensors: codes, scales, both maps, and a description.
 
 use candle_core::{DType, Device, Tensor};
+use qlora_config::ModelConfig;
 use qlora_kernels::cpu::nf4;
 use qlora_kernels::{Nf4Scales, Nf4Tensor};
 use safetensors::Dtype;
@@ -43,6 +44,9 @@ pub(crate) fn read(shards: &Shards, weight: &str, device: &Device) -> Result<Nf4
     let &[rows, cols] = state.shape.as_slice() else {
         return Err(shards.fault(weight, "is not a matrix"));
     };
+    if state.blocksize == 0 || state.nested_offset.is_some_and(|offset| !offset.is_finite()) {
+        return Err(shards.fault(weight, "has a quant state of blocks of 0, or with an offset that is not finite"));
+    }
     let packed = shards.raw(weight)?.bytes;
     let absmax_name = format!("{weight}.absmax");
     let scales = match state.nested_offset {
@@ -54,6 +58,27 @@ pub(crate) fn read(shards: &Shards, weight: &str, device: &Device) -> Result<Nf4
         },
     };
     Ok(Nf4Tensor::from_parts(packed, scales, (rows, cols), state.blocksize, device)?)
+}
+
+/// Said of a matrix that [`quantise`] makes nothing of.
+pub(crate) const BEYOND: &str = "has numbers too large for NF4: the mean of its scales overflows";
+
+/// `matrix` in NF4 as `model` says; none where a scale would not be finite. The mean of the scales, which double
+/// quantization takes off, can overflow where no scale does.
+pub(crate) fn quantise(matrix: &Tensor, model: &ModelConfig, device: &Device) -> Result<Option<Nf4Tensor>> {
+    let quantised = Nf4Tensor::quantise_matrix(matrix, model.block_size, model.double_quant, device)?;
+    let Nf4Scales::Nested { absmax, offset, .. } = quantised.scales() else { return Ok(Some(quantised)) };
+    let scales = absmax.to_vec1::<f32>()?;
+    if !offset.is_finite() || scales.iter().any(|scale| !scale.is_finite()) {
+        return Ok(None);
+    }
+    // No scale is larger than this sum; where it overflows, the numbers themselves tell.
+    let bound = scales.iter().fold(offset.abs(), |bound, scale| bound.max(scale.abs() + offset.abs()));
+    let finite = bound.is_finite() || {
+        let values = quantised.dequantise(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        values.iter().all(|value| value.is_finite())
+    };
+    Ok(finite.then_some(quantised))
 }
 
 /// What takes the place of the matrix `entry` when it is quantised.

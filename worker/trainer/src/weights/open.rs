@@ -4,8 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, Quantization, TargetModule};
-use qlora_data::{ModelText, SpecialTokens, Templates};
-use qlora_kernels::Nf4Tensor;
+use qlora_data::{ModelText, SpecialTokens};
 use qlora_planner::ModelShape;
 use sha2::{Digest, Sha256};
 
@@ -58,7 +57,7 @@ impl Checkpoint {
             path: path.into(),
             shape: file.shape()?,
             tokenizer: Some(file.tokenizer()?),
-            template: file.chat_template().map(Templates::from),
+            template: file.chat_templates()?,
             special: SpecialTokens { bos: text(&bos), eos: text(&eos) },
             end_ids: eos.iter().map(|(id, _)| *id).collect(),
             hub_name: None,
@@ -165,11 +164,15 @@ impl Checkpoint {
                 // What becomes something else is read where that is made.
                 let stays = model.quantization != Quantization::None;
                 let weight = self.gguf_projection(ggml, layer, module, if stays { device } else { &Device::Cpu })?;
-                if stays { Ok(weight) } else { requantise(weight, model, device) }
+                let fault =
+                    |fault: &str| Error::Model { path: self.files.path.clone(), fault: fault.into(), help: ENLARGED };
+                if stays { Ok(weight) } else { requantise(weight, model, device, fault) }
             }
             Source::Random(weights) => {
                 let weight = weights.projection(layer, module, self.files.shape.projection(module))?;
-                requantise(Box::new(Plain(weight)), model, device)
+                let fault =
+                    |fault: &str| Error::Model { path: self.files.path.clone(), fault: fault.into(), help: ENLARGED };
+                requantise(Box::new(Plain(weight)), model, device, fault)
             }
         }
     }
@@ -267,12 +270,21 @@ impl Folder {
         if model.quantization == Quantization::Gguf {
             return Err(self.shards.fault(&name, "is not of a GGUF file; set model.quantization: nf4"));
         }
-        requantise(Box::new(Plain(self.shards.native(&name, &Device::Cpu)?)), model, device)
+        let fault = |fault: &str| self.shards.fault(&name, &format!("{fault}; {ENLARGED}"));
+        requantise(Box::new(Plain(self.shards.native(&name, &Device::Cpu)?)), model, device, fault)
     }
 }
 
+/// What helps against [`bnb::BEYOND`] where a model is loaded.
+const ENLARGED: &str = "set model.double_quant: false or model.quantization: none";
+
 /// Brings a weight into the form that the configuration asks for.
-fn requantise(weight: Box<dyn FrozenWeight>, model: &ModelConfig, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+fn requantise(
+    weight: Box<dyn FrozenWeight>,
+    model: &ModelConfig,
+    device: &Device,
+    fault: impl FnOnce(&str) -> Error,
+) -> Result<Box<dyn FrozenWeight>> {
     let matrix = match model.quantization {
         Quantization::Gguf => return Ok(weight),
         Quantization::None => {
@@ -280,5 +292,8 @@ fn requantise(weight: Box<dyn FrozenWeight>, model: &ModelConfig, device: &Devic
         }
         Quantization::Nf4 | Quantization::Auto => weight.as_stored()?,
     };
-    Ok(Box::new(Nf4Tensor::quantise_matrix(&matrix, model.block_size, model.double_quant, device)?))
+    match bnb::quantise(&matrix, model, device)? {
+        Some(matrix) => Ok(Box::new(matrix)),
+        None => Err(fault(bnb::BEYOND)),
+    }
 }

@@ -11,6 +11,7 @@ use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
 
 use crate::weights::ModelFiles;
+use crate::weights::gguf::CUTS;
 use crate::{Error, Result};
 
 /// Types of tokens in llama.cpp's `llama_token_type`.
@@ -23,23 +24,6 @@ enum TokenType {
     Unused = 5,
     Byte = 6,
 }
-
-/// The ways of cutting text that models supported here use, by the pattern of their pre-tokenizer, and llama.cpp's
-/// names for them (`src/llama-vocab.cpp`).
-const CUTS: [(&str, &str); 3] = [
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "llama-bpe",
-    ),
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "qwen2",
-    ),
-    (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "tekken",
-    ),
-];
 
 /// Keys and values for the tokenizer of the model in `files`, a Hugging Face folder.
 ///
@@ -83,12 +67,7 @@ pub(super) fn metadata(files: &ModelFiles) -> Result<Vec<(String, Value)>> {
     for (name, id) in [("bos", bos), ("eos", id(&files.special.eos)), ("unknown", unknown)] {
         found.extend(id.map(|id| key(&format!("{name}_token_id"), Value::U32(id))));
     }
-    let templates = files.template.iter().flat_map(|templates| templates.iter());
-    found.extend(templates.map(|(name, source)| {
-        let key = "tokenizer.chat_template".to_owned();
-        let key = if name == "default" { key } else { format!("{key}.{name}") };
-        (key, Value::String(source.to_owned()))
-    }));
+    found.extend(super::super::text::template_keys(files.template.as_ref()));
     Ok(found)
 }
 

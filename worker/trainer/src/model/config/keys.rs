@@ -53,7 +53,9 @@ impl<'a> Keys<'a> {
 
     /// A count, at least 1.
     pub(super) fn size(&self, key: &str) -> Result<Option<usize>, String> {
-        self.typed(key, "a whole number above 0", |v| v.as_u64().filter(|&n| n > 0).map(|n| n as usize))
+        self.typed(key, "a whole number above 0 that 32 bits hold", |v| {
+            v.as_u64().filter(|&n| n > 0 && n <= u64::from(u32::MAX)).map(|n| n as usize)
+        })
     }
 
     /// A number above 0.

@@ -25,6 +25,9 @@ const DONE: [&str; 13] = [
     "vocab_size",
 ];
 
+/// No size of a model is larger.
+const LARGEST: f64 = u32::MAX as f64;
+
 /// The key and values of a file at `path`.
 pub(super) struct Header<'a> {
     pub path: &'a Path,
@@ -75,7 +78,14 @@ impl Header<'_> {
         let size = |key: &str| self.size(&format!("{arch}.{key}"));
         let needed = |key: &str| self.required(&format!("{arch}.{key}"), size(key)?);
         let (hidden, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
+        let kv_heads = size("attention.head_count_kv")?.unwrap_or(heads);
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(self.fault(format!("{heads} query heads cannot share {kv_heads} key heads")));
+        }
         let head_dim = size("attention.key_length")?.unwrap_or(hidden / heads);
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+            return Err(self.fault(format!("heads of {head_dim} cannot be rotated in pairs")));
+        }
         for key in ["attention.value_length", "rope.dimension_count"] {
             if let Some(other) = size(key)?.filter(|&other| other != head_dim) {
                 return Err(self.fault(format!("`{arch}.{key}` {other} beside heads of {head_dim} is not implemented")));
@@ -87,13 +97,13 @@ impl Header<'_> {
             hidden,
             layers: needed("block_count")?,
             heads,
-            kv_heads: size("attention.head_count_kv")?.unwrap_or(heads),
+            kv_heads,
             head_dim,
             ffn: needed("feed_forward_length")?,
             vocabulary,
             tied_embeddings: false,
-            norm_epsilon: self.required(&epsilon, self.number(&epsilon)?)?,
-            rope_theta: self.number(&format!("{arch}.rope.freq_base"))?.unwrap_or(10_000.0),
+            norm_epsilon: self.required(&epsilon, self.positive(&epsilon)?)?,
+            rope_theta: self.positive(&format!("{arch}.rope.freq_base"))?.unwrap_or(10_000.0),
             rope_scaling: None,
             sliding_window: size("attention.sliding_window")?,
             max_positions: needed("context_length")?,
@@ -148,11 +158,22 @@ impl Header<'_> {
             .ok_or_else(|| self.fault(format!("`{key}` is no number, or a number for each block")))
     }
 
+    fn positive(&self, key: &str) -> Result<Option<f64>> {
+        match self.number(key)? {
+            Some(value) if !(value > 0.0 && value.is_finite()) => {
+                Err(self.fault(format!("`{key}` is {value}, not a number above 0")))
+            }
+            value => Ok(value),
+        }
+    }
+
     /// A whole number; 0 is none.
     fn size(&self, key: &str) -> Result<Option<usize>> {
         let value = self.number(key)?.filter(|&value| value != 0.0);
         match value {
-            Some(value) if value < 0.0 || value.fract() != 0.0 => Err(self.fault(format!("`{key}` is {value}"))),
+            Some(value) if !(0.0..=LARGEST).contains(&value) || value.fract() != 0.0 => {
+                Err(self.fault(format!("`{key}` is {value}")))
+            }
             value => Ok(value.map(|value| value as usize)),
         }
     }

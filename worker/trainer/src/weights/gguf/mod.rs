@@ -2,16 +2,19 @@
 
 mod header;
 mod names;
+mod scan;
+mod tokenizer;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use candle_core::quantized::gguf_file::Content;
-use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use qlora_data::Templates;
 use qlora_planner::{ModelShape, RopeScaling};
 use tokenizers::Tokenizer;
 
@@ -22,6 +25,7 @@ use super::safetensors::BROKEN;
 use crate::{Error, Result};
 
 pub(crate) use self::names::{gguf_name, site_of, tensors_of};
+pub(crate) use self::tokenizer::CUTS;
 
 /// An opened file.
 pub(crate) struct GgufFile {
@@ -34,19 +38,41 @@ impl GgufFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let fault = |fault: String| Error::Model { path: path.into(), fault, help: "download the file again" };
-        let content = Content::read(&mut file).map_err(|e| unreadable(path, &e.to_string()))?;
         let length = file.metadata().map_err(Error::io(path))?.len();
+        scan::check(&file, length).map_err(fault)?;
+        file.rewind().map_err(Error::io(path))?;
+        let content = Content::read(&mut BufReader::new(&file)).map_err(|e| unreadable(path, &e.to_string()))?;
         let gguf = Self { path: path.into(), content };
-        let needed = gguf.content.tensor_infos.values().map(|info| {
-            let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
-            gguf.content.tensor_data_offset + info.offset + (blocks * info.ggml_dtype.type_size()) as u64
-        });
-        let needed = needed.max().unwrap_or(0);
+        let needed = gguf.end_of_tensors()?.saturating_add(gguf.content.tensor_data_offset);
         if needed > length {
             return Err(fault(format!("it is cut off: its tensors need {needed} bytes, it has {length}")));
         }
         gguf.header().whole(gguf.content.tensor_infos.len())?;
         Ok(gguf)
+    }
+
+    /// The byte, from the first tensor on, at which the last one ends.
+    ///
+    /// # Errors
+    /// Two tensors overlap, or one is not made of whole blocks.
+    fn end_of_tensors(&self) -> Result<u64> {
+        let fault =
+            |tensor: &str, fault: String| Error::Tensor { path: self.path.clone(), tensor: tensor.into(), fault };
+        let mut infos: Vec<_> = self.content.tensor_infos.iter().collect();
+        infos.sort_by_key(|(name, info)| (info.offset, *name));
+        let (mut end, mut before) = (0u64, "");
+        for (name, info) in infos {
+            let (dtype, block) = (info.ggml_dtype, info.ggml_dtype.block_size());
+            if !info.shape.dims().last().is_some_and(|cols| cols.is_multiple_of(block)) {
+                return Err(fault(name, format!("{:?} is not made of whole {dtype:?} blocks", info.shape.dims())));
+            }
+            if info.offset < end {
+                return Err(fault(name, format!("overlaps `{before}`; download the file again")));
+            }
+            let bytes = (info.shape.elem_count() / block * dtype.type_size()) as u64;
+            (end, before) = (info.offset.saturating_add(bytes), name);
+        }
+        Ok(end)
     }
 
     fn header(&self) -> Header<'_> {
@@ -55,7 +81,7 @@ impl GgufFile {
 
     /// The architecture's sizes, which the tensors agree with.
     pub(crate) fn shape(&self) -> Result<ModelShape> {
-        let vocabulary = self.info("token_embd.weight")?[0];
+        let vocabulary = self.info("token_embd.weight")?.first().copied().unwrap_or_default();
         let shape = ModelShape {
             tied_embeddings: !self.has("output.weight"),
             rope_scaling: self.rope_factors()?,
@@ -132,15 +158,29 @@ impl GgufFile {
     }
 
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::from_gguf(&self.content).map_err(|e| Error::Model {
+        tokenizer::read(&self.content).map_err(|e| Error::Model {
             path: self.path.clone(),
             fault: format!("its tokenizer cannot be used: {e}"),
             help: "use the Hugging Face folder of the model, with tokenizer.json",
         })
     }
 
-    pub(crate) fn chat_template(&self) -> Option<String> {
-        self.content.metadata.get("tokenizer.chat_template")?.to_string().ok().cloned()
+    /// The default template and those under names; none where there is none.
+    pub(crate) fn chat_templates(&self) -> Result<Option<Templates>> {
+        let mut keys: Vec<_> = self.content.metadata.iter().collect();
+        keys.sort_by_key(|(key, _)| key.as_str());
+        let mut found: Option<Templates> = None;
+        for (key, value) in keys {
+            let Some(name) = key.strip_prefix("tokenizer.chat_template").filter(|name| *name != "s") else { continue };
+            let name = name.strip_prefix('.').unwrap_or("default");
+            let text = value.to_string().map_err(|_| Error::Model {
+                path: self.path.clone(),
+                fault: format!("`{key}` is no text"),
+                help: "download the file again",
+            })?;
+            found = Some(found.unwrap_or_default().with(Some(name), text.clone()));
+        }
+        Ok(found)
     }
 
     /// Text of the special token whose id stands under `tokenizer.ggml.<which>_token_id`.
