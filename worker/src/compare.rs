@@ -17,6 +17,17 @@ pub fn run(model: &Path, adapter: Option<&Path>, out: &PathBuf) -> Result<ExitCo
     let Logits { ids, logits, notes } = bench::logits(model, &config, adapter)?;
     notes.iter().for_each(|note| console::note(&format!("warning: {note}")));
     let tensors = HashMap::from([("ids".to_owned(), ids), ("logits".to_owned(), logits)]);
-    candle_core::safetensors::save(&tensors, out).map_err(qlora_trainer::Error::from)?;
+    // Beside the file first: what stands under its name is whole.
+    let mut partial = out.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let written = candle_core::safetensors::save(&tensors, &partial);
+    let named = written.map_err(qlora_trainer::Error::from).map_err(WorkerError::from);
+    let named = named.and_then(|()| std::fs::rename(&partial, out).map_err(WorkerError::io(out)));
+    if named.is_err() {
+        // The error that is already there says why.
+        drop(std::fs::remove_file(&partial));
+    }
+    named?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,5 @@
-//! Numbers of events as JSON, which has none for those that are not finite: they are written as a word.
+//! Numbers of events as JSON, which has none for those that are not finite: they are written as the words that every
+//! program here prints, `NaN`, `Infinity` and `-Infinity`.
 
 use serde::{Deserialize, Deserializer, Serializer};
 
@@ -10,7 +11,12 @@ enum Written {
 }
 
 pub(crate) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
-    if value.is_finite() { to.serialize_f64(*value) } else { to.serialize_str(&value.to_string()) }
+    match *value {
+        value if value.is_finite() => to.serialize_f64(value),
+        value if value.is_nan() => to.serialize_str("NaN"),
+        value if value > 0.0 => to.serialize_str("Infinity"),
+        _ => to.serialize_str("-Infinity"),
+    }
 }
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {

@@ -48,6 +48,10 @@ pub enum Error {
         "the loss of the first row is {loss} before any step; the model's weights are too large to compute with; take another model"
     )]
     FirstLoss { loss: f64 },
+    #[error(
+        "{what} is not finite; {origin} is the first to give such a number; the weights or the adapter are too large to compute with"
+    )]
+    Result { what: String, origin: String },
     #[error("a sequence of {tokens} tokens is longer than the {positions} positions that the model is loaded for")]
     Positions { tokens: usize, positions: usize },
     #[error("each of the {rows} rows has more tokens than the model's {positions} positions; cut them")]
@@ -117,6 +121,7 @@ impl Error {
             | Self::Export { .. }
             | Self::NoGradient { .. }
             | Self::FirstLoss { .. }
+            | Self::Result { .. }
             | Self::Positions { .. }
             | Self::NoRow { .. }
             | Self::Vocabulary { .. }

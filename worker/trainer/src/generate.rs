@@ -1,13 +1,13 @@
 //! Answers, token by token, with cached keys and values.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 use qlora_data::{ChatTemplate, Conversation, IGNORE};
 use serde_json::json;
 use tokenizers::Tokenizer;
 
 use crate::lora::Adapters;
-use crate::model::Decoder;
+use crate::model::{Batch, Decoder};
 use crate::weights::ModelFiles;
 use crate::{Error, Result, metal};
 
@@ -75,7 +75,13 @@ fn tokens_on_this_thread(decoder: &Decoder, adapters: &Adapters, prompt: &[u32],
     let limit = how.max_new_tokens.min(decoder.positions().saturating_sub(prompt.len()) + 1);
     while out.len() < limit {
         // One row: the processor picks from it.
-        let next = sampler.sample(&logits.to_device(&Device::Cpu)?)?;
+        let row = logits.to_device(&Device::Cpu)?;
+        if row.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().any(|logit| !logit.is_finite()) {
+            let ids: Vec<u32> = prompt.iter().chain(&out).copied().collect();
+            let origin = decoder.origin(&Batch::plain(&ids), adapters)?;
+            return Err(Error::Result { what: format!("a logit for token {} of the answer", out.len() + 1), origin });
+        }
+        let next = sampler.sample(&row)?;
         if how.end_ids.contains(&next) {
             break;
         }

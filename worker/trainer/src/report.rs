@@ -117,6 +117,10 @@ mod tests {
     /// A skipped step is the one event that a person must see, and its loss is no number of JSON.
     #[test]
     fn events_with_numbers_that_are_not_finite_are_read_back() {
+        for (value, word) in [(f64::NAN, "NaN"), (f64::INFINITY, "Infinity"), (f64::NEG_INFINITY, "-Infinity")] {
+            let text = serde_json::to_value(Event::Evaluation { step: 1, loss: value, tokens: 1 }).expect("JSON");
+            assert!(text.to_string().contains(&format!("\"{word}\"")), "{text}");
+        }
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 2.5] {
             let step = StepReport {
                 step: 3,

@@ -145,7 +145,12 @@ impl Answerer {
                 continue;
             }
             let batch = Batch::pack([&sample]);
-            sum += self.decoder.loss(&batch, &self.adapters)?;
+            let loss = self.decoder.loss(&batch, &self.adapters)?;
+            if !loss.is_finite() {
+                let origin = self.decoder.origin(&batch, &self.adapters)?;
+                return Err(Error::Result { what: format!("{place}: the loss of the row"), origin });
+            }
+            sum += loss;
             scores.tokens += batch.targets.len();
             let answered = self.graded(&example)?;
             scores.rows += 1;

@@ -20,7 +20,7 @@ use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
 use crate::step::Trainer;
 use crate::weights::Checkpoint;
-use crate::{Result, device};
+use crate::{Error, Result, device};
 
 use kernels::Case;
 
@@ -236,7 +236,13 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
         None => Adapters::without_effect(&decoder.shape, &device)?,
     };
     let sample = random_sample(length, decoder.shape.vocabulary);
-    let logits = decoder.logits(&Batch::pack([&sample]), &adapters)?;
+    let batch = Batch::pack([&sample]);
+    let logits = decoder.logits(&batch, &adapters)?;
+    let broken = |row: &Vec<f32>| row.iter().any(|logit| !logit.is_finite());
+    if let Some(row) = logits.to_vec2::<f32>()?.iter().position(broken) {
+        let origin = decoder.origin(&batch, &adapters)?;
+        return Err(Error::Result { what: format!("a logit at position {row}"), origin });
+    }
     let ids = Tensor::new(sample.ids.as_slice(), &device)?.to_dtype(DType::I64)?;
     Ok(Logits { ids, logits, notes: checkpoint.files.notes })
 }

@@ -45,6 +45,11 @@ impl Batch {
         batch
     }
 
+    /// One sequence of `ids` from which nothing is learnt.
+    pub(crate) fn plain(ids: &[u32]) -> Self {
+        Self { ids: ids.to_vec(), spans: Span::packed(&[ids.len()]), rows: vec![], targets: vec![] }
+    }
+
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
@@ -277,6 +282,22 @@ impl Decoder {
         Ok(x)
     }
 
+    /// The first part of the model whose output for `batch` has a number that is not finite.
+    pub(crate) fn origin(&self, batch: &Batch, adapters: &Adapters) -> Result<String> {
+        let pass = self.pass(adapters, &batch.ids, &batch.spans, None)?;
+        let mut x = self.embed(&batch.ids)?;
+        if !is_finite(&x)? {
+            return Ok("the embedding".into());
+        }
+        for block in &self.blocks {
+            x = block.finish(&pass, &block.run(&pass, x.into())?)?;
+            if !is_finite(&x)? {
+                return Ok(format!("block {}", block.index));
+            }
+        }
+        Ok("the output layer".into())
+    }
+
     /// Loss of the batch, summed in nats, without dropout and without gradients; found on a thread of the pool, as a
     /// training step is.
     pub fn loss(&self, batch: &Batch, adapters: &Adapters) -> Result<f64> {
@@ -315,6 +336,11 @@ impl Decoder {
         let (hidden, _) = rms_norm::forward(&last, &self.norm, self.shape.norm_epsilon)?;
         Ok(self.project(hidden)?.squeeze(0)?)
     }
+}
+
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    let values = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.iter().all(|value| value.is_finite()))
 }
 
 /// Frozen matrices are written out as `dtype` at once, or when they are needed.
