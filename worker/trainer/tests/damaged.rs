@@ -161,6 +161,28 @@ fn the_way_of_cutting_text_is_the_one_that_a_gguf_names() {
 }
 
 #[test]
+fn a_byte_level_cut_that_gguf_has_no_name_for_is_refused() {
+    let home = tempfile::tempdir().expect("a folder");
+    let base = base(home.path());
+    let path = base.join("tokenizer.json");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&path).expect("a tokenizer")).expect("JSON");
+    let mut written = |space: bool, regex: bool| {
+        tokenizer["pre_tokenizer"] =
+            json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": regex});
+        fs::write(&path, tokenizer.to_string()).expect("a tokenizer");
+        let out = home.path().join(format!("{space}-{regex}.gguf"));
+        let written = export::convert(&base, &out, &held_as("nf4"), ElementType::F16, &mut |_, _| {});
+        written.map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(written(false, true), Ok(()));
+    for (space, regex) in [(true, true), (false, false), (true, false)] {
+        let fault = written(space, regex).expect_err("another cut was written");
+        assert!(fault.contains("cuts text"), "{fault}");
+    }
+}
+
+#[test]
 fn more_blocks_than_tensors_are_refused_before_they_are_listed() {
     for layers in [300u64, 1 << 31, 1 << 40] {
         let home = tempfile::tempdir().expect("a folder");

@@ -155,9 +155,14 @@ fn cut(json: &Json) -> Option<&'static str> {
         return CUTS.iter().find(|(known, _)| *known == pattern).map(|(_, name)| *name);
     }
     let is = |part: &Json, kind: &str| part["type"] == kind;
+    // llama.cpp cuts with GPT-2's pattern and adds no space; without merges no cut makes a difference.
+    let merged = json["model"]["merges"].as_array().is_some_and(|merges| !merges.is_empty());
+    let as_gpt2 = |part: &Json| {
+        is(part, "ByteLevel") && part["add_prefix_space"] != true && (part["use_regex"] != false || !merged)
+    };
     match parts {
-        [bytes] if is(bytes, "ByteLevel") => Some("gpt-2"),
-        [digits, bytes] if is(digits, "Digits") && digits["individual_digits"] == true && is(bytes, "ByteLevel") => {
+        [bytes] if as_gpt2(bytes) => Some("gpt-2"),
+        [digits, bytes] if is(digits, "Digits") && digits["individual_digits"] == true && as_gpt2(bytes) => {
             Some("smollm")
         }
         _ => None,
