@@ -21,6 +21,7 @@ mod encoder;
 mod message;
 mod nulls;
 mod packing;
+mod reference;
 pub mod rows;
 mod sampler;
 mod shapes;
@@ -28,6 +29,7 @@ pub mod strict;
 mod template;
 mod text;
 mod tools;
+mod trained;
 
 pub use cache::load_cached;
 pub use chat::{Conversation, Example, RowError};

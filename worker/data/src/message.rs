@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::strict;
+use crate::trained::says_what_is_trained;
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
@@ -17,9 +18,6 @@ const REFUSED: [(&str, &str); 8] = [
     ("videos", "only text can be trained on"),
     ("prefix", "leave it out, and give the whole answer as `content`"),
 ];
-
-/// Names under which other programs say whether a message is trained on.
-const FLAGS: [&str; 8] = ["train", "trainable", "training", "loss", "loss_mask", "mask", "masked", "learn"];
 
 /// Keys that messages have in the forms that are read.
 const READ: [&str; 11] = [
@@ -41,7 +39,7 @@ const REASONING: [&str; 2] = ["thinking", "reasoning"];
 
 /// Whether the answer `message` is trained on.
 pub(crate) fn is_trained_on(message: &Value) -> bool {
-    message.get("weight").is_none_or(|weight| weight.as_f64() != Some(0.0))
+    message.as_object().is_none_or(is_weighed)
 }
 
 /// The keys of a message that are not read here; templates may read them.
@@ -63,16 +61,15 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
     content(&mut message)?;
     calls(&mut message, &role)?;
     weight(&mut message, &role)?;
-    // An answer that only calls has no text: `null` is how the documented form says so.
-    let says_nothing = message.get("content").is_none_or(Value::is_null);
+    let says_nothing = message.get("content").is_none_or(|content| content.is_null() || *content == "");
     message.retain(|key, value| !value.is_null() || (key == "content" && role == "assistant"));
     refused(&message)?;
     reasoning(&mut message)?;
+    result_id(&mut message)?;
     let calls = message.contains_key("tool_calls");
-    match (says_nothing, calls) {
-        (true, true) => drop(message.insert("content".into(), Value::Null)),
-        (true, false) => return Err("has neither `content` nor `tool_calls`".into()),
-        _ => {}
+    if says_nothing {
+        let nothing = nothing_said(&message, &role, calls)?;
+        message.insert("content".into(), nothing);
     }
     let text = message.get("content").and_then(Value::as_str).unwrap_or_default();
     let empty = role == "assistant" && text.trim().is_empty() && !calls;
@@ -81,6 +78,34 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
         return Err("is an empty answer; give it a text, or leave the message out".into());
     }
     Ok(message)
+}
+
+/// The content of a message that has none, whichever way that is written: files of columns cannot tell one from another.
+fn nothing_said(message: &Map<String, Value>, role: &str, calls: bool) -> Result<Value, String> {
+    let elsewhere = message.keys().find(|key| !READ.contains(&key.as_str()));
+    match (role, elsewhere) {
+        // An answer that only calls has no text: `null` is how the documented form says so.
+        ("assistant", _) if calls => Ok(Value::Null),
+        ("assistant", None) if !is_weighed(message) => Ok("".into()),
+        ("system" | "developer" | "tool", None) => Ok("".into()),
+        ("assistant", None) => Err("is an empty answer; give it a text, or leave the message out".into()),
+        (_, None) => Err("has no text; give it one, or leave the message out".into()),
+        (_, Some(key)) => Err(format!("has no `content`, and `{key}` is not read")),
+    }
+}
+
+fn is_weighed(message: &Map<String, Value>) -> bool {
+    message.get("weight").is_none_or(|weight| weight.as_f64() != Some(0.0))
+}
+
+/// The call that a result answers; an empty id names none.
+fn result_id(message: &mut Map<String, Value>) -> Result<(), String> {
+    match message.get("tool_call_id") {
+        Some(Value::String(id)) if id.is_empty() => drop(message.shift_remove("tool_call_id")),
+        None | Some(Value::String(_)) => {}
+        Some(other) => return Err(format!("has the `tool_call_id` {other}, which is not text")),
+    }
+    Ok(())
 }
 
 /// Content is text; a list of texts is joined.
@@ -99,6 +124,9 @@ fn content(message: &mut Map<String, Value>) -> Result<(), String> {
 }
 
 fn text_of_part(part: &Value) -> Result<&str, String> {
+    if let Some(key) = part.as_object().and_then(|part| part.keys().find(|key| says_what_is_trained(key))) {
+        return Err(format!("has `{key}` in a part of its `content`; whole answers are trained on, or not"));
+    }
     match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str)) {
         (Some("text"), Some(text)) => Ok(text),
         (Some("text"), None) => Err("has a part of type `text` without a `text`".into()),
@@ -130,6 +158,11 @@ fn calls(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
 fn normal_call(call: Value) -> Result<Value, String> {
     let Value::Object(mut call) = call else { return Err("is not an object".into()) };
     call.retain(|key, value| !value.is_null() || key == "arguments");
+    match call.get("id") {
+        Some(Value::String(id)) if id.is_empty() => drop(call.shift_remove("id")),
+        None | Some(Value::String(_)) => {}
+        Some(other) => return Err(format!("has the `id` {other}, which is not text")),
+    }
     if call.get("type").is_some_and(|kind| kind != "function") {
         return Err(format!("is of type {}; only functions can be called", call["type"]));
     }
@@ -201,7 +234,7 @@ fn refused(message: &Map<String, Value>) -> Result<(), String> {
     if let Some((key, help)) = REFUSED.iter().find(|(key, _)| means_something(key)) {
         return Err(format!("has `{key}`, which is not read; {help}"));
     }
-    match FLAGS.iter().find(|key| message.contains_key(**key)) {
+    match message.keys().find(|key| *key != "weight" && says_what_is_trained(key)) {
         Some(key) => {
             Err(format!("has `{key}`, which is not read; write `weight: 0` for an answer that is not trained on"))
         }
@@ -212,14 +245,19 @@ fn refused(message: &Map<String, Value>) -> Result<(), String> {
 /// Templates read `reasoning_content`; transformers fills it from its other names too.
 fn reasoning(message: &mut Map<String, Value>) -> Result<(), String> {
     for key in REASONING {
-        if let Some(text) = message.shift_remove(key) {
-            if message.contains_key("reasoning_content") {
+        let text = message.shift_remove(key).filter(|text| *text != "");
+        if let Some(text) = text {
+            if message.get("reasoning_content").is_some_and(|text| *text != "") {
                 return Err(format!("has both `{key}` and `reasoning_content`; keep one"));
             }
             message.insert("reasoning_content".into(), text);
         }
     }
     match message.get("reasoning_content") {
+        Some(Value::String(text)) if text.trim().is_empty() => {
+            message.shift_remove("reasoning_content");
+            Ok(())
+        }
         None | Some(Value::String(_)) => Ok(()),
         Some(other) => Err(format!("has {other} as its `reasoning_content`, which is not text")),
     }
@@ -245,12 +283,26 @@ mod tests {
             json!({"tool_calls": null}),
             json!({"tool_calls": ""}),
             json!({"weight": null, "name": null, "reasoning_content": null}),
+            json!({"reasoning_content": "", "tool_calls": " "}),
+            json!({"thinking": "\n"}),
             json!({"weight": 1.0, "refusal": null, "function_call": null, "audio": null}),
         ] {
             let mut rest = json!({"content": "a"});
             rest.as_object_mut().expect("an object").extend(nothing.as_object().expect("an object").clone());
             assert_eq!(assistant(rest).as_ref(), Ok(&plain), "{nothing}");
         }
+        let called = assistant(json!({"tool_calls": [{"name": "f"}]})).expect("a message");
+        for content in [json!(null), json!(""), json!([]), json!([{"type": "text", "text": ""}])] {
+            let message = assistant(json!({"content": content, "tool_calls": [{"name": "f", "id": ""}]}));
+            assert_eq!(message.as_ref(), Ok(&called), "{content}");
+            for (role, wanted) in [("tool", true), ("system", true), ("user", false), ("assistant", false)] {
+                let absent = normal_message(json!({"role": role}));
+                let message = normal_message(json!({"role": role, "content": content, "tool_call_id": ""}));
+                assert_eq!(message, absent, "{role} {content}");
+                assert_eq!(message.is_ok(), wanted, "{role} {content}");
+            }
+        }
+        assert!(normal_message(json!({"role": "tool", "output": "4"})).expect_err("a fault").contains("`output`"));
         let wanted = json!({"type": "function", "function": {"name": "f", "arguments": {}}});
         for call in [
             json!({"name": "f"}),
@@ -276,6 +328,7 @@ mod tests {
             (json!([{"type": "image_url", "image_url": "x"}]), "`image_url`"),
             (json!(["a"]), "\"a\""),
             (json!([{"type": "text"}]), "without a `text`"),
+            (json!([{"type": "text", "text": "a", "train": false}]), "`train`"),
             (json!(""), "empty answer"),
             (json!(" \n"), "empty answer"),
         ] {
@@ -292,6 +345,9 @@ mod tests {
         for (rest, named) in [
             (json!({"content": "a", "weight": 0.5}), "0.5"),
             (json!({"content": "a", "train": false}), "`train`"),
+            (json!({"content": "a", "lossWeight": 0.5}), "`lossWeight`"),
+            (json!({"content": "a", "train_detail": [{"begin_offset": 0}]}), "`train_detail`"),
+            (json!({"content": "a", "tool_calls": [{"name": "f", "id": 7}]}), "`id`"),
             (json!({"content": "a", "prefix": true}), "`prefix`"),
             (json!({"content": null, "function_call": {"name": "f", "arguments": "{}"}}), "`function_call`"),
             (json!({"tool_calls": [{"name": "f", "parameters": {"x": 1}}]}), "`parameters`"),

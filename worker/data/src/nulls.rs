@@ -6,10 +6,11 @@
 
 use serde_json::{Map, Value};
 
+use crate::reference::resolve;
 use crate::tools::function_of;
 
 /// References that are followed before a schema counts as one that says nothing.
-const HOPS: usize = 16;
+const HOPS: usize = 256;
 
 /// Leaves out the null arguments that stand for nothing.
 pub(crate) fn prune_arguments(messages: &mut [Value], tools: &[Value]) {
@@ -38,8 +39,10 @@ fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
             });
         }
         Value::Array(items) => {
-            let of_items: Vec<&Value> = schemas.iter().filter_map(|schema| schema.get("items")).collect();
-            items.iter_mut().for_each(|item| prune(item, &of_items, root));
+            for (place, item) in items.iter_mut().enumerate() {
+                let of_item: Vec<&Value> = schemas.iter().filter_map(|schema| of_item(schema, place)).collect();
+                prune(item, &of_item, root);
+            }
         }
         _ => {}
     }
@@ -50,14 +53,22 @@ fn of_property<'s>(schema: &'s Value, key: &str) -> Option<&'s Value> {
     named.or_else(|| schema.get("additionalProperties"))
 }
 
+/// The schema of the item at `place`: lists of schemas come first, under either of their names.
+fn of_item(schema: &Value, place: usize) -> Option<&Value> {
+    let listed = |key: &str| schema.get(key).and_then(Value::as_array);
+    let by_place = listed("prefixItems").or_else(|| listed("items")).and_then(|schemas| schemas.get(place));
+    by_place.or_else(|| schema.get("items").filter(|items| !items.is_array())).or_else(|| schema.get("additionalItems"))
+}
+
 /// `schema` and those that it is made of, references followed.
 fn in_place<'s>(schema: &'s Value, root: &'s Value) -> Vec<&'s Value> {
     let mut found: Vec<&Value> = vec![schema];
     let mut next = 0;
     while next < found.len() && found.len() < HOPS {
         let schema = found[next];
-        let reference = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix('#'));
-        found.extend(reference.and_then(|path| root.pointer(path)));
+        let reference = schema.get("$ref").and_then(Value::as_str);
+        let target = reference.and_then(|reference| resolve(root, reference));
+        found.extend(target.filter(|target| !found.iter().any(|known| std::ptr::eq(*known, *target))));
         for key in ["anyOf", "oneOf", "allOf"] {
             found.extend(schema.get(key).and_then(Value::as_array).into_iter().flatten());
         }
@@ -82,10 +93,8 @@ pub(crate) fn prune_schema(schema: &mut Value) {
     for (key, value) in object.iter_mut() {
         match key.as_str() {
             "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas" => prune_each(value),
-            "anyOf" | "oneOf" | "allOf" | "prefixItems" => {
-                value.as_array_mut().into_iter().flatten().for_each(prune_schema);
-            }
             "default" | "const" | "enum" | "examples" | "example" => {}
+            _ if value.is_array() => value.as_array_mut().into_iter().flatten().for_each(prune_schema),
             _ => prune_schema(value),
         }
     }
@@ -140,6 +149,16 @@ mod tests {
             "inner": {"b": null}, "list": [{"a": null}, null],
         });
         assert_eq!(pruned(&parameters, given), kept);
+        let by_place = json!({"properties": {
+            "new": {"prefixItems": [{"properties": {"a": {"nullable": true}}}], "items": {"properties": {"b": {"type": "null"}}}},
+            "old": {"items": [{"properties": {"a": {"nullable": true}}}]},
+            "named": {"$ref": "#/$defs/x%20y"},
+        }, "$defs": {"x y": {"type": ["null", "string"]}}});
+        let both = json!({"a": null, "b": null});
+        assert_eq!(
+            pruned(&by_place, json!({"new": [both, both], "old": [both], "named": null})),
+            json!({"new": [{"a": null}, {"b": null}], "old": [{"a": null}], "named": null})
+        );
         assert_eq!(pruned(&Value::Null, json!({"a": null, "b": 1})), json!({"b": 1}));
         let loops = json!({"properties": {"a": {"$ref": "#/properties/b"}, "b": {"$ref": "#/properties/a"}}});
         assert_eq!(pruned(&loops, json!({"a": null, "b": 2})), json!({"b": 2}));

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::chat::RowError;
 use crate::nulls::prune_top;
 use crate::strict;
+use crate::trained::{asks_for_nothing, says_what_is_trained};
 
 /// What a row holds.
 pub(crate) enum Shape {
@@ -14,7 +15,7 @@ pub(crate) enum Shape {
 }
 
 /// Keys that change what a row means, and that are not carried out, with what to do instead.
-const REFUSED: [(&str, &str); 14] = [
+const REFUSED: [(&str, &str); 12] = [
     ("functions", "write `tools`, a list of function definitions"),
     ("function_call", "write `tool_calls` in the assistant's message"),
     ("documents", "write what they say into a message"),
@@ -26,9 +27,7 @@ const REFUSED: [(&str, &str); 14] = [
     ("audios", "only text can be trained on"),
     ("chosen", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
     ("rejected", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
-    ("weight", "give the answers their weights: `weight: 0` in a message"),
     ("chat_template_kwargs", "templates are given no variables; leave it out"),
-    ("loss_mask", "write `weight: 0` in messages that are not trained on"),
 ];
 
 /// Keys that some shape reads.
@@ -84,13 +83,18 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
 /// The keys of a row that are not read.
 pub(crate) fn unread(row: &Value) -> impl Iterator<Item = &str> {
     let entries = row.as_object().into_iter().flatten();
-    entries.filter(|(key, value)| !value.is_null() && !READ.contains(&key.as_str())).map(|(key, _)| key.as_str())
+    let is_unread = |key: &str| !READ.contains(&key) && !says_what_is_trained(key);
+    entries.filter(move |(key, value)| !value.is_null() && is_unread(key)).map(|(key, _)| key.as_str())
 }
 
 fn refused(row: &Map<String, Value>) -> Result<(), RowError> {
     let means_something = |value: &Value| *value != json!([]) && *value != json!("") && *value != json!({});
     if let Some((key, help)) = REFUSED.iter().find(|(key, _)| row.get(*key).is_some_and(means_something)) {
         return Err(fault(key, &format!("is not read; {help}")));
+    }
+    if let Some((key, _)) = row.iter().find(|(key, value)| says_what_is_trained(key) && !asks_for_nothing(key, value)) {
+        let help = "write `weight: 0` in the messages that are not trained on, and leave out the rows that are not";
+        return Err(fault(key, &format!("says what is trained on, and is not read; {help}")));
     }
     if row.get("label").is_some_and(Value::is_boolean) && row.contains_key("completion") {
         return Err(fault(
@@ -271,6 +275,13 @@ mod tests {
             (json!({"functions": [{"name": "f"}]}), "`functions`"),
             (json!({"images": ["x.png"]}), "`images`"),
             (json!({"weight": 0}), "`weight`"),
+            (json!({"weight": 2}), "`weight`"),
+            (json!({"loss_weight": 0.5}), "`loss_weight`"),
+            (json!({"train_on": "last"}), "`train_on`"),
+            (json!({"train": false}), "`train`"),
+            (json!({"ignore": true}), "`ignore`"),
+            (json!({"loss-mask": [0, 1]}), "`loss-mask`"),
+            (json!({"Mask": true}), "`Mask`"),
             (json!({"rejected": "no"}), "`rejected`"),
             (json!({"tools": "f"}), "`tools`"),
             (json!({"system": 3}), "`system`"),
@@ -282,6 +293,8 @@ mod tests {
         }
         let twice = json!({"system": "s", "messages": [{"role": "system", "content": "t"}, {"role": "assistant", "content": "a"}]});
         assert!(Example::from_value(twice).expect_err("a fault").to_string().contains("`system`"));
+        let usual = json!({"messages": messages, "weight": 1.0, "train": true, "ignore": false, "loss_mask": null});
+        assert!(Example::from_value(usual).is_ok());
         let bad = json!({"prompt": "p", "completion": "c", "label": false});
         assert!(Example::from_value(bad).expect_err("a fault").to_string().contains("`label`"));
         for row in [

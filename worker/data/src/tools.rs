@@ -57,7 +57,10 @@ fn normal_tool(tool: Value) -> Result<Value, String> {
             tool.shift_remove("type");
             return Ok(json!({"type": "function", "function": function(tool)?}));
         }
-        Some(Value::Object(inner)) => function(inner)?,
+        Some(Value::Object(inner)) => {
+            beside(&tool)?;
+            function(inner)?
+        }
         Some(_) => return Err("has a `function` that is not an object".into()),
     };
     tool.insert("function".into(), Value::Object(function));
@@ -66,6 +69,15 @@ fn normal_tool(tool: Value) -> Result<Value, String> {
         tool.shift_insert(0, "type".into(), "function".into());
     }
     Ok(Value::Object(tool))
+}
+
+/// Refuses what stands beside `function`, where nothing reads it.
+fn beside(tool: &Map<String, Value>) -> Result<(), String> {
+    let known = |key: &str| matches!(key, "type" | "function" | "strict");
+    match tool.iter().find(|(key, value)| !value.is_null() && !known(key)) {
+        Some((key, _)) => Err(format!("has `{key}` beside `function`; write it inside, or leave it out")),
+        None => Ok(()),
+    }
 }
 
 /// A function's definition with its schema under `parameters`.
@@ -129,6 +141,9 @@ mod tests {
             (json!([{"type": "web_search", "name": "f"}]), "web_search"),
             (json!([{"name": "f", "parameters": {"type": "object"}, "input_schema": {"type": "object"}}]), "two names"),
             (json!([3]), "tool 0 is not an object"),
+            (json!([{"function": {"name": "f"}, "parameters": {"type": "object"}}]), "`parameters` beside `function`"),
+            (json!([{"type": "function", "function": {"name": "f"}, "required": ["x"]}]), "`required` beside"),
+            (json!([{"type": "function", "function": {"name": "f"}, "enabled": false}]), "`enabled` beside"),
         ] {
             let fault = normal_tools(Some(tools)).expect_err("a fault");
             assert!(fault.contains(named), "{fault}");

@@ -48,6 +48,50 @@ fn nullable_is_carried_out() {
 }
 
 #[test]
+fn properties_may_have_the_names_of_keywords() {
+    let words = ["default", "nullable", "enum", "const", "examples", "items", "type", "properties", "$ref", "required"];
+    for word in words {
+        let schema = json!({"type": "object", "properties": {word: {"type": "string", "nullable": true}},
+            "additionalProperties": false});
+        assert!(findings(&called(schema.clone(), json!({word: "x"}))).is_empty(), "{word}");
+        assert!(findings(&called(schema.clone(), json!({word: null}))).is_empty(), "{word}");
+        assert_eq!(findings(&called(schema, json!({word: 3}))).len(), 1, "{word}");
+    }
+}
+
+#[test]
+fn nullable_moves_no_schema_that_others_refer_to() {
+    let schema = json!({"type": "object", "properties": {
+        "first": {"type": "object", "nullable": true, "properties": {"n": {"type": "integer"}}},
+        "n": {"$ref": "#/properties/first/properties/n"},
+        "same": {"$ref": "#/$defs/a%20b", "nullable": true},
+        "slash": {"$ref": "#/$defs/c~1d~0e"},
+        "either": {"oneOf": [{"type": "integer"}, {"type": "boolean"}], "nullable": true},
+        "only": {"const": 7, "nullable": true},
+        "free": true,
+        "pair": {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string", "nullable": true}], "items": false},
+    }, "$defs": {"a b": {"type": "integer"}, "c/d~e": {"type": "boolean"}}});
+    let right = json!({"first": {"n": 1}, "n": 2, "same": 3, "slash": true, "either": 4, "only": 7, "free": [1], "pair": [1, null]});
+    assert!(findings(&called(schema.clone(), right)).is_empty());
+    assert!(
+        findings(&called(schema.clone(), json!({"first": null, "same": null, "either": null, "only": null})))
+            .is_empty()
+    );
+    for wrong in [
+        json!({"first": {"n": "x"}}),
+        json!({"n": "x"}),
+        json!({"same": "x"}),
+        json!({"slash": 3}),
+        json!({"either": "x"}),
+        json!({"only": 8}),
+        json!({"pair": [1, 2]}),
+        json!({"pair": [1, "a", 2]}),
+    ] {
+        assert_eq!(findings(&called(schema.clone(), wrong.clone())).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
 fn a_schema_that_says_nothing_is_a_finding() {
     for (parameters, named) in [
         (json!({"mesh": {"type": "integer"}}), "`mesh` of its parameters is no keyword"),
@@ -56,6 +100,26 @@ fn a_schema_that_says_nothing_is_a_finding() {
             "`b` of its parameters.a",
         ),
         (json!({"type": "array", "items": {}}), "of type \"array\""),
+        (json!({"city": "the name of the city", "days": "how many"}), "`city`, `days`, no keywords"),
+        (json!({"type": "object", "city": "the name of the city"}), "`city`, no keywords"),
+        (json!({"name": "the name of the user", "title": "their title"}), "only `name`, `title`"),
+        (
+            json!({"name": {"type": "string"}}),
+            "`name` of its parameters is a keyword of JSON Schema that takes no object",
+        ),
+        (json!({"type": "object", "properties": {"a": {"type": "str"}}}), "\"str\" of its parameters.a is no type"),
+        (json!({"type": "object", "properties": {"a": {"type": ["int", "null"]}}}), "is no type"),
+        (json!({"type": "dict", "properties": {}}), "\"dict\" of its parameters is no type"),
+        (json!({"type": "object", "properties": {"a": {"type": "string", "max_length": 3}}}), "write `maxLength`"),
+        (json!({"type": "object", "properties": {"a": {"items": [{"type": "integer"}]}}}), "write `prefixItems`"),
+        (
+            json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "object",
+            "properties": {"a": {"prefixItems": [{"type": "integer"}]}}}),
+            "not in the draft",
+        ),
+        (json!(true), "its parameters are true"),
+        (json!([{"name": "city", "type": "string"}]), "write a schema of type object"),
+        (json!({"properties": {"to": {"$ref": "#/$defs/a%20b"}}}), "leads nowhere"),
         (
             json!({"properties": {"to": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}}}),
             "`#/$defs/A` of its parameters.to leads back",
@@ -96,6 +160,17 @@ fn tools_are_defined_once_and_under_names_that_are_read() {
         assert!(row(json!([{"name": "f", key: schema}])).iter().any(|f| f.contains("above the maximum 0")), "{key}");
     }
     assert!(row(json!([{"name": "f", "response": {"type": "object"}}])).is_empty());
+    for (key, value) in
+        [("required", json!(["y"])), ("properties", json!({"y": {"type": "string"}})), ("$defs", json!({"a": {}}))]
+    {
+        for tool in
+            [json!({"name": "f", key: value}), json!({"name": "f", "parameters": {"type": "object"}, key: value})]
+        {
+            let found = row(json!([tool]));
+            assert!(found.len() == 1 && found[0].contains(&format!("`{key}` stands beside")), "{found:?}");
+        }
+    }
+    assert!(row(json!([{"name": "f", "parameters": {"type": "object"}, "required": null}])).is_empty());
 }
 
 #[test]
@@ -111,6 +186,9 @@ fn results_answer_the_calls_before_them() {
         )
     };
     assert!(row(&["a", "b"], &["b", "a"]).is_empty());
+    assert!(row(&[""], &["z"]).is_empty(), "a call without an id is answered by any");
+    assert!(row(&["a", ""], &["z", "a"]).is_empty());
+    assert_eq!(row(&["a", ""], &["y", "z"]).len(), 1);
     assert_eq!(row(&["a"], &["z"]), ["message 2: the result's `tool_call_id` `z` is that of no call before it"]);
     assert_eq!(row(&["a"], &["a", "a"]), ["message 3: a tool result without a call before it"]);
     assert_eq!(row(&["a", "a"], &["a", "a"]), ["message 1: two of its calls have the id `a`"]);

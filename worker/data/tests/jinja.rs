@@ -90,6 +90,13 @@ fn ids_are_made_up_alike_where_the_row_gives_none() {
     let wanted = "user assistant#call00001#call00002 tool=call00001 tool=call00002 assistant ";
     assert_eq!(text(none(), none()).expect("text"), wanted);
     assert_eq!(text(none(), none()).expect("text"), wanted);
+    let wanted = "user assistant#aaaaaaaa1#aaaaaaaa2 tool=aaaaaaaa1 tool=aaaaaaaa2 assistant ";
+    assert_eq!(text(none(), [json!("aaaaaaaa1"), json!("aaaaaaaa2")]).expect("text"), wanted, "ids of results");
+    let wanted = "user assistant#aaaaaaaa1#aaaaaaaa2 tool=aaaaaaaa2 tool=aaaaaaaa1 assistant ";
+    let half = [json!(""), json!("aaaaaaaa2")];
+    assert_eq!(text(half, [json!("aaaaaaaa2"), json!("aaaaaaaa1")]).expect("text"), wanted, "one id of two");
+    let wanted = "user assistant#call00002#call00001 tool=call00002 tool=call00001 assistant ";
+    assert_eq!(text([Value::Null, json!("call00001")], none()).expect("text"), wanted, "no id is made twice");
     let own = || [json!("aaaaaaaa1"), json!("aaaaaaaa2")];
     let swapped = [json!("aaaaaaaa2"), json!("aaaaaaaa1")];
     let wanted = "user assistant#aaaaaaaa1#aaaaaaaa2 tool=aaaaaaaa2 tool=aaaaaaaa1 assistant ";

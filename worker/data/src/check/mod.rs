@@ -1,6 +1,8 @@
 //! Holds conversations against the rules that training on them relies on: who speaks when, and every tool call
 //! against the JSON Schema of its tool.
 
+mod keywords;
+mod nullable;
 mod schema;
 
 use std::collections::HashMap;
@@ -57,19 +59,28 @@ fn compile(conversation: &Conversation, findings: &mut Vec<Finding>) -> HashMap<
         let mut fault = |text: String| {
             findings.push(Finding { message: None, tool_call: None, text: format!("tool `{name}`: {text}") });
         };
+        for key in BESIDE.iter().filter(|key| function.get(**key).is_some_and(says_something)) {
+            fault(format!("`{key}` stands beside `parameters`, where it is not read; it belongs into their schema"));
+        }
         let compiled = match function.get("parameters") {
             None => {
-                if let Some((key, _)) = function.iter().find(|(key, value)| is_schema_elsewhere(key, value)) {
+                let beside = |key: &str| BESIDE.contains(&key);
+                let mut entries = function.iter().filter(|(key, _)| !beside(key));
+                if let Some((key, _)) = entries.find(|(key, value)| is_schema_elsewhere(key, value)) {
                     fault(format!("`{key}` is not read; the schema of its parameters belongs under `parameters`"));
                 }
                 None
             }
             Some(schema) => {
-                schema::faults(schema).into_iter().for_each(&mut fault);
+                let faults = schema::faults(schema);
+                let named = !faults.is_empty();
+                faults.into_iter().for_each(&mut fault);
                 match schema::validator(schema) {
                     Ok(validator) => Some(validator),
                     Err(e) => {
-                        fault(format!("its parameters are not JSON Schema: {e}"));
+                        if !named {
+                            fault(format!("its parameters are not JSON Schema: {e}"));
+                        }
                         None
                     }
                 }
@@ -83,6 +94,22 @@ fn compile(conversation: &Conversation, findings: &mut Vec<Finding>) -> HashMap<
     tools
 }
 
+/// Keywords of a schema that some sets write beside it.
+const BESIDE: [&str; 8] = [
+    "required",
+    "properties",
+    "additionalProperties",
+    "patternProperties",
+    "$defs",
+    "definitions",
+    "optional",
+    "arguments",
+];
+
+fn says_something(value: &Value) -> bool {
+    ![Value::Null, Value::Array(Vec::new()), Value::Object(serde_json::Map::new()), "".into()].contains(value)
+}
+
 /// Whether `key` of a function without parameters looks like a schema of them under another name.
 fn is_schema_elsewhere(key: &str, value: &Value) -> bool {
     let is_result = ["return", "returns", "response", "output", "output_schema", "outputSchema"].contains(&key);
@@ -94,6 +121,8 @@ fn is_schema_elsewhere(key: &str, value: &Value) -> bool {
 struct Open {
     calls: usize,
     ids: Vec<String>,
+    /// Calls without an id, which any result may answer.
+    nameless: usize,
 }
 
 impl Open {
@@ -102,7 +131,7 @@ impl Open {
         let calls = message["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
         let ids: Vec<String> = calls.iter().filter_map(|call| call["id"].as_str()).map(str::to_owned).collect();
         let twice = ids.iter().enumerate().find(|(i, id)| ids[..*i].contains(id)).map(|(_, id)| id.clone());
-        (Self { calls: calls.len(), ids }, twice)
+        (Self { calls: calls.len(), nameless: calls.len() - ids.len(), ids }, twice)
     }
 
     /// What is wrong with the result `message`.
@@ -111,12 +140,17 @@ impl Open {
             return Some("a tool result without a call before it".into());
         }
         self.calls -= 1;
-        let id = message["tool_call_id"].as_str().filter(|_| !self.ids.is_empty())?;
+        let id = message["tool_call_id"].as_str()?;
         match self.ids.iter().position(|open| open == id) {
             Some(place) => {
                 self.ids.remove(place);
                 None
             }
+            None if self.nameless > 0 => {
+                self.nameless -= 1;
+                None
+            }
+            None if self.ids.is_empty() => None,
             None => Some(format!("the result's `tool_call_id` `{id}` is that of no call before it")),
         }
     }

@@ -6,97 +6,9 @@
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value, json};
 
-/// Keywords of JSON Schema and OpenAPI.
-const KEYWORDS: [&str; 66] = [
-    "type",
-    "properties",
-    "required",
-    "description",
-    "title",
-    "default",
-    "enum",
-    "const",
-    "items",
-    "prefixItems",
-    "additionalItems",
-    "additionalProperties",
-    "patternProperties",
-    "propertyNames",
-    "unevaluatedProperties",
-    "unevaluatedItems",
-    "minProperties",
-    "maxProperties",
-    "dependencies",
-    "dependentRequired",
-    "dependentSchemas",
-    "minItems",
-    "maxItems",
-    "uniqueItems",
-    "contains",
-    "minContains",
-    "maxContains",
-    "minLength",
-    "maxLength",
-    "pattern",
-    "format",
-    "contentEncoding",
-    "contentMediaType",
-    "contentSchema",
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-    "multipleOf",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
-    "if",
-    "then",
-    "else",
-    "definitions",
-    "examples",
-    "example",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "nullable",
-    "discriminator",
-    "xml",
-    "externalDocs",
-    "strict",
-    "id",
-    "optional",
-    "enumDescriptions",
-    "propertyOrdering",
-    "order",
-    "name",
-    "annotations",
-    "comment",
-    "markdownDescription",
-];
-/// Keywords whose value is one schema.
-const ONE: [&str; 13] = [
-    "items",
-    "additionalItems",
-    "additionalProperties",
-    "propertyNames",
-    "unevaluatedProperties",
-    "unevaluatedItems",
-    "contains",
-    "contentSchema",
-    "not",
-    "if",
-    "then",
-    "else",
-    "prefixItems",
-];
-/// Keywords whose value is a list of schemas.
-const SEVERAL: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
-/// Keywords whose value is an object of schemas.
-const NAMED: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
-/// Keywords whose schemas are held against the same value as their own schema is.
-const IN_PLACE: [&str; 7] = ["allOf", "anyOf", "oneOf", "not", "if", "then", "else"];
+use super::keywords::{FREE, IN_PLACE, KEYWORDS, NAMED, OBJECTS, ONE, SAYING_NOTHING, SEVERAL, TYPES};
+use super::nullable::with_nullable;
+use crate::reference::{pointer, resolve};
 
 /// A JSON pointer as people write it: `to.road/rail`.
 pub(super) fn path(pointer: &str) -> String {
@@ -109,57 +21,70 @@ pub(super) fn validator(schema: &Value) -> Result<Validator, ValidationError<'st
     jsonschema::validator_for(&with_nullable(schema))
 }
 
-/// `schema` with `nullable: true` as JSON Schema has it.
-fn with_nullable(schema: &Value) -> Value {
-    let Value::Object(object) = schema else {
-        return match schema {
-            Value::Array(items) => items.iter().map(with_nullable).collect(),
-            other => other.clone(),
-        };
-    };
-    let mut object: Map<String, Value> = object
-        .iter()
-        .map(|(key, value)| {
-            (
-                key.clone(),
-                if matches!(key.as_str(), "enum" | "const" | "default" | "examples") {
-                    value.clone()
-                } else {
-                    with_nullable(value)
-                },
-            )
-        })
-        .collect();
-    if object.get("nullable") == Some(&Value::Bool(true)) {
-        object.remove("nullable");
-        return json!({"anyOf": [{"type": "null"}, object]});
-    }
-    Value::Object(object)
-}
-
 /// What in `schema` says nothing, or leads nowhere.
 pub(super) fn faults(schema: &Value) -> Vec<String> {
+    let Value::Object(object) = schema else {
+        return vec![format!("its parameters are {schema}; write a schema of type object")];
+    };
     let mut faults = Vec::new();
-    if let Some(kind) = schema.get("type").filter(|kind| **kind != "object" && **kind != json!(["object"])) {
+    if let Some(kind) = schema.get("type").filter(|kind| is_type(kind) && !names_object(kind)) {
         faults.push(format!("its parameters are of type {kind}; arguments are always an object"));
     }
     look(schema, schema, "parameters", &mut faults);
+    if faults.is_empty() {
+        faults.extend(emptiness(object));
+    }
     faults
+}
+
+/// Why a schema of parameters, all of whose words may be right, holds nothing against a call.
+fn emptiness(schema: &Map<String, Value>) -> Option<String> {
+    let structural = ["properties", "patternProperties", "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"];
+    let named = |keys: Vec<&String>| keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+    if structural.iter().any(|key| schema.contains_key(*key)) {
+        return None;
+    }
+    let foreign: Vec<&String> = schema.keys().filter(|key| !KEYWORDS.contains(&key.as_str()) && !is_own(key)).collect();
+    if !foreign.is_empty() {
+        let words = named(foreign);
+        return Some(format!(
+            "its parameters have {words}, no keywords of JSON Schema; properties belong under `properties`"
+        ));
+    }
+    let says_something = |key: &String| !SAYING_NOTHING.contains(&key.as_str()) && !is_own(key);
+    if schema.is_empty() || schema.keys().any(says_something) {
+        return None;
+    }
+    let words = named(schema.keys().collect());
+    Some(format!(
+        "its parameters have only {words}, which no call is held against; properties belong under `properties`, beside `type: object`"
+    ))
+}
+
+fn names_object(kind: &Value) -> bool {
+    *kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&json!("object")))
+}
+
+/// A word of someone's own, as such words are written.
+fn is_own(key: &str) -> bool {
+    key.starts_with(['$', '_']) && key != "$ref" && key != "$dynamicRef" || key.starts_with("x-")
+}
+
+fn is_type(kind: &Value) -> bool {
+    let is_one = |kind: &Value| kind.as_str().is_some_and(|kind| TYPES.contains(&kind));
+    is_one(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().all(is_one))
 }
 
 fn look(schema: &Value, root: &Value, place: &str, faults: &mut Vec<String>) {
     let Value::Object(object) = schema else { return };
-    for key in object
-        .keys()
-        .filter(|key| !KEYWORDS.contains(&key.as_str()) && !key.starts_with(['$', '_']) && !key.starts_with("x-"))
-    {
-        // A word of someone's own that is not a schema changes nothing.
-        if object[key].is_object() {
-            faults.push(format!(
-                "`{key}` of its {place} is no keyword of JSON Schema; properties belong under `properties`"
-            ));
-        }
-    }
+    faults.extend(object.iter().filter_map(|(key, value)| keyword_fault(key, value, place)));
+    faults.extend(
+        object
+            .get("type")
+            .filter(|kind| !is_type(kind))
+            .map(|kind| format!("{kind} of its {place} is no type of JSON Schema; those are {}", TYPES.join(", "))),
+    );
+    faults.extend(list_fault(object, root, place));
     if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
         faults.extend(
             reference_fault(reference, root).map(|fault| format!("the `$ref` `{reference}` of its {place} {fault}")),
@@ -180,28 +105,78 @@ fn look(schema: &Value, root: &Value, place: &str, faults: &mut Vec<String>) {
     }
 }
 
-/// Why `reference` leads nowhere.
-fn reference_fault(reference: &str, root: &Value) -> Option<&'static str> {
-    let Some(pointer) = reference.strip_prefix('#') else { return Some("leads out of the schema") };
-    if !pointer.is_empty() && !pointer.starts_with('/') {
-        // An anchor: the validator finds it or refuses the schema.
+/// Why `key` of a schema is not what it seems to be.
+fn keyword_fault(key: &str, value: &Value, place: &str) -> Option<String> {
+    if key == "$ref" && !value.is_string() {
+        return Some(format!("the `$ref` of its {place} is {value}, which is not text"));
+    }
+    let known = KEYWORDS.contains(&key);
+    if is_own(key) || key.starts_with('$') {
         return None;
     }
-    match root.pointer(pointer) {
+    if let Some(meant) = (!known).then(|| meant(key)).flatten() {
+        return Some(format!("`{key}` of its {place} is no keyword of JSON Schema; write `{meant}`"));
+    }
+    let holds_schemas = NAMED.contains(&key) || ONE.contains(&key) || SEVERAL.contains(&key);
+    let odd = value.is_object() && !holds_schemas && !FREE.contains(&key) && !OBJECTS.contains(&key);
+    match (odd, known) {
+        // A word of someone's own that is no schema changes nothing beside keywords that do.
+        (false, _) => None,
+        (true, false) => {
+            Some(format!("`{key}` of its {place} is no keyword of JSON Schema; properties belong under `properties`"))
+        }
+        (true, true) => Some(format!(
+            "`{key}` of its {place} is a keyword of JSON Schema that takes no object; properties belong under `properties`"
+        )),
+    }
+}
+
+/// The keyword that `key` is written like: `min_length` is `minLength`.
+fn meant(key: &str) -> Option<&'static str> {
+    let plain = |key: &str| key.replace(['_', '-'], "").to_lowercase();
+    KEYWORDS.into_iter().find(|keyword| plain(keyword) == plain(key))
+}
+
+/// Lists of schemas by place have one keyword in older drafts and another in newer ones; in the wrong one they say
+/// nothing.
+fn list_fault(object: &Map<String, Value>, root: &Value, place: &str) -> Option<String> {
+    let draft = root.get("$schema").and_then(Value::as_str).unwrap_or_default();
+    let older = ["draft-03", "draft-04", "draft-06", "draft-07", "2019-09"].iter().any(|name| draft.contains(name));
+    if older && object.contains_key("prefixItems") {
+        return Some(format!(
+            "`prefixItems` of its {place} is not in the draft that `$schema` names; write `items` as a list"
+        ));
+    }
+    let list = !older && object.get("items").is_some_and(Value::is_array);
+    list.then(|| {
+        format!("`items` of its {place} is a list, as older drafts have it; write `prefixItems`, or name the draft in `$schema`")
+    })
+}
+
+/// Why `reference` leads nowhere.
+fn reference_fault(reference: &str, root: &Value) -> Option<&'static str> {
+    if !reference.starts_with('#') {
+        return Some("leads out of the schema");
+    }
+    let Some(pointer) = pointer(reference) else {
+        // An anchor: the validator finds it or refuses the schema.
+        return None;
+    };
+    match root.pointer(&pointer) {
         None => Some("leads nowhere"),
-        Some(target) => leads_back(target, root, &mut vec![pointer.to_owned()]).then_some("leads back to itself"),
+        Some(target) => leads_back(target, root, &mut vec![pointer]).then_some("leads back to itself"),
     }
 }
 
 /// Whether a value that is held against `schema` is held against the same schema again without end.
 fn leads_back(schema: &Value, root: &Value, seen: &mut Vec<String>) -> bool {
-    let next = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix('#'));
-    if let Some(pointer) = next {
-        if seen.iter().any(|seen| seen == pointer) {
+    let reference = schema.get("$ref").and_then(Value::as_str);
+    if let Some((reference, pointer)) = reference.and_then(|reference| Some((reference, pointer(reference)?))) {
+        if seen.contains(&pointer) {
             return true;
         }
-        seen.push(pointer.to_owned());
-        let back = root.pointer(pointer).is_some_and(|target| leads_back(target, root, seen));
+        seen.push(pointer);
+        let back = resolve(root, reference).is_some_and(|target| leads_back(target, root, seen));
         seen.pop();
         if back {
             return true;
