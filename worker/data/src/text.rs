@@ -64,16 +64,27 @@ impl ModelText {
     }
 }
 
-/// Separate files override the tokenizer's settings, which override the older `chat_template.json`.
+/// Separate files stand in place of all templates of the tokenizer's settings, and these of the older
+/// `chat_template.json`.
 fn templates(folder: &Path, settings: &Value) -> Result<Templates, ModelTextError> {
     let setting = |value: &Value, path: &str| {
         Templates::from_setting(&value["chat_template"]).map_err(|text| fault(&folder.join(path), text))
     };
-    let mut templates = setting(settings, "tokenizer_config.json")?;
-    if templates.is_empty() {
-        let older = "chat_template.json";
-        templates = setting(&json(&folder.join(older))?, older)?;
+    let files = separate(folder)?;
+    if !files.is_empty() {
+        return Ok(files);
     }
+    let templates = setting(settings, "tokenizer_config.json")?;
+    if !templates.is_empty() {
+        return Ok(templates);
+    }
+    let older = "chat_template.json";
+    setting(&json(&folder.join(older))?, older)
+}
+
+/// `chat_template.jinja`, which is the default, and those in a folder of their own, each under its name.
+fn separate(folder: &Path) -> Result<Templates, ModelTextError> {
+    let mut templates = Templates::default();
     if let Some(source) = read(&folder.join("chat_template.jinja"))? {
         templates = templates.with(None, source);
     }

@@ -69,7 +69,11 @@ fn the_template_is_chosen_as_transformers_does() {
         ("a list", vec![("tokenizer_config.json", list)]),
         (
             "beside the default",
-            vec![("tokenizer_config.json", one.clone()), ("additional_chat_templates/tool_use.jinja", TOOLS.into())],
+            vec![
+                ("tokenizer_config.json", one.clone()),
+                ("chat_template.jinja", PLAIN.into()),
+                ("additional_chat_templates/tool_use.jinja", TOOLS.into()),
+            ],
         ),
         (
             "files over settings",
@@ -98,6 +102,21 @@ fn the_template_is_chosen_as_transformers_does() {
     assert!(template.text(&chat(true), false).is_ok());
     let fault = template.text(&chat(false), false).expect_err("a fault");
     assert!(matches!(&fault, TemplateError::NoDefault(names) if names == &["`tool_use`"]), "{fault}");
+    // Separate files stand in place of all that the settings have.
+    let list =
+        json!({"chat_template": [{"name": "default", "template": "old"}, {"name": "tool_use", "template": "old"}]});
+    let open = |files: &[(&str, Value)]| {
+        ModelText::open(folder(files).path()).expect("a model").chat_template("auto").expect("a template")
+    };
+    let template = open(&[("tokenizer_config.json", list.clone()), ("chat_template.jinja", TOOLS.into())]);
+    assert_eq!(template.text(&chat(true), false).expect("text"), "TOOLS 1 qa");
+    let template = open(&[("tokenizer_config.json", list), ("additional_chat_templates/rag.jinja", TOOLS.into())]);
+    let fault = template.text(&chat(false), false).expect_err("a fault");
+    assert!(matches!(&fault, TemplateError::NoDefault(names) if names == &["`rag`"]), "{fault}");
+    let twice =
+        json!({"chat_template": [{"name": "default", "template": "old"}, {"name": "default", "template": "new"}]});
+    let template = open(&[("tokenizer_config.json", twice)]);
+    assert_eq!(template.text(&chat(false), false).expect("text"), "new");
     let home = folder(&[]);
     assert!(matches!(ModelText::open(home.path()).expect("a model").chat_template("auto"), Err(Lacking::None)));
     for (name, content) in [

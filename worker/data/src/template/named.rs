@@ -39,7 +39,8 @@ impl Templates {
             _ => None,
         };
         let named: Vec<(&str, &str)> = named.ok_or_else(fault)?;
-        Ok(Self(named.into_iter().map(|(name, source)| (name.to_owned(), source.to_owned())).collect()))
+        // The last of one name is taken, as in Python.
+        Ok(named.into_iter().fold(Self::default(), |all, (name, source)| all.with(Some(name), source.to_owned())))
     }
 
     /// The same with `source` under `name`, which replaces one of that name; `None` is the default.
