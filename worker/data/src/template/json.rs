@@ -43,7 +43,8 @@ pub(super) fn tojson(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, 
 fn indent(value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),
-        None => Ok(" ".repeat(usize::try_from(value.clone())?)),
+        // As Python has it, a negative number breaks lines and indents by nothing.
+        None => Ok(" ".repeat(u16::try_from(i64::try_from(value.clone())?.max(0)).unwrap_or(u16::MAX).into())),
     }
 }
 

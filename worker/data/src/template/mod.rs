@@ -6,12 +6,17 @@
 //! Templates that write the date of today (`strftime_now`) are given a fixed one: training data that change with the
 //! day cannot be repeated, and the model would be asked another question than the one that it was trained on.
 
+mod cycler;
 mod differ;
 mod json;
 mod named;
+mod numbers;
+mod printf;
 mod python;
+mod repr;
 mod source;
 mod stage;
+mod texts;
 mod turns;
 
 use std::ops::Range;

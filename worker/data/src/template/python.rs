@@ -2,9 +2,13 @@
 //! Python has them. The serving side renders with Python, and a prompt must be the same to the character.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters};
+use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters, functions};
+use minijinja_contrib::globals::joiner;
 
-use super::json::{number_text, tojson};
+use super::cycler::cycler;
+use super::json::tojson;
+use super::repr::text_of;
+use super::{numbers, printf, texts};
 
 /// Filters of Jinja2 that give a generator: always true, without a length, read once, no JSON.
 const GENERATORS: [&str; 5] = ["map", "select", "selectattr", "reject", "rejectattr"];
@@ -50,23 +54,41 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter("default", default);
     env.add_filter("d", default);
     env.add_filter("string", |value: &Value| text_of(value));
+    env.add_filter("int", numbers::int);
+    env.add_filter("float", numbers::float);
+    env.add_filter("trim", trim);
+    env.add_filter("escape", escape);
+    env.add_filter("e", escape);
+    env.add_filter("indent", indent);
+    env.add_filter("_dictsort", filters::dictsort);
+    env.add_filter("dictsort", dictsort);
+    env.add_function("cycler", cycler);
+    // These print otherwise than Jinja2's, or are not there.
+    env.remove_filter("pprint");
+    env.remove_global("debug");
+    env.add_function("joiner", |separator: Option<Value>| joiner(Some(separator.unwrap_or_else(|| ", ".into()))));
     env.add_filter(super::source::ITERABLE, iterable);
     for kept in keep(env) {
         wrap(env, kept);
     }
     env.add_filter(super::source::SUM, markup_sum);
+    env.add_filter(printf::FORMAT, printf::printf);
+    env.add_function("namespace", namespace);
     env.add_function("raise_exception", |message: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
-    env.set_unknown_method_callback(|state, value, method, args| match value.as_str() {
-        Some(text) => match text_method(text, method, args)? {
+    env.set_unknown_method_callback(|state, value, method, args| {
+        let found = match value.as_str() {
+            Some(text) => texts::method(text, method, args)?,
+            None => container_method(value, method, args)?,
+        };
+        match found {
             Some(result) => Ok(result),
             None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
-        },
-        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+        }
     });
     env.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::Number => escape_formatter(out, state, &Value::from(number_text(value))),
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => escape_formatter(out, state, &text_of(value).into()),
         _ => escape_formatter(out, state, value),
     });
 }
@@ -77,6 +99,9 @@ fn wrap(env: &mut Environment<'static>, kept: &'static str) {
     let lazy = GENERATORS.contains(&name);
     env.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
         let args = args.into_values();
+        if let (true, Some(filter)) = (name == "map", args.get(1).and_then(Value::as_str)) {
+            return generator(mapped(state, filter, &args)?);
+        }
         // Jinja2's generators look whether there is anything before they go through it.
         if let Some(value) = args.first().filter(|_| !lazy) {
             iterable(value.clone())?;
@@ -84,6 +109,18 @@ fn wrap(env: &mut Environment<'static>, kept: &'static str) {
         let result = state.apply_filter(kept, &args)?;
         if lazy { generator(result) } else { Ok(result) }
     });
+}
+
+/// `map(filter, ...)`: whatever follows the name of the filter is the filter's.
+fn mapped(state: &mut State, filter: &str, args: &[Value]) -> Result<Value, Error> {
+    let mut results = Vec::new();
+    // What is nothing has no items, none included.
+    let items = if args[0].is_true() { Some(args[0].try_iter()?) } else { None };
+    for item in items.into_iter().flatten() {
+        let given: Vec<Value> = std::iter::once(item).chain(args[2..].iter().cloned()).collect();
+        results.push(state.apply_filter(filter, &given)?);
+    }
+    Ok(Value::from(results))
 }
 
 fn generator(list: Value) -> Result<Value, Error> {
@@ -114,6 +151,11 @@ fn markup_sum(terms: Vec<Value>) -> Result<Value, Error> {
         sum.push_str(&if safe && !term.is_safe() { escaped(text) } else { text.to_owned() });
     }
     Ok(if safe { Value::from_safe_string(sum) } else { sum.into() })
+}
+
+/// `escape(value)`; a text that is marked as safe stays as it is.
+fn escape(value: &Value) -> Value {
+    if value.is_safe() { value.clone() } else { Value::from_safe_string(escaped(&text_of(value))) }
 }
 
 /// `text` as Python's MarkupSafe escapes it.
@@ -150,71 +192,88 @@ fn default(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     Ok(if value.is_undefined() || (lax && !value.is_true()) { other } else { value.clone() })
 }
 
-fn text_of(value: &Value) -> String {
-    if value.kind() == ValueKind::Number { number_text(value) } else { value.to_string() }
+/// `trim(value, chars=None)`, which makes a text of what is none.
+fn trim(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args = args.into_values();
+    let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
+    let named: Option<Value> = kwargs.get("chars")?;
+    kwargs.assert_all_used()?;
+    let chars = named.or_else(|| positional.first().cloned()).filter(|chars| !chars.is_none());
+    let text = text_of(value);
+    Ok(Value::from(texts::stripped(&text, "strip", chars.as_ref())?))
 }
 
-/// Methods of Python's `str` that `pycompat` lacks.
-fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
-    let argument = |place: usize| args.get(place).and_then(Value::as_str);
-    let needed =
-        || argument(0).ok_or_else(|| Error::new(ErrorKind::MissingArgument, format!("str.{method} needs a text")));
-    let found = |at: Option<usize>| {
-        let at = at.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
-        Ok::<_, Error>(Value::from(text[..at].chars().count()))
+/// `indent(s, width=4, first=False, blank=False)`; the width may be the text to indent by.
+fn indent(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args = args.into_values();
+    let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
+    let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
+        let named: Option<Value> = kwargs.get(name)?;
+        Ok(named.or_else(|| positional.get(place).cloned()))
     };
-    let value = match method {
-        "index" => found(text.find(needed()?))?,
-        "rindex" => found(text.rfind(needed()?))?,
-        "removeprefix" => text.strip_prefix(needed()?).unwrap_or(text).into(),
-        "removesuffix" => text.strip_suffix(needed()?).unwrap_or(text).into(),
-        "partition" => split_once(text, needed()?, text.find(needed()?), [text, "", ""]),
-        "rpartition" => split_once(text, needed()?, text.rfind(needed()?), ["", "", text]),
-        "rsplit" => rsplit(text, argument(0), args.get(1)),
-        "casefold" => text.to_lowercase().into(),
-        "swapcase" => text.chars().flat_map(swapped).collect::<String>().into(),
-        "zfill" | "ljust" | "rjust" | "center" => padded(text, method, args)?,
-        _ => return Ok(None),
+    let indention = match argument(0, "width")? {
+        None => " ".repeat(4),
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(u16::try_from(width)?.into()),
+        },
     };
-    Ok(Some(value))
-}
-
-fn split_once(text: &str, separator: &str, at: Option<usize>, missing: [&str; 3]) -> Value {
-    let parts = at.map_or(missing, |at| [&text[..at], separator, &text[at + separator.len()..]]);
-    parts.into_iter().map(Value::from).collect()
-}
-
-fn rsplit(text: &str, separator: Option<&str>, most: Option<&Value>) -> Value {
-    let most =
-        most.and_then(|most| usize::try_from(most.clone()).ok()).map_or(usize::MAX, |most| most.saturating_add(1));
-    let mut parts: Vec<&str> = match separator {
-        Some(separator) => text.rsplitn(most, separator).collect(),
-        None if most == usize::MAX => text.split_whitespace().rev().collect(),
-        None => text.trim().rsplitn(most, char::is_whitespace).map(str::trim).filter(|part| !part.is_empty()).collect(),
+    let first = argument(1, "first")?.is_some_and(|first| first.is_true());
+    let blank = argument(2, "blank")?.is_some_and(|blank| blank.is_true());
+    kwargs.assert_all_used()?;
+    // As in Jinja2, a last line that is empty counts.
+    let text = text_of(value) + "\n";
+    let indented = |(place, line): (usize, &str)| match place {
+        0 if !first => line.to_owned(),
+        _ if line.is_empty() && !blank && place > 0 => String::new(),
+        _ => format!("{indention}{line}"),
     };
-    parts.reverse();
-    parts.into_iter().map(Value::from).collect()
+    let lines: Vec<String> = texts::lines(&text, false).into_iter().enumerate().map(indented).collect();
+    Ok(Value::from(lines.join("\n")))
 }
 
-fn swapped(c: char) -> Box<dyn Iterator<Item = char>> {
-    if c.is_uppercase() { Box::new(c.to_lowercase()) } else { Box::new(c.to_uppercase()) }
+/// `dictsort(value, case_sensitive, by, reverse)` by place as by name.
+fn dictsort(state: &mut State, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args = args.into_values();
+    let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
+    let mut named: Vec<(&str, Value)> = Vec::new();
+    for (place, name) in ["case_sensitive", "by", "reverse"].into_iter().enumerate() {
+        let given: Option<Value> = kwargs.get(name)?;
+        named.extend(given.or_else(|| positional.get(place + 1).cloned()).map(|value| (name, value)));
+    }
+    kwargs.assert_all_used()?;
+    let value = positional.first().cloned().unwrap_or_default();
+    state.apply_filter("_dictsort", &[value, Kwargs::from_iter(named).into()])
 }
 
-fn padded(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
-    let width: usize = args.first().cloned().unwrap_or_default().try_into()?;
-    let missing = width.saturating_sub(text.chars().count());
-    let fill = args.get(1).and_then(Value::as_str).unwrap_or(" ");
-    Ok(Value::from(match method {
-        "zfill" => {
-            let digits = text.trim_start_matches(['+', '-']);
-            format!("{}{}{digits}", &text[..text.len() - digits.len()], "0".repeat(missing))
+/// `namespace({...}, name=value)`: a dictionary, names, or both.
+fn namespace(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args = args.into_values();
+    let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
+    let mut values: Vec<(String, Value)> = Vec::new();
+    if let [given] = positional {
+        for key in given.try_iter()? {
+            values.push((key.to_string(), given.get_item(&key)?));
         }
-        "ljust" => text.to_owned() + &fill.repeat(missing),
-        "rjust" => fill.repeat(missing) + text,
-        // Of an odd number, Python puts the larger half on the left where the width is odd.
-        _ => {
-            let left = missing / 2 + (missing & width & 1);
-            fill.repeat(left) + text + &fill.repeat(missing - left)
+    } else if !positional.is_empty() {
+        return Err(Error::new(ErrorKind::TooManyArguments, "a namespace is made of one dictionary"));
+    }
+    for name in kwargs.args() {
+        values.push((name.to_owned(), kwargs.get(name)?));
+    }
+    let (defaults,): (Option<ValueOrKwargs>,) = from_args(&[Kwargs::from_iter(values).into()])?;
+    functions::namespace(defaults)
+}
+
+/// `index` and `copy` of lists and objects, which minijinja lacks.
+fn container_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    match (value.kind(), method, args) {
+        (ValueKind::Seq | ValueKind::Map, "copy", []) => Ok(Some(value.clone())),
+        (ValueKind::Seq, "index", [wanted]) => {
+            let place = value.try_iter()?.position(|item| item == *wanted);
+            let missing = || Error::new(ErrorKind::InvalidOperation, format!("{wanted} is not in the list"));
+            place.map(|place| Some(Value::from(place))).ok_or_else(missing)
         }
-    }))
+        _ => Ok(None),
+    }
 }

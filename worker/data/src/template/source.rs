@@ -2,6 +2,8 @@
 //! filter block; what a `for` loop goes through passes a filter that refuses none, as Python does; a sum in which a text is
 //! marked as `safe` becomes a filter that escapes the other texts, as Python does.
 
+use super::printf;
+
 /// Filter of the blocks that the assistant writes.
 pub(super) const GENERATION: &str = "_generation";
 /// Filter of what loops go through.
@@ -17,6 +19,8 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
     while let Some((kind, start)) = next_tag(rest) {
         let Some(end) = tag_end(&rest[start..], kind).map(|end| start + end) else { break };
         let inner = &rest[start + 2..end - 2];
+        let filled = if kind == '#' || raw { inner.to_owned() } else { printf::rewrite(inner) };
+        let inner = filled.as_str();
         let name = inner.trim_matches(['-', '+']).trim();
         out.push_str(&rest[..start]);
         match name {
@@ -27,6 +31,12 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
         match name {
             _ if kind == '{' && !raw => {
                 out.push_str(&format!("{{{{{}}}}}", safe_sum(inner).unwrap_or_else(|| inner.to_owned())))
+            }
+            "raw" if kind == '%' => {
+                out.push_str(&rest[start..end]);
+                // Python keeps the line feed behind this tag alone.
+                let keeps = !inner.ends_with('-') && rest[end..].starts_with('\n');
+                out.extend(keeps.then_some('\n'));
             }
             _ if kind != '%' || raw => out.push_str(&rest[start..end]),
             "generation" => {
@@ -70,18 +80,22 @@ fn tag_end(text: &str, kind: char) -> Option<usize> {
 
 /// Keeps count of quotation marks and brackets.
 #[derive(Default)]
-struct Walk {
+pub(super) struct Walk {
     quote: Option<char>,
     escaped: bool,
     depth: usize,
 }
 
 impl Walk {
-    fn quoted(&self) -> bool {
+    pub(super) fn quoted(&self) -> bool {
         self.quote.is_some()
     }
 
-    fn step(&mut self, c: char) {
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    pub(super) fn step(&mut self, c: char) {
         match (self.quote, c) {
             (Some(_), _) if self.escaped => self.escaped = false,
             (Some(_), '\\') => self.escaped = true,
