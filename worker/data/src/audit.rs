@@ -13,6 +13,7 @@ use tokenizers::Tokenizer;
 
 use crate::chat::{Conversation, Example};
 use crate::check::check;
+use crate::encode::Sample;
 use crate::encoder::Encoder;
 use crate::rows::{Place, Row};
 use crate::template::ChatTemplate;
@@ -57,6 +58,8 @@ pub struct Ruler {
     pub template: ChatTemplate,
     /// Tokens of the longest row that is learnt from whole.
     pub limit: usize,
+    /// Ids from here on are not in the model's vocabulary, where that is known.
+    pub vocabulary: Option<usize>,
 }
 
 /// Looks at rows in turn.
@@ -162,6 +165,11 @@ impl Audit {
                 self.lengths.push(encoded.sample.ids.len() as u32);
                 self.supervised += encoded.sample.supervised();
                 self.endless += usize::from(!encoded.ends);
+                let size = ruler.vocabulary.unwrap_or(usize::MAX);
+                findings.extend(outside(&encoded.sample, size).map(|id| {
+                    let text = ruler.tokenizer.id_to_token(id).unwrap_or_default();
+                    format!("token id {id}, `{text}`, is outside the model's vocabulary of {size}; the tokenizer belongs to another model")
+                }));
             }
             Err(e) => findings.push(e.to_string()),
         }
@@ -186,6 +194,11 @@ impl Audit {
         });
         Summary { tokens, ..self.summary.clone() }
     }
+}
+
+/// An id of `sample` that a model with `vocabulary` ids does not have.
+fn outside(sample: &Sample, vocabulary: usize) -> Option<u32> {
+    sample.ids.iter().copied().find(|&id| id as usize >= vocabulary)
 }
 
 /// The row as it is best written down.

@@ -19,6 +19,8 @@ pub struct ModelText {
     pub tokenizer: Option<Tokenizer>,
     pub template: Option<Templates>,
     pub special: SpecialTokens,
+    /// Ids from here on are not in the model's matrices; unknown where the folder has no `config.json`.
+    pub vocabulary: Option<usize>,
 }
 
 /// Why the files of a folder cannot be used.
@@ -44,6 +46,8 @@ impl ModelText {
         };
         let settings = json(&folder.join("tokenizer_config.json"))?;
         let map = json(&folder.join("special_tokens_map.json"))?;
+        let config = json(&folder.join("config.json"))?;
+        let size = config["vocab_size"].as_u64().or_else(|| config["text_config"]["vocab_size"].as_u64());
         let token = |key: &str| {
             let text = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
             text(&settings[key]).or_else(|| text(&map[key])).unwrap_or_default()
@@ -52,6 +56,7 @@ impl ModelText {
             tokenizer,
             template: Some(templates(folder, &settings)?).filter(|templates| !templates.is_empty()),
             special: SpecialTokens { bos: token("bos_token"), eos: token("eos_token") },
+            vocabulary: size.and_then(|size| usize::try_from(size).ok()),
         })
     }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use qlora_data::audit::{Audit, Ruler};
+use qlora_data::rows::{Place, Row};
 use qlora_data::{Conversation, EncodeError, Encoder, Example, IGNORE, Lacking, ModelText, TemplateError};
 use serde_json::{Value, json};
 
@@ -166,6 +168,29 @@ fn the_end_of_a_turn_is_trained_on_or_told() {
         let home = folder(&files);
         let text = ModelText::open(home.path()).expect(what);
         assert_eq!(trained_on(&text, &Example::Chat(chat(false))), wanted, "{what}");
+    }
+}
+
+#[test]
+fn ids_that_the_model_lacks_are_found_with_their_row() {
+    let settings = ("tokenizer_config.json", json!({"eos_token": "</s>"}));
+    // The tokenizer has 259 ids, of which the last are those of bytes.
+    for (config, found) in [
+        (json!({"vocab_size": 259}), false),
+        (json!({"vocab_size": 150}), true),
+        (json!({"text_config": {"vocab_size": 150}}), true),
+        (json!({}), false),
+    ] {
+        let home = folder(&[settings.clone(), ("chat_template.jinja", PLAIN.into()), ("config.json", config.clone())]);
+        let text = ModelText::open(home.path()).expect("a model");
+        let template = text.chat_template("auto").expect("a template");
+        let (vocabulary, tokenizer) = (text.vocabulary, text.tokenizer.expect("a tokenizer"));
+        let mut audit = Audit::default().measured_by(Ruler { tokenizer, template, limit: 100, vocabulary });
+        let value = json!({"messages": [{"role": "user", "content": "\u{fd}"}, {"role": "assistant", "content": "a"}]});
+        let audited = audit.row(Row { place: Place { file: "f".into(), line: 7 }, value: Ok(value) });
+        assert_eq!(audited.findings.len(), usize::from(found), "{config}: {:?}", audited.findings);
+        assert!(audited.findings.iter().all(|text| text.contains("outside the model's vocabulary of 150")));
+        assert_eq!(audited.place.to_string(), "f:7");
     }
 }
 

@@ -46,8 +46,9 @@ fn open(folder: &Path, model: &str, wanted: &str, date: &str, limit: usize) -> R
         Lacking::Template(e) => fault(e),
     })?;
     let template = template.dated(date).map_err(fault)?;
+    let vocabulary = text.vocabulary;
     let tokenizer = text.tokenizer.ok_or_else(|| lacks("tokenizer.json", "give the folder of a model of the hub"))?;
-    Ok(Ruler { tokenizer, template, limit })
+    Ok(Ruler { tokenizer, template, limit, vocabulary })
 }
 
 #[cfg(test)]
