@@ -16,5 +16,4 @@ mod jobs;
 mod page;
 mod refusals;
 mod runs;
-mod templates;
 mod together;

@@ -116,6 +116,59 @@ fn parts_are_the_assistants(rendered: &Rendered, conversation: &Conversation, wh
     }
 }
 
+/// Ends of turns in templates of Llama, Mistral and Qwen.
+const ENDS: [&str; 4] = ["<|eot_id|>", "<|eom_id|>", "</s>", "<|im_end|>"];
+
+/// The assistant's part is one piece a turn, holds what the turn says, and ends the turn; nothing else does so.
+fn covers_the_assistant(rendered: &Rendered, conversation: &Conversation, what: &str) {
+    let turns: Vec<&Value> = conversation.messages.iter().filter(|m| m["role"] == "assistant").collect();
+    assert_eq!(rendered.assistant.len(), turns.len(), "{what}");
+    let mut before = 0;
+    for (range, turn) in rendered.assistant.iter().zip(turns) {
+        assert!(range.start >= before, "{what}: pieces overlap");
+        before = range.end;
+        let piece = &rendered.text[range.clone()];
+        let end =
+            ENDS.iter().find(|end| piece.ends_with(*end)).unwrap_or_else(|| panic!("{what}: {piece:?} has no end"));
+        let said = piece.strip_suffix(end).expect("an end").trim();
+        let own = turn["content"].as_str().unwrap_or_default();
+        assert!(own.contains(end) || !said.contains(end), "{what}: more than one turn in {piece:?}");
+        let calls = turn["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
+        if calls.is_empty() {
+            assert_eq!(said, own.trim(), "{what}");
+        }
+        for call in calls {
+            assert!(said.contains(call["function"]["name"].as_str().expect("a name")), "{what}: {piece:?}");
+        }
+    }
+}
+
+#[test]
+fn pieces_are_whole_turns_with_their_ends() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/chat/conversations.json");
+    let given: Value = serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("JSON");
+    let rows = given.as_array().or_else(|| given["conversations"].as_array()).expect("a list");
+    for (name, least) in [
+        ("llama3_1.jinja", 22),
+        ("meta-llama-Llama-3.1-8B-Instruct.jinja", 22),
+        ("mistralai-Mistral-Nemo-Instruct-2407.jinja", 19),
+        ("qwen2_5.jinja", 22),
+    ] {
+        let source = std::fs::read_to_string(variable("QLORA_TEST_TEMPLATES").join(name)).expect("a template");
+        let special = SpecialTokens { bos: "<s>".into(), eos: "</s>".into() };
+        let template = ChatTemplate::new(&source, special).expect("a template that compiles");
+        let mut covered = 0;
+        for row in rows {
+            let list = |key: &str| row[key].as_array().cloned().unwrap_or_default();
+            let conversation = Conversation { messages: list("messages"), tools: list("tools") };
+            let Ok(rendered) = template.render(&conversation) else { continue };
+            covers_the_assistant(&rendered, &conversation, &format!("{name}, {}", row["name"]));
+            covered += 1;
+        }
+        assert!(covered >= least, "{name}: only {covered} conversations");
+    }
+}
+
 /// Whether `at` lies between `<|` or `<｜` and the next `>`.
 fn inside_a_token(text: &str, at: usize) -> bool {
     let opened = text[..at].rfind(['<', '>']);
