@@ -28,6 +28,7 @@ mod shapes;
 pub mod strict;
 mod template;
 mod text;
+mod tool_call;
 mod tools;
 mod trained;
 

@@ -217,3 +217,46 @@ fn rows_of_any_form_become_one() {
         assert!(findings(&row(call, tool)).is_empty());
     }
 }
+
+#[test]
+fn rows_of_strangers_are_read_or_refused_by_name() {
+    let deep = format!("{{\"messages\": {}1{}}}", "[".repeat(200), "]".repeat(200));
+    let content = |content: &str| {
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": {content}}}, {{\"role\": \"assistant\", \"content\": \"a\"}}]}}"
+        )
+    };
+    for (row, named) in [
+        (content(r#"[{"type": "image_url", "image_url": {"url": "x"}}]"#), "`image_url`"),
+        (content(r#"[{"type": "tool_result", "tool_use_id": "t", "content": "4"}]"#), "`tool_result`"),
+        (content(r#"[{"type": "text", "text": "q", "loss": 0}]"#), "`loss`"),
+        (content(r#""\ud800""#), "hex escape"),
+        (content("1e400"), "out of range"),
+        (content("123456789012345678901234567890"), "123456789012345678901234567890"),
+        (content(r#""q", "content": "r""#), "`content` stands twice"),
+        (content("NaN"), "not JSON"),
+        (content("null"), "message 0 has no text"),
+        (content("[]"), "message 0 has no text"),
+        (deep, "recursion"),
+        (r#"{"chat": "USER: q ASSISTANT: a", "system": "s"}"#.into(), "neither `messages`"),
+        (r#"{"query": "q", "answers": "[]", "tools": "[]"}"#.into(), "neither `messages`"),
+        (r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "bing", "value": "a"}]}"#.into(), "`bing`"),
+        (r#"{"messages": [{"role": "function", "name": "f", "content": "4"}]}"#.into(), "`function`"),
+        (
+            r#"{"messages": [{"role": "user", "parts": ["q"]}, {"role": "assistant", "content": "a"}]}"#.into(),
+            "`parts`",
+        ),
+    ] {
+        let fault = Conversation::parse(&row).expect_err(&row).to_string();
+        assert!(fault.contains(named), "{row}: {fault}");
+    }
+    let long = "x".repeat(1 << 20);
+    for row in [
+        content(&format!("\"{long}\"")),
+        content(r#""\ud83d\ude00 \u0000""#),
+        content(r#"[{"type": "text", "text": "q", "cache_control": {"type": "ephemeral"}}]"#),
+        r#"{"conversations": [{"from": "system", "value": ""}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "<tool_call>{}</tool_call>"}]}"#.into(),
+    ] {
+        assert!(Conversation::parse(&row).is_ok(), "{:.200}", row);
+    }
+}
