@@ -59,7 +59,7 @@ pub(super) fn file(wanted: &Wanted<'_>, path: &Path, progress: &dyn Progress) ->
         tries += 1;
         let is_final = fault.is_final || tries > RETRIES;
         if is_final {
-            has_room(&wanted, &partial)?;
+            has_room(wanted, &partial)?;
             let help = "check the connection and try again; what has come is kept".into();
             return Err(ModelError::Fetch { what: wanted.what.into(), fault: fault.text, help });
         }

@@ -98,7 +98,7 @@ impl Error {
             Self::Adapter { .. } => "Q0512",
             Self::Checkpoint { .. } => "Q0513",
             Self::Export { .. } => "Q0514",
-            Self::NotFinite { .. } | Self::FirstLoss { .. } | Self::NoGradient { .. } => "Q0515",
+            Self::NotFinite { .. } | Self::FirstLoss { .. } | Self::Result { .. } | Self::NoGradient { .. } => "Q0515",
             Self::Peer { .. } | Self::Meeting { .. } | Self::Mismatch { .. } | Self::Diverged { .. } => "Q0516",
             Self::Memory { .. } => "Q0304",
             Self::Tensors(e) if is_out_of_memory(e) => "Q0304",

@@ -67,7 +67,7 @@ const CODES: &[(&str, &str)] = &[
     ("Q0514", "A model or an adapter cannot be exported as asked, such as into numbers that cannot hold its values."),
     (
         "Q0515",
-        "Training cannot go on: losses or gradients are not finite, or reach no adapter. Lower training.learning_rate, or look for a broken row with qlora-ctl data check.",
+        "Training or scoring cannot go on: numbers are not finite, or gradients reach no adapter. Lower training.learning_rate, or look for a broken row with qlora-ctl data check.",
     ),
     ("Q0516", "The workers that train a job together cannot reach each other, or do not work on the same."),
     ("Q0517", "A computation failed on the device. The message is the device's own."),
