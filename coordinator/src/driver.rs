@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use qlora_engine::{Effect, Engine, Event, Job, JobId, Limits, Response, SessionId};
-use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Write};
+use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Unreadable, Write};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -54,7 +54,7 @@ struct Shared {
     events: broadcast::Sender<JournalEntry>,
     waiters: Mutex<HashMap<SessionId, Arc<Notify>>>,
     /// Jobs that are set aside because they cannot be read, and why.
-    unreadable: BTreeMap<JobId, String>,
+    unreadable: Mutex<BTreeMap<JobId, String>>,
 }
 
 impl Handle {
@@ -92,12 +92,12 @@ impl Handle {
 
     /// Why `job` is set aside, where it is.
     pub fn unreadable(&self, job: JobId) -> Option<String> {
-        self.shared.unreadable.get(&job).cloned()
+        self.shared.unreadable().get(&job).cloned()
     }
 
     /// Whether any job is set aside.
     pub fn has_unreadable(&self) -> bool {
-        !self.shared.unreadable.is_empty()
+        !self.shared.unreadable().is_empty()
     }
 
     /// Every job after each of its changes.
@@ -119,6 +119,10 @@ impl Handle {
 impl Shared {
     fn waiters(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Notify>>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unreadable(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, String>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -172,13 +176,12 @@ impl<S: JobStore> Driver<S> {
         getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
         let mut engine = Engine::new(limits, jobs, now(), seed);
         engine.reserve(reserved);
-        let unreadable: BTreeMap<JobId, String> = unreadable.into_iter().map(|u| (u.job, u.fault)).collect();
         let (sender, commands) = mpsc::channel(4 * BATCH);
         let shared = Arc::new(Shared {
             jobs: broadcast::channel(BROADCAST).0,
             events: broadcast::channel(BROADCAST).0,
             waiters: Mutex::default(),
-            unreadable,
+            unreadable: Mutex::default(),
         });
         let mut driver = Self {
             engine,
@@ -190,19 +193,21 @@ impl<S: JobStore> Driver<S> {
             unwritten: VecDeque::new(),
             awake: std::time::Instant::now(),
         };
-        driver.name_unreadable();
+        driver.set_aside(unreadable);
         tokio::spawn(driver.run());
         Ok(Handle { commands: sender, shared })
     }
 
-    /// Says which jobs are set aside, in the log and in the journal.
-    fn name_unreadable(&mut self) {
-        for (&job, fault) in &self.shared.unreadable {
-            tracing::error!(%job, "the job cannot be read and is set aside: {fault}");
-            let kind = "unreadable".to_owned();
-            let entry =
-                JournalEntry { seq: 0, unix_ms: now().wall.0, job: Some(job), worker: None, kind, text: fault.clone() };
-            self.unwritten.push_back(entry);
+    /// Sets jobs aside that cannot be read, and says so in the log and in the journal.
+    fn set_aside(&mut self, unreadable: Vec<Unreadable>) {
+        for Unreadable { job, fault } in unreadable {
+            let known = self.shared.unreadable().insert(job, fault.clone());
+            if known.is_none() {
+                tracing::error!(%job, "the job cannot be read and is set aside: {fault}");
+                let (unix_ms, kind) = (now().wall.0, "unreadable".to_owned());
+                let entry = JournalEntry { seq: 0, unix_ms, job: Some(job), worker: None, kind, text: fault };
+                self.unwritten.push_back(entry);
+            }
         }
     }
 
@@ -331,7 +336,7 @@ impl<S: JobStore> Driver<S> {
         }
         match fault {
             StoreError::Unsure { .. } => {
-                self.reload().await;
+                self.reload(&batch.dirty).await;
                 self.wake(&batch.wakes);
             }
             // What was to wake others did not happen; woken all the same, two who wait for one job would ask, fail and wake
@@ -394,22 +399,28 @@ impl<S: JobStore> Driver<S> {
             let _ = self.shared.jobs.send(Arc::new(job.clone()));
         }
         for entry in entries {
-            if let Some(job) = entry.job {
-                tracing::info!(%job, worker = entry.worker.as_deref().unwrap_or_default(), "{} {}", entry.kind, entry.text);
-            } else {
-                tracing::info!(worker = entry.worker.as_deref().unwrap_or_default(), "{} {}", entry.kind, entry.text);
+            let (worker, detail) = (entry.worker.as_deref(), Some(entry.text.as_str()).filter(|text| !text.is_empty()));
+            match entry.job {
+                Some(job) => tracing::info!(%job, worker, detail, "job {}", entry.kind),
+                None => tracing::info!(worker, detail, "worker {}", entry.kind),
             }
             let _ = self.shared.events.send(entry);
         }
     }
 
-    /// What is durable is not known: it is read, and taken for what is.
-    async fn reload(&mut self) {
+    /// What is durable is not known: it is read, and taken for what is. Watchers hear of every job that may be another
+    /// than they were told last: those of the write that is in doubt, `dirty`, and those that somebody else changed.
+    async fn reload(&mut self, dirty: &BTreeSet<JobId>) {
         loop {
             match self.store.load().await {
-                Ok(Stored { jobs, reserved, .. }) => {
+                Ok(Stored { jobs, unreadable, reserved }) => {
+                    let is_other = |job: &&Job| self.engine.job(job.id) != Some(job);
+                    let mut changed: BTreeSet<JobId> = jobs.iter().filter(is_other).map(|job| job.id).collect();
+                    changed.extend(dirty);
                     self.engine.restore(jobs, now());
                     self.engine.reserve(reserved);
+                    self.set_aside(unreadable);
+                    self.publish(&changed, Vec::new());
                     return;
                 }
                 Err(e) => {

@@ -107,10 +107,10 @@ fn does_not_fit(bytes: u64, usable: u64, needs: &Needs, worker: &Worker) -> Stri
 
 fn readiness(worker: &Worker) -> String {
     match (worker.connected, worker.draining, worker.assigned) {
-        (false, ..) => format!("{} fits, but has not been heard of lately", worker.name),
-        (true, true, _) => format!("{} fits, but takes no new work", worker.name),
-        (true, false, Some(_)) => format!("{} fits, but is busy", worker.name),
-        (true, false, None) => format!("{} fits and is free", worker.name),
+        (false, ..) => format!("{} is suitable, but has not been heard of lately", worker.name),
+        (true, true, _) => format!("{} is suitable, but takes no new work", worker.name),
+        (true, false, Some(_)) => format!("{} is suitable, but busy", worker.name),
+        (true, false, None) => format!("{} is suitable and free", worker.name),
     }
 }
 

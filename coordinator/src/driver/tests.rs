@@ -311,7 +311,9 @@ async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_sta
     let token = started(&driver, a).await;
     *store.too_late.lock().expect("a lock") = true;
     store.fail(0, 1);
+    let mut watched = driver.watch_jobs();
     let unsure = driver.event(submit("second", Some("k"))).await;
+    assert_eq!(watched.try_recv().expect("word of it").spec.name, "second");
     assert!(matches!(unsure, Err(CallError::Unsure(_))), "{:?}", unsure.map_err(|e| e.to_string()));
     assert_eq!(names(&driver).await, ["first", "second"], "what is durable was forgotten");
     assert!(matches!(driver.event(sync(a, Some(token))).await, Ok(Response::Wanted(Wanted::GoOn))));

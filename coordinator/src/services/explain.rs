@@ -12,12 +12,16 @@ fn judge(engine: &Engine, job: &Job, now: Now, worker: &Worker) -> WorkerVerdict
     let mut verdict = verdict(&job.spec.needs, worker);
     let queued = matches!(job.state, JobState::Queued { .. });
     if verdict.fits && engine.goes_elsewhere(now, job, worker) {
-        verdict.reason = format!("{} fits, but the job failed on it and waits for another that fits", worker.name);
+        verdict.reason = format!("{} is suitable, but the job failed on it and waits for another one", worker.name);
     } else if verdict.fits
         && queued
         && let Some(kept) = engine.kept_for(now, worker).filter(|kept| kept.job != job.id)
     {
-        verdict.reason = format!("{} fits, but {}", worker.name, kept_free(kept, now));
+        verdict.reason = format!("{} is suitable, but {}", worker.name, kept_free(kept, now));
+    }
+    let busy_with = worker.assigned.and_then(|token| engine.job_of(token)).filter(|_| verdict.fits && worker.connected);
+    if let Some(other) = busy_with.filter(|other| *other != job.id) {
+        verdict.reason = format!("{} is suitable, and busy with job {other}", worker.name);
     }
     WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
 }
@@ -69,18 +73,19 @@ fn waiting(engine: &Engine, job: &Job) -> String {
     }
     let fitting = most_of_one_kind(engine, job);
     let before = match engine.queued_before(id) {
+        0 => "it is next in the queue".to_owned(),
         1 => "1 job is before it".to_owned(),
         n => format!("{n} jobs are before it"),
     };
     match (wanted, fitting) {
-        (_, 0) => format!("job {id} waits: no worker fits"),
-        (1, _) => format!("job {id} waits for a worker that fits; {before}"),
+        (_, 0) => format!("job {id} waits: no worker is suitable"),
+        (1, _) => format!("job {id} waits for a suitable worker to be free; {before}"),
         (n, there) if there < n => format!(
             "job {id} waits for {n} workers of one kind, and {there} that {} connected: start {} more, or set resources.workers to {there}",
-            if there == 1 { "fits is" } else { "fit are" },
+            if there == 1 { "is suitable is" } else { "are suitable are" },
             n - there
         ),
-        (n, _) => format!("job {id} waits for {n} workers of one kind that fit and are free together; {before}"),
+        (n, _) => format!("job {id} waits until {n} suitable workers of one kind are free together; {before}"),
     }
 }
 

@@ -66,7 +66,7 @@ impl<S: JobStore> JobService for Services<S> {
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Job>, Status> {
         let CancelRequest { id, reason } = request.into_inner();
-        let reason = if reason.is_empty() { "cancelled by a person".to_owned() } else { reason };
+        let reason = if reason.is_empty() { "by user".to_owned() } else { reason };
         self.job(id).await?;
         self.driver.event(Event::Cancel { job: convert::job_in(id), reason }).await?;
         Ok(Response::new(self.job(id).await?))

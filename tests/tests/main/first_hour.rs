@@ -146,7 +146,11 @@ fn a_job_that_waits_says_why_wherever_it_is_shown() {
     let words = wait_until("the second reason", || read("earthling: needs label site=mars"));
     assert!(words.lines().count() <= 4, "a reason is said once: {words}");
     let shown = world.ctl(&["show", &id]);
-    assert!(shown.stdout.contains("no worker fits") && shown.stdout.contains("earthling: needs"), "{}", shown.stdout);
+    assert!(
+        shown.stdout.contains("no worker is suitable") && shown.stdout.contains("earthling: needs"),
+        "{}",
+        shown.stdout
+    );
     let job = &world.ctl(&["show", &id, "--json"]).json()[0];
     assert_eq!(job["waits"]["workers"][0]["fits"], false, "{job:#}");
     assert_eq!(world.ctl(&["cancel", &id, "--yes"]).code, 0);

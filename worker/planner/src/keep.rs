@@ -1,4 +1,4 @@
-//! What is kept of each block between forward and backward.
+//! Which activations each block keeps between forward and backward.
 //!
 //! Whatever is not kept is computed again. Keeping the output of a product with K inputs saves K operations a byte, and
 //! K is the model's width nearly everywhere: what pays best is what is easiest to keep whole. The output of attention

@@ -42,7 +42,7 @@ impl Thrift {
     }
 }
 
-/// As little thrift as lets a run fit that keeps as little of its blocks as the configuration allows; nothing without a
+/// The mildest memory-saving level that fits a run that keeps as little of its blocks as the configuration allows; nothing without a
 /// budget.
 pub fn thrift(shape: &ModelShape, config: &TrainingConfig, budget: Option<DeviceBudget>) -> Thrift {
     let Some(budget) = budget else { return Thrift::Nothing };

@@ -39,7 +39,7 @@ const LEAVE: Duration = Duration::from_secs(20);
 /// How long a training process on a GPU may say nothing, where the person says nothing else.
 const GPU_PATIENCE: u64 = 1800;
 
-/// How a person wants the worker to be.
+/// Options of the worker.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Ends after one attempt.

@@ -203,7 +203,7 @@ fn try_address(address: &str, secret: &Secret, rank: usize) -> std::io::Result<T
 /// Takes the seat: the first one tells where it listens through `tell`, the others are told through `told`.
 ///
 /// # Errors
-/// [`Error::Meeting`] where they do not come together.
+/// [`Error::Meeting`] where the rendezvous fails.
 pub fn meet(seat: Seat, tell: impl FnOnce(Listening) -> Result<()>, told: &Receiver<Meeting>) -> Result<Gang> {
     if seat.rank == 0 {
         let listener = Listener::open(seat.port, handshake::random())?;

@@ -34,7 +34,7 @@ pub struct Trainer<'a> {
     pub optimizer: Optimizer,
     pub training: &'a TrainingSection,
     pub learning_rate: LearningRate,
-    /// What is kept of each block between forward and backward.
+    /// Which activations each block keeps between forward and backward.
     pub keeps: Vec<Keep>,
 }
 

@@ -107,7 +107,7 @@ impl Engine {
     }
 
     /// A worker lets go of an attempt. The first one ends it, and so does the failure of any other; the others are done
-    /// before the first is. Who has lost another waits for what that one tells, unless nobody is left to tell it.
+    /// before the first is. A worker that lost its peer waits for the peer's own report, unless nobody is left to make it.
     pub(super) fn finish(
         &mut self,
         now: Now,
