@@ -13,6 +13,8 @@ mod trouble;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,10 +51,29 @@ pub struct Handle {
     shared: Arc<Shared>,
 }
 
+/// The calls of one session that are held until something is new.
+#[derive(Default)]
+pub struct Waiter {
+    pub woken: Notify,
+    calls: AtomicU64,
+}
+
+impl Waiter {
+    /// The number of a call that begins.
+    pub fn begin(&self) -> u64 {
+        self.calls.fetch_add(1, SeqCst) + 1
+    }
+
+    /// Whether no call has begun since the one of this number.
+    pub fn is_last(&self, call: u64) -> bool {
+        self.calls.load(SeqCst) == call
+    }
+}
+
 struct Shared {
     jobs: broadcast::Sender<Arc<Job>>,
     events: broadcast::Sender<JournalEntry>,
-    waiters: Mutex<HashMap<SessionId, Arc<Notify>>>,
+    waiters: Mutex<HashMap<SessionId, Arc<Waiter>>>,
     /// Jobs that are set aside because they cannot be read, and why.
     unreadable: Mutex<BTreeMap<JobId, String>>,
 }
@@ -111,13 +132,13 @@ impl Handle {
     }
 
     /// Is notified when `session` should synchronise; none where nobody has that session.
-    pub fn waiter(&self, session: SessionId) -> Option<Arc<Notify>> {
+    pub fn waiter(&self, session: SessionId) -> Option<Arc<Waiter>> {
         self.shared.waiters().get(&session).cloned()
     }
 }
 
 impl Shared {
-    fn waiters(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Notify>>> {
+    fn waiters(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Waiter>>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -390,7 +411,7 @@ impl<S: JobStore> Driver<S> {
     fn wake(&self, sessions: &[SessionId]) {
         let waiters = self.shared.waiters();
         for waiter in sessions.iter().filter_map(|session| waiters.get(session)) {
-            waiter.notify_one();
+            waiter.woken.notify_one();
         }
     }
 

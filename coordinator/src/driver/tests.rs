@@ -361,7 +361,7 @@ async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
     // Both have been told of the job; what they are told from now on comes of what fails.
     let waiters = [a, b].map(|session| driver.waiter(session).expect("a session"));
     for waiter in &waiters {
-        let _ = tokio::time::timeout(Duration::ZERO, waiter.notified()).await;
+        let _ = tokio::time::timeout(Duration::ZERO, waiter.woken.notified()).await;
     }
     store.fail(0, 1_000_000);
     let before = store.applied.load(SeqCst);
@@ -374,7 +374,7 @@ async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
     }
     assert_eq!(store.applied.load(SeqCst), before + 2);
     for waiter in waiters {
-        let woken = tokio::time::timeout(Duration::from_millis(20), waiter.notified()).await;
+        let woken = tokio::time::timeout(Duration::from_millis(20), waiter.woken.notified()).await;
         assert!(woken.is_err(), "who asks in vain wakes another");
     }
 }
@@ -408,4 +408,12 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
     assert_eq!(submitted(&driver, "four").await, JobId(4));
     let journal = store.journal(0, 100).await.expect("a journal");
     assert!(journal.iter().any(|e| e.kind == "unreadable" && e.job == Some(JobId(3))), "{journal:?}");
+}
+
+/// A worker whose attempt has ended gives up the call that it holds and makes another: it waits all the same.
+#[test]
+fn a_call_that_was_given_up_for_a_newer_one_does_not_take_its_worker_away() {
+    let waiter = crate::driver::Waiter::default();
+    let (first, second) = (waiter.begin(), waiter.begin());
+    assert!(!waiter.is_last(first) && waiter.is_last(second));
 }

@@ -1,5 +1,6 @@
 //! `qlora.v1.WorkerService`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use qlora_engine as domain;
@@ -14,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use crate::clock::now;
 use crate::convert;
-use crate::driver::Handle;
+use crate::driver::{Handle, Waiter};
 use crate::error::CallError;
 
 /// The longest that an answer is held; below every lease, so that holding renews it.
@@ -56,9 +57,10 @@ impl<S: JobStore> WorkerService for Services<S> {
         let until = Instant::now() + hold;
         let stale = CallError::Refused(domain::Refusal::StaleSession(session));
         let waiter = self.driver.waiter(session).ok_or(stale)?;
-        let mut left = Left { driver: self.driver.clone(), session, armed: true };
+        let call = waiter.begin();
+        let mut left = Left { driver: self.driver.clone(), session, waiter: waiter.clone(), call, armed: true };
         loop {
-            let woken = waiter.notified();
+            let woken = waiter.woken.notified();
             let wanted = self.sync_once(session, &request).await?;
             let quiet = matches!(wanted, Wanted::Nothing | Wanted::GoOn);
             if quiet && tokio::time::timeout_at(until, woken).await.is_ok() {
@@ -138,16 +140,19 @@ impl<S: JobStore> WorkerService for Services<S> {
     }
 }
 
-/// Tells the engine when a worker's connection breaks while its answer is held.
+/// Tells the engine when a worker's connection breaks while its answer is held. A worker that has called again meanwhile
+/// is still there: it gives up one call for the next when its attempt ends.
 struct Left {
     driver: Handle,
     session: SessionId,
+    waiter: Arc<Waiter>,
+    call: u64,
     armed: bool,
 }
 
 impl Drop for Left {
     fn drop(&mut self) {
-        if self.armed {
+        if self.armed && self.waiter.is_last(self.call) {
             self.driver.tell(Event::Leave { session: self.session });
         }
     }

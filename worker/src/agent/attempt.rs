@@ -84,10 +84,12 @@ impl Attempt {
     pub fn resume(contact: Contact, left: Handover) -> Self {
         let (ended, folder, outbox) = (left.ended, left.folder, Arc::new(left.reports));
         let Contact { client, session, .. } = contact;
-        let delivery = Delivery { client, session, token: left.token, folder: folder.clone(), outbox: outbox.clone() };
+        let (stop, stopping) = watch::channel(None);
+        let token = left.token;
+        let delivery = Delivery { client, session, token, folder: folder.clone(), outbox: outbox.clone(), stopping };
         Self {
-            token: left.token,
-            stop: watch::channel(None).0,
+            token,
+            stop,
             over: watch::channel(true).1,
             outbox,
             folder,
@@ -128,7 +130,7 @@ impl Attempt {
 
 /// How an attempt was asked to stop.
 #[derive(Debug, Clone)]
-pub(super) struct Stopping {
+pub struct Stopping {
     pub reason: String,
     pub at_once: bool,
 }
@@ -222,6 +224,7 @@ impl Worker {
             token: self.assignment.token,
             folder: self.folder.clone(),
             outbox: self.outbox.clone(),
+            stopping: self.stopping.clone(),
         }
     }
 
@@ -258,13 +261,11 @@ impl Worker {
         Ok(after_uploads(uploads, status).await?)
     }
 
-    /// Writes down what is left to deliver. Only the first of a gang has anything; where the record cannot be written, the
-    /// attempt is lost with the worker as it would be without.
+    /// Writes down what is left to deliver: of a gang all do, since one that came back without its attempt would end it
+    /// for the others. Where the record cannot be written, the attempt is lost with the worker as it would be without.
     fn write_handover(&self, ended: &ExitStatus) {
         let by = (self.name.as_str(), self.assignment.token);
-        if self.assignment.rank == 0
-            && let Err(e) = handover::write(by, ended, &self.saved, (&self.outbox, &self.folder))
-        {
+        if let Err(e) = handover::write(by, ended, &self.saved, (&self.outbox, &self.folder)) {
             tracing::warn!("what is left to deliver cannot be written down in {}: {e}", self.folder.display());
         }
     }

@@ -1,5 +1,6 @@
 //! Brings what an attempt made to the coordinator: reports and saved folders while it trains, then how it ended.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,9 +8,10 @@ use qlora_client::Client;
 use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_client::transfer::TransferError;
 use qlora_proto::{FinishRequest, Outcome};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::attempt::Stopping;
 use super::current::Current;
 use super::outbox::{Outbox, Sender};
 use super::process::ExitStatus;
@@ -34,6 +36,7 @@ pub struct Delivery {
     /// The attempt's own; it goes once everything is delivered.
     pub folder: PathBuf,
     pub outbox: Arc<Outbox>,
+    pub stopping: watch::Receiver<Option<Stopping>>,
 }
 
 /// Uploads that go on while an attempt trains.
@@ -55,6 +58,7 @@ impl Delivery {
             token: self.token,
             work: self.folder.clone(),
             outbox: self.outbox.clone(),
+            stopping: self.stopping.clone(),
         };
         (saved, tokio::spawn(uploader.run(waiting)))
     }
@@ -66,9 +70,11 @@ impl Delivery {
         // The uploader takes them as long as its end is held here.
         saved.into_iter().for_each(|saved| drop(sender.send(saved)));
         drop(sender);
-        let ended = after_uploads(uploads, ended)
-            .await
-            .unwrap_or_else(|fault| ExitStatus { outcome: Outcome::Failed, message: fault.to_string() });
+        let ended = after_uploads(uploads, ended).await.unwrap_or_else(|fault| {
+            let full = matches!(&fault, TransferError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
+            let outcome = if full { Outcome::NoRoom } else { Outcome::Failed };
+            ExitStatus { outcome, message: fault.to_string() }
+        });
         self.close(ended, reports).await
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::outbox::Outbox;
 use super::process::ExitStatus;
-use super::upload::Saved;
+use super::upload::{Kind, Saved};
 
 const RECORD: &str = "handover.json";
 /// Reports that the coordinator has not taken.
@@ -53,7 +53,9 @@ pub fn write(
     // An attempt that is told to have succeeded has all its reports.
     keep_reports(outbox, folder)?;
     let (outcome, message) = (ended.outcome.into(), ended.message.clone());
-    let record = Record { worker: worker.into(), token, outcome, message, saved: saved.to_vec() };
+    let within = |saved: &Saved| saved.folder.strip_prefix(folder).unwrap_or(&saved.folder).to_owned();
+    let saved = saved.iter().map(|saved| Saved { folder: within(saved), ..saved.clone() }).collect();
+    let record = Record { worker: worker.into(), token, outcome, message, saved };
     let partial = folder.join("handover.partial");
     let mut file = File::create(&partial)?;
     serde_json::to_writer(&mut file, &record)?;
@@ -69,18 +71,51 @@ pub fn keep_reports(outbox: &Outbox, folder: &Path) -> io::Result<()> {
     fs::rename(&partial, folder.join(REPORTS))
 }
 
-fn read(folder: &Path) -> Option<Handover> {
-    let text = fs::read_to_string(folder.join(RECORD)).ok()?;
-    let Record { worker, token, outcome, message, saved } = serde_json::from_str(&text).ok()?;
-    let ended = ExitStatus { outcome: Outcome::try_from(outcome).ok()?, message };
-    let reports = Outbox::restored(&folder.join(REPORTS)).ok()?;
-    // What was delivered is gone.
-    let saved = saved.into_iter().filter(|saved| saved.folder.is_dir()).collect();
-    Some(Handover { worker, token, ended, saved, reports, folder: folder.into() })
+/// Why what lies in a folder cannot be delivered.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("nothing is left to deliver")]
+    Nothing,
+    #[error("{0}")]
+    Damaged(String),
 }
 
-/// The attempts of the workers `names` that are to be delivered; what else was left of attempts in `state` goes, since
-/// nobody goes on with it and checkpoints are large.
+/// # Errors
+/// The worker ended before its training process had, or what it left is not whole.
+fn read(folder: &Path) -> Result<Handover, Unusable> {
+    let damaged = |fault: String| Unusable::Damaged(fault);
+    let text = match fs::read_to_string(folder.join(RECORD)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(Unusable::Nothing),
+        text => text.map_err(|e| damaged(format!("{RECORD}: {e}")))?,
+    };
+    let record: Record = serde_json::from_str(&text).map_err(|e| damaged(format!("{RECORD}: {e}")))?;
+    let outcome = Outcome::try_from(record.outcome).map_err(|e| damaged(format!("{RECORD}: {e}")))?;
+    let mut saved = Vec::new();
+    for mut one in record.saved {
+        // The folder may have been called by another path then.
+        one.folder = folder.join(&one.folder);
+        match (one.folder.is_dir(), one.delivered().is_dir()) {
+            (_, true) => {}
+            (true, false) => saved.push(one),
+            (false, false) => return Err(damaged(format!("{} is not there", one.folder.display()))),
+        }
+    }
+    let reports = Outbox::restored(&folder.join(REPORTS)).or_else(|e| {
+        tracing::warn!("the reports in {} are damaged and are left out: {e}", folder.display());
+        // Scores are reports: without them an evaluation has made nothing.
+        let has_adapter = saved.iter().any(|saved| saved.kind == Kind::Adapter);
+        if outcome == Outcome::Succeeded && !has_adapter {
+            return Err(damaged(format!("{REPORTS}: {e}")));
+        }
+        Ok(Outbox::after_unknown())
+    })?;
+    let ended = ExitStatus { outcome, message: record.message };
+    Ok(Handover { worker: record.worker, token: record.token, ended, saved, reports, folder: folder.into() })
+}
+
+/// The attempts of the workers `names` that are to be delivered. What was left by a worker that ended in mid-training
+/// goes: nobody goes on with it, and checkpoints are large. What other workers left, or what is damaged, stays and is
+/// told of.
 pub fn left_over(state: &Path, names: &[String]) -> Vec<Handover> {
     let jobs = state.join("jobs");
     let folders = match fs::read_dir(&jobs) {
@@ -93,13 +128,32 @@ pub fn left_over(state: &Path, names: &[String]) -> Vec<Handover> {
     };
     let mut found: Vec<Handover> = Vec::new();
     for folder in folders {
-        let one_of = |left: &Handover| names.contains(&left.worker) && found.iter().all(|f| f.worker != left.worker);
-        match read(&folder).filter(one_of) {
-            Some(left) => found.push(left),
-            None => forget(&folder),
+        match read(&folder) {
+            Err(Unusable::Nothing) => forget(&folder),
+            Err(Unusable::Damaged(fault)) => {
+                tracing::warn!("{} cannot be delivered and is left as it is: {fault}", folder.display());
+            }
+            Ok(left) if !names.contains(&left.worker) => {
+                tracing::warn!("{} is left for the worker {}, which saved it", folder.display(), left.worker);
+            }
+            Ok(left) => found.push(left),
         }
     }
-    found
+    newest_of_each(found)
+}
+
+/// A worker holds one attempt, the one that was given last; what it left of earlier ones is of no use any more.
+fn newest_of_each(mut found: Vec<Handover>) -> Vec<Handover> {
+    found.sort_by_key(|left| std::cmp::Reverse(left.token));
+    let mut newest: Vec<Handover> = Vec::new();
+    for left in found {
+        if newest.iter().any(|newer| newer.worker == left.worker) {
+            forget(&left.folder);
+        } else {
+            newest.push(left);
+        }
+    }
+    newest
 }
 
 fn forget(folder: &Path) {
@@ -111,7 +165,6 @@ fn forget(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::upload::Kind;
 
     #[test]
     fn what_is_to_be_delivered_is_found_again_and_all_else_goes() {
@@ -122,18 +175,41 @@ mod tests {
             folder
         };
         let ended = ExitStatus { outcome: Outcome::Stopped, message: "why".into() };
-        let (ours, theirs, torn, none) = (folder("1-7"), folder("2-8"), folder("3-9"), folder("4-10"));
+        let (ours, older, theirs, torn, none) =
+            (folder("1-7"), folder("1-6"), folder("2-8"), folder("3-9"), folder("4-10"));
         let saved = |step, folder: PathBuf| Saved { kind: Kind::Checkpoint, step, folder };
-        let all = [saved(4, ours.join("step-4")), saved(2, ours.join("delivered-and-gone"))];
+        let delivered = saved(2, ours.join("step-2"));
+        fs::create_dir(delivered.delivered()).expect("a folder");
+        // What is half removed does not stand under its own name.
+        let all = [saved(4, ours.join("step-4")), delivered];
         let reports = Outbox::default();
         write(("a", 7), &ended, &all, (&reports, &ours)).expect("a record");
+        write(("a", 6), &ended, &[], (&reports, &older)).expect("a record");
         write(("another", 8), &ended, &[], (&reports, &theirs)).expect("a record");
-        fs::write(torn.join(RECORD), "{\"worker\": \"a\"").expect("a file");
-        let found = left_over(state.path(), &["a".into(), "b".into()]);
+        write(("a", 9), &ended, &[saved(1, torn.join("gone"))], (&reports, &torn)).expect("a record");
+        // The state folder is the same under another path.
+        let moved = state.path().join("jobs/../../").join(state.path().file_name().expect("a name"));
+        let found = left_over(&moved, &["a".into(), "b".into()]);
         let [left] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((left.worker.as_str(), left.token, left.folder.as_path()), ("a", 7, ours.as_path()));
+        assert_eq!((left.worker.as_str(), left.token), ("a", 7));
         assert_eq!(left.saved.iter().map(|saved| saved.step).collect::<Vec<_>>(), [4]);
+        assert!(left.saved[0].folder.is_dir());
         assert_eq!((left.ended.outcome, left.ended.message.as_str()), (Outcome::Stopped, "why"));
-        assert!(ours.exists() && !theirs.exists() && !torn.exists() && !none.exists());
+        assert!(ours.exists() && !older.exists() && theirs.exists() && torn.exists() && !none.exists());
+    }
+
+    #[test]
+    fn damaged_reports_cost_reports_but_no_adapter_and_an_evaluation_is_not_told_to_have_succeeded() {
+        let state = tempfile::tempdir().expect("a folder");
+        let folder = state.path().join("jobs/1-7");
+        fs::create_dir_all(folder.join("adapter")).expect("a folder");
+        let ended = ExitStatus { outcome: Outcome::Succeeded, message: String::new() };
+        let adapter = Saved { kind: Kind::Adapter, step: 4, folder: folder.join("adapter") };
+        for (saved, is_delivered) in [(vec![adapter], true), (Vec::new(), false)] {
+            write(("a", 7), &ended, &saved, (&Outbox::default(), &folder)).expect("a record");
+            fs::write(folder.join(REPORTS), [9, 9]).expect("a file");
+            assert_eq!(left_over(state.path(), &["a".into()]).len(), usize::from(is_delivered));
+            assert!(folder.exists());
+        }
     }
 }

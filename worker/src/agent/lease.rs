@@ -26,11 +26,6 @@ impl Lease {
         Self { sent, length }
     }
 
-    /// Time from one renewal within which the next has to come.
-    pub fn length(&self) -> Duration {
-        self.length
-    }
-
     /// Until when it may be renewed before the attempt has to stop.
     pub fn safe_until(&self) -> Instant {
         self.sent + self.length.mul_f64(SAFE_PART)

@@ -194,6 +194,11 @@ impl Outbox {
         std::fs::write(path, bytes)
     }
 
+    /// For an attempt of which nobody knows which batches it has sent: its numbers are above all that it can have used.
+    pub fn after_unknown() -> Self {
+        Self { pending: Mutex::new(Pending { number: 1 << 40, ..Pending::default() }), ..Self::default() }
+    }
+
     /// What [`Self::keep`] wrote.
     pub fn restored(path: &Path) -> io::Result<Self> {
         let bytes = std::fs::read(path)?;

@@ -33,8 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(20);
 /// Time beyond it after which a call is given up.
 const LATE: Duration = Duration::from_secs(10);
-/// How long a worker that is to stop waits for a coordinator that is away.
-const LEAVE: Duration = Duration::from_secs(20);
+/// How long a worker that is to stop waits for a coordinator that says nothing; what it leaves is told at its next start.
+const LEAVE: Duration = Duration::from_secs(4);
+/// How long the coordinator may hold an answer to a worker that is to stop: each shows that it is still there.
+const HOLD_LEAVING: Duration = Duration::from_secs(1);
+
+/// Wait between two tries while a lease runs out.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// How long a training process on a GPU may say nothing, where the person says nothing else.
 const GPU_PATIENCE: u64 = 1800;
@@ -128,7 +133,9 @@ impl Session {
     pub async fn run(mut self, left: Option<Handover>) -> Result<(), WorkerError> {
         let mut signals = Signals::listen()?;
         self.attempt = left.map(|left| {
-            tracing::info!(attempt = left.token, "delivering what the last start of this worker left");
+            tracing::info!(folder = %left.folder.display(), "delivering what the last start of this worker left");
+            // However long the coordinator is away: what is left is its job's.
+            self.patient_until = None;
             Attempt::resume(self.contact(), left)
         });
         self.faults = platform::faults(&self.platform);
@@ -157,6 +164,7 @@ impl Session {
                 Turn::Signal => {
                     tracing::info!("saving and stopping; once more stops at once");
                     self.draining = true;
+                    self.leave_at = Some(Instant::now() + LEAVE);
                     self.stop_attempt("the worker is stopping", false);
                 }
             }
@@ -209,15 +217,14 @@ impl Session {
         self.leases.send_replace(Some(lease));
         self.backoff.reset();
         self.not_before = Instant::now();
-        self.leave_at = None;
+        self.leave_at = self.draining.then(|| Instant::now() + LEAVE);
     }
 
     fn again_later(&mut self) {
-        self.not_before = Instant::now() + self.backoff.take();
-        if self.draining {
-            let patience = self.lease.map_or(LEAVE, |lease| LEAVE.min(lease.length()));
-            self.leave_at.get_or_insert(Instant::now() + patience);
-        }
+        // While there is something to lose, several tries fit into what is left of the lease.
+        let left = self.attempt.as_ref().and(self.lease).map(|lease| lease.safe_until().duration_since(Instant::now()));
+        let longest = left.map_or(Duration::MAX, |left| (left / 8).max(SHORTEST_WAIT));
+        self.not_before = Instant::now() + self.backoff.take().min(longest);
     }
 
     /// An error where trying to register again is of no use.
@@ -309,6 +316,7 @@ impl Session {
     }
 
     fn synchronize_request(&self) -> SynchronizeRequest {
+        let hold = if self.draining { HOLD_LEAVING } else { HOLD };
         let (memory_free, disk_free) = platform::free(&self.platform, &self.identity.folder);
         SynchronizeRequest {
             session: self.current.get(),
@@ -316,7 +324,7 @@ impl Session {
             device_memory_free: memory_free,
             disk_free,
             draining: self.draining,
-            wait_ms: self.lease.map_or(HOLD, |lease| lease.hold(HOLD)).as_millis() as u32,
+            wait_ms: self.lease.map_or(hold, |lease| lease.hold(hold)).as_millis() as u32,
         }
     }
 

@@ -13,14 +13,18 @@ use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
 use qlora_proto::{CommitArtifactRequest, JobArtifact};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
+use super::attempt::{Stopping, told_to_stop};
 use super::current::Current;
 use super::outbox::Outbox;
 use super::progress::line;
 
 /// Wait before what the disk had no room for is packed again.
 const FULL_WAIT: Duration = Duration::from_secs(15);
+/// How long room is waited for before the job goes to another worker.
+const FULL_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A folder that the child has completed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +32,24 @@ pub struct Saved {
     pub kind: Kind,
     pub step: u64,
     pub folder: PathBuf,
+}
+
+impl Saved {
+    /// The name of its folder once the coordinator has it; what lay in it is removed.
+    pub fn delivered(&self) -> PathBuf {
+        let mut name = self.folder.clone().into_os_string();
+        name.push(".delivered");
+        name.into()
+    }
+}
+
+/// Removes what lies in `folder`.
+fn empty(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
+    }
+    Ok(())
 }
 
 /// What a saved folder is.
@@ -56,6 +78,8 @@ pub struct Uploader {
     /// Where archives are made.
     pub work: PathBuf,
     pub outbox: Arc<Outbox>,
+    /// A disk without room is not waited for any longer once the attempt is to stop.
+    pub stopping: watch::Receiver<Option<Stopping>>,
 }
 
 impl Uploader {
@@ -99,11 +123,18 @@ impl Uploader {
             move |source| TransferError::Io { path, source }
         };
         tokio::fs::remove_file(&archive).await.map_err(io(&archive))?;
-        tokio::fs::remove_dir_all(&saved.folder).await.map_err(io(&saved.folder))
+        // The name changes in one step: what is half removed is never taken for what is to be delivered.
+        let delivered = saved.delivered();
+        tokio::fs::rename(&saved.folder, &delivered).await.map_err(io(&saved.folder))?;
+        let clear = move || empty(&delivered).map_err(|source| TransferError::Io { path: delivered, source });
+        tokio::task::spawn_blocking(clear).await.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string())))
     }
 
-    /// The archive, its digest and its size; waits while the disk is full.
+    /// The archive, its digest and its size; waits while the disk is full, for as long as the attempt may go on and no
+    /// longer than [`FULL_PATIENCE`].
     async fn packed(&self, saved: &Saved, archive: &Path) -> Result<(String, u64), TransferError> {
+        let patient_until = Instant::now() + FULL_PATIENCE;
+        let mut stopping = self.stopping.clone();
         loop {
             let (folder, to) = (saved.folder.clone(), archive.to_owned());
             let made = tokio::task::spawn_blocking(move || {
@@ -112,9 +143,15 @@ impl Uploader {
             });
             match made.await.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string()))) {
                 Err(TransferError::Io { path, source }) if source.kind() == ErrorKind::StorageFull => {
-                    let (path, wait) = (path.display(), FULL_WAIT.as_secs());
-                    self.tell(format!("no room on the worker's disk for {path}; trying again in {wait} s"));
-                    tokio::time::sleep(FULL_WAIT).await;
+                    let wait = FULL_WAIT.as_secs();
+                    self.tell(format!("no room on the worker's disk for {}; trying again in {wait} s", path.display()));
+                    let stops = tokio::select! {
+                        () = tokio::time::sleep(FULL_WAIT) => Instant::now() > patient_until,
+                        () = told_to_stop(&mut stopping) => true,
+                    };
+                    if stops {
+                        return Err(TransferError::Io { path, source });
+                    }
                 }
                 made => return made,
             }

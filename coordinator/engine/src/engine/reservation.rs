@@ -6,7 +6,7 @@
 
 use super::Engine;
 use crate::ids::{JobId, Millis, Now};
-use crate::job::Job;
+use crate::job::{Job, JobState};
 use crate::placement::candidates;
 use crate::worker::Worker;
 
@@ -36,11 +36,15 @@ impl Engine {
         Reservation { job: job.id, starts: wanted.checked_sub(1).and_then(|last| free_at.get(last).copied()) }
     }
 
-    /// When `worker` is done with what it does, by what that says itself and by its time limit.
+    /// When `worker` is done with what it does, by what that says itself and by its time limit; at once where it is asked
+    /// to stop.
     fn free_at(&self, now: Now, worker: &Worker) -> Option<Millis> {
         let Some(token) = worker.assigned else { return Some(now.steady) };
-        let limit = self.time_limits.get(&token).copied();
-        let left = self.running.get(&token).and_then(|id| self.jobs.get(id)?.progress.seconds_left);
+        let job = self.running.get(&token).and_then(|id| self.jobs.get(id))?;
+        if matches!(job.state, JobState::Running { stopping: Some(_), .. }) {
+            return Some(now.steady);
+        }
+        let (limit, left) = (self.time_limits.get(&token).copied(), job.progress.seconds_left);
         let expected = left.filter(|s| s.is_finite()).map(|s| now.steady.plus((s.max(0.0) * 1000.0) as u64));
         expected.into_iter().chain(limit).min()
     }

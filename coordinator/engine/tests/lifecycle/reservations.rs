@@ -63,6 +63,32 @@ fn where_nobody_knows_when_the_older_job_starts_nothing_runs_before_it() {
 }
 
 #[test]
+fn nothing_slips_in_before_the_older_job_while_the_one_it_waits_for_stops() {
+    for by_limit in [true, false] {
+        let mut world = World::new();
+        let (a, b, token, pair) = one_kept_free(&mut world, limited("busy", MINUTE));
+        let progress = Some(Box::new(Progress { seconds_left: Some(6.0 * 3600.0), ..Progress::default() }));
+        world.handle(Event::Report { session: b, token, batch: 1, progress });
+        world.now = Now::both(LEASE / 2);
+        if by_limit {
+            for at in (LEASE / 2..=MINUTE).step_by(LEASE as usize / 2) {
+                world.now = Now::both(at);
+                world.sync(a, None);
+                world.sync(b, Some(token));
+                world.handle(Event::Tick);
+            }
+        } else {
+            let job = world.engine.job_of(token).expect("a job");
+            world.handle(Event::Cancel { job, reason: "why".into() });
+        }
+        world.submit(limited("short", MINUTE));
+        assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "by its limit: {by_limit}");
+        world.finish(token, Outcome::Stopped);
+        assert_eq!(world.start(b).0, pair);
+    }
+}
+
+#[test]
 fn an_attempt_is_asked_to_save_when_its_time_is_over_and_a_restart_does_not_give_it_more() {
     let mut world = World::new();
     let a = world.register("a", "1");
