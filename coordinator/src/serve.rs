@@ -50,7 +50,8 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         .await
         .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
     let vitals = Vitals::start(driver.clone());
-    let services = Services { driver, store, artifacts, vitals };
+    let loopback_only = cli.listen.ip().is_loopback();
+    let services = Services { driver, store, artifacts, vitals, loopback_only };
     let registry = telemetry.registry.clone().unwrap_or_default();
 
     let listener =

@@ -16,10 +16,13 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
+/// Where the coordinator of this machine listens.
+const USUAL_COORDINATOR: &str = "127.0.0.1:7070";
+
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
     /// Address of the coordinator, such as 127.0.0.1:7070.
-    #[arg(long, global = true, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
+    #[arg(long, global = true, env = "QLORA_URL", default_value = USUAL_COORDINATOR, value_name = "ADDR")]
     pub coordinator: String,
 
     /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not needed where the same
@@ -44,7 +47,7 @@ pub struct AgentArgs {
     pub label: Vec<(String, String)>,
 
     /// Models that jobs may name beside those of the catalogue: folders of this machine, OWNER/NAME or OWNER/* of the
-    /// hub; repeatable, or with commas [default: any where the coordinator runs on this machine, else none]
+    /// hub; repeatable, or with commas [default: any where the coordinator listens on this machine's loopback only, else none]
     #[arg(long, env = "QLORA_ALLOW_MODELS", value_name = "WHAT", value_delimiter = ',')]
     pub allow_models: Vec<Rule>,
 
@@ -64,6 +67,13 @@ pub struct AgentArgs {
     /// Port on which they reach it, the next ones for further GPUs; 0 is any free one.
     #[arg(long, env = "QLORA_PEER_PORT", default_value_t = 0, value_name = "PORT")]
     pub peer_port: u16,
+}
+
+impl AgentArgs {
+    /// Whether a person has said where the coordinator is.
+    pub fn names_coordinator(&self) -> bool {
+        self.coordinator != USUAL_COORDINATOR
+    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -145,8 +145,8 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
     checks
 }
 
-/// Asks the coordinator something as a worker would, so that the token is tried too. One that cannot be reached may come
-/// later; one that refuses will go on refusing.
+/// Asks the coordinator something as a worker would, so that the token is tried too. One that nobody named may come later;
+/// one that refuses will go on refusing.
 fn reach(args: &AgentArgs) -> Check {
     let address = &args.coordinator;
     let check = |ok, optional, text: String| Check { name: "coordinator", ok, optional, text };
@@ -159,7 +159,7 @@ fn reach(args: &AgentArgs) -> Check {
         Err(status) if status.code() == Code::Unauthenticated => {
             check(false, false, format!("{address}: {}; {token_help}", first(status.message())))
         }
-        Err(status) => check(false, true, format!("{address}: {}", root_cause(&status))),
+        Err(status) => check(false, !args.names_coordinator(), format!("{address}: {}", root_cause(&status))),
     }
 }
 

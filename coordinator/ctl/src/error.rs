@@ -101,7 +101,7 @@ impl CtlError {
             Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
                 Self::Unreachable { address: address.into(), fault: root_cause(status) }
             }
-            Code::NotFound => refused("qlora-ctl jobs lists what there is", Exit::Refused),
+            Code::NotFound => refused("qlora-ctl jobs, workers and config list show what there is", Exit::Refused),
             Code::InvalidArgument => refused("fix what the message names and try again", Exit::BadInput),
             _ => refused("", Exit::Refused),
         }

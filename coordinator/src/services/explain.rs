@@ -4,7 +4,9 @@ use qlora_engine::{DeviceClass, Engine, Job, JobState, Now, Reservation, Worker,
 use qlora_proto::{ExplainResponse, WorkerVerdict};
 
 pub fn explain(engine: &Engine, job: &Job, now: Now) -> ExplainResponse {
-    let workers = engine.workers().map(|worker| judge(engine, job, now, worker)).collect();
+    // Once a job runs or has ended, nobody asks any more who could take it.
+    let waits = matches!(job.state, JobState::Queued { .. });
+    let workers = engine.workers().filter(|_| waits).map(|worker| judge(engine, job, now, worker)).collect();
     ExplainResponse { summary: summary(engine, job, now), workers }
 }
 

@@ -24,6 +24,8 @@ pub struct Services<S> {
     pub store: Arc<S>,
     pub artifacts: ArtifactStore,
     pub vitals: Vitals,
+    /// It listens on loopback addresses only.
+    pub loopback_only: bool,
 }
 
 impl<S> Clone for Services<S> {
@@ -33,6 +35,7 @@ impl<S> Clone for Services<S> {
             store: self.store.clone(),
             artifacts: self.artifacts.clone(),
             vitals: self.vitals.clone(),
+            loopback_only: self.loopback_only,
         }
     }
 }

@@ -44,7 +44,8 @@ impl<S: JobStore> WorkerService for Services<S> {
         let domain::Response::Registered { session } = self.driver.event(event).await? else {
             return Err(Status::internal("the engine gave another answer than a session"));
         };
-        Ok(Response::new(RegisterResponse { session: session.0, lease_ms: self.lease_ms().await? }))
+        let (lease_ms, loopback_only) = (self.lease_ms().await?, self.loopback_only);
+        Ok(Response::new(RegisterResponse { session: session.0, lease_ms, loopback_only }))
     }
 
     async fn synchronize(&self, request: Request<SynchronizeRequest>) -> Result<Response<SynchronizeResponse>, Status> {

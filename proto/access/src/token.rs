@@ -30,7 +30,7 @@ pub enum TokenError {
     Character { place: String },
     #[error("the token in {path} has {length} characters; at least {LEAST_LENGTH} are needed")]
     TooShort { path: PathBuf, length: usize },
-    #[error("every user of this machine can read or change the token file {path} (mode {mode:o})")]
+    #[error("every user of this machine can {} the token file {path} (mode {mode:o})", if mode & 0o002 == 0 { "read" } else { "read or change" })]
     Exposed { path: PathBuf, mode: u32 },
     #[error("no token can be made at {path}: {source}")]
     Make { path: PathBuf, source: std::io::Error },
@@ -106,9 +106,11 @@ impl Token {
     /// What to say of a token file that every user of the machine can read or change. Such a file is used all the same:
     /// secrets that a container is given often have this mode.
     pub fn exposure(path: &Path) -> Option<String> {
-        let mode = fs::metadata(path).ok()?.permissions().mode();
+        let mode = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.permissions().mode();
         let exposed = TokenError::Exposed { path: path.into(), mode: mode & 0o777 };
-        is_exposed(mode).then(|| format!("{exposed}; chmod 600 {}", path.display()))
+        // What is no token is refused, and is no secret.
+        let is_token = || Self::read_strong(path).is_ok();
+        (is_exposed(mode) && is_token()).then(|| format!("{exposed}; chmod 600 {}", path.display()))
     }
 
     /// The token of the state folder `folder`; made where there is none yet. Only one process may hold the folder.

@@ -75,6 +75,8 @@ pub struct Session {
     /// The attempt hears of every lease.
     leases: watch::Sender<Option<Lease>>,
     registered: bool,
+    /// The coordinator can be reached from this machine only.
+    loopback_only: bool,
     /// When the next exchange begins.
     not_before: Instant,
     backoff: Backoff,
@@ -118,6 +120,7 @@ impl Session {
             lease: None,
             leases: watch::channel(None).0,
             registered: false,
+            loopback_only: false,
             not_before: Instant::now(),
             backoff: Backoff::default(),
             patient_until: Some(Instant::now() + PATIENCE),
@@ -180,6 +183,7 @@ impl Session {
             Ok(answer) => {
                 self.current.set(answer.session);
                 self.registered = true;
+                self.loopback_only = answer.loopback_only;
                 self.patient_until = None;
                 self.refused_since = None;
                 self.renew(sent, answer.lease_ms);
@@ -342,7 +346,7 @@ impl Session {
             let options = attempt::Options {
                 patience: self.options.patience(self.platform.device_class()),
                 peers: self.options.peers.clone(),
-                allowed: self.options.allowed.clone(),
+                allowed: self.options.allowed.clone().narrowed(self.loopback_only),
                 gpu: Some(self.platform.device_id.clone()).filter(|id| !id.is_empty()),
             };
             let place = (self.name.as_str(), self.identity.folder.as_path());

@@ -1,8 +1,8 @@
 //! Which models a job may name on this machine: that is its owner's to say, not the submitter's.
 //!
 //! Models of the catalogue are always allowed. Beyond them a job takes what the owner lists: folders of this machine and
-//! repositories of the hub, for which alone the owner's `HF_TOKEN` is used. Where the coordinator runs on this machine and
-//! nothing is listed, submitter and owner are taken for one person, and anything goes.
+//! repositories of the hub, for which alone the owner's `HF_TOKEN` is used. Where nothing is listed and the coordinator is
+//! called by and listens on loopback addresses only, submitter and owner are taken for one person, and anything goes.
 
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
@@ -51,6 +51,14 @@ impl Allowed {
             return Self::Everything;
         }
         Self::Listed(rules.to_vec())
+    }
+
+    /// The same where the coordinator says whether it can be reached from this machine only.
+    pub fn narrowed(self, loopback_only: bool) -> Self {
+        match self {
+            Self::Everything if !loopback_only => Self::Listed(Vec::new()),
+            allowed => allowed,
+        }
     }
 
     /// # Errors
@@ -118,6 +126,8 @@ mod tests {
             }
         }
         assert!(Allowed::of(&rules(&["/models"]), "127.0.0.1:7070").check("/etc").is_err(), "a list is a list");
+        assert_eq!(Allowed::Everything.narrowed(true), Allowed::Everything);
+        assert!(Allowed::Everything.narrowed(false).check("/etc").is_err(), "others can reach the coordinator");
     }
 
     #[test]

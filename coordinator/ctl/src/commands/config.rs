@@ -35,7 +35,7 @@ pub enum Config {
     },
     /// Print a configuration, the newest revision by default.
     Get {
-        /// Its name, as `config list` shows it.
+        /// NAME, as `config list` shows it, or NAME@REVISION.
         name: String,
         /// Which revision; 0 is the newest.
         #[arg(long, default_value_t = 0)]
@@ -79,7 +79,9 @@ impl Config {
                 }
             }
             Self::Get { name, revision } => {
-                let request = GetConfigRequest { name: name.clone(), revision: *revision };
+                let named = name.rsplit_once('@').and_then(|(name, revision)| Some((name, revision.parse().ok()?)));
+                let (name, revision) = named.unwrap_or((name.as_str(), *revision));
+                let request = GetConfigRequest { name: name.to_owned(), revision };
                 let mut client = context.client()?;
                 let found = client.configs.get_config(request).await.map_err(context.fault())?.into_inner();
                 if context.global.json {
@@ -97,6 +99,11 @@ impl Config {
                 let all = client.configs.list_configs(request).await.map_err(context.fault())?.into_inner().configs;
                 if context.global.json {
                     all.iter().try_for_each(|c| print_json(&json::config(c)))?;
+                } else if let Some(name) = name.as_ref().filter(|_| all.is_empty()) {
+                    return Err(CtlError::Usage {
+                        message: format!("there is no configuration {name}"),
+                        help: "qlora-ctl config list shows what there is".into(),
+                    });
                 } else if all.is_empty() {
                     context.say("no configurations; store one with: qlora-ctl config put NAME config.yaml");
                 } else {

@@ -43,13 +43,14 @@ impl Eval {
         let trained = find(context, self.job).await?;
         let rows = self.rows_of(context, &trained).await?;
         let config_json = self.config(&trained)?;
+        // Before the base is scored, which takes its time: what is to be compared with it has to be there.
+        let subjects: Vec<(&str, Option<JobFile>)> = self
+            .subjects()
+            .map(|adapter| if adapter { Ok(("adapter", Some(adapter_of(&trained)?))) } else { Ok(("base", None)) })
+            .collect::<Result<_, CtlError>>()?;
         let mut scored = Vec::new();
-        for with_adapter in self.subjects() {
-            let what = if with_adapter { "adapter" } else { "base" };
-            let mut files = vec![rows.clone()];
-            if with_adapter {
-                files.push(adapter_of(&trained)?);
-            }
+        for (what, adapter) in subjects {
+            let files = [rows.clone()].into_iter().chain(adapter).collect();
             let request = SubmitRequest {
                 kind: JobKind::Eval.into(),
                 name: format!("{what} of {}", trained.id),
