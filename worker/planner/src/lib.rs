@@ -13,7 +13,7 @@ mod thrift;
 pub mod uploads;
 
 pub use arrangement::{Arrangement, arrange};
-pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held};
+pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held, quantized_twice};
 pub use keep::{Keep, keeps};
 pub use memory::{DeviceBudget, DoesNotFit, MemoryPlan, fit, on_host, plan, plan_with};
 pub use shape::{ModelShape, RopeScaling};

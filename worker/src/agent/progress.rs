@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use qlora_proto::words::count;
 use qlora_proto::{LogLine, MetricPoint, Progress, Sample};
 use qlora_trainer::report::{Event, Phase, StepReport};
 use qlora_trainer::score::Scores;
@@ -44,7 +45,9 @@ impl Tracker {
                 let from = if *step > 0 { format!(", going on after step {step}") } else { String::new() };
                 let megabytes = *weight_bytes as f64 / 1e6;
                 entry(format!(
-                    "{steps} steps over {rows} rows{left_out}; {trainable} trainable parameters on {megabytes:.0} MB of frozen weights{from}"
+                    "{} over {}{left_out}; {trainable} trainable parameters on {megabytes:.0} MB of frozen weights{from}",
+                    count(*steps, "step"),
+                    count(*rows as u64, "row"),
                 ))
             }
             Event::Step(step) => self.step(step),
@@ -99,7 +102,7 @@ impl Tracker {
         let (rows, tokens) = (s.rows as u64, s.tokens as u64);
         self.progress.scores =
             Some(qlora_proto::Scores { rows, tokens, loss: s.loss, perplexity: s.perplexity, calls });
-        let text = format!("{rows} rows scored: loss {:.4}, perplexity {:.3}", s.loss, s.perplexity);
+        let text = format!("{} scored: loss {:.4}, perplexity {:.3}", count(rows, "row"), s.loss, s.perplexity);
         Entry { metric: Some(point(0, [("eval_loss", s.loss), ("eval_perplexity", s.perplexity)])), ..entry(text) }
     }
 

@@ -9,6 +9,7 @@ use qlora_proto::words::count;
 use qlora_proto::{GetConfigRequest, ListConfigsRequest, PutConfigRequest};
 use serde_json::json;
 
+use super::checked::checked;
 use super::submit::{ConfigSource, read_config};
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
@@ -52,7 +53,9 @@ impl Config {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         match self {
             Self::Check { source } => {
-                let resolved = source.resolve(context).await?.config;
+                let resolved = source.resolve(context).await?;
+                resolved.inputs()?;
+                let resolved = resolved.config;
                 if context.global.json {
                     let warnings = json::warnings(resolved.warnings());
                     let config: serde_json::Value = serde_json::from_str(resolved.json()).unwrap_or_default();
@@ -69,7 +72,7 @@ impl Config {
                 let yaml = read_config(file)?;
                 // Here faults carry the name of the file; the coordinator knows only its text.
                 let layers = Layers { file: Some((file.display().to_string(), yaml.clone())), ..Layers::default() };
-                context.warn(layers.resolve()?.warnings());
+                context.warn(checked(&layers)?.warnings());
                 let request = PutConfigRequest { name: name.clone(), yaml };
                 let made = client.configs.put_config(request).await.map_err(context.fault())?.into_inner();
                 if context.global.json {

@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod cancel;
+pub mod checked;
 pub mod completions;
 pub mod config;
 pub mod data;

@@ -31,6 +31,14 @@ fn gibibytes(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Only the worker reads the shape of a folder or a file.
+fn unknown_shape(model: &str) -> CtlError {
+    CtlError::NoModel {
+        message: format!("plan cannot tell the memory of `{model}`: it knows only the models of `qlora-worker model list`"),
+        help: "submit it: the worker reads its shape, and refuses before the first step what does not fit; or plan a listed model of the same size with --set model.base=NAME".into(),
+    }
+}
+
 /// What a configuration needs of a device.
 struct Prediction<'a> {
     model: CatalogueEntry,
@@ -46,10 +54,7 @@ impl Plan {
         context.warn(resolved.warnings());
         let config = resolved.config();
         let name = config.model.base.clone().unwrap_or_default();
-        let model = find(&name).ok_or_else(|| CtlError::Usage {
-            message: format!("the shape of `{name}` is not known here"),
-            help: "plan knows the models of `qlora-worker model list`".into(),
-        })?;
+        let model = find(&name).ok_or_else(|| unknown_shape(&name))?;
         let kind = if config.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { config.resources.device };
         let budget = self.memory.map(|gib| DeviceBudget { kind, bytes: (gib * (1u64 << 30) as f64) as u64 });
         // Without a budget it is the least that is asked for.

@@ -11,6 +11,7 @@ use qlora_data::rows;
 use qlora_proto::{GetConfigRequest, Job, JobFile, JobKind, SubmitRequest};
 use tempfile::{NamedTempFile, TempPath};
 
+use super::checked::checked;
 use super::watch::watch;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
@@ -36,9 +37,14 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// The files of rows by their roles. A path in the file starts from the file's folder; one that a flag or a variable
-    /// gives starts, as every path on a command line, from the current folder.
+    /// The files of rows by their roles, every row looked at.
     fn data(&self) -> Result<Vec<DataFile>, CtlError> {
+        self.inputs()?.iter().map(|(role, path)| DataFile::open(role, path)).collect()
+    }
+
+    /// Where the files of rows are, by their roles; each is there. A path in the file starts from the file's folder; one that a flag or a variable
+    /// gives starts, as every path on a command line, from the current folder.
+    pub fn inputs(&self) -> Result<Vec<(&'static str, PathBuf)>, CtlError> {
         let data = &self.config.config().data;
         let given = [("train", "data.train", &data.train), ("eval", "data.eval", &data.eval)];
         let present = given.into_iter().filter_map(|(role, key, path)| Some((role, key, path.as_ref()?)));
@@ -50,7 +56,7 @@ impl Resolved {
                     _ => self.folder.join(path),
                 };
                 if path.exists() {
-                    return DataFile::open(role, &path);
+                    return Ok((role, path));
                 }
                 Err(CtlError::NoInput { key, place: place.map(|p| p.to_string()).unwrap_or_default(), path })
             })
@@ -98,7 +104,7 @@ impl ConfigSource {
     fn layers(&self, name: String, text: String, folder: PathBuf) -> Result<Resolved, CtlError> {
         let env = std::env::vars().filter(|(name, _)| name.starts_with("QLORA__")).collect();
         let layers = Layers { file: Some((name, text)), env, set: self.set.clone() };
-        Ok(Resolved { config: layers.resolve()?, layers, folder })
+        Ok(Resolved { config: checked(&layers)?, layers, folder })
     }
 }
 

@@ -137,13 +137,13 @@ impl Check {
             }
         }
         for (key, n) in &summary.unread {
-            context.say(format!("  {n} have `{key}`, which is not read"));
+            context.say(format!("  {} `{key}`, which is not read", rows_that(*n, "has", "have")));
         }
         if let Some(t) = &summary.tokens {
             if t.endless > 0 {
                 context.say(format!(
-                    "  warning: {} teach no end of turn: no control token ends what is trained on; a model trained on them alone does not stop. Look at the eos token and at where {{% endgeneration %}} stands",
-                    t.endless
+                    "  warning: {} no end of turn: no control token ends what is trained on; a model trained on such rows alone does not stop. Look at the eos token and at where {{% endgeneration %}} stands",
+                    rows_that(t.endless, "teaches", "teach")
                 ));
             }
             context.say(format!(
@@ -168,6 +168,11 @@ fn rows_of(n: usize) -> String {
     count(n as u64, "row")
 }
 
+/// `1 row has`, `2 rows have`.
+fn rows_that(n: usize, one: &str, many: &str) -> String {
+    format!("{} {}", rows_of(n), if n == 1 { one } else { many })
+}
+
 pub(super) fn open(path: &Path) -> Result<Rows, CtlError> {
     std::fs::metadata(path).map_err(CtlError::io(path))?;
     rows::open(path, &path.display().to_string()).map_err(unreadable)
@@ -175,4 +180,14 @@ pub(super) fn open(path: &Path) -> Result<Rows, CtlError> {
 
 pub(super) fn unreadable(fault: ReadError) -> CtlError {
     CtlError::Data { message: fault.to_string(), help: "rows are JSON lines, a JSON array or Parquet".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verb_goes_with_its_number() {
+        assert_eq!([1, 2].map(|n| rows_that(n, "teaches", "teach")), ["1 row teaches", "2 rows teach"]);
+    }
 }
