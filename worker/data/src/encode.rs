@@ -1,8 +1,9 @@
 //! From a rendered conversation to token ids and labels.
 
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, Tokenizer};
 
 use crate::chat::{Conversation, Example};
+use crate::covered::dropped;
 use crate::template::{ChatTemplate, Lost, Rendered, TemplateError};
 
 /// Label of a token that is not trained on.
@@ -34,6 +35,8 @@ pub enum EncodeError {
         "{place} holds `{token}`, which the model reads as a control token and not as text; write it in another way"
     )]
     Control { place: String, token: String },
+    #[error("the tokenizer has no token for `{0}` ({code}) and would leave it out; write it in another way", code = .0.escape_unicode())]
+    Dropped(char),
     #[error("the tokenizer fails: {0}")]
     Tokenizer(String),
 }
@@ -57,7 +60,7 @@ pub fn encode_example(
 /// none.
 fn encode_text(tokenizer: &Tokenizer, template: &ChatTemplate, text: &str) -> Result<Sample, EncodeError> {
     let special = template.special();
-    let encoding = tokenizer.encode(text, true).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+    let encoding = tokens(tokenizer, text, true)?;
     let mut ids = encoding.get_ids().to_vec();
     let id_of = |token: &str| tokenizer.token_to_id(token).filter(|_| !token.is_empty());
     // The text begins with one already, and the tokenizer adds another.
@@ -68,6 +71,15 @@ fn encode_text(tokenizer: &Tokenizer, template: &ChatTemplate, text: &str) -> Re
     ids.extend(id_of(&special.eos).filter(|end| ids.last() != Some(end)));
     let labels = ids.iter().map(|&id| i64::from(id)).collect();
     Ok(Sample { ids, labels })
+}
+
+/// Tokens that cover all of `text`.
+fn tokens(tokenizer: &Tokenizer, text: &str, add_special: bool) -> Result<Encoding, EncodeError> {
+    let fault = |e: tokenizers::Error| EncodeError::Tokenizer(e.to_string());
+    match dropped(tokenizer, text).map_err(fault)? {
+        Some(letter) => Err(EncodeError::Dropped(letter)),
+        None => tokenizer.encode(text, add_special).map_err(fault),
+    }
 }
 
 /// Tokens of `conversation`; a token is trained on when any of its characters is the assistant's.
@@ -83,8 +95,7 @@ pub fn encode(
 }
 
 pub(crate) fn encode_rendered(tokenizer: &Tokenizer, rendered: &Rendered) -> Result<Sample, EncodeError> {
-    let encoding =
-        tokenizer.encode(rendered.text.as_str(), false).map_err(|e| EncodeError::Tokenizer(e.to_string()))?;
+    let encoding = tokens(tokenizer, &rendered.text, false)?;
     let mut spans = rendered.assistant.iter().peekable();
     let mut labels = Vec::with_capacity(encoding.len());
     for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {

@@ -15,6 +15,7 @@ mod cache;
 pub mod calls;
 mod chat;
 pub mod check;
+mod covered;
 mod dataset;
 mod encode;
 mod encoder;

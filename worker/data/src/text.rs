@@ -39,8 +39,7 @@ impl ModelText {
     pub fn open(folder: &Path) -> Result<Self, ModelTextError> {
         let path = folder.join("tokenizer.json");
         let tokenizer = if path.exists() {
-            let read = Tokenizer::from_file(&path);
-            Some(read.map_err(|e| fault(&path, format!("it is no tokenizer: {e}")))?)
+            Some(whole_rows(&path).map_err(|e| fault(&path, format!("it is no tokenizer: {e}")))?)
         } else {
             None
         };
@@ -67,6 +66,14 @@ impl ModelText {
     pub fn chat_template(&self, wanted: &str) -> Result<ChatTemplate, Lacking> {
         ChatTemplate::choose(wanted, self.template.as_ref(), &self.special)
     }
+}
+
+/// The tokenizer in `path` without the truncation and padding that it was saved with: transformers encodes without both.
+fn whole_rows(path: &Path) -> tokenizers::Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::from_file(path)?;
+    tokenizer.with_truncation(None)?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
 }
 
 /// Separate files stand in place of all templates of the tokenizer's settings, and these of the older

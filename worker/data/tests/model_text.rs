@@ -240,6 +240,49 @@ fn control_tokens_in_the_data_are_found_wherever_they_stand() {
     }
 }
 
+/// The tokenizer of `folder`, changed.
+fn change(folder: &Path, with: impl Fn(&mut Value)) {
+    let path = folder.join("tokenizer.json");
+    let mut value = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+    with(&mut value);
+    fs::write(path, value.to_string()).expect("a file");
+}
+
+#[test]
+fn rows_are_whole_whatever_a_tokenizer_was_saved_with() {
+    let home =
+        folder(&[("tokenizer_config.json", json!({"eos_token": "</s>"})), ("chat_template.jinja", PLAIN.into())]);
+    let wanted = trained_on(&ModelText::open(home.path()).expect("a model"), &Example::Chat(chat(false)));
+    change(home.path(), |tokenizer| {
+        tokenizer["truncation"] =
+            json!({"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
+        tokenizer["padding"] = json!({"strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"});
+    });
+    let text = ModelText::open(home.path()).expect("a model");
+    assert_eq!(trained_on(&text, &Example::Chat(chat(false))), wanted);
+    assert_eq!(trained_on(&text, &Example::Text("long text".into())), ["long text</s>", "ends"]);
+}
+
+#[test]
+fn characters_without_a_token_are_named() {
+    let home =
+        folder(&[("tokenizer_config.json", json!({"eos_token": "</s>"})), ("chat_template.jinja", PLAIN.into())]);
+    // The second byte of `ü` has no token.
+    change(home.path(), |tokenizer| {
+        tokenizer["model"]["vocab"].as_object_mut().expect("a vocabulary").remove("\u{bc}");
+    });
+    let text = ModelText::open(home.path()).expect("a model");
+    let (tokenizer, template) =
+        (text.tokenizer.as_ref().expect("a tokenizer"), text.chat_template("auto").expect("a template"));
+    let row = json!({"messages": [{"role": "user", "content": "öü"}, {"role": "assistant", "content": "a"}]});
+    for example in [Example::from_value(row).expect("an example"), Example::Text("öüa".into())] {
+        let fault = Encoder::new(tokenizer, &template).encode(tokenizer, &template, &example).expect_err("a fault");
+        assert!(matches!(fault, EncodeError::Dropped('ü')), "{fault}");
+    }
+    assert_eq!(trained_on(&text, &Example::Text("öa".into())), ["öa</s>", "ends"]);
+}
+
 #[test]
 fn an_answer_that_the_template_leaves_out_is_refused() {
     let source = "{% for m in messages %}{{ m.role }}: {{ m.content or '' }}</s>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
