@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::tool_call::normal_call;
-use crate::trained::says_what_is_trained;
+use crate::trained::{asks_for_nothing, asks_to_be_left_out, says_what_is_trained};
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
@@ -63,7 +63,7 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
     weight(&mut message, &role)?;
     let says_nothing = message.get("content").is_none_or(|content| content.is_null() || *content == "");
     message.retain(|key, value| !value.is_null() || (key == "content" && role == "assistant"));
-    refused(&message)?;
+    refused(&mut message, &role)?;
     reasoning(&mut message)?;
     result_id(&mut message)?;
     let calls = message.contains_key("tool_calls");
@@ -168,7 +168,11 @@ fn weight(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn refused(message: &Map<String, Value>) -> Result<(), String> {
+/// Refuses keys with a meaning that is not carried out; those that ask for what is done anyway are left out.
+fn refused(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
+    let trained = role == "assistant" && is_weighed(message);
+    let done_anyway = if trained { asks_for_nothing } else { asks_to_be_left_out };
+    message.retain(|key, value| key == "weight" || !says_what_is_trained(key) || !done_anyway(key, value));
     let nothing = [json!(false), json!([]), json!("")];
     let means_something = |key: &str| message.get(key).is_some_and(|value| !nothing.contains(value));
     if let Some((key, help)) = REFUSED.iter().find(|(key, _)| means_something(key)) {
@@ -285,6 +289,8 @@ mod tests {
         for (rest, named) in [
             (json!({"content": "a", "weight": 0.5}), "0.5"),
             (json!({"content": "a", "train": false}), "`train`"),
+            (json!({"content": "a", "is_trainable": false}), "`is_trainable`"),
+            (json!({"content": "a", "context_only": true}), "`context_only`"),
             (json!({"content": "a", "lossWeight": 0.5}), "`lossWeight`"),
             (json!({"content": "a", "train_detail": [{"begin_offset": 0}]}), "`train_detail`"),
             (json!({"content": "a", "tool_calls": [{"name": "f", "id": 7}]}), "`id`"),
@@ -299,8 +305,11 @@ mod tests {
             let fault = assistant(rest).expect_err("a fault");
             assert!(fault.contains(named), "{fault}");
         }
+        assert_eq!(assistant(json!({"content": "a", "no_loss": false})), assistant(json!({"content": "a"})));
         let user = |rest: &str| normal_message(serde_json::from_str(rest).expect("JSON"));
         assert!(user(r#"{"role": "user", "content": "q", "weight": 1}"#).is_err());
+        assert!(user(r#"{"role": "user", "content": "q", "train": true}"#).is_err());
+        assert!(user(r#"{"role": "user", "content": "q", "train": false}"#).is_ok());
         assert!(user(r#"{"role": "user", "content": "q", "tool_calls": [{"name": "f"}]}"#).is_err());
         assert_eq!(
             user(r#"{"role": "user", "content": "q", "weight": 0}"#),

@@ -2,72 +2,142 @@
 
 use serde_json::{Value, json};
 
-/// Names without underscores and hyphens, in small letters.
-const NAMES: [&str; 40] = [
-    "weight",
-    "weights",
-    "lossweight",
-    "lossweights",
-    "sampleweight",
-    "exampleweight",
-    "messageweight",
-    "tokenweights",
-    "train",
-    "trainon",
-    "trainonturn",
-    "trainoninput",
-    "trainoninputs",
-    "trainonprompt",
-    "traindetail",
-    "trainingdetail",
+/// Words of which one is enough.
+const TELLING: [&str; 22] = [
     "trainable",
     "training",
-    "trainmask",
-    "learn",
-    "learnable",
-    "supervise",
-    "supervised",
-    "ignore",
-    "ignored",
-    "skip",
-    "exclude",
-    "excluded",
+    "train",
+    "losses",
     "loss",
-    "losson",
-    "lossmask",
-    "computeloss",
-    "skiploss",
-    "mask",
+    "weights",
+    "weight",
     "masked",
-    "maskprompt",
-    "maskinputs",
-    "maskhistory",
-    "labelmask",
-    "completionmask",
+    "masks",
+    "mask",
+    "ignored",
+    "ignore",
+    "labels",
+    "supervised",
+    "supervise",
+    "unsupervised",
+    "learnable",
+    "learn",
+    "skipped",
+    "skip",
+    "excluded",
+    "exclude",
 ];
 
-/// Whether `key` is one of these, however its words are joined.
+/// Words that stand beside these, of which a key without separators may be made.
+const BESIDE: [&str; 24] = [
+    "is",
+    "do",
+    "no",
+    "not",
+    "on",
+    "has",
+    "compute",
+    "scale",
+    "turn",
+    "inputs",
+    "input",
+    "prompt",
+    "detail",
+    "history",
+    "sample",
+    "example",
+    "message",
+    "tokens",
+    "token",
+    "label",
+    "completion",
+    "assistant",
+    "context",
+    "only",
+];
+
+const NEGATIVE: [&str; 8] = ["no", "not", "ignore", "ignored", "skip", "skipped", "exclude", "excluded"];
+const PLAIN: [&str; 12] = [
+    "is",
+    "do",
+    "has",
+    "compute",
+    "train",
+    "trainable",
+    "training",
+    "learn",
+    "learnable",
+    "loss",
+    "supervise",
+    "supervised",
+];
+
+/// Whether a word of `key` tells what is trained on, however its words are joined.
 pub(crate) fn says_what_is_trained(key: &str) -> bool {
-    NAMES.contains(&plain(key).as_str())
+    let words = words(key);
+    words.iter().any(|word| TELLING.contains(&word.as_str())) || words == ["context", "only"]
 }
 
 /// Whether `value` of such a key asks for what is done anyway: to train on all of the row, once.
 pub(crate) fn asks_for_nothing(key: &str, value: &Value) -> bool {
-    let key = plain(key);
     let nothing = [json!(null), json!(""), json!([]), json!({})].contains(value);
-    let once = key.ends_with("weight") && value.as_f64() == Some(1.0);
-    let trained = ["train", "trainable", "training", "learn", "learnable", "supervised", "computeloss"];
-    let kept = ["ignore", "ignored", "skip", "exclude", "excluded", "skiploss"];
-    let default = match value {
-        Value::Bool(true) => trained.contains(&key.as_str()),
-        Value::Bool(false) => kept.contains(&key.as_str()),
-        _ => false,
-    };
-    nothing || once || default
+    nothing || asks_for(key, value, true)
 }
 
-fn plain(key: &str) -> String {
-    key.chars().filter(|c| !matches!(c, '_' | '-' | ' ' | '.')).flat_map(char::to_lowercase).collect()
+/// Whether `value` of such a key asks for no training, which messages that are not the assistant's never have.
+pub(crate) fn asks_to_be_left_out(key: &str, value: &Value) -> bool {
+    let nothing = [json!(null), json!(""), json!([]), json!({})].contains(value);
+    nothing || asks_for(key, value, false)
+}
+
+/// Whether `key` is a yes or no, or a weight, by which `value` asks for training, or for none.
+fn asks_for(key: &str, value: &Value, trained: bool) -> bool {
+    let words = words(key);
+    let given = match value {
+        Value::Bool(given) => f64::from(u8::from(*given)),
+        Value::Number(given) => given.as_f64().unwrap_or(f64::NAN),
+        _ => return false,
+    };
+    let is_weight = words.last().is_some_and(|last| last == "weight" || last == "scale");
+    let negative = words.iter().filter(|word| NEGATIVE.contains(&word.as_str())).count();
+    if is_weight {
+        return negative == 0 && value.is_number() && given == f64::from(u8::from(trained));
+    }
+    let whole = if words == ["context", "only"] { 1 } else { negative };
+    let known = |word: &String| NEGATIVE.contains(&word.as_str()) || PLAIN.contains(&word.as_str());
+    let is_known = words == ["context", "only"] || words.iter().all(known);
+    is_known && given == f64::from(u8::from(trained == (whole % 2 == 0)))
+}
+
+/// The words of `key` in small letters: at separators, at capitals, and within names of known words alone.
+fn words(key: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut small = false;
+    for letter in key.chars() {
+        let separates = !letter.is_alphanumeric();
+        if separates || (small && letter.is_uppercase()) {
+            words.push(String::new());
+        }
+        if let (false, Some(word)) = (separates, words.last_mut()) {
+            word.extend(letter.to_lowercase());
+        }
+        small = letter.is_lowercase();
+    }
+    let parts = |word: String| known_words(&word).unwrap_or_else(|| vec![word]);
+    words.into_iter().filter(|word| !word.is_empty()).flat_map(parts).collect()
+}
+
+/// The known words of which `joined` is made, none where anything else is in it.
+fn known_words(joined: &str) -> Option<Vec<String>> {
+    if joined.is_empty() {
+        return Some(Vec::new());
+    }
+    let mut starts = TELLING.iter().chain(&BESIDE);
+    starts.find_map(|word| {
+        let mut found = vec![(*word).to_owned()];
+        found.extend(known_words(joined.strip_prefix(word)?)?);
+        Some(found)
+    })
 }
 
 #[cfg(test)]
@@ -76,20 +146,52 @@ mod tests {
 
     #[test]
     fn names_are_known_however_they_are_written() {
-        for key in ["weight", "loss_weight", "lossWeight", "loss-mask", "train_on", "TRAIN", "train_on_inputs", "mask"]
-        {
+        for key in [
+            "weight",
+            "loss_weight",
+            "lossWeight",
+            "loss-mask",
+            "train_on",
+            "TRAIN",
+            "train_on_inputs",
+            "mask",
+            "is_trainable",
+            "no_loss",
+            "train_weight",
+            "loss_scale",
+            "do_train",
+            "ignore_loss",
+            "assistant_masks",
+            "training_weight",
+            "labels",
+            "context_only",
+            "isTrainable",
+            "computeloss",
+            "lossmask",
+        ] {
             assert!(says_what_is_trained(key), "{key}");
         }
-        for key in ["id", "source", "trained_model", "height", "name", "masking_tape"] {
+        for key in
+            ["id", "source", "trained_model", "height", "name", "masking_tape", "constraint", "label", "gloss", "lossy"]
+        {
             assert!(!says_what_is_trained(key), "{key}");
         }
     }
 
     #[test]
     fn only_what_is_done_anyway_asks_for_nothing() {
-        for (key, value) in
-            [("weight", json!(1.0)), ("loss_weight", json!(1)), ("train", json!(true)), ("ignore", json!(false))]
-        {
+        for (key, value) in [
+            ("weight", json!(1.0)),
+            ("loss_weight", json!(1)),
+            ("train", json!(true)),
+            ("ignore", json!(false)),
+            ("no_loss", json!(false)),
+            ("is_trainable", json!(true)),
+            ("do_train", json!(1)),
+            ("loss_scale", json!(1)),
+            ("context_only", json!(false)),
+            ("computeLoss", json!(true)),
+        ] {
             assert!(asks_for_nothing(key, &value), "{key}: {value}");
         }
         for (key, value) in [
@@ -97,9 +199,23 @@ mod tests {
             ("train", json!(false)),
             ("ignore", json!(true)),
             ("mask", json!(false)),
+            ("no_loss", json!(true)),
+            ("train_on_inputs", json!(true)),
+            ("loss_scale", json!(0.5)),
+            ("labels", json!([1])),
             ("mask", json!([1])),
         ] {
             assert!(!asks_for_nothing(key, &value), "{key}: {value}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_anyway_may_say_so() {
+        for (key, value) in [("train", json!(false)), ("no_loss", json!(true)), ("loss_weight", json!(0))] {
+            assert!(asks_to_be_left_out(key, &value), "{key}: {value}");
+        }
+        for (key, value) in [("train", json!(true)), ("mask", json!(true)), ("loss_weight", json!(1))] {
+            assert!(!asks_to_be_left_out(key, &value), "{key}: {value}");
         }
     }
 }
