@@ -15,7 +15,7 @@ pub(crate) enum Shape {
 }
 
 /// Keys that change what a row means, and that are not carried out, with what to do instead.
-const REFUSED: [(&str, &str); 12] = [
+const REFUSED: [(&str, &str); 16] = [
     ("functions", "write `tools`, a list of function definitions"),
     ("function_call", "write `tool_calls` in the assistant's message"),
     ("documents", "write what they say into a message"),
@@ -28,6 +28,26 @@ const REFUSED: [(&str, &str); 12] = [
     ("chosen", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
     ("rejected", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
     ("chat_template_kwargs", "templates are given no variables; leave it out"),
+    ("enable_thinking", "templates are given no variables; leave it out"),
+    ("context", "write what it says into the question"),
+    ("system_prompt", "write `system`"),
+    ("instructions", "write what they say into `system` or into the question"),
+];
+
+/// Keys that hold what is trained on, or a part of it, in some shape.
+const OF_SHAPES: [&str; 12] = [
+    "messages",
+    "conversations",
+    "conversation",
+    "system",
+    "tools",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "prompt",
+    "completion",
+    "text",
 ];
 
 /// Keys that some shape reads.
@@ -71,6 +91,7 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
         }
         [] => return Err(RowError::NoMessages),
     };
+    only_of(shape, row)?;
     let messages = match shape {
         "text" => return text(row, "text").map(Shape::Text),
         "instruction" => alpaca(row)?,
@@ -78,6 +99,36 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
         listed => list(row, listed)?.into_iter().map(turn).collect(),
     };
     with_system(row, messages).map(Shape::Chat)
+}
+
+/// Refuses keys of other shapes than that whose first key is `shape`.
+fn only_of(shape: &'static str, row: &Map<String, Value>) -> Result<(), RowError> {
+    let own: &[&str] = match shape {
+        "text" => &["text"],
+        "instruction" => &["instruction", "output", "input", "history", "system", "tools"],
+        "prompt" => &["prompt", "completion", "system", "tools"],
+        "conversations" => &["conversations", "system", "tools"],
+        "conversation" => &["conversation", "system", "tools"],
+        _ => &["messages", "system", "tools"],
+    };
+    let is_foreign = |key: &str| OF_SHAPES.contains(&key) && !own.contains(&key);
+    match row.iter().find(|(key, value)| is_foreign(key) && holds_something(value)) {
+        Some((key, _)) => {
+            let text = format!("is not read beside `{shape}`; leave it out, or write what it says where it is read");
+            Err(fault(key, &text))
+        }
+        None => Ok(()),
+    }
+}
+
+fn holds_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    }
 }
 
 /// The keys of a row that are not read.
@@ -88,8 +139,7 @@ pub(crate) fn unread(row: &Value) -> impl Iterator<Item = &str> {
 }
 
 fn refused(row: &Map<String, Value>) -> Result<(), RowError> {
-    let means_something = |value: &Value| *value != json!([]) && *value != json!("") && *value != json!({});
-    if let Some((key, help)) = REFUSED.iter().find(|(key, _)| row.get(*key).is_some_and(means_something)) {
+    if let Some((key, help)) = REFUSED.iter().find(|(key, _)| row.get(*key).is_some_and(holds_something)) {
         return Err(fault(key, &format!("is not read; {help}")));
     }
     if let Some((key, _)) = row.iter().find(|(key, value)| says_what_is_trained(key) && !asks_for_nothing(key, value)) {
@@ -270,6 +320,15 @@ mod tests {
         let messages = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
         for (rest, named) in [
             (json!({"text": "t"}), "`text`"),
+            (json!({"input": "x"}), "`input`"),
+            (json!({"history": [["a", "b"]]}), "`history`"),
+            (json!({"prompt": "p"}), "`prompt`"),
+            (json!({"output": "o"}), "`output`"),
+            (json!({"context": "c"}), "`context`"),
+            (json!({"system_prompt": "s"}), "`system_prompt`"),
+            (json!({"instructions": "i"}), "`instructions`"),
+            (json!({"enable_thinking": false}), "`enable_thinking`"),
+            (json!({"is_trainable": false}), "`is_trainable`"),
             (json!({"instruction": "i", "output": "o"}), "`instruction`"),
             (json!({"conversations": [{"from": "gpt", "value": "a"}]}), "`conversations`"),
             (json!({"functions": [{"name": "f"}]}), "`functions`"),
@@ -305,6 +364,23 @@ mod tests {
         ] {
             assert!(matches!(Example::from_value(row), Err(RowError::Key { .. })));
         }
+    }
+
+    #[test]
+    fn keys_of_another_shape_that_hold_something_are_refused_by_name() {
+        let refused = |row: Value| Example::from_value(row).expect_err("a fault").to_string();
+        for key in ["history", "input", "instruction"] {
+            let fault = refused(json!({"prompt": "p", "completion": "c", key: "x"}));
+            assert!(fault.starts_with(&format!("`{key}` is not read beside `prompt`")), "{fault}");
+        }
+        for key in ["system", "prompt", "tools"] {
+            assert!(refused(json!({"text": "t", key: "x"})).starts_with(&format!("`{key}`")));
+        }
+        for key in ["prompt", "completion"] {
+            assert!(refused(json!({"instruction": "i", "output": "o", key: "x"})).starts_with(&format!("`{key}`")));
+        }
+        let nothing = json!({"prompt": "p", "completion": "c", "input": " ", "history": [], "context": ""});
+        assert!(Example::from_value(nothing).is_ok());
     }
 
     #[test]
