@@ -151,6 +151,7 @@ fn whatever_follows_a_list_is_refused() {
         (format!("[\n{row}\n] x"), 1, "the list ends at line 3"),
         (format!("[{row}"), 0, "the row that begins at line 1 of the list does not end"),
         (format!("[{row}, "), 1, "its `]` is missing"),
+        (format!("[{row},\n]"), 1, "a comma stands before the end of the list at line 2"),
     ] {
         let (_home, path) = put(text.as_bytes());
         let (read, fault) = read_to_a_fault(&path);
@@ -158,6 +159,39 @@ fn whatever_follows_a_list_is_refused() {
     }
     let (_home, path) = put(format!("[{row}, {row}]\n\n \t").as_bytes());
     assert_eq!(read_to_a_fault(&path), (2, String::new()));
+}
+
+#[test]
+fn a_broken_row_has_one_line() {
+    let (_home, path) = put(b"{\"text\": 1}\n{\"text\": 1, }\n");
+    let row = open(&path, "name").expect("rows").nth(1).expect("a row").expect("a row");
+    let fault = row.value.expect_err("a fault").to_string();
+    assert!(fault.contains(" at column ") && !fault.contains("line"), "{fault}");
+}
+
+#[test]
+fn entries_that_look_like_rows_are_read_or_named() {
+    let set = |name: &str| {
+        let home = tempfile::tempdir().expect("a folder");
+        fs::write(home.path().join("rows.jsonl"), lines()).expect("a file");
+        let path = home.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, "x").expect("a file");
+        home
+    };
+    for name in ["a.csv", "a.jsonl.bz2", "a.jsonl.xz", "a.arrow", "rows.jsonl.bak", "a.parquet.1"] {
+        let fault = open(set(name).path(), "set").err().expect(name).to_string();
+        assert!(fault.starts_with(&format!("set/{name}: looks like rows")), "{fault}");
+    }
+    let fault = open(set("part/deep/a.jsonl").path(), "set").err().expect("a fault").to_string();
+    assert!(fault.starts_with("set/part: is a folder that holds rows"), "{fault}");
+    for name in ["README.md", "LICENSE", ".a.csv", ".cache/a.jsonl", "dataset_infos.json", "notes/a.md"] {
+        assert_eq!(values(set(name).path()), wanted(), "{name}");
+    }
+    let home = set("README.md");
+    std::os::unix::fs::symlink("nowhere", home.path().join("b.jsonl")).expect("a link");
+    let fault = open(home.path(), "set").err().expect("a fault").to_string();
+    assert!(fault.starts_with("set/b.jsonl: is no file, or a link"), "{fault}");
 }
 
 #[test]

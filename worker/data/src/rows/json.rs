@@ -63,15 +63,26 @@ fn foreign_encoding(head: &[u8]) -> Option<&'static str> {
 }
 
 fn row(file: &str, (line, bytes): (usize, Vec<u8>)) -> Row {
-    Row { place: Place { file: file.to_owned(), line }, value: value(&bytes) }
+    Row { place: Place { file: file.to_owned(), line }, value: value(&bytes, line) }
 }
 
-fn value(bytes: &[u8]) -> Result<Value, RowError> {
+/// The row that begins at `line` of its file.
+fn value(bytes: &[u8], line: usize) -> Result<Value, RowError> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let byte = bytes.get(e.valid_up_to()).copied().unwrap_or_default();
         RowError::NotUtf8 { byte, column: e.valid_up_to() + 1 }
     })?;
-    strict::parse(text).map_err(|e| RowError::NotJson(e.to_string()))
+    strict::parse(text).map_err(|e| RowError::NotJson(fault_of(&e, line)))
+}
+
+/// A fault of a row that begins at `line`: its own lines are none of the file.
+fn fault_of(error: &serde_json::Error, line: usize) -> String {
+    let (text, (within, column)) = (error.to_string(), (error.line(), error.column()));
+    match text.strip_suffix(&format!(" at line {within} column {column}")) {
+        Some(text) if within <= 1 => format!("{text} at column {column}"),
+        Some(text) => format!("{text} at line {} column {column}", line + within - 1),
+        None => text,
+    }
 }
 
 /// Reads over white space and byte order marks, and returns, without reading it, what follows.
@@ -108,7 +119,7 @@ impl Iterator for FromLines {
         };
         if std::mem::take(&mut self.first) && breaks_off(&bytes) {
             match self.lines.next() {
-                Some(Ok((_, next))) if value(&next).is_err() => {
+                Some(Ok((number, next))) if value(&next, number).is_err() => {
                     self.lines.ended = true;
                     return Some(Err(several_lines(line).of(&self.name)));
                 }
@@ -188,6 +199,10 @@ impl Elements {
         if first == Some(b',') {
             self.reader.consume(1);
             first = self.skip_space()?;
+            if first == Some(b']') {
+                let fault = format!("a comma stands before the end of the list at line {}; leave it out", self.line);
+                return Err(Fault::Form(fault));
+            }
         }
         match first {
             None => Err(Fault::Form("the list is not closed: its `]` is missing".into())),
