@@ -4,7 +4,7 @@
 //! or `const` of null); elsewhere a null argument is one that was not given. Parquet knows no other null than a missing
 //! one, and what is trained on must not depend on the file's format.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::reference::resolve;
 use crate::tools::function_of;
@@ -30,9 +30,13 @@ fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
     match value {
         Value::Object(object) => {
             object.retain(|key, value| {
-                let of_key: Vec<&Value> = schemas.iter().filter_map(|schema| of_property(schema, key)).collect();
+                let of_key = of_property(&schemas, key);
                 if value.is_null() {
-                    return of_key.iter().flat_map(|schema| in_place(schema, root)).any(admits_null);
+                    let mut held: Vec<&Value> = of_key.iter().flat_map(|schema| in_place(schema, root)).collect();
+                    held.retain(|schema| schema.is_object());
+                    let named = held.iter().any(|schema| admits_null(schema));
+                    // A null where a value must stand is for the check to tell.
+                    return named || (requires(&schemas, key) && held.iter().any(|schema| tells_values(schema)));
                 }
                 prune(value, &of_key, root);
                 true
@@ -48,9 +52,36 @@ fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
     }
 }
 
-fn of_property<'s>(schema: &'s Value, key: &str) -> Option<&'s Value> {
-    let named = schema.get("properties").and_then(|properties| properties.get(key));
-    named.or_else(|| schema.get("additionalProperties"))
+/// Those that the property `key` is held against where its object is held against `schemas`.
+fn of_property<'s>(schemas: &[&'s Value], key: &str) -> Vec<&'s Value> {
+    let mut found = Vec::new();
+    for schema in schemas {
+        let named = schema.get("properties").and_then(|properties| properties.get(key));
+        let patterns = schema.get("patternProperties").and_then(Value::as_object).into_iter().flatten();
+        let matching = patterns.filter(|(pattern, _)| matches(pattern, key)).map(|(_, schema)| schema);
+        let own: Vec<&Value> = named.into_iter().chain(matching).collect();
+        let other = schema.get("additionalProperties").filter(|_| own.is_empty());
+        found.extend(own.into_iter().chain(other));
+    }
+    if found.is_empty() {
+        found.extend(schemas.iter().filter_map(|schema| schema.get("unevaluatedProperties")));
+    }
+    found
+}
+
+/// Whether the regular expression `pattern`, as JSON Schema has them, finds something in `key`.
+fn matches(pattern: &str, key: &str) -> bool {
+    let schema = json!({"type": "string", "pattern": pattern});
+    jsonschema::validator_for(&schema).is_ok_and(|validator| validator.is_valid(&json!(key)))
+}
+
+fn requires(schemas: &[&Value], key: &str) -> bool {
+    let lists = schemas.iter().filter_map(|schema| schema.get("required")?.as_array());
+    lists.flatten().any(|name| name == key)
+}
+
+fn tells_values(schema: &Value) -> bool {
+    ["type", "enum", "const"].iter().any(|key| schema.get(*key).is_some())
 }
 
 /// The schema of the item at `place`: lists of schemas come first, under either of their names.
@@ -66,15 +97,36 @@ fn in_place<'s>(schema: &'s Value, root: &'s Value) -> Vec<&'s Value> {
     let mut next = 0;
     while next < found.len() && found.len() < HOPS {
         let schema = found[next];
-        let reference = schema.get("$ref").and_then(Value::as_str);
-        let target = reference.and_then(|reference| resolve(root, reference));
-        found.extend(target.filter(|target| !found.iter().any(|known| std::ptr::eq(*known, *target))));
+        for key in ["$ref", "$dynamicRef", "$recursiveRef"] {
+            let reference = schema.get(key).and_then(Value::as_str);
+            let target = reference.and_then(|reference| resolve(root, reference).or_else(|| anchored(root, reference)));
+            let is_new = |target: &&Value| !found.iter().any(|known| std::ptr::eq(*known, *target));
+            let target = target.filter(is_new);
+            found.extend(target);
+        }
+        found.extend(["if", "then", "else"].iter().filter_map(|key| schema.get(*key)));
+        found
+            .extend(schema.get("dependentSchemas").and_then(Value::as_object).into_iter().flat_map(|map| map.values()));
         for key in ["anyOf", "oneOf", "allOf"] {
             found.extend(schema.get(key).and_then(Value::as_array).into_iter().flatten());
         }
         next += 1;
     }
     found
+}
+
+/// The part of `root` with the anchor that `reference` names.
+fn anchored<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
+    let name = reference.strip_prefix('#').filter(|name| !name.is_empty())?;
+    let mut waiting = vec![root];
+    while let Some(schema) = waiting.pop() {
+        if schema["$anchor"] == name || schema["$dynamicAnchor"] == name {
+            return Some(schema);
+        }
+        waiting.extend(schema.as_object().into_iter().flat_map(Map::values));
+        waiting.extend(schema.as_array().into_iter().flatten());
+    }
+    None
 }
 
 fn admits_null(schema: &Value) -> bool {
@@ -114,8 +166,6 @@ pub(crate) fn prune_top(object: &mut Map<String, Value>) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn pruned(parameters: &Value, arguments: Value) -> Value {
@@ -162,6 +212,30 @@ mod tests {
         assert_eq!(pruned(&Value::Null, json!({"a": null, "b": 1})), json!({"b": 1}));
         let loops = json!({"properties": {"a": {"$ref": "#/properties/b"}, "b": {"$ref": "#/properties/a"}}});
         assert_eq!(pruned(&loops, json!({"a": null, "b": 2})), json!({"b": 2}));
+    }
+
+    #[test]
+    fn a_null_stays_wherever_a_schema_names_it() {
+        let maybe = json!({"type": ["string", "null"]});
+        let given = json!({"x_a": null, "b": null});
+        for (parameters, kept) in [
+            (json!({"patternProperties": {"^x_": maybe}}), json!({"x_a": null})),
+            (
+                json!({"patternProperties": {"^x_": {"type": "string"}}, "additionalProperties": maybe}),
+                json!({"b": null}),
+            ),
+            (json!({"properties": {"b": {"type": "string"}}, "unevaluatedProperties": maybe}), json!({"x_a": null})),
+            (json!({"if": {}, "then": {"properties": {"b": maybe}}}), json!({"b": null})),
+            (json!({"else": {"properties": {"b": maybe}}}), json!({"b": null})),
+            (
+                json!({"properties": {"b": {"$dynamicRef": "#m"}}, "$defs": {"m": {"$dynamicAnchor": "m", "type": "null"}}}),
+                json!({"b": null}),
+            ),
+            (json!({"properties": {"b": {"type": "string"}}, "required": ["b"]}), json!({"b": null})),
+            (json!({"properties": {"b": {}}, "required": ["b"]}), json!({})),
+        ] {
+            assert_eq!(pruned(&parameters, given.clone()), kept, "{parameters}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ fn findings_name_the_whole_path() {
     for (arguments, wanted) in [
         (json!({"to": {"city": "x", "color": 1}}), "unknown parameter 'to.color'"),
         (json!({"to": {}}), "parameter 'to.city' is missing"),
+        (json!({"to": {"city": null}}), "parameter 'to.city' is null"),
         (json!({"to": {"city": "x", "a/b": "y"}}), "parameter 'to.a/b' is \"y\""),
         (json!({"to": {"city": "x", "t~": 1}}), "parameter 'to.t~' is 1"),
         (json!({"list": [{"city": "x"}, {"city": 2}]}), "parameter 'list.1.city' is 2"),

@@ -205,6 +205,9 @@ fn describe(error: &ValidationError<'_>) -> String {
         ValidationErrorKind::Required { property } => {
             format!("parameter '{}' is missing", within(property.as_str().unwrap_or_default()))
         }
+        ValidationErrorKind::Type { .. } | ValidationErrorKind::Enum { .. } if value.is_null() => {
+            format!("{subject} is null: {error}")
+        }
         ValidationErrorKind::Type { .. } => format!("{subject} is {value}, of the wrong type: {error}"),
         ValidationErrorKind::Enum { options } => format!("{subject} is {value}, not one of {options}"),
         ValidationErrorKind::Maximum { limit } => format!("{subject} is {value}, above the maximum {limit}"),
