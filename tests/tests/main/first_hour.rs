@@ -212,9 +212,9 @@ fn doctor_tries_the_token() {
     assert!(good && ok && said.contains("takes the token"), "{said}");
     let (good, ok, said) = doctor(&world, &["--token-file", &wrong]);
     assert!(!good && !ok && said.contains("the token is not that of this coordinator"), "{said}");
-    // A coordinator that is not there yet is no fault of the machine.
+    // Whoever names a coordinator wants to know that it is not there.
     let (good, ok, said) = doctor(&world, &["--coordinator", "127.0.0.1:1"]);
-    assert!(good && !ok && said.contains("127.0.0.1:1"), "{said}");
+    assert!(!good && !ok && said.contains("127.0.0.1:1"), "{said}");
     let (good, ok, said) = doctor(&world, &[]);
     assert!(good && ok && said.contains("takes the token"), "the same user finds it: {said}");
 }

@@ -112,13 +112,21 @@ fn only_of(shape: &'static str, row: &Map<String, Value>) -> Result<(), RowError
         _ => &["messages", "system", "tools"],
     };
     let is_foreign = |key: &str| OF_SHAPES.contains(&key) && !own.contains(&key);
-    match row.iter().find(|(key, value)| is_foreign(key) && holds_something(value)) {
+    let adds = |value: &Value| holds_something(value) && !repeats(value, row.get(shape));
+    match row.iter().find(|(key, value)| is_foreign(key) && adds(value)) {
         Some((key, _)) => {
             let text = format!("is not read beside `{shape}`; leave it out, or write what it says where it is read");
             Err(fault(key, &text))
         }
         None => Ok(()),
     }
+}
+
+/// Whether `value` is the text of one of `turns`, as public sets have it whose `prompt` repeats the first question.
+fn repeats(value: &Value, turns: Option<&Value>) -> bool {
+    let (Some(text), Some(turns)) = (value.as_str(), turns.and_then(Value::as_array)) else { return false };
+    let says = |turn: &Value, key| turn.get(key).and_then(Value::as_str).is_some_and(|said| said.trim() == text.trim());
+    turns.iter().any(|turn| says(turn, "content") || says(turn, "value"))
 }
 
 fn holds_something(value: &Value) -> bool {
@@ -364,6 +372,14 @@ mod tests {
         ] {
             assert!(matches!(Example::from_value(row), Err(RowError::Key { .. })));
         }
+    }
+
+    #[test]
+    fn a_key_that_only_repeats_a_turn_takes_nothing_away() {
+        let row = |prompt: &str| json!({"prompt": prompt, "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]});
+        let read = |row: Value| recognize(&mut row.as_object().expect("an object").clone());
+        assert!(matches!(read(row("Hi ")), Ok(Shape::Chat(_))));
+        assert!(matches!(read(row("Hello")), Err(RowError::Key { .. })));
     }
 
     #[test]

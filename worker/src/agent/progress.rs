@@ -47,7 +47,7 @@ impl Tracker {
                 entry(format!(
                     "{} over {}{left_out}; {trainable} trainable parameters on {megabytes:.0} MB of frozen weights{from}",
                     count(*steps, "step"),
-                    count(*rows as u64, "row"),
+                    count(*rows, "row"),
                 ))
             }
             Event::Step(step) => self.step(step),
