@@ -118,21 +118,13 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
         || "`resources.max_minutes` is 0, so that nothing could run".into(),
         "give a number of minutes from 1 on, or remove the line",
     );
-    let flash_on_mac =
-        config.training.flash_attention == FlashAttention::Required && matches!(r.device, DeviceKind::Metal);
+    let flash_without_cuda = config.training.flash_attention == FlashAttention::Required
+        && matches!(r.device, DeviceKind::Metal | DeviceKind::Cpu);
     faults.require(
-        !flash_on_mac,
+        !flash_without_cuda,
         "training.flash_attention",
-        || "`training.flash_attention: required` cannot be met with `resources.device: metal`".into(),
-        "use `auto` or `off` on a Mac",
-    );
-    let flash_on_cpu =
-        config.training.flash_attention == FlashAttention::Required && matches!(r.device, DeviceKind::Cpu);
-    faults.require(
-        !flash_on_cpu,
-        "training.flash_attention",
-        || "`training.flash_attention: required` cannot be met with `resources.device: cpu`".into(),
-        "use `auto` or `off` on a processor",
+        || format!("`training.flash_attention: required` cannot be met with `resources.device: {}`", r.device),
+        "use `auto` or `off` there",
     );
     let cudnn_elsewhere =
         config.training.flash_attention == FlashAttention::Cudnn && !matches!(r.device, DeviceKind::Cuda);

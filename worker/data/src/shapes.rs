@@ -50,23 +50,6 @@ const OF_SHAPES: [&str; 12] = [
     "text",
 ];
 
-/// Keys that some shape reads.
-const READ: [&str; 13] = [
-    "messages",
-    "conversations",
-    "conversation",
-    "system",
-    "tools",
-    "instruction",
-    "input",
-    "output",
-    "history",
-    "prompt",
-    "completion",
-    "text",
-    "label",
-];
-
 /// Takes the messages or the text out of `row`.
 pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError> {
     prune_top(row);
@@ -142,7 +125,8 @@ fn holds_something(value: &Value) -> bool {
 /// The keys of a row that are not read.
 pub(crate) fn unread(row: &Value) -> impl Iterator<Item = &str> {
     let entries = row.as_object().into_iter().flatten();
-    let is_unread = |key: &str| !READ.contains(&key) && !says_what_is_trained(key);
+    let is_read = |key: &str| OF_SHAPES.contains(&key) || key == "label";
+    let is_unread = move |key: &str| !is_read(key) && !says_what_is_trained(key);
     entries.filter(move |(key, value)| !value.is_null() && is_unread(key)).map(|(key, _)| key.as_str())
 }
 

@@ -172,7 +172,7 @@ impl Fault {
         }
     }
 
-    fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> Outcome {
         match self {
             Self::Config(_) | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
             Self::Stopped(_) => Outcome::Stopped,
@@ -261,7 +261,7 @@ impl Worker {
         Ok(after_uploads(uploads, status).await?)
     }
 
-    /// Writes down what is left to deliver: of a gang all do, since one that came back without its attempt would end it
+    /// Writes down what is left to deliver: all workers of an attempt do, since one that came back without it would end it
     /// for the others. Where the record cannot be written, the attempt is lost with the worker as it would be without.
     fn write_handover(&self, ended: &ExitStatus) {
         let by = (self.name.as_str(), self.assignment.token);

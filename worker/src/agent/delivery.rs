@@ -1,6 +1,5 @@
 //! Brings what an attempt made to the coordinator: reports and saved folders while it trains, then how it ended.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use qlora_proto::{FinishRequest, Outcome};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::attempt::Stopping;
+use super::attempt::{Fault, Stopping};
 use super::current::Current;
 use super::outbox::{Outbox, Sender};
 use super::process::ExitStatus;
@@ -70,11 +69,10 @@ impl Delivery {
         // The uploader takes them as long as its end is held here.
         saved.into_iter().for_each(|saved| drop(sender.send(saved)));
         drop(sender);
-        let ended = after_uploads(uploads, ended).await.unwrap_or_else(|fault| {
-            let full = matches!(&fault, TransferError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
-            let outcome = if full { Outcome::NoRoom } else { Outcome::Failed };
-            ExitStatus { outcome, message: fault.to_string() }
-        });
+        let ended = after_uploads(uploads, ended)
+            .await
+            .map_err(Fault::from)
+            .unwrap_or_else(|fault| ExitStatus { outcome: fault.outcome(), message: fault.to_string() });
         self.close(ended, reports).await
     }
 

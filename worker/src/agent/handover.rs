@@ -97,6 +97,10 @@ fn read(folder: &Path) -> Result<Handover, Unusable> {
         match (one.folder.is_dir(), one.delivered().is_dir()) {
             (_, true) => {}
             (true, false) => saved.push(one),
+            // An attempt that was stopped has ended so all the same; one that has succeeded has made an adapter.
+            (false, false) if one.kind == Kind::Checkpoint => {
+                tracing::warn!("{} is not there, and is not delivered", one.folder.display());
+            }
             (false, false) => return Err(damaged(format!("{} is not there", one.folder.display()))),
         }
     }
@@ -181,12 +185,13 @@ mod tests {
         let delivered = saved(2, ours.join("step-2"));
         fs::create_dir(delivered.delivered()).expect("a folder");
         // What is half removed does not stand under its own name.
-        let all = [saved(4, ours.join("step-4")), delivered];
+        let all = [saved(4, ours.join("step-4")), delivered, saved(1, ours.join("step-1"))];
         let reports = Outbox::default();
         write(("a", 7), &ended, &all, (&reports, &ours)).expect("a record");
         write(("a", 6), &ended, &[], (&reports, &older)).expect("a record");
         write(("another", 8), &ended, &[], (&reports, &theirs)).expect("a record");
-        write(("a", 9), &ended, &[saved(1, torn.join("gone"))], (&reports, &torn)).expect("a record");
+        let gone = Saved { kind: Kind::Adapter, step: 1, folder: torn.join("gone") };
+        write(("a", 9), &ended, &[gone], (&reports, &torn)).expect("a record");
         // The state folder is the same under another path.
         let moved = state.path().join("jobs/../../").join(state.path().file_name().expect("a name"));
         let found = left_over(&moved, &["a".into(), "b".into()]);

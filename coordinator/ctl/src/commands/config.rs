@@ -6,11 +6,11 @@ use clap::Subcommand;
 use qlora_client::console;
 use qlora_config::Layers;
 use qlora_proto::words::count;
-use qlora_proto::{GetConfigRequest, ListConfigsRequest, PutConfigRequest};
+use qlora_proto::{ListConfigsRequest, PutConfigRequest};
 use serde_json::json;
 
 use super::checked::checked;
-use super::submit::{ConfigSource, read_config};
+use super::submit::{ConfigSource, named, read_config};
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_exact, print_json};
@@ -82,9 +82,10 @@ impl Config {
                 }
             }
             Self::Get { name, revision } => {
-                let named = name.rsplit_once('@').and_then(|(name, revision)| Some((name, revision.parse().ok()?)));
-                let (name, revision) = named.unwrap_or((name.as_str(), *revision));
-                let request = GetConfigRequest { name: name.to_owned(), revision };
+                let mut request = named(name)?;
+                if *revision > 0 {
+                    request.revision = *revision;
+                }
                 let mut client = context.client()?;
                 let found = client.configs.get_config(request).await.map_err(context.fault())?.into_inner();
                 if context.global.json {
@@ -103,9 +104,10 @@ impl Config {
                 if context.global.json {
                     all.iter().try_for_each(|c| print_json(&json::config(c)))?;
                 } else if let Some(name) = name.as_ref().filter(|_| all.is_empty()) {
-                    return Err(CtlError::Usage {
+                    return Err(CtlError::Refused {
                         message: format!("there is no configuration {name}"),
-                        help: "qlora-ctl config list shows what there is".into(),
+                        help: "qlora-ctl config list shows what there is",
+                        exit: Exit::Refused,
                     });
                 } else if all.is_empty() {
                     context.say("no configurations; store one with: qlora-ctl config put NAME config.yaml");

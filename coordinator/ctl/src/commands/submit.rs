@@ -80,12 +80,7 @@ impl ConfigSource {
         if Path::new(&self.config).exists() || !looks_like_name {
             return self.resolve_file();
         }
-        let (name, revision) = self.config.split_once('@').unwrap_or((&self.config, "0"));
-        let revision = revision.parse().map_err(|_| CtlError::Usage {
-            message: format!("`{revision}` is no revision"),
-            help: "write NAME@NUMBER".into(),
-        })?;
-        let request = GetConfigRequest { name: name.into(), revision };
+        let request = named(&self.config)?;
         let found = context.client()?.configs.get_config(request).await.map_err(|status| match status.code() {
             tonic::Code::NotFound => CtlError::Usage {
                 message: format!(
@@ -266,4 +261,14 @@ async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), Ct
     let result = transfer::upload(&client, &source, &move |n| moving.set_position(n)).await;
     bar.finish_and_clear();
     Ok(result?)
+}
+
+/// What `NAME` or `NAME@REVISION` asks for.
+pub(super) fn named(text: &str) -> Result<GetConfigRequest, CtlError> {
+    let (name, revision) = text.split_once('@').unwrap_or((text, "0"));
+    let revision = revision.parse().map_err(|_| CtlError::Usage {
+        message: format!("`{revision}` is no revision"),
+        help: "write NAME@NUMBER".into(),
+    })?;
+    Ok(GetConfigRequest { name: name.into(), revision })
 }

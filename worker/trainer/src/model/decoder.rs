@@ -45,7 +45,7 @@ impl Batch {
         batch
     }
 
-    /// One sequence of `ids` from which nothing is learnt.
+    /// One sequence of `ids` that is not trained on.
     pub(crate) fn plain(ids: &[u32]) -> Self {
         Self { ids: ids.to_vec(), spans: Span::packed(&[ids.len()]), rows: vec![], targets: vec![] }
     }
