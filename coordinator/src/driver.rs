@@ -8,22 +8,22 @@
 //! answered. As soon as a write succeeds again, all goes on.
 
 mod trouble;
+mod waiter;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use qlora_engine::{Effect, Engine, Event, Job, JobId, Limits, Response, SessionId};
 use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Unreadable, Write};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::trouble::Trouble;
+pub use self::waiter::Waiter;
 use crate::clock::now;
 use crate::error::CallError;
 
@@ -49,25 +49,6 @@ enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
-}
-
-/// The calls of one session that are held until something is new.
-#[derive(Default)]
-pub struct Waiter {
-    pub woken: Notify,
-    calls: AtomicU64,
-}
-
-impl Waiter {
-    /// The number of a call that begins.
-    pub fn begin(&self) -> u64 {
-        self.calls.fetch_add(1, SeqCst) + 1
-    }
-
-    /// Whether no call has begun since the one of this number.
-    pub fn is_last(&self, call: u64) -> bool {
-        self.calls.load(SeqCst) == call
-    }
 }
 
 struct Shared {

@@ -409,11 +409,3 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
     let journal = store.journal(0, 100).await.expect("a journal");
     assert!(journal.iter().any(|e| e.kind == "unreadable" && e.job == Some(JobId(3))), "{journal:?}");
 }
-
-/// A worker whose attempt has ended gives up the call that it holds and makes another: it waits all the same.
-#[test]
-fn a_call_that_was_given_up_for_a_newer_one_does_not_take_its_worker_away() {
-    let waiter = crate::driver::Waiter::default();
-    let (first, second) = (waiter.begin(), waiter.begin());
-    assert!(!waiter.is_last(first) && waiter.is_last(second));
-}

@@ -18,7 +18,7 @@ use super::outbox::Outbox;
 use super::peers::Peers;
 use super::process::{ExitStatus, Process};
 use super::progress::Tracker;
-use super::upload::{Kind, Saved};
+use super::saved::{Kind, Saved};
 use super::vitals::Vitals;
 use crate::child::Line;
 use crate::models::{self, Allowed};

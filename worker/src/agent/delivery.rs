@@ -15,7 +15,8 @@ use super::current::Current;
 use super::outbox::{Outbox, Sender};
 use super::process::ExitStatus;
 use super::progress::line;
-use super::upload::{Saved, Uploader};
+use super::saved::Saved;
+use super::upload::Uploader;
 
 /// How the coordinator took the end of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,15 +52,7 @@ impl Delivery {
     /// Uploads what is sent to it.
     pub fn uploads(&self) -> (mpsc::UnboundedSender<Saved>, Uploads) {
         let (saved, waiting) = mpsc::unbounded_channel();
-        let uploader = Uploader {
-            client: self.client.clone(),
-            session: self.session.clone(),
-            token: self.token,
-            work: self.folder.clone(),
-            outbox: self.outbox.clone(),
-            stopping: self.stopping.clone(),
-        };
-        (saved, tokio::spawn(uploader.run(waiting)))
+        (saved, tokio::spawn(Uploader(self.clone()).run(waiting)))
     }
 
     /// Delivers what an attempt left whose process has ended.

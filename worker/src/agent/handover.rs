@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::outbox::Outbox;
 use super::process::ExitStatus;
-use super::upload::{Kind, Saved};
+use super::saved::{Kind, Saved};
 
 const RECORD: &str = "handover.json";
 /// Reports that the coordinator has not taken.

@@ -13,6 +13,7 @@ mod peers;
 mod prepare;
 mod process;
 mod progress;
+mod saved;
 mod session;
 mod token_cache;
 mod upload;

@@ -4,83 +4,27 @@
 //! one waits is left out; the adapter at the end never is.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
-use qlora_client::Client;
 use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
 use qlora_proto::{CommitArtifactRequest, JobArtifact};
-use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::attempt::{Stopping, told_to_stop};
-use super::current::Current;
-use super::outbox::Outbox;
+use super::attempt::told_to_stop;
+use super::delivery::Delivery;
 use super::progress::line;
+use super::saved::{Kind, Saved};
 
 /// Wait before what the disk had no room for is packed again.
 const FULL_WAIT: Duration = Duration::from_secs(15);
 /// How long room is waited for before the job goes to another worker.
 const FULL_PATIENCE: Duration = Duration::from_secs(600);
 
-/// A folder that the child has completed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Saved {
-    pub kind: Kind,
-    pub step: u64,
-    pub folder: PathBuf,
-}
-
-impl Saved {
-    /// The name of its folder once the coordinator has it; what lay in it is removed.
-    pub fn delivered(&self) -> PathBuf {
-        let mut name = self.folder.clone().into_os_string();
-        name.push(".delivered");
-        name.into()
-    }
-}
-
-/// Removes what lies in `folder`.
-fn empty(folder: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
-    }
-    Ok(())
-}
-
-/// What a saved folder is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    Checkpoint,
-    Adapter,
-}
-
-impl Kind {
-    /// As it stands on the wire.
-    fn word(self) -> &'static str {
-        match self {
-            Self::Checkpoint => "checkpoint",
-            Self::Adapter => "adapter",
-        }
-    }
-}
-
 /// Uploads what the child saves while it trains on.
-pub struct Uploader {
-    pub client: Client,
-    pub session: Current,
-    pub token: u64,
-    /// Where archives are made.
-    pub work: PathBuf,
-    pub outbox: Arc<Outbox>,
-    /// A disk without room is not waited for any longer once the attempt is to stop.
-    pub stopping: watch::Receiver<Option<Stopping>>,
-}
+pub struct Uploader(pub Delivery);
 
 impl Uploader {
     /// # Errors
@@ -106,16 +50,16 @@ impl Uploader {
 
     fn tell(&self, text: String) {
         tracing::warn!("{text}");
-        self.outbox.log(line("warn", text));
+        self.0.outbox.log(line("warn", text));
     }
 
     async fn send(&self, saved: &Saved) -> Result<(), TransferError> {
         let name = format!("{}-{:06}.tar", saved.kind.word(), saved.step);
-        let archive = self.work.join(&name);
+        let archive = self.0.folder.join(&name);
         let (digest, size) = self.packed(saved, &archive).await?;
-        let session = || self.session.get();
-        let by = Some(By { token: self.token, session: &session });
-        transfer::upload(&self.client, &Source { path: &archive, digest: &digest, size, by }, &unwatched).await?;
+        let session = || self.0.session.get();
+        let by = Some(By { token: self.0.token, session: &session });
+        transfer::upload(&self.0.client, &Source { path: &archive, digest: &digest, size, by }, &unwatched).await?;
         let artifact = JobArtifact { kind: saved.kind.word().into(), name, digest, size, step: saved.step };
         self.commit(artifact).await?;
         let io = |path: &Path| {
@@ -123,18 +67,16 @@ impl Uploader {
             move |source| TransferError::Io { path, source }
         };
         tokio::fs::remove_file(&archive).await.map_err(io(&archive))?;
-        // The name changes in one step: what is half removed is never taken for what is to be delivered.
-        let delivered = saved.delivered();
-        tokio::fs::rename(&saved.folder, &delivered).await.map_err(io(&saved.folder))?;
-        let clear = move || empty(&delivered).map_err(|source| TransferError::Io { path: delivered, source });
-        tokio::task::spawn_blocking(clear).await.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string())))
+        let (done, folder) = (saved.clone(), saved.folder.clone());
+        let clear = tokio::task::spawn_blocking(move || done.clear()).await;
+        clear.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(io(&folder))
     }
 
     /// The archive, its digest and its size; waits while the disk is full, for as long as the attempt may go on and no
     /// longer than [`FULL_PATIENCE`].
     async fn packed(&self, saved: &Saved, archive: &Path) -> Result<(String, u64), TransferError> {
         let patient_until = Instant::now() + FULL_PATIENCE;
-        let mut stopping = self.stopping.clone();
+        let mut stopping = self.0.stopping.clone();
         loop {
             let (folder, to) = (saved.folder.clone(), archive.to_owned());
             let made = tokio::task::spawn_blocking(move || {
@@ -159,11 +101,11 @@ impl Uploader {
     }
 
     async fn commit(&self, artifact: JobArtifact) -> Result<(), TransferError> {
-        let mut client = self.client.workers.clone();
+        let mut client = self.0.client.workers.clone();
         let mut backoff = Backoff::default();
         loop {
-            let (session, artifact) = (self.session.get(), Some(artifact.clone()));
-            let request = CommitArtifactRequest { session, token: self.token, artifact };
+            let (session, artifact) = (self.0.session.get(), Some(artifact.clone()));
+            let request = CommitArtifactRequest { session, token: self.0.token, artifact };
             match client.commit_artifact(request).await {
                 Ok(_) => return Ok(()),
                 Err(status) if matches!(judge(&status), Verdict::Over | Verdict::Refused) => {

@@ -1,73 +1,25 @@
 //! Words of JSON Schema and OpenAPI, by what stands behind them.
 
-/// Keywords of JSON Schema and OpenAPI.
-pub(super) const KEYWORDS: [&str; 66] = [
+/// Keywords that hold a value against something other than a schema.
+const LIMITS: [&str; 18] = [
     "type",
-    "properties",
     "required",
-    "description",
-    "title",
-    "default",
     "enum",
-    "const",
-    "items",
-    "prefixItems",
-    "additionalItems",
-    "additionalProperties",
-    "patternProperties",
-    "propertyNames",
-    "unevaluatedProperties",
-    "unevaluatedItems",
     "minProperties",
     "maxProperties",
-    "dependencies",
-    "dependentRequired",
-    "dependentSchemas",
     "minItems",
     "maxItems",
     "uniqueItems",
-    "contains",
     "minContains",
     "maxContains",
     "minLength",
     "maxLength",
     "pattern",
-    "format",
-    "contentEncoding",
-    "contentMediaType",
-    "contentSchema",
     "minimum",
     "maximum",
     "exclusiveMinimum",
     "exclusiveMaximum",
     "multipleOf",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
-    "if",
-    "then",
-    "else",
-    "definitions",
-    "examples",
-    "example",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "nullable",
-    "discriminator",
-    "xml",
-    "externalDocs",
-    "strict",
-    "id",
-    "optional",
-    "enumDescriptions",
-    "propertyOrdering",
-    "order",
-    "name",
-    "annotations",
-    "comment",
-    "markdownDescription",
 ];
 /// Keywords whose value is one schema.
 pub(super) const ONE: [&str; 12] = [
@@ -127,3 +79,13 @@ pub(super) const SAYING_NOTHING: [&str; 26] = [
 ];
 /// Types of JSON Schema.
 pub(super) const TYPES: [&str; 7] = ["object", "array", "string", "number", "integer", "boolean", "null"];
+
+/// Every keyword of JSON Schema and OpenAPI that a tool may use, some twice.
+pub(super) fn all() -> impl Iterator<Item = &'static str> {
+    let parts: [&[&str]; 7] = [&LIMITS, &ONE, &SEVERAL, &NAMED, &FREE, &OBJECTS, &SAYING_NOTHING];
+    parts.into_iter().flatten().copied()
+}
+
+pub(super) fn is_keyword(word: &str) -> bool {
+    all().any(|keyword| keyword == word)
+}

@@ -6,7 +6,7 @@
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value, json};
 
-use super::keywords::{FREE, IN_PLACE, KEYWORDS, NAMED, OBJECTS, ONE, SAYING_NOTHING, SEVERAL, TYPES};
+use super::keywords::{self, FREE, IN_PLACE, NAMED, OBJECTS, ONE, SAYING_NOTHING, SEVERAL, TYPES, is_keyword};
 use super::nullable::with_nullable;
 use crate::reference::{pointer, resolve};
 
@@ -44,7 +44,7 @@ fn emptiness(schema: &Map<String, Value>) -> Option<String> {
     if structural.iter().any(|key| schema.contains_key(*key)) {
         return None;
     }
-    let foreign: Vec<&String> = schema.keys().filter(|key| !KEYWORDS.contains(&key.as_str()) && !is_own(key)).collect();
+    let foreign: Vec<&String> = schema.keys().filter(|key| !is_keyword(key) && !is_own(key)).collect();
     if !foreign.is_empty() {
         let words = named(foreign);
         return Some(format!(
@@ -110,7 +110,7 @@ fn keyword_fault(key: &str, value: &Value, place: &str) -> Option<String> {
     if key == "$ref" && !value.is_string() {
         return Some(format!("the `$ref` of its {place} is {value}, which is not text"));
     }
-    let known = KEYWORDS.contains(&key);
+    let known = is_keyword(key);
     if is_own(key) || key.starts_with('$') {
         return None;
     }
@@ -134,7 +134,7 @@ fn keyword_fault(key: &str, value: &Value, place: &str) -> Option<String> {
 /// The keyword that `key` is written like: `min_length` is `minLength`.
 fn meant(key: &str) -> Option<&'static str> {
     let plain = |key: &str| key.replace(['_', '-'], "").to_lowercase();
-    KEYWORDS.into_iter().find(|keyword| plain(keyword) == plain(key))
+    keywords::all().find(|keyword| plain(keyword) == plain(key))
 }
 
 /// Lists of schemas by place have one keyword in older drafts and another in newer ones; in the wrong one they say
