@@ -1,6 +1,6 @@
 //! Keys by which other programs say what is trained on. One that nothing here carries out must not pass as a note.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Words of which one is enough.
 const TELLING: [&str; 22] = [
@@ -72,22 +72,35 @@ const PLAIN: [&str; 12] = [
     "supervised",
 ];
 
+/// A key that says it with words which say nothing alone.
+const CONTEXT_ONLY: [&str; 2] = ["context", "only"];
+/// Bytes of a name without separators that is taken apart; longer ones are no keys that a person made up.
+const LONGEST_JOINED: usize = 64;
+
 /// Whether a word of `key` tells what is trained on, however its words are joined.
 pub(crate) fn says_what_is_trained(key: &str) -> bool {
     let words = words(key);
-    words.iter().any(|word| TELLING.contains(&word.as_str())) || words == ["context", "only"]
+    words.iter().any(|word| TELLING.contains(&word.as_str())) || words == CONTEXT_ONLY
 }
 
 /// Whether `value` of such a key asks for what is done anyway: to train on all of the row, once.
 pub(crate) fn asks_for_nothing(key: &str, value: &Value) -> bool {
-    let nothing = [json!(null), json!(""), json!([]), json!({})].contains(value);
-    nothing || asks_for(key, value, true)
+    is_empty(value) || asks_for(key, value, true)
 }
 
 /// Whether `value` of such a key asks for no training, which messages that are not the assistant's never have.
 pub(crate) fn asks_to_be_left_out(key: &str, value: &Value) -> bool {
-    let nothing = [json!(null), json!(""), json!([]), json!({})].contains(value);
-    nothing || asks_for(key, value, false)
+    is_empty(value) || asks_for(key, value, false)
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// Whether `key` is a yes or no, or a weight, by which `value` asks for training, or for none.
@@ -103,10 +116,13 @@ fn asks_for(key: &str, value: &Value, trained: bool) -> bool {
     if is_weight {
         return negative == 0 && value.is_number() && given == f64::from(u8::from(trained));
     }
-    let whole = if words == ["context", "only"] { 1 } else { negative };
     let known = |word: &String| NEGATIVE.contains(&word.as_str()) || PLAIN.contains(&word.as_str());
-    let is_known = words == ["context", "only"] || words.iter().all(known);
-    is_known && given == f64::from(u8::from(trained == (whole % 2 == 0)))
+    let turned = match words == CONTEXT_ONLY {
+        true => true,
+        false if words.iter().all(known) => negative % 2 == 1,
+        false => return false,
+    };
+    given == f64::from(u8::from(trained != turned))
 }
 
 /// The words of `key` in small letters: at separators, at capitals, and within names of known words alone.
@@ -123,7 +139,10 @@ fn words(key: &str) -> Vec<String> {
         }
         small = letter.is_lowercase();
     }
-    let parts = |word: String| known_words(&word).unwrap_or_else(|| vec![word]);
+    let parts = |word: String| {
+        let known = Some(&word).filter(|word| word.len() <= LONGEST_JOINED).and_then(|word| known_words(word));
+        known.unwrap_or_else(|| vec![word])
+    };
     words.into_iter().filter(|word| !word.is_empty()).flat_map(parts).collect()
 }
 
@@ -142,6 +161,8 @@ fn known_words(joined: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -176,6 +197,12 @@ mod tests {
         {
             assert!(!says_what_is_trained(key), "{key}");
         }
+    }
+
+    #[test]
+    fn a_name_of_any_length_is_judged_at_once() {
+        assert!(!says_what_is_trained(&"is".repeat(1 << 20)));
+        assert!(says_what_is_trained(&format!("{}_loss", "is".repeat(1 << 20))));
     }
 
     #[test]
