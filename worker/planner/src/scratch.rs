@@ -25,8 +25,9 @@ pub(crate) fn on_processor(shape: &ModelShape, config: &TrainingConfig, tokens: 
 /// Bytes on a GPU.
 ///
 /// The most is held in the backward pass of a feed-forward layer, all of its block in bf16 beside the gradients of its
-/// output, of gate and up, and of its input, a matrix that is dequantised and the next one; or in the loss, with logits in `f32` and
-/// their gradient in bf16.
+/// output, of gate and of up, a matrix that is dequantised and the next one; or in the loss, with logits in `f32` and
+/// their gradient in bf16. An input on its way from the machine's memory is held in place of those of the last blocks
+/// (`STAYING`), which have been used by then.
 pub(crate) fn on_gpu(
     shape: &ModelShape,
     config: &TrainingConfig,
@@ -38,15 +39,13 @@ pub(crate) fn on_gpu(
     let adapted = config.lora.target_modules.iter().any(|&module| module >= TargetModule::GateProj);
     // The last block is at work while everything is still kept, so what is kept of it is not there twice.
     let last = keeps.last().map_or(0, |keep| keep.per_token(shape, config));
-    let numbers = Keep::All.per_token(shape, config) - last + 2 * d + 2 * f + if adapted { 2 * f } else { 0 };
+    let numbers = Keep::All.per_token(shape, config) - last + d + 2 * f + if adapted { 2 * f } else { 0 };
     // A matrix and the next one; with an adapter, the matrix and its factor in one as well.
     let matrices = if adapted { 3 } else { 2 };
     let block = tokens * (2 * numbers + 4 * shape.heads) + matrices * (2 * f * d);
     let loss = tokens.min(thrift.logit_rows(DeviceKind::Cuda)) * shape.vocabulary * 6 + tokens * 12 * d;
     let rotations = shape.max_positions.min(config.data.max_seq_len.max(4096)) * shape.head_dim * 4;
-    // One input on its way to the machine's memory or back, and one that waits for its turn.
-    let staged = if keeps.contains(&Keep::Host) { 2 * tokens * 2 * d } else { 0 };
-    (block.max(loss) + rotations + WORKSPACE + staged) as u64
+    (block.max(loss) + rotations + WORKSPACE) as u64
 }
 
 /// Bytes on a Mac's GPU, by candle's operations.
