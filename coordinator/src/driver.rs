@@ -57,6 +57,7 @@ struct Shared {
     waiters: Mutex<HashMap<SessionId, Arc<Waiter>>>,
     /// Jobs that are set aside because they cannot be read, and why.
     unreadable: Mutex<BTreeMap<JobId, String>>,
+    coordinator_id: String,
 }
 
 impl Handle {
@@ -90,6 +91,11 @@ impl Handle {
         let look: Read = Box::new(move |engine| drop(reply.send(look(engine))));
         self.commands.send(Command::Read(look)).await.map_err(|_| CallError::Stopping)?;
         answer.await.map_err(|_| CallError::Stopping)
+    }
+
+    /// Which coordinator this is, for as long as its database lasts.
+    pub fn coordinator_id(&self) -> &str {
+        &self.shared.coordinator_id
     }
 
     /// Why `job` is set aside, where it is.
@@ -173,7 +179,7 @@ struct Answer {
 impl<S: JobStore> Driver<S> {
     /// Reads the state and starts the task; it ends when every [`Handle`] is gone.
     pub async fn start(store: Arc<S>, limits: Limits, artifacts: impl Artifacts) -> Result<Handle, CallError> {
-        let Stored { jobs, unreadable, reserved } = store.load().await?;
+        let Stored { jobs, unreadable, reserved, coordinator_id } = store.load().await?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
         let mut engine = Engine::new(limits, jobs, now(), seed);
@@ -184,6 +190,7 @@ impl<S: JobStore> Driver<S> {
             events: broadcast::channel(BROADCAST).0,
             waiters: Mutex::default(),
             unreadable: Mutex::default(),
+            coordinator_id,
         });
         let mut driver = Self {
             engine,
@@ -200,13 +207,15 @@ impl<S: JobStore> Driver<S> {
         Ok(Handle { commands: sender, shared })
     }
 
-    /// Sets jobs aside that cannot be read, and says so in the log and in the journal.
+    /// Sets jobs aside that cannot be read, and says so: in the log at every start, in the journal once.
     fn set_aside(&mut self, unreadable: Vec<Unreadable>) {
-        for Unreadable { job, fault } in unreadable {
+        for Unreadable { job, fault, told } in unreadable {
             let known = self.shared.unreadable().insert(job, fault.clone());
             if known.is_none() {
                 tracing::error!(%job, "the job cannot be read and is set aside: {fault}");
-                let (unix_ms, kind) = (now().wall.0, "unreadable".to_owned());
+            }
+            if known.is_none() && !told {
+                let (unix_ms, kind) = (now().wall.0, Unreadable::KIND.to_owned());
                 let entry = JournalEntry { seq: 0, unix_ms, job: Some(job), worker: None, kind, text: fault };
                 self.unwritten.push_back(entry);
             }
@@ -415,7 +424,7 @@ impl<S: JobStore> Driver<S> {
     async fn reload(&mut self, dirty: &BTreeSet<JobId>) {
         loop {
             match self.store.load().await {
-                Ok(Stored { jobs, unreadable, reserved }) => {
+                Ok(Stored { jobs, unreadable, reserved, .. }) => {
                     let is_other = |job: &&Job| self.engine.job(job.id) != Some(job);
                     let mut changed: BTreeSet<JobId> = jobs.iter().filter(is_other).map(|job| job.id).collect();
                     changed.extend(dirty);

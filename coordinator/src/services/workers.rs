@@ -44,8 +44,12 @@ impl<S: JobStore> WorkerService for Services<S> {
         let domain::Response::Registered { session } = self.driver.event(event).await? else {
             return Err(Status::internal("the engine gave another answer than a session"));
         };
-        let (lease_ms, loopback_only) = (self.lease_ms().await?, self.loopback_only);
-        Ok(Response::new(RegisterResponse { session: session.0, lease_ms, loopback_only }))
+        Ok(Response::new(RegisterResponse {
+            session: session.0,
+            lease_ms: self.lease_ms().await?,
+            loopback_only: self.loopback_only,
+            coordinator_id: self.driver.coordinator_id().to_owned(),
+        }))
     }
 
     async fn synchronize(&self, request: Request<SynchronizeRequest>) -> Result<Response<SynchronizeResponse>, Status> {

@@ -1,6 +1,7 @@
 //! Everything in memory: for tests, and for measuring what durability costs.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use qlora_engine::{Job, JobId, Reserved};
@@ -9,8 +10,19 @@ use crate::error::StoreError;
 use crate::records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Write};
 
 /// Forgets everything when dropped.
-#[derive(Debug, Default)]
-pub struct MemoryStore(Mutex<State>);
+#[derive(Debug)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+    coordinator_id: String,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        // Every hasher of the standard library has random keys.
+        let [high, low] = [0, 1].map(|half| RandomState::new().hash_one(half));
+        Self { state: Mutex::default(), coordinator_id: format!("{high:016x}{low:016x}") }
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -24,7 +36,7 @@ struct State {
 
 impl MemoryStore {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,7 +81,8 @@ impl JobStore for MemoryStore {
     async fn load(&self) -> Result<Stored, StoreError> {
         let state = self.state();
         let jobs = state.jobs.values().cloned().collect();
-        Ok(Stored { jobs, unreadable: Vec::new(), reserved: state.reserved.clone() })
+        let (reserved, coordinator_id) = (state.reserved.clone(), self.coordinator_id.clone());
+        Ok(Stored { jobs, unreadable: Vec::new(), reserved, coordinator_id })
     }
 
     async fn metrics(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<MetricRecord>, StoreError> {

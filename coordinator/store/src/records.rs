@@ -65,6 +65,13 @@ pub enum Write {
 pub struct Unreadable {
     pub job: JobId,
     pub fault: String,
+    /// The journal says so already.
+    pub told: bool,
+}
+
+impl Unreadable {
+    /// The kind of the journal entry that tells of one.
+    pub const KIND: &str = "unreadable";
 }
 
 /// What a start finds.
@@ -75,6 +82,8 @@ pub struct Stored {
     pub unreadable: Vec<Unreadable>,
     /// What must not be given out again.
     pub reserved: Reserved,
+    /// 128 random bits as hex text: made with the store, and the same for as long as it lasts.
+    pub coordinator_id: String,
 }
 
 /// Jobs, their metrics and logs, the journal, and named configurations.

@@ -26,7 +26,7 @@ async fn conforms(store: impl JobStore) {
     store.apply(vec![Write::SaveJob(Box::new(second.clone()))]).await.expect("a write");
     let stored = store.load().await.expect("jobs");
     assert_eq!(stored.jobs, [first, second]);
-    assert_eq!((stored.unreadable, stored.reserved.job), (vec![], JobId(2)));
+    assert_eq!((&stored.unreadable, stored.reserved.job), (&vec![], JobId(2)));
 
     let steps = |points: Vec<MetricRecord>| points.iter().map(|p| (p.seq, p.step)).collect::<Vec<_>>();
     assert_eq!(steps(store.metrics(JobId(1), 0, 10).await.expect("metrics")), [(1, 1), (2, 2), (3, 3)]);
@@ -55,12 +55,20 @@ async fn conforms(store: impl JobStore) {
     assert_eq!(names(store.configs(None).await.expect("configs")), [("c".into(), 2), ("d".into(), 1)]);
     assert_eq!(names(store.configs(Some("c")).await.expect("configs")), [("c".into(), 1), ("c".into(), 2)]);
 
+    let ids = [stored.coordinator_id, store.load().await.expect("jobs").coordinator_id];
+    assert_eq!(ids[0], ids[1], "the coordinator became another one");
+    assert!(is_identity(&ids[0]), "{}", ids[0]);
+
     // Nothing lies behind the last position that there can be.
     assert!(store.metrics(JobId(1), u64::MAX, 10).await.expect("metrics").is_empty());
     assert!(store.logs(JobId(1), u64::MAX, 10).await.expect("logs").is_empty());
     assert!(store.journal(u64::MAX, 10).await.expect("journal").is_empty());
     assert!(matches!(store.config("c", u64::MAX).await, Err(StoreError::NoConfig { .. })));
     keeps_numbers(&store).await;
+}
+
+fn is_identity(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Numbers that no JSON has a word for, and those at the ends of their types.
@@ -147,6 +155,20 @@ async fn sqlite_keeps_what_it_acknowledged_and_refuses_a_second_process() {
     assert_eq!(again.load().await.expect("jobs").jobs, [job(1)]);
 }
 
+#[tokio::test]
+async fn a_database_says_which_coordinator_it_is_for_ever_and_no_other_says_the_same() {
+    let (one, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let id = async |folder: &tempfile::TempDir| {
+        let store = SqliteStore::open(folder.path()).await.expect("a store");
+        store.load().await.expect("jobs").coordinator_id
+    };
+    let first = id(&one).await;
+    assert_eq!(id(&one).await, first, "a restart made it another one");
+    assert_ne!(id(&other).await, first);
+    let in_memory = async || MemoryStore::default().load().await.expect("jobs").coordinator_id;
+    assert_ne!(in_memory().await, in_memory().await);
+}
+
 /// Whoever waits for a write may go away at any point of it: the next one does not suffer.
 #[tokio::test]
 async fn a_write_that_nobody_waits_for_any_more_leaves_no_doubt_about_the_next() {
@@ -217,6 +239,7 @@ async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
     assert!(scores.loss.is_nan() && scores.calls.as_ref().expect("calls").exact_match.is_nan());
     assert_eq!(stored.unreadable.iter().map(|u| u.job).collect::<Vec<_>>(), [JobId(3)]);
     assert_eq!(stored.reserved.job, JobId(3));
+    assert!(is_identity(&stored.coordinator_id), "{}", stored.coordinator_id);
     // What the row without JSON had is not known, so none of what it may have had is given again.
     assert!(stored.reserved.token > Token(41 + 1000), "{:?}", stored.reserved);
 }

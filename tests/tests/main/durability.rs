@@ -37,10 +37,14 @@ impl Speaker {
     }
 
     async fn register(&self, name: &str) -> Answer<u64> {
+        Ok(self.registration(name).await?.session)
+    }
+
+    async fn registration(&self, name: &str) -> Answer<RegisterResponse> {
         let platform = Platform { device_class: DeviceClass::Cpu.into(), memory: 8 << 30, ..Platform::default() };
         let request =
             RegisterRequest { name: name.into(), instance: name.into(), platform: Some(platform), running_token: 0 };
-        Ok(self.0.workers.clone().register(request).await?.into_inner().session)
+        Ok(self.0.workers.clone().register(request).await?.into_inner())
     }
 
     async fn sync(&self, session: u64, running_token: u64) -> Answer<Wanted> {

@@ -7,8 +7,11 @@ use sqlx::sqlite::SqliteConnection;
 use crate::error::{StoreError, not_written};
 
 /// Every version of the schema, oldest first; the database counts those it has in `user_version`.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../../migrations/0001_start.sql"), include_str!("../../migrations/0002_counters.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../migrations/0001_start.sql"),
+    include_str!("../../migrations/0002_counters.sql"),
+    include_str!("../../migrations/0003_identity.sql"),
+];
 
 /// Takes all steps that are missing, or none.
 pub(super) async fn migrate(folder: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {

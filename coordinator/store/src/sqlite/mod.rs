@@ -20,7 +20,7 @@ use sqlx::sqlite::{
 
 use self::writer::Writer;
 use crate::error::StoreError;
-use crate::records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Write};
+use crate::records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write};
 
 /// Rows that cannot be read and are named in the log; further ones are passed over in silence.
 const NAMED: usize = 1000;
@@ -63,6 +63,24 @@ impl SqliteStore {
 
     fn unread(&self, source: sqlx::Error) -> StoreError {
         StoreError::Read { path: self.folder.clone(), source }
+    }
+
+    /// Marks those of `unreadable` of which the journal tells already, and of the same fault.
+    async fn mark_told(&self, unreadable: &mut [Unreadable]) -> Result<(), StoreError> {
+        if unreadable.is_empty() {
+            return Ok(());
+        }
+        let rows = sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE kind = ?")
+            .bind(Unreadable::KIND)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
+        let told: HashSet<(Option<JobId>, String)> =
+            rows.iter().map(|row| rows::entry(row).value).map(|entry| (entry.job, entry.text)).collect();
+        for found in unreadable {
+            found.told = told.contains(&(Some(found.job), found.fault.clone()));
+        }
+        Ok(())
     }
 
     /// Says once that `what` cannot be read.
@@ -113,6 +131,9 @@ impl JobStore for SqliteStore {
         }
         let counters = sqlx::query("SELECT job, token FROM counters").fetch_one(&self.readers).await;
         rows::reserve(&counters.map_err(|e| self.unread(e))?, &mut stored.reserved).map_err(|e| self.unread(e))?;
+        let id = sqlx::query_scalar("SELECT id FROM identity").fetch_one(&self.readers).await;
+        stored.coordinator_id = id.map_err(|e| self.unread(e))?;
+        self.mark_told(&mut stored.unreadable).await?;
         Ok(stored)
     }
 

@@ -42,7 +42,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, (Unreadable, Option<String>)> 
     let id: i64 = row.try_get("id").unwrap_or_default();
     let spec = spec(row);
     let key = spec.as_ref().ok().and_then(|spec| spec.idempotency_key.clone());
-    let unreadable = |fault| (Unreadable { job: JobId(id as u64), fault }, key);
+    let unreadable = |fault| (Unreadable { job: JobId(id as u64), fault, told: false }, key);
     spec.and_then(|spec| body(row, JobId(id as u64), spec)).map_err(unreadable)
 }
 
