@@ -10,6 +10,7 @@
 
 mod digest;
 mod error;
+mod hashes;
 mod partial;
 mod store;
 mod upload;

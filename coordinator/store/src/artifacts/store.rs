@@ -1,7 +1,7 @@
 //! The folder: what lies there, and whether it is what its name says.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use sha2::Digest;
 
 use super::error::at;
+use super::hashes::{Hashes, Stamp};
 use super::partial::Parts;
 use super::upload::{Upload, hash_of};
 use super::{ArtifactError, Digest256};
@@ -36,22 +37,9 @@ pub(super) struct Inner {
     folder: PathBuf,
     pub parts: Parts,
     /// Files that were hashed, and what their bytes hash to.
-    hashed: Mutex<HashMap<Digest256, (Stamp, String)>>,
+    hashes: Hashes,
     /// When somebody was last told that an artifact is there, and need not send it.
     told: Mutex<HashMap<Digest256, Instant>>,
-}
-
-/// Changes with the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    bytes: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Stamp {
-    fn of(meta: &Metadata) -> Self {
-        Self { bytes: meta.len(), modified: meta.modified().ok() }
-    }
 }
 
 /// What lies under a final name.
@@ -81,7 +69,7 @@ impl ArtifactStore {
         }
         let partial = folder.join("partial");
         let parts = Parts::open(partial.clone(), KEEP).map_err(at(&partial))?;
-        Ok(Self(Arc::new(Inner { folder: folder.into(), parts, hashed: Mutex::default(), told: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { folder: folder.into(), parts, hashes: Hashes::default(), told: Mutex::default() })))
     }
 
     /// Removes what was left of uploads that nobody has gone on with.
@@ -112,7 +100,7 @@ impl ArtifactStore {
         let path = self.0.final_path(digest);
         match fs::remove_file(&path) {
             Ok(()) => {
-                self.0.hashed().remove(digest);
+                self.0.hashes.forget(digest);
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => tracing::warn!("{} cannot be removed: {e}", path.display()),
@@ -200,25 +188,12 @@ impl Inner {
     /// The bytes under the final name were hashed while they were written.
     pub fn vouch(&self, digest: &Digest256) -> io::Result<()> {
         let stamp = Stamp::of(&fs::metadata(self.final_path(digest))?);
-        self.remember(digest, stamp, digest.as_str().to_owned());
+        self.hashes.set(digest, stamp, digest.as_str().to_owned());
         Ok(())
-    }
-
-    fn remember(&self, digest: &Digest256, stamp: Stamp, found: String) {
-        self.hashed().insert(digest.clone(), (stamp, found));
-    }
-
-    fn hashed(&self) -> MutexGuard<'_, HashMap<Digest256, (Stamp, String)>> {
-        self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known(&self, digest: &Digest256, stamp: Stamp) -> Option<String> {
-        let hashed = self.hashed();
-        hashed.get(digest).filter(|(known, _)| *known == stamp).map(|(_, found)| found.clone())
     }
 
     fn found(&self, digest: &Digest256) -> io::Result<Found> {
@@ -228,16 +203,12 @@ impl Inner {
             other => other?,
         };
         let stamp = Stamp::of(&meta);
-        let found = match self.known(digest, stamp) {
-            Some(found) => found,
-            None => {
-                let found = hex::encode(hash_of(&path)?.finalize());
-                // It may have come to lie there in a moment that the folder was not synced after.
-                self.sync_folder(digest)?;
-                self.remember(digest, stamp, found.clone());
-                found
-            }
-        };
+        let found = self.hashes.get(digest, stamp, || {
+            let found = hex::encode(hash_of(&path)?.finalize());
+            // It may have come to lie there in a moment that the folder was not synced after.
+            self.sync_folder(digest)?;
+            Ok(found)
+        })?;
         if found == digest.as_str() { Ok(Found::Right { bytes: stamp.bytes }) } else { Ok(Found::Damaged { found }) }
     }
 }
