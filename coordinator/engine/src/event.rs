@@ -147,4 +147,6 @@ pub enum Refusal {
     WorkerPresent(String),
     #[error("a checkpoint of step {step} lies behind the committed one of step {committed}")]
     StepWentBack { step: u64, committed: u64 },
+    #[error("attempt {token} {missing}, so it has not succeeded; it has ended as failed")]
+    NoResult { token: Token, missing: &'static str },
 }

@@ -348,6 +348,16 @@ impl Job {
         self.artifacts.iter().filter(|a| a.kind == "checkpoint").max_by_key(|a| a.step)
     }
 
+    /// What a success would have left behind and is not there: who looks for the result must find one.
+    pub fn missing_result(&self) -> Option<&'static str> {
+        let has_adapter = || self.artifacts.iter().any(|a| a.kind == "adapter");
+        match self.spec.kind {
+            JobKind::Train if !has_adapter() => Some("has committed no adapter"),
+            JobKind::Eval if self.progress.scores.is_none() => Some("has reported no scores"),
+            JobKind::Train | JobKind::Eval | JobKind::Noop => None,
+        }
+    }
+
     /// Digests of everything in the artifact store that the job needs.
     pub fn digests(&self) -> impl Iterator<Item = &str> {
         let files = self.spec.files.iter().map(|file| file.digest.as_str());

@@ -15,7 +15,10 @@
 //! - An attempt's token only grows over the whole engine; at most one token of a job is current.
 //! - A message under a token that is not current changes nothing and is refused with the reason.
 //! - A job in a final state never leaves it.
-//! - A lost worker's job goes back to the queue; losing does not count as failing.
+//! - A job that has succeeded has its result: an adapter that was committed, or scores that were reported.
+//! - A lost worker's job goes back to the queue; losing does not count as failing, and a loss that a restart of the
+//!   coordinator may have caused does not count at all.
+//! - A worker that waits is woken when there is work for it, whatever else waits.
 //! - Jobs of the same needs start in the order of their submission.
 //! - A job that an older one of several workers waits before starts only if it ends in time.
 //! - A job that wants several workers starts on all of them or on none, and ends on all of them when it ends on one.

@@ -127,6 +127,11 @@ impl Worker {
         }
     }
 
+    /// It has not registered since the coordinator started.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.session == SessionId(0)
+    }
+
     /// It waits for work and may be given some.
     pub(crate) fn is_free(&self) -> bool {
         self.waiting && self.connected && self.assigned.is_none() && !self.draining && self.set_aside().is_none()

@@ -1,6 +1,7 @@
 //! Attempts report, save and end.
 
-use super::{Effects, Engine, Limits, record, word};
+use super::next::{Ending, next_state, requeued_because};
+use super::{Effects, Engine, record, word};
 use crate::event::{Effect, Refusal, Response};
 use crate::ids::{JobId, Now, SessionId, Token};
 use crate::job::{Artifact, Attempt, AttemptEnd, Job, JobState, Meeting, Outcome, Progress};
@@ -119,13 +120,23 @@ impl Engine {
         let token = by.1;
         let (job, rank) = self.current(by)?;
         let id = job.id;
+        if rank == 0
+            && outcome == Outcome::Succeeded
+            && let Some(missing) = job.missing_result()
+        {
+            // Refused alone, it would be given the same attempt again, and say the same of it without end.
+            let message = format!("its worker said that it succeeded, and it {missing}");
+            self.end_attempt(now, id, token, Ending::new(Outcome::Failed, message), effects);
+            return Err(Refusal::NoResult { token, missing });
+        }
         let attempt = job.attempt_mut(token).ok_or(Refusal::StaleToken(token))?;
         let waits = match (rank, outcome) {
             (0, outcome) => outcome == Outcome::PeerLost,
             (_, outcome) => matches!(outcome, Outcome::Succeeded | Outcome::Stopped | Outcome::PeerLost),
         };
         if !waits {
-            self.end_attempt(now, id, token, outcome, message, effects);
+            let counts = !self.inherited.contains(&token);
+            self.end_attempt(now, id, token, Ending { outcome, message, counts }.explained(), effects);
             return Ok(Response::Done);
         }
         let Some(worker) = attempt.let_go(rank) else { return Err(Refusal::StaleToken(token)) };
@@ -133,7 +144,7 @@ impl Engine {
         effects.push(Effect::Save(id));
         self.release(&worker, token);
         if nobody_is_left {
-            self.end_attempt(now, id, token, Outcome::Failed, message, effects);
+            self.end_attempt(now, id, token, Ending::new(Outcome::Failed, message), effects);
         }
         Ok(Response::Done)
     }
@@ -150,34 +161,29 @@ impl Engine {
     }
 
     /// Ends the attempt `token` of job `id` and moves the job on.
-    fn end_attempt(
-        &mut self,
-        now: Now,
-        id: JobId,
-        token: Token,
-        outcome: Outcome,
-        message: String,
-        effects: &mut Effects,
-    ) {
+    fn end_attempt(&mut self, now: Now, id: JobId, token: Token, ending: Ending, effects: &mut Effects) {
+        let outcome = ending.outcome;
         self.running.remove(&token);
         self.time_limits.remove(&token);
         self.release_all(id, token, effects);
         let limits = self.limits;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if let Some(attempt) = job.attempt_mut(token) {
-            attempt.end = Some(AttemptEnd { at: now.wall, outcome, message: message.clone() });
+            attempt.end = Some(AttemptEnd { at: now.wall, outcome, message: ending.message.clone() });
         }
         match outcome {
             Outcome::Failed => job.failures += 1,
-            Outcome::Lost => job.lost_in_a_row += 1,
+            Outcome::Lost if ending.counts => job.lost_in_a_row += 1,
             _ => {}
         }
-        let next = next_state(job, now, outcome, message, limits);
+        let next = next_state(job, now, &ending, limits);
         let (kind, text) = match &next {
             JobState::Succeeded { .. } => ("succeeded", String::new()),
             JobState::Failed { reason, .. } => ("failed", reason.clone()),
             JobState::Cancelled { reason, .. } => ("cancelled", reason.clone()),
-            JobState::Queued { not_before } => ("requeued", requeued_because(job, not_before.0 - now.steady.0)),
+            JobState::Queued { not_before } => {
+                ("requeued", requeued_because(job, &ending, not_before.0 - now.steady.0))
+            }
             JobState::Running { .. } => ("started", String::new()),
         };
         job.progress.phase = word(&next).into();
@@ -229,60 +235,30 @@ impl Engine {
     }
 
     /// The worker `name` has lost what it was given.
-    pub(super) fn lose(&mut self, now: Now, name: &str, why: &str, effects: &mut Effects) {
-        let Some(token) = self.workers.get(name).and_then(|w| w.assigned) else { return };
+    pub(super) fn lose(&mut self, now: Now, name: &str, loss: Loss, effects: &mut Effects) {
+        let Some((worker, token)) = self.workers.get(name).and_then(|w| Some((w, w.assigned?))) else { return };
+        // Whoever was silent since the start may have been lost while nobody could have renewed its lease.
+        let is_our_doing = self.inherited.contains(&token) && (loss == Loss::Restarted || worker.is_absent());
+        let (outcome, message, counts) = (Outcome::Lost, loss.words().to_owned(), !is_our_doing);
         if let Some(&id) = self.running.get(&token) {
-            self.end_attempt(now, id, token, Outcome::Lost, why.to_owned(), effects);
+            self.end_attempt(now, id, token, Ending { outcome, message, counts }.explained(), effects);
         }
     }
 }
 
-/// Where a running job goes when its attempt has ended.
-fn next_state(job: &Job, now: Now, outcome: Outcome, message: String, limits: Limits) -> JobState {
-    let stopping = match &job.state {
-        JobState::Running { stopping, .. } => stopping.clone(),
-        _ => None,
-    };
-    let at = now.wall;
-    let later = |times: u32| {
-        let doubled = limits.backoff << times.min(20);
-        JobState::Queued { not_before: now.steady.plus(doubled.min(limits.max_backoff)) }
-    };
-    match (outcome, stopping) {
-        (Outcome::Succeeded, _) => JobState::Succeeded { at },
-        (_, Some(reason)) => JobState::Cancelled { at, reason },
-        (Outcome::BadInput | Outcome::OutOfMemory, None) => JobState::Failed { at, reason: message },
-        (Outcome::Failed | Outcome::PeerLost, None) if job.failures > job.spec.max_retries => {
-            JobState::Failed { at, reason: format!("{message} (after {} failed attempts)", job.failures) }
-        }
-        (Outcome::Failed | Outcome::PeerLost, None) => later(job.failures.saturating_sub(1)),
-        (Outcome::Lost, None) if job.lost_in_a_row >= limits.max_lost => {
-            let n = job.lost_in_a_row;
-            let reason =
-                format!("{message} ({n} workers were lost one after another while they ran it, and it saved nothing)");
-            JobState::Failed { at, reason }
-        }
-        (Outcome::NoRoom, None) => later(in_a_row(job, Outcome::NoRoom).saturating_sub(1)),
-        // One worker may go for many reasons; from the second on it may be the job.
-        (Outcome::Lost, None) if job.lost_in_a_row > 1 => later(job.lost_in_a_row - 2),
-        (Outcome::Lost | Outcome::Stopped, None) => JobState::Queued { not_before: now.steady },
-    }
+/// How the engine learns that a worker has lost its attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// It has come back without it.
+    Restarted,
+    Silent,
 }
 
-/// How many of the last attempts ended with `outcome`, one after another.
-fn in_a_row(job: &Job, outcome: Outcome) -> u32 {
-    let ended = job.attempts.iter().rev().filter_map(|attempt| attempt.end.as_ref());
-    ended.take_while(|end| end.outcome == outcome).count() as u32
-}
-
-/// Why a job waits again, for the journal; it may not start before `ms` milliseconds have passed.
-fn requeued_because(job: &Job, ms: u64) -> String {
-    let end = job.attempts.last().and_then(|attempt| attempt.end.as_ref());
-    let why = end.map(|end| end.message.clone()).unwrap_or_default();
-    let lost = end.is_some_and(|end| end.outcome == Outcome::Lost) && job.lost_in_a_row > 1;
-    if lost {
-        let (n, seconds) = (job.lost_in_a_row, ms as f64 / 1000.0);
-        return format!("{why}; {n} workers were lost with it one after another, it is held for {seconds:.0} s");
+impl Loss {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Restarted => "its worker was restarted",
+            Self::Silent => "its worker was not heard of for a whole lease",
+        }
     }
-    why
 }

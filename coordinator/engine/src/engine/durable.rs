@@ -35,11 +35,14 @@ impl Engine {
             time_limits: Default::default(),
             workers: Default::default(),
             sessions: Default::default(),
+            woken: Default::default(),
+            inherited: Default::default(),
             next_job: 1,
             next_attempt: 1,
             secrets: Secrets::new(seed),
         };
         engine.restore(jobs, now);
+        engine.inherited = engine.running.keys().copied().collect();
         engine
     }
 
@@ -55,11 +58,13 @@ impl Engine {
     /// Everything that was handled so far is durable.
     pub fn settled(&mut self) {
         self.jobs.settled();
+        self.woken.clear();
     }
 
     /// What was handled since [`Self::settled`] could not be stored: jobs are again what they were then.
     ///
-    /// Sessions, leases and what workers said of themselves stay. Tokens that nobody got are not given again.
+    /// Sessions, leases and what workers said of themselves stay; who was to be woken waits again. Tokens that nobody got
+    /// are not given again.
     pub fn take_back(&mut self, now: Now) {
         for (id, before) in self.jobs.take_changes() {
             self.forget(id);
@@ -69,6 +74,11 @@ impl Engine {
             }
         }
         self.seat();
+        for name in std::mem::take(&mut self.woken) {
+            if let Some(worker) = self.workers.get_mut(&name) {
+                worker.waiting = worker.connected && worker.assigned.is_none();
+            }
+        }
     }
 
     /// Jobs are `jobs` and no others, and nothing is reserved but what they have; sessions and leases stay.

@@ -3,23 +3,25 @@
 mod attempts;
 mod durable;
 mod jobs;
+mod next;
 mod reservation;
 mod secrets;
 mod time_limit;
+mod wakes;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use self::attempts::Loss;
 pub use self::durable::Reserved;
 use self::jobs::Jobs;
 pub use self::reservation::Reservation;
 use self::secrets::Secrets;
 pub use self::secrets::Seed;
-use self::workers::{Next, Seen};
+use self::workers::Seen;
 use crate::event::{Effect, Event, Refusal, Response};
 use crate::ids::{JobId, Millis, Now, SessionId, Token};
 use crate::job::{Attempt, Job, JobSpec, JobState};
-use crate::placement::verdict;
 use crate::worker::Worker;
 
 /// Times, in milliseconds.
@@ -55,6 +57,10 @@ pub struct Engine {
     time_limits: HashMap<Token, Millis>,
     workers: BTreeMap<String, Worker>,
     sessions: HashMap<SessionId, String>,
+    /// Who was woken since [`Self::settled`] and has not asked for work since.
+    woken: BTreeSet<String>,
+    /// Attempts from before the start of the coordinator.
+    inherited: HashSet<Token>,
     next_job: u64,
     /// The number of the next attempt among all.
     next_attempt: u64,
@@ -182,60 +188,6 @@ impl Engine {
         Ok(Response::Submitted { job: id, created: true })
     }
 
-    /// Wakes a worker that waits, fits the job and would be given work now; it takes the oldest job that it can.
-    ///
-    /// A worker that was woken no longer waits, so that the next job wakes another one.
-    fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        let may_start = |w: &&Worker| {
-            w.is_free() && verdict(&job.spec.needs, w).fits && matches!(self.next_for(now, w), Next::Start(..))
-        };
-        let Some(name) = self.workers.values().find(may_start).map(|w| w.name.clone()) else { return };
-        if let Some(worker) = self.workers.get_mut(&name) {
-            worker.waiting = false;
-            effects.push(Effect::Wake(worker.session));
-        }
-    }
-
-    /// A worker stopped waiting before it was answered; what it was woken for goes to another.
-    fn leave(&mut self, now: Now, session: SessionId, effects: &mut Effects) {
-        if let Some(worker) = self.sessions.get(&session).and_then(|name| self.workers.get_mut(name)) {
-            worker.waiting = false;
-        }
-        self.wake_for_oldest(now, effects);
-    }
-
-    /// Wakes everyone who waits: what some were kept free for is not to be started any more.
-    fn wake_all(&mut self, effects: &mut Effects) {
-        if self.queue.is_empty() {
-            return;
-        }
-        for worker in self.workers.values_mut().filter(|w| w.is_free()) {
-            worker.waiting = false;
-            effects.push(Effect::Wake(worker.session));
-        }
-    }
-
-    /// Wakes a worker for the oldest job, passing over those that want several until all of these are free.
-    fn wake_for_oldest(&mut self, now: Now, effects: &mut Effects) {
-        let mut oldest = Vec::new();
-        for job in self.queue.iter().filter_map(|id| self.jobs.get(id)) {
-            if matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady) {
-                oldest.push(job.id);
-                if job.spec.needs.workers <= 1 {
-                    break;
-                }
-            }
-        }
-        let before = effects.len();
-        for id in oldest {
-            self.wake_one_for(now, id, effects);
-            if effects.len() > before {
-                return;
-            }
-        }
-    }
-
     fn cancel(&mut self, now: Now, id: JobId, reason: String, effects: &mut Effects) -> Result<Response, Refusal> {
         let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
         match &mut job.state {
@@ -283,7 +235,7 @@ impl Engine {
                 self.sessions.remove(&worker.session);
             }
             effects.push(record(None, Some(name.clone()), "lost", "its lease ended".into()));
-            self.lose(now, &name, "its worker was not heard of for a whole lease", effects);
+            self.lose(now, &name, Loss::Silent, effects);
         }
         if anyone {
             // A job that several were kept free for may now be one for which there are too few.

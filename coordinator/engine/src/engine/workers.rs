@@ -1,5 +1,6 @@
 //! Workers come, renew their leases, and are given work.
 
+use super::attempts::Loss;
 use super::reservation::Reservation;
 use super::{Effects, Engine, record};
 use crate::event::{Effect, Refusal, Response, Wanted};
@@ -30,7 +31,7 @@ impl Engine {
         }
         // A restarted worker no longer runs what it was given: its job need not wait for the lease to end.
         if assigned.is_some() && assigned != running {
-            self.lose(now, &name, "its worker was restarted", effects);
+            self.lose(now, &name, Loss::Restarted, effects);
             assigned = None;
         }
         let session = self.new_session();
@@ -87,6 +88,7 @@ impl Engine {
         let leaves = seen.draining && !worker.draining;
         worker.draining = seen.draining;
         worker.waiting = false;
+        self.woken.remove(&name);
         let assigned = worker.assigned;
         if leaves {
             // A job that several were kept free for may now be one for which there are too few.
@@ -194,9 +196,10 @@ impl Engine {
         for name in others.iter().map(String::as_str).chain([first]) {
             let Some(worker) = self.workers.get_mut(name) else { continue };
             worker.assigned = Some(token);
-            worker.waiting = false;
-            if name != first {
-                effects.push(Effect::Wake(worker.session));
+            if name == first {
+                worker.waiting = false;
+            } else {
+                self.wake(name, effects);
             }
         }
         let with = if others.is_empty() { String::new() } else { format!(" with {}", others.join(", ")) };

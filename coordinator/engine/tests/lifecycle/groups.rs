@@ -23,8 +23,8 @@ fn a_job_for_two_starts_on_both_at_once_and_wakes_the_one_that_waits() {
     let (a, b) = (world.register("a", "1"), world.register("b", "2"));
     let job = world.submit(for_two("x"));
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "one alone does not start it");
-    let event = Event::Synchronize { session: b, running: None, memory_free: None, disk_free: None, draining: false };
-    let (response, effects) = world.engine.handle(world.now, event);
+    let event = synchronize(b, None);
+    let (response, effects) = world.act(event);
     let Response::Wanted(Wanted::Run { job: started, token }) = response else { panic!("{response:?}") };
     assert_eq!((started, token.number()), (job, 1));
     assert!(effects.contains(&Effect::Wake(a)), "{effects:?}");
@@ -36,9 +36,9 @@ fn a_job_for_two_starts_on_both_at_once_and_wakes_the_one_that_waits() {
 fn a_free_worker_is_kept_for_an_older_job_for_two_but_not_for_one_that_cannot_start() {
     let mut world = World::new();
     let (a, b) = (world.register("a", "1"), world.register("b", "2"));
-    let first = world.submit(spec("long", None));
+    let first = world.submit(spec("long"));
     let (_, busy) = world.start(b);
-    let (pair, younger) = (world.submit(for_two("pair")), world.submit(spec("younger", None)));
+    let (pair, younger) = (world.submit(for_two("pair")), world.submit(spec("younger")));
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing), "it is kept for the pair");
     let worker = world.engine.worker_of(a).expect("a worker");
     assert_eq!(world.engine.kept_for(world.now, worker), Some(Reservation { job: pair, starts: None }), "and says so");
@@ -52,7 +52,7 @@ fn a_free_worker_is_kept_for_an_older_job_for_two_but_not_for_one_that_cannot_st
     let mut world = World::new();
     let a = world.register("a", "1");
     world.submit(for_two("pair"));
-    let younger = world.submit(spec("younger", None));
+    let younger = world.submit(spec("younger"));
     assert_eq!(world.start(a).0, younger, "there is no second worker to wait for");
 }
 
@@ -62,14 +62,14 @@ fn nobody_is_woken_for_a_job_for_two_that_cannot_start_and_somebody_for_a_younge
     let a = world.register("a", "1");
     world.submit(for_two("pair"));
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
-    assert_eq!(world.engine.handle(world.now, Event::Tick).1, []);
-    let failing = world.submit(spec("x", None));
+    assert_eq!(world.act(Event::Tick).1, []);
+    let failing = world.submit(spec("x"));
     let (job, token) = world.start(a);
     assert_eq!(job, failing);
     world.finish(token, Outcome::Failed);
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
     world.now = Now::both(100);
-    assert_eq!(world.engine.handle(world.now, Event::Tick).1, [Effect::Wake(a)], "its backoff is over");
+    assert_eq!(world.act(Event::Tick).1, [Effect::Wake(a)], "its backoff is over");
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn the_failure_of_any_ends_the_attempt_of_all_and_they_are_told_to_stop_at_once(
     for (rank, outcome) in [(0, Outcome::Failed), (1, Outcome::Failed), (1, Outcome::Lost)] {
         let (mut world, [a, b], job, token) = two_at_work();
         let event = Event::Finish { session: [a, b][rank], token, outcome, message: "why".into() };
-        let (_, effects) = world.engine.handle(world.now, event);
+        let (_, effects) = world.act(event);
         assert!(effects.contains(&Effect::Wake(a)) && effects.contains(&Effect::Wake(b)), "{effects:?}");
         assert!(matches!(world.state(job), JobState::Queued { .. }));
         for session in [a, b] {
@@ -97,7 +97,7 @@ fn the_first_of_two_ends_the_job_whenever_the_other_is_done() {
         assert_eq!(world.finish_as(token, 1, second), Response::Done);
         assert!(matches!(world.state(job), JobState::Running { .. }), "the first one still saves");
         assert_eq!(world.sync(b, None), Response::Wanted(Wanted::Nothing), "the second one is free");
-        assert_eq!(world.finish_as(token, 0, Outcome::Succeeded), Response::Done);
+        assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
         assert!(matches!(world.state(job), JobState::Succeeded { .. }));
     }
 }

@@ -9,7 +9,7 @@ fn a_job_starts_on_the_first_fitting_worker_and_ends_once() {
     let mut world = World::new();
     let session = world.register("a", "1");
     assert_eq!(world.sync(session, None), Response::Wanted(Wanted::Nothing));
-    let (response, effects) = world.engine.handle(world.now, Event::Submit { spec: spec("x", None) });
+    let (response, effects) = world.act(Event::Submit { spec: spec("x") });
     assert_eq!(response, Response::Submitted { job: JobId(1), created: true });
     assert_eq!(effects.last(), Some(&Effect::Wake(session)));
     let (job, token) = world.start(session);
@@ -22,9 +22,9 @@ fn a_job_starts_on_the_first_fitting_worker_and_ends_once() {
 #[test]
 fn the_same_key_gives_the_same_job_and_another_configuration_under_it_is_refused() {
     let mut world = World::new();
-    let job = world.submit(spec("x", Some("k")));
-    assert_eq!(world.handle(Event::Submit { spec: spec("x", Some("k")) }), Response::Submitted { job, created: false });
-    let mut other = spec("x", Some("k"));
+    let job = world.submit(keyed("x", "k"));
+    assert_eq!(world.handle(Event::Submit { spec: keyed("x", "k") }), Response::Submitted { job, created: false });
+    let mut other = keyed("x", "k");
     other.config_hash = "another".into();
     assert_eq!(world.handle(Event::Submit { spec: other }), Response::Refused(Refusal::KeyReused(job)));
 }
@@ -32,7 +32,7 @@ fn the_same_key_gives_the_same_job_and_another_configuration_under_it_is_refused
 #[test]
 fn failures_are_repeated_with_growing_waits_and_then_end_the_job() {
     let mut world = World::new();
-    let job = world.submit(spec("x", None));
+    let job = world.submit(spec("x"));
     let a = world.register("a", "1");
     for wait in [100, 200] {
         let (_, token) = world.start(a);
@@ -50,7 +50,7 @@ fn failures_are_repeated_with_growing_waits_and_then_end_the_job() {
 fn bad_input_and_exhausted_memory_are_not_repeated() {
     for outcome in [Outcome::BadInput, Outcome::OutOfMemory] {
         let mut world = World::new();
-        let job = world.submit(spec("x", None));
+        let job = world.submit(spec("x"));
         let a = world.register("a", "1");
         let (_, token) = world.start(a);
         world.finish(token, outcome);
@@ -61,7 +61,7 @@ fn bad_input_and_exhausted_memory_are_not_repeated() {
 #[test]
 fn cancelling_stops_a_running_attempt_and_a_queued_job_at_once() {
     let mut world = World::new();
-    let (running, queued) = (world.submit(spec("x", None)), world.submit(spec("y", None)));
+    let (running, queued) = (world.submit(spec("x")), world.submit(spec("y")));
     let a = world.register("a", "1");
     let (_, token) = world.start(a);
     for job in [running, queued] {
@@ -75,10 +75,7 @@ fn cancelling_stops_a_running_attempt_and_a_queued_job_at_once() {
 
 #[test]
 fn a_repeated_batch_is_acknowledged_and_not_new() {
-    let mut world = World::new();
-    let job = world.submit(spec("x", None));
-    let a = world.register("a", "1");
-    let (_, token) = world.start(a);
+    let (mut world, Running { session: a, job, token }) = World::running(spec("x"));
     let report = |batch| Event::Report { session: a, token, batch, progress: None };
     assert_eq!(world.handle(report(1)), Response::Batch { job, is_new: true });
     assert_eq!(world.handle(report(1)), Response::Batch { job, is_new: false });
@@ -88,7 +85,7 @@ fn a_repeated_batch_is_acknowledged_and_not_new() {
 #[test]
 fn a_job_that_fits_nowhere_says_why() {
     let mut world = World::new();
-    let mut big = spec("x", None);
+    let mut big = spec("x");
     big.needs.memory.insert(DeviceClass::Cpu, 31 << 30);
     big.needs.advice.insert(DeviceClass::Cpu, "fits with data.max_seq_len: 512".into());
     world.submit(big.clone());
@@ -104,7 +101,7 @@ fn a_job_that_fits_nowhere_says_why() {
 fn a_key_covers_the_files_whatever_their_order() {
     let file = |role: &str, digest: &str| File { role: role.into(), name: role.into(), digest: digest.into(), size: 1 };
     let with = |files: Vec<File>| {
-        let mut spec = spec("x", Some("k"));
+        let mut spec = keyed("x", "k");
         spec.files = files;
         spec
     };
@@ -120,15 +117,14 @@ fn a_key_covers_the_files_whatever_their_order() {
 #[test]
 fn of_its_checkpoints_a_job_keeps_the_newest_and_releases_the_others() {
     let mut world = World::new();
-    let mut kept = spec("x", None);
+    let mut kept = spec("x");
     kept.checkpoints_to_keep = 2;
     let job = world.submit(kept);
     let a = world.register("a", "1");
     let (_, token) = world.start(a);
     let commit = |world: &mut World, kind: &str, step: u64| {
-        let (name, digest) = (format!("{kind}-{step}"), format!("{kind}{step}"));
-        let artifact = Artifact { kind: kind.into(), name, digest, size: 1, step };
-        let effects = world.engine.handle(world.now, Event::Commit { session: a, token, artifact }).1;
+        let artifact = artifact(kind, step);
+        let effects = world.act(Event::Commit { session: a, token, artifact }).1;
         effects.into_iter().filter(|e| matches!(e, Effect::Release { .. })).collect::<Vec<_>>()
     };
     for step in [10, 20] {
@@ -142,7 +138,7 @@ fn of_its_checkpoints_a_job_keeps_the_newest_and_releases_the_others() {
         assert!(world.engine.may_need(needed, job), "{needed}");
     }
     // A twin that runs makes the same bytes, and may have been told that they are there.
-    world.submit(spec("twin", None));
+    world.submit(spec("twin"));
     let b = world.register("b", "2");
     world.start(b);
     assert!(world.engine.may_need("checkpoint10", job));

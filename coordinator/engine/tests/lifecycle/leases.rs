@@ -7,7 +7,7 @@ use crate::world::*;
 #[test]
 fn a_lost_worker_gives_its_job_back_and_its_late_words_are_refused() {
     let mut world = World::new();
-    let job = world.submit(spec("x", None));
+    let job = world.submit(spec("x"));
     let (a, b) = (world.register("a", "1"), world.register("b", "2"));
     let (_, first) = world.start(a);
     world.now = Now::both(LEASE - 1);
@@ -25,10 +25,7 @@ fn a_lost_worker_gives_its_job_back_and_its_late_words_are_refused() {
 
 #[test]
 fn leases_do_not_hear_of_the_wall_clock() {
-    let mut world = World::new();
-    let job = world.submit(spec("x", None));
-    let a = world.register("a", "1");
-    let (_, token) = world.start(a);
+    let (mut world, Running { session: a, job, token }) = World::running(spec("x"));
     for wall in [3_600_000, 0, 86_400_000] {
         world.now.wall = Millis(wall);
         world.handle(Event::Tick);
@@ -42,7 +39,7 @@ fn leases_do_not_hear_of_the_wall_clock() {
 #[test]
 fn who_could_not_be_heard_is_not_lost() {
     let mut world = World::new();
-    let job = world.submit(spec("x", None));
+    let job = world.submit(spec("x"));
     let a = world.register("a", "1");
     world.start(a);
     world.now = Now::both(10 * LEASE);

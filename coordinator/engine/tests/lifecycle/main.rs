@@ -7,5 +7,8 @@ mod histories;
 mod jobs;
 mod leases;
 mod reservations;
+mod restarts;
+mod results;
 mod sessions;
+mod wakes;
 mod world;

@@ -7,7 +7,7 @@ use crate::world::*;
 const MINUTE: u64 = 60_000;
 
 fn limited(name: &str, ms: u64) -> Box<JobSpec> {
-    let mut spec = spec(name, None);
+    let mut spec = spec(name);
     spec.time_limit = Some(ms);
     spec
 }
@@ -25,18 +25,18 @@ fn one_kept_free(world: &mut World, busy: Box<JobSpec>) -> (SessionId, SessionId
 fn a_job_that_ends_in_time_runs_on_a_worker_that_is_kept_free_and_no_other_does() {
     for busy_by_limit in [true, false] {
         let mut world = World::new();
-        let busy = if busy_by_limit { limited("busy", 10 * MINUTE) } else { spec("busy", None) };
+        let busy = if busy_by_limit { limited("busy", 10 * MINUTE) } else { spec("busy") };
         let (a, b, token, pair) = one_kept_free(&mut world, busy);
         if !busy_by_limit {
             let progress = Some(Box::new(Progress { seconds_left: Some(600.0), ..Progress::default() }));
             world.handle(Event::Report { session: b, token, batch: 1, progress });
         }
-        let unlimited = world.submit(spec("unlimited", None));
+        let unlimited = world.submit(spec("unlimited"));
         let long = world.submit(limited("long", 10 * MINUTE + 1));
         assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
         let kept = world.engine.kept_for(world.now, world.engine.worker_of(a).expect("a worker"));
         assert_eq!(kept, Some(Reservation { job: pair, starts: Some(Millis(10 * MINUTE)) }));
-        let (_, effects) = world.engine.handle(world.now, Event::Submit { spec: limited("short", 10 * MINUTE) });
+        let (_, effects) = world.act(Event::Submit { spec: limited("short", 10 * MINUTE) });
         assert!(effects.contains(&Effect::Wake(a)), "{effects:?}");
         let (short, backfilled) = world.start(a);
         assert_eq!(short, JobId(long.0 + 1));
@@ -54,7 +54,7 @@ fn a_job_that_ends_in_time_runs_on_a_worker_that_is_kept_free_and_no_other_does(
 fn where_nobody_knows_when_the_older_job_starts_nothing_runs_before_it() {
     for left in [None, Some(f64::NAN), Some(f64::INFINITY)] {
         let mut world = World::new();
-        let (a, b, token, _) = one_kept_free(&mut world, spec("busy", None));
+        let (a, b, token, _) = one_kept_free(&mut world, spec("busy"));
         let progress = Some(Box::new(Progress { seconds_left: left, ..Progress::default() }));
         world.handle(Event::Report { session: b, token, batch: 1, progress });
         world.submit(limited("short", 1));
@@ -98,7 +98,7 @@ fn an_attempt_is_asked_to_save_when_its_time_is_over_and_a_restart_does_not_give
     world.now = Now::both(499);
     world.handle(Event::Tick);
     assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::GoOn));
-    let restarted = Engine::new(limits(), world.engine.jobs().cloned().collect(), world.now, [8; 32]);
+    let restarted = world.disk.start(world.now, [8; 32]);
     assert_eq!(restarted.next_deadline(world.now.steady), Some(Millis(500)));
     world.now = Now::both(500);
     world.handle(Event::Tick);

@@ -11,7 +11,7 @@ fn a_worker_leaves_the_list_only_once_it_is_away_and_holds_nothing() {
     let remove = |name: &str| Event::RemoveWorker { name: name.into() };
     assert_eq!(world.handle(remove("b")), Response::Refused(Refusal::UnknownWorker("b".into())));
     assert_eq!(world.handle(remove("a")), Response::Refused(Refusal::WorkerPresent("a".into())));
-    world.submit(spec("x", None));
+    world.submit(spec("x"));
     world.start(a);
     world.now = Now::both(LEASE);
     world.handle(Event::Tick);
@@ -23,7 +23,7 @@ fn a_worker_leaves_the_list_only_once_it_is_away_and_holds_nothing() {
 #[test]
 fn a_restarted_worker_gives_its_job_back_at_once() {
     let mut world = World::new();
-    world.submit(spec("x", None));
+    world.submit(spec("x"));
     let a = world.register("a", "1");
     let (_, first) = world.start(a);
     let again = world.register("a", "1");
@@ -44,15 +44,11 @@ fn a_second_worker_of_the_same_name_is_refused_while_the_first_is_there() {
 
 #[test]
 fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
-    let mut world = World::new();
-    let job = world.submit(spec("x", None));
-    let a = world.register("a", "1");
-    let (_, token) = world.start(a);
-    let jobs = world.engine.jobs().cloned().collect();
-    let mut world = World { engine: Engine::new(limits(), jobs, Now::both(5000), [8; 32]), now: Now::both(5000) };
+    let (mut world, Running { session: a, job, token }) = World::running(spec("x"));
+    world.now = Now::both(5000);
+    world.restart();
     assert_eq!(world.sync(a, Some(token)), Response::Refused(Refusal::StaleSession(a)));
-    let event = register("a", "1", Some(token));
-    let Response::Registered { session } = world.handle(event) else { panic!("not registered") };
+    let session = world.register_with("a", "1", Some(token));
     assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
     assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
     assert!(matches!(world.state(job), JobState::Succeeded { .. }));
@@ -60,7 +56,7 @@ fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
 
 /// Every event that a worker sends of an attempt, by `session`.
 fn words_of(session: SessionId, token: Token) -> [Event; 4] {
-    let artifact = Artifact { kind: "checkpoint".into(), name: "c".into(), digest: "d".into(), size: 1, step: 1 };
+    let artifact = artifact("adapter", 1);
     let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1] };
     [
         Event::Report { session, token, batch: 1, progress: None },
@@ -73,7 +69,7 @@ fn words_of(session: SessionId, token: Token) -> [Event; 4] {
 #[test]
 fn only_the_worker_of_an_attempt_speaks_for_it() {
     let mut world = World::new();
-    let job = world.submit(spec("x", None));
+    let job = world.submit(spec("x"));
     let (a, b) = (world.register("a", "1"), world.register("b", "2"));
     let (_, token) = world.start(a);
     let before = world.engine.job(job).cloned();
@@ -99,11 +95,10 @@ fn only_the_worker_of_an_attempt_speaks_for_it() {
 #[test]
 fn tokens_grow_and_neither_they_nor_sessions_repeat_under_another_seed() {
     let given = |seed| {
-        let engine = Engine::new(limits(), Vec::new(), Now::both(0), seed);
-        let mut world = World { engine, now: Now::both(0) };
+        let mut world = World::seeded(seed);
         let mut all = Vec::new();
         for i in 0..20 {
-            world.submit(spec("x", None));
+            world.submit(spec("x"));
             let session = world.register(&format!("w{i}"), "1");
             all.push((session, world.start(session).1));
         }
@@ -119,17 +114,14 @@ fn tokens_grow_and_neither_they_nor_sessions_repeat_under_another_seed() {
 
 #[test]
 fn a_namesake_does_not_take_a_running_job_after_a_restart_of_the_coordinator() {
-    let mut world = World::new();
-    let job = world.submit(spec("x", None));
-    let a = world.register("a", "1");
-    let (_, token) = world.start(a);
-    let jobs = world.engine.jobs().cloned().collect();
-    let mut world = World { engine: Engine::new(limits(), jobs, Now::both(5000), [8; 32]), now: Now::both(5000) };
+    let (mut world, Running { job, token, .. }) = World::running(spec("x"));
+    world.now = Now::both(5000);
+    world.restart();
     let register = |instance: &str, running| register("a", instance, running);
     for running in [None, Some(token)] {
         assert_eq!(world.handle(register("2", running)), Response::Refused(Refusal::NameTaken { name: "a".into() }));
     }
-    let Response::Registered { session } = world.handle(register("1", Some(token))) else { panic!("not registered") };
+    let session = world.register_with("a", "1", Some(token));
     assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
     assert!(matches!(world.state(job), JobState::Running { .. }));
 }

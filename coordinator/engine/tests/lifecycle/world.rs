@@ -1,4 +1,4 @@
-//! An engine in its first moments, and short ways to tell it things.
+//! An engine over a disk, and short ways to tell it things.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,8 @@ pub fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
     })
 }
 
-pub fn spec(name: &str, key: Option<&str>) -> Box<JobSpec> {
+/// A job of one worker that anyone can take.
+pub fn spec(name: &str) -> Box<JobSpec> {
     Box::new(JobSpec {
         kind: JobKind::Train,
         name: name.into(),
@@ -43,25 +44,142 @@ pub fn spec(name: &str, key: Option<&str>) -> Box<JobSpec> {
         max_retries: 2,
         time_limit: None,
         checkpoints_to_keep: 0,
-        idempotency_key: key.map(str::to_owned),
+        idempotency_key: None,
         traceparent: String::new(),
     })
 }
 
+pub fn keyed(name: &str, key: &str) -> Box<JobSpec> {
+    Box::new(JobSpec { idempotency_key: Some(key.to_owned()), ..*spec(name) })
+}
+
+pub fn for_two(name: &str) -> Box<JobSpec> {
+    let mut spec = spec(name);
+    spec.needs.workers = 2;
+    spec
+}
+
+pub fn artifact(kind: &str, step: u64) -> Artifact {
+    Artifact { kind: kind.into(), name: format!("{kind}-{step}"), digest: format!("{kind}{step}"), size: 1, step }
+}
+
+/// `name` comes, from the state folder `instance`, on a small CPU.
+pub fn register(name: &str, instance: &str, running: Option<Token>) -> Event {
+    let platform = platform(DeviceClass::Cpu, 8);
+    Event::Register { name: name.into(), instance: instance.into(), platform, running }
+}
+
+pub fn synchronize(session: SessionId, running: Option<Token>) -> Event {
+    Event::Synchronize { session, running, memory_free: None, disk_free: None, draining: false }
+}
+
 pub const SEED: Seed = [7; 32];
+
+/// What a store would hold: it learns of jobs by [`Effect::Save`] alone.
+#[derive(Debug, Default)]
+pub struct Disk {
+    pub jobs: BTreeMap<JobId, Job>,
+    reserved: Reserved,
+}
+
+impl Disk {
+    pub fn write(&mut self, engine: &Engine, effects: &[Effect]) {
+        for effect in effects {
+            let Effect::Save(id) = effect else { continue };
+            let job = engine.job(*id).expect("a job that is saved is there");
+            self.reserved.job = self.reserved.job.max(*id);
+            self.reserved.token = job.attempts.iter().map(|a| a.token).fold(self.reserved.token, Ord::max);
+            self.jobs.insert(*id, job.clone());
+        }
+    }
+
+    /// A coordinator that is started on it.
+    pub fn start(&self, now: Now, seed: Seed) -> Engine {
+        let mut engine = Engine::new(limits(), self.jobs.values().cloned().collect(), now, seed);
+        engine.reserve(self.reserved.clone());
+        engine
+    }
+
+    /// # Panics
+    /// The engine knows something of a job that a restart would not.
+    pub fn holds_all_of(&self, engine: &Engine) {
+        let (known, stored): (Vec<&Job>, Vec<&Job>) = (engine.jobs().collect(), self.jobs.values().collect());
+        // NaN is not equal to itself.
+        assert!(
+            known == stored || format!("{known:?}") == format!("{stored:?}"),
+            "known {known:#?}\nstored {stored:#?}"
+        );
+    }
+}
 
 pub struct World {
     pub engine: Engine,
+    pub disk: Disk,
     pub now: Now,
+    starts: u8,
+}
+
+/// A job that runs on one worker.
+pub struct Running {
+    pub session: SessionId,
+    pub job: JobId,
+    pub token: Token,
 }
 
 impl World {
     pub fn new() -> Self {
-        Self { engine: Engine::new(limits(), Vec::new(), Now::both(0), SEED), now: Now::both(0) }
+        Self::seeded(SEED)
+    }
+
+    pub fn seeded(seed: Seed) -> Self {
+        let now = Now::both(0);
+        Self { engine: Engine::new(limits(), Vec::new(), now, seed), disk: Disk::default(), now, starts: 0 }
+    }
+
+    /// `spec` runs on the worker `a`.
+    pub fn running(spec: Box<JobSpec>) -> (Self, Running) {
+        let mut world = Self::new();
+        let job = world.submit(spec);
+        let session = world.register("a", "1");
+        let (started, token) = world.start(session);
+        assert_eq!(started, job);
+        (world, Running { session, job, token })
+    }
+
+    /// Handles an event and stores what it leads to, as the driver does.
+    pub fn act(&mut self, event: Event) -> (Response, Vec<Effect>) {
+        let (response, effects) = self.engine.handle(self.now, event);
+        self.disk.write(&self.engine, &effects);
+        self.engine.settled();
+        self.disk.holds_all_of(&self.engine);
+        (response, effects)
     }
 
     pub fn handle(&mut self, event: Event) -> Response {
+        self.act(event).0
+    }
+
+    /// Handles an event that is not stored.
+    pub fn unstored(&mut self, event: Event) -> Response {
         self.engine.handle(self.now, event).0
+    }
+
+    /// What was not stored is taken back.
+    pub fn take_back(&mut self) {
+        self.engine.take_back(self.now);
+        self.disk.holds_all_of(&self.engine);
+    }
+
+    /// The coordinator ends and is started again on what it has stored.
+    pub fn restart(&mut self) {
+        self.starts += 1;
+        self.engine = self.disk.start(self.now, [self.starts; 32]);
+    }
+
+    /// It is `ms` later, and the engine looks about.
+    pub fn pass(&mut self, ms: u64) -> Vec<Effect> {
+        self.now = Now { steady: self.now.steady.plus(ms), wall: self.now.wall.plus(ms) };
+        self.act(Event::Tick).1
     }
 
     pub fn submit(&mut self, spec: Box<JobSpec>) -> JobId {
@@ -72,15 +190,19 @@ impl World {
     }
 
     pub fn register(&mut self, name: &str, instance: &str) -> SessionId {
-        let event = register(name, instance, None);
-        match self.handle(event) {
+        self.register_with(name, instance, None)
+    }
+
+    /// As [`Self::register`], while the attempt `running` goes on.
+    pub fn register_with(&mut self, name: &str, instance: &str, running: Option<Token>) -> SessionId {
+        match self.handle(register(name, instance, running)) {
             Response::Registered { session } => session,
             other => panic!("{other:?}"),
         }
     }
 
     pub fn sync(&mut self, session: SessionId, running: Option<Token>) -> Response {
-        self.handle(Event::Synchronize { session, running, memory_free: None, disk_free: None, draining: false })
+        self.handle(synchronize(session, running))
     }
 
     pub fn start(&mut self, session: SessionId) -> (JobId, Token) {
@@ -90,11 +212,20 @@ impl World {
         }
     }
 
-    pub fn state(&self, job: JobId) -> &JobState {
-        &self.engine.job(job).expect("a job").state
+    pub fn job(&self, job: JobId) -> &Job {
+        self.engine.job(job).expect("a job")
     }
 
+    pub fn state(&self, job: JobId) -> &JobState {
+        &self.job(job).state
+    }
+
+    /// The first worker says how the attempt ended; one that has succeeded has committed its adapter.
     pub fn finish(&mut self, token: Token, outcome: Outcome) -> Response {
+        if outcome == Outcome::Succeeded {
+            let session = self.session(token, 0);
+            self.handle(Event::Commit { session, token, artifact: artifact("adapter", 1) });
+        }
         self.finish_as(token, 0, outcome)
     }
 
@@ -109,16 +240,4 @@ impl World {
         let is_it = |w: &&Worker| attempt.is_some_and(|a| a.rank(&w.name) == Some(rank));
         self.engine.workers().find(is_it).map_or(SessionId(u64::MAX), |w| w.session)
     }
-}
-
-pub fn for_two(name: &str) -> Box<JobSpec> {
-    let mut spec = spec(name, None);
-    spec.needs.workers = 2;
-    spec
-}
-
-/// `name` comes, from the state folder `instance`, on a small CPU.
-pub fn register(name: &str, instance: &str, running: Option<Token>) -> Event {
-    let platform = platform(DeviceClass::Cpu, 8);
-    Event::Register { name: name.into(), instance: instance.into(), platform, running }
 }

@@ -1,0 +1,94 @@
+//! Who waits for work is woken when there is some.
+
+use std::collections::HashMap;
+
+use super::workers::Next;
+use super::{Effects, Engine};
+use crate::event::Effect;
+use crate::ids::{JobId, Now, SessionId};
+use crate::job::JobState;
+use crate::placement::verdict;
+use crate::worker::{Needs, Worker};
+
+/// Different needs that are remembered to have found nobody: to compare with ever more of them would cost more than to
+/// look again.
+const ALIKE: usize = 64;
+
+impl Engine {
+    /// Wakes the worker `name`, which waits. It no longer does, so that the next job wakes another one.
+    pub(super) fn wake(&mut self, name: &str, effects: &mut Effects) {
+        let Some(worker) = self.workers.get_mut(name) else { return };
+        if std::mem::take(&mut worker.waiting) {
+            self.woken.insert(name.to_owned());
+        }
+        effects.push(Effect::Wake(worker.session));
+    }
+
+    /// Wakes a worker that waits, fits the job and would be given work now; it takes the oldest job that it can.
+    pub(super) fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let would_start = |w: &&Worker| verdict(&job.spec.needs, w).fits && self.would_start(now, w);
+        if let Some(name) = self.workers.values().find(would_start).map(|w| w.name.clone()) {
+            self.wake(&name, effects);
+        }
+    }
+
+    /// Whether `worker` waits and would be given work now.
+    fn would_start(&self, now: Now, worker: &Worker) -> bool {
+        worker.is_free() && matches!(self.next_for(now, worker), Next::Start(..))
+    }
+
+    /// A worker stopped waiting before it was answered; what it was woken for goes to another.
+    pub(super) fn leave(&mut self, now: Now, session: SessionId, effects: &mut Effects) {
+        if let Some(name) = self.sessions.get(&session) {
+            self.woken.remove(name);
+            if let Some(worker) = self.workers.get_mut(name) {
+                worker.waiting = false;
+            }
+        }
+        self.wake_for_oldest(now, effects);
+    }
+
+    /// Wakes everyone who waits: what some were kept free for is not to be started any more.
+    pub(super) fn wake_all(&mut self, effects: &mut Effects) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let free: Vec<String> = self.workers.values().filter(|w| w.is_free()).map(|w| w.name.clone()).collect();
+        for name in free {
+            self.wake(&name, effects);
+        }
+    }
+
+    /// Wakes a worker for the oldest job that may start and fits one that would be given work now. Older jobs that fit
+    /// nobody who waits are passed over, so that they hold up no younger one.
+    pub(super) fn wake_for_oldest(&mut self, now: Now, effects: &mut Effects) {
+        if !self.workers.values().any(Worker::is_free) {
+            return;
+        }
+        // Jobs of the same needs find the same workers, and what a worker is given does not depend on who asks for it.
+        let mut in_vain: Vec<&Needs> = Vec::new();
+        let mut starts: HashMap<&str, bool> = HashMap::new();
+        let ready = self.queue.iter().filter_map(|id| self.jobs.get(id));
+        let ready = ready.filter(|j| matches!(j.state, JobState::Queued { not_before } if not_before <= now.steady));
+        let mut found = None;
+        for needs in ready.map(|job| &job.spec.needs) {
+            if in_vain.contains(&needs) {
+                continue;
+            }
+            let fitting = self.workers.values().filter(|w| w.is_free() && verdict(needs, w).fits);
+            let mut would_start =
+                fitting.filter(|w| *starts.entry(&w.name).or_insert_with(|| self.would_start(now, w)));
+            if let Some(worker) = would_start.next() {
+                found = Some(worker.name.clone());
+                break;
+            }
+            if in_vain.len() < ALIKE {
+                in_vain.push(needs);
+            }
+        }
+        if let Some(name) = found {
+            self.wake(&name, effects);
+        }
+    }
+}

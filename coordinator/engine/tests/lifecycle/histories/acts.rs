@@ -1,0 +1,115 @@
+//! What may happen, at random.
+
+use proptest::prelude::*;
+use qlora_engine::{JobKind, Outcome};
+
+/// A machine of a history, a job, a token: by its number among those that there are.
+pub type Pick = usize;
+
+#[derive(Debug, Clone)]
+pub enum Act {
+    Submit(Wish),
+    Cancel(Pick),
+    /// The worker registers; it tells what it runs.
+    Start(Pick),
+    Sync(Pick),
+    /// Everybody does, and who has no session registers.
+    Renew,
+    /// It synchronizes, and the answer is lost on its way.
+    SyncInVain(Pick),
+    /// The connection breaks on which its call is held.
+    BreakOff(Pick),
+    Drain(Pick, bool),
+    /// Its process ends; whether the coordinator sees the connection break.
+    Crash(Pick, bool),
+    /// It ends, and its state folder is lost.
+    Wipe(Pick),
+    Remove(Pick),
+    Report(Pick, u32, u64, Option<u32>),
+    Commit(Pick, &'static str, u64),
+    Offer(Pick, u8),
+    /// The worker of a rank ends an attempt; whether it has handed in what the job is for.
+    Finish(Pick, u32, Outcome, bool),
+    /// Something that was said comes once more.
+    Repeat(Pick),
+    /// Three jobs fail on a worker and succeed elsewhere.
+    Blame(Pick),
+    Pass(u64),
+    /// Time passes up to the next deadline, and no further.
+    Follow,
+    /// The coordinator stands still.
+    Stall(u64),
+    /// It is away for so long, and comes back with what it has stored.
+    Restart(u64),
+    /// A batch of events that cannot be stored.
+    Unstored(Vec<(u8, Pick)>),
+    /// Everybody whose call is held asks without having been woken.
+    Poll,
+}
+
+/// What a job wants.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    pub kind: JobKind,
+    pub workers: usize,
+    /// A label that one worker has, or that none has.
+    pub label: Option<&'static str>,
+    pub limit: Option<u64>,
+    pub key: Option<u8>,
+    pub retries: u32,
+    pub keep: u32,
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let kind = prop_oneof![4 => Just(JobKind::Train), 1 => Just(JobKind::Eval), 1 => Just(JobKind::Noop)];
+    let label = prop_oneof![6 => Just(None), 2 => Just(Some("fast")), 1 => Just(Some("none"))];
+    let workers = prop_oneof![4 => Just(1usize), 2 => Just(2), 1 => Just(3)];
+    let limit = prop::option::weighted(0.3, 100..4000u64);
+    let key = prop::option::weighted(0.2, 0..3u8);
+    (kind, workers, label, limit, key, 0..3u32, 0..3u32).prop_map(
+        |(kind, workers, label, limit, key, retries, keep)| Wish { kind, workers, label, limit, key, retries, keep },
+    )
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        4 => Just(Outcome::Succeeded),
+        1 => Just(Outcome::BadInput),
+        1 => Just(Outcome::OutOfMemory),
+        4 => Just(Outcome::Failed),
+        1 => Just(Outcome::NoRoom),
+        1 => Just(Outcome::Stopped),
+        1 => Just(Outcome::Lost),
+        2 => Just(Outcome::PeerLost)
+    ]
+}
+
+pub fn act() -> impl Strategy<Value = Act> {
+    let machine = 0..4usize;
+    let kind = prop_oneof![3 => Just("checkpoint"), 1 => Just("adapter")];
+    prop_oneof![
+        6 => wish().prop_map(Act::Submit),
+        2 => (0..20usize).prop_map(Act::Cancel),
+        4 => machine.clone().prop_map(Act::Start),
+        9 => machine.clone().prop_map(Act::Sync),
+        6 => Just(Act::Renew),
+        1 => machine.clone().prop_map(Act::SyncInVain),
+        1 => machine.clone().prop_map(Act::BreakOff),
+        1 => (machine.clone(), any::<bool>()).prop_map(|(w, on)| Act::Drain(w, on)),
+        1 => (machine.clone(), any::<bool>()).prop_map(|(w, seen)| Act::Crash(w, seen)),
+        1 => machine.clone().prop_map(Act::Wipe),
+        1 => machine.clone().prop_map(Act::Remove),
+        4 => (0..12usize, 0..3u32, 1..4u64, prop::option::of(0..5u32)).prop_map(|(t, r, b, s)| Act::Report(t, r, b, s)),
+        6 => (0..12usize, kind, 0..20u64).prop_map(|(t, kind, step)| Act::Commit(t, kind, step)),
+        1 => (0..12usize, 0..2u8).prop_map(|(t, n)| Act::Offer(t, n)),
+        5 => (0..12usize, 0..3u32, outcome(), prop::bool::weighted(0.8)).prop_map(|(t, r, o, with)| Act::Finish(t, r, o, with)),
+        2 => any::<prop::sample::Index>().prop_map(|i| Act::Repeat(i.index(1000))),
+        1 => machine.prop_map(Act::Blame),
+        4 => (1..600u64).prop_map(Act::Pass),
+        2 => Just(Act::Follow),
+        1 => (1..3000u64).prop_map(Act::Stall),
+        1 => (0..3000u64).prop_map(Act::Restart),
+        2 => prop::collection::vec((0..7u8, 0..12usize), 1..6).prop_map(Act::Unstored),
+        3 => Just(Act::Poll),
+    ]
+}

@@ -1,0 +1,227 @@
+//! Random histories over a disk that learns by [`Effect::Save`] alone, each judged after every act.
+//!
+//! Time passes by random amounts and from deadline to deadline, and the engine looks about at deadlines only: a deadline
+//! that is missing shows. What is judged was acknowledged to somebody, and is remembered apart from the engine, so that
+//! each rule can fail. To see one fail, break the engine: leave out an `Effect::Save`, let [`Event::Cancel`] end a job
+//! that has ended, keep the oldest checkpoints, or leave the time limits out of [`Engine::next_deadline`].
+
+mod acts;
+mod healthy;
+mod model;
+mod rules;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use qlora_engine::*;
+
+use self::acts::{Act, act};
+use self::model::{Facts, History, job_of};
+use crate::world::*;
+
+impl History {
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Submit(wish) => drop(self.say(Event::Submit { spec: job_of(&wish) })),
+            Act::Cancel(i) => drop(self.say(Event::Cancel { job: JobId(i as u64), reason: "r".into() })),
+            Act::Start(w) => self.register(w),
+            Act::Sync(w) if self.machines[w].stops => self.obey(w),
+            Act::Sync(w) => self.sync(w),
+            Act::Renew => (0..self.machines.len()).for_each(|w| match self.machines[w].lease {
+                Some(_) => self.sync(w),
+                None => self.register(w),
+            }),
+            Act::SyncInVain(w) => {
+                self.machines[w].held = None;
+                let effects = self.exchange(w).1;
+                self.settle(effects);
+            }
+            Act::BreakOff(w) => self.break_off(w),
+            Act::Drain(w, on) => {
+                self.machines[w].draining = on;
+                self.sync(w);
+            }
+            Act::Crash(w, is_seen) => self.crash(w, is_seen),
+            Act::Wipe(w) => {
+                self.crash(w, true);
+                self.machines[w].instance += 1;
+            }
+            Act::Remove(w) => {
+                let name = self.machines[w].name.into();
+                self.say(Event::RemoveWorker { name });
+            }
+            Act::Report(t, rank, batch, left) => {
+                let token = self.token(t);
+                let seconds_left = left.map(|s| if s == 0 { f64::NAN } else { f64::from(s) });
+                let progress = Some(Box::new(Progress { step: batch, seconds_left, ..Progress::default() }));
+                let session = self.world.session(token, rank);
+                self.say(Event::Report { session, token, batch, progress });
+            }
+            Act::Commit(t, kind, step) => {
+                let token = self.token(t);
+                let (session, artifact) = (self.world.session(token, 0), artifact(kind, step));
+                self.say(Event::Commit { session, token, artifact });
+            }
+            Act::Offer(t, n) => {
+                let token = self.token(t);
+                self.say(offer(self.world.session(token, 0), token, n));
+            }
+            Act::Finish(t, rank, outcome, with_result) => {
+                let token = self.token(t);
+                self.finish(token, rank, outcome, with_result);
+            }
+            Act::Repeat(i) => {
+                if let Some(event) = self.said.get(i % self.said.len().max(1)).cloned() {
+                    self.say(event);
+                }
+            }
+            Act::Blame(w) => (0..3).for_each(|_| self.fail_here_and_succeed_elsewhere(w)),
+            Act::Pass(ms) => self.pass(ms),
+            Act::Follow => {
+                let next = self.world.engine.next_deadline(self.world.now.steady);
+                self.pass(next.map_or(0, |at| at.0 - self.now()));
+            }
+            Act::Stall(ms) => self.stall(ms),
+            Act::Restart(away) => self.restart(away),
+            Act::Unstored(events) => self.unstored(&events),
+            Act::Poll => self.poll(),
+        }
+    }
+
+    /// An attempt that runs, mostly; else one of the last that somebody was given, or one that nobody ever was.
+    fn token(&self, i: usize) -> Token {
+        let running: Vec<Token> = self.world.engine.jobs().filter_map(Job::current_token).collect();
+        let last = self.facts.tokens.iter().rev().nth(i).copied().unwrap_or(Token(0));
+        if i % 6 == 5 { last } else { running.get(i % running.len().max(1)).copied().unwrap_or(last) }
+    }
+
+    /// Everybody waits in vain who would be answered otherwise now, for nobody has woken it.
+    fn poll(&mut self) {
+        for w in 0..self.machines.len() {
+            if let Some(held) = self.machines[w].held.clone() {
+                let effects = self.ask(w);
+                assert_eq!(self.machines[w].held, Some(held), "{} was not woken", self.machines[w].name);
+                self.settle(effects);
+            }
+        }
+    }
+
+    /// A job that fails on the worker and succeeds on another, if both are free.
+    fn fail_here_and_succeed_elsewhere(&mut self, w: usize) {
+        for other in 0..self.machines.len() {
+            if self.machines[other].lease.is_none() {
+                self.register(other);
+            }
+        }
+        if self.machines[w].running.is_none() {
+            self.say(Event::Submit { spec: spec("x") });
+            self.sync(w);
+        }
+        let Some(token) = self.machines[w].running else { return };
+        self.finish(token, 0, Outcome::Failed, false);
+        self.pass(limits().backoff);
+        for other in (0..self.machines.len()).filter(|other| *other != w) {
+            self.sync(other);
+            if let Some(token) = self.machines[other].running {
+                self.finish(token, 0, Outcome::Succeeded, true);
+            }
+        }
+    }
+
+    /// A batch that cannot be stored: nothing of it may stay but leases, and nobody hears an answer.
+    fn unstored(&mut self, events: &[(u8, usize)]) {
+        for &(kind, i) in events {
+            let (w, token) = (i % self.machines.len(), self.token(i));
+            let rank = i as u32 % 3;
+            let (first, session) = (self.world.session(token, 0), self.world.session(token, rank));
+            let event = match kind {
+                0 => Event::Submit { spec: keyed("unstored", "unstored") },
+                1 => Event::Cancel { job: JobId(i as u64), reason: "r".into() },
+                2 => Event::Report { session, token, batch: 98, progress: Some(Box::default()) },
+                3 => Event::Commit { session: first, token, artifact: artifact("checkpoint", 49) },
+                4 => Event::Finish { session, token, outcome: Outcome::Failed, message: String::new() },
+                5 => offer(first, token, 7),
+                _ => {
+                    let machine = &mut self.machines[w];
+                    machine.held = None;
+                    let (Some(session), running) = (machine.session, machine.running) else { continue };
+                    let draining = machine.draining;
+                    Event::Synchronize { session, running, memory_free: None, disk_free: None, draining }
+                }
+            };
+            let response = self.world.unstored(event);
+            if kind > 5 && matches!(response, Response::Wanted(_)) {
+                self.machines[w].lease = Some(self.now() + LEASE);
+            }
+            if let Response::Wanted(Wanted::Run { token, .. }) = response
+                && self.world.disk.jobs.values().all(|job| job.attempt(token).is_none())
+            {
+                self.facts.in_vain.insert(token);
+            }
+        }
+        self.world.take_back();
+        self.facts.see("a batch is taken back");
+        self.settle(Vec::new());
+    }
+}
+
+fn offer(session: SessionId, token: Token, n: u8) -> Event {
+    Event::Offer { session, token, meeting: Meeting { addresses: vec![format!("a:{n}")], secret: vec![n] } }
+}
+
+fn play(acts: Vec<Act>) -> Facts {
+    let mut history = History::new();
+    acts.into_iter().for_each(|act| history.act(act));
+    healthy::ends_every_job_that_fits(&mut history);
+    history.facts
+}
+
+fn history() -> impl Strategy<Value = Vec<Act>> {
+    prop::collection::vec(act(), 1..200)
+}
+
+proptest! {
+    #[test]
+    fn every_history_keeps_the_invariants_and_every_job_that_fits_ends(acts in history()) {
+        play(acts);
+    }
+}
+
+/// Rules that nothing ever touches would hold for nothing.
+#[test]
+fn histories_get_everywhere() {
+    let mut runner = TestRunner::deterministic();
+    let mut all = Facts::default();
+    for _ in 0..300 {
+        let acts = history().new_tree(&mut runner).expect("a history").current();
+        for (what, times) in play(acts).seen {
+            *all.seen.entry(what).or_default() += times;
+        }
+    }
+    let wanted = [
+        "a batch comes twice",
+        "a batch is taken back",
+        "a checkpoint goes",
+        "a checkpoint is taken",
+        "a key is known",
+        "a key is refused",
+        "a result is missing",
+        "a step is behind",
+        "a stranger is refused",
+        "a token is stale",
+        "a worker is removed",
+        "an assignment is told again",
+        "an offer is taken",
+        "cancelled",
+        "failed",
+        "lost",
+        "one starts",
+        "requeued",
+        "set aside",
+        "several start",
+        "stopping",
+        "succeeded",
+    ];
+    let missed: Vec<_> = wanted.iter().filter(|what| all.seen.get(*what).is_none_or(|times| *times < 10)).collect();
+    assert!(missed.is_empty(), "{missed:?} of {:#?}", all.seen);
+}

@@ -1,0 +1,182 @@
+//! What holds in every state that can be reached, judged by what was acknowledged.
+
+use std::collections::BTreeSet;
+
+use qlora_engine::*;
+
+use super::model::{Facts, History};
+
+impl Facts {
+    /// Remembers what was acknowledged, and judges the answer by what was before.
+    pub fn note(&mut self, event: &Event, response: &Response, effects: &[Effect]) {
+        self.note_effects(effects);
+        match (event, response) {
+            (Event::Submit { spec }, Response::Submitted { job, created }) => self.submitted(spec, *job, *created),
+            (Event::Submit { spec }, Response::Refused(Refusal::KeyReused(_))) => {
+                let key = spec.idempotency_key.as_ref().and_then(|key| self.keys.get(key));
+                assert!(key.is_some_and(|(_, hash)| *hash != spec.config_hash), "a key was refused: {spec:?}");
+                self.see("a key is refused");
+            }
+            (Event::Commit { token, artifact, .. }, Response::Done) if artifact.kind == "checkpoint" => {
+                let step = self.checkpoints.entry(job_of(effects, *token)).or_default();
+                assert!(artifact.step >= *step, "a checkpoint behind the last one was taken");
+                *step = artifact.step;
+                self.see("a checkpoint is taken");
+            }
+            (Event::Commit { .. }, Response::Refused(Refusal::StepWentBack { .. })) => self.see("a step is behind"),
+            (Event::Offer { .. }, Response::Done) => self.see("an offer is taken"),
+            (Event::RemoveWorker { .. }, Response::Done) => self.see("a worker is removed"),
+            (Event::Finish { .. }, Response::Refused(Refusal::NoResult { .. })) => self.see("a result is missing"),
+            (_, Response::Refused(Refusal::StaleToken(_))) => self.see("a token is stale"),
+            (_, Response::Batch { is_new: false, .. }) => self.see("a batch comes twice"),
+            _ => {}
+        }
+    }
+
+    fn submitted(&mut self, spec: &JobSpec, job: JobId, created: bool) {
+        let known = spec.idempotency_key.as_ref().and_then(|key| self.keys.get(key)).cloned();
+        match (known, created) {
+            (Some((first, hash)), false) => {
+                assert_eq!((first, &hash), (job, &spec.config_hash), "a key gave another job");
+                self.see("a key is known");
+            }
+            (None, true) => {
+                assert!(self.jobs.insert(job), "the number {job} was given twice");
+                let request = (job, spec.config_hash.clone());
+                self.keys.extend(spec.idempotency_key.clone().map(|key| (key, request)));
+            }
+            other => panic!("{other:?}: {spec:?}"),
+        }
+    }
+
+    pub fn note_effects(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Release { .. } => self.see("a checkpoint goes"),
+                Effect::Record { kind, .. } => self.see(kind),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The job that an accepted commit has changed.
+fn job_of(effects: &[Effect], token: Token) -> JobId {
+    let saved = effects.iter().find_map(|effect| if let Effect::Save(id) = effect { Some(*id) } else { None });
+    saved.unwrap_or_else(|| panic!("a commit of attempt {token} is not stored"))
+}
+
+/// A worker is given an attempt: a new one, or the one that it has.
+pub fn check_assignment(history: &mut History, w: usize, id: JobId, token: Token) {
+    let History { world, facts, machines, .. } = history;
+    let job = world.job(id);
+    let attempt = job.attempt(token).expect("the attempt that was given");
+    assert!(attempt.rank(machines[w].name).is_some(), "it was given what is another's");
+    assert!(!facts.in_vain.contains(&token), "a token was given that was drawn for what is not durable");
+    if facts.tokens.contains(&token) {
+        facts.see("an assignment is told again");
+        return;
+    }
+    assert!(facts.tokens.iter().all(|earlier| *earlier < token), "a token does not grow");
+    facts.tokens.push(token);
+    facts.see(if attempt.size() > 1 { "several start" } else { "one starts" });
+    for holder in attempt.holders() {
+        let worker = world.engine.workers().find(|w| w.name == holder).expect("a worker");
+        assert!(worker.connected && !worker.draining && worker.set_aside().is_none(), "{holder} takes no work");
+        assert!(verdict(&job.spec.needs, worker).fits, "{holder} does not fit {job:?}");
+    }
+}
+
+pub fn check(history: &mut History) {
+    let ids: BTreeSet<JobId> = history.world.engine.jobs().map(|job| job.id).collect();
+    assert_eq!(ids, history.facts.jobs, "jobs that were acknowledged and jobs that there are");
+    for id in ids {
+        let job = history.world.job(id).clone();
+        check_job(&job, history.now());
+        check_against_facts(&job, &mut history.facts);
+    }
+    check_holders(history);
+    check_leases(history);
+}
+
+/// Whether nothing may happen to a job any more; said here once more, and not by the engine that is judged.
+fn has_ended(state: &JobState) -> bool {
+    match state {
+        JobState::Queued { .. } | JobState::Running { .. } => false,
+        JobState::Succeeded { .. } | JobState::Failed { .. } | JobState::Cancelled { .. } => true,
+    }
+}
+
+fn check_against_facts(job: &Job, facts: &mut Facts) {
+    match facts.ended.get(&job.id) {
+        Some(ended) => assert_eq!(job, ended, "a job changed after its end"),
+        None if has_ended(&job.state) => drop(facts.ended.insert(job.id, job.clone())),
+        None => {}
+    }
+    let committed = facts.checkpoints.get(&job.id).copied();
+    assert_eq!(job.checkpoint().map(|a| a.step), committed, "the newest checkpoint is the last that was taken");
+}
+
+fn check_job(job: &Job, now: u64) {
+    let open: Vec<Token> = job.attempts.iter().filter(|a| a.end.is_none()).map(|a| a.token).collect();
+    assert_eq!(open, Vec::from_iter(job.current_token()), "the open attempt is the current one: {job:?}");
+    assert!(job.attempts.is_sorted_by(|a, b| a.token < b.token), "tokens grow: {job:?}");
+    let ended = |outcome| {
+        let ends = job.attempts.iter().filter_map(|a| a.end.as_ref());
+        ends.filter(|end| end.outcome == outcome).cloned().collect::<Vec<_>>()
+    };
+    assert!(ended(Outcome::Succeeded).len() <= 1, "two results: {job:?}");
+    assert_eq!(ended(Outcome::Failed).len() as u32, job.failures, "failures are counted: {job:?}");
+    let counted = ended(Outcome::Lost).iter().filter(|end| !end.message.contains("does not count")).count();
+    assert!(job.lost_in_a_row as usize <= counted, "a loss counts that must not: {job:?}");
+    let checkpoints = job.artifacts.iter().filter(|a| a.kind == "checkpoint").count();
+    let kept = job.spec.checkpoints_to_keep as usize;
+    assert!(kept == 0 || checkpoints <= kept, "old checkpoints stay: {job:?}");
+    match &job.state {
+        JobState::Succeeded { .. } => assert_eq!(job.missing_result(), None, "a success without a result: {job:?}"),
+        JobState::Running { token, stopping: None, .. } => {
+            let started = job.attempt(*token).expect("the attempt").started.0;
+            let until = job.spec.time_limit.map(|limit| started + limit);
+            assert!(until.is_none_or(|until| until > now), "its time is over and it goes on: {job:?}");
+        }
+        _ => {}
+    }
+}
+
+/// Workers hold what attempts say, and nothing that is over; all of an attempt start or none.
+fn check_holders(history: &History) {
+    let engine = &history.world.engine;
+    let mut wanted: Vec<(&str, Token)> = Vec::new();
+    for job in engine.jobs() {
+        let Some(attempt) = job.current_token().and_then(|token| job.attempt(token)) else { continue };
+        assert_eq!(attempt.size() as usize, job.spec.needs.workers.max(1), "all start or none: {job:?}");
+        assert!(attempt.holders().next().is_some(), "an attempt that nobody holds goes on: {job:?}");
+        wanted.extend(attempt.holders().map(|worker| (worker, attempt.token)));
+    }
+    wanted.sort();
+    let held: Vec<(&str, Token)> = engine.workers().filter_map(|w| Some((w.name.as_str(), w.assigned?))).collect();
+    assert_eq!(held, wanted, "workers hold what attempts say");
+}
+
+/// A session lasts for as long as its lease, and no longer.
+fn check_leases(history: &mut History) {
+    let now = history.now();
+    for machine in &mut history.machines {
+        machine.lease = machine.lease.filter(|at| *at > now);
+        if machine.lease.is_none() {
+            machine.held = None;
+        }
+        let worker = history.world.engine.workers().find(|w| w.name == machine.name);
+        let is_known = worker.is_some_and(|w| w.connected);
+        assert_eq!(is_known, machine.lease.is_some(), "{} and its lease at {now}", machine.name);
+    }
+}
+
+/// Between deadlines the engine may look about as often as it likes: nothing comes of it.
+pub fn check_that_time_alone_changes_nothing(history: &mut History) {
+    let workers = |history: &History| history.world.engine.workers().cloned().collect::<Vec<_>>();
+    let before = workers(history);
+    let effects = history.world.act(Event::Tick).1;
+    assert_eq!(effects, [], "something was due at {} and no deadline said so", history.now());
+    assert_eq!(workers(history), before, "a worker changed without a deadline");
+}
