@@ -113,6 +113,19 @@ fn restart(world: &mut World) {
 }
 
 #[test]
+fn a_worker_is_told_which_coordinator_it_is_and_a_restart_does_not_change_it() {
+    run(async {
+        let (mut world, other) = (World::new(&[]), World::new(&[]));
+        let id = async |world: &World| Speaker::new(world).registration("a").await.expect("a session").coordinator_id;
+        let first = id(&world).await;
+        assert!(first.len() == 32 && first.bytes().all(|b| b.is_ascii_hexdigit()), "{first}");
+        restart(&mut world);
+        assert_eq!(id(&world).await, first);
+        assert_ne!(id(&other).await, first);
+    });
+}
+
+#[test]
 fn what_is_acknowledged_after_a_full_disk_survives_a_restart_and_no_session_is_lost() {
     run(async {
         let disk = Disk::new("/state/");

@@ -1,6 +1,9 @@
-//! Who may import whom: the table of docs/ARCHITECTURE.md, held against `cargo metadata`.
+//! What docs/ARCHITECTURE.md says, held against what there is: who may import whom, where things lie, and which tests hold
+//! which invariant.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -75,4 +78,118 @@ fn every_crate_imports_only_what_it_may() {
     for name in NO_NETWORK {
         assert!(found[*name].iter().all(|d| d != "tokio" && d != "tonic"), "{name} must not know the network");
     }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
+}
+
+fn document() -> String {
+    fs::read_to_string(repository().join("docs/ARCHITECTURE.md")).expect("the document")
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// Files and folders of the repository, by their paths in it.
+fn tree() -> Vec<String> {
+    let listed = Command::new("git").args(["ls-files"]).current_dir(repository()).output().expect("git runs");
+    let files: Vec<String> = String::from_utf8(listed.stdout).expect("names").lines().map(str::to_owned).collect();
+    assert!(files.len() > 300, "git lists {} files", files.len());
+    let folders = files.iter().flat_map(|file| Path::new(file).ancestors().skip(1));
+    let folders: Vec<String> = folders.map(|folder| format!("{}/", folder.display())).collect();
+    files.into_iter().chain(folders).collect()
+}
+
+/// Whether `text` says where something lies, and not what a thing is called.
+fn is_path(text: &str) -> bool {
+    let ends = [".rs", ".md", ".cu", ".cpp", ".proto", ".sh", ".yaml"];
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./*".contains(c);
+    text.chars().all(plain) && (text.contains('/') || ends.iter().any(|end| text.ends_with(end)))
+}
+
+/// Whether `path`, given from the root or from some folder on, is in `tree`; `*` stands for a part of a name.
+fn is_there(path: &str, tree: &[String]) -> bool {
+    let fits = |there: &String| {
+        let there = there.trim_end_matches('/');
+        let wanted = path.trim_end_matches('/');
+        match wanted.split_once('*') {
+            Some((folder, end)) => there.contains(folder) && there.ends_with(end),
+            None => there == wanted || there.ends_with(&format!("/{wanted}")),
+        }
+    };
+    tree.iter().any(fits)
+}
+
+#[test]
+fn every_path_that_the_architecture_names_is_there() {
+    let (text, tree) = (document(), tree());
+    // What begins with a slash is an address of the coordinator.
+    let named: Vec<&str> = quoted(&text).into_iter().filter(|text| is_path(text) && !text.starts_with('/')).collect();
+    assert!(named.len() > 60, "{named:?}");
+    let missing: Vec<&&str> = named.iter().filter(|path| !is_there(path, &tree)).collect();
+    assert!(missing.is_empty(), "the document names {missing:?}, which are not there");
+    assert!(!is_there("coordinator/engine/src/nowhere.rs", &tree) && !is_there("where/*.rs", &tree));
+}
+
+/// The numbered invariants, each with what stands behind its `Tests:`.
+fn invariants(document: &str) -> Vec<(usize, String)> {
+    let section = document.split("\n## ").find(|s| s.starts_with("Invariants")).expect("the section");
+    let mut found: Vec<(usize, String)> = Vec::new();
+    for line in section.lines().skip(1) {
+        let number = line.split_once(". **").and_then(|(number, _)| number.parse().ok());
+        match (number, found.last_mut()) {
+            (Some(number), _) => found.push((number, line.to_owned())),
+            (None, Some((_, text))) => *text += &format!(" {}", line.trim()),
+            (None, None) => {}
+        }
+    }
+    found
+        .into_iter()
+        .map(|(n, text)| (n, text.split_once("Tests:").map_or("", |(_, tests)| tests).to_owned()))
+        .collect()
+}
+
+/// What is wrong with the tests that an invariant names, each behind the file that it is in.
+fn faults(number: usize, tests: &str) -> Vec<String> {
+    let (mut source, mut named, mut faults) = (None, 0, Vec::new());
+    for word in quoted(tests) {
+        if is_path(word) {
+            source = fs::read_to_string(repository().join(word)).ok();
+            faults.extend(source.is_none().then(|| format!("invariant {number}: there is no file {word}")));
+            continue;
+        }
+        named += 1;
+        let text = source.as_deref().unwrap_or_default();
+        // Between the attribute and the name nothing else begins.
+        let mut before =
+            text.split_once(&format!("fn {word}(")).map(|(before, _)| before.rsplit(['}', ';'])).into_iter().flatten();
+        if !before.next().is_some_and(|before| before.contains("#[test]") || before.contains("#[tokio::test")) {
+            faults.push(format!("invariant {number}: there is no test {word}"));
+        }
+    }
+    faults.extend((named == 0).then(|| format!("invariant {number} names no test")));
+    faults
+}
+
+#[test]
+fn every_invariant_is_held_by_tests_that_are_there() {
+    let found = invariants(&document());
+    let numbers: Vec<usize> = found.iter().map(|(number, _)| *number).collect();
+    assert!(numbers.len() > 10 && numbers.iter().copied().eq(1..=numbers.len()), "{numbers:?}");
+    let faults: Vec<String> = found.iter().flat_map(|(number, tests)| faults(*number, tests)).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn an_invariant_without_a_test_is_noticed() {
+    let text = "x\n## Invariants\n\n1. **One.** a\n   b\n2. **Two.** c\n   Tests: `tests/tests/main/house.rs`: `no_such_test`,\n   `is_path`.\n3. **Three.** Tests: `no/file.rs`: `x`.\n\n## y\n4. **Four.**\n";
+    let found = invariants(text);
+    assert_eq!(found.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3]);
+    let faults: Vec<Vec<String>> = found.iter().map(|(number, tests)| faults(*number, tests)).collect();
+    assert_eq!(faults[0], ["invariant 1 names no test"]);
+    assert_eq!(faults[1], ["invariant 2: there is no test no_such_test", "invariant 2: there is no test is_path"]);
+    assert_eq!(faults[2], ["invariant 3: there is no file no/file.rs", "invariant 3: there is no test x"]);
 }
