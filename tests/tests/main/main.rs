@@ -1,5 +1,6 @@
 //! One binary for all tests of the whole, so that it is linked once.
 
+mod codes;
 mod configs;
 mod data;
 mod docs;

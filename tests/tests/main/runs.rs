@@ -136,7 +136,7 @@ impl Group for Seat {
 }
 
 /// Runs of one group, each with its result and what it told; all but the first write into folders of their own.
-fn execute_together(runs: &[Run], stop_at: Option<(usize, u64)>) -> Vec<(Result<()>, Vec<Event>)> {
+pub fn execute_together(runs: &[Run], stop_at: Option<(usize, u64)>) -> Vec<(Result<()>, Vec<Event>)> {
     std::thread::scope(|scope| {
         let seats = Seat::at_a_table_of(runs.len()).into_iter().zip(runs);
         let threads: Vec<_> = seats
