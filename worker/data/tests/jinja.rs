@@ -135,7 +135,7 @@ fn the_datas_own_private_characters_stay_and_move_no_mask() {
 
 #[test]
 fn answers_of_weight_0_are_not_trained_on() {
-    let marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m | tojson }}</s>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ m.keys() | list }}</s>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
     let bare = marked.replace("{% generation %}", "").replace("{% endgeneration %}", "");
     let row = |first: i32, second: i32| {
         let row = json!({"messages": [
@@ -151,8 +151,7 @@ fn answers_of_weight_0_are_not_trained_on() {
             assert!(!rendered.text.contains("weight"), "{}", rendered.text);
             rendered.assistant.iter().map(|part| rendered.text[part.clone()].to_owned()).collect::<Vec<_>>()
         };
-        let [first, second] =
-            ["first", "second"].map(|said| format!("{{\"role\": \"assistant\", \"content\": \"{said}\"}}</s>"));
+        let [first, second] = ["first", "second"].map(|said| format!("{said}['role', 'content']</s>"));
         assert_eq!(parts(&row(0, 1)), [second.as_str()], "{source}");
         assert_eq!(parts(&row(1, 0)), [first.as_str()], "{source}");
         assert_eq!(parts(&row(1, 1)), [first, second], "{source}");

@@ -8,9 +8,11 @@
 
 mod cycler;
 mod differ;
+mod edges;
 mod json;
 mod named;
 mod numbers;
+mod places;
 mod printf;
 mod python;
 mod repr;
@@ -30,6 +32,7 @@ use crate::message::is_trained_on;
 
 pub use named::{Lacking, Templates};
 
+use self::places::Owner;
 use self::stage::{Marks, Stage};
 use self::turns::Turns;
 
@@ -102,9 +105,13 @@ pub enum TemplateError {
     #[error("the model has no chat template for a conversation without tools, only {}; give data.template", .0.join(", "))]
     NoDefault(Vec<String>),
     #[error(
-        "message {index}: the template does not show which part of the text is this turn's; add {{% generation %}} to the template"
+        "message {index}: the chat template does not show which part of the text is this turn's; set data.template: chatml-tools, or a copy of the template with {{% generation %}} around what the assistant writes"
     )]
     Unclear { index: usize },
+    #[error(
+        "message {index}: the chat template writes text of {other} into this turn, which is not to be trained on; set data.template: chatml-tools, or a copy of the template with {{% generation %}} around what the assistant alone writes"
+    )]
+    Foreign { index: usize, other: String },
     #[error("`{0}` is no date; write one as 2024-07-26")]
     Date(String),
     #[error(
@@ -114,6 +121,15 @@ pub enum TemplateError {
 }
 
 impl TemplateError {
+    /// A text of `owner` stands in turn `index`.
+    fn foreign(index: usize, owner: Owner) -> Self {
+        let other = match owner {
+            Owner::Message(other) => format!("message {other}"),
+            Owner::Tools => "the tools".into(),
+        };
+        Self::Foreign { index, other }
+    }
+
     /// What rendering came to.
     fn rendering(fault: Error) -> Self {
         if fault.kind() == ErrorKind::OutOfFuel { Self::Endless } else { Self::Refused(fault) }
@@ -230,11 +246,12 @@ impl ChatTemplate {
         if stage.variant.marked {
             let mut untrained = Vec::new();
             for (index, _) in answers.clone().filter(|(_, message)| !is_trained_on(message)) {
-                untrained.extend(turns.find(index)?);
+                untrained.extend(turns.turn(index)?);
             }
             rendered
                 .assistant
                 .retain(|piece| !untrained.iter().any(|turn| turn.start < piece.end && piece.start < turn.end));
+            turns.only_the_assistants(&rendered.assistant)?;
         } else {
             for (index, _) in answers.clone().filter(|(_, message)| is_trained_on(message)) {
                 match turns.find(index)? {
@@ -248,6 +265,7 @@ impl ChatTemplate {
                 continue;
             }
             let what = lost_call(&rendered, message).or_else(|| lost_text(&rendered, message));
+            let what = what.or_else(|| turns.is_lost(index, &rendered.assistant).then(|| "the text".into()));
             lost.extend(what.map(|what| Lost { index, what }));
         }
         rendered.lost = lost;

@@ -19,9 +19,9 @@ pub(super) struct Marks {
     pub stand_in: char,
 }
 
-/// The characters of the private plane that is used for marks.
-fn private() -> impl Iterator<Item = char> {
-    '\u{F0001}'..='\u{FFFFD}'
+/// The characters of the private planes that are used for marks, ascending.
+pub(super) fn private() -> impl Iterator<Item = char> {
+    ('\u{F0001}'..='\u{FFFFD}').chain('\u{100001}'..='\u{10FFFD}')
 }
 
 impl Marks {
@@ -32,7 +32,7 @@ impl Marks {
         Self { open: next(), close: next(), stand_in: next() }
     }
 
-    fn all(&self) -> [char; 3] {
+    pub fn all(&self) -> [char; 3] {
         [self.open, self.close, self.stand_in]
     }
 }
@@ -42,7 +42,7 @@ pub(super) struct Stage<'t> {
     pub template: &'t ChatTemplate,
     pub variant: &'t Variant,
     pub messages: Vec<Json>,
-    tools: Vec<Json>,
+    pub tools: Vec<Json>,
     /// A mark that the data hold, and what stands for it while rendering.
     swaps: Vec<(char, char)>,
 }
@@ -85,7 +85,11 @@ impl<'t> Stage<'t> {
 
     /// `messages` as the template renders them, marks included.
     fn raw(&self, messages: &[Json], prompt: bool) -> Result<String, TemplateError> {
-        let tools = if self.tools.is_empty() { Value::from(()) } else { Value::from(Serde(&self.tools)) };
+        self.raw_with(messages, &self.tools, prompt)
+    }
+
+    fn raw_with(&self, messages: &[Json], tools: &[Json], prompt: bool) -> Result<String, TemplateError> {
+        let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
         let template = self.template.env.get_template(&self.variant.name).map_err(TemplateError::Refused)?;
         template
             .render(context! {
@@ -101,7 +105,12 @@ impl<'t> Stage<'t> {
 
     /// `messages` as the template renders them; none where it refuses them, as a part of a conversation may be.
     pub fn part(&self, messages: &[Json], prompt: bool) -> Option<String> {
-        self.raw(messages, prompt).ok().map(|raw| self.taken(&raw).text)
+        self.part_with(messages, &self.tools, prompt)
+    }
+
+    /// The same with other tools.
+    pub fn part_with(&self, messages: &[Json], tools: &[Json], prompt: bool) -> Option<String> {
+        self.raw_with(messages, tools, prompt).ok().map(|raw| self.taken(&raw).text)
     }
 
     /// Takes the marks of generation blocks out of `raw`.

@@ -15,12 +15,14 @@ use serde_json::{Map, Value};
 
 use super::TemplateError;
 use super::differ::{bracketed, common_prefix, differing};
+use super::places::{Place, places};
 use super::stage::Stage;
 
 /// The turns of one rendered conversation.
 pub(super) struct Turns<'s> {
-    stage: &'s Stage<'s>,
-    whole: &'s str,
+    pub(super) stage: &'s Stage<'s>,
+    pub(super) whole: &'s str,
+    places: OnceCell<Vec<Place>>,
     /// What the template writes before an answer: the generation prompt of the first.
     header: OnceCell<String>,
     /// The token that the template ends a question with.
@@ -29,15 +31,26 @@ pub(super) struct Turns<'s> {
 
 impl<'s> Turns<'s> {
     pub fn of(stage: &'s Stage<'s>, whole: &'s str) -> Self {
-        Self { stage, whole, header: OnceCell::new(), terminator: OnceCell::new() }
+        Self { stage, whole, places: OnceCell::new(), header: OnceCell::new(), terminator: OnceCell::new() }
+    }
+
+    /// Whose each text of the whole is.
+    pub fn places(&self) -> &[Place] {
+        self.places.get_or_init(|| places(self))
     }
 
     fn messages(&self) -> &'s [Value] {
         &self.stage.messages
     }
 
-    /// Where the assistant's turn `index` stands, its end-of-turn token included; none where the template leaves it out.
+    /// Where the assistant's own part of turn `index` stands, its end-of-turn token included; none where the template
+    /// leaves it out.
     pub fn find(&self, index: usize) -> Result<Option<Range<usize>>, TemplateError> {
+        self.turn(index)?.map(|turn| self.own_part(index, turn)).transpose()
+    }
+
+    /// The same with what the template writes around it.
+    pub fn turn(&self, index: usize) -> Result<Option<Range<usize>>, TemplateError> {
         let prompted = self.stage.part(&self.messages()[..index], true);
         let after = self.stage.part(&self.messages()[..=index], false);
         if let (Some(prompted), Some(after)) = (&prompted, &after) {
@@ -70,7 +83,7 @@ impl<'s> Turns<'s> {
     }
 
     /// Where the whole differs once the text of message `index` is replaced, and the message that did it.
-    fn replaced(&self, index: usize) -> Option<(Range<usize>, Value)> {
+    pub(super) fn replaced(&self, index: usize) -> Option<(Range<usize>, Value)> {
         self.replacements(index).next()
     }
 
@@ -107,7 +120,7 @@ impl<'s> Turns<'s> {
     }
 
     /// What the generation prompt adds to the messages before turn `index`.
-    fn prompt(&self, index: usize) -> Option<String> {
+    pub(super) fn prompt(&self, index: usize) -> Option<String> {
         let before = self.stage.part(&self.messages()[..index], false)?;
         let prompted = self.stage.part(&self.messages()[..index], true)?;
         let prompted = without_reasoning(&prompted);
@@ -145,12 +158,12 @@ impl<'s> Turns<'s> {
         ended.is_none_or(|end| end == turn.len()) && self.header_token().is_none_or(|token| !turn.contains(token))
     }
 
-    fn header_token(&self) -> Option<&str> {
+    pub(super) fn header_token(&self) -> Option<&str> {
         let header = self.header().trim_start();
         bracketed(header).map(|length| &header[..length])
     }
 
-    fn terminator(&self) -> Option<&str> {
+    pub(super) fn terminator(&self) -> Option<&str> {
         let found = self.terminator.get_or_init(|| {
             let question = self.messages().iter().position(|message| message["role"] == "user")?;
             let (text, _) = self.replaced(question)?;
@@ -210,7 +223,6 @@ fn last_token(text: &str) -> Option<&str> {
 
 /// `prompt` without the reasoning that it opens: where the turn has reasoning, all of it is the assistant's.
 fn without_reasoning(prompt: &str) -> &str {
-    let is_reasoning = |token: &&str| token.to_lowercase().contains("think");
     let closes =
         |token: &str| token.starts_with("</") || token.starts_with("[/") || token.to_lowercase().contains("end");
     let inner = prompt.trim_end();
@@ -229,6 +241,16 @@ fn without_reasoning(prompt: &str) -> &str {
         Some(token) if !closes(token) => &opened[..opened.len() - token.len()],
         _ => prompt,
     }
+}
+
+fn is_reasoning(token: &&str) -> bool {
+    token.to_lowercase().contains("think")
+}
+
+/// Where the first token of reasoning stands in `text`.
+pub(super) fn reasoning_token(text: &str) -> Option<usize> {
+    let token = |at: usize| bracketed(&text[at..]).map(|length| &text[at..at + length]);
+    text.char_indices().map(|(at, _)| at).find(|at| token(*at).is_some_and(|token| is_reasoning(&token)))
 }
 
 /// A turn up to its last token: white space and a token that opens the next part, such as Gemma's `<|tool_response>`,
