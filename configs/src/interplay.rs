@@ -67,10 +67,8 @@ const RULES: &[Rule] = &[
         })
     }),
     rule("data.template_date", "data.template", |c| {
-        let idle = match c.data.template.as_str() {
-            "auto" => false,
-            text => !text.contains("strftime_now"),
-        };
+        let text = c.data.template.as_str();
+        let idle = !crate::template::is_the_models(text) && !text.contains("strftime_now");
         idle.then(|| ("has no effect: `data.template` is one that writes no date".into(), "remove it"))
     }),
     rule("data.batching", "training.micro_batch_size", |c| {

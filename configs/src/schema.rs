@@ -71,7 +71,7 @@ pub struct DataConfig {
     pub train: Option<String>,
     /// JSONL file of held-out conversations.
     pub eval: Option<String>,
-    /// `auto` (the model's own), `chatml-tools`, or Jinja text.
+    /// `auto` (the model's own), `chatml-tools`, the name of one of the model's, or Jinja text.
     pub template: String,
     /// The date of today that templates which write one are given, as `2024-07-26`: in training, in evaluation, and
     /// when the adapter is asked.

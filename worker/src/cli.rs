@@ -163,7 +163,7 @@ pub struct SubjectArgs {
     /// Adapter folder.
     #[arg(long)]
     pub adapter: Option<PathBuf>,
-    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
+    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one, or the name of one of the model's.
     #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     pub template: String,
     /// Tokens of an answer at the most.

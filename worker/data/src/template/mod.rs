@@ -38,6 +38,8 @@ use self::turns::Turns;
 
 /// The ChatML template with tools that is used where a model's own has no place for them.
 const CHATML_TOOLS: &str = include_str!("../../templates/chatml_tools.jinja");
+/// What that one is called.
+const BUILT_IN: &str = "chatml-tools";
 /// The date that templates of Llama write where they are given none.
 const DATE: Date = Date::constant(2024, 7, 26);
 
@@ -142,11 +144,12 @@ impl ChatTemplate {
     /// # Errors
     /// It does not compile.
     pub fn new(source: &str, special: SpecialTokens) -> Result<Self, TemplateError> {
-        let source = if source == "chatml-tools" { CHATML_TOOLS } else { source };
+        let source = if source == BUILT_IN { CHATML_TOOLS } else { source };
         Self::of(&Templates::from(source.to_owned()), special)
     }
 
-    /// The template that `wanted` names (`auto`, `chatml-tools`, or Jinja text), where `own` are the model's.
+    /// The template that `wanted` names (`auto`, `chatml-tools`, one of the model's, or Jinja text), where `own` are the
+    /// model's.
     ///
     /// # Errors
     /// It does not compile, or the model has none.
@@ -154,6 +157,11 @@ impl ChatTemplate {
         match (wanted, own) {
             ("auto", Some(own)) => Ok(Self::of(own, special.clone())?),
             ("auto", None) => Err(Lacking::None),
+            (name, own) if name != BUILT_IN && !name.contains("{{") && !name.contains("{%") => {
+                let own = own.filter(|own| !own.is_empty()).ok_or(Lacking::None)?;
+                let lacking = || Lacking::Named { wanted: name.to_owned(), names: own.names() };
+                Ok(Self::of(&own.one(name).ok_or_else(lacking)?, special.clone())?)
+            }
             (source, _) => Ok(Self::new(source, special.clone())?),
         }
     }

@@ -15,6 +15,8 @@ pub struct Templates(Vec<(String, String)>);
 pub enum Lacking {
     #[error("it has no chat template")]
     None,
+    #[error("it has no chat template `{wanted}`, only {names}")]
+    Named { wanted: String, names: String },
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
@@ -49,6 +51,17 @@ impl Templates {
         self.0.retain(|(known, _)| known != name);
         self.0.push((name.to_owned(), source));
         self
+    }
+
+    /// The one under `name` alone, for every row.
+    pub(super) fn one(&self, name: &str) -> Option<Self> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, source)| Self::from(source.clone()))
+    }
+
+    /// All names, for a message.
+    pub(super) fn names(&self) -> String {
+        self.0.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -40,6 +40,9 @@ impl ModelFiles {
             Lacking::None => {
                 self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model")
             }
+            Lacking::Named { .. } => {
+                self.missing(&lacking.to_string(), "set data.template to one of these, or to auto or chatml-tools")
+            }
             Lacking::Template(e) => Error::Template(e),
         })
     }

@@ -43,6 +43,10 @@ fn open(folder: &Path, model: &str, wanted: &str, date: &str, limit: usize) -> R
     let fault = |e: TemplateError| CtlError::NoModel { message: e.to_string(), help: "look at the template".into() };
     let template = text.chat_template(wanted).map_err(|lacking| match lacking {
         Lacking::None => lacks("a chat template", "give --template chatml-tools"),
+        Lacking::Named { .. } => CtlError::NoModel {
+            message: format!("{model}: {lacking}"),
+            help: "give --template one of these, or auto or chatml-tools".into(),
+        },
         Lacking::Template(e) => fault(e),
     })?;
     let template = template.dated(date).map_err(fault)?;
