@@ -183,3 +183,20 @@ fn keys_of_other_tools_are_told_what_ours_are_called() {
         assert!(fault.contains(help), "{line}: {fault}");
     }
 }
+
+#[test]
+fn a_byte_order_mark_before_the_file_is_no_content() {
+    let text = "model: {base: m}\ndata: {train: t.jsonl}\n";
+    let read =
+        |text: String| Layers { file: Some(("f.yaml".into(), text)), env: Vec::new(), set: Vec::new() }.resolve();
+    let plain = read(text.into()).expect("a configuration");
+    let marked = read(format!("\u{feff}{text}")).expect("a configuration");
+    assert_eq!(format!("{:?}", plain.config()), format!("{:?}", marked.config()));
+    // Places and values of the first line are where they were.
+    let faults = ["", "\u{feff}"].map(|mark| {
+        let text = format!("{mark}lora: {{r: -7, alpha: none}}\nmodel: {{base: m}}\ndata: {{train: t.jsonl}}\n");
+        read(text).err().map(|e| e.to_string()).unwrap_or_default()
+    });
+    assert!(faults[0].contains("f.yaml:1:"), "{}", faults[0]);
+    assert_eq!(faults[0], faults[1]);
+}

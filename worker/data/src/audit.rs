@@ -17,6 +17,7 @@ use crate::encode::Sample;
 use crate::encoder::Encoder;
 use crate::rows::{Place, Row};
 use crate::template::ChatTemplate;
+use crate::told::note;
 use crate::{message, shapes};
 
 /// What became of the rows.
@@ -48,8 +49,12 @@ pub struct Lengths {
     /// Rows above the limit.
     pub above_limit: usize,
     pub limit: usize,
+    /// Where the first of these stand.
+    pub above_limit_first: Vec<Place>,
     /// Rows in which a part that is trained on has no end of turn.
     pub endless: usize,
+    /// Where the first of these stand.
+    pub endless_first: Vec<Place>,
 }
 
 /// How rows become tokens.
@@ -74,6 +79,8 @@ pub struct Audit {
     lengths: Vec<u32>,
     supervised: usize,
     endless: usize,
+    endless_first: Vec<Place>,
+    above_limit_first: Vec<Place>,
     summary: Summary,
 }
 
@@ -136,7 +143,7 @@ impl Audit {
                 findings.push(format!("the same question stands at {other}"));
             }
         }
-        self.measure(&example, findings);
+        self.measure(&example, place, findings);
         let fixed = normal(&example);
         let file = self.file(&place.file);
         match self.seen.entry(hash_of(&fixed)) {
@@ -158,13 +165,19 @@ impl Audit {
         self.files.len() as u32 - 1
     }
 
-    fn measure(&mut self, example: &Example, findings: &mut Vec<String>) {
+    fn measure(&mut self, example: &Example, place: &Place, findings: &mut Vec<String>) {
         let Some((ruler, encoder)) = &self.ruler else { return };
         match encoder.encode(&ruler.tokenizer, &ruler.template, example) {
             Ok(encoded) => {
                 self.lengths.push(encoded.sample.ids.len() as u32);
                 self.supervised += encoded.sample.supervised();
-                self.endless += usize::from(!encoded.ends);
+                if encoded.sample.ids.len() > ruler.limit {
+                    note(&mut self.above_limit_first, place);
+                }
+                if !encoded.ends {
+                    self.endless += 1;
+                    note(&mut self.endless_first, place);
+                }
                 let size = ruler.vocabulary.unwrap_or(usize::MAX);
                 findings.extend(outside(&encoded.sample, size).map(|id| {
                     let text = ruler.tokenizer.id_to_token(id).unwrap_or_default();
@@ -189,7 +202,9 @@ impl Audit {
                 longest: sorted.last().map_or(0, |&n| n as usize),
                 above_limit: sorted.iter().filter(|&&n| n as usize > ruler.limit).count(),
                 limit: ruler.limit,
+                above_limit_first: self.above_limit_first.clone(),
                 endless: self.endless,
+                endless_first: self.endless_first.clone(),
             }
         });
         Summary { tokens, ..self.summary.clone() }

@@ -10,6 +10,7 @@ use crate::encode::{EncodeError, Sample};
 use crate::encoder::Encoder;
 use crate::rows::{self, Place, ReadError, Row};
 use crate::template::ChatTemplate;
+use crate::told::note;
 
 /// What happens to a sample of more tokens than the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +39,15 @@ pub struct Statistics {
     pub kept: usize,
     pub too_long: usize,
     pub truncated: usize,
+    /// Where the first of these stand.
+    pub truncated_first: Vec<Place>,
     /// Rows in which, perhaps after truncation, no token carries loss.
     pub unsupervised: usize,
     /// Rows kept in which a part that is trained on has no end of turn, before truncation: a model trained on such
     /// parts alone does not stop.
     pub endless: usize,
+    /// Where the first of these stand.
+    pub endless_first: Vec<Place>,
     pub tokens: usize,
     pub supervised_tokens: usize,
     pub longest: usize,
@@ -109,9 +114,12 @@ pub fn load(
             Ok(encoded) => encoded,
             Err(source) => return Err(DatasetError::Encode { place, source }),
         };
-        if let Some(sample) = fit(place, encoded.sample, policy, &mut statistics)? {
+        if let Some(sample) = fit(&place, encoded.sample, policy, &mut statistics)? {
             statistics.kept += 1;
-            statistics.endless += usize::from(!encoded.ends);
+            if !encoded.ends {
+                statistics.endless += 1;
+                note(&mut statistics.endless_first, &place);
+            }
             statistics.tokens += sample.ids.len();
             statistics.supervised_tokens += sample.supervised();
             statistics.longest = statistics.longest.max(sample.ids.len());
@@ -128,19 +136,19 @@ pub fn load(
 }
 
 fn fit(
-    place: Place,
+    place: &Place,
     mut sample: Sample,
     policy: Policy,
     statistics: &mut Statistics,
 ) -> Result<Option<Sample>, DatasetError> {
     let tokens = sample.ids.len();
     if let Some(&id) = sample.ids.iter().find(|&&id| id as usize >= policy.vocabulary) {
-        return Err(DatasetError::Vocabulary { place, id, vocabulary: policy.vocabulary });
+        return Err(DatasetError::Vocabulary { place: place.clone(), id, vocabulary: policy.vocabulary });
     }
     if tokens > policy.max_seq_len {
         match policy.too_long {
             TooLong::Error => {
-                return Err(DatasetError::TooLong { place, tokens, limit: policy.max_seq_len });
+                return Err(DatasetError::TooLong { place: place.clone(), tokens, limit: policy.max_seq_len });
             }
             TooLong::Skip => {
                 statistics.too_long += 1;
@@ -148,6 +156,7 @@ fn fit(
             }
             TooLong::Truncate => {
                 statistics.truncated += 1;
+                note(&mut statistics.truncated_first, place);
                 sample.ids.truncate(policy.max_seq_len);
                 sample.labels.truncate(policy.max_seq_len);
             }

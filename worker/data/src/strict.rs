@@ -9,6 +9,11 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+/// `text` without the byte order mark that editors put before it.
+pub fn unmarked(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
+}
+
 /// The value that `text` holds.
 ///
 /// # Errors
@@ -27,7 +32,7 @@ pub fn parse(text: &str) -> Result<Value, serde_json::Error> {
 /// # Errors
 /// It is not JSON, or a key stands twice in one object; the message names the key and the line.
 pub fn parse_settings(text: &str) -> Result<Value, serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut deserializer = serde_json::Deserializer::from_str(unmarked(text));
     let value = Strict(None).deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
@@ -163,6 +168,12 @@ mod tests {
             let wanted: f64 = literal.parse().expect("a number");
             assert_eq!(parse(&format!("[{literal}]")).expect("JSON")[0].as_f64(), Some(wanted), "{literal}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_content() {
+        assert_eq!(parse_settings("\u{feff}{\"a\": 1}").expect("settings"), json!({"a": 1}));
+        assert!(parse_settings("{\u{feff}\"a\": 1}").is_err());
     }
 
     #[test]

@@ -12,6 +12,11 @@ use crate::template::{ChatTemplate, Lacking, SpecialTokens, Templates};
 
 /// Folder of the templates that stand beside the default one.
 const ADDITIONAL: &str = "additional_chat_templates";
+const SETTINGS: &str = "tokenizer_config.json";
+const MAP: &str = "special_tokens_map.json";
+/// Keys of one special token, and of several.
+const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const SEVERAL: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 /// The text side of a Hugging Face folder.
 #[derive(Debug)]
@@ -43,14 +48,22 @@ impl ModelText {
         } else {
             None
         };
-        let settings = json(&folder.join("tokenizer_config.json"))?;
-        let map = json(&folder.join("special_tokens_map.json"))?;
+        let settings = json(&folder.join(SETTINGS))?;
+        let map = json(&folder.join(MAP))?;
         let config = json(&folder.join("config.json"))?;
         let size = config["vocab_size"].as_u64().or_else(|| config["text_config"]["vocab_size"].as_u64());
         let token = |key: &str| {
-            let text = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
+            let text = |value: &Value| token_text(value).map(str::to_owned);
             text(&settings[key]).or_else(|| text(&map[key])).unwrap_or_default()
         };
+        for (name, values) in [(SETTINGS, &settings), (MAP, &map)] {
+            if let Some((key, text)) = tokenizer.as_ref().and_then(|tokenizer| foreign_token(values, tokenizer)) {
+                let text = format!(
+                    "`{key}` is `{text}`, which is no token of tokenizer.json; correct the key, or take the tokenizer.json that belongs to it"
+                );
+                return Err(fault(&folder.join(name), text));
+            }
+        }
         Ok(Self {
             tokenizer,
             template: Some(templates(folder, &settings)?).filter(|templates| !templates.is_empty()),
@@ -68,9 +81,28 @@ impl ModelText {
     }
 }
 
+/// The text of a special token, which is written alone or with its settings.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value["content"].as_str())
+}
+
+/// A special token that `values` name and `tokenizer` does not have, with its key: transformers would give it an id that
+/// the model lacks.
+fn foreign_token<'v>(values: &'v Value, tokenizer: &Tokenizer) -> Option<(&'static str, &'v str)> {
+    let one = SPECIAL.iter().map(|key| (*key, &values[*key]));
+    let several = SEVERAL.iter().flat_map(|key| {
+        let list = values[*key].as_array().into_iter().flatten();
+        let named = values[*key].as_object().into_iter().flat_map(|map| map.values());
+        list.chain(named).map(|value| (*key, value))
+    });
+    let texts = one.chain(several).filter_map(|(key, value)| Some((key, token_text(value)?)));
+    texts.filter(|(_, text)| !text.is_empty()).find(|(_, text)| tokenizer.token_to_id(text).is_none())
+}
+
 /// The tokenizer in `path` without the truncation and padding that it was saved with: transformers encodes without both.
 fn whole_rows(path: &Path) -> tokenizers::Result<Tokenizer> {
-    let mut tokenizer = Tokenizer::from_file(path)?;
+    let text = fs::read_to_string(path)?;
+    let mut tokenizer: Tokenizer = strict::unmarked(&text).parse()?;
     tokenizer.with_truncation(None)?;
     tokenizer.with_padding(None);
     Ok(tokenizer)
@@ -86,7 +118,7 @@ fn templates(folder: &Path, settings: &Value) -> Result<Templates, ModelTextErro
     if !files.is_empty() {
         return Ok(files);
     }
-    let templates = setting(settings, "tokenizer_config.json")?;
+    let templates = setting(settings, SETTINGS)?;
     if !templates.is_empty() {
         return Ok(templates);
     }
@@ -124,7 +156,7 @@ fn additional(folder: &Path) -> Result<Vec<PathBuf>, ModelTextError> {
 /// The text of a file; none where it is missing.
 fn read(path: &Path) -> Result<Option<String>, ModelTextError> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+        Ok(text) => Ok(Some(strict::unmarked(&text).to_owned())),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(fault(path, format!("cannot be read: {e}"))),
     }

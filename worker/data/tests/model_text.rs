@@ -5,7 +5,9 @@ use std::path::Path;
 
 use qlora_data::audit::{Audit, Ruler};
 use qlora_data::rows::{Place, Row};
-use qlora_data::{Conversation, EncodeError, Encoder, Example, IGNORE, Lacking, ModelText, TemplateError};
+use qlora_data::{
+    Conversation, EncodeError, Encoder, Example, IGNORE, Lacking, ModelText, Policy, TemplateError, TooLong, load,
+};
 use serde_json::{Value, json};
 
 const PLAIN: &str = "{% if tools %}{{ raise_exception('no tools here') }}{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
@@ -295,4 +297,143 @@ fn an_answer_that_the_template_leaves_out_is_refused() {
     let fault =
         Encoder::new(tokenizer, &template).encode(tokenizer, &template, &example).expect_err("a fault").to_string();
     assert!(fault.contains("the call of `open_gate` of message 1"), "{fault}");
+}
+
+#[test]
+fn a_template_of_the_model_is_chosen_by_its_name() {
+    let own = |name: &str| format!("{name}{{% for m in messages %}} {{{{ m.content }}}}{{% endfor %}}");
+    let (plain, rag, tools) = (own("plain"), own("rag"), own("tools"));
+    let list = json!([{"name": "default", "template": plain}, {"name": "tool_use", "template": tools}, {"name": "rag", "template": rag}]);
+    for (what, files) in [
+        ("a list", vec![("tokenizer_config.json", json!({"chat_template": list}))]),
+        (
+            "an object",
+            vec![(
+                "tokenizer_config.json",
+                json!({"chat_template": {"default": plain, "tool_use": tools, "rag": rag}}),
+            )],
+        ),
+        (
+            "a folder",
+            vec![
+                ("chat_template.jinja", plain.as_str().into()),
+                ("additional_chat_templates/tool_use.jinja", tools.as_str().into()),
+                ("additional_chat_templates/rag.jinja", rag.as_str().into()),
+            ],
+        ),
+    ] {
+        let home = folder(&files);
+        let text = ModelText::open(home.path()).expect(what);
+        for (wanted, without, with) in [
+            ("auto", "plain", "tools"),
+            ("rag", "rag", "rag"),
+            ("default", "plain", "plain"),
+            ("tool_use", "tools", "tools"),
+        ] {
+            let template = text.chat_template(wanted).expect(wanted);
+            assert_eq!(template.text(&chat(false), false).expect(what), format!("{without} q a"), "{what}, {wanted}");
+            assert_eq!(template.text(&chat(true), false).expect(what), format!("{with} q a"), "{what}, {wanted}");
+        }
+        let fault = text.chat_template("rags").expect_err(what).to_string();
+        assert!(["`rags`", "`default`", "`rag`", "`tool_use`"].iter().all(|name| fault.contains(name)), "{fault}");
+        assert!(text.chat_template("chatml-tools").is_ok() && text.chat_template("{{ messages }}").is_ok());
+    }
+    assert!(matches!(ModelText::open(folder(&[]).path()).expect("a model").chat_template("rag"), Err(Lacking::None)));
+}
+
+#[test]
+fn special_tokens_that_the_tokenizer_lacks_are_refused_by_name() {
+    for (file, settings, named) in [
+        ("tokenizer_config.json", json!({"eos_token": "<|im_end|>"}), "`eos_token` is `<|im_end|>`"),
+        ("tokenizer_config.json", json!({"bos_token": {"content": "[BOS]"}}), "`bos_token` is `[BOS]`"),
+        ("special_tokens_map.json", json!({"pad_token": "<pad>"}), "`pad_token` is `<pad>`"),
+        ("special_tokens_map.json", json!({"eos_token": {"content": "</t>"}}), "`eos_token` is `</t>`"),
+        (
+            "tokenizer_config.json",
+            json!({"additional_special_tokens": ["<s>", "<x>"]}),
+            "`additional_special_tokens` is `<x>`",
+        ),
+        (
+            "tokenizer_config.json",
+            json!({"extra_special_tokens": {"image": "<img>"}}),
+            "`extra_special_tokens` is `<img>`",
+        ),
+    ] {
+        let fault = ModelText::open(folder(&[(file, settings)]).path()).expect_err(named);
+        assert!(fault.path.ends_with(file) && fault.fault.contains(named), "{fault}");
+    }
+    let known = json!({"eos_token": "</s>", "bos_token": {"content": "<s>"}, "pad_token": null, "unk_token": "", "additional_special_tokens": ["<|end|>"]});
+    for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+        assert_eq!(ModelText::open(folder(&[(file, known.clone())]).path()).expect(file).special.eos, "</s>");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_before_a_file_is_no_content() {
+    let files = [
+        ("tokenizer_config.json", json!({"eos_token": "</s>"})),
+        ("special_tokens_map.json", json!({"bos_token": "<s>"})),
+        ("config.json", json!({"vocab_size": 259})),
+        ("chat_template.jinja", PLAIN.into()),
+        ("additional_chat_templates/rag.jinja", PLAIN.into()),
+    ];
+    let home = folder(&files);
+    for name in files.iter().map(|(name, _)| *name).chain(["tokenizer.json"]) {
+        let path = home.path().join(name);
+        let text = fs::read_to_string(&path).expect("a file");
+        fs::write(&path, format!("\u{feff}{text}")).expect("a file");
+    }
+    let text = ModelText::open(home.path()).expect("a model");
+    assert_eq!((text.special.eos.as_str(), text.special.bos.as_str(), text.vocabulary), ("</s>", "<s>", Some(259)));
+    for wanted in ["auto", "rag"] {
+        let template = text.chat_template(wanted).expect(wanted);
+        assert_eq!(template.text(&chat(false), false).expect(wanted), "user: q</s>assistant: a</s>");
+    }
+    // The settings' own list, and the older file.
+    for name in ["tokenizer_config.json", "chat_template.json"] {
+        let home = folder(&[]);
+        fs::write(home.path().join(name), format!("\u{feff}{}", json!({"chat_template": PLAIN}))).expect("a file");
+        assert!(ModelText::open(home.path()).expect("a model").chat_template("auto").is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn rows_that_are_cut_or_do_not_end_are_named() {
+    let home =
+        folder(&[("tokenizer_config.json", json!({"eos_token": "</s>"})), ("chat_template.jinja", PLAIN.into())]);
+    let rows = home.path().join("rows.jsonl");
+    let row = |answer: &str| {
+        json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]}).to_string()
+    };
+    let long = row(&"long ".repeat(20));
+    let lines: Vec<String> = (0..20).map(|at| if at % 2 == 1 { long.clone() } else { row("a") }).collect();
+    fs::write(&rows, format!("\u{feff}{}", lines.join("\n"))).expect("a file");
+    let text = ModelText::open(home.path()).expect("a model");
+    let (tokenizer, template) =
+        (text.tokenizer.as_ref().expect("a tokenizer"), text.chat_template("auto").expect("a template"));
+    let policy = |too_long| Policy { max_seq_len: 40, too_long, vocabulary: 259, limit: None };
+    let (_, found) = load(&rows, "rows.jsonl", tokenizer, &template, policy(TooLong::Truncate)).expect("samples");
+    assert_eq!((found.rows, found.truncated), (20, 10));
+    let warnings = found.warnings("rows", 40);
+    let places = "rows.jsonl:2, rows.jsonl:4, rows.jsonl:6, rows.jsonl:8, rows.jsonl:10 and 5 more";
+    assert!(warnings.len() == 1 && warnings[0].contains(places), "{warnings:?}");
+    // Without an end of turn, all rows are named.
+    let bare = home.path().join("chat_template.jinja");
+    fs::write(&bare, PLAIN.replace("{{ eos_token }}", "\n")).expect("a file");
+    let text = ModelText::open(home.path()).expect("a model");
+    let template = text.chat_template("auto").expect("a template");
+    let (_, found) = load(&rows, "rows.jsonl", tokenizer, &template, policy(TooLong::Skip)).expect("samples");
+    let warnings = found.warnings("rows", 40);
+    assert!(warnings.len() == 1 && warnings[0].contains("rows.jsonl:1, rows.jsonl:3"), "{warnings:?}");
+    let mut audit =
+        Audit::default().measured_by(Ruler { tokenizer: tokenizer.clone(), template, limit: 40, vocabulary: None });
+    for row in qlora_data::rows::open(&rows, "r").expect("rows") {
+        audit.row(row.expect("a row"));
+    }
+    let lengths = audit.summary().tokens.expect("lengths");
+    assert_eq!(
+        qlora_data::named(&lengths.above_limit_first, lengths.above_limit),
+        "r:2, r:4, r:6, r:8, r:10 and 5 more"
+    );
+    assert_eq!((lengths.endless, lengths.endless_first.len()), (20, 5));
 }

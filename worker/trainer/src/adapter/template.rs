@@ -61,7 +61,7 @@ pub fn date(folder: &Path) -> Result<Option<String>> {
 
 fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+        Ok(text) => Ok(Some(qlora_data::strict::unmarked(&text).to_owned())),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(path)(e)),
     }

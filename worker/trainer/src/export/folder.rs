@@ -138,7 +138,7 @@ fn quantised_entries(shard: &ShardEntries, model: &ModelConfig) -> Vec<ShardEntr
 fn describe(folder: &Path, model: &ModelConfig, places: Map<String, Value>, bytes: u64) -> Result<()> {
     let path = folder.join("config.json");
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let mut config: Value = serde_json::from_str(&text)
+    let mut config: Value = serde_json::from_str(qlora_data::strict::unmarked(&text))
         .map_err(|e| Error::Export { path: path.clone(), fault: format!("is not JSON: {e}") })?;
     let dtype = config["torch_dtype"].as_str().or(config["dtype"].as_str()).unwrap_or("bfloat16").to_owned();
     config["quantization_config"] = json!({

@@ -138,7 +138,7 @@ fn change(path: &Path, edit: impl FnOnce(&mut Json)) -> Result<()> {
         return Ok(());
     }
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let before: Json = serde_json::from_str(&text)
+    let before: Json = serde_json::from_str(qlora_data::strict::unmarked(&text))
         .map_err(|e| Error::Export { path: path.into(), fault: format!("is not JSON: {e}") })?;
     let mut after = before.clone();
     edit(&mut after);

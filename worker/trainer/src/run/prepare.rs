@@ -54,6 +54,9 @@ impl Prepared {
                 let limit = config.training.eval_rows;
                 let (rows, found) = run.load_rows(path, &tokenizer, &template, files.shape.vocabulary, limit)?;
                 tell_left_out(&found, config.data.max_seq_len, reporter)?;
+                for text in found.warnings("held-out rows", config.data.max_seq_len) {
+                    reporter.report(Event::Note { text })?;
+                }
                 rows
             }
             None => Vec::new(),

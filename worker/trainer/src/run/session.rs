@@ -153,13 +153,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells of rows that teach no end, and of steps that are smaller than asked for.
+    /// Tells of rows that are cut or teach no end, and of steps that are smaller than asked for.
     fn tell_what_surprises(&self, reporter: &mut dyn Reporter) -> Result<()> {
-        let (endless, rows) = (self.prepared.statistics.endless, self.prepared.statistics.kept);
-        if endless > 0 {
-            let text = format!(
-                "warning: {endless} of {rows} rows teach no end of turn, and a model that is trained on such rows alone does not stop; qlora-ctl data check --model shows why"
-            );
+        for text in self.prepared.statistics.warnings("rows", self.run.config().data.max_seq_len) {
             reporter.report(Event::Note { text })?;
         }
         let (batches, accumulation) = (self.sampler.batches(), self.training().gradient_accumulation);

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use qlora_client::console;
 use qlora_config::TEMPLATE_DATE;
 use qlora_data::audit::{Audit, Audited, Summary};
+use qlora_data::named;
 use qlora_data::rows::{self, ReadError, Rows};
 use qlora_proto::words::count;
 use serde_json::{Value, json};
@@ -34,7 +35,7 @@ pub struct Check {
     /// `qlora-worker model list`.
     #[arg(long)]
     model: Option<String>,
-    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one.
+    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one, or the name of one of the model's.
     #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     template: String,
     /// The date of today for templates that write one, as data.template_date.
@@ -142,8 +143,9 @@ impl Check {
         if let Some(t) = &summary.tokens {
             if t.endless > 0 {
                 context.say(format!(
-                    "  warning: {} no end of turn: no control token ends what is trained on; a model trained on such rows alone does not stop. Look at the eos token and at where {{% endgeneration %}} stands",
-                    rows_that(t.endless, "teaches", "teach")
+                    "  warning: {} no end of turn ({}): no control token ends what is trained on; a model trained on such rows alone does not stop. Look at the eos token and at where {{% endgeneration %}} stands",
+                    rows_that(t.endless, "teaches", "teach"),
+                    named(&t.endless_first, t.endless)
                 ));
             }
             context.say(format!(
@@ -156,6 +158,13 @@ impl Check {
                 rows_of(t.above_limit),
                 t.limit
             ));
+            if t.above_limit > 0 {
+                context.say(format!(
+                    "  above {}: {}; data.too_long says whether they are skipped or cut",
+                    t.limit,
+                    named(&t.above_limit_first, t.above_limit)
+                ));
+            }
         }
         if let Some(w) = fixed {
             context.say(format!("{} written to {}, {} left out", rows_of(w.rows), w.path.display(), w.left_out));

@@ -34,7 +34,8 @@ pub(super) fn metadata(files: &ModelFiles) -> Result<Vec<(String, Value)>> {
     let path = files.path.join("tokenizer.json");
     let fault = |fault: String| Error::Export { path: path.clone(), fault };
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let json: Json = serde_json::from_str(&text).map_err(|e| fault(format!("is not JSON: {e}")))?;
+    let json: Json =
+        serde_json::from_str(qlora_data::strict::unmarked(&text)).map_err(|e| fault(format!("is not JSON: {e}")))?;
     if json["model"]["type"] != "BPE" {
         return Err(fault(format!("is of type {}, for which GGUF has no form here", json["model"]["type"])));
     }
