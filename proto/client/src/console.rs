@@ -17,14 +17,19 @@ fn acts_in_block(c: char) -> bool {
     acts(c) && !matches!(c, '\n' | '\t')
 }
 
-/// `text` for one line: characters that act are shown escaped, line breaks and tabs too.
+/// `text` for one line: a run of line breaks and tabs with the spaces around it becomes one space, other characters that
+/// act are shown escaped.
 pub fn line(text: &str) -> Cow<'_, str> {
-    escaped(text, acts, |out, c| match c {
-        '\n' => out.push_str("\\n"),
-        '\r' => out.push_str("\\r"),
-        '\t' => out.push_str("\\t"),
-        c => out.extend(c.escape_unicode()),
-    })
+    if text.contains(breaks) {
+        let words: Vec<&str> = text.split(breaks).map(str::trim).filter(|part| !part.is_empty()).collect();
+        return Cow::Owned(escaped(&words.join(" "), acts, |out, c| out.extend(c.escape_unicode())).into_owned());
+    }
+    escaped(text, acts, |out, c| out.extend(c.escape_unicode()))
+}
+
+/// Whether `c` is a space that is more than one on a terminal.
+fn breaks(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
 /// `text` of several lines: characters that act are shown escaped, but line breaks and tabs stay.
@@ -102,7 +107,8 @@ mod tests {
             let shown = line(text);
             assert!(!shown.chars().any(acts), "{text:?} became {shown:?}");
         }
-        assert_eq!(line("a\tb\nc\rd\x1b[0m"), "a\\tb\\nc\\rd\\u{1b}[0m");
+        assert_eq!(line("a\tb\nc\rd\x1b[0m"), "a b c d\\u{1b}[0m");
+        assert_eq!(line("cannot be used:\r\n  help: none\n\n"), "cannot be used: help: none");
         for text in ["", "chat-8b", "Größe 日本語 עברית 👩‍💻 \\n"] {
             assert_eq!(line(text), text);
             assert_eq!(block(text), text);

@@ -6,10 +6,12 @@ mod archive;
 mod connection;
 pub mod console;
 mod credentials;
+pub mod fault;
 pub mod retry;
 pub mod transfer;
 
 pub use archive::{pack, unpack};
 pub use connection::{Client, ConnectError, Service};
+pub use fault::Fault;
 pub use qlora_access::data_folder;
 pub use transfer::TransferError;
