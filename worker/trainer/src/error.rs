@@ -22,6 +22,9 @@ pub enum Error {
     Config { key: &'static str, fault: String, help: &'static str },
     #[error("{path}: {fault}; {help}")]
     Model { path: PathBuf, fault: String, help: &'static str },
+    /// The model is whole, and of a kind that is not read here.
+    #[error("{path}: {fault}; {help}")]
+    Unsupported { path: PathBuf, fault: String, help: &'static str },
     #[error("{path}: tensor `{tensor}` {fault}")]
     Tensor { path: PathBuf, tensor: String, fault: String },
     #[error("{path}: {source}")]
@@ -95,6 +98,7 @@ impl Error {
             Self::Device { .. } => "Q0303",
             Self::Stopped => "Q0503",
             Self::Model { .. } | Self::Tensor { .. } | Self::Vocabulary { .. } | Self::Positions { .. } => "Q0511",
+            Self::Unsupported { .. } => "Q0518",
             Self::Adapter { .. } => "Q0512",
             Self::Checkpoint { .. } => "Q0513",
             Self::Export { .. } => "Q0514",
@@ -113,6 +117,7 @@ impl Error {
         match self {
             Self::Config { .. }
             | Self::Model { .. }
+            | Self::Unsupported { .. }
             | Self::Tensor { .. }
             | Self::Data(_)
             | Self::Template(_)
@@ -190,6 +195,7 @@ mod tests {
         let io = |kind: std::io::ErrorKind| Error::Io { path: path.clone(), source: kind.into() };
         for (error, code) in [
             (Error::Model { path: path.clone(), fault: "x".into(), help: "y" }, "Q0511"),
+            (Error::Unsupported { path: path.clone(), fault: "x".into(), help: "y" }, "Q0518"),
             (Error::Tensor { path: path.clone(), tensor: "t".into(), fault: "x".into() }, "Q0511"),
             (Error::Adapter { path: path.clone(), fault: "x".into() }, "Q0512"),
             (Error::Export { path: path.clone(), fault: "x".into() }, "Q0514"),

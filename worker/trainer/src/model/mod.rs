@@ -6,7 +6,7 @@ mod decoder;
 mod projection;
 mod rope;
 
-pub use config::shape_from_json;
+pub use config::{ConfigFault, shape_from_json};
 pub use decoder::{Batch, Decoder, Passed};
 pub use projection::{AdapterPass, Projection};
 pub(crate) use rope::inverse_frequencies;

@@ -94,7 +94,11 @@ fn no_weights(folder: &Path) -> Error {
     let (fault, help) = if let Some(name) = has(".safetensors") {
         (format!("it holds {name}, but neither {SINGLE} nor {INDEX}"), "download the index, which says what belongs")
     } else if let Some(name) = has(".bin") {
-        (format!("it holds {name} and no .safetensors file"), "save the model with safetensors; pickles are not read")
+        return Error::Unsupported {
+            path: folder.into(),
+            fault: format!("it holds {name} and no .safetensors file"),
+            help: "save the model with safetensors; pickles are not read",
+        };
     } else {
         (
             format!("neither {SINGLE} nor {INDEX} lies there"),

@@ -15,7 +15,7 @@ use super::random::RandomWeights;
 use super::safetensors::Shards;
 use super::{FrozenWeight, Gguf, Plain, bnb};
 use crate::lora::Site;
-use crate::model::shape_from_json;
+use crate::model::{ConfigFault, shape_from_json};
 use crate::{Error, Result};
 
 /// Where the weights come from.
@@ -39,6 +39,30 @@ struct Ggml {
 pub struct Checkpoint {
     pub files: ModelFiles,
     source: Source,
+}
+
+/// The shape of the model in a folder or a `.gguf` file; its weights are not read.
+///
+/// # Errors
+/// See [`Checkpoint::open`].
+pub fn shape_of(path: &Path) -> Result<ModelShape> {
+    if path.is_dir() {
+        return shape_of_config(path, &read_json(&path.join("config.json"))?);
+    }
+    GgufFile::open(path)?.shape()
+}
+
+/// The shape that the `config.json` of `folder` gives.
+fn shape_of_config(folder: &Path, config: &serde_json::Value) -> Result<ModelShape> {
+    let path = folder.join("config.json");
+    shape_from_json(config).map_err(|fault| match fault {
+        ConfigFault::Broken(fault) => Error::Model { path, fault, help: "correct it, or download the file again" },
+        ConfigFault::Unsupported(fault) => Error::Unsupported {
+            path,
+            fault,
+            help: "Llama and Mistral decoders as Hugging Face transformers defines them can be used",
+        },
+    })
 }
 
 impl Checkpoint {
@@ -83,12 +107,7 @@ impl Checkpoint {
 
     fn open_folder(path: &Path) -> Result<Self> {
         let config = read_json(&path.join("config.json"))?;
-        let of_config = |fault: String| Error::Model {
-            path: path.join("config.json"),
-            fault,
-            help: "Llama and Mistral decoders as Hugging Face transformers defines them can be used",
-        };
-        let shape = shape_from_json(&config).map_err(of_config)?;
+        let shape = shape_of_config(path, &config)?;
         let shards = Shards::open(path)?;
         let notes = agreement::check(&shards, &shape)?;
         let text = ModelText::open(path).map_err(|e| Error::Model {

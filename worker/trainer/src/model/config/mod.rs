@@ -19,25 +19,42 @@ enum Family {
     Mistral,
 }
 
+/// Why a `config.json` cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigFault {
+    /// It does not say what it must, or contradicts itself.
+    #[error("{0}")]
+    Broken(String),
+    /// It says clearly what is not carried out here.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl From<String> for ConfigFault {
+    fn from(fault: String) -> Self {
+        Self::Broken(fault)
+    }
+}
+
 /// Sizes and constants of a Llama or Mistral `config.json`; the error says what does not fit.
-pub fn shape_from_json(config: &Value) -> Result<ModelShape, String> {
+pub fn shape_from_json(config: &Value) -> Result<ModelShape, ConfigFault> {
     let config = Keys::new(config)?;
     let family = family(&config)?;
-    quantization::check(&config)?;
-    known::check(&config)?;
+    quantization::check(&config).map_err(ConfigFault::Unsupported)?;
+    known::check(&config).map_err(ConfigFault::Unsupported)?;
     if let Some(act) = config.text("hidden_act")?.filter(|act| !matches!(*act, "silu" | "swish")) {
-        return Err(format!("`hidden_act: {act}` is not implemented"));
+        return Err(ConfigFault::Unsupported(format!("`hidden_act: {act}` is not implemented")));
     }
     let size = |key: &str| config.required(key, config.size(key)?);
     let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
     let kv_heads = match config.size("num_key_value_heads")? {
         Some(heads) => heads,
         // A Mistral without the key has eight; one with `null` has as many as query heads. Both are rare.
-        None if family == Family::Mistral => return Err("`num_key_value_heads` is missing".into()),
+        None if family == Family::Mistral => return Err("`num_key_value_heads` is missing".to_owned().into()),
         None => heads,
     };
     if heads % kv_heads != 0 {
-        return Err(format!("{heads} query heads cannot share {kv_heads} key heads (`num_key_value_heads`)"));
+        return Err(format!("{heads} query heads cannot share {kv_heads} key heads (`num_key_value_heads`)").into());
     }
     let rope = rope::read(&config)?;
     Ok(ModelShape {
@@ -58,19 +75,19 @@ pub fn shape_from_json(config: &Value) -> Result<ModelShape, String> {
 }
 
 /// By `model_type`; `architectures` must agree, because a classifier has another head.
-fn family(config: &Keys<'_>) -> Result<Family, String> {
+fn family(config: &Keys<'_>) -> Result<Family, ConfigFault> {
     let (family, wanted) = match config.text("model_type")? {
         Some("llama") => (Family::Llama, "LlamaForCausalLM"),
         Some("mistral") => (Family::Mistral, "MistralForCausalLM"),
-        Some(other) => return Err(format!("the architecture `{other}` is not supported")),
-        None => return Err("`model_type` is missing".into()),
+        Some(other) => return Err(ConfigFault::Unsupported(format!("the architecture `{other}` is not supported"))),
+        None => return Err("`model_type` is missing".to_owned().into()),
     };
     let Some(found) = config.value("architectures") else { return Ok(family) };
     let named = |name: &Value| name.as_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
     match found.as_array().map(Vec::as_slice) {
         Some([]) => Ok(family),
         Some([name]) if named(name) => Ok(family),
-        _ => Err(format!("`architectures: {found}` is not supported; `{wanted}` is")),
+        _ => Err(ConfigFault::Unsupported(format!("`architectures: {found}` is not supported; `{wanted}` is"))),
     }
 }
 
@@ -83,10 +100,12 @@ fn head_dim(config: &Keys<'_>, hidden: usize, heads: usize) -> Result<usize, Str
     if size.is_multiple_of(2) { Ok(size) } else { Err(format!("heads of {size} cannot be rotated in pairs")) }
 }
 
-fn sliding_window(config: &Keys<'_>, family: Family) -> Result<Option<usize>, String> {
+fn sliding_window(config: &Keys<'_>, family: Family) -> Result<Option<usize>, ConfigFault> {
     let window = config.size("sliding_window")?;
     match family {
-        Family::Llama if window.is_some() => Err("`sliding_window` is not implemented for Llama".into()),
+        Family::Llama if window.is_some() => {
+            Err(ConfigFault::Unsupported("`sliding_window` is not implemented for Llama".into()))
+        }
         Family::Llama => Ok(None),
         // `null` turns the window off, no key leaves it on.
         Family::Mistral if config.has("sliding_window") => Ok(window),

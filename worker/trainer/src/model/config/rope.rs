@@ -5,6 +5,7 @@
 
 use qlora_planner::RopeScaling;
 
+use super::ConfigFault;
 use super::keys::Keys;
 
 /// Where no key names one; so in transformers.
@@ -19,7 +20,7 @@ pub(super) struct Rope {
     pub scaling: Option<RopeScaling>,
 }
 
-pub(super) fn read(config: &Keys<'_>) -> Result<Rope, String> {
+pub(super) fn read(config: &Keys<'_>) -> Result<Rope, ConfigFault> {
     let (newer, older) = (config.object("rope_parameters")?, config.object("rope_scaling")?);
     let theta = theta(config, newer.as_ref(), older.as_ref())?;
     let asked = newer.as_ref().map(scaling).transpose()?;
@@ -27,7 +28,9 @@ pub(super) fn read(config: &Keys<'_>) -> Result<Rope, String> {
         None => asked.flatten(),
         Some(older) => {
             if asked.flatten().is_some_and(|newer| Some(newer) != older) {
-                return Err("`rope_parameters` and `rope_scaling` ask for different scalings; remove one".into());
+                return Err("`rope_parameters` and `rope_scaling` ask for different scalings; remove one"
+                    .to_owned()
+                    .into());
             }
             older
         }
@@ -53,18 +56,23 @@ fn theta(config: &Keys<'_>, newer: Option<&Keys<'_>>, older: Option<&Keys<'_>>) 
     Ok(*theta)
 }
 
-fn scaling(keys: &Keys<'_>) -> Result<Option<RopeScaling>, String> {
+fn scaling(keys: &Keys<'_>) -> Result<Option<RopeScaling>, ConfigFault> {
     let kind = kind(keys)?;
     let allowed: &[&str] = match kind {
         "default" => &[],
         "llama3" => &LLAMA3,
-        other => return Err(format!("`{}: {other}` is not implemented", keys.name("rope_type"))),
+        other => {
+            return Err(ConfigFault::Unsupported(format!("`{}: {other}` is not implemented", keys.name("rope_type"))));
+        }
     };
     if let Some((key, value)) = keys.entries().find(|(key, _)| !COMMON.contains(key) && !allowed.contains(key)) {
-        return Err(format!("`{}: {value}` does not go with the rotary type `{kind}`", keys.name(key)));
+        return Err(format!("`{}: {value}` does not go with the rotary type `{kind}`", keys.name(key)).into());
     }
     if keys.number("partial_rotary_factor")?.is_some_and(|part| part != 1.0) {
-        return Err(format!("`{}` other than 1 is not implemented", keys.name("partial_rotary_factor")));
+        return Err(ConfigFault::Unsupported(format!(
+            "`{}` other than 1 is not implemented",
+            keys.name("partial_rotary_factor")
+        )));
     }
     if kind == "default" {
         return Ok(None);
@@ -73,7 +81,7 @@ fn scaling(keys: &Keys<'_>) -> Result<Option<RopeScaling>, String> {
     let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
     if high <= low {
         let name = keys.name("high_freq_factor");
-        return Err(format!("`{name}` {high} is not above `low_freq_factor` {low}"));
+        return Err(format!("`{name}` {high} is not above `low_freq_factor` {low}").into());
     }
     Ok(Some(RopeScaling::Llama3 {
         factor: number("factor")?,

@@ -16,7 +16,7 @@ fn llama(change: &Value) -> Result<ModelShape, String> {
             _ => config[key] = value.clone(),
         }
     }
-    shape_from_json(&config)
+    shape_from_json(&config).map_err(|fault| fault.to_string())
 }
 
 #[track_caller]

@@ -39,6 +39,14 @@ impl Header<'_> {
         Error::Model { path: self.path.into(), fault, help: "use a file made by a current convert_hf_to_gguf" }
     }
 
+    fn unsupported(&self, fault: String) -> Error {
+        Error::Unsupported {
+            path: self.path.into(),
+            fault,
+            help: "take another model, or the Hugging Face folder of this one",
+        }
+    }
+
     /// Whether the file is all of a model; `tensors` lie in it.
     ///
     /// # Errors
@@ -68,7 +76,7 @@ impl Header<'_> {
     pub(super) fn shape(&self, vocabulary: usize) -> Result<ModelShape> {
         let arch = self.required("general.architecture", self.text("general.architecture")?)?;
         if arch != "llama" && arch != "mistral" {
-            return Err(Error::Model {
+            return Err(Error::Unsupported {
                 path: self.path.into(),
                 fault: format!("its architecture is `{arch}`"),
                 help: "Llama and Mistral can be trained",
@@ -88,7 +96,9 @@ impl Header<'_> {
         }
         for key in ["attention.value_length", "rope.dimension_count"] {
             if let Some(other) = size(key)?.filter(|&other| other != head_dim) {
-                return Err(self.fault(format!("`{arch}.{key}` {other} beside heads of {head_dim} is not implemented")));
+                return Err(
+                    self.unsupported(format!("`{arch}.{key}` {other} beside heads of {head_dim} is not implemented"))
+                );
             }
         }
         self.same_vocabulary(arch, vocabulary)?;
@@ -136,7 +146,7 @@ impl Header<'_> {
                 _ => false,
             };
             if !off {
-                return Err(self.fault(format!("`{key}: {value:?}` is not implemented")));
+                return Err(self.unsupported(format!("`{key}: {value:?}` is not implemented")));
             }
         }
         Ok(())

@@ -205,7 +205,7 @@ fn unreadable(path: &Path, fault: &str) -> Error {
     let path = path.into();
     if fault.contains("unknown dtype") {
         let help = "use a file of F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K";
-        return Error::Model { path, fault: format!("it has blocks of a type that is not read ({fault})"), help };
+        return Error::Unsupported { path, fault: format!("it has blocks of a type that is not read ({fault})"), help };
     }
     let fault = format!("it is no GGUF file, or its header is cut off ({fault})");
     Error::Model { path, fault, help: "download the file again" }
