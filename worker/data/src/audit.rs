@@ -256,7 +256,7 @@ fn hash_of(value: &Value) -> u64 {
 }
 
 /// The keys of a row and of its messages that nothing reads.
-fn unread_keys(row: &Value) -> BTreeSet<String> {
+pub(crate) fn unread_keys(row: &Value) -> BTreeSet<String> {
     let messages = ["messages", "conversations", "conversation", "prompt", "completion"];
     let messages = messages.iter().filter_map(|key| row[*key].as_array()).flatten();
     let of_messages = messages.flat_map(|message| message::unread(message).map(|key| format!("messages[].{key}")));

@@ -1,10 +1,12 @@
 //! A file of conversations as samples, with what was left out and why.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
+use crate::audit::unread_keys;
 use crate::chat::{Example, RowError};
 use crate::encode::{EncodeError, Sample};
 use crate::encoder::Encoder;
@@ -51,6 +53,9 @@ pub struct Statistics {
     pub tokens: usize,
     pub supervised_tokens: usize,
     pub longest: usize,
+    /// Keys that nothing reads, with the rows that have them.
+    #[serde(default)]
+    pub unread: BTreeMap<String, usize>,
 }
 
 /// Why a file cannot be trained on.
@@ -107,8 +112,15 @@ pub fn load(
     let mut samples = Vec::new();
     let mut statistics = Statistics::default();
     let encoder = Encoder::new(tokenizer, template);
-    for row in examples(path, name)? {
-        let (place, example) = row?;
+    for row in rows::open(path, name)? {
+        let Row { place, value } = row?;
+        for key in value.as_ref().map(unread_keys).unwrap_or_default() {
+            *statistics.unread.entry(key).or_default() += 1;
+        }
+        let example = match value.and_then(Example::from_value) {
+            Ok(example) => example,
+            Err(source) => return Err(DatasetError::Row { place, source }),
+        };
         statistics.rows += 1;
         let encoded = match encoder.encode(tokenizer, template, &example) {
             Ok(encoded) => encoded,

@@ -49,6 +49,7 @@ impl Prepared {
             ));
         }
         let (train, statistics) = run.load_rows(&run.train, &tokenizer, &template, files.shape.vocabulary, None)?;
+        tell_unread(&statistics, "training", reporter)?;
         let eval = match &run.eval {
             Some(path) => {
                 let limit = config.training.eval_rows;
@@ -57,6 +58,7 @@ impl Prepared {
                 for text in found.warnings("held-out rows", config.data.max_seq_len) {
                     reporter.report(Event::Note { text })?;
                 }
+                tell_unread(&found, "held-out", reporter)?;
                 rows
             }
             None => Vec::new(),
@@ -125,6 +127,16 @@ fn tell_left_out(found: &Statistics, limit: usize, reporter: &mut dyn Reporter) 
     let text = format!(
         "{left_out} of {rows} held-out rows are left out: {long} longer than data.max_seq_len {limit}, {empty} without a token to train on"
     );
+    reporter.report(Event::Note { text })
+}
+
+/// Tells once of keys of rows that nothing reads: what a person wrote there is not trained on.
+fn tell_unread(found: &Statistics, which: &str, reporter: &mut dyn Reporter) -> Result<()> {
+    if found.unread.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<String> = found.unread.iter().map(|(key, rows)| format!("`{key}` in {rows}")).collect();
+    let text = format!("keys of {which} rows that are not read: {} of {} rows", keys.join(", "), found.rows);
     reporter.report(Event::Note { text })
 }
 
