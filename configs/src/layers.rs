@@ -69,6 +69,16 @@ impl ResolvedConfig {
         Self::check(config, &|_| None)
     }
 
+    /// The same with `base` as the model, for callers who know where its name leads.
+    ///
+    /// # Errors
+    /// Those of [`Self::from_json`].
+    pub fn with_base(self, base: String) -> Result<Self, ConfigErrors> {
+        let Self { mut config, warnings, .. } = self;
+        config.model.base = Some(base);
+        Ok(Self { warnings, ..Self::check(config, &|_| None)? })
+    }
+
     fn check(config: TrainingConfig, place: &dyn Fn(&[String]) -> Option<Place>) -> Result<Self, ConfigErrors> {
         let faults: Vec<_> = validate(&config)
             .into_iter()

@@ -19,6 +19,7 @@ mod layers;
 mod locate;
 mod nested;
 mod presets;
+mod rewrite;
 mod schema;
 mod template;
 mod validate;
@@ -29,6 +30,7 @@ pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
 pub use interplay::{Idle, idle_in};
 pub use layers::{Layers, ResolvedConfig};
 pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
+pub use rewrite::rewritten;
 pub use schema::{
     Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig, ModelConfig, OptimizerKind,
     Quantization, ResourceConfig, Schedule, TEMPLATE_DATE, TargetModule, TooLong, TrainingConfig, TrainingSection,
