@@ -9,8 +9,11 @@ use clap::Parser;
 use crate::doors;
 
 /// Holds configs and job state; hands work to workers.
+///
+/// Exit codes: 0 stopped by a signal, 1 network or telemetry failed, 2 usage or token file,
+/// 3 state cannot be used, 4 address cannot be listened on, 5 another coordinator holds the state.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(name = "qlora-coordinator", version, about, long_about, verbatim_doc_comment)]
 pub struct Cli {
     /// Address for workers, qlora-ctl and browsers.
     #[arg(long, env = "QLORA_LISTEN", default_value = "127.0.0.1:7070")]

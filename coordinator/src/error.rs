@@ -20,9 +20,9 @@ pub enum StartError {
     Token(#[from] TokenError),
     #[error("error[Q0408]: no folder for state is known\n  help: give --state-dir DIR")]
     NoStateFolder,
-    #[error("error[Q0601]: {0}")]
+    #[error("error[{code}]: {0}\n  help: {help}", code = store_fault(.0), help = store_help(.0))]
     Store(#[from] StoreError),
-    #[error("error[Q0602]: {0}")]
+    #[error("error[Q0602]: {0}\n  help: make room and let this user write there, or give --state-dir another folder")]
     Artifacts(#[from] ArtifactError),
     #[error("error[Q0603]: {0}")]
     Telemetry(#[from] qlora_telemetry::SetupError),
@@ -33,12 +33,34 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// 2 where the command line is at fault, else 1.
+    /// As docs/reference/cli.md lists them.
     pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Token(_) | Self::NoStateFolder => ExitCode::from(2),
-            _ => ExitCode::FAILURE,
-        }
+        ExitCode::from(match self {
+            Self::Token(_) | Self::NoStateFolder => 2,
+            Self::Store(StoreError::InUse { .. }) => 5,
+            Self::Store(_) | Self::Artifacts(_) => 3,
+            Self::Bind { .. } => 4,
+            Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => 1,
+        })
+    }
+}
+
+/// A folder that another coordinator holds is one thing, one that cannot be used another.
+fn store_fault(fault: &StoreError) -> &'static str {
+    match fault {
+        StoreError::InUse { .. } => "Q0409",
+        _ => "Q0601",
+    }
+}
+
+/// The way out, where the message does not say it.
+fn store_help(fault: &StoreError) -> &'static str {
+    match fault {
+        StoreError::InUse { .. } => "one coordinator serves all; each further one needs a folder of its own",
+        StoreError::Newer { .. } => "start the newer program, or give --state-dir another folder",
+        StoreError::Folder { .. } => "let this user write there, or give --state-dir another folder",
+        StoreError::DiskFull { .. } => "free space there, or give --state-dir a folder on a larger disk",
+        _ => "restore the folder from a copy, or give --state-dir another one",
     }
 }
 

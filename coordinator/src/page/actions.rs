@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Redirect, Response};
 use qlora_engine::Event;
 use qlora_proto::CHUNK_BYTES;
@@ -10,19 +10,22 @@ use qlora_store::{ArtifactReader, Digest256, JobStore};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{layout, not_found};
+use super::{failed, job_number, not_found};
 use crate::convert;
-use crate::error::CallError;
 use crate::services::Services;
 
 /// Sends an artifact of a job as a file.
 pub async fn download<S: JobStore>(
     State(services): State<Services<S>>,
-    Path((id, name)): Path<(u64, String)>,
+    Path((id, name)): Path<(String, String)>,
 ) -> Response {
+    let id = match job_number(&id) {
+        Ok(id) => id,
+        Err(page) => return *page,
+    };
     let job = match services.job(id).await {
         Ok(job) => job,
-        Err(e) => return not_found(e),
+        Err(e) => return failed(&e),
     };
     let Some(artifact) = job.artifacts.iter().rev().find(|artifact| artifact.name == name) else {
         return not_found(format!("job {id} has no artifact {name}"));
@@ -33,7 +36,7 @@ pub async fn download<S: JobStore>(
     };
     match reader {
         Ok(reader) => file(&format!("job-{id}-{name}"), reader),
-        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+        Err(e) => failed(&e.into()),
     }
 }
 
@@ -63,15 +66,18 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
 }
 
 /// Cancels a job and shows it again. The doors have checked that the request comes from a page of our own.
-pub async fn cancel<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<u64>) -> Response {
+pub async fn cancel<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<String>) -> Response {
+    let id = match job_number(&id) {
+        Ok(id) => id,
+        Err(page) => return *page,
+    };
+    // A job that cannot be read is one that is there.
+    if let Err(e) = services.job(id).await {
+        return failed(&e);
+    }
     let event = Event::Cancel { job: convert::job_in(id), reason: "by user, on the page".into() };
     match services.driver.event(event).await {
         Ok(_) => Redirect::to(&format!("/j/{id}")).into_response(),
-        Err(e @ CallError::Refused(_)) => refused(StatusCode::CONFLICT, &e.to_string()),
-        Err(e) => refused(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()),
+        Err(e) => failed(&e),
     }
-}
-
-fn refused(status: StatusCode, why: &str) -> Response {
-    (status, layout::page("refused", &maud::html! { p { (why) } })).into_response()
 }

@@ -17,13 +17,14 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use qlora_engine::{Engine, Job, JobState};
+use qlora_engine::{Engine, Job, JobState, Refusal};
 use qlora_proto::ExplainResponse;
 use qlora_store::JobStore;
 
 use self::curve::Curves;
 use crate::clock::now;
 use crate::convert;
+use crate::error::CallError;
 use crate::services::{Services, explain, summary};
 
 /// Log lines at the foot of a job's page.
@@ -35,13 +36,49 @@ pub fn router<S: JobStore>(services: Services<S>) -> Router {
         .route("/j/{id}", get(show::<S>).with_state((services.clone(), Arc::default())))
         .route("/j/{id}/artifacts/{name}", get(actions::download::<S>))
         .route("/j/{id}/cancel", post(actions::cancel::<S>))
+        .method_not_allowed_fallback(wrong_method)
         .with_state(services)
 }
 
 /// A page that says what is not there.
 pub fn not_found(what: impl std::fmt::Display) -> Response {
-    let text = what.to_string();
-    (StatusCode::NOT_FOUND, layout::page("not found", &maud::html! { p { (text) } })).into_response()
+    refused(StatusCode::NOT_FOUND, what)
+}
+
+/// A page that says why there is no other, and leads back.
+pub fn refused(status: StatusCode, why: impl std::fmt::Display) -> Response {
+    let title = status.canonical_reason().unwrap_or("Refused").to_lowercase();
+    let body = maud::html! {
+        h1 { (title) }
+        p { (why) }
+        p { a href="/" { "All jobs and workers" } }
+    };
+    (status, layout::page(&title, &body)).into_response()
+}
+
+/// The number of the job that an address names, or the page that says that there is none.
+fn job_number(text: &str) -> Result<u64, Box<Response>> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| Box::new(not_found(format!("`{text}` is no job: a job is a number from 1 on"))))
+}
+
+/// The page for a call that failed.
+fn failed(fault: &CallError) -> Response {
+    let status = match fault {
+        CallError::Refused(Refusal::UnknownJob(_)) => StatusCode::NOT_FOUND,
+        CallError::Refused(_) => StatusCode::CONFLICT,
+        CallError::Unreadable { .. } | CallError::Store(_) | CallError::Artifact(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    refused(status, fault)
+}
+
+/// A page asked for in a way that it is not given: a cancel by its address, say.
+async fn wrong_method(request: axum::extract::Request) -> Response {
+    let why = format!("{} is not for {} requests", request.uri().path(), request.method());
+    refused(StatusCode::METHOD_NOT_ALLOWED, why)
 }
 
 /// A page for who has not been let in yet.
@@ -72,28 +109,32 @@ async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
     });
     match read.await {
         Ok((jobs, workers)) => jobs::page(&jobs, &workers).into_response(),
-        Err(e) => (StatusCode::SERVICE_UNAVAILABLE, e.to_string()).into_response(),
+        Err(e) => failed(&e),
     }
 }
 
 async fn show<S: JobStore>(
     State((services, curves)): State<(Services<S>, Arc<Curves>)>,
-    Path(id): Path<u64>,
+    Path(id): Path<String>,
 ) -> Response {
+    let id = match job_number(&id) {
+        Ok(id) => id,
+        Err(page) => return *page,
+    };
     let job = match services.job(id).await {
         Ok(job) => job,
-        Err(e) => return not_found(e),
+        Err(e) => return failed(&e),
     };
     let why = services.driver.read(move |engine| why_queued(engine, engine.job(convert::job_in(id))?));
     let why = match why.await {
         Ok(why) => why,
-        Err(e) => return (StatusCode::SERVICE_UNAVAILABLE, e.to_string()).into_response(),
+        Err(e) => return failed(&e),
     };
     let curve = curves.of(id, |after, limit| services.store.metrics(convert::job_in(id), after, limit)).await;
     let logs = services.store.last_logs(convert::job_in(id), LOG_LINES).await;
     match (curve, logs) {
         (Ok(curve), Ok(logs)) => job::page(&job, why.as_ref(), &curve, &logs).into_response(),
-        (Err(e), _) | (_, Err(e)) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+        (Err(e), _) | (_, Err(e)) => failed(&e.into()),
     }
 }
 
