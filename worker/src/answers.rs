@@ -16,9 +16,9 @@ use crate::models;
 use crate::output::{number, print, print_json};
 
 /// Scores and prints.
-pub fn score(agent: &AgentArgs, args: &ScoreArgs) -> Result<ExitCode, WorkerError> {
+pub fn score(agent: &AgentArgs, args: &ScoreArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
     let answerer = open(agent, &args.subject)?;
-    let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let bar = if as_json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} rows, {elapsed}") {
         bar.set_style(style);
     }
@@ -28,7 +28,7 @@ pub fn score(agent: &AgentArgs, args: &ScoreArgs) -> Result<ExitCode, WorkerErro
         Ok(())
     })?;
     bar.finish_and_clear();
-    if args.json {
+    if as_json {
         print_json(&scores_json(&scores))?;
     } else {
         print_scores(&scores)?;
@@ -69,11 +69,16 @@ fn print_scores(scores: &Scores) -> Result<(), WorkerError> {
 }
 
 /// Answers one message and prints the answer.
-pub fn generate(agent: &AgentArgs, args: &GenerateArgs) -> Result<ExitCode, WorkerError> {
+pub fn generate(agent: &AgentArgs, args: &GenerateArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
     let tools = args.tools.as_deref().map(read_tools).transpose()?.unwrap_or_default();
     let messages = vec![json!({"role": "user", "content": args.prompt})];
     let conversation = qlora_trainer::score::Conversation { messages, tools };
-    print(open(agent, &args.subject)?.answer(&conversation)?)?;
+    let answer = open(agent, &args.subject)?.answer(&conversation)?;
+    if as_json {
+        print_json(&json!({"v": 1, "answer": answer}))?
+    } else {
+        print(answer)?
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,9 +9,10 @@ use qlora_config::{Compute, ModelConfig, Quantization};
 use qlora_trainer::bench::{self, Logits};
 
 use crate::error::WorkerError;
+use crate::output::print_json;
 
 /// Writes `ids` [T] and `logits` [T, V] of `model` with `adapter` to `out`.
-pub fn run(model: &Path, adapter: Option<&Path>, out: &PathBuf) -> Result<ExitCode, WorkerError> {
+pub fn run(model: &Path, adapter: Option<&Path>, out: &PathBuf, as_json: bool) -> Result<ExitCode, WorkerError> {
     let quantization = if model.is_dir() { Quantization::None } else { Quantization::Gguf };
     let config = ModelConfig::held_as(quantization, Compute::F32);
     let Logits { ids, logits, notes } = bench::logits(model, &config, adapter)?;
@@ -29,5 +30,8 @@ pub fn run(model: &Path, adapter: Option<&Path>, out: &PathBuf) -> Result<ExitCo
         drop(std::fs::remove_file(&partial));
     }
     named?;
+    if as_json {
+        print_json(&serde_json::json!({"v": 1, "out": out}))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

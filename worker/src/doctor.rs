@@ -28,6 +28,21 @@ struct Check {
     /// Training goes on without it.
     optional: bool,
     text: String,
+    /// The way out of what is not ok.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, ok: bool, optional: bool, text: impl Into<String>) -> Self {
+        Self { name, ok, optional, text: text.into(), help: None }
+    }
+
+    /// With what helps, where it is not ok.
+    fn or(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into()).filter(|help| !self.ok && !help.is_empty());
+        self
+    }
 }
 
 /// Prints every check; exit code 1 where one that matters fails.
@@ -45,6 +60,9 @@ pub fn run(args: &AgentArgs, json: bool) -> Result<ExitCode, WorkerError> {
                 "no"
             };
             print(format!("{mark:<3} {:<16} {}", check.name, console::line(&check.text)))?;
+            if let Some(help) = &check.help {
+                print(format!("    {:<16} help: {}", "", console::line(help)))?;
+            }
         }
     }
     let is_fit = checks.iter().all(|check| check.ok || check.optional);
@@ -56,7 +74,7 @@ const LEAST_STATE: u64 = 1 << 30;
 const LEAST_MODELS: u64 = 2 << 30;
 
 /// Whether a folder that will be written to can be, and has room: tried with a file, which goes again.
-fn room(name: &'static str, folder: Result<PathBuf, String>, least: u64) -> Check {
+fn room(name: &'static str, folder: Result<PathBuf, String>, least: u64, place: &str) -> Check {
     let tried = folder.and_then(|folder| {
         let fault = |e: std::io::Error| format!("{}: {e}", folder.display());
         fs::create_dir_all(&folder).map_err(fault)?;
@@ -66,109 +84,91 @@ fn room(name: &'static str, folder: Result<PathBuf, String>, least: u64) -> Chec
         Ok((platform::disk_free(&folder), folder))
     });
     let (ok, text) = match tried {
-        Err(fault) => (false, fault),
+        Err(fault) => return Check::new(name, false, false, fault).or(place),
         Ok((free, folder)) => {
             let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
             let enough = free.is_none_or(|free| free >= least);
-            let few = if enough { String::new() } else { format!("; {:.0} GiB are needed", gib(least)) };
             let free = free.map_or("unknown space".into(), |free| format!("{:.1} GiB", gib(free)));
-            (enough, format!("free {free} at {}{few}", folder.display()))
+            (enough, format!("free {free} at {}", folder.display()))
         }
     };
-    Check { name, ok, optional: false, text }
+    let gib = least >> 30;
+    Check::new(name, ok, false, text).or(format!("make room for {gib} GiB, or {place}"))
 }
 
 fn checks(args: &AgentArgs) -> Vec<Check> {
-    let folder = std::env::temp_dir();
-    let mut checks = Vec::new();
-    match platform::offers(None, &[], &folder) {
-        Ok(all) => {
-            let p = all.first().cloned().unwrap_or_default();
-            let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
-            checks.push(Check {
-                name: "processor",
-                ok: true,
-                optional: false,
-                text: format!("{}, {} cores", p.cpu_model, p.cpu_cores),
-            });
-            let enough = p.memory >= 1 << 30;
-            checks.push(Check {
-                name: "memory",
-                ok: enough,
-                optional: false,
-                text: match p.device_memory_free {
-                    Some(free) => format!("{}, free {}", gib(p.memory), gib(free)),
-                    None => gib(p.memory),
-                },
-            });
-            checks.push(Check {
-                name: "offers",
-                ok: true,
-                optional: false,
-                text: all
-                    .iter()
-                    .map(|p| format!("{} on {}", p.device_class().word(), p.device_name))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            });
-        }
-        Err(e) => checks.push(Check { name: "platform", ok: false, optional: false, text: e.to_string() }),
-    }
+    let mut checks = platform_checks();
     for (name, found) in platform::accelerators() {
         let ok = found.is_ok();
         let line = |gpu: &Accelerator| format!("{} {} driver {}", gpu.name, gpu.compute_capability, gpu.driver);
         let text = found.map_or_else(|e| e, |gpus| gpus.iter().map(line).collect::<Vec<_>>().join(", "));
-        checks.push(Check { name, ok, optional: true, text });
+        checks.push(Check::new(name, ok, true, text).or("training goes on without one; where this machine has such a device, install its driver"));
     }
-    checks.push(Check {
-        name: "products",
-        ok: true,
-        optional: true,
-        text: qlora_trainer::device::processor_products().into(),
-    });
+    checks.push(Check::new("products", true, true, qlora_trainer::device::processor_products()));
     for (name, feature, built) in
         [("built for cuda", "cuda", cfg!(feature = "cuda")), ("built for metal", "metal", cfg!(feature = "metal"))]
     {
-        let no = || format!("no; cargo build --release -p qlora-worker --features {feature}");
-        let text = if built { "yes".into() } else { no() };
-        checks.push(Check { name, ok: built, optional: true, text });
+        let check = Check::new(name, built, true, if built { "yes" } else { "no" });
+        checks.push(check.or(format!("to use one: cargo build --release -p qlora-worker --features {feature}")));
     }
     if let Some(found) = qlora_trainer::device::cudnn() {
-        let (ok, text) = (found.is_ok(), found.unwrap_or_else(|e| format!("{e}; attention is our own")));
-        checks.push(Check { name: "cuDNN", ok, optional: true, text });
+        let (ok, text) = (found.is_ok(), found.unwrap_or_else(|e| e));
+        checks.push(Check::new("cuDNN", ok, true, text).or("nothing needs it: attention is our own without it"));
     }
     let state = identity::state_folder(args).map_err(|e| e.to_string());
-    checks.push(room("state", state, LEAST_STATE));
+    checks.push(room("state", state, LEAST_STATE, "give --state-dir a folder that this user can write to"));
     let models = Cache::open().map(|cache| cache.folder().to_owned()).map_err(|e| e.to_string());
-    checks.push(room("models", models, LEAST_MODELS));
+    checks.push(room("models", models, LEAST_MODELS, "set QLORA_MODEL_DIR to a folder that this user can write to"));
     checks.push(reach(args));
     checks
+}
+
+/// The processor, the memory, and what is offered to jobs.
+fn platform_checks() -> Vec<Check> {
+    let all = match platform::offers(None, &[], &std::env::temp_dir()) {
+        Ok(all) => all,
+        Err(e) => return vec![Check::new("platform", false, false, e.to_string()).or(e.help())],
+    };
+    let p = all.first().cloned().unwrap_or_default();
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+    let memory = match p.device_memory_free {
+        Some(free) => format!("{}, free {}", gib(p.memory), gib(free)),
+        None => gib(p.memory),
+    };
+    let offers: Vec<_> = all.iter().map(|p| format!("{} on {}", p.device_class().word(), p.device_name)).collect();
+    vec![
+        Check::new("processor", true, false, format!("{}, {} cores", p.cpu_model, p.cpu_cores)),
+        Check::new("memory", p.memory >= 1 << 30, false, memory).or("training needs 1 GiB of memory at the least"),
+        Check::new("offers", true, false, offers.join(", ")),
+    ]
 }
 
 /// Asks the coordinator something as a worker would, so that the token is tried too. One that nobody named may come later;
 /// one that refuses will go on refusing.
 fn reach(args: &AgentArgs) -> Check {
     let address = &args.coordinator;
-    let check = |ok, optional, text: String| Check { name: "coordinator", ok, optional, text };
+    let check = |ok, optional, text: String| Check::new("coordinator", ok, optional, text);
     let (answer, token_help) = match ask(args) {
         Ok(answer) => answer,
-        Err(e) => return check(false, false, e),
+        Err((fault, help)) => return check(false, false, fault).or(help),
     };
     match answer {
         Ok(()) => check(true, true, format!("{address} answers and takes the token")),
         Err(status) if status.code() == Code::Unauthenticated => {
-            check(false, false, format!("{address}: {}; {token_help}", first(status.message())))
+            check(false, false, format!("{address}: {}", first(status.message()))).or(token_help)
         }
-        Err(status) => check(false, !args.names_coordinator(), format!("{address}: {}", root_cause(&status))),
+        Err(status) => check(false, !args.names_coordinator(), format!("{address}: {}", root_cause(&status)))
+            .or("start one there with qlora-coordinator, or give --coordinator ADDR"),
     }
 }
 
 /// The answer to a call that only reads and the way out where the token is refused, or what kept it from being sent.
-fn ask(args: &AgentArgs) -> Result<(Result<(), Status>, &'static str), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+fn ask(args: &AgentArgs) -> Result<(Result<(), Status>, &'static str), (String, String)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| (e.to_string(), String::new()))?;
     runtime.block_on(async {
         let client = Client::new(&args.coordinator, args.token_file.as_deref());
-        let mut client = client.map_err(|e| format!("{e}; {}", e.help()))?;
+        let mut client = client.map_err(|e| (e.to_string(), e.help()))?;
         let call = client.workers.list_workers(ListWorkersRequest {});
         let answer = match tokio::time::timeout(PATIENCE, call).await {
             Ok(answer) => answer.map(drop),

@@ -3,46 +3,92 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use qlora_client::Fault;
+
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The reader of stdout is gone, as after `| head -1`: it has what it wanted.
     #[error("nobody reads the output")]
     OutputClosed,
-    #[error(
-        "error[Q0401]: no coordinator at {address} ({fault})\n  help: start one with qlora-coordinator, or give --coordinator ADDR"
-    )]
+    #[error("no coordinator at {address} ({fault})")]
     Unreachable { address: String, fault: String },
-    #[error("error[Q0402]: {0}\n  help: {help}", help = .0.help())]
+    #[error("{0}")]
     Connect(#[from] qlora_client::ConnectError),
-    #[error("error[Q0403]: the coordinator refuses: {message}\n  help: {help}")]
+    #[error("the coordinator refuses: {message}")]
     Refused { message: String, help: &'static str },
-    #[error("error[Q0404]: the coordinator refuses: {message}\n  help: {help}")]
+    #[error("the coordinator refuses: {message}")]
     Token { message: String, help: &'static str },
-    #[error("error[Q0408]: no folder for state is known\n  help: give --state-dir DIR")]
+    #[error("no folder for state is known")]
     NoStateFolder,
-    #[error(
-        "error[Q0409]: another worker uses the state folder {path}\n  help: stop it, or give this one its own --state-dir and --name"
-    )]
+    #[error("another worker uses the state folder {path}")]
     StateInUse { path: PathBuf },
-    #[error("error[Q0605]: {path}: {source}")]
+    #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("error[Q0603]: {0}")]
+    #[error("{0}")]
     Telemetry(#[from] qlora_telemetry::SetupError),
-    #[error("error[Q0303]: {0}")]
+    #[error("{0}")]
     Device(String),
     #[error("{0}")]
     Config(#[from] qlora_config::ConfigErrors),
-    #[error("error[Q0302]: {0}")]
+    #[error("{}", parts(.0).0)]
     Model(#[from] crate::models::ModelError),
-    #[error("error[Q0203]: {0}")]
+    #[error("{0}")]
     Input(String),
-    #[error("error[{code}]: {0}", code = .0.code())]
+    #[error("{0}")]
     Training(#[from] qlora_trainer::Error),
+}
+
+/// What a fault of a model says, and its way out.
+fn parts(fault: &crate::models::ModelError) -> (String, String) {
+    let text = fault.to_string();
+    let (message, help) = text.split_once("\n  help: ").unwrap_or((&text, ""));
+    (message.to_owned(), help.to_owned())
 }
 
 impl WorkerError {
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.into(), source }
+    }
+
+    /// Stable; `qlora-ctl explain CODE` tells more. Faults of a configuration carry their own.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "",
+            Self::Unreachable { .. } => "Q0401",
+            Self::Connect(_) => "Q0402",
+            Self::Refused { .. } => "Q0403",
+            Self::Token { .. } => "Q0404",
+            Self::NoStateFolder => "Q0408",
+            Self::StateInUse { .. } => "Q0409",
+            Self::Io { .. } | Self::OutputClosed => "Q0605",
+            Self::Telemetry(_) => "Q0603",
+            Self::Device(_) => "Q0303",
+            Self::Model(_) => "Q0302",
+            Self::Input(_) => "Q0203",
+            Self::Training(e) => e.code(),
+        }
+    }
+
+    /// The way out; empty where the message says it, or there is none.
+    pub fn help(&self) -> String {
+        match self {
+            Self::Unreachable { .. } => "start one with qlora-coordinator, or give --coordinator ADDR".into(),
+            Self::Connect(fault) => fault.help(),
+            Self::Refused { help, .. } | Self::Token { help, .. } => (*help).into(),
+            Self::NoStateFolder => "give --state-dir DIR".into(),
+            Self::StateInUse { .. } => "stop it, or give this one its own --state-dir and --name".into(),
+            Self::Model(fault) => parts(fault).1,
+            Self::Telemetry(_) => "unset the OTEL_* variables, or fix them".into(),
+            _ => String::new(),
+        }
+    }
+
+    /// What is told of it; every fault of a configuration by itself.
+    pub fn faults(&self) -> Vec<Fault> {
+        match self {
+            Self::Config(errors) => Fault::parse(&errors.to_string()),
+            _ => vec![Fault::new(self.code(), self.to_string(), self.help())],
+        }
     }
 
     pub fn exit_code(&self) -> ExitCode {

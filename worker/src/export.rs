@@ -14,18 +14,18 @@ use crate::models;
 use crate::output::{number, print, print_json};
 
 /// Merges and tells how large the update and the loss by quantisation are.
-pub fn merge(args: &MergeArgs) -> Result<ExitCode, WorkerError> {
+pub fn merge(args: &MergeArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
     let base = match args.into {
         MergeBase::Original => Base::Original,
         MergeBase::Dequantised => Base::Dequantised,
     };
     let model = models::resolve(&args.model, &models::Quiet)?;
-    let bar = bar(args.json, "merging");
+    let bar = bar(as_json, "merging");
     let mut watch = watcher(&bar);
     let merged = export::merge(&model, &args.adapter, &args.out, base, &held(), element(args.element), &mut watch)?;
     bar.finish_and_clear();
     warn(&merged.notes);
-    if args.json {
+    if as_json {
         print_json(&json!({
             "v": 1, "tensors": merged.tensors, "adapted": merged.adapted, "bytes": merged.bytes,
             "update": number(merged.update), "quantisation": number(merged.quantisation),
@@ -42,21 +42,21 @@ pub fn merge(args: &MergeArgs) -> Result<ExitCode, WorkerError> {
 }
 
 /// Converts a model, or an adapter where one is given.
-pub fn convert(args: &ConvertArgs) -> Result<ExitCode, WorkerError> {
+pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
     let is_gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if args.adapter.is_some() && !is_gguf {
         let text = format!("{}: an adapter is written as a .gguf file; name one", args.out.display());
         return Err(WorkerError::Input(text));
     }
     let model = models::resolve(&args.model, &models::Quiet)?;
-    let bar = bar(args.json, "writing");
+    let bar = bar(as_json, "writing");
     let written = match &args.adapter {
         Some(adapter) => export::convert_adapter(&model, adapter, &args.out)?,
         None => export::convert(&model, &args.out, &held(), element(args.element), &mut watcher(&bar))?,
     };
     bar.finish_and_clear();
     warn(&written.notes);
-    if args.json {
+    if as_json {
         print_json(&json!({"v": 1, "tensors": written.tensors, "bytes": written.bytes}))?;
     } else {
         print(format!("{} tensors, {} MB", written.tensors, written.bytes / 1_000_000))?;

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
-use qlora_client::console;
+use qlora_client::{Fault, fault};
 
 use crate::cli::{Cli, Command, ModelCommand};
 use crate::error::WorkerError;
@@ -30,32 +30,47 @@ use crate::error::WorkerError;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let json = cli.json;
     match run(cli) {
         Ok(code) => code,
         Err(e) => {
             if !matches!(e, WorkerError::OutputClosed) {
-                console::note(&console::block(&e.to_string()));
+                fault::tell(&e.faults(), json);
             }
             e.exit_code()
         }
     }
 }
 
+/// A command line that asks for help, or for what cannot be parsed: in words, or as JSON where that is asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.exit_code() == 0 || !fault::wants_json(std::env::args_os()) {
+        error.exit();
+    }
+    fault::tell(&[Fault::usage(&error.render().to_string())], true);
+    ExitCode::from(2)
+}
+
 fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
+    let json = cli.json;
     match cli.command {
         None => agent::run(cli.agent),
         Some(Command::Train { spec }) => Ok(child::run(&spec)),
-        Some(Command::Doctor { json }) => doctor::run(&cli.agent, json),
-        Some(Command::Bench(args)) => measure::run(&args),
-        Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out),
-        Some(Command::Score(args)) => answers::score(&cli.agent, &args),
-        Some(Command::Generate(args)) => answers::generate(&cli.agent, &args),
-        Some(Command::Merge(args)) => export::merge(&args),
-        Some(Command::Convert(args)) => export::convert(&args),
-        Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name),
-        Some(Command::Model(ModelCommand::List)) => models::list(),
-        Some(Command::Model(ModelCommand::Text { name, out })) => models::text(&name, &out),
+        Some(Command::Doctor) => doctor::run(&cli.agent, json),
+        Some(Command::Bench(args)) => measure::run(&args, json),
+        Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out, json),
+        Some(Command::Score(args)) => answers::score(&cli.agent, &args, json),
+        Some(Command::Generate(args)) => answers::generate(&cli.agent, &args, json),
+        Some(Command::Merge(args)) => export::merge(&args, json),
+        Some(Command::Convert(args)) => export::convert(&args, json),
+        Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name, json),
+        Some(Command::Model(ModelCommand::List)) => models::list(json),
+        Some(Command::Model(ModelCommand::Text { name, out })) => models::text(&name, &out, json),
+        Some(Command::Model(ModelCommand::Shape { name })) => models::shape(&name, json),
     }
 }
 
@@ -65,7 +80,52 @@ mod documented;
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+
+    /// Commands without an example, and commands and arguments whose help says nothing or takes more than one line.
+    fn without_words(command: &clap::Command, found: &mut Vec<String>) {
+        let name = command.get_name();
+        if command.get_about().is_none_or(|about| about.to_string().contains('\n')) {
+            found.push(name.to_owned());
+        }
+        let shows = command.get_after_help().is_some_and(|help| help.to_string().contains("qlora-worker"));
+        if !command.has_subcommands() && !shows {
+            found.push(format!("{name} without an example"));
+        }
+        let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        let silent = arguments.filter(|argument| argument.get_help().is_none());
+        found.extend(silent.map(|argument| format!("{name} {}", argument.get_id())));
+        let shown = command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set());
+        shown.for_each(|c| without_words(c, found));
+    }
+
+    #[test]
+    fn every_command_says_what_it_is_in_one_line_and_shows_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut found = Vec::new();
+        without_words(&cli, &mut found);
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_one_that_the_parser_takes() {
+        fn examples(command: &clap::Command, found: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            found
+                .extend(help.lines().map(str::trim).filter(|line| line.starts_with("qlora-worker")).map(str::to_owned));
+            command.get_subcommands().for_each(|c| examples(c, found));
+        }
+        let mut found = Vec::new();
+        examples(&Cli::command(), &mut found);
+        assert!(found.len() > 10, "{found:?}");
+        for example in found {
+            let words: Vec<String> = example.split_whitespace().map(|word| word.trim_matches('"').to_owned()).collect();
+            assert!(Cli::try_parse_from(words).is_ok(), "{example}");
+        }
+    }
 
     #[test]
     fn every_documented_call_is_one_that_the_parser_takes() {

@@ -17,7 +17,7 @@ use crate::output::{print, print_json};
 use crate::platform::{Accelerator, nvidia};
 
 /// Measures in a process with the environment of a training process.
-pub fn run(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
+pub fn run(args: &BenchArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
     let (name, value) = KEEP_MEMORY;
     if std::env::var_os(name).is_none() {
         let program = std::env::current_exe().map_err(WorkerError::io("this program"))?;
@@ -25,10 +25,10 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
         let code = status.map_err(WorkerError::io(program))?.code().unwrap_or(1);
         return Ok(ExitCode::from(code as u8));
     }
-    measure_here(args)
+    measure_here(args, as_json)
 }
 
-fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
+fn measure_here(args: &BenchArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
     let quantization = if args.random_weights { "nf4" } else { "auto" };
     let mut set = vec![
         format!("model.base={}", args.model),
@@ -50,7 +50,7 @@ fn measure_here(args: &BenchArgs) -> Result<ExitCode, WorkerError> {
     let before = first_gpu().and_then(|gpu| nvidia::energy(&gpu.id));
     let figures = measure(&config, &checkpoint, extent)?;
     let gpu = (figures.device == "GPU").then(|| Gpu::of(&figures, before)).flatten();
-    if args.json {
+    if as_json {
         print_json(&json(&figures, model_layers, gpu.as_ref()))?;
     } else {
         print_figures(&args.model, &figures, model_layers, gpu.as_ref())?;
@@ -98,6 +98,7 @@ impl Gpu {
 fn json(figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) -> serde_json::Value {
     let mut value = serde_json::to_value(figures).unwrap_or_default();
     if let Some(object) = value.as_object_mut() {
+        object.insert("v".into(), 1.into());
         object.insert("model_layers".into(), model_layers.into());
         if let Some(gpu) = gpu {
             object.insert("gpu".into(), serde_json::to_value(gpu).unwrap_or_default());

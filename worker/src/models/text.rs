@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::{ModelError, local};
 use crate::error::WorkerError;
-use crate::output::print;
+use crate::output::{print, print_json};
 
 /// Writes into `out`; a model that is not on this machine is not fetched for it.
-pub fn write(name: &str, out: &Path) -> Result<ExitCode, WorkerError> {
+pub fn write(name: &str, out: &Path, as_json: bool) -> Result<ExitCode, WorkerError> {
     let files = Checkpoint::open(&local(name)?)?.files;
     std::fs::create_dir_all(out).map_err(ModelError::io(out))?;
     let put = |name: &str, text: &str| {
@@ -32,6 +32,10 @@ pub fn write(name: &str, out: &Path) -> Result<ExitCode, WorkerError> {
         }
     }
     put("tokenizer_config.json", &settings.to_string())?;
-    print(out.display())?;
+    if as_json {
+        print_json(&json!({"v": 1, "folder": out}))?
+    } else {
+        print(out.display())?
+    }
     Ok(ExitCode::SUCCESS)
 }
