@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use qlora_client::retry::root_cause;
-use qlora_client::{ConnectError, TransferError};
-use qlora_config::ConfigErrors;
-use qlora_proto::words::duration;
+use qlora_client::{ConnectError, Fault, TransferError, console};
+use qlora_config::{ConfigErrors, Diagnostic};
+use qlora_proto::words::{count, duration};
 use tonic::{Code, Status};
 
 /// What the program returns to the shell.
@@ -59,8 +59,10 @@ pub enum CtlError {
     Transfer(#[from] TransferError),
     #[error("{message}")]
     Data { message: String, help: String },
+    #[error("{}", rows_at_fault(name, *rows, *faulty, *findings, shown))]
+    Rows { name: String, rows: usize, faulty: usize, findings: usize, shown: Vec<RowFault> },
     #[error("{message}")]
-    NoModel { message: String, help: String },
+    NoModel { message: String, help: String, code: Option<String> },
     #[error("{message}")]
     Usage { message: String, help: String },
     #[error("{what} {fault}")]
@@ -112,7 +114,7 @@ impl CtlError {
         match self {
             Self::Config(_) => "",
             Self::NotText { .. } => "Q0100",
-            Self::Data { .. } => "Q0203",
+            Self::Data { .. } | Self::Rows { .. } => "Q0203",
             Self::Usage { .. } => "Q0001",
             Self::NoModel { .. } => "Q0302",
             Self::DoesNotFit(_) => "Q0301",
@@ -150,6 +152,11 @@ impl CtlError {
             | Self::NoModel { help, .. }
             | Self::Process { help, .. }
             | Self::Usage { help, .. } => help.clone(),
+            Self::Rows { name, .. } => {
+                format!(
+                    "qlora-ctl data check {name} lists every finding; --fix FILE with it writes the rows without any"
+                )
+            }
             Self::JobFailed { job, saved, .. } => {
                 let logs = format!("qlora-ctl logs {job} shows what happened");
                 if *saved { format!("{logs}; {}", rescue(*job)) } else { logs }
@@ -160,10 +167,36 @@ impl CtlError {
         }
     }
 
+    /// Every fault by itself: those of a configuration, of rows, and those that the coordinator tells with their codes.
+    pub fn faults(&self) -> Vec<Fault> {
+        let own = || Fault::new(self.code(), self.to_string(), self.help());
+        match self {
+            Self::NoModel { code: Some(code), .. } => vec![Fault { code: code.clone(), ..own() }],
+            Self::Config(errors) => errors.0.iter().map(fault_of).collect(),
+            Self::Rows { name, rows, faulty, shown, .. } => {
+                let head = Fault { message: some_of(name, *rows, *faulty), place: Some(name.clone()), ..own() };
+                let row = |row: &RowFault| Fault {
+                    message: row.text.clone(),
+                    place: Some(row.place.clone()),
+                    ..Fault::new(self.code(), "", "")
+                };
+                std::iter::once(head).chain(shown.iter().map(row)).collect()
+            }
+            Self::Refused { message, .. } => {
+                let told = Fault::parse(message);
+                if told.is_empty() { vec![own()] } else { told }
+            }
+            Self::NoInput { place, .. } => vec![Fault { place: Some(place.clone()), ..own() }],
+            _ => vec![own()],
+        }
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::OutputClosed => Exit::Done,
-            Self::Config(_) | Self::NotText { .. } | Self::Data { .. } | Self::NoModel { .. } => Exit::BadInput,
+            Self::Config(_) | Self::NotText { .. } | Self::Data { .. } | Self::Rows { .. } | Self::NoModel { .. } => {
+                Exit::BadInput
+            }
             Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
             Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
@@ -187,6 +220,30 @@ fn no_access(path: &Path, source: &std::io::Error) -> String {
         ErrorKind::IsADirectory => format!("{} is a folder, where a file belongs", path.display()),
         _ => format!("{}: {source}", path.display()),
     }
+}
+
+fn fault_of(fault: &Diagnostic) -> Fault {
+    let place = fault.place.as_ref().map(ToString::to_string);
+    Fault { place, ..Fault::new(fault.code, fault.message.clone(), fault.help.clone().unwrap_or_default()) }
+}
+
+/// What is wrong with a row, and where that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowFault {
+    pub place: String,
+    pub text: String,
+}
+
+fn some_of(name: &str, rows: usize, faulty: usize) -> String {
+    format!("{faulty} of {} of {name} cannot be trained on as written", count(rows as u64, "row"))
+}
+
+fn rows_at_fault(name: &str, rows: usize, faulty: usize, findings: usize, shown: &[RowFault]) -> String {
+    let lines = shown.iter().map(|row| format!("{}: {}", console::line(&row.place), console::line(&row.text)));
+    let more = findings - shown.len();
+    let more = (more > 0).then(|| format!("and {}", count(more as u64, "further finding")));
+    let all: Vec<String> = std::iter::once(some_of(name, rows, faulty)).chain(lines).chain(more).collect();
+    all.join("\n")
 }
 
 fn rescue(job: u64) -> String {

@@ -12,10 +12,16 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use qlora_client::{Fault, fault};
+
 use crate::cli::Cli;
+use crate::error::Exit;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -33,6 +39,15 @@ fn main() -> ExitCode {
             }
         }
     })
+}
+
+/// A command line that asks for help, or for what cannot be parsed: in words, or as JSON where that is asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.exit_code() == 0 || !fault::wants_json(std::env::args_os()) {
+        error.exit();
+    }
+    fault::tell(&[Fault::usage(&error.render().to_string())], true);
+    Exit::Usage.into()
 }
 
 #[cfg(test)]

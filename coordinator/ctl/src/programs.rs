@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use crate::context::Context;
@@ -29,6 +30,25 @@ pub fn sibling(name: &str) -> Result<PathBuf, CtlError> {
         fault: format!("does not lie beside {}", own.display()),
         help: "build all programs: cargo build --release".into(),
     })
+}
+
+/// What `qlora-worker` prints when it is called with `args`; it knows the formats of models and where they lie.
+pub async fn worker_says(args: &[&str]) -> Result<String, CtlError> {
+    let mut command = Command::new(sibling("qlora-worker")?);
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.map_err(CtlError::io("qlora-worker"))?;
+    if !output.status.success() {
+        return Err(said(&String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The fault that the worker told as JSON, in the form of this program's.
+fn said(stderr: &str) -> CtlError {
+    let told = stderr.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+    let of = |key: &str| told.as_ref().and_then(|told| told["error"][key].as_str()).map(str::to_owned);
+    let message = of("message").unwrap_or_else(|| stderr.trim().to_owned());
+    CtlError::NoModel { message, help: of("help").unwrap_or_default(), code: of("code") }
 }
 
 /// The coordinator and the worker of this quickstart.
@@ -141,4 +161,20 @@ fn background(name: &str, folder: &Path, log: &str) -> Result<Command, CtlError>
         .env_remove("QLORA_STATE_DIR")
         .env_remove("QLORA_TOKEN");
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_worker_says_becomes_a_message_and_its_help() {
+        let fault = said(
+            "warning: x\n{\"v\": 1, \"error\": {\"code\": \"Q0518\", \"message\": \"`x` is odd\", \"help\": \"take y\"}}\n",
+        );
+        assert_eq!(fault.to_string(), "`x` is odd");
+        assert_eq!((fault.faults()[0].code.as_str(), fault.help().as_str()), ("Q0518", "take y"));
+        let panic = said("panic");
+        assert_eq!((panic.to_string().as_str(), panic.faults()[0].code.as_str()), ("panic", "Q0302"));
+    }
 }

@@ -92,7 +92,14 @@ fn list(context: &Context, job: &Job) -> Result<(), CtlError> {
         vec![a.kind.clone(), a.name.clone(), a.step.to_string(), human::bytes(a.size), a.digest.clone()]
     };
     let rows: Vec<_> = job.artifacts.iter().map(row).collect();
-    print(human::table(&["KIND", "NAME", "STEP", "SIZE", "SHA-256"], &[2, 3], &rows))
+    let columns = [
+        human::word("KIND", 0),
+        human::text("NAME", 0),
+        human::number("STEP", 1),
+        human::number("SIZE", 2),
+        human::text("SHA-256", 3),
+    ];
+    print(human::table(&columns, &rows))
 }
 
 pub async fn find(context: &Context, id: u64) -> Result<Job, CtlError> {

@@ -9,8 +9,8 @@ use qlora_proto::words::count;
 use qlora_proto::{ListConfigsRequest, PutConfigRequest};
 use serde_json::json;
 
-use super::checked::checked;
-use super::submit::{ConfigSource, named, read_config};
+use super::source::{ConfigSource, Origin, Resolved, folder_of, named, read_config};
+use super::stored::whole_paths;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_exact, print_json};
@@ -21,6 +21,9 @@ use crate::output::{human, json, print, print_exact, print_json};
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Store a file under a name; the same text makes no new revision.
+    ///
+    /// Relative paths of `data.train`, `data.eval` and `model.base` are written out from the file's folder: what is stored
+    /// lies in no folder.
     Put {
         /// Letters, digits, '-', '_' and '.', 100 at the most.
         name: String,
@@ -72,7 +75,12 @@ impl Config {
                 let yaml = read_config(file)?;
                 // Here faults carry the name of the file; the coordinator knows only its text.
                 let layers = Layers { file: Some((file.display().to_string(), yaml.clone())), ..Layers::default() };
-                context.warn(checked(&layers)?.warnings());
+                let resolved = Resolved::new(layers, Origin::Folder(folder_of(file)))?;
+                context.warn(resolved.config.warnings());
+                let (yaml, changed) = whole_paths(&resolved, yaml)?;
+                for (key, path) in changed {
+                    context.say(format!("`{key}` is stored as {}", console::line(&path)));
+                }
                 let request = PutConfigRequest { name: name.clone(), yaml };
                 let made = client.configs.put_config(request).await.map_err(context.fault())?.into_inner();
                 if context.global.json {
@@ -116,7 +124,8 @@ impl Config {
                         vec![c.name.clone(), c.revision.to_string(), c.hash.chars().take(12).collect()]
                     };
                     let rows: Vec<_> = all.iter().map(row).collect();
-                    print(human::table(&["NAME", "REVISION", "HASH"], &[1], &rows))?;
+                    let columns = [human::text("NAME", 0), human::number("REVISION", 0), human::word("HASH", 1)];
+                    print(human::table(&columns, &rows))?;
                 }
             }
         }

@@ -7,7 +7,8 @@ use qlora_proto::{Job, JobFile, JobKind, JobState, SubmitRequest};
 use serde_json::json;
 
 use super::artifacts::{choose, find};
-use super::submit::{DataFile, send};
+use super::rows::DataFile;
+use super::submit::send;
 use super::watch::ended;
 use crate::cli::job_number;
 use crate::context::Context;
@@ -78,7 +79,7 @@ impl Eval {
 
     async fn rows_of(&self, context: &Context, trained: &Job) -> Result<JobFile, CtlError> {
         if let Some(path) = &self.data {
-            let data = DataFile::open("eval", path)?;
+            let data = DataFile::open(context, "eval", path)?;
             data.upload(context).await?;
             return Ok(data.file.clone());
         }

@@ -33,6 +33,10 @@ const CODES: &[(&str, &str)] = &[
         "Q0204",
         "The chat template cannot render a row. The message names the row; data.template takes another template.",
     ),
+    (
+        "Q0205",
+        "Rows have keys that nothing reads, which is a warning. A misspelt key is one of them: what it says is not trained on.",
+    ),
     ("Q0301", "The run needs more memory than the device has. The message says what would fit."),
     ("Q0302", "The model cannot be found or fetched."),
     ("Q0303", "The device that was asked for is not here, or the worker was built without it."),
@@ -60,7 +64,7 @@ const CODES: &[(&str, &str)] = &[
     ("Q0504", "The job did not end within the time that was given. It goes on."),
     (
         "Q0511",
-        "The model's files cannot be used: one is missing or cut off, two do not agree, or their architecture or quantization is not one that is read here. docs/reference/models.md lists what is.",
+        "The model's files cannot be used as they are: one is missing, cut off or not of its format, two do not agree, or a text does not go with them. Download the model again, or repair what the message names.",
     ),
     ("Q0512", "The adapter cannot be used: it was made in a way that is not read here, or for another model."),
     ("Q0513", "A checkpoint cannot be read or written, or belongs to another configuration."),
@@ -71,6 +75,10 @@ const CODES: &[(&str, &str)] = &[
     ),
     ("Q0516", "The workers that train a job together cannot reach each other, or do not work on the same."),
     ("Q0517", "A computation failed on the device. The message is the device's own."),
+    (
+        "Q0518",
+        "The model is whole, and of a kind that is not read here: another architecture, a setting of it that is not carried out, another quantization or file format. docs/reference/models.md lists what is; take another model or another form of it.",
+    ),
     ("Q0601", "The state folder or the database in it cannot be used."),
     ("Q0602", "The artifact store cannot be used; often its disk is full."),
     ("Q0603", "Telemetry cannot start; the OTEL_* variables name a receiver that cannot be used."),

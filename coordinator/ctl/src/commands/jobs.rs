@@ -5,6 +5,7 @@ use qlora_proto::{JobState, ListJobsRequest};
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
+use crate::output::waiting::waiting;
 use crate::output::{human, json, print, print_json};
 
 /// List jobs, newest first.
@@ -25,7 +26,11 @@ impl Jobs {
         let request = ListJobsRequest { states, limit: self.limit, before: 0 };
         let answer = context.client()?.jobs.list_jobs(request).await.map_err(context.fault())?.into_inner();
         if context.global.json {
-            answer.jobs.iter().try_for_each(|job| print_json(&json::job(job, None)))?;
+            let mut client = context.client()?;
+            for job in &answer.jobs {
+                let why = waiting(context, &mut client, job).await?;
+                print_json(&json::job(job, why.as_ref()))?;
+            }
         } else if answer.jobs.is_empty() {
             let which = if self.state.is_empty() { "no jobs" } else { "no jobs in this state" };
             context.say(format!("{which}; submit one with: qlora-ctl submit config.yaml --watch"));

@@ -50,7 +50,8 @@ impl Metrics {
             std::iter::once(p.step.to_string()).chain(values).collect::<Vec<_>>()
         };
         let rows: Vec<_> = points.iter().map(row).collect();
-        print(human::table(&["STEP", "LOSS", "EVAL", "GRAD", "LR", "TOK/S"], &[0, 1, 2, 3, 4, 5], &rows))?;
+        let columns = [("STEP", 0), ("LOSS", 0), ("EVAL", 1), ("GRAD", 2), ("LR", 3), ("TOK/S", 4)];
+        print(human::table(&columns.map(|(heading, rank)| human::number(heading, rank)), &rows))?;
         Ok(Exit::Done.into())
     }
 }

@@ -1,6 +1,7 @@
 //! One file a command; its doc comment is its help.
 
 pub mod artifacts;
+pub mod base;
 pub mod cancel;
 pub mod checked;
 pub mod completions;
@@ -14,7 +15,10 @@ pub mod metrics;
 pub mod page;
 pub mod plan;
 pub mod quickstart;
+pub mod rows;
 pub mod show;
+pub mod source;
+pub mod stored;
 pub mod submit;
 pub mod watch;
 pub mod workers;

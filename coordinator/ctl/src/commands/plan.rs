@@ -1,20 +1,22 @@
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 use qlora_client::console;
 use qlora_config::{DeviceKind, TrainingConfig};
-use qlora_planner::{Arrangement, CatalogueEntry, DeviceBudget, Keep, MemoryPlan, Thrift, arrange, find, fit};
+use qlora_planner::{Arrangement, DeviceBudget, Keep, MemoryPlan, ModelShape, Thrift, arrange, find, fit};
 use qlora_proto::words::count;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::submit::ConfigSource;
+use super::source::ConfigSource;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, print, print_json};
+use crate::programs::worker_says;
 
 /// Predict the memory of a configuration, and hold it against a device.
 ///
-/// A file needs no coordinator.
+/// A file needs no coordinator. The model is one of the catalogue, or lies on this machine.
 #[derive(Debug, Args)]
 pub struct Plan {
     #[command(flatten)]
@@ -31,17 +33,30 @@ fn gibibytes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Only the worker reads the shape of a folder or a file.
-fn unknown_shape(model: &str) -> CtlError {
-    CtlError::NoModel {
-        message: format!("plan cannot tell the memory of `{model}`: it knows only the models of `qlora-worker model list`"),
-        help: "submit it: the worker reads its shape, and refuses before the first step what does not fit; or plan a listed model of the same size with --set model.base=NAME".into(),
+/// A model with its shape: of the catalogue, or on this machine, where `qlora-worker` reads `config.json` or the header.
+async fn shape_of(name: &str) -> Result<ModelShape, CtlError> {
+    if let Some(entry) = find(name) {
+        return Ok(entry.shape);
     }
+    let said = worker_says(&["model", "shape", name, "--json"]).await.map_err(|fault| match fault {
+        CtlError::NoModel { message, code, .. } if !Path::new(name).exists() => CtlError::NoModel {
+            message: format!("plan cannot tell the memory of `{name}`: {message}"),
+            help: "fetch it here first with `qlora-worker model fetch`; or submit it: the worker refuses before the first step what does not fit".into(),
+            code,
+        },
+        other => other,
+    })?;
+    let shape = serde_json::from_str::<Value>(&said).and_then(|mut said| serde_json::from_value(said["shape"].take()));
+    shape.map_err(|e| CtlError::Process {
+        what: "qlora-worker".into(),
+        fault: format!("gave no shape of {name}: {e}"),
+        help: "build all programs from one source: cargo build --release".into(),
+    })
 }
 
 /// What a configuration needs of a device.
 struct Prediction<'a> {
-    model: CatalogueEntry,
+    model: &'a str,
     config: &'a TrainingConfig,
     kind: DeviceKind,
     arrangement: Arrangement,
@@ -54,17 +69,17 @@ impl Plan {
         context.warn(resolved.warnings());
         let config = resolved.config();
         let name = config.model.base.clone().unwrap_or_default();
-        let model = find(&name).ok_or_else(|| unknown_shape(&name))?;
+        let shape = shape_of(&name).await?;
         let kind = if config.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { config.resources.device };
         let budget = self.memory.map(|gib| DeviceBudget { kind, bytes: (gib * (1u64 << 30) as f64) as u64 });
         // Without a budget it is the least that is asked for.
         let arrangement = match budget {
-            Some(_) => arrange(&model.shape, config, budget),
-            None => Arrangement::least(&model.shape, config, kind),
+            Some(_) => arrange(&shape, config, budget),
+            None => Arrangement::least(&shape, config, kind),
         };
-        let parts = arrangement.plan(&model.shape, config, kind);
-        let fits = budget.map(|budget| fit(&model.shape, config, budget).map(drop));
-        let prediction = Prediction { model, config, kind, arrangement, parts };
+        let parts = arrangement.plan(&shape, config, kind);
+        let fits = budget.map(|budget| fit(&shape, config, budget).map(drop));
+        let prediction = Prediction { model: &name, config, kind, arrangement, parts };
         if context.global.json {
             prediction.json(self.memory, fits.as_ref().map(Result::is_ok))?;
         } else {
@@ -82,7 +97,7 @@ impl Prediction<'_> {
     fn json(&self, memory: Option<f64>, fits: Option<bool>) -> Result<(), CtlError> {
         let Arrangement { thrift, keeps, written_out } = &self.arrangement;
         print_json(&json!({
-            "v": 1, "model": self.model.name, "device": self.kind.to_string(),
+            "v": 1, "model": self.model, "device": self.kind.to_string(),
             "micro_batch_size": self.config.training.micro_batch_size, "max_seq_len": self.config.data.max_seq_len,
             "workers": self.config.resources.workers, "total": self.parts.total(), "parts": self.parts,
             "kept": Keep::counted(keeps), "thrift": thrift, "written_out": written_out,
@@ -99,7 +114,7 @@ impl Prediction<'_> {
         };
         print(format!(
             "{} on {}, {} x {} tokens{each}",
-            console::line(self.model.name),
+            console::line(self.model),
             self.kind,
             self.config.training.micro_batch_size,
             self.config.data.max_seq_len

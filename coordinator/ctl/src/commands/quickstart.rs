@@ -11,7 +11,8 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::artifacts;
-use super::submit::{Resolved, submit};
+use super::source::{Origin, Resolved};
+use super::submit::submit;
 use super::watch::ended;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
@@ -112,7 +113,7 @@ impl Quickstart {
             env: Vec::new(),
             set: self.set.clone(),
         };
-        Ok(Resolved { config: layers.resolve()?, layers, folder: folder.to_owned() })
+        Resolved::new(layers, Origin::Folder(folder.to_owned()))
     }
 
     async fn work(

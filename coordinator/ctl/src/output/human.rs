@@ -5,7 +5,7 @@ pub use qlora_proto::words::{bytes, gib};
 use qlora_proto::words::{count, duration};
 use qlora_proto::{Attempt, CallScores, ExplainResponse, Job, Progress, Scores, WorkerInfo};
 
-pub use super::table::{short, table};
+pub use super::table::{Column, number, short, table, text, word};
 use super::under;
 
 /// Characters of a cell at the most; the commands for one thing show all of it.
@@ -13,7 +13,18 @@ const CELL: usize = 48;
 
 pub fn jobs(jobs: &[Job]) -> String {
     let rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();
-    table(&["JOB", "NAME", "STATE", "STEP", "LOSS", "EVAL", "TOK/S", "LEFT", "WORKER"], &[3, 4, 5, 6, 7], &rows)
+    let columns = [
+        word("JOB", 0),
+        text("NAME", 0),
+        word("STATE", 0),
+        number("STEP", 1),
+        number("LOSS", 2),
+        number("EVAL", 3),
+        number("TOK/S", 6),
+        number("LEFT", 4),
+        text("WORKER", 5),
+    ];
+    table(&columns, &rows)
 }
 
 fn job_row(job: &Job) -> Vec<String> {
@@ -34,7 +45,15 @@ fn job_row(job: &Job) -> Vec<String> {
 
 pub fn workers(workers: &[WorkerInfo]) -> String {
     let rows: Vec<Vec<String>> = workers.iter().map(worker_row).collect();
-    table(&["WORKER", "DEVICE", "MEMORY", "STATE", "NAME", "VERSION"], &[2], &rows)
+    let columns = [
+        text("WORKER", 0),
+        word("DEVICE", 1),
+        number("MEMORY", 2),
+        word("STATE", 0),
+        text("NAME", 3),
+        text("VERSION", 4),
+    ];
+    table(&columns, &rows)
 }
 
 fn worker_row(worker: &WorkerInfo) -> Vec<String> {
@@ -106,8 +125,9 @@ pub fn scores(scored: &[(&str, Job)]) -> String {
             row("  all exact", &share(|c| c.exact_match)),
         ]);
     }
-    let headings: Vec<&str> = std::iter::once("").chain(scored.iter().map(|(what, _)| *what)).collect();
-    table(&headings, &[1, 2], &rows)
+    let scored = scored.iter().map(|(what, _)| number(what, 0));
+    let columns: Vec<Column<'_>> = std::iter::once(word("", 0)).chain(scored).collect();
+    table(&columns, &rows)
 }
 
 fn percent(share: f64) -> String {
@@ -150,7 +170,7 @@ mod tests {
         let long = Job { id: 2, name: "n".repeat(30_000), ..Job::default() };
         let said = jobs(&[hostile, long]);
         assert_eq!(said.lines().count(), 3);
-        assert!(said.contains("a\\nJOB 2\\r\\u{1b}[2K\\u{202e} "), "{said}");
+        assert!(said.contains("a JOB 2 \\u{1b}[2K\\u{202e} "), "{said}");
         assert!(said.lines().all(|line| line.chars().count() < 120), "{said}");
     }
 }

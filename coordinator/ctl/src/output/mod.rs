@@ -8,49 +8,30 @@ pub mod waiting;
 
 use std::fmt::Display;
 
-use qlora_client::console;
-use serde_json::{Value, json};
+pub use qlora_client::fault::under;
+use qlora_client::{Fault, console, fault};
+use serde_json::Value;
 
 use crate::error::CtlError;
 
-/// Prints `error` in the form of compilers, or as one JSON object.
+/// Tells of `error` in the form of compilers, or as one JSON object.
 pub fn print_error(error: &CtlError, as_json: bool) {
-    if matches!(error, CtlError::OutputClosed) {
-        return;
-    }
-    if as_json {
-        console::note(&console::json(&error_json(error).to_string()));
-    } else {
-        console::note(&console::block(&error_text(error)));
+    match error {
+        CtlError::OutputClosed => {}
+        // These name the place behind the message.
+        CtlError::Config(errors) if !as_json => console::note(&console::block(&errors.to_string())),
+        _ if as_json => fault::tell(&error.faults(), true),
+        _ => console::note(&console::block(&error_text(error))),
     }
 }
 
 fn error_text(error: &CtlError) -> String {
     match error {
-        CtlError::Config(errors) => errors.to_string(),
         // What the coordinator says with a code of its own needs no other.
-        CtlError::Refused { message, .. } if message.starts_with("error[Q") => message.clone(),
-        _ => {
-            let head = format!("error[{}]: {}", error.code(), under(&error.to_string(), "  | "));
-            let help = error.help();
-            if help.is_empty() { head } else { format!("{head}\n  help: {help}") }
-        }
+        CtlError::Refused { message, .. } if !Fault::parse(message).is_empty() => message.clone(),
+        CtlError::NoModel { .. } => error.faults().iter().map(Fault::text).collect(),
+        _ => Fault::new(error.code(), error.to_string(), error.help()).text(),
     }
-}
-
-/// Text of several lines with `margin` before all but the first, so that none can be taken for a line of ours.
-pub fn under(text: &str, margin: &str) -> String {
-    let lines: Vec<_> = text.lines().map(console::line).collect();
-    lines.join(&format!("\n{margin}"))
-}
-
-/// One object for one fault; every fault of a configuration stands in `errors`.
-fn error_json(error: &CtlError) -> Value {
-    let faults: Vec<Value> = match error {
-        CtlError::Config(errors) => errors.0.iter().map(json::diagnostic).collect(),
-        _ => vec![json!({"code": error.code(), "message": error.to_string(), "help": error.help()})],
-    };
-    json!({"v": 1, "error": faults.first(), "errors": faults})
 }
 
 /// Prints a result for people to stdout. Fields from outside are brought onto one line where they are put in

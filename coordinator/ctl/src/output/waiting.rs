@@ -41,6 +41,6 @@ mod tests {
         let why =
             ExplainResponse { summary: "job 7 waits: no worker fits".into(), workers: (0..5).map(verdict).collect() };
         let said = reason(7, &why);
-        assert_eq!(said, "no worker fits (w0: too\\nsmall; w1: too\\nsmall; w2: too\\nsmall; and 2 more)");
+        assert_eq!(said, "no worker fits (w0: too small; w1: too small; w2: too small; and 2 more)");
     }
 }

@@ -1,0 +1,184 @@
+//! Files of rows on their way to the coordinator: each row is looked at, then the file is sent.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::console;
+use qlora_client::transfer::{self, Source};
+use qlora_config::{Diagnostic, Place, Warning};
+use qlora_data::rows::{self, Row};
+use qlora_data::{Inspected, inspect};
+use qlora_proto::JobFile;
+use qlora_proto::words::count;
+use rayon::prelude::*;
+use tempfile::{NamedTempFile, TempPath};
+
+use crate::context::Context;
+use crate::error::{CtlError, RowFault};
+
+/// Rows that are looked at together, on all processors.
+const CHUNK: usize = 1024;
+/// Findings that a refusal names.
+const SHOWN: usize = 20;
+/// Where nothing can be drawn, a line now and then.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// A file of rows that is ready to be sent.
+pub struct DataFile {
+    pub file: JobFile,
+    path: std::path::PathBuf,
+    /// Holds the rows of a folder until they are sent.
+    _joined: Option<TempPath>,
+}
+
+impl DataFile {
+    /// Looks at every row before anything is sent; the files of a folder become one.
+    pub fn open(context: &Context, role: &str, path: &Path) -> Result<Self, CtlError> {
+        look(context, path)?;
+        let joined = if path.is_dir() { Some(join(path)?) } else { None };
+        let source = joined.as_deref().unwrap_or(path).to_owned();
+        let (digest, size) = transfer::digest(&source)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = JobFile { role: role.into(), name, digest, size };
+        Ok(Self { file, path: source, _joined: joined })
+    }
+
+    /// Brings the file to the coordinator; what is there already is not sent again.
+    pub async fn upload(&self, context: &Context) -> Result<(), CtlError> {
+        upload(context, &self.file, &self.path).await
+    }
+}
+
+/// What was found in a file.
+#[derive(Default)]
+struct Found {
+    rows: usize,
+    faulty: usize,
+    findings: usize,
+    /// The first of the findings.
+    shown: Vec<RowFault>,
+    unread: BTreeMap<String, usize>,
+}
+
+impl Found {
+    fn take(&mut self, place: &rows::Place, row: Inspected) {
+        self.rows += 1;
+        self.faulty += usize::from(!row.findings.is_empty());
+        self.findings += row.findings.len();
+        let room = SHOWN.saturating_sub(self.shown.len());
+        let fault = |text| RowFault { place: place.to_string(), text };
+        self.shown.extend(row.findings.into_iter().take(room).map(fault));
+        for key in row.unread {
+            *self.unread.entry(key).or_default() += 1;
+        }
+    }
+}
+
+/// Holds every row of `path` against what `data check` holds it against; tells of keys that nothing reads.
+fn look(context: &Context, path: &Path) -> Result<(), CtlError> {
+    let name = path.display().to_string();
+    // What is not there at all is said in the words of the other commands.
+    std::fs::metadata(path).map_err(CtlError::io(path))?;
+    let progress = Counter::new(context, &name);
+    let mut found = Found::default();
+    let mut rows = rows::open(path, &name).map_err(|e| unreadable(&e))?;
+    loop {
+        let chunk: Vec<Row> = rows.by_ref().take(CHUNK).collect::<Result<_, _>>().map_err(|e| unreadable(&e))?;
+        if chunk.is_empty() {
+            break;
+        }
+        let looked: Vec<_> = chunk.into_par_iter().map(|row| (row.place, inspect(row.value))).collect();
+        looked.into_iter().for_each(|(place, row)| found.take(&place, row));
+        progress.at(found.rows);
+    }
+    progress.end();
+    tell_unread(context, &name, &found);
+    match found {
+        Found { rows: 0, .. } => Err(CtlError::Data {
+            message: format!("{name} holds no rows"),
+            help: "a row is one line: {\"messages\": [...]}".into(),
+        }),
+        Found { faulty: 0, .. } => Ok(()),
+        Found { rows, faulty, findings, shown, .. } => Err(CtlError::Rows { name, rows, faulty, findings, shown }),
+    }
+}
+
+fn tell_unread(context: &Context, name: &str, found: &Found) {
+    if found.unread.is_empty() {
+        return;
+    }
+    let keys: Vec<String> =
+        found.unread.iter().map(|(key, n)| format!("`{key}` in {}", count(*n as u64, "row"))).collect();
+    context.warn(&[Warning(Diagnostic {
+        code: "Q0205",
+        message: format!("keys that are not read: {}", keys.join(", ")),
+        place: Some(Place::Named(name.to_owned())),
+        help: Some("docs/reference/data.md lists the keys that are; remove the others where they mean nothing".into()),
+    })]);
+}
+
+/// How many rows were looked at: a counter on a terminal, elsewhere a line where it takes long.
+struct Counter<'a> {
+    context: &'a Context,
+    name: &'a str,
+    bar: ProgressBar,
+    told: std::cell::Cell<Instant>,
+}
+
+impl<'a> Counter<'a> {
+    fn new(context: &'a Context, name: &'a str) -> Self {
+        let bar = if context.draws() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self { context, name, bar, told: Instant::now().into() }
+    }
+
+    fn at(&self, rows: usize) {
+        let text = format!("{}: {} checked", self.name, count(rows as u64, "row"));
+        if !self.bar.is_hidden() {
+            self.bar.set_message(console::line(&text).into_owned());
+        } else if self.told.get().elapsed() > SILENCE {
+            self.told.set(Instant::now());
+            self.context.say(text);
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Writes the rows of all files of a folder into one.
+fn join(folder: &Path) -> Result<TempPath, CtlError> {
+    let name = folder.display().to_string();
+    let mut out = BufWriter::new(NamedTempFile::new().map_err(CtlError::io(std::env::temp_dir()))?);
+    for row in rows::open(folder, &name).map_err(|e| unreadable(&e))? {
+        let value = row.map_err(|e| unreadable(&e))?.value.map_err(|e| unreadable(&e))?;
+        writeln!(out, "{value}").map_err(CtlError::io(out.get_ref().path()))?;
+    }
+    let file = out.into_inner().map_err(|e| CtlError::io(std::env::temp_dir())(e.into_error()))?;
+    Ok(file.into_temp_path())
+}
+
+fn unreadable(fault: &dyn std::error::Error) -> CtlError {
+    CtlError::Data { message: fault.to_string(), help: "rows are JSON lines, a JSON array or Parquet".into() }
+}
+
+async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), CtlError> {
+    // A call that fails at once where the coordinator is away: transfers wait for it forever.
+    let mut client = context.client()?;
+    let request = qlora_proto::StatArtifactRequest { digest: file.digest.clone() };
+    client.artifacts.stat_artifact(request).await.map_err(context.fault())?;
+    let bar = if context.draws() { ProgressBar::new(file.size) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}") {
+        bar.set_style(style);
+    }
+    bar.set_message(console::line(&file.name).into_owned());
+    let source = Source { path, digest: &file.digest, size: file.size, by: None };
+    let moving = bar.clone();
+    let result = transfer::upload(&client, &source, &move |n| moving.set_position(n)).await;
+    bar.finish_and_clear();
+    Ok(result?)
+}
