@@ -10,6 +10,8 @@ mod faults;
 mod fencing;
 mod first_hour;
 mod first_hour_ctl;
+mod first_hour_data;
+mod first_hour_start;
 mod foreign;
 mod formats;
 mod house;

@@ -73,3 +73,32 @@ fn artifacts_come_whole_and_the_log_ends_with_its_last_line() {
     assert_eq!(digest, artifact["digest"].as_str().expect("a digest"));
     assert_eq!(http(&world, "GET", &format!("/j/{id}/artifacts/nosuch"), &[]).0, 404);
 }
+
+#[test]
+fn what_is_not_there_is_a_page_with_a_way_back() {
+    let world = World::new(&[]);
+    let config = world.config("training: {max_steps: 2}");
+    let id = world.submit(&config, &["--set", "resources.labels.site=mars"]);
+    let own = format!("http://{}", world.address);
+    let asked = |method: &str, path: &str| {
+        let (status, head, body) = http(&world, method, path, &[("Origin", &own)]);
+        let text = String::from_utf8_lossy(&body).into_owned();
+        assert!(head.to_lowercase().contains("content-type: text/html"), "{path}: {head}");
+        assert!(text.contains("<a href=\"/\">All jobs and workers</a>"), "{path}: {text}");
+        (status, text)
+    };
+    for path in ["/j/abc", "/j/0", "/j/-1", "/j/99", "/j/1e3", "/j/99999999999999999999", "/jobs", "/j", "/j/1/nosuch"]
+    {
+        assert_eq!(asked("GET", path).0, 404, "{path}");
+    }
+    for path in ["/j/abc/artifacts/x", "/j/99/artifacts/x"] {
+        assert_eq!(asked("GET", path).0, 404, "{path}");
+    }
+    for path in ["/j/99/cancel", "/j/abc/cancel"] {
+        assert_eq!(asked("POST", path).0, 404, "{path}");
+    }
+    assert_eq!(asked("GET", &format!("/j/{id}/cancel")).0, 405);
+    assert_eq!(world.ctl(&["cancel", &id.to_string(), "--yes"]).code, 0);
+    let (status, text) = asked("POST", &format!("/j/{id}/cancel"));
+    assert!(status == 409 && text.contains("cancelled"), "{status} {text}");
+}
