@@ -153,9 +153,7 @@ impl CtlError {
             | Self::Process { help, .. }
             | Self::Usage { help, .. } => help.clone(),
             Self::Rows { name, .. } => {
-                format!(
-                    "qlora-ctl data check {name} lists every finding; --fix FILE with it writes the rows without any"
-                )
+                format!("qlora-ctl data check {name} --fix FILE lists every finding and writes the other rows")
             }
             Self::JobFailed { job, saved, .. } => {
                 let logs = format!("qlora-ctl logs {job} shows what happened");

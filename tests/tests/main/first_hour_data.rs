@@ -48,7 +48,7 @@ fn submit_refuses_the_rows_that_data_check_finds_faulty_with_the_same_findings()
         assert!(answer.stderr.contains("error[Q0203]: 4 of 40 rows"), "{}", answer.stderr);
         assert!(answer.stderr.contains("--fix"), "{}", answer.stderr);
         let json = world.ctl(&["submit", &config, "--set", &set, "--json"]);
-        let value: Value = serde_json::from_str(json.stderr.trim()).expect("one object");
+        let value: Value = serde_json::from_str(json.stderr.lines().last().unwrap_or_default()).expect("one object");
         let errors = value["errors"].as_array().expect("errors");
         assert_eq!(errors.len(), 1 + found.len(), "{value:#}");
         assert!(errors[1]["place"].as_str().is_some_and(|place| place.ends_with("bad.jsonl:3")), "{value:#}");

@@ -3,18 +3,33 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use qlora_tests::{World, binary};
+use qlora_tests::{World, binary, wait_until};
 use serde_json::Value;
 
-fn coordinator(folder: &Path, args: &[&str]) -> Output {
+/// A program that does not outlive its test.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The exit code of a coordinator that is not to start, and what it said.
+fn coordinator(folder: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let log = folder.join("start.log");
+    let file = fs::File::create(&log).expect("a log");
     let mut command = Command::new(binary("qlora-coordinator"));
-    command.args(args).current_dir(folder).stdin(Stdio::null());
+    command.args(args).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     for name in ["QLORA_TOKEN", "QLORA_TOKEN_FILE", "QLORA_LISTEN", "QLORA_STATE_DIR"] {
         command.env_remove(name);
     }
-    command.output().expect("qlora-coordinator")
+    let mut started = Started(command.spawn().expect("qlora-coordinator"));
+    let status = wait_until("the end of the start", || started.0.try_wait().expect("a status"));
+    (status.code(), fs::read_to_string(&log).expect("a log"))
 }
 
 #[test]
@@ -38,9 +53,8 @@ fn a_coordinator_that_cannot_start_says_why_and_ends_with_the_code_of_its_kind()
         (&["--nosuch"], 2, "--nosuch"),
     ] {
         let listen = if args.contains(&"--listen") { &[][..] } else { &own };
-        let output = coordinator(here, &[args, listen].concat());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        let (found, said) = coordinator(here, &[args, listen].concat());
+        assert_eq!(found, Some(code), "{args:?}: {said}");
         assert!(said.contains(words), "{args:?}: {said}");
         assert!(!words.starts_with("error[") || said.contains("\n  help: "), "{args:?}: {said}");
     }
@@ -55,16 +69,19 @@ fn a_database_of_a_newer_version_and_a_folder_that_is_not_writable_are_states_th
     let mut bytes = fs::read(&database).expect("a database");
     bytes[60..64].copy_from_slice(&9999u32.to_be_bytes());
     fs::write(&database, bytes).expect("a database");
-    let output = coordinator(world.folder.path(), &["--listen", "127.0.0.1:0", "--state-dir", "state"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(3) && said.contains("9999") && said.contains("newer"), "{said}");
+    // What waits to be written into the file stands over it.
+    for beside in ["state/qlora.db-wal", "state/qlora.db-shm"] {
+        let _ = fs::remove_file(world.path(beside));
+    }
+    let (code, said) = coordinator(world.folder.path(), &["--listen", "127.0.0.1:0", "--state-dir", "state"]);
+    assert!(code == Some(3) && said.contains("9999") && said.contains("newer"), "{code:?} {said}");
     let locked = world.path("locked");
     fs::create_dir(&locked).expect("a folder");
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).expect("a mode");
     // Root may write anywhere.
     if fs::write(locked.join("probe"), "").is_err() {
-        let output = coordinator(world.folder.path(), &["--listen", "127.0.0.1:0", "--state-dir", "locked"]);
-        assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+        let (code, said) = coordinator(world.folder.path(), &["--listen", "127.0.0.1:0", "--state-dir", "locked"]);
+        assert_eq!(code, Some(3), "{said}");
     }
 }
 
