@@ -7,11 +7,14 @@ use super::base::{self, absolute};
 use super::source::{INPUTS, Resolved, located};
 use crate::error::CtlError;
 
+/// A key, and the whole path that stands there now.
+pub type Changed = (&'static str, String);
+
 /// `yaml`, which `resolved` was read from, with whole paths; and the keys that were changed, with these.
 ///
 /// # Errors
 /// A path stands there in a form that cannot be replaced without another meaning.
-pub fn whole_paths(resolved: &Resolved, mut yaml: String) -> Result<(String, Vec<(&'static str, String)>), CtlError> {
+pub fn whole_paths(resolved: &Resolved, mut yaml: String) -> Result<(String, Vec<Changed>), CtlError> {
     let mut wanted = resolved.layers.resolve()?.config().clone();
     let mut changed = Vec::new();
     for (key, path) in relative(resolved, &wanted) {
@@ -30,7 +33,7 @@ pub fn whole_paths(resolved: &Resolved, mut yaml: String) -> Result<(String, Vec
 }
 
 /// The keys with a relative path, and where that leads.
-fn relative(resolved: &Resolved, written: &TrainingConfig) -> Vec<(&'static str, String)> {
+fn relative(resolved: &Resolved, written: &TrainingConfig) -> Vec<Changed> {
     let whole = |key: &'static str, path: &str| {
         let place = resolved.layers.place_of(key);
         let path =
@@ -70,7 +73,7 @@ mod tests {
     use super::super::source::Origin;
     use super::*;
 
-    fn stored(yaml: &str, folder: &std::path::Path) -> Result<(String, Vec<(&'static str, String)>), String> {
+    fn stored(yaml: &str, folder: &std::path::Path) -> Result<(String, Vec<Changed>), String> {
         let layers = Layers { file: Some(("f.yaml".into(), yaml.to_owned())), ..Layers::default() };
         let resolved = Resolved::new(layers, Origin::Folder(folder.to_owned())).map_err(|e| e.to_string())?;
         whole_paths(&resolved, yaml.to_owned()).map_err(|e| e.to_string())
