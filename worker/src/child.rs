@@ -8,6 +8,7 @@ use std::io::{BufRead, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use qlora_trainer::group::{Alone, Group};
 use qlora_trainer::report::{Event, Phase, Reporter, Wish};
 use qlora_trainer::run::Run;
 use qlora_trainer::score::Evaluation;
+use qlora_trainer::stop::StopSignal;
 use qlora_trainer::{Blame, Error};
 use serde::{Deserialize, Serialize};
 
@@ -62,11 +64,14 @@ pub enum Line {
 
 struct Stdout {
     wishes: Receiver<Wish>,
+    stops: Arc<AtomicBool>,
 }
 
 /// What the agent says, by the kind of it.
 struct Heard {
     wishes: Receiver<Wish>,
+    /// Said once more, for whoever works on a step.
+    stops: Arc<AtomicBool>,
     meetings: Receiver<Meeting>,
 }
 
@@ -90,12 +95,17 @@ impl Reporter for Stdout {
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => Wish::GoOn,
         }
     }
+
+    fn stop_signal(&self) -> StopSignal {
+        let stops = self.stops.clone();
+        StopSignal::new(move || stops.load(Ordering::Relaxed))
+    }
 }
 
 /// Trains what `spec` says; the exit code is 0 where the last line tells how it ended.
 pub fn run(spec: &Path) -> ExitCode {
-    let Heard { wishes, meetings } = listen();
-    let mut reporter = Stdout { wishes };
+    let Heard { wishes, stops, meetings } = listen();
+    let mut reporter = Stdout { wishes, stops };
     let panicked = note_panics();
     // Nothing is used after a panic but the words about it.
     let result = catch_unwind(AssertUnwindSafe(|| {
@@ -172,13 +182,17 @@ fn execute(
 /// Reads on a thread of its own; ends the process when the agent is gone.
 fn listen() -> Heard {
     let ((wish, wishes), (meeting, meetings)) = (mpsc::channel(), mpsc::channel());
-    let lease = Watchdog::start();
+    let stops: Arc<AtomicBool> = Arc::default();
+    let (lease, heard) = (Watchdog::start(), stops.clone());
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             // Nobody listens any more only where the process is about to end.
             match line.as_deref() {
                 Ok("checkpoint") => drop(wish.send(Wish::Checkpoint)),
-                Ok("stop") => drop(wish.send(Wish::Stop)),
+                Ok("stop") => {
+                    let _ = wish.send(Wish::Stop);
+                    heard.store(true, Ordering::Relaxed);
+                }
                 Ok(line) if line.starts_with(LEASE) => {
                     lease.renew(line.trim_start_matches(LEASE).parse().map_or(Duration::ZERO, Duration::from_millis));
                 }
@@ -191,7 +205,7 @@ fn listen() -> Heard {
         }
         std::process::exit(1);
     });
-    Heard { wishes, meetings }
+    Heard { wishes, stops, meetings }
 }
 
 /// Ends the process when its lease is over, whatever the agent does meanwhile: another worker may begin then.

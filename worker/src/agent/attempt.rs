@@ -25,10 +25,8 @@ use crate::models::{self, Allowed};
 use qlora_client::Client;
 use qlora_client::transfer::TransferError;
 
-/// How long a child may take to save and stop, beside the step that it is in, before it is ended.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
-/// The longest step that is waited for.
-const LONGEST_STEP: Duration = Duration::from_secs(600);
+/// How long a child may take to break its step off, save and stop before it is ended.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running attempt, seen from the session.
 pub struct Attempt {
@@ -303,7 +301,7 @@ impl Worker {
                         return Last::NothingToSave;
                     }
                     process.ask_to_stop().await;
-                    deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE + tracker.step_time().min(LONGEST_STEP));
+                    deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
                     continue;
                 }
                 () = told_to_abandon(&mut abandoned) => {

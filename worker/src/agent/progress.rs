@@ -1,7 +1,7 @@
 //! What the trainer's events say about a job's progress, metrics and log.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use qlora_proto::words::count;
 use qlora_proto::{LogLine, MetricPoint, Progress, Sample};
@@ -83,11 +83,6 @@ impl Tracker {
     /// Whether the process has done anything that could be saved.
     pub fn has_progress(&self) -> bool {
         self.stepped
-    }
-
-    /// What a step takes by now; nothing before the first.
-    pub fn step_time(&self) -> Duration {
-        self.seconds_per_step.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default()
     }
 
     fn scores(&mut self, s: &Scores) -> Entry {

@@ -2,42 +2,68 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
+use qlora_trainer::stop::StopSignal;
 use qlora_trainer::{Error, Result};
+use rustix::net::{RecvFlags, recv};
 
 /// The longest message: gradients of a large adapter are some hundred megabytes.
 const LONGEST: u64 = 64 << 30;
 /// Bytes that are made room for before any of them have come.
 const AT_ONCE: u64 = 1 << 20;
+/// Stands in the place of a length: whoever sends it breaks its share of the work off, and a message follows later.
+const INTERRUPT: u64 = u64::MAX;
 
 /// A connection to a process that is known.
 #[derive(Debug)]
 pub struct Link {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     /// Who is at the other end, for messages.
     whom: String,
 }
 
 impl Link {
     pub fn new(stream: TcpStream, whom: String) -> Self {
-        Self { stream, whom }
+        Self { stream: Arc::new(stream), whom }
     }
 
     pub fn send(&mut self, words: &[u8]) -> Result<()> {
         let length = (words.len() as u64).to_le_bytes();
-        let sent = self.stream.write_all(&length).and_then(|()| self.stream.write_all(words));
+        let mut stream = &*self.stream;
+        let sent = stream.write_all(&length).and_then(|()| stream.write_all(words));
         sent.map_err(|e| self.gone(e))
     }
 
+    /// Tells the other end that this one breaks its share of the work off.
+    pub fn interrupt(&mut self) -> Result<()> {
+        (&*self.stream).write_all(&INTERRUPT.to_le_bytes()).map_err(|e| self.gone(e))
+    }
+
+    /// Given where the other end has sent [`Self::interrupt`] and nothing before it that has not been received.
+    pub fn stop_signal(&self) -> StopSignal {
+        let stream = self.stream.clone();
+        StopSignal::new(move || {
+            let mut next = [0; 8];
+            let looked = recv(&*stream, &mut next[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+            // A connection that broke is noticed by whoever waits for a message.
+            matches!(looked, Ok((_, 8))) && u64::from_le_bytes(next) == INTERRUPT
+        })
+    }
+
+    /// The next message; interrupts before it have been acted on, or come too late to be.
     pub fn receive(&mut self) -> Result<Vec<u8>> {
-        let mut length = [0; 8];
-        self.stream.read_exact(&mut length).map_err(|e| self.gone(e))?;
-        let length = u64::from_le_bytes(length);
+        let mut length = INTERRUPT;
+        while length == INTERRUPT {
+            let mut bytes = [0; 8];
+            (&*self.stream).read_exact(&mut bytes).map_err(|e| self.gone(e))?;
+            length = u64::from_le_bytes(bytes);
+        }
         if length > LONGEST {
             return Err(self.gone(std::io::Error::other(format!("a message of {length} bytes"))));
         }
         let mut words = Vec::with_capacity(length.min(AT_ONCE) as usize);
-        let got = (&mut self.stream).take(length).read_to_end(&mut words).map_err(|e| self.gone(e))?;
+        let got = (&*self.stream).take(length).read_to_end(&mut words).map_err(|e| self.gone(e))?;
         if (got as u64) < length {
             return Err(self.gone(std::io::ErrorKind::UnexpectedEof.into()));
         }

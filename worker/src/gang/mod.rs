@@ -14,6 +14,7 @@ mod meet;
 
 use candle_core::Tensor;
 use qlora_trainer::group::{Group, sum_of};
+use qlora_trainer::stop::StopSignal;
 use qlora_trainer::{Error, Result};
 
 use self::link::{Link, numbers, words};
@@ -86,6 +87,21 @@ impl Group for Gang {
             }
         }
     }
+
+    fn stop_signal(&self) -> StopSignal {
+        match self {
+            Self::First(others) => others.iter().map(Link::stop_signal).fold(StopSignal::default(), StopSignal::or),
+            Self::Other { first, .. } => first.stop_signal(),
+        }
+    }
+
+    /// The first one passes it on, when it breaks its own share off.
+    fn interrupt(&mut self) -> Result<()> {
+        match self {
+            Self::First(others) => others.iter_mut().try_for_each(Link::interrupt),
+            Self::Other { first, .. } => first.interrupt(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +109,7 @@ mod tests {
     use std::net::TcpListener;
 
     use candle_core::Device;
+    use qlora_trainer::group::unless_stopped;
 
     use super::meet::{Listener, connect};
     use super::*;
@@ -145,6 +162,40 @@ mod tests {
         let each: Vec<Vec<f32>> = (0..4).map(|rank| values(rank).collect()).collect();
         let wanted: Vec<f32> = (0..10_001).map(|i| (each[0][i] + each[1][i]) + (each[2][i] + each[3][i])).collect();
         assert!(sums.iter().all(|sum| *sum == wanted));
+    }
+
+    #[test]
+    fn one_that_breaks_off_is_heard_by_all_within_their_work_and_nothing_else_is() {
+        for interrupts in 0..3 {
+            let shares = together(3, |mut gang| {
+                let (signal, rank) = (gang.stop_signal(), gang.rank());
+                let heard = || {
+                    (0..200).any(|_| {
+                        signal.check().is_err() || {
+                            std::thread::yield_now();
+                            false
+                        }
+                    })
+                };
+                // Words that wait for one who still works are no interrupt.
+                assert!(gang.gather(b"a word").is_ok() && !heard());
+                let share = match rank == interrupts {
+                    true => Err(Error::Stopped),
+                    false => {
+                        while signal.check().is_ok() {
+                            std::thread::yield_now();
+                        }
+                        signal.check()
+                    }
+                };
+                let agreed = unless_stopped(&mut gang, share);
+                let words = gang.gather(&[rank as u8]).expect("words");
+                (matches!(agreed, Err(Error::Stopped)), words.concat(), signal.check().is_ok())
+            });
+            assert!(shares.iter().all(|share| *share == (true, vec![0, 1, 2], true)), "{interrupts}: {shares:?}");
+        }
+        let whole = together(3, |mut gang| unless_stopped(&mut gang, Ok(5)).expect("the work"));
+        assert_eq!(whole, [5; 3]);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod report;
 pub mod run;
 pub mod score;
 pub mod step;
+pub mod stop;
 pub mod weights;
 
 pub use error::{Blame, Error, Result};

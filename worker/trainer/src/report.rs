@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::score::Scores;
+use crate::stop::StopSignal;
 use crate::{Result, any_number};
 
 /// Where a run stands.
@@ -107,6 +108,11 @@ pub trait Reporter {
 
     fn wish(&mut self) -> Wish {
         Wish::GoOn
+    }
+
+    /// Says within a step that the run is to stop: the step is broken off, and the state before it is saved.
+    fn stop_signal(&self) -> StopSignal {
+        StopSignal::default()
     }
 }
 

@@ -42,6 +42,9 @@ impl Trainer<'_> {
     /// Learns from `batches`, the micro-batches of step `step` (from 0), of which each process of `group` works on its
     /// share.
     ///
+    /// A stop that is heard meanwhile ends the step with [`Error::Stopped`](crate::Error::Stopped) for all of the group, and
+    /// leaves everything as it was before.
+    ///
     /// The step runs on a thread of the pool: from outside, every product would wake the pool and wait for it.
     pub fn step(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
         rayon::scope(|_| metal::autoreleased(|| self.step_on_this_thread(step, batches, group)))
@@ -51,7 +54,8 @@ impl Trainer<'_> {
         // The last step of an epoch may have fewer: the places that are left are empty, so that sums are taken in the same
         // order whoever takes them.
         let places = self.training.gradient_accumulation.max(batches.len());
-        let (losses, mut gradients) = self.share(step, batches, group::share(group, places))?;
+        let shared = self.share(step, batches, group::share(group, places));
+        let (losses, mut gradients) = group::unless_stopped(group, shared)?;
         if losses.is_empty() {
             gradients = self.no_gradients()?;
         }

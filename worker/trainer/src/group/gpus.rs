@@ -6,6 +6,7 @@ use qlora_kernels::cuda::nccl::{self, Communicator};
 
 use super::Group;
 use crate::Result;
+use crate::stop::StopSignal;
 
 /// `group`, with vectors on the way that is fastest between its devices; and what that way is, in words.
 ///
@@ -102,6 +103,14 @@ impl Group for Gpus<'_> {
     fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
         self.gpus.sum(vector).map_err(|e| crate::Error::Peer { fault: e.to_string() })
     }
+
+    fn stop_signal(&self) -> StopSignal {
+        self.words.stop_signal()
+    }
+
+    fn interrupt(&mut self) -> Result<()> {
+        self.words.interrupt()
+    }
 }
 
 impl Group for &mut dyn Group {
@@ -119,5 +128,13 @@ impl Group for &mut dyn Group {
 
     fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
         (**self).sum(vector)
+    }
+
+    fn stop_signal(&self) -> StopSignal {
+        (**self).stop_signal()
+    }
+
+    fn interrupt(&mut self) -> Result<()> {
+        (**self).interrupt()
     }
 }

@@ -13,6 +13,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use qlora_kernels::pairwise;
 
+use crate::stop::StopSignal;
 use crate::{Error, Result};
 
 pub use gpus::joined;
@@ -35,6 +36,19 @@ pub trait Group: Send {
     /// # Errors
     /// As [`Self::gather`].
     fn sum(&mut self, vector: &Tensor) -> Result<Tensor>;
+
+    /// Given where another process has broken its share of the work off.
+    fn stop_signal(&self) -> StopSignal {
+        StopSignal::default()
+    }
+
+    /// Gives the others' [`Self::stop_signal`].
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    fn interrupt(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The only process.
@@ -63,6 +77,26 @@ impl Group for Alone {
 pub fn share(group: &dyn Group, work: usize) -> Range<usize> {
     let each = work / group.size();
     group.rank() * each..(group.rank() + 1) * each
+}
+
+/// `done`, unless anyone has broken its share of the work off: then all do, since what is left of it would wait for that
+/// share.
+///
+/// # Errors
+/// Those of `done`; [`Error::Stopped`] where it is anyone's.
+pub fn unless_stopped<T>(group: &mut dyn Group, done: Result<T>) -> Result<T> {
+    let stops = match &done {
+        Err(Error::Stopped) => true,
+        Err(_) => return done,
+        Ok(_) => false,
+    };
+    if stops {
+        group.interrupt()?;
+    }
+    if group.gather(&[u8::from(stops)])?.iter().flatten().any(|&stops| stops == 1) {
+        return Err(Error::Stopped);
+    }
+    done
 }
 
 /// Everyone's numbers one after another, in the order of ranks.

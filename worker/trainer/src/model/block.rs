@@ -18,6 +18,7 @@ use qlora_planner::Keep;
 use super::projection::{self, AdapterPass, Inner, Projection, Pull};
 use crate::Result;
 use crate::lora::{Adapters, FactorGrad, Gradients, MaskPosition};
+use crate::stop::StopSignal;
 
 /// Frozen weights of a block.
 pub struct Block {
@@ -38,6 +39,8 @@ pub struct Pass<'a> {
     pub adapters: &'a Adapters,
     /// Where the dropout masks are drawn from; none outside training.
     pub masks: Option<MaskPosition>,
+    /// Asked before each part of a block.
+    pub stop: &'a StopSignal,
 }
 
 /// Keys and values of the tokens before, rotated; [T, K*E] each.
@@ -209,6 +212,7 @@ impl Block {
     /// The block up to and without the down projection, from what is kept of it: its input [M, D], or more.
     pub fn run(&self, pass: &Pass<'_>, kept: Kept) -> Result<Saved> {
         let Kept { x, rho1, heads, attention, x1, rho2, gates, u: [u_q, u_k, u_v, u_o, u_g, u_e] } = kept;
+        pass.stop.check()?;
         let x = x.take()?;
         let (rho1, [q, k, v], [u_q, u_k, u_v]) = match (rho1, heads) {
             (Some(rho1), Some(heads)) => (rho1, heads, [u_q, u_k, u_v]),
@@ -217,6 +221,7 @@ impl Block {
         let (o, lse) = match attention {
             Some(kept) => kept,
             None => {
+                pass.stop.check()?;
                 let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, &pass.sequences, pass.products)?;
                 (o.into(), lse)
             }
@@ -245,6 +250,7 @@ impl Block {
 
     /// Sums of the norm, gate and up.
     fn run_gates(&self, pass: &Pass<'_>, x1: &Tensor, known: [Option<Inner>; 2]) -> Result<Gates> {
+        pass.stop.check()?;
         let (n2, rho2) = rms_norm::forward_on(x1, &self.norm2, pass.epsilon, pass.products)?;
         let [u_g, u_e] = self.inners(pass, [M::GateProj, M::UpProj], &n2, known)?;
         let (g, u_g) = self.project_on(pass, M::GateProj, &n2, u_g)?;
@@ -254,6 +260,7 @@ impl Block {
 
     /// The rest of the forward pass: `y` [M, D].
     pub fn finish(&self, pass: &Pass<'_>, saved: &Saved) -> Result<Tensor> {
+        pass.stop.check()?;
         let h = swiglu::forward(&saved.g, &saved.e)?;
         Ok(self.project_onto(pass, M::DownProj, &h, None, &saved.x1)?.0)
     }
@@ -271,8 +278,10 @@ impl Block {
     }
 
     fn backward_ffn(&self, pass: &Pass<'_>, saved: Gated, dy: Tensor, grads: &mut Gradients) -> Result<Tensor> {
+        pass.stop.check()?;
         let Gated { x1, rho2, g, e, u } = saved;
         let dh = self.backward_down(pass, (&g, &e), &dy, grads)?;
+        pass.stop.check()?;
         let (dg, de) = swiglu::backward_over(dh, &g, &e)?;
         drop((g, e));
         let [u_g, u_e] = u.each_ref().map(Option::as_ref);
@@ -316,9 +325,11 @@ impl Block {
         dx1: Tensor,
         grads: &mut Gradients,
     ) -> Result<Tensor> {
+        pass.stop.check()?;
         let Attended { x, rho1, q, k, v, o, lse, u } = saved;
         let [u_q, u_k, u_v, u_o] = u.each_ref().map(Option::as_ref);
         let d_o = self.pull(pass, &[(M::OProj, &(&dx1).into(), u_o)], Some(&o), grads)?;
+        pass.stop.check()?;
         let inputs = attention::Saved { q: &q, k: &k, v: &v, o: o.tensor()?, lse: &lse };
         let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, &pass.sequences, pass.products)?;
         let (dq, dk) = (pass.rope.backward(&dq, &pass.sequences)?, pass.rope.backward(&dk, &pass.sequences)?);
@@ -368,6 +379,7 @@ impl Block {
 
     /// Forward for generation: `x` holds only new tokens, `cache` those before, and grows.
     pub fn extend(&self, pass: &Pass<'_>, x: &Tensor, cache: &mut Option<LayerCache>) -> Result<Tensor> {
+        pass.stop.check()?;
         let n1 = self.normalised(pass, x, &self.norm1)?;
         let (q, k) = (self.project(pass, M::QProj, &n1, None)?.0, self.project(pass, M::KProj, &n1, None)?.0);
         let (q, k) = (pass.rope.forward(&q, &pass.sequences)?, pass.rope.forward(&k, &pass.sequences)?);

@@ -14,8 +14,13 @@ use super::projection::Projection;
 use super::rope::inverse_frequencies;
 use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
 use crate::metal::Uploads;
+use crate::stop::StopSignal;
 use crate::weights::{Checkpoint, FrozenWeight, Plain};
 use crate::{Error, Result, device, metal};
+
+/// Tokens of a batch from which a pass waits for a GPU after each block. The host would otherwise be a whole pass ahead of
+/// the GPU, and a stop would wait for that; beside such a block the wait is nothing.
+const LONG: usize = 65_536;
 
 /// Sequences packed one after another, without padding; M tokens in all.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +86,8 @@ pub struct Decoder {
     rope: RopeTable,
     /// Tokens that a sequence may have.
     positions: usize,
+    /// Ends a pass through the blocks early.
+    pub stop: StopSignal,
 }
 
 impl Decoder {
@@ -118,6 +125,7 @@ impl Decoder {
             head: checkpoint.head(device)?,
             rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
             positions: max_len,
+            stop: StopSignal::default(),
             blocks,
             shape,
             device: device.clone(),
@@ -176,7 +184,7 @@ impl Decoder {
         let shape = device::attention_shape(&self.shape);
         let (epsilon, rope, products) = (self.shape.norm_epsilon, &self.rope, self.products);
         let sequences = Sequences::new(spans, &self.device)?;
-        Ok(Pass { shape, epsilon, rope, products, sequences, adapters, masks })
+        Ok(Pass { shape, epsilon, rope, products, sequences, adapters, masks, stop: &self.stop })
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
@@ -225,6 +233,7 @@ impl Decoder {
             }
             blocks.push(saved.reduced(keep)?);
             uploads.after_block()?;
+            self.keep_pace(batch)?;
         }
         Ok(Passed { blocks, last: x })
     }
@@ -253,6 +262,7 @@ impl Decoder {
             let saved = block.run(&pass, kept)?;
             dx = block.backward(&pass, saved, dx, grads)?;
             uploads.after_block()?;
+            self.keep_pace(batch)?;
         }
         Ok(loss)
     }
@@ -278,8 +288,17 @@ impl Decoder {
         for block in &self.blocks {
             x = block.finish(&pass, &block.run(&pass, x.into())?)?;
             uploads.after_block()?;
+            self.keep_pace(batch)?;
         }
         Ok(x)
+    }
+
+    /// See [`LONG`].
+    fn keep_pace(&self, batch: &Batch) -> Result<()> {
+        if !self.device.is_cpu() && batch.tokens() >= LONG {
+            self.device.synchronize()?;
+        }
+        Ok(())
     }
 
     /// The first part of the model whose output for `batch` has a number that is not finite.

@@ -39,19 +39,21 @@ impl Session<'_> {
     fn losses(&mut self, batches: &[Batch], reporter: &mut dyn Reporter) -> Result<Vec<f64>> {
         let each = batches.len().div_ceil(self.group.size());
         let own = batches.chunks(each).nth(self.group.rank()).unwrap_or_default();
+        let found = self.own_losses(own, reporter);
+        let found = group::unless_stopped(self.group, found)?;
+        group::all_numbers(self.group, &found)
+    }
+
+    fn own_losses(&mut self, own: &[Batch], reporter: &mut dyn Reporter) -> Result<Vec<f64>> {
         let mut found = Vec::with_capacity(own.len());
         for (i, batch) in own.iter().enumerate() {
             reporter.report(Event::Phase { phase: Phase::Evaluating, done: i as u64, of: own.len() as u64 })?;
             if self.hear(reporter) == Wish::Stop {
-                break;
+                return Err(Error::Stopped);
             }
             found.push(self.trainer.decoder.loss(batch, &self.trainer.adapters)?);
         }
-        let stops = self.hear(reporter) == Wish::Stop;
-        if self.group.gather(&[u8::from(stops)])?.iter().flatten().any(|&stops| stops == 1) {
-            return Err(Error::Stopped);
-        }
-        group::all_numbers(self.group, &found)
+        Ok(found)
     }
 
     /// Answers the first held-out question with the model as it is now.
@@ -61,7 +63,8 @@ impl Session<'_> {
         let how = Generation { max_new_tokens: ANSWER_TOKENS, temperature: 0.0, seed: 0, end_ids: p.end_ids.clone() };
         let answered = answer(&p.decoder, &self.trainer.adapters, &p.tokenizer, &p.template, &row.question(), &how);
         let text = match answered {
-            Err(fault @ Error::Positions { .. }) => {
+            // It is for people to read: what was trained is worth saving without it.
+            Err(fault @ (Error::Positions { .. } | Error::Stopped)) => {
                 return reporter.report(Event::Note { text: format!("no sample answer: {fault}") });
             }
             answered => answered?,

@@ -45,7 +45,8 @@ impl Run {
     /// See [`Error`](crate::Error); [`Error::blame`](crate::Error::blame) tells whether another attempt makes sense. What
     /// was saved stays.
     pub fn execute(&self, group: &mut dyn Group, reporter: &mut dyn Reporter) -> Result<()> {
-        let prepared = Prepared::load(self, reporter)?;
+        let stop = reporter.stop_signal().or(group.stop_signal());
+        let prepared = Prepared::load(self, stop, reporter)?;
         let trained = self.train(&prepared, group, reporter);
         trained.map_err(|e| device::with_advice(e, &prepared.decoder, self.config()))
     }

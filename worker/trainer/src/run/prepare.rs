@@ -11,6 +11,7 @@ use super::Run;
 use crate::generate::end_ids;
 use crate::model::Decoder;
 use crate::report::{Event, Phase, Reporter};
+use crate::stop::StopSignal;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, device};
 
@@ -30,7 +31,8 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub fn load(run: &Run, reporter: &mut dyn Reporter) -> Result<Self> {
+    /// Loads what `run` names; a pass through the model ends early where `stop` is given.
+    pub fn load(run: &Run, stop: StopSignal, reporter: &mut dyn Reporter) -> Result<Self> {
         let config = run.config();
         reporter.report(Event::Phase { phase: Phase::Loading, done: 0, of: 0 })?;
         let checkpoint = Checkpoint::open(&run.model)?;
@@ -76,7 +78,8 @@ impl Prepared {
         let attention = device::choose_attention(&files.shape, wanted, length, &device)?;
         let arrangement = device::arrange(&files.shape, config, &device)?;
         let longest = config.data.max_seq_len.max(limit.min(4096));
-        let decoder = Decoder::load(&checkpoint, &config.model, longest, &arrangement, &device, progress)?;
+        let mut decoder = Decoder::load(&checkpoint, &config.model, longest, &arrangement, &device, progress)?;
+        decoder.stop = stop;
         told?;
         let end_ids = end_ids(files, &tokenizer);
         Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, arrangement, attention })

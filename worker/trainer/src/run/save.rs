@@ -40,7 +40,7 @@ impl Session<'_> {
             step: self.step,
             steps: self.steps,
             updates: self.trainer.optimizer.updates,
-            cursor: self.sampler.cursor(),
+            cursor: self.cursor,
             seed: self.run.config().training.seed,
             config_hash: self.run.config.hash().to_owned(),
             first_evaluation: self.first_evaluation,

@@ -22,7 +22,9 @@ pub(super) struct Session<'a> {
     pub prepared: &'a Prepared,
     pub group: &'a mut dyn Group,
     pub trainer: Trainer<'a>,
-    pub sampler: Sampler,
+    sampler: Sampler,
+    /// Where the run stands in its data; the sampler is ahead of it within a step.
+    pub cursor: Cursor,
     pub step: u64,
     pub steps: u64,
     skipped_in_a_row: u64,
@@ -80,6 +82,7 @@ impl<'a> Session<'a> {
             group,
             trainer,
             sampler,
+            cursor,
             step,
             steps,
             skipped_in_a_row,
@@ -191,7 +194,7 @@ impl<'a> Session<'a> {
                     return Err(Error::Stopped);
                 }
             }
-            self.one_step(reporter)?;
+            self.step_or_save(reporter)?;
             let t = self.training();
             let (step, steps) = (self.step, self.steps);
             let every = |n: u64| n > 0 && step.is_multiple_of(n) && step < steps;
@@ -241,11 +244,23 @@ impl<'a> Session<'a> {
         Ok([Wish::GoOn, Wish::Checkpoint].into_iter().find(|&w| w as u8 == strongest).unwrap_or(Wish::Stop))
     }
 
+    /// Takes a step; a run that is to stop meanwhile is saved as it was before it.
+    fn step_or_save(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        let ended = self.one_step(reporter);
+        if let Err(Error::Stopped) = ended {
+            let text = format!("step {} is broken off, and is taken again when the run goes on", self.step + 1);
+            reporter.report(Event::Note { text })?;
+            self.save_checkpoint(reporter)?;
+        }
+        ended
+    }
+
     fn one_step(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
         let start = Instant::now();
         let batches = self.next_batches();
         let outcome = self.trainer.step(self.step, &batches, self.group)?;
         self.step += 1;
+        self.cursor = self.sampler.cursor();
         let seconds = start.elapsed().as_secs_f64();
         reporter.report(Event::Step(StepReport {
             step: self.step,
