@@ -102,7 +102,10 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
         let ok = found.is_ok();
         let line = |gpu: &Accelerator| format!("{} {} driver {}", gpu.name, gpu.compute_capability, gpu.driver);
         let text = found.map_or_else(|e| e, |gpus| gpus.iter().map(line).collect::<Vec<_>>().join(", "));
-        checks.push(Check::new(name, ok, true, text).or("training goes on without one; where this machine has such a device, install its driver"));
+        checks.push(
+            Check::new(name, ok, true, text)
+                .or("training goes on without one; where this machine has such a device, install its driver"),
+        );
     }
     checks.push(Check::new("products", true, true, qlora_trainer::device::processor_products()));
     for (name, feature, built) in
@@ -148,8 +151,8 @@ fn platform_checks() -> Vec<Check> {
 fn reach(args: &AgentArgs) -> Check {
     let address = &args.coordinator;
     let check = |ok, optional, text: String| Check::new("coordinator", ok, optional, text);
-    let (answer, token_help) = match ask(args) {
-        Ok(answer) => answer,
+    let Asked { answer, token_help } = match ask(args) {
+        Ok(asked) => asked,
         Err((fault, help)) => return check(false, false, fault).or(help),
     };
     match answer {
@@ -162,8 +165,15 @@ fn reach(args: &AgentArgs) -> Check {
     }
 }
 
-/// The answer to a call that only reads and the way out where the token is refused, or what kept it from being sent.
-fn ask(args: &AgentArgs) -> Result<(Result<(), Status>, &'static str), (String, String)> {
+/// What the coordinator answered.
+struct Asked {
+    answer: Result<(), Status>,
+    /// The way out where the token is refused.
+    token_help: &'static str,
+}
+
+/// The answer to a call that only reads, or what kept it from being sent, with the way out.
+fn ask(args: &AgentArgs) -> Result<Asked, (String, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| (e.to_string(), String::new()))?;
     runtime.block_on(async {
@@ -174,7 +184,7 @@ fn ask(args: &AgentArgs) -> Result<(Result<(), Status>, &'static str), (String, 
             Ok(answer) => answer.map(drop),
             Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", PATIENCE.as_secs()))),
         };
-        Ok((answer, client.token_help()))
+        Ok(Asked { answer, token_help: client.token_help() })
     })
 }
 

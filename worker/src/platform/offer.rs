@@ -71,7 +71,7 @@ mod tests {
     fn offered(wanted: Option<DeviceClass>, cuda: (bool, Found), metal: (bool, Found)) -> Result<Offer, String> {
         let kind = |class, (built, found)| Kind { class, built, found };
         let kinds = vec![kind(DeviceClass::Cuda, cuda), kind(DeviceClass::Metal, metal)];
-        choose(wanted, kinds).map_err(|e| e.to_string())
+        choose(wanted, kinds).map_err(|e| e.faults()[0].text())
     }
 
     fn gpus(offer: Result<Offer, String>) -> (DeviceClass, String) {

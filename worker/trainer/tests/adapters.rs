@@ -170,6 +170,11 @@ fn keys_that_are_not_done_are_refused_by_name() {
     ] {
         home.refused(json!({ key: value }), &plain(), &[key]);
     }
+    for (beginning, way_out) in
+        [("zzz", "correct the name"), ("pissa", "changed base"), ("pissa_niter_16", "changed base")]
+    {
+        home.refused(json!({"init_lora_weights": beginning}), &plain(), &[beginning, way_out]);
+    }
     let wanted = home.logits(json!({}), &plain());
     let inert = json!({"new_in_peft": null, "init_lora_weights": "gaussian", "peft_version": "1", "revision": "main"});
     assert_eq!(home.logits(inert, &plain()), wanted);

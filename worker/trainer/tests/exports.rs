@@ -14,6 +14,33 @@ use toy::{Tensors, config, golden, held_as, model, tensors};
 /// Id of `<|im_end|>` in the golden tokenizer.
 const IM_END: u32 = 4;
 
+#[test]
+fn two_exports_to_one_name_leave_each_other_alone() {
+    let home = Home::new();
+    let base = home.base(&tensors());
+    for name in ["merged", "merged.gguf"] {
+        let (out, adapter) = (home.path(name), home.adapter(None, 1.0));
+        // What another process is writing meanwhile, under the name of either version of this program.
+        let others = [home.path(&format!("{name}.partial")), home.path(&format!("{name}.7-0badcafe.partial"))];
+        others.iter().for_each(|other| fs::write(other, "half").expect("a file"));
+        let merge = |progress: &mut dyn FnMut(usize, usize)| {
+            let held = held_as("nf4");
+            export::merge(&base, &adapter, &out, Base::Original, &held, ElementType::F32, progress)
+        };
+        // The other one is complete while this one still writes.
+        let refused = merge(&mut |_, _| fs::write(&out, "whole").expect("a file")).expect_err("the name was taken");
+        assert!(refused.to_string().contains("exists already"), "{refused}");
+        assert_eq!(fs::read_to_string(&out).expect("a file"), "whole");
+        fs::remove_file(&out).expect("removed");
+        merge(&mut |_, _| {}).expect("a model");
+        assert!(others.iter().all(|other| fs::read_to_string(other).is_ok_and(|text| text == "half")));
+        let left = fs::read_dir(home.0.path()).expect("a folder").filter_map(Result::ok);
+        let left = left.filter(|e| e.file_name().to_string_lossy().ends_with(".partial")).count();
+        assert_eq!(left, others.len(), "something of its own is left");
+        others.iter().for_each(|other| fs::remove_file(other).expect("removed"));
+    }
+}
+
 struct Home(tempfile::TempDir);
 
 impl Home {

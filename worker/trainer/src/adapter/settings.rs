@@ -90,22 +90,33 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), String> {
             "task_type" => value.is_null() || value == "CAUSAL_LM",
             "bias" => value.is_null() || value == "none",
             "layers_pattern" => is_nothing(value) || value == "layers" || *value == serde_json::json!(["layers"]),
-            // The others change the base that they are trained on.
-            "init_lora_weights" => {
-                value.is_boolean() || value.is_null() || value == "gaussian" || value == "orthogonal" || value == "eva"
-            }
+            "init_lora_weights" => value.is_boolean() || value.is_null() || PLAIN.iter().any(|name| value == name),
             key => KNOWN.contains(&key) || is_nothing(value),
         };
         if !done {
-            return Err(format!("has `{key}: {value}`, which is not implemented; {}", way_out(key)));
+            return Err(format!("has `{key}: {value}`, which is not implemented; {}", way_out(key, value)));
         }
     }
     Ok(())
 }
 
+/// Initializations of PEFT, by their names, that leave the base as it is, so that a trained adapter says nothing of them.
+const PLAIN: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+
+/// Those that change the base they are trained on.
+const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+
+/// Whether an adapter that began as `value` was trained on a changed base. `pissa_niter_16` is PiSSA, with a number of steps.
+fn changes_the_base(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| CHANGING.contains(&text) || text.starts_with("pissa_niter_"))
+}
+
 /// What helps where the value of `key` is not carried out.
-fn way_out(key: &str) -> &'static str {
+fn way_out(key: &str, value: &Value) -> &'static str {
     match key {
+        "init_lora_weights" if !changes_the_base(value) => {
+            "true, false, gaussian, orthogonal and eva are known, and pissa, olora, corda, loftq and lora_ga by the change they make to a base: correct the name"
+        }
         "init_lora_weights" | "loftq_config" => {
             "it was trained on a changed base: convert it to plain LoRA with PEFT's path_initial_model_for_weight_conversion"
         }

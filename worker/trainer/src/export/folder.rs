@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::merge::{Merger, site_of};
 use super::numbers::Outgoing;
+use super::partial::{partial_of, publish};
 use super::text::{self, Trained};
-use super::{Progress, Written, partial_of};
+use super::{Progress, Written};
 use crate::weights::{Checkpoint, INDEX, ShardEntries, ShardEntry, ShardWriter, Shards, bnb};
 use crate::{Error, Result};
 
@@ -59,7 +60,7 @@ pub(super) fn write_merged(
     if let Some(trained) = trained {
         trained.write_into(&partial, checkpoint.files.template.as_ref())?;
     }
-    fs::rename(&partial, out).map_err(Error::io(out))
+    publish(&partial, out)
 }
 
 /// Writes `checkpoint` with its linear layers quantised as `model` says, in the layout that bitsandbytes and
@@ -97,7 +98,7 @@ pub(super) fn write_quantised(
         writer.finish()?;
     }
     describe(&partial, model, places, written.bytes)?;
-    fs::rename(&partial, out).map_err(Error::io(out))?;
+    publish(&partial, out)?;
     Ok(written)
 }
 

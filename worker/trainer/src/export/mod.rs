@@ -11,13 +11,15 @@ mod folder;
 mod gguf;
 mod merge;
 mod numbers;
+mod partial;
 mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::Device;
 use qlora_config::ModelConfig;
 
+use self::partial::partial_of;
 use crate::lora::Adapters;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, adapter};
@@ -111,7 +113,7 @@ pub fn convert_adapter(model: &Path, adapter: &Path, out: &Path) -> Result<Writt
 
 fn open_for(model: &Path, out: &Path) -> Result<Checkpoint> {
     if out.exists() {
-        return Err(Error::Export { path: out.into(), fault: "exists already; name another".into() });
+        return Err(partial::present(out));
     }
     Checkpoint::open(model)
 }
@@ -132,11 +134,4 @@ fn whole<T>(out: &Path, written: Result<T>) -> Result<T> {
         drop(std::fs::remove_file(&partial).or_else(|_| std::fs::remove_dir_all(&partial)));
     }
     written
-}
-
-/// The name under which `out` is written until it is complete.
-fn partial_of(out: &Path) -> PathBuf {
-    let mut name = out.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
 }

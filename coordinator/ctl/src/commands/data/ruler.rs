@@ -26,10 +26,9 @@ fn open(folder: &Path, model: &str, wanted: &str, date: &str, limit: usize) -> R
     let fault = |e: TemplateError| no_model(e.to_string(), "look at the template");
     let template = text.chat_template(wanted).map_err(|lacking| match lacking {
         Lacking::None => lacks("a chat template", "give --template chatml-tools"),
-        Lacking::Named { .. } => CtlError::NoModel {
-            message: format!("{model}: {lacking}"),
-            help: "give --template one of these, or auto or chatml-tools".into(),
-        },
+        Lacking::Named { .. } => {
+            no_model(format!("{model}: {lacking}"), "give --template one of these, or auto or chatml-tools")
+        }
         Lacking::Template(e) => fault(e),
     })?;
     let template = template.dated(date).map_err(fault)?;

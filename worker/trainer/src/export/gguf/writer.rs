@@ -1,13 +1,13 @@
 //! A GGUF file, version 3, written one tensor at a time (ggml's `docs/gguf.md`).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 
-use crate::export::partial_of;
+use crate::export::partial::{partial_of, publish};
 use crate::{Error, Result};
 
 const VERSION: u32 = 3;
@@ -91,7 +91,7 @@ impl Writer {
         let Self { path, partial, out, .. } = self;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error).map_err(Error::io(&partial))?;
         file.sync_all().map_err(Error::io(&partial))?;
-        fs::rename(&partial, &path).map_err(Error::io(path))
+        publish(&partial, &path)
     }
 }
 
