@@ -132,7 +132,7 @@ fn unreadable_job() -> String {
 fn failed_job() -> String {
     let mut world = World::new(&[]);
     let _worker = world.worker("a", &[]);
-    let id = world.submit(&world.config(""), &["--set", "model.base=no-such-model"]);
+    let id = world.submit(&world.config(""), &["--set", "model.base=/nowhere/at/all"]);
     assert_eq!(world.ended(id)["state"], "failed");
     world.ctl(&["watch", &id.to_string()]).stderr
 }

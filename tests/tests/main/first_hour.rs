@@ -315,7 +315,8 @@ fn a_misspelt_template_is_refused_before_any_work() {
     let ctl: [&[&str]; 2] = [&["data", "check", &rows], &["data", "preview", &rows]];
     for args in ctl {
         let answer = world.ctl(&[args, &["--model", &model, "--template", "TYPO"]].concat());
-        assert!(answer.code == 2 && answer.stderr.contains("TYPO"), "{} {}", answer.code, answer.stderr);
+        // It may be the name of a template that the model has; this one has none of that name.
+        assert!(answer.code == 3 && answer.stderr.contains("TYPO"), "{} {}", answer.code, answer.stderr);
     }
     let worker: [&[&str]; 2] = [&["generate", "--prompt", "x"], &["score", "--data", &rows]];
     for args in worker {
