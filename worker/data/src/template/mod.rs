@@ -6,12 +6,15 @@
 //! Templates that write the date of today (`strftime_now`) are given a fixed one: training data that change with the
 //! day cannot be repeated, and the model would be asked another question than the one that it was trained on.
 
+mod compare;
 mod cycler;
 mod differ;
 mod edges;
 mod json;
+mod listed;
 mod named;
 mod numbers;
+mod ordered;
 mod places;
 mod printf;
 mod python;

@@ -1,10 +1,39 @@
-//! The filters `int` and `float` of Jinja2, which give a default for what is no number.
+//! Filters and tests of numbers: `int` and `float`, which give a default for what is no number, and those that Python
+//! refuses of it.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, Value, filters, tests};
+
+/// Adds the filters and tests.
+pub(super) fn install(env: &mut Environment<'static>) {
+    env.add_filter("int", int);
+    env.add_filter("float", float);
+    env.add_filter("abs", |value: &Value| match value.kind() {
+        ValueKind::Bool => Ok(Value::from(i64::from(value.is_true()))),
+        _ => filters::abs(value.clone()),
+    });
+    env.add_test("odd", |value: &Value| number(value).map(|()| tests::is_odd(value.clone())));
+    env.add_test("even", |value: &Value| number(value).map(|()| tests::is_even(value.clone())));
+    env.add_test("divisibleby", |value: &Value, by: &Value| {
+        number(value)?;
+        number(by)?;
+        // As a number, `false` divides nothing either.
+        if !by.is_true() {
+            return Err(Error::new(ErrorKind::InvalidOperation, "nothing is divided by 0"));
+        }
+        Ok(tests::is_divisibleby(value, by))
+    });
+}
+
+fn number(value: &Value) -> Result<(), Error> {
+    if matches!(value.kind(), ValueKind::Number | ValueKind::Bool) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidOperation, format!("{} has no remainder", value.kind())))
+}
 
 /// `int(value, default=0, base=10)`.
-pub(super) fn int(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+fn int(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let args = args.into_values();
     let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
     let default = argument(positional, &kwargs, 0, "default")?.unwrap_or_else(|| Value::from(0));
@@ -21,7 +50,7 @@ pub(super) fn int(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Err
 }
 
 /// `float(value, default=0.0)`.
-pub(super) fn float(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+fn float(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let args = args.into_values();
     let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
     let default = argument(positional, &kwargs, 0, "default")?.unwrap_or_else(|| Value::from(0.0));

@@ -8,13 +8,14 @@ use minijinja_contrib::globals::joiner;
 use super::cycler::cycler;
 use super::json::tojson;
 use super::repr::text_of;
-use super::{numbers, printf, texts};
+use super::{compare, listed, numbers, ordered, printf, texts};
 
 /// Filters of Jinja2 that give a generator: always true, without a length, read once, no JSON.
-const GENERATORS: [&str; 5] = ["map", "select", "selectattr", "reject", "rejectattr"];
+const GENERATORS: [&str; 10] =
+    ["map", "select", "selectattr", "reject", "rejectattr", "unique", "reverse", "batch", "slice", "items"];
 
 /// Keeps minijinja's filters that go through a value under names of their own, for [`wrap`] to call.
-fn keep(env: &mut Environment<'static>) -> [&'static str; 13] {
+fn keep(env: &mut Environment<'static>) -> [&'static str; 19] {
     env.add_filter("_map", filters::map);
     env.add_filter("_select", filters::select);
     env.add_filter("_selectattr", filters::selectattr);
@@ -28,6 +29,12 @@ fn keep(env: &mut Environment<'static>) -> [&'static str; 13] {
     env.add_filter("_unique", filters::unique);
     env.add_filter("_sum", filters::sum);
     env.add_filter("_reverse", filters::reverse);
+    env.add_filter("_min", filters::min);
+    env.add_filter("_max", filters::max);
+    env.add_filter("_groupby", filters::groupby);
+    env.add_filter("_batch", filters::batch);
+    env.add_filter("_slice", filters::slice);
+    env.add_filter("_items", filters::items);
     [
         "_map",
         "_select",
@@ -42,6 +49,12 @@ fn keep(env: &mut Environment<'static>) -> [&'static str; 13] {
         "_unique",
         "_sum",
         "_reverse",
+        "_min",
+        "_max",
+        "_groupby",
+        "_batch",
+        "_slice",
+        "_items",
     ]
 }
 
@@ -53,9 +66,11 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter("tojson", tojson);
     env.add_filter("default", default);
     env.add_filter("d", default);
-    env.add_filter("string", |value: &Value| text_of(value));
-    env.add_filter("int", numbers::int);
-    env.add_filter("float", numbers::float);
+    env.add_filter("string", |value: &Value| listed::printable(value).map(text_of));
+    env.add_filter("attr", listed::attr);
+    env.add_function("range", listed::range);
+    compare::install(env);
+    numbers::install(env);
     env.add_filter("trim", trim);
     env.add_filter("escape", escape);
     env.add_filter("e", escape);
@@ -67,7 +82,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.remove_filter("pprint");
     env.remove_global("debug");
     env.add_function("joiner", |separator: Option<Value>| joiner(Some(separator.unwrap_or_else(|| ", ".into()))));
-    env.add_filter(super::source::ITERABLE, iterable);
+    env.add_filter(super::source::ITERABLE, looped);
     for kept in keep(env) {
         wrap(env, kept);
     }
@@ -87,8 +102,10 @@ pub(super) fn install(env: &mut Environment<'static>) {
             None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
         }
     });
-    env.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::Number | ValueKind::Seq | ValueKind::Map => escape_formatter(out, state, &text_of(value).into()),
+    env.set_formatter(|out, state, value| match listed::printable(value)?.kind() {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            escape_formatter(out, state, &text_of(value).into())
+        }
         _ => escape_formatter(out, state, value),
     });
 }
@@ -98,16 +115,18 @@ fn wrap(env: &mut Environment<'static>, kept: &'static str) {
     let name = kept.trim_start_matches('_');
     let lazy = GENERATORS.contains(&name);
     env.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
-        let args = args.into_values();
+        let mut args = args.into_values();
         if let (true, Some(filter)) = (name == "map", args.get(1).and_then(Value::as_str)) {
             return generator(mapped(state, filter, &args)?);
         }
         // Jinja2's generators look whether there is anything before they go through it.
-        if let Some(value) = args.first().filter(|_| !lazy) {
+        if let Some(value) = args.first().filter(|_| !lazy || kept == "_unique" || kept == "_reverse") {
             iterable(value.clone())?;
         }
+        ordered::check(state, name, &mut args)?;
         let result = state.apply_filter(kept, &args)?;
-        if lazy { generator(result) } else { Ok(result) }
+        // A text that is reversed stays one.
+        if lazy && result.as_str().is_none() { generator(result) } else { Ok(result) }
     });
 }
 
@@ -134,6 +153,14 @@ fn iterable(value: Value) -> Result<Value, Error> {
         return Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable"));
     }
     Ok(value)
+}
+
+/// What a loop goes through; as in Jinja2, a loop over a generator knows its length.
+fn looped(value: Value) -> Result<Value, Error> {
+    if value.kind() == ValueKind::Iterable && value.len().is_none() {
+        return Ok(Value::from(value.try_iter()?.collect::<Vec<_>>()));
+    }
+    iterable(value)
 }
 
 /// A sum of texts of which one is marked as safe: Python escapes the others.
@@ -178,7 +205,8 @@ fn is_iterable(value: &Value) -> bool {
 }
 
 fn is_sequence(value: &Value) -> bool {
-    value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+    let kinds = matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String);
+    value.is_undefined() || kinds || listed::is_range(value)
 }
 
 fn default(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
@@ -243,6 +271,8 @@ fn dictsort(state: &mut State, args: Rest<ValueOrKwargs>) -> Result<Value, Error
     }
     kwargs.assert_all_used()?;
     let value = positional.first().cloned().unwrap_or_default();
+    let by_value = named.iter().any(|(name, value)| *name == "by" && value.as_str() == Some("value"));
+    ordered::check_dict(&value, by_value)?;
     state.apply_filter("_dictsort", &[value, Kwargs::from_iter(named).into()])
 }
 
@@ -269,6 +299,7 @@ fn namespace(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
 fn container_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     match (value.kind(), method, args) {
         (ValueKind::Seq | ValueKind::Map, "copy", []) => Ok(Some(value.clone())),
+        (ValueKind::Map, _, []) => listed::view(value, method),
         (ValueKind::Seq, "index", [wanted]) => {
             let place = value.try_iter()?.position(|item| item == *wanted);
             let missing = || Error::new(ErrorKind::InvalidOperation, format!("{wanted} is not in the list"));

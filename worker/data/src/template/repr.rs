@@ -4,11 +4,14 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 
 use super::json::number_text;
+use super::listed;
 
 /// `value` as Python's `str` gives it.
 pub(super) fn text_of(value: &Value) -> String {
     match value.kind() {
-        ValueKind::Number | ValueKind::Seq | ValueKind::Map => repr(value).unwrap_or_else(|_| value.to_string()),
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            repr(value).unwrap_or_else(|_| value.to_string())
+        }
         _ => value.to_string(),
     }
 }
@@ -21,7 +24,8 @@ fn repr(value: &Value) -> Result<String, Error> {
             _ => number_text(value),
         },
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        ValueKind::Seq => {
+        ValueKind::Iterable if listed::is_listed(value) || value.len().is_none() => value.to_string(),
+        ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter()?.map(|item| repr(&item)).collect::<Result<Vec<_>, _>>()?;
             match (value.is_tuple(), items.len()) {
                 (true, 1) => format!("({},)", items[0]),
@@ -34,6 +38,7 @@ fn repr(value: &Value) -> Result<String, Error> {
             let entries = value.try_iter()?.map(entry).collect::<Result<Vec<_>, Error>>()?;
             format!("{{{}}}", entries.join(", "))
         }
+        ValueKind::Undefined => "Undefined".into(),
         _ => value.to_string(),
     })
 }

@@ -1,8 +1,8 @@
 //! Changes to the text of a template before it is compiled: `{% generation %}`, which is no tag of minijinja, becomes a
 //! filter block; what a `for` loop goes through passes a filter that refuses none, as Python does; a sum in which a text is
-//! marked as `safe` becomes a filter that escapes the other texts, as Python does.
+//! marked as `safe` becomes a filter that escapes the other texts, as Python does. Comparisons and `%` become filters too.
 
-use super::printf;
+use super::{compare, printf};
 
 /// Filter of the blocks that the assistant writes.
 pub(super) const GENERATION: &str = "_generation";
@@ -19,7 +19,8 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
     while let Some((kind, start)) = next_tag(rest) {
         let Some(end) = tag_end(&rest[start..], kind).map(|end| start + end) else { break };
         let inner = &rest[start + 2..end - 2];
-        let filled = if kind == '#' || raw { inner.to_owned() } else { printf::rewrite(inner) };
+        let is_code = kind != '#' && !raw;
+        let filled = if is_code { compare::rewrite(&printf::rewrite(inner), kind == '%') } else { inner.to_owned() };
         let inner = filled.as_str();
         let name = inner.trim_matches(['-', '+']).trim();
         out.push_str(&rest[..start]);
@@ -149,7 +150,7 @@ fn split(text: &str, separator: char) -> Vec<&str> {
 }
 
 /// Where `keyword` stands as a word of its own from `from` on, outside of quotation marks and brackets.
-fn word(text: &str, keyword: &str, from: usize) -> Option<usize> {
+pub(super) fn word(text: &str, keyword: &str, from: usize) -> Option<usize> {
     let mut walk = Walk::default();
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let mut before = ' ';
@@ -175,13 +176,16 @@ mod tests {
             ("{% for x in xs %}", "{% for x in (xs) | _iterable %}"),
             (
                 "{%- for k, v in d.items() if k in ['a', \"if\"] -%}",
-                "{%- for k, v in (d.items()) | _iterable if k in ['a', \"if\"] -%}",
+                "{%- for k, v in (d.items()) | _iterable if ((k) | _in((['a', \"if\"]))) -%}",
             ),
             ("{%for x in (a if b else c)%}", "{%for x in ((a if b else c)) | _iterable %}"),
             ("{% for x in t recursive %}", "{% for x in (t) | _iterable recursive %}"),
             ("{{ 'for x in y' }}{# {% for x in y %} #}", "{{ 'for x in y' }}{# {% for x in y %} #}"),
             ("{% raw %}{% for x in y %}{% endraw %}", "{% raw %}{% for x in y %}{% endraw %}"),
-            ("{% if '%}' in x %}{{ {'a': {}} }}{% set y = 1 %}", "{% if '%}' in x %}{{ {'a': {}} }}{% set y = 1 %}"),
+            (
+                "{% if '%}' in x %}{{ {'a': {}} }}{% set y = 1 %}",
+                "{% if (('%}') | _in((x))) %}{{ {'a': {}} }}{% set y = 1 %}",
+            ),
             ("{{- 'a+' | safe + b['c'] + d }}", "{{- [('a+' | safe), (b['c']), (d)] | _markup_sum }}"),
             (
                 "{{ a + b }}{{ a|safe }}{{ a|safe if b + c else d }}",

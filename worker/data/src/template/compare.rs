@@ -1,0 +1,280 @@
+//! Comparisons as Python has them: `<`, `sort` and the like raise where minijinja orders values of different types, and
+//! only a text is `in` a text. minijinja gives no way to change an operator, so it becomes a filter in the text of the
+//! template, and a chain such as `a < b < c` becomes its parts, joined by `and`.
+
+use std::cmp::Ordering;
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+
+use super::source::Walk;
+
+/// Each operator that becomes a filter, the filter, and the tests that compare alike.
+const OPERATORS: [(&str, &str, &[&str]); 4] = [
+    ("<=", "_le", &["le", "<="]),
+    (">=", "_ge", &["ge", ">="]),
+    ("<", "_lt", &["lt", "lessthan", "<"]),
+    (">", "_gt", &["gt", "greaterthan", ">"]),
+];
+/// Filter of what `in` looks for.
+const IN: &str = "_in";
+
+/// Adds the filters that operators become, and the tests that compare.
+pub(super) fn install(env: &mut Environment<'static>) {
+    for (operator, filter, tests) in OPERATORS {
+        let holds = move |a: &Value, b: &Value| -> Result<bool, Error> {
+            let order = order(a, b).map_err(|e| refusal(operator, e))?;
+            Ok(order.is_some_and(|order| match operator {
+                "<=" => order.is_le(),
+                ">=" => order.is_ge(),
+                "<" => order.is_lt(),
+                _ => order.is_gt(),
+            }))
+        };
+        env.add_filter(filter, holds);
+        for test in tests {
+            env.add_test(*test, holds);
+        }
+    }
+    env.add_test("_in", minijinja::tests::is_in);
+    env.add_test("in", is_in);
+    env.add_filter(IN, is_in);
+}
+
+fn refusal(operator: &str, (a, b): (ValueKind, ValueKind)) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("`{operator}` does not compare {a} with {b}"))
+}
+
+fn is_in(state: &mut State, value: &Value, container: &Value) -> Result<bool, Error> {
+    let is_container = container.is_undefined() || container.as_str().is_some() || container.as_object().is_some();
+    if !is_container || (container.as_str().is_some() && value.as_str().is_none()) {
+        return Err(refusal("in", (value.kind(), container.kind())));
+    }
+    state.perform_test("_in", &[value.clone(), container.clone()])
+}
+
+/// Whether Python puts the items of a list into an order: values of types that it does not compare have none.
+pub(super) fn check_orderable(operation: &str, items: &[Value]) -> Result<(), Error> {
+    // Of two types or more, two stand beside each other.
+    let mut pairs = items.windows(2);
+    pairs.try_for_each(|pair| order(&pair[0], &pair[1]).map(drop)).map_err(|e| refusal(operation, e))
+}
+
+/// The order of `a` and `b`, none where one is no number; the kinds that Python does not compare are the error.
+fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, (ValueKind, ValueKind)> {
+    let refused = (a.kind(), b.kind());
+    match refused {
+        (ValueKind::Number | ValueKind::Bool, ValueKind::Number | ValueKind::Bool) => {
+            let is_nan = |value: &Value| f64::try_from(value.clone()).is_ok_and(f64::is_nan);
+            Ok((!is_nan(a) && !is_nan(b)).then(|| a.cmp(b)))
+        }
+        (ValueKind::String, ValueKind::String) => Ok(Some(a.cmp(b))),
+        (ValueKind::Seq, ValueKind::Seq) if a.is_tuple() == b.is_tuple() => {
+            let (Ok(left), Ok(right)) = (a.try_iter(), b.try_iter()) else { return Err(refused) };
+            match left.zip(right).find(|(left, right)| left != right) {
+                Some((left, right)) => order(&left, &right),
+                None => Ok(Some(a.len().cmp(&b.len()))),
+            }
+        }
+        _ => Err(refused),
+    }
+}
+
+/// `tag`, what stands between the brackets of a tag, with filters in place of comparisons. `block` is for `{%`.
+pub(super) fn rewrite(tag: &str, block: bool) -> String {
+    let start = tag.len() - tag.trim_start_matches(['-', '+']).len();
+    let end = start + tag[start..].trim_end_matches(['-', '+']).len();
+    let mut body = start;
+    if block {
+        // The first word is the statement's.
+        let name = tag[start..end].trim_start();
+        body = end - name.trim_start_matches(is_part).len();
+        if name.starts_with("for") {
+            body = super::source::word(&tag[..end], "in", body).map_or(body, |at| at + 2);
+        }
+    }
+    format!("{}{}{}", &tag[..body], expression(&tag[body..end]), &tag[end..])
+}
+
+fn is_part(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// What an expression is made of where no bracket or quotation mark is open.
+#[derive(Clone, Copy, PartialEq)]
+enum Token {
+    /// It compares what stands before and behind it.
+    Comparison,
+    /// No comparison reaches over it.
+    Boundary,
+}
+
+/// `text` with each comparison as a filter.
+fn expression(text: &str) -> String {
+    let (mut out, mut chain) = (String::with_capacity(text.len()), Chain::default());
+    let mut start = 0;
+    for (token, at, length) in tokens(text) {
+        chain.operands.push(&text[start..at]);
+        match token {
+            Token::Comparison => chain.operators.push(&text[at..at + length]),
+            Token::Boundary => {
+                out.push_str(&std::mem::take(&mut chain).rewritten());
+                out.push_str(&text[at..at + length]);
+            }
+        }
+        start = at + length;
+    }
+    chain.operands.push(&text[start..]);
+    out + &chain.rewritten()
+}
+
+/// One comparison or several: an operator stands behind each operand but the last.
+#[derive(Default)]
+struct Chain<'a> {
+    operands: Vec<&'a str>,
+    operators: Vec<&'a str>,
+}
+
+impl Chain<'_> {
+    fn rewritten(self) -> String {
+        let filters: Vec<Option<&str>> = self.operators.iter().map(|operator| filter(operator)).collect();
+        let operands: Vec<String> = self.operands.iter().map(|operand| brackets(operand)).collect();
+        if filters.iter().all(Option::is_none) {
+            let behind = self.operators.iter().copied().chain([""]);
+            return operands.iter().zip(behind).map(|(operand, operator)| format!("{operand}{operator}")).collect();
+        }
+        let pairs = operands.windows(2).zip(self.operators.iter().zip(filters));
+        let parts = pairs.map(|(pair, (operator, filter))| {
+            let (left, right) = (pair[0].trim(), pair[1].trim());
+            match filter {
+                Some(filter) if operator.starts_with("not") => format!("not (({left}) | {filter}(({right})))"),
+                Some(filter) => format!("({left}) | {filter}(({right}))"),
+                None => format!("({left}) {operator} ({right})"),
+            }
+        });
+        let parts: Vec<String> = parts.collect();
+        // The spaces around keep words apart.
+        let (first, last) = (&operands[0], &operands[operands.len() - 1]);
+        let before = &first[..first.len() - first.trim_start().len()];
+        let after = &last[last.trim_end().len()..];
+        format!("{before}({}){after}", parts.join(" and "))
+    }
+}
+
+/// The filter that an operator becomes.
+fn filter(operator: &str) -> Option<&'static str> {
+    let plain = OPERATORS.iter().find(|(name, _, _)| *name == operator).map(|(_, filter, _)| *filter);
+    plain.or(operator.ends_with("in").then_some(IN))
+}
+
+/// `text`, which compares nothing itself, with what stands in its brackets rewritten.
+fn brackets(text: &str) -> String {
+    let (mut out, mut walk, mut start) = (String::with_capacity(text.len()), Walk::default(), 0);
+    for (at, c) in text.char_indices() {
+        let depth = walk.depth();
+        walk.step(c);
+        if depth == 0 && walk.depth() == 1 {
+            out.push_str(&text[start..=at]);
+            start = at + 1;
+        } else if depth == 1 && walk.depth() == 0 {
+            out.push_str(&expression(&text[start..at]));
+            start = at;
+        }
+    }
+    out + &text[start..]
+}
+
+/// Where each token stands in `text`, and its length.
+fn tokens(text: &str) -> Vec<(Token, usize, usize)> {
+    let (mut tokens, mut walk, mut at, mut before) = (Vec::new(), Walk::default(), 0, "");
+    while let Some(c) = text[at..].chars().next() {
+        let free = !walk.quoted() && walk.depth() == 0;
+        let word = text[at..].len() - text[at..].trim_start_matches(is_part).len();
+        if free && word > 0 {
+            let (token, length) = keyword(&text[at..], word, before);
+            tokens.extend(token.map(|token| (token, at, length)));
+            (before, at) = (&text[at..at + length], at + length);
+            continue;
+        }
+        let (token, length) = if free { sign(&text[at..]) } else { (None, c.len_utf8()) };
+        tokens.extend(token.map(|token| (token, at, length)));
+        walk.step(c);
+        if !c.is_whitespace() {
+            before = &text[at..at + length];
+        }
+        at += length;
+    }
+    tokens
+}
+
+/// What the word is that `text` begins with, and its length; `before` stands before it.
+fn keyword(text: &str, length: usize, before: &str) -> (Option<Token>, usize) {
+    match &text[..length] {
+        // The name of an attribute.
+        _ if before == "." => (None, length),
+        "and" | "or" | "if" | "else" | "recursive" => (Some(Token::Boundary), length),
+        // The test: `x is in y`.
+        "in" | "not" if before == "is" || before == "not" => (None, length),
+        "in" => (Some(Token::Comparison), length),
+        "not" => {
+            let behind = text[length..].trim_start();
+            let is_in = behind.strip_prefix("in").is_some_and(|rest| !rest.starts_with(is_part));
+            let reach = text.len() - behind.len() + 2;
+            if is_in { (Some(Token::Comparison), reach) } else { (Some(Token::Boundary), length) }
+        }
+        _ => (None, length),
+    }
+}
+
+/// What the sign is that `text` begins with, and its length.
+fn sign(text: &str) -> (Option<Token>, usize) {
+    for operator in ["<=", ">=", "==", "!=", "<", ">"] {
+        if text.starts_with(operator) {
+            return (Some(Token::Comparison), operator.len());
+        }
+    }
+    let length = text.chars().next().map_or(0, char::len_utf8);
+    (text.starts_with([',', ':', '=']).then_some(Token::Boundary), length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comparisons_become_filters_and_the_rest_stays() {
+        for (block, source, wanted) in [
+            (false, " a < b ", " ((a) | _lt((b))) "),
+            (false, "- a.b[0] + 1 >= c | length -", "- ((a.b[0] + 1) | _ge((c | length))) -"),
+            (false, " 1 < 2 <= x ", " ((1) | _lt((2)) and (2) | _le((x))) "),
+            (false, " 1 < 2 == true ", " ((1) | _lt((2)) and (2) == (true)) "),
+            (false, " a == b != c ", " a == b != c "),
+            (false, " f(a < b, k=c > d)[x in y:] ", " f(((a) | _lt((b))), k=((c) | _gt((d))))[((x) | _in((y))):] "),
+            (false, " 'a < b' ~ \"in\" ", " 'a < b' ~ \"in\" "),
+            (false, " x is in y and x is not in y ", " x is in y and x is not in y "),
+            (false, " not a  not  in b ", " not (not ((a) | _in((b)))) "),
+            (false, " x.in ~ x.not ~ index ", " x.in ~ x.not ~ index "),
+            (true, " if a in b or not c<d ", " if ((a) | _in((b))) or not ((c) | _lt((d))) "),
+            (true, "- for a, b in c if a in d -", "- for a, b in c if ((a) | _in((d))) -"),
+            (true, " set x = a > 1 if y else z", " set x = ((a) | _gt((1))) if y else z"),
+        ] {
+            assert_eq!(rewrite(source, block), wanted);
+        }
+    }
+
+    #[test]
+    fn only_values_of_one_type_have_an_order() {
+        let list = |items: &[Value]| Value::from(items.to_vec());
+        let (one, text) = (Value::from(1), Value::from("a"));
+        assert!(check_orderable("sort", &[one.clone(), Value::from(2.5), Value::from(true)]).is_ok());
+        assert!(check_orderable("sort", &[list(&[one.clone(), text.clone()]), list(&[2.into(), one.clone()])]).is_ok());
+        for items in [
+            vec![one.clone(), text.clone()],
+            vec![Value::from(()), Value::from(())],
+            vec![list(&[one.clone(), one.clone()]), list(&[text])],
+            vec![one, Value::UNDEFINED],
+        ] {
+            assert!(check_orderable("sort", &items).is_err(), "{items:?}");
+        }
+    }
+}
