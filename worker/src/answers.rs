@@ -84,7 +84,9 @@ pub fn generate(agent: &AgentArgs, args: &GenerateArgs, as_json: bool) -> Result
 
 fn read_tools(path: &Path) -> Result<Vec<serde_json::Value>, WorkerError> {
     let text = std::fs::read_to_string(path).map_err(WorkerError::io(path))?;
-    serde_json::from_str(&text).map_err(|e| WorkerError::Input(format!("{}: no list of tools: {e}", path.display())))
+    // Editors put a byte order mark before the text.
+    serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|e| WorkerError::Input(format!("{}: no list of tools: {e}", path.display())))
 }
 
 fn open(agent: &AgentArgs, args: &SubjectArgs) -> Result<Answerer, WorkerError> {
@@ -114,6 +116,18 @@ fn device_kind(name: Option<&str>) -> DeviceKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_before_a_list_of_tools_is_skipped() {
+        let home = tempfile::tempdir().expect("a folder");
+        let path = home.path().join("tools.json");
+        for mark in ["", "\u{feff}"] {
+            std::fs::write(&path, format!("{mark}[{{\"type\": \"function\"}}]")).expect("a file");
+            assert_eq!(read_tools(&path).expect("tools"), [json!({"type": "function"})]);
+        }
+        std::fs::write(&path, "[\u{feff}]").expect("a file");
+        assert!(read_tools(&path).is_err());
+    }
 
     #[test]
     fn scores_that_are_not_finite_stay_what_they_are() {
