@@ -27,7 +27,8 @@ impl Fault {
 
     /// The form for people. Lines of the message after the first are set off, so that none can be taken for one of ours.
     pub fn text(&self) -> String {
-        let head = format!("error[{}]: {}", self.code, under(&self.message, "  | "));
+        let place = self.place.as_ref().map(|place| format!("  ({place})")).unwrap_or_default();
+        let head = format!("error[{}]: {}{place}", self.code, under(&self.message, "  | "));
         if self.help.is_empty() { head } else { format!("{head}{HELP}{}", self.help) }
     }
 
@@ -121,6 +122,7 @@ mod tests {
         let faults = Fault::parse(text);
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert_eq!(faults[0].place.as_deref(), Some("a.yaml:1:2"));
+        assert_eq!(faults[0].text(), text[..text.find("\nerror").expect("a second one")]);
         assert_eq!((faults[0].code.as_str(), faults[0].message.as_str()), ("Q0101", "unknown key `x`"));
         assert_eq!((faults[0].help.as_str(), faults[1].help.as_str()), ("did you mean `y`?", ""));
         assert_eq!(faults[1].message, "`z` is 3\n  | more");

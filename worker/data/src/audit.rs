@@ -127,7 +127,7 @@ impl Audit {
     fn value(&mut self, value: Value, place: &Place, findings: &mut Vec<String>) -> Option<Value> {
         self.summary.arguments_as_text += usize::from(has_text_arguments(&value));
         for key in unread_keys(&value) {
-            *self.summary.unread.entry(key).or_default() += 1;
+            note_unread(&mut self.summary.unread, key);
         }
         let example = match Example::from_value(value) {
             Ok(example) => example,
@@ -253,6 +253,16 @@ fn hash_of(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     feed(value, &mut hasher);
     hasher.finish()
+}
+
+/// Keys that are named; rows that each have keys of their own would name millions.
+const UNREAD_NAMED: usize = 50;
+
+/// Counts a row that has the unread `key`.
+pub fn note_unread(found: &mut BTreeMap<String, usize>, key: String) {
+    if found.len() < UNREAD_NAMED || found.contains_key(&key) {
+        *found.entry(key).or_default() += 1;
+    }
 }
 
 /// The keys of a row and of its messages that nothing reads.

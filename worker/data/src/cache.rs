@@ -18,7 +18,7 @@ use crate::rows;
 use crate::template::ChatTemplate;
 
 /// Changes with the layout of the file and with how tokens and labels are made.
-const VERSION: &str = "qlora-tokens-6";
+const VERSION: &str = "qlora-tokens-7";
 const CHECKSUM: usize = 32;
 
 /// [`dataset::load`], through the files in `folder`.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
-use crate::audit::unread_keys;
+use crate::audit::{note_unread, unread_keys};
 use crate::chat::{Example, RowError};
 use crate::encode::{EncodeError, Sample};
 use crate::encoder::Encoder;
@@ -53,7 +53,7 @@ pub struct Statistics {
     pub tokens: usize,
     pub supervised_tokens: usize,
     pub longest: usize,
-    /// Keys that nothing reads, with the rows that have them.
+    /// Keys that nothing reads, the first ones, with the rows that have them.
     #[serde(default)]
     pub unread: BTreeMap<String, usize>,
 }
@@ -115,7 +115,7 @@ pub fn load(
     for row in rows::open(path, name)? {
         let Row { place, value } = row?;
         for key in value.as_ref().map(unread_keys).unwrap_or_default() {
-            *statistics.unread.entry(key).or_default() += 1;
+            note_unread(&mut statistics.unread, key);
         }
         let example = match value.and_then(Example::from_value) {
             Ok(example) => example,

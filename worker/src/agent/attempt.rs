@@ -25,8 +25,9 @@ use crate::models::{self, Allowed};
 use qlora_client::Client;
 use qlora_client::transfer::TransferError;
 
-/// How long a child may take to break its step off, save and stop before it is ended.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a child may take to break its step off, save and stop before it is ended. The loss over a large vocabulary is not
+/// broken off, and takes up to a minute on a slow processor.
+const STOP_PATIENCE: Duration = Duration::from_secs(100);
 
 /// A running attempt, seen from the session.
 pub struct Attempt {

@@ -177,8 +177,8 @@ mod tests {
                         }
                     })
                 };
-                // Words that wait for one who still works are no interrupt.
-                assert!(gang.gather(b"a word").is_ok() && !heard());
+                // Words that wait for one who still works are no interrupt; nobody interrupts before all have looked.
+                assert!(gang.gather(b"a word").is_ok() && !heard() && gang.gather(b"another").is_ok());
                 let share = match rank == interrupts {
                     true => Err(Error::Stopped),
                     false => {

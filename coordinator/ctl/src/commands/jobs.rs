@@ -5,7 +5,7 @@ use qlora_proto::{JobState, ListJobsRequest};
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::waiting::waiting;
+use crate::output::waiting::waiting_if_known;
 use crate::output::{human, json, print, print_json};
 
 /// List jobs, newest first.
@@ -28,7 +28,7 @@ impl Jobs {
         if context.global.json {
             let mut client = context.client()?;
             for job in &answer.jobs {
-                let why = waiting(context, &mut client, job).await?;
+                let why = waiting_if_known(context, &mut client, job).await;
                 print_json(&json::job(job, why.as_ref()))?;
             }
         } else if answer.jobs.is_empty() {

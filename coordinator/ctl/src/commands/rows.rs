@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::console;
 use qlora_client::transfer::{self, Source};
 use qlora_config::{Diagnostic, Place, Warning};
+use qlora_data::audit::note_unread;
 use qlora_data::rows::{self, Row};
 use qlora_data::{Inspected, inspect};
 use qlora_proto::JobFile;
@@ -72,7 +73,7 @@ impl Found {
         let fault = |text| RowFault { place: place.to_string(), text };
         self.shown.extend(row.findings.into_iter().take(room).map(fault));
         for key in row.unread {
-            *self.unread.entry(key).or_default() += 1;
+            note_unread(&mut self.unread, key);
         }
     }
 }

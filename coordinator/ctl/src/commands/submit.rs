@@ -8,7 +8,7 @@ use super::source::{ConfigSource, Resolved};
 use super::watch::watch;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::waiting::waiting;
+use crate::output::waiting::waiting_if_known;
 use crate::output::{json, print, print_json};
 
 /// Submit a configuration as a job.
@@ -37,7 +37,7 @@ impl Submit {
             return watch(context, job.id, None).await;
         }
         if context.global.json {
-            let why = waiting(context, &mut context.client()?, &job).await?;
+            let why = waiting_if_known(context, &mut context.client()?, &job).await;
             print_json(&json::job(&job, why.as_ref()))?;
         } else {
             print(job.id)?;

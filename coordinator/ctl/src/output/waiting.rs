@@ -9,6 +9,17 @@ use crate::error::CtlError;
 /// Verdicts that a line has room for.
 const VERDICTS: usize = 3;
 
+/// [`waiting`] beside an answer that stands without it: where the coordinator cannot be asked, people are told so.
+pub async fn waiting_if_known(context: &Context, client: &mut Client, job: &Job) -> Option<ExplainResponse> {
+    match waiting(context, client, job).await {
+        Ok(why) => why,
+        Err(e) => {
+            context.say(format!("why job {} waits is not known: {e}", job.id));
+            None
+        }
+    }
+}
+
 /// What `explain` says of `job`; nothing where it does not wait.
 pub async fn waiting(context: &Context, client: &mut Client, job: &Job) -> Result<Option<ExplainResponse>, CtlError> {
     if job.state() != JobState::Queued {

@@ -238,7 +238,7 @@ impl Engine {
     pub(super) fn lose(&mut self, now: Now, name: &str, loss: Loss, effects: &mut Effects) {
         let Some((worker, token)) = self.workers.get(name).and_then(|w| Some((w, w.assigned?))) else { return };
         // Whoever was silent since the start may have been lost while nobody could have renewed its lease.
-        let is_our_doing = self.inherited.contains(&token) && (loss == Loss::Restarted || worker.is_absent());
+        let is_our_doing = self.inherited.contains(&token) && worker.is_absent();
         let (outcome, message, counts) = (Outcome::Lost, loss.words().to_owned(), !is_our_doing);
         if let Some(&id) = self.running.get(&token) {
             self.end_attempt(now, id, token, Ending { outcome, message, counts }.explained(), effects);

@@ -87,6 +87,15 @@ fn who_came_back_after_a_restart_and_falls_silent_then_is_lost_as_any_other() {
 }
 
 #[test]
+fn who_came_back_after_a_restart_and_then_returns_without_its_attempt_has_lost_it_itself() {
+    let (mut world, Running { job, token, .. }) = World::running(spec("x"));
+    world.restart();
+    world.register_with("a", "1", Some(token));
+    world.register("a", "1");
+    assert_eq!(world.job(job).lost_in_a_row, 1);
+}
+
+#[test]
 fn a_coordinator_that_is_restarted_again_and_again_takes_no_attempt_away() {
     let (mut world, Running { job, token, .. }) = World::running(spec("x"));
     for _ in 0..20 {

@@ -1,10 +1,11 @@
 //! Comparisons as Python has them: `<`, `sort` and the like raise where minijinja orders values of different types, and
 //! only a text is `in` a text. minijinja gives no way to change an operator, so it becomes a filter in the text of the
-//! template, and a chain such as `a < b < c` becomes its parts, joined by `and`.
+//! template, and a chain such as `a < b == c` one filter of all its operands. Unlike Python, that one computes each of them
+//! even where the first comparison fails.
 
 use std::cmp::Ordering;
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::source::Walk;
@@ -18,19 +19,17 @@ const OPERATORS: [(&str, &str, &[&str]); 4] = [
 ];
 /// Filter of what `in` looks for.
 const IN: &str = "_in";
+/// Filter of a chain: the first operand, then each operator and the operand behind it.
+const CHAIN: &str = "_chain";
+/// What stands before a word: the `not` of a test, unlike that of an expression.
+const IS_NOT: &str = "is not";
+/// Brackets in brackets that are looked into. minijinja refuses what is nested deeper than 150.
+const DEEPEST: usize = 200;
 
 /// Adds the filters that operators become, and the tests that compare.
 pub(super) fn install(env: &mut Environment<'static>) {
     for (operator, filter, tests) in OPERATORS {
-        let holds = move |a: &Value, b: &Value| -> Result<bool, Error> {
-            let order = order(a, b).map_err(|e| refusal(operator, e))?;
-            Ok(order.is_some_and(|order| match operator {
-                "<=" => order.is_le(),
-                ">=" => order.is_ge(),
-                "<" => order.is_lt(),
-                _ => order.is_gt(),
-            }))
-        };
+        let holds = move |a: &Value, b: &Value| ordered(operator, a, b);
         env.add_filter(filter, holds);
         for test in tests {
             env.add_test(*test, holds);
@@ -39,6 +38,38 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_test("_in", minijinja::tests::is_in);
     env.add_test("in", is_in);
     env.add_filter(IN, is_in);
+    env.add_filter(CHAIN, chain);
+}
+
+/// Whether `a` and `b` are as the `operator` says, one of [`OPERATORS`].
+fn ordered(operator: &str, a: &Value, b: &Value) -> Result<bool, Error> {
+    let order = order(a, b).map_err(|e| refusal(operator, e))?;
+    Ok(order.is_some_and(|order| match operator {
+        "<=" => order.is_le(),
+        ">=" => order.is_ge(),
+        "<" => order.is_lt(),
+        _ => order.is_gt(),
+    }))
+}
+
+/// `first < a == b` and so on, up to the first comparison that does not hold.
+fn chain(state: &mut State, first: Value, rest: Rest<Value>) -> Result<bool, Error> {
+    let mut left = &first;
+    for pair in rest.chunks_exact(2) {
+        let (operator, right) = (pair[0].as_str().unwrap_or_default(), &pair[1]);
+        let holds = match operator {
+            "==" => left == right,
+            "!=" => left != right,
+            "in" => is_in(state, left, right)?,
+            "not in" => !is_in(state, left, right)?,
+            _ => ordered(operator, left, right)?,
+        };
+        if !holds {
+            return Ok(false);
+        }
+        left = right;
+    }
+    Ok(true)
 }
 
 fn refusal(operator: &str, (a, b): (ValueKind, ValueKind)) -> Error {
@@ -93,7 +124,7 @@ pub(super) fn rewrite(tag: &str, block: bool) -> String {
             body = super::source::word(&tag[..end], "in", body).map_or(body, |at| at + 2);
         }
     }
-    format!("{}{}{}", &tag[..body], expression(&tag[body..end]), &tag[end..])
+    format!("{}{}{}", &tag[..body], expression(&tag[body..end], 0), &tag[end..])
 }
 
 fn is_part(c: char) -> bool {
@@ -109,8 +140,11 @@ enum Token {
     Boundary,
 }
 
-/// `text` with each comparison as a filter.
-fn expression(text: &str) -> String {
+/// `text`, which stands in `depth` brackets, with each comparison as a filter.
+fn expression(text: &str, depth: usize) -> String {
+    if depth > DEEPEST {
+        return text.to_owned();
+    }
     let (mut out, mut chain) = (String::with_capacity(text.len()), Chain::default());
     let mut start = 0;
     for (token, at, length) in tokens(text) {
@@ -118,14 +152,14 @@ fn expression(text: &str) -> String {
         match token {
             Token::Comparison => chain.operators.push(&text[at..at + length]),
             Token::Boundary => {
-                out.push_str(&std::mem::take(&mut chain).rewritten());
+                out.push_str(&std::mem::take(&mut chain).rewritten(depth));
                 out.push_str(&text[at..at + length]);
             }
         }
         start = at + length;
     }
     chain.operands.push(&text[start..]);
-    out + &chain.rewritten()
+    out + &chain.rewritten(depth)
 }
 
 /// One comparison or several: an operator stands behind each operand but the last.
@@ -136,28 +170,31 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    fn rewritten(self) -> String {
+    fn rewritten(self, depth: usize) -> String {
         let filters: Vec<Option<&str>> = self.operators.iter().map(|operator| filter(operator)).collect();
-        let operands: Vec<String> = self.operands.iter().map(|operand| brackets(operand)).collect();
+        let operands: Vec<String> = self.operands.iter().map(|operand| brackets(operand, depth)).collect();
         if filters.iter().all(Option::is_none) {
             let behind = self.operators.iter().copied().chain([""]);
             return operands.iter().zip(behind).map(|(operand, operator)| format!("{operand}{operator}")).collect();
         }
-        let pairs = operands.windows(2).zip(self.operators.iter().zip(filters));
-        let parts = pairs.map(|(pair, (operator, filter))| {
-            let (left, right) = (pair[0].trim(), pair[1].trim());
-            match filter {
-                Some(filter) if operator.starts_with("not") => format!("not (({left}) | {filter}(({right})))"),
-                Some(filter) => format!("({left}) | {filter}(({right}))"),
-                None => format!("({left}) {operator} ({right})"),
+        let left = operands[0].trim();
+        let compared = match (&filters[..], &self.operators[..]) {
+            ([Some(filter)], [operator]) if operator.starts_with("not") => {
+                format!("not (({left}) | {filter}(({})))", operands[1].trim())
             }
-        });
-        let parts: Vec<String> = parts.collect();
+            ([Some(filter)], _) => format!("({left}) | {filter}(({}))", operands[1].trim()),
+            _ => {
+                let name = |operator: &str| operator.split_whitespace().collect::<Vec<_>>().join(" ");
+                let pairs = self.operators.iter().zip(&operands[1..]);
+                let pairs: Vec<_> = pairs.map(|(by, right)| format!("'{}', ({})", name(by), right.trim())).collect();
+                format!("({left}) | {CHAIN}({})", pairs.join(", "))
+            }
+        };
         // The spaces around keep words apart.
         let (first, last) = (&operands[0], &operands[operands.len() - 1]);
         let before = &first[..first.len() - first.trim_start().len()];
         let after = &last[last.trim_end().len()..];
-        format!("{before}({}){after}", parts.join(" and "))
+        format!("{before}({compared}){after}")
     }
 }
 
@@ -167,8 +204,8 @@ fn filter(operator: &str) -> Option<&'static str> {
     plain.or(operator.ends_with("in").then_some(IN))
 }
 
-/// `text`, which compares nothing itself, with what stands in its brackets rewritten.
-fn brackets(text: &str) -> String {
+/// `text`, which compares nothing itself and stands in `outer` brackets, with what stands in its own rewritten.
+fn brackets(text: &str, outer: usize) -> String {
     let (mut out, mut walk, mut start) = (String::with_capacity(text.len()), Walk::default(), 0);
     for (at, c) in text.char_indices() {
         let depth = walk.depth();
@@ -177,7 +214,7 @@ fn brackets(text: &str) -> String {
             out.push_str(&text[start..=at]);
             start = at + 1;
         } else if depth == 1 && walk.depth() == 0 {
-            out.push_str(&expression(&text[start..at]));
+            out.push_str(&expression(&text[start..at], outer + 1));
             start = at;
         }
     }
@@ -193,7 +230,8 @@ fn tokens(text: &str) -> Vec<(Token, usize, usize)> {
         if free && word > 0 {
             let (token, length) = keyword(&text[at..], word, before);
             tokens.extend(token.map(|token| (token, at, length)));
-            (before, at) = (&text[at..at + length], at + length);
+            let said = &text[at..at + length];
+            (before, at) = (if said == "not" && before == "is" { IS_NOT } else { said }, at + length);
             continue;
         }
         let (token, length) = if free { sign(&text[at..]) } else { (None, c.len_utf8()) };
@@ -214,7 +252,7 @@ fn keyword(text: &str, length: usize, before: &str) -> (Option<Token>, usize) {
         _ if before == "." => (None, length),
         "and" | "or" | "if" | "else" | "recursive" => (Some(Token::Boundary), length),
         // The test: `x is in y`.
-        "in" | "not" if before == "is" || before == "not" => (None, length),
+        "in" | "not" if before == "is" || before == IS_NOT => (None, length),
         "in" => (Some(Token::Comparison), length),
         "not" => {
             let behind = text[length..].trim_start();
@@ -246,8 +284,10 @@ mod tests {
         for (block, source, wanted) in [
             (false, " a < b ", " ((a) | _lt((b))) "),
             (false, "- a.b[0] + 1 >= c | length -", "- ((a.b[0] + 1) | _ge((c | length))) -"),
-            (false, " 1 < 2 <= x ", " ((1) | _lt((2)) and (2) | _le((x))) "),
-            (false, " 1 < 2 == true ", " ((1) | _lt((2)) and (2) == (true)) "),
+            (false, " 1 < 2 <= x ", " ((1) | _chain('<', (2), '<=', (x))) "),
+            (false, " 1 < 2 == true ", " ((1) | _chain('<', (2), '==', (true))) "),
+            (false, " 1 in x  not  in y", " ((1) | _chain('in', (x), 'not in', (y)))"),
+            (false, " not not x in y ", " not not ((x) | _in((y))) "),
             (false, " a == b != c ", " a == b != c "),
             (false, " f(a < b, k=c > d)[x in y:] ", " f(((a) | _lt((b))), k=((c) | _gt((d))))[((x) | _in((y))):] "),
             (false, " 'a < b' ~ \"in\" ", " 'a < b' ~ \"in\" "),
@@ -259,6 +299,14 @@ mod tests {
             (true, " set x = a > 1 if y else z", " set x = ((a) | _gt((1))) if y else z"),
         ] {
             assert_eq!(rewrite(source, block), wanted);
+        }
+    }
+
+    #[test]
+    fn what_is_nested_however_deep_grows_no_more_than_it_is_long() {
+        let nested = |levels: usize, from: &str, to: &str| format!("{}1{}", from.repeat(levels), to.repeat(levels));
+        for source in [nested(100, "0 < (", ") < 3"), nested(100_000, "(", ")"), nested(100_000, "[0 < ", "]")] {
+            assert!(rewrite(&source, false).len() < 16 * source.len());
         }
     }
 

@@ -35,13 +35,21 @@ fn places(text: &str) -> usize {
 
 /// `expression` with each `'text' % value` as `'text' | _printf(value)`.
 pub(super) fn rewrite(expression: &str) -> String {
+    nested(expression, 0)
+}
+
+/// [`rewrite`] of what stands in `depth` values already. minijinja refuses what is nested deeper than 150.
+fn nested(expression: &str, depth: usize) -> String {
+    if depth > 200 {
+        return expression.to_owned();
+    }
     let mut out = String::with_capacity(expression.len());
     let mut rest = expression;
     while let Some((literal, percent)) = next(rest) {
         let behind = &rest[percent + 1..];
         let length = operand(behind);
         out.push_str(&rest[..literal]);
-        out.push_str(&format!(" | {FORMAT}(({}))", rewrite(behind[..length].trim())));
+        out.push_str(&format!(" | {FORMAT}(({}))", nested(behind[..length].trim(), depth + 1)));
         rest = &behind[length..];
     }
     out + rest
@@ -121,5 +129,7 @@ mod tests {
         ] {
             assert_eq!(rewrite(source), wanted);
         }
+        let deep = "'%s' % (".repeat(3_000) + &")".repeat(3_000);
+        assert!(rewrite(&deep).len() < 4 * deep.len());
     }
 }
