@@ -12,9 +12,7 @@ use tonic::{Code, Status};
 /// Why the program ends.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error(
-        "error[Q0405]: cannot listen on {address}: {source}\n  help: another coordinator may run there; give --listen another port"
-    )]
+    #[error("error[Q0405]: cannot listen on {address}: {source}\n  help: {help}", help = bind_help(.source))]
     Bind { address: SocketAddr, source: std::io::Error },
     #[error("error[Q0407]: {0}\n  help: {help}", help = .0.help())]
     Token(#[from] TokenError),
@@ -42,6 +40,14 @@ impl StartError {
             Self::Bind { .. } => 4,
             Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => 1,
         })
+    }
+}
+
+fn bind_help(fault: &std::io::Error) -> &'static str {
+    match fault.kind() {
+        std::io::ErrorKind::AddrInUse => "another coordinator may run there; give --listen another port",
+        std::io::ErrorKind::AddrNotAvailable => "give --listen an address of this machine, or 0.0.0.0 for all of them",
+        _ => "give --listen another address",
     }
 }
 

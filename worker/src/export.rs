@@ -1,5 +1,6 @@
 //! `qlora-worker merge` and `convert`: models and adapters for other programs.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,6 +20,7 @@ pub fn merge(args: &MergeArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
         MergeBase::Original => Base::Original,
         MergeBase::Dequantised => Base::Dequantised,
     };
+    tell_begun(&args.out);
     let model = models::resolve(&args.model, &models::Quiet)?;
     let bar = bar(as_json, "merging");
     let mut watch = watcher(&bar);
@@ -48,6 +50,7 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
         let text = format!("{}: an adapter is written as a .gguf file; name one", args.out.display());
         return Err(WorkerError::Input(text));
     }
+    tell_begun(&args.out);
     let model = models::resolve(&args.model, &models::Quiet)?;
     let bar = bar(as_json, "writing");
     let written = match &args.adapter {
@@ -63,6 +66,14 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
         print(format!("{}", args.out.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names what an export that was ended left beside `out`: it is as large as a model.
+fn tell_begun(out: &Path) {
+    for path in export::begun_by_others(out) {
+        let path = console::line(&path.to_string_lossy()).into_owned();
+        console::note(&format!("note: {path} is of an export that is at work or was ended; remove it if none is"));
+    }
 }
 
 fn warn(notes: &[String]) {

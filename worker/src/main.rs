@@ -77,6 +77,9 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
 #[cfg(test)]
 #[path = "../../tests/src/documented.rs"]
 mod documented;
+#[cfg(test)]
+#[path = "../../tests/src/help.rs"]
+mod help;
 
 #[cfg(test)]
 mod tests {
@@ -84,30 +87,19 @@ mod tests {
 
     use super::*;
 
-    /// Commands without an example, and commands and arguments whose help says nothing or takes more than one line.
-    fn without_words(command: &clap::Command, found: &mut Vec<String>) {
-        let name = command.get_name();
-        if command.get_about().is_none_or(|about| about.to_string().contains('\n')) {
-            found.push(name.to_owned());
-        }
+    /// Commands without others below them whose help shows no call of theirs.
+    fn without_example(command: &clap::Command) -> Vec<String> {
         let shows = command.get_after_help().is_some_and(|help| help.to_string().contains("qlora-worker"));
-        if !command.has_subcommands() && !shows {
-            found.push(format!("{name} without an example"));
-        }
-        let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
-        let silent = arguments.filter(|argument| argument.get_help().is_none());
-        found.extend(silent.map(|argument| format!("{name} {}", argument.get_id())));
-        let shown = command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set());
-        shown.for_each(|c| without_words(c, found));
+        let own = (!command.has_subcommands() && !shows).then(|| command.get_name().to_owned());
+        own.into_iter().chain(help::shown(command).flat_map(without_example)).collect()
     }
 
     #[test]
     fn every_command_says_what_it_is_in_one_line_and_shows_an_example() {
         let mut cli = Cli::command();
         cli.build();
-        let mut found = Vec::new();
-        without_words(&cli, &mut found);
-        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(help::without_words(&cli), [""; 0]);
+        assert_eq!(without_example(&cli), [""; 0]);
     }
 
     #[test]

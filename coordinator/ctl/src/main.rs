@@ -53,6 +53,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 #[cfg(test)]
 #[path = "../../../tests/src/documented.rs"]
 mod documented;
+#[cfg(test)]
+#[path = "../../../tests/src/help.rs"]
+mod help;
 
 #[cfg(test)]
 mod tests {
@@ -60,24 +63,11 @@ mod tests {
 
     use super::*;
 
-    /// Commands and arguments whose help says nothing, or too much for a line of a list.
-    fn without_words(command: &clap::Command, found: &mut Vec<String>) {
-        let name = command.get_name();
-        if command.get_about().is_none_or(|about| about.to_string().contains('\n')) {
-            found.push(name.to_owned());
-        }
-        let silent = command.get_arguments().filter(|argument| argument.get_help().is_none());
-        found.extend(silent.map(|argument| format!("{name} {}", argument.get_id())));
-        command.get_subcommands().filter(|c| c.get_name() != "help").for_each(|c| without_words(c, found));
-    }
-
     #[test]
     fn every_command_and_argument_says_what_it_is_in_one_line() {
         let mut cli = Cli::command();
         cli.build();
-        let mut found = Vec::new();
-        without_words(&cli, &mut found);
-        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(help::without_words(&cli), [""; 0]);
     }
 
     #[test]

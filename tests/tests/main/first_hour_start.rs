@@ -69,7 +69,7 @@ fn a_database_of_a_newer_version_and_a_folder_that_is_not_writable_are_states_th
     let mut bytes = fs::read(&database).expect("a database");
     bytes[60..64].copy_from_slice(&9999u32.to_be_bytes());
     fs::write(&database, bytes).expect("a database");
-    // What waits to be written into the file stands over it.
+    // Pages that are not in the file yet would override what is written to it.
     for beside in ["state/qlora.db-wal", "state/qlora.db-shm"] {
         let _ = fs::remove_file(world.path(beside));
     }

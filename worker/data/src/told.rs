@@ -23,24 +23,24 @@ pub fn named(first: &[Place], count: usize) -> String {
 impl Statistics {
     /// What surprises in the rows that are kept, and which they are; `what` they are called.
     pub fn warnings(&self, what: &str, limit: usize) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.truncated > 0 {
-            warnings.push(format!(
-                "warning: {} of {} {what} are cut to data.max_seq_len {limit} tokens and do not teach their ends: {}; raise data.max_seq_len, or set data.too_long: skip",
+        let cut = format!("are cut to data.max_seq_len {limit} tokens and do not teach their ends");
+        let endless = "teach no end of turn, and a model that is trained on such rows alone does not stop";
+        [
+            (
                 self.truncated,
                 self.rows,
-                named(&self.truncated_first, self.truncated)
-            ));
-        }
-        if self.endless > 0 {
-            warnings.push(format!(
-                "warning: {} of {} {what} teach no end of turn, and a model that is trained on such rows alone does not stop: {}; qlora-ctl data check --model shows why",
-                self.endless,
-                self.kept,
-                named(&self.endless_first, self.endless)
-            ));
-        }
-        warnings
+                &self.truncated_first,
+                cut.as_str(),
+                "raise data.max_seq_len, or set data.too_long: skip",
+            ),
+            (self.endless, self.kept, &self.endless_first, endless, "qlora-ctl data check --model shows why"),
+        ]
+        .into_iter()
+        .filter(|(count, ..)| *count > 0)
+        .map(|(count, of, first, fault, help)| {
+            format!("warning: {count} of {of} {what} {fault}: {}; {help}", named(first, count))
+        })
+        .collect()
     }
 }
 

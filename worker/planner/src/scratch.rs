@@ -25,8 +25,8 @@ pub(crate) fn on_processor(shape: &ModelShape, config: &TrainingConfig, tokens: 
 /// Bytes on a GPU.
 ///
 /// The most is held in the backward pass of a feed-forward layer, all of its block in bf16 beside the gradients of its
-/// output, of gate and of up, a matrix that is dequantised and the next one; or in the loss, with logits in `f32` and
-/// their gradient in bf16. An input on its way from the machine's memory is held in place of those of the last blocks
+/// output, of gate and of up, a matrix that is dequantized and the next one; or in the loss, with logits in `f32` and
+/// their gradient in bf16. An input on its way from host memory is held in place of those of the last blocks
 /// (`STAYING`), which have been used by then.
 pub(crate) fn on_gpu(
     shape: &ModelShape,

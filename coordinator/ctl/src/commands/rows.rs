@@ -20,7 +20,7 @@ use tempfile::{NamedTempFile, TempPath};
 use crate::context::Context;
 use crate::error::{CtlError, RowFault};
 
-/// Rows that are looked at together, on all processors.
+/// Rows that are looked at together, on all cores.
 const CHUNK: usize = 1024;
 /// Findings that a refusal names.
 const SHOWN: usize = 20;

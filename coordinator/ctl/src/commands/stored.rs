@@ -1,5 +1,5 @@
-//! What a configuration becomes that is stored under a name: its relative paths are written out, since it will lie in no
-//! folder from which they could start.
+//! What a configuration becomes that is stored under a name: its relative paths are resolved, since it will lie in no folder
+//! from which they could start.
 
 use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig, rewritten};
 
@@ -18,16 +18,14 @@ pub fn whole_paths(resolved: &Resolved, mut yaml: String) -> Result<(String, Vec
     let mut wanted = resolved.layers.resolve()?.config().clone();
     let mut changed = Vec::new();
     for (key, path) in relative(resolved, &wanted) {
-        yaml = rewritten(&yaml, key, &path).ok_or_else(|| as_it_stands(resolved, key, &path))?;
+        let fault = || as_it_stands(resolved, key, &path);
+        yaml = rewritten(&yaml, key, &path).ok_or_else(fault)?;
         set(&mut wanted, key, path.clone());
-        changed.push((key, path));
-    }
-    if let Some((key, path)) = changed.first() {
         let layers = Layers { file: Some((String::new(), yaml.clone())), ..Layers::default() };
-        let found = layers.resolve().map_err(|_| as_it_stands(resolved, key, path))?;
-        if *found.config() != wanted {
-            return Err(as_it_stands(resolved, key, path));
+        if *layers.resolve().map_err(|_| fault())?.config() != wanted {
+            return Err(fault());
         }
+        changed.push((key, path));
     }
     Ok((yaml, changed))
 }
@@ -80,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn every_relative_path_is_written_out_from_the_folder_of_the_file() {
+    fn every_relative_path_is_resolved_from_the_folder_of_the_file() {
         let home = tempfile::tempdir().expect("a folder");
         let root = home.path().canonicalize().expect("a folder");
         std::fs::create_dir(root.join("tiny")).expect("a folder");
@@ -90,7 +88,7 @@ mod tests {
         let keys: Vec<_> = changed.iter().map(|(key, _)| *key).collect();
         assert_eq!(keys, ["data.train", "data.eval", "model.base"]);
         assert!(text.contains("# here") && text.contains(&at("e.jsonl")) && text.contains(&at("tiny")), "{text}");
-        // What was written out is left as it is.
+        // What is whole is left as it is.
         assert_eq!(stored(&text, std::path::Path::new("/elsewhere")), Ok((text.clone(), Vec::new())));
         let whole = "model: {base: smollm2-135m-instruct}\ndata: {train: /d/t.jsonl}\n";
         assert_eq!(stored(whole, &root), Ok((whole.to_owned(), Vec::new())));
@@ -101,5 +99,9 @@ mod tests {
         let yaml = "name: &n t.jsonl\nmodel: {base: me/mine}\ndata: {train: *n}\n";
         let said = stored(yaml, std::path::Path::new("/d")).expect_err("an alias");
         assert!(said.contains("`data.train`") && said.contains("write `/d/t.jsonl`"), "{said}");
+        // The key that cannot be replaced is named, not the one before it.
+        let yaml = "model: {base: me/mine}\ndata:\n  train: t.jsonl\n  eval: &e e.jsonl\n";
+        let said = stored(yaml, std::path::Path::new("/d")).expect_err("an anchor");
+        assert!(said.contains("`data.eval`") && said.contains("write `/d/e.jsonl`"), "{said}");
     }
 }

@@ -13,7 +13,7 @@ use crate::output::{json, print, print_json};
 
 /// Submit a configuration as a job.
 ///
-/// Every row is looked at as `data check` does before anything is sent: a row with findings is refused. The answer comes
+/// Every row is looked at as `data check` without --model does before anything is sent: a row with findings is refused. The answer comes
 /// when the job is durable.
 #[derive(Debug, Args)]
 pub struct Submit {

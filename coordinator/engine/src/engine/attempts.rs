@@ -235,30 +235,13 @@ impl Engine {
     }
 
     /// The worker `name` has lost what it was given.
-    pub(super) fn lose(&mut self, now: Now, name: &str, loss: Loss, effects: &mut Effects) {
+    pub(super) fn lose(&mut self, now: Now, name: &str, why: &str, effects: &mut Effects) {
         let Some((worker, token)) = self.workers.get(name).and_then(|w| Some((w, w.assigned?))) else { return };
         // Whoever was silent since the start may have been lost while nobody could have renewed its lease.
         let is_our_doing = self.inherited.contains(&token) && worker.is_absent();
-        let (outcome, message, counts) = (Outcome::Lost, loss.words().to_owned(), !is_our_doing);
+        let (outcome, message, counts) = (Outcome::Lost, why.to_owned(), !is_our_doing);
         if let Some(&id) = self.running.get(&token) {
             self.end_attempt(now, id, token, Ending { outcome, message, counts }.explained(), effects);
-        }
-    }
-}
-
-/// How the engine learns that a worker has lost its attempt.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// It has come back without it.
-    Restarted,
-    Silent,
-}
-
-impl Loss {
-    fn words(self) -> &'static str {
-        match self {
-            Self::Restarted => "its worker was restarted",
-            Self::Silent => "its worker was not heard of for a whole lease",
         }
     }
 }

@@ -12,7 +12,6 @@ mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use self::attempts::Loss;
 pub use self::durable::Reserved;
 use self::jobs::Jobs;
 pub use self::reservation::Reservation;
@@ -235,7 +234,7 @@ impl Engine {
                 self.sessions.remove(&worker.session);
             }
             effects.push(record(None, Some(name.clone()), "lost", "its lease ended".into()));
-            self.lose(now, &name, Loss::Silent, effects);
+            self.lose(now, &name, "its worker was not heard of for a whole lease", effects);
         }
         if anyone {
             // A job that several were kept free for may now be one for which there are too few.

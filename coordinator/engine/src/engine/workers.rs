@@ -1,6 +1,5 @@
 //! Workers come, renew their leases, and are given work.
 
-use super::attempts::Loss;
 use super::reservation::Reservation;
 use super::{Effects, Engine, record};
 use crate::event::{Effect, Refusal, Response, Wanted};
@@ -31,7 +30,7 @@ impl Engine {
         }
         // A restarted worker no longer runs what it was given: its job need not wait for the lease to end.
         if assigned.is_some() && assigned != running {
-            self.lose(now, &name, Loss::Restarted, effects);
+            self.lose(now, &name, "its worker was restarted", effects);
             assigned = None;
         }
         let session = self.new_session();

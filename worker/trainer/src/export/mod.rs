@@ -26,6 +26,7 @@ use crate::{Error, Result, adapter};
 
 pub use gguf::ElementType;
 pub use merge::{Base, Merged};
+pub use partial::begun_by_others;
 
 /// Hears the tensors that are written, and of how many.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);

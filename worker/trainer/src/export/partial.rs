@@ -22,6 +22,22 @@ pub(super) fn partial_of(out: &Path) -> PathBuf {
     name.into()
 }
 
+/// What other processes have begun for `out` and not completed: they are at work, or were ended.
+pub fn begun_by_others(out: &Path) -> Vec<PathBuf> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let text = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (name, own) = (text(out), text(&partial_of(out)));
+    let is_begun = |path: &PathBuf| {
+        let found = text(path);
+        let middle = found.strip_prefix(&name).and_then(|rest| rest.strip_suffix(".partial"));
+        found != own && middle.is_some_and(|middle| middle.is_empty() || middle.starts_with('.'))
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<PathBuf> = entries.filter(is_begun).collect();
+    found.sort();
+    found
+}
+
 /// Gives what is complete the name `out`, unless something has it already.
 ///
 /// # Errors
@@ -48,6 +64,19 @@ pub(super) fn present(out: &Path) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_have_begun_is_found_and_nothing_else() {
+        let home = tempfile::tempdir().expect("a folder");
+        let out = home.path().join("m");
+        assert!(begun_by_others(&out).is_empty());
+        for name in ["m.17-0badcafe.partial", "m.partial", "m.gguf", "mm.1-2.partial", "m.1-2.partial.txt"] {
+            fs::write(home.path().join(name), "").expect("a file");
+        }
+        fs::create_dir(partial_of(&out)).expect("a folder");
+        let names: Vec<_> = begun_by_others(&out).iter().map(|path| path.file_name().map(ToOwned::to_owned)).collect();
+        assert_eq!(names, ["m.17-0badcafe.partial", "m.partial"].map(|name| Some(name.into())));
+    }
 
     #[test]
     fn what_has_the_name_keeps_it_be_it_a_file_or_a_folder() {
