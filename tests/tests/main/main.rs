@@ -2,6 +2,7 @@
 
 mod codes;
 mod configs;
+mod contributing;
 mod data;
 mod docs;
 mod doors;

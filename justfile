@@ -1,0 +1,52 @@
+# The commands of a developer's day; CONTRIBUTING.md says when each is wanted. `just` lists them.
+# Get `just` by `pip install rust-just` or `cargo install just`.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# Changed crates of this workspace are compiled again in part only.
+export CARGO_INCREMENTAL := "1"
+
+[private]
+default:
+    @just --list --unsorted
+
+# Format and lint the workspace, without the cuda feature.
+check:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+
+# Write the format.
+fmt:
+    cargo fmt --all
+
+# Tests of one crate, named without `qlora-`: `just test data`, `just test data --test masks`.
+test CRATE *ARGS:
+    . tests/env && cargo test --release -p qlora-{{CRATE}} --lib --bins --tests {{ARGS}}
+
+# Integration tests with the real programs, chosen by a part of their names: `just it first_hour`.
+it NAME *ARGS:
+    . tests/env && cargo build --release && cargo test --release --workspace --test main -- {{NAME}} {{ARGS}}
+
+# Lint the cuda feature and run its tests on the emulated GPU; no GPU and no driver are needed.
+emulated *ARGS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    . tests/env
+    library=target/emulated
+    mkdir -p "$library"
+    env "${for_cuda[@]}" cargo clippy --release "${with_cuda[@]}" --all-targets -- -D warnings
+    worker/kernels/tests/emulated/build.sh "$library"
+    env "${for_cuda[@]}" QLORA_EMULATED_GPU=1 LD_LIBRARY_PATH="$PWD/$library" \
+        cargo test --release "${with_cuda[@]}" --test device --test golden {{ARGS}}
+
+# Speed of training steps on this machine; `just bench --kernels` times every operation.
+bench *ARGS:
+    cargo run --release -q -p qlora-worker -- bench --random-weights {{ARGS}}
+
+# Licenses, banned and doubled dependencies (needs cargo-deny).
+deny:
+    cargo deny check licenses bans sources
+
+# Everything that continuous integration runs.
+ci:
+    CARGO_INCREMENTAL=0 .ci/run
