@@ -125,9 +125,9 @@ fn print_figures(model: &str, figures: &Figures, model_layers: usize, gpu: Optio
     print(format!("arithmetic    {:.2} TFLOP/s", figures.operations_per_second / 1e12))?;
     print(format!("peak memory   {:.0} MB", figures.peak_bytes as f64 / 1e6))?;
     print(format!("planned       {:.0} MB without the program itself", figures.planned_bytes as f64 / 1e6))?;
-    let kept: Vec<String> =
-        figures.kept.iter().map(|(keep, blocks)| format!("{keep} of {}", count(*blocks as u64, "block"))).collect();
-    print(format!("kept          {}", kept.join("; ")))?;
+    let saved: Vec<String> =
+        figures.saved.iter().map(|(part, blocks)| format!("{part} of {}", count(*blocks as u64, "block"))).collect();
+    print(format!("saved         {}", saved.join("; ")))?;
     if let Some(attention) = &figures.attention {
         print(format!("attention     {attention}"))?;
     }

@@ -1,20 +1,23 @@
 //! From a model's shape, a configuration and a device to a memory plan, or to what does not fit and what would.
 //!
-//! Pure arithmetic: it opens no file and asks no device. The predictions are of the trainer's own policies (what it
-//! keeps of each block), so that `qlora-ctl plan`, the coordinator's placement and the worker agree.
+//! Pure arithmetic: it opens no file and asks no device. `policy` says what a run does with its memory, `estimate` counts
+//! the bytes of a policy, `search` chooses one, `device` is what they know of each kind of device. The policies are the
+//! trainer's own, so that `qlora-ctl plan`, the coordinator's placement and the worker agree.
 
-mod arrangement;
 mod catalogue;
-mod keep;
-mod memory;
-mod scratch;
+mod device;
+mod estimate;
+mod policy;
+mod run;
+mod saved;
+mod search;
 mod shape;
-mod thrift;
 pub mod uploads;
 
-pub use arrangement::{Arrangement, arrange};
 pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held, quantized_twice};
-pub use keep::{Keep, keeps};
-pub use memory::{DeviceBudget, DoesNotFit, MemoryPlan, fit, on_host, plan, plan_with};
+pub use estimate::{MemoryPlan, estimate};
+pub use policy::{LowMemory, MemoryPolicy};
+pub use run::DeviceBudget;
+pub use saved::SavedActivations;
+pub use search::{DoesNotFit, fit, least, on_host, plan, search};
 pub use shape::{ModelShape, RopeScaling};
-pub use thrift::{Thrift, thrift};

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use qlora_config::{Compute, DeviceKind, FlashAttention, TrainingConfig};
 use qlora_kernels::{AttentionShape, Instructions, Products};
-use qlora_planner::{Arrangement, DeviceBudget, ModelShape};
+use qlora_planner::{DeviceBudget, MemoryPolicy, ModelShape};
 
 use crate::error::is_out_of_memory;
 use crate::model::Decoder;
@@ -96,8 +96,8 @@ pub(crate) fn attention_shape(shape: &ModelShape) -> AttentionShape {
 }
 
 /// How a run uses the memory of `device`.
-pub fn arrange(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<Arrangement> {
-    Ok(qlora_planner::arrange(shape, config, budget(device)?))
+pub fn memory_policy(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<MemoryPolicy> {
+    Ok(qlora_planner::search(shape, config, budget(device)?))
 }
 
 /// The kind of `device`.

@@ -25,7 +25,7 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
         optimizer: trainer.optimizer.clone(),
         training: trainer.training,
         learning_rate: trainer.learning_rate,
-        keeps: trainer.keeps.clone(),
+        saved: trainer.saved.clone(),
     };
     let (loss, gradients) = probe.gradients(0, std::slice::from_ref(batch))?;
     if !loss.is_finite() {

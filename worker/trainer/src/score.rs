@@ -7,7 +7,7 @@ pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
 use qlora_data::rows::Place;
 use qlora_data::{ChatTemplate, DatasetError, Example, Sample, encode_example};
-use qlora_planner::Arrangement;
+use qlora_planner::MemoryPolicy;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -94,7 +94,7 @@ impl Answerer {
             &checkpoint,
             subject.config,
             files.shape.max_positions.min(32_768),
-            &Arrangement::default(),
+            &MemoryPolicy::default(),
             device,
             |_| {},
         )?;

@@ -6,7 +6,7 @@ use qlora_config::TrainingSection;
 use qlora_kernels::ops::adamw::Norm;
 use qlora_kernels::ops::cross_entropy::Loss;
 use qlora_kernels::pairwise;
-use qlora_planner::Keep;
+use qlora_planner::SavedActivations;
 
 use crate::group::{self, Group};
 use crate::lora::{Adapters, FactorGrad, Gradients, MaskPosition};
@@ -35,7 +35,7 @@ pub struct Trainer<'a> {
     pub training: &'a TrainingSection,
     pub learning_rate: LearningRate,
     /// Which activations each block keeps between forward and backward.
-    pub keeps: Vec<Keep>,
+    pub saved: Vec<SavedActivations>,
 }
 
 impl Trainer<'_> {
@@ -106,7 +106,7 @@ impl Trainer<'_> {
             }
             let masks = MaskPosition { step, first_token: starts[i] };
             let mut gradients = Gradients::none(&self.adapters);
-            let passed = self.decoder.forward(&batches[i], &self.adapters, masks, self.training, &self.keeps)?;
+            let passed = self.decoder.forward(&batches[i], &self.adapters, masks, self.training, &self.saved)?;
             losses.push(self.decoder.backward(&batches[i], &self.adapters, masks, passed, scale, &mut gradients)?);
             Ok(gradients)
         };

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_data::{IGNORE, Sample};
-use qlora_planner::{Arrangement, Keep, Thrift};
+#[cfg(feature = "cuda")]
+use qlora_planner::LowMemory;
+use qlora_planner::{MemoryPolicy, SavedActivations};
 use qlora_trainer::adapter;
 use qlora_trainer::export::{self, Base, ElementType};
 use qlora_trainer::group::Alone;
@@ -36,10 +38,10 @@ fn decoder(folder: &str, config: &ResolvedConfig) -> Decoder {
 }
 
 fn decoder_on(device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
-    arranged_decoder(&Arrangement::default(), device, folder, config)
+    decoder_under(&MemoryPolicy::default(), device, folder, config)
 }
 
-fn arranged_decoder(to: &Arrangement, device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
+fn decoder_under(to: &MemoryPolicy, device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
     let checkpoint = Checkpoint::open(&golden(folder)).expect("a checkpoint");
     Decoder::load(&checkpoint, &config.config().model, 512, to, device, |_| {}).expect("a model")
 }
@@ -56,8 +58,8 @@ fn peft_adapter(folder: &Path, decoder: &Decoder) -> Adapters {
 fn trainer<'a>(decoder: &'a Decoder, adapters: Adapters, config: &'a ResolvedConfig) -> Trainer<'a> {
     let training = &config.config().training;
     let optimizer = Optimizer::new(&adapters, training.optimizer).expect("an optimizer");
-    let keeps = qlora_planner::keeps(&decoder.shape, config.config(), None, Thrift::Nothing);
-    Trainer { decoder, adapters, optimizer, training, learning_rate: LearningRate::new(training, 20), keeps }
+    let saved = qlora_planner::search(&decoder.shape, config.config(), None).saved;
+    Trainer { decoder, adapters, optimizer, training, learning_rate: LearningRate::new(training, 20), saved }
 }
 
 fn row(tensor: &Tensor, i: usize) -> Vec<i64> {
@@ -123,8 +125,9 @@ fn tiny_mistral_with_a_window_gives_the_logits_of_transformers() {
     let config = config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(folder.path()).expect("a checkpoint");
     assert_eq!(checkpoint.files.shape.sliding_window, Some(8));
-    let decoder = Decoder::load(&checkpoint, &config.config().model, 64, &Arrangement::default(), &Device::Cpu, |_| {})
-        .expect("a model");
+    let decoder =
+        Decoder::load(&checkpoint, &config.config().model, 64, &MemoryPolicy::default(), &Device::Cpu, |_| {})
+            .expect("a model");
     let adapters = untrained(&decoder, &config);
     let wanted = tensors("tiny_mistral_sw8/logits.safetensors");
     let sample = unlabelled(&row(&wanted["full.input_ids"], 0));
@@ -238,7 +241,7 @@ fn a_gpu_gives_the_recorded_losses_within_their_rounding() {
     bf16_agrees("attn_r8", &device, true);
     bf16_agrees("all_linear_r8", &device, false);
     gradients_do_not_depend_on_what_is_kept(&device, "bf16", false);
-    gradients_do_not_depend_on_arrangement(&device);
+    gradients_do_not_depend_on_the_memory_policy(&device);
     // DoRA is made of candle's operations, for which the emulated GPU has no kernels.
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
         bf16_agrees("dora_r8", &device, true);
@@ -285,7 +288,7 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
     let gpu = qlora_kernels::cuda::open(0).expect("a GPU");
     let steps = |device: &Device| -> Vec<(f64, f64)> {
         let checkpoint = Checkpoint::open(&model).expect("the GGUF file");
-        let to = Arrangement::default();
+        let to = MemoryPolicy::default();
         let decoder = Decoder::load(&checkpoint, &config.config().model, 512, &to, device, |_| {}).expect("a model");
         let mut trainer = trainer(&decoder, untrained(&decoder, &config), &config);
         let mut step = |i: usize| trainer.step(i as u64, &[Batch::pack(&samples(&batches, i))], &mut Alone);
@@ -300,14 +303,14 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
 /// With the embedding in the machine's memory, or weights that stay dequantised, losses and gradients are the same to the
 /// bit.
 #[cfg(feature = "cuda")]
-fn gradients_do_not_depend_on_arrangement(device: &Device) {
+fn gradients_do_not_depend_on_the_memory_policy(device: &Device) {
     let config = config(&["lora.dropout=0.2", "model.compute=bf16"]);
     let batch = [Batch::pack(&samples(&tensors("qlora_run/batches.safetensors"), 0))];
-    let thrifty = Thrift::EVERY.map(|thrift| Arrangement { thrift, ..Arrangement::default() });
-    let lavish = [1, 2].map(|written_out| Arrangement { written_out, ..Arrangement::default() });
+    let thrifty = LowMemory::ALL.map(|low_memory| MemoryPolicy { low_memory, ..MemoryPolicy::default() });
+    let lavish = [1, 2].map(|dequantized| MemoryPolicy { dequantized, ..MemoryPolicy::default() });
     let mut bytes = Vec::new();
-    let found = thrifty.into_iter().chain(lavish).map(|arrangement| {
-        let decoder = arranged_decoder(&arrangement, device, "tiny_llama", &config);
+    let found = thrifty.into_iter().chain(lavish).map(|policy| {
+        let decoder = decoder_under(&policy, device, "tiny_llama", &config);
         assert!(!decoder.shape.tied_embeddings);
         bytes.push(decoder.bytes());
         let (loss, gradients) =
@@ -462,8 +465,8 @@ fn gradients_do_not_depend_on_what_is_kept(device: &Device, compute: &str, dora:
     let batch = [Batch::pack(&samples(&tensors("qlora_run/batches.safetensors"), 0))];
     let mut trainer = trainer(&decoder, untrained(&decoder, &config), &config);
     let mut wanted: Option<Vec<Vec<f32>>> = None;
-    for keep in Keep::EVERY {
-        trainer.keeps = vec![keep; decoder.shape.layers];
+    for keep in SavedActivations::EVERY {
+        trainer.saved = vec![keep; decoder.shape.layers];
         let (_, gradients) = trainer.gradients(3, &batch).expect("gradients");
         let tensors = gradients.entries().iter().flatten().flat_map(|g| g.tensors());
         let found: Vec<Vec<f32>> = tensors.map(|t| t.flatten_all().and_then(|t| t.to_vec1()).expect("f32")).collect();
@@ -496,7 +499,7 @@ fn merged_agrees(run: &str, base: Base, quantization: &str) {
     let together = decoder.logits(&batch, &adapters).expect("logits");
     let plain = crate::config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(&out).expect("the merged model");
-    let alone = Decoder::load(&checkpoint, &plain.config().model, 512, &Arrangement::default(), &Device::Cpu, |_| {})
+    let alone = Decoder::load(&checkpoint, &plain.config().model, 512, &MemoryPolicy::default(), &Device::Cpu, |_| {})
         .expect("a model");
     let logits = alone.logits(&batch, &untrained(&alone, &plain)).expect("logits");
     let difference = largest_difference(&logits, &together);

@@ -215,15 +215,15 @@ impl Recording {
         let (shape, length) = (&checkpoint.files.shape, self.recipe.seq);
         let device = device::open(kind).expect("a device");
         let attention = device::choose_attention(shape, config.training.flash_attention, length, &device);
-        let arrangement = device::arrange(shape, config, &device).expect("a memory policy");
-        let decoder = Decoder::load(&checkpoint, &config.model, length, &arrangement, &device, |_| {});
+        let policy = device::memory_policy(shape, config, &device).expect("a memory policy");
+        let decoder = Decoder::load(&checkpoint, &config.model, length, &policy, &device, |_| {});
         let decoder = decoder.expect("a model");
         let adapters = self.first_adapter(&decoder, &config.lora);
         let training = &config.training;
         let optimizer = Optimizer::new(&adapters, training.optimizer).expect("an optimizer");
         let learning_rate = LearningRate::new(training, self.recipe.steps);
-        let keeps = arrangement.keeps;
-        let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training, learning_rate, keeps };
+        let saved = policy.saved;
+        let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training, learning_rate, saved };
         let mut curve = Curve { loss: Vec::new(), grad_norm: Vec::new() };
         for (step, batch) in (0..).zip(self.batches()) {
             let outcome = trainer.step(step, &[batch], &mut Alone).expect("a step");

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use clap::Args;
 use qlora_client::console;
 use qlora_config::{DeviceKind, TrainingConfig};
-use qlora_planner::{Arrangement, DeviceBudget, Keep, MemoryPlan, ModelShape, Thrift, arrange, find, fit};
+use qlora_planner::{
+    DeviceBudget, LowMemory, MemoryPlan, MemoryPolicy, ModelShape, SavedActivations, estimate, find, fit, least, search,
+};
 use qlora_proto::words::count;
 use serde_json::{Value, json};
 
@@ -59,7 +61,7 @@ struct Prediction<'a> {
     model: &'a str,
     config: &'a TrainingConfig,
     kind: DeviceKind,
-    arrangement: Arrangement,
+    policy: MemoryPolicy,
     parts: MemoryPlan,
 }
 
@@ -73,13 +75,13 @@ impl Plan {
         let kind = if config.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { config.resources.device };
         let budget = self.memory.map(|gib| DeviceBudget { kind, bytes: (gib * (1u64 << 30) as f64) as u64 });
         // Without a budget it is the least that is asked for.
-        let arrangement = match budget {
-            Some(_) => arrange(&shape, config, budget),
-            None => Arrangement::least(&shape, config, kind),
+        let policy = match budget {
+            Some(_) => search(&shape, config, budget),
+            None => least(&shape, config, kind),
         };
-        let parts = arrangement.plan(&shape, config, kind);
+        let parts = estimate(&shape, config, kind, &policy);
         let fits = budget.map(|budget| fit(&shape, config, budget).map(drop));
-        let prediction = Prediction { model: &name, config, kind, arrangement, parts };
+        let prediction = Prediction { model: &name, config, kind, policy, parts };
         if context.global.json {
             prediction.json(self.memory, fits.as_ref().map(Result::is_ok))?;
         } else {
@@ -95,18 +97,18 @@ impl Plan {
 
 impl Prediction<'_> {
     fn json(&self, memory: Option<f64>, fits: Option<bool>) -> Result<(), CtlError> {
-        let Arrangement { thrift, keeps, written_out } = &self.arrangement;
+        let MemoryPolicy { low_memory, saved, dequantized } = &self.policy;
         print_json(&json!({
             "v": 1, "model": self.model, "device": self.kind.to_string(),
             "micro_batch_size": self.config.training.micro_batch_size, "max_seq_len": self.config.data.max_seq_len,
             "workers": self.config.resources.workers, "total": self.parts.total(), "parts": self.parts,
-            "kept": Keep::counted(keeps), "thrift": thrift, "written_out": written_out,
+            "saved": SavedActivations::counted(saved), "low_memory": low_memory, "dequantized": dequantized,
             "memory_gib": memory, "fits": fits,
         }))
     }
 
     fn print(&self) -> Result<(), CtlError> {
-        let Arrangement { thrift, keeps, written_out } = &self.arrangement;
+        let MemoryPolicy { low_memory, saved, dequantized } = &self.policy;
         let parts = &self.parts;
         let each = match self.config.resources.workers {
             0 | 1 => String::new(),
@@ -131,16 +133,16 @@ impl Prediction<'_> {
             print(format!("  {name:<12} {:>10}", human::gib(n)))?;
         }
         let blocks = |blocks: &usize| count(*blocks as u64, "block");
-        let kept: Vec<String> =
-            Keep::counted(keeps).iter().map(|(keep, n)| format!("{keep} of {}", blocks(n))).collect();
-        print(format!("kept between forward and backward: {}", kept.join("; ")))?;
-        if *written_out > 0 {
-            print(format!("frozen weights of {} stay dequantized", blocks(written_out)))?;
+        let counts: Vec<String> =
+            SavedActivations::counted(saved).iter().map(|(part, n)| format!("{part} of {}", blocks(n))).collect();
+        print(format!("saved between forward and backward: {}", counts.join("; ")))?;
+        if *dequantized > 0 {
+            print(format!("frozen weights of {} stay dequantized", blocks(dequantized)))?;
         }
-        match thrift {
-            Thrift::Nothing => Ok(()),
-            Thrift::FewLogits => print("to save memory: fewer rows of logits at one time"),
-            Thrift::HostEmbedding => {
+        match low_memory {
+            LowMemory::Off => Ok(()),
+            LowMemory::FewLogits => print("to save memory: fewer rows of logits at one time"),
+            LowMemory::HostEmbedding => {
                 print("to save memory: fewer rows of logits at one time, the embedding in host memory")
             }
         }

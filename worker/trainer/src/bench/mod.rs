@@ -11,7 +11,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig, TrainingConfig};
 use qlora_data::Sample;
-use qlora_planner::{Arrangement, Keep, Thrift};
+use qlora_planner::{LowMemory, MemoryPolicy, SavedActivations, estimate};
 use serde::Serialize;
 
 use crate::group::Alone;
@@ -48,11 +48,11 @@ pub struct Figures {
     /// What the planner says of the same, without program, libraries and device context.
     pub planned_bytes: u64,
     /// Blocks by what is kept of them.
-    pub kept: BTreeMap<Keep, usize>,
+    pub saved: BTreeMap<SavedActivations, usize>,
     /// What is done without to save memory.
-    pub thrift: Thrift,
+    pub low_memory: LowMemory,
     /// Blocks whose frozen weights are held in bf16.
-    pub written_out: usize,
+    pub dequantized: usize,
     /// Kernel files that `QLORA_KERNELS` puts in place of the program's own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replaced_kernels: Vec<&'static str>,
@@ -127,13 +127,13 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
     let device =
         device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
     let attention = device::choose_attention(shape, c.training.flash_attention, length, &device)?;
-    let arrangement = device::arrange(shape, c, &device)?;
-    let stepped = step(c, checkpoint, extent, &arrangement, &device)?;
-    let plan = arrangement.plan(shape, c, device::kind(&device));
+    let policy = device::memory_policy(shape, c, &device)?;
+    let stepped = step(c, checkpoint, extent, &policy, &device)?;
+    let plan = estimate(shape, c, device::kind(&device), &policy);
     let tokens_per_second = stepped.tokens as f64 / stepped.median;
     // The operations have the memory of the model, which is gone.
     let (tokens, chosen) = (stepped.tokens, attention.as_deref());
-    let case = Case { shape, config: c, arrangement: &arrangement, device: &device, tokens, length, attention: chosen };
+    let case = Case { shape, config: c, policy: &policy, device: &device, tokens, length, attention: chosen };
     let kernels = if extent.kernels { kernels::time(case)? } else { Vec::new() };
     Ok(Figures {
         device: if device.is_cpu() { "processor" } else { "GPU" },
@@ -145,9 +145,9 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
         layers: shape.layers,
         peak_bytes: stepped.peak_bytes,
         planned_bytes: plan.total() - plan.overhead,
-        kept: Keep::counted(&arrangement.keeps),
-        thrift: arrangement.thrift,
-        written_out: arrangement.written_out,
+        saved: SavedActivations::counted(&policy.saved),
+        low_memory: policy.low_memory,
+        dequantized: policy.dequantized,
         operations_per_second: operations_per_token(shape, c, length) * tokens_per_second,
         replaced_kernels: device::replaced_kernels(&device),
         attention,
@@ -164,16 +164,16 @@ fn step(
     c: &TrainingConfig,
     checkpoint: &Checkpoint,
     extent: Extent,
-    arrangement: &Arrangement,
+    policy: &MemoryPolicy,
     device: &Device,
 ) -> Result<Stepped> {
     let (length, steps) = (extent.length, extent.steps.counted());
-    let decoder = Decoder::load(checkpoint, &c.model, length, arrangement, device, |_| {})?;
+    let decoder = Decoder::load(checkpoint, &c.model, length, policy, device, |_| {})?;
     let adapters = decoder.adapters(&c.lora, c.training.seed)?;
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
     let learning_rate = LearningRate::new(&c.training, steps as u64 + 2);
-    let keeps = arrangement.keeps.clone();
-    let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate, keeps };
+    let saved = policy.saved.clone();
+    let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate, saved };
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
     device::forget_peak(device)?;
@@ -204,7 +204,7 @@ fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
     };
     let masks = MaskPosition { step, first_token: 0 };
     let mut gradients = Gradients::none(&trainer.adapters);
-    let passed = decoder.forward(batch, &trainer.adapters, masks, trainer.training, &trainer.keeps)?;
+    let passed = decoder.forward(batch, &trainer.adapters, masks, trainer.training, &trainer.saved)?;
     mark()?;
     decoder.backward(batch, &trainer.adapters, masks, passed, 1.0, &mut gradients)?;
     mark()?;
@@ -230,7 +230,7 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
     let device = Device::Cpu;
     let checkpoint = Checkpoint::open(model)?;
     let length = LOGITS_LENGTH.min(checkpoint.files.shape.max_positions);
-    let decoder = Decoder::load(&checkpoint, config, length, &Arrangement::default(), &device, |_| {})?;
+    let decoder = Decoder::load(&checkpoint, config, length, &MemoryPolicy::default(), &device, |_| {})?;
     let adapters = match adapter {
         Some(folder) => crate::adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, &device)?,
         None => Adapters::without_effect(&decoder.shape, &device)?,

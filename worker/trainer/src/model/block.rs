@@ -13,7 +13,7 @@ use qlora_config::TargetModule as M;
 use qlora_kernels::ops::host::Waiting;
 use qlora_kernels::ops::{attention, rms_norm, rows, swiglu};
 use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Sequences};
-use qlora_planner::Keep;
+use qlora_planner::SavedActivations;
 
 use super::projection::{self, AdapterPass, Inner, Projection, Pull};
 use crate::Result;
@@ -122,21 +122,21 @@ impl From<Tensor> for Kept {
 
 impl Saved {
     /// Gives up what is not to be kept.
-    pub fn reduced(self, keep: Keep) -> Result<Kept> {
+    pub fn reduced(self, keep: SavedActivations) -> Result<Kept> {
         let Self { x, rho1, q, k, v, o, lse, x1, rho2, g, e, u } = self;
         // With DoRA what an adapter leaves is as large as the output beside it: both are kept or neither.
         let small = u.iter().flatten().all(Inner::is_small);
-        let keep = if small || keep == Keep::All { keep } else { keep.min(Keep::Attention) };
-        let from = |least: Keep| keep >= least;
+        let keep = if small || keep == SavedActivations::All { keep } else { keep.min(SavedActivations::Attention) };
+        let from = |least: SavedActivations| keep >= least;
         Ok(Kept {
-            x: if keep == Keep::Host { Waiting::away(&x)? } else { x.into() },
+            x: if keep == SavedActivations::OffloadedInput { Waiting::away(&x)? } else { x.into() },
             rho1: Some(rho1),
-            heads: from(Keep::Heads).then_some([q, k, v]),
-            attention: from(Keep::Attention).then_some((o, lse)),
-            x1: from(Keep::Middle).then_some(x1),
+            heads: from(SavedActivations::Qkv).then_some([q, k, v]),
+            attention: from(SavedActivations::Attention).then_some((o, lse)),
+            x1: from(SavedActivations::Residual).then_some(x1),
             rho2: Some(rho2),
-            gates: from(Keep::All).then_some((g, e)),
-            u: if small || from(Keep::All) { u } else { Default::default() },
+            gates: from(SavedActivations::All).then_some((g, e)),
+            u: if small || from(SavedActivations::All) { u } else { Default::default() },
         })
     }
 }

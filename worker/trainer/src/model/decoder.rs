@@ -6,7 +6,7 @@ use qlora_data::{IGNORE, Sample};
 use qlora_kernels::ops::cross_entropy::{self, Head, Loss};
 use qlora_kernels::ops::{noise, rms_norm, rows};
 use qlora_kernels::{Products, RopeTable, Sequences, Span};
-use qlora_planner::{Arrangement, Keep, ModelShape};
+use qlora_planner::{MemoryPolicy, ModelShape, SavedActivations};
 use rayon::prelude::*;
 
 use super::block::{Block, Kept, LayerCache, Pass};
@@ -92,25 +92,25 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads every weight of `checkpoint`, held as `model` asks; sequences may have up to `max_len` tokens, and memory is
-    /// used as `arrangement` says.
+    /// used as `policy` says.
     ///
     /// `progress` hears the number of blocks that are there.
     pub fn load(
         checkpoint: &Checkpoint,
         model: &ModelConfig,
         max_len: usize,
-        arrangement: &Arrangement,
+        policy: &MemoryPolicy,
         device: &Device,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
         let shape = checkpoint.files.shape.clone();
-        let thrift = arrangement.thrift;
-        let embedding_on_host = !device.is_cpu() && thrift.embedding_on_host(&shape);
+        let low_memory = policy.low_memory;
+        let embedding_on_host = !device.is_cpu() && low_memory.embedding_on_host(&shape);
         let dtype = device::compute_dtype(device);
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
-            let written_out = index + arrangement.written_out >= shape.layers;
-            let load = || load_block(checkpoint, index, model, (dtype, written_out), device);
+            let dequantized = index + policy.dequantized >= shape.layers;
+            let load = || load_block(checkpoint, index, model, (dtype, dequantized), device);
             blocks.push(metal::autoreleased(load)?);
             progress(index + 1);
         }
@@ -120,7 +120,7 @@ impl Decoder {
             hub_name: checkpoint.files.hub_name.clone(),
             embedding: checkpoint.embedding(if embedding_on_host { &Device::Cpu } else { device })?,
             embedding_on_host,
-            logit_rows: thrift.logit_rows(device::kind(device)),
+            logit_rows: low_memory.logit_rows(device::kind(device)),
             norm: checkpoint.final_norm(dtype, device)?,
             head: checkpoint.head(device)?,
             rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
@@ -215,7 +215,7 @@ impl Decoder {
         adapters: &Adapters,
         masks: MaskPosition,
         training: &TrainingSection,
-        keeps: &[Keep],
+        saved: &[SavedActivations],
     ) -> Result<Passed> {
         let pass = self.pass(adapters, &batch.ids, &batch.spans, Some(masks))?;
         let mut x = self.embed(&batch.ids)?;
@@ -224,7 +224,7 @@ impl Decoder {
         }
         let mut blocks: Vec<Kept> = Vec::with_capacity(self.blocks.len());
         let mut uploads = Uploads::forward(&self.device, &self.shape, Some(adapters.config()), &batch.spans)?;
-        for (block, &keep) in self.blocks.iter().zip(keeps) {
+        for (block, &keep) in self.blocks.iter().zip(saved) {
             let saved = block.run(&pass, x.into())?;
             x = block.finish(&pass, &saved)?;
             if let Some(before) = blocks.last_mut() {
@@ -367,7 +367,7 @@ fn load_block(
     checkpoint: &Checkpoint,
     index: usize,
     model: &ModelConfig,
-    (dtype, written_out): (DType, bool),
+    (dtype, dequantized): (DType, bool),
     device: &Device,
 ) -> Result<Block> {
     let (norm1, norm2) = checkpoint.norms(index, dtype, device)?;
@@ -381,7 +381,7 @@ fn load_block(
                 fault: format!("is {:?}, the configuration says {wanted:?}", weight.shape()),
             });
         }
-        Ok(Projection::new(if written_out { Box::new(Plain(weight.written_out(dtype)?)) } else { weight }))
+        Ok(Projection::new(if dequantized { Box::new(Plain(weight.written_out(dtype)?)) } else { weight }))
     };
     // One matrix is quantised while the next is read; on a Mac, where that was never tried, one after the other.
     let projections: Vec<Projection> = if device.is_metal() {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use qlora_config::{Idle, TooLong, idle_in};
 use qlora_data::{ChatTemplate, Conversation, Example, Policy, Sample, Statistics};
-use qlora_planner::Arrangement;
+use qlora_planner::MemoryPolicy;
 use tokenizers::Tokenizer;
 
 use super::Run;
@@ -25,7 +25,7 @@ pub(super) struct Prepared {
     pub eval: Vec<Sample>,
     pub question: Option<Conversation>,
     pub statistics: Statistics,
-    pub arrangement: Arrangement,
+    pub policy: MemoryPolicy,
     /// What a GPU computes attention with.
     pub attention: Option<String>,
 }
@@ -76,13 +76,13 @@ impl Prepared {
         };
         let (wanted, length) = (config.training.flash_attention, config.data.max_seq_len);
         let attention = device::choose_attention(&files.shape, wanted, length, &device)?;
-        let arrangement = device::arrange(&files.shape, config, &device)?;
+        let policy = device::memory_policy(&files.shape, config, &device)?;
         let longest = config.data.max_seq_len.max(limit.min(4096));
-        let mut decoder = Decoder::load(&checkpoint, &config.model, longest, &arrangement, &device, progress)?;
+        let mut decoder = Decoder::load(&checkpoint, &config.model, longest, &policy, &device, progress)?;
         decoder.stop = stop;
         told?;
         let end_ids = end_ids(files, &tokenizer);
-        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, arrangement, attention })
+        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, policy, attention })
     }
 }
 

@@ -73,7 +73,7 @@ impl<'a> Session<'a> {
             optimizer,
             training: &config.training,
             learning_rate: LearningRate::new(&config.training, steps),
-            keeps: prepared.arrangement.keeps.clone(),
+            saved: prepared.policy.saved.clone(),
         };
         let (skipped_in_a_row, heard) = (0, Wish::GoOn);
         let mut session = Self {

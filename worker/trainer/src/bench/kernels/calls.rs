@@ -2,7 +2,7 @@
 
 use qlora_config::{Quantization, TargetModule};
 use qlora_kernels::Products;
-use qlora_planner::{Keep, held};
+use qlora_planner::{SavedActivations, held};
 
 use super::Case;
 
@@ -21,14 +21,14 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    fn of(keeps: &[Keep]) -> Self {
-        let runs = |least: Keep| keeps.len() + keeps.iter().filter(|&&keep| keep < least).count();
+    fn of(saved: &[SavedActivations]) -> Self {
+        let runs = |least: SavedActivations| saved.len() + saved.iter().filter(|&&keep| keep < least).count();
         Self {
-            heads: runs(Keep::Heads),
-            attention: runs(Keep::Attention),
-            output: runs(Keep::Middle),
-            gates: runs(Keep::All),
-            down: keeps.len(),
+            heads: runs(SavedActivations::Qkv),
+            attention: runs(SavedActivations::Attention),
+            output: runs(SavedActivations::Residual),
+            gates: runs(SavedActivations::All),
+            down: saved.len(),
         }
     }
 
@@ -53,12 +53,12 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn new(case: &Case<'_>, products: Products) -> Self {
-        let keeps = &case.arrangement.keeps;
-        let codes = &keeps[..keeps.len() - case.arrangement.written_out.min(keeps.len())];
+        let saved = &case.policy.saved;
+        let codes = &saved[..saved.len() - case.policy.dequantized.min(saved.len())];
         // A CPU that multiplies in strips reads the codes inside its products.
         let apart = held(&case.config.model) == Quantization::Nf4 && !matches!(products, Products::Strips(_));
         let dequantized = apart.then(|| (codes.len(), Parts::of(codes)));
-        Self { layers: keeps.len(), parts: Parts::of(keeps), dequantized }
+        Self { layers: saved.len(), parts: Parts::of(saved), dequantized }
     }
 
     /// Forward products of `module`.
@@ -78,11 +78,11 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_runs_twice() {
-        let all = Parts::of(&[Keep::All; 3]);
+        let all = Parts::of(&[SavedActivations::All; 3]);
         assert_eq!(all, Parts { heads: 3, attention: 3, output: 3, gates: 3, down: 3 });
-        let none = Parts::of(&[Keep::Host, Keep::Input]);
+        let none = Parts::of(&[SavedActivations::OffloadedInput, SavedActivations::Input]);
         assert_eq!(none, Parts { heads: 4, attention: 4, output: 4, gates: 4, down: 2 });
-        let some = Parts::of(&[Keep::Attention, Keep::Middle, Keep::Heads]);
+        let some = Parts::of(&[SavedActivations::Attention, SavedActivations::Residual, SavedActivations::Qkv]);
         assert_eq!(some, Parts { heads: 5, attention: 3, output: 4, gates: 6, down: 3 });
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
 
 fn time_embedding(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (case, dtype) = (&setting.case, setting.dtype);
-    let on_host = !case.device.is_cpu() && case.arrangement.thrift.embedding_on_host(case.shape);
+    let on_host = !case.device.is_cpu() && case.policy.low_memory.embedding_on_host(case.shape);
     let (vocabulary, d) = (case.shape.vocabulary, case.shape.hidden);
     let host = setting.inputs.on_host((vocabulary, d), DType::BF16, WEIGHTS)?;
     let at = if on_host { candle_core::Device::Cpu } else { case.device.clone() };

@@ -13,7 +13,7 @@ use crate::device;
 pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     // All tokens but the first of a sequence are predicted.
     let supervised = (setting.case.tokens - setting.lengths.len()).max(1);
-    let most = setting.case.arrangement.thrift.logit_rows(device::kind(setting.case.device)).max(1);
+    let most = setting.case.policy.low_memory.logit_rows(device::kind(setting.case.device)).max(1);
     let chunk = Chunk { rows: supervised.min(most), calls: supervised.div_ceil(most) };
     time_way_in(table, setting, supervised)?;
     time_output(table, setting, &chunk)?;

@@ -15,7 +15,7 @@ mod update;
 use candle_core::{DType, Device};
 use qlora_config::{TargetModule, TrainingConfig};
 use qlora_kernels::{Products, Sequences, Span};
-use qlora_planner::{Arrangement, ModelShape};
+use qlora_planner::{MemoryPolicy, ModelShape};
 
 use self::calls::Calls;
 use self::inputs::Inputs;
@@ -29,7 +29,7 @@ pub use self::table::Timing;
 pub struct Case<'a> {
     pub shape: &'a ModelShape,
     pub config: &'a TrainingConfig,
-    pub arrangement: &'a Arrangement,
+    pub policy: &'a MemoryPolicy,
     pub device: &'a Device,
     /// M.
     pub tokens: usize,
