@@ -4,6 +4,7 @@
 pub mod documented;
 mod fixture;
 mod http;
+pub mod modules;
 mod programs;
 mod proxy;
 
