@@ -1,12 +1,12 @@
 //! The decoder: embedding, blocks, final norm, output layer.
 
+mod arch;
 pub mod block;
-mod config;
 mod decoder;
 mod projection;
 mod rope;
 
-pub use config::{ConfigFault, shape_from_json};
+pub use arch::{ConfigFault, shape_from_json};
 pub use decoder::{Batch, Decoder, Passed};
 pub use projection::{AdapterPass, Projection};
 pub(crate) use rope::inverse_frequencies;

@@ -1,11 +1,11 @@
-//! Which keys of a `config.json` are carried out, which change no number, and which must have the value that turns
-//! them off. Any other key is refused: nobody knows what it would do.
+//! Which keys of a `config.json` are carried out for every architecture, which change no number, and which must have the
+//! value that turns them off. Any other key is refused: nobody knows what it would do.
 
 use serde_json::Value;
 
 use super::keys::Keys;
 
-/// Keys that [`super::shape_from_json`] and the readers of tokens carry out.
+/// Keys that [`super::sizes`] and the readers of tokens carry out.
 const DONE: &[&str] = &[
     "architectures",
     "bos_token_id",
@@ -24,7 +24,6 @@ const DONE: &[&str] = &[
     "rope_parameters",
     "rope_scaling",
     "rope_theta",
-    "sliding_window",
     "tie_word_embeddings",
     "vocab_size",
 ];
@@ -111,6 +110,8 @@ fn turned_off(key: &str, value: &Value) -> Option<bool> {
         | "is_encoder_decoder"
         | "add_cross_attention" => *value == Value::Bool(false),
         "attention_dropout" => is(0.0),
+        // `null` would turn it off, and counts as no key.
+        "sliding_window" => false,
         "partial_rotary_factor" => is(1.0),
         "pruned_heads" => value.as_object().is_some_and(serde_json::Map::is_empty),
         "layer_types" => value.as_array().is_some_and(|all| all.iter().all(|kind| kind == "full_attention")),
@@ -118,10 +119,10 @@ fn turned_off(key: &str, value: &Value) -> Option<bool> {
     })
 }
 
-/// Refuses the first key of `config` that asks for what is not implemented.
-pub(super) fn check(config: &Keys<'_>) -> Result<(), String> {
+/// Refuses the first key of `config` that asks for what is not implemented; the architecture carries out `own` as well.
+pub(super) fn check(config: &Keys<'_>, own: &[&str]) -> Result<(), String> {
     for (key, value) in config.entries() {
-        if DONE.contains(&key) || INERT.contains(&key) {
+        if DONE.contains(&key) || INERT.contains(&key) || own.contains(&key) {
             continue;
         }
         match turned_off(key, value) {

@@ -1,0 +1,83 @@
+//! Architectures, one file each: what `config.json` calls them, the keys that are their own, and what those mean.
+//!
+//! Everything that a `config.json` says is done, or refused by its key. Reading weights is the business of `weights`.
+
+mod keys;
+mod known;
+mod llama;
+mod mistral;
+mod quantization;
+mod rope;
+mod sizes;
+
+use qlora_planner::ModelShape;
+use serde_json::Value;
+
+use self::keys::Keys;
+
+/// What sets an architecture apart.
+struct Architecture {
+    /// `model_type` of `config.json`.
+    model_type: &'static str,
+    /// The class in `architectures`; a classifier has another head, and another class.
+    class: &'static str,
+    /// Keys that it carries out beside those of [`known`].
+    keys: &'static [&'static str],
+    /// The model's sizes and constants.
+    shape: fn(&Keys<'_>) -> Result<ModelShape, ConfigFault>,
+}
+
+/// Every architecture that is read.
+static ARCHITECTURES: [&Architecture; 2] = [&llama::LLAMA, &mistral::MISTRAL];
+
+/// Why a `config.json` cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigFault {
+    /// It does not say what it must, or contradicts itself.
+    #[error("{0}")]
+    Broken(String),
+    /// It says clearly what is not carried out here.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl From<String> for ConfigFault {
+    fn from(fault: String) -> Self {
+        Self::Broken(fault)
+    }
+}
+
+/// Sizes and constants of a `config.json`.
+///
+/// # Errors
+/// It is not of an architecture in [`ARCHITECTURES`], lacks a key, contradicts itself, or asks for what is not carried out.
+pub fn shape_from_json(config: &Value) -> Result<ModelShape, ConfigFault> {
+    let config = Keys::new(config)?;
+    let architecture = architecture(&config)?;
+    quantization::check(&config).map_err(ConfigFault::Unsupported)?;
+    known::check(&config, architecture.keys).map_err(ConfigFault::Unsupported)?;
+    (architecture.shape)(&config)
+}
+
+fn architecture(config: &Keys<'_>) -> Result<&'static Architecture, ConfigFault> {
+    let Some(model_type) = config.text("model_type")? else {
+        return Err("`model_type` is missing".to_owned().into());
+    };
+    let Some(found) = ARCHITECTURES.into_iter().find(|known| known.model_type == model_type) else {
+        let known = ARCHITECTURES.map(|known| known.model_type).join(", ");
+        return Err(ConfigFault::Unsupported(format!("the architecture `{model_type}` is not supported; {known} are")));
+    };
+    let Some(classes) = config.value("architectures") else { return Ok(found) };
+    let named = |name: &Value| name.as_str().is_some_and(|name| name.eq_ignore_ascii_case(found.class));
+    match classes.as_array().map(Vec::as_slice) {
+        Some([]) => Ok(found),
+        Some([name]) if named(name) => Ok(found),
+        _ => {
+            let class = found.class;
+            Err(ConfigFault::Unsupported(format!("`architectures: {classes}` is not supported; `{class}` is")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
