@@ -166,9 +166,11 @@ fn execute(
             Box::new(gang::meet(seat, tell, meetings)?)
         }
     };
+    let stop = reporter.stop_signal();
     // What cannot be told here is told at the next event.
     let mut told = |done: usize, of: usize| {
         drop(reporter.report(Event::Phase { phase: Phase::Quantising, done: done as u64, of: of as u64 }));
+        stop.check()
     };
     let model = crate::models::prepared(&spec.model, &config.config().model, &mut told);
     match spec.task {

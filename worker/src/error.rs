@@ -10,6 +10,9 @@ pub enum WorkerError {
     /// The reader of stdout is gone, as after `| head -1`: it has what it wanted.
     #[error("nobody reads the output")]
     OutputClosed,
+    /// A signal ended the command, which left nothing half.
+    #[error("interrupted; what was begun for {path} is removed")]
+    Interrupted { path: PathBuf },
     #[error("no coordinator at {address} ({fault})")]
     Unreachable { address: String, fault: String },
     #[error("{0}")]
@@ -53,7 +56,7 @@ impl WorkerError {
     /// Stable; `qlora-ctl explain CODE` tells more. Faults of a configuration carry their own.
     fn code(&self) -> &'static str {
         match self {
-            Self::Config(_) => "",
+            Self::Config(_) | Self::Interrupted { .. } => "",
             Self::Unreachable { .. } => "Q0401",
             Self::Connect(_) => "Q0402",
             Self::Refused { .. } => "Q0403",
@@ -94,6 +97,7 @@ impl WorkerError {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::OutputClosed => 0,
+            Self::Interrupted { .. } => crate::interrupt::EXIT_CODE,
             Self::Connect(_) | Self::NoStateFolder => 2,
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
             Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,

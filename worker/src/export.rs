@@ -7,12 +7,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::console;
 use qlora_config::{Compute, ModelConfig, Quantization};
 use qlora_trainer::export::{self, Base, ElementType};
+use qlora_trainer::partial::{self, Begun};
+use qlora_trainer::stop::StopSignal;
 use serde_json::json;
 
 use crate::cli::{ConvertArgs, GgufType, MergeArgs, MergeBase};
 use crate::error::WorkerError;
-use crate::models;
 use crate::output::{number, print, print_json};
+use crate::{interrupt, models};
 
 /// Merges and tells how large the update and the loss by quantisation are.
 pub fn merge(args: &MergeArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
@@ -20,11 +22,12 @@ pub fn merge(args: &MergeArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
         MergeBase::Original => Base::Original,
         MergeBase::Dequantised => Base::Dequantised,
     };
-    tell_begun(&args.out);
+    clear(&args.out);
     let model = models::resolve(&args.model, &models::Quiet)?;
     let bar = bar(as_json, "merging");
-    let mut watch = watcher(&bar);
-    let merged = export::merge(&model, &args.adapter, &args.out, base, &held(), element(args.element), &mut watch)?;
+    let mut watch = watcher(&bar, interrupt::listen()?);
+    let merged = export::merge(&model, &args.adapter, &args.out, base, &held(), element(args.element), &mut watch);
+    let merged = merged.map_err(ended(&args.out))?;
     bar.finish_and_clear();
     warn(&merged.notes);
     if as_json {
@@ -50,13 +53,15 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
         let text = format!("{}: an adapter is written as a .gguf file; name one", args.out.display());
         return Err(WorkerError::Input(text));
     }
-    tell_begun(&args.out);
+    clear(&args.out);
     let model = models::resolve(&args.model, &models::Quiet)?;
     let bar = bar(as_json, "writing");
+    let mut watch = watcher(&bar, interrupt::listen()?);
     let written = match &args.adapter {
-        Some(adapter) => export::convert_adapter(&model, adapter, &args.out)?,
-        None => export::convert(&model, &args.out, &held(), element(args.element), &mut watcher(&bar))?,
+        Some(adapter) => export::convert_adapter(&model, adapter, &args.out),
+        None => export::convert(&model, &args.out, &held(), element(args.element), &mut watch),
     };
+    let written = written.map_err(ended(&args.out))?;
     bar.finish_and_clear();
     warn(&written.notes);
     if as_json {
@@ -68,11 +73,25 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
     Ok(ExitCode::SUCCESS)
 }
 
-/// Names what an export that was ended left beside `out`: it is as large as a model.
-fn tell_begun(out: &Path) {
-    for path in export::begun_by_others(out) {
-        let path = console::line(&path.to_string_lossy()).into_owned();
+/// Removes what killed exports left beside `out`, and names what cannot be told from an export at work: both are as large
+/// as a model.
+fn clear(out: &Path) {
+    let Begun { removed, kept } = partial::sweep(out);
+    let line = |path: &Path| console::line(&path.to_string_lossy()).into_owned();
+    for path in removed {
+        console::note(&format!("note: removed {}, which an export that is gone has left", line(&path)));
+    }
+    for path in kept {
+        let path = line(&path);
         console::note(&format!("note: {path} is of an export that is at work or was ended; remove it if none is"));
+    }
+}
+
+/// A stop is a signal that a person gave.
+fn ended(out: &Path) -> impl FnOnce(qlora_trainer::Error) -> WorkerError {
+    move |fault| match fault {
+        qlora_trainer::Error::Stopped => WorkerError::Interrupted { path: out.into() },
+        fault => fault.into(),
     }
 }
 
@@ -101,9 +120,10 @@ fn bar(hidden: bool, verb: &str) -> ProgressBar {
     bar
 }
 
-fn watcher(bar: &ProgressBar) -> impl FnMut(usize, usize) + '_ {
+fn watcher(bar: &ProgressBar, stop: StopSignal) -> impl FnMut(usize, usize) -> qlora_trainer::Result<()> + '_ {
     move |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
+        stop.check()
     }
 }

@@ -1,10 +1,10 @@
 //! Who this worker is: a name, and an instance that stays the same as long as its state folder does.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use fs4::fs_std::FileExt;
+use qlora_trainer::partial;
 
 use crate::cli::AgentArgs;
 use crate::error::WorkerError;
@@ -50,9 +50,6 @@ fn instance(folder: &Path) -> Result<String, WorkerError> {
         return Ok(text.trim().to_owned());
     }
     let made = uuid::Uuid::new_v4().to_string();
-    let partial = folder.join("instance.partial");
-    let mut file = File::create(&partial).map_err(WorkerError::io(&partial))?;
-    file.write_all(made.as_bytes()).and_then(|()| file.sync_all()).map_err(WorkerError::io(&partial))?;
-    fs::rename(&partial, &path).map_err(WorkerError::io(&path))?;
+    partial::write(&path, made.as_bytes()).map_err(WorkerError::io(&path))?;
     Ok(made)
 }

@@ -10,6 +10,7 @@ mod error;
 mod export;
 mod gang;
 mod identity;
+mod interrupt;
 mod measure;
 mod models;
 mod output;

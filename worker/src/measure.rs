@@ -169,7 +169,7 @@ fn print_kernels(kernels: &[Timing], seconds_per_step: f64) -> Result<(), Worker
 fn checkpoint(args: &BenchArgs, config: &ResolvedConfig) -> Result<Checkpoint, WorkerError> {
     if !args.random_weights {
         let model = models::resolve(config.config().model.base.as_deref().unwrap_or_default(), &Quiet)?;
-        return Ok(Checkpoint::open(&models::prepared(&model, &config.config().model, &mut |_, _| {}))?);
+        return Ok(Checkpoint::open(&models::prepared(&model, &config.config().model, &mut |_, _| Ok(())))?);
     }
     // The beginning of a name is enough: nothing is fetched, so nothing can be taken for something else.
     let known = catalogue();

@@ -17,6 +17,7 @@ mod first_hour_start;
 mod foreign;
 mod formats;
 mod house;
+mod interrupted;
 mod jobs;
 mod page;
 mod refusals;

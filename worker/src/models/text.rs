@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use qlora_trainer::partial;
 use qlora_trainer::weights::Checkpoint;
 use serde_json::json;
 
@@ -17,11 +18,12 @@ pub fn write(name: &str, out: &Path, as_json: bool) -> Result<ExitCode, WorkerEr
     std::fs::create_dir_all(out).map_err(ModelError::io(out))?;
     let put = |name: &str, text: &str| {
         let path = out.join(name);
-        std::fs::write(&path, text).map_err(ModelError::io(path))
+        partial::write(&path, text.as_bytes()).map_err(ModelError::io(path))
     };
     let path = out.join("tokenizer.json");
     let fault = |e: Box<dyn std::error::Error + Send + Sync>| std::io::Error::other(e.to_string());
-    files.tokenizer()?.save(&path, false).map_err(fault).map_err(ModelError::io(&path))?;
+    let tokenizer = files.tokenizer()?;
+    partial::write_with(&path, |path| tokenizer.save(path, false).map_err(fault)).map_err(ModelError::io(&path))?;
     let mut settings = json!({"bos_token": files.special.bos, "eos_token": files.special.eos});
     match files.template.as_ref().map(|own| own.iter().collect::<Vec<_>>()).as_deref() {
         None => {}

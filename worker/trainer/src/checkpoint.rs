@@ -11,12 +11,12 @@ use qlora_data::Cursor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::adapter::{self, BaseModel, write_atomically, write_tensors};
+use crate::adapter::{self, BaseModel};
 use crate::best::BestMark;
 use crate::lora::{Adapters, Factors};
 use crate::model::Decoder;
 use crate::optim::{Optimizer, moments};
-use crate::{Error, Result};
+use crate::{Error, Result, partial};
 
 const MANIFEST: &str = "checkpoint.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -68,7 +68,8 @@ pub fn save(
     let partial = sibling(folder, "partial");
     remove(&partial)?;
     adapter::save(adapters, base, &partial)?;
-    write_tensors(moments::to_tensors(&optimizer.moments)?, None, &partial.join(OPTIMIZER))?;
+    let (moments, path) = (moments::to_tensors(&optimizer.moments)?, partial.join(OPTIMIZER));
+    partial::write_tensors(&path, moments, None).map_err(Error::io(path))?;
     let written = || ADAPTER_FILES.iter().filter(|name| partial.join(name).exists());
     let mut names: Vec<String> = written().chain([&OPTIMIZER]).map(|name| (*name).to_owned()).collect();
     if let Some(best) = best {
@@ -84,7 +85,7 @@ pub fn save(
         .collect::<Result<_>>()?;
     let text = serde_json::to_string_pretty(&manifest)
         .map_err(|e| Error::Checkpoint { path: folder.into(), fault: e.to_string() })?;
-    write_atomically(&partial.join(MANIFEST), text.as_bytes())?;
+    partial::write(&partial.join(MANIFEST), text.as_bytes()).map_err(Error::io(folder.join(MANIFEST)))?;
     remove(folder)?;
     fs::rename(&partial, folder).map_err(Error::io(folder))?;
     sync_folder(folder.parent().unwrap_or(Path::new(".")))

@@ -24,6 +24,7 @@ pub mod lora;
 pub mod metal;
 pub mod model;
 pub mod optim;
+pub mod partial;
 pub mod proof;
 pub mod report;
 pub mod run;

@@ -164,7 +164,7 @@ fn element_types_and_numbers_that_are_none_are_refused_by_tensor() {
                 refused(&folder, None, &[name, word, "element 7"]);
                 let out = home.path().join("out.gguf");
                 let held = toy::held_as("nf4");
-                let exported = export::convert(&folder, &out, &held, ElementType::F32, &mut |_, _| {});
+                let exported = export::convert(&folder, &out, &held, ElementType::F32, &mut |_, _| Ok(()));
                 assert!(exported.expect_err("it was exported").to_string().contains(name));
                 assert!(!out.exists());
             }
@@ -223,7 +223,8 @@ fn gguf(home: &Path) -> std::path::PathBuf {
     let out = home.join("whole.gguf");
     if !out.exists() {
         let folder = model(&home.join("base"), &config(), &tensors());
-        export::convert(&folder, &out, &toy::held_as("nf4"), ElementType::F32, &mut |_, _| {}).expect("a GGUF file");
+        export::convert(&folder, &out, &toy::held_as("nf4"), ElementType::F32, &mut |_, _| Ok(()))
+            .expect("a GGUF file");
     }
     out
 }
@@ -250,7 +251,8 @@ fn a_part_of_a_split_gguf_is_no_model() {
     let out = home.path().join("merged.gguf");
     let adapter = toy::golden("qlora_run/attn_r8/final_adapter");
     let held = toy::held_as("gguf");
-    let merged = export::merge(&first, &adapter, &out, export::Base::Original, &held, ElementType::F16, &mut |_, _| {});
+    let merged =
+        export::merge(&first, &adapter, &out, export::Base::Original, &held, ElementType::F16, &mut |_, _| Ok(()));
     assert!(merged.expect_err("a part was merged").to_string().contains("part 1 of 2"));
     // A file that was written in one part says so, and is whole.
     let one = home.path().join("one.gguf");

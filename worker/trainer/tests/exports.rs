@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, Value as Meta};
 use candle_core::{DType, Tensor};
+use qlora_trainer::Error;
 use qlora_trainer::export::{self, Base, ElementType, Merged};
 use serde_json::{Value, json};
 use toy::{Tensors, config, golden, held_as, model, tensors};
@@ -23,21 +24,50 @@ fn two_exports_to_one_name_leave_each_other_alone() {
         // What another process is writing meanwhile, under the name of either version of this program.
         let others = [home.path(&format!("{name}.partial")), home.path(&format!("{name}.7-0badcafe.partial"))];
         others.iter().for_each(|other| fs::write(other, "half").expect("a file"));
-        let merge = |progress: &mut dyn FnMut(usize, usize)| {
+        let merge = |progress: export::Progress<'_>| {
             let held = held_as("nf4");
             export::merge(&base, &adapter, &out, Base::Original, &held, ElementType::F32, progress)
         };
         // The other one is complete while this one still writes.
-        let refused = merge(&mut |_, _| fs::write(&out, "whole").expect("a file")).expect_err("the name was taken");
+        let refused = merge(&mut |_, _| {
+            fs::write(&out, "whole").expect("a file");
+            Ok(())
+        })
+        .expect_err("the name was taken");
         assert!(refused.to_string().contains("exists already"), "{refused}");
         assert_eq!(fs::read_to_string(&out).expect("a file"), "whole");
         fs::remove_file(&out).expect("removed");
-        merge(&mut |_, _| {}).expect("a model");
+        merge(&mut |_, _| Ok(())).expect("a model");
         assert!(others.iter().all(|other| fs::read_to_string(other).is_ok_and(|text| text == "half")));
         let left = fs::read_dir(home.0.path()).expect("a folder").filter_map(Result::ok);
         let left = left.filter(|e| e.file_name().to_string_lossy().ends_with(".partial")).count();
         assert_eq!(left, others.len(), "something of its own is left");
         others.iter().for_each(|other| fs::remove_file(other).expect("removed"));
+    }
+}
+
+#[test]
+fn an_export_that_is_stopped_leaves_nothing() {
+    let home = Home::new();
+    let (base, adapter) = (home.base(&tensors()), home.adapter(None, 1.0));
+    let before = home.names();
+    for (name, at) in
+        [("merged", 1), ("merged", 9), ("merged.gguf", 1), ("merged.gguf", 9), ("nf4", 5), ("whole.gguf", 5)]
+    {
+        let mut begun = Vec::new();
+        let mut stop = |done, _| {
+            begun = home.names();
+            if done == at { Err(Error::Stopped) } else { Ok(()) }
+        };
+        let (out, held) = (home.path(name), held_as("nf4"));
+        let ended = if name.starts_with("merged") {
+            export::merge(&base, &adapter, &out, Base::Original, &held, ElementType::F16, &mut stop).map(|_| ())
+        } else {
+            export::convert(&base, &out, &held, ElementType::F16, &mut stop).map(|_| ())
+        };
+        assert!(matches!(ended, Err(Error::Stopped)), "{name}: {ended:?}");
+        assert_eq!(begun.len(), before.len() + 1, "{name}: nothing was begun");
+        assert_eq!(home.names(), before, "{name}");
     }
 }
 
@@ -52,6 +82,13 @@ impl Home {
         self.0.path().join(name)
     }
 
+    fn names(&self) -> Vec<std::ffi::OsString> {
+        let entries = fs::read_dir(self.0.path()).expect("a folder");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    }
+
     fn base(&self, tensors: &Tensors) -> PathBuf {
         let base = model(&self.path("base"), &config(), tensors);
         let template = fs::read_to_string(golden("chat/llama3_like.jinja")).expect("a template");
@@ -64,7 +101,9 @@ impl Home {
     fn adapter(&self, template: Option<&str>, strength: f64) -> PathBuf {
         let (from, to) = (golden("qlora_run/attn_r8/final_adapter"), self.path("adapter"));
         fs::create_dir_all(&to).expect("a folder");
-        fs::copy(from.join("adapter_config.json"), to.join("adapter_config.json")).expect("settings");
+        let settings = fs::read_to_string(from.join("adapter_config.json")).expect("settings");
+        fs::write(to.join("adapter_config.json"), settings.replace("\"tiny_llama\"", "\"owner/base\""))
+            .expect("settings");
         let factors = candle_core::safetensors::load(from.join("adapter_model.safetensors"), &candle_core::Device::Cpu);
         let scaled = |(name, tensor): (String, Tensor)| (name, (tensor * strength).expect("a tensor"));
         let factors: Tensors = factors.expect("factors").into_iter().map(scaled).collect();
@@ -77,7 +116,7 @@ impl Home {
 
     fn merge(&self, base: &Path, adapter: &Path, out: &str, element: ElementType) -> Result<Merged, String> {
         let merged =
-            export::merge(base, adapter, &self.path(out), Base::Original, &held_as("nf4"), element, &mut |_, _| {});
+            export::merge(base, adapter, &self.path(out), Base::Original, &held_as("nf4"), element, &mut |_, _| Ok(()));
         merged.map_err(|e| e.to_string())
     }
 
@@ -107,7 +146,8 @@ fn a_merged_model_carries_the_template_and_the_end_of_its_training() {
     assert_eq!((&generation["eos_token_id"], &generation["temperature"]), (&json!([IM_END, 2]), &json!(0.6)));
     // A GGUF file of the folder, and one of the GGUF file.
     home.merge(&base, &adapter, "merged.gguf", ElementType::F16).expect("a merged model");
-    export::convert(&base, &home.path("base.gguf"), &held_as("nf4"), ElementType::F16, &mut |_, _| {}).expect("a file");
+    export::convert(&base, &home.path("base.gguf"), &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(()))
+        .expect("a file");
     home.merge(&home.path("base.gguf"), &adapter, "again.gguf", ElementType::F16).expect("a merged model");
     let text = |meta: &Meta| meta.to_string().expect("a text").clone();
     for name in ["merged.gguf", "again.gguf"] {
@@ -141,7 +181,8 @@ fn numbers_that_a_type_cannot_hold_are_refused_and_a_matrix_that_becomes_zero_is
     };
     let convert = |base: &Path, element| {
         let out = home.path("out.gguf");
-        let written = export::convert(base, &out, &held_as("nf4"), element, &mut |_, _| {}).map_err(|e| e.to_string());
+        let written =
+            export::convert(base, &out, &held_as("nf4"), element, &mut |_, _| Ok(())).map_err(|e| e.to_string());
         assert_eq!(written.is_ok(), out.exists());
         drop(fs::remove_file(out));
         written

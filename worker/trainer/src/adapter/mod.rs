@@ -10,16 +10,15 @@ mod targets;
 pub mod template;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use serde_json::json;
 
 use crate::lora::{Adapters, NAMES, Site};
 use crate::weights::is_hub_name;
-use crate::{Error, Result};
+use crate::{Error, Result, partial};
 
 pub(crate) use template::{RECORD, TEMPLATE};
 
@@ -84,34 +83,11 @@ pub fn save(adapters: &Adapters, base: BaseModel<'_>, folder: &Path) -> Result<(
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     // One key only: the library writes several in an order that changes, and the same run gives the same bytes.
     let metadata = [(FINGERPRINT.to_owned(), base.fingerprint.to_owned())];
-    write_tensors(tensors, Some(metadata.into()), &folder.join(WEIGHTS))?;
+    let weights = folder.join(WEIGHTS);
+    partial::write_tensors(&weights, tensors, Some(metadata.into())).map_err(Error::io(&weights))?;
     if let Some(template) = base.template {
         template::save(template, folder)?;
     }
-    write_atomically(&folder.join(CONFIG), format!("{description:#}\n").as_bytes())
-}
-
-/// Writes tensors under a temporary name, syncs and renames; `metadata` are texts for whoever reads the file.
-pub(crate) fn write_tensors(
-    tensors: HashMap<String, Tensor>,
-    metadata: Option<HashMap<String, String>>,
-    path: &Path,
-) -> Result<()> {
-    let partial = path.with_extension("partial");
-    safetensors::tensor::serialize_to_file(tensors, metadata, &partial).map_err(candle_core::Error::from)?;
-    sync(&partial)?;
-    fs::rename(&partial, path).map_err(Error::io(path))
-}
-
-/// Writes bytes under a temporary name, syncs and renames.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    let mut file = File::create(&partial).map_err(Error::io(&partial))?;
-    file.write_all(bytes).map_err(Error::io(&partial))?;
-    file.sync_all().map_err(Error::io(&partial))?;
-    fs::rename(&partial, path).map_err(Error::io(path))
-}
-
-fn sync(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
+    let path = folder.join(CONFIG);
+    partial::write(&path, format!("{description:#}\n").as_bytes()).map_err(Error::io(&path))
 }

@@ -9,8 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::write_atomically;
-use crate::{Error, Result};
+use crate::{Error, Result, partial};
 
 /// The file that transformers reads a template from.
 pub(crate) const TEMPLATE: &str = "chat_template.jinja";
@@ -34,8 +33,12 @@ pub(super) fn save(template: TrainedWith<'_>, folder: &Path) -> Result<()> {
     let record = Record { template_date: template.date.to_owned() };
     let text = serde_json::to_string_pretty(&record)
         .map_err(|e| Error::Adapter { path: folder.into(), fault: e.to_string() })?;
-    write_atomically(&folder.join(RECORD), format!("{text}\n").as_bytes())?;
-    write_atomically(&folder.join(TEMPLATE), template.text.as_bytes())
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        partial::write(&path, text.as_bytes()).map_err(Error::io(path))
+    };
+    write(RECORD, &format!("{text}\n"))?;
+    write(TEMPLATE, template.text)
 }
 
 /// Jinja text of the template that the adapter in `folder` was trained with, where it says so.

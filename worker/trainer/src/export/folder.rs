@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::merge::{Merger, site_of};
 use super::numbers::Outgoing;
-use super::partial::{partial_of, publish};
 use super::text::{self, Trained};
-use super::{Progress, Written};
+use super::{Progress, Written, publish};
+use crate::partial::Partial;
 use crate::weights::{Checkpoint, INDEX, ShardEntries, ShardEntry, ShardWriter, Shards, bnb};
 use crate::{Error, Result};
 
@@ -39,7 +39,7 @@ pub(super) fn write_merged(
     let (shards, partial) = start(checkpoint, out)?;
     let total = shards.count();
     for shard in shards.files() {
-        let mut writer = ShardWriter::create(&partial.join(&shard.name), &shard.entries)?;
+        let mut writer = ShardWriter::create(&partial.path().join(&shard.name), &shard.entries)?;
         for entry in &shard.entries {
             let tensor = shards.native(&entry.name, &Device::Cpu)?;
             let merged = match site_of(&entry.name) {
@@ -53,14 +53,14 @@ pub(super) fn write_merged(
                 None => tensor,
             };
             let bytes = writer.write(&merged)?;
-            progress(merger.wrote(bytes), total);
+            progress(merger.wrote(bytes), total)?;
         }
         writer.finish()?;
     }
     if let Some(trained) = trained {
-        trained.write_into(&partial, checkpoint.files.template.as_ref())?;
+        trained.write_into(partial.path(), checkpoint.files.template.as_ref())?;
     }
-    publish(&partial, out)
+    publish(partial, out)
 }
 
 /// Writes `checkpoint` with its linear layers quantised as `model` says, in the layout that bitsandbytes and
@@ -78,7 +78,7 @@ pub(super) fn write_quantised(
     for shard in shards.files() {
         let entries = quantised_entries(&shard, model);
         places.extend(entries.iter().map(|entry| (entry.name.clone(), Value::from(shard.name.as_str()))));
-        let mut writer = ShardWriter::create(&partial.join(&shard.name), &entries)?;
+        let mut writer = ShardWriter::create(&partial.path().join(&shard.name), &entries)?;
         for entry in &shard.entries {
             let tensor = shards.native(&entry.name, &Device::Cpu)?;
             if site_of(&entry.name).is_some() {
@@ -93,17 +93,17 @@ pub(super) fn write_quantised(
                 written.bytes += writer.write(&tensor)?;
             }
             written.tensors += 1;
-            progress(written.tensors, total);
+            progress(written.tensors, total)?;
         }
         writer.finish()?;
     }
-    describe(&partial, model, places, written.bytes)?;
-    publish(&partial, out)?;
+    describe(partial.path(), model, places, written.bytes)?;
+    publish(partial, out)?;
     Ok(written)
 }
 
 /// Begins a folder with everything but the weights.
-fn start<'a>(checkpoint: &'a Checkpoint, out: &Path) -> Result<(&'a Shards, std::path::PathBuf)> {
+fn start<'a>(checkpoint: &'a Checkpoint, out: &Path) -> Result<(&'a Shards, Partial)> {
     let from = &checkpoint.files.path;
     let fault = |fault: String| Error::Export { path: from.clone(), fault };
     let shards = checkpoint
@@ -112,17 +112,14 @@ fn start<'a>(checkpoint: &'a Checkpoint, out: &Path) -> Result<(&'a Shards, std:
     if let Some(name) = shards.quantised() {
         return Err(fault(format!("holds quantised weights (`{name}`); give the 16-bit model")));
     }
-    let partial = partial_of(out);
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
-    }
-    fs::create_dir_all(&partial).map_err(Error::io(&partial))?;
+    let partial = Partial::folder(out).map_err(Error::io(out))?;
+    let folder = partial.path();
     for name in COMPANIONS.iter().filter(|name| from.join(name).exists()) {
-        fs::copy(from.join(name), partial.join(name)).map_err(Error::io(partial.join(name)))?;
+        fs::copy(from.join(name), folder.join(name)).map_err(Error::io(folder.join(name)))?;
     }
     // A `chat_template` that lists several is copied with its file; separate files are not companions.
     if from.join("additional_chat_templates").is_dir() {
-        text::write_named(&partial, checkpoint.files.template.as_ref())?;
+        text::write_named(folder, checkpoint.files.template.as_ref())?;
     }
     Ok((shards, partial))
 }

@@ -11,25 +11,24 @@ mod folder;
 mod gguf;
 mod merge;
 mod numbers;
-mod partial;
 mod text;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Device;
 use qlora_config::ModelConfig;
 
-use self::partial::partial_of;
 use crate::lora::Adapters;
+use crate::partial::Partial;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, adapter};
 
 pub use gguf::ElementType;
 pub use merge::{Base, Merged};
-pub use partial::begun_by_others;
 
-/// Hears the tensors that are written, and of how many.
-pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+/// Hears the tensors that are written, and of how many; an error ends the export, and nothing is left of it.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> Result<()>;
 
 /// What was written without an adapter, or of an adapter alone.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -60,12 +59,11 @@ pub fn merge(
     let mut merger = merge::Merger::new(&adapters, base, config);
     merger.note(checkpoint.files.notes.clone());
     merger.note(trained.iter().flat_map(|trained| trained.notes(&checkpoint.files)));
-    let written = if is_gguf(out) {
-        gguf::write_model(&checkpoint, out, element, trained.as_ref(), &mut merger, progress)
+    if is_gguf(out) {
+        gguf::write_model(&checkpoint, out, element, trained.as_ref(), &mut merger, progress)?;
     } else {
-        folder::write_merged(&checkpoint, out, trained.as_ref(), &mut merger, progress)
-    };
-    whole(out, written)?;
+        folder::write_merged(&checkpoint, out, trained.as_ref(), &mut merger, progress)?;
+    }
     Ok(merger.finish())
 }
 
@@ -83,12 +81,12 @@ pub fn convert(
 ) -> Result<Written> {
     let checkpoint = open_for(model, out)?;
     if !is_gguf(out) {
-        return whole(out, folder::write_quantised(&checkpoint, out, config, progress));
+        return folder::write_quantised(&checkpoint, out, config, progress);
     }
     let adapters = Adapters::without_effect(&checkpoint.files.shape, &Device::Cpu)?;
     let mut merger = merge::Merger::new(&adapters, Base::Original, config);
     merger.note(checkpoint.files.notes.clone());
-    whole(out, gguf::write_model(&checkpoint, out, element, None, &mut merger, progress))?;
+    gguf::write_model(&checkpoint, out, element, None, &mut merger, progress)?;
     let Merged { tensors, bytes, notes, .. } = merger.finish();
     Ok(Written { tensors, bytes, notes })
 }
@@ -109,12 +107,12 @@ pub fn convert_adapter(model: &Path, adapter: &Path, out: &Path) -> Result<Writt
         let fault = "is one of DoRA, for which GGUF has no form; merge it into the model".to_owned();
         return Err(Error::Adapter { path: adapter.into(), fault });
     }
-    whole(out, gguf::write_adapter(&checkpoint.files.shape, &adapters, out))
+    gguf::write_adapter(&checkpoint.files.shape, &adapters, out)
 }
 
 fn open_for(model: &Path, out: &Path) -> Result<Checkpoint> {
     if out.exists() {
-        return Err(partial::present(out));
+        return Err(present(out));
     }
     Checkpoint::open(model)
 }
@@ -127,12 +125,15 @@ fn is_gguf(out: &Path) -> bool {
     out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
-/// Takes away what was begun where the rest has failed: on a full disk it would be in the way.
-fn whole<T>(out: &Path, written: Result<T>) -> Result<T> {
-    if written.is_err() {
-        let partial = partial_of(out);
-        // One of the two; what cannot be removed is named by the error that is already there.
-        drop(std::fs::remove_file(&partial).or_else(|_| std::fs::remove_dir_all(&partial)));
-    }
-    written
+/// Gives what is complete its name, unless something has it already.
+fn publish(partial: Partial, out: &Path) -> Result<()> {
+    partial.publish().map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => present(out),
+        _ => Error::io(out)(e),
+    })
+}
+
+/// The refusal of a name that something has.
+fn present(out: &Path) -> Error {
+    Error::Export { path: out.into(), fault: "exists already; name another".into() }
 }

@@ -105,6 +105,15 @@ pub fn refused(model: &Path, adapter: Option<&Path>, words: &[&str]) -> String {
     fault
 }
 
+/// `bytes` with the first `from` replaced by `to`, of the same length.
+pub fn patched(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let at = bytes.windows(from.len()).position(|part| part == from).expect("a place");
+    let mut changed = bytes.to_vec();
+    changed[at..at + to.len()].copy_from_slice(to);
+    changed
+}
+
 pub fn differ(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)

@@ -117,7 +117,7 @@ fn rewrite(
                 writer.write(&encoded.bytes)?
             }
         };
-        progress(merger.wrote(bytes), plan.len());
+        progress(merger.wrote(bytes), plan.len())?;
     }
     writer.finish()
 }
@@ -156,12 +156,12 @@ fn from_folder(
         let encoded = Outgoing { path: &files.path, name, tensor: &tensor }.blocks(dtype)?;
         merger.note(encoded.note);
         let bytes = writer.write(&encoded.bytes)?;
-        progress(merger.wrote(bytes), total);
+        progress(merger.wrote(bytes), total)?;
     }
     if let Some(divisors) = divisors {
         let tensor = Tensor::new(divisors, &Device::Cpu)?;
         let bytes = writer.write(&plain(&tensor)?)?;
-        progress(merger.wrote(bytes), total);
+        progress(merger.wrote(bytes), total)?;
     }
     writer.finish()
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 
-use crate::export::partial::{partial_of, publish};
+use crate::export::publish;
+use crate::partial::Partial;
 use crate::{Error, Result};
 
 const VERSION: u32 = 3;
@@ -31,7 +32,7 @@ impl Entry {
 /// A file whose header is written and whose data are to follow.
 pub(super) struct Writer {
     path: PathBuf,
-    partial: PathBuf,
+    partial: Partial,
     out: BufWriter<File>,
     /// Sizes of the tensors that are still to come, the next one last.
     left: Vec<usize>,
@@ -69,9 +70,9 @@ impl Writer {
             offset += entry.bytes().next_multiple_of(ALIGNMENT);
         }
         header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
-        let partial = partial_of(path);
-        let mut out = BufWriter::new(File::create(&partial).map_err(Error::io(&partial))?);
-        out.write_all(&header).map_err(Error::io(&partial))?;
+        let partial = Partial::file(path).map_err(Error::io(path))?;
+        let mut out = BufWriter::new(File::create(partial.path()).map_err(Error::io(partial.path()))?);
+        out.write_all(&header).map_err(Error::io(partial.path()))?;
         Ok(Self { path: path.into(), partial, out, left: entries.iter().rev().map(Entry::bytes).collect() })
     }
 
@@ -82,16 +83,16 @@ impl Writer {
         }
         let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
         let written = self.out.write_all(bytes).and_then(|()| self.out.write_all(&[0; ALIGNMENT][..padding]));
-        written.map_err(Error::io(&self.partial))?;
+        written.map_err(Error::io(self.partial.path()))?;
         Ok(bytes.len() as u64)
     }
 
     /// Makes the file durable and gives it its name.
     pub(super) fn finish(self) -> Result<()> {
         let Self { path, partial, out, .. } = self;
-        let file = out.into_inner().map_err(std::io::IntoInnerError::into_error).map_err(Error::io(&partial))?;
-        file.sync_all().map_err(Error::io(&partial))?;
-        publish(&partial, &path)
+        let file = out.into_inner().map_err(std::io::IntoInnerError::into_error).map_err(Error::io(partial.path()))?;
+        file.sync_all().map_err(Error::io(partial.path()))?;
+        publish(partial, &path)
     }
 }
 

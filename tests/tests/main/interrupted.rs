@@ -1,0 +1,130 @@
+//! Exports that are interrupted, killed and begun again: nothing half is left, and nothing of others is touched.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use candle_core::{DType, Device, Tensor};
+use qlora_tests::{binary, tiny_model, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Rows of the tables of a model that takes a while to write.
+const MANY: usize = 400_000;
+
+struct Place {
+    home: TempDir,
+    model: PathBuf,
+}
+
+/// An export that stands still in the middle.
+struct Halted {
+    child: Child,
+    partial: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let model = tiny_model(home.path());
+        let path = model.join("config.json");
+        let mut config: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&path).expect("a configuration")).expect("JSON");
+        config["vocab_size"] = MANY.into();
+        fs::write(path, config.to_string()).expect("a configuration");
+        let path = model.join("model.safetensors");
+        let mut tensors: HashMap<String, Tensor> =
+            candle_core::safetensors::load(&path, &Device::Cpu).expect("weights");
+        for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+            let hidden = tensors[name].dims()[1];
+            tensors.insert(name.into(), Tensor::ones((MANY, hidden), DType::F32, &Device::Cpu).expect("a table"));
+        }
+        candle_core::safetensors::save(&tensors, path).expect("weights");
+        Self { home, model }
+    }
+
+    fn convert(&self, out: &str) -> Command {
+        let mut command = Command::new(binary("qlora-worker"));
+        command
+            .args(["convert", "--type", "f32", "--model"])
+            .arg(&self.model)
+            .arg("--out")
+            .arg(self.home.path().join(out));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// What is begun under the name `out`.
+    fn begun(&self, out: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.home.path()).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let is_begun = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.starts_with(&format!("{out}.")) && name.ends_with(".partial")
+        };
+        entries.filter(is_begun).collect()
+    }
+
+    fn halted(&self, out: &str) -> Halted {
+        let before = self.begun(out);
+        let child = self.convert(out).spawn().expect("qlora-worker runs");
+        let partial = wait_until("a begun export", || self.begun(out).into_iter().find(|path| !before.contains(path)));
+        signal(&child, Signal::STOP);
+        assert!(partial.exists(), "it was complete before it was halted");
+        Halted { child, partial }
+    }
+}
+
+impl Halted {
+    fn ended_by(self, signals: &[Signal]) -> Output {
+        signals.iter().for_each(|given| signal(&self.child, *given));
+        self.child.wait_with_output().expect("an end")
+    }
+}
+
+fn signal(child: &Child, given: Signal) {
+    kill_process(Pid::from_child(child), given).expect("the export runs");
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn an_export_that_a_signal_ends_leaves_nothing() {
+    let place = Place::new();
+    for (out, given) in
+        [("m.gguf", Signal::TERM), ("m.gguf", Signal::INT), ("folder", Signal::TERM), ("folder", Signal::HUP)]
+    {
+        let output = place.halted(out).ended_by(&[given, Signal::CONT]);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(130), "{given:?}: {said}");
+        assert!(said.contains("interrupted") && said.contains(out), "{said}");
+        assert!(place.begun(out).is_empty() && !place.home.path().join(out).exists(), "{out} {given:?}");
+    }
+}
+
+#[test]
+fn what_a_killed_export_left_is_removed_by_the_next_and_one_at_work_is_left_alone() {
+    let place = Place::new();
+    for out in ["m.gguf", "folder"] {
+        let killed = place.halted(out);
+        let left = killed.partial.clone();
+        killed.ended_by(&[Signal::KILL]);
+        assert!(left.exists(), "a killed process cannot clear up");
+        let at_work = place.halted(out);
+        assert!(!left.exists(), "it is as large as a model");
+        let output = place.convert(out).output().expect("qlora-worker runs");
+        let notes = said(&output);
+        let partial = at_work.partial.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(
+            output.status.success() && notes.contains("is at work or was ended") && notes.contains(&partial),
+            "{notes}"
+        );
+        assert!(at_work.partial.exists() && place.home.path().join(out).exists());
+        let late = at_work.ended_by(&[Signal::CONT]);
+        assert!(late.status.code() == Some(3) && said(&late).contains("exists already"), "{}", said(&late));
+        assert!(said(&late).contains("note: removed"), "{}", said(&late));
+        assert!(place.begun(out).is_empty(), "{out}");
+    }
+}

@@ -1,0 +1,140 @@
+//! Files and folders that stand under their name only when they are complete.
+//!
+//! Until then they have a name of their own beside it, and the process that writes them holds a lock on them. What an
+//! error ends is removed at once. What a killed process left is removed by the next one that writes the same name: the
+//! lock is free then. A lock says nothing of other machines that share the disk, so only what this start of this machine
+//! has begun is removed; the rest is named.
+
+mod claim;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use safetensors::SafeTensorError;
+
+use self::claim::{Claim, Kind};
+
+/// What is being written for a name.
+#[derive(Debug)]
+pub struct Partial {
+    out: PathBuf,
+    claim: Claim,
+}
+
+/// What was begun for a name and not completed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// Left by processes that are gone, and removed.
+    pub removed: Vec<PathBuf>,
+    /// At work, or of another machine or version of this program.
+    pub kept: Vec<PathBuf>,
+}
+
+impl Partial {
+    /// An empty file.
+    pub fn file(out: &Path) -> io::Result<Self> {
+        Self::begin(out, Kind::File)
+    }
+
+    /// An empty folder; those above it are made.
+    pub fn folder(out: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder_of(out))?;
+        Self::begin(out, Kind::Folder)
+    }
+
+    fn begin(out: &Path, kind: Kind) -> io::Result<Self> {
+        sweep(out);
+        Ok(Self { out: out.into(), claim: Claim::new(out, kind)? })
+    }
+
+    /// Where it stands meanwhile.
+    pub fn path(&self) -> &Path {
+        self.claim.path()
+    }
+
+    /// Gives what is complete its name, unless something has it already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`], or the system refuses.
+    pub fn publish(self) -> io::Result<()> {
+        let (from, out) = (self.claim.path(), &self.out);
+        match renameat_with(CWD, from, CWD, out, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST | Errno::NOTEMPTY) => return Err(ErrorKind::AlreadyExists.into()),
+            // Some file systems cannot look and rename in one step.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !out.exists() => fs::rename(from, out)?,
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => return Err(ErrorKind::AlreadyExists.into()),
+            Err(e) => return Err(e.into()),
+        }
+        self.named()
+    }
+
+    /// Gives what is complete its name, in place of what had it.
+    pub fn replace(self) -> io::Result<()> {
+        fs::rename(self.claim.path(), &self.out)?;
+        self.named()
+    }
+
+    fn named(mut self) -> io::Result<()> {
+        self.claim.keep();
+        fs::File::open(folder_of(&self.out))?.sync_all()
+    }
+}
+
+/// Writes the file `path` whole or not at all: `content` fills the file that it is given.
+pub fn write_with(path: &Path, content: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let partial = Partial::file(path)?;
+    content(partial.path())?;
+    fs::File::open(partial.path())?.sync_all()?;
+    partial.replace()
+}
+
+/// Writes `bytes` to the file `path`, all of them or none.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_with(path, |partial| fs::File::options().write(true).open(partial)?.write_all(bytes))
+}
+
+/// Writes `tensors` to the file `path`, all of them or none; `metadata` are texts for whoever reads it.
+pub fn write_tensors(
+    path: &Path,
+    tensors: HashMap<String, Tensor>,
+    metadata: Option<HashMap<String, String>>,
+) -> io::Result<()> {
+    write_with(path, |partial| {
+        safetensors::serialize_to_file(tensors, metadata, partial).map_err(|e| match e {
+            SafeTensorError::IoError(e) => e,
+            other => io::Error::other(other),
+        })
+    })
+}
+
+/// Removes what processes that are gone have begun for `out`, and says what else is begun.
+pub fn sweep(out: &Path) -> Begun {
+    let mut begun = Begun::default();
+    let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let entries = fs::read_dir(folder_of(out)).into_iter().flatten().filter_map(Result::ok);
+    for path in entries.map(|entry| entry.path()) {
+        let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(middle) = found.strip_prefix(&name).and_then(|rest| rest.strip_suffix(".partial")) else { continue };
+        if !(middle.is_empty() || middle.starts_with('.')) || claim::is_own(middle) {
+            continue;
+        }
+        let list = if claim::remove_if_left(&path, middle) { &mut begun.removed } else { &mut begun.kept };
+        list.push(path);
+    }
+    begun.removed.sort();
+    begun.kept.sort();
+    begun
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+use std::ffi::OsString;
+use std::fs::File;
+
+use super::claim::of_another;
+use super::*;
+
+fn names(folder: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> = fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_a_gone_process_left_is_removed_and_what_one_holds_is_not() {
+    let home = tempfile::tempdir().expect("a folder");
+    let out = home.path().join("m");
+    let left = of_another(&out).expect("a start of the machine");
+    for is_folder in [false, true] {
+        let make = || {
+            if is_folder {
+                fs::create_dir(&left).and_then(|()| fs::write(left.join("part"), "half")).expect("a folder");
+            } else {
+                fs::write(&left, "half").expect("a file");
+            }
+        };
+        make();
+        let held = File::open(&left).expect("it is there");
+        held.lock().expect("a lock");
+        assert_eq!(sweep(&out), Begun { removed: vec![], kept: vec![left.clone()] });
+        drop(held);
+        assert_eq!(sweep(&out), Begun { removed: vec![left.clone()], kept: vec![] });
+        assert_eq!(sweep(&out), Begun::default());
+        // Whoever writes the same name does it by itself.
+        make();
+        drop(Partial::file(&out).expect("a file"));
+        assert!(names(home.path()).is_empty());
+    }
+}
+
+#[test]
+fn what_other_machines_and_versions_began_is_named_and_left() {
+    let home = tempfile::tempdir().expect("a folder");
+    let out = home.path().join("m");
+    let others =
+        ["m.000000000000.17-0badcafe.0.partial", "m.17-0badcafe.partial", "m.partial", "m.unlocked.1-2.0.partial"];
+    for name in others.iter().chain(&["m.gguf", "mm.1-2.partial", "m.1-2.partial.txt"]) {
+        fs::write(home.path().join(name), "half").expect("a file");
+    }
+    let own = Partial::folder(&out).expect("a folder");
+    let mut wanted = others.map(|name| home.path().join(name));
+    wanted.sort();
+    assert_eq!(sweep(&out), Begun { removed: vec![], kept: wanted.to_vec() });
+    assert!(own.path().exists());
+}
+
+#[test]
+fn what_is_not_completed_leaves_nothing() {
+    let home = tempfile::tempdir().expect("a folder");
+    let out = home.path().join("m");
+    let folder = Partial::folder(&out).expect("a folder");
+    fs::write(folder.path().join("half"), "half").expect("a file");
+    drop(folder);
+    drop(Partial::file(&out).expect("a file"));
+    fs::write(&out, "before").expect("a file");
+    let failed = write_with(&out, |path| {
+        fs::write(path, "half")?;
+        Err(io::Error::from(ErrorKind::StorageFull))
+    });
+    assert_eq!(failed.expect_err("a full disk").kind(), ErrorKind::StorageFull);
+    assert_eq!((names(home.path()), fs::read_to_string(&out).expect("a file")), (vec!["m".into()], "before".into()));
+}
+
+#[test]
+fn a_file_is_replaced_as_a_whole_by_several_writers_at_once() {
+    let home = tempfile::tempdir().expect("a folder");
+    let out = home.path().join("m");
+    std::thread::scope(|scope| {
+        for writer in 0..8u8 {
+            let out = &out;
+            scope.spawn(move || (0..20).for_each(|_| write(out, &[writer; 4096]).expect("a file")));
+        }
+    });
+    let bytes = fs::read(&out).expect("a file");
+    assert!(bytes.len() == 4096 && bytes.iter().all(|byte| *byte == bytes[0]), "a mixture");
+    assert_eq!(names(home.path()), ["m"]);
+}
+
+#[test]
+fn what_has_the_name_keeps_it_be_it_a_file_or_a_folder() {
+    let home = tempfile::tempdir().expect("a folder");
+    for is_folder in [false, true] {
+        let out = home.path().join(format!("m-{is_folder}"));
+        let begin = |text: &str| {
+            let partial = if is_folder { Partial::folder(&out) } else { Partial::file(&out) }.expect("a name");
+            let file = if is_folder { partial.path().join("config.json") } else { partial.path().to_owned() };
+            fs::write(file, text).expect("a file");
+            partial
+        };
+        begin("first").publish().expect("a free name");
+        assert_eq!(begin("second").publish().expect_err("the name was taken").kind(), ErrorKind::AlreadyExists);
+        let file = if is_folder { out.join("config.json") } else { out.clone() };
+        assert_eq!(fs::read_to_string(file).expect("a file"), "first");
+    }
+    // An empty folder is somebody's too.
+    let out = home.path().join("empty");
+    fs::create_dir(&out).expect("a folder");
+    assert!(Partial::folder(&out).expect("a folder").publish().is_err());
+    assert_eq!(names(home.path()), ["empty", "m-false", "m-true"]);
+}

@@ -1,0 +1,163 @@
+//! One way in for every kind of checkpoint: shape, tokenizer, template, and weights by their Hugging Face names.
+
+mod tensors;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use qlora_data::{ModelText, SpecialTokens};
+use qlora_planner::ModelShape;
+use sha2::{Digest, Sha256};
+
+use super::agreement;
+use super::files::{ModelFiles, end_ids, hub_name, read_json};
+use super::gguf::GgufFile;
+use super::random::RandomWeights;
+use super::safetensors::Shards;
+use crate::model::{ConfigFault, shape_from_json};
+use crate::{Error, Result};
+
+/// Where the weights come from.
+enum Source {
+    HuggingFace(Box<Folder>),
+    Gguf(Box<Ggml>),
+    Random(RandomWeights),
+}
+
+/// A Hugging Face folder.
+struct Folder {
+    shards: Shards,
+}
+
+/// A GGUF file.
+struct Ggml {
+    file: GgufFile,
+}
+
+/// An opened checkpoint.
+pub struct Checkpoint {
+    pub files: ModelFiles,
+    source: Source,
+}
+
+/// The shape of the model in a folder or a `.gguf` file; its weights are not read.
+///
+/// # Errors
+/// See [`Checkpoint::open`].
+pub fn shape_of(path: &Path) -> Result<ModelShape> {
+    if path.is_dir() {
+        return shape_of_config(path, &read_json(&path.join("config.json"))?);
+    }
+    GgufFile::open(path)?.shape()
+}
+
+/// The shape that the `config.json` of `folder` gives.
+fn shape_of_config(folder: &Path, config: &serde_json::Value) -> Result<ModelShape> {
+    let path = folder.join("config.json");
+    shape_from_json(config).map_err(|fault| match fault {
+        ConfigFault::Broken(fault) => Error::Model { path, fault, help: "correct it, or download the file again" },
+        ConfigFault::Unsupported(fault) => Error::Unsupported {
+            path,
+            fault,
+            help: "Llama and Mistral decoders as Hugging Face transformers defines them can be used",
+        },
+    })
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder or a `.gguf` file.
+    ///
+    /// # Errors
+    /// It does not exist, holds no weights, is cut off, or is of another architecture.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::open_folder(path);
+        }
+        let file = GgufFile::open(path)?;
+        let (bos, eos) = (file.special_token("bos"), file.special_token("eos"));
+        let text = |token: &Option<(u32, String)>| token.as_ref().map_or_else(String::new, |(_, text)| text.clone());
+        let files = ModelFiles {
+            path: path.into(),
+            shape: file.shape()?,
+            tokenizer: Some(file.tokenizer()?),
+            template: file.chat_templates()?,
+            special: SpecialTokens { bos: text(&bos), eos: text(&eos) },
+            end_ids: eos.iter().map(|(id, _)| *id).collect(),
+            hub_name: None,
+            notes: Vec::new(),
+        };
+        Ok(Self { files, source: Source::Gguf(Box::new(Ggml { file })) })
+    }
+
+    /// Seeded weights of `shape`, without tokenizer or template: for measuring only.
+    pub fn random(shape: ModelShape, seed: u64) -> Self {
+        let files = ModelFiles {
+            path: "random weights".into(),
+            shape,
+            tokenizer: None,
+            template: None,
+            special: SpecialTokens::default(),
+            end_ids: Vec::new(),
+            hub_name: None,
+            notes: Vec::new(),
+        };
+        Self { files, source: Source::Random(RandomWeights { seed }) }
+    }
+
+    fn open_folder(path: &Path) -> Result<Self> {
+        let config = read_json(&path.join("config.json"))?;
+        let shape = shape_of_config(path, &config)?;
+        let shards = Shards::open(path)?;
+        let notes = agreement::check(&shards, &shape)?;
+        let text = ModelText::open(path).map_err(|e| Error::Model {
+            path: e.path,
+            fault: e.fault,
+            help: "download the file again",
+        })?;
+        let files = ModelFiles {
+            path: path.into(),
+            shape,
+            tokenizer: text.tokenizer,
+            template: text.template,
+            special: text.special,
+            end_ids: end_ids(path, &config)?,
+            hub_name: hub_name(&config),
+            notes,
+        };
+        Ok(Self { files, source: Source::HuggingFace(Box::new(Folder { shards })) })
+    }
+
+    /// The files of a Hugging Face folder; none of a GGUF file.
+    pub(crate) fn shards(&self) -> Option<&Shards> {
+        match &self.source {
+            Source::HuggingFace(folder) => Some(&folder.shards),
+            Source::Gguf(_) | Source::Random(_) => None,
+        }
+    }
+
+    /// Tells models apart, and finds a model again in another format: a hash of the weights of its norms, which no
+    /// format quantises.
+    pub fn fingerprint(&self) -> Result<String> {
+        let cpu = &Device::Cpu;
+        let mut hash = Sha256::new();
+        let mut add = |norm: Tensor| -> Result<()> {
+            norm.to_vec1::<f32>()?.iter().for_each(|weight| hash.update(weight.to_le_bytes()));
+            Ok(())
+        };
+        for layer in 0..self.files.shape.layers {
+            let (first, second) = self.norms(layer, DType::F32, cpu)?;
+            add(first)?;
+            add(second)?;
+        }
+        add(self.final_norm(DType::F32, cpu)?)?;
+        Ok(hex::encode(hash.finalize()))
+    }
+
+    /// The file, where it is one of GGUF.
+    pub(crate) fn gguf(&self) -> Option<&GgufFile> {
+        match &self.source {
+            Source::HuggingFace(_) | Source::Random(_) => None,
+            Source::Gguf(ggml) => Some(&ggml.file),
+        }
+    }
+}

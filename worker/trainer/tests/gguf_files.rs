@@ -1,0 +1,156 @@
+//! GGUF files that are damaged or strange: each is refused by name. What they say of text is carried out.
+
+mod toy;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qlora_trainer::export::{self, ElementType};
+use qlora_trainer::weights::Checkpoint;
+use serde_json::json;
+use toy::{config, held_as, model, patched, refused, tensors};
+
+fn base(home: &Path) -> PathBuf {
+    model(&home.join("base"), &config(), &tensors())
+}
+
+fn gguf(home: &Path) -> PathBuf {
+    let out = home.join("whole.gguf");
+    export::convert(&base(home), &out, &held_as("nf4"), ElementType::F32, &mut |_, _| Ok(())).expect("a file");
+    out
+}
+
+#[test]
+fn a_gguf_header_that_cannot_be_is_refused() {
+    let home = tempfile::tempdir().expect("a folder");
+    let whole = fs::read(gguf(home.path())).expect("a file");
+    let path = home.path().join("changed.gguf");
+    let refuses = |bytes: &[u8], words: &[&str]| {
+        fs::write(&path, bytes).expect("a file");
+        let words = [&["changed.gguf"], words].concat();
+        refused(&path, None, &words);
+    };
+    refuses(
+        &patched(&whole, b"blk.1.attn_norm.weight", b"blk.0.attn_norm.weight"),
+        &["blk.0.attn_norm.weight", "twice"],
+    );
+    refuses(&patched(&whole, b"llama.rope.freq_base", b"llama.embedding_leng"), &["changed.gguf"]);
+    refuses(&patched(&whole, b"llama.vocab_size", b"llama.block_coun"), &["changed.gguf"]);
+    let doubled = patched(&whole, b"tokenizer.ggml.eos_token_id", b"tokenizer.ggml.bos_token_id");
+    refuses(&doubled, &["tokenizer.ggml.bos_token_id", "twice"]);
+    // Counts, sizes and places that no file has room for.
+    for (from, to) in [(8, u64::MAX), (16, u64::MAX), (8, 1 << 29), (16, 1 << 29)] {
+        let mut changed = whole.clone();
+        changed[from..from + 8].copy_from_slice(&to.to_le_bytes());
+        refuses(&changed, &[]);
+    }
+    let name = b"output_norm.weight";
+    let at = whole.windows(name.len()).position(|part| part == name).expect("a tensor") + name.len();
+    for (place, value, word) in [
+        (at + 4, 0u64, "output_norm.weight"),
+        (at + 4, u64::MAX, "output_norm.weight"),
+        (at + 4, 1 << 60, "output_norm.weight"),
+        (at + 16, 0, "overlaps"),
+        (at + 16, u64::MAX, "cut off"),
+    ] {
+        let mut changed = whole.clone();
+        changed[place..place + 8].copy_from_slice(&value.to_le_bytes());
+        refuses(&changed, &[word]);
+    }
+    // The alignment is a key of one value, so another one of the same length makes room for it.
+    for alignment in [0u32, 3, 7] {
+        let changed = patched(&whole, b"general.file_type", b"general.alignment");
+        let key = b"general.alignment";
+        let at = changed.windows(key.len()).position(|part| part == key).expect("a key") + key.len() + 4;
+        let mut changed = changed;
+        changed[at..at + 4].copy_from_slice(&alignment.to_le_bytes());
+        refuses(&changed, &["general.alignment"]);
+    }
+    for length in (0..whole.len()).step_by(whole.len() / 23) {
+        refuses(&whole[..length], &[]);
+    }
+}
+
+#[test]
+fn the_way_of_cutting_text_is_the_one_that_a_gguf_names() {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = gguf(home.path());
+    let text = "It's 2024-07-26: Hello   World\n\n x1234567 don't";
+    let ids = |path: &Path| {
+        let checkpoint = Checkpoint::open(path).expect("a model");
+        checkpoint.files.tokenizer().expect("a tokenizer").encode(text, false).expect("tokens").get_ids().to_vec()
+    };
+    assert_eq!(ids(&file), ids(&home.path().join("base")));
+    let whole = fs::read(&file).expect("a file");
+    let path = home.path().join("other.gguf");
+    fs::write(&path, patched(&whole, b"llama-bpe", b"llama-xyz")).expect("a file");
+    refused(&path, None, &["tokenizer.ggml.pre", "llama-xyz"]);
+    fs::write(&path, patched(&whole, b"tokenizer.ggml.pre", b"tokenizer.ggml.prf")).expect("a file");
+    refused(&path, None, &["tokenizer.ggml.pre", "missing"]);
+}
+
+#[test]
+fn a_byte_level_cut_that_gguf_has_no_name_for_is_refused() {
+    let home = tempfile::tempdir().expect("a folder");
+    let base = base(home.path());
+    let path = base.join("tokenizer.json");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&path).expect("a tokenizer")).expect("JSON");
+    let mut written = |space: bool, regex: bool| {
+        tokenizer["pre_tokenizer"] =
+            json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": regex});
+        fs::write(&path, tokenizer.to_string()).expect("a tokenizer");
+        let out = home.path().join(format!("{space}-{regex}.gguf"));
+        let written = export::convert(&base, &out, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(()));
+        written.map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(written(false, true), Ok(()));
+    for (space, regex) in [(true, true), (false, false), (true, false)] {
+        let fault = written(space, regex).expect_err("another cut was written");
+        assert!(fault.contains("cuts text"), "{fault}");
+    }
+}
+
+#[test]
+fn templates_with_names_come_back_from_a_gguf_file_and_stay_beside_the_trained_one() {
+    let home = tempfile::tempdir().expect("a folder");
+    let base = base(home.path());
+    let others = base.join("additional_chat_templates");
+    fs::create_dir_all(&others).expect("a folder");
+    fs::write(base.join("chat_template.jinja"), "default {{ messages }}").expect("a template");
+    for name in ["rag", "tool_use"] {
+        fs::write(others.join(format!("{name}.jinja")), format!("{name} {{{{ messages }}}}")).expect("a template");
+    }
+    let templates = |path: &Path| {
+        let files = Checkpoint::open(path).expect("a model").files;
+        let mut all: Vec<_> =
+            files.template.expect("templates").iter().map(|(n, t)| (n.to_owned(), t.to_owned())).collect();
+        all.sort();
+        all
+    };
+    let wanted = templates(&base);
+    assert_eq!(wanted.len(), 3);
+    let out = home.path().join("base.gguf");
+    export::convert(&base, &out, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(())).expect("a file");
+    assert_eq!(templates(&out), wanted);
+    let nf4 = home.path().join("nf4");
+    export::convert(&base, &nf4, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(())).expect("a folder");
+    assert_eq!(templates(&nf4), wanted);
+    let adapter = home.path().join("adapter");
+    fs::create_dir_all(&adapter).expect("a folder");
+    let from = toy::golden("qlora_run/attn_r8/final_adapter");
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(from.join(name), adapter.join(name)).expect("an adapter");
+    }
+    fs::write(adapter.join("chat_template.jinja"), "trained {{ messages }}").expect("a template");
+    let mut trained = wanted.clone();
+    trained[0].1 = "trained {{ messages }}".into();
+    for (model, name) in [(&base, "merged"), (&base, "merged.gguf"), (&out, "again.gguf")] {
+        let to = home.path().join(name);
+        let base = export::Base::Original;
+        let merged = export::merge(model, &adapter, &to, base, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(()));
+        let merged = merged.expect("a merged model");
+        assert_eq!(templates(&to), trained, "{name}");
+        assert!(merged.notes.iter().any(|note| note.contains("`tool_use`")), "{:?}", merged.notes);
+    }
+}

@@ -1,0 +1,102 @@
+//! The same on a GPU of CUDA.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use qlora_planner::{LowMemory, MemoryPolicy};
+use qlora_trainer::export::{self, ElementType};
+use qlora_trainer::group::Alone;
+use qlora_trainer::model::{Batch, Decoder};
+use qlora_trainer::weights::Checkpoint;
+use serde_json::Value;
+
+use crate::invariance::gradients_do_not_depend_on_what_is_kept;
+use crate::training::bf16_agrees;
+use crate::{config, decoder_under, golden, samples, tensors, trainer, untrained};
+
+/// Needs a GPU, or the emulated one of the kernels' tests.
+#[test]
+fn a_gpu_gives_the_recorded_losses_within_their_rounding() {
+    let device = qlora_kernels::cuda::open(0).expect("a GPU");
+    bf16_agrees("attn_r8", &device, true);
+    bf16_agrees("all_linear_r8", &device, false);
+    gradients_do_not_depend_on_what_is_kept(&device, "bf16", false);
+    gradients_do_not_depend_on_the_memory_policy(&device);
+    // DoRA is made of candle's operations, for which the emulated GPU has no kernels.
+    if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
+        bf16_agrees("dora_r8", &device, true);
+    }
+}
+
+/// A Llama of 2 blocks in q8_0, as a GGUF file in `home`.
+fn gguf_model(home: &Path) -> PathBuf {
+    let folder = home.join("model");
+    std::fs::create_dir(&folder).expect("a folder");
+    let text = std::fs::read_to_string(golden("tiny_llama/config.json")).expect("a configuration");
+    let mut shape: Value = serde_json::from_str(&text).expect("JSON");
+    // That of the tokenizer.
+    shape["vocab_size"] = 900.into();
+    std::fs::write(folder.join("config.json"), shape.to_string()).expect("a configuration");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(golden("chat/tokenizer").join(name), folder.join(name)).expect("a tokenizer");
+    }
+    let mut weights = tensors("tiny_llama/model.safetensors");
+    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+        let table = &weights[name];
+        let longer = Tensor::cat(&[table, table, table, table], 0).and_then(|t| t.narrow(0, 0, 900));
+        weights.insert(name.into(), longer.and_then(|t| t.contiguous()).expect("a table"));
+    }
+    candle_core::safetensors::save(&weights, folder.join("model.safetensors")).expect("a model");
+    let out = home.join("model.gguf");
+    let config = config(&[]);
+    export::convert(&folder, &out, &config.config().model, ElementType::Q8_0, &mut |_, _| Ok(())).expect("a GGUF file");
+    out
+}
+
+/// Blocks of GGUF are dequantised by candle's kernels, which the emulated GPU lacks.
+#[test]
+fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
+    if std::env::var_os("QLORA_EMULATED_GPU").is_some() {
+        return eprintln!("not run: the emulated GPU has none of candle's kernels");
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let model = gguf_model(home.path());
+    let config = config(&["model.compute=bf16", "model.quantization=gguf", "lora.dropout=0.1"]);
+    let batches = tensors("qlora_run/batches.safetensors");
+    let gpu = qlora_kernels::cuda::open(0).expect("a GPU");
+    let steps = |device: &Device| -> Vec<(f64, f64)> {
+        let checkpoint = Checkpoint::open(&model).expect("the GGUF file");
+        let to = MemoryPolicy::default();
+        let decoder = Decoder::load(&checkpoint, &config.config().model, 512, &to, device, |_| {}).expect("a model");
+        let mut trainer = trainer(&decoder, untrained(&decoder, &config), &config);
+        let mut step = |i: usize| trainer.step(i as u64, &[Batch::pack(&samples(&batches, i))], &mut Alone);
+        (0..6).map(|i| step(i).map(|outcome| (outcome.loss, outcome.grad_norm)).expect("a step")).collect()
+    };
+    let (here, there) = (steps(&Device::Cpu), steps(&gpu));
+    println!("parity: a GGUF base on the CPU and on a GPU: {here:?} and {there:?}");
+    let close = |(a, b): (&(f64, f64), &(f64, f64))| (a.0 - b.0).abs() < 1e-2 && (a.1 / b.1 - 1.0).abs() < 3e-2;
+    assert!(here.iter().zip(&there).all(close));
+}
+
+/// With the embedding in the machine's memory, or weights that stay dequantised, losses and gradients are the same to the
+/// bit.
+fn gradients_do_not_depend_on_the_memory_policy(device: &Device) {
+    let config = config(&["lora.dropout=0.2", "model.compute=bf16"]);
+    let batch = [Batch::pack(&samples(&tensors("qlora_run/batches.safetensors"), 0))];
+    let thrifty = LowMemory::ALL.map(|low_memory| MemoryPolicy { low_memory, ..MemoryPolicy::default() });
+    let lavish = [1, 2].map(|dequantized| MemoryPolicy { dequantized, ..MemoryPolicy::default() });
+    let mut bytes = Vec::new();
+    let found = thrifty.into_iter().chain(lavish).map(|policy| {
+        let decoder = decoder_under(&policy, device, "tiny_llama", &config);
+        assert!(!decoder.shape.tied_embeddings);
+        bytes.push(decoder.bytes());
+        let (loss, gradients) =
+            trainer(&decoder, untrained(&decoder, &config), &config).gradients(3, &batch).expect("a pass");
+        let tensors = gradients.entries().iter().flatten().flat_map(|g| g.tensors());
+        let numbers: Vec<Vec<f32>> = tensors.map(|t| t.flatten_all().and_then(|t| t.to_vec1()).expect("f32")).collect();
+        (loss, numbers)
+    });
+    let found: Vec<_> = found.collect();
+    assert!(found.iter().all(|other| *other == found[0]));
+    assert!(bytes[0] < bytes[3] && bytes[3] < bytes[4], "{bytes:?}");
+}
