@@ -72,6 +72,28 @@ fn a_gguf_header_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn a_type_of_blocks_that_is_not_read_is_named_with_its_tensor() {
+    let home = tempfile::tempdir().expect("a folder");
+    let whole = fs::read(gguf(home.path())).expect("a file");
+    let path = home.path().join("changed.gguf");
+    for (tensor, dims) in [("output_norm.weight", 1), ("blk.1.ffn_down.weight", 2), ("token_embd.weight", 2)] {
+        let at = whole.windows(tensor.len()).position(|part| part == tensor.as_bytes()).expect("a tensor");
+        let at = at + tensor.len() + 4 + 8 * dims;
+        for (number, name) in
+            [(16u32, "IQ2_XXS"), (20, "IQ4_NL"), (23, "IQ4_XS"), (34, "TQ1_0"), (39, "MXFP4"), (4711, "no known name")]
+        {
+            let mut changed = whole.clone();
+            changed[at..at + 4].copy_from_slice(&number.to_le_bytes());
+            fs::write(&path, &changed).expect("a file");
+            let fault =
+                refused(&path, None, &["changed.gguf", tensor, &number.to_string(), name, "Q4_0", "Q6_K", "BF16"]);
+            assert!(!fault.contains("dtype"), "{fault}");
+            assert_eq!(Checkpoint::open(&path).err().expect("a fault").code(), "Q0518");
+        }
+    }
+}
+
+#[test]
 fn the_way_of_cutting_text_is_the_one_that_a_gguf_names() {
     let home = tempfile::tempdir().expect("a folder");
     let file = gguf(home.path());

@@ -5,6 +5,7 @@
 //! their order on the way (see [`rotary_row`]).
 
 mod metadata;
+mod pieces;
 mod tokenizer;
 mod writer;
 
@@ -132,7 +133,9 @@ fn from_folder(
     progress: Progress<'_>,
 ) -> Result<()> {
     let files = &checkpoint.files;
-    let mut metadata = [metadata::of(files, element.file_type())?, tokenizer::metadata(files)?].concat();
+    let tokenizer = tokenizer::describe(files)?;
+    merger.note(tokenizer.note);
+    let mut metadata = [metadata::of(files, element.file_type())?, tokenizer.metadata].concat();
     trained.into_iter().for_each(|trained| trained.write_keys(&mut metadata));
     let divisors = metadata::rope_divisors(&files.shape);
     let names = tensors_of(&files.shape);

@@ -10,26 +10,23 @@ use std::fs;
 use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
 
+use super::pieces::{self, Prefix};
 use crate::weights::ModelFiles;
-use crate::weights::gguf::CUTS;
+use crate::weights::gguf::{CUTS, TokenType};
 use crate::{Error, Result};
 
-/// Types of tokens in llama.cpp's `llama_token_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TokenType {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
+/// Keys and values for a tokenizer.
+pub(super) struct Described {
+    pub metadata: Vec<(String, Value)>,
+    /// What a person should hear of it.
+    pub note: Option<String>,
 }
 
-/// Keys and values for the tokenizer of the model in `files`, a Hugging Face folder.
+/// The tokenizer of the model in `files`, a Hugging Face folder.
 ///
 /// # Errors
 /// It is of a kind that llama.cpp has no name for.
-pub(super) fn metadata(files: &ModelFiles) -> Result<Vec<(String, Value)>> {
+pub(super) fn describe(files: &ModelFiles) -> Result<Described> {
     let tokenizer = files.tokenizer()?;
     let path = files.path.join("tokenizer.json");
     let fault = |fault: String| Error::Export { path: path.clone(), fault };
@@ -43,12 +40,16 @@ pub(super) fn metadata(files: &ModelFiles) -> Result<Vec<(String, Value)>> {
     let key = |name: &str, value: Value| (format!("tokenizer.ggml.{name}"), value);
     let strings = |list: Vec<String>| Value::Array(list.into_iter().map(Value::String).collect());
     let merges = merges(&json);
+    let mut note = None;
     let mut found = if json["model"]["byte_fallback"] == true {
+        let prefix = pieces::prefix(&json).map_err(&fault)?;
+        note = (prefix == Prefix::First).then(|| pieces::FIRST.to_owned());
         let scores = vocabulary.scores(&merges);
         vec![
             key("model", Value::String("llama".into())),
+            key("pre", Value::String("default".into())),
             key("scores", Value::Array(scores.into_iter().map(Value::F32).collect())),
-            key("add_space_prefix", Value::Bool(adds_space(&json))),
+            key("add_space_prefix", Value::Bool(prefix != Prefix::Never)),
         ]
     } else {
         let cut = cut(&json).ok_or_else(|| fault("cuts text in a way that llama.cpp has no name for here".into()))?;
@@ -69,7 +70,7 @@ pub(super) fn metadata(files: &ModelFiles) -> Result<Vec<(String, Value)>> {
         found.extend(id.map(|id| key(&format!("{name}_token_id"), Value::U32(id))));
     }
     found.extend(super::super::text::template_keys(files.template.as_ref()));
-    Ok(found)
+    Ok(Described { metadata: found, note })
 }
 
 /// Every id from 0 on.
@@ -122,15 +123,6 @@ impl Vocabulary {
         };
         self.tokens.iter().zip(&self.types).map(score).collect()
     }
-}
-
-/// Whether text gets a space before its first word.
-fn adds_space(json: &Json) -> bool {
-    let all = |step: &Json, parts: &str| step[parts].as_array().cloned().unwrap_or_else(|| vec![step.clone()]);
-    let prepends = |step: &Json| step["type"] == "Prepend";
-    let spaces = |step: &Json| step["type"] == "Metaspace" && step["prepend_scheme"] != "never";
-    all(&json["normalizer"], "normalizers").iter().any(prepends)
-        || all(&json["pre_tokenizer"], "pretokenizers").iter().any(spaces)
 }
 
 /// Whether `token` stands for one byte, as `<0x0A>` does.

@@ -189,7 +189,8 @@ impl Header<'_> {
     }
 }
 
-fn as_number(value: &Value) -> Option<f64> {
+/// None of a text, a list or a truth value.
+pub(super) fn as_number(value: &Value) -> Option<f64> {
     Some(match value {
         Value::U8(v) => f64::from(*v),
         Value::I8(v) => f64::from(*v),

@@ -1,5 +1,6 @@
 //! A GGUF file of the Llama architecture: its weights, its shape, its tokenizer and its chat template.
 
+mod blocks;
 mod header;
 mod names;
 mod scan;
@@ -25,7 +26,10 @@ use super::safetensors::BROKEN;
 use crate::{Error, Result};
 
 pub(crate) use self::names::{gguf_name, site_of, tensors_of};
-pub(crate) use self::tokenizer::CUTS;
+pub(crate) use self::tokenizer::{CUTS, TokenType};
+
+/// What to do where the tokenizer of a file is of no use.
+const FOLDER: &str = "use the Hugging Face folder of the model, with tokenizer.json";
 
 /// An opened file.
 pub(crate) struct GgufFile {
@@ -39,9 +43,12 @@ impl GgufFile {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let fault = |fault: String| Error::Model { path: path.into(), fault, help: "download the file again" };
         let length = file.metadata().map_err(Error::io(path))?.len();
-        scan::check(&file, length).map_err(fault)?;
+        if let Some(unread) = scan::check(&file, length).map_err(fault)? {
+            return Err(Error::Unsupported { path: path.into(), fault: unread.to_string(), help: blocks::SUPPORTED });
+        }
         file.rewind().map_err(Error::io(path))?;
-        let content = Content::read(&mut BufReader::new(&file)).map_err(|e| unreadable(path, &e.to_string()))?;
+        let content = Content::read(&mut BufReader::new(&file))
+            .map_err(|e| fault(format!("it is no GGUF file, or its header is cut off ({e})")))?;
         let gguf = Self { path: path.into(), content };
         let needed = gguf.end_of_tensors()?.saturating_add(gguf.content.tensor_data_offset);
         if needed > length {
@@ -158,11 +165,17 @@ impl GgufFile {
     }
 
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        tokenizer::read(&self.content).map_err(|e| Error::Model {
-            path: self.path.clone(),
-            fault: format!("its tokenizer cannot be used: {e}"),
-            help: "use the Hugging Face folder of the model, with tokenizer.json",
+        tokenizer::read(&self.content).map_err(|fault| match fault {
+            tokenizer::Fault::Broken(fault) => self.unusable_tokenizer(&fault),
+            tokenizer::Fault::Unsupported(fault) => {
+                let (path, fault) = (self.path.clone(), format!("its tokenizer cannot be used: {fault}"));
+                Error::Unsupported { path, fault, help: FOLDER }
+            }
         })
+    }
+
+    fn unusable_tokenizer(&self, fault: &str) -> Error {
+        Error::Model { path: self.path.clone(), fault: format!("its tokenizer cannot be used: {fault}"), help: FOLDER }
     }
 
     /// The default template and those under names; none where there is none.
@@ -183,11 +196,12 @@ impl GgufFile {
         Ok(found)
     }
 
-    /// Text of the special token whose id stands under `tokenizer.ggml.<which>_token_id`.
-    pub(crate) fn special_token(&self, which: &str) -> Option<(u32, String)> {
-        let id = self.content.metadata.get(&format!("tokenizer.ggml.{which}_token_id"))?.to_u32().ok()?;
-        let tokens = self.content.metadata.get("tokenizer.ggml.tokens")?.to_vec().ok()?;
-        Some((id, tokens.get(id as usize)?.to_string().ok()?.clone()))
+    /// Id and text of the special token that `tokenizer.ggml.<which>_token_id` names.
+    ///
+    /// # Errors
+    /// The key names no token.
+    pub(crate) fn special_token(&self, which: &str) -> Result<Option<(u32, String)>> {
+        tokenizer::special_token(&self.content, which).map_err(|fault| self.unusable_tokenizer(&fault))
     }
 }
 
@@ -198,17 +212,6 @@ pub(crate) fn rotary_row(row: usize, rows: usize, heads: usize) -> usize {
     let (h, i) = (row / head, row % head);
     let (half, pair) = (i / (head / 2), i % (head / 2));
     h * head + 2 * pair + half
-}
-
-/// Why a header could not be read: a block type that candle does not have is no fault of the file.
-fn unreadable(path: &Path, fault: &str) -> Error {
-    let path = path.into();
-    if fault.contains("unknown dtype") {
-        let help = "use a file of F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K";
-        return Error::Unsupported { path, fault: format!("it has blocks of a type that is not read ({fault})"), help };
-    }
-    let fault = format!("it is no GGUF file, or its header is cut off ({fault})");
-    Error::Model { path, fault, help: "download the file again" }
 }
 
 fn rebuild(bytes: Vec<u8>, dtype: GgmlDType, shape: (usize, usize), device: &Device) -> Result<QTensor> {

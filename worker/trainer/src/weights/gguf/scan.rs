@@ -4,19 +4,40 @@
 //! by whatever alignment the file names. This module keeps nothing of what it reads.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
+
+use super::blocks;
 
 const CUT_OFF: &str = "it is no GGUF file, or its header is cut off";
 /// No key and no tensor has a longer name.
 const LONGEST_NAME: u64 = 1 << 16;
 
-/// Checks the header of `file`, which has `length` bytes.
+/// A tensor in blocks of a type that is not read.
+pub(super) struct Unread {
+    pub tensor: String,
+    /// ggml's number of the type.
+    pub number: u32,
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tensor, number } = self;
+        match blocks::name_of(*number) {
+            Some(name) => write!(f, "its tensor `{tensor}` is of the type {number}, {name}, which is not read"),
+            None => write!(f, "its tensor `{tensor}` is of the type {number}, which has no known name and is not read"),
+        }
+    }
+}
+
+/// Checks the header of `file`, which has `length` bytes; returns the first tensor of a type that is not read.
 ///
 /// # Errors
 /// It is cut off, or says something twice or nothing that can be; the text names it.
-pub(super) fn check(file: &File, length: u64) -> Result<(), String> {
+pub(super) fn check(file: &File, length: u64) -> Result<Option<Unread>, String> {
     let mut scan = Scan { input: BufReader::new(file), left: length };
+    let mut unread = None;
     if scan.take()? != *b"GGUF" {
         return Err(CUT_OFF.into());
     }
@@ -41,12 +62,15 @@ pub(super) fn check(file: &File, length: u64) -> Result<(), String> {
     known.clear();
     for _ in 0..tensors {
         let name = scan.name()?;
-        scan.tensor(&name)?;
+        let number = scan.tensor(&name)?;
+        if unread.is_none() && !blocks::is_read(number) {
+            unread = Some(Unread { tensor: name.clone(), number });
+        }
         if let Some(twice) = known.replace(name) {
             return Err(format!("its tensor `{twice}` stands twice"));
         }
     }
-    Ok(())
+    Ok(unread)
 }
 
 struct Scan<'f> {
@@ -117,7 +141,8 @@ impl Scan<'_> {
         Err(format!("its `general.alignment` (type {kind}, value {value}) is no power of two from 8 on as u32"))
     }
 
-    fn tensor(&mut self, name: &str) -> Result<(), String> {
+    /// Goes over the tensor `name` and returns the number of its type.
+    fn tensor(&mut self, name: &str) -> Result<u32, String> {
         let count = self.number()?;
         if !(1..=4).contains(&count) {
             return Err(format!("its tensor `{name}` has {count} dimensions"));
@@ -128,7 +153,9 @@ impl Scan<'_> {
         if product.is_none_or(|product| product == 0 || product > i64::MAX as u64) {
             return Err(format!("its tensor `{name}` has the dimensions {dims:?}, which no tensor can have"));
         }
-        self.skip(Some(12))
+        let number = self.number()?;
+        self.skip(Some(8))?;
+        Ok(number)
     }
 }
 

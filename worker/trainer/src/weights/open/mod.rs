@@ -74,7 +74,8 @@ impl Checkpoint {
             return Self::open_folder(path);
         }
         let file = GgufFile::open(path)?;
-        let (bos, eos) = (file.special_token("bos"), file.special_token("eos"));
+        let (bos, eos) = (file.special_token("bos")?, file.special_token("eos")?);
+        let turns = [file.special_token("eot")?, file.special_token("eom")?];
         let text = |token: &Option<(u32, String)>| token.as_ref().map_or_else(String::new, |(_, text)| text.clone());
         let files = ModelFiles {
             path: path.into(),
@@ -82,7 +83,7 @@ impl Checkpoint {
             tokenizer: Some(file.tokenizer()?),
             template: file.chat_templates()?,
             special: SpecialTokens { bos: text(&bos), eos: text(&eos) },
-            end_ids: eos.iter().map(|(id, _)| *id).collect(),
+            end_ids: eos.iter().chain(turns.iter().flatten()).map(|(id, _)| *id).collect(),
             hub_name: None,
             notes: Vec::new(),
         };

@@ -1,9 +1,9 @@
-//! The tokenizer of a GGUF file.
+//! A byte-level tokenizer of a GGUF file.
 //!
 //! candle builds it, but takes GPT-2's way of cutting text, with a space before the first word, for every name that it
 //! does not know, among them Llama 3's. Here the cut is the one that the file names, or the file is refused.
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Content;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -11,6 +11,9 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{ModelWrapper, SplitDelimiterBehavior, Tokenizer};
+
+use super::vocabulary::Vocabulary;
+use super::{Fault, Keys};
 
 /// The ways of cutting text that models supported here use, by the pattern of their pre-tokenizer, and llama.cpp's
 /// names for them (`src/llama-vocab.cpp`).
@@ -30,22 +33,13 @@ pub(crate) const CUTS: [(&str, &str); 3] = [
 ];
 const KINDS: &str = "gpt-2, smollm, llama-bpe, qwen2 and tekken are read";
 
-/// # Errors
-/// It is of a kind that is not read, by the name of the key.
-pub(super) fn read(content: &Content) -> Result<Tokenizer, String> {
-    let text = |key: &str| {
-        let value: Option<&Value> = content.metadata.get(key);
-        let value = value.ok_or_else(|| format!("`{key}` is missing"))?;
-        value.to_string().map_err(|_| format!("`{key}` is no text"))
-    };
-    let model = text("tokenizer.ggml.model")?;
-    if model != "gpt2" {
-        return Err(format!("`tokenizer.ggml.model: {model}` is not read; gpt2 is"));
-    }
-    let pre = text("tokenizer.ggml.pre")?;
+pub(super) fn read(content: &Content, keys: &Keys<'_>, vocabulary: &Vocabulary) -> Result<Tokenizer, Fault> {
+    let pre = keys.required("pre", keys.text("pre")?)?;
     let cut = pre_tokenizer(pre)?;
     let mut tokenizer = Tokenizer::from_gguf(content).map_err(|e| e.to_string())?;
     tokenizer.with_pre_tokenizer(Some(cut));
+    // candle takes tokens that a user defined for special, and leaves them out of an answer.
+    vocabulary.add_to(&mut tokenizer)?;
     // So in llama.cpp: a word that is a token stays whole, whatever the merges say.
     if matches!(known_name(pre), "llama-bpe" | "tekken")
         && let ModelWrapper::BPE(bpe) = tokenizer.get_model()
@@ -66,14 +60,15 @@ fn known_name(pre: &str) -> &str {
     }
 }
 
-fn pre_tokenizer(pre: &str) -> Result<PreTokenizerWrapper, String> {
+fn pre_tokenizer(pre: &str) -> Result<PreTokenizerWrapper, Fault> {
     let bytes = |regex| PreTokenizerWrapper::from(ByteLevel::new(false, true, regex));
     match known_name(pre) {
         "gpt-2" => Ok(bytes(true)),
         "smollm" => Ok(Sequence::new(vec![Digits::new(true).into(), bytes(true)]).into()),
         name => {
             let cut = CUTS.iter().find(|(_, known)| *known == name);
-            let (pattern, _) = cut.ok_or_else(|| format!("`tokenizer.ggml.pre: {pre}` is not known; {KINDS}"))?;
+            let (pattern, _) =
+                cut.ok_or_else(|| Fault::Unsupported(format!("`tokenizer.ggml.pre: {pre}` is not known; {KINDS}")))?;
             let pattern = SplitPattern::Regex((*pattern).to_owned());
             let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(|e| e.to_string())?;
             Ok(Sequence::new(vec![split.into(), bytes(false)]).into())
