@@ -106,7 +106,10 @@ impl Answerer {
         end_ids.extend(end_of_turn(&tokenizer, &template));
         let (temperature, seed) = (0.0, 0);
         let how = Generation { max_new_tokens: subject.max_new_tokens, temperature, seed, end_ids };
-        let notes = files.notes.clone();
+        let mut notes = files.notes.clone();
+        if let Some(folder) = &subject.adapter {
+            notes.extend(adapter::another_base(folder, files)?);
+        }
         Ok(Self { decoder, adapters, tokenizer, template, how, notes })
     }
 

@@ -1,11 +1,13 @@
 //! Adapters as PEFT writes them: every key is done, or refused by its name.
 
+mod peft;
 mod toy;
 
 use std::fs;
 use std::path::PathBuf;
 
 use candle_core::{DType, Tensor};
+use peft::{CHANGING, INERT, WRITTEN};
 use serde_json::{Value, json};
 use toy::{Tensors, config, differ, golden, model, ones, refused, tensors, values};
 
@@ -59,6 +61,13 @@ impl Home {
         fs::create_dir_all(&folder).expect("a folder");
         fs::write(folder.join("adapter_config.json"), settings.to_string()).expect("settings");
         toy::save(tensors, &folder.join("adapter_model.safetensors"));
+        folder
+    }
+
+    /// An adapter with the settings `keys` and no others.
+    fn alone(&self, keys: &Value, tensors: &Tensors) -> PathBuf {
+        let folder = self.adapter(json!({}), tensors);
+        fs::write(folder.join("adapter_config.json"), keys.to_string()).expect("settings");
         folder
     }
 
@@ -178,6 +187,33 @@ fn keys_that_are_not_done_are_refused_by_name() {
     let wanted = home.logits(json!({}), &plain());
     let inert = json!({"new_in_peft": null, "init_lora_weights": "gaussian", "peft_version": "1", "revision": "main"});
     assert_eq!(home.logits(inert, &plain()), wanted);
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[test]
+fn what_every_release_of_peft_writes_is_taken_at_its_defaults() {
+    let home = Home::new();
+    let wanted = home.logits(json!({}), &plain());
+    let mut keys = json!({"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]});
+    for (release, added) in WRITTEN {
+        keys.as_object_mut().expect("keys").extend(parsed(added).as_object().expect("keys").clone());
+        assert_eq!(values(&home.base, Some(&home.alone(&keys, &plain()))), wanted, "{release}");
+    }
+}
+
+#[test]
+fn a_value_of_peft_that_changes_nothing_is_taken_and_any_other_is_refused_by_its_key() {
+    let home = Home::new();
+    let wanted = home.logits(json!({}), &plain());
+    for (key, value) in INERT {
+        assert_eq!(home.logits(json!({ key: parsed(value) }), &plain()), wanted, "{key}: {value}");
+    }
+    for (key, value) in CHANGING {
+        home.refused(json!({ key: parsed(value) }), &plain(), &[key, "adapter"]);
+    }
 }
 
 #[test]

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, Value as Meta};
 use candle_core::{DType, Tensor};
+use qlora_config::DeviceKind;
 use qlora_trainer::Error;
 use qlora_trainer::export::{self, Base, ElementType, Merged};
+use qlora_trainer::score::{Answerer, Subject};
 use serde_json::{Value, json};
 use toy::{Tensors, config, golden, held_as, model, tensors};
 
@@ -68,6 +70,47 @@ fn an_export_that_is_stopped_leaves_nothing() {
         assert!(matches!(ended, Err(Error::Stopped)), "{name}: {ended:?}");
         assert_eq!(begun.len(), before.len() + 1, "{name}: nothing was begun");
         assert_eq!(home.names(), before, "{name}");
+    }
+}
+
+#[test]
+fn an_adapter_that_names_another_base_is_told_of_wherever_it_is_used() {
+    let home = Home::new();
+    let (base, adapter) = (home.base(&tensors()), home.adapter(None, 1.0));
+    let settings = fs::read_to_string(adapter.join("adapter_config.json")).expect("settings");
+    let mut count = 0;
+    let mut notes = |name: &str| {
+        let named = settings.replace("\"owner/base\"", name);
+        assert!(named.contains(name));
+        fs::write(adapter.join("adapter_config.json"), named).expect("settings");
+        count += 1;
+        let alone = home.path(&format!("{count}-adapter.gguf"));
+        let subject = Subject {
+            model: base.clone(),
+            adapter: Some(adapter.clone()),
+            config: &held_as("none"),
+            template: "auto".into(),
+            max_new_tokens: 1,
+            device: DeviceKind::Cpu,
+        };
+        [
+            home.merge(&base, &adapter, &count.to_string(), ElementType::F16).expect("a merged model").notes,
+            export::convert_adapter(&base, &adapter, &alone).expect("an adapter").notes,
+            Answerer::open(&subject).expect("a model").notes,
+            toy::logits(&base, Some(&adapter)).expect("logits").1,
+        ]
+    };
+    for name in ["\"owner/other\"", "\"/models/base-chat\""] {
+        for told in notes(name) {
+            let named =
+                |note: &String| note.contains(name.trim_matches('"')) && note.contains("base_model_name_or_path");
+            assert_eq!(told.iter().filter(|note| named(note)).count(), 1, "{name}: {told:?}");
+        }
+    }
+    for name in ["\"owner/base\"", "\"BASE\"", "\"./base/\"", "\"\"", "null"] {
+        for told in notes(name) {
+            assert!(told.is_empty(), "{name}: {told:?}");
+        }
     }
 }
 

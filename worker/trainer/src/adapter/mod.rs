@@ -4,6 +4,7 @@
 //! `base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R]; and beside them, in
 //! `chat_template.jinja`, the template that the adapter was trained with.
 
+mod base;
 mod load;
 mod settings;
 mod targets;
@@ -22,6 +23,7 @@ use crate::{Error, Result, partial};
 
 pub(crate) use template::{RECORD, TEMPLATE};
 
+pub use base::another_base;
 pub use load::load;
 pub use template::TrainedWith;
 

@@ -9,7 +9,7 @@ use crate::lora::Site;
 
 /// Keys that may have any value here: [`read`] carries them out, or they say nothing about what an adapter computes once it
 /// is trained.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "alpha_pattern",
     "auto_mapping",
     "base_model_name_or_path",
@@ -31,6 +31,7 @@ const KNOWN: [&str; 21] = [
     "target_modules",
     "use_dora",
     "use_rslora",
+    "velora_config",
 ];
 
 /// An adapted place with its own rank and alpha.
@@ -89,8 +90,10 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), String> {
             "peft_type" => value == "LORA",
             "task_type" => value.is_null() || value == "CAUSAL_LM",
             "bias" => value.is_null() || value == "none",
-            "layers_pattern" => is_nothing(value) || value == "layers" || *value == serde_json::json!(["layers"]),
-            "init_lora_weights" => value.is_boolean() || value.is_null() || PLAIN.iter().any(|name| value == name),
+            "layers_pattern" => {
+                is_nothing(value) || value == "" || value == "layers" || *value == serde_json::json!(["layers"])
+            }
+            "init_lora_weights" => value.is_boolean() || value.is_null() || leaves_the_base(value),
             key => KNOWN.contains(&key) || is_nothing(value),
         };
         if !done {
@@ -101,7 +104,12 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), String> {
 }
 
 /// Initializations of PEFT, by their names, that leave the base as it is, so that a trained adapter says nothing of them.
-const PLAIN: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+const PLAIN: [&str; 4] = ["gaussian", "orthogonal", "eva", "mica"];
+
+/// PEFT takes these names in capitals too.
+fn leaves_the_base(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| PLAIN.iter().any(|name| text.eq_ignore_ascii_case(name)))
+}
 
 /// Those that change the base they are trained on.
 const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
@@ -115,14 +123,22 @@ fn changes_the_base(value: &Value) -> bool {
 fn way_out(key: &str, value: &Value) -> &'static str {
     match key {
         "init_lora_weights" if !changes_the_base(value) => {
-            "true, false, gaussian, orthogonal and eva are known, and pissa, olora, corda, loftq and lora_ga by the change they make to a base: correct the name"
+            "true, false, gaussian, orthogonal, eva and mica are known, and pissa, olora, corda, loftq and lora_ga by the change they make to a base: correct the name"
         }
         "init_lora_weights" | "loftq_config" => {
             "it was trained on a changed base: convert it to plain LoRA with PEFT's path_initial_model_for_weight_conversion"
         }
-        "modules_to_save" | "trainable_token_indices" | "bias" | "lora_bias" | "layer_replication" => {
-            "merge it with PEFT's merge_and_unload and use the merged model"
-        }
+        "modules_to_save"
+        | "trainable_token_indices"
+        | "bias"
+        | "lora_bias"
+        | "layer_replication"
+        | "kasa_config"
+        | "use_bdlora"
+        | "monteclora_config"
+        | "target_parameters" => "merge it with PEFT's merge_and_unload and use the merged model",
+        // PEFT cannot merge these: what they add depends on the tokens.
+        "alora_invocation_tokens" | "arrow_config" => "use an adapter of plain LoRA",
         "peft_type" | "task_type" => "use a LoRA adapter of a causal language model",
         _ => "merge it with PEFT, or remove the key if it changes no computation",
     }

@@ -244,7 +244,11 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
         return Err(Error::Result { what: format!("a logit at position {row}"), origin });
     }
     let ids = Tensor::new(sample.ids.as_slice(), &device)?.to_dtype(DType::I64)?;
-    Ok(Logits { ids, logits, notes: checkpoint.files.notes })
+    let mut notes = checkpoint.files.notes.clone();
+    if let Some(folder) = adapter {
+        notes.extend(crate::adapter::another_base(folder, &checkpoint.files)?);
+    }
+    Ok(Logits { ids, logits, notes })
 }
 
 /// Every token is learnt from, as in the peers' benchmark.

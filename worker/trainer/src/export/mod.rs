@@ -58,6 +58,7 @@ pub fn merge(
     let trained = text::trained(adapter, &checkpoint.files)?;
     let mut merger = merge::Merger::new(&adapters, base, config);
     merger.note(checkpoint.files.notes.clone());
+    merger.note(adapter::another_base(adapter, &checkpoint.files)?);
     merger.note(trained.iter().flat_map(|trained| trained.notes(&checkpoint.files)));
     if is_gguf(out) {
         gguf::write_model(&checkpoint, out, element, trained.as_ref(), &mut merger, progress)?;
@@ -107,7 +108,9 @@ pub fn convert_adapter(model: &Path, adapter: &Path, out: &Path) -> Result<Writt
         let fault = "is one of DoRA, for which GGUF has no form; merge it into the model".to_owned();
         return Err(Error::Adapter { path: adapter.into(), fault });
     }
-    gguf::write_adapter(&checkpoint.files.shape, &adapters, out)
+    let mut written = gguf::write_adapter(&checkpoint.files.shape, &adapters, out)?;
+    written.notes.extend(adapter::another_base(adapter, &checkpoint.files)?);
+    Ok(written)
 }
 
 fn open_for(model: &Path, out: &Path) -> Result<Checkpoint> {
