@@ -7,13 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use qlora_config::Layers;
+use candle_core::Device;
+use qlora_config::{DeviceKind, Layers};
+use qlora_data::{IGNORE, Sample};
+use qlora_planner::{Arrangement, Thrift};
 use qlora_trainer::Error;
 use qlora_trainer::checkpoint::Manifest;
 use qlora_trainer::group::Alone;
+use qlora_trainer::lora::Adapters;
+use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::report::{Event, Reporter};
 use qlora_trainer::run::Run;
 use qlora_trainer::stop::StopSignal;
+use qlora_trainer::weights::Checkpoint;
 use serde_json::json;
 
 const STEPS: u64 = 4;
@@ -135,6 +141,51 @@ fn so_does_one_with_packed_rows_dora_and_evaluations_between() {
         "training.keep_best=true",
     ];
     same_to_the_bit(&set, (0..).step_by(23));
+}
+
+#[test]
+fn a_stop_is_heard_between_chunks_of_the_output_layer() {
+    let home = Home::new(&[]);
+    let checkpoint = Checkpoint::open(&home.folder.path().join("model")).expect("a model");
+    let (held, device) = (toy::held_as("none"), Device::Cpu);
+    let mut decoder =
+        Decoder::load(&checkpoint, &held, 512, &Arrangement::default(), &device, |_| {}).expect("a model");
+    let adapters = Adapters::without_effect(&decoder.shape, &device).expect("adapters");
+    let chunk = Thrift::Nothing.logit_rows(DeviceKind::Cpu);
+    let asked = Arc::new(AtomicUsize::new(0));
+    // All batches have the same tokens; what differs is how many of them the loss is over.
+    let batch = |targets: usize| {
+        let rows: Vec<Sample> = (0..8).map(|row| sample(row, targets.saturating_sub(row * 399).min(399))).collect();
+        Batch::pack(&rows)
+    };
+    let mut count = |targets: usize, at: usize| {
+        asked.store(0, Ordering::Relaxed);
+        let own = asked.clone();
+        decoder.stop = StopSignal::new(move || own.fetch_add(1, Ordering::Relaxed) + 1 >= at);
+        let batch = batch(targets);
+        assert_eq!(batch.targets.len(), targets);
+        let loss = decoder.loss(&batch, &adapters);
+        (asked.load(Ordering::Relaxed), loss)
+    };
+    let (few, _) = count(1, usize::MAX);
+    for targets in [chunk, chunk + 1, 3 * chunk, 7 * chunk + 5] {
+        let chunks = targets.div_ceil(chunk);
+        let (all, loss) = count(targets, usize::MAX);
+        assert_eq!(all - few, chunks - 1, "{targets} rows");
+        assert!(loss.expect("a loss").is_finite());
+        for at in few..=all {
+            let (heard, stopped) = count(targets, at);
+            assert!(matches!(stopped, Err(Error::Stopped)) && heard == at, "{targets} rows, asked {heard} times");
+        }
+    }
+}
+
+/// 400 tokens, of which the last `targets` are trained on.
+fn sample(seed: usize, targets: usize) -> Sample {
+    let ids: Vec<u32> = (0..400).map(|i| ((i * 31 + seed * 7) % toy::VOCABULARY) as u32).collect();
+    let label = |(i, &id): (usize, &u32)| if i >= 400 - targets { i64::from(id) } else { IGNORE };
+    let labels = ids.iter().enumerate().map(label).collect();
+    Sample { ids, labels }
 }
 
 #[test]

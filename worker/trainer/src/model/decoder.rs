@@ -3,13 +3,14 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, ModelConfig, TargetModule, TrainingSection};
 use qlora_data::{IGNORE, Sample};
-use qlora_kernels::ops::cross_entropy::{self, Head, Loss};
+use qlora_kernels::ops::cross_entropy::{Head, Loss};
 use qlora_kernels::ops::{noise, rms_norm, rows};
 use qlora_kernels::{Products, RopeTable, Sequences, Span};
 use qlora_planner::{MemoryPolicy, ModelShape, SavedActivations};
 use rayon::prelude::*;
 
 use super::block::{Block, Kept, LayerCache, Pass};
+use super::output;
 use super::projection::Projection;
 use super::rope::inverse_frequencies;
 use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
@@ -274,7 +275,7 @@ impl Decoder {
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = rows::gather(last, &ids)?;
         let (hidden, rho) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        let result = cross_entropy::forward_backward(&hidden, self.output(), &batch.targets, Some(scale))?;
+        let result = output::loss(&hidden, self.output(), &batch.targets, Some(scale), &self.stop)?;
         let grad = result.grad.ok_or_else(|| Error::NoGradient { tensors: "the last hidden state".into() })?;
         let dpicked = rms_norm::backward(&grad, &picked, &self.norm, &rho, None)?;
         Ok((result.sum, rows::scatter(&dpicked, &ids, last.dim(0)?)?))
@@ -330,7 +331,7 @@ impl Decoder {
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = rows::gather(&self.hidden(batch, adapters)?, &ids)?;
         let (hidden, _) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        Ok(cross_entropy::forward_backward(&hidden, self.output(), &batch.targets, None)?.sum.value()?)
+        Ok(output::loss(&hidden, self.output(), &batch.targets, None, &self.stop)?.sum.value()?)
     }
 
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.

@@ -3,6 +3,7 @@
 mod arch;
 pub mod block;
 mod decoder;
+mod output;
 mod projection;
 mod rope;
 
