@@ -1,138 +1,216 @@
-//! A folder as one artifact.
+//! A folder as one artifact: a tar archive that never lies on a disk.
+//!
+//! [`Archive::of`] goes over the files once and finds digest and size of the archive. [`Archive::write`] makes the same
+//! bytes again, from any byte on, so that an upload that broke off goes on. A file that is another one by then is named.
 
-use std::fs::File;
-use std::path::{Component, Path};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use crate::transfer::{TransferError, io};
 
-/// Puts the files of `folder`, and of folders in it, into one archive. The same files give the same bytes.
-pub fn pack(folder: &Path, archive: &Path) -> Result<(), TransferError> {
-    let mut builder = tar::Builder::new(File::create(archive).map_err(io(archive))?);
-    builder.mode(tar::HeaderMode::Deterministic);
-    append(&mut builder, folder, Path::new(""), archive)?;
-    builder.into_inner().and_then(|file| file.sync_all()).map_err(io(archive))
+/// A folder whose files and bytes are known.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    folder: PathBuf,
+    entries: Vec<Entry>,
+    /// SHA-256 in hex.
+    digest: String,
+    size: u64,
 }
 
-/// Appends what lies in `folder` under the names that begin with `prefix`, in the order of the names.
-fn append(builder: &mut tar::Builder<File>, folder: &Path, prefix: &Path, archive: &Path) -> Result<(), TransferError> {
-    let entries = std::fs::read_dir(folder).map_err(io(folder))?;
-    let names = entries.map(|entry| entry.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>();
+/// A file or folder in the order of the archive.
+#[derive(Debug, Clone)]
+struct Entry {
+    /// Within the folder.
+    name: PathBuf,
+    is_folder: bool,
+    stamp: Stamp,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    place: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        Self {
+            bytes: meta.len(),
+            place: (meta.dev(), meta.ino()),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+impl Archive {
+    /// The archive of `folder`: its files, and those of folders in it, by their names. The same files give the same bytes.
+    ///
+    /// # Errors
+    /// Reading, or [`TransferError::Changed`], which names a file that was written meanwhile.
+    pub fn of(folder: &Path) -> Result<Self, TransferError> {
+        let mut entries = Vec::new();
+        list(folder, Path::new(""), &mut entries)?;
+        let mut archive = Self { folder: folder.into(), entries, digest: String::new(), size: 0 };
+        let mut summed = Summed { hash: Sha256::new(), size: 0 };
+        archive.write(0, &mut summed)?;
+        (archive.digest, archive.size) = (hex::encode(summed.hash.finalize()), summed.size);
+        Ok(archive)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// SHA-256 in hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Writes the bytes from `offset` on to `out`.
+    ///
+    /// # Errors
+    /// [`TransferError::Io`] of the folder where `out` takes no more; [`TransferError::Changed`], which names a file that
+    /// is not what it was.
+    pub fn write(&self, offset: u64, out: &mut dyn Write) -> Result<(), TransferError> {
+        let mut builder = tar::Builder::new(Rest { skip: offset, out, is_open: true });
+        for entry in &self.entries {
+            if let Err(fault) = self.append(&mut builder, entry) {
+                // A builder that is dropped writes the end of an archive.
+                builder.get_mut().is_open = false;
+                return Err(fault);
+            }
+        }
+        builder.finish().map_err(io(&self.folder))
+    }
+
+    /// Whether the files are still those that the digest is of.
+    ///
+    /// # Errors
+    /// [`TransferError::Changed`], which names the file, or the folder where all files look as before.
+    pub fn check(&self) -> Result<(), TransferError> {
+        let mut summed = Summed { hash: Sha256::new(), size: 0 };
+        self.write(0, &mut summed)?;
+        if hex::encode(summed.hash.finalize()) == self.digest {
+            Ok(())
+        } else {
+            Err(TransferError::Changed { path: self.folder.clone() })
+        }
+    }
+
+    fn append(&self, builder: &mut tar::Builder<Rest<'_>>, entry: &Entry) -> Result<(), TransferError> {
+        let path = self.folder.join(&entry.name);
+        let gone = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => TransferError::Changed { path: path.clone() },
+            _ => io(&path)(e),
+        };
+        let file = File::open(&path).map_err(gone)?;
+        let meta = file.metadata().map_err(io(&path))?;
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata_in_mode(&meta, tar::HeaderMode::Deterministic);
+        if entry.is_folder {
+            header.set_size(0);
+            return builder.append_data(&mut header, &entry.name, io::empty()).map_err(io(&self.folder));
+        }
+        if Stamp::of(&meta) != entry.stamp {
+            return Err(TransferError::Changed { path });
+        }
+        let mut exact = Exact { file: &file, left: entry.stamp.bytes };
+        builder.append_data(&mut header, &entry.name, &mut exact).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => TransferError::Changed { path: path.clone() },
+            _ => io(&path)(e),
+        })?;
+        // What was written while it was read is in the archive in part.
+        match file.metadata().map(|meta| Stamp::of(&meta)) {
+            Ok(after) if after == entry.stamp => Ok(()),
+            _ => Err(TransferError::Changed { path }),
+        }
+    }
+}
+
+/// Lists what lies in `folder` under the names that begin with `prefix`, in the order of the names.
+fn list(folder: &Path, prefix: &Path, entries: &mut Vec<Entry>) -> Result<(), TransferError> {
+    let found = fs::read_dir(folder).map_err(io(folder))?;
+    let names = found.map(|entry| entry.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>();
     let mut names = names.map_err(io(folder))?;
     names.sort();
     for name in names {
         let (path, name) = (folder.join(&name), prefix.join(&name));
-        builder.append_path_with_name(&path, &name).map_err(io(archive))?;
-        if path.is_dir() {
-            append(builder, &path, &name, archive)?;
+        let meta = fs::metadata(&path).map_err(io(&path))?;
+        entries.push(Entry { name: name.clone(), is_folder: meta.is_dir(), stamp: Stamp::of(&meta) });
+        if meta.is_dir() {
+            list(&path, &name, entries)?;
         }
     }
     Ok(())
 }
 
-/// Files and folders of one archive at the most.
-const MOST_ENTRIES: usize = 10_000;
+/// A file of as many bytes as its header says.
+struct Exact<'a> {
+    file: &'a File,
+    left: u64,
+}
 
-/// Unpacks an archive of [`pack`] into `folder`.
-///
-/// An archive comes from outside: it holds plain files and folders below its own root, no more of them than a model or a
-/// checkpoint has, and no more bytes than the archive itself. Anything else is refused before it touches the disk.
-///
-/// # Errors
-/// Reading, writing, or [`TransferError::Archive`], which names the entry.
-pub fn unpack(archive: &Path, folder: &Path) -> Result<(), TransferError> {
-    let refused = |fault: String| TransferError::Archive { path: archive.into(), fault };
-    std::fs::create_dir_all(folder).map_err(io(folder))?;
-    let file = File::open(archive).map_err(io(archive))?;
-    let mut room = file.metadata().map_err(io(archive))?.len();
-    let mut entries = tar::Archive::new(file);
-    for (i, entry) in entries.entries().map_err(io(archive))?.enumerate() {
-        let mut entry = entry.map_err(io(archive))?;
-        let name = entry.path().map_err(io(archive))?.into_owned();
-        if i == MOST_ENTRIES {
-            return Err(refused(format!("it holds more than {MOST_ENTRIES} files")));
-        }
-        let kind = entry.header().entry_type();
-        if !(kind.is_file() || kind.is_dir()) {
-            return Err(refused(format!("{} is neither a file nor a folder", name.display())));
-        }
-        let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-        if !name.components().all(inside) {
-            return Err(refused(format!("{} leads out of it", name.display())));
-        }
-        // A sparse entry may claim more than there is.
-        room = room.checked_sub(entry.size()).ok_or_else(|| refused(format!("{} is too long", name.display())))?;
-        let to = folder.join(&name);
-        if kind.is_dir() {
-            std::fs::create_dir_all(&to).map_err(io(&to))?;
-            continue;
-        }
-        if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent).map_err(io(parent))?;
-        }
-        let mut out = File::create(&to).map_err(io(&to))?;
-        std::io::copy(&mut entry, &mut out).map_err(io(&to))?;
+impl Read for Exact<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read(&mut buffer[..room])?;
+        self.left -= read as u64;
+        if read == 0 && room > 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(read) }
     }
-    Ok(())
+}
+
+/// Passes on what comes after the first `skip` bytes.
+struct Rest<'a> {
+    skip: u64,
+    out: &'a mut dyn Write,
+    is_open: bool,
+}
+
+impl Write for Rest<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.is_open {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+        self.out.write_all(&bytes[skipped..])?;
+        self.skip -= skipped as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+struct Summed {
+    hash: Sha256,
+    size: u64,
+}
+
+impl Write for Summed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn folders_in_folders_come_back_and_the_bytes_are_the_same() {
-        let home = tempfile::tempdir().expect("a folder");
-        let at = |name: &str| home.path().join(name);
-        fs::create_dir_all(at("from/inner")).expect("folders");
-        fs::write(at("from/b"), "1").expect("a file");
-        fs::write(at("from/inner/a"), "2").expect("a file");
-        for archive in ["one", "two"] {
-            pack(&at("from"), &at(archive)).expect("an archive");
-        }
-        assert_eq!(fs::read(at("one")).expect("bytes"), fs::read(at("two")).expect("bytes"));
-        unpack(&at("one"), &at("to")).expect("files");
-        assert_eq!(fs::read_to_string(at("to/inner/a")).expect("a file"), "2");
-        assert_eq!(fs::read_to_string(at("to/b")).expect("a file"), "1");
-    }
-
-    /// An archive with one entry, as an attacker makes it.
-    fn archive_of(path: &Path, kind: tar::EntryType, name: &[u8], bytes: &[u8]) {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.as_old_mut().name[..name.len()].copy_from_slice(name);
-        header.set_size(bytes.len() as u64);
-        if kind.is_symlink() || kind.is_hard_link() {
-            header.set_link_name("/etc/passwd").expect("a name");
-        }
-        header.set_cksum();
-        let mut builder = tar::Builder::new(File::create(path).expect("a file"));
-        builder.append(&header, bytes).expect("an entry");
-        builder.finish().expect("an archive");
-    }
-
-    #[test]
-    fn what_is_no_plain_file_or_leads_out_is_refused_and_leaves_nothing() {
-        let home = tempfile::tempdir().expect("a folder");
-        let at = |name: &str| home.path().join(name);
-        let cases: [(tar::EntryType, &[u8]); 8] = [
-            (tar::EntryType::Symlink, b"link"),
-            (tar::EntryType::Link, b"link"),
-            (tar::EntryType::Fifo, b"pipe"),
-            (tar::EntryType::Char, b"device"),
-            (tar::EntryType::Regular, b"../out"),
-            (tar::EntryType::Regular, b"a/../../out"),
-            (tar::EntryType::Regular, b"/tmp/qlora-test-out"),
-            (tar::EntryType::Directory, b"../folder"),
-        ];
-        for (i, (kind, name)) in cases.into_iter().enumerate() {
-            let (archive, folder) = (at(&format!("{i}.tar")), at(&format!("{i}")));
-            archive_of(&archive, kind, name, b"");
-            let refused = unpack(&archive, &folder);
-            assert!(matches!(refused, Err(TransferError::Archive { .. })), "{kind:?} {refused:?}");
-            assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0, "{kind:?}");
-        }
-        assert!(!at("out").exists() && !at("folder").exists());
-    }
-}
+mod tests;

@@ -9,9 +9,11 @@ mod credentials;
 pub mod fault;
 pub mod retry;
 pub mod transfer;
+mod unpack;
 
-pub use archive::{pack, unpack};
+pub use archive::Archive;
 pub use connection::{Client, ConnectError, Service};
 pub use fault::Fault;
 pub use qlora_access::data_folder;
 pub use transfer::TransferError;
+pub use unpack::unpack;

@@ -6,15 +6,19 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use qlora_proto::{CHUNK_BYTES, DownloadRequest, StatArtifactRequest, UploadHeader, UploadRequest};
+use qlora_proto::{DownloadRequest, StatArtifactRequest, UploadHeader, UploadRequest};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use self::content::{Content, Reader};
+use crate::archive::Archive;
 use crate::connection::Client;
 use crate::retry::{Backoff, Verdict, judge};
+
+mod content;
 
 /// Times that bytes which are not those that were announced are sent again.
 const MISMATCHES: usize = 20;
@@ -32,7 +36,7 @@ pub enum TransferError {
     Damaged { path: PathBuf },
     #[error("the archive {path} is refused: {fault}")]
     Archive { path: PathBuf, fault: String },
-    #[error("{path} changed while it was uploaded; start again")]
+    #[error("{path} changed while it was uploaded")]
     Changed { path: PathBuf },
 }
 
@@ -102,6 +106,33 @@ pub struct By<'a> {
 
 /// Uploads `source`, going on after every break.
 pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> Result<(), TransferError> {
+    let Source { path, digest, size, by } = *source;
+    send(client, &Sent { content: Content::File(path), digest, size, by }, watch).await
+}
+
+/// Uploads the folder of `archive` as one artifact for the attempt `by`, going on after every break.
+///
+/// # Errors
+/// Also [`TransferError::Changed`], which names a file that was written since `archive` was made.
+pub async fn upload_folder(
+    client: &Client,
+    archive: &Archive,
+    by: Option<By<'_>>,
+    watch: Watch<'_>,
+) -> Result<(), TransferError> {
+    let (digest, size) = (archive.digest(), archive.size());
+    send(client, &Sent { content: Content::Folder(archive), digest, size, by }, watch).await
+}
+
+/// What is uploaded, whatever its bytes come from.
+struct Sent<'a> {
+    content: Content<'a>,
+    digest: &'a str,
+    size: u64,
+    by: Option<By<'a>>,
+}
+
+async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<(), TransferError> {
     let (mut mismatches, mut backoff) = (0, Backoff::default());
     loop {
         match try_upload(client.clone(), source, watch).await {
@@ -115,9 +146,7 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
             }
             Err(TryError::Mismatch(message)) => {
                 mismatches += 1;
-                if digest(source.path)?.0 != source.digest {
-                    return Err(TransferError::Changed { path: source.path.into() });
-                }
+                source.content.check(source.digest).await?;
                 // As with a full disk, a run goes on trying.
                 if source.by.is_none() && mismatches == MISMATCHES {
                     return Err(TransferError::Refused(message));
@@ -129,14 +158,13 @@ pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> R
     }
 }
 
-async fn try_upload(mut client: Client, source: &Source<'_>, watch: Watch<'_>) -> Result<(), TryError> {
-    let Source { path, digest, size, by } = *source;
+async fn try_upload(mut client: Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<(), TryError> {
+    let Sent { content, digest, size, by } = *source;
     let stat = client.artifacts.stat_artifact(StatArtifactRequest { digest: digest.into() }).await?.into_inner();
     if stat.complete {
         return Ok(());
     }
-    let mut file = tokio::fs::File::open(path).await.map_err(io(path))?;
-    file.seek(std::io::SeekFrom::Start(stat.received)).await.map_err(io(path))?;
+    let mut reader = Reader::open(content, stat.received).await?;
     let (sender, receiver) = mpsc::channel(4);
     let mut sent = stat.received;
     let (token, session) = by.map_or((0, 0), |by| (by.token, (by.session)()));
@@ -144,11 +172,10 @@ async fn try_upload(mut client: Client, source: &Source<'_>, watch: Watch<'_>) -
     let feed = async move {
         let mut header = Some(header);
         loop {
-            let mut data = vec![0u8; CHUNK_BYTES];
-            let n = file.read(&mut data).await?;
-            data.truncate(n);
+            let data = reader.next().await?;
+            let n = data.len();
             if n == 0 && header.is_none() {
-                return Ok::<(), std::io::Error>(());
+                return Ok::<(), TransferError>(());
             }
             // The receiver is gone when the coordinator answered early: its answer says why.
             if sender.send(UploadRequest { header: header.take(), data }).await.is_err() {
@@ -159,7 +186,7 @@ async fn try_upload(mut client: Client, source: &Source<'_>, watch: Watch<'_>) -
         }
     };
     let (fed, answer) = tokio::join!(feed, client.artifacts.upload(ReceiverStream::new(receiver)));
-    fed.map_err(io(path))?;
+    fed?;
     match answer {
         Ok(_) => Ok(()),
         Err(status) if by.is_some() && judge(&status) == Verdict::Register => Err(TryError::Again),

@@ -3,25 +3,19 @@
 //! Trouble on the way is told in the job's log and tried again. A checkpoint that is of no use any more because a newer
 //! one waits is left out; the adapter at the end never is.
 
-use std::io::ErrorKind;
-use std::path::Path;
-use std::time::Duration;
-
+use qlora_client::Archive;
 use qlora_client::retry::{Backoff, Verdict, judge};
-use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
+use qlora_client::transfer::{self, By, TransferError, unwatched};
 use qlora_proto::{CommitArtifactRequest, JobArtifact};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::attempt::told_to_stop;
 use super::delivery::Delivery;
 use super::progress::line;
 use super::saved::{Kind, Saved};
 
-/// Wait before what the disk had no room for is packed again.
-const FULL_WAIT: Duration = Duration::from_secs(15);
-/// How long room is waited for before the job goes to another worker.
-const FULL_PATIENCE: Duration = Duration::from_secs(600);
+/// Times that a folder is looked at whose files change while they are uploaded.
+const CHANGES: usize = 5;
 
 /// Uploads what the child saves while it trains on.
 pub struct Uploader(pub Delivery);
@@ -54,48 +48,51 @@ impl Uploader {
     }
 
     async fn send(&self, saved: &Saved) -> Result<(), TransferError> {
-        let name = format!("{}-{:06}.tar", saved.kind.word(), saved.step);
-        let archive = self.0.folder.join(&name);
-        let (digest, size) = self.packed(saved, &archive).await?;
-        let session = || self.0.session.get();
-        let by = Some(By { token: self.0.token, session: &session });
-        transfer::upload(&self.0.client, &Source { path: &archive, digest: &digest, size, by }, &unwatched).await?;
-        let artifact = JobArtifact { kind: saved.kind.word().into(), name, digest, size, step: saved.step };
-        self.commit(artifact).await?;
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TransferError::Io { path, source }
+        let archive = self.uploaded(saved).await?;
+        let artifact = JobArtifact {
+            kind: saved.kind.word().into(),
+            name: format!("{}-{:06}.tar", saved.kind.word(), saved.step),
+            digest: archive.digest().into(),
+            size: archive.size(),
+            step: saved.step,
         };
-        tokio::fs::remove_file(&archive).await.map_err(io(&archive))?;
-        let (done, folder) = (saved.clone(), saved.folder.clone());
+        self.commit(artifact).await?;
+        let io = |source| TransferError::Io { path: saved.folder.clone(), source };
+        let done = saved.clone();
         let clear = tokio::task::spawn_blocking(move || done.clear()).await;
-        clear.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(io(&folder))
+        clear.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(io)
     }
 
-    /// The archive, its digest and its size; waits while the disk is full, for as long as the attempt may go on and no
-    /// longer than [`FULL_PATIENCE`].
-    async fn packed(&self, saved: &Saved, archive: &Path) -> Result<(String, u64), TransferError> {
-        let patient_until = Instant::now() + FULL_PATIENCE;
-        let mut stopping = self.0.stopping.clone();
+    /// The archive of what was saved, once the coordinator has it. The archive is made on the way: there need be no room
+    /// for it on the disk.
+    ///
+    /// # Errors
+    /// Also that a file is written again and again meanwhile; it is named.
+    async fn uploaded(&self, saved: &Saved) -> Result<Archive, TransferError> {
+        let session = || self.0.session.get();
+        let by = Some(By { token: self.0.token, session: &session });
+        let (mut stopping, mut backoff, mut tries) = (self.0.stopping.clone(), Backoff::default(), 1);
         loop {
-            let (folder, to) = (saved.folder.clone(), archive.to_owned());
-            let made = tokio::task::spawn_blocking(move || {
-                qlora_client::pack(&folder, &to)?;
-                transfer::digest(&to)
-            });
-            match made.await.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string()))) {
-                Err(TransferError::Io { path, source }) if source.kind() == ErrorKind::StorageFull => {
-                    let wait = FULL_WAIT.as_secs();
-                    self.tell(format!("no room on the worker's disk for {}; trying again in {wait} s", path.display()));
-                    let stops = tokio::select! {
-                        () = tokio::time::sleep(FULL_WAIT) => Instant::now() > patient_until,
-                        () = told_to_stop(&mut stopping) => true,
-                    };
-                    if stops {
-                        return Err(TransferError::Io { path, source });
+            let folder = saved.folder.clone();
+            let made = tokio::task::spawn_blocking(move || Archive::of(&folder)).await;
+            let sent = match made.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string()))) {
+                Ok(archive) => {
+                    let sent = transfer::upload_folder(&self.0.client, &archive, by, &unwatched).await;
+                    sent.map(|()| archive)
+                }
+                Err(fault) => Err(fault),
+            };
+            match sent {
+                Err(fault @ TransferError::Changed { .. }) if tries < CHANGES => {
+                    self.tell(format!("{fault}; it is uploaded again"));
+                    tries += 1;
+                    tokio::select! {
+                        () = backoff.wait() => {},
+                        // An attempt that ends has no time to wait.
+                        () = told_to_stop(&mut stopping) => {},
                     }
                 }
-                made => return made,
+                sent => return sent,
             }
         }
     }
