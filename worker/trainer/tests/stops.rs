@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::Device;
 use qlora_config::{DeviceKind, Layers};
 use qlora_data::{IGNORE, Sample};
-use qlora_planner::{Arrangement, Thrift};
+use qlora_planner::{LowMemory, MemoryPolicy};
 use qlora_trainer::Error;
 use qlora_trainer::checkpoint::Manifest;
 use qlora_trainer::group::Alone;
@@ -149,9 +149,9 @@ fn a_stop_is_heard_between_chunks_of_the_output_layer() {
     let checkpoint = Checkpoint::open(&home.folder.path().join("model")).expect("a model");
     let (held, device) = (toy::held_as("none"), Device::Cpu);
     let mut decoder =
-        Decoder::load(&checkpoint, &held, 512, &Arrangement::default(), &device, |_| {}).expect("a model");
+        Decoder::load(&checkpoint, &held, 512, &MemoryPolicy::default(), &device, |_| {}).expect("a model");
     let adapters = Adapters::without_effect(&decoder.shape, &device).expect("adapters");
-    let chunk = Thrift::Nothing.logit_rows(DeviceKind::Cpu);
+    let chunk = LowMemory::Off.logit_rows(DeviceKind::Cpu);
     let asked = Arc::new(AtomicUsize::new(0));
     // All batches have the same tokens; what differs is how many of them the loss is over.
     let batch = |targets: usize| {
