@@ -10,7 +10,8 @@ use crate::tools::normal_tools;
 
 /// Messages and tools in the one form that templates, the check and `data check --fix` share.
 ///
-/// A message is an object with `role` and `content`, a text; an assistant that only calls has `content: null`. A call is
+/// A message is an object with `role` and `content`, a text; that of an assistant who only calls is as the row has it:
+/// absent, null or empty. A call is
 /// `{"type": "function", "function": {"name", "arguments"}}` with arguments as an object, a tool is
 /// `{"type": "function", "function": {"name", "description", "parameters"}}`. `weight: 0` marks an answer that is not
 /// trained on; templates do not see it.
@@ -124,7 +125,9 @@ impl Conversation {
     /// The row as it is best written down: without anything that stands for nothing.
     pub(crate) fn to_row(&self) -> Value {
         let written = |message: &Value| {
-            let fields = message.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+            // Templates tell an answer without content from one whose content is null.
+            let says = |(key, value): &(&String, &Value)| !value.is_null() || *key == "content";
+            let fields = message.as_object().into_iter().flatten().filter(says);
             Value::Object(fields.map(|(key, value)| (key.clone(), value.clone())).collect())
         };
         let mut row = Map::new();

@@ -67,8 +67,9 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
     reasoning(&mut message)?;
     result_id(&mut message)?;
     let calls = message.contains_key("tool_calls");
-    if says_nothing {
-        let nothing = nothing_said(&message, &role, calls)?;
+    // Of an answer that only calls, the template is given what the row has: nothing, null or an empty text.
+    if says_nothing && !(calls && role == "assistant") {
+        let nothing = nothing_said(&message, &role)?;
         message.insert("content".into(), nothing);
     }
     let text = message.get("content").and_then(Value::as_str).unwrap_or_default();
@@ -81,11 +82,9 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
 }
 
 /// The content of a message that has none, whichever way that is written: files of columns cannot tell one from another.
-fn nothing_said(message: &Map<String, Value>, role: &str, calls: bool) -> Result<Value, String> {
+fn nothing_said(message: &Map<String, Value>, role: &str) -> Result<Value, String> {
     let elsewhere = message.keys().find(|key| !READ.contains(&key.as_str()));
     match (role, elsewhere) {
-        // An answer that only calls has no text: `null` is how the documented form says so.
-        ("assistant", _) if calls => Ok(Value::Null),
         ("assistant", None) if !is_weighed(message) => Ok("".into()),
         ("system" | "developer" | "tool", None) => Ok("".into()),
         ("assistant", None) => Err("is an empty answer; give it a text, or leave the message out".into()),
@@ -113,7 +112,6 @@ fn content(message: &mut Map<String, Value>) -> Result<(), String> {
     let Some(slot) = message.get_mut("content") else { return Ok(()) };
     let text = match &*slot {
         Value::Null | Value::String(_) => return Ok(()),
-        Value::Array(parts) if parts.is_empty() => Value::Null,
         Value::Array(parts) => Value::String(parts.iter().map(text_of_part).collect::<Result<_, _>>()?),
         other => {
             return Err(format!("has {other} as its `content`, which is not text; write it in quotation marks"));
@@ -208,112 +206,4 @@ fn reasoning(message: &mut Map<String, Value>) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn assistant(rest: Value) -> Result<Value, String> {
-        let mut message = json!({"role": "assistant"});
-        if let (Some(object), Value::Object(rest)) = (message.as_object_mut(), rest) {
-            object.extend(rest);
-        }
-        normal_message(message)
-    }
-
-    #[test]
-    fn every_way_of_writing_nothing_gives_the_same_message() {
-        let plain = assistant(json!({"content": "a"})).expect("a message");
-        for nothing in [
-            json!({"tool_calls": []}),
-            json!({"tool_calls": null}),
-            json!({"tool_calls": ""}),
-            json!({"weight": null, "name": null, "reasoning_content": null}),
-            json!({"reasoning_content": "", "tool_calls": " "}),
-            json!({"thinking": "\n"}),
-            json!({"weight": 1.0, "refusal": null, "function_call": null, "audio": null}),
-        ] {
-            let mut rest = json!({"content": "a"});
-            rest.as_object_mut().expect("an object").extend(nothing.as_object().expect("an object").clone());
-            assert_eq!(assistant(rest).as_ref(), Ok(&plain), "{nothing}");
-        }
-        let called = assistant(json!({"tool_calls": [{"name": "f"}]})).expect("a message");
-        for content in [json!(null), json!(""), json!([]), json!([{"type": "text", "text": ""}])] {
-            let message = assistant(json!({"content": content, "tool_calls": [{"name": "f", "id": ""}]}));
-            assert_eq!(message.as_ref(), Ok(&called), "{content}");
-            for (role, wanted) in [("tool", true), ("system", true), ("user", false), ("assistant", false)] {
-                let absent = normal_message(json!({"role": role}));
-                let message = normal_message(json!({"role": role, "content": content, "tool_call_id": ""}));
-                assert_eq!(message, absent, "{role} {content}");
-                assert_eq!(message.is_ok(), wanted, "{role} {content}");
-            }
-        }
-        assert!(normal_message(json!({"role": "tool", "output": "4"})).expect_err("a fault").contains("`output`"));
-        let wanted = json!({"type": "function", "function": {"name": "f", "arguments": {}}});
-        for call in [
-            json!({"name": "f"}),
-            json!({"name": "f", "arguments": null}),
-            json!({"name": "f", "arguments": ""}),
-            json!({"type": "function", "function": {"name": "f", "arguments": "{}"}, "id": null}),
-            json!({"function": {"name": "f", "arguments": "null"}}),
-        ] {
-            let message = assistant(json!({"content": [], "tool_calls": [call]})).expect("a message");
-            assert_eq!(message["tool_calls"][0], wanted);
-            assert!(message["content"].is_null());
-        }
-    }
-
-    #[test]
-    fn content_is_text_or_refused_by_name() {
-        let parts = json!([{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]);
-        assert_eq!(assistant(json!({"content": parts})).expect("a message")["content"], "a b");
-        for (content, named) in [
-            (json!(2), "2"),
-            (json!(true), "true"),
-            (json!({"stone": "lower"}), "stone"),
-            (json!([{"type": "image_url", "image_url": "x"}]), "`image_url`"),
-            (json!(["a"]), "\"a\""),
-            (json!([{"type": "text"}]), "without a `text`"),
-            (json!([{"type": "text", "text": "a", "train": false}]), "`train`"),
-            (json!(""), "empty answer"),
-            (json!(" \n"), "empty answer"),
-        ] {
-            let fault = assistant(json!({"content": content})).expect_err("a fault");
-            assert!(fault.contains(named), "{fault}");
-        }
-    }
-
-    #[test]
-    fn keys_that_mean_something_are_carried_out_or_refused() {
-        assert!(!is_trained_on(&assistant(json!({"content": "a", "weight": 0})).expect("a message")));
-        let thought = assistant(json!({"content": "a", "thinking": "t"})).expect("a message");
-        assert_eq!(thought["reasoning_content"], "t");
-        for (rest, named) in [
-            (json!({"content": "a", "weight": 0.5}), "0.5"),
-            (json!({"content": "a", "train": false}), "`train`"),
-            (json!({"content": "a", "is_trainable": false}), "`is_trainable`"),
-            (json!({"content": "a", "context_only": true}), "`context_only`"),
-            (json!({"content": "a", "lossWeight": 0.5}), "`lossWeight`"),
-            (json!({"content": "a", "train_detail": [{"begin_offset": 0}]}), "`train_detail`"),
-            (json!({"content": "a", "tool_calls": [{"name": "f", "id": 7}]}), "`id`"),
-            (json!({"content": "a", "prefix": true}), "`prefix`"),
-            (json!({"content": null, "function_call": {"name": "f", "arguments": "{}"}}), "`function_call`"),
-            (json!({"tool_calls": [{"name": "f", "parameters": {"x": 1}}]}), "`parameters`"),
-            (json!({"tool_calls": [{"type": "custom", "function": {"name": "f"}}]}), "custom"),
-            (json!({"tool_calls": [{"name": "f", "arguments": "{\"a\": 1, \"a\": 2}"}]}), "`a` stands twice"),
-            (json!({"tool_calls": [{"name": "f", "arguments": [1]}]}), "`arguments`"),
-            (json!({"content": "a", "thinking": "t", "reasoning_content": "u"}), "`thinking`"),
-        ] {
-            let fault = assistant(rest).expect_err("a fault");
-            assert!(fault.contains(named), "{fault}");
-        }
-        assert_eq!(assistant(json!({"content": "a", "no_loss": false})), assistant(json!({"content": "a"})));
-        let user = |rest: &str| normal_message(serde_json::from_str(rest).expect("JSON"));
-        assert!(user(r#"{"role": "user", "content": "q", "weight": 1}"#).is_err());
-        assert!(user(r#"{"role": "user", "content": "q", "train": true}"#).is_err());
-        assert!(user(r#"{"role": "user", "content": "q", "train": false}"#).is_ok());
-        assert!(user(r#"{"role": "user", "content": "q", "tool_calls": [{"name": "f"}]}"#).is_err());
-        assert_eq!(
-            user(r#"{"role": "user", "content": "q", "weight": 0}"#),
-            Ok(json!({"role": "user", "content": "q"}))
-        );
-    }
-}
+mod tests;
