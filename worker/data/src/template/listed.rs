@@ -22,7 +22,7 @@ struct Listed {
 
 #[derive(Debug)]
 enum Kind {
-    /// It has places, as a list has.
+    /// It has places, as a list has, but no sums, and no parts that print as a list.
     Range(String),
     /// `dict_keys`, `dict_values` or `dict_items`.
     View(&'static str),
@@ -30,12 +30,18 @@ enum Kind {
 
 impl Object for Listed {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Iterable
+        // minijinja would add and cut an iterable as a list.
+        if matches!(self.kind, Kind::Range(_)) { ObjectRepr::Plain } else { ObjectRepr::Iterable }
     }
 
-    fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
-        // minijinja finds the place in a range itself.
-        matches!(self.kind, Kind::View(_)).then_some(Value::UNDEFINED)
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        if matches!(self.kind, Kind::View(_)) {
+            return Some(Value::UNDEFINED);
+        }
+        let is_place = key.is_integer() || key.kind() == ValueKind::Bool;
+        let place = i64::try_from(key.clone()).ok().filter(|_| is_place)?;
+        let place = if place < 0 { place + self.items.len() as i64 } else { place };
+        self.items.get(usize::try_from(place).ok()?).cloned()
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -85,8 +91,14 @@ pub(super) fn is_range(value: &Value) -> bool {
     value.downcast_object_ref::<Listed>().is_some_and(|listed| matches!(listed.kind, Kind::Range(_)))
 }
 
+/// Whether a range holds `value`; none where `container` is no range.
+pub(super) fn range_holds(container: &Value, value: &Value) -> Option<bool> {
+    let listed = container.downcast_object_ref::<Listed>().filter(|listed| matches!(listed.kind, Kind::Range(_)));
+    listed.map(|listed| listed.items.contains(value))
+}
+
 /// Whether Python has a dictionary there: a namespace and the state of a loop are maps to minijinja alone.
-fn is_dict(value: &Value) -> bool {
+pub(super) fn is_dict(value: &Value) -> bool {
     let own = |name: &str| ["::Namespace", "::Loop"].iter().any(|ending| name.ends_with(ending));
     value.kind() == ValueKind::Map && !value.as_object().is_some_and(|object| own(object.type_name()))
 }
@@ -94,7 +106,7 @@ fn is_dict(value: &Value) -> bool {
 /// `value`, unless Python prints it with an address or a name of its own.
 pub(super) fn printable(value: &Value) -> Result<&Value, Error> {
     let what = match value.kind() {
-        ValueKind::Plain => "a function or an object",
+        ValueKind::Plain if !is_range(value) => "a function or an object",
         ValueKind::Map if !is_dict(value) => "a namespace or a loop",
         ValueKind::Iterable if value.len().is_none() => "a generator",
         _ => return Ok(value),

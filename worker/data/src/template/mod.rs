@@ -12,6 +12,8 @@ mod differ;
 mod edges;
 mod json;
 mod listed;
+mod markup;
+mod methods;
 mod named;
 mod numbers;
 mod ordered;

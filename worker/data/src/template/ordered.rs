@@ -23,7 +23,7 @@ pub(super) fn check(state: &mut State, name: &str, args: &mut [Value]) -> Result
         }
         "unique" => {
             for keys in keys(state, name, args)? {
-                keys.iter().try_for_each(check_hashable)?;
+                keys.iter().try_for_each(|key| check_hashable("unique", key))?;
             }
         }
         "sum" => {
@@ -74,10 +74,10 @@ fn by_attribute(state: &mut State, list: &Value, name: &str, default: Option<&Va
 }
 
 /// Python tells apart what it can hash: no lists, no dictionaries.
-fn check_hashable(value: &Value) -> Result<(), Error> {
+pub(super) fn check_hashable(operation: &str, value: &Value) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Seq if value.is_tuple() => value.try_iter()?.try_for_each(|item| check_hashable(&item)),
-        ValueKind::Seq | ValueKind::Map => Err(invalid(format!("`unique` does not compare a {}", value.kind()))),
+        ValueKind::Seq if value.is_tuple() => value.try_iter()?.try_for_each(|item| check_hashable(operation, &item)),
+        ValueKind::Seq | ValueKind::Map => Err(invalid(format!("`{operation}` does not compare a {}", value.kind()))),
         _ => Ok(()),
     }
 }

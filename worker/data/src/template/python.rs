@@ -7,8 +7,9 @@ use minijinja_contrib::globals::joiner;
 
 use super::cycler::cycler;
 use super::json::tojson;
+use super::markup::{escape, markup_sum};
 use super::repr::text_of;
-use super::{compare, listed, numbers, ordered, printf, texts};
+use super::{compare, listed, methods, numbers, ordered, printf, texts};
 
 /// Filters of Jinja2 that give a generator: always true, without a length, read once, no JSON.
 const GENERATORS: [&str; 10] =
@@ -62,7 +63,12 @@ fn keep(env: &mut Environment<'static>) -> [&'static str; 19] {
 pub(super) fn install(env: &mut Environment<'static>) {
     env.add_test("iterable", is_iterable);
     env.add_test("sequence", is_sequence);
-    env.add_test("callable", |value: &Value| value.as_object().is_some() && value.kind() == ValueKind::Plain);
+    env.add_test("callable", |value: &Value| {
+        // Jinja2's undefined value can be called, and raises then.
+        value.is_undefined() || (value.kind() == ValueKind::Plain && !listed::is_range(value))
+    });
+    env.add_test("lower", |value: &Value| texts::is_cased(&text_of(value), char::is_lowercase));
+    env.add_test("upper", |value: &Value| texts::is_cased(&text_of(value), char::is_uppercase));
     env.add_filter("tojson", tojson);
     env.add_filter("default", default);
     env.add_filter("d", default);
@@ -70,6 +76,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter("attr", listed::attr);
     env.add_function("range", listed::range);
     compare::install(env);
+    methods::install(env);
     numbers::install(env);
     env.add_filter("trim", trim);
     env.add_filter("escape", escape);
@@ -120,8 +127,14 @@ fn wrap(env: &mut Environment<'static>, kept: &'static str) {
             return generator(mapped(state, filter, &args)?);
         }
         // Jinja2's generators look whether there is anything before they go through it.
-        if let Some(value) = args.first().filter(|_| !lazy || kept == "_unique" || kept == "_reverse") {
+        if let Some(value) =
+            args.first().filter(|_| !lazy || ["_unique", "_reverse", "_batch", "_slice"].contains(&kept))
+        {
             iterable(value.clone())?;
+        }
+        // The filters of minijinja know a range by its items alone.
+        if let Some(range) = args.first_mut().filter(|value| listed::is_range(value)) {
+            *range = Value::from(range.try_iter()?.collect::<Vec<_>>());
         }
         ordered::check(state, name, &mut args)?;
         let result = state.apply_filter(kept, &args)?;
@@ -161,43 +174,6 @@ fn looped(value: Value) -> Result<Value, Error> {
         return Ok(Value::from(value.try_iter()?.collect::<Vec<_>>()));
     }
     iterable(value)
-}
-
-/// A sum of texts of which one is marked as safe: Python escapes the others.
-fn markup_sum(terms: Vec<Value>) -> Result<Value, Error> {
-    let mut sum = String::new();
-    let mut safe = false;
-    for term in terms {
-        let Some(text) = term.as_str() else {
-            return Err(Error::new(ErrorKind::InvalidOperation, format!("a text and {} cannot be added", term.kind())));
-        };
-        if term.is_safe() && !safe {
-            sum = escaped(&sum);
-        }
-        safe |= term.is_safe();
-        sum.push_str(&if safe && !term.is_safe() { escaped(text) } else { text.to_owned() });
-    }
-    Ok(if safe { Value::from_safe_string(sum) } else { sum.into() })
-}
-
-/// `escape(value)`; a text that is marked as safe stays as it is.
-fn escape(value: &Value) -> Value {
-    if value.is_safe() { value.clone() } else { Value::from_safe_string(escaped(&text_of(value))) }
-}
-
-/// `text` as Python's MarkupSafe escapes it.
-fn escaped(text: &str) -> String {
-    let entity = |c: char| -> String {
-        match c {
-            '&' => "&amp;".into(),
-            '<' => "&lt;".into(),
-            '>' => "&gt;".into(),
-            '"' => "&#34;".into(),
-            '\'' => "&#39;".into(),
-            c => c.to_string(),
-        }
-    };
-    text.chars().map(entity).collect()
 }
 
 fn is_iterable(value: &Value) -> bool {
@@ -250,7 +226,10 @@ fn indent(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let blank = argument(2, "blank")?.is_some_and(|blank| blank.is_true());
     kwargs.assert_all_used()?;
     // As in Jinja2, a last line that is empty counts.
-    let text = text_of(value) + "\n";
+    let given = value.as_str().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidOperation, format!("`indent` takes a text, not a {}", value.kind()))
+    })?;
+    let text = format!("{given}\n");
     let indented = |(place, line): (usize, &str)| match place {
         0 if !first => line.to_owned(),
         _ if line.is_empty() && !blank && place > 0 => String::new(),

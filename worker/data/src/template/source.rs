@@ -1,8 +1,8 @@
 //! Changes to the text of a template before it is compiled: `{% generation %}`, which is no tag of minijinja, becomes a
 //! filter block; what a `for` loop goes through passes a filter that refuses none, as Python does; a sum in which a text is
-//! marked as `safe` becomes a filter that escapes the other texts, as Python does. Comparisons and `%` become filters too.
+//! marked as `safe` becomes a filter that escapes the other texts, as Python does. Comparisons, `%` and uncalled methods become filters too.
 
-use super::{compare, printf};
+use super::{compare, methods, printf};
 
 /// Filter of the blocks that the assistant writes.
 pub(super) const GENERATION: &str = "_generation";
@@ -20,7 +20,11 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
         let Some(end) = tag_end(&rest[start..], kind).map(|end| start + end) else { break };
         let inner = &rest[start + 2..end - 2];
         let is_code = kind != '#' && !raw;
-        let filled = if is_code { compare::rewrite(&printf::rewrite(inner), kind == '%') } else { inner.to_owned() };
+        let is_block = kind == '%';
+        let filled = match is_code {
+            true => compare::rewrite(&printf::rewrite(&methods::rewrite(inner, is_block)), is_block),
+            false => inner.to_owned(),
+        };
         let inner = filled.as_str();
         let name = inner.trim_matches(['-', '+']).trim();
         out.push_str(&rest[..start]);

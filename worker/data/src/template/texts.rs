@@ -84,6 +84,12 @@ pub(super) fn method(text: &str, method: &str, args: &[Value]) -> Result<Option<
     Ok(Some(value))
 }
 
+/// `str.islower` and `str.isupper`: letters of that case, and none of the other.
+pub(super) fn is_cased(text: &str, fits: fn(char) -> bool) -> bool {
+    let mut letters = text.chars().filter(|c| c.is_lowercase() || c.is_uppercase()).peekable();
+    letters.peek().is_some() && letters.all(fits)
+}
+
 fn all(text: &str, fits: impl Fn(char) -> bool) -> Value {
     Value::from(!text.is_empty() && text.chars().all(fits))
 }

@@ -1,5 +1,7 @@
 //! A table of small templates, rendered by Python's Jinja2 as transformers sets it up, and by ours.
 
+mod generated;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -79,4 +81,26 @@ fn expressions_render_as_in_python() {
         }
     }
     assert!(faults.is_empty(), "{} of {} differ:\n{}", faults.len(), templates.len(), faults.join("\n"));
+}
+
+#[test]
+fn a_template_is_given_the_content_that_python_is_given() {
+    let source = "{{ messages[1].content }}|{{ messages[1].content is none }}|{{ messages[1].content is defined }}|{{ 'content' in messages[1] }}";
+    let call = json!([{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}]);
+    for content in [None, Some(json!(null)), Some(json!("")), Some(json!(" text\n"))] {
+        for calls in [Some(&call), None] {
+            let mut answer = json!({"role": "assistant"});
+            answer.as_object_mut().expect("an object").extend(content.clone().map(|text| ("content".into(), text)));
+            answer.as_object_mut().expect("an object").extend(calls.map(|calls| ("tool_calls".into(), calls.clone())));
+            let given = json!({"messages": [{"role": "user", "content": "q"}, answer], "tools": row()["tools"]});
+            let Ok(conversation) = Conversation::from_value(given.clone()) else {
+                let says_nothing = content.as_ref().is_none_or(|text| text.is_null() || text == "");
+                assert!(calls.is_none() && says_nothing, "{given}");
+                continue;
+            };
+            let template = ChatTemplate::new(source, SpecialTokens::default()).expect("a template");
+            let wanted = by_python(&given, &[source.to_owned()]).remove(0);
+            assert_eq!(template.text(&conversation, false).ok(), wanted, "{given}");
+        }
+    }
 }
