@@ -81,6 +81,13 @@ pub enum DatasetError {
     Nothing { name: String, rows: usize, limit: usize },
 }
 
+impl DatasetError {
+    /// Whether another chat template would do, rather than another row.
+    pub fn is_of_template(&self) -> bool {
+        matches!(self, Self::Encode { source, .. } if source.is_of_template())
+    }
+}
+
 /// The examples of a file or folder, which messages call `name`, with where they stand.
 ///
 /// # Errors

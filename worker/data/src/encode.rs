@@ -41,6 +41,13 @@ pub enum EncodeError {
     Tokenizer(String),
 }
 
+impl EncodeError {
+    /// Whether another chat template would do, rather than another row.
+    pub fn is_of_template(&self) -> bool {
+        matches!(self, Self::Template(_) | Self::Lost(_))
+    }
+}
+
 /// Tokens of `example`, as they are; [`crate::Encoder`] looks whether they are what the example stands for.
 ///
 /// # Errors

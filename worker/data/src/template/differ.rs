@@ -61,6 +61,30 @@ pub(super) fn differing(text: &str, other: &str) -> Range<usize> {
     start..text.len() - suffix
 }
 
+/// The last token in brackets of `text`, where it ends with one.
+pub(super) fn last_token(text: &str) -> Option<&str> {
+    let starts = text.char_indices().rev().filter(|(_, c)| matches!(c, '<' | '['));
+    starts.map(|(at, _)| &text[at..]).find(|end| bracketed(end) == Some(end.len()))
+}
+
+/// The tokens in brackets of `text` and what stands between them; whether a piece is a token.
+pub(super) fn pieces(text: &str) -> Vec<(&str, bool)> {
+    let (mut pieces, mut start, mut at) = (Vec::new(), 0, 0);
+    while let Some(found) = text[at..].find(['<', '[']) {
+        at += found;
+        match bracketed(&text[at..]) {
+            Some(length) => {
+                pieces.extend([(&text[start..at], false), (&text[at..at + length], true)]);
+                at += length;
+                start = at;
+            }
+            None => at += 1,
+        }
+    }
+    pieces.push((&text[start..], false));
+    pieces
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,10 +5,13 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use super::TemplateError;
+use super::answers::overlap;
 use super::differ::{bracketed, common_prefix};
-use super::places::{Depth, Owner, Pens, Place};
-use super::turns::{Turns, reasoning_token};
+use super::fault::TemplateError;
+use super::fields::WITHOUT_CALLS;
+use super::places::{Owner, Pens, Place};
+use super::reasoning::reasoning_token;
+use super::turns::Turns;
 
 impl Turns<'_> {
     /// `turn`, which was found for message `index`, without what the template writes around the assistant's own text.
@@ -18,7 +21,7 @@ impl Turns<'_> {
     pub(super) fn own_part(&self, index: usize, turn: Range<usize>) -> Result<Range<usize>, TemplateError> {
         let within = |place: &&Place| overlap(&turn, &place.range);
         let (own, others): (Vec<&Place>, Vec<&Place>) =
-            self.places().iter().filter(within).partition(|place| place.owner == Owner::Message(index));
+            self.places().list.iter().filter(within).partition(|place| place.owner == Owner::Message(index));
         let foreign = |place: &Place| TemplateError::foreign(index, place.owner);
         let edges = own.iter().map(|place| place.range.start).min().zip(own.iter().map(|place| place.range.end).max());
         let Some((first, last)) = edges else {
@@ -36,35 +39,11 @@ impl Turns<'_> {
         Ok(start..end)
     }
 
-    /// Holds `pieces`, which the template marks as the assistant's, against what others wrote.
-    ///
-    /// # Errors
-    /// Another's text stands in one of them.
-    pub(super) fn only_the_assistants(&self, pieces: &[Range<usize>]) -> Result<(), TemplateError> {
-        let is_answer =
-            |owner| matches!(owner, Owner::Message(index) if self.stage.messages[index]["role"] == "assistant");
-        for place in self.places().iter().filter(|place| !is_answer(place.owner)) {
-            let Some(piece) = pieces.iter().find(|piece| overlap(piece, &place.range)) else { continue };
-            let own = self.places().iter().find(|own| is_answer(own.owner) && overlap(piece, &own.range));
-            let index = match own.unwrap_or(place).owner {
-                Owner::Message(index) => index,
-                Owner::Tools => 0,
-            };
-            return Err(TemplateError::foreign(index, place.owner));
-        }
-        Ok(())
-    }
-
-    /// Whether the texts of message `index` stand in the whole, and in none of the `trained` pieces.
-    pub(super) fn is_lost(&self, index: usize, trained: &[Range<usize>]) -> bool {
-        let mut own = self.places().iter().filter(|place| place.owner == Owner::Message(index)).peekable();
-        own.peek().is_some() && own.all(|place| !trained.iter().any(|piece| overlap(piece, &place.range)))
-    }
-
     /// Where the assistant's part begins, within what stands before its first text; `mixed` where another's text does.
     fn own_start(&self, index: usize, lead: Range<usize>, mixed: bool) -> Result<usize, TemplateError> {
         let first = lead.end;
-        let previous = self.places().iter().map(|place| place.range.end).filter(|end| *end <= first).max().unwrap_or(0);
+        let previous =
+            self.places().list.iter().map(|place| place.range.end).filter(|end| *end <= first).max().unwrap_or(0);
         let unclear = || TemplateError::Unclear { index };
         let prompt = self.prompt(index).unwrap_or_default();
         let Some(plain) = self.plain_lead(index, previous) else {
@@ -73,6 +52,10 @@ impl Turns<'_> {
         };
         let header = [prompt.trim_start(), prompt.trim()].into_iter().find(|header| plain.contains(header));
         if let (Some(header), false) = (header.filter(|header| !header.is_empty()), mixed) {
+            // What the prompt does not hold, the model writes.
+            if header == prompt.trim_start() {
+                return Ok(lead.start);
+            }
             let behind = plain.rfind(header).map_or(plain.len(), |at| at + header.len());
             return Ok(lead.start + separator(&plain[behind..], &self.whole[lead]));
         }
@@ -99,7 +82,7 @@ impl Turns<'_> {
         // The template writes the earlier text otherwise when the conversation ends here.
         let owners: Vec<Owner> = (0..index).map(Owner::Message).collect();
         let pens = Pens::of(self.stage, &owners)?;
-        owners.iter().zip(&mut messages).for_each(|(owner, message)| pens.mark(message, *owner, Depth::WithoutNames));
+        owners.iter().zip(&mut messages).for_each(|(owner, message)| pens.mark(message, *owner, WITHOUT_CALLS));
         let (text, places) = pens.read(&self.stage.part(&messages, false)?)?;
         let end = text.find(mark)?;
         let start = places.iter().map(|place| place.range.end).filter(|at| *at <= end).max().unwrap_or(0);
@@ -120,16 +103,12 @@ impl Turns<'_> {
         }
         // The conversation that ends with this turn may end otherwise, or be refused.
         let is_open = !tail.char_indices().any(|(at, _)| bracketed(&tail[at..]).is_some());
-        let next = self.places().iter().map(|place| place.range.start).filter(|start| *start >= turn.end).min();
+        let next = self.places().list.iter().map(|place| place.range.start).filter(|start| *start >= turn.end).min();
         let rest = &self.whole[turn.end..next.unwrap_or(self.whole.len())];
         let ended = eos.filter(|_| is_open).and_then(|eos| rest.find(eos).map(|at| at + eos.len()));
         let ended = ended.filter(|end| self.header_token().is_none_or(|header| !rest[..*end].contains(header)));
         Some(turn.end + ended.unwrap_or(0))
     }
-}
-
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end
 }
 
 /// Bytes of `lead`, which stands between the prompt and the answer, that the template puts there before a plain answer

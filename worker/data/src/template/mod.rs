@@ -6,11 +6,18 @@
 //! Templates that write the date of today (`strftime_now`) are given a fixed one: training data that change with the
 //! day cannot be repeated, and the model would be asked another question than the one that it was trained on.
 
+mod answers;
 mod compare;
 mod cycler;
 mod differ;
 mod edges;
+mod fault;
+mod fields;
+mod forms;
+mod given;
+mod held;
 mod json;
+mod letters;
 mod listed;
 mod markup;
 mod methods;
@@ -20,9 +27,11 @@ mod ordered;
 mod places;
 mod printf;
 mod python;
+mod reasoning;
 mod repr;
 mod source;
 mod stage;
+mod stand_in;
 mod texts;
 mod turns;
 
@@ -35,9 +44,11 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use crate::chat::Conversation;
 use crate::message::is_trained_on;
 
+pub use fault::{Loss, Lost, TemplateError};
 pub use named::{Lacking, Templates};
 
-use self::places::Owner;
+use self::answers::overlap;
+use self::held::Answer;
 use self::stage::{Marks, Stage};
 use self::turns::Turns;
 
@@ -84,63 +95,8 @@ pub struct Rendered {
     pub text: String,
     /// Byte ranges of the assistant's text, tool calls and end of turn that are trained on, ascending.
     pub assistant: Vec<Range<usize>>,
-    /// What the template leaves out of the answers that are trained on.
+    /// What of the answers that are trained on is not among that text.
     pub lost: Vec<Lost>,
-}
-
-/// A part of an answer that the rendered text does not hold.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the chat template leaves out {what} of message {index}; set data.template: chatml-tools, or a template that writes it"
-)]
-pub struct Lost {
-    pub index: usize,
-    pub what: String,
-}
-
-/// Why a template cannot be used, or a conversation not be rendered.
-#[derive(Debug, thiserror::Error)]
-pub enum TemplateError {
-    #[error("the chat template does not compile: {0:#}")]
-    Syntax(Error),
-    #[error("the chat template refuses the conversation: {0:#}")]
-    Refused(Error),
-    #[error(
-        "the chat template joins the arguments of a call to text, which they are not; set data.template: chatml-tools, or a copy of the template that writes `arguments | tojson`"
-    )]
-    TextArguments,
-    #[error("the model has no chat template for a conversation without tools, only {}; give data.template", .0.join(", "))]
-    NoDefault(Vec<String>),
-    #[error(
-        "message {index}: the chat template does not show which part of the text is this turn's; set data.template: chatml-tools, or a copy of the template with {{% generation %}} around what the assistant writes"
-    )]
-    Unclear { index: usize },
-    #[error(
-        "message {index}: the chat template writes text of {other} into this turn, which is not to be trained on; set data.template: chatml-tools, or a copy of the template with {{% generation %}} around what the assistant alone writes"
-    )]
-    Foreign { index: usize, other: String },
-    #[error("`{0}` is no date; write one as 2024-07-26")]
-    Date(String),
-    #[error(
-        "the chat template takes more than {FUEL} steps for one conversation: it does not end, or loops over too much"
-    )]
-    Endless,
-}
-
-impl TemplateError {
-    /// A text of `owner` stands in turn `index`.
-    fn foreign(index: usize, owner: Owner) -> Self {
-        let other = match owner {
-            Owner::Message(other) => format!("message {other}"),
-            Owner::Tools => "the tools".into(),
-        };
-        Self::Foreign { index, other }
-    }
-
-    /// What rendering came to.
-    fn rendering(fault: Error) -> Self {
-        if fault.kind() == ErrorKind::OutOfFuel { Self::Endless } else { Self::Refused(fault) }
-    }
 }
 
 impl ChatTemplate {
@@ -249,57 +205,39 @@ impl ChatTemplate {
     /// Renders `conversation` and tells which part is trained on.
     ///
     /// # Errors
-    /// The template refuses the conversation, or does not show which part of the text is a turn's.
+    /// The template refuses the conversation, does not show which part of the text is a turn's, or mixes others' text into
+    /// it.
     pub fn render(&self, conversation: &Conversation) -> Result<Rendered, TemplateError> {
         let (stage, raw) = Stage::set(self, conversation, false)?;
         let mut rendered = stage.taken(&raw);
-        let answers = conversation.messages.iter().enumerate().filter(|(_, message)| message["role"] == "assistant");
+        let messages = conversation.messages.iter().enumerate().filter(|(_, message)| message["role"] == "assistant");
+        let (trained, untrained): (Vec<_>, Vec<_>) = messages.partition(|(_, message)| is_trained_on(message));
+        let trained: Vec<usize> = trained.into_iter().map(|(index, _)| index).collect();
         let turns = Turns::of(&stage, &rendered.text);
-        let mut lost = Vec::new();
-        if stage.variant.marked {
-            let mut untrained = Vec::new();
-            for (index, _) in answers.clone().filter(|(_, message)| !is_trained_on(message)) {
-                untrained.extend(turns.turn(index)?);
+        let marked = stage.variant.marked;
+        let answers = if marked {
+            let mut shown = Vec::new();
+            for (index, _) in untrained {
+                shown.extend(turns.turn(index)?);
             }
-            rendered
-                .assistant
-                .retain(|piece| !untrained.iter().any(|turn| turn.start < piece.end && piece.start < turn.end));
-            turns.only_the_assistants(&rendered.assistant)?;
+            rendered.assistant.retain(|block| !shown.iter().any(|turn| overlap(turn, block)));
+            turns.marked(&rendered.assistant, &trained)?
         } else {
-            for (index, _) in answers.clone().filter(|(_, message)| is_trained_on(message)) {
-                match turns.find(index)? {
-                    Some(turn) => rendered.assistant.push(turn),
-                    None => lost.push(Lost { index, what: "the answer".into() }),
-                }
+            turns.found(&trained)?
+        };
+        let mut whole = Vec::new();
+        for answer in &answers {
+            turns.in_order(answer)?;
+            match (Answer { turns: &turns, index: answer.index, pieces: &answer.ranges, marked }).lost() {
+                Some(lost) => rendered.lost.push(lost),
+                None => whole.push(answer),
             }
         }
-        for (index, message) in answers.filter(|(_, message)| is_trained_on(message)) {
-            if lost.iter().any(|lost| lost.index == index) {
-                continue;
-            }
-            let what = lost_call(&rendered, message).or_else(|| lost_text(&rendered, message));
-            let what = what.or_else(|| turns.is_lost(index, &rendered.assistant).then(|| "the text".into()));
-            lost.extend(what.map(|what| Lost { index, what }));
+        turns.independent(&whole)?;
+        if !marked {
+            whole.into_iter().try_for_each(|answer| turns.ends_itself(answer))?;
+            rendered.assistant = answers.into_iter().flat_map(|answer| answer.ranges).collect();
         }
-        rendered.lost = lost;
         Ok(Rendered { text: stage.shown(&rendered.text), ..rendered })
     }
-}
-
-fn is_held(rendered: &Rendered, text: &str) -> bool {
-    rendered.assistant.iter().any(|piece| rendered.text[piece.clone()].contains(text))
-}
-
-/// A call of `message` whose name no trained piece holds.
-fn lost_call(rendered: &Rendered, message: &serde_json::Value) -> Option<String> {
-    let calls = message["tool_calls"].as_array().into_iter().flatten();
-    let mut names = calls.filter_map(|call| call["function"]["name"].as_str());
-    names.find(|name| !is_held(rendered, name)).map(|name| format!("the call of `{name}`"))
-}
-
-/// Whether no trained piece holds the last word of `message`: templates trim texts, take them apart and quote them.
-fn lost_text(rendered: &Rendered, message: &serde_json::Value) -> Option<String> {
-    let text = message["content"].as_str()?;
-    let word = text.split(|c: char| !c.is_ascii_alphanumeric()).rfind(|word| !word.is_empty())?;
-    (!is_held(rendered, word)).then(|| "the text".into())
 }

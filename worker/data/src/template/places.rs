@@ -3,14 +3,18 @@
 //! The conversation is rendered again with every text between two marks, of which the first names the message. Where the
 //! two renderings are the same but for the marks, the marks say whose each character is, however often the template
 //! writes a text and however it changes it. A template that looks at a text, or cuts it, may render otherwise with marks:
-//! then the messages are marked one by one, and what still differs is known by where the text changes with the message.
+//! then the messages are marked one by one. A part that is taken out of a text has no marks, so the conversation is
+//! rendered with other letters too ([`super::letters`]). What both leave open is known by where the text changes with the
+//! message.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::differ::bracketed;
+use super::differ::{differing, pieces};
+use super::fields::{Change, DEPTHS, Depth};
+use super::letters;
 use super::stage::{Stage, private};
 use super::turns::Turns;
 
@@ -28,37 +32,110 @@ pub(super) struct Place {
     pub owner: Owner,
 }
 
-/// How much of an assistant's message is marked: templates look names up, and choose by them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
-    Whole,
-    WithoutNames,
-    WithoutCalls,
+/// The places of all texts of a conversation, in order.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub list: Vec<Place>,
+    /// Owners whose every character is known; of the others, a part of the text that holds them all.
+    exact: Vec<Owner>,
 }
 
-const DEPTHS: [Depth; 3] = [Depth::Whole, Depth::WithoutNames, Depth::WithoutCalls];
+impl Places {
+    pub fn is_exact(&self, owner: Owner) -> bool {
+        self.exact.contains(&owner)
+    }
 
-/// The places of all texts of the whole conversation, in order.
-pub(super) fn places(turns: &Turns<'_>) -> Vec<Place> {
+    pub fn of(&self, owner: Owner) -> impl Iterator<Item = &Range<usize>> {
+        self.list.iter().filter(move |place| place.owner == owner).map(|place| &place.range)
+    }
+}
+
+/// The places of all texts of the whole conversation.
+pub(super) fn places(turns: &Turns<'_>) -> Places {
     let (stage, whole) = (turns.stage, turns.whole);
     let messages = (0..stage.messages.len()).map(Owner::Message);
     let owners: Vec<Owner> = messages.chain((!stage.tools.is_empty()).then_some(Owner::Tools)).collect();
     let pens = Pens::of(stage, &owners);
-    let traced = |owners: &[Owner], depth| pens.as_ref()?.traced(stage, whole, owners, depth);
-    if let Some(found) = traced(&owners, Depth::Whole) {
-        return found;
+    let marked = |owners: &[Owner], depth| pens.as_ref()?.traced(stage, whole, owners, depth);
+    let together = marked(&owners, DEPTHS[0]);
+    let mut found = Places { list: together.clone().unwrap_or_default(), exact: Vec::new() };
+    if together.is_some() {
+        found.exact.clone_from(&owners);
+    } else {
+        for &owner in &owners {
+            if let Some(places) = DEPTHS.into_iter().find_map(|depth| marked(&[owner], depth)) {
+                found.list.extend(places);
+                found.exact.push(owner);
+            }
+        }
     }
-    let one = |&owner: &Owner| {
-        let exact = DEPTHS.into_iter().find_map(|depth| traced(&[owner], depth));
-        let rough = |index| turns.replaced(index).map(|(range, _)| Place { range, owner });
-        exact.unwrap_or_else(|| match owner {
-            Owner::Message(index) => rough(index).into_iter().collect(),
-            Owner::Tools => Vec::new(),
-        })
-    };
-    let mut found: Vec<Place> = owners.iter().flat_map(one).collect();
-    found.sort_by_key(|place| place.range.start);
+    for group in groups(stage, &owners) {
+        by_letters(stage, whole, &group, &mut found);
+    }
+    for &owner in owners.iter().filter(|owner| !found.exact.contains(owner)) {
+        let rough = match owner {
+            Owner::Message(index) => turns.replaced(index).map(|(range, _)| range),
+            Owner::Tools => without_descriptions(stage, whole),
+        };
+        found.list.extend(rough.map(|range| Place { range, owner }));
+    }
+    found.list.sort_by_key(|place| place.range.start);
     found
+}
+
+/// Owners whose letters are changed at once: those whose marks show all that they write. Answers that call are each for
+/// themselves, since numbers have no marks, and so are those without exact marks.
+fn groups(stage: &Stage<'_>, owners: &[Owner]) -> Vec<Vec<Owner>> {
+    let calls =
+        |owner: &Owner| matches!(owner, Owner::Message(index) if stage.messages[*index]["tool_calls"].is_array());
+    let (single, together): (Vec<Owner>, Vec<Owner>) = owners.iter().partition(|owner| calls(owner));
+    single.into_iter().map(|owner| vec![owner]).chain([together]).filter(|group| !group.is_empty()).collect()
+}
+
+/// Adds what changes with the letters of `owners` and stands in none of their places yet.
+fn by_letters(stage: &Stage<'_>, whole: &str, owners: &[Owner], found: &mut Places) {
+    let changed = |depth| {
+        let (mut messages, mut tools) = (stage.messages.clone(), stage.tools.clone());
+        for owner in owners {
+            match *owner {
+                Owner::Message(index) => letters::with_other_letters(&mut messages[index], depth),
+                Owner::Tools => tools.iter_mut().for_each(letters::tool_with_other_letters),
+            }
+        }
+        letters::changed(whole, &stage.part_with(&messages, &tools, false)?)
+    };
+    let Some(ranges) = DEPTHS.into_iter().find_map(changed) else {
+        if owners.len() > 1 {
+            owners.iter().for_each(|owner| by_letters(stage, whole, &[*owner], found));
+        }
+        return;
+    };
+    let known = |range: &Range<usize>| {
+        let mut places = found.list.iter().filter(|place| owners.contains(&place.owner));
+        places.any(|place| place.range.start <= range.start && range.end <= place.range.end)
+    };
+    let fresh: Vec<Range<usize>> = ranges.into_iter().filter(|range| !known(range)).collect();
+    match owners {
+        [owner] => {
+            found.list.extend(fresh.into_iter().map(|range| Place { range, owner: *owner }));
+            if !found.exact.contains(owner) {
+                found.exact.push(*owner);
+            }
+        }
+        _ if fresh.is_empty() => {
+            found.exact.extend(owners.iter().filter(|owner| !found.exact.contains(owner)).collect::<Vec<_>>())
+        }
+        _ => owners.iter().for_each(|owner| by_letters(stage, whole, &[*owner], found)),
+    }
+}
+
+/// Where the text changes once the tools say nothing in words.
+fn without_descriptions(stage: &Stage<'_>, whole: &str) -> Option<Range<usize>> {
+    let mut tools = stage.tools.clone();
+    let nothing = |text: &str| if text.is_empty() { String::new() } else { stage.template.marks.stand_in.to_string() };
+    tools.iter_mut().for_each(|tool| Change { text: &nothing, number: &Clone::clone }.descriptions(tool));
+    let other = stage.part_with(&stage.messages, &tools, false)?;
+    (other != whole).then(|| differing(whole, &other))
 }
 
 /// The characters that mark texts: one that opens for each owner, and one that closes.
@@ -119,53 +196,13 @@ impl Pens {
     /// Marks the texts of `message`.
     pub fn mark(&self, message: &mut Value, owner: Owner, depth: Depth) {
         let Some(open) = self.open.iter().find(|(known, _)| *known == owner).map(|(_, open)| *open) else { return };
-        for name in ["content", "reasoning_content", "thinking"] {
-            if let Some(Value::String(text)) = message.get_mut(name) {
-                *text = self.marked(open, text);
-            }
-        }
-        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
-        for call in calls.filter(|_| depth != Depth::WithoutCalls) {
-            let Some(function) = call.get_mut("function") else { continue };
-            if let (Some(Value::String(name)), Depth::Whole) = (function.get_mut("name"), depth) {
-                *name = self.marked(open, name);
-            }
-            if let Some(arguments) = function.get_mut("arguments") {
-                self.mark_all(arguments, open);
-            }
-        }
+        Change { text: &|text| self.marked(open, text), number: &Clone::clone }.message(message, depth);
     }
 
-    fn mark_all(&self, value: &mut Value, open: char) {
-        match value {
-            Value::String(text) => *text = self.marked(open, text),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.mark_all(item, open)),
-            Value::Object(map) => {
-                for (key, mut value) in std::mem::take(map) {
-                    self.mark_all(&mut value, open);
-                    map.insert(self.marked(open, &key), value);
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-
-    /// Marks what the tools say in words; by their names, templates look them up.
-    fn mark_descriptions(&self, value: &mut Value) {
+    /// Marks what the tools say in words.
+    fn mark_descriptions(&self, tool: &mut Value) {
         let Some(open) = self.open.last().map(|(_, open)| *open) else { return };
-        let described = |map: &mut Map<String, Value>| {
-            if let Some(Value::String(text)) = map.get_mut("description") {
-                *text = self.marked(open, text);
-            }
-        };
-        match value {
-            Value::Array(items) => items.iter_mut().for_each(|item| self.mark_descriptions(item)),
-            Value::Object(map) => {
-                described(map);
-                map.values_mut().for_each(|value| self.mark_descriptions(value));
-            }
-            _ => {}
-        }
+        Change { text: &|text| self.marked(open, text), number: &Clone::clone }.descriptions(tool);
     }
 
     /// `text` with marks around what stands between its tokens in brackets and its white space: by these, templates
@@ -183,24 +220,6 @@ impl Pens {
         };
         pieces.iter().map(around).collect()
     }
-}
-
-/// The tokens in brackets of `text` and what stands between them; whether a piece is a token.
-fn pieces(text: &str) -> Vec<(&str, bool)> {
-    let (mut pieces, mut start, mut at) = (Vec::new(), 0, 0);
-    while let Some(found) = text[at..].find(['<', '[']) {
-        at += found;
-        match bracketed(&text[at..]) {
-            Some(length) => {
-                pieces.extend([(&text[start..at], false), (&text[at..at + length], true)]);
-                at += length;
-                start = at;
-            }
-            None => at += 1,
-        }
-    }
-    pieces.push((&text[start..], false));
-    pieces
 }
 
 fn is_private(c: &char) -> bool {

@@ -44,7 +44,7 @@ fn repr(value: &Value) -> Result<String, Error> {
 }
 
 /// Python quotes with `'`, unless the text holds some and no `"`.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut out = String::from(quote);
     for c in text.chars() {

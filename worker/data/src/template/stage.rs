@@ -6,7 +6,8 @@ use minijinja::value::Serde;
 use minijinja::{Value, context};
 use serde_json::{Map, Value as Json};
 
-use super::{ChatTemplate, Rendered, TemplateError, Variant};
+use super::fault::TemplateError;
+use super::{ChatTemplate, Rendered, Variant};
 use crate::chat::Conversation;
 
 /// Characters of a private plane that mark places inside rendered text. Data may hold them too: there they are put in

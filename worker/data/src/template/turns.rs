@@ -11,18 +11,20 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::TemplateError;
-use super::differ::{bracketed, common_prefix, differing};
-use super::places::{Place, places};
+use super::differ::{bracketed, common_prefix, differing, last_token};
+use super::fault::TemplateError;
+use super::places::{Places, places};
+use super::reasoning::without_reasoning;
 use super::stage::Stage;
+use super::stand_in::{Calls, stand_in};
 
 /// The turns of one rendered conversation.
 pub(super) struct Turns<'s> {
     pub(super) stage: &'s Stage<'s>,
     pub(super) whole: &'s str,
-    places: OnceCell<Vec<Place>>,
+    places: OnceCell<Places>,
     /// What the template writes before an answer: the generation prompt of the first.
     header: OnceCell<String>,
     /// The token that the template ends a question with.
@@ -35,7 +37,7 @@ impl<'s> Turns<'s> {
     }
 
     /// Whose each text of the whole is.
-    pub fn places(&self) -> &[Place] {
+    pub fn places(&self) -> &Places {
         self.places.get_or_init(|| places(self))
     }
 
@@ -46,7 +48,9 @@ impl<'s> Turns<'s> {
     /// Where the assistant's own part of turn `index` stands, its end-of-turn token included; none where the template
     /// leaves it out.
     pub fn find(&self, index: usize) -> Result<Option<Range<usize>>, TemplateError> {
-        self.turn(index)?.map(|turn| self.own_part(index, turn)).transpose()
+        let Some(turn) = self.turn(index)? else { return Ok(None) };
+        let own = self.own_part(index, turn)?;
+        Ok(Some(self.without_footer(index, self.without_given(index, own))))
     }
 
     /// The same with what the template writes around it.
@@ -215,47 +219,9 @@ impl<'s> Turns<'s> {
     }
 }
 
-/// The last token in brackets of `text`, where it ends with one.
-fn last_token(text: &str) -> Option<&str> {
-    let starts = text.char_indices().rev().filter(|(_, c)| matches!(c, '<' | '['));
-    starts.map(|(at, _)| &text[at..]).find(|end| bracketed(end) == Some(end.len()))
-}
-
-/// `prompt` without the reasoning that it opens: where the turn has reasoning, all of it is the assistant's.
-fn without_reasoning(prompt: &str) -> &str {
-    let closes =
-        |token: &str| token.starts_with("</") || token.starts_with("[/") || token.to_lowercase().contains("end");
-    let inner = prompt.trim_end();
-    // Gemma's marker is a token and a word.
-    if let Some(rest) = inner.strip_suffix("<channel|>").map_or(inner, str::trim_end).strip_suffix("<|channel>thought")
-    {
-        return rest;
-    }
-    let Some(token) = last_token(inner).filter(is_reasoning) else { return prompt };
-    let inner = &inner[..inner.len() - token.len()];
-    if !closes(token) {
-        return inner;
-    }
-    let opened = inner.trim_end();
-    match last_token(opened).filter(is_reasoning) {
-        Some(token) if !closes(token) => &opened[..opened.len() - token.len()],
-        _ => prompt,
-    }
-}
-
-fn is_reasoning(token: &&str) -> bool {
-    token.to_lowercase().contains("think")
-}
-
-/// Where the first token of reasoning stands in `text`.
-pub(super) fn reasoning_token(text: &str) -> Option<usize> {
-    let token = |at: usize| bracketed(&text[at..]).map(|length| &text[at..at + length]);
-    text.char_indices().map(|(at, _)| at).find(|at| token(*at).is_some_and(|token| is_reasoning(&token)))
-}
-
 /// A turn up to its last token: white space and a token that opens the next part, such as Gemma's `<|tool_response>`,
 /// are not the assistant's.
-fn closed(turn: &str) -> &str {
+pub(super) fn closed(turn: &str) -> &str {
     let turn = turn.trim_end();
     let opening =
         turn.rfind("<|").filter(|&at| bracketed(&turn[at..]) == Some(turn.len() - at) && !turn.ends_with("|>"));
@@ -269,40 +235,4 @@ fn behind_header(between: &str, header: &str) -> Option<usize> {
     let known = header[..length].trim().len();
     let enough = bracketed(header.trim_start()).is_some_and(|token| known >= token) || 2 * known >= header.trim().len();
     (known > 0 && enough).then_some(at + length)
-}
-
-/// How much of a call is replaced.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Calls {
-    /// Its name and its arguments.
-    Whole,
-    Arguments,
-    Kept,
-}
-
-/// `message` with its text and reasoning, and as much of its calls as `calls` says, replaced by `mark`.
-fn stand_in(message: &Value, mark: char, calls: Calls) -> Value {
-    let mark = mark.to_string();
-    let mut message = message.clone();
-    let mut called = false;
-    if calls != Calls::Kept {
-        for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
-            if calls == Calls::Whole {
-                call["function"]["name"] = mark.as_str().into();
-            }
-            call["function"]["arguments"] = Value::Object(Map::from_iter([(mark.clone(), mark.as_str().into())]));
-            called = true;
-        }
-    }
-    for name in ["reasoning_content", "thinking"] {
-        if message.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty()) {
-            message[name] = mark.as_str().into();
-        }
-    }
-    let says = message["content"].as_str().is_some_and(|text| !text.is_empty());
-    // An empty text beside calls is often left out by the template: replacing it would add a part.
-    if says || !called {
-        message["content"] = mark.into();
-    }
-    message
 }
