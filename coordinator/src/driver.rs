@@ -7,6 +7,7 @@
 //! Workers are not to suffer for it: their sessions stay, their leases are renewed, and what needs no storing is
 //! answered. As soon as a write succeeds again, all goes on.
 
+mod awake;
 mod trouble;
 mod waiter;
 
@@ -22,6 +23,7 @@ use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Unreadable, Write}
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::awake::{Awake, Missed};
 use self::trouble::Trouble;
 pub use self::waiter::Waiter;
 use crate::clock::now;
@@ -145,7 +147,7 @@ pub struct Driver<S> {
     /// Entries of events that were acknowledged though nothing could be stored.
     unwritten: VecDeque<JournalEntry>,
     /// When it last looked about.
-    awake: std::time::Instant,
+    awake: Awake,
 }
 
 /// What the driver asks of whoever keeps artifacts; neither waits.
@@ -200,7 +202,7 @@ impl<S: JobStore> Driver<S> {
             trouble: Trouble::default(),
             artifacts: Box::new(artifacts),
             unwritten: VecDeque::new(),
-            awake: std::time::Instant::now(),
+            awake: Awake::now(),
         };
         driver.set_aside(unreadable);
         tokio::spawn(driver.run());
@@ -251,11 +253,14 @@ impl<S: JobStore> Driver<S> {
     /// A store that answered late, a process that was stopped, a machine that slept: nobody could renew a lease
     /// meanwhile, and nobody is to lose one for it.
     fn look_about(&mut self) {
-        let awake = std::time::Instant::now();
-        let late = awake.duration_since(self.awake).saturating_sub(BEAT);
-        self.awake = awake;
-        if late > BEAT && self.engine.watches_leases() {
-            let ms = late.as_millis() as u64;
+        let now_awake = Awake::now();
+        let Missed { still, slept } = self.awake.missed(now_awake, BEAT);
+        self.awake = now_awake;
+        if slept > BEAT {
+            tracing::warn!(ms = slept.as_millis() as u64, "the machine slept; leases stood still meanwhile");
+        }
+        if still > BEAT && self.engine.watches_leases() {
+            let ms = still.as_millis() as u64;
             tracing::warn!(ms, "the coordinator stood still; every lease is extended by as much");
             self.engine.handle(now(), Event::Stalled { ms });
         }

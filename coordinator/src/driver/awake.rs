@@ -1,0 +1,53 @@
+//! What the driver missed since it last looked about: it stood still, or the machine slept.
+//!
+//! Leases count on the steady clock, which stands still in a sleep. So a sleep takes nothing from a lease, and only time
+//! on the steady clock in which nobody was heard is given back.
+
+use std::time::{Duration, Instant};
+
+use qlora_proto::clock::Moment;
+
+/// When the driver last looked about, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Awake {
+    steady: Instant,
+    all: Moment,
+}
+
+/// Time in which nobody was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Missed {
+    /// On the steady clock, beyond the beat: every lease is to be extended by as much.
+    pub still: Duration,
+    /// Time that the machine slept, in which the steady clock stood still too.
+    pub slept: Duration,
+}
+
+impl Awake {
+    pub fn now() -> Self {
+        Self { steady: Instant::now(), all: Moment::now() }
+    }
+
+    /// What was missed between this look and the one at `now`, which comes after `beat` where nothing is.
+    pub fn missed(self, now: Self, beat: Duration) -> Missed {
+        let steady = now.steady.duration_since(self.steady);
+        let slept = now.all.since(self.all).saturating_sub(steady);
+        Missed { still: steady.saturating_sub(beat), slept }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_is_told_apart_from_a_stall_and_is_not_counted_twice() {
+        let began = Awake::now();
+        let beat = Duration::from_millis(500);
+        let hour = Duration::from_secs(3600);
+        for (stood, slept) in [(beat, Duration::ZERO), (4 * beat, Duration::ZERO), (beat, hour), (4 * beat, hour)] {
+            let now = Awake { steady: began.steady + stood, all: began.all + stood + slept };
+            assert_eq!(began.missed(now, beat), Missed { still: stood - beat, slept });
+        }
+    }
+}
