@@ -37,10 +37,12 @@ pub fn check(request: &Request, token: &Token, grpc: bool) -> Result<Pass, Refus
     let brought = bearer.is_some() || cookies.peek().is_some();
     // A browser adds the cookie to whatever it sends; what changes something must show that our own page sends it.
     let acts = reads || origin::is_own_page(request);
-    match (acts && cookies.any(|given| token.opens_page(given)), brought) {
-        (true, _) => Ok(Pass::Known),
-        (false, true) => Err(Refusal::WrongToken),
-        (false, false) => Err(Refusal::NoToken),
+    let is_right = cookies.any(|given| token.opens_page(given));
+    match (is_right, acts, brought) {
+        (true, true, _) => Ok(Pass::Known),
+        (true, false, _) => Err(Refusal::CookieAlone),
+        (false, _, true) => Err(Refusal::WrongToken),
+        (false, _, false) => Err(Refusal::NoToken),
     }
 }
 

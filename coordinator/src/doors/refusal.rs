@@ -32,7 +32,14 @@ pub enum Refusal {
     NoToken,
     #[error("the token is not that of this coordinator; {WAY_IN}")]
     WrongToken,
+    #[error(
+        "a request that changes something brings the page's cookie, and nothing says that the page sends it; {HEADER} instead of the cookie, or the header `Origin` with the address of this coordinator"
+    )]
+    CookieAlone,
 }
+
+/// How a program that is no client of ours brings the token.
+const HEADER: &str = "send the header `Authorization: Bearer TOKEN`";
 
 const WAY_IN: &str = "give --token-file FILE or set QLORA_TOKEN; the token is in the file `token` of the coordinator's state folder, or in the one of its --token-file";
 
@@ -45,13 +52,13 @@ impl Refusal {
             Self::Version(_) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::NoToken | Self::WrongToken | Self::CookieAlone => StatusCode::UNAUTHORIZED,
         }
     }
 
     fn code(&self) -> Code {
         match self {
-            Self::NoToken | Self::WrongToken => Code::Unauthenticated,
+            Self::NoToken | Self::WrongToken | Self::CookieAlone => Code::Unauthenticated,
             _ => Code::PermissionDenied,
         }
     }
@@ -62,11 +69,12 @@ impl Refusal {
         }
         let mut response = match self {
             Self::NoToken | Self::WrongToken if wants_page(request) => page::no_entry().into_response(),
+            Self::NoToken | Self::WrongToken => format!("{self}; over HTTP, {HEADER}\n").into_response(),
             _ => format!("{self}\n").into_response(),
         };
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        if matches!(self, Self::NoToken | Self::WrongToken) {
+        if self.status() == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(self, Self::Method(_)) {

@@ -135,8 +135,11 @@ fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
         let headers: Vec<_> = [("cookie", pair)].into_iter().chain(from.iter().copied()).collect();
         check(Version::HTTP_11, "POST", "/j/1/cancel", &headers)
     };
-    assert_eq!(post(&[]), Err(Refusal::WrongToken), "nothing says that our own page sends it");
-    assert_eq!(post(&[("sec-fetch-site", "none")]), Err(Refusal::WrongToken));
+    assert_eq!(post(&[]), Err(Refusal::CookieAlone), "nothing says that our own page sends it");
+    assert_eq!(post(&[("sec-fetch-site", "none")]), Err(Refusal::CookieAlone));
+    assert_eq!(post(&[("authorization", "Bearer a-secret-of-some-length")]), Ok(Pass::Known));
+    let wrong = [("cookie", "qlora_00000000=1")];
+    assert_eq!(check(Version::HTTP_11, "POST", "/j/1/cancel", &wrong), Err(Refusal::NoToken));
     assert_eq!(post(&[("origin", "http://localhost:7070")]), Ok(Pass::Known));
     assert_eq!(post(&[("sec-fetch-site", "same-origin")]), Ok(Pass::Known));
     assert!(matches!(post(&[("origin", "http://evil.example")]), Err(Refusal::Origin(_))));
@@ -176,7 +179,12 @@ async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
         (answer.status(), &answer.headers()["www-authenticate"]),
         (StatusCode::UNAUTHORIZED, &HeaderValue::from_static("Bearer"))
     );
-    assert!(bytes(answer).await.contains("--token-file"));
+    let text = bytes(answer).await;
+    assert!(text.contains("--token-file") && text.contains("Authorization: Bearer TOKEN"), "{text}");
+    let answer = Refusal::CookieAlone.answer(&program);
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let text = bytes(answer).await;
+    assert!(text.contains("Authorization: Bearer TOKEN") && text.contains("`Origin`"), "{text}");
 
     let text = bytes(Refusal::Host("gpu.example.com:7070\u{1b}[31m".into()).answer(&program)).await;
     assert!(text.contains("--allow-host gpu.example.com") && !text.contains('\u{1b}'), "{text}");
