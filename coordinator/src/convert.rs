@@ -11,6 +11,10 @@ use crate::error::CallError;
 
 pub fn job(job: &domain::Job) -> wire::Job {
     let (state, reason, ended) = state(job);
+    let reason_code = match &job.state {
+        JobState::Failed { code, .. } => code.clone(),
+        _ => String::new(),
+    };
     wire::Job {
         id: job.id.0,
         name: job.spec.name.clone(),
@@ -25,6 +29,7 @@ pub fn job(job: &domain::Job) -> wire::Job {
         artifacts: job.artifacts.iter().map(artifact).collect(),
         created_unix_ms: job.created.0 as i64,
         ended_unix_ms: ended.map_or(0, |t| t.0 as i64),
+        reason_code,
     }
 }
 
@@ -44,7 +49,7 @@ fn state(job: &domain::Job) -> (wire::JobState, String, Option<domain::Millis>) 
         }
         JobState::Running { stopping, .. } => (wire::JobState::Running, stopping.clone().unwrap_or_default(), None),
         JobState::Succeeded { at } => (wire::JobState::Succeeded, String::new(), Some(*at)),
-        JobState::Failed { at, reason } => (wire::JobState::Failed, reason.clone(), Some(*at)),
+        JobState::Failed { at, reason, .. } => (wire::JobState::Failed, reason.clone(), Some(*at)),
         JobState::Cancelled { at, reason } => (wire::JobState::Cancelled, reason.clone(), Some(*at)),
     }
 }
@@ -263,6 +268,15 @@ pub fn outcome_in(outcome: wire::Outcome) -> Result<domain::Outcome, CallError> 
         wire::Outcome::PeerLost => domain::Outcome::PeerLost,
         wire::Outcome::Unspecified => return Err(CallError::Invalid("the outcome of the attempt is missing".into())),
     })
+}
+
+/// An error code, which is `Q` and four digits, or nothing.
+pub fn code_in(code: String) -> Result<String, CallError> {
+    let is_code = |digits: &str| digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit());
+    if code.is_empty() || code.strip_prefix('Q').is_some_and(is_code) {
+        return Ok(code);
+    }
+    Err(CallError::Invalid(format!("an error code is Q and four digits, not `{}`", code.escape_default())))
 }
 
 pub fn meeting(m: domain::Meeting) -> wire::Meeting {

@@ -11,9 +11,10 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use qlora_config::ResolvedConfig;
+use qlora_proto::clock::Moment;
 use qlora_trainer::group::{Alone, Group};
 use qlora_trainer::report::{Event, Phase, Reporter, Wish};
 use qlora_trainer::run::Run;
@@ -59,6 +60,8 @@ pub enum Line {
         blame: Option<Blame>,
         stopped: bool,
         message: String,
+        /// The error code of what `message` tells; empty where it has none.
+        code: String,
     },
 }
 
@@ -111,22 +114,25 @@ pub fn run(spec: &Path) -> ExitCode {
     let result = catch_unwind(AssertUnwindSafe(|| {
         read(spec).and_then(|(config, spec)| execute(config, spec, &meetings, &mut reporter))
     }));
-    let ended = |blame, stopped, message| Line::Ended { blame, stopped, message };
+    let ended = |blame, stopped, message, code: &str| Line::Ended { blame, stopped, message, code: code.to_owned() };
     let line = match &result {
-        Ok(Ok(())) => ended(None, false, String::new()),
-        Ok(Err(e)) => ended(Some(e.blame()), matches!(e, Error::Stopped), e.to_string()),
+        Ok(Ok(())) => ended(None, false, String::new(), ""),
+        Ok(Err(e)) => ended(Some(e.blame()), matches!(e, Error::Stopped), e.to_string(), e.code()),
         // The same input would end in the same way on every worker.
         Err(_) => {
             let words = panicked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let message =
-                format!("a fault of this program, which trying again does not mend: {words}; please report it");
-            ended(Some(Blame::Input), false, message)
+            ended(Some(Blame::Input), false, program_fault(&words), "")
         }
     };
     match Stdout::write(&line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// What is told of a panic, which said `words`.
+pub fn program_fault(words: &str) -> String {
+    format!("a fault of this program, which trying again does not mend: {words}; please report it")
 }
 
 /// Keeps what the first panic said, and where it was; it is told on stderr as ever.
@@ -211,31 +217,68 @@ fn listen() -> Heard {
 }
 
 /// Ends the process when its lease is over, whatever the agent does meanwhile: another worker may begin then.
-struct Watchdog(mpsc::Sender<Instant>);
+struct Watchdog(mpsc::Sender<Moment>);
 
 impl Watchdog {
     /// The time begins when the first lease is heard of.
     fn start() -> Self {
         let (sender, leases) = mpsc::channel();
-        std::thread::spawn(move || watch(&leases));
+        std::thread::spawn(move || {
+            if is_over(&leases, Moment::now) {
+                eprintln!("the lease is over and nobody renewed it: the training process ends");
+                std::process::exit(1);
+            }
+        });
         Self(sender)
     }
 
     fn renew(&self, left: Duration) {
-        let _ = self.0.send(Instant::now() + left);
+        let _ = self.0.send(Moment::now() + left);
     }
 }
 
-fn watch(leases: &Receiver<Instant>) {
-    let Ok(mut until) = leases.recv() else { return };
-    loop {
-        match leases.recv_timeout(until.saturating_duration_since(Instant::now())) {
+/// Waits until the last of `leases` is over, by the clock `now`; false where nobody is left to renew it.
+fn is_over(leases: &Receiver<Moment>, now: impl Fn() -> Moment) -> bool {
+    let Ok(mut until) = leases.recv() else { return false };
+    while let Some(nap) = until.nap(now()) {
+        match leases.recv_timeout(nap) {
             Ok(later) => until = later,
-            Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
-                eprintln!("the lease is over and nobody renewed it: the training process ends");
-                std::process::exit(1);
-            }
+            Err(RecvTimeoutError::Disconnected) => return false,
+            // By the clock of leases more may have passed than by the timer.
+            Err(RecvTimeoutError::Timeout) => {}
         }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_ends_with_the_last_that_was_heard_of_and_while_the_machine_sleeps() {
+        let (began, hour) = (Moment::now(), Duration::from_secs(3600));
+        let (sender, leases) = mpsc::channel();
+        for lease in [began + hour, began + 2 * hour] {
+            sender.send(lease).expect("a listener");
+        }
+        let looks = Cell::new(0);
+        // Before the third look the machine sleeps longer than the first lease, then longer than the second.
+        let clock = || {
+            looks.set(looks.get() + 1);
+            match looks.get() {
+                1 | 2 => began,
+                3 => began + hour + Duration::from_secs(1),
+                _ => began + 3 * hour,
+            }
+        };
+        assert!(is_over(&leases, clock));
+        assert_eq!(looks.get(), 4);
+        // Without an agent the process ends by its stdin.
+        sender.send(began + hour).expect("a listener");
+        drop(sender);
+        assert!(!is_over(&leases, || began));
     }
 }

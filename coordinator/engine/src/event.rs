@@ -54,6 +54,8 @@ pub enum Event {
         token: Token,
         outcome: Outcome,
         message: String,
+        /// The error code of what `message` tells; empty where it has none.
+        code: String,
     },
     /// The first worker of an attempt says where the others find it.
     Offer {

@@ -99,6 +99,9 @@ pub enum JobState {
     Failed {
         at: Millis,
         reason: String,
+        /// Of the catalogue of errors; empty for a job that failed before codes were kept.
+        #[serde(default)]
+        code: String,
     },
     Cancelled {
         at: Millis,
@@ -223,6 +226,9 @@ pub struct AttemptEnd {
     pub at: Millis,
     pub outcome: Outcome,
     pub message: String,
+    /// The error code of what `message` tells; empty where it has none.
+    #[serde(default)]
+    pub code: String,
 }
 
 /// How an attempt ended.

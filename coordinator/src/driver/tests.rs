@@ -150,7 +150,7 @@ fn sync(session: SessionId, running: Option<Token>) -> Event {
 }
 
 fn finish(session: SessionId, token: Token) -> Event {
-    Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new() }
+    Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new(), code: String::new() }
 }
 
 fn report(session: SessionId, token: Token, batch: u64) -> Event {

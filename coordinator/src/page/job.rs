@@ -45,6 +45,9 @@ fn reason(job: &Job, why: Option<&ExplainResponse>) -> Markup {
         } @else if !job.reason.is_empty() {
             p { (job.reason) }
         }
+        @if !job.reason_code.is_empty() {
+            p .dim { "Error code " (job.reason_code) ": " code { "qlora-ctl explain " (job.reason_code) } }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why a job is where it is, in words, and what each worker is to it.
 
-use qlora_engine::{DeviceClass, Engine, Job, JobState, Now, Reservation, Worker, verdict};
+use qlora_engine::{DeviceClass, Engine, Job, JobState, Now, Outcome, Reservation, Worker, verdict};
 use qlora_proto::{ExplainResponse, WorkerVerdict};
 
 pub fn explain(engine: &Engine, job: &Job, now: Now) -> ExplainResponse {
@@ -60,9 +60,10 @@ pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
 fn held(job: &Job, ms: u64) -> String {
     let end = job.attempts.last().and_then(|attempt| attempt.end.as_ref());
     let why = end.filter(|end| !end.message.is_empty()).map(|end| format!(": {}", end.message)).unwrap_or_default();
-    let lost = match job.lost_in_a_row {
-        0 | 1 => String::new(),
-        n => format!(" ({n} workers were lost with it one after another)"),
+    // Losses before an attempt that ended otherwise do not hold the job now.
+    let lost = match (end.map(|end| end.outcome), job.lost_in_a_row) {
+        (Some(Outcome::Lost), n @ 2..) => format!(" ({n} workers were lost with it one after another)"),
+        _ => String::new(),
     };
     format!("job {} waits {:.0} s before it is tried again{lost}{why}", job.id, ms as f64 / 1000.0)
 }
@@ -127,7 +128,54 @@ fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use qlora_engine::{Attempt, AttemptEnd, Holder, JobId, JobKind, JobSpec, Millis, Needs, Token};
+
     use super::*;
+
+    /// A job that ended its attempts with `outcomes`, one after another, and of which `lost` losses count.
+    fn job(outcomes: &[Outcome], lost: u32) -> Job {
+        let spec = JobSpec {
+            kind: JobKind::Train,
+            name: String::new(),
+            config_json: String::new(),
+            config_hash: String::new(),
+            files: Vec::new(),
+            needs: Needs::default(),
+            max_retries: 9,
+            time_limit: None,
+            checkpoints_to_keep: 0,
+            idempotency_key: None,
+            traceparent: String::new(),
+        };
+        let mut job = Job::new(JobId(7), spec, Now::both(0));
+        let attempt = |outcome: &Outcome| {
+            let holder = Holder { worker: "a".into(), instance: "1".into() };
+            let end = AttemptEnd { at: Millis(0), outcome: *outcome, message: "why".into(), code: String::new() };
+            Attempt { end: Some(end), ..Attempt::new(Token(1), holder, Vec::new(), Millis(0)) }
+        };
+        job.attempts = outcomes.iter().map(attempt).collect();
+        job.lost_in_a_row = lost;
+        job
+    }
+
+    #[test]
+    fn losses_are_told_of_a_job_that_is_held_for_them_and_of_no_other() {
+        use Outcome::{Failed, Lost, NoRoom};
+        for (outcomes, lost, told) in [
+            (&[Lost, Lost, Lost][..], 3, Some("3 workers were lost with it one after another")),
+            (&[Failed, Lost, Lost], 2, Some("2 workers were lost with it one after another")),
+            (&[Lost, Lost, Failed], 2, None),
+            (&[Lost, Lost, NoRoom], 2, None),
+            // It has saved something since the losses before the last one.
+            (&[Lost, Lost, Lost], 1, None),
+            (&[], 0, None),
+        ] {
+            let said = held(&job(outcomes, lost), 4_000);
+            assert!(said.starts_with("job 7 waits 4 s"), "{said}");
+            assert_eq!(said.contains("lost with it"), told.is_some(), "{outcomes:?}: {said}");
+            assert!(told.is_none_or(|told| said.contains(told)), "{outcomes:?}: {said}");
+        }
+    }
 
     #[test]
     fn suitable_workers_that_take_nothing_are_not_called_unsuitable() {

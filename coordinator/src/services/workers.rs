@@ -35,11 +35,12 @@ impl<S: JobStore> WorkerService for Services<S> {
             return Err(Status::invalid_argument(format!("a worker's name has {LONGEST_NAME} letters at the most")));
         }
         let platform = request.platform.ok_or_else(|| Status::invalid_argument("the worker's platform is missing"))?;
+        let own = request.held.iter().find(|held| held.coordinator_id == self.driver.coordinator_id());
         let event = Event::Register {
             name: request.name,
             instance: request.instance,
             platform: Box::new(convert::platform_in(platform)?),
-            running: convert::token_in(request.running_token),
+            running: convert::token_in(own.map_or(request.running_token, |held| held.token)),
         };
         let domain::Response::Registered { session } = self.driver.event(event).await? else {
             return Err(Status::internal("the engine gave another answer than a session"));
@@ -109,7 +110,8 @@ impl<S: JobStore> WorkerService for Services<S> {
         let request = request.into_inner();
         let outcome = convert::outcome_in(request.outcome())?;
         let (session, token) = (convert::session_in(request.session), Token(request.token));
-        let event = Event::Finish { session, token, outcome, message: request.message };
+        let code = convert::code_in(request.code)?;
+        let event = Event::Finish { session, token, outcome, message: request.message, code };
         self.driver.event(event).await?;
         Ok(Response::new(FinishResponse {}))
     }

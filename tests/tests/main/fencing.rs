@@ -99,7 +99,7 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
             let report = workers.report(ReportRequest { session, token, batch: 1, ..Default::default() }).await;
             let commit =
                 workers.commit_artifact(CommitArtifactRequest { session, token, artifact: Some(artifact) }).await;
-            let finish = FinishRequest { session, token, outcome: Outcome::Succeeded.into(), message: String::new() };
+            let finish = FinishRequest { session, token, outcome: Outcome::Succeeded.into(), ..Default::default() };
             let finish = workers.finish(finish).await;
             let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1; 32] };
             let meet = workers.meet(MeetRequest { session, token, offer: Some(meeting), wait_ms: 0 }).await;

@@ -7,15 +7,16 @@ use qlora_client::Client;
 use qlora_client::retry::{Backoff, Verdict, judge};
 use qlora_client::transfer::TransferError;
 use qlora_proto::{FinishRequest, Outcome};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
-use super::attempt::{Fault, Stopping};
 use super::current::Current;
+use super::exit_status::ExitStatus;
+use super::fault::Fault;
 use super::outbox::{Outbox, Sender};
-use super::process::ExitStatus;
+use super::owned::Owned;
 use super::progress::line;
 use super::saved::Saved;
+use super::stopping::{Stops, Urgency, told_to};
 use super::upload::Uploader;
 
 /// How the coordinator took the end of an attempt.
@@ -25,6 +26,8 @@ pub enum Ending {
     Told,
     /// The attempt was not current any more.
     Refused,
+    /// It was left as it is, for another coordinator than the one that answers.
+    Kept,
 }
 
 /// The way from an attempt to the coordinator.
@@ -36,23 +39,25 @@ pub struct Delivery {
     /// The attempt's own; it goes once everything is delivered.
     pub folder: PathBuf,
     pub outbox: Arc<Outbox>,
-    pub stopping: watch::Receiver<Option<Stopping>>,
+    pub stopping: Stops,
 }
 
-/// Uploads that go on while an attempt trains.
-pub type Uploads = JoinHandle<Result<(), TransferError>>;
+/// Sends reports while an attempt lives.
+pub type Reports = Owned<()>;
+/// Uploads that go on while an attempt trains; they end with the newest step that the coordinator has by them.
+pub type Uploads = Owned<Result<Option<u64>, TransferError>>;
 
 impl Delivery {
     /// Sends reports until the attempt is over.
-    pub fn reports(&self) -> JoinHandle<()> {
+    pub fn reports(&self) -> Reports {
         let sender = Sender { session: self.session.clone(), token: self.token };
-        tokio::spawn(self.outbox.clone().deliver(self.client.clone(), sender))
+        Owned::spawn(self.outbox.clone().deliver(self.client.clone(), sender))
     }
 
     /// Uploads what is sent to it.
     pub fn uploads(&self) -> (mpsc::UnboundedSender<Saved>, Uploads) {
         let (saved, waiting) = mpsc::unbounded_channel();
-        (saved, tokio::spawn(Uploader(self.clone()).run(waiting)))
+        (saved, Owned::spawn(Uploader(self.clone()).run(waiting)))
     }
 
     /// Delivers what an attempt left whose process has ended.
@@ -62,26 +67,41 @@ impl Delivery {
         // The uploader takes them as long as its end is held here.
         saved.into_iter().for_each(|saved| drop(sender.send(saved)));
         drop(sender);
-        let ended = after_uploads(uploads, ended)
-            .await
-            .map_err(Fault::from)
-            .unwrap_or_else(|fault| ExitStatus { outcome: fault.outcome(), message: fault.to_string() });
-        self.close(ended, reports).await
+        self.close(ended, Some(uploads), reports).await
     }
 
-    /// Tells how the attempt ended, and clears up.
-    pub async fn close(&self, ended: ExitStatus, reports: JoinHandle<()>) -> Ending {
-        let ending = self.finish(ended).await;
-        reports.abort();
-        let _ = tokio::fs::remove_dir_all(&self.folder).await;
-        ending
+    /// Waits for the uploads, tells how the attempt ended, and clears up. An attempt that is to be left stays as it is.
+    pub async fn close(self, ended: ExitStatus, uploads: Option<Uploads>, reports: Reports) -> Ending {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            biased;
+            () = told_to(&mut stopping, Urgency::Leave) => Ending::Kept,
+            ending = self.deliver(ended, uploads) => {
+                drop(reports);
+                let _ = tokio::fs::remove_dir_all(&self.folder).await;
+                ending
+            }
+        }
+    }
+
+    async fn deliver(&self, ended: ExitStatus, uploads: Option<Uploads>) -> Ending {
+        let (ended, saved) = match uploads {
+            Some(uploads) => after_uploads(uploads, ended).await,
+            None => (ended, None),
+        };
+        self.finish(ended, saved).await
     }
 
     /// Tells the coordinator how the attempt ended, trying until it knows.
-    async fn finish(&self, ended: ExitStatus) -> Ending {
-        if ended.outcome != Outcome::Succeeded && !ended.message.is_empty() {
-            tracing::warn!(outcome = ?ended.outcome, "{}", ended.message);
-            self.outbox.log(line("error", ended.message.clone()));
+    async fn finish(&self, ended: ExitStatus, saved: Option<u64>) -> Ending {
+        let message = ended.told(saved);
+        if ended.outcome != Outcome::Succeeded && !message.is_empty() {
+            let level = level(ended.outcome);
+            match level {
+                "info" => tracing::info!(outcome = ?ended.outcome, "{message}"),
+                _ => tracing::warn!(outcome = ?ended.outcome, "{message}"),
+            }
+            self.outbox.log(line(level, message.clone()));
         }
         if !self.outbox.flush().await {
             return Ending::Refused;
@@ -93,7 +113,8 @@ impl Delivery {
                 session: self.session.get(),
                 token: self.token,
                 outcome: ended.outcome.into(),
-                message: ended.message.clone(),
+                message: message.clone(),
+                code: ended.code.clone(),
             };
             let Err(status) = client.finish(request).await else { return Ending::Told };
             match judge(&status) {
@@ -107,13 +128,21 @@ impl Delivery {
     }
 }
 
-/// How an attempt ended, once everything is uploaded; what was saved is worth keeping even where it failed.
-///
-/// # Errors
-/// Its adapter could not be delivered.
-pub async fn after_uploads(uploads: Uploads, ended: ExitStatus) -> Result<ExitStatus, TransferError> {
+/// The level at which a job's log tells of an end that is no success.
+fn level(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Stopped => "info",
+        Outcome::Lost | Outcome::PeerLost | Outcome::NoRoom => "warn",
+        _ => "error",
+    }
+}
+
+/// How an attempt ended, once everything is uploaded, and the newest step that is. What was saved is worth keeping even
+/// where the attempt failed; a success whose adapter could not be delivered is none.
+async fn after_uploads(uploads: Uploads, ended: ExitStatus) -> (ExitStatus, Option<u64>) {
     match uploads.await {
-        Ok(Err(fault)) if ended.outcome == Outcome::Succeeded => Err(fault),
-        _ => Ok(ended),
+        Ok(Err(fault)) if ended.outcome == Outcome::Succeeded => (Fault::from(fault).status(), None),
+        Ok(Ok(saved)) => (ended, saved),
+        _ => (ended, None),
     }
 }

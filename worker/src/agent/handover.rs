@@ -1,18 +1,20 @@
-//! What an attempt leaves on disk when its worker ends before the coordinator has all of it.
+//! What an attempt leaves on disk when its worker ends before its coordinator has all of it.
 //!
 //! Once the training process has ended, how it ended and what it saved is written down beside that. A worker that is
 //! stopped or killed before everything is delivered delivers it when it is started again, if the attempt is its own
-//! then: its lease holds, or the coordinator was away as well.
+//! then: its lease holds, or the coordinator was away as well. The same holds where another coordinator took the place of
+//! the attempt's own: what is left is kept until that one answers again.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use qlora_proto::Outcome;
+use qlora_proto::{HeldAttempt, Outcome};
 use serde::{Deserialize, Serialize};
 
+use super::coordinator_id::CoordinatorId;
+use super::exit_status::ExitStatus;
 use super::outbox::Outbox;
-use super::process::ExitStatus;
 use super::saved::{Kind, Saved};
 
 const RECORD: &str = "handover.json";
@@ -22,9 +24,7 @@ const REPORTS: &str = "reports";
 /// An attempt whose training process has ended, to be delivered.
 #[derive(Debug)]
 pub struct Handover {
-    /// The name of the worker whose attempt it is: several may share a state folder.
-    pub worker: String,
-    pub token: u64,
+    pub whose: Whose,
     pub ended: ExitStatus,
     pub saved: Vec<Saved>,
     pub reports: Outbox,
@@ -32,30 +32,44 @@ pub struct Handover {
     pub folder: PathBuf,
 }
 
+/// Whose attempt it is: coordinators count alike, and several workers may share a state folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whose {
+    pub coordinator: CoordinatorId,
+    pub worker: String,
+    pub job: u64,
+    pub token: u64,
+}
+
+impl Whose {
+    pub fn held(&self) -> HeldAttempt {
+        HeldAttempt { coordinator_id: self.coordinator.clone().into(), token: self.token }
+    }
+}
+
 /// What stands in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
-    worker: String,
-    token: u64,
+    #[serde(flatten)]
+    whose: Whose,
     /// The number of the outcome on the wire.
     outcome: i32,
     message: String,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    resumes: bool,
     saved: Vec<Saved>,
 }
 
-/// Writes down what the attempt `token` of `worker` leaves in its folder, all of it or nothing.
-pub fn write(
-    (worker, token): (&str, u64),
-    ended: &ExitStatus,
-    saved: &[Saved],
-    (outbox, folder): (&Outbox, &Path),
-) -> io::Result<()> {
+/// Writes down what the attempt leaves in its folder, all of it or nothing.
+pub fn write(whose: &Whose, ended: &ExitStatus, saved: &[Saved], (outbox, folder): (&Outbox, &Path)) -> io::Result<()> {
     // An attempt that is told to have succeeded has all its reports.
     keep_reports(outbox, folder)?;
-    let (outcome, message) = (ended.outcome.into(), ended.message.clone());
+    let ExitStatus { outcome, message, code, resumes } = ended.clone();
     let within = |saved: &Saved| saved.folder.strip_prefix(folder).unwrap_or(&saved.folder).to_owned();
     let saved = saved.iter().map(|saved| Saved { folder: within(saved), ..saved.clone() }).collect();
-    let record = Record { worker: worker.into(), token, outcome, message, saved };
+    let record = Record { whose: whose.clone(), outcome: outcome.into(), message, code, resumes, saved };
     let partial = folder.join("handover.partial");
     let mut file = File::create(&partial)?;
     serde_json::to_writer(&mut file, &record)?;
@@ -113,13 +127,28 @@ fn read(folder: &Path) -> Result<Handover, Unusable> {
         }
         Ok(Outbox::after_unknown())
     })?;
-    let ended = ExitStatus { outcome, message: record.message };
-    Ok(Handover { worker: record.worker, token: record.token, ended, saved, reports, folder: folder.into() })
+    let ended = ExitStatus { outcome, message: record.message, code: record.code, resumes: record.resumes };
+    Ok(Handover { whose: record.whose, ended, saved, reports, folder: folder.into() })
 }
 
-/// The attempts of the workers `names` that are to be delivered. What was left by a worker that ended in mid-training
-/// goes: nobody goes on with it, and checkpoints are large. What other workers left, or what is damaged, stays and is
-/// told of.
+/// What lies in `folder`, where it can be delivered. What is damaged stays and is told of. What was left by a worker that
+/// ended in mid-training goes: nobody goes on with it, and checkpoints are large.
+pub fn find(folder: &Path) -> Option<Handover> {
+    match read(folder) {
+        Ok(left) => Some(left),
+        Err(Unusable::Nothing) => {
+            forget(folder);
+            None
+        }
+        Err(Unusable::Damaged(fault)) => {
+            tracing::warn!("{} cannot be delivered and is left as it is: {fault}", folder.display());
+            None
+        }
+    }
+}
+
+/// The attempts of the workers `names` that are to be delivered, each to its own coordinator. What other workers left
+/// stays and is told of.
 pub fn left_over(state: &Path, names: &[String]) -> Vec<Handover> {
     let jobs = state.join("jobs");
     let folders = match fs::read_dir(&jobs) {
@@ -131,44 +160,42 @@ pub fn left_over(state: &Path, names: &[String]) -> Vec<Handover> {
         }
     };
     let mut found: Vec<Handover> = Vec::new();
-    for folder in folders {
-        match read(&folder) {
-            Err(Unusable::Nothing) => forget(&folder),
-            Err(Unusable::Damaged(fault)) => {
-                tracing::warn!("{} cannot be delivered and is left as it is: {fault}", folder.display());
-            }
-            Ok(left) if !names.contains(&left.worker) => {
-                tracing::warn!("{} is left for the worker {}, which saved it", folder.display(), left.worker);
-            }
-            Ok(left) => found.push(left),
-        }
-    }
-    newest_of_each(found)
-}
-
-/// A worker holds one attempt, the one that was given last; what it left of earlier ones is of no use any more.
-fn newest_of_each(mut found: Vec<Handover>) -> Vec<Handover> {
-    found.sort_by_key(|left| std::cmp::Reverse(left.token));
-    let mut newest: Vec<Handover> = Vec::new();
-    for left in found {
-        if newest.iter().any(|newer| newer.worker == left.worker) {
-            forget(&left.folder);
+    for left in folders.iter().filter_map(|folder: &PathBuf| find(folder)) {
+        if names.contains(&left.whose.worker) {
+            found.push(left);
         } else {
-            newest.push(left);
+            tracing::warn!("{} is left for the worker {}, which saved it", left.folder.display(), left.whose.worker);
         }
     }
-    newest
+    found
 }
 
-fn forget(folder: &Path) {
-    if let Err(e) = fs::remove_dir_all(folder) {
-        tracing::warn!("{} cannot be removed: {e}", folder.display());
+/// Removes what nobody will ask for.
+pub fn forget(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            tracing::warn!("{} cannot be removed: {e}", folder.display());
+        }
+        _ => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::kept::Kept;
+
+    fn coordinator(digit: &str) -> CoordinatorId {
+        digit.repeat(32).try_into().expect("an id")
+    }
+
+    fn whose(coordinator_digit: &str, worker: &str, job: u64, token: u64) -> Whose {
+        Whose { coordinator: coordinator(coordinator_digit), worker: worker.into(), job, token }
+    }
+
+    fn stopped() -> ExitStatus {
+        ExitStatus { resumes: true, ..ExitStatus::of(Outcome::Stopped, "why").with_code("Q0501") }
+    }
 
     #[test]
     fn what_is_to_be_delivered_is_found_again_and_all_else_goes() {
@@ -178,29 +205,63 @@ mod tests {
             fs::create_dir_all(folder.join("step-4")).expect("a folder");
             folder
         };
-        let ended = ExitStatus { outcome: Outcome::Stopped, message: "why".into() };
-        let (ours, older, theirs, torn, none) =
-            (folder("1-7"), folder("1-6"), folder("2-8"), folder("3-9"), folder("4-10"));
+        let ended = stopped();
+        let (ours, older, theirs, torn, none, old_form) =
+            (folder("1-7"), folder("1-6"), folder("2-8"), folder("3-9"), folder("4-10"), folder("5-11"));
         let saved = |step, folder: PathBuf| Saved { kind: Kind::Checkpoint, step, folder };
         let delivered = saved(2, ours.join("step-2"));
         fs::create_dir(delivered.delivered()).expect("a folder");
         // What is half removed does not stand under its own name.
         let all = [saved(4, ours.join("step-4")), delivered, saved(1, ours.join("step-1"))];
         let reports = Outbox::default();
-        write(("a", 7), &ended, &all, (&reports, &ours)).expect("a record");
-        write(("a", 6), &ended, &[], (&reports, &older)).expect("a record");
-        write(("another", 8), &ended, &[], (&reports, &theirs)).expect("a record");
+        write(&whose("a", "a", 1, 7), &ended, &all, (&reports, &ours)).expect("a record");
+        write(&whose("a", "a", 1, 6), &ended, &[], (&reports, &older)).expect("a record");
+        write(&whose("a", "another", 2, 8), &ended, &[], (&reports, &theirs)).expect("a record");
         let gone = Saved { kind: Kind::Adapter, step: 1, folder: torn.join("gone") };
-        write(("a", 9), &ended, &[gone], (&reports, &torn)).expect("a record");
+        write(&whose("a", "a", 3, 9), &ended, &[gone], (&reports, &torn)).expect("a record");
+        // A record that does not say which coordinator's it is can be handed in to nobody, and is not thrown away.
+        fs::write(old_form.join(RECORD), r#"{"worker":"a","token":11,"outcome":5,"message":"","saved":[]}"#)
+            .expect("a file");
         // The state folder is the same under another path.
         let moved = state.path().join("jobs/../../").join(state.path().file_name().expect("a name"));
         let found = left_over(&moved, &["a".into(), "b".into()]);
-        let [left] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((left.worker.as_str(), left.token), ("a", 7));
+        let left = Kept::new(found).take(&coordinator("a")).expect("what is left");
+        assert_eq!(left.whose, whose("a", "a", 1, 7));
         assert_eq!(left.saved.iter().map(|saved| saved.step).collect::<Vec<_>>(), [4]);
         assert!(left.saved[0].folder.is_dir());
         assert_eq!((left.ended.outcome, left.ended.message.as_str()), (Outcome::Stopped, "why"));
+        assert!(left.ended.code == "Q0501" && left.ended.resumes);
         assert!(ours.exists() && !older.exists() && theirs.exists() && torn.exists() && !none.exists());
+        assert!(old_form.exists());
+    }
+
+    #[test]
+    fn what_coordinators_that_count_alike_were_left_is_kept_apart_and_given_to_its_own_only() {
+        let state = tempfile::tempdir().expect("a folder");
+        let leave = |of: &Whose| {
+            let folder = state.path().join("jobs").join(format!("{}-{}-{}", of.coordinator, of.job, of.token));
+            fs::create_dir_all(&folder).expect("a folder");
+            write(of, &stopped(), &[], (&Outbox::default(), &folder)).expect("a record");
+            folder
+        };
+        // The same job and the same token of two coordinators, and a later attempt of one of them.
+        let (one, other, later) = (whose("1", "a", 1, 7), whose("2", "a", 1, 7), whose("2", "a", 4, 9));
+        let folders = [&one, &other, &later].map(leave);
+        let mut kept = Kept::new(left_over(state.path(), &["a".into()]));
+        assert_eq!(folders.each_ref().map(|folder| folder.exists()), [true, false, true]);
+        let mut held: Vec<(String, u64)> = kept.held().map(|held| (held.coordinator_id, held.token)).collect();
+        held.sort();
+        assert_eq!(held, [("1".repeat(32), 7), ("2".repeat(32), 9)]);
+        assert!(kept.take(&coordinator("3")).is_none());
+        assert_eq!(kept.take(&coordinator("2")).map(|left| left.whose), Some(later.clone()));
+        assert!(kept.take(&coordinator("2")).is_none());
+        // What an attempt leaves that is older than what is kept goes, and a newer one takes its place.
+        let newer = whose("1", "a", 2, 8);
+        for (of, wanted) in [(&newer, &newer), (&one, &newer)] {
+            kept.add(find(&leave(of)).expect("what is left"));
+            assert_eq!(kept.held().map(|held| held.token).collect::<Vec<_>>(), [wanted.token]);
+        }
+        assert!(!folders[0].exists() && !kept.is_empty());
     }
 
     #[test]
@@ -208,10 +269,10 @@ mod tests {
         let state = tempfile::tempdir().expect("a folder");
         let folder = state.path().join("jobs/1-7");
         fs::create_dir_all(folder.join("adapter")).expect("a folder");
-        let ended = ExitStatus { outcome: Outcome::Succeeded, message: String::new() };
+        let ended = ExitStatus::succeeded();
         let adapter = Saved { kind: Kind::Adapter, step: 4, folder: folder.join("adapter") };
         for (saved, is_delivered) in [(vec![adapter], true), (Vec::new(), false)] {
-            write(("a", 7), &ended, &saved, (&Outbox::default(), &folder)).expect("a record");
+            write(&whose("a", "a", 1, 7), &ended, &saved, (&Outbox::default(), &folder)).expect("a record");
             fs::write(folder.join(REPORTS), [9, 9]).expect("a file");
             assert_eq!(left_over(state.path(), &["a".into()]).len(), usize::from(is_delivered));
             assert!(folder.exists());

@@ -4,20 +4,29 @@
 //! the lease would end elsewhere, the attempt is saved and stopped, so that two machines never train one job.
 
 mod attempt;
+mod coordinator_id;
 mod current;
 mod delivery;
+mod exit_status;
+mod fault;
 mod handover;
+mod kept;
+mod last_words;
 mod lease;
 mod outbox;
+mod owned;
 mod peers;
 mod prepare;
 mod process;
 mod progress;
 mod saved;
 mod session;
+mod signals;
+mod stopping;
 mod token_cache;
 mod upload;
 mod vitals;
+mod work;
 
 pub use process::KEEP_MEMORY;
 
@@ -71,10 +80,11 @@ async fn serve(
     let names: Vec<String> = (0..platforms.len()).map(name).collect();
     let mut left_over = handover::left_over(&identity.folder, &names);
     for (i, (name, platform)) in names.into_iter().zip(platforms).enumerate() {
-        let left = left_over.iter().position(|left| left.worker == name).map(|at| left_over.swap_remove(at));
+        let kept = left_over.extract_if(.., |left| left.whose.worker == name).collect();
         let options = session::Options { peers: options.peers.of_worker(i), ..options.clone() };
-        let session = session::Session::new(client.clone(), name, identity.clone(), platform, options);
-        workers.spawn(session.run(left));
+        let own = (name, identity.clone(), platform);
+        let session = session::Session::new((client.clone(), options), own, kept::Kept::new(kept));
+        workers.spawn(session.run());
     }
     let mut fault = Ok(());
     while let Some(ended) = workers.join_next().await {

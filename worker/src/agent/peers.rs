@@ -10,9 +10,9 @@ use sysinfo::Networks;
 use tokio::sync::mpsc;
 use tonic::Response;
 
-use super::attempt::Worker;
 use super::current::Current;
 use super::progress::line;
+use super::work::Work;
 use crate::gang::{Listening, Meeting};
 
 /// How long the coordinator may hold an answer.
@@ -65,23 +65,23 @@ fn on_the_way_to(coordinator: &str) -> Option<IpAddr> {
     try_from("0.0.0.0:0").or_else(|| try_from("[::]:0"))
 }
 
-impl Worker {
+impl Work {
     /// Says where the others find this one, until the coordinator knows.
-    pub(super) fn offer(&self, listening: Listening) {
+    pub(super) fn offer(&mut self, listening: Listening) {
         let addresses = self.options.peers.addresses(&self.client.address, listening.port);
         self.outbox.log(line("info", format!("the other workers find the first at {}", addresses.join(", "))));
         let offer = WireMeeting { addresses, secret: listening.secret.to_vec() };
         let request = MeetRequest { offer: Some(offer), ..self.meet_request() };
         let (client, session) = (self.client.clone(), self.session.clone());
-        tokio::spawn(async move { answer(client, &session, request).await.map(drop) });
+        self.helpers.spawn(async move { answer(client, &session, request).await.map(drop).unwrap_or_default() });
     }
 
     /// Where the first worker is found, as soon as it is known; nothing for the first one itself.
-    pub(super) fn meetings(&self) -> mpsc::Receiver<Meeting> {
+    pub(super) fn meetings(&mut self) -> mpsc::Receiver<Meeting> {
         let (sender, receiver) = mpsc::channel(1);
         if self.assignment.rank > 0 {
             let (client, session, request) = (self.client.clone(), self.session.clone(), self.meet_request());
-            tokio::spawn(async move {
+            self.helpers.spawn(async move {
                 while !sender.is_closed() {
                     let Some(response) = answer(client.clone(), &session, request.clone()).await else { return };
                     if let Some(meeting) = response.meeting.and_then(known) {

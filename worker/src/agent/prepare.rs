@@ -6,19 +6,20 @@ use std::sync::Arc;
 use qlora_config::ResolvedConfig;
 use qlora_proto::{JobFile, JobKind};
 
-use super::attempt::{Fault, Worker};
+use super::fault::Fault;
 use super::outbox::Outbox;
 use super::progress::line;
 use super::token_cache;
+use super::work::Work;
 use crate::child::{Spec, Task};
 use crate::gang::Seat;
 use crate::models::{self, Progress as FetchProgress};
 use qlora_client::transfer::{self, unwatched};
 
-impl Worker {
+impl Work {
     /// Brings everything here that the child needs, and writes down what it should do.
     pub(super) async fn prepare(&mut self) -> Result<PathBuf, Fault> {
-        tokio::fs::create_dir_all(&self.folder).await.map_err(self.io(&self.folder))?;
+        tokio::fs::create_dir_all(&self.folder).await.map_err(Fault::io(&self.folder))?;
         let config = ResolvedConfig::from_json(&self.assignment.config_json)?;
         let task = match self.assignment.kind() {
             JobKind::Eval => self.scoring().await?,
@@ -29,7 +30,7 @@ impl Worker {
         token_cache::trim(&self.tokens);
         let path = self.folder.join("spec.json");
         let text = serde_json::to_vec(&spec).unwrap_or_default();
-        tokio::fs::write(&path, text).await.map_err(self.io(&path))?;
+        tokio::fs::write(&path, text).await.map_err(Fault::io(&path))?;
         Ok(path)
     }
 
@@ -41,7 +42,7 @@ impl Worker {
 
     async fn training(&self) -> Result<Task, Fault> {
         let output = self.folder.join("output");
-        tokio::fs::create_dir_all(&output).await.map_err(self.io(&output))?;
+        tokio::fs::create_dir_all(&output).await.map_err(Fault::io(&output))?;
         let resume = match &self.assignment.checkpoint {
             Some(checkpoint) => {
                 self.outbox.log(line("info", format!("going on from the checkpoint of step {}", checkpoint.step)));
@@ -84,7 +85,7 @@ impl Worker {
         transfer::download(&self.client, digest, &archive, &unwatched).await?;
         let folder = self.folder.join(name);
         qlora_client::unpack(&archive, &folder)?;
-        tokio::fs::remove_file(&archive).await.map_err(self.io(&archive))?;
+        tokio::fs::remove_file(&archive).await.map_err(Fault::io(&archive))?;
         Ok(folder)
     }
 
@@ -95,7 +96,7 @@ impl Worker {
         let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
         match fetch.await {
             Ok(path) => Ok(path?),
-            Err(e) => Err(Fault::Stopped(e.to_string())),
+            Err(e) => Err(Fault::Task(e.to_string())),
         }
     }
 }

@@ -11,12 +11,11 @@ use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::child::{LEASE, Line, MEET};
+use super::exit_status::ExitStatus;
+use super::last_words::LastWords;
+use crate::child::{LEASE, Line, MEET, program_fault};
 use crate::gang::Meeting;
 use crate::platform::nvidia::VISIBLE;
-
-/// Lines of stderr that are kept for the message when the child dies.
-const LAST_WORDS: usize = 5;
 
 /// Makes the allocator keep what a step gave back: the next step takes it again (22 % faster steps were measured).
 pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
@@ -26,28 +25,26 @@ pub struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
     out: tokio::io::Lines<BufReader<ChildStdout>>,
-    last_words: tokio::task::JoinHandle<Vec<String>>,
+    last_words: tokio::task::JoinHandle<LastWords>,
+    /// Counts what the kernel ended for want of memory.
+    ooms: fn() -> u64,
     ooms_before: u64,
     /// It was ended from here.
     killed: bool,
 }
 
-/// How a child ended.
-#[derive(Debug)]
-pub struct ExitStatus {
-    pub outcome: Outcome,
-    pub message: String,
-}
-
 impl Process {
     /// Starts `qlora-worker train --spec spec`, which sees no other GPU than `gpu`.
     pub fn start(spec: &Path, gpu: Option<&str>) -> std::io::Result<Self> {
-        let program = std::env::current_exe()?;
-        let mut child = Command::new(program)
-            .envs(gpu.map(|id| (VISIBLE, id)))
-            .arg("train")
-            .arg("--spec")
-            .arg(spec)
+        let mut command = Command::new(std::env::current_exe()?);
+        command.envs(gpu.map(|id| (VISIBLE, id))).arg("train").arg("--spec").arg(spec);
+        Self::run(command, out_of_memory_kills)
+    }
+
+    /// Starts `command`; `ooms` tells how often memory has run out.
+    fn run(mut command: Command, ooms: fn() -> u64) -> std::io::Result<Self> {
+        let ooms_before = ooms();
+        let mut child = command
             .env(KEEP_MEMORY.0, KEEP_MEMORY.1)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -57,19 +54,9 @@ impl Process {
         let missing = || std::io::Error::other("the child has no pipes");
         let stdin = child.stdin.take();
         let out = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
-        let mut err = BufReader::new(child.stderr.take().ok_or_else(missing)?).lines();
-        let last_words = tokio::spawn(async move {
-            let mut last = Vec::new();
-            while let Ok(Some(line)) = err.next_line().await {
-                qlora_telemetry::print_line(&line);
-                if last.len() == LAST_WORDS {
-                    last.remove(0);
-                }
-                last.push(line);
-            }
-            last
-        });
-        Ok(Self { child, stdin, out, last_words, ooms_before: out_of_memory_kills(), killed: false })
+        let err = BufReader::new(child.stderr.take().ok_or_else(missing)?);
+        let last_words = tokio::spawn(LastWords::of(err));
+        Ok(Self { child, stdin, out, last_words, ooms, ooms_before, killed: false })
     }
 
     /// The next line; none when the child has closed its stdout.
@@ -118,32 +105,40 @@ impl Process {
         drop(self.stdin.take());
         let status = self.child.wait().await;
         match last {
-            Some(Line::Ended { blame: None, .. }) => ExitStatus { outcome: Outcome::Succeeded, message: String::new() },
-            Some(Line::Ended { stopped: true, message, .. }) => ExitStatus { outcome: Outcome::Stopped, message },
-            Some(Line::Ended { blame: Some(blame), message, .. }) => {
+            Some(Line::Ended { blame: None, .. }) => ExitStatus::succeeded(),
+            Some(Line::Ended { stopped: true, message, .. }) => ExitStatus::of(Outcome::Stopped, message),
+            Some(Line::Ended { blame: Some(blame), message, code, .. }) => {
                 let outcome = match blame {
                     Blame::Input => Outcome::BadInput,
                     Blame::Memory => Outcome::OutOfMemory,
                     Blame::Attempt => Outcome::Failed,
                     Blame::Peer => Outcome::PeerLost,
                 };
-                ExitStatus { outcome, message }
+                ExitStatus::of(outcome, message).with_code(&code)
             }
-            _ => {
-                let words = self.last_words.await.unwrap_or_default().join(" | ");
-                let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
-                let how = status.map_or_else(|e| e.to_string(), |s| s.to_string());
-                let kill = signal == Some(Signal::KILL.as_raw()) && !self.killed;
-                if kill && out_of_memory_kills() > self.ooms_before {
-                    let message = "the system ended the training process because memory ran out; qlora-ctl plan says what would fit";
-                    return ExitStatus { outcome: Outcome::OutOfMemory, message: message.into() };
-                }
-                ExitStatus {
-                    outcome: Outcome::Failed,
-                    message: format!("the training process ended with {how} {words}").trim_end().to_owned(),
-                }
-            }
+            _ => self.died(status).await,
         }
+    }
+
+    /// Of a child that could not tell how it ended.
+    async fn died(self, status: std::io::Result<std::process::ExitStatus>) -> ExitStatus {
+        let words = self.last_words.await.unwrap_or_default();
+        let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+        let how = status.map_or_else(|e| e.to_string(), |s| s.to_string());
+        let kill = signal == Some(Signal::KILL.as_raw()) && !self.killed;
+        if kill && (self.ooms)() > self.ooms_before {
+            let message =
+                "the system ended the training process because memory ran out; qlora-ctl plan says what would fit";
+            return ExitStatus::of(Outcome::OutOfMemory, message).with_code("Q0304");
+        }
+        // A panic that the process could not catch ends it by an abort.
+        if signal == Some(Signal::ABORT.as_raw())
+            && let Some(panic) = words.panic()
+        {
+            return ExitStatus::of(Outcome::BadInput, program_fault(&panic));
+        }
+        let message = format!("the training process ended with {how} {}", words.text());
+        ExitStatus::of(Outcome::Failed, message.trim_end())
     }
 }
 
@@ -158,4 +153,95 @@ fn out_of_memory_kills() -> u64 {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
     let of_group = own.and_then(|path| count(&format!("/sys/fs/cgroup{}/memory.events", path.trim_end_matches('/'))));
     of_group.or_else(|| count("/proc/vmstat")).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+    use super::*;
+
+    fn no_ooms() -> u64 {
+        3
+    }
+
+    /// Another process has used memory up each time that anybody asks.
+    fn more_ooms() -> u64 {
+        static OOMS: AtomicU64 = AtomicU64::new(0);
+        OOMS.fetch_add(1, SeqCst)
+    }
+
+    fn child(script: &str, ooms: fn() -> u64) -> Process {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script);
+        Process::run(command, ooms).expect("a shell")
+    }
+
+    /// How a child ends that runs `script`, as the agent follows it.
+    async fn end_of(script: &str, ooms: fn() -> u64) -> ExitStatus {
+        let mut process = child(script, ooms);
+        let mut last = None;
+        while let Some(line) = process.next().await {
+            last = matches!(line, Line::Ended { .. }).then_some(line);
+        }
+        process.judge(last).await
+    }
+
+    #[tokio::test]
+    async fn a_killed_process_is_out_of_memory_only_where_the_kernel_counts_one_that_was() {
+        let killed = end_of("echo late words >&2; kill -9 $$", no_ooms).await;
+        assert_eq!((killed.outcome, killed.code.as_str()), (Outcome::Failed, ""));
+        assert!(killed.message.contains("signal: 9") && killed.message.ends_with("late words"), "{killed:?}");
+        let by_kernel = end_of("kill -9 $$", more_ooms).await;
+        assert_eq!((by_kernel.outcome, by_kernel.code.as_str()), (Outcome::OutOfMemory, "Q0304"));
+        // Another end than a kill, or our own kill, is none by the kernel, whatever it counts meanwhile.
+        for script in ["kill -15 $$", "kill -6 $$", "exit 137", "exit 1"] {
+            assert_eq!(end_of(script, more_ooms).await.outcome, Outcome::Failed, "{script}");
+        }
+        let mut ours = child("exec sleep 600", more_ooms);
+        ours.kill().await;
+        assert_eq!(ours.judge(None).await.outcome, Outcome::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_aborts_by_a_panic_is_told_as_such_and_one_that_aborts_otherwise_is_not() {
+        let panics = [
+            "thread 'main' panicked at src/x.rs:3:5:\nindex out of bounds: the len is 3",
+            "\nthread 'main' has overflowed its stack\nfatal runtime error: stack overflow",
+        ];
+        for said in panics {
+            let script = format!("printf '%s\\n' \"{said}\" >&2; kill -6 $$");
+            let status = end_of(&script, more_ooms).await;
+            assert_eq!(status.outcome, Outcome::BadInput, "{status:?}");
+            let wanted = said.trim().lines().next().expect("a line");
+            assert!(
+                status.message.contains("a fault of this program") && status.message.contains(wanted),
+                "{status:?}"
+            );
+            // A thread that panicked is not what ended a process that was killed later.
+            let status = end_of(&script.replace("-6", "-9"), no_ooms).await;
+            assert_eq!(status.outcome, Outcome::Failed, "{status:?}");
+        }
+        let status = end_of("echo free: invalid pointer >&2; kill -6 $$", no_ooms).await;
+        assert!(status.outcome == Outcome::Failed && status.message.contains("invalid pointer"), "{status:?}");
+    }
+
+    #[tokio::test]
+    async fn the_last_line_tells_more_than_the_exit_code_and_brings_the_code_of_the_fault() {
+        let ended = |blame: &str, stopped: bool| {
+            let line = format!(r#"{{"blame":{blame},"stopped":{stopped},"message":"why","code":"Q0511"}}"#);
+            format!("echo noise; echo '{line}'; exit 1")
+        };
+        for (blame, stopped, outcome, code) in [
+            ("null", false, Outcome::Succeeded, ""),
+            (r#""attempt""#, true, Outcome::Stopped, ""),
+            (r#""input""#, false, Outcome::BadInput, "Q0511"),
+            (r#""memory""#, false, Outcome::OutOfMemory, "Q0511"),
+            (r#""attempt""#, false, Outcome::Failed, "Q0511"),
+            (r#""peer""#, false, Outcome::PeerLost, "Q0511"),
+        ] {
+            let status = end_of(&ended(blame, stopped), more_ooms).await;
+            assert_eq!((status.outcome, status.code.as_str()), (outcome, code), "{blame} {stopped}");
+        }
+    }
 }

@@ -1,25 +1,29 @@
 //! Register, synchronise, and act on what the coordinator wants.
 //!
-//! Whatever the worker waits for, it hears signals, the end of its attempt and the end of its lease meanwhile.
+//! Whatever the worker waits for, it hears signals, the end of its attempt and the end of its lease meanwhile. A
+//! registration tells which coordinator answers: an attempt of another one ends, and what it left is kept for that one.
+
+mod registration;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use qlora_proto::clock::Moment;
 use qlora_proto::synchronize_response::Wanted;
-use qlora_proto::{
-    Assignment, DeviceClass, Platform, RegisterRequest, RegisterResponse, SynchronizeRequest, SynchronizeResponse,
-};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use qlora_proto::{Assignment, DeviceClass, Platform, RegisterResponse, SynchronizeRequest, SynchronizeResponse};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::attempt::{self, Attempt, at};
+use super::attempt::{self, Attempt};
+use super::coordinator_id::CoordinatorId;
 use super::current::Current;
 use super::delivery::Ending;
-use super::handover::Handover;
-use super::lease::Lease;
+use super::kept::Kept;
+use super::lease::{Lease, at, come};
 use super::peers::Peers;
+use super::signals::Signals;
+use super::stopping::{Stopping, Urgency};
 use crate::error::WorkerError;
 use crate::identity::Identity;
 use crate::models::Allowed;
@@ -69,6 +73,8 @@ pub struct Session {
     identity: Arc<Identity>,
     platform: Platform,
     options: Options,
+    /// The one that it has registered with.
+    coordinator: Option<CoordinatorId>,
     current: Current,
     /// None until it has registered.
     lease: Option<Lease>,
@@ -85,6 +91,8 @@ pub struct Session {
     /// Since when the coordinator refuses its token.
     refused_since: Option<Instant>,
     attempt: Option<Attempt>,
+    /// What earlier attempts left, of this coordinator and of others.
+    kept: Kept,
     draining: bool,
     /// When it leaves whatever the coordinator has heard by then.
     leave_at: Option<Instant>,
@@ -94,13 +102,11 @@ pub struct Session {
 /// What happens next.
 enum Turn {
     /// An answer, and when it was asked for.
-    Registered(Instant, Result<RegisterResponse, Status>),
-    Synchronized(Instant, Result<SynchronizeResponse, Status>),
+    Registered(Moment, Result<RegisterResponse, Status>),
+    Synchronized(Moment, Result<SynchronizeResponse, Status>),
     AttemptEnded(Ending),
     /// The lease could not be renewed: the attempt has to stop; at once, where it is over but for a moment.
-    LeaseEnds {
-        at_once: bool,
-    },
+    LeaseEnds(Urgency),
     Signal,
     /// Nobody is waited for any longer.
     Leave,
@@ -109,13 +115,21 @@ enum Turn {
 }
 
 impl Session {
-    pub fn new(client: Client, name: String, identity: Arc<Identity>, platform: Platform, options: Options) -> Self {
+    /// A worker that has `kept` what earlier attempts of it left.
+    pub fn new(
+        (client, options): (Client, Options),
+        (name, identity, platform): (String, Arc<Identity>, Platform),
+        kept: Kept,
+    ) -> Self {
+        // However long the coordinator is away: what is left is its job's.
+        let patient_until = kept.is_empty().then(|| Instant::now() + PATIENCE);
         Self {
             client,
             name,
             identity,
             platform,
             options,
+            coordinator: None,
             current: Current::default(),
             lease: None,
             leases: watch::channel(None).0,
@@ -123,28 +137,30 @@ impl Session {
             loopback_only: false,
             not_before: Instant::now(),
             backoff: Backoff::default(),
-            patient_until: Some(Instant::now() + PATIENCE),
+            patient_until,
             refused_since: None,
             attempt: None,
+            kept,
             draining: false,
             leave_at: None,
             faults: None,
         }
     }
 
-    /// Serves until a signal or, with `--once`, until one attempt has ended; first delivers what is `left` of another.
-    pub async fn run(mut self, left: Option<Handover>) -> Result<(), WorkerError> {
+    /// Serves until a signal or, with `--once`, until one attempt has ended; first delivers what is kept of another.
+    pub async fn run(mut self) -> Result<(), WorkerError> {
         let mut signals = Signals::listen()?;
-        self.attempt = left.map(|left| {
-            tracing::info!(folder = %left.folder.display(), "delivering what the last start of this worker left");
-            // However long the coordinator is away: what is left is its job's.
-            self.patient_until = None;
-            Attempt::resume(self.contact(), left)
-        });
         self.faults = platform::faults(&self.platform);
         loop {
             match self.turn(&mut signals).await {
-                Turn::Registered(sent, answer) => self.take_registration(sent, answer)?,
+                Turn::Registered(sent, answer) => {
+                    if let Err(fault) = self.take_registration(sent, answer).await {
+                        return self.give_up(fault).await;
+                    }
+                    if self.draining && self.attempt.is_none() {
+                        return Ok(());
+                    }
+                }
                 Turn::Synchronized(sent, answer) => self.take_answer(sent, answer),
                 Turn::AttemptEnded(ending) => {
                     self.attempt = None;
@@ -155,7 +171,9 @@ impl Session {
                     platform::still_fit(&self.platform)?;
                 }
                 Turn::Broken(fault) => return self.break_off(fault).await,
-                Turn::LeaseEnds { at_once } => self.stop_attempt("the lease could not be renewed in time", at_once),
+                Turn::LeaseEnds(urgency) => {
+                    self.stop_attempt(resumed("the lease could not be renewed in time", urgency));
+                }
                 Turn::Leave => {
                     tracing::warn!(
                         "the coordinator is away; what it has not heard is kept, and told when this worker is started again"
@@ -168,37 +186,13 @@ impl Session {
                     tracing::info!("saving and stopping; once more stops at once");
                     self.draining = true;
                     self.leave_at = Some(Instant::now() + LEAVE);
-                    self.stop_attempt("the worker is stopping", false);
+                    self.stop_attempt(resumed("the worker is shutting down", Urgency::Save));
                 }
             }
         }
     }
 
-    fn take_registration(
-        &mut self,
-        sent: Instant,
-        answer: Result<RegisterResponse, Status>,
-    ) -> Result<(), WorkerError> {
-        match answer {
-            Ok(answer) => {
-                self.current.set(answer.session);
-                self.registered = true;
-                self.loopback_only = answer.loopback_only;
-                self.patient_until = None;
-                self.refused_since = None;
-                self.renew(sent, answer.lease_ms);
-                tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
-                Ok(())
-            }
-            Err(status) => {
-                self.judge(&status)?;
-                self.again_later();
-                Ok(())
-            }
-        }
-    }
-
-    fn take_answer(&mut self, sent: Instant, answer: Result<SynchronizeResponse, Status>) {
+    fn take_answer(&mut self, sent: Moment, answer: Result<SynchronizeResponse, Status>) {
         match answer {
             Ok(answer) => {
                 self.renew(sent, answer.lease_ms);
@@ -215,7 +209,7 @@ impl Session {
         }
     }
 
-    fn renew(&mut self, sent: Instant, lease_ms: u32) {
+    fn renew(&mut self, sent: Moment, lease_ms: u32) {
         let lease = Lease::new(sent, Duration::from_millis(lease_ms.into()));
         self.lease = Some(lease);
         self.leases.send_replace(Some(lease));
@@ -226,38 +220,13 @@ impl Session {
 
     fn again_later(&mut self) {
         // While there is something to lose, several tries fit into what is left of the lease.
-        let left = self.attempt.as_ref().and(self.lease).map(|lease| lease.safe_until().duration_since(Instant::now()));
+        let left = self.attempt.as_ref().and(self.lease).map(|lease| lease.safe_until().since(Moment::now()));
         let longest = left.map_or(Duration::MAX, |left| (left / 8).max(SHORTEST_WAIT));
         self.not_before = Instant::now() + self.backoff.take().min(longest);
     }
 
-    /// An error where trying to register again is of no use.
-    fn judge(&mut self, status: &Status) -> Result<(), WorkerError> {
-        let no_token = status.code() == Code::Unauthenticated;
-        self.refused_since = no_token.then(|| self.refused_since.unwrap_or_else(Instant::now));
-        let hopeless = self.refused_since.is_some_and(|since| since.elapsed() > PATIENCE);
-        let refused = |help| Err(WorkerError::Refused { message: status.message().to_owned(), help });
-        match status.code() {
-            // A coordinator of this machine may be about to leave its token.
-            Code::Unauthenticated if self.client.may_find_token() && !hopeless => Ok(()),
-            Code::Unauthenticated => {
-                Err(WorkerError::Token { message: status.message().to_owned(), help: self.client.token_help() })
-            }
-            Code::PermissionDenied => refused("call the coordinator by another address, or let it allow this one"),
-            Code::AlreadyExists => refused("give --name NAME"),
-            Code::InvalidArgument | Code::Unimplemented => {
-                refused("use the same version of qlora-worker and qlora-coordinator")
-            }
-            _ if self.patient_until.is_some_and(|until| until < Instant::now()) => Err(WorkerError::Unreachable {
-                address: self.client.address.clone(),
-                fault: status.message().to_owned(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
     fn running(&self) -> u64 {
-        self.attempt.as_ref().map_or(0, |a| a.token)
+        self.attempt.as_ref().map_or(0, |a| a.whose.token)
     }
 
     /// Waits for the next thing that happens.
@@ -282,17 +251,17 @@ impl Session {
             ending = ended => Turn::AttemptEnded(ending),
             () = signals.next() => Turn::Signal,
             fault = platform::broken(&mut self.faults) => Turn::Broken(fault),
-            () = at(end_at) => Turn::LeaseEnds { at_once: true },
-            () = at(stop_at) => Turn::LeaseEnds { at_once: false },
+            () = come(end_at, Moment::now) => Turn::LeaseEnds(Urgency::AtOnce),
+            () = come(stop_at, Moment::now) => Turn::LeaseEnds(Urgency::Save),
             () = leave => Turn::Leave,
             turn = exchange => turn,
         }
     }
 
     /// When the attempt has to stop, and when it must have ended; never, where there is none or it has been told so.
-    fn lease_ends(&self) -> (Option<Instant>, Option<Instant>) {
-        let unless_told = |at_once| self.attempt.as_ref().filter(|a| !a.is_stopping(at_once)).and(self.lease);
-        (unless_told(false).map(|l| l.safe_until()), unless_told(true).map(|l| l.ends()))
+    fn lease_ends(&self) -> (Option<Moment>, Option<Moment>) {
+        let unless_told = |urgency| self.attempt.as_ref().filter(|a| !a.is_stopping(urgency)).and(self.lease);
+        (unless_told(Urgency::Save).map(|l| l.safe_until()), unless_told(Urgency::AtOnce).map(|l| l.ends()))
     }
 
     /// One exchange with the coordinator. Dropped before it is over, it is as if it had not been.
@@ -301,21 +270,12 @@ impl Session {
         let (register, synchronize) = (self.register_request(), self.synchronize_request());
         async move {
             tokio::time::sleep_until(not_before).await;
-            let sent = Instant::now();
+            let sent = Moment::now();
             if registered {
                 Turn::Synchronized(sent, within(HOLD + LATE, client.synchronize(synchronize)).await)
             } else {
                 Turn::Registered(sent, within(LATE, client.register(register)).await)
             }
-        }
-    }
-
-    fn register_request(&self) -> RegisterRequest {
-        RegisterRequest {
-            name: self.name.clone(),
-            instance: self.identity.instance.clone(),
-            platform: Some(self.platform.clone()),
-            running_token: self.running(),
         }
     }
 
@@ -335,13 +295,19 @@ impl Session {
     fn act(&mut self, wanted: Option<Wanted>) {
         match wanted {
             Some(Wanted::Run(assignment)) => self.start(assignment),
-            Some(Wanted::Stop(stop)) => self.stop_attempt(&stop.reason, stop.at_once),
+            Some(Wanted::Stop(stop)) => {
+                let urgency = if stop.at_once { Urgency::AtOnce } else { Urgency::Save };
+                self.stop_attempt(Stopping { reason: stop.reason, urgency, resumes: false });
+            }
             Some(Wanted::GoOn(_) | Wanted::Nothing(_)) | None => {}
         }
     }
 
     fn start(&mut self, assignment: Assignment) {
-        if self.attempt.is_none() && !self.draining {
+        if self.attempt.is_none()
+            && !self.draining
+            && let Some(contact) = self.contact()
+        {
             tracing::info!(job = assignment.job, attempt = assignment.token, "starting");
             let options = attempt::Options {
                 patience: self.options.patience(self.platform.device_class()),
@@ -350,31 +316,50 @@ impl Session {
                 gpu: Some(self.platform.device_id.clone()).filter(|id| !id.is_empty()),
             };
             let place = (self.name.as_str(), self.identity.folder.as_path());
-            self.attempt = Some(Attempt::start(self.contact(), place, options, assignment));
+            self.attempt = Some(Attempt::start(contact, place, options, assignment));
         }
     }
 
-    fn contact(&self) -> attempt::Contact {
-        attempt::Contact { client: self.client.clone(), session: self.current.clone(), leases: self.leases.subscribe() }
+    /// The way to the coordinator that answers; none before one does.
+    fn contact(&self) -> Option<attempt::Contact> {
+        Some(attempt::Contact {
+            coordinator: self.coordinator.clone()?,
+            client: self.client.clone(),
+            session: self.current.clone(),
+            leases: self.leases.subscribe(),
+        })
+    }
+
+    /// Ends for good, and leaves what the attempt has saved for the next start.
+    async fn give_up(mut self, fault: WorkerError) -> Result<(), WorkerError> {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.leave(fault.to_string()).await;
+        }
+        Err(fault)
     }
 
     /// Gives the job back, for another worker, and ends.
     async fn break_off(mut self, fault: String) -> Result<(), WorkerError> {
-        self.stop_attempt(&fault, true);
+        self.stop_attempt(resumed(&fault, Urgency::AtOnce));
         if let Some(attempt) = &mut self.attempt {
             attempt.ended().await;
         }
         Err(WorkerError::Device(fault))
     }
 
-    fn stop_attempt(&self, reason: &str, at_once: bool) {
+    fn stop_attempt(&self, stopping: Stopping) {
         if let Some(attempt) = &self.attempt
-            && !attempt.is_stopping(at_once)
+            && !attempt.is_stopping(stopping.urgency)
         {
-            tracing::info!(attempt = attempt.token, reason, "stopping");
-            attempt.stop(reason, at_once);
+            tracing::info!(attempt = attempt.whose.token, reason = stopping.reason, "stopping");
+            attempt.stop(stopping);
         }
     }
+}
+
+/// What an attempt is asked whose job goes on afterwards.
+fn resumed(reason: &str, urgency: Urgency) -> Stopping {
+    Stopping { reason: reason.to_owned(), urgency, resumes: true }
 }
 
 /// A call that hangs is given up.
@@ -385,22 +370,5 @@ async fn within<T>(
     match tokio::time::timeout(time, call).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("no answer")),
-    }
-}
-
-/// The signals that end a worker.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, WorkerError> {
-        let listen = |kind| signal(kind).map_err(WorkerError::io("signals"));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
     }
 }

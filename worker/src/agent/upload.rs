@@ -9,10 +9,10 @@ use qlora_client::transfer::{self, By, TransferError, unwatched};
 use qlora_proto::{CommitArtifactRequest, JobArtifact};
 use tokio::sync::mpsc;
 
-use super::attempt::told_to_stop;
 use super::delivery::Delivery;
 use super::progress::line;
 use super::saved::{Kind, Saved};
+use super::stopping::{Urgency, told_to};
 
 /// Times that a folder is looked at whose files change while they are uploaded.
 const CHANGES: usize = 5;
@@ -23,8 +23,9 @@ pub struct Uploader(pub Delivery);
 impl Uploader {
     /// # Errors
     /// Why the adapter could not be delivered. A checkpoint that could not be is told in the log, and the next one is
-    /// uploaded all the same.
-    pub async fn run(self, mut saved: mpsc::UnboundedReceiver<Saved>) -> Result<(), TransferError> {
+    /// uploaded all the same. The newest step that the coordinator has is given back.
+    pub async fn run(self, mut saved: mpsc::UnboundedReceiver<Saved>) -> Result<Option<u64>, TransferError> {
+        let mut delivered = None;
         while let Some(mut next) = saved.recv().await {
             // Of checkpoints that queued up while one was on its way, only the newest is of use.
             while let Ok(newer) = saved.try_recv() {
@@ -36,10 +37,10 @@ impl Uploader {
             match self.send(&next).await {
                 Err(e) if next.kind == Kind::Adapter => return Err(e),
                 Err(e) => self.tell(format!("the {} of step {} is not uploaded: {e}", next.kind.word(), next.step)),
-                Ok(()) => {}
+                Ok(()) => delivered = Some(next.step),
             }
         }
-        Ok(())
+        Ok(delivered)
     }
 
     fn tell(&self, text: String) {
@@ -89,7 +90,7 @@ impl Uploader {
                     tokio::select! {
                         () = backoff.wait() => {},
                         // An attempt that ends has no time to wait.
-                        () = told_to_stop(&mut stopping) => {},
+                        () = told_to(&mut stopping, Urgency::Save) => {},
                     }
                 }
                 sent => return sent,

@@ -12,8 +12,8 @@ pub struct Vitals {
     step_duration: Histogram<f64>,
 }
 
-impl Vitals {
-    pub fn new() -> Self {
+impl Default for Vitals {
+    fn default() -> Self {
         let meter = global::meter("qlora-worker");
         Self {
             steps: meter.u64_counter("qlora.steps").with_description("Optimizer steps").build(),
@@ -26,7 +26,9 @@ impl Vitals {
                 .build(),
         }
     }
+}
 
+impl Vitals {
     pub fn record(&self, step: &StepReport) {
         self.steps.add(1, &[]);
         self.tokens.add(step.tokens, &[]);

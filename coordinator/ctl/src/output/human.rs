@@ -78,6 +78,7 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> String {
         }
     };
     add(if why.is_some() { "last attempt" } else { "reason" }, job.reason.clone());
+    add("error code", job.reason_code.clone());
     if let Some(why) = why {
         add("waits", why.summary.clone());
         why.workers.iter().for_each(|v| add("", format!("{}: {}", v.worker, v.reason)));

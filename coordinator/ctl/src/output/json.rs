@@ -40,6 +40,7 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> Value {
         "name": job.name,
         "state": job.state().word(),
         "reason": job.reason,
+        "reason_code": if job.reason_code.is_empty() { None } else { Some(&job.reason_code) },
         "waits": why.map(|why| explanation(job.id, why)),
         "phase": p.phase,
         "phase_done": p.phase_done,

@@ -10,11 +10,12 @@ impl Engine {
     /// The rank of the worker of `session` in the attempt `token`, which is current.
     ///
     /// # Errors
-    /// An attempt that is over is told before a session that is: a worker need not register again to hear of it.
+    /// A session that is not known is told before an attempt that is not: the attempt may be another coordinator's, and
+    /// a worker learns by registering to which one it speaks.
     pub fn rank_of(&self, (session, token): (SessionId, Token)) -> Result<u32, Refusal> {
+        let worker = self.worker_of(session).ok_or(Refusal::StaleSession(session))?;
         let job = self.running.get(&token).and_then(|id| self.jobs.get(id));
         let attempt = job.and_then(|job| job.attempt(token)).ok_or(Refusal::StaleToken(token))?;
-        let worker = self.worker_of(session).ok_or(Refusal::StaleSession(session))?;
         attempt.rank(&worker.name).ok_or(Refusal::NotYours(token))
     }
 
@@ -113,11 +114,10 @@ impl Engine {
         &mut self,
         now: Now,
         by: (SessionId, Token),
-        outcome: Outcome,
-        message: String,
+        ending: Ending,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let token = by.1;
+        let (token, outcome) = (by.1, ending.outcome);
         let (job, rank) = self.current(by)?;
         let id = job.id;
         if rank == 0
@@ -136,7 +136,7 @@ impl Engine {
         };
         if !waits {
             let counts = !self.inherited.contains(&token);
-            self.end_attempt(now, id, token, Ending { outcome, message, counts }.explained(), effects);
+            self.end_attempt(now, id, token, Ending { counts, ..ending }.explained(), effects);
             return Ok(Response::Done);
         }
         let Some(worker) = attempt.let_go(rank) else { return Err(Refusal::StaleToken(token)) };
@@ -144,7 +144,7 @@ impl Engine {
         effects.push(Effect::Save(id));
         self.release(&worker, token);
         if nobody_is_left {
-            self.end_attempt(now, id, token, Ending::new(Outcome::Failed, message), effects);
+            self.end_attempt(now, id, token, Ending { outcome: Outcome::Failed, ..ending }, effects);
         }
         Ok(Response::Done)
     }
@@ -169,7 +169,8 @@ impl Engine {
         let limits = self.limits;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if let Some(attempt) = job.attempt_mut(token) {
-            attempt.end = Some(AttemptEnd { at: now.wall, outcome, message: ending.message.clone() });
+            attempt.end =
+                Some(AttemptEnd { at: now.wall, outcome, message: ending.message.clone(), code: ending.code.clone() });
         }
         match outcome {
             Outcome::Failed => job.failures += 1,
@@ -239,9 +240,9 @@ impl Engine {
         let Some((worker, token)) = self.workers.get(name).and_then(|w| Some((w, w.assigned?))) else { return };
         // Whoever was silent since the start may have been lost while nobody could have renewed its lease.
         let is_our_doing = self.inherited.contains(&token) && worker.is_absent();
-        let (outcome, message, counts) = (Outcome::Lost, why.to_owned(), !is_our_doing);
+        let ending = Ending { counts: !is_our_doing, ..Ending::new(Outcome::Lost, why.to_owned()) };
         if let Some(&id) = self.running.get(&token) {
-            self.end_attempt(now, id, token, Ending { outcome, message, counts }.explained(), effects);
+            self.end_attempt(now, id, token, ending.explained(), effects);
         }
     }
 }

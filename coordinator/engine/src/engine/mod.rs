@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 pub use self::durable::Reserved;
 use self::jobs::Jobs;
+use self::next::Ending;
 pub use self::reservation::Reservation;
 use self::secrets::Secrets;
 pub use self::secrets::Seed;
@@ -149,8 +150,9 @@ impl Engine {
                 self.report((session, token), batch, progress.map(|p| *p), &mut effects)
             }
             Event::Commit { session, token, artifact } => self.commit((session, token), artifact, &mut effects),
-            Event::Finish { session, token, outcome, message } => {
-                self.finish(now, (session, token), outcome, message, &mut effects)
+            Event::Finish { session, token, outcome, message, code } => {
+                let ending = Ending { code, ..Ending::new(outcome, message) };
+                self.finish(now, (session, token), ending, &mut effects)
             }
             Event::Offer { session, token, meeting } => self.offer((session, token), meeting, &mut effects),
             Event::Tick => self.tick(now, &mut effects),

@@ -1,20 +1,31 @@
 //! Where a job goes when its attempt has ended.
 
 use super::Limits;
-use crate::ids::Now;
+use crate::ids::{Millis, Now};
 use crate::job::{Job, JobState, Outcome};
+
+/// The code of a failure that no other code tells of.
+const JOB_FAILED: &str = "Q0501";
 
 /// How an attempt ended.
 pub(super) struct Ending {
     pub outcome: Outcome,
     pub message: String,
+    /// The error code of what `message` tells; empty where it has none.
+    pub code: String,
     /// Whether a loss counts against the job. One by a restart of the coordinator does not.
     pub counts: bool,
 }
 
 impl Ending {
     pub fn new(outcome: Outcome, message: String) -> Self {
-        Self { outcome, message, counts: true }
+        Self { outcome, message, code: String::new(), counts: true }
+    }
+
+    /// The state of a job that has failed for `reason`.
+    fn failed(&self, at: Millis, reason: String) -> JobState {
+        let code = if self.code.is_empty() { JOB_FAILED } else { &self.code };
+        JobState::Failed { at, reason, code: code.to_owned() }
     }
 
     /// Says of a loss that does not count why it does not.
@@ -28,7 +39,7 @@ impl Ending {
 
 /// Where a running job goes when its attempt has ended.
 pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -> JobState {
-    let Ending { outcome, message, counts } = ending;
+    let Ending { outcome, message, counts, .. } = ending;
     let stopping = match &job.state {
         JobState::Running { stopping, .. } => stopping.clone(),
         _ => None,
@@ -41,9 +52,9 @@ pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -
     match (*outcome, stopping) {
         (Outcome::Succeeded, _) => JobState::Succeeded { at },
         (_, Some(reason)) => JobState::Cancelled { at, reason },
-        (Outcome::BadInput | Outcome::OutOfMemory, None) => JobState::Failed { at, reason: message.clone() },
+        (Outcome::BadInput | Outcome::OutOfMemory, None) => ending.failed(at, message.clone()),
         (Outcome::Failed | Outcome::PeerLost, None) if job.failures > job.spec.max_retries => {
-            JobState::Failed { at, reason: format!("{message} (after {} failed attempts)", job.failures) }
+            ending.failed(at, format!("{message} (after {} failed attempts)", job.failures))
         }
         (Outcome::Failed | Outcome::PeerLost, None) => later(job.failures.saturating_sub(1)),
         (Outcome::Lost, None) if !counts => JobState::Queued { not_before: now.steady },
@@ -51,7 +62,7 @@ pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -
             let n = job.lost_in_a_row;
             let reason =
                 format!("{message} ({n} workers were lost one after another while they ran it, and it saved nothing)");
-            JobState::Failed { at, reason }
+            ending.failed(at, reason)
         }
         (Outcome::NoRoom, None) => later(in_a_row(job, Outcome::NoRoom).saturating_sub(1)),
         // One worker may go for many reasons; from the second on it may be the job.

@@ -22,8 +22,8 @@ fn a_job_that_loses_workers_and_saves_nothing_is_held_and_then_fails() {
         world.now = Now::both(world.now.steady.0 + wait);
     }
     lose(&mut world, 3, false);
-    let JobState::Failed { reason, .. } = world.state(job) else { panic!("{:?}", world.state(job)) };
-    assert!(reason.contains("4 workers were lost one after another"), "{reason}");
+    let JobState::Failed { reason, code, .. } = world.state(job) else { panic!("{:?}", world.state(job)) };
+    assert!(reason.contains("4 workers were lost one after another") && code == "Q0501", "{code} {reason}");
 
     let mut world = World::new();
     let job = world.submit(spec("x"));

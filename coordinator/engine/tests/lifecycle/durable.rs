@@ -15,7 +15,8 @@ fn a_batch_that_could_not_be_stored_leaves_no_trace_but_the_sessions() {
     let Response::Submitted { job: key, created: true } = submitted else { panic!("{submitted:?}") };
     let run = world.unstored(synchronize(b, None));
     let Response::Wanted(Wanted::Run { token: unstored, .. }) = run else { panic!("{run:?}") };
-    let ended = Event::Finish { session: a, token, outcome: Outcome::Failed, message: String::new() };
+    let ended =
+        Event::Finish { session: a, token, outcome: Outcome::Failed, message: String::new(), code: String::new() };
     assert_eq!(world.unstored(ended), Response::Done);
     let Response::Registered { session: c } = world.unstored(register("c", "3", None)) else { panic!("no session") };
     world.take_back();

@@ -76,7 +76,7 @@ fn nobody_is_woken_for_a_job_for_two_that_cannot_start_and_somebody_for_a_younge
 fn the_failure_of_any_ends_the_attempt_of_all_and_they_are_told_to_stop_at_once() {
     for (rank, outcome) in [(0, Outcome::Failed), (1, Outcome::Failed), (1, Outcome::Lost)] {
         let (mut world, [a, b], job, token) = two_at_work();
-        let event = Event::Finish { session: [a, b][rank], token, outcome, message: "why".into() };
+        let event = Event::Finish { session: [a, b][rank], token, outcome, message: "why".into(), code: String::new() };
         let (_, effects) = world.act(event);
         assert!(effects.contains(&Effect::Wake(a)) && effects.contains(&Effect::Wake(b)), "{effects:?}");
         assert!(matches!(world.state(job), JobState::Queued { .. }));

@@ -59,6 +59,26 @@ fn bad_input_and_exhausted_memory_are_not_repeated() {
 }
 
 #[test]
+fn a_job_that_has_failed_keeps_the_code_of_its_failure_and_gets_the_common_one_where_there_is_none() {
+    for (outcome, given, wanted) in [
+        (Outcome::BadInput, "Q0511", "Q0511"),
+        (Outcome::OutOfMemory, "Q0304", "Q0304"),
+        (Outcome::Failed, "Q0517", "Q0517"),
+        (Outcome::BadInput, "", "Q0501"),
+        (Outcome::Failed, "", "Q0501"),
+        (Outcome::PeerLost, "Q0516", "Q0516"),
+    ] {
+        let (mut world, Running { session, job, token }) =
+            World::running(Box::new(JobSpec { max_retries: 0, ..*spec("x") }));
+        world.handle(Event::Finish { session, token, outcome, message: "why".into(), code: given.into() });
+        let JobState::Failed { code, .. } = world.state(job) else { panic!("{outcome:?}: {:?}", world.state(job)) };
+        assert_eq!(code, wanted, "{outcome:?}");
+        let end = world.job(job).attempts[0].end.as_ref().expect("an end");
+        assert_eq!(end.code, given);
+    }
+}
+
+#[test]
 fn cancelling_stops_a_running_attempt_and_a_queued_job_at_once() {
     let mut world = World::new();
     let (running, queued) = (world.submit(spec("x")), world.submit(spec("y")));

@@ -17,9 +17,11 @@ fn a_lost_worker_gives_its_job_back_and_its_late_words_are_refused() {
     assert!(matches!(world.state(job), JobState::Queued { .. }));
     let (_, second) = world.start(b);
     assert!(second > first);
-    let late = Event::Report { session: a, token: first, batch: 9, progress: None };
-    assert_eq!(world.handle(late), Response::Refused(Refusal::StaleToken(first)));
+    let late = |session| Event::Report { session, token: first, batch: 9, progress: None };
+    assert_eq!(world.handle(late(a)), Response::Refused(Refusal::StaleSession(a)));
     assert_eq!(world.sync(a, Some(first)), Response::Refused(Refusal::StaleSession(a)));
+    let again = world.register_with("a", "1", Some(first));
+    assert_eq!(world.handle(late(again)), Response::Refused(Refusal::StaleToken(first)));
     assert_eq!(world.engine.job(job).expect("a job").failures, 0);
 }
 

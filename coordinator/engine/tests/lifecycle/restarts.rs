@@ -27,7 +27,7 @@ fn lose_by_restart(world: &mut World, name: &str, token: Token, told: Told) {
             let session = world.register_with(name, "1", Some(token));
             assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
             let message = "the lease could not be renewed in time".into();
-            world.handle(Event::Finish { session, token, outcome: Outcome::Lost, message });
+            world.handle(Event::Finish { session, token, outcome: Outcome::Lost, message, code: String::new() });
         }
         Told::Nothing => drop(world.pass(LEASE)),
     }

@@ -62,7 +62,7 @@ fn words_of(session: SessionId, token: Token) -> [Event; 4] {
         Event::Report { session, token, batch: 1, progress: None },
         Event::Commit { session, token, artifact },
         Event::Offer { session, token, meeting },
-        Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new() },
+        Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new(), code: String::new() },
     ]
 }
 
@@ -82,6 +82,10 @@ fn only_the_worker_of_an_attempt_speaks_for_it() {
     }
     // The number of the attempt is known to everyone; the token is not.
     let guessed = Token(token.0 ^ 1);
+    // Who has no session may speak of an attempt of another coordinator: it hears that it has to register, and no more.
+    for event in words_of(nobody, guessed) {
+        assert_eq!(world.handle(event), Response::Refused(Refusal::StaleSession(nobody)));
+    }
     for event in words_of(a, guessed) {
         assert_eq!(world.handle(event), Response::Refused(Refusal::StaleToken(guessed)));
     }

@@ -231,7 +231,7 @@ impl World {
 
     pub fn finish_as(&mut self, token: Token, rank: u32, outcome: Outcome) -> Response {
         let session = self.session(token, rank);
-        self.handle(Event::Finish { session, token, outcome, message: format!("why {rank}") })
+        self.handle(Event::Finish { session, token, outcome, message: format!("why {rank}"), code: String::new() })
     }
 
     /// The session of the worker of `rank` in the attempt `token`; one that nobody has, where there is none.

@@ -139,7 +139,13 @@ impl History {
                 1 => Event::Cancel { job: JobId(i as u64), reason: "r".into() },
                 2 => Event::Report { session, token, batch: 98, progress: Some(Box::default()) },
                 3 => Event::Commit { session: first, token, artifact: artifact("checkpoint", 49) },
-                4 => Event::Finish { session, token, outcome: Outcome::Failed, message: String::new() },
+                4 => Event::Finish {
+                    session,
+                    token,
+                    outcome: Outcome::Failed,
+                    message: String::new(),
+                    code: String::new(),
+                },
                 5 => offer(first, token, 7),
                 _ => {
                     let machine = &mut self.machines[w];

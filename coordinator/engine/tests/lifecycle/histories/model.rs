@@ -224,7 +224,7 @@ impl History {
         let job = self.world.engine.job_of(token).map(|id| self.world.job(id));
         let lacks = job.is_some_and(|job| job.missing_result().is_some()) && outcome == Outcome::Succeeded && rank == 0;
         let name = self.world.engine.workers().find(|w| w.session == session).map(|w| w.name.clone());
-        let answer = self.say(Event::Finish { session, token, outcome, message: "why".into() });
+        let answer = self.say(Event::Finish { session, token, outcome, message: "why".into(), code: String::new() });
         assert!(!lacks || answer != Response::Done, "a success without a result was taken");
         // Whatever it was answered, it has let go, and asks anew.
         let is_it = |m: &&mut Machine| m.running == Some(token) && name.as_deref() == Some(m.name);

@@ -1,0 +1,101 @@
+//! Why a training process was never started, or its result not delivered.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use qlora_client::transfer::TransferError;
+use qlora_proto::Outcome;
+
+use super::exit_status::ExitStatus;
+use super::stopping::Stopping;
+use crate::models;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the configuration cannot be read: {0}")]
+    Config(#[from] qlora_config::ConfigErrors),
+    #[error(transparent)]
+    Model(#[from] models::ModelError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}", .0.reason)]
+    Stopped(Stopping),
+    #[error("a part of this program ended by itself, which trying again may mend: {0}")]
+    Task(String),
+}
+
+impl Fault {
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Model(fault) => fault.is_full_disk(),
+            Self::Io { source, .. } | Self::Transfer(TransferError::Io { source, .. }) => {
+                source.kind() == ErrorKind::StorageFull
+            }
+            _ => false,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Config(_) | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
+            Self::Stopped(_) => Outcome::Stopped,
+            fault if fault.is_full_disk() => Outcome::NoRoom,
+            _ => Outcome::Failed,
+        }
+    }
+
+    /// The error code, as `qlora-ctl explain` tells more of it.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Config(errors) => errors.0.first().map_or("Q0102", |first| first.code),
+            Self::Stopped(_) | Self::Task(_) => "",
+            fault if fault.is_full_disk() => "Q0607",
+            Self::Model(_) => "Q0302",
+            Self::Transfer(TransferError::Refused(_)) => "Q0403",
+            Self::Transfer(_) | Self::Io { .. } => "Q0605",
+        }
+    }
+
+    /// How an attempt ended that ended with it.
+    pub fn status(&self) -> ExitStatus {
+        let resumes = matches!(self, Self::Stopped(Stopping { resumes: true, .. }));
+        ExitStatus { resumes, ..ExitStatus::of(self.outcome(), self.to_string()).with_code(self.code()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_has_the_code_of_its_cause_and_a_full_disk_has_its_own_wherever_it_is() {
+        let full = || std::io::Error::from(ErrorKind::StorageFull);
+        let broken = || std::io::Error::from(ErrorKind::PermissionDenied);
+        let transfer = |source| Fault::Transfer(TransferError::Io { path: "a".into(), source });
+        let model = |source| Fault::Model(models::ModelError::Io { path: "a".into(), source });
+        let config = qlora_config::ResolvedConfig::from_json("{}").expect_err("no configuration");
+        for (fault, outcome, code) in [
+            (Fault::io(Path::new("a"))(full()), Outcome::NoRoom, "Q0607"),
+            (transfer(full()), Outcome::NoRoom, "Q0607"),
+            (model(full()), Outcome::NoRoom, "Q0607"),
+            (Fault::io(Path::new("a"))(broken()), Outcome::Failed, "Q0605"),
+            (transfer(broken()), Outcome::Failed, "Q0605"),
+            (model(broken()), Outcome::Failed, "Q0302"),
+            (Fault::Transfer(TransferError::Refused("no".into())), Outcome::Failed, "Q0403"),
+            (Fault::Config(config), Outcome::BadInput, "Q0102"),
+            (Fault::Stopped(Stopping::with_another()), Outcome::Stopped, ""),
+            (Fault::Task("a panic".into()), Outcome::Failed, ""),
+        ] {
+            let status = fault.status();
+            assert_eq!((status.outcome, status.code.as_str()), (outcome, code), "{fault}");
+            assert_eq!(status.resumes, outcome == Outcome::Stopped);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Registers, and finds out which coordinator answers.
+//!
+//! Coordinators count their jobs alike, and another one may answer at an address: one whose database was lost, say. What
+//! belongs to one is never told to another.
+
+use qlora_proto::clock::Moment;
+use qlora_proto::{RegisterRequest, RegisterResponse};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::{PATIENCE, Session};
+use crate::agent::attempt::Attempt;
+use crate::agent::coordinator_id::CoordinatorId;
+use crate::agent::current::Current;
+use crate::error::WorkerError;
+
+/// The way out where worker and coordinator do not understand each other.
+const SAME_VERSION: &str = "use the same version of qlora-worker and qlora-coordinator";
+
+impl Session {
+    pub(super) async fn take_registration(
+        &mut self,
+        sent: Moment,
+        answer: Result<RegisterResponse, Status>,
+    ) -> Result<(), WorkerError> {
+        match answer {
+            Ok(answer) => {
+                let Ok(coordinator) = CoordinatorId::try_from(answer.coordinator_id) else {
+                    let message = "it does not say which coordinator it is".to_owned();
+                    return Err(WorkerError::Refused { message, help: SAME_VERSION });
+                };
+                self.speak_to(coordinator).await;
+                self.current.set(answer.session);
+                self.registered = true;
+                self.loopback_only = answer.loopback_only;
+                self.patient_until = None;
+                self.refused_since = None;
+                self.renew(sent, answer.lease_ms);
+                tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
+                self.hand_in();
+                Ok(())
+            }
+            Err(status) => {
+                self.judge(&status)?;
+                self.again_later();
+                Ok(())
+            }
+        }
+    }
+
+    /// From now on `coordinator` is the one that answers.
+    async fn speak_to(&mut self, coordinator: CoordinatorId) {
+        if self.coordinator.as_ref() == Some(&coordinator) {
+            return;
+        }
+        if let Some(attempt) = self.attempt.take() {
+            self.leave(attempt, &coordinator).await;
+        }
+        // Nothing that spoke to the other one gets this one's session or lease.
+        self.current = Current::default();
+        self.leases = watch::channel(None).0;
+        self.lease = None;
+        self.kept.tell_others(&coordinator);
+        self.coordinator = Some(coordinator);
+    }
+
+    /// Ends an attempt of another coordinator than `coordinator`, and keeps what it left for that one.
+    async fn leave(&mut self, attempt: Attempt, coordinator: &CoordinatorId) {
+        let theirs = attempt.whose.coordinator.clone();
+        tracing::warn!(
+            job = attempt.whose.job,
+            "coordinator {coordinator} answers in the place of {theirs}, which gave the job: its attempt ends"
+        );
+        let reason = format!("coordinator {coordinator} answered the worker in the place of {theirs}");
+        if let Some(left) = attempt.leave(reason).await {
+            self.kept.add(left);
+        }
+    }
+
+    /// Delivers what an earlier attempt left for the coordinator that answers.
+    fn hand_in(&mut self) {
+        let left = self.coordinator.as_ref().filter(|_| self.attempt.is_none()).and_then(|id| self.kept.take(id));
+        if let Some(left) = left
+            && let Some(contact) = self.contact()
+        {
+            tracing::info!(folder = %left.folder.display(), "delivering what an earlier attempt of this worker left");
+            self.attempt = Some(Attempt::resume(contact, left));
+        }
+    }
+
+    /// An error where trying to register again is of no use.
+    fn judge(&mut self, status: &Status) -> Result<(), WorkerError> {
+        let no_token = status.code() == Code::Unauthenticated;
+        self.refused_since = no_token.then(|| self.refused_since.unwrap_or_else(Instant::now));
+        let hopeless = self.refused_since.is_some_and(|since| since.elapsed() > PATIENCE);
+        let refused = |help| Err(WorkerError::Refused { message: status.message().to_owned(), help });
+        match status.code() {
+            // A coordinator of this machine may be about to leave its token.
+            Code::Unauthenticated if self.client.may_find_token() && !hopeless => Ok(()),
+            Code::Unauthenticated => {
+                Err(WorkerError::Token { message: status.message().to_owned(), help: self.client.token_help() })
+            }
+            Code::PermissionDenied => refused("call the coordinator by another address, or let it allow this one"),
+            Code::AlreadyExists => refused("give --name NAME"),
+            Code::InvalidArgument | Code::Unimplemented => refused(SAME_VERSION),
+            _ if self.patient_until.is_some_and(|until| until < Instant::now()) => Err(WorkerError::Unreachable {
+                address: self.client.address.clone(),
+                fault: status.message().to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn register_request(&self) -> RegisterRequest {
+        RegisterRequest {
+            name: self.name.clone(),
+            instance: self.identity.instance.clone(),
+            platform: Some(self.platform.clone()),
+            running_token: 0,
+            held: self.attempt.iter().map(Attempt::held).chain(self.kept.held()).collect(),
+        }
+    }
+}

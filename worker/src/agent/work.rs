@@ -1,0 +1,256 @@
+//! What an attempt does: get the inputs, run the child, carry out what it makes, tell how it ended.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qlora_client::Client;
+use qlora_proto::clock::Moment;
+use qlora_proto::{Assignment, JobKind, Outcome};
+use qlora_trainer::report::Event;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::attempt::Options;
+use super::current::Current;
+use super::delivery::{Delivery, Ending, Uploads};
+use super::exit_status::ExitStatus;
+use super::fault::Fault;
+use super::handover::{self, Whose};
+use super::lease::{Lease, at};
+use super::outbox::Outbox;
+use super::process::Process;
+use super::progress::Tracker;
+use super::saved::{Kind, Saved};
+use super::stopping::{Stopping, Stops, Urgency, told_to};
+use super::vitals::Vitals;
+use crate::child::Line;
+
+/// How long a child may take to break its step off, save and stop before it is ended. The loss over a large vocabulary is not
+/// broken off, and takes up to a minute on a slow processor.
+const STOP_PATIENCE: Duration = Duration::from_secs(100);
+
+/// The task behind an [`Attempt`](super::attempt::Attempt).
+pub(super) struct Work {
+    pub whose: Whose,
+    pub client: Client,
+    pub session: Current,
+    pub leases: watch::Receiver<Option<Lease>>,
+    pub folder: PathBuf,
+    /// Tokenised rows of earlier attempts.
+    pub tokens: PathBuf,
+    pub assignment: Assignment,
+    pub options: Options,
+    pub stopping: Stops,
+    /// Says that the training process has ended.
+    pub ended: watch::Sender<bool>,
+    /// What the training process has completed.
+    pub saved: Vec<Saved>,
+    pub outbox: Arc<Outbox>,
+    pub vitals: Vitals,
+    /// Tasks that end with this one.
+    pub helpers: JoinSet<()>,
+}
+
+impl Work {
+    pub async fn run(mut self) -> Ending {
+        let delivery = self.delivery();
+        let reports = delivery.reports();
+        let (status, uploads) = match self.assignment.kind() {
+            JobKind::Noop => (ExitStatus::succeeded(), None),
+            _ => match self.train(&delivery).await {
+                Ok((status, uploads)) => (status, Some(uploads)),
+                Err(fault) => (self.not_started(&fault), None),
+            },
+        };
+        self.ended.send_replace(true);
+        delivery.close(status, uploads, reports).await
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery {
+            client: self.client.clone(),
+            session: self.session.clone(),
+            token: self.assignment.token,
+            folder: self.folder.clone(),
+            outbox: self.outbox.clone(),
+            stopping: self.stopping.clone(),
+        }
+    }
+
+    fn not_started(&self, fault: &Fault) -> ExitStatus {
+        let status = fault.status();
+        let outcome = match status.outcome {
+            // The others wait for it, and it will not come.
+            Outcome::Stopped if self.assignment.size > 1 => Outcome::Lost,
+            outcome => outcome,
+        };
+        ExitStatus { outcome, ..status }
+    }
+
+    /// How the training process ended, and the uploads that may go on.
+    async fn train(&mut self, delivery: &Delivery) -> Result<(ExitStatus, Uploads), Fault> {
+        let mut stopping = self.stopping.clone();
+        let spec = tokio::select! {
+            spec = self.prepare() => spec?,
+            () = told_to(&mut stopping, Urgency::Save) => return Err(Fault::Stopped(self.stopping())),
+        };
+        let mut process = Process::start(&spec, self.options.gpu.as_deref()).map_err(Fault::io(&spec))?;
+        let (saved, uploads) = delivery.uploads();
+        let last = self.follow(&mut process, saved).await;
+        let status = self.judge(process, last).await;
+        self.write_handover(&status);
+        self.ended.send_replace(true);
+        Ok((status, uploads))
+    }
+
+    /// How the attempt ended: as its process did, unless that was our doing.
+    async fn judge(&self, process: Process, last: Last) -> ExitStatus {
+        let hung = matches!(last, Last::Nothing);
+        let nothing_to_save = matches!(last, Last::NothingToSave);
+        let mut status = process.judge(last.line()).await;
+        if hung {
+            status.message = hung_for(self.options.patience.unwrap_or_default());
+        }
+        let told = self.stopping.borrow().is_some();
+        match status.outcome {
+            Outcome::Stopped => self.stopped(Outcome::Stopped),
+            // It was ended because it had nothing to save, did not stop in time, or was not to save.
+            Outcome::Failed if told => {
+                let outcome =
+                    if nothing_to_save && self.assignment.size < 2 { Outcome::Stopped } else { Outcome::Lost };
+                self.stopped(outcome)
+            }
+            _ => status,
+        }
+    }
+
+    /// Why the attempt stops.
+    fn stopping(&self) -> Stopping {
+        self.stopping.borrow().clone().unwrap_or_else(Stopping::with_another)
+    }
+
+    fn stopped(&self, outcome: Outcome) -> ExitStatus {
+        let Stopping { reason, resumes, .. } = self.stopping();
+        ExitStatus { resumes, ..ExitStatus::of(outcome, reason) }
+    }
+
+    /// Writes down what is left to deliver: all workers of an attempt do, since one that came back without it would end it
+    /// for the others. Where the record cannot be written, the attempt is lost with the worker as it would be without.
+    fn write_handover(&self, ended: &ExitStatus) {
+        if let Err(e) = handover::write(&self.whose, ended, &self.saved, (&self.outbox, &self.folder)) {
+            tracing::warn!("what is left to deliver cannot be written down in {}: {e}", self.folder.display());
+        }
+    }
+
+    /// Listens to the child until it has nothing more to say.
+    async fn follow(&mut self, process: &mut Process, saved: mpsc::UnboundedSender<Saved>) -> Last {
+        let mut tracker = Tracker::default();
+        let mut deadline = None;
+        let mut stopping = self.stopping.clone();
+        let mut abandoned = self.stopping.clone();
+        let mut meetings = self.meetings();
+        let mut leases = self.leases.clone();
+        leases.mark_changed();
+        let mut heard = tokio::time::Instant::now();
+        loop {
+            let patience = self.options.patience.filter(|_| !tracker.waits_for_others());
+            let silent_for_too_long = patience.map(|patience| heard + patience);
+            let received = tokio::select! {
+                received = process.next() => match received {
+                    Some(received) => received,
+                    None => return Last::Gone,
+                },
+                () = at(silent_for_too_long) => {
+                    process.kill().await;
+                    return Last::Nothing;
+                }
+                () = told_to(&mut stopping, Urgency::Save), if deadline.is_none() => {
+                    if !tracker.has_progress() {
+                        process.kill().await;
+                        return Last::NothingToSave;
+                    }
+                    process.ask_to_stop().await;
+                    deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
+                    continue;
+                }
+                () = told_to(&mut abandoned, Urgency::AtOnce) => {
+                    process.kill().await;
+                    return Last::Gone;
+                }
+                () = at(deadline) => {
+                    process.kill().await;
+                    return Last::Gone;
+                }
+                Ok(()) = leases.changed() => {
+                    let lease = *leases.borrow_and_update();
+                    if let Some(lease) = lease {
+                        process.tell_lease(lease.ends().since(Moment::now())).await;
+                    }
+                    continue;
+                }
+                Some(meeting) = meetings.recv() => {
+                    process.tell_meeting(&meeting).await;
+                    continue;
+                }
+            };
+            heard = tokio::time::Instant::now();
+            match received {
+                Line::Event(event) => self.take(event, &mut tracker, &saved),
+                Line::Listening(listening) => self.offer(listening),
+                ended => return Last::Line(ended),
+            }
+            if self.outbox.is_refused() {
+                process.kill().await;
+                return Last::Gone;
+            }
+        }
+    }
+
+    /// Passes on what happened. All of a gang see the same, and the first one tells of it.
+    fn take(&mut self, event: Event, tracker: &mut Tracker, saved: &mpsc::UnboundedSender<Saved>) {
+        let entry = tracker.take(&event);
+        if self.assignment.rank > 0 {
+            return;
+        }
+        if let Event::Step(step) = &event {
+            self.vitals.record(step);
+        }
+        self.outbox.add(entry, &tracker.progress);
+        let (kind, step, folder) = match event {
+            Event::Checkpoint { step, folder } => (Kind::Checkpoint, step, folder),
+            Event::Finished { step, folder } => (Kind::Adapter, step, folder),
+            _ => return,
+        };
+        let done = Saved { kind, step, folder: folder.into() };
+        self.saved.push(done.clone());
+        drop(saved.send(done));
+    }
+}
+
+/// The last that was heard of a child.
+enum Last {
+    Line(Line),
+    /// It has closed its stdout, or was ended.
+    Gone,
+    /// It was ended because it had said nothing for too long.
+    Nothing,
+    /// It was ended because it was to stop and had done no step.
+    NothingToSave,
+}
+
+impl Last {
+    fn line(self) -> Option<Line> {
+        match self {
+            Self::Line(line) => Some(line),
+            Self::Gone | Self::Nothing | Self::NothingToSave => None,
+        }
+    }
+}
+
+fn hung_for(patience: Duration) -> String {
+    let seconds = patience.as_secs();
+    format!(
+        "the training process said nothing for {seconds} s and was ended: a hung device, or steps longer than the worker's --patience"
+    )
+}
