@@ -12,6 +12,7 @@ mod error;
 mod listen;
 mod needs;
 mod page;
+mod runnable;
 mod serve;
 mod services;
 mod vitals;

@@ -1,6 +1,6 @@
 //! From a resolved configuration to what it needs of a worker, by the planner.
 
-use qlora_config::{ConfigErrors, DeviceKind, FlashAttention, ResolvedConfig, TrainingConfig, quantized_twice};
+use qlora_config::{DeviceKind, FlashAttention, ResolvedConfig};
 use qlora_engine::{DeviceClass, Needs};
 use qlora_planner::{DeviceBudget, find, fit, on_host, plan};
 
@@ -9,14 +9,6 @@ const CLASSES: [(DeviceClass, DeviceKind); 3] = [
     (DeviceClass::Cuda, DeviceKind::Cuda),
     (DeviceClass::Metal, DeviceKind::Metal),
 ];
-
-/// Refuses NF4 over a GGUF model of the catalogue, which no worker could open.
-pub fn quantized_once(config: &TrainingConfig) -> Result<(), ConfigErrors> {
-    match qlora_planner::quantized_twice(&config.model) {
-        true => Err(quantized_twice(|_| None).into()),
-        false => Ok(()),
-    }
-}
 
 /// Memory is judged for models of the catalogue; the shape of others is known only to the worker that has them.
 pub fn needs(config: &ResolvedConfig) -> Needs {

@@ -11,7 +11,7 @@ use super::Services;
 use crate::clock::now;
 use crate::convert;
 use crate::error::CallError;
-use crate::needs::quantized_once;
+use crate::runnable::quantized_once;
 
 #[tonic::async_trait]
 impl<S: JobStore> ConfigService for Services<S> {

@@ -18,7 +18,8 @@ use super::{Services, Streaming, streaming};
 use crate::clock::now;
 use crate::convert;
 use crate::error::CallError;
-use crate::needs::{needs, quantized_once};
+use crate::needs::needs;
+use crate::runnable::runnable;
 
 /// Log lines that are read at one time.
 const PAGE: u32 = 500;
@@ -203,7 +204,7 @@ impl<S: JobStore> Services<S> {
                 let resolved =
                     ResolvedConfig::from_json(&request.config_json).map_err(|e| CallError::Invalid(e.to_string()))?;
                 let config = resolved.config();
-                quantized_once(config).map_err(|e| CallError::Invalid(e.to_string()))?;
+                runnable(config).map_err(|e| CallError::Invalid(e.to_string()))?;
                 let files = self.files(request.files, role).await?;
                 let mut needs = needs(&resolved);
                 if kind == domain::JobKind::Eval {

@@ -1,0 +1,72 @@
+//! What is refused of a configuration though each of its values is allowed: no worker could ever run it.
+//!
+//! `qlora-ctl` says the same earlier and with the place in the file; other clients submit as well. What a worker alone can
+//! know passes: a path, a repository of the hub.
+
+use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, quantized_twice};
+use qlora_planner::{catalogue, find};
+
+/// # Errors
+/// Every reason why no worker could run `config`.
+pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
+    let mut faults = Vec::new();
+    faults.extend(quantized_once(config).err().into_iter().flat_map(|errors| errors.0));
+    faults.extend(unknown_base(config.model.base.as_deref().unwrap_or_default()));
+    if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
+}
+
+/// Refuses NF4 over a GGUF model of the catalogue, which no worker could open.
+pub fn quantized_once(config: &TrainingConfig) -> Result<(), ConfigErrors> {
+    match qlora_planner::quantized_twice(&config.model) {
+        true => Err(quantized_twice(|_| None).into()),
+        false => Ok(()),
+    }
+}
+
+/// A name that is no path, no repository and no model of the catalogue.
+fn unknown_base(base: &str) -> Option<Diagnostic> {
+    let is_file = [".gguf", ".safetensors"].iter().any(|ending| base.to_ascii_lowercase().ends_with(ending));
+    if base.contains(['/', '\\']) || is_file || find(base).is_some() {
+        return None;
+    }
+    let names = catalogue().iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
+    Some(Diagnostic {
+        code: "Q0302",
+        message: format!("`model.base` is `{}`, which is no model of the catalogue", base.escape_debug()),
+        place: None,
+        help: Some(format!(
+            "known are {names}; a model of the hub is written owner/name, any other by its whole path on the worker"
+        )),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use qlora_config::Layers;
+
+    use super::*;
+
+    fn refused(base: &str, set: &[&str]) -> String {
+        let text = format!("model: {{base: {base}}}\ndata: {{train: t.jsonl}}\n");
+        let set = set.iter().map(|pair| (*pair).to_owned()).collect();
+        let resolved = Layers { file: Some(("f.yaml".into(), text)), env: Vec::new(), set }.resolve();
+        runnable(resolved.expect("a configuration").config()).err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_is_refused_and_one_that_a_worker_may_have_is_not() {
+        for base in ["gpt2", "llama-3.1-8b", "mistral-7b-instuct", "model", "a.b"] {
+            let said = refused(base, &[]);
+            assert!(said.contains("Q0302") && said.contains(base) && said.contains("smollm2-135m-instruct"), "{said}");
+        }
+        for base in ["llama-3.1-8b-instruct", "me/mine", "/models/own", "./own", "own.gguf", "OWN.GGUF"] {
+            assert_eq!(refused(base, &[]), "", "{base}");
+        }
+    }
+
+    #[test]
+    fn a_model_of_the_catalogue_is_not_quantized_a_second_time() {
+        assert!(refused("smollm2-135m-instruct", &["model.quantization=nf4"]).contains("a second time"));
+        assert_eq!(refused("llama-3.1-8b-instruct", &["model.quantization=nf4"]), "");
+    }
+}
