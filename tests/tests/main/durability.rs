@@ -14,7 +14,7 @@ use qlora_client::Client;
 use qlora_client::transfer;
 use qlora_proto::synchronize_response::Wanted;
 use qlora_proto::*;
-use qlora_tests::World;
+use qlora_tests::{World, wait_until};
 use sqlx::Connection;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -43,7 +43,7 @@ impl Speaker {
     async fn registration(&self, name: &str) -> Answer<RegisterResponse> {
         let platform = Platform { device_class: DeviceClass::Cpu.into(), memory: 8 << 30, ..Platform::default() };
         let request =
-            RegisterRequest { name: name.into(), instance: name.into(), platform: Some(platform), running_token: 0 };
+            RegisterRequest { name: name.into(), instance: name.into(), platform: Some(platform), ..Default::default() };
         Ok(self.0.workers.clone().register(request).await?.into_inner())
     }
 
@@ -377,5 +377,56 @@ fn a_store_that_fails_for_a_moment_is_tried_again() {
         fs::rename(&aside, &partial).expect("a folder");
         let digest = uploading.await.expect("a task").expect("an upload that is tried again");
         assert!(speaker.stat(&digest).await.complete);
+    });
+}
+
+#[test]
+fn a_worker_whose_disk_is_full_stops_when_it_is_told_to_and_claims_no_step_that_is_not_uploaded() {
+    // Archives alone: what the training process saves itself has room.
+    let disk = Disk::new(".tar");
+    let env = disk.env();
+    let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let mut world = World::with_env(&[], &env);
+    let mut worker = world.worker("a", &[]);
+    disk.set_full(true);
+    let config = world.config("training: {max_steps: 100000, checkpoint_every: 10, eval_rows: 2}");
+    let id = world.submit(&config, &[]);
+    wait_until("word of the full disk", || worker.log().contains("no room on the worker's disk").then_some(()));
+    assert!(disk.has_failed());
+    // It would wait for room for ten minutes.
+    assert_eq!(worker.stop(), Some(0), "{}", worker.log());
+    let job = world.job(id);
+    assert_eq!((&job["state"], &job["artifacts"]), (&"queued".into(), &serde_json::json!([])), "{job:#}");
+    let outcome = &job["attempts"][0]["outcome"];
+    assert_eq!(outcome, "stopped: the worker is shutting down; the job will resume", "{job:#}");
+    let log = world.ctl(&["logs", &id.to_string()]).stdout;
+    assert!(log.contains("is not uploaded"), "{log}");
+}
+
+#[test]
+fn a_configuration_that_no_worker_could_run_is_refused_whoever_submits_it() {
+    run(async {
+        let world = World::new(&[]);
+        let speaker = Speaker::new(&world);
+        let submitted = async |base: &str, kind: JobKind| {
+            let text = format!("extends: cpu\nmodel: {{base: {base}}}\ndata: {{train: t.jsonl}}\n");
+            let layers = qlora_config::Layers { file: Some(("f.yaml".into(), text)), env: Vec::new(), set: Vec::new() };
+            let config_json = layers.resolve().expect("a configuration").json().to_owned();
+            let request = SubmitRequest { kind: kind.into(), config_json, ..SubmitRequest::default() };
+            speaker.0.jobs.clone().submit(request).await.expect_err("a job without files")
+        };
+        for kind in [JobKind::Train, JobKind::Eval] {
+            for base in ["gpt2", "llama-3.1-8b", "mistral-7b-instuct"] {
+                let refused = submitted(base, kind).await;
+                assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+                assert!(refused.message().contains("Q0302") && refused.message().contains(base), "{refused:?}");
+            }
+            // What only a worker can know is not judged: its files are asked for next.
+            for base in ["me/mine", "/models/mine", "mine.gguf", "llama-3.1-8b-instruct"] {
+                let refused = submitted(base, kind).await;
+                assert!(refused.message().contains("no file with the role"), "{base}: {refused:?}");
+            }
+        }
+        assert!(speaker.jobs().await.is_empty());
     });
 }

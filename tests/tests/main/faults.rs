@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use qlora_tests::{World, conversations, wait_until};
+use qlora_tests::{World, conversations, http, wait_until};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
@@ -97,6 +97,12 @@ fn a_stopped_worker_hands_its_job_back_saved() {
     let job = world.job(id);
     assert_eq!(job["state"], "queued", "{job:#}");
     assert!(checkpointed(&job));
+    let saved = job["artifacts"][0]["step"].as_u64().expect("a step");
+    let told = format!("the worker is shutting down; saved step {saved}; the job will resume");
+    assert_eq!(job["attempts"][0]["outcome"], format!("stopped: {told}"), "{job:#}");
+    let log = world.ctl(&["logs", &id.to_string(), "--json"]).json();
+    let line = log.iter().find(|line| line["text"] == told).unwrap_or_else(|| panic!("{log:?}"));
+    assert_eq!(line["level"], "info", "a stop is no error");
     let _other = world.worker("b", &[]);
     succeeded_once(&world.ended(id));
 }
@@ -120,6 +126,121 @@ fn a_worker_that_is_stopped_while_the_coordinator_is_away_hands_in_what_it_saved
     let first = job["attempts"][0]["outcome"].as_str().expect("an outcome");
     assert!(first.starts_with("stopped"), "{job:#}");
     assert_eq!(steps(&world, id), (1..=400).collect::<Vec<_>>(), "a step was lost or repeated");
+}
+
+/// Another coordinator, which knows of nothing, takes the place of the one of `world`; what the first one has is kept as `name`.
+fn replace_coordinator(world: &mut World, name: &str) {
+    world.coordinator.kill();
+    fs::rename(world.path("state"), world.path(name)).expect("a folder");
+    world.restart_coordinator();
+}
+
+/// The coordinator whose state is kept as `name` is back in the place of the one that runs.
+fn bring_back(world: &mut World, name: &str) {
+    world.coordinator.kill();
+    fs::rename(world.path("state"), world.path("another")).expect("a folder");
+    fs::rename(world.path(name), world.path("state")).expect("a folder");
+    world.restart_coordinator();
+}
+
+/// Folders of attempts in the state folder of a worker.
+fn attempts_in(state: &std::path::Path) -> usize {
+    fs::read_dir(state.join("jobs")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn what_a_worker_has_yet_to_hand_in_is_given_to_its_own_coordinator_and_to_no_other() {
+    let mut world = World::new(&["--lease", "20"]);
+    let state = world.path("same");
+    let mut worker = world.worker_in("a", &state, &[]);
+    let config = world.config("training: {max_steps: 400, checkpoint_every: 0, eval_rows: 2}");
+    let id = world.submit(&config, &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    world.coordinator.kill();
+    assert_eq!(worker.stop(), Some(0), "{}", worker.log());
+    assert_eq!(attempts_in(&state), 1, "{}", worker.log());
+    replace_coordinator(&mut world, "first");
+    let again = world.worker_in("a", &state, &[]);
+    // The other one counts alike: this is its job of the same number.
+    let other = world.submit(&world.config("training: {max_steps: 3, checkpoint_every: 0, eval_rows: 2}"), &[]);
+    assert_eq!(other, id);
+    let job = world.ended(other);
+    succeeded_once(&job);
+    assert_eq!((steps(&world, other), job["attempts"].as_array().map(Vec::len)), (vec![1, 2, 3], Some(1)), "{job:#}");
+    assert_eq!(attempts_in(&state), 1, "what is the first one's is kept");
+    assert!(again.log().contains("is kept for that one"), "{}", again.log());
+    bring_back(&mut world, "first");
+    let job = world.ended(id);
+    succeeded_once(&job);
+    let first = job["attempts"][0]["outcome"].as_str().expect("an outcome");
+    assert!(first.starts_with("stopped: the worker is shutting down; saved step "), "{job:#}");
+    assert_eq!(steps(&world, id), (1..=400).collect::<Vec<_>>(), "a step was lost or repeated");
+    wait_until("nothing left to hand in", || (attempts_in(&state) == 0).then_some(()));
+}
+
+#[test]
+fn a_running_attempt_ends_where_another_coordinator_answers_and_goes_on_with_its_own() {
+    let mut world = World::new(&["--lease", "20"]);
+    let state = world.path("same");
+    let worker = world.worker_in("a", &state, &[]);
+    let id = world.submit(&world.config(&LONG.replace("400", "2000")), &[]);
+    world.wait(id, "a checkpoint", checkpointed);
+    let child = child_of(worker.pid()).expect("a training process");
+    replace_coordinator(&mut world, "first");
+    let other = world.submit(&world.config("training: {max_steps: 3, checkpoint_every: 0, eval_rows: 2}"), &[]);
+    let job = world.ended(other);
+    assert!(!is_alive(child), "two attempts of one worker train at once");
+    succeeded_once(&job);
+    assert_eq!(steps(&world, other), [1, 2, 3], "{job:#}");
+    assert!(worker.log().contains("answers in the place of"), "{}", worker.log());
+    bring_back(&mut world, "first");
+    let job = world.wait(id, "a second attempt", |job| {
+        job["attempts"].as_array().map(Vec::len) == Some(2) && job["step"].as_u64() > Some(10)
+    });
+    let first = job["attempts"][0]["outcome"].as_str().expect("an outcome");
+    assert!(first.starts_with("lost: ") && first.contains("in the place of"), "{job:#}");
+    let steps = steps(&world, id);
+    let again = steps.windows(2).find(|w| w[1] <= w[0]);
+    assert!(again.is_none_or(|w| w[1] > 10), "it began anew: {again:?}");
+    assert_eq!(world.ctl(&["cancel", &id.to_string(), "--yes"]).code, 0);
+}
+
+#[test]
+fn a_failed_job_shows_the_code_of_its_failure_everywhere_and_after_a_restart() {
+    let mut world = World::new(&[]);
+    let worker = world.worker("a", &[]);
+    let config = world.config("training: {max_steps: 2}\nresources: {max_retries: 0}");
+    let empty = world.path("empty");
+    fs::create_dir_all(&empty).expect("a folder");
+    fs::copy(world.path("tiny/config.json"), empty.join("config.json")).expect("a copy");
+    let base = |path: &str| format!("model.base={path}");
+    let (empty, nowhere) = (base(&empty.to_string_lossy()), base("/nowhere/at/all"));
+    let submit = |set: &str| world.submit(&config, &["--set", set]);
+    let broken = [(submit(&empty), "Q0511"), (submit(&nowhere), "Q0302")];
+    let good = submit("training.seed=2");
+    assert_eq!(world.ended(good)["reason_code"], Value::Null);
+    let killed = submit("training.max_steps=100000");
+    world.wait(killed, "a first step", |job| job["step"].as_u64() > Some(0));
+    let child = child_of(worker.pid()).expect("a training process");
+    signal(child, Signal::KILL);
+    // Nothing tells more of it than that it failed.
+    let all = [broken[0], broken[1], (killed, "Q0501")];
+    let shows_all = |world: &World| {
+        for (id, code) in all {
+            let job = world.ended(id);
+            assert_eq!((&job["state"], &job["reason_code"]), (&"failed".into(), &code.into()), "{job:#}");
+            let shown = world.ctl(&["show", &id.to_string()]).stdout;
+            assert!(shown.lines().any(|line| line.contains("error code") && line.ends_with(code)), "{shown}");
+            let bearer = format!("Bearer {}", world.token());
+            let headers = [("Host", world.address.as_str()), ("Authorization", &bearer)];
+            let page = http(&world.address, "GET", &format!("/j/{id}"), &headers, &[]);
+            assert!(String::from_utf8_lossy(&page.body).contains(&format!("qlora-ctl explain {code}")));
+        }
+    };
+    shows_all(&world);
+    world.coordinator.kill();
+    world.restart_coordinator();
+    shows_all(&world);
 }
 
 #[test]

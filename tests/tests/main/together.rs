@@ -139,3 +139,30 @@ fn when_the_first_of_two_is_gone_the_other_stops_and_takes_the_job_up_with_a_thi
     succeeded_once(&job);
     assert_eq!(job["attempts"].as_array().map(Vec::len), Some(2), "{job:#}");
 }
+
+#[test]
+fn two_workers_that_are_stopped_while_the_coordinator_is_away_hand_in_their_attempt_together() {
+    let mut world = World::new(&["--lease", "20"]);
+    let pair = world.config(&FOR_TWO.replace("60", "400").replace("checkpoint_every: 10", "checkpoint_every: 0"));
+    let id = world.submit(&pair, &[]);
+    let states = ["a", "b"].map(|name| (name, world.path(&format!("state-{name}"))));
+    let start = |world: &World| states.each_ref().map(|(name, state)| world.worker_in(name, state, &[]));
+    let mut workers = start(&world);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    world.coordinator.kill();
+    for worker in &mut workers {
+        assert_eq!(worker.stop(), Some(0), "{}", worker.log());
+    }
+    for (name, state) in &states {
+        let left = std::fs::read_dir(state.join("jobs")).expect("a folder").count();
+        assert_eq!(left, 1, "what {name} left is kept");
+    }
+    let _again = start(&world);
+    world.restart_coordinator();
+    let job = world.ended(id);
+    succeeded_once(&job);
+    let attempts = job["attempts"].as_array().expect("attempts");
+    let first = attempts[0]["outcome"].as_str().expect("an outcome");
+    assert!(attempts.len() == 2 && first.starts_with("stopped"), "{job:#}");
+    assert_eq!(steps(&world, id), (1..=400).collect::<Vec<_>>(), "a step was lost or repeated");
+}
