@@ -22,7 +22,8 @@ const SINGLE: usize = 500;
 async fn worker(mut client: Client, name: String, started: mpsc::UnboundedSender<Instant>) {
     let platform =
         Platform { device_class: DeviceClass::Cpu.into(), device_name: "none".into(), ..Platform::default() };
-    let request = RegisterRequest { name: name.clone(), instance: name, platform: Some(platform), ..Default::default() };
+    let request =
+        RegisterRequest { name: name.clone(), instance: name, platform: Some(platform), ..Default::default() };
     let session = client.workers.register(request).await.expect("a session").into_inner().session;
     loop {
         let request = SynchronizeRequest { session, wait_ms: 10_000, ..SynchronizeRequest::default() };

@@ -42,8 +42,12 @@ impl Speaker {
 
     async fn registration(&self, name: &str) -> Answer<RegisterResponse> {
         let platform = Platform { device_class: DeviceClass::Cpu.into(), memory: 8 << 30, ..Platform::default() };
-        let request =
-            RegisterRequest { name: name.into(), instance: name.into(), platform: Some(platform), ..Default::default() };
+        let request = RegisterRequest {
+            name: name.into(),
+            instance: name.into(),
+            platform: Some(platform),
+            ..Default::default()
+        };
         Ok(self.0.workers.clone().register(request).await?.into_inner())
     }
 

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use qlora_client::Client;
-use qlora_client::transfer::{self, By, Source, TransferError, unwatched};
+use qlora_client::transfer;
 use qlora_proto::*;
 use qlora_tests::{Program, Proxy, World, binary, wait_until};
 use rustix::process::Signal;
@@ -103,17 +103,19 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
             let finish = workers.finish(finish).await;
             let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1; 32] };
             let meet = workers.meet(MeetRequest { session, token, offer: Some(meeting), wait_ms: 0 }).await;
-            let codes = [report.err(), commit.err(), finish.err(), meet.err()].map(|e| e.map(|status| status.code()));
-            for code in codes {
-                assert!(matches!(code, Some(Code::FailedPrecondition | Code::Unauthenticated)), "{codes:?}");
-            }
             let file = world.path("stranger");
             std::fs::write(&file, format!("{session} {token}")).expect("a file");
             let (digest, size) = transfer::digest(&file).expect("a digest");
-            let by = Some(By { token, session: &|| session });
-            let upload =
-                transfer::upload(&client, &Source { path: &file, digest: &digest, size, by }, &unwatched).await;
-            assert!(matches!(upload, Err(TransferError::Refused(_))), "{upload:?}");
+            let header = UploadHeader { digest: digest.clone(), size, offset: 0, token, session };
+            let whole = UploadRequest { header: Some(header), data: std::fs::read(&file).expect("a file") };
+            let upload = client.artifacts.clone().upload(tokio_stream::iter([whole])).await;
+            let codes = [report.err(), commit.err(), finish.err(), meet.err(), upload.err()];
+            let codes = codes.map(|e| e.map(|status| status.code()));
+            for code in codes {
+                assert!(matches!(code, Some(Code::FailedPrecondition | Code::Unauthenticated)), "{codes:?}");
+            }
+            let stat = client.artifacts.clone().stat_artifact(StatArtifactRequest { digest }).await.expect("a stat");
+            assert!(!stat.into_inner().complete, "what a stranger has sent is taken");
         }
     }
     let job = world.job(id);
