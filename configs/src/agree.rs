@@ -4,6 +4,7 @@
 use crate::diagnostic::{Diagnostic, Place};
 use crate::schema::{DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig};
 use crate::validate::Faults;
+use crate::words::count;
 
 /// The key that asks for NF4 blocks.
 const QUANTIZATION: &str = "model.quantization";
@@ -48,8 +49,9 @@ fn held_out(config: &TrainingConfig, faults: &mut Faults) {
             key,
             || match t.max_steps {
                 Some(steps) if t.eval_every > 0 => format!(
-                    "`{key}` can never act: `training.eval_every` is {}, and the run ends after {steps} steps",
-                    t.eval_every
+                    "`{key}` can never act: `training.eval_every` is {}, and the run ends after {}",
+                    t.eval_every,
+                    count(steps, "step")
                 ),
                 _ => format!("`{key}` can never act: `training.eval_every: 0` evaluates only before and after the run"),
             },
@@ -65,7 +67,12 @@ fn schedule(config: &TrainingConfig, faults: &mut Faults) {
         faults.require(
             warmup < steps || steps == 0,
             "training.warmup_steps",
-            || format!("`training.warmup_steps` is {warmup}, and the run has {steps} steps: it would never reach its peak rate"),
+            || {
+                let steps = count(steps, "step");
+                format!(
+                    "`training.warmup_steps` is {warmup}, and the run has {steps}: it would never reach its peak rate"
+                )
+            },
             "lower it, or leave it out to warm up for `training.warmup_ratio` of the run",
         );
     }
@@ -82,9 +89,10 @@ fn schedule(config: &TrainingConfig, faults: &mut Faults) {
             "training.early_stopping",
             || {
                 format!(
-                    "`training.early_stopping` is {}, and the run of {steps} steps has only {} evaluations on its way",
+                    "`training.early_stopping` is {}, and the run of {} has only {} on its way",
                     t.early_stopping,
-                    (steps - 1) / t.eval_every
+                    count(steps, "step"),
+                    count((steps - 1) / t.eval_every, "evaluation")
                 )
             },
             "lower it, or set a smaller `training.eval_every`",

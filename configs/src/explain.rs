@@ -2,6 +2,8 @@
 
 use figment::error::{Actual, Kind};
 
+use crate::schema::{ALL_LINEAR, TargetModule};
+
 /// A fault in words, with the key it is about.
 pub(crate) struct Explained {
     pub path: Vec<String>,
@@ -33,11 +35,15 @@ pub(crate) fn explain(error: &figment::Error, written: Option<&str>) -> Explaine
 
 /// What helps where `value` is none of the words that are expected.
 fn word_from(value: &str, expected: &[&str]) -> String {
+    if expected.contains(&ALL_LINEAR) && TargetModule::ALL.iter().any(|module| module.name() == value) {
+        return format!("one module is a list too: write [{value}]");
+    }
     let takes = format!("it takes {}", expected.join(", "));
     let lower = value.to_lowercase().replace(['-', ' '], "_");
     let alike = |word: &&&str| {
         word.eq_ignore_ascii_case(&lower)
             || word.trim_end_matches("_proj") == lower
+            || (lower.len() >= 3 && word.starts_with(&lower))
             || strsim::damerau_levenshtein(&lower, word) <= 1.max(word.len() / 5)
     };
     match expected.iter().find(alike) {
@@ -72,7 +78,9 @@ fn wrong(key: &str, actual: &Actual, expected: &str, written: Option<&str>) -> (
         (Actual::Float(n), WHOLE) if n.fract() == 0.0 => Some(format!("write {n}, without a point or an exponent")),
         _ => None,
     };
-    (format!("`{key}` must be {wanted}, not {}", found(actual)), help)
+    // A number as it stands there: 8.0 is not 8 to the one who wrote it.
+    let found = written.filter(|_| matches!(actual, Actual::Float(_))).map_or_else(|| found(actual), str::to_owned);
+    (format!("`{key}` must be {wanted}, not {found}"), help)
 }
 
 fn too_large(key: &str, found: &str, expected: &str) -> (String, Option<String>) {

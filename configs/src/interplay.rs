@@ -7,6 +7,7 @@
 use crate::schema::{
     Batching, Checkpointing, Compute, DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig,
 };
+use crate::words::count;
 
 /// A key that has no effect, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,8 +260,15 @@ fn never_looked(config: &TrainingConfig, steps: u64) -> Vec<Idle> {
     let fault = |(wanted, key)| Idle {
         key,
         fault: match looks {
-            0 => format!("can never act: `training.eval_every` is {every}, and the run ends after {steps} steps"),
-            _ => format!("is {wanted}, and the run of {steps} steps has only {looks} evaluations on its way"),
+            0 => format!(
+                "can never act: `training.eval_every` is {every}, and the run ends after {}",
+                count(steps, "step")
+            ),
+            _ => format!(
+                "is {wanted}, and the run of {} has only {} on its way",
+                count(steps, "step"),
+                count(looks, "evaluation")
+            ),
         },
         help: "set a smaller `training.eval_every`",
         is_refused: true,
@@ -290,7 +298,7 @@ fn too_long(config: &TrainingConfig, steps: u64, judged: &dyn Fn(&str) -> Option
     ];
     let idle = |(key, value, is_idle, so, help): (&'static str, u64, bool, &str, &'static str)| {
         let by = judged(key).filter(|_| is_idle)?;
-        let fault = format!("is {value}{by}, and the run ends after {steps} steps: {so}");
+        let fault = format!("is {value}{by}, and the run ends after {}: {so}", count(steps, "step"));
         Some(Idle { key, fault, help, is_refused: false })
     };
     all.into_iter().filter_map(idle).collect()

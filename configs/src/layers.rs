@@ -4,7 +4,6 @@ use figment::Figment;
 use figment::providers::Format;
 use figment::value::{Dict, Value};
 use serde_saphyr::figment::Yaml;
-use sha2::{Digest, Sha256};
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
 use crate::explain::explain;
@@ -14,8 +13,8 @@ use crate::layer::{FILE_LAYER, Layer, given_twice, path_of, syntax_error};
 use crate::locate::{locate, repeated};
 use crate::nested::{holds, nest, nest_value};
 use crate::presets::{DEFAULTS, preset, preset_names};
+use crate::resolved::ResolvedConfig;
 use crate::schema::TrainingConfig;
-use crate::validate::validate;
 use crate::yaml;
 
 /// The layers above the defaults, as a person gave them.
@@ -27,80 +26,6 @@ pub struct Layers {
     pub env: Vec<(String, String)>,
     /// `section.key=value` pairs of `--set`.
     pub set: Vec<String>,
-}
-
-/// A configuration in which every check has passed, together with the hash of its canonical form.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResolvedConfig {
-    config: TrainingConfig,
-    json: String,
-    hash: String,
-    warnings: Vec<Warning>,
-}
-
-impl ResolvedConfig {
-    pub fn config(&self) -> &TrainingConfig {
-        &self.config
-    }
-
-    /// The exact configuration as JSON: what a job records.
-    pub fn json(&self) -> &str {
-        &self.json
-    }
-
-    /// What was written and has no effect. A configuration that is read back has none: nobody wrote it.
-    pub fn warnings(&self) -> &[Warning] {
-        &self.warnings
-    }
-
-    /// SHA-256 of [`Self::json`], in hex.
-    pub fn hash(&self) -> &str {
-        &self.hash
-    }
-
-    /// Reads back what [`Self::json`] wrote, checking it again.
-    pub fn from_json(json: &str) -> Result<Self, ConfigErrors> {
-        let config: TrainingConfig = serde_json::from_str(json).map_err(|e| Diagnostic {
-            code: "Q0102",
-            message: format!("the recorded configuration cannot be read: {e}"),
-            place: None,
-            help: Some("submit the job again with this version of qlora-ctl".into()),
-        })?;
-        Self::check(config, &|_| None)
-    }
-
-    /// The same with `base` as the model, for callers who know where its name leads.
-    ///
-    /// # Errors
-    /// Those of [`Self::from_json`].
-    pub fn with_base(self, base: String) -> Result<Self, ConfigErrors> {
-        let Self { mut config, warnings, .. } = self;
-        config.model.base = Some(base);
-        Ok(Self { warnings, ..Self::check(config, &|_| None)? })
-    }
-
-    fn check(config: TrainingConfig, place: &dyn Fn(&[String]) -> Option<Place>) -> Result<Self, ConfigErrors> {
-        let faults: Vec<_> = validate(&config)
-            .into_iter()
-            .map(|fault| Diagnostic {
-                code: "Q0103",
-                message: fault.message,
-                place: place(&path_of(fault.key)),
-                help: fault.help,
-            })
-            .collect();
-        if !faults.is_empty() {
-            return Err(ConfigErrors(faults));
-        }
-        let json = serde_json::to_string(&config).map_err(|e| Diagnostic {
-            code: "Q0102",
-            message: format!("the configuration cannot be written as JSON: {e}"),
-            place: None,
-            help: None,
-        })?;
-        let hash = hex::encode(Sha256::digest(json.as_bytes()));
-        Ok(Self { config, json, hash, warnings: Vec::new() })
-    }
 }
 
 impl Layers {
@@ -135,7 +60,7 @@ impl Layers {
     /// Refuses keys that were meant to act and do not, and notes others that have no effect.
     fn with_warnings(
         &self,
-        mut resolved: ResolvedConfig,
+        resolved: ResolvedConfig,
         place: &dyn Fn(&[String]) -> Option<Place>,
     ) -> Result<ResolvedConfig, ConfigErrors> {
         let ranked = self.ranked()?;
@@ -144,7 +69,7 @@ impl Layers {
             ranked.iter().filter(|(_, dict)| holds(dict, &path)).map(|(rank, _)| *rank).max().unwrap_or(0)
         };
         let (refused, noted): (Vec<_>, Vec<_>) =
-            idle(&resolved.config, &rank).into_iter().partition(|idle| idle.is_refused);
+            idle(resolved.config(), &rank).into_iter().partition(|idle| idle.is_refused);
         let diagnostic = |code: &'static str, idle: Idle| Diagnostic {
             code,
             message: format!("`{}` {}", idle.key, idle.fault),
@@ -154,8 +79,7 @@ impl Layers {
         if !refused.is_empty() {
             return Err(ConfigErrors(refused.into_iter().map(|idle| diagnostic("Q0103", idle)).collect()));
         }
-        resolved.warnings = noted.into_iter().map(|idle| Warning(diagnostic("Q0109", idle))).collect();
-        Ok(resolved)
+        Ok(resolved.warned(noted.into_iter().map(|idle| Warning(diagnostic("Q0109", idle))).collect()))
     }
 
     /// What a person wrote, by how late it is: file, variables, flags.

@@ -19,20 +19,23 @@ mod layers;
 mod locate;
 mod nested;
 mod presets;
+mod resolved;
 mod rewrite;
 mod schema;
 mod template;
 mod validate;
+mod words;
 mod yaml;
 
 pub use agree::quantized_twice;
 pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
 pub use interplay::{Idle, idle_in};
-pub use layers::{Layers, ResolvedConfig};
+pub use layers::Layers;
 pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
+pub use resolved::ResolvedConfig;
 pub use rewrite::rewritten;
 pub use schema::{
     Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig, ModelConfig, OptimizerKind,
     Quantization, ResourceConfig, Schedule, TEMPLATE_DATE, TargetModule, TooLong, TrainingConfig, TrainingSection,
 };
-pub use template::template;
+pub use template::{template, unlikely_template};

@@ -4,6 +4,34 @@
 /// The model's own template, and the built-in ChatML with tools.
 const NAMES: [&str; 2] = ["auto", "chatml-tools"];
 
+/// Names that models of the hub give templates of their own.
+const USUAL: [&str; 3] = ["default", "tool_use", "rag"];
+/// How names of templates begin that other tools build in, for families of models.
+const FOREIGN: [&str; 22] = [
+    "alpaca",
+    "chatglm",
+    "chatml",
+    "cohere",
+    "command",
+    "deepseek",
+    "exaone",
+    "falcon",
+    "gemma",
+    "granite",
+    "jamba",
+    "jinja",
+    "llama",
+    "llava",
+    "metharme",
+    "mistral",
+    "phi",
+    "pixtral",
+    "qwen",
+    "tokenizer_default",
+    "vicuna",
+    "zephyr",
+];
+
 /// Takes `auto`, `chatml-tools`, the name of one of the model's own templates, or Jinja text.
 ///
 /// # Errors
@@ -30,6 +58,23 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     }
 }
 
+/// What helps where `text` names a template that a model whose files are not at hand will hardly have: one that other tools
+/// build in, and for a model of the catalogue (`is_known`) every name but the usual ones. None where it may have it.
+pub fn unlikely_template(text: &str, is_known: bool) -> Option<String> {
+    if NAMES.contains(&text) || is_jinja(text) || USUAL.contains(&text) {
+        return None;
+    }
+    let lower = text.to_lowercase();
+    let is_foreign = FOREIGN.iter().any(|start| lower.starts_with(start));
+    (is_known || is_foreign).then(|| {
+        let own = USUAL.join(", ");
+        format!(
+            "it takes {}, a template that the model's tokenizer has ({own}), or Jinja text; `auto` is the model's own template",
+            NAMES.join(", ")
+        )
+    })
+}
+
 fn is_jinja(text: &str) -> bool {
     text.contains("{{") || text.contains("{%")
 }
@@ -48,6 +93,20 @@ pub(crate) fn is_the_models(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn templates_of_other_tools_are_no_templates_of_a_model_that_is_not_at_hand() {
+        for text in ["chatml", "llama3", "Llama-3", "alpaca", "qwen_25", "mistral_v3_tekken", "tokenizer_default"] {
+            for is_known in [false, true] {
+                let help = unlikely_template(text, is_known).expect(text);
+                assert!(NAMES.iter().chain(&USUAL).all(|name| help.contains(name)), "{help}");
+            }
+        }
+        for text in ["auto", "chatml-tools", "default", "tool_use", "rag", "{{ messages }}"] {
+            assert_eq!((unlikely_template(text, true), unlikely_template(text, false)), (None, None), "{text}");
+        }
+        assert!(unlikely_template("own", true).is_some() && unlikely_template("own", false).is_none());
+    }
 
     #[test]
     fn names_and_jinja_are_templates_and_nothing_else_is() {

@@ -5,6 +5,7 @@ use crate::schema::TrainingConfig;
 
 /// A value that is of the right type and still wrong.
 pub(crate) struct Fault {
+    pub code: &'static str,
     pub key: &'static str,
     pub message: String,
     pub help: Option<String>,
@@ -15,7 +16,15 @@ pub(crate) struct Faults(Vec<Fault>);
 impl Faults {
     pub fn require(&mut self, ok: bool, key: &'static str, message: impl FnOnce() -> String, help: &str) {
         if !ok {
-            self.0.push(Fault { key, message: message(), help: Some(help.to_owned()) });
+            self.0.push(Fault { code: "Q0103", key, message: message(), help: Some(help.to_owned()) });
+        }
+    }
+
+    /// Notes that `key`, which has no default, is not `given`.
+    fn needed(&mut self, given: bool, key: &'static str, help: &str) {
+        if !given {
+            let message = format!("`{key}` is missing");
+            self.0.push(Fault { code: "Q0106", key, message, help: Some(help.to_owned()) });
         }
     }
 }
@@ -33,10 +42,9 @@ pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
 fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
     let (model, data) = (&config.model, &config.data);
     let given = |s: &Option<String>| s.as_deref().is_some_and(|s| !s.trim().is_empty());
-    faults.require(
+    faults.needed(
         given(&model.base),
         "model.base",
-        || "`model.base` is missing".into(),
         "name a model, such as `model.base: llama-3.1-8b-instruct`, or a folder or .gguf file on the worker",
     );
     faults.require(
@@ -45,10 +53,9 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
         || format!("`model.block_size` is {}, not a power of two from 32 to 4096", model.block_size),
         "64 is what bitsandbytes and published QLoRA results use",
     );
-    faults.require(
+    faults.needed(
         given(&data.train),
         "data.train",
-        || "`data.train` is missing".into(),
         "name a JSONL file of conversations, such as `data.train: train.jsonl`",
     );
     for (key, path) in [("model.base", &model.base), ("data.train", &data.train), ("data.eval", &data.eval)] {

@@ -58,6 +58,10 @@ fn explain(text: &str, error: &Error) -> Syntax {
         _ if tab.is_some() => {
             ("a tab indents this line".to_owned(), "YAML takes spaces only; replace the tab by spaces".to_owned())
         }
+        _ if found.contains("flow mapping") || found.contains("flow sequence") => (
+            found,
+            "here or above it a `{` or `[` is not closed, or a comma between two entries is missing".to_owned(),
+        ),
         _ if found.contains("escape") => (
             found,
             "in double quotes a backslash starts an escape; write a Windows path in single quotes or with forward slashes"

@@ -176,3 +176,14 @@ fn a_recorded_configuration_has_no_warnings() {
     let read = qlora_config::ResolvedConfig::from_json(resolved.json()).expect("valid");
     assert!(read.warnings().is_empty() && read.hash() == resolved.hash());
 }
+
+#[test]
+fn one_step_is_no_steps() {
+    for set in ["training.warmup_steps=3", "training.max_skipped_steps=10", "training.early_stopping=2"] {
+        let said = match layers(HELD_OUT, &["training.max_steps=1", set]).resolve() {
+            Ok(config) => config.warnings().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+            Err(faults) => faults.to_string(),
+        };
+        assert!(said.contains("1 step") && !said.contains("1 steps"), "{set}: {said}");
+    }
+}

@@ -73,8 +73,8 @@ fn a_value_that_is_none_is_refused_with_its_line_and_the_way_out() {
         ("learning_rate: 2e-4f", &["`training.learning_rate`", "`2e-4f` is no number"]),
         ("max_steps: 017", &["`training.max_steps`", "write 17, or 0o17"]),
         ("max_steps: 000", &["`training.max_steps`", "write 0,"]),
-        ("max_steps: 1e3", &["`training.max_steps` must be a whole number, not 1000", "write 1000"]),
-        ("max_steps: 100.0", &["`training.max_steps`", "write 100,"]),
+        ("max_steps: 1e3", &["`training.max_steps` must be a whole number, not 1e3", "write 1000"]),
+        ("max_steps: 100.0", &["`training.max_steps` must be a whole number, not 100.0", "write 100,"]),
         ("max_steps: 1.5", &["`training.max_steps` must be a whole number, not 1.5"]),
         ("max_steps: 2026-01-01", &["`training.max_steps`", "`2026-01-01` is no number"]),
         ("max_steps: 99999999999999999999", &["`training.max_steps` is", "up to 18446744073709551615"]),
@@ -98,7 +98,10 @@ fn a_value_that_is_none_is_refused_with_its_line_and_the_way_out() {
         ("name: no", &["`name` must be text, not no", "write it in quotes: \"no\""][..]),
         ("name: 2_024 # year", &["write it in quotes: \"2_024\""]),
         ("lora: {target_modules: [q, v]}", &["did you mean `q_proj`?"]),
-        ("lora: {target_modules: q_proj}", &["a list such as [q_proj, v_proj]"]),
+        ("lora: {target_modules: q_proj}", &["write [q_proj]"]),
+        ("lora: {target_modules: up_proj}", &["write [up_proj]"]),
+        ("lora: {target_modules: all}", &["did you mean `all-linear`?"]),
+        ("lora: {target_modules: attention}", &["a list such as [q_proj, v_proj]"]),
         (
             "resources: {labels: {a: 1, b: yes, c: x}}",
             &["`resources.labels.a`", "\"1\"", "`resources.labels.b`", "\"yes\""],
@@ -116,6 +119,8 @@ fn a_value_that_is_none_is_refused_with_its_line_and_the_way_out() {
 fn a_file_that_cannot_be_read_is_refused_with_its_line_and_the_way_out() {
     for (text, parts) in [
         (format!("{HEAD}---\nlora: {{r: 8}}\n"), &["a second document starts", "f.yaml:4:", "file of its own"][..]),
+        ("model: {base: x\ndata: {train: t.jsonl}\n".into(), &["a `{` or `[` is not closed"]),
+        ("model: {base: x}\nlora: {target_modules: [q_proj, v_proj}\n".into(), &["a `{` or `[` is not closed"]),
         ("- model: {base: x}\n- data: {}\n".into(), &["a list stands at its top"]),
         ("model\n".into(), &["a single value stands at its top"]),
         (format!("{HEAD}training:\n\tepochs: 2\n"), &["a tab indents this line", "f.yaml:4:", "spaces"]),

@@ -1,4 +1,4 @@
-//! How the processes of a gang come together: the first listens, the others are told where.
+//! The rendezvous of a process group: the first listens, the others are told where.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};

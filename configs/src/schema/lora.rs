@@ -1,0 +1,100 @@
+//! The section `lora`.
+
+use std::fmt;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank of the update.
+    pub r: usize,
+    /// The update is scaled by `alpha / r`, or by `alpha / sqrt(r)` with `rslora`.
+    pub alpha: f64,
+    /// Rank-stabilised scaling (Kalajdzievski, 2023).
+    pub rslora: bool,
+    /// Train the magnitudes of the merged weight's rows too (DoRA, Liu et al., 2024).
+    pub dora: bool,
+    /// The learning rate of B over that of A (LoRA+, Hayou et al., 2024); 1 trains both alike.
+    pub loraplus_ratio: f64,
+    /// Probability with which an input element of an adapter is dropped.
+    pub dropout: f64,
+    #[serde(deserialize_with = "target_modules")]
+    pub target_modules: Vec<TargetModule>,
+}
+
+impl LoraConfig {
+    /// What the low-rank product is multiplied with.
+    pub fn scale(&self) -> f64 {
+        let rank = self.r as f64;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+}
+
+/// A linear layer of a decoder block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetModule {
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+}
+
+impl TargetModule {
+    /// All of them, in the order of the block's forward pass.
+    pub const ALL: [TargetModule; 7] =
+        [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
+
+    /// The layer's name in a Hugging Face checkpoint, without its parent module.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QProj => "q_proj",
+            Self::KProj => "k_proj",
+            Self::VProj => "v_proj",
+            Self::OProj => "o_proj",
+            Self::GateProj => "gate_proj",
+            Self::UpProj => "up_proj",
+            Self::DownProj => "down_proj",
+        }
+    }
+}
+
+/// The word for all modules.
+pub(crate) const ALL_LINEAR: &str = "all-linear";
+
+/// A list of modules, or [`ALL_LINEAR`].
+fn target_modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TargetModule>, D::Error> {
+    struct Modules;
+
+    impl<'de> Visitor<'de> for Modules {
+        type Value = Vec<TargetModule>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of modules, or all-linear")
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
+            match word {
+                ALL_LINEAR => Ok(TargetModule::ALL.to_vec()),
+                other => Err(E::unknown_variant(other, &[ALL_LINEAR, "a list such as [q_proj, v_proj]"])),
+            }
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            std::iter::from_fn(|| list.next_element().transpose()).collect()
+        }
+    }
+
+    deserializer.deserialize_any(Modules)
+}
+
+impl fmt::Display for TargetModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
