@@ -10,10 +10,11 @@ use qlora_trainer::bench::{self, Logits};
 use qlora_trainer::partial;
 
 use crate::error::WorkerError;
-use crate::output::print_json;
+use crate::output::{placed, print_json};
 
 /// Writes `ids` [T] and `logits` [T, V] of `model` with `adapter` to `out`.
 pub fn run(model: &Path, adapter: Option<&Path>, out: &Path, as_json: bool) -> Result<ExitCode, WorkerError> {
+    placed(out)?;
     let quantization = if model.is_dir() { Quantization::None } else { Quantization::Gguf };
     let config = ModelConfig::held_as(quantization, Compute::F32);
     let Logits { ids, logits, notes } = bench::logits(model, &config, adapter)?;

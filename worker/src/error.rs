@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use qlora_client::Fault;
+use qlora_client::files::{self, no_access};
+
+use crate::models::ModelError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -25,7 +28,7 @@ pub enum WorkerError {
     NoStateFolder,
     #[error("another worker uses the state folder {path}")]
     StateInUse { path: PathBuf },
-    #[error("{path}: {source}")]
+    #[error("{}", no_access(path, source))]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{0}")]
     Telemetry(#[from] qlora_telemetry::SetupError),
@@ -34,18 +37,29 @@ pub enum WorkerError {
     #[error("{0}")]
     Config(#[from] qlora_config::ConfigErrors),
     #[error("{}", parts(.0).0)]
-    Model(#[from] crate::models::ModelError),
+    Model(#[from] ModelError),
     #[error("{0}")]
     Input(String),
-    #[error("{0}")]
+    #[error("{}", told(.0))]
     Training(#[from] qlora_trainer::Error),
 }
 
 /// What a fault of a model says, and its way out.
-fn parts(fault: &crate::models::ModelError) -> (String, String) {
-    let text = fault.to_string();
+fn parts(fault: &ModelError) -> (String, String) {
+    let text = match fault {
+        ModelError::Io { path, source } => no_access(path, source),
+        other => other.to_string(),
+    };
     let (message, help) = text.split_once("\n  help: ").unwrap_or((&text, ""));
     (message.to_owned(), help.to_owned())
+}
+
+/// What a fault of the trainer says; one of a file in the words of every program.
+fn told(fault: &qlora_trainer::Error) -> String {
+    match fault {
+        qlora_trainer::Error::Io { path, source } => no_access(path, source),
+        other => other.to_string(),
+    }
 }
 
 impl WorkerError {
@@ -63,7 +77,8 @@ impl WorkerError {
             Self::Token { .. } => "Q0404",
             Self::NoStateFolder => "Q0408",
             Self::StateInUse { .. } => "Q0409",
-            Self::Io { .. } | Self::OutputClosed => "Q0605",
+            Self::Io { source, .. } | Self::Model(ModelError::Io { source, .. }) => files::code(source),
+            Self::OutputClosed => "Q0605",
             Self::Telemetry(_) => "Q0603",
             Self::Device(_) => "Q0303",
             Self::Model(_) => "Q0302",
@@ -101,6 +116,11 @@ impl WorkerError {
             Self::Connect(_) | Self::NoStateFolder => 2,
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
             Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,
+            Self::Io { source, .. } | Self::Training(qlora_trainer::Error::Io { source, .. })
+                if files::is_of_the_path(source) =>
+            {
+                3
+            }
             Self::Unreachable { .. } => 4,
             Self::Refused { .. } | Self::Token { .. } | Self::StateInUse { .. } => 5,
             _ => 1,

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cli::{ConvertArgs, GgufType, MergeArgs, MergeBase};
 use crate::error::WorkerError;
-use crate::output::{number, print, print_json};
+use crate::output::{number, placed, print, print_json};
 use crate::{interrupt, models};
 
 /// Merges and tells how large the update and the loss by quantisation are.
@@ -22,6 +22,7 @@ pub fn merge(args: &MergeArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
         MergeBase::Original => Base::Original,
         MergeBase::Dequantised => Base::Dequantised,
     };
+    placed(&args.out)?;
     clear(&args.out);
     let model = models::resolve(&args.model, &models::Quiet)?;
     let bar = bar(as_json, "merging");
@@ -53,6 +54,7 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
         let text = format!("{}: an adapter is written as a .gguf file; name one", args.out.display());
         return Err(WorkerError::Input(text));
     }
+    placed(&args.out)?;
     clear(&args.out);
     let model = models::resolve(&args.model, &models::Quiet)?;
     let bar = bar(as_json, "writing");

@@ -1,6 +1,7 @@
 //! What commands print: results on stdout. A reader that goes away ends the command, without a panic.
 
 use std::fmt::Display;
+use std::path::Path;
 
 use qlora_client::console;
 use serde_json::Value;
@@ -27,4 +28,13 @@ fn write(text: &str) -> Result<(), WorkerError> {
 /// JSON has no number that is not finite; such a value is the text `NaN`, `Infinity` or `-Infinity`.
 pub fn number(x: f64) -> Value {
     console::not_finite(x).map_or_else(|| x.into(), Value::from)
+}
+
+/// Refuses, before any work, a file to write in a folder that is not there.
+pub fn placed(out: &Path) -> Result<(), WorkerError> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match std::fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => Err(WorkerError::io(folder)(std::io::ErrorKind::NotADirectory.into())),
+        found => found.map(drop).map_err(WorkerError::io(folder)),
+    }
 }

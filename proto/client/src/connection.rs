@@ -63,7 +63,9 @@ impl Client {
         let Some(host) = endpoint.uri().host().filter(|host| !host.is_empty()) else {
             return Err(ConnectError::Address { address: address.into(), fault: "the host is missing".into() });
         };
-        let credentials = Credentials::new(token_file, host, endpoint.uri().port_u16().unwrap_or(HTTP_PORT))?;
+        let port = port(address, endpoint.uri())
+            .map_err(|fault| ConnectError::Address { address: address.into(), fault: fault.into() })?;
+        let credentials = Credentials::new(token_file, host, port)?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             .http2_keep_alive_interval(Duration::from_secs(10))
@@ -103,6 +105,47 @@ impl Client {
 }
 
 /// HOST:PORT or a URL as a URL.
+/// The port of a URL; a plain HOST:PORT must name it, since nothing here listens on that of HTTP.
+fn port(address: &str, uri: &tonic::transport::Uri) -> Result<u16, &'static str> {
+    let is_url = address.contains("://");
+    match (uri.port_u16(), uri.port().is_some() || uri.authority().is_some_and(|a| ends_like_port(a.as_str()))) {
+        (Some(port), _) if port > 0 => Ok(port),
+        (_, true) => Err("its port is not a number from 1 to 65535"),
+        (_, false) if is_url => Ok(HTTP_PORT),
+        (_, false) => Err("the port is missing"),
+    }
+}
+
+/// Whether a colon that no bracket of an IPv6 address holds stands before the end.
+fn ends_like_port(authority: &str) -> bool {
+    authority.rsplit(']').next().is_some_and(|rest| rest.contains(':'))
+}
+
 fn url(address: &str) -> String {
     if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_names_its_port_and_one_that_is_none_is_refused_by_name() {
+        for address in ["127.0.0.1:7070", "host:1", "[::1]:7070", "http://host:7070", "http://proxy", "https://[::1]"] {
+            assert!(Client::new(address, None).is_ok(), "{address}");
+        }
+        for (address, words) in [
+            ("localhost", "the port is missing"),
+            ("10.0.0.5", "the port is missing"),
+            ("[::1]", "the port is missing"),
+            ("localhost:", "port"),
+            ("localhost:0", "1 to 65535"),
+            ("localhost:99999", "port"),
+            ("http://host:70700", "port"),
+            ("host:port", "port"),
+        ] {
+            let fault = Client::new(address, None).err().unwrap_or_else(|| panic!("{address} is taken")).to_string();
+            assert!(fault.contains(words) && fault.contains(address), "{address}: {fault}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod connection;
 pub mod console;
 mod credentials;
 pub mod fault;
+pub mod files;
 pub mod retry;
 pub mod transfer;
 mod unpack;

@@ -20,4 +20,4 @@ pub use policy::{LowMemory, MemoryPolicy};
 pub use run::DeviceBudget;
 pub use saved::SavedActivations;
 pub use search::{DoesNotFit, fit, least, on_host, plan, search};
-pub use shape::{ModelShape, RopeScaling};
+pub use shape::{ModelShape, RopeScaling, beyond_positions};

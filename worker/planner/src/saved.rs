@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::shape::ModelShape;
 
-/// What a block saves, each with all that stands before it; the adapters' inner results and the norms' sums always are.
+/// Which activations a block saves; each level includes those above. The adapters' inner results and the norms' sums are
+/// always saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SavedActivations {

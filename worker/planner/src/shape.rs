@@ -1,6 +1,6 @@
 //! The sizes of a decoder of the Llama family.
 
-use qlora_config::{LoraConfig, TargetModule};
+use qlora_config::{LoraConfig, TargetModule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
 /// Everything about a model that its weights do not say.
@@ -73,4 +73,12 @@ impl ModelShape {
         };
         self.layers * lora.target_modules.iter().map(site).sum::<usize>()
     }
+}
+
+/// What is wrong where `config` asks for longer sequences than the model has positions for.
+pub fn beyond_positions(shape: &ModelShape, config: &TrainingConfig) -> Option<String> {
+    let (asked, known) = (config.data.max_seq_len, shape.max_positions);
+    let base = config.model.base.as_deref().unwrap_or_default();
+    (asked > known)
+        .then(|| format!("`data.max_seq_len` is {asked}, more than the {known} positions that `{base}` knows"))
 }
