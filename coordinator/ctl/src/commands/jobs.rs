@@ -27,9 +27,9 @@ impl Jobs {
         let answer = context.client()?.jobs.list_jobs(request).await.map_err(context.fault())?.into_inner();
         if context.global.json {
             let mut client = context.client()?;
-            for job in &answer.jobs {
-                let why = waiting_if_known(context, &mut client, job).await;
-                print_json(&json::job(job, why.as_ref()))?;
+            for job in answer.jobs {
+                let (job, why) = waiting_if_known(context, &mut client, job).await;
+                print_json(&json::job(&job, why.as_ref()))?;
             }
         } else if answer.jobs.is_empty() {
             let which = if self.state.is_empty() { "no jobs" } else { "no jobs in this state" };

@@ -25,7 +25,7 @@ pub struct Show {
 impl Show {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let job = find(context, self.job).await?;
-        let why = waiting(context, &mut context.client()?, &job).await?;
+        let (job, why) = waiting(context, &mut context.client()?, job).await?;
         if context.global.json {
             print_json(&json::job(&job, why.as_ref()))?;
         } else if self.config {

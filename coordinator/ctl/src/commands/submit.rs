@@ -37,7 +37,7 @@ impl Submit {
             return watch(context, job.id, None).await;
         }
         if context.global.json {
-            let why = waiting_if_known(context, &mut context.client()?, &job).await;
+            let (job, why) = waiting_if_known(context, &mut context.client()?, job).await;
             print_json(&json::job(&job, why.as_ref()))?;
         } else {
             print(job.id)?;

@@ -105,8 +105,13 @@ async fn changes(
             () = tokio::time::sleep(LOOK), if is_queued => {}
         }
         let Some(job) = &job else { continue };
-        // Where this fails the stream breaks too, and says so.
-        let why = waiting(context, client, job).await.ok().flatten();
+        let why = match waiting(context, client, job.clone()).await {
+            // The stream brings the state that it has by now.
+            Ok((now, _)) if now.state() != job.state() => continue,
+            Ok((_, why)) => why,
+            // Where this fails the stream breaks too, and says so.
+            Err(_) => None,
+        };
         screen.show(job, why.as_ref())?;
         if job.state().is_final() {
             return Ok(Stream::Ended(Box::new(job.clone())));

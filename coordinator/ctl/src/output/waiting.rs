@@ -1,7 +1,7 @@
 //! Why a queued job waits, in the words of the coordinator's placement.
 
 use qlora_client::{Client, console};
-use qlora_proto::{ExplainRequest, ExplainResponse, Job, JobState, WorkerVerdict};
+use qlora_proto::{ExplainRequest, ExplainResponse, GetJobRequest, Job, JobState, WorkerVerdict};
 
 use crate::context::Context;
 use crate::error::CtlError;
@@ -10,23 +10,38 @@ use crate::error::CtlError;
 const VERDICTS: usize = 3;
 
 /// [`waiting`] beside an answer that stands without it: where the coordinator cannot be asked, people are told so.
-pub async fn waiting_if_known(context: &Context, client: &mut Client, job: &Job) -> Option<ExplainResponse> {
-    match waiting(context, client, job).await {
-        Ok(why) => why,
+pub async fn waiting_if_known(context: &Context, client: &mut Client, job: Job) -> (Job, Option<ExplainResponse>) {
+    match waiting(context, client, job.clone()).await {
+        Ok(found) => found,
         Err(e) => {
             context.say(format!("why job {} waits is not known: {e}", job.id));
-            None
+            (job, None)
         }
     }
 }
 
-/// What `explain` says of `job`; nothing where it does not wait.
-pub async fn waiting(context: &Context, client: &mut Client, job: &Job) -> Result<Option<ExplainResponse>, CtlError> {
-    if job.state() != JobState::Queued {
-        return Ok(None);
+/// `job`, and what `explain` says of it where it waits: both of one moment, so that no job is queued beside a reason that
+/// tells where it runs. One that has gone on meanwhile is given as it is by now.
+pub async fn waiting(
+    context: &Context,
+    client: &mut Client,
+    mut job: Job,
+) -> Result<(Job, Option<ExplainResponse>), CtlError> {
+    let fault = context.fault();
+    while job.state() == JobState::Queued {
+        let why = client.jobs.explain(ExplainRequest { id: job.id }).await.map_err(&fault)?.into_inner();
+        let now = client.jobs.get_job(GetJobRequest { id: job.id }).await.map_err(&fault)?.into_inner();
+        if is_unmoved(&job, &now) {
+            return Ok((now, Some(why)));
+        }
+        job = now;
     }
-    let answer = client.jobs.explain(ExplainRequest { id: job.id }).await;
-    Ok(Some(answer.map_err(context.fault())?.into_inner()))
+    Ok((job, None))
+}
+
+/// Whether nothing was done with the job between the two.
+fn is_unmoved(before: &Job, after: &Job) -> bool {
+    (before.state, before.attempts.len()) == (after.state, after.attempts.len())
 }
 
 /// The reason in one line.
@@ -45,6 +60,20 @@ pub fn reason(job: u64, why: &ExplainResponse) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_that_ran_between_two_looks_has_moved() {
+        let job = |state: JobState, attempts: usize| Job {
+            state: state.into(),
+            attempts: vec![Default::default(); attempts],
+            ..Job::default()
+        };
+        let queued = job(JobState::Queued, 1);
+        assert!(is_unmoved(&queued, &job(JobState::Queued, 1)));
+        for moved in [job(JobState::Running, 2), job(JobState::Queued, 2), job(JobState::Cancelled, 1)] {
+            assert!(!is_unmoved(&queued, &moved), "{moved:?}");
+        }
+    }
 
     #[test]
     fn a_reason_is_one_line_with_a_few_workers() {
