@@ -28,7 +28,10 @@ impl Context {
         let Global { coordinator: address, token_file, .. } = self.global.clone();
         move |status| match status.code() {
             tonic::Code::Unauthenticated => match Client::new(&address, token_file.as_deref()) {
-                Ok(client) => CtlError::Token { message: status.message().to_owned(), help: client.token_help() },
+                // What comes behind the fault is advice for every caller; this one's own stands under it.
+                Ok(client) => {
+                    CtlError::Token { message: first(status.message()).to_owned(), help: client.token_help() }
+                }
                 Err(fault) => fault.into(),
             },
             _ => CtlError::from_status(&status, &address),
@@ -56,4 +59,9 @@ impl Context {
             console::note(&console::block(&text.to_string()));
         }
     }
+}
+
+/// What a message says before it says what to do.
+fn first(message: &str) -> &str {
+    message.split("; ").next().unwrap_or(message)
 }

@@ -1,9 +1,10 @@
 //! Errors of the command line: a code, a message, a way out, and an exit code.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use qlora_client::files::{self, no_access};
 use qlora_client::retry::root_cause;
 use qlora_client::{ConnectError, Fault, TransferError, console};
 use qlora_config::{ConfigErrors, Diagnostic};
@@ -61,6 +62,8 @@ pub enum CtlError {
     Data { message: String, help: String },
     #[error("{}", rows_at_fault(name, *rows, *faulty, *findings, shown))]
     Rows { name: String, rows: usize, faulty: usize, findings: usize, shown: Vec<RowFault> },
+    #[error("{}", with_rows(unrendered(name, *rows, *faulty), shown, 0))]
+    Unrendered { name: String, rows: usize, faulty: usize, shown: Vec<RowFault> },
     #[error("{message}")]
     NoModel { message: String, help: String, code: Option<String> },
     #[error("{message}")]
@@ -92,6 +95,11 @@ impl CtlError {
         move |source| Self::Io { path: path.into(), source }
     }
 
+    /// A file of rows that cannot be read.
+    pub fn unreadable(fault: &dyn std::error::Error) -> Self {
+        Self::Data { message: fault.to_string(), help: "rows are JSON lines, a JSON array or Parquet".into() }
+    }
+
     pub fn from_status(status: &Status, address: &str) -> Self {
         let refused = |help, exit| Self::Refused { message: status.message().to_owned(), help, exit };
         // What the transport itself says has a cause; a status without one was sent by the coordinator.
@@ -115,6 +123,7 @@ impl CtlError {
             Self::Config(_) => "",
             Self::NotText { .. } => "Q0100",
             Self::Data { .. } | Self::Rows { .. } => "Q0203",
+            Self::Unrendered { .. } => "Q0204",
             Self::Usage { .. } => "Q0001",
             Self::NoModel { .. } => "Q0302",
             Self::DoesNotFit(_) => "Q0301",
@@ -126,7 +135,8 @@ impl CtlError {
             Self::JobFailed { .. } => "Q0501",
             Self::JobCancelled { .. } => "Q0503",
             Self::TimedOut { .. } => "Q0504",
-            Self::Io { .. } | Self::NoInput { .. } | Self::Transfer(_) | Self::OutputClosed => "Q0605",
+            Self::Io { source, .. } => files::code(source),
+            Self::NoInput { .. } | Self::Transfer(_) | Self::OutputClosed => "Q0605",
             Self::Process { .. } => "Q0606",
         }
     }
@@ -155,6 +165,9 @@ impl CtlError {
             Self::Rows { name, .. } => {
                 format!("qlora-ctl data check {name} --fix FILE lists every finding and writes the other rows")
             }
+            Self::Unrendered { .. } => {
+                "fix the rows, or set data.template: chatml-tools or Jinja text; qlora-ctl data check --model looks at every row".into()
+            }
             Self::JobFailed { job, saved, .. } => {
                 let logs = format!("qlora-ctl logs {job} shows what happened");
                 if *saved { format!("{logs}; {}", rescue(*job)) } else { logs }
@@ -171,15 +184,8 @@ impl CtlError {
         match self {
             Self::NoModel { code: Some(code), .. } => vec![Fault { code: code.clone(), ..own() }],
             Self::Config(errors) => errors.0.iter().map(fault_of).collect(),
-            Self::Rows { name, rows, faulty, shown, .. } => {
-                let head = Fault { message: some_of(name, *rows, *faulty), place: Some(name.clone()), ..own() };
-                let row = |row: &RowFault| Fault {
-                    message: row.text.clone(),
-                    place: Some(row.place.clone()),
-                    ..Fault::new(self.code(), "", "")
-                };
-                std::iter::once(head).chain(shown.iter().map(row)).collect()
-            }
+            Self::Rows { name, rows, faulty, shown, .. } => self.each(name, some_of(name, *rows, *faulty), shown),
+            Self::Unrendered { name, rows, faulty, shown } => self.each(name, unrendered(name, *rows, *faulty), shown),
             Self::Refused { message, .. } => {
                 let told = Fault::parse(message);
                 if told.is_empty() { vec![own()] } else { told }
@@ -189,12 +195,25 @@ impl CtlError {
         }
     }
 
+    /// A fault of a file, and one for each row.
+    fn each(&self, name: &str, message: String, shown: &[RowFault]) -> Vec<Fault> {
+        let head = Fault { place: Some(name.to_owned()), ..Fault::new(self.code(), message, self.help()) };
+        let row = |row: &RowFault| Fault {
+            place: Some(row.place.clone()),
+            ..Fault::new(self.code(), row.text.clone(), String::new())
+        };
+        std::iter::once(head).chain(shown.iter().map(row)).collect()
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::OutputClosed => Exit::Done,
-            Self::Config(_) | Self::NotText { .. } | Self::Data { .. } | Self::Rows { .. } | Self::NoModel { .. } => {
-                Exit::BadInput
-            }
+            Self::Config(_)
+            | Self::NotText { .. }
+            | Self::Data { .. }
+            | Self::Rows { .. }
+            | Self::Unrendered { .. }
+            | Self::NoModel { .. } => Exit::BadInput,
             Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
             Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
@@ -207,16 +226,6 @@ impl CtlError {
             Self::TimedOut { .. } => Exit::TimedOut,
         }
         .into()
-    }
-}
-
-/// A fault of the system, in its words but for those that only programs read.
-fn no_access(path: &Path, source: &std::io::Error) -> String {
-    match source.kind() {
-        ErrorKind::NotFound => format!("there is no file or folder {}", path.display()),
-        ErrorKind::PermissionDenied => format!("this user may not use {}", path.display()),
-        ErrorKind::IsADirectory => format!("{} is a folder, where a file belongs", path.display()),
-        _ => format!("{}: {source}", path.display()),
     }
 }
 
@@ -237,10 +246,18 @@ fn some_of(name: &str, rows: usize, faulty: usize) -> String {
 }
 
 fn rows_at_fault(name: &str, rows: usize, faulty: usize, findings: usize, shown: &[RowFault]) -> String {
+    with_rows(some_of(name, rows, faulty), shown, findings - shown.len())
+}
+
+fn unrendered(name: &str, rows: usize, faulty: usize) -> String {
+    format!("{faulty} of the first {} of {name} cannot be rendered for this model", count(rows as u64, "row"))
+}
+
+/// A sentence, the rows that it speaks of, and how many findings are not shown.
+fn with_rows(head: String, shown: &[RowFault], more: usize) -> String {
     let lines = shown.iter().map(|row| format!("{}: {}", console::line(&row.place), console::line(&row.text)));
-    let more = findings - shown.len();
     let more = (more > 0).then(|| format!("and {}", count(more as u64, "further finding")));
-    let all: Vec<String> = std::iter::once(some_of(name, rows, faulty)).chain(lines).chain(more).collect();
+    let all: Vec<String> = std::iter::once(head).chain(lines).chain(more).collect();
     all.join("\n")
 }
 

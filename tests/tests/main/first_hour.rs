@@ -1,5 +1,4 @@
-//! What a new user meets in the first hour: paths, closed pipes, waiting jobs, wrong tokens, misspelt names, and text that
-//! wants to be more than text.
+//! What a new user meets in the first hour: paths, waiting jobs, wrong tokens and misspelt names.
 
 use std::fs;
 use std::io::Read;
@@ -9,94 +8,24 @@ use std::time::{Duration, Instant};
 use qlora_tests::{World, binary, conversations, wait_until};
 use serde_json::Value;
 
-const SHORT: &str = "training: {max_steps: 2, eval_rows: 1}";
+pub const SHORT: &str = "training: {max_steps: 2, eval_rows: 1}";
 
-fn text(world: &World, name: &str) -> String {
+pub fn text(world: &World, name: &str) -> String {
     world.path(name).to_string_lossy().into_owned()
 }
 
 /// A program in the world's folder.
-fn program(world: &World, name: &str, args: &[&str]) -> Command {
+pub fn program(world: &World, name: &str, args: &[&str]) -> Command {
     let mut command = Command::new(binary(name));
     command.args(args).current_dir(world.folder.path()).env("QLORA_URL", &world.address).stdin(Stdio::null());
     command.env_remove("QLORA_TOKEN").env_remove("QLORA_TOKEN_FILE");
     command
 }
 
-/// A pipe that nobody reads from.
-fn closed_pipe() -> Stdio {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    drop(reader);
-    writer.into()
-}
-
-fn said(child: &mut Child) -> String {
+pub fn said(child: &mut Child) -> String {
     let mut text = String::new();
     child.stderr.take().expect("stderr").read_to_string(&mut text).expect("text");
     text
-}
-
-#[test]
-fn a_closed_pipe_ends_every_command_without_a_panic() {
-    let mut world = World::new(&[]);
-    let _worker = world.worker("a", &[]);
-    let config = world.config(SHORT);
-    let id = world.submit(&config, &[]);
-    assert_eq!(world.ended(id)["state"], "succeeded");
-    let (model, rows, config) = (text(&world, "tiny"), text(&world, "train.jsonl"), config.display().to_string());
-    let plan = ["plan", &config, "--set", "model.base=smollm2-135m-instruct", "--set", "model.quantization=gguf"];
-    let calls: [(&str, &[&str]); 24] = [
-        ("qlora-ctl", &["jobs"]),
-        ("qlora-ctl", &["jobs", "--json"]),
-        ("qlora-ctl", &["show", "1"]),
-        ("qlora-ctl", &["show", "1", "--config"]),
-        ("qlora-ctl", &["logs", "1"]),
-        ("qlora-ctl", &["logs", "1", "--follow"]),
-        ("qlora-ctl", &["watch", "1", "--json"]),
-        ("qlora-ctl", &["metrics", "1"]),
-        ("qlora-ctl", &["metrics", "1", "--json"]),
-        ("qlora-ctl", &["workers"]),
-        ("qlora-ctl", &["artifacts", "list", "1"]),
-        ("qlora-ctl", &["explain", "Q0301"]),
-        ("qlora-ctl", &["explain", "1"]),
-        ("qlora-ctl", &plan),
-        ("qlora-ctl", &["completions", "bash"]),
-        ("qlora-ctl", &["--help"]),
-        ("qlora-ctl", &["data", "preview", &rows, "--model", &model]),
-        ("qlora-ctl", &["eval", "1", "--base"]),
-        ("qlora-worker", &["doctor"]),
-        ("qlora-worker", &["model", "list"]),
-        ("qlora-worker", &["score", "--model", &model, "--data", &rows, "--rows", "1"]),
-        ("qlora-worker", &["generate", "--model", &model, "--prompt", "x", "--max-new-tokens", "1"]),
-        ("qlora-worker", &["convert", "--model", &model, "--out", "base-nf4"]),
-        ("qlora-worker", &["bench", "--model", &model, "--length", "8", "--once"]),
-    ];
-    for (name, args) in calls {
-        let mut command = program(&world, name, args);
-        let mut child = command.stdout(closed_pipe()).stderr(Stdio::piped()).spawn().expect("a program");
-        let words = said(&mut child);
-        let code = child.wait().expect("its end").code();
-        assert_eq!(code, Some(0), "{name} {args:?}: {words}");
-        assert!(!words.contains("panicked") && !words.contains("Broken pipe"), "{name} {args:?}: {words}");
-    }
-    // Nor does a fault that nobody can read end in a panic.
-    for (name, args) in [("qlora-ctl", ["show", "99"]), ("qlora-worker", ["model", "fetch"])] {
-        let code =
-            program(&world, name, &args).stdout(closed_pipe()).stderr(closed_pipe()).status().expect("it").code();
-        assert!(matches!(code, Some(2..=5)), "{name}: {code:?}");
-    }
-}
-
-#[test]
-fn output_that_cannot_be_written_is_a_fault() {
-    let world = World::new(&[]);
-    for (name, args) in [("qlora-ctl", ["explain", "Q0301"]), ("qlora-worker", ["model", "list"])] {
-        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-        let mut child = program(&world, name, &args).stdout(full).stderr(Stdio::piped()).spawn().expect("a program");
-        let words = said(&mut child);
-        assert!(!child.wait().expect("its end").success(), "{name}");
-        assert!(words.contains("Q0605") && words.contains("stdout"), "{name}: {words}");
-    }
 }
 
 #[test]
@@ -375,27 +304,4 @@ fn the_last_checkpoint_of_a_cancelled_job_gives_its_adapter() {
     let left: Vec<_> =
         fs::read_dir(world.folder.path()).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
-}
-
-/// Names and reasons with codes that move a cursor, clear a screen or turn text around.
-#[test]
-fn text_from_outside_cannot_act_on_a_terminal_and_stays_exact_in_json() {
-    let world = World::new(&[]);
-    let hostile = "a\u{1b}[2Jb\rc\nJOB 9 succeeded\u{202e}d\u{9b}31me";
-    let config = world.config(SHORT);
-    let name = format!("name={}", qlora_client::console::json(&serde_json::json!(hostile).to_string()));
-    let id = world.submit(&config, &["--set", &name]).to_string();
-    let acts = |text: &str| text.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}'));
-    for args in
-        [vec!["jobs"], vec!["show", &id], vec!["explain", &id], vec!["jobs", "--json"], vec!["show", &id, "--json"]]
-    {
-        let answer = world.ctl(&args);
-        assert!(answer.code == 0 && !acts(&answer.stdout), "{args:?}: {:?}", answer.stdout);
-    }
-    assert!(!world.ctl(&["jobs"]).stdout.lines().any(|line| line.starts_with("JOB 9")));
-    assert_eq!(world.ctl(&["show", &id, "--json"]).json()[0]["name"], hostile);
-    let reason = ["cancel", &id, "--yes", "--reason", "\u{1b}]0;owned\u{7}\n  help: run this"];
-    assert_eq!(world.ctl(&reason).code, 0);
-    let watched = world.ctl(&["watch", &id]);
-    assert!(!acts(&watched.stderr) && !watched.stderr.contains("\n  help: run this"), "{:?}", watched.stderr);
 }

@@ -133,7 +133,8 @@ fn a_stored_configuration_has_whole_paths_wherever_it_is_used() {
         refused.stderr
     );
     let set = format!("data.train={}", path(&world, "train.jsonl"));
-    let given = world.ctl(&["submit", "old", "--set", &set]);
+    // That model's own template cannot render the calls of these rows.
+    let given = world.ctl(&["submit", "old", "--set", &set, "--set", "data.template=chatml-tools"]);
     assert_eq!(given.code, 0, "{}", given.stderr);
 }
 
@@ -176,4 +177,23 @@ fn jobs_that_wait_say_why_in_every_list() {
     );
     let submitted = world.ctl(&["submit", &config.to_string_lossy(), "--json"]).json().remove(0);
     assert!(submitted["waits"]["summary"].as_str().is_some_and(|why| !why.is_empty()), "{submitted:#}");
+}
+
+/// A worker takes jobs while they are shown: no reason that a job runs stands beside the state that it waits.
+#[test]
+fn a_reason_to_wait_is_given_of_jobs_that_wait_and_of_no_others() {
+    let mut world = World::new(&[]);
+    let worker = world.worker("a", &[]);
+    wait_until("the worker", || Some(()).filter(|()| worker.log().contains("registered")));
+    let config = world.config("training: {max_steps: 1, eval_every: 0}").display().to_string();
+    let set = ["--set", "resources.device=cpu", "--set", "data.eval=null", "--json"];
+    for _ in 0..12 {
+        let submitted = world.ctl(&[&["submit", &config], &set[..]].concat());
+        assert_eq!(submitted.code, 0, "{}", submitted.stderr);
+        for job in submitted.json().into_iter().chain(world.ctl(&["jobs", "--json"]).json()) {
+            let summary = job["waits"]["summary"].as_str();
+            assert_eq!(job["state"] == "queued", summary.is_some(), "{job:#}");
+            assert!(summary.is_none_or(|why| !why.contains(" runs on ")), "{job:#}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! What bad input gets: a clear error that names the thing and the way out, and the right exit code.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use qlora_tests::{World, wait_until};
+use qlora_tests::{World, conversations, wait_until};
 
 const SHORT: &str = "training: {max_steps: 2}";
 
@@ -76,38 +77,43 @@ fn data_check_holds_calls_against_their_schema() {
     assert_eq!(lines.len(), 4, "{}", answer.stdout);
 }
 
-/// What only the worker can see fails the job, at once and with its reason.
+/// A copy of the model `tiny` under another name.
+pub fn copy_of_tiny(world: &World, name: &str) -> PathBuf {
+    let folder = world.path(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    for entry in fs::read_dir(world.path("tiny")).expect("a model") {
+        let path = entry.expect("an entry").path();
+        fs::copy(&path, folder.join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    folder
+}
+
+/// What breaks behind the back of `submit` fails the job, at once and with its reason.
 #[test]
 fn broken_models_fail_the_job_without_a_second_try() {
     let mut world = World::new(&[]);
-    let _worker = world.worker("a", &[]);
     let config = world.config(SHORT);
-    let fails = |world: &World, base: &str, words: &[&str]| {
-        let id = world.submit(&config, &["--set", &format!("model.base={base}")]);
+    let submitted = |model: &Path| world.submit(&config, &["--set", &format!("model.base={}", model.display())]);
+    let (empty, cut, gguf) = (copy_of_tiny(&world, "empty"), copy_of_tiny(&world, "half"), world.path("cut.gguf"));
+    let args = ["convert", "--model", &cut.to_string_lossy(), "--out", &gguf.to_string_lossy()];
+    assert!(crate::formats::worker(&args).status.success());
+    let jobs = [
+        (submitted(&empty), &["neither model.safetensors nor model.safetensors.index.json"][..]),
+        (submitted(&cut), &["cut off", "download the file again"]),
+        (submitted(&gguf), &["cut off"]),
+    ];
+    fs::remove_file(empty.join("model.safetensors")).expect("no weights");
+    let weights = fs::read(cut.join("model.safetensors")).expect("weights");
+    fs::write(cut.join("model.safetensors"), &weights[..weights.len() / 2]).expect("half of them");
+    fs::write(&gguf, b"GGUF\x03\0\0\0").expect("a file");
+    let _worker = world.worker("a", &[]);
+    for (id, words) in jobs {
         let job = world.ended(id);
         assert_eq!(job["state"], "failed", "{job:#}");
         assert_eq!(job["attempts"].as_array().map(Vec::len), Some(1), "{job:#}");
         let reason = job["reason"].as_str().expect("a reason");
         assert!(words.iter().all(|w| reason.contains(w)), "{reason}");
-    };
-    let empty = world.path("empty");
-    fs::create_dir_all(&empty).expect("a folder");
-    fs::copy(world.path("tiny/config.json"), empty.join("config.json")).expect("a copy");
-    fails(&world, &empty.to_string_lossy(), &["neither model.safetensors nor model.safetensors.index.json"]);
-    let gguf = world.path("cut.gguf");
-    fs::write(&gguf, b"GGUF\x03\0\0\0").expect("a file");
-    let path = gguf.to_string_lossy().into_owned();
-    let id = world.submit(&config, &["--set", &format!("model.base={path}"), "--set", "model.quantization=gguf"]);
-    let job = world.ended(id);
-    assert!(job["state"] == "failed" && job["reason"].as_str().is_some_and(|r| r.contains("cut off")), "{job:#}");
-    let cut = world.path("half");
-    fs::create_dir_all(&cut).expect("a folder");
-    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
-        fs::copy(world.path("tiny").join(name), cut.join(name)).expect("a copy");
     }
-    let weights = fs::read(world.path("tiny/model.safetensors")).expect("weights");
-    fs::write(cut.join("model.safetensors"), &weights[..weights.len() / 2]).expect("half of them");
-    fails(&world, &cut.to_string_lossy(), &["cut off", "download the file again"]);
 }
 
 #[test]
@@ -115,7 +121,12 @@ fn rows_that_do_not_fit_the_context_fail_the_job_with_the_way_out() {
     let mut world = World::new(&[]);
     let _worker = world.worker("a", &[]);
     let config = world.config(SHORT);
-    let id = world.submit(&config, &["--set", "data.max_seq_len=8"]);
+    // All rows of a short file are looked at before it is sent.
+    let refused = world.ctl(&["submit", &config.to_string_lossy(), "--set", "data.max_seq_len=8"]);
+    assert!(refused.code == 3 && refused.stderr.contains("of 40 rows 40 have more than"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("raise data.max_seq_len"), "{}", refused.stderr);
+    fs::write(world.path("train.jsonl"), conversations(100)).expect("rows");
+    let id = world.submit(&config, &["--set", "data.max_seq_len=8", "--set", "data.eval=null"]);
     let job = world.ended(id);
     let reason = job["reason"].as_str().expect("a reason");
     assert!(job["state"] == "failed" && reason.contains("raise data.max_seq_len"), "{reason}");

@@ -2,8 +2,10 @@
 
 use qlora_config::{ConfigErrors, Diagnostic, Layers, ResolvedConfig, quantized_twice};
 use qlora_data::{ChatTemplate, SpecialTokens, TemplateError};
+use qlora_planner::{beyond_positions, find};
 
-const TEMPLATE: &str = "data.template";
+pub const TEMPLATE: &str = "data.template";
+const LENGTH: &str = "data.max_seq_len";
 
 /// Merges and checks `layers`, before anything is sent.
 pub fn checked(layers: &Layers) -> Result<ResolvedConfig, ConfigErrors> {
@@ -13,6 +15,9 @@ pub fn checked(layers: &Layers) -> Result<ResolvedConfig, ConfigErrors> {
     if qlora_planner::quantized_twice(&config.model) {
         faults.push(quantized_twice(|key| layers.place_of(key)));
     }
+    let known = config.model.base.as_deref().and_then(find);
+    let beyond = known.and_then(|entry| beyond_positions(&entry.shape, config));
+    faults.extend(beyond.map(|message| too_long(layers, message)));
     faults.extend(uncompiled(&config.data.template).map(|message| Diagnostic {
         code: "Q0103",
         message,
@@ -20,6 +25,12 @@ pub fn checked(layers: &Layers) -> Result<ResolvedConfig, ConfigErrors> {
         help: Some("mend the template; `auto` takes the model's own, `chatml-tools` the built-in one".into()),
     }));
     if faults.is_empty() { Ok(resolved) } else { Err(ConfigErrors(faults)) }
+}
+
+/// The fault of sequences that the model has no positions for.
+pub fn too_long(layers: &Layers, message: String) -> Diagnostic {
+    let help = Some(format!("lower {LENGTH}; `qlora-ctl data check` prints the lengths of your rows"));
+    Diagnostic { code: "Q0103", message, place: layers.place_of(LENGTH), help }
 }
 
 /// Why `template` does not compile, with the line of it where that shows.
@@ -63,6 +74,23 @@ mod tests {
         assert!(refused("m.gguf").contains("a second time  (--set model.quantization)"), "{}", refused("m.gguf"));
         assert_eq!(refused("smollm2-135m-instruct"), refused("m.gguf"));
         assert_eq!(refused("llama-3.1-8b-instruct"), "");
+    }
+
+    #[test]
+    fn sequences_beyond_the_positions_of_a_model_of_the_catalogue_are_refused() {
+        let said = |base: &str, tokens: usize| {
+            fault("auto", &[&format!("model.base={base}"), &format!("data.max_seq_len={tokens}")])
+        };
+        for (base, positions) in [("smollm2-135m-instruct", 8192), ("mistral-7b-instruct", 32_768)] {
+            let refused = said(base, positions + 1);
+            assert!(refused.contains("[Q0103]") && refused.contains("(--set data.max_seq_len)"), "{refused}");
+            assert!(
+                refused.contains(&positions.to_string()) && refused.contains("lower data.max_seq_len"),
+                "{refused}"
+            );
+            assert_eq!(said(base, positions), "");
+        }
+        assert_eq!(said("me/mine", 1 << 20), "");
     }
 
     #[test]

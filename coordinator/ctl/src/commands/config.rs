@@ -9,6 +9,7 @@ use qlora_proto::words::count;
 use qlora_proto::{ListConfigsRequest, PutConfigRequest};
 use serde_json::json;
 
+use super::local;
 use super::source::{ConfigSource, Origin, Resolved, folder_of, named, read_config};
 use super::stored::whole_paths;
 use crate::context::Context;
@@ -58,6 +59,7 @@ impl Config {
             Self::Check { source } => {
                 let resolved = source.resolve(context).await?;
                 resolved.inputs()?;
+                local::look(context, &resolved).await?;
                 let resolved = resolved.config;
                 if context.global.json {
                     let warnings = json::warnings(resolved.warnings());
@@ -78,11 +80,11 @@ impl Config {
                 let resolved = Resolved::new(layers, Origin::Folder(folder_of(file)))?;
                 context.warn(resolved.config.warnings());
                 let (yaml, changed) = whole_paths(&resolved, yaml)?;
+                let request = PutConfigRequest { name: name.clone(), yaml };
+                let made = client.configs.put_config(request).await.map_err(context.fault())?.into_inner();
                 for (key, path) in changed {
                     context.say(format!("`{key}` is stored as {}", console::line(&path)));
                 }
-                let request = PutConfigRequest { name: name.clone(), yaml };
-                let made = client.configs.put_config(request).await.map_err(context.fault())?.into_inner();
                 if context.global.json {
                     print_json(&json::config(&made))?;
                 } else {

@@ -27,7 +27,7 @@ const CODES: &[(&str, &str)] = &[
     ),
     (
         "Q0203",
-        "A row of the data is no conversation. A row is {\"messages\": [{\"role\": ..., \"content\": ...}], \"tools\": [...]}.",
+        "A row of the data is no conversation, or no row of a file can be trained on. A row is {\"messages\": [{\"role\": ..., \"content\": ...}], \"tools\": [...]}.",
     ),
     (
         "Q0204",

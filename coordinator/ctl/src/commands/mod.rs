@@ -10,6 +10,7 @@ pub mod data;
 pub mod eval;
 pub mod explain;
 pub mod jobs;
+pub mod local;
 pub mod logs;
 pub mod metrics;
 pub mod page;

@@ -157,8 +157,8 @@ fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Res
     }
     let train_seconds = (job.ended_unix_ms - job.created_unix_ms) as f64 / 1000.0;
     context.say(format!(
-        "4/5 trained  {} steps in {}, peak memory {}",
-        p.steps,
+        "4/5 trained  {} in {}, peak memory {}",
+        count(p.steps, "step"),
         duration(train_seconds),
         human::bytes(p.peak_bytes)
     ));

@@ -85,9 +85,10 @@ fn look(context: &Context, path: &Path) -> Result<(), CtlError> {
     std::fs::metadata(path).map_err(CtlError::io(path))?;
     let progress = Counter::new(context, &name);
     let mut found = Found::default();
-    let mut rows = rows::open(path, &name).map_err(|e| unreadable(&e))?;
+    let mut rows = rows::open(path, &name).map_err(|e| CtlError::unreadable(&e))?;
     loop {
-        let chunk: Vec<Row> = rows.by_ref().take(CHUNK).collect::<Result<_, _>>().map_err(|e| unreadable(&e))?;
+        let chunk: Vec<Row> =
+            rows.by_ref().take(CHUNK).collect::<Result<_, _>>().map_err(|e| CtlError::unreadable(&e))?;
         if chunk.is_empty() {
             break;
         }
@@ -155,16 +156,12 @@ impl<'a> Counter<'a> {
 fn join(folder: &Path) -> Result<TempPath, CtlError> {
     let name = folder.display().to_string();
     let mut out = BufWriter::new(NamedTempFile::new().map_err(CtlError::io(std::env::temp_dir()))?);
-    for row in rows::open(folder, &name).map_err(|e| unreadable(&e))? {
-        let value = row.map_err(|e| unreadable(&e))?.value.map_err(|e| unreadable(&e))?;
+    for row in rows::open(folder, &name).map_err(|e| CtlError::unreadable(&e))? {
+        let value = row.map_err(|e| CtlError::unreadable(&e))?.value.map_err(|e| CtlError::unreadable(&e))?;
         writeln!(out, "{value}").map_err(CtlError::io(out.get_ref().path()))?;
     }
     let file = out.into_inner().map_err(|e| CtlError::io(std::env::temp_dir())(e.into_error()))?;
     Ok(file.into_temp_path())
-}
-
-fn unreadable(fault: &dyn std::error::Error) -> CtlError {
-    CtlError::Data { message: fault.to_string(), help: "rows are JSON lines, a JSON array or Parquet".into() }
 }
 
 async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), CtlError> {

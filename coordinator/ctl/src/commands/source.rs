@@ -104,13 +104,18 @@ impl ConfigSource {
         let found = context.client()?.configs.get_config(request).await.map_err(|status| match status.code() {
             tonic::Code::NotFound => CtlError::Usage {
                 message: format!(
-                    "there is no file `{}`, and no configuration of that name: {}",
-                    self.config,
-                    status.message()
+                    "there is no file `{0}` here, and no configuration `{0}` on the coordinator",
+                    self.config
                 ),
-                help: "qlora-ctl config list shows the names".into(),
+                help: "fix the path; qlora-ctl config list shows the names".into(),
             },
-            _ => context.fault()(status),
+            _ => match context.fault()(status) {
+                CtlError::Unreachable { address, fault } => CtlError::Unreachable {
+                    address,
+                    fault: format!("{fault}; `{}` is no file here, so it is looked up there by its name", self.config),
+                },
+                other => other,
+            },
         })?;
         let found = found.into_inner();
         self.layers(format!("{}@{}", found.name, found.revision), found.yaml, Origin::Stored)

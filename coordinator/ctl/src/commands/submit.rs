@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use clap::Args;
 use qlora_proto::{Job, JobKind, SubmitRequest};
 
+use super::local;
 use super::rows::DataFile;
 use super::source::{ConfigSource, Resolved};
 use super::watch::watch;
@@ -13,8 +14,9 @@ use crate::output::{json, print, print_json};
 
 /// Submit a configuration as a job.
 ///
-/// Every row is looked at as `data check` without --model does before anything is sent: a row with findings is refused. The answer comes
-/// when the job is durable.
+/// Before anything is sent, every row is looked at as `data check` without --model does: a row with findings is refused.
+/// Where the model is on this machine, its files are looked at too, and the first rows are rendered by its template.
+/// The answer comes when the job is durable.
 #[derive(Debug, Args)]
 pub struct Submit {
     #[command(flatten)]
@@ -52,8 +54,13 @@ impl Submit {
 pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>) -> Result<Job, CtlError> {
     let config = resolved.config.config();
     let files = resolved.inputs()?;
+    let ruler = local::look(context, resolved).await?;
+    let paths = files.clone();
     let files: Vec<DataFile> =
         files.iter().map(|(role, path)| DataFile::open(context, role, path)).collect::<Result<_, _>>()?;
+    if let Some(ruler) = &ruler {
+        paths.iter().try_for_each(|(_, path)| local::render(ruler, path, config.data.too_long))?;
+    }
     for data in &files {
         data.upload(context).await?;
     }

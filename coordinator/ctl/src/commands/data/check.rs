@@ -188,7 +188,7 @@ pub(super) fn open(path: &Path) -> Result<Rows, CtlError> {
 }
 
 pub(super) fn unreadable(fault: ReadError) -> CtlError {
-    CtlError::Data { message: fault.to_string(), help: "rows are JSON lines, a JSON array or Parquet".into() }
+    CtlError::unreadable(&fault)
 }
 
 #[cfg(test)]

@@ -21,9 +21,13 @@ pub async fn ruler(model: &str, wanted: &str, date: &str, limit: usize) -> Resul
 }
 
 fn open(folder: &Path, model: &str, wanted: &str, date: &str, limit: usize) -> Result<Ruler, CtlError> {
-    let text = ModelText::open(folder).map_err(|e| no_model(e.to_string(), "download the file again"))?;
+    let mut text = ModelText::open(folder).map_err(|e| no_model(e.to_string(), "download the file again"))?;
     let lacks = |what: &str, help: &str| no_model(format!("{model}: {what} is missing"), help);
     let fault = |e: TemplateError| no_model(e.to_string(), "look at the template");
+    // A folder that is no model lacks a template too, which is not what is wrong with it.
+    let tokenizer = text.tokenizer.take();
+    let tokenizer =
+        tokenizer.ok_or_else(|| lacks("tokenizer.json", "give the folder of a model with all of its files"))?;
     let template = text.chat_template(wanted).map_err(|lacking| match lacking {
         Lacking::None => lacks("a chat template", "give --template chatml-tools"),
         Lacking::Named { .. } => {
@@ -33,7 +37,6 @@ fn open(folder: &Path, model: &str, wanted: &str, date: &str, limit: usize) -> R
     })?;
     let template = template.dated(date).map_err(fault)?;
     let vocabulary = text.vocabulary;
-    let tokenizer = text.tokenizer.ok_or_else(|| lacks("tokenizer.json", "give the folder of a model of the hub"))?;
     Ok(Ruler { tokenizer, template, limit, vocabulary })
 }
 
