@@ -39,6 +39,7 @@ async fn worker(mut client: Client, name: String, started: mpsc::UnboundedSender
                 token: assignment.token,
                 outcome: Outcome::Succeeded.into(),
                 message: String::new(),
+                code: String::new(),
             };
             if client.workers.finish(finish).await.is_err() {
                 return;
