@@ -58,7 +58,7 @@ fn explain(text: &str, error: &Error) -> Syntax {
         _ if tab.is_some() => {
             ("a tab indents this line".to_owned(), "YAML takes spaces only; replace the tab by spaces".to_owned())
         }
-        _ if found.contains("flow mapping") || found.contains("flow sequence") => (
+        _ if ["flow mapping", "flow sequence", "bracket"].iter().any(|words| found.contains(words)) => (
             found,
             "here or above it a `{` or `[` is not closed, or a comma between two entries is missing".to_owned(),
         ),
