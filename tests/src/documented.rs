@@ -168,7 +168,9 @@ fn spans(file: &str, text: &str) -> Vec<Documented> {
     for line in text.lines() {
         let is_fence = line.trim().starts_with("```");
         is_fenced ^= is_fence;
-        prose.push_str(if is_fenced || is_fence { "" } else { line });
+        // A heading names a command and is no call of it.
+        let is_prose = !(is_fenced || is_fence || line.starts_with('#'));
+        prose.push_str(if is_prose { line } else { "" });
         prose.push('\n');
     }
     let mut line = 1;
