@@ -1,7 +1,9 @@
 //! What comes in, what goes out, and why something is refused.
 
+use crate::attempt::{Meeting, Outcome};
 use crate::ids::{JobId, SessionId, Token};
-use crate::job::{Artifact, JobSpec, Meeting, Outcome, Progress};
+use crate::job::{Artifact, JobSpec};
+use crate::progress::Progress;
 use crate::worker::Platform;
 
 /// One thing that happened outside.

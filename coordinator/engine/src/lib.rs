@@ -23,21 +23,22 @@
 //! - A job that an older one of several workers waits before starts only if it ends in time.
 //! - A job that wants several workers starts on all of them or on none, and ends on all of them when it ends on one.
 
+mod attempt;
 mod engine;
 mod event;
 mod ids;
 mod job;
 mod number;
 mod placement;
+mod progress;
 mod worker;
 
+pub use attempt::{Attempt, AttemptEnd, Holder, Meeting, Member, Outcome};
 pub use engine::{Engine, Limits, Reservation, Reserved, Seed};
 pub use event::{Effect, Event, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, Now, SessionId, Token};
-pub use job::{
-    Artifact, Attempt, AttemptEnd, CallScores, File, Holder, Job, JobKind, JobSpec, JobState, Meeting, Member, Outcome,
-    Progress, Sample, Scores,
-};
+pub use job::{Artifact, File, Job, JobKind, JobSpec, JobState};
 pub use number::Number;
 pub use placement::{Verdict, verdict};
+pub use progress::{CallScores, Progress, Sample, Scores};
 pub use worker::{DeviceClass, Needs, Platform, Worker};

@@ -2,9 +2,11 @@
 
 use super::next::{Ending, next_state, requeued_because};
 use super::{Effects, Engine, record, word};
+use crate::attempt::{Attempt, AttemptEnd, Meeting, Outcome};
 use crate::event::{Effect, Refusal, Response};
 use crate::ids::{JobId, Now, SessionId, Token};
-use crate::job::{Artifact, Attempt, AttemptEnd, Job, JobState, Meeting, Outcome, Progress};
+use crate::job::{Artifact, Job, JobState};
+use crate::progress::Progress;
 
 impl Engine {
     /// The rank of the worker of `session` in the attempt `token`, which is current.

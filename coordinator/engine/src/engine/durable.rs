@@ -2,8 +2,9 @@
 
 use super::secrets::{Secrets, Seed};
 use super::{Engine, Limits};
+use crate::attempt::Attempt;
 use crate::ids::{JobId, Now, Token};
-use crate::job::{Attempt, Job, JobState};
+use crate::job::{Job, JobState};
 use crate::worker::Worker;
 
 /// What must not be given a second time, though no job at hand has it: the job may be one that cannot be read.

@@ -19,9 +19,10 @@ pub use self::reservation::Reservation;
 use self::secrets::Secrets;
 pub use self::secrets::Seed;
 use self::workers::Seen;
+use crate::attempt::Attempt;
 use crate::event::{Effect, Event, Refusal, Response};
 use crate::ids::{JobId, Millis, Now, SessionId, Token};
-use crate::job::{Attempt, Job, JobSpec, JobState};
+use crate::job::{Job, JobSpec, JobState};
 use crate::worker::Worker;
 
 /// Times, in milliseconds.

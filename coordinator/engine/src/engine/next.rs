@@ -1,8 +1,9 @@
 //! Where a job goes when its attempt has ended.
 
 use super::Limits;
+use crate::attempt::Outcome;
 use crate::ids::{Millis, Now};
-use crate::job::{Job, JobState, Outcome};
+use crate::job::{Job, JobState};
 
 /// The code of a failure that no other code tells of.
 const JOB_FAILED: &str = "Q0501";

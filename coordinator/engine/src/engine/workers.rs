@@ -2,9 +2,10 @@
 
 use super::reservation::Reservation;
 use super::{Effects, Engine, record};
+use crate::attempt::{Attempt, Holder, Outcome};
 use crate::event::{Effect, Refusal, Response, Wanted};
 use crate::ids::{JobId, Now, SessionId, Token};
-use crate::job::{Attempt, Holder, Job, JobState, Outcome};
+use crate::job::{Job, JobState};
 use crate::placement::{Team, team, verdict};
 use crate::worker::{Platform, Worker};
 
