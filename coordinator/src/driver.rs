@@ -8,22 +8,27 @@
 //! answered. As soon as a write succeeds again, all goes on.
 
 mod awake;
+mod batch;
+mod handle;
 mod trouble;
 mod waiter;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use qlora_engine::{Effect, Engine, Event, Job, JobId, Limits, Response, SessionId};
 use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Unreadable, Write};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use self::awake::{Awake, Missed};
+use self::batch::{Answer, Batch};
+pub use self::handle::Handle;
+use self::handle::{BROADCAST, Command, Shared};
 use self::trouble::Trouble;
 pub use self::waiter::Waiter;
 use crate::clock::now;
@@ -31,110 +36,10 @@ use crate::error::CallError;
 
 /// Events that are stored in one transaction at the most.
 const BATCH: usize = 256;
-/// Changes that a slow watcher may lag behind.
-const BROADCAST: usize = 4096;
 /// Journal entries that wait for room at the most; older ones go.
 const UNWRITTEN: usize = 1000;
 /// While leases are watched, the driver looks about at least so often: what it is late by, it stood still.
 const BEAT: Duration = Duration::from_millis(500);
-
-type Read = Box<dyn FnOnce(&Engine) + Send>;
-
-enum Command {
-    Event { event: Event, attached: Vec<Write>, reply: oneshot::Sender<Result<Response, CallError>> },
-    Forget { event: Event },
-    Read(Read),
-}
-
-/// Talks to the driver; cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    jobs: broadcast::Sender<Arc<Job>>,
-    events: broadcast::Sender<JournalEntry>,
-    waiters: Mutex<HashMap<SessionId, Arc<Waiter>>>,
-    /// Jobs that are set aside because they cannot be read, and why.
-    unreadable: Mutex<BTreeMap<JobId, String>>,
-    coordinator_id: String,
-}
-
-impl Handle {
-    /// Gives an event to the engine and waits until its effects are durable.
-    pub async fn event(&self, event: Event) -> Result<Response, CallError> {
-        self.event_with(event, Vec::new()).await
-    }
-
-    /// As [`Self::event`]; `attached` is stored with it if the engine takes it for new.
-    pub async fn event_with(&self, event: Event, attached: Vec<Write>) -> Result<Response, CallError> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Event { event, attached, reply };
-        self.commands.send(command).await.map_err(|_| CallError::Stopping)?;
-        match answer.await.map_err(|_| CallError::Stopping)?? {
-            Response::Refused(refusal) => Err(refusal.into()),
-            response => Ok(response),
-        }
-    }
-
-    /// Tells the engine something for which nobody waits.
-    pub fn tell(&self, event: Event) {
-        let _ = self.commands.try_send(Command::Forget { event });
-    }
-
-    /// Looks at the engine's state.
-    pub async fn read<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Engine) -> T + Send + 'static,
-    ) -> Result<T, CallError> {
-        let (reply, answer) = oneshot::channel();
-        let look: Read = Box::new(move |engine| drop(reply.send(look(engine))));
-        self.commands.send(Command::Read(look)).await.map_err(|_| CallError::Stopping)?;
-        answer.await.map_err(|_| CallError::Stopping)
-    }
-
-    /// Which coordinator this is, for as long as its database lasts.
-    pub fn coordinator_id(&self) -> &str {
-        &self.shared.coordinator_id
-    }
-
-    /// Why `job` is set aside, where it is.
-    pub fn unreadable(&self, job: JobId) -> Option<String> {
-        self.shared.unreadable().get(&job).cloned()
-    }
-
-    /// Whether any job is set aside.
-    pub fn has_unreadable(&self) -> bool {
-        !self.shared.unreadable().is_empty()
-    }
-
-    /// Every job after each of its changes.
-    pub fn watch_jobs(&self) -> broadcast::Receiver<Arc<Job>> {
-        self.shared.jobs.subscribe()
-    }
-
-    /// Every journal entry as it becomes durable.
-    pub fn watch_events(&self) -> broadcast::Receiver<JournalEntry> {
-        self.shared.events.subscribe()
-    }
-
-    /// Is notified when `session` should synchronise; none where nobody has that session.
-    pub fn waiter(&self, session: SessionId) -> Option<Arc<Waiter>> {
-        self.shared.waiters().get(&session).cloned()
-    }
-}
-
-impl Shared {
-    fn waiters(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Waiter>>> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unreadable(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, String>> {
-        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Owns the engine and the store.
 pub struct Driver<S> {
@@ -156,26 +61,6 @@ pub trait Artifacts: Send + 'static {
     fn make_room(&self);
     /// No job needs this one any more.
     fn release(&self, digest: &str);
-}
-
-type Reply = oneshot::Sender<Result<Response, CallError>>;
-
-/// What one batch of commands leads to.
-#[derive(Default)]
-struct Batch {
-    dirty: BTreeSet<JobId>,
-    writes: Vec<Write>,
-    wakes: Vec<SessionId>,
-    released: Vec<(JobId, String)>,
-    answers: Vec<Answer>,
-}
-
-/// What one event leads to.
-struct Answer {
-    reply: Option<Reply>,
-    response: Response,
-    /// The event, where it may be handled though nothing can be stored.
-    again: Option<Event>,
 }
 
 impl<S: JobStore> Driver<S> {

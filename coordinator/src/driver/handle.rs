@@ -1,0 +1,112 @@
+//! How everybody else talks to the driver.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use qlora_engine::{Engine, Event, Job, JobId, Response, SessionId};
+use qlora_store::{JournalEntry, Write};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::waiter::Waiter;
+use crate::error::CallError;
+
+/// Changes that a slow watcher may lag behind.
+pub(super) const BROADCAST: usize = 4096;
+
+type Read = Box<dyn FnOnce(&Engine) + Send>;
+
+pub(super) enum Command {
+    Event { event: Event, attached: Vec<Write>, reply: oneshot::Sender<Result<Response, CallError>> },
+    Forget { event: Event },
+    Read(Read),
+}
+
+/// Talks to the driver; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub jobs: broadcast::Sender<Arc<Job>>,
+    pub events: broadcast::Sender<JournalEntry>,
+    pub waiters: Mutex<HashMap<SessionId, Arc<Waiter>>>,
+    /// Jobs that are set aside because they cannot be read, and why.
+    pub unreadable: Mutex<BTreeMap<JobId, String>>,
+    pub coordinator_id: String,
+}
+
+impl Handle {
+    /// Gives an event to the engine and waits until its effects are durable.
+    pub async fn event(&self, event: Event) -> Result<Response, CallError> {
+        self.event_with(event, Vec::new()).await
+    }
+
+    /// As [`Self::event`]; `attached` is stored with it if the engine takes it for new.
+    pub async fn event_with(&self, event: Event, attached: Vec<Write>) -> Result<Response, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Event { event, attached, reply };
+        self.commands.send(command).await.map_err(|_| CallError::Stopping)?;
+        match answer.await.map_err(|_| CallError::Stopping)?? {
+            Response::Refused(refusal) => Err(refusal.into()),
+            response => Ok(response),
+        }
+    }
+
+    /// Tells the engine something for which nobody waits.
+    pub fn tell(&self, event: Event) {
+        let _ = self.commands.try_send(Command::Forget { event });
+    }
+
+    /// Looks at the engine's state.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Engine) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let look: Read = Box::new(move |engine| drop(reply.send(look(engine))));
+        self.commands.send(Command::Read(look)).await.map_err(|_| CallError::Stopping)?;
+        answer.await.map_err(|_| CallError::Stopping)
+    }
+
+    /// Which coordinator this is, for as long as its database lasts.
+    pub fn coordinator_id(&self) -> &str {
+        &self.shared.coordinator_id
+    }
+
+    /// Why `job` is set aside, where it is.
+    pub fn unreadable(&self, job: JobId) -> Option<String> {
+        self.shared.unreadable().get(&job).cloned()
+    }
+
+    /// Whether any job is set aside.
+    pub fn has_unreadable(&self) -> bool {
+        !self.shared.unreadable().is_empty()
+    }
+
+    /// Every job after each of its changes.
+    pub fn watch_jobs(&self) -> broadcast::Receiver<Arc<Job>> {
+        self.shared.jobs.subscribe()
+    }
+
+    /// Every journal entry as it becomes durable.
+    pub fn watch_events(&self) -> broadcast::Receiver<JournalEntry> {
+        self.shared.events.subscribe()
+    }
+
+    /// Is notified when `session` should synchronise; none where nobody has that session.
+    pub fn waiter(&self, session: SessionId) -> Option<Arc<Waiter>> {
+        self.shared.waiters().get(&session).cloned()
+    }
+}
+
+impl Shared {
+    pub fn waiters(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Waiter>>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn unreadable(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, String>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
