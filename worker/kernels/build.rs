@@ -1,5 +1,5 @@
-//! With the `cuda` feature: compiles each of `src/cuda/*.cu` to one fatbin with code for several chips, so that no GPU
-//! compiles anything when a program starts. With the `cudnn` feature: `src/cuda/cudnn.cpp` as well.
+//! With the `cuda` feature: compiles each of `src/backend/cuda/*.cu` to one fatbin with code for several chips, so that no GPU
+//! compiles anything when a program starts. With the `cudnn` feature: `src/backend/cuda/cudnn.cpp` as well.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,7 @@ const HOPPER: [&str; 1] = ["arch=compute_90a,code=sm_90a"];
 const MAGIC: [u8; 4] = [0x50, 0xed, 0x55, 0xba];
 
 fn main() {
-    println!("cargo::rerun-if-changed=src/cuda");
+    println!("cargo::rerun-if-changed=src/backend/cuda");
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -39,9 +39,9 @@ fn main() {
     fs::write(out.join("images.rs"), format!("&[\n{images}]")).expect("a file in OUT_DIR");
 }
 
-/// Names of the files `src/cuda/*.cu`, in order.
+/// Names of the files `src/backend/cuda/*.cu`, in order.
 fn kernels() -> Vec<String> {
-    let files = fs::read_dir("src/cuda").expect("the sources").map(|entry| entry.expect("a file").path());
+    let files = fs::read_dir("src/backend/cuda").expect("the sources").map(|entry| entry.expect("a file").path());
     let is_kernel = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "cu");
     let name = |path: PathBuf| path.file_stem().map(|name| name.to_string_lossy().into_owned());
     let mut names: Vec<String> = files.filter(is_kernel).filter_map(name).collect();
@@ -49,9 +49,9 @@ fn kernels() -> Vec<String> {
     names
 }
 
-/// Compiles `src/cuda/{kernel}.cu` to the fatbin `out`, and refuses one without code.
+/// Compiles `src/backend/cuda/{kernel}.cu` to the fatbin `out`, and refuses one without code.
 fn compile(kernel: &str, out: &Path) {
-    let source = format!("src/cuda/{kernel}.cu");
+    let source = format!("src/backend/cuda/{kernel}.cu");
     let mut nvcc = Command::new(nvcc());
     nvcc.args(["--fatbin", "-std=c++17", "-O3", "--threads", "0", "-Werror", "all-warnings"]);
     let chips: &[&str] = if kernel.ends_with("_hopper") { &HOPPER } else { &CHIPS };
@@ -107,7 +107,13 @@ fn cudnn() {
         );
     }
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").file("src/cuda/cudnn.cpp").flag("-isystem").flag(&include).flag("-fvisibility=hidden");
+    build
+        .cpp(true)
+        .std("c++17")
+        .file("src/backend/cuda/cudnn.cpp")
+        .flag("-isystem")
+        .flag(&include)
+        .flag("-fvisibility=hidden");
     build.define("NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING", None).define("CUDNN_FRONTEND_SKIP_JSON_LIB", None);
     // Describing a graph is not what takes time, and its headers compile for minutes when they are optimised.
     build.opt_level(1).cpp_link_stdlib(None).compile("qlora_cudnn");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use qlora_client::retry::root_cause;
 use qlora_client::{Client, console};
+use qlora_config::DeviceKind;
 use qlora_proto::ListWorkersRequest;
 use serde::Serialize;
 use tonic::{Code, Status};
@@ -108,6 +109,9 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
         );
     }
     checks.push(Check::new("products", true, true, qlora_trainer::device::processor_products()));
+    let operations = qlora_trainer::device::operations(DeviceKind::Any);
+    let (ok, text) = (operations.is_ok(), operations.unwrap_or_else(|e| e.to_string()));
+    checks.push(Check::new("operations", ok, true, text).or("training goes on without such a device"));
     for (name, feature, built) in
         [("built for cuda", "cuda", cfg!(feature = "cuda")), ("built for metal", "metal", cfg!(feature = "metal"))]
     {

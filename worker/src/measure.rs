@@ -131,6 +131,7 @@ fn print_figures(model: &str, figures: &Figures, model_layers: usize, gpu: Optio
     if let Some(attention) = &figures.attention {
         print(format!("attention     {attention}"))?;
     }
+    print(format!("operations    {}", figures.operations))?;
     print(format!("first step    {:.2} s after the start of the process", figures.first_step_seconds))?;
     print(format!("threads       {}", figures.threads))?;
     if let Some(gpu) = gpu {

@@ -1,8 +1,9 @@
-//! NF4 and the fused operations of the trainer, each forward with its own backward.
+//! NF4 and the operations of the trainer, each forward with its own backward, on every device that there are kernels for.
 //!
-//! An operation in [`ops`] is a function on candle tensors. It has a *reference form*, written in candle's own
-//! operations and therefore right on every device, and where it pays a *fast form* in [`cpu`] on plain slices;
-//! the tests hold the second against the first. Which one runs is decided by device and element type alone.
+//! [`backend`] is the way in: [`backend::open`] chooses once what computes each operation on a device, and gives a
+//! [`Backend`] whose methods are the operations and whose [`Backend::forms`] lists the choice. [`types`] are the plain data
+//! that they take and give; [`host`] holds functions on slices that more than one backend needs. Imports go one way:
+//! `types`, then `host`, then `backend`, inside which `reference` comes before the native forms.
 //!
 //! No function here records a graph: candle's `backward` drops gradients through several of its fused
 //! operations without a word and forms gradients of frozen weights, so the trainer calls these backward passes
@@ -14,22 +15,23 @@
 // The one crate of the workspace that may use `unsafe`: calls into SIMD variants and the matrix product.
 #![allow(unsafe_code)]
 
-pub mod cpu;
-#[cfg(feature = "cuda")]
-pub mod cuda;
-pub mod ops;
+pub mod backend;
+pub mod host;
 mod pairwise;
-mod view;
+pub mod types;
 
-pub use cpu::bf16::{Instructions, Strips};
-pub use ops::activations::Activations;
-pub use ops::attention::AttentionShape;
-pub use ops::dropout::DropoutKey;
-pub use ops::nf4::{Nf4Scales, Nf4Tensor};
-pub use ops::product::{Matrix, Products, Term};
-pub use ops::rope::RopeTable;
-pub use ops::sequences::{Sequences, Span};
+pub use backend::Backend;
 pub use pairwise::pairwise;
+pub use types::activations::Activations;
+pub use types::attention::{AttentionSaved, AttentionShape};
+pub use types::dropout::DropoutKey;
+pub use types::instructions::Instructions;
+pub use types::lora::{LoraBackwardInput, LoraInput};
+pub use types::matmul::{MatmulBackend, Term};
+pub use types::matrix::{BlockMatrix, Matrix, PanelSource, Stored};
+pub use types::nf4::{Nf4Scales, Nf4Tensor};
+pub use types::rope::RopeTable;
+pub use types::sequences::{Sequences, Span};
 
 /// What an operation fails with: candle's own error, which carries shapes and devices.
 pub type Result<T> = candle_core::Result<T>;

@@ -1,14 +1,31 @@
 //! Every fast form against its reference form, and every backward pass against numerical differences of the
 //! forward pass, at sizes that are multiples of nothing.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::ops::adamw::Moments;
-use qlora_kernels::ops::cross_entropy::Head;
-use qlora_kernels::ops::{adamw, attention, cross_entropy, dropout, rms_norm, swiglu};
+use qlora_kernels::backend::{host, on_instructions};
+use qlora_kernels::types::adamw::{AdamWStep, Moments, Norm, Parameter};
+use qlora_kernels::types::loss::Head;
+use qlora_kernels::types::options::{Compute, Options};
 use qlora_kernels::{
-    Activations, AttentionShape, DropoutKey, Instructions, Matrix, Nf4Tensor, Products, Result, RopeTable, Sequences,
-    Span, Term,
+    Activations, AttentionSaved, AttentionShape, Backend, DropoutKey, Instructions, Matrix, Result, RopeTable,
+    Sequences, Span, Term, backend,
 };
+
+/// The CPU with products in `f32`.
+fn cpu() -> Arc<dyn Backend> {
+    backend::open(&Device::Cpu, &Options { compute: Compute::F32, ..Options::default() }).expect("a CPU")
+}
+
+fn reference() -> Arc<dyn Backend> {
+    backend::reference(&Device::Cpu, DType::F32)
+}
+
+/// The CPU with products in bf16, on everything that it has.
+fn in_bf16() -> impl Iterator<Item = (Instructions, Arc<dyn Backend>)> {
+    Instructions::all().map(|instructions| (instructions, on_instructions(instructions)))
+}
 
 /// Seeded values in about -1 to 1.
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -64,13 +81,13 @@ fn gradient_matches(f: impl Fn(&Tensor) -> Result<Tensor>, x: &Tensor, grad: &Te
 fn rms_norm_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
     let (x, dy) = (random((7, 53), 1)?, random((7, 53), 2)?);
     let w = random((1, 53), 3)?.flatten_all()?;
-    let (y, rho) = rms_norm::forward(&x, &w, 1e-5)?;
-    let (y2, rho2) = rms_norm::reference_forward(&x, &w, 1e-5)?;
+    let (y, rstd) = cpu().rms_norm_forward(&x, &w, 1e-5)?;
+    let (y2, rstd2) = reference().rms_norm_forward(&x, &w, 1e-5)?;
     close(&y, &y2, 1e-5);
-    close(&rho, &rho2, 1e-5);
-    let dx = rms_norm::backward(&dy, &x, &w, &rho, None)?;
-    close(&dx, &rms_norm::reference_backward(&dy, &x, &w, &rho)?, 1e-5);
-    gradient_matches(|x| Ok(rms_norm::forward(x, &w, 1e-5)?.0), &x, &dx, &dy);
+    close(&rstd, &rstd2, 1e-5);
+    let dx = cpu().rms_norm_backward(&dy, &x, &w, &rstd, None)?;
+    close(&dx, &reference().rms_norm_backward(&dy, &x, &w, &rstd, None)?, 1e-5);
+    gradient_matches(|x| Ok(cpu().rms_norm_forward(x, &w, 1e-5)?.0), &x, &dx, &dy);
     Ok(())
 }
 
@@ -78,13 +95,13 @@ fn rms_norm_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
 fn swiglu_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
     let (g, e, dh) = ((random((5, 37), 4)? * 6.0)?, random((5, 37), 5)?, random((5, 37), 6)?);
     let (ga, ea) = (Activations::from(&g), Activations::from(&e));
-    close(swiglu::forward(&ga, &ea)?.tensor()?, &swiglu::reference_forward(&g, &e)?, 1e-5);
-    let (dg, de) = swiglu::backward(&(&dh).into(), &ga, &ea)?;
-    let (dg2, de2) = swiglu::reference_backward(&dh, &g, &e)?;
+    close(cpu().swiglu_forward(&ga, &ea)?.tensor()?, reference().swiglu_forward(&ga, &ea)?.tensor()?, 1e-5);
+    let (dg, de) = cpu().swiglu_backward(&(&dh).into(), &ga, &ea)?;
+    let (dg2, de2) = reference().swiglu_backward(&(&dh).into(), &ga, &ea)?;
     let (dg, de) = (dg.tensor()?, de.tensor()?);
-    close(dg, &dg2, 1e-5);
-    close(de, &de2, 1e-5);
-    let forward = |g: &Tensor, e: &Tensor| Ok(swiglu::forward(&g.into(), &e.into())?.tensor()?.clone());
+    close(dg, dg2.tensor()?, 1e-5);
+    close(de, de2.tensor()?, 1e-5);
+    let forward = |g: &Tensor, e: &Tensor| Ok(cpu().swiglu_forward(&g.into(), &e.into())?.tensor()?.clone());
     gradient_matches(|g| forward(g, &e), &g, dg, &dh);
     gradient_matches(|e| forward(&g, e), &e, de, &dh);
     Ok(())
@@ -100,15 +117,15 @@ fn rope_forms_agree_and_back_undoes_forward() -> Result<()> {
     let rows = sequences(&spans);
     assert_eq!(rows.positions(), positions);
     let x = random((6, 36), 7)?;
-    let y = table.forward(&x, &rows)?;
-    close(&y, &table.reference_forward(&x, &positions)?, 1e-5);
-    close(&table.backward(&y, &rows)?, &x, 1e-5);
-    close(&table.reference_backward(&y, &positions)?, &x, 1e-5);
+    let y = cpu().rope_forward(&table, &x, &rows)?;
+    close(&y, &reference().rope_forward(&table, &x, &rows)?, 1e-5);
+    close(&cpu().rope_backward(&table, &y, &rows)?, &x, 1e-5);
+    close(&reference().rope_backward(&table, &y, &rows)?, &x, 1e-5);
     Ok(())
 }
 
 fn sequences(spans: &[Span]) -> Sequences {
-    Sequences::new(spans, &Device::Cpu).expect("sequences")
+    cpu().sequences(spans).expect("sequences")
 }
 
 fn packed(lengths: &[usize]) -> Sequences {
@@ -121,19 +138,19 @@ fn attention_case(window: Option<usize>, lengths: &[usize]) -> Result<()> {
     let m: usize = lengths.iter().sum();
     let (q, k, v) = ((random((m, 60), 8)? * 3.0)?, random((m, 20), 9)?, random((m, 20), 10)?);
     let d_o = random((m, 60), 11)?;
-    let (o, lse) = attention::forward((&q, &k, &v), &shape, &spans, Products::WrittenOut)?;
-    let (o2, lse2) = attention::reference_forward(&q, &k, &v, &shape, spans.spans())?;
+    let (o, lse) = cpu().attention_forward((&q, &k, &v), &shape, &spans)?;
+    let (o2, lse2) = reference().attention_forward((&q, &k, &v), &shape, &spans)?;
     close(&o, &o2, 1e-5);
     close(&lse, &lse2, 1e-5);
-    let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
-    let (dq, dk, dv) = attention::backward(&d_o, &saved, &shape, &spans, Products::WrittenOut)?;
-    let (dq2, dk2, dv2) = attention::reference_backward(&d_o, &saved, &shape, spans.spans())?;
+    let saved = AttentionSaved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+    let (dq, dk, dv) = cpu().attention_backward(&d_o, &saved, &shape, &spans)?;
+    let (dq2, dk2, dv2) = reference().attention_backward(&d_o, &saved, &shape, &spans)?;
     close(&dq, &dq2, 2e-5);
     close(&dk, &dk2, 2e-5);
     close(&dv, &dv2, 2e-5);
-    gradient_matches(|q| Ok(attention::forward((q, &k, &v), &shape, &spans, Products::WrittenOut)?.0), &q, &dq, &d_o);
-    gradient_matches(|k| Ok(attention::forward((&q, k, &v), &shape, &spans, Products::WrittenOut)?.0), &k, &dk, &d_o);
-    gradient_matches(|v| Ok(attention::forward((&q, &k, v), &shape, &spans, Products::WrittenOut)?.0), &v, &dv, &d_o);
+    gradient_matches(|q| Ok(cpu().attention_forward((q, &k, &v), &shape, &spans)?.0), &q, &dq, &d_o);
+    gradient_matches(|k| Ok(cpu().attention_forward((&q, k, &v), &shape, &spans)?.0), &k, &dk, &d_o);
+    gradient_matches(|v| Ok(cpu().attention_forward((&q, &k, v), &shape, &spans)?.0), &v, &dv, &d_o);
     Ok(())
 }
 
@@ -151,10 +168,9 @@ fn attention_with_a_sliding_window_too() -> Result<()> {
 fn packed_sequences_do_not_see_each_other() -> Result<()> {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: None };
     let (q, k, v) = (random((9, 16), 20)?, random((9, 8), 21)?, random((9, 8), 22)?);
-    let (both, _) = attention::forward((&q, &k, &v), &shape, &packed(&[4, 5]), Products::WrittenOut)?;
+    let (both, _) = cpu().attention_forward((&q, &k, &v), &shape, &packed(&[4, 5]))?;
     let part = |t: &Tensor| t.narrow(0, 4, 5)?.contiguous();
-    let (alone, _) =
-        attention::forward((&part(&q)?, &part(&k)?, &part(&v)?), &shape, &packed(&[5]), Products::WrittenOut)?;
+    let (alone, _) = cpu().attention_forward((&part(&q)?, &part(&k)?, &part(&v)?), &shape, &packed(&[5]))?;
     close(&both.narrow(0, 4, 5)?.contiguous()?, &alone, 0.0);
     Ok(())
 }
@@ -163,10 +179,9 @@ fn packed_sequences_do_not_see_each_other() -> Result<()> {
 fn decoding_with_cached_keys_equals_the_whole_pass() -> Result<()> {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: Some(6) };
     let (q, k, v) = (random((9, 16), 23)?, random((9, 8), 24)?, random((9, 8), 25)?);
-    let (whole, _) = attention::forward((&q, &k, &v), &shape, &packed(&[9]), Products::WrittenOut)?;
+    let (whole, _) = cpu().attention_forward((&q, &k, &v), &shape, &packed(&[9]))?;
     let last = q.narrow(0, 8, 1)?.contiguous()?;
-    let (step, _) =
-        attention::forward((&last, &k, &v), &shape, &sequences(&[Span { q: 0..1, k: 0..9 }]), Products::WrittenOut)?;
+    let (step, _) = cpu().attention_forward((&last, &k, &v), &shape, &sequences(&[Span { q: 0..1, k: 0..9 }]))?;
     close(&whole.narrow(0, 8, 1)?.contiguous()?, &step, 1e-6);
     Ok(())
 }
@@ -177,40 +192,22 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
     let (hidden, head) = ((random((rows, d), 12)? * 4.0)?, random((v, d), 13)?);
     let targets: Vec<u32> = (0..rows as u32).map(|i| (i * 31) % v as u32).collect();
     let whole = hidden.matmul(&head.t()?)?;
-    let (sum, dlogits) = cross_entropy::reference(&whole, &targets, Some(0.25))?;
-    let result = cross_entropy::forward_backward(
-        &hidden,
-        Head { weight: &head, products: Products::WrittenOut, rows: 256 },
-        &targets,
-        Some(0.25),
-    )?;
+    let (sum, dlogits) = reference().cross_entropy_of_logits(&whole, &targets, Some(0.25))?;
+    let sum = sum.value()?;
+    let result = cpu().cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, Some(0.25))?;
     let found = result.sum.value()?;
     assert!((found - sum).abs() < 1e-2, "{found} and {sum}");
-    let wanted = dlogits.expect("a gradient").matmul(&head)?;
+    let wanted = dlogits.expect("a gradient").tensor()?.matmul(&head)?;
     close(&result.grad.expect("a gradient"), &wanted, 1e-5);
-    let alone = cross_entropy::forward_backward(
-        &hidden,
-        Head { weight: &head, products: Products::WrittenOut, rows: 256 },
-        &targets,
-        None,
-    )?;
+    let alone = cpu().cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, None)?;
     assert!((alone.sum.value()? - found).abs() < 1e-3 && alone.grad.is_none());
-    for how in Instructions::all().map(Products::Strips) {
-        let fast = cross_entropy::forward_backward(
-            &rounded(&hidden)?,
-            Head { weight: &rounded(&head)?, products: how, rows: 256 },
-            &targets,
-            Some(0.25),
-        )?;
+    let (hidden, head) = (rounded(&hidden)?, rounded(&head)?);
+    for (how, cpu) in in_bf16() {
+        let fast = cpu.cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, Some(0.25))?;
         let found = fast.sum.value()?;
         assert!((found - sum).abs() < 1e-2 * sum, "{how:?}: {found} and {sum}");
         assert!(relative(&fast.grad.expect("a gradient"), &wanted) < 2e-2, "{how:?}");
-        let alone = cross_entropy::forward_backward(
-            &rounded(&hidden)?,
-            Head { weight: &rounded(&head)?, products: how, rows: 256 },
-            &targets,
-            None,
-        )?;
+        let alone = cpu.cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, None)?;
         assert!((alone.sum.value()? - found).abs() < 1e-6 && alone.grad.is_none());
     }
     Ok(())
@@ -219,12 +216,15 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
 #[test]
 fn adamw_forms_agree() -> Result<()> {
     let (value, first, second) = (random((9, 5), 14)?, random((9, 5), 15)?, random((9, 5), 16)?.abs()?);
-    let rule =
-        adamw::AdamW { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
+    let rule = AdamWStep { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
     let gradient = random((9, 5), 17)?;
-    let moments = Moments::Full { first: first.clone(), second: second.clone() };
-    let fast = rule.update(&value, &moments, &gradient, 0.5)?;
-    let slow = rule.reference(&value, (&first, &second), &gradient, 0.5)?;
+    let moments = Moments::Full { first, second };
+    let parameter = Parameter { value: &value, moments: &moments, gradient: &gradient, rule: &rule };
+    // Half of the gradient's norm is left.
+    let norm = Norm::Known(1.0);
+    let update =
+        |backend: &dyn Backend| Ok::<_, candle_core::Error>(backend.adamw(&[parameter], &norm, 0.5)?.remove(0));
+    let (fast, slow) = (update(&*cpu())?, update(&*reference())?);
     close(&fast.0, &slow.0, 1e-6);
     let (Moments::Full { first: m1, second: v1 }, Moments::Full { first: m2, second: v2 }) = (fast.1, slow.1) else {
         panic!("moments changed their form")
@@ -237,11 +237,10 @@ fn adamw_forms_agree() -> Result<()> {
 #[test]
 fn nf4_forms_agree_to_the_bit() -> Result<()> {
     for (shape, double) in [((33, 31), false), ((120, 320), true), ((3, 1), true)] {
-        let weights = values(shape.0 * shape.1, 18);
-        let matrix = Nf4Tensor::quantise(&weights, shape, 64, double, &Device::Cpu)?;
-        close(&matrix.dequantise(DType::F32)?, &matrix.reference(DType::F32)?, 0.0);
-        let original = Tensor::from_vec(weights, shape, &Device::Cpu)?;
-        close(&matrix.dequantise(DType::F32)?, &original, 0.2);
+        let original = random(shape, 18)?;
+        let matrix = host().quantize(&original, 64, double)?;
+        close(&host().dequantize(&matrix, DType::F32)?, &reference().dequantize(&matrix, DType::F32)?, 0.0);
+        close(&host().dequantize(&matrix, DType::F32)?, &original, 0.2);
     }
     Ok(())
 }
@@ -259,19 +258,18 @@ fn rounded(x: &Tensor) -> Result<Tensor> {
 /// Both products of `w` on all instructions against the same bf16 values multiplied in `f32`.
 fn products_agree(matrix: &dyn Matrix, m: usize) -> Result<()> {
     let (n, k) = matrix.shape();
-    let written_out = matrix.written_out(DType::F32)?;
+    let dequantized = reference().dequantize(matrix, DType::F32)?;
     let (x, dy) = (random((m, k), 21)?, random((m, n), 22)?);
-    let w = rounded(&written_out)?;
+    let w = rounded(&dequantized)?;
     let (y, dx) = (rounded(&x)?.matmul(&w.t()?)?, rounded(&dy)?.matmul(&w)?);
-    for instructions in Instructions::all() {
-        let how = Products::Strips(instructions);
+    for (instructions, cpu) in in_bf16() {
         let (x, dy) = (Activations::from(&x), Activations::from(&dy));
         let term = |x| [Term { x, w: matrix, scale: 1.0 }];
-        let (fast_y, fast_dx) = (how.forward(&term(&x), None)?, how.backward(&term(&dy), None)?);
+        let (fast_y, fast_dx) = (cpu.matmul_forward(&term(&x), None)?, cpu.matmul_backward(&term(&dy), None)?);
         assert_eq!((fast_y.dims(), fast_dx.dims()), (y.dims(), dx.dims()));
         // Results that go on are the same, rounded once.
-        close(how.forward_on(&term(&x))?.tensor()?, &rounded(&fast_y)?, 0.0);
-        close(how.backward_on(&term(&dy))?.tensor()?, &rounded(&fast_dx)?, 0.0);
+        close(cpu.matmul_forward_on(&term(&x))?.tensor()?, &rounded(&fast_y)?, 0.0);
+        close(cpu.matmul_backward_on(&term(&dy))?.tensor()?, &rounded(&fast_dx)?, 0.0);
         assert!(relative(&fast_y, &y) < 2e-6, "{instructions:?} forward {m} x {n} x {k}: {}", relative(&fast_y, &y));
         assert!(
             relative(&fast_dx, &dx) < 2e-6,
@@ -292,7 +290,7 @@ fn bf16_products_agree_with_f32_products_of_the_rounded_values() -> Result<()> {
             products_agree(&w, m)?;
         }
         for double in [false, true] {
-            let w = Nf4Tensor::quantise(&values(n * k, 24), (n, k), 64, double, &Device::Cpu)?;
+            let w = host().quantize(&random((n, k), 24)?, 64, double)?;
             products_agree(&w, m)?;
         }
     }
@@ -310,13 +308,13 @@ fn sums_of_products_agree() -> Result<()> {
         (0..3).map(|i| Ok(random((m, widths[i]), 35 + i as u64)?.into())).collect::<Result<_>>()?;
     let scales = [1.0, 0.5, 2.0];
     let forward: Vec<Term<'_>> = (0..3).map(|i| Term { x: &x[i], w: &w[i], scale: scales[i] }).collect();
-    let wanted = Products::WrittenOut.forward(&forward, Some(&base))?;
+    let wanted = cpu().matmul_forward(&forward, Some(&base))?;
     let turned: Vec<Tensor> = w.iter().map(|w| w.t()?.contiguous()).collect::<Result<_>>()?;
     let back: Vec<Term<'_>> = (0..3).map(|i| Term { x: &x[i], w: &turned[i], scale: scales[i] }).collect();
-    close(&Products::WrittenOut.backward(&back, Some(&base))?, &wanted, 1e-5);
-    for how in Instructions::all().map(Products::Strips) {
-        assert!(relative(&how.forward(&forward, Some(&base))?, &wanted) < 4e-3);
-        assert!(relative(&how.backward(&back, Some(&base))?, &wanted) < 4e-3);
+    close(&cpu().matmul_backward(&back, Some(&base))?, &wanted, 1e-5);
+    for (how, cpu) in in_bf16() {
+        assert!(relative(&cpu.matmul_forward(&forward, Some(&base))?, &wanted) < 4e-3, "{how:?}");
+        assert!(relative(&cpu.matmul_backward(&back, Some(&base))?, &wanted) < 4e-3, "{how:?}");
     }
     Ok(())
 }
@@ -324,32 +322,32 @@ fn sums_of_products_agree() -> Result<()> {
 /// bf16 rows of `x`, as a product would give them: a product with one is exact.
 fn rows_of(x: &Tensor) -> Result<Activations> {
     let one = Tensor::eye(x.dim(1)?, DType::F32, &Device::Cpu)?;
-    Products::Strips(Instructions::best()).forward_on(&[Term { x: &x.into(), w: &one, scale: 1.0 }])
+    on_instructions(Instructions::best()).matmul_forward_on(&[Term { x: &x.into(), w: &one, scale: 1.0 }])
 }
 
 /// What is kept in bf16 between products is what `f32` gives for the same inputs, rounded once.
 #[test]
 fn operations_on_bf16_rows_agree_with_f32() -> Result<()> {
-    let products = Products::Strips(Instructions::best());
+    let cpu = on_instructions(Instructions::best());
     for (m, d) in [(1, 1), (5, 31), (33, 97), (40, 1100)] {
         let of = |seed| rounded(&random((m, d), seed)?);
         let (g, e, dh, w) = (of(51)?, of(52)?, of(53)?, random((1, d), 54)?.squeeze(0)?);
         let (rg, re, rdh) = (rows_of(&g)?, rows_of(&e)?, rows_of(&dh)?);
         close(rg.tensor()?, &g, 0.0);
-        let h = swiglu::forward(&(&g).into(), &(&e).into())?;
-        close(swiglu::forward(&rg, &re)?.tensor()?, &rounded(h.tensor()?)?, 0.0);
-        let (dg, de) = swiglu::backward(&(&dh).into(), &(&g).into(), &(&e).into())?;
-        let (rdg, rde) = swiglu::backward(&rdh, &rg, &re)?;
+        let h = cpu.swiglu_forward(&(&g).into(), &(&e).into())?;
+        close(cpu.swiglu_forward(&rg, &re)?.tensor()?, &rounded(h.tensor()?)?, 0.0);
+        let (dg, de) = cpu.swiglu_backward(&(&dh).into(), &(&g).into(), &(&e).into())?;
+        let (rdg, rde) = cpu.swiglu_backward(&rdh, &rg, &re)?;
         close(rdg.tensor()?, &rounded(dg.tensor()?)?, 0.0);
         close(rde.tensor()?, &rounded(de.tensor()?)?, 0.0);
-        let (y, rho) = rms_norm::forward(&g, &w, 1e-5)?;
-        let (ry, rrho) = rms_norm::forward_on(&g, &w, 1e-5, products)?;
+        let (y, rstd) = cpu.rms_norm_forward(&g, &w, 1e-5)?;
+        let (ry, rrstd) = cpu.rms_norm_forward_on(&g, &w, 1e-5)?;
         close(ry.tensor()?, &rounded(&y)?, 0.0);
-        close(&rrho, &rho, 0.0);
+        close(&rrstd, &rstd, 0.0);
         for first_token in [0, 3] {
             let key = DropoutKey { seed: 5, step: 2, projection: 9, first_token, probability: 0.3 };
-            let dropped = dropout::apply(&(&g).into(), &key)?;
-            close(dropout::apply(&rg, &key)?.tensor()?, &rounded(dropped.tensor()?)?, 0.0);
+            let dropped = cpu.dropout(&(&g).into(), &key)?;
+            close(cpu.dropout(&rg, &key)?.tensor()?, &rounded(dropped.tensor()?)?, 0.0);
         }
     }
     Ok(())
@@ -361,10 +359,10 @@ fn activations_are_matrices_too() -> Result<()> {
     let (tokens, n, k) = (45, 16, 70);
     let (u, x) = (rounded(&random((n, tokens), 55)?)?, rounded(&random((tokens, k), 56)?)?);
     let wanted = u.matmul(&x)?;
-    for how in Instructions::all().map(Products::Strips) {
+    for (how, cpu) in in_bf16() {
         for x in [Activations::from(&x), rows_of(&x)?] {
             for scale in [1.0, 2.0] {
-                let found = how.backward(&[Term { x: &(&u).into(), w: &x, scale }], None)?;
+                let found = cpu.matmul_backward(&[Term { x: &(&u).into(), w: &x, scale }], None)?;
                 assert!(relative(&found, &(&wanted * scale)?) < 2e-6, "{how:?}");
             }
         }
@@ -379,12 +377,12 @@ fn bf16_attention_case(window: Option<usize>, head_dim: usize, lengths: &[usize]
     let m: usize = lengths.iter().sum();
     let of = |heads: usize, seed| rounded(&random((m, heads * head_dim), seed)?);
     let (q, k, v, d_o) = (of(6, 41)?, of(2, 42)?, of(2, 43)?, of(6, 44)?);
-    let (o, lse) = attention::reference_forward(&q, &k, &v, &shape, spans.spans())?;
-    let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
-    let (dq, dk, dv) = attention::reference_backward(&d_o, &saved, &shape, spans.spans())?;
-    for how in Instructions::all().map(Products::Strips) {
-        let (fast_o, fast_lse) = attention::forward((&q, &k, &v), &shape, &spans, how)?;
-        let (fast_dq, fast_dk, fast_dv) = attention::backward(&d_o, &saved, &shape, &spans, how)?;
+    let (o, lse) = reference().attention_forward((&q, &k, &v), &shape, &spans)?;
+    let saved = AttentionSaved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+    let (dq, dk, dv) = reference().attention_backward(&d_o, &saved, &shape, &spans)?;
+    for (how, cpu) in in_bf16() {
+        let (fast_o, fast_lse) = cpu.attention_forward((&q, &k, &v), &shape, &spans)?;
+        let (fast_dq, fast_dk, fast_dv) = cpu.attention_backward(&d_o, &saved, &shape, &spans)?;
         close(&fast_lse, &lse, 5e-3);
         for (name, fast, slow) in
             [("o", &fast_o, &o), ("dq", &fast_dq, &dq), ("dk", &fast_dk, &dk), ("dv", &fast_dv, &dv)]

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::cpu::dynamic8;
-use qlora_kernels::cpu::nf4::{NestedScales, nest, quantise};
-use qlora_kernels::ops::adamw::{AdamW, Moments};
+use qlora_kernels::backend::host;
+use qlora_kernels::host::dynamic8;
+use qlora_kernels::host::nf4::{NestedScales, nest, quantize};
+use qlora_kernels::types::adamw::{AdamWStep, Moments, Norm, Parameter};
 use qlora_kernels::{Nf4Scales, Nf4Tensor};
 
 const BLOCK: usize = 64;
@@ -67,7 +68,7 @@ fn rounded(tensor: &Tensor, dtype: DType) -> Vec<f32> {
 #[test]
 fn codes_and_scales_are_those_of_bitsandbytes() {
     for case in cases() {
-        let found = quantise(&case.floats("weight"), BLOCK);
+        let found = quantize(&case.floats("weight"), BLOCK);
         assert_eq!(found.packed, case.bytes("packed"), "{}", case.name);
         assert_eq!(bits(&found.absmax), bits(&case.floats("absmax")), "{}", case.name);
     }
@@ -76,8 +77,8 @@ fn codes_and_scales_are_those_of_bitsandbytes() {
 #[test]
 fn a_matrix_is_quantised_in_its_own_element_type() {
     for case in cases() {
-        let matrix = Nf4Tensor::quantise_matrix(&case.tensors["weight"], BLOCK, true, &Device::Cpu).expect("a matrix");
-        let found = rounded(&matrix.dequantise(case.dtype()).expect("values"), case.dtype());
+        let matrix = host().quantize(&case.tensors["weight"], BLOCK, true).expect("a matrix");
+        let found = rounded(&host().dequantize(&matrix, case.dtype()).expect("values"), case.dtype());
         assert_eq!(bits(&found), bits(&case.floats("nested.dequant")), "{}", case.name);
     }
 }
@@ -89,7 +90,7 @@ fn dequantised_values_are_those_of_bitsandbytes() {
         let packed = case.bytes("packed");
         let matrix = Nf4Tensor::from_parts(packed, Nf4Scales::Plain(absmax), case.shape(), BLOCK, &Device::Cpu)
             .expect("a matrix");
-        let found = rounded(&matrix.dequantise(case.dtype()).expect("values"), case.dtype());
+        let found = rounded(&host().dequantize(&matrix, case.dtype()).expect("values"), case.dtype());
         assert_eq!(bits(&found), bits(&case.floats("dequant")), "{}", case.name);
     }
 }
@@ -102,10 +103,10 @@ fn doubly_quantised_values_are_those_of_bitsandbytes() {
             absmax: case.floats("nested.absmax"),
             offset: case.floats("nested.offset")[0],
         };
-        let scales = Nf4Tensor::nested_on(scales, &Device::Cpu).expect("scales");
+        let scales = scales.to_device(&Device::Cpu).expect("scales");
         let matrix =
             Nf4Tensor::from_parts(case.bytes("packed"), scales, case.shape(), BLOCK, &Device::Cpu).expect("a matrix");
-        let found = rounded(&matrix.dequantise(case.dtype()).expect("values"), case.dtype());
+        let found = rounded(&host().dequantize(&matrix, case.dtype()).expect("values"), case.dtype());
         assert_eq!(bits(&found), bits(&case.floats("nested.dequant")), "{}", case.name);
     }
 }
@@ -132,7 +133,7 @@ fn updates_with_8_bit_moments_are_those_of_bitsandbytes() {
     let mut moments = Moments::coded(&value).expect("moments");
     let mut largest = 0f32;
     for i in 0..6 {
-        let rule = AdamW {
+        let rule = AdamWStep {
             learning_rate: 1e-2,
             beta1: 0.9,
             beta2: 0.999,
@@ -141,7 +142,9 @@ fn updates_with_8_bit_moments_are_those_of_bitsandbytes() {
             step: i as u64 + 1,
         };
         let gradient = tensors["gradients"].get(i).expect("a gradient");
-        (value, moments) = rule.update(&value, &moments, &gradient, 1.0).expect("an update");
+        let parameter = Parameter { value: &value, moments: &moments, gradient: &gradient, rule: &rule };
+        let updated = host().adamw(&[parameter], &Norm::Known(1.0), 0.0).expect("an update");
+        [(value, moments)] = updated.try_into().expect("one parameter");
         let wanted: Vec<f32> = tensors["values"].get(i).and_then(|t| t.to_vec1()).expect("values");
         let found: Vec<f32> = value.to_vec1().expect("values");
         largest = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(largest, f32::max);

@@ -1,8 +1,11 @@
 //! The device that a run computes on, and the element type that suits it.
 
-use candle_core::{DType, Device};
-use qlora_config::{Compute, DeviceKind, FlashAttention, TrainingConfig};
-use qlora_kernels::{AttentionShape, Instructions, Products};
+use std::sync::Arc;
+
+use candle_core::Device;
+use qlora_config::{Compute, DeviceKind, FlashAttention, ModelConfig, TrainingConfig};
+use qlora_kernels::types::options::{self as kernels, AttentionOptions, LoraOptions, Options, WantedAttention};
+use qlora_kernels::{AttentionShape, Backend, Instructions, backend};
 use qlora_planner::{DeviceBudget, MemoryPolicy, ModelShape};
 
 use crate::error::is_out_of_memory;
@@ -23,14 +26,8 @@ fn metal() -> Result<Device> {
     crate::metal::open().map_err(|fault| Error::Device { name: "metal".into(), fault })
 }
 
-#[cfg(feature = "cuda")]
 fn cuda() -> Result<Device> {
-    qlora_kernels::cuda::open(0).map_err(|e| Error::Device { name: "cuda".into(), fault: e.to_string() })
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda() -> Result<Device> {
-    Err(Error::Device { name: "cuda".into(), fault: "this program was built without the `cuda` feature".into() })
+    backend::open_cuda(0).map_err(|fault| Error::Device { name: "cuda".into(), fault })
 }
 
 /// Loads what a GPU of CUDA needs besides its driver.
@@ -38,34 +35,65 @@ fn cuda() -> Result<Device> {
 /// # Errors
 /// A library is missing: which, and what to install. A build without the `cuda` feature needs none.
 pub fn cuda_libraries() -> Result<()> {
-    #[cfg(feature = "cuda")]
-    qlora_kernels::cuda::load().map_err(|e| Error::Device { name: "cuda".into(), fault: e.to_string() })?;
-    Ok(())
+    backend::load_cuda_libraries().map_err(|fault| Error::Device { name: "cuda".into(), fault })
 }
 
-/// Chooses the attention that a GPU computes with, for sequences of up to `length` tokens, and says which it is; none
-/// where there is nothing to choose.
+/// What computes a run of `config` on `device`, for sequences of up to `length` tokens. What computes each operation is
+/// chosen here, once.
 ///
 /// # Errors
-/// cuDNN is asked for and cannot be had.
-pub fn choose_attention(
+/// The device does not have what the configuration asks for.
+pub fn backend(
     shape: &ModelShape,
-    wanted: FlashAttention,
+    config: &TrainingConfig,
     length: usize,
     device: &Device,
-) -> Result<Option<String>> {
-    #[cfg(feature = "cuda")]
-    if device.is_cuda() {
-        use qlora_kernels::cuda::choice::{Wanted, choose};
-        let wanted = match wanted {
-            FlashAttention::Auto | FlashAttention::Required => Wanted::Fastest,
-            FlashAttention::Repeatable | FlashAttention::Off => Wanted::Repeatable,
-            FlashAttention::Cudnn => Wanted::Cudnn,
-        };
-        return Ok(Some(choose(device, wanted, &attention_shape(shape), length)?.to_string()));
+) -> Result<Arc<dyn Backend>> {
+    let wanted = match config.training.flash_attention {
+        FlashAttention::Auto => WantedAttention::Fastest,
+        FlashAttention::Required => WantedAttention::Flash,
+        FlashAttention::Repeatable | FlashAttention::Off => WantedAttention::Repeatable,
+        FlashAttention::Cudnn => WantedAttention::Cudnn,
+    };
+    with_attention(shape, config, AttentionOptions { shape: attention_shape(shape), wanted, length }, device)
+}
+
+/// [`backend`] with an attention of the caller's choice.
+pub(crate) fn with_attention(
+    shape: &ModelShape,
+    config: &TrainingConfig,
+    attention: AttentionOptions,
+    device: &Device,
+) -> Result<Arc<dyn Backend>> {
+    let widths = [shape.hidden, shape.heads * shape.head_dim, shape.ffn];
+    let lora = Some(LoraOptions { rank: config.lora.r, widths });
+    let options = Options { compute: compute(&config.model), attention: Some(attention), lora };
+    backend::open(device, &options).map_err(|fault| match attention.wanted {
+        WantedAttention::Flash => Error::Config {
+            key: "training.flash_attention",
+            fault: format!("cannot be met: {}", first_line(&fault.to_string())),
+            help: "set it to auto, with which attention saved the scores of every pair of tokens",
+        },
+        _ => fault.into(),
+    })
+}
+
+/// What computes the answers of a model that is not trained.
+///
+/// # Errors
+/// See [`backend`].
+pub fn answering_backend(shape: &ModelShape, model: &ModelConfig, device: &Device) -> Result<Arc<dyn Backend>> {
+    let (shape, wanted) = (attention_shape(shape), WantedAttention::Repeatable);
+    let attention = Some(AttentionOptions { shape, wanted, length: 1 });
+    Ok(backend::open(device, &Options { compute: compute(model), attention, lora: None })?)
+}
+
+fn compute(model: &ModelConfig) -> kernels::Compute {
+    match model.compute {
+        Compute::Auto => kernels::Compute::Auto,
+        Compute::Bf16 => kernels::Compute::Bf16,
+        Compute::F32 => kernels::Compute::F32,
     }
-    let _ = (shape, wanted, length, device);
-    Ok(None)
 }
 
 /// The version of the cuDNN that runs on a GPU may take their attention from; none in a build without the `cuda` feature.
@@ -73,20 +101,7 @@ pub fn choose_attention(
 /// # Errors
 /// There is none: why.
 pub fn cudnn() -> Option<std::result::Result<String, String>> {
-    #[cfg(feature = "cuda")]
-    return Some(qlora_kernels::cuda::choice::cudnn().map_err(|e| first_line(&e.to_string())));
-    #[cfg(not(feature = "cuda"))]
-    None
-}
-
-/// Kernel files of a GPU that come from the folder `QLORA_KERNELS`.
-pub(crate) fn replaced_kernels(device: &Device) -> Vec<&'static str> {
-    #[cfg(feature = "cuda")]
-    if device.is_cuda() {
-        return qlora_kernels::cuda::replaced_kernels();
-    }
-    let _ = device;
-    Vec::new()
+    backend::cudnn_version().map(|found| found.map_err(|fault| first_line(&fault)))
 }
 
 /// The sizes of a model's attention.
@@ -95,9 +110,11 @@ pub(crate) fn attention_shape(shape: &ModelShape) -> AttentionShape {
     AttentionShape { heads, kv_heads, head_dim, window }
 }
 
-/// How a run uses the memory of `device`.
-pub fn memory_policy(shape: &ModelShape, config: &TrainingConfig, device: &Device) -> Result<MemoryPolicy> {
-    Ok(qlora_planner::search(shape, config, budget(device)?))
+/// How a run uses the memory of the device that `backend` computes on: all that nobody else holds.
+pub fn memory_policy(shape: &ModelShape, config: &TrainingConfig, backend: &dyn Backend) -> Result<MemoryPolicy> {
+    let bytes = backend.available_bytes()?;
+    let budget = bytes.map(|bytes| DeviceBudget { kind: kind(backend.device()), bytes });
+    Ok(qlora_planner::search(shape, config, budget))
 }
 
 /// The kind of `device`.
@@ -107,21 +124,6 @@ pub fn kind(device: &Device) -> DeviceKind {
         Device::Cuda(_) => DeviceKind::Cuda,
         Device::Metal(_) => DeviceKind::Metal,
     }
-}
-
-/// Bytes of the GPU's memory that a run may plan with: all that nobody else holds.
-#[cfg(feature = "cuda")]
-fn budget(device: &Device) -> Result<Option<DeviceBudget>> {
-    if !device.is_cuda() {
-        return Ok(None);
-    }
-    let bytes = qlora_kernels::cuda::memory::available(device)?;
-    Ok(Some(DeviceBudget { kind: DeviceKind::Cuda, bytes }))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn budget(_: &Device) -> Result<Option<DeviceBudget>> {
-    Ok(None)
 }
 
 /// Part of the planned memory that a run which did not fit is advised to stay within.
@@ -149,50 +151,16 @@ fn first_line(fault: &str) -> String {
     fault.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Most bytes of tensors that were on a GPU at one time since [`forget_peak`]; none elsewhere.
-pub fn peak(device: &Device) -> Result<Option<u64>> {
-    #[cfg(feature = "cuda")]
-    if device.is_cuda() {
-        return Ok(Some(qlora_kernels::cuda::memory::peak(device)?));
-    }
-    let _ = device;
-    Ok(None)
+/// What computes each operation on a device of the given kind, in a line.
+///
+/// # Errors
+/// The device cannot be opened.
+pub fn operations(kind: DeviceKind) -> Result<String> {
+    Ok(backend::open(&open(kind)?, &Options::default())?.forms().to_string())
 }
 
-/// Begins a new measurement of [`peak`].
-pub fn forget_peak(device: &Device) -> Result<()> {
-    #[cfg(feature = "cuda")]
-    if device.is_cuda() {
-        qlora_kernels::cuda::memory::forget_peak(device)?;
-    }
-    let _ = device;
-    Ok(())
-}
-
-/// `bf16` on a GPU; `f32` on a processor, whose products candle computes in `f32`.
-pub fn compute_dtype(device: &Device) -> DType {
-    if device.is_cpu() { DType::F32 } else { DType::BF16 }
-}
-
-/// How products are computed on `device`: `auto` takes bf16 on a processor that has instructions for it.
-pub fn products(wanted: Compute, device: &Device) -> Products {
-    let best = Instructions::best();
-    match wanted {
-        Compute::Auto if device.is_cpu() && best.are_fast() => Products::Strips(best),
-        Compute::Bf16 if device.is_cpu() => Products::Strips(best),
-        #[cfg(feature = "cuda")]
-        Compute::Auto | Compute::Bf16 if device.is_cuda() => Products::CublasLt,
-        _ => Products::WrittenOut,
-    }
-}
-
-/// How this processor multiplies when it is asked for `auto`, in words.
+/// How this CPU multiplies when it is asked for `auto`, in words.
 pub fn processor_products() -> &'static str {
-    match Instructions::best() {
-        Instructions::Amx => "bf16 on AMX tiles",
-        Instructions::Avx512Bf16 => "bf16 on AVX512-BF16",
-        Instructions::Avx2 => "bf16 widened to f32, on AVX2",
-        Instructions::Neon => "bf16 widened to f32, on NEON",
-        Instructions::Portable => "f32",
-    }
+    let best = Instructions::best();
+    if best.are_fast() { best.words() } else { "f32" }
 }

@@ -5,7 +5,6 @@
 //! computed again) would show here and not after hours of training nothing.
 
 use candle_core::Tensor;
-use qlora_kernels::ops::adamw::Norm;
 
 use crate::lora::{FactorGrad, NAMES};
 use crate::model::Batch;
@@ -36,7 +35,7 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
         let found: Vec<&Tensor> = grad.iter().flat_map(FactorGrad::tensors).collect();
         for (i, _) in probe.adapters.factors[at].tensors().enumerate() {
             let size = match found.get(i) {
-                Some(tensor) => Norm::of(&[tensor])?.value()?,
+                Some(tensor) => trainer.decoder.backend.grad_norm(&[tensor])?.value()?,
                 None => 0.0,
             };
             if !(size.is_finite() && size > 0.0) {

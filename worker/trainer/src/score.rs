@@ -90,12 +90,13 @@ impl Answerer {
         if let Some(date) = subject.adapter.as_deref().map(adapter::template::date).transpose()?.flatten() {
             template = template.dated(&date)?;
         }
+        let backend = device::answering_backend(&files.shape, subject.config, device)?;
         let decoder = Decoder::load(
             &checkpoint,
             subject.config,
             files.shape.max_positions.min(32_768),
             &MemoryPolicy::default(),
-            device,
+            &backend,
             |_| {},
         )?;
         let adapters = match &subject.adapter {

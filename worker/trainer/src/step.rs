@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use qlora_config::TrainingSection;
-use qlora_kernels::ops::adamw::Norm;
-use qlora_kernels::ops::cross_entropy::Loss;
 use qlora_kernels::pairwise;
+use qlora_kernels::types::adamw::Norm;
+use qlora_kernels::types::loss::Loss;
 use qlora_planner::SavedActivations;
 
 use crate::group::{self, Group};
@@ -59,13 +59,15 @@ impl Trainer<'_> {
         if losses.is_empty() {
             gradients = self.no_gradients()?;
         }
-        let gradients = gradients.summed(group)?;
-        let norm = match gradients.norm()? {
+        let backend = &*self.decoder.backend;
+        let gradients = gradients.summed(backend, group)?;
+        let norm = match gradients.norm(backend)? {
             Norm::Known(norm) => Norm::Known(group::of_first(group, norm)?),
             on_device => on_device,
         };
         let learning_rate = group::of_first(group, self.learning_rate.at(step))?;
-        let updated = self.optimizer.updated(&self.adapters, &gradients, &norm, learning_rate, self.training)?;
+        let updated =
+            self.optimizer.updated(backend, &self.adapters, &gradients, &norm, learning_rate, self.training)?;
         // A GPU has been given all its work before anything is waited for.
         let losses = group::all_numbers(group, &values(&losses)?)?;
         let (loss, grad_norm) = (losses.iter().sum::<f64>() * per_token(batches), norm.value()?);
@@ -110,7 +112,8 @@ impl Trainer<'_> {
             losses.push(self.decoder.backward(&batches[i], &self.adapters, masks, passed, scale, &mut gradients)?);
             Ok(gradients)
         };
-        let gradients = pairwise(share, &mut pass, &mut Gradients::plus)?;
+        let backend = &*self.decoder.backend;
+        let gradients = pairwise(share, &mut pass, &mut |a: Gradients, b| a.plus(backend, b))?;
         Ok((losses, gradients))
     }
 }

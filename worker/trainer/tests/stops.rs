@@ -11,7 +11,6 @@ use candle_core::Device;
 use qlora_config::{DeviceKind, Layers};
 use qlora_data::{IGNORE, Sample};
 use qlora_planner::{LowMemory, MemoryPolicy};
-use qlora_trainer::Error;
 use qlora_trainer::checkpoint::Manifest;
 use qlora_trainer::group::Alone;
 use qlora_trainer::lora::Adapters;
@@ -20,6 +19,7 @@ use qlora_trainer::report::{Event, Reporter};
 use qlora_trainer::run::Run;
 use qlora_trainer::stop::StopSignal;
 use qlora_trainer::weights::Checkpoint;
+use qlora_trainer::{Error, device};
 use serde_json::json;
 
 const STEPS: u64 = 4;
@@ -147,10 +147,11 @@ fn so_does_one_with_packed_rows_dora_and_evaluations_between() {
 fn a_stop_is_heard_between_chunks_of_the_output_layer() {
     let home = Home::new(&[]);
     let checkpoint = Checkpoint::open(&home.folder.path().join("model")).expect("a model");
-    let (held, device) = (toy::held_as("none"), Device::Cpu);
+    let (held, cpu) = (toy::held_as("none"), Device::Cpu);
+    let backend = device::answering_backend(&checkpoint.files.shape, &held, &cpu).expect("a backend");
     let mut decoder =
-        Decoder::load(&checkpoint, &held, 512, &MemoryPolicy::default(), &device, |_| {}).expect("a model");
-    let adapters = Adapters::without_effect(&decoder.shape, &device).expect("adapters");
+        Decoder::load(&checkpoint, &held, 512, &MemoryPolicy::default(), &backend, |_| {}).expect("a model");
+    let adapters = Adapters::without_effect(&decoder.shape, &cpu).expect("adapters");
     let chunk = LowMemory::Off.logit_rows(DeviceKind::Cpu);
     let asked = Arc::new(AtomicUsize::new(0));
     // All batches have the same tokens; what differs is how many of them the loss is over.

@@ -1,45 +1,88 @@
-//! Our kernels' attention for every chip, and cuDNN's.
+//! Our kernels' attention for every chip, cuDNN's, and heads that neither has.
 
 use std::process::Command;
 
-use candle_core::Device;
-use qlora_kernels::ops::attention;
-use qlora_kernels::{AttentionShape, Products, Result, Sequences, Span};
+use candle_core::{DType, Device};
+use qlora_kernels::types::forms::{Form, Operation};
+use qlora_kernels::types::options::{AttentionOptions, WantedAttention};
+use qlora_kernels::{AttentionSaved, AttentionShape, Backend, Result, Span};
 
-use crate::fixture::{close, gpu, ignored, on, random};
+use crate::fixture::{close, gpu_for, on, random, reference};
+
+fn shape(head_dim: usize, window: Option<usize>) -> AttentionShape {
+    AttentionShape { heads: 4, kv_heads: 2, head_dim, window }
+}
+
+/// A GPU for sequences of up to 64 tokens.
+fn wanting(wanted: WantedAttention, shape: AttentionShape) -> Result<std::sync::Arc<dyn Backend>> {
+    gpu_for(AttentionOptions { shape, wanted, length: 64 })
+}
 
 fn attention_agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) -> Result<()> {
-    attention_agrees_on(&gpu(), head_dim, window, spans).map(drop)
+    let gpu = wanting(WantedAttention::Repeatable, shape(head_dim, window))?;
+    attention_agrees_on(&*gpu, &shape(head_dim, window), spans).map(drop)
 }
 
 /// Gives the shape of the sums, by which our kernels and cuDNN can be told apart.
-fn attention_agrees_on(
-    device: &Device,
-    head_dim: usize,
-    window: Option<usize>,
-    spans: &[Span],
-) -> Result<(usize, usize)> {
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim, window };
+fn attention_agrees_on(gpu: &dyn Backend, shape: &AttentionShape, spans: &[Span]) -> Result<(usize, usize)> {
+    let (cpu, head_dim) = (reference(), shape.head_dim);
     let (m, keys) = (spans.iter().map(|s| s.q.len()).sum(), spans.iter().map(|s| s.k.len()).sum());
     let (q, k, v) = (random((m, 4 * head_dim), 1)?, random((keys, 2 * head_dim), 2)?, random((keys, 2 * head_dim), 3)?);
     let d_o = random((m, 4 * head_dim), 4)?;
-    let [gq, gk, gv, gd] = on(device, [&q, &k, &v, &d_o]);
-    let sequences = Sequences::new(spans, device)?;
-    let (o, lse) = attention::forward((&gq, &gk, &gv), &shape, &sequences, Products::CublasLt)?;
-    let (wanted, wanted_lse) = attention::reference_forward(&q, &k, &v, &shape, spans)?;
+    let [gq, gk, gv, gd] = on(gpu.device(), [&q, &k, &v, &d_o]);
+    let (there, here) = (gpu.sequences(spans)?, cpu.sequences(spans)?);
+    let (o, lse) = gpu.attention_forward((&gq, &gk, &gv), shape, &there)?;
+    let (wanted, wanted_lse) = cpu.attention_forward((&q, &k, &v), shape, &here)?;
     close(&o, &wanted, 1.0);
     let by_head = lse.to_device(&Device::Cpu)?;
     close(&if by_head.dims() == wanted_lse.dims() { by_head } else { by_head.t()? }, &wanted_lse, 0.05);
-    let saved = attention::Saved { q: &gq, k: &gk, v: &gv, o: &o, lse: &lse };
-    let (dq, dk, dv) = attention::backward(&gd, &saved, &shape, &sequences, Products::CublasLt)?;
-    let saved = attention::Saved { q: &q, k: &k, v: &v, o: &wanted, lse: &wanted_lse };
-    let (wanted_dq, wanted_dk, wanted_dv) = attention::reference_backward(&d_o, &saved, &shape, spans)?;
+    let saved = AttentionSaved { q: &gq, k: &gk, v: &gv, o: &o, lse: &lse };
+    let (dq, dk, dv) = gpu.attention_backward(&gd, &saved, shape, &there)?;
+    let saved = AttentionSaved { q: &q, k: &k, v: &v, o: &wanted, lse: &wanted_lse };
+    let (wanted_dq, wanted_dk, wanted_dv) = cpu.attention_backward(&d_o, &saved, shape, &here)?;
     // cuDNN, whose sums lie token by token, rounds more than our kernels do.
     let steps = if lse.dims() == wanted_lse.dims() { 1.5 } else { 2.0 };
     close(&dq, &wanted_dq, steps);
     close(&dk, &wanted_dk, steps);
     close(&dv, &wanted_dv, steps);
     lse.dims2()
+}
+
+/// Heads that there are no kernels for take the reference form, which the table names, or are refused.
+#[test]
+fn heads_without_kernels_are_listed_or_refused() -> Result<()> {
+    for head_dim in [8, 24, 80, 96, 256] {
+        let named = format!("heads of {head_dim}");
+        for wanted in [WantedAttention::Fastest, WantedAttention::Repeatable] {
+            let gpu = wanting(wanted, shape(head_dim, None))?;
+            let form = gpu.forms().of(Operation::Attention).cloned();
+            assert!(matches!(&form, Some(Form::Reference(why)) if why.contains(&named)), "{form:?}");
+        }
+        for wanted in [WantedAttention::Flash, WantedAttention::Cudnn] {
+            let fault = wanting(wanted, shape(head_dim, None)).err().expect("a refusal").to_string();
+            assert!(fault.contains(&named), "{fault}");
+        }
+        // A backend that was opened for other heads does not fall back.
+        let gpu = wanting(WantedAttention::Repeatable, shape(64, None))?;
+        let (q, k) = (random((3, 4 * head_dim), 1)?, random((3, 2 * head_dim), 2)?);
+        let [q, k] = on(gpu.device(), [&q, &k]);
+        let sequences = gpu.sequences(&Span::packed(&[3]))?;
+        let fault = gpu.attention_forward((&q, &k, &k), &shape(head_dim, None), &sequences).expect_err("no kernel");
+        assert!(fault.to_string().contains(&named), "{fault}");
+    }
+    Ok(())
+}
+
+/// Sequences are made for one backend.
+#[test]
+fn sequences_of_another_backend_are_refused() -> Result<()> {
+    let (gpu, cpu) = (wanting(WantedAttention::Repeatable, shape(32, None))?, reference());
+    let (q, k) = (random((3, 128), 1)?, random((3, 64), 2)?);
+    let [q, k] = on(gpu.device(), [&q, &k]);
+    let fault = gpu.attention_forward((&q, &k, &k), &shape(32, None), &cpu.sequences(&Span::packed(&[3]))?);
+    assert!(fault.expect_err("other sequences").to_string().contains("another backend"));
+    assert_eq!((gpu.dtype(), cpu.dtype()), (DType::BF16, DType::BF16));
+    Ok(())
 }
 
 #[test]
@@ -100,33 +143,33 @@ fn attention_with_keys_from_before_agrees() -> Result<()> {
 #[cfg(feature = "cudnn")]
 #[test]
 fn attention_by_cudnn_agrees_once_it_is_chosen() -> Result<()> {
-    use qlora_kernels::cuda::choice::{Chosen, Wanted, choose};
-
-    let (device, packed) = (gpu(), Span::packed(&[1, 67, 30]));
-    let shape = |head_dim| AttentionShape { heads: 4, kv_heads: 2, head_dim, window: None };
-    assert_eq!(attention_agrees_on(&device, 64, None, &packed)?, (4, 98));
+    let packed = Span::packed(&[1, 67, 30]);
     for head_dim in [32, 64, 128] {
-        let chosen = choose(&device, Wanted::Cudnn, &shape(head_dim), 64)?;
-        assert!(matches!(chosen, Chosen::Cudnn { share: None, .. }), "{chosen}");
-        assert_eq!(attention_agrees_on(&device, head_dim, None, &packed)?, (98, 4));
+        let shape = shape(head_dim, None);
+        let gpu = wanting(WantedAttention::Cudnn, shape)?;
+        let chosen = gpu.attention().unwrap_or_default();
+        assert!(chosen.starts_with("cuDNN") && !chosen.contains("time"), "{chosen}");
+        assert_eq!(attention_agrees_on(&*gpu, &shape, &packed)?, (98, 4));
         // A longest sequence of a power of two, and of one token more.
-        assert_eq!(attention_agrees_on(&device, head_dim, None, &Span::packed(&[64]))?, (64, 4));
-        assert_eq!(attention_agrees_on(&device, head_dim, None, &Span::packed(&[65, 3]))?, (68, 4));
+        assert_eq!(attention_agrees_on(&*gpu, &shape, &Span::packed(&[64]))?, (64, 4));
+        assert_eq!(attention_agrees_on(&*gpu, &shape, &Span::packed(&[65, 3]))?, (68, 4));
+        // Keys from before are no whole sequences.
+        assert_eq!(attention_agrees_on(&*gpu, &shape, &[Span { q: 0..5, k: 0..90 }])?, (4, 5));
+        // What another backend chose does not matter.
+        let own = wanting(WantedAttention::Repeatable, shape)?;
+        assert!(own.attention().unwrap_or_default().starts_with("own kernels"));
+        assert_eq!(attention_agrees_on(&*own, &shape, &packed)?, (4, 98));
+        assert_eq!(attention_agrees_on(&*gpu, &shape, &packed)?, (98, 4));
     }
-    // Keys from before are no whole sequences.
-    assert_eq!(attention_agrees_on(&device, 32, None, &[Span { q: 0..5, k: 0..90 }])?, (4, 5));
-    let chosen = choose(&device, Wanted::Fastest, &shape(32), 64)?;
-    let used = attention_agrees_on(&device, 32, None, &packed)?;
-    assert_eq!(matches!(chosen, Chosen::Cudnn { share: Some(_), .. }), used == (98, 4), "{chosen}");
+    let gpu = wanting(WantedAttention::Fastest, shape(32, None))?;
+    let (chosen, used) = (gpu.attention().unwrap_or_default(), attention_agrees_on(&*gpu, &shape(32, None), &packed)?);
+    assert_eq!(chosen.contains("of our kernels' time"), used == (98, 4), "{chosen}");
     // Windows that are left at once (with one of 1 all gradients of scores are zero), and of all but a few tokens.
     for window in [2, 9, 64] {
-        let windowed = AttentionShape { window: Some(window), ..shape(32) };
-        choose(&device, Wanted::Cudnn, &windowed, 64)?;
-        assert_eq!(attention_agrees_on(&device, 32, Some(window), &packed)?, (98, 4));
+        let shape = shape(32, Some(window));
+        let gpu = wanting(WantedAttention::Cudnn, shape)?;
+        assert_eq!(attention_agrees_on(&*gpu, &shape, &packed)?, (98, 4));
     }
-    let chosen = choose(&device, Wanted::Repeatable, &shape(32), 64)?;
-    assert!(matches!(chosen, Chosen::Own { .. }), "{chosen}");
-    assert_eq!(attention_agrees_on(&device, 32, None, &packed)?, (4, 98));
     Ok(())
 }
 
@@ -135,21 +178,18 @@ fn attention_by_cudnn_agrees_once_it_is_chosen() -> Result<()> {
 #[test]
 #[ignore = "run by the test below"]
 fn a_cudnn_that_fails() -> Result<()> {
-    use qlora_kernels::cuda::choice::{Chosen, Wanted, choose};
-
-    let (device, packed) = (gpu(), Span::packed(&[1, 67, 30]));
-    let shape = |head_dim, window| AttentionShape { heads: 4, kv_heads: 2, head_dim, window };
-    // Our kernels stand in where it has no plan, and it is not taken for them.
-    choose(&device, Wanted::Cudnn, &shape(32, None), 64)?;
-    assert_eq!(attention_agrees_on(&device, 128, None, &packed)?, (4, 98));
-    assert!(choose(&device, Wanted::Cudnn, &shape(128, None), 64).is_err());
-    let chosen = choose(&device, Wanted::Fastest, &shape(128, None), 64)?;
-    assert!(matches!(chosen, Chosen::Own { .. }), "{chosen}");
+    let packed = Span::packed(&[1, 67, 30]);
+    wanting(WantedAttention::Cudnn, shape(32, None))?;
+    assert!(wanting(WantedAttention::Cudnn, shape(128, None)).is_err());
+    let gpu = wanting(WantedAttention::Fastest, shape(128, None))?;
+    assert!(gpu.attention().unwrap_or_default().starts_with("own kernels"));
+    assert_eq!(attention_agrees_on(&*gpu, &shape(128, None), &packed)?, (4, 98));
     // What differs is not taken.
-    let chosen = choose(&device, Wanted::Fastest, &shape(32, Some(9)), 64)?;
-    assert!(matches!(&chosen, Chosen::Own { reason } if reason.contains("cuDNN's o is")), "{chosen}");
-    assert!(choose(&device, Wanted::Cudnn, &shape(32, Some(9)), 64).is_err());
-    attention_agrees_on(&device, 32, Some(9), &packed).map(drop)
+    let gpu = wanting(WantedAttention::Fastest, shape(32, Some(9)))?;
+    let chosen = gpu.attention().unwrap_or_default();
+    assert!(chosen.starts_with("own kernels (cuDNN's o is"), "{chosen}");
+    assert!(wanting(WantedAttention::Cudnn, shape(32, Some(9))).is_err());
+    attention_agrees_on(&*gpu, &shape(32, Some(9)), &packed).map(drop)
 }
 
 #[cfg(feature = "cudnn")]
@@ -159,6 +199,7 @@ fn a_cudnn_that_fails_is_not_taken() {
         return eprintln!("not run: it takes the emulated cuDNN");
     }
     let faults = [("QLORA_EMULATED_CUDNN_REFUSES", "128"), ("QLORA_EMULATED_CUDNN_IGNORES", "windows")];
-    let output = ignored("attention::a_cudnn_that_fails").envs(faults).output().expect("this program");
+    let command = crate::fixture::ignored("attention::a_cudnn_that_fails").envs(faults).output();
+    let output = command.expect("this program");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -1,19 +1,37 @@
 //! A GPU, numbers on it, and how close two tensors are.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::{Result, cuda};
+use qlora_kernels::types::options::{AttentionOptions, Options};
+use qlora_kernels::{Backend, Result, backend};
 
-pub fn gpu() -> Device {
-    cuda::open(0).expect("a GPU: this test runs on nothing else")
+/// A GPU, for any operation but the attention of a model.
+pub fn gpu() -> Arc<dyn Backend> {
+    open(&Options::default()).expect("a backend")
+}
+
+/// A GPU for the attention of a model.
+pub fn gpu_for(attention: AttentionOptions) -> Result<Arc<dyn Backend>> {
+    open(&Options { attention: Some(attention), ..Options::default() })
+}
+
+fn open(options: &Options) -> Result<Arc<dyn Backend>> {
+    let device = backend::open_cuda(0).expect("a GPU: this test runs on nothing else");
+    backend::open(&device, options)
+}
+
+/// The reference forms on the CPU, in bf16.
+pub fn reference() -> Arc<dyn Backend> {
+    backend::reference(&Device::Cpu, DType::BF16)
 }
 
 pub fn values(n: usize, seed: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
 }
 
-/// bf16 on the processor.
+/// bf16 in host memory.
 pub fn random(shape: (usize, usize), seed: usize) -> Result<Tensor> {
     Tensor::from_vec(values(shape.0 * shape.1, seed), shape, &Device::Cpu)?.to_dtype(DType::BF16)
 }

@@ -1,24 +1,25 @@
 //! Cross entropy through the output layer.
 
-use candle_core::{DType, Tensor};
-use qlora_kernels::ops::cross_entropy;
-use qlora_kernels::ops::cross_entropy::Head;
-use qlora_kernels::{Products, Result};
+use candle_core::{DType, Device, Tensor};
+use qlora_kernels::types::loss::Head;
+use qlora_kernels::{Result, backend};
 
 use crate::fixture::{close, gpu, on, random};
 
 /// Loss and gradient of `hidden` through `head`, both in bf16, `rows` rows at a time.
 fn loss_agrees(hidden: &Tensor, head: &Tensor, targets: &[u32], rows: usize) -> Result<()> {
-    let [ghidden, ghead] = on(&gpu(), [hidden, head]);
-    let output = Head { weight: &ghead, products: Products::CublasLt, rows };
-    let found = cross_entropy::forward_backward(&ghidden, output, targets, Some(0.25))?;
+    let (gpu, cpu) = (gpu(), backend::reference(&Device::Cpu, DType::F32));
+    let [ghidden, ghead] = on(gpu.device(), [hidden, head]);
+    let output = Head { weight: &ghead, rows };
+    let found = gpu.cross_entropy(&ghidden, output, targets, Some(0.25))?;
     let logits = hidden.to_dtype(DType::F32)?.matmul(&head.to_dtype(DType::F32)?.t()?)?;
-    let (sum, grad) = cross_entropy::reference(&logits, targets, Some(0.25))?;
+    let (sum, grad) = cpu.cross_entropy_of_logits(&logits, targets, Some(0.25))?;
+    let sum = sum.value()?;
     let loss = found.sum.value()?;
     assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
-    let wanted = grad.expect("a gradient").matmul(&head.to_dtype(DType::F32)?)?;
+    let wanted = grad.expect("a gradient").tensor()?.matmul(&head.to_dtype(DType::F32)?)?;
     close(&found.grad.expect("a gradient"), &wanted, 2.0);
-    let alone = cross_entropy::forward_backward(&ghidden, output, targets, None)?;
+    let alone = gpu.cross_entropy(&ghidden, output, targets, None)?;
     assert!(alone.sum.value()? == loss && alone.grad.is_none());
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! What is refused before any work begins.
 
-use qlora_kernels::cuda;
+use qlora_kernels::backend;
 
 use crate::fixture::{ignored, refusal};
 
 #[test]
 #[ignore = "run by the tests below"]
 fn a_gpu_opens() {
-    if let Err(e) = cuda::open(0) {
+    if let Err(e) = backend::open_cuda(0) {
         panic!("{e}")
     }
 }

@@ -1,15 +1,21 @@
 //! Tensors that leave a GPU: for the host, and for other GPUs.
 
-use candle_core::{Device, Tensor};
-use qlora_kernels::ops::host::Waiting;
-use qlora_kernels::{Result, cuda};
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use qlora_kernels::types::options::Options;
+use qlora_kernels::{Backend, Result, backend};
 
 use crate::fixture::{close, gpu, numbers, random};
 
 /// GPUs of this machine; the emulated one is as many as are wanted.
-fn several(wanted: usize) -> Option<Vec<Device>> {
+fn several(wanted: usize) -> Option<Vec<Arc<dyn Backend>>> {
     let emulated = std::env::var_os("QLORA_EMULATED_GPU").is_some();
-    (0..wanted).map(|i| cuda::open(if emulated { 0 } else { i }).ok()).collect()
+    let open = |i: usize| {
+        let device = backend::open_cuda(if emulated { 0 } else { i }).ok()?;
+        backend::open(&device, &Options::default()).ok()
+    };
+    (0..wanted).map(open).collect()
 }
 
 #[test]
@@ -17,15 +23,15 @@ fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
     // Numbers of which each order of adding gives another sum, one of the vectors shorter than there are GPUs.
     let value = |rank: usize, i: usize| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3);
     for (size, n) in [(2, 1001), (3, 1), (4, 1003)] {
-        let Some(devices) = several(size) else { return eprintln!("not run: it takes {size} GPUs") };
-        let invitation = cuda::nccl::invite().expect("NCCL");
+        let Some(gpus) = several(size) else { return eprintln!("not run: it takes {size} GPUs") };
+        let invitation = gpus[0].invite().expect("NCCL");
         let sums: Vec<Vec<f32>> = std::thread::scope(|scope| {
-            let sum = |(rank, device): (usize, Device)| {
-                let mut group = cuda::nccl::Communicator::join(&invitation, rank, size, &device).expect("a group");
-                let own = Tensor::from_iter((0..n).map(|i| value(rank, i)), &device).expect("a vector");
+            let sum = |(rank, gpu): (usize, Arc<dyn Backend>)| {
+                let mut group = gpu.join(&invitation, rank, size).expect("a group");
+                let own = Tensor::from_iter((0..n).map(|i| value(rank, i)), gpu.device()).expect("a vector");
                 numbers(&group.sum(&own).expect("a sum"))
             };
-            let threads: Vec<_> = devices.into_iter().enumerate().map(|d| scope.spawn(move || sum(d))).collect();
+            let threads: Vec<_> = gpus.into_iter().enumerate().map(|gpu| scope.spawn(move || sum(gpu))).collect();
             threads.into_iter().map(|thread| thread.join().expect("a sum")).collect()
         });
         let v = value;
@@ -41,24 +47,25 @@ fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
 }
 
 #[test]
-fn tensors_come_back_from_the_machines_memory_as_they_were() -> Result<()> {
-    let device = gpu();
+fn tensors_come_back_from_host_memory_as_they_were() -> Result<()> {
+    let gpu = gpu();
+    let device = gpu.device();
     let originals = (0..3).map(|i| random((5 + i, 33), i)).collect::<Result<Vec<_>>>()?;
     // Twice, so that pinned memory is used again; the last one is dropped without being brought back.
     for _ in 0..2 {
         let mut sent = Vec::new();
         for original in &originals {
-            let mut away = Waiting::away(&original.to_device(&device)?)?;
-            away.settle()?;
+            let mut away = gpu.offload(&original.to_device(device)?)?;
+            away.release()?;
             sent.push(away);
         }
         drop(sent.pop());
-        sent[1].recall()?;
+        sent[1].prefetch()?;
         for (away, original) in sent.into_iter().zip(&originals).rev() {
             close(&away.take()?, original, 0.0);
         }
-        let never_settled = Waiting::away(&originals[0].to_device(&device)?)?;
-        close(&never_settled.take()?, &originals[0], 0.0);
+        let never_released = gpu.offload(&originals[0].to_device(device)?)?;
+        close(&never_released.take()?, &originals[0], 0.0);
     }
     Ok(())
 }

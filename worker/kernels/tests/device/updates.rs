@@ -1,36 +1,36 @@
 //! The optimizer.
 
 use candle_core::{Device, Tensor};
-use qlora_kernels::Result;
-use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter};
+use qlora_kernels::types::adamw::{AdamWStep, Moments, Parameter};
+use qlora_kernels::{Backend, Result, backend};
 
 use crate::fixture::{close, gpu, values};
 
 #[test]
 fn updates_agree() -> Result<()> {
-    let device = gpu();
-    let rule = AdamW { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
-    let faster = AdamW { learning_rate: 3e-2, ..rule };
+    let rule = AdamWStep { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
+    let group_rule = AdamWStep { learning_rate: 3e-2, ..rule };
     // The last is more than the blocks of a tensor have at one time.
     let sizes = [150, 1, 1030, 70_001];
     let make = |seed, device: &Device| {
         let tensor = |(i, &n): (usize, &usize)| Tensor::from_vec(values(n, seed + i), n, device);
         sizes.iter().enumerate().map(tensor).collect::<Result<Vec<_>>>()
     };
-    let update = |device: &Device, most: f64| {
+    let update = |backend: &dyn Backend, max_norm: f64| {
+        let device = backend.device();
         let (gradients, first, second) = (make(9, device)?, make(30, device)?, make(50, &Device::Cpu)?);
-        let (values, rules) = (make(70, device)?, [&rule, &faster, &rule, &faster]);
+        let (values, rules) = (make(70, device)?, [&rule, &group_rule, &rule, &group_rule]);
         let second = second.iter().map(|t| t.abs()?.to_device(device)).collect::<Result<Vec<_>>>()?;
         let moments: Vec<_> =
             first.into_iter().zip(second).map(|(first, second)| Moments::Full { first, second }).collect();
         let parameters: Vec<_> = (0..sizes.len())
             .map(|i| Parameter { value: &values[i], moments: &moments[i], gradient: &gradients[i], rule: rules[i] })
             .collect();
-        let norm = Norm::of(&gradients.iter().collect::<Vec<_>>())?;
-        Ok::<_, candle_core::Error>((adamw::update_all(&parameters, &norm, most)?, norm.value()?))
+        let norm = backend.grad_norm(&gradients.iter().collect::<Vec<_>>())?;
+        Ok::<_, candle_core::Error>((backend.adamw(&parameters, &norm, max_norm)?, norm.value()?))
     };
-    for most in [0.0, 0.5] {
-        let ((found, norm), (wanted, wanted_norm)) = (update(&device, most)?, update(&Device::Cpu, most)?);
+    for max_norm in [0.0, 0.5] {
+        let ((found, norm), (wanted, wanted_norm)) = (update(&*gpu(), max_norm)?, update(&*backend::host(), max_norm)?);
         assert!((norm / wanted_norm - 1.0).abs() < 1e-5, "{norm} and {wanted_norm}");
         for ((found, moved), (wanted, expected)) in found.iter().zip(&wanted) {
             close(found, wanted, 1e-4);
@@ -47,27 +47,27 @@ fn updates_agree() -> Result<()> {
 /// Codes may differ where a value lies between two; what they stand for hardly does.
 #[test]
 fn updates_with_moments_in_8_bits_agree() -> Result<()> {
-    let device = gpu();
-    let rule = AdamW { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
-    let run = |device: &Device| {
+    let rule = AdamWStep { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
+    let run = |backend: &dyn Backend| {
+        let device = backend.device();
         let sizes = [4097, 10, 5000];
         let make = |seed: usize| sizes.map(|n| Tensor::from_vec(values(n, seed), n, device).expect("values"));
         let (mut value, gradients) = (make(3), make(4));
         let mut moments = [Moments::coded(&value[0])?, Moments::full(&value[1])?, Moments::coded(&value[2])?];
         for step in 1..=3 {
-            let rule = AdamW { step, ..rule };
+            let rule = AdamWStep { step, ..rule };
             let parameters: Vec<_> = (0..3)
                 .map(|i| Parameter { value: &value[i], moments: &moments[i], gradient: &gradients[i], rule: &rule })
                 .collect();
-            let norm = Norm::of(&gradients.iter().collect::<Vec<_>>())?;
-            let updated = adamw::update_all(&parameters, &norm, 1.0)?;
+            let norm = backend.grad_norm(&gradients.iter().collect::<Vec<_>>())?;
+            let updated = backend.adamw(&parameters, &norm, 1.0)?;
             for (i, (new, moved)) in updated.into_iter().enumerate() {
                 (value[i], moments[i]) = (new, moved);
             }
         }
         Ok::<_, candle_core::Error>((value, moments))
     };
-    let ((found, moved), (wanted, expected)) = (run(&device)?, run(&Device::Cpu)?);
+    let ((found, moved), (wanted, expected)) = (run(&*gpu())?, run(&*backend::host())?);
     for i in 0..3 {
         close(&found[i], &wanted[i], 1e-2);
         if let (Moments::Coded { first, .. }, Moments::Coded { first: wanted, .. }) = (&moved[i], &expected[i]) {

@@ -3,11 +3,11 @@
 #
 #   worker/kernels/tests/emulated/build.sh FOLDER [SOURCES]      then run the program with LD_LIBRARY_PATH=FOLDER
 #
-# SOURCES is the folder of the kernels, `src/cuda` where it is not given.
+# SOURCES is the folder of the kernels, `src/backend/cuda` where it is not given.
 set -euo pipefail
 folder=${1:?usage: build.sh FOLDER [SOURCES]}
 here=$(cd "$(dirname "$0")" && pwd)
-sources=$(cd "${2:-$here/../../src/cuda}" && pwd)
+sources=$(cd "${2:-$here/../../src/backend/cuda}" && pwd)
 mkdir -p "$folder"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

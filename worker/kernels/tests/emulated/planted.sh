@@ -17,7 +17,7 @@ missed=0
 copy() {
   rm -rf "$work/src" "$work/tests" "$work/built"
   mkdir -p "$work/src" "$work/tests"
-  cp -r "$here/../../src/cuda" "$work/src/cuda"
+  cp -r "$here/../../src/backend/cuda" "$work/src/backend/cuda"
   cp -r "$here" "$work/tests/emulated"
 }
 
@@ -56,7 +56,7 @@ tables=nf4::nf4_is_dequantised_to_the_bit
 long=attention::attention_over_long_sequences_agrees
 heads=attention::attention_agrees_for_every_size_of_head
 ahead=nf4::a_matrix_that_was_begun_ahead_is_the_same
-away=transfers::tensors_come_back_from_the_machines_memory_as_they_were
+away=transfers::tensors_come_back_from_host_memory_as_they_were
 
 copy
 "$work/tests/emulated/build.sh" "$work/built"
@@ -68,14 +68,14 @@ for test in "$norms" "$tables" "$long" "$heads" "$ahead" "$away"; do
   fi
 done
 
-plant "no barrier before a block's sums are read" src/cuda/block.cuh '0,/__syncthreads\(\);/s///' "$norms"
-plant "no barrier behind a table" src/cuda/nf4.cu '0,/__syncthreads\(\);/s///' "$tables"
-hopper=src/cuda/attention_forward_hopper.cu
+plant "no barrier before a block's sums are read" src/backend/cuda/block.cuh '0,/__syncthreads\(\);/s///' "$norms"
+plant "no barrier behind a table" src/backend/cuda/nf4.cu '0,/__syncthreads\(\);/s///' "$tables"
+hopper=src/backend/cuda/attention_forward_hopper.cu
 plant "no barrier before a tile is written over" $hopper '/i \+ 1 < steps; /,/__syncthreads/s/__syncthreads\(\);//' "$long"
 plant "a group of copies too few is waited for" $hopper 's/wait_for_copies<1>/wait_for_copies<2>/' "$long"
 plant "the last copies are not waited for" $hopper 's/wait_for_copies<0>/wait_for_copies<1>/' "$long"
-plant "16 bytes at an odd place" src/cuda/eight.cuh 's/% 16 == 0/% 2 == 0/' "$norms"
-QLORA_EMULATED_CAPABILITY=80 plant "rows of a tile at odd places" src/cuda/attention.cuh 's/STRIDE = E \+ 8/STRIDE = E + 4/' "$long"
+plant "16 bytes at an odd place" src/backend/cuda/eight.cuh 's/% 16 == 0/% 2 == 0/' "$norms"
+QLORA_EMULATED_CAPABILITY=80 plant "rows of a tile at odd places" src/backend/cuda/attention.cuh 's/STRIDE = E \+ 8/STRIDE = E + 4/' "$long"
 plant "shared memory that was not asked for" tests/emulated/driver.cpp \
   's/(static_cast<Function\*>\(function\)->shared) = /(void)\1; (void)/' "$heads"
 # Streams are counted as the program makes them: the first is the one that all work goes to.

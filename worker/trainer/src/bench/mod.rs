@@ -6,13 +6,16 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig, TrainingConfig};
 use qlora_data::Sample;
+use qlora_kernels::Backend;
+use qlora_kernels::types::forms::Forms;
 use qlora_planner::{LowMemory, MemoryPolicy, SavedActivations, estimate};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::group::Alone;
 use crate::lora::{Adapters, Gradients, MaskPosition};
@@ -59,6 +62,9 @@ pub struct Figures {
     /// What a GPU computes attention with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<String>,
+    /// What computes each operation.
+    #[serde(serialize_with = "by_operation")]
+    pub operations: Forms,
     /// Floating-point operations of the model a second, those that are done again not counted.
     pub operations_per_second: f64,
     /// None after a single step.
@@ -71,6 +77,11 @@ pub struct Figures {
     pub loss: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<Timing>,
+}
+
+/// The table of forms as a map from operations.
+fn by_operation<S: Serializer>(forms: &Forms, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_map(forms.iter().map(|(operation, form)| (operation.name(), form.to_string())))
 }
 
 /// Seconds of one more step, whose parts are waited for one after the other.
@@ -126,14 +137,14 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
     let (c, length, shape) = (config.config(), extent.length, &checkpoint.files.shape);
     let device =
         device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
-    let attention = device::choose_attention(shape, c.training.flash_attention, length, &device)?;
-    let policy = device::memory_policy(shape, c, &device)?;
-    let stepped = step(c, checkpoint, extent, &policy, &device)?;
+    let backend = device::backend(shape, c, length, &device)?;
+    let policy = device::memory_policy(shape, c, &*backend)?;
+    let stepped = step(c, checkpoint, extent, &policy, &backend)?;
     let plan = estimate(shape, c, device::kind(&device), &policy);
     let tokens_per_second = stepped.tokens as f64 / stepped.median;
     // The operations have the memory of the model, which is gone.
-    let (tokens, chosen) = (stepped.tokens, attention.as_deref());
-    let case = Case { shape, config: c, policy: &policy, device: &device, tokens, length, attention: chosen };
+    let tokens = stepped.tokens;
+    let case = Case { shape, config: c, policy: &policy, device: &device, tokens, length, backend: &backend };
     let kernels = if extent.kernels { kernels::time(case)? } else { Vec::new() };
     Ok(Figures {
         device: if device.is_cpu() { "processor" } else { "GPU" },
@@ -149,8 +160,9 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
         low_memory: policy.low_memory,
         dequantized: policy.dequantized,
         operations_per_second: operations_per_token(shape, c, length) * tokens_per_second,
-        replaced_kernels: device::replaced_kernels(&device),
-        attention,
+        replaced_kernels: backend.replaced_kernels(),
+        attention: backend.attention(),
+        operations: backend.forms(),
         seconds: stepped.parts,
         first_step_seconds: stepped.first_step_seconds,
         threads: rayon::current_num_threads(),
@@ -165,10 +177,10 @@ fn step(
     checkpoint: &Checkpoint,
     extent: Extent,
     policy: &MemoryPolicy,
-    device: &Device,
+    backend: &Arc<dyn Backend>,
 ) -> Result<Stepped> {
     let (length, steps) = (extent.length, extent.steps.counted());
-    let decoder = Decoder::load(checkpoint, &c.model, length, policy, device, |_| {})?;
+    let decoder = Decoder::load(checkpoint, &c.model, length, policy, backend, |_| {})?;
     let adapters = decoder.adapters(&c.lora, c.training.seed)?;
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
     let learning_rate = LearningRate::new(&c.training, steps as u64 + 2);
@@ -176,7 +188,7 @@ fn step(
     let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate, saved };
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
-    device::forget_peak(device)?;
+    backend.forget_peak()?;
     let (mut seconds, mut loss, mut first_step_seconds) = (Vec::with_capacity(steps + 1), 0.0, 0.0);
     let before = usize::from(extent.steps != Steps::Once);
     for step in 0..before + steps {
@@ -189,7 +201,7 @@ fn step(
     }
     seconds.drain(..before);
     seconds.sort_by(f64::total_cmp);
-    let peak_bytes = device::peak(device)?.unwrap_or_else(peak_bytes);
+    let peak_bytes = backend.peak_bytes()?.unwrap_or_else(peak_bytes);
     let parts = (before > 0).then(|| parts(&trainer, &batch[0], steps as u64 + 1)).transpose()?;
     let (median, tokens) = (seconds[seconds.len() / 2], batch[0].tokens());
     Ok(Stepped { median, tokens, loss, first_step_seconds, peak_bytes, parts })
@@ -208,8 +220,9 @@ fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
     mark()?;
     decoder.backward(batch, &trainer.adapters, masks, passed, 1.0, &mut gradients)?;
     mark()?;
-    let norm = gradients.norm()?;
-    trainer.optimizer.updated(&trainer.adapters, &gradients, &norm, 1e-4, trainer.training)?;
+    let backend = &*decoder.backend;
+    let norm = gradients.norm(backend)?;
+    trainer.optimizer.updated(backend, &trainer.adapters, &gradients, &norm, 1e-4, trainer.training)?;
     mark()?;
     let between = |i: usize| (times[i + 1] - times[i]).as_secs_f64();
     Ok(Parts { forward: between(0), backward: between(1), update: between(2) })
@@ -230,7 +243,8 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
     let device = Device::Cpu;
     let checkpoint = Checkpoint::open(model)?;
     let length = LOGITS_LENGTH.min(checkpoint.files.shape.max_positions);
-    let decoder = Decoder::load(&checkpoint, config, length, &MemoryPolicy::default(), &device, |_| {})?;
+    let backend = device::answering_backend(&checkpoint.files.shape, config, &device)?;
+    let decoder = Decoder::load(&checkpoint, config, length, &MemoryPolicy::default(), &backend, |_| {})?;
     let adapters = match adapter {
         Some(folder) => crate::adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, &device)?,
         None => Adapters::without_effect(&decoder.shape, &device)?,

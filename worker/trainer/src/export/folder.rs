@@ -82,7 +82,7 @@ pub(super) fn write_quantised(
         for entry in &shard.entries {
             let tensor = shards.native(&entry.name, &Device::Cpu)?;
             if site_of(&entry.name).is_some() {
-                let nf4 = bnb::quantise(&tensor, model, &Device::Cpu)?;
+                let nf4 = bnb::quantise(&tensor, model, &*qlora_kernels::backend::host())?;
                 let nf4 = nf4.ok_or_else(|| {
                     shards.fault(&entry.name, &format!("{}; write a .gguf file with --type bf16 or f32", bnb::BEYOND))
                 })?;

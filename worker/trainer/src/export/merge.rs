@@ -1,6 +1,6 @@
 //! One tensor of a base model after the other, with the adapter merged into those that it adapts.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use qlora_config::{ModelConfig, TargetModule};
 
 use crate::lora::{Adapters, Site};
@@ -62,8 +62,9 @@ impl<'a> Merger<'a> {
     /// The linear layer `weight` [out, in] of `site` as it is in the merged model, in `f32`.
     pub(super) fn linear(&mut self, site: Site, weight: &Tensor) -> Result<Tensor> {
         let original = weight.to_dtype(DType::F32)?;
-        let dequantised = bnb::quantise(&original, self.model, &Device::Cpu)?;
-        let dequantised = dequantised.map(|nf4| nf4.dequantise(DType::F32)).transpose()?;
+        let host = qlora_kernels::backend::host();
+        let dequantised = bnb::quantise(&original, self.model, &*host)?;
+        let dequantised = dequantised.map(|nf4| host.dequantize(&nf4, DType::F32)).transpose()?;
         if let Some(dequantised) = &dequantised {
             self.sums.lost += squares(&(&original - dequantised)?)?;
             self.sums.quantised += squares(&original)?;

@@ -1,8 +1,8 @@
 //! GPUs of a group add up vectors among themselves, by NCCL, where all of them have it.
 
-use candle_core::{Device, Tensor};
-#[cfg(feature = "cuda")]
-use qlora_kernels::cuda::nccl::{self, Communicator};
+use candle_core::Tensor;
+use qlora_kernels::Backend;
+use qlora_kernels::backend::Communicator;
 
 use super::Group;
 use crate::Result;
@@ -11,13 +11,13 @@ use crate::stop::StopSignal;
 /// `group`, with vectors on the way that is fastest between its devices; and what that way is, in words.
 ///
 /// Everyone has to call this at the same time. Where one cannot join the others, all go the way that `group` has.
-pub fn joined<'a>(group: &'a mut dyn Group, device: &Device) -> Result<(Box<dyn Group + 'a>, String)> {
+pub fn joined<'a>(group: &'a mut dyn Group, backend: &dyn Backend) -> Result<(Box<dyn Group + 'a>, String)> {
     if group.size() == 1 {
         return Ok((Box::new(group), String::new()));
     }
-    let offers = group.gather(&written(&offer(group.rank(), device)))?;
+    let offers = group.gather(&written(&offer(group.rank(), backend)))?;
     match all(&offers) {
-        Ok(()) => join(group, &offers[0][1..], device),
+        Ok(()) => join(group, &offers[0][1..], backend),
         Err(why) => Ok((Box::new(group), over_tcp(&why))),
     }
 }
@@ -47,25 +47,19 @@ fn all(said: &[Vec<u8>]) -> std::result::Result<(), (usize, String)> {
 }
 
 /// The first of a group invites, the others say that they would come.
-#[cfg(feature = "cuda")]
-fn offer(rank: usize, device: &Device) -> Said {
-    if !device.is_cuda() {
-        return Err("has no GPU of CUDA".into());
-    }
-    let invitation = nccl::invite().map_err(|e| format!("has no NCCL ({e})"))?;
+fn offer(rank: usize, backend: &dyn Backend) -> Said {
+    let invitation = backend.invite()?;
     Ok(if rank == 0 { invitation } else { Vec::new() })
 }
 
-#[cfg(not(feature = "cuda"))]
-fn offer(_: usize, _: &Device) -> Said {
-    Err("has no GPU of CUDA".into())
-}
-
-#[cfg(feature = "cuda")]
-fn join<'a>(group: &'a mut dyn Group, invitation: &[u8], device: &Device) -> Result<(Box<dyn Group + 'a>, String)> {
+fn join<'a>(
+    group: &'a mut dyn Group,
+    invitation: &[u8],
+    backend: &dyn Backend,
+) -> Result<(Box<dyn Group + 'a>, String)> {
     let rank = group.rank();
-    let joined = Communicator::join(invitation, rank, group.size(), device)
-        .map_err(|e| (rank, format!("cannot join the others ({e})")));
+    let joined =
+        backend.join(invitation, rank, group.size()).map_err(|e| (rank, format!("cannot join the others ({e})")));
     let own = joined.as_ref().map(|_| Vec::new()).map_err(|(_, fault)| fault.clone());
     let said = group.gather(&written(&own))?;
     Ok(match all(&said).and(joined) {
@@ -74,19 +68,12 @@ fn join<'a>(group: &'a mut dyn Group, invitation: &[u8], device: &Device) -> Res
     })
 }
 
-#[cfg(not(feature = "cuda"))]
-fn join<'a>(group: &'a mut dyn Group, _: &[u8], _: &Device) -> Result<(Box<dyn Group + 'a>, String)> {
-    Ok((Box::new(group), String::new()))
-}
-
 /// Words go their own way, vectors from GPU to GPU.
-#[cfg(feature = "cuda")]
 struct Gpus<'a> {
     words: &'a mut dyn Group,
-    gpus: Communicator,
+    gpus: Box<dyn Communicator>,
 }
 
-#[cfg(feature = "cuda")]
 impl Group for Gpus<'_> {
     fn rank(&self) -> usize {
         self.words.rank()
@@ -101,7 +88,7 @@ impl Group for Gpus<'_> {
     }
 
     fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
-        self.gpus.sum(vector).map_err(|e| crate::Error::Peer { fault: e.to_string() })
+        self.gpus.sum(vector).map_err(|fault| crate::Error::Peer { fault })
     }
 
     fn stop_signal(&self) -> StopSignal {

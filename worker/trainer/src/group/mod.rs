@@ -10,7 +10,7 @@ mod gpus;
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use qlora_kernels::pairwise;
 
 use crate::stop::StopSignal;
@@ -116,8 +116,10 @@ pub fn of_first(group: &mut dyn Group, own: f64) -> Result<f64> {
     Ok(all_numbers(group, &[own])?.first().copied().unwrap_or(own))
 }
 
-/// The sum of `vectors`, which are not empty, in the order of [`pairwise`].
+/// The sum of `vectors`, which are not empty, in the order of [`pairwise`]; added in host memory, where they arrive, and
+/// then on the device of the first.
 pub fn sum_of(vectors: &[Tensor]) -> Result<Tensor> {
-    let add = |a: Tensor, b: Tensor| qlora_kernels::ops::rows::add(&a, &b);
-    Ok(pairwise(0..vectors.len(), &mut |i| Ok(vectors[i].clone()), &mut { add })?)
+    let mut here = |i: usize| vectors[i].to_device(&Device::Cpu);
+    let sum = pairwise(0..vectors.len(), &mut here, &mut |a: Tensor, b: Tensor| a + b)?;
+    Ok(sum.to_device(vectors[0].device())?)
 }

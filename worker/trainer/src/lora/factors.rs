@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
-use qlora_kernels::ops::rows;
+use qlora_kernels::Backend;
 
 use crate::Result;
 
@@ -102,11 +102,11 @@ impl FactorGrad {
         Ok(Self { a, b, magnitude: self.magnitude.as_ref().map(change).transpose()? })
     }
 
-    pub(crate) fn plus(self, other: Self) -> Result<Self> {
+    pub(crate) fn plus(self, backend: &dyn Backend, other: Self) -> Result<Self> {
         let magnitude = match (self.magnitude, other.magnitude) {
-            (Some(one), Some(two)) => Some(rows::add(&one, &two)?),
+            (Some(one), Some(two)) => Some(backend.add(&one, &two)?),
             (one, two) => one.or(two),
         };
-        Ok(Self { a: rows::add(&self.a, &other.a)?, b: rows::add(&self.b, &other.b)?, magnitude })
+        Ok(Self { a: backend.add(&self.a, &other.a)?, b: backend.add(&self.b, &other.b)?, magnitude })
     }
 }

@@ -4,9 +4,8 @@ mod factors;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, TargetModule};
-use qlora_kernels::DropoutKey;
-use qlora_kernels::ops::adamw::Norm;
-use qlora_kernels::ops::rows;
+use qlora_kernels::types::adamw::Norm;
+use qlora_kernels::{Backend, DropoutKey};
 use qlora_planner::ModelShape;
 
 use crate::Result;
@@ -152,21 +151,21 @@ impl Gradients {
     }
 
     /// The sum of both.
-    pub fn plus(self, other: Self) -> Result<Self> {
+    pub fn plus(self, backend: &dyn Backend, other: Self) -> Result<Self> {
         let sum = |(one, two)| match (one, two) {
-            (Some(one), Some(two)) => FactorGrad::plus(one, two).map(Some),
+            (Some(one), Some(two)) => FactorGrad::plus(one, backend, two).map(Some),
             (one, two) => Ok(Option::or(one, two)),
         };
         self.0.into_iter().zip(other.0).map(sum).collect::<Result<_>>().map(Self)
     }
 
     /// The sum over all of `group`.
-    pub fn summed(self, group: &mut dyn Group) -> Result<Self> {
+    pub fn summed(self, backend: &dyn Backend, group: &mut dyn Group) -> Result<Self> {
         if group.size() == 1 {
             return Ok(self);
         }
         let whole = self.tensors().map(Tensor::contiguous).collect::<Result<Vec<_>, _>>()?;
-        let sum = group.sum(&rows::join(&whole.iter().collect::<Vec<_>>(), 0)?)?;
+        let sum = group.sum(&backend.concat(&whole.iter().collect::<Vec<_>>())?)?;
         let mut start = 0;
         let mut part = |like: &Tensor| {
             let n = like.elem_count();
@@ -187,8 +186,8 @@ impl Gradients {
     }
 
     /// L2 norm over all tensors.
-    pub fn norm(&self) -> Result<Norm> {
-        Ok(Norm::of(&self.tensors().collect::<Vec<_>>())?)
+    pub fn norm(&self, backend: &dyn Backend) -> Result<Norm> {
+        Ok(backend.grad_norm(&self.tensors().collect::<Vec<_>>())?)
     }
 }
 

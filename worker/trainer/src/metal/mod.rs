@@ -7,6 +7,7 @@ mod mac;
 mod uploads;
 
 use candle_core::Device;
+use qlora_kernels::backend::HAS_METAL;
 
 use crate::Result;
 
@@ -17,8 +18,10 @@ pub(crate) use uploads::Uploads;
 ///
 /// # Errors
 /// There is none that candle can open, or its kernels for bf16 are not there: why, and what to do.
-#[cfg(feature = "metal")]
 pub fn open() -> Result<Device, String> {
+    if !HAS_METAL {
+        return Err("this program was built without the `metal` feature".into());
+    }
     Mac::ask()?.gpu()?;
     let device = autoreleased(|| Device::new_metal(0)).map_err(|e| e.to_string())?;
     autoreleased(|| convert_bf16(&device)).map_err(|e| {
@@ -30,15 +33,7 @@ pub fn open() -> Result<Device, String> {
     Ok(device)
 }
 
-/// # Errors
-/// This program was built without Metal.
-#[cfg(not(feature = "metal"))]
-pub fn open() -> Result<Device, String> {
-    Err("this program was built without the `metal` feature".into())
-}
-
 /// Uses a kernel that is left out where the program was linked for an older macOS.
-#[cfg(feature = "metal")]
 fn convert_bf16(device: &Device) -> candle_core::Result<()> {
     let one = candle_core::Tensor::new(&[half::bf16::ONE], device)?.to_dtype(candle_core::DType::F32)?;
     match one.to_vec1::<f32>()?[..] {

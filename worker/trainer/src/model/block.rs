@@ -10,9 +10,8 @@
 
 use candle_core::Tensor;
 use qlora_config::TargetModule as M;
-use qlora_kernels::ops::host::Waiting;
-use qlora_kernels::ops::{attention, rms_norm, rows, swiglu};
-use qlora_kernels::{Activations, AttentionShape, Products, RopeTable, Sequences};
+use qlora_kernels::types::offload::Offloaded;
+use qlora_kernels::{Activations, AttentionSaved, AttentionShape, Backend, RopeTable, Sequences};
 use qlora_planner::SavedActivations;
 
 use super::projection::{self, AdapterPass, Inner, Projection, Pull};
@@ -34,13 +33,19 @@ pub struct Pass<'a> {
     pub shape: AttentionShape,
     pub epsilon: f64,
     pub rope: &'a RopeTable,
-    pub products: Products,
+    pub backend: &'a dyn Backend,
     pub sequences: Sequences,
     pub adapters: &'a Adapters,
     /// Where the dropout masks are drawn from; none outside training.
     pub masks: Option<MaskPosition>,
     /// Asked before each part of a block.
     pub stop: &'a StopSignal,
+}
+
+impl Pass<'_> {
+    fn rotated(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.backend.rope_forward(self.rope, x, &self.sequences)?)
+    }
 }
 
 /// Keys and values of the tokens before, rotated; [T, K*E] each.
@@ -90,7 +95,7 @@ struct Attended {
 
 /// A part of [`Saved`], from which the block is run again.
 pub struct Kept {
-    x: Waiting,
+    x: Offloaded,
     rho1: Option<Tensor>,
     heads: Option<[Tensor; 3]>,
     attention: Option<(Activations, Tensor)>,
@@ -102,13 +107,13 @@ pub struct Kept {
 
 impl Kept {
     /// Lets the device's copy of what was sent to the machine's memory go.
-    pub fn settle(&mut self) -> Result<()> {
-        Ok(self.x.settle()?)
+    pub fn release(&mut self) -> Result<()> {
+        Ok(self.x.release()?)
     }
 
     /// Begins to bring back what is in the machine's memory.
-    pub fn recall(&mut self) -> Result<()> {
-        Ok(self.x.recall()?)
+    pub fn prefetch(&mut self) -> Result<()> {
+        Ok(self.x.prefetch()?)
     }
 }
 
@@ -122,14 +127,14 @@ impl From<Tensor> for Kept {
 
 impl Saved {
     /// Gives up what is not to be kept.
-    pub fn reduced(self, keep: SavedActivations) -> Result<Kept> {
+    pub fn reduced(self, backend: &dyn Backend, keep: SavedActivations) -> Result<Kept> {
         let Self { x, rho1, q, k, v, o, lse, x1, rho2, g, e, u } = self;
         // With DoRA what an adapter leaves is as large as the output beside it: both are kept or neither.
         let small = u.iter().flatten().all(Inner::is_small);
         let keep = if small || keep == SavedActivations::All { keep } else { keep.min(SavedActivations::Attention) };
         let from = |least: SavedActivations| keep >= least;
         Ok(Kept {
-            x: if keep == SavedActivations::OffloadedInput { Waiting::away(&x)? } else { x.into() },
+            x: if keep == SavedActivations::OffloadedInput { backend.offload(&x)? } else { x.into() },
             rho1: Some(rho1),
             heads: from(SavedActivations::Qkv).then_some([q, k, v]),
             attention: from(SavedActivations::Attention).then_some((o, lse)),
@@ -158,8 +163,8 @@ impl Block {
     }
 
     /// The weights of the projection after `module` are made ready while it is at work.
-    fn begin_next(&self, module: M) -> Result<()> {
-        self.projections.get(module as usize + 1).map_or(Ok(()), Projection::begin)
+    fn prefetch_next(&self, pass: &Pass<'_>, module: M) -> Result<()> {
+        self.projections.get(module as usize + 1).map_or(Ok(()), |next| next.prefetch(pass.backend))
     }
 
     /// What adapters that share the input `x` leave.
@@ -170,7 +175,7 @@ impl Block {
         x: &Activations,
         known: [Option<Inner>; N],
     ) -> Result<[Option<Inner>; N]> {
-        projection::inners(pass.products, x, modules.map(|module| self.adapter(pass, module)), known)
+        projection::inners(pass.backend, x, modules.map(|module| self.adapter(pass, module)), known)
     }
 
     fn project(
@@ -180,8 +185,8 @@ impl Block {
         x: &Activations,
         known: Option<Inner>,
     ) -> Result<(Tensor, Option<Inner>)> {
-        self.begin_next(module)?;
-        self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), known, None)
+        self.prefetch_next(pass, module)?;
+        self.projections[module as usize].forward(pass.backend, x, self.adapter(pass, module), known, None)
     }
 
     /// [`Self::project`] for a result that goes on to other products.
@@ -192,8 +197,8 @@ impl Block {
         x: &Activations,
         known: Option<Inner>,
     ) -> Result<(Activations, Option<Inner>)> {
-        self.begin_next(module)?;
-        self.projections[module as usize].forward_on(pass.products, x, self.adapter(pass, module), known)
+        self.prefetch_next(pass, module)?;
+        self.projections[module as usize].forward_on(pass.backend, x, self.adapter(pass, module), known)
     }
 
     /// [`Self::project`] onto a residual stream.
@@ -205,8 +210,8 @@ impl Block {
         known: Option<Inner>,
         base: &Tensor,
     ) -> Result<(Tensor, Option<Inner>)> {
-        self.begin_next(module)?;
-        self.projections[module as usize].forward(pass.products, x, self.adapter(pass, module), known, Some(base))
+        self.prefetch_next(pass, module)?;
+        self.projections[module as usize].forward(pass.backend, x, self.adapter(pass, module), known, Some(base))
     }
 
     /// The block up to and without the down projection, from what is kept of it: its input [M, D], or more.
@@ -222,7 +227,7 @@ impl Block {
             Some(kept) => kept,
             None => {
                 pass.stop.check()?;
-                let (o, lse) = attention::forward((&q, &k, &v), &pass.shape, &pass.sequences, pass.products)?;
+                let (o, lse) = pass.backend.attention_forward((&q, &k, &v), &pass.shape, &pass.sequences)?;
                 (o.into(), lse)
             }
         };
@@ -239,19 +244,19 @@ impl Block {
 
     /// Sums of the norm, and rotated queries and keys with their values.
     fn run_heads(&self, pass: &Pass<'_>, x: &Tensor, known: [Option<Inner>; 3]) -> Result<Heads> {
-        let (n1, rho1) = rms_norm::forward_on(x, &self.norm1, pass.epsilon, pass.products)?;
+        let (n1, rho1) = pass.backend.rms_norm_forward_on(x, &self.norm1, pass.epsilon)?;
         let [u_q, u_k, u_v] = self.inners(pass, [M::QProj, M::KProj, M::VProj], &n1, known)?;
         let (q, u_q) = self.project(pass, M::QProj, &n1, u_q)?;
         let (k, u_k) = self.project(pass, M::KProj, &n1, u_k)?;
         let (v, u_v) = self.project(pass, M::VProj, &n1, u_v)?;
-        let (q, k) = (pass.rope.forward(&q, &pass.sequences)?, pass.rope.forward(&k, &pass.sequences)?);
+        let (q, k) = (pass.rotated(&q)?, pass.rotated(&k)?);
         Ok((rho1, [q, k, v], [u_q, u_k, u_v]))
     }
 
     /// Sums of the norm, gate and up.
     fn run_gates(&self, pass: &Pass<'_>, x1: &Tensor, known: [Option<Inner>; 2]) -> Result<Gates> {
         pass.stop.check()?;
-        let (n2, rho2) = rms_norm::forward_on(x1, &self.norm2, pass.epsilon, pass.products)?;
+        let (n2, rho2) = pass.backend.rms_norm_forward_on(x1, &self.norm2, pass.epsilon)?;
         let [u_g, u_e] = self.inners(pass, [M::GateProj, M::UpProj], &n2, known)?;
         let (g, u_g) = self.project_on(pass, M::GateProj, &n2, u_g)?;
         let (e, u_e) = self.project_on(pass, M::UpProj, &n2, u_e)?;
@@ -261,7 +266,7 @@ impl Block {
     /// The rest of the forward pass: `y` [M, D].
     pub fn finish(&self, pass: &Pass<'_>, saved: &Saved) -> Result<Tensor> {
         pass.stop.check()?;
-        let h = swiglu::forward(&saved.g, &saved.e)?;
+        let h = pass.backend.swiglu_forward(&saved.g, &saved.e)?;
         Ok(self.project_onto(pass, M::DownProj, &h, None, &saved.x1)?.0)
     }
 
@@ -282,13 +287,13 @@ impl Block {
         let Gated { x1, rho2, g, e, u } = saved;
         let dh = self.backward_down(pass, (&g, &e), &dy, grads)?;
         pass.stop.check()?;
-        let (dg, de) = swiglu::backward_over(dh, &g, &e)?;
+        let (dg, de) = pass.backend.swiglu_backward_over(dh, &g, &e)?;
         drop((g, e));
         let [u_g, u_e] = u.each_ref().map(Option::as_ref);
         let parts = [(M::GateProj, &dg, u_g), (M::UpProj, &de, u_e)];
         let n2 = needed(&parts, || self.normalised(pass, &x1, &self.norm2))?;
         let dn2 = self.pull(pass, &parts, n2.as_ref(), grads)?;
-        Ok(rms_norm::backward(&dn2, &x1, &self.norm2, &rho2, Some(&dy))?)
+        Ok(pass.backend.rms_norm_backward(&dn2, &x1, &self.norm2, &rho2, Some(&dy))?)
     }
 
     /// The gradient of h. What the adapter left is made again: it would be the only thing kept of the down projection.
@@ -301,21 +306,21 @@ impl Block {
     ) -> Result<Activations> {
         let projection = &self.projections[M::DownProj as usize];
         let adapter = self.adapter(pass, M::DownProj);
-        let h = adapter.map(|_| swiglu::forward(g, e)).transpose()?;
+        let h = adapter.map(|_| pass.backend.swiglu_forward(g, e)).transpose()?;
         let inner = match (&adapter, &h) {
-            (Some(adapter), Some(h)) => Some(projection.inner(pass.products, h, adapter)?),
+            (Some(adapter), Some(h)) => Some(projection.inner(pass.backend, h, adapter)?),
             _ => None,
         };
         let pull = Pull { projection, dy: &dy.into(), adapter, inner: inner.as_ref() };
-        self.projections[M::GateProj as usize].begin()?;
-        let (dh, found) = projection::backward_on(pass.products, &[pull], h.as_ref())?;
+        self.projections[M::GateProj as usize].prefetch(pass.backend)?;
+        let (dh, found) = projection::backward_on(pass.backend, &[pull], h.as_ref())?;
         self.collect(pass, [M::DownProj], found, grads)?;
         Ok(dh)
     }
 
     /// `x` after a norm, once more.
     fn normalised(&self, pass: &Pass<'_>, x: &Tensor, norm: &Tensor) -> Result<Activations> {
-        Ok(rms_norm::forward_on(x, norm, pass.epsilon, pass.products)?.0)
+        Ok(pass.backend.rms_norm_forward_on(x, norm, pass.epsilon)?.0)
     }
 
     fn backward_attention(
@@ -330,14 +335,15 @@ impl Block {
         let [u_q, u_k, u_v, u_o] = u.each_ref().map(Option::as_ref);
         let d_o = self.pull(pass, &[(M::OProj, &(&dx1).into(), u_o)], Some(&o), grads)?;
         pass.stop.check()?;
-        let inputs = attention::Saved { q: &q, k: &k, v: &v, o: o.tensor()?, lse: &lse };
-        let (dq, dk, dv) = attention::backward(&d_o, &inputs, &pass.shape, &pass.sequences, pass.products)?;
-        let (dq, dk) = (pass.rope.backward(&dq, &pass.sequences)?, pass.rope.backward(&dk, &pass.sequences)?);
+        let inputs = AttentionSaved { q: &q, k: &k, v: &v, o: o.tensor()?, lse: &lse };
+        let (dq, dk, dv) = pass.backend.attention_backward(&d_o, &inputs, &pass.shape, &pass.sequences)?;
+        let rotated_back = |dx: &Tensor| pass.backend.rope_backward(pass.rope, dx, &pass.sequences);
+        let (dq, dk) = (rotated_back(&dq)?, rotated_back(&dk)?);
         let (dq, dk, dv) = (dq.into(), dk.into(), dv.into());
         let parts = [(M::QProj, &dq, u_q), (M::KProj, &dk, u_k), (M::VProj, &dv, u_v)];
         let n1 = needed(&parts, || self.normalised(pass, &x, &self.norm1))?;
         let dn1 = self.pull(pass, &parts, n1.as_ref(), grads)?;
-        Ok(rms_norm::backward(&dn1, &x, &self.norm1, &rho1, Some(&dx1))?)
+        Ok(pass.backend.rms_norm_backward(&dn1, &x, &self.norm1, &rho1, Some(&dx1))?)
     }
 
     /// Gradient through projections that share their input `x`, each with the gradient that reaches it and what its
@@ -356,7 +362,7 @@ impl Block {
                 Pull { projection, dy, adapter: self.adapter(pass, module), inner }
             })
             .collect();
-        let (dx, found) = projection::backward(pass.products, &pulls, x)?;
+        let (dx, found) = projection::backward(pass.backend, &pulls, x)?;
         self.collect(pass, parts.iter().map(|part| part.0), found, grads)?;
         Ok(dx)
     }
@@ -382,17 +388,19 @@ impl Block {
         pass.stop.check()?;
         let n1 = self.normalised(pass, x, &self.norm1)?;
         let (q, k) = (self.project(pass, M::QProj, &n1, None)?.0, self.project(pass, M::KProj, &n1, None)?.0);
-        let (q, k) = (pass.rope.forward(&q, &pass.sequences)?, pass.rope.forward(&k, &pass.sequences)?);
+        let (q, k) = (pass.rotated(&q)?, pass.rotated(&k)?);
         let v = self.project(pass, M::VProj, &n1, None)?.0;
         let grown = match cache.take() {
             None => LayerCache { k, v },
-            Some(old) => LayerCache { k: rows::append(&old.k, &k)?, v: rows::append(&old.v, &v)? },
+            Some(old) => {
+                LayerCache { k: pass.backend.append_rows(&old.k, &k)?, v: pass.backend.append_rows(&old.v, &v)? }
+            }
         };
-        let (o, _) = attention::forward((&q, &grown.k, &grown.v), &pass.shape, &pass.sequences, pass.products)?;
+        let (o, _) = pass.backend.attention_forward((&q, &grown.k, &grown.v), &pass.shape, &pass.sequences)?;
         *cache = Some(grown);
         let x1 = self.project_onto(pass, M::OProj, &o.into(), None, x)?.0;
         let n2 = self.normalised(pass, &x1, &self.norm2)?;
         let (g, e) = (self.project_on(pass, M::GateProj, &n2, None)?.0, self.project_on(pass, M::UpProj, &n2, None)?.0);
-        Ok(self.project_onto(pass, M::DownProj, &swiglu::forward(&g, &e)?, None, &x1)?.0)
+        Ok(self.project_onto(pass, M::DownProj, &pass.backend.swiglu_forward(&g, &e)?, None, &x1)?.0)
     }
 }

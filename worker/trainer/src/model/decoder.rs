@@ -1,11 +1,12 @@
 //! The whole model: what a micro-batch is, the forward pass, and the backward pass through all blocks.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, ModelConfig, TargetModule, TrainingSection};
 use qlora_data::{IGNORE, Sample};
-use qlora_kernels::ops::cross_entropy::{Head, Loss};
-use qlora_kernels::ops::{noise, rms_norm, rows};
-use qlora_kernels::{Products, RopeTable, Sequences, Span};
+use qlora_kernels::types::loss::{Head, Loss};
+use qlora_kernels::{Backend, RopeTable, Span};
 use qlora_planner::{MemoryPolicy, ModelShape, SavedActivations};
 use rayon::prelude::*;
 
@@ -76,9 +77,11 @@ pub struct Decoder {
     pub hub_name: Option<String>,
     pub device: Device,
     pub dtype: DType,
-    products: Products,
+    /// What computes every operation of a pass.
+    pub backend: Arc<dyn Backend>,
     embedding: Box<dyn FrozenWeight>,
-    embedding_on_host: bool,
+    /// What looks rows of the embedding up: host memory may hold it.
+    embedding_backend: Arc<dyn Backend>,
     /// Rows of logits that are held at one time.
     logit_rows: usize,
     blocks: Vec<Block>,
@@ -92,8 +95,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Loads every weight of `checkpoint`, held as `model` asks; sequences may have up to `max_len` tokens, and memory is
-    /// used as `policy` says.
+    /// Loads every weight of `checkpoint`, held as `model` asks, for `backend` to compute with; sequences may have up to
+    /// `max_len` tokens, and memory is used as `policy` says.
     ///
     /// `progress` hears the number of blocks that are there.
     pub fn load(
@@ -101,35 +104,36 @@ impl Decoder {
         model: &ModelConfig,
         max_len: usize,
         policy: &MemoryPolicy,
-        device: &Device,
+        backend: &Arc<dyn Backend>,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
-        let shape = checkpoint.files.shape.clone();
+        let (shape, device) = (checkpoint.files.shape.clone(), backend.device());
         let low_memory = policy.low_memory;
         let embedding_on_host = !device.is_cpu() && low_memory.embedding_on_host(&shape);
-        let dtype = device::compute_dtype(device);
+        let dtype = backend.dtype();
+        let embedding_backend = if embedding_on_host { qlora_kernels::backend::host() } else { backend.clone() };
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
             let dequantized = index + policy.dequantized >= shape.layers;
-            let load = || load_block(checkpoint, index, model, (dtype, dequantized), device);
+            let load = || load_block(checkpoint, index, model, dequantized, &**backend);
             blocks.push(metal::autoreleased(load)?);
             progress(index + 1);
         }
         Ok(Self {
-            products: device::products(model.compute, device),
             fingerprint: checkpoint.fingerprint()?,
             hub_name: checkpoint.files.hub_name.clone(),
-            embedding: checkpoint.embedding(if embedding_on_host { &Device::Cpu } else { device })?,
-            embedding_on_host,
+            embedding: checkpoint.embedding(&*embedding_backend)?,
+            embedding_backend,
             logit_rows: low_memory.logit_rows(device::kind(device)),
             norm: checkpoint.final_norm(dtype, device)?,
-            head: checkpoint.head(device)?,
+            head: checkpoint.head(&**backend)?,
             rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
             positions: max_len,
             stop: StopSignal::default(),
             blocks,
             shape,
             device: device.clone(),
+            backend: backend.clone(),
             dtype,
         })
     }
@@ -145,7 +149,7 @@ impl Decoder {
         let mut adapters = Adapters::initialise(config, &self.shape, seed, &self.device)?;
         if config.dora {
             for (site, factors) in adapters.sites.iter().zip(&mut adapters.factors) {
-                let norms = self.blocks[site.layer].projections[site.module as usize].norms()?;
+                let norms = self.blocks[site.layer].projections[site.module as usize].norms(&*self.backend)?;
                 factors.magnitude = Some(Magnitude::new(norms));
             }
         }
@@ -183,17 +187,15 @@ impl Decoder {
             self.accepts(&ids[span.q.clone()], span.k.len() - span.q.len())?;
         }
         let shape = device::attention_shape(&self.shape);
-        let (epsilon, rope, products) = (self.shape.norm_epsilon, &self.rope, self.products);
-        let sequences = Sequences::new(spans, &self.device)?;
-        Ok(Pass { shape, epsilon, rope, products, sequences, adapters, masks, stop: &self.stop })
+        let (epsilon, rope, backend) = (self.shape.norm_epsilon, &self.rope, &*self.backend);
+        let sequences = backend.sequences(spans)?;
+        Ok(Pass { shape, epsilon, rope, backend, sequences, adapters, masks, stop: &self.stop })
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        if self.embedding_on_host {
-            let rows = self.embedding.rows(&Tensor::new(ids, &Device::Cpu)?, self.dtype)?;
-            return Ok(rows.to_device(&self.device)?);
-        }
-        self.embedding.rows(&Tensor::new(ids, &self.device)?, self.dtype)
+        let backend = &*self.embedding_backend;
+        let rows = self.embedding.rows(backend, &Tensor::new(ids, backend.device())?, self.dtype)?;
+        Ok(rows.to_device(&self.device)?)
     }
 
     fn head(&self) -> &dyn FrozenWeight {
@@ -201,12 +203,17 @@ impl Decoder {
     }
 
     fn output(&self) -> Head<'_> {
-        Head { weight: self.head(), products: self.products, rows: self.logit_rows }
+        Head { weight: self.head(), rows: self.logit_rows }
+    }
+
+    /// The final norm of `x` [M, D], and its rstd [M, 1].
+    fn normalised(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok(self.backend.rms_norm_forward(x, &self.norm, self.shape.norm_epsilon)?)
     }
 
     /// Logits [M, V] of normalised hidden states [M, D].
     fn project(&self, hidden: Tensor) -> Result<Tensor> {
-        Ok(self.products.wide(&hidden.into(), self.head())?)
+        Ok(self.backend.logits(&hidden.into(), self.head())?)
     }
 
     /// Runs all blocks, and keeps of each what `keeps` says.
@@ -221,7 +228,8 @@ impl Decoder {
         let pass = self.pass(adapters, &batch.ids, &batch.spans, Some(masks))?;
         let mut x = self.embed(&batch.ids)?;
         if training.neftune_alpha > 0.0 {
-            x = noise::add(&x, training.neftune_alpha, &batch.spans, &adapters.embedding_noise(masks))?;
+            let key = adapters.embedding_noise(masks);
+            x = self.backend.embedding_noise(&x, training.neftune_alpha, &batch.spans, &key)?;
         }
         let mut blocks: Vec<Kept> = Vec::with_capacity(self.blocks.len());
         let mut uploads = Uploads::forward(&self.device, &self.shape, Some(adapters.config()), &batch.spans)?;
@@ -229,10 +237,10 @@ impl Decoder {
             let saved = block.run(&pass, x.into())?;
             x = block.finish(&pass, &saved)?;
             if let Some(before) = blocks.last_mut() {
-                // What of it was sent away went beside this block.
-                before.settle()?;
+                // What of it was offloaded went beside this block.
+                before.release()?;
             }
-            blocks.push(saved.reduced(keep)?);
+            blocks.push(saved.reduced(&*self.backend, keep)?);
             uploads.after_block()?;
             self.keep_pace(batch)?;
         }
@@ -258,7 +266,7 @@ impl Decoder {
         for block in self.blocks.iter().rev() {
             let Some(kept) = rest.pop() else { break };
             if let Some(next) = rest.last_mut() {
-                next.recall()?;
+                next.prefetch()?;
             }
             let saved = block.run(&pass, kept)?;
             dx = block.backward(&pass, saved, dx, grads)?;
@@ -273,12 +281,12 @@ impl Decoder {
             return Ok((Loss::default(), last.zeros_like()?));
         }
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
-        let picked = rows::gather(last, &ids)?;
-        let (hidden, rho) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        let result = output::loss(&hidden, self.output(), &batch.targets, Some(scale), &self.stop)?;
+        let picked = self.backend.gather_rows(last, &ids)?;
+        let (hidden, rstd) = self.normalised(&picked)?;
+        let result = output::loss(&*self.backend, &hidden, self.output(), &batch.targets, Some(scale), &self.stop)?;
         let grad = result.grad.ok_or_else(|| Error::NoGradient { tensors: "the last hidden state".into() })?;
-        let dpicked = rms_norm::backward(&grad, &picked, &self.norm, &rho, None)?;
-        Ok((result.sum, rows::scatter(&dpicked, &ids, last.dim(0)?)?))
+        let dpicked = self.backend.rms_norm_backward(&grad, &picked, &self.norm, &rstd, None)?;
+        Ok((result.sum, self.backend.scatter_rows(&dpicked, &ids, last.dim(0)?)?))
     }
 
     /// Hidden states after the last block, keeping nothing.
@@ -329,14 +337,14 @@ impl Decoder {
             return Ok(0.0);
         }
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
-        let picked = rows::gather(&self.hidden(batch, adapters)?, &ids)?;
-        let (hidden, _) = rms_norm::forward(&picked, &self.norm, self.shape.norm_epsilon)?;
-        Ok(output::loss(&hidden, self.output(), &batch.targets, None, &self.stop)?.sum.value()?)
+        let picked = self.backend.gather_rows(&self.hidden(batch, adapters)?, &ids)?;
+        let (hidden, _) = self.normalised(&picked)?;
+        Ok(output::loss(&*self.backend, &hidden, self.output(), &batch.targets, None, &self.stop)?.sum.value()?)
     }
 
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.
     pub fn logits(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
-        let (hidden, _) = rms_norm::forward(&self.hidden(batch, adapters)?, &self.norm, self.shape.norm_epsilon)?;
+        let (hidden, _) = self.normalised(&self.hidden(batch, adapters)?)?;
         self.project(hidden)
     }
 
@@ -353,7 +361,7 @@ impl Decoder {
             uploads.after_block()?;
         }
         let last = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
-        let (hidden, _) = rms_norm::forward(&last, &self.norm, self.shape.norm_epsilon)?;
+        let (hidden, _) = self.normalised(&last)?;
         Ok(self.project(hidden)?.squeeze(0)?)
     }
 }
@@ -363,17 +371,18 @@ fn is_finite(tensor: &Tensor) -> Result<bool> {
     Ok(values.iter().all(|value| value.is_finite()))
 }
 
-/// Frozen matrices are written out as `dtype` at once, or when they are needed.
+/// Frozen matrices are dequantized at once where they are `written_out`, else when they are needed.
 fn load_block(
     checkpoint: &Checkpoint,
     index: usize,
     model: &ModelConfig,
-    (dtype, dequantized): (DType, bool),
-    device: &Device,
+    dequantized: bool,
+    backend: &dyn Backend,
 ) -> Result<Block> {
+    let (dtype, device) = (backend.dtype(), backend.device());
     let (norm1, norm2) = checkpoint.norms(index, dtype, device)?;
     let load = |module: TargetModule| {
-        let weight = checkpoint.projection(index, module, model, device)?;
+        let weight = checkpoint.projection(index, module, model, backend)?;
         let wanted = checkpoint.files.shape.projection(module);
         if weight.shape() != wanted {
             return Err(Error::Tensor {
@@ -382,7 +391,7 @@ fn load_block(
                 fault: format!("is {:?}, the configuration says {wanted:?}", weight.shape()),
             });
         }
-        Ok(Projection::new(if dequantized { Box::new(Plain(weight.written_out(dtype)?)) } else { weight }))
+        Ok(Projection::new(if dequantized { Box::new(Plain(backend.dequantize(&*weight, dtype)?)) } else { weight }))
     };
     // One matrix is quantised while the next is read; on a Mac, where that was never tried, one after the other.
     let projections: Vec<Projection> = if device.is_metal() {

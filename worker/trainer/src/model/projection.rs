@@ -8,9 +8,7 @@
 use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
-use qlora_kernels::ops::dropout;
-use qlora_kernels::ops::lora::{self, Lowering};
-use qlora_kernels::{Activations, DropoutKey, Products, Term};
+use qlora_kernels::{Activations, Backend, DropoutKey, LoraBackwardInput, LoraInput, Term};
 
 use crate::Result;
 use crate::lora::{FactorGrad, Factors};
@@ -49,8 +47,8 @@ impl Inner {
 }
 
 impl<'a> AdapterPass<'a> {
-    fn lowering(&self) -> Lowering<'a> {
-        Lowering { a: &self.factors.a, mask: self.mask }
+    fn input(&self) -> LoraInput<'a> {
+        LoraInput { a: &self.factors.a, mask: self.mask }
     }
 
     fn is_decomposed(&self) -> bool {
@@ -65,15 +63,15 @@ impl<'a> AdapterPass<'a> {
 
 /// What adapters that share the input `x` leave, where it is not `known`; a decomposed one's needs its projection too.
 pub fn inners<const N: usize>(
-    products: Products,
+    backend: &dyn Backend,
     x: &Activations,
     adapters: [Option<AdapterPass<'_>>; N],
     mut known: [Option<Inner>; N],
 ) -> Result<[Option<Inner>; N]> {
     let asked = |i: &usize| known[*i].is_none() && adapters[*i].is_some_and(|adapter| !adapter.is_decomposed());
     let places: Vec<usize> = (0..N).filter(asked).collect();
-    let lowerings: Vec<_> = places.iter().filter_map(|&i| adapters[i].map(|adapter| adapter.lowering())).collect();
-    for (i, u) in places.into_iter().zip(lora::forward(products, x, &lowerings)?) {
+    let inputs: Vec<_> = places.iter().filter_map(|&i| adapters[i].map(|adapter| adapter.input())).collect();
+    for (i, u) in places.into_iter().zip(backend.lora_forward(x, &inputs)?) {
         known[i] = Some(Inner { u, unscaled: None });
     }
     Ok(known)
@@ -88,11 +86,9 @@ impl Projection {
         self.weight.bytes()
     }
 
-    /// See [`Matrix::begin`].
-    ///
-    /// [`Matrix::begin`]: qlora_kernels::Matrix::begin
-    pub fn begin(&self) -> Result<()> {
-        Ok(self.weight.begin()?)
+    /// See [`Backend::prefetch`].
+    pub fn prefetch(&self, backend: &dyn Backend) -> Result<()> {
+        Ok(backend.prefetch(&*self.weight)?)
     }
 
     fn frozen<'a>(&'a self, x: &'a Activations) -> Term<'a> {
@@ -103,110 +99,112 @@ impl Projection {
     /// an earlier pass over the same rows.
     pub fn forward(
         &self,
-        products: Products,
+        backend: &dyn Backend,
         x: &Activations,
         adapter: Option<AdapterPass<'_>>,
         known: Option<Inner>,
         base: Option<&Tensor>,
     ) -> Result<(Tensor, Option<Inner>)> {
-        let Some(adapter) = adapter else { return Ok((products.forward(&[self.frozen(x)], base)?, None)) };
+        let Some(adapter) = adapter else { return Ok((backend.matmul_forward(&[self.frozen(x)], base)?, None)) };
         if known.is_none() && adapter.is_decomposed() {
-            return self.forward_decomposed(products, x, adapter, base);
+            return self.forward_decomposed(backend, x, adapter, base);
         }
-        let inner = known.map_or_else(|| self.inner(products, x, &adapter), Ok)?;
-        Ok((products.forward(&[self.frozen(x), adapter.update(&inner.u)], base)?, Some(inner)))
+        let inner = known.map_or_else(|| self.inner(backend, x, &adapter), Ok)?;
+        Ok((backend.matmul_forward(&[self.frozen(x), adapter.update(&inner.u)], base)?, Some(inner)))
     }
 
     /// [`Self::forward`] with DoRA.
     fn forward_decomposed(
         &self,
-        products: Products,
+        backend: &dyn Backend,
         x: &Activations,
         adapter: AdapterPass<'_>,
         base: Option<&Tensor>,
     ) -> Result<(Tensor, Option<Inner>)> {
-        let dropped = adapter.mask.as_ref().map(|key| dropout::apply(x, key)).transpose()?;
-        let (u, unscaled) = self.decomposed(products, dropped.as_ref().unwrap_or(x), &adapter)?;
-        let Some(ratio) = self.ratio(products, &adapter)? else { return Ok((unscaled, None)) };
+        let dropped = adapter.mask.as_ref().map(|key| backend.dropout(x, key)).transpose()?;
+        let (u, unscaled) = self.decomposed(backend, dropped.as_ref().unwrap_or(x), &adapter)?;
+        let Some(ratio) = self.ratio(backend, &adapter)? else { return Ok((unscaled, None)) };
         let mut y = scaled_rows(&unscaled, &ratio)?;
         if let Some(base) = base {
             y = (y + base)?;
         }
         if let Some(dropped) = &dropped {
             let rest = (x.tensor()? - dropped.tensor()?)?.into();
-            y = products.forward(&[self.frozen(&rest)], Some(&y))?;
+            y = backend.matmul_forward(&[self.frozen(&rest)], Some(&y))?;
         }
         Ok((y, Some(Inner { u, unscaled: Some(unscaled) })))
     }
 
-    /// [`Self::forward`] for a result that goes on to other products: see [`Products::forward_on`].
+    /// [`Self::forward`] for a result that goes on to other products: see [`Backend::matmul_forward_on`].
     pub fn forward_on(
         &self,
-        products: Products,
+        backend: &dyn Backend,
         x: &Activations,
         adapter: Option<AdapterPass<'_>>,
         known: Option<Inner>,
     ) -> Result<(Activations, Option<Inner>)> {
-        let Some(adapter) = adapter else { return Ok((products.forward_on(&[self.frozen(x)])?, None)) };
+        let Some(adapter) = adapter else { return Ok((backend.matmul_forward_on(&[self.frozen(x)])?, None)) };
         if adapter.factors.magnitude.is_some() {
-            let (y, inner) = self.forward(products, x, Some(adapter), known, None)?;
+            let (y, inner) = self.forward(backend, x, Some(adapter), known, None)?;
             return Ok((y.into(), inner));
         }
-        let inner = known.map_or_else(|| self.inner(products, x, &adapter), Ok)?;
-        Ok((products.forward_on(&[self.frozen(x), adapter.update(&inner.u)])?, Some(inner)))
+        let inner = known.map_or_else(|| self.inner(backend, x, &adapter), Ok)?;
+        Ok((backend.matmul_forward_on(&[self.frozen(x), adapter.update(&inner.u)])?, Some(inner)))
     }
 
     /// What [`Self::forward`] would leave, without `y`.
-    pub fn inner(&self, products: Products, x: &Activations, adapter: &AdapterPass<'_>) -> Result<Inner> {
+    pub fn inner(&self, backend: &dyn Backend, x: &Activations, adapter: &AdapterPass<'_>) -> Result<Inner> {
         if adapter.is_decomposed() {
-            let dropped = adapter.mask.as_ref().map(|key| dropout::apply(x, key)).transpose()?;
-            let (u, unscaled) = self.decomposed(products, dropped.as_ref().unwrap_or(x), adapter)?;
+            let dropped = adapter.mask.as_ref().map(|key| backend.dropout(x, key)).transpose()?;
+            let (u, unscaled) = self.decomposed(backend, dropped.as_ref().unwrap_or(x), adapter)?;
             return Ok(Inner { u, unscaled: Some(unscaled) });
         }
-        let u = lora::forward_one(products, x, &adapter.lowering())?;
-        Ok(Inner { u, unscaled: None })
+        match backend.lora_forward(x, &[adapter.input()])?.pop() {
+            Some(u) => Ok(Inner { u, unscaled: None }),
+            None => Err(candle_core::Error::Msg("an adapter leaves nothing".into()).into()),
+        }
     }
 
     /// With DoRA, u and r for the input after its mask.
     fn decomposed(
         &self,
-        products: Products,
+        backend: &dyn Backend,
         dropped: &Activations,
         adapter: &AdapterPass<'_>,
     ) -> Result<(Activations, Tensor)> {
-        let u = products.forward(&[Term { x: dropped, w: &adapter.factors.a, scale: 1.0 }], None)?.into();
-        let unscaled = products.forward(&[self.frozen(dropped), adapter.update(&u)], None)?;
+        let u = backend.matmul_forward(&[Term { x: dropped, w: &adapter.factors.a, scale: 1.0 }], None)?.into();
+        let unscaled = backend.matmul_forward(&[self.frozen(dropped), adapter.update(&u)], None)?;
         Ok((u, unscaled))
     }
 
     /// |W| [out], row by row.
-    pub fn norms(&self) -> Result<Tensor> {
-        Ok(self.squares()?.sqrt()?)
+    pub fn norms(&self, backend: &dyn Backend) -> Result<Tensor> {
+        Ok(self.squares(backend)?.sqrt()?)
     }
 
-    fn squares(&self) -> Result<&Tensor> {
+    fn squares(&self, backend: &dyn Backend) -> Result<&Tensor> {
         if let Some(squares) = self.squares.get() {
             return Ok(squares);
         }
-        let squares = self.weight.written_out(DType::F32)?.sqr()?.sum(1)?;
+        let squares = backend.dequantize(&*self.weight, DType::F32)?.sqr()?.sum(1)?;
         Ok(self.squares.get_or_init(|| squares))
     }
 
     /// g [out] of DoRA; none without it.
-    fn ratio(&self, products: Products, adapter: &AdapterPass<'_>) -> Result<Option<Tensor>> {
+    fn ratio(&self, backend: &dyn Backend, adapter: &AdapterPass<'_>) -> Result<Option<Tensor>> {
         let Some(magnitude) = &adapter.factors.magnitude else { return Ok(None) };
-        let norms = magnitude.norms(|| self.norms_with(products, adapter))?;
+        let norms = magnitude.norms(|| self.norms_with(backend, adapter))?;
         Ok(Some((&magnitude.value / norms)?))
     }
 
     /// |W + s B A| [out] without writing out any matrix of W's size:
     /// |W|^2 + 2 s B . (A W^T)^T + s^2 B (A A^T) . B, row by row.
-    fn norms_with(&self, products: Products, adapter: &AdapterPass<'_>) -> Result<Tensor> {
+    fn norms_with(&self, backend: &dyn Backend, adapter: &AdapterPass<'_>) -> Result<Tensor> {
         let (Factors { a, b, .. }, scale) = (adapter.factors, adapter.scale);
-        let through = products.forward(&[self.frozen(&a.into())], None)?.t()?;
+        let through = backend.matmul_forward(&[self.frozen(&a.into())], None)?.t()?;
         let cross = (b * through.to_dtype(DType::F32)?)?.sum(1)?;
         let own = (b.matmul(&a.matmul(&a.t()?)?)? * b)?.sum(1)?;
-        Ok(((self.squares()? + (cross * (2.0 * scale))?)? + (own * (scale * scale))?)?.sqrt()?)
+        Ok(((self.squares(backend)? + (cross * (2.0 * scale))?)? + (own * (scale * scale))?)?.sqrt()?)
     }
 }
 
@@ -233,20 +231,20 @@ struct Through<'a> {
 }
 
 impl<'a> Through<'a> {
-    fn find(products: Products, pull: &Pull<'a>) -> Result<Option<Self>> {
+    fn find(backend: &dyn Backend, pull: &Pull<'a>) -> Result<Option<Self>> {
         let (Some(adapter), Some(inner)) = (pull.adapter, pull.inner) else { return Ok(None) };
-        let ratio = pull.projection.ratio(products, &adapter)?;
+        let ratio = pull.projection.ratio(backend, &adapter)?;
         let scaled = match &ratio {
             Some(ratio) => Some(Activations::from(scaled_rows(pull.dy.tensor()?, ratio)?)),
             None => None,
         };
         let dy = scaled.as_ref().unwrap_or(pull.dy);
-        let du = products.backward(&[Term { x: dy, w: &adapter.factors.b, scale: adapter.scale }], None)?.into();
-        let b = products.outer(dy, &inner.u, adapter.scale)?;
+        let du = backend.matmul_backward(&[Term { x: dy, w: &adapter.factors.b, scale: adapter.scale }], None)?.into();
+        let b = backend.weight_gradient(dy, &inner.u, adapter.scale)?;
         let mut magnitude = None;
         if let (Some(unscaled), Some(own)) = (&inner.unscaled, &adapter.factors.magnitude) {
             // With n the norm, g = m' / n and dm' = sum of dy o r / n over the tokens.
-            let norms = own.norms(|| pull.projection.norms_with(products, &adapter))?;
+            let norms = own.norms(|| pull.projection.norms_with(backend, &adapter))?;
             let sums = (pull.dy.tensor()? * unscaled)?.to_dtype(DType::F32)?.sum(0)?;
             magnitude = Some((sums / norms)?);
         }
@@ -261,17 +259,18 @@ impl<'a> Through<'a> {
     /// With DoRA, dA, and `base` + c m o ((dy' - dy) W + d A) where there is a mask.
     fn decomposed(
         &self,
-        products: Products,
+        backend: &dyn Backend,
         pull: &Pull<'_>,
         x: &Activations,
         scaled: &Activations,
         base: Option<Tensor>,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let da = lora::gradient(products, x, &self.adapter.lowering(), &self.du)?;
+        let dropped = self.adapter.mask.as_ref().map(|key| backend.dropout(x, key)).transpose()?;
+        let da = backend.weight_gradient(&self.du, dropped.as_ref().unwrap_or(x), 1.0)?;
         let Some(key) = &self.adapter.mask else { return Ok((da, base)) };
         let change = (scaled.tensor()? - pull.dy.tensor()?)?.into();
-        let masked = products.backward(&[pull.projection.frozen(&change), self.update()], None)?;
-        Ok((da, Some(dropout::add(&masked, key, base.as_ref())?)))
+        let masked = backend.matmul_backward(&[pull.projection.frozen(&change), self.update()], None)?;
+        Ok((da, Some(backend.add_dropout(&masked, key, base.as_ref())?)))
     }
 }
 
@@ -283,13 +282,14 @@ struct Pulled<'a> {
 }
 
 impl<'a> Pulled<'a> {
-    fn find(products: Products, pulls: &[Pull<'a>], x: Option<&Activations>) -> Result<Self> {
+    fn find(backend: &dyn Backend, pulls: &[Pull<'a>], x: Option<&Activations>) -> Result<Self> {
         let none = || Self { through: pulls.iter().map(|_| None).collect(), base: None };
         let Some(x) = x else { return Ok(none()) };
-        let found = pulls.iter().map(|pull| Through::find(products, pull)).collect::<Result<Vec<_>>>()?;
+        let found = pulls.iter().map(|pull| Through::find(backend, pull)).collect::<Result<Vec<_>>>()?;
         let plain = found.iter().flatten().filter(|through| through.scaled.is_none());
-        let plain: Vec<_> = plain.map(|through| (through.adapter.lowering(), &through.du)).collect();
-        let (grads, mut base) = lora::backward(products, x, &plain)?;
+        let plain: Vec<_> =
+            plain.map(|through| LoraBackwardInput { adapter: through.adapter.input(), du: &through.du }).collect();
+        let (grads, mut base) = backend.lora_backward(x, &plain)?;
         let mut grads = grads.into_iter();
         let mut through = Vec::with_capacity(pulls.len());
         for (pull, found) in pulls.iter().zip(found) {
@@ -300,7 +300,7 @@ impl<'a> Pulled<'a> {
             let da = match &found.scaled {
                 None => grads.next(),
                 Some(scaled) => {
-                    let (da, sum) = found.decomposed(products, pull, x, scaled, base.take())?;
+                    let (da, sum) = found.decomposed(backend, pull, x, scaled, base.take())?;
                     base = sum;
                     Some(da)
                 }
@@ -336,26 +336,26 @@ impl<'a> Pulled<'a> {
 /// With dy' = dy, or g o dy with DoRA, and d = s dy' B:
 /// dx = dy W + c m o ((dy' - dy) W + d A), summed over the projections.
 pub fn backward(
-    products: Products,
+    backend: &dyn Backend,
     pulls: &[Pull<'_>],
     x: Option<&Activations>,
 ) -> Result<(Tensor, Vec<Option<FactorGrad>>)> {
-    let pulled = Pulled::find(products, pulls, x)?;
-    let dx = products.backward(&pulled.terms(pulls), pulled.base.as_ref())?;
+    let pulled = Pulled::find(backend, pulls, x)?;
+    let dx = backend.matmul_backward(&pulled.terms(pulls), pulled.base.as_ref())?;
     Ok((dx, pulled.grads()))
 }
 
-/// [`backward`] for a gradient that goes on to other products: see [`Products::backward_on`].
+/// [`backward`] for a gradient that goes on to other products: see [`Backend::matmul_backward_on`].
 pub fn backward_on(
-    products: Products,
+    backend: &dyn Backend,
     pulls: &[Pull<'_>],
     x: Option<&Activations>,
 ) -> Result<(Activations, Vec<Option<FactorGrad>>)> {
-    let pulled = Pulled::find(products, pulls, x)?;
+    let pulled = Pulled::find(backend, pulls, x)?;
     let terms = pulled.terms(pulls);
     let dx = match &pulled.base {
-        None => products.backward_on(&terms)?,
-        Some(base) => products.backward(&terms, Some(base))?.into(),
+        None => backend.matmul_backward_on(&terms)?,
+        Some(base) => backend.matmul_backward(&terms, Some(base))?.into(),
     };
     Ok((dx, pulled.grads()))
 }
@@ -394,7 +394,8 @@ mod tests {
         let key = DropoutKey { seed: 3, step: 1, projection: 2, first_token: 0, probability: 0.3 };
 
         let [vx, va, vb, vm] = [&x, &a, &b, &m].map(|t| Var::from_tensor(t).expect("a variable"));
-        let mask = dropout::apply(&x.ones_like()?.into(), &key)?.tensor()?.clone();
+        let backend = &*qlora_kernels::backend::reference(&Device::Cpu, DType::F32);
+        let mask = backend.dropout(&x.ones_like()?.into(), &key)?.tensor()?.clone();
         let dropped = (vx.as_tensor() * &mask)?;
         let unscaled = (dropped.matmul(&w.t()?)? + (dropped.matmul(&va.t()?)?.matmul(&vb.t()?)? * SCALE)?)?;
         let norms = (&w + (b.matmul(&a)? * SCALE)?)?.sqr()?.sum(1)?.sqrt()?;
@@ -405,11 +406,10 @@ mod tests {
         let projection = Projection::new(Box::new(Plain(w)));
         let factors = Factors { a, b, magnitude: Some(Magnitude::new(m)) };
         let adapter = AdapterPass { factors: &factors, scale: SCALE, mask: Some(key) };
-        let products = Products::WrittenOut;
-        let (y, inner) = projection.forward(products, &(&x).into(), Some(adapter), None, None)?;
+        let (y, inner) = projection.forward(backend, &(&x).into(), Some(adapter), None, None)?;
         let dy = dy.into();
         let pull = Pull { projection: &projection, dy: &dy, adapter: Some(adapter), inner: inner.as_ref() };
-        let (dx, mut found) = backward(products, &[pull], Some(&(&x).into()))?;
+        let (dx, mut found) = backward(backend, &[pull], Some(&(&x).into()))?;
         let grad = found.pop().flatten().expect("gradients of the adapter");
         assert!(distance(&y, &wanted) < 1e-5);
         let wanted = [&vx, &va, &vb, &vm].map(|v| grads.get(v).expect("a gradient"));

@@ -5,7 +5,8 @@ mod schedule;
 
 use candle_core::Tensor;
 use qlora_config::{OptimizerKind, TrainingSection};
-use qlora_kernels::ops::adamw::{self, AdamW, Moments, Norm, Parameter, SMALLEST_IN_8_BITS};
+use qlora_kernels::Backend;
+use qlora_kernels::types::adamw::{AdamWStep, Moments, Norm, Parameter, SMALLEST_IN_8_BITS};
 
 use crate::Result;
 use crate::lora::{Adapters, FactorGrad, Factors, Gradients, NAMES};
@@ -34,28 +35,29 @@ impl Optimizer {
     /// Adapters and optimizer after one update along `gradients`, whose norm is scaled down as the configuration says.
     pub fn updated(
         &self,
+        backend: &dyn Backend,
         adapters: &Adapters,
         gradients: &Gradients,
         norm: &Norm,
         learning_rate: f64,
         t: &TrainingSection,
     ) -> Result<(Adapters, Self)> {
-        let (rule, faster) = self.rules(adapters, learning_rate, t);
+        let (rule, group_rule) = self.rules(adapters, learning_rate, t);
         let gradients = contiguous(gradients)?;
         let (mut parameters, mut places) = (Vec::new(), Vec::new());
         let mut moments = self.moments.iter().enumerate();
         for (factors, grads) in adapters.factors.iter().zip(&gradients) {
             for (i, (value, (place, moments))) in factors.tensors().zip(&mut moments).enumerate() {
                 let Some(gradient) = grads.get(i) else { continue };
-                let rule = if NAMES[i].starts_with("lora_B") { &faster } else { &rule };
+                let rule = if NAMES[i].starts_with("lora_B") { &group_rule } else { &rule };
                 parameters.push(Parameter { value, moments, gradient, rule });
                 places.push(place);
             }
         }
         let mut next = Self { moments: self.moments.clone(), updates: self.updates + 1 };
         let mut values = vec![None; self.moments.len()];
-        for (place, (value, moments)) in places.into_iter().zip(adamw::update_all(&parameters, norm, t.max_grad_norm)?)
-        {
+        let updated = backend.adamw(&parameters, norm, t.max_grad_norm)?;
+        for (place, (value, moments)) in places.into_iter().zip(updated) {
             (values[place], next.moments[place]) = (Some(value), moments);
         }
         let mut learnt = adapters.clone();
@@ -67,8 +69,8 @@ impl Optimizer {
     }
 
     /// The rule of this update, and that of the factors B.
-    fn rules(&self, adapters: &Adapters, learning_rate: f64, t: &TrainingSection) -> (AdamW, AdamW) {
-        let rule = AdamW {
+    fn rules(&self, adapters: &Adapters, learning_rate: f64, t: &TrainingSection) -> (AdamWStep, AdamWStep) {
+        let rule = AdamWStep {
             learning_rate,
             beta1: t.adam_beta1,
             beta2: t.adam_beta2,
@@ -76,7 +78,7 @@ impl Optimizer {
             weight_decay: t.weight_decay,
             step: self.updates + 1,
         };
-        (rule, AdamW { learning_rate: learning_rate * adapters.config().loraplus_ratio, ..rule })
+        (rule, AdamWStep { learning_rate: learning_rate * adapters.config().loraplus_ratio, ..rule })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use qlora_kernels::ops::adamw::{Coded, Moments};
+use qlora_kernels::types::adamw::{Coded, Moments};
 
 use crate::Result;
 

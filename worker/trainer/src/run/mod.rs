@@ -55,7 +55,7 @@ impl Run {
         if group.size() > 1 {
             reporter.report(Event::Phase { phase: Phase::Meeting, done: 0, of: 0 })?;
         }
-        let (mut group, way) = group::joined(group, &prepared.decoder.device)?;
+        let (mut group, way) = group::joined(group, &*prepared.decoder.backend)?;
         if !way.is_empty() {
             reporter.report(Event::Note { text: way })?;
         }

@@ -26,8 +26,6 @@ pub(super) struct Prepared {
     pub question: Option<Conversation>,
     pub statistics: Statistics,
     pub policy: MemoryPolicy,
-    /// What a GPU computes attention with.
-    pub attention: Option<String>,
 }
 
 impl Prepared {
@@ -74,15 +72,14 @@ impl Prepared {
                 told = reporter.report(Event::Phase { phase: Phase::Loading, done: done as u64, of: layers });
             }
         };
-        let (wanted, length) = (config.training.flash_attention, config.data.max_seq_len);
-        let attention = device::choose_attention(&files.shape, wanted, length, &device)?;
-        let policy = device::memory_policy(&files.shape, config, &device)?;
+        let backend = device::backend(&files.shape, config, config.data.max_seq_len, &device)?;
+        let policy = device::memory_policy(&files.shape, config, &*backend)?;
         let longest = config.data.max_seq_len.max(limit.min(4096));
-        let mut decoder = Decoder::load(&checkpoint, &config.model, longest, &policy, &device, progress)?;
+        let mut decoder = Decoder::load(&checkpoint, &config.model, longest, &policy, &backend, progress)?;
         decoder.stop = stop;
         told?;
         let end_ids = end_ids(files, &tokenizer);
-        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, policy, attention })
+        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, policy })
     }
 }
 

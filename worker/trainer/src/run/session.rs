@@ -14,7 +14,7 @@ use crate::model::Batch;
 use crate::optim::{LearningRate, Optimizer};
 use crate::report::{Event, Phase, Reporter, StepReport, Wish};
 use crate::step::Trainer;
-use crate::{Error, Result, device, proof};
+use crate::{Error, Result, proof};
 
 /// The state of a run between steps.
 pub(super) struct Session<'a> {
@@ -117,9 +117,11 @@ impl<'a> Session<'a> {
         })?;
         self.tell_packing(reporter)?;
         self.tell_what_surprises(reporter)?;
-        if let Some(attention) = &self.prepared.attention {
+        let backend = &self.prepared.decoder.backend;
+        if let Some(attention) = backend.attention() {
             reporter.report(Event::Note { text: format!("attention: {attention}") })?;
         }
+        reporter.report(Event::Note { text: format!("operations: {}", backend.forms()) })?;
         reporter.report(Event::Phase { phase: Phase::Preparing, done: 0, of: 0 })?;
         let shortest = self.prepared.train.iter().min_by_key(|s| s.ids.len());
         if let Some(sample) = shortest {
@@ -272,7 +274,7 @@ impl<'a> Session<'a> {
             tokens_per_second: outcome.tokens as f64 / seconds,
             seconds,
             skipped: outcome.skipped,
-            peak_bytes: device::peak(&self.prepared.decoder.device)?.unwrap_or_else(crate::bench::peak_bytes),
+            peak_bytes: self.prepared.decoder.backend.peak_bytes()?.unwrap_or_else(crate::bench::peak_bytes),
         }))?;
         self.skipped_in_a_row = if outcome.skipped { self.skipped_in_a_row + 1 } else { 0 };
         if self.skipped_in_a_row > 0 && self.skipped_in_a_row >= self.training().max_skipped_steps.max(1) {

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::ModelConfig;
-use qlora_kernels::cpu::nf4;
-use qlora_kernels::{Nf4Scales, Nf4Tensor};
+use qlora_kernels::host::nf4;
+use qlora_kernels::{Backend, Nf4Scales, Nf4Tensor};
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::json;
@@ -65,8 +65,8 @@ pub(crate) const BEYOND: &str = "has numbers too large for NF4: the mean of its 
 
 /// `matrix` in NF4 as `model` says; none where a scale would not be finite. The mean of the scales, which double
 /// quantization takes off, can overflow where no scale does.
-pub(crate) fn quantise(matrix: &Tensor, model: &ModelConfig, device: &Device) -> Result<Option<Nf4Tensor>> {
-    let quantised = Nf4Tensor::quantise_matrix(matrix, model.block_size, model.double_quant, device)?;
+pub(crate) fn quantise(matrix: &Tensor, model: &ModelConfig, backend: &dyn Backend) -> Result<Option<Nf4Tensor>> {
+    let quantised = backend.quantize(matrix, model.block_size, model.double_quant)?;
     let Nf4Scales::Nested { absmax, offset, .. } = quantised.scales() else { return Ok(Some(quantised)) };
     let scales = absmax.to_vec1::<f32>()?;
     if !offset.is_finite() || scales.iter().any(|scale| !scale.is_finite()) {
@@ -75,7 +75,7 @@ pub(crate) fn quantise(matrix: &Tensor, model: &ModelConfig, device: &Device) ->
     // No scale is larger than this sum; where it overflows, the numbers themselves tell.
     let bound = scales.iter().fold(offset.abs(), |bound, scale| bound.max(scale.abs() + offset.abs()));
     let finite = bound.is_finite() || {
-        let values = quantised.dequantise(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let values = backend.dequantize(&quantised, DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         values.iter().all(|value| value.is_finite())
     };
     Ok(finite.then_some(quantised))

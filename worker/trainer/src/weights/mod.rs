@@ -17,9 +17,8 @@ use std::ops::Range;
 use candle_core::backend::BackendStorage;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, DType, Device, Tensor};
-use qlora_kernels::cpu::bf16::ggml::Blocks;
-use qlora_kernels::ops::rows;
-use qlora_kernels::{Matrix, Nf4Tensor, Strips};
+use qlora_kernels::host::ggml::Blocks;
+use qlora_kernels::{Backend, BlockMatrix, Matrix, Nf4Tensor, PanelSource, Stored};
 use rayon::prelude::*;
 
 use crate::Result;
@@ -34,15 +33,13 @@ pub(crate) use shard_writer::ShardWriter;
 
 /// A matrix [out, in] that is read and never changed.
 pub trait FrozenWeight: Matrix + Send + Sync {
-    /// The rows `ids` of the matrix as `dtype`: an embedding.
-    fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor>;
+    /// The rows `ids` of the matrix as `dtype`: an embedding; `backend` is that of the device that holds it.
+    fn rows(&self, backend: &dyn Backend, ids: &Tensor, dtype: DType) -> Result<Tensor>;
     /// Bytes that it takes in memory.
     fn bytes(&self) -> usize;
 
     /// The matrix on the CPU in the element type that loses nothing.
-    fn as_stored(&self) -> Result<Tensor> {
-        Ok(self.written_out(DType::F32)?.to_device(&Device::Cpu)?)
-    }
+    fn as_stored(&self) -> Result<Tensor>;
 }
 
 /// Weights as the checkpoint has them.
@@ -53,18 +50,14 @@ impl Matrix for Plain {
         Matrix::shape(&self.0)
     }
 
-    fn written_out(&self, dtype: DType) -> candle_core::Result<Tensor> {
-        rows::cast(&self.0, dtype)
-    }
-
-    fn strips(&self, scale: f32) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
-        self.0.strips(scale)
+    fn stored(&self) -> Stored<'_> {
+        Stored::Floats(&self.0)
     }
 }
 
 impl FrozenWeight for Plain {
-    fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
-        Ok(rows::cast(&rows::gather(&self.0, ids)?, dtype)?)
+    fn rows(&self, backend: &dyn Backend, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+        Ok(backend.cast(&backend.gather_rows(&self.0, ids)?, dtype)?)
     }
 
     fn bytes(&self) -> usize {
@@ -77,12 +70,18 @@ impl FrozenWeight for Plain {
 }
 
 impl FrozenWeight for Nf4Tensor {
-    fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
-        Ok(self.dequantise(dtype)?.index_select(ids, 0)?)
+    fn rows(&self, backend: &dyn Backend, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+        Ok(backend.gather_rows(&backend.dequantize(self, dtype)?, ids)?)
     }
 
     fn bytes(&self) -> usize {
         Nf4Tensor::bytes(self)
+    }
+
+    fn as_stored(&self) -> Result<Tensor> {
+        let whole =
+            qlora_kernels::backend::reference(self.packed().device(), DType::F32).dequantize(self, DType::F32)?;
+        Ok(whole.to_device(&Device::Cpu)?)
     }
 }
 
@@ -110,14 +109,14 @@ impl Gguf {
 }
 
 /// The quantised blocks as they lie in memory.
-struct GgufStrips<'a> {
+struct GgufPanels<'a> {
     data: Cow<'a, [u8]>,
     dtype: GgmlDType,
     shape: (usize, usize),
     scale: f32,
 }
 
-impl Strips for GgufStrips<'_> {
+impl PanelSource for GgufPanels<'_> {
     fn shape(&self) -> (usize, usize) {
         self.shape
     }
@@ -144,7 +143,7 @@ impl Strips for GgufStrips<'_> {
             return debug_assert!(false, "whole blocks dequantise to f32");
         };
         for (values, out) in values.chunks_exact(cols.len()).zip(out.chunks_mut(stride)) {
-            qlora_kernels::cpu::bf16::round(values, self.scale, out);
+            qlora_kernels::host::bf16::round(values, self.scale, out);
         }
     }
 }
@@ -165,26 +164,36 @@ impl Matrix for Gguf {
         (dims[0], dims[1])
     }
 
-    fn written_out(&self, dtype: DType) -> candle_core::Result<Tensor> {
+    fn stored(&self) -> Stored<'_> {
+        Stored::Blocks(self)
+    }
+}
+
+impl BlockMatrix for Gguf {
+    fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor> {
         let whole = if self.0.device().is_cpu() { self.by_rows()? } else { self.0.dequantize(&self.0.device())? };
         whole.to_dtype(dtype)
     }
 
-    fn strips(&self, scale: f32) -> candle_core::Result<Option<Box<dyn Strips + '_>>> {
+    fn panels(&self, scale: f32) -> candle_core::Result<Box<dyn PanelSource + '_>> {
         if !self.0.device().is_cpu() {
-            return Ok(None);
+            candle_core::bail!("blocks on {:?} are not in host memory", self.0.device())
         }
-        Ok(Some(Box::new(GgufStrips { data: self.0.data()?, dtype: self.0.dtype(), shape: self.shape(), scale })))
+        Ok(Box::new(GgufPanels { data: self.0.data()?, dtype: self.0.dtype(), shape: self.shape(), scale }))
     }
 }
 
 impl FrozenWeight for Gguf {
-    fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+    fn rows(&self, _: &dyn Backend, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         Ok(self.0.embedding(ids)?.to_dtype(dtype)?)
     }
 
     fn bytes(&self) -> usize {
         self.0.storage_size_in_bytes()
+    }
+
+    fn as_stored(&self) -> Result<Tensor> {
+        Ok(self.dequantize(DType::F32)?.to_device(&Device::Cpu)?)
     }
 }
 
@@ -200,8 +209,8 @@ mod tests {
         let matrix = Tensor::from_vec(values, (rows, cols), &Device::Cpu).expect("a matrix");
         for dtype in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::Q5_1, GgmlDType::Q6K] {
             let weight = Gguf(QTensor::quantize(&matrix, dtype).expect("blocks"));
-            let wanted: Vec<Vec<f32>> = weight.written_out(DType::F32).and_then(|t| t.to_vec2()).expect("values");
-            let strips = weight.strips(1.0).expect("strips").expect("on the CPU");
+            let wanted: Vec<Vec<f32>> = weight.dequantize(DType::F32).and_then(|t| t.to_vec2()).expect("values");
+            let strips = weight.panels(1.0).expect("panels");
             let mut out = vec![0u16; 3 * 300];
             strips.unpack(1..4, 256..512, &mut out, 300);
             for (row, out) in wanted[1..4].iter().zip(out.chunks(300)) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use qlora_planner::{LowMemory, MemoryPolicy};
+use qlora_trainer::device;
 use qlora_trainer::export::{self, ElementType};
 use qlora_trainer::group::Alone;
 use qlora_trainer::model::{Batch, Decoder};
@@ -12,12 +13,12 @@ use serde_json::Value;
 
 use crate::invariance::gradients_do_not_depend_on_what_is_kept;
 use crate::training::bf16_agrees;
-use crate::{config, decoder_under, golden, samples, tensors, trainer, untrained};
+use crate::{backend_of, config, decoder_under, golden, samples, tensors, trainer, untrained};
 
 /// Needs a GPU, or the emulated one of the kernels' tests.
 #[test]
 fn a_gpu_gives_the_recorded_losses_within_their_rounding() {
-    let device = qlora_kernels::cuda::open(0).expect("a GPU");
+    let device = device::open(qlora_config::DeviceKind::Cuda).expect("a GPU");
     bf16_agrees("attn_r8", &device, true);
     bf16_agrees("all_linear_r8", &device, false);
     gradients_do_not_depend_on_what_is_kept(&device, "bf16", false);
@@ -63,11 +64,12 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
     let model = gguf_model(home.path());
     let config = config(&["model.compute=bf16", "model.quantization=gguf", "lora.dropout=0.1"]);
     let batches = tensors("qlora_run/batches.safetensors");
-    let gpu = qlora_kernels::cuda::open(0).expect("a GPU");
+    let gpu = device::open(qlora_config::DeviceKind::Cuda).expect("a GPU");
     let steps = |device: &Device| -> Vec<(f64, f64)> {
         let checkpoint = Checkpoint::open(&model).expect("the GGUF file");
         let to = MemoryPolicy::default();
-        let decoder = Decoder::load(&checkpoint, &config.config().model, 512, &to, device, |_| {}).expect("a model");
+        let backend = backend_of(device, &checkpoint, &config);
+        let decoder = Decoder::load(&checkpoint, &config.config().model, 512, &to, &backend, |_| {}).expect("a model");
         let mut trainer = trainer(&decoder, untrained(&decoder, &config), &config);
         let mut step = |i: usize| trainer.step(i as u64, &[Batch::pack(&samples(&batches, i))], &mut Alone);
         (0..6).map(|i| step(i).map(|outcome| (outcome.loss, outcome.grad_norm)).expect("a step")).collect()

@@ -9,17 +9,19 @@ mod training;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_data::{IGNORE, Sample};
+use qlora_kernels::Backend;
 use qlora_planner::MemoryPolicy;
-use qlora_trainer::adapter;
 use qlora_trainer::lora::{Adapters, NAMES};
 use qlora_trainer::model::Decoder;
 use qlora_trainer::optim::{LearningRate, Optimizer};
 use qlora_trainer::step::Trainer;
 use qlora_trainer::weights::Checkpoint;
+use qlora_trainer::{adapter, device};
 use serde_json::Value;
 
 fn golden(name: &str) -> PathBuf {
@@ -46,7 +48,12 @@ fn decoder_on(device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder
 
 fn decoder_under(to: &MemoryPolicy, device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
     let checkpoint = Checkpoint::open(&golden(folder)).expect("a checkpoint");
-    Decoder::load(&checkpoint, &config.config().model, 512, to, device, |_| {}).expect("a model")
+    let backend = backend_of(device, &checkpoint, config);
+    Decoder::load(&checkpoint, &config.config().model, 512, to, &backend, |_| {}).expect("a model")
+}
+
+fn backend_of(device: &Device, checkpoint: &Checkpoint, config: &ResolvedConfig) -> Arc<dyn Backend> {
+    device::answering_backend(&checkpoint.files.shape, &config.config().model, device).expect("a backend")
 }
 
 fn untrained(decoder: &Decoder, config: &ResolvedConfig) -> Adapters {

@@ -10,7 +10,9 @@ use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::weights::Checkpoint;
 use serde_json::Value;
 
-use crate::{config, decoder, golden, largest_difference, peft_adapter, row, tensors, unlabelled, untrained};
+use crate::{
+    backend_of, config, decoder, golden, largest_difference, peft_adapter, row, tensors, unlabelled, untrained,
+};
 
 /// PEFT's adapter merged into the weights gives the logits of base and adapter together.
 fn merged_agrees(run: &str, base: Base, quantization: &str) {
@@ -30,7 +32,8 @@ fn merged_agrees(run: &str, base: Base, quantization: &str) {
     let together = decoder.logits(&batch, &adapters).expect("logits");
     let plain = crate::config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(&out).expect("the merged model");
-    let alone = Decoder::load(&checkpoint, &plain.config().model, 512, &MemoryPolicy::default(), &Device::Cpu, |_| {})
+    let backend = backend_of(&Device::Cpu, &checkpoint, &plain);
+    let alone = Decoder::load(&checkpoint, &plain.config().model, 512, &MemoryPolicy::default(), &backend, |_| {})
         .expect("a model");
     let logits = alone.logits(&batch, &untrained(&alone, &plain)).expect("logits");
     let difference = largest_difference(&logits, &together);

@@ -164,9 +164,9 @@ impl Recording {
         let checkpoint = Checkpoint::open(&self.model()).expect("a checkpoint");
         let (shape, length) = (&checkpoint.files.shape, self.recipe.seq);
         let device = device::open(kind).expect("a device");
-        let attention = device::choose_attention(shape, config.training.flash_attention, length, &device);
-        let policy = device::memory_policy(shape, config, &device).expect("a memory policy");
-        let decoder = Decoder::load(&checkpoint, &config.model, length, &policy, &device, |_| {});
+        let backend = device::backend(shape, config, length, &device).expect("a backend");
+        let policy = device::memory_policy(shape, config, &*backend).expect("a memory policy");
+        let decoder = Decoder::load(&checkpoint, &config.model, length, &policy, &backend, |_| {});
         let decoder = decoder.expect("a model");
         let adapters = self.first_adapter(&decoder, &config.lora);
         let training = &config.training;
@@ -180,6 +180,6 @@ impl Recording {
             curve.loss.push(outcome.loss);
             curve.grad_norm.push(outcome.grad_norm);
         }
-        (curve, attention.expect("attention"))
+        (curve, backend.attention())
     }
 }

@@ -1,12 +1,13 @@
 //! Attention of the micro-batch's sequences: by what a run would take, and on a GPU by each form that is there.
 
 use candle_core::Tensor;
-use qlora_kernels::ops::attention::{self, Saved};
+use qlora_kernels::types::options::{AttentionOptions, WantedAttention};
+use qlora_kernels::{AttentionSaved, Backend, Span};
 
 use super::Setting;
 use super::table::{Place, Table, Work};
 use crate::Result;
-use crate::device::attention_shape;
+use crate::device::{attention_shape, with_attention};
 
 /// FLOPs of the backward pass over those of the forward pass, as in NVIDIA's figures for cuDNN.
 const BACKWARD: f64 = 2.5;
@@ -25,32 +26,44 @@ impl Heads {
 
 pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let heads = Heads::new(setting)?;
-    #[cfg(feature = "cuda")]
-    if setting.case.device.is_cuda() {
-        return on_gpu::time(table, setting, &heads);
+    let case = &setting.case;
+    let Some(chosen) = setting.backend.attention() else {
+        return time_form(table, setting, &heads, &*setting.backend, ("", true));
+    };
+    let takes_cudnn = chosen.starts_with("cuDNN");
+    let (own, cudnn) = (", own kernels", ", cuDNN");
+    time_form(table, setting, &heads, &*setting.backend, (if takes_cudnn { cudnn } else { own }, true))?;
+    // The other form, beside the one that a step runs.
+    let (wanted, label) =
+        if takes_cudnn { (WantedAttention::Repeatable, own) } else { (WantedAttention::Cudnn, cudnn) };
+    let options = AttentionOptions { shape: attention_shape(case.shape), wanted, length: case.length };
+    match with_attention(case.shape, case.config, options, case.device) {
+        Ok(other) => time_form(table, setting, &heads, &*other, (label, false)),
+        // It is not there, or does not agree with our kernels; a run that asks for it says why.
+        Err(_) => Ok(()),
     }
-    time_chosen(table, setting, &heads, "", true)
 }
 
-/// Times the form that is chosen at present, which a step runs where `runs` says so.
-fn time_chosen(
+/// Times the attention of `backend`, which a step runs where `runs` says so.
+fn time_form(
     table: &mut Table<'_>,
     setting: &Setting<'_>,
     Heads([q, k, v, d_o]): &Heads,
-    form: &str,
-    runs: bool,
+    backend: &dyn Backend,
+    (label, runs): (&str, bool),
 ) -> Result<()> {
-    let (sizes, sequences, products) = (attention_shape(setting.case.shape), &setting.sequences, setting.products);
+    let sizes = attention_shape(setting.case.shape);
+    let sequences = &backend.sequences(&Span::packed(&setting.lengths))?;
     let pairs: f64 = setting.lengths.iter().map(|&length| pairs(length, sizes.window)).sum();
     let work = 4.0 * (sizes.heads * sizes.head_dim) as f64 * pairs;
     let counted = |calls| if runs { calls } else { 0 };
-    let forward = || Ok(attention::forward((q, k, v), &sizes, sequences, products)?);
-    let (name, calls) = (format!("attention forward{form}"), counted(setting.calls.parts.attention));
+    let forward = || Ok(backend.attention_forward((q, k, v), &sizes, sequences)?);
+    let (name, calls) = (format!("attention forward{label}"), counted(setting.calls.parts.attention));
     table.add(Place::Attention, name, Work::Flops(work), calls, forward)?;
     let (o, lse) = forward()?;
-    let saved = Saved { q, k, v, o: &o, lse: &lse };
-    let backward = || Ok(attention::backward(d_o, &saved, &sizes, sequences, products)?);
-    let (name, calls) = (format!("attention backward{form}"), counted(setting.calls.layers));
+    let saved = AttentionSaved { q, k, v, o: &o, lse: &lse };
+    let backward = || Ok(backend.attention_backward(d_o, &saved, &sizes, sequences)?);
+    let (name, calls) = (format!("attention backward{label}"), counted(setting.calls.layers));
     table.add(Place::AttentionBackward, name, Work::Flops(BACKWARD * work), calls, backward)
 }
 
@@ -58,38 +71,6 @@ fn time_chosen(
 fn pairs(length: usize, window: Option<usize>) -> f64 {
     let (length, window) = (length as f64, window.unwrap_or(length).min(length) as f64);
     length * window - window * window / 2.0
-}
-
-/// Our kernels beside cuDNN. The choice is one of the process, and is the run's again when both were timed.
-#[cfg(feature = "cuda")]
-mod on_gpu {
-    use qlora_kernels::cuda::choice::{Wanted, choose};
-
-    use super::{Heads, Setting, Table, attention_shape, time_chosen};
-    use crate::Result;
-
-    const OWN: &str = ", own kernels";
-    const CUDNN: &str = ", cuDNN";
-
-    pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>, heads: &Heads) -> Result<()> {
-        let case = &setting.case;
-        let take = |wanted| choose(case.device, wanted, &attention_shape(case.shape), case.length);
-        if case.attention.is_some_and(|chosen| chosen.starts_with("cuDNN")) {
-            time_chosen(table, setting, heads, CUDNN, true)?;
-            take(Wanted::Repeatable)?;
-            let timed = time_chosen(table, setting, heads, OWN, false);
-            take(Wanted::Cudnn)?;
-            return timed;
-        }
-        time_chosen(table, setting, heads, OWN, true)?;
-        if take(Wanted::Cudnn).is_err() {
-            // It is not there, or does not agree with our kernels; a run that asks for it says why.
-            return Ok(());
-        }
-        let timed = time_chosen(table, setting, heads, CUDNN, false);
-        take(Wanted::Repeatable)?;
-        timed
-    }
 }
 
 #[cfg(test)]

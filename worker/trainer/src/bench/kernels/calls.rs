@@ -1,7 +1,7 @@
 //! How many times a step runs each part of its blocks: once forward, and again where too little of a block was kept.
 
 use qlora_config::{Quantization, TargetModule};
-use qlora_kernels::Products;
+use qlora_kernels::MatmulBackend;
 use qlora_planner::{SavedActivations, held};
 
 use super::Case;
@@ -52,11 +52,11 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(case: &Case<'_>, products: Products) -> Self {
+    pub(super) fn new(case: &Case<'_>, products: MatmulBackend) -> Self {
         let saved = &case.policy.saved;
         let codes = &saved[..saved.len() - case.policy.dequantized.min(saved.len())];
-        // A CPU that multiplies in strips reads the codes inside its products.
-        let apart = held(&case.config.model) == Quantization::Nf4 && !matches!(products, Products::Strips(_));
+        // A CPU that multiplies panel by panel reads the codes inside its products.
+        let apart = held(&case.config.model) == Quantization::Nf4 && !matches!(products, MatmulBackend::Panels(_));
         let dequantized = apart.then(|| (codes.len(), Parts::of(codes)));
         Self { layers: saved.len(), parts: Parts::of(saved), dequantized }
     }

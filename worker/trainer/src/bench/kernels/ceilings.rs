@@ -27,7 +27,7 @@ fn time_product(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     loop {
         let matrix = || setting.inputs.matrix((side, side), setting.dtype);
         let (x, w): (Activations, _) = (matrix()?.into(), matrix()?);
-        let run = || Ok(setting.products.forward(&[Term { x: &x, w: &w, scale: 1.0 }], None)?);
+        let run = || Ok(setting.backend.matmul_forward(&[Term { x: &x, w: &w, scale: 1.0 }], None)?);
         let taken = seconds(setting.case.device, run)?;
         if taken >= ENOUGH || side >= SIDES.1 {
             let work = Work::Flops(2.0 * (side as f64).powi(3));

@@ -2,8 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use qlora_config::TargetModule as M;
-use qlora_kernels::ops::{noise, rms_norm, rows, swiglu};
-use qlora_kernels::{Activations, DropoutKey, Products, RopeTable};
+use qlora_kernels::{Activations, DropoutKey, MatmulBackend, RopeTable};
 
 use super::Setting;
 use super::inputs::WEIGHTS;
@@ -25,11 +24,11 @@ fn time_embedding(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let on_host = !case.device.is_cpu() && case.policy.low_memory.embedding_on_host(case.shape);
     let (vocabulary, d) = (case.shape.vocabulary, case.shape.hidden);
     let host = setting.inputs.on_host((vocabulary, d), DType::BF16, WEIGHTS)?;
-    let at = if on_host { candle_core::Device::Cpu } else { case.device.clone() };
-    let embedding = Plain(host.to_device(&at)?);
+    let holder = if on_host { qlora_kernels::backend::host() } else { setting.backend.clone() };
+    let (embedding, at) = (Plain(host.to_device(holder.device())?), holder.device());
     let ids: Vec<u32> = (0..case.tokens).map(|i| (i * 7919 % vocabulary) as u32).collect();
     let run = || {
-        let found = embedding.rows(&Tensor::new(ids.as_slice(), &at)?, dtype)?;
+        let found = embedding.rows(&*holder, &Tensor::new(ids.as_slice(), at)?, dtype)?;
         Ok(found.to_device(case.device)?)
     };
     let work = Work::Bytes((2 * case.tokens * d) as f64 + setting.bytes(case.tokens * d));
@@ -39,7 +38,7 @@ fn time_embedding(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         let x = setting.inputs.matrix((case.tokens, d), dtype)?;
         let key = DropoutKey { seed: 1, step: 1, projection: u32::MAX, first_token: 0, probability: 0.0 };
         let work = Work::Bytes(2.0 * setting.bytes(case.tokens * d));
-        let run = || Ok(noise::add(&x, alpha, setting.sequences.spans(), &key)?);
+        let run = || Ok(setting.backend.embedding_noise(&x, alpha, setting.sequences.spans(), &key)?);
         table.add(Place::Embedding, "embedding noise", work, 1, run)?;
     }
     Ok(())
@@ -55,10 +54,10 @@ fn time_norms(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let again = again(&[M::QProj, M::KProj, M::VProj]) + again(&[M::GateProj, M::UpProj]);
     let runs = calls.parts.heads + calls.parts.gates + again;
     let bytes = setting.bytes(tokens * d);
-    let forward = || Ok(rms_norm::forward_on(&x, &w, epsilon, setting.products)?);
+    let forward = || Ok(setting.backend.rms_norm_forward_on(&x, &w, epsilon)?);
     table.add(Place::Norm, "RMSNorm forward", Work::Bytes(2.0 * bytes), runs, forward)?;
-    let (_, rho) = rms_norm::forward(&x, &w, epsilon)?;
-    let backward = || Ok(rms_norm::backward(&dy, &x, &w, &rho, Some(&residual))?);
+    let (_, rstd) = setting.backend.rms_norm_forward(&x, &w, epsilon)?;
+    let backward = || Ok(setting.backend.rms_norm_backward(&dy, &x, &w, &rstd, Some(&residual))?);
     table.add(Place::NormBackward, "RMSNorm backward", Work::Bytes(4.0 * bytes), 2 * calls.layers, backward)
 }
 
@@ -68,10 +67,11 @@ fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let rope = RopeTable::new(&inverse_frequencies(shape), setting.case.length, setting.case.device)?;
     let make = |width| setting.inputs.matrix((tokens, width), setting.dtype);
     let (q, k, sequences) = (make(width)?, make(kv_width)?, &setting.sequences);
+    let backend = &setting.backend;
     let work = Work::Bytes(2.0 * setting.bytes(tokens * (width + kv_width)));
-    let forward = || Ok((rope.forward(&q, sequences)?, rope.forward(&k, sequences)?));
+    let forward = || Ok((backend.rope_forward(&rope, &q, sequences)?, backend.rope_forward(&rope, &k, sequences)?));
     table.add(Place::Rotary, "rotary q, k forward", work, setting.calls.parts.heads, forward)?;
-    let backward = || Ok((rope.backward(&q, sequences)?, rope.backward(&k, sequences)?));
+    let backward = || Ok((backend.rope_backward(&rope, &q, sequences)?, backend.rope_backward(&rope, &k, sequences)?));
     table.add(Place::RotaryBackward, "rotary q, k backward", work, setting.calls.layers, backward)
 }
 
@@ -80,37 +80,37 @@ fn time_residual(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (tokens, d) = (setting.case.tokens, setting.case.shape.hidden);
     let make = || setting.inputs.matrix((tokens, d), setting.dtype);
     let (a, b) = (make()?, make()?);
-    let one_by_one = setting.products == Products::WrittenOut;
+    let one_by_one = setting.backend.matmul() == MatmulBackend::Dequantized;
     let runs = |module| {
         if one_by_one && !setting.adapted(&[module]).is_empty() { setting.calls.forward(module) } else { 0 }
     };
     let (work, calls) = (Work::Bytes(3.0 * setting.bytes(tokens * d)), runs(M::OProj) + runs(M::DownProj));
-    table.add(Place::Residual, "residual add", work, calls, || Ok(rows::add(&a, &b)?))
+    table.add(Place::Residual, "residual add", work, calls, || Ok(setting.backend.add(&a, &b)?))
 }
 
 fn time_gated(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (tokens, f) = (setting.case.tokens, setting.case.shape.ffn);
     let make = || setting.inputs.matrix((tokens, f), setting.dtype);
-    // As products leave them: bf16 rows where a CPU multiplies in strips.
+    // As products leave them: bf16 rows where a CPU multiplies panel by panel.
     let (g, e, dh) = (on(setting, make()?)?, on(setting, make()?)?, on(setting, make()?)?);
-    let each = match setting.products {
-        Products::Strips(_) => (2 * tokens * f) as f64,
+    let each = match setting.backend.matmul() {
+        MatmulBackend::Panels(_) => (2 * tokens * f) as f64,
         _ => setting.bytes(tokens * f),
     };
     let calls = &setting.calls;
     // Made again for the adapter of the down projection.
     let again = if setting.adapted(&[M::DownProj]).is_empty() { 0 } else { calls.layers };
-    let forward = || Ok(swiglu::forward(&g, &e)?);
+    let forward = || Ok(setting.backend.swiglu_forward(&g, &e)?);
     table.add(Place::Gated, "SwiGLU forward", Work::Bytes(3.0 * each), calls.parts.down + again, forward)?;
-    let backward = || Ok(swiglu::backward(&dh, &g, &e)?);
+    let backward = || Ok(setting.backend.swiglu_backward(&dh, &g, &e)?);
     table.add(Place::GatedBackward, "SwiGLU backward", Work::Bytes(5.0 * each), calls.layers, backward)
 }
 
 /// `x` as a product would leave it for other operations.
 fn on(setting: &Setting<'_>, x: Tensor) -> Result<Activations> {
-    if !matches!(setting.products, Products::Strips(_)) {
+    if !matches!(setting.backend.matmul(), MatmulBackend::Panels(_)) {
         return Ok(x.into());
     }
     let ones = Tensor::ones(x.dim(1)?, x.dtype(), x.device())?;
-    Ok(rms_norm::forward_on(&x, &ones, 1e-5, setting.products)?.0)
+    Ok(setting.backend.rms_norm_forward_on(&x, &ones, 1e-5)?.0)
 }

@@ -12,15 +12,17 @@ mod projections;
 mod table;
 mod update;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device};
 use qlora_config::{TargetModule, TrainingConfig};
-use qlora_kernels::{Products, Sequences, Span};
+use qlora_kernels::{Backend, Sequences, Span};
 use qlora_planner::{MemoryPolicy, ModelShape};
 
 use self::calls::Calls;
 use self::inputs::Inputs;
 use self::table::Table;
-use crate::{Result, device};
+use crate::Result;
 
 pub use self::table::Timing;
 
@@ -35,16 +37,15 @@ pub struct Case<'a> {
     pub tokens: usize,
     /// Tokens of a sequence.
     pub length: usize,
-    /// The attention that the run chose on a GPU.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU of CUDA has a choice"))]
-    pub attention: Option<&'a str>,
+    /// What the run computes with.
+    pub backend: &'a Arc<dyn Backend>,
 }
 
 /// A case, and what follows from it.
 struct Setting<'a> {
     case: Case<'a>,
     dtype: DType,
-    products: Products,
+    backend: Arc<dyn Backend>,
     calls: Calls,
     /// Lengths of the packed sequences.
     lengths: Vec<usize>,
@@ -54,14 +55,14 @@ struct Setting<'a> {
 
 impl<'a> Setting<'a> {
     fn new(case: Case<'a>) -> Result<Self> {
-        let products = device::products(case.config.model.compute, case.device);
+        let backend = case.backend.clone();
         let mut lengths = vec![case.length; case.tokens / case.length];
         lengths.extend((!case.tokens.is_multiple_of(case.length)).then_some(case.tokens % case.length));
         Ok(Self {
-            dtype: device::compute_dtype(case.device),
-            products,
-            calls: Calls::new(&case, products),
-            sequences: Sequences::new(&Span::packed(&lengths), case.device)?,
+            dtype: backend.dtype(),
+            calls: Calls::new(&case, backend.matmul()),
+            sequences: backend.sequences(&Span::packed(&lengths))?,
+            backend,
             lengths,
             inputs: Inputs::new(case.device),
             case,

@@ -2,8 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use qlora_config::{Quantization, TargetModule as M};
-use qlora_kernels::ops::lora::{self, Lowering};
-use qlora_kernels::{Activations, DropoutKey, Matrix, Nf4Tensor, Products, Term};
+use qlora_kernels::{Activations, DropoutKey, LoraBackwardInput, LoraInput, MatmulBackend, Matrix, Nf4Tensor, Term};
 use qlora_planner::held;
 
 use super::Setting;
@@ -77,25 +76,27 @@ fn time_modules(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group, mod
 
 /// Quantization and back; gives the matrix that the products take.
 fn time_matrix(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group, modules: &[M]) -> Result<Weight> {
-    let (model, device, dtype) = (&setting.case.config.model, setting.case.device, setting.dtype);
+    let (model, backend, dtype) = (&setting.case.config.model, &*setting.backend, setting.dtype);
     let shape = setting.case.shape.projection(modules[0]);
     let plain = setting.inputs.bounded(shape, DType::BF16, WEIGHTS)?;
     if held(model) != Quantization::Nf4 {
         return Ok(Weight::Tensor(if dtype == DType::BF16 { plain } else { plain.to_dtype(dtype)? }));
     }
     let elements = (shape.0 * shape.1) as f64;
-    let quantize = || Ok(Nf4Tensor::quantise_matrix(&plain, model.block_size, model.double_quant, device)?);
+    let quantize = || Ok(backend.quantize(&plain, model.block_size, model.double_quant)?);
     let codes = quantize()?;
     let held = codes.bytes() as f64;
     table.add(Place::Load, format!("{} quantize", label(modules)), Work::Bytes(2.0 * elements + held), 0, quantize)?;
     let work = Work::Bytes(held + elements * dtype.size_in_bytes() as f64);
     for &module in modules {
         let name = format!("{} dequantize", label(&[module]));
-        table.add(group.forward, name, work, setting.calls.dequantized(module), || Ok(codes.dequantise(dtype)?))?;
+        table.add(group.forward, name, work, setting.calls.dequantized(module), || {
+            Ok(backend.dequantize(&codes, dtype)?)
+        })?;
     }
-    Ok(match setting.products {
-        Products::Strips(_) => Weight::Codes(codes),
-        _ => Weight::Tensor(codes.dequantise(dtype)?),
+    Ok(match backend.matmul() {
+        MatmulBackend::Panels(_) => Weight::Codes(codes),
+        _ => Weight::Tensor(backend.dequantize(&codes, dtype)?),
     })
 }
 
@@ -107,7 +108,7 @@ fn time_forward(
     (x, w): (&Activations, &dyn Matrix),
 ) -> Result<()> {
     let (n, k) = w.shape();
-    let (tokens, products) = (setting.case.tokens, setting.products);
+    let (tokens, backend) = (setting.case.tokens, &*setting.backend);
     let adapted = !setting.adapted(modules).is_empty();
     let residual = matches!(modules[0], M::OProj | M::DownProj);
     let base = residual.then(|| setting.inputs.matrix((tokens, n), setting.dtype)).transpose()?;
@@ -122,9 +123,9 @@ fn time_forward(
     let sums = if adapted { k + rank } else { k };
     let work = Work::Flops(2.0 * (tokens * n * sums) as f64);
     if group.forward == Place::Gates {
-        return table.add(group.forward, name, work, calls, || Ok(products.forward_on(&terms)?));
+        return table.add(group.forward, name, work, calls, || Ok(backend.matmul_forward_on(&terms)?));
     }
-    table.add(group.forward, name, work, calls, || Ok(products.forward(&terms, base.as_ref())?))
+    table.add(group.forward, name, work, calls, || Ok(backend.matmul_forward(&terms, base.as_ref())?))
 }
 
 fn time_backward(
@@ -135,22 +136,22 @@ fn time_backward(
     (dy, w): (&Activations, &dyn Matrix),
 ) -> Result<()> {
     let (n, k) = w.shape();
-    let (tokens, products, layers) = (setting.case.tokens, setting.products, setting.calls.layers);
+    let (tokens, backend, layers) = (setting.case.tokens, &*setting.backend, setting.calls.layers);
     let (name, place) = (format!("{} product backward", label(modules)), group.backward);
     let work = 2.0 * (tokens * n * k) as f64;
     let term = Term { x: dy, w, scale: 1.0 };
     if group.backward == Place::GatesBackward {
         // One sum: the second product is added to the first.
-        let run = || Ok(products.backward(&[term, term], None)?);
+        let run = || Ok(backend.matmul_backward(&[term, term], None)?);
         return table.add(place, name, Work::Flops(2.0 * work), layers, run);
     }
     let onto = !setting.adapted(group.modules).is_empty() || group.modules.len() > 1;
     let base = onto.then(|| setting.inputs.matrix((tokens, k), setting.dtype)).transpose()?;
     let calls = modules.len() * layers;
     if group.backward == Place::DownBackward && base.is_none() {
-        return table.add(place, name, Work::Flops(work), calls, || Ok(products.backward_on(&[term])?));
+        return table.add(place, name, Work::Flops(work), calls, || Ok(backend.matmul_backward_on(&[term])?));
     }
-    table.add(place, name, Work::Flops(work), calls, || Ok(products.backward(&[term], base.as_ref())?))
+    table.add(place, name, Work::Flops(work), calls, || Ok(backend.matmul_backward(&[term], base.as_ref())?))
 }
 
 /// dU and dB: products as narrow as the rank, which the rows of the output limit.
@@ -163,16 +164,16 @@ fn time_updates(
 ) -> Result<()> {
     let adapted = setting.adapted(modules);
     let Some(&module) = adapted.first() else { return Ok(()) };
-    let (lora, tokens, products) = (&setting.case.config.lora, setting.case.tokens, setting.products);
+    let (lora, tokens, backend) = (&setting.case.config.lora, setting.case.tokens, &*setting.backend);
     let (n, rank, scale) = (setting.case.shape.projection(module).0, lora.r, lora.scale());
     let u = Activations::from(setting.inputs.matrix((tokens, rank), setting.dtype)?);
     let b = setting.inputs.bounded((n, rank), DType::F32, WEIGHTS)?;
     let (name, runs) = (label(&adapted), adapted.len());
     let work = Work::Bytes(setting.bytes(tokens * (n + rank)) + (4 * n * rank) as f64);
     let calls = runs * setting.calls.layers;
-    let du = || Ok(products.backward(&[Term { x: dy, w: &b, scale }], None)?);
+    let du = || Ok(backend.matmul_backward(&[Term { x: dy, w: &b, scale }], None)?);
     table.add(group.backward, format!("{name} adapter, dU = dy B"), work, calls, du)?;
-    let db = || Ok(products.outer(dy, &u, scale)?);
+    let db = || Ok(backend.weight_gradient(dy, &u, scale)?);
     table.add(group.backward, format!("{name} adapter, dB = dy^T u"), work, calls, db)
 }
 
@@ -180,7 +181,7 @@ fn time_updates(
 fn time_adapters(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group) -> Result<()> {
     let adapted = setting.adapted(group.modules);
     let Some(&first) = adapted.first() else { return Ok(()) };
-    let (lora, tokens, products) = (&setting.case.config.lora, setting.case.tokens, setting.products);
+    let (lora, tokens, backend) = (&setting.case.config.lora, setting.case.tokens, &*setting.backend);
     let (k, rank, layers) = (setting.case.shape.projection(first).1, lora.r, setting.calls.layers);
     let x = Activations::from(setting.inputs.matrix((tokens, k), setting.dtype)?);
     let mut factors = Vec::new();
@@ -191,17 +192,18 @@ fn time_adapters(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group) ->
         let du = Activations::from(setting.inputs.matrix((tokens, rank), setting.dtype)?);
         factors.push((a, (lora.dropout > 0.0).then_some(key), du));
     }
-    let lowerings: Vec<_> = factors.iter().map(|(a, mask, _)| Lowering { a, mask: *mask }).collect();
+    let inputs: Vec<_> = factors.iter().map(|(a, mask, _)| LoraInput { a, mask: *mask }).collect();
     let name = label(&adapted);
     let read = setting.bytes(tokens * k) + (4 * adapted.len() * rank * k) as f64;
-    let forward = || Ok(lora::forward(products, &x, &lowerings)?);
+    let forward = || Ok(backend.lora_forward(&x, &inputs)?);
     // The down projection's is made again on the way back, those of the others are kept.
     let calls = if group.backward == Place::DownBackward { 2 * layers } else { layers };
     table.add(group.forward, format!("{name} adapters forward, u = x A^T"), Work::Bytes(read), calls, forward)?;
-    let pulls: Vec<_> = lowerings.iter().copied().zip(factors.iter().map(|(_, _, du)| du)).collect();
+    let backward_inputs: Vec<_> =
+        inputs.iter().zip(&factors).map(|(&adapter, (_, _, du))| LoraBackwardInput { adapter, du }).collect();
     let masked = lora.dropout > 0.0;
     let written = if masked { setting.bytes(tokens * k) } else { 0.0 };
-    let backward = || Ok(lora::backward(products, &x, &pulls)?);
+    let backward = || Ok(backend.lora_backward(&x, &backward_inputs)?);
     table.add(
         group.backward,
         format!("{name} adapters backward, dA"),
@@ -215,5 +217,7 @@ fn time_adapters(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group) ->
     // Without masks du A is a product of the sum dx.
     let terms: Vec<_> = factors.iter().map(|(a, _, du)| Term { x: du, w: a as &dyn Matrix, scale: 1.0 }).collect();
     let work = Work::Bytes(setting.bytes(tokens * k * (2 * terms.len() - 1)));
-    table.add(group.backward, format!("{name} adapters, dU A"), work, layers, || Ok(products.backward(&terms, None)?))
+    table.add(group.backward, format!("{name} adapters, dU A"), work, layers, || {
+        Ok(backend.matmul_backward(&terms, None)?)
+    })
 }

@@ -18,14 +18,15 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let adapters = Adapters::initialise(&case.config.lora, case.shape, case.config.training.seed, case.device)?;
     let gradients = gradients(&adapters, setting)?;
     let parameters = adapters.parameters();
-    let norm = || gradients.norm();
+    let backend = &*setting.backend;
+    let norm = || gradients.norm(backend);
     table.add(Place::Update, "gradient norm", Work::Bytes((4 * parameters) as f64), 1, norm)?;
     let norm = norm()?;
     for (name, form, bytes) in
         [("AdamW, f32 moments", OptimizerKind::Adamw, FULL), ("AdamW, 8-bit moments", OptimizerKind::Adamw8bit, CODED)]
     {
         let optimizer = Optimizer::new(&adapters, form)?;
-        let run = || optimizer.updated(&adapters, &gradients, &norm, 1e-4, &case.config.training);
+        let run = || optimizer.updated(backend, &adapters, &gradients, &norm, 1e-4, &case.config.training);
         let calls = usize::from(case.config.training.optimizer == form);
         table.add(Place::Update, name, Work::Bytes((bytes * parameters) as f64), calls, run)?;
     }

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{ModelConfig, Quantization, TargetModule};
+use qlora_kernels::Backend;
 
 use super::{Checkpoint, Folder, Ggml, Source};
 use crate::lora::Site;
@@ -16,10 +17,11 @@ impl Checkpoint {
         layer: usize,
         module: TargetModule,
         model: &ModelConfig,
-        device: &Device,
+        backend: &dyn Backend,
     ) -> Result<Box<dyn FrozenWeight>> {
+        let device = backend.device();
         match &self.source {
-            Source::HuggingFace(folder) => folder.projection(layer, module, model, device),
+            Source::HuggingFace(folder) => folder.projection(layer, module, model, backend),
             Source::Gguf(ggml) => {
                 if model.quantization == Quantization::Nf4 {
                     return Err(Error::Model {
@@ -33,13 +35,13 @@ impl Checkpoint {
                 let weight = self.gguf_projection(ggml, layer, module, if stays { device } else { &Device::Cpu })?;
                 let fault =
                     |fault: &str| Error::Model { path: self.files.path.clone(), fault: fault.into(), help: ENLARGED };
-                if stays { Ok(weight) } else { requantise(weight, model, device, fault) }
+                if stays { Ok(weight) } else { requantise(weight, model, backend, fault) }
             }
             Source::Random(weights) => {
                 let weight = weights.projection(layer, module, self.files.shape.projection(module))?;
                 let fault =
                     |fault: &str| Error::Model { path: self.files.path.clone(), fault: fault.into(), help: ENLARGED };
-                requantise(Box::new(Plain(weight)), model, device, fault)
+                requantise(Box::new(Plain(weight)), model, backend, fault)
             }
         }
     }
@@ -91,19 +93,20 @@ impl Checkpoint {
     }
 
     /// The embedding [V, D].
-    pub fn embedding(&self, device: &Device) -> Result<Box<dyn FrozenWeight>> {
-        self.table("model.embed_tokens.weight", "token_embd.weight", device)
+    pub fn embedding(&self, backend: &dyn Backend) -> Result<Box<dyn FrozenWeight>> {
+        self.table("model.embed_tokens.weight", "token_embd.weight", backend)
     }
 
     /// The output layer [V, D], or none where the embedding serves as such.
-    pub fn head(&self, device: &Device) -> Result<Option<Box<dyn FrozenWeight>>> {
+    pub fn head(&self, backend: &dyn Backend) -> Result<Option<Box<dyn FrozenWeight>>> {
         if self.files.shape.tied_embeddings {
             return Ok(None);
         }
-        self.table("lm_head.weight", "output.weight", device).map(Some)
+        self.table("lm_head.weight", "output.weight", backend).map(Some)
     }
 
-    fn table(&self, folder_name: &str, gguf_name: &str, device: &Device) -> Result<Box<dyn FrozenWeight>> {
+    fn table(&self, folder_name: &str, gguf_name: &str, backend: &dyn Backend) -> Result<Box<dyn FrozenWeight>> {
+        let device = backend.device();
         let table: Box<dyn FrozenWeight> = match &self.source {
             Source::HuggingFace(folder) => Box::new(Plain(folder.shards.native(folder_name, &Device::Cpu)?)),
             Source::Gguf(ggml) => Box::new(Gguf(ggml.file.read(gguf_name, &Device::Cpu)?)),
@@ -117,7 +120,8 @@ impl Checkpoint {
             return Ok(table);
         }
         // A GPU multiplies with the output layer many times a step, in one element type.
-        Ok(Box::new(Plain(table.written_out(crate::device::compute_dtype(device))?.to_device(device)?)))
+        let table = qlora_kernels::backend::host().dequantize(&*table, backend.dtype())?;
+        Ok(Box::new(Plain(table.to_device(device)?)))
     }
 }
 
@@ -127,18 +131,18 @@ impl Folder {
         layer: usize,
         module: TargetModule,
         model: &ModelConfig,
-        device: &Device,
+        backend: &dyn Backend,
     ) -> Result<Box<dyn FrozenWeight>> {
         let parent = if (module as usize) < TargetModule::GateProj as usize { "self_attn" } else { "mlp" };
         let name = format!("model.layers.{layer}.{parent}.{}.weight", module.name());
         if bnb::is_quantised(&self.shards, &name) {
-            return Ok(Box::new(bnb::read(&self.shards, &name, device)?));
+            return Ok(Box::new(bnb::read(&self.shards, &name, backend.device())?));
         }
         if model.quantization == Quantization::Gguf {
             return Err(self.shards.fault(&name, "is not of a GGUF file; set model.quantization: nf4"));
         }
         let fault = |fault: &str| self.shards.fault(&name, &format!("{fault}; {ENLARGED}"));
-        requantise(Box::new(Plain(self.shards.native(&name, &Device::Cpu)?)), model, device, fault)
+        requantise(Box::new(Plain(self.shards.native(&name, &Device::Cpu)?)), model, backend, fault)
     }
 }
 
@@ -149,17 +153,18 @@ const ENLARGED: &str = "set model.double_quant: false or model.quantization: non
 fn requantise(
     weight: Box<dyn FrozenWeight>,
     model: &ModelConfig,
-    device: &Device,
+    backend: &dyn Backend,
     fault: impl FnOnce(&str) -> Error,
 ) -> Result<Box<dyn FrozenWeight>> {
     let matrix = match model.quantization {
         Quantization::Gguf => return Ok(weight),
         Quantization::None => {
-            return Ok(Box::new(Plain(weight.written_out(crate::device::compute_dtype(device))?.to_device(device)?)));
+            let weight = qlora_kernels::backend::host().dequantize(&*weight, backend.dtype())?;
+            return Ok(Box::new(Plain(weight.to_device(backend.device())?)));
         }
         Quantization::Nf4 | Quantization::Auto => weight.as_stored()?,
     };
-    match bnb::quantise(&matrix, model, device)? {
+    match bnb::quantise(&matrix, model, backend)? {
         Some(matrix) => Ok(Box::new(matrix)),
         None => Err(fault(bnb::BEYOND)),
     }

@@ -1,0 +1,158 @@
+//! Products of `f32` activations with a frozen matrix in bf16, summed in `f32`.
+//!
+//! The frozen matrix is never written out whole: a task unpacks one strip of it, as wide as the kernel's tile, into
+//! panels that stay in the cache, and runs all rows of the activations over it. Panels have the layout that both
+//! kinds of hardware want (pairs along the summed dimension side by side): AMX tiles ([`amx`]) where the processor
+//! has them, AVX512-BF16 dot products ([`avx512`]) where it has only those, multiplications in `f32` of what was widened
+//! on AVX2 (`avx2`) and NEON (`neon`), and plain code ([`portable`]) elsewhere, which is the reference form and slow.
+//! Every sum has a fixed order that does not depend on the number of threads.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::instructions::Session;
+use super::target::Target;
+use super::term::Term;
+use super::{few, panels};
+use crate::types::instructions::Instructions;
+use crate::types::rows::{self, BLOCK, Block, Line, Rows, STEP};
+
+/// Steps that a kernel takes before it goes on to the next rows: this much of a panel stays in the first-level cache.
+const CHUNK: usize = 8;
+/// Columns of a strip in the backward product, so that whole cache lines of a packed matrix are read.
+const STRIP: usize = 64;
+
+/// What a thread keeps between tasks.
+#[derive(Default)]
+struct Scratch {
+    strip: Vec<Line>,
+    panel: Vec<Line>,
+    blocks: Vec<Block>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// `y` [M, N] = `base` + the sum of `x` [M, K] `w`^T over the terms, whose matrices are [N, K] each with a K of
+/// its own.
+pub(crate) fn forward(terms: &[Term<'_>], base: Option<&[f32]>, y: &mut [f32], instructions: Instructions) {
+    let (m, n) = ends(terms, |(n, k)| (k, n));
+    multiply_forward(terms, &Target::floats(y, base, m, n), instructions);
+}
+
+/// [`forward`] in bf16.
+pub(crate) fn forward_rows(terms: &[Term<'_>], instructions: Instructions) -> Rows {
+    let (m, n) = ends(terms, |(n, k)| (k, n));
+    let mut y = Rows::unwritten(m, n);
+    multiply_forward(terms, &Target::rows(&mut y), instructions);
+    y
+}
+
+/// `dx` [M, K] = `base` + the sum of `x` [M, N] `w` over the terms, whose matrices are [N, K] each with an N of
+/// its own.
+pub(crate) fn backward(terms: &[Term<'_>], base: Option<&[f32]>, dx: &mut [f32], instructions: Instructions) {
+    let (m, k) = ends(terms, |(n, k)| (n, k));
+    multiply_backward(terms, &Target::floats(dx, base, m, k), instructions);
+}
+
+/// [`backward`] in bf16.
+pub(crate) fn backward_rows(terms: &[Term<'_>], instructions: Instructions) -> Rows {
+    let (m, k) = ends(terms, |(n, k)| (n, k));
+    let mut dx = Rows::unwritten(m, k);
+    multiply_backward(terms, &Target::rows(&mut dx), instructions);
+    dx
+}
+
+/// Rows and columns of the result; `order` puts the sides of a matrix as (summed, of the result).
+///
+/// # Panics
+/// There are no terms, or their sizes do not fit together.
+fn ends(terms: &[Term<'_>], order: impl Fn((usize, usize)) -> (usize, usize)) -> (usize, usize) {
+    let (m, width) = (terms[0].x.rows, order(terms[0].w.shape()).1);
+    for Term { x, w } in terms {
+        assert_eq!((x.rows, (x.width, width)), (m, order(w.shape())), "a term of another size");
+    }
+    (m, width)
+}
+
+fn multiply_forward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instructions) {
+    let n = target.width;
+    (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
+        let columns = task * BLOCK..((task + 1) * BLOCK).min(n);
+        SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
+            if target.rows <= few::FEW {
+                return target.store(&few::block(terms, columns.clone(), strip), 0, &columns);
+            }
+            let panel = rows::room(panel, terms.iter().map(|term| term.x.steps * BLOCK).sum());
+            let mut rest = &mut *panel;
+            for Term { x, w } in terms {
+                let strip = rows::room(strip, BLOCK * x.steps);
+                // Rows that are missing make columns that are not stored; columns that are missing are summed over.
+                if !x.width.is_multiple_of(STEP) {
+                    strip.fill(rows::ZERO);
+                }
+                w.unpack(columns.clone(), 0..x.width, rows::elements(strip), x.steps * STEP);
+                let (own, others) = rest.split_at_mut(x.steps * BLOCK);
+                panels::transposed(strip, x.steps, own);
+                rest = others;
+            }
+            run(terms, panel, blocks, columns, target, instructions);
+        });
+    });
+}
+
+fn multiply_backward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instructions) {
+    let k = target.width;
+    let grain = terms.iter().map(|term| term.w.grain()).max().unwrap_or(1);
+    let width = STRIP.next_multiple_of(grain);
+    (0..k.div_ceil(width)).into_par_iter().for_each(|task| {
+        let cols = task * width..((task + 1) * width).min(k);
+        SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
+            let steps: usize = terms.iter().map(|term| term.x.steps).sum();
+            let strip = rows::room(strip, steps * width);
+            let mut out = rows::elements(strip);
+            for Term { x, w } in terms {
+                let (own, rest) = out.split_at_mut(x.steps * STEP * width);
+                own[x.width * width..].fill(0);
+                w.unpack(0..x.width, cols.clone(), own, width);
+                out = rest;
+            }
+            let panel = rows::room(panel, steps * BLOCK);
+            for start in (0..cols.len()).step_by(BLOCK) {
+                panels::interleaved(strip, width, start, panel);
+                let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
+                run(terms, panel, blocks, part, target, instructions);
+            }
+        });
+    });
+}
+
+/// All rows of all terms times one panel.
+fn run(
+    terms: &[Term<'_>],
+    panel: &[Line],
+    blocks: &mut Vec<Block>,
+    cols: Range<usize>,
+    target: &Target<'_>,
+    instructions: Instructions,
+) {
+    let session = Session::open(instructions);
+    blocks.resize(target.rows.div_ceil(BLOCK), [0f32; BLOCK * BLOCK]);
+    let mut done = 0;
+    for Term { x, .. } in terms {
+        for start in (0..x.steps).step_by(CHUNK) {
+            let length = CHUNK.min(x.steps - start);
+            for (i, block) in blocks.iter_mut().enumerate() {
+                let rows = &x.block(i * BLOCK)[start..];
+                session.multiply(rows, x.steps, &panel[done * BLOCK..], length, block, done > 0);
+            }
+            done += length;
+        }
+    }
+    for (i, block) in blocks.iter().enumerate() {
+        target.store(block, i * BLOCK, &cols);
+    }
+}

@@ -1,0 +1,17 @@
+//! Devices, and the code that computes on each: chosen once, when a backend is opened.
+//!
+//! `reference` is right on every device and what the others are held against; `cpu`, `cuda` and `metal` are native.
+//! This file is the only one above them that knows what the program is built with.
+
+mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod devices;
+mod metal;
+mod open;
+mod operations;
+mod reference;
+
+pub use devices::{HAS_METAL, cudnn_version, load_cuda_libraries, open_cuda};
+pub use open::{host, on_instructions, open, reference};
+pub use operations::{AttentionGrads, AttentionOutput, Backend, Communicator};

@@ -1,0 +1,16 @@
+//! Every operation in candle's operations, right on every device: what native forms are held against, and what a
+//! backend takes where it has none.
+
+pub(crate) mod adamw;
+pub(crate) mod attention;
+pub(crate) mod backend;
+pub(crate) mod cross_entropy;
+pub(crate) mod dropout;
+pub(crate) mod lora;
+pub(crate) mod matmul;
+pub(crate) mod nf4;
+pub(crate) mod noise;
+pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod rows;
+pub(crate) mod swiglu;
