@@ -1,0 +1,45 @@
+//! Attention over packed sequences, with and without a window, and with keys from before.
+
+use qlora_kernels::{AttentionSaved, AttentionShape, Span};
+
+use crate::fixture::{Mat, on_every};
+use crate::oracle;
+
+fn agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) {
+    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim, window };
+    let (m, keys) = (spans.iter().map(|s| s.q.len()).sum(), spans.iter().map(|s| s.k.len()).sum());
+    let q = Mat::random(m, 6 * head_dim, 1, 2.0);
+    let [k, v] = [2, 3].map(|seed| Mat::random(keys, 2 * head_dim, seed, 1.0));
+    let d_o = Mat::random(m, 6 * head_dim, 4, 1.0);
+    let wanted = oracle::attention([&q, &k, &v, &d_o], &shape, spans);
+    on_every(|subject| {
+        let (backend, sequences) = (&subject.backend, subject.backend.sequences(spans)?);
+        let [q, k, v, d_o] = [&q, &k, &v, &d_o].map(|t| subject.tensor(t));
+        let (o, lse) = backend.attention_forward((&q, &k, &v), &shape, &sequences)?;
+        subject.close("O", &o, &wanted.o);
+        let saved = AttentionSaved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+        let (dq, dk, dv) = backend.attention_backward(&d_o, &saved, &shape, &sequences)?;
+        subject.close("dQ", &dq, &wanted.dq);
+        subject.close("dK", &dk, &wanted.dk);
+        subject.close("dV", &dv, &wanted.dv);
+        Ok(())
+    });
+}
+
+#[test]
+fn of_packed_sequences() {
+    agrees(16, None, &Span::packed(&[1, 7, 131, 2]));
+    agrees(64, None, &Span::packed(&[33]));
+}
+
+#[test]
+fn with_a_window() {
+    agrees(16, Some(5), &Span::packed(&[3, 70]));
+    agrees(32, Some(2), &Span::packed(&[40]));
+}
+
+#[test]
+fn with_keys_from_before() {
+    agrees(16, None, &[Span { q: 0..5, k: 0..90 }]);
+    agrees(32, Some(40), &[Span { q: 0..70, k: 0..171 }]);
+}

@@ -1,0 +1,127 @@
+//! Operations whose elements or rows stand for themselves.
+
+use candle_core::{DType, Device, Tensor};
+use qlora_kernels::{Activations, Backend, DropoutKey, RopeTable, Span};
+
+use crate::fixture::{Mat, on_every};
+use crate::oracle;
+
+#[test]
+fn rms_norm() {
+    for (m, d) in [(1, 9), (7, 53), (3, 1100)] {
+        let [x, dy, base] = [1, 2, 3].map(|seed| Mat::random(m, d, seed, 1.0));
+        let w = Mat::random(1, d, 4, 1.0);
+        let (y, rstd) = oracle::rms_norm(&x, &w, 1e-5);
+        let dx = oracle::rms_norm_backward(&dy, &x, &w, &rstd);
+        on_every(|subject| {
+            let backend = &subject.backend;
+            let [tx, tdy, tbase] = [&x, &dy, &base].map(|t| subject.tensor(t));
+            let tw = subject.tensor(&w).squeeze(0)?;
+            let (ty, trstd) = backend.rms_norm_forward(&tx, &tw, 1e-5)?;
+            subject.close("y", &ty, &y);
+            subject.close("rstd", &trstd, &rstd);
+            let (on, rstd_on) = backend.rms_norm_forward_on(&tx, &tw, 1e-5)?;
+            subject.close("y for products", on.tensor()?, &y);
+            subject.close("rstd for products", &rstd_on, &rstd);
+            subject.close("dx", &backend.rms_norm_backward(&tdy, &tx, &tw, &trstd, None)?, &dx);
+            let onto = backend.rms_norm_backward(&tdy, &tx, &tw, &trstd, Some(&tbase))?;
+            subject.close("base + dx", &onto, &dx.plus(&base));
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn swiglu() {
+    let (g, up, dh) = (Mat::random(5, 37, 1, 6.0), Mat::random(5, 37, 2, 1.0), Mat::random(5, 37, 3, 1.0));
+    let (h, (dg, dup)) = (oracle::swiglu(&g, &up), oracle::swiglu_backward(&dh, &g, &up));
+    on_every(|subject| {
+        let backend = &subject.backend;
+        let [tg, tup, tdh] = [&g, &up, &dh].map(|t| Activations::from(subject.tensor(t)));
+        subject.close("h", backend.swiglu_forward(&tg, &tup)?.tensor()?, &h);
+        let (found_dg, found_dup) = backend.swiglu_backward(&tdh, &tg, &tup)?;
+        subject.close("dg", found_dg.tensor()?, &dg);
+        subject.close("dup", found_dup.tensor()?, &dup);
+        let (over_dg, over_dup) = backend.swiglu_backward_over(tdh, &tg, &tup)?;
+        subject.close("dg over dh", over_dg.tensor()?, &dg);
+        subject.close("dup over dh", over_dup.tensor()?, &dup);
+        Ok(())
+    });
+}
+
+#[test]
+fn rope() {
+    let mut spans = Span::packed(&[3, 2]);
+    spans.push(Span { q: 5..6, k: 5..45 });
+    let positions = [0, 1, 2, 0, 1, 39];
+    // Pair by pair, and eight pairs at a time.
+    for half in [6, 24] {
+        let frequencies: Vec<f32> = (0..half).map(|i| 0.8f32.powi(i)).collect();
+        let x = Mat::random(6, 3 * 2 * half as usize, 7, 1.0);
+        on_every(|subject| {
+            let backend = &subject.backend;
+            let table = RopeTable::new(&frequencies, 40, backend.device())?;
+            let (rows, tx) = (backend.sequences(&spans)?, subject.tensor(&x));
+            assert_eq!(rows.positions(), positions);
+            let wanted = |sign| oracle::rope(&x, &positions, &frequencies, sign);
+            subject.close("forward", &backend.rope_forward(&table, &tx, &rows)?, &wanted(1.0));
+            subject.close("backward", &backend.rope_backward(&table, &tx, &rows)?, &wanted(-1.0));
+            Ok(())
+        });
+    }
+}
+
+/// All backends draw one mask.
+#[test]
+fn dropout() {
+    let (ones, x, base) = (Mat::new(9, 37, |_, _| 1.0), Mat::random(9, 37, 1, 1.0), Mat::random(9, 37, 2, 1.0));
+    let key = DropoutKey { seed: 0x1234_5678_9abc, step: 9, projection: 77, first_token: 3, probability: 0.3 };
+    let mask = |backend: &dyn Backend, ones: Tensor| {
+        let masked = backend.dropout(&ones.into(), &key)?;
+        masked.tensor()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
+    };
+    let reference = qlora_kernels::backend::reference(&Device::Cpu, DType::F32);
+    let drawn = mask(&*reference, Tensor::ones((9, 37), DType::F32, &Device::Cpu).expect("ones"));
+    let drawn = drawn.expect("a mask");
+    assert!(drawn.contains(&0.0) && drawn.iter().all(|&f| f == 0.0 || (f - 1.0 / 0.7).abs() < 1e-6));
+    let kept = Mat::new(9, 37, |i, j| f64::from(drawn[i * 37 + j]));
+    on_every(|subject| {
+        let backend = &subject.backend;
+        let found = mask(&**backend, subject.tensor(&ones))?;
+        assert!(found.iter().zip(&drawn).all(|(a, b)| (*a == 0.0) == (*b == 0.0)), "{}", subject.name);
+        let wanted = x.map2(&kept, |x, f| x * f);
+        let tx = subject.tensor(&x);
+        subject.close("masked", backend.dropout(&(&tx).into(), &key)?.tensor()?, &wanted);
+        let onto = backend.add_dropout(&tx, &key, Some(&subject.tensor(&base)))?;
+        subject.close("base + masked", &onto, &wanted.plus(&base));
+        Ok(())
+    });
+}
+
+#[test]
+fn rows_and_sums() {
+    let (table, ids) = (Mat::random(19, 33, 1, 1.0), [3u32, 18, 0]);
+    let picked = Mat::new(3, 33, |i, j| table.at(ids[i] as usize, j));
+    let place = |i: usize| ids.iter().position(|&id| id as usize == i);
+    let scattered = Mat::new(19, 33, |i, j| place(i).map_or(0.0, |row| picked.at(row, j)));
+    on_every(|subject| {
+        let (backend, t) = (&subject.backend, subject.tensor(&table));
+        let ids = Tensor::new(&ids, backend.device())?;
+        let rows = backend.gather_rows(&t, &ids)?;
+        subject.close("gather", &rows, &picked);
+        subject.close("scatter", &backend.scatter_rows(&rows, &ids, 19)?, &scattered);
+        let both = Mat::new(22, 33, |i, j| if i < 3 { picked.at(i, j) } else { table.at(i - 3, j) });
+        subject.close("append", &backend.append_rows(&rows, &t)?, &both);
+        subject.close("add", &backend.add(&t, &t)?, &table.scaled(2.0));
+        let wide = subject.tensor_of(&table, DType::F32);
+        subject.close("concat", &backend.concat(&[&wide, &wide])?, &Mat::new(38, 33, |i, j| table.at(i % 19, j)));
+        let cast = backend.cast(&wide, DType::BF16)?;
+        assert_eq!(cast.dtype(), DType::BF16);
+        subject.close("cast", &cast, &table);
+        let mut offloaded = backend.offload(&t)?;
+        offloaded.release()?;
+        offloaded.prefetch()?;
+        subject.close("offload", &offloaded.take()?, &table);
+        Ok(())
+    });
+}

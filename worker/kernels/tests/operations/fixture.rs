@@ -1,0 +1,122 @@
+//! The backends, numbers on them, and how close two matrices are.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use qlora_kernels::types::options::{Compute, Options};
+use qlora_kernels::{Backend, Instructions, Result, backend};
+
+/// A matrix in `f64`, whose elements bf16 has too where it is an input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mat {
+    pub rows: usize,
+    pub cols: usize,
+    pub data: Vec<f64>,
+}
+
+impl Mat {
+    pub fn new(rows: usize, cols: usize, mut element: impl FnMut(usize, usize) -> f64) -> Self {
+        let data = (0..rows * cols).map(|i| element(i / cols, i % cols)).collect();
+        Self { rows, cols, data }
+    }
+
+    /// Uniform in about -`size` to `size`, in steps that bf16 has.
+    pub fn random(rows: usize, cols: usize, seed: u64, size: f64) -> Self {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        Self::new(rows, cols, |_, _| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let value = size * ((state >> 40) as f64 / (1u64 << 23) as f64 - 1.0);
+            f64::from(half::bf16::from_f64(value).to_f32())
+        })
+    }
+
+    pub fn at(&self, row: usize, col: usize) -> f64 {
+        self.data[row * self.cols + col]
+    }
+
+    pub fn t(&self) -> Self {
+        Self::new(self.cols, self.rows, |i, j| self.at(j, i))
+    }
+
+    pub fn times(&self, other: &Self) -> Self {
+        assert_eq!(self.cols, other.rows);
+        Self::new(self.rows, other.cols, |i, j| (0..self.cols).map(|k| self.at(i, k) * other.at(k, j)).sum())
+    }
+
+    pub fn map2(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        assert_eq!((self.rows, self.cols), (other.rows, other.cols));
+        Self::new(self.rows, self.cols, |i, j| f(self.at(i, j), other.at(i, j)))
+    }
+
+    pub fn plus(&self, other: &Self) -> Self {
+        self.map2(other, |a, b| a + b)
+    }
+
+    pub fn scaled(&self, factor: f64) -> Self {
+        Self::new(self.rows, self.cols, |i, j| factor * self.at(i, j))
+    }
+}
+
+/// A backend, and how exact it is.
+pub struct Subject {
+    pub name: String,
+    pub backend: Arc<dyn Backend>,
+    /// The largest error over the largest value.
+    pub tolerance: f64,
+}
+
+impl Subject {
+    fn new(name: impl Into<String>, backend: Arc<dyn Backend>, tolerance: f64) -> Self {
+        Self { name: name.into(), backend, tolerance }
+    }
+
+    /// In the element type of activations.
+    pub fn tensor(&self, values: &Mat) -> Tensor {
+        self.tensor_of(values, self.backend.dtype())
+    }
+
+    pub fn tensor_of(&self, values: &Mat, dtype: DType) -> Tensor {
+        let floats: Vec<f32> = values.data.iter().map(|&value| value as f32).collect();
+        let tensor = Tensor::from_vec(floats, (values.rows, values.cols), &Device::Cpu);
+        tensor.and_then(|t| t.to_dtype(dtype)?.to_device(self.backend.device())).expect("a tensor")
+    }
+
+    #[track_caller]
+    pub fn close(&self, what: &str, found: &Tensor, wanted: &Mat) {
+        let values = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let found = values(found).expect("numbers");
+        assert_eq!(found.len(), wanted.data.len(), "{what} on {}", self.name);
+        let top = wanted.data.iter().fold(1e-30f64, |top, v| top.max(v.abs()));
+        let errors = found.iter().zip(&wanted.data).map(|(&a, b)| (f64::from(a) - b).abs() / top);
+        let worst = errors.fold(0f64, |worst, error| if error.is_finite() { worst.max(error) } else { f64::INFINITY });
+        assert!(worst <= self.tolerance, "{what} on {}: {worst:.1e} above {:.1e}", self.name, self.tolerance);
+    }
+}
+
+/// Every backend that opens here.
+pub fn subjects() -> Vec<Subject> {
+    let f32_products = Options { compute: Compute::F32, ..Options::default() };
+    let mut subjects = vec![
+        Subject::new("the reference forms", backend::reference(&Device::Cpu, DType::F32), 1e-5),
+        Subject::new("a CPU in f32", backend::open(&Device::Cpu, &f32_products).expect("a CPU"), 1e-5),
+    ];
+    let in_bf16 = |how: Instructions| Subject::new(how.words(), backend::on_instructions(how), 1e-2);
+    subjects.extend(Instructions::all().map(in_bf16));
+    if let Ok(device) = backend::open_cuda(0) {
+        let gpu = backend::open(&device, &Options::default()).expect("a GPU");
+        subjects.push(Subject::new("a GPU of CUDA", gpu, 2e-2));
+    }
+    assert!(subjects.len() >= 3);
+    subjects
+}
+
+/// Runs the body of a test on every backend.
+pub fn on_every(body: impl Fn(&Subject) -> Result<()>) {
+    for subject in subjects() {
+        if let Err(fault) = body(&subject) {
+            panic!("on {}: {fault}", subject.name)
+        }
+    }
+}

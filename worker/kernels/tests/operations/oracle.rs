@@ -1,0 +1,102 @@
+//! Operations in `f64`, written as their formulas are.
+
+use qlora_kernels::{AttentionShape, Span};
+
+use crate::fixture::Mat;
+
+/// y, and rstd [M, 1].
+pub fn rms_norm(x: &Mat, w: &Mat, epsilon: f64) -> (Mat, Mat) {
+    let mean = |i: usize| (0..x.cols).map(|j| x.at(i, j).powi(2)).sum::<f64>() / x.cols as f64;
+    let rstd = Mat::new(x.rows, 1, |i, _| 1.0 / (mean(i) + epsilon).sqrt());
+    (Mat::new(x.rows, x.cols, |i, j| x.at(i, j) * rstd.at(i, 0) * w.at(0, j)), rstd)
+}
+
+pub fn rms_norm_backward(dy: &Mat, x: &Mat, w: &Mat, rstd: &Mat) -> Mat {
+    let t = |i: usize, j: usize| dy.at(i, j) * w.at(0, j);
+    let mean = |i: usize| (0..x.cols).map(|j| t(i, j) * x.at(i, j)).sum::<f64>() / x.cols as f64;
+    Mat::new(x.rows, x.cols, |i, j| rstd.at(i, 0) * (t(i, j) - x.at(i, j) * rstd.at(i, 0).powi(2) * mean(i)))
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+pub fn swiglu(g: &Mat, up: &Mat) -> Mat {
+    g.map2(up, |g, up| g * sigmoid(g) * up)
+}
+
+/// (dg, dup).
+pub fn swiglu_backward(dh: &Mat, g: &Mat, up: &Mat) -> (Mat, Mat) {
+    let slope = |g: f64| sigmoid(g) * (1.0 + g * (1.0 - sigmoid(g)));
+    let dg = Mat::new(g.rows, g.cols, |i, j| dh.at(i, j) * up.at(i, j) * slope(g.at(i, j)));
+    (dg, dh.map2(g, |dh, g| dh * g * sigmoid(g)))
+}
+
+/// Rotates the heads of `x` by `sign` times the angle of each pair.
+pub fn rope(x: &Mat, positions: &[u32], frequencies: &[f32], sign: f64) -> Mat {
+    let half = frequencies.len();
+    Mat::new(x.rows, x.cols, |i, j| {
+        let (head, at) = (j / (2 * half) * 2 * half, j % (2 * half));
+        let angle = sign * f64::from(positions[i] as f32 * frequencies[at % half]);
+        let (a, b) = (x.at(i, head + at % half), x.at(i, head + at % half + half));
+        if at < half { a * angle.cos() - b * angle.sin() } else { b * angle.cos() + a * angle.sin() }
+    })
+}
+
+/// O and, of a gradient of it, dQ, dK and dV.
+pub struct Attention {
+    pub o: Mat,
+    pub dq: Mat,
+    pub dk: Mat,
+    pub dv: Mat,
+}
+
+pub fn attention([q, k, v, d_o]: [&Mat; 4], shape: &AttentionShape, spans: &[Span]) -> Attention {
+    let zeros = |like: &Mat| Mat::new(like.rows, like.cols, |_, _| 0.0);
+    let mut found = Attention { o: zeros(q), dq: zeros(q), dk: zeros(k), dv: zeros(v) };
+    let (e, scale) = (shape.head_dim, 1.0 / (shape.head_dim as f64).sqrt());
+    for span in spans {
+        for head in 0..shape.heads {
+            let group = head / (shape.heads / shape.kv_heads);
+            for i in 0..span.q.len() {
+                let (row, keys) = (span.q.start + i, span.visible(i, shape.window));
+                let dot = |a: &Mat, ra: usize, ha: usize, b: &Mat, rb: usize, hb: usize| {
+                    (0..e).map(|c| a.at(ra, ha * e + c) * b.at(rb, hb * e + c)).sum::<f64>()
+                };
+                let scores: Vec<f64> =
+                    keys.clone().map(|j| scale * dot(q, row, head, k, span.k.start + j, group)).collect();
+                let top = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+                let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                let p: Vec<f64> = scores.iter().map(|s| (s - top).exp() / total).collect();
+                let dp: Vec<f64> = keys.clone().map(|j| dot(d_o, row, head, v, span.k.start + j, group)).collect();
+                let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                for (n, j) in keys.enumerate() {
+                    let key = span.k.start + j;
+                    let ds = p[n] * (dp[n] - delta) * scale;
+                    for c in 0..e {
+                        let (at_q, at_k) = (row * q.cols + head * e + c, key * k.cols + group * e + c);
+                        found.o.data[at_q] += p[n] * v.data[at_k];
+                        found.dq.data[at_q] += ds * k.data[at_k];
+                        found.dk.data[at_k] += ds * q.data[at_q];
+                        found.dv.data[at_k] += p[n] * d_o.data[at_q];
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The sum of losses, and its gradient with respect to the logits.
+pub fn cross_entropy(logits: &Mat, targets: &[u32]) -> (f64, Mat) {
+    let mut sum = 0.0;
+    let mut grad = logits.clone();
+    for (row, &target) in grad.data.chunks_mut(logits.cols).zip(targets) {
+        let top = row.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+        let total: f64 = row.iter().map(|l| (l - top).exp()).sum();
+        sum += top + total.ln() - row[target as usize];
+        row.iter_mut().for_each(|l| *l = (*l - top).exp() / total);
+        row[target as usize] -= 1.0;
+    }
+    (sum, grad)
+}
