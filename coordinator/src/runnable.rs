@@ -3,15 +3,29 @@
 //! `qlora-ctl` says the same earlier and with the place in the file; other clients submit as well. What a worker alone can
 //! know passes: a path, a repository of the hub.
 
-use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, quantized_twice};
-use qlora_planner::{catalogue, find};
+use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, quantized_twice, unlikely_template};
+use qlora_planner::{beyond_positions, catalogue, find};
 
 /// # Errors
 /// Every reason why no worker could run `config`.
 pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
     let mut faults = Vec::new();
     faults.extend(quantized_once(config).err().into_iter().flat_map(|errors| errors.0));
-    faults.extend(unknown_base(config.model.base.as_deref().unwrap_or_default()));
+    let base = config.model.base.as_deref().unwrap_or_default();
+    faults.extend(unknown_base(base));
+    let known = find(base);
+    faults.extend(known.as_ref().and_then(|entry| beyond_positions(&entry.shape, config)).map(|message| Diagnostic {
+        code: "Q0103",
+        message,
+        place: None,
+        help: Some("lower data.max_seq_len".into()),
+    }));
+    faults.extend(unlikely_template(&config.data.template, known.is_some()).map(|help| Diagnostic {
+        code: "Q0103",
+        message: format!("`data.template` is `{}`, which is no template", config.data.template.escape_debug()),
+        place: None,
+        help: Some(help),
+    }));
     if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
 }
 
@@ -62,6 +76,18 @@ mod tests {
         for base in ["llama-3.1-8b-instruct", "me/mine", "/models/own", "./own", "own.gguf", "OWN.GGUF"] {
             assert_eq!(refused(base, &[]), "", "{base}");
         }
+    }
+
+    #[test]
+    fn templates_of_other_tools_and_lengths_beyond_the_model_are_refused() {
+        let known = "llama-3.1-8b-instruct";
+        for (base, template) in [(known, "llama3"), (known, "own"), ("me/mine", "chatml")] {
+            let said = refused(base, &[&format!("data.template={template}")]);
+            assert!(said.contains("Q0103") && said.contains(template) && said.contains("chatml-tools"), "{said}");
+        }
+        assert_eq!(refused("me/mine", &["data.template=own"]), "", "a worker may know it");
+        let said = refused(known, &["data.max_seq_len=200000"]);
+        assert!(said.contains("200000") && said.contains("131072"), "{said}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub enum StoreError {
     Unreadable { what: String, fault: String },
     #[error("{what} cannot be written as JSON: {source}")]
     Unwritable { what: String, source: serde_json::Error },
-    #[error("there is no configuration {name} revision {revision}")]
+    #[error("there is no configuration {name}{}", if *revision == 0 { String::new() } else { format!(" revision {revision}") })]
     NoConfig { name: String, revision: u64 },
 }
 

@@ -26,8 +26,8 @@ use super::stopping::{Stopping, Stops, Urgency, told_to};
 use super::vitals::Vitals;
 use crate::child::Line;
 
-/// How long a child may take to break its step off, save and stop before it is ended. The loss over a large vocabulary is not
-/// broken off, and takes up to a minute on a slow processor.
+/// How long a child may take to break its step off, save and stop before it is ended. A chunk of the loss over a large
+/// vocabulary takes seconds on a slow CPU, and what is saved may be gigabytes on a slow disk.
 const STOP_PATIENCE: Duration = Duration::from_secs(100);
 
 /// The task behind an [`Attempt`](super::attempt::Attempt).

@@ -93,8 +93,10 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Config { .. } => "Q0103",
-            Self::Data(_) | Self::Encode(_) | Self::NoRow { .. } => "Q0203",
             Self::Template(_) => "Q0204",
+            Self::Data(e) if e.is_of_template() => "Q0204",
+            Self::Encode(e) if e.is_of_template() => "Q0204",
+            Self::Data(_) | Self::Encode(_) | Self::NoRow { .. } => "Q0203",
             Self::Device { .. } => "Q0303",
             Self::Stopped => "Q0503",
             Self::Model { .. } | Self::Tensor { .. } | Self::Vocabulary { .. } | Self::Positions { .. } => "Q0511",
@@ -193,7 +195,18 @@ mod tests {
     fn faults_of_one_kind_have_one_code() {
         let path = std::path::PathBuf::from("m");
         let io = |kind: std::io::ErrorKind| Error::Io { path: path.clone(), source: kind.into() };
+        let row = |source: qlora_data::EncodeError| {
+            Error::Data(qlora_data::DatasetError::Encode {
+                place: qlora_data::rows::Place { file: "f".into(), line: 3 },
+                source,
+            })
+        };
+        let lost = qlora_data::Lost { index: 1, how: qlora_data::Loss::LeftOut("the answer".into()) };
         for (error, code) in [
+            (row(lost.clone().into()), "Q0204"),
+            (row(qlora_data::TemplateError::Unclear { index: 1 }.into()), "Q0204"),
+            (row(qlora_data::EncodeError::Dropped('x')), "Q0203"),
+            (Error::Encode(lost.into()), "Q0204"),
             (Error::Model { path: path.clone(), fault: "x".into(), help: "y" }, "Q0511"),
             (Error::Unsupported { path: path.clone(), fault: "x".into(), help: "y" }, "Q0518"),
             (Error::Tensor { path: path.clone(), tensor: "t".into(), fault: "x".into() }, "Q0511"),

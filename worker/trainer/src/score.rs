@@ -15,6 +15,7 @@ use crate::generate::{Generation, answer, end_ids, end_of_turn};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::report::{Event, Phase, Reporter, Wish};
+use crate::stop::StopSignal;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, adapter, any_number, device};
 
@@ -122,6 +123,12 @@ impl Answerer {
     /// The same on another day, which templates that write the date see.
     fn dated(self, date: &str) -> Result<Self> {
         Ok(Self { template: self.template.dated(date)?, ..self })
+    }
+
+    /// The same, which ends with [`Error::Stopped`] within a row once `stop` asks for it.
+    pub fn until(mut self, stop: StopSignal) -> Self {
+        self.decoder.stop = stop;
+        self
     }
 
     /// The likeliest answer to `conversation`.
@@ -257,7 +264,8 @@ impl Evaluation {
             template: config.data.template.clone(),
             max_new_tokens: ANSWER_TOKENS,
             device: config.resources.device,
-        })?;
+        })?
+        .until(reporter.stop_signal());
         if self.adapter.is_none() {
             answerer = answerer.dated(&config.data.template_date)?;
         }

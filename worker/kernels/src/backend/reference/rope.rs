@@ -7,7 +7,7 @@ use crate::types::rope::RopeTable;
 use crate::types::sequences::Sequences;
 
 pub(crate) fn forward(table: &RopeTable, x: &Tensor, sequences: &Sequences) -> Result<Tensor> {
-    rotate(table, x, sequences, |sin| Ok(sin))
+    rotate(table, x, sequences, Ok)
 }
 
 pub(crate) fn backward(table: &RopeTable, dy: &Tensor, sequences: &Sequences) -> Result<Tensor> {
