@@ -297,6 +297,7 @@ mod tests {
     use std::collections::HashSet;
 
     use qlora_config::Layers;
+    use qlora_kernels::types::forms::Operation;
     use qlora_planner::ModelShape;
 
     use super::*;
@@ -338,6 +339,10 @@ mod tests {
         let extent = Extent { length: 32, steps: Steps::Once, kernels: true };
         for set in [&[][..], &["lora.target_modules=all-linear", "lora.dropout=0"], &["model.compute=f32"]] {
             let figures = figures(3, extent, set)?;
+            let computed: Vec<_> = figures.operations.iter().map(|(operation, _)| operation).collect();
+            assert_eq!(computed, Operation::ALL);
+            let matmul = figures.operations.of(Operation::Matmul).map(ToString::to_string).unwrap_or_default();
+            assert_eq!(matmul.contains("reference"), set.contains(&"model.compute=f32"), "{matmul}");
             let names: HashSet<&str> = figures.kernels.iter().map(|row| row.name.as_str()).collect();
             assert_eq!(names.len(), figures.kernels.len(), "{:?}", figures.kernels);
             for row in &figures.kernels {

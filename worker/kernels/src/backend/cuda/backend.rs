@@ -83,6 +83,9 @@ impl Cuda {
             Operation::Matmul if self.is_bf16 => Form::native("cuBLASLt"),
             Operation::Matmul | Operation::CrossEntropy if !self.is_bf16 => Form::reference("compute: f32"),
             Operation::Lora => self.lora_form(),
+            Operation::Dequantize => {
+                Form::native("own kernels (NF4 to bf16; reference to f32 and in blocks of other than whole 32s)")
+            }
             _ => own(),
         }
     }
