@@ -26,9 +26,7 @@ impl Modules {
     /// # Panics
     /// The folder cannot be read.
     pub fn read(folder: &Path) -> Self {
-        let mut files = Vec::new();
-        collect(folder, &mut files);
-        let named = files.into_iter().filter_map(|file| {
+        let named = sources(folder).into_iter().filter_map(|file| {
             let module = module_of(file.strip_prefix(folder).expect("a file of the folder"))?;
             Some((module, fs::read_to_string(&file).expect("a source")))
         });
@@ -118,14 +116,20 @@ impl Modules {
     }
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+/// Every file of Rust in `folder` and below.
+///
+/// # Panics
+/// The folder cannot be read.
+pub fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder of sources").map(|entry| entry.expect("an entry").path()) {
         match entry.is_dir() {
-            true => collect(&entry, files),
+            true => files.extend(sources(&entry)),
             false if entry.extension().is_some_and(|ending| ending == "rs") => files.push(entry),
             false => {}
         }
     }
+    files
 }
 
 /// The module of a file; none of files that hold tests alone.

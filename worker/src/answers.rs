@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::console;
 use qlora_config::{Compute, DeviceKind, ModelConfig, Quantization};
 use qlora_proto::words::count;
-use qlora_trainer::score::{Answerer, Scores, Subject};
+use qlora_trainer::score::{Answerer, Subject};
+use qlora_trainer::scores::Scores;
 use serde_json::{Value, json};
 
 use crate::cli::{AgentArgs, GenerateArgs, ScoreArgs, SubjectArgs};

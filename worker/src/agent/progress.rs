@@ -6,7 +6,7 @@ use std::time::Instant;
 use qlora_proto::words::count;
 use qlora_proto::{LogLine, MetricPoint, Progress, Sample};
 use qlora_trainer::report::{Event, Phase, StepReport};
-use qlora_trainer::score::Scores;
+use qlora_trainer::scores::Scores;
 
 /// Share of the newest step in the running mean of seconds a step.
 const NEWEST: f64 = 0.1;

@@ -8,8 +8,7 @@ use qlora_kernels::types::options::{self as kernels, AttentionOptions, LoraOptio
 use qlora_kernels::{AttentionShape, Backend, Instructions, backend};
 use qlora_planner::{DeviceBudget, MemoryPolicy, ModelShape};
 
-use crate::error::is_out_of_memory;
-use crate::model::Decoder;
+use crate::error::first_line;
 use crate::{Error, Result};
 
 /// Opens the device of the given kind; [`DeviceKind::Any`] takes the fastest that this build and machine have.
@@ -124,31 +123,6 @@ pub fn kind(device: &Device) -> DeviceKind {
         Device::Cuda(_) => DeviceKind::Cuda,
         Device::Metal(_) => DeviceKind::Metal,
     }
-}
-
-/// Part of the planned memory that a run which did not fit is advised to stay within.
-const LESS: f64 = 0.85;
-
-/// A device's lack of memory, with changes that take less; other errors stay as they are.
-pub(crate) fn with_advice(e: Error, decoder: &Decoder, config: &TrainingConfig) -> Error {
-    let Error::Tensors(fault) = &e else { return e };
-    if !is_out_of_memory(fault) {
-        return e;
-    }
-    let kind = kind(&decoder.device);
-    let planned = qlora_planner::plan(&decoder.shape, config, kind).total();
-    let bytes = (planned as f64 * LESS / config.resources.memory_fraction) as u64;
-    let advice = match qlora_planner::fit(&decoder.shape, config, DeviceBudget { kind, bytes }) {
-        Err(refused) if !refused.suggestions.is_empty() => format!("set {}", refused.suggestions.join(", or ")),
-        _ => "take a GPU with more memory, or a smaller model".into(),
-    };
-    let advice = format!("{:.1} GiB were planned; {advice}", planned as f64 / (1u64 << 30) as f64);
-    Error::Memory { fault: first_line(&fault.to_string()), advice }
-}
-
-/// What candle's error says; the other lines are where in the program.
-fn first_line(fault: &str) -> String {
-    fault.lines().next().unwrap_or_default().to_owned()
 }
 
 /// What computes each operation on a device of the given kind, in a line.

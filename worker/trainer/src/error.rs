@@ -169,6 +169,11 @@ fn says_out_of_memory(text: &str) -> bool {
     OUT_OF_MEMORY.iter().any(|words| text.contains(words))
 }
 
+/// What candle's error says; the other lines are where in the program.
+pub(crate) fn first_line(fault: &str) -> String {
+    fault.lines().next().unwrap_or_default().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

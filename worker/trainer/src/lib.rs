@@ -11,6 +11,7 @@
 //! Shape letters are those of `qlora-kernels`.
 
 pub mod adapter;
+mod advice;
 mod any_number;
 pub mod bench;
 pub mod best;
@@ -29,6 +30,7 @@ pub mod proof;
 pub mod report;
 pub mod run;
 pub mod score;
+pub mod scores;
 pub mod step;
 pub mod stop;
 pub mod weights;

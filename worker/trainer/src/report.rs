@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::score::Scores;
+use crate::scores::Scores;
 use crate::stop::StopSignal;
 use crate::{Result, any_number};
 

@@ -8,16 +8,16 @@ use qlora_data::calls::{Grade, grade};
 use qlora_data::rows::Place;
 use qlora_data::{ChatTemplate, DatasetError, Example, Sample, encode_example};
 use qlora_planner::MemoryPolicy;
-use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
 use crate::generate::{Generation, answer, end_ids, end_of_turn};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::report::{Event, Phase, Reporter, Wish};
+use crate::scores::{CallScores, Scores};
 use crate::stop::StopSignal;
 use crate::weights::Checkpoint;
-use crate::{Error, Result, adapter, any_number, device};
+use crate::{Error, Result, adapter, device};
 
 /// A model with the text side that answers need.
 pub struct Answerer {
@@ -51,32 +51,6 @@ pub struct Scored<'a> {
     pub place: &'a Place,
     /// The model's answer and its grade, where calls were wanted.
     pub answer: Option<(&'a str, Grade)>,
-}
-
-/// Shares of the rows whose wanted answer makes calls.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct CallScores {
-    pub rows: usize,
-    pub valid_json: f64,
-    pub schema_valid: f64,
-    pub names_match: f64,
-    pub exact_match: f64,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Scores {
-    pub rows: usize,
-    /// Rows that have more tokens than the model has positions.
-    #[serde(default)]
-    pub left_out: usize,
-    /// Nats a token that is learnt from.
-    #[serde(with = "any_number")]
-    pub loss: f64,
-    #[serde(with = "any_number")]
-    pub perplexity: f64,
-    pub tokens: usize,
-    /// Absent where no row makes calls.
-    pub calls: Option<CallScores>,
 }
 
 impl Answerer {
@@ -215,19 +189,6 @@ fn template_of(subject: &Subject<'_>) -> Result<String> {
         _ => None,
     };
     Ok(own.unwrap_or_else(|| subject.template.clone()))
-}
-
-impl CallScores {
-    fn of(grades: &[Grade]) -> Self {
-        let share = |least: Grade| grades.iter().filter(|&&g| g >= least).count() as f64 / grades.len() as f64;
-        Self {
-            rows: grades.len(),
-            valid_json: share(Grade::Json),
-            schema_valid: share(Grade::Schema),
-            names_match: share(Grade::Names),
-            exact_match: share(Grade::Exact),
-        }
-    }
 }
 
 /// Tokens of an answer at the most, where nobody says otherwise.

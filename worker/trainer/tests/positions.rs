@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use qlora_config::DeviceKind;
-use qlora_trainer::score::{Answerer, Conversation, Scores, Subject};
+use qlora_trainer::score::{Answerer, Conversation, Subject};
+use qlora_trainer::scores::Scores;
 use serde_json::{Value, json};
 use toy::{config, model, tensors};
 

@@ -1,6 +1,7 @@
 //! LoRA adapters: which projections have one, their values, and gradients of the same shape.
 
 mod factors;
+mod pass;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, TargetModule};
@@ -10,9 +11,9 @@ use qlora_planner::ModelShape;
 
 use crate::Result;
 use crate::group::Group;
-use crate::model::AdapterPass;
 
 pub use factors::{FactorGrad, Factors, Magnitude, NAMES};
+pub use pass::AdapterPass;
 
 /// Where an adapter sits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -14,9 +14,9 @@ use qlora_kernels::types::offload::Offloaded;
 use qlora_kernels::{Activations, AttentionSaved, AttentionShape, Backend, RopeTable, Sequences};
 use qlora_planner::SavedActivations;
 
-use super::projection::{self, AdapterPass, Inner, Projection, Pull};
+use super::projection::{self, Inner, Projection, Pull};
 use crate::Result;
-use crate::lora::{Adapters, FactorGrad, Gradients, MaskPosition};
+use crate::lora::{AdapterPass, Adapters, FactorGrad, Gradients, MaskPosition};
 use crate::stop::StopSignal;
 
 /// Frozen weights of a block.

@@ -9,5 +9,5 @@ mod rope;
 
 pub use arch::{ConfigFault, shape_from_json};
 pub use decoder::{Batch, Decoder, Passed};
-pub use projection::{AdapterPass, Projection};
+pub use projection::Projection;
 pub(crate) use rope::inverse_frequencies;

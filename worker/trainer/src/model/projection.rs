@@ -8,10 +8,10 @@
 use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
-use qlora_kernels::{Activations, Backend, DropoutKey, LoraBackwardInput, LoraInput, Term};
+use qlora_kernels::{Activations, Backend, LoraBackwardInput, Term};
 
 use crate::Result;
-use crate::lora::{FactorGrad, Factors};
+use crate::lora::{AdapterPass, FactorGrad, Factors};
 use crate::weights::FrozenWeight;
 
 /// A frozen weight [out, in]; adapters are kept elsewhere and passed in.
@@ -19,16 +19,6 @@ pub struct Projection {
     weight: Box<dyn FrozenWeight>,
     /// |W|^2 [out], row by row, once it has been needed.
     squares: OnceLock<Tensor>,
-}
-
-/// The adapter of one projection in one pass.
-#[derive(Clone, Copy)]
-pub struct AdapterPass<'a> {
-    pub factors: &'a Factors,
-    /// See [`qlora_config::LoraConfig::scale`].
-    pub scale: f64,
-    /// The dropout mask; none outside training.
-    pub mask: Option<DropoutKey>,
 }
 
 /// What the forward pass of an adapter leaves for its backward pass.
@@ -43,21 +33,6 @@ impl Inner {
     /// Whether it is small, and enough to run the adapter again.
     pub fn is_small(&self) -> bool {
         self.unscaled.is_none()
-    }
-}
-
-impl<'a> AdapterPass<'a> {
-    fn input(&self) -> LoraInput<'a> {
-        LoraInput { a: &self.factors.a, mask: self.mask }
-    }
-
-    fn is_decomposed(&self) -> bool {
-        self.factors.magnitude.is_some()
-    }
-
-    /// s u B^T.
-    fn update<'u>(&'u self, u: &'u Activations) -> Term<'u> {
-        Term { x: u, w: &self.factors.b, scale: self.scale }
     }
 }
 
@@ -368,6 +343,8 @@ fn scaled_rows(rows: &Tensor, ratio: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};
+
+    use qlora_kernels::DropoutKey;
 
     use super::*;
     use crate::lora::Magnitude;

@@ -1,44 +1,23 @@
 //! A whole run: load, prove, evaluate, train, save.
 
 mod evaluate;
+mod inputs;
 mod prepare;
 mod room;
 mod save;
 mod session;
 
-use std::path::PathBuf;
-
-use qlora_config::{ResolvedConfig, TrainingConfig};
 use qlora_data::Batching;
 
 use crate::group::{self, Group};
 use crate::report::{Event, Phase, Reporter};
-use crate::{Result, device};
+use crate::{Result, advice};
 
+pub use self::inputs::Run;
 use self::prepare::Prepared;
 use self::session::Session;
 
-/// What a run works on; every path exists.
-#[derive(Debug, Clone)]
-pub struct Run {
-    pub config: ResolvedConfig,
-    /// A Hugging Face folder or a GGUF file.
-    pub model: PathBuf,
-    pub train: PathBuf,
-    pub eval: Option<PathBuf>,
-    /// Checkpoints and the final adapter go here.
-    pub output: PathBuf,
-    /// A checkpoint to go on from.
-    pub resume: Option<PathBuf>,
-    /// Where tokenised rows are kept for the next run; nowhere where there is none.
-    pub tokens: Option<PathBuf>,
-}
-
 impl Run {
-    fn config(&self) -> &TrainingConfig {
-        self.config.config()
-    }
-
     /// Trains to the end, together with the others of `group`, or until one of their reporters wishes otherwise.
     ///
     /// # Errors
@@ -48,7 +27,7 @@ impl Run {
         let stop = reporter.stop_signal().or(group.stop_signal());
         let prepared = Prepared::load(self, stop, reporter)?;
         let trained = self.train(&prepared, group, reporter);
-        trained.map_err(|e| device::with_advice(e, &prepared.decoder, self.config()))
+        trained.map_err(|e| advice::on_memory(e, &prepared.decoder, self.config()))
     }
 
     fn train(&self, prepared: &Prepared, group: &mut dyn Group, reporter: &mut dyn Reporter) -> Result<()> {
@@ -86,6 +65,8 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use qlora_config::Layers;
+
+    use std::path::PathBuf;
 
     use super::*;
 

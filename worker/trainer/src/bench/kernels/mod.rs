@@ -4,6 +4,7 @@
 
 mod attention;
 mod calls;
+mod case;
 mod ceilings;
 mod elements;
 mod inputs;
@@ -14,32 +15,17 @@ mod update;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
-use qlora_config::{TargetModule, TrainingConfig};
+use candle_core::DType;
+use qlora_config::TargetModule;
 use qlora_kernels::{Backend, Sequences, Span};
-use qlora_planner::{MemoryPolicy, ModelShape};
 
 use self::calls::Calls;
 use self::inputs::Inputs;
 use self::table::Table;
 use crate::Result;
 
+pub use self::case::Case;
 pub use self::table::Timing;
-
-/// The run whose operations are timed.
-#[derive(Clone, Copy)]
-pub struct Case<'a> {
-    pub shape: &'a ModelShape,
-    pub config: &'a TrainingConfig,
-    pub policy: &'a MemoryPolicy,
-    pub device: &'a Device,
-    /// M.
-    pub tokens: usize,
-    /// Tokens of a sequence.
-    pub length: usize,
-    /// What the run computes with.
-    pub backend: &'a Arc<dyn Backend>,
-}
 
 /// A case, and what follows from it.
 struct Setting<'a> {

@@ -12,8 +12,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{ModelWrapper, SplitDelimiterBehavior, Tokenizer};
 
+use super::keys::{Fault, Keys};
 use super::vocabulary::Vocabulary;
-use super::{Fault, Keys};
 
 /// The ways of cutting text that models supported here use, by the pattern of their pre-tokenizer, and llama.cpp's
 /// names for them (`src/llama-vocab.cpp`).

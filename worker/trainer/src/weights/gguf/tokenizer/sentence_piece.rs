@@ -19,8 +19,8 @@ use tokenizers::normalizers::replace::Replace;
 use tokenizers::normalizers::{NormalizerWrapper, Sequence as Normalizers};
 use tokenizers::processors::PostProcessorWrapper;
 
+use super::keys::{Fault, Keys};
 use super::vocabulary::{TokenType, Vocabulary};
-use super::{Fault, Keys};
 
 /// What stands for a space in a token.
 const SPACE: &str = "▁";

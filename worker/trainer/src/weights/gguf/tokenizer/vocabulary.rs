@@ -6,7 +6,7 @@ use candle_core::quantized::gguf_file::Value;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, AddedVocabulary, Tokenizer};
 
-use super::Keys;
+use super::keys::Keys;
 use crate::weights::gguf::header::as_number;
 
 /// Types of tokens in llama.cpp's `llama_token_type`.
