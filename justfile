@@ -37,7 +37,7 @@ emulated *ARGS:
     env "${for_cuda[@]}" cargo clippy --release "${with_cuda[@]}" --all-targets -- -D warnings
     worker/kernels/tests/emulated/build.sh "$library"
     env "${for_cuda[@]}" QLORA_EMULATED_GPU=1 LD_LIBRARY_PATH="$PWD/$library" \
-        cargo test --release "${with_cuda[@]}" --test device --test golden {{ARGS}}
+        cargo test --release "${with_cuda[@]}" --test device --test operations --test golden {{ARGS}}
 
 # Speed of training steps on this machine; `just bench --kernels` times every operation.
 bench *ARGS:

@@ -24,6 +24,9 @@ use crate::runnable::runnable;
 /// Log lines that are read at one time.
 const PAGE: u32 = 500;
 
+/// Characters of a file's name, at the most.
+const LONGEST_FILE_NAME: usize = 1_000;
+
 #[tonic::async_trait]
 impl<S: JobStore> JobService for Services<S> {
     type WatchStream = Streaming<Job>;
@@ -235,7 +238,15 @@ impl<S: JobStore> Services<S> {
         if !files.iter().any(|f| f.role == role) {
             return Err(CallError::Invalid(format!("the job has no file with the role {role}")));
         }
-        for file in &files {
+        for (i, file) in files.iter().enumerate() {
+            if files[..i].iter().any(|other| other.role == file.role) {
+                return Err(CallError::Invalid(format!("the job has two files with the role {}", file.role)));
+            }
+            if file.name.chars().count() > LONGEST_FILE_NAME || file.name.chars().any(char::is_control) {
+                let fault =
+                    format!("the file with the role {} has a name that is too long or not printable", file.role);
+                return Err(CallError::Invalid(fault));
+            }
             let stat = self.artifacts.stat(&Digest256::from_str(&file.digest)?).await?;
             if stat.damaged {
                 return Err(CallError::Invalid(format!(

@@ -63,6 +63,11 @@ impl Client {
         let Some(host) = endpoint.uri().host().filter(|host| !host.is_empty()) else {
             return Err(ConnectError::Address { address: address.into(), fault: "the host is missing".into() });
         };
+        if endpoint.uri().scheme_str() != Some("http") {
+            // Anything else would go over the wire as plain text, the token too.
+            let fault = "only http is spoken; put a tunnel or a proxy for TLS on both sides of the network";
+            return Err(ConnectError::Address { address: address.into(), fault: fault.into() });
+        }
         let port = port(address, endpoint.uri())
             .map_err(|fault| ConnectError::Address { address: address.into(), fault: fault.into() })?;
         let credentials = Credentials::new(token_file, host, port)?;
@@ -131,10 +136,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_names_its_port_and_one_that_is_none_is_refused_by_name() {
-        for address in ["127.0.0.1:7070", "host:1", "[::1]:7070", "http://host:7070", "http://proxy", "https://[::1]"] {
+        for address in ["127.0.0.1:7070", "host:1", "[::1]:7070", "http://host:7070", "http://proxy"] {
             assert!(Client::new(address, None).is_ok(), "{address}");
         }
         for (address, words) in [
+            ("https://host:7070", "only http is spoken"),
+            ("https://[::1]", "only http is spoken"),
             ("localhost", "the port is missing"),
             ("10.0.0.5", "the port is missing"),
             ("[::1]", "the port is missing"),

@@ -208,15 +208,20 @@ fn a_running_attempt_ends_where_another_coordinator_answers_and_goes_on_with_its
 #[test]
 fn a_failed_job_shows_the_code_of_its_failure_everywhere_and_after_a_restart() {
     let mut world = World::new(&[]);
-    let worker = world.worker("a", &[]);
     let config = world.config("training: {max_steps: 2}\nresources: {max_retries: 0}");
-    let empty = world.path("empty");
-    fs::create_dir_all(&empty).expect("a folder");
-    fs::copy(world.path("tiny/config.json"), empty.join("config.json")).expect("a copy");
+    let emptied = world.path("emptied");
+    fs::create_dir_all(&emptied).expect("a folder");
+    for entry in fs::read_dir(world.path("tiny")).expect("the model").map(|entry| entry.expect("an entry")) {
+        fs::copy(entry.path(), emptied.join(entry.file_name())).expect("a copy");
+    }
     let base = |path: &str| format!("model.base={path}");
-    let (empty, nowhere) = (base(&empty.to_string_lossy()), base("/nowhere/at/all"));
+    let set = (base(&emptied.to_string_lossy()), base("/nowhere/at/all"));
+    let broken =
+        [(world.submit(&config, &["--set", &set.0]), "Q0511"), (world.submit(&config, &["--set", &set.1]), "Q0302")];
+    // What submit has seen whole is not whole any more when a worker opens it.
+    fs::remove_file(emptied.join("model.safetensors")).expect("weights");
+    let worker = world.worker("a", &[]);
     let submit = |set: &str| world.submit(&config, &["--set", set]);
-    let broken = [(submit(&empty), "Q0511"), (submit(&nowhere), "Q0302")];
     let good = submit("training.seed=2");
     assert_eq!(world.ended(good)["reason_code"], Value::Null);
     let killed = submit("training.max_steps=100000");

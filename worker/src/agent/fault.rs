@@ -18,6 +18,9 @@ pub(super) enum Fault {
     Model(#[from] models::ModelError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// Its bytes are those that were submitted, so another try finds the same.
+    #[error("the {name} that was submitted cannot be unpacked: it is no tar archive of plain files and folders")]
+    Archive { name: String },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}", .0.reason)]
@@ -44,7 +47,9 @@ impl Fault {
 
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Config(_) | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
+            Self::Config(_) | Self::Archive { .. } | Self::Model(models::ModelError::Unknown { .. }) => {
+                Outcome::BadInput
+            }
             Self::Stopped(_) => Outcome::Stopped,
             fault if fault.is_full_disk() => Outcome::NoRoom,
             _ => Outcome::Failed,
@@ -56,6 +61,7 @@ impl Fault {
         match self {
             Self::Config(errors) => errors.0.first().map_or("Q0102", |first| first.code),
             Self::Stopped(_) | Self::Task(_) => "",
+            Self::Archive { .. } => "Q0512",
             fault if fault.is_full_disk() => "Q0607",
             Self::Model(_) => "Q0302",
             Self::Transfer(TransferError::Refused(_)) => "Q0403",

@@ -1,5 +1,6 @@
 //! What an attempt needs before its child starts: rows, checkpoint or adapter, and the model.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::work::Work;
 use crate::child::{Spec, Task};
 use crate::gang::Seat;
 use crate::models::{self, Progress as FetchProgress};
-use qlora_client::transfer::{self, unwatched};
+use qlora_client::transfer::{self, TransferError, unwatched};
 
 impl Work {
     /// Brings everything here that the child needs, and writes down what it should do.
@@ -84,7 +85,13 @@ impl Work {
         let archive = self.folder.join(format!("{name}.tar"));
         transfer::download(&self.client, digest, &archive, &unwatched).await?;
         let folder = self.folder.join(name);
-        qlora_client::unpack(&archive, &folder)?;
+        qlora_client::unpack(&archive, &folder).map_err(|fault| match fault {
+            TransferError::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => fault.into(),
+            other => {
+                tracing::warn!("{} cannot be unpacked: {other}", archive.display());
+                Fault::Archive { name: name.to_owned() }
+            }
+        })?;
         tokio::fs::remove_file(&archive).await.map_err(Fault::io(&archive))?;
         Ok(folder)
     }

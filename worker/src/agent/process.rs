@@ -10,6 +10,7 @@ use qlora_trainer::Blame;
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc;
 
 use super::exit_status::ExitStatus;
 use super::last_words::LastWords;
@@ -20,10 +21,14 @@ use crate::platform::nvidia::VISIBLE;
 /// Makes the allocator keep what a step gave back: the next step takes it again (22 % faster steps were measured).
 pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 
+/// Lines that wait for a child to read them.
+const UNREAD: usize = 64;
+
 /// A running child.
 pub struct Process {
     child: Child,
-    stdin: Option<ChildStdin>,
+    /// To the task that writes to the child, so that one which reads nothing keeps nobody waiting.
+    stdin: Option<mpsc::Sender<String>>,
     out: tokio::io::Lines<BufReader<ChildStdout>>,
     last_words: tokio::task::JoinHandle<LastWords>,
     /// Counts what the kernel ended for want of memory.
@@ -52,7 +57,11 @@ impl Process {
             .kill_on_drop(true)
             .spawn()?;
         let missing = || std::io::Error::other("the child has no pipes");
-        let stdin = child.stdin.take();
+        let stdin = child.stdin.take().map(|pipe| {
+            let (lines, unread) = mpsc::channel(UNREAD);
+            tokio::spawn(tell(pipe, unread));
+            lines
+        });
         let out = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
         let err = BufReader::new(child.stderr.take().ok_or_else(missing)?);
         let last_words = tokio::spawn(LastWords::of(err));
@@ -71,26 +80,26 @@ impl Process {
     }
 
     /// Asks the child to save and stop.
-    pub async fn ask_to_stop(&mut self) {
-        self.say("stop").await;
+    pub fn ask_to_stop(&self) {
+        self.say("stop".into());
     }
 
     /// Tells the child where the first of its gang is found.
-    pub async fn tell_meeting(&mut self, meeting: &Meeting) {
+    pub fn tell_meeting(&self, meeting: &Meeting) {
         if let Ok(text) = serde_json::to_string(meeting) {
-            self.say(&format!("{MEET}{text}")).await;
+            self.say(format!("{MEET}{text}"));
         }
     }
 
     /// Tells the child when to end by itself unless it hears of a later time: also where this process stands still.
-    pub async fn tell_lease(&mut self, left: Duration) {
-        self.say(&format!("{LEASE}{}", left.as_millis())).await;
+    pub fn tell_lease(&self, left: Duration) {
+        self.say(format!("{LEASE}{}", left.as_millis()));
     }
 
-    /// A child that is gone hears nothing; how it ended is told elsewhere.
-    async fn say(&mut self, line: &str) {
-        if let Some(stdin) = &mut self.stdin {
-            let _ = stdin.write_all(format!("{line}\n").as_bytes()).await;
+    /// A child that is gone, or has left so many lines unread, hears nothing; it is ended by its deadlines.
+    fn say(&self, line: String) {
+        if let Some(stdin) = &self.stdin {
+            let _ = stdin.try_send(line);
         }
     }
 
@@ -139,6 +148,15 @@ impl Process {
         }
         let message = format!("the training process ended with {how} {}", words.text());
         ExitStatus::of(Outcome::Failed, message.trim_end())
+    }
+}
+
+/// Writes lines to a child until nobody sends any more, or it is gone.
+async fn tell(mut pipe: ChildStdin, mut unread: mpsc::Receiver<String>) {
+    while let Some(line) = unread.recv().await {
+        if pipe.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -201,6 +219,28 @@ mod tests {
         let mut ours = child("exec sleep 600", more_ooms);
         ours.kill().await;
         assert_eq!(ours.judge(None).await.outcome, Outcome::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_reads_nothing_keeps_nobody_waiting_and_is_ended() {
+        let mut deaf = child("exec sleep 600", no_ooms);
+        // More than a pipe and all waiting lines hold.
+        for _ in 0..100_000 {
+            deaf.tell_lease(Duration::from_secs(3));
+        }
+        deaf.ask_to_stop();
+        deaf.kill().await;
+        assert_eq!(deaf.judge(None).await.outcome, Outcome::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_process_hears_what_it_is_told() {
+        let mut process = child("read a; read b; echo $a $b >&2; kill -9 $$", no_ooms);
+        process.tell_lease(Duration::from_millis(1500));
+        process.ask_to_stop();
+        while process.next().await.is_some() {}
+        let status = process.judge(None).await;
+        assert!(status.message.ends_with(&format!("{LEASE}1500 stop")), "{status:?}");
     }
 
     #[tokio::test]

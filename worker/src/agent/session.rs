@@ -45,6 +45,9 @@ const HOLD_LEAVING: Duration = Duration::from_secs(1);
 /// Wait between two tries while a lease runs out.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
+/// Until a coordinator is asked again that has said to stop.
+const STOP_AGAIN: Duration = Duration::from_millis(500);
+
 /// How long a training process on a GPU may say nothing, where the person says nothing else.
 const GPU_PATIENCE: u64 = 1800;
 
@@ -85,6 +88,8 @@ pub struct Session {
     loopback_only: bool,
     /// When the next exchange begins.
     not_before: Instant,
+    /// The last call was not answered.
+    away: bool,
     backoff: Backoff,
     /// When the first connection has to have come about.
     patient_until: Option<Instant>,
@@ -136,6 +141,7 @@ impl Session {
             registered: false,
             loopback_only: false,
             not_before: Instant::now(),
+            away: false,
             backoff: Backoff::default(),
             patient_until,
             refused_since: None,
@@ -203,7 +209,10 @@ impl Session {
                 self.registered = false;
             }
             Err(status) => {
-                tracing::warn!("the coordinator is away ({}); going on without it", status.message());
+                match std::mem::replace(&mut self.away, true) {
+                    false => tracing::warn!("the coordinator is away ({}); going on without it", status.message()),
+                    true => tracing::debug!("the coordinator is still away ({})", status.message()),
+                }
                 self.again_later();
             }
         }
@@ -214,6 +223,9 @@ impl Session {
         self.lease = Some(lease);
         self.leases.send_replace(Some(lease));
         self.backoff.reset();
+        if std::mem::take(&mut self.away) {
+            tracing::info!("the coordinator is back");
+        }
         self.not_before = Instant::now();
         self.leave_at = self.draining.then(|| Instant::now() + LEAVE);
     }
@@ -221,6 +233,7 @@ impl Session {
     fn again_later(&mut self) {
         // While there is something to lose, several tries fit into what is left of the lease.
         let left = self.attempt.as_ref().and(self.lease).map(|lease| lease.safe_until().since(Moment::now()));
+        let left = left.filter(|left| !left.is_zero());
         let longest = left.map_or(Duration::MAX, |left| (left / 8).max(SHORTEST_WAIT));
         self.not_before = Instant::now() + self.backoff.take().min(longest);
     }
@@ -298,6 +311,8 @@ impl Session {
             Some(Wanted::Stop(stop)) => {
                 let urgency = if stop.at_once { Urgency::AtOnce } else { Urgency::Save };
                 self.stop_attempt(Stopping { reason: stop.reason, urgency, resumes: false });
+                // It is said again at once, for as long as the attempt takes to save.
+                self.not_before = Instant::now() + STOP_AGAIN;
             }
             Some(Wanted::GoOn(_) | Wanted::Nothing(_)) | None => {}
         }

@@ -170,7 +170,7 @@ impl Work {
                         process.kill().await;
                         return Last::NothingToSave;
                     }
-                    process.ask_to_stop().await;
+                    process.ask_to_stop();
                     deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
                     continue;
                 }
@@ -185,12 +185,12 @@ impl Work {
                 Ok(()) = leases.changed() => {
                     let lease = *leases.borrow_and_update();
                     if let Some(lease) = lease {
-                        process.tell_lease(lease.ends().since(Moment::now())).await;
+                        process.tell_lease(lease.ends().since(Moment::now()));
                     }
                     continue;
                 }
                 Some(meeting) = meetings.recv() => {
-                    process.tell_meeting(&meeting).await;
+                    process.tell_meeting(&meeting);
                     continue;
                 }
             };

@@ -143,10 +143,13 @@ pub fn read_config(path: &Path) -> Result<String, CtlError> {
 
 /// What `NAME` or `NAME@REVISION` asks for.
 pub fn named(text: &str) -> Result<GetConfigRequest, CtlError> {
-    let (name, revision) = text.split_once('@').unwrap_or((text, "0"));
-    let revision = revision.parse().map_err(|_| CtlError::Usage {
-        message: format!("`{revision}` is no revision"),
-        help: "write NAME@NUMBER".into(),
+    // On the wire 0 asks for the newest.
+    let Some((name, written)) = text.split_once('@') else {
+        return Ok(GetConfigRequest { name: text.into(), revision: 0 });
+    };
+    let revision = written.parse().ok().filter(|&revision| revision > 0).ok_or_else(|| CtlError::Usage {
+        message: format!("`{written}` is no revision"),
+        help: "revisions count from 1; write NAME@NUMBER, or NAME for the newest".into(),
     })?;
     Ok(GetConfigRequest { name: name.into(), revision })
 }

@@ -16,7 +16,7 @@ missed=0
 
 copy() {
   rm -rf "$work/src" "$work/tests" "$work/built"
-  mkdir -p "$work/src" "$work/tests"
+  mkdir -p "$work/src/backend" "$work/tests"
   cp -r "$here/../../src/backend/cuda" "$work/src/backend/cuda"
   cp -r "$here" "$work/tests/emulated"
 }
