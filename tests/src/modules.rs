@@ -168,8 +168,7 @@ fn bare(text: &str) -> String {
 fn uses(text: &str) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     for declaration in text.split(';') {
-        let head = declaration.rsplit(['{', '}']).next_back().unwrap_or_default();
-        let Some(at) = declaration.find("use ").filter(|_| head.len() <= declaration.len()) else { continue };
+        let Some(at) = declaration.find("use ") else { continue };
         let (before, tree) = declaration.split_at(at);
         let last = before.lines().last().unwrap_or_default().trim();
         if last.is_empty() || last.starts_with("pub") {
