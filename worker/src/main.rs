@@ -15,6 +15,7 @@ mod measure;
 mod models;
 mod output;
 mod platform;
+mod signals;
 
 use std::process::ExitCode;
 

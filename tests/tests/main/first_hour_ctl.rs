@@ -76,8 +76,17 @@ fn ctrl_c_and_sigterm_end_a_command_that_follows_a_job_alike() {
 
 /// Whether the process has a handler for `signal`.
 pub fn catches(pid: u32, signal: Signal) -> bool {
+    has_in(pid, "SigCgt:", signal)
+}
+
+/// Whether the process ignores `signal`.
+pub fn ignores(pid: u32, signal: Signal) -> bool {
+    has_in(pid, "SigIgn:", signal)
+}
+
+fn has_in(pid: u32, mask: &str, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = status.lines().find_map(|line| line.strip_prefix(mask));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
     mask & (1 << (signal.as_raw() - 1)) != 0
 }

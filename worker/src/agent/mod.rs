@@ -21,7 +21,6 @@ mod process;
 mod progress;
 mod saved;
 mod session;
-mod signals;
 mod stopping;
 mod token_cache;
 mod upload;

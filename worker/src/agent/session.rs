@@ -11,6 +11,7 @@ use std::time::Duration;
 use qlora_proto::clock::Moment;
 use qlora_proto::synchronize_response::Wanted;
 use qlora_proto::{Assignment, DeviceClass, Platform, RegisterResponse, SynchronizeRequest, SynchronizeResponse};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
@@ -22,12 +23,12 @@ use super::delivery::Ending;
 use super::kept::Kept;
 use super::lease::{Lease, at, come};
 use super::peers::Peers;
-use super::signals::Signals;
 use super::stopping::{Stopping, Urgency};
 use crate::error::WorkerError;
 use crate::identity::Identity;
 use crate::models::Allowed;
 use crate::platform::{self, Faults};
+use crate::signals::Signals;
 use qlora_client::Client;
 use qlora_client::retry::{Backoff, Verdict, judge};
 
@@ -155,7 +156,8 @@ impl Session {
 
     /// Serves until a signal or, with `--once`, until one attempt has ended; first delivers what is kept of another.
     pub async fn run(mut self) -> Result<(), WorkerError> {
-        let mut signals = Signals::listen()?;
+        let mut signals =
+            Signals::listen(&[SignalKind::interrupt(), SignalKind::terminate()]).map_err(WorkerError::io("signals"))?;
         self.faults = platform::faults(&self.platform);
         loop {
             match self.turn(&mut signals).await {
