@@ -121,7 +121,8 @@ pub fn sweep(out: &Path) -> Begun {
     for path in entries.map(|entry| entry.path()) {
         let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(middle) = found.strip_prefix(&name).and_then(|rest| rest.strip_suffix(".partial")) else { continue };
-        if !(middle.is_empty() || middle.starts_with('.')) || claim::is_own(middle) {
+        // Other middles are of other names: `model.gguf` is no export to `model`. Versions before had none.
+        if !(middle.is_empty() || claim::is_formed(middle)) || claim::is_own(middle) {
             continue;
         }
         let list = if claim::remove_if_left(&path, middle) { &mut begun.removed } else { &mut begun.kept };

@@ -115,6 +115,27 @@ fn is_at(path: &Path, file: &File) -> bool {
     fs::symlink_metadata(path).ok().map(at).is_some_and(|there| file.metadata().ok().map(at) == Some(there))
 }
 
+/// Whether `middle`, what a name has between that of its target and its ending, is as [`Claim::new`] makes it, here or on
+/// another machine.
+pub(super) fn is_formed(middle: &str) -> bool {
+    let mut parts = middle.split('.');
+    let ("", Some(start), Some(process), Some(count), None) =
+        (parts.next().unwrap_or_default(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let Some((id, random)) = process.split_once('-') else { return false };
+    (start == UNLOCKED || is_hex(start, 12)) && is_number(id) && is_hex(random, 8) && is_number(count)
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Whether `middle`, what a name has between that of its target and its ending, is of this process.
 pub(super) fn is_own(middle: &str) -> bool {
     middle.split('.').nth(2) == Some(OWN.as_str())

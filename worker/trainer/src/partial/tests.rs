@@ -41,9 +41,8 @@ fn what_a_gone_process_left_is_removed_and_what_one_holds_is_not() {
 fn what_other_machines_and_versions_began_is_named_and_left() {
     let home = tempfile::tempdir().expect("a folder");
     let out = home.path().join("m");
-    let others =
-        ["m.000000000000.17-0badcafe.0.partial", "m.17-0badcafe.partial", "m.partial", "m.unlocked.1-2.0.partial"];
-    for name in others.iter().chain(&["m.gguf", "mm.1-2.partial", "m.1-2.partial.txt"]) {
+    let others = ["m.000000000000.17-0badcafe.0.partial", "m.partial", "m.unlocked.1-00000002.0.partial"];
+    for name in others.iter().chain(&["m.gguf", "m.unlocked.1-00000002.0.partial.txt"]) {
         fs::write(home.path().join(name), "half").expect("a file");
     }
     let own = Partial::folder(&out).expect("a folder");
@@ -51,6 +50,33 @@ fn what_other_machines_and_versions_began_is_named_and_left() {
     wanted.sort();
     assert_eq!(sweep(&out), Begun { removed: vec![], kept: wanted.to_vec() });
     assert!(own.path().exists());
+}
+
+#[test]
+fn what_is_begun_for_a_name_that_begins_alike_is_not_taken_for_ones_own() {
+    let home = tempfile::tempdir().expect("a folder");
+    let out = home.path().join("m");
+    let alike = of_another(&home.path().join("m.gguf")).expect("a start of the machine");
+    fs::write(&alike, "half").expect("a file");
+    for name in [
+        "mm.unlocked.1-00000002.0.partial",
+        "m.gguf.partial",
+        "m.gguf.unlocked.1-00000002.0.partial",
+        "m.7.unlocked.1-00000002.0.partial",
+        "m.unlocked.1-2.0.partial",
+        "m.unlocked.-00000002.0.partial",
+        "m.unlocked.1-00000002..partial",
+        "m.unlocked.1-00000002.partial",
+        "m.0000.1-00000002.0.partial",
+        "m.17-0badcafe.partial",
+    ] {
+        fs::write(home.path().join(name), "half").expect("a file");
+    }
+    let before = names(home.path());
+    assert_eq!(sweep(&out), Begun::default());
+    assert_eq!(names(home.path()), before);
+    // Whoever writes that name does see it.
+    assert_eq!(sweep(&home.path().join("m.gguf")).removed, [alike]);
 }
 
 #[test]
