@@ -57,11 +57,18 @@ impl Partial {
         self.claim.path()
     }
 
+    /// Makes what is written durable, with all files of a folder.
+    pub fn sync(&self) -> io::Result<()> {
+        sync(self.path())
+    }
+
     /// Gives what is complete its name, unless something has it already.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`], or the system refuses.
     pub fn publish(self) -> io::Result<()> {
+        // A name may outlive a power loss that content which is only in memory does not.
+        self.sync()?;
         let (from, out) = (self.claim.path(), &self.out);
         match renameat_with(CWD, from, CWD, out, RenameFlags::NOREPLACE) {
             Ok(()) => {}
@@ -76,6 +83,7 @@ impl Partial {
 
     /// Gives what is complete its name, in place of what had it.
     pub fn replace(self) -> io::Result<()> {
+        self.sync()?;
         fs::rename(self.claim.path(), &self.out)?;
         self.named()
     }
@@ -86,11 +94,20 @@ impl Partial {
     }
 }
 
+/// A file, or a folder after all that lies in it.
+fn sync(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            sync(&entry?.path())?;
+        }
+    }
+    fs::File::open(path)?.sync_all()
+}
+
 /// Writes the file `path` whole or not at all: `content` fills the file that it is given.
 pub fn write_with(path: &Path, content: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let partial = Partial::file(path)?;
     content(partial.path())?;
-    fs::File::open(partial.path())?.sync_all()?;
     partial.replace()
 }
 

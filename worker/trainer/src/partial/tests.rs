@@ -112,6 +112,25 @@ fn a_file_is_replaced_as_a_whole_by_several_writers_at_once() {
 }
 
 #[test]
+fn a_folder_is_made_durable_with_all_that_lies_in_it() {
+    let home = tempfile::tempdir().expect("a folder");
+    let out = home.path().join("m");
+    let folder = Partial::folder(&out).expect("a folder");
+    let inner = folder.path().join("templates");
+    fs::create_dir(&inner).expect("a folder");
+    fs::write(inner.join("tool.jinja"), "text").expect("a file");
+    fs::write(folder.path().join("config.json"), "{}").expect("a file");
+    folder.sync().expect("durable files");
+    folder.publish().expect("a free name");
+    assert_eq!(names(&out), ["config.json", "templates"]);
+    // What cannot be made durable does not get the name.
+    let folder = Partial::folder(&home.path().join("other")).expect("a folder");
+    std::os::unix::fs::symlink("nowhere", folder.path().join("config.json")).expect("a link");
+    assert_eq!(folder.publish().expect_err("a file that is not there").kind(), ErrorKind::NotFound);
+    assert_eq!(names(home.path()), ["m"]);
+}
+
+#[test]
 fn what_has_the_name_keeps_it_be_it_a_file_or_a_folder() {
     let home = tempfile::tempdir().expect("a folder");
     for is_folder in [false, true] {
