@@ -60,7 +60,7 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
     let bar = bar(as_json, "writing");
     let mut watch = watcher(&bar, interrupt::listen()?);
     let written = match &args.adapter {
-        Some(adapter) => export::convert_adapter(&model, adapter, &args.out),
+        Some(adapter) => export::convert_adapter(&model, adapter, &args.out, &mut watch),
         None => export::convert(&model, &args.out, &held(), element(args.element), &mut watch),
     };
     let written = written.map_err(ended(&args.out))?;

@@ -53,23 +53,41 @@ fn an_export_that_is_stopped_leaves_nothing() {
     let home = Home::new();
     let (base, adapter) = (home.base(&tensors()), home.adapter(None, 1.0));
     let before = home.names();
-    for (name, at) in
-        [("merged", 1), ("merged", 9), ("merged.gguf", 1), ("merged.gguf", 9), ("nf4", 5), ("whole.gguf", 5)]
-    {
+    for (name, at) in [
+        ("merged", 1),
+        ("merged", 9),
+        ("merged.gguf", 1),
+        ("merged.gguf", 9),
+        ("nf4", 5),
+        ("whole.gguf", 5),
+        ("alone.gguf", 1),
+    ] {
         let mut begun = Vec::new();
         let mut stop = |done, _| {
             begun = home.names();
             if done == at { Err(Error::Stopped) } else { Ok(()) }
         };
-        let (out, held) = (home.path(name), held_as("nf4"));
-        let ended = if name.starts_with("merged") {
-            export::merge(&base, &adapter, &out, Base::Original, &held, ElementType::F16, &mut stop).map(|_| ())
-        } else {
-            export::convert(&base, &out, &held, ElementType::F16, &mut stop).map(|_| ())
-        };
+        let ended = home.export(&base, &adapter, name, &mut stop);
         assert!(matches!(ended, Err(Error::Stopped)), "{name}: {ended:?}");
         assert_eq!(begun.len(), before.len() + 1, "{name}: nothing was begun");
         assert_eq!(home.names(), before, "{name}");
+    }
+}
+
+#[test]
+fn an_export_can_be_stopped_between_its_last_tensor_and_its_name() {
+    let home = Home::new();
+    let (base, adapter) = (home.base(&tensors()), home.adapter(None, 1.0));
+    let before = home.names();
+    for name in ["merged", "merged.gguf", "nf4", "whole.gguf", "alone.gguf"] {
+        let mut complete = 0;
+        let mut stop = |done: usize, of: usize| {
+            complete += usize::from(done == of);
+            if complete == 2 { Err(Error::Stopped) } else { Ok(()) }
+        };
+        let ended = home.export(&base, &adapter, name, &mut stop);
+        assert!(matches!(ended, Err(Error::Stopped)), "{name}: {ended:?}");
+        assert_eq!((complete, home.names()), (2, before.clone()), "{name}");
     }
 }
 
@@ -95,7 +113,7 @@ fn an_adapter_that_names_another_base_is_told_of_wherever_it_is_used() {
         };
         [
             home.merge(&base, &adapter, &count.to_string(), ElementType::F16).expect("a merged model").notes,
-            export::convert_adapter(&base, &adapter, &alone).expect("an adapter").notes,
+            export::convert_adapter(&base, &adapter, &alone, &mut |_, _| Ok(())).expect("an adapter").notes,
             Answerer::open(&subject).expect("a model").notes,
             toy::logits(&base, Some(&adapter)).expect("logits").1,
         ]
@@ -161,6 +179,24 @@ impl Home {
         let merged =
             export::merge(base, adapter, &self.path(out), Base::Original, &held_as("nf4"), element, &mut |_, _| Ok(()));
         merged.map_err(|e| e.to_string())
+    }
+
+    /// A merged model, an adapter alone, or the base, as `name` says.
+    fn export(
+        &self,
+        base: &Path,
+        adapter: &Path,
+        name: &str,
+        progress: export::Progress<'_>,
+    ) -> qlora_trainer::Result<()> {
+        let (out, held) = (self.path(name), held_as("nf4"));
+        if name.starts_with("merged") {
+            export::merge(base, adapter, &out, Base::Original, &held, ElementType::F16, progress).map(drop)
+        } else if name.starts_with("alone") {
+            export::convert_adapter(base, adapter, &out, progress).map(drop)
+        } else {
+            export::convert(base, &out, &held, ElementType::F16, progress).map(drop)
+        }
     }
 
     fn json(&self, path: &str) -> Value {

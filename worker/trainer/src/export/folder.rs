@@ -60,7 +60,7 @@ pub(super) fn write_merged(
     if let Some(trained) = trained {
         trained.write_into(partial.path(), checkpoint.files.template.as_ref())?;
     }
-    publish(partial, out)
+    publish(partial, out, total, progress)
 }
 
 /// Writes `checkpoint` with its linear layers quantised as `model` says, in the layout that bitsandbytes and
@@ -98,7 +98,7 @@ pub(super) fn write_quantised(
         writer.finish()?;
     }
     describe(partial.path(), model, places, written.bytes)?;
-    publish(partial, out)?;
+    publish(partial, out, total, progress)?;
     Ok(written)
 }
 

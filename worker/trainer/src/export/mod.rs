@@ -27,7 +27,8 @@ use crate::{Error, Result, adapter};
 pub use gguf::ElementType;
 pub use merge::{Base, Merged};
 
-/// Hears the tensors that are written, and of how many; an error ends the export, and nothing is left of it.
+/// Hears the tensors that are written, and of how many; an error ends the export, and nothing is left of it. It hears of
+/// all of them once more before the result gets its name.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> Result<()>;
 
 /// What was written without an adapter, or of an adapter alone.
@@ -101,14 +102,14 @@ pub fn can_be_quantised(model: &Path) -> bool {
 ///
 /// # Errors
 /// The adapter belongs to another base, is one of DoRA, which GGUF has no form for, or `out` exists.
-pub fn convert_adapter(model: &Path, adapter: &Path, out: &Path) -> Result<Written> {
+pub fn convert_adapter(model: &Path, adapter: &Path, out: &Path, progress: Progress<'_>) -> Result<Written> {
     let checkpoint = open_for(model, out)?;
     let adapters = load_adapter(adapter, &checkpoint)?;
     if adapters.config().dora {
         let fault = "is one of DoRA, for which GGUF has no form; merge it into the model".to_owned();
         return Err(Error::Adapter { path: adapter.into(), fault });
     }
-    let mut written = gguf::write_adapter(&checkpoint.files.shape, &adapters, out)?;
+    let mut written = gguf::write_adapter(&checkpoint.files.shape, &adapters, out, progress)?;
     written.notes.extend(adapter::another_base(adapter, &checkpoint.files)?);
     Ok(written)
 }
@@ -128,8 +129,11 @@ fn is_gguf(out: &Path) -> bool {
     out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
-/// Gives what is complete its name, unless something has it already.
-fn publish(partial: Partial, out: &Path) -> Result<()> {
+/// Gives what is complete, all `tensors` of it, its name, unless something has it already.
+fn publish(partial: Partial, out: &Path, tensors: usize, progress: Progress<'_>) -> Result<()> {
+    partial.sync().map_err(Error::io(out))?;
+    // A disk may take minutes over a model, in which a person may stop it.
+    progress(tensors, tensors)?;
     partial.publish().map_err(|e| match e.kind() {
         ErrorKind::AlreadyExists => present(out),
         _ => Error::io(out)(e),

@@ -120,7 +120,7 @@ fn rewrite(
         };
         progress(merger.wrote(bytes), plan.len())?;
     }
-    writer.finish()
+    writer.finish(progress)
 }
 
 fn from_folder(
@@ -166,13 +166,18 @@ fn from_folder(
         let bytes = writer.write(&plain(&tensor)?)?;
         progress(merger.wrote(bytes), total)?;
     }
-    writer.finish()
+    writer.finish(progress)
 }
 
 /// Writes `adapters` for a model of `shape`.
 ///
 /// llama.cpp multiplies with alpha / rank, so alpha is the one that gives the scale of the training.
-pub(super) fn write_adapter(shape: &ModelShape, adapters: &Adapters, out: &Path) -> Result<Written> {
+pub(super) fn write_adapter(
+    shape: &ModelShape,
+    adapters: &Adapters,
+    out: &Path,
+    progress: Progress<'_>,
+) -> Result<Written> {
     let config = adapters.config();
     let text = |key: &str, value: &str| (key.to_owned(), Value::String(value.to_owned()));
     let alpha = Value::F32((config.scale() * config.r as f64) as f32);
@@ -195,11 +200,13 @@ pub(super) fn write_adapter(shape: &ModelShape, adapters: &Adapters, out: &Path)
         dtype: GgmlDType::F32,
     };
     let mut writer = Writer::create(out, &metadata, tensors.iter().map(entry).collect())?;
-    let mut written = Written { tensors: tensors.len(), ..Written::default() };
+    let mut written = Written::default();
     for (_, tensor) in &tensors {
         written.bytes += writer.write(&plain(tensor)?)?;
+        written.tensors += 1;
+        progress(written.tensors, tensors.len())?;
     }
-    writer.finish()?;
+    writer.finish(progress)?;
     Ok(written)
 }
 

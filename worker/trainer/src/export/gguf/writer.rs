@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 
-use crate::export::publish;
+use crate::export::{Progress, publish};
 use crate::partial::Partial;
 use crate::{Error, Result};
 
@@ -34,6 +34,8 @@ pub(super) struct Writer {
     path: PathBuf,
     partial: Partial,
     out: BufWriter<File>,
+    /// All tensors of the file.
+    total: usize,
     /// Sizes of the tensors that are still to come, the next one last.
     left: Vec<usize>,
 }
@@ -73,7 +75,8 @@ impl Writer {
         let partial = Partial::file(path).map_err(Error::io(path))?;
         let mut out = BufWriter::new(File::create(partial.path()).map_err(Error::io(partial.path()))?);
         out.write_all(&header).map_err(Error::io(partial.path()))?;
-        Ok(Self { path: path.into(), partial, out, left: entries.iter().rev().map(Entry::bytes).collect() })
+        let left = entries.iter().rev().map(Entry::bytes).collect();
+        Ok(Self { path: path.into(), partial, out, total: entries.len(), left })
     }
 
     /// Appends the next tensor, and returns its size in bytes.
@@ -88,11 +91,9 @@ impl Writer {
     }
 
     /// Makes the file durable and gives it its name.
-    pub(super) fn finish(self) -> Result<()> {
-        let Self { path, partial, out, .. } = self;
-        let file = out.into_inner().map_err(std::io::IntoInnerError::into_error).map_err(Error::io(partial.path()))?;
-        file.sync_all().map_err(Error::io(partial.path()))?;
-        publish(partial, &path)
+    pub(super) fn finish(mut self, progress: Progress<'_>) -> Result<()> {
+        self.out.flush().map_err(Error::io(self.partial.path()))?;
+        publish(self.partial, &self.path, self.total, progress)
     }
 }
 
