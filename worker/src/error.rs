@@ -70,7 +70,8 @@ impl WorkerError {
     /// Stable; `qlora-ctl explain CODE` tells more. Faults of a configuration carry their own.
     fn code(&self) -> &'static str {
         match self {
-            Self::Config(_) | Self::Interrupted { .. } => "",
+            Self::Config(_) => "",
+            Self::Interrupted { .. } => "Q0608",
             Self::Unreachable { .. } => "Q0401",
             Self::Connect(_) => "Q0402",
             Self::Refused { .. } => "Q0403",

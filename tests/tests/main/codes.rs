@@ -11,6 +11,7 @@ use qlora_config::ResolvedConfig;
 use qlora_tests::{World, binary, conversations, tiny_model, wait_until};
 use sqlx::Connection;
 
+use crate::interrupted::ended_export;
 use crate::runs::{Place, execute, execute_together};
 
 /// A code, and what brings a program to print it: what it printed.
@@ -64,6 +65,7 @@ const CASES: &[Case] = &[
     ("Q0605", || program("qlora-ctl", &["config", "check", "/nowhere/at/all.yaml"])),
     ("Q0606", quickstart_alone),
     ("Q0607", full_disk),
+    ("Q0608", ended_export),
 ];
 
 /// A configuration that is valid on every machine.

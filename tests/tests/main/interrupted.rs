@@ -101,6 +101,11 @@ fn signal(child: &Child, given: Signal) {
     kill_process(Pid::from_child(child), given).expect("the export runs");
 }
 
+/// What an export says that a signal ends.
+pub fn ended_export() -> String {
+    said(&Place::new().halted("m.gguf").ended_by(&[Signal::TERM, Signal::CONT]))
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -118,7 +123,7 @@ fn an_export_that_a_signal_ends_leaves_nothing() {
         let output = place.halted(out).ended_by(&[given, Signal::CONT]);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(130), "{given:?}: {said}");
-        assert!(said.contains("interrupted") && said.contains(out), "{said}");
+        assert!(said.contains("error[Q0608]: interrupted") && said.contains(out), "{said}");
         assert!(place.begun(out).is_empty() && !place.home.path().join(out).exists(), "{out} {given:?}");
     }
 }

@@ -86,6 +86,7 @@ const CODES: &[(&str, &str)] = &[
     ("Q0605", "A file cannot be read or written."),
     ("Q0606", "A program that quickstart starts did not come up."),
     ("Q0607", "A disk is full. The message names the file; nothing that was acknowledged is lost."),
+    ("Q0608", "The command was interrupted by a signal; what it had begun is removed."),
 ];
 
 /// Say why a job waits, for each worker; or what an error code such as Q0301 means.
