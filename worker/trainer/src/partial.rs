@@ -62,7 +62,7 @@ impl Partial {
         sync(self.path())
     }
 
-    /// Gives what is complete its name, unless something has it already.
+    /// Makes what is complete durable and gives it its name, unless something has it already.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`], or the system refuses.
@@ -81,7 +81,7 @@ impl Partial {
         self.named()
     }
 
-    /// Gives what is complete its name, in place of what had it.
+    /// Makes what is complete durable and gives it its name, in place of what had it.
     pub fn replace(self) -> io::Result<()> {
         self.sync()?;
         fs::rename(self.claim.path(), &self.out)?;
@@ -138,7 +138,7 @@ pub fn sweep(out: &Path) -> Begun {
     for path in entries.map(|entry| entry.path()) {
         let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(middle) = found.strip_prefix(&name).and_then(|rest| rest.strip_suffix(".partial")) else { continue };
-        // Other middles are of other names: `model.gguf` is no export to `model`. Versions before had none.
+        // Other middles are of other names: what is begun for `model.gguf` is not for `model`. Old versions had none.
         if !(middle.is_empty() || claim::is_formed(middle)) || claim::is_own(middle) {
             continue;
         }

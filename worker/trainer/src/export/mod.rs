@@ -129,7 +129,7 @@ fn is_gguf(out: &Path) -> bool {
     out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
-/// Gives what is complete, all `tensors` of it, its name, unless something has it already.
+/// Makes what is complete, all `tensors` of it, durable and gives it its name, unless something has it already.
 fn publish(partial: Partial, out: &Path, tensors: usize, progress: Progress<'_>) -> Result<()> {
     partial.sync().map_err(Error::io(out))?;
     // A disk may take minutes over a model, in which a person may stop it.
