@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde_json::json;
 
 use super::answers::overlap;
-use super::differ::{bracketed, common_prefix};
+use super::differ::{bracketed, common_prefix, last_token};
 use super::fault::TemplateError;
 use super::fields::WITHOUT_CALLS;
 use super::places::{Owner, Pens, Place};
@@ -106,9 +106,20 @@ impl Turns<'_> {
         let next = self.places().list.iter().map(|place| place.range.start).filter(|start| *start >= turn.end).min();
         let rest = &self.whole[turn.end..next.unwrap_or(self.whole.len())];
         let ended = eos.filter(|_| is_open).and_then(|eos| rest.find(eos).map(|at| at + eos.len()));
+        let ended = ended
+            .or_else(|| [eos, self.terminator()].into_iter().flatten().find_map(|end| right_behind(tail, rest, end)));
         let ended = ended.filter(|end| self.header_token().is_none_or(|header| !rest[..*end].contains(header)));
         Some(turn.end + ended.unwrap_or(0))
     }
+}
+
+/// Bytes of `rest`, which follows a turn that ends with `tail`, up to behind `end` where nothing but white space stands before
+/// it: some templates leave the end token off the last turn of a conversation only. A turn that a token ends has its end; a
+/// closing tag, such as `</tool_call>`, is none.
+fn right_behind(tail: &str, rest: &str, end: &str) -> Option<usize> {
+    let is_ended = last_token(tail.trim_end()).is_some_and(|token| !token.starts_with("</"));
+    let space = rest.len() - rest.trim_start().len();
+    (!is_ended && rest[space..].starts_with(end)).then_some(space + end.len())
 }
 
 /// Bytes of `lead`, which stands between the prompt and the answer, that the template puts there before a plain answer

@@ -196,7 +196,7 @@ impl<'s> Turns<'s> {
         let (body, own_end) = own.unwrap_or_default();
         // What follows may depend on the text too, such as a result that names its call.
         let alike = !body.is_empty() && self.whole[text.start..].starts_with(body);
-        let text_end = if alike { text.start + body.len() } else { text.end };
+        let text_end = if alike { text.start + body.len() } else { self.before_results(text, own_end) };
         let rest = &self.whole[text_end..];
         let tail = if rest.starts_with(own_end) {
             own_end
@@ -208,6 +208,16 @@ impl<'s> Turns<'s> {
             last.unwrap_or_else(|| closed(&rest[..common_prefix(rest, own_end)]))
         };
         text_end + self.before_next(tail).len()
+    }
+
+    /// The end of `text`, whose turn ends with the last token of `own_end`: without the header of a result that names the
+    /// call, and so differs with it.
+    fn before_results(&self, text: &Range<usize>, own_end: &str) -> usize {
+        let within = &self.whole[text.clone()];
+        let ended = last_token(own_end).and_then(|token| within.rfind(token).map(|at| at + token.len()));
+        let next =
+            |end: &usize| self.header_token().is_some_and(|token| within[*end..].trim_start().starts_with(token));
+        ended.filter(next).map_or(text.end, |end| text.start + end)
     }
 
     /// `tail` up to the end of the turn, without the header of another.

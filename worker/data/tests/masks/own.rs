@@ -157,3 +157,18 @@ fn texts_that_templates_look_at_are_traced_all_the_same() {
         assert_eq!(parts(&source, &two_turns()).expect(&source), answers("</s>"), "{source}");
     }
 }
+
+/// As ChatML where only the last turn lacks its end.
+const OPEN_AT_THE_END: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}{{ m.content or '' }}{% if m.role != 'assistant' or not loop.last %}END\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+#[test]
+fn an_end_token_that_only_the_last_turn_lacks_is_trained_on_in_the_others() {
+    for end in ["<|im_end|>", "</s>", "<|end|>"] {
+        let source = OPEN_AT_THE_END.replace("END", end);
+        let found = parts(&source, &called()).expect("a rendering");
+        assert!(found[0].starts_with("<call>") && found[0].ends_with(&format!("</call>{end}")), "{found:?}");
+        assert_eq!(found[1], "Done.");
+        let plain = parts(&source, &plain_turns()).expect("a rendering");
+        assert_eq!(plain, [format!("By the river.{end}"), "Yes, <b>there</b>.".to_owned()]);
+    }
+}
