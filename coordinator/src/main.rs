@@ -9,13 +9,13 @@ mod convert;
 mod doors;
 mod driver;
 mod error;
+mod instruments;
 mod listen;
 mod needs;
 mod page;
 mod runnable;
 mod serve;
 mod services;
-mod vitals;
 
 use std::process::ExitCode;
 

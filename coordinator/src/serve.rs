@@ -22,10 +22,10 @@ use crate::cli::Cli;
 use crate::doors::{self, Doors, Hosts};
 use crate::driver::Driver;
 use crate::error::{CallError, StartError};
+use crate::instruments::Instruments;
 use crate::listen::{self, Bounds};
 use crate::page;
 use crate::services::{self, Services};
-use crate::vitals::Vitals;
 
 /// How often gauges are read for an OTLP receiver.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -49,9 +49,9 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let driver = Driver::start(store.clone(), limits, artifacts.clone())
         .await
         .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
-    let vitals = Vitals::start(driver.clone());
+    let instruments = Instruments::start(driver.clone());
     let loopback_only = cli.listen.ip().is_loopback();
-    let services = Services { driver, store, artifacts, vitals, loopback_only };
+    let services = Services { driver, store, artifacts, instruments, loopback_only };
     let registry = telemetry.registry.clone().unwrap_or_default();
 
     let listener =
@@ -66,7 +66,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         std::fs::write(path, address.to_string()).map_err(fault)?;
     }
     tracing::info!(%address, state = %folder.display(), "serving; `qlora-ctl page` opens the page");
-    tokio::spawn(keep_fresh(services.vitals.clone()));
+    tokio::spawn(keep_fresh(services.instruments.clone()));
     tokio::spawn(cleaning::run(services.driver.clone(), services.artifacts.clone()));
     // Workers hold their calls open and simply come back later.
     listen::serve(listener, router, bounds, shutdown_signal(), GRACE).await;
@@ -97,11 +97,11 @@ async fn shutdown_signal() {
     tokio::select! { () = interrupt => {}, () = terminate => {} }
 }
 
-async fn keep_fresh(vitals: Vitals) {
+async fn keep_fresh(instruments: Instruments) {
     let mut interval = tokio::time::interval(REFRESH);
     loop {
         interval.tick().await;
-        vitals.refresh().await;
+        instruments.refresh().await;
     }
 }
 
@@ -111,7 +111,7 @@ async fn router<S: JobStore>(
     doors: Arc<Doors>,
 ) -> Result<Router, StartError> {
     let grpc = services::routes(services.clone()).await.map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
-    let scrape = Scrape { registry, vitals: services.vitals.clone() };
+    let scrape = Scrape { registry, instruments: services.instruments.clone() };
     let web = Router::new()
         .route("/metrics", get(metrics).with_state(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -132,11 +132,11 @@ async fn unknown(request: Request) -> Response {
 #[derive(Clone)]
 struct Scrape {
     registry: prometheus::Registry,
-    vitals: Vitals,
+    instruments: Instruments,
 }
 
 async fn metrics(State(scrape): State<Scrape>) -> Response {
-    scrape.vitals.refresh().await;
+    scrape.instruments.refresh().await;
     let mut text = Vec::new();
     match TextEncoder::new().encode(&scrape.registry.gather(), &mut text) {
         Ok(()) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),

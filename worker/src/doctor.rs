@@ -111,6 +111,8 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
     checks.push(Check::new("products", true, true, qlora_trainer::device::processor_products()));
     let operations = qlora_trainer::device::operations(DeviceKind::Any);
     let (ok, text) = (operations.is_ok(), operations.unwrap_or_else(|e| e.to_string()));
+    let text =
+        if ok { format!("{text}; a model may change attention and adapters, as its job's log says") } else { text };
     checks.push(Check::new("operations", ok, true, text).or("training goes on without such a device"));
     for (name, feature, built) in
         [("built for cuda", "cuda", cfg!(feature = "cuda")), ("built for metal", "metal", cfg!(feature = "metal"))]

@@ -218,7 +218,7 @@ impl CtlError {
             Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
             Self::Token { .. } => Exit::Refused,
-            Self::Io { .. } | Self::NoInput { .. } => Exit::BadInput,
+            Self::Io { .. } | Self::NoInput { .. } | Self::Transfer(TransferError::Io { .. }) => Exit::BadInput,
             Self::Transfer(TransferError::Refused(_)) => Exit::Refused,
             Self::Transfer(_) | Self::Process { .. } | Self::JobFailed { .. } => Exit::JobFailed,
             Self::JobCancelled { .. } => Exit::Stopped,

@@ -16,14 +16,14 @@ use tonic::{Response, Status};
 
 pub use self::explain::{explain, summary};
 use crate::driver::Handle;
-use crate::vitals::Vitals;
+use crate::instruments::Instruments;
 
 /// What every service needs.
 pub struct Services<S> {
     pub driver: Handle,
     pub store: Arc<S>,
     pub artifacts: ArtifactStore,
-    pub vitals: Vitals,
+    pub instruments: Instruments,
     /// It listens on loopback addresses only.
     pub loopback_only: bool,
 }
@@ -34,7 +34,7 @@ impl<S> Clone for Services<S> {
             driver: self.driver.clone(),
             store: self.store.clone(),
             artifacts: self.artifacts.clone(),
-            vitals: self.vitals.clone(),
+            instruments: self.instruments.clone(),
             loopback_only: self.loopback_only,
         }
     }

@@ -236,7 +236,7 @@ impl<S: JobStore> Services<S> {
         let (assignment, attempts, created) =
             found.await?.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))?;
         if attempts == 1 && assignment.rank == 0 {
-            self.vitals.submit_to_start.record(now().wall.0.saturating_sub(created.0) as f64 / 1000.0, &[]);
+            self.instruments.submit_to_start.record(now().wall.0.saturating_sub(created.0) as f64 / 1000.0, &[]);
         }
         Ok(assignment)
     }

@@ -8,7 +8,7 @@ pub fn no_access(path: &Path, fault: &Error) -> String {
     let path = path.display();
     match fault.kind() {
         ErrorKind::NotFound => format!("there is no file or folder {path}"),
-        ErrorKind::PermissionDenied => format!("this user may not use {path}"),
+        ErrorKind::PermissionDenied => format!("permission denied: this user may not read or write {path}"),
         ErrorKind::IsADirectory => format!("{path} is a folder, where a file belongs"),
         ErrorKind::NotADirectory => format!("{path} is a file or leads through one, where a folder belongs"),
         ErrorKind::AlreadyExists => format!("{path} is there already"),
@@ -20,8 +20,9 @@ pub fn no_access(path: &Path, fault: &Error) -> String {
 
 /// Whether the path that a person gave is at fault, not the machine.
 pub fn is_of_the_path(fault: &Error) -> bool {
-    use ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound};
-    matches!(fault.kind(), NotFound | IsADirectory | NotADirectory | AlreadyExists)
+    use ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let kinds = [NotFound, IsADirectory, NotADirectory, AlreadyExists, PermissionDenied, ReadOnlyFilesystem];
+    kinds.contains(&fault.kind())
 }
 
 /// The code of a file that cannot be read or written: a full disk has its own.
@@ -46,6 +47,9 @@ mod tests {
             let said = no_access(&path, &fault);
             assert!(said.contains(words) && said.contains(&path.display().to_string()), "{said}");
             assert!(!said.contains("os error") && is_of_the_path(&fault) && code(&fault) == "Q0605", "{said}");
+        }
+        for refused in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
+            assert!(is_of_the_path(&refused.into()), "{refused}");
         }
         let full = Error::from(ErrorKind::StorageFull);
         assert_eq!((code(&full), is_of_the_path(&full)), ("Q0607", false));

@@ -49,7 +49,7 @@ fn a_check_tells_duplicates_leaks_and_lengths_and_mends_what_is_mechanical() {
 }
 
 #[test]
-fn a_preview_sets_off_what_is_learnt_from() {
+fn a_preview_sets_off_what_is_trained_on() {
     let world = World::new(&[]);
     let model = tiny_model(&world.path("")).to_string_lossy().into_owned();
     fs::write(world.path("rows.jsonl"), conversations(2)).expect("rows");
@@ -57,15 +57,15 @@ fn a_preview_sets_off_what_is_learnt_from() {
     let answer = world.ctl(&["data", "preview", &rows, "--model", &model, "--row", "2", "--json"]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
     let shown: &Value = &answer.json()[0];
-    let learnt: Vec<&str> = shown["parts"]
+    let trained: Vec<&str> = shown["parts"]
         .as_array()
         .expect("parts")
         .iter()
-        .filter(|part| part["learnt"] == true)
+        .filter(|part| part["trained"] == true)
         .map(|part| part["text"].as_str().expect("text"))
         .collect();
-    assert_eq!(learnt.len(), 1);
-    assert!(learnt[0].contains("Rome") && learnt[0].contains("weather"), "{learnt:?}");
+    assert_eq!(trained.len(), 1);
+    assert!(trained[0].contains("Rome") && trained[0].contains("weather"), "{trained:?}");
     let answer = world.ctl(&["data", "preview", &rows, "--model", &model, "--row", "3"]);
     assert!(answer.code == 3 && answer.stderr.contains("there is no row 3"), "{}", answer.stderr);
 }

@@ -247,7 +247,7 @@ fn a_run_that_gets_worse_ends_early_with_its_best_adapter() {
 
 /// One step over all rows, each in a pass of its own or packed together.
 #[test]
-fn packed_rows_are_learnt_from_as_if_they_stood_alone() {
+fn packed_rows_are_trained_on_as_if_they_stood_alone() {
     let place = Place::new();
     let common = ["model.compute=f32", "lora.dropout=0", "training.max_steps=2", "training.warmup_steps=0"];
     let alone = ["training.micro_batch_size=1", "training.gradient_accumulation=12"];
@@ -284,7 +284,7 @@ fn tokenised_rows_are_found_again_and_a_damaged_file_is_made_anew() {
     let first = run("first");
     let kept = files();
     assert_eq!(kept.len(), 2, "training and held-out rows");
-    // Labels come from the file: one that says that nothing is learnt from would be noticed.
+    // Labels come from the file: one that says that nothing is trained on would be noticed.
     let written = fs::read(&kept[0]).expect("tokens");
     fs::write(&kept[0], &written[..written.len() - 40]).expect("a damaged file");
     assert!(run("second") == first);

@@ -61,7 +61,7 @@ pub struct Lengths {
 pub struct Ruler {
     pub tokenizer: Tokenizer,
     pub template: ChatTemplate,
-    /// Tokens of the longest row that is learnt from whole.
+    /// Tokens of the longest row that is trained on whole.
     pub limit: usize,
     /// Ids from here on are not in the model's vocabulary, where that is known.
     pub vocabulary: Option<usize>,

@@ -89,8 +89,9 @@ fn read(file: &Path) -> Option<(Vec<Sample>, Statistics)> {
         let tokens = u32::from_le_bytes(take(&mut rest, 4)?.try_into().ok()?) as usize;
         let ids = take(&mut rest, 4 * tokens)?.chunks_exact(4);
         let ids: Vec<u32> = ids.map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
-        let learnt = take(&mut rest, tokens.div_ceil(8))?;
-        let label = |(i, &id): (usize, &u32)| if learnt[i / 8] >> (i % 8) & 1 == 1 { i64::from(id) } else { IGNORE };
+        let supervised = take(&mut rest, tokens.div_ceil(8))?;
+        let label =
+            |(i, &id): (usize, &u32)| if supervised[i / 8] >> (i % 8) & 1 == 1 { i64::from(id) } else { IGNORE };
         let labels = ids.iter().enumerate().map(label).collect();
         samples.push(Sample { ids, labels });
     }
@@ -126,11 +127,11 @@ fn write_to(path: &Path, samples: &[Sample], statistics: &Statistics) -> io::Res
         for id in &sample.ids {
             out.write_all(&id.to_le_bytes())?;
         }
-        let mut learnt = vec![0u8; sample.labels.len().div_ceil(8)];
+        let mut supervised = vec![0u8; sample.labels.len().div_ceil(8)];
         for (i, _) in sample.labels.iter().enumerate().filter(|&(_, &label)| label != IGNORE) {
-            learnt[i / 8] |= 1 << (i % 8);
+            supervised[i / 8] |= 1 << (i % 8);
         }
-        out.write_all(&learnt)?;
+        out.write_all(&supervised)?;
     }
     let checksum = out.hash.finalize();
     out.out.write_all(&checksum)?;

@@ -76,7 +76,7 @@ pub enum DatasetError {
     )]
     Vocabulary { place: Place, id: u32, vocabulary: usize },
     #[error(
-        "{name}: none of {rows} rows can be learnt from within {limit} tokens; raise data.max_seq_len or set data.too_long: truncate"
+        "{name}: none of {rows} rows can be trained on within {limit} tokens; raise data.max_seq_len or set data.too_long: truncate"
     )]
     Nothing { name: String, rows: usize, limit: usize },
 }

@@ -109,8 +109,8 @@ pub(crate) fn encode_rendered(tokenizer: &Tokenizer, rendered: &Rendered) -> Res
         while spans.peek().is_some_and(|span| span.end <= start) {
             spans.next();
         }
-        let learnt = spans.peek().is_some_and(|span| span.start < end.max(start + 1));
-        labels.push(if learnt { i64::from(id) } else { IGNORE });
+        let supervised = spans.peek().is_some_and(|span| span.start < end.max(start + 1));
+        labels.push(if supervised { i64::from(id) } else { IGNORE });
     }
     Ok(Sample { ids: encoding.get_ids().to_vec(), labels })
 }

@@ -194,20 +194,28 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
     let whole = hidden.matmul(&head.t()?)?;
     let (sum, dlogits) = reference().cross_entropy_of_logits(&whole, &targets, Some(0.25))?;
     let sum = sum.value()?;
-    let result = cpu().cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, Some(0.25))?;
+    let result = cpu()
+        .cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, Some(0.25), &|| true)?
+        .expect("nobody stops it");
     let found = result.sum.value()?;
     assert!((found - sum).abs() < 1e-2, "{found} and {sum}");
     let wanted = dlogits.expect("a gradient").tensor()?.matmul(&head)?;
     close(&result.grad.expect("a gradient"), &wanted, 1e-5);
-    let alone = cpu().cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, None)?;
+    let alone = cpu()
+        .cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, None, &|| true)?
+        .expect("nobody stops it");
     assert!((alone.sum.value()? - found).abs() < 1e-3 && alone.grad.is_none());
     let (hidden, head) = (rounded(&hidden)?, rounded(&head)?);
     for (how, cpu) in in_bf16() {
-        let fast = cpu.cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, Some(0.25))?;
+        let fast = cpu
+            .cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, Some(0.25), &|| true)?
+            .expect("nobody stops it");
         let found = fast.sum.value()?;
         assert!((found - sum).abs() < 1e-2 * sum, "{how:?}: {found} and {sum}");
         assert!(relative(&fast.grad.expect("a gradient"), &wanted) < 2e-2, "{how:?}");
-        let alone = cpu.cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, None)?;
+        let alone = cpu
+            .cross_entropy(&hidden, Head { weight: &head, rows: 256 }, &targets, None, &|| true)?
+            .expect("nobody stops it");
         assert!((alone.sum.value()? - found).abs() < 1e-6 && alone.grad.is_none());
     }
     Ok(())

@@ -85,7 +85,7 @@ impl Attempt {
             ended,
             saved: Vec::new(),
             outbox: outbox.clone(),
-            vitals: Default::default(),
+            instruments: Default::default(),
             helpers: Default::default(),
         };
         Self { whose, stop, over, outbox, folder, task: tokio::spawn(work.run().instrument(span)) }

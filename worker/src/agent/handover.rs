@@ -5,11 +5,12 @@
 //! then: its lease holds, or the coordinator was away as well. The same holds where another coordinator took the place of
 //! the attempt's own: what is left is kept until that one answers again.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use qlora_proto::{HeldAttempt, Outcome};
+use qlora_trainer::partial;
 use serde::{Deserialize, Serialize};
 
 use super::coordinator_id::CoordinatorId;
@@ -70,19 +71,12 @@ pub fn write(whose: &Whose, ended: &ExitStatus, saved: &[Saved], (outbox, folder
     let within = |saved: &Saved| saved.folder.strip_prefix(folder).unwrap_or(&saved.folder).to_owned();
     let saved = saved.iter().map(|saved| Saved { folder: within(saved), ..saved.clone() }).collect();
     let record = Record { whose: whose.clone(), outcome: outcome.into(), message, code, resumes, saved };
-    let partial = folder.join("handover.partial");
-    let mut file = File::create(&partial)?;
-    serde_json::to_writer(&mut file, &record)?;
-    file.flush()?;
-    file.sync_all()?;
-    fs::rename(&partial, folder.join(RECORD))
+    partial::write(&folder.join(RECORD), &serde_json::to_vec(&record)?)
 }
 
 /// Keeps the reports of the attempt in `folder` that are not delivered.
 pub fn keep_reports(outbox: &Outbox, folder: &Path) -> io::Result<()> {
-    let partial = folder.join("reports.partial");
-    outbox.keep(&partial)?;
-    fs::rename(&partial, folder.join(REPORTS))
+    partial::write_with(&folder.join(REPORTS), |partial| outbox.keep(partial))
 }
 
 /// Why what lies in a folder cannot be delivered.

@@ -10,6 +10,7 @@ mod delivery;
 mod exit_status;
 mod fault;
 mod handover;
+mod instruments;
 mod kept;
 mod last_words;
 mod lease;
@@ -24,7 +25,6 @@ mod session;
 mod stopping;
 mod token_cache;
 mod upload;
-mod vitals;
 mod work;
 
 pub use process::KEEP_MEMORY;

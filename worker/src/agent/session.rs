@@ -172,6 +172,9 @@ impl Session {
                 Turn::Synchronized(sent, answer) => self.take_answer(sent, answer),
                 Turn::AttemptEnded(ending) => {
                     self.attempt = None;
+                    if !self.away {
+                        self.not_before = Instant::now();
+                    }
                     if self.draining || (self.options.once && ending == Ending::Told) {
                         return Ok(());
                     }

@@ -17,13 +17,13 @@ use super::delivery::{Delivery, Ending, Uploads};
 use super::exit_status::ExitStatus;
 use super::fault::Fault;
 use super::handover::{self, Whose};
+use super::instruments::Instruments;
 use super::lease::{Lease, at};
 use super::outbox::Outbox;
 use super::process::Process;
 use super::progress::Tracker;
 use super::saved::{Kind, Saved};
 use super::stopping::{Stopping, Stops, Urgency, told_to};
-use super::vitals::Vitals;
 use crate::child::Line;
 
 /// How long a child may take to break its step off, save and stop before it is ended. A chunk of the loss over a large
@@ -47,7 +47,7 @@ pub(super) struct Work {
     /// What the training process has completed.
     pub saved: Vec<Saved>,
     pub outbox: Arc<Outbox>,
-    pub vitals: Vitals,
+    pub instruments: Instruments,
     /// Tasks that end with this one.
     pub helpers: JoinSet<()>,
 }
@@ -207,14 +207,14 @@ impl Work {
         }
     }
 
-    /// Passes on what happened. All of a gang see the same, and the first one tells of it.
+    /// Passes on what happened. All of a process group see the same, and the first one tells of it.
     fn take(&mut self, event: Event, tracker: &mut Tracker, saved: &mpsc::UnboundedSender<Saved>) {
         let entry = tracker.take(&event);
         if self.assignment.rank > 0 {
             return;
         }
         if let Event::Step(step) = &event {
-            self.vitals.record(step);
+            self.instruments.record(step);
         }
         self.outbox.add(entry, &tracker.progress);
         let (kind, step, folder) = match event {

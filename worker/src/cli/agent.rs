@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::models::Rule;
 
@@ -25,7 +26,7 @@ pub struct AgentArgs {
     pub token_file: Option<PathBuf>,
 
     /// Name under which this machine appears [default: the host's name]
-    #[arg(help_heading = SERVING, long, env = "QLORA_WORKER_NAME")]
+    #[arg(help_heading = SERVING, long, env = "QLORA_WORKER_NAME", value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
 
     /// Folder for downloads and checkpoints [default: ~/.local/share/qlora/worker]

@@ -21,7 +21,7 @@ pub struct Scores {
     /// Rows that have more tokens than the model has positions.
     #[serde(default)]
     pub left_out: usize,
-    /// Nats a token that is learnt from.
+    /// Nats a token that is trained on.
     #[serde(with = "any_number")]
     pub loss: f64,
     #[serde(with = "any_number")]

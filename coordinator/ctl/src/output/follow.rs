@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::retry::{Verdict, judge};
 use qlora_client::{Client, console};
 use qlora_proto::{ExplainResponse, Job, JobState, Progress, WatchRequest};
-use tonic::Code;
 
 use super::waiting::{reason, waiting};
 use super::{human, json, print_json};
@@ -67,8 +67,7 @@ async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<J
             Err(status) => Some(status),
         };
         if let Some(status) = broken {
-            let passing = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal);
-            if !passing || last_word.elapsed() > PATIENCE {
+            if judge(&status) != Verdict::Again || last_word.elapsed() > PATIENCE {
                 return Err(fault(status));
             }
             screen.note("the coordinator is away, waiting for it");

@@ -230,14 +230,16 @@ pub trait Backend: Send + Sync {
     /// Cross entropy of `hidden` [L, D] through `head` against `targets` [L], in chunks of rows, so that [L, V] logits
     /// never exist at once.
     ///
-    /// The gradient is that of `sum * grad_scale`; pass `None` to get the loss alone.
+    /// The gradient is that of `sum * grad_scale`; pass `None` to get the loss alone. `goes_on` is asked before each chunk,
+    /// or before all of them where a device has them in its queue at once; none is the result once it says no.
     fn cross_entropy(
         &self,
         hidden: &Tensor,
         head: Head<'_>,
         targets: &[u32],
         grad_scale: Option<f64>,
-    ) -> Result<LossAndGrad>;
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<LossAndGrad>>;
 
     /// Losses and their gradient of `logits` [L, V], few enough that all of them may exist.
     fn cross_entropy_of_logits(

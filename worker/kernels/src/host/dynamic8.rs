@@ -57,7 +57,7 @@ impl Map8 {
 
 /// Each power of ten from 1e-6 to 1 is cut into twice as many equal parts as the one below, whose middles are taken.
 ///
-/// The arithmetic is PyTorch's `linspace` in `f32`, so that the values are bitsandbytes' to the bit.
+/// The arithmetic is PyTorch's `linspace` in `f32`, so that the values are bit-identical to bitsandbytes'.
 fn values(signed: bool) -> [f32; 256] {
     let mut found = Vec::with_capacity(256);
     for i in 0..EXPONENT {

@@ -265,7 +265,7 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
     Ok(Logits { ids, logits, notes })
 }
 
-/// Every token is learnt from, as in the peers' benchmark.
+/// Every token is trained on, as in the peers' benchmark.
 fn random_sample(length: usize, vocabulary: usize) -> Sample {
     let ids: Vec<u32> = (0..length).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect();
     let labels = ids.iter().map(|&id| i64::from(id)).collect();

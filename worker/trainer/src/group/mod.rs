@@ -2,7 +2,7 @@
 //!
 //! All of them hold the whole model and the same adapters. What they exchange is small: gradients of the adapters once
 //! a step, losses, and what they are asked to do. Sums are taken in the order of [`pairwise`], so that a power of two of
-//! processes end with the same adapter as one does, to the bit where their processors compute alike.
+//! processes end with the same adapter as one does, bit-identical where their CPUs compute alike.
 //!
 //! How words travel is not known here: whoever starts the processes brings a [`Group`].
 

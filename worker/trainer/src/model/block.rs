@@ -106,12 +106,12 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Lets the device's copy of what was sent to the machine's memory go.
+    /// Lets the device's copy of what was sent to host memory go.
     pub fn release(&mut self) -> Result<()> {
         Ok(self.x.release()?)
     }
 
-    /// Begins to bring back what is in the machine's memory.
+    /// Begins to bring back what is in host memory.
     pub fn prefetch(&mut self) -> Result<()> {
         Ok(self.x.prefetch()?)
     }

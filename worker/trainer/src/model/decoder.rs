@@ -29,7 +29,7 @@ const LONG: usize = 65_536;
 pub struct Batch {
     pub ids: Vec<u32>,
     pub spans: Vec<Span>,
-    /// Rows whose next token is learnt from, and that token.
+    /// Rows whose next token is trained on, and that token.
     pub rows: Vec<u32>,
     pub targets: Vec<u32>,
 }
@@ -371,7 +371,7 @@ fn is_finite(tensor: &Tensor) -> Result<bool> {
     Ok(values.iter().all(|value| value.is_finite()))
 }
 
-/// Frozen matrices are dequantized at once where they are `written_out`, else when they are needed.
+/// Frozen matrices are dequantized at once where `dequantized`, else when they are needed.
 fn load_block(
     checkpoint: &Checkpoint,
     index: usize,

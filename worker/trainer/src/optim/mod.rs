@@ -60,12 +60,12 @@ impl Optimizer {
         for (place, (value, moments)) in places.into_iter().zip(updated) {
             (values[place], next.moments[place]) = (Some(value), moments);
         }
-        let mut learnt = adapters.clone();
+        let mut updated = adapters.clone();
         let mut values = values.into_iter();
-        for factors in &mut learnt.factors {
+        for factors in &mut updated.factors {
             *factors = factors.map(|_, value| Ok(values.next().flatten().unwrap_or_else(|| value.clone())))?;
         }
-        Ok((learnt, next))
+        Ok((updated, next))
     }
 
     /// The rule of this update, and that of the factors B.

@@ -46,30 +46,34 @@ impl Preview {
         let sample = encode_example(&ruler.tokenizer, &ruler.template, &example);
         let sample = sample.map_err(|e| fault(format!("{}: {e}", row.place)))?;
         let encoder = Encoder::new(&ruler.tokenizer, &ruler.template);
-        if let Err(e) = encoder.encode(&ruler.tokenizer, &ruler.template, &example) {
-            context.say(format!("{}: finding: {e}", row.place));
+        let finding = encoder.encode(&ruler.tokenizer, &ruler.template, &example).err().map(|e| e.to_string());
+        // What the template makes of the row is shown all the same; a job refuses it.
+        let exit = if finding.is_some() { Exit::BadInput } else { Exit::Done };
+        if let Some(finding) = &finding {
+            context.say(format!("{}: finding: {finding}", row.place));
         } else if !encoder.ends(&sample) {
             context.say(format!("{}: warning: no end of turn is trained on", row.place));
         }
         let parts = parts(&ruler, &sample).map_err(fault)?;
         if context.global.json {
-            let part = |(learnt, text): &(bool, String)| json!({"learnt": learnt, "text": text});
+            let part = |(trained, text): &(bool, String)| json!({"trained": trained, "text": text});
             let parts: Vec<_> = parts.iter().map(part).collect();
             let (tokens, supervised) = (sample.ids.len(), sample.supervised());
-            print_json(&json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts}))?;
-            return Ok(Exit::Done.into());
+            let shown = json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts, "finding": finding});
+            print_json(&shown)?;
+            return Ok(exit.into());
         }
         let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = std::io::stdout().is_terminal() && !is_plain;
         let (on, off) = if color { ("\x1b[1;32m", "\x1b[0m") } else { ("[[", "]]") };
-        for (learnt, text) in &parts {
+        for (trained, text) in &parts {
             let text = console::block(text);
-            print_exact(&if *learnt { format!("{on}{text}{off}") } else { text.into_owned() })?;
+            print_exact(&if *trained { format!("{on}{text}{off}") } else { text.into_owned() })?;
         }
         print_exact("\n")?;
         let tokens = count(sample.ids.len() as u64, "token");
         context.say(format!("{}: {tokens}, {} trained on", row.place, sample.supervised()));
-        Ok(Exit::Done.into())
+        Ok(exit.into())
     }
 }
 

@@ -60,7 +60,9 @@ impl Cpu {
                 Some(instructions) => instructions.words(),
                 None => "f32 kernels",
             }),
-            Operation::CrossEntropy if self.instructions.is_none() => products,
+            Operation::CrossEntropy if self.instructions.is_none() => {
+                Form::reference("in f32; the loss alone: f32 kernels")
+            }
             Operation::Rows | Operation::Add | Operation::Concat | Operation::Cast | Operation::GradNorm => {
                 Form::reference("")
             }
@@ -336,8 +338,9 @@ impl Backend for Cpu {
         head: Head<'_>,
         targets: &[u32],
         grad_scale: Option<f64>,
-    ) -> Result<LossAndGrad> {
-        reference::cross_entropy::in_chunks(self, hidden, head, targets, grad_scale)
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<LossAndGrad>> {
+        reference::cross_entropy::in_chunks(self, hidden, head, targets, grad_scale, goes_on)
     }
 
     fn cross_entropy_of_logits(

@@ -61,7 +61,7 @@ impl Cuda {
     pub(crate) fn open(device: &Device, options: &Options) -> Result<Self> {
         let attention = match &options.attention {
             Some(attention) => choose(device, attention)?,
-            None => Chosen::Own { reason: "a step repeats to the bit".into() },
+            None => Chosen::Own { reason: "a repeated step is bit-identical".into() },
         };
         Ok(Self {
             device: device.clone(),
@@ -77,12 +77,17 @@ impl Cuda {
         match operation {
             Operation::Attention => match &self.attention {
                 Chosen::Reference { why } => Form::reference(format!("T x T scores: {why}")),
+                #[cfg(feature = "cudnn")]
+                chosen @ Chosen::Cudnn { .. } => {
+                    Form::native(format!("{chosen}; batches that it has no plan for: own kernels"))
+                }
                 chosen => Form::native(chosen.to_string()),
             },
             Operation::EmbeddingNoise => Form::reference("noise from host memory"),
             Operation::Matmul if self.is_bf16 => Form::native("cuBLASLt"),
             Operation::Matmul | Operation::CrossEntropy if !self.is_bf16 => Form::reference("compute: f32"),
             Operation::Lora => self.lora_form(),
+            Operation::Quantize => Form::native("own kernels (from bf16 and f32; from other types: the CPU)"),
             Operation::Dequantize => {
                 Form::native("own kernels (NF4 to bf16; reference to f32 and in blocks of other than whole 32s)")
             }
@@ -96,7 +101,9 @@ impl Cuda {
             |LoraOptions { rank, widths }: LoraOptions| widths.into_iter().find_map(|width| lora::refusal(rank, width));
         match self.options.lora.and_then(refusal) {
             Some(why) => Form::reference(format!("one adapter at a time: {why}")),
-            None if self.is_bf16 => Form::native("own kernels"),
+            None if self.is_bf16 => {
+                Form::native("own kernels (backward without dropout, and unlike masks: one adapter at a time)")
+            }
             None => Form::Composed,
         }
     }
@@ -413,12 +420,16 @@ impl Backend for Cuda {
         head: Head<'_>,
         targets: &[u32],
         grad_scale: Option<f64>,
-    ) -> Result<LossAndGrad> {
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<LossAndGrad>> {
         if !self.is_bf16 {
-            return reference::cross_entropy::in_chunks(self, hidden, head, targets, grad_scale);
+            return reference::cross_entropy::in_chunks(self, hidden, head, targets, grad_scale, goes_on);
+        }
+        if !goes_on() {
+            return Ok(None);
         }
         let weight = self.dequantize(head.weight, DType::BF16)?;
-        cross_entropy::forward_backward(hidden, (&weight, head.rows), targets, grad_scale)
+        cross_entropy::forward_backward(hidden, (&weight, head.rows), targets, grad_scale).map(Some)
     }
 
     fn cross_entropy_of_logits(

@@ -106,7 +106,7 @@ mod with_cudnn {
     pub(super) fn choose(device: &Device, options: &AttentionOptions) -> Result<Chosen> {
         let AttentionOptions { shape, wanted, length } = options;
         if *wanted == WantedAttention::Repeatable {
-            return Ok(Chosen::Own { reason: "a step repeats to the bit".into() });
+            return Ok(Chosen::Own { reason: "a repeated step is bit-identical".into() });
         }
         let tried = agreeing(device, shape, *length).and_then(|cudnn| {
             let share = match wanted {

@@ -231,8 +231,9 @@ impl Backend for Reference {
         head: Head<'_>,
         targets: &[u32],
         grad_scale: Option<f64>,
-    ) -> Result<LossAndGrad> {
-        cross_entropy::in_chunks(self, hidden, head, targets, grad_scale)
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<LossAndGrad>> {
+        cross_entropy::in_chunks(self, hidden, head, targets, grad_scale, goes_on)
     }
 
     fn cross_entropy_of_logits(

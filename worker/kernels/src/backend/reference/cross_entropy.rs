@@ -14,10 +14,14 @@ pub(crate) fn in_chunks(
     head: Head<'_>,
     targets: &[u32],
     grad_scale: Option<f64>,
-) -> Result<LossAndGrad> {
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Option<LossAndGrad>> {
     let (mut sum, mut grads) = (Loss::default(), Vec::new());
     let rows = head.rows.max(1);
     for (i, chunk) in targets.chunks(rows).enumerate() {
+        if !goes_on() {
+            return Ok(None);
+        }
         let hidden = hidden.narrow(0, i * rows, chunk.len())?.into();
         let logits = backend.matmul_forward(&[Term { x: &hidden, w: head.weight, scale: 1.0 }], None)?;
         let (loss, dlogits) = backend.cross_entropy_of_logits(&logits, chunk, grad_scale)?;
@@ -32,7 +36,7 @@ pub(crate) fn in_chunks(
         1 => grads.pop(),
         _ => Some(Tensor::cat(&grads, 0)?),
     };
-    Ok(LossAndGrad { sum, grad })
+    Ok(Some(LossAndGrad { sum, grad }))
 }
 
 /// Loss and gradient of `logits` [L, V].

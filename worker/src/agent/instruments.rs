@@ -5,14 +5,14 @@ use opentelemetry::metrics::{Counter, Histogram};
 use qlora_trainer::report::StepReport;
 
 /// The instruments of an attempt.
-pub struct Vitals {
+pub struct Instruments {
     steps: Counter<u64>,
     tokens: Counter<u64>,
     skipped: Counter<u64>,
     step_duration: Histogram<f64>,
 }
 
-impl Default for Vitals {
+impl Default for Instruments {
     fn default() -> Self {
         let meter = global::meter("qlora-worker");
         Self {
@@ -28,7 +28,7 @@ impl Default for Vitals {
     }
 }
 
-impl Vitals {
+impl Instruments {
     pub fn record(&self, step: &StepReport) {
         self.steps.add(1, &[]);
         self.tokens.add(step.tokens, &[]);

@@ -29,16 +29,16 @@ struct Running {
     peak_bytes: f64,
 }
 
-/// The instruments; gauges show the last [`Vitals::refresh`].
+/// The instruments; gauges show the last [`Instruments::refresh`].
 #[derive(Clone)]
-pub struct Vitals {
+pub struct Instruments {
     reading: Arc<Mutex<Reading>>,
     driver: Handle,
     /// From submission to the start of the first attempt.
     pub submit_to_start: Histogram<f64>,
 }
 
-impl Vitals {
+impl Instruments {
     pub fn start(driver: Handle) -> Self {
         let meter = global::meter("qlora-coordinator");
         let reading = Arc::<Mutex<Reading>>::default();
