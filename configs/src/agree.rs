@@ -8,7 +8,8 @@ use crate::words::count;
 
 /// The key that asks for NF4 blocks.
 const QUANTIZATION: &str = "model.quantization";
-const QUANTIZED_TWICE: &str = "`model.quantization: nf4` would quantize the blocks of a GGUF file a second time";
+const QUANTIZED_TWICE: &str =
+    "`model.quantization: nf4` would quantize the blocks of a GGUF file a second time";
 const OWN_BLOCKS: &str = "leave `model.quantization: auto` to train on the file's own blocks";
 
 /// The fault of NF4 over a GGUF file, for callers who know that a model's name stands for one; `place` is asked where
@@ -32,7 +33,10 @@ pub(crate) fn check(config: &TrainingConfig, faults: &mut Faults) {
 /// Keys that look at held-out loss need held-out rows.
 fn held_out(config: &TrainingConfig, faults: &mut Faults) {
     let t = &config.training;
-    for (asked, key) in [(t.keep_best, "training.keep_best"), (t.early_stopping > 0, "training.early_stopping")] {
+    for (asked, key) in [
+        (t.keep_best, "training.keep_best"),
+        (t.early_stopping > 0, "training.early_stopping"),
+    ] {
         faults.require(
             !asked || config.data.eval.is_some(),
             key,
@@ -42,8 +46,14 @@ fn held_out(config: &TrainingConfig, faults: &mut Faults) {
     }
     // Keys that look at held-out loss on the way need evaluations on the way.
     let evaluates = t.eval_every > 0 && t.max_steps.is_none_or(|steps| t.eval_every < steps);
-    let asked = [(t.early_stopping > 0, "training.early_stopping"), (t.keep_best, "training.keep_best")];
-    for (_, key) in asked.into_iter().filter(|(asked, _)| *asked && config.data.eval.is_some() && !evaluates) {
+    let asked = [
+        (t.early_stopping > 0, "training.early_stopping"),
+        (t.keep_best, "training.keep_best"),
+    ];
+    for (_, key) in asked
+        .into_iter()
+        .filter(|(asked, _)| *asked && config.data.eval.is_some() && !evaluates)
+    {
         faults.require(
             false,
             key,
@@ -79,7 +89,12 @@ fn schedule(config: &TrainingConfig, faults: &mut Faults) {
     faults.require(
         t.min_rate_ratio == 0.0 || t.schedule != Schedule::Constant,
         "training.min_rate_ratio",
-        || format!("`training.min_rate_ratio` is {}, and `training.schedule: constant` never falls", t.min_rate_ratio),
+        || {
+            format!(
+                "`training.min_rate_ratio` is {}, and `training.schedule: constant` never falls",
+                t.min_rate_ratio
+            )
+        },
         "leave it out, or set another schedule",
     );
     let stops = t.early_stopping > 0 && t.eval_every > 0;
@@ -105,7 +120,12 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
     faults.require(
         r.memory_fraction > 0.0 && r.memory_fraction <= 1.0,
         "resources.memory_fraction",
-        || format!("`resources.memory_fraction` is {}, outside 0 to 1", r.memory_fraction),
+        || {
+            format!(
+                "`resources.memory_fraction` is {}, outside 0 to 1",
+                r.memory_fraction
+            )
+        },
         "0.9 leaves room for other programs",
     );
     let pieces = config.training.gradient_accumulation;
@@ -131,18 +151,32 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
     faults.require(
         !flash_without_cuda,
         "training.flash_attention",
-        || format!("`training.flash_attention: required` cannot be met with `resources.device: {}`", r.device),
+        || {
+            format!(
+                "`training.flash_attention: required` cannot be met with `resources.device: {}`",
+                r.device
+            )
+        },
         "use `auto` or `off` there",
     );
-    let cudnn_elsewhere =
-        config.training.flash_attention == FlashAttention::Cudnn && !matches!(r.device, DeviceKind::Cuda);
+    let cudnn_elsewhere = config.training.flash_attention == FlashAttention::Cudnn
+        && !matches!(r.device, DeviceKind::Cuda);
     faults.require(
         !cudnn_elsewhere,
         "training.flash_attention",
-        || format!("`training.flash_attention: cudnn` needs `resources.device: cuda`, not `{}`", r.device),
+        || {
+            format!(
+                "`training.flash_attention: cudnn` needs `resources.device: cuda`, not `{}`",
+                r.device
+            )
+        },
         "use `auto`, which takes cuDNN where it is there and faster",
     );
-    let named_gguf = config.model.base.as_deref().is_some_and(|b| b.to_ascii_lowercase().ends_with(".gguf"));
+    let named_gguf = config
+        .model
+        .base
+        .as_deref()
+        .is_some_and(|b| b.to_ascii_lowercase().ends_with(".gguf"));
     faults.require(
         !(named_gguf && config.model.quantization == Quantization::Nf4),
         QUANTIZATION,

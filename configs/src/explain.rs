@@ -21,21 +21,32 @@ pub(crate) fn explain(error: &figment::Error, written: Option<&str>) -> Explaine
     let key = path.join(".");
     let (code, message, help) = match &error.kind {
         Kind::MissingField(_) => ("Q0106", format!("`{key}` is missing"), None),
-        Kind::UnknownVariant(value, expected) => {
-            ("Q0107", format!("`{key}` cannot be `{value}`"), Some(word_from(value, expected)))
-        }
+        Kind::UnknownVariant(value, expected) => (
+            "Q0107",
+            format!("`{key}` cannot be `{value}`"),
+            Some(word_from(value, expected)),
+        ),
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             let (message, help) = wrong(&key, actual, expected, written);
             ("Q0108", message, help)
         }
         kind => ("Q0108", format!("`{key}`: {kind}"), None),
     };
-    Explained { path, code, message, help }
+    Explained {
+        path,
+        code,
+        message,
+        help,
+    }
 }
 
 /// What helps where `value` is none of the words that are expected.
 fn word_from(value: &str, expected: &[&str]) -> String {
-    if expected.contains(&ALL_LINEAR) && TargetModule::ALL.iter().any(|module| module.name() == value) {
+    if expected.contains(&ALL_LINEAR)
+        && TargetModule::ALL
+            .iter()
+            .any(|module| module.name() == value)
+    {
         return format!("one module is a list too: write [{value}]");
     }
     let takes = format!("it takes {}", expected.join(", "));
@@ -52,13 +63,26 @@ fn word_from(value: &str, expected: &[&str]) -> String {
     }
 }
 
-fn wrong(key: &str, actual: &Actual, expected: &str, written: Option<&str>) -> (String, Option<String>) {
+fn wrong(
+    key: &str,
+    actual: &Actual,
+    expected: &str,
+    written: Option<&str>,
+) -> (String, Option<String>) {
     let wanted = wanted(expected);
     let help = match (actual, wanted) {
         (Actual::Unit, SECTION) => {
-            return (format!("`{key}:` is empty"), Some("give it keys, or remove the line".into()));
+            return (
+                format!("`{key}:` is empty"),
+                Some("give it keys, or remove the line".into()),
+            );
         }
-        (Actual::Unit, _) => return (format!("`{key}` is empty"), Some("give it a value, or remove the line".into())),
+        (Actual::Unit, _) => {
+            return (
+                format!("`{key}` is empty"),
+                Some("give it a value, or remove the line".into()),
+            );
+        }
         (Actual::Str(text), NUMBER | WHOLE) => Some(number_from(text.trim())),
         (Actual::Str(text), FLAG) if ["yes", "on", "y"].contains(&text.to_lowercase().as_str()) => {
             Some("write true".into())
@@ -68,24 +92,43 @@ fn wrong(key: &str, actual: &Actual, expected: &str, written: Option<&str>) -> (
         }
         (Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) | Actual::Bool(_), TEXT) => {
             let text = written.map_or_else(|| found(actual), str::to_owned);
-            return (format!("`{key}` must be text, not {text}"), Some(format!("write it in quotes: \"{text}\"")));
+            return (
+                format!("`{key}` must be text, not {text}"),
+                Some(format!("write it in quotes: \"{text}\"")),
+            );
         }
         (Actual::Signed(n), WHOLE) if *n < 0 => {
-            return (format!("`{key}` is {n}, below 0"), Some("it takes a whole number from 0 on".into()));
+            return (
+                format!("`{key}` is {n}, below 0"),
+                Some("it takes a whole number from 0 on".into()),
+            );
         }
         (Actual::Unsigned(n), WHOLE) => return too_large(key, &n.to_string(), expected),
-        (Actual::Float(n), WHOLE) if *n >= 2f64.powi(53) => return too_large(key, &format!("about {n:e}"), expected),
-        (Actual::Float(n), WHOLE) if n.fract() == 0.0 => Some(format!("write {n}, without a point or an exponent")),
+        (Actual::Float(n), WHOLE) if *n >= 2f64.powi(53) => {
+            return too_large(key, &format!("about {n:e}"), expected);
+        }
+        (Actual::Float(n), WHOLE) if n.fract() == 0.0 => {
+            Some(format!("write {n}, without a point or an exponent"))
+        }
         _ => None,
     };
     // A number as it stands there: 8.0 is not 8 to the one who wrote it.
-    let found = written.filter(|_| matches!(actual, Actual::Float(_))).map_or_else(|| found(actual), str::to_owned);
+    let found = written
+        .filter(|_| matches!(actual, Actual::Float(_)))
+        .map_or_else(|| found(actual), str::to_owned);
     (format!("`{key}` must be {wanted}, not {found}"), help)
 }
 
 fn too_large(key: &str, found: &str, expected: &str) -> (String, Option<String>) {
-    let most = if matches!(expected, "u8" | "u16" | "u32") { u64::from(u32::MAX) } else { u64::MAX };
-    (format!("`{key}` is {found}, more than it can be"), Some(format!("it takes a whole number up to {most}")))
+    let most = if matches!(expected, "u8" | "u16" | "u32") {
+        u64::from(u32::MAX)
+    } else {
+        u64::MAX
+    };
+    (
+        format!("`{key}` is {found}, more than it can be"),
+        Some(format!("it takes a whole number up to {most}")),
+    )
 }
 
 /// What helps where `text` stands in the place of a number.
@@ -94,19 +137,29 @@ fn number_from(text: &str) -> String {
     let with_point = text.replacen(',', ".", 1);
     match text.parse::<f64>() {
         Ok(n) if !n.is_finite() => "infinity and NaN are no values here".into(),
-        _ if digits.trim_start_matches('.').to_lowercase() == "inf" || digits.to_lowercase() == ".nan" => {
+        _ if digits.trim_start_matches('.').to_lowercase() == "inf"
+            || digits.to_lowercase() == ".nan" =>
+        {
             "infinity and NaN are no values here, and no number of more than 308 digits".into()
         }
-        Ok(_) if digits.starts_with('0') && digits.len() > 1 && digits.bytes().all(|b| b.is_ascii_digit()) => {
+        Ok(_)
+            if digits.starts_with('0')
+                && digits.len() > 1
+                && digits.bytes().all(|b| b.is_ascii_digit()) =>
+        {
             let plain = digits.trim_start_matches('0');
             let plain = if plain.is_empty() { "0" } else { plain };
-            format!("`{text}` could be decimal or octal; write {plain}, or 0o{plain} for an octal number")
+            format!(
+                "`{text}` could be decimal or octal; write {plain}, or 0o{plain} for an octal number"
+            )
         }
         Ok(_) => format!("write {text} without quotes"),
         Err(_) if text.matches(',').count() == 1 && with_point.parse::<f64>().is_ok() => {
             format!("write {with_point}, with a point")
         }
-        Err(_) if text.chars().count() <= 60 => format!("`{text}` is no number; write digits, such as 100 or 2e-4"),
+        Err(_) if text.chars().count() <= 60 => {
+            format!("`{text}` is no number; write digits, such as 100 or 2e-4")
+        }
         Err(_) => "write digits, such as 100 or 2e-4".into(),
     }
 }

@@ -5,7 +5,8 @@
 //! still has no effect is refused: its writer expects that it acts.
 
 use crate::schema::{
-    Batching, Checkpointing, Compute, DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig,
+    Batching, Checkpointing, Compute, DeviceKind, FlashAttention, Quantization, Schedule,
+    TrainingConfig,
 };
 use crate::words::count;
 
@@ -38,7 +39,12 @@ const fn rule(
     cause: &'static str,
     why: fn(&TrainingConfig) -> Option<(String, &'static str)>,
 ) -> Rule {
-    Rule { key, cause, competes: false, why }
+    Rule {
+        key,
+        cause,
+        competes: false,
+        why,
+    }
 }
 
 const fn competing(
@@ -46,23 +52,41 @@ const fn competing(
     cause: &'static str,
     why: fn(&TrainingConfig) -> Option<(String, &'static str)>,
 ) -> Rule {
-    Rule { key, cause, competes: true, why }
+    Rule {
+        key,
+        cause,
+        competes: true,
+        why,
+    }
 }
 
 const RULES: &[Rule] = &[
     rule("model.double_quant", "model.quantization", |c| {
         let idle = c.model.double_quant && !is_nf4(c);
-        idle.then(|| ("has no effect: only `model.quantization: nf4` has scales of ours".into(), "remove it"))
+        idle.then(|| {
+            (
+                "has no effect: only `model.quantization: nf4` has scales of ours".into(),
+                "remove it",
+            )
+        })
     }),
     rule("model.block_size", "model.quantization", |c| {
         let idle = !is_nf4(c);
-        idle.then(|| ("has no effect: only `model.quantization: nf4` has scales of ours".into(), "remove it"))
+        idle.then(|| {
+            (
+                "has no effect: only `model.quantization: nf4` has scales of ours".into(),
+                "remove it",
+            )
+        })
     }),
     rule("model.compute", "resources.device", |c| {
         let idle = c.model.compute == Compute::F32 && is_gpu(c);
         idle.then(|| {
             (
-                format!("is f32, and `resources.device: {}` computes products in bf16", c.resources.device),
+                format!(
+                    "is f32, and `resources.device: {}` computes products in bf16",
+                    c.resources.device
+                ),
                 "remove it, or set `resources.device: cpu`",
             )
         })
@@ -70,7 +94,12 @@ const RULES: &[Rule] = &[
     rule("data.template_date", "data.template", |c| {
         let text = c.data.template.as_str();
         let idle = !crate::template::is_the_models(text) && !text.contains("strftime_now");
-        idle.then(|| ("has no effect: `data.template` is one that writes no date".into(), "remove it"))
+        idle.then(|| {
+            (
+                "has no effect: `data.template` is one that writes no date".into(),
+                "remove it",
+            )
+        })
     }),
     rule("data.batching", "training.micro_batch_size", |c| {
         let idle = c.data.batching == Batching::Grouped && c.training.micro_batch_size == 1;
@@ -83,11 +112,19 @@ const RULES: &[Rule] = &[
     }),
     rule("lora.rslora", "lora.r", |c| {
         let idle = c.lora.rslora && c.lora.r == 1;
-        idle.then(|| ("has no effect: at `lora.r: 1` both scales are the same".into(), "remove it, or raise `lora.r`"))
+        idle.then(|| {
+            (
+                "has no effect: at `lora.r: 1` both scales are the same".into(),
+                "remove it, or raise `lora.r`",
+            )
+        })
     }),
     competing("training.epochs", "training.max_steps", |c| {
         let steps = c.training.max_steps?;
-        Some((format!("has no effect: `training.max_steps: {steps}` says how long to train"), "remove one of them"))
+        Some((
+            format!("has no effect: `training.max_steps: {steps}` says how long to train"),
+            "remove one of them",
+        ))
     }),
     competing("training.warmup_ratio", "training.warmup_steps", |c| {
         let steps = c.training.warmup_steps?;
@@ -98,7 +135,12 @@ const RULES: &[Rule] = &[
     }),
     rule("training.warmup_ratio", "training.schedule", |c| {
         let idle = c.training.warmup_steps.is_none() && c.training.warmup_ratio == 1.0;
-        idle.then(|| ("is 1: only the last step has the peak rate, and no schedule acts".into(), "0.03 is usual"))
+        idle.then(|| {
+            (
+                "is 1: only the last step has the peak rate, and no schedule acts".into(),
+                "0.03 is usual",
+            )
+        })
     }),
     rule("training.decay_ratio", "training.schedule", |c| {
         let idle = c.training.schedule != Schedule::Wsd;
@@ -139,11 +181,22 @@ const RULES: &[Rule] = &[
     }),
     rule("training.min_rate_ratio", "training.schedule", |c| {
         let idle = c.training.min_rate_ratio == 1.0 && c.training.schedule != Schedule::Constant;
-        idle.then(|| ("is 1: the rate never falls".into(), "set `training.schedule: constant`, or lower it"))
+        idle.then(|| {
+            (
+                "is 1: the rate never falls".into(),
+                "set `training.schedule: constant`, or lower it",
+            )
+        })
     }),
     rule("training.offload", "resources.device", |c| {
-        let idle = c.training.offload && matches!(c.resources.device, DeviceKind::Cpu | DeviceKind::Metal);
-        idle.then(|| ("has no effect: only a GPU of CUDA has memory of its own to save".into(), "remove it"))
+        let idle =
+            c.training.offload && matches!(c.resources.device, DeviceKind::Cpu | DeviceKind::Metal);
+        idle.then(|| {
+            (
+                "has no effect: only a GPU of CUDA has memory of its own to save".into(),
+                "remove it",
+            )
+        })
     }),
     rule("training.offload", "training.gradient_checkpointing", |c| {
         let idle = c.training.offload && c.training.gradient_checkpointing == Checkpointing::Off;
@@ -159,7 +212,10 @@ const RULES: &[Rule] = &[
             && matches!(c.resources.device, DeviceKind::Cpu | DeviceKind::Metal);
         idle.then(|| {
             (
-                format!("is repeatable, which `resources.device: {}` always is", c.resources.device),
+                format!(
+                    "is repeatable, which `resources.device: {}` always is",
+                    c.resources.device
+                ),
                 "remove it, or set `resources.device: cuda`",
             )
         })
@@ -167,29 +223,44 @@ const RULES: &[Rule] = &[
     rule("training.eval_every", "data.eval", |c| {
         let idle = c.training.eval_every > 0 && c.data.eval.is_none();
         idle.then(|| {
-            ("has no effect: `data.eval` names no held-out rows".into(), "name a file with `data.eval`, or remove it")
+            (
+                "has no effect: `data.eval` names no held-out rows".into(),
+                "name a file with `data.eval`, or remove it",
+            )
         })
     }),
     rule("training.eval_rows", "data.eval", |c| {
         let idle = c.training.eval_rows.is_some() && c.data.eval.is_none();
         idle.then(|| {
-            ("has no effect: `data.eval` names no held-out rows".into(), "name a file with `data.eval`, or remove it")
-        })
-    }),
-    rule("training.checkpoints_to_keep", "training.checkpoint_every", |c| {
-        let idle = c.training.checkpoints_to_keep > 0 && c.training.checkpoint_every == 0;
-        idle.then(|| {
             (
-                "has no effect: `training.checkpoint_every: 0` makes no checkpoints on the way".into(),
-                "set `training.checkpoint_every`, or remove it",
+                "has no effect: `data.eval` names no held-out rows".into(),
+                "name a file with `data.eval`, or remove it",
             )
         })
     }),
+    rule(
+        "training.checkpoints_to_keep",
+        "training.checkpoint_every",
+        |c| {
+            let idle = c.training.checkpoints_to_keep > 0 && c.training.checkpoint_every == 0;
+            idle.then(|| {
+                (
+                    "has no effect: `training.checkpoint_every: 0` makes no checkpoints on the way"
+                        .into(),
+                    "set `training.checkpoint_every`, or remove it",
+                )
+            })
+        },
+    ),
 ];
 
 /// Whether the frozen weights are, or may be, quantized by us.
 fn is_nf4(config: &TrainingConfig) -> bool {
-    let is_file = config.model.base.as_deref().is_some_and(|base| base.ends_with(".gguf"));
+    let is_file = config
+        .model
+        .base
+        .as_deref()
+        .is_some_and(|base| base.ends_with(".gguf"));
     match config.model.quantization {
         Quantization::Nf4 => true,
         Quantization::Auto => !is_file,
@@ -198,12 +269,18 @@ fn is_nf4(config: &TrainingConfig) -> bool {
 }
 
 fn is_gpu(config: &TrainingConfig) -> bool {
-    matches!(config.resources.device, DeviceKind::Cuda | DeviceKind::Metal)
+    matches!(
+        config.resources.device,
+        DeviceKind::Cuda | DeviceKind::Metal
+    )
 }
 
 /// Keys of `config` that were written and have no effect, as far as the configuration alone tells.
 pub(crate) fn idle(config: &TrainingConfig, rank: Rank<'_>) -> Vec<Idle> {
-    let mut found: Vec<Idle> = RULES.iter().filter_map(|rule| rule.judge(config, rank)).collect();
+    let mut found: Vec<Idle> = RULES
+        .iter()
+        .filter_map(|rule| rule.judge(config, rank))
+        .collect();
     if let Some(steps) = config.training.max_steps {
         let limit = rank("training.max_steps");
         let judged = |key: &str| match rank(key) {
@@ -225,8 +302,17 @@ impl Rule {
         }
         let (fault, help) = (self.why)(config)?;
         let is_refused = self.competes && own > cause && cause > 0;
-        let help = if is_refused { "remove the other one, or set it to null" } else { help };
-        Some(Idle { key: self.key, fault, help, is_refused })
+        let help = if is_refused {
+            "remove the other one, or set it to null"
+        } else {
+            help
+        };
+        Some(Idle {
+            key: self.key,
+            fault,
+            help,
+            is_refused,
+        })
     }
 }
 
@@ -255,7 +341,10 @@ fn never_looked(config: &TrainingConfig, steps: u64) -> Vec<Idle> {
     let t = &config.training;
     let every = t.eval_every;
     let looks = steps.saturating_sub(1).checked_div(every).unwrap_or(0);
-    let asked = [(t.early_stopping, "training.early_stopping"), (u64::from(t.keep_best), "training.keep_best")];
+    let asked = [
+        (t.early_stopping, "training.early_stopping"),
+        (u64::from(t.keep_best), "training.keep_best"),
+    ];
     let short = asked.into_iter().filter(|(wanted, _)| *wanted > looks);
     let fault = |(wanted, key)| Idle {
         key,
@@ -281,7 +370,11 @@ const CHECKPOINT_EVERY: &str = "training.checkpoint_every";
 const MAX_SKIPPED_STEPS: &str = "training.max_skipped_steps";
 
 /// Intervals that are longer than the run. `judged` says which keys count, and who set them.
-fn too_long(config: &TrainingConfig, steps: u64, judged: &dyn Fn(&str) -> Option<&'static str>) -> Vec<Idle> {
+fn too_long(
+    config: &TrainingConfig,
+    steps: u64,
+    judged: &dyn Fn(&str) -> Option<&'static str>,
+) -> Vec<Idle> {
     let t = &config.training;
     let is_long = |every: u64| every > 0 && every >= steps && steps > 1;
     let part = "set it to a part of the steps, or to 0 if that is meant";
@@ -293,13 +386,33 @@ fn too_long(config: &TrainingConfig, steps: u64, judged: &dyn Fn(&str) -> Option
             "held-out rows are evaluated only before and after it",
             part,
         ),
-        (CHECKPOINT_EVERY, t.checkpoint_every, is_long(t.checkpoint_every), "it saves nothing on the way", part),
-        (MAX_SKIPPED_STEPS, t.max_skipped_steps, t.max_skipped_steps > steps, "it can never end the run", "lower it"),
+        (
+            CHECKPOINT_EVERY,
+            t.checkpoint_every,
+            is_long(t.checkpoint_every),
+            "it saves nothing on the way",
+            part,
+        ),
+        (
+            MAX_SKIPPED_STEPS,
+            t.max_skipped_steps,
+            t.max_skipped_steps > steps,
+            "it can never end the run",
+            "lower it",
+        ),
     ];
     let idle = |(key, value, is_idle, so, help): (&'static str, u64, bool, &str, &'static str)| {
         let by = judged(key).filter(|_| is_idle)?;
-        let fault = format!("is {value}{by}, and the run ends after {}: {so}", count(steps, "step"));
-        Some(Idle { key, fault, help, is_refused: false })
+        let fault = format!(
+            "is {value}{by}, and the run ends after {}: {so}",
+            count(steps, "step")
+        );
+        Some(Idle {
+            key,
+            fault,
+            help,
+            is_refused: false,
+        })
     };
     all.into_iter().filter_map(idle).collect()
 }

@@ -9,7 +9,13 @@ use crate::yaml;
 /// The preset to start from; it is read before the layers are merged.
 const EXTENDS: &str = "extends";
 /// Keys that take text, whatever the text looks like.
-const TEXT: [&str; 5] = ["name", "model.base", "data.train", "data.eval", "data.template"];
+const TEXT: [&str; 5] = [
+    "name",
+    "model.base",
+    "data.train",
+    "data.eval",
+    "data.template",
+];
 /// Keys under this one are anyone's own, and take text.
 const LABELS: &str = "resources.labels";
 
@@ -21,7 +27,10 @@ pub(crate) struct Unknown {
 
 /// Whether the key takes text.
 pub(crate) fn is_text(key: &str) -> bool {
-    TEXT.contains(&key) || key.strip_prefix(LABELS).is_some_and(|rest| rest.starts_with('.'))
+    TEXT.contains(&key)
+        || key
+            .strip_prefix(LABELS)
+            .is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// Removes every unknown key from `dict`, with what helps for each.
@@ -38,7 +47,9 @@ pub(crate) fn default_of(path: &[String]) -> Option<(Vec<String>, Value)> {
     let mut found = None;
     let mut dict = Some(&root);
     for (i, part) in path.iter().enumerate() {
-        let Some(value) = dict.and_then(|dict| dict.get(part)) else { break };
+        let Some(value) = dict.and_then(|dict| dict.get(part)) else {
+            break;
+        };
         found = Some((path[..=i].to_vec(), value.clone()));
         dict = value.as_dict();
     }
@@ -52,12 +63,21 @@ fn defaults() -> Dict {
     }
 }
 
-fn walk(dict: &mut Dict, known: &Dict, path: &mut Vec<String>, root: &Dict, found: &mut Vec<Unknown>) {
+fn walk(
+    dict: &mut Dict,
+    known: &Dict,
+    path: &mut Vec<String>,
+    root: &Dict,
+    found: &mut Vec<Unknown>,
+) {
     dict.retain(|key, value| {
         path.push(key.clone());
         let is_known = path.join(".") == EXTENDS || known.contains_key(key);
         if !is_known {
-            found.push(Unknown { path: path.clone(), help: meant(path, known, root) });
+            found.push(Unknown {
+                path: path.clone(),
+                help: meant(path, known, root),
+            });
         }
         // An empty section of the defaults is one with keys of anyone's own.
         if let (Value::Dict(_, inner), Some(Value::Dict(_, known))) = (value, known.get(key))
@@ -72,8 +92,15 @@ fn walk(dict: &mut Dict, known: &Dict, path: &mut Vec<String>, root: &Dict, foun
 
 /// The section of ours that has `key`.
 pub(crate) fn section_of(key: &str) -> Option<String> {
-    let has = |section: &Value| section.as_dict().is_some_and(|section| section.contains_key(key));
-    defaults().into_iter().find(|(_, section)| has(section)).map(|(name, _)| name)
+    let has = |section: &Value| {
+        section
+            .as_dict()
+            .is_some_and(|section| section.contains_key(key))
+    };
+    defaults()
+        .into_iter()
+        .find(|(_, section)| has(section))
+        .map(|(name, _)| name)
 }
 
 /// The known key that was probably meant: the same one in its section, one that is spelt alike, or ours for one of another
@@ -81,7 +108,13 @@ pub(crate) fn section_of(key: &str) -> Option<String> {
 fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
     let key = path.last().map(String::as_str).unwrap_or_default();
     let parent = path[..path.len().saturating_sub(1)].join(".");
-    let full = |name: &str| if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") };
+    let full = |name: &str| {
+        if parent.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{parent}.{name}")
+        }
+    };
     if let Some(section) = section_of(key) {
         return format!("did you mean `{section}.{key}`?");
     }
@@ -92,18 +125,32 @@ fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
         return ours.into();
     }
     if key.starts_with("x-") || key.starts_with('.') {
-        return "an anchor needs no key of its own; write `&anchor` where the value is used first".into();
+        return "an anchor needs no key of its own; write `&anchor` where the value is used first"
+            .into();
     }
     if !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit()) {
         return "inside { } a comma ends a value: a number with a fraction is written with a point, such as 1.5".into();
     }
     let lower = key.to_lowercase().replace('-', "_");
-    let best = siblings.keys().map(|name| (strsim::damerau_levenshtein(&lower, name), name)).min();
+    let best = siblings
+        .keys()
+        .map(|name| (strsim::damerau_levenshtein(&lower, name), name))
+        .min();
     match best {
-        Some((distance, name)) if distance <= 2.max(key.len() / 3) => format!("did you mean `{}`?", full(name)),
+        Some((distance, name)) if distance <= 2.max(key.len() / 3) => {
+            format!("did you mean `{}`?", full(name))
+        }
         _ => {
             let names: Vec<&str> = siblings.keys().map(String::as_str).collect();
-            format!("{} takes {}", if parent.is_empty() { "the file" } else { &parent }, names.join(", "))
+            format!(
+                "{} takes {}",
+                if parent.is_empty() {
+                    "the file"
+                } else {
+                    &parent
+                },
+                names.join(", ")
+            )
         }
     }
 }

@@ -26,11 +26,18 @@ impl Layer {
             _ => "a single value stands at its top, where keys with values belong",
         };
         let help = "docs/reference/config.md shows the keys; a configuration starts with `extends:` or a section";
-        Err(Syntax { message: top.into(), at: None, help: help.into() })
+        Err(Syntax {
+            message: top.into(),
+            at: None,
+            help: help.into(),
+        })
     }
 
     pub fn parse(text: &str) -> Result<Self, Syntax> {
-        Ok(Self { name: FILE_LAYER.into(), dict: Self::parse_raw(text)? })
+        Ok(Self {
+            name: FILE_LAYER.into(),
+            dict: Self::parse_raw(text)?,
+        })
     }
 }
 
@@ -51,7 +58,13 @@ pub(crate) fn path_of(key: &str) -> Vec<String> {
 }
 
 pub(crate) fn syntax_error(source: &str, error: Syntax) -> ConfigErrors {
-    let place = |(line, column)| Place::Text(Location { source: source.to_owned(), line, column });
+    let place = |(line, column)| {
+        Place::Text(Location {
+            source: source.to_owned(),
+            line,
+            column,
+        })
+    };
     Diagnostic {
         code: "Q0100",
         message: format!("{source} is not YAML that can be read: {}", error.message),
@@ -64,15 +77,32 @@ pub(crate) fn syntax_error(source: &str, error: Syntax) -> ConfigErrors {
 /// A key that two places of one file set; which of them counts would be a guess.
 pub(crate) fn given_twice(source: &str, key: &str, lines: &[u64]) -> Diagnostic {
     let lines: Vec<String> = lines.iter().map(u64::to_string).collect();
-    let (last, others) = lines.split_last().map_or(("", &[][..]), |(last, others)| (last.as_str(), others));
+    let (last, others) = lines
+        .split_last()
+        .map_or(("", &[][..]), |(last, others)| (last.as_str(), others));
     Diagnostic {
         code: "Q0100",
-        message: format!("`{key}` is given {} in {source}, lines {} and {last}", times(lines.len()), others.join(", ")),
+        message: format!(
+            "`{key}` is given {} in {source}, lines {} and {last}",
+            times(lines.len()),
+            others.join(", ")
+        ),
         place: None,
-        help: Some(if key.contains('.') { "keep one of them" } else { "merge the two sections" }.into()),
+        help: Some(
+            if key.contains('.') {
+                "keep one of them"
+            } else {
+                "merge the two sections"
+            }
+            .into(),
+        ),
     }
 }
 
 fn times(n: usize) -> String {
-    if n == 2 { "twice".into() } else { format!("{n} times") }
+    if n == 2 {
+        "twice".into()
+    } else {
+        format!("{n} times")
+    }
 }

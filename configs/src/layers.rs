@@ -37,7 +37,11 @@ impl Layers {
         let overrides = self.overrides()?;
         let mut layers = self.file_layer()?.into_iter().collect::<Vec<_>>();
         let preset_text = self.preset_text(&overrides)?;
-        layers.extend(overrides.into_iter().map(|(name, dict)| Layer { name, dict }));
+        layers.extend(
+            overrides
+                .into_iter()
+                .map(|(name, dict)| Layer { name, dict }),
+        );
         let mut faults = Vec::new();
         let mut figment = Figment::from(Yaml::string(DEFAULTS));
         if let Some(text) = preset_text {
@@ -66,10 +70,16 @@ impl Layers {
         let ranked = self.ranked()?;
         let rank = |key: &str| {
             let path = path_of(key);
-            ranked.iter().filter(|(_, dict)| holds(dict, &path)).map(|(rank, _)| *rank).max().unwrap_or(0)
+            ranked
+                .iter()
+                .filter(|(_, dict)| holds(dict, &path))
+                .map(|(rank, _)| *rank)
+                .max()
+                .unwrap_or(0)
         };
-        let (refused, noted): (Vec<_>, Vec<_>) =
-            idle(resolved.config(), &rank).into_iter().partition(|idle| idle.is_refused);
+        let (refused, noted): (Vec<_>, Vec<_>) = idle(resolved.config(), &rank)
+            .into_iter()
+            .partition(|idle| idle.is_refused);
         let diagnostic = |code: &'static str, idle: Idle| Diagnostic {
             code,
             message: format!("`{}` {}", idle.key, idle.fault),
@@ -77,9 +87,19 @@ impl Layers {
             help: Some(idle.help.into()),
         };
         if !refused.is_empty() {
-            return Err(ConfigErrors(refused.into_iter().map(|idle| diagnostic("Q0103", idle)).collect()));
+            return Err(ConfigErrors(
+                refused
+                    .into_iter()
+                    .map(|idle| diagnostic("Q0103", idle))
+                    .collect(),
+            ));
         }
-        Ok(resolved.warned(noted.into_iter().map(|idle| Warning(diagnostic("Q0109", idle))).collect()))
+        Ok(resolved.warned(
+            noted
+                .into_iter()
+                .map(|idle| Warning(diagnostic("Q0109", idle)))
+                .collect(),
+        ))
     }
 
     /// What a person wrote, by how late it is: file, variables, flags.
@@ -87,25 +107,41 @@ impl Layers {
         let file = self.file_layer()?.map(|layer| (1, layer.dict));
         let laid_over = self.overrides()?.into_iter();
         let rank = |name: &str| if name.starts_with("--set") { 3 } else { 2 };
-        Ok(file.into_iter().chain(laid_over.map(|(name, dict)| (rank(&name), dict))).collect())
+        Ok(file
+            .into_iter()
+            .chain(laid_over.map(|(name, dict)| (rank(&name), dict)))
+            .collect())
     }
 
     /// Where the value of `key` was written: the variable or flag that is laid over the file, else the file.
     pub fn place_of(&self, key: &str) -> Option<Place> {
         let path = path_of(key);
-        let named = self.overrides().ok()?.into_iter().rev().find(|(_, dict)| holds(dict, &path));
-        named.map(|(name, _)| Place::Named(name)).or_else(|| self.place_in_file(&path))
+        let named = self
+            .overrides()
+            .ok()?
+            .into_iter()
+            .rev()
+            .find(|(_, dict)| holds(dict, &path));
+        named
+            .map(|(name, _)| Place::Named(name))
+            .or_else(|| self.place_in_file(&path))
     }
 
     /// The file as a layer.
     fn file_layer(&self) -> Result<Option<Layer>, ConfigErrors> {
-        let Some((source, text)) = &self.file else { return Ok(None) };
-        let repeated: Vec<_> =
-            repeated(text).into_iter().map(|(key, lines)| given_twice(source, &key, &lines)).collect();
+        let Some((source, text)) = &self.file else {
+            return Ok(None);
+        };
+        let repeated: Vec<_> = repeated(text)
+            .into_iter()
+            .map(|(key, lines)| given_twice(source, &key, &lines))
+            .collect();
         if !repeated.is_empty() {
             return Err(ConfigErrors(repeated));
         }
-        Layer::parse(text).map(Some).map_err(|e| syntax_error(source, e))
+        Layer::parse(text)
+            .map(Some)
+            .map_err(|e| syntax_error(source, e))
     }
 
     /// Removes the keys of `layer` that no configuration has, and names each.
@@ -128,7 +164,11 @@ impl Layers {
 
     /// The typed configuration. A value of the wrong type is noted and its default takes its place, so that the next
     /// one is found too.
-    fn extract(&self, mut figment: Figment, faults: &mut Vec<Diagnostic>) -> Option<TrainingConfig> {
+    fn extract(
+        &self,
+        mut figment: Figment,
+        faults: &mut Vec<Diagnostic>,
+    ) -> Option<TrainingConfig> {
         let mut seen = Vec::new();
         loop {
             let errors = match figment.extract::<TrainingConfig>() {
@@ -140,12 +180,18 @@ impl Layers {
                 faults.push(self.explain_one(error));
                 let (key, value) = default_of(&path)?;
                 // A section of anyone's own keys has defaults for none of them.
-                let (key, value) =
-                    if is_text(&path.join(".")) && key != path { (path, Value::from("")) } else { (key, value) };
+                let (key, value) = if is_text(&path.join(".")) && key != path {
+                    (path, Value::from(""))
+                } else {
+                    (key, value)
+                };
                 if seen.contains(&key) {
                     return None;
                 }
-                figment = figment.merge(Layer { name: "default".into(), dict: nest_value(&key, value) });
+                figment = figment.merge(Layer {
+                    name: "default".into(),
+                    dict: nest_value(&key, value),
+                });
                 seen.push(key);
             }
         }
@@ -154,9 +200,15 @@ impl Layers {
     fn overrides(&self) -> Result<Vec<(String, Dict)>, ConfigErrors> {
         let env = self.env.iter().filter_map(|(name, value)| {
             let key = name.strip_prefix("QLORA__")?;
-            Some((name.clone(), key.to_lowercase().replace("__", "."), value.clone()))
+            Some((
+                name.clone(),
+                key.to_lowercase().replace("__", "."),
+                value.clone(),
+            ))
         });
-        let mut layers: Vec<_> = env.map(|(name, key, value)| (name, nest(&key, &value))).collect();
+        let mut layers: Vec<_> = env
+            .map(|(name, key, value)| (name, nest(&key, &value)))
+            .collect();
         for pair in &self.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| Diagnostic {
                 code: "Q0104",
@@ -177,13 +229,21 @@ impl Layers {
         Ok(layers)
     }
 
-    fn preset_text(&self, overrides: &[(String, Dict)]) -> Result<Option<&'static str>, ConfigErrors> {
-        let from_overrides = overrides.iter().rev().find_map(|(_, dict)| dict.get("extends").cloned());
+    fn preset_text(
+        &self,
+        overrides: &[(String, Dict)],
+    ) -> Result<Option<&'static str>, ConfigErrors> {
+        let from_overrides = overrides
+            .iter()
+            .rev()
+            .find_map(|(_, dict)| dict.get("extends").cloned());
         let from_file = || {
             let (_, text) = self.file.as_ref()?;
             Layer::parse_raw(text).ok()?.remove("extends")
         };
-        let Some(value) = from_overrides.or_else(from_file) else { return Ok(None) };
+        let Some(value) = from_overrides.or_else(from_file) else {
+            return Ok(None);
+        };
         if matches!(value, Value::Empty(..)) {
             return Ok(None);
         }
@@ -201,7 +261,9 @@ impl Layers {
     fn explain_one(&self, error: figment::Error) -> Diagnostic {
         let named = error.metadata.as_ref().map(|m| m.name.to_string());
         let place = |path: &[String]| match &named {
-            Some(name) if name != FILE_LAYER && !name.starts_with("YAML") => Some(Place::Named(name.clone())),
+            Some(name) if name != FILE_LAYER && !name.starts_with("YAML") => {
+                Some(Place::Named(name.clone()))
+            }
             _ => self.place_in_file(path),
         };
         let written = match (place(&error.path), &self.file) {
@@ -210,13 +272,20 @@ impl Layers {
         };
         let explained = explain(&error, written);
         let place = place(&explained.path);
-        Diagnostic { code: explained.code, message: explained.message, place, help: explained.help }
+        Diagnostic {
+            code: explained.code,
+            message: explained.message,
+            place,
+            help: explained.help,
+        }
     }
 
     fn place(&self, figment: &Figment, path: &[String]) -> Option<Place> {
         let metadata = figment.find_metadata(&path.join("."));
         match metadata.map(|m| m.name.to_string()) {
-            Some(name) if name != FILE_LAYER && !name.starts_with("YAML") => Some(Place::Named(name)),
+            Some(name) if name != FILE_LAYER && !name.starts_with("YAML") => {
+                Some(Place::Named(name))
+            }
             _ => self.place_in_file(path),
         }
     }
@@ -224,7 +293,11 @@ impl Layers {
     fn place_in_file(&self, path: &[String]) -> Option<Place> {
         let (source, text) = self.file.as_ref()?;
         let (line, column) = locate(text, path)?;
-        Some(Place::Text(Location { source: source.clone(), line, column }))
+        Some(Place::Text(Location {
+            source: source.clone(),
+            line,
+            column,
+        }))
     }
 }
 

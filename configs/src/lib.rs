@@ -35,7 +35,8 @@ pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
 pub use resolved::ResolvedConfig;
 pub use rewrite::rewritten;
 pub use schema::{
-    Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig, ModelConfig, OptimizerKind,
-    Quantization, ResourceConfig, Schedule, TEMPLATE_DATE, TargetModule, TooLong, TrainingConfig, TrainingSection,
+    Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig,
+    ModelConfig, OptimizerKind, Quantization, ResourceConfig, Schedule, TEMPLATE_DATE,
+    TargetModule, TooLong, TrainingConfig, TrainingSection,
 };
 pub use template::{template, unlikely_template};

@@ -34,17 +34,25 @@ fn collect_repeated(node: &Node, parent: &str, found: &mut Vec<(String, Vec<u64>
     match node {
         Node::Map(entries) => {
             for (i, (key, value)) in entries.iter().enumerate() {
-                let path = if parent.is_empty() { key.value.clone() } else { format!("{parent}.{}", key.value) };
+                let path = if parent.is_empty() {
+                    key.value.clone()
+                } else {
+                    format!("{parent}.{}", key.value)
+                };
                 let same = entries.iter().filter(|(other, _)| other.value == key.value);
                 let lines: Vec<u64> = same.map(|(other, _)| other.referenced.line()).collect();
-                let is_first = !entries[..i].iter().any(|(other, _)| other.value == key.value);
+                let is_first = !entries[..i]
+                    .iter()
+                    .any(|(other, _)| other.value == key.value);
                 if lines.len() > 1 && is_first {
                     found.push((path.clone(), lines));
                 }
                 collect_repeated(value, &path, found);
             }
         }
-        Node::Seq(items) => items.iter().for_each(|item| collect_repeated(&item.value, parent, found)),
+        Node::Seq(items) => items
+            .iter()
+            .for_each(|item| collect_repeated(&item.value, parent, found)),
         Node::Scalar => {}
     }
 }
@@ -57,12 +65,16 @@ pub(crate) fn locate(yaml: &str, path: &[String]) -> Option<(u64, u64)> {
     for part in path {
         match node {
             Node::Map(entries) => {
-                let Some((key, value)) = entries.iter().find(|(k, _)| &k.value == part) else { break };
+                let Some((key, value)) = entries.iter().find(|(k, _)| &k.value == part) else {
+                    break;
+                };
                 found = Some(key.referenced);
                 node = value;
             }
             Node::Seq(items) => {
-                let Some(item) = part.parse().ok().and_then(|i: usize| items.get(i)) else { break };
+                let Some(item) = part.parse().ok().and_then(|i: usize| items.get(i)) else {
+                    break;
+                };
                 found = Some(item.referenced);
                 node = &item.value;
             }

@@ -15,7 +15,10 @@ pub(crate) fn nest(key: &str, value: &str) -> Dict {
         Ok(value) => value,
         Err(_) => plain(),
     };
-    nest_value(&key.split('.').map(str::to_owned).collect::<Vec<_>>(), parsed)
+    nest_value(
+        &key.split('.').map(str::to_owned).collect::<Vec<_>>(),
+        parsed,
+    )
 }
 
 /// A value under the keys of `path`, each in the one before.
@@ -32,6 +35,9 @@ pub(crate) fn holds(dict: &Dict, path: &[String]) -> bool {
     match path {
         [] => false,
         [last] => dict.contains_key(last),
-        [first, rest @ ..] => dict.get(first).and_then(Value::as_dict).is_some_and(|inner| holds(inner, rest)),
+        [first, rest @ ..] => dict
+            .get(first)
+            .and_then(Value::as_dict)
+            .is_some_and(|inner| holds(inner, rest)),
     }
 }

@@ -22,5 +22,8 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
 }
 
 pub(crate) fn preset(name: &str) -> Option<&'static str> {
-    PRESETS.iter().find(|(n, _)| *n == name).map(|(_, text)| *text)
+    PRESETS
+        .iter()
+        .find(|(n, _)| *n == name)
+        .map(|(_, text)| *text)
 }

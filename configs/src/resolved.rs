@@ -52,9 +52,16 @@ impl ResolvedConfig {
     /// # Errors
     /// Those of [`Self::from_json`].
     pub fn with_base(self, base: String) -> Result<Self, ConfigErrors> {
-        let Self { mut config, warnings, .. } = self;
+        let Self {
+            mut config,
+            warnings,
+            ..
+        } = self;
         config.model.base = Some(base);
-        Ok(Self { warnings, ..Self::check(config, &|_| None)? })
+        Ok(Self {
+            warnings,
+            ..Self::check(config, &|_| None)?
+        })
     }
 
     /// Checks `config`, whose keys were written at `place`.
@@ -81,7 +88,12 @@ impl ResolvedConfig {
             help: None,
         })?;
         let hash = hex::encode(Sha256::digest(json.as_bytes()));
-        Ok(Self { config, json, hash, warnings: Vec::new() })
+        Ok(Self {
+            config,
+            json,
+            hash,
+            warnings: Vec::new(),
+        })
     }
 
     /// The same with `warnings`.

@@ -9,28 +9,47 @@ pub fn rewritten(yaml: &str, key: &str, value: &str) -> Option<String> {
     let (line, column) = locate(yaml, &path_of(key))?;
     let line_start = nth_line(yaml, usize::try_from(line).ok()?.checked_sub(1)?)?;
     let line = yaml[line_start..].split(['\n', '\r']).next()?;
-    let key_start = line.char_indices().nth(usize::try_from(column).ok()?.checked_sub(1)?)?.0;
+    let key_start = line
+        .char_indices()
+        .nth(usize::try_from(column).ok()?.checked_sub(1)?)?
+        .0;
     let rest = &line[key_start..];
     // The key may stand in quotes, its name holds no colon.
     let colon = rest.find(':')? + 1;
     let start = key_start + colon + (rest[colon..].len() - rest[colon..].trim_start().len());
     let length = scalar(&line[start..])?;
-    let (before, after) = (&yaml[..line_start + start], &yaml[line_start + start + length..]);
+    let (before, after) = (
+        &yaml[..line_start + start],
+        &yaml[line_start + start + length..],
+    );
     Some(format!("{before}{}{after}", quoted(value)))
 }
 
 fn nth_line(text: &str, n: usize) -> Option<usize> {
-    if n == 0 { Some(0) } else { text.match_indices('\n').nth(n - 1).map(|(at, _)| at + 1) }
+    if n == 0 {
+        Some(0)
+    } else {
+        text.match_indices('\n').nth(n - 1).map(|(at, _)| at + 1)
+    }
 }
 
 /// Bytes of the plain or quoted value at the beginning of `text`.
 fn scalar(text: &str) -> Option<usize> {
     match text.chars().next()? {
         '"' => closing(text, |bytes, at| bytes[at] == b'\\', b'"'),
-        '\'' => closing(text, |bytes, at| bytes[at] == b'\'' && bytes.get(at + 1) == Some(&b'\''), b'\''),
+        '\'' => closing(
+            text,
+            |bytes, at| bytes[at] == b'\'' && bytes.get(at + 1) == Some(&b'\''),
+            b'\'',
+        ),
         '&' | '*' | '!' | '|' | '>' | '{' | '[' | '#' => None,
         _ => {
-            let end = text.find([',', '}', ']']).into_iter().chain(text.find(" #")).min().unwrap_or(text.len());
+            let end = text
+                .find([',', '}', ']'])
+                .into_iter()
+                .chain(text.find(" #"))
+                .min()
+                .unwrap_or(text.len());
             Some(text[..end].trim_end().len())
         }
     }
@@ -71,17 +90,35 @@ mod tests {
     #[test]
     fn a_value_is_replaced_however_it_is_written_and_nothing_else_is() {
         for (yaml, before) in [
-            ("data:\n  train: t.jsonl  # mine\n  eval: e.jsonl\n", "t.jsonl"),
+            (
+                "data:\n  train: t.jsonl  # mine\n  eval: e.jsonl\n",
+                "t.jsonl",
+            ),
             ("data: {train: t.jsonl, eval: e.jsonl}\n", "t.jsonl"),
-            ("data: {eval: e.jsonl, train: 'it''s, t.jsonl'}\n", "it's, t.jsonl"),
-            ("data: {eval: e.jsonl, \"train\": \"a \\\"b\\\" c\"} # x\n", "a \"b\" c"),
-            ("\u{feff}name: é\r\ndata:\r\n  train:   t.jsonl\r\n  eval: e.jsonl\r\n", "t.jsonl"),
-            ("{\"data\": {\"train\": \"t.jsonl\", \"eval\": \"e.jsonl\"}}", "t.jsonl"),
+            (
+                "data: {eval: e.jsonl, train: 'it''s, t.jsonl'}\n",
+                "it's, t.jsonl",
+            ),
+            (
+                "data: {eval: e.jsonl, \"train\": \"a \\\"b\\\" c\"} # x\n",
+                "a \"b\" c",
+            ),
+            (
+                "\u{feff}name: é\r\ndata:\r\n  train:   t.jsonl\r\n  eval: e.jsonl\r\n",
+                "t.jsonl",
+            ),
+            (
+                "{\"data\": {\"train\": \"t.jsonl\", \"eval\": \"e.jsonl\"}}",
+                "t.jsonl",
+            ),
         ] {
             assert_eq!(train(yaml).as_deref(), Some(before), "{yaml}");
             let made = rewritten(yaml, "data.train", WHOLE).unwrap_or_else(|| panic!("{yaml}"));
             assert_eq!(train(&made).as_deref(), Some(WHOLE), "{made}");
-            assert!(made.contains("e.jsonl") && made.contains('#') == yaml.contains('#'), "{made}");
+            assert!(
+                made.contains("e.jsonl") && made.contains('#') == yaml.contains('#'),
+                "{made}"
+            );
             let back = rewritten(&made, "data.train", before).expect("a value in quotes");
             assert_eq!(train(&back).as_deref(), Some(before), "{back}");
         }
@@ -97,7 +134,10 @@ mod tests {
             "data:\n  eval: e.jsonl\n",
         ] {
             let made = rewritten(yaml, "data.train", WHOLE);
-            assert!(made.is_none_or(|made| train(&made).as_deref() != Some(WHOLE)), "{yaml}");
+            assert!(
+                made.is_none_or(|made| train(&made).as_deref() != Some(WHOLE)),
+                "{yaml}"
+            );
         }
     }
 }

@@ -47,7 +47,8 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     if NAMES.contains(&text) || is_jinja(text) {
         return Ok(());
     }
-    let near = |name: &str| strsim::damerau_levenshtein(&text.to_lowercase(), name) <= name.len() / 4;
+    let near =
+        |name: &str| strsim::damerau_levenshtein(&text.to_lowercase(), name) <= name.len() / 4;
     match NAMES.iter().find(|name| near(name)) {
         Some(name) => Err(format!("did you mean `{name}`?")),
         None if may_be_the_models(text) => Ok(()),
@@ -96,31 +97,82 @@ mod tests {
 
     #[test]
     fn templates_of_other_tools_are_no_templates_of_a_model_that_is_not_at_hand() {
-        for text in ["chatml", "llama3", "Llama-3", "alpaca", "qwen_25", "mistral_v3_tekken", "tokenizer_default"] {
+        for text in [
+            "chatml",
+            "llama3",
+            "Llama-3",
+            "alpaca",
+            "qwen_25",
+            "mistral_v3_tekken",
+            "tokenizer_default",
+        ] {
             for is_known in [false, true] {
                 let help = unlikely_template(text, is_known).expect(text);
-                assert!(NAMES.iter().chain(&USUAL).all(|name| help.contains(name)), "{help}");
+                assert!(
+                    NAMES.iter().chain(&USUAL).all(|name| help.contains(name)),
+                    "{help}"
+                );
             }
         }
-        for text in ["auto", "chatml-tools", "default", "tool_use", "rag", "{{ messages }}"] {
-            assert_eq!((unlikely_template(text, true), unlikely_template(text, false)), (None, None), "{text}");
+        for text in [
+            "auto",
+            "chatml-tools",
+            "default",
+            "tool_use",
+            "rag",
+            "{{ messages }}",
+        ] {
+            assert_eq!(
+                (
+                    unlikely_template(text, true),
+                    unlikely_template(text, false)
+                ),
+                (None, None),
+                "{text}"
+            );
         }
-        assert!(unlikely_template("own", true).is_some() && unlikely_template("own", false).is_none());
+        assert!(
+            unlikely_template("own", true).is_some() && unlikely_template("own", false).is_none()
+        );
     }
 
     #[test]
     fn names_and_jinja_are_templates_and_nothing_else_is() {
-        for text in ["auto", "chatml-tools", "{% for m in messages %}{{ m.content }}{% endfor %}", "{{ messages }}"] {
+        for text in [
+            "auto",
+            "chatml-tools",
+            "{% for m in messages %}{{ m.content }}{% endfor %}",
+            "{{ messages }}",
+        ] {
             assert_eq!(template(text), Ok(text.to_owned()));
         }
-        for text in ["chatml-tool", "chatml_tools", "chatml-toolss", "ChatML-tools", "CHATML_TOOLS"] {
-            assert!(template(text).is_err_and(|e| e.contains("did you mean `chatml-tools`?")), "{text}");
+        for text in [
+            "chatml-tool",
+            "chatml_tools",
+            "chatml-toolss",
+            "ChatML-tools",
+            "CHATML_TOOLS",
+        ] {
+            assert!(
+                template(text).is_err_and(|e| e.contains("did you mean `chatml-tools`?")),
+                "{text}"
+            );
         }
         for text in ["rag", "tool_use", "default", "a", "v1.5", "auto-2"] {
             assert!(template(text).is_ok() && is_the_models(text), "{text}");
         }
-        assert!(is_the_models("auto") && !is_the_models("chatml-tools") && !is_the_models("{{ messages }}"));
-        for text in ["", "You are brief", "own.jinja", "templates/own.jinja", "{ messages }"] {
+        assert!(
+            is_the_models("auto")
+                && !is_the_models("chatml-tools")
+                && !is_the_models("{{ messages }}")
+        );
+        for text in [
+            "",
+            "You are brief",
+            "own.jinja",
+            "templates/own.jinja",
+            "{ messages }",
+        ] {
             assert!(template(text).is_err(), "{text}");
         }
     }

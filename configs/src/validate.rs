@@ -14,9 +14,20 @@ pub(crate) struct Fault {
 pub(crate) struct Faults(Vec<Fault>);
 
 impl Faults {
-    pub fn require(&mut self, ok: bool, key: &'static str, message: impl FnOnce() -> String, help: &str) {
+    pub fn require(
+        &mut self,
+        ok: bool,
+        key: &'static str,
+        message: impl FnOnce() -> String,
+        help: &str,
+    ) {
         if !ok {
-            self.0.push(Fault { code: "Q0103", key, message: message(), help: Some(help.to_owned()) });
+            self.0.push(Fault {
+                code: "Q0103",
+                key,
+                message: message(),
+                help: Some(help.to_owned()),
+            });
         }
     }
 
@@ -24,7 +35,12 @@ impl Faults {
     fn needed(&mut self, given: bool, key: &'static str, help: &str) {
         if !given {
             let message = format!("`{key}` is missing");
-            self.0.push(Fault { code: "Q0106", key, message, help: Some(help.to_owned()) });
+            self.0.push(Fault {
+                code: "Q0106",
+                key,
+                message,
+                help: Some(help.to_owned()),
+            });
         }
     }
 }
@@ -48,9 +64,17 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
         "name a model, such as `model.base: llama-3.1-8b-instruct`, or a folder or .gguf file on the worker",
     );
     faults.require(
-        matches!(model.block_size, 32 | 64 | 128 | 256 | 512 | 1024 | 2048 | 4096),
+        matches!(
+            model.block_size,
+            32 | 64 | 128 | 256 | 512 | 1024 | 2048 | 4096
+        ),
         "model.block_size",
-        || format!("`model.block_size` is {}, not a power of two from 32 to 4096", model.block_size),
+        || {
+            format!(
+                "`model.block_size` is {}, not a power of two from 32 to 4096",
+                model.block_size
+            )
+        },
         "64 is what bitsandbytes and published QLoRA results use",
     );
     faults.needed(
@@ -58,12 +82,21 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
         "data.train",
         "name a JSONL file of conversations, such as `data.train: train.jsonl`",
     );
-    for (key, path) in [("model.base", &model.base), ("data.train", &data.train), ("data.eval", &data.eval)] {
+    for (key, path) in [
+        ("model.base", &model.base),
+        ("data.train", &data.train),
+        ("data.eval", &data.eval),
+    ] {
         let variable = path.as_deref().and_then(expandable);
         faults.require(
             variable.is_none(),
             key,
-            || format!("`{key}` starts with `{}`, which no program fills in here", variable.unwrap_or_default()),
+            || {
+                format!(
+                    "`{key}` starts with `{}`, which no program fills in here",
+                    variable.unwrap_or_default()
+                )
+            },
             "write the whole path, or let the shell fill it in, as in --set KEY=\"$HOME/FILE\"",
         );
     }
@@ -71,19 +104,34 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
     faults.require(
         known.is_ok(),
         "data.template",
-        || format!("`data.template` is `{}`, neither a template's name nor Jinja text", data.template),
+        || {
+            format!(
+                "`data.template` is `{}`, neither a template's name nor Jinja text",
+                data.template
+            )
+        },
         known.err().as_deref().unwrap_or_default(),
     );
     faults.require(
         (8..=1_048_576).contains(&data.max_seq_len),
         "data.max_seq_len",
-        || format!("`data.max_seq_len` is {}, outside 8 to 1,048,576 tokens", data.max_seq_len),
+        || {
+            format!(
+                "`data.max_seq_len` is {}, outside 8 to 1,048,576 tokens",
+                data.max_seq_len
+            )
+        },
         "2048 suits most tool-calling data; `qlora-ctl data check` prints the lengths of yours",
     );
     faults.require(
         is_date(&data.template_date),
         "data.template_date",
-        || format!("`data.template_date` is `{}`, which is no date", data.template_date),
+        || {
+            format!(
+                "`data.template_date` is `{}`, which is no date",
+                data.template_date
+            )
+        },
         "write it in quotation marks, such as \"2024-07-26\"",
     );
 }
@@ -99,9 +147,14 @@ fn expandable(path: &str) -> Option<&str> {
 
 /// Whether `text` is a day of the Gregorian calendar as `2024-07-26`.
 fn is_date(text: &str) -> bool {
-    let part = |range: std::ops::Range<usize>| text.get(range).filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let part = |range: std::ops::Range<usize>| {
+        text.get(range)
+            .filter(|part| part.bytes().all(|b| b.is_ascii_digit()))
+    };
     let number = |range| part(range).and_then(|digits| digits.parse::<u32>().ok());
-    let (Some(year), Some(month), Some(day)) = (number(0..4), number(5..7), number(8..10)) else { return false };
+    let (Some(year), Some(month), Some(day)) = (number(0..4), number(5..7), number(8..10)) else {
+        return false;
+    };
     let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let days = match month {
         4 | 6 | 9 | 11 => 30,
@@ -129,7 +182,12 @@ fn lora(config: &TrainingConfig, faults: &mut Faults) {
     faults.require(
         lora.loraplus_ratio.is_finite() && lora.loraplus_ratio > 0.0,
         "lora.loraplus_ratio",
-        || format!("`lora.loraplus_ratio` is {}, not above 0", lora.loraplus_ratio),
+        || {
+            format!(
+                "`lora.loraplus_ratio` is {}, not above 0",
+                lora.loraplus_ratio
+            )
+        },
         "16 is what LoRA+ proposes; 1 trains A and B alike",
     );
     faults.require(
@@ -161,7 +219,13 @@ fn training(config: &TrainingConfig, faults: &mut Faults) {
     let mut range = |ok: bool, key: &'static str, value: String, wanted: &str, help: &str| {
         faults.require(ok, key, || format!("`{key}` is {value}, {wanted}"), help);
     };
-    range(positive(t.epochs), "training.epochs", t.epochs.to_string(), "not above 0", "1 to 3 is usual");
+    range(
+        positive(t.epochs),
+        "training.epochs",
+        t.epochs.to_string(),
+        "not above 0",
+        "1 to 3 is usual",
+    );
     range(
         t.max_steps != Some(0),
         "training.max_steps",
@@ -239,7 +303,13 @@ fn training(config: &TrainingConfig, faults: &mut Faults) {
         "outside 0 to below 1",
         "0.999",
     );
-    range(positive(t.adam_epsilon), "training.adam_epsilon", t.adam_epsilon.to_string(), "not above 0", "1e-8");
+    range(
+        positive(t.adam_epsilon),
+        "training.adam_epsilon",
+        t.adam_epsilon.to_string(),
+        "not above 0",
+        "1e-8",
+    );
     range(
         t.max_grad_norm.is_finite() && t.max_grad_norm >= 0.0,
         "training.max_grad_norm",

@@ -28,7 +28,8 @@ fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
 
 /// The text as values.
 pub(crate) fn read(text: &str) -> Result<Value, Syntax> {
-    serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error)).map_err(|e| explain(text, &e))
+    serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error))
+        .map_err(|e| explain(text, &e))
 }
 
 /// The text as `T`, in which a key that is given twice stands twice.
@@ -38,10 +39,20 @@ pub(crate) fn read_with_repeated<T: DeserializeOwned>(text: &str) -> Option<T> {
 
 fn explain(text: &str, error: &Error) -> Syntax {
     let error = error.without_snippet();
-    let at = error.location().map(|place| (place.line(), place.column())).filter(|(line, _)| *line > 0);
+    let at = error
+        .location()
+        .map(|place| (place.line(), place.column()))
+        .filter(|(line, _)| *line > 0);
     let found = error.to_string();
-    let tab = found.contains("tab").then(|| indented_by_tab(text, at)).flatten();
-    let found = found.split(" at line ").next().unwrap_or_default().to_owned();
+    let tab = found
+        .contains("tab")
+        .then(|| indented_by_tab(text, at))
+        .flatten();
+    let found = found
+        .split(" at line ")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     let (message, help) = match error {
         Error::MultipleDocuments { .. } => (
             "a second document starts here".to_owned(),
@@ -69,23 +80,44 @@ fn explain(text: &str, error: &Error) -> Syntax {
         ),
         _ => (found, "a key and its value are written `key: value`, with the same indent in one section".to_owned()),
     };
-    Syntax { message, at: tab.or(at), help }
+    Syntax {
+        message,
+        at: tab.or(at),
+        help,
+    }
 }
 
 /// The line that a tab indents, and the tab's column: the parser's line, or the next one, which it was reading on into.
 fn indented_by_tab(text: &str, at: Option<(u64, u64)>) -> Option<(u64, u64)> {
     let (line, _) = at?;
-    let lines = text.lines().zip(1..).skip_while(|(_, number)| *number < line).take(2);
+    let lines = text
+        .lines()
+        .zip(1..)
+        .skip_while(|(_, number)| *number < line)
+        .take(2);
     let tab = |text: &str| text[..text.len() - text.trim_start().len()].find('\t');
-    lines.filter_map(|(text, number)| Some((number, tab(text)? as u64 + 1))).next()
+    lines
+        .filter_map(|(text, number)| Some((number, tab(text)? as u64 + 1)))
+        .next()
 }
 
 /// The plain value that stands behind the key at line and column, from 1, as it is written there.
 pub(crate) fn written(text: &str, at: (u64, u64)) -> Option<&str> {
-    let line = text.lines().nth(usize::try_from(at.0).ok()?.checked_sub(1)?)?;
-    let start = line.char_indices().nth(usize::try_from(at.1).ok()?.checked_sub(1)?)?.0;
+    let line = text
+        .lines()
+        .nth(usize::try_from(at.0).ok()?.checked_sub(1)?)?;
+    let start = line
+        .char_indices()
+        .nth(usize::try_from(at.1).ok()?.checked_sub(1)?)?
+        .0;
     let value = line[start..].split_once(':')?.1.trim_start();
-    let end = value.find([',', '}', ']']).into_iter().chain(value.find(" #")).min().unwrap_or(value.len());
+    let end = value
+        .find([',', '}', ']'])
+        .into_iter()
+        .chain(value.find(" #"))
+        .min()
+        .unwrap_or(value.len());
     let value = value[..end].trim_end();
-    (!value.is_empty() && !value.starts_with(['"', '\'', '{', '[', '|', '>', '&', '*'])).then_some(value)
+    (!value.is_empty() && !value.starts_with(['"', '\'', '{', '[', '|', '>', '&', '*']))
+        .then_some(value)
 }

@@ -6,7 +6,10 @@ use qlora_config::{Checkpointing, Layers, ResolvedConfig};
 const HEAD: &str = "model: {base: x}\ndata: {train: t.jsonl}\n";
 
 fn resolve(text: &str) -> Result<ResolvedConfig, String> {
-    let layers = Layers { file: Some(("f.yaml".into(), text.into())), ..Layers::default() };
+    let layers = Layers {
+        file: Some(("f.yaml".into(), text.into())),
+        ..Layers::default()
+    };
     layers.resolve().map_err(|e| e.to_string())
 }
 
@@ -16,26 +19,52 @@ fn training(value: &str) -> Result<ResolvedConfig, String> {
 
 #[test]
 fn values_that_mean_one_thing_are_read() {
-    for (yes, no) in [("true", "false"), ("True", "FALSE"), ("yes", "no"), ("Yes", "No"), ("on", "off"), ("ON", "Off")]
-    {
+    for (yes, no) in [
+        ("true", "false"),
+        ("True", "FALSE"),
+        ("yes", "no"),
+        ("Yes", "No"),
+        ("on", "off"),
+        ("ON", "Off"),
+    ] {
         for (word, wanted) in [(yes, true), (no, false)] {
             let config = training(&format!("offload: {word}")).expect(word);
             assert_eq!(config.config().training.offload, wanted, "{word}");
         }
     }
-    for (text, wanted) in [("1000", 1000), ("1_000", 1000), ("0o17", 15), ("0x1F", 31), ("+5", 5)] {
+    for (text, wanted) in [
+        ("1000", 1000),
+        ("1_000", 1000),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("+5", 5),
+    ] {
         let config = training(&format!("max_steps: {text}")).expect(text);
         assert_eq!(config.config().training.max_steps, Some(wanted), "{text}");
     }
     for text in ["1e-4", "1E-4", "1.0e-4", ".0001", "1.e-4"] {
         let config = training(&format!("learning_rate: {text}")).expect(text);
-        assert!((config.config().training.learning_rate - 1e-4).abs() < 1e-18, "{text}");
+        assert!(
+            (config.config().training.learning_rate - 1e-4).abs() < 1e-18,
+            "{text}"
+        );
     }
     for text in ["~", "null", "NULL", ""] {
-        assert_eq!(training(&format!("max_steps: {text}")).expect(text).config().training.max_steps, None, "{text}");
+        assert_eq!(
+            training(&format!("max_steps: {text}"))
+                .expect(text)
+                .config()
+                .training
+                .max_steps,
+            None,
+            "{text}"
+        );
     }
     let config = training("gradient_checkpointing: yes").expect("a flag");
-    assert_eq!(config.config().training.gradient_checkpointing, Checkpointing::On);
+    assert_eq!(
+        config.config().training.gradient_checkpointing,
+        Checkpointing::On
+    );
     let named = resolve(&format!("{HEAD}name: 2026-01-01\n")).expect("a name");
     assert_eq!(named.config().name.as_deref(), Some("2026-01-01"));
 }
@@ -59,52 +88,119 @@ fn forms_of_a_file_are_read_alike() {
         let found = resolve(&text).unwrap_or_else(|e| panic!("{text:?}: {e}"));
         assert_eq!(found.json(), wanted.json(), "{text:?}");
     }
-    let shared = resolve(&format!("{HEAD}lora: {{dropout: &share 0.1}}\ntraining: {{warmup_ratio: *share}}\n"));
-    assert_eq!(shared.expect("an anchor").config().training.warmup_ratio, 0.1);
+    let shared = resolve(&format!(
+        "{HEAD}lora: {{dropout: &share 0.1}}\ntraining: {{warmup_ratio: *share}}\n"
+    ));
+    assert_eq!(
+        shared.expect("an anchor").config().training.warmup_ratio,
+        0.1
+    );
 }
 
 #[test]
 fn a_value_that_is_none_is_refused_with_its_line_and_the_way_out() {
     for (value, parts) in [
-        ("learning_rate: .inf", &["`training.learning_rate` must be a number", "infinity"][..]),
-        ("learning_rate: -.INF", &["`training.learning_rate`", "infinity"]),
+        (
+            "learning_rate: .inf",
+            &["`training.learning_rate` must be a number", "infinity"][..],
+        ),
+        (
+            "learning_rate: -.INF",
+            &["`training.learning_rate`", "infinity"],
+        ),
         ("learning_rate: .nan", &["`training.learning_rate`", "NaN"]),
         ("learning_rate: 1e400", &["`training.learning_rate`", "308"]),
-        ("learning_rate: 2e-4f", &["`training.learning_rate`", "`2e-4f` is no number"]),
-        ("max_steps: 017", &["`training.max_steps`", "write 17, or 0o17"]),
+        (
+            "learning_rate: 2e-4f",
+            &["`training.learning_rate`", "`2e-4f` is no number"],
+        ),
+        (
+            "max_steps: 017",
+            &["`training.max_steps`", "write 17, or 0o17"],
+        ),
         ("max_steps: 000", &["`training.max_steps`", "write 0,"]),
-        ("max_steps: 1e3", &["`training.max_steps` must be a whole number, not 1e3", "write 1000"]),
-        ("max_steps: 100.0", &["`training.max_steps` must be a whole number, not 100.0", "write 100,"]),
-        ("max_steps: 1.5", &["`training.max_steps` must be a whole number, not 1.5"]),
-        ("max_steps: 2026-01-01", &["`training.max_steps`", "`2026-01-01` is no number"]),
-        ("max_steps: 99999999999999999999", &["`training.max_steps` is", "up to 18446744073709551615"]),
-        ("checkpoints_to_keep: 5000000000", &["is 5000000000, more than", "up to 4294967295"]),
+        (
+            "max_steps: 1e3",
+            &[
+                "`training.max_steps` must be a whole number, not 1e3",
+                "write 1000",
+            ],
+        ),
+        (
+            "max_steps: 100.0",
+            &[
+                "`training.max_steps` must be a whole number, not 100.0",
+                "write 100,",
+            ],
+        ),
+        (
+            "max_steps: 1.5",
+            &["`training.max_steps` must be a whole number, not 1.5"],
+        ),
+        (
+            "max_steps: 2026-01-01",
+            &["`training.max_steps`", "`2026-01-01` is no number"],
+        ),
+        (
+            "max_steps: 99999999999999999999",
+            &["`training.max_steps` is", "up to 18446744073709551615"],
+        ),
+        (
+            "checkpoints_to_keep: 5000000000",
+            &["is 5000000000, more than", "up to 4294967295"],
+        ),
         ("max_steps: '10'", &["write 10 without quotes"]),
-        ("max_steps: yes", &["`training.max_steps` must be a whole number, not true"]),
+        (
+            "max_steps: yes",
+            &["`training.max_steps` must be a whole number, not true"],
+        ),
         ("epochs: \"1,5\"", &["write 1.5, with a point"]),
         ("epochs: 1,5", &["unknown key `training.5`", "such as 1.5"]),
         ("epochs: !years 2", &["!years", "remove the tag"]),
-        ("offload: 1", &["`training.offload` must be true or false, not 1"]),
+        (
+            "offload: 1",
+            &["`training.offload` must be true or false, not 1"],
+        ),
         ("offload: \"yes\"", &["write true"]),
         ("schedule: Cosine", &["did you mean `cosine`?"]),
         ("optimizer: adamw_8bit", &["did you mean `adamw8bit`?"]),
     ] {
         let fault = training(value).expect_err(value);
         for part in [&["(f.yaml:3:"], parts].concat() {
-            assert!(fault.contains(part), "{value}: `{part}` is not in:\n{fault}");
+            assert!(
+                fault.contains(part),
+                "{value}: `{part}` is not in:\n{fault}"
+            );
         }
     }
     for (line, parts) in [
-        ("name: no", &["`name` must be text, not no", "write it in quotes: \"no\""][..]),
+        (
+            "name: no",
+            &["`name` must be text, not no", "write it in quotes: \"no\""][..],
+        ),
         ("name: 2_024 # year", &["write it in quotes: \"2_024\""]),
-        ("lora: {target_modules: [q, v]}", &["did you mean `q_proj`?"]),
+        (
+            "lora: {target_modules: [q, v]}",
+            &["did you mean `q_proj`?"],
+        ),
         ("lora: {target_modules: q_proj}", &["write [q_proj]"]),
         ("lora: {target_modules: up_proj}", &["write [up_proj]"]),
-        ("lora: {target_modules: all}", &["did you mean `all-linear`?"]),
-        ("lora: {target_modules: attention}", &["a list such as [q_proj, v_proj]"]),
+        (
+            "lora: {target_modules: all}",
+            &["did you mean `all-linear`?"],
+        ),
+        (
+            "lora: {target_modules: attention}",
+            &["a list such as [q_proj, v_proj]"],
+        ),
         (
             "resources: {labels: {a: 1, b: yes, c: x}}",
-            &["`resources.labels.a`", "\"1\"", "`resources.labels.b`", "\"yes\""],
+            &[
+                "`resources.labels.a`",
+                "\"1\"",
+                "`resources.labels.b`",
+                "\"yes\"",
+            ],
         ),
     ] {
         let fault = resolve(&format!("{HEAD}{line}\n")).expect_err(line);
@@ -118,21 +214,51 @@ fn a_value_that_is_none_is_refused_with_its_line_and_the_way_out() {
 #[test]
 fn a_file_that_cannot_be_read_is_refused_with_its_line_and_the_way_out() {
     for (text, parts) in [
-        (format!("{HEAD}---\nlora: {{r: 8}}\n"), &["a second document starts", "f.yaml:4:", "file of its own"][..]),
-        ("model: {base: x\ndata: {train: t.jsonl}\n".into(), &["a `{` or `[` is not closed"]),
-        ("model: {base: x}\nlora: {target_modules: [q_proj, v_proj}\n".into(), &["a `{` or `[` is not closed"]),
-        ("- model: {base: x}\n- data: {}\n".into(), &["a list stands at its top"]),
+        (
+            format!("{HEAD}---\nlora: {{r: 8}}\n"),
+            &["a second document starts", "f.yaml:4:", "file of its own"][..],
+        ),
+        (
+            "model: {base: x\ndata: {train: t.jsonl}\n".into(),
+            &["a `{` or `[` is not closed"],
+        ),
+        (
+            "model: {base: x}\nlora: {target_modules: [q_proj, v_proj}\n".into(),
+            &["a `{` or `[` is not closed"],
+        ),
+        (
+            "- model: {base: x}\n- data: {}\n".into(),
+            &["a list stands at its top"],
+        ),
         ("model\n".into(), &["a single value stands at its top"]),
-        (format!("{HEAD}training:\n\tepochs: 2\n"), &["a tab indents this line", "f.yaml:4:", "spaces"]),
-        (format!("{HEAD}training:\n  epochs: 2\n\tseed: 1\n"), &["tab", "f.yaml:5:"]),
-        (format!("{HEAD}name: *nobody\n"), &["an alias names an anchor", "f.yaml:3:", "in quotes"]),
-        ("model: {base: \"C:\\models\\x\"}\n".into(), &["escape", "f.yaml:1:", "single quotes"]),
+        (
+            format!("{HEAD}training:\n\tepochs: 2\n"),
+            &["a tab indents this line", "f.yaml:4:", "spaces"],
+        ),
+        (
+            format!("{HEAD}training:\n  epochs: 2\n\tseed: 1\n"),
+            &["tab", "f.yaml:5:"],
+        ),
+        (
+            format!("{HEAD}name: *nobody\n"),
+            &["an alias names an anchor", "f.yaml:3:", "in quotes"],
+        ),
+        (
+            "model: {base: \"C:\\models\\x\"}\n".into(),
+            &["escape", "f.yaml:1:", "single quotes"],
+        ),
         (format!("{HEAD}lora: {{r: 8\n"), &["f.yaml is not YAML"]),
-        (format!("{HEAD}x-lora: &l {{r: 8}}\n"), &["unknown key `x-lora`", "f.yaml:3:1", "`&anchor`"]),
+        (
+            format!("{HEAD}x-lora: &l {{r: 8}}\n"),
+            &["unknown key `x-lora`", "f.yaml:3:1", "`&anchor`"],
+        ),
     ] {
         let fault = resolve(&text).expect_err(&text);
         for part in parts {
-            assert!(fault.contains(part), "{text:?}: `{part}` is not in:\n{fault}");
+            assert!(
+                fault.contains(part),
+                "{text:?}: `{part}` is not in:\n{fault}"
+            );
         }
         assert!(!fault.contains("from_str"), "{fault}");
     }
@@ -140,10 +266,18 @@ fn a_file_that_cannot_be_read_is_refused_with_its_line_and_the_way_out() {
 
 #[test]
 fn paths_of_a_shell_are_refused_and_those_of_windows_are_not() {
-    for path in
-        ["~/rows.jsonl", "~ann/rows.jsonl", "$HOME/rows.jsonl", "${DATA}/rows.jsonl", "%USERPROFILE%\\rows.jsonl"]
-    {
-        for (key, section) in [("model.base", "model"), ("data.train", "data"), ("data.eval", "data")] {
+    for path in [
+        "~/rows.jsonl",
+        "~ann/rows.jsonl",
+        "$HOME/rows.jsonl",
+        "${DATA}/rows.jsonl",
+        "%USERPROFILE%\\rows.jsonl",
+    ] {
+        for (key, section) in [
+            ("model.base", "model"),
+            ("data.train", "data"),
+            ("data.eval", "data"),
+        ] {
             let layers = Layers {
                 file: Some(("f.yaml".into(), HEAD.into())),
                 set: vec![format!("{key}={path}")],
@@ -151,14 +285,23 @@ fn paths_of_a_shell_are_refused_and_those_of_windows_are_not() {
             };
             let fault = layers.resolve().expect_err(path).to_string();
             let first = path.split(['/', '\\']).next().expect("a part");
-            assert!(fault.contains(&format!("`{key}` starts with `{first}`")), "{section}: {fault}");
+            assert!(
+                fault.contains(&format!("`{key}` starts with `{first}`")),
+                "{section}: {fault}"
+            );
             assert!(fault.contains("--set"), "{fault}");
         }
     }
-    for path in
-        ["C:\\rows\\a.jsonl", "C:/rows/a.jsonl", "\\\\host\\share\\a.jsonl", "a$b.jsonl", "a~.jsonl", "100%.jsonl"]
-    {
-        let config = resolve(&format!("model: {{base: x}}\ndata: {{train: '{path}'}}\n")).expect(path);
+    for path in [
+        "C:\\rows\\a.jsonl",
+        "C:/rows/a.jsonl",
+        "\\\\host\\share\\a.jsonl",
+        "a$b.jsonl",
+        "a~.jsonl",
+        "100%.jsonl",
+    ] {
+        let config =
+            resolve(&format!("model: {{base: x}}\ndata: {{train: '{path}'}}\n")).expect(path);
         assert_eq!(config.config().data.train.as_deref(), Some(path));
     }
 }
@@ -166,25 +309,40 @@ fn paths_of_a_shell_are_refused_and_those_of_windows_are_not() {
 #[test]
 fn keys_of_other_tools_are_told_what_ours_are_called() {
     for (line, help) in [
-        ("learning_rate: 1e-4", "did you mean `training.learning_rate`?"),
+        (
+            "learning_rate: 1e-4",
+            "did you mean `training.learning_rate`?",
+        ),
         ("lora_r: 8", "`lora.r` is the rank"),
         ("lora: {rank: 8}", "`lora.r` is the rank"),
         ("lora: {lora_alpha: 8}", "`lora.alpha` is the same"),
         ("load_in_4bit: true", "`model.quantization: nf4`"),
         ("training: {num_train_epochs: 3}", "`training.epochs`"),
-        ("training: {per_device_train_batch_size: 3}", "`training.micro_batch_size`"),
-        ("training: {lora: {r: 3}}", "`lora` stands at the top of the file"),
+        (
+            "training: {per_device_train_batch_size: 3}",
+            "`training.micro_batch_size`",
+        ),
+        (
+            "training: {lora: {r: 3}}",
+            "`lora` stands at the top of the file",
+        ),
         ("base_model: x", "`model.base`"),
         ("sequence_len: 512", "`data.max_seq_len`"),
         ("sample_packing: true", "`data.batching: packed`"),
         ("val_set_size: 0.1", "`data.eval`"),
         ("Learning-Rate: 1", "the file takes"),
-        ("training: {Learning-Rate: 1}", "did you mean `training.learning_rate`?"),
+        (
+            "training: {Learning-Rate: 1}",
+            "did you mean `training.learning_rate`?",
+        ),
         ("training: {EPOCHS: 1}", "did you mean `training.epochs`?"),
         ("output_dir: out", "artifacts get"),
     ] {
         let fault = resolve(&format!("{HEAD}{line}\n")).expect_err(line);
-        assert!(fault.contains("error[Q0101]") && fault.contains("(f.yaml:3:"), "{line}: {fault}");
+        assert!(
+            fault.contains("error[Q0101]") && fault.contains("(f.yaml:3:"),
+            "{line}: {fault}"
+        );
         assert!(fault.contains(help), "{line}: {fault}");
     }
 }
@@ -192,14 +350,25 @@ fn keys_of_other_tools_are_told_what_ours_are_called() {
 #[test]
 fn a_byte_order_mark_before_the_file_is_no_content() {
     let text = "model: {base: m}\ndata: {train: t.jsonl}\n";
-    let read =
-        |text: String| Layers { file: Some(("f.yaml".into(), text)), env: Vec::new(), set: Vec::new() }.resolve();
+    let read = |text: String| {
+        Layers {
+            file: Some(("f.yaml".into(), text)),
+            env: Vec::new(),
+            set: Vec::new(),
+        }
+        .resolve()
+    };
     let plain = read(text.into()).expect("a configuration");
     let marked = read(format!("\u{feff}{text}")).expect("a configuration");
-    assert_eq!(format!("{:?}", plain.config()), format!("{:?}", marked.config()));
+    assert_eq!(
+        format!("{:?}", plain.config()),
+        format!("{:?}", marked.config())
+    );
     // Places and values of the first line are where they were.
     let faults = ["", "\u{feff}"].map(|mark| {
-        let text = format!("{mark}lora: {{r: -7, alpha: none}}\nmodel: {{base: m}}\ndata: {{train: t.jsonl}}\n");
+        let text = format!(
+            "{mark}lora: {{r: -7, alpha: none}}\nmodel: {{base: m}}\ndata: {{train: t.jsonl}}\n"
+        );
         read(text).err().map(|e| e.to_string()).unwrap_or_default()
     });
     assert!(faults[0].contains("f.yaml:1:"), "{}", faults[0]);

@@ -16,7 +16,9 @@ impl Artifacts for ArtifactStore {
     }
 
     fn release(&self, digest: &str) {
-        let Ok(digest) = digest.parse::<Digest256>() else { return };
+        let Ok(digest) = digest.parse::<Digest256>() else {
+            return;
+        };
         let store = self.clone();
         tokio::task::spawn_blocking(move || store.remove(&digest));
     }
@@ -31,10 +33,20 @@ pub async fn run(driver: Handle, artifacts: ArtifactStore) {
         if driver.has_unreadable() {
             continue;
         }
-        let needed = driver.read(|engine| engine.jobs().flat_map(|job| job.digests()).map(str::to_owned).collect());
-        let Ok::<HashSet<String>, _>(needed) = needed.await else { return };
+        let needed = driver.read(|engine| {
+            engine
+                .jobs()
+                .flat_map(|job| job.digests())
+                .map(str::to_owned)
+                .collect()
+        });
+        let Ok::<HashSet<String>, _>(needed) = needed.await else {
+            return;
+        };
         let store = artifacts.clone();
-        let swept = tokio::task::spawn_blocking(move || store.sweep(&|digest| needed.contains(digest))).await;
+        let swept =
+            tokio::task::spawn_blocking(move || store.sweep(&|digest| needed.contains(digest)))
+                .await;
         match swept {
             Ok(Ok(0)) | Err(_) => {}
             Ok(Ok(removed)) => tracing::info!(removed, "artifacts were removed that no job needs"),

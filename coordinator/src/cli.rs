@@ -13,7 +13,13 @@ use crate::doors;
 /// Exit codes: 0 stopped by a signal, 1 network or telemetry failed, 2 usage or token file,
 /// 3 state cannot be used, 4 address cannot be listened on, 5 another coordinator holds the state.
 #[derive(Debug, Parser)]
-#[command(name = "qlora-coordinator", version, about, long_about, verbatim_doc_comment)]
+#[command(
+    name = "qlora-coordinator",
+    version,
+    about,
+    long_about,
+    verbatim_doc_comment
+)]
 pub struct Cli {
     /// Address for workers, qlora-ctl and browsers.
     #[arg(long, env = "QLORA_LISTEN", default_value = "127.0.0.1:7070")]
@@ -52,7 +58,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 impl Cli {
     /// The state folder, by default under the user's data folder.
     pub fn state_folder(&self) -> Option<PathBuf> {
-        self.state_dir.clone().or_else(|| Some(qlora_access::data_folder()?.join("qlora/coordinator")))
+        self.state_dir
+            .clone()
+            .or_else(|| Some(qlora_access::data_folder()?.join("qlora/coordinator")))
     }
 }
 
@@ -63,9 +71,15 @@ mod tests {
     #[test]
     fn hosts_are_taken_one_by_one_or_in_a_list_and_bad_ones_are_named() {
         let parse = |args: &[&str]| Cli::try_parse_from([&["qlora-coordinator"], args].concat());
-        let cli = parse(&["--allow-host", "a.example,10.0.0.7", "--allow-host", "B"]).expect("a command line");
+        let cli = parse(&["--allow-host", "a.example,10.0.0.7", "--allow-host", "B"])
+            .expect("a command line");
         assert_eq!(cli.allow_host, ["a.example", "10.0.0.7", "b"]);
-        let fault = parse(&["--allow-host", "a:7070"]).expect_err("a refusal").to_string();
-        assert!(fault.contains("a:7070") && fault.contains("without port"), "{fault}");
+        let fault = parse(&["--allow-host", "a:7070"])
+            .expect_err("a refusal")
+            .to_string();
+        assert!(
+            fault.contains("a:7070") && fault.contains("without port"),
+            "{fault}"
+        );
     }
 }

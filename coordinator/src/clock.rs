@@ -12,11 +12,17 @@ use qlora_engine::{Millis, Now};
 static BEGAN: LazyLock<(Instant, u64)> = LazyLock::new(|| (Instant::now(), wall()));
 
 fn wall() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64
 }
 
 /// The time now.
 pub fn now() -> Now {
     let (began, at) = *BEGAN;
-    Now { steady: Millis(at + began.elapsed().as_millis() as u64), wall: Millis(wall()) }
+    Now {
+        steady: Millis(at + began.elapsed().as_millis() as u64),
+        wall: Millis(wall()),
+    }
 }

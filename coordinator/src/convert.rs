@@ -45,12 +45,22 @@ fn state(job: &domain::Job) -> (wire::JobState, String, Option<domain::Millis>) 
     match &job.state {
         JobState::Queued { .. } => {
             let last = job.attempts.last().and_then(|a| a.end.as_ref());
-            (wire::JobState::Queued, last.map(|e| e.message.clone()).unwrap_or_default(), None)
+            (
+                wire::JobState::Queued,
+                last.map(|e| e.message.clone()).unwrap_or_default(),
+                None,
+            )
         }
-        JobState::Running { stopping, .. } => (wire::JobState::Running, stopping.clone().unwrap_or_default(), None),
+        JobState::Running { stopping, .. } => (
+            wire::JobState::Running,
+            stopping.clone().unwrap_or_default(),
+            None,
+        ),
         JobState::Succeeded { at } => (wire::JobState::Succeeded, String::new(), Some(*at)),
         JobState::Failed { at, reason, .. } => (wire::JobState::Failed, reason.clone(), Some(*at)),
-        JobState::Cancelled { at, reason } => (wire::JobState::Cancelled, reason.clone(), Some(*at)),
+        JobState::Cancelled { at, reason } => {
+            (wire::JobState::Cancelled, reason.clone(), Some(*at))
+        }
     }
 }
 
@@ -66,7 +76,11 @@ fn attempt(attempt: &domain::Attempt) -> wire::Attempt {
             domain::Outcome::Lost => "lost",
             domain::Outcome::PeerLost => "left alone",
         };
-        if end.message.is_empty() { word.to_owned() } else { format!("{word}: {}", end.message) }
+        if end.message.is_empty() {
+            word.to_owned()
+        } else {
+            format!("{word}: {}", end.message)
+        }
     };
     wire::Attempt {
         token: attempt.token.number(),
@@ -106,8 +120,12 @@ pub fn progress(p: &domain::Progress) -> wire::Progress {
 /// What was measured is kept as it is, also where it is not finite: a loss of NaN is what happened, and a perplexity can
 /// be beyond every number. An estimate of time that is no time says nothing, and is left out.
 pub fn progress_in(p: wire::Progress) -> domain::Progress {
-    let sample =
-        |s: wire::Sample| domain::Sample { step: s.step, prompt: s.prompt, wanted: s.wanted, answer: s.answer };
+    let sample = |s: wire::Sample| domain::Sample {
+        step: s.step,
+        prompt: s.prompt,
+        wanted: s.wanted,
+        answer: s.answer,
+    };
     domain::Progress {
         phase: p.phase,
         phase_done: p.phase_done,
@@ -151,19 +169,38 @@ fn scores_in(s: wire::Scores) -> domain::Scores {
         names_match: c.names_match,
         exact_match: c.exact_match,
     };
-    domain::Scores { rows: s.rows, tokens: s.tokens, loss: s.loss, perplexity: s.perplexity, calls: s.calls.map(calls) }
+    domain::Scores {
+        rows: s.rows,
+        tokens: s.tokens,
+        loss: s.loss,
+        perplexity: s.perplexity,
+        calls: s.calls.map(calls),
+    }
 }
 
 pub fn file(f: &domain::File) -> wire::JobFile {
-    wire::JobFile { role: f.role.clone(), name: f.name.clone(), digest: f.digest.clone(), size: f.size }
+    wire::JobFile {
+        role: f.role.clone(),
+        name: f.name.clone(),
+        digest: f.digest.clone(),
+        size: f.size,
+    }
 }
 
 pub fn file_in(f: wire::JobFile) -> Result<domain::File, CallError> {
     Digest256::from_str(&f.digest)?;
     if !matches!(f.role.as_str(), "train" | "eval" | "adapter") {
-        return Err(CallError::Invalid(format!("a file's role is train, eval or adapter, not `{}`", f.role)));
+        return Err(CallError::Invalid(format!(
+            "a file's role is train, eval or adapter, not `{}`",
+            f.role
+        )));
     }
-    Ok(domain::File { role: f.role, name: f.name, digest: f.digest, size: f.size })
+    Ok(domain::File {
+        role: f.role,
+        name: f.name,
+        digest: f.digest,
+        size: f.size,
+    })
 }
 
 pub fn artifact(a: &domain::Artifact) -> wire::JobArtifact {
@@ -179,9 +216,18 @@ pub fn artifact(a: &domain::Artifact) -> wire::JobArtifact {
 pub fn artifact_in(a: wire::JobArtifact) -> Result<domain::Artifact, CallError> {
     Digest256::from_str(&a.digest)?;
     if !matches!(a.kind.as_str(), "checkpoint" | "adapter") {
-        return Err(CallError::Invalid(format!("an artifact's kind is checkpoint or adapter, not `{}`", a.kind)));
+        return Err(CallError::Invalid(format!(
+            "an artifact's kind is checkpoint or adapter, not `{}`",
+            a.kind
+        )));
     }
-    Ok(domain::Artifact { kind: a.kind, name: a.name, digest: a.digest, size: a.size, step: a.step })
+    Ok(domain::Artifact {
+        kind: a.kind,
+        name: a.name,
+        digest: a.digest,
+        size: a.size,
+        step: a.step,
+    })
 }
 
 fn class(class: domain::DeviceClass) -> wire::DeviceClass {
@@ -220,7 +266,9 @@ pub fn platform_in(p: wire::Platform) -> Result<domain::Platform, CallError> {
         wire::DeviceClass::Cuda => domain::DeviceClass::Cuda,
         wire::DeviceClass::Metal => domain::DeviceClass::Metal,
         wire::DeviceClass::Unspecified => {
-            return Err(CallError::Invalid("the worker's platform has no device class".into()));
+            return Err(CallError::Invalid(
+                "the worker's platform has no device class".into(),
+            ));
         }
     };
     Ok(domain::Platform {
@@ -249,7 +297,10 @@ pub fn worker(engine: &domain::Engine, worker: &domain::Worker) -> wire::WorkerI
         name: worker.name.clone(),
         platform: Some(platform(&worker.platform)),
         connected: worker.connected,
-        running_job: worker.assigned.and_then(|t| engine.job_of(t)).map_or(0, |id| id.0),
+        running_job: worker
+            .assigned
+            .and_then(|t| engine.job_of(t))
+            .map_or(0, |id| id.0),
         last_seen_unix_ms: worker.last_seen.0 as i64,
         draining: worker.draining,
         set_aside: worker.set_aside().unwrap_or_default(),
@@ -266,7 +317,11 @@ pub fn outcome_in(outcome: wire::Outcome) -> Result<domain::Outcome, CallError> 
         wire::Outcome::Stopped => domain::Outcome::Stopped,
         wire::Outcome::Lost => domain::Outcome::Lost,
         wire::Outcome::PeerLost => domain::Outcome::PeerLost,
-        wire::Outcome::Unspecified => return Err(CallError::Invalid("the outcome of the attempt is missing".into())),
+        wire::Outcome::Unspecified => {
+            return Err(CallError::Invalid(
+                "the outcome of the attempt is missing".into(),
+            ));
+        }
     })
 }
 
@@ -276,11 +331,17 @@ pub fn code_in(code: String) -> Result<String, CallError> {
     if code.is_empty() || code.strip_prefix('Q').is_some_and(is_code) {
         return Ok(code);
     }
-    Err(CallError::Invalid(format!("an error code is Q and four digits, not `{}`", code.escape_default())))
+    Err(CallError::Invalid(format!(
+        "an error code is Q and four digits, not `{}`",
+        code.escape_default()
+    )))
 }
 
 pub fn meeting(m: domain::Meeting) -> wire::Meeting {
-    wire::Meeting { addresses: m.addresses, secret: m.secret }
+    wire::Meeting {
+        addresses: m.addresses,
+        secret: m.secret,
+    }
 }
 
 /// Addresses of one machine at the most, and bytes of a secret.
@@ -295,16 +356,29 @@ pub fn meeting_in(m: wire::Meeting) -> Result<domain::Meeting, CallError> {
             m.secret.len()
         )));
     }
-    Ok(domain::Meeting { addresses: m.addresses, secret: m.secret })
+    Ok(domain::Meeting {
+        addresses: m.addresses,
+        secret: m.secret,
+    })
 }
 
 pub fn metric(m: MetricRecord) -> wire::MetricPoint {
-    wire::MetricPoint { seq: m.seq, step: m.step, unix_ms: m.unix_ms as i64, values: m.values.into_iter().collect() }
+    wire::MetricPoint {
+        seq: m.seq,
+        step: m.step,
+        unix_ms: m.unix_ms as i64,
+        values: m.values.into_iter().collect(),
+    }
 }
 
 /// A value that is not finite says at which step a run went wrong, and is kept as it is.
 pub fn metric_in(m: wire::MetricPoint) -> MetricRecord {
-    MetricRecord { seq: 0, step: m.step, unix_ms: m.unix_ms as u64, values: m.values.into_iter().collect() }
+    MetricRecord {
+        seq: 0,
+        step: m.step,
+        unix_ms: m.unix_ms as u64,
+        values: m.values.into_iter().collect(),
+    }
 }
 
 pub fn log(l: LogRecord) -> wire::LogLine {
@@ -318,7 +392,13 @@ pub fn log(l: LogRecord) -> wire::LogLine {
 }
 
 pub fn log_in(l: wire::LogLine, token: Token) -> LogRecord {
-    LogRecord { seq: 0, unix_ms: l.unix_ms as u64, level: l.level, text: l.text, token: token.0 }
+    LogRecord {
+        seq: 0,
+        unix_ms: l.unix_ms as u64,
+        level: l.level,
+        text: l.text,
+        token: token.0,
+    }
 }
 
 pub fn event(e: JournalEntry) -> wire::Event {

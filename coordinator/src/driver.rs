@@ -65,8 +65,17 @@ pub trait Artifacts: Send + 'static {
 
 impl<S: JobStore> Driver<S> {
     /// Reads the state and starts the task; it ends when every [`Handle`] is gone.
-    pub async fn start(store: Arc<S>, limits: Limits, artifacts: impl Artifacts) -> Result<Handle, CallError> {
-        let Stored { jobs, unreadable, reserved, coordinator_id } = store.load().await?;
+    pub async fn start(
+        store: Arc<S>,
+        limits: Limits,
+        artifacts: impl Artifacts,
+    ) -> Result<Handle, CallError> {
+        let Stored {
+            jobs,
+            unreadable,
+            reserved,
+            coordinator_id,
+        } = store.load().await?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
         let mut engine = Engine::new(limits, jobs, now(), seed);
@@ -91,7 +100,10 @@ impl<S: JobStore> Driver<S> {
         };
         driver.set_aside(unreadable);
         tokio::spawn(driver.run());
-        Ok(Handle { commands: sender, shared })
+        Ok(Handle {
+            commands: sender,
+            shared,
+        })
     }
 
     /// Sets jobs aside that cannot be read, and says so: in the log at every start, in the journal once.
@@ -103,7 +115,14 @@ impl<S: JobStore> Driver<S> {
             }
             if known.is_none() && !told {
                 let (unix_ms, kind) = (now().wall.0, Unreadable::KIND.to_owned());
-                let entry = JournalEntry { seq: 0, unix_ms, job: Some(job), worker: None, kind, text: fault };
+                let entry = JournalEntry {
+                    seq: 0,
+                    unix_ms,
+                    job: Some(job),
+                    worker: None,
+                    kind,
+                    text: fault,
+                };
                 self.unwritten.push_back(entry);
             }
         }
@@ -129,10 +148,17 @@ impl<S: JobStore> Driver<S> {
 
     fn deadline(&self) -> Instant {
         let now = now().steady;
-        let next = self.engine.next_deadline(now).map_or(60_000, |t| t.0.saturating_sub(now.0).clamp(1, 60_000));
+        let next = self
+            .engine
+            .next_deadline(now)
+            .map_or(60_000, |t| t.0.saturating_sub(now.0).clamp(1, 60_000));
         let next = Instant::now() + Duration::from_millis(next);
         let next = self.trouble.until().map_or(next, |pause| next.max(pause));
-        if self.engine.watches_leases() { next.min(Instant::now() + BEAT) } else { next }
+        if self.engine.watches_leases() {
+            next.min(Instant::now() + BEAT)
+        } else {
+            next
+        }
     }
 
     /// A store that answered late, a process that was stopped, a machine that slept: nobody could renew a lease
@@ -142,11 +168,17 @@ impl<S: JobStore> Driver<S> {
         let Missed { still, slept } = self.awake.missed(now_awake, BEAT);
         self.awake = now_awake;
         if slept > BEAT {
-            tracing::warn!(ms = slept.as_millis() as u64, "the machine slept; leases stood still meanwhile");
+            tracing::warn!(
+                ms = slept.as_millis() as u64,
+                "the machine slept; leases stood still meanwhile"
+            );
         }
         if still > BEAT && self.engine.watches_leases() {
             let ms = still.as_millis() as u64;
-            tracing::warn!(ms, "the coordinator stood still; every lease is extended by as much");
+            tracing::warn!(
+                ms,
+                "the coordinator stood still; every lease is extended by as much"
+            );
             self.engine.handle(now(), Event::Stalled { ms });
         }
     }
@@ -159,15 +191,27 @@ impl<S: JobStore> Driver<S> {
                 // Before any event of the batch: what these lead to is not durable yet.
                 Command::Read(look) => look(&self.engine),
                 Command::Forget { event } => events.push((event, Vec::new(), None)),
-                Command::Event { event, attached, reply } => events.push((event, attached, Some(reply))),
+                Command::Event {
+                    event,
+                    attached,
+                    reply,
+                } => events.push((event, attached, Some(reply))),
             }
         }
         for (event, attached, reply) in events {
             let again = needs_no_store(&event).then(|| event.clone());
             let response = self.one(event, attached, &mut batch);
-            batch.answers.push(Answer { reply, response, again });
+            batch.answers.push(Answer {
+                reply,
+                response,
+                again,
+            });
         }
-        if self.trouble.until().is_none_or(|pause| pause <= Instant::now()) {
+        if self
+            .trouble
+            .until()
+            .is_none_or(|pause| pause <= Instant::now())
+        {
             self.one(Event::Tick, Vec::new(), &mut batch);
         }
         self.collect(&mut batch);
@@ -177,7 +221,9 @@ impl<S: JobStore> Driver<S> {
     /// Adds the jobs that changed to what is to be written.
     fn collect(&self, batch: &mut Batch) {
         let changed = batch.dirty.iter().filter_map(|&id| self.engine.job(id));
-        batch.writes.extend(changed.map(|job| Write::SaveJob(Box::new(job.clone()))));
+        batch
+            .writes
+            .extend(changed.map(|job| Write::SaveJob(Box::new(job.clone()))));
     }
 
     fn one(&mut self, event: Event, attached: Vec<Write>, batch: &mut Batch) -> Response {
@@ -191,8 +237,20 @@ impl<S: JobStore> Driver<S> {
                 Effect::Save(id) => drop(batch.dirty.insert(id)),
                 Effect::Wake(session) => batch.wakes.push(session),
                 Effect::Release { job, digest } => batch.released.push((job, digest)),
-                Effect::Record { job, worker, kind, text } => {
-                    let entry = JournalEntry { seq: 0, unix_ms: now.wall.0, job, worker, kind: kind.into(), text };
+                Effect::Record {
+                    job,
+                    worker,
+                    kind,
+                    text,
+                } => {
+                    let entry = JournalEntry {
+                        seq: 0,
+                        unix_ms: now.wall.0,
+                        job,
+                        worker,
+                        kind: kind.into(),
+                        text,
+                    };
                     batch.writes.push(Write::Journal(entry));
                 }
             }
@@ -222,7 +280,10 @@ impl<S: JobStore> Driver<S> {
             }
         }
         self.keep_waiters(batch.answers.iter().map(|answer| &answer.response));
-        for Answer { reply, response, .. } in batch.answers {
+        for Answer {
+            reply, response, ..
+        } in batch.answers
+        {
             if let Some(reply) = reply {
                 let _ = reply.send(Ok(response));
             }
@@ -246,9 +307,17 @@ impl<S: JobStore> Driver<S> {
         }
         let unsure = matches!(fault, StoreError::Unsure { .. });
         let fault = fault.to_string();
-        let refused = || if unsure { CallError::Unsure(fault.clone()) } else { CallError::NotDurable(fault.clone()) };
+        let refused = || {
+            if unsure {
+                CallError::Unsure(fault.clone())
+            } else {
+                CallError::NotDurable(fault.clone())
+            }
+        };
         for Answer { reply, again, .. } in batch.answers {
-            let answer = again.and_then(|event| self.unstored(event)).ok_or_else(refused);
+            let answer = again
+                .and_then(|event| self.unstored(event))
+                .ok_or_else(refused);
             if let Some(reply) = reply {
                 let _ = reply.send(answer);
             }
@@ -282,10 +351,16 @@ impl<S: JobStore> Driver<S> {
             Response::Registered { session } => Some(*session),
             _ => None,
         });
-        let Some(first) = registered.next() else { return };
+        let Some(first) = registered.next() else {
+            return;
+        };
         let mut waiters = self.shared.waiters();
         waiters.retain(|&session, _| self.engine.worker_of(session).is_some());
-        waiters.extend(registered.chain([first]).map(|session| (session, Arc::default())));
+        waiters.extend(
+            registered
+                .chain([first])
+                .map(|session| (session, Arc::default())),
+        );
     }
 
     fn wake(&self, sessions: &[SessionId]) {
@@ -300,7 +375,10 @@ impl<S: JobStore> Driver<S> {
             let _ = self.shared.jobs.send(Arc::new(job.clone()));
         }
         for entry in entries {
-            let (worker, detail) = (entry.worker.as_deref(), Some(entry.text.as_str()).filter(|text| !text.is_empty()));
+            let (worker, detail) = (
+                entry.worker.as_deref(),
+                Some(entry.text.as_str()).filter(|text| !text.is_empty()),
+            );
             match entry.job {
                 Some(job) => tracing::info!(%job, worker, detail, "job {}", entry.kind),
                 None => tracing::info!(worker, detail, "worker {}", entry.kind),
@@ -314,9 +392,15 @@ impl<S: JobStore> Driver<S> {
     async fn reload(&mut self, dirty: &BTreeSet<JobId>) {
         loop {
             match self.store.load().await {
-                Ok(Stored { jobs, unreadable, reserved, .. }) => {
+                Ok(Stored {
+                    jobs,
+                    unreadable,
+                    reserved,
+                    ..
+                }) => {
                     let is_other = |job: &&Job| self.engine.job(job.id) != Some(job);
-                    let mut changed: BTreeSet<JobId> = jobs.iter().filter(is_other).map(|job| job.id).collect();
+                    let mut changed: BTreeSet<JobId> =
+                        jobs.iter().filter(is_other).map(|job| job.id).collect();
                     changed.extend(dirty);
                     self.engine.restore(jobs, now());
                     self.engine.reserve(reserved);
@@ -335,5 +419,8 @@ impl<S: JobStore> Driver<S> {
 
 /// Whether an event is worth handling though nothing can be stored: workers come, stay and go.
 fn needs_no_store(event: &Event) -> bool {
-    matches!(event, Event::Register { .. } | Event::Synchronize { .. } | Event::Leave { .. })
+    matches!(
+        event,
+        Event::Register { .. } | Event::Synchronize { .. } | Event::Leave { .. }
+    )
 }

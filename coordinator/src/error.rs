@@ -13,19 +13,27 @@ use tonic::{Code, Status};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("error[Q0405]: cannot listen on {address}: {source}\n  help: {help}", help = bind_help(.source))]
-    Bind { address: SocketAddr, source: std::io::Error },
+    Bind {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error("error[Q0407]: {0}\n  help: {help}", help = .0.help())]
     Token(#[from] TokenError),
     #[error("error[Q0408]: no folder for state is known\n  help: give --state-dir DIR")]
     NoStateFolder,
     #[error("error[{code}]: {0}\n  help: {help}", code = store_fault(.0), help = store_help(.0))]
     Store(#[from] StoreError),
-    #[error("error[Q0602]: {0}\n  help: make room and let this user write there, or give --state-dir another folder")]
+    #[error(
+        "error[Q0602]: {0}\n  help: make room and let this user write there, or give --state-dir another folder"
+    )]
     Artifacts(#[from] ArtifactError),
     #[error("error[Q0603]: {0}")]
     Telemetry(#[from] qlora_telemetry::SetupError),
     #[error("error[Q0604]: {path} cannot be written: {source}")]
-    AddressFile { path: PathBuf, source: std::io::Error },
+    AddressFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("error[Q0604]: {0}")]
     Serve(std::io::Error),
 }
@@ -45,8 +53,12 @@ impl StartError {
 
 fn bind_help(fault: &std::io::Error) -> &'static str {
     match fault.kind() {
-        std::io::ErrorKind::AddrInUse => "another coordinator may run there; give --listen another port",
-        std::io::ErrorKind::AddrNotAvailable => "give --listen an address of this machine, or 0.0.0.0 for all of them",
+        std::io::ErrorKind::AddrInUse => {
+            "another coordinator may run there; give --listen another port"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "give --listen an address of this machine, or 0.0.0.0 for all of them"
+        }
         _ => "give --listen another address",
     }
 }
@@ -62,10 +74,16 @@ fn store_fault(fault: &StoreError) -> &'static str {
 /// The way out, where the message does not say it.
 fn store_help(fault: &StoreError) -> &'static str {
     match fault {
-        StoreError::InUse { .. } => "one coordinator serves all; each further one needs a folder of its own",
+        StoreError::InUse { .. } => {
+            "one coordinator serves all; each further one needs a folder of its own"
+        }
         StoreError::Newer { .. } => "start the newer program, or give --state-dir another folder",
-        StoreError::Folder { .. } => "let this user write there, or give --state-dir another folder",
-        StoreError::DiskFull { .. } => "free space there, or give --state-dir a folder on a larger disk",
+        StoreError::Folder { .. } => {
+            "let this user write there, or give --state-dir another folder"
+        }
+        StoreError::DiskFull { .. } => {
+            "free space there, or give --state-dir a folder on a larger disk"
+        }
         _ => "restore the folder from a copy, or give --state-dir another one",
     }
 }
@@ -98,11 +116,17 @@ pub enum CallError {
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let code = match &error {
-            CallError::Refused(Refusal::UnknownJob(_) | Refusal::UnknownWorker(_)) => Code::NotFound,
-            CallError::Refused(Refusal::NameTaken { .. } | Refusal::KeyReused(_)) => Code::AlreadyExists,
+            CallError::Refused(Refusal::UnknownJob(_) | Refusal::UnknownWorker(_)) => {
+                Code::NotFound
+            }
+            CallError::Refused(Refusal::NameTaken { .. } | Refusal::KeyReused(_)) => {
+                Code::AlreadyExists
+            }
             CallError::Refused(Refusal::StaleSession(_)) => Code::Unauthenticated,
             CallError::Refused(_) => Code::FailedPrecondition,
-            CallError::NotDurable(_) | CallError::Unsure(_) | CallError::Stopping => Code::Unavailable,
+            CallError::NotDurable(_) | CallError::Unsure(_) | CallError::Stopping => {
+                Code::Unavailable
+            }
             CallError::Random(_) => Code::Internal,
             CallError::Unreadable { .. } => Code::DataLoss,
             CallError::Store(fault) => store_code(fault),
@@ -134,7 +158,9 @@ fn artifact_code(fault: &ArtifactError) -> Code {
         ArtifactError::Damaged { .. } => Code::DataLoss,
         ArtifactError::DiskFull { .. } => Code::ResourceExhausted,
         ArtifactError::Io { .. } => Code::Unavailable,
-        ArtifactError::Offset { .. } | ArtifactError::TooShort { .. } | ArtifactError::Mismatch { .. } => Code::Aborted,
+        ArtifactError::Offset { .. }
+        | ArtifactError::TooShort { .. }
+        | ArtifactError::Mismatch { .. } => Code::Aborted,
         ArtifactError::BadDigest { .. } | ArtifactError::TooLong { .. } => Code::InvalidArgument,
     }
 }

@@ -48,18 +48,50 @@ impl Instruments {
             .with_description("From the submission of a job to the start of its first attempt")
             .build();
         observe(&reading, "qlora.jobs", "Jobs by state", |r, o| {
-            r.states.iter().for_each(|&(state, n)| o.observe(n as f64, &[KeyValue::new("state", state)]));
+            r.states
+                .iter()
+                .for_each(|&(state, n)| o.observe(n as f64, &[KeyValue::new("state", state)]));
         });
-        observe(&reading, "qlora.workers", "Workers by whether their lease holds", |r, o| {
-            r.workers.iter().for_each(|&(connected, n)| o.observe(n as f64, &[KeyValue::new("connected", connected)]));
-        });
+        observe(
+            &reading,
+            "qlora.workers",
+            "Workers by whether their lease holds",
+            |r, o| {
+                r.workers.iter().for_each(|&(connected, n)| {
+                    o.observe(n as f64, &[KeyValue::new("connected", connected)])
+                });
+            },
+        );
         job_gauge(&reading, "qlora.job.step", "Steps done", |r| Some(r.step));
-        job_gauge(&reading, "qlora.job.steps", "Steps in all", |r| Some(r.steps));
-        job_gauge(&reading, "qlora.job.loss", "Training loss of the last step", |r| r.loss);
-        job_gauge(&reading, "qlora.job.eval_loss", "Held-out loss", |r| r.eval_loss);
-        job_gauge(&reading, "qlora.job.tokens_per_second", "Tokens trained on a second", |r| r.tokens_per_second);
-        job_gauge(&reading, "qlora.job.peak_bytes", "Peak memory of the training process", |r| Some(r.peak_bytes));
-        Self { reading, driver, submit_to_start }
+        job_gauge(&reading, "qlora.job.steps", "Steps in all", |r| {
+            Some(r.steps)
+        });
+        job_gauge(
+            &reading,
+            "qlora.job.loss",
+            "Training loss of the last step",
+            |r| r.loss,
+        );
+        job_gauge(&reading, "qlora.job.eval_loss", "Held-out loss", |r| {
+            r.eval_loss
+        });
+        job_gauge(
+            &reading,
+            "qlora.job.tokens_per_second",
+            "Tokens trained on a second",
+            |r| r.tokens_per_second,
+        );
+        job_gauge(
+            &reading,
+            "qlora.job.peak_bytes",
+            "Peak memory of the training process",
+            |r| Some(r.peak_bytes),
+        );
+        Self {
+            reading,
+            driver,
+            submit_to_start,
+        }
     }
 
     /// Reads the engine; call before the gauges are shown.
@@ -105,7 +137,13 @@ fn job_gauge(
 }
 
 fn read(engine: &Engine) -> Reading {
-    let mut states = [("queued", 0), ("running", 0), ("succeeded", 0), ("failed", 0), ("cancelled", 0)];
+    let mut states = [
+        ("queued", 0),
+        ("running", 0),
+        ("succeeded", 0),
+        ("failed", 0),
+        ("cancelled", 0),
+    ];
     let mut running = Vec::new();
     for job in engine.jobs() {
         let index = match &job.state {
@@ -133,5 +171,9 @@ fn read(engine: &Engine) -> Reading {
     }
     let connected = engine.workers().filter(|w| w.connected).count() as u64;
     let all = engine.workers().count() as u64;
-    Reading { states: states.to_vec(), workers: vec![(true, connected), (false, all - connected)], running }
+    Reading {
+        states: states.to_vec(),
+        workers: vec![(true, connected), (false, all - connected)],
+        running,
+    }
 }

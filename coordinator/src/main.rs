@@ -47,7 +47,10 @@ mod tests {
     fn every_documented_call_is_one_that_the_parser_takes() {
         // Help and version are asked for; they are no fault.
         documented::each_is_taken("qlora-coordinator", |words| {
-            Cli::try_parse_from(words).err().filter(|e| e.exit_code() != 0).map(|e| e.to_string())
+            Cli::try_parse_from(words)
+                .err()
+                .filter(|e| e.exit_code() != 0)
+                .map(|e| e.to_string())
         });
     }
 }

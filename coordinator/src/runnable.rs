@@ -10,25 +10,42 @@ use qlora_planner::{beyond_positions, catalogue, find};
 /// Every reason why no worker could run `config`.
 pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
     let mut faults = Vec::new();
-    faults.extend(quantized_once(config).err().into_iter().flat_map(|errors| errors.0));
+    faults.extend(
+        quantized_once(config)
+            .err()
+            .into_iter()
+            .flat_map(|errors| errors.0),
+    );
     let base = config.model.base.as_deref().unwrap_or_default();
     faults.extend(unknown_base(base));
     let known = find(base);
-    faults.extend(known.as_ref().and_then(|entry| beyond_positions(&entry.shape, config)).map(|message| Diagnostic {
-        code: "Q0103",
-        message,
-        place: None,
-        help: Some("lower data.max_seq_len".into()),
-    }));
+    faults.extend(
+        known
+            .as_ref()
+            .and_then(|entry| beyond_positions(&entry.shape, config))
+            .map(|message| Diagnostic {
+                code: "Q0103",
+                message,
+                place: None,
+                help: Some("lower data.max_seq_len".into()),
+            }),
+    );
     // Which names another model's tokenizer has is known where its files are.
     let unlikely = known.and_then(|_| unlikely_template(&config.data.template, true));
     faults.extend(unlikely.map(|help| Diagnostic {
         code: "Q0103",
-        message: format!("`data.template` is `{}`, which is no template", config.data.template.escape_debug()),
+        message: format!(
+            "`data.template` is `{}`, which is no template",
+            config.data.template.escape_debug()
+        ),
         place: None,
         help: Some(help),
     }));
-    if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigErrors(faults))
+    }
 }
 
 /// Refuses NF4 over a GGUF model of the catalogue, which no worker could open.
@@ -41,14 +58,23 @@ pub fn quantized_once(config: &TrainingConfig) -> Result<(), ConfigErrors> {
 
 /// A name that is no path, no repository and no model of the catalogue.
 fn unknown_base(base: &str) -> Option<Diagnostic> {
-    let is_file = [".gguf", ".safetensors"].iter().any(|ending| base.to_ascii_lowercase().ends_with(ending));
+    let is_file = [".gguf", ".safetensors"]
+        .iter()
+        .any(|ending| base.to_ascii_lowercase().ends_with(ending));
     if base.contains(['/', '\\']) || is_file || find(base).is_some() {
         return None;
     }
-    let names = catalogue().iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
+    let names = catalogue()
+        .iter()
+        .map(|entry| entry.name)
+        .collect::<Vec<_>>()
+        .join(", ");
     Some(Diagnostic {
         code: "Q0302",
-        message: format!("`model.base` is `{}`, which is no model of the catalogue", base.escape_debug()),
+        message: format!(
+            "`model.base` is `{}`, which is no model of the catalogue",
+            base.escape_debug()
+        ),
         place: None,
         help: Some(format!(
             "known are {names}; a model of the hub is written owner/name, any other by its whole path on the worker"
@@ -65,17 +91,37 @@ mod tests {
     fn refused(base: &str, set: &[&str]) -> String {
         let text = format!("model: {{base: {base}}}\ndata: {{train: t.jsonl}}\n");
         let set = set.iter().map(|pair| (*pair).to_owned()).collect();
-        let resolved = Layers { file: Some(("f.yaml".into(), text)), env: Vec::new(), set }.resolve();
-        runnable(resolved.expect("a configuration").config()).err().map(|e| e.to_string()).unwrap_or_default()
+        let resolved = Layers {
+            file: Some(("f.yaml".into(), text)),
+            env: Vec::new(),
+            set,
+        }
+        .resolve();
+        runnable(resolved.expect("a configuration").config())
+            .err()
+            .map(|e| e.to_string())
+            .unwrap_or_default()
     }
 
     #[test]
     fn a_name_that_nothing_has_is_refused_and_one_that_a_worker_may_have_is_not() {
         for base in ["gpt2", "llama-3.1-8b", "mistral-7b-instuct", "model", "a.b"] {
             let said = refused(base, &[]);
-            assert!(said.contains("Q0302") && said.contains(base) && said.contains("smollm2-135m-instruct"), "{said}");
+            assert!(
+                said.contains("Q0302")
+                    && said.contains(base)
+                    && said.contains("smollm2-135m-instruct"),
+                "{said}"
+            );
         }
-        for base in ["llama-3.1-8b-instruct", "me/mine", "/models/own", "./own", "own.gguf", "OWN.GGUF"] {
+        for base in [
+            "llama-3.1-8b-instruct",
+            "me/mine",
+            "/models/own",
+            "./own",
+            "own.gguf",
+            "OWN.GGUF",
+        ] {
             assert_eq!(refused(base, &[]), "", "{base}");
         }
     }
@@ -85,7 +131,10 @@ mod tests {
         let known = "llama-3.1-8b-instruct";
         for template in ["llama3", "own", "chatml"] {
             let said = refused(known, &[&format!("data.template={template}")]);
-            assert!(said.contains("Q0103") && said.contains(template) && said.contains("chatml-tools"), "{said}");
+            assert!(
+                said.contains("Q0103") && said.contains(template) && said.contains("chatml-tools"),
+                "{said}"
+            );
         }
         for template in ["data.template=own", "data.template=llama3"] {
             assert_eq!(refused("me/mine", &[template]), "", "the model may have it");
@@ -96,7 +145,12 @@ mod tests {
 
     #[test]
     fn a_model_of_the_catalogue_is_not_quantized_a_second_time() {
-        assert!(refused("smollm2-135m-instruct", &["model.quantization=nf4"]).contains("a second time"));
-        assert_eq!(refused("llama-3.1-8b-instruct", &["model.quantization=nf4"]), "");
+        assert!(
+            refused("smollm2-135m-instruct", &["model.quantization=nf4"]).contains("a second time")
+        );
+        assert_eq!(
+            refused("llama-3.1-8b-instruct", &["model.quantization=nf4"]),
+            ""
+        );
     }
 }

@@ -34,9 +34,16 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs the coordinator until a signal stops it.
 pub async fn run(cli: Cli) -> Result<(), StartError> {
-    let given = cli.token_file.as_deref().map(Token::read_strong).transpose()?;
+    let given = cli
+        .token_file
+        .as_deref()
+        .map(Token::read_strong)
+        .transpose()?;
     let folder = cli.state_folder().ok_or(StartError::NoStateFolder)?;
-    let program = Program { name: "qlora-coordinator", version: env!("CARGO_PKG_VERSION") };
+    let program = Program {
+        name: "qlora-coordinator",
+        version: env!("CARGO_PKG_VERSION"),
+    };
     let telemetry = qlora_telemetry::start(program, Logs::Info, true)?;
     if let Some(exposure) = cli.token_file.as_deref().and_then(Token::exposure) {
         tracing::warn!("{exposure}");
@@ -45,29 +52,55 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let store = Arc::new(SqliteStore::open(&folder).await?);
     let token = given.map_or_else(|| Token::keep(&folder), Ok)?;
     let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
-    let limits = Limits { lease: cli.lease.as_millis() as u64, ..Limits::default() };
+    let limits = Limits {
+        lease: cli.lease.as_millis() as u64,
+        ..Limits::default()
+    };
     let driver = Driver::start(store.clone(), limits, artifacts.clone())
         .await
         .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
     let instruments = Instruments::start(driver.clone());
     let loopback_only = cli.listen.ip().is_loopback();
-    let services = Services { driver, store, artifacts, instruments, loopback_only };
+    let services = Services {
+        driver,
+        store,
+        artifacts,
+        instruments,
+        loopback_only,
+    };
     let registry = telemetry.registry.clone().unwrap_or_default();
 
-    let listener =
-        TcpListener::bind(cli.listen).await.map_err(|source| StartError::Bind { address: cli.listen, source })?;
+    let listener = TcpListener::bind(cli.listen)
+        .await
+        .map_err(|source| StartError::Bind {
+            address: cli.listen,
+            source,
+        })?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
-    let doors = Doors::new(Hosts::new(address, qlora_access::names(), &cli.allow_host), token.clone());
+    let doors = Doors::new(
+        Hosts::new(address, qlora_access::names(), &cli.allow_host),
+        token.clone(),
+    );
     let router = router(services.clone(), registry, doors).await?;
     // Before the address is known to anybody: whoever reads it finds the token.
-    let _record = leave_record(address, &token, &cli.token_file.unwrap_or_else(|| Token::path(&folder)));
+    let _record = leave_record(
+        address,
+        &token,
+        &cli.token_file.unwrap_or_else(|| Token::path(&folder)),
+    );
     if let Some(path) = &cli.address_file {
-        let fault = |source| StartError::AddressFile { path: path.clone(), source };
+        let fault = |source| StartError::AddressFile {
+            path: path.clone(),
+            source,
+        };
         std::fs::write(path, address.to_string()).map_err(fault)?;
     }
     tracing::info!(%address, state = %folder.display(), "serving; `qlora-ctl page` opens the page");
     tokio::spawn(keep_fresh(services.instruments.clone()));
-    tokio::spawn(cleaning::run(services.driver.clone(), services.artifacts.clone()));
+    tokio::spawn(cleaning::run(
+        services.driver.clone(),
+        services.artifacts.clone(),
+    ));
     // Workers hold their calls open and simply come back later.
     listen::serve(listener, router, bounds, shutdown_signal(), GRACE).await;
     tracing::info!("stopped");
@@ -110,8 +143,13 @@ async fn router<S: JobStore>(
     registry: prometheus::Registry,
     doors: Arc<Doors>,
 ) -> Result<Router, StartError> {
-    let grpc = services::routes(services.clone()).await.map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
-    let scrape = Scrape { registry, instruments: services.instruments.clone() };
+    let grpc = services::routes(services.clone())
+        .await
+        .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
+    let scrape = Scrape {
+        registry,
+        instruments: services.instruments.clone(),
+    };
     let web = Router::new()
         .route("/metrics", get(metrics).with_state(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -122,9 +160,13 @@ async fn router<S: JobStore>(
 
 /// A call of no known method, or an address with no page: each in the words of who asked.
 async fn unknown(request: Request) -> Response {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let kind = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     if kind.is_some_and(|kind| kind.starts_with("application/grpc")) {
-        return tonic::Status::unimplemented(format!("no method {}", request.uri().path())).into_http();
+        return tonic::Status::unimplemented(format!("no method {}", request.uri().path()))
+            .into_http();
     }
     page::not_found(format!("nothing lies at {}", request.uri().path()))
 }
@@ -140,6 +182,10 @@ async fn metrics(State(scrape): State<Scrape>) -> Response {
     let mut text = Vec::new();
     match TextEncoder::new().encode(&scrape.registry.gather(), &mut text) {
         Ok(()) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
-        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, CallError::Invalid(e.to_string()).to_string()).into_response(),
+        Err(e) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            CallError::Invalid(e.to_string()).to_string(),
+        )
+            .into_response(),
     }
 }

@@ -28,7 +28,10 @@ pub struct Moment(Duration);
 impl Moment {
     pub fn now() -> Self {
         let time = clock_gettime(CLOCK);
-        Self(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32))
+        Self(Duration::new(
+            time.tv_sec.unsigned_abs(),
+            time.tv_nsec.unsigned_abs() as u32,
+        ))
     }
 
     /// The time from `earlier` to this one; nothing where that is the later one.
@@ -60,7 +63,10 @@ mod tests {
         let (before, timer) = (Moment::now(), std::time::Instant::now());
         std::thread::sleep(Duration::from_millis(20));
         let (passed, by_timer) = (Moment::now().since(before), timer.elapsed());
-        assert!(passed >= Duration::from_millis(20) && passed < by_timer + Duration::from_secs(5), "{passed:?}");
+        assert!(
+            passed >= Duration::from_millis(20) && passed < by_timer + Duration::from_secs(5),
+            "{passed:?}"
+        );
     }
 
     #[test]
@@ -70,6 +76,9 @@ mod tests {
         assert_eq!((now + BEAT / 2).nap(now), Some(BEAT / 2));
         // The machine slept meanwhile.
         assert_eq!((now + BEAT).nap(now + Duration::from_secs(3600)), None);
-        assert_eq!((now.nap(now), now.since(now + BEAT)), (None, Duration::ZERO));
+        assert_eq!(
+            (now.nap(now), now.since(now + BEAT)),
+            (None, Duration::ZERO)
+        );
     }
 }

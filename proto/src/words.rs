@@ -2,7 +2,11 @@
 
 /// `1 row`, `2 rows`: a number with its noun.
 pub fn count(n: u64, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+    if n == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{n} {noun}s")
+    }
 }
 
 /// A time, to the second below an hour: `5 s`, `6 min 00 s`, `1 h 05 min`.
@@ -36,18 +40,46 @@ mod tests {
 
     #[test]
     fn one_is_not_many() {
-        assert_eq!(["0 rows", "1 row", "2 rows"], [0, 1, 2].map(|n| count(n, "row")));
+        assert_eq!(
+            ["0 rows", "1 row", "2 rows"],
+            [0, 1, 2].map(|n| count(n, "row"))
+        );
     }
 
     #[test]
     fn sizes_are_rounded_before_their_unit_is_chosen() {
-        let said = [0, 999, 1_000, 999_949, 999_950, 999_499_999, 999_500_000, 3_400_000_000].map(bytes);
-        assert_eq!(said, ["0 B", "999 B", "1.0 kB", "999.9 kB", "1 MB", "999 MB", "1.0 GB", "3.4 GB"]);
+        let said = [
+            0,
+            999,
+            1_000,
+            999_949,
+            999_950,
+            999_499_999,
+            999_500_000,
+            3_400_000_000,
+        ]
+        .map(bytes);
+        assert_eq!(
+            said,
+            [
+                "0 B", "999 B", "1.0 kB", "999.9 kB", "1 MB", "999 MB", "1.0 GB", "3.4 GB"
+            ]
+        );
     }
 
     #[test]
     fn times_are_rounded_before_they_are_split() {
         let said = [0.0, 59.4, 59.6, 3599.4, 3599.6, 7260.0].map(duration);
-        assert_eq!(said, ["0 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "2 h 01 min"]);
+        assert_eq!(
+            said,
+            [
+                "0 s",
+                "59 s",
+                "1 min 00 s",
+                "59 min 59 s",
+                "1 h 00 min",
+                "2 h 01 min"
+            ]
+        );
     }
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use qlora_client::Client;
 use qlora_proto::synchronize_response::Wanted;
 use qlora_proto::{
-    DeviceClass, FinishRequest, JobKind, Outcome, Platform, RegisterRequest, SubmitRequest, SynchronizeRequest,
+    DeviceClass, FinishRequest, JobKind, Outcome, Platform, RegisterRequest, SubmitRequest,
+    SynchronizeRequest,
 };
 use qlora_tests::World;
 use tokio::sync::mpsc;
@@ -20,15 +21,34 @@ const SINGLE: usize = 500;
 
 /// A worker that ends every job at once, and tells when each began.
 async fn worker(mut client: Client, name: String, started: mpsc::UnboundedSender<Instant>) {
-    let platform =
-        Platform { device_class: DeviceClass::Cpu.into(), device_name: "none".into(), ..Platform::default() };
-    let request =
-        RegisterRequest { name: name.clone(), instance: name, platform: Some(platform), ..Default::default() };
-    let session = client.workers.register(request).await.expect("a session").into_inner().session;
+    let platform = Platform {
+        device_class: DeviceClass::Cpu.into(),
+        device_name: "none".into(),
+        ..Platform::default()
+    };
+    let request = RegisterRequest {
+        name: name.clone(),
+        instance: name,
+        platform: Some(platform),
+        ..Default::default()
+    };
+    let session = client
+        .workers
+        .register(request)
+        .await
+        .expect("a session")
+        .into_inner()
+        .session;
     loop {
-        let request = SynchronizeRequest { session, wait_ms: 10_000, ..SynchronizeRequest::default() };
+        let request = SynchronizeRequest {
+            session,
+            wait_ms: 10_000,
+            ..SynchronizeRequest::default()
+        };
         // The coordinator goes away at the end of the measurement.
-        let Ok(answer) = client.workers.synchronize(request).await else { return };
+        let Ok(answer) = client.workers.synchronize(request).await else {
+            return;
+        };
         let answer = answer.into_inner();
         if let Some(Wanted::Run(assignment)) = answer.wanted {
             if started.send(Instant::now()).is_err() {
@@ -49,23 +69,37 @@ async fn worker(mut client: Client, name: String, started: mpsc::UnboundedSender
 }
 
 async fn submit(client: &mut Client) {
-    let request = SubmitRequest { kind: JobKind::Noop.into(), name: "noop".into(), ..SubmitRequest::default() };
+    let request = SubmitRequest {
+        kind: JobKind::Noop.into(),
+        name: "noop".into(),
+        ..SubmitRequest::default()
+    };
     client.jobs.submit(request).await.expect("a job");
 }
 
 fn memory(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok())
+        .unwrap_or(0.0)
+        / 1024.0
 }
 
 /// Processor seconds of a process.
 fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<f64> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().filter_map(|f| f.parse().ok()).collect();
+    let fields: Vec<f64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|f| f.parse().ok())
+        .collect();
     // utime and stime are the 14th and 15th field; the state, a letter, is not among the parsed ones.
-    fields.get(10).zip(fields.get(11)).map_or(0.0, |(user, system)| (user + system) / 100.0)
+    fields
+        .get(10)
+        .zip(fields.get(11))
+        .map_or(0.0, |(user, system)| (user + system) / 100.0)
 }
 
 #[tokio::main]
@@ -82,7 +116,11 @@ async fn main() {
     for i in 0..=SINGLE {
         let begin = Instant::now();
         submit(&mut one).await;
-        let wait = starts.recv().await.expect("a start").saturating_duration_since(begin);
+        let wait = starts
+            .recv()
+            .await
+            .expect("a start")
+            .saturating_duration_since(begin);
         if i > 0 {
             waits.push(wait);
         }
@@ -90,7 +128,11 @@ async fn main() {
     }
     waits.sort();
     let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
-    println!("submit to start, idle     p50 {:.2} ms, p99 {:.2} ms ({SINGLE} jobs one by one)", at(0.5), at(0.99));
+    println!(
+        "submit to start, idle     p50 {:.2} ms, p99 {:.2} ms ({SINGLE} jobs one by one)",
+        at(0.5),
+        at(0.99)
+    );
 
     for i in 1..WORKERS {
         tokio::spawn(worker(client(), format!("w{i}"), started.clone()));
@@ -113,6 +155,9 @@ async fn main() {
         "dispatches                {:.0} a second ({jobs} jobs, {WORKERS} workers, {SUBMITTERS} submitters)",
         jobs as f64 / seconds
     );
-    println!("processor time a job      {:.2} ms", (cpu(pid) - before) * 1000.0 / jobs as f64);
+    println!(
+        "processor time a job      {:.2} ms",
+        (cpu(pid) - before) * 1000.0 / jobs as f64
+    );
     println!("memory after              {:.1} MiB", memory(pid));
 }

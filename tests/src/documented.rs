@@ -35,7 +35,10 @@ pub fn shell(repository: &Path) -> Vec<Documented> {
         }
     }
     for (name, text) in texts(repository, repository.join("configs"), "yaml", Vec::new()) {
-        let shown: Vec<&str> = text.lines().map(|line| line.strip_prefix("#   ").unwrap_or_default()).collect();
+        let shown: Vec<&str> = text
+            .lines()
+            .map(|line| line.strip_prefix("#   ").unwrap_or_default())
+            .collect();
         joined(&name, 1, &shown, &mut found);
     }
     found
@@ -43,13 +46,27 @@ pub fn shell(repository: &Path) -> Vec<Documented> {
 
 /// Name and text of README and docs.
 fn documents(repository: &Path) -> Vec<(String, String)> {
-    texts(repository, repository.join("docs"), "md", vec![repository.join("README.md")])
+    texts(
+        repository,
+        repository.join("docs"),
+        "md",
+        vec![repository.join("README.md")],
+    )
 }
 
-fn texts(repository: &Path, folder: PathBuf, ending: &str, mut files: Vec<PathBuf>) -> Vec<(String, String)> {
+fn texts(
+    repository: &Path,
+    folder: PathBuf,
+    ending: &str,
+    mut files: Vec<PathBuf>,
+) -> Vec<(String, String)> {
     collect(&folder, ending, &mut files);
     let read = |file: PathBuf| {
-        let name = file.strip_prefix(repository).expect("a file of the repository").display().to_string();
+        let name = file
+            .strip_prefix(repository)
+            .expect("a file of the repository")
+            .display()
+            .to_string();
         (name, fs::read_to_string(&file).expect("a text"))
     };
     files.into_iter().map(read).collect()
@@ -61,7 +78,9 @@ fn texts(repository: &Path, folder: PathBuf, ending: &str, mut files: Vec<PathBu
 /// One is not taken, or none is documented.
 pub fn each_is_taken(program: &str, parse: impl Fn(Vec<String>) -> Option<String>) {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let repository = crate_folder.ancestors().find(|folder| folder.join("Cargo.lock").exists());
+    let repository = crate_folder
+        .ancestors()
+        .find(|folder| folder.join("Cargo.lock").exists());
     let calls = calls_of(repository.expect("the repository"), program);
     assert!(!calls.is_empty(), "no call of {program} is documented");
     for (place, args) in calls {
@@ -83,7 +102,10 @@ fn calls_of(repository: &Path, program: &str) -> Vec<(String, Vec<String>)> {
                 words[at].rsplit('/').next() == Some(program) && (first || words[at].contains('/'))
             };
             if let Some(at) = (0..words.len()).find(is_call) {
-                calls.push((command.place.clone(), words[at + 1..].iter().map(|word| filled(word)).collect()));
+                calls.push((
+                    command.place.clone(),
+                    words[at + 1..].iter().map(|word| filled(word)).collect(),
+                ));
             }
         }
     }
@@ -101,8 +123,10 @@ fn filled(word: &str) -> String {
 }
 
 fn collect(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -119,11 +143,17 @@ fn blocks<'a>(text: &'a str, wanted: &str) -> Vec<(usize, Vec<&'a str>)> {
     let mut found = Vec::new();
     let mut i = 0;
     while i < lines.len() {
-        let Some(kind) = lines[i].trim().strip_prefix("```").filter(|kind| !kind.is_empty()) else {
+        let Some(kind) = lines[i]
+            .trim()
+            .strip_prefix("```")
+            .filter(|kind| !kind.is_empty())
+        else {
             i += 1;
             continue;
         };
-        let end = (i + 1..lines.len()).find(|&j| lines[j].trim() == "```").expect("the end of a block");
+        let end = (i + 1..lines.len())
+            .find(|&j| lines[j].trim() == "```")
+            .expect("the end of a block");
         if kind == wanted {
             found.push((i + 2, lines[i + 1..end].to_vec()));
         }
@@ -134,11 +164,22 @@ fn blocks<'a>(text: &'a str, wanted: &str) -> Vec<(usize, Vec<&'a str>)> {
 
 /// Commands in blocks of plain text, such as the record of a measurement.
 fn plain(file: &str, text: &str) -> Vec<Documented> {
-    let names_program = |line: &str| PROGRAMS.iter().any(|program| line.contains(&format!("/{program} ")));
+    let names_program = |line: &str| {
+        PROGRAMS
+            .iter()
+            .any(|program| line.contains(&format!("/{program} ")))
+    };
     let mut found = Vec::new();
     for (first, lines) in blocks(text, "text") {
-        for (i, line) in lines.iter().enumerate().filter(|(_, line)| names_program(line)) {
-            found.push(Documented { place: format!("{file}:{}", first + i), text: (*line).to_owned() });
+        for (i, line) in lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| names_program(line))
+        {
+            found.push(Documented {
+                place: format!("{file}:{}", first + i),
+                text: (*line).to_owned(),
+            });
         }
     }
     found
@@ -153,10 +194,19 @@ fn joined(file: &str, first: usize, lines: &[&str], found: &mut Vec<Documented>)
             continue;
         }
         let place = format!("{file}:{}", first + i);
-        let command = open.take().unwrap_or(Documented { place, text: String::new() });
-        let text = format!("{} {}", command.text, line.trim_end_matches('\\').trim()).trim().to_owned();
+        let command = open.take().unwrap_or(Documented {
+            place,
+            text: String::new(),
+        });
+        let text = format!("{} {}", command.text, line.trim_end_matches('\\').trim())
+            .trim()
+            .to_owned();
         let command = Documented { text, ..command };
-        if line.ends_with('\\') { open = Some(command) } else { found.push(command) }
+        if line.ends_with('\\') {
+            open = Some(command)
+        } else {
+            found.push(command)
+        }
     }
 }
 
@@ -176,10 +226,15 @@ fn spans(file: &str, text: &str) -> Vec<Documented> {
     let mut line = 1;
     for (i, span) in prose.split('`').enumerate() {
         let command = span.split_whitespace().collect::<Vec<_>>().join(" ");
-        let names_program = PROGRAMS.iter().any(|program| command.starts_with(&format!("{program} ")));
+        let names_program = PROGRAMS
+            .iter()
+            .any(|program| command.starts_with(&format!("{program} ")));
         // Three points and COMMAND stand for what every command has.
         if i % 2 == 1 && names_program && !command.contains("...") && !command.contains("COMMAND") {
-            found.push(Documented { place: format!("{file}:{line}"), text: command });
+            found.push(Documented {
+                place: format!("{file}:{line}"),
+                text: command,
+            });
         }
         line += span.matches('\n').count();
     }

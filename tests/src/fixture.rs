@@ -34,18 +34,27 @@ pub fn tiny_model(folder: &Path) -> PathBuf {
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(golden().join("chat/tokenizer").join(name), path.join(name)).expect("a tokenizer");
     }
-    fs::copy(golden().join("chat/chatml_tools.jinja"), path.join("chat_template.jinja")).expect("a template");
+    fs::copy(
+        golden().join("chat/chatml_tools.jinja"),
+        path.join("chat_template.jinja"),
+    )
+    .expect("a template");
     let mut seed = 1u64;
     let mut matrix = |rows: usize, cols: usize| {
         let mut next = || {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             ((seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 0.08
         };
         let values: Vec<f32> = (0..rows * cols).map(|_| next()).collect();
         Tensor::from_vec(values, (rows, cols), &Device::Cpu).expect("a matrix")
     };
     let mut tensors = HashMap::new();
-    tensors.insert("model.embed_tokens.weight".to_owned(), matrix(VOCABULARY, HIDDEN));
+    tensors.insert(
+        "model.embed_tokens.weight".to_owned(),
+        matrix(VOCABULARY, HIDDEN),
+    );
     tensors.insert("lm_head.weight".to_owned(), matrix(VOCABULARY, HIDDEN));
     let ones = Tensor::ones(HIDDEN, candle_core::DType::F32, &Device::Cpu).expect("ones");
     tensors.insert("model.norm.weight".to_owned(), ones.clone());
@@ -60,7 +69,10 @@ pub fn tiny_model(folder: &Path) -> PathBuf {
             ("mlp.down_proj", HIDDEN, FFN),
         ];
         for (name, rows, cols) in shapes {
-            tensors.insert(format!("model.layers.{layer}.{name}.weight"), matrix(rows, cols));
+            tensors.insert(
+                format!("model.layers.{layer}.{name}.weight"),
+                matrix(rows, cols),
+            );
         }
         for name in ["input_layernorm", "post_attention_layernorm"] {
             tensors.insert(format!("model.layers.{layer}.{name}.weight"), ones.clone());

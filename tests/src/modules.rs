@@ -34,18 +34,31 @@ impl Modules {
     }
 
     fn of(named: impl IntoIterator<Item = (Module, String)>) -> Self {
-        let sources = named.into_iter().map(|(module, text)| (module, bare(&text))).collect();
-        let mut modules = Self { sources, handed_on: BTreeMap::new() };
+        let sources = named
+            .into_iter()
+            .map(|(module, text)| (module, bare(&text)))
+            .collect();
+        let mut modules = Self {
+            sources,
+            handed_on: BTreeMap::new(),
+        };
         // What is handed on may itself be handed on: twice is as deep as it goes.
         for _ in 0..2 {
-            let found: Vec<_> = modules.sources.iter().flat_map(|(m, text)| modules.hands_on(m, text)).collect();
+            let found: Vec<_> = modules
+                .sources
+                .iter()
+                .flat_map(|(m, text)| modules.hands_on(m, text))
+                .collect();
             modules.handed_on.extend(found);
         }
         modules
     }
 
     fn hands_on(&self, module: &Module, text: &str) -> Vec<((Module, String), Module)> {
-        let declared = uses(text).into_iter().filter(|(public, _)| *public).flat_map(|(_, tree)| flat(&tree));
+        let declared = uses(text)
+            .into_iter()
+            .filter(|(public, _)| *public)
+            .flat_map(|(_, tree)| flat(&tree));
         let own = declared.filter_map(|(path, name)| {
             let path = match path.first().map(String::as_str) {
                 Some("crate" | "super" | "self") => path,
@@ -60,17 +73,28 @@ impl Modules {
     /// Every module with those that it imports.
     pub fn imports(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let of = |(module, text): (&Module, &String)| {
-            let declared = uses(text).into_iter().filter(|(public, _)| !*public || !self.is_face(module));
-            let declared = declared.flat_map(|(_, tree)| flat(&tree)).map(|(path, _)| path);
-            let found = declared.chain(paths(text)).filter_map(|path| self.resolve(module, &path));
-            (module.clone(), found.filter(|from| from != module).collect())
+            let declared = uses(text)
+                .into_iter()
+                .filter(|(public, _)| !*public || !self.is_face(module));
+            let declared = declared
+                .flat_map(|(_, tree)| flat(&tree))
+                .map(|(path, _)| path);
+            let found = declared
+                .chain(paths(text))
+                .filter_map(|path| self.resolve(module, &path));
+            (
+                module.clone(),
+                found.filter(|from| from != module).collect(),
+            )
         };
         self.sources.iter().map(of).collect()
     }
 
     /// Whether others lie below `module`, so that it may be no more than their face.
     fn is_face(&self, module: &Module) -> bool {
-        self.sources.keys().any(|other| other.len() > module.len() && other.starts_with(module))
+        self.sources
+            .keys()
+            .any(|other| other.len() > module.len() && other.starts_with(module))
     }
 
     /// The module in which what `path`, written in `module`, leads to is defined.
@@ -90,7 +114,12 @@ impl Modules {
             if self.sources.contains_key(&below) {
                 at = below;
             } else {
-                return Some(self.handed_on.get(&(at.clone(), part.clone())).cloned().unwrap_or(at));
+                return Some(
+                    self.handed_on
+                        .get(&(at.clone(), part.clone()))
+                        .cloned()
+                        .unwrap_or(at),
+                );
             }
         }
         Some(at)
@@ -102,16 +131,35 @@ impl Modules {
         let reach = |from: &Module| {
             let (mut seen, mut next) = (BTreeSet::new(), vec![from.clone()]);
             while let Some(at) = next.pop() {
-                next.extend(imports[&at].iter().filter(|to| seen.insert((*to).clone())).cloned());
+                next.extend(
+                    imports[&at]
+                        .iter()
+                        .filter(|to| seen.insert((*to).clone()))
+                        .cloned(),
+                );
             }
             seen
         };
-        let reached: BTreeMap<&Module, BTreeSet<Module>> = imports.keys().map(|m| (m, reach(m))).collect();
+        let reached: BTreeMap<&Module, BTreeSet<Module>> =
+            imports.keys().map(|m| (m, reach(m))).collect();
         let together = |m: &Module| -> Vec<String> {
-            let back = reached[m].iter().filter(|other| reached[*other].contains(m));
-            back.map(|other| if other.is_empty() { "crate".to_owned() } else { other.join("::") }).collect()
+            let back = reached[m]
+                .iter()
+                .filter(|other| reached[*other].contains(m));
+            back.map(|other| {
+                if other.is_empty() {
+                    "crate".to_owned()
+                } else {
+                    other.join("::")
+                }
+            })
+            .collect()
         };
-        let circles: BTreeSet<Vec<String>> = imports.keys().map(together).filter(|circle| circle.len() > 1).collect();
+        let circles: BTreeSet<Vec<String>> = imports
+            .keys()
+            .map(together)
+            .filter(|circle| circle.len() > 1)
+            .collect();
         circles.into_iter().collect()
     }
 }
@@ -122,7 +170,10 @@ impl Modules {
 /// The folder cannot be read.
 pub fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).expect("a folder of sources").map(|entry| entry.expect("an entry").path()) {
+    for entry in fs::read_dir(folder)
+        .expect("a folder of sources")
+        .map(|entry| entry.expect("an entry").path())
+    {
         match entry.is_dir() {
             true => files.extend(sources(&entry)),
             false if entry.extension().is_some_and(|ending| ending == "rs") => files.push(entry),
@@ -134,7 +185,11 @@ pub fn sources(folder: &Path) -> Vec<PathBuf> {
 
 /// The module of a file; none of files that hold tests alone.
 fn module_of(file: &Path) -> Option<Module> {
-    let mut parts: Module = file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    let mut parts: Module = file
+        .with_extension("")
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
     match parts.last()?.as_str() {
         "tests" => return None,
         "mod" => drop(parts.pop()),
@@ -146,7 +201,9 @@ fn module_of(file: &Path) -> Option<Module> {
 
 /// `text` without comments, strings, and what stands behind the last `#[cfg(test)]` at the beginning of a line.
 fn bare(text: &str) -> String {
-    let text = text.rsplit_once("\n#[cfg(test)]\nmod tests").map_or(text, |(before, _)| before);
+    let text = text
+        .rsplit_once("\n#[cfg(test)]\nmod tests")
+        .map_or(text, |(before, _)| before);
     let mut bare = String::with_capacity(text.len());
     for line in text.lines() {
         let mut within = false;
@@ -168,11 +225,16 @@ fn bare(text: &str) -> String {
 fn uses(text: &str) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     for declaration in text.split(';') {
-        let Some(at) = declaration.find("use ") else { continue };
+        let Some(at) = declaration.find("use ") else {
+            continue;
+        };
         let (before, tree) = declaration.split_at(at);
         let last = before.lines().last().unwrap_or_default().trim();
         if last.is_empty() || last.starts_with("pub") {
-            found.push((last == "pub" || last.starts_with("pub("), tree["use ".len()..].trim().to_owned()));
+            found.push((
+                last == "pub" || last.starts_with("pub("),
+                tree["use ".len()..].trim().to_owned(),
+            ));
         }
     }
     found
@@ -183,24 +245,49 @@ fn flat(tree: &str) -> Vec<(Vec<String>, String)> {
     let tree = tree.trim();
     let Some((head, inner)) = tree.split_once('{') else {
         let (path, name) = tree.split_once(" as ").unwrap_or((tree, ""));
-        let parts: Vec<String> = path.split("::").map(|part| part.trim().to_owned()).collect();
-        let name = if name.is_empty() { parts.last().cloned().unwrap_or_default() } else { name.trim().to_owned() };
+        let parts: Vec<String> = path
+            .split("::")
+            .map(|part| part.trim().to_owned())
+            .collect();
+        let name = if name.is_empty() {
+            parts.last().cloned().unwrap_or_default()
+        } else {
+            name.trim().to_owned()
+        };
         return vec![(parts, name)];
     };
-    let head: Vec<String> = head.split("::").map(str::trim).filter(|p| !p.is_empty()).map(str::to_owned).collect();
+    let head: Vec<String> = head
+        .split("::")
+        .map(str::trim)
+        .filter(|p| !p.is_empty())
+        .map(str::to_owned)
+        .collect();
     let inner = inner.rsplit_once('}').map_or(inner, |(inner, _)| inner);
     let mut depth = 0;
     let branches = inner.split(|c: char| {
         depth += i32::from(c == '{') - i32::from(c == '}');
         c == ',' && depth == 0
     });
-    let branches = branches.filter(|branch| !branch.trim().is_empty()).flat_map(flat);
+    let branches = branches
+        .filter(|branch| !branch.trim().is_empty())
+        .flat_map(flat);
     branches
-        .map(|(path, name)| ([head.clone(), path].concat().into_iter().filter(|p| p != "self").collect(), name))
-        .map(|(path, name): (Vec<String>, String)| match head.first().map(String::as_str) {
-            Some("self") => ([vec!["self".to_owned()], path].concat(), name),
-            _ => (path, name),
+        .map(|(path, name)| {
+            (
+                [head.clone(), path]
+                    .concat()
+                    .into_iter()
+                    .filter(|p| p != "self")
+                    .collect(),
+                name,
+            )
         })
+        .map(
+            |(path, name): (Vec<String>, String)| match head.first().map(String::as_str) {
+                Some("self") => ([vec!["self".to_owned()], path].concat(), name),
+                _ => (path, name),
+            },
+        )
         .collect()
 }
 
@@ -209,10 +296,19 @@ fn paths(text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {
         for (at, _) in text.match_indices(start) {
-            let alone = !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '$');
-            let path: String = text[at..].chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect();
+            let alone = !text[..at]
+                .ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '$');
+            let path: String = text[at..]
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || "_:".contains(*c))
+                .collect();
             if alone {
-                found.push(path.trim_end_matches(':').split("::").map(str::to_owned).collect());
+                found.push(
+                    path.trim_end_matches(':')
+                        .split("::")
+                        .map(str::to_owned)
+                        .collect(),
+                );
             }
         }
     }
@@ -224,9 +320,12 @@ mod tests {
     use super::*;
 
     fn modules(files: &[(&str, &str)]) -> Modules {
-        Modules::of(
-            files.iter().map(|(file, text)| (module_of(Path::new(file)).expect("a module"), (*text).to_owned())),
-        )
+        Modules::of(files.iter().map(|(file, text)| {
+            (
+                module_of(Path::new(file)).expect("a module"),
+                (*text).to_owned(),
+            )
+        }))
     }
 
     #[test]
@@ -234,7 +333,10 @@ mod tests {
         let found = modules(&[
             ("lib.rs", "mod a;\nmod b;\npub use a::deep::Deep;\n"),
             ("a/mod.rs", "mod deep;\npub use deep::Other;\n"),
-            ("a/deep.rs", "use std::fmt;\nuse crate::{b::{self, Thing as T}, Result};\npub struct Deep;\n"),
+            (
+                "a/deep.rs",
+                "use std::fmt;\nuse crate::{b::{self, Thing as T}, Result};\npub struct Deep;\n",
+            ),
             ("b.rs", "fn x() { crate::Deep; }\n"),
         ]);
         assert_eq!(found.circles(), [["a::deep", "b"]]);
@@ -244,12 +346,21 @@ mod tests {
     fn faces_tests_comments_and_texts_make_no_circle() {
         let found = modules(&[
             ("lib.rs", "mod a;\nmod b;\npub use a::A;\n"),
-            ("a.rs", "// crate::b::B\nuse crate::b::B;\nfn f() { let _ = \"x\"; }\n"),
-            ("b.rs", "const X: &str = \"crate::a::A\";\n\n#[cfg(test)]\nmod tests {\n use crate::A;\n}\n"),
+            (
+                "a.rs",
+                "// crate::b::B\nuse crate::b::B;\nfn f() { let _ = \"x\"; }\n",
+            ),
+            (
+                "b.rs",
+                "const X: &str = \"crate::a::A\";\n\n#[cfg(test)]\nmod tests {\n use crate::A;\n}\n",
+            ),
         ]);
         assert_eq!(found.circles(), Vec::<Vec<String>>::new());
         let imports = found.imports();
-        assert_eq!(imports[&vec!["a".to_owned()]], BTreeSet::from([vec!["b".to_owned()]]));
+        assert_eq!(
+            imports[&vec!["a".to_owned()]],
+            BTreeSet::from([vec!["b".to_owned()]])
+        );
     }
 
     #[test]

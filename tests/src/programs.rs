@@ -37,7 +37,11 @@ pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a path of this test");
     let folder = own.ancestors().nth(2).expect("target/<profile>");
     let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --release` first", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --release` first",
+        path.display()
+    );
     path
 }
 
@@ -48,13 +52,28 @@ pub struct Program {
 }
 
 impl Program {
-    fn start(name: &str, folder: &Path, log: &str, args: &[&str], env: &[(String, String)]) -> Self {
+    fn start(
+        name: &str,
+        folder: &Path,
+        log: &str,
+        args: &[&str],
+        env: &[(String, String)],
+    ) -> Self {
         let log = folder.join(log);
         let file = File::create(&log).expect("a log");
         let mut command = Command::new(binary(name));
-        command.args(args).envs(env.iter().cloned()).stdin(Stdio::null());
-        command.env_remove("QLORA_TOKEN").stdout(file.try_clone().expect("a log")).stderr(file);
-        Self { child: command.spawn().expect("a program that starts"), log }
+        command
+            .args(args)
+            .envs(env.iter().cloned())
+            .stdin(Stdio::null());
+        command
+            .env_remove("QLORA_TOKEN")
+            .stdout(file.try_clone().expect("a log"))
+            .stderr(file);
+        Self {
+            child: command.spawn().expect("a program that starts"),
+            log,
+        }
     }
 
     pub fn log(&self) -> String {
@@ -80,7 +99,10 @@ impl Program {
 
     /// Waits for its end.
     pub fn exit_code(&mut self) -> Option<i32> {
-        wait_until("the end of a program", || self.child.try_wait().expect("a status")).code()
+        wait_until("the end of a program", || {
+            self.child.try_wait().expect("a status")
+        })
+        .code()
     }
 }
 
@@ -136,9 +158,19 @@ impl World {
         fs::write(folder.path().join("train.jsonl"), conversations(40)).expect("rows");
         fs::write(folder.path().join("eval.jsonl"), conversations(4)).expect("rows");
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-        let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let env: Vec<(String, String)> = env
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         let (coordinator, address) = start_coordinator(folder.path(), "127.0.0.1:0", &args, &env);
-        Self { folder, coordinator, address, args, env, workers: 0 }
+        Self {
+            folder,
+            coordinator,
+            address,
+            args,
+            env,
+            workers: 0,
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -148,7 +180,8 @@ impl World {
     /// Starts the coordinator again, on the same address and state.
     pub fn restart_coordinator(&mut self) {
         let address = self.address.clone();
-        (self.coordinator, self.address) = start_coordinator(self.folder.path(), &address, &self.args, &self.env);
+        (self.coordinator, self.address) =
+            start_coordinator(self.folder.path(), &address, &self.args, &self.env);
     }
 
     /// Starts a worker in a state folder of its own.
@@ -176,17 +209,34 @@ impl World {
 
     /// The token that this coordinator has made.
     pub fn token(&self) -> String {
-        fs::read_to_string(self.path("state/token")).expect("a token").trim().to_owned()
+        fs::read_to_string(self.path("state/token"))
+            .expect("a token")
+            .trim()
+            .to_owned()
     }
 
     fn start_worker(&self, address: &str, name: &str, state: &Path, args: &[&str]) -> Program {
         let state = state.to_string_lossy().into_owned();
         let device = device();
-        let own = ["--coordinator", address, "--name", name, "--state-dir", &state, "--device", &device];
+        let own = [
+            "--coordinator",
+            address,
+            "--name",
+            name,
+            "--state-dir",
+            &state,
+            "--device",
+            &device,
+        ];
         // The token is found under the coordinator's own address only.
-        let token = (address != self.address).then(|| self.path("state/token").to_string_lossy().into_owned());
+        let token = (address != self.address)
+            .then(|| self.path("state/token").to_string_lossy().into_owned());
         let token = token.iter().flat_map(|file| ["--token-file", file]);
-        let all: Vec<&str> = own.into_iter().chain(token).chain(args.iter().copied()).collect();
+        let all: Vec<&str> = own
+            .into_iter()
+            .chain(token)
+            .chain(args.iter().copied())
+            .collect();
         let log = format!("{name}-{}.log", self.workers);
         let env = [("RAYON_NUM_THREADS".to_owned(), "1".to_owned())];
         let env: Vec<_> = env.into_iter().chain(self.env.clone()).collect();
@@ -219,9 +269,20 @@ impl World {
             .args(args)
             .envs(env.iter().copied())
             .env_remove("QLORA_TOKEN_FILE");
-        let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("qlora-ctl runs");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command
+            .stdin(Stdio::null())
+            .output()
+            .expect("qlora-ctl runs");
         let text = |bytes| String::from_utf8(bytes).expect("text");
-        Ctl { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+        Ctl {
+            code: status.code().unwrap_or(-1),
+            stdout: text(stdout),
+            stderr: text(stderr),
+        }
     }
 
     /// Submits and gives the job's number. On a GPU its steps are to repeat to the bit, as tests ask of a processor.
@@ -251,19 +312,43 @@ impl World {
     /// Waits for the end of a job.
     pub fn ended(&self, id: u64) -> Value {
         self.wait(id, "the end of the job", |job| {
-            matches!(job["state"].as_str(), Some("succeeded" | "failed" | "cancelled"))
+            matches!(
+                job["state"].as_str(),
+                Some("succeeded" | "failed" | "cancelled")
+            )
         })
     }
 }
 
-fn start_coordinator(folder: &Path, listen: &str, args: &[String], env: &[(String, String)]) -> (Program, String) {
+fn start_coordinator(
+    folder: &Path,
+    listen: &str,
+    args: &[String],
+    env: &[(String, String)],
+) -> (Program, String) {
     let address_file = folder.join("address");
     let _ = fs::remove_file(&address_file);
-    let (file, state) = (address_file.to_string_lossy(), folder.join("state").to_string_lossy().into_owned());
-    let own = ["--listen", listen, "--address-file", &file, "--state-dir", &state];
-    let all: Vec<&str> = own.into_iter().chain(args.iter().map(String::as_str)).collect();
+    let (file, state) = (
+        address_file.to_string_lossy(),
+        folder.join("state").to_string_lossy().into_owned(),
+    );
+    let own = [
+        "--listen",
+        listen,
+        "--address-file",
+        &file,
+        "--state-dir",
+        &state,
+    ];
+    let all: Vec<&str> = own
+        .into_iter()
+        .chain(args.iter().map(String::as_str))
+        .collect();
     let program = Program::start("qlora-coordinator", folder, "coordinator.log", &all, env);
-    let address =
-        wait_until("the coordinator's address", || fs::read_to_string(&address_file).ok().filter(|t| !t.is_empty()));
+    let address = wait_until("the coordinator's address", || {
+        fs::read_to_string(&address_file)
+            .ok()
+            .filter(|t| !t.is_empty())
+    });
     (program, address)
 }

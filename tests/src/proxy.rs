@@ -21,7 +21,9 @@ impl Proxy {
         let heard = cut.clone();
         std::thread::spawn(move || {
             for inward in listener.incoming().map_while(Result::ok) {
-                let Ok(outward) = TcpStream::connect(&to) else { continue };
+                let Ok(outward) = TcpStream::connect(&to) else {
+                    continue;
+                };
                 let (back_from, back_to) = (outward.try_clone(), inward.try_clone());
                 std::thread::spawn({
                     let heard = heard.clone();

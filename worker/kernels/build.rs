@@ -41,9 +41,14 @@ fn main() {
 
 /// Names of the files `src/backend/cuda/*.cu`, in order.
 fn kernels() -> Vec<String> {
-    let files = fs::read_dir("src/backend/cuda").expect("the sources").map(|entry| entry.expect("a file").path());
+    let files = fs::read_dir("src/backend/cuda")
+        .expect("the sources")
+        .map(|entry| entry.expect("a file").path());
     let is_kernel = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "cu");
-    let name = |path: PathBuf| path.file_stem().map(|name| name.to_string_lossy().into_owned());
+    let name = |path: PathBuf| {
+        path.file_stem()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
     let mut names: Vec<String> = files.filter(is_kernel).filter_map(name).collect();
     names.sort();
     names
@@ -53,8 +58,20 @@ fn kernels() -> Vec<String> {
 fn compile(kernel: &str, out: &Path) {
     let source = format!("src/backend/cuda/{kernel}.cu");
     let mut nvcc = Command::new(nvcc());
-    nvcc.args(["--fatbin", "-std=c++17", "-O3", "--threads", "0", "-Werror", "all-warnings"]);
-    let chips: &[&str] = if kernel.ends_with("_hopper") { &HOPPER } else { &CHIPS };
+    nvcc.args([
+        "--fatbin",
+        "-std=c++17",
+        "-O3",
+        "--threads",
+        "0",
+        "-Werror",
+        "all-warnings",
+    ]);
+    let chips: &[&str] = if kernel.ends_with("_hopper") {
+        &HOPPER
+    } else {
+        &CHIPS
+    };
     for chip in chips {
         nvcc.args(["-gencode", chip]);
     }
@@ -76,13 +93,23 @@ fn compile(kernel: &str, out: &Path) {
 /// Refuses what an earlier build with `tests/cuda/nvcc` left of candle's kernels: their build script does not notice that
 /// the compiler is another one.
 fn refuse_leftovers(out: &Path) {
-    let version = Command::new(nvcc()).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
+    let version = Command::new(nvcc())
+        .arg("--version")
+        .output()
+        .map(|o| o.stdout)
+        .unwrap_or_default();
     if String::from_utf8_lossy(&version).contains("stands in") {
         return;
     }
-    let builds = out.ancestors().nth(2).and_then(|folder| fs::read_dir(folder).ok());
+    let builds = out
+        .ancestors()
+        .nth(2)
+        .and_then(|folder| fs::read_dir(folder).ok());
     for build in builds.into_iter().flatten().flatten() {
-        let is_candle = build.file_name().to_string_lossy().starts_with("candle-kernels-");
+        let is_candle = build
+            .file_name()
+            .to_string_lossy()
+            .starts_with("candle-kernels-");
         let kernel = fs::read_to_string(build.path().join("out/cast.ptx"));
         if is_candle && kernel.is_ok_and(|code| !code.contains(".entry")) {
             panic!(
@@ -96,8 +123,14 @@ fn refuse_leftovers(out: &Path) {
 /// What cuDNN's C++ headers are needed for. The library itself is found when the program runs.
 #[cfg(feature = "cudnn")]
 fn cudnn() {
-    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = variable("CUDA_HOME").or_else(|| variable("CUDA_PATH")).unwrap_or_else(|| "/usr/local/cuda".into());
+    let variable = |name| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let home = variable("CUDA_HOME")
+        .or_else(|| variable("CUDA_PATH"))
+        .unwrap_or_else(|| "/usr/local/cuda".into());
     let include = home.join("include");
     if !include.join("cudnn_frontend.h").exists() {
         panic!(
@@ -114,13 +147,22 @@ fn cudnn() {
         .flag("-isystem")
         .flag(&include)
         .flag("-fvisibility=hidden");
-    build.define("NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING", None).define("CUDNN_FRONTEND_SKIP_JSON_LIB", None);
+    build
+        .define("NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING", None)
+        .define("CUDNN_FRONTEND_SKIP_JSON_LIB", None);
     // Describing a graph is not what takes time, and its headers compile for minutes when they are optimised.
-    build.opt_level(1).cpp_link_stdlib(None).compile("qlora_cudnn");
+    build
+        .opt_level(1)
+        .cpp_link_stdlib(None)
+        .compile("qlora_cudnn");
     // The C++ library goes into the program, which then needs the C library only.
     let compiler = build.get_compiler();
-    let found = compiler.to_command().arg("-print-file-name=libstdc++.a").output();
-    let file = PathBuf::from(String::from_utf8_lossy(&found.map(|o| o.stdout).unwrap_or_default()).trim());
+    let found = compiler
+        .to_command()
+        .arg("-print-file-name=libstdc++.a")
+        .output();
+    let file =
+        PathBuf::from(String::from_utf8_lossy(&found.map(|o| o.stdout).unwrap_or_default()).trim());
     if let Some(folder) = file.parent().filter(|_| file.is_absolute()) {
         println!("cargo::rustc-link-search=native={}", folder.display());
         println!("cargo::rustc-link-lib=static=stdc++");
@@ -131,7 +173,11 @@ fn cudnn() {
 
 /// `NVCC`, else the compiler of `CUDA_HOME` or `CUDA_PATH`, else the one on the path.
 fn nvcc() -> PathBuf {
-    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name: &str| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let within = |folder: PathBuf| folder.join("bin/nvcc");
     variable("NVCC")
         .or_else(|| variable("CUDA_HOME").map(within))

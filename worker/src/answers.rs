@@ -19,7 +19,11 @@ use crate::output::{number, print, print_json};
 /// Scores and prints.
 pub fn score(agent: &AgentArgs, args: &ScoreArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
     let answerer = open(agent, &args.subject)?;
-    let bar = if as_json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let bar = if as_json {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new_spinner()
+    };
     if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} rows, {elapsed}") {
         bar.set_style(style);
     }
@@ -51,9 +55,15 @@ fn scores_json(s: &Scores) -> Value {
 fn print_scores(scores: &Scores) -> Result<(), WorkerError> {
     print(format!("rows          {}", scores.rows))?;
     if scores.left_out > 0 {
-        print(format!("left out      {}, longer than the model's positions", scores.left_out))?;
+        print(format!(
+            "left out      {}, longer than the model's positions",
+            scores.left_out
+        ))?;
     }
-    print(format!("loss          {:.4} over {} tokens", scores.loss, scores.tokens))?;
+    print(format!(
+        "loss          {:.4} over {} tokens",
+        scores.loss, scores.tokens
+    ))?;
     print(format!("perplexity    {:.3}", scores.perplexity))?;
     if let Some(calls) = &scores.calls {
         print(format!("tool calls    {}", count(calls.rows as u64, "row")))?;
@@ -70,8 +80,17 @@ fn print_scores(scores: &Scores) -> Result<(), WorkerError> {
 }
 
 /// Answers one message and prints the answer.
-pub fn generate(agent: &AgentArgs, args: &GenerateArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
-    let tools = args.tools.as_deref().map(read_tools).transpose()?.unwrap_or_default();
+pub fn generate(
+    agent: &AgentArgs,
+    args: &GenerateArgs,
+    as_json: bool,
+) -> Result<ExitCode, WorkerError> {
+    let tools = args
+        .tools
+        .as_deref()
+        .map(read_tools)
+        .transpose()?
+        .unwrap_or_default();
     let messages = vec![json!({"role": "user", "content": args.prompt})];
     let conversation = qlora_trainer::score::Conversation { messages, tools };
     let answer = open(agent, &args.subject)?.answer(&conversation)?;
@@ -101,7 +120,10 @@ fn open(agent: &AgentArgs, args: &SubjectArgs) -> Result<Answerer, WorkerError> 
         max_new_tokens: args.max_new_tokens,
         device: device_kind(agent.device.as_deref()),
     })?;
-    answerer.notes.iter().for_each(|note| console::note(&format!("warning: {note}")));
+    answerer
+        .notes
+        .iter()
+        .for_each(|note| console::note(&format!("warning: {note}")));
     Ok(answerer)
 }
 
@@ -124,7 +146,10 @@ mod tests {
         let path = home.path().join("tools.json");
         for mark in ["", "\u{feff}"] {
             std::fs::write(&path, format!("{mark}[{{\"type\": \"function\"}}]")).expect("a file");
-            assert_eq!(read_tools(&path).expect("tools"), [json!({"type": "function"})]);
+            assert_eq!(
+                read_tools(&path).expect("tools"),
+                [json!({"type": "function"})]
+            );
         }
         std::fs::write(&path, "[\u{feff}]").expect("a file");
         assert!(read_tools(&path).is_err());
@@ -132,7 +157,11 @@ mod tests {
 
     #[test]
     fn scores_that_are_not_finite_stay_what_they_are() {
-        let said = scores_json(&Scores { loss: f64::NAN, perplexity: f64::INFINITY, ..Scores::default() });
+        let said = scores_json(&Scores {
+            loss: f64::NAN,
+            perplexity: f64::INFINITY,
+            ..Scores::default()
+        });
         assert_eq!(
             (&said["loss"], &said["perplexity"], &said["calls"]),
             (&"NaN".into(), &"Infinity".into(), &Value::Null)

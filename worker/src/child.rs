@@ -45,8 +45,17 @@ pub const LEASE: &str = "lease ";
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
-    Train { train: PathBuf, eval: Option<PathBuf>, output: PathBuf, resume: Option<PathBuf>, tokens: Option<PathBuf> },
-    Score { rows: PathBuf, adapter: Option<PathBuf> },
+    Train {
+        train: PathBuf,
+        eval: Option<PathBuf>,
+        output: PathBuf,
+        resume: Option<PathBuf>,
+        tokens: Option<PathBuf>,
+    },
+    Score {
+        rows: PathBuf,
+        adapter: Option<PathBuf>,
+    },
 }
 
 /// One line to the agent.
@@ -83,7 +92,10 @@ impl Stdout {
         let text = serde_json::to_string(line).map_err(std::io::Error::other);
         let mut out = std::io::stdout().lock();
         text.and_then(|text| writeln!(out, "{text}").and_then(|()| out.flush()))
-            .map_err(|source| Error::Io { path: "stdout".into(), source })
+            .map_err(|source| Error::Io {
+                path: "stdout".into(),
+                source,
+            })
     }
 }
 
@@ -107,20 +119,37 @@ impl Reporter for Stdout {
 
 /// Trains what `spec` says; the exit code is 0 where the last line tells how it ended.
 pub fn run(spec: &Path) -> ExitCode {
-    let Heard { wishes, stops, meetings } = listen();
+    let Heard {
+        wishes,
+        stops,
+        meetings,
+    } = listen();
     let mut reporter = Stdout { wishes, stops };
     let panicked = note_panics();
     // Nothing is used after a panic but the words about it.
     let result = catch_unwind(AssertUnwindSafe(|| {
         read(spec).and_then(|(config, spec)| execute(config, spec, &meetings, &mut reporter))
     }));
-    let ended = |blame, stopped, message, code: &str| Line::Ended { blame, stopped, message, code: code.to_owned() };
+    let ended = |blame, stopped, message, code: &str| Line::Ended {
+        blame,
+        stopped,
+        message,
+        code: code.to_owned(),
+    };
     let line = match &result {
         Ok(Ok(())) => ended(None, false, String::new(), ""),
-        Ok(Err(e)) => ended(Some(e.blame()), matches!(e, Error::Stopped), e.to_string(), e.code()),
+        Ok(Err(e)) => ended(
+            Some(e.blame()),
+            matches!(e, Error::Stopped),
+            e.to_string(),
+            e.code(),
+        ),
         // The same input would end in the same way on every worker.
         Err(_) => {
-            let words = panicked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let words = panicked
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
             ended(Some(Blame::Input), false, program_fault(&words), "")
         }
     };
@@ -151,10 +180,14 @@ fn note_panics() -> Arc<Mutex<String>> {
 }
 
 fn read(path: &Path) -> Result<(ResolvedConfig, Spec), Error> {
-    let io = |source| Error::Io { path: path.into(), source };
+    let io = |source| Error::Io {
+        path: path.into(),
+        source,
+    };
     let text = std::fs::read_to_string(path).map_err(io)?;
     let spec: Spec = serde_json::from_str(&text).map_err(|e| io(std::io::Error::other(e)))?;
-    let config = ResolvedConfig::from_json(&spec.config_json).map_err(|e| io(std::io::Error::other(e)))?;
+    let config =
+        ResolvedConfig::from_json(&spec.config_json).map_err(|e| io(std::io::Error::other(e)))?;
     Ok((config, spec))
 }
 
@@ -167,7 +200,11 @@ fn execute(
     let mut group: Box<dyn Group> = match spec.seat {
         None => Box::new(Alone),
         Some(seat) => {
-            reporter.report(Event::Phase { phase: Phase::Meeting, done: 0, of: 0 })?;
+            reporter.report(Event::Phase {
+                phase: Phase::Meeting,
+                done: 0,
+                of: 0,
+            })?;
             let tell = |listening| Stdout::write(&Line::Listening(listening));
             Box::new(gang::meet(seat, tell, meetings)?)
         }
@@ -175,15 +212,38 @@ fn execute(
     let stop = reporter.stop_signal();
     // What cannot be told here is told at the next event.
     let mut told = |done: usize, of: usize| {
-        drop(reporter.report(Event::Phase { phase: Phase::Quantising, done: done as u64, of: of as u64 }));
+        drop(reporter.report(Event::Phase {
+            phase: Phase::Quantising,
+            done: done as u64,
+            of: of as u64,
+        }));
         stop.check()
     };
     let model = crate::models::prepared(&spec.model, &config.config().model, &mut told);
     match spec.task {
-        Task::Train { train, eval, output, resume, tokens } => {
-            Run { config, model, train, eval, output, resume, tokens }.execute(&mut *group, reporter)
+        Task::Train {
+            train,
+            eval,
+            output,
+            resume,
+            tokens,
+        } => Run {
+            config,
+            model,
+            train,
+            eval,
+            output,
+            resume,
+            tokens,
         }
-        Task::Score { rows, adapter } => Evaluation { config, model, adapter, rows }.execute(reporter),
+        .execute(&mut *group, reporter),
+        Task::Score { rows, adapter } => Evaluation {
+            config,
+            model,
+            adapter,
+            rows,
+        }
+        .execute(reporter),
     }
 }
 
@@ -202,10 +262,16 @@ fn listen() -> Heard {
                     heard.store(true, Ordering::Relaxed);
                 }
                 Ok(line) if line.starts_with(LEASE) => {
-                    lease.renew(line.trim_start_matches(LEASE).parse().map_or(Duration::ZERO, Duration::from_millis));
+                    lease.renew(
+                        line.trim_start_matches(LEASE)
+                            .parse()
+                            .map_or(Duration::ZERO, Duration::from_millis),
+                    );
                 }
                 Ok(line) => {
-                    let words = line.strip_prefix(MEET).and_then(|text| serde_json::from_str(text).ok());
+                    let words = line
+                        .strip_prefix(MEET)
+                        .and_then(|text| serde_json::from_str(text).ok());
                     drop(words.map(|words| meeting.send(words)));
                 }
                 Err(_) => break,
@@ -213,7 +279,11 @@ fn listen() -> Heard {
         }
         std::process::exit(1);
     });
-    Heard { wishes, stops, meetings }
+    Heard {
+        wishes,
+        stops,
+        meetings,
+    }
 }
 
 /// Ends the process when its lease is over, whatever the agent does meanwhile: another worker may begin then.
@@ -239,7 +309,9 @@ impl Watchdog {
 
 /// Waits until the last of `leases` is over, by the clock `now`; false where nobody is left to renew it.
 fn is_over(leases: &Receiver<Moment>, now: impl Fn() -> Moment) -> bool {
-    let Ok(mut until) = leases.recv() else { return false };
+    let Ok(mut until) = leases.recv() else {
+        return false;
+    };
     while let Some(nap) = until.nap(now()) {
         match leases.recv_timeout(nap) {
             Ok(later) => until = later,

@@ -13,12 +13,23 @@ use crate::error::WorkerError;
 use crate::output::{placed, print_json};
 
 /// Writes `ids` [T] and `logits` [T, V] of `model` with `adapter` to `out`.
-pub fn run(model: &Path, adapter: Option<&Path>, out: &Path, as_json: bool) -> Result<ExitCode, WorkerError> {
+pub fn run(
+    model: &Path,
+    adapter: Option<&Path>,
+    out: &Path,
+    as_json: bool,
+) -> Result<ExitCode, WorkerError> {
     placed(out)?;
-    let quantization = if model.is_dir() { Quantization::None } else { Quantization::Gguf };
+    let quantization = if model.is_dir() {
+        Quantization::None
+    } else {
+        Quantization::Gguf
+    };
     let config = ModelConfig::held_as(quantization, Compute::F32);
     let Logits { ids, logits, notes } = bench::logits(model, &config, adapter)?;
-    notes.iter().for_each(|note| console::note(&format!("warning: {note}")));
+    notes
+        .iter()
+        .for_each(|note| console::note(&format!("warning: {note}")));
     let tensors = HashMap::from([("ids".to_owned(), ids), ("logits".to_owned(), logits)]);
     partial::write_tensors(out, tensors, None).map_err(WorkerError::io(out))?;
     if as_json {

@@ -36,7 +36,13 @@ struct Check {
 
 impl Check {
     fn new(name: &'static str, ok: bool, optional: bool, text: impl Into<String>) -> Self {
-        Self { name, ok, optional, text: text.into(), help: None }
+        Self {
+            name,
+            ok,
+            optional,
+            text: text.into(),
+            help: None,
+        }
     }
 
     /// With what helps, where it is not ok.
@@ -60,14 +66,22 @@ pub fn run(args: &AgentArgs, json: bool) -> Result<ExitCode, WorkerError> {
             } else {
                 "no"
             };
-            print(format!("{mark:<3} {:<16} {}", check.name, console::line(&check.text)))?;
+            print(format!(
+                "{mark:<3} {:<16} {}",
+                check.name,
+                console::line(&check.text)
+            ))?;
             if let Some(help) = &check.help {
                 print(format!("    {:<16} help: {}", "", console::line(help)))?;
             }
         }
     }
     let is_fit = checks.iter().all(|check| check.ok || check.optional);
-    Ok(if is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if is_fit {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Bytes that checkpoints and tokenised rows need at the least, and a small model.
@@ -89,7 +103,9 @@ fn room(name: &'static str, folder: Result<PathBuf, String>, least: u64, place: 
         Ok((free, folder)) => {
             let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
             let enough = free.is_none_or(|free| free >= least);
-            let free = free.map_or("unknown space".into(), |free| format!("{:.1} GiB", gib(free)));
+            let free = free.map_or("unknown space".into(), |free| {
+                format!("{:.1} GiB", gib(free))
+            });
             (enough, format!("free {free} at {}", folder.display()))
         }
     };
@@ -101,33 +117,72 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
     let mut checks = platform_checks();
     for (name, found) in platform::accelerators() {
         let ok = found.is_ok();
-        let line = |gpu: &Accelerator| format!("{} {} driver {}", gpu.name, gpu.compute_capability, gpu.driver);
-        let text = found.map_or_else(|e| e, |gpus| gpus.iter().map(line).collect::<Vec<_>>().join(", "));
+        let line = |gpu: &Accelerator| {
+            format!(
+                "{} {} driver {}",
+                gpu.name, gpu.compute_capability, gpu.driver
+            )
+        };
+        let text = found.map_or_else(
+            |e| e,
+            |gpus| gpus.iter().map(line).collect::<Vec<_>>().join(", "),
+        );
         checks.push(
             Check::new(name, ok, true, text)
                 .or("training goes on without one; where this machine has such a device, install its driver"),
         );
     }
-    checks.push(Check::new("products", true, true, qlora_trainer::device::processor_products()));
+    checks.push(Check::new(
+        "products",
+        true,
+        true,
+        qlora_trainer::device::processor_products(),
+    ));
     let operations = qlora_trainer::device::operations(DeviceKind::Any);
-    let (ok, text) = (operations.is_ok(), operations.unwrap_or_else(|e| e.to_string()));
-    let text =
-        if ok { format!("{text}; a model may change attention and adapters, as its job's log says") } else { text };
-    checks.push(Check::new("operations", ok, true, text).or("training goes on without such a device"));
-    for (name, feature, built) in
-        [("built for cuda", "cuda", cfg!(feature = "cuda")), ("built for metal", "metal", cfg!(feature = "metal"))]
-    {
+    let (ok, text) = (
+        operations.is_ok(),
+        operations.unwrap_or_else(|e| e.to_string()),
+    );
+    let text = if ok {
+        format!("{text}; a model may change attention and adapters, as its job's log says")
+    } else {
+        text
+    };
+    checks.push(
+        Check::new("operations", ok, true, text).or("training goes on without such a device"),
+    );
+    for (name, feature, built) in [
+        ("built for cuda", "cuda", cfg!(feature = "cuda")),
+        ("built for metal", "metal", cfg!(feature = "metal")),
+    ] {
         let check = Check::new(name, built, true, if built { "yes" } else { "no" });
-        checks.push(check.or(format!("to use one: cargo build --release -p qlora-worker --features {feature}")));
+        checks.push(check.or(format!(
+            "to use one: cargo build --release -p qlora-worker --features {feature}"
+        )));
     }
     if let Some(found) = qlora_trainer::device::cudnn() {
         let (ok, text) = (found.is_ok(), found.unwrap_or_else(|e| e));
-        checks.push(Check::new("cuDNN", ok, true, text).or("nothing needs it: attention is our own without it"));
+        checks.push(
+            Check::new("cuDNN", ok, true, text)
+                .or("nothing needs it: attention is our own without it"),
+        );
     }
     let state = identity::state_folder(args).map_err(|e| e.to_string());
-    checks.push(room("state", state, LEAST_STATE, "give --state-dir a folder that this user can write to"));
-    let models = Cache::open().map(|cache| cache.folder().to_owned()).map_err(|e| e.to_string());
-    checks.push(room("models", models, LEAST_MODELS, "set QLORA_MODEL_DIR to a folder that this user can write to"));
+    checks.push(room(
+        "state",
+        state,
+        LEAST_STATE,
+        "give --state-dir a folder that this user can write to",
+    ));
+    let models = Cache::open()
+        .map(|cache| cache.folder().to_owned())
+        .map_err(|e| e.to_string());
+    checks.push(room(
+        "models",
+        models,
+        LEAST_MODELS,
+        "set QLORA_MODEL_DIR to a folder that this user can write to",
+    ));
     checks.push(reach(args));
     checks
 }
@@ -144,10 +199,19 @@ fn platform_checks() -> Vec<Check> {
         Some(free) => format!("{}, free {}", gib(p.memory), gib(free)),
         None => gib(p.memory),
     };
-    let offers: Vec<_> = all.iter().map(|p| format!("{} on {}", p.device_class().word(), p.device_name)).collect();
+    let offers: Vec<_> = all
+        .iter()
+        .map(|p| format!("{} on {}", p.device_class().word(), p.device_name))
+        .collect();
     vec![
-        Check::new("processor", true, false, format!("{}, {} cores", p.cpu_model, p.cpu_cores)),
-        Check::new("memory", p.memory >= 1 << 30, false, memory).or("training needs 1 GiB of memory at the least"),
+        Check::new(
+            "processor",
+            true,
+            false,
+            format!("{}, {} cores", p.cpu_model, p.cpu_cores),
+        ),
+        Check::new("memory", p.memory >= 1 << 30, false, memory)
+            .or("training needs 1 GiB of memory at the least"),
         Check::new("offers", true, false, offers.join(", ")),
     ]
 }
@@ -163,11 +227,18 @@ fn reach(args: &AgentArgs) -> Check {
     };
     match answer {
         Ok(()) => check(true, true, format!("{address} answers and takes the token")),
-        Err(status) if status.code() == Code::Unauthenticated => {
-            check(false, false, format!("{address}: {}", first(status.message()))).or(token_help)
-        }
-        Err(status) => check(false, !args.names_coordinator(), format!("{address}: {}", root_cause(&status)))
-            .or("start one there with qlora-coordinator, or give --coordinator ADDR"),
+        Err(status) if status.code() == Code::Unauthenticated => check(
+            false,
+            false,
+            format!("{address}: {}", first(status.message())),
+        )
+        .or(token_help),
+        Err(status) => check(
+            false,
+            !args.names_coordinator(),
+            format!("{address}: {}", root_cause(&status)),
+        )
+        .or("start one there with qlora-coordinator, or give --coordinator ADDR"),
     }
 }
 
@@ -180,7 +251,9 @@ struct Asked {
 
 /// The answer to a call that only reads, or what kept it from being sent, with the way out.
 fn ask(args: &AgentArgs) -> Result<Asked, (String, String)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|e| (e.to_string(), String::new()))?;
     runtime.block_on(async {
         let client = Client::new(&args.coordinator, args.token_file.as_deref());
@@ -188,9 +261,15 @@ fn ask(args: &AgentArgs) -> Result<Asked, (String, String)> {
         let call = client.workers.list_workers(ListWorkersRequest {});
         let answer = match tokio::time::timeout(PATIENCE, call).await {
             Ok(answer) => answer.map(drop),
-            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", PATIENCE.as_secs()))),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "no answer within {} s",
+                PATIENCE.as_secs()
+            ))),
         };
-        Ok(Asked { answer, token_help: client.token_help() })
+        Ok(Asked {
+            answer,
+            token_help: client.token_help(),
+        })
     })
 }
 

@@ -29,7 +29,10 @@ pub enum WorkerError {
     #[error("another worker uses the state folder {path}")]
     StateInUse { path: PathBuf },
     #[error("{}", no_access(path, source))]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Telemetry(#[from] qlora_telemetry::SetupError),
     #[error("{0}")]
@@ -64,7 +67,10 @@ fn told(fault: &qlora_trainer::Error) -> String {
 
 impl WorkerError {
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.into(), source }
+        move |source| Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 
     /// Stable; `qlora-ctl explain CODE` tells more. Faults of a configuration carry their own.
@@ -78,7 +84,9 @@ impl WorkerError {
             Self::Token { .. } => "Q0404",
             Self::NoStateFolder => "Q0408",
             Self::StateInUse { .. } => "Q0409",
-            Self::Io { source, .. } | Self::Model(ModelError::Io { source, .. }) => files::code(source),
+            Self::Io { source, .. } | Self::Model(ModelError::Io { source, .. }) => {
+                files::code(source)
+            }
             Self::OutputClosed => "Q0605",
             Self::Telemetry(_) => "Q0603",
             Self::Device(_) => "Q0303",
@@ -91,11 +99,15 @@ impl WorkerError {
     /// The way out; empty where the message says it, or there is none.
     pub fn help(&self) -> String {
         match self {
-            Self::Unreachable { .. } => "start one with qlora-coordinator, or give --coordinator ADDR".into(),
+            Self::Unreachable { .. } => {
+                "start one with qlora-coordinator, or give --coordinator ADDR".into()
+            }
             Self::Connect(fault) => fault.help(),
             Self::Refused { help, .. } | Self::Token { help, .. } => (*help).into(),
             Self::NoStateFolder => "give --state-dir DIR".into(),
-            Self::StateInUse { .. } => "stop it, or give this one its own --state-dir and --name".into(),
+            Self::StateInUse { .. } => {
+                "stop it, or give this one its own --state-dir and --name".into()
+            }
             Self::Model(fault) => parts(fault).1,
             Self::Telemetry(_) => "unset the OTEL_* variables, or fix them".into(),
             _ => String::new(),

@@ -27,7 +27,15 @@ pub fn merge(args: &MergeArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
     let model = models::resolve(&args.model, &models::Quiet)?;
     let bar = bar(as_json, "merging");
     let mut watch = watcher(&bar, interrupt::listen()?);
-    let merged = export::merge(&model, &args.adapter, &args.out, base, &held(), element(args.element), &mut watch);
+    let merged = export::merge(
+        &model,
+        &args.adapter,
+        &args.out,
+        base,
+        &held(),
+        element(args.element),
+        &mut watch,
+    );
     let merged = merged.map_err(ended(&args.out))?;
     bar.finish_and_clear();
     warn(&merged.notes);
@@ -38,10 +46,21 @@ pub fn merge(args: &MergeArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    print(format!("{} tensors, {} of them adapted, {} MB", merged.tensors, merged.adapted, merged.bytes / 1_000_000))?;
-    print(format!("the update is {:.2} % of the weights that it changes", 100.0 * merged.update))?;
+    print(format!(
+        "{} tensors, {} of them adapted, {} MB",
+        merged.tensors,
+        merged.adapted,
+        merged.bytes / 1_000_000
+    ))?;
+    print(format!(
+        "the update is {:.2} % of the weights that it changes",
+        100.0 * merged.update
+    ))?;
     if merged.quantisation > 0.0 {
-        print(format!("original and dequantised weights differ by {:.2} %", 100.0 * merged.quantisation))?;
+        print(format!(
+            "original and dequantised weights differ by {:.2} %",
+            100.0 * merged.quantisation
+        ))?;
     }
     print(format!("{}", args.out.display()))?;
     Ok(ExitCode::SUCCESS)
@@ -49,9 +68,15 @@ pub fn merge(args: &MergeArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
 
 /// Converts a model, or an adapter where one is given.
 pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerError> {
-    let is_gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let is_gguf = args
+        .out
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if args.adapter.is_some() && !is_gguf {
-        let text = format!("{}: an adapter is written as a .gguf file; name one", args.out.display());
+        let text = format!(
+            "{}: an adapter is written as a .gguf file; name one",
+            args.out.display()
+        );
         return Err(WorkerError::Input(text));
     }
     placed(&args.out)?;
@@ -61,7 +86,13 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
     let mut watch = watcher(&bar, interrupt::listen()?);
     let written = match &args.adapter {
         Some(adapter) => export::convert_adapter(&model, adapter, &args.out, &mut watch),
-        None => export::convert(&model, &args.out, &held(), element(args.element), &mut watch),
+        None => export::convert(
+            &model,
+            &args.out,
+            &held(),
+            element(args.element),
+            &mut watch,
+        ),
     };
     let written = written.map_err(ended(&args.out))?;
     bar.finish_and_clear();
@@ -69,7 +100,11 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
     if as_json {
         print_json(&json!({"v": 1, "tensors": written.tensors, "bytes": written.bytes}))?;
     } else {
-        print(format!("{} tensors, {} MB", written.tensors, written.bytes / 1_000_000))?;
+        print(format!(
+            "{} tensors, {} MB",
+            written.tensors,
+            written.bytes / 1_000_000
+        ))?;
         print(format!("{}", args.out.display()))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -81,11 +116,16 @@ fn clear(out: &Path) {
     let Begun { removed, kept } = partial::sweep(out);
     let line = |path: &Path| console::line(&path.to_string_lossy()).into_owned();
     for path in removed {
-        console::note(&format!("note: removed {}, which an export that is gone has left", line(&path)));
+        console::note(&format!(
+            "note: removed {}, which an export that is gone has left",
+            line(&path)
+        ));
     }
     for path in kept {
         let path = line(&path);
-        console::note(&format!("note: {path} is of an export that is at work or was ended; remove it if none is"));
+        console::note(&format!(
+            "note: {path} is of an export that is at work or was ended; remove it if none is"
+        ));
     }
 }
 
@@ -98,7 +138,9 @@ fn ended(out: &Path) -> impl FnOnce(qlora_trainer::Error) -> WorkerError {
 }
 
 fn warn(notes: &[String]) {
-    notes.iter().for_each(|note| console::note(&format!("warning: {note}")));
+    notes
+        .iter()
+        .for_each(|note| console::note(&format!("warning: {note}")));
 }
 
 fn held() -> ModelConfig {
@@ -115,14 +157,23 @@ fn element(element: GgufType) -> ElementType {
 }
 
 fn bar(hidden: bool, verb: &str) -> ProgressBar {
-    let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    if let Ok(style) = ProgressStyle::with_template(&format!("{verb} {{wide_bar}} {{pos}}/{{len}} {{eta}}")) {
+    let bar = if hidden {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new(0)
+    };
+    if let Ok(style) =
+        ProgressStyle::with_template(&format!("{verb} {{wide_bar}} {{pos}}/{{len}} {{eta}}"))
+    {
         bar.set_style(style);
     }
     bar
 }
 
-fn watcher(bar: &ProgressBar, stop: StopSignal) -> impl FnMut(usize, usize) -> qlora_trainer::Result<()> + '_ {
+fn watcher(
+    bar: &ProgressBar,
+    stop: StopSignal,
+) -> impl FnMut(usize, usize) -> qlora_trainer::Result<()> + '_ {
     move |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);

@@ -28,8 +28,17 @@ impl Identity {
         if !FileExt::try_lock_exclusive(&lock).map_err(WorkerError::io(&lock_path))? {
             return Err(WorkerError::StateInUse { path: folder });
         }
-        let name = args.name.clone().or_else(|| sysinfo::System::host_name().ok()).unwrap_or_else(|| "worker".into());
-        Ok(Self { name, instance: instance(&folder)?, folder, _lock: lock })
+        let name = args
+            .name
+            .clone()
+            .or_else(|| sysinfo::System::host_name().ok())
+            .unwrap_or_else(|| "worker".into());
+        Ok(Self {
+            name,
+            instance: instance(&folder)?,
+            folder,
+            _lock: lock,
+        })
     }
 }
 
@@ -39,7 +48,10 @@ impl Identity {
 /// Nothing says where.
 pub fn state_folder(args: &AgentArgs) -> Result<PathBuf, WorkerError> {
     let usual = || Some(qlora_client::data_folder()?.join("qlora/worker"));
-    args.state_dir.clone().or_else(usual).ok_or(WorkerError::NoStateFolder)
+    args.state_dir
+        .clone()
+        .or_else(usual)
+        .ok_or(WorkerError::NoStateFolder)
 }
 
 fn instance(folder: &Path) -> Result<String, WorkerError> {

@@ -18,10 +18,17 @@ pub const EXIT_CODE: u8 = 130;
 /// # Errors
 /// The system does not let the process hear signals.
 pub fn listen() -> Result<StopSignal, WorkerError> {
-    let runtime = Builder::new_current_thread().enable_io().build().map_err(WorkerError::io("signals"))?;
+    let runtime = Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(WorkerError::io("signals"))?;
     let mut signals = {
         let _within = runtime.enter();
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
         Signals::listen(&kinds).map_err(WorkerError::io("signals"))?
     };
     let given: Arc<AtomicBool> = Arc::default();

@@ -64,7 +64,11 @@ fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
         Some(Command::Train { spec }) => Ok(child::run(&spec)),
         Some(Command::Doctor) => doctor::run(&cli.agent, json),
         Some(Command::Bench(args)) => measure::run(&args, json),
-        Some(Command::Logits { model, adapter, out }) => compare::run(&model, adapter.as_deref(), &out, json),
+        Some(Command::Logits {
+            model,
+            adapter,
+            out,
+        }) => compare::run(&model, adapter.as_deref(), &out, json),
         Some(Command::Score(args)) => answers::score(&cli.agent, &args, json),
         Some(Command::Generate(args)) => answers::generate(&cli.agent, &args, json),
         Some(Command::Merge(args)) => export::merge(&args, json),
@@ -91,9 +95,13 @@ mod tests {
 
     /// Commands without others below them whose help shows no call of theirs.
     fn without_example(command: &clap::Command) -> Vec<String> {
-        let shows = command.get_after_help().is_some_and(|help| help.to_string().contains("qlora-worker"));
+        let shows = command
+            .get_after_help()
+            .is_some_and(|help| help.to_string().contains("qlora-worker"));
         let own = (!command.has_subcommands() && !shows).then(|| command.get_name().to_owned());
-        own.into_iter().chain(help::shown(command).flat_map(without_example)).collect()
+        own.into_iter()
+            .chain(help::shown(command).flat_map(without_example))
+            .collect()
     }
 
     #[test]
@@ -107,16 +115,26 @@ mod tests {
     #[test]
     fn every_example_of_the_help_is_one_that_the_parser_takes() {
         fn examples(command: &clap::Command, found: &mut Vec<String>) {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            found
-                .extend(help.lines().map(str::trim).filter(|line| line.starts_with("qlora-worker")).map(str::to_owned));
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            found.extend(
+                help.lines()
+                    .map(str::trim)
+                    .filter(|line| line.starts_with("qlora-worker"))
+                    .map(str::to_owned),
+            );
             command.get_subcommands().for_each(|c| examples(c, found));
         }
         let mut found = Vec::new();
         examples(&Cli::command(), &mut found);
         assert!(found.len() > 10, "{found:?}");
         for example in found {
-            let words: Vec<String> = example.split_whitespace().map(|word| word.trim_matches('"').to_owned()).collect();
+            let words: Vec<String> = example
+                .split_whitespace()
+                .map(|word| word.trim_matches('"').to_owned())
+                .collect();
             assert!(Cli::try_parse_from(words).is_ok(), "{example}");
         }
     }
@@ -125,7 +143,10 @@ mod tests {
     fn every_documented_call_is_one_that_the_parser_takes() {
         // Help and version are asked for; they are no fault.
         documented::each_is_taken("qlora-worker", |words| {
-            Cli::try_parse_from(words).err().filter(|e| e.exit_code() != 0).map(|e| e.to_string())
+            Cli::try_parse_from(words)
+                .err()
+                .filter(|e| e.exit_code() != 0)
+                .map(|e| e.to_string())
         });
     }
 }

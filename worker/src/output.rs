@@ -21,7 +21,10 @@ pub fn print_json(value: &Value) -> Result<(), WorkerError> {
 fn write(text: &str) -> Result<(), WorkerError> {
     console::write(text).map_err(|source| match source.kind() {
         std::io::ErrorKind::BrokenPipe => WorkerError::OutputClosed,
-        _ => WorkerError::Io { path: "stdout".into(), source },
+        _ => WorkerError::Io {
+            path: "stdout".into(),
+            source,
+        },
     })
 }
 
@@ -32,9 +35,14 @@ pub fn number(x: f64) -> Value {
 
 /// Refuses, before any work, a file to write in a folder that is not there.
 pub fn placed(out: &Path) -> Result<(), WorkerError> {
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = out
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     match std::fs::metadata(folder) {
-        Ok(found) if !found.is_dir() => Err(WorkerError::io(folder)(std::io::ErrorKind::NotADirectory.into())),
+        Ok(found) if !found.is_dir() => Err(WorkerError::io(folder)(
+            std::io::ErrorKind::NotADirectory.into(),
+        )),
         found => found.map(drop).map_err(WorkerError::io(folder)),
     }
 }

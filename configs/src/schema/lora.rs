@@ -47,8 +47,15 @@ pub enum TargetModule {
 
 impl TargetModule {
     /// All of them, in the order of the block's forward pass.
-    pub const ALL: [TargetModule; 7] =
-        [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
+    pub const ALL: [TargetModule; 7] = [
+        Self::QProj,
+        Self::KProj,
+        Self::VProj,
+        Self::OProj,
+        Self::GateProj,
+        Self::UpProj,
+        Self::DownProj,
+    ];
 
     /// The layer's name in a Hugging Face checkpoint, without its parent module.
     pub fn name(self) -> &'static str {
@@ -68,7 +75,9 @@ impl TargetModule {
 pub(crate) const ALL_LINEAR: &str = "all-linear";
 
 /// A list of modules, or [`ALL_LINEAR`].
-fn target_modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TargetModule>, D::Error> {
+fn target_modules<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<TargetModule>, D::Error> {
     struct Modules;
 
     impl<'de> Visitor<'de> for Modules {
@@ -81,7 +90,10 @@ fn target_modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Targ
         fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
             match word {
                 ALL_LINEAR => Ok(TargetModule::ALL.to_vec()),
-                other => Err(E::unknown_variant(other, &[ALL_LINEAR, "a list such as [q_proj, v_proj]"])),
+                other => Err(E::unknown_variant(
+                    other,
+                    &[ALL_LINEAR, "a list such as [q_proj, v_proj]"],
+                )),
             }
         }
 

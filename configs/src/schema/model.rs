@@ -18,7 +18,13 @@ pub struct ModelConfig {
 impl ModelConfig {
     /// No model of its own, held as bitsandbytes and published results have it.
     pub fn held_as(quantization: Quantization, compute: Compute) -> Self {
-        Self { base: None, quantization, double_quant: true, block_size: 64, compute }
+        Self {
+            base: None,
+            quantization,
+            double_quant: true,
+            block_size: 64,
+            compute,
+        }
     }
 }
 

@@ -38,7 +38,11 @@ impl<'de> Deserialize<'de> for Checkpointing {
             }
 
             fn visit_bool<E: de::Error>(self, on: bool) -> Result<Checkpointing, E> {
-                Ok(if on { Checkpointing::On } else { Checkpointing::Off })
+                Ok(if on {
+                    Checkpointing::On
+                } else {
+                    Checkpointing::Off
+                })
             }
 
             fn visit_str<E: de::Error>(self, word: &str) -> Result<Checkpointing, E> {
@@ -81,7 +85,11 @@ impl<'de> Deserialize<'de> for FlashAttention {
             }
 
             fn visit_bool<E: de::Error>(self, required: bool) -> Result<FlashAttention, E> {
-                Ok(if required { FlashAttention::Required } else { FlashAttention::Off })
+                Ok(if required {
+                    FlashAttention::Required
+                } else {
+                    FlashAttention::Off
+                })
             }
 
             fn visit_str<E: de::Error>(self, word: &str) -> Result<FlashAttention, E> {
@@ -91,7 +99,10 @@ impl<'de> Deserialize<'de> for FlashAttention {
                     "repeatable" => Ok(FlashAttention::Repeatable),
                     "cudnn" => Ok(FlashAttention::Cudnn),
                     "off" => Ok(FlashAttention::Off),
-                    other => Err(E::unknown_variant(other, &["auto", "required", "repeatable", "cudnn", "off"])),
+                    other => Err(E::unknown_variant(
+                        other,
+                        &["auto", "required", "repeatable", "cudnn", "off"],
+                    )),
                 }
             }
         }

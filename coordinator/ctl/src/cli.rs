@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    artifacts, cancel, completions, config, data, eval, explain, jobs, logs, metrics, page, plan, quickstart, show,
-    submit, watch, workers,
+    artifacts, cancel, completions, config, data, eval, explain, jobs, logs, metrics, page, plan,
+    quickstart, show, submit, watch, workers,
 };
 
 /// Submits fine-tuning jobs and follows them.
@@ -14,7 +14,14 @@ use crate::commands::{
 /// Exit codes: 0 done, 1 job failed, 2 usage, 3 bad config or data, 4 unreachable,
 /// 5 refused, 6 will not fit, 7 stopped, 124 wait timed out, 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "qlora-ctl", version, about, long_about, verbatim_doc_comment, arg_required_else_help = true)]
+#[command(
+    name = "qlora-ctl",
+    version,
+    about,
+    long_about,
+    verbatim_doc_comment,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -26,7 +33,13 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Address of the coordinator.
-    #[arg(long, global = true, env = "QLORA_URL", default_value = "127.0.0.1:7070", value_name = "ADDR")]
+    #[arg(
+        long,
+        global = true,
+        env = "QLORA_URL",
+        default_value = "127.0.0.1:7070",
+        value_name = "ADDR"
+    )]
     pub coordinator: String,
 
     /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not needed where you run

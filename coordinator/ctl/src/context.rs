@@ -20,18 +20,26 @@ impl Context {
 
     /// A client; nothing is sent yet.
     pub fn client(&self) -> Result<Client, CtlError> {
-        Ok(Client::new(&self.global.coordinator, self.global.token_file.as_deref())?)
+        Ok(Client::new(
+            &self.global.coordinator,
+            self.global.token_file.as_deref(),
+        )?)
     }
 
     /// Turns the status of a failed call into an error with its way out.
     pub fn fault(&self) -> impl Fn(tonic::Status) -> CtlError {
-        let Global { coordinator: address, token_file, .. } = self.global.clone();
+        let Global {
+            coordinator: address,
+            token_file,
+            ..
+        } = self.global.clone();
         move |status| match status.code() {
             tonic::Code::Unauthenticated => match Client::new(&address, token_file.as_deref()) {
                 // What comes behind the fault is advice for every caller; this one's own stands under it.
-                Ok(client) => {
-                    CtlError::Token { message: first(status.message()).to_owned(), help: client.token_help() }
-                }
+                Ok(client) => CtlError::Token {
+                    message: first(status.message()).to_owned(),
+                    help: client.token_help(),
+                },
                 Err(fault) => fault.into(),
             },
             _ => CtlError::from_status(&status, &address),
@@ -47,9 +55,13 @@ impl Context {
     /// Tells of keys that have no effect, on stderr; `--quiet` does not silence what may make a run another one.
     pub fn warn(&self, warnings: &[Warning]) {
         if self.global.json && !warnings.is_empty() {
-            console::note(&console::json(&json!({"v": 1, "warnings": json::warnings(warnings)}).to_string()));
+            console::note(&console::json(
+                &json!({"v": 1, "warnings": json::warnings(warnings)}).to_string(),
+            ));
         } else if !self.global.json {
-            warnings.iter().for_each(|warning| console::note(&console::block(&warning.to_string())));
+            warnings
+                .iter()
+                .for_each(|warning| console::note(&console::block(&warning.to_string())));
         }
     }
 

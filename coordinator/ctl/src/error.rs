@@ -44,36 +44,74 @@ pub enum CtlError {
     #[error("the coordinator at {address} cannot do this now: {message}")]
     Trouble { address: String, message: String },
     #[error("{message}")]
-    Refused { message: String, help: &'static str, exit: Exit },
+    Refused {
+        message: String,
+        help: &'static str,
+        exit: Exit,
+    },
     /// The reader of stdout is gone, as after `| head -1`: it has what it wanted.
     #[error("nobody reads the output")]
     OutputClosed,
     #[error("{message}")]
     Token { message: String, help: &'static str },
     #[error("{}", no_access(path, source))]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{path}:{line}: the text is not UTF-8")]
     NotText { path: PathBuf, line: usize },
     #[error("`{key}` ({place}): there is no file {path}")]
-    NoInput { key: &'static str, place: String, path: PathBuf },
+    NoInput {
+        key: &'static str,
+        place: String,
+        path: PathBuf,
+    },
     #[error(transparent)]
     Transfer(#[from] TransferError),
     #[error("{message}")]
     Data { message: String, help: String },
     #[error("{}", rows_at_fault(name, *rows, *faulty, *findings, shown))]
-    Rows { name: String, rows: usize, faulty: usize, findings: usize, shown: Vec<RowFault> },
+    Rows {
+        name: String,
+        rows: usize,
+        faulty: usize,
+        findings: usize,
+        shown: Vec<RowFault>,
+    },
     #[error("{}", with_rows(unrendered(name, *rows, *faulty), shown, 0))]
-    Unrendered { name: String, rows: usize, faulty: usize, shown: Vec<RowFault> },
+    Unrendered {
+        name: String,
+        rows: usize,
+        faulty: usize,
+        shown: Vec<RowFault>,
+    },
     #[error("{message}")]
-    NoModel { message: String, help: String, code: Option<String> },
+    NoModel {
+        message: String,
+        help: String,
+        code: Option<String>,
+    },
     #[error("{message}")]
     Usage { message: String, help: String },
     #[error("{what} {fault}")]
-    Process { what: String, fault: String, help: String },
+    Process {
+        what: String,
+        fault: String,
+        help: String,
+    },
     #[error("job {job} failed: {reason}")]
-    JobFailed { job: u64, reason: String, saved: bool },
+    JobFailed {
+        job: u64,
+        reason: String,
+        saved: bool,
+    },
     #[error("job {job} was cancelled: {reason}")]
-    JobCancelled { job: u64, reason: String, saved: bool },
+    JobCancelled {
+        job: u64,
+        reason: String,
+        saved: bool,
+    },
     #[error(transparent)]
     DoesNotFit(#[from] qlora_planner::DoesNotFit),
     #[error("job {job} did not end within {}; it goes on", duration(*seconds as f64))]
@@ -85,34 +123,58 @@ impl From<std::io::Error> for CtlError {
     fn from(source: std::io::Error) -> Self {
         match source.kind() {
             ErrorKind::BrokenPipe => Self::OutputClosed,
-            _ => Self::Io { path: "stdout".into(), source },
+            _ => Self::Io {
+                path: "stdout".into(),
+                source,
+            },
         }
     }
 }
 
 impl CtlError {
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.into(), source }
+        move |source| Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 
     /// A file of rows that cannot be read.
     pub fn unreadable(fault: &dyn std::error::Error) -> Self {
-        Self::Data { message: fault.to_string(), help: "rows are JSON lines, a JSON array or Parquet".into() }
+        Self::Data {
+            message: fault.to_string(),
+            help: "rows are JSON lines, a JSON array or Parquet".into(),
+        }
     }
 
     pub fn from_status(status: &Status, address: &str) -> Self {
-        let refused = |help, exit| Self::Refused { message: status.message().to_owned(), help, exit };
+        let refused = |help, exit| Self::Refused {
+            message: status.message().to_owned(),
+            help,
+            exit,
+        };
         // What the transport itself says has a cause; a status without one was sent by the coordinator.
         let answered = std::error::Error::source(status).is_none() && !status.message().is_empty();
         match status.code() {
             Code::Unavailable | Code::ResourceExhausted | Code::DataLoss if answered => {
-                Self::Trouble { address: address.into(), message: status.message().to_owned() }
+                Self::Trouble {
+                    address: address.into(),
+                    message: status.message().to_owned(),
+                }
             }
             Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
-                Self::Unreachable { address: address.into(), fault: root_cause(status) }
+                Self::Unreachable {
+                    address: address.into(),
+                    fault: root_cause(status),
+                }
             }
-            Code::NotFound => refused("qlora-ctl jobs, workers and config list show what there is", Exit::Refused),
-            Code::InvalidArgument => refused("fix what the message names and try again", Exit::BadInput),
+            Code::NotFound => refused(
+                "qlora-ctl jobs, workers and config list show what there is",
+                Exit::Refused,
+            ),
+            Code::InvalidArgument => {
+                refused("fix what the message names and try again", Exit::BadInput)
+            }
             _ => refused("", Exit::Refused),
         }
     }
@@ -182,22 +244,44 @@ impl CtlError {
     pub fn faults(&self) -> Vec<Fault> {
         let own = || Fault::new(self.code(), self.to_string(), self.help());
         match self {
-            Self::NoModel { code: Some(code), .. } => vec![Fault { code: code.clone(), ..own() }],
+            Self::NoModel {
+                code: Some(code), ..
+            } => vec![Fault {
+                code: code.clone(),
+                ..own()
+            }],
             Self::Config(errors) => errors.0.iter().map(fault_of).collect(),
-            Self::Rows { name, rows, faulty, shown, .. } => self.each(name, some_of(name, *rows, *faulty), shown),
-            Self::Unrendered { name, rows, faulty, shown } => self.each(name, unrendered(name, *rows, *faulty), shown),
+            Self::Rows {
+                name,
+                rows,
+                faulty,
+                shown,
+                ..
+            } => self.each(name, some_of(name, *rows, *faulty), shown),
+            Self::Unrendered {
+                name,
+                rows,
+                faulty,
+                shown,
+            } => self.each(name, unrendered(name, *rows, *faulty), shown),
             Self::Refused { message, .. } => {
                 let told = Fault::parse(message);
                 if told.is_empty() { vec![own()] } else { told }
             }
-            Self::NoInput { place, .. } => vec![Fault { place: Some(place.clone()), ..own() }],
+            Self::NoInput { place, .. } => vec![Fault {
+                place: Some(place.clone()),
+                ..own()
+            }],
             _ => vec![own()],
         }
     }
 
     /// A fault of a file, and one for each row.
     fn each(&self, name: &str, message: String, shown: &[RowFault]) -> Vec<Fault> {
-        let head = Fault { place: Some(name.to_owned()), ..Fault::new(self.code(), message, self.help()) };
+        let head = Fault {
+            place: Some(name.to_owned()),
+            ..Fault::new(self.code(), message, self.help())
+        };
         let row = |row: &RowFault| Fault {
             place: Some(row.place.clone()),
             ..Fault::new(self.code(), row.text.clone(), String::new())
@@ -218,7 +302,9 @@ impl CtlError {
             Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
             Self::Token { .. } => Exit::Refused,
-            Self::Io { .. } | Self::NoInput { .. } | Self::Transfer(TransferError::Io { .. }) => Exit::BadInput,
+            Self::Io { .. } | Self::NoInput { .. } | Self::Transfer(TransferError::Io { .. }) => {
+                Exit::BadInput
+            }
             Self::Transfer(TransferError::Refused(_)) => Exit::Refused,
             Self::Transfer(_) | Self::Process { .. } | Self::JobFailed { .. } => Exit::JobFailed,
             Self::JobCancelled { .. } => Exit::Stopped,
@@ -231,7 +317,14 @@ impl CtlError {
 
 fn fault_of(fault: &Diagnostic) -> Fault {
     let place = fault.place.as_ref().map(ToString::to_string);
-    Fault { place, ..Fault::new(fault.code, fault.message.clone(), fault.help.clone().unwrap_or_default()) }
+    Fault {
+        place,
+        ..Fault::new(
+            fault.code,
+            fault.message.clone(),
+            fault.help.clone().unwrap_or_default(),
+        )
+    }
 }
 
 /// What is wrong with a row, and where that stands.
@@ -242,20 +335,38 @@ pub struct RowFault {
 }
 
 fn some_of(name: &str, rows: usize, faulty: usize) -> String {
-    format!("{faulty} of {} of {name} cannot be trained on as written", count(rows as u64, "row"))
+    format!(
+        "{faulty} of {} of {name} cannot be trained on as written",
+        count(rows as u64, "row")
+    )
 }
 
-fn rows_at_fault(name: &str, rows: usize, faulty: usize, findings: usize, shown: &[RowFault]) -> String {
+fn rows_at_fault(
+    name: &str,
+    rows: usize,
+    faulty: usize,
+    findings: usize,
+    shown: &[RowFault],
+) -> String {
     with_rows(some_of(name, rows, faulty), shown, findings - shown.len())
 }
 
 fn unrendered(name: &str, rows: usize, faulty: usize) -> String {
-    format!("{faulty} of the first {} of {name} cannot be rendered for this model", count(rows as u64, "row"))
+    format!(
+        "{faulty} of the first {} of {name} cannot be rendered for this model",
+        count(rows as u64, "row")
+    )
 }
 
 /// A sentence, the rows that it speaks of, and how many findings are not shown.
 fn with_rows(head: String, shown: &[RowFault], more: usize) -> String {
-    let lines = shown.iter().map(|row| format!("{}: {}", console::line(&row.place), console::line(&row.text)));
+    let lines = shown.iter().map(|row| {
+        format!(
+            "{}: {}",
+            console::line(&row.place),
+            console::line(&row.text)
+        )
+    });
     let more = (more > 0).then(|| format!("and {}", count(more as u64, "further finding")));
     let all: Vec<String> = std::iter::once(head).chain(lines).chain(more).collect();
     all.join("\n")

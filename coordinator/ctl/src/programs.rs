@@ -36,7 +36,10 @@ pub fn sibling(name: &str) -> Result<PathBuf, CtlError> {
 pub async fn worker_says(args: &[&str]) -> Result<String, CtlError> {
     let mut command = Command::new(sibling("qlora-worker")?);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.map_err(CtlError::io("qlora-worker"))?;
+    let output = command
+        .output()
+        .await
+        .map_err(CtlError::io("qlora-worker"))?;
     if !output.status.success() {
         return Err(said(&String::from_utf8_lossy(&output.stderr)));
     }
@@ -45,10 +48,21 @@ pub async fn worker_says(args: &[&str]) -> Result<String, CtlError> {
 
 /// The fault that the worker told as JSON, in the form of this program's.
 fn said(stderr: &str) -> CtlError {
-    let told = stderr.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
-    let of = |key: &str| told.as_ref().and_then(|told| told["error"][key].as_str()).map(str::to_owned);
+    let told = stderr
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str::<Value>(line).ok());
+    let of = |key: &str| {
+        told.as_ref()
+            .and_then(|told| told["error"][key].as_str())
+            .map(str::to_owned)
+    };
     let message = of("message").unwrap_or_else(|| stderr.trim().to_owned());
-    CtlError::NoModel { message, help: of("help").unwrap_or_default(), code: of("code") }
+    CtlError::NoModel {
+        message,
+        help: of("help").unwrap_or_default(),
+        code: of("code"),
+    }
 }
 
 /// The coordinator and the worker of this quickstart.
@@ -64,9 +78,18 @@ impl Programs {
         let address_file = folder.join("address");
         let _ = std::fs::remove_file(&address_file);
         let mut coordinator = background("qlora-coordinator", folder, "coordinator.log")?;
-        coordinator.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--address-file").arg(&address_file);
-        coordinator.arg("--state-dir").arg(folder.join("coordinator")).env_remove("QLORA_TOKEN_FILE");
-        let mut coordinator = coordinator.spawn().map_err(CtlError::io("qlora-coordinator"))?;
+        coordinator
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("--address-file")
+            .arg(&address_file);
+        coordinator
+            .arg("--state-dir")
+            .arg(folder.join("coordinator"))
+            .env_remove("QLORA_TOKEN_FILE");
+        let mut coordinator = coordinator
+            .spawn()
+            .map_err(CtlError::io("qlora-coordinator"))?;
         let deadline = Instant::now() + START_PATIENCE;
         let address = loop {
             if let Ok(text) = std::fs::read_to_string(&address_file)
@@ -74,14 +97,25 @@ impl Programs {
             {
                 break text;
             }
-            let ended = coordinator.try_wait().map_err(CtlError::io("qlora-coordinator"))?;
+            let ended = coordinator
+                .try_wait()
+                .map_err(CtlError::io("qlora-coordinator"))?;
             if ended.is_some() || Instant::now() > deadline {
-                return Err(fault("qlora-coordinator", "did not come up", &folder.join("coordinator.log")));
+                return Err(fault(
+                    "qlora-coordinator",
+                    "did not come up",
+                    &folder.join("coordinator.log"),
+                ));
             }
             tokio::time::sleep(POLL).await;
         };
         let worker = start_worker(folder, &address)?;
-        Ok(Self { coordinator, worker, address, folder: folder.to_owned() })
+        Ok(Self {
+            coordinator,
+            worker,
+            address,
+            folder: folder.to_owned(),
+        })
     }
 
     /// Waits until the coordinator ends, which it should not. A worker that ends is followed by another, which goes
@@ -94,19 +128,27 @@ impl Programs {
                 }
                 _ = self.worker.wait() => {}
             }
-            context.say("the worker ended; starting another, which goes on from the last checkpoint");
+            context
+                .say("the worker ended; starting another, which goes on from the last checkpoint");
             match start_worker(&self.folder, &self.address) {
                 Ok(worker) => self.worker = worker,
                 Err(e) => return e,
             }
         }
-        fault("qlora-worker", "ended again and again", &self.folder.join("worker.log"))
+        fault(
+            "qlora-worker",
+            "ended again and again",
+            &self.folder.join("worker.log"),
+        )
     }
 
     pub async fn stop(&mut self) {
         for child in [&mut self.worker, &mut self.coordinator] {
             terminate(child);
-            if tokio::time::timeout(STOP_PATIENCE, child.wait()).await.is_err() {
+            if tokio::time::timeout(STOP_PATIENCE, child.wait())
+                .await
+                .is_err()
+            {
                 let _ = child.kill().await;
             }
         }
@@ -120,14 +162,27 @@ pub fn token_file(folder: &Path) -> PathBuf {
 
 fn start_worker(folder: &Path, address: &str) -> Result<Child, CtlError> {
     let mut worker = background("qlora-worker", folder, "worker.log")?;
-    worker.args(["--coordinator", address, "--device", "cpu", "--name", "quickstart"]);
-    worker.arg("--state-dir").arg(folder.join("worker")).arg("--token-file").arg(token_file(folder));
+    worker.args([
+        "--coordinator",
+        address,
+        "--device",
+        "cpu",
+        "--name",
+        "quickstart",
+    ]);
+    worker
+        .arg("--state-dir")
+        .arg(folder.join("worker"))
+        .arg("--token-file")
+        .arg(token_file(folder));
     worker.spawn().map_err(CtlError::io("qlora-worker"))
 }
 
 /// Asks a program to stop.
 fn terminate(child: &Child) {
-    let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+    let pid = child
+        .id()
+        .and_then(|id| rustix::process::Pid::from_raw(id as i32));
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
@@ -150,7 +205,11 @@ fn fault(what: &str, text: &str, log: &Path) -> CtlError {
 /// A program that outlives a Ctrl-C meant for us, and whose output goes to a file.
 fn background(name: &str, folder: &Path, log: &str) -> Result<Command, CtlError> {
     let path = folder.join(log);
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(CtlError::io(&path))?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(CtlError::io(&path))?;
     let copy = log.try_clone().map_err(CtlError::io(&path))?;
     let mut command = Command::new(sibling(name)?);
     command
@@ -173,8 +232,14 @@ mod tests {
             "warning: x\n{\"v\": 1, \"error\": {\"code\": \"Q0518\", \"message\": \"`x` is odd\", \"help\": \"take y\"}}\n",
         );
         assert_eq!(fault.to_string(), "`x` is odd");
-        assert_eq!((fault.faults()[0].code.as_str(), fault.help().as_str()), ("Q0518", "take y"));
+        assert_eq!(
+            (fault.faults()[0].code.as_str(), fault.help().as_str()),
+            ("Q0518", "take y")
+        );
         let panic = said("panic");
-        assert_eq!((panic.to_string().as_str(), panic.faults()[0].code.as_str()), ("panic", "Q0302"));
+        assert_eq!(
+            (panic.to_string().as_str(), panic.faults()[0].code.as_str()),
+            ("panic", "Q0302")
+        );
     }
 }

@@ -55,10 +55,25 @@ pub struct Meeting {
 
 impl Attempt {
     pub fn new(token: Token, first: Holder, others: Vec<Holder>, started: Millis) -> Self {
-        let member = |Holder { worker, instance }| Member { worker, instance, batch: 0, done: false };
+        let member = |Holder { worker, instance }| Member {
+            worker,
+            instance,
+            batch: 0,
+            done: false,
+        };
         let others = others.into_iter().map(member).collect();
         let Holder { worker, instance } = first;
-        Self { token, worker, instance, started, batch: 0, end: None, others, let_go: false, meeting: None }
+        Self {
+            token,
+            worker,
+            instance,
+            started,
+            batch: 0,
+            end: None,
+            others,
+            let_go: false,
+            meeting: None,
+        }
     }
 
     /// Workers that have not let go of it, in the order of ranks.
@@ -69,9 +84,12 @@ impl Attempt {
     /// Names and instances of the holders.
     pub(crate) fn holding(&self) -> impl Iterator<Item = (&str, &str)> {
         let open = self.end.is_none();
-        let first = Some((self.worker.as_str(), self.instance.as_str())).filter(|_| open && !self.let_go);
+        let first =
+            Some((self.worker.as_str(), self.instance.as_str())).filter(|_| open && !self.let_go);
         let others = self.others.iter().filter(move |m| open && !m.done);
-        first.into_iter().chain(others.map(|m| (m.worker.as_str(), m.instance.as_str())))
+        first
+            .into_iter()
+            .chain(others.map(|m| (m.worker.as_str(), m.instance.as_str())))
     }
 
     /// The place of `worker`, where it takes part.
@@ -79,7 +97,10 @@ impl Attempt {
         if self.worker == worker {
             return Some(0);
         }
-        self.others.iter().position(|m| m.worker == worker).map(|i| i as u32 + 1)
+        self.others
+            .iter()
+            .position(|m| m.worker == worker)
+            .map(|i| i as u32 + 1)
     }
 
     pub fn size(&self) -> u32 {

@@ -117,7 +117,12 @@ pub enum Effect {
     /// The job changed: store it and tell its watchers.
     Save(JobId),
     /// A line for the journal.
-    Record { job: Option<JobId>, worker: Option<String>, kind: &'static str, text: String },
+    Record {
+        job: Option<JobId>,
+        worker: Option<String>,
+        kind: &'static str,
+        text: String,
+    },
     /// The session should synchronise now.
     Wake(SessionId),
     /// The job needs this artifact no more; once that is durable it may go, if nothing else needs it.
@@ -147,7 +152,9 @@ pub enum Refusal {
     KeyReused(JobId),
     #[error("there is no worker {0}")]
     UnknownWorker(String),
-    #[error("worker {0} is connected or holds a job: stop it first, and it leaves the list after its lease")]
+    #[error(
+        "worker {0} is connected or holds a job: stop it first, and it leaves the list after its lease"
+    )]
     WorkerPresent(String),
     #[error("a checkpoint of step {step} lies behind the committed one of step {committed}")]
     StepWentBack { step: u64, committed: u64 },

@@ -75,7 +75,10 @@ pub struct Now {
 impl Now {
     /// `ms` on both clocks.
     pub fn both(ms: u64) -> Self {
-        Self { steady: Millis(ms), wall: Millis(ms) }
+        Self {
+            steady: Millis(ms),
+            wall: Millis(ms),
+        }
     }
 }
 

@@ -112,7 +112,10 @@ pub enum JobState {
 
 impl JobState {
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled { .. })
+        matches!(
+            self,
+            Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled { .. }
+        )
     }
 }
 
@@ -120,11 +123,16 @@ impl JobSpec {
     /// Whether `other` asks for the same work: what an idempotency key promises.
     pub(crate) fn is_same_request(&self, other: &Self) -> bool {
         let files = |spec: &Self| {
-            let mut files: Vec<_> = spec.files.iter().map(|f| (f.role.clone(), f.digest.clone())).collect();
+            let mut files: Vec<_> = spec
+                .files
+                .iter()
+                .map(|f| (f.role.clone(), f.digest.clone()))
+                .collect();
             files.sort();
             files
         };
-        (self.kind, &self.config_hash) == (other.kind, &other.config_hash) && files(self) == files(other)
+        (self.kind, &self.config_hash) == (other.kind, &other.config_hash)
+            && files(self) == files(other)
     }
 }
 
@@ -133,11 +141,16 @@ impl Job {
         Self {
             id,
             spec,
-            state: JobState::Queued { not_before: now.steady },
+            state: JobState::Queued {
+                not_before: now.steady,
+            },
             attempts: Vec::new(),
             failures: 0,
             lost_in_a_row: 0,
-            progress: Progress { phase: "queued".into(), ..Progress::default() },
+            progress: Progress {
+                phase: "queued".into(),
+                ..Progress::default()
+            },
             artifacts: Vec::new(),
             created: now.wall,
         }
@@ -153,7 +166,10 @@ impl Job {
 
     /// The newest committed checkpoint.
     pub fn checkpoint(&self) -> Option<&Artifact> {
-        self.artifacts.iter().filter(|a| a.kind == "checkpoint").max_by_key(|a| a.step)
+        self.artifacts
+            .iter()
+            .filter(|a| a.kind == "checkpoint")
+            .max_by_key(|a| a.step)
     }
 
     /// What a success would have left behind and is not there: who looks for the result must find one.
@@ -169,20 +185,40 @@ impl Job {
     /// Digests of everything in the artifact store that the job needs.
     pub fn digests(&self) -> impl Iterator<Item = &str> {
         let files = self.spec.files.iter().map(|file| file.digest.as_str());
-        files.chain(self.artifacts.iter().map(|artifact| artifact.digest.as_str()))
+        files.chain(
+            self.artifacts
+                .iter()
+                .map(|artifact| artifact.digest.as_str()),
+        )
     }
 
     /// Lets go of the checkpoints beyond those that stay, and gives their digests.
     pub(crate) fn let_old_checkpoints_go(&mut self) -> Vec<String> {
-        let mut steps: Vec<u64> = self.artifacts.iter().filter(|a| a.kind == "checkpoint").map(|a| a.step).collect();
+        let mut steps: Vec<u64> = self
+            .artifacts
+            .iter()
+            .filter(|a| a.kind == "checkpoint")
+            .map(|a| a.step)
+            .collect();
         steps.sort_unstable();
         let keep = match self.spec.checkpoints_to_keep {
             0 => steps.len(),
             n => n as usize,
         };
-        let Some(&oldest) = steps.len().checked_sub(keep).and_then(|first| steps.get(first)) else { return Vec::new() };
+        let Some(&oldest) = steps
+            .len()
+            .checked_sub(keep)
+            .and_then(|first| steps.get(first))
+        else {
+            return Vec::new();
+        };
         let old = |a: &Artifact| a.kind == "checkpoint" && a.step < oldest;
-        let gone = self.artifacts.iter().filter(|a| old(a)).map(|a| a.digest.clone()).collect();
+        let gone = self
+            .artifacts
+            .iter()
+            .filter(|a| old(a))
+            .map(|a| a.digest.clone())
+            .collect();
         self.artifacts.retain(|a| !old(a));
         gone
     }

@@ -12,7 +12,10 @@ pub struct Verdict {
 
 impl Verdict {
     fn no(reason: String) -> Self {
-        Self { fits: false, reason }
+        Self {
+            fits: false,
+            reason,
+        }
     }
 }
 
@@ -37,9 +40,17 @@ pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
         match platform.labels.get(key) {
             Some(found) if found == wanted => {}
             Some(found) => {
-                return Verdict::no(format!("needs label {key}={wanted}, {} has {key}={found}", worker.name));
+                return Verdict::no(format!(
+                    "needs label {key}={wanted}, {} has {key}={found}",
+                    worker.name
+                ));
             }
-            None => return Verdict::no(format!("needs label {key}={wanted}, {} does not carry {key}", worker.name)),
+            None => {
+                return Verdict::no(format!(
+                    "needs label {key}={wanted}, {} does not carry {key}",
+                    worker.name
+                ));
+            }
         }
     }
     if let Some(&bytes) = needs.memory.get(&platform.device) {
@@ -55,7 +66,10 @@ pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
             worker.name
         ));
     }
-    Verdict { fits: true, reason: readiness(worker) }
+    Verdict {
+        fits: true,
+        reason: readiness(worker),
+    }
 }
 
 /// Who could take a job together with a worker that is free.
@@ -83,9 +97,17 @@ pub(crate) fn candidates<'a>(
 
 /// Looks for those who take a job together with `first`, which fits and is free; workers on its machine come before
 /// others.
-pub(crate) fn team<'a>(needs: &Needs, first: &Worker, all: impl Iterator<Item = &'a Worker>) -> Team {
+pub(crate) fn team<'a>(
+    needs: &Needs,
+    first: &Worker,
+    all: impl Iterator<Item = &'a Worker>,
+) -> Team {
     let wanted = needs.workers.saturating_sub(1);
-    let fitting: Vec<&Worker> = if wanted == 0 { Vec::new() } else { candidates(needs, first, all).collect() };
+    let fitting: Vec<&Worker> = if wanted == 0 {
+        Vec::new()
+    } else {
+        candidates(needs, first, all).collect()
+    };
     if fitting.len() < wanted {
         return Team::TooSmall;
     }
@@ -94,12 +116,26 @@ pub(crate) fn team<'a>(needs: &Needs, first: &Worker, all: impl Iterator<Item = 
         return Team::Busy;
     }
     free.sort_by_key(|w| (w.platform.host != first.platform.host, &w.name));
-    Team::Complete(free.into_iter().take(wanted).map(|w| w.name.clone()).collect())
+    Team::Complete(
+        free.into_iter()
+            .take(wanted)
+            .map(|w| w.name.clone())
+            .collect(),
+    )
 }
 
 fn does_not_fit(bytes: u64, usable: u64, needs: &Needs, worker: &Worker) -> String {
-    let text = format!("needs {:.1} GiB, {} may use {:.1}", gib(bytes), worker.name, gib(usable));
-    match needs.advice.get(&worker.platform.device).filter(|a| !a.is_empty()) {
+    let text = format!(
+        "needs {:.1} GiB, {} may use {:.1}",
+        gib(bytes),
+        worker.name,
+        gib(usable)
+    );
+    match needs
+        .advice
+        .get(&worker.platform.device)
+        .filter(|a| !a.is_empty())
+    {
         Some(advice) => format!("{text}; {advice}"),
         None => text,
     }
@@ -107,7 +143,10 @@ fn does_not_fit(bytes: u64, usable: u64, needs: &Needs, worker: &Worker) -> Stri
 
 fn readiness(worker: &Worker) -> String {
     match (worker.connected, worker.draining, worker.assigned) {
-        (false, ..) => format!("{} is suitable, but has not been heard of lately", worker.name),
+        (false, ..) => format!(
+            "{} is suitable, but has not been heard of lately",
+            worker.name
+        ),
         (true, true, _) => format!("{} is suitable, but takes no new work", worker.name),
         (true, false, Some(_)) => format!("{} is suitable, but busy", worker.name),
         (true, false, None) => format!("{} is suitable and free", worker.name),

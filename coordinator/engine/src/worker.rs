@@ -111,7 +111,12 @@ impl Worker {
     }
 
     /// One that has not registered since the coordinator started and holds the attempt `token` from before.
-    pub(crate) fn absent((name, instance): (&str, &str), token: Token, now: Millis, lease_until: Millis) -> Self {
+    pub(crate) fn absent(
+        (name, instance): (&str, &str),
+        token: Token,
+        now: Millis,
+        lease_until: Millis,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             instance: instance.to_owned(),
@@ -134,7 +139,11 @@ impl Worker {
 
     /// It waits for work and may be given some.
     pub(crate) fn is_free(&self) -> bool {
-        self.waiting && self.connected && self.assigned.is_none() && !self.draining && self.set_aside().is_none()
+        self.waiting
+            && self.connected
+            && self.assigned.is_none()
+            && !self.draining
+            && self.set_aside().is_none()
     }
 }
 

@@ -24,17 +24,29 @@ pub fn parse(text: &str) -> Result<String, String> {
         return Ok(host);
     }
     let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if !host.is_empty() && host.split('.').all(|part| !part.is_empty() && part.chars().all(label)) {
+    if !host.is_empty()
+        && host
+            .split('.')
+            .all(|part| !part.is_empty() && part.chars().all(label))
+    {
         return Ok(host);
     }
-    let hint = if text.contains(':') { "without port and without http://" } else { "in ASCII, without wildcards" };
+    let hint = if text.contains(':') {
+        "without port and without http://"
+    } else {
+        "in ASCII, without wildcards"
+    };
     Err(format!("write one host, such as gpu.example.com, {hint}"))
 }
 
 impl Hosts {
     /// Loopback, the address that is listened on, this machine's names, and `allowed` as [`parse`] gives them.
     pub fn new(listen: SocketAddr, machine: Vec<String>, allowed: &[String]) -> Self {
-        let mut hosts = Self { names: machine, ips: vec![listen.ip()], all: listen.ip().is_unspecified() };
+        let mut hosts = Self {
+            names: machine,
+            ips: vec![listen.ip()],
+            all: listen.ip().is_unspecified(),
+        };
         hosts.names.push("localhost".into());
         for host in allowed {
             match host.parse::<IpAddr>() {
@@ -49,7 +61,11 @@ impl Hosts {
     /// connection came to.
     pub fn check(&self, request: &Request, local: Option<SocketAddr>) -> Result<(), Refusal> {
         let mut given = 0;
-        let headers = request.headers().get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or_default());
+        let headers = request
+            .headers()
+            .get_all(header::HOST)
+            .iter()
+            .map(|value| value.to_str().unwrap_or_default());
         for host in headers.chain(request.uri().authority().map(Authority::as_str)) {
             given += 1;
             self.check_one(host, local)?;
@@ -63,7 +79,9 @@ impl Hosts {
 
     fn check_one(&self, text: &str, local: Option<SocketAddr>) -> Result<(), Refusal> {
         let refused = || Err(Refusal::Host(text.to_owned()));
-        let Ok(authority) = text.parse::<Authority>() else { return refused() };
+        let Ok(authority) = text.parse::<Authority>() else {
+            return refused();
+        };
         if text.contains('@') {
             return refused();
         }
@@ -82,7 +100,10 @@ impl Hosts {
 
 /// In small letters, without brackets and the dot of a full name.
 fn plain(host: &str) -> String {
-    let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
@@ -93,18 +114,34 @@ mod tests {
     use super::*;
 
     fn asked(hosts: &Hosts, host: &str, local: &str) -> bool {
-        let request = Request::builder().uri("/").header("host", host).body(Body::empty()).expect("a request");
-        hosts.check(&request, Some(local.parse().expect("an address"))).is_ok()
+        let request = Request::builder()
+            .uri("/")
+            .header("host", host)
+            .body(Body::empty())
+            .expect("a request");
+        hosts
+            .check(&request, Some(local.parse().expect("an address")))
+            .is_ok()
     }
 
     fn hosts(listen: &str, allowed: &[&str]) -> Hosts {
-        let allowed: Vec<String> = allowed.iter().map(|host| parse(host).expect("a host")).collect();
-        Hosts::new(listen.parse().expect("an address"), vec!["head".into(), "head.local".into()], &allowed)
+        let allowed: Vec<String> = allowed
+            .iter()
+            .map(|host| parse(host).expect("a host"))
+            .collect();
+        Hosts::new(
+            listen.parse().expect("an address"),
+            vec!["head".into(), "head.local".into()],
+            &allowed,
+        )
     }
 
     #[test]
     fn loopback_the_machine_and_allowed_hosts_are_answered_with_every_port() {
-        let hosts = hosts("10.0.0.5:7070", &["Gpu.Example.com", "10.9.9.9", "[2001:db8::7]"]);
+        let hosts = hosts(
+            "10.0.0.5:7070",
+            &["Gpu.Example.com", "10.9.9.9", "[2001:db8::7]"],
+        );
         for host in [
             "localhost",
             "LocalHost:7070",
@@ -151,7 +188,10 @@ mod tests {
         assert!(asked(&all, "[2001:db8::5]:7070", "[2001:db8::5]:7070"));
         assert!(!asked(&all, "192.168.1.6:7070", "192.168.1.5:7070"));
         let one = hosts("127.0.0.1:7070", &[]);
-        assert!(!asked(&one, "192.168.1.5:7070", "192.168.1.5:7070"), "it does not listen there");
+        assert!(
+            !asked(&one, "192.168.1.5:7070", "192.168.1.5:7070"),
+            "it does not listen there"
+        );
     }
 
     #[test]
@@ -159,11 +199,21 @@ mod tests {
         let hosts = hosts("127.0.0.1:7070", &[]);
         let request = |uri: &str, host: &[&str]| {
             let builder = Request::builder().uri(uri);
-            let builder = host.iter().fold(builder, |builder, host| builder.header("host", *host));
+            let builder = host
+                .iter()
+                .fold(builder, |builder, host| builder.header("host", *host));
             builder.body(Body::empty()).expect("a request")
         };
-        assert!(hosts.check(&request("http://localhost/", &[]), None).is_ok());
-        assert!(hosts.check(&request("http://localhost/", &["127.0.0.1"]), None).is_ok());
+        assert!(
+            hosts
+                .check(&request("http://localhost/", &[]), None)
+                .is_ok()
+        );
+        assert!(
+            hosts
+                .check(&request("http://localhost/", &["127.0.0.1"]), None)
+                .is_ok()
+        );
         for (uri, host) in [
             ("/", [].as_slice()),
             ("/", &["localhost", "localhost"]),
@@ -171,16 +221,33 @@ mod tests {
             ("http://localhost/", &["evil.example"]),
             ("/", &["localhost", "evil.example"]),
         ] {
-            assert!(hosts.check(&request(uri, host), None).is_err(), "{uri} {host:?}");
+            assert!(
+                hosts.check(&request(uri, host), None).is_err(),
+                "{uri} {host:?}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_host_is_refused_on_the_command_line() {
-        for text in ["", " ", "*", "*.example.com", "gpu:7070", "http://gpu", "a b", "gpu..example", "gpü", "user@gpu"]
-        {
+        for text in [
+            "",
+            " ",
+            "*",
+            "*.example.com",
+            "gpu:7070",
+            "http://gpu",
+            "a b",
+            "gpu..example",
+            "gpü",
+            "user@gpu",
+        ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
-        assert!(parse("gpu:7070").expect_err("a refusal").contains("without port"));
+        assert!(
+            parse("gpu:7070")
+                .expect_err("a refusal")
+                .contains("without port")
+        );
     }
 }

@@ -92,7 +92,9 @@ pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next
 
 /// A method of gRPC is `/package.Service/Method`; no page has a dot in the first of two parts.
 fn is_grpc_path(path: &str) -> bool {
-    path.trim_start_matches('/').split_once('/').is_some_and(|(service, _)| service.contains('.'))
+    path.trim_start_matches('/')
+        .split_once('/')
+        .is_some_and(|(service, _)| service.contains('.'))
 }
 
 /// A page can make a browser post a form or a text, but not speak HTTP/2 without TLS, nor send gRPC's content type
@@ -113,7 +115,9 @@ fn check_form(request: &Request) -> Result<(), Refusal> {
 /// `application/grpc`, perhaps with the encoding of messages; gRPC-Web is another type.
 fn is_grpc_type(request: &Request) -> bool {
     let mut types = request.headers().get_all(header::CONTENT_TYPE).iter();
-    let (Some(kind), None) = (types.next(), types.next()) else { return false };
+    let (Some(kind), None) = (types.next(), types.next()) else {
+        return false;
+    };
     let rest = kind.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| rest.is_empty() || matches!(rest[0], b'+' | b';'))
 }
@@ -122,7 +126,10 @@ fn is_grpc_type(request: &Request) -> bool {
 fn enter(token: &Token, path: &str) -> Response {
     // `//host` would lead to another host.
     let path = if path.starts_with("//") { "/" } else { path };
-    let headers = [(header::SET_COOKIE, page_cookie(token)), (header::LOCATION, path.to_owned())];
+    let headers = [
+        (header::SET_COOKIE, page_cookie(token)),
+        (header::LOCATION, path.to_owned()),
+    ];
     let mut response = (StatusCode::SEE_OTHER, headers).into_response();
     keep_to_itself(&mut response);
     response
@@ -134,10 +141,15 @@ fn keep_to_itself(response: &mut Response) {
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            header::HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
     ];
     for (name, value) in headers {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
 }
 

@@ -14,13 +14,17 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
     for site in request.headers().get_all(FETCH_SITE) {
         // `none` is a person who typed the address or opened it from a terminal.
         if !matches!(site.as_bytes(), b"same-origin" | b"none") {
-            return Err(Refusal::Origin(site.to_str().unwrap_or("unreadable").to_owned()));
+            return Err(Refusal::Origin(
+                site.to_str().unwrap_or("unreadable").to_owned(),
+            ));
         }
     }
     let own = own_host(request);
     for origin in request.headers().get_all(header::ORIGIN) {
         let origin = origin.to_str().unwrap_or("unreadable");
-        let theirs = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let theirs = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
         if own.is_none() || theirs.map(str::to_ascii_lowercase) != own {
             return Err(Refusal::Origin(origin.to_owned()));
         }
@@ -30,7 +34,10 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
 
 /// Whether a browser says that a page of this very address sends the request, which [`check`] has let through.
 pub fn is_own_page(request: &Request) -> bool {
-    let fetched = request.headers().get(FETCH_SITE).is_some_and(|site| site.as_bytes() == b"same-origin");
+    let fetched = request
+        .headers()
+        .get(FETCH_SITE)
+        .is_some_and(|site| site.as_bytes() == b"same-origin");
     fetched || request.headers().contains_key(header::ORIGIN)
 }
 
@@ -49,7 +56,9 @@ mod tests {
 
     fn passes(headers: &[(&str, &str)]) -> bool {
         let builder = Request::builder().uri("/").header("host", "localhost:7070");
-        let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+        let builder = headers.iter().fold(builder, |builder, (name, value)| {
+            builder.header(*name, *value)
+        });
         check(&builder.body(Body::empty()).expect("a request")).is_ok()
     }
 
@@ -57,7 +66,10 @@ mod tests {
     fn our_own_page_a_typed_address_and_programs_pass() {
         assert!(passes(&[]));
         assert!(passes(&[("sec-fetch-site", "none")]));
-        assert!(passes(&[("sec-fetch-site", "same-origin"), ("origin", "http://localhost:7070")]));
+        assert!(passes(&[
+            ("sec-fetch-site", "same-origin"),
+            ("origin", "http://localhost:7070")
+        ]));
         // In front of us something may speak TLS.
         assert!(passes(&[("origin", "https://LOCALHOST:7070")]));
     }
@@ -81,7 +93,13 @@ mod tests {
         for site in ["cross-site", "same-site", "", "Same-Origin", "none, none"] {
             assert!(!passes(&[("sec-fetch-site", site)]), "{site:?}");
         }
-        assert!(!passes(&[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")]));
-        assert!(!passes(&[("origin", "http://localhost:7070"), ("origin", "http://evil.example")]));
+        assert!(!passes(&[
+            ("sec-fetch-site", "none"),
+            ("sec-fetch-site", "cross-site")
+        ]));
+        assert!(!passes(&[
+            ("origin", "http://localhost:7070"),
+            ("origin", "http://evil.example")
+        ]));
     }
 }

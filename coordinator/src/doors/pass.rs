@@ -24,13 +24,23 @@ pub fn check(request: &Request, token: &Token, grpc: bool) -> Result<Pass, Refus
         return Ok(Pass::Known);
     }
     if grpc {
-        return Err(if bearer.is_some() { Refusal::WrongToken } else { Refusal::NoToken });
+        return Err(if bearer.is_some() {
+            Refusal::WrongToken
+        } else {
+            Refusal::NoToken
+        });
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let address = Query::<Address>::try_from_uri(request.uri()).ok().and_then(|query| query.0.token);
+    let address = Query::<Address>::try_from_uri(request.uri())
+        .ok()
+        .and_then(|query| query.0.token);
     if let Some(given) = &address {
         let right = token.is(given) || token.opens_page(given);
-        return if right && reads { Ok(Pass::Enter) } else { Err(Refusal::WrongToken) };
+        return if right && reads {
+            Ok(Pass::Enter)
+        } else {
+            Err(Refusal::WrongToken)
+        };
     }
     let name = cookie_name(token);
     let mut cookies = cookies(request.headers(), &name).peekable();
@@ -61,11 +71,18 @@ fn cookie_name(token: &Token) -> String {
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, given) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(given.trim_start())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(given.trim_start())
 }
 
 fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let values = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let pairs = values
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
     pairs.filter_map(move |(key, value)| (key == name).then_some(value))
 }

@@ -68,8 +68,12 @@ impl Refusal {
             return tonic::Status::new(self.code(), self.to_string()).into_http();
         }
         let mut response = match self {
-            Self::NoToken | Self::WrongToken if wants_page(request) => page::no_entry().into_response(),
-            Self::NoToken | Self::WrongToken => format!("{self}; over HTTP, {HEADER}\n").into_response(),
+            Self::NoToken | Self::WrongToken if wants_page(request) => {
+                page::no_entry().into_response()
+            }
+            Self::NoToken | Self::WrongToken => {
+                format!("{self}; over HTTP, {HEADER}\n").into_response()
+            }
             _ => format!("{self}\n").into_response(),
         };
         *response.status_mut() = self.status();
@@ -86,13 +90,19 @@ impl Refusal {
 }
 
 fn wants_page(request: &Request) -> bool {
-    let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let accepts = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
     accepts.is_some_and(|kinds| kinds.contains("text/html"))
 }
 
 /// What a stranger sent, fit for a terminal.
 fn shown(text: &str) -> String {
-    text.chars().take(LONGEST_NAME).flat_map(char::escape_default).collect()
+    text.chars()
+        .take(LONGEST_NAME)
+        .flat_map(char::escape_default)
+        .collect()
 }
 
 fn without_port(host: &str) -> &str {

@@ -5,7 +5,11 @@ use super::*;
 const SECRET: &str = "a-secret-of-some-length";
 
 fn doors() -> Arc<Doors> {
-    let hosts = Hosts::new("127.0.0.1:7070".parse().expect("an address"), vec!["head".into()], &[]);
+    let hosts = Hosts::new(
+        "127.0.0.1:7070".parse().expect("an address"),
+        vec!["head".into()],
+        &[],
+    );
     Doors::new(hosts, token())
 }
 
@@ -14,12 +18,23 @@ fn token() -> Token {
 }
 
 fn request(version: Version, method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
-    let builder = Request::builder().version(version).method(method).uri(path).header("host", "localhost:7070");
-    let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+    let builder = Request::builder()
+        .version(version)
+        .method(method)
+        .uri(path)
+        .header("host", "localhost:7070");
+    let builder = headers.iter().fold(builder, |builder, (name, value)| {
+        builder.header(*name, *value)
+    });
     builder.body(Body::empty()).expect("a request")
 }
 
-fn check(version: Version, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Pass, Refusal> {
+fn check(
+    version: Version,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<Pass, Refusal> {
     doors().check(&request(version, method, path, headers), None)
 }
 
@@ -31,10 +46,23 @@ fn page(path: &str, headers: &[(&str, &str)]) -> Result<Pass, Refusal> {
 fn a_grpc_call_needs_http_2_post_its_content_type_and_the_token_in_its_header() {
     let bearer = ("authorization", "Bearer a-secret-of-some-length");
     let call = |version, method, kind| {
-        check(version, method, "/qlora.v1.JobService/Submit", &[("content-type", kind), bearer])
+        check(
+            version,
+            method,
+            "/qlora.v1.JobService/Submit",
+            &[("content-type", kind), bearer],
+        )
     };
-    for kind in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"] {
-        assert_eq!(call(Version::HTTP_2, "POST", kind), Ok(Pass::Known), "{kind}");
+    for kind in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc;charset=utf-8",
+    ] {
+        assert_eq!(
+            call(Version::HTTP_2, "POST", kind),
+            Ok(Pass::Known),
+            "{kind}"
+        );
     }
     for kind in [
         "text/plain",
@@ -44,17 +72,31 @@ fn a_grpc_call_needs_http_2_post_its_content_type_and_the_token_in_its_header() 
         "",
         "application/grpcx",
     ] {
-        assert_eq!(call(Version::HTTP_2, "POST", kind), Err(Refusal::ContentType), "{kind}");
+        assert_eq!(
+            call(Version::HTTP_2, "POST", kind),
+            Err(Refusal::ContentType),
+            "{kind}"
+        );
     }
     for version in [Version::HTTP_11, Version::HTTP_10] {
-        assert_eq!(call(version, "POST", "application/grpc"), Err(Refusal::Version(version)));
-        assert_eq!(call(version, "POST", "text/plain"), Err(Refusal::Version(version)));
+        assert_eq!(
+            call(version, "POST", "application/grpc"),
+            Err(Refusal::Version(version))
+        );
+        assert_eq!(
+            call(version, "POST", "text/plain"),
+            Err(Refusal::Version(version))
+        );
     }
     for method in ["GET", "PUT", "OPTIONS"] {
         let refusal = call(Version::HTTP_2, method, "application/grpc").expect_err("a refusal");
         assert!(matches!(refusal, Refusal::Method(_)), "{method}");
     }
-    let two = [("content-type", "application/grpc"), ("content-type", "text/plain"), bearer];
+    let two = [
+        ("content-type", "application/grpc"),
+        ("content-type", "text/plain"),
+        bearer,
+    ];
     let refused = check(Version::HTTP_2, "POST", "/qlora.v1.JobService/Submit", &two);
     assert_eq!(refused, Err(Refusal::ContentType));
 }
@@ -62,7 +104,11 @@ fn a_grpc_call_needs_http_2_post_its_content_type_and_the_token_in_its_header() 
 #[test]
 fn every_method_of_every_service_needs_the_token_but_health() {
     let kind = ("content-type", "application/grpc");
-    let key = format!("qlora_{}={}", token().page_key().get(..8).expect("a label"), token().page_key());
+    let key = format!(
+        "qlora_{}={}",
+        token().page_key().get(..8).expect("a label"),
+        token().page_key()
+    );
     let right_cookie = ("cookie", key.as_str());
     for path in [
         "/qlora.v1.JobService/ListJobs",
@@ -77,27 +123,69 @@ fn every_method_of_every_service_needs_the_token_but_health() {
             check(Version::HTTP_2, "POST", path, &headers)
         };
         assert_eq!(call(&[]), Err(Refusal::NoToken), "{path}");
-        assert_eq!(call(&[right_cookie]), Err(Refusal::NoToken), "{path}: a cookie opens the page only");
-        for wrong in ["Bearer wrong", "Bearer ", "Bearer a-secret-of-some-lengtH", "Bearer a-secret-of-some-length x"] {
-            assert_eq!(call(&[("authorization", wrong)]), Err(Refusal::WrongToken), "{path} {wrong}");
+        assert_eq!(
+            call(&[right_cookie]),
+            Err(Refusal::NoToken),
+            "{path}: a cookie opens the page only"
+        );
+        for wrong in [
+            "Bearer wrong",
+            "Bearer ",
+            "Bearer a-secret-of-some-lengtH",
+            "Bearer a-secret-of-some-length x",
+        ] {
+            assert_eq!(
+                call(&[("authorization", wrong)]),
+                Err(Refusal::WrongToken),
+                "{path} {wrong}"
+            );
         }
-        assert_eq!(call(&[("authorization", SECRET)]), Err(Refusal::NoToken), "{path}");
-        assert_eq!(call(&[("authorization", "bearer a-secret-of-some-length")]), Ok(Pass::Known), "{path}");
+        assert_eq!(
+            call(&[("authorization", SECRET)]),
+            Err(Refusal::NoToken),
+            "{path}"
+        );
+        assert_eq!(
+            call(&[("authorization", "bearer a-secret-of-some-length")]),
+            Ok(Pass::Known),
+            "{path}"
+        );
         let in_address = format!("{path}?token={SECRET}");
-        assert_eq!(check(Version::HTTP_2, "POST", &in_address, &[kind]), Err(Refusal::NoToken), "{path}");
+        assert_eq!(
+            check(Version::HTTP_2, "POST", &in_address, &[kind]),
+            Err(Refusal::NoToken),
+            "{path}"
+        );
     }
-    let health = check(Version::HTTP_2, "POST", "/grpc.health.v1.Health/Check", &[kind]);
+    let health = check(
+        Version::HTTP_2,
+        "POST",
+        "/grpc.health.v1.Health/Check",
+        &[kind],
+    );
     assert_eq!(health, Ok(Pass::Open));
 }
 
 #[test]
 fn methods_are_told_from_pages_by_their_path() {
-    for path in ["/qlora.v1.JobService/Submit", "//qlora.v1.JobService/Submit", "/a.b/", "/a.b/c/d"] {
+    for path in [
+        "/qlora.v1.JobService/Submit",
+        "//qlora.v1.JobService/Submit",
+        "/a.b/",
+        "/a.b/c/d",
+    ] {
         assert!(is_grpc_path(path), "{path}");
     }
-    for path in
-        ["/", "", "/j/1", "/j/1.5", "/metrics", "/favicon.ico", "/qlora.v1.JobService", "/j/qlora.v1.JobService/Submit"]
-    {
+    for path in [
+        "/",
+        "",
+        "/j/1",
+        "/j/1.5",
+        "/metrics",
+        "/favicon.ico",
+        "/qlora.v1.JobService",
+        "/j/qlora.v1.JobService/Submit",
+    ] {
         assert!(!is_grpc_path(path), "{path}");
     }
 }
@@ -106,9 +194,16 @@ fn methods_are_told_from_pages_by_their_path() {
 fn health_is_open_to_every_host_but_not_to_pages_of_other_origins() {
     let foreign = [("x-forwarded-host", "evil.example")];
     assert_eq!(page("/healthz", &foreign), Ok(Pass::Open));
-    let named = Request::builder().uri("/healthz").header("host", "10.1.2.3").body(Body::empty()).expect("a request");
+    let named = Request::builder()
+        .uri("/healthz")
+        .header("host", "10.1.2.3")
+        .body(Body::empty())
+        .expect("a request");
     assert_eq!(doors().check(&named, None), Ok(Pass::Open));
-    assert!(matches!(page("/healthz", &[("origin", "http://evil.example")]), Err(Refusal::Origin(_))));
+    assert!(matches!(
+        page("/healthz", &[("origin", "http://evil.example")]),
+        Err(Refusal::Origin(_))
+    ));
     assert!(page("/healthz/", &[]).is_err() && page("/healthzz", &[]).is_err());
 }
 
@@ -119,31 +214,82 @@ fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
     let pair = cookie.split(';').next().expect("a pair");
     for path in ["/", "/j/1", "/metrics"] {
         assert_eq!(page(path, &[]), Err(Refusal::NoToken), "{path}");
-        assert_eq!(page(path, &[("authorization", "Bearer a-secret-of-some-length")]), Ok(Pass::Known), "{path}");
+        assert_eq!(
+            page(path, &[("authorization", "Bearer a-secret-of-some-length")]),
+            Ok(Pass::Known),
+            "{path}"
+        );
         assert_eq!(page(path, &[("cookie", pair)]), Ok(Pass::Known), "{path}");
-        assert_eq!(page(path, &[("cookie", &format!("a=b; {pair}; c=d"))]), Ok(Pass::Known), "{path}");
-        for wrong in [pair.replace('=', "=0"), format!("{}={SECRET}", pair.split('=').next().expect("a name"))] {
-            assert_eq!(page(path, &[("cookie", &wrong)]), Err(Refusal::WrongToken), "{path} {wrong}");
+        assert_eq!(
+            page(path, &[("cookie", &format!("a=b; {pair}; c=d"))]),
+            Ok(Pass::Known),
+            "{path}"
+        );
+        for wrong in [
+            pair.replace('=', "=0"),
+            format!("{}={SECRET}", pair.split('=').next().expect("a name")),
+        ] {
+            assert_eq!(
+                page(path, &[("cookie", &wrong)]),
+                Err(Refusal::WrongToken),
+                "{path} {wrong}"
+            );
         }
-        assert_eq!(page(path, &[("cookie", &format!("qlora_00000000={key}"))]), Err(Refusal::NoToken));
+        assert_eq!(
+            page(path, &[("cookie", &format!("qlora_00000000={key}"))]),
+            Err(Refusal::NoToken)
+        );
         for given in [key.as_str(), SECRET] {
-            assert_eq!(page(&format!("{path}?token={given}"), &[]), Ok(Pass::Enter), "{path} {given}");
+            assert_eq!(
+                page(&format!("{path}?token={given}"), &[]),
+                Ok(Pass::Enter),
+                "{path} {given}"
+            );
         }
-        assert_eq!(page(&format!("{path}?token=wrong"), &[("cookie", pair)]), Err(Refusal::WrongToken));
+        assert_eq!(
+            page(&format!("{path}?token=wrong"), &[("cookie", pair)]),
+            Err(Refusal::WrongToken)
+        );
     }
     let post = |from: &[(&str, &str)]| {
-        let headers: Vec<_> = [("cookie", pair)].into_iter().chain(from.iter().copied()).collect();
+        let headers: Vec<_> = [("cookie", pair)]
+            .into_iter()
+            .chain(from.iter().copied())
+            .collect();
         check(Version::HTTP_11, "POST", "/j/1/cancel", &headers)
     };
-    assert_eq!(post(&[]), Err(Refusal::CookieAlone), "nothing says that our own page sends it");
-    assert_eq!(post(&[("sec-fetch-site", "none")]), Err(Refusal::CookieAlone));
-    assert_eq!(post(&[("authorization", "Bearer a-secret-of-some-length")]), Ok(Pass::Known));
+    assert_eq!(
+        post(&[]),
+        Err(Refusal::CookieAlone),
+        "nothing says that our own page sends it"
+    );
+    assert_eq!(
+        post(&[("sec-fetch-site", "none")]),
+        Err(Refusal::CookieAlone)
+    );
+    assert_eq!(
+        post(&[("authorization", "Bearer a-secret-of-some-length")]),
+        Ok(Pass::Known)
+    );
     let wrong = [("cookie", "qlora_00000000=1")];
-    assert_eq!(check(Version::HTTP_11, "POST", "/j/1/cancel", &wrong), Err(Refusal::NoToken));
-    assert_eq!(post(&[("origin", "http://localhost:7070")]), Ok(Pass::Known));
+    assert_eq!(
+        check(Version::HTTP_11, "POST", "/j/1/cancel", &wrong),
+        Err(Refusal::NoToken)
+    );
+    assert_eq!(
+        post(&[("origin", "http://localhost:7070")]),
+        Ok(Pass::Known)
+    );
     assert_eq!(post(&[("sec-fetch-site", "same-origin")]), Ok(Pass::Known));
-    assert!(matches!(post(&[("origin", "http://evil.example")]), Err(Refusal::Origin(_))));
-    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(SECRET));
+    assert!(matches!(
+        post(&[("origin", "http://evil.example")]),
+        Err(Refusal::Origin(_))
+    ));
+    assert!(
+        cookie.contains("HttpOnly")
+            && cookie.contains("SameSite=Strict")
+            && !cookie.contains(SECRET)
+    );
 }
 
 #[test]
@@ -159,12 +305,22 @@ fn the_key_leaves_the_address_and_leads_to_no_other_host() {
 #[tokio::test]
 async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
     let bytes = |response: Response| async {
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20)
+            .await
+            .expect("a body");
         String::from_utf8(bytes.to_vec()).expect("text")
     };
-    let call = request(Version::HTTP_2, "POST", "/qlora.v1.JobService/Submit", &[("content-type", "application/grpc")]);
+    let call = request(
+        Version::HTTP_2,
+        "POST",
+        "/qlora.v1.JobService/Submit",
+        &[("content-type", "application/grpc")],
+    );
     let answer = Refusal::WrongToken.answer(&call);
-    assert_eq!((answer.status(), &answer.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from_static("16")));
+    assert_eq!(
+        (answer.status(), &answer.headers()["grpc-status"]),
+        (StatusCode::OK, &HeaderValue::from_static("16"))
+    );
     let answer = Refusal::Host("evil.example".into()).answer(&call);
     assert_eq!(answer.headers()["grpc-status"], "7");
 
@@ -177,17 +333,36 @@ async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
     let answer = Refusal::NoToken.answer(&program);
     assert_eq!(
         (answer.status(), &answer.headers()["www-authenticate"]),
-        (StatusCode::UNAUTHORIZED, &HeaderValue::from_static("Bearer"))
+        (
+            StatusCode::UNAUTHORIZED,
+            &HeaderValue::from_static("Bearer")
+        )
     );
     let text = bytes(answer).await;
-    assert!(text.contains("--token-file") && text.contains("Authorization: Bearer TOKEN"), "{text}");
+    assert!(
+        text.contains("--token-file") && text.contains("Authorization: Bearer TOKEN"),
+        "{text}"
+    );
     let answer = Refusal::CookieAlone.answer(&program);
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     let text = bytes(answer).await;
-    assert!(text.contains("Authorization: Bearer TOKEN") && text.contains("`Origin`"), "{text}");
+    assert!(
+        text.contains("Authorization: Bearer TOKEN") && text.contains("`Origin`"),
+        "{text}"
+    );
 
     let text = bytes(Refusal::Host("gpu.example.com:7070\u{1b}[31m".into()).answer(&program)).await;
-    assert!(text.contains("--allow-host gpu.example.com") && !text.contains('\u{1b}'), "{text}");
-    assert_eq!(Refusal::Host("gpu:7070".into()).status(), StatusCode::MISDIRECTED_REQUEST);
-    assert!(Refusal::Host("gpu:7070".into()).to_string().ends_with("--allow-host gpu"));
+    assert!(
+        text.contains("--allow-host gpu.example.com") && !text.contains('\u{1b}'),
+        "{text}"
+    );
+    assert_eq!(
+        Refusal::Host("gpu:7070".into()).status(),
+        StatusCode::MISDIRECTED_REQUEST
+    );
+    assert!(
+        Refusal::Host("gpu:7070".into())
+            .to_string()
+            .ends_with("--allow-host gpu")
+    );
 }

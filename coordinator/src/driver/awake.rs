@@ -25,14 +25,20 @@ pub(super) struct Missed {
 
 impl Awake {
     pub fn now() -> Self {
-        Self { steady: Instant::now(), all: Moment::now() }
+        Self {
+            steady: Instant::now(),
+            all: Moment::now(),
+        }
     }
 
     /// What was missed between this look and the one at `now`, which comes after `beat` where nothing is.
     pub fn missed(self, now: Self, beat: Duration) -> Missed {
         let steady = now.steady.duration_since(self.steady);
         let slept = now.all.since(self.all).saturating_sub(steady);
-        Missed { still: steady.saturating_sub(beat), slept }
+        Missed {
+            still: steady.saturating_sub(beat),
+            slept,
+        }
     }
 }
 
@@ -45,9 +51,23 @@ mod tests {
         let began = Awake::now();
         let beat = Duration::from_millis(500);
         let hour = Duration::from_secs(3600);
-        for (stood, slept) in [(beat, Duration::ZERO), (4 * beat, Duration::ZERO), (beat, hour), (4 * beat, hour)] {
-            let now = Awake { steady: began.steady + stood, all: began.all + stood + slept };
-            assert_eq!(began.missed(now, beat), Missed { still: stood - beat, slept });
+        for (stood, slept) in [
+            (beat, Duration::ZERO),
+            (4 * beat, Duration::ZERO),
+            (beat, hour),
+            (4 * beat, hour),
+        ] {
+            let now = Awake {
+                steady: began.steady + stood,
+                all: began.all + stood + slept,
+            };
+            assert_eq!(
+                began.missed(now, beat),
+                Missed {
+                    still: stood - beat,
+                    slept
+                }
+            );
         }
     }
 }

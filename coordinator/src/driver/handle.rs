@@ -16,8 +16,14 @@ pub(super) const BROADCAST: usize = 4096;
 type Read = Box<dyn FnOnce(&Engine) + Send>;
 
 pub(super) enum Command {
-    Event { event: Event, attached: Vec<Write>, reply: oneshot::Sender<Result<Response, CallError>> },
-    Forget { event: Event },
+    Event {
+        event: Event,
+        attached: Vec<Write>,
+        reply: oneshot::Sender<Result<Response, CallError>>,
+    },
+    Forget {
+        event: Event,
+    },
     Read(Read),
 }
 
@@ -44,10 +50,21 @@ impl Handle {
     }
 
     /// As [`Self::event`]; `attached` is stored with it if the engine takes it for new.
-    pub async fn event_with(&self, event: Event, attached: Vec<Write>) -> Result<Response, CallError> {
+    pub async fn event_with(
+        &self,
+        event: Event,
+        attached: Vec<Write>,
+    ) -> Result<Response, CallError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Event { event, attached, reply };
-        self.commands.send(command).await.map_err(|_| CallError::Stopping)?;
+        let command = Command::Event {
+            event,
+            attached,
+            reply,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| CallError::Stopping)?;
         match answer.await.map_err(|_| CallError::Stopping)?? {
             Response::Refused(refusal) => Err(refusal.into()),
             response => Ok(response),
@@ -66,7 +83,10 @@ impl Handle {
     ) -> Result<T, CallError> {
         let (reply, answer) = oneshot::channel();
         let look: Read = Box::new(move |engine| drop(reply.send(look(engine))));
-        self.commands.send(Command::Read(look)).await.map_err(|_| CallError::Stopping)?;
+        self.commands
+            .send(Command::Read(look))
+            .await
+            .map_err(|_| CallError::Stopping)?;
         answer.await.map_err(|_| CallError::Stopping)
     }
 
@@ -107,6 +127,8 @@ impl Shared {
     }
 
     pub fn unreadable(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, String>> {
-        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use qlora_engine::{
-    Artifact, DeviceClass, JobKind, JobSpec, JobState, Needs, Outcome, Platform, Progress, Token, Wanted,
+    Artifact, DeviceClass, JobKind, JobSpec, JobState, Needs, Outcome, Platform, Progress, Token,
+    Wanted,
 };
 use qlora_store::{ConfigRevision, LogRecord, MemoryStore, MetricRecord, SqliteStore};
 use tokio::sync::Semaphore;
@@ -41,7 +42,9 @@ impl Failing {
     }
 
     fn fault() -> StoreError {
-        StoreError::DiskFull { path: "here".into() }
+        StoreError::DiskFull {
+            path: "here".into(),
+        }
     }
 }
 
@@ -53,7 +56,10 @@ impl JobStore for Failing {
         if (first..first + many).contains(&number) {
             if *self.too_late.lock().expect("a lock") {
                 self.kept.apply(writes).await?;
-                return Err(StoreError::Unsure { path: "here".into(), fault: "no answer".into() });
+                return Err(StoreError::Unsure {
+                    path: "here".into(),
+                    fault: "no answer".into(),
+                });
             }
             return Err(Self::fault());
         }
@@ -64,7 +70,12 @@ impl JobStore for Failing {
         self.kept.load().await
     }
 
-    async fn metrics(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<MetricRecord>, StoreError> {
+    async fn metrics(
+        &self,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<MetricRecord>, StoreError> {
         self.kept.metrics(job, after, limit).await
     }
 
@@ -80,7 +91,13 @@ impl JobStore for Failing {
         self.kept.journal(after, limit).await
     }
 
-    async fn put_config(&self, name: &str, yaml: &str, hash: &str, at: u64) -> Result<ConfigRevision, StoreError> {
+    async fn put_config(
+        &self,
+        name: &str,
+        yaml: &str,
+        hash: &str,
+        at: u64,
+    ) -> Result<ConfigRevision, StoreError> {
         self.kept.put_config(name, yaml, hash, at).await
     }
 
@@ -102,7 +119,9 @@ impl Artifacts for NoArtifacts {
 }
 
 async fn start(store: &Arc<Failing>) -> Handle {
-    Driver::start(store.clone(), Limits::default(), NoArtifacts).await.expect("a start")
+    Driver::start(store.clone(), Limits::default(), NoArtifacts)
+        .await
+        .expect("a start")
 }
 
 fn submit(name: &str, key: Option<&str>) -> Event {
@@ -119,7 +138,9 @@ fn submit(name: &str, key: Option<&str>) -> Event {
         idempotency_key: key.map(str::to_owned),
         traceparent: String::new(),
     };
-    Event::Submit { spec: Box::new(spec) }
+    Event::Submit {
+        spec: Box::new(spec),
+    }
 }
 
 fn register(name: &str) -> Event {
@@ -142,25 +163,61 @@ fn register(name: &str) -> Event {
         host: String::new(),
         device_id: String::new(),
     };
-    Event::Register { name: name.into(), instance: name.into(), platform: Box::new(platform), running: None }
+    Event::Register {
+        name: name.into(),
+        instance: name.into(),
+        platform: Box::new(platform),
+        running: None,
+    }
 }
 
 fn sync(session: SessionId, running: Option<Token>) -> Event {
-    Event::Synchronize { session, running, memory_free: None, disk_free: None, draining: false }
+    Event::Synchronize {
+        session,
+        running,
+        memory_free: None,
+        disk_free: None,
+        draining: false,
+    }
 }
 
 fn finish(session: SessionId, token: Token) -> Event {
-    Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new(), code: String::new() }
+    Event::Finish {
+        session,
+        token,
+        outcome: Outcome::Succeeded,
+        message: String::new(),
+        code: String::new(),
+    }
 }
 
 fn report(session: SessionId, token: Token, batch: u64) -> Event {
-    let progress = Progress { step: batch, loss: Some(f64::NAN), ..Progress::default() };
-    Event::Report { session, token, batch, progress: Some(Box::new(progress)) }
+    let progress = Progress {
+        step: batch,
+        loss: Some(f64::NAN),
+        ..Progress::default()
+    };
+    Event::Report {
+        session,
+        token,
+        batch,
+        progress: Some(Box::new(progress)),
+    }
 }
 
 fn checkpoint(session: SessionId, token: Token, step: u64) -> Event {
-    let artifact = Artifact { kind: "checkpoint".into(), name: "c".into(), digest: "d".into(), size: 1, step };
-    Event::Commit { session, token, artifact }
+    let artifact = Artifact {
+        kind: "checkpoint".into(),
+        name: "c".into(),
+        digest: "d".into(),
+        size: 1,
+        step,
+    };
+    Event::Commit {
+        session,
+        token,
+        artifact,
+    }
 }
 
 async fn registered(driver: &Handle, name: &str) -> SessionId {
@@ -185,11 +242,18 @@ async fn submitted(driver: &Handle, name: &str) -> JobId {
 }
 
 async fn names(driver: &Handle) -> Vec<String> {
-    driver.read(|engine| engine.jobs().map(|job| job.spec.name.clone()).collect()).await.expect("names")
+    driver
+        .read(|engine| engine.jobs().map(|job| job.spec.name.clone()).collect())
+        .await
+        .expect("names")
 }
 
 fn refused<T: std::fmt::Debug>(answer: Result<T, CallError>, what: &str) {
-    assert!(matches!(answer, Err(CallError::NotDurable(_))), "{what}: {:?}", answer.map_err(|e| e.to_string()));
+    assert!(
+        matches!(answer, Err(CallError::NotDurable(_))),
+        "{what}: {:?}",
+        answer.map_err(|e| e.to_string())
+    );
 }
 
 #[tokio::test]
@@ -201,37 +265,74 @@ async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_l
     let token = started(&driver, a).await;
     store.fail(0, u64::MAX / 2);
     for round in 0..3 {
-        refused(driver.event(submit("full", Some("k"))).await, "a submission");
+        refused(
+            driver.event(submit("full", Some("k"))).await,
+            "a submission",
+        );
         refused(driver.event(report(a, token, 1)).await, "a report");
         refused(driver.event(checkpoint(a, token, 1)).await, "a checkpoint");
-        refused(driver.event(Event::Cancel { job: first, reason: "r".into() }).await, "a cancellation");
+        refused(
+            driver
+                .event(Event::Cancel {
+                    job: first,
+                    reason: "r".into(),
+                })
+                .await,
+            "a cancellation",
+        );
         refused(driver.event(finish(a, token)).await, "an end");
         let goes_on = driver.event(sync(a, Some(token))).await;
-        assert!(matches!(goes_on, Ok(Response::Wanted(Wanted::GoOn))), "round {round}: {:?}", goes_on.err());
+        assert!(
+            matches!(goes_on, Ok(Response::Wanted(Wanted::GoOn))),
+            "round {round}: {:?}",
+            goes_on.err()
+        );
     }
     // Workers come and wait; what they would be given has to be stored first.
     let b = registered(&driver, "b").await;
     let idle = driver.event(sync(b, None)).await;
-    assert!(matches!(idle, Ok(Response::Wanted(Wanted::Nothing))), "{:?}", idle.err());
+    assert!(
+        matches!(idle, Ok(Response::Wanted(Wanted::Nothing))),
+        "{:?}",
+        idle.err()
+    );
     assert_eq!(names(&driver).await, ["first"]);
 
     store.fail(0, 0);
     let second = submitted(&driver, "second").await;
     assert_eq!(second, JobId(2), "a number was used up by what was refused");
-    assert!(matches!(driver.event(submit("third", Some("k"))).await, Ok(Response::Submitted { created: true, .. })));
+    assert!(matches!(
+        driver.event(submit("third", Some("k"))).await,
+        Ok(Response::Submitted { created: true, .. })
+    ));
     assert!(started(&driver, b).await > token);
-    for event in [report(a, token, 1), checkpoint(a, token, 1), finish(a, token)] {
-        driver.event(event).await.expect("what is stored is acknowledged");
+    for event in [
+        report(a, token, 1),
+        checkpoint(a, token, 1),
+        finish(a, token),
+    ] {
+        driver
+            .event(event)
+            .await
+            .expect("what is stored is acknowledged");
     }
     let stored = store.load().await.expect("jobs").jobs;
-    let live: Vec<Job> = driver.read(|engine| engine.jobs().cloned().collect()).await.expect("jobs");
+    let live: Vec<Job> = driver
+        .read(|engine| engine.jobs().cloned().collect())
+        .await
+        .expect("jobs");
     // NaN is not equal to itself.
     assert_eq!(format!("{stored:?}"), format!("{live:?}"));
     assert!(matches!(stored[0].state, JobState::Succeeded { .. }));
     assert_eq!(stored[0].attempts.len(), 1);
     // The journal tells later of the worker that came meanwhile.
     let journal = store.journal(0, 100).await.expect("a journal");
-    assert!(journal.iter().any(|e| e.kind == "registered" && e.worker.as_deref() == Some("b")), "{journal:?}");
+    assert!(
+        journal
+            .iter()
+            .any(|e| e.kind == "registered" && e.worker.as_deref() == Some("b")),
+        "{journal:?}"
+    );
 }
 
 /// The life of a job; whoever is refused tries again, as clients do. Returns how many writes it took.
@@ -246,25 +347,60 @@ async fn life(store: &Arc<Failing>) -> u64 {
             }
         }
     };
-    let Response::Registered { session } = again(&|| (register("a"), Vec::new())).await else { panic!("no session") };
-    let Response::Submitted { job, .. } = again(&|| (submit("x", Some("k")), Vec::new())).await else {
+    let Response::Registered { session } = again(&|| (register("a"), Vec::new())).await else {
+        panic!("no session")
+    };
+    let Response::Submitted { job, .. } = again(&|| (submit("x", Some("k")), Vec::new())).await
+    else {
         panic!("no job")
     };
     let run = again(&|| (sync(session, None), Vec::new())).await;
-    let Response::Wanted(Wanted::Run { token, .. }) = run else { panic!("{run:?}") };
+    let Response::Wanted(Wanted::Run { token, .. }) = run else {
+        panic!("{run:?}")
+    };
     for batch in 1..=2 {
         let values = BTreeMap::from([("loss".to_owned(), 1.0)]);
-        let point = MetricRecord { seq: 0, step: batch, unix_ms: 0, values };
-        again(&|| (report(session, token, batch), vec![Write::Metrics { job, points: vec![point.clone()] }])).await;
+        let point = MetricRecord {
+            seq: 0,
+            step: batch,
+            unix_ms: 0,
+            values,
+        };
+        again(&|| {
+            (
+                report(session, token, batch),
+                vec![Write::Metrics {
+                    job,
+                    points: vec![point.clone()],
+                }],
+            )
+        })
+        .await;
     }
     again(&|| (checkpoint(session, token, 1), Vec::new())).await;
     again(&|| (finish(session, token), Vec::new())).await;
 
     let stored = store.load().await.expect("jobs").jobs;
-    let [job] = stored.as_slice() else { panic!("{stored:?}") };
+    let [job] = stored.as_slice() else {
+        panic!("{stored:?}")
+    };
     assert!(matches!(job.state, JobState::Succeeded { .. }), "{job:?}");
-    assert_eq!((job.id, job.attempts.len(), job.artifacts.len(), job.progress.step), (JobId(1), 1, 1, 2));
-    let steps: Vec<u64> = store.metrics(job.id, 0, 10).await.expect("metrics").iter().map(|p| p.step).collect();
+    assert_eq!(
+        (
+            job.id,
+            job.attempts.len(),
+            job.artifacts.len(),
+            job.progress.step
+        ),
+        (JobId(1), 1, 1, 2)
+    );
+    let steps: Vec<u64> = store
+        .metrics(job.id, 0, 10)
+        .await
+        .expect("metrics")
+        .iter()
+        .map(|p| p.step)
+        .collect();
     assert_eq!(steps, [1, 2], "a point was lost or stored twice");
     store.applied.load(SeqCst)
 }
@@ -314,20 +450,46 @@ async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_sta
     let mut watched = driver.watch_jobs();
     let unsure = driver.event(submit("second", Some("k"))).await;
     assert_eq!(watched.try_recv().expect("word of it").spec.name, "second");
-    assert!(matches!(unsure, Err(CallError::Unsure(_))), "{:?}", unsure.map_err(|e| e.to_string()));
-    assert_eq!(names(&driver).await, ["first", "second"], "what is durable was forgotten");
-    assert!(matches!(driver.event(sync(a, Some(token))).await, Ok(Response::Wanted(Wanted::GoOn))));
+    assert!(
+        matches!(unsure, Err(CallError::Unsure(_))),
+        "{:?}",
+        unsure.map_err(|e| e.to_string())
+    );
+    assert_eq!(
+        names(&driver).await,
+        ["first", "second"],
+        "what is durable was forgotten"
+    );
+    assert!(matches!(
+        driver.event(sync(a, Some(token))).await,
+        Ok(Response::Wanted(Wanted::GoOn))
+    ));
     // The one who was refused asks again, and gets the job that there is.
     let again = driver.event(submit("second", Some("k"))).await;
-    assert!(matches!(again, Ok(Response::Submitted { job: JobId(2), created: false })), "{:?}", again.err());
+    assert!(
+        matches!(
+            again,
+            Ok(Response::Submitted {
+                job: JobId(2),
+                created: false
+            })
+        ),
+        "{:?}",
+        again.err()
+    );
 }
 
 /// A store that answers late is the coordinator's own trouble: no lease ends for it.
 #[tokio::test]
 async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
     let store = Failing::new();
-    let limits = Limits { lease: 1_500, ..Limits::default() };
-    let driver = Driver::start(store.clone(), limits, NoArtifacts).await.expect("a start");
+    let limits = Limits {
+        lease: 1_500,
+        ..Limits::default()
+    };
+    let driver = Driver::start(store.clone(), limits, NoArtifacts)
+        .await
+        .expect("a start");
     let a = registered(&driver, "a").await;
     submitted(&driver, "x").await;
     let token = started(&driver, a).await;
@@ -338,12 +500,27 @@ async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
     tokio::time::sleep(Duration::from_millis(3_000)).await;
     store.gate.add_permits(1000);
     assert!(blocked.await.expect("a task").is_ok());
-    let known = driver.read(move |engine| engine.job_of(token)).await.expect("a look");
-    assert!(known.is_some(), "the attempt was lost for the coordinator's own trouble");
-    assert!(matches!(driver.event(sync(a, Some(token))).await, Ok(Response::Wanted(Wanted::GoOn))));
+    let known = driver
+        .read(move |engine| engine.job_of(token))
+        .await
+        .expect("a look");
+    assert!(
+        known.is_some(),
+        "the attempt was lost for the coordinator's own trouble"
+    );
+    assert!(matches!(
+        driver.event(sync(a, Some(token))).await,
+        Ok(Response::Wanted(Wanted::GoOn))
+    ));
     // One that is silent by itself is still noticed.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
-    assert!(driver.read(move |engine| engine.job_of(token)).await.expect("a look").is_none());
+    assert!(
+        driver
+            .read(move |engine| engine.job_of(token))
+            .await
+            .expect("a look")
+            .is_none()
+    );
 }
 
 /// Two who wait for a job that cannot be stored as begun would ask, fail and wake each other without end.
@@ -351,11 +528,16 @@ async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
 async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
     let store = Failing::new();
     let driver = start(&store).await;
-    let (a, b) = (registered(&driver, "a").await, registered(&driver, "b").await);
+    let (a, b) = (
+        registered(&driver, "a").await,
+        registered(&driver, "b").await,
+    );
     for session in [a, b] {
         driver.event(sync(session, None)).await.expect("an answer");
     }
-    let Event::Submit { mut spec } = submit("for two", None) else { unreachable!("it is a submission") };
+    let Event::Submit { mut spec } = submit("for two", None) else {
+        unreachable!("it is a submission")
+    };
     spec.needs.workers = 2;
     driver.event(Event::Submit { spec }).await.expect("a job");
     // Both have been told of the job; what they are told from now on comes of what fails.
@@ -385,15 +567,22 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
     use sqlx::Connection;
     let folder = tempfile::tempdir().expect("a folder");
     let store = Arc::new(SqliteStore::open(folder.path()).await.expect("a store"));
-    let driver = Driver::start(store.clone(), Limits::default(), NoArtifacts).await.expect("a start");
+    let driver = Driver::start(store.clone(), Limits::default(), NoArtifacts)
+        .await
+        .expect("a start");
     for name in ["one", "two", "three"] {
         submitted(&driver, name).await;
     }
     drop((driver, store));
     let path = folder.path().join("qlora.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-    let mut other = sqlx::SqliteConnection::connect_with(&options).await.expect("a connection");
-    sqlx::raw_sql("UPDATE jobs SET body = 'x' WHERE id = 3").execute(&mut other).await.expect("a change");
+    let mut other = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .expect("a connection");
+    sqlx::raw_sql("UPDATE jobs SET body = 'x' WHERE id = 3")
+        .execute(&mut other)
+        .await
+        .expect("a change");
     other.close().await.expect("an end");
     // The first coordinator's task may still hold the folder for a moment.
     let store = loop {
@@ -405,12 +594,22 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
     };
     // However often it is started, the journal tells of the job once; the driver itself names it each time.
     for name in ["four", "five", "six"] {
-        let driver = Driver::start(store.clone(), Limits::default(), NoArtifacts).await.expect("a start");
+        let driver = Driver::start(store.clone(), Limits::default(), NoArtifacts)
+            .await
+            .expect("a start");
         assert_eq!(names(&driver).await[..2], ["one", "two"]);
-        assert!(driver.unreadable(JobId(3)).expect("a reason").contains("body"));
+        assert!(
+            driver
+                .unreadable(JobId(3))
+                .expect("a reason")
+                .contains("body")
+        );
         submitted(&driver, name).await;
         let journal = store.journal(0, 100).await.expect("a journal");
-        let told = journal.iter().filter(|e| e.kind == "unreadable" && e.job == Some(JobId(3))).count();
+        let told = journal
+            .iter()
+            .filter(|e| e.kind == "unreadable" && e.job == Some(JobId(3)))
+            .count();
         assert_eq!(told, 1, "{journal:?}");
     }
     assert_eq!(store.load().await.expect("jobs").reserved.job, JobId(6));

@@ -27,8 +27,15 @@ impl Trouble {
         let now = Instant::now();
         match &mut self.0 {
             None => {
-                tracing::error!("nothing can be stored, and nothing that must be is acknowledged: {fault}");
-                self.0 = Some(Lasting { began: now, said: now, newest: now, failed: 1 });
+                tracing::error!(
+                    "nothing can be stored, and nothing that must be is acknowledged: {fault}"
+                );
+                self.0 = Some(Lasting {
+                    began: now,
+                    said: now,
+                    newest: now,
+                    failed: 1,
+                });
             }
             Some(lasting) => {
                 (lasting.newest, lasting.failed) = (now, lasting.failed + 1);
@@ -45,7 +52,9 @@ impl Trouble {
     pub fn end(&mut self) {
         if let Some(Lasting { began, failed, .. }) = self.0.take() {
             let seconds = began.elapsed().as_secs_f64();
-            tracing::info!("state is stored again, after {seconds:.1} s and {failed} writes that failed");
+            tracing::info!(
+                "state is stored again, after {seconds:.1} s and {failed} writes that failed"
+            );
         }
     }
 

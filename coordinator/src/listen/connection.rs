@@ -29,8 +29,15 @@ impl Connection {
     /// # Errors
     /// The peer is gone already.
     pub(super) fn new(stream: &TcpStream) -> std::io::Result<Arc<Self>> {
-        let state = State { under_way: 0, idle_since: Instant::now(), known: false };
-        Ok(Arc::new(Self { local: stream.local_addr()?, state: Mutex::new(state) }))
+        let state = State {
+            under_way: 0,
+            idle_since: Instant::now(),
+            known: false,
+        };
+        Ok(Arc::new(Self {
+            local: stream.local_addr()?,
+            state: Mutex::new(state),
+        }))
     }
 
     /// The address that the peer called.
@@ -68,8 +75,16 @@ impl Connection {
     /// When to look again, or a moment that has passed.
     fn due(&self, bounds: Bounds, now: Instant) -> Instant {
         let state = self.state();
-        let limit = if state.known { bounds.known } else { bounds.stranger };
-        if state.under_way > 0 { now + limit } else { state.idle_since + limit }
+        let limit = if state.known {
+            bounds.known
+        } else {
+            bounds.stranger
+        };
+        if state.under_way > 0 {
+            now + limit
+        } else {
+            state.idle_since + limit
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,7 +98,10 @@ pub(super) struct UnderWay(Arc<Connection>);
 impl UnderWay {
     /// The request is under way as long as its answer is being sent: streams may go on for hours.
     pub fn until_the_end_of(self, body: Body) -> Answer {
-        Answer { body, _under_way: self }
+        Answer {
+            body,
+            _under_way: self,
+        }
     }
 }
 

@@ -16,7 +16,15 @@ pub fn raise() -> u64 {
         if now >= wanted {
             return now;
         }
-        if setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).is_ok() {
+        if setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(wanted),
+                maximum: limit.maximum,
+            },
+        )
+        .is_ok()
+        {
             return wanted;
         }
     }

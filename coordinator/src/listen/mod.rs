@@ -55,7 +55,9 @@ pub struct Bounds {
 impl Bounds {
     /// Three quarters of the descriptors are for connections, the others for the database, artifacts and logs.
     pub fn of(descriptors: u64) -> Self {
-        let connections = usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).clamp(16, 16_384);
+        let connections = usize::try_from(descriptors / 4 * 3)
+            .unwrap_or(usize::MAX)
+            .clamp(16, 16_384);
         Self {
             connections,
             stranger: Duration::from_secs(10),
@@ -85,7 +87,13 @@ pub async fn serve(
             places.leave(&ended);
         }
         if let Some((stream, connection)) = waiting.take_if(|_| places.has_room()) {
-            let held = hold(stream, router.clone(), Arc::clone(&connection), bounds, told.clone());
+            let held = hold(
+                stream,
+                router.clone(),
+                Arc::clone(&connection),
+                bounds,
+                told.clone(),
+            );
             places.take(connections.spawn(held), connection);
         }
         if waiting.is_some() {
@@ -102,13 +110,19 @@ pub async fn serve(
     }
     drop(listener);
     let _ = stopping.send(true);
-    let _ = timeout(grace, async { while connections.join_next().await.is_some() {} }).await;
+    let _ = timeout(grace, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 /// A peer that is gone again is none of our business; descriptors that have run out are.
 async fn unaccepted(fault: &std::io::Error, places: &Places) {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    if matches!(fault.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+    if matches!(
+        fault.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    ) {
         return;
     }
     tracing::warn!("a connection cannot be accepted: {fault}; a stranger makes room");
@@ -145,14 +159,26 @@ async fn hold(
     };
     serving.as_mut().graceful_shutdown();
     // After a stop, calls under way have until the listener gives up.
-    let patience = if overdue { bounds.farewell } else { Duration::MAX };
+    let patience = if overdue {
+        bounds.farewell
+    } else {
+        Duration::MAX
+    };
     let _ = timeout(patience, serving).await;
 }
 
 fn builder(bounds: Bounds) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.known).max_buf_size(HEAD_BYTES);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(bounds.ping).keep_alive_timeout(bounds.ping);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.known)
+        .max_buf_size(HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(bounds.ping)
+        .keep_alive_timeout(bounds.ping);
     builder
 }
 
@@ -163,7 +189,9 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let under_way = connection.begin();
     request.extensions_mut().insert(connection);
-    let response = TowerToHyperService::new(router).call(request.map(Body::new)).await?;
+    let response = TowerToHyperService::new(router)
+        .call(request.map(Body::new))
+        .await?;
     Ok(response.map(|body| Body::new(under_way.until_the_end_of(body))))
 }
 

@@ -24,11 +24,20 @@ struct Place {
 
 impl Places {
     pub fn new(most: usize) -> Self {
-        Self { most, next: 0, taken: HashMap::new(), said: false }
+        Self {
+            most,
+            next: 0,
+            taken: HashMap::new(),
+            said: false,
+        }
     }
 
     pub fn take(&mut self, task: AbortHandle, connection: Arc<Connection>) {
-        let place = Place { number: self.next, connection, task };
+        let place = Place {
+            number: self.next,
+            connection,
+            task,
+        };
         self.next += 1;
         self.taken.insert(place.task.id(), place);
     }
@@ -56,7 +65,10 @@ impl Places {
 
     /// Ends the stranger's connection that came first. False where there is none.
     pub fn evict(&self) -> bool {
-        let strangers = self.taken.values().filter(|place| !place.connection.is_known());
+        let strangers = self
+            .taken
+            .values()
+            .filter(|place| !place.connection.is_known());
         let first = strangers.min_by_key(|place| place.number);
         if let Some(place) = first {
             place.task.abort();

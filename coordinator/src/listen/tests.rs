@@ -42,25 +42,44 @@ async fn server(bounds: Bounds) -> Server {
             "held"
         }
     };
-    let router =
-        Router::new().route("/", get(|| async { "hello" })).route("/known", get(known)).route("/held", get(wait));
+    let router = Router::new()
+        .route("/", get(|| async { "hello" }))
+        .route("/known", get(known))
+        .route("/held", get(wait));
     let (stop, stopped) = oneshot::channel();
     let stopped = async move { drop(stopped.await) };
     let serving = tokio::spawn(serve(listener, router, bounds, stopped, NEVER));
-    Server { address, go, held, stop: Some(stop), serving }
+    Server {
+        address,
+        go,
+        held,
+        stop: Some(stop),
+        serving,
+    }
 }
 
 fn bounds(connections: usize, stranger: Duration, known: Duration) -> Bounds {
-    Bounds { connections, stranger, known, ping: NEVER, farewell: SOON }
+    Bounds {
+        connections,
+        stranger,
+        known,
+        ping: NEVER,
+        farewell: SOON,
+    }
 }
 
 async fn connect(server: &Server) -> TcpStream {
-    TcpStream::connect(server.address).await.expect("a connection")
+    TcpStream::connect(server.address)
+        .await
+        .expect("a connection")
 }
 
 /// Asks for `path` and gives the answer's text as far as it has come with `wanted` in it.
 async fn ask(stream: &mut TcpStream, path: &str, wanted: &str) -> String {
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.expect("a request");
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+        .await
+        .expect("a request");
     answer(stream, wanted).await
 }
 
@@ -97,7 +116,11 @@ async fn many_connections_that_only_stand_about_lock_nobody_out() {
     for i in 0..300 {
         let mut stream = connect(&server).await;
         // Some say nothing, some begin a head and do not end it, some speak HTTP/2 and ask for nothing.
-        let said: &[u8] = [b"".as_slice(), b"GET / HTTP/1.1\r\nHost:", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"][i % 3];
+        let said: &[u8] = [
+            b"".as_slice(),
+            b"GET / HTTP/1.1\r\nHost:",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ][i % 3];
         stream.write_all(said).await.expect("a place");
         idle.push(stream);
         if i % 50 == 49 {
@@ -116,7 +139,10 @@ async fn where_known_peers_hold_every_place_others_wait_until_one_goes() {
     ask(&mut one, "/known", "known").await;
     ask(&mut two, "/known", "known").await;
     let mut third = connect(&server).await;
-    third.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("room in the queue");
+    third
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .expect("room in the queue");
     ask(&mut one, "/", "hello").await;
     ask(&mut two, "/", "hello").await;
     drop(one);
@@ -156,7 +182,10 @@ async fn a_stranger_that_asks_for_nothing_is_let_go_whatever_it_has_begun() {
 async fn a_head_that_trickles_in_is_not_waited_for() {
     let server = server(bounds(100, SOON, NEVER)).await;
     let mut stream = connect(&server).await;
-    stream.write_all(b"GET / HTTP/1.1\r\n").await.expect("a place");
+    stream
+        .write_all(b"GET / HTTP/1.1\r\n")
+        .await
+        .expect("a place");
     // Each line comes well within the bound; all of them do not.
     loop {
         tokio::time::sleep(SOON / 10).await;
@@ -172,7 +201,10 @@ async fn a_call_that_is_held_outlives_every_idle_bound() {
     for path in ["/", "/known"] {
         let mut stream = connect(&server).await;
         ask(&mut stream, path, "200 OK").await;
-        stream.write_all(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a request");
+        stream
+            .write_all(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .expect("a request");
         server.held.notified().await;
         // Another connection of the same kind is let go twice meanwhile.
         for _ in 0..2 {
@@ -188,9 +220,16 @@ async fn a_call_that_is_held_outlives_every_idle_bound() {
 
 #[tokio::test]
 async fn an_http_2_peer_that_vanished_is_dropped() {
-    let server = server(Bounds { ping: SOON, ..bounds(100, NEVER, NEVER) }).await;
+    let server = server(Bounds {
+        ping: SOON,
+        ..bounds(100, NEVER, NEVER)
+    })
+    .await;
     let mut stream = connect(&server).await;
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("a place");
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .expect("a place");
     // It answers no ping, as a machine that lost its network.
     ended(&mut stream).await;
 }
@@ -201,11 +240,16 @@ async fn a_stop_lets_calls_under_way_end_and_takes_no_more() {
     let mut idle = connect(&server).await;
     ask(&mut idle, "/", "hello").await;
     let mut busy = connect(&server).await;
-    busy.write_all(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("a request");
+    busy.write_all(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .expect("a request");
     server.held.notified().await;
     drop(server.stop.take());
     ended(&mut idle).await;
-    assert!(TcpStream::connect(server.address).await.is_err(), "it still listens");
+    assert!(
+        TcpStream::connect(server.address).await.is_err(),
+        "it still listens"
+    );
     server.go.notify_one();
     answer(&mut busy, "held").await;
     server.serving.await.expect("an end");

@@ -27,7 +27,12 @@ pub async fn download<S: JobStore>(
         Ok(job) => job,
         Err(e) => return failed(&e),
     };
-    let Some(artifact) = job.artifacts.iter().rev().find(|artifact| artifact.name == name) else {
+    let Some(artifact) = job
+        .artifacts
+        .iter()
+        .rev()
+        .find(|artifact| artifact.name == name)
+    else {
         return not_found(format!("job {id} has no artifact {name}"));
     };
     let reader = match artifact.digest.parse::<Digest256>() {
@@ -41,12 +46,21 @@ pub async fn download<S: JobStore>(
 }
 
 fn file(name: &str, mut reader: ArtifactReader) -> Response {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
     let name: String = name.chars().map(plain).collect();
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, reader.size.to_string()),
-        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
+        (
+            header::CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{name}\""),
+        ),
     ];
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
@@ -66,7 +80,10 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
 }
 
 /// Cancels a job and shows it again. The doors have checked that the request comes from a page of our own.
-pub async fn cancel<S: JobStore>(State(services): State<Services<S>>, Path(id): Path<String>) -> Response {
+pub async fn cancel<S: JobStore>(
+    State(services): State<Services<S>>,
+    Path(id): Path<String>,
+) -> Response {
     let id = match job_number(&id) {
         Ok(id) => id,
         Err(page) => return *page,
@@ -75,7 +92,10 @@ pub async fn cancel<S: JobStore>(State(services): State<Services<S>>, Path(id): 
     if let Err(e) = services.job(id).await {
         return failed(&e);
     }
-    let event = Event::Cancel { job: convert::job_in(id), reason: "by user, on the page".into() };
+    let event = Event::Cancel {
+        job: convert::job_in(id),
+        reason: "by user, on the page".into(),
+    };
     match services.driver.event(event).await {
         Ok(_) => Redirect::to(&format!("/j/{id}")).into_response(),
         Err(e) => failed(&e),

@@ -14,7 +14,9 @@ pub fn loss(curve: &Curve) -> Markup {
     let (train, evals) = (&curve.train, &curve.held_out);
     let not_finite = train.not_finite + evals.not_finite;
     let all = || train.buckets.iter().chain(&evals.buckets);
-    let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), b| (l.min(b.low), h.max(b.high)));
+    let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), b| {
+        (l.min(b.low), h.max(b.high))
+    });
     if train.points() + evals.points() < 2 || !low.is_finite() {
         return html! {
             p .dim { "The curve appears with the first steps." @if not_finite > 0 { " " (count(not_finite as u64, "point")) " NaN or infinite." } }
@@ -24,7 +26,10 @@ pub fn loss(curve: &Curve) -> Markup {
     let x = |step: f64| step / steps * WIDTH;
     let y = |v: f64| HEIGHT - (v - low) / (high - low).max(1e-9) * HEIGHT;
     let line = |points: &mut dyn Iterator<Item = (f64, f64)>| {
-        points.map(|(s, v)| format!("{:.1},{:.1}", x(s), y(v))).collect::<Vec<_>>().join(" ")
+        points
+            .map(|(s, v)| format!("{:.1},{:.1}", x(s), y(v)))
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let means = |buckets: &[Bucket]| line(&mut buckets.iter().map(|b| (b.step, b.mean())));
     let (curve, held) = (means(&train.buckets), means(&evals.buckets));
@@ -60,8 +65,12 @@ mod tests {
 
     /// A chart of `losses`, from step 1 on.
     fn chart(losses: impl Iterator<Item = f64>) -> String {
-        let point =
-            |(seq, loss)| MetricRecord { seq, step: seq, unix_ms: 0, values: [("loss".to_owned(), loss)].into() };
+        let point = |(seq, loss)| MetricRecord {
+            seq,
+            step: seq,
+            unix_ms: 0,
+            values: [("loss".to_owned(), loss)].into(),
+        };
         let mut curve = Curve::default();
         curve.extend(&(1..).zip(losses).map(point).collect::<Vec<_>>());
         loss(&curve).into_string()
@@ -75,9 +84,18 @@ mod tests {
             _ => 2.0 + i as f64,
         };
         let text = chart((1..10).map(value));
-        assert!(text.contains("training loss") && text.contains("2 points NaN or infinite"), "{text}");
-        assert!(!text.contains("lowest to highest"), "no points were merged: {text}");
-        assert!(!text.contains("NaN,") && !text.contains(",NaN") && !text.contains(",inf"), "{text}");
+        assert!(
+            text.contains("training loss") && text.contains("2 points NaN or infinite"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("lowest to highest"),
+            "no points were merged: {text}"
+        );
+        assert!(
+            !text.contains("NaN,") && !text.contains(",NaN") && !text.contains(",inf"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -85,7 +103,10 @@ mod tests {
         assert!(!chart((1..=1000).map(f64::from)).contains("lowest to highest"));
         for (points, width) in [(1001, 2), (2000, 2), (2001, 4)] {
             let text = chart((1..=points).map(f64::from));
-            assert!(text.contains(&format!("lowest to highest of up to {width} steps")), "{text}");
+            assert!(
+                text.contains(&format!("lowest to highest of up to {width} steps")),
+                "{text}"
+            );
         }
     }
 }

@@ -30,7 +30,13 @@ pub struct Bucket {
 
 impl Bucket {
     fn of(step: f64, value: f64) -> Self {
-        Self { step, low: value, high: value, sum: value, count: 1 }
+        Self {
+            step,
+            low: value,
+            high: value,
+            sum: value,
+            count: 1,
+        }
     }
 
     fn add(&mut self, other: &Self) {
@@ -57,7 +63,11 @@ pub struct Series {
 
 impl Default for Series {
     fn default() -> Self {
-        Self { buckets: Vec::new(), width: 1, not_finite: 0 }
+        Self {
+            buckets: Vec::new(),
+            width: 1,
+            not_finite: 0,
+        }
     }
 }
 
@@ -132,7 +142,8 @@ impl Kept {
         kept.1 = looks;
         let slot = kept.0.clone();
         if self.curves.len() > CURVES {
-            self.curves.retain(|_, (_, seen)| *seen + CURVES as u64 > looks);
+            self.curves
+                .retain(|_, (_, seen)| *seen + CURVES as u64 > looks);
         }
         slot
     }
@@ -152,7 +163,11 @@ impl Curves {
         R: Fn(u64, u32) -> F,
         F: Future<Output = Result<Vec<MetricRecord>, StoreError>>,
     {
-        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner).slot(job);
+        let slot = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .slot(job);
         // Others who look at the same job wait for these points instead of reading them too.
         let mut curve = slot.lock().await;
         loop {
@@ -172,7 +187,12 @@ mod tests {
     use super::*;
 
     fn point(seq: u64, loss: f64) -> MetricRecord {
-        MetricRecord { seq, step: seq, unix_ms: 0, values: [("loss".to_owned(), loss)].into() }
+        MetricRecord {
+            seq,
+            step: seq,
+            unix_ms: 0,
+            values: [("loss".to_owned(), loss)].into(),
+        }
     }
 
     #[test]
@@ -181,20 +201,38 @@ mod tests {
             let mut series = Series::default();
             (0..many).for_each(|i| series.push(i as f64, if i == many / 3 { 9.0 } else { 1.0 }));
             assert_eq!(series.points(), many);
-            assert!(series.buckets.len() <= BUCKETS && series.buckets.len() >= many.min(BUCKETS / 2), "{many}");
-            assert_eq!(series.buckets.iter().map(|b| b.high).fold(0.0, f64::max), 9.0);
-            assert!(series.buckets.iter().all(|b| b.count <= series.width), "{many}");
-            assert!(series.buckets.is_sorted_by(|a, b| a.step < b.step), "{many}");
+            assert!(
+                series.buckets.len() <= BUCKETS && series.buckets.len() >= many.min(BUCKETS / 2),
+                "{many}"
+            );
+            assert_eq!(
+                series.buckets.iter().map(|b| b.high).fold(0.0, f64::max),
+                9.0
+            );
+            assert!(
+                series.buckets.iter().all(|b| b.count <= series.width),
+                "{many}"
+            );
+            assert!(
+                series.buckets.is_sorted_by(|a, b| a.step < b.step),
+                "{many}"
+            );
         }
     }
 
     #[tokio::test]
     async fn a_look_reads_only_what_is_new_and_other_jobs_do_not_push_it_out() {
-        let stored: RefCell<Vec<MetricRecord>> = RefCell::new((1..=100_000).map(|i| point(i, i as f64)).collect());
+        let stored: RefCell<Vec<MetricRecord>> =
+            RefCell::new((1..=100_000).map(|i| point(i, i as f64)).collect());
         let read = RefCell::new(0);
         let fetch = |after: u64, limit: u32| {
-            let found: Vec<_> =
-                stored.borrow().iter().filter(|p| p.seq > after).take(limit as usize).cloned().collect();
+            let found: Vec<_> = stored
+                .borrow()
+                .iter()
+                .filter(|p| p.seq > after)
+                .take(limit as usize)
+                .cloned()
+                .collect();
             *read.borrow_mut() += found.len();
             async { Ok(found) }
         };
@@ -202,7 +240,10 @@ mod tests {
         let first = curves.of(7, fetch).await.expect("a curve");
         assert_eq!((first.train.points(), *read.borrow()), (100_000, 100_000));
         for other in 100..100 + CURVES as u64 - 2 {
-            curves.of(other, |_, _| async { Ok(Vec::new()) }).await.expect("a curve");
+            curves
+                .of(other, |_, _| async { Ok(Vec::new()) })
+                .await
+                .expect("a curve");
         }
         assert_eq!(curves.of(7, fetch).await.expect("a curve"), first);
         assert_eq!(*read.borrow(), 100_000);
@@ -211,7 +252,10 @@ mod tests {
         assert_eq!((next.train.points(), *read.borrow()), (100_001, 100_001));
         // A curve that nobody looks at is dropped, and made again where somebody does.
         for other in 200..200 + 2 * CURVES as u64 {
-            curves.of(other, |_, _| async { Ok(Vec::new()) }).await.expect("a curve");
+            curves
+                .of(other, |_, _| async { Ok(Vec::new()) })
+                .await
+                .expect("a curve");
         }
         assert!(curves.0.lock().expect("curves").curves.len() <= CURVES);
         assert_eq!(curves.of(7, fetch).await.expect("a curve"), next);

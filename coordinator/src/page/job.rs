@@ -79,14 +79,32 @@ fn figures(job: &Job, p: &Progress) -> Markup {
     let all = [
         (
             "phase",
-            if p.phase_of > 0 { format!("{} {}/{}", p.phase, p.phase_done, p.phase_of) } else { p.phase.clone() },
+            if p.phase_of > 0 {
+                format!("{} {}/{}", p.phase, p.phase_done, p.phase_of)
+            } else {
+                p.phase.clone()
+            },
         ),
-        ("step", if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() }),
+        (
+            "step",
+            if p.steps > 0 {
+                format!("{}/{}", p.step, p.steps)
+            } else {
+                String::new()
+            },
+        ),
         ("loss", number(p.loss, 4)),
         ("held-out before", number(p.first_evaluation, 4)),
         ("held-out now", number(p.last_evaluation, 4)),
         ("tokens/s", number(p.tokens_per_second, 0)),
-        ("peak memory", if p.peak_bytes > 0 { gib(p.peak_bytes) } else { String::new() }),
+        (
+            "peak memory",
+            if p.peak_bytes > 0 {
+                gib(p.peak_bytes)
+            } else {
+                String::new()
+            },
+        ),
         ("left", left),
         ("configuration", job.config_hash.chars().take(12).collect()),
     ];
@@ -170,7 +188,13 @@ fn artifacts(job: &Job) -> Markup {
 /// `name` as one part of an address.
 fn segment(name: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
-    let encode = |b: u8| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    let encode = |b: u8| {
+        if is_plain(b) {
+            char::from(b).to_string()
+        } else {
+            format!("%{b:02X}")
+        }
+    };
     name.bytes().map(encode).collect()
 }
 

@@ -43,7 +43,11 @@ fn job_table(jobs: &[Job]) -> Markup {
 
 fn job_row(job: &Job) -> Markup {
     let p = job.progress.clone().unwrap_or_default();
-    let worker = job.attempts.last().map(Attempt::workers).unwrap_or_default();
+    let worker = job
+        .attempts
+        .last()
+        .map(Attempt::workers)
+        .unwrap_or_default();
     html! {
         tr {
             td { a href={ "/j/" (job.id) } { (job.id) } }
@@ -94,7 +98,11 @@ pub fn number(value: Option<f64>, digits: usize) -> String {
 }
 
 fn shorten(text: &str) -> String {
-    if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(59).chain(['…']).collect() }
+    if text.chars().count() <= 60 {
+        text.to_owned()
+    } else {
+        text.chars().take(59).chain(['…']).collect()
+    }
 }
 
 #[cfg(test)]
@@ -103,13 +111,39 @@ mod tests {
 
     #[test]
     fn a_worker_that_is_set_aside_says_so_and_why() {
-        let worker = WorkerInfo { name: "a".into(), connected: true, ..WorkerInfo::default() };
-        let aside = WorkerInfo { set_aside: "3 jobs failed on a".into(), ..worker.clone() };
+        let worker = WorkerInfo {
+            name: "a".into(),
+            connected: true,
+            ..WorkerInfo::default()
+        };
+        let aside = WorkerInfo {
+            set_aside: "3 jobs failed on a".into(),
+            ..worker.clone()
+        };
         let shown = |worker: WorkerInfo| worker_table(&[worker]).into_string();
-        assert!(shown(worker.clone()).contains(">idle<"), "{}", shown(worker.clone()));
+        assert!(
+            shown(worker.clone()).contains(">idle<"),
+            "{}",
+            shown(worker.clone())
+        );
         let text = shown(aside.clone());
-        assert!(text.contains("title=\"3 jobs failed on a\">set aside<"), "{text}");
-        assert!(shown(WorkerInfo { running_job: 4, ..aside }).contains("runs job 4"));
-        assert!(shown(WorkerInfo { connected: false, ..worker }).contains(">away<"));
+        assert!(
+            text.contains("title=\"3 jobs failed on a\">set aside<"),
+            "{text}"
+        );
+        assert!(
+            shown(WorkerInfo {
+                running_job: 4,
+                ..aside
+            })
+            .contains("runs job 4")
+        );
+        assert!(
+            shown(WorkerInfo {
+                connected: false,
+                ..worker
+            })
+            .contains(">away<")
+        );
     }
 }

@@ -33,7 +33,10 @@ const LOG_LINES: u32 = 40;
 pub fn router<S: JobStore>(services: Services<S>) -> Router {
     Router::new()
         .route("/", get(list::<S>))
-        .route("/j/{id}", get(show::<S>).with_state((services.clone(), Arc::default())))
+        .route(
+            "/j/{id}",
+            get(show::<S>).with_state((services.clone(), Arc::default())),
+        )
         .route("/j/{id}/artifacts/{name}", get(actions::download::<S>))
         .route("/j/{id}/cancel", post(actions::cancel::<S>))
         .method_not_allowed_fallback(wrong_method)
@@ -47,7 +50,10 @@ pub fn not_found(what: impl std::fmt::Display) -> Response {
 
 /// A page that says why there is no other, and leads back.
 pub fn refused(status: StatusCode, why: impl std::fmt::Display) -> Response {
-    let title = status.canonical_reason().unwrap_or("Refused").to_lowercase();
+    let title = status
+        .canonical_reason()
+        .unwrap_or("Refused")
+        .to_lowercase();
     let body = maud::html! {
         h1 { (title) }
         p { (why) }
@@ -59,7 +65,11 @@ pub fn refused(status: StatusCode, why: impl std::fmt::Display) -> Response {
 /// The number of the job that an address names, or the page that says that there is none.
 fn job_number(text: &str) -> Result<u64, Box<Response>> {
     let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| Box::new(not_found(format!("`{text}` is no job: a job is a number from 1 on"))))
+    number.ok_or_else(|| {
+        Box::new(not_found(format!(
+            "`{text}` is no job: a job is a number from 1 on"
+        )))
+    })
 }
 
 /// The page for a call that failed.
@@ -77,7 +87,11 @@ fn failed(fault: &CallError) -> Response {
 
 /// A page asked for in a way that it is not given: a cancel by its address, say.
 async fn wrong_method(request: axum::extract::Request) -> Response {
-    let why = format!("{} is not for {} requests", request.uri().path(), request.method());
+    let why = format!(
+        "{} is not for {} requests",
+        request.uri().path(),
+        request.method()
+    );
     refused(StatusCode::METHOD_NOT_ALLOWED, why)
 }
 
@@ -104,7 +118,10 @@ async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
             row
         };
         let jobs: Vec<_> = engine.jobs().rev().take(200).map(row).collect();
-        let workers: Vec<_> = engine.workers().map(|w| convert::worker(engine, w)).collect();
+        let workers: Vec<_> = engine
+            .workers()
+            .map(|w| convert::worker(engine, w))
+            .collect();
         (jobs, workers)
     });
     match read.await {
@@ -125,13 +142,22 @@ async fn show<S: JobStore>(
         Ok(job) => job,
         Err(e) => return failed(&e),
     };
-    let why = services.driver.read(move |engine| why_queued(engine, engine.job(convert::job_in(id))?));
+    let why = services
+        .driver
+        .read(move |engine| why_queued(engine, engine.job(convert::job_in(id))?));
     let why = match why.await {
         Ok(why) => why,
         Err(e) => return failed(&e),
     };
-    let curve = curves.of(id, |after, limit| services.store.metrics(convert::job_in(id), after, limit)).await;
-    let logs = services.store.last_logs(convert::job_in(id), LOG_LINES).await;
+    let curve = curves
+        .of(id, |after, limit| {
+            services.store.metrics(convert::job_in(id), after, limit)
+        })
+        .await;
+    let logs = services
+        .store
+        .last_logs(convert::job_in(id), LOG_LINES)
+        .await;
     match (curve, logs) {
         (Ok(curve), Ok(logs)) => job::page(&job, why.as_ref(), &curve, &logs).into_response(),
         (Err(e), _) | (_, Err(e)) => failed(&e.into()),

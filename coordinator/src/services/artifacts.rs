@@ -27,20 +27,46 @@ impl<S: JobStore> ArtifactService for Services<S> {
         &self,
         request: Request<StatArtifactRequest>,
     ) -> Result<Response<StatArtifactResponse>, Status> {
-        let stat = self.artifacts.stat(&digest(&request.into_inner().digest)?).await.map_err(CallError::from)?;
-        let (size, received) = if stat.complete { (stat.size, 0) } else { (0, stat.size) };
-        Ok(Response::new(StatArtifactResponse { complete: stat.complete, size, received, damaged: stat.damaged }))
+        let stat = self
+            .artifacts
+            .stat(&digest(&request.into_inner().digest)?)
+            .await
+            .map_err(CallError::from)?;
+        let (size, received) = if stat.complete {
+            (stat.size, 0)
+        } else {
+            (0, stat.size)
+        };
+        Ok(Response::new(StatArtifactResponse {
+            complete: stat.complete,
+            size,
+            received,
+            damaged: stat.damaged,
+        }))
     }
 
-    async fn upload(&self, request: Request<Incoming<UploadRequest>>) -> Result<Response<UploadResponse>, Status> {
+    async fn upload(
+        &self,
+        request: Request<Incoming<UploadRequest>>,
+    ) -> Result<Response<UploadResponse>, Status> {
         let mut messages = request.into_inner();
-        let first = next(&mut messages).await?.ok_or_else(|| Status::invalid_argument("the upload is empty"))?;
-        let header = first.header.ok_or_else(|| Status::invalid_argument("the first message has no header"))?;
+        let first = next(&mut messages)
+            .await?
+            .ok_or_else(|| Status::invalid_argument("the upload is empty"))?;
+        let header = first
+            .header
+            .ok_or_else(|| Status::invalid_argument("the first message has no header"))?;
         self.may_upload(&header).await?;
         let digest = digest(&header.digest)?;
-        let stat = self.artifacts.stat(&digest).await.map_err(CallError::from)?;
+        let stat = self
+            .artifacts
+            .stat(&digest)
+            .await
+            .map_err(CallError::from)?;
         if !stat.complete {
-            let finished = self.take(&digest, &header, first.data, &mut messages).await?;
+            let finished = self
+                .take(&digest, &header, first.data, &mut messages)
+                .await?;
             // The attempt may have lost its job while the bytes came.
             match self.may_upload(&header).await {
                 Ok(()) => finished.publish().await.map_err(CallError::from)?,
@@ -50,20 +76,32 @@ impl<S: JobStore> ArtifactService for Services<S> {
                 }
             }
         }
-        Ok(Response::new(UploadResponse { digest: header.digest, size: header.size }))
+        Ok(Response::new(UploadResponse {
+            digest: header.digest,
+            size: header.size,
+        }))
     }
 
-    async fn download(&self, request: Request<DownloadRequest>) -> Result<Response<Self::DownloadStream>, Status> {
+    async fn download(
+        &self,
+        request: Request<DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
         let request = request.into_inner();
-        let mut reader =
-            self.artifacts.read(&digest(&request.digest)?, request.offset).await.map_err(CallError::from)?;
+        let mut reader = self
+            .artifacts
+            .read(&digest(&request.digest)?, request.offset)
+            .await
+            .map_err(CallError::from)?;
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
             let mut size = reader.size;
             loop {
                 let answer = match reader.next(CHUNK_BYTES).await {
                     Ok(data) if data.is_empty() && size == 0 => return,
-                    Ok(data) => Ok(DownloadResponse { size: std::mem::take(&mut size), data }),
+                    Ok(data) => Ok(DownloadResponse {
+                        size: std::mem::take(&mut size),
+                        data,
+                    }),
                     Err(e) => Err(CallError::from(e).into()),
                 };
                 let failed = answer.is_err();
@@ -78,11 +116,21 @@ impl<S: JobStore> ArtifactService for Services<S> {
 
 /// The next message; none at the end.
 async fn next(messages: &mut Incoming<UploadRequest>) -> Result<Option<UploadRequest>, Status> {
-    let silent = |_| Status::aborted("nothing came for too long; what came is kept, ask where it stands and go on");
-    tokio::time::timeout(SILENCE, messages.message()).await.map_err(silent)?
+    let silent = |_| {
+        Status::aborted(
+            "nothing came for too long; what came is kept, ask where it stands and go on",
+        )
+    };
+    tokio::time::timeout(SILENCE, messages.message())
+        .await
+        .map_err(silent)?
 }
 
-async fn receive(upload: &mut Upload, first: Vec<u8>, messages: &mut Incoming<UploadRequest>) -> Result<(), Status> {
+async fn receive(
+    upload: &mut Upload,
+    first: Vec<u8>,
+    messages: &mut Incoming<UploadRequest>,
+) -> Result<(), Status> {
     let mut data = first;
     loop {
         upload.write(data).await.map_err(CallError::from)?;
@@ -102,14 +150,22 @@ impl<S: JobStore> Services<S> {
         first: Vec<u8>,
         messages: &mut Incoming<UploadRequest>,
     ) -> Result<Finished, Status> {
-        let mut upload = self.artifacts.upload(digest, header.size, header.offset).await.map_err(CallError::from)?;
+        let mut upload = self
+            .artifacts
+            .upload(digest, header.size, header.offset)
+            .await
+            .map_err(CallError::from)?;
         receive(&mut upload, first, messages).await?;
         Ok(upload.finish().await.map_err(CallError::from)?)
     }
 
     /// An attempt uploads only while it is current; a person always may.
     async fn may_upload(&self, header: &UploadHeader) -> Result<(), CallError> {
-        let Some(token) = convert::token_in(header.token) else { return Ok(()) };
-        self.job_of(convert::session_in(header.session), token).await.map(drop)
+        let Some(token) = convert::token_in(header.token) else {
+            return Ok(());
+        };
+        self.job_of(convert::session_in(header.session), token)
+            .await
+            .map(drop)
     }
 }

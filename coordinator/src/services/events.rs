@@ -18,8 +18,14 @@ const PAGE: u32 = 500;
 impl<S: JobStore> EventService for Services<S> {
     type SubscribeStream = Streaming<Event>;
 
-    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
-        let SubscribeRequest { mut after, until_now } = request.into_inner();
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let SubscribeRequest {
+            mut after,
+            until_now,
+        } = request.into_inner();
         let mut news = self.driver.watch_events();
         let (sender, receiver) = mpsc::channel(64);
         let store = self.store.clone();

@@ -1,37 +1,61 @@
 //! Why a job is where it is, in words, and what each worker is to it.
 
-use qlora_engine::{DeviceClass, Engine, Job, JobState, Now, Outcome, Reservation, Worker, verdict};
+use qlora_engine::{
+    DeviceClass, Engine, Job, JobState, Now, Outcome, Reservation, Worker, verdict,
+};
 use qlora_proto::{ExplainResponse, WorkerVerdict};
 
 pub fn explain(engine: &Engine, job: &Job, now: Now) -> ExplainResponse {
     // Once a job runs or has ended, nobody asks any more who could take it.
     let waits = matches!(job.state, JobState::Queued { .. });
-    let workers = engine.workers().filter(|_| waits).map(|worker| judge(engine, job, now, worker)).collect();
-    ExplainResponse { summary: summary(engine, job, now), workers }
+    let workers = engine
+        .workers()
+        .filter(|_| waits)
+        .map(|worker| judge(engine, job, now, worker))
+        .collect();
+    ExplainResponse {
+        summary: summary(engine, job, now),
+        workers,
+    }
 }
 
 fn judge(engine: &Engine, job: &Job, now: Now, worker: &Worker) -> WorkerVerdict {
     let mut verdict = verdict(&job.spec.needs, worker);
     let queued = matches!(job.state, JobState::Queued { .. });
     if verdict.fits && engine.goes_elsewhere(now, job, worker) {
-        verdict.reason = format!("{} is suitable, but the job failed on it and waits for another one", worker.name);
+        verdict.reason = format!(
+            "{} is suitable, but the job failed on it and waits for another one",
+            worker.name
+        );
     } else if verdict.fits
         && queued
-        && let Some(kept) = engine.kept_for(now, worker).filter(|kept| kept.job != job.id)
+        && let Some(kept) = engine
+            .kept_for(now, worker)
+            .filter(|kept| kept.job != job.id)
     {
         verdict.reason = format!("{} is suitable, but {}", worker.name, kept_free(kept, now));
     }
-    let busy_with = worker.assigned.and_then(|token| engine.job_of(token)).filter(|_| verdict.fits && worker.connected);
+    let busy_with = worker
+        .assigned
+        .and_then(|token| engine.job_of(token))
+        .filter(|_| verdict.fits && worker.connected);
     if let Some(other) = busy_with.filter(|other| *other != job.id) {
         verdict.reason = format!("{} is suitable, and busy with job {other}", worker.name);
     }
-    WorkerVerdict { worker: worker.name.clone(), fits: verdict.fits, reason: verdict.reason }
+    WorkerVerdict {
+        worker: worker.name.clone(),
+        fits: verdict.fits,
+        reason: verdict.reason,
+    }
 }
 
 /// What a worker waits for, and which jobs may use it meanwhile.
 fn kept_free(kept: Reservation, now: Now) -> String {
     let job = kept.job;
-    match kept.starts.map(|starts| starts.0.saturating_sub(now.steady.0).div_ceil(60_000)) {
+    match kept
+        .starts
+        .map(|starts| starts.0.saturating_sub(now.steady.0).div_ceil(60_000))
+    {
         None => format!("is kept free for job {job}, which starts on several together"),
         Some(minutes) => format!(
             "is kept free for job {job}, which starts on several together in about {minutes} min; a job whose resources.max_minutes is less runs before it"
@@ -43,7 +67,9 @@ fn kept_free(kept: Reservation, now: Now) -> String {
 pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
     let id = job.id;
     match &job.state {
-        JobState::Queued { not_before } if *not_before > now.steady => held(job, not_before.0 - now.steady.0),
+        JobState::Queued { not_before } if *not_before > now.steady => {
+            held(job, not_before.0 - now.steady.0)
+        }
         JobState::Queued { .. } => waiting(engine, job),
         JobState::Running { worker, token, .. } => {
             let others = job.attempt(*token).into_iter().flat_map(|a| &a.others);
@@ -59,20 +85,31 @@ pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
 /// Why `job` is not tried again at once, and for how long, in milliseconds.
 fn held(job: &Job, ms: u64) -> String {
     let end = job.attempts.last().and_then(|attempt| attempt.end.as_ref());
-    let why = end.filter(|end| !end.message.is_empty()).map(|end| format!(": {}", end.message)).unwrap_or_default();
+    let why = end
+        .filter(|end| !end.message.is_empty())
+        .map(|end| format!(": {}", end.message))
+        .unwrap_or_default();
     // Losses before an attempt that ended otherwise do not hold the job now.
     let lost = match (end.map(|end| end.outcome), job.lost_in_a_row) {
-        (Some(Outcome::Lost), n @ 2..) => format!(" ({n} workers were lost with it one after another)"),
+        (Some(Outcome::Lost), n @ 2..) => {
+            format!(" ({n} workers were lost with it one after another)")
+        }
         _ => String::new(),
     };
-    format!("job {} waits {:.0} s before it is tried again{lost}{why}", job.id, ms as f64 / 1000.0)
+    format!(
+        "job {} waits {:.0} s before it is tried again{lost}{why}",
+        job.id,
+        ms as f64 / 1000.0
+    )
 }
 
 /// What a job that may start waits for.
 fn waiting(engine: &Engine, job: &Job) -> String {
     let (id, wanted) = (job.id, job.spec.needs.workers.max(1));
     if engine.workers().next().is_none() {
-        return format!("job {id} waits: no worker has registered; start one with: qlora-worker --coordinator ADDR");
+        return format!(
+            "job {id} waits: no worker has registered; start one with: qlora-worker --coordinator ADDR"
+        );
     }
     let fitting = most_of_one_kind(engine, job);
     let before = match engine.queued_before(id) {
@@ -85,16 +122,24 @@ fn waiting(engine: &Engine, job: &Job) -> String {
         (1, _) => format!("job {id} waits for a suitable worker to be free; {before}"),
         (n, there) if there < n => format!(
             "job {id} waits for {n} workers of one kind, and {there} that {} connected: start {} more, or set resources.workers to {there}",
-            if there == 1 { "is suitable is" } else { "are suitable are" },
+            if there == 1 {
+                "is suitable is"
+            } else {
+                "are suitable are"
+            },
             n - there
         ),
-        (n, _) => format!("job {id} waits until {n} suitable workers of one kind are free together; {before}"),
+        (n, _) => format!(
+            "job {id} waits until {n} suitable workers of one kind are free together; {before}"
+        ),
     }
 }
 
 /// Why no worker could take `job` even if all were free.
 fn none_ready(engine: &Engine, job: &Job) -> String {
-    let suitable = engine.workers().filter(|w| verdict(&job.spec.needs, w).fits);
+    let suitable = engine
+        .workers()
+        .filter(|w| verdict(&job.spec.needs, w).fits);
     not_ready(&suitable.map(|w| w.connected).collect::<Vec<_>>())
 }
 
@@ -106,7 +151,9 @@ fn not_ready(connected: &[bool]) -> String {
         (1, 0) => "the only suitable worker has not been heard of lately".into(),
         (1, _) => "the only suitable worker takes no new work".into(),
         (all, 0) => format!("the {all} suitable workers have not been heard of lately"),
-        (all, draining) if draining == all => format!("the {all} suitable workers take no new work"),
+        (all, draining) if draining == all => {
+            format!("the {all} suitable workers take no new work")
+        }
         (all, draining) => format!(
             "of {all} suitable workers, {} not been heard of lately and {} no new work",
             verb(all - draining, "has", "have"),
@@ -122,13 +169,25 @@ fn verb(n: usize, one: &str, many: &str) -> String {
 /// How many connected workers of one device class fit, of the class that has most.
 fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
     let fits = |w: &&Worker| w.connected && !w.draining && verdict(&job.spec.needs, w).fits;
-    let of = |class: DeviceClass| engine.workers().filter(|w| w.platform.device == class).filter(fits).count();
-    [DeviceClass::Cpu, DeviceClass::Cuda, DeviceClass::Metal].into_iter().map(of).max().unwrap_or(0)
+    let of = |class: DeviceClass| {
+        engine
+            .workers()
+            .filter(|w| w.platform.device == class)
+            .filter(fits)
+            .count()
+    };
+    [DeviceClass::Cpu, DeviceClass::Cuda, DeviceClass::Metal]
+        .into_iter()
+        .map(of)
+        .max()
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
-    use qlora_engine::{Attempt, AttemptEnd, Holder, JobId, JobKind, JobSpec, Millis, Needs, Token};
+    use qlora_engine::{
+        Attempt, AttemptEnd, Holder, JobId, JobKind, JobSpec, Millis, Needs, Token,
+    };
 
     use super::*;
 
@@ -149,9 +208,20 @@ mod tests {
         };
         let mut job = Job::new(JobId(7), spec, Now::both(0));
         let attempt = |outcome: &Outcome| {
-            let holder = Holder { worker: "a".into(), instance: "1".into() };
-            let end = AttemptEnd { at: Millis(0), outcome: *outcome, message: "why".into(), code: String::new() };
-            Attempt { end: Some(end), ..Attempt::new(Token(1), holder, Vec::new(), Millis(0)) }
+            let holder = Holder {
+                worker: "a".into(),
+                instance: "1".into(),
+            };
+            let end = AttemptEnd {
+                at: Millis(0),
+                outcome: *outcome,
+                message: "why".into(),
+                code: String::new(),
+            };
+            Attempt {
+                end: Some(end),
+                ..Attempt::new(Token(1), holder, Vec::new(), Millis(0))
+            }
         };
         job.attempts = outcomes.iter().map(attempt).collect();
         job.lost_in_a_row = lost;
@@ -162,8 +232,16 @@ mod tests {
     fn losses_are_told_of_a_job_that_is_held_for_them_and_of_no_other() {
         use Outcome::{Failed, Lost, NoRoom};
         for (outcomes, lost, told) in [
-            (&[Lost, Lost, Lost][..], 3, Some("3 workers were lost with it one after another")),
-            (&[Failed, Lost, Lost], 2, Some("2 workers were lost with it one after another")),
+            (
+                &[Lost, Lost, Lost][..],
+                3,
+                Some("3 workers were lost with it one after another"),
+            ),
+            (
+                &[Failed, Lost, Lost],
+                2,
+                Some("2 workers were lost with it one after another"),
+            ),
             (&[Lost, Lost, Failed], 2, None),
             (&[Lost, Lost, NoRoom], 2, None),
             // It has saved something since the losses before the last one.
@@ -172,8 +250,15 @@ mod tests {
         ] {
             let said = held(&job(outcomes, lost), 4_000);
             assert!(said.starts_with("job 7 waits 4 s"), "{said}");
-            assert_eq!(said.contains("lost with it"), told.is_some(), "{outcomes:?}: {said}");
-            assert!(told.is_none_or(|told| said.contains(told)), "{outcomes:?}: {said}");
+            assert_eq!(
+                said.contains("lost with it"),
+                told.is_some(),
+                "{outcomes:?}: {said}"
+            );
+            assert!(
+                told.is_none_or(|told| said.contains(told)),
+                "{outcomes:?}: {said}"
+            );
         }
     }
 
@@ -181,11 +266,20 @@ mod tests {
     fn suitable_workers_that_take_nothing_are_not_called_unsuitable() {
         for (connected, wanted) in [
             (&[][..], "no worker is suitable"),
-            (&[false], "the only suitable worker has not been heard of lately"),
+            (
+                &[false],
+                "the only suitable worker has not been heard of lately",
+            ),
             (&[true], "the only suitable worker takes no new work"),
-            (&[false, false], "the 2 suitable workers have not been heard of lately"),
+            (
+                &[false, false],
+                "the 2 suitable workers have not been heard of lately",
+            ),
             (&[true, true], "the 2 suitable workers take no new work"),
-            (&[true, false, true], "of 3 suitable workers, 1 has not been heard of lately and 2 take no new work"),
+            (
+                &[true, false, true],
+                "of 3 suitable workers, 1 has not been heard of lately and 2 take no new work",
+            ),
         ] {
             assert_eq!(not_ready(connected), wanted);
         }

@@ -32,17 +32,30 @@ impl<S: JobStore> JobService for Services<S> {
     type WatchStream = Streaming<Job>;
     type StreamLogsStream = Streaming<LogLine>;
 
-    async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<SubmitResponse>, Status> {
         let span = tracing::info_span!("submit", job = tracing::field::Empty);
         qlora_telemetry::set_parent(&span, request.metadata());
         async {
             let spec = self.spec(request.into_inner()).await?;
-            let answer = self.driver.event(Event::Submit { spec: Box::new(spec) }).await?;
+            let answer = self
+                .driver
+                .event(Event::Submit {
+                    spec: Box::new(spec),
+                })
+                .await?;
             let domain::Response::Submitted { job, created } = answer else {
-                return Err(Status::internal("the engine gave another answer than a submission"));
+                return Err(Status::internal(
+                    "the engine gave another answer than a submission",
+                ));
             };
             tracing::Span::current().record("job", job.0);
-            Ok(Response::new(SubmitResponse { job: Some(self.job(job.0).await?), created }))
+            Ok(Response::new(SubmitResponse {
+                job: Some(self.job(job.0).await?),
+                created,
+            }))
         }
         .instrument(span)
         .await
@@ -52,17 +65,38 @@ impl<S: JobStore> JobService for Services<S> {
         Ok(Response::new(self.job(request.into_inner().id).await?))
     }
 
-    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
         let request = request.into_inner();
-        let limit = if request.limit == 0 { 100 } else { request.limit.min(1000) } as usize;
-        let before = if request.before == 0 { u64::MAX } else { request.before };
+        let limit = if request.limit == 0 {
+            100
+        } else {
+            request.limit.min(1000)
+        } as usize;
+        let before = if request.before == 0 {
+            u64::MAX
+        } else {
+            request.before
+        };
         let answer = self.driver.read(move |engine| {
-            let wanted = |job: &Job| request.states.is_empty() || request.states.contains(&job.state);
-            let all = engine.jobs().rev().filter(|job| job.id.0 < before).map(convert::job).filter(wanted);
+            let wanted =
+                |job: &Job| request.states.is_empty() || request.states.contains(&job.state);
+            let all = engine
+                .jobs()
+                .rev()
+                .filter(|job| job.id.0 < before)
+                .map(convert::job)
+                .filter(wanted);
             let mut jobs: Vec<Job> = all.take(limit + 1).collect();
             let more = jobs.len() > limit;
             jobs.truncate(limit);
-            let next = if more { jobs.last().map_or(0, |job| job.id) } else { 0 };
+            let next = if more {
+                jobs.last().map_or(0, |job| job.id)
+            } else {
+                0
+            };
             ListJobsResponse { jobs, next }
         });
         Ok(Response::new(answer.await?))
@@ -70,21 +104,41 @@ impl<S: JobStore> JobService for Services<S> {
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Job>, Status> {
         let CancelRequest { id, reason } = request.into_inner();
-        let reason = if reason.is_empty() { "by user".to_owned() } else { reason };
+        let reason = if reason.is_empty() {
+            "by user".to_owned()
+        } else {
+            reason
+        };
         self.job(id).await?;
-        self.driver.event(Event::Cancel { job: convert::job_in(id), reason }).await?;
+        self.driver
+            .event(Event::Cancel {
+                job: convert::job_in(id),
+                reason,
+            })
+            .await?;
         Ok(Response::new(self.job(id).await?))
     }
 
-    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
         let id = request.into_inner().id;
         self.job(id).await?;
         let id = convert::job_in(id);
-        let answer = self.driver.read(move |engine| engine.job(id).map(|job| explain(engine, job, now()))).await?;
-        answer.map(Response::new).ok_or_else(|| CallError::from(domain::Refusal::UnknownJob(id)).into())
+        let answer = self
+            .driver
+            .read(move |engine| engine.job(id).map(|job| explain(engine, job, now())))
+            .await?;
+        answer
+            .map(Response::new)
+            .ok_or_else(|| CallError::from(domain::Refusal::UnknownJob(id)).into())
     }
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let id = request.into_inner().id;
         let mut changes = self.driver.watch_jobs();
         let mut job = self.job(id).await?;
@@ -113,20 +167,36 @@ impl<S: JobStore> JobService for Services<S> {
         Ok(streaming(receiver))
     }
 
-    async fn get_metrics(&self, request: Request<GetMetricsRequest>) -> Result<Response<GetMetricsResponse>, Status> {
+    async fn get_metrics(
+        &self,
+        request: Request<GetMetricsRequest>,
+    ) -> Result<Response<GetMetricsResponse>, Status> {
         let request = request.into_inner();
         self.job(request.id).await?;
-        let limit = if request.limit == 0 { 10_000 } else { request.limit.min(100_000) };
-        let points =
-            self.store.metrics(convert::job_in(request.id), request.after, limit).await.map_err(CallError::from)?;
-        Ok(Response::new(GetMetricsResponse { points: points.into_iter().map(convert::metric).collect() }))
+        let limit = if request.limit == 0 {
+            10_000
+        } else {
+            request.limit.min(100_000)
+        };
+        let points = self
+            .store
+            .metrics(convert::job_in(request.id), request.after, limit)
+            .await
+            .map_err(CallError::from)?;
+        Ok(Response::new(GetMetricsResponse {
+            points: points.into_iter().map(convert::metric).collect(),
+        }))
     }
 
     async fn stream_logs(
         &self,
         request: Request<StreamLogsRequest>,
     ) -> Result<Response<Self::StreamLogsStream>, Status> {
-        let StreamLogsRequest { id, mut after, follow } = request.into_inner();
+        let StreamLogsRequest {
+            id,
+            mut after,
+            follow,
+        } = request.into_inner();
         let mut changes = self.driver.watch_jobs();
         self.job(id).await?;
         let (sender, receiver) = mpsc::channel(64);
@@ -167,7 +237,10 @@ impl<S: JobStore> JobService for Services<S> {
 impl<S: JobStore> Services<S> {
     pub(crate) async fn job(&self, id: u64) -> Result<Job, CallError> {
         let id = convert::job_in(id);
-        let found = self.driver.read(move |engine| engine.job(id).map(convert::job)).await?;
+        let found = self
+            .driver
+            .read(move |engine| engine.job(id).map(convert::job))
+            .await?;
         found.ok_or_else(|| match self.driver.unreadable(id) {
             Some(fault) => CallError::Unreadable { job: id, fault },
             None => CallError::Refused(domain::Refusal::UnknownJob(id)),
@@ -178,7 +251,10 @@ impl<S: JobStore> Services<S> {
     async fn lines(&self, id: u64, after: u64) -> Result<(Job, Vec<LogRecord>), CallError> {
         let job = self.job(id).await?;
         // Read after the state: what was written before the end is then complete.
-        Ok((job, self.store.logs(convert::job_in(id), after, PAGE).await?))
+        Ok((
+            job,
+            self.store.logs(convert::job_in(id), after, PAGE).await?,
+        ))
     }
 
     /// Checks a submission and works out what it needs.
@@ -204,8 +280,8 @@ impl<S: JobStore> Services<S> {
                     JobKind::Eval => (domain::JobKind::Eval, "eval"),
                     _ => (domain::JobKind::Train, "train"),
                 };
-                let resolved =
-                    ResolvedConfig::from_json(&request.config_json).map_err(|e| CallError::Invalid(e.to_string()))?;
+                let resolved = ResolvedConfig::from_json(&request.config_json)
+                    .map_err(|e| CallError::Invalid(e.to_string()))?;
                 let config = resolved.config();
                 runnable(config).map_err(|e| CallError::Invalid(e.to_string()))?;
                 let files = self.files(request.files, role).await?;
@@ -213,7 +289,11 @@ impl<S: JobStore> Services<S> {
                 if kind == domain::JobKind::Eval {
                     needs.workers = 1;
                 }
-                let name = [request.name, config.name.clone().unwrap_or_default(), "unnamed".into()];
+                let name = [
+                    request.name,
+                    config.name.clone().unwrap_or_default(),
+                    "unnamed".into(),
+                ];
                 Ok(domain::JobSpec {
                     kind,
                     name: name.into_iter().find(|n| !n.is_empty()).unwrap_or_default(),
@@ -222,32 +302,52 @@ impl<S: JobStore> Services<S> {
                     files,
                     needs,
                     max_retries: config.resources.max_retries,
-                    time_limit: config.resources.max_minutes.map(|minutes| minutes.saturating_mul(60_000)),
+                    time_limit: config
+                        .resources
+                        .max_minutes
+                        .map(|minutes| minutes.saturating_mul(60_000)),
                     checkpoints_to_keep: config.training.checkpoints_to_keep,
                     idempotency_key,
                     traceparent,
                 })
             }
-            JobKind::Unspecified => Err(CallError::Invalid("the kind of the job is missing".into())),
+            JobKind::Unspecified => {
+                Err(CallError::Invalid("the kind of the job is missing".into()))
+            }
         }
     }
 
     /// A job is taken only when its files are here, one of `role` among them.
     async fn files(&self, files: Vec<JobFile>, role: &str) -> Result<Vec<domain::File>, CallError> {
-        let files = files.into_iter().map(convert::file_in).collect::<Result<Vec<_>, _>>()?;
+        let files = files
+            .into_iter()
+            .map(convert::file_in)
+            .collect::<Result<Vec<_>, _>>()?;
         if !files.iter().any(|f| f.role == role) {
-            return Err(CallError::Invalid(format!("the job has no file with the role {role}")));
+            return Err(CallError::Invalid(format!(
+                "the job has no file with the role {role}"
+            )));
         }
         for (i, file) in files.iter().enumerate() {
             if files[..i].iter().any(|other| other.role == file.role) {
-                return Err(CallError::Invalid(format!("the job has two files with the role {}", file.role)));
+                return Err(CallError::Invalid(format!(
+                    "the job has two files with the role {}",
+                    file.role
+                )));
             }
-            if file.name.chars().count() > LONGEST_FILE_NAME || file.name.chars().any(char::is_control) {
-                let fault =
-                    format!("the file with the role {} has a name that is too long or not printable", file.role);
+            if file.name.chars().count() > LONGEST_FILE_NAME
+                || file.name.chars().any(char::is_control)
+            {
+                let fault = format!(
+                    "the file with the role {} has a name that is too long or not printable",
+                    file.role
+                );
                 return Err(CallError::Invalid(fault));
             }
-            let stat = self.artifacts.stat(&Digest256::from_str(&file.digest)?).await?;
+            let stat = self
+                .artifacts
+                .stat(&Digest256::from_str(&file.digest)?)
+                .await?;
             if stat.damaged {
                 return Err(CallError::Invalid(format!(
                     "{} is damaged in the artifact store, upload it again (digest {})",

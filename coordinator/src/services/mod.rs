@@ -44,8 +44,12 @@ impl<S> Clone for Services<S> {
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Answers that a task sends into a channel.
-fn streaming<T: Send + 'static>(receiver: tokio::sync::mpsc::Receiver<Result<T, Status>>) -> Response<Streaming<T>> {
-    Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver)))
+fn streaming<T: Send + 'static>(
+    receiver: tokio::sync::mpsc::Receiver<Result<T, Status>>,
+) -> Response<Streaming<T>> {
+    Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(
+        receiver,
+    )))
 }
 
 /// The gRPC routes of all services, with health and reflection.
@@ -60,7 +64,9 @@ pub async fn routes<S: JobStore>(
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Services<S>>>().await;
-    health.set_serving::<WorkerServiceServer<Services<S>>>().await;
+    health
+        .set_serving::<WorkerServiceServer<Services<S>>>()
+        .await;
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(qlora_proto::FILE_DESCRIPTOR_SET)

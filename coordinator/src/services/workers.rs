@@ -26,16 +26,28 @@ const LONGEST_NAME: usize = 128;
 
 #[tonic::async_trait]
 impl<S: JobStore> WorkerService for Services<S> {
-    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
         let request = request.into_inner();
         if request.name.is_empty() || request.instance.is_empty() {
-            return Err(Status::invalid_argument("a worker has a name and an instance"));
+            return Err(Status::invalid_argument(
+                "a worker has a name and an instance",
+            ));
         }
         if request.name.chars().count() > LONGEST_NAME {
-            return Err(Status::invalid_argument(format!("a worker's name has {LONGEST_NAME} letters at the most")));
+            return Err(Status::invalid_argument(format!(
+                "a worker's name has {LONGEST_NAME} letters at the most"
+            )));
         }
-        let platform = request.platform.ok_or_else(|| Status::invalid_argument("the worker's platform is missing"))?;
-        let own = request.held.iter().find(|held| held.coordinator_id == self.driver.coordinator_id());
+        let platform = request
+            .platform
+            .ok_or_else(|| Status::invalid_argument("the worker's platform is missing"))?;
+        let own = request
+            .held
+            .iter()
+            .find(|held| held.coordinator_id == self.driver.coordinator_id());
         let event = Event::Register {
             name: request.name,
             instance: request.instance,
@@ -43,7 +55,9 @@ impl<S: JobStore> WorkerService for Services<S> {
             running: convert::token_in(own.map_or(request.running_token, |held| held.token)),
         };
         let domain::Response::Registered { session } = self.driver.event(event).await? else {
-            return Err(Status::internal("the engine gave another answer than a session"));
+            return Err(Status::internal(
+                "the engine gave another answer than a session",
+            ));
         };
         Ok(Response::new(RegisterResponse {
             session: session.0,
@@ -53,7 +67,10 @@ impl<S: JobStore> WorkerService for Services<S> {
         }))
     }
 
-    async fn synchronize(&self, request: Request<SynchronizeRequest>) -> Result<Response<SynchronizeResponse>, Status> {
+    async fn synchronize(
+        &self,
+        request: Request<SynchronizeRequest>,
+    ) -> Result<Response<SynchronizeResponse>, Status> {
         let request = request.into_inner();
         let session = convert::session_in(request.session);
         let lease_ms = self.lease_ms().await?;
@@ -64,7 +81,13 @@ impl<S: JobStore> WorkerService for Services<S> {
         let stale = CallError::Refused(domain::Refusal::StaleSession(session));
         let waiter = self.driver.waiter(session).ok_or(stale)?;
         let call = waiter.begin();
-        let mut left = Left { driver: self.driver.clone(), session, waiter: waiter.clone(), call, armed: true };
+        let mut left = Left {
+            driver: self.driver.clone(),
+            session,
+            waiter: waiter.clone(),
+            call,
+            armed: true,
+        };
         loop {
             let woken = waiter.woken.notified();
             let wanted = self.sync_once(session, &request).await?;
@@ -77,15 +100,36 @@ impl<S: JobStore> WorkerService for Services<S> {
         }
     }
 
-    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+    async fn report(
+        &self,
+        request: Request<ReportRequest>,
+    ) -> Result<Response<ReportResponse>, Status> {
         let request = request.into_inner();
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         let job = self.job_of(session, token).await?;
-        let points = request.metrics.into_iter().map(convert::metric_in).collect();
-        let lines = request.logs.into_iter().map(|l| convert::log_in(l, token)).collect();
+        let points = request
+            .metrics
+            .into_iter()
+            .map(convert::metric_in)
+            .collect();
+        let lines = request
+            .logs
+            .into_iter()
+            .map(|l| convert::log_in(l, token))
+            .collect();
         let attached = vec![Write::Metrics { job, points }, Write::Logs { job, lines }];
         let progress = request.progress.map(|p| Box::new(convert::progress_in(p)));
-        self.driver.event_with(Event::Report { session, token, batch: request.batch, progress }, attached).await?;
+        self.driver
+            .event_with(
+                Event::Report {
+                    session,
+                    token,
+                    batch: request.batch,
+                    progress,
+                },
+                attached,
+            )
+            .await?;
         Ok(Response::new(ReportResponse {}))
     }
 
@@ -94,24 +138,50 @@ impl<S: JobStore> WorkerService for Services<S> {
         request: Request<CommitArtifactRequest>,
     ) -> Result<Response<CommitArtifactResponse>, Status> {
         let request = request.into_inner();
-        let artifact =
-            convert::artifact_in(request.artifact.ok_or_else(|| Status::invalid_argument("the artifact is missing"))?)?;
+        let artifact = convert::artifact_in(
+            request
+                .artifact
+                .ok_or_else(|| Status::invalid_argument("the artifact is missing"))?,
+        )?;
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         self.job_of(session, token).await?;
         let digest = artifact.digest.parse().map_err(CallError::Artifact)?;
-        if !self.artifacts.stat(&digest).await.map_err(CallError::from)?.complete {
-            return Err(Status::failed_precondition(format!("artifact {digest} has not been uploaded")));
+        if !self
+            .artifacts
+            .stat(&digest)
+            .await
+            .map_err(CallError::from)?
+            .complete
+        {
+            return Err(Status::failed_precondition(format!(
+                "artifact {digest} has not been uploaded"
+            )));
         }
-        self.driver.event(Event::Commit { session, token, artifact }).await?;
+        self.driver
+            .event(Event::Commit {
+                session,
+                token,
+                artifact,
+            })
+            .await?;
         Ok(Response::new(CommitArtifactResponse {}))
     }
 
-    async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
+    async fn finish(
+        &self,
+        request: Request<FinishRequest>,
+    ) -> Result<Response<FinishResponse>, Status> {
         let request = request.into_inner();
         let outcome = convert::outcome_in(request.outcome())?;
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         let code = convert::code_in(request.code)?;
-        let event = Event::Finish { session, token, outcome, message: request.message, code };
+        let event = Event::Finish {
+            session,
+            token,
+            outcome,
+            message: request.message,
+            code,
+        };
         self.driver.event(event).await?;
         Ok(Response::new(FinishResponse {}))
     }
@@ -119,15 +189,26 @@ impl<S: JobStore> WorkerService for Services<S> {
     async fn meet(&self, request: Request<MeetRequest>) -> Result<Response<MeetResponse>, Status> {
         let request = request.into_inner();
         let (session, token) = (convert::session_in(request.session), Token(request.token));
-        let until = Instant::now() + Duration::from_millis(request.wait_ms.into()).min(LONGEST_HOLD);
+        let until =
+            Instant::now() + Duration::from_millis(request.wait_ms.into()).min(LONGEST_HOLD);
         let mut changes = self.driver.watch_jobs();
         if let Some(offer) = request.offer {
-            self.driver.event(Event::Offer { session, token, meeting: convert::meeting_in(offer)? }).await?;
+            self.driver
+                .event(Event::Offer {
+                    session,
+                    token,
+                    meeting: convert::meeting_in(offer)?,
+                })
+                .await?;
         }
         loop {
             let meeting = self.meeting(session, token).await?.map(convert::meeting);
             // Whatever changes may be the meeting; a receiver that lags has missed changes, so it looks too.
-            if meeting.is_some() || tokio::time::timeout_at(until, changes.recv()).await.is_err() {
+            if meeting.is_some()
+                || tokio::time::timeout_at(until, changes.recv())
+                    .await
+                    .is_err()
+            {
                 return Ok(Response::new(MeetResponse { meeting }));
             }
         }
@@ -137,12 +218,27 @@ impl<S: JobStore> WorkerService for Services<S> {
         &self,
         request: Request<RemoveWorkerRequest>,
     ) -> Result<Response<RemoveWorkerResponse>, Status> {
-        self.driver.event(Event::RemoveWorker { name: request.into_inner().name }).await?;
+        self.driver
+            .event(Event::RemoveWorker {
+                name: request.into_inner().name,
+            })
+            .await?;
         Ok(Response::new(RemoveWorkerResponse {}))
     }
 
-    async fn list_workers(&self, _: Request<ListWorkersRequest>) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = self.driver.read(|engine| engine.workers().map(|w| convert::worker(engine, w)).collect()).await?;
+    async fn list_workers(
+        &self,
+        _: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
+        let workers = self
+            .driver
+            .read(|engine| {
+                engine
+                    .workers()
+                    .map(|w| convert::worker(engine, w))
+                    .collect()
+            })
+            .await?;
         Ok(Response::new(ListWorkersResponse { workers }))
     }
 }
@@ -160,32 +256,54 @@ struct Left {
 impl Drop for Left {
     fn drop(&mut self) {
         if self.armed && self.waiter.is_last(self.call) {
-            self.driver.tell(Event::Leave { session: self.session });
+            self.driver.tell(Event::Leave {
+                session: self.session,
+            });
         }
     }
 }
 
 impl<S: JobStore> Services<S> {
     async fn lease_ms(&self) -> Result<u32, CallError> {
-        self.driver.read(|engine| engine.limits().lease as u32).await
+        self.driver
+            .read(|engine| engine.limits().lease as u32)
+            .await
     }
 
     /// The job of the attempt `token`, in which the worker of `session` takes part.
-    pub(super) async fn job_of(&self, session: SessionId, token: Token) -> Result<domain::JobId, CallError> {
+    pub(super) async fn job_of(
+        &self,
+        session: SessionId,
+        token: Token,
+    ) -> Result<domain::JobId, CallError> {
         let found = self.driver.read(move |engine| {
             engine.rank_of((session, token))?;
-            engine.job_of(token).ok_or(domain::Refusal::StaleToken(token))
+            engine
+                .job_of(token)
+                .ok_or(domain::Refusal::StaleToken(token))
         });
         Ok(found.await??)
     }
 
-    async fn meeting(&self, session: SessionId, token: Token) -> Result<Option<domain::Meeting>, CallError> {
+    async fn meeting(
+        &self,
+        session: SessionId,
+        token: Token,
+    ) -> Result<Option<domain::Meeting>, CallError> {
         let id = self.job_of(session, token).await?;
-        let found = self.driver.read(move |engine| Some(engine.job(id)?.attempt(token)?.meeting.clone()));
-        found.await?.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))
+        let found = self
+            .driver
+            .read(move |engine| Some(engine.job(id)?.attempt(token)?.meeting.clone()));
+        found
+            .await?
+            .ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))
     }
 
-    async fn sync_once(&self, session: SessionId, request: &SynchronizeRequest) -> Result<Wanted, CallError> {
+    async fn sync_once(
+        &self,
+        session: SessionId,
+        request: &SynchronizeRequest,
+    ) -> Result<Wanted, CallError> {
         let event = Event::Synchronize {
             session,
             running: convert::token_in(request.running_token),
@@ -209,12 +327,22 @@ impl<S: JobStore> Services<S> {
             Wanted::Nothing => WireWanted::Nothing(Nothing {}),
             Wanted::GoOn => WireWanted::GoOn(Nothing {}),
             Wanted::Stop { reason, at_once } => WireWanted::Stop(Stop { reason, at_once }),
-            Wanted::Run { job, token } => WireWanted::Run(self.assignment(session, job, token).await?),
+            Wanted::Run { job, token } => {
+                WireWanted::Run(self.assignment(session, job, token).await?)
+            }
         };
-        Ok(SynchronizeResponse { wanted: Some(wanted), lease_ms })
+        Ok(SynchronizeResponse {
+            wanted: Some(wanted),
+            lease_ms,
+        })
     }
 
-    async fn assignment(&self, session: SessionId, id: domain::JobId, token: Token) -> Result<Assignment, CallError> {
+    async fn assignment(
+        &self,
+        session: SessionId,
+        id: domain::JobId,
+        token: Token,
+    ) -> Result<Assignment, CallError> {
         let found = self.driver.read(move |engine| {
             let job = engine.job(id)?;
             let attempt = job.attempt(token)?;
@@ -233,10 +361,13 @@ impl<S: JobStore> Services<S> {
             };
             Some((assignment, job.attempts.len(), job.created))
         });
-        let (assignment, attempts, created) =
-            found.await?.ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))?;
+        let (assignment, attempts, created) = found
+            .await?
+            .ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))?;
         if attempts == 1 && assignment.rank == 0 {
-            self.instruments.submit_to_start.record(now().wall.0.saturating_sub(created.0) as f64 / 1000.0, &[]);
+            self.instruments
+                .submit_to_start
+                .record(now().wall.0.saturating_sub(created.0) as f64 / 1000.0, &[]);
         }
         Ok(assignment)
     }

@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the state folder {path} cannot be used: {source}")]
-    Folder { path: PathBuf, source: std::io::Error },
-    #[error("another coordinator uses the state folder {path}; stop it, or give this one --state-dir")]
+    Folder {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "another coordinator uses the state folder {path}; stop it, or give this one --state-dir"
+    )]
     InUse { path: PathBuf },
     #[error("the database in {path} cannot be read: {source}")]
     Read { path: PathBuf, source: sqlx::Error },
@@ -19,12 +24,17 @@ pub enum StoreError {
     /// What is durable must be read anew before anything else is done.
     #[error("whether the last change to the database in {path} is durable is not known: {fault}")]
     Unsure { path: PathBuf, fault: String },
-    #[error("the database is of schema {found}, this program knows {known}; use the newer qlora-coordinator")]
+    #[error(
+        "the database is of schema {found}, this program knows {known}; use the newer qlora-coordinator"
+    )]
     Newer { found: i64, known: usize },
     #[error("{what} in the database cannot be read and is set aside: {fault}")]
     Unreadable { what: String, fault: String },
     #[error("{what} cannot be written as JSON: {source}")]
-    Unwritable { what: String, source: serde_json::Error },
+    Unwritable {
+        what: String,
+        source: serde_json::Error,
+    },
     #[error("there is no configuration {name}{}", if *revision == 0 { String::new() } else { format!(" revision {revision}") })]
     NoConfig { name: String, revision: u64 },
 }
@@ -36,7 +46,14 @@ const FULL: &str = "13";
 pub(crate) fn not_written(folder: &Path) -> impl Fn(sqlx::Error) -> StoreError + '_ {
     move |source| {
         let path = folder.into();
-        let full = source.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == FULL);
-        if full { StoreError::DiskFull { path } } else { StoreError::NotWritten { path, source } }
+        let full = source
+            .as_database_error()
+            .and_then(|e| e.code())
+            .is_some_and(|code| code == FULL);
+        if full {
+            StoreError::DiskFull { path }
+        } else {
+            StoreError::NotWritten { path, source }
+        }
     }
 }

@@ -12,8 +12,12 @@ mod memory;
 mod records;
 mod sqlite;
 
-pub use artifacts::{ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Finished, Upload};
+pub use artifacts::{
+    ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Finished, Upload,
+};
 pub use error::StoreError;
 pub use memory::MemoryStore;
-pub use records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write};
+pub use records::{
+    ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write,
+};
 pub use sqlite::SqliteStore;

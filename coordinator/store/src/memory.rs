@@ -7,7 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use qlora_engine::{Job, JobId, Reserved};
 
 use crate::error::StoreError;
-use crate::records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Write};
+use crate::records::{
+    ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Write,
+};
 
 /// Forgets everything when dropped.
 #[derive(Debug)]
@@ -20,7 +22,10 @@ impl Default for MemoryStore {
     fn default() -> Self {
         // Every hasher of the standard library has random keys.
         let [high, low] = [0, 1].map(|half| RandomState::new().hash_one(half));
-        Self { state: Mutex::default(), coordinator_id: format!("{high:016x}{low:016x}") }
+        Self {
+            state: Mutex::default(),
+            coordinator_id: format!("{high:016x}{low:016x}"),
+        }
     }
 }
 
@@ -41,7 +46,12 @@ impl MemoryStore {
 }
 
 fn page<T: Clone>(all: Option<&Vec<T>>, after: u64, limit: u32) -> Vec<T> {
-    all.into_iter().flatten().skip(after as usize).take(limit as usize).cloned().collect()
+    all.into_iter()
+        .flatten()
+        .skip(after as usize)
+        .take(limit as usize)
+        .cloned()
+        .collect()
 }
 
 impl JobStore for MemoryStore {
@@ -59,17 +69,26 @@ impl JobStore for MemoryStore {
                 Write::Metrics { job, points } => {
                     let all = state.metrics.entry(job).or_default();
                     for point in points {
-                        all.push(MetricRecord { seq: all.len() as u64 + 1, ..point });
+                        all.push(MetricRecord {
+                            seq: all.len() as u64 + 1,
+                            ..point
+                        });
                     }
                 }
                 Write::Logs { job, lines } => {
                     let all = state.logs.entry(job).or_default();
                     for line in lines {
-                        all.push(LogRecord { seq: all.len() as u64 + 1, ..line });
+                        all.push(LogRecord {
+                            seq: all.len() as u64 + 1,
+                            ..line
+                        });
                     }
                 }
                 Write::Journal(entry) => {
-                    let entry = JournalEntry { seq: state.journal.len() as u64 + 1, ..entry };
+                    let entry = JournalEntry {
+                        seq: state.journal.len() as u64 + 1,
+                        ..entry
+                    };
                     state.journal.push(entry.clone());
                     entries.push(entry);
                 }
@@ -82,10 +101,20 @@ impl JobStore for MemoryStore {
         let state = self.state();
         let jobs = state.jobs.values().cloned().collect();
         let (reserved, coordinator_id) = (state.reserved.clone(), self.coordinator_id.clone());
-        Ok(Stored { jobs, unreadable: Vec::new(), reserved, coordinator_id })
+        Ok(Stored {
+            jobs,
+            unreadable: Vec::new(),
+            reserved,
+            coordinator_id,
+        })
     }
 
-    async fn metrics(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<MetricRecord>, StoreError> {
+    async fn metrics(
+        &self,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<MetricRecord>, StoreError> {
         Ok(page(self.state().metrics.get(&job), after, limit))
     }
 
@@ -103,31 +132,66 @@ impl JobStore for MemoryStore {
         Ok(page(Some(&self.state().journal), after, limit))
     }
 
-    async fn put_config(&self, name: &str, yaml: &str, hash: &str, unix_ms: u64) -> Result<ConfigRevision, StoreError> {
+    async fn put_config(
+        &self,
+        name: &str,
+        yaml: &str,
+        hash: &str,
+        unix_ms: u64,
+    ) -> Result<ConfigRevision, StoreError> {
         let mut state = self.state();
-        let newest = state.configs.iter().filter(|c| c.name == name).max_by_key(|c| c.revision).cloned();
+        let newest = state
+            .configs
+            .iter()
+            .filter(|c| c.name == name)
+            .max_by_key(|c| c.revision)
+            .cloned();
         if let Some(same) = newest.as_ref().filter(|c| c.hash == hash) {
             return Ok(same.clone());
         }
         let revision = newest.map_or(0, |c| c.revision) + 1;
-        let made = ConfigRevision { name: name.into(), revision, yaml: yaml.into(), hash: hash.into(), unix_ms };
+        let made = ConfigRevision {
+            name: name.into(),
+            revision,
+            yaml: yaml.into(),
+            hash: hash.into(),
+            unix_ms,
+        };
         state.configs.push(made.clone());
         Ok(made)
     }
 
     async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {
         let state = self.state();
-        let fits = |c: &&ConfigRevision| c.name == name && (revision == 0 || c.revision == revision);
-        let found = state.configs.iter().filter(fits).max_by_key(|c| c.revision).cloned();
-        found.ok_or_else(|| StoreError::NoConfig { name: name.into(), revision })
+        let fits =
+            |c: &&ConfigRevision| c.name == name && (revision == 0 || c.revision == revision);
+        let found = state
+            .configs
+            .iter()
+            .filter(fits)
+            .max_by_key(|c| c.revision)
+            .cloned();
+        found.ok_or_else(|| StoreError::NoConfig {
+            name: name.into(),
+            revision,
+        })
     }
 
     async fn configs(&self, name: Option<&str>) -> Result<Vec<ConfigRevision>, StoreError> {
         let state = self.state();
         if let Some(name) = name {
-            return Ok(state.configs.iter().filter(|c| c.name == name).cloned().collect());
+            return Ok(state
+                .configs
+                .iter()
+                .filter(|c| c.name == name)
+                .cloned()
+                .collect());
         }
-        let newest: BTreeMap<_, _> = state.configs.iter().map(|c| (c.name.clone(), c.clone())).collect();
+        let newest: BTreeMap<_, _> = state
+            .configs
+            .iter()
+            .map(|c| (c.name.clone(), c.clone()))
+            .collect();
         Ok(newest.into_values().collect())
     }
 }

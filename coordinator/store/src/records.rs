@@ -55,8 +55,14 @@ pub struct ConfigRevision {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
     SaveJob(Box<Job>),
-    Metrics { job: JobId, points: Vec<MetricRecord> },
-    Logs { job: JobId, lines: Vec<LogRecord> },
+    Metrics {
+        job: JobId,
+        points: Vec<MetricRecord>,
+    },
+    Logs {
+        job: JobId,
+        lines: Vec<LogRecord>,
+    },
     Journal(JournalEntry),
 }
 
@@ -92,7 +98,10 @@ pub trait JobStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// Nothing of it is there, unless the error is [`StoreError::Unsure`].
-    fn apply(&self, writes: Vec<Write>) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
+    fn apply(
+        &self,
+        writes: Vec<Write>,
+    ) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
     /// What is durable.
     fn load(&self) -> impl Future<Output = Result<Stored, StoreError>> + Send;
@@ -114,9 +123,17 @@ pub trait JobStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
 
     /// The last `limit` lines of `job`, oldest first.
-    fn last_logs(&self, job: JobId, limit: u32) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
+    fn last_logs(
+        &self,
+        job: JobId,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
 
-    fn journal(&self, after: u64, limit: u32) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
+    fn journal(
+        &self,
+        after: u64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
     /// Makes the next revision of `name`; the newest is returned unchanged where its text is the same.
     fn put_config(
@@ -128,8 +145,15 @@ pub trait JobStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;
 
     /// A revision, or the newest for 0.
-    fn config(&self, name: &str, revision: u64) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;
+    fn config(
+        &self,
+        name: &str,
+        revision: u64,
+    ) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;
 
     /// The newest revision of every name, or every revision of one.
-    fn configs(&self, name: Option<&str>) -> impl Future<Output = Result<Vec<ConfigRevision>, StoreError>> + Send;
+    fn configs(
+        &self,
+        name: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<ConfigRevision>, StoreError>> + Send;
 }

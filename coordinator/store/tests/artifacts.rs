@@ -17,7 +17,10 @@ async fn open(folder: &Path) -> ArtifactStore {
 }
 
 async fn begin(store: &ArtifactStore, offset: u64) -> Upload {
-    store.upload(&digest(BYTES), SIZE, offset).await.expect("an upload")
+    store
+        .upload(&digest(BYTES), SIZE, offset)
+        .await
+        .expect("an upload")
 }
 
 async fn stat(store: &ArtifactStore) -> ArtifactStat {
@@ -25,9 +28,18 @@ async fn stat(store: &ArtifactStore) -> ArtifactStat {
 }
 
 async fn put(store: &ArtifactStore, bytes: &[u8]) {
-    let mut upload = store.upload(&digest(bytes), bytes.len() as u64, 0).await.expect("an upload");
+    let mut upload = store
+        .upload(&digest(bytes), bytes.len() as u64, 0)
+        .await
+        .expect("an upload");
     upload.write(bytes.to_vec()).await.expect("bytes");
-    upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+    upload
+        .finish()
+        .await
+        .expect("the right bytes")
+        .publish()
+        .await
+        .expect("a name");
 }
 
 async fn all(store: &ArtifactStore) -> Result<Vec<u8>, ArtifactError> {
@@ -48,11 +60,22 @@ fn final_path(folder: &Path) -> PathBuf {
 
 /// Files of uploads that are not complete.
 fn partial(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder.join("partial")).expect("a folder").map(|entry| entry.expect("a file").path()).collect()
+    fs::read_dir(folder.join("partial"))
+        .expect("a folder")
+        .map(|entry| entry.expect("a file").path())
+        .collect()
 }
 
-const THERE: ArtifactStat = ArtifactStat { complete: true, damaged: false, size: SIZE };
-const MISSING: ArtifactStat = ArtifactStat { complete: false, damaged: false, size: 0 };
+const THERE: ArtifactStat = ArtifactStat {
+    complete: true,
+    damaged: false,
+    size: SIZE,
+};
+const MISSING: ArtifactStat = ArtifactStat {
+    complete: false,
+    damaged: false,
+    size: 0,
+};
 
 #[tokio::test]
 async fn an_upload_goes_on_where_it_broke_off_and_is_checked() {
@@ -60,21 +83,46 @@ async fn an_upload_goes_on_where_it_broke_off_and_is_checked() {
     let store = open(folder.path()).await;
     let mut upload = begin(&store, 0).await;
     upload.write(BYTES[..10].to_vec()).await.expect("bytes");
-    assert_eq!(stat(&store).await, MISSING, "what an upload has is nobody else's");
+    assert_eq!(
+        stat(&store).await,
+        MISSING,
+        "what an upload has is nobody else's"
+    );
     drop(upload);
-    assert_eq!(stat(&store).await, ArtifactStat { size: 10, ..MISSING });
+    assert_eq!(
+        stat(&store).await,
+        ArtifactStat {
+            size: 10,
+            ..MISSING
+        }
+    );
     assert!(matches!(all(&store).await, Err(ArtifactError::Missing(_))));
     let elsewhere = store.upload(&digest(BYTES), SIZE, 3).await;
-    assert!(matches!(elsewhere, Err(ArtifactError::Offset { expected: 10, .. })));
+    assert!(matches!(
+        elsewhere,
+        Err(ArtifactError::Offset { expected: 10, .. })
+    ));
     let mut upload = begin(&store, 10).await;
     let second = store.upload(&digest(BYTES), SIZE, 10).await;
-    assert!(matches!(second, Err(ArtifactError::Offset { expected: 0, .. })), "two went on with one file");
+    assert!(
+        matches!(second, Err(ArtifactError::Offset { expected: 0, .. })),
+        "two went on with one file"
+    );
     upload.write(BYTES[10..].to_vec()).await.expect("bytes");
-    upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+    upload
+        .finish()
+        .await
+        .expect("the right bytes")
+        .publish()
+        .await
+        .expect("a name");
     assert_eq!(stat(&store).await, THERE);
     assert_eq!(all(&store).await.expect("an artifact"), BYTES);
     let mut reader = store.read(&digest(BYTES), 2).await.expect("an artifact");
-    assert_eq!((reader.size, reader.next(5).await.expect("bytes")), (SIZE, BYTES[2..7].to_vec()));
+    assert_eq!(
+        (reader.size, reader.next(5).await.expect("bytes")),
+        (SIZE, BYTES[2..7].to_vec())
+    );
     assert_eq!(partial(folder.path()), Vec::<PathBuf>::new());
 }
 
@@ -82,13 +130,23 @@ async fn an_upload_goes_on_where_it_broke_off_and_is_checked() {
 async fn an_upload_that_broke_off_is_gone_on_with_after_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path()).await;
-    begin(&store, 0).await.write(BYTES[..10].to_vec()).await.expect("bytes");
+    begin(&store, 0)
+        .await
+        .write(BYTES[..10].to_vec())
+        .await
+        .expect("bytes");
     drop(store);
     let store = open(folder.path()).await;
     assert_eq!(stat(&store).await.size, 10);
     let mut upload = begin(&store, 10).await;
     upload.write(BYTES[10..].to_vec()).await.expect("bytes");
-    upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+    upload
+        .finish()
+        .await
+        .expect("the right bytes")
+        .publish()
+        .await
+        .expect("a name");
     assert_eq!(all(&store).await.expect("an artifact"), BYTES);
 }
 
@@ -108,7 +166,13 @@ async fn uploads_of_one_digest_at_once_never_meet() {
     }
     uploads[0].write(BYTES.to_vec()).await.expect("bytes");
     for upload in uploads {
-        upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+        upload
+            .finish()
+            .await
+            .expect("the right bytes")
+            .publish()
+            .await
+            .expect("a name");
         assert_eq!(stat(&store).await, THERE);
         assert_eq!(fs::read(final_path(folder.path())).expect("a file"), BYTES);
     }
@@ -123,15 +187,24 @@ async fn wrong_bytes_never_get_the_final_name_and_the_next_try_is_free_of_them()
     let mut wrong = BYTES.to_vec();
     wrong[3] ^= 1;
     upload.write(wrong).await.expect("bytes");
-    assert!(matches!(upload.finish().await, Err(ArtifactError::Mismatch { .. })));
+    assert!(matches!(
+        upload.finish().await,
+        Err(ArtifactError::Mismatch { .. })
+    ));
     assert_eq!(stat(&store).await, MISSING);
     let mut upload = begin(&store, 0).await;
     upload.write(BYTES.to_vec()).await.expect("bytes");
-    assert!(matches!(upload.write(vec![0]).await, Err(ArtifactError::TooLong { .. })));
+    assert!(matches!(
+        upload.write(vec![0]).await,
+        Err(ArtifactError::TooLong { .. })
+    ));
     assert_eq!(stat(&store).await, MISSING);
     let mut upload = begin(&store, 0).await;
     upload.write(BYTES[..5].to_vec()).await.expect("bytes");
-    assert!(matches!(upload.finish().await, Err(ArtifactError::TooShort { received: 5, .. })));
+    assert!(matches!(
+        upload.finish().await,
+        Err(ArtifactError::TooShort { received: 5, .. })
+    ));
     assert_eq!(stat(&store).await.size, 5);
     put(&store, BYTES).await;
     assert_eq!(all(&store).await.expect("an artifact"), BYTES);
@@ -173,8 +246,18 @@ async fn a_damaged_artifact_is_told_is_not_given_and_is_repaired_by_an_upload() 
                 store = open(folder.path()).await;
             }
             let what = format!("damage {i}, restart {restart}");
-            assert_eq!(stat(&store).await, ArtifactStat { damaged: true, ..MISSING }, "{what}");
-            assert!(matches!(all(&store).await, Err(ArtifactError::Damaged { .. })), "{what}");
+            assert_eq!(
+                stat(&store).await,
+                ArtifactStat {
+                    damaged: true,
+                    ..MISSING
+                },
+                "{what}"
+            );
+            assert!(
+                matches!(all(&store).await, Err(ArtifactError::Damaged { .. })),
+                "{what}"
+            );
             put(&store, BYTES).await;
             assert_eq!(stat(&store).await, THERE, "{what}");
             assert_eq!(all(&store).await.expect("an artifact"), BYTES, "{what}");
@@ -189,8 +272,12 @@ async fn a_start_keeps_one_part_of_each_upload_and_removes_what_is_of_no_use() {
     let part = |name: &str, bytes: &[u8], age: u64| {
         let path = folder.path().join("partial").join(name);
         fs::write(&path, bytes).expect("a part");
-        let file = fs::File::options().append(true).open(&path).expect("a part");
-        file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("a time");
+        let file = fs::File::options()
+            .append(true)
+            .open(&path)
+            .expect("a part");
+        file.set_modified(SystemTime::now() - Duration::from_secs(age))
+            .expect("a time");
         path
     };
     let (name, other) = (digest(BYTES), digest(b"another"));
@@ -218,7 +305,10 @@ async fn an_upload_that_is_given_up_in_a_write_leaves_a_part_that_can_be_gone_on
     let store = open(folder.path()).await;
     let bytes = vec![7u8; 8 << 20];
     let name = digest(&bytes);
-    let mut upload = store.upload(&name, bytes.len() as u64, 0).await.expect("an upload");
+    let mut upload = store
+        .upload(&name, bytes.len() as u64, 0)
+        .await
+        .expect("an upload");
     let given_up = tokio::time::timeout(Duration::ZERO, upload.write(bytes.clone())).await;
     drop(upload);
     assert!(given_up.is_err(), "eight megabytes were written in no time");
@@ -230,8 +320,17 @@ async fn an_upload_that_is_given_up_in_a_write_leaves_a_part_that_can_be_gone_on
         }
     };
     assert_eq!(received, bytes.len() as u64);
-    let upload = store.upload(&name, received, received).await.expect("an upload");
-    upload.finish().await.expect("the right bytes").publish().await.expect("a name");
+    let upload = store
+        .upload(&name, received, received)
+        .await
+        .expect("an upload");
+    upload
+        .finish()
+        .await
+        .expect("the right bytes")
+        .publish()
+        .await
+        .expect("a name");
     assert!(store.stat(&name).await.expect("a stat").complete);
 }
 
@@ -249,20 +348,52 @@ async fn what_no_job_needs_goes_after_a_day_and_what_somebody_was_told_of_stays(
     let contents: [&[u8]; 4] = [b"needed", b"old", b"new", b"told of"];
     for (i, bytes) in contents.iter().enumerate() {
         let name = digest(bytes);
-        let mut upload = store.upload(&name, bytes.len() as u64, 0).await.expect("an upload");
+        let mut upload = store
+            .upload(&name, bytes.len() as u64, 0)
+            .await
+            .expect("an upload");
         upload.write(bytes.to_vec()).await.expect("bytes");
-        upload.finish().await.expect("all bytes").publish().await.expect("a file");
+        upload
+            .finish()
+            .await
+            .expect("all bytes")
+            .publish()
+            .await
+            .expect("a file");
         if i != 2 {
-            let path = folder.path().join("sha256").join(&name.to_string()[..2]).join(name.to_string());
-            let file = fs::File::options().append(true).open(path).expect("an artifact");
-            file.set_modified(SystemTime::now() - Duration::from_secs(25 * 3600)).expect("a time");
+            let path = folder
+                .path()
+                .join("sha256")
+                .join(&name.to_string()[..2])
+                .join(name.to_string());
+            let file = fs::File::options()
+                .append(true)
+                .open(path)
+                .expect("an artifact");
+            file.set_modified(SystemTime::now() - Duration::from_secs(25 * 3600))
+                .expect("a time");
         }
     }
-    assert!(store.stat(&digest(contents[3])).await.expect("a stat").complete);
+    assert!(
+        store
+            .stat(&digest(contents[3]))
+            .await
+            .expect("a stat")
+            .complete
+    );
     let needed = digest(contents[0]);
-    assert_eq!(store.sweep(&|digest| digest == needed.to_string()).expect("a sweep"), 1);
+    assert_eq!(
+        store
+            .sweep(&|digest| digest == needed.to_string())
+            .expect("a sweep"),
+        1
+    );
     for (bytes, stays) in contents.into_iter().zip([true, false, true, true]) {
-        assert_eq!(store.stat(&digest(bytes)).await.expect("a stat").complete, stays, "{bytes:?}");
+        assert_eq!(
+            store.stat(&digest(bytes)).await.expect("a stat").complete,
+            stays,
+            "{bytes:?}"
+        );
     }
     store.remove(&needed);
     assert!(!store.stat(&needed).await.expect("a stat").complete);

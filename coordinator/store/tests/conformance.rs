@@ -14,34 +14,100 @@ async fn conforms(store: impl JobStore) {
     let writes = vec![
         Write::SaveJob(Box::new(first.clone())),
         Write::SaveJob(Box::new(second.clone())),
-        Write::Metrics { job: JobId(1), points: vec![point(1), point(2)] },
-        Write::Metrics { job: JobId(1), points: vec![point(3)] },
-        Write::Logs { job: JobId(1), lines: vec![line("a"), line("b")] },
+        Write::Metrics {
+            job: JobId(1),
+            points: vec![point(1), point(2)],
+        },
+        Write::Metrics {
+            job: JobId(1),
+            points: vec![point(3)],
+        },
+        Write::Logs {
+            job: JobId(1),
+            lines: vec![line("a"), line("b")],
+        },
         Write::Journal(entry("x")),
         Write::Journal(entry("y")),
     ];
     let entries = store.apply(writes).await.expect("writes");
-    assert_eq!(entries.iter().map(|e| (e.seq, e.kind.as_str())).collect::<Vec<_>>(), [(1, "x"), (2, "y")]);
+    assert_eq!(
+        entries
+            .iter()
+            .map(|e| (e.seq, e.kind.as_str()))
+            .collect::<Vec<_>>(),
+        [(1, "x"), (2, "y")]
+    );
     second.state = JobState::Succeeded { at: Millis(9) };
-    store.apply(vec![Write::SaveJob(Box::new(second.clone()))]).await.expect("a write");
+    store
+        .apply(vec![Write::SaveJob(Box::new(second.clone()))])
+        .await
+        .expect("a write");
     let stored = store.load().await.expect("jobs");
     assert_eq!(stored.jobs, [first, second]);
-    assert_eq!((&stored.unreadable, stored.reserved.job), (&vec![], JobId(2)));
+    assert_eq!(
+        (&stored.unreadable, stored.reserved.job),
+        (&vec![], JobId(2))
+    );
 
-    let steps = |points: Vec<MetricRecord>| points.iter().map(|p| (p.seq, p.step)).collect::<Vec<_>>();
-    assert_eq!(steps(store.metrics(JobId(1), 0, 10).await.expect("metrics")), [(1, 1), (2, 2), (3, 3)]);
-    assert_eq!(steps(store.metrics(JobId(1), 1, 1).await.expect("metrics")), [(2, 2)]);
-    assert_eq!(store.metrics(JobId(1), 0, 1).await.expect("metrics")[0].values, point(1).values);
-    assert!(store.metrics(JobId(2), 0, 10).await.expect("metrics").is_empty());
+    let steps =
+        |points: Vec<MetricRecord>| points.iter().map(|p| (p.seq, p.step)).collect::<Vec<_>>();
+    assert_eq!(
+        steps(store.metrics(JobId(1), 0, 10).await.expect("metrics")),
+        [(1, 1), (2, 2), (3, 3)]
+    );
+    assert_eq!(
+        steps(store.metrics(JobId(1), 1, 1).await.expect("metrics")),
+        [(2, 2)]
+    );
+    assert_eq!(
+        store.metrics(JobId(1), 0, 1).await.expect("metrics")[0].values,
+        point(1).values
+    );
+    assert!(
+        store
+            .metrics(JobId(2), 0, 10)
+            .await
+            .expect("metrics")
+            .is_empty()
+    );
     let lines = store.logs(JobId(1), 1, 10).await.expect("logs");
-    assert_eq!(lines, [LogRecord { seq: 2, ..line("b") }]);
-    store.apply(vec![Write::Logs { job: JobId(1), lines: vec![line("c")] }]).await.expect("a write");
+    assert_eq!(
+        lines,
+        [LogRecord {
+            seq: 2,
+            ..line("b")
+        }]
+    );
+    store
+        .apply(vec![Write::Logs {
+            job: JobId(1),
+            lines: vec![line("c")],
+        }])
+        .await
+        .expect("a write");
     let last = |limit| store.last_logs(JobId(1), limit);
-    let texts = |lines: Vec<LogRecord>| lines.into_iter().map(|l| (l.seq, l.text)).collect::<Vec<_>>();
-    assert_eq!(texts(last(2).await.expect("logs")), [(2, "b".into()), (3, "c".into())]);
-    assert_eq!(texts(last(9).await.expect("logs")), texts(store.logs(JobId(1), 0, 9).await.expect("logs")));
+    let texts = |lines: Vec<LogRecord>| {
+        lines
+            .into_iter()
+            .map(|l| (l.seq, l.text))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        texts(last(2).await.expect("logs")),
+        [(2, "b".into()), (3, "c".into())]
+    );
+    assert_eq!(
+        texts(last(9).await.expect("logs")),
+        texts(store.logs(JobId(1), 0, 9).await.expect("logs"))
+    );
     assert!(store.last_logs(JobId(9), 2).await.expect("logs").is_empty());
-    assert_eq!(store.journal(1, 10).await.expect("journal"), [JournalEntry { seq: 2, ..entry("y") }]);
+    assert_eq!(
+        store.journal(1, 10).await.expect("journal"),
+        [JournalEntry {
+            seq: 2,
+            ..entry("y")
+        }]
+    );
 
     let put = |text: &'static str| store.put_config("c", text, text, 1);
     assert_eq!(put("one").await.expect("a revision").revision, 1);
@@ -49,31 +115,83 @@ async fn conforms(store: impl JobStore) {
     assert_eq!(put("two").await.expect("a revision").revision, 2);
     assert_eq!(store.config("c", 0).await.expect("a config").yaml, "two");
     assert_eq!(store.config("c", 1).await.expect("a config").yaml, "one");
-    assert!(matches!(store.config("c", 3).await, Err(StoreError::NoConfig { .. })));
-    store.put_config("d", "x", "x", 1).await.expect("a revision");
-    let names = |all: Vec<ConfigRevision>| all.into_iter().map(|c| (c.name, c.revision)).collect::<Vec<_>>();
-    assert_eq!(names(store.configs(None).await.expect("configs")), [("c".into(), 2), ("d".into(), 1)]);
-    assert_eq!(names(store.configs(Some("c")).await.expect("configs")), [("c".into(), 1), ("c".into(), 2)]);
+    assert!(matches!(
+        store.config("c", 3).await,
+        Err(StoreError::NoConfig { .. })
+    ));
+    store
+        .put_config("d", "x", "x", 1)
+        .await
+        .expect("a revision");
+    let names = |all: Vec<ConfigRevision>| {
+        all.into_iter()
+            .map(|c| (c.name, c.revision))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names(store.configs(None).await.expect("configs")),
+        [("c".into(), 2), ("d".into(), 1)]
+    );
+    assert_eq!(
+        names(store.configs(Some("c")).await.expect("configs")),
+        [("c".into(), 1), ("c".into(), 2)]
+    );
 
-    let ids = [stored.coordinator_id, store.load().await.expect("jobs").coordinator_id];
+    let ids = [
+        stored.coordinator_id,
+        store.load().await.expect("jobs").coordinator_id,
+    ];
     assert_eq!(ids[0], ids[1], "the coordinator became another one");
     assert!(is_identity(&ids[0]), "{}", ids[0]);
 
     // Nothing lies behind the last position that there can be.
-    assert!(store.metrics(JobId(1), u64::MAX, 10).await.expect("metrics").is_empty());
-    assert!(store.logs(JobId(1), u64::MAX, 10).await.expect("logs").is_empty());
-    assert!(store.journal(u64::MAX, 10).await.expect("journal").is_empty());
-    assert!(matches!(store.config("c", u64::MAX).await, Err(StoreError::NoConfig { .. })));
+    assert!(
+        store
+            .metrics(JobId(1), u64::MAX, 10)
+            .await
+            .expect("metrics")
+            .is_empty()
+    );
+    assert!(
+        store
+            .logs(JobId(1), u64::MAX, 10)
+            .await
+            .expect("logs")
+            .is_empty()
+    );
+    assert!(
+        store
+            .journal(u64::MAX, 10)
+            .await
+            .expect("journal")
+            .is_empty()
+    );
+    assert!(matches!(
+        store.config("c", u64::MAX).await,
+        Err(StoreError::NoConfig { .. })
+    ));
     keeps_numbers(&store).await;
 }
 
 fn is_identity(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == 32
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Numbers that no JSON has a word for, and those at the ends of their types.
-const NUMBERS: [f64; 9] =
-    [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN_POSITIVE, -0.0, 0.1 + 0.2, 5e-324, 1e300 / 3.0];
+const NUMBERS: [f64; 9] = [
+    f64::NAN,
+    f64::INFINITY,
+    f64::NEG_INFINITY,
+    f64::MAX,
+    f64::MIN_POSITIVE,
+    -0.0,
+    0.1 + 0.2,
+    5e-324,
+    1e300 / 3.0,
+];
 
 fn bits(values: impl IntoIterator<Item = f64>) -> Vec<u64> {
     values.into_iter().map(f64::to_bits).collect()
@@ -83,18 +201,44 @@ fn measured(job: &Job) -> Vec<f64> {
     let p = &job.progress;
     let scores = p.scores.as_ref().expect("scores");
     let calls = scores.calls.as_ref().expect("calls");
-    let of_progress =
-        [p.loss, p.learning_rate, p.tokens_per_second, p.first_evaluation, p.last_evaluation, p.seconds_left];
+    let of_progress = [
+        p.loss,
+        p.learning_rate,
+        p.tokens_per_second,
+        p.first_evaluation,
+        p.last_evaluation,
+        p.seconds_left,
+    ];
     let of_scores = [scores.loss, scores.perplexity];
-    let of_calls = [calls.valid_json, calls.schema_valid, calls.names_match, calls.exact_match];
-    let all = of_progress.into_iter().chain([job.spec.needs.memory_fraction]).map(|v| v.expect("a value"));
+    let of_calls = [
+        calls.valid_json,
+        calls.schema_valid,
+        calls.names_match,
+        calls.exact_match,
+    ];
+    let all = of_progress
+        .into_iter()
+        .chain([job.spec.needs.memory_fraction])
+        .map(|v| v.expect("a value"));
     all.chain(of_scores).chain(of_calls).collect()
 }
 
 /// A job all of whose measured values are `v`.
 fn measuring(id: u64, v: f64) -> Job {
-    let calls = CallScores { rows: u64::MAX, valid_json: v, schema_valid: v, names_match: v, exact_match: v };
-    let scores = Scores { rows: 1, tokens: u64::MAX, loss: v, perplexity: v, calls: Some(calls) };
+    let calls = CallScores {
+        rows: u64::MAX,
+        valid_json: v,
+        schema_valid: v,
+        names_match: v,
+        exact_match: v,
+    };
+    let scores = Scores {
+        rows: 1,
+        tokens: u64::MAX,
+        loss: v,
+        perplexity: v,
+        calls: Some(calls),
+    };
     let progress = Progress {
         step: u64::MAX,
         loss: Some(v),
@@ -107,28 +251,62 @@ fn measuring(id: u64, v: f64) -> Job {
         ..Progress::default()
     };
     let mut made = job(id);
-    made.spec.needs = Needs { memory_fraction: Some(v), ..Needs::default() };
+    made.spec.needs = Needs {
+        memory_fraction: Some(v),
+        ..Needs::default()
+    };
     Job { progress, ..made }
 }
 
 async fn keeps_numbers(store: &impl JobStore) {
-    let before = store.metrics(JobId(9), 0, 100).await.expect("metrics").len();
+    let before = store
+        .metrics(JobId(9), 0, 100)
+        .await
+        .expect("metrics")
+        .len();
     assert_eq!(before, 0);
     for (id, v) in (100..).zip(NUMBERS) {
         let values = BTreeMap::from([("loss".to_owned(), v)]);
-        let point = MetricRecord { seq: 0, step: u64::MAX, unix_ms: u64::MAX, values };
-        let writes =
-            vec![Write::SaveJob(Box::new(measuring(id, v))), Write::Metrics { job: JobId(9), points: vec![point] }];
+        let point = MetricRecord {
+            seq: 0,
+            step: u64::MAX,
+            unix_ms: u64::MAX,
+            values,
+        };
+        let writes = vec![
+            Write::SaveJob(Box::new(measuring(id, v))),
+            Write::Metrics {
+                job: JobId(9),
+                points: vec![point],
+            },
+        ];
         store.apply(writes).await.expect("a write");
     }
     let points = store.metrics(JobId(9), 0, 100).await.expect("metrics");
     assert_eq!(bits(points.iter().map(|p| p.values["loss"])), bits(NUMBERS));
-    assert!(points.iter().all(|p| (p.step, p.unix_ms) == (u64::MAX, u64::MAX)), "{points:?}");
+    assert!(
+        points
+            .iter()
+            .all(|p| (p.step, p.unix_ms) == (u64::MAX, u64::MAX)),
+        "{points:?}"
+    );
     let stored = store.load().await.expect("jobs");
-    assert!(stored.unreadable.is_empty(), "a number made its job unreadable");
+    assert!(
+        stored.unreadable.is_empty(),
+        "a number made its job unreadable"
+    );
     for (id, v) in (100..).zip(NUMBERS) {
-        let job = stored.jobs.iter().find(|job| job.id == JobId(id)).expect("a job");
-        assert!(bits(measured(job)).iter().all(|&found| found == v.to_bits()), "{v}: {job:?}");
+        let job = stored
+            .jobs
+            .iter()
+            .find(|job| job.id == JobId(id))
+            .expect("a job");
+        assert!(
+            bits(measured(job))
+                .iter()
+                .all(|&found| found == v.to_bits()),
+            "{v}: {job:?}"
+        );
         assert_eq!(job.progress.step, u64::MAX);
     }
 }
@@ -148,8 +326,14 @@ async fn sqlite_conforms() {
 async fn sqlite_keeps_what_it_acknowledged_and_refuses_a_second_process() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = SqliteStore::open(folder.path()).await.expect("a store");
-    store.apply(vec![Write::SaveJob(Box::new(job(1)))]).await.expect("a write");
-    assert!(matches!(SqliteStore::open(folder.path()).await, Err(StoreError::InUse { .. })));
+    store
+        .apply(vec![Write::SaveJob(Box::new(job(1)))])
+        .await
+        .expect("a write");
+    assert!(matches!(
+        SqliteStore::open(folder.path()).await,
+        Err(StoreError::InUse { .. })
+    ));
     drop(store);
     let again = SqliteStore::open(folder.path()).await.expect("a store");
     assert_eq!(again.load().await.expect("jobs").jobs, [job(1)]);
@@ -157,7 +341,10 @@ async fn sqlite_keeps_what_it_acknowledged_and_refuses_a_second_process() {
 
 #[tokio::test]
 async fn a_database_says_which_coordinator_it_is_for_ever_and_no_other_says_the_same() {
-    let (one, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (one, other) = (
+        tempfile::tempdir().expect("a folder"),
+        tempfile::tempdir().expect("a folder"),
+    );
     let id = async |folder: &tempfile::TempDir| {
         let store = SqliteStore::open(folder.path()).await.expect("a store");
         store.load().await.expect("jobs").coordinator_id
@@ -165,7 +352,13 @@ async fn a_database_says_which_coordinator_it_is_for_ever_and_no_other_says_the_
     let first = id(&one).await;
     assert_eq!(id(&one).await, first, "a restart made it another one");
     assert_ne!(id(&other).await, first);
-    let in_memory = async || MemoryStore::default().load().await.expect("jobs").coordinator_id;
+    let in_memory = async || {
+        MemoryStore::default()
+            .load()
+            .await
+            .expect("jobs")
+            .coordinator_id
+    };
     assert_ne!(in_memory().await, in_memory().await);
 }
 
@@ -197,7 +390,10 @@ async fn a_write_that_nobody_waits_for_any_more_leaves_no_doubt_about_the_next()
             }
             None => cut += 1,
         }
-        store.apply(vec![Write::Journal(entry("next"))]).await.expect("the next write");
+        store
+            .apply(vec![Write::Journal(entry("next"))])
+            .await
+            .expect("the next write");
         if polls > 20 && cut < polls - 20 {
             break;
         }
@@ -213,18 +409,43 @@ async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
     use sqlx::Connection;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("qlora.db");
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
-    let mut old = sqlx::SqliteConnection::connect_with(&options).await.expect("a database");
-    sqlx::raw_sql(include_str!("../migrations/0001_start.sql")).execute(&mut old).await.expect("the old schema");
-    sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut old).await.expect("its version");
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .expect("a database");
+    sqlx::raw_sql(include_str!("../migrations/0001_start.sql"))
+        .execute(&mut old)
+        .await
+        .expect("the old schema");
+    sqlx::raw_sql("PRAGMA user_version = 1")
+        .execute(&mut old)
+        .await
+        .expect("its version");
     let mut running = job(1);
-    running.attempts.push(qlora_engine::Attempt::new(Token(41), holder("w"), Vec::new(), Millis(1)));
-    running.state = JobState::Running { token: Token(41), worker: "w".into(), stopping: None };
+    running.attempts.push(qlora_engine::Attempt::new(
+        Token(41),
+        holder("w"),
+        Vec::new(),
+        Millis(1),
+    ));
+    running.state = JobState::Running {
+        token: Token(41),
+        worker: "w".into(),
+        stopping: None,
+    };
     let scored = measuring(2, f64::NAN);
     for job in [&running, &scored] {
-        let (spec, body) = (serde_json::to_string(&job.spec).expect("JSON"), serde_json::to_string(job).expect("JSON"));
+        let (spec, body) = (
+            serde_json::to_string(&job.spec).expect("JSON"),
+            serde_json::to_string(job).expect("JSON"),
+        );
         let add = sqlx::query("INSERT INTO jobs (id, spec, body) VALUES (?, ?, ?)");
-        let add = add.bind(job.id.0 as i64).bind(spec).bind(body.replace("\"NaN\"", "null"));
+        let add = add
+            .bind(job.id.0 as i64)
+            .bind(spec)
+            .bind(body.replace("\"NaN\"", "null"));
         add.execute(&mut old).await.expect("a job");
     }
     let add = "INSERT INTO jobs (id, spec, body) VALUES (3, '{', 'x')";
@@ -233,13 +454,27 @@ async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
 
     let store = SqliteStore::open(folder.path()).await.expect("a store");
     let stored = store.load().await.expect("jobs");
-    assert_eq!(stored.jobs.iter().map(|job| job.id.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(
+        stored.jobs.iter().map(|job| job.id.0).collect::<Vec<_>>(),
+        [1, 2]
+    );
     assert_eq!(stored.jobs[0], running);
     let scores = stored.jobs[1].progress.scores.as_ref().expect("scores");
     assert!(scores.loss.is_nan() && scores.calls.as_ref().expect("calls").exact_match.is_nan());
-    assert_eq!(stored.unreadable.iter().map(|u| u.job).collect::<Vec<_>>(), [JobId(3)]);
+    assert_eq!(
+        stored.unreadable.iter().map(|u| u.job).collect::<Vec<_>>(),
+        [JobId(3)]
+    );
     assert_eq!(stored.reserved.job, JobId(3));
-    assert!(is_identity(&stored.coordinator_id), "{}", stored.coordinator_id);
+    assert!(
+        is_identity(&stored.coordinator_id),
+        "{}",
+        stored.coordinator_id
+    );
     // What the row without JSON had is not known, so none of what it may have had is given again.
-    assert!(stored.reserved.token > Token(41 + 1000), "{:?}", stored.reserved);
+    assert!(
+        stored.reserved.token > Token(41 + 1000),
+        "{:?}",
+        stored.reserved
+    );
 }

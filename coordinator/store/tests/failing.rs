@@ -59,8 +59,14 @@ impl Work {
         let text = self.text(i);
         vec![
             Write::SaveJob(Box::new(job(i))),
-            Write::Metrics { job: JobId(i), points: vec![point(1), point(2)] },
-            Write::Logs { job: JobId(i), lines: vec![line(&text), line("b")] },
+            Write::Metrics {
+                job: JobId(i),
+                points: vec![point(1), point(2)],
+            },
+            Write::Logs {
+                job: JobId(i),
+                lines: vec![line(&text), line("b")],
+            },
             Write::Journal(entry(&i.to_string())),
         ]
     }
@@ -68,7 +74,9 @@ impl Work {
 
 /// A folder whose files may be on the disk that fails; in memory where there is such a file system.
 fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder")
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a folder")
 }
 
 // ---- the process with the disk that fails
@@ -77,7 +85,9 @@ fn folder() -> tempfile::TempDir {
 #[tokio::test]
 #[ignore = "started by the others, with a disk that fails"]
 async fn the_work() {
-    let Ok(folder) = std::env::var("DISK_WORK_IN").map(PathBuf::from) else { return };
+    let Ok(folder) = std::env::var("DISK_WORK_IN").map(PathBuf::from) else {
+        return;
+    };
     let work = match std::env::var("DISK_WORK").expect("what to do").as_str() {
         "small" => Work::Small,
         "large" => Work::Large,
@@ -111,10 +121,19 @@ impl Worker {
         let state = folder.join("state");
         let mut faults = Vec::new();
         for _ in 0..TRIES {
-            let store = SqliteStore::open(&state).await.map_err(|e| faults.push(e.to_string()));
-            let artifacts = ArtifactStore::open(&state.join("artifacts")).await.map_err(|e| faults.push(e.to_string()));
+            let store = SqliteStore::open(&state)
+                .await
+                .map_err(|e| faults.push(e.to_string()));
+            let artifacts = ArtifactStore::open(&state.join("artifacts"))
+                .await
+                .map_err(|e| faults.push(e.to_string()));
             if let (Ok(store), Ok(artifacts)) = (store, artifacts) {
-                return Self { work, folder, store, artifacts };
+                return Self {
+                    work,
+                    folder,
+                    store,
+                    artifacts,
+                };
             }
         }
         panic!("no start: {faults:?}");
@@ -123,12 +142,21 @@ impl Worker {
     /// A connection that has written nothing.
     async fn second(&self) -> SqliteConnection {
         let path = self.folder.join("state/qlora.db");
-        SqliteConnectOptions::new().filename(path).read_only(true).connect().await.expect("a second connection")
+        SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .connect()
+            .await
+            .expect("a second connection")
     }
 
     async fn count(&self, sql: &'static str, id: impl ToString) -> i64 {
         let mut second = self.second().await;
-        let found = sqlx::query_scalar(sql).bind(id.to_string()).fetch_one(&mut second).await.expect("a count");
+        let found = sqlx::query_scalar(sql)
+            .bind(id.to_string())
+            .fetch_one(&mut second)
+            .await
+            .expect("a count");
         second.close().await.expect("an end");
         found
     }
@@ -136,15 +164,28 @@ impl Worker {
     /// Rows of job `i` that a second connection sees, of each table.
     async fn seen(&self, i: u64) -> [i64; 4] {
         [
-            self.count("SELECT COUNT(*) FROM jobs WHERE id = CAST(? AS INTEGER)", i).await,
-            self.count("SELECT COUNT(*) FROM metrics WHERE job = CAST(? AS INTEGER)", i).await,
-            self.count("SELECT COUNT(*) FROM logs WHERE job = CAST(? AS INTEGER)", i).await,
-            self.count("SELECT COUNT(*) FROM journal WHERE kind = ?", i).await,
+            self.count("SELECT COUNT(*) FROM jobs WHERE id = CAST(? AS INTEGER)", i)
+                .await,
+            self.count(
+                "SELECT COUNT(*) FROM metrics WHERE job = CAST(? AS INTEGER)",
+                i,
+            )
+            .await,
+            self.count(
+                "SELECT COUNT(*) FROM logs WHERE job = CAST(? AS INTEGER)",
+                i,
+            )
+            .await,
+            self.count("SELECT COUNT(*) FROM journal WHERE kind = ?", i)
+                .await,
         ]
     }
 
     fn acknowledged(&self, what: impl std::fmt::Display) {
-        let file = fs::File::options().create(true).append(true).open(self.folder.join("acknowledged"));
+        let file = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("acknowledged"));
         writeln!(file.expect("a file"), "{what}").expect("a line");
     }
 
@@ -162,13 +203,24 @@ impl Worker {
         match self.store.apply(self.work.batch(i)).await {
             Ok(entries) => {
                 assert_eq!(entries.len(), 1);
-                assert_eq!(self.seen(i).await, [1, 2, 2, 1], "batch {i} was acknowledged and is not there");
+                assert_eq!(
+                    self.seen(i).await,
+                    [1, 2, 2, 1],
+                    "batch {i} was acknowledged and is not there"
+                );
                 Ok(())
             }
             Err(fault) => {
-                let certain = matches!(fault, StoreError::NotWritten { .. } | StoreError::DiskFull { .. });
+                let certain = matches!(
+                    fault,
+                    StoreError::NotWritten { .. } | StoreError::DiskFull { .. }
+                );
                 assert!(certain, "{fault}");
-                assert_eq!(self.seen(i).await, [0; 4], "batch {i} was refused and is there: {fault}");
+                assert_eq!(
+                    self.seen(i).await,
+                    [0; 4],
+                    "batch {i} was refused and is there: {fault}"
+                );
                 Err(fault)
             }
         }
@@ -184,8 +236,13 @@ impl Worker {
     }
 
     async fn try_config(&self, i: u64) -> Result<(), StoreError> {
-        let made = self.store.put_config(&i.to_string(), "text", "hash", 1).await;
-        let seen = self.count("SELECT COUNT(*) FROM configs WHERE name = ?", i).await;
+        let made = self
+            .store
+            .put_config(&i.to_string(), "text", "hash", 1)
+            .await;
+        let seen = self
+            .count("SELECT COUNT(*) FROM configs WHERE name = ?", i)
+            .await;
         assert_eq!(seen, i64::from(made.is_ok()), "configuration {i}: {made:?}");
         made.map(drop)
     }
@@ -207,13 +264,24 @@ impl Worker {
         if stat.complete {
             return Ok(());
         }
-        let mut upload = self.artifacts.upload(&digest, bytes.len() as u64, stat.size).await?;
+        let mut upload = self
+            .artifacts
+            .upload(&digest, bytes.len() as u64, stat.size)
+            .await?;
         for piece in bytes[stat.size as usize..].chunks(bytes.len().div_ceil(3)) {
             upload.write(piece.to_vec()).await?;
         }
         upload.finish().await?.publish().await?;
-        let path = self.folder.join("state/artifacts/sha256").join(&digest.to_string()[..2]).join(digest.to_string());
-        assert_eq!(fs::read(path).expect("a file"), bytes, "it was acknowledged and is not there");
+        let path = self
+            .folder
+            .join("state/artifacts/sha256")
+            .join(&digest.to_string()[..2])
+            .join(digest.to_string());
+        assert_eq!(
+            fs::read(path).expect("a file"),
+            bytes,
+            "it was acknowledged and is not there"
+        );
         Ok(())
     }
 
@@ -223,14 +291,28 @@ impl Worker {
         fs::write(&full, "").expect("a file");
         for i in 100..106 {
             let refused = self.try_batch(i).await;
-            assert!(matches!(refused, Err(StoreError::DiskFull { .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(StoreError::DiskFull { .. })),
+                "{refused:?}"
+            );
             let refused = self.try_config(i).await;
-            assert!(matches!(refused, Err(StoreError::DiskFull { .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(StoreError::DiskFull { .. })),
+                "{refused:?}"
+            );
             let refused = self.try_artifact(&Work::artifact(i)).await;
-            assert!(matches!(refused, Err(ArtifactError::DiskFull { .. })), "{refused:?}");
-            assert_eq!(self.store.load().await.expect("jobs").jobs.len() as u64, self.work.batches());
+            assert!(
+                matches!(refused, Err(ArtifactError::DiskFull { .. })),
+                "{refused:?}"
+            );
+            assert_eq!(
+                self.store.load().await.expect("jobs").jobs.len() as u64,
+                self.work.batches()
+            );
         }
-        let left = fs::read_dir(self.folder.join("state/artifacts/partial")).expect("a folder").count();
+        let left = fs::read_dir(self.folder.join("state/artifacts/partial"))
+            .expect("a folder")
+            .count();
         assert_eq!(left, 0, "what is of no use keeps the disk full");
         fs::remove_file(&full).expect("a file");
     }
@@ -257,8 +339,12 @@ fn run(disk: &Disk, folder: &Path, work: Work, env: &[(&str, String)]) -> (ExitS
 async fn check(folder: &Path, work: Work, what: &str) -> usize {
     let acknowledged = fs::read_to_string(folder.join("acknowledged")).unwrap_or_default();
     let state = folder.join("state");
-    let store = SqliteStore::open(&state).await.unwrap_or_else(|e| panic!("{what}: no start: {e}"));
-    let artifacts = ArtifactStore::open(&state.join("artifacts")).await.expect("artifacts");
+    let store = SqliteStore::open(&state)
+        .await
+        .unwrap_or_else(|e| panic!("{what}: no start: {e}"));
+    let artifacts = ArtifactStore::open(&state.join("artifacts"))
+        .await
+        .expect("artifacts");
     let stored = store.load().await.expect("jobs");
     assert!(stored.unreadable.is_empty(), "{what}");
     for line in acknowledged.lines() {
@@ -266,20 +352,45 @@ async fn check(folder: &Path, work: Work, what: &str) -> usize {
         let id: u64 = id.parse().expect("a number");
         match kind {
             "job" => {
-                assert!(stored.jobs.iter().any(|job| job.id == JobId(id)), "{what}: {line} is lost");
-                assert_eq!(store.metrics(JobId(id), 0, 10).await.expect("metrics").len(), 2, "{what}: {line}");
+                assert!(
+                    stored.jobs.iter().any(|job| job.id == JobId(id)),
+                    "{what}: {line} is lost"
+                );
+                assert_eq!(
+                    store
+                        .metrics(JobId(id), 0, 10)
+                        .await
+                        .expect("metrics")
+                        .len(),
+                    2,
+                    "{what}: {line}"
+                );
                 let lines = store.logs(JobId(id), 0, 10).await.expect("logs");
-                assert_eq!((lines.len(), &lines[0].text), (2, &work.text(id)), "{what}: {line}");
+                assert_eq!(
+                    (lines.len(), &lines[0].text),
+                    (2, &work.text(id)),
+                    "{what}: {line}"
+                );
             }
-            "config" => assert!(store.config(&id.to_string(), 0).await.is_ok(), "{what}: {line} is lost"),
+            "config" => assert!(
+                store.config(&id.to_string(), 0).await.is_ok(),
+                "{what}: {line} is lost"
+            ),
             _ => {
                 let bytes = Work::artifact(id);
                 let stat = artifacts.stat(&digest(&bytes)).await.expect("a stat");
-                assert!(stat.complete && stat.size == bytes.len() as u64, "{what}: {line} is lost: {stat:?}");
+                assert!(
+                    stat.complete && stat.size == bytes.len() as u64,
+                    "{what}: {line} is lost: {stat:?}"
+                );
             }
         }
     }
-    assert!(stored.jobs.iter().all(|job| stored.reserved.job >= job.id), "{what}: {:?}", stored.reserved);
+    assert!(
+        stored.jobs.iter().all(|job| stored.reserved.job >= job.id),
+        "{what}: {:?}",
+        stored.reserved
+    );
     drop(store);
     sound(&state, what).await;
     acknowledged.lines().count()
@@ -288,25 +399,43 @@ async fn check(folder: &Path, work: Work, what: &str) -> usize {
 async fn sound(state: &Path, what: &str) {
     let options = SqliteConnectOptions::new().filename(state.join("qlora.db"));
     let mut connection = options.connect().await.expect("a database");
-    let found: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut connection).await.expect("a check");
+    let found: String = sqlx::query_scalar("PRAGMA integrity_check")
+        .fetch_one(&mut connection)
+        .await
+        .expect("a check");
     assert_eq!(found, "ok", "{what}");
 }
 
 /// Lets the `n`-th write fail for `n` of `numbers`, until there are no more writes; returns how many failed.
-async fn each_fails_once(work: Work, numbers: impl Iterator<Item = u64>, how: &[(&str, String)]) -> u64 {
+async fn each_fails_once(
+    work: Work,
+    numbers: impl Iterator<Item = u64>,
+    how: &[(&str, String)],
+) -> u64 {
     let disk = Disk::new("/state");
     let killed = how.iter().any(|(name, _)| *name == "DISK_KILL");
     let mut failed = 0;
     for n in numbers {
         let folder = folder();
-        let env: Vec<_> = how.iter().cloned().chain([("DISK_FAIL_AT", n.to_string())]).collect();
+        let env: Vec<_> = how
+            .iter()
+            .cloned()
+            .chain([("DISK_FAIL_AT", n.to_string())])
+            .collect();
         let what = format!("write {n} of {} with {how:?}", work.word());
         let (status, text) = run(&disk, folder.path(), work, &env);
         let has_failed = disk.has_failed();
-        assert_eq!(status.success(), !(killed && has_failed), "{what}: {status}\n{text}");
+        assert_eq!(
+            status.success(),
+            !(killed && has_failed),
+            "{what}: {status}\n{text}"
+        );
         let acknowledged = check(folder.path(), work, &what).await;
         let all = 2 * work.batches() as usize + 1;
-        assert!(acknowledged == all || killed, "{what}: {acknowledged} of {all} were acknowledged\n{text}");
+        assert!(
+            acknowledged == all || killed,
+            "{what}: {acknowledged} of {all} were acknowledged\n{text}"
+        );
         if !has_failed {
             return failed;
         }
@@ -356,5 +485,8 @@ async fn a_disk_that_was_full_for_a_while_is_got_over() {
     let (status, text) = run(&disk, folder.path(), Work::Full, &[]);
     assert!(disk.has_failed(), "the disk was never full");
     assert!(status.success(), "{text}");
-    assert_eq!(check(folder.path(), Work::Full, "a full disk").await, 7 + 12);
+    assert_eq!(
+        check(folder.path(), Work::Full, "a full disk").await,
+        7 + 12
+    );
 }

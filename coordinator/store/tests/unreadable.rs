@@ -13,23 +13,44 @@ use sqlx::{AssertSqlSafe, Connection};
 /// Changes the database behind the store's back.
 async fn change(folder: &Path, sql: impl Into<String>) {
     let options = SqliteConnectOptions::new().filename(folder.join("qlora.db"));
-    let mut connection = SqliteConnection::connect_with(&options).await.expect("a database");
-    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&mut connection).await.expect("a change");
+    let mut connection = SqliteConnection::connect_with(&options)
+        .await
+        .expect("a database");
+    sqlx::raw_sql(AssertSqlSafe(sql.into()))
+        .execute(&mut connection)
+        .await
+        .expect("a change");
     connection.close().await.expect("an end");
 }
 
 fn running(id: u64, token: u64, key: Option<&str>) -> Job {
     let mut job = job(id);
     job.spec.idempotency_key = key.map(str::to_owned);
-    job.attempts.push(Attempt::new(Token(token), holder("w"), Vec::new(), Millis(1)));
-    job.state = JobState::Running { token: Token(token), worker: "w".into(), stopping: None };
+    job.attempts.push(Attempt::new(
+        Token(token),
+        holder("w"),
+        Vec::new(),
+        Millis(1),
+    ));
+    job.state = JobState::Running {
+        token: Token(token),
+        worker: "w".into(),
+        stopping: None,
+    };
     job
 }
 
 async fn with_three_jobs(folder: &Path) -> SqliteStore {
     let store = SqliteStore::open(folder).await.expect("a store");
-    let jobs = [running(1, 10, None), running(2, 30, Some("a key")), running(3, 20, None)];
-    let writes = jobs.into_iter().map(|job| Write::SaveJob(Box::new(job))).collect();
+    let jobs = [
+        running(1, 10, None),
+        running(2, 30, Some("a key")),
+        running(3, 20, None),
+    ];
+    let writes = jobs
+        .into_iter()
+        .map(|job| Write::SaveJob(Box::new(job)))
+        .collect();
     store.apply(writes).await.expect("a write");
     store
 }
@@ -39,16 +60,52 @@ async fn a_job_that_cannot_be_read_is_set_aside_and_named_and_nothing_of_it_is_g
     // What is done to the row, whether the key of the job can still be read, and what the fault names.
     let ways = [
         ("UPDATE jobs SET body = '' WHERE id = 2", true, "body"),
-        ("UPDATE jobs SET body = '[1]' WHERE id = 2", true, "not an object"),
-        ("UPDATE jobs SET body = substr(body, 1, 40) WHERE id = 2", true, "body"),
-        ("UPDATE jobs SET body = json_remove(body, '$.created') WHERE id = 2", true, "created"),
-        ("UPDATE jobs SET body = json_set(body, '$.state', 'Lost') WHERE id = 2", true, "Lost"),
-        ("UPDATE jobs SET body = json_set(body, '$.progress.loss', 'soon') WHERE id = 2", true, "soon"),
-        ("UPDATE jobs SET body = json_set(body, '$.id', 3) WHERE id = 2", true, "it is job 3"),
-        ("UPDATE jobs SET body = json_set(body, '$.attempts', json('[]')) WHERE id = 2", true, "nobody holds"),
-        ("UPDATE jobs SET body = CAST(x'ff7b7d' AS TEXT) WHERE id = 2", true, "utf"),
+        (
+            "UPDATE jobs SET body = '[1]' WHERE id = 2",
+            true,
+            "not an object",
+        ),
+        (
+            "UPDATE jobs SET body = substr(body, 1, 40) WHERE id = 2",
+            true,
+            "body",
+        ),
+        (
+            "UPDATE jobs SET body = json_remove(body, '$.created') WHERE id = 2",
+            true,
+            "created",
+        ),
+        (
+            "UPDATE jobs SET body = json_set(body, '$.state', 'Lost') WHERE id = 2",
+            true,
+            "Lost",
+        ),
+        (
+            "UPDATE jobs SET body = json_set(body, '$.progress.loss', 'soon') WHERE id = 2",
+            true,
+            "soon",
+        ),
+        (
+            "UPDATE jobs SET body = json_set(body, '$.id', 3) WHERE id = 2",
+            true,
+            "it is job 3",
+        ),
+        (
+            "UPDATE jobs SET body = json_set(body, '$.attempts', json('[]')) WHERE id = 2",
+            true,
+            "nobody holds",
+        ),
+        (
+            "UPDATE jobs SET body = CAST(x'ff7b7d' AS TEXT) WHERE id = 2",
+            true,
+            "utf",
+        ),
         ("UPDATE jobs SET spec = '{' WHERE id = 2", false, "spec"),
-        ("UPDATE jobs SET spec = CAST(x'ff' AS TEXT) WHERE id = 2", false, "utf"),
+        (
+            "UPDATE jobs SET spec = CAST(x'ff' AS TEXT) WHERE id = 2",
+            false,
+            "utf",
+        ),
     ];
     for (sql, with_key, named) in ways {
         let folder = tempfile::tempdir().expect("a folder");
@@ -56,17 +113,45 @@ async fn a_job_that_cannot_be_read_is_set_aside_and_named_and_nothing_of_it_is_g
         change(folder.path(), sql).await;
         let store = SqliteStore::open(folder.path()).await.expect("a start");
         let stored = store.load().await.expect("jobs");
-        assert_eq!(stored.jobs, [running(1, 10, None), running(3, 20, None)], "{sql}");
-        let [unreadable] = stored.unreadable.as_slice() else { panic!("{sql}: {:?}", stored.unreadable) };
+        assert_eq!(
+            stored.jobs,
+            [running(1, 10, None), running(3, 20, None)],
+            "{sql}"
+        );
+        let [unreadable] = stored.unreadable.as_slice() else {
+            panic!("{sql}: {:?}", stored.unreadable)
+        };
         assert_eq!(unreadable.job, JobId(2));
-        assert!(unreadable.fault.to_lowercase().contains(&named.to_lowercase()), "{sql}: {}", unreadable.fault);
-        assert_eq!(stored.reserved.token, Token(30), "{sql}: the token of the job would be given again");
-        let keys = if with_key { vec![("a key".to_owned(), JobId(2))] } else { Vec::new() };
+        assert!(
+            unreadable
+                .fault
+                .to_lowercase()
+                .contains(&named.to_lowercase()),
+            "{sql}: {}",
+            unreadable.fault
+        );
+        assert_eq!(
+            stored.reserved.token,
+            Token(30),
+            "{sql}: the token of the job would be given again"
+        );
+        let keys = if with_key {
+            vec![("a key".to_owned(), JobId(2))]
+        } else {
+            Vec::new()
+        };
         assert_eq!(stored.reserved.keys, keys, "{sql}");
         // Others are written as before, and what was set aside stays as it is.
-        store.apply(vec![Write::SaveJob(Box::new(job(4)))]).await.expect("a write");
+        store
+            .apply(vec![Write::SaveJob(Box::new(job(4)))])
+            .await
+            .expect("a write");
         let again = store.load().await.expect("jobs");
-        assert_eq!((again.jobs.len(), again.unreadable), (3, stored.unreadable), "{sql}");
+        assert_eq!(
+            (again.jobs.len(), again.unreadable),
+            (3, stored.unreadable),
+            "{sql}"
+        );
     }
 }
 
@@ -75,8 +160,16 @@ async fn numbers_of_the_last_job_are_not_given_again_when_its_row_is_gone() {
     let folder = tempfile::tempdir().expect("a folder");
     drop(with_three_jobs(folder.path()).await);
     change(folder.path(), "DELETE FROM jobs WHERE id > 1").await;
-    let stored = SqliteStore::open(folder.path()).await.expect("a start").load().await.expect("jobs");
-    assert_eq!((stored.reserved.job, stored.reserved.token), (JobId(3), Token(30)));
+    let stored = SqliteStore::open(folder.path())
+        .await
+        .expect("a start")
+        .load()
+        .await
+        .expect("jobs");
+    assert_eq!(
+        (stored.reserved.job, stored.reserved.token),
+        (JobId(3), Token(30))
+    );
 }
 
 #[tokio::test]
@@ -85,11 +178,23 @@ async fn rows_of_every_other_table_are_passed_over_too() {
     let store = with_three_jobs(folder.path()).await;
     let points = (1..=4).map(point).collect();
     let lines = ["one", "two", "three"].map(line).to_vec();
-    let mut writes = vec![Write::Metrics { job: JobId(1), points }, Write::Logs { job: JobId(1), lines }];
+    let mut writes = vec![
+        Write::Metrics {
+            job: JobId(1),
+            points,
+        },
+        Write::Logs {
+            job: JobId(1),
+            lines,
+        },
+    ];
     writes.extend(["a", "b", "c"].map(|kind| Write::Journal(entry(kind))));
     store.apply(writes).await.expect("a write");
     for text in ["first", "second", "third"] {
-        store.put_config("c", text, text, 1).await.expect("a revision");
+        store
+            .put_config("c", text, text, 1)
+            .await
+            .expect("a revision");
     }
     drop(store);
     let damage = [
@@ -106,27 +211,53 @@ async fn rows_of_every_other_table_are_passed_over_too() {
     let store = SqliteStore::open(folder.path()).await.expect("a start");
     assert!(store.load().await.expect("jobs").unreadable.is_empty());
     let points = store.metrics(JobId(1), 0, 10).await.expect("metrics");
-    assert_eq!(points.iter().map(|p| (p.seq, p.step)).collect::<Vec<_>>(), [(1, 1), (2, 2), (3, 3), (4, 4)]);
-    assert_eq!(points.iter().map(|p| p.values.len()).collect::<Vec<_>>(), [1, 0, 0, 1]);
+    assert_eq!(
+        points.iter().map(|p| (p.seq, p.step)).collect::<Vec<_>>(),
+        [(1, 1), (2, 2), (3, 3), (4, 4)]
+    );
+    assert_eq!(
+        points.iter().map(|p| p.values.len()).collect::<Vec<_>>(),
+        [1, 0, 0, 1]
+    );
     let lines = store.logs(JobId(1), 0, 10).await.expect("logs");
-    assert_eq!(lines.iter().map(|l| l.text.as_str()).collect::<Vec<_>>(), ["one", "two\u{fffd}", "three"]);
+    assert_eq!(
+        lines.iter().map(|l| l.text.as_str()).collect::<Vec<_>>(),
+        ["one", "two\u{fffd}", "three"]
+    );
     // A reader goes on behind the row.
     assert_eq!(store.logs(JobId(1), 2, 10).await.expect("logs").len(), 1);
     let journal = store.journal(0, 10).await.expect("journal");
     assert_eq!(
-        journal.iter().map(|e| (e.seq, e.kind.as_str())).collect::<Vec<_>>(),
+        journal
+            .iter()
+            .map(|e| (e.seq, e.kind.as_str()))
+            .collect::<Vec<_>>(),
         [(1, "a"), (2, "b\u{fffd}"), (3, "c")]
     );
 
-    let revisions = |all: Vec<ConfigRevision>| all.into_iter().map(|c| c.revision).collect::<Vec<_>>();
-    assert_eq!(revisions(store.configs(Some("c")).await.expect("configs")), [1]);
-    assert_eq!(revisions(store.configs(None).await.expect("configs")), [0u64; 0]);
+    let revisions =
+        |all: Vec<ConfigRevision>| all.into_iter().map(|c| c.revision).collect::<Vec<_>>();
+    assert_eq!(
+        revisions(store.configs(Some("c")).await.expect("configs")),
+        [1]
+    );
+    assert_eq!(
+        revisions(store.configs(None).await.expect("configs")),
+        [0u64; 0]
+    );
     let damaged = store.config("c", 2).await;
     assert!(
         matches!(&damaged, Err(StoreError::Unreadable { what, .. }) if what == "configuration c revision 2"),
         "{damaged:?}"
     );
     // The next revision does not take the number of a damaged one.
-    assert_eq!(store.put_config("c", "third", "third", 1).await.expect("a revision").revision, 4);
+    assert_eq!(
+        store
+            .put_config("c", "third", "third", 1)
+            .await
+            .expect("a revision")
+            .revision,
+        4
+    );
     assert_eq!(store.config("c", 0).await.expect("a config").yaml, "third");
 }

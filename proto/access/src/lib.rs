@@ -19,7 +19,11 @@ use std::path::PathBuf;
 /// The user's data folder: `XDG_DATA_HOME`, else `~/.local/share`. A relative path counts for nothing, as the XDG
 /// specification asks.
 pub fn data_folder() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     variable("XDG_DATA_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/share")))
 }
 

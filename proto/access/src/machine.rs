@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 
 /// The names by which this machine may be called: its host name, the first label of it, and that label in mDNS.
 pub fn names() -> Vec<String> {
-    sysinfo::System::host_name().map(|host| names_of(&host)).unwrap_or_default()
+    sysinfo::System::host_name()
+        .map(|host| names_of(&host))
+        .unwrap_or_default()
 }
 
 fn names_of(host: &str) -> Vec<String> {
@@ -42,7 +44,10 @@ mod tests {
 
     #[test]
     fn a_machine_goes_by_its_full_its_short_and_its_mdns_name() {
-        assert_eq!(names_of("Head.Example.com"), ["head", "head.example.com", "head.local"]);
+        assert_eq!(
+            names_of("Head.Example.com"),
+            ["head", "head.example.com", "head.local"]
+        );
         assert_eq!(names_of("mac.local\n"), ["mac", "mac.local"]);
         assert_eq!(names_of("node7"), ["node7", "node7.local"]);
         assert!(names_of("").is_empty() && names_of(".").is_empty());

@@ -24,7 +24,10 @@ pub enum RecordError {
     #[error("neither XDG_DATA_HOME nor HOME names a folder")]
     NoFolder,
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// A record; removed when this is dropped.
@@ -42,24 +45,48 @@ impl Record {
     /// # Errors
     /// The user's data folder cannot be written.
     pub fn leave(address: SocketAddr, token: &Token) -> Result<Self, RecordError> {
-        Self::leave_in(&records_folder().ok_or(RecordError::NoFolder)?, address, token)
+        Self::leave_in(
+            &records_folder().ok_or(RecordError::NoFolder)?,
+            address,
+            token,
+        )
     }
 
-    pub(crate) fn leave_in(folder: &Path, address: SocketAddr, token: &Token) -> Result<Self, RecordError> {
-        let fault = |source| RecordError::Io { path: folder.into(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fault)?;
+    pub(crate) fn leave_in(
+        folder: &Path,
+        address: SocketAddr,
+        token: &Token,
+    ) -> Result<Self, RecordError> {
+        let fault = |source| RecordError::Io {
+            path: folder.into(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(fault)?;
         let _guard = guard(folder).map_err(fault)?;
         sweep(folder);
         let path = path(folder, address);
-        let file = write(folder, &path, token).map_err(|source| RecordError::Io { path: path.clone(), source })?;
-        Ok(Self { folder: folder.into(), path, file })
+        let file = write(folder, &path, token).map_err(|source| RecordError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self {
+            folder: folder.into(),
+            path,
+            file,
+        })
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         // What cannot be removed is recognized by its free lock.
-        let Ok(_guard) = guard(&self.folder) else { return };
+        let Ok(_guard) = guard(&self.folder) else {
+            return;
+        };
         if is_at(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
@@ -98,7 +125,11 @@ fn boot_of(text: &str) -> &str {
 }
 
 fn guard(folder: &Path) -> std::io::Result<File> {
-    let file = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join(LOCK))?;
     file.lock()?;
     Ok(file)
 }
@@ -113,8 +144,14 @@ fn write(folder: &Path, path: &Path, token: &Token) -> std::io::Result<File> {
 
 /// Removes what coordinators left that are gone. The guard is held: nobody is about to lock a record.
 fn sweep(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| !path.ends_with(LOCK)) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for path in entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| !path.ends_with(LOCK))
+    {
         if is_left_over(&path) {
             let _ = fs::remove_file(&path);
         }
@@ -122,11 +159,18 @@ fn sweep(folder: &Path) {
 }
 
 fn is_left_over(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
     if file.try_lock().is_err() {
         return false;
     }
-    let age = file.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+    let age = file
+        .metadata()
+        .and_then(|m| m.modified())
+        .ok()
+        .and_then(|at| at.elapsed().ok())
+        .unwrap_or_default();
     let text = std::io::read_to_string(&file).unwrap_or_default();
     boot_of(&text) == machine::boot() || age > FORGOTTEN
 }
@@ -165,17 +209,29 @@ mod tests {
     fn a_record_is_found_while_its_coordinator_runs_and_only_its_owner_can_read_it() {
         let home = tempfile::tempdir().expect("a folder");
         let folder = home.path().join("qlora/coordinators");
-        let one = Record::leave_in(&folder, address("127.0.0.1:7070"), &token("one")).expect("a record");
-        let two = Record::leave_in(&folder, address("[::1]:7071"), &token("two")).expect("a record");
+        let one =
+            Record::leave_in(&folder, address("127.0.0.1:7070"), &token("one")).expect("a record");
+        let two =
+            Record::leave_in(&folder, address("[::1]:7071"), &token("two")).expect("a record");
         assert_eq!(live(&folder, "127.0.0.1:7070").as_deref(), Some("one"));
         assert_eq!(live(&folder, "[::1]:7071").as_deref(), Some("two"));
         assert_eq!(live(&folder, "127.0.0.1:7071"), None);
         let mode = |path: &Path| fs::metadata(path).expect("a file").permissions().mode() & 0o777;
         assert_eq!((mode(&folder), mode(&one.path)), (0o700, 0o600));
         drop(one);
-        assert_eq!((live(&folder, "127.0.0.1:7070"), live(&folder, "[::1]:7071").as_deref()), (None, Some("two")));
+        assert_eq!(
+            (
+                live(&folder, "127.0.0.1:7070"),
+                live(&folder, "[::1]:7071").as_deref()
+            ),
+            (None, Some("two"))
+        );
         drop(two);
-        let left: Vec<_> = fs::read_dir(&folder).expect("a folder").flatten().map(|e| e.file_name()).collect();
+        let left: Vec<_> = fs::read_dir(&folder)
+            .expect("a folder")
+            .flatten()
+            .map(|e| e.file_name())
+            .collect();
         assert_eq!(left, [LOCK]);
     }
 
@@ -184,20 +240,36 @@ mod tests {
         let home = tempfile::tempdir().expect("a folder");
         let folder = home.path();
         let killed = path(folder, address("127.0.0.1:1"));
-        fs::write(&killed, format!("a-token\n{}\n", machine::boot())).expect("a record without a lock");
+        fs::write(&killed, format!("a-token\n{}\n", machine::boot()))
+            .expect("a record without a lock");
         let elsewhere = path(folder, address("127.0.0.1:2"));
         fs::write(&elsewhere, "a-token\nanother-boot\n").expect("a record");
         let locked = File::open(&elsewhere).expect("a file");
         locked.lock().expect("a lock");
         assert!(matches!(read(&killed), Read::Stale) && matches!(read(&elsewhere), Read::Stale));
         drop(locked);
-        let _other = Record::leave_in(folder, address("127.0.0.1:3"), &token("three")).expect("a record");
-        assert!(matches!(read(&killed), Read::Missing), "what a killed coordinator left is swept");
-        assert!(matches!(read(&elsewhere), Read::Stale), "what may be another machine's stays");
+        let _other =
+            Record::leave_in(folder, address("127.0.0.1:3"), &token("three")).expect("a record");
+        assert!(
+            matches!(read(&killed), Read::Missing),
+            "what a killed coordinator left is swept"
+        );
+        assert!(
+            matches!(read(&elsewhere), Read::Stale),
+            "what may be another machine's stays"
+        );
         let old = std::time::SystemTime::now() - FORGOTTEN - Duration::from_secs(60);
-        File::options().write(true).open(&elsewhere).and_then(|f| f.set_modified(old)).expect("an age");
-        let _more = Record::leave_in(folder, address("127.0.0.1:4"), &token("four")).expect("a record");
-        assert!(matches!(read(&elsewhere), Read::Missing), "what is old is swept");
+        File::options()
+            .write(true)
+            .open(&elsewhere)
+            .and_then(|f| f.set_modified(old))
+            .expect("an age");
+        let _more =
+            Record::leave_in(folder, address("127.0.0.1:4"), &token("four")).expect("a record");
+        assert!(
+            matches!(read(&elsewhere), Read::Missing),
+            "what is old is swept"
+        );
         assert_eq!(live(folder, "127.0.0.1:3").as_deref(), Some("three"));
     }
 
@@ -208,7 +280,10 @@ mod tests {
         let before = Record::leave_in(home.path(), at, &token("before")).expect("a record");
         let after = Record::leave_in(home.path(), at, &token("after")).expect("a record");
         drop(before);
-        assert_eq!(live(home.path(), "127.0.0.1:7070").as_deref(), Some("after"));
+        assert_eq!(
+            live(home.path(), "127.0.0.1:7070").as_deref(),
+            Some("after")
+        );
         drop(after);
         assert_eq!(live(home.path(), "127.0.0.1:7070"), None);
     }

@@ -26,12 +26,19 @@ impl Search {
     /// `host` is a name or an IP address, in brackets or not. Only addresses of this machine have records: a token is
     /// never sent to another machine unasked, whatever its name resolves to.
     pub fn new(host: &str, port: u16) -> Self {
-        records_folder().map(|folder| Self::within(&folder, host, port)).unwrap_or_default()
+        records_folder()
+            .map(|folder| Self::within(&folder, host, port))
+            .unwrap_or_default()
     }
 
     fn within(folder: &Path, host: &str, port: u16) -> Self {
         let ips = listeners(host, &machine::names());
-        Self { records: ips.into_iter().map(|ip| record::path(folder, SocketAddr::new(ip, port))).collect() }
+        Self {
+            records: ips
+                .into_iter()
+                .map(|ip| record::path(folder, SocketAddr::new(ip, port)))
+                .collect(),
+        }
     }
 
     pub fn find(&self) -> Found {
@@ -53,7 +60,11 @@ fn listeners(host: &str, names: &[String]) -> Vec<IpAddr> {
     const ALL6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     const LOOP4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const LOOP6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim_end_matches('.')
+        .to_ascii_lowercase();
     match host.parse::<IpAddr>() {
         Ok(ip) if ip.is_unspecified() => vec![ip, if ip.is_ipv4() { LOOP4 } else { LOOP6 }, ALL6],
         Ok(ip) if !machine::owns(ip) => Vec::new(),
@@ -106,7 +117,11 @@ mod tests {
             ("[::1]", 4, "all6"),
         ];
         for (host, port, token) in cases {
-            assert_eq!(found(folder, host, port).as_deref(), Some(token), "{host}:{port}");
+            assert_eq!(
+                found(folder, host, port).as_deref(),
+                Some(token),
+                "{host}:{port}"
+            );
         }
         for name in machine::names() {
             assert_eq!(found(folder, &name, 3).as_deref(), Some("all4"), "{name}");
@@ -117,9 +132,18 @@ mod tests {
     fn another_port_and_another_machine_find_nothing() {
         let home = tempfile::tempdir().expect("a folder");
         let folder = home.path();
-        let _records = [leave(folder, "127.0.0.1:1", "here"), leave(folder, "0.0.0.0:3", "all4")];
+        let _records = [
+            leave(folder, "127.0.0.1:1", "here"),
+            leave(folder, "0.0.0.0:3", "all4"),
+        ];
         assert_eq!(found(folder, "127.0.0.1", 2), None);
-        for host in ["192.0.2.1", "example.com", "localhost.example.com", "127.0.0.1.example.com", "[2001:db8::1]"] {
+        for host in [
+            "192.0.2.1",
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "[2001:db8::1]",
+        ] {
             assert_eq!(found(folder, host, 3), None, "{host}");
         }
     }

@@ -23,7 +23,10 @@ const PAGE: &[u8] = b"qlora page 1";
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     #[error("the token file {path} cannot be read: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("the token in {place} is empty")]
     Empty { place: String },
     #[error("the token in {place} holds a space, a control character or one beyond ASCII")]
@@ -33,7 +36,10 @@ pub enum TokenError {
     #[error("every user of this machine can {} the token file {path} (mode {mode:o})", if mode & 0o002 == 0 { "read" } else { "read or change" })]
     Exposed { path: PathBuf, mode: u32 },
     #[error("no token can be made at {path}: {source}")]
-    Make { path: PathBuf, source: std::io::Error },
+    Make {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 impl TokenError {
@@ -45,7 +51,10 @@ impl TokenError {
                 "write the token on the first line: visible ASCII characters without spaces".into()
             }
             Self::TooShort { path, .. } => {
-                format!("write a longer one, such as: openssl rand -hex 32 > {}", path.display())
+                format!(
+                    "write a longer one, such as: openssl rand -hex 32 > {}",
+                    path.display()
+                )
             }
             Self::Exposed { path, .. } => format!(
                 "others may have read it: delete the file and a new token is made at the next start, or keep it with: chmod 600 {}",
@@ -74,10 +83,14 @@ impl Token {
     pub fn parse(text: &str, place: &str) -> Result<Self, TokenError> {
         let line = text.lines().next().unwrap_or_default().trim();
         if line.is_empty() {
-            return Err(TokenError::Empty { place: place.into() });
+            return Err(TokenError::Empty {
+                place: place.into(),
+            });
         }
         if !line.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(TokenError::Character { place: place.into() });
+            return Err(TokenError::Character {
+                place: place.into(),
+            });
         }
         Ok(Self(line.into()))
     }
@@ -87,7 +100,10 @@ impl Token {
     /// # Errors
     /// The file cannot be read, or holds no token.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = fs::read_to_string(path).map_err(|source| TokenError::Read { path: path.into(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| TokenError::Read {
+            path: path.into(),
+            source,
+        })?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -99,15 +115,25 @@ impl Token {
         let token = Self::read(path)?;
         match token.0.len() {
             LEAST_LENGTH.. => Ok(token),
-            length => Err(TokenError::TooShort { path: path.into(), length }),
+            length => Err(TokenError::TooShort {
+                path: path.into(),
+                length,
+            }),
         }
     }
 
     /// What to say of a token file that every user of the machine can read or change. Such a file is used all the same:
     /// secrets that a container is given often have this mode.
     pub fn exposure(path: &Path) -> Option<String> {
-        let mode = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.permissions().mode();
-        let exposed = TokenError::Exposed { path: path.into(), mode: mode & 0o777 };
+        let mode = fs::metadata(path)
+            .ok()
+            .filter(fs::Metadata::is_file)?
+            .permissions()
+            .mode();
+        let exposed = TokenError::Exposed {
+            path: path.into(),
+            mode: mode & 0o777,
+        };
         // What is no token is refused, and is no secret.
         let is_token = || Self::read_strong(path).is_ok();
         (is_exposed(mode) && is_token()).then(|| format!("{exposed}; chmod 600 {}", path.display()))
@@ -124,9 +150,10 @@ impl Token {
                 make(folder, &path).map_err(|source| TokenError::Make { path, source })
             }
             Err(source) => Err(TokenError::Read { path, source }),
-            Ok(found) if is_exposed(found.permissions().mode()) => {
-                Err(TokenError::Exposed { path, mode: found.permissions().mode() & 0o777 })
-            }
+            Ok(found) if is_exposed(found.permissions().mode()) => Err(TokenError::Exposed {
+                path,
+                mode: found.permissions().mode() & 0o777,
+            }),
             Ok(_) => Self::read_strong(&path),
         }
     }
@@ -150,8 +177,10 @@ impl Token {
     /// a cookie that goes astray lets nobody submit jobs or be a worker.
     pub fn page_key(&self) -> String {
         // HMAC takes keys of every length.
-        let mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).map(|mac| mac.chain_update(PAGE));
-        mac.map(|mac| hex::encode(mac.finalize().into_bytes())).unwrap_or_default()
+        let mac =
+            Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).map(|mac| mac.chain_update(PAGE));
+        mac.map(|mac| hex::encode(mac.finalize().into_bytes()))
+            .unwrap_or_default()
     }
 
     /// Whether `given` is [`Self::page_key`].
@@ -185,15 +214,31 @@ mod tests {
 
     #[test]
     fn a_token_is_made_once_for_a_folder_and_only_its_owner_can_read_it() {
-        let (one, two) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (one, two) = (
+            tempfile::tempdir().expect("a folder"),
+            tempfile::tempdir().expect("a folder"),
+        );
         let made = Token::keep(one.path()).expect("a token");
         assert_eq!(made.secret().len(), 64);
-        assert!(Token::keep(one.path()).expect("the same token").is(made.secret()));
-        assert!(!Token::keep(two.path()).expect("another token").is(made.secret()));
-        let mode = fs::metadata(one.path().join("token")).expect("a file").permissions().mode();
+        assert!(
+            Token::keep(one.path())
+                .expect("the same token")
+                .is(made.secret())
+        );
+        assert!(
+            !Token::keep(two.path())
+                .expect("another token")
+                .is(made.secret())
+        );
+        let mode = fs::metadata(one.path().join("token"))
+            .expect("a file")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
-        let left: Vec<_> =
-            fs::read_dir(one.path()).expect("a folder").filter_map(|e| Some(e.ok()?.file_name())).collect();
+        let left: Vec<_> = fs::read_dir(one.path())
+            .expect("a folder")
+            .filter_map(|e| Some(e.ok()?.file_name()))
+            .collect();
         assert_eq!(left, ["token"]);
     }
 
@@ -206,17 +251,30 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
         };
         write("a-secret-of-some-length\n", 0o640);
-        assert!(Token::keep(folder.path()).expect("a group may read").is("a-secret-of-some-length"));
+        assert!(
+            Token::keep(folder.path())
+                .expect("a group may read")
+                .is("a-secret-of-some-length")
+        );
         for mode in [0o644, 0o602, 0o601] {
             write("a-secret-of-some-length\n", mode);
             let fault = Token::keep(folder.path()).expect_err("a refusal");
-            assert!(matches!(fault, TokenError::Exposed { .. }) && fault.help().contains("chmod 600"), "{fault}");
+            assert!(
+                matches!(fault, TokenError::Exposed { .. }) && fault.help().contains("chmod 600"),
+                "{fault}"
+            );
         }
         write("fifteen-letters\n", 0o600);
         let fault = Token::keep(folder.path()).expect_err("a refusal");
-        assert!(fault.to_string().contains("15 characters") && fault.help().contains("openssl"), "{fault}");
+        assert!(
+            fault.to_string().contains("15 characters") && fault.help().contains("openssl"),
+            "{fault}"
+        );
         write("", 0o600);
-        assert!(matches!(Token::keep(folder.path()), Err(TokenError::Empty { .. })));
+        assert!(matches!(
+            Token::keep(folder.path()),
+            Err(TokenError::Empty { .. })
+        ));
     }
 
     #[test]
@@ -224,11 +282,19 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("given");
         fs::write(&path, "a-secret-of-some-length\n").expect("a file");
-        for (mode, is_told) in [(0o600, false), (0o400, false), (0o640, false), (0o644, true), (0o602, true)] {
+        for (mode, is_told) in [
+            (0o600, false),
+            (0o400, false),
+            (0o640, false),
+            (0o644, true),
+            (0o602, true),
+        ] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
             let told = Token::exposure(&path);
             assert_eq!(told.is_some(), is_told, "{mode:o}: {told:?}");
-            assert!(told.is_none_or(|told| told.contains(&format!("chmod 600 {}", path.display()))));
+            assert!(
+                told.is_none_or(|told| told.contains(&format!("chmod 600 {}", path.display())))
+            );
         }
         assert_eq!(Token::exposure(&folder.path().join("none")), None);
     }
@@ -236,9 +302,16 @@ mod tests {
     #[test]
     fn what_cannot_be_sent_is_refused_by_name() {
         for text in ["", "\n", "   \nsecond-line-is-no-token"] {
-            assert!(matches!(Token::parse(text, "F"), Err(TokenError::Empty { .. })), "{text:?}");
+            assert!(
+                matches!(Token::parse(text, "F"), Err(TokenError::Empty { .. })),
+                "{text:?}"
+            );
         }
-        for text in ["two words of text", "umlaut-ü-of-some-length", "bell-\u{7}-of-some-length"] {
+        for text in [
+            "two words of text",
+            "umlaut-ü-of-some-length",
+            "bell-\u{7}-of-some-length",
+        ] {
             let fault = Token::parse(text, "QLORA_TOKEN").expect_err("a refusal");
             assert!(fault.to_string().contains("QLORA_TOKEN"), "{fault}");
         }
@@ -250,12 +323,21 @@ mod tests {
     fn a_token_is_only_itself_and_its_page_key_opens_only_the_page() {
         let token = Token::parse("a-secret-of-some-length", "F").expect("a token");
         assert!(token.is("a-secret-of-some-length"));
-        for other in ["", "a-secret-of-some-lengt", "a-secret-of-some-lengtH", "a-secret-of-some-length1"] {
+        for other in [
+            "",
+            "a-secret-of-some-lengt",
+            "a-secret-of-some-lengtH",
+            "a-secret-of-some-length1",
+        ] {
             assert!(!token.is(other) && !token.opens_page(other), "{other}");
         }
         let key = token.page_key();
         assert!(token.opens_page(&key) && !token.is(&key) && !token.opens_page(token.secret()));
-        assert!(!Token::parse("another-secret-of-length", "F").expect("a token").opens_page(&key));
+        assert!(
+            !Token::parse("another-secret-of-length", "F")
+                .expect("a token")
+                .opens_page(&key)
+        );
         assert!(!format!("{token:?}").contains("secret"));
     }
 }

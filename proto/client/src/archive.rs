@@ -59,8 +59,16 @@ impl Archive {
     pub fn of(folder: &Path) -> Result<Self, TransferError> {
         let mut entries = Vec::new();
         list(folder, Path::new(""), &mut entries)?;
-        let mut archive = Self { folder: folder.into(), entries, digest: String::new(), size: 0 };
-        let mut summed = Summed { hash: Sha256::new(), size: 0 };
+        let mut archive = Self {
+            folder: folder.into(),
+            entries,
+            digest: String::new(),
+            size: 0,
+        };
+        let mut summed = Summed {
+            hash: Sha256::new(),
+            size: 0,
+        };
         archive.write(0, &mut summed)?;
         (archive.digest, archive.size) = (hex::encode(summed.hash.finalize()), summed.size);
         Ok(archive)
@@ -85,7 +93,11 @@ impl Archive {
     /// [`TransferError::Io`] of the folder where `out` takes no more; [`TransferError::Changed`], which names a file that
     /// is not what it was.
     pub fn write(&self, offset: u64, out: &mut dyn Write) -> Result<(), TransferError> {
-        let mut builder = tar::Builder::new(Rest { skip: offset, out, is_open: true });
+        let mut builder = tar::Builder::new(Rest {
+            skip: offset,
+            out,
+            is_open: true,
+        });
         for entry in &self.entries {
             if let Err(fault) = self.append(&mut builder, entry) {
                 // A builder that is dropped writes the end of an archive.
@@ -101,16 +113,25 @@ impl Archive {
     /// # Errors
     /// [`TransferError::Changed`], which names the file, or the folder where all files look as before.
     pub fn check(&self) -> Result<(), TransferError> {
-        let mut summed = Summed { hash: Sha256::new(), size: 0 };
+        let mut summed = Summed {
+            hash: Sha256::new(),
+            size: 0,
+        };
         self.write(0, &mut summed)?;
         if hex::encode(summed.hash.finalize()) == self.digest {
             Ok(())
         } else {
-            Err(TransferError::Changed { path: self.folder.clone() })
+            Err(TransferError::Changed {
+                path: self.folder.clone(),
+            })
         }
     }
 
-    fn append(&self, builder: &mut tar::Builder<Rest<'_>>, entry: &Entry) -> Result<(), TransferError> {
+    fn append(
+        &self,
+        builder: &mut tar::Builder<Rest<'_>>,
+        entry: &Entry,
+    ) -> Result<(), TransferError> {
         let path = self.folder.join(&entry.name);
         let gone = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => TransferError::Changed { path: path.clone() },
@@ -122,16 +143,23 @@ impl Archive {
         header.set_metadata_in_mode(&meta, tar::HeaderMode::Deterministic);
         if entry.is_folder {
             header.set_size(0);
-            return builder.append_data(&mut header, &entry.name, io::empty()).map_err(io(&self.folder));
+            return builder
+                .append_data(&mut header, &entry.name, io::empty())
+                .map_err(io(&self.folder));
         }
         if Stamp::of(&meta) != entry.stamp {
             return Err(TransferError::Changed { path });
         }
-        let mut exact = Exact { file: &file, left: entry.stamp.bytes };
-        builder.append_data(&mut header, &entry.name, &mut exact).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => TransferError::Changed { path: path.clone() },
-            _ => io(&path)(e),
-        })?;
+        let mut exact = Exact {
+            file: &file,
+            left: entry.stamp.bytes,
+        };
+        builder
+            .append_data(&mut header, &entry.name, &mut exact)
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => TransferError::Changed { path: path.clone() },
+                _ => io(&path)(e),
+            })?;
         // What was written while it was read is in the archive in part.
         match file.metadata().map(|meta| Stamp::of(&meta)) {
             Ok(after) if after == entry.stamp => Ok(()),
@@ -143,13 +171,19 @@ impl Archive {
 /// Lists what lies in `folder` under the names that begin with `prefix`, in the order of the names.
 fn list(folder: &Path, prefix: &Path, entries: &mut Vec<Entry>) -> Result<(), TransferError> {
     let found = fs::read_dir(folder).map_err(io(folder))?;
-    let names = found.map(|entry| entry.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>();
+    let names = found
+        .map(|entry| entry.map(|e| e.file_name()))
+        .collect::<Result<Vec<_>, _>>();
     let mut names = names.map_err(io(folder))?;
     names.sort();
     for name in names {
         let (path, name) = (folder.join(&name), prefix.join(&name));
         let meta = fs::metadata(&path).map_err(io(&path))?;
-        entries.push(Entry { name: name.clone(), is_folder: meta.is_dir(), stamp: Stamp::of(&meta) });
+        entries.push(Entry {
+            name: name.clone(),
+            is_folder: meta.is_dir(),
+            stamp: Stamp::of(&meta),
+        });
         if meta.is_dir() {
             list(&path, &name, entries)?;
         }
@@ -165,10 +199,16 @@ struct Exact<'a> {
 
 impl Read for Exact<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let room = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = self.file.read(&mut buffer[..room])?;
         self.left -= read as u64;
-        if read == 0 && room > 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(read) }
+        if read == 0 && room > 0 {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        } else {
+            Ok(read)
+        }
     }
 }
 
@@ -184,7 +224,9 @@ impl Write for Rest<'_> {
         if !self.is_open {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+        let skipped = usize::try_from(self.skip)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         self.out.write_all(&bytes[skipped..])?;
         self.skip -= skipped as u64;
         Ok(bytes.len())

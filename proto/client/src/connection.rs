@@ -58,18 +58,29 @@ impl Client {
     /// `address` is HOST:PORT or a URL; the token is the first line of `token_file`, else `QLORA_TOKEN`, else the one that
     /// a coordinator of this user on this machine has left for `address`.
     pub fn new(address: &str, token_file: Option<&Path>) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::from_shared(url(address))
-            .map_err(|e| ConnectError::Address { address: address.into(), fault: e.to_string() })?;
+        let endpoint = Endpoint::from_shared(url(address)).map_err(|e| ConnectError::Address {
+            address: address.into(),
+            fault: e.to_string(),
+        })?;
         let Some(host) = endpoint.uri().host().filter(|host| !host.is_empty()) else {
-            return Err(ConnectError::Address { address: address.into(), fault: "the host is missing".into() });
+            return Err(ConnectError::Address {
+                address: address.into(),
+                fault: "the host is missing".into(),
+            });
         };
         if endpoint.uri().scheme_str() != Some("http") {
             // Anything else would go over the wire as plain text, the token too.
-            let fault = "only http is spoken; put a tunnel or a proxy for TLS on both sides of the network";
-            return Err(ConnectError::Address { address: address.into(), fault: fault.into() });
+            let fault =
+                "only http is spoken; put a tunnel or a proxy for TLS on both sides of the network";
+            return Err(ConnectError::Address {
+                address: address.into(),
+                fault: fault.into(),
+            });
         }
-        let port = port(address, endpoint.uri())
-            .map_err(|fault| ConnectError::Address { address: address.into(), fault: fault.into() })?;
+        let port = port(address, endpoint.uri()).map_err(|fault| ConnectError::Address {
+            address: address.into(),
+            fault: fault.into(),
+        })?;
         let credentials = Credentials::new(token_file, host, port)?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
@@ -81,7 +92,8 @@ impl Client {
         Ok(Self {
             jobs: JobServiceClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
             configs: ConfigServiceClient::new(service.clone()),
-            workers: WorkerServiceClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
+            workers: WorkerServiceClient::new(service.clone())
+                .max_decoding_message_size(LARGEST_MESSAGE),
             artifacts: ArtifactServiceClient::new(service.clone()),
             events: EventServiceClient::new(service),
             address: address.to_owned(),
@@ -113,7 +125,10 @@ impl Client {
 /// The port of a URL; a plain HOST:PORT must name it, since nothing here listens on that of HTTP.
 fn port(address: &str, uri: &tonic::transport::Uri) -> Result<u16, &'static str> {
     let is_url = address.contains("://");
-    match (uri.port_u16(), uri.port().is_some() || uri.authority().is_some_and(|a| ends_like_port(a.as_str()))) {
+    match (
+        uri.port_u16(),
+        uri.port().is_some() || uri.authority().is_some_and(|a| ends_like_port(a.as_str())),
+    ) {
         (Some(port), _) if port > 0 => Ok(port),
         (_, true) => Err("its port is not a number from 1 to 65535"),
         (_, false) if is_url => Ok(HTTP_PORT),
@@ -123,11 +138,18 @@ fn port(address: &str, uri: &tonic::transport::Uri) -> Result<u16, &'static str>
 
 /// Whether a colon that no bracket of an IPv6 address holds stands before the end.
 fn ends_like_port(authority: &str) -> bool {
-    authority.rsplit(']').next().is_some_and(|rest| rest.contains(':'))
+    authority
+        .rsplit(']')
+        .next()
+        .is_some_and(|rest| rest.contains(':'))
 }
 
 fn url(address: &str) -> String {
-    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+    if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +158,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_names_its_port_and_one_that_is_none_is_refused_by_name() {
-        for address in ["127.0.0.1:7070", "host:1", "[::1]:7070", "http://host:7070", "http://proxy"] {
+        for address in [
+            "127.0.0.1:7070",
+            "host:1",
+            "[::1]:7070",
+            "http://host:7070",
+            "http://proxy",
+        ] {
             assert!(Client::new(address, None).is_ok(), "{address}");
         }
         for (address, words) in [
@@ -151,8 +179,14 @@ mod tests {
             ("http://host:70700", "port"),
             ("host:port", "port"),
         ] {
-            let fault = Client::new(address, None).err().unwrap_or_else(|| panic!("{address} is taken")).to_string();
-            assert!(fault.contains(words) && fault.contains(address), "{address}: {fault}");
+            let fault = Client::new(address, None)
+                .err()
+                .unwrap_or_else(|| panic!("{address} is taken"))
+                .to_string();
+            assert!(
+                fault.contains(words) && fault.contains(address),
+                "{address}: {fault}"
+            );
         }
     }
 }

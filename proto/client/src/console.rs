@@ -7,9 +7,10 @@ use std::io::{self, Write as _};
 
 /// Whether `c` would do something to a terminal, or to the order of the text around it, instead of being seen.
 fn acts(c: char) -> bool {
-    let changes_order =
-        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}');
-    c.is_control() || changes_order || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
+    let changes_order = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}');
+    c.is_control()
+        || changes_order
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// The same for text of several lines, where line breaks and tabs are as meant.
@@ -21,15 +22,27 @@ fn acts_in_block(c: char) -> bool {
 /// act are shown escaped.
 pub fn line(text: &str) -> Cow<'_, str> {
     if text.contains(breaks) {
-        let words: Vec<&str> = text.split(breaks).map(str::trim).filter(|part| !part.is_empty()).collect();
-        return Cow::Owned(escaped(&words.join(" "), acts, |out, c| out.extend(c.escape_unicode())).into_owned());
+        let words: Vec<&str> = text
+            .split(breaks)
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .collect();
+        return Cow::Owned(
+            escaped(&words.join(" "), acts, |out, c| {
+                out.extend(c.escape_unicode())
+            })
+            .into_owned(),
+        );
     }
     escaped(text, acts, |out, c| out.extend(c.escape_unicode()))
 }
 
 /// Whether `c` is a space that is more than one on a terminal.
 fn breaks(c: char) -> bool {
-    matches!(c, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+    matches!(
+        c,
+        '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
 }
 
 /// `text` of several lines: characters that act are shown escaped, but line breaks and tabs stay.
@@ -59,13 +72,21 @@ pub fn not_finite(x: f64) -> Option<&'static str> {
     }
 }
 
-fn escaped(text: &str, acts: impl Fn(char) -> bool, escape: impl Fn(&mut String, char)) -> Cow<'_, str> {
+fn escaped(
+    text: &str,
+    acts: impl Fn(char) -> bool,
+    escape: impl Fn(&mut String, char),
+) -> Cow<'_, str> {
     if !text.contains(&acts) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if acts(c) { escape(&mut out, c) } else { out.push(c) }
+        if acts(c) {
+            escape(&mut out, c)
+        } else {
+            out.push(c)
+        }
     }
     Cow::Owned(out)
 }
@@ -108,7 +129,10 @@ mod tests {
             assert!(!shown.chars().any(acts), "{text:?} became {shown:?}");
         }
         assert_eq!(line("a\tb\nc\rd\x1b[0m"), "a b c d\\u{1b}[0m");
-        assert_eq!(line("cannot be used:\r\n  help: none\n\n"), "cannot be used: help: none");
+        assert_eq!(
+            line("cannot be used:\r\n  help: none\n\n"),
+            "cannot be used: help: none"
+        );
         for text in ["", "chat-8b", "Größe 日本語 עברית 👩‍💻 \\n"] {
             assert_eq!(line(text), text);
             assert_eq!(block(text), text);
@@ -118,6 +142,9 @@ mod tests {
 
     #[test]
     fn json_without_characters_that_act_stands_for_the_same_values() {
-        assert_eq!(json("{\"a\": \"\u{9b}31m\u{202e}é\"}\n"), "{\"a\": \"\\u009b31m\\u202eé\"}\n");
+        assert_eq!(
+            json("{\"a\": \"\u{9b}31m\u{202e}é\"}\n"),
+            "{\"a\": \"\\u009b31m\\u202eé\"}\n"
+        );
     }
 }

@@ -86,16 +86,22 @@ fn warn_once(file: &Path) {
 
 /// A variable that is set to nothing counts as not set.
 fn variable() -> Option<String> {
-    std::env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty())
+    std::env::var(VARIABLE)
+        .ok()
+        .filter(|text| !text.trim().is_empty())
 }
 
 impl tonic::service::Interceptor for Credentials {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         // A token is visible ASCII, which every header can hold.
-        let bearer = self.token().and_then(|token| format!("Bearer {}", token.secret()).parse().ok());
+        let bearer = self
+            .token()
+            .and_then(|token| format!("Bearer {}", token.secret()).parse().ok());
         if let Some(mut bearer) = bearer {
             MetadataValue::<Ascii>::set_sensitive(&mut bearer, true);
-            request.metadata_mut().insert(qlora_proto::AUTHORIZATION, bearer);
+            request
+                .metadata_mut()
+                .insert(qlora_proto::AUTHORIZATION, bearer);
         }
         qlora_telemetry::inject(request.metadata_mut());
         Ok(request)
@@ -115,11 +121,16 @@ mod tests {
         std::fs::write(&file, "  a-secret \nmore\n").expect("a file");
         let mut credentials = Credentials::new(Some(&file), "127.0.0.1", 1).expect("credentials");
         let sent = credentials.call(Request::new(())).expect("a request");
-        assert_eq!(sent.metadata().get("authorization").expect("a token"), "Bearer a-secret");
+        assert_eq!(
+            sent.metadata().get("authorization").expect("a token"),
+            "Bearer a-secret"
+        );
         assert!(credentials.is_given() && credentials.help().contains("--token-file"));
         for text in ["", "two words"] {
             std::fs::write(&file, text).expect("a file");
-            let fault = Credentials::new(Some(&file), "127.0.0.1", 1).err().expect("a refusal");
+            let fault = Credentials::new(Some(&file), "127.0.0.1", 1)
+                .err()
+                .expect("a refusal");
             assert!(fault.to_string().contains("mine"), "{fault}");
         }
         assert!(matches!(

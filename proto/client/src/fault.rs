@@ -21,15 +21,36 @@ const BEGIN: &str = "error[Q";
 const HELP: &str = "\n  help: ";
 
 impl Fault {
-    pub fn new(code: impl Into<String>, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), help: help.into(), place: None }
+    pub fn new(
+        code: impl Into<String>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+            help: help.into(),
+            place: None,
+        }
     }
 
     /// The form for people. Lines of the message after the first are set off, so that none can be taken for one of ours.
     pub fn text(&self) -> String {
-        let place = self.place.as_ref().map(|place| format!("  ({place})")).unwrap_or_default();
-        let head = format!("error[{}]: {}{place}", self.code, under(&self.message, "  | "));
-        if self.help.is_empty() { head } else { format!("{head}{HELP}{}", self.help) }
+        let place = self
+            .place
+            .as_ref()
+            .map(|place| format!("  ({place})"))
+            .unwrap_or_default();
+        let head = format!(
+            "error[{}]: {}{place}",
+            self.code,
+            under(&self.message, "  | ")
+        );
+        if self.help.is_empty() {
+            head
+        } else {
+            format!("{head}{HELP}{}", self.help)
+        }
     }
 
     fn json(&self) -> Value {
@@ -38,10 +59,19 @@ impl Fault {
 
     /// What the parser of a command line says, which it has rendered for people.
     pub fn usage(rendered: &str) -> Self {
-        let mut parts = rendered.trim().split("\n\n").map(joined).filter(|part| !part.is_empty());
+        let mut parts = rendered
+            .trim()
+            .split("\n\n")
+            .map(joined)
+            .filter(|part| !part.is_empty());
         let message = parts.next().unwrap_or_default();
-        let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
-        let help: Vec<String> = parts.map(|part| part.strip_prefix("tip: ").unwrap_or(&part).to_owned()).collect();
+        let message = message
+            .strip_prefix("error: ")
+            .unwrap_or(&message)
+            .to_owned();
+        let help: Vec<String> = parts
+            .map(|part| part.strip_prefix("tip: ").unwrap_or(&part).to_owned())
+            .collect();
         Self::new("Q0001", message, help.join("; "))
     }
 
@@ -51,20 +81,34 @@ impl Fault {
             return Vec::new();
         }
         let starts = text.match_indices(BEGIN).map(|(at, _)| at);
-        let starts: Vec<usize> = starts.filter(|at| *at == 0 || text.as_bytes()[at - 1] == b'\n').collect();
+        let starts: Vec<usize> = starts
+            .filter(|at| *at == 0 || text.as_bytes()[at - 1] == b'\n')
+            .collect();
         let ends = starts.iter().skip(1).copied().chain([text.len()]);
-        starts.iter().zip(ends).filter_map(|(start, end)| Self::parse_one(text[*start..end].trim_end())).collect()
+        starts
+            .iter()
+            .zip(ends)
+            .filter_map(|(start, end)| Self::parse_one(text[*start..end].trim_end()))
+            .collect()
     }
 
     fn parse_one(text: &str) -> Option<Self> {
         let (head, help) = text.split_once(HELP).unwrap_or((text, ""));
         let (code, message) = head.strip_prefix("error[")?.split_once("]: ")?;
         // A place stands in brackets behind two spaces.
-        let (message, place) = match message.strip_suffix(')').and_then(|rest| rest.rsplit_once("  (")) {
+        let (message, place) = match message
+            .strip_suffix(')')
+            .and_then(|rest| rest.rsplit_once("  ("))
+        {
             Some((message, place)) => (message, Some(place.to_owned())),
             None => (message, None),
         };
-        Some(Self { code: code.into(), message: message.into(), help: help.into(), place })
+        Some(Self {
+            code: code.into(),
+            message: message.into(),
+            help: help.into(),
+            place,
+        })
     }
 }
 
@@ -86,7 +130,9 @@ pub fn tell(faults: &[Fault], as_json: bool) {
 
 /// Whether `args` ask for JSON, judged without a parser: what cannot be parsed is told in the form that was asked for.
 pub fn wants_json(mut args: impl Iterator<Item = std::ffi::OsString>) -> bool {
-    args.by_ref().take_while(|arg| arg != "--").any(|arg| arg == "--json")
+    args.by_ref()
+        .take_while(|arg| arg != "--")
+        .any(|arg| arg == "--json")
 }
 
 /// Text of several lines with `margin` before all but the first.
@@ -107,24 +153,38 @@ mod tests {
     fn what_a_parser_says_becomes_a_message_and_its_way_out() {
         let said = "error: unexpected argument '--jso' found\n\n  tip: a similar argument exists: '--json'\n\nUsage: qlora-ctl jobs [OPTIONS]\n\nFor more information, try '--help'.\n";
         let fault = Fault::usage(said);
-        assert_eq!((fault.code.as_str(), fault.message.as_str()), ("Q0001", "unexpected argument '--jso' found"));
-        let help =
-            "a similar argument exists: '--json'; Usage: qlora-ctl jobs [OPTIONS]; For more information, try '--help'.";
+        assert_eq!(
+            (fault.code.as_str(), fault.message.as_str()),
+            ("Q0001", "unexpected argument '--jso' found")
+        );
+        let help = "a similar argument exists: '--json'; Usage: qlora-ctl jobs [OPTIONS]; For more information, try '--help'.";
         assert_eq!(fault.help, help);
-        let several = Fault::usage("error: these are missing:\n  --out <OUT>\n  --model <M>\n\nUsage: x\n");
-        assert_eq!(several.message, "these are missing: --out <OUT> --model <M>");
+        let several =
+            Fault::usage("error: these are missing:\n  --out <OUT>\n  --model <M>\n\nUsage: x\n");
+        assert_eq!(
+            several.message,
+            "these are missing: --out <OUT> --model <M>"
+        );
     }
 
     #[test]
     fn faults_are_read_back_from_their_text() {
-        let text =
-            "error[Q0101]: unknown key `x`  (a.yaml:1:2)\n  help: did you mean `y`?\nerror[Q0103]: `z` is 3\n  | more";
+        let text = "error[Q0101]: unknown key `x`  (a.yaml:1:2)\n  help: did you mean `y`?\nerror[Q0103]: `z` is 3\n  | more";
         let faults = Fault::parse(text);
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert_eq!(faults[0].place.as_deref(), Some("a.yaml:1:2"));
-        assert_eq!(faults[0].text(), text[..text.find("\nerror").expect("a second one")]);
-        assert_eq!((faults[0].code.as_str(), faults[0].message.as_str()), ("Q0101", "unknown key `x`"));
-        assert_eq!((faults[0].help.as_str(), faults[1].help.as_str()), ("did you mean `y`?", ""));
+        assert_eq!(
+            faults[0].text(),
+            text[..text.find("\nerror").expect("a second one")]
+        );
+        assert_eq!(
+            (faults[0].code.as_str(), faults[0].message.as_str()),
+            ("Q0101", "unknown key `x`")
+        );
+        assert_eq!(
+            (faults[0].help.as_str(), faults[1].help.as_str()),
+            ("did you mean `y`?", "")
+        );
         assert_eq!(faults[1].message, "`z` is 3\n  | more");
         for other in ["", "no such job", "an error[Q0101]: inside"] {
             assert_eq!(Fault::parse(other), [], "{other}");

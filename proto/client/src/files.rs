@@ -8,9 +8,13 @@ pub fn no_access(path: &Path, fault: &Error) -> String {
     let path = path.display();
     match fault.kind() {
         ErrorKind::NotFound => format!("there is no file or folder {path}"),
-        ErrorKind::PermissionDenied => format!("permission denied: this user may not read or write {path}"),
+        ErrorKind::PermissionDenied => {
+            format!("permission denied: this user may not read or write {path}")
+        }
         ErrorKind::IsADirectory => format!("{path} is a folder, where a file belongs"),
-        ErrorKind::NotADirectory => format!("{path} is a file or leads through one, where a folder belongs"),
+        ErrorKind::NotADirectory => {
+            format!("{path} is a file or leads through one, where a folder belongs")
+        }
         ErrorKind::AlreadyExists => format!("{path} is there already"),
         ErrorKind::ReadOnlyFilesystem => format!("{path} lies on a file system that is read-only"),
         ErrorKind::StorageFull => format!("there is no room left for {path}"),
@@ -20,14 +24,27 @@ pub fn no_access(path: &Path, fault: &Error) -> String {
 
 /// Whether the path that a person gave is at fault, not the machine.
 pub fn is_of_the_path(fault: &Error) -> bool {
-    use ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-    let kinds = [NotFound, IsADirectory, NotADirectory, AlreadyExists, PermissionDenied, ReadOnlyFilesystem];
+    use ErrorKind::{
+        AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+    };
+    let kinds = [
+        NotFound,
+        IsADirectory,
+        NotADirectory,
+        AlreadyExists,
+        PermissionDenied,
+        ReadOnlyFilesystem,
+    ];
     kinds.contains(&fault.kind())
 }
 
 /// The code of a file that cannot be read or written: a full disk has its own.
 pub fn code(fault: &Error) -> &'static str {
-    if fault.kind() == ErrorKind::StorageFull { "Q0607" } else { "Q0605" }
+    if fault.kind() == ErrorKind::StorageFull {
+        "Q0607"
+    } else {
+        "Q0605"
+    }
 }
 
 #[cfg(test)]
@@ -45,8 +62,14 @@ mod tests {
         ] {
             let fault = std::fs::read(&path).expect_err("no file");
             let said = no_access(&path, &fault);
-            assert!(said.contains(words) && said.contains(&path.display().to_string()), "{said}");
-            assert!(!said.contains("os error") && is_of_the_path(&fault) && code(&fault) == "Q0605", "{said}");
+            assert!(
+                said.contains(words) && said.contains(&path.display().to_string()),
+                "{said}"
+            );
+            assert!(
+                !said.contains("os error") && is_of_the_path(&fault) && code(&fault) == "Q0605",
+                "{said}"
+            );
         }
         for refused in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
             assert!(is_of_the_path(&refused.into()), "{refused}");

@@ -75,7 +75,9 @@ impl Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: Self::SHORTEST }
+        Self {
+            next: Self::SHORTEST,
+        }
     }
 }
 
@@ -94,8 +96,18 @@ mod tests {
 
     #[test]
     fn trouble_of_the_other_side_is_never_final() {
-        let passing = [Code::Unavailable, Code::Internal, Code::Unknown, Code::DeadlineExceeded, Code::Aborted];
-        for code in passing.into_iter().chain([Code::ResourceExhausted, Code::Cancelled, Code::DataLoss]) {
+        let passing = [
+            Code::Unavailable,
+            Code::Internal,
+            Code::Unknown,
+            Code::DeadlineExceeded,
+            Code::Aborted,
+        ];
+        for code in
+            passing
+                .into_iter()
+                .chain([Code::ResourceExhausted, Code::Cancelled, Code::DataLoss])
+        {
             assert_eq!(judge(&Status::new(code, "")), Verdict::Again, "{code:?}");
         }
         assert_eq!(judge(&Status::unauthenticated("")), Verdict::Register);

@@ -31,7 +31,10 @@ pub enum TransferError {
     #[error("the coordinator refuses the transfer: {0}")]
     Refused(String),
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{path} came with wrong bytes twice; the network or the disk damages data")]
     Damaged { path: PathBuf },
     #[error("the archive {path} is refused: {fault}")]
@@ -41,7 +44,10 @@ pub enum TransferError {
 }
 
 pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TransferError {
-    move |source| TransferError::Io { path: path.into(), source }
+    move |source| TransferError::Io {
+        path: path.into(),
+        source,
+    }
 }
 
 /// What one try came to.
@@ -105,9 +111,28 @@ pub struct By<'a> {
 }
 
 /// Uploads `source`, going on after every break.
-pub async fn upload(client: &Client, source: &Source<'_>, watch: Watch<'_>) -> Result<(), TransferError> {
-    let Source { path, digest, size, by } = *source;
-    send(client, &Sent { content: Content::File(path), digest, size, by }, watch).await
+pub async fn upload(
+    client: &Client,
+    source: &Source<'_>,
+    watch: Watch<'_>,
+) -> Result<(), TransferError> {
+    let Source {
+        path,
+        digest,
+        size,
+        by,
+    } = *source;
+    send(
+        client,
+        &Sent {
+            content: Content::File(path),
+            digest,
+            size,
+            by,
+        },
+        watch,
+    )
+    .await
 }
 
 /// Uploads the folder of `archive` as one artifact for the attempt `by`, going on after every break.
@@ -121,7 +146,17 @@ pub async fn upload_folder(
     watch: Watch<'_>,
 ) -> Result<(), TransferError> {
     let (digest, size) = (archive.digest(), archive.size());
-    send(client, &Sent { content: Content::Folder(archive), digest, size, by }, watch).await
+    send(
+        client,
+        &Sent {
+            content: Content::Folder(archive),
+            digest,
+            size,
+            by,
+        },
+        watch,
+    )
+    .await
 }
 
 /// What is uploaded, whatever its bytes come from.
@@ -139,7 +174,9 @@ async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<()
             Ok(()) => return Ok(()),
             Err(TryError::Final(e)) => return Err(e),
             // A person is told at once; a run goes on meanwhile, and room may be made.
-            Err(TryError::Full(message)) if source.by.is_none() => return Err(TransferError::Refused(message)),
+            Err(TryError::Full(message)) if source.by.is_none() => {
+                return Err(TransferError::Refused(message));
+            }
             Err(TryError::Full(message)) => {
                 tracing::warn!("{message}; trying again");
                 tokio::time::sleep(FULL_WAIT).await;
@@ -158,9 +195,24 @@ async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<()
     }
 }
 
-async fn try_upload(mut client: Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<(), TryError> {
-    let Sent { content, digest, size, by } = *source;
-    let stat = client.artifacts.stat_artifact(StatArtifactRequest { digest: digest.into() }).await?.into_inner();
+async fn try_upload(
+    mut client: Client,
+    source: &Sent<'_>,
+    watch: Watch<'_>,
+) -> Result<(), TryError> {
+    let Sent {
+        content,
+        digest,
+        size,
+        by,
+    } = *source;
+    let stat = client
+        .artifacts
+        .stat_artifact(StatArtifactRequest {
+            digest: digest.into(),
+        })
+        .await?
+        .into_inner();
     if stat.complete {
         return Ok(());
     }
@@ -168,7 +220,13 @@ async fn try_upload(mut client: Client, source: &Sent<'_>, watch: Watch<'_>) -> 
     let (sender, receiver) = mpsc::channel(4);
     let mut sent = stat.received;
     let (token, session) = by.map_or((0, 0), |by| (by.token, (by.session)()));
-    let header = UploadHeader { digest: digest.into(), size, offset: stat.received, token, session };
+    let header = UploadHeader {
+        digest: digest.into(),
+        size,
+        offset: stat.received,
+        token,
+        session,
+    };
     let feed = async move {
         let mut header = Some(header);
         loop {
@@ -178,7 +236,14 @@ async fn try_upload(mut client: Client, source: &Sent<'_>, watch: Watch<'_>) -> 
                 return Ok::<(), TransferError>(());
             }
             // The receiver is gone when the coordinator answered early: its answer says why.
-            if sender.send(UploadRequest { header: header.take(), data }).await.is_err() {
+            if sender
+                .send(UploadRequest {
+                    header: header.take(),
+                    data,
+                })
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
             sent += n as u64;
@@ -195,7 +260,12 @@ async fn try_upload(mut client: Client, source: &Sent<'_>, watch: Watch<'_>) -> 
 }
 
 /// Downloads the artifact `digest` to `path`, going on after every break; checks it before it gets its name.
-pub async fn download(client: &Client, digest: &str, path: &Path, watch: Watch<'_>) -> Result<(), TransferError> {
+pub async fn download(
+    client: &Client,
+    digest: &str,
+    path: &Path,
+    watch: Watch<'_>,
+) -> Result<(), TransferError> {
     let partial = path.with_extension("partial");
     let (mut damaged, mut backoff) = (false, Backoff::default());
     loop {
@@ -206,7 +276,9 @@ pub async fn download(client: &Client, digest: &str, path: &Path, watch: Watch<'
             Ok(()) if damaged => return Err(TransferError::Damaged { path: path.into() }),
             Ok(()) => {
                 damaged = true;
-                tokio::fs::remove_file(&partial).await.map_err(io(&partial))?;
+                tokio::fs::remove_file(&partial)
+                    .await
+                    .map_err(io(&partial))?;
             }
             Err(TryError::Final(e)) => return Err(e),
             Err(TryError::Full(message)) => return Err(TransferError::Refused(message)),
@@ -215,11 +287,24 @@ pub async fn download(client: &Client, digest: &str, path: &Path, watch: Watch<'
     }
 }
 
-async fn try_download(mut client: Client, digest: &str, partial: &Path, watch: Watch<'_>) -> Result<(), TryError> {
+async fn try_download(
+    mut client: Client,
+    digest: &str,
+    partial: &Path,
+    watch: Watch<'_>,
+) -> Result<(), TryError> {
     let mut options = tokio::fs::OpenOptions::new();
-    let mut file = options.create(true).append(true).open(partial).await.map_err(io(partial))?;
+    let mut file = options
+        .create(true)
+        .append(true)
+        .open(partial)
+        .await
+        .map_err(io(partial))?;
     let offset = file.metadata().await.map_err(io(partial))?.len();
-    let request = DownloadRequest { digest: digest.into(), offset };
+    let request = DownloadRequest {
+        digest: digest.into(),
+        offset,
+    };
     let mut messages = client.artifacts.download(request).await?.into_inner();
     let mut received = offset;
     while let Some(message) = messages.message().await? {

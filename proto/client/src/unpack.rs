@@ -16,7 +16,10 @@ const MOST_ENTRIES: usize = 10_000;
 /// # Errors
 /// Reading, writing, or [`TransferError::Archive`], which names the entry.
 pub fn unpack(archive: &Path, folder: &Path) -> Result<(), TransferError> {
-    let refused = |fault: String| TransferError::Archive { path: archive.into(), fault };
+    let refused = |fault: String| TransferError::Archive {
+        path: archive.into(),
+        fault,
+    };
     std::fs::create_dir_all(folder).map_err(io(folder))?;
     let file = File::open(archive).map_err(io(archive))?;
     let mut room = file.metadata().map_err(io(archive))?.len();
@@ -29,14 +32,19 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<(), TransferError> {
         }
         let kind = entry.header().entry_type();
         if !(kind.is_file() || kind.is_dir()) {
-            return Err(refused(format!("{} is neither a file nor a folder", name.display())));
+            return Err(refused(format!(
+                "{} is neither a file nor a folder",
+                name.display()
+            )));
         }
         let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
         if !name.components().all(inside) {
             return Err(refused(format!("{} leads out of it", name.display())));
         }
         // A sparse entry may claim more than there is.
-        room = room.checked_sub(entry.size()).ok_or_else(|| refused(format!("{} is too long", name.display())))?;
+        room = room
+            .checked_sub(entry.size())
+            .ok_or_else(|| refused(format!("{} is too long", name.display())))?;
         let to = folder.join(&name);
         if kind.is_dir() {
             std::fs::create_dir_all(&to).map_err(io(&to))?;
@@ -90,8 +98,15 @@ mod tests {
             let (archive, folder) = (at(&format!("{i}.tar")), at(&format!("{i}")));
             archive_of(&archive, kind, name, b"");
             let refused = unpack(&archive, &folder);
-            assert!(matches!(refused, Err(TransferError::Archive { .. })), "{kind:?} {refused:?}");
-            assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0, "{kind:?}");
+            assert!(
+                matches!(refused, Err(TransferError::Archive { .. })),
+                "{kind:?} {refused:?}"
+            );
+            assert_eq!(
+                fs::read_dir(&folder).expect("a folder").count(),
+                0,
+                "{kind:?}"
+            );
         }
         assert!(!at("out").exists() && !at("folder").exists());
     }

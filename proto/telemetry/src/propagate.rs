@@ -61,5 +61,9 @@ pub fn set_parent_text(span: &Span, traceparent: &str) {
 pub fn current_traceparent() -> String {
     let mut metadata = MetadataMap::new();
     inject(&mut metadata);
-    metadata.get("traceparent").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+    metadata
+        .get("traceparent")
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default()
+        .to_owned()
 }

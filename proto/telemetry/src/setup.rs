@@ -17,8 +17,10 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::stderr;
 
 /// Boundaries, in seconds, that suit both a dispatch and a training step.
-const SECONDS: [f64; 16] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+const SECONDS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    120.0,
+];
 
 /// Who is speaking.
 #[derive(Debug, Clone, Copy)]
@@ -62,24 +64,44 @@ pub enum SetupError {
 /// With `scrape` the metrics are also kept for a Prometheus to scrape.
 pub fn start(program: Program, logs: Logs, scrape: bool) -> Result<Guard, SetupError> {
     let resource = Resource::builder()
-        .with_service_name(env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| program.name.to_owned()))
+        .with_service_name(
+            env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| program.name.to_owned()),
+        )
         .with_attribute(KeyValue::new("service.version", program.version))
         .build();
-    let tracer = if wanted("TRACES") { Some(tracer(resource.clone())?) } else { None };
+    let tracer = if wanted("TRACES") {
+        Some(tracer(resource.clone())?)
+    } else {
+        None
+    };
     let (meter, registry) = meter(resource, scrape)?;
     let level = if logs == Logs::Info { "info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
     let (lines, written) = stderr::start(colours);
-    let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(colours).with_target(false);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(lines)
+        .with_ansi(colours)
+        .with_target(false);
     let printed = layer.with_filter(filter);
     let exported = tracer.as_ref().map(|provider| {
         // Without this filter the spans of the transport itself would leave too.
-        let quiet = EnvFilter::new("info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,sqlx=off");
-        tracing_opentelemetry::layer().with_tracer(provider.tracer(program.name)).with_filter(quiet)
+        let quiet =
+            EnvFilter::new("info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,sqlx=off");
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(program.name))
+            .with_filter(quiet)
     });
-    tracing_subscriber::registry().with(printed).with(exported).init();
-    Ok(Guard { tracer, meter, _stderr: written, registry })
+    tracing_subscriber::registry()
+        .with(printed)
+        .with(exported)
+        .init();
+    Ok(Guard {
+        tracer,
+        meter,
+        _stderr: written,
+        registry,
+    })
 }
 
 /// Whether the standard variables name a receiver for `signal`.
@@ -87,13 +109,17 @@ fn wanted(signal: &str) -> bool {
     let set = |name: String| env::var(name).is_ok_and(|v| !v.is_empty());
     let off = env::var(format!("OTEL_{signal}_EXPORTER")).is_ok_and(|v| v == "none");
     let disabled = env::var("OTEL_SDK_DISABLED").is_ok_and(|v| v.eq_ignore_ascii_case("true"));
-    let endpoint = set("OTEL_EXPORTER_OTLP_ENDPOINT".into()) || set(format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"));
+    let endpoint = set("OTEL_EXPORTER_OTLP_ENDPOINT".into())
+        || set(format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"));
     endpoint && !off && !disabled
 }
 
 fn tracer(resource: Resource) -> Result<SdkTracerProvider, SetupError> {
     let exporter = SpanExporter::builder().with_tonic().build()?;
-    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build();
     global::set_tracer_provider(provider.clone());
     Ok(provider)
 }
@@ -106,14 +132,18 @@ fn meter(
     if !otlp && !scrape {
         return Ok((None, None));
     }
-    let mut builder = SdkMeterProvider::builder().with_resource(resource).with_view(seconds_view);
+    let mut builder = SdkMeterProvider::builder()
+        .with_resource(resource)
+        .with_view(seconds_view);
     if otlp {
         builder = builder.with_periodic_exporter(MetricExporter::builder().with_tonic().build()?);
     }
     let mut registry = None;
     if scrape {
         let own = prometheus::Registry::new();
-        let exporter = opentelemetry_prometheus::exporter().with_registry(own.clone()).build();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(own.clone())
+            .build();
         builder = builder.with_reader(exporter.map_err(|e| SetupError::Registry(e.to_string()))?);
         registry = Some(own);
     }
@@ -127,7 +157,10 @@ fn seconds_view(instrument: &Instrument) -> Option<Stream> {
     if instrument.unit() != "s" {
         return None;
     }
-    let aggregation = Aggregation::ExplicitBucketHistogram { boundaries: SECONDS.to_vec(), record_min_max: true };
+    let aggregation = Aggregation::ExplicitBucketHistogram {
+        boundaries: SECONDS.to_vec(),
+        record_min_max: true,
+    };
     Stream::builder().with_aggregation(aggregation).build().ok()
 }
 

@@ -23,7 +23,13 @@ pub(crate) fn start(colors: bool) -> (OneLine, WorkerGuard) {
         .thread_name("stderr")
         .finish(io::stderr());
     let writer = WRITER.get_or_init(|| writer);
-    (OneLine { out: writer.clone(), colors }, guard)
+    (
+        OneLine {
+            out: writer.clone(),
+            colors,
+        },
+        guard,
+    )
 }
 
 /// A line that is no event of this program, such as one of a child's: to stderr in the same way.
@@ -66,7 +72,9 @@ impl MakeWriter<'_> for OneLine {
 /// Writes out line breaks and other control characters within an event; the line break at its end stays, and so do
 /// terminal codes where the formatter sets some.
 fn one_line(event: &[u8], colors: bool) -> Vec<u8> {
-    let (body, end) = event.strip_suffix(b"\n").map_or((event, &b""[..]), |body| (body, &b"\n"[..]));
+    let (body, end) = event
+        .strip_suffix(b"\n")
+        .map_or((event, &b""[..]), |body| (body, &b"\n"[..]));
     let mut line = Vec::with_capacity(event.len());
     for &byte in body {
         match byte {
@@ -89,7 +97,10 @@ mod tests {
         assert_eq!(one_line(b"a\x1b[7mb\n", false), b"a\\x1b[7mb\n");
         assert_eq!(one_line(b"a\x1b[7mb\n", true), b"a\x1b[7mb\n");
         assert_eq!(one_line(b"plain\n", false), b"plain\n");
-        assert_eq!(one_line(b"a\r\n2026 ERROR forged\n", true), b"a\\r\\n2026 ERROR forged\n");
+        assert_eq!(
+            one_line(b"a\r\n2026 ERROR forged\n", true),
+            b"a\\r\\n2026 ERROR forged\n"
+        );
         assert_eq!(one_line(b"", true), b"");
     }
 }

@@ -10,12 +10,32 @@ use qlora_tests::modules::{Modules, sources};
 const CIRCLES: &[(&str, &[&[&str]])] = &[
     ("proto", &[]),
     ("proto/access", &[]),
-    ("proto/client", &[&["archive", "transfer", "transfer::content"]]),
+    (
+        "proto/client",
+        &[&["archive", "transfer", "transfer::content"]],
+    ),
     ("proto/telemetry", &[]),
     ("configs", &[&["agree", "validate"]]),
-    ("coordinator", &[&["doors", "doors::origin", "doors::pass", "doors::refusal"]]),
-    ("coordinator/engine", &[&["engine", "engine::next", "engine::reservation", "engine::workers"]]),
-    ("coordinator/store", &[&["artifacts::digest", "artifacts::error"], &["artifacts::store", "artifacts::upload"]]),
+    (
+        "coordinator",
+        &[&["doors", "doors::origin", "doors::pass", "doors::refusal"]],
+    ),
+    (
+        "coordinator/engine",
+        &[&[
+            "engine",
+            "engine::next",
+            "engine::reservation",
+            "engine::workers",
+        ]],
+    ),
+    (
+        "coordinator/store",
+        &[
+            &["artifacts::digest", "artifacts::error"],
+            &["artifacts::store", "artifacts::upload"],
+        ],
+    ),
     (
         "coordinator/ctl",
         &[&[
@@ -55,7 +75,12 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
             &["agent::attempt", "agent::peers", "agent::work"],
             &["agent::delivery", "agent::upload"],
             &["error", "interrupt", "models", "output"],
-            &["models::cache", "models::fetch", "models::hub", "models::package"],
+            &[
+                "models::cache",
+                "models::fetch",
+                "models::hub",
+                "models::package",
+            ],
             &["platform", "platform::offer"],
         ],
     ),
@@ -75,7 +100,13 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
                 "template::stage",
                 "template::turns",
             ],
-            &["template::compare", "template::methods", "template::ordered", "template::printf", "template::source"],
+            &[
+                "template::compare",
+                "template::methods",
+                "template::ordered",
+                "template::printf",
+                "template::source",
+            ],
             &["template::listed", "template::repr"],
         ],
     ),
@@ -84,7 +115,10 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
 ];
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the repository")
+        .to_owned()
 }
 
 #[test]
@@ -105,12 +139,21 @@ const LAYERS: &[(&str, &[&str])] = &[("types", &["types"]), ("host", &["types", 
 #[test]
 fn data_of_the_kernels_knows_no_device_and_no_backend() {
     let imports = Modules::read(&repository().join("worker/kernels/src")).imports();
-    assert!(imports.len() > 60, "only {} modules are seen", imports.len());
+    assert!(
+        imports.len() > 60,
+        "only {} modules are seen",
+        imports.len()
+    );
     for (layer, allowed) in LAYERS {
-        let own: Vec<_> = imports.iter().filter(|(module, _)| module.first().is_some_and(|m| m == layer)).collect();
+        let own: Vec<_> = imports
+            .iter()
+            .filter(|(module, _)| module.first().is_some_and(|m| m == layer))
+            .collect();
         assert!(!own.is_empty(), "there is no {layer}");
         for (module, targets) in own {
-            let strange = targets.iter().find(|to| !to.first().is_none_or(|top| allowed.contains(&top.as_str())));
+            let strange = targets
+                .iter()
+                .find(|to| !to.first().is_none_or(|top| allowed.contains(&top.as_str())));
             assert!(strange.is_none(), "{module:?} imports {strange:?}");
         }
     }
@@ -122,8 +165,17 @@ fn only_backends_know_what_the_program_is_built_with() {
     for folder in [root.clone(), repository().join("worker/trainer/src")] {
         for path in sources(&folder) {
             let text = fs::read_to_string(&path).expect("a source");
-            let asks = text.lines().any(|line| line.split("//").next().unwrap_or_default().contains("feature = \""));
-            assert!(path.starts_with(root.join("backend")) || !asks, "{} asks for a feature", path.display());
+            let asks = text.lines().any(|line| {
+                line.split("//")
+                    .next()
+                    .unwrap_or_default()
+                    .contains("feature = \"")
+            });
+            assert!(
+                path.starts_with(root.join("backend")) || !asks,
+                "{} asks for a feature",
+                path.display()
+            );
         }
     }
 }

@@ -20,28 +20,66 @@ type Case = (&'static str, fn() -> String);
 const CASES: &[Case] = &[
     ("Q0001", || program("qlora-ctl", &["explain", "nonsense"])),
     ("Q0100", || config("model: {base: x}\n\tdata: y\n", &[])),
-    ("Q0101", || config(&format!("{VALID}lora: {{rnk: 8}}\n"), &[])),
-    ("Q0102", || ResolvedConfig::from_json("{}").expect_err("a configuration without keys").to_string()),
-    ("Q0103", || config(&format!("{VALID}training: {{max_steps: 0}}\n"), &[])),
+    ("Q0101", || {
+        config(&format!("{VALID}lora: {{rnk: 8}}\n"), &[])
+    }),
+    ("Q0102", || {
+        ResolvedConfig::from_json("{}")
+            .expect_err("a configuration without keys")
+            .to_string()
+    }),
+    ("Q0103", || {
+        config(&format!("{VALID}training: {{max_steps: 0}}\n"), &[])
+    }),
     ("Q0104", || config(VALID, &["--set", "lora.r"])),
     ("Q0105", || config(&format!("{VALID}extends: h200\n"), &[])),
     ("Q0106", || config("extends: cpu\n", &[])),
-    ("Q0107", || config(&format!("{VALID}training: {{schedule: sine}}\n"), &[])),
-    ("Q0108", || config(&format!("{VALID}lora: {{r: many}}\n"), &[])),
-    ("Q0109", || config(&format!("{VALID}training: {{max_steps: 3, epochs: 1}}\n"), &[])),
+    ("Q0107", || {
+        config(&format!("{VALID}training: {{schedule: sine}}\n"), &[])
+    }),
+    ("Q0108", || {
+        config(&format!("{VALID}lora: {{r: many}}\n"), &[])
+    }),
+    ("Q0109", || {
+        config(
+            &format!("{VALID}training: {{max_steps: 3, epochs: 1}}\n"),
+            &[],
+        )
+    }),
     ("Q0203", no_conversation),
     ("Q0204", broken_template),
     ("Q0205", unread_key),
     ("Q0301", || config(VALID, &["plan", "--memory", "0.0001"])),
-    ("Q0302", || config(VALID, &["--set", "model.base=no-such-model"])),
+    ("Q0302", || {
+        config(VALID, &["--set", "model.base=no-such-model"])
+    }),
     ("Q0303", || {
-        program("qlora-worker", &["--once", "--device", if cfg!(target_os = "macos") { "cuda" } else { "metal" }])
+        program(
+            "qlora-worker",
+            &[
+                "--once",
+                "--device",
+                if cfg!(target_os = "macos") {
+                    "cuda"
+                } else {
+                    "metal"
+                },
+            ],
+        )
     }),
     ("Q0304", || device_says("CUDA_ERROR_OUT_OF_MEMORY")),
-    ("Q0401", || program("qlora-ctl", &["--coordinator", "127.0.0.1:1", "jobs"])),
-    ("Q0402", || program("qlora-ctl", &["--coordinator", "not an address", "jobs"])),
+    ("Q0401", || {
+        program("qlora-ctl", &["--coordinator", "127.0.0.1:1", "jobs"])
+    }),
+    ("Q0402", || {
+        program("qlora-ctl", &["--coordinator", "not an address", "jobs"])
+    }),
     ("Q0403", || World::new(&[]).ctl(&["show", "77"]).stderr),
-    ("Q0404", || World::new(&[]).ctl_with(&["jobs"], &[("QLORA_TOKEN", "another-secret-of-length")]).stderr),
+    ("Q0404", || {
+        World::new(&[])
+            .ctl_with(&["jobs"], &[("QLORA_TOKEN", "another-secret-of-length")])
+            .stderr
+    }),
     ("Q0405", taken_address),
     ("Q0407", short_token),
     ("Q0408", no_home),
@@ -50,7 +88,9 @@ const CASES: &[Case] = &[
     ("Q0501", failed_job),
     ("Q0503", cancelled_job),
     ("Q0504", job_without_worker),
-    ("Q0511", || model(|folder| fs::remove_file(folder.join("config.json")).expect("no configuration"))),
+    ("Q0511", || {
+        model(|folder| fs::remove_file(folder.join("config.json")).expect("no configuration"))
+    }),
     ("Q0512", no_adapter),
     ("Q0513", damaged_checkpoint),
     ("Q0514", || with_model(&["convert", "--out", "."], |_| ())),
@@ -58,11 +98,23 @@ const CASES: &[Case] = &[
     ("Q0516", other_rows),
     ("Q0517", impossible_product),
     ("Q0518", || model(other_architecture)),
-    ("Q0601", || coordinator(|state| fs::write(state, "no folder").expect("a file"), &[], &[])),
+    ("Q0601", || {
+        coordinator(
+            |state| fs::write(state, "no folder").expect("a file"),
+            &[],
+            &[],
+        )
+    }),
     ("Q0602", || coordinator(artifacts_are_a_file, &[], &[])),
-    ("Q0603", || coordinator(|_| (), &[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[")])),
-    ("Q0604", || coordinator(|_| (), &["--address-file", "/nowhere/at/all"], &[])),
-    ("Q0605", || program("qlora-ctl", &["config", "check", "/nowhere/at/all.yaml"])),
+    ("Q0603", || {
+        coordinator(|_| (), &[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[")])
+    }),
+    ("Q0604", || {
+        coordinator(|_| (), &["--address-file", "/nowhere/at/all"], &[])
+    }),
+    ("Q0605", || {
+        program("qlora-ctl", &["config", "check", "/nowhere/at/all.yaml"])
+    }),
     ("Q0606", quickstart_alone),
     ("Q0607", full_disk),
     ("Q0608", ended_export),
@@ -81,12 +133,18 @@ fn config(text: &str, args: &[&str]) -> String {
         _ => (vec!["config", "check"], args),
     };
     let mut program = Command::new(binary("qlora-ctl"));
-    program.args(command).arg("f.yaml").args(args).current_dir(folder.path());
+    program
+        .args(command)
+        .arg("f.yaml")
+        .args(args)
+        .current_dir(folder.path());
     text_of(program.stdin(Stdio::null()).output().expect("qlora-ctl"))
 }
 
 fn text_of(output: Output) -> String {
-    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+    [output.stdout, output.stderr]
+        .map(|text| String::from_utf8_lossy(&text).into_owned())
+        .concat()
 }
 
 /// What `qlora-worker` says of a small model that `damage` was done to.
@@ -95,19 +153,33 @@ fn with_model(args: &[&str], damage: fn(&Path)) -> String {
     damage(&tiny_model(folder.path()));
     fs::write(folder.path().join("eval.jsonl"), conversations(2)).expect("rows");
     let mut command = Command::new(binary("qlora-worker"));
-    said(command.args(args).args(["--model", "tiny"]).current_dir(folder.path()))
+    said(
+        command
+            .args(args)
+            .args(["--model", "tiny"])
+            .current_dir(folder.path()),
+    )
 }
 
 /// What `model shape` says of a small model that `damage` was done to.
 fn model(damage: fn(&Path)) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     damage(&tiny_model(folder.path()));
-    program("qlora-worker", &["model", "shape", &folder.path().join("tiny").to_string_lossy()])
+    program(
+        "qlora-worker",
+        &[
+            "model",
+            "shape",
+            &folder.path().join("tiny").to_string_lossy(),
+        ],
+    )
 }
 
 fn other_architecture(folder: &Path) {
     let path = folder.join("config.json");
-    let text = fs::read_to_string(&path).expect("a configuration").replace("\"llama\"", "\"mamba\"");
+    let text = fs::read_to_string(&path)
+        .expect("a configuration")
+        .replace("\"llama\"", "\"mamba\"");
     fs::write(path, text).expect("a configuration");
 }
 
@@ -135,8 +207,14 @@ fn device_says(text: &str) -> String {
 
 /// A product that no device computes, as its own error reaches the trainer.
 fn impossible_product() -> String {
-    let matrix = |rows: usize| Tensor::zeros((rows, 3), DType::F32, &Device::Cpu).expect("a matrix");
-    coded(&matrix(2).matmul(&matrix(2)).expect_err("a product of shapes that do not fit").into())
+    let matrix =
+        |rows: usize| Tensor::zeros((rows, 3), DType::F32, &Device::Cpu).expect("a matrix");
+    coded(
+        &matrix(2)
+            .matmul(&matrix(2))
+            .expect_err("a product of shapes that do not fit")
+            .into(),
+    )
 }
 
 fn coded(error: &qlora_trainer::Error) -> String {
@@ -147,18 +225,31 @@ fn unread_key() -> String {
     let world = World::new(&[]);
     let rows = conversations(2).replacen('{', "{\"sorce\": 1, ", 1);
     fs::write(world.path("train.jsonl"), rows).expect("rows");
-    world.ctl(&["submit", &world.config("").to_string_lossy()]).stderr
+    world
+        .ctl(&["submit", &world.config("").to_string_lossy()])
+        .stderr
 }
 
 fn full_disk() -> String {
-    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("/dev/full");
     let mut command = Command::new(binary("qlora-ctl"));
-    let output = command.args(["explain", "Q0001"]).stdout(full).output().expect("qlora-ctl");
+    let output = command
+        .args(["explain", "Q0001"])
+        .stdout(full)
+        .output()
+        .expect("qlora-ctl");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn said(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).env_remove("QLORA_TOKEN").output().expect("a program that runs");
+    let output = command
+        .stdin(Stdio::null())
+        .env_remove("QLORA_TOKEN")
+        .output()
+        .expect("a program that runs");
     assert!(!output.status.success(), "it succeeded: {command:?}");
     text_of(output)
 }
@@ -173,7 +264,11 @@ fn coordinator(prepare: fn(&Path), args: &[&str], env: &[(&str, &str)]) -> Strin
     let state = folder.path().join("state");
     prepare(&state);
     let mut command = Command::new(binary("qlora-coordinator"));
-    command.arg("--state-dir").arg(&state).args(["--listen", "127.0.0.1:0"]).args(args);
+    command
+        .arg("--state-dir")
+        .arg(&state)
+        .args(["--listen", "127.0.0.1:0"])
+        .args(args);
     said(command.envs(env.iter().copied()))
 }
 
@@ -187,13 +282,22 @@ fn no_conversation() -> String {
     let rows = world.path("bad.jsonl");
     fs::write(&rows, "{\"messages\": 7}\n").expect("rows");
     let config = world.config("").to_string_lossy().into_owned();
-    world.ctl(&["submit", &config, "--set", &format!("data.train={}", rows.display())]).stderr
+    world
+        .ctl(&[
+            "submit",
+            &config,
+            "--set",
+            &format!("data.train={}", rows.display()),
+        ])
+        .stderr
 }
 
 fn broken_template() -> String {
     let place = Place::new();
     fs::write(place.model.join("chat_template.jinja"), "{% if %}").expect("a template");
-    let error = execute(&place.run("broken", &[], None), None).0.expect_err("a run without a template");
+    let error = execute(&place.run("broken", &[], None), None)
+        .0
+        .expect_err("a run without a template");
     format!("[{}] {error}", error.code())
 }
 
@@ -202,7 +306,10 @@ fn taken_address() -> String {
     let address = taken.local_addr().expect("an address").to_string();
     let state = tempfile::tempdir().expect("a folder");
     let state = state.path().to_string_lossy();
-    program("qlora-coordinator", &["--listen", &address, "--state-dir", &state])
+    program(
+        "qlora-coordinator",
+        &["--listen", &address, "--state-dir", &state],
+    )
 }
 
 fn short_token() -> String {
@@ -212,18 +319,31 @@ fn short_token() -> String {
     let state = folder.path().join("state");
     program(
         "qlora-coordinator",
-        &["--token-file", &file.to_string_lossy(), "--state-dir", &state.to_string_lossy(), "--listen", "127.0.0.1:0"],
+        &[
+            "--token-file",
+            &file.to_string_lossy(),
+            "--state-dir",
+            &state.to_string_lossy(),
+            "--listen",
+            "127.0.0.1:0",
+        ],
     )
 }
 
 fn no_home() -> String {
-    said(Command::new(binary("qlora-coordinator")).env_clear().args(["--listen", "127.0.0.1:0"]))
+    said(
+        Command::new(binary("qlora-coordinator"))
+            .env_clear()
+            .args(["--listen", "127.0.0.1:0"]),
+    )
 }
 
 fn shared_state() -> String {
     let mut world = World::new(&[]);
     let first = world.worker("a", &[]);
-    wait_until("a worker", || Some(()).filter(|()| first.log().contains("registered")));
+    wait_until("a worker", || {
+        Some(()).filter(|()| first.log().contains("registered"))
+    });
     let mut second = world.worker_in("b", &world.path("worker-1"), &[]);
     assert_ne!(second.exit_code(), Some(0));
     second.log()
@@ -236,11 +356,18 @@ fn unreadable_job() -> String {
     assert_eq!(world.coordinator.stop(), Some(0));
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.path("state/qlora.db"));
     let damage = async {
-        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.expect("a database");
-        sqlx::raw_sql("UPDATE jobs SET body = 'x'").execute(&mut connection).await.expect("a change");
+        let mut connection = sqlx::SqliteConnection::connect_with(&options)
+            .await
+            .expect("a database");
+        sqlx::raw_sql("UPDATE jobs SET body = 'x'")
+            .execute(&mut connection)
+            .await
+            .expect("a change");
         connection.close().await.expect("an end");
     };
-    tokio::runtime::Runtime::new().expect("a runtime").block_on(damage);
+    tokio::runtime::Runtime::new()
+        .expect("a runtime")
+        .block_on(damage);
     world.restart_coordinator();
     world.ctl(&["show", &id.to_string()]).stderr
 }
@@ -282,10 +409,19 @@ fn damaged_checkpoint() -> String {
 
 fn other_rows() -> String {
     let place = Place::new();
-    let mut runs = [0, 1].map(|rank| place.run(&format!("{rank}"), &["training.gradient_accumulation=2"], None));
+    let mut runs = [0, 1].map(|rank| {
+        place.run(
+            &format!("{rank}"),
+            &["training.gradient_accumulation=2"],
+            None,
+        )
+    });
     runs[1].train = place.path("others.jsonl");
     fs::write(&runs[1].train, conversations(11)).expect("rows");
-    let error = execute_together(&runs, None).remove(0).0.expect_err("workers that do not agree");
+    let error = execute_together(&runs, None)
+        .remove(0)
+        .0
+        .expect_err("workers that do not agree");
     format!("[{}] {error}", error.code())
 }
 
@@ -294,7 +430,12 @@ fn quickstart_alone() -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let alone = folder.path().join("qlora-ctl");
     fs::copy(binary("qlora-ctl"), &alone).expect("a copy");
-    said(Command::new(alone).arg("quickstart").arg("--dir").arg(folder.path().join("quickstart")))
+    said(
+        Command::new(alone)
+            .arg("quickstart")
+            .arg("--dir")
+            .arg(folder.path().join("quickstart")),
+    )
 }
 
 #[test]
@@ -310,14 +451,20 @@ fn each_case_prints_its_code() {
 }
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the repository")
+        .to_owned()
 }
 
 /// `docs.rs` holds the page to be what `explain` says, and `explain` to know every code that a program prints.
 #[test]
 fn the_cases_are_those_of_the_catalogue() {
-    let page = fs::read_to_string(repository().join("docs/reference/errors.md")).expect("the catalogue");
-    let listed = page.lines().filter_map(|line| line.strip_prefix("| ")?.get(..5));
+    let page =
+        fs::read_to_string(repository().join("docs/reference/errors.md")).expect("the catalogue");
+    let listed = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.get(..5));
     let listed: BTreeSet<&str> = listed.filter(|code| code.starts_with("Q0")).collect();
     let cases: BTreeSet<&str> = CASES.iter().map(|(code, _)| *code).collect();
     assert_eq!(cases.len(), CASES.len(), "a code stands twice");

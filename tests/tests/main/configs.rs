@@ -10,26 +10,47 @@ fn folder() -> PathBuf {
 }
 
 fn layers(name: &str, text: String) -> Layers {
-    Layers { file: Some((name.into(), text)), ..Layers::default() }
+    Layers {
+        file: Some((name.into(), text)),
+        ..Layers::default()
+    }
 }
 
 fn load(name: &str) -> Layers {
-    layers(name, fs::read_to_string(folder().join(name)).expect("a shipped configuration"))
+    layers(
+        name,
+        fs::read_to_string(folder().join(name)).expect("a shipped configuration"),
+    )
 }
 
 #[test]
 fn every_shipped_configuration_is_valid() {
-    let h100 = load("training_config_h100.yaml").resolve().expect("the H100 configuration");
-    let m4 = load("training_config_m4.yaml").resolve().expect("the M4 configuration");
-    load("quickstart.yaml").resolve().expect("the quickstart configuration");
+    let h100 = load("training_config_h100.yaml")
+        .resolve()
+        .expect("the H100 configuration");
+    let m4 = load("training_config_m4.yaml")
+        .resolve()
+        .expect("the M4 configuration");
+    load("quickstart.yaml")
+        .resolve()
+        .expect("the quickstart configuration");
     for config in [h100.config(), m4.config()] {
         assert_eq!(config.model.base.as_deref(), Some("llama-3.1-8b-instruct"));
-        assert_eq!((config.lora.r, config.lora.alpha, config.lora.dropout), (16, 32.0, 0.05));
+        assert_eq!(
+            (config.lora.r, config.lora.alpha, config.lora.dropout),
+            (16, 32.0, 0.05)
+        );
         assert_eq!(config.lora.target_modules.len(), 4);
         assert_eq!(config.model.quantization, Quantization::Nf4);
-        assert!(config.model.double_quant && config.training.gradient_checkpointing != Checkpointing::Off);
+        assert!(
+            config.model.double_quant
+                && config.training.gradient_checkpointing != Checkpointing::Off
+        );
     }
-    assert_eq!(h100.config().training.flash_attention, FlashAttention::Required);
+    assert_eq!(
+        h100.config().training.flash_attention,
+        FlashAttention::Required
+    );
     assert_eq!(m4.config().resources.device, DeviceKind::Metal);
     assert!(m4.config().training.micro_batch_size < h100.config().training.micro_batch_size);
     assert!(m4.config().data.max_seq_len < h100.config().data.max_seq_len);
@@ -40,7 +61,16 @@ fn every_shipped_configuration_is_valid() {
 fn mistral_is_one_key_away() {
     let mut mistral = load("training_config_h100.yaml");
     mistral.set.push("model.base=mistral-7b-instruct".into());
-    assert_eq!(mistral.resolve().expect("valid").config().model.base.as_deref(), Some("mistral-7b-instruct"));
+    assert_eq!(
+        mistral
+            .resolve()
+            .expect("valid")
+            .config()
+            .model
+            .base
+            .as_deref(),
+        Some("mistral-7b-instruct")
+    );
 }
 
 #[test]
@@ -54,7 +84,10 @@ fn later_layers_stand_over_earlier_ones() {
     assert_eq!(resolved.config().lora.r, 8);
     // From the file, over the preset; from the preset, over the defaults; and a default.
     assert_eq!(resolved.config().data.max_seq_len, 1024);
-    assert_eq!(resolved.config().training.flash_attention, FlashAttention::Off);
+    assert_eq!(
+        resolved.config().training.flash_attention,
+        FlashAttention::Off
+    );
     assert_eq!(resolved.config().training.seed, 42);
 }
 
@@ -65,9 +98,22 @@ fn every_broken_configuration_fails_with_its_message() {
     for entry in fs::read_dir(folder().join("invalid")).expect("configs/invalid") {
         let path = entry.expect("an entry").path();
         let text = fs::read_to_string(&path).expect("a file");
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        let wanted: Vec<&str> = text.lines().next().expect("a line").trim_start_matches("# ").split(" | ").collect();
-        let error = layers(&name, text.clone()).resolve().expect_err(&name).to_string();
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        let wanted: Vec<&str> = text
+            .lines()
+            .next()
+            .expect("a line")
+            .trim_start_matches("# ")
+            .split(" | ")
+            .collect();
+        let error = layers(&name, text.clone())
+            .resolve()
+            .expect_err(&name)
+            .to_string();
         for part in wanted {
             assert!(error.contains(part), "{name}: `{part}` is not in:\n{error}");
         }
@@ -81,7 +127,10 @@ fn a_flag_is_named_as_the_place_of_its_fault() {
     let mut layers = load("quickstart.yaml");
     layers.set.push("lora.dropout=2".into());
     let error = layers.resolve().expect_err("out of range").to_string();
-    assert!(error.contains("--set lora.dropout") && error.contains("Q0103"), "{error}");
+    assert!(
+        error.contains("--set lora.dropout") && error.contains("Q0103"),
+        "{error}"
+    );
     layers.set = vec!["lora.rnk=2".into()];
     let error = layers.resolve().expect_err("unknown").to_string();
     assert!(error.contains("did you mean `lora.r`?"), "{error}");

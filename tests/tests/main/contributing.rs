@@ -5,7 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the repository")
+        .to_owned()
 }
 
 fn text(name: &str) -> String {
@@ -21,7 +24,11 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn recipes(document: &str) -> Vec<(&str, Vec<&str>)> {
     let section = document.split("\n## Recipes").nth(1).expect("the section");
     let named = |recipe| quoted(recipe).filter(|word| word.contains('/')).collect();
-    section.split("\n### ").skip(1).map(|recipe| (recipe.lines().next().unwrap_or_default(), named(recipe))).collect()
+    section
+        .split("\n### ")
+        .skip(1)
+        .map(|recipe| (recipe.lines().next().unwrap_or_default(), named(recipe)))
+        .collect()
 }
 
 #[test]
@@ -31,8 +38,14 @@ fn every_file_of_a_recipe_is_there() {
     assert!(recipes.len() >= 6, "{recipes:?}");
     for (recipe, paths) in recipes {
         assert!(paths.len() >= 3, "{recipe} names {paths:?}");
-        let missing: Vec<_> = paths.iter().filter(|path| !repository().join(path).exists()).collect();
-        assert!(missing.is_empty(), "{recipe} names {missing:?}, which are not there");
+        let missing: Vec<_> = paths
+            .iter()
+            .filter(|path| !repository().join(path).exists())
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "{recipe} names {missing:?}, which are not there"
+        );
     }
 }
 
@@ -48,8 +61,12 @@ fn the_recipes_of_just_are_those_that_are_told() {
     let told = quoted(&document).filter_map(|word| word.strip_prefix("just ")?.split(' ').next());
     let told: BTreeSet<&str> = told.filter(|name| !name.is_empty()).collect();
     let file = text("justfile");
-    let heads = file.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()) && !line.contains(":="));
-    let heads = heads.filter(|line| line.contains(':')).filter_map(|line| line.split([' ', ':']).next());
+    let heads = file
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()) && !line.contains(":="));
+    let heads = heads
+        .filter(|line| line.contains(':'))
+        .filter_map(|line| line.split([' ', ':']).next());
     let there: BTreeSet<&str> = heads.filter(|name| *name != "default").collect();
     assert!(there.len() > 5, "{there:?}");
     assert_eq!(told, there);

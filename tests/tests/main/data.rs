@@ -11,7 +11,11 @@ fn a_check_tells_duplicates_leaks_and_lengths_and_mends_what_is_mechanical() {
     let path = |name: &str| world.path(name).to_string_lossy().into_owned();
     let rows = conversations(6);
     let lines: Vec<&str> = rows.lines().collect();
-    fs::write(world.path("rows.jsonl"), format!("{rows}{}\nnot JSON\n", lines[0])).expect("rows");
+    fs::write(
+        world.path("rows.jsonl"),
+        format!("{rows}{}\nnot JSON\n", lines[0]),
+    )
+    .expect("rows");
     fs::write(world.path("held.jsonl"), lines[5]).expect("rows");
     let model = tiny_model(&world.path("")).to_string_lossy().into_owned();
     let (rows, held, fixed) = (path("rows.jsonl"), path("held.jsonl"), path("fixed.jsonl"));
@@ -31,15 +35,31 @@ fn a_check_tells_duplicates_leaks_and_lengths_and_mends_what_is_mechanical() {
     ]);
     assert_eq!(answer.code, 3, "{}", answer.stderr);
     let said = answer.json();
-    let findings: Vec<(u64, &str)> =
-        said.iter().filter_map(|o| Some((o["line"].as_u64()?, o["finding"].as_str()?))).collect();
+    let findings: Vec<(u64, &str)> = said
+        .iter()
+        .filter_map(|o| Some((o["line"].as_u64()?, o["finding"].as_str()?)))
+        .collect();
     assert_eq!(findings.len(), 3, "{findings:?}");
-    assert_eq!(findings[0], (6, format!("the same question stands at {held}:1").as_str()));
-    assert_eq!(findings[1], (7, format!("the same row as {rows}:1").as_str()));
+    assert_eq!(
+        findings[0],
+        (6, format!("the same question stands at {held}:1").as_str())
+    );
+    assert_eq!(
+        findings[1],
+        (7, format!("the same row as {rows}:1").as_str())
+    );
     assert!(findings[2].0 == 8 && findings[2].1.starts_with("the row is not JSON"));
     let summary = said.last().expect("a summary");
     let number = |key: &str| summary[key].as_u64().expect(key);
-    assert_eq!((number("rows"), number("bad_rows"), number("duplicates"), number("leaked")), (8, 3, 1, 1));
+    assert_eq!(
+        (
+            number("rows"),
+            number("bad_rows"),
+            number("duplicates"),
+            number("leaked")
+        ),
+        (8, 3, 1, 1)
+    );
     assert_eq!(summary["tokens"]["above_limit"], 7);
     // Of eight rows one asks what is held out, one repeats another, and one is no row.
     let kept = fs::read_to_string(&fixed).expect("rows");
@@ -54,7 +74,9 @@ fn a_preview_sets_off_what_is_trained_on() {
     let model = tiny_model(&world.path("")).to_string_lossy().into_owned();
     fs::write(world.path("rows.jsonl"), conversations(2)).expect("rows");
     let rows = world.path("rows.jsonl").to_string_lossy().into_owned();
-    let answer = world.ctl(&["data", "preview", &rows, "--model", &model, "--row", "2", "--json"]);
+    let answer = world.ctl(&[
+        "data", "preview", &rows, "--model", &model, "--row", "2", "--json",
+    ]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
     let shown: &Value = &answer.json()[0];
     let trained: Vec<&str> = shown["parts"]
@@ -65,9 +87,16 @@ fn a_preview_sets_off_what_is_trained_on() {
         .map(|part| part["text"].as_str().expect("text"))
         .collect();
     assert_eq!(trained.len(), 1);
-    assert!(trained[0].contains("Rome") && trained[0].contains("weather"), "{trained:?}");
+    assert!(
+        trained[0].contains("Rome") && trained[0].contains("weather"),
+        "{trained:?}"
+    );
     let answer = world.ctl(&["data", "preview", &rows, "--model", &model, "--row", "3"]);
-    assert!(answer.code == 3 && answer.stderr.contains("there is no row 3"), "{}", answer.stderr);
+    assert!(
+        answer.code == 3 && answer.stderr.contains("there is no row 3"),
+        "{}",
+        answer.stderr
+    );
 }
 
 #[test]
@@ -76,7 +105,11 @@ fn a_folder_of_shards_is_trained_on() {
     let _worker = world.worker("a", &[]);
     fs::create_dir_all(world.path("shards")).expect("a folder");
     let rows: Vec<String> = conversations(4).lines().map(str::to_owned).collect();
-    fs::write(world.path("shards/a.json"), format!("[{}]", rows[..2].join(","))).expect("rows");
+    fs::write(
+        world.path("shards/a.json"),
+        format!("[{}]", rows[..2].join(",")),
+    )
+    .expect("rows");
     let zstd = zstd::encode_all(rows[2..].join("\n").as_bytes(), 3).expect("bytes");
     fs::write(world.path("shards/b.jsonl.zst"), zstd).expect("rows");
     let config = world.config("training: {max_steps: 2, eval_rows: 2}");

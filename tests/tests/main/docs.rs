@@ -19,7 +19,10 @@ const NOT_RUN: [(&str, &str); 9] = [
     ("deploy/setup_mac.sh", "needs a Mac"),
     ("cargo ", "builds or tests the repository"),
     ("QLORA_TEST_DEVICE=cuda", "needs a GPU"),
-    ("python run_all.py", "is a script of the measurement that the page records"),
+    (
+        "python run_all.py",
+        "is a script of the measurement that the page records",
+    ),
 ];
 
 /// What a call needs to be small and to find its model here; later settings override what is written.
@@ -43,11 +46,20 @@ impl Place {
         let configs = world.path("configs");
         fs::create_dir_all(&configs).expect("a folder");
         for name in ["training_config_h100.yaml", "training_config_m4.yaml"] {
-            fs::copy(repository().join("configs").join(name), configs.join(name)).expect("a configuration");
+            fs::copy(repository().join("configs").join(name), configs.join(name))
+                .expect("a configuration");
         }
-        let guide = fs::read_to_string(repository().join("docs/TRAINING_QUICKSTART.md")).expect("the guide");
-        let written = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
-        fs::write(world.path("config.yaml"), written.expect("the guide's configuration")).expect("a file");
+        let guide = fs::read_to_string(repository().join("docs/TRAINING_QUICKSTART.md"))
+            .expect("the guide");
+        let written = guide
+            .split("```yaml\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next());
+        fs::write(
+            world.path("config.yaml"),
+            written.expect("the guide's configuration"),
+        )
+        .expect("a file");
         let rows: Vec<String> = conversations(12).lines().map(str::to_owned).collect();
         fs::write(world.path("train.jsonl"), unlike(&rows, "in town")).expect("rows");
         fs::write(world.path("eval.jsonl"), unlike(&rows[..2], "at sea")).expect("rows");
@@ -71,7 +83,10 @@ impl Place {
             ("0.0.0.0:7070", "0.0.0.0:0"),
             ("127.0.0.1:7070", self.world.address.as_str()),
             ("COORDINATOR:7070", self.world.address.as_str()),
-            ("--coordinator ADDR", &format!("--coordinator {}", self.world.address)),
+            (
+                "--coordinator ADDR",
+                &format!("--coordinator {}", self.world.address),
+            ),
             ("--model smollm2-135m-instruct", &format!("--model {tiny}")),
             ("--model BASE", &format!("--model {tiny}")),
             ("--model CKPT/smollm135m", &format!("--model {tiny}")),
@@ -85,11 +100,22 @@ impl Place {
 
     fn command(&self, text: &str) -> Command {
         let folder = binary("qlora-ctl").parent().expect("a folder").to_owned();
-        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+        let path = format!(
+            "{}:{}",
+            folder.display(),
+            std::env::var("PATH").unwrap_or_default()
+        );
         let mut command = Command::new("sh");
         // A shell that becomes the program is ended with it.
-        command.arg("-c").arg(text).current_dir(self.world.folder.path()).env("PATH", path);
-        command.env("HOME", self.world.path("home")).env("QLORA_URL", &self.world.address).stdin(Stdio::null());
+        command
+            .arg("-c")
+            .arg(text)
+            .current_dir(self.world.folder.path())
+            .env("PATH", path);
+        command
+            .env("HOME", self.world.path("home"))
+            .env("QLORA_URL", &self.world.address)
+            .stdin(Stdio::null());
         // Another home than the coordinator's, where its token would be found.
         command.env("QLORA_TOKEN_FILE", self.world.path("state/token"));
         for name in ["QLORA_TOKEN", "XDG_DATA_HOME", "XDG_CACHE_HOME"] {
@@ -101,8 +127,14 @@ impl Place {
     /// Runs a command to its end, which must be a good one.
     fn run(&self, place: &str, text: &str) {
         let output = self.command(text).output().expect("a shell");
-        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        assert!(output.status.success(), "{place}: {text}\n{}\n{}", said[0], said[1]);
+        let said = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(
+            output.status.success(),
+            "{place}: {text}\n{}\n{}",
+            said[0],
+            said[1]
+        );
     }
 
     /// Starts a program that goes on, waits until it serves, and stops it.
@@ -111,7 +143,11 @@ impl Place {
         let log = self.world.path(&format!("served-{}.log", self.started));
         let file = fs::File::create(&log).expect("a log");
         let mut command = self.command(&format!("exec {}", text.trim_end_matches('&').trim()));
-        let mut child = command.stdout(file.try_clone().expect("a log")).stderr(file).spawn().expect("a shell");
+        let mut child = command
+            .stdout(file.try_clone().expect("a log"))
+            .stderr(file)
+            .spawn()
+            .expect("a shell");
         let said = || fs::read_to_string(&log).unwrap_or_default();
         let serves = wait_until(&format!("{place}: {text}"), || {
             let serves = said().contains("serving") || said().contains("registered");
@@ -131,12 +167,21 @@ impl Place {
         match text.split_whitespace().next().unwrap_or_default() {
             "qlora-coordinator" => {
                 let text = text.trim_end_matches('&');
-                let listen = if text.contains("--listen") { "" } else { "--listen 127.0.0.1:0" };
-                self.serve(place, &format!("{text} {listen} --state-dir coordinator-{number}"));
+                let listen = if text.contains("--listen") {
+                    ""
+                } else {
+                    "--listen 127.0.0.1:0"
+                };
+                self.serve(
+                    place,
+                    &format!("{text} {listen} --state-dir coordinator-{number}"),
+                );
             }
             "qlora-worker" if !is_subcommand(&text) => {
                 let text = text.trim_end_matches('&');
-                let own = format!("--name documented-{number} --state-dir documented-{number} --device cpu");
+                let own = format!(
+                    "--name documented-{number} --state-dir documented-{number} --device cpu"
+                );
                 self.serve(place, &format!("{text} {own}"));
             }
             _ => self.run(place, &text),
@@ -146,19 +191,25 @@ impl Place {
 
 /// Rows with questions of their own, so that nothing held out is trained on.
 fn unlike(rows: &[String], ending: &str) -> String {
-    let own = |(i, row): (usize, &String)| row.replace(" days?", &format!(" days {ending} {i}?")) + "\n";
+    let own =
+        |(i, row): (usize, &String)| row.replace(" days?", &format!(" days {ending} {i}?")) + "\n";
     rows.iter().enumerate().map(own).collect()
 }
 
 /// Whether `qlora-worker` is asked for more than to serve.
 fn is_subcommand(text: &str) -> bool {
-    text.split_whitespace().nth(1).is_some_and(|word| !word.starts_with('-') && word != "&")
+    text.split_whitespace()
+        .nth(1)
+        .is_some_and(|word| !word.starts_with('-') && word != "&")
 }
 
 fn reason(text: &str) -> Option<&'static str> {
     let is_quickstart = text.ends_with("qlora-ctl quickstart");
     let on_gpu = text.contains("--device cuda").then_some("needs a GPU");
-    let listed = NOT_RUN.iter().find(|(start, _)| text.starts_with(start)).map(|(_, why)| *why);
+    let listed = NOT_RUN
+        .iter()
+        .find(|(start, _)| text.starts_with(start))
+        .map(|(_, why)| *why);
     on_gpu.or(listed.filter(|_| !is_quickstart))
 }
 
@@ -169,7 +220,11 @@ fn every_command_of_the_documents_runs() {
     let (mut commands, mut skipped) = (shell(&repository()), Vec::new());
     // The guide's job is job 1.
     commands.sort_by_key(|command| !command.place.starts_with("docs/TRAINING_QUICKSTART.md"));
-    assert!(commands.len() > 25, "only {} commands were found", commands.len());
+    assert!(
+        commands.len() > 25,
+        "only {} commands were found",
+        commands.len()
+    );
     for command in commands {
         match reason(&command.text) {
             Some(why) => skipped.push((command.text, why)),
@@ -178,26 +233,50 @@ fn every_command_of_the_documents_runs() {
         }
     }
     for (start, why) in NOT_RUN {
-        assert!(skipped.iter().any(|(text, _)| text.starts_with(start)), "`{start}` ({why}) is documented no more");
+        assert!(
+            skipped.iter().any(|(text, _)| text.starts_with(start)),
+            "`{start}` ({why}) is documented no more"
+        );
     }
 }
 
 /// The overview names no command and no option that its program does not have.
 #[test]
 fn the_overview_of_commands_is_that_of_the_programs() {
-    let page = fs::read_to_string(repository().join("docs/reference/cli.md")).expect("the overview");
+    let page =
+        fs::read_to_string(repository().join("docs/reference/cli.md")).expect("the overview");
     let mut seen = 0;
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let row = row.replace("\\|", "/");
-        let Some(calls) = row.split('|').nth(1) else { continue };
-        for call in calls.split('`').filter(|call| call.starts_with(|c: char| c.is_ascii_lowercase())) {
+        let Some(calls) = row.split('|').nth(1) else {
+            continue;
+        };
+        for call in calls
+            .split('`')
+            .filter(|call| call.starts_with(|c: char| c.is_ascii_lowercase()))
+        {
             let words: Vec<&str> = call.split_whitespace().collect();
             let plain = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-            let commands: Vec<&str> = words.iter().take(2).take_while(|word| plain(word)).copied().collect();
-            let output = Command::new(binary("qlora-ctl")).args(&commands).arg("--help").output().expect("qlora-ctl");
+            let commands: Vec<&str> = words
+                .iter()
+                .take(2)
+                .take_while(|word| plain(word))
+                .copied()
+                .collect();
+            let output = Command::new(binary("qlora-ctl"))
+                .args(&commands)
+                .arg("--help")
+                .output()
+                .expect("qlora-ctl");
             let help = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(output.status.success(), "{commands:?}: {}", String::from_utf8_lossy(&output.stderr));
-            let options = words.iter().flat_map(|word| word.trim_matches(['[', ']']).split('/'));
+            assert!(
+                output.status.success(),
+                "{commands:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            let options = words
+                .iter()
+                .flat_map(|word| word.trim_matches(['[', ']']).split('/'));
             for option in options.filter(|word| word.starts_with("--")) {
                 assert!(help.contains(option), "{commands:?} has no {option}");
             }
@@ -210,7 +289,11 @@ fn the_overview_of_commands_is_that_of_the_programs() {
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() && !["target", "tests"].contains(&name.as_str()) {
             sources(&path, found);
         } else if name.ends_with(".rs") {
@@ -224,8 +307,14 @@ fn codes(files: &[PathBuf]) -> BTreeSet<String> {
     let mut codes = BTreeSet::new();
     for file in files {
         let text = fs::read_to_string(file).expect("a source");
-        let found = text.match_indices("Q0").filter_map(|(at, _)| text.get(at..at + 5));
-        codes.extend(found.filter(|code| code[1..].bytes().all(|b| b.is_ascii_digit())).map(str::to_owned));
+        let found = text
+            .match_indices("Q0")
+            .filter_map(|(at, _)| text.get(at..at + 5));
+        codes.extend(
+            found
+                .filter(|code| code[1..].bytes().all(|b| b.is_ascii_digit()))
+                .map(str::to_owned),
+        );
     }
     codes
 }
@@ -238,9 +327,18 @@ fn the_page_of_error_codes_is_what_explain_says() {
     let mut listed = BTreeSet::new();
     for row in rows {
         let row = row.replace("\\|", "\u{0}");
-        let cells: Vec<String> = row.split('|').map(|cell| cell.trim().replace('\u{0}', "|")).collect();
-        let output = Command::new(binary("qlora-ctl")).args(["explain", &cells[1]]).output().expect("qlora-ctl");
-        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), format!("{}: {}", cells[1], cells[2]));
+        let cells: Vec<String> = row
+            .split('|')
+            .map(|cell| cell.trim().replace('\u{0}', "|"))
+            .collect();
+        let output = Command::new(binary("qlora-ctl"))
+            .args(["explain", &cells[1]])
+            .output()
+            .expect("qlora-ctl");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout).trim(),
+            format!("{}: {}", cells[1], cells[2])
+        );
         assert!(listed.insert(cells[1].clone()), "{} stands twice", cells[1]);
     }
     let explain = repository().join("coordinator/ctl/src/commands/explain.rs");
@@ -255,13 +353,28 @@ fn every_code_is_explained() {
     for folder in ["configs", "coordinator", "worker", "proto"] {
         sources(&repository().join(folder), &mut files);
     }
-    let (explain, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.ends_with("commands/explain.rs"));
+    let (explain, others): (Vec<_>, Vec<_>) = files
+        .into_iter()
+        .partition(|file| file.ends_with("commands/explain.rs"));
     let (explained, printed) = (codes(&explain), codes(&others));
-    assert!(printed.len() > 25 && explained.len() > 25, "{printed:?} {explained:?}");
-    assert!(explained.is_subset(&printed), "explained and never printed: {:?}", explained.difference(&printed));
+    assert!(
+        printed.len() > 25 && explained.len() > 25,
+        "{printed:?} {explained:?}"
+    );
+    assert!(
+        explained.is_subset(&printed),
+        "explained and never printed: {:?}",
+        explained.difference(&printed)
+    );
     for code in printed {
-        let output = Command::new(binary("qlora-ctl")).args(["explain", &code]).output().expect("qlora-ctl");
-        assert!(output.status.success(), "qlora-ctl explain does not know {code}");
+        let output = Command::new(binary("qlora-ctl"))
+            .args(["explain", &code])
+            .output()
+            .expect("qlora-ctl");
+        assert!(
+            output.status.success(),
+            "qlora-ctl explain does not know {code}"
+        );
     }
     assert!(PROGRAMS.iter().all(|program| binary(program).exists()));
 }

@@ -17,10 +17,20 @@ const CASES: [Case; 10] = [
     (0, |world| world.ctl(&["jobs"]).code),
     (1, failed),
     (2, |world| world.ctl(&["jobs", "--nosuch"]).code),
-    (3, |world| world.ctl(&["config", "check", &config(world, "lora: {rnk: 8}")]).code),
-    (4, |world| world.ctl(&["jobs", "--coordinator", "127.0.0.1:1"]).code),
+    (3, |world| {
+        world
+            .ctl(&["config", "check", &config(world, "lora: {rnk: 8}")])
+            .code
+    }),
+    (4, |world| {
+        world.ctl(&["jobs", "--coordinator", "127.0.0.1:1"]).code
+    }),
     (5, |world| world.ctl(&["show", "77"]).code),
-    (6, |world| world.ctl(&["plan", &config(world, ""), "--memory", "0.0001"]).code),
+    (6, |world| {
+        world
+            .ctl(&["plan", &config(world, ""), "--memory", "0.0001"])
+            .code
+    }),
     (7, cancelled),
     (124, |world| waits(world, &["--timeout", "1"])),
     (130, interrupted),
@@ -31,7 +41,9 @@ fn config(world: &World, extra: &str) -> String {
 }
 
 fn submitted(world: &World, set: &[&str]) -> String {
-    world.submit(&world.config("training: {max_steps: 2}"), set).to_string()
+    world
+        .submit(&world.config("training: {max_steps: 2}"), set)
+        .to_string()
 }
 
 /// The model is on no machine.
@@ -58,11 +70,22 @@ fn waits(world: &World, args: &[&str]) -> i32 {
 fn interrupted(world: &mut World) -> i32 {
     let id = submitted(world, &["--set", "resources.labels.site=mars"]);
     let mut command = Command::new(binary("qlora-ctl"));
-    command.args(["watch", &id]).env("QLORA_URL", &world.address).stdin(Stdio::null());
-    command.env_remove("QLORA_TOKEN").env_remove("QLORA_TOKEN_FILE");
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("qlora-ctl");
+    command
+        .args(["watch", &id])
+        .env("QLORA_URL", &world.address)
+        .stdin(Stdio::null());
+    command
+        .env_remove("QLORA_TOKEN")
+        .env_remove("QLORA_TOKEN_FILE");
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("qlora-ctl");
     let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
-    wait_until("the handler of signals", || Some(()).filter(|()| catches(child.id(), Signal::INT)));
+    wait_until("the handler of signals", || {
+        Some(()).filter(|()| catches(child.id(), Signal::INT))
+    });
     kill_process(pid, Signal::INT).expect("a signal");
     child.wait().expect("its end").code().expect("a code")
 }
@@ -71,9 +94,22 @@ fn interrupted(world: &mut World) -> i32 {
 fn every_documented_exit_code_is_provoked() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/cli.md");
     let page = fs::read_to_string(page).expect("the page");
-    let table = page.split("\n## Exit codes\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the table");
-    let listed: BTreeSet<i32> = table.lines().filter_map(|line| line.split('|').nth(1)?.trim().parse().ok()).collect();
-    assert_eq!(CASES.map(|(code, _)| code).into_iter().collect::<BTreeSet<_>>(), listed);
+    let table = page
+        .split("\n## Exit codes\n")
+        .nth(1)
+        .and_then(|rest| rest.split("\n\n").next())
+        .expect("the table");
+    let listed: BTreeSet<i32> = table
+        .lines()
+        .filter_map(|line| line.split('|').nth(1)?.trim().parse().ok())
+        .collect();
+    assert_eq!(
+        CASES
+            .map(|(code, _)| code)
+            .into_iter()
+            .collect::<BTreeSet<_>>(),
+        listed
+    );
     let mut world = World::new(&[]);
     for (code, provoke) in CASES {
         assert_eq!(provoke(&mut world), code);

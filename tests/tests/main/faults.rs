@@ -10,26 +10,49 @@ use serde_json::Value;
 const LONG: &str = "training: {max_steps: 400, checkpoint_every: 10, eval_rows: 2}";
 
 pub fn checkpointed(job: &Value) -> bool {
-    job["artifacts"].as_array().is_some_and(|a| a.iter().any(|a| a["kind"] == "checkpoint"))
+    job["artifacts"]
+        .as_array()
+        .is_some_and(|a| a.iter().any(|a| a["kind"] == "checkpoint"))
 }
 
 pub fn succeeded_once(job: &Value) {
     assert_eq!(job["state"], "succeeded", "{job:#}");
     let attempts = job["attempts"].as_array().expect("attempts");
-    assert_eq!(attempts.iter().filter(|a| a["outcome"] == "succeeded").count(), 1);
-    let adapters = job["artifacts"].as_array().expect("artifacts").iter().filter(|a| a["kind"] == "adapter").count();
+    assert_eq!(
+        attempts
+            .iter()
+            .filter(|a| a["outcome"] == "succeeded")
+            .count(),
+        1
+    );
+    let adapters = job["artifacts"]
+        .as_array()
+        .expect("artifacts")
+        .iter()
+        .filter(|a| a["kind"] == "adapter")
+        .count();
     assert_eq!(adapters, 1);
 }
 
 /// Steps in the order in which they were recorded.
 pub fn steps(world: &World, id: u64) -> Vec<u64> {
     let metrics = world.ctl(&["metrics", &id.to_string(), "--json"]).json();
-    metrics.iter().filter(|m| m["loss"].is_f64()).filter_map(|m| m["step"].as_u64()).collect()
+    metrics
+        .iter()
+        .filter(|m| m["loss"].is_f64())
+        .filter_map(|m| m["step"].as_u64())
+        .collect()
 }
 
 pub fn adapter(world: &World, id: u64) -> Vec<u8> {
     let folder = world.path(&format!("adapter-{id}"));
-    let got = world.ctl(&["artifacts", "get", &id.to_string(), "--output", &folder.to_string_lossy()]);
+    let got = world.ctl(&[
+        "artifacts",
+        "get",
+        &id.to_string(),
+        "--output",
+        &folder.to_string_lossy(),
+    ]);
     assert_eq!(got.code, 0, "{}", got.stderr);
     fs::read(folder.join("adapter_model.safetensors")).expect("an adapter")
 }
@@ -46,13 +69,22 @@ fn a_killed_worker_is_followed_by_another_that_goes_on_and_ends_with_the_same_ad
     let job = world.ended(killed);
     succeeded_once(&job);
     assert_eq!(job["attempts"].as_array().map(Vec::len), Some(2));
-    assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").starts_with("lost"), "{job:#}");
+    assert!(
+        job["attempts"][0]["outcome"]
+            .as_str()
+            .expect("an outcome")
+            .starts_with("lost"),
+        "{job:#}"
+    );
     let steps = steps(&world, killed);
     assert_eq!(steps.last(), Some(&400));
     let again = steps.windows(2).find(|w| w[1] <= w[0]);
     assert!(again.is_none_or(|w| w[1] > 10), "it began anew: {again:?}");
     world.ended(whole);
-    assert!(adapter(&world, killed) == adapter(&world, whole), "the resumed run differs from the uninterrupted one");
+    assert!(
+        adapter(&world, killed) == adapter(&world, whole),
+        "the resumed run differs from the uninterrupted one"
+    );
 }
 
 #[test]
@@ -67,7 +99,13 @@ fn a_worker_that_is_started_again_takes_its_job_up_at_once() {
     let _again = world.worker_in("a", &state, &[]);
     let job = world.ended(id);
     succeeded_once(&job);
-    assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").contains("restarted"), "{job:#}");
+    assert!(
+        job["attempts"][0]["outcome"]
+            .as_str()
+            .expect("an outcome")
+            .contains("restarted"),
+        "{job:#}"
+    );
 }
 
 #[test]
@@ -78,12 +116,18 @@ fn a_killed_coordinator_is_invisible_to_a_running_job() {
     let id = world.submit(&config, &[]);
     world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
     world.coordinator.kill();
-    wait_until("the worker to notice", || Some(()).filter(|()| worker.log().contains("away")));
+    wait_until("the worker to notice", || {
+        Some(()).filter(|()| worker.log().contains("away"))
+    });
     world.restart_coordinator();
     let job = world.ended(id);
     succeeded_once(&job);
     assert_eq!(job["attempts"].as_array().map(Vec::len), Some(1), "{job:#}");
-    assert_eq!(steps(&world, id), (1..=400).collect::<Vec<_>>(), "a step was lost or repeated");
+    assert_eq!(
+        steps(&world, id),
+        (1..=400).collect::<Vec<_>>(),
+        "a step was lost or repeated"
+    );
 }
 
 #[test]
@@ -99,16 +143,24 @@ fn a_stopped_worker_hands_its_job_back_saved() {
     assert!(checkpointed(&job));
     let saved = job["artifacts"][0]["step"].as_u64().expect("a step");
     let told = format!("the worker is shutting down; saved step {saved}; the job will resume");
-    assert_eq!(job["attempts"][0]["outcome"], format!("stopped: {told}"), "{job:#}");
+    assert_eq!(
+        job["attempts"][0]["outcome"],
+        format!("stopped: {told}"),
+        "{job:#}"
+    );
     let log = world.ctl(&["logs", &id.to_string(), "--json"]).json();
-    let line = log.iter().find(|line| line["text"] == told).unwrap_or_else(|| panic!("{log:?}"));
+    let line = log
+        .iter()
+        .find(|line| line["text"] == told)
+        .unwrap_or_else(|| panic!("{log:?}"));
     assert_eq!(line["level"], "info", "a stop is no error");
     let _other = world.worker("b", &[]);
     succeeded_once(&world.ended(id));
 }
 
 #[test]
-fn a_worker_that_is_stopped_while_the_coordinator_is_away_hands_in_what_it_saved_at_its_next_start() {
+fn a_worker_that_is_stopped_while_the_coordinator_is_away_hands_in_what_it_saved_at_its_next_start()
+{
     let mut world = World::new(&["--lease", "10"]);
     let state = world.path("same");
     let mut worker = world.worker_in("a", &state, &[]);
@@ -125,7 +177,11 @@ fn a_worker_that_is_stopped_while_the_coordinator_is_away_hands_in_what_it_saved
     succeeded_once(&job);
     let first = job["attempts"][0]["outcome"].as_str().expect("an outcome");
     assert!(first.starts_with("stopped"), "{job:#}");
-    assert_eq!(steps(&world, id), (1..=400).collect::<Vec<_>>(), "a step was lost or repeated");
+    assert_eq!(
+        steps(&world, id),
+        (1..=400).collect::<Vec<_>>(),
+        "a step was lost or repeated"
+    );
 }
 
 /// Another coordinator, which knows of nothing, takes the place of the one of `world`; what the first one has is kept as `name`.
@@ -162,20 +218,43 @@ fn what_a_worker_has_yet_to_hand_in_is_given_to_its_own_coordinator_and_to_no_ot
     replace_coordinator(&mut world, "first");
     let again = world.worker_in("a", &state, &[]);
     // The other one counts alike: this is its job of the same number.
-    let other = world.submit(&world.config("training: {max_steps: 3, checkpoint_every: 0, eval_rows: 2}"), &[]);
+    let other = world.submit(
+        &world.config("training: {max_steps: 3, checkpoint_every: 0, eval_rows: 2}"),
+        &[],
+    );
     assert_eq!(other, id);
     let job = world.ended(other);
     succeeded_once(&job);
-    assert_eq!((steps(&world, other), job["attempts"].as_array().map(Vec::len)), (vec![1, 2, 3], Some(1)), "{job:#}");
+    assert_eq!(
+        (
+            steps(&world, other),
+            job["attempts"].as_array().map(Vec::len)
+        ),
+        (vec![1, 2, 3], Some(1)),
+        "{job:#}"
+    );
     assert_eq!(attempts_in(&state), 1, "what is the first one's is kept");
-    assert!(again.log().contains("is kept for that one"), "{}", again.log());
+    assert!(
+        again.log().contains("is kept for that one"),
+        "{}",
+        again.log()
+    );
     bring_back(&mut world, "first");
     let job = world.ended(id);
     succeeded_once(&job);
     let first = job["attempts"][0]["outcome"].as_str().expect("an outcome");
-    assert!(first.starts_with("stopped: the worker is shutting down; saved step "), "{job:#}");
-    assert_eq!(steps(&world, id), (1..=400).collect::<Vec<_>>(), "a step was lost or repeated");
-    wait_until("nothing left to hand in", || (attempts_in(&state) == 0).then_some(()));
+    assert!(
+        first.starts_with("stopped: the worker is shutting down; saved step "),
+        "{job:#}"
+    );
+    assert_eq!(
+        steps(&world, id),
+        (1..=400).collect::<Vec<_>>(),
+        "a step was lost or repeated"
+    );
+    wait_until("nothing left to hand in", || {
+        (attempts_in(&state) == 0).then_some(())
+    });
 }
 
 #[test]
@@ -187,18 +266,28 @@ fn a_running_attempt_ends_where_another_coordinator_answers_and_goes_on_with_its
     world.wait(id, "a checkpoint", checkpointed);
     let child = child_of(worker.pid()).expect("a training process");
     replace_coordinator(&mut world, "first");
-    let other = world.submit(&world.config("training: {max_steps: 3, checkpoint_every: 0, eval_rows: 2}"), &[]);
+    let other = world.submit(
+        &world.config("training: {max_steps: 3, checkpoint_every: 0, eval_rows: 2}"),
+        &[],
+    );
     let job = world.ended(other);
     assert!(!is_alive(child), "two attempts of one worker train at once");
     succeeded_once(&job);
     assert_eq!(steps(&world, other), [1, 2, 3], "{job:#}");
-    assert!(worker.log().contains("answers in the place of"), "{}", worker.log());
+    assert!(
+        worker.log().contains("answers in the place of"),
+        "{}",
+        worker.log()
+    );
     bring_back(&mut world, "first");
     let job = world.wait(id, "a second attempt", |job| {
         job["attempts"].as_array().map(Vec::len) == Some(2) && job["step"].as_u64() > Some(10)
     });
     let first = job["attempts"][0]["outcome"].as_str().expect("an outcome");
-    assert!(first.starts_with("lost: ") && first.contains("in the place of"), "{job:#}");
+    assert!(
+        first.starts_with("lost: ") && first.contains("in the place of"),
+        "{job:#}"
+    );
     let steps = steps(&world, id);
     let again = steps.windows(2).find(|w| w[1] <= w[0]);
     assert!(again.is_none_or(|w| w[1] > 10), "it began anew: {again:?}");
@@ -211,13 +300,18 @@ fn a_failed_job_shows_the_code_of_its_failure_everywhere_and_after_a_restart() {
     let config = world.config("training: {max_steps: 2}\nresources: {max_retries: 0}");
     let emptied = world.path("emptied");
     fs::create_dir_all(&emptied).expect("a folder");
-    for entry in fs::read_dir(world.path("tiny")).expect("the model").map(|entry| entry.expect("an entry")) {
+    for entry in fs::read_dir(world.path("tiny"))
+        .expect("the model")
+        .map(|entry| entry.expect("an entry"))
+    {
         fs::copy(entry.path(), emptied.join(entry.file_name())).expect("a copy");
     }
     let base = |path: &str| format!("model.base={path}");
     let set = (base(&emptied.to_string_lossy()), base("/nowhere/at/all"));
-    let broken =
-        [(world.submit(&config, &["--set", &set.0]), "Q0511"), (world.submit(&config, &["--set", &set.1]), "Q0302")];
+    let broken = [
+        (world.submit(&config, &["--set", &set.0]), "Q0511"),
+        (world.submit(&config, &["--set", &set.1]), "Q0302"),
+    ];
     // What submit has seen whole is not whole any more when a worker opens it.
     fs::remove_file(emptied.join("model.safetensors")).expect("weights");
     let worker = world.worker("a", &[]);
@@ -233,13 +327,24 @@ fn a_failed_job_shows_the_code_of_its_failure_everywhere_and_after_a_restart() {
     let shows_all = |world: &World| {
         for (id, code) in all {
             let job = world.ended(id);
-            assert_eq!((&job["state"], &job["reason_code"]), (&"failed".into(), &code.into()), "{job:#}");
+            assert_eq!(
+                (&job["state"], &job["reason_code"]),
+                (&"failed".into(), &code.into()),
+                "{job:#}"
+            );
             let shown = world.ctl(&["show", &id.to_string()]).stdout;
-            assert!(shown.lines().any(|line| line.contains("error code") && line.ends_with(code)), "{shown}");
+            assert!(
+                shown
+                    .lines()
+                    .any(|line| line.contains("error code") && line.ends_with(code)),
+                "{shown}"
+            );
             let bearer = format!("Bearer {}", world.token());
             let headers = [("Host", world.address.as_str()), ("Authorization", &bearer)];
             let page = http(&world.address, "GET", &format!("/j/{id}"), &headers, &[]);
-            assert!(String::from_utf8_lossy(&page.body).contains(&format!("qlora-ctl explain {code}")));
+            assert!(
+                String::from_utf8_lossy(&page.body).contains(&format!("qlora-ctl explain {code}"))
+            );
         }
     };
     shows_all(&world);
@@ -259,7 +364,13 @@ fn a_training_process_that_dies_is_tried_again_and_its_orphan_never_trains_on() 
     signal(child, Signal::KILL);
     let job = world.ended(id);
     succeeded_once(&job);
-    assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").starts_with("failed"), "{job:#}");
+    assert!(
+        job["attempts"][0]["outcome"]
+            .as_str()
+            .expect("an outcome")
+            .starts_with("failed"),
+        "{job:#}"
+    );
 }
 
 #[test]
@@ -274,7 +385,10 @@ fn a_training_process_that_hangs_is_replaced_and_goes_on_from_its_checkpoint() {
     let job = world.ended(id);
     succeeded_once(&job);
     let outcome = job["attempts"][0]["outcome"].as_str().expect("an outcome");
-    assert!(outcome.starts_with("failed") && outcome.contains("said nothing for 10 s"), "{job:#}");
+    assert!(
+        outcome.starts_with("failed") && outcome.contains("said nothing for 10 s"),
+        "{job:#}"
+    );
 }
 
 #[test]
@@ -286,7 +400,9 @@ fn a_training_process_ends_with_its_agent() {
     world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
     let child = child_of(worker.pid()).expect("a training process");
     worker.kill();
-    wait_until("the end of the orphan", || Some(()).filter(|()| !is_alive(child)));
+    wait_until("the end of the orphan", || {
+        Some(()).filter(|()| !is_alive(child))
+    });
 }
 
 /// Sends a signal to the process `pid`.
@@ -301,19 +417,25 @@ pub fn child_of(pid: u32) -> Option<u32> {
     let direct = text.split_whitespace().next().and_then(|t| t.parse().ok());
     direct.or_else(|| {
         let entries = fs::read_dir("/proc").ok()?;
-        entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok()).find(|&p| parent(p) == Some(pid))
+        entries
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
+            .find(|&p| parent(p) == Some(pid))
     })
 }
 
 fn parent(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok())
+    status
+        .lines()
+        .find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
 /// Whether the process `pid` is there and has not ended.
 pub fn is_alive(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().any(|l| l.starts_with("State:") && !l.contains('Z'))
+    status
+        .lines()
+        .any(|l| l.starts_with("State:") && !l.contains('Z'))
 }
 
 #[test]
@@ -328,7 +450,8 @@ fn an_evaluation_whose_worker_is_killed_is_made_by_another_and_a_cancelled_one_s
     let (id, rows) = (trained.to_string(), rows.to_string_lossy());
     let evaluate = || world.ctl(&["eval", &id, "--data", &rows, "--json"]);
     let runs = |id: u64| {
-        let at_work = |job: &Value| job["phase"] == "evaluating" && job["phase_done"].as_u64() > Some(0);
+        let at_work =
+            |job: &Value| job["phase"] == "evaluating" && job["phase_done"].as_u64() > Some(0);
         wait_until("an evaluation", || {
             let shown = world.ctl(&["show", &id.to_string(), "--json"]);
             shown.json().pop().filter(at_work)
@@ -342,11 +465,22 @@ fn an_evaluation_whose_worker_is_killed_is_made_by_another_and_a_cancelled_one_s
         let answer = asked.join().expect("an answer");
         assert_eq!(answer.code, 0, "{}", answer.stderr);
         let job = world.job(trained + 1);
-        assert_eq!((&job["scores"]["rows"], job["attempts"].as_array().map(Vec::len)), (&Value::from(60), Some(2)));
+        assert_eq!(
+            (
+                &job["scores"]["rows"],
+                job["attempts"].as_array().map(Vec::len)
+            ),
+            (&Value::from(60), Some(2))
+        );
 
         let asked = scope.spawn(evaluate);
         runs(trained + 2);
-        assert_eq!(world.ctl(&["cancel", &(trained + 2).to_string(), "--yes"]).code, 0);
+        assert_eq!(
+            world
+                .ctl(&["cancel", &(trained + 2).to_string(), "--yes"])
+                .code,
+            0
+        );
         assert_eq!(asked.join().expect("an answer").code, 7);
     });
 }

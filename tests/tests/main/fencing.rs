@@ -35,7 +35,9 @@ fn a_worker_that_is_not_heard_has_stopped_before_another_begins() {
     let second = world.worker("b", &[]);
     proxy.cut();
     first_has_ended_when_second_begins(training, &second);
-    world.wait(id, "a second attempt", |job| job["attempts"].as_array().map(Vec::len) == Some(2));
+    world.wait(id, "a second attempt", |job| {
+        job["attempts"].as_array().map(Vec::len) == Some(2)
+    });
 }
 
 #[test]
@@ -49,25 +51,45 @@ fn a_training_process_ends_with_its_lease_though_its_agent_stands_still() {
     signal(first.pid(), Signal::STOP);
     first_has_ended_when_second_begins(training, &second);
     signal(first.pid(), Signal::CONT);
-    let job = world.wait(id, "a second attempt", |job| job["attempts"].as_array().map(Vec::len) == Some(2));
-    assert!(job["attempts"][0]["outcome"].as_str().expect("an outcome").starts_with("lost"), "{job:#}");
+    let job = world.wait(id, "a second attempt", |job| {
+        job["attempts"].as_array().map(Vec::len) == Some(2)
+    });
+    assert!(
+        job["attempts"][0]["outcome"]
+            .as_str()
+            .expect("an outcome")
+            .starts_with("lost"),
+        "{job:#}"
+    );
 }
 
 #[test]
 fn a_coordinator_that_stood_still_loses_nobody_for_it() {
     let mut world = World::new(&["--lease", "2"]);
     let worker = world.worker("a", &[]);
-    wait_until("a worker", || Some(()).filter(|()| worker.log().contains("registered")));
+    wait_until("a worker", || {
+        Some(()).filter(|()| worker.log().contains("registered"))
+    });
     signal(world.coordinator.pid(), Signal::STOP);
     // Longer than two leases.
     std::thread::sleep(std::time::Duration::from_secs(5));
     signal(world.coordinator.pid(), Signal::CONT);
-    wait_until("word of it", || Some(()).filter(|()| world.coordinator.log().contains("stood still")));
+    wait_until("word of it", || {
+        Some(()).filter(|()| world.coordinator.log().contains("stood still"))
+    });
     // The worker is there, under the session that it had.
     let id = world.submit(&world.config("training: {max_steps: 2}"), &[]);
     assert_eq!(world.ended(id)["state"], "succeeded");
-    assert!(!world.coordinator.log().contains("lost"), "{}", world.coordinator.log());
-    assert!(!worker.log().contains("registering again"), "{}", worker.log());
+    assert!(
+        !world.coordinator.log().contains("lost"),
+        "{}",
+        world.coordinator.log()
+    );
+    assert!(
+        !worker.log().contains("registering again"),
+        "{}",
+        worker.log()
+    );
 }
 
 #[test]
@@ -79,7 +101,9 @@ fn a_worker_leaves_when_it_is_told_to_though_the_coordinator_is_away() {
     let training = child_of(worker.pid()).expect("a training process");
     world.coordinator.kill();
     assert_eq!(worker.stop(), Some(0), "{}", worker.log());
-    wait_until("the end of the training process", || Some(()).filter(|()| !is_alive(training)));
+    wait_until("the end of the training process", || {
+        Some(()).filter(|()| !is_alive(training))
+    });
 }
 
 #[tokio::test]
@@ -94,32 +118,96 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
     let mut workers = client.workers.clone();
     for session in [0, 1, u64::MAX] {
         for token in [token, token << 32, (token << 32) | 1] {
-            let artifact =
-                JobArtifact { kind: "adapter".into(), name: "a".into(), digest: "0".repeat(64), ..Default::default() };
-            let report = workers.report(ReportRequest { session, token, batch: 1, ..Default::default() }).await;
-            let commit =
-                workers.commit_artifact(CommitArtifactRequest { session, token, artifact: Some(artifact) }).await;
-            let finish = FinishRequest { session, token, outcome: Outcome::Succeeded.into(), ..Default::default() };
+            let artifact = JobArtifact {
+                kind: "adapter".into(),
+                name: "a".into(),
+                digest: "0".repeat(64),
+                ..Default::default()
+            };
+            let report = workers
+                .report(ReportRequest {
+                    session,
+                    token,
+                    batch: 1,
+                    ..Default::default()
+                })
+                .await;
+            let commit = workers
+                .commit_artifact(CommitArtifactRequest {
+                    session,
+                    token,
+                    artifact: Some(artifact),
+                })
+                .await;
+            let finish = FinishRequest {
+                session,
+                token,
+                outcome: Outcome::Succeeded.into(),
+                ..Default::default()
+            };
             let finish = workers.finish(finish).await;
-            let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1; 32] };
-            let meet = workers.meet(MeetRequest { session, token, offer: Some(meeting), wait_ms: 0 }).await;
+            let meeting = Meeting {
+                addresses: vec!["a:1".into()],
+                secret: vec![1; 32],
+            };
+            let meet = workers
+                .meet(MeetRequest {
+                    session,
+                    token,
+                    offer: Some(meeting),
+                    wait_ms: 0,
+                })
+                .await;
             let file = world.path("stranger");
             std::fs::write(&file, format!("{session} {token}")).expect("a file");
             let (digest, size) = transfer::digest(&file).expect("a digest");
-            let header = UploadHeader { digest: digest.clone(), size, offset: 0, token, session };
-            let whole = UploadRequest { header: Some(header), data: std::fs::read(&file).expect("a file") };
-            let upload = client.artifacts.clone().upload(tokio_stream::iter([whole])).await;
-            let codes = [report.err(), commit.err(), finish.err(), meet.err(), upload.err()];
+            let header = UploadHeader {
+                digest: digest.clone(),
+                size,
+                offset: 0,
+                token,
+                session,
+            };
+            let whole = UploadRequest {
+                header: Some(header),
+                data: std::fs::read(&file).expect("a file"),
+            };
+            let upload = client
+                .artifacts
+                .clone()
+                .upload(tokio_stream::iter([whole]))
+                .await;
+            let codes = [
+                report.err(),
+                commit.err(),
+                finish.err(),
+                meet.err(),
+                upload.err(),
+            ];
             let codes = codes.map(|e| e.map(|status| status.code()));
             for code in codes {
-                assert!(matches!(code, Some(Code::FailedPrecondition | Code::Unauthenticated)), "{codes:?}");
+                assert!(
+                    matches!(code, Some(Code::FailedPrecondition | Code::Unauthenticated)),
+                    "{codes:?}"
+                );
             }
-            let stat = client.artifacts.clone().stat_artifact(StatArtifactRequest { digest }).await.expect("a stat");
-            assert!(!stat.into_inner().complete, "what a stranger has sent is taken");
+            let stat = client
+                .artifacts
+                .clone()
+                .stat_artifact(StatArtifactRequest { digest })
+                .await
+                .expect("a stat");
+            assert!(
+                !stat.into_inner().complete,
+                "what a stranger has sent is taken"
+            );
         }
     }
     let job = world.job(id);
-    assert_eq!((&job["state"], job["attempts"].as_array().map(Vec::len)), (&"running".into(), Some(1)));
+    assert_eq!(
+        (&job["state"], job["attempts"].as_array().map(Vec::len)),
+        (&"running".into(), Some(1))
+    );
 }
 
 #[tokio::test]
@@ -135,14 +223,23 @@ async fn a_coordinator_whose_log_nobody_reads_goes_on() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("a coordinator");
-    let address = wait_until("an address", || std::fs::read_to_string(&address).ok().filter(|t| !t.is_empty()));
+    let address = wait_until("an address", || {
+        std::fs::read_to_string(&address)
+            .ok()
+            .filter(|t| !t.is_empty())
+    });
     let client = Client::new(&address, Some(&state.join("token"))).expect("an address");
     let mut jobs = client.jobs;
     // Each is told in the log; a pipe holds 64 KiB.
     for i in 0..3_000 {
         let name = format!("{i} {}", "x".repeat(100));
-        let request = SubmitRequest { kind: JobKind::Noop.into(), name, ..Default::default() };
-        let submitted = tokio::time::timeout(std::time::Duration::from_secs(60), jobs.submit(request)).await;
+        let request = SubmitRequest {
+            kind: JobKind::Noop.into(),
+            name,
+            ..Default::default()
+        };
+        let submitted =
+            tokio::time::timeout(std::time::Duration::from_secs(60), jobs.submit(request)).await;
         submitted.expect("an answer").expect("a job");
     }
     unread.kill().expect("a program that can be killed");

@@ -11,7 +11,10 @@ use crate::foreign::{passes, python};
 use crate::runs::{Place, execute};
 
 pub fn worker(args: &[&str]) -> Output {
-    Command::new(binary("qlora-worker")).args(args).output().expect("qlora-worker runs")
+    Command::new(binary("qlora-worker"))
+        .args(args)
+        .output()
+        .expect("qlora-worker runs")
 }
 
 fn text(path: &Path) -> &str {
@@ -27,8 +30,17 @@ fn trained(set: &[&str]) -> Place {
     config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
     fs::write(path, config.to_string()).expect("a configuration");
-    let common = ["training.learning_rate=5e-2", "training.schedule=constant", "lora.rslora=true"];
-    execute(&place.run("run", &[common.as_slice(), set].concat(), None), None).0.expect("a run");
+    let common = [
+        "training.learning_rate=5e-2",
+        "training.schedule=constant",
+        "lora.rslora=true",
+    ];
+    execute(
+        &place.run("run", &[common.as_slice(), set].concat(), None),
+        None,
+    )
+    .0
+    .expect("a run");
     place
 }
 
@@ -37,18 +49,61 @@ fn trained(set: &[&str]) -> Place {
 fn llama_cpp_says_what_we_say() {
     let place = trained(&[]);
     let (model, adapter) = (text(&place.model), place.path("run/adapter"));
-    let file = |name: &str| place.path(name).into_os_string().into_string().expect("a path in UTF-8");
-    let [base, alone, merged, again] = ["base", "adapter", "merged", "again"].map(|name| file(&format!("{name}.gguf")));
+    let file = |name: &str| {
+        place
+            .path(name)
+            .into_os_string()
+            .into_string()
+            .expect("a path in UTF-8")
+    };
+    let [base, alone, merged, again] =
+        ["base", "adapter", "merged", "again"].map(|name| file(&format!("{name}.gguf")));
     let (plain, adapted) = (file("plain.safetensors"), file("adapted.safetensors"));
     let adapter = text(&adapter);
     for args in [
         ["convert", "--model", model, "--out", &base, "--type", "f32"].as_slice(),
-        &["convert", "--model", model, "--adapter", adapter, "--out", &alone],
-        &["merge", "--model", model, "--adapter", adapter, "--out", &merged, "--type", "f32"],
+        &[
+            "convert",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--out",
+            &alone,
+        ],
+        &[
+            "merge",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--out",
+            &merged,
+            "--type",
+            "f32",
+        ],
         // From a GGUF base, whose rows are in llama.cpp's order already.
-        &["merge", "--model", &base, "--adapter", adapter, "--out", &again, "--type", "f32"],
+        &[
+            "merge",
+            "--model",
+            &base,
+            "--adapter",
+            adapter,
+            "--out",
+            &again,
+            "--type",
+            "f32",
+        ],
         &["logits", "--model", model, "--out", &plain],
-        &["logits", "--model", model, "--adapter", adapter, "--out", &adapted],
+        &[
+            "logits",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--out",
+            &adapted,
+        ],
     ] {
         passes(&worker(args));
     }
@@ -61,15 +116,26 @@ fn llama_cpp_says_what_we_say() {
         &[&adapted, &again],
     ] {
         let args: Vec<&str> = args.iter().map(|arg| arg.as_str()).collect();
-        println!("parity: llama.cpp, {}", passes(&python("llama_cpp_agrees.py", &args)).trim());
+        println!(
+            "parity: llama.cpp, {}",
+            passes(&python("llama_cpp_agrees.py", &args)).trim()
+        );
     }
     // The comparison can fail: the adapter changes what is said.
-    assert!(!python("llama_cpp_agrees.py", &[&adapted, &base]).status.success());
+    assert!(
+        !python("llama_cpp_agrees.py", &[&adapted, &base])
+            .status
+            .success()
+    );
 }
 
 #[test]
 fn what_gguf_has_no_form_for_is_refused_before_anything_is_written() {
-    let place = trained(&["lora.dora=true", "training.max_steps=1", "training.warmup_steps=0"]);
+    let place = trained(&[
+        "lora.dora=true",
+        "training.max_steps=1",
+        "training.warmup_steps=0",
+    ]);
     let (out, adapter) = (place.path("adapter.gguf"), place.path("run/adapter"));
     let refused = |args: &[&str], wanted: &str| {
         let output = worker(args);
@@ -77,14 +143,62 @@ fn what_gguf_has_no_form_for_is_refused_before_anything_is_written() {
         assert!(!output.status.success() && said.contains(wanted), "{said}");
     };
     let (model, adapter, file) = (text(&place.model), text(&adapter), text(&out));
-    refused(&["convert", "--model", model, "--adapter", adapter, "--out", file], "merge it into the model");
-    refused(&["convert", "--model", model, "--adapter", adapter, "--out", "folder"], "is written as a .gguf file");
-    refused(&["merge", "--model", model, "--adapter", adapter, "--out", adapter], "exists already");
-    passes(&worker(&["merge", "--model", model, "--adapter", adapter, "--out", file, "--type", "q8_0"]));
+    refused(
+        &[
+            "convert",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--out",
+            file,
+        ],
+        "merge it into the model",
+    );
+    refused(
+        &[
+            "convert",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--out",
+            "folder",
+        ],
+        "is written as a .gguf file",
+    );
+    refused(
+        &[
+            "merge",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--out",
+            adapter,
+        ],
+        "exists already",
+    );
+    passes(&worker(&[
+        "merge",
+        "--model",
+        model,
+        "--adapter",
+        adapter,
+        "--out",
+        file,
+        "--type",
+        "q8_0",
+    ]));
     fs::remove_file(&out).expect("a file");
     let pre = place.model.join("tokenizer.json");
-    let tokenizer = fs::read_to_string(&pre).expect("a tokenizer").replace("{1,3}", "{1,4}");
+    let tokenizer = fs::read_to_string(&pre)
+        .expect("a tokenizer")
+        .replace("{1,3}", "{1,4}");
     fs::write(&pre, tokenizer).expect("a tokenizer");
-    refused(&["convert", "--model", model, "--out", file], "cuts text in a way that llama.cpp has no name for");
+    refused(
+        &["convert", "--model", model, "--out", file],
+        "cuts text in a way that llama.cpp has no name for",
+    );
     assert!(!out.exists());
 }

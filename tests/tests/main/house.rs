@@ -13,14 +13,25 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qlora-proto", &[]),
     ("qlora-telemetry", &[]),
     ("qlora-access", &[]),
-    ("qlora-client", &["qlora-access", "qlora-proto", "qlora-telemetry"]),
+    (
+        "qlora-client",
+        &["qlora-access", "qlora-proto", "qlora-telemetry"],
+    ),
     ("qlora-config", &[]),
     ("qlora-engine", &[]),
     ("qlora-store", &["qlora-engine"]),
     ("qlora-planner", &["qlora-config"]),
     ("qlora-data", &[]),
     ("qlora-kernels", &[]),
-    ("qlora-trainer", &["qlora-kernels", "qlora-data", "qlora-planner", "qlora-config"]),
+    (
+        "qlora-trainer",
+        &[
+            "qlora-kernels",
+            "qlora-data",
+            "qlora-planner",
+            "qlora-config",
+        ],
+    ),
     (
         "qlora-coordinator",
         &[
@@ -33,55 +44,123 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qlora-planner",
         ],
     ),
-    ("qlora-ctl", &["qlora-proto", "qlora-client", "qlora-telemetry", "qlora-config", "qlora-planner", "qlora-data"]),
+    (
+        "qlora-ctl",
+        &[
+            "qlora-proto",
+            "qlora-client",
+            "qlora-telemetry",
+            "qlora-config",
+            "qlora-planner",
+            "qlora-data",
+        ],
+    ),
     (
         "qlora-worker",
-        &["qlora-trainer", "qlora-planner", "qlora-config", "qlora-proto", "qlora-client", "qlora-telemetry"],
+        &[
+            "qlora-trainer",
+            "qlora-planner",
+            "qlora-config",
+            "qlora-proto",
+            "qlora-client",
+            "qlora-telemetry",
+        ],
     ),
-    ("qlora-tests", &["qlora-config", "qlora-client", "qlora-proto", "qlora-data", "qlora-trainer"]),
+    (
+        "qlora-tests",
+        &[
+            "qlora-config",
+            "qlora-client",
+            "qlora-proto",
+            "qlora-data",
+            "qlora-trainer",
+        ],
+    ),
 ];
 
 /// Crates that must stay without input and output.
-const PURE: &[&str] = &["qlora-engine", "qlora-planner", "qlora-data", "qlora-config"];
-const IMPURE: &[&str] = &["tokio", "tonic", "sqlx", "candle-core", "axum", "ureq", "rand"];
+const PURE: &[&str] = &[
+    "qlora-engine",
+    "qlora-planner",
+    "qlora-data",
+    "qlora-config",
+];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "tonic",
+    "sqlx",
+    "candle-core",
+    "axum",
+    "ureq",
+    "rand",
+];
 const NO_NETWORK: &[&str] = &["qlora-trainer", "qlora-kernels"];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo metadata runs");
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("metadata");
     let names = |package: &Value| {
-        let own = package["dependencies"].as_array().expect("dependencies").iter();
+        let own = package["dependencies"]
+            .as_array()
+            .expect("dependencies")
+            .iter();
         let normal = own.filter(|d| d["kind"].is_null() || package["name"] == "qlora-tests");
-        normal.filter_map(|d| d["name"].as_str().map(str::to_owned)).collect()
+        normal
+            .filter_map(|d| d["name"].as_str().map(str::to_owned))
+            .collect()
     };
     let packages = metadata["packages"].as_array().expect("packages").iter();
-    packages.map(|p| (p["name"].as_str().expect("a name").to_owned(), names(p))).collect()
+    packages
+        .map(|p| (p["name"].as_str().expect("a name").to_owned(), names(p)))
+        .collect()
 }
 
 #[test]
 fn every_crate_imports_only_what_it_may() {
     let found = dependencies();
-    assert_eq!(found.len(), ALLOWED.len(), "a crate is missing from the table");
+    assert_eq!(
+        found.len(),
+        ALLOWED.len(),
+        "a crate is missing from the table"
+    );
     for (name, allowed) in ALLOWED {
         let own = found[*name].iter().filter(|d| d.starts_with("qlora-"));
         for dependency in own {
-            assert!(allowed.contains(&dependency.as_str()), "{name} must not import {dependency}");
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} must not import {dependency}"
+            );
         }
     }
     for name in PURE {
-        assert!(found[*name].iter().all(|d| !IMPURE.contains(&d.as_str())), "{name} must stay pure");
+        assert!(
+            found[*name].iter().all(|d| !IMPURE.contains(&d.as_str())),
+            "{name} must stay pure"
+        );
     }
     for name in NO_NETWORK {
-        assert!(found[*name].iter().all(|d| d != "tokio" && d != "tonic"), "{name} must not know the network");
+        assert!(
+            found[*name].iter().all(|d| d != "tokio" && d != "tonic"),
+            "{name} must not know the network"
+        );
     }
 }
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the repository")
+        .to_owned()
 }
 
 fn document() -> String {
@@ -95,11 +174,23 @@ fn quoted(text: &str) -> Vec<&str> {
 
 /// Files and folders of the repository, by their paths in it.
 fn tree() -> Vec<String> {
-    let listed = Command::new("git").args(["ls-files"]).current_dir(repository()).output().expect("git runs");
-    let files: Vec<String> = String::from_utf8(listed.stdout).expect("names").lines().map(str::to_owned).collect();
+    let listed = Command::new("git")
+        .args(["ls-files"])
+        .current_dir(repository())
+        .output()
+        .expect("git runs");
+    let files: Vec<String> = String::from_utf8(listed.stdout)
+        .expect("names")
+        .lines()
+        .map(str::to_owned)
+        .collect();
     assert!(files.len() > 300, "git lists {} files", files.len());
-    let folders = files.iter().flat_map(|file| Path::new(file).ancestors().skip(1));
-    let folders: Vec<String> = folders.map(|folder| format!("{}/", folder.display())).collect();
+    let folders = files
+        .iter()
+        .flat_map(|file| Path::new(file).ancestors().skip(1));
+    let folders: Vec<String> = folders
+        .map(|folder| format!("{}/", folder.display()))
+        .collect();
     files.into_iter().chain(folders).collect()
 }
 
@@ -127,19 +218,32 @@ fn is_there(path: &str, tree: &[String]) -> bool {
 fn every_path_that_the_architecture_names_is_there() {
     let (text, tree) = (document(), tree());
     // What begins with a slash is an address of the coordinator.
-    let named: Vec<&str> = quoted(&text).into_iter().filter(|text| is_path(text) && !text.starts_with('/')).collect();
+    let named: Vec<&str> = quoted(&text)
+        .into_iter()
+        .filter(|text| is_path(text) && !text.starts_with('/'))
+        .collect();
     assert!(named.len() > 60, "{named:?}");
     let missing: Vec<&&str> = named.iter().filter(|path| !is_there(path, &tree)).collect();
-    assert!(missing.is_empty(), "the document names {missing:?}, which are not there");
-    assert!(!is_there("coordinator/engine/src/nowhere.rs", &tree) && !is_there("where/*.rs", &tree));
+    assert!(
+        missing.is_empty(),
+        "the document names {missing:?}, which are not there"
+    );
+    assert!(
+        !is_there("coordinator/engine/src/nowhere.rs", &tree) && !is_there("where/*.rs", &tree)
+    );
 }
 
 /// The numbered invariants, each with what stands behind its `Tests:`.
 fn invariants(document: &str) -> Vec<(usize, String)> {
-    let section = document.split("\n## ").find(|s| s.starts_with("Invariants")).expect("the section");
+    let section = document
+        .split("\n## ")
+        .find(|s| s.starts_with("Invariants"))
+        .expect("the section");
     let mut found: Vec<(usize, String)> = Vec::new();
     for line in section.lines().skip(1) {
-        let number = line.split_once(". **").and_then(|(number, _)| number.parse().ok());
+        let number = line
+            .split_once(". **")
+            .and_then(|(number, _)| number.parse().ok());
         match (number, found.last_mut()) {
             (Some(number), _) => found.push((number, line.to_owned())),
             (None, Some((_, text))) => *text += &format!(" {}", line.trim()),
@@ -148,7 +252,14 @@ fn invariants(document: &str) -> Vec<(usize, String)> {
     }
     found
         .into_iter()
-        .map(|(n, text)| (n, text.split_once("Tests:").map_or("", |(_, tests)| tests).to_owned()))
+        .map(|(n, text)| {
+            (
+                n,
+                text.split_once("Tests:")
+                    .map_or("", |(_, tests)| tests)
+                    .to_owned(),
+            )
+        })
         .collect()
 }
 
@@ -158,15 +269,25 @@ fn faults(number: usize, tests: &str) -> Vec<String> {
     for word in quoted(tests) {
         if is_path(word) {
             source = fs::read_to_string(repository().join(word)).ok();
-            faults.extend(source.is_none().then(|| format!("invariant {number}: there is no file {word}")));
+            faults.extend(
+                source
+                    .is_none()
+                    .then(|| format!("invariant {number}: there is no file {word}")),
+            );
             continue;
         }
         named += 1;
         let text = source.as_deref().unwrap_or_default();
         // Between the attribute and the name nothing else begins.
-        let mut before =
-            text.split_once(&format!("fn {word}(")).map(|(before, _)| before.rsplit(['}', ';'])).into_iter().flatten();
-        if !before.next().is_some_and(|before| before.contains("#[test]") || before.contains("#[tokio::test")) {
+        let mut before = text
+            .split_once(&format!("fn {word}("))
+            .map(|(before, _)| before.rsplit(['}', ';']))
+            .into_iter()
+            .flatten();
+        if !before
+            .next()
+            .is_some_and(|before| before.contains("#[test]") || before.contains("#[tokio::test"))
+        {
             faults.push(format!("invariant {number}: there is no test {word}"));
         }
     }
@@ -178,8 +299,14 @@ fn faults(number: usize, tests: &str) -> Vec<String> {
 fn every_invariant_is_held_by_tests_that_are_there() {
     let found = invariants(&document());
     let numbers: Vec<usize> = found.iter().map(|(number, _)| *number).collect();
-    assert!(numbers.len() > 10 && numbers.iter().copied().eq(1..=numbers.len()), "{numbers:?}");
-    let faults: Vec<String> = found.iter().flat_map(|(number, tests)| faults(*number, tests)).collect();
+    assert!(
+        numbers.len() > 10 && numbers.iter().copied().eq(1..=numbers.len()),
+        "{numbers:?}"
+    );
+    let faults: Vec<String> = found
+        .iter()
+        .flat_map(|(number, tests)| faults(*number, tests))
+        .collect();
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
@@ -187,9 +314,27 @@ fn every_invariant_is_held_by_tests_that_are_there() {
 fn an_invariant_without_a_test_is_noticed() {
     let text = "x\n## Invariants\n\n1. **One.** a\n   b\n2. **Two.** c\n   Tests: `tests/tests/main/house.rs`: `no_such_test`,\n   `is_path`.\n3. **Three.** Tests: `no/file.rs`: `x`.\n\n## y\n4. **Four.**\n";
     let found = invariants(text);
-    assert_eq!(found.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3]);
-    let faults: Vec<Vec<String>> = found.iter().map(|(number, tests)| faults(*number, tests)).collect();
+    assert_eq!(
+        found.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
+    let faults: Vec<Vec<String>> = found
+        .iter()
+        .map(|(number, tests)| faults(*number, tests))
+        .collect();
     assert_eq!(faults[0], ["invariant 1 names no test"]);
-    assert_eq!(faults[1], ["invariant 2: there is no test no_such_test", "invariant 2: there is no test is_path"]);
-    assert_eq!(faults[2], ["invariant 3: there is no file no/file.rs", "invariant 3: there is no test x"]);
+    assert_eq!(
+        faults[1],
+        [
+            "invariant 2: there is no test no_such_test",
+            "invariant 2: there is no test is_path"
+        ]
+    );
+    assert_eq!(
+        faults[2],
+        [
+            "invariant 3: there is no file no/file.rs",
+            "invariant 3: there is no test x"
+        ]
+    );
 }

@@ -32,7 +32,8 @@ impl Place {
         let model = tiny_model(home.path());
         let path = model.join("config.json");
         let mut config: serde_json::Value =
-            serde_json::from_str(&fs::read_to_string(&path).expect("a configuration")).expect("JSON");
+            serde_json::from_str(&fs::read_to_string(&path).expect("a configuration"))
+                .expect("JSON");
         config["vocab_size"] = MANY.into();
         fs::write(path, config.to_string()).expect("a configuration");
         let path = model.join("model.safetensors");
@@ -40,7 +41,10 @@ impl Place {
             candle_core::safetensors::load(&path, &Device::Cpu).expect("weights");
         for name in ["model.embed_tokens.weight", "lm_head.weight"] {
             let hidden = tensors[name].dims()[1];
-            tensors.insert(name.into(), Tensor::ones((MANY, hidden), DType::F32, &Device::Cpu).expect("a table"));
+            tensors.insert(
+                name.into(),
+                Tensor::ones((MANY, hidden), DType::F32, &Device::Cpu).expect("a table"),
+            );
         }
         candle_core::safetensors::save(&tensors, path).expect("weights");
         Self { home, model }
@@ -53,7 +57,10 @@ impl Place {
             .arg(&self.model)
             .arg("--out")
             .arg(self.home.path().join(out));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -61,16 +68,28 @@ impl Place {
     fn convert_under_nohup(&self, out: &str) -> Command {
         let plain = self.convert(out);
         let mut command = Command::new("sh");
-        command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(plain.get_program()).args(plain.get_args());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
     /// What is begun under the name `out`.
     fn begun(&self, out: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.home.path()).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let entries = fs::read_dir(self.home.path())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").path());
         let is_begun = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             name.starts_with(&format!("{out}.")) && name.ends_with(".partial")
         };
         entries.filter(is_begun).collect()
@@ -83,7 +102,11 @@ impl Place {
     fn halted_as(&self, out: &str, mut command: Command) -> Halted {
         let before = self.begun(out);
         let child = command.spawn().expect("qlora-worker runs");
-        let partial = wait_until("a begun export", || self.begun(out).into_iter().find(|path| !before.contains(path)));
+        let partial = wait_until("a begun export", || {
+            self.begun(out)
+                .into_iter()
+                .find(|path| !before.contains(path))
+        });
         signal(&child, Signal::STOP);
         assert!(partial.exists(), "it was complete before it was halted");
         Halted { child, partial }
@@ -103,7 +126,11 @@ fn signal(child: &Child, given: Signal) {
 
 /// What an export says that a signal ends.
 pub fn ended_export() -> String {
-    said(&Place::new().halted("m.gguf").ended_by(&[Signal::TERM, Signal::CONT]))
+    said(
+        &Place::new()
+            .halted("m.gguf")
+            .ended_by(&[Signal::TERM, Signal::CONT]),
+    )
 }
 
 fn said(output: &Output) -> String {
@@ -113,9 +140,12 @@ fn said(output: &Output) -> String {
 #[test]
 fn an_export_that_a_signal_ends_leaves_nothing() {
     let place = Place::new();
-    for (out, given) in
-        [("m.gguf", Signal::TERM), ("m.gguf", Signal::INT), ("folder", Signal::TERM), ("folder", Signal::HUP)]
-    {
+    for (out, given) in [
+        ("m.gguf", Signal::TERM),
+        ("m.gguf", Signal::INT),
+        ("folder", Signal::TERM),
+        ("folder", Signal::HUP),
+    ] {
         // Whoever runs the tests in the background may have them, and what they start, ignore it.
         if ignores(std::process::id(), given) {
             continue;
@@ -123,8 +153,14 @@ fn an_export_that_a_signal_ends_leaves_nothing() {
         let output = place.halted(out).ended_by(&[given, Signal::CONT]);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(130), "{given:?}: {said}");
-        assert!(said.contains("error[Q0608]: interrupted") && said.contains(out), "{said}");
-        assert!(place.begun(out).is_empty() && !place.home.path().join(out).exists(), "{out} {given:?}");
+        assert!(
+            said.contains("error[Q0608]: interrupted") && said.contains(out),
+            "{said}"
+        );
+        assert!(
+            place.begun(out).is_empty() && !place.home.path().join(out).exists(),
+            "{out} {given:?}"
+        );
     }
 }
 
@@ -156,14 +192,25 @@ fn what_a_killed_export_left_is_removed_by_the_next_and_one_at_work_is_left_alon
         assert!(!left.exists(), "it is as large as a model");
         let output = place.convert(out).output().expect("qlora-worker runs");
         let notes = said(&output);
-        let partial = at_work.partial.file_name().expect("a name").to_string_lossy().into_owned();
+        let partial = at_work
+            .partial
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         assert!(
-            output.status.success() && notes.contains("is at work or was ended") && notes.contains(&partial),
+            output.status.success()
+                && notes.contains("is at work or was ended")
+                && notes.contains(&partial),
             "{notes}"
         );
         assert!(at_work.partial.exists() && place.home.path().join(out).exists());
         let late = at_work.ended_by(&[Signal::CONT]);
-        assert!(late.status.code() == Some(3) && said(&late).contains("exists already"), "{}", said(&late));
+        assert!(
+            late.status.code() == Some(3) && said(&late).contains("exists already"),
+            "{}",
+            said(&late)
+        );
         assert!(said(&late).contains("note: removed"), "{}", said(&late));
         assert!(place.begun(out).is_empty(), "{out}");
     }

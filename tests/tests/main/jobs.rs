@@ -17,28 +17,58 @@ fn a_job_trains_reports_and_leaves_an_adapter() {
     assert_eq!(watched.code, 0, "{}", watched.stderr);
     let job = watched.json().pop().expect("a last state");
     assert_eq!(job["state"], "succeeded");
-    assert_eq!((&job["step"], &job["steps"]), (&Value::from(6), &Value::from(6)));
-    assert!(job["first_eval"].as_f64().expect("before") > 0.0 && job["eval"].as_f64().expect("after") > 0.0);
+    assert_eq!(
+        (&job["step"], &job["steps"]),
+        (&Value::from(6), &Value::from(6))
+    );
+    assert!(
+        job["first_eval"].as_f64().expect("before") > 0.0
+            && job["eval"].as_f64().expect("after") > 0.0
+    );
     assert_eq!(job["samples"].as_array().map(Vec::len), Some(2));
     assert_eq!(job["config"]["lora"]["r"], 16);
 
     let metrics = world.ctl(&["metrics", &id.to_string(), "--json"]).json();
-    let losses: Vec<u64> = metrics.iter().filter(|m| m["loss"].is_f64()).filter_map(|m| m["step"].as_u64()).collect();
+    let losses: Vec<u64> = metrics
+        .iter()
+        .filter(|m| m["loss"].is_f64())
+        .filter_map(|m| m["step"].as_u64())
+        .collect();
     assert_eq!(losses, [1, 2, 3, 4, 5, 6]);
     let logs = world.ctl(&["logs", &id.to_string()]);
     assert!(logs.stdout.contains("step 6/6"), "{}", logs.stdout);
 
     let folder = world.path("adapter");
-    let got = world.ctl(&["artifacts", "get", &id.to_string(), "--output", &folder.to_string_lossy()]);
+    let got = world.ctl(&[
+        "artifacts",
+        "get",
+        &id.to_string(),
+        "--output",
+        &folder.to_string_lossy(),
+    ]);
     assert_eq!(got.code, 0, "{}", got.stderr);
-    let config: Value =
-        serde_json::from_str(&fs::read_to_string(folder.join("adapter_config.json")).expect("a file")).expect("JSON");
-    assert_eq!((config["peft_type"].as_str(), config["r"].as_u64()), (Some("LORA"), Some(16)));
-    let tensors = candle_core::safetensors::load(folder.join("adapter_model.safetensors"), &candle_core::Device::Cpu)
-        .expect("tensors");
+    let config: Value = serde_json::from_str(
+        &fs::read_to_string(folder.join("adapter_config.json")).expect("a file"),
+    )
+    .expect("JSON");
+    assert_eq!(
+        (config["peft_type"].as_str(), config["r"].as_u64()),
+        (Some("LORA"), Some(16))
+    );
+    let tensors = candle_core::safetensors::load(
+        folder.join("adapter_model.safetensors"),
+        &candle_core::Device::Cpu,
+    )
+    .expect("tensors");
     assert_eq!(tensors.len(), 2 * 2 * 4);
     let b = &tensors["base_model.model.model.layers.1.self_attn.o_proj.lora_B.weight"];
-    assert!(b.abs().and_then(|t| t.sum_all()?.to_scalar::<f32>()).expect("a sum") > 0.0, "B was never trained");
+    assert!(
+        b.abs()
+            .and_then(|t| t.sum_all()?.to_scalar::<f32>())
+            .expect("a sum")
+            > 0.0,
+        "B was never trained"
+    );
 }
 
 #[test]
@@ -47,7 +77,14 @@ fn the_same_key_gives_the_same_job() {
     let config = world.config(SHORT);
     let first = world.submit(&config, &["--idempotency-key", "k"]);
     assert_eq!(world.submit(&config, &["--idempotency-key", "k"]), first);
-    let other = world.ctl(&["submit", &config.to_string_lossy(), "--idempotency-key", "k", "--set", "lora.r=4"]);
+    let other = world.ctl(&[
+        "submit",
+        &config.to_string_lossy(),
+        "--idempotency-key",
+        "k",
+        "--set",
+        "lora.r=4",
+    ]);
     assert_eq!(other.code, 5, "{}", other.stderr);
     assert_ne!(world.submit(&config, &[]), first);
 }
@@ -57,17 +94,27 @@ fn configurations_are_kept_in_revisions_and_can_be_submitted_by_name() {
     let world = World::new(&[]);
     let path = world.config(SHORT);
     let text = fs::read_to_string(&path).expect("a file");
-    let absolute =
-        text.replace("train.jsonl", &world.path("train.jsonl").to_string_lossy()).replace("eval: eval.jsonl, ", "");
+    let absolute = text
+        .replace("train.jsonl", &world.path("train.jsonl").to_string_lossy())
+        .replace("eval: eval.jsonl, ", "");
     fs::write(&path, &absolute).expect("a file");
     let put = |text: &str| {
         fs::write(&path, text).expect("a file");
-        world.ctl(&["config", "put", "mine", &path.to_string_lossy(), "--json"]).json().remove(0)["revision"].clone()
+        world
+            .ctl(&["config", "put", "mine", &path.to_string_lossy(), "--json"])
+            .json()
+            .remove(0)["revision"]
+            .clone()
     };
     assert_eq!(put(&absolute), 1);
     assert_eq!(put(&absolute), 1);
     assert_eq!(put(&format!("{absolute}# more\n")), 2);
-    assert_eq!(world.ctl(&["config", "get", "mine", "--revision", "1"]).stdout, absolute);
+    assert_eq!(
+        world
+            .ctl(&["config", "get", "mine", "--revision", "1"])
+            .stdout,
+        absolute
+    );
     assert_eq!(world.ctl(&["config", "list", "--json"]).json().len(), 1);
     let submitted = world.ctl(&["submit", "mine@1", "--json"]);
     assert_eq!(submitted.code, 0, "{}", submitted.stderr);
@@ -81,11 +128,22 @@ fn a_waiting_job_says_why_and_can_be_cancelled() {
     let config = world.config(SHORT);
     let id = world.submit(&config, &["--set", "resources.labels={site: mars}"]);
     let alone = world.ctl(&["explain", &id.to_string()]);
-    assert!(alone.stdout.contains("no worker has registered"), "{}", alone.stdout);
+    assert!(
+        alone.stdout.contains("no worker has registered"),
+        "{}",
+        alone.stdout
+    );
     let worker = world.worker("a", &["--label", "site=earth"]);
-    qlora_tests::wait_until("the worker", || Some(()).filter(|()| worker.log().contains("registered")));
+    qlora_tests::wait_until("the worker", || {
+        Some(()).filter(|()| worker.log().contains("registered"))
+    });
     let why = world.ctl(&["explain", &id.to_string()]);
-    assert!(why.stdout.contains("needs label site=mars, a has site=earth"), "{}", why.stdout);
+    assert!(
+        why.stdout
+            .contains("needs label site=mars, a has site=earth"),
+        "{}",
+        why.stdout
+    );
     assert_eq!(world.ctl(&["cancel", &id.to_string()]).code, 2);
     assert_eq!(world.ctl(&["cancel", &id.to_string(), "--yes"]).code, 0);
     assert_eq!(world.job(id)["state"], "cancelled");
@@ -114,22 +172,50 @@ fn an_adapter_and_its_base_are_scored_side_by_side_on_a_worker() {
     let trained = world.submit(&config, &[]);
     let losses = |job: &Value| (job["first_eval"].as_f64(), job["eval"].as_f64());
     let (before, after) = losses(&world.ended(trained));
-    let rows = world.ctl(&["eval", &trained.to_string(), "--compare", "--json"]).json();
+    let rows = world
+        .ctl(&["eval", &trained.to_string(), "--compare", "--json"])
+        .json();
     let found: Vec<&Value> = rows.iter().filter(|line| line["of"] == trained).collect();
     assert_eq!(found.len(), 2, "{rows:?}");
     for (line, (what, loss)) in found.iter().zip([("base", before), ("adapter", after)]) {
         let scores = &line["scores"];
-        assert_eq!((line["scored"].as_str(), scores["calls"]["rows"].is_u64()), (Some(what), true));
-        let (ours, theirs) = (scores["loss"].as_f64().expect("a loss"), loss.expect("an evaluation"));
-        assert!((ours - theirs).abs() < 1e-6 && scores["perplexity"] == ours.exp(), "{what}: {ours} and {theirs}");
+        assert_eq!(
+            (line["scored"].as_str(), scores["calls"]["rows"].is_u64()),
+            (Some(what), true)
+        );
+        let (ours, theirs) = (
+            scores["loss"].as_f64().expect("a loss"),
+            loss.expect("an evaluation"),
+        );
+        assert!(
+            (ours - theirs).abs() < 1e-6 && scores["perplexity"] == ours.exp(),
+            "{what}: {ours} and {theirs}"
+        );
         let job = world.job(line["job"].as_u64().expect("a job"));
-        assert_eq!((job["state"].as_str(), &job["scores"]), (Some("succeeded"), scores));
+        assert_eq!(
+            (job["state"].as_str(), &job["scores"]),
+            (Some("succeeded"), scores)
+        );
     }
     let few = world.ctl(&["eval", &trained.to_string(), "--rows", "1", "--base"]);
-    assert!(few.stdout.contains("right functions") && few.stdout.contains("perplexity"), "{}", few.stdout);
+    assert!(
+        few.stdout.contains("right functions") && few.stdout.contains("perplexity"),
+        "{}",
+        few.stdout
+    );
     let unknown = world.ctl(&["eval", "999"]);
-    assert!(unknown.code == 5 && unknown.stderr.contains("999"), "{} {}", unknown.code, unknown.stderr);
+    assert!(
+        unknown.code == 5 && unknown.stderr.contains("999"),
+        "{} {}",
+        unknown.code,
+        unknown.stderr
+    );
     // A job that made no adapter has none to score.
     let scored = found[0]["job"].to_string();
-    assert!(world.ctl(&["eval", &scored]).stderr.contains("has no artifact adapter"));
+    assert!(
+        world
+            .ctl(&["eval", &scored])
+            .stderr
+            .contains("has no artifact adapter")
+    );
 }

@@ -32,8 +32,16 @@ fn help(words: &[&str]) -> Help {
             command.env_remove(name);
         }
     }
-    let output = command.args(rest).arg("--help").output().expect("a program");
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = command
+        .args(rest)
+        .arg("--help")
+        .output()
+        .expect("a program");
+    assert!(
+        output.status.success(),
+        "{words:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     read(&String::from_utf8_lossy(&output.stdout))
 }
 
@@ -53,23 +61,40 @@ fn read(text: &str) -> Help {
         if depth == 0 && !line.is_empty() {
             section.clear();
         }
-        if section.is_empty() || trimmed.is_empty() || section.starts_with("Example") || section == "Usage" {
+        if section.is_empty()
+            || trimmed.is_empty()
+            || section.starts_with("Example")
+            || section == "Usage"
+        {
             continue;
         }
         if section == "Commands" {
             if depth == 2 {
-                found.commands.push(trimmed.split_whitespace().next().expect("a word").to_owned());
+                found.commands.push(
+                    trimmed
+                        .split_whitespace()
+                        .next()
+                        .expect("a word")
+                        .to_owned(),
+                );
             }
             continue;
         }
-        let list = if GLOBAL.contains(&section.as_str()) { &mut found.global } else { &mut found.arguments };
+        let list = if GLOBAL.contains(&section.as_str()) {
+            &mut found.global
+        } else {
+            &mut found.arguments
+        };
         // Options without a short form are indented by four more.
         let begins = depth == 2
             || (depth == 6 && trimmed.starts_with("--"))
             || (indent == 0 && trimmed.starts_with(['<', '[', '-']));
         if begins {
             let (name, words) = trimmed.split_once("  ").unwrap_or((trimmed, ""));
-            list.push((name.trim_end_matches("...").to_owned(), words.trim().to_owned()));
+            list.push((
+                name.trim_end_matches("...").to_owned(),
+                words.trim().to_owned(),
+            ));
             indent = depth;
         } else if let Some((_, words)) = list.last_mut() {
             // Values with words of their own stand one a line.
@@ -94,15 +119,27 @@ fn section(words: &[&str], page: &mut String) {
     let help = help(words);
     let rows = |list: &[(String, String)]| {
         let row = |(name, text): &(String, String)| {
-            format!("| `{}` | {} |\n", name.replace('|', "\\|"), text.replace('|', "\\|"))
+            format!(
+                "| `{}` | {} |\n",
+                name.replace('|', "\\|"),
+                text.replace('|', "\\|")
+            )
         };
         list.iter().map(row).collect::<String>()
     };
-    let own = rows(&help.arguments) + &if words.len() == 1 { rows(&help.global) } else { String::new() };
+    let own = rows(&help.arguments)
+        + &if words.len() == 1 {
+            rows(&help.global)
+        } else {
+            String::new()
+        };
     if !own.is_empty() || help.commands.is_empty() {
         let (marks, name) = (if words.len() == 1 { "##" } else { "###" }, words.join(" "));
-        let body =
-            if own.is_empty() { "No argument.\n".into() } else { format!("| argument | meaning |\n|---|---|\n{own}") };
+        let body = if own.is_empty() {
+            "No argument.\n".into()
+        } else {
+            format!("| argument | meaning |\n|---|---|\n{own}")
+        };
         page.push_str(&format!("\n{marks} `{name}`\n\n{body}"));
     }
     for command in help.commands.iter().filter(|command| *command != "help") {
@@ -113,16 +150,37 @@ fn section(words: &[&str], page: &mut String) {
 #[test]
 fn the_page_of_options_is_what_the_help_of_the_programs_says() {
     let mut wanted = String::new();
-    PROGRAMS.iter().for_each(|program| section(&[program], &mut wanted));
+    PROGRAMS
+        .iter()
+        .for_each(|program| section(&[program], &mut wanted));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/options.md");
     let page = fs::read_to_string(&path).expect("the page");
     let listed = page.find("\n## ").map_or("", |at| &page[at..]);
-    let (listed, wanted): (Vec<&str>, Vec<&str>) = (listed.lines().collect(), wanted.lines().collect());
+    let (listed, wanted): (Vec<&str>, Vec<&str>) =
+        (listed.lines().collect(), wanted.lines().collect());
     for (i, line) in wanted.iter().enumerate() {
-        assert_eq!(listed.get(i), Some(line), "{}: the list should be:\n{}", path.display(), wanted.join("\n"));
+        assert_eq!(
+            listed.get(i),
+            Some(line),
+            "{}: the list should be:\n{}",
+            path.display(),
+            wanted.join("\n")
+        );
     }
-    assert_eq!(listed.len(), wanted.len(), "the page lists more than there is: {:?}", &listed[wanted.len()..]);
-    for option in ["`--address-file <FILE>`", "`--set <KEY=VALUE>`", "`--peer-port <PORT>`"] {
-        assert!(listed.iter().any(|line| line.contains(option)), "{option} is not read from the help");
+    assert_eq!(
+        listed.len(),
+        wanted.len(),
+        "the page lists more than there is: {:?}",
+        &listed[wanted.len()..]
+    );
+    for option in [
+        "`--address-file <FILE>`",
+        "`--set <KEY=VALUE>`",
+        "`--peer-port <PORT>`",
+    ] {
+        assert!(
+            listed.iter().any(|line| line.contains(option)),
+            "{option} is not read from the help"
+        );
     }
 }

@@ -103,7 +103,9 @@ impl Audit {
     /// Notes a row of the file that must share no question with this one.
     pub fn note_other(&mut self, row: Row) {
         if let Ok(Example::Chat(conversation)) = row.value.and_then(Example::from_value) {
-            self.others.entry(hash_of(&question(&conversation))).or_insert(row.place);
+            self.others
+                .entry(hash_of(&question(&conversation)))
+                .or_insert(row.place);
         }
     }
 
@@ -121,7 +123,11 @@ impl Audit {
         };
         self.summary.findings += findings.len();
         self.summary.bad_rows += usize::from(!findings.is_empty());
-        Audited { place, findings, fixed }
+        Audited {
+            place,
+            findings,
+            fixed,
+        }
     }
 
     fn value(&mut self, value: Value, place: &Place, findings: &mut Vec<String>) -> Option<Value> {
@@ -151,7 +157,10 @@ impl Audit {
             Entry::Occupied(first) => {
                 let &(file, line) = first.get();
                 self.summary.duplicates += 1;
-                findings.push(format!("the same row as {}:{line}", self.files[file as usize]));
+                findings.push(format!(
+                    "the same row as {}:{line}",
+                    self.files[file as usize]
+                ));
             }
         }
         findings.is_empty().then_some(fixed)
@@ -166,7 +175,9 @@ impl Audit {
     }
 
     fn measure(&mut self, example: &Example, place: &Place, findings: &mut Vec<String>) {
-        let Some((ruler, encoder)) = &self.ruler else { return };
+        let Some((ruler, encoder)) = &self.ruler else {
+            return;
+        };
         match encoder.encode(&ruler.tokenizer, &ruler.template, example) {
             Ok(encoded) => {
                 self.lengths.push(encoded.sample.ids.len() as u32);
@@ -193,7 +204,11 @@ impl Audit {
         let tokens = self.ruler.as_ref().map(|(ruler, _)| {
             let mut sorted = self.lengths.clone();
             sorted.sort_unstable();
-            let at = |share: f64| sorted.get((share * sorted.len() as f64) as usize).map_or(0, |&n| n as usize);
+            let at = |share: f64| {
+                sorted
+                    .get((share * sorted.len() as f64) as usize)
+                    .map_or(0, |&n| n as usize)
+            };
             Lengths {
                 total: sorted.iter().map(|&n| n as usize).sum(),
                 supervised: self.supervised,
@@ -207,13 +222,20 @@ impl Audit {
                 endless_first: self.endless_first.clone(),
             }
         });
-        Summary { tokens, ..self.summary.clone() }
+        Summary {
+            tokens,
+            ..self.summary.clone()
+        }
     }
 }
 
 /// An id of `sample` that a model with `vocabulary` ids does not have.
 fn outside(sample: &Sample, vocabulary: usize) -> Option<u32> {
-    sample.ids.iter().copied().find(|&id| id as usize >= vocabulary)
+    sample
+        .ids
+        .iter()
+        .copied()
+        .find(|&id| id as usize >= vocabulary)
 }
 
 /// The row as it is best written down.
@@ -267,16 +289,33 @@ pub fn note_unread(found: &mut BTreeMap<String, usize>, key: String) {
 
 /// The keys of a row and of its messages that nothing reads.
 pub(crate) fn unread_keys(row: &Value) -> BTreeSet<String> {
-    let messages = ["messages", "conversations", "conversation", "prompt", "completion"];
-    let messages = messages.iter().filter_map(|key| row[*key].as_array()).flatten();
-    let of_messages = messages.flat_map(|message| message::unread(message).map(|key| format!("messages[].{key}")));
-    shapes::unread(row).map(str::to_owned).chain(of_messages).collect()
+    let messages = [
+        "messages",
+        "conversations",
+        "conversation",
+        "prompt",
+        "completion",
+    ];
+    let messages = messages
+        .iter()
+        .filter_map(|key| row[*key].as_array())
+        .flatten();
+    let of_messages = messages
+        .flat_map(|message| message::unread(message).map(|key| format!("messages[].{key}")));
+    shapes::unread(row)
+        .map(str::to_owned)
+        .chain(of_messages)
+        .collect()
 }
 
 fn has_text_arguments(row: &Value) -> bool {
     let messages = row["messages"].as_array().into_iter().flatten();
-    let calls = messages.filter_map(|message| message["tool_calls"].as_array()).flatten();
-    calls.into_iter().any(|call| call.get("function").unwrap_or(call)["arguments"].is_string())
+    let calls = messages
+        .filter_map(|message| message["tool_calls"].as_array())
+        .flatten();
+    calls
+        .into_iter()
+        .any(|call| call.get("function").unwrap_or(call)["arguments"].is_string())
 }
 
 #[cfg(test)]

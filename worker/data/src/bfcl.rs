@@ -29,7 +29,9 @@ pub struct Limits {
 
 /// Joins questions with their answers (both JSONL) and keeps what is one user turn, short enough and valid.
 pub fn convert(questions: &str, answers: &str, limits: Limits) -> Vec<(Side, Value)> {
-    let answers: HashMap<String, Value> = rows(answers).filter_map(|row| Some((id(&row)?, row))).collect();
+    let answers: HashMap<String, Value> = rows(answers)
+        .filter_map(|row| Some((id(&row)?, row)))
+        .collect();
     rows(questions)
         .filter_map(|row| {
             let value = convert_row(&row, answers.get(&id(&row)?)?)?;
@@ -44,7 +46,8 @@ pub fn convert(questions: &str, answers: &str, limits: Limits) -> Vec<(Side, Val
 }
 
 fn rows(text: &str) -> impl Iterator<Item = Value> {
-    text.lines().filter_map(|line| serde_json::from_str(line).ok())
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
 }
 
 fn id(row: &Value) -> Option<String> {
@@ -53,20 +56,30 @@ fn id(row: &Value) -> Option<String> {
 
 /// Rows whose functions fall on both sides are dropped.
 fn side(conversation: &Conversation, held_out: u64) -> Option<Side> {
-    let held = |tool: &Value| tool["function"]["name"].as_str().map(|name| fnv(name).is_multiple_of(held_out));
+    let held = |tool: &Value| {
+        tool["function"]["name"]
+            .as_str()
+            .map(|name| fnv(name).is_multiple_of(held_out))
+    };
     let mut sides = conversation.tools.iter().filter_map(held);
     let first = sides.next()?;
-    sides.all(|s| s == first).then_some(if first { Side::Held } else { Side::Train })
+    sides
+        .all(|s| s == first)
+        .then_some(if first { Side::Held } else { Side::Train })
 }
 
 /// FNV-1a, 64 bits: a hash that stays the same in every version of every program.
 fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn convert_row(row: &Value, answer: &Value) -> Option<Value> {
     let turns = row["question"].as_array()?;
-    let [turn] = turns.as_slice() else { return None };
+    let [turn] = turns.as_slice() else {
+        return None;
+    };
     let mut messages = turn.as_array()?.clone();
     let functions = row["function"].as_array()?;
     let calls = answer["ground_truth"]
@@ -75,8 +88,10 @@ fn convert_row(row: &Value, answer: &Value) -> Option<Value> {
         .map(|call| convert_call(call, functions))
         .collect::<Option<Vec<_>>>()?;
     messages.push(json!({"role": "assistant", "content": null, "tool_calls": calls}));
-    let tools =
-        functions.iter().map(|f| json!({"type": "function", "function": convert_function(f)})).collect::<Vec<_>>();
+    let tools = functions
+        .iter()
+        .map(|f| json!({"type": "function", "function": convert_function(f)}))
+        .collect::<Vec<_>>();
     Some(json!({"messages": messages, "tools": tools}))
 }
 
@@ -89,7 +104,9 @@ fn convert_function(function: &Value) -> Value {
 }
 
 fn convert_schema(schema: &Value) -> Value {
-    let Some(object) = schema.as_object() else { return schema.clone() };
+    let Some(object) = schema.as_object() else {
+        return schema.clone();
+    };
     let mut out = Map::new();
     for (key, value) in object {
         match (key.as_str(), value) {
@@ -98,10 +115,15 @@ fn convert_schema(schema: &Value) -> Value {
                 None => continue,
             },
             ("properties", Value::Object(properties)) => {
-                let converted = properties.iter().map(|(k, v)| (k.clone(), convert_schema(v))).collect();
+                let converted = properties
+                    .iter()
+                    .map(|(k, v)| (k.clone(), convert_schema(v)))
+                    .collect();
                 out.insert(key.clone(), Value::Object(converted));
             }
-            ("items" | "additionalProperties", value) => drop(out.insert(key.clone(), convert_schema(value))),
+            ("items" | "additionalProperties", value) => {
+                drop(out.insert(key.clone(), convert_schema(value)))
+            }
             // Defaults are often given in prose or in the wrong type; they are no part of the contract.
             ("default" | "optional", _) => {}
             (_, value) => drop(out.insert(key.clone(), value.clone())),
@@ -135,9 +157,13 @@ fn pick_object(accepted: &Value, schema: &Value) -> Option<Value> {
     let mut out = Map::new();
     for (key, values) in accepted.as_object()? {
         let values = values.as_array()?;
-        let optional = values.iter().any(|v| v == "") && !required.iter().any(|r| r == key.as_str());
+        let optional =
+            values.iter().any(|v| v == "") && !required.iter().any(|r| r == key.as_str());
         if !optional {
-            out.insert(key.clone(), pick(values.first()?, &schema["properties"][key])?);
+            out.insert(
+                key.clone(),
+                pick(values.first()?, &schema["properties"][key])?,
+            );
         }
     }
     Some(Value::Object(out))
@@ -147,10 +173,14 @@ fn pick_object(accepted: &Value, schema: &Value) -> Option<Value> {
 fn pick(value: &Value, schema: &Value) -> Option<Value> {
     match value {
         Value::Object(_) => pick_object(value, schema),
-        Value::Array(items) => {
-            items.iter().map(|item| pick(item, &schema["items"])).collect::<Option<Vec<_>>>().map(Value::Array)
+        Value::Array(items) => items
+            .iter()
+            .map(|item| pick(item, &schema["items"]))
+            .collect::<Option<Vec<_>>>()
+            .map(Value::Array),
+        Value::Number(number) if schema["type"] == "float" && !number.is_f64() => {
+            number.as_f64().map(Value::from)
         }
-        Value::Number(number) if schema["type"] == "float" && !number.is_f64() => number.as_f64().map(Value::from),
         other => Some(other.clone()),
     }
 }

@@ -35,7 +35,9 @@ pub fn load_cached(
     template: &ChatTemplate,
     policy: Policy,
 ) -> Result<(Vec<Sample>, Statistics), DatasetError> {
-    let file = key(path, tokenizer, template, policy).ok().map(|key| folder.join(format!("{key}.tokens")));
+    let file = key(path, tokenizer, template, policy)
+        .ok()
+        .map(|key| folder.join(format!("{key}.tokens")));
     if let Some(found) = file.as_deref().and_then(read) {
         return Ok(found);
     }
@@ -47,13 +49,20 @@ pub fn load_cached(
     Ok((samples, statistics))
 }
 
-fn key(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate, policy: Policy) -> io::Result<String> {
+fn key(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    policy: Policy,
+) -> io::Result<String> {
     let mut hash = Hash(Sha256::new());
     hash.part(VERSION.as_bytes());
     hash.part(env!("CARGO_PKG_VERSION").as_bytes());
     let tokenizer = tokenizer.to_string(false).map_err(io::Error::other)?;
     hash.part(tokenizer.as_bytes());
-    template.identity().for_each(|part| hash.part(part.as_bytes()));
+    template
+        .identity()
+        .for_each(|part| hash.part(part.as_bytes()));
     hash.part(format!("{policy:?}").as_bytes());
     for file in rows::files(path).map_err(io::Error::other)? {
         hash.part(file.file_name().unwrap_or_default().as_encoded_bytes());
@@ -88,10 +97,17 @@ fn read(file: &Path) -> Option<(Vec<Sample>, Statistics)> {
     while !rest.is_empty() {
         let tokens = u32::from_le_bytes(take(&mut rest, 4)?.try_into().ok()?) as usize;
         let ids = take(&mut rest, 4 * tokens)?.chunks_exact(4);
-        let ids: Vec<u32> = ids.map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
+        let ids: Vec<u32> = ids
+            .map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]))
+            .collect();
         let supervised = take(&mut rest, tokens.div_ceil(8))?;
-        let label =
-            |(i, &id): (usize, &u32)| if supervised[i / 8] >> (i % 8) & 1 == 1 { i64::from(id) } else { IGNORE };
+        let label = |(i, &id): (usize, &u32)| {
+            if supervised[i / 8] >> (i % 8) & 1 == 1 {
+                i64::from(id)
+            } else {
+                IGNORE
+            }
+        };
         let labels = ids.iter().enumerate().map(label).collect();
         samples.push(Sample { ids, labels });
     }
@@ -118,7 +134,10 @@ fn write(file: &Path, samples: &[Sample], statistics: &Statistics) -> io::Result
 }
 
 fn write_to(path: &Path, samples: &[Sample], statistics: &Statistics) -> io::Result<()> {
-    let mut out = Summed { out: BufWriter::new(File::create(path)?), hash: Sha256::new() };
+    let mut out = Summed {
+        out: BufWriter::new(File::create(path)?),
+        hash: Sha256::new(),
+    };
     let head = serde_json::to_vec(statistics)?;
     out.write_all(&(head.len() as u64).to_le_bytes())?;
     out.write_all(&head)?;
@@ -128,7 +147,12 @@ fn write_to(path: &Path, samples: &[Sample], statistics: &Statistics) -> io::Res
             out.write_all(&id.to_le_bytes())?;
         }
         let mut supervised = vec![0u8; sample.labels.len().div_ceil(8)];
-        for (i, _) in sample.labels.iter().enumerate().filter(|&(_, &label)| label != IGNORE) {
+        for (i, _) in sample
+            .labels
+            .iter()
+            .enumerate()
+            .filter(|&(_, &label)| label != IGNORE)
+        {
             supervised[i / 8] |= 1 << (i % 8);
         }
         out.write_all(&supervised)?;

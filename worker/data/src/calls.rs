@@ -73,7 +73,11 @@ fn collect(value: &Value, calls: &mut Vec<Call>) {
 /// The call that an object is, in any of the known spellings.
 fn call_of(value: &Value) -> Option<Call> {
     let function = function_of(value)?;
-    let arguments = function.get("arguments").or_else(|| function.get("parameters")).cloned().unwrap_or(json!({}));
+    let arguments = function
+        .get("arguments")
+        .or_else(|| function.get("parameters"))
+        .cloned()
+        .unwrap_or(json!({}));
     let arguments = match arguments {
         Value::String(text) => serde_json::from_str(&text).ok()?,
         other => other,
@@ -84,8 +88,16 @@ fn call_of(value: &Value) -> Option<Call> {
 
 /// Compares `answer` with the last turn of `conversation`; none where that turn makes no calls.
 pub fn grade(conversation: &Conversation, answer: &str) -> Option<Grade> {
-    let last = conversation.messages.iter().rev().find(|m| m["role"] == "assistant")?;
-    let wanted: Vec<Call> = last["tool_calls"].as_array()?.iter().filter_map(call_of).collect();
+    let last = conversation
+        .messages
+        .iter()
+        .rev()
+        .find(|m| m["role"] == "assistant")?;
+    let wanted: Vec<Call> = last["tool_calls"]
+        .as_array()?
+        .iter()
+        .filter_map(call_of)
+        .collect();
     if wanted.is_empty() {
         return None;
     }
@@ -94,7 +106,11 @@ pub fn grade(conversation: &Conversation, answer: &str) -> Option<Grade> {
         Grade::Unreadable
     } else if !fit(conversation, &found) {
         Grade::Json
-    } else if !found.iter().map(|c| &c.name).eq(wanted.iter().map(|c| &c.name)) {
+    } else if !found
+        .iter()
+        .map(|c| &c.name)
+        .eq(wanted.iter().map(|c| &c.name))
+    {
         Grade::Schema
     } else if found != wanted {
         Grade::Names
@@ -105,11 +121,16 @@ pub fn grade(conversation: &Conversation, answer: &str) -> Option<Grade> {
 
 /// Whether every call is of a known tool and fits its schema.
 fn fit(conversation: &Conversation, calls: &[Call]) -> bool {
-    let calls: Vec<Value> =
-        calls.iter().map(|c| json!({"function": {"name": c.name, "arguments": c.arguments}})).collect();
+    let calls: Vec<Value> = calls
+        .iter()
+        .map(|c| json!({"function": {"name": c.name, "arguments": c.arguments}}))
+        .collect();
     let asked = json!({"role": "user", "content": ""});
     let answer = json!({"role": "assistant", "tool_calls": calls});
-    let findings = check(&Conversation { messages: vec![asked, answer], tools: conversation.tools.clone() });
+    let findings = check(&Conversation {
+        messages: vec![asked, answer],
+        tools: conversation.tools.clone(),
+    });
     // What is wrong with a tool's definition is not the answer's fault.
     findings.iter().all(|finding| finding.message.is_none())
 }
@@ -128,7 +149,10 @@ mod tests {
 
     #[test]
     fn calls_are_found_in_the_ways_that_models_write_them() {
-        let wanted = Call { name: "f".into(), arguments: json!({"n": 1}) };
+        let wanted = Call {
+            name: "f".into(),
+            arguments: json!({"n": 1}),
+        };
         for text in [
             "<tool_call>{\"name\": \"f\", \"arguments\": {\"n\": 1}}</tool_call>",
             "{\"name\": \"f\", \"parameters\": {\"n\": 1}}",
@@ -137,14 +161,17 @@ mod tests {
         ] {
             assert_eq!(find_calls(text), std::slice::from_ref(&wanted), "{text}");
         }
-        let two = "<tool_call>{\"name\": \"f\"}</tool_call>\n<tool_call>{\"name\": \"g\"}</tool_call>";
+        let two =
+            "<tool_call>{\"name\": \"f\"}</tool_call>\n<tool_call>{\"name\": \"g\"}</tool_call>";
         assert_eq!(find_calls(two).len(), 2);
         assert!(find_calls("no call, {broken: [1, 2").is_empty());
     }
 
     #[test]
     fn grades_rise_with_what_is_right() {
-        let call = |name: &str, arguments: Value| json!({"name": name, "arguments": arguments}).to_string();
+        let call = |name: &str, arguments: Value| {
+            json!({"name": name, "arguments": arguments}).to_string()
+        };
         for (answer, wanted) in [
             ("sorry".to_owned(), Grade::Unreadable),
             (call("h", json!({})), Grade::Json),

@@ -37,11 +37,15 @@ impl Example {
     /// # Errors
     /// The row has none of these shapes or more than one, or holds what cannot be trained on.
     pub fn from_value(row: Value) -> Result<Self, RowError> {
-        let Value::Object(mut row) = row else { return Err(RowError::NoMessages) };
+        let Value::Object(mut row) = row else {
+            return Err(RowError::NoMessages);
+        };
         let shape = shapes::recognize(&mut row)?;
         match shape {
             Shape::Text(text) => Ok(Self::Text(text)),
-            Shape::Chat(messages) => Conversation::normal(messages, row.remove("tools")).map(Self::Chat),
+            Shape::Chat(messages) => {
+                Conversation::normal(messages, row.remove("tools")).map(Self::Chat)
+            }
         }
     }
 }
@@ -103,10 +107,15 @@ impl Conversation {
         let mut messages = messages
             .into_iter()
             .enumerate()
-            .map(|(index, message)| normal_message(message).map_err(|fault| RowError::Message { index, fault }))
+            .map(|(index, message)| {
+                normal_message(message).map_err(|fault| RowError::Message { index, fault })
+            })
             .collect::<Result<Vec<_>, _>>()?;
         prune_arguments(&mut messages, &tools);
-        let mut answers = messages.iter().filter(|m| m["role"] == "assistant").peekable();
+        let mut answers = messages
+            .iter()
+            .filter(|m| m["role"] == "assistant")
+            .peekable();
         if answers.peek().is_none() {
             return Err(RowError::NoAssistant);
         }
@@ -118,8 +127,15 @@ impl Conversation {
 
     /// The conversation up to, and without, its last assistant message: a question to answer.
     pub fn question(&self) -> Self {
-        let last = self.messages.iter().rposition(|m| m["role"] == "assistant").unwrap_or(self.messages.len());
-        Self { messages: self.messages[..last].to_vec(), tools: self.tools.clone() }
+        let last = self
+            .messages
+            .iter()
+            .rposition(|m| m["role"] == "assistant")
+            .unwrap_or(self.messages.len());
+        Self {
+            messages: self.messages[..last].to_vec(),
+            tools: self.tools.clone(),
+        }
     }
 
     /// The row as it is best written down: without anything that stands for nothing.
@@ -128,10 +144,17 @@ impl Conversation {
             // Templates tell an answer without content from one whose content is null.
             let says = |(key, value): &(&String, &Value)| !value.is_null() || *key == "content";
             let fields = message.as_object().into_iter().flatten().filter(says);
-            Value::Object(fields.map(|(key, value)| (key.clone(), value.clone())).collect())
+            Value::Object(
+                fields
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect(),
+            )
         };
         let mut row = Map::new();
-        row.insert("messages".into(), self.messages.iter().map(written).collect());
+        row.insert(
+            "messages".into(),
+            self.messages.iter().map(written).collect(),
+        );
         if !self.tools.is_empty() {
             row.insert("tools".into(), Value::Array(self.tools.clone()));
         }

@@ -70,15 +70,27 @@ pub enum DatasetError {
     #[error(
         "{place}: {tokens} tokens, above data.max_seq_len {limit}; set data.too_long: skip or truncate, or raise the limit"
     )]
-    TooLong { place: Place, tokens: usize, limit: usize },
+    TooLong {
+        place: Place,
+        tokens: usize,
+        limit: usize,
+    },
     #[error(
         "{place}: token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model"
     )]
-    Vocabulary { place: Place, id: u32, vocabulary: usize },
+    Vocabulary {
+        place: Place,
+        id: u32,
+        vocabulary: usize,
+    },
     #[error(
         "{name}: none of {rows} rows can be trained on within {limit} tokens; raise data.max_seq_len or set data.too_long: truncate"
     )]
-    Nothing { name: String, rows: usize, limit: usize },
+    Nothing {
+        name: String,
+        rows: usize,
+        limit: usize,
+    },
 }
 
 impl DatasetError {
@@ -149,7 +161,11 @@ pub fn load(
         }
     }
     if samples.is_empty() {
-        return Err(DatasetError::Nothing { name: name.to_owned(), rows: statistics.rows, limit: policy.max_seq_len });
+        return Err(DatasetError::Nothing {
+            name: name.to_owned(),
+            rows: statistics.rows,
+            limit: policy.max_seq_len,
+        });
     }
     Ok((samples, statistics))
 }
@@ -161,13 +177,25 @@ fn fit(
     statistics: &mut Statistics,
 ) -> Result<Option<Sample>, DatasetError> {
     let tokens = sample.ids.len();
-    if let Some(&id) = sample.ids.iter().find(|&&id| id as usize >= policy.vocabulary) {
-        return Err(DatasetError::Vocabulary { place: place.clone(), id, vocabulary: policy.vocabulary });
+    if let Some(&id) = sample
+        .ids
+        .iter()
+        .find(|&&id| id as usize >= policy.vocabulary)
+    {
+        return Err(DatasetError::Vocabulary {
+            place: place.clone(),
+            id,
+            vocabulary: policy.vocabulary,
+        });
     }
     if tokens > policy.max_seq_len {
         match policy.too_long {
             TooLong::Error => {
-                return Err(DatasetError::TooLong { place: place.clone(), tokens, limit: policy.max_seq_len });
+                return Err(DatasetError::TooLong {
+                    place: place.clone(),
+                    tokens,
+                    limit: policy.max_seq_len,
+                });
             }
             TooLong::Skip => {
                 statistics.too_long += 1;

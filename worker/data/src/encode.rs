@@ -65,7 +65,11 @@ pub fn encode_example(
 
 /// Tokens of plain text with the special tokens that the tokenizer adds, but none twice, and an end of text where it adds
 /// none.
-fn encode_text(tokenizer: &Tokenizer, template: &ChatTemplate, text: &str) -> Result<Sample, EncodeError> {
+fn encode_text(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    text: &str,
+) -> Result<Sample, EncodeError> {
     let special = template.special();
     let encoding = tokens(tokenizer, text, true)?;
     let mut ids = encoding.get_ids().to_vec();
@@ -101,7 +105,10 @@ pub fn encode(
     encode_rendered(tokenizer, &template.render(conversation)?)
 }
 
-pub(crate) fn encode_rendered(tokenizer: &Tokenizer, rendered: &Rendered) -> Result<Sample, EncodeError> {
+pub(crate) fn encode_rendered(
+    tokenizer: &Tokenizer,
+    rendered: &Rendered,
+) -> Result<Sample, EncodeError> {
     let encoding = tokens(tokenizer, &rendered.text, false)?;
     let mut spans = rendered.assistant.iter().peekable();
     let mut labels = Vec::with_capacity(encoding.len());
@@ -109,8 +116,13 @@ pub(crate) fn encode_rendered(tokenizer: &Tokenizer, rendered: &Rendered) -> Res
         while spans.peek().is_some_and(|span| span.end <= start) {
             spans.next();
         }
-        let supervised = spans.peek().is_some_and(|span| span.start < end.max(start + 1));
+        let supervised = spans
+            .peek()
+            .is_some_and(|span| span.start < end.max(start + 1));
         labels.push(if supervised { i64::from(id) } else { IGNORE });
     }
-    Ok(Sample { ids: encoding.get_ids().to_vec(), labels })
+    Ok(Sample {
+        ids: encoding.get_ids().to_vec(),
+        labels,
+    })
 }

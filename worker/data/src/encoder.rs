@@ -65,13 +65,20 @@ impl Encoder {
             // Plain text may have its control tokens written out.
             Example::Text(_) => encode_example(tokenizer, template, example)?,
         };
-        Ok(Encoded { ends: self.ends(&sample), sample })
+        Ok(Encoded {
+            ends: self.ends(&sample),
+            sample,
+        })
     }
 
     /// Whether every part of `sample` that is trained on ends with a control token.
     pub fn ends(&self, sample: &Sample) -> bool {
-        let labels: Vec<(bool, u32)> =
-            sample.labels.iter().map(|&l| l != IGNORE).zip(sample.ids.iter().copied()).collect();
+        let labels: Vec<(bool, u32)> = sample
+            .labels
+            .iter()
+            .map(|&l| l != IGNORE)
+            .zip(sample.ids.iter().copied())
+            .collect();
         let trained = labels.chunk_by(|a, b| a.0 == b.0).filter(|run| run[0].0);
         trained
             .map(|run| &run[run.len().saturating_sub(BEHIND)..])
@@ -83,11 +90,22 @@ impl Encoder {
     /// # Errors
     /// [`EncodeError::Control`] names the message and the token.
     pub fn only_text(&self, conversation: &Conversation) -> Result<(), EncodeError> {
-        let messages = conversation.messages.iter().enumerate().map(|(i, message)| (format!("message {i}"), message));
-        let tools = conversation.tools.iter().enumerate().map(|(i, tool)| (format!("tool {i}"), tool));
+        let messages = conversation
+            .messages
+            .iter()
+            .enumerate()
+            .map(|(i, message)| (format!("message {i}"), message));
+        let tools = conversation
+            .tools
+            .iter()
+            .enumerate()
+            .map(|(i, tool)| (format!("tool {i}"), tool));
         for (place, value) in messages.chain(tools) {
             if let Some(token) = self.control_token(value) {
-                return Err(EncodeError::Control { place, token: token.to_owned() });
+                return Err(EncodeError::Control {
+                    place,
+                    token: token.to_owned(),
+                });
             }
         }
         Ok(())
@@ -98,9 +116,10 @@ impl Encoder {
         match value {
             Value::String(text) => self.control_token_in(text),
             Value::Array(items) => items.iter().find_map(|item| self.control_token(item)),
-            Value::Object(map) => {
-                map.iter().find_map(|(key, value)| self.control_token_in(key).or_else(|| self.control_token(value)))
-            }
+            Value::Object(map) => map.iter().find_map(|(key, value)| {
+                self.control_token_in(key)
+                    .or_else(|| self.control_token(value))
+            }),
             _ => None,
         }
     }
@@ -108,7 +127,10 @@ impl Encoder {
     fn control_token_in(&self, text: &str) -> Option<&str> {
         text.char_indices().find_map(|(at, first)| {
             let tokens = self.control.get(&first)?;
-            tokens.iter().find(|token| text[at..].starts_with(token.as_str())).map(String::as_str)
+            tokens
+                .iter()
+                .find(|token| text[at..].starts_with(token.as_str()))
+                .map(String::as_str)
         })
     }
 }

@@ -20,11 +20,19 @@ pub struct Inspected {
 pub fn inspect(value: Result<Value, RowError>) -> Inspected {
     let value = match value {
         Ok(value) => value,
-        Err(e) => return Inspected { findings: vec![e.to_string()], ..Inspected::default() },
+        Err(e) => {
+            return Inspected {
+                findings: vec![e.to_string()],
+                ..Inspected::default()
+            };
+        }
     };
     let unread = unread_keys(&value);
     let findings = match Example::from_value(value) {
-        Ok(Example::Chat(conversation)) => check(&conversation).iter().map(ToString::to_string).collect(),
+        Ok(Example::Chat(conversation)) => check(&conversation)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         Ok(Example::Text(_)) => Vec::new(),
         Err(e) => vec![e.to_string()],
     };
@@ -50,14 +58,23 @@ mod tests {
         assert_eq!(good.findings, [""; 0]);
         assert!(good.unread.contains("id"), "{good:?}");
         let bad = inspect(Ok(chat(json!({"n": 15}))));
-        assert_eq!(bad.findings, ["message 1 tool_call 0: parameter 'n' is 15, above the maximum 14"]);
+        assert_eq!(
+            bad.findings,
+            ["message 1 tool_call 0: parameter 'n' is 15, above the maximum 14"]
+        );
         assert_eq!(bad.unread, good.unread);
     }
 
     #[test]
     fn what_is_no_row_is_a_finding_and_plain_text_is_none() {
-        assert_eq!(inspect(Err(RowError::NotJson("x".into()))).findings, ["the row is not JSON: x"]);
-        assert_eq!(inspect(Ok(json!({"messages": []}))).findings, ["the row is empty"]);
+        assert_eq!(
+            inspect(Err(RowError::NotJson("x".into()))).findings,
+            ["the row is not JSON: x"]
+        );
+        assert_eq!(
+            inspect(Ok(json!({"messages": []}))).findings,
+            ["the row is empty"]
+        );
         assert_eq!(inspect(Ok(json!({"text": "a"}))), Inspected::default());
     }
 }

@@ -42,6 +42,8 @@ pub use encode::{EncodeError, IGNORE, Sample, encode, encode_example};
 pub use encoder::{Encoded, Encoder};
 pub use inspect::{Inspected, inspect};
 pub use sampler::{Batching, Cursor, Sampler};
-pub use template::{ChatTemplate, Lacking, Loss, Lost, Rendered, SpecialTokens, TemplateError, Templates};
+pub use template::{
+    ChatTemplate, Lacking, Loss, Lost, Rendered, SpecialTokens, TemplateError, Templates,
+};
 pub use text::{ModelText, ModelTextError};
 pub use told::named;

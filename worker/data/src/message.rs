@@ -9,14 +9,20 @@ const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// Keys that change what a message means, and that are not carried out, with what to do instead.
 const REFUSED: [(&str, &str); 8] = [
-    ("function_call", "write `tool_calls`, a list of {\"type\": \"function\", \"function\": {...}}"),
+    (
+        "function_call",
+        "write `tool_calls`, a list of {\"type\": \"function\", \"function\": {...}}",
+    ),
     ("refusal", "write the text of a refusal as `content`"),
     ("audio", "only text can be trained on"),
     ("image", "only text can be trained on"),
     ("images", "only text can be trained on"),
     ("video", "only text can be trained on"),
     ("videos", "only text can be trained on"),
-    ("prefix", "leave it out, and give the whole answer as `content`"),
+    (
+        "prefix",
+        "leave it out, and give the whole answer as `content`",
+    ),
 ];
 
 /// Keys that messages have in the forms that are read.
@@ -45,23 +51,32 @@ pub(crate) fn is_trained_on(message: &Value) -> bool {
 /// The keys of a message that are not read here; templates may read them.
 pub(crate) fn unread(message: &Value) -> impl Iterator<Item = &str> {
     let entries = message.as_object().into_iter().flatten();
-    entries.filter(|(key, value)| !value.is_null() && !READ.contains(&key.as_str())).map(|(key, _)| key.as_str())
+    entries
+        .filter(|(key, value)| !value.is_null() && !READ.contains(&key.as_str()))
+        .map(|(key, _)| key.as_str())
 }
 
 /// `message` in the form that [`crate::Conversation`] describes, or what is wrong with it.
 pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
-    let Value::Object(mut message) = message else { return Err("is not an object".into()) };
+    let Value::Object(mut message) = message else {
+        return Err("is not an object".into());
+    };
     let role = match message.get("role") {
         Some(Value::String(role)) if ROLES.contains(&role.as_str()) => role.clone(),
         Some(Value::String(role)) => {
-            return Err(format!("has the unknown role `{role}`; known are {}", ROLES.join(", ")));
+            return Err(format!(
+                "has the unknown role `{role}`; known are {}",
+                ROLES.join(", ")
+            ));
         }
         _ => return Err("has no `role`".into()),
     };
     content(&mut message)?;
     calls(&mut message, &role)?;
     weight(&mut message, &role)?;
-    let says_nothing = message.get("content").is_none_or(|content| content.is_null() || *content == "");
+    let says_nothing = message
+        .get("content")
+        .is_none_or(|content| content.is_null() || *content == "");
     message.retain(|key, value| !value.is_null() || (key == "content" && role == "assistant"));
     refused(&mut message, &role)?;
     reasoning(&mut message)?;
@@ -72,7 +87,10 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
         let nothing = nothing_said(&message, &role)?;
         message.insert("content".into(), nothing);
     }
-    let text = message.get("content").and_then(Value::as_str).unwrap_or_default();
+    let text = message
+        .get("content")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let empty = role == "assistant" && text.trim().is_empty() && !calls;
     let message = Value::Object(message);
     if empty && is_trained_on(&message) {
@@ -87,14 +105,18 @@ fn nothing_said(message: &Map<String, Value>, role: &str) -> Result<Value, Strin
     match (role, elsewhere) {
         ("assistant", None) if !is_weighed(message) => Ok("".into()),
         ("system" | "developer" | "tool", None) => Ok("".into()),
-        ("assistant", None) => Err("is an empty answer; give it a text, or leave the message out".into()),
+        ("assistant", None) => {
+            Err("is an empty answer; give it a text, or leave the message out".into())
+        }
         (_, None) => Err("has no text; give it one, or leave the message out".into()),
         (_, Some(key)) => Err(format!("has no `content`, and `{key}` is not read")),
     }
 }
 
 fn is_weighed(message: &Map<String, Value>) -> bool {
-    message.get("weight").is_none_or(|weight| weight.as_f64() != Some(0.0))
+    message
+        .get("weight")
+        .is_none_or(|weight| weight.as_f64() != Some(0.0))
 }
 
 /// The call that a result answers; an empty id names none.
@@ -109,12 +131,18 @@ fn result_id(message: &mut Map<String, Value>) -> Result<(), String> {
 
 /// Content is text; a list of texts is joined.
 fn content(message: &mut Map<String, Value>) -> Result<(), String> {
-    let Some(slot) = message.get_mut("content") else { return Ok(()) };
+    let Some(slot) = message.get_mut("content") else {
+        return Ok(());
+    };
     let text = match &*slot {
         Value::Null | Value::String(_) => return Ok(()),
-        Value::Array(parts) => Value::String(parts.iter().map(text_of_part).collect::<Result<_, _>>()?),
+        Value::Array(parts) => {
+            Value::String(parts.iter().map(text_of_part).collect::<Result<_, _>>()?)
+        }
         other => {
-            return Err(format!("has {other} as its `content`, which is not text; write it in quotation marks"));
+            return Err(format!(
+                "has {other} as its `content`, which is not text; write it in quotation marks"
+            ));
         }
     };
     *slot = text;
@@ -122,29 +150,44 @@ fn content(message: &mut Map<String, Value>) -> Result<(), String> {
 }
 
 fn text_of_part(part: &Value) -> Result<&str, String> {
-    if let Some(key) = part.as_object().and_then(|part| part.keys().find(|key| says_what_is_trained(key))) {
-        return Err(format!("has `{key}` in a part of its `content`; whole answers are trained on, or not"));
+    if let Some(key) = part
+        .as_object()
+        .and_then(|part| part.keys().find(|key| says_what_is_trained(key)))
+    {
+        return Err(format!(
+            "has `{key}` in a part of its `content`; whole answers are trained on, or not"
+        ));
     }
-    match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str)) {
+    match (
+        part.get("type").and_then(Value::as_str),
+        part.get("text").and_then(Value::as_str),
+    ) {
         (Some("text"), Some(text)) => Ok(text),
         (Some("text"), None) => Err("has a part of type `text` without a `text`".into()),
-        (Some(other), _) => Err(format!("has a part of type `{other}`; only parts of type `text` can be trained on")),
-        (None, _) => {
-            Err(format!("has a part of `content` that is none: {part}; write {{\"type\": \"text\", \"text\": ...}}"))
-        }
+        (Some(other), _) => Err(format!(
+            "has a part of type `{other}`; only parts of type `text` can be trained on"
+        )),
+        (None, _) => Err(format!(
+            "has a part of `content` that is none: {part}; write {{\"type\": \"text\", \"text\": ...}}"
+        )),
     }
 }
 
 fn calls(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
-    let Some(slot) = message.get_mut("tool_calls") else { return Ok(()) };
+    let Some(slot) = message.get_mut("tool_calls") else {
+        return Ok(());
+    };
     match slot {
         Value::Null => {}
         Value::String(text) if text.trim().is_empty() => *slot = Value::Null,
         Value::Array(calls) if calls.is_empty() => *slot = Value::Null,
-        Value::Array(_) if role != "assistant" => return Err(format!("has `tool_calls`, but its role is {role}")),
+        Value::Array(_) if role != "assistant" => {
+            return Err(format!("has `tool_calls`, but its role is {role}"));
+        }
         Value::Array(calls) => {
             for (i, call) in calls.iter_mut().enumerate() {
-                *call = normal_call(call.take()).map_err(|fault| format!("tool_call {i}: {fault}"))?;
+                *call =
+                    normal_call(call.take()).map_err(|fault| format!("tool_call {i}: {fault}"))?;
             }
         }
         _ => return Err("has `tool_calls` that are not a list".into()),
@@ -154,14 +197,24 @@ fn calls(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
 
 /// Answers of weight 0 are not trained on; other weights than 0 and 1 have no meaning here.
 fn weight(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
-    let Some(weight) = message.get_mut("weight").filter(|weight| !weight.is_null()) else { return Ok(()) };
+    let Some(weight) = message.get_mut("weight").filter(|weight| !weight.is_null()) else {
+        return Ok(());
+    };
     match weight.as_f64() {
         Some(1.0) if role == "assistant" => *weight = Value::Null,
         Some(0.0) if role == "assistant" => *weight = json!(0),
         // What is not the assistant's is never trained on.
         Some(0.0) => *weight = Value::Null,
-        Some(1.0) => return Err(format!("has `weight: 1`, but its role is {role}; only answers are trained on")),
-        _ => return Err(format!("has the weight {weight}; 1 trains on an answer, 0 does not")),
+        Some(1.0) => {
+            return Err(format!(
+                "has `weight: 1`, but its role is {role}; only answers are trained on"
+            ));
+        }
+        _ => {
+            return Err(format!(
+                "has the weight {weight}; 1 trains on an answer, 0 does not"
+            ));
+        }
     }
     Ok(())
 }
@@ -169,17 +222,30 @@ fn weight(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
 /// Refuses keys with a meaning that is not carried out; those that ask for what is done anyway are left out.
 fn refused(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
     let trained = role == "assistant" && is_weighed(message);
-    let done_anyway = if trained { asks_for_nothing } else { asks_to_be_left_out };
-    message.retain(|key, value| key == "weight" || !says_what_is_trained(key) || !done_anyway(key, value));
+    let done_anyway = if trained {
+        asks_for_nothing
+    } else {
+        asks_to_be_left_out
+    };
+    message.retain(|key, value| {
+        key == "weight" || !says_what_is_trained(key) || !done_anyway(key, value)
+    });
     let nothing = [json!(false), json!([]), json!("")];
-    let means_something = |key: &str| message.get(key).is_some_and(|value| !nothing.contains(value));
+    let means_something = |key: &str| {
+        message
+            .get(key)
+            .is_some_and(|value| !nothing.contains(value))
+    };
     if let Some((key, help)) = REFUSED.iter().find(|(key, _)| means_something(key)) {
         return Err(format!("has `{key}`, which is not read; {help}"));
     }
-    match message.keys().find(|key| *key != "weight" && says_what_is_trained(key)) {
-        Some(key) => {
-            Err(format!("has `{key}`, which is not read; write `weight: 0` for an answer that is not trained on"))
-        }
+    match message
+        .keys()
+        .find(|key| *key != "weight" && says_what_is_trained(key))
+    {
+        Some(key) => Err(format!(
+            "has `{key}`, which is not read; write `weight: 0` for an answer that is not trained on"
+        )),
         None => Ok(()),
     }
 }
@@ -189,8 +255,13 @@ fn reasoning(message: &mut Map<String, Value>) -> Result<(), String> {
     for key in REASONING {
         let text = message.shift_remove(key).filter(|text| *text != "");
         if let Some(text) = text {
-            if message.get("reasoning_content").is_some_and(|text| *text != "") {
-                return Err(format!("has both `{key}` and `reasoning_content`; keep one"));
+            if message
+                .get("reasoning_content")
+                .is_some_and(|text| *text != "")
+            {
+                return Err(format!(
+                    "has both `{key}` and `reasoning_content`; keep one"
+                ));
             }
             message.insert("reasoning_content".into(), text);
         }
@@ -201,7 +272,9 @@ fn reasoning(message: &mut Map<String, Value>) -> Result<(), String> {
             Ok(())
         }
         None | Some(Value::String(_)) => Ok(()),
-        Some(other) => Err(format!("has {other} as its `reasoning_content`, which is not text")),
+        Some(other) => Err(format!(
+            "has {other} as its `reasoning_content`, which is not text"
+        )),
     }
 }
 

@@ -14,10 +14,18 @@ const HOPS: usize = 256;
 
 /// Leaves out the null arguments that stand for nothing.
 pub(crate) fn prune_arguments(messages: &mut [Value], tools: &[Value]) {
-    let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut()).flatten();
+    let calls = messages
+        .iter_mut()
+        .filter_map(|message| message.get_mut("tool_calls")?.as_array_mut())
+        .flatten();
     for function in calls.filter_map(|call| call.get_mut("function")) {
-        let tool = tools.iter().filter_map(function_of).find(|tool| tool["name"] == function["name"]);
-        let root = tool.and_then(|tool| tool.get("parameters")).unwrap_or(&Value::Null);
+        let tool = tools
+            .iter()
+            .filter_map(function_of)
+            .find(|tool| tool["name"] == function["name"]);
+        let root = tool
+            .and_then(|tool| tool.get("parameters"))
+            .unwrap_or(&Value::Null);
         if let Some(arguments) = function.get_mut("arguments") {
             prune(arguments, &[root], root);
         }
@@ -26,17 +34,25 @@ pub(crate) fn prune_arguments(messages: &mut [Value], tools: &[Value]) {
 
 /// `schemas` are those that `value` is held against.
 fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
-    let schemas: Vec<&Value> = schemas.iter().flat_map(|schema| in_place(schema, root)).collect();
+    let schemas: Vec<&Value> = schemas
+        .iter()
+        .flat_map(|schema| in_place(schema, root))
+        .collect();
     match value {
         Value::Object(object) => {
             object.retain(|key, value| {
                 let of_key = of_property(&schemas, key);
                 if value.is_null() {
-                    let mut held: Vec<&Value> = of_key.iter().flat_map(|schema| in_place(schema, root)).collect();
+                    let mut held: Vec<&Value> = of_key
+                        .iter()
+                        .flat_map(|schema| in_place(schema, root))
+                        .collect();
                     held.retain(|schema| schema.is_object());
                     let named = held.iter().any(|schema| admits_null(schema));
                     // A null where a value must stand is for the check to tell.
-                    return named || (requires(&schemas, key) && held.iter().any(|schema| tells_values(schema)));
+                    return named
+                        || (requires(&schemas, key)
+                            && held.iter().any(|schema| tells_values(schema)));
                 }
                 prune(value, &of_key, root);
                 true
@@ -44,7 +60,10 @@ fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
         }
         Value::Array(items) => {
             for (place, item) in items.iter_mut().enumerate() {
-                let of_item: Vec<&Value> = schemas.iter().filter_map(|schema| of_item(schema, place)).collect();
+                let of_item: Vec<&Value> = schemas
+                    .iter()
+                    .filter_map(|schema| of_item(schema, place))
+                    .collect();
                 prune(item, &of_item, root);
             }
         }
@@ -56,15 +75,29 @@ fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
 fn of_property<'s>(schemas: &[&'s Value], key: &str) -> Vec<&'s Value> {
     let mut found = Vec::new();
     for schema in schemas {
-        let named = schema.get("properties").and_then(|properties| properties.get(key));
-        let patterns = schema.get("patternProperties").and_then(Value::as_object).into_iter().flatten();
-        let matching = patterns.filter(|(pattern, _)| matches(pattern, key)).map(|(_, schema)| schema);
+        let named = schema
+            .get("properties")
+            .and_then(|properties| properties.get(key));
+        let patterns = schema
+            .get("patternProperties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        let matching = patterns
+            .filter(|(pattern, _)| matches(pattern, key))
+            .map(|(_, schema)| schema);
         let own: Vec<&Value> = named.into_iter().chain(matching).collect();
-        let other = schema.get("additionalProperties").filter(|_| own.is_empty());
+        let other = schema
+            .get("additionalProperties")
+            .filter(|_| own.is_empty());
         found.extend(own.into_iter().chain(other));
     }
     if found.is_empty() {
-        found.extend(schemas.iter().filter_map(|schema| schema.get("unevaluatedProperties")));
+        found.extend(
+            schemas
+                .iter()
+                .filter_map(|schema| schema.get("unevaluatedProperties")),
+        );
     }
     found
 }
@@ -76,19 +109,27 @@ fn matches(pattern: &str, key: &str) -> bool {
 }
 
 fn requires(schemas: &[&Value], key: &str) -> bool {
-    let lists = schemas.iter().filter_map(|schema| schema.get("required")?.as_array());
+    let lists = schemas
+        .iter()
+        .filter_map(|schema| schema.get("required")?.as_array());
     lists.flatten().any(|name| name == key)
 }
 
 fn tells_values(schema: &Value) -> bool {
-    ["type", "enum", "const"].iter().any(|key| schema.get(*key).is_some())
+    ["type", "enum", "const"]
+        .iter()
+        .any(|key| schema.get(*key).is_some())
 }
 
 /// The schema of the item at `place`: lists of schemas come first, under either of their names.
 fn of_item(schema: &Value, place: usize) -> Option<&Value> {
     let listed = |key: &str| schema.get(key).and_then(Value::as_array);
-    let by_place = listed("prefixItems").or_else(|| listed("items")).and_then(|schemas| schemas.get(place));
-    by_place.or_else(|| schema.get("items").filter(|items| !items.is_array())).or_else(|| schema.get("additionalItems"))
+    let by_place = listed("prefixItems")
+        .or_else(|| listed("items"))
+        .and_then(|schemas| schemas.get(place));
+    by_place
+        .or_else(|| schema.get("items").filter(|items| !items.is_array()))
+        .or_else(|| schema.get("additionalItems"))
 }
 
 /// `schema` and those that it is made of, references followed.
@@ -99,16 +140,33 @@ fn in_place<'s>(schema: &'s Value, root: &'s Value) -> Vec<&'s Value> {
         let schema = found[next];
         for key in ["$ref", "$dynamicRef", "$recursiveRef"] {
             let reference = schema.get(key).and_then(Value::as_str);
-            let target = reference.and_then(|reference| resolve(root, reference).or_else(|| anchored(root, reference)));
+            let target = reference.and_then(|reference| {
+                resolve(root, reference).or_else(|| anchored(root, reference))
+            });
             let is_new = |target: &&Value| !found.iter().any(|known| std::ptr::eq(*known, *target));
             let target = target.filter(is_new);
             found.extend(target);
         }
-        found.extend(["if", "then", "else"].iter().filter_map(|key| schema.get(*key)));
-        found
-            .extend(schema.get("dependentSchemas").and_then(Value::as_object).into_iter().flat_map(|map| map.values()));
+        found.extend(
+            ["if", "then", "else"]
+                .iter()
+                .filter_map(|key| schema.get(*key)),
+        );
+        found.extend(
+            schema
+                .get("dependentSchemas")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(|map| map.values()),
+        );
         for key in ["anyOf", "oneOf", "allOf"] {
-            found.extend(schema.get(key).and_then(Value::as_array).into_iter().flatten());
+            found.extend(
+                schema
+                    .get(key)
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten(),
+            );
         }
         next += 1;
     }
@@ -117,7 +175,9 @@ fn in_place<'s>(schema: &'s Value, root: &'s Value) -> Vec<&'s Value> {
 
 /// The part of `root` with the anchor that `reference` names.
 fn anchored<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
-    let name = reference.strip_prefix('#').filter(|name| !name.is_empty())?;
+    let name = reference
+        .strip_prefix('#')
+        .filter(|name| !name.is_empty())?;
     let mut waiting = vec![root];
     while let Some(schema) = waiting.pop() {
         if schema["$anchor"] == name || schema["$dynamicAnchor"] == name {
@@ -130,7 +190,8 @@ fn anchored<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
 }
 
 fn admits_null(schema: &Value) -> bool {
-    let has_null = |list: &Value, null: &Value| list.as_array().is_some_and(|list| list.contains(null));
+    let has_null =
+        |list: &Value, null: &Value| list.as_array().is_some_and(|list| list.contains(null));
     schema["type"] == "null"
         || has_null(&schema["type"], &"null".into())
         || schema["nullable"] == true
@@ -140,13 +201,21 @@ fn admits_null(schema: &Value) -> bool {
 
 /// Leaves out the keywords of a schema that are null; `default` and `const` may have null as their value.
 pub(crate) fn prune_schema(schema: &mut Value) {
-    let Some(object) = schema.as_object_mut() else { return };
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
     object.retain(|key, value| !value.is_null() || key == "default" || key == "const");
     for (key, value) in object.iter_mut() {
         match key.as_str() {
-            "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas" => prune_each(value),
+            "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas" => {
+                prune_each(value)
+            }
             "default" | "const" | "enum" | "examples" | "example" => {}
-            _ if value.is_array() => value.as_array_mut().into_iter().flatten().for_each(prune_schema),
+            _ if value.is_array() => value
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+                .for_each(prune_schema),
             _ => prune_schema(value),
         }
     }
@@ -154,7 +223,9 @@ pub(crate) fn prune_schema(schema: &mut Value) {
 
 /// Schemas by name.
 fn prune_each(schemas: &mut Value) {
-    let Some(schemas) = schemas.as_object_mut() else { return };
+    let Some(schemas) = schemas.as_object_mut() else {
+        return;
+    };
     schemas.retain(|_, schema| !schema.is_null());
     schemas.values_mut().for_each(prune_schema);
 }
@@ -169,8 +240,10 @@ mod tests {
     use super::*;
 
     fn pruned(parameters: &Value, arguments: Value) -> Value {
-        let tools = [json!({"type": "function", "function": {"name": "f", "parameters": parameters}})];
-        let mut messages = [json!({"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]})];
+        let tools =
+            [json!({"type": "function", "function": {"name": "f", "parameters": parameters}})];
+        let mut messages =
+            [json!({"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]})];
         prune_arguments(&mut messages, &tools);
         messages[0]["tool_calls"][0]["function"]["arguments"].clone()
     }
@@ -206,10 +279,16 @@ mod tests {
         }, "$defs": {"x y": {"type": ["null", "string"]}}});
         let both = json!({"a": null, "b": null});
         assert_eq!(
-            pruned(&by_place, json!({"new": [both, both], "old": [both], "named": null})),
+            pruned(
+                &by_place,
+                json!({"new": [both, both], "old": [both], "named": null})
+            ),
             json!({"new": [{"a": null}, {"b": null}], "old": [{"a": null}], "named": null})
         );
-        assert_eq!(pruned(&Value::Null, json!({"a": null, "b": 1})), json!({"b": 1}));
+        assert_eq!(
+            pruned(&Value::Null, json!({"a": null, "b": 1})),
+            json!({"b": 1})
+        );
         let loops = json!({"properties": {"a": {"$ref": "#/properties/b"}, "b": {"$ref": "#/properties/a"}}});
         assert_eq!(pruned(&loops, json!({"a": null, "b": 2})), json!({"b": 2}));
     }
@@ -219,20 +298,38 @@ mod tests {
         let maybe = json!({"type": ["string", "null"]});
         let given = json!({"x_a": null, "b": null});
         for (parameters, kept) in [
-            (json!({"patternProperties": {"^x_": maybe}}), json!({"x_a": null})),
+            (
+                json!({"patternProperties": {"^x_": maybe}}),
+                json!({"x_a": null}),
+            ),
             (
                 json!({"patternProperties": {"^x_": {"type": "string"}}, "additionalProperties": maybe}),
                 json!({"b": null}),
             ),
-            (json!({"properties": {"b": {"type": "string"}}, "unevaluatedProperties": maybe}), json!({"x_a": null})),
-            (json!({"if": {}, "then": {"properties": {"b": maybe}}}), json!({"b": null})),
-            (json!({"else": {"properties": {"b": maybe}}}), json!({"b": null})),
+            (
+                json!({"properties": {"b": {"type": "string"}}, "unevaluatedProperties": maybe}),
+                json!({"x_a": null}),
+            ),
+            (
+                json!({"if": {}, "then": {"properties": {"b": maybe}}}),
+                json!({"b": null}),
+            ),
+            (
+                json!({"else": {"properties": {"b": maybe}}}),
+                json!({"b": null}),
+            ),
             (
                 json!({"properties": {"b": {"$dynamicRef": "#m"}}, "$defs": {"m": {"$dynamicAnchor": "m", "type": "null"}}}),
                 json!({"b": null}),
             ),
-            (json!({"properties": {"b": {"type": "string"}}, "required": ["b"]}), json!({"b": null})),
-            (json!({"properties": {"b": {}}, "required": ["b"]}), json!({})),
+            (
+                json!({"properties": {"b": {"type": "string"}}, "required": ["b"]}),
+                json!({"b": null}),
+            ),
+            (
+                json!({"properties": {"b": {}}, "required": ["b"]}),
+                json!({}),
+            ),
         ] {
             assert_eq!(pruned(&parameters, given.clone()), kept, "{parameters}");
         }

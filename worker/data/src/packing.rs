@@ -44,14 +44,26 @@ mod tests {
         let mut seen: Vec<usize> = groups.iter().flatten().copied().collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..500).collect::<Vec<_>>());
-        assert!(groups.iter().all(|group| group.iter().map(|&i| lengths[i]).sum::<usize>() <= 512));
+        assert!(
+            groups
+                .iter()
+                .all(|group| group.iter().map(|&i| lengths[i]).sum::<usize>() <= 512)
+        );
         let fewest = lengths.iter().sum::<usize>().div_ceil(512);
-        assert!(groups.len() <= fewest + 1, "{} packs where {fewest} would hold all tokens", groups.len());
+        assert!(
+            groups.len() <= fewest + 1,
+            "{} packs where {fewest} would hold all tokens",
+            groups.len()
+        );
     }
 
     #[test]
     fn the_fullest_pack_that_still_has_room_is_taken() {
         assert_eq!(best_fit(&[6, 5, 4, 3, 2], 10), [vec![0, 2], vec![1, 3, 4]]);
-        assert_eq!(best_fit(&[20, 3], 10), [vec![0], vec![1]], "a sample above the budget stands alone");
+        assert_eq!(
+            best_fit(&[20, 3], 10),
+            [vec![0], vec![1]],
+            "a sample above the budget stands alone"
+        );
     }
 }

@@ -17,7 +17,9 @@ fn decoded(text: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((&first, after)) = rest.split_first() {
         if first == b'%' {
-            let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok())?;
+            let digits = after
+                .get(..2)
+                .and_then(|digits| std::str::from_utf8(digits).ok())?;
             bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = &after[2..];
         } else {
@@ -49,7 +51,11 @@ mod tests {
             ("#anchor", None),
             ("other.json#/$defs/a", None),
         ] {
-            assert_eq!(resolve(&root, reference), wanted.map(|n| json!(n)).as_ref(), "{reference}");
+            assert_eq!(
+                resolve(&root, reference),
+                wanted.map(|n| json!(n)).as_ref(),
+                "{reference}"
+            );
         }
         assert_eq!(resolve(&root, "#"), Some(&root));
     }

@@ -44,7 +44,13 @@ impl Sampler {
     pub fn new(seed: u64, lengths: Vec<usize>, batching: Batching, cursor: Cursor) -> Self {
         assert!(!lengths.is_empty(), "a sampler needs samples");
         let plan = plan(seed, cursor.epoch, &lengths, batching);
-        Self { seed, batching, lengths, cursor, plan }
+        Self {
+            seed,
+            batching,
+            lengths,
+            cursor,
+            plan,
+        }
     }
 
     pub fn cursor(&self) -> Cursor {
@@ -69,7 +75,10 @@ impl Sampler {
     /// The samples of the next micro-batch.
     fn next_batch(&mut self) -> &[usize] {
         if self.cursor.position == self.plan.len() {
-            self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
+            self.cursor = Cursor {
+                epoch: self.cursor.epoch + 1,
+                position: 0,
+            };
             self.plan = plan(self.seed, self.cursor.epoch, &self.lengths, self.batching);
         }
         self.cursor.position += 1;
@@ -88,7 +97,9 @@ fn plan(seed: u64, epoch: u64, lengths: &[usize], batching: Batching) -> Vec<Vec
         }
         Batching::Grouped { samples } => {
             random.shuffle(&mut order);
-            order.chunks_mut(samples * WINDOW).for_each(|window| window.sort_by_key(|&i| lengths[i]));
+            order
+                .chunks_mut(samples * WINDOW)
+                .for_each(|window| window.sort_by_key(|&i| lengths[i]));
             let mut plan: Vec<Vec<usize>> = order.chunks(samples).map(<[usize]>::to_vec).collect();
             random.shuffle(&mut plan);
             plan
@@ -129,15 +140,20 @@ impl SplitMix {
 mod tests {
     use super::*;
 
-    const FORMS: [Batching; 3] =
-        [Batching::Shuffled { samples: 4 }, Batching::Grouped { samples: 4 }, Batching::Packed { tokens: 100 }];
+    const FORMS: [Batching; 3] = [
+        Batching::Shuffled { samples: 4 },
+        Batching::Grouped { samples: 4 },
+        Batching::Packed { tokens: 100 },
+    ];
 
     fn lengths(n: usize) -> Vec<usize> {
         (0..n).map(|i| 1 + i * 37 % 90).collect()
     }
 
     fn take(sampler: &mut Sampler, batches: usize) -> Vec<Vec<usize>> {
-        (0..batches).map(|_| sampler.next_batch().to_vec()).collect()
+        (0..batches)
+            .map(|_| sampler.next_batch().to_vec())
+            .collect()
     }
 
     #[test]
@@ -159,12 +175,19 @@ mod tests {
     #[test]
     fn a_cursor_resumes_anywhere_even_at_the_end_of_an_epoch() {
         for batching in FORMS {
-            let all = take(&mut Sampler::new(9, lengths(17), batching, Cursor::default()), 20);
+            let all = take(
+                &mut Sampler::new(9, lengths(17), batching, Cursor::default()),
+                20,
+            );
             for stop in 0..20 {
                 let mut first = Sampler::new(9, lengths(17), batching, Cursor::default());
                 take(&mut first, stop);
                 let mut rest = Sampler::new(9, lengths(17), batching, first.cursor());
-                assert_eq!(take(&mut rest, 20 - stop), all[stop..], "{batching:?} stopped after {stop}");
+                assert_eq!(
+                    take(&mut rest, 20 - stop),
+                    all[stop..],
+                    "{batching:?} stopped after {stop}"
+                );
             }
         }
     }
@@ -177,7 +200,10 @@ mod tests {
                 let steps = sampler.batches().div_ceil(most);
                 for _ in 0..2 {
                     let taken: Vec<_> = (0..steps).map(|_| sampler.next_step(most)).collect();
-                    assert!(taken.iter().all(|step| (1..=most).contains(&step.len())), "{batching:?} {most}");
+                    assert!(
+                        taken.iter().all(|step| (1..=most).contains(&step.len())),
+                        "{batching:?} {most}"
+                    );
                     let mut epoch: Vec<usize> = taken.into_iter().flatten().flatten().collect();
                     epoch.sort_unstable();
                     assert_eq!(epoch, (0..10).collect::<Vec<_>>(), "{batching:?} {most}");
@@ -196,9 +222,19 @@ mod tests {
                 let of = |i: &usize| lengths[*i];
                 batch.iter().map(of).max().unwrap_or(0) - batch.iter().map(of).min().unwrap_or(0)
             };
-            take(&mut sampler, batches).iter().map(spread).sum::<usize>() / batches
+            take(&mut sampler, batches)
+                .iter()
+                .map(spread)
+                .sum::<usize>()
+                / batches
         };
-        let (shuffled, grouped) = (spread(Batching::Shuffled { samples: 4 }), spread(Batching::Grouped { samples: 4 }));
-        assert!(grouped * 10 < shuffled, "{grouped} tokens apart when grouped, {shuffled} when shuffled");
+        let (shuffled, grouped) = (
+            spread(Batching::Shuffled { samples: 4 }),
+            spread(Batching::Grouped { samples: 4 }),
+        );
+        assert!(
+            grouped * 10 < shuffled,
+            "{grouped} tokens apart when grouped, {shuffled} when shuffled"
+        );
     }
 }

@@ -17,7 +17,10 @@ pub(crate) enum Shape {
 /// Keys that change what a row means, and that are not carried out, with what to do instead.
 const REFUSED: [(&str, &str); 16] = [
     ("functions", "write `tools`, a list of function definitions"),
-    ("function_call", "write `tool_calls` in the assistant's message"),
+    (
+        "function_call",
+        "write `tool_calls` in the assistant's message",
+    ),
     ("documents", "write what they say into a message"),
     ("image", "only text can be trained on"),
     ("images", "only text can be trained on"),
@@ -25,13 +28,28 @@ const REFUSED: [(&str, &str); 16] = [
     ("videos", "only text can be trained on"),
     ("audio", "only text can be trained on"),
     ("audios", "only text can be trained on"),
-    ("chosen", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
-    ("rejected", "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`"),
-    ("chat_template_kwargs", "templates are given no variables; leave it out"),
-    ("enable_thinking", "templates are given no variables; leave it out"),
+    (
+        "chosen",
+        "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`",
+    ),
+    (
+        "rejected",
+        "rows of preferences cannot be trained on; keep `messages`, or `prompt` and `completion`",
+    ),
+    (
+        "chat_template_kwargs",
+        "templates are given no variables; leave it out",
+    ),
+    (
+        "enable_thinking",
+        "templates are given no variables; leave it out",
+    ),
     ("context", "write what it says into the question"),
     ("system_prompt", "write `system`"),
-    ("instructions", "write what they say into `system` or into the question"),
+    (
+        "instructions",
+        "write what they say into `system` or into the question",
+    ),
 ];
 
 /// Keys that hold what is trained on, or a part of it, in some shape.
@@ -54,12 +72,18 @@ const OF_SHAPES: [&str; 12] = [
 pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError> {
     prune_top(row);
     refused(row)?;
-    let has = |key: &str| row.get(key).is_some_and(|value| *value != json!([]) && *value != json!(""));
+    let has = |key: &str| {
+        row.get(key)
+            .is_some_and(|value| *value != json!([]) && *value != json!(""))
+    };
     let found: Vec<&'static str> = [
         (has("messages"), "messages"),
         (has("conversations"), "conversations"),
         (has("conversation"), "conversation"),
-        (has("instruction") && row.contains_key("output"), "instruction"),
+        (
+            has("instruction") && row.contains_key("output"),
+            "instruction",
+        ),
         (has("prompt") && row.contains_key("completion"), "prompt"),
         (has("text"), "text"),
     ]
@@ -69,7 +93,10 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
     let shape = match found[..] {
         [shape] => shape,
         [first, second, ..] => return Err(RowError::TwoShapes(first, second)),
-        [] if ["messages", "conversations", "conversation", "text"].iter().any(|key| row.contains_key(*key)) => {
+        [] if ["messages", "conversations", "conversation", "text"]
+            .iter()
+            .any(|key| row.contains_key(*key)) =>
+        {
             return Err(RowError::Empty);
         }
         [] => return Err(RowError::NoMessages),
@@ -88,7 +115,14 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
 fn only_of(shape: &'static str, row: &Map<String, Value>) -> Result<(), RowError> {
     let own: &[&str] = match shape {
         "text" => &["text"],
-        "instruction" => &["instruction", "output", "input", "history", "system", "tools"],
+        "instruction" => &[
+            "instruction",
+            "output",
+            "input",
+            "history",
+            "system",
+            "tools",
+        ],
         "prompt" => &["prompt", "completion", "system", "tools"],
         "conversations" => &["conversations", "system", "tools"],
         "conversation" => &["conversation", "system", "tools"],
@@ -96,9 +130,14 @@ fn only_of(shape: &'static str, row: &Map<String, Value>) -> Result<(), RowError
     };
     let is_foreign = |key: &str| OF_SHAPES.contains(&key) && !own.contains(&key);
     let adds = |value: &Value| holds_something(value) && !repeats(value, row.get(shape));
-    match row.iter().find(|(key, value)| is_foreign(key) && adds(value)) {
+    match row
+        .iter()
+        .find(|(key, value)| is_foreign(key) && adds(value))
+    {
         Some((key, _)) => {
-            let text = format!("is not read beside `{shape}`; leave it out, or write what it says where it is read");
+            let text = format!(
+                "is not read beside `{shape}`; leave it out, or write what it says where it is read"
+            );
             Err(fault(key, &text))
         }
         None => Ok(()),
@@ -107,9 +146,17 @@ fn only_of(shape: &'static str, row: &Map<String, Value>) -> Result<(), RowError
 
 /// Whether `value` is the text of one of `turns`, as public sets have it whose `prompt` repeats the first question.
 fn repeats(value: &Value, turns: Option<&Value>) -> bool {
-    let (Some(text), Some(turns)) = (value.as_str(), turns.and_then(Value::as_array)) else { return false };
-    let says = |turn: &Value, key| turn.get(key).and_then(Value::as_str).is_some_and(|said| said.trim() == text.trim());
-    turns.iter().any(|turn| says(turn, "content") || says(turn, "value"))
+    let (Some(text), Some(turns)) = (value.as_str(), turns.and_then(Value::as_array)) else {
+        return false;
+    };
+    let says = |turn: &Value, key| {
+        turn.get(key)
+            .and_then(Value::as_str)
+            .is_some_and(|said| said.trim() == text.trim())
+    };
+    turns
+        .iter()
+        .any(|turn| says(turn, "content") || says(turn, "value"))
 }
 
 fn holds_something(value: &Value) -> bool {
@@ -127,16 +174,27 @@ pub(crate) fn unread(row: &Value) -> impl Iterator<Item = &str> {
     let entries = row.as_object().into_iter().flatten();
     let is_read = |key: &str| OF_SHAPES.contains(&key) || key == "label";
     let is_unread = move |key: &str| !is_read(key) && !says_what_is_trained(key);
-    entries.filter(move |(key, value)| !value.is_null() && is_unread(key)).map(|(key, _)| key.as_str())
+    entries
+        .filter(move |(key, value)| !value.is_null() && is_unread(key))
+        .map(|(key, _)| key.as_str())
 }
 
 fn refused(row: &Map<String, Value>) -> Result<(), RowError> {
-    if let Some((key, help)) = REFUSED.iter().find(|(key, _)| row.get(*key).is_some_and(holds_something)) {
+    if let Some((key, help)) = REFUSED
+        .iter()
+        .find(|(key, _)| row.get(*key).is_some_and(holds_something))
+    {
         return Err(fault(key, &format!("is not read; {help}")));
     }
-    if let Some((key, _)) = row.iter().find(|(key, value)| says_what_is_trained(key) && !asks_for_nothing(key, value)) {
+    if let Some((key, _)) = row
+        .iter()
+        .find(|(key, value)| says_what_is_trained(key) && !asks_for_nothing(key, value))
+    {
         let help = "write `weight: 0` in the messages that are not trained on, and leave out the rows that are not";
-        return Err(fault(key, &format!("says what is trained on, and is not read; {help}")));
+        return Err(fault(
+            key,
+            &format!("says what is trained on, and is not read; {help}"),
+        ));
     }
     if row.get("label").is_some_and(Value::is_boolean) && row.contains_key("completion") {
         return Err(fault(
@@ -148,12 +206,16 @@ fn refused(row: &Map<String, Value>) -> Result<(), RowError> {
 }
 
 fn fault(key: &str, text: &str) -> RowError {
-    RowError::Key { key: key.to_owned(), fault: text.to_owned() }
+    RowError::Key {
+        key: key.to_owned(),
+        fault: text.to_owned(),
+    }
 }
 
 fn text(row: &Map<String, Value>, key: &str) -> Result<String, RowError> {
     let text = row.get(key).and_then(Value::as_str);
-    text.map(str::to_owned).ok_or_else(|| fault(key, "is not text"))
+    text.map(str::to_owned)
+        .ok_or_else(|| fault(key, "is not text"))
 }
 
 /// A text that may be missing.
@@ -174,9 +236,14 @@ fn list(row: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, RowError>
 
 /// A system text beside the messages is the first of them.
 fn with_system(row: &Map<String, Value>, messages: Vec<Value>) -> Result<Vec<Value>, RowError> {
-    let Some(system) = optional(row, "system")? else { return Ok(messages) };
+    let Some(system) = optional(row, "system")? else {
+        return Ok(messages);
+    };
     if messages.iter().any(|message| message["role"] == "system") {
-        return Err(fault("system", "stands beside a system message; keep one of them"));
+        return Err(fault(
+            "system",
+            "stands beside a system message; keep one of them",
+        ));
     }
     let first = json!({"role": "system", "content": system});
     Ok(std::iter::once(first).chain(messages).collect())
@@ -184,11 +251,15 @@ fn with_system(row: &Map<String, Value>, messages: Vec<Value>) -> Result<Vec<Val
 
 /// One ShareGPT turn, `from` and `value`, as a message; its other keys stay.
 fn turn(turn: Value) -> Value {
-    let Value::Object(mut turn) = turn else { return turn };
+    let Value::Object(mut turn) = turn else {
+        return turn;
+    };
     if turn.contains_key("role") || !turn.contains_key("value") {
         return Value::Object(turn);
     }
-    let Some(Value::String(from)) = turn.remove("from") else { return Value::Object(turn) };
+    let Some(Value::String(from)) = turn.remove("from") else {
+        return Value::Object(turn);
+    };
     let value = turn.remove("value").unwrap_or_default();
     let (role, key, value) = match from.as_str() {
         "human" | "user" => ("user", "content", value),
@@ -226,7 +297,10 @@ fn alpaca(row: &Map<String, Value>) -> Result<Vec<Value>, RowError> {
     let mut messages = Vec::new();
     for pair in history {
         let Some([asked, said]) = pair.as_array().map(Vec::as_slice) else {
-            return Err(fault("history", "is not a list of pairs of a question and an answer"));
+            return Err(fault(
+                "history",
+                "is not a list of pairs of a question and an answer",
+            ));
         };
         messages.push(json!({"role": "user", "content": asked}));
         messages.push(json!({"role": "assistant", "content": said}));
@@ -242,7 +316,11 @@ fn completion(row: &Map<String, Value>) -> Result<Vec<Value>, RowError> {
         Some(Value::Array(messages)) => Ok(messages.clone()),
         _ => Err(fault(key, "is neither text nor a list of messages")),
     };
-    Ok([messages("prompt", "user")?, messages("completion", "assistant")?].concat())
+    Ok([
+        messages("prompt", "user")?,
+        messages("completion", "assistant")?,
+    ]
+    .concat())
 }
 
 #[cfg(test)]

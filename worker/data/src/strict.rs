@@ -19,7 +19,10 @@ pub fn unmarked(text: &str) -> &str {
 /// # Errors
 /// It is not JSON, or reading would change it; the message names the key or the number, and the column.
 pub fn parse(text: &str) -> Result<Value, serde_json::Error> {
-    let mut numbers = Numbers { text: text.as_bytes(), at: 0 };
+    let mut numbers = Numbers {
+        text: text.as_bytes(),
+        at: 0,
+    };
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Strict(Some(&mut numbers)).deserialize(&mut deserializer)?;
     deserializer.end()?;
@@ -60,7 +63,9 @@ impl<'t> Numbers<'t> {
         let is_part = |byte: &&u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
         let length = rest.iter().take_while(is_part).count();
         self.at += length;
-        std::str::from_utf8(&rest[..length]).ok().filter(|literal| !literal.is_empty())
+        std::str::from_utf8(&rest[..length])
+            .ok()
+            .filter(|literal| !literal.is_empty())
     }
 }
 
@@ -68,10 +73,17 @@ impl<'t> Numbers<'t> {
 fn number(literal: &str) -> Result<Value, String> {
     if literal.contains(['.', 'e', 'E']) {
         let fraction = literal.parse().ok().and_then(Number::from_f64);
-        return fraction.map(Value::Number).ok_or_else(|| format!("the number {literal} is too large"));
+        return fraction
+            .map(Value::Number)
+            .ok_or_else(|| format!("the number {literal} is too large"));
     }
-    let whole = literal.parse::<i64>().map(Value::from).or_else(|_| literal.parse::<u64>().map(Value::from));
-    whole.map_err(|_| format!("the whole number {literal} does not fit into 64 bits; write it as text"))
+    let whole = literal
+        .parse::<i64>()
+        .map(Value::from)
+        .or_else(|_| literal.parse::<u64>().map(Value::from));
+    whole.map_err(|_| {
+        format!("the whole number {literal} does not fit into 64 bits; write it as text")
+    })
 }
 
 /// Reads one value; its numbers from their digits, where those are given.
@@ -87,8 +99,12 @@ impl<'de> DeserializeSeed<'de> for Strict<'_, '_> {
 
 impl Strict<'_, '_> {
     fn number<E: Error>(self, parsed: Value) -> Result<Value, E> {
-        let Some(numbers) = self.0 else { return Ok(parsed) };
-        let literal = numbers.next().ok_or_else(|| E::custom("a number has no digits"))?;
+        let Some(numbers) = self.0 else {
+            return Ok(parsed);
+        };
+        let literal = numbers
+            .next()
+            .ok_or_else(|| E::custom("a number has no digits"))?;
         number(literal).map_err(E::custom)
     }
 }
@@ -136,7 +152,9 @@ impl<'de> Visitor<'de> for Strict<'_, '_> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if map.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key `{key}` stands twice in one object")));
+                return Err(A::Error::custom(format!(
+                    "the key `{key}` stands twice in one object"
+                )));
             }
             let value = entries.next_value_seed(Strict(self.0.as_deref_mut()))?;
             map.insert(key, value);
@@ -153,8 +171,7 @@ mod tests {
 
     #[test]
     fn values_are_read_as_they_are_written() {
-        let text =
-            r#" {"a-1": [-3, 18446744073709551615, -0, 0.1, 1E3, "2 \" 3", {"b\\": -1.5e-7}], "c": null, "d": true} "#;
+        let text = r#" {"a-1": [-3, 18446744073709551615, -0, 0.1, 1E3, "2 \" 3", {"b\\": -1.5e-7}], "c": null, "d": true} "#;
         let wanted = json!({"a-1": [-3, u64::MAX, 0, 0.1, 1000.0, "2 \" 3", {"b\\": -1.5e-7}], "c": null, "d": true});
         assert_eq!(parse(text).expect("JSON"), wanted);
         assert_eq!(parse("7").expect("JSON"), json!(7));
@@ -162,27 +179,41 @@ mod tests {
 
     #[test]
     fn fractions_are_the_nearest_ones() {
-        for literal in
-            ["0.1", "9007199254740993.0", "2.2250738585072011e-308", "31.245270191439438", "1.7976931348623157e308"]
-        {
+        for literal in [
+            "0.1",
+            "9007199254740993.0",
+            "2.2250738585072011e-308",
+            "31.245270191439438",
+            "1.7976931348623157e308",
+        ] {
             let wanted: f64 = literal.parse().expect("a number");
-            assert_eq!(parse(&format!("[{literal}]")).expect("JSON")[0].as_f64(), Some(wanted), "{literal}");
+            assert_eq!(
+                parse(&format!("[{literal}]")).expect("JSON")[0].as_f64(),
+                Some(wanted),
+                "{literal}"
+            );
         }
     }
 
     #[test]
     fn a_byte_order_mark_is_no_content() {
-        assert_eq!(parse_settings("\u{feff}{\"a\": 1}").expect("settings"), json!({"a": 1}));
+        assert_eq!(
+            parse_settings("\u{feff}{\"a\": 1}").expect("settings"),
+            json!({"a": 1})
+        );
         assert!(parse_settings("{\u{feff}\"a\": 1}").is_err());
     }
 
     #[test]
     fn settings_may_have_long_numbers_but_no_key_twice() {
-        let text = r#"{"model_max_length": 1000000000000000019884624838656, "a": [-1, 2.5, {"b": 3}]}"#;
+        let text =
+            r#"{"model_max_length": 1000000000000000019884624838656, "a": [-1, 2.5, {"b": 3}]}"#;
         let value = parse_settings(text).expect("settings");
         assert_eq!(value["a"], json!([-1, 2.5, {"b": 3}]));
         assert_eq!(value["model_max_length"].as_f64(), Some(1e30));
-        let fault = parse_settings("{\"a\": {\"k\": 1,\n\"k\": 1}}").expect_err("a key twice").to_string();
+        let fault = parse_settings("{\"a\": {\"k\": 1,\n\"k\": 1}}")
+            .expect_err("a key twice")
+            .to_string();
         assert!(fault.contains("`k`") && fault.contains("line 2"), "{fault}");
     }
 

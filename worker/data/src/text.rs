@@ -15,7 +15,15 @@ const ADDITIONAL: &str = "additional_chat_templates";
 const SETTINGS: &str = "tokenizer_config.json";
 const MAP: &str = "special_tokens_map.json";
 /// Keys of one special token, and of several.
-const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const SPECIAL: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 const SEVERAL: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 /// The text side of a Hugging Face folder.
@@ -51,13 +59,20 @@ impl ModelText {
         let settings = json(&folder.join(SETTINGS))?;
         let map = json(&folder.join(MAP))?;
         let config = json(&folder.join("config.json"))?;
-        let size = config["vocab_size"].as_u64().or_else(|| config["text_config"]["vocab_size"].as_u64());
+        let size = config["vocab_size"]
+            .as_u64()
+            .or_else(|| config["text_config"]["vocab_size"].as_u64());
         let token = |key: &str| {
             let text = |value: &Value| token_text(value).map(str::to_owned);
-            text(&settings[key]).or_else(|| text(&map[key])).unwrap_or_default()
+            text(&settings[key])
+                .or_else(|| text(&map[key]))
+                .unwrap_or_default()
         };
         for (name, values) in [(SETTINGS, &settings), (MAP, &map)] {
-            if let Some((key, text)) = tokenizer.as_ref().and_then(|tokenizer| foreign_token(values, tokenizer)) {
+            if let Some((key, text)) = tokenizer
+                .as_ref()
+                .and_then(|tokenizer| foreign_token(values, tokenizer))
+            {
                 let text = format!(
                     "`{key}` is `{text}`, which is no token of tokenizer.json; correct the key, or take the tokenizer.json that belongs to it"
                 );
@@ -67,7 +82,10 @@ impl ModelText {
         Ok(Self {
             tokenizer,
             template: Some(templates(folder, &settings)?).filter(|templates| !templates.is_empty()),
-            special: SpecialTokens { bos: token("bos_token"), eos: token("eos_token") },
+            special: SpecialTokens {
+                bos: token("bos_token"),
+                eos: token("eos_token"),
+            },
             vocabulary: size.and_then(|size| usize::try_from(size).ok()),
         })
     }
@@ -92,11 +110,18 @@ fn foreign_token<'v>(values: &'v Value, tokenizer: &Tokenizer) -> Option<(&'stat
     let one = SPECIAL.iter().map(|key| (*key, &values[*key]));
     let several = SEVERAL.iter().flat_map(|key| {
         let list = values[*key].as_array().into_iter().flatten();
-        let named = values[*key].as_object().into_iter().flat_map(|map| map.values());
+        let named = values[*key]
+            .as_object()
+            .into_iter()
+            .flat_map(|map| map.values());
         list.chain(named).map(|value| (*key, value))
     });
-    let texts = one.chain(several).filter_map(|(key, value)| Some((key, token_text(value)?)));
-    texts.filter(|(_, text)| !text.is_empty()).find(|(_, text)| tokenizer.token_to_id(text).is_none())
+    let texts = one
+        .chain(several)
+        .filter_map(|(key, value)| Some((key, token_text(value)?)));
+    texts
+        .filter(|(_, text)| !text.is_empty())
+        .find(|(_, text)| tokenizer.token_to_id(text).is_none())
 }
 
 /// The tokenizer in `path` without the truncation and padding that it was saved with: transformers encodes without both.
@@ -112,7 +137,8 @@ fn whole_rows(path: &Path) -> tokenizers::Result<Tokenizer> {
 /// `chat_template.json`.
 fn templates(folder: &Path, settings: &Value) -> Result<Templates, ModelTextError> {
     let setting = |value: &Value, path: &str| {
-        Templates::from_setting(&value["chat_template"]).map_err(|text| fault(&folder.join(path), text))
+        Templates::from_setting(&value["chat_template"])
+            .map_err(|text| fault(&folder.join(path), text))
     };
     let files = separate(folder)?;
     if !files.is_empty() {
@@ -133,7 +159,11 @@ fn separate(folder: &Path) -> Result<Templates, ModelTextError> {
         templates = templates.with(None, source);
     }
     for path in additional(&folder.join(ADDITIONAL))? {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if let Some(source) = read(&path)? {
             templates = templates.with(Some(&name), source);
         }
@@ -145,8 +175,11 @@ fn additional(folder: &Path) -> Result<Vec<PathBuf>, ModelTextError> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let entries =
-        fs::read_dir(folder).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>());
+    let entries = fs::read_dir(folder).and_then(|entries| {
+        entries
+            .map(|e| e.map(|e| e.path()))
+            .collect::<Result<Vec<_>, _>>()
+    });
     let mut paths = entries.map_err(|e| fault(folder, format!("cannot be read: {e}")))?;
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "jinja"));
     paths.sort();
@@ -163,10 +196,15 @@ fn read(path: &Path) -> Result<Option<String>, ModelTextError> {
 }
 
 fn json(path: &Path) -> Result<Value, ModelTextError> {
-    let Some(text) = read(path)? else { return Ok(Value::Null) };
+    let Some(text) = read(path)? else {
+        return Ok(Value::Null);
+    };
     strict::parse_settings(&text).map_err(|e| fault(path, format!("it is not read as JSON: {e}")))
 }
 
 fn fault(path: &Path, fault: String) -> ModelTextError {
-    ModelTextError { path: path.to_owned(), fault }
+    ModelTextError {
+        path: path.to_owned(),
+        fault,
+    }
 }

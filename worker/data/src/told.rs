@@ -17,14 +17,20 @@ pub(crate) fn note(first: &mut Vec<Place>, place: &Place) {
 pub fn named(first: &[Place], count: usize) -> String {
     let places: Vec<String> = first.iter().map(ToString::to_string).collect();
     let more = count.saturating_sub(first.len());
-    places.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+    places.join(", ")
+        + &if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        }
 }
 
 impl Statistics {
     /// What surprises in the rows that are kept, and which they are; `what` they are called.
     pub fn warnings(&self, what: &str, limit: usize) -> Vec<String> {
         let cut = format!("are cut to data.max_seq_len {limit} tokens and do not teach their ends");
-        let endless = "teach no end of turn, and a model that is trained on such rows alone does not stop";
+        let endless =
+            "teach no end of turn, and a model that is trained on such rows alone does not stop";
         [
             (
                 self.truncated,
@@ -33,12 +39,21 @@ impl Statistics {
                 cut.as_str(),
                 "raise data.max_seq_len, or set data.too_long: skip",
             ),
-            (self.endless, self.kept, &self.endless_first, endless, "qlora-ctl data check --model shows why"),
+            (
+                self.endless,
+                self.kept,
+                &self.endless_first,
+                endless,
+                "qlora-ctl data check --model shows why",
+            ),
         ]
         .into_iter()
         .filter(|(count, ..)| *count > 0)
         .map(|(count, of, first, fault, help)| {
-            format!("warning: {count} of {of} {what} {fault}: {}; {help}", named(first, count))
+            format!(
+                "warning: {count} of {of} {what} {fault}: {}; {help}",
+                named(first, count)
+            )
         })
         .collect()
     }
@@ -49,7 +64,10 @@ mod tests {
     use super::*;
 
     fn place(line: usize) -> Place {
-        Place { file: "f".into(), line }
+        Place {
+            file: "f".into(),
+            line,
+        }
     }
 
     #[test]
@@ -67,9 +85,14 @@ mod tests {
         };
         let warnings = found.warnings("rows", 16);
         assert!(
-            warnings.len() == 1 && warnings[0].contains("2 of 9 rows are cut") && warnings[0].contains("f:3, f:8;"),
+            warnings.len() == 1
+                && warnings[0].contains("2 of 9 rows are cut")
+                && warnings[0].contains("f:3, f:8;"),
             "{warnings:?}"
         );
-        assert_eq!(Statistics::default().warnings("rows", 16), Vec::<String>::new());
+        assert_eq!(
+            Statistics::default().warnings("rows", 16),
+            Vec::<String>::new()
+        );
     }
 }

@@ -56,7 +56,9 @@ const BESIDE: [&str; 24] = [
     "only",
 ];
 
-const NEGATIVE: [&str; 8] = ["no", "not", "ignore", "ignored", "skip", "skipped", "exclude", "excluded"];
+const NEGATIVE: [&str; 8] = [
+    "no", "not", "ignore", "ignored", "skip", "skipped", "exclude", "excluded",
+];
 const PLAIN: [&str; 12] = [
     "is",
     "do",
@@ -111,8 +113,13 @@ fn asks_for(key: &str, value: &Value, trained: bool) -> bool {
         Value::Number(given) => given.as_f64().unwrap_or(f64::NAN),
         _ => return false,
     };
-    let is_weight = words.last().is_some_and(|last| last == "weight" || last == "scale");
-    let negative = words.iter().filter(|word| NEGATIVE.contains(&word.as_str())).count();
+    let is_weight = words
+        .last()
+        .is_some_and(|last| last == "weight" || last == "scale");
+    let negative = words
+        .iter()
+        .filter(|word| NEGATIVE.contains(&word.as_str()))
+        .count();
     if is_weight {
         return negative == 0 && value.is_number() && given == f64::from(u8::from(trained));
     }
@@ -140,10 +147,16 @@ fn words(key: &str) -> Vec<String> {
         small = letter.is_lowercase();
     }
     let parts = |word: String| {
-        let known = Some(&word).filter(|word| word.len() <= LONGEST_JOINED).and_then(|word| known_words(word));
+        let known = Some(&word)
+            .filter(|word| word.len() <= LONGEST_JOINED)
+            .and_then(|word| known_words(word));
         known.unwrap_or_else(|| vec![word])
     };
-    words.into_iter().filter(|word| !word.is_empty()).flat_map(parts).collect()
+    words
+        .into_iter()
+        .filter(|word| !word.is_empty())
+        .flat_map(parts)
+        .collect()
 }
 
 /// The known words of which `joined` is made, none where anything else is in it.
@@ -192,9 +205,18 @@ mod tests {
         ] {
             assert!(says_what_is_trained(key), "{key}");
         }
-        for key in
-            ["id", "source", "trained_model", "height", "name", "masking_tape", "constraint", "label", "gloss", "lossy"]
-        {
+        for key in [
+            "id",
+            "source",
+            "trained_model",
+            "height",
+            "name",
+            "masking_tape",
+            "constraint",
+            "label",
+            "gloss",
+            "lossy",
+        ] {
             assert!(!says_what_is_trained(key), "{key}");
         }
     }
@@ -202,7 +224,10 @@ mod tests {
     #[test]
     fn a_name_of_any_length_is_judged_at_once() {
         assert!(!says_what_is_trained(&"is".repeat(1 << 20)));
-        assert!(says_what_is_trained(&format!("{}_loss", "is".repeat(1 << 20))));
+        assert!(says_what_is_trained(&format!(
+            "{}_loss",
+            "is".repeat(1 << 20)
+        )));
     }
 
     #[test]
@@ -238,10 +263,18 @@ mod tests {
 
     #[test]
     fn what_is_left_out_anyway_may_say_so() {
-        for (key, value) in [("train", json!(false)), ("no_loss", json!(true)), ("loss_weight", json!(0))] {
+        for (key, value) in [
+            ("train", json!(false)),
+            ("no_loss", json!(true)),
+            ("loss_weight", json!(0)),
+        ] {
             assert!(asks_to_be_left_out(key, &value), "{key}: {value}");
         }
-        for (key, value) in [("train", json!(true)), ("mask", json!(true)), ("loss_weight", json!(1))] {
+        for (key, value) in [
+            ("train", json!(true)),
+            ("mask", json!(true)),
+            ("loss_weight", json!(1)),
+        ] {
             assert!(!asks_to_be_left_out(key, &value), "{key}: {value}");
         }
     }

@@ -14,7 +14,10 @@ fn called(parameters: Value, arguments: Value) -> Conversation {
 }
 
 fn findings(conversation: &Conversation) -> Vec<String> {
-    check(conversation).iter().map(ToString::to_string).collect()
+    check(conversation)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[test]
@@ -23,16 +26,34 @@ fn findings_name_the_whole_path() {
         "required": ["city"], "additionalProperties": false});
     let parameters = json!({"type": "object", "properties": {"to": inner, "list": {"type": "array", "items": inner}}});
     for (arguments, wanted) in [
-        (json!({"to": {"city": "x", "color": 1}}), "unknown parameter 'to.color'"),
+        (
+            json!({"to": {"city": "x", "color": 1}}),
+            "unknown parameter 'to.color'",
+        ),
         (json!({"to": {}}), "parameter 'to.city' is missing"),
         (json!({"to": {"city": null}}), "parameter 'to.city' is null"),
-        (json!({"to": {"city": "x", "a/b": "y"}}), "parameter 'to.a/b' is \"y\""),
-        (json!({"to": {"city": "x", "t~": 1}}), "parameter 'to.t~' is 1"),
-        (json!({"list": [{"city": "x"}, {"city": 2}]}), "parameter 'list.1.city' is 2"),
-        (json!({"list": [{"city": "x", "z": 2, "y": 1}]}), "unknown parameter 'list.0.z', 'list.0.y'"),
+        (
+            json!({"to": {"city": "x", "a/b": "y"}}),
+            "parameter 'to.a/b' is \"y\"",
+        ),
+        (
+            json!({"to": {"city": "x", "t~": 1}}),
+            "parameter 'to.t~' is 1",
+        ),
+        (
+            json!({"list": [{"city": "x"}, {"city": 2}]}),
+            "parameter 'list.1.city' is 2",
+        ),
+        (
+            json!({"list": [{"city": "x", "z": 2, "y": 1}]}),
+            "unknown parameter 'list.0.z', 'list.0.y'",
+        ),
     ] {
         let found = findings(&called(parameters.clone(), arguments.clone()));
-        assert!(found.len() == 1 && found[0].contains(wanted), "{arguments}: {found:?}");
+        assert!(
+            found.len() == 1 && found[0].contains(wanted),
+            "{arguments}: {found:?}"
+        );
     }
     assert!(findings(&called(parameters, json!({"to": {"city": "x"}}))).is_empty());
 }
@@ -43,20 +64,50 @@ fn nullable_is_carried_out() {
         "note": {"type": "string", "nullable": true}, "kind": {"enum": ["a"], "nullable": true},
         "list": {"type": "array", "items": {"type": "integer", "nullable": true}},
     }});
-    assert!(findings(&called(schema.clone(), json!({"note": null, "kind": null, "list": [1, null]}))).is_empty());
-    assert_eq!(findings(&called(schema.clone(), json!({"note": 1}))).len(), 1);
+    assert!(
+        findings(&called(
+            schema.clone(),
+            json!({"note": null, "kind": null, "list": [1, null]})
+        ))
+        .is_empty()
+    );
+    assert_eq!(
+        findings(&called(schema.clone(), json!({"note": 1}))).len(),
+        1
+    );
     assert_eq!(findings(&called(schema, json!({"list": ["x"]}))).len(), 1);
 }
 
 #[test]
 fn properties_may_have_the_names_of_keywords() {
-    let words = ["default", "nullable", "enum", "const", "examples", "items", "type", "properties", "$ref", "required"];
+    let words = [
+        "default",
+        "nullable",
+        "enum",
+        "const",
+        "examples",
+        "items",
+        "type",
+        "properties",
+        "$ref",
+        "required",
+    ];
     for word in words {
         let schema = json!({"type": "object", "properties": {word: {"type": "string", "nullable": true}},
             "additionalProperties": false});
-        assert!(findings(&called(schema.clone(), json!({word: "x"}))).is_empty(), "{word}");
-        assert!(findings(&called(schema.clone(), json!({word: null}))).is_empty(), "{word}");
-        assert_eq!(findings(&called(schema, json!({word: 3}))).len(), 1, "{word}");
+        assert!(
+            findings(&called(schema.clone(), json!({word: "x"}))).is_empty(),
+            "{word}"
+        );
+        assert!(
+            findings(&called(schema.clone(), json!({word: null}))).is_empty(),
+            "{word}"
+        );
+        assert_eq!(
+            findings(&called(schema, json!({word: 3}))).len(),
+            1,
+            "{word}"
+        );
     }
 }
 
@@ -75,8 +126,11 @@ fn nullable_moves_no_schema_that_others_refer_to() {
     let right = json!({"first": {"n": 1}, "n": 2, "same": 3, "slash": true, "either": 4, "only": 7, "free": [1], "pair": [1, null]});
     assert!(findings(&called(schema.clone(), right)).is_empty());
     assert!(
-        findings(&called(schema.clone(), json!({"first": null, "same": null, "either": null, "only": null})))
-            .is_empty()
+        findings(&called(
+            schema.clone(),
+            json!({"first": null, "same": null, "either": null, "only": null})
+        ))
+        .is_empty()
     );
     for wrong in [
         json!({"first": {"n": "x"}}),
@@ -88,39 +142,76 @@ fn nullable_moves_no_schema_that_others_refer_to() {
         json!({"pair": [1, 2]}),
         json!({"pair": [1, "a", 2]}),
     ] {
-        assert_eq!(findings(&called(schema.clone(), wrong.clone())).len(), 1, "{wrong}");
+        assert_eq!(
+            findings(&called(schema.clone(), wrong.clone())).len(),
+            1,
+            "{wrong}"
+        );
     }
 }
 
 #[test]
 fn a_schema_that_says_nothing_is_a_finding() {
     for (parameters, named) in [
-        (json!({"mesh": {"type": "integer"}}), "`mesh` of its parameters is no keyword"),
+        (
+            json!({"mesh": {"type": "integer"}}),
+            "`mesh` of its parameters is no keyword",
+        ),
         (
             json!({"type": "object", "properties": {"a": {"type": "object", "b": {"type": "string"}}}}),
             "`b` of its parameters.a",
         ),
         (json!({"type": "array", "items": {}}), "of type \"array\""),
-        (json!({"city": "the name of the city", "days": "how many"}), "`city`, `days`, no keywords"),
-        (json!({"type": "object", "city": "the name of the city"}), "`city`, no keywords"),
-        (json!({"name": "the name of the user", "title": "their title"}), "only `name`, `title`"),
+        (
+            json!({"city": "the name of the city", "days": "how many"}),
+            "`city`, `days`, no keywords",
+        ),
+        (
+            json!({"type": "object", "city": "the name of the city"}),
+            "`city`, no keywords",
+        ),
+        (
+            json!({"name": "the name of the user", "title": "their title"}),
+            "only `name`, `title`",
+        ),
         (
             json!({"name": {"type": "string"}}),
             "`name` of its parameters is a keyword of JSON Schema that takes no object",
         ),
-        (json!({"type": "object", "properties": {"a": {"type": "str"}}}), "\"str\" of its parameters.a is no type"),
-        (json!({"type": "object", "properties": {"a": {"type": ["int", "null"]}}}), "is no type"),
-        (json!({"type": "dict", "properties": {}}), "\"dict\" of its parameters is no type"),
-        (json!({"type": "object", "properties": {"a": {"type": "string", "max_length": 3}}}), "write `maxLength`"),
-        (json!({"type": "object", "properties": {"a": {"items": [{"type": "integer"}]}}}), "write `prefixItems`"),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "str"}}}),
+            "\"str\" of its parameters.a is no type",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": ["int", "null"]}}}),
+            "is no type",
+        ),
+        (
+            json!({"type": "dict", "properties": {}}),
+            "\"dict\" of its parameters is no type",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "string", "max_length": 3}}}),
+            "write `maxLength`",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"items": [{"type": "integer"}]}}}),
+            "write `prefixItems`",
+        ),
         (
             json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "object",
             "properties": {"a": {"prefixItems": [{"type": "integer"}]}}}),
             "not in the draft",
         ),
         (json!(true), "its parameters are true"),
-        (json!([{"name": "city", "type": "string"}]), "write a schema of type object"),
-        (json!({"properties": {"to": {"$ref": "#/$defs/a%20b"}}}), "leads nowhere"),
+        (
+            json!([{"name": "city", "type": "string"}]),
+            "write a schema of type object",
+        ),
+        (
+            json!({"properties": {"to": {"$ref": "#/$defs/a%20b"}}}),
+            "leads nowhere",
+        ),
         (
             json!({"properties": {"to": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}}}),
             "`#/$defs/A` of its parameters.to leads back",
@@ -130,16 +221,34 @@ fn a_schema_that_says_nothing_is_a_finding() {
             "leads back",
         ),
         (json!({"$ref": "#"}), "leads back"),
-        (json!({"properties": {"to": {"$ref": "#/$defs/none"}}}), "leads nowhere"),
-        (json!({"properties": {"to": {"$ref": "https://example.com/a.json"}}}), "leads out"),
+        (
+            json!({"properties": {"to": {"$ref": "#/$defs/none"}}}),
+            "leads nowhere",
+        ),
+        (
+            json!({"properties": {"to": {"$ref": "https://example.com/a.json"}}}),
+            "leads out",
+        ),
     ] {
         let found = findings(&called(parameters.clone(), json!({})));
-        assert!(found.iter().any(|finding| finding.contains(named)), "{parameters}: {found:?}");
+        assert!(
+            found.iter().any(|finding| finding.contains(named)),
+            "{parameters}: {found:?}"
+        );
     }
     // A list of its own kind ends with its items.
     let tree = json!({"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}, "x-note": {"a": 1}});
-    assert!(findings(&called(tree.clone(), json!({"children": [{"children": []}]}))).is_empty());
-    assert_eq!(findings(&called(tree, json!({"children": [{"children": 3}]}))).len(), 1);
+    assert!(
+        findings(&called(
+            tree.clone(),
+            json!({"children": [{"children": []}]})
+        ))
+        .is_empty()
+    );
+    assert_eq!(
+        findings(&called(tree, json!({"children": [{"children": 3}]}))).len(),
+        1
+    );
 }
 
 #[test]
@@ -151,53 +260,98 @@ fn tools_are_defined_once_and_under_names_that_are_read() {
         findings(&Conversation::from_value(row).expect("a conversation"))
     };
     let schema = json!({"type": "object", "properties": {"x": {"type": "integer", "maximum": 0}}});
-    assert!(row(json!([{"name": "f"}, {"name": "f"}])).iter().any(|f| f == "tool `f`: it is defined twice"));
+    assert!(
+        row(json!([{"name": "f"}, {"name": "f"}]))
+            .iter()
+            .any(|f| f == "tool `f`: it is defined twice")
+    );
     assert!(
         row(json!([{"name": "f", "arguments_schema": schema}]))
             .iter()
             .any(|f| f.contains("`arguments_schema` is not read"))
     );
-    for key in ["parameters", "input_schema", "inputSchema", "parametersJsonSchema"] {
-        assert!(row(json!([{"name": "f", key: schema}])).iter().any(|f| f.contains("above the maximum 0")), "{key}");
+    for key in [
+        "parameters",
+        "input_schema",
+        "inputSchema",
+        "parametersJsonSchema",
+    ] {
+        assert!(
+            row(json!([{"name": "f", key: schema}]))
+                .iter()
+                .any(|f| f.contains("above the maximum 0")),
+            "{key}"
+        );
     }
     assert!(row(json!([{"name": "f", "response": {"type": "object"}}])).is_empty());
-    for (key, value) in
-        [("required", json!(["y"])), ("properties", json!({"y": {"type": "string"}})), ("$defs", json!({"a": {}}))]
-    {
-        for tool in
-            [json!({"name": "f", key: value}), json!({"name": "f", "parameters": {"type": "object"}, key: value})]
-        {
+    for (key, value) in [
+        ("required", json!(["y"])),
+        ("properties", json!({"y": {"type": "string"}})),
+        ("$defs", json!({"a": {}})),
+    ] {
+        for tool in [
+            json!({"name": "f", key: value}),
+            json!({"name": "f", "parameters": {"type": "object"}, key: value}),
+        ] {
             let found = row(json!([tool]));
-            assert!(found.len() == 1 && found[0].contains(&format!("`{key}` stands beside")), "{found:?}");
+            assert!(
+                found.len() == 1 && found[0].contains(&format!("`{key}` stands beside")),
+                "{found:?}"
+            );
         }
     }
-    assert!(row(json!([{"name": "f", "parameters": {"type": "object"}, "required": null}])).is_empty());
+    assert!(
+        row(json!([{"name": "f", "parameters": {"type": "object"}, "required": null}])).is_empty()
+    );
 }
 
 #[test]
 fn results_answer_the_calls_before_them() {
     let row = |ids: &[&str], results: &[&str]| {
-        let calls: Vec<Value> = ids.iter().map(|id| json!({"id": id, "name": "f"})).collect();
-        let mut messages =
-            vec![json!({"role": "user", "content": "q"}), json!({"role": "assistant", "tool_calls": calls})];
-        messages.extend(results.iter().map(|id| json!({"role": "tool", "content": "r", "tool_call_id": id})));
+        let calls: Vec<Value> = ids
+            .iter()
+            .map(|id| json!({"id": id, "name": "f"}))
+            .collect();
+        let mut messages = vec![
+            json!({"role": "user", "content": "q"}),
+            json!({"role": "assistant", "tool_calls": calls}),
+        ];
+        messages.extend(
+            results
+                .iter()
+                .map(|id| json!({"role": "tool", "content": "r", "tool_call_id": id})),
+        );
         messages.push(json!({"role": "assistant", "content": "a"}));
         findings(
-            &Conversation::from_value(json!({"messages": messages, "tools": [{"name": "f"}]})).expect("a conversation"),
+            &Conversation::from_value(json!({"messages": messages, "tools": [{"name": "f"}]}))
+                .expect("a conversation"),
         )
     };
     assert!(row(&["a", "b"], &["b", "a"]).is_empty());
-    assert!(row(&[""], &["z"]).is_empty(), "a call without an id is answered by any");
+    assert!(
+        row(&[""], &["z"]).is_empty(),
+        "a call without an id is answered by any"
+    );
     assert!(row(&["a", ""], &["z", "a"]).is_empty());
     assert_eq!(row(&["a", ""], &["y", "z"]).len(), 1);
-    assert_eq!(row(&["a"], &["z"]), ["message 2: the result's `tool_call_id` `z` is that of no call before it"]);
-    assert_eq!(row(&["a"], &["a", "a"]), ["message 3: a tool result without a call before it"]);
-    assert_eq!(row(&["a", "a"], &["a", "a"]), ["message 1: two of its calls have the id `a`"]);
+    assert_eq!(
+        row(&["a"], &["z"]),
+        ["message 2: the result's `tool_call_id` `z` is that of no call before it"]
+    );
+    assert_eq!(
+        row(&["a"], &["a", "a"]),
+        ["message 3: a tool result without a call before it"]
+    );
+    assert_eq!(
+        row(&["a", "a"], &["a", "a"]),
+        ["message 1: two of its calls have the id `a`"]
+    );
 }
 
 #[test]
 fn rows_of_any_form_become_one() {
-    let wrapped = json!({"type": "function", "function": {"name": "grind", "arguments": {"grain": "rye"}}});
+    let wrapped =
+        json!({"type": "function", "function": {"name": "grind", "arguments": {"grain": "rye"}}});
     let bare = json!({"name": "grind", "arguments": "{\"grain\": \"rye\", \"miller\": null}"});
     let tool = json!({"name": "grind", "parameters": {"type": "object", "properties": {"grain": {"type": "string"}, "miller": null}}});
     let whole = json!({"type": "function", "function": {"name": "grind", "parameters": {"type": "object", "properties": {"grain": {"type": "string"}}}}});

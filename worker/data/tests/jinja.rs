@@ -9,21 +9,37 @@ fn conversation() -> Conversation {
         json!({"role": "user", "content": "q"}),
         json!({"role": "assistant", "content": null, "tool_calls": [call]}),
     ];
-    Conversation { messages, tools: Vec::new() }
+    Conversation {
+        messages,
+        tools: Vec::new(),
+    }
 }
 
 fn rendered(source: &str) -> Result<String, TemplateError> {
-    ChatTemplate::new(source, SpecialTokens::default()).and_then(|template| template.text(&conversation(), false))
+    ChatTemplate::new(source, SpecialTokens::default())
+        .and_then(|template| template.text(&conversation(), false))
 }
 
 #[test]
 fn expressions_are_what_they_are_in_python() {
     for (expression, wanted) in [
-        ("[none is iterable, tools is iterable, nope is iterable, 'a' is iterable]", "[False, False, True, True]"),
-        ("[none is sequence, {} is sequence, 'a' is sequence, 1 is sequence]", "[False, True, True, False]"),
-        ("tools is none and documents is none and tools is defined", "True"),
+        (
+            "[none is iterable, tools is iterable, nope is iterable, 'a' is iterable]",
+            "[False, False, True, True]",
+        ),
+        (
+            "[none is sequence, {} is sequence, 'a' is sequence, 1 is sequence]",
+            "[False, True, True, False]",
+        ),
+        (
+            "tools is none and documents is none and tools is defined",
+            "True",
+        ),
         ("nope | length", "0"),
-        ("messages[1].tool_calls[0].function.arguments | tojson", r#"{"b": 1, "a": "é\"", "x": 1.5e-07}"#),
+        (
+            "messages[1].tool_calls[0].function.arguments | tojson",
+            r#"{"b": 1, "a": "é\"", "x": 1.5e-07}"#,
+        ),
         (
             "messages[1].tool_calls[0].function.arguments | tojson(separators=(',', ':'))",
             r#"{"b":1,"a":"é\"","x":1.5e-07}"#,
@@ -32,21 +48,37 @@ fn expressions_are_what_they_are_in_python() {
             "messages[1].tool_calls[0].function.arguments | tojson(sort_keys=true)",
             r#"{"a": "é\"", "b": 1, "x": 1.5e-07}"#,
         ),
-        ("'é\u{1F600}' | tojson(ensure_ascii=true)", r#""\u00e9\ud83d\ude00""#),
+        (
+            "'é\u{1F600}' | tojson(ensure_ascii=true)",
+            r#""\u00e9\ud83d\ude00""#,
+        ),
         ("[1, {}] | tojson(false, 2)", "[\n  1,\n  {}\n]"),
         ("[1, 2] | tojson(indent='-')", "[\n-1,\n-2\n]"),
-        ("{'a': 1, 2: [none, true]} | tojson", r#"{"a": 1, "2": [null, true]}"#),
+        (
+            "{'a': 1, 2: [none, true]} | tojson",
+            r#"{"a": 1, "2": [null, true]}"#,
+        ),
         ("1e16", "1e+16"),
         ("0.00001", "1e-05"),
-        ("'yes' if messages | selectattr('role', 'equalto', 'nobody') else 'no'", "yes"),
-        ("messages | map(attribute='role') | join('-')", "user-assistant"),
+        (
+            "'yes' if messages | selectattr('role', 'equalto', 'nobody') else 'no'",
+            "yes",
+        ),
+        (
+            "messages | map(attribute='role') | join('-')",
+            "user-assistant",
+        ),
         ("none | selectattr('x') | list", "[]"),
         ("'' | default('d', boolean=true)", "d"),
         ("'a,b,c'.rsplit(',', 1) | join('|')", "a,b|c"),
         ("'xay'.removeprefix('x').removesuffix('y').zfill(3)", "00a"),
         ("'<b>' | safe + '\"'", "<b>&#34;"),
     ] {
-        assert_eq!(rendered(&format!("{{{{ {expression} }}}}")).expect(expression), wanted, "{expression}");
+        assert_eq!(
+            rendered(&format!("{{{{ {expression} }}}}")).expect(expression),
+            wanted,
+            "{expression}"
+        );
     }
 }
 
@@ -65,7 +97,10 @@ fn what_python_refuses_is_refused() {
         "{{ 'a'.index('b') }}",
         "{{ strftime_now('%Q') }}",
     ] {
-        assert!(matches!(rendered(source), Err(TemplateError::Refused(_))), "{source}");
+        assert!(
+            matches!(rendered(source), Err(TemplateError::Refused(_))),
+            "{source}"
+        );
     }
 }
 
@@ -91,18 +126,35 @@ fn ids_are_made_up_alike_where_the_row_gives_none() {
     assert_eq!(text(none(), none()).expect("text"), wanted);
     assert_eq!(text(none(), none()).expect("text"), wanted);
     let wanted = "user assistant#aaaaaaaa1#aaaaaaaa2 tool=aaaaaaaa1 tool=aaaaaaaa2 assistant ";
-    assert_eq!(text(none(), [json!("aaaaaaaa1"), json!("aaaaaaaa2")]).expect("text"), wanted, "ids of results");
+    assert_eq!(
+        text(none(), [json!("aaaaaaaa1"), json!("aaaaaaaa2")]).expect("text"),
+        wanted,
+        "ids of results"
+    );
     let wanted = "user assistant#aaaaaaaa1#aaaaaaaa2 tool=aaaaaaaa2 tool=aaaaaaaa1 assistant ";
     let half = [json!(""), json!("aaaaaaaa2")];
-    assert_eq!(text(half, [json!("aaaaaaaa2"), json!("aaaaaaaa1")]).expect("text"), wanted, "one id of two");
+    assert_eq!(
+        text(half, [json!("aaaaaaaa2"), json!("aaaaaaaa1")]).expect("text"),
+        wanted,
+        "one id of two"
+    );
     let wanted = "user assistant#call00002#call00001 tool=call00002 tool=call00001 assistant ";
-    assert_eq!(text([Value::Null, json!("call00001")], none()).expect("text"), wanted, "no id is made twice");
+    assert_eq!(
+        text([Value::Null, json!("call00001")], none()).expect("text"),
+        wanted,
+        "no id is made twice"
+    );
     let own = || [json!("aaaaaaaa1"), json!("aaaaaaaa2")];
     let swapped = [json!("aaaaaaaa2"), json!("aaaaaaaa1")];
     let wanted = "user assistant#aaaaaaaa1#aaaaaaaa2 tool=aaaaaaaa2 tool=aaaaaaaa1 assistant ";
     assert_eq!(text(own(), swapped).expect("text"), wanted);
     let long = [json!("call_0123456789"), json!("aaaaaaaa2")];
-    assert!(text(long, none()).expect_err("a long id").to_string().contains("ids of nine characters"));
+    assert!(
+        text(long, none())
+            .expect_err("a long id")
+            .to_string()
+            .contains("ids of nine characters")
+    );
 }
 
 #[test]
@@ -116,8 +168,15 @@ fn a_template_that_joins_arguments_to_text_is_named() {
 #[test]
 fn the_datas_own_private_characters_stay_and_move_no_mask() {
     let marked = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
-    let bare = marked.replace("{% generation %}", "").replace("{% endgeneration %}", "");
-    for private in ["\u{F0001}", "\u{F0002}", "\u{F0003}", "\u{F0001}\u{F0004}\u{F0002}\u{F0003}"] {
+    let bare = marked
+        .replace("{% generation %}", "")
+        .replace("{% endgeneration %}", "");
+    for private in [
+        "\u{F0001}",
+        "\u{F0002}",
+        "\u{F0003}",
+        "\u{F0001}\u{F0004}\u{F0002}\u{F0003}",
+    ] {
         let row = json!({"messages": [
             {"role": "user", "content": format!("a{private} secret {private}b")},
             {"role": "assistant", "content": format!("x{private}y")}
@@ -126,8 +185,15 @@ fn the_datas_own_private_characters_stay_and_move_no_mask() {
         for source in [marked, &bare] {
             let template = ChatTemplate::new(source, SpecialTokens::default()).expect("a template");
             let rendered = template.render(&conversation).expect("text");
-            assert_eq!(rendered.text, format!("user: a{private} secret {private}b\nassistant: x{private}y</s>\n"));
-            let parts: Vec<&str> = rendered.assistant.iter().map(|part| &rendered.text[part.clone()]).collect();
+            assert_eq!(
+                rendered.text,
+                format!("user: a{private} secret {private}b\nassistant: x{private}y</s>\n")
+            );
+            let parts: Vec<&str> = rendered
+                .assistant
+                .iter()
+                .map(|part| &rendered.text[part.clone()])
+                .collect();
             assert_eq!(parts, [format!("x{private}y</s>")], "{source}");
         }
     }
@@ -136,7 +202,9 @@ fn the_datas_own_private_characters_stay_and_move_no_mask() {
 #[test]
 fn answers_of_weight_0_are_not_trained_on() {
     let marked = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ m.keys() | list }}</s>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
-    let bare = marked.replace("{% generation %}", "").replace("{% endgeneration %}", "");
+    let bare = marked
+        .replace("{% generation %}", "")
+        .replace("{% endgeneration %}", "");
     let row = |first: i32, second: i32| {
         let row = json!({"messages": [
             {"role": "user", "content": "q"}, {"role": "assistant", "content": "first", "weight": first},
@@ -149,9 +217,14 @@ fn answers_of_weight_0_are_not_trained_on() {
         let parts = |conversation: &Conversation| {
             let rendered = template.render(conversation).expect("text");
             assert!(!rendered.text.contains("weight"), "{}", rendered.text);
-            rendered.assistant.iter().map(|part| rendered.text[part.clone()].to_owned()).collect::<Vec<_>>()
+            rendered
+                .assistant
+                .iter()
+                .map(|part| rendered.text[part.clone()].to_owned())
+                .collect::<Vec<_>>()
         };
-        let [first, second] = ["first", "second"].map(|said| format!("{said}['role', 'content']</s>"));
+        let [first, second] =
+            ["first", "second"].map(|said| format!("{said}['role', 'content']</s>"));
         assert_eq!(parts(&row(0, 1)), [second.as_str()], "{source}");
         assert_eq!(parts(&row(1, 0)), [first.as_str()], "{source}");
         assert_eq!(parts(&row(1, 1)), [first, second], "{source}");

@@ -13,9 +13,11 @@ use qlora_data::rows::{ReadError, open};
 use serde_json::{Value, json};
 
 fn wanted() -> Vec<Value> {
-    let row =
-        |q: &str, a: &str| json!({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]});
-    vec![row("brackets ]},[ and \"quotes\" \\", "a"), row("umlaut ü", "b")]
+    let row = |q: &str, a: &str| json!({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]});
+    vec![
+        row("brackets ]},[ and \"quotes\" \\", "a"),
+        row("umlaut ü", "b"),
+    ]
 }
 
 fn lines() -> String {
@@ -68,7 +70,10 @@ fn a_folder_is_read_file_by_file() {
     fs::write(home.path().join("README.md"), "no rows").expect("a file");
     assert_eq!(values(home.path()), all);
     let empty = tempfile::tempdir().expect("a folder");
-    assert!(matches!(open(empty.path(), "x").err(), Some(ReadError::NoFiles { .. })));
+    assert!(matches!(
+        open(empty.path(), "x").err(),
+        Some(ReadError::NoFiles { .. })
+    ));
 }
 
 #[test]
@@ -76,11 +81,30 @@ fn rows_are_numbered_by_their_lines_and_a_broken_one_does_not_hide_the_next() {
     let home = tempfile::tempdir().expect("a folder");
     let path = home.path().join("rows");
     fs::write(&path, "\n{\"text\": 1}\n\nbroken\n{\"text\": 2}\n").expect("a file");
-    let rows: Vec<_> = open(&path, "name").expect("rows").map(|row| row.expect("a row")).collect();
-    let seen: Vec<_> = rows.iter().map(|row| (row.place.to_string(), row.value.is_ok())).collect();
-    assert_eq!(seen, [("name:2".to_owned(), true), ("name:4".to_owned(), false), ("name:5".to_owned(), true)]);
+    let rows: Vec<_> = open(&path, "name")
+        .expect("rows")
+        .map(|row| row.expect("a row"))
+        .collect();
+    let seen: Vec<_> = rows
+        .iter()
+        .map(|row| (row.place.to_string(), row.value.is_ok()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("name:2".to_owned(), true),
+            ("name:4".to_owned(), false),
+            ("name:5".to_owned(), true)
+        ]
+    );
     fs::write(&path, "[\n  {\"text\": 1},\n\n  {\"text\":\n 2}\n]").expect("a file");
-    assert_eq!(read(&path).into_iter().map(|(line, _)| line).collect::<Vec<_>>(), [2, 4]);
+    assert_eq!(
+        read(&path)
+            .into_iter()
+            .map(|(line, _)| line)
+            .collect::<Vec<_>>(),
+        [2, 4]
+    );
 }
 
 fn put(bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
@@ -108,14 +132,27 @@ fn read_to_a_fault(path: &Path) -> (usize, String) {
 
 #[test]
 fn a_foreign_byte_is_a_finding_of_its_row_and_hides_no_other() {
-    let rows: [&[u8]; 3] = [b"{\"text\": \"a\"}", b"{\"text\": \"\xe5n\"}", b"{\"text\": \"b\"}"];
+    let rows: [&[u8]; 3] = [
+        b"{\"text\": \"a\"}",
+        b"{\"text\": \"\xe5n\"}",
+        b"{\"text\": \"b\"}",
+    ];
     let list = [b"[".as_slice(), &rows.join(b", ".as_slice()), b"]"].concat();
     for bytes in [rows.join(b"\n".as_slice()), list] {
         let (_home, path) = put(&bytes);
-        let rows: Vec<_> = open(&path, "name").expect("rows").map(|row| row.expect("a row")).collect();
-        let faults: Vec<String> = rows.iter().filter_map(|row| Some(row.value.as_ref().err()?.to_string())).collect();
+        let rows: Vec<_> = open(&path, "name")
+            .expect("rows")
+            .map(|row| row.expect("a row"))
+            .collect();
+        let faults: Vec<String> = rows
+            .iter()
+            .filter_map(|row| Some(row.value.as_ref().err()?.to_string()))
+            .collect();
         assert_eq!(rows.len(), 3);
-        assert_eq!(faults, ["the row is not UTF-8: byte 0xe5 at column 11; save the file as UTF-8"]);
+        assert_eq!(
+            faults,
+            ["the row is not UTF-8: byte 0xe5 at column 11; save the file as UTF-8"]
+        );
         assert!(rows[0].value.is_ok() && rows[2].value.is_ok());
     }
 }
@@ -123,39 +160,75 @@ fn a_foreign_byte_is_a_finding_of_its_row_and_hides_no_other() {
 #[test]
 fn other_encodings_are_named() {
     let text = lines();
-    let units = |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
-    let wide = |bytes: fn(u32) -> [u8; 4]| text.chars().flat_map(|c| bytes(c as u32)).collect::<Vec<u8>>();
+    let units =
+        |bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let wide = |bytes: fn(u32) -> [u8; 4]| {
+        text.chars()
+            .flat_map(|c| bytes(c as u32))
+            .collect::<Vec<u8>>()
+    };
     for (bytes, named) in [
-        ([b"\xff\xfe".to_vec(), units(u16::to_le_bytes)].concat(), "UTF-16"),
-        ([b"\xfe\xff".to_vec(), units(u16::to_be_bytes)].concat(), "UTF-16"),
+        (
+            [b"\xff\xfe".to_vec(), units(u16::to_le_bytes)].concat(),
+            "UTF-16",
+        ),
+        (
+            [b"\xfe\xff".to_vec(), units(u16::to_be_bytes)].concat(),
+            "UTF-16",
+        ),
         (units(u16::to_le_bytes), "UTF-16"),
         (units(u16::to_be_bytes), "UTF-16"),
         (wide(u32::to_le_bytes), "UTF-32"),
-        ([b"\0\0\xfe\xff".to_vec(), wide(u32::to_be_bytes)].concat(), "UTF-32"),
+        (
+            [b"\0\0\xfe\xff".to_vec(), wide(u32::to_be_bytes)].concat(),
+            "UTF-32",
+        ),
     ] {
         let (_home, path) = put(&bytes);
         let (read, fault) = read_to_a_fault(&path);
-        assert_eq!((read, fault), (0, format!("name: the file is {named}; save it as UTF-8")));
+        assert_eq!(
+            (read, fault),
+            (0, format!("name: the file is {named}; save it as UTF-8"))
+        );
     }
     let row = wanted()[0].to_string();
     let (_home, path) = put(format!("\u{feff}{row}\n\u{feff}{row}\n").as_bytes());
-    assert_eq!(values(&path), [wanted()[0].clone(), wanted()[0].clone()], "marks at the seams of joined files");
+    assert_eq!(
+        values(&path),
+        [wanted()[0].clone(), wanted()[0].clone()],
+        "marks at the seams of joined files"
+    );
 }
 
 #[test]
 fn whatever_follows_a_list_is_refused() {
     let row = wanted()[0].to_string();
     for (text, rows, named) in [
-        (format!("[{row}, {row}]\n{row}\n"), 2, "the list ends at line 1, and more follows at line 2"),
+        (
+            format!("[{row}, {row}]\n{row}\n"),
+            2,
+            "the list ends at line 1, and more follows at line 2",
+        ),
         (format!("[{row}][{row}]"), 1, "more follows at line 1"),
         (format!("[\n{row}\n] x"), 1, "the list ends at line 3"),
-        (format!("[{row}"), 0, "the row that begins at line 1 of the list does not end"),
+        (
+            format!("[{row}"),
+            0,
+            "the row that begins at line 1 of the list does not end",
+        ),
         (format!("[{row}, "), 1, "its `]` is missing"),
-        (format!("[{row},\n]"), 1, "a comma stands before the end of the list at line 2"),
+        (
+            format!("[{row},\n]"),
+            1,
+            "a comma stands before the end of the list at line 2",
+        ),
     ] {
         let (_home, path) = put(text.as_bytes());
         let (read, fault) = read_to_a_fault(&path);
-        assert!(read == rows && fault.contains(named), "{text}: {read} rows, {fault}");
+        assert!(
+            read == rows && fault.contains(named),
+            "{text}: {read} rows, {fault}"
+        );
     }
     let (_home, path) = put(format!("[{row}, {row}]\n\n \t").as_bytes());
     assert_eq!(read_to_a_fault(&path), (2, String::new()));
@@ -164,9 +237,16 @@ fn whatever_follows_a_list_is_refused() {
 #[test]
 fn a_broken_row_has_one_line() {
     let (_home, path) = put(b"{\"text\": 1}\n{\"text\": 1, }\n");
-    let row = open(&path, "name").expect("rows").nth(1).expect("a row").expect("a row");
+    let row = open(&path, "name")
+        .expect("rows")
+        .nth(1)
+        .expect("a row")
+        .expect("a row");
     let fault = row.value.expect_err("a fault").to_string();
-    assert!(fault.contains(" at column ") && !fault.contains("line"), "{fault}");
+    assert!(
+        fault.contains(" at column ") && !fault.contains("line"),
+        "{fault}"
+    );
 }
 
 #[test]
@@ -179,19 +259,45 @@ fn entries_that_look_like_rows_are_read_or_named() {
         fs::write(path, "x").expect("a file");
         home
     };
-    for name in ["a.csv", "a.jsonl.bz2", "a.jsonl.xz", "a.arrow", "rows.jsonl.bak", "a.parquet.1"] {
+    for name in [
+        "a.csv",
+        "a.jsonl.bz2",
+        "a.jsonl.xz",
+        "a.arrow",
+        "rows.jsonl.bak",
+        "a.parquet.1",
+    ] {
         let fault = open(set(name).path(), "set").err().expect(name).to_string();
-        assert!(fault.starts_with(&format!("set/{name}: looks like rows")), "{fault}");
+        assert!(
+            fault.starts_with(&format!("set/{name}: looks like rows")),
+            "{fault}"
+        );
     }
-    let fault = open(set("part/deep/a.jsonl").path(), "set").err().expect("a fault").to_string();
-    assert!(fault.starts_with("set/part: is a folder that holds rows"), "{fault}");
-    for name in ["README.md", "LICENSE", ".a.csv", ".cache/a.jsonl", "dataset_infos.json", "notes/a.md"] {
+    let fault = open(set("part/deep/a.jsonl").path(), "set")
+        .err()
+        .expect("a fault")
+        .to_string();
+    assert!(
+        fault.starts_with("set/part: is a folder that holds rows"),
+        "{fault}"
+    );
+    for name in [
+        "README.md",
+        "LICENSE",
+        ".a.csv",
+        ".cache/a.jsonl",
+        "dataset_infos.json",
+        "notes/a.md",
+    ] {
         assert_eq!(values(set(name).path()), wanted(), "{name}");
     }
     let home = set("README.md");
     std::os::unix::fs::symlink("nowhere", home.path().join("b.jsonl")).expect("a link");
     let fault = open(home.path(), "set").err().expect("a fault").to_string();
-    assert!(fault.starts_with("set/b.jsonl: is no file, or a link"), "{fault}");
+    assert!(
+        fault.starts_with("set/b.jsonl: is no file, or a link"),
+        "{fault}"
+    );
 }
 
 #[test]
@@ -199,10 +305,20 @@ fn one_object_over_several_lines_is_one_message() {
     let pretty = serde_json::to_string_pretty(&json!({"data": wanted()})).expect("JSON");
     let (_home, path) = put(format!("\n{pretty}\n").as_bytes());
     let (read, fault) = read_to_a_fault(&path);
-    assert!(read == 0 && fault.contains("begins at line 2 goes on over several lines"), "{fault}");
+    assert!(
+        read == 0 && fault.contains("begins at line 2 goes on over several lines"),
+        "{fault}"
+    );
     let (_home, path) = put(format!("{{\"text\": \n{}", lines()).as_bytes());
-    let rows: Vec<_> = open(&path, "name").expect("rows").map(|row| row.expect("a row").value.is_ok()).collect();
-    assert_eq!(rows, [false, true, true], "a row that breaks off hides none of those behind it");
+    let rows: Vec<_> = open(&path, "name")
+        .expect("rows")
+        .map(|row| row.expect("a row").value.is_ok())
+        .collect();
+    assert_eq!(
+        rows,
+        [false, true, true],
+        "a row that breaks off hides none of those behind it"
+    );
 }
 
 #[test]
@@ -212,7 +328,11 @@ fn a_file_without_rows_hides_no_other_of_its_folder() {
     fs::write(home.path().join("rows.ndjson"), lines()).expect("a file");
     let rows: Vec<_> = open(home.path(), "set").expect("rows").collect();
     assert_eq!(rows.iter().filter(|row| row.is_ok()).count(), 2);
-    let fault = rows.into_iter().find_map(Result::err).expect("a fault").to_string();
+    let fault = rows
+        .into_iter()
+        .find_map(Result::err)
+        .expect("a fault")
+        .to_string();
     assert!(fault.starts_with("set/about.json: "), "{fault}");
 }
 
@@ -221,11 +341,19 @@ fn files_that_break_off_say_so() {
     let home = tempfile::tempdir().expect("a folder");
     let path = home.path().join("rows");
     let zstd = zstd::encode_all(lines().repeat(100).as_bytes(), 3).expect("bytes");
-    for bytes in [b"[{\"text\": 1}, {\"te".to_vec(), zstd[..zstd.len() - 4].to_vec(), b"PAR1 and no more".to_vec()] {
+    for bytes in [
+        b"[{\"text\": 1}, {\"te".to_vec(),
+        zstd[..zstd.len() - 4].to_vec(),
+        b"PAR1 and no more".to_vec(),
+    ] {
         fs::write(&path, bytes).expect("a file");
         let fault = match open(&path, "name") {
             Err(e) => e.to_string(),
-            Ok(rows) => rows.filter_map(Result::err).next().expect("a fault").to_string(),
+            Ok(rows) => rows
+                .filter_map(Result::err)
+                .next()
+                .expect("a fault")
+                .to_string(),
         };
         assert!(fault.starts_with("name: "), "{fault}");
     }
@@ -239,11 +367,20 @@ fn parquet_file() -> Vec<u8> {
     let properties = Arc::new(WriterProperties::builder().build());
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties).expect("a writer");
     let mut group = writer.next_row_group().expect("a group");
-    let columns = [(vec!["user", "assistant", "user", "assistant"], [4, 4, 4, 4]), (vec!["q", "a", "r"], [4, 4, 4, 3])];
+    let columns = [
+        (vec!["user", "assistant", "user", "assistant"], [4, 4, 4, 4]),
+        (vec!["q", "a", "r"], [4, 4, 4, 3]),
+    ];
     for (texts, definition) in columns {
-        let mut column = group.next_column().expect("a column").expect("one more column");
+        let mut column = group
+            .next_column()
+            .expect("a column")
+            .expect("one more column");
         let values: Vec<ByteArray> = texts.into_iter().map(ByteArray::from).collect();
-        column.typed::<ByteArrayType>().write_batch(&values, Some(&definition), Some(&[0, 1, 0, 1])).expect("values");
+        column
+            .typed::<ByteArrayType>()
+            .write_batch(&values, Some(&definition), Some(&[0, 1, 0, 1]))
+            .expect("values");
         column.close().expect("a column");
     }
     group.close().expect("a group");
@@ -260,5 +397,11 @@ fn parquet_rows_leave_out_what_is_null() {
         rows[0].1,
         json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})
     );
-    assert_eq!(rows[1], (2, json!({"messages": [{"role": "user", "content": "r"}, {"role": "assistant"}]})));
+    assert_eq!(
+        rows[1],
+        (
+            2,
+            json!({"messages": [{"role": "user", "content": "r"}, {"role": "assistant"}]})
+        )
+    );
 }

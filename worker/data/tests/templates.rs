@@ -29,28 +29,51 @@ fn object(path: &Path) -> Map<String, Value> {
 fn conversations() -> Vec<(String, Conversation)> {
     let list = |row: &Value, key: &str| row[key].as_array().cloned().unwrap_or_default();
     let read = |(name, row): (String, Value)| {
-        (name, Conversation { messages: list(&row, "messages"), tools: list(&row, "tools") })
+        (
+            name,
+            Conversation {
+                messages: list(&row, "messages"),
+                tools: list(&row, "tools"),
+            },
+        )
     };
-    object(&tests().join("conversations.json")).into_iter().map(read).collect()
+    object(&tests().join("conversations.json"))
+        .into_iter()
+        .map(read)
+        .collect()
 }
 
 /// What transformers makes of every template, by its name.
 fn rendered_by_transformers() -> BTreeMap<String, Value> {
     let entries = std::fs::read_dir(variable("QLORA_TEST_TEMPLATES")).expect("a folder");
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     paths.sort();
     let home = tempfile::tempdir().expect("a folder");
     let out = home.path().join("texts.json");
     let mut command = Command::new(variable("QLORA_TEST_PYTHON"));
-    command.arg(tests().join("render.py")).arg(tests().join("conversations.json")).arg(&out).args(paths);
+    command
+        .arg(tests().join("render.py"))
+        .arg(tests().join("conversations.json"))
+        .arg(&out)
+        .args(paths);
     let output = command.output().expect("python runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     object(&out).into_iter().collect()
 }
 
 fn template(of: &Value) -> ChatTemplate {
-    let special = SpecialTokens { bos: "<s>".into(), eos: "</s>".into() };
-    ChatTemplate::new(of["source"].as_str().expect("text"), special).expect("a template that compiles")
+    let special = SpecialTokens {
+        bos: "<s>".into(),
+        eos: "</s>".into(),
+    };
+    ChatTemplate::new(of["source"].as_str().expect("text"), special)
+        .expect("a template that compiles")
 }
 
 #[test]
@@ -76,10 +99,15 @@ fn public_templates_render_as_with_transformers() {
             if of["texts"][what][0].is_string() {
                 match template.render(conversation) {
                     Ok(rendered) => {
-                        parts_are_the_assistants(&rendered, conversation, &format!("{name}, {what}"));
+                        parts_are_the_assistants(
+                            &rendered,
+                            conversation,
+                            &format!("{name}, {what}"),
+                        );
                     }
                     // Gemma 4 writes results between the calls of a turn and its text.
-                    Err(TemplateError::Unclear { index: 2 }) if name.contains("gemma") && what == "parallel" => {}
+                    Err(TemplateError::Unclear { index: 2 })
+                        if name.contains("gemma") && what == "parallel" => {}
                     Err(e) => faults.push(format!("{name}, {what}: {e}")),
                 }
             }
@@ -92,8 +120,18 @@ fn public_templates_render_as_with_transformers() {
 /// Trained parts hold no other's text and do not begin or end inside a token; each answer is in one, unless it is told
 /// that the template leaves it out.
 fn parts_are_the_assistants(rendered: &Rendered, conversation: &Conversation, what: &str) {
-    let text = |message: &Value| message["content"].as_str().unwrap_or_default().trim().to_owned();
-    let parts: Vec<&str> = rendered.assistant.iter().map(|part| &rendered.text[part.clone()]).collect();
+    let text = |message: &Value| {
+        message["content"]
+            .as_str()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let parts: Vec<&str> = rendered
+        .assistant
+        .iter()
+        .map(|part| &rendered.text[part.clone()])
+        .collect();
     for (index, message) in conversation.messages.iter().enumerate() {
         let said = text(message);
         if message["role"] == "assistant" {
@@ -115,7 +153,11 @@ fn parts_are_the_assistants(rendered: &Rendered, conversation: &Conversation, wh
     }
     for part in &rendered.assistant {
         for edge in [part.start, part.end] {
-            assert!(!inside_a_token(&rendered.text, edge), "{what}: an edge of {:?}", &rendered.text[part.clone()]);
+            assert!(
+                !inside_a_token(&rendered.text, edge),
+                "{what}: an edge of {:?}",
+                &rendered.text[part.clone()]
+            );
         }
     }
 }
@@ -125,48 +167,77 @@ const ENDS: [&str; 4] = ["<|eot_id|>", "<|eom_id|>", "</s>", "<|im_end|>"];
 
 /// The assistant's part is one piece a turn, holds what the turn says, and ends the turn; nothing else does so.
 fn covers_the_assistant(rendered: &Rendered, conversation: &Conversation, what: &str) {
-    let turns: Vec<&Value> = conversation.messages.iter().filter(|m| m["role"] == "assistant").collect();
+    let turns: Vec<&Value> = conversation
+        .messages
+        .iter()
+        .filter(|m| m["role"] == "assistant")
+        .collect();
     assert_eq!(rendered.assistant.len(), turns.len(), "{what}");
     let mut before = 0;
     for (range, turn) in rendered.assistant.iter().zip(turns) {
         assert!(range.start >= before, "{what}: pieces overlap");
         before = range.end;
         let piece = &rendered.text[range.clone()];
-        let end =
-            ENDS.iter().find(|end| piece.ends_with(*end)).unwrap_or_else(|| panic!("{what}: {piece:?} has no end"));
+        let end = ENDS
+            .iter()
+            .find(|end| piece.ends_with(*end))
+            .unwrap_or_else(|| panic!("{what}: {piece:?} has no end"));
         let said = piece.strip_suffix(end).expect("an end").trim();
         let own = turn["content"].as_str().unwrap_or_default();
-        assert!(own.contains(end) || !said.contains(end), "{what}: more than one turn in {piece:?}");
+        assert!(
+            own.contains(end) || !said.contains(end),
+            "{what}: more than one turn in {piece:?}"
+        );
         let calls = turn["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
         if calls.is_empty() {
             assert_eq!(said, own.trim(), "{what}");
         }
         for call in calls {
-            assert!(said.contains(call["function"]["name"].as_str().expect("a name")), "{what}: {piece:?}");
+            assert!(
+                said.contains(call["function"]["name"].as_str().expect("a name")),
+                "{what}: {piece:?}"
+            );
         }
     }
 }
 
 #[test]
 fn pieces_are_whole_turns_with_their_ends() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/chat/conversations.json");
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/chat/conversations.json");
     let given: Value = serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("JSON");
-    let rows = given.as_array().or_else(|| given["conversations"].as_array()).expect("a list");
+    let rows = given
+        .as_array()
+        .or_else(|| given["conversations"].as_array())
+        .expect("a list");
     for (name, least) in [
         ("llama3_1.jinja", 22),
         ("meta-llama-Llama-3.1-8B-Instruct.jinja", 22),
         ("mistralai-Mistral-Nemo-Instruct-2407.jinja", 19),
         ("qwen2_5.jinja", 22),
     ] {
-        let source = std::fs::read_to_string(variable("QLORA_TEST_TEMPLATES").join(name)).expect("a template");
-        let special = SpecialTokens { bos: "<s>".into(), eos: "</s>".into() };
+        let source = std::fs::read_to_string(variable("QLORA_TEST_TEMPLATES").join(name))
+            .expect("a template");
+        let special = SpecialTokens {
+            bos: "<s>".into(),
+            eos: "</s>".into(),
+        };
         let template = ChatTemplate::new(&source, special).expect("a template that compiles");
         let mut covered = 0;
         for row in rows {
             let list = |key: &str| row[key].as_array().cloned().unwrap_or_default();
-            let conversation = Conversation { messages: list("messages"), tools: list("tools") };
-            let Ok(rendered) = template.render(&conversation) else { continue };
-            covers_the_assistant(&rendered, &conversation, &format!("{name}, {}", row["name"]));
+            let conversation = Conversation {
+                messages: list("messages"),
+                tools: list("tools"),
+            };
+            let Ok(rendered) = template.render(&conversation) else {
+                continue;
+            };
+            covers_the_assistant(
+                &rendered,
+                &conversation,
+                &format!("{name}, {}", row["name"]),
+            );
             covered += 1;
         }
         assert!(covered >= least, "{name}: only {covered} conversations");
@@ -178,18 +249,25 @@ fn inside_a_token(text: &str, at: usize) -> bool {
     let opened = text[..at].rfind(['<', '>']);
     opened.is_some_and(|open| {
         let inner = &text[open..at];
-        (inner.starts_with("<|") || inner.starts_with("<\u{ff5c}")) && text[at..].starts_with(|c| c != '<') && {
-            let rest = text[at..].split('<').next().unwrap_or_default();
-            rest.contains('>') && !inner.contains(char::is_whitespace)
-        }
+        (inner.starts_with("<|") || inner.starts_with("<\u{ff5c}"))
+            && text[at..].starts_with(|c| c != '<')
+            && {
+                let rest = text[at..].split('<').next().unwrap_or_default();
+                rest.contains('>') && !inner.contains(char::is_whitespace)
+            }
     })
 }
 
 /// Reasoning that the generation prompt opens for the model: the marked twins count it to a turn.
 fn given(template: &ChatTemplate, conversation: &Conversation) -> &'static str {
     const GIVEN: [&str; 3] = ["<think>\n\n</think>\n\n", "<think></think>", "<think>\n"];
-    let prompt = template.text(&conversation.question(), true).unwrap_or_default();
-    GIVEN.into_iter().find(|given| prompt.ends_with(given)).unwrap_or_default()
+    let prompt = template
+        .text(&conversation.question(), true)
+        .unwrap_or_default();
+    GIVEN
+        .into_iter()
+        .find(|given| prompt.ends_with(given))
+        .unwrap_or_default()
 }
 
 /// The parts of marked twins without what the twins count to a turn and we do not: the header, what the prompt gives, white
@@ -197,7 +275,10 @@ fn given(template: &ChatTemplate, conversation: &Conversation) -> &'static str {
 fn without_headers(parts: &[&str], headers: &[&str], given: &str) -> String {
     let bare = |part: &&str| {
         let part = part.trim_start();
-        let part = headers.iter().find_map(|header| part.strip_prefix(header)).unwrap_or(part);
+        let part = headers
+            .iter()
+            .find_map(|header| part.strip_prefix(header))
+            .unwrap_or(part);
         part.strip_prefix(given).unwrap_or(part).trim().to_owned()
     };
     parts.iter().map(bare).collect::<Vec<_>>().concat()
@@ -205,29 +286,43 @@ fn without_headers(parts: &[&str], headers: &[&str], given: &str) -> String {
 
 #[test]
 fn masks_are_those_of_the_marked_twins() {
-    const HEADERS: [&str; 3] =
-        ["<\u{ff5c}Assistant\u{ff5c}>", "<|start|>assistant", "<\u{ff5c}tool\u{2581}outputs\u{2581}end\u{ff5c}>"];
+    const HEADERS: [&str; 3] = [
+        "<\u{ff5c}Assistant\u{ff5c}>",
+        "<|start|>assistant",
+        "<\u{ff5c}tool\u{2581}outputs\u{2581}end\u{ff5c}>",
+    ];
     let (conversations, templates) = (conversations(), rendered_by_transformers());
     let mut compared = 0;
     let mut faults = Vec::new();
     for (name, of) in &templates {
-        let Some(twin) = templates.get(&name.replace(".jinja", "_training.jinja")) else { continue };
+        let Some(twin) = templates.get(&name.replace(".jinja", "_training.jinja")) else {
+            continue;
+        };
         let (bare, marked) = (template(of), template(twin));
         for (what, conversation) in &conversations {
-            let (Ok(found), Ok(wanted)) = (bare.render(conversation), marked.render(conversation)) else { continue };
+            let (Ok(found), Ok(wanted)) = (bare.render(conversation), marked.render(conversation))
+            else {
+                continue;
+            };
             if found.text != wanted.text {
                 continue;
             }
             let given = given(&bare, conversation);
             let parts = |rendered: &Rendered| {
-                let parts: Vec<&str> = rendered.assistant.iter().map(|part| &rendered.text[part.clone()]).collect();
+                let parts: Vec<&str> = rendered
+                    .assistant
+                    .iter()
+                    .map(|part| &rendered.text[part.clone()])
+                    .collect();
                 // Phi-3 writes a second end behind the last turn.
                 let text = without_headers(&parts, &HEADERS, given);
                 text.trim_end_matches("</s>").trim_end().to_owned()
             };
             let (found, wanted) = (parts(&found), parts(&wanted));
             if found != wanted {
-                faults.push(format!("{name}, {what}\n  ours {found:?}\n  twin {wanted:?}"));
+                faults.push(format!(
+                    "{name}, {what}\n  ours {found:?}\n  twin {wanted:?}"
+                ));
             }
             compared += 1;
         }
@@ -238,16 +333,27 @@ fn masks_are_those_of_the_marked_twins() {
 
 #[test]
 fn a_date_is_the_same_every_day_and_can_be_set() {
-    let source =
-        "{{ strftime_now('%d %B %Y, %A, %-d %b %j %H:%M') }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let source = "{{ strftime_now('%d %B %Y, %A, %-d %b %j %H:%M') }}{% for m in messages %}{{ m.content }}{% endfor %}";
     let (_, conversation) = conversations().remove(0);
     let template = ChatTemplate::new(source, SpecialTokens::default()).expect("a template");
     let text = template.text(&conversation, false).expect("text");
-    assert!(text.starts_with("26 July 2024, Friday, 26 Jul 208 00:00Hi"), "{text}");
+    assert!(
+        text.starts_with("26 July 2024, Friday, 26 Jul 208 00:00Hi"),
+        "{text}"
+    );
     let template = template.dated("2031-01-02").expect("a date");
     assert!(
-        template.text(&conversation, false).expect("text").starts_with("02 January 2031, Thursday, 2 Jan 002 00:00Hi")
+        template
+            .text(&conversation, false)
+            .expect("text")
+            .starts_with("02 January 2031, Thursday, 2 Jan 002 00:00Hi")
     );
     let template = ChatTemplate::new(source, SpecialTokens::default()).expect("a template");
-    assert!(template.dated("2031-13-02").expect_err("no date").to_string().contains("2031-13-02"));
+    assert!(
+        template
+            .dated("2031-13-02")
+            .expect_err("no date")
+            .to_string()
+            .contains("2031-13-02")
+    );
 }

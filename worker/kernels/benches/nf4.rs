@@ -19,12 +19,17 @@ fn report(what: &str, mut run: impl FnMut() -> Result<()>) -> Result<()> {
         run()?;
         best = best.min(start.elapsed().as_secs_f64());
     }
-    println!("{what:<34} {:6.2} GB/s", (SHAPE.0 * SHAPE.1 * 2) as f64 / best / 1e9);
+    println!(
+        "{what:<34} {:6.2} GB/s",
+        (SHAPE.0 * SHAPE.1 * 2) as f64 / best / 1e9
+    );
     Ok(())
 }
 
 fn main() -> Result<()> {
-    let values: Vec<f32> = (0..SHAPE.0 * SHAPE.1).map(|i| ((i * 2_654_435_761) % 2001) as f32 / 1000.0 - 1.0).collect();
+    let values: Vec<f32> = (0..SHAPE.0 * SHAPE.1)
+        .map(|i| ((i * 2_654_435_761) % 2001) as f32 / 1000.0 - 1.0)
+        .collect();
     let weights = Tensor::from_vec(values, SHAPE, &Device::Cpu)?.to_dtype(DType::BF16)?;
     let cpu = backend::host();
     report("quantize, double", || {
@@ -40,7 +45,14 @@ fn main() -> Result<()> {
     // Unpacks each row once, and multiplies it as it lies.
     let row = Tensor::ones((1, SHAPE.1), DType::F32, &Device::Cpu)?.into();
     report("product with one row", || {
-        black_box(cpu.matmul_forward(&[Term { x: &row, w: &matrix, scale: 1.0 }], None)?);
+        black_box(cpu.matmul_forward(
+            &[Term {
+                x: &row,
+                w: &matrix,
+                scale: 1.0,
+            }],
+            None,
+        )?);
         Ok(())
     })
 }

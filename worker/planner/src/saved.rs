@@ -28,13 +28,21 @@ pub enum SavedActivations {
 }
 
 impl SavedActivations {
-    pub const EVERY: [Self; 6] =
-        [Self::OffloadedInput, Self::Input, Self::Attention, Self::Residual, Self::Qkv, Self::All];
+    pub const EVERY: [Self; 6] = [
+        Self::OffloadedInput,
+        Self::Input,
+        Self::Attention,
+        Self::Residual,
+        Self::Qkv,
+        Self::All,
+    ];
 
     /// How many blocks save what.
     pub fn counted(saved: &[Self]) -> BTreeMap<Self, usize> {
         let mut counts = BTreeMap::new();
-        saved.iter().for_each(|&saved| *counts.entry(saved).or_insert(0) += 1);
+        saved
+            .iter()
+            .for_each(|&saved| *counts.entry(saved).or_insert(0) += 1);
         counts
     }
 
@@ -45,10 +53,24 @@ impl SavedActivations {
 
     /// Widths of the tensors that are saved on the device, each of which has a row for each token.
     pub(crate) fn widths(self, shape: &ModelShape, config: &TrainingConfig) -> Vec<usize> {
-        let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        let unscaled = config.lora.target_modules.iter().filter(|_| config.lora.dora).map(|&m| shape.projection(m).0);
+        let (q, kv) = (
+            shape.heads * shape.head_dim,
+            shape.kv_heads * shape.head_dim,
+        );
+        let unscaled = config
+            .lora
+            .target_modules
+            .iter()
+            .filter(|_| config.lora.dora)
+            .map(|&m| shape.projection(m).0);
         let gates = [shape.ffn; 2].into_iter().chain(unscaled).collect();
-        let parts = [vec![shape.hidden], vec![q], vec![shape.hidden], vec![q, kv, kv], gates];
+        let parts = [
+            vec![shape.hidden],
+            vec![q],
+            vec![shape.hidden],
+            vec![q, kv, kv],
+            gates,
+        ];
         parts.into_iter().take(self as usize).flatten().collect()
     }
 }

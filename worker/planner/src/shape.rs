@@ -33,7 +33,12 @@ pub struct ModelShape {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RopeScaling {
     /// As Llama 3.1 defines it.
-    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_positions: f64 },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_positions: f64,
+    },
     /// One divisor a frequency, as GGUF files store it.
     Divisors(Vec<f32>),
 }
@@ -53,7 +58,11 @@ impl ModelShape {
 
     /// Parameters of one block's linear layers.
     pub fn block_parameters(&self) -> usize {
-        TargetModule::ALL.iter().map(|&m| self.projection(m)).map(|(o, i)| o * i).sum()
+        TargetModule::ALL
+            .iter()
+            .map(|&m| self.projection(m))
+            .map(|(o, i)| o * i)
+            .sum()
     }
 
     /// Parameters of the embedding and, where it is separate, of the output layer.
@@ -62,7 +71,9 @@ impl ModelShape {
     }
 
     pub fn parameters(&self) -> usize {
-        self.layers * (self.block_parameters() + 2 * self.hidden) + self.table_parameters() + self.hidden
+        self.layers * (self.block_parameters() + 2 * self.hidden)
+            + self.table_parameters()
+            + self.hidden
     }
 
     /// Numbers in the adapters that `lora` asks for.
@@ -79,6 +90,9 @@ impl ModelShape {
 pub fn beyond_positions(shape: &ModelShape, config: &TrainingConfig) -> Option<String> {
     let (asked, known) = (config.data.max_seq_len, shape.max_positions);
     let base = config.model.base.as_deref().unwrap_or_default();
-    (asked > known)
-        .then(|| format!("`data.max_seq_len` is {asked}, more than the {known} positions that `{base}` knows"))
+    (asked > known).then(|| {
+        format!(
+            "`data.max_seq_len` is {asked}, more than the {known} positions that `{base}` knows"
+        )
+    })
 }

@@ -28,20 +28,35 @@ pub fn forward(shape: &ModelShape, lora: Option<&LoraConfig>, sequences: &[Seque
 /// Bytes that the backward pass of a block uploads at the most, the forward pass that it repeats among them.
 pub fn backward(shape: &ModelShape, lora: &LoraConfig, sequences: &[Sequence]) -> u64 {
     // The gradient of A and that of the input draw the mask each; where u is not kept, it is drawn for u as well.
-    let times = |module| if lora.dora || module == TargetModule::DownProj { 3 } else { 2 };
+    let times = |module| {
+        if lora.dora || module == TargetModule::DownProj {
+            3
+        } else {
+            2
+        }
+    };
     2 * attention_masks(sequences) + dropout_masks(shape, lora, sequences, times)
 }
 
 /// Bytes that are there at one time at the most, for full sequences.
 pub(crate) fn peak(shape: &ModelShape, config: &TrainingConfig) -> u64 {
     let length = config.data.max_seq_len;
-    let sequences = vec![Sequence { queries: length, keys: length }; config.training.micro_batch_size];
+    let sequences = vec![
+        Sequence {
+            queries: length,
+            keys: length
+        };
+        config.training.micro_batch_size
+    ];
     let of_block = backward(shape, &config.lora, &sequences);
     (of_block * shape.layers as u64).min(BOUND + of_block)
 }
 
 fn attention_masks(sequences: &[Sequence]) -> u64 {
-    sequences.iter().map(|sequence| (sequence.queries * sequence.keys * ELEMENT) as u64).sum()
+    sequences
+        .iter()
+        .map(|sequence| (sequence.queries * sequence.keys * ELEMENT) as u64)
+        .sum()
 }
 
 /// Masks of the inputs of all adapters of a block, each drawn so many `times`.
@@ -55,7 +70,11 @@ fn dropout_masks(
         return 0;
     }
     let tokens: usize = sequences.iter().map(|sequence| sequence.queries).sum();
-    let widths: usize = lora.target_modules.iter().map(|&module| times(module) * shape.projection(module).1).sum();
+    let widths: usize = lora
+        .target_modules
+        .iter()
+        .map(|&module| times(module) * shape.projection(module).1)
+        .sum();
     (tokens * widths * ELEMENT) as u64
 }
 
@@ -69,29 +88,61 @@ pub(crate) mod tests {
     const MIB: u64 = 1 << 20;
 
     fn llama() -> ModelShape {
-        find("llama-3.1-8b-instruct").expect("an entry of the catalogue").shape
+        find("llama-3.1-8b-instruct")
+            .expect("an entry of the catalogue")
+            .shape
     }
 
     /// The configuration of a Mac's preset with `set`.
     pub(crate) fn config(set: &[&str]) -> TrainingConfig {
-        let common = ["model.base=llama-3.1-8b-instruct", "model.quantization=nf4", "data.train=rows.jsonl"];
-        let sizes = ["data.max_seq_len=1024", "training.micro_batch_size=1", "lora.dropout=0.05"];
+        let common = [
+            "model.base=llama-3.1-8b-instruct",
+            "model.quantization=nf4",
+            "data.train=rows.jsonl",
+        ];
+        let sizes = [
+            "data.max_seq_len=1024",
+            "training.micro_batch_size=1",
+            "lora.dropout=0.05",
+        ];
         let modules = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]";
-        let set = common.iter().chain(&sizes).chain([&modules]).chain(set).map(|s| (*s).to_owned()).collect();
-        Layers { set, ..Layers::default() }.resolve().expect("a configuration").config().clone()
+        let set = common
+            .iter()
+            .chain(&sizes)
+            .chain([&modules])
+            .chain(set)
+            .map(|s| (*s).to_owned())
+            .collect();
+        Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration")
+        .config()
+        .clone()
     }
 
     /// Two passes over one block with an adapter on `module` alone, for one sequence of `tokens`.
     fn passes(set: &[&str], tokens: usize) -> (u64, u64) {
         let (shape, lora) = (llama(), config(set).lora);
-        let sequences = [Sequence { queries: tokens, keys: tokens }];
-        (forward(&shape, Some(&lora), &sequences), backward(&shape, &lora, &sequences))
+        let sequences = [Sequence {
+            queries: tokens,
+            keys: tokens,
+        }];
+        (
+            forward(&shape, Some(&lora), &sequences),
+            backward(&shape, &lora, &sequences),
+        )
     }
 
     #[test]
     fn masks_of_adapters_and_of_attention_are_counted() {
         // 1,024 x 4,096 elements in f32 are 16 MiB, 1,024 x 1,024 are 4 MiB.
-        assert_eq!(passes(&[], 1024), (4 * 16 * MIB + 4 * MIB, 8 * 16 * MIB + 8 * MIB));
+        assert_eq!(
+            passes(&[], 1024),
+            (4 * 16 * MIB + 4 * MIB, 8 * 16 * MIB + 8 * MIB)
+        );
         assert_eq!(passes(&["lora.dropout=0"], 1024), (4 * MIB, 8 * MIB));
         assert_eq!(passes(&["lora.dora=true"], 1024).1, 12 * 16 * MIB + 8 * MIB);
         let down = ["lora.target_modules=[down_proj]"];
@@ -110,7 +161,10 @@ pub(crate) mod tests {
     #[test]
     fn packed_sequences_have_masks_of_their_own() {
         let (shape, lora) = (llama(), config(&["lora.dropout=0"]).lora);
-        let two = [Sequence { queries: 512, keys: 512 }; 2];
+        let two = [Sequence {
+            queries: 512,
+            keys: 512,
+        }; 2];
         assert_eq!(forward(&shape, Some(&lora), &two), 2 * MIB);
     }
 
@@ -119,7 +173,25 @@ pub(crate) mod tests {
         let config = config(&[]);
         let of_block = 8 * 16 * MIB + 8 * MIB;
         assert_eq!(peak(&llama(), &config), BOUND + of_block);
-        assert_eq!(peak(&ModelShape { layers: 1, ..llama() }, &config), of_block);
-        assert_eq!(peak(&ModelShape { layers: 640, ..llama() }, &config), BOUND + of_block);
+        assert_eq!(
+            peak(
+                &ModelShape {
+                    layers: 1,
+                    ..llama()
+                },
+                &config
+            ),
+            of_block
+        );
+        assert_eq!(
+            peak(
+                &ModelShape {
+                    layers: 640,
+                    ..llama()
+                },
+                &config
+            ),
+            BOUND + of_block
+        );
     }
 }

@@ -54,7 +54,12 @@ pub struct Options {
 /// The folder of an attempt. Coordinators count their jobs alike; workers of one machine share the state folder, and may
 /// share an attempt.
 fn folder_name(whose: &Whose, rank: u32) -> String {
-    let Whose { coordinator, job, token, .. } = whose;
+    let Whose {
+        coordinator,
+        job,
+        token,
+        ..
+    } = whose;
     match rank {
         0 => format!("{coordinator}-{job}-{token}"),
         rank => format!("{coordinator}-{job}-{token}-{rank}"),
@@ -63,14 +68,26 @@ fn folder_name(whose: &Whose, rank: u32) -> String {
 
 impl Attempt {
     /// Starts what `assignment` says, as the worker `name` with its state in `state`.
-    pub fn start(contact: Contact, (name, state): (&str, &Path), options: Options, assignment: Assignment) -> Self {
+    pub fn start(
+        contact: Contact,
+        (name, state): (&str, &Path),
+        options: Options,
+        assignment: Assignment,
+    ) -> Self {
         let (stop, stopping) = watch::channel(None);
         let (ended, over) = watch::channel(false);
         let (job, token) = (assignment.job, assignment.token);
         let span = tracing::info_span!("attempt", job, token);
         qlora_telemetry::set_parent_text(&span, &assignment.traceparent);
-        let whose = Whose { coordinator: contact.coordinator, worker: name.into(), job, token };
-        let folder = state.join("jobs").join(folder_name(&whose, assignment.rank));
+        let whose = Whose {
+            coordinator: contact.coordinator,
+            worker: name.into(),
+            job,
+            token,
+        };
+        let folder = state
+            .join("jobs")
+            .join(folder_name(&whose, assignment.rank));
         let outbox: Arc<Outbox> = Arc::default();
         let work = Work {
             whose: whose.clone(),
@@ -88,18 +105,46 @@ impl Attempt {
             instruments: Default::default(),
             helpers: Default::default(),
         };
-        Self { whose, stop, over, outbox, folder, task: tokio::spawn(work.run().instrument(span)) }
+        Self {
+            whose,
+            stop,
+            over,
+            outbox,
+            folder,
+            task: tokio::spawn(work.run().instrument(span)),
+        }
     }
 
     /// Delivers what an attempt left when its worker ended, or when another coordinator answered.
     pub fn resume(contact: Contact, left: Handover) -> Self {
-        let Handover { whose, ended, saved, reports, folder } = left;
-        let Contact { client, session, .. } = contact;
+        let Handover {
+            whose,
+            ended,
+            saved,
+            reports,
+            folder,
+        } = left;
+        let Contact {
+            client, session, ..
+        } = contact;
         let (outbox, (stop, stopping)) = (Arc::new(reports), watch::channel(None));
-        let delivery =
-            Delivery { client, session, token: whose.token, folder: folder.clone(), outbox: outbox.clone(), stopping };
+        let delivery = Delivery {
+            client,
+            session,
+            token: whose.token,
+            folder: folder.clone(),
+            outbox: outbox.clone(),
+            stopping,
+        };
         let over = watch::channel(true).1;
-        Self { whose, stop, over, outbox, folder, task: tokio::spawn(delivery.complete(ended, saved)) }
+        Self {
+            whose,
+            stop,
+            over,
+            outbox,
+            folder,
+            task: tokio::spawn(delivery.complete(ended, saved)),
+        }
     }
 
     /// As a registration names it.
@@ -128,12 +173,19 @@ impl Attempt {
 
     /// Whether it has been asked to stop as urgently as `urgency`.
     pub fn is_stopping(&self, urgency: Urgency) -> bool {
-        self.stop.borrow().as_ref().is_some_and(|stopping| stopping.urgency >= urgency)
+        self.stop
+            .borrow()
+            .as_ref()
+            .is_some_and(|stopping| stopping.urgency >= urgency)
     }
 
     /// Ends its process and everything that speaks for it; what it leaves for its coordinator, where that is something.
     pub async fn leave(mut self, reason: String) -> Option<Handover> {
-        self.stop(Stopping { reason, urgency: Urgency::Leave, resumes: true });
+        self.stop(Stopping {
+            reason,
+            urgency: Urgency::Leave,
+            resumes: true,
+        });
         if self.ended().await != Ending::Kept {
             return None;
         }
@@ -161,7 +213,11 @@ mod tests {
             job: 1,
             token: 7,
         };
-        let names = [folder_name(&whose("1"), 0), folder_name(&whose("2"), 0), folder_name(&whose("2"), 1)];
+        let names = [
+            folder_name(&whose("1"), 0),
+            folder_name(&whose("2"), 0),
+            folder_name(&whose("2"), 1),
+        ];
         assert_eq!(names, ["11111111-1-7", "22222222-1-7", "22222222-1-7-1"]);
     }
 }

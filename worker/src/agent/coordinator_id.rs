@@ -44,9 +44,18 @@ mod tests {
 
     #[test]
     fn what_is_no_id_can_name_no_folder() {
-        let id = CoordinatorId::try_from("0123456789abcdef0123456789ABCDEF".to_owned()).expect("an id");
-        assert_eq!((id.to_string(), String::from(id).len()), ("01234567".to_owned(), 32));
-        for text in ["", "0123", "../../../../../../../../../../etc", "0123456789abcdef0123456789abcdeg"] {
+        let id =
+            CoordinatorId::try_from("0123456789abcdef0123456789ABCDEF".to_owned()).expect("an id");
+        assert_eq!(
+            (id.to_string(), String::from(id).len()),
+            ("01234567".to_owned(), 32)
+        );
+        for text in [
+            "",
+            "0123",
+            "../../../../../../../../../../etc",
+            "0123456789abcdef0123456789abcdeg",
+        ] {
             assert!(CoordinatorId::try_from(text.to_owned()).is_err(), "{text}");
         }
     }

@@ -50,7 +50,10 @@ pub type Uploads = Owned<Result<Option<u64>, TransferError>>;
 impl Delivery {
     /// Sends reports until the attempt is over.
     pub fn reports(&self) -> Reports {
-        let sender = Sender { session: self.session.clone(), token: self.token };
+        let sender = Sender {
+            session: self.session.clone(),
+            token: self.token,
+        };
         Owned::spawn(self.outbox.clone().deliver(self.client.clone(), sender))
     }
 
@@ -71,7 +74,12 @@ impl Delivery {
     }
 
     /// Waits for the uploads, tells how the attempt ended, and clears up. An attempt that is to be left stays as it is.
-    pub async fn close(self, ended: ExitStatus, uploads: Option<Uploads>, reports: Reports) -> Ending {
+    pub async fn close(
+        self,
+        ended: ExitStatus,
+        uploads: Option<Uploads>,
+        reports: Reports,
+    ) -> Ending {
         let mut stopping = self.stopping.clone();
         tokio::select! {
             biased;
@@ -116,7 +124,9 @@ impl Delivery {
                 message: message.clone(),
                 code: ended.code.clone(),
             };
-            let Err(status) = client.finish(request).await else { return Ending::Told };
+            let Err(status) = client.finish(request).await else {
+                return Ending::Told;
+            };
             match judge(&status) {
                 Verdict::Over | Verdict::Refused => {
                     tracing::warn!("the end of the attempt is refused: {}", status.message());
@@ -141,7 +151,9 @@ fn level(outcome: Outcome) -> &'static str {
 /// where the attempt failed; a success whose adapter could not be delivered is none.
 async fn after_uploads(uploads: Uploads, ended: ExitStatus) -> (ExitStatus, Option<u64>) {
     match uploads.await {
-        Ok(Err(fault)) if ended.outcome == Outcome::Succeeded => (Fault::from(fault).status(), None),
+        Ok(Err(fault)) if ended.outcome == Outcome::Succeeded => {
+            (Fault::from(fault).status(), None)
+        }
         Ok(Ok(saved)) => (ended, saved),
         _ => (ended, None),
     }

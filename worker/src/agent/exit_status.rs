@@ -14,7 +14,12 @@ pub struct ExitStatus {
 
 impl ExitStatus {
     pub fn of(outcome: Outcome, message: impl Into<String>) -> Self {
-        Self { outcome, message: message.into(), code: String::new(), resumes: false }
+        Self {
+            outcome,
+            message: message.into(),
+            code: String::new(),
+            resumes: false,
+        }
     }
 
     pub fn succeeded() -> Self {
@@ -22,14 +27,24 @@ impl ExitStatus {
     }
 
     pub fn with_code(self, code: &str) -> Self {
-        Self { code: code.to_owned(), ..self }
+        Self {
+            code: code.to_owned(),
+            ..self
+        }
     }
 
     /// What is told of it, the newest step that the coordinator has of this attempt being `saved`.
     pub fn told(&self, saved: Option<u64>) -> String {
         let is_stopped = matches!(self.outcome, Outcome::Stopped | Outcome::Lost);
-        let saved = saved.filter(|_| is_stopped).map(|step| format!("; saved step {step}")).unwrap_or_default();
-        let next = if self.resumes { "; the job will resume" } else { "" };
+        let saved = saved
+            .filter(|_| is_stopped)
+            .map(|step| format!("; saved step {step}"))
+            .unwrap_or_default();
+        let next = if self.resumes {
+            "; the job will resume"
+        } else {
+            ""
+        };
         format!("{}{saved}{next}", self.message)
     }
 }
@@ -40,11 +55,26 @@ mod tests {
 
     #[test]
     fn what_is_told_says_why_it_stopped_what_is_saved_and_whether_the_job_goes_on() {
-        let stopped = |reason: &str, resumes| ExitStatus { resumes, ..ExitStatus::of(Outcome::Stopped, reason) };
+        let stopped = |reason: &str, resumes| ExitStatus {
+            resumes,
+            ..ExitStatus::of(Outcome::Stopped, reason)
+        };
         let worker = stopped("the worker is shutting down", true);
-        assert_eq!(worker.told(Some(12)), "the worker is shutting down; saved step 12; the job will resume");
-        assert_eq!(worker.told(None), "the worker is shutting down; the job will resume");
-        assert_eq!(stopped("by user", false).told(Some(3)), "by user; saved step 3");
-        assert_eq!(ExitStatus::of(Outcome::Failed, "it broke").told(Some(3)), "it broke");
+        assert_eq!(
+            worker.told(Some(12)),
+            "the worker is shutting down; saved step 12; the job will resume"
+        );
+        assert_eq!(
+            worker.told(None),
+            "the worker is shutting down; the job will resume"
+        );
+        assert_eq!(
+            stopped("by user", false).told(Some(3)),
+            "by user; saved step 3"
+        );
+        assert_eq!(
+            ExitStatus::of(Outcome::Failed, "it broke").told(Some(3)),
+            "it broke"
+        );
     }
 }

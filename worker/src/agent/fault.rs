@@ -19,10 +19,15 @@ pub(super) enum Fault {
     #[error(transparent)]
     Transfer(#[from] TransferError),
     /// Its bytes are those that were submitted, so another try finds the same.
-    #[error("the {name} that was submitted cannot be unpacked: it is no tar archive of plain files and folders")]
+    #[error(
+        "the {name} that was submitted cannot be unpacked: it is no tar archive of plain files and folders"
+    )]
     Archive { name: String },
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}", .0.reason)]
     Stopped(Stopping),
     #[error("a part of this program ended by itself, which trying again may mend: {0}")]
@@ -47,9 +52,9 @@ impl Fault {
 
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Config(_) | Self::Archive { .. } | Self::Model(models::ModelError::Unknown { .. }) => {
-                Outcome::BadInput
-            }
+            Self::Config(_)
+            | Self::Archive { .. }
+            | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
             Self::Stopped(_) => Outcome::Stopped,
             fault if fault.is_full_disk() => Outcome::NoRoom,
             _ => Outcome::Failed,
@@ -72,7 +77,10 @@ impl Fault {
     /// How an attempt ended that ended with it.
     pub fn status(&self) -> ExitStatus {
         let resumes = matches!(self, Self::Stopped(Stopping { resumes: true, .. }));
-        ExitStatus { resumes, ..ExitStatus::of(self.outcome(), self.to_string()).with_code(self.code()) }
+        ExitStatus {
+            resumes,
+            ..ExitStatus::of(self.outcome(), self.to_string()).with_code(self.code())
+        }
     }
 }
 
@@ -84,23 +92,49 @@ mod tests {
     fn every_fault_has_the_code_of_its_cause_and_a_full_disk_has_its_own_wherever_it_is() {
         let full = || std::io::Error::from(ErrorKind::StorageFull);
         let broken = || std::io::Error::from(ErrorKind::PermissionDenied);
-        let transfer = |source| Fault::Transfer(TransferError::Io { path: "a".into(), source });
-        let model = |source| Fault::Model(models::ModelError::Io { path: "a".into(), source });
+        let transfer = |source| {
+            Fault::Transfer(TransferError::Io {
+                path: "a".into(),
+                source,
+            })
+        };
+        let model = |source| {
+            Fault::Model(models::ModelError::Io {
+                path: "a".into(),
+                source,
+            })
+        };
         let config = qlora_config::ResolvedConfig::from_json("{}").expect_err("no configuration");
         for (fault, outcome, code) in [
             (Fault::io(Path::new("a"))(full()), Outcome::NoRoom, "Q0607"),
             (transfer(full()), Outcome::NoRoom, "Q0607"),
             (model(full()), Outcome::NoRoom, "Q0607"),
-            (Fault::io(Path::new("a"))(broken()), Outcome::Failed, "Q0605"),
+            (
+                Fault::io(Path::new("a"))(broken()),
+                Outcome::Failed,
+                "Q0605",
+            ),
             (transfer(broken()), Outcome::Failed, "Q0605"),
             (model(broken()), Outcome::Failed, "Q0302"),
-            (Fault::Transfer(TransferError::Refused("no".into())), Outcome::Failed, "Q0403"),
+            (
+                Fault::Transfer(TransferError::Refused("no".into())),
+                Outcome::Failed,
+                "Q0403",
+            ),
             (Fault::Config(config), Outcome::BadInput, "Q0102"),
-            (Fault::Stopped(Stopping::with_another()), Outcome::Stopped, ""),
+            (
+                Fault::Stopped(Stopping::with_another()),
+                Outcome::Stopped,
+                "",
+            ),
             (Fault::Task("a panic".into()), Outcome::Failed, ""),
         ] {
             let status = fault.status();
-            assert_eq!((status.outcome, status.code.as_str()), (outcome, code), "{fault}");
+            assert_eq!(
+                (status.outcome, status.code.as_str()),
+                (outcome, code),
+                "{fault}"
+            );
             assert_eq!(status.resumes, outcome == Outcome::Stopped);
         }
     }

@@ -44,7 +44,10 @@ pub struct Whose {
 
 impl Whose {
     pub fn held(&self) -> HeldAttempt {
-        HeldAttempt { coordinator_id: self.coordinator.clone().into(), token: self.token }
+        HeldAttempt {
+            coordinator_id: self.coordinator.clone().into(),
+            token: self.token,
+        }
     }
 }
 
@@ -64,13 +67,42 @@ struct Record {
 }
 
 /// Writes down what the attempt leaves in its folder, all of it or nothing.
-pub fn write(whose: &Whose, ended: &ExitStatus, saved: &[Saved], (outbox, folder): (&Outbox, &Path)) -> io::Result<()> {
+pub fn write(
+    whose: &Whose,
+    ended: &ExitStatus,
+    saved: &[Saved],
+    (outbox, folder): (&Outbox, &Path),
+) -> io::Result<()> {
     // An attempt that is told to have succeeded has all its reports.
     keep_reports(outbox, folder)?;
-    let ExitStatus { outcome, message, code, resumes } = ended.clone();
-    let within = |saved: &Saved| saved.folder.strip_prefix(folder).unwrap_or(&saved.folder).to_owned();
-    let saved = saved.iter().map(|saved| Saved { folder: within(saved), ..saved.clone() }).collect();
-    let record = Record { whose: whose.clone(), outcome: outcome.into(), message, code, resumes, saved };
+    let ExitStatus {
+        outcome,
+        message,
+        code,
+        resumes,
+    } = ended.clone();
+    let within = |saved: &Saved| {
+        saved
+            .folder
+            .strip_prefix(folder)
+            .unwrap_or(&saved.folder)
+            .to_owned()
+    };
+    let saved = saved
+        .iter()
+        .map(|saved| Saved {
+            folder: within(saved),
+            ..saved.clone()
+        })
+        .collect();
+    let record = Record {
+        whose: whose.clone(),
+        outcome: outcome.into(),
+        message,
+        code,
+        resumes,
+        saved,
+    };
     partial::write(&folder.join(RECORD), &serde_json::to_vec(&record)?)
 }
 
@@ -96,8 +128,10 @@ fn read(folder: &Path) -> Result<Handover, Unusable> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(Unusable::Nothing),
         text => text.map_err(|e| damaged(format!("{RECORD}: {e}")))?,
     };
-    let record: Record = serde_json::from_str(&text).map_err(|e| damaged(format!("{RECORD}: {e}")))?;
-    let outcome = Outcome::try_from(record.outcome).map_err(|e| damaged(format!("{RECORD}: {e}")))?;
+    let record: Record =
+        serde_json::from_str(&text).map_err(|e| damaged(format!("{RECORD}: {e}")))?;
+    let outcome =
+        Outcome::try_from(record.outcome).map_err(|e| damaged(format!("{RECORD}: {e}")))?;
     let mut saved = Vec::new();
     for mut one in record.saved {
         // The folder may have been called by another path then.
@@ -107,13 +141,21 @@ fn read(folder: &Path) -> Result<Handover, Unusable> {
             (true, false) => saved.push(one),
             // An attempt that was stopped has ended so all the same; one that has succeeded has made an adapter.
             (false, false) if one.kind == Kind::Checkpoint => {
-                tracing::warn!("{} is not there, and is not delivered", one.folder.display());
+                tracing::warn!(
+                    "{} is not there, and is not delivered",
+                    one.folder.display()
+                );
             }
-            (false, false) => return Err(damaged(format!("{} is not there", one.folder.display()))),
+            (false, false) => {
+                return Err(damaged(format!("{} is not there", one.folder.display())));
+            }
         }
     }
     let reports = Outbox::restored(&folder.join(REPORTS)).or_else(|e| {
-        tracing::warn!("the reports in {} are damaged and are left out: {e}", folder.display());
+        tracing::warn!(
+            "the reports in {} are damaged and are left out: {e}",
+            folder.display()
+        );
         // Scores are reports: without them an evaluation has made nothing.
         let has_adapter = saved.iter().any(|saved| saved.kind == Kind::Adapter);
         if outcome == Outcome::Succeeded && !has_adapter {
@@ -121,8 +163,19 @@ fn read(folder: &Path) -> Result<Handover, Unusable> {
         }
         Ok(Outbox::after_unknown())
     })?;
-    let ended = ExitStatus { outcome, message: record.message, code: record.code, resumes: record.resumes };
-    Ok(Handover { whose: record.whose, ended, saved, reports, folder: folder.into() })
+    let ended = ExitStatus {
+        outcome,
+        message: record.message,
+        code: record.code,
+        resumes: record.resumes,
+    };
+    Ok(Handover {
+        whose: record.whose,
+        ended,
+        saved,
+        reports,
+        folder: folder.into(),
+    })
 }
 
 /// What lies in `folder`, where it can be delivered. What is damaged stays and is told of. What was left by a worker that
@@ -135,7 +188,10 @@ pub fn find(folder: &Path) -> Option<Handover> {
             None
         }
         Err(Unusable::Damaged(fault)) => {
-            tracing::warn!("{} cannot be delivered and is left as it is: {fault}", folder.display());
+            tracing::warn!(
+                "{} cannot be delivered and is left as it is: {fault}",
+                folder.display()
+            );
             None
         }
     }
@@ -146,7 +202,9 @@ pub fn find(folder: &Path) -> Option<Handover> {
 pub fn left_over(state: &Path, names: &[String]) -> Vec<Handover> {
     let jobs = state.join("jobs");
     let folders = match fs::read_dir(&jobs) {
-        Ok(folders) => folders.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        Ok(folders) => folders
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect(),
         Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
         Err(e) => {
             tracing::warn!("{} cannot be read: {e}", jobs.display());
@@ -158,7 +216,11 @@ pub fn left_over(state: &Path, names: &[String]) -> Vec<Handover> {
         if names.contains(&left.whose.worker) {
             found.push(left);
         } else {
-            tracing::warn!("{} is left for the worker {}, which saved it", left.folder.display(), left.whose.worker);
+            tracing::warn!(
+                "{} is left for the worker {}, which saved it",
+                left.folder.display(),
+                left.whose.worker
+            );
         }
     }
     found
@@ -184,11 +246,19 @@ mod tests {
     }
 
     fn whose(coordinator_digit: &str, worker: &str, job: u64, token: u64) -> Whose {
-        Whose { coordinator: coordinator(coordinator_digit), worker: worker.into(), job, token }
+        Whose {
+            coordinator: coordinator(coordinator_digit),
+            worker: worker.into(),
+            job,
+            token,
+        }
     }
 
     fn stopped() -> ExitStatus {
-        ExitStatus { resumes: true, ..ExitStatus::of(Outcome::Stopped, "why").with_code("Q0501") }
+        ExitStatus {
+            resumes: true,
+            ..ExitStatus::of(Outcome::Stopped, "why").with_code("Q0501")
+        }
     }
 
     #[test]
@@ -200,32 +270,75 @@ mod tests {
             folder
         };
         let ended = stopped();
-        let (ours, older, theirs, torn, none, old_form) =
-            (folder("1-7"), folder("1-6"), folder("2-8"), folder("3-9"), folder("4-10"), folder("5-11"));
-        let saved = |step, folder: PathBuf| Saved { kind: Kind::Checkpoint, step, folder };
+        let (ours, older, theirs, torn, none, old_form) = (
+            folder("1-7"),
+            folder("1-6"),
+            folder("2-8"),
+            folder("3-9"),
+            folder("4-10"),
+            folder("5-11"),
+        );
+        let saved = |step, folder: PathBuf| Saved {
+            kind: Kind::Checkpoint,
+            step,
+            folder,
+        };
         let delivered = saved(2, ours.join("step-2"));
         fs::create_dir(delivered.delivered()).expect("a folder");
         // What is half removed does not stand under its own name.
-        let all = [saved(4, ours.join("step-4")), delivered, saved(1, ours.join("step-1"))];
+        let all = [
+            saved(4, ours.join("step-4")),
+            delivered,
+            saved(1, ours.join("step-1")),
+        ];
         let reports = Outbox::default();
         write(&whose("a", "a", 1, 7), &ended, &all, (&reports, &ours)).expect("a record");
         write(&whose("a", "a", 1, 6), &ended, &[], (&reports, &older)).expect("a record");
-        write(&whose("a", "another", 2, 8), &ended, &[], (&reports, &theirs)).expect("a record");
-        let gone = Saved { kind: Kind::Adapter, step: 1, folder: torn.join("gone") };
+        write(
+            &whose("a", "another", 2, 8),
+            &ended,
+            &[],
+            (&reports, &theirs),
+        )
+        .expect("a record");
+        let gone = Saved {
+            kind: Kind::Adapter,
+            step: 1,
+            folder: torn.join("gone"),
+        };
         write(&whose("a", "a", 3, 9), &ended, &[gone], (&reports, &torn)).expect("a record");
         // A record that does not say which coordinator's it is can be handed in to nobody, and is not thrown away.
-        fs::write(old_form.join(RECORD), r#"{"worker":"a","token":11,"outcome":5,"message":"","saved":[]}"#)
-            .expect("a file");
+        fs::write(
+            old_form.join(RECORD),
+            r#"{"worker":"a","token":11,"outcome":5,"message":"","saved":[]}"#,
+        )
+        .expect("a file");
         // The state folder is the same under another path.
-        let moved = state.path().join("jobs/../../").join(state.path().file_name().expect("a name"));
+        let moved = state
+            .path()
+            .join("jobs/../../")
+            .join(state.path().file_name().expect("a name"));
         let found = left_over(&moved, &["a".into(), "b".into()]);
-        let left = Kept::new(found).take(&coordinator("a")).expect("what is left");
+        let left = Kept::new(found)
+            .take(&coordinator("a"))
+            .expect("what is left");
         assert_eq!(left.whose, whose("a", "a", 1, 7));
-        assert_eq!(left.saved.iter().map(|saved| saved.step).collect::<Vec<_>>(), [4]);
+        assert_eq!(
+            left.saved
+                .iter()
+                .map(|saved| saved.step)
+                .collect::<Vec<_>>(),
+            [4]
+        );
         assert!(left.saved[0].folder.is_dir());
-        assert_eq!((left.ended.outcome, left.ended.message.as_str()), (Outcome::Stopped, "why"));
+        assert_eq!(
+            (left.ended.outcome, left.ended.message.as_str()),
+            (Outcome::Stopped, "why")
+        );
         assert!(left.ended.code == "Q0501" && left.ended.resumes);
-        assert!(ours.exists() && !older.exists() && theirs.exists() && torn.exists() && !none.exists());
+        assert!(
+            ours.exists() && !older.exists() && theirs.exists() && torn.exists() && !none.exists()
+        );
         assert!(old_form.exists());
     }
 
@@ -233,42 +346,75 @@ mod tests {
     fn what_coordinators_that_count_alike_were_left_is_kept_apart_and_given_to_its_own_only() {
         let state = tempfile::tempdir().expect("a folder");
         let leave = |of: &Whose| {
-            let folder = state.path().join("jobs").join(format!("{}-{}-{}", of.coordinator, of.job, of.token));
+            let folder = state
+                .path()
+                .join("jobs")
+                .join(format!("{}-{}-{}", of.coordinator, of.job, of.token));
             fs::create_dir_all(&folder).expect("a folder");
             write(of, &stopped(), &[], (&Outbox::default(), &folder)).expect("a record");
             folder
         };
         // The same job and the same token of two coordinators, and a later attempt of one of them.
-        let (one, other, later) = (whose("1", "a", 1, 7), whose("2", "a", 1, 7), whose("2", "a", 4, 9));
+        let (one, other, later) = (
+            whose("1", "a", 1, 7),
+            whose("2", "a", 1, 7),
+            whose("2", "a", 4, 9),
+        );
         let folders = [&one, &other, &later].map(leave);
         let mut kept = Kept::new(left_over(state.path(), &["a".into()]));
-        assert_eq!(folders.each_ref().map(|folder| folder.exists()), [true, false, true]);
-        let mut held: Vec<(String, u64)> = kept.held().map(|held| (held.coordinator_id, held.token)).collect();
+        assert_eq!(
+            folders.each_ref().map(|folder| folder.exists()),
+            [true, false, true]
+        );
+        let mut held: Vec<(String, u64)> = kept
+            .held()
+            .map(|held| (held.coordinator_id, held.token))
+            .collect();
         held.sort();
         assert_eq!(held, [("1".repeat(32), 7), ("2".repeat(32), 9)]);
         assert!(kept.take(&coordinator("3")).is_none());
-        assert_eq!(kept.take(&coordinator("2")).map(|left| left.whose), Some(later.clone()));
+        assert_eq!(
+            kept.take(&coordinator("2")).map(|left| left.whose),
+            Some(later.clone())
+        );
         assert!(kept.take(&coordinator("2")).is_none());
         // What an attempt leaves that is older than what is kept goes, and a newer one takes its place.
         let newer = whose("1", "a", 2, 8);
         for (of, wanted) in [(&newer, &newer), (&one, &newer)] {
             kept.add(find(&leave(of)).expect("what is left"));
-            assert_eq!(kept.held().map(|held| held.token).collect::<Vec<_>>(), [wanted.token]);
+            assert_eq!(
+                kept.held().map(|held| held.token).collect::<Vec<_>>(),
+                [wanted.token]
+            );
         }
         assert!(!folders[0].exists() && !kept.is_empty());
     }
 
     #[test]
-    fn damaged_reports_cost_reports_but_no_adapter_and_an_evaluation_is_not_told_to_have_succeeded() {
+    fn damaged_reports_cost_reports_but_no_adapter_and_an_evaluation_is_not_told_to_have_succeeded()
+    {
         let state = tempfile::tempdir().expect("a folder");
         let folder = state.path().join("jobs/1-7");
         fs::create_dir_all(folder.join("adapter")).expect("a folder");
         let ended = ExitStatus::succeeded();
-        let adapter = Saved { kind: Kind::Adapter, step: 4, folder: folder.join("adapter") };
+        let adapter = Saved {
+            kind: Kind::Adapter,
+            step: 4,
+            folder: folder.join("adapter"),
+        };
         for (saved, is_delivered) in [(vec![adapter], true), (Vec::new(), false)] {
-            write(&whose("a", "a", 1, 7), &ended, &saved, (&Outbox::default(), &folder)).expect("a record");
+            write(
+                &whose("a", "a", 1, 7),
+                &ended,
+                &saved,
+                (&Outbox::default(), &folder),
+            )
+            .expect("a record");
             fs::write(folder.join(REPORTS), [9, 9]).expect("a file");
-            assert_eq!(left_over(state.path(), &["a".into()]).len(), usize::from(is_delivered));
+            assert_eq!(
+                left_over(state.path(), &["a".into()]).len(),
+                usize::from(is_delivered)
+            );
             assert!(folder.exists());
         }
     }

@@ -16,9 +16,18 @@ impl Default for Instruments {
     fn default() -> Self {
         let meter = global::meter("qlora-worker");
         Self {
-            steps: meter.u64_counter("qlora.steps").with_description("Optimizer steps").build(),
-            tokens: meter.u64_counter("qlora.tokens").with_description("Tokens trained on").build(),
-            skipped: meter.u64_counter("qlora.steps.skipped").with_description("Steps that were not finite").build(),
+            steps: meter
+                .u64_counter("qlora.steps")
+                .with_description("Optimizer steps")
+                .build(),
+            tokens: meter
+                .u64_counter("qlora.tokens")
+                .with_description("Tokens trained on")
+                .build(),
+            skipped: meter
+                .u64_counter("qlora.steps.skipped")
+                .with_description("Steps that were not finite")
+                .build(),
             step_duration: meter
                 .f64_histogram("qlora.step.duration")
                 .with_unit("s")

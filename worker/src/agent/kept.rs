@@ -26,7 +26,10 @@ impl Kept {
     /// Adds what an attempt left. Of one coordinator a worker holds the attempt that it was given last; what it left of
     /// an earlier one would be refused, and goes.
     pub fn add(&mut self, left: Handover) {
-        let same = self.0.iter().position(|other| other.whose.coordinator == left.whose.coordinator);
+        let same = self
+            .0
+            .iter()
+            .position(|other| other.whose.coordinator == left.whose.coordinator);
         let older = match same {
             Some(at) if self.0[at].whose.token > left.whose.token => Some(left),
             Some(at) => Some(std::mem::replace(&mut self.0[at], left)),
@@ -42,7 +45,10 @@ impl Kept {
 
     /// What is to be handed in to `coordinator`.
     pub fn take(&mut self, coordinator: &CoordinatorId) -> Option<Handover> {
-        let at = self.0.iter().position(|left| left.whose.coordinator == *coordinator)?;
+        let at = self
+            .0
+            .iter()
+            .position(|left| left.whose.coordinator == *coordinator)?;
         Some(self.0.swap_remove(at))
     }
 
@@ -53,7 +59,11 @@ impl Kept {
 
     /// Says what is not handed in, since `coordinator` answers and it is another one's.
     pub fn tell_others(&self, coordinator: &CoordinatorId) {
-        for left in self.0.iter().filter(|left| left.whose.coordinator != *coordinator) {
+        for left in self
+            .0
+            .iter()
+            .filter(|left| left.whose.coordinator != *coordinator)
+        {
             let (whose, folder) = (&left.whose, left.folder.display());
             tracing::warn!(
                 "coordinator {coordinator} answers; {folder}, of job {} of coordinator {}, is kept for that one",

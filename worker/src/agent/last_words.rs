@@ -56,10 +56,24 @@ mod tests {
         let mut words = LastWords::default();
         assert_eq!((words.panic(), words.text()), (None, String::new()));
         let trace = (0..40).map(|i| format!("  {i}: some::frame"));
-        let said = ["starting", "thread 'main' panicked at src/x.rs:3:5:", "index out of bounds", "stack backtrace:"];
-        said.map(str::to_owned).into_iter().chain(trace).for_each(|line| words.hear(line));
+        let said = [
+            "starting",
+            "thread 'main' panicked at src/x.rs:3:5:",
+            "index out of bounds",
+            "stack backtrace:",
+        ];
+        said.map(str::to_owned)
+            .into_iter()
+            .chain(trace)
+            .for_each(|line| words.hear(line));
         words.hear("thread 'other' panicked at src/y.rs:1:1:".into());
-        assert_eq!(words.panic().as_deref(), Some("thread 'main' panicked at src/x.rs:3:5: index out of bounds"));
-        assert!(words.text().ends_with("src/y.rs:1:1:") && words.text().matches(" | ").count() == LINES - 1);
+        assert_eq!(
+            words.panic().as_deref(),
+            Some("thread 'main' panicked at src/x.rs:3:5: index out of bounds")
+        );
+        assert!(
+            words.text().ends_with("src/y.rs:1:1:")
+                && words.text().matches(" | ").count() == LINES - 1
+        );
     }
 }

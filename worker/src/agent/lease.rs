@@ -45,7 +45,9 @@ impl Lease {
 
 /// Waits for `moment`, by the clock `now`; for ever where there is none.
 pub async fn come(moment: Option<Moment>, now: impl Fn() -> Moment) {
-    let Some(moment) = moment else { return std::future::pending().await };
+    let Some(moment) = moment else {
+        return std::future::pending().await;
+    };
     while let Some(nap) = moment.nap(now()) {
         tokio::time::sleep(nap).await;
     }
@@ -86,7 +88,11 @@ mod tests {
         let looks = Cell::new(0);
         let clock = || {
             looks.set(looks.get() + 1);
-            if looks.get() == 1 { began } else { began + Duration::from_secs(3600) }
+            if looks.get() == 1 {
+                began
+            } else {
+                began + Duration::from_secs(3600)
+            }
         };
         let waited = std::time::Instant::now();
         come(Some(lease.ends()), clock).await;

@@ -47,14 +47,25 @@ use qlora_client::Client;
 pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
     let runtime = tokio::runtime::Runtime::new().map_err(WorkerError::io("the runtime"))?;
     let ended = runtime.block_on(async {
-        let program = Program { name: "qlora-worker", version: env!("CARGO_PKG_VERSION") };
+        let program = Program {
+            name: "qlora-worker",
+            version: env!("CARGO_PKG_VERSION"),
+        };
         let _telemetry = qlora_telemetry::start(program, Logs::Info, false)?;
         let identity = Identity::take(&args)?;
         let platforms = platform::offers(args.device.as_deref(), &args.label, &identity.folder)?;
         let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
-        let peers = peers::Peers { host: args.peer_address, port: args.peer_port };
+        let peers = peers::Peers {
+            host: args.peer_address,
+            port: args.peer_port,
+        };
         let allowed = Allowed::of(&args.allow_models, &args.coordinator);
-        let options = session::Options { once: args.once, patience: args.patience, peers, allowed };
+        let options = session::Options {
+            once: args.once,
+            patience: args.patience,
+            peers,
+            allowed,
+        };
         serve(client, identity, platforms, options).await?;
         Ok(ExitCode::SUCCESS)
     });
@@ -75,19 +86,34 @@ async fn serve(
 ) -> Result<(), WorkerError> {
     let (identity, several) = (Arc::new(identity), platforms.len() > 1);
     let mut workers = JoinSet::new();
-    let name = |i: usize| if several { format!("{}-{i}", identity.name) } else { identity.name.clone() };
+    let name = |i: usize| {
+        if several {
+            format!("{}-{i}", identity.name)
+        } else {
+            identity.name.clone()
+        }
+    };
     let names: Vec<String> = (0..platforms.len()).map(name).collect();
     let mut left_over = handover::left_over(&identity.folder, &names);
     for (i, (name, platform)) in names.into_iter().zip(platforms).enumerate() {
-        let kept = left_over.extract_if(.., |left| left.whose.worker == name).collect();
-        let options = session::Options { peers: options.peers.of_worker(i), ..options.clone() };
+        let kept = left_over
+            .extract_if(.., |left| left.whose.worker == name)
+            .collect();
+        let options = session::Options {
+            peers: options.peers.of_worker(i),
+            ..options.clone()
+        };
         let own = (name, identity.clone(), platform);
         let session = session::Session::new((client.clone(), options), own, kept::Kept::new(kept));
         workers.spawn(session.run());
     }
     let mut fault = Ok(());
     while let Some(ended) = workers.join_next().await {
-        let ended = ended.unwrap_or_else(|e| Err(WorkerError::Device(format!("a worker ended by itself: {e}"))));
+        let ended = ended.unwrap_or_else(|e| {
+            Err(WorkerError::Device(format!(
+                "a worker ended by itself: {e}"
+            )))
+        });
         if let Err(e) = &ended
             && several
         {

@@ -51,7 +51,10 @@ impl Outbox {
             push(&mut pending.metrics, point);
         }
         entry.log.into_iter().for_each(|line| pending.log(line));
-        entry.sample.into_iter().for_each(|sample| pending.sample(sample));
+        entry
+            .sample
+            .into_iter()
+            .for_each(|sample| pending.sample(sample));
         pending.progress = Some(progress.clone());
         drop(pending);
         self.news.notify_one();
@@ -72,7 +75,10 @@ impl Outbox {
                 tokio::time::sleep(GATHER).await;
                 continue;
             };
-            let batch = ReportRequest { token: sender.token, ..batch };
+            let batch = ReportRequest {
+                token: sender.token,
+                ..batch
+            };
             if !send(&mut client, &sender.session, batch).await {
                 self.pending().refused = true;
                 self.empty.notify_waiters();
@@ -90,15 +96,25 @@ impl Outbox {
             copy.number_one();
         }
         if copy.numbered.is_empty() {
-            copy.numbered.push_back(ReportRequest { batch: copy.number, ..ReportRequest::default() });
+            copy.numbered.push_back(ReportRequest {
+                batch: copy.number,
+                ..ReportRequest::default()
+            });
         }
-        let bytes: Vec<u8> = copy.numbered.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
+        let bytes: Vec<u8> = copy
+            .numbered
+            .iter()
+            .flat_map(Message::encode_length_delimited_to_vec)
+            .collect();
         std::fs::write(path, bytes)
     }
 
     /// For an attempt of which nobody knows which batches it has sent: its numbers are above all that it can have used.
     pub fn after_unknown() -> Self {
-        Self { pending: Mutex::new(Pending::after(1 << 40)), ..Self::default() }
+        Self {
+            pending: Mutex::new(Pending::after(1 << 40)),
+            ..Self::default()
+        }
     }
 
     /// What [`Self::keep`] wrote.
@@ -106,10 +122,15 @@ impl Outbox {
         let bytes = std::fs::read(path)?;
         let (mut rest, mut pending) = (bytes.as_slice(), Pending::default());
         while !rest.is_empty() {
-            pending.numbered.push_back(ReportRequest::decode_length_delimited(&mut rest)?);
+            pending
+                .numbered
+                .push_back(ReportRequest::decode_length_delimited(&mut rest)?);
         }
         pending.number = pending.numbered.back().map_or(0, |last| last.batch);
-        Ok(Self { pending: Mutex::new(pending), ..Self::default() })
+        Ok(Self {
+            pending: Mutex::new(pending),
+            ..Self::default()
+        })
     }
 
     /// Waits until everything is delivered; false where the coordinator refuses this attempt.
@@ -140,7 +161,9 @@ async fn send(client: &mut Client, session: &Current, mut batch: ReportRequest) 
     let mut backoff = Backoff::default();
     loop {
         batch.session = session.get();
-        let Err(status) = client.workers.report(batch.clone()).await else { return true };
+        let Err(status) = client.workers.report(batch.clone()).await else {
+            return true;
+        };
         match judge(&status) {
             Verdict::Over => {
                 tracing::warn!("reports are refused: {}", status.message());
@@ -174,9 +197,22 @@ mod tests {
         let outbox = Outbox::default();
         outbox.log(line("info", "on its way".into()));
         let first = outbox.pending().next().expect("a batch");
-        let sample = Sample { prompt: "p".into(), ..Sample::default() };
-        let entry = Entry { log: Some(line("info", "waits".into())), sample: Some(sample), metric: None };
-        outbox.add(entry, &Progress { step: 7, ..Progress::default() });
+        let sample = Sample {
+            prompt: "p".into(),
+            ..Sample::default()
+        };
+        let entry = Entry {
+            log: Some(line("info", "waits".into())),
+            sample: Some(sample),
+            metric: None,
+        };
+        outbox.add(
+            entry,
+            &Progress {
+                step: 7,
+                ..Progress::default()
+            },
+        );
         outbox.keep(&path).expect("a file");
 
         let restored = Outbox::restored(&path).expect("reports");
@@ -189,18 +225,31 @@ mod tests {
         }
         assert_eq!(
             sent.iter().map(|b| (b.batch, logs(b))).collect::<Vec<_>>(),
-            [(1, vec!["on its way"]), (2, vec!["waits"]), (3, vec!["later"])]
+            [
+                (1, vec!["on its way"]),
+                (2, vec!["waits"]),
+                (3, vec!["later"])
+            ]
         );
         assert_eq!(sent[0], first);
-        assert_eq!(sent[1].progress.as_ref().map(|p| (p.step, p.samples.len())), Some((7, 1)));
+        assert_eq!(
+            sent[1].progress.as_ref().map(|p| (p.step, p.samples.len())),
+            Some((7, 1))
+        );
 
         // The process that kept them goes on, and sends them in the same batches.
         outbox.pending().numbered.pop_front();
         assert_eq!(outbox.pending().next().as_ref(), Some(&sent[1]));
         outbox.pending().numbered.pop_front();
         outbox.keep(&path).expect("a file");
-        assert_eq!(Outbox::restored(&path).expect("reports").pending().number, 2);
+        assert_eq!(
+            Outbox::restored(&path).expect("reports").pending().number,
+            2
+        );
         std::fs::write(&path, [9, 9]).expect("a file");
-        assert!(Outbox::restored(&path).is_err() && Outbox::restored(&folder.path().join("none")).is_err());
+        assert!(
+            Outbox::restored(&path).is_err()
+                && Outbox::restored(&folder.path().join("none")).is_err()
+        );
     }
 }

@@ -20,33 +20,53 @@ use qlora_client::transfer::{self, TransferError, unwatched};
 impl Work {
     /// Brings everything here that the child needs, and writes down what it should do.
     pub(super) async fn prepare(&mut self) -> Result<PathBuf, Fault> {
-        tokio::fs::create_dir_all(&self.folder).await.map_err(Fault::io(&self.folder))?;
+        tokio::fs::create_dir_all(&self.folder)
+            .await
+            .map_err(Fault::io(&self.folder))?;
         let config = ResolvedConfig::from_json(&self.assignment.config_json)?;
         let task = match self.assignment.kind() {
             JobKind::Eval => self.scoring().await?,
             _ => self.training().await?,
         };
-        let model = self.model(config.config().model.base.clone().unwrap_or_default()).await?;
-        let spec = Spec { config_json: self.assignment.config_json.clone(), model, task, seat: self.seat() };
+        let model = self
+            .model(config.config().model.base.clone().unwrap_or_default())
+            .await?;
+        let spec = Spec {
+            config_json: self.assignment.config_json.clone(),
+            model,
+            task,
+            seat: self.seat(),
+        };
         token_cache::trim(&self.tokens);
         let path = self.folder.join("spec.json");
         let text = serde_json::to_vec(&spec).unwrap_or_default();
-        tokio::fs::write(&path, text).await.map_err(Fault::io(&path))?;
+        tokio::fs::write(&path, text)
+            .await
+            .map_err(Fault::io(&path))?;
         Ok(path)
     }
 
     /// Its place among those that train together.
     fn seat(&self) -> Option<Seat> {
         let (rank, size) = (self.assignment.rank as usize, self.assignment.size as usize);
-        (size > 1).then_some(Seat { rank, size, port: self.options.peers.port })
+        (size > 1).then_some(Seat {
+            rank,
+            size,
+            port: self.options.peers.port,
+        })
     }
 
     async fn training(&self) -> Result<Task, Fault> {
         let output = self.folder.join("output");
-        tokio::fs::create_dir_all(&output).await.map_err(Fault::io(&output))?;
+        tokio::fs::create_dir_all(&output)
+            .await
+            .map_err(Fault::io(&output))?;
         let resume = match &self.assignment.checkpoint {
             Some(checkpoint) => {
-                self.outbox.log(line("info", format!("going on from the checkpoint of step {}", checkpoint.step)));
+                self.outbox.log(line(
+                    "info",
+                    format!("going on from the checkpoint of step {}", checkpoint.step),
+                ));
                 Some(self.fetch_folder("resume", &checkpoint.digest).await?)
             }
             None => None,
@@ -65,7 +85,10 @@ impl Work {
             Some(file) => Some(self.fetch_folder("adapter", &file.digest).await?),
             None => None,
         };
-        Ok(Task::Score { rows: self.fetch_rows("eval").await?.unwrap_or_default(), adapter })
+        Ok(Task::Score {
+            rows: self.fetch_rows("eval").await?.unwrap_or_default(),
+            adapter,
+        })
     }
 
     fn input(&self, role: &str) -> Option<&JobFile> {
@@ -74,7 +97,9 @@ impl Work {
 
     /// The rows of `role`, brought here where the job has any.
     async fn fetch_rows(&self, role: &str) -> Result<Option<PathBuf>, Fault> {
-        let Some(file) = self.input(role) else { return Ok(None) };
+        let Some(file) = self.input(role) else {
+            return Ok(None);
+        };
         let path = self.folder.join(format!("{role}.jsonl"));
         transfer::download(&self.client, &file.digest, &path, &unwatched).await?;
         Ok(Some(path))
@@ -86,20 +111,28 @@ impl Work {
         transfer::download(&self.client, digest, &archive, &unwatched).await?;
         let folder = self.folder.join(name);
         qlora_client::unpack(&archive, &folder).map_err(|fault| match fault {
-            TransferError::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => fault.into(),
+            TransferError::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => {
+                fault.into()
+            }
             other => {
                 tracing::warn!("{} cannot be unpacked: {other}", archive.display());
-                Fault::Archive { name: name.to_owned() }
+                Fault::Archive {
+                    name: name.to_owned(),
+                }
             }
         })?;
-        tokio::fs::remove_file(&archive).await.map_err(Fault::io(&archive))?;
+        tokio::fs::remove_file(&archive)
+            .await
+            .map_err(Fault::io(&archive))?;
         Ok(folder)
     }
 
     /// The model's path; fetched here when it is missing.
     async fn model(&mut self, name: String) -> Result<PathBuf, Fault> {
         self.options.allowed.check(&name)?;
-        let told = Told { outbox: self.outbox.clone() };
+        let told = Told {
+            outbox: self.outbox.clone(),
+        };
         let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
         match fetch.await {
             Ok(path) => Ok(path?),
@@ -115,7 +148,10 @@ struct Told {
 
 impl FetchProgress for Told {
     fn start(&self, what: &str, bytes: u64) {
-        self.outbox.log(line("info", format!("fetching {what}, {:.0} MB", bytes as f64 / 1e6)));
+        self.outbox.log(line(
+            "info",
+            format!("fetching {what}, {:.0} MB", bytes as f64 / 1e6),
+        ));
     }
 
     fn at(&self, _: u64) {}

@@ -42,7 +42,11 @@ impl Process {
     /// Starts `qlora-worker train --spec spec`, which sees no other GPU than `gpu`.
     pub fn start(spec: &Path, gpu: Option<&str>) -> std::io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.envs(gpu.map(|id| (VISIBLE, id))).arg("train").arg("--spec").arg(spec);
+        command
+            .envs(gpu.map(|id| (VISIBLE, id)))
+            .arg("train")
+            .arg("--spec")
+            .arg(spec);
         Self::run(command, out_of_memory_kills)
     }
 
@@ -65,7 +69,15 @@ impl Process {
         let out = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
         let err = BufReader::new(child.stderr.take().ok_or_else(missing)?);
         let last_words = tokio::spawn(LastWords::of(err));
-        Ok(Self { child, stdin, out, last_words, ooms, ooms_before, killed: false })
+        Ok(Self {
+            child,
+            stdin,
+            out,
+            last_words,
+            ooms,
+            ooms_before,
+            killed: false,
+        })
     }
 
     /// The next line; none when the child has closed its stdout.
@@ -115,8 +127,17 @@ impl Process {
         let status = self.child.wait().await;
         match last {
             Some(Line::Ended { blame: None, .. }) => ExitStatus::succeeded(),
-            Some(Line::Ended { stopped: true, message, .. }) => ExitStatus::of(Outcome::Stopped, message),
-            Some(Line::Ended { blame: Some(blame), message, code, .. }) => {
+            Some(Line::Ended {
+                stopped: true,
+                message,
+                ..
+            }) => ExitStatus::of(Outcome::Stopped, message),
+            Some(Line::Ended {
+                blame: Some(blame),
+                message,
+                code,
+                ..
+            }) => {
                 let outcome = match blame {
                     Blame::Input => Outcome::BadInput,
                     Blame::Memory => Outcome::OutOfMemory,
@@ -136,8 +157,7 @@ impl Process {
         let how = status.map_or_else(|e| e.to_string(), |s| s.to_string());
         let kill = signal == Some(Signal::KILL.as_raw()) && !self.killed;
         if kill && (self.ooms)() > self.ooms_before {
-            let message =
-                "the system ended the training process because memory ran out; qlora-ctl plan says what would fit";
+            let message = "the system ended the training process because memory ran out; qlora-ctl plan says what would fit";
             return ExitStatus::of(Outcome::OutOfMemory, message).with_code("Q0304");
         }
         // A panic that the process could not catch ends it by an abort.
@@ -154,7 +174,11 @@ impl Process {
 /// Writes lines to a child until nobody sends any more, or it is gone.
 async fn tell(mut pipe: ChildStdin, mut unread: mpsc::Receiver<String>) {
     while let Some(line) = unread.recv().await {
-        if pipe.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+        if pipe
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -165,11 +189,17 @@ async fn tell(mut pipe: ChildStdin, mut unread: mpsc::Receiver<String>) {
 fn out_of_memory_kills() -> u64 {
     let count = |path: &str| {
         let text = std::fs::read_to_string(path).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        text.lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
     };
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
-    let of_group = own.and_then(|path| count(&format!("/sys/fs/cgroup{}/memory.events", path.trim_end_matches('/'))));
+    let of_group = own.and_then(|path| {
+        count(&format!(
+            "/sys/fs/cgroup{}/memory.events",
+            path.trim_end_matches('/')
+        ))
+    });
     of_group.or_else(|| count("/proc/vmstat")).unwrap_or(0)
 }
 
@@ -208,13 +238,26 @@ mod tests {
     #[tokio::test]
     async fn a_killed_process_is_out_of_memory_only_where_the_kernel_counts_one_that_was() {
         let killed = end_of("echo late words >&2; kill -9 $$", no_ooms).await;
-        assert_eq!((killed.outcome, killed.code.as_str()), (Outcome::Failed, ""));
-        assert!(killed.message.contains("signal: 9") && killed.message.ends_with("late words"), "{killed:?}");
+        assert_eq!(
+            (killed.outcome, killed.code.as_str()),
+            (Outcome::Failed, "")
+        );
+        assert!(
+            killed.message.contains("signal: 9") && killed.message.ends_with("late words"),
+            "{killed:?}"
+        );
         let by_kernel = end_of("kill -9 $$", more_ooms).await;
-        assert_eq!((by_kernel.outcome, by_kernel.code.as_str()), (Outcome::OutOfMemory, "Q0304"));
+        assert_eq!(
+            (by_kernel.outcome, by_kernel.code.as_str()),
+            (Outcome::OutOfMemory, "Q0304")
+        );
         // Another end than a kill, or our own kill, is none by the kernel, whatever it counts meanwhile.
         for script in ["kill -15 $$", "kill -6 $$", "exit 137", "exit 1"] {
-            assert_eq!(end_of(script, more_ooms).await.outcome, Outcome::Failed, "{script}");
+            assert_eq!(
+                end_of(script, more_ooms).await.outcome,
+                Outcome::Failed,
+                "{script}"
+            );
         }
         let mut ours = child("exec sleep 600", more_ooms);
         ours.kill().await;
@@ -240,11 +283,15 @@ mod tests {
         process.ask_to_stop();
         while process.next().await.is_some() {}
         let status = process.judge(None).await;
-        assert!(status.message.ends_with(&format!("{LEASE}1500 stop")), "{status:?}");
+        assert!(
+            status.message.ends_with(&format!("{LEASE}1500 stop")),
+            "{status:?}"
+        );
     }
 
     #[tokio::test]
-    async fn a_process_that_aborts_by_a_panic_is_told_as_such_and_one_that_aborts_otherwise_is_not() {
+    async fn a_process_that_aborts_by_a_panic_is_told_as_such_and_one_that_aborts_otherwise_is_not()
+    {
         let panics = [
             "thread 'main' panicked at src/x.rs:3:5:\nindex out of bounds: the len is 3",
             "\nthread 'main' has overflowed its stack\nfatal runtime error: stack overflow",
@@ -255,7 +302,8 @@ mod tests {
             assert_eq!(status.outcome, Outcome::BadInput, "{status:?}");
             let wanted = said.trim().lines().next().expect("a line");
             assert!(
-                status.message.contains("a fault of this program") && status.message.contains(wanted),
+                status.message.contains("a fault of this program")
+                    && status.message.contains(wanted),
                 "{status:?}"
             );
             // A thread that panicked is not what ended a process that was killed later.
@@ -263,13 +311,18 @@ mod tests {
             assert_eq!(status.outcome, Outcome::Failed, "{status:?}");
         }
         let status = end_of("echo free: invalid pointer >&2; kill -6 $$", no_ooms).await;
-        assert!(status.outcome == Outcome::Failed && status.message.contains("invalid pointer"), "{status:?}");
+        assert!(
+            status.outcome == Outcome::Failed && status.message.contains("invalid pointer"),
+            "{status:?}"
+        );
     }
 
     #[tokio::test]
     async fn the_last_line_tells_more_than_the_exit_code_and_brings_the_code_of_the_fault() {
         let ended = |blame: &str, stopped: bool| {
-            let line = format!(r#"{{"blame":{blame},"stopped":{stopped},"message":"why","code":"Q0511"}}"#);
+            let line = format!(
+                r#"{{"blame":{blame},"stopped":{stopped},"message":"why","code":"Q0511"}}"#
+            );
             format!("echo noise; echo '{line}'; exit 1")
         };
         for (blame, stopped, outcome, code) in [
@@ -281,7 +334,11 @@ mod tests {
             (r#""peer""#, false, Outcome::PeerLost, "Q0511"),
         ] {
             let status = end_of(&ended(blame, stopped), more_ooms).await;
-            assert_eq!((status.outcome, status.code.as_str()), (outcome, code), "{blame} {stopped}");
+            assert_eq!(
+                (status.outcome, status.code.as_str()),
+                (outcome, code),
+                "{blame} {stopped}"
+            );
         }
     }
 }

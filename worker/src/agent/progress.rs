@@ -39,10 +39,25 @@ impl Tracker {
                 (self.progress.phase_done, self.progress.phase_of) = (*done, *of);
                 Entry::default()
             }
-            Event::Started { step, steps, trainable, rows, rows_left_out, weight_bytes } => {
+            Event::Started {
+                step,
+                steps,
+                trainable,
+                rows,
+                rows_left_out,
+                weight_bytes,
+            } => {
                 (self.progress.step, self.progress.steps) = (*step, *steps);
-                let left_out = if *rows_left_out > 0 { format!(", {rows_left_out} left out") } else { String::new() };
-                let from = if *step > 0 { format!(", going on after step {step}") } else { String::new() };
+                let left_out = if *rows_left_out > 0 {
+                    format!(", {rows_left_out} left out")
+                } else {
+                    String::new()
+                };
+                let from = if *step > 0 {
+                    format!(", going on after step {step}")
+                } else {
+                    String::new()
+                };
                 let megabytes = *weight_bytes as f64 / 1e6;
                 entry(format!(
                     "{} over {}{left_out}; {trainable} trainable parameters on {megabytes:.0} MB of frozen weights{from}",
@@ -57,16 +72,34 @@ impl Tracker {
                 }
                 self.progress.last_evaluation = Some(*loss);
                 let perplexity = loss.exp();
-                let point = point(*step, [("eval_loss", *loss), ("eval_perplexity", perplexity)]);
+                let point = point(
+                    *step,
+                    [("eval_loss", *loss), ("eval_perplexity", perplexity)],
+                );
                 let text = format!(
                     "held-out loss {loss:.4}, perplexity {perplexity:.3}, after step {step}, over {tokens} tokens"
                 );
-                Entry { metric: Some(point), ..entry(text) }
+                Entry {
+                    metric: Some(point),
+                    ..entry(text)
+                }
             }
-            Event::Sample { step, prompt, wanted, answer } => {
-                let sample =
-                    Sample { step: *step, prompt: prompt.clone(), wanted: wanted.clone(), answer: answer.clone() };
-                Entry { sample: Some(sample), ..entry(format!("answer after step {step}: {answer}")) }
+            Event::Sample {
+                step,
+                prompt,
+                wanted,
+                answer,
+            } => {
+                let sample = Sample {
+                    step: *step,
+                    prompt: prompt.clone(),
+                    wanted: wanted.clone(),
+                    answer: answer.clone(),
+                };
+                Entry {
+                    sample: Some(sample),
+                    ..entry(format!("answer after step {step}: {answer}"))
+                }
             }
             Event::Checkpoint { step, .. } => entry(format!("checkpoint of step {step} written")),
             Event::Note { text } => entry(text.clone()),
@@ -95,19 +128,39 @@ impl Tracker {
         });
         self.progress.last_evaluation = Some(s.loss);
         let (rows, tokens) = (s.rows as u64, s.tokens as u64);
-        self.progress.scores =
-            Some(qlora_proto::Scores { rows, tokens, loss: s.loss, perplexity: s.perplexity, calls });
-        let text = format!("{} scored: loss {:.4}, perplexity {:.3}", count(rows, "row"), s.loss, s.perplexity);
-        Entry { metric: Some(point(0, [("eval_loss", s.loss), ("eval_perplexity", s.perplexity)])), ..entry(text) }
+        self.progress.scores = Some(qlora_proto::Scores {
+            rows,
+            tokens,
+            loss: s.loss,
+            perplexity: s.perplexity,
+            calls,
+        });
+        let text = format!(
+            "{} scored: loss {:.4}, perplexity {:.3}",
+            count(rows, "row"),
+            s.loss,
+            s.perplexity
+        );
+        Entry {
+            metric: Some(point(
+                0,
+                [("eval_loss", s.loss), ("eval_perplexity", s.perplexity)],
+            )),
+            ..entry(text)
+        }
     }
 
     fn step(&mut self, s: &StepReport) -> Entry {
         // Wall time between steps counts saving and evaluating too, as a person who waits does.
         let now = Instant::now();
-        let seconds = self.last_step.map_or(s.seconds, |last| now.duration_since(last).as_secs_f64());
+        let seconds = self
+            .last_step
+            .map_or(s.seconds, |last| now.duration_since(last).as_secs_f64());
         self.last_step = Some(now);
         self.stepped = true;
-        let mean = self.seconds_per_step.map_or(seconds, |mean| mean + NEWEST * (seconds - mean));
+        let mean = self
+            .seconds_per_step
+            .map_or(seconds, |mean| mean + NEWEST * (seconds - mean));
         self.seconds_per_step = Some(mean);
         let p = &mut self.progress;
         (p.step, p.steps) = (s.step, s.steps);
@@ -127,13 +180,21 @@ impl Tracker {
                 ("skipped", f64::from(u8::from(s.skipped))),
             ],
         );
-        let skipped = if s.skipped { "  SKIPPED: not finite" } else { "" };
+        let skipped = if s.skipped {
+            "  SKIPPED: not finite"
+        } else {
+            ""
+        };
         let text = format!(
             "step {}/{}  loss {:.4}  grad {:.3}  lr {:.2e}  {:.0} tok/s{skipped}",
             s.step, s.steps, s.loss, s.grad_norm, s.learning_rate, s.tokens_per_second
         );
         let log = Some(line(if s.skipped { "warn" } else { "info" }, text));
-        Entry { metric: Some(point), log, sample: None }
+        Entry {
+            metric: Some(point),
+            log,
+            sample: None,
+        }
     }
 }
 
@@ -150,15 +211,32 @@ fn word(phase: Phase) -> &'static str {
 }
 
 fn entry(text: String) -> Entry {
-    Entry { log: Some(line("info", text)), ..Entry::default() }
+    Entry {
+        log: Some(line("info", text)),
+        ..Entry::default()
+    }
 }
 
 /// A log line of now.
 pub fn line(level: &str, text: String) -> LogLine {
-    LogLine { seq: 0, unix_ms: jiff::Timestamp::now().as_millisecond(), level: level.into(), text, token: 0 }
+    LogLine {
+        seq: 0,
+        unix_ms: jiff::Timestamp::now().as_millisecond(),
+        level: level.into(),
+        text,
+        token: 0,
+    }
 }
 
 fn point<const N: usize>(step: u64, values: [(&str, f64); N]) -> MetricPoint {
-    let values: HashMap<String, f64> = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    MetricPoint { seq: 0, step, unix_ms: jiff::Timestamp::now().as_millisecond(), values }
+    let values: HashMap<String, f64> = values
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    MetricPoint {
+        seq: 0,
+        step,
+        unix_ms: jiff::Timestamp::now().as_millisecond(),
+        values,
+    }
 }

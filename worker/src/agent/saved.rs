@@ -34,7 +34,11 @@ impl Saved {
 fn empty(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+        if path.is_dir() {
+            fs::remove_dir_all(path)?
+        } else {
+            fs::remove_file(path)?
+        }
     }
     Ok(())
 }
@@ -64,13 +68,20 @@ mod tests {
     #[test]
     fn what_was_delivered_leaves_its_name_and_nothing_else() {
         let home = tempfile::tempdir().expect("a folder");
-        let saved = Saved { kind: Kind::Adapter, step: 4, folder: home.path().join("adapter") };
+        let saved = Saved {
+            kind: Kind::Adapter,
+            step: 4,
+            folder: home.path().join("adapter"),
+        };
         for _ in 0..2 {
             fs::create_dir_all(saved.folder.join("deep")).expect("folders");
             fs::write(saved.folder.join("deep/file"), "x").expect("a file");
             saved.clear().expect("a clear folder");
             assert!(!saved.folder.exists());
-            assert_eq!(fs::read_dir(saved.delivered()).expect("a folder").count(), 0);
+            assert_eq!(
+                fs::read_dir(saved.delivered()).expect("a folder").count(),
+                0
+            );
         }
     }
 }

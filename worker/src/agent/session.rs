@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use qlora_proto::clock::Moment;
 use qlora_proto::synchronize_response::Wanted;
-use qlora_proto::{Assignment, DeviceClass, Platform, RegisterResponse, SynchronizeRequest, SynchronizeResponse};
+use qlora_proto::{
+    Assignment, DeviceClass, Platform, RegisterResponse, SynchronizeRequest, SynchronizeResponse,
+};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -65,8 +67,14 @@ pub struct Options {
 
 impl Options {
     fn patience(&self, class: DeviceClass) -> Option<Duration> {
-        let usual = if class == DeviceClass::Cpu { 0 } else { GPU_PATIENCE };
-        Some(self.patience.unwrap_or(usual)).filter(|&seconds| seconds > 0).map(Duration::from_secs)
+        let usual = if class == DeviceClass::Cpu {
+            0
+        } else {
+            GPU_PATIENCE
+        };
+        Some(self.patience.unwrap_or(usual))
+            .filter(|&seconds| seconds > 0)
+            .map(Duration::from_secs)
     }
 }
 
@@ -156,8 +164,8 @@ impl Session {
 
     /// Serves until a signal or, with `--once`, until one attempt has ended; first delivers what is kept of another.
     pub async fn run(mut self) -> Result<(), WorkerError> {
-        let mut signals =
-            Signals::listen(&[SignalKind::interrupt(), SignalKind::terminate()]).map_err(WorkerError::io("signals"))?;
+        let mut signals = Signals::listen(&[SignalKind::interrupt(), SignalKind::terminate()])
+            .map_err(WorkerError::io("signals"))?;
         self.faults = platform::faults(&self.platform);
         loop {
             match self.turn(&mut signals).await {
@@ -215,7 +223,10 @@ impl Session {
             }
             Err(status) => {
                 match std::mem::replace(&mut self.away, true) {
-                    false => tracing::warn!("the coordinator is away ({}); going on without it", status.message()),
+                    false => tracing::warn!(
+                        "the coordinator is away ({}); going on without it",
+                        status.message()
+                    ),
                     true => tracing::debug!("the coordinator is still away ({})", status.message()),
                 }
                 self.again_later();
@@ -237,7 +248,11 @@ impl Session {
 
     fn again_later(&mut self) {
         // While there is something to lose, several tries fit into what is left of the lease.
-        let left = self.attempt.as_ref().and(self.lease).map(|lease| lease.safe_until().since(Moment::now()));
+        let left = self
+            .attempt
+            .as_ref()
+            .and(self.lease)
+            .map(|lease| lease.safe_until().since(Moment::now()));
         let left = left.filter(|left| !left.is_zero());
         let longest = left.map_or(Duration::MAX, |left| (left / 8).max(SHORTEST_WAIT));
         self.not_before = Instant::now() + self.backoff.take().min(longest);
@@ -278,19 +293,34 @@ impl Session {
 
     /// When the attempt has to stop, and when it must have ended; never, where there is none or it has been told so.
     fn lease_ends(&self) -> (Option<Moment>, Option<Moment>) {
-        let unless_told = |urgency| self.attempt.as_ref().filter(|a| !a.is_stopping(urgency)).and(self.lease);
-        (unless_told(Urgency::Save).map(|l| l.safe_until()), unless_told(Urgency::AtOnce).map(|l| l.ends()))
+        let unless_told = |urgency| {
+            self.attempt
+                .as_ref()
+                .filter(|a| !a.is_stopping(urgency))
+                .and(self.lease)
+        };
+        (
+            unless_told(Urgency::Save).map(|l| l.safe_until()),
+            unless_told(Urgency::AtOnce).map(|l| l.ends()),
+        )
     }
 
     /// One exchange with the coordinator. Dropped before it is over, it is as if it had not been.
     fn exchange(&self) -> impl Future<Output = Turn> + use<> {
-        let (mut client, not_before, registered) = (self.client.workers.clone(), self.not_before, self.registered);
+        let (mut client, not_before, registered) = (
+            self.client.workers.clone(),
+            self.not_before,
+            self.registered,
+        );
         let (register, synchronize) = (self.register_request(), self.synchronize_request());
         async move {
             tokio::time::sleep_until(not_before).await;
             let sent = Moment::now();
             if registered {
-                Turn::Synchronized(sent, within(HOLD + LATE, client.synchronize(synchronize)).await)
+                Turn::Synchronized(
+                    sent,
+                    within(HOLD + LATE, client.synchronize(synchronize)).await,
+                )
             } else {
                 Turn::Registered(sent, within(LATE, client.register(register)).await)
             }
@@ -306,7 +336,10 @@ impl Session {
             device_memory_free: memory_free,
             disk_free,
             draining: self.draining,
-            wait_ms: self.lease.map_or(hold, |lease| lease.hold(hold)).as_millis() as u32,
+            wait_ms: self
+                .lease
+                .map_or(hold, |lease| lease.hold(hold))
+                .as_millis() as u32,
         }
     }
 
@@ -314,8 +347,16 @@ impl Session {
         match wanted {
             Some(Wanted::Run(assignment)) => self.start(assignment),
             Some(Wanted::Stop(stop)) => {
-                let urgency = if stop.at_once { Urgency::AtOnce } else { Urgency::Save };
-                self.stop_attempt(Stopping { reason: stop.reason, urgency, resumes: false });
+                let urgency = if stop.at_once {
+                    Urgency::AtOnce
+                } else {
+                    Urgency::Save
+                };
+                self.stop_attempt(Stopping {
+                    reason: stop.reason,
+                    urgency,
+                    resumes: false,
+                });
                 // It is said again at once, for as long as the attempt takes to save.
                 self.not_before = Instant::now() + STOP_AGAIN;
             }
@@ -371,7 +412,11 @@ impl Session {
         if let Some(attempt) = &self.attempt
             && !attempt.is_stopping(stopping.urgency)
         {
-            tracing::info!(attempt = attempt.whose.token, reason = stopping.reason, "stopping");
+            tracing::info!(
+                attempt = attempt.whose.token,
+                reason = stopping.reason,
+                "stopping"
+            );
             attempt.stop(stopping);
         }
     }
@@ -379,7 +424,11 @@ impl Session {
 
 /// What an attempt is asked whose job goes on afterwards.
 fn resumed(reason: &str, urgency: Urgency) -> Stopping {
-    Stopping { reason: reason.to_owned(), urgency, resumes: true }
+    Stopping {
+        reason: reason.to_owned(),
+        urgency,
+        resumes: true,
+    }
 }
 
 /// A call that hangs is given up.

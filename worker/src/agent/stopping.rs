@@ -28,13 +28,18 @@ pub type Stops = watch::Receiver<Option<Stopping>>;
 impl Stopping {
     /// Of an attempt that stops because another worker of it does.
     pub fn with_another() -> Self {
-        Self { reason: "another worker of the attempt stops".into(), urgency: Urgency::Save, resumes: true }
+        Self {
+            reason: "another worker of the attempt stops".into(),
+            urgency: Urgency::Save,
+            resumes: true,
+        }
     }
 }
 
 /// Waits until the attempt is asked to stop, `urgency` or more urgently.
 pub async fn told_to(stopping: &mut Stops, urgency: Urgency) {
-    let so_urgent = |stopping: &Option<Stopping>| stopping.as_ref().is_some_and(|s| s.urgency >= urgency);
+    let so_urgent =
+        |stopping: &Option<Stopping>| stopping.as_ref().is_some_and(|s| s.urgency >= urgency);
     // Where the session is gone, nobody is left for whom the attempt could go on.
     let _ = stopping.wait_for(so_urgent).await.map(drop);
 }

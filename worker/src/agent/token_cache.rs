@@ -18,7 +18,13 @@ pub fn trim(folder: &Path) {
 
 fn files(folder: &Path) -> Vec<(SystemTime, u64, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|e| e.metadata().ok().and_then(|m| Some((m.modified().ok()?, m.len(), e.path())))).collect()
+    entries
+        .filter_map(|e| {
+            e.metadata()
+                .ok()
+                .and_then(|m| Some((m.modified().ok()?, m.len(), e.path())))
+        })
+        .collect()
 }
 
 /// The oldest files, so many that the others stay within `limit` bytes.
@@ -41,7 +47,13 @@ mod tests {
 
     #[test]
     fn the_oldest_files_go_first_and_no_more_than_must() {
-        let file = |age: u64, name: &str| (SystemTime::UNIX_EPOCH + Duration::from_secs(100 - age), 4, name.into());
+        let file = |age: u64, name: &str| {
+            (
+                SystemTime::UNIX_EPOCH + Duration::from_secs(100 - age),
+                4,
+                name.into(),
+            )
+        };
         let files = vec![file(1, "new"), file(9, "oldest"), file(5, "old")];
         assert_eq!(above(files.clone(), 8), [PathBuf::from("oldest")]);
         assert_eq!(above(files.clone(), 12), Vec::<PathBuf>::new());

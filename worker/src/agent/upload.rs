@@ -24,7 +24,10 @@ impl Uploader {
     /// # Errors
     /// Why the adapter could not be delivered. A checkpoint that could not be is told in the log, and the next one is
     /// uploaded all the same. The newest step that the coordinator has is given back.
-    pub async fn run(self, mut saved: mpsc::UnboundedReceiver<Saved>) -> Result<Option<u64>, TransferError> {
+    pub async fn run(
+        self,
+        mut saved: mpsc::UnboundedReceiver<Saved>,
+    ) -> Result<Option<u64>, TransferError> {
         let mut delivered = None;
         while let Some(mut next) = saved.recv().await {
             // Of checkpoints that queued up while one was on its way, only the newest is of use.
@@ -36,7 +39,11 @@ impl Uploader {
             }
             match self.send(&next).await {
                 Err(e) if next.kind == Kind::Adapter => return Err(e),
-                Err(e) => self.tell(format!("the {} of step {} is not uploaded: {e}", next.kind.word(), next.step)),
+                Err(e) => self.tell(format!(
+                    "the {} of step {} is not uploaded: {e}",
+                    next.kind.word(),
+                    next.step
+                )),
                 Ok(()) => delivered = Some(next.step),
             }
         }
@@ -58,10 +65,15 @@ impl Uploader {
             step: saved.step,
         };
         self.commit(artifact).await?;
-        let io = |source| TransferError::Io { path: saved.folder.clone(), source };
+        let io = |source| TransferError::Io {
+            path: saved.folder.clone(),
+            source,
+        };
         let done = saved.clone();
         let clear = tokio::task::spawn_blocking(move || done.clear()).await;
-        clear.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(io)
+        clear
+            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+            .map_err(io)
     }
 
     /// The archive of what was saved, once the coordinator has it. The archive is made on the way: there need be no room
@@ -71,14 +83,19 @@ impl Uploader {
     /// Also that a file is written again and again meanwhile; it is named.
     async fn uploaded(&self, saved: &Saved) -> Result<Archive, TransferError> {
         let session = || self.0.session.get();
-        let by = Some(By { token: self.0.token, session: &session });
-        let (mut stopping, mut backoff, mut tries) = (self.0.stopping.clone(), Backoff::default(), 1);
+        let by = Some(By {
+            token: self.0.token,
+            session: &session,
+        });
+        let (mut stopping, mut backoff, mut tries) =
+            (self.0.stopping.clone(), Backoff::default(), 1);
         loop {
             let folder = saved.folder.clone();
             let made = tokio::task::spawn_blocking(move || Archive::of(&folder)).await;
             let sent = match made.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string()))) {
                 Ok(archive) => {
-                    let sent = transfer::upload_folder(&self.0.client, &archive, by, &unwatched).await;
+                    let sent =
+                        transfer::upload_folder(&self.0.client, &archive, by, &unwatched).await;
                     sent.map(|()| archive)
                 }
                 Err(fault) => Err(fault),
@@ -103,7 +120,11 @@ impl Uploader {
         let mut backoff = Backoff::default();
         loop {
             let (session, artifact) = (self.0.session.get(), Some(artifact.clone()));
-            let request = CommitArtifactRequest { session, token: self.0.token, artifact };
+            let request = CommitArtifactRequest {
+                session,
+                token: self.0.token,
+                artifact,
+            };
             match client.commit_artifact(request).await {
                 Ok(_) => return Ok(()),
                 Err(status) if matches!(judge(&status), Verdict::Over | Verdict::Refused) => {

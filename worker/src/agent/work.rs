@@ -95,7 +95,8 @@ impl Work {
             spec = self.prepare() => spec?,
             () = told_to(&mut stopping, Urgency::Save) => return Err(Fault::Stopped(self.stopping())),
         };
-        let mut process = Process::start(&spec, self.options.gpu.as_deref()).map_err(Fault::io(&spec))?;
+        let mut process =
+            Process::start(&spec, self.options.gpu.as_deref()).map_err(Fault::io(&spec))?;
         let (saved, uploads) = delivery.uploads();
         let last = self.follow(&mut process, saved).await;
         let status = self.judge(process, last).await;
@@ -117,8 +118,11 @@ impl Work {
             Outcome::Stopped => self.stopped(Outcome::Stopped),
             // It was ended because it had nothing to save, did not stop in time, or was not to save.
             Outcome::Failed if told => {
-                let outcome =
-                    if nothing_to_save && self.assignment.size < 2 { Outcome::Stopped } else { Outcome::Lost };
+                let outcome = if nothing_to_save && self.assignment.size < 2 {
+                    Outcome::Stopped
+                } else {
+                    Outcome::Lost
+                };
                 self.stopped(outcome)
             }
             _ => status,
@@ -127,19 +131,35 @@ impl Work {
 
     /// Why the attempt stops.
     fn stopping(&self) -> Stopping {
-        self.stopping.borrow().clone().unwrap_or_else(Stopping::with_another)
+        self.stopping
+            .borrow()
+            .clone()
+            .unwrap_or_else(Stopping::with_another)
     }
 
     fn stopped(&self, outcome: Outcome) -> ExitStatus {
-        let Stopping { reason, resumes, .. } = self.stopping();
-        ExitStatus { resumes, ..ExitStatus::of(outcome, reason) }
+        let Stopping {
+            reason, resumes, ..
+        } = self.stopping();
+        ExitStatus {
+            resumes,
+            ..ExitStatus::of(outcome, reason)
+        }
     }
 
     /// Writes down what is left to deliver: all workers of an attempt do, since one that came back without it would end it
     /// for the others. Where the record cannot be written, the attempt is lost with the worker as it would be without.
     fn write_handover(&self, ended: &ExitStatus) {
-        if let Err(e) = handover::write(&self.whose, ended, &self.saved, (&self.outbox, &self.folder)) {
-            tracing::warn!("what is left to deliver cannot be written down in {}: {e}", self.folder.display());
+        if let Err(e) = handover::write(
+            &self.whose,
+            ended,
+            &self.saved,
+            (&self.outbox, &self.folder),
+        ) {
+            tracing::warn!(
+                "what is left to deliver cannot be written down in {}: {e}",
+                self.folder.display()
+            );
         }
     }
 
@@ -154,7 +174,10 @@ impl Work {
         leases.mark_changed();
         let mut heard = tokio::time::Instant::now();
         loop {
-            let patience = self.options.patience.filter(|_| !tracker.waits_for_others());
+            let patience = self
+                .options
+                .patience
+                .filter(|_| !tracker.waits_for_others());
             let silent_for_too_long = patience.map(|patience| heard + patience);
             let received = tokio::select! {
                 received = process.next() => match received {
@@ -222,7 +245,11 @@ impl Work {
             Event::Finished { step, folder } => (Kind::Adapter, step, folder),
             _ => return,
         };
-        let done = Saved { kind, step, folder: folder.into() };
+        let done = Saved {
+            kind,
+            step,
+            folder: folder.into(),
+        };
         self.saved.push(done.clone());
         drop(saved.send(done));
     }

@@ -73,5 +73,9 @@ impl AgentArgs {
 
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write key=value")?;
-    if key.is_empty() { Err("the key is empty".into()) } else { Ok((key.into(), value.into())) }
+    if key.is_empty() {
+        Err("the key is empty".into())
+    } else {
+        Ok((key.into(), value.into()))
+    }
 }

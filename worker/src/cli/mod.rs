@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use agent::AgentArgs;
-pub use args::{BenchArgs, ConvertArgs, GenerateArgs, GgufType, MergeArgs, MergeBase, ScoreArgs, SubjectArgs};
+pub use args::{
+    BenchArgs, ConvertArgs, GenerateArgs, GgufType, MergeArgs, MergeBase, ScoreArgs, SubjectArgs,
+};
 
 /// Registers this machine with a coordinator, pulls jobs, trains them, reports.
 ///

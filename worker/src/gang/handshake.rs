@@ -23,7 +23,13 @@ pub fn random() -> [u8; 32] {
     bytes
 }
 
-fn proof(secret: &Secret, part: &str, rank: u32, asked: &Nonce, own: &Nonce) -> Result<Hmac<Sha256>> {
+fn proof(
+    secret: &Secret,
+    part: &str,
+    rank: u32,
+    asked: &Nonce,
+    own: &Nonce,
+) -> Result<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).map_err(Error::other)?;
     for words in [part.as_bytes(), &rank.to_le_bytes(), asked, own] {
         mac.update(words);
@@ -32,7 +38,10 @@ fn proof(secret: &Secret, part: &str, rank: u32, asked: &Nonce, own: &Nonce) -> 
 }
 
 fn stranger() -> Error {
-    Error::new(ErrorKind::PermissionDenied, "the other end does not know the secret of this attempt")
+    Error::new(
+        ErrorKind::PermissionDenied,
+        "the other end does not know the secret of this attempt",
+    )
 }
 
 /// The first one's part; the rank of the other, which is one of `1..size`.
@@ -40,7 +49,10 @@ pub fn welcome(stream: &mut (impl Read + Write), secret: &Secret, size: usize) -
     let (mut greeting, mut rank, mut theirs) = ([0; 16], [0; 4], [0; 32]);
     stream.read_exact(&mut greeting)?;
     if greeting != *GREETING {
-        return Err(Error::new(ErrorKind::InvalidData, "the other end is no worker of this version"));
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            "the other end is no worker of this version",
+        ));
     }
     stream.read_exact(&mut rank)?;
     stream.read_exact(&mut theirs)?;
@@ -48,11 +60,20 @@ pub fn welcome(stream: &mut (impl Read + Write), secret: &Secret, size: usize) -
     stream.write_all(&own)?;
     let mut answer = [0; 32];
     stream.read_exact(&mut answer)?;
-    proof(secret, "other", rank, &own, &theirs)?.verify_slice(&answer).map_err(|_| stranger())?;
-    stream.write_all(&proof(secret, "first", rank, &theirs, &own)?.finalize().into_bytes())?;
+    proof(secret, "other", rank, &own, &theirs)?
+        .verify_slice(&answer)
+        .map_err(|_| stranger())?;
+    stream.write_all(
+        &proof(secret, "first", rank, &theirs, &own)?
+            .finalize()
+            .into_bytes(),
+    )?;
     match rank as usize {
         rank if (1..size).contains(&rank) => Ok(rank),
-        rank => Err(Error::new(ErrorKind::InvalidData, format!("rank {rank} in a gang of {size}"))),
+        rank => Err(Error::new(
+            ErrorKind::InvalidData,
+            format!("rank {rank} in a gang of {size}"),
+        )),
     }
 }
 
@@ -63,7 +84,13 @@ pub fn introduce(stream: &mut (impl Read + Write), secret: &Secret, rank: usize)
     stream.write_all(&hello)?;
     let (mut theirs, mut answer) = ([0; 32], [0; 32]);
     stream.read_exact(&mut theirs)?;
-    stream.write_all(&proof(secret, "other", rank, &theirs, &own)?.finalize().into_bytes())?;
+    stream.write_all(
+        &proof(secret, "other", rank, &theirs, &own)?
+            .finalize()
+            .into_bytes(),
+    )?;
     stream.read_exact(&mut answer)?;
-    proof(secret, "first", rank, &own, &theirs)?.verify_slice(&answer).map_err(|_| stranger())
+    proof(secret, "first", rank, &own, &theirs)?
+        .verify_slice(&answer)
+        .map_err(|_| stranger())
 }

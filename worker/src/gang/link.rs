@@ -25,19 +25,26 @@ pub struct Link {
 
 impl Link {
     pub fn new(stream: TcpStream, whom: String) -> Self {
-        Self { stream: Arc::new(stream), whom }
+        Self {
+            stream: Arc::new(stream),
+            whom,
+        }
     }
 
     pub fn send(&mut self, words: &[u8]) -> Result<()> {
         let length = (words.len() as u64).to_le_bytes();
         let mut stream = &*self.stream;
-        let sent = stream.write_all(&length).and_then(|()| stream.write_all(words));
+        let sent = stream
+            .write_all(&length)
+            .and_then(|()| stream.write_all(words));
         sent.map_err(|e| self.gone(e))
     }
 
     /// Tells the other end that this one breaks its share of the work off.
     pub fn interrupt(&mut self) -> Result<()> {
-        (&*self.stream).write_all(&INTERRUPT.to_le_bytes()).map_err(|e| self.gone(e))
+        (&*self.stream)
+            .write_all(&INTERRUPT.to_le_bytes())
+            .map_err(|e| self.gone(e))
     }
 
     /// Given where the other end has sent [`Self::interrupt`] and nothing before it that has not been received.
@@ -45,7 +52,11 @@ impl Link {
         let stream = self.stream.clone();
         StopSignal::new(move || {
             let mut next = [0; 8];
-            let looked = recv(&*stream, &mut next[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+            let looked = recv(
+                &*stream,
+                &mut next[..],
+                RecvFlags::PEEK | RecvFlags::DONTWAIT,
+            );
             // A connection that broke is noticed by whoever waits for a message.
             matches!(looked, Ok((_, 8))) && u64::from_le_bytes(next) == INTERRUPT
         })
@@ -56,14 +67,21 @@ impl Link {
         let mut length = INTERRUPT;
         while length == INTERRUPT {
             let mut bytes = [0; 8];
-            (&*self.stream).read_exact(&mut bytes).map_err(|e| self.gone(e))?;
+            (&*self.stream)
+                .read_exact(&mut bytes)
+                .map_err(|e| self.gone(e))?;
             length = u64::from_le_bytes(bytes);
         }
         if length > LONGEST {
-            return Err(self.gone(std::io::Error::other(format!("a message of {length} bytes"))));
+            return Err(self.gone(std::io::Error::other(format!(
+                "a message of {length} bytes"
+            ))));
         }
         let mut words = Vec::with_capacity(length.min(AT_ONCE) as usize);
-        let got = (&*self.stream).take(length).read_to_end(&mut words).map_err(|e| self.gone(e))?;
+        let got = (&*self.stream)
+            .take(length)
+            .read_to_end(&mut words)
+            .map_err(|e| self.gone(e))?;
         if (got as u64) < length {
             return Err(self.gone(std::io::ErrorKind::UnexpectedEof.into()));
         }
@@ -89,7 +107,12 @@ pub fn words(numbers: &[f32]) -> Vec<u8> {
 /// The `n` numbers that travelled as `words`.
 pub fn numbers(words: &[u8], n: usize) -> Result<Vec<f32>> {
     if words.len() != 4 * n {
-        return Err(Error::Peer { fault: format!("{} bytes came where {n} numbers were awaited", words.len()) });
+        return Err(Error::Peer {
+            fault: format!("{} bytes came where {n} numbers were awaited", words.len()),
+        });
     }
-    Ok(words.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    Ok(words
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect())
 }

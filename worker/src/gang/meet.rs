@@ -49,7 +49,9 @@ pub struct Meeting {
 }
 
 fn fault(e: impl std::fmt::Display) -> Error {
-    Error::Meeting { fault: e.to_string() }
+    Error::Meeting {
+        fault: e.to_string(),
+    }
 }
 
 /// The first one, as long as the others are on their way.
@@ -65,13 +67,24 @@ impl Listener {
     pub fn open(port: u16, secret: Secret) -> Result<Self> {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
             .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
-            .map_err(|e| fault(format_args!("port {port} cannot be listened on ({e}); give --peer-port PORT")))?;
+            .map_err(|e| {
+                fault(format_args!(
+                    "port {port} cannot be listened on ({e}); give --peer-port PORT"
+                ))
+            })?;
         let port = listener.local_addr().map_err(fault)?.port();
-        Ok(Self { listener, port, secret })
+        Ok(Self {
+            listener,
+            port,
+            secret,
+        })
     }
 
     pub fn listening(&self) -> Listening {
-        Listening { port: self.port, secret: self.secret }
+        Listening {
+            port: self.port,
+            secret: self.secret,
+        }
     }
 
     /// Waits until all others are here.
@@ -83,7 +96,9 @@ impl Listener {
         std::thread::spawn(move || self.accept(size, &sender));
         let mut links: Vec<Option<Link>> = (1..size).map(|_| None).collect();
         while links.iter().any(Option::is_none) {
-            let (rank, stream) = arrived.recv().map_err(|_| fault("the port is not listened on any more"))?;
+            let (rank, stream) = arrived
+                .recv()
+                .map_err(|_| fault("the port is not listened on any more"))?;
             links[rank - 1] = Some(Link::new(stream, format!("worker {rank}")));
         }
         Ok(Gang::First(links.into_iter().flatten().collect()))
@@ -123,12 +138,19 @@ struct Hurried {
 impl Hurried {
     fn new(stream: TcpStream) -> std::io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, until: Instant::now() + PATIENCE })
+        Ok(Self {
+            stream,
+            until: Instant::now() + PATIENCE,
+        })
     }
 
     fn left(&self) -> std::io::Result<Option<Duration>> {
         let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(std::io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+        if left.is_zero() {
+            Err(std::io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(Some(left))
+        }
     }
 
     /// From now on words may take as long as a step does; the system asks whether the other end is still there.
@@ -172,16 +194,27 @@ pub fn connect(addresses: &[String], secret: &Secret, rank: usize, size: usize) 
         for address in addresses {
             match try_address(address, secret, rank) {
                 Ok(stream) => {
-                    return Ok(Gang::Other { rank, size, first: Link::new(stream, "the first worker".into()) });
+                    return Ok(Gang::Other {
+                        rank,
+                        size,
+                        first: Link::new(stream, "the first worker".into()),
+                    });
                 }
                 Err(e) => faults.push((address, e)),
             }
         }
         // Who answers and is not the one that is looked for will not become it.
-        let strange = faults.iter().all(|(_, e)| e.kind() == std::io::ErrorKind::PermissionDenied);
-        let refused = faults.iter().all(|(_, e)| e.kind() == std::io::ErrorKind::ConnectionRefused);
+        let strange = faults
+            .iter()
+            .all(|(_, e)| e.kind() == std::io::ErrorKind::PermissionDenied);
+        let refused = faults
+            .iter()
+            .all(|(_, e)| e.kind() == std::io::ErrorKind::ConnectionRefused);
         if strange || refused || started.elapsed() > TRIED_FOR {
-            let tried: Vec<String> = faults.iter().map(|(address, e)| format!("{address}: {e}")).collect();
+            let tried: Vec<String> = faults
+                .iter()
+                .map(|(address, e)| format!("{address}: {e}"))
+                .collect();
             return Err(fault(format_args!(
                 "the first worker is not reached ({}); open the way between the workers, or start them with --peer-address \
                  HOST and --peer-port PORT",
@@ -204,7 +237,11 @@ fn try_address(address: &str, secret: &Secret, rank: usize) -> std::io::Result<T
 ///
 /// # Errors
 /// [`Error::Meeting`] where the rendezvous fails.
-pub fn meet(seat: Seat, tell: impl FnOnce(Listening) -> Result<()>, told: &Receiver<Meeting>) -> Result<Gang> {
+pub fn meet(
+    seat: Seat,
+    tell: impl FnOnce(Listening) -> Result<()>,
+    told: &Receiver<Meeting>,
+) -> Result<Gang> {
     if seat.rank == 0 {
         let listener = Listener::open(seat.port, handshake::random())?;
         tell(listener.listening())?;

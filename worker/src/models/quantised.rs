@@ -28,7 +28,13 @@ const VERSION: &str = "2";
 pub fn prepared(model: &Path, config: &ModelConfig, progress: export::Progress<'_>) -> PathBuf {
     let folder = Cache::open().map(|cache| cache.folder().join("quantised"));
     let made = folder.map_err(|e| e.to_string()).and_then(|folder| {
-        Store { folder, smallest: SMALLEST, limit: LIMIT }.prepared(model, config, progress).map_err(|e| e.to_string())
+        Store {
+            folder,
+            smallest: SMALLEST,
+            limit: LIMIT,
+        }
+        .prepared(model, config, progress)
+        .map_err(|e| e.to_string())
     });
     made.unwrap_or_else(|fault| {
         tracing::warn!("the quantised model is not kept: {fault}");
@@ -50,7 +56,9 @@ impl Store {
         config: &ModelConfig,
         progress: export::Progress<'_>,
     ) -> Result<Option<PathBuf>, ModelError> {
-        let Some((key, bytes)) = key(model, config).map_err(ModelError::io(model))? else { return Ok(None) };
+        let Some((key, bytes)) = key(model, config).map_err(ModelError::io(model))? else {
+            return Ok(None);
+        };
         if bytes < self.smallest
             || !matches!(config.quantization, Quantization::Auto | Quantization::Nf4)
             || !export::can_be_quantised(model)
@@ -64,8 +72,12 @@ impl Store {
         FileExt::lock_exclusive(&lock).map_err(ModelError::io(&lock_path))?;
         if !out.exists() {
             self.trim(bytes / 2);
-            export::convert(model, &out, config, ElementType::F16, progress)
-                .map_err(|e| ModelError::Io { path: out.clone(), source: std::io::Error::other(e) })?;
+            export::convert(model, &out, config, ElementType::F16, progress).map_err(|e| {
+                ModelError::Io {
+                    path: out.clone(),
+                    source: std::io::Error::other(e),
+                }
+            })?;
         }
         // The time of the last use; where it cannot be set, the folder is only taken for older than it is.
         drop(File::open(&out).and_then(|folder| folder.set_modified(SystemTime::now())));
@@ -80,7 +92,9 @@ impl Store {
                 let (about, path) = (entry.metadata().ok()?, entry.path());
                 // What another process is writing has an ending.
                 let complete = about.is_dir() && path.extension().is_none();
-                complete.then(|| Some((about.modified().ok()?, size(&path), path))).flatten()
+                complete
+                    .then(|| Some((about.modified().ok()?, size(&path), path)))
+                    .flatten()
             })
             .collect();
         folders.sort();
@@ -100,7 +114,10 @@ impl Store {
 
 fn size(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|file| file.len())
+        .sum()
 }
 
 /// A name for what `config` makes of the weights in the folder `model`, and their size; none where it is no folder.
@@ -111,9 +128,11 @@ fn key(model: &Path, config: &ModelConfig) -> std::io::Result<Option<(String, u6
     let mut files = Vec::new();
     for entry in fs::read_dir(model)? {
         let (entry, name) = entry.map(|e| (e.path(), e.file_name()))?;
-        let known = entry
-            .extension()
-            .is_some_and(|e| ["safetensors", "json", "jinja", "model"].map(Into::into).contains(&e.to_owned()));
+        let known = entry.extension().is_some_and(|e| {
+            ["safetensors", "json", "jinja", "model"]
+                .map(Into::into)
+                .contains(&e.to_owned())
+        });
         // A link leads to the file of the hub's own cache.
         let about = fs::metadata(&entry)?;
         if known && about.is_file() {
@@ -127,7 +146,10 @@ fn key(model: &Path, config: &ModelConfig) -> std::io::Result<Option<(String, u6
     hash.update(fs::canonicalize(model)?.as_os_str().as_encoded_bytes());
     let mut bytes = 0;
     for (name, length, modified) in files {
-        let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let since = modified
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos();
         hash.update(name.as_encoded_bytes());
         hash.update(format!(" {length} {since} "));
         bytes += length;
@@ -144,14 +166,28 @@ mod tests {
     const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_llama");
 
     fn config(set: &str) -> ModelConfig {
-        let set = ["model.base=tiny", "data.train=rows.jsonl", set].map(str::to_owned).to_vec();
-        Layers { set, ..Layers::default() }.resolve().expect("a configuration").config().model.clone()
+        let set = ["model.base=tiny", "data.train=rows.jsonl", set]
+            .map(str::to_owned)
+            .to_vec();
+        Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration")
+        .config()
+        .model
+        .clone()
     }
 
     #[test]
     fn a_model_is_quantised_once_and_anew_when_it_should_be_another() {
         let home = tempfile::tempdir().expect("a folder");
-        let store = Store { folder: home.path().join("quantised"), smallest: 0, limit: u64::MAX };
+        let store = Store {
+            folder: home.path().join("quantised"),
+            smallest: 0,
+            limit: u64::MAX,
+        };
         let mut written = 0;
         let mut get = |set: &str| {
             let found = store.prepared(Path::new(TINY), &config(set), &mut |_, _| {
@@ -163,7 +199,11 @@ mod tests {
         let (first, count) = get("model.double_quant=true");
         let first = first.expect("a quantised model");
         assert!(count > 0 && first.join("model.safetensors").exists());
-        assert_eq!(get("model.double_quant=true"), (Some(first.clone()), count), "it was made again");
+        assert_eq!(
+            get("model.double_quant=true"),
+            (Some(first.clone()), count),
+            "it was made again"
+        );
         let (other, more) = get("model.double_quant=false");
         assert!(other.is_some_and(|other| other != first) && more > count);
         assert_eq!(get("model.quantization=none").0, None);
@@ -172,13 +212,19 @@ mod tests {
     #[test]
     fn what_was_not_used_for_the_longest_time_makes_room() {
         let home = tempfile::tempdir().expect("a folder");
-        let store = Store { folder: home.path().into(), smallest: 0, limit: 30 };
+        let store = Store {
+            folder: home.path().into(),
+            smallest: 0,
+            limit: 30,
+        };
         for (age, name) in [(3, "old"), (1, "new")] {
             let folder = home.path().join(name);
             fs::create_dir(&folder).expect("a folder");
             fs::write(folder.join("weights"), [0; 12]).expect("a file");
             let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(100 - age);
-            File::open(&folder).and_then(|f| f.set_modified(used)).expect("a time");
+            File::open(&folder)
+                .and_then(|f| f.set_modified(used))
+                .expect("a time");
         }
         store.trim(6);
         assert!(home.path().join("old").exists());

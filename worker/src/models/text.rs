@@ -23,13 +23,22 @@ pub fn write(name: &str, out: &Path, as_json: bool) -> Result<ExitCode, WorkerEr
     let path = out.join("tokenizer.json");
     let fault = |e: Box<dyn std::error::Error + Send + Sync>| std::io::Error::other(e.to_string());
     let tokenizer = files.tokenizer()?;
-    partial::write_with(&path, |path| tokenizer.save(path, false).map_err(fault)).map_err(ModelError::io(&path))?;
+    partial::write_with(&path, |path| tokenizer.save(path, false).map_err(fault))
+        .map_err(ModelError::io(&path))?;
     let mut settings = json!({"bos_token": files.special.bos, "eos_token": files.special.eos});
-    match files.template.as_ref().map(|own| own.iter().collect::<Vec<_>>()).as_deref() {
+    match files
+        .template
+        .as_ref()
+        .map(|own| own.iter().collect::<Vec<_>>())
+        .as_deref()
+    {
         None => {}
         Some([(_, only)]) => put("chat_template.jinja", only)?,
         Some(named) => {
-            let list: Vec<_> = named.iter().map(|(name, text)| json!({"name": name, "template": text})).collect();
+            let list: Vec<_> = named
+                .iter()
+                .map(|(name, text)| json!({"name": name, "template": text}))
+                .collect();
             settings["chat_template"] = list.into();
         }
     }

@@ -37,12 +37,29 @@ mod tests {
 
     #[test]
     fn a_gpu_is_described_by_what_macos_says() {
-        let gpu = Gpu { name: "Apple M4 Max".into(), working_set: 48 << 30, allocated: 3 << 30 };
-        let mac = Mac { version: (26, 1, 0), default: Some(gpu), listed: 1 };
+        let gpu = Gpu {
+            name: "Apple M4 Max".into(),
+            working_set: 48 << 30,
+            allocated: 3 << 30,
+        };
+        let mac = Mac {
+            version: (26, 1, 0),
+            default: Some(gpu),
+            listed: 1,
+        };
         let found = accelerator(&mac).expect("a GPU");
-        assert_eq!((found.name.as_str(), found.driver.as_str()), ("Apple M4 Max", "macOS 26.1.0"));
+        assert_eq!(
+            (found.name.as_str(), found.driver.as_str()),
+            ("Apple M4 Max", "macOS 26.1.0")
+        );
         assert_eq!((found.memory, found.memory_free), (48 << 30, 45 << 30));
-        for unfit in [Mac { version: (14, 7, 1), ..mac.clone() }, Mac { listed: 0, ..mac }] {
+        for unfit in [
+            Mac {
+                version: (14, 7, 1),
+                ..mac.clone()
+            },
+            Mac { listed: 0, ..mac },
+        ] {
             assert!(accelerator(&unfit).is_err(), "{unfit:?}");
         }
     }

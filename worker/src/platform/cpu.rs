@@ -7,13 +7,19 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// A platform without an accelerator.
 pub fn probe(folder: &Path) -> Platform {
-    let kinds =
-        RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()).with_memory(MemoryRefreshKind::nothing().with_ram());
+    let kinds = RefreshKind::nothing()
+        .with_cpu(CpuRefreshKind::nothing())
+        .with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(kinds).ok();
-    let brand = system.as_ref().and_then(|s| Some(s.cpus().first()?.brand().trim().to_owned()));
+    let brand = system
+        .as_ref()
+        .and_then(|s| Some(s.cpus().first()?.brand().trim().to_owned()));
     let model = brand.unwrap_or_default();
     // In a container the limit counts, not the machine.
-    let limit = system.as_ref().and_then(|s| s.cgroup_limits()).map_or(u64::MAX, |c| c.total_memory);
+    let limit = system
+        .as_ref()
+        .and_then(|s| s.cgroup_limits())
+        .map_or(u64::MAX, |c| c.total_memory);
     let memory = system.as_ref().map_or(0, System::total_memory).min(limit);
     Platform {
         device_class: DeviceClass::Cpu.into(),
@@ -45,7 +51,9 @@ fn has_bf16() -> bool {
 /// Bytes of main memory that are free; none where the system does not tell.
 pub fn memory_free() -> Option<u64> {
     let kinds = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    System::new_with_specifics(kinds).ok().map(|system| system.available_memory())
+    System::new_with_specifics(kinds)
+        .ok()
+        .map(|system| system.available_memory())
 }
 
 /// Bytes that a user may still write to the disk that holds `folder`; none where the system does not tell.

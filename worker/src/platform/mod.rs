@@ -35,7 +35,11 @@ pub struct Accelerator {
 ///
 /// # Errors
 /// The class that was asked for is not here, or not in this build.
-pub fn offers(device: Option<&str>, labels: &[(String, String)], folder: &Path) -> Result<Vec<Platform>, WorkerError> {
+pub fn offers(
+    device: Option<&str>,
+    labels: &[(String, String)],
+    folder: &Path,
+) -> Result<Vec<Platform>, WorkerError> {
     let mut platform = cpu::probe(folder);
     platform.labels = labels.iter().cloned().collect::<HashMap<_, _>>();
     let wanted = device.map(|device| match device {
@@ -44,7 +48,10 @@ pub fn offers(device: Option<&str>, labels: &[(String, String)], folder: &Path) 
         _ => DeviceClass::Cpu,
     });
     match offer::choose(wanted, kinds(wanted))? {
-        Offer::Gpus(class, gpus) => Ok(gpus.into_iter().map(|gpu| with(platform.clone(), class, gpu)).collect()),
+        Offer::Gpus(class, gpus) => Ok(gpus
+            .into_iter()
+            .map(|gpu| with(platform.clone(), class, gpu))
+            .collect()),
         Offer::Cpu { instead } => {
             for why in instead {
                 tracing::warn!("the CPU is offered, not a GPU: {why}");
@@ -59,11 +66,19 @@ fn kinds(wanted: Option<DeviceClass>) -> Vec<Kind> {
     let may_be = |class| wanted.is_none_or(|wanted| wanted == class);
     let mut kinds = Vec::new();
     if may_be(DeviceClass::Cuda) {
-        kinds.push(Kind { class: DeviceClass::Cuda, built: cfg!(feature = "cuda"), found: nvidia::all() });
+        kinds.push(Kind {
+            class: DeviceClass::Cuda,
+            built: cfg!(feature = "cuda"),
+            found: nvidia::all(),
+        });
     }
     if may_be(DeviceClass::Metal) {
         let found = apple::probe().map(|gpu| vec![gpu]);
-        kinds.push(Kind { class: DeviceClass::Metal, built: cfg!(feature = "metal"), found });
+        kinds.push(Kind {
+            class: DeviceClass::Metal,
+            built: cfg!(feature = "metal"),
+            found,
+        });
     }
     kinds
 }
@@ -85,7 +100,9 @@ fn with(mut platform: Platform, class: DeviceClass, gpu: Accelerator) -> Platfor
 /// The device that was offered is broken.
 pub fn still_fit(platform: &Platform) -> Result<(), WorkerError> {
     match platform.device_class() {
-        DeviceClass::Cuda => nvidia::one(&platform.device_id).map(drop).map_err(WorkerError::Device),
+        DeviceClass::Cuda => nvidia::one(&platform.device_id)
+            .map(drop)
+            .map_err(WorkerError::Device),
         _ => Ok(()),
     }
 }
@@ -116,7 +133,9 @@ pub fn faults(platform: &Platform) -> Option<Faults> {
 /// What changes from minute to minute: free device memory and free disk space, where the system tells.
 pub fn free(platform: &Platform, folder: &Path) -> (Option<u64>, Option<u64>) {
     let memory = match platform.device_class() {
-        DeviceClass::Cuda => nvidia::one(&platform.device_id).ok().map(|gpu| gpu.memory_free),
+        DeviceClass::Cuda => nvidia::one(&platform.device_id)
+            .ok()
+            .map(|gpu| gpu.memory_free),
         _ => cpu::memory_free(),
     };
     (memory, cpu::disk_free(folder))
@@ -124,5 +143,8 @@ pub fn free(platform: &Platform, folder: &Path) -> (Option<u64>, Option<u64>) {
 
 /// What each accelerator library says, for `doctor`.
 pub fn accelerators() -> [(&'static str, Result<Vec<Accelerator>, String>); 2] {
-    [("NVIDIA GPU", nvidia::all()), ("Apple GPU", apple::probe().map(|gpu| vec![gpu]))]
+    [
+        ("NVIDIA GPU", nvidia::all()),
+        ("Apple GPU", apple::probe().map(|gpu| vec![gpu])),
+    ]
 }

@@ -18,9 +18,16 @@ pub const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 /// One that is broken is left out with a warning, where others are there.
 pub fn all() -> Result<Vec<Accelerator>, String> {
     let nvml = driver()?;
-    let count = nvml.device_count().map_err(|e| format!("the NVIDIA driver counts no GPUs ({e})"))?;
-    let devices: Vec<Device<'_>> = (0..count).filter_map(|i| nvml.device_by_index(i).ok()).collect();
-    let ids: Vec<String> = devices.iter().map(|device| device.uuid().unwrap_or_default()).collect();
+    let count = nvml
+        .device_count()
+        .map_err(|e| format!("the NVIDIA driver counts no GPUs ({e})"))?;
+    let devices: Vec<Device<'_>> = (0..count)
+        .filter_map(|i| nvml.device_by_index(i).ok())
+        .collect();
+    let ids: Vec<String> = devices
+        .iter()
+        .map(|device| device.uuid().unwrap_or_default())
+        .collect();
     let named = std::env::var(VISIBLE).ok();
     let chosen = visible(named.as_deref(), &ids);
     let (mut sound, mut faults) = (Vec::new(), Vec::new());
@@ -31,11 +38,15 @@ pub fn all() -> Result<Vec<Accelerator>, String> {
         }
     }
     match (sound.is_empty(), faults.is_empty(), named) {
-        (true, true, Some(named)) => Err(format!("{VISIBLE}={named} names none of the driver's {count} GPUs")),
+        (true, true, Some(named)) => Err(format!(
+            "{VISIBLE}={named} names none of the driver's {count} GPUs"
+        )),
         (true, true, None) => Err("the NVIDIA driver shows no GPU".into()),
         (true, false, _) => Err(faults.join("; ")),
         (false, ..) => {
-            faults.iter().for_each(|fault| tracing::warn!("not offered: {fault}"));
+            faults
+                .iter()
+                .for_each(|fault| tracing::warn!("not offered: {fault}"));
             Ok(sound)
         }
     }
@@ -44,14 +55,22 @@ pub fn all() -> Result<Vec<Accelerator>, String> {
 /// The GPU of that UUID, or in words why it is not to be used any more.
 pub fn one(id: &str) -> Result<Accelerator, String> {
     let nvml = driver()?;
-    let device = nvml.device_by_uuid(id).map_err(|e| format!("the GPU {id} is gone ({e})"))?;
+    let device = nvml
+        .device_by_uuid(id)
+        .map_err(|e| format!("the GPU {id} is gone ({e})"))?;
     describe(&nvml, &device)
 }
 
 /// Energy that the GPU has taken since its driver was loaded, in joules; none where it does not tell.
 pub fn energy(id: &str) -> Option<f64> {
     let nvml = Nvml::init().ok()?;
-    Some(nvml.device_by_uuid(id).ok()?.total_energy_consumption().ok()? as f64 / 1000.0)
+    Some(
+        nvml.device_by_uuid(id)
+            .ok()?
+            .total_energy_consumption()
+            .ok()? as f64
+            / 1000.0,
+    )
 }
 
 fn driver() -> Result<Nvml, String> {
@@ -61,10 +80,14 @@ fn driver() -> Result<Nvml, String> {
 /// Which of the GPUs `ids` a program sees where [`VISIBLE`] is `named`: numbers, or beginnings of UUIDs, up to the first
 /// that names none, as CUDA reads it.
 fn visible(named: Option<&str>, ids: &[String]) -> Vec<usize> {
-    let Some(named) = named else { return (0..ids.len()).collect() };
+    let Some(named) = named else {
+        return (0..ids.len()).collect();
+    };
     let place = |name: &str| match name.trim().parse::<usize>() {
         Ok(i) => Some(i).filter(|&i| i < ids.len()),
-        Err(_) => ids.iter().position(|id| !name.trim().is_empty() && id.starts_with(name.trim())),
+        Err(_) => ids
+            .iter()
+            .position(|id| !name.trim().is_empty() && id.starts_with(name.trim())),
     };
     named.split(',').map_while(place).collect()
 }
@@ -72,7 +95,9 @@ fn visible(named: Option<&str>, ids: &[String]) -> Vec<usize> {
 fn describe(nvml: &Nvml, device: &Device<'_>) -> Result<Accelerator, String> {
     fitness(device)?;
     let memory = device.memory_info().map_err(|e| e.to_string())?;
-    let capability = device.cuda_compute_capability().map_err(|e| e.to_string())?;
+    let capability = device
+        .cuda_compute_capability()
+        .map_err(|e| e.to_string())?;
     if capability.major < OLDEST {
         return Err(format!(
             "compute capability {}.{} is too old: bf16 on tensor cores begins with Ampere, {OLDEST}.0",
@@ -98,7 +123,9 @@ fn fitness(device: &Device<'_>) -> Result<(), String> {
         Ok(errors) if errors > 0 => Err(format!(
             "the GPU reports {errors} memory errors that could not be corrected; reset it with nvidia-smi --gpu-reset, or restart the machine"
         )),
-        Err(NvmlError::GpuLost) => Err("the GPU has fallen off the bus; restart the machine".into()),
+        Err(NvmlError::GpuLost) => {
+            Err("the GPU has fallen off the bus; restart the machine".into())
+        }
         // Consumer cards do not count.
         _ => Ok(()),
     }

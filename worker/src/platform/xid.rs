@@ -43,7 +43,9 @@ fn listen(id: &str, sender: &watch::Sender<Option<String>>) -> Result<(), NvmlEr
     let nvml = Nvml::init()?;
     let device = nvml.device_by_uuid(id)?;
     let set = nvml.create_event_set()?;
-    let set = device.register_events(EventTypes::CRITICAL_XID_ERROR, set).map_err(|e| e.error)?;
+    let set = device
+        .register_events(EventTypes::CRITICAL_XID_ERROR, set)
+        .map_err(|e| e.error)?;
     while !sender.is_closed() {
         let fault = match set.wait(WAIT.as_millis() as u32) {
             Ok(event) => event.event_data.as_ref().and_then(meaning),
@@ -52,7 +54,9 @@ fn listen(id: &str, sender: &watch::Sender<Option<String>>) -> Result<(), NvmlEr
             Err(e) => return Err(e),
         };
         if let Some(fault) = fault {
-            sender.send_replace(Some(format!("the GPU is broken: {fault}; reset it or restart the machine")));
+            sender.send_replace(Some(format!(
+                "the GPU is broken: {fault}; reset it or restart the machine"
+            )));
             return Ok(());
         }
     }
@@ -61,7 +65,9 @@ fn listen(id: &str, sender: &watch::Sender<Option<String>>) -> Result<(), NvmlEr
 
 /// In words, where the GPU is to blame.
 fn meaning(xid: &XidError) -> Option<String> {
-    let XidError::Value(number) = xid else { return None };
+    let XidError::Value(number) = xid else {
+        return None;
+    };
     let (_, words) = BROKEN.iter().find(|(broken, _)| broken == number)?;
     Some(format!("{words} (Xid {number})"))
 }
@@ -72,7 +78,10 @@ mod tests {
 
     #[test]
     fn only_faults_of_the_gpu_itself_count() {
-        assert_eq!(meaning(&XidError::Value(79)).as_deref(), Some("it has fallen off the bus (Xid 79)"));
+        assert_eq!(
+            meaning(&XidError::Value(79)).as_deref(),
+            Some("it has fallen off the bus (Xid 79)")
+        );
         for of_a_program in [13, 31, 43, 45, 94] {
             assert_eq!(meaning(&XidError::Value(of_a_program)), None);
         }

@@ -20,9 +20,17 @@ pub(crate) fn on_memory(e: Error, decoder: &Decoder, config: &TrainingConfig) ->
     let planned = qlora_planner::plan(&decoder.shape, config, kind).total();
     let bytes = (planned as f64 * LESS / config.resources.memory_fraction) as u64;
     let advice = match qlora_planner::fit(&decoder.shape, config, DeviceBudget { kind, bytes }) {
-        Err(refused) if !refused.suggestions.is_empty() => format!("set {}", refused.suggestions.join(", or ")),
+        Err(refused) if !refused.suggestions.is_empty() => {
+            format!("set {}", refused.suggestions.join(", or "))
+        }
         _ => "take a GPU with more memory, or a smaller model".into(),
     };
-    let advice = format!("{:.1} GiB were planned; {advice}", planned as f64 / (1u64 << 30) as f64);
-    Error::Memory { fault: first_line(&fault.to_string()), advice }
+    let advice = format!(
+        "{:.1} GiB were planned; {advice}",
+        planned as f64 / (1u64 << 30) as f64
+    );
+    Error::Memory {
+        fault: first_line(&fault.to_string()),
+        advice,
+    }
 }

@@ -27,7 +27,11 @@ impl Best {
     pub fn note(&mut self, step: u64, loss: f64, adapters: &Adapters, keep: bool) {
         let lower = self.mark.is_none_or(|mark| loss < mark.loss);
         if lower {
-            self.mark = Some(BestMark { step, loss, stale: 0 });
+            self.mark = Some(BestMark {
+                step,
+                loss,
+                stale: 0,
+            });
             self.adapters = keep.then(|| adapters.clone());
         } else if let Some(mark) = &mut self.mark {
             mark.stale += 1;

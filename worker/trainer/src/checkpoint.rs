@@ -23,7 +23,12 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// Folder of the best adapter within a checkpoint.
 const BEST: &str = "best";
 /// Files of an adapter; the template is there where the run has one.
-const ADAPTER_FILES: [&str; 4] = [adapter::CONFIG, adapter::WEIGHTS, adapter::TEMPLATE, adapter::RECORD];
+const ADAPTER_FILES: [&str; 4] = [
+    adapter::CONFIG,
+    adapter::WEIGHTS,
+    adapter::TEMPLATE,
+    adapter::RECORD,
+];
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,10 +73,20 @@ pub fn save(
     let partial = sibling(folder, "partial");
     remove(&partial)?;
     adapter::save(adapters, base, &partial)?;
-    let (moments, path) = (moments::to_tensors(&optimizer.moments)?, partial.join(OPTIMIZER));
+    let (moments, path) = (
+        moments::to_tensors(&optimizer.moments)?,
+        partial.join(OPTIMIZER),
+    );
     partial::write_tensors(&path, moments, None).map_err(Error::io(path))?;
-    let written = || ADAPTER_FILES.iter().filter(|name| partial.join(name).exists());
-    let mut names: Vec<String> = written().chain([&OPTIMIZER]).map(|name| (*name).to_owned()).collect();
+    let written = || {
+        ADAPTER_FILES
+            .iter()
+            .filter(|name| partial.join(name).exists())
+    };
+    let mut names: Vec<String> = written()
+        .chain([&OPTIMIZER])
+        .map(|name| (*name).to_owned())
+        .collect();
     if let Some(best) = best {
         adapter::save(best, base, &partial.join(BEST))?;
         names.extend(written().map(|name| format!("{BEST}/{name}")));
@@ -83,9 +98,12 @@ pub fn save(
             Ok((name, sum))
         })
         .collect::<Result<_>>()?;
-    let text = serde_json::to_string_pretty(&manifest)
-        .map_err(|e| Error::Checkpoint { path: folder.into(), fault: e.to_string() })?;
-    partial::write(&partial.join(MANIFEST), text.as_bytes()).map_err(Error::io(folder.join(MANIFEST)))?;
+    let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::Checkpoint {
+        path: folder.into(),
+        fault: e.to_string(),
+    })?;
+    partial::write(&partial.join(MANIFEST), text.as_bytes())
+        .map_err(Error::io(folder.join(MANIFEST)))?;
     remove(folder)?;
     fs::rename(&partial, folder).map_err(Error::io(folder))?;
     sync_folder(folder.parent().unwrap_or(Path::new(".")))
@@ -94,35 +112,55 @@ pub fn save(
 /// Reads the checkpoint in `folder` after checking it against its checksums and the run's configuration.
 pub fn load(folder: &Path, config: &ResolvedConfig, decoder: &Decoder) -> Result<Restored> {
     let (shape, device) = (&decoder.shape, &decoder.device);
-    let fault = |fault: String| Error::Checkpoint { path: folder.into(), fault };
-    let text = fs::read_to_string(folder.join(MANIFEST)).map_err(Error::io(folder.join(MANIFEST)))?;
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|e| fault(format!("{MANIFEST} cannot be read: {e}")))?;
+    let fault = |fault: String| Error::Checkpoint {
+        path: folder.into(),
+        fault,
+    };
+    let text =
+        fs::read_to_string(folder.join(MANIFEST)).map_err(Error::io(folder.join(MANIFEST)))?;
+    let manifest: Manifest = serde_json::from_str(&text)
+        .map_err(|e| fault(format!("{MANIFEST} cannot be read: {e}")))?;
     if manifest.config_hash != config.hash() {
         return Err(fault(
-            "it was made with another configuration; start a new job to change the configuration".into(),
+            "it was made with another configuration; start a new job to change the configuration"
+                .into(),
         ));
     }
     for (name, wanted) in &manifest.files {
         if checksum(&folder.join(name))? != *wanted {
-            return Err(fault(format!("{name} does not match its checksum; the file is damaged")));
+            return Err(fault(format!(
+                "{name} does not match its checksum; the file is damaged"
+            )));
         }
     }
     // An adapter file does not say all that the run's configuration does, such as the rate of B.
     let lora = &config.config().lora;
     let read = |folder: &Path| {
-        let factors = adapter::load(folder, shape, &decoder.fingerprint, manifest.seed, device)?.factors;
+        let factors =
+            adapter::load(folder, shape, &decoder.fingerprint, manifest.seed, device)?.factors;
         Ok::<_, Error>(Adapters::from_factors(lora, shape, manifest.seed, factors))
     };
     let adapters = read(folder)?;
     let best = folder.join(BEST);
-    let best = if best.exists() { Some(read(&best)?) } else { None };
+    let best = if best.exists() {
+        Some(read(&best)?)
+    } else {
+        None
+    };
     let tensors = candle_core::safetensors::load(folder.join(OPTIMIZER), device)?;
     let count = adapters.factors.iter().flat_map(Factors::tensors).count();
-    let moments =
-        moments::from_tensors(&tensors, count).map_err(|name| fault(format!("{OPTIMIZER} lacks `{name}`")))?;
-    let optimizer = Optimizer { moments, updates: manifest.updates };
-    Ok(Restored { manifest, adapters, optimizer, best })
+    let moments = moments::from_tensors(&tensors, count)
+        .map_err(|name| fault(format!("{OPTIMIZER} lacks `{name}`")))?;
+    let optimizer = Optimizer {
+        moments,
+        updates: manifest.updates,
+    };
+    Ok(Restored {
+        manifest,
+        adapters,
+        optimizer,
+        best,
+    })
 }
 
 fn sibling(folder: &Path, suffix: &str) -> PathBuf {
@@ -140,7 +178,9 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {
-    fs::File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io(folder))
+    fs::File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(Error::io(folder))
 }
 
 fn checksum(path: &Path) -> Result<String> {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use qlora_config::{Compute, DeviceKind, FlashAttention, ModelConfig, TrainingConfig};
-use qlora_kernels::types::options::{self as kernels, AttentionOptions, LoraOptions, Options, WantedAttention};
+use qlora_kernels::types::options::{
+    self as kernels, AttentionOptions, LoraOptions, Options, WantedAttention,
+};
 use qlora_kernels::{AttentionShape, Backend, Instructions, backend};
 use qlora_planner::{DeviceBudget, MemoryPolicy, ModelShape};
 
@@ -22,11 +24,17 @@ pub fn open(kind: DeviceKind) -> Result<Device> {
 }
 
 fn metal() -> Result<Device> {
-    crate::metal::open().map_err(|fault| Error::Device { name: "metal".into(), fault })
+    crate::metal::open().map_err(|fault| Error::Device {
+        name: "metal".into(),
+        fault,
+    })
 }
 
 fn cuda() -> Result<Device> {
-    backend::open_cuda(0).map_err(|fault| Error::Device { name: "cuda".into(), fault })
+    backend::open_cuda(0).map_err(|fault| Error::Device {
+        name: "cuda".into(),
+        fault,
+    })
 }
 
 /// Loads what a GPU of CUDA needs besides its driver.
@@ -34,7 +42,10 @@ fn cuda() -> Result<Device> {
 /// # Errors
 /// A library is missing: which, and what to install. A build without the `cuda` feature needs none.
 pub fn cuda_libraries() -> Result<()> {
-    backend::load_cuda_libraries().map_err(|fault| Error::Device { name: "cuda".into(), fault })
+    backend::load_cuda_libraries().map_err(|fault| Error::Device {
+        name: "cuda".into(),
+        fault,
+    })
 }
 
 /// What computes a run of `config` on `device`, for sequences of up to `length` tokens. What computes each operation is
@@ -54,7 +65,16 @@ pub fn backend(
         FlashAttention::Repeatable | FlashAttention::Off => WantedAttention::Repeatable,
         FlashAttention::Cudnn => WantedAttention::Cudnn,
     };
-    with_attention(shape, config, AttentionOptions { shape: attention_shape(shape), wanted, length }, device)
+    with_attention(
+        shape,
+        config,
+        AttentionOptions {
+            shape: attention_shape(shape),
+            wanted,
+            length,
+        },
+        device,
+    )
 }
 
 /// [`backend`] with an attention of the caller's choice.
@@ -65,8 +85,15 @@ pub(crate) fn with_attention(
     device: &Device,
 ) -> Result<Arc<dyn Backend>> {
     let widths = [shape.hidden, shape.heads * shape.head_dim, shape.ffn];
-    let lora = Some(LoraOptions { rank: config.lora.r, widths });
-    let options = Options { compute: compute(&config.model), attention: Some(attention), lora };
+    let lora = Some(LoraOptions {
+        rank: config.lora.r,
+        widths,
+    });
+    let options = Options {
+        compute: compute(&config.model),
+        attention: Some(attention),
+        lora,
+    };
     backend::open(device, &options).map_err(|fault| match attention.wanted {
         WantedAttention::Flash => Error::Config {
             key: "training.flash_attention",
@@ -81,10 +108,25 @@ pub(crate) fn with_attention(
 ///
 /// # Errors
 /// See [`backend`].
-pub fn answering_backend(shape: &ModelShape, model: &ModelConfig, device: &Device) -> Result<Arc<dyn Backend>> {
+pub fn answering_backend(
+    shape: &ModelShape,
+    model: &ModelConfig,
+    device: &Device,
+) -> Result<Arc<dyn Backend>> {
     let (shape, wanted) = (attention_shape(shape), WantedAttention::Repeatable);
-    let attention = Some(AttentionOptions { shape, wanted, length: 1 });
-    Ok(backend::open(device, &Options { compute: compute(model), attention, lora: None })?)
+    let attention = Some(AttentionOptions {
+        shape,
+        wanted,
+        length: 1,
+    });
+    Ok(backend::open(
+        device,
+        &Options {
+            compute: compute(model),
+            attention,
+            lora: None,
+        },
+    )?)
 }
 
 fn compute(model: &ModelConfig) -> kernels::Compute {
@@ -105,14 +147,32 @@ pub fn cudnn() -> Option<std::result::Result<String, String>> {
 
 /// The sizes of a model's attention.
 pub(crate) fn attention_shape(shape: &ModelShape) -> AttentionShape {
-    let &ModelShape { heads, kv_heads, head_dim, sliding_window: window, .. } = shape;
-    AttentionShape { heads, kv_heads, head_dim, window }
+    let &ModelShape {
+        heads,
+        kv_heads,
+        head_dim,
+        sliding_window: window,
+        ..
+    } = shape;
+    AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        window,
+    }
 }
 
 /// How a run uses the memory of the device that `backend` computes on: all that nobody else holds.
-pub fn memory_policy(shape: &ModelShape, config: &TrainingConfig, backend: &dyn Backend) -> Result<MemoryPolicy> {
+pub fn memory_policy(
+    shape: &ModelShape,
+    config: &TrainingConfig,
+    backend: &dyn Backend,
+) -> Result<MemoryPolicy> {
     let bytes = backend.available_bytes()?;
-    let budget = bytes.map(|bytes| DeviceBudget { kind: kind(backend.device()), bytes });
+    let budget = bytes.map(|bytes| DeviceBudget {
+        kind: kind(backend.device()),
+        bytes,
+    });
     Ok(qlora_planner::search(shape, config, budget))
 }
 
@@ -130,7 +190,9 @@ pub fn kind(device: &Device) -> DeviceKind {
 /// # Errors
 /// The device cannot be opened.
 pub fn operations(kind: DeviceKind) -> Result<String> {
-    Ok(backend::open(&open(kind)?, &Options::default())?.forms().to_string())
+    Ok(backend::open(&open(kind)?, &Options::default())?
+        .forms()
+        .to_string())
 }
 
 /// How this CPU multiplies when it is asked for `auto`, in words.

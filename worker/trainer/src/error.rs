@@ -19,16 +19,35 @@ pub enum Blame {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("`{key}` {fault}; {help}")]
-    Config { key: &'static str, fault: String, help: &'static str },
+    Config {
+        key: &'static str,
+        fault: String,
+        help: &'static str,
+    },
     #[error("{path}: {fault}; {help}")]
-    Model { path: PathBuf, fault: String, help: &'static str },
+    Model {
+        path: PathBuf,
+        fault: String,
+        help: &'static str,
+    },
     /// The model is whole, and of a kind that is not read here.
     #[error("{path}: {fault}; {help}")]
-    Unsupported { path: PathBuf, fault: String, help: &'static str },
+    Unsupported {
+        path: PathBuf,
+        fault: String,
+        help: &'static str,
+    },
     #[error("{path}: tensor `{tensor}` {fault}")]
-    Tensor { path: PathBuf, tensor: String, fault: String },
+    Tensor {
+        path: PathBuf,
+        tensor: String,
+        fault: String,
+    },
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Data(#[from] qlora_data::DatasetError),
     #[error(transparent)]
@@ -55,11 +74,17 @@ pub enum Error {
         "{what} is not finite; {origin} is the first to give such a number; the weights or the adapter are too large to compute with"
     )]
     Result { what: String, origin: String },
-    #[error("a sequence of {tokens} tokens is longer than the {positions} positions that the model is loaded for")]
+    #[error(
+        "a sequence of {tokens} tokens is longer than the {positions} positions that the model is loaded for"
+    )]
     Positions { tokens: usize, positions: usize },
-    #[error("each of the {rows} rows has more tokens than the model's {positions} positions; cut them")]
+    #[error(
+        "each of the {rows} rows has more tokens than the model's {positions} positions; cut them"
+    )]
     NoRow { rows: usize, positions: usize },
-    #[error("token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model")]
+    #[error(
+        "token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model"
+    )]
     Vocabulary { id: u32, vocabulary: usize },
     #[error("the device {name} cannot be used: {fault}")]
     Device { name: String, fault: String },
@@ -71,7 +96,11 @@ pub enum Error {
     #[error("rendezvous failed: {fault}")]
     Meeting { fault: String },
     #[error("worker {rank} has a different task from rank 0: {theirs}; rank 0 has {first}")]
-    Mismatch { rank: usize, theirs: String, first: String },
+    Mismatch {
+        rank: usize,
+        theirs: String,
+        first: String,
+    },
     #[error(
         "the adapters of worker {rank} differ from those of the first after step {step}; their processors do not compute alike"
     )]
@@ -86,7 +115,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.into(), source }
+        move |source| Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 
     /// Stable; `qlora-ctl explain CODE` tells more.
@@ -99,13 +131,22 @@ impl Error {
             Self::Data(_) | Self::Encode(_) | Self::NoRow { .. } => "Q0203",
             Self::Device { .. } => "Q0303",
             Self::Stopped => "Q0503",
-            Self::Model { .. } | Self::Tensor { .. } | Self::Vocabulary { .. } | Self::Positions { .. } => "Q0511",
+            Self::Model { .. }
+            | Self::Tensor { .. }
+            | Self::Vocabulary { .. }
+            | Self::Positions { .. } => "Q0511",
             Self::Unsupported { .. } => "Q0518",
             Self::Adapter { .. } => "Q0512",
             Self::Checkpoint { .. } => "Q0513",
             Self::Export { .. } => "Q0514",
-            Self::NotFinite { .. } | Self::FirstLoss { .. } | Self::Result { .. } | Self::NoGradient { .. } => "Q0515",
-            Self::Peer { .. } | Self::Meeting { .. } | Self::Mismatch { .. } | Self::Diverged { .. } => "Q0516",
+            Self::NotFinite { .. }
+            | Self::FirstLoss { .. }
+            | Self::Result { .. }
+            | Self::NoGradient { .. } => "Q0515",
+            Self::Peer { .. }
+            | Self::Meeting { .. }
+            | Self::Mismatch { .. }
+            | Self::Diverged { .. } => "Q0516",
             Self::Memory { .. } => "Q0304",
             Self::Tensors(e) if is_out_of_memory(e) => "Q0304",
             Self::Tensors(_) => "Q0517",
@@ -199,27 +240,78 @@ mod tests {
     #[test]
     fn faults_of_one_kind_have_one_code() {
         let path = std::path::PathBuf::from("m");
-        let io = |kind: std::io::ErrorKind| Error::Io { path: path.clone(), source: kind.into() };
+        let io = |kind: std::io::ErrorKind| Error::Io {
+            path: path.clone(),
+            source: kind.into(),
+        };
         let row = |source: qlora_data::EncodeError| {
             Error::Data(qlora_data::DatasetError::Encode {
-                place: qlora_data::rows::Place { file: "f".into(), line: 3 },
+                place: qlora_data::rows::Place {
+                    file: "f".into(),
+                    line: 3,
+                },
                 source,
             })
         };
-        let lost = qlora_data::Lost { index: 1, how: qlora_data::Loss::LeftOut("the answer".into()) };
+        let lost = qlora_data::Lost {
+            index: 1,
+            how: qlora_data::Loss::LeftOut("the answer".into()),
+        };
         for (error, code) in [
             (row(lost.clone().into()), "Q0204"),
-            (row(qlora_data::TemplateError::Unclear { index: 1 }.into()), "Q0204"),
+            (
+                row(qlora_data::TemplateError::Unclear { index: 1 }.into()),
+                "Q0204",
+            ),
             (row(qlora_data::EncodeError::Dropped('x')), "Q0203"),
             (Error::Encode(lost.into()), "Q0204"),
-            (Error::Model { path: path.clone(), fault: "x".into(), help: "y" }, "Q0511"),
-            (Error::Unsupported { path: path.clone(), fault: "x".into(), help: "y" }, "Q0518"),
-            (Error::Tensor { path: path.clone(), tensor: "t".into(), fault: "x".into() }, "Q0511"),
-            (Error::Adapter { path: path.clone(), fault: "x".into() }, "Q0512"),
-            (Error::Export { path: path.clone(), fault: "x".into() }, "Q0514"),
+            (
+                Error::Model {
+                    path: path.clone(),
+                    fault: "x".into(),
+                    help: "y",
+                },
+                "Q0511",
+            ),
+            (
+                Error::Unsupported {
+                    path: path.clone(),
+                    fault: "x".into(),
+                    help: "y",
+                },
+                "Q0518",
+            ),
+            (
+                Error::Tensor {
+                    path: path.clone(),
+                    tensor: "t".into(),
+                    fault: "x".into(),
+                },
+                "Q0511",
+            ),
+            (
+                Error::Adapter {
+                    path: path.clone(),
+                    fault: "x".into(),
+                },
+                "Q0512",
+            ),
+            (
+                Error::Export {
+                    path: path.clone(),
+                    fault: "x".into(),
+                },
+                "Q0514",
+            ),
             (Error::NotFinite { step: 3, steps: 2 }, "Q0515"),
-            (Error::from(candle_core::Error::Msg("CUBLAS_STATUS_ALLOC_FAILED".into())), "Q0304"),
-            (Error::from(candle_core::Error::Msg("shape mismatch".into())), "Q0517"),
+            (
+                Error::from(candle_core::Error::Msg("CUBLAS_STATUS_ALLOC_FAILED".into())),
+                "Q0304",
+            ),
+            (
+                Error::from(candle_core::Error::Msg("shape mismatch".into())),
+                "Q0517",
+            ),
             (io(std::io::ErrorKind::StorageFull), "Q0607"),
             (io(std::io::ErrorKind::NotFound), "Q0605"),
         ] {

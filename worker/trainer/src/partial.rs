@@ -49,7 +49,10 @@ impl Partial {
 
     fn begin(out: &Path, kind: Kind) -> io::Result<Self> {
         sweep(out);
-        Ok(Self { out: out.into(), claim: Claim::new(out, kind)? })
+        Ok(Self {
+            out: out.into(),
+            claim: Claim::new(out, kind)?,
+        })
     }
 
     /// Where it stands meanwhile.
@@ -74,8 +77,12 @@ impl Partial {
             Ok(()) => {}
             Err(Errno::EXIST | Errno::NOTEMPTY) => return Err(ErrorKind::AlreadyExists.into()),
             // Some file systems cannot look and rename in one step.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !out.exists() => fs::rename(from, out)?,
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => return Err(ErrorKind::AlreadyExists.into()),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !out.exists() => {
+                fs::rename(from, out)?
+            }
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
             Err(e) => return Err(e.into()),
         }
         self.named()
@@ -113,7 +120,12 @@ pub fn write_with(path: &Path, content: impl FnOnce(&Path) -> io::Result<()>) ->
 
 /// Writes `bytes` to the file `path`, all of them or none.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_with(path, |partial| fs::File::options().write(true).open(partial)?.write_all(bytes))
+    write_with(path, |partial| {
+        fs::File::options()
+            .write(true)
+            .open(partial)?
+            .write_all(bytes)
+    })
 }
 
 /// Writes `tensors` to the file `path`, all of them or none; `metadata` are texts for whoever reads it.
@@ -133,16 +145,36 @@ pub fn write_tensors(
 /// Removes what processes that are gone have begun for `out`, and says what else is begun.
 pub fn sweep(out: &Path) -> Begun {
     let mut begun = Begun::default();
-    let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let entries = fs::read_dir(folder_of(out)).into_iter().flatten().filter_map(Result::ok);
+    let name = out
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let entries = fs::read_dir(folder_of(out))
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
     for path in entries.map(|entry| entry.path()) {
-        let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(middle) = found.strip_prefix(&name).and_then(|rest| rest.strip_suffix(".partial")) else { continue };
+        let found = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let Some(middle) = found
+            .strip_prefix(&name)
+            .and_then(|rest| rest.strip_suffix(".partial"))
+        else {
+            continue;
+        };
         // Other middles are of other names: what is begun for `model.gguf` is not for `model`. Old versions had none.
         if !(middle.is_empty() || claim::is_formed(middle)) || claim::is_own(middle) {
             continue;
         }
-        let list = if claim::remove_if_left(&path, middle) { &mut begun.removed } else { &mut begun.kept };
+        let list = if claim::remove_if_left(&path, middle) {
+            &mut begun.removed
+        } else {
+            &mut begun.kept
+        };
         list.push(path);
     }
     begun.removed.sort();
@@ -151,7 +183,9 @@ pub fn sweep(out: &Path) -> Begun {
 }
 
 fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

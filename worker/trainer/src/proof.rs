@@ -15,8 +15,13 @@ use crate::{Error, Result};
 pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
     let mut adapters = trainer.adapters.clone();
     for factors in &mut adapters.factors {
-        *factors = factors
-            .map(|i, tensor| if NAMES[i].starts_with("lora_B") { not_zero(tensor) } else { Ok(tensor.clone()) })?;
+        *factors = factors.map(|i, tensor| {
+            if NAMES[i].starts_with("lora_B") {
+                not_zero(tensor)
+            } else {
+                Ok(tensor.clone())
+            }
+        })?;
     }
     let probe = Trainer {
         adapters,
@@ -31,7 +36,13 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
         return Err(Error::FirstLoss { loss });
     }
     let mut silent = Vec::new();
-    for (at, (site, grad)) in probe.adapters.sites.iter().zip(gradients.entries()).enumerate() {
+    for (at, (site, grad)) in probe
+        .adapters
+        .sites
+        .iter()
+        .zip(gradients.entries())
+        .enumerate()
+    {
         let found: Vec<&Tensor> = grad.iter().flat_map(FactorGrad::tensors).collect();
         for (i, _) in probe.adapters.factors[at].tensors().enumerate() {
             let size = match found.get(i) {
@@ -43,17 +54,27 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
             }
         }
     }
-    if silent.is_empty() { Ok(()) } else { Err(Error::NoGradient { tensors: shorten(&silent) }) }
+    if silent.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::NoGradient {
+            tensors: shorten(&silent),
+        })
+    }
 }
 
 fn not_zero(b: &Tensor) -> Result<Tensor> {
-    let values: Vec<f32> = (0..b.elem_count()).map(|i| 1e-2 * ((i * 7 % 11) as f32 / 5.0 - 1.0)).collect();
+    let values: Vec<f32> = (0..b.elem_count())
+        .map(|i| 1e-2 * ((i * 7 % 11) as f32 / 5.0 - 1.0))
+        .collect();
     Ok(Tensor::from_vec(values, b.dims(), b.device())?)
 }
 
 fn shorten(names: &[String]) -> String {
     match names {
-        [a, b, c, rest @ ..] if !rest.is_empty() => format!("{a}, {b}, {c} and {} more", rest.len()),
+        [a, b, c, rest @ ..] if !rest.is_empty() => {
+            format!("{a}, {b}, {c} and {} more", rest.len())
+        }
         few => few.join(", "),
     }
 }

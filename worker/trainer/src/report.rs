@@ -123,8 +123,17 @@ mod tests {
     /// A skipped step is the one event that a person must see, and its loss is no number of JSON.
     #[test]
     fn events_with_numbers_that_are_not_finite_are_read_back() {
-        for (value, word) in [(f64::NAN, "NaN"), (f64::INFINITY, "Infinity"), (f64::NEG_INFINITY, "-Infinity")] {
-            let text = serde_json::to_value(Event::Evaluation { step: 1, loss: value, tokens: 1 }).expect("JSON");
+        for (value, word) in [
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "Infinity"),
+            (f64::NEG_INFINITY, "-Infinity"),
+        ] {
+            let text = serde_json::to_value(Event::Evaluation {
+                step: 1,
+                loss: value,
+                tokens: 1,
+            })
+            .expect("JSON");
             assert!(text.to_string().contains(&format!("\"{word}\"")), "{text}");
         }
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 2.5] {
@@ -140,12 +149,23 @@ mod tests {
                 skipped: !value.is_finite(),
                 peak_bytes: 1,
             };
-            let scores = Scores { loss: value, perplexity: value, ..Scores::default() };
-            for event in
-                [Event::Step(step), Event::Evaluation { step: 3, loss: value, tokens: 7 }, Event::Scores(scores)]
-            {
+            let scores = Scores {
+                loss: value,
+                perplexity: value,
+                ..Scores::default()
+            };
+            for event in [
+                Event::Step(step),
+                Event::Evaluation {
+                    step: 3,
+                    loss: value,
+                    tokens: 7,
+                },
+                Event::Scores(scores),
+            ] {
                 let text = serde_json::to_string(&event).expect("JSON");
-                let read: Event = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+                let read: Event =
+                    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
                 assert_eq!(format!("{read:?}"), format!("{event:?}"));
             }
         }

@@ -62,7 +62,13 @@ impl Answerer {
         let tokenizer = files.tokenizer()?.clone();
         let mut template = files.chat_template(&template_of(subject)?)?;
         // A model is asked on the day on which it was trained.
-        if let Some(date) = subject.adapter.as_deref().map(adapter::template::date).transpose()?.flatten() {
+        if let Some(date) = subject
+            .adapter
+            .as_deref()
+            .map(adapter::template::date)
+            .transpose()?
+            .flatten()
+        {
             template = template.dated(&date)?;
         }
         let backend = device::answering_backend(&files.shape, subject.config, device)?;
@@ -81,12 +87,24 @@ impl Answerer {
         let mut end_ids = end_ids(files, &tokenizer);
         end_ids.extend(end_of_turn(&tokenizer, &template));
         let (temperature, seed) = (0.0, 0);
-        let how = Generation { max_new_tokens: subject.max_new_tokens, temperature, seed, end_ids };
+        let how = Generation {
+            max_new_tokens: subject.max_new_tokens,
+            temperature,
+            seed,
+            end_ids,
+        };
         let mut notes = files.notes.clone();
         if let Some(folder) = &subject.adapter {
             notes.extend(adapter::another_base(folder, files)?);
         }
-        Ok(Self { decoder, adapters, tokenizer, template, how, notes })
+        Ok(Self {
+            decoder,
+            adapters,
+            tokenizer,
+            template,
+            how,
+            notes,
+        })
     }
 
     /// Tokens that a row may have.
@@ -96,7 +114,10 @@ impl Answerer {
 
     /// The same on another day, which templates that write the date see.
     fn dated(self, date: &str) -> Result<Self> {
-        Ok(Self { template: self.template.dated(date)?, ..self })
+        Ok(Self {
+            template: self.template.dated(date)?,
+            ..self
+        })
     }
 
     /// The same, which ends with [`Error::Stopped`] within a row once `stop` asks for it.
@@ -107,7 +128,14 @@ impl Answerer {
 
     /// The likeliest answer to `conversation`.
     pub fn answer(&self, conversation: &Conversation) -> Result<String> {
-        answer(&self.decoder, &self.adapters, &self.tokenizer, &self.template, conversation, &self.how)
+        answer(
+            &self.decoder,
+            &self.adapters,
+            &self.tokenizer,
+            &self.template,
+            conversation,
+            &self.how,
+        )
     }
 
     /// Loss over the rows of a file and grades of answers to those that make calls; `watch` hears of every row, and
@@ -123,8 +151,13 @@ impl Answerer {
         let (mut sum, mut grades) = (0f64, Vec::new());
         for row in qlora_data::examples(file, name)?.take(rows) {
             let (place, example) = row?;
-            let sample = encode_example(&self.tokenizer, &self.template, &example)
-                .map_err(|source| DatasetError::Encode { place: place.clone(), source })?;
+            let sample =
+                encode_example(&self.tokenizer, &self.template, &example).map_err(|source| {
+                    DatasetError::Encode {
+                        place: place.clone(),
+                        source,
+                    }
+                })?;
             if !self.fits(&sample, &place)? {
                 scores.left_out += 1;
                 continue;
@@ -133,7 +166,10 @@ impl Answerer {
             let loss = self.decoder.loss(&batch, &self.adapters)?;
             if !loss.is_finite() {
                 let origin = self.decoder.origin(&batch, &self.adapters)?;
-                return Err(Error::Result { what: format!("{place}: the loss of the row"), origin });
+                return Err(Error::Result {
+                    what: format!("{place}: the loss of the row"),
+                    origin,
+                });
             }
             sum += loss;
             scores.tokens += batch.targets.len();
@@ -147,7 +183,10 @@ impl Answerer {
             grades.extend(answered.map(|(_, grade)| grade));
         }
         if scores.rows == 0 && scores.left_out > 0 {
-            return Err(Error::NoRow { rows: scores.left_out, positions: self.positions() });
+            return Err(Error::NoRow {
+                rows: scores.left_out,
+                positions: self.positions(),
+            });
         }
         scores.loss = sum / scores.tokens.max(1) as f64;
         scores.perplexity = scores.loss.exp();
@@ -160,16 +199,21 @@ impl Answerer {
         match self.decoder.accepts(&sample.ids, 0) {
             Ok(()) => Ok(true),
             Err(Error::Positions { .. }) => Ok(false),
-            Err(Error::Vocabulary { id, vocabulary }) => {
-                Err(DatasetError::Vocabulary { place: place.clone(), id, vocabulary }.into())
+            Err(Error::Vocabulary { id, vocabulary }) => Err(DatasetError::Vocabulary {
+                place: place.clone(),
+                id,
+                vocabulary,
             }
+            .into()),
             Err(other) => Err(other),
         }
     }
 
     /// The model's own answer where one that makes calls is wanted, and how good it is.
     fn graded(&self, example: &Example) -> Result<Option<(String, Grade)>> {
-        let Example::Chat(conversation) = example else { return Ok(None) };
+        let Example::Chat(conversation) = example else {
+            return Ok(None);
+        };
         if grade(conversation, "").is_none() {
             return Ok(None);
         }
@@ -214,7 +258,11 @@ impl Evaluation {
     /// Those of [`Answerer::open`] and [`Answerer::score`]; [`Error::Stopped`] where the reporter wishes so.
     pub fn execute(&self, reporter: &mut dyn Reporter) -> Result<()> {
         let config = self.config.config();
-        reporter.report(Event::Phase { phase: Phase::Loading, done: 0, of: 0 })?;
+        reporter.report(Event::Phase {
+            phase: Phase::Loading,
+            done: 0,
+            of: 0,
+        })?;
         let name = "eval";
         let limit = config.training.eval_rows.unwrap_or(usize::MAX);
         let of = qlora_data::examples(&self.rows, name)?.take(limit).count() as u64;
@@ -233,20 +281,37 @@ impl Evaluation {
         for text in answerer.notes.iter().cloned() {
             reporter.report(Event::Note { text })?;
         }
-        reporter.report(Event::Phase { phase: Phase::Evaluating, done: 0, of })?;
+        reporter.report(Event::Phase {
+            phase: Phase::Evaluating,
+            done: 0,
+            of,
+        })?;
         let mut told = 0;
         let scores = answerer.score(&self.rows, name, limit, |row| {
-            if let Some((answer, grade)) = row.answer.filter(|(_, grade)| *grade < Grade::Exact && told < TOLD) {
+            if let Some((answer, grade)) = row
+                .answer
+                .filter(|(_, grade)| *grade < Grade::Exact && told < TOLD)
+            {
                 told += 1;
                 let text = format!("{}: {}: {answer}", row.place, grade.word());
                 reporter.report(Event::Note { text })?;
             }
-            reporter.report(Event::Phase { phase: Phase::Evaluating, done: row.rows as u64, of })?;
-            if reporter.wish() == Wish::Stop { Err(Error::Stopped) } else { Ok(()) }
+            reporter.report(Event::Phase {
+                phase: Phase::Evaluating,
+                done: row.rows as u64,
+                of,
+            })?;
+            if reporter.wish() == Wish::Stop {
+                Err(Error::Stopped)
+            } else {
+                Ok(())
+            }
         })?;
         if scores.left_out > 0 {
             let (rows, positions) = (scores.left_out, answerer.positions());
-            let text = format!("{rows} rows have more tokens than the model's {positions} positions and are left out");
+            let text = format!(
+                "{rows} rows have more tokens than the model's {positions} positions and are left out"
+            );
             reporter.report(Event::Note { text })?;
         }
         reporter.report(Event::Scores(scores))

@@ -33,7 +33,9 @@ pub struct Scores {
 
 impl CallScores {
     pub(crate) fn of(grades: &[Grade]) -> Self {
-        let share = |least: Grade| grades.iter().filter(|&&g| g >= least).count() as f64 / grades.len() as f64;
+        let share = |least: Grade| {
+            grades.iter().filter(|&&g| g >= least).count() as f64 / grades.len() as f64
+        };
         Self {
             rows: grades.len(),
             valid_json: share(Grade::Json),

@@ -46,11 +46,21 @@ impl Trainer<'_> {
     /// leaves everything as it was before.
     ///
     /// The step runs on a thread of the pool: from outside, every product would wake the pool and wait for it.
-    pub fn step(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
+    pub fn step(
+        &mut self,
+        step: u64,
+        batches: &[Batch],
+        group: &mut dyn Group,
+    ) -> Result<StepOutcome> {
         rayon::scope(|_| metal::autoreleased(|| self.step_on_this_thread(step, batches, group)))
     }
 
-    fn step_on_this_thread(&mut self, step: u64, batches: &[Batch], group: &mut dyn Group) -> Result<StepOutcome> {
+    fn step_on_this_thread(
+        &mut self,
+        step: u64,
+        batches: &[Batch],
+        group: &mut dyn Group,
+    ) -> Result<StepOutcome> {
         // The last step of an epoch may have fewer: the places that are left are empty, so that sums are taken in the same
         // order whoever takes them.
         let places = self.training.gradient_accumulation.max(batches.len());
@@ -66,50 +76,104 @@ impl Trainer<'_> {
             on_device => on_device,
         };
         let learning_rate = group::of_first(group, self.learning_rate.at(step))?;
-        let updated =
-            self.optimizer.updated(backend, &self.adapters, &gradients, &norm, learning_rate, self.training)?;
+        let updated = self.optimizer.updated(
+            backend,
+            &self.adapters,
+            &gradients,
+            &norm,
+            learning_rate,
+            self.training,
+        )?;
         // A GPU has been given all its work before anything is waited for.
         let losses = group::all_numbers(group, &values(&losses)?)?;
-        let (loss, grad_norm) = (losses.iter().sum::<f64>() * per_token(batches), norm.value()?);
+        let (loss, grad_norm) = (
+            losses.iter().sum::<f64>() * per_token(batches),
+            norm.value()?,
+        );
         metal::wait(&self.decoder.device)?;
         let skipped = !(loss.is_finite() && grad_norm.is_finite());
         if !skipped {
             (self.adapters, self.optimizer) = updated;
         }
         let tokens = batches.iter().map(Batch::tokens).sum();
-        Ok(StepOutcome { loss, grad_norm, learning_rate, tokens, skipped })
+        Ok(StepOutcome {
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens,
+            skipped,
+        })
     }
 
     /// Mean loss over the supervised tokens of all `batches`, and its gradients.
     pub fn gradients(&self, step: u64, batches: &[Batch]) -> Result<(f64, Gradients)> {
-        let (losses, gradients) = metal::autoreleased(|| self.share(step, batches, 0..batches.len()))?;
-        Ok((values(&losses)?.iter().sum::<f64>() * per_token(batches), gradients))
+        let (losses, gradients) =
+            metal::autoreleased(|| self.share(step, batches, 0..batches.len()))?;
+        Ok((
+            values(&losses)?.iter().sum::<f64>() * per_token(batches),
+            gradients,
+        ))
     }
 
     /// Gradients of zero, for a process that no micro-batch of a step is left for.
     fn no_gradients(&self) -> Result<Gradients> {
         let mut gradients = Gradients::none(&self.adapters);
         for (index, factors) in self.adapters.factors.iter().enumerate() {
-            let magnitude = factors.magnitude.as_ref().map(|m| m.value.zeros_like()).transpose()?;
-            gradients.set(index, FactorGrad { a: factors.a.zeros_like()?, b: factors.b.zeros_like()?, magnitude });
+            let magnitude = factors
+                .magnitude
+                .as_ref()
+                .map(|m| m.value.zeros_like())
+                .transpose()?;
+            gradients.set(
+                index,
+                FactorGrad {
+                    a: factors.a.zeros_like()?,
+                    b: factors.b.zeros_like()?,
+                    magnitude,
+                },
+            );
         }
         Ok(gradients)
     }
 
     /// Sum of the losses of the supervised tokens of each micro-batch of `share`, and what they give to the gradients of
     /// the mean over all `batches`.
-    fn share(&self, step: u64, batches: &[Batch], share: Range<usize>) -> Result<(Vec<Loss>, Gradients)> {
+    fn share(
+        &self,
+        step: u64,
+        batches: &[Batch],
+        share: Range<usize>,
+    ) -> Result<(Vec<Loss>, Gradients)> {
         let scale = per_token(batches);
-        let starts: Vec<u64> = batches.iter().scan(0, |next, batch| Some(advance(next, batch))).collect();
+        let starts: Vec<u64> = batches
+            .iter()
+            .scan(0, |next, batch| Some(advance(next, batch)))
+            .collect();
         let mut losses = Vec::with_capacity(share.len().min(batches.len()));
         let mut pass = |i: usize| {
             if i >= batches.len() {
                 return Ok(Gradients::none(&self.adapters));
             }
-            let masks = MaskPosition { step, first_token: starts[i] };
+            let masks = MaskPosition {
+                step,
+                first_token: starts[i],
+            };
             let mut gradients = Gradients::none(&self.adapters);
-            let passed = self.decoder.forward(&batches[i], &self.adapters, masks, self.training, &self.saved)?;
-            losses.push(self.decoder.backward(&batches[i], &self.adapters, masks, passed, scale, &mut gradients)?);
+            let passed = self.decoder.forward(
+                &batches[i],
+                &self.adapters,
+                masks,
+                self.training,
+                &self.saved,
+            )?;
+            losses.push(self.decoder.backward(
+                &batches[i],
+                &self.adapters,
+                masks,
+                passed,
+                scale,
+                &mut gradients,
+            )?);
             Ok(gradients)
         };
         let backend = &*self.decoder.backend;
@@ -132,5 +196,9 @@ fn values(losses: &[Loss]) -> Result<Vec<f64>> {
 
 /// What makes a mean of a sum over the supervised tokens of a step.
 fn per_token(batches: &[Batch]) -> f64 {
-    1.0 / batches.iter().map(|b| b.targets.len()).sum::<usize>().max(1) as f64
+    1.0 / batches
+        .iter()
+        .map(|b| b.targets.len())
+        .sum::<usize>()
+        .max(1) as f64
 }

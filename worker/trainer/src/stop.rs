@@ -29,7 +29,11 @@ impl StopSignal {
     /// # Errors
     /// [`Error::Stopped`] where the signal is given.
     pub fn check(&self) -> Result<()> {
-        if self.0.iter().any(|asked| asked()) { Err(Error::Stopped) } else { Ok(()) }
+        if self.0.iter().any(|asked| asked()) {
+            Err(Error::Stopped)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -20,10 +20,26 @@ fn base(home: &Path) -> PathBuf {
 #[test]
 fn a_key_that_stands_twice_is_refused_by_name_in_every_settings_file() {
     for (name, text, key) in [
-        ("config.json", format!("{{\"rms_norm_eps\": 1e-6,\n{}", &config().to_string()[1..]), "rms_norm_eps"),
-        ("tokenizer_config.json", "{\"eos_token\": \"a\",\n\"eos_token\": \"b\"}".into(), "eos_token"),
-        ("generation_config.json", "{\"eos_token_id\": 1,\n\"eos_token_id\": 2}".into(), "eos_token_id"),
-        ("special_tokens_map.json", "{\"bos_token\": \"a\",\n\"bos_token\": \"b\"}".into(), "bos_token"),
+        (
+            "config.json",
+            format!("{{\"rms_norm_eps\": 1e-6,\n{}", &config().to_string()[1..]),
+            "rms_norm_eps",
+        ),
+        (
+            "tokenizer_config.json",
+            "{\"eos_token\": \"a\",\n\"eos_token\": \"b\"}".into(),
+            "eos_token",
+        ),
+        (
+            "generation_config.json",
+            "{\"eos_token_id\": 1,\n\"eos_token_id\": 2}".into(),
+            "eos_token_id",
+        ),
+        (
+            "special_tokens_map.json",
+            "{\"bos_token\": \"a\",\n\"bos_token\": \"b\"}".into(),
+            "bos_token",
+        ),
     ] {
         let home = tempfile::tempdir().expect("a folder");
         let base = base(home.path());
@@ -34,7 +50,11 @@ fn a_key_that_stands_twice_is_refused_by_name_in_every_settings_file() {
     let base = sharded(&home.path().join("m"), &tensors(), &["model-1.safetensors"]);
     let index = base.join("model.safetensors.index.json");
     let text = fs::read_to_string(&index).expect("an index");
-    let twice = text.replacen("\"weight_map\":{", "\"weight_map\":{\"lm_head.weight\":\"model-1.safetensors\",", 1);
+    let twice = text.replacen(
+        "\"weight_map\":{",
+        "\"weight_map\":{\"lm_head.weight\":\"model-1.safetensors\",",
+        1,
+    );
     assert_ne!(text, twice);
     fs::write(&index, twice).expect("an index");
     refused(&base, None, &["index.json", "`lm_head.weight`", "twice"]);
@@ -46,7 +66,15 @@ fn a_long_number_in_the_settings_of_a_tokenizer_is_taken() {
     let base = base(home.path());
     let path = base.join("tokenizer_config.json");
     let text = fs::read_to_string(&path).expect("settings");
-    fs::write(&path, text.replacen('{', "{\"longest_text\": 1000000000000000019884624838656,", 1)).expect("a file");
+    fs::write(
+        &path,
+        text.replacen(
+            '{',
+            "{\"longest_text\": 1000000000000000019884624838656,",
+            1,
+        ),
+    )
+    .expect("a file");
     logits(&base, None).expect("logits");
 }
 
@@ -57,9 +85,17 @@ fn a_safetensors_header_that_cannot_be_is_refused() {
     let path = base.join("model.safetensors");
     let whole = fs::read(&path).expect("a file");
     let write = |bytes: &[u8]| fs::write(&path, bytes).expect("a file");
-    write(&patched(&whole, b"layers.1.input_layernorm", b"layers.0.input_layernorm"));
+    write(&patched(
+        &whole,
+        b"layers.1.input_layernorm",
+        b"layers.0.input_layernorm",
+    ));
     refused(&base, None, &["layers.0.input_layernorm.weight", "twice"]);
-    write(&patched(&whole, b"\"data_offsets\":[0,", b"\"data_offsets\":[8,"));
+    write(&patched(
+        &whole,
+        b"\"data_offsets\":[0,",
+        b"\"data_offsets\":[8,",
+    ));
     refused(&base, None, &["model.safetensors", "header is broken"]);
     for length in [u64::MAX, u64::MAX - 7, 1 << 40, whole.len() as u64] {
         let mut changed = whole.clone();
@@ -102,11 +138,24 @@ fn scales_that_overflow_are_refused_by_tensor_before_a_file_stands_there() {
         let home = tempfile::tempdir().expect("a folder");
         let base = large(home.path(), name, value);
         let out = home.path().join("nf4");
-        let written = export::convert(&base, &out, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(()));
-        let fault = written.map(|_| ()).expect_err("an infinity was written").to_string();
+        let written = export::convert(
+            &base,
+            &out,
+            &held_as("nf4"),
+            ElementType::F16,
+            &mut |_, _| Ok(()),
+        );
+        let fault = written
+            .map(|_| ())
+            .expect_err("an infinity was written")
+            .to_string();
         assert!(fault.contains(name) && fault.contains("NF4"), "{fault}");
-        let mut left = fs::read_dir(home.path()).expect("a folder").filter_map(Result::ok);
-        assert!(!out.exists() && left.all(|e| !e.file_name().to_string_lossy().ends_with(".partial")));
+        let mut left = fs::read_dir(home.path())
+            .expect("a folder")
+            .filter_map(Result::ok);
+        assert!(
+            !out.exists() && left.all(|e| !e.file_name().to_string_lossy().ends_with(".partial"))
+        );
     }
 }
 
@@ -114,8 +163,13 @@ fn scales_that_overflow_are_refused_by_tensor_before_a_file_stands_there() {
 fn a_result_that_is_not_finite_is_an_error_that_says_where_it_began() {
     let home = tempfile::tempdir().expect("a folder");
     let base = large(home.path(), "model.layers.1.mlp.up_proj.weight", 3e38);
-    let fault = logits(&base, None).map(|_| ()).expect_err("a NaN was a result");
-    assert!(fault.contains("position 0") && fault.contains("block 1"), "{fault}");
+    let fault = logits(&base, None)
+        .map(|_| ())
+        .expect_err("a NaN was a result");
+    assert!(
+        fault.contains("position 0") && fault.contains("block 1"),
+        "{fault}"
+    );
     let rows = home.path().join("rows.jsonl");
     let messages = json!({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]});
     fs::write(&rows, format!("{messages}\n")).expect("rows");
@@ -128,27 +182,53 @@ fn a_result_that_is_not_finite_is_an_error_that_says_where_it_began() {
         device: DeviceKind::Cpu,
     })
     .expect("a model");
-    let fault = answerer.score(&rows, "rows.jsonl", 9, |_| Ok(())).expect_err("a NaN was a score");
+    let fault = answerer
+        .score(&rows, "rows.jsonl", 9, |_| Ok(()))
+        .expect_err("a NaN was a score");
     assert_eq!(fault.blame(), Blame::Input);
     let text = fault.to_string();
-    assert!(text.contains("rows.jsonl") && text.contains('1') && text.contains("block 1"), "{text}");
-    let question = Conversation { messages: vec![json!({"role": "user", "content": "Hi"})], tools: Vec::new() };
-    let fault = answerer.answer(&question).expect_err("a NaN gave an answer").to_string();
-    assert!(fault.contains("token 1") && fault.contains("block 1"), "{fault}");
+    assert!(
+        text.contains("rows.jsonl") && text.contains('1') && text.contains("block 1"),
+        "{text}"
+    );
+    let question = Conversation {
+        messages: vec![json!({"role": "user", "content": "Hi"})],
+        tools: Vec::new(),
+    };
+    let fault = answerer
+        .answer(&question)
+        .expect_err("a NaN gave an answer")
+        .to_string();
+    assert!(
+        fault.contains("token 1") && fault.contains("block 1"),
+        "{fault}"
+    );
 }
 
 #[test]
 fn an_adapter_without_the_wrapper_s_name_is_the_same_and_one_with_doubled_keys_is_refused() {
     let home = tempfile::tempdir().expect("a folder");
     let base = base(home.path());
-    let (from, to) = (toy::golden("qlora_run/attn_r8/final_adapter"), home.path().join("adapter"));
+    let (from, to) = (
+        toy::golden("qlora_run/attn_r8/final_adapter"),
+        home.path().join("adapter"),
+    );
     fs::create_dir_all(&to).expect("a folder");
-    fs::copy(from.join("adapter_config.json"), to.join("adapter_config.json")).expect("settings");
+    fs::copy(
+        from.join("adapter_config.json"),
+        to.join("adapter_config.json"),
+    )
+    .expect("settings");
     let wanted = logits(&base, Some(&from)).expect("logits").0;
-    let factors = candle_core::safetensors::load(from.join("adapter_model.safetensors"), &candle_core::Device::Cpu)
-        .expect("factors");
-    let bare: std::collections::HashMap<String, Tensor> =
-        factors.into_iter().map(|(name, t)| (name.replacen("base_model.model.", "", 1), t)).collect();
+    let factors = candle_core::safetensors::load(
+        from.join("adapter_model.safetensors"),
+        &candle_core::Device::Cpu,
+    )
+    .expect("factors");
+    let bare: std::collections::HashMap<String, Tensor> = factors
+        .into_iter()
+        .map(|(name, t)| (name.replacen("base_model.model.", "", 1), t))
+        .collect();
     toy::save(&bare, &to.join("adapter_model.safetensors"));
     assert_eq!(logits(&base, Some(&to)).expect("logits").0, wanted);
     let path = to.join("adapter_config.json");
@@ -163,5 +243,9 @@ fn an_adapter_without_the_wrapper_s_name_is_the_same_and_one_with_doubled_keys_i
     change("lora_dropout", json!(1.5));
     refused(&base, Some(&to), &["lora_dropout", "1.5"]);
     change("init_lora_weights", json!("pissa"));
-    refused(&base, Some(&to), &["init_lora_weights", "pissa", "path_initial_model"]);
+    refused(
+        &base,
+        Some(&to),
+        &["init_lora_weights", "pissa", "path_initial_model"],
+    );
 }

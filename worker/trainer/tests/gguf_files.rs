@@ -16,7 +16,14 @@ fn base(home: &Path) -> PathBuf {
 
 fn gguf(home: &Path) -> PathBuf {
     let out = home.join("whole.gguf");
-    export::convert(&base(home), &out, &held_as("nf4"), ElementType::F32, &mut |_, _| Ok(())).expect("a file");
+    export::convert(
+        &base(home),
+        &out,
+        &held_as("nf4"),
+        ElementType::F32,
+        &mut |_, _| Ok(()),
+    )
+    .expect("a file");
     out
 }
 
@@ -34,9 +41,19 @@ fn a_gguf_header_that_cannot_be_is_refused() {
         &patched(&whole, b"blk.1.attn_norm.weight", b"blk.0.attn_norm.weight"),
         &["blk.0.attn_norm.weight", "twice"],
     );
-    refuses(&patched(&whole, b"llama.rope.freq_base", b"llama.embedding_leng"), &["changed.gguf"]);
-    refuses(&patched(&whole, b"llama.vocab_size", b"llama.block_coun"), &["changed.gguf"]);
-    let doubled = patched(&whole, b"tokenizer.ggml.eos_token_id", b"tokenizer.ggml.bos_token_id");
+    refuses(
+        &patched(&whole, b"llama.rope.freq_base", b"llama.embedding_leng"),
+        &["changed.gguf"],
+    );
+    refuses(
+        &patched(&whole, b"llama.vocab_size", b"llama.block_coun"),
+        &["changed.gguf"],
+    );
+    let doubled = patched(
+        &whole,
+        b"tokenizer.ggml.eos_token_id",
+        b"tokenizer.ggml.bos_token_id",
+    );
     refuses(&doubled, &["tokenizer.ggml.bos_token_id", "twice"]);
     // Counts, sizes and places that no file has room for.
     for (from, to) in [(8, u64::MAX), (16, u64::MAX), (8, 1 << 29), (16, 1 << 29)] {
@@ -45,7 +62,11 @@ fn a_gguf_header_that_cannot_be_is_refused() {
         refuses(&changed, &[]);
     }
     let name = b"output_norm.weight";
-    let at = whole.windows(name.len()).position(|part| part == name).expect("a tensor") + name.len();
+    let at = whole
+        .windows(name.len())
+        .position(|part| part == name)
+        .expect("a tensor")
+        + name.len();
     for (place, value, word) in [
         (at + 4, 0u64, "output_norm.weight"),
         (at + 4, u64::MAX, "output_norm.weight"),
@@ -61,7 +82,12 @@ fn a_gguf_header_that_cannot_be_is_refused() {
     for alignment in [0u32, 3, 7] {
         let changed = patched(&whole, b"general.file_type", b"general.alignment");
         let key = b"general.alignment";
-        let at = changed.windows(key.len()).position(|part| part == key).expect("a key") + key.len() + 4;
+        let at = changed
+            .windows(key.len())
+            .position(|part| part == key)
+            .expect("a key")
+            + key.len()
+            + 4;
         let mut changed = changed;
         changed[at..at + 4].copy_from_slice(&alignment.to_le_bytes());
         refuses(&changed, &["general.alignment"]);
@@ -76,19 +102,45 @@ fn a_type_of_blocks_that_is_not_read_is_named_with_its_tensor() {
     let home = tempfile::tempdir().expect("a folder");
     let whole = fs::read(gguf(home.path())).expect("a file");
     let path = home.path().join("changed.gguf");
-    for (tensor, dims) in [("output_norm.weight", 1), ("blk.1.ffn_down.weight", 2), ("token_embd.weight", 2)] {
-        let at = whole.windows(tensor.len()).position(|part| part == tensor.as_bytes()).expect("a tensor");
+    for (tensor, dims) in [
+        ("output_norm.weight", 1),
+        ("blk.1.ffn_down.weight", 2),
+        ("token_embd.weight", 2),
+    ] {
+        let at = whole
+            .windows(tensor.len())
+            .position(|part| part == tensor.as_bytes())
+            .expect("a tensor");
         let at = at + tensor.len() + 4 + 8 * dims;
-        for (number, name) in
-            [(16u32, "IQ2_XXS"), (20, "IQ4_NL"), (23, "IQ4_XS"), (34, "TQ1_0"), (39, "MXFP4"), (4711, "no known name")]
-        {
+        for (number, name) in [
+            (16u32, "IQ2_XXS"),
+            (20, "IQ4_NL"),
+            (23, "IQ4_XS"),
+            (34, "TQ1_0"),
+            (39, "MXFP4"),
+            (4711, "no known name"),
+        ] {
             let mut changed = whole.clone();
             changed[at..at + 4].copy_from_slice(&number.to_le_bytes());
             fs::write(&path, &changed).expect("a file");
-            let fault =
-                refused(&path, None, &["changed.gguf", tensor, &number.to_string(), name, "Q4_0", "Q6_K", "BF16"]);
+            let fault = refused(
+                &path,
+                None,
+                &[
+                    "changed.gguf",
+                    tensor,
+                    &number.to_string(),
+                    name,
+                    "Q4_0",
+                    "Q6_K",
+                    "BF16",
+                ],
+            );
             assert!(!fault.contains("dtype"), "{fault}");
-            assert_eq!(Checkpoint::open(&path).err().expect("a fault").code(), "Q0518");
+            assert_eq!(
+                Checkpoint::open(&path).err().expect("a fault").code(),
+                "Q0518"
+            );
         }
     }
 }
@@ -100,14 +152,25 @@ fn the_way_of_cutting_text_is_the_one_that_a_gguf_names() {
     let text = "It's 2024-07-26: Hello   World\n\n x1234567 don't";
     let ids = |path: &Path| {
         let checkpoint = Checkpoint::open(path).expect("a model");
-        checkpoint.files.tokenizer().expect("a tokenizer").encode(text, false).expect("tokens").get_ids().to_vec()
+        checkpoint
+            .files
+            .tokenizer()
+            .expect("a tokenizer")
+            .encode(text, false)
+            .expect("tokens")
+            .get_ids()
+            .to_vec()
     };
     assert_eq!(ids(&file), ids(&home.path().join("base")));
     let whole = fs::read(&file).expect("a file");
     let path = home.path().join("other.gguf");
     fs::write(&path, patched(&whole, b"llama-bpe", b"llama-xyz")).expect("a file");
     refused(&path, None, &["tokenizer.ggml.pre", "llama-xyz"]);
-    fs::write(&path, patched(&whole, b"tokenizer.ggml.pre", b"tokenizer.ggml.prf")).expect("a file");
+    fs::write(
+        &path,
+        patched(&whole, b"tokenizer.ggml.pre", b"tokenizer.ggml.prf"),
+    )
+    .expect("a file");
     refused(&path, None, &["tokenizer.ggml.pre", "missing"]);
 }
 
@@ -119,11 +182,16 @@ fn a_byte_level_cut_that_gguf_has_no_name_for_is_refused() {
     let mut tokenizer: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&path).expect("a tokenizer")).expect("JSON");
     let mut written = |space: bool, regex: bool| {
-        tokenizer["pre_tokenizer"] =
-            json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": regex});
+        tokenizer["pre_tokenizer"] = json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": regex});
         fs::write(&path, tokenizer.to_string()).expect("a tokenizer");
         let out = home.path().join(format!("{space}-{regex}.gguf"));
-        let written = export::convert(&base, &out, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(()));
+        let written = export::convert(
+            &base,
+            &out,
+            &held_as("nf4"),
+            ElementType::F16,
+            &mut |_, _| Ok(()),
+        );
         written.map(|_| ()).map_err(|e| e.to_string())
     };
     assert_eq!(written(false, true), Ok(()));
@@ -141,22 +209,44 @@ fn templates_with_names_come_back_from_a_gguf_file_and_stay_beside_the_trained_o
     fs::create_dir_all(&others).expect("a folder");
     fs::write(base.join("chat_template.jinja"), "default {{ messages }}").expect("a template");
     for name in ["rag", "tool_use"] {
-        fs::write(others.join(format!("{name}.jinja")), format!("{name} {{{{ messages }}}}")).expect("a template");
+        fs::write(
+            others.join(format!("{name}.jinja")),
+            format!("{name} {{{{ messages }}}}"),
+        )
+        .expect("a template");
     }
     let templates = |path: &Path| {
         let files = Checkpoint::open(path).expect("a model").files;
-        let mut all: Vec<_> =
-            files.template.expect("templates").iter().map(|(n, t)| (n.to_owned(), t.to_owned())).collect();
+        let mut all: Vec<_> = files
+            .template
+            .expect("templates")
+            .iter()
+            .map(|(n, t)| (n.to_owned(), t.to_owned()))
+            .collect();
         all.sort();
         all
     };
     let wanted = templates(&base);
     assert_eq!(wanted.len(), 3);
     let out = home.path().join("base.gguf");
-    export::convert(&base, &out, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(())).expect("a file");
+    export::convert(
+        &base,
+        &out,
+        &held_as("nf4"),
+        ElementType::F16,
+        &mut |_, _| Ok(()),
+    )
+    .expect("a file");
     assert_eq!(templates(&out), wanted);
     let nf4 = home.path().join("nf4");
-    export::convert(&base, &nf4, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(())).expect("a folder");
+    export::convert(
+        &base,
+        &nf4,
+        &held_as("nf4"),
+        ElementType::F16,
+        &mut |_, _| Ok(()),
+    )
+    .expect("a folder");
     assert_eq!(templates(&nf4), wanted);
     let adapter = home.path().join("adapter");
     fs::create_dir_all(&adapter).expect("a folder");
@@ -164,15 +254,35 @@ fn templates_with_names_come_back_from_a_gguf_file_and_stay_beside_the_trained_o
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
         fs::copy(from.join(name), adapter.join(name)).expect("an adapter");
     }
-    fs::write(adapter.join("chat_template.jinja"), "trained {{ messages }}").expect("a template");
+    fs::write(
+        adapter.join("chat_template.jinja"),
+        "trained {{ messages }}",
+    )
+    .expect("a template");
     let mut trained = wanted.clone();
     trained[0].1 = "trained {{ messages }}".into();
-    for (model, name) in [(&base, "merged"), (&base, "merged.gguf"), (&out, "again.gguf")] {
+    for (model, name) in [
+        (&base, "merged"),
+        (&base, "merged.gguf"),
+        (&out, "again.gguf"),
+    ] {
         let to = home.path().join(name);
         let base = export::Base::Original;
-        let merged = export::merge(model, &adapter, &to, base, &held_as("nf4"), ElementType::F16, &mut |_, _| Ok(()));
+        let merged = export::merge(
+            model,
+            &adapter,
+            &to,
+            base,
+            &held_as("nf4"),
+            ElementType::F16,
+            &mut |_, _| Ok(()),
+        );
         let merged = merged.expect("a merged model");
         assert_eq!(templates(&to), trained, "{name}");
-        assert!(merged.notes.iter().any(|note| note.contains("`tool_use`")), "{:?}", merged.notes);
+        assert!(
+            merged.notes.iter().any(|note| note.contains("`tool_use`")),
+            "{:?}",
+            merged.notes
+        );
     }
 }

@@ -32,8 +32,14 @@ impl Home {
     fn answerer(&self, model: &Path, max_new_tokens: usize) -> Answerer {
         let template = "{% for m in messages %}{{ m.content or '' }}{% endfor %}".to_owned();
         let config = &toy::held_as("none");
-        let subject =
-            Subject { model: model.into(), adapter: None, config, template, max_new_tokens, device: DeviceKind::Cpu };
+        let subject = Subject {
+            model: model.into(),
+            adapter: None,
+            config,
+            template,
+            max_new_tokens,
+            device: DeviceKind::Cpu,
+        };
         Answerer::open(&subject).expect("a model")
     }
 
@@ -41,7 +47,9 @@ impl Home {
         let file = self.0.path().join("rows.jsonl");
         let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
         fs::write(&file, lines.join("\n")).expect("rows");
-        answerer.score(&file, "rows.jsonl", usize::MAX, |_| Ok(())).map_err(|e| e.to_string())
+        answerer
+            .score(&file, "rows.jsonl", usize::MAX, |_| Ok(()))
+            .map_err(|e| e.to_string())
     }
 }
 
@@ -50,21 +58,36 @@ fn row(question: &str, answer: &str) -> Value {
 }
 
 fn question(text: &str) -> Conversation {
-    Conversation { messages: vec![json!({"role": "user", "content": text})], tools: Vec::new() }
+    Conversation {
+        messages: vec![json!({"role": "user", "content": text})],
+        tools: Vec::new(),
+    }
 }
 
 #[test]
 fn rows_of_more_tokens_than_positions_are_left_out_and_counted() {
     let home = Home::new();
     let answerer = home.answerer(&home.model(), 8);
-    let (short, long) = (row("What is it?", "A test."), row(&"7".repeat(3 * POSITIONS), "Yes."));
-    let alone = home.score(&answerer, std::slice::from_ref(&short)).expect("scores");
+    let (short, long) = (
+        row("What is it?", "A test."),
+        row(&"7".repeat(3 * POSITIONS), "Yes."),
+    );
+    let alone = home
+        .score(&answerer, std::slice::from_ref(&short))
+        .expect("scores");
     assert_eq!((alone.rows, alone.left_out), (1, 0));
     let end = row("Why?", &"9".repeat(3 * POSITIONS));
-    let mixed = home.score(&answerer, &[long.clone(), short, end]).expect("scores");
+    let mixed = home
+        .score(&answerer, &[long.clone(), short, end])
+        .expect("scores");
     assert_eq!((mixed.rows, mixed.left_out, mixed.loss), (1, 2, alone.loss));
-    let none = home.score(&answerer, &[long.clone(), long]).expect_err("nothing is scored");
-    assert!(none.contains("2 rows") && none.contains("96 positions"), "{none}");
+    let none = home
+        .score(&answerer, &[long.clone(), long])
+        .expect_err("nothing is scored");
+    assert!(
+        none.contains("2 rows") && none.contains("96 positions"),
+        "{none}"
+    );
 }
 
 #[test]
@@ -72,9 +95,13 @@ fn an_answer_ends_at_the_last_position() {
     let home = Home::new();
     let answerer = home.answerer(&home.model(), 10 * POSITIONS);
     for length in [1, POSITIONS / 2, POSITIONS - 1, POSITIONS] {
-        answerer.answer(&question(&"?".repeat(length))).expect("an answer");
+        answerer
+            .answer(&question(&"?".repeat(length)))
+            .expect("an answer");
     }
-    let fault = answerer.answer(&question(&"7".repeat(3 * POSITIONS))).expect_err("there is no such position");
+    let fault = answerer
+        .answer(&question(&"7".repeat(3 * POSITIONS)))
+        .expect_err("there is no such position");
     assert!(fault.to_string().contains("96 positions"), "{fault}");
 }
 
@@ -83,7 +110,8 @@ fn a_question_that_leaves_no_position_has_a_wrong_answer_and_no_end_of_the_run()
     let home = Home::new();
     let answerer = home.answerer(&home.model(), 8);
     let calls = json!([{"type": "function", "function": {"name": "go", "arguments": {}}}]);
-    let tools = json!([{"type": "function", "function": {"name": "go", "parameters": {"type": "object"}}}]);
+    let tools =
+        json!([{"type": "function", "function": {"name": "go", "parameters": {"type": "object"}}}]);
     // The template shows the question alone, so that it fills all positions and the row still fits.
     let messages = json!([{"role": "user", "content": "?".repeat(POSITIONS)},
                           {"role": "assistant", "content": "", "tool_calls": calls}]);
@@ -96,14 +124,25 @@ fn a_token_beyond_the_embedding_is_named_with_its_row() {
     let home = Home::new();
     let folder = home.model();
     let path = folder.join("tokenizer.json");
-    let mut tokenizer: Value = serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
+    let mut tokenizer: Value =
+        serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
     let token = json!({"id": toy::VOCABULARY, "content": "<think>", "single_word": false, "lstrip": false,
                        "rstrip": false, "normalized": false, "special": true});
-    tokenizer["added_tokens"].as_array_mut().expect("a list").push(token);
+    tokenizer["added_tokens"]
+        .as_array_mut()
+        .expect("a list")
+        .push(token);
     fs::write(&path, tokenizer.to_string()).expect("a tokenizer");
     let answerer = home.answerer(&folder, 8);
-    let fault = home.score(&answerer, &[row("Hello", "<think>yes")]).expect_err("there is no such row");
-    assert!(fault.contains("rows.jsonl:1") && fault.contains("900"), "{fault}");
-    let fault = answerer.answer(&question("<think>")).expect_err("there is no such row");
+    let fault = home
+        .score(&answerer, &[row("Hello", "<think>yes")])
+        .expect_err("there is no such row");
+    assert!(
+        fault.contains("rows.jsonl:1") && fault.contains("900"),
+        "{fault}"
+    );
+    let fault = answerer
+        .answer(&question("<think>"))
+        .expect_err("there is no such row");
     assert!(fault.to_string().contains("token id 900"), "{fault}");
 }

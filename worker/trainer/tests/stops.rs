@@ -35,7 +35,12 @@ struct Listener {
 
 impl Listener {
     fn new(at: usize) -> Self {
-        Self { at, asked: Arc::default(), after: Vec::new(), checkpoint: None }
+        Self {
+            at,
+            asked: Arc::default(),
+            after: Vec::new(),
+            checkpoint: None,
+        }
     }
 }
 
@@ -63,12 +68,18 @@ struct Home {
 impl Home {
     fn new(set: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        toy::model(&folder.path().join("model"), &toy::config(), &toy::tensors());
+        toy::model(
+            &folder.path().join("model"),
+            &toy::config(),
+            &toy::tensors(),
+        );
         let row = |i: usize| {
             let said = "a b c d ".repeat(1 + i % 5);
             json!({"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": format!("{i}")}]})
         };
-        let rows = |range: std::ops::Range<usize>| range.map(|i| format!("{}\n", row(i))).collect::<String>();
+        let rows = |range: std::ops::Range<usize>| {
+            range.map(|i| format!("{}\n", row(i))).collect::<String>()
+        };
         fs::write(folder.path().join("train.jsonl"), rows(0..11)).expect("rows");
         fs::write(folder.path().join("eval.jsonl"), rows(11..14)).expect("rows");
         let common = [
@@ -86,16 +97,37 @@ impl Home {
             "training.checkpoint_every=0",
             &format!("training.max_steps={STEPS}"),
         ];
-        Self { folder, set: common.iter().chain(set).map(|s| (*s).to_owned()).collect() }
+        Self {
+            folder,
+            set: common.iter().chain(set).map(|s| (*s).to_owned()).collect(),
+        }
     }
 
     /// Runs, from `resume` on where it is given, and says how it ended.
-    fn run(&self, name: &str, resume: Option<PathBuf>, listener: &mut Listener) -> Result<Vec<u8>, Error> {
+    fn run(
+        &self,
+        name: &str,
+        resume: Option<PathBuf>,
+        listener: &mut Listener,
+    ) -> Result<Vec<u8>, Error> {
         let at = |name: &str| self.folder.path().join(name);
-        let config = Layers { set: self.set.clone(), ..Layers::default() }.resolve().expect("a configuration");
+        let config = Layers {
+            set: self.set.clone(),
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration");
         let output = at(name);
         let (train, eval, tokens) = (at("train.jsonl"), Some(at("eval.jsonl")), None);
-        let run = Run { config, model: at("model"), train, eval, output: output.clone(), resume, tokens };
+        let run = Run {
+            config,
+            model: at("model"),
+            train,
+            eval,
+            output: output.clone(),
+            resume,
+            tokens,
+        };
         run.execute(&mut Alone, listener)?;
         Ok(fs::read(output.join("adapter/adapter_model.safetensors")).expect("an adapter"))
     }
@@ -114,15 +146,29 @@ fn same_to_the_bit(set: &[&str], stops: impl Iterator<Item = usize>) {
     let (first, last) = (listener.after[0], listener.after[STEPS as usize - 1]);
     let each = listener.after[2] - listener.after[1];
     assert!(each > 20, "the signal is asked {each} times a step");
-    for stop in stops.map(|stop| first + 1 + stop).take_while(|&stop| stop <= last) {
+    for stop in stops
+        .map(|stop| first + 1 + stop)
+        .take_while(|&stop| stop <= last)
+    {
         let mut listener = Listener::new(stop);
         let ended = home.run(&format!("stopped-{stop}"), None, &mut listener);
         assert!(matches!(ended, Err(Error::Stopped)), "{stop}: {ended:?}");
         let (step, checkpoint) = listener.checkpoint.expect("a checkpoint");
-        assert_eq!(step as usize, listener.after.len(), "{stop}: the half step was counted");
+        assert_eq!(
+            step as usize,
+            listener.after.len(),
+            "{stop}: the half step was counted"
+        );
         assert_eq!(manifest(&checkpoint).step, step);
-        let resumed = home.run(&format!("resumed-{stop}"), Some(checkpoint), &mut Listener::new(usize::MAX));
-        assert!(resumed.expect("the rest of the run") == whole, "stopped at {stop}, it ends with another adapter");
+        let resumed = home.run(
+            &format!("resumed-{stop}"),
+            Some(checkpoint),
+            &mut Listener::new(usize::MAX),
+        );
+        assert!(
+            resumed.expect("the rest of the run") == whole,
+            "stopped at {stop}, it ends with another adapter"
+        );
     }
 }
 
@@ -148,15 +194,25 @@ fn a_stop_is_heard_between_chunks_of_the_output_layer() {
     let home = Home::new(&[]);
     let checkpoint = Checkpoint::open(&home.folder.path().join("model")).expect("a model");
     let (held, cpu) = (toy::held_as("none"), Device::Cpu);
-    let backend = device::answering_backend(&checkpoint.files.shape, &held, &cpu).expect("a backend");
-    let mut decoder =
-        Decoder::load(&checkpoint, &held, 512, &MemoryPolicy::default(), &backend, |_| {}).expect("a model");
+    let backend =
+        device::answering_backend(&checkpoint.files.shape, &held, &cpu).expect("a backend");
+    let mut decoder = Decoder::load(
+        &checkpoint,
+        &held,
+        512,
+        &MemoryPolicy::default(),
+        &backend,
+        |_| {},
+    )
+    .expect("a model");
     let adapters = Adapters::without_effect(&decoder.shape, &cpu).expect("adapters");
     let chunk = LowMemory::Off.logit_rows(DeviceKind::Cpu);
     let asked = Arc::new(AtomicUsize::new(0));
     // All batches have the same tokens; what differs is how many of them the loss is over.
     let batch = |targets: usize| {
-        let rows: Vec<Sample> = (0..8).map(|row| sample(row, targets.saturating_sub(row * 399).min(399))).collect();
+        let rows: Vec<Sample> = (0..8)
+            .map(|row| sample(row, targets.saturating_sub(row * 399).min(399)))
+            .collect();
         Batch::pack(&rows)
     };
     let mut count = |targets: usize, at: usize| {
@@ -176,15 +232,26 @@ fn a_stop_is_heard_between_chunks_of_the_output_layer() {
         assert!(loss.expect("a loss").is_finite());
         for at in few..=all {
             let (heard, stopped) = count(targets, at);
-            assert!(matches!(stopped, Err(Error::Stopped)) && heard == at, "{targets} rows, asked {heard} times");
+            assert!(
+                matches!(stopped, Err(Error::Stopped)) && heard == at,
+                "{targets} rows, asked {heard} times"
+            );
         }
     }
 }
 
 /// 400 tokens, of which the last `targets` are trained on.
 fn sample(seed: usize, targets: usize) -> Sample {
-    let ids: Vec<u32> = (0..400).map(|i| ((i * 31 + seed * 7) % toy::VOCABULARY) as u32).collect();
-    let label = |(i, &id): (usize, &u32)| if i >= 400 - targets { i64::from(id) } else { IGNORE };
+    let ids: Vec<u32> = (0..400)
+        .map(|i| ((i * 31 + seed * 7) % toy::VOCABULARY) as u32)
+        .collect();
+    let label = |(i, &id): (usize, &u32)| {
+        if i >= 400 - targets {
+            i64::from(id)
+        } else {
+            IGNORE
+        }
+    };
     let labels = ids.iter().enumerate().map(label).collect();
     Sample { ids, labels }
 }
@@ -193,7 +260,10 @@ fn sample(seed: usize, targets: usize) -> Sample {
 fn a_stop_before_the_first_step_leaves_no_checkpoint() {
     let home = Home::new(&[]);
     let mut listener = Listener::new(1);
-    assert!(matches!(home.run("stopped", None, &mut listener), Err(Error::Stopped)));
+    assert!(matches!(
+        home.run("stopped", None, &mut listener),
+        Err(Error::Stopped)
+    ));
     assert!(listener.checkpoint.is_none() && listener.after.is_empty());
 }
 

@@ -50,8 +50,14 @@ impl Artifacts {
             Self::Get { job, name, output } => {
                 let job = find(context, *job).await?;
                 let wanted = wanted(&job, name.as_deref())?;
-                let kind = if wanted.is_fallback { "adapter" } else { wanted.artifact.kind.as_str() };
-                let folder = output.clone().unwrap_or_else(|| PathBuf::from(format!("{kind}-{}", job.id)));
+                let kind = if wanted.is_fallback {
+                    "adapter"
+                } else {
+                    wanted.artifact.kind.as_str()
+                };
+                let folder = output
+                    .clone()
+                    .unwrap_or_else(|| PathBuf::from(format!("{kind}-{}", job.id)));
                 let from = if wanted.is_fallback {
                     Some(rescue(context, &job, wanted.artifact, &folder).await?)
                 } else {
@@ -85,11 +91,21 @@ fn list(context: &Context, job: &Job) -> Result<(), CtlError> {
         });
     }
     if job.artifacts.is_empty() {
-        context.say(format!("job {} has made no artifacts; it is {}", job.id, job.state().word()));
+        context.say(format!(
+            "job {} has made no artifacts; it is {}",
+            job.id,
+            job.state().word()
+        ));
         return Ok(());
     }
     let row = |a: &JobArtifact| {
-        vec![a.kind.clone(), a.name.clone(), a.step.to_string(), human::bytes(a.size), a.digest.clone()]
+        vec![
+            a.kind.clone(),
+            a.name.clone(),
+            a.step.to_string(),
+            human::bytes(a.size),
+            a.digest.clone(),
+        ]
     };
     let rows: Vec<_> = job.artifacts.iter().map(row).collect();
     let columns = [
@@ -103,15 +119,31 @@ fn list(context: &Context, job: &Job) -> Result<(), CtlError> {
 }
 
 pub async fn find(context: &Context, id: u64) -> Result<Job, CtlError> {
-    Ok(context.client()?.jobs.get_job(GetJobRequest { id }).await.map_err(context.fault())?.into_inner())
+    Ok(context
+        .client()?
+        .jobs
+        .get_job(GetJobRequest { id })
+        .await
+        .map_err(context.fault())?
+        .into_inner())
 }
 
 pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, CtlError> {
-    let wanted = |a: &&JobArtifact| name.map_or(a.kind == "adapter", |name| a.name == name || a.kind == name);
-    job.artifacts.iter().rev().find(wanted).ok_or_else(|| CtlError::Usage {
-        message: format!("job {} has no artifact {}", job.id, name.unwrap_or("adapter")),
-        help: format!("qlora-ctl artifacts list {}", job.id),
-    })
+    let wanted = |a: &&JobArtifact| {
+        name.map_or(a.kind == "adapter", |name| a.name == name || a.kind == name)
+    };
+    job.artifacts
+        .iter()
+        .rev()
+        .find(wanted)
+        .ok_or_else(|| CtlError::Usage {
+            message: format!(
+                "job {} has no artifact {}",
+                job.id,
+                name.unwrap_or("adapter")
+            ),
+            help: format!("qlora-ctl artifacts list {}", job.id),
+        })
 }
 
 struct Wanted<'a> {
@@ -122,17 +154,32 @@ struct Wanted<'a> {
 
 fn wanted<'a>(job: &'a Job, name: Option<&str>) -> Result<Wanted<'a>, CtlError> {
     let missing = match choose(job, name) {
-        Ok(artifact) => return Ok(Wanted { artifact, is_fallback: false }),
+        Ok(artifact) => {
+            return Ok(Wanted {
+                artifact,
+                is_fallback: false,
+            });
+        }
         Err(missing) => missing,
     };
     if name.is_some_and(|name| name != "adapter") {
         return Err(missing);
     }
     match choose(job, Some("checkpoint")) {
-        Ok(artifact) if job.state().is_final() => Ok(Wanted { artifact, is_fallback: true }),
+        Ok(artifact) if job.state().is_final() => Ok(Wanted {
+            artifact,
+            is_fallback: true,
+        }),
         Ok(_) => Err(CtlError::Usage {
-            message: format!("job {} is {} and has made no adapter yet", job.id, job.state().word()),
-            help: format!("qlora-ctl artifacts get {} checkpoint gets its last checkpoint", job.id),
+            message: format!(
+                "job {} is {} and has made no adapter yet",
+                job.id,
+                job.state().word()
+            ),
+            help: format!(
+                "qlora-ctl artifacts get {} checkpoint gets its last checkpoint",
+                job.id
+            ),
         }),
         Err(_) => Err(missing),
     }
@@ -145,7 +192,12 @@ struct Rescued {
 }
 
 /// Puts the adapter of a checkpoint into `folder`.
-async fn rescue(context: &Context, job: &Job, checkpoint: &JobArtifact, folder: &Path) -> Result<Rescued, CtlError> {
+async fn rescue(
+    context: &Context,
+    job: &Job,
+    checkpoint: &JobArtifact,
+    folder: &Path,
+) -> Result<Rescued, CtlError> {
     refuse_existing(folder)?;
     let whole = beside(folder, &checkpoint.digest, "checkpoint");
     if whole.exists() {
@@ -163,11 +215,19 @@ async fn rescue(context: &Context, job: &Job, checkpoint: &JobArtifact, folder: 
     }
     fs::rename(&partial, folder).map_err(CtlError::io(folder))?;
     fs::remove_dir_all(&whole).map_err(CtlError::io(&whole))?;
-    let which = if is_best { "the best adapter kept in" } else { "the adapter of" };
+    let which = if is_best {
+        "the best adapter kept in"
+    } else {
+        "the adapter of"
+    };
     let text = format!(
         "job {} {} before it made its adapter; this is {which} its last checkpoint, step {}",
         job.id,
-        if job.state() == qlora_proto::JobState::Cancelled { "was cancelled" } else { "ended" },
+        if job.state() == qlora_proto::JobState::Cancelled {
+            "was cancelled"
+        } else {
+            "ended"
+        },
         checkpoint.step
     );
     Ok(Rescued { is_best, text })
@@ -195,14 +255,21 @@ fn beside(folder: &Path, digest: &str, what: &str) -> PathBuf {
 pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Result<(), CtlError> {
     refuse_existing(folder)?;
     let archive = beside(folder, &artifact.digest, "tar");
-    let bar = if context.draws() { ProgressBar::new(artifact.size) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}") {
+    let bar = if context.draws() {
+        ProgressBar::new(artifact.size)
+    } else {
+        ProgressBar::hidden()
+    };
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
+    {
         bar.set_style(style);
     }
     bar.set_message(console::line(&artifact.name).into_owned());
     let moving = bar.clone();
-    let result =
-        transfer::download(&context.client()?, &artifact.digest, &archive, &move |n| moving.set_position(n)).await;
+    let result = transfer::download(&context.client()?, &artifact.digest, &archive, &move |n| {
+        moving.set_position(n)
+    })
+    .await;
     bar.finish_and_clear();
     result?;
     let partial = beside(folder, &artifact.digest, "partial");
@@ -228,14 +295,22 @@ mod tests {
             ..JobArtifact::default()
         };
         let artifacts = kinds.iter().enumerate().map(made).collect();
-        Job { id: 7, state: state.into(), artifacts, ..Job::default() }
+        Job {
+            id: 7,
+            state: state.into(),
+            artifacts,
+            ..Job::default()
+        }
     }
 
     #[test]
     fn only_a_job_that_ended_without_an_adapter_gives_its_last_checkpoint_instead() {
         let both = job(JobState::Succeeded, &["checkpoint", "adapter"]);
         let found = wanted(&both, None).expect("an adapter");
-        assert_eq!((found.artifact.kind.as_str(), found.is_fallback), ("adapter", false));
+        assert_eq!(
+            (found.artifact.kind.as_str(), found.is_fallback),
+            ("adapter", false)
+        );
         for state in [JobState::Failed, JobState::Cancelled] {
             let ended = job(state, &["checkpoint", "checkpoint"]);
             for name in [None, Some("adapter")] {
@@ -245,7 +320,13 @@ mod tests {
             assert!(wanted(&ended, Some("checkpoint-7.tar")).is_err());
             assert!(wanted(&job(state, &[]), None).is_err());
         }
-        let running = wanted(&job(JobState::Running, &["checkpoint"]), None).err().expect("a refusal");
-        assert!(running.help().contains("artifacts get 7 checkpoint"), "{}", running.help());
+        let running = wanted(&job(JobState::Running, &["checkpoint"]), None)
+            .err()
+            .expect("a refusal");
+        assert!(
+            running.help().contains("artifacts get 7 checkpoint"),
+            "{}",
+            running.help()
+        );
     }
 }

@@ -15,7 +15,11 @@ const ALIKE: f64 = 0.75;
 ///
 /// # Errors
 /// It is a name that no catalogue has, or a relative path that leads nowhere: a worker could not find it either.
-pub fn whole(config: &TrainingConfig, layers: &Layers, origin: &Origin) -> Result<Option<String>, ConfigErrors> {
+pub fn whole(
+    config: &TrainingConfig,
+    layers: &Layers,
+    origin: &Origin,
+) -> Result<Option<String>, ConfigErrors> {
     let base = config.model.base.as_deref().unwrap_or_default();
     if find(base).is_some() || Path::new(base).is_absolute() {
         return Ok(None);
@@ -29,21 +33,34 @@ pub fn whole(config: &TrainingConfig, layers: &Layers, origin: &Origin) -> Resul
         return Ok(None);
     }
     let (message, help) = match path {
-        _ if !base.contains(['/', '\\']) && !is_file_name(base) => {
-            (format!("`{KEY}` is `{base}`, which is no model of the catalogue and no folder"), names_like(base))
-        }
+        _ if !base.contains(['/', '\\']) && !is_file_name(base) => (
+            format!("`{KEY}` is `{base}`, which is no model of the catalogue and no folder"),
+            names_like(base),
+        ),
         Some(path) => (
-            format!("`{KEY}` is `{base}`, and there is no file or folder {}", path.display()),
-            "fix the path; a model that lies on the worker only is named by its whole path there".to_owned(),
+            format!(
+                "`{KEY}` is `{base}`, and there is no file or folder {}",
+                path.display()
+            ),
+            "fix the path; a model that lies on the worker only is named by its whole path there"
+                .to_owned(),
         ),
         None => (
-            format!("`{KEY}` is `{base}`, and a stored configuration lies in no folder that this could start from"),
+            format!(
+                "`{KEY}` is `{base}`, and a stored configuration lies in no folder that this could start from"
+            ),
             format!(
                 "give --set {KEY}=PATH, or store the file again, which writes whole paths: qlora-ctl config put NAME FILE"
             ),
         ),
     };
-    Err(Diagnostic { code: "Q0302", message, place, help: Some(help) }.into())
+    Err(Diagnostic {
+        code: "Q0302",
+        message,
+        place,
+        help: Some(help),
+    }
+    .into())
 }
 
 /// `path` from the root on. What a link at its end leads to keeps the link's name: endings say what a file is.
@@ -59,20 +76,31 @@ pub fn absolute(path: &Path) -> PathBuf {
 /// `owner/name`, as the hub has it.
 fn is_hub_name(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
-    parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '~']))
+    parts.len() == 2
+        && parts
+            .iter()
+            .all(|part| !part.is_empty() && !part.starts_with(['.', '~']))
 }
 
 fn is_file_name(name: &str) -> bool {
-    [".gguf", ".safetensors"].iter().any(|ending| name.to_ascii_lowercase().ends_with(ending))
+    [".gguf", ".safetensors"]
+        .iter()
+        .any(|ending| name.to_ascii_lowercase().ends_with(ending))
 }
 
 /// The names of the catalogue, the one that was probably meant before all.
 fn names_like(base: &str) -> String {
     let lower = base.to_lowercase().replace(['_', ' '], "-");
-    let mut names: Vec<(f64, &str)> =
-        catalogue().iter().map(|entry| (likeness(&lower, entry.name), entry.name)).collect();
+    let mut names: Vec<(f64, &str)> = catalogue()
+        .iter()
+        .map(|entry| (likeness(&lower, entry.name), entry.name))
+        .collect();
     names.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    let all = names.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+    let all = names
+        .iter()
+        .map(|(_, name)| *name)
+        .collect::<Vec<_>>()
+        .join(", ");
     let others = format!(
         "known are {all}; a model of the hub is written owner/name, any other by the path of its folder or .gguf file"
     );
@@ -95,9 +123,20 @@ mod tests {
     use super::*;
 
     fn told(base: &str, origin: &Origin, set: bool) -> Result<Option<String>, String> {
-        let text = format!("model: {{base: {}}}\ndata: {{train: t.jsonl}}\n", if set { "x/y" } else { base });
-        let set = if set { vec![format!("model.base={base}")] } else { Vec::new() };
-        let layers = Layers { file: Some(("f.yaml".into(), text)), env: Vec::new(), set };
+        let text = format!(
+            "model: {{base: {}}}\ndata: {{train: t.jsonl}}\n",
+            if set { "x/y" } else { base }
+        );
+        let set = if set {
+            vec![format!("model.base={base}")]
+        } else {
+            Vec::new()
+        };
+        let layers = Layers {
+            file: Some(("f.yaml".into(), text)),
+            env: Vec::new(),
+            set,
+        };
         let config = layers.resolve().expect("a configuration");
         whole(config.config(), &layers, origin).map_err(|e| e.to_string())
     }
@@ -114,19 +153,37 @@ mod tests {
             for set in [false, true] {
                 let said = told(base, &here, set).expect_err(base);
                 let wanted = format!("did you mean `{meant}`?");
-                assert!(said.contains("Q0302") && said.contains(&wanted) && said.contains(base), "{said}");
-                assert!(said.contains(if set { "(--set model.base)" } else { "(f.yaml:1:9)" }), "{said}");
+                assert!(
+                    said.contains("Q0302") && said.contains(&wanted) && said.contains(base),
+                    "{said}"
+                );
+                assert!(
+                    said.contains(if set {
+                        "(--set model.base)"
+                    } else {
+                        "(f.yaml:1:9)"
+                    }),
+                    "{said}"
+                );
             }
         }
         let said = told("gpt2", &here, false).expect_err("no model");
-        assert!(!said.contains("did you mean") && said.contains("smollm2-135m-instruct"), "{said}");
+        assert!(
+            !said.contains("did you mean") && said.contains("smollm2-135m-instruct"),
+            "{said}"
+        );
         assert!(said.contains("owner/name"), "{said}");
     }
 
     #[test]
     fn names_of_the_catalogue_and_the_hub_and_whole_paths_stay_as_they_are() {
         for origin in [Origin::Stored, Origin::Folder("/nowhere".into())] {
-            for base in ["smollm2-135m-instruct", "meta-llama/Llama-3.1-8B-Instruct", "me/mine", "/models/x.gguf"] {
+            for base in [
+                "smollm2-135m-instruct",
+                "meta-llama/Llama-3.1-8B-Instruct",
+                "me/mine",
+                "/models/x.gguf",
+            ] {
                 assert_eq!(told(base, &origin, false), Ok(None), "{base}");
             }
         }
@@ -141,14 +198,28 @@ mod tests {
         let origin = Origin::Folder(root.join("configs/.."));
         let wrong = Origin::Folder(root.join("models"));
         std::fs::create_dir_all(root.join("configs")).expect("a folder");
-        for base in ["models/tiny", "./models/tiny", "x.gguf", "./models/../x.gguf"] {
-            let found = told(base, &origin, false).expect("a path").expect("a whole path");
-            let wanted = if base.contains("gguf") { root.join("x.gguf") } else { root.join("models/tiny") };
+        for base in [
+            "models/tiny",
+            "./models/tiny",
+            "x.gguf",
+            "./models/../x.gguf",
+        ] {
+            let found = told(base, &origin, false)
+                .expect("a path")
+                .expect("a whole path");
+            let wanted = if base.contains("gguf") {
+                root.join("x.gguf")
+            } else {
+                root.join("models/tiny")
+            };
             assert_eq!(Path::new(&found), wanted, "{base}");
         }
         for base in ["./tinY", "x.gguf", "a/b/c"] {
             let said = told(base, &wrong, false).expect_err(base);
-            assert!(said.contains("there is no file or folder") && said.contains("whole path"), "{said}");
+            assert!(
+                said.contains("there is no file or folder") && said.contains("whole path"),
+                "{said}"
+            );
             let said = told(base, &Origin::Stored, false).expect_err(base);
             assert!(said.contains("config put"), "{said}");
         }

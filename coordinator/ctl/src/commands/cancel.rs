@@ -30,8 +30,17 @@ impl Cancel {
         if !self.yes && !self.confirmed()? {
             return Ok(Exit::Stopped.into());
         }
-        let request = CancelRequest { id: self.job, reason: self.reason.clone() };
-        let job = context.client()?.jobs.cancel(request).await.map_err(context.fault())?.into_inner();
+        let request = CancelRequest {
+            id: self.job,
+            reason: self.reason.clone(),
+        };
+        let job = context
+            .client()?
+            .jobs
+            .cancel(request)
+            .await
+            .map_err(context.fault())?
+            .into_inner();
         if context.global.json {
             print_json(&json::job(&job, None))?;
         } else if job.state().is_final() {
@@ -53,7 +62,9 @@ impl Cancel {
         let asked = write!(stderr, "stop job {}? [y/N] ", self.job).and_then(|()| stderr.flush());
         asked.map_err(CtlError::io("stderr"))?;
         let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).map_err(CtlError::io("stdin"))?;
+        std::io::stdin()
+            .read_line(&mut answer)
+            .map_err(CtlError::io("stdin"))?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 }

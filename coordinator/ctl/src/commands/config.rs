@@ -63,12 +63,19 @@ impl Config {
                 let resolved = resolved.config;
                 if context.global.json {
                     let warnings = json::warnings(resolved.warnings());
-                    let config: serde_json::Value = serde_json::from_str(resolved.json()).unwrap_or_default();
-                    print_json(&json!({"v": 1, "hash": resolved.hash(), "config": config, "warnings": warnings}))?;
+                    let config: serde_json::Value =
+                        serde_json::from_str(resolved.json()).unwrap_or_default();
+                    print_json(
+                        &json!({"v": 1, "hash": resolved.hash(), "config": config, "warnings": warnings}),
+                    )?;
                 } else {
                     context.warn(resolved.warnings());
                     let warnings = resolved.warnings().len() as u64;
-                    let found = if warnings > 0 { format!(", {}", count(warnings, "warning")) } else { String::new() };
+                    let found = if warnings > 0 {
+                        format!(", {}", count(warnings, "warning"))
+                    } else {
+                        String::new()
+                    };
                     print(format!("{} is valid{found}", console::line(&source.config)))?;
                 }
             }
@@ -76,19 +83,34 @@ impl Config {
                 let mut client = context.client()?;
                 let yaml = read_config(file)?;
                 // Here faults carry the name of the file; the coordinator knows only its text.
-                let layers = Layers { file: Some((file.display().to_string(), yaml.clone())), ..Layers::default() };
+                let layers = Layers {
+                    file: Some((file.display().to_string(), yaml.clone())),
+                    ..Layers::default()
+                };
                 let resolved = Resolved::new(layers, Origin::Folder(folder_of(file)))?;
                 context.warn(resolved.config.warnings());
                 let (yaml, changed) = whole_paths(&resolved, yaml)?;
-                let request = PutConfigRequest { name: name.clone(), yaml };
-                let made = client.configs.put_config(request).await.map_err(context.fault())?.into_inner();
+                let request = PutConfigRequest {
+                    name: name.clone(),
+                    yaml,
+                };
+                let made = client
+                    .configs
+                    .put_config(request)
+                    .await
+                    .map_err(context.fault())?
+                    .into_inner();
                 for (key, path) in changed {
                     context.say(format!("`{key}` is stored as {}", console::line(&path)));
                 }
                 if context.global.json {
                     print_json(&json::config(&made))?;
                 } else {
-                    print(format!("{} revision {}", console::line(&made.name), made.revision))?;
+                    print(format!(
+                        "{} revision {}",
+                        console::line(&made.name),
+                        made.revision
+                    ))?;
                 }
             }
             Self::Get { name, revision } => {
@@ -97,7 +119,12 @@ impl Config {
                     request.revision = *revision;
                 }
                 let mut client = context.client()?;
-                let found = client.configs.get_config(request).await.map_err(context.fault())?.into_inner();
+                let found = client
+                    .configs
+                    .get_config(request)
+                    .await
+                    .map_err(context.fault())?
+                    .into_inner();
                 if context.global.json {
                     print_json(&json::config(&found))?;
                 } else if std::io::stdout().is_terminal() {
@@ -108,9 +135,17 @@ impl Config {
                 }
             }
             Self::List { name } => {
-                let request = ListConfigsRequest { name: name.clone().unwrap_or_default() };
+                let request = ListConfigsRequest {
+                    name: name.clone().unwrap_or_default(),
+                };
                 let mut client = context.client()?;
-                let all = client.configs.list_configs(request).await.map_err(context.fault())?.into_inner().configs;
+                let all = client
+                    .configs
+                    .list_configs(request)
+                    .await
+                    .map_err(context.fault())?
+                    .into_inner()
+                    .configs;
                 if context.global.json {
                     all.iter().try_for_each(|c| print_json(&json::config(c)))?;
                 } else if let Some(name) = name.as_ref().filter(|_| all.is_empty()) {
@@ -120,13 +155,23 @@ impl Config {
                         exit: Exit::Refused,
                     });
                 } else if all.is_empty() {
-                    context.say("no configurations; store one with: qlora-ctl config put NAME config.yaml");
+                    context.say(
+                        "no configurations; store one with: qlora-ctl config put NAME config.yaml",
+                    );
                 } else {
                     let row = |c: &qlora_proto::ConfigRevision| {
-                        vec![c.name.clone(), c.revision.to_string(), c.hash.chars().take(12).collect()]
+                        vec![
+                            c.name.clone(),
+                            c.revision.to_string(),
+                            c.hash.chars().take(12).collect(),
+                        ]
                     };
                     let rows: Vec<_> = all.iter().map(row).collect();
-                    let columns = [human::text("NAME", 0), human::number("REVISION", 0), human::word("HASH", 1)];
+                    let columns = [
+                        human::text("NAME", 0),
+                        human::number("REVISION", 0),
+                        human::word("HASH", 1),
+                    ];
                     print(human::table(&columns, &rows))?;
                 }
             }

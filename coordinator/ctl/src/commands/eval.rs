@@ -47,7 +47,13 @@ impl Eval {
         // Before the base is scored, which takes its time: what is to be compared with it has to be there.
         let subjects: Vec<(&str, Option<JobFile>)> = self
             .subjects()
-            .map(|adapter| if adapter { Ok(("adapter", Some(adapter_of(&trained)?))) } else { Ok(("base", None)) })
+            .map(|adapter| {
+                if adapter {
+                    Ok(("adapter", Some(adapter_of(&trained)?)))
+                } else {
+                    Ok(("base", None))
+                }
+            })
             .collect::<Result<_, CtlError>>()?;
         let mut scored = Vec::new();
         for (what, adapter) in subjects {
@@ -60,7 +66,10 @@ impl Eval {
                 idempotency_key: String::new(),
             };
             let job = send(context, request).await?;
-            context.say(format!("{}   scoring the {what} of job {}", job.id, trained.id));
+            context.say(format!(
+                "{}   scoring the {what} of job {}",
+                job.id, trained.id
+            ));
             match follow(context, job.id, States::Hidden).await? {
                 Ended::Detached => return Ok(Exit::Interrupted.into()),
                 Ended::Job(job) if job.state() == JobState::Succeeded => scored.push((what, *job)),
@@ -74,7 +83,9 @@ impl Eval {
     /// Whether with the adapter; one job each.
     fn subjects(&self) -> impl Iterator<Item = bool> {
         let (base, adapter) = (self.base || self.compare, !self.base);
-        [(base, false), (adapter, true)].into_iter().filter_map(|(wanted, with)| wanted.then_some(with))
+        [(base, false), (adapter, true)]
+            .into_iter()
+            .filter_map(|(wanted, with)| wanted.then_some(with))
     }
 
     async fn rows_of(&self, context: &Context, trained: &Job) -> Result<JobFile, CtlError> {
@@ -83,24 +94,37 @@ impl Eval {
             data.upload(context).await?;
             return Ok(data.file.clone());
         }
-        trained.files.iter().find(|file| file.role == "eval").cloned().ok_or_else(|| CtlError::Usage {
-            message: format!("job {} was trained without held-out rows", trained.id),
-            help: "name some: --data FILE".into(),
-        })
+        trained
+            .files
+            .iter()
+            .find(|file| file.role == "eval")
+            .cloned()
+            .ok_or_else(|| CtlError::Usage {
+                message: format!("job {} was trained without held-out rows", trained.id),
+                help: "name some: --data FILE".into(),
+            })
     }
 
     /// The configuration of the training, with this command's limit of rows.
     fn config(&self, trained: &Job) -> Result<String, CtlError> {
         let mut config = super::show::config(trained)?;
         config["training"]["eval_rows"] = json!(self.rows);
-        Ok(ResolvedConfig::from_json(&config.to_string())?.json().to_owned())
+        Ok(ResolvedConfig::from_json(&config.to_string())?
+            .json()
+            .to_owned())
     }
 
     fn print(&self, context: &Context, scored: &[(&str, Job)]) -> Result<(), CtlError> {
         if context.global.json {
             for (what, job) in scored {
-                let scores = job.progress.as_ref().and_then(|p| p.scores).map(|s| json::scores(&s));
-                print_json(&json!({"v": 1, "job": job.id, "of": self.job, "scored": what, "scores": scores}))?;
+                let scores = job
+                    .progress
+                    .as_ref()
+                    .and_then(|p| p.scores)
+                    .map(|s| json::scores(&s));
+                print_json(
+                    &json!({"v": 1, "job": job.id, "of": self.job, "scored": what, "scores": scores}),
+                )?;
             }
             return Ok(());
         }

@@ -21,10 +21,30 @@ pub struct Jobs {
 
 impl Jobs {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let all = [JobState::Queued, JobState::Running, JobState::Succeeded, JobState::Failed, JobState::Cancelled];
-        let states = all.into_iter().filter(|s| self.state.iter().any(|w| w == s.word())).map(Into::into).collect();
-        let request = ListJobsRequest { states, limit: self.limit, before: 0 };
-        let answer = context.client()?.jobs.list_jobs(request).await.map_err(context.fault())?.into_inner();
+        let all = [
+            JobState::Queued,
+            JobState::Running,
+            JobState::Succeeded,
+            JobState::Failed,
+            JobState::Cancelled,
+        ];
+        let states = all
+            .into_iter()
+            .filter(|s| self.state.iter().any(|w| w == s.word()))
+            .map(Into::into)
+            .collect();
+        let request = ListJobsRequest {
+            states,
+            limit: self.limit,
+            before: 0,
+        };
+        let answer = context
+            .client()?
+            .jobs
+            .list_jobs(request)
+            .await
+            .map_err(context.fault())?
+            .into_inner();
         if context.global.json {
             let mut client = context.client()?;
             for job in answer.jobs {
@@ -32,12 +52,21 @@ impl Jobs {
                 print_json(&json::job(&job, why.as_ref()))?;
             }
         } else if answer.jobs.is_empty() {
-            let which = if self.state.is_empty() { "no jobs" } else { "no jobs in this state" };
-            context.say(format!("{which}; submit one with: qlora-ctl submit config.yaml --watch"));
+            let which = if self.state.is_empty() {
+                "no jobs"
+            } else {
+                "no jobs in this state"
+            };
+            context.say(format!(
+                "{which}; submit one with: qlora-ctl submit config.yaml --watch"
+            ));
         } else {
             print(human::jobs(&answer.jobs))?;
             if answer.next > 0 {
-                context.say(format!("older jobs are not shown; --limit {} shows more", self.limit.saturating_mul(2)));
+                context.say(format!(
+                    "older jobs are not shown; --limit {} shows more",
+                    self.limit.saturating_mul(2)
+                ));
             }
         }
         Ok(Exit::Done.into())

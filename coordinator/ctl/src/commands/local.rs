@@ -44,7 +44,10 @@ pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler
             None => Ok(None),
         };
     };
-    if let Some(message) = shape.as_ref().and_then(|shape| beyond_positions(shape, config)) {
+    if let Some(message) = shape
+        .as_ref()
+        .and_then(|shape| beyond_positions(shape, config))
+    {
         return Err(CtlError::Config(too_long(layers, message).into()));
     }
     ruler(text, shape.as_ref(), config, layers).map(Some)
@@ -81,7 +84,9 @@ pub fn render(ruler: &Ruler, path: &Path, too_long: TooLong) -> Result<(), CtlEr
     for row in opened.by_ref().take(RENDERED) {
         let row = row.map_err(|e| CtlError::unreadable(&e))?;
         // What is no row at all has been told before.
-        let Ok(example) = row.value.and_then(Example::from_value) else { continue };
+        let Ok(example) = row.value.and_then(Example::from_value) else {
+            continue;
+        };
         seen.rows += 1;
         if let Some(text) = seen.look(ruler, &encoder, &example, too_long) {
             seen.note(row.place.to_string(), text);
@@ -96,12 +101,22 @@ impl Seen {
     fn note(&mut self, place: String, text: String) {
         match self.faults.iter_mut().find(|alike| alike.text == text) {
             Some(alike) => alike.rows += 1,
-            None => self.faults.push(Alike { place, text, rows: 1 }),
+            None => self.faults.push(Alike {
+                place,
+                text,
+                rows: 1,
+            }),
         }
     }
 
     /// Counts a row, and gives what is wrong with it.
-    fn look(&mut self, ruler: &Ruler, encoder: &Encoder, example: &Example, too_long: TooLong) -> Option<String> {
+    fn look(
+        &mut self,
+        ruler: &Ruler,
+        encoder: &Encoder,
+        example: &Example,
+        too_long: TooLong,
+    ) -> Option<String> {
         let sample = match encoder.encode(&ruler.tokenizer, &ruler.template, example) {
             Ok(encoded) => encoded.sample,
             Err(fault) => return Some(fault.to_string()),
@@ -111,11 +126,16 @@ impl Seen {
             _ if length <= ruler.limit => self.silent += usize::from(sample.supervised() == 0),
             TooLong::Skip => self.too_long += 1,
             TooLong::Truncate => {
-                let is_silent = sample.labels[..ruler.limit].iter().all(|label| *label == IGNORE);
+                let is_silent = sample.labels[..ruler.limit]
+                    .iter()
+                    .all(|label| *label == IGNORE);
                 self.silent += usize::from(is_silent);
             }
             TooLong::Error => {
-                return Some(format!("it has {length} tokens, more than data.max_seq_len {}", ruler.limit));
+                return Some(format!(
+                    "it has {length} tokens, more than data.max_seq_len {}",
+                    ruler.limit
+                ));
             }
         }
         let size = ruler.vocabulary?;
@@ -127,11 +147,21 @@ impl Seen {
 
     /// `is_whole` says that the file has no further rows.
     fn judged(self, name: String, is_whole: bool, limit: usize) -> Result<(), CtlError> {
-        let Self { rows, too_long, silent, faults } = self;
+        let Self {
+            rows,
+            too_long,
+            silent,
+            faults,
+        } = self;
         if !faults.is_empty() {
             let faulty = faults.iter().map(|alike| alike.rows).sum();
             let shown = faults.into_iter().take(SHOWN).map(Alike::told).collect();
-            return Err(CtlError::Unrendered { name, rows, faulty, shown });
+            return Err(CtlError::Unrendered {
+                name,
+                rows,
+                faulty,
+                shown,
+            });
         }
         if is_whole && rows > 0 && too_long + silent == rows {
             return Err(CtlError::Data {
@@ -152,7 +182,10 @@ impl Alike {
             0 => String::new(),
             n => format!(" (and so in {})", count(n as u64, "further row")),
         };
-        RowFault { place: self.place, text: self.text + &others }
+        RowFault {
+            place: self.place,
+            text: self.text + &others,
+        }
     }
 }
 
@@ -162,19 +195,34 @@ async fn here(context: &Context, base: &str, layers: &Layers) -> Result<Option<H
     let is_path = Path::new(base).exists();
     match files_of(base, &folder).await {
         Ok(found) => Ok(Some(found)),
-        Err(CtlError::NoModel { message, help, code }) if is_path => {
-            let place = layers.place_of(BASE).map(|place| format!(" ({place})")).unwrap_or_default();
-            Err(CtlError::NoModel { message: format!("`{BASE}`{place}: {message}"), help, code })
+        Err(CtlError::NoModel {
+            message,
+            help,
+            code,
+        }) if is_path => {
+            let place = layers
+                .place_of(BASE)
+                .map(|place| format!(" ({place})"))
+                .unwrap_or_default();
+            Err(CtlError::NoModel {
+                message: format!("`{BASE}`{place}: {message}"),
+                help,
+                code,
+            })
         }
         // Another machine may hold it whole.
         Err(CtlError::NoModel { message, code, .. }) => {
             if code.as_deref() != Some(NOT_HERE) {
-                context.say(format!("the copy of `{base}` on this machine cannot be used: {message}"));
+                context.say(format!(
+                    "the copy of `{base}` on this machine cannot be used: {message}"
+                ));
             }
             Ok(None)
         }
         Err(CtlError::Process { .. }) if is_path => {
-            context.say(format!("`{base}` is not looked at here: qlora-worker does not lie beside qlora-ctl"));
+            context.say(format!(
+                "`{base}` is not looked at here: qlora-worker does not lie beside qlora-ctl"
+            ));
             Ok(None)
         }
         Err(CtlError::Process { .. }) => Ok(None),
@@ -207,7 +255,10 @@ fn ruler(
     config: &TrainingConfig,
     layers: &Layers,
 ) -> Result<Ruler, CtlError> {
-    let (wanted, base) = (&config.data.template, config.model.base.as_deref().unwrap_or_default());
+    let (wanted, base) = (
+        &config.data.template,
+        config.model.base.as_deref().unwrap_or_default(),
+    );
     let template = text.chat_template(wanted).map_err(|lacking| match lacking {
         Lacking::None => {
             no_template(layers, wanted, base, "set `data.template: chatml-tools`, or give Jinja text".into())
@@ -220,7 +271,9 @@ fn ruler(
         ),
         Lacking::Template(fault) => at_template(layers, fault.to_string()),
     })?;
-    let template = template.dated(&config.data.template_date).map_err(|e| at_template(layers, e.to_string()))?;
+    let template = template
+        .dated(&config.data.template_date)
+        .map_err(|e| at_template(layers, e.to_string()))?;
     let lacks = || CtlError::NoModel {
         message: format!("{base}: tokenizer.json is missing"),
         help: "download the model with all of its files".into(),
@@ -228,7 +281,12 @@ fn ruler(
     };
     let tokenizer = text.tokenizer.ok_or_else(lacks)?;
     let vocabulary = shape.map(|shape| shape.vocabulary).or(text.vocabulary);
-    Ok(Ruler { tokenizer, template, limit: config.data.max_seq_len, vocabulary })
+    Ok(Ruler {
+        tokenizer,
+        template,
+        limit: config.data.max_seq_len,
+        vocabulary,
+    })
 }
 
 fn no_template(layers: &Layers, wanted: &str, base: &str, help: String) -> CtlError {
@@ -236,7 +294,12 @@ fn no_template(layers: &Layers, wanted: &str, base: &str, help: String) -> CtlEr
         "auto" => format!("`{TEMPLATE}` is `auto`, and `{base}` has no chat template of its own"),
         _ => format!("`{TEMPLATE}` is `{wanted}`, which is no template of `{base}`"),
     };
-    let diagnostic = Diagnostic { code: "Q0103", message, place: layers.place_of(TEMPLATE), help: Some(help) };
+    let diagnostic = Diagnostic {
+        code: "Q0103",
+        message,
+        place: layers.place_of(TEMPLATE),
+        help: Some(help),
+    };
     CtlError::Config(diagnostic.into())
 }
 

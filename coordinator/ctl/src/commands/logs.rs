@@ -33,8 +33,18 @@ impl Logs {
     }
 
     async fn print(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let request = StreamLogsRequest { id: self.job, after: 0, follow: self.follow };
-        let mut lines = context.client()?.jobs.stream_logs(request).await.map_err(context.fault())?.into_inner();
+        let request = StreamLogsRequest {
+            id: self.job,
+            after: 0,
+            follow: self.follow,
+        };
+        let mut lines = context
+            .client()?
+            .jobs
+            .stream_logs(request)
+            .await
+            .map_err(context.fault())?
+            .into_inner();
         let mut is_empty = true;
         while let Some(line) = lines.message().await.map_err(context.fault())? {
             is_empty = false;
@@ -45,7 +55,11 @@ impl Logs {
                     .unwrap_or_default()
                     .strftime("%H:%M:%S")
                     .to_string();
-                print(format!("{time} {:<5} {}", console::line(&line.level), console::line(&line.text)))?;
+                print(format!(
+                    "{time} {:<5} {}",
+                    console::line(&line.level),
+                    console::line(&line.text)
+                ))?;
             }
         }
         if is_empty {

@@ -25,33 +25,73 @@ impl Metrics {
         let mut after = self.after;
         let mut points = Vec::new();
         loop {
-            let request = GetMetricsRequest { id: self.job, after, limit: 10_000 };
-            let page = client.jobs.get_metrics(request).await.map_err(context.fault())?.into_inner().points;
+            let request = GetMetricsRequest {
+                id: self.job,
+                after,
+                limit: 10_000,
+            };
+            let page = client
+                .jobs
+                .get_metrics(request)
+                .await
+                .map_err(context.fault())?
+                .into_inner()
+                .points;
             let Some(last) = page.last() else { break };
             after = last.seq;
             points.extend(page);
         }
         if context.global.json {
-            points.iter().try_for_each(|p| print_json(&json::metric(p)))?;
+            points
+                .iter()
+                .try_for_each(|p| print_json(&json::metric(p)))?;
             return Ok(Exit::Done.into());
         }
         if points.is_empty() {
-            let which = if self.after > 0 { format!(" after {}", self.after) } else { String::new() };
+            let which = if self.after > 0 {
+                format!(" after {}", self.after)
+            } else {
+                String::new()
+            };
             context.say(format!("job {} has no metrics{which}", self.job));
             return Ok(Exit::Done.into());
         }
-        let names = ["loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second"];
+        let names = [
+            "loss",
+            "eval_loss",
+            "grad_norm",
+            "learning_rate",
+            "tokens_per_second",
+        ];
         let cell = |v: Option<&f64>| {
-            v.map(|v| if v.abs() < 1e-3 && *v != 0.0 { format!("{v:.2e}") } else { format!("{v:.4}") })
-                .unwrap_or_default()
+            v.map(|v| {
+                if v.abs() < 1e-3 && *v != 0.0 {
+                    format!("{v:.2e}")
+                } else {
+                    format!("{v:.4}")
+                }
+            })
+            .unwrap_or_default()
         };
         let row = |p: &qlora_proto::MetricPoint| {
             let values = names.iter().map(|n| cell(p.values.get(*n)));
-            std::iter::once(p.step.to_string()).chain(values).collect::<Vec<_>>()
+            std::iter::once(p.step.to_string())
+                .chain(values)
+                .collect::<Vec<_>>()
         };
         let rows: Vec<_> = points.iter().map(row).collect();
-        let columns = [("STEP", 0), ("LOSS", 0), ("EVAL", 1), ("GRAD", 2), ("LR", 3), ("TOK/S", 4)];
-        print(human::table(&columns.map(|(heading, rank)| human::number(heading, rank)), &rows))?;
+        let columns = [
+            ("STEP", 0),
+            ("LOSS", 0),
+            ("EVAL", 1),
+            ("GRAD", 2),
+            ("LR", 3),
+            ("TOK/S", 4),
+        ];
+        print(human::table(
+            &columns.map(|(heading, rank)| human::number(heading, rank)),
+            &rows,
+        ))?;
         Ok(Exit::Done.into())
     }
 }

@@ -35,15 +35,25 @@ use crate::error::CtlError;
 
 /// Runs one command.
 pub async fn run(cli: Cli) -> Result<ExitCode, CtlError> {
-    let program = Program { name: "qlora-ctl", version: env!("CARGO_PKG_VERSION") };
-    let _telemetry = qlora_telemetry::start(program, Logs::Warnings, false).map_err(|e| CtlError::Usage {
-        message: e.to_string(),
-        help: "unset the OTEL_* variables, or fix them".into(),
-    })?;
+    let program = Program {
+        name: "qlora-ctl",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let _telemetry =
+        qlora_telemetry::start(program, Logs::Warnings, false).map_err(|e| CtlError::Usage {
+            message: e.to_string(),
+            help: "unset the OTEL_* variables, or fix them".into(),
+        })?;
     let started = Instant::now();
     let result = dispatch(&Context::new(cli.global), cli.command).await;
-    let duration = opentelemetry::global::meter("qlora-ctl").f64_histogram("qlora.ctl.duration").with_unit("s").build();
-    duration.record(started.elapsed().as_secs_f64(), &[opentelemetry::KeyValue::new("ok", result.is_ok())]);
+    let duration = opentelemetry::global::meter("qlora-ctl")
+        .f64_histogram("qlora.ctl.duration")
+        .with_unit("s")
+        .build();
+    duration.record(
+        started.elapsed().as_secs_f64(),
+        &[opentelemetry::KeyValue::new("ok", result.is_ok())],
+    );
     result
 }
 

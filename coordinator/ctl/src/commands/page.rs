@@ -19,7 +19,11 @@ impl Page {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let mut client = context.client()?;
         // A link that nobody answers, or with a key that is refused, is of no use.
-        client.workers.list_workers(ListWorkersRequest {}).await.map_err(context.fault())?;
+        client
+            .workers
+            .list_workers(ListWorkersRequest {})
+            .await
+            .map_err(context.fault())?;
         let link = client.page();
         if context.global.json {
             print_json(&json!({"v": 1, "page": link}))?;

@@ -5,7 +5,8 @@ use clap::Args;
 use qlora_client::console;
 use qlora_config::{DeviceKind, TrainingConfig};
 use qlora_planner::{
-    DeviceBudget, LowMemory, MemoryPlan, MemoryPolicy, ModelShape, SavedActivations, estimate, find, fit, least, search,
+    DeviceBudget, LowMemory, MemoryPlan, MemoryPolicy, ModelShape, SavedActivations, estimate,
+    find, fit, least, search,
 };
 use qlora_proto::words::count;
 use serde_json::{Value, json};
@@ -48,7 +49,8 @@ async fn shape_of(name: &str) -> Result<ModelShape, CtlError> {
         },
         other => other,
     })?;
-    let shape = serde_json::from_str::<Value>(&said).and_then(|mut said| serde_json::from_value(said["shape"].take()));
+    let shape = serde_json::from_str::<Value>(&said)
+        .and_then(|mut said| serde_json::from_value(said["shape"].take()));
     shape.map_err(|e| CtlError::Process {
         what: "qlora-worker".into(),
         fault: format!("gave no shape of {name}: {e}"),
@@ -72,8 +74,15 @@ impl Plan {
         let config = resolved.config();
         let name = config.model.base.clone().unwrap_or_default();
         let shape = shape_of(&name).await?;
-        let kind = if config.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { config.resources.device };
-        let budget = self.memory.map(|gib| DeviceBudget { kind, bytes: (gib * (1u64 << 30) as f64) as u64 });
+        let kind = if config.resources.device == DeviceKind::Any {
+            DeviceKind::Cpu
+        } else {
+            config.resources.device
+        };
+        let budget = self.memory.map(|gib| DeviceBudget {
+            kind,
+            bytes: (gib * (1u64 << 30) as f64) as u64,
+        });
         // Without a budget it is the least that is asked for.
         let policy = match budget {
             Some(_) => search(&shape, config, budget),
@@ -81,7 +90,13 @@ impl Plan {
         };
         let parts = estimate(&shape, config, kind, &policy);
         let fits = budget.map(|budget| fit(&shape, config, budget).map(drop));
-        let prediction = Prediction { model: &name, config, kind, policy, parts };
+        let prediction = Prediction {
+            model: &name,
+            config,
+            kind,
+            policy,
+            parts,
+        };
         if context.global.json {
             prediction.json(self.memory, fits.as_ref().map(Result::is_ok))?;
         } else {
@@ -97,7 +112,11 @@ impl Plan {
 
 impl Prediction<'_> {
     fn json(&self, memory: Option<f64>, fits: Option<bool>) -> Result<(), CtlError> {
-        let MemoryPolicy { low_memory, saved, dequantized } = &self.policy;
+        let MemoryPolicy {
+            low_memory,
+            saved,
+            dequantized,
+        } = &self.policy;
         print_json(&json!({
             "v": 1, "model": self.model, "device": self.kind.to_string(),
             "micro_batch_size": self.config.training.micro_batch_size, "max_seq_len": self.config.data.max_seq_len,
@@ -108,7 +127,11 @@ impl Prediction<'_> {
     }
 
     fn print(&self) -> Result<(), CtlError> {
-        let MemoryPolicy { low_memory, saved, dequantized } = &self.policy;
+        let MemoryPolicy {
+            low_memory,
+            saved,
+            dequantized,
+        } = &self.policy;
         let parts = &self.parts;
         let each = match self.config.resources.workers {
             0 | 1 => String::new(),
@@ -133,18 +156,26 @@ impl Prediction<'_> {
             print(format!("  {name:<12} {:>10}", human::gib(n)))?;
         }
         let blocks = |blocks: &usize| count(*blocks as u64, "block");
-        let counts: Vec<String> =
-            SavedActivations::counted(saved).iter().map(|(part, n)| format!("{part} of {}", blocks(n))).collect();
-        print(format!("saved between forward and backward: {}", counts.join("; ")))?;
+        let counts: Vec<String> = SavedActivations::counted(saved)
+            .iter()
+            .map(|(part, n)| format!("{part} of {}", blocks(n)))
+            .collect();
+        print(format!(
+            "saved between forward and backward: {}",
+            counts.join("; ")
+        ))?;
         if *dequantized > 0 {
-            print(format!("frozen weights of {} stay dequantized", blocks(dequantized)))?;
+            print(format!(
+                "frozen weights of {} stay dequantized",
+                blocks(dequantized)
+            ))?;
         }
         match low_memory {
             LowMemory::Off => Ok(()),
             LowMemory::FewLogits => print("to save memory: fewer rows of logits at one time"),
-            LowMemory::HostEmbedding => {
-                print("to save memory: fewer rows of logits at one time, the embedding in host memory")
-            }
+            LowMemory::HostEmbedding => print(
+                "to save memory: fewer rows of logits at one time, the embedding in host memory",
+            ),
         }
     }
 }

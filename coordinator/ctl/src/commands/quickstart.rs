@@ -48,7 +48,13 @@ impl Quickstart {
         refuse_used(&folder)?;
         std::fs::create_dir_all(&folder).map_err(CtlError::io(&folder))?;
         let resolved = self.write_inputs(&folder)?;
-        let model = resolved.config.config().model.base.clone().unwrap_or_default();
+        let model = resolved
+            .config
+            .config()
+            .model
+            .base
+            .clone()
+            .unwrap_or_default();
         let path = fetch_model(context, &model).await?;
         context.say(format!("1/5 model    {model} at {path}"));
         let rows = QUICKSTART_TRAIN.lines().count();
@@ -72,7 +78,11 @@ impl Quickstart {
                 pid(&programs.coordinator),
                 pid(&programs.worker)
             ));
-            context.say(format!("stop them with: kill {} {}", pid(&programs.worker), pid(&programs.coordinator)));
+            context.say(format!(
+                "stop them with: kill {} {}",
+                pid(&programs.worker),
+                pid(&programs.coordinator)
+            ));
             return result;
         }
         programs.stop().await;
@@ -90,9 +100,14 @@ impl Quickstart {
         if let Some(dir) = &self.dir {
             return std::path::absolute(dir).map_err(CtlError::io(dir));
         }
-        let nowhere = || CtlError::Usage { message: "HOME is not set".into(), help: "give --dir DIR".into() };
+        let nowhere = || CtlError::Usage {
+            message: "HOME is not set".into(),
+            help: "give --dir DIR".into(),
+        };
         let data = qlora_client::data_folder().ok_or_else(nowhere)?;
-        let name = jiff::Timestamp::now().strftime("%Y-%m-%d-%H%M%S").to_string();
+        let name = jiff::Timestamp::now()
+            .strftime("%Y-%m-%d-%H%M%S")
+            .to_string();
         Ok(data.join("qlora/quickstart").join(name))
     }
 
@@ -128,7 +143,10 @@ impl Quickstart {
         (global.coordinator, global.token_file) = (address.to_owned(), Some(token_file(folder)));
         let here = Context::new(global);
         let device = wait_for_worker(&here).await?;
-        here.say(format!("3/5 machine  {device}, page at {}", here.client()?.page()));
+        here.say(format!(
+            "3/5 machine  {device}, page at {}",
+            here.client()?.page()
+        ));
         let job = submit(&here, resolved, None).await?;
         let job = match follow(&here, job.id, States::Hidden).await? {
             Ended::Job(job) => job,
@@ -166,7 +184,9 @@ fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Res
     print("")?;
     if let (Some(before), Some(after)) = (p.first_evaluation, p.last_evaluation) {
         let change = 100.0 * (after / before - 1.0);
-        print(format!("held-out loss  {before:.3} before, {after:.3} after ({change:+.0} %)"))?;
+        print(format!(
+            "held-out loss  {before:.3} before, {after:.3} after ({change:+.0} %)"
+        ))?;
     }
     if let (Some(first), Some(last)) = (first, last) {
         print(format!("question       {}", one_line(&last.prompt)))?;
@@ -174,9 +194,15 @@ fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Res
         print(format!("base model     {}", answer(first)))?;
         print(format!("tuned model    {}", answer(last)))?;
     }
-    print(format!("adapter        {}", console::line(&adapter.to_string_lossy())))?;
+    print(format!(
+        "adapter        {}",
+        console::line(&adapter.to_string_lossy())
+    ))?;
     print("")?;
-    context.say(format!("5/5 done in {}", duration(started.elapsed().as_secs_f64())));
+    context.say(format!(
+        "5/5 done in {}",
+        duration(started.elapsed().as_secs_f64())
+    ));
     context.say("next: the adapter loads in PEFT; train on your own data with: qlora-ctl submit config.yaml --watch (docs/TRAINING_QUICKSTART.md)");
     Ok(())
 }
@@ -198,20 +224,38 @@ fn refuse_used(folder: &Path) -> Result<(), CtlError> {
 }
 
 fn answer(sample: &Sample) -> String {
-    if sample.answer.is_empty() { "(nothing)".into() } else { one_line(&sample.answer) }
+    if sample.answer.is_empty() {
+        "(nothing)".into()
+    } else {
+        one_line(&sample.answer)
+    }
 }
 
 fn one_line(text: &str) -> String {
-    human::short(&console::line(&text.split_whitespace().collect::<Vec<_>>().join(" ")), 160)
+    human::short(
+        &console::line(&text.split_whitespace().collect::<Vec<_>>().join(" ")),
+        160,
+    )
 }
 
 /// Lets the worker fetch the model; its progress bar shows on our stderr.
 async fn fetch_model(context: &Context, name: &str) -> Result<String, CtlError> {
     let mut command = Command::new(sibling("qlora-worker")?);
-    command.args(["model", "fetch", name]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-    command.stderr(if context.global.quiet { Stdio::null() } else { Stdio::inherit() });
+    command
+        .args(["model", "fetch", name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    command.stderr(if context.global.quiet {
+        Stdio::null()
+    } else {
+        Stdio::inherit()
+    });
     let child = command.spawn().map_err(CtlError::io("qlora-worker"))?;
-    let output = child.wait_with_output().await.map_err(CtlError::io("qlora-worker"))?;
+    let output = child
+        .wait_with_output()
+        .await
+        .map_err(CtlError::io("qlora-worker"))?;
     if !output.status.success() {
         return Err(CtlError::Process {
             what: format!("the model {name}"),
@@ -227,7 +271,12 @@ async fn wait_for_worker(context: &Context) -> Result<String, CtlError> {
     let mut client = context.client()?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
-        let answer = client.workers.list_workers(ListWorkersRequest {}).await.map_err(context.fault())?.into_inner();
+        let answer = client
+            .workers
+            .list_workers(ListWorkersRequest {})
+            .await
+            .map_err(context.fault())?
+            .into_inner();
         if let Some(platform) = answer.workers.into_iter().next().and_then(|w| w.platform) {
             return Ok(format!(
                 "{}, {} cores, {}",

@@ -39,12 +39,29 @@ impl DataFile {
     /// Looks at every row before anything is sent; the files of a folder become one.
     pub fn open(context: &Context, role: &str, path: &Path) -> Result<Self, CtlError> {
         look(context, path)?;
-        let joined = if path.is_dir() { Some(join(path)?) } else { None };
+        let joined = if path.is_dir() {
+            Some(join(path)?)
+        } else {
+            None
+        };
         let source = joined.as_deref().unwrap_or(path).to_owned();
         let (digest, size) = transfer::digest(&source)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let file = JobFile { role: role.into(), name, digest, size };
-        Ok(Self { file, path: source, _joined: joined })
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let file = JobFile {
+            role: role.into(),
+            name,
+            digest,
+            size,
+        };
+        Ok(Self {
+            file,
+            path: source,
+            _joined: joined,
+        })
     }
 
     /// Brings the file to the coordinator; what is there already is not sent again.
@@ -70,8 +87,12 @@ impl Found {
         self.faulty += usize::from(!row.findings.is_empty());
         self.findings += row.findings.len();
         let room = SHOWN.saturating_sub(self.shown.len());
-        let fault = |text| RowFault { place: place.to_string(), text };
-        self.shown.extend(row.findings.into_iter().take(room).map(fault));
+        let fault = |text| RowFault {
+            place: place.to_string(),
+            text,
+        };
+        self.shown
+            .extend(row.findings.into_iter().take(room).map(fault));
         for key in row.unread {
             note_unread(&mut self.unread, key);
         }
@@ -87,13 +108,21 @@ fn look(context: &Context, path: &Path) -> Result<(), CtlError> {
     let mut found = Found::default();
     let mut rows = rows::open(path, &name).map_err(|e| CtlError::unreadable(&e))?;
     loop {
-        let chunk: Vec<Row> =
-            rows.by_ref().take(CHUNK).collect::<Result<_, _>>().map_err(|e| CtlError::unreadable(&e))?;
+        let chunk: Vec<Row> = rows
+            .by_ref()
+            .take(CHUNK)
+            .collect::<Result<_, _>>()
+            .map_err(|e| CtlError::unreadable(&e))?;
         if chunk.is_empty() {
             break;
         }
-        let looked: Vec<_> = chunk.into_par_iter().map(|row| (row.place, inspect(row.value))).collect();
-        looked.into_iter().for_each(|(place, row)| found.take(&place, row));
+        let looked: Vec<_> = chunk
+            .into_par_iter()
+            .map(|row| (row.place, inspect(row.value)))
+            .collect();
+        looked
+            .into_iter()
+            .for_each(|(place, row)| found.take(&place, row));
         progress.at(found.rows);
     }
     progress.end();
@@ -104,7 +133,19 @@ fn look(context: &Context, path: &Path) -> Result<(), CtlError> {
             help: "a row is one line: {\"messages\": [...]}".into(),
         }),
         Found { faulty: 0, .. } => Ok(()),
-        Found { rows, faulty, findings, shown, .. } => Err(CtlError::Rows { name, rows, faulty, findings, shown }),
+        Found {
+            rows,
+            faulty,
+            findings,
+            shown,
+            ..
+        } => Err(CtlError::Rows {
+            name,
+            rows,
+            faulty,
+            findings,
+            shown,
+        }),
     }
 }
 
@@ -112,8 +153,11 @@ fn tell_unread(context: &Context, name: &str, found: &Found) {
     if found.unread.is_empty() {
         return;
     }
-    let keys: Vec<String> =
-        found.unread.iter().map(|(key, n)| format!("`{key}` in {}", count(*n as u64, "row"))).collect();
+    let keys: Vec<String> = found
+        .unread
+        .iter()
+        .map(|(key, n)| format!("`{key}` in {}", count(*n as u64, "row")))
+        .collect();
     context.warn(&[Warning(Diagnostic {
         code: "Q0205",
         message: format!("keys that are not read: {}", keys.join(", ")),
@@ -132,9 +176,18 @@ struct Counter<'a> {
 
 impl<'a> Counter<'a> {
     fn new(context: &'a Context, name: &'a str) -> Self {
-        let bar = if context.draws() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        let bar = if context.draws() {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::hidden()
+        };
         bar.enable_steady_tick(Duration::from_millis(120));
-        Self { context, name, bar, told: Instant::now().into() }
+        Self {
+            context,
+            name,
+            bar,
+            told: Instant::now().into(),
+        }
     }
 
     fn at(&self, rows: usize) {
@@ -157,24 +210,45 @@ fn join(folder: &Path) -> Result<TempPath, CtlError> {
     let name = folder.display().to_string();
     let mut out = BufWriter::new(NamedTempFile::new().map_err(CtlError::io(std::env::temp_dir()))?);
     for row in rows::open(folder, &name).map_err(|e| CtlError::unreadable(&e))? {
-        let value = row.map_err(|e| CtlError::unreadable(&e))?.value.map_err(|e| CtlError::unreadable(&e))?;
+        let value = row
+            .map_err(|e| CtlError::unreadable(&e))?
+            .value
+            .map_err(|e| CtlError::unreadable(&e))?;
         writeln!(out, "{value}").map_err(CtlError::io(out.get_ref().path()))?;
     }
-    let file = out.into_inner().map_err(|e| CtlError::io(std::env::temp_dir())(e.into_error()))?;
+    let file = out
+        .into_inner()
+        .map_err(|e| CtlError::io(std::env::temp_dir())(e.into_error()))?;
     Ok(file.into_temp_path())
 }
 
 async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), CtlError> {
     // A call that fails at once where the coordinator is away: transfers wait for it forever.
     let mut client = context.client()?;
-    let request = qlora_proto::StatArtifactRequest { digest: file.digest.clone() };
-    client.artifacts.stat_artifact(request).await.map_err(context.fault())?;
-    let bar = if context.draws() { ProgressBar::new(file.size) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}") {
+    let request = qlora_proto::StatArtifactRequest {
+        digest: file.digest.clone(),
+    };
+    client
+        .artifacts
+        .stat_artifact(request)
+        .await
+        .map_err(context.fault())?;
+    let bar = if context.draws() {
+        ProgressBar::new(file.size)
+    } else {
+        ProgressBar::hidden()
+    };
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
+    {
         bar.set_style(style);
     }
     bar.set_message(console::line(&file.name).into_owned());
-    let source = Source { path, digest: &file.digest, size: file.size, by: None };
+    let source = Source {
+        path,
+        digest: &file.digest,
+        size: file.size,
+        by: None,
+    };
     let moving = bar.clone();
     let result = transfer::upload(&client, &source, &move |n| moving.set_position(n)).await;
     bar.finish_and_clear();

@@ -40,7 +40,10 @@ impl Show {
 /// The exact configuration of `job`.
 pub fn config(job: &Job) -> Result<serde_json::Value, CtlError> {
     serde_json::from_str(&job.config_json).map_err(|e| CtlError::Usage {
-        message: format!("job {} records no configuration that can be read: {e}", job.id),
+        message: format!(
+            "job {} records no configuration that can be read: {e}",
+            job.id
+        ),
         help: "jobs of this kind may have none".into(),
     })
 }

@@ -49,15 +49,22 @@ impl Resolved {
             Some(base) => config.with_base(base)?,
             None => config,
         };
-        Ok(Self { config, layers, origin })
+        Ok(Self {
+            config,
+            layers,
+            origin,
+        })
     }
 
     /// Where the files of rows are, by their roles; each is there.
     pub fn inputs(&self) -> Result<Vec<(&'static str, PathBuf)>, CtlError> {
         let data = &self.config.config().data;
         let present = INPUTS.iter().zip([&data.train, &data.eval]);
-        let present = present.filter_map(|((role, key), path)| Some((*role, *key, path.as_deref()?)));
-        present.map(|(role, key, path)| Ok((role, self.input(key, path)?))).collect()
+        let present =
+            present.filter_map(|((role, key), path)| Some((*role, *key, path.as_deref()?)));
+        present
+            .map(|(role, key, path)| Ok((role, self.input(key, path)?)))
+            .collect()
     }
 
     fn input(&self, key: &'static str, path: &str) -> Result<PathBuf, CtlError> {
@@ -76,7 +83,11 @@ impl Resolved {
         if path.exists() {
             return Ok(path);
         }
-        Err(CtlError::NoInput { key, place: place.map(|p| p.to_string()).unwrap_or_default(), path })
+        Err(CtlError::NoInput {
+            key,
+            place: place.map(|p| p.to_string()).unwrap_or_default(),
+            path,
+        })
     }
 }
 
@@ -94,7 +105,9 @@ impl ConfigSource {
     /// Reads and checks a file; what is no file is looked up on the coordinator.
     pub async fn resolve(&self, context: &Context) -> Result<Resolved, CtlError> {
         let looks_like_name = !self.config.contains(['/', '\\'])
-            && ![".yaml", ".yml", ".json"].iter().any(|end| self.config.ends_with(end));
+            && ![".yaml", ".yml", ".json"]
+                .iter()
+                .any(|end| self.config.ends_with(end));
         if Path::new(&self.config).exists() || !looks_like_name {
             let path = Path::new(&self.config);
             let text = read_config(path)?;
@@ -118,12 +131,25 @@ impl ConfigSource {
             },
         })?;
         let found = found.into_inner();
-        self.layers(format!("{}@{}", found.name, found.revision), found.yaml, Origin::Stored)
+        self.layers(
+            format!("{}@{}", found.name, found.revision),
+            found.yaml,
+            Origin::Stored,
+        )
     }
 
     fn layers(&self, name: String, text: String, origin: Origin) -> Result<Resolved, CtlError> {
-        let env = std::env::vars().filter(|(name, _)| name.starts_with("QLORA__")).collect();
-        Resolved::new(Layers { file: Some((name, text)), env, set: self.set.clone() }, origin)
+        let env = std::env::vars()
+            .filter(|(name, _)| name.starts_with("QLORA__"))
+            .collect();
+        Resolved::new(
+            Layers {
+                file: Some((name, text)),
+                env,
+                set: self.set.clone(),
+            },
+            origin,
+        )
     }
 }
 
@@ -138,18 +164,31 @@ pub fn read_config(path: &Path) -> Result<String, CtlError> {
     let line = |end: usize| bytes[..end].iter().filter(|byte| **byte == b'\n').count() + 1;
     std::str::from_utf8(&bytes)
         .map(str::to_owned)
-        .map_err(|e| CtlError::NotText { path: path.into(), line: line(e.valid_up_to()) })
+        .map_err(|e| CtlError::NotText {
+            path: path.into(),
+            line: line(e.valid_up_to()),
+        })
 }
 
 /// What `NAME` or `NAME@REVISION` asks for.
 pub fn named(text: &str) -> Result<GetConfigRequest, CtlError> {
     // On the wire 0 asks for the newest.
     let Some((name, written)) = text.split_once('@') else {
-        return Ok(GetConfigRequest { name: text.into(), revision: 0 });
+        return Ok(GetConfigRequest {
+            name: text.into(),
+            revision: 0,
+        });
     };
-    let revision = written.parse().ok().filter(|&revision| revision > 0).ok_or_else(|| CtlError::Usage {
-        message: format!("`{written}` is no revision"),
-        help: "revisions count from 1; write NAME@NUMBER, or NAME for the newest".into(),
-    })?;
-    Ok(GetConfigRequest { name: name.into(), revision })
+    let revision = written
+        .parse()
+        .ok()
+        .filter(|&revision| revision > 0)
+        .ok_or_else(|| CtlError::Usage {
+            message: format!("`{written}` is no revision"),
+            help: "revisions count from 1; write NAME@NUMBER, or NAME for the newest".into(),
+        })?;
+    Ok(GetConfigRequest {
+        name: name.into(),
+        revision,
+    })
 }

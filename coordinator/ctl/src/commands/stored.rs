@@ -14,14 +14,20 @@ pub type Changed = (&'static str, String);
 ///
 /// # Errors
 /// A path stands there in a form that cannot be replaced without another meaning.
-pub fn whole_paths(resolved: &Resolved, mut yaml: String) -> Result<(String, Vec<Changed>), CtlError> {
+pub fn whole_paths(
+    resolved: &Resolved,
+    mut yaml: String,
+) -> Result<(String, Vec<Changed>), CtlError> {
     let mut wanted = resolved.layers.resolve()?.config().clone();
     let mut changed = Vec::new();
     for (key, path) in relative(resolved, &wanted) {
         let fault = || as_it_stands(resolved, key, &path);
         yaml = rewritten(&yaml, key, &path).ok_or_else(fault)?;
         set(&mut wanted, key, path.clone());
-        let layers = Layers { file: Some((String::new(), yaml.clone())), ..Layers::default() };
+        let layers = Layers {
+            file: Some((String::new(), yaml.clone())),
+            ..Layers::default()
+        };
         if *layers.resolve().map_err(|_| fault())?.config() != wanted {
             return Err(fault());
         }
@@ -34,14 +40,21 @@ pub fn whole_paths(resolved: &Resolved, mut yaml: String) -> Result<(String, Vec
 fn relative(resolved: &Resolved, written: &TrainingConfig) -> Vec<Changed> {
     let whole = |key: &'static str, path: &str| {
         let place = resolved.layers.place_of(key);
-        let path =
-            located(place.as_ref(), &resolved.origin, path).filter(|_| !std::path::Path::new(path).is_absolute())?;
+        let path = located(place.as_ref(), &resolved.origin, path)
+            .filter(|_| !std::path::Path::new(path).is_absolute())?;
         Some((key, absolute(&path).to_string_lossy().into_owned()))
     };
     let inputs = INPUTS.iter().zip([&written.data.train, &written.data.eval]);
-    let mut found: Vec<_> = inputs.filter_map(|((_, key), path)| whole(key, path.as_deref()?)).collect();
+    let mut found: Vec<_> = inputs
+        .filter_map(|((_, key), path)| whole(key, path.as_deref()?))
+        .collect();
     let model = &resolved.config.config().model.base;
-    found.extend(model.clone().filter(|_| *model != written.model.base).map(|base| (base::KEY, base)));
+    found.extend(
+        model
+            .clone()
+            .filter(|_| *model != written.model.base)
+            .map(|base| (base::KEY, base)),
+    );
     found
 }
 
@@ -72,8 +85,12 @@ mod tests {
     use super::*;
 
     fn stored(yaml: &str, folder: &std::path::Path) -> Result<(String, Vec<Changed>), String> {
-        let layers = Layers { file: Some(("f.yaml".into(), yaml.to_owned())), ..Layers::default() };
-        let resolved = Resolved::new(layers, Origin::Folder(folder.to_owned())).map_err(|e| e.to_string())?;
+        let layers = Layers {
+            file: Some(("f.yaml".into(), yaml.to_owned())),
+            ..Layers::default()
+        };
+        let resolved =
+            Resolved::new(layers, Origin::Folder(folder.to_owned())).map_err(|e| e.to_string())?;
         whole_paths(&resolved, yaml.to_owned()).map_err(|e| e.to_string())
     }
 
@@ -87,9 +104,15 @@ mod tests {
         let (text, changed) = stored(yaml, &root).expect("a text");
         let keys: Vec<_> = changed.iter().map(|(key, _)| *key).collect();
         assert_eq!(keys, ["data.train", "data.eval", "model.base"]);
-        assert!(text.contains("# here") && text.contains(&at("e.jsonl")) && text.contains(&at("tiny")), "{text}");
+        assert!(
+            text.contains("# here") && text.contains(&at("e.jsonl")) && text.contains(&at("tiny")),
+            "{text}"
+        );
         // What is whole is left as it is.
-        assert_eq!(stored(&text, std::path::Path::new("/elsewhere")), Ok((text.clone(), Vec::new())));
+        assert_eq!(
+            stored(&text, std::path::Path::new("/elsewhere")),
+            Ok((text.clone(), Vec::new()))
+        );
         let whole = "model: {base: smollm2-135m-instruct}\ndata: {train: /d/t.jsonl}\n";
         assert_eq!(stored(whole, &root), Ok((whole.to_owned(), Vec::new())));
     }
@@ -98,10 +121,16 @@ mod tests {
     fn a_path_that_cannot_be_replaced_is_refused_with_the_text_to_write() {
         let yaml = "name: &n t.jsonl\nmodel: {base: me/mine}\ndata: {train: *n}\n";
         let said = stored(yaml, std::path::Path::new("/d")).expect_err("an alias");
-        assert!(said.contains("`data.train`") && said.contains("write `/d/t.jsonl`"), "{said}");
+        assert!(
+            said.contains("`data.train`") && said.contains("write `/d/t.jsonl`"),
+            "{said}"
+        );
         // The key that cannot be replaced is named, not the one before it.
         let yaml = "model: {base: me/mine}\ndata:\n  train: t.jsonl\n  eval: &e e.jsonl\n";
         let said = stored(yaml, std::path::Path::new("/d")).expect_err("an anchor");
-        assert!(said.contains("`data.eval`") && said.contains("write `/d/e.jsonl`"), "{said}");
+        assert!(
+            said.contains("`data.eval`") && said.contains("write `/d/e.jsonl`"),
+            "{said}"
+        );
     }
 }

@@ -51,15 +51,23 @@ impl Submit {
 
 /// Uploads the data and submits.
 #[tracing::instrument(name = "submit", skip_all)]
-pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>) -> Result<Job, CtlError> {
+pub async fn submit(
+    context: &Context,
+    resolved: &Resolved,
+    key: Option<String>,
+) -> Result<Job, CtlError> {
     let config = resolved.config.config();
     let files = resolved.inputs()?;
     let ruler = local::look(context, resolved).await?;
     let paths = files.clone();
-    let files: Vec<DataFile> =
-        files.iter().map(|(role, path)| DataFile::open(context, role, path)).collect::<Result<_, _>>()?;
+    let files: Vec<DataFile> = files
+        .iter()
+        .map(|(role, path)| DataFile::open(context, role, path))
+        .collect::<Result<_, _>>()?;
     if let Some(ruler) = &ruler {
-        paths.iter().try_for_each(|(_, path)| local::render(ruler, path, config.data.too_long))?;
+        paths
+            .iter()
+            .try_for_each(|(_, path)| local::render(ruler, path, config.data.too_long))?;
     }
     for data in &files {
         data.upload(context).await?;
@@ -76,7 +84,13 @@ pub async fn submit(context: &Context, resolved: &Resolved, key: Option<String>)
 
 /// Submits a job whose files are with the coordinator.
 pub async fn send(context: &Context, request: SubmitRequest) -> Result<Job, CtlError> {
-    let answer = context.client()?.jobs.submit(request).await.map_err(context.fault())?.into_inner();
+    let answer = context
+        .client()?
+        .jobs
+        .submit(request)
+        .await
+        .map_err(context.fault())?
+        .into_inner();
     let job = answer.job.ok_or_else(|| CtlError::Refused {
         message: "the coordinator gave no job".into(),
         help: "",

@@ -36,7 +36,10 @@ impl Watch {
 pub async fn watch(context: &Context, id: u64, timeout: Option<u64>) -> Result<ExitCode, CtlError> {
     let limit = timeout.map_or(Duration::MAX, Duration::from_secs);
     match tokio::time::timeout(limit, follow(context, id, States::Printed)).await {
-        Err(_) => Err(CtlError::TimedOut { job: id, seconds: timeout.unwrap_or_default() }),
+        Err(_) => Err(CtlError::TimedOut {
+            job: id,
+            seconds: timeout.unwrap_or_default(),
+        }),
         Ok(Ok(Ended::Detached)) => Ok(Exit::Interrupted.into()),
         Ok(Ok(Ended::Job(job))) => ended(context, &job),
         Ok(Err(e)) => Err(e),
@@ -48,8 +51,16 @@ pub fn ended(context: &Context, job: &Job) -> Result<ExitCode, CtlError> {
     let made = |kind: &str| job.artifacts.iter().any(|artifact| artifact.kind == kind);
     let saved = made("checkpoint");
     match job.state() {
-        JobState::Failed => Err(CtlError::JobFailed { job: job.id, reason: job.reason.clone(), saved }),
-        JobState::Cancelled => Err(CtlError::JobCancelled { job: job.id, reason: job.reason.clone(), saved }),
+        JobState::Failed => Err(CtlError::JobFailed {
+            job: job.id,
+            reason: job.reason.clone(),
+            saved,
+        }),
+        JobState::Cancelled => Err(CtlError::JobCancelled {
+            job: job.id,
+            reason: job.reason.clone(),
+            saved,
+        }),
         _ => {
             let p = job.progress.clone().unwrap_or_default();
             let took = duration((job.ended_unix_ms - job.created_unix_ms) as f64 / 1000.0);

@@ -24,8 +24,15 @@ impl Workers {
     }
 
     async fn remove(context: &Context, name: &str) -> Result<ExitCode, CtlError> {
-        let request = RemoveWorkerRequest { name: name.to_owned() };
-        context.client()?.workers.remove_worker(request).await.map_err(context.fault())?;
+        let request = RemoveWorkerRequest {
+            name: name.to_owned(),
+        };
+        context
+            .client()?
+            .workers
+            .remove_worker(request)
+            .await
+            .map_err(context.fault())?;
         if context.global.json {
             print_json(&serde_json::json!({"v": 1, "worker": name, "removed": true}))?;
         } else {
@@ -35,13 +42,23 @@ impl Workers {
     }
 
     async fn list(context: &Context) -> Result<ExitCode, CtlError> {
-        let answer =
-            context.client()?.workers.list_workers(ListWorkersRequest {}).await.map_err(context.fault())?.into_inner();
+        let answer = context
+            .client()?
+            .workers
+            .list_workers(ListWorkersRequest {})
+            .await
+            .map_err(context.fault())?
+            .into_inner();
         if context.global.json {
-            answer.workers.iter().try_for_each(|w| print_json(&json::worker(w)))?;
+            answer
+                .workers
+                .iter()
+                .try_for_each(|w| print_json(&json::worker(w)))?;
         } else if answer.workers.is_empty() {
-            context
-                .say(format!("no workers; on each machine: qlora-worker --coordinator {}", context.global.coordinator));
+            context.say(format!(
+                "no workers; on each machine: qlora-worker --coordinator {}",
+                context.global.coordinator
+            ));
         } else {
             print(human::workers(&answer.workers))?;
         }

@@ -47,7 +47,9 @@ pub async fn follow(context: &Context, id: u64, states: States) -> Result<Ended,
     screen.clear();
     match result {
         Ok(Ended::Detached) => {
-            context.say(format!("detached; the job goes on. Attach again: qlora-ctl watch {id}"));
+            context.say(format!(
+                "detached; the job goes on. Attach again: qlora-ctl watch {id}"
+            ));
             Ok(Ended::Detached)
         }
         other => other,
@@ -60,7 +62,15 @@ async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<J
     let fault = context.fault();
     loop {
         let broken = match client.jobs.watch(WatchRequest { id }).await {
-            Ok(answer) => match changes(context, &mut client, answer.into_inner(), screen, &mut last_word).await? {
+            Ok(answer) => match changes(
+                context,
+                &mut client,
+                answer.into_inner(),
+                screen,
+                &mut last_word,
+            )
+            .await?
+            {
                 Stream::Ended(job) => return Ok(*job),
                 Stream::Broke(status) => status,
             },
@@ -91,7 +101,9 @@ async fn changes(
 ) -> Result<Stream, CtlError> {
     let mut job: Option<Job> = None;
     loop {
-        let is_queued = job.as_ref().is_some_and(|job| job.state() == JobState::Queued);
+        let is_queued = job
+            .as_ref()
+            .is_some_and(|job| job.state() == JobState::Queued);
         tokio::select! {
             message = changes.message() => match message {
                 Ok(Some(changed)) => {
@@ -136,7 +148,13 @@ impl<'a> Screen<'a> {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
-        Self { context, states, bar, last: String::new(), last_twentieth: u64::MAX }
+        Self {
+            context,
+            states,
+            bar,
+            last: String::new(),
+            last_twentieth: u64::MAX,
+        }
     }
 
     fn show(&mut self, job: &Job, why: Option<&ExplainResponse>) -> Result<(), CtlError> {
@@ -169,7 +187,11 @@ impl<'a> Screen<'a> {
 
     /// Without a terminal: each phase once, and training once every twentieth of its steps.
     fn line(&mut self, text: &str, p: &Progress) {
-        let twentieth = if p.phase == "training" && p.steps > 0 { 20 * p.step / p.steps } else { u64::MAX };
+        let twentieth = if p.phase == "training" && p.steps > 0 {
+            20 * p.step / p.steps
+        } else {
+            u64::MAX
+        };
         if p.phase != self.last || twentieth != self.last_twentieth {
             self.context.say(text);
             (self.last, self.last_twentieth) = (p.phase.clone(), twentieth);
@@ -201,8 +223,13 @@ impl<'a> Screen<'a> {
 fn where_it_stands(job: &Job, p: &Progress, why: Option<&ExplainResponse>) -> String {
     let last = console::line(&job.reason);
     match (job.state(), why) {
-        (JobState::Queued, Some(why)) if job.reason.is_empty() => format!("queued: {}", reason(job.id, why)),
-        (JobState::Queued, Some(why)) => format!("queued again: {}; last attempt: {last}", reason(job.id, why)),
+        (JobState::Queued, Some(why)) if job.reason.is_empty() => {
+            format!("queued: {}", reason(job.id, why))
+        }
+        (JobState::Queued, Some(why)) => format!(
+            "queued again: {}; last attempt: {last}",
+            reason(job.id, why)
+        ),
         (JobState::Queued, None) if job.reason.is_empty() => "queued".into(),
         (JobState::Queued, None) => format!("queued again: {last}"),
         _ => human::progress(p),

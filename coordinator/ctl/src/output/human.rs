@@ -29,17 +29,35 @@ pub fn jobs(jobs: &[Job]) -> String {
 
 fn job_row(job: &Job) -> Vec<String> {
     let p = job.progress.clone().unwrap_or_default();
-    let left = p.seconds_left.filter(|_| !job.state().is_final()).map(duration).unwrap_or_default();
+    let left = p
+        .seconds_left
+        .filter(|_| !job.state().is_final())
+        .map(duration)
+        .unwrap_or_default();
     vec![
         job.id.to_string(),
         short(&job.name, CELL),
         job.state().word().into(),
-        if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() },
+        if p.steps > 0 {
+            format!("{}/{}", p.step, p.steps)
+        } else {
+            String::new()
+        },
         p.loss.map(|l| format!("{l:.3}")).unwrap_or_default(),
-        p.last_evaluation.map(|l| format!("{l:.3}")).unwrap_or_default(),
-        p.tokens_per_second.map(|t| format!("{t:.0}")).unwrap_or_default(),
+        p.last_evaluation
+            .map(|l| format!("{l:.3}"))
+            .unwrap_or_default(),
+        p.tokens_per_second
+            .map(|t| format!("{t:.0}"))
+            .unwrap_or_default(),
         left,
-        short(&job.attempts.last().map(Attempt::workers).unwrap_or_default(), CELL),
+        short(
+            &job.attempts
+                .last()
+                .map(Attempt::workers)
+                .unwrap_or_default(),
+            CELL,
+        ),
     ]
 }
 
@@ -65,50 +83,124 @@ fn worker_row(worker: &WorkerInfo) -> Vec<String> {
         (true, 0) => "idle".to_owned(),
         (true, job) => format!("job {job}"),
     };
-    vec![worker.name.clone(), p.device_class().word().into(), gib(p.device_memory), state, p.device_name, p.version]
+    vec![
+        worker.name.clone(),
+        p.device_class().word().into(),
+        gib(p.device_memory),
+        state,
+        p.device_name,
+        p.version,
+    ]
 }
 
 /// One job with everything that a person asks first.
 pub fn job(job: &Job, why: Option<&ExplainResponse>) -> String {
     let p = job.progress.clone().unwrap_or_default();
-    let mut lines = vec![format!("job {}  {}  {}", job.id, line(&job.name), job.state().word())];
+    let mut lines = vec![format!(
+        "job {}  {}  {}",
+        job.id,
+        line(&job.name),
+        job.state().word()
+    )];
     let mut add = |name: &str, value: String| {
         if !value.is_empty() {
-            lines.push(format!("  {:<13} {}", line(name), under(&value, &" ".repeat(16))));
+            lines.push(format!(
+                "  {:<13} {}",
+                line(name),
+                under(&value, &" ".repeat(16))
+            ));
         }
     };
-    add(if why.is_some() { "last attempt" } else { "reason" }, job.reason.clone());
+    add(
+        if why.is_some() {
+            "last attempt"
+        } else {
+            "reason"
+        },
+        job.reason.clone(),
+    );
     add("error code", job.reason_code.clone());
     if let Some(why) = why {
         add("waits", why.summary.clone());
-        why.workers.iter().for_each(|v| add("", format!("{}: {}", v.worker, v.reason)));
+        why.workers
+            .iter()
+            .for_each(|v| add("", format!("{}: {}", v.worker, v.reason)));
     }
-    add("progress", if job.state().is_final() { String::new() } else { progress(&p) });
-    add("steps", if p.steps > 0 { format!("{}/{}", p.step, p.steps) } else { String::new() });
+    add(
+        "progress",
+        if job.state().is_final() {
+            String::new()
+        } else {
+            progress(&p)
+        },
+    );
+    add(
+        "steps",
+        if p.steps > 0 {
+            format!("{}/{}", p.step, p.steps)
+        } else {
+            String::new()
+        },
+    );
     add("held-out loss", evaluations(&p));
-    add("perplexity", p.scores.map(|s| format!("{:.3}", s.perplexity)).unwrap_or_default());
-    let exact = |s: Scores| s.calls.map(|c| format!("{} exact of {}", percent(c.exact_match), count(c.rows, "row")));
+    add(
+        "perplexity",
+        p.scores
+            .map(|s| format!("{:.3}", s.perplexity))
+            .unwrap_or_default(),
+    );
+    let exact = |s: Scores| {
+        s.calls.map(|c| {
+            format!(
+                "{} exact of {}",
+                percent(c.exact_match),
+                count(c.rows, "row")
+            )
+        })
+    };
     add("tool calls", p.scores.and_then(exact).unwrap_or_default());
-    add("peak memory", if p.peak_bytes > 0 { gib(p.peak_bytes) } else { String::new() });
+    add(
+        "peak memory",
+        if p.peak_bytes > 0 {
+            gib(p.peak_bytes)
+        } else {
+            String::new()
+        },
+    );
     add("config", job.config_hash.chars().take(12).collect());
     for file in &job.files {
         add(&file.role, format!("{} ({})", file.name, bytes(file.size)));
     }
     for attempt in &job.attempts {
-        let outcome = if attempt.outcome.is_empty() { "running" } else { &attempt.outcome };
-        add("attempt", format!("{} on {}: {outcome}", attempt.token, attempt.workers()));
+        let outcome = if attempt.outcome.is_empty() {
+            "running"
+        } else {
+            &attempt.outcome
+        };
+        add(
+            "attempt",
+            format!("{} on {}: {outcome}", attempt.token, attempt.workers()),
+        );
     }
     for artifact in &job.artifacts {
-        add(&artifact.kind, format!("{} ({})", artifact.name, bytes(artifact.size)));
+        add(
+            &artifact.kind,
+            format!("{} ({})", artifact.name, bytes(artifact.size)),
+        );
     }
     lines.join("\n")
 }
 
 /// Scores of ended jobs, a column each.
 pub fn scores(scored: &[(&str, Job)]) -> String {
-    let found: Vec<Scores> = scored.iter().filter_map(|(_, job)| job.progress.as_ref()?.scores).collect();
+    let found: Vec<Scores> = scored
+        .iter()
+        .filter_map(|(_, job)| job.progress.as_ref()?.scores)
+        .collect();
     let row = |name: &str, cell: &dyn Fn(&Scores) -> String| {
-        std::iter::once(name.to_owned()).chain(found.iter().map(cell)).collect::<Vec<_>>()
+        std::iter::once(name.to_owned())
+            .chain(found.iter().map(cell))
+            .collect::<Vec<_>>()
     };
     let mut rows = vec![
         row("rows", &|s| s.rows.to_string()),
@@ -116,10 +208,13 @@ pub fn scores(scored: &[(&str, Job)]) -> String {
         row("perplexity", &|s| format!("{:.3}", s.perplexity)),
     ];
     if found.iter().any(|s| s.calls.is_some()) {
-        let share =
-            |of: fn(&CallScores) -> f64| move |s: &Scores| s.calls.map_or_else(String::new, |c| percent(of(&c)));
+        let share = |of: fn(&CallScores) -> f64| {
+            move |s: &Scores| s.calls.map_or_else(String::new, |c| percent(of(&c)))
+        };
         rows.extend([
-            row("rows with calls", &|s| s.calls.map_or(0, |c| c.rows).to_string()),
+            row("rows with calls", &|s| {
+                s.calls.map_or(0, |c| c.rows).to_string()
+            }),
             row("  valid JSON", &share(|c| c.valid_json)),
             row("  fits schema", &share(|c| c.schema_valid)),
             row("  right functions", &share(|c| c.names_match)),
@@ -147,9 +242,18 @@ fn evaluations(p: &Progress) -> String {
 pub fn progress(p: &Progress) -> String {
     if p.phase != "training" || p.steps == 0 {
         let phase = line(&p.phase);
-        return if p.phase_of > 0 { format!("{phase} {}/{}", p.phase_done, p.phase_of) } else { phase.into_owned() };
+        return if p.phase_of > 0 {
+            format!("{phase} {}/{}", p.phase_done, p.phase_of)
+        } else {
+            phase.into_owned()
+        };
     }
-    let mut parts = vec![format!("{}/{} {}%", p.step, p.steps, 100 * p.step / p.steps)];
+    let mut parts = vec![format!(
+        "{}/{} {}%",
+        p.step,
+        p.steps,
+        100 * p.step / p.steps
+    )];
     parts.extend(p.loss.map(|l| format!("loss {l:.3}")));
     parts.extend(p.last_evaluation.map(|l| format!("eval {l:.3}")));
     parts.extend(p.learning_rate.map(|l| format!("lr {l:.1e}")));
@@ -167,11 +271,22 @@ mod tests {
 
     #[test]
     fn a_hostile_job_takes_one_line_of_a_table_and_moves_no_column() {
-        let hostile = Job { id: 1, name: "a\nJOB 2\r\u{1b}[2K\u{202e}".into(), ..Job::default() };
-        let long = Job { id: 2, name: "n".repeat(30_000), ..Job::default() };
+        let hostile = Job {
+            id: 1,
+            name: "a\nJOB 2\r\u{1b}[2K\u{202e}".into(),
+            ..Job::default()
+        };
+        let long = Job {
+            id: 2,
+            name: "n".repeat(30_000),
+            ..Job::default()
+        };
         let said = jobs(&[hostile, long]);
         assert_eq!(said.lines().count(), 3);
         assert!(said.contains("a JOB 2 \\u{1b}[2K\\u{202e} "), "{said}");
-        assert!(said.lines().all(|line| line.chars().count() < 120), "{said}");
+        assert!(
+            said.lines().all(|line| line.chars().count() < 120),
+            "{said}"
+        );
     }
 }

@@ -3,7 +3,8 @@
 use qlora_client::console;
 use qlora_config::{Diagnostic, Warning};
 use qlora_proto::{
-    Attempt, ConfigRevision, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint, Scores, WorkerInfo, WorkerVerdict,
+    Attempt, ConfigRevision, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint, Scores,
+    WorkerInfo, WorkerVerdict,
 };
 use serde_json::{Value, json};
 
@@ -19,7 +20,10 @@ pub fn diagnostic(fault: &Diagnostic) -> Value {
 }
 
 pub fn warnings(warnings: &[Warning]) -> Vec<Value> {
-    warnings.iter().map(|warning| diagnostic(&warning.0)).collect()
+    warnings
+        .iter()
+        .map(|warning| diagnostic(&warning.0))
+        .collect()
 }
 
 fn maybe(x: Option<f64>) -> Value {
@@ -32,7 +36,9 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> Value {
     let samples: Vec<_> = p
         .samples
         .iter()
-        .map(|s| json!({"step": s.step, "prompt": s.prompt, "wanted": s.wanted, "answer": s.answer}))
+        .map(
+            |s| json!({"step": s.step, "prompt": s.prompt, "wanted": s.wanted, "answer": s.answer}),
+        )
         .collect();
     json!({
         "v": 1,
@@ -151,18 +157,48 @@ mod tests {
 
     #[test]
     fn a_number_that_is_not_finite_stays_what_it_is() {
-        let values = [("loss", f64::NAN), ("grad_norm", f64::INFINITY), ("x", f64::NEG_INFINITY), ("y", 1.5)];
+        let values = [
+            ("loss", f64::NAN),
+            ("grad_norm", f64::INFINITY),
+            ("x", f64::NEG_INFINITY),
+            ("y", 1.5),
+        ];
         let values = values.map(|(name, value)| (name.to_owned(), value)).into();
-        let point = metric(&MetricPoint { seq: 1, step: 1, unix_ms: 0, values });
+        let point = metric(&MetricPoint {
+            seq: 1,
+            step: 1,
+            unix_ms: 0,
+            values,
+        });
         assert_eq!(point["loss"], "NaN");
         assert_eq!(
             (&point["grad_norm"], &point["x"], &point["y"]),
             (&"Infinity".into(), &"-Infinity".into(), &1.5.into())
         );
-        let scores = Scores { loss: f64::NAN, perplexity: f64::INFINITY, ..Scores::default() };
-        let progress = Progress { loss: Some(f64::NAN), scores: Some(scores), ..Progress::default() };
-        let job = job(&Job { progress: Some(progress), ..Job::default() }, None);
-        assert_eq!((&job["loss"], &job["learning_rate"]), (&"NaN".into(), &Value::Null));
-        assert_eq!((&job["scores"]["loss"], &job["scores"]["perplexity"]), (&"NaN".into(), &"Infinity".into()));
+        let scores = Scores {
+            loss: f64::NAN,
+            perplexity: f64::INFINITY,
+            ..Scores::default()
+        };
+        let progress = Progress {
+            loss: Some(f64::NAN),
+            scores: Some(scores),
+            ..Progress::default()
+        };
+        let job = job(
+            &Job {
+                progress: Some(progress),
+                ..Job::default()
+            },
+            None,
+        );
+        assert_eq!(
+            (&job["loss"], &job["learning_rate"]),
+            (&"NaN".into(), &Value::Null)
+        );
+        assert_eq!(
+            (&job["scores"]["loss"], &job["scores"]["perplexity"]),
+            (&"NaN".into(), &"Infinity".into())
+        );
     }
 }

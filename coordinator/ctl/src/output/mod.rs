@@ -57,8 +57,15 @@ mod tests {
 
     #[test]
     fn a_refusal_cannot_forge_lines_and_a_coded_one_keeps_its_code() {
-        let refused = |message: &str| CtlError::Refused { message: message.into(), help: "", exit: Exit::Refused };
-        assert_eq!(error_text(&refused("no\n  help: run x")), "error[Q0403]: no\n  |   help: run x");
+        let refused = |message: &str| CtlError::Refused {
+            message: message.into(),
+            help: "",
+            exit: Exit::Refused,
+        };
+        assert_eq!(
+            error_text(&refused("no\n  help: run x")),
+            "error[Q0403]: no\n  |   help: run x"
+        );
         let coded = "error[Q0100]: x is not YAML\n  help: mend it";
         assert_eq!(error_text(&refused(coded)), coded);
     }

@@ -10,7 +10,11 @@ use crate::error::CtlError;
 const VERDICTS: usize = 3;
 
 /// [`waiting`] beside an answer that stands without it: where the coordinator cannot be asked, people are told so.
-pub async fn waiting_if_known(context: &Context, client: &mut Client, job: Job) -> (Job, Option<ExplainResponse>) {
+pub async fn waiting_if_known(
+    context: &Context,
+    client: &mut Client,
+    job: Job,
+) -> (Job, Option<ExplainResponse>) {
     match waiting(context, client, job.clone()).await {
         Ok(found) => found,
         Err(e) => {
@@ -29,8 +33,18 @@ pub async fn waiting(
 ) -> Result<(Job, Option<ExplainResponse>), CtlError> {
     let fault = context.fault();
     while job.state() == JobState::Queued {
-        let why = client.jobs.explain(ExplainRequest { id: job.id }).await.map_err(&fault)?.into_inner();
-        let now = client.jobs.get_job(GetJobRequest { id: job.id }).await.map_err(&fault)?.into_inner();
+        let why = client
+            .jobs
+            .explain(ExplainRequest { id: job.id })
+            .await
+            .map_err(&fault)?
+            .into_inner();
+        let now = client
+            .jobs
+            .get_job(GetJobRequest { id: job.id })
+            .await
+            .map_err(&fault)?
+            .into_inner();
         if is_unmoved(&job, &now) {
             return Ok((now, Some(why)));
         }
@@ -46,15 +60,23 @@ fn is_unmoved(before: &Job, after: &Job) -> bool {
 
 /// The reason in one line.
 pub fn reason(job: u64, why: &ExplainResponse) -> String {
-    let summary = why.summary.strip_prefix(&format!("job {job} ")).unwrap_or(&why.summary);
+    let summary = why
+        .summary
+        .strip_prefix(&format!("job {job} "))
+        .unwrap_or(&why.summary);
     let summary = summary.strip_prefix("waits: ").unwrap_or(summary);
-    let verdict = |v: &WorkerVerdict| format!("{}: {}", console::line(&v.worker), console::line(&v.reason));
+    let verdict =
+        |v: &WorkerVerdict| format!("{}: {}", console::line(&v.worker), console::line(&v.reason));
     let mut verdicts: Vec<String> = why.workers.iter().take(VERDICTS).map(verdict).collect();
     if why.workers.len() > VERDICTS {
         verdicts.push(format!("and {} more", why.workers.len() - VERDICTS));
     }
     let summary = console::line(summary);
-    if verdicts.is_empty() { summary.into_owned() } else { format!("{summary} ({})", verdicts.join("; ")) }
+    if verdicts.is_empty() {
+        summary.into_owned()
+    } else {
+        format!("{summary} ({})", verdicts.join("; "))
+    }
 }
 
 #[cfg(test)]
@@ -70,17 +92,30 @@ mod tests {
         };
         let queued = job(JobState::Queued, 1);
         assert!(is_unmoved(&queued, &job(JobState::Queued, 1)));
-        for moved in [job(JobState::Running, 2), job(JobState::Queued, 2), job(JobState::Cancelled, 1)] {
+        for moved in [
+            job(JobState::Running, 2),
+            job(JobState::Queued, 2),
+            job(JobState::Cancelled, 1),
+        ] {
             assert!(!is_unmoved(&queued, &moved), "{moved:?}");
         }
     }
 
     #[test]
     fn a_reason_is_one_line_with_a_few_workers() {
-        let verdict = |n: usize| WorkerVerdict { worker: format!("w{n}"), fits: false, reason: "too\nsmall".into() };
-        let why =
-            ExplainResponse { summary: "job 7 waits: no worker fits".into(), workers: (0..5).map(verdict).collect() };
+        let verdict = |n: usize| WorkerVerdict {
+            worker: format!("w{n}"),
+            fits: false,
+            reason: "too\nsmall".into(),
+        };
+        let why = ExplainResponse {
+            summary: "job 7 waits: no worker fits".into(),
+            workers: (0..5).map(verdict).collect(),
+        };
         let said = reason(7, &why);
-        assert_eq!(said, "no worker fits (w0: too small; w1: too small; w2: too small; and 2 more)");
+        assert_eq!(
+            said,
+            "no worker fits (w0: too small; w1: too small; w2: too small; and 2 more)"
+        );
     }
 }

@@ -15,17 +15,27 @@ impl Engine {
     /// A session that is not known is told before an attempt that is not: the attempt may be another coordinator's, and
     /// a worker learns by registering to which one it speaks.
     pub fn rank_of(&self, (session, token): (SessionId, Token)) -> Result<u32, Refusal> {
-        let worker = self.worker_of(session).ok_or(Refusal::StaleSession(session))?;
+        let worker = self
+            .worker_of(session)
+            .ok_or(Refusal::StaleSession(session))?;
         let job = self.running.get(&token).and_then(|id| self.jobs.get(id));
-        let attempt = job.and_then(|job| job.attempt(token)).ok_or(Refusal::StaleToken(token))?;
+        let attempt = job
+            .and_then(|job| job.attempt(token))
+            .ok_or(Refusal::StaleToken(token))?;
         attempt.rank(&worker.name).ok_or(Refusal::NotYours(token))
     }
 
     /// The job of the attempt `token`, for a change under it by the worker of `session`, and this one's rank.
-    fn current(&mut self, (session, token): (SessionId, Token)) -> Result<(&mut Job, u32), Refusal> {
+    fn current(
+        &mut self,
+        (session, token): (SessionId, Token),
+    ) -> Result<(&mut Job, u32), Refusal> {
         let rank = self.rank_of((session, token))?;
         let id = *self.running.get(&token).ok_or(Refusal::StaleToken(token))?;
-        Ok((self.jobs.get_mut(&id).ok_or(Refusal::StaleToken(token))?, rank))
+        Ok((
+            self.jobs.get_mut(&id).ok_or(Refusal::StaleToken(token))?,
+            rank,
+        ))
     }
 
     /// As [`Self::current`], for what only the first worker of an attempt does.
@@ -46,16 +56,26 @@ impl Engine {
         let token = by.1;
         let (job, rank) = self.current(by)?;
         let id = job.id;
-        let known = job.attempt_mut(token).and_then(|a| a.batch_mut(rank)).ok_or(Refusal::StaleToken(token))?;
+        let known = job
+            .attempt_mut(token)
+            .and_then(|a| a.batch_mut(rank))
+            .ok_or(Refusal::StaleToken(token))?;
         if batch <= *known {
-            return Ok(Response::Batch { job: id, is_new: false });
+            return Ok(Response::Batch {
+                job: id,
+                is_new: false,
+            });
         }
         *known = batch;
         if let Some(mut progress) = progress.filter(|_| rank == 0) {
             // Samples and the first evaluation of an earlier attempt stay.
             let mut samples = std::mem::take(&mut job.progress.samples);
-            samples
-                .retain(|old| !progress.samples.iter().any(|new| (new.step, &new.prompt) == (old.step, &old.prompt)));
+            samples.retain(|old| {
+                !progress
+                    .samples
+                    .iter()
+                    .any(|new| (new.step, &new.prompt) == (old.step, &old.prompt))
+            });
             samples.append(&mut progress.samples);
             progress.samples = samples;
             progress.first_evaluation = progress.first_evaluation.or(job.progress.first_evaluation);
@@ -63,7 +83,10 @@ impl Engine {
             job.progress = progress;
         }
         effects.push(Effect::Save(id));
-        Ok(Response::Batch { job: id, is_new: true })
+        Ok(Response::Batch {
+            job: id,
+            is_new: true,
+        })
     }
 
     pub(super) fn commit(
@@ -75,19 +98,30 @@ impl Engine {
         let job = self.current_first(by)?;
         let committed = job.checkpoint().map_or(0, |a| a.step);
         if artifact.kind == "checkpoint" && artifact.step < committed {
-            return Err(Refusal::StepWentBack { step: artifact.step, committed });
+            return Err(Refusal::StepWentBack {
+                step: artifact.step,
+                committed,
+            });
         }
         let id = job.id;
         job.lost_in_a_row = 0;
-        job.artifacts.retain(|a| !(a.kind == artifact.kind && a.name == artifact.name));
+        job.artifacts
+            .retain(|a| !(a.kind == artifact.kind && a.name == artifact.name));
         effects.push(record(
             Some(id),
             None,
             "saved",
-            format!("{} {} of step {}", artifact.kind, artifact.name, artifact.step),
+            format!(
+                "{} {} of step {}",
+                artifact.kind, artifact.name, artifact.step
+            ),
         ));
         job.artifacts.push(artifact);
-        effects.extend(job.let_old_checkpoints_go().into_iter().map(|digest| Effect::Release { job: id, digest }));
+        effects.extend(
+            job.let_old_checkpoints_go()
+                .into_iter()
+                .map(|digest| Effect::Release { job: id, digest }),
+        );
         effects.push(Effect::Save(id));
         Ok(Response::Done)
     }
@@ -128,32 +162,62 @@ impl Engine {
         {
             // Refused alone, it would be given the same attempt again, and say the same of it without end.
             let message = format!("its worker said that it succeeded, and it {missing}");
-            self.end_attempt(now, id, token, Ending::new(Outcome::Failed, message), effects);
+            self.end_attempt(
+                now,
+                id,
+                token,
+                Ending::new(Outcome::Failed, message),
+                effects,
+            );
             return Err(Refusal::NoResult { token, missing });
         }
         let attempt = job.attempt_mut(token).ok_or(Refusal::StaleToken(token))?;
         let waits = match (rank, outcome) {
             (0, outcome) => outcome == Outcome::PeerLost,
-            (_, outcome) => matches!(outcome, Outcome::Succeeded | Outcome::Stopped | Outcome::PeerLost),
+            (_, outcome) => matches!(
+                outcome,
+                Outcome::Succeeded | Outcome::Stopped | Outcome::PeerLost
+            ),
         };
         if !waits {
             let counts = !self.inherited.contains(&token);
-            self.end_attempt(now, id, token, Ending { counts, ..ending }.explained(), effects);
+            self.end_attempt(
+                now,
+                id,
+                token,
+                Ending { counts, ..ending }.explained(),
+                effects,
+            );
             return Ok(Response::Done);
         }
-        let Some(worker) = attempt.let_go(rank) else { return Err(Refusal::StaleToken(token)) };
+        let Some(worker) = attempt.let_go(rank) else {
+            return Err(Refusal::StaleToken(token));
+        };
         let nobody_is_left = attempt.holders().next().is_none();
         effects.push(Effect::Save(id));
         self.release(&worker, token);
         if nobody_is_left {
-            self.end_attempt(now, id, token, Ending { outcome: Outcome::Failed, ..ending }, effects);
+            self.end_attempt(
+                now,
+                id,
+                token,
+                Ending {
+                    outcome: Outcome::Failed,
+                    ..ending
+                },
+                effects,
+            );
         }
         Ok(Response::Done)
     }
 
     /// The worker `name` holds the attempt `token` no more; whether it did.
     fn release(&mut self, name: &str, token: Token) -> bool {
-        match self.workers.get_mut(name).filter(|w| w.assigned == Some(token)) {
+        match self
+            .workers
+            .get_mut(name)
+            .filter(|w| w.assigned == Some(token))
+        {
             Some(worker) => {
                 worker.assigned = None;
                 true
@@ -163,16 +227,29 @@ impl Engine {
     }
 
     /// Ends the attempt `token` of job `id` and moves the job on.
-    fn end_attempt(&mut self, now: Now, id: JobId, token: Token, ending: Ending, effects: &mut Effects) {
+    fn end_attempt(
+        &mut self,
+        now: Now,
+        id: JobId,
+        token: Token,
+        ending: Ending,
+        effects: &mut Effects,
+    ) {
         let outcome = ending.outcome;
         self.running.remove(&token);
         self.time_limits.remove(&token);
         self.release_all(id, token, effects);
         let limits = self.limits;
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
         if let Some(attempt) = job.attempt_mut(token) {
-            attempt.end =
-                Some(AttemptEnd { at: now.wall, outcome, message: ending.message.clone(), code: ending.code.clone() });
+            attempt.end = Some(AttemptEnd {
+                at: now.wall,
+                outcome,
+                message: ending.message.clone(),
+                code: ending.code.clone(),
+            });
         }
         match outcome {
             Outcome::Failed => job.failures += 1,
@@ -184,9 +261,10 @@ impl Engine {
             JobState::Succeeded { .. } => ("succeeded", String::new()),
             JobState::Failed { reason, .. } => ("failed", reason.clone()),
             JobState::Cancelled { reason, .. } => ("cancelled", reason.clone()),
-            JobState::Queued { not_before } => {
-                ("requeued", requeued_because(job, &ending, not_before.0 - now.steady.0))
-            }
+            JobState::Queued { not_before } => (
+                "requeued",
+                requeued_because(job, &ending, not_before.0 - now.steady.0),
+            ),
             JobState::Running { .. } => ("started", String::new()),
         };
         job.progress.phase = word(&next).into();
@@ -206,14 +284,34 @@ impl Engine {
 
     /// The attempt `token` of job `id` has succeeded: workers on which the job failed before are to blame for that.
     fn blame_for(&mut self, id: JobId, token: Token, effects: &mut Effects) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        let Some(done) = job.attempt(token) else { return };
-        for worker in self.workers.values_mut().filter(|w| done.rank(&w.name).is_some()) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let Some(done) = job.attempt(token) else {
+            return;
+        };
+        for worker in self
+            .workers
+            .values_mut()
+            .filter(|w| done.rank(&w.name).is_some())
+        {
             worker.blamed.clear();
         }
-        let failed = |a: &&Attempt| a.size() == 1 && a.end.as_ref().is_some_and(|end| end.outcome == Outcome::Failed);
-        for attempt in job.attempts.iter().filter(failed).filter(|a| done.rank(&a.worker).is_none()) {
-            let Some(worker) = self.workers.get_mut(&attempt.worker) else { continue };
+        let failed = |a: &&Attempt| {
+            a.size() == 1
+                && a.end
+                    .as_ref()
+                    .is_some_and(|end| end.outcome == Outcome::Failed)
+        };
+        for attempt in job
+            .attempts
+            .iter()
+            .filter(failed)
+            .filter(|a| done.rank(&a.worker).is_none())
+        {
+            let Some(worker) = self.workers.get_mut(&attempt.worker) else {
+                continue;
+            };
             let was = worker.set_aside().is_some();
             worker.blamed.insert(id);
             if let Some(reason) = worker.set_aside().filter(|_| !was) {
@@ -224,7 +322,9 @@ impl Engine {
 
     /// Everyone who holds the attempt `token` is free of it, and those of a group hear of it at once.
     fn release_all(&mut self, id: JobId, token: Token, effects: &mut Effects) {
-        let Some(attempt) = self.jobs.get(&id).and_then(|job| job.attempt(token)) else { return };
+        let Some(attempt) = self.jobs.get(&id).and_then(|job| job.attempt(token)) else {
+            return;
+        };
         let holders: Vec<String> = attempt.holders().map(str::to_owned).collect();
         let together = attempt.size() > 1;
         for name in holders {
@@ -239,10 +339,16 @@ impl Engine {
 
     /// The worker `name` has lost what it was given.
     pub(super) fn lose(&mut self, now: Now, name: &str, why: &str, effects: &mut Effects) {
-        let Some((worker, token)) = self.workers.get(name).and_then(|w| Some((w, w.assigned?))) else { return };
+        let Some((worker, token)) = self.workers.get(name).and_then(|w| Some((w, w.assigned?)))
+        else {
+            return;
+        };
         // Whoever was silent since the start may have been lost while nobody could have renewed its lease.
         let is_our_doing = self.inherited.contains(&token) && worker.is_absent();
-        let ending = Ending { counts: !is_our_doing, ..Ending::new(Outcome::Lost, why.to_owned()) };
+        let ending = Ending {
+            counts: !is_our_doing,
+            ..Ending::new(Outcome::Lost, why.to_owned())
+        };
         if let Some(&id) = self.running.get(&token) {
             self.end_attempt(now, id, token, ending.explained(), effects);
         }

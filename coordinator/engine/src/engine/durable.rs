@@ -19,7 +19,11 @@ pub struct Reserved {
 
 impl Default for Reserved {
     fn default() -> Self {
-        Self { job: JobId(0), token: Token(0), keys: Vec::new() }
+        Self {
+            job: JobId(0),
+            token: Token(0),
+            keys: Vec::new(),
+        }
     }
 }
 
@@ -97,7 +101,12 @@ impl Engine {
 
     fn adopt(&mut self, mut job: Job, now: Now) {
         self.next_job = self.next_job.max(job.id.0 + 1);
-        let highest = job.attempts.iter().map(|a| a.token.number()).max().unwrap_or(0);
+        let highest = job
+            .attempts
+            .iter()
+            .map(|a| a.token.number())
+            .max()
+            .unwrap_or(0);
         self.next_attempt = self.next_attempt.max(highest + 1);
         if let Some(key) = &job.spec.idempotency_key {
             self.keys.insert(key.clone(), job.id);
@@ -111,7 +120,9 @@ impl Engine {
             JobState::Running { token, .. } => {
                 let token = *token;
                 self.running.insert(token, job.id);
-                let passed = job.attempt(token).map_or(0, |attempt| now.wall.0.saturating_sub(attempt.started.0));
+                let passed = job
+                    .attempt(token)
+                    .map_or(0, |attempt| now.wall.0.saturating_sub(attempt.started.0));
                 self.limit_time(now, token, job.spec.time_limit, passed);
                 let until = now.steady.plus(self.limits.lease);
                 for (name, instance) in job.attempt(token).into_iter().flat_map(Attempt::holding) {
@@ -125,7 +136,9 @@ impl Engine {
     }
 
     fn forget(&mut self, id: JobId) {
-        let Some(job) = self.jobs.forget(id) else { return };
+        let Some(job) = self.jobs.forget(id) else {
+            return;
+        };
         self.queue.remove(&id);
         if let JobState::Running { token, .. } = job.state {
             self.running.remove(&token);

@@ -41,7 +41,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { lease: 30_000, backoff: 2_000, max_backoff: 300_000, elsewhere: 600_000, max_lost: 6 }
+        Self {
+            lease: 30_000,
+            backoff: 2_000,
+            max_backoff: 300_000,
+            elsewhere: 600_000,
+            max_lost: 6,
+        }
     }
 }
 
@@ -104,8 +110,12 @@ impl Engine {
     /// about to commit it, since the same request makes the same bytes.
     pub fn may_need(&self, digest: &str, of: JobId) -> bool {
         let hash = self.jobs.get(&of).map(|job| &job.spec.config_hash);
-        let is_twin = |job: &Job| job.id != of && job.current_token().is_some() && Some(&job.spec.config_hash) == hash;
-        self.jobs.values().any(|job| is_twin(job) || job.digests().any(|needed| needed == digest))
+        let is_twin = |job: &Job| {
+            job.id != of && job.current_token().is_some() && Some(&job.spec.config_hash) == hash
+        };
+        self.jobs
+            .values()
+            .any(|job| is_twin(job) || job.digests().any(|needed| needed == digest))
     }
 
     pub fn limits(&self) -> Limits {
@@ -114,19 +124,33 @@ impl Engine {
 
     /// Whether anybody's lease is to be watched.
     pub fn watches_leases(&self) -> bool {
-        self.workers.values().any(|w| w.connected || w.assigned.is_some())
+        self.workers
+            .values()
+            .any(|w| w.connected || w.assigned.is_some())
     }
 
     /// The next time after `now`, on the steady clock, at which [`Event::Tick`] may change something.
     pub fn next_deadline(&self, now: Millis) -> Option<Millis> {
-        let leases = self.workers.values().filter(|w| w.connected || w.assigned.is_some()).map(|w| w.lease_until);
-        let waits = self.queue.iter().filter_map(|id| match self.jobs.get(id)?.state {
-            JobState::Queued { not_before } => Some([not_before, not_before.plus(self.limits.elsewhere)]),
-            _ => None,
-        });
+        let leases = self
+            .workers
+            .values()
+            .filter(|w| w.connected || w.assigned.is_some())
+            .map(|w| w.lease_until);
+        let waits = self
+            .queue
+            .iter()
+            .filter_map(|id| match self.jobs.get(id)?.state {
+                JobState::Queued { not_before } => {
+                    Some([not_before, not_before.plus(self.limits.elsewhere)])
+                }
+                _ => None,
+            });
         // Jobs that may start already wait for a worker and not for time.
         let waits = waits.flatten().filter(|&t| t > now);
-        leases.chain(waits).chain(self.time_limits.values().copied()).min()
+        leases
+            .chain(waits)
+            .chain(self.time_limits.values().copied())
+            .min()
     }
 
     /// Takes one event at time `now`.
@@ -135,11 +159,25 @@ impl Engine {
         let result = match event {
             Event::Submit { spec } => self.submit(now, *spec, &mut effects),
             Event::Cancel { job, reason } => self.cancel(now, job, reason, &mut effects),
-            Event::Register { name, instance, platform, running } => {
-                self.register(now, name, instance, *platform, running, &mut effects)
-            }
-            Event::Synchronize { session, running, memory_free, disk_free, draining } => {
-                let seen = Seen { running, memory_free, disk_free, draining };
+            Event::Register {
+                name,
+                instance,
+                platform,
+                running,
+            } => self.register(now, name, instance, *platform, running, &mut effects),
+            Event::Synchronize {
+                session,
+                running,
+                memory_free,
+                disk_free,
+                draining,
+            } => {
+                let seen = Seen {
+                    running,
+                    memory_free,
+                    disk_free,
+                    draining,
+                };
                 self.synchronize(now, session, seen, &mut effects)
             }
             Event::Leave { session } => {
@@ -147,15 +185,35 @@ impl Engine {
                 Ok(Response::Done)
             }
             Event::RemoveWorker { name } => self.remove_worker(name, &mut effects),
-            Event::Report { session, token, batch, progress } => {
-                self.report((session, token), batch, progress.map(|p| *p), &mut effects)
-            }
-            Event::Commit { session, token, artifact } => self.commit((session, token), artifact, &mut effects),
-            Event::Finish { session, token, outcome, message, code } => {
-                let ending = Ending { code, ..Ending::new(outcome, message) };
+            Event::Report {
+                session,
+                token,
+                batch,
+                progress,
+            } => self.report((session, token), batch, progress.map(|p| *p), &mut effects),
+            Event::Commit {
+                session,
+                token,
+                artifact,
+            } => self.commit((session, token), artifact, &mut effects),
+            Event::Finish {
+                session,
+                token,
+                outcome,
+                message,
+                code,
+            } => {
+                let ending = Ending {
+                    code,
+                    ..Ending::new(outcome, message)
+                };
                 self.finish(now, (session, token), ending, &mut effects)
             }
-            Event::Offer { session, token, meeting } => self.offer((session, token), meeting, &mut effects),
+            Event::Offer {
+                session,
+                token,
+                meeting,
+            } => self.offer((session, token), meeting, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
             Event::Stalled { ms } => {
                 self.extend_leases(ms);
@@ -168,11 +226,26 @@ impl Engine {
         }
     }
 
-    fn submit(&mut self, now: Now, spec: JobSpec, effects: &mut Effects) -> Result<Response, Refusal> {
-        if let Some(&known) = spec.idempotency_key.as_ref().and_then(|key| self.keys.get(key)) {
-            let same = self.jobs.get(&known).is_some_and(|job| job.spec.is_same_request(&spec));
+    fn submit(
+        &mut self,
+        now: Now,
+        spec: JobSpec,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        if let Some(&known) = spec
+            .idempotency_key
+            .as_ref()
+            .and_then(|key| self.keys.get(key))
+        {
+            let same = self
+                .jobs
+                .get(&known)
+                .is_some_and(|job| job.spec.is_same_request(&spec));
             return if same {
-                Ok(Response::Submitted { job: known, created: false })
+                Ok(Response::Submitted {
+                    job: known,
+                    created: false,
+                })
             } else {
                 Err(Refusal::KeyReused(known))
             };
@@ -187,14 +260,26 @@ impl Engine {
         self.queue.insert(id);
         effects.push(Effect::Save(id));
         self.wake_one_for(now, id, effects);
-        Ok(Response::Submitted { job: id, created: true })
+        Ok(Response::Submitted {
+            job: id,
+            created: true,
+        })
     }
 
-    fn cancel(&mut self, now: Now, id: JobId, reason: String, effects: &mut Effects) -> Result<Response, Refusal> {
+    fn cancel(
+        &mut self,
+        now: Now,
+        id: JobId,
+        reason: String,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
         let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
         match &mut job.state {
             JobState::Queued { .. } => {
-                job.state = JobState::Cancelled { at: now.wall, reason: reason.clone() };
+                job.state = JobState::Cancelled {
+                    at: now.wall,
+                    reason: reason.clone(),
+                };
                 job.progress.phase = "cancelled".into();
                 let kept_others_free = job.spec.needs.workers > 1;
                 self.queue.remove(&id);
@@ -207,7 +292,12 @@ impl Engine {
                 self.ask_to_stop(id, reason, effects);
                 return Ok(Response::Done);
             }
-            ended => return Err(Refusal::JobEnded { job: id, state: word(ended) }),
+            ended => {
+                return Err(Refusal::JobEnded {
+                    job: id,
+                    state: word(ended),
+                });
+            }
         }
         effects.push(Effect::Save(id));
         Ok(Response::Done)
@@ -215,8 +305,15 @@ impl Engine {
 
     /// Tells the workers of a running job to save and stop; the job is cancelled once they have.
     fn ask_to_stop(&mut self, id: JobId, reason: String, effects: &mut Effects) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        let JobState::Running { token, stopping, .. } = &mut job.state else { return };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let JobState::Running {
+            token, stopping, ..
+        } = &mut job.state
+        else {
+            return;
+        };
         *stopping = Some(reason.clone());
         let token = *token;
         let holders = job.attempt(token).into_iter().flat_map(Attempt::holders);
@@ -227,8 +324,14 @@ impl Engine {
     }
 
     fn tick(&mut self, now: Now, effects: &mut Effects) -> Result<Response, Refusal> {
-        let ended = |w: &&Worker| w.lease_until <= now.steady && (w.connected || w.assigned.is_some());
-        let lost: Vec<String> = self.workers.values().filter(ended).map(|w| w.name.clone()).collect();
+        let ended =
+            |w: &&Worker| w.lease_until <= now.steady && (w.connected || w.assigned.is_some());
+        let lost: Vec<String> = self
+            .workers
+            .values()
+            .filter(ended)
+            .map(|w| w.name.clone())
+            .collect();
         let anyone = !lost.is_empty();
         for name in lost {
             if let Some(worker) = self.workers.get_mut(&name) {
@@ -236,8 +339,18 @@ impl Engine {
                 worker.waiting = false;
                 self.sessions.remove(&worker.session);
             }
-            effects.push(record(None, Some(name.clone()), "lost", "its lease ended".into()));
-            self.lose(now, &name, "its worker was not heard of for a whole lease", effects);
+            effects.push(record(
+                None,
+                Some(name.clone()),
+                "lost",
+                "its lease ended".into(),
+            ));
+            self.lose(
+                now,
+                &name,
+                "its worker was not heard of for a whole lease",
+                effects,
+            );
         }
         if anyone {
             // A job that several were kept free for may now be one for which there are too few.
@@ -260,5 +373,10 @@ fn word(state: &JobState) -> &'static str {
 }
 
 fn record(job: Option<JobId>, worker: Option<String>, kind: &'static str, text: String) -> Effect {
-    Effect::Record { job, worker, kind, text }
+    Effect::Record {
+        job,
+        worker,
+        kind,
+        text,
+    }
 }

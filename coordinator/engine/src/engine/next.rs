@@ -20,19 +20,33 @@ pub(super) struct Ending {
 
 impl Ending {
     pub fn new(outcome: Outcome, message: String) -> Self {
-        Self { outcome, message, code: String::new(), counts: true }
+        Self {
+            outcome,
+            message,
+            code: String::new(),
+            counts: true,
+        }
     }
 
     /// The state of a job that has failed for `reason`.
     fn failed(&self, at: Millis, reason: String) -> JobState {
-        let code = if self.code.is_empty() { JOB_FAILED } else { &self.code };
-        JobState::Failed { at, reason, code: code.to_owned() }
+        let code = if self.code.is_empty() {
+            JOB_FAILED
+        } else {
+            &self.code
+        };
+        JobState::Failed {
+            at,
+            reason,
+            code: code.to_owned(),
+        }
     }
 
     /// Says of a loss that does not count why it does not.
     pub fn explained(mut self) -> Self {
         if self.outcome == Outcome::Lost && !self.counts {
-            self.message += " (the coordinator was restarted meanwhile, so this loss does not count)";
+            self.message +=
+                " (the coordinator was restarted meanwhile, so this loss does not count)";
         }
         self
     }
@@ -40,7 +54,12 @@ impl Ending {
 
 /// Where a running job goes when its attempt has ended.
 pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -> JobState {
-    let Ending { outcome, message, counts, .. } = ending;
+    let Ending {
+        outcome,
+        message,
+        counts,
+        ..
+    } = ending;
     let stopping = match &job.state {
         JobState::Running { stopping, .. } => stopping.clone(),
         _ => None,
@@ -48,33 +67,47 @@ pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -
     let at = now.wall;
     let later = |times: u32| {
         let doubled = limits.backoff << times.min(20);
-        JobState::Queued { not_before: now.steady.plus(doubled.min(limits.max_backoff)) }
+        JobState::Queued {
+            not_before: now.steady.plus(doubled.min(limits.max_backoff)),
+        }
     };
     match (*outcome, stopping) {
         (Outcome::Succeeded, _) => JobState::Succeeded { at },
         (_, Some(reason)) => JobState::Cancelled { at, reason },
         (Outcome::BadInput | Outcome::OutOfMemory, None) => ending.failed(at, message.clone()),
         (Outcome::Failed | Outcome::PeerLost, None) if job.failures > job.spec.max_retries => {
-            ending.failed(at, format!("{message} (after {} failed attempts)", job.failures))
+            ending.failed(
+                at,
+                format!("{message} (after {} failed attempts)", job.failures),
+            )
         }
         (Outcome::Failed | Outcome::PeerLost, None) => later(job.failures.saturating_sub(1)),
-        (Outcome::Lost, None) if !counts => JobState::Queued { not_before: now.steady },
+        (Outcome::Lost, None) if !counts => JobState::Queued {
+            not_before: now.steady,
+        },
         (Outcome::Lost, None) if job.lost_in_a_row >= limits.max_lost => {
             let n = job.lost_in_a_row;
-            let reason =
-                format!("{message} ({n} workers were lost one after another while they ran it, and it saved nothing)");
+            let reason = format!(
+                "{message} ({n} workers were lost one after another while they ran it, and it saved nothing)"
+            );
             ending.failed(at, reason)
         }
         (Outcome::NoRoom, None) => later(in_a_row(job, Outcome::NoRoom).saturating_sub(1)),
         // One worker may go for many reasons; from the second on it may be the job.
         (Outcome::Lost, None) if job.lost_in_a_row > 1 => later(job.lost_in_a_row - 2),
-        (Outcome::Lost | Outcome::Stopped, None) => JobState::Queued { not_before: now.steady },
+        (Outcome::Lost | Outcome::Stopped, None) => JobState::Queued {
+            not_before: now.steady,
+        },
     }
 }
 
 /// How many of the last attempts ended with `outcome`, one after another.
 fn in_a_row(job: &Job, outcome: Outcome) -> u32 {
-    let ended = job.attempts.iter().rev().filter_map(|attempt| attempt.end.as_ref());
+    let ended = job
+        .attempts
+        .iter()
+        .rev()
+        .filter_map(|attempt| attempt.end.as_ref());
     ended.take_while(|end| end.outcome == outcome).count() as u32
 }
 
@@ -83,7 +116,9 @@ pub(super) fn requeued_because(job: &Job, ending: &Ending, ms: u64) -> String {
     let why = &ending.message;
     if ending.outcome == Outcome::Lost && ending.counts && job.lost_in_a_row > 1 {
         let (n, seconds) = (job.lost_in_a_row, ms as f64 / 1000.0);
-        return format!("{why}; {n} workers were lost with it one after another, it is held for {seconds:.0} s");
+        return format!(
+            "{why}; {n} workers were lost with it one after another, it is held for {seconds:.0} s"
+        );
     }
     why.clone()
 }

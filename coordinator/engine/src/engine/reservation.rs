@@ -22,7 +22,8 @@ impl Reservation {
     /// Whether `job` would be over before the reserved time.
     pub(super) fn leaves_time_for(&self, now: Now, job: &Job) -> bool {
         let ends = job.spec.time_limit.map(|limit| now.steady.plus(limit));
-        ends.zip(self.starts).is_some_and(|(ends, starts)| ends <= starts)
+        ends.zip(self.starts)
+            .is_some_and(|(ends, starts)| ends <= starts)
     }
 }
 
@@ -31,21 +32,41 @@ impl Engine {
     pub(super) fn reservation(&self, now: Now, job: &Job, first: &Worker) -> Reservation {
         let wanted = job.spec.needs.workers.saturating_sub(1);
         let others = candidates(&job.spec.needs, first, self.workers.values());
-        let mut free_at: Vec<Millis> = others.filter_map(|worker| self.free_at(now, worker)).collect();
+        let mut free_at: Vec<Millis> = others
+            .filter_map(|worker| self.free_at(now, worker))
+            .collect();
         free_at.sort_unstable();
-        Reservation { job: job.id, starts: wanted.checked_sub(1).and_then(|last| free_at.get(last).copied()) }
+        Reservation {
+            job: job.id,
+            starts: wanted
+                .checked_sub(1)
+                .and_then(|last| free_at.get(last).copied()),
+        }
     }
 
     /// When `worker` is done with what it does, by what that says itself and by its time limit; at once where it is asked
     /// to stop.
     fn free_at(&self, now: Now, worker: &Worker) -> Option<Millis> {
-        let Some(token) = worker.assigned else { return Some(now.steady) };
+        let Some(token) = worker.assigned else {
+            return Some(now.steady);
+        };
         let job = self.running.get(&token).and_then(|id| self.jobs.get(id))?;
-        if matches!(job.state, JobState::Running { stopping: Some(_), .. }) {
+        if matches!(
+            job.state,
+            JobState::Running {
+                stopping: Some(_),
+                ..
+            }
+        ) {
             return Some(now.steady);
         }
-        let (limit, left) = (self.time_limits.get(&token).copied(), job.progress.seconds_left);
-        let expected = left.filter(|s| s.is_finite()).map(|s| now.steady.plus((s.max(0.0) * 1000.0) as u64));
+        let (limit, left) = (
+            self.time_limits.get(&token).copied(),
+            job.progress.seconds_left,
+        );
+        let expected = left
+            .filter(|s| s.is_finite())
+            .map(|s| now.steady.plus((s.max(0.0) * 1000.0) as u64));
         expected.into_iter().chain(limit).min()
     }
 }

@@ -10,17 +10,25 @@ impl Engine {
     /// After a restart of the coordinator `passed` is taken from the wall clock, the only one that went on.
     pub(super) fn limit_time(&mut self, now: Now, token: Token, limit: Option<u64>, passed: u64) {
         if let Some(limit) = limit {
-            self.time_limits.insert(token, now.steady.plus(limit.saturating_sub(passed)));
+            self.time_limits
+                .insert(token, now.steady.plus(limit.saturating_sub(passed)));
         }
     }
 
     /// Asks attempts to save and stop whose time is over.
     pub(super) fn stop_overdue(&mut self, now: Now, effects: &mut Effects) {
         let over = |&(_, &until): &(&Token, &_)| until <= now.steady;
-        let over: Vec<Token> = self.time_limits.iter().filter(over).map(|(&token, _)| token).collect();
+        let over: Vec<Token> = self
+            .time_limits
+            .iter()
+            .filter(over)
+            .map(|(&token, _)| token)
+            .collect();
         for token in over {
             self.time_limits.remove(&token);
-            let Some(job) = self.running.get(&token).and_then(|id| self.jobs.get(id)) else { continue };
+            let Some(job) = self.running.get(&token).and_then(|id| self.jobs.get(id)) else {
+                continue;
+            };
             if matches!(job.state, JobState::Running { stopping: None, .. }) {
                 let minutes = job.spec.time_limit.unwrap_or_default() as f64 / 60_000.0;
                 let reason = format!("its time limit is over: resources.max_minutes is {minutes}");

@@ -17,7 +17,9 @@ const ALIKE: usize = 64;
 impl Engine {
     /// Wakes the worker `name`, which waits. It no longer does, so that the next job wakes another one.
     pub(super) fn wake(&mut self, name: &str, effects: &mut Effects) {
-        let Some(worker) = self.workers.get_mut(name) else { return };
+        let Some(worker) = self.workers.get_mut(name) else {
+            return;
+        };
         if std::mem::take(&mut worker.waiting) {
             self.woken.insert(name.to_owned());
         }
@@ -26,9 +28,17 @@ impl Engine {
 
     /// Wakes a worker that waits, fits the job and would be given work now; it takes the oldest job that it can.
     pub(super) fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        let would_start = |w: &&Worker| verdict(&job.spec.needs, w).fits && self.would_start(now, w);
-        if let Some(name) = self.workers.values().find(would_start).map(|w| w.name.clone()) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let would_start =
+            |w: &&Worker| verdict(&job.spec.needs, w).fits && self.would_start(now, w);
+        if let Some(name) = self
+            .workers
+            .values()
+            .find(would_start)
+            .map(|w| w.name.clone())
+        {
             self.wake(&name, effects);
         }
     }
@@ -54,7 +64,12 @@ impl Engine {
         if self.queue.is_empty() {
             return;
         }
-        let free: Vec<String> = self.workers.values().filter(|w| w.is_free()).map(|w| w.name.clone()).collect();
+        let free: Vec<String> = self
+            .workers
+            .values()
+            .filter(|w| w.is_free())
+            .map(|w| w.name.clone())
+            .collect();
         for name in free {
             self.wake(&name, effects);
         }
@@ -70,15 +85,23 @@ impl Engine {
         let mut in_vain: Vec<&Needs> = Vec::new();
         let mut starts: HashMap<&str, bool> = HashMap::new();
         let ready = self.queue.iter().filter_map(|id| self.jobs.get(id));
-        let ready = ready.filter(|j| matches!(j.state, JobState::Queued { not_before } if not_before <= now.steady));
+        let ready = ready.filter(
+            |j| matches!(j.state, JobState::Queued { not_before } if not_before <= now.steady),
+        );
         let mut found = None;
         for needs in ready.map(|job| &job.spec.needs) {
             if in_vain.contains(&needs) {
                 continue;
             }
-            let fitting = self.workers.values().filter(|w| w.is_free() && verdict(needs, w).fits);
-            let mut would_start =
-                fitting.filter(|w| *starts.entry(&w.name).or_insert_with(|| self.would_start(now, w)));
+            let fitting = self
+                .workers
+                .values()
+                .filter(|w| w.is_free() && verdict(needs, w).fits);
+            let mut would_start = fitting.filter(|w| {
+                *starts
+                    .entry(&w.name)
+                    .or_insert_with(|| self.would_start(now, w))
+            });
             if let Some(worker) = would_start.next() {
                 found = Some(worker.name.clone());
                 break;

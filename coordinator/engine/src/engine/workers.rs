@@ -35,7 +35,12 @@ impl Engine {
             assigned = None;
         }
         let session = self.new_session();
-        effects.push(record(None, Some(name.clone()), "registered", platform.device_name.clone()));
+        effects.push(record(
+            None,
+            Some(name.clone()),
+            "registered",
+            platform.device_name.clone(),
+        ));
         let worker = Worker {
             name: name.clone(),
             instance,
@@ -78,9 +83,16 @@ impl Engine {
         seen: Seen,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let name = self.sessions.get(&session).cloned().ok_or(Refusal::StaleSession(session))?;
+        let name = self
+            .sessions
+            .get(&session)
+            .cloned()
+            .ok_or(Refusal::StaleSession(session))?;
         let lease = self.limits.lease;
-        let worker = self.workers.get_mut(&name).ok_or(Refusal::StaleSession(session))?;
+        let worker = self
+            .workers
+            .get_mut(&name)
+            .ok_or(Refusal::StaleSession(session))?;
         worker.lease_until = now.steady.plus(lease);
         worker.last_seen = now.wall;
         worker.platform.device_memory_free = seen.memory_free;
@@ -96,9 +108,10 @@ impl Engine {
         }
         let wanted = match (seen.running, assigned) {
             // An attempt that the engine no longer counts as this worker's must end.
-            (Some(running), assigned) if assigned != Some(running) => {
-                Wanted::Stop { reason: format!("attempt {running} is not current any more"), at_once: true }
-            }
+            (Some(running), assigned) if assigned != Some(running) => Wanted::Stop {
+                reason: format!("attempt {running} is not current any more"),
+                at_once: true,
+            },
             (Some(running), _) => self.stop_or_go_on(running),
             // The assignment did not arrive, or the worker has not started on it: say it again.
             (None, Some(token)) => self.repeat(token),
@@ -113,15 +126,21 @@ impl Engine {
     fn stop_or_go_on(&self, token: Token) -> Wanted {
         let job = self.running.get(&token).and_then(|id| self.jobs.get(id));
         match job.map(|j| &j.state) {
-            Some(JobState::Running { stopping: Some(reason), .. }) => {
-                Wanted::Stop { reason: reason.clone(), at_once: false }
-            }
+            Some(JobState::Running {
+                stopping: Some(reason),
+                ..
+            }) => Wanted::Stop {
+                reason: reason.clone(),
+                at_once: false,
+            },
             _ => Wanted::GoOn,
         }
     }
 
     fn repeat(&self, token: Token) -> Wanted {
-        self.running.get(&token).map_or(Wanted::Nothing, |&job| Wanted::Run { job, token })
+        self.running
+            .get(&token)
+            .map_or(Wanted::Nothing, |&job| Wanted::Run { job, token })
     }
 
     /// What `worker` is to do next: the oldest job that waits and may start with it, and those who take it with it.
@@ -130,10 +149,16 @@ impl Engine {
     /// for it. Meanwhile it takes jobs that end in time by their own limit.
     pub(super) fn next_for(&self, now: Now, worker: &Worker) -> Next {
         let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
-        let queued = self.queue.iter().filter_map(|id| self.jobs.get(id)).filter(ready);
+        let queued = self
+            .queue
+            .iter()
+            .filter_map(|id| self.jobs.get(id))
+            .filter(ready);
         let mut kept: Option<Reservation> = None;
         for job in queued.filter(|job| verdict(&job.spec.needs, worker).fits) {
-            if self.goes_elsewhere(now, job, worker) || kept.is_some_and(|kept| !kept.leaves_time_for(now, job)) {
+            if self.goes_elsewhere(now, job, worker)
+                || kept.is_some_and(|kept| !kept.leaves_time_for(now, job))
+            {
                 continue;
             }
             match team(&job.spec.needs, worker, self.workers.values()) {
@@ -154,8 +179,15 @@ impl Engine {
     }
 
     /// A worker that is away leaves the list; one that comes back under its name is new.
-    pub(super) fn remove_worker(&mut self, name: String, effects: &mut Effects) -> Result<Response, Refusal> {
-        let worker = self.workers.get(&name).ok_or_else(|| Refusal::UnknownWorker(name.clone()))?;
+    pub(super) fn remove_worker(
+        &mut self,
+        name: String,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        let worker = self
+            .workers
+            .get(&name)
+            .ok_or_else(|| Refusal::UnknownWorker(name.clone()))?;
         if worker.connected || worker.assigned.is_some() {
             return Err(Refusal::WorkerPresent(name));
         }
@@ -166,17 +198,28 @@ impl Engine {
 
     /// Whether `job` failed on `worker` and waits for another that fits, on which it has not failed.
     pub fn goes_elsewhere(&self, now: Now, job: &Job, worker: &Worker) -> bool {
-        let JobState::Queued { not_before } = job.state else { return false };
+        let JobState::Queued { not_before } = job.state else {
+            return false;
+        };
         let failed_on = |worker: &Worker| {
             let failed = |a: &&Attempt| {
-                a.end.as_ref().is_some_and(|end| matches!(end.outcome, Outcome::Failed | Outcome::NoRoom))
+                a.end
+                    .as_ref()
+                    .is_some_and(|end| matches!(end.outcome, Outcome::Failed | Outcome::NoRoom))
             };
-            job.attempts.iter().filter(failed).any(|a| a.rank(&worker.name).is_some())
+            job.attempts
+                .iter()
+                .filter(failed)
+                .any(|a| a.rank(&worker.name).is_some())
         };
         let is_other = |other: &&Worker| {
-            other.connected && !other.draining && !failed_on(other) && verdict(&job.spec.needs, other).fits
+            other.connected
+                && !other.draining
+                && !failed_on(other)
+                && verdict(&job.spec.needs, other).fits
         };
-        let waits = job.spec.needs.workers <= 1 && now.steady < not_before.plus(self.limits.elsewhere);
+        let waits =
+            job.spec.needs.workers <= 1 && now.steady < not_before.plus(self.limits.elsewhere);
         waits && failed_on(worker) && self.workers.values().any(|other| is_other(&other))
     }
 
@@ -188,13 +231,22 @@ impl Engine {
         }
     }
 
-    fn start(&mut self, now: Now, id: JobId, first: &str, others: Vec<String>, effects: &mut Effects) -> Wanted {
+    fn start(
+        &mut self,
+        now: Now,
+        id: JobId,
+        first: &str,
+        others: Vec<String>,
+        effects: &mut Effects,
+    ) -> Wanted {
         let token = Token::new(self.next_attempt, self.secrets.half_of_token());
         self.next_attempt += 1;
         self.queue.remove(&id);
         self.running.insert(token, id);
         for name in others.iter().map(String::as_str).chain([first]) {
-            let Some(worker) = self.workers.get_mut(name) else { continue };
+            let Some(worker) = self.workers.get_mut(name) else {
+                continue;
+            };
             worker.assigned = Some(token);
             if name == first {
                 worker.waiting = false;
@@ -202,20 +254,42 @@ impl Engine {
                 self.wake(name, effects);
             }
         }
-        let with = if others.is_empty() { String::new() } else { format!(" with {}", others.join(", ")) };
+        let with = if others.is_empty() {
+            String::new()
+        } else {
+            format!(" with {}", others.join(", "))
+        };
         let holder = |name: &str| Holder {
             worker: name.to_owned(),
-            instance: self.workers.get(name).map(|w| w.instance.clone()).unwrap_or_default(),
+            instance: self
+                .workers
+                .get(name)
+                .map(|w| w.instance.clone())
+                .unwrap_or_default(),
         };
-        let attempt = Attempt::new(token, holder(first), others.iter().map(|name| holder(name)).collect(), now.wall);
+        let attempt = Attempt::new(
+            token,
+            holder(first),
+            others.iter().map(|name| holder(name)).collect(),
+            now.wall,
+        );
         let limit = self.jobs.get(&id).and_then(|job| job.spec.time_limit);
         self.limit_time(now, token, limit, 0);
         if let Some(job) = self.jobs.get_mut(&id) {
-            job.state = JobState::Running { token, worker: first.to_owned(), stopping: None };
+            job.state = JobState::Running {
+                token,
+                worker: first.to_owned(),
+                stopping: None,
+            };
             job.progress.phase = "starting".into();
             job.attempts.push(attempt);
         }
-        effects.push(record(Some(id), Some(first.to_owned()), "started", format!("attempt {token}{with}")));
+        effects.push(record(
+            Some(id),
+            Some(first.to_owned()),
+            "started",
+            format!("attempt {token}{with}"),
+        ));
         effects.push(Effect::Save(id));
         Wanted::Run { job: id, token }
     }

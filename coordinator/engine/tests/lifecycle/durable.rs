@@ -11,22 +11,48 @@ fn a_batch_that_could_not_be_stored_leaves_no_trace_but_the_sessions() {
     let (a, b) = (world.register("a", "1"), world.register("b", "2"));
     let (_, token) = world.start(a);
 
-    let submitted = world.unstored(Event::Submit { spec: keyed("unstored", "k") });
-    let Response::Submitted { job: key, created: true } = submitted else { panic!("{submitted:?}") };
+    let submitted = world.unstored(Event::Submit {
+        spec: keyed("unstored", "k"),
+    });
+    let Response::Submitted {
+        job: key,
+        created: true,
+    } = submitted
+    else {
+        panic!("{submitted:?}")
+    };
     let run = world.unstored(synchronize(b, None));
-    let Response::Wanted(Wanted::Run { token: unstored, .. }) = run else { panic!("{run:?}") };
-    let ended =
-        Event::Finish { session: a, token, outcome: Outcome::Failed, message: String::new(), code: String::new() };
+    let Response::Wanted(Wanted::Run {
+        token: unstored, ..
+    }) = run
+    else {
+        panic!("{run:?}")
+    };
+    let ended = Event::Finish {
+        session: a,
+        token,
+        outcome: Outcome::Failed,
+        message: String::new(),
+        code: String::new(),
+    };
     assert_eq!(world.unstored(ended), Response::Done);
-    let Response::Registered { session: c } = world.unstored(register("c", "3", None)) else { panic!("no session") };
+    let Response::Registered { session: c } = world.unstored(register("c", "3", None)) else {
+        panic!("no session")
+    };
     world.take_back();
 
-    assert!(world.engine.job(key).is_none(), "a job that was never stored is there");
+    assert!(
+        world.engine.job(key).is_none(),
+        "a job that was never stored is there"
+    );
     assert!(matches!(world.state(held), JobState::Running { token: now, .. } if *now == token));
     assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::GoOn));
     // What was given out and not stored is nobody's, and whoever began on it stops.
     let stop = world.sync(b, Some(unstored));
-    assert!(matches!(stop, Response::Wanted(Wanted::Stop { at_once: true, .. })), "{stop:?}");
+    assert!(
+        matches!(stop, Response::Wanted(Wanted::Stop { at_once: true, .. })),
+        "{stop:?}"
+    );
     assert_eq!(world.sync(c, None), Response::Wanted(Wanted::Nothing));
     // The key is free, the number is given again, the token is not.
     assert_eq!(world.submit(keyed("again", "k")), key);
@@ -38,9 +64,18 @@ fn a_batch_that_could_not_be_stored_leaves_no_trace_but_the_sessions() {
 #[test]
 fn what_an_unreadable_job_had_is_never_given_again() {
     let mut world = World::new();
-    let reserved = Reserved { job: JobId(7), token: Token(40), keys: vec![("k".into(), JobId(5))] };
+    let reserved = Reserved {
+        job: JobId(7),
+        token: Token(40),
+        keys: vec![("k".into(), JobId(5))],
+    };
     world.engine.reserve(reserved);
-    assert_eq!(world.handle(Event::Submit { spec: keyed("x", "k") }), Response::Refused(Refusal::KeyReused(JobId(5))));
+    assert_eq!(
+        world.handle(Event::Submit {
+            spec: keyed("x", "k")
+        }),
+        Response::Refused(Refusal::KeyReused(JobId(5)))
+    );
     assert_eq!(world.submit(spec("x")), JobId(8));
     let a = world.register("a", "1");
     let (job, token) = world.start(a);
@@ -53,8 +88,12 @@ fn who_was_woken_for_what_could_not_be_stored_waits_again() {
     let mut world = World::new();
     let a = world.register("a", "1");
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
-    world.unstored(Event::Submit { spec: spec("unstored") });
+    world.unstored(Event::Submit {
+        spec: spec("unstored"),
+    });
     world.take_back();
-    let (_, effects) = world.act(Event::Submit { spec: spec("stored") });
+    let (_, effects) = world.act(Event::Submit {
+        spec: spec("stored"),
+    });
     assert!(effects.contains(&Effect::Wake(a)), "{effects:?}");
 }

@@ -17,25 +17,51 @@ fn a_lost_worker_gives_its_job_back_and_its_late_words_are_refused() {
     assert!(matches!(world.state(job), JobState::Queued { .. }));
     let (_, second) = world.start(b);
     assert!(second > first);
-    let late = |session| Event::Report { session, token: first, batch: 9, progress: None };
-    assert_eq!(world.handle(late(a)), Response::Refused(Refusal::StaleSession(a)));
-    assert_eq!(world.sync(a, Some(first)), Response::Refused(Refusal::StaleSession(a)));
+    let late = |session| Event::Report {
+        session,
+        token: first,
+        batch: 9,
+        progress: None,
+    };
+    assert_eq!(
+        world.handle(late(a)),
+        Response::Refused(Refusal::StaleSession(a))
+    );
+    assert_eq!(
+        world.sync(a, Some(first)),
+        Response::Refused(Refusal::StaleSession(a))
+    );
     let again = world.register_with("a", "1", Some(first));
-    assert_eq!(world.handle(late(again)), Response::Refused(Refusal::StaleToken(first)));
+    assert_eq!(
+        world.handle(late(again)),
+        Response::Refused(Refusal::StaleToken(first))
+    );
     assert_eq!(world.engine.job(job).expect("a job").failures, 0);
 }
 
 #[test]
 fn leases_do_not_hear_of_the_wall_clock() {
-    let (mut world, Running { session: a, job, token }) = World::running(spec("x"));
+    let (
+        mut world,
+        Running {
+            session: a,
+            job,
+            token,
+        },
+    ) = World::running(spec("x"));
     for wall in [3_600_000, 0, 86_400_000] {
         world.now.wall = Millis(wall);
         world.handle(Event::Tick);
         assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::GoOn));
     }
-    world.now = Now { steady: Millis(LEASE), wall: Millis(0) };
+    world.now = Now {
+        steady: Millis(LEASE),
+        wall: Millis(0),
+    };
     world.handle(Event::Tick);
-    assert!(matches!(world.state(job), JobState::Queued { not_before } if *not_before == Millis(LEASE)));
+    assert!(
+        matches!(world.state(job), JobState::Queued { not_before } if *not_before == Millis(LEASE))
+    );
 }
 
 #[test]

@@ -25,9 +25,18 @@ fn lose_by_restart(world: &mut World, name: &str, token: Token, told: Told) {
         Told::ComesWithoutIt => drop(world.register(name, "1")),
         Told::SaysSo => {
             let session = world.register_with(name, "1", Some(token));
-            assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+            assert_eq!(
+                world.sync(session, Some(token)),
+                Response::Wanted(Wanted::GoOn)
+            );
             let message = "the lease could not be renewed in time".into();
-            world.handle(Event::Finish { session, token, outcome: Outcome::Lost, message, code: String::new() });
+            world.handle(Event::Finish {
+                session,
+                token,
+                outcome: Outcome::Lost,
+                message,
+                code: String::new(),
+            });
         }
         Told::Nothing => drop(world.pass(LEASE)),
     }
@@ -39,13 +48,30 @@ fn restarts_use_up_neither_attempts_nor_patience_however_many_they_are() {
         let (mut world, Running { job, token, .. }) = World::running(spec("x"));
         let mut token = token;
         for i in 0..3 * limits().max_lost {
-            let name = world.job(job).attempt(token).expect("an attempt").worker.clone();
+            let name = world
+                .job(job)
+                .attempt(token)
+                .expect("an attempt")
+                .worker
+                .clone();
             lose_by_restart(&mut world, &name, token, told);
             let found = world.job(job);
             assert_eq!((found.failures, found.lost_in_a_row), (0, 0), "{told:?}");
-            let end = found.attempt(token).and_then(|a| a.end.as_ref()).expect("an end");
-            assert!(end.outcome == Outcome::Lost && end.message.contains("does not count"), "{told:?}: {end:?}");
-            assert_eq!(found.state, JobState::Queued { not_before: world.now.steady }, "{told:?}: it is held");
+            let end = found
+                .attempt(token)
+                .and_then(|a| a.end.as_ref())
+                .expect("an end");
+            assert!(
+                end.outcome == Outcome::Lost && end.message.contains("does not count"),
+                "{told:?}: {end:?}"
+            );
+            assert_eq!(
+                found.state,
+                JobState::Queued {
+                    not_before: world.now.steady
+                },
+                "{told:?}: it is held"
+            );
             let next = world.register(&format!("next {i}"), "1");
             token = world.start(next).1;
         }
@@ -72,7 +98,11 @@ fn a_restart_does_not_forgive_the_losses_before_and_after_it() {
         lose(&mut world, 2);
         assert_eq!(world.job(job).lost_in_a_row, 3, "{told:?}");
         lose(&mut world, 3);
-        assert!(matches!(world.state(job), JobState::Failed { .. }), "{told:?}: {:?}", world.state(job));
+        assert!(
+            matches!(world.state(job), JobState::Failed { .. }),
+            "{told:?}: {:?}",
+            world.state(job)
+        );
     }
 }
 
@@ -81,7 +111,10 @@ fn who_came_back_after_a_restart_and_falls_silent_then_is_lost_as_any_other() {
     let (mut world, Running { job, token, .. }) = World::running(spec("x"));
     world.restart();
     let session = world.register_with("a", "1", Some(token));
-    assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert_eq!(
+        world.sync(session, Some(token)),
+        Response::Wanted(Wanted::GoOn)
+    );
     world.pass(LEASE);
     assert_eq!(world.job(job).lost_in_a_row, 1);
 }
@@ -104,7 +137,10 @@ fn a_coordinator_that_is_restarted_again_and_again_takes_no_attempt_away() {
         assert_eq!(world.job(job).current_token(), Some(token));
     }
     let session = world.register_with("a", "1", Some(token));
-    assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert_eq!(
+        world.sync(session, Some(token)),
+        Response::Wanted(Wanted::GoOn)
+    );
 }
 
 #[test]
@@ -118,7 +154,10 @@ fn of_several_workers_one_that_comes_back_without_the_attempt_costs_the_job_noth
         let (_, token) = world.start(b);
         lose_by_restart(&mut world, "a", token, told);
         assert_eq!(world.job(job).lost_in_a_row, 0, "{told:?}");
-        assert!(matches!(world.state(job), JobState::Queued { .. }), "{told:?}");
+        assert!(
+            matches!(world.state(job), JobState::Queued { .. }),
+            "{told:?}"
+        );
     }
 }
 
@@ -127,7 +166,15 @@ fn a_job_that_waits_is_started_after_a_restart_and_its_key_is_known() {
     let mut world = World::new();
     let job = world.submit(keyed("x", "k"));
     world.restart();
-    assert_eq!(world.handle(Event::Submit { spec: keyed("x", "k") }), Response::Submitted { job, created: false });
+    assert_eq!(
+        world.handle(Event::Submit {
+            spec: keyed("x", "k")
+        }),
+        Response::Submitted {
+            job,
+            created: false
+        }
+    );
     let a = world.register("a", "1");
     assert_eq!(world.start(a).0, job);
 }

@@ -9,8 +9,14 @@ fn a_worker_leaves_the_list_only_once_it_is_away_and_holds_nothing() {
     let mut world = World::new();
     let a = world.register("a", "1");
     let remove = |name: &str| Event::RemoveWorker { name: name.into() };
-    assert_eq!(world.handle(remove("b")), Response::Refused(Refusal::UnknownWorker("b".into())));
-    assert_eq!(world.handle(remove("a")), Response::Refused(Refusal::WorkerPresent("a".into())));
+    assert_eq!(
+        world.handle(remove("b")),
+        Response::Refused(Refusal::UnknownWorker("b".into()))
+    );
+    assert_eq!(
+        world.handle(remove("a")),
+        Response::Refused(Refusal::WorkerPresent("a".into()))
+    );
     world.submit(spec("x"));
     world.start(a);
     world.now = Now::both(LEASE);
@@ -36,7 +42,10 @@ fn a_second_worker_of_the_same_name_is_refused_while_the_first_is_there() {
     let mut world = World::new();
     world.register("a", "1");
     let event = register("a", "2", None);
-    assert_eq!(world.handle(event.clone()), Response::Refused(Refusal::NameTaken { name: "a".into() }));
+    assert_eq!(
+        world.handle(event.clone()),
+        Response::Refused(Refusal::NameTaken { name: "a".into() })
+    );
     world.now = Now::both(LEASE);
     world.handle(Event::Tick);
     assert!(matches!(world.handle(event), Response::Registered { .. }));
@@ -44,12 +53,25 @@ fn a_second_worker_of_the_same_name_is_refused_while_the_first_is_there() {
 
 #[test]
 fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
-    let (mut world, Running { session: a, job, token }) = World::running(spec("x"));
+    let (
+        mut world,
+        Running {
+            session: a,
+            job,
+            token,
+        },
+    ) = World::running(spec("x"));
     world.now = Now::both(5000);
     world.restart();
-    assert_eq!(world.sync(a, Some(token)), Response::Refused(Refusal::StaleSession(a)));
+    assert_eq!(
+        world.sync(a, Some(token)),
+        Response::Refused(Refusal::StaleSession(a))
+    );
     let session = world.register_with("a", "1", Some(token));
-    assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert_eq!(
+        world.sync(session, Some(token)),
+        Response::Wanted(Wanted::GoOn)
+    );
     assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
     assert!(matches!(world.state(job), JobState::Succeeded { .. }));
 }
@@ -57,12 +79,34 @@ fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
 /// Every event that a worker sends of an attempt, by `session`.
 fn words_of(session: SessionId, token: Token) -> [Event; 4] {
     let artifact = artifact("adapter", 1);
-    let meeting = Meeting { addresses: vec!["a:1".into()], secret: vec![1] };
+    let meeting = Meeting {
+        addresses: vec!["a:1".into()],
+        secret: vec![1],
+    };
     [
-        Event::Report { session, token, batch: 1, progress: None },
-        Event::Commit { session, token, artifact },
-        Event::Offer { session, token, meeting },
-        Event::Finish { session, token, outcome: Outcome::Succeeded, message: String::new(), code: String::new() },
+        Event::Report {
+            session,
+            token,
+            batch: 1,
+            progress: None,
+        },
+        Event::Commit {
+            session,
+            token,
+            artifact,
+        },
+        Event::Offer {
+            session,
+            token,
+            meeting,
+        },
+        Event::Finish {
+            session,
+            token,
+            outcome: Outcome::Succeeded,
+            message: String::new(),
+            code: String::new(),
+        },
     ]
 }
 
@@ -74,20 +118,32 @@ fn only_the_worker_of_an_attempt_speaks_for_it() {
     let (_, token) = world.start(a);
     let before = world.engine.job(job).cloned();
     for event in words_of(b, token) {
-        assert_eq!(world.handle(event), Response::Refused(Refusal::NotYours(token)));
+        assert_eq!(
+            world.handle(event),
+            Response::Refused(Refusal::NotYours(token))
+        );
     }
     let nobody = SessionId(a.0 ^ 1);
     for event in words_of(nobody, token) {
-        assert_eq!(world.handle(event), Response::Refused(Refusal::StaleSession(nobody)));
+        assert_eq!(
+            world.handle(event),
+            Response::Refused(Refusal::StaleSession(nobody))
+        );
     }
     // The number of the attempt is known to everyone; the token is not.
     let guessed = Token(token.0 ^ 1);
     // Who has no session may speak of an attempt of another coordinator: it hears that it has to register, and no more.
     for event in words_of(nobody, guessed) {
-        assert_eq!(world.handle(event), Response::Refused(Refusal::StaleSession(nobody)));
+        assert_eq!(
+            world.handle(event),
+            Response::Refused(Refusal::StaleSession(nobody))
+        );
     }
     for event in words_of(a, guessed) {
-        assert_eq!(world.handle(event), Response::Refused(Refusal::StaleToken(guessed)));
+        assert_eq!(
+            world.handle(event),
+            Response::Refused(Refusal::StaleToken(guessed))
+        );
     }
     assert_eq!(world.engine.job(job).cloned(), before);
     for event in words_of(a, token) {
@@ -123,9 +179,15 @@ fn a_namesake_does_not_take_a_running_job_after_a_restart_of_the_coordinator() {
     world.restart();
     let register = |instance: &str, running| register("a", instance, running);
     for running in [None, Some(token)] {
-        assert_eq!(world.handle(register("2", running)), Response::Refused(Refusal::NameTaken { name: "a".into() }));
+        assert_eq!(
+            world.handle(register("2", running)),
+            Response::Refused(Refusal::NameTaken { name: "a".into() })
+        );
     }
     let session = world.register_with("a", "1", Some(token));
-    assert_eq!(world.sync(session, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert_eq!(
+        world.sync(session, Some(token)),
+        Response::Wanted(Wanted::GoOn)
+    );
     assert!(matches!(world.state(job), JobState::Running { .. }));
 }

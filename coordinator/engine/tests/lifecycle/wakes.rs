@@ -23,8 +23,15 @@ fn an_older_job_that_fits_nobody_does_not_keep_a_younger_one_waiting() {
         let (_, token) = world.start(a);
         world.finish(token, Outcome::Failed);
         assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
-        assert_eq!(world.engine.next_deadline(world.now.steady), Some(Millis(limits().backoff)));
-        assert_eq!(world.pass(limits().backoff), [Effect::Wake(a)], "{older} older jobs");
+        assert_eq!(
+            world.engine.next_deadline(world.now.steady),
+            Some(Millis(limits().backoff))
+        );
+        assert_eq!(
+            world.pass(limits().backoff),
+            [Effect::Wake(a)],
+            "{older} older jobs"
+        );
         assert_eq!(world.start(a).0, job);
     }
 }
@@ -37,7 +44,16 @@ fn what_a_worker_was_woken_for_and_left_goes_to_another_though_older_jobs_fit_no
     for session in sessions {
         assert_eq!(world.sync(session, None), Response::Wanted(Wanted::Nothing));
     }
-    let (_, effects) = world.act(Event::Submit { spec: spec("younger") });
+    let (_, effects) = world.act(Event::Submit {
+        spec: spec("younger"),
+    });
     assert!(effects.contains(&Effect::Wake(sessions[0])), "{effects:?}");
-    assert_eq!(world.act(Event::Leave { session: sessions[0] }).1, [Effect::Wake(sessions[1])]);
+    assert_eq!(
+        world
+            .act(Event::Leave {
+                session: sessions[0]
+            })
+            .1,
+        [Effect::Wake(sessions[1])]
+    );
 }

@@ -7,7 +7,13 @@ use qlora_engine::*;
 pub const LEASE: u64 = 1000;
 
 pub fn limits() -> Limits {
-    Limits { lease: LEASE, backoff: 100, max_backoff: 1000, elsewhere: 5000, max_lost: 4 }
+    Limits {
+        lease: LEASE,
+        backoff: 100,
+        max_backoff: 1000,
+        elsewhere: 5000,
+        max_lost: 4,
+    }
 }
 
 pub fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
@@ -50,7 +56,10 @@ pub fn spec(name: &str) -> Box<JobSpec> {
 }
 
 pub fn keyed(name: &str, key: &str) -> Box<JobSpec> {
-    Box::new(JobSpec { idempotency_key: Some(key.to_owned()), ..*spec(name) })
+    Box::new(JobSpec {
+        idempotency_key: Some(key.to_owned()),
+        ..*spec(name)
+    })
 }
 
 pub fn for_two(name: &str) -> Box<JobSpec> {
@@ -60,17 +69,34 @@ pub fn for_two(name: &str) -> Box<JobSpec> {
 }
 
 pub fn artifact(kind: &str, step: u64) -> Artifact {
-    Artifact { kind: kind.into(), name: format!("{kind}-{step}"), digest: format!("{kind}{step}"), size: 1, step }
+    Artifact {
+        kind: kind.into(),
+        name: format!("{kind}-{step}"),
+        digest: format!("{kind}{step}"),
+        size: 1,
+        step,
+    }
 }
 
 /// `name` comes, from the state folder `instance`, on a small CPU.
 pub fn register(name: &str, instance: &str, running: Option<Token>) -> Event {
     let platform = platform(DeviceClass::Cpu, 8);
-    Event::Register { name: name.into(), instance: instance.into(), platform, running }
+    Event::Register {
+        name: name.into(),
+        instance: instance.into(),
+        platform,
+        running,
+    }
 }
 
 pub fn synchronize(session: SessionId, running: Option<Token>) -> Event {
-    Event::Synchronize { session, running, memory_free: None, disk_free: None, draining: false }
+    Event::Synchronize {
+        session,
+        running,
+        memory_free: None,
+        disk_free: None,
+        draining: false,
+    }
 }
 
 pub const SEED: Seed = [7; 32];
@@ -88,7 +114,11 @@ impl Disk {
             let Effect::Save(id) = effect else { continue };
             let job = engine.job(*id).expect("a job that is saved is there");
             self.reserved.job = self.reserved.job.max(*id);
-            self.reserved.token = job.attempts.iter().map(|a| a.token).fold(self.reserved.token, Ord::max);
+            self.reserved.token = job
+                .attempts
+                .iter()
+                .map(|a| a.token)
+                .fold(self.reserved.token, Ord::max);
             self.jobs.insert(*id, job.clone());
         }
     }
@@ -103,7 +133,8 @@ impl Disk {
     /// # Panics
     /// The engine knows something of a job that a restart would not.
     pub fn holds_all_of(&self, engine: &Engine) {
-        let (known, stored): (Vec<&Job>, Vec<&Job>) = (engine.jobs().collect(), self.jobs.values().collect());
+        let (known, stored): (Vec<&Job>, Vec<&Job>) =
+            (engine.jobs().collect(), self.jobs.values().collect());
         // NaN is not equal to itself.
         assert!(
             known == stored || format!("{known:?}") == format!("{stored:?}"),
@@ -133,7 +164,12 @@ impl World {
 
     pub fn seeded(seed: Seed) -> Self {
         let now = Now::both(0);
-        Self { engine: Engine::new(limits(), Vec::new(), now, seed), disk: Disk::default(), now, starts: 0 }
+        Self {
+            engine: Engine::new(limits(), Vec::new(), now, seed),
+            disk: Disk::default(),
+            now,
+            starts: 0,
+        }
     }
 
     /// `spec` runs on the worker `a`.
@@ -143,7 +179,14 @@ impl World {
         let session = world.register("a", "1");
         let (started, token) = world.start(session);
         assert_eq!(started, job);
-        (world, Running { session, job, token })
+        (
+            world,
+            Running {
+                session,
+                job,
+                token,
+            },
+        )
     }
 
     /// Handles an event and stores what it leads to, as the driver does.
@@ -178,7 +221,10 @@ impl World {
 
     /// It is `ms` later, and the engine looks about.
     pub fn pass(&mut self, ms: u64) -> Vec<Effect> {
-        self.now = Now { steady: self.now.steady.plus(ms), wall: self.now.wall.plus(ms) };
+        self.now = Now {
+            steady: self.now.steady.plus(ms),
+            wall: self.now.wall.plus(ms),
+        };
         self.act(Event::Tick).1
     }
 
@@ -194,7 +240,12 @@ impl World {
     }
 
     /// As [`Self::register`], while the attempt `running` goes on.
-    pub fn register_with(&mut self, name: &str, instance: &str, running: Option<Token>) -> SessionId {
+    pub fn register_with(
+        &mut self,
+        name: &str,
+        instance: &str,
+        running: Option<Token>,
+    ) -> SessionId {
         match self.handle(register(name, instance, running)) {
             Response::Registered { session } => session,
             other => panic!("{other:?}"),
@@ -224,20 +275,33 @@ impl World {
     pub fn finish(&mut self, token: Token, outcome: Outcome) -> Response {
         if outcome == Outcome::Succeeded {
             let session = self.session(token, 0);
-            self.handle(Event::Commit { session, token, artifact: artifact("adapter", 1) });
+            self.handle(Event::Commit {
+                session,
+                token,
+                artifact: artifact("adapter", 1),
+            });
         }
         self.finish_as(token, 0, outcome)
     }
 
     pub fn finish_as(&mut self, token: Token, rank: u32, outcome: Outcome) -> Response {
         let session = self.session(token, rank);
-        self.handle(Event::Finish { session, token, outcome, message: format!("why {rank}"), code: String::new() })
+        self.handle(Event::Finish {
+            session,
+            token,
+            outcome,
+            message: format!("why {rank}"),
+            code: String::new(),
+        })
     }
 
     /// The session of the worker of `rank` in the attempt `token`; one that nobody has, where there is none.
     pub fn session(&self, token: Token, rank: u32) -> SessionId {
         let attempt = self.engine.jobs().find_map(|job| job.attempt(token));
         let is_it = |w: &&Worker| attempt.is_some_and(|a| a.rank(&w.name) == Some(rank));
-        self.engine.workers().find(is_it).map_or(SessionId(u64::MAX), |w| w.session)
+        self.engine
+            .workers()
+            .find(is_it)
+            .map_or(SessionId(u64::MAX), |w| w.session)
     }
 }

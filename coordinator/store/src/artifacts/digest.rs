@@ -24,11 +24,16 @@ impl FromStr for Digest256 {
     type Err = ArtifactError;
 
     fn from_str(text: &str) -> Result<Self, ArtifactError> {
-        let valid = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let valid = text.len() == 64
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if valid {
             Ok(Self(text.to_owned()))
         } else {
-            Err(ArtifactError::BadDigest { text: text.chars().take(80).collect() })
+            Err(ArtifactError::BadDigest {
+                text: text.chars().take(80).collect(),
+            })
         }
     }
 }

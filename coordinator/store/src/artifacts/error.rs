@@ -12,13 +12,27 @@ pub enum ArtifactError {
     #[error("there is no artifact {0}")]
     Missing(Digest256),
     #[error("artifact {digest} is damaged at {path}: its bytes hash to {found}; upload it again")]
-    Damaged { digest: Digest256, path: PathBuf, found: String },
-    #[error("upload of {digest}: expected offset {expected}, got {offset}; query the size and resume")]
-    Offset { digest: Digest256, expected: u64, offset: u64 },
+    Damaged {
+        digest: Digest256,
+        path: PathBuf,
+        found: String,
+    },
+    #[error(
+        "upload of {digest}: expected offset {expected}, got {offset}; query the size and resume"
+    )]
+    Offset {
+        digest: Digest256,
+        expected: u64,
+        offset: u64,
+    },
     #[error("an upload of {digest} brings more than its {size} bytes")]
     TooLong { digest: Digest256, size: u64 },
     #[error("upload of {digest}: got {received} of {size} bytes; query the size and resume")]
-    TooShort { digest: Digest256, size: u64, received: u64 },
+    TooShort {
+        digest: Digest256,
+        size: u64,
+        received: u64,
+    },
     #[error("the bytes that came hash to {found}, not {digest}; the upload starts anew")]
     Mismatch { digest: Digest256, found: String },
     #[error("the disk of the artifact store is full; free space under {path}")]
@@ -30,7 +44,9 @@ pub enum ArtifactError {
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + use<> {
     let path = path.to_owned();
     move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ArtifactError::DiskFull { path },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ArtifactError::DiskFull { path }
+        }
         _ => ArtifactError::Io { path, source },
     }
 }

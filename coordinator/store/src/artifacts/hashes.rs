@@ -17,7 +17,10 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub fn of(meta: &Metadata) -> Self {
-        Self { bytes: meta.len(), modified: meta.modified().ok() }
+        Self {
+            bytes: meta.len(),
+            modified: meta.modified().ok(),
+        }
     }
 }
 
@@ -34,7 +37,12 @@ impl Hashes {
     ///
     /// # Errors
     /// Those of `hash`; the next one who asks tries again.
-    pub fn get(&self, name: &Digest256, stamp: Stamp, hash: impl FnOnce() -> io::Result<String>) -> io::Result<String> {
+    pub fn get(
+        &self,
+        name: &Digest256,
+        stamp: Stamp,
+        hash: impl FnOnce() -> io::Result<String>,
+    ) -> io::Result<String> {
         let entry = self.all().entry(name.clone()).or_default().clone();
         let mut known = lock(&entry);
         match &*known {
@@ -73,7 +81,10 @@ mod tests {
 
     use super::*;
 
-    const STAMP: Stamp = Stamp { bytes: 1, modified: None };
+    const STAMP: Stamp = Stamp {
+        bytes: 1,
+        modified: None,
+    };
 
     fn name() -> Digest256 {
         "0".repeat(64).parse().expect("a digest")
@@ -92,7 +103,10 @@ mod tests {
         };
         let found = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..ASKING).map(|_| scope.spawn(ask)).collect();
-            threads.into_iter().map(|t| t.join().expect("an end").expect("a hash")).collect::<Vec<_>>()
+            threads
+                .into_iter()
+                .map(|t| t.join().expect("an end").expect("a hash"))
+                .collect::<Vec<_>>()
         });
         assert_eq!(found, ["found"; ASKING]);
         assert_eq!(read.load(SeqCst), 1);
@@ -103,7 +117,11 @@ mod tests {
         let hashes = Hashes::default();
         let fails = hashes.get(&name(), STAMP, || Err(io::Error::other("a broken disk")));
         assert!(fails.is_err());
-        let found = |stamp, text: &str| hashes.get(&name(), stamp, || Ok(text.into())).expect("a hash");
+        let found = |stamp, text: &str| {
+            hashes
+                .get(&name(), stamp, || Ok(text.into()))
+                .expect("a hash")
+        };
         assert_eq!(found(STAMP, "first"), "first");
         assert_eq!(found(STAMP, "second"), "first");
         assert_eq!(found(Stamp { bytes: 2, ..STAMP }, "second"), "second");

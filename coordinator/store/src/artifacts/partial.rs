@@ -32,8 +32,14 @@ impl Parts {
     pub fn open(folder: PathBuf, keep: Duration) -> std::io::Result<Self> {
         fs::create_dir_all(&folder)?;
         // Names of an earlier process may still lie there.
-        let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let parts = Self { folder, resting: Mutex::default(), next: AtomicU64::new(begun.as_nanos() as u64) };
+        let begun = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let parts = Self {
+            folder,
+            resting: Mutex::default(),
+            next: AtomicU64::new(begun.as_nanos() as u64),
+        };
         for entry in fs::read_dir(&parts.folder)? {
             let path = entry?.path();
             match found(&path) {
@@ -51,7 +57,10 @@ impl Parts {
 
     /// A path that no other upload has.
     pub fn new_path(&self, digest: &Digest256) -> PathBuf {
-        self.folder.join(format!("{digest}.{}", self.next.fetch_add(1, Ordering::Relaxed)))
+        self.folder.join(format!(
+            "{digest}.{}",
+            self.next.fetch_add(1, Ordering::Relaxed)
+        ))
     }
 
     /// Bytes with which the next upload of `digest` may go on.
@@ -76,7 +85,11 @@ impl Parts {
     pub fn rest(&self, digest: Digest256, part: Part) {
         let mut resting = self.resting();
         let longest = resting.get(&digest).map_or(0, |other| other.bytes);
-        let goes = if part.bytes > longest { resting.insert(digest, part) } else { Some(part) };
+        let goes = if part.bytes > longest {
+            resting.insert(digest, part)
+        } else {
+            Some(part)
+        };
         drop(resting);
         if let Some(part) = goes {
             remove(&part.path);
@@ -97,16 +110,34 @@ impl Parts {
 
     /// Removes all parts: a full disk must not stay full of them, or no state can be stored.
     pub fn clear(&self) {
-        self.resting().drain().for_each(|(_, part)| remove(&part.path));
+        self.resting()
+            .drain()
+            .for_each(|(_, part)| remove(&part.path));
     }
 }
 
 /// What a file of an earlier process holds; nothing that is of use under another name than the store's, or empty.
 fn found(path: &Path) -> Option<(Digest256, Part)> {
-    let digest = path.file_name()?.to_str()?.split('.').next()?.parse().ok()?;
-    let meta = fs::metadata(path).ok().filter(|meta| meta.is_file() && meta.len() > 0)?;
+    let digest = path
+        .file_name()?
+        .to_str()?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()?;
+    let meta = fs::metadata(path)
+        .ok()
+        .filter(|meta| meta.is_file() && meta.len() > 0)?;
     let since = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    Some((digest, Part { path: path.into(), bytes: meta.len(), hash: None, since }))
+    Some((
+        digest,
+        Part {
+            path: path.into(),
+            bytes: meta.len(),
+            hash: None,
+            since,
+        },
+    ))
 }
 
 /// What cannot be removed now is found again at the next start.
@@ -114,6 +145,9 @@ pub(super) fn remove(path: &Path) {
     if let Err(e) = fs::remove_file(path)
         && e.kind() != std::io::ErrorKind::NotFound
     {
-        tracing::warn!("{} of a broken upload cannot be removed: {e}", path.display());
+        tracing::warn!(
+            "{} of a broken upload cannot be removed: {e}",
+            path.display()
+        );
     }
 }

@@ -55,7 +55,10 @@ pub(super) async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ArtifactError> {
     let ended = tokio::task::spawn_blocking(f).await;
-    ended.map_err(|e| ArtifactError::Io { path: digest.as_str().into(), source: io::Error::other(e) })
+    ended.map_err(|e| ArtifactError::Io {
+        path: digest.as_str().into(),
+        source: io::Error::other(e),
+    })
 }
 
 impl ArtifactStore {
@@ -64,12 +67,22 @@ impl ArtifactStore {
         let artifacts = folder.join("sha256");
         fs::create_dir_all(&artifacts).map_err(at(&artifacts))?;
         // The folders themselves are to be there after a power cut, too.
-        for made in [&artifacts, folder].into_iter().chain(folder.parent().filter(|p| !p.as_os_str().is_empty())) {
-            File::open(made).and_then(|made| made.sync_all()).map_err(at(made))?;
+        for made in [&artifacts, folder]
+            .into_iter()
+            .chain(folder.parent().filter(|p| !p.as_os_str().is_empty()))
+        {
+            File::open(made)
+                .and_then(|made| made.sync_all())
+                .map_err(at(made))?;
         }
         let partial = folder.join("partial");
         let parts = Parts::open(partial.clone(), KEEP).map_err(at(&partial))?;
-        Ok(Self(Arc::new(Inner { folder: folder.into(), parts, hashes: Hashes::default(), told: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            folder: folder.into(),
+            parts,
+            hashes: Hashes::default(),
+            told: Mutex::default(),
+        })))
     }
 
     /// Removes what was left of uploads that nobody has gone on with.
@@ -88,10 +101,22 @@ impl ArtifactStore {
         Ok(match self.found(digest).await? {
             Found::Right { bytes } => {
                 self.0.told().insert(digest.clone(), Instant::now());
-                ArtifactStat { complete: true, damaged: false, size: bytes }
+                ArtifactStat {
+                    complete: true,
+                    damaged: false,
+                    size: bytes,
+                }
             }
-            Found::Nothing => ArtifactStat { complete: false, damaged: false, size: received },
-            Found::Damaged { .. } => ArtifactStat { complete: false, damaged: true, size: received },
+            Found::Nothing => ArtifactStat {
+                complete: false,
+                damaged: false,
+                size: received,
+            },
+            Found::Damaged { .. } => ArtifactStat {
+                complete: false,
+                damaged: true,
+                size: received,
+            },
         })
     }
 
@@ -118,12 +143,23 @@ impl ArtifactStore {
             let shelf = shelf.map_err(at(&all))?.path();
             for file in fs::read_dir(&shelf).map_err(at(&shelf))? {
                 let file = file.map_err(at(&shelf))?;
-                let Some(digest) = file.file_name().to_str().and_then(|name| name.parse::<Digest256>().ok()) else {
+                let Some(digest) = file
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| name.parse::<Digest256>().ok())
+                else {
                     continue;
                 };
-                let modified = file.metadata().and_then(|meta| meta.modified()).map_err(at(&file.path()))?;
+                let modified = file
+                    .metadata()
+                    .and_then(|meta| meta.modified())
+                    .map_err(at(&file.path()))?;
                 let is_old = now.duration_since(modified).is_ok_and(|age| age > KEEP);
-                let was_told = self.0.told().get(&digest).is_some_and(|told| told.elapsed() < KEEP);
+                let was_told = self
+                    .0
+                    .told()
+                    .get(&digest)
+                    .is_some_and(|told| told.elapsed() < KEEP);
                 if is_old && !was_told && !is_needed(digest.as_str()) {
                     self.remove(&digest);
                     removed += 1;
@@ -137,11 +173,18 @@ impl ArtifactStore {
     async fn found(&self, digest: &Digest256) -> Result<Found, ArtifactError> {
         let (inner, name) = (self.0.clone(), digest.clone());
         let path = inner.final_path(digest);
-        blocking(digest, move || inner.found(&name)).await?.map_err(at(&path))
+        blocking(digest, move || inner.found(&name))
+            .await?
+            .map_err(at(&path))
     }
 
     /// Begins an upload of `size` bytes, or goes on at `offset` with one that broke off.
-    pub async fn upload(&self, digest: &Digest256, size: u64, offset: u64) -> Result<Upload, ArtifactError> {
+    pub async fn upload(
+        &self,
+        digest: &Digest256,
+        size: u64,
+        offset: u64,
+    ) -> Result<Upload, ArtifactError> {
         let (inner, name) = (self.0.clone(), digest.clone());
         blocking(digest, move || Upload::open(inner, &name, size, offset)).await?
     }
@@ -150,16 +193,32 @@ impl ArtifactStore {
     ///
     /// # Errors
     /// It is not there, or its bytes are not those of its name.
-    pub async fn read(&self, digest: &Digest256, offset: u64) -> Result<ArtifactReader, ArtifactError> {
+    pub async fn read(
+        &self,
+        digest: &Digest256,
+        offset: u64,
+    ) -> Result<ArtifactReader, ArtifactError> {
         let path = self.0.final_path(digest);
         let size = match self.found(digest).await? {
             Found::Nothing => return Err(ArtifactError::Missing(digest.clone())),
-            Found::Damaged { found } => return Err(ArtifactError::Damaged { digest: digest.clone(), path, found }),
+            Found::Damaged { found } => {
+                return Err(ArtifactError::Damaged {
+                    digest: digest.clone(),
+                    path,
+                    found,
+                });
+            }
             Found::Right { bytes } => bytes,
         };
         let mut file = File::open(&path).map_err(at(&path))?;
-        file.seek(SeekFrom::Start(offset.min(size))).map_err(at(&path))?;
-        Ok(ArtifactReader { size, file: Arc::new(file), path, digest: digest.clone() })
+        file.seek(SeekFrom::Start(offset.min(size)))
+            .map_err(at(&path))?;
+        Ok(ArtifactReader {
+            size,
+            file: Arc::new(file),
+            path,
+            digest: digest.clone(),
+        })
     }
 }
 
@@ -209,7 +268,11 @@ impl Inner {
             self.sync_folder(digest)?;
             Ok(found)
         })?;
-        if found == digest.as_str() { Ok(Found::Right { bytes: stamp.bytes }) } else { Ok(Found::Damaged { found }) }
+        if found == digest.as_str() {
+            Ok(Found::Right { bytes: stamp.bytes })
+        } else {
+            Ok(Found::Damaged { found })
+        }
     }
 }
 

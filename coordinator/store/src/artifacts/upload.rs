@@ -52,9 +52,22 @@ enum Fate {
 }
 
 impl Upload {
-    pub(super) fn open(inner: Arc<Inner>, digest: &Digest256, size: u64, offset: u64) -> Result<Self, ArtifactError> {
-        let file = if offset == 0 { Own::new(inner, digest) } else { Own::resumed(inner, digest, offset) };
-        Ok(Self { size, file: Some(file?), digest: digest.clone() })
+    pub(super) fn open(
+        inner: Arc<Inner>,
+        digest: &Digest256,
+        size: u64,
+        offset: u64,
+    ) -> Result<Self, ArtifactError> {
+        let file = if offset == 0 {
+            Own::new(inner, digest)
+        } else {
+            Own::resumed(inner, digest, offset)
+        };
+        Ok(Self {
+            size,
+            file: Some(file?),
+            digest: digest.clone(),
+        })
     }
 
     /// Takes the next bytes; they are in the file when it returns.
@@ -63,7 +76,10 @@ impl Upload {
         let mut own = self.take()?;
         if received + bytes.len() as u64 > self.size {
             own.fate = Fate::Goes;
-            return Err(ArtifactError::TooLong { digest: self.digest.clone(), size: self.size });
+            return Err(ArtifactError::TooLong {
+                digest: self.digest.clone(),
+                size: self.size,
+            });
         }
         let (own, result) = blocking(&self.digest, move || {
             let result = own.write(&bytes);
@@ -85,14 +101,22 @@ impl Upload {
     pub async fn finish(mut self) -> Result<Finished, ArtifactError> {
         let (size, received) = (self.size, self.received());
         if received < size {
-            return Err(ArtifactError::TooShort { digest: self.digest.clone(), size, received });
+            return Err(ArtifactError::TooShort {
+                digest: self.digest.clone(),
+                size,
+                received,
+            });
         }
         let mut own = self.take()?;
         blocking(&self.digest, move || own.check().map(|()| Finished(own))).await?
     }
 
     fn take(&mut self) -> Result<Own, ArtifactError> {
-        let gone = || ArtifactError::Offset { digest: self.digest.clone(), expected: 0, offset: 0 };
+        let gone = || ArtifactError::Offset {
+            digest: self.digest.clone(),
+            expected: 0,
+            offset: 0,
+        };
         self.file.take().ok_or_else(gone)
     }
 }
@@ -113,23 +137,51 @@ impl Finished {
 impl Own {
     fn new(inner: Arc<Inner>, digest: &Digest256) -> Result<Self, ArtifactError> {
         let path = inner.parts.new_path(digest);
-        let file = OpenOptions::new().create_new(true).append(true).open(&path).map_err(at(&path))?;
-        Ok(Self { inner, digest: digest.clone(), path, file, bytes: 0, hash: Sha256::new(), fate: Fate::Rests })
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(&path)
+            .map_err(at(&path))?;
+        Ok(Self {
+            inner,
+            digest: digest.clone(),
+            path,
+            file,
+            bytes: 0,
+            hash: Sha256::new(),
+            fate: Fate::Rests,
+        })
     }
 
     fn resumed(inner: Arc<Inner>, digest: &Digest256, offset: u64) -> Result<Self, ArtifactError> {
-        let wrong = |expected| ArtifactError::Offset { digest: digest.clone(), expected, offset };
-        let Part { path, bytes, hash, .. } = inner.parts.take(digest, offset).map_err(wrong)?;
+        let wrong = |expected| ArtifactError::Offset {
+            digest: digest.clone(),
+            expected,
+            offset,
+        };
+        let Part {
+            path, bytes, hash, ..
+        } = inner.parts.take(digest, offset).map_err(wrong)?;
         let opened = || -> std::io::Result<(File, Sha256)> {
             let file = OpenOptions::new().append(true).open(&path)?;
             if file.metadata()?.len() != bytes {
-                return Err(std::io::Error::other("the part was changed by another program"));
+                return Err(std::io::Error::other(
+                    "the part was changed by another program",
+                ));
             }
             let hash = hash.map_or_else(|| hash_of(&path), Ok)?;
             Ok((file, hash))
         };
         match opened() {
-            Ok((file, hash)) => Ok(Self { inner, digest: digest.clone(), path, file, bytes, hash, fate: Fate::Rests }),
+            Ok((file, hash)) => Ok(Self {
+                inner,
+                digest: digest.clone(),
+                path,
+                file,
+                bytes,
+                hash,
+                fate: Fate::Rests,
+            }),
             Err(e) => {
                 remove(&path);
                 Err(at(&path)(e))
@@ -151,7 +203,10 @@ impl Own {
         let found = hex::encode(self.hash.clone().finalize());
         if found != self.digest.as_str() {
             self.fate = Fate::Goes;
-            return Err(ArtifactError::Mismatch { digest: self.digest.clone(), found });
+            return Err(ArtifactError::Mismatch {
+                digest: self.digest.clone(),
+                found,
+            });
         }
         if let Err(e) = self.file.sync_all() {
             // What a failed sync has left on the disk is not known, and a second one would not tell.
@@ -163,11 +218,16 @@ impl Own {
 
     fn publish(&mut self) -> Result<(), ArtifactError> {
         let path = self.inner.final_path(&self.digest);
-        let named = self.inner.make_folder(&self.digest).and_then(|()| fs::rename(&self.path, &path));
+        let named = self
+            .inner
+            .make_folder(&self.digest)
+            .and_then(|()| fs::rename(&self.path, &path));
         named.map_err(|e| self.failed(e))?;
         self.fate = Fate::Published;
         // Where this fails, the file is hashed and its folder synced again before it counts as there.
-        self.inner.sync_folder(&self.digest).map_err(|e| self.failed(e))?;
+        self.inner
+            .sync_folder(&self.digest)
+            .map_err(|e| self.failed(e))?;
         self.inner.vouch(&self.digest).map_err(at(&path))
     }
 
@@ -189,7 +249,12 @@ impl Drop for Own {
             Fate::Published => {}
             Fate::Rests | Fate::Torn if !torn => {
                 let (path, hash) = (self.path.clone(), Some(self.hash.clone()));
-                let part = Part { path, bytes: self.bytes, hash, since: SystemTime::now() };
+                let part = Part {
+                    path,
+                    bytes: self.bytes,
+                    hash,
+                    since: SystemTime::now(),
+                };
                 self.inner.parts.rest(self.digest.clone(), part);
             }
             _ => remove(&self.path),

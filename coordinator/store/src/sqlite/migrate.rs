@@ -14,20 +14,35 @@ const MIGRATIONS: [&str; 3] = [
 ];
 
 /// Takes all steps that are missing, or none.
-pub(super) async fn migrate(folder: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) async fn migrate(
+    folder: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<(), StoreError> {
     let found: i64 = sqlx::query_scalar("PRAGMA user_version")
         .fetch_one(&mut *connection)
         .await
-        .map_err(|source| StoreError::Read { path: folder.into(), source })?;
+        .map_err(|source| StoreError::Read {
+            path: folder.into(),
+            source,
+        })?;
     let version = usize::try_from(found).unwrap_or(usize::MAX);
     if version > MIGRATIONS.len() {
-        return Err(StoreError::Newer { found, known: MIGRATIONS.len() });
+        return Err(StoreError::Newer {
+            found,
+            known: MIGRATIONS.len(),
+        });
     }
     if version == MIGRATIONS.len() {
         return Ok(());
     }
     let steps = MIGRATIONS[version..].join("\n");
-    let all = format!("BEGIN IMMEDIATE;\n{steps}\nPRAGMA user_version = {};\nCOMMIT;", MIGRATIONS.len());
-    sqlx::raw_sql(sqlx::AssertSqlSafe(all)).execute(connection).await.map_err(not_written(folder))?;
+    let all = format!(
+        "BEGIN IMMEDIATE;\n{steps}\nPRAGMA user_version = {};\nCOMMIT;",
+        MIGRATIONS.len()
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(all))
+        .execute(connection)
+        .await
+        .map_err(not_written(folder))?;
     Ok(())
 }

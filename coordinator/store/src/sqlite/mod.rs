@@ -15,12 +15,15 @@ use fs4::fs_std::FileExt;
 use qlora_engine::JobId;
 use sqlx::Row;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
 
 use self::writer::Writer;
 use crate::error::StoreError;
-use crate::records::{ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write};
+use crate::records::{
+    ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write,
+};
 
 /// Rows that cannot be read and are named in the log; further ones are passed over in silence.
 const NAMED: usize = 1000;
@@ -42,12 +45,21 @@ impl SqliteStore {
     /// # Errors
     /// The folder cannot be written, another process uses it, or the database is damaged.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
-        let fault = |source| StoreError::Folder { path: folder.into(), source };
+        let fault = |source| StoreError::Folder {
+            path: folder.into(),
+            source,
+        };
         // It holds what people submit, and the token: its owner's alone.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fault)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(fault)?;
         let lock = File::create(folder.join("lock")).map_err(fault)?;
         if !FileExt::try_lock_exclusive(&lock).map_err(fault)? {
-            return Err(StoreError::InUse { path: folder.into() });
+            return Err(StoreError::InUse {
+                path: folder.into(),
+            });
         }
         let options = SqliteConnectOptions::new()
             .filename(folder.join("qlora.db"))
@@ -56,13 +68,26 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full);
         let writer = Writer::open(folder, options.clone()).await?;
         // The new file's name must be as durable as what it will hold.
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault)?;
-        let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.read_only(true));
-        Ok(Self { folder: folder.into(), writer, readers, named: Mutex::default(), _lock: lock })
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(fault)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_lazy_with(options.read_only(true));
+        Ok(Self {
+            folder: folder.into(),
+            writer,
+            readers,
+            named: Mutex::default(),
+            _lock: lock,
+        })
     }
 
     fn unread(&self, source: sqlx::Error) -> StoreError {
-        StoreError::Read { path: self.folder.clone(), source }
+        StoreError::Read {
+            path: self.folder.clone(),
+            source,
+        }
     }
 
     /// Marks those of `unreadable` of which the journal tells already, and of the same fault.
@@ -70,13 +95,17 @@ impl SqliteStore {
         if unreadable.is_empty() {
             return Ok(());
         }
-        let rows = sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE kind = ?")
-            .bind(Unreadable::KIND)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|e| self.unread(e))?;
-        let told: HashSet<(Option<JobId>, String)> =
-            rows.iter().map(|row| rows::entry(row).value).map(|entry| (entry.job, entry.text)).collect();
+        let rows =
+            sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE kind = ?")
+                .bind(Unreadable::KIND)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|e| self.unread(e))?;
+        let told: HashSet<(Option<JobId>, String)> = rows
+            .iter()
+            .map(|row| rows::entry(row).value)
+            .map(|entry| (entry.job, entry.text))
+            .collect();
         for found in unreadable {
             found.told = told.contains(&(Some(found.job), found.fault.clone()));
         }
@@ -92,7 +121,12 @@ impl SqliteStore {
     }
 
     /// Reads every row with `read`; where it finds a fault, what is left of the row is shown and the row is named.
-    fn read<T>(&self, rows: &[SqliteRow], what: &str, read: impl Fn(&SqliteRow) -> rows::Read<T>) -> Vec<T> {
+    fn read<T>(
+        &self,
+        rows: &[SqliteRow],
+        what: &str,
+        read: impl Fn(&SqliteRow) -> rows::Read<T>,
+    ) -> Vec<T> {
         let each = |row: &SqliteRow| {
             let rows::Read { value, fault } = read(row);
             if let Some(fault) = fault {
@@ -119,25 +153,40 @@ impl JobStore for SqliteStore {
 
     async fn load(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
-        let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY id").fetch_all(&self.readers).await;
+        let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY id")
+            .fetch_all(&self.readers)
+            .await;
         for row in rows.map_err(|e| self.unread(e))? {
             match rows::job(&row) {
                 Ok(job) => stored.jobs.push(job),
                 Err((unreadable, key)) => {
-                    stored.reserved.keys.extend(key.map(|key| (key, unreadable.job)));
+                    stored
+                        .reserved
+                        .keys
+                        .extend(key.map(|key| (key, unreadable.job)));
                     stored.unreadable.push(unreadable);
                 }
             }
         }
-        let counters = sqlx::query("SELECT job, token FROM counters").fetch_one(&self.readers).await;
-        rows::reserve(&counters.map_err(|e| self.unread(e))?, &mut stored.reserved).map_err(|e| self.unread(e))?;
-        let id = sqlx::query_scalar("SELECT id FROM identity").fetch_one(&self.readers).await;
+        let counters = sqlx::query("SELECT job, token FROM counters")
+            .fetch_one(&self.readers)
+            .await;
+        rows::reserve(&counters.map_err(|e| self.unread(e))?, &mut stored.reserved)
+            .map_err(|e| self.unread(e))?;
+        let id = sqlx::query_scalar("SELECT id FROM identity")
+            .fetch_one(&self.readers)
+            .await;
         stored.coordinator_id = id.map_err(|e| self.unread(e))?;
         self.mark_told(&mut stored.unreadable).await?;
         Ok(stored)
     }
 
-    async fn metrics(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<MetricRecord>, StoreError> {
+    async fn metrics(
+        &self,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<MetricRecord>, StoreError> {
         let rows =
             sqlx::query("SELECT seq, step, unix_ms, vals FROM metrics WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?")
                 .bind(position(job.0))
@@ -186,9 +235,21 @@ impl JobStore for SqliteStore {
         Ok(self.read(&rows, "journal entry", rows::entry))
     }
 
-    async fn put_config(&self, name: &str, yaml: &str, hash: &str, unix_ms: u64) -> Result<ConfigRevision, StoreError> {
+    async fn put_config(
+        &self,
+        name: &str,
+        yaml: &str,
+        hash: &str,
+        unix_ms: u64,
+    ) -> Result<ConfigRevision, StoreError> {
         let mut transaction = self.writer.begin().await?;
-        let made = ConfigRevision { name: name.into(), revision: 0, yaml: yaml.into(), hash: hash.into(), unix_ms };
+        let made = ConfigRevision {
+            name: name.into(),
+            revision: 0,
+            yaml: yaml.into(),
+            hash: hash.into(),
+            unix_ms,
+        };
         match transaction.put_config(made).await? {
             // Nothing was changed: the transaction is over without a commit.
             (same, false) => transaction.end(same).await,
@@ -205,18 +266,26 @@ impl JobStore for SqliteStore {
         .fetch_optional(&self.readers)
         .await
         .map_err(|e| self.unread(e))?;
-        let row = row.ok_or_else(|| StoreError::NoConfig { name: name.into(), revision })?;
+        let row = row.ok_or_else(|| StoreError::NoConfig {
+            name: name.into(),
+            revision,
+        })?;
         rows::config(&row)
     }
 
     async fn configs(&self, name: Option<&str>) -> Result<Vec<ConfigRevision>, StoreError> {
         let query = match name {
-            Some(name) => sqlx::query("SELECT * FROM configs WHERE name = ? ORDER BY revision").bind(name),
+            Some(name) => {
+                sqlx::query("SELECT * FROM configs WHERE name = ? ORDER BY revision").bind(name)
+            }
             None => sqlx::query(
                 "SELECT c.* FROM configs c WHERE revision = (SELECT MAX(revision) FROM configs WHERE name = c.name) ORDER BY name",
             ),
         };
-        let rows = query.fetch_all(&self.readers).await.map_err(|e| self.unread(e))?;
+        let rows = query
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
         let readable = |row| match rows::config(row) {
             Err(StoreError::Unreadable { what, fault }) => {
                 self.name(&what, &fault);

@@ -21,7 +21,9 @@ fn text(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> String {
         Ok(text) => text,
         Err(e) => {
             *fault = Some(e.to_string());
-            let bytes = row.try_get_unchecked::<Vec<u8>, _>(column).unwrap_or_default();
+            let bytes = row
+                .try_get_unchecked::<Vec<u8>, _>(column)
+                .unwrap_or_default();
             String::from_utf8_lossy(&bytes).into_owned()
         }
     }
@@ -41,9 +43,22 @@ fn number(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> u64 {
 pub(super) fn job(row: &SqliteRow) -> Result<Job, (Unreadable, Option<String>)> {
     let id: i64 = row.try_get("id").unwrap_or_default();
     let spec = spec(row);
-    let key = spec.as_ref().ok().and_then(|spec| spec.idempotency_key.clone());
-    let unreadable = |fault| (Unreadable { job: JobId(id as u64), fault, told: false }, key);
-    spec.and_then(|spec| body(row, JobId(id as u64), spec)).map_err(unreadable)
+    let key = spec
+        .as_ref()
+        .ok()
+        .and_then(|spec| spec.idempotency_key.clone());
+    let unreadable = |fault| {
+        (
+            Unreadable {
+                job: JobId(id as u64),
+                fault,
+                told: false,
+            },
+            key,
+        )
+    };
+    spec.and_then(|spec| body(row, JobId(id as u64), spec))
+        .map_err(unreadable)
 }
 
 fn spec(row: &SqliteRow) -> Result<JobSpec, String> {
@@ -53,17 +68,27 @@ fn spec(row: &SqliteRow) -> Result<JobSpec, String> {
 
 fn body(row: &SqliteRow, id: JobId, spec: JobSpec) -> Result<Job, String> {
     let text: &str = row.try_get("body").map_err(|e| e.to_string())?;
-    let mut body: serde_json::Value = serde_json::from_str(text).map_err(|e| format!("body: {e}"))?;
+    let mut body: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| format!("body: {e}"))?;
     let fields = body.as_object_mut().ok_or("body: not an object")?;
-    fields.insert("spec".into(), serde_json::to_value(spec).map_err(|e| format!("spec: {e}"))?);
+    fields.insert(
+        "spec".into(),
+        serde_json::to_value(spec).map_err(|e| format!("spec: {e}"))?,
+    );
     let job: Job = serde_json::from_value(body).map_err(|e| format!("body: {e}"))?;
     if job.id != id {
         return Err(format!("body: it is job {}", job.id));
     }
     match &job.state {
         // Nobody would hold it, and nobody would end it.
-        JobState::Running { token, .. } if job.attempt(*token).is_none_or(|a| a.holders().next().is_none()) => {
-            Err(format!("body: it runs as attempt {token}, which nobody holds"))
+        JobState::Running { token, .. }
+            if job
+                .attempt(*token)
+                .is_none_or(|a| a.holders().next().is_none()) =>
+        {
+            Err(format!(
+                "body: it runs as attempt {token}, which nobody holds"
+            ))
         }
         _ => Ok(job),
     }
@@ -88,7 +113,10 @@ pub(super) fn metric(row: &SqliteRow) -> Read<MetricRecord> {
         seq: number(row, "seq", &mut fault),
         step: number(row, "step", &mut fault),
         unix_ms: number(row, "unix_ms", &mut fault),
-        values: values.into_iter().map(|(name, Number(value))| (name, value)).collect(),
+        values: values
+            .into_iter()
+            .map(|(name, Number(value))| (name, value))
+            .collect(),
     };
     Read { value, fault }
 }

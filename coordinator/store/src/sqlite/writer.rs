@@ -47,9 +47,16 @@ impl Writer {
     pub async fn open(folder: &Path, options: SqliteConnectOptions) -> Result<Self, StoreError> {
         let mut connection = options.connect().await.map_err(not_written(folder))?;
         migrate(folder, &mut connection).await?;
-        let mut state = State { connection: Some(connection), ..State::default() };
+        let mut state = State {
+            connection: Some(connection),
+            ..State::default()
+        };
         state.commits = Some(state.count(&options).await.map_err(not_written(folder))?);
-        Ok(Self { folder: folder.into(), options, state: Mutex::new(state) })
+        Ok(Self {
+            folder: folder.into(),
+            options,
+            state: Mutex::new(state),
+        })
     }
 
     /// Begins a transaction, on a new connection where the last one failed.
@@ -60,18 +67,37 @@ impl Writer {
             None => self.connect(&mut state).await?,
         };
         // From here on what fails takes the connection with it.
-        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.map_err(not_written(&self.folder))?;
-        Ok(Transaction { folder: &self.folder, connection, greatest: (0, 0), options: &self.options, state })
+        sqlx::raw_sql("BEGIN IMMEDIATE")
+            .execute(&mut connection)
+            .await
+            .map_err(not_written(&self.folder))?;
+        Ok(Transaction {
+            folder: &self.folder,
+            connection,
+            greatest: (0, 0),
+            options: &self.options,
+            state,
+        })
     }
 
     /// A connection that shows everything that was acknowledged.
     async fn connect(&self, state: &mut State) -> Result<SqliteConnection, StoreError> {
-        let mut connection = self.options.connect().await.map_err(not_written(&self.folder))?;
-        let found = count(&mut connection).await.map_err(not_written(&self.folder))?;
+        let mut connection = self
+            .options
+            .connect()
+            .await
+            .map_err(not_written(&self.folder))?;
+        let found = count(&mut connection)
+            .await
+            .map_err(not_written(&self.folder))?;
         match state.commits.replace(found) {
             Some(known) if known != found => {
-                let fault = format!("transaction {known} was acknowledged, {found} is the last one there");
-                Err(StoreError::Unsure { path: self.folder.clone(), fault })
+                let fault =
+                    format!("transaction {known} was acknowledged, {found} is the last one there");
+                Err(StoreError::Unsure {
+                    path: self.folder.clone(),
+                    fault,
+                })
             }
             _ => Ok(connection),
         }
@@ -84,11 +110,19 @@ impl Transaction<'_> {
     /// # Errors
     /// Nothing of it is there, unless the error is [`StoreError::Unsure`].
     pub async fn commit<T>(mut self, made: T) -> Result<T, StoreError> {
-        let number = bump(&mut self.connection, self.greatest).await.map_err(not_written(self.folder))?;
+        let number = bump(&mut self.connection, self.greatest)
+            .await
+            .map_err(not_written(self.folder))?;
         // Whoever waits for this may go away in the middle: then what is durable is what the next connection finds.
         self.state.commits = None;
         let committed = sqlx::raw_sql("COMMIT").execute(&mut self.connection).await;
-        let Self { folder, connection, options, mut state, .. } = self;
+        let Self {
+            folder,
+            connection,
+            options,
+            mut state,
+            ..
+        } = self;
         if committed.is_ok() && state.sees(options, number).await {
             state.commits = Some(number);
             state.connection = Some(connection);
@@ -101,18 +135,28 @@ impl Transaction<'_> {
         match state.count(options).await {
             Ok(found) => {
                 state.commits = Some(found);
-                if found == number { Ok(made) } else { Err(not_written(folder)(fault)) }
+                if found == number {
+                    Ok(made)
+                } else {
+                    Err(not_written(folder)(fault))
+                }
             }
             Err(e) => {
                 state.commits = None;
-                Err(StoreError::Unsure { path: folder.into(), fault: format!("{fault}; {e}") })
+                Err(StoreError::Unsure {
+                    path: folder.into(),
+                    fault: format!("{fault}; {e}"),
+                })
             }
         }
     }
 
     /// Ends a transaction that has changed nothing.
     pub async fn end<T>(mut self, found: T) -> Result<T, StoreError> {
-        sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await.map_err(not_written(self.folder))?;
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut self.connection)
+            .await
+            .map_err(not_written(self.folder))?;
         self.state.connection = Some(self.connection);
         Ok(found)
     }
@@ -139,11 +183,16 @@ impl State {
 }
 
 async fn count(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT commits FROM counters").fetch_one(connection).await
+    sqlx::query_scalar("SELECT commits FROM counters")
+        .fetch_one(connection)
+        .await
 }
 
 /// Counts this transaction, and keeps the greatest numbers that were ever given out.
-async fn bump(connection: &mut SqliteConnection, (job, token): (i64, i64)) -> Result<i64, sqlx::Error> {
+async fn bump(
+    connection: &mut SqliteConnection,
+    (job, token): (i64, i64),
+) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "UPDATE counters SET commits = commits + 1, job = MAX(job, ?), token = MAX(token, ?) RETURNING commits",
     )

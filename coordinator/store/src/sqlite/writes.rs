@@ -27,7 +27,12 @@ impl Transaction<'_> {
     async fn save_job(&mut self, job: &Job) -> Result<(), StoreError> {
         let (spec, body) = split(job)?;
         let id = job.id.0 as i64;
-        let token = job.attempts.iter().map(|a| a.token.0 as i64).max().unwrap_or(0);
+        let token = job
+            .attempts
+            .iter()
+            .map(|a| a.token.0 as i64)
+            .max()
+            .unwrap_or(0);
         self.greatest = (self.greatest.0.max(id), self.greatest.1.max(token));
         sqlx::query(
             "INSERT INTO jobs (id, spec, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
@@ -42,31 +47,57 @@ impl Transaction<'_> {
     }
 
     async fn next_seq(&mut self, query: &'static str, job: JobId) -> Result<i64, StoreError> {
-        let found = sqlx::query_scalar(query).bind(job.0 as i64).fetch_one(&mut self.connection).await;
+        let found = sqlx::query_scalar(query)
+            .bind(job.0 as i64)
+            .fetch_one(&mut self.connection)
+            .await;
         found.map_err(not_written(self.folder))
     }
 
-    async fn add_metrics(&mut self, job: JobId, points: Vec<MetricRecord>) -> Result<(), StoreError> {
-        let first = self.next_seq("SELECT COALESCE(MAX(seq), 0) + 1 FROM metrics WHERE job = ?", job).await?;
+    async fn add_metrics(
+        &mut self,
+        job: JobId,
+        points: Vec<MetricRecord>,
+    ) -> Result<(), StoreError> {
+        let first = self
+            .next_seq(
+                "SELECT COALESCE(MAX(seq), 0) + 1 FROM metrics WHERE job = ?",
+                job,
+            )
+            .await?;
         for (seq, point) in (first..).zip(points) {
-            let values: BTreeMap<&str, Number> = point.values.iter().map(|(k, &v)| (k.as_str(), Number(v))).collect();
-            let values = serde_json::to_string(&values)
-                .map_err(|source| StoreError::Unwritable { what: format!("a point of job {job}"), source })?;
-            sqlx::query("INSERT INTO metrics (job, seq, step, unix_ms, vals) VALUES (?, ?, ?, ?, ?)")
-                .bind(job.0 as i64)
-                .bind(seq)
-                .bind(point.step as i64)
-                .bind(point.unix_ms as i64)
-                .bind(values)
-                .execute(&mut self.connection)
-                .await
-                .map_err(not_written(self.folder))?;
+            let values: BTreeMap<&str, Number> = point
+                .values
+                .iter()
+                .map(|(k, &v)| (k.as_str(), Number(v)))
+                .collect();
+            let values =
+                serde_json::to_string(&values).map_err(|source| StoreError::Unwritable {
+                    what: format!("a point of job {job}"),
+                    source,
+                })?;
+            sqlx::query(
+                "INSERT INTO metrics (job, seq, step, unix_ms, vals) VALUES (?, ?, ?, ?, ?)",
+            )
+            .bind(job.0 as i64)
+            .bind(seq)
+            .bind(point.step as i64)
+            .bind(point.unix_ms as i64)
+            .bind(values)
+            .execute(&mut self.connection)
+            .await
+            .map_err(not_written(self.folder))?;
         }
         Ok(())
     }
 
     async fn add_logs(&mut self, job: JobId, lines: Vec<LogRecord>) -> Result<(), StoreError> {
-        let first = self.next_seq("SELECT COALESCE(MAX(seq), 0) + 1 FROM logs WHERE job = ?", job).await?;
+        let first = self
+            .next_seq(
+                "SELECT COALESCE(MAX(seq), 0) + 1 FROM logs WHERE job = ?",
+                job,
+            )
+            .await?;
         for (seq, line) in (first..).zip(lines) {
             sqlx::query("INSERT INTO logs (job, seq, unix_ms, level, text, token) VALUES (?, ?, ?, ?, ?, ?)")
                 .bind(job.0 as i64)
@@ -83,47 +114,61 @@ impl Transaction<'_> {
     }
 
     async fn add_entry(&mut self, entry: JournalEntry) -> Result<JournalEntry, StoreError> {
-        let result = sqlx::query("INSERT INTO journal (unix_ms, job, worker, kind, text) VALUES (?, ?, ?, ?, ?)")
-            .bind(entry.unix_ms as i64)
-            .bind(entry.job.map(|j| j.0 as i64))
-            .bind(entry.worker.clone())
-            .bind(entry.kind.clone())
-            .bind(entry.text.clone())
-            .execute(&mut self.connection)
-            .await
-            .map_err(not_written(self.folder))?;
-        Ok(JournalEntry { seq: result.last_insert_rowid() as u64, ..entry })
+        let result = sqlx::query(
+            "INSERT INTO journal (unix_ms, job, worker, kind, text) VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(entry.unix_ms as i64)
+        .bind(entry.job.map(|j| j.0 as i64))
+        .bind(entry.worker.clone())
+        .bind(entry.kind.clone())
+        .bind(entry.text.clone())
+        .execute(&mut self.connection)
+        .await
+        .map_err(not_written(self.folder))?;
+        Ok(JournalEntry {
+            seq: result.last_insert_rowid() as u64,
+            ..entry
+        })
     }
 
     /// Makes the next revision of `made`'s name; the newest one, and false, where its text is the same.
-    pub async fn put_config(&mut self, made: ConfigRevision) -> Result<(ConfigRevision, bool), StoreError> {
-        let newest = sqlx::query("SELECT * FROM configs WHERE name = ? ORDER BY revision DESC LIMIT 1")
-            .bind(&made.name)
-            .fetch_optional(&mut self.connection)
-            .await
-            .map_err(not_written(self.folder))?;
+    pub async fn put_config(
+        &mut self,
+        made: ConfigRevision,
+    ) -> Result<(ConfigRevision, bool), StoreError> {
+        let newest =
+            sqlx::query("SELECT * FROM configs WHERE name = ? ORDER BY revision DESC LIMIT 1")
+                .bind(&made.name)
+                .fetch_optional(&mut self.connection)
+                .await
+                .map_err(not_written(self.folder))?;
         // One that cannot be read is another text than `made`.
         let readable = newest.as_ref().and_then(|row| rows::config(row).ok());
         if let Some(same) = readable.filter(|c| c.hash == made.hash) {
             return Ok((same, false));
         }
         let revision = newest.as_ref().map_or(0, rows::revision) + 1;
-        sqlx::query("INSERT INTO configs (name, revision, yaml, hash, unix_ms) VALUES (?, ?, ?, ?, ?)")
-            .bind(&made.name)
-            .bind(revision as i64)
-            .bind(&made.yaml)
-            .bind(&made.hash)
-            .bind(made.unix_ms as i64)
-            .execute(&mut self.connection)
-            .await
-            .map_err(not_written(self.folder))?;
+        sqlx::query(
+            "INSERT INTO configs (name, revision, yaml, hash, unix_ms) VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(&made.name)
+        .bind(revision as i64)
+        .bind(&made.yaml)
+        .bind(&made.hash)
+        .bind(made.unix_ms as i64)
+        .execute(&mut self.connection)
+        .await
+        .map_err(not_written(self.folder))?;
         Ok((ConfigRevision { revision, ..made }, true))
     }
 }
 
 /// The part of a job that never changes, and the rest.
 fn split(job: &Job) -> Result<(String, String), StoreError> {
-    let unwritable = |source| StoreError::Unwritable { what: format!("job {}", job.id), source };
+    let unwritable = |source| StoreError::Unwritable {
+        what: format!("job {}", job.id),
+        source,
+    };
     let spec = serde_json::to_string(&job.spec).map_err(unwritable)?;
     let mut body = serde_json::to_value(job).map_err(unwritable)?;
     if let Some(body) = body.as_object_mut() {

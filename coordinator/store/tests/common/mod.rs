@@ -13,8 +13,16 @@ pub fn job(id: u64) -> Job {
         name: format!("job {id}"),
         config_json: "{\"a\":1}".into(),
         config_hash: "h".into(),
-        files: vec![File { role: "train".into(), name: "t.jsonl".into(), digest: "d".into(), size: 3 }],
-        needs: Needs { memory_fraction: Some(0.9), ..Needs::default() },
+        files: vec![File {
+            role: "train".into(),
+            name: "t.jsonl".into(),
+            digest: "d".into(),
+            size: 3,
+        }],
+        needs: Needs {
+            memory_fraction: Some(0.9),
+            ..Needs::default()
+        },
         max_retries: 1,
         time_limit: None,
         checkpoints_to_keep: 0,
@@ -25,21 +33,44 @@ pub fn job(id: u64) -> Job {
 }
 
 pub fn holder(worker: &str) -> Holder {
-    Holder { worker: worker.into(), instance: "i".into() }
+    Holder {
+        worker: worker.into(),
+        instance: "i".into(),
+    }
 }
 
 pub fn point(step: u64) -> MetricRecord {
-    MetricRecord { seq: 0, step, unix_ms: 1, values: BTreeMap::from([("loss".into(), step as f64 / 4.0)]) }
+    MetricRecord {
+        seq: 0,
+        step,
+        unix_ms: 1,
+        values: BTreeMap::from([("loss".into(), step as f64 / 4.0)]),
+    }
 }
 
 pub fn line(text: &str) -> LogRecord {
-    LogRecord { seq: 0, unix_ms: 2, level: "info".into(), text: text.into(), token: 5 }
+    LogRecord {
+        seq: 0,
+        unix_ms: 2,
+        level: "info".into(),
+        text: text.into(),
+        token: 5,
+    }
 }
 
 pub fn entry(kind: &str) -> JournalEntry {
-    JournalEntry { seq: 0, unix_ms: 3, job: Some(JobId(1)), worker: None, kind: kind.into(), text: String::new() }
+    JournalEntry {
+        seq: 0,
+        unix_ms: 3,
+        job: Some(JobId(1)),
+        worker: None,
+        kind: kind.into(),
+        text: String::new(),
+    }
 }
 
 pub fn digest(bytes: &[u8]) -> Digest256 {
-    hex::encode(Sha256::digest(bytes)).parse().expect("a digest")
+    hex::encode(Sha256::digest(bytes))
+        .parse()
+        .expect("a digest")
 }

@@ -25,8 +25,14 @@ impl Disk {
             .arg(&source)
             .arg("-ldl")
             .status();
-        assert!(built.expect("a C compiler").success(), "the disk cannot be built");
-        Self { folder, matches: matches.into() }
+        assert!(
+            built.expect("a C compiler").success(),
+            "the disk cannot be built"
+        );
+        Self {
+            folder,
+            matches: matches.into(),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -47,7 +53,11 @@ impl Disk {
     /// Makes the disk full, or gives it room again.
     pub fn set_full(&self, full: bool) {
         let path = self.path("full");
-        if full { fs::write(path, "").expect("a file") } else { fs::remove_file(path).expect("a file") }
+        if full {
+            fs::write(path, "").expect("a file")
+        } else {
+            fs::remove_file(path).expect("a file")
+        }
     }
 
     /// Whether something has failed since this was last asked.

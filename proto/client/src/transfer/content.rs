@@ -37,8 +37,14 @@ impl Content<'_> {
 
 /// Reads a content, a chunk at a time.
 pub(super) enum Reader {
-    File { file: File, path: PathBuf },
-    Folder { chunks: mpsc::Receiver<Vec<u8>>, made: Option<JoinHandle<Result<(), TransferError>>> },
+    File {
+        file: File,
+        path: PathBuf,
+    },
+    Folder {
+        chunks: mpsc::Receiver<Vec<u8>>,
+        made: Option<JoinHandle<Result<(), TransferError>>>,
+    },
 }
 
 impl Reader {
@@ -47,17 +53,26 @@ impl Reader {
             Content::File(path) => {
                 let mut file = File::open(path).await.map_err(io(path))?;
                 file.seek(SeekFrom::Start(offset)).await.map_err(io(path))?;
-                Ok(Self::File { file, path: path.into() })
+                Ok(Self::File {
+                    file,
+                    path: path.into(),
+                })
             }
             Content::Folder(archive) => {
                 let (sender, chunks) = mpsc::channel(2);
                 let archive = archive.clone();
                 let made = spawn_blocking(move || {
-                    let mut out = Chunks { sender, chunk: Vec::with_capacity(CHUNK_BYTES) };
+                    let mut out = Chunks {
+                        sender,
+                        chunk: Vec::with_capacity(CHUNK_BYTES),
+                    };
                     archive.write(offset, &mut out)?;
                     out.flush().map_err(io(archive.folder()))
                 });
-                Ok(Self::Folder { chunks, made: Some(made) })
+                Ok(Self::Folder {
+                    chunks,
+                    made: Some(made),
+                })
             }
         }
     }
@@ -85,7 +100,8 @@ impl Reader {
 }
 
 async fn joined(made: JoinHandle<Result<(), TransferError>>) -> Result<(), TransferError> {
-    made.await.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string())))
+    made.await
+        .unwrap_or_else(|e| Err(TransferError::Refused(e.to_string())))
 }
 
 /// Gathers bytes into chunks and sends them, until nobody takes them any more.
@@ -109,7 +125,9 @@ impl Write for Chunks {
             return Ok(());
         }
         let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES));
-        self.sender.blocking_send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.sender
+            .blocking_send(chunk)
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -133,7 +151,9 @@ mod tests {
 
     #[test]
     fn a_folder_is_read_as_its_archive_is_from_any_offset() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
         let home = tempfile::tempdir().expect("a folder");
         let folder = home.path().join("from");
         std::fs::create_dir(&folder).expect("a folder");
@@ -144,17 +164,38 @@ mod tests {
         let path = home.path().join("a.tar");
         std::fs::write(&path, &wanted).expect("a file");
         runtime.block_on(async {
-            for offset in [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, wanted.len() - 1, wanted.len()] {
-                let folder = all(Content::Folder(&archive), offset as u64).await.expect("bytes");
-                let file = all(Content::File(&path), offset as u64).await.expect("bytes");
-                assert!(folder.0 == wanted[offset..] && folder == file, "from byte {offset}");
+            for offset in [
+                0,
+                1,
+                CHUNK_BYTES,
+                CHUNK_BYTES + 1,
+                wanted.len() - 1,
+                wanted.len(),
+            ] {
+                let folder = all(Content::Folder(&archive), offset as u64)
+                    .await
+                    .expect("bytes");
+                let file = all(Content::File(&path), offset as u64)
+                    .await
+                    .expect("bytes");
+                assert!(
+                    folder.0 == wanted[offset..] && folder == file,
+                    "from byte {offset}"
+                );
             }
-            Content::Folder(&archive).check(archive.digest()).await.expect("nothing has changed");
+            Content::Folder(&archive)
+                .check(archive.digest())
+                .await
+                .expect("nothing has changed");
             std::fs::write(folder.join("a"), vec![8u8; 3 * CHUNK_BYTES]).expect("a file");
-            for fault in
-                [all(Content::Folder(&archive), 9).await.err(), Content::Folder(&archive).check("").await.err()]
-            {
-                assert!(matches!(&fault, Some(TransferError::Changed { path }) if path.ends_with("a")), "{fault:?}");
+            for fault in [
+                all(Content::Folder(&archive), 9).await.err(),
+                Content::Folder(&archive).check("").await.err(),
+            ] {
+                assert!(
+                    matches!(&fault, Some(TransferError::Changed { path }) if path.ends_with("a")),
+                    "{fault:?}"
+                );
             }
         });
     }

@@ -39,8 +39,14 @@ pub(super) const ONE: [&str; 12] = [
 /// Keywords whose value is a list of schemas.
 pub(super) const SEVERAL: [&str; 5] = ["allOf", "anyOf", "oneOf", "prefixItems", "items"];
 /// Keywords whose value is an object of schemas.
-pub(super) const NAMED: [&str; 6] =
-    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
+pub(super) const NAMED: [&str; 6] = [
+    "properties",
+    "patternProperties",
+    "$defs",
+    "definitions",
+    "dependentSchemas",
+    "dependencies",
+];
 /// Keywords whose schemas are held against the same value as their own schema is.
 pub(super) const IN_PLACE: [&str; 7] = ["allOf", "anyOf", "oneOf", "not", "if", "then", "else"];
 
@@ -78,11 +84,21 @@ pub(super) const SAYING_NOTHING: [&str; 26] = [
     "contentSchema",
 ];
 /// Types of JSON Schema.
-pub(super) const TYPES: [&str; 7] = ["object", "array", "string", "number", "integer", "boolean", "null"];
+pub(super) const TYPES: [&str; 7] = [
+    "object", "array", "string", "number", "integer", "boolean", "null",
+];
 
 /// Every keyword of JSON Schema and OpenAPI that a tool may use, some twice.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
-    let parts: [&[&str]; 7] = [&LIMITS, &ONE, &SEVERAL, &NAMED, &FREE, &OBJECTS, &SAYING_NOTHING];
+    let parts: [&[&str]; 7] = [
+        &LIMITS,
+        &ONE,
+        &SEVERAL,
+        &NAMED,
+        &FREE,
+        &OBJECTS,
+        &SAYING_NOTHING,
+    ];
     parts.into_iter().flatten().copied()
 }
 

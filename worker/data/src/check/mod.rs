@@ -41,10 +41,16 @@ pub fn check(conversation: &Conversation) -> Vec<Finding> {
     let tools = compile(conversation, &mut findings);
     roles(conversation, &mut findings);
     for (m, message) in conversation.messages.iter().enumerate() {
-        let calls = message["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
+        let calls = message["tool_calls"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
         for (c, call) in calls.iter().enumerate() {
             let texts = check_call(call, &tools);
-            findings.extend(texts.into_iter().map(|text| Finding { message: Some(m), tool_call: Some(c), text }));
+            findings.extend(texts.into_iter().map(|text| Finding {
+                message: Some(m),
+                tool_call: Some(c),
+                text,
+            }));
         }
     }
     findings.sort_by_key(|f| (f.message, f.tool_call));
@@ -52,22 +58,37 @@ pub fn check(conversation: &Conversation) -> Vec<Finding> {
 }
 
 /// Validators by the names of tools; none where there is nothing to hold calls against, which is a finding.
-fn compile(conversation: &Conversation, findings: &mut Vec<Finding>) -> HashMap<String, Option<Validator>> {
+fn compile(
+    conversation: &Conversation,
+    findings: &mut Vec<Finding>,
+) -> HashMap<String, Option<Validator>> {
     let mut tools = HashMap::new();
     for function in conversation.tools.iter().filter_map(function_of) {
         let name = function["name"].as_str().unwrap_or_default().to_owned();
         let mut fault = |text: String| {
-            findings.push(Finding { message: None, tool_call: None, text: format!("tool `{name}`: {text}") });
+            findings.push(Finding {
+                message: None,
+                tool_call: None,
+                text: format!("tool `{name}`: {text}"),
+            });
         };
-        for key in BESIDE.iter().filter(|key| function.get(**key).is_some_and(says_something)) {
-            fault(format!("`{key}` stands beside `parameters`, where it is not read; it belongs into their schema"));
+        for key in BESIDE
+            .iter()
+            .filter(|key| function.get(**key).is_some_and(says_something))
+        {
+            fault(format!(
+                "`{key}` stands beside `parameters`, where it is not read; it belongs into their schema"
+            ));
         }
         let compiled = match function.get("parameters") {
             None => {
                 let beside = |key: &str| BESIDE.contains(&key);
                 let mut entries = function.iter().filter(|(key, _)| !beside(key));
-                if let Some((key, _)) = entries.find(|(key, value)| is_schema_elsewhere(key, value)) {
-                    fault(format!("`{key}` is not read; the schema of its parameters belongs under `parameters`"));
+                if let Some((key, _)) = entries.find(|(key, value)| is_schema_elsewhere(key, value))
+                {
+                    fault(format!(
+                        "`{key}` is not read; the schema of its parameters belongs under `parameters`"
+                    ));
                 }
                 None
             }
@@ -107,12 +128,26 @@ const BESIDE: [&str; 8] = [
 ];
 
 fn says_something(value: &Value) -> bool {
-    ![Value::Null, Value::Array(Vec::new()), Value::Object(serde_json::Map::new()), "".into()].contains(value)
+    ![
+        Value::Null,
+        Value::Array(Vec::new()),
+        Value::Object(serde_json::Map::new()),
+        "".into(),
+    ]
+    .contains(value)
 }
 
 /// Whether `key` of a function without parameters looks like a schema of them under another name.
 fn is_schema_elsewhere(key: &str, value: &Value) -> bool {
-    let is_result = ["return", "returns", "response", "output", "output_schema", "outputSchema"].contains(&key);
+    let is_result = [
+        "return",
+        "returns",
+        "response",
+        "output",
+        "output_schema",
+        "outputSchema",
+    ]
+    .contains(&key);
     !is_result && value.is_object()
 }
 
@@ -128,10 +163,27 @@ struct Open {
 impl Open {
     /// Takes note of the calls of an answer; returns an id that two of them share.
     fn begin(message: &Value) -> (Self, Option<String>) {
-        let calls = message["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
-        let ids: Vec<String> = calls.iter().filter_map(|call| call["id"].as_str()).map(str::to_owned).collect();
-        let twice = ids.iter().enumerate().find(|(i, id)| ids[..*i].contains(id)).map(|(_, id)| id.clone());
-        (Self { calls: calls.len(), nameless: calls.len() - ids.len(), ids }, twice)
+        let calls = message["tool_calls"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        let ids: Vec<String> = calls
+            .iter()
+            .filter_map(|call| call["id"].as_str())
+            .map(str::to_owned)
+            .collect();
+        let twice = ids
+            .iter()
+            .enumerate()
+            .find(|(i, id)| ids[..*i].contains(id))
+            .map(|(_, id)| id.clone());
+        (
+            Self {
+                calls: calls.len(),
+                nameless: calls.len() - ids.len(),
+                ids,
+            },
+            twice,
+        )
     }
 
     /// What is wrong with the result `message`.
@@ -151,7 +203,9 @@ impl Open {
                 None
             }
             None if self.ids.is_empty() => None,
-            None => Some(format!("the result's `tool_call_id` `{id}` is that of no call before it")),
+            None => Some(format!(
+                "the result's `tool_call_id` `{id}` is that of no call before it"
+            )),
         }
     }
 }
@@ -161,20 +215,32 @@ fn roles(conversation: &Conversation, findings: &mut Vec<Finding>) {
     let mut previous = "";
     for (m, message) in conversation.messages.iter().enumerate() {
         let role = message["role"].as_str().unwrap_or_default();
-        let mut fault = |text: String| findings.push(Finding { message: Some(m), tool_call: None, text });
+        let mut fault = |text: String| {
+            findings.push(Finding {
+                message: Some(m),
+                tool_call: None,
+                text,
+            })
+        };
         match role {
-            "system" | "developer" if m > 0 => fault("a system message stands after the first message".into()),
+            "system" | "developer" if m > 0 => {
+                fault("a system message stands after the first message".into())
+            }
             "tool" => open.answer(message).into_iter().for_each(&mut fault),
             "assistant" if matches!(previous, "" | "system" | "developer") => {
                 fault("the assistant speaks before the user".into());
             }
-            "assistant" if previous == "assistant" => fault("the assistant speaks twice in a row".into()),
+            "assistant" if previous == "assistant" => {
+                fault("the assistant speaks twice in a row".into())
+            }
             _ => {}
         }
         if role == "assistant" {
             let (begun, twice) = Open::begin(message);
             open = begun;
-            twice.into_iter().for_each(|id| fault(format!("two of its calls have the id `{id}`")));
+            twice
+                .into_iter()
+                .for_each(|id| fault(format!("two of its calls have the id `{id}`")));
         } else if role != "tool" {
             open = Open::default();
         }
@@ -188,30 +254,60 @@ fn check_call(call: &Value, tools: &HashMap<String, Option<Validator>>) -> Vec<S
     match tools.get(name) {
         None => vec![format!("`{name}` is not among the conversation's tools")],
         Some(None) => Vec::new(),
-        Some(Some(validator)) => validator.iter_errors(&function["arguments"]).map(|e| describe(&e)).collect(),
+        Some(Some(validator)) => validator
+            .iter_errors(&function["arguments"])
+            .map(|e| describe(&e))
+            .collect(),
     }
 }
 
 /// A schema violation in the words of the one who wrote the data.
 fn describe(error: &ValidationError<'_>) -> String {
     let place = schema::path(&error.instance_path().to_string());
-    let within = |key: &str| if place.is_empty() { key.to_owned() } else { format!("{place}.{key}") };
-    let subject = if place.is_empty() { "the arguments".to_owned() } else { format!("parameter '{place}'") };
+    let within = |key: &str| {
+        if place.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{place}.{key}")
+        }
+    };
+    let subject = if place.is_empty() {
+        "the arguments".to_owned()
+    } else {
+        format!("parameter '{place}'")
+    };
     let value = error.instance();
     let unknown = |keys: &[String]| {
-        format!("unknown parameter '{}'", keys.iter().map(|k| within(k)).collect::<Vec<_>>().join("', '"))
+        format!(
+            "unknown parameter '{}'",
+            keys.iter()
+                .map(|k| within(k))
+                .collect::<Vec<_>>()
+                .join("', '")
+        )
     };
     match error.kind() {
         ValidationErrorKind::Required { property } => {
-            format!("parameter '{}' is missing", within(property.as_str().unwrap_or_default()))
+            format!(
+                "parameter '{}' is missing",
+                within(property.as_str().unwrap_or_default())
+            )
         }
         ValidationErrorKind::Type { .. } | ValidationErrorKind::Enum { .. } if value.is_null() => {
             format!("{subject} is null: {error}")
         }
-        ValidationErrorKind::Type { .. } => format!("{subject} is {value}, of the wrong type: {error}"),
-        ValidationErrorKind::Enum { options } => format!("{subject} is {value}, not one of {options}"),
-        ValidationErrorKind::Maximum { limit } => format!("{subject} is {value}, above the maximum {limit}"),
-        ValidationErrorKind::Minimum { limit } => format!("{subject} is {value}, below the minimum {limit}"),
+        ValidationErrorKind::Type { .. } => {
+            format!("{subject} is {value}, of the wrong type: {error}")
+        }
+        ValidationErrorKind::Enum { options } => {
+            format!("{subject} is {value}, not one of {options}")
+        }
+        ValidationErrorKind::Maximum { limit } => {
+            format!("{subject} is {value}, above the maximum {limit}")
+        }
+        ValidationErrorKind::Minimum { limit } => {
+            format!("{subject} is {value}, below the minimum {limit}")
+        }
         ValidationErrorKind::AdditionalProperties { unexpected } => unknown(unexpected),
         ValidationErrorKind::UnevaluatedProperties { unexpected } => unknown(unexpected),
         _ => format!("{subject}: {error}"),

@@ -6,13 +6,18 @@
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value, json};
 
-use super::keywords::{self, FREE, IN_PLACE, NAMED, OBJECTS, ONE, SAYING_NOTHING, SEVERAL, TYPES, is_keyword};
+use super::keywords::{
+    self, FREE, IN_PLACE, NAMED, OBJECTS, ONE, SAYING_NOTHING, SEVERAL, TYPES, is_keyword,
+};
 use super::nullable::with_nullable;
 use crate::reference::{pointer, resolve};
 
 /// A JSON pointer as people write it: `to.road/rail`.
 pub(super) fn path(pointer: &str) -> String {
-    let parts = pointer.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~"));
+    let parts = pointer
+        .split('/')
+        .skip(1)
+        .map(|part| part.replace("~1", "/").replace("~0", "~"));
     parts.collect::<Vec<_>>().join(".")
 }
 
@@ -24,11 +29,18 @@ pub(super) fn validator(schema: &Value) -> Result<Validator, ValidationError<'st
 /// What in `schema` says nothing, or leads nowhere.
 pub(super) fn faults(schema: &Value) -> Vec<String> {
     let Value::Object(object) = schema else {
-        return vec![format!("its parameters are {schema}; write a schema of type object")];
+        return vec![format!(
+            "its parameters are {schema}; write a schema of type object"
+        )];
     };
     let mut faults = Vec::new();
-    if let Some(kind) = schema.get("type").filter(|kind| is_type(kind) && !names_object(kind)) {
-        faults.push(format!("its parameters are of type {kind}; arguments are always an object"));
+    if let Some(kind) = schema
+        .get("type")
+        .filter(|kind| is_type(kind) && !names_object(kind))
+    {
+        faults.push(format!(
+            "its parameters are of type {kind}; arguments are always an object"
+        ));
     }
     look(schema, schema, "parameters", &mut faults);
     if faults.is_empty() {
@@ -39,12 +51,28 @@ pub(super) fn faults(schema: &Value) -> Vec<String> {
 
 /// Why a schema of parameters, all of whose words may be right, holds nothing against a call.
 fn emptiness(schema: &Map<String, Value>) -> Option<String> {
-    let structural = ["properties", "patternProperties", "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"];
-    let named = |keys: Vec<&String>| keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+    let structural = [
+        "properties",
+        "patternProperties",
+        "$ref",
+        "$dynamicRef",
+        "allOf",
+        "anyOf",
+        "oneOf",
+    ];
+    let named = |keys: Vec<&String>| {
+        keys.iter()
+            .map(|key| format!("`{key}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     if structural.iter().any(|key| schema.contains_key(*key)) {
         return None;
     }
-    let foreign: Vec<&String> = schema.keys().filter(|key| !is_keyword(key) && !is_own(key)).collect();
+    let foreign: Vec<&String> = schema
+        .keys()
+        .filter(|key| !is_keyword(key) && !is_own(key))
+        .collect();
     if !foreign.is_empty() {
         let words = named(foreign);
         return Some(format!(
@@ -62,7 +90,10 @@ fn emptiness(schema: &Map<String, Value>) -> Option<String> {
 }
 
 fn names_object(kind: &Value) -> bool {
-    *kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&json!("object")))
+    *kind == "object"
+        || kind
+            .as_array()
+            .is_some_and(|kinds| kinds.contains(&json!("object")))
 }
 
 /// A word of someone's own, as such words are written.
@@ -72,32 +103,51 @@ fn is_own(key: &str) -> bool {
 
 fn is_type(kind: &Value) -> bool {
     let is_one = |kind: &Value| kind.as_str().is_some_and(|kind| TYPES.contains(&kind));
-    is_one(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().all(is_one))
+    is_one(kind)
+        || kind
+            .as_array()
+            .is_some_and(|kinds| kinds.iter().all(is_one))
 }
 
 fn look(schema: &Value, root: &Value, place: &str, faults: &mut Vec<String>) {
-    let Value::Object(object) = schema else { return };
-    faults.extend(object.iter().filter_map(|(key, value)| keyword_fault(key, value, place)));
+    let Value::Object(object) = schema else {
+        return;
+    };
+    faults.extend(
+        object
+            .iter()
+            .filter_map(|(key, value)| keyword_fault(key, value, place)),
+    );
     faults.extend(
         object
             .get("type")
             .filter(|kind| !is_type(kind))
-            .map(|kind| format!("{kind} of its {place} is no type of JSON Schema; those are {}", TYPES.join(", "))),
+            .map(|kind| {
+                format!(
+                    "{kind} of its {place} is no type of JSON Schema; those are {}",
+                    TYPES.join(", ")
+                )
+            }),
     );
     faults.extend(list_fault(object, root, place));
     if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
         faults.extend(
-            reference_fault(reference, root).map(|fault| format!("the `$ref` `{reference}` of its {place} {fault}")),
+            reference_fault(reference, root)
+                .map(|fault| format!("the `$ref` `{reference}` of its {place} {fault}")),
         );
     }
     let inner = |name: &str| format!("{place}.{name}");
     for (key, value) in object {
         match (key.as_str(), value) {
             (key, Value::Object(schemas)) if NAMED.contains(&key) => {
-                schemas.iter().for_each(|(name, schema)| look(schema, root, &inner(name), faults));
+                schemas
+                    .iter()
+                    .for_each(|(name, schema)| look(schema, root, &inner(name), faults));
             }
             (key, Value::Array(schemas)) if SEVERAL.contains(&key) => {
-                schemas.iter().for_each(|schema| look(schema, root, place, faults));
+                schemas
+                    .iter()
+                    .for_each(|schema| look(schema, root, place, faults));
             }
             (key, schema) if ONE.contains(&key) => look(schema, root, &inner(key), faults),
             _ => {}
@@ -108,23 +158,28 @@ fn look(schema: &Value, root: &Value, place: &str, faults: &mut Vec<String>) {
 /// Why `key` of a schema is not what it seems to be.
 fn keyword_fault(key: &str, value: &Value, place: &str) -> Option<String> {
     if key == "$ref" && !value.is_string() {
-        return Some(format!("the `$ref` of its {place} is {value}, which is not text"));
+        return Some(format!(
+            "the `$ref` of its {place} is {value}, which is not text"
+        ));
     }
     let known = is_keyword(key);
     if is_own(key) || key.starts_with('$') {
         return None;
     }
     if let Some(meant) = (!known).then(|| meant(key)).flatten() {
-        return Some(format!("`{key}` of its {place} is no keyword of JSON Schema; write `{meant}`"));
+        return Some(format!(
+            "`{key}` of its {place} is no keyword of JSON Schema; write `{meant}`"
+        ));
     }
     let holds_schemas = NAMED.contains(&key) || ONE.contains(&key) || SEVERAL.contains(&key);
-    let odd = value.is_object() && !holds_schemas && !FREE.contains(&key) && !OBJECTS.contains(&key);
+    let odd =
+        value.is_object() && !holds_schemas && !FREE.contains(&key) && !OBJECTS.contains(&key);
     match (odd, known) {
         // A word of someone's own that is no schema changes nothing beside keywords that do.
         (false, _) => None,
-        (true, false) => {
-            Some(format!("`{key}` of its {place} is no keyword of JSON Schema; properties belong under `properties`"))
-        }
+        (true, false) => Some(format!(
+            "`{key}` of its {place} is no keyword of JSON Schema; properties belong under `properties`"
+        )),
         (true, true) => Some(format!(
             "`{key}` of its {place} is a keyword of JSON Schema that takes no object; properties belong under `properties`"
         )),
@@ -140,8 +195,13 @@ fn meant(key: &str) -> Option<&'static str> {
 /// Lists of schemas by place have one keyword in older drafts and another in newer ones; in the wrong one they say
 /// nothing.
 fn list_fault(object: &Map<String, Value>, root: &Value, place: &str) -> Option<String> {
-    let draft = root.get("$schema").and_then(Value::as_str).unwrap_or_default();
-    let older = ["draft-03", "draft-04", "draft-06", "draft-07", "2019-09"].iter().any(|name| draft.contains(name));
+    let draft = root
+        .get("$schema")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let older = ["draft-03", "draft-04", "draft-06", "draft-07", "2019-09"]
+        .iter()
+        .any(|name| draft.contains(name));
     if older && object.contains_key("prefixItems") {
         return Some(format!(
             "`prefixItems` of its {place} is not in the draft that `$schema` names; write `items` as a list"
@@ -164,14 +224,18 @@ fn reference_fault(reference: &str, root: &Value) -> Option<&'static str> {
     };
     match root.pointer(&pointer) {
         None => Some("leads nowhere"),
-        Some(target) => leads_back(target, root, &mut vec![pointer]).then_some("leads back to itself"),
+        Some(target) => {
+            leads_back(target, root, &mut vec![pointer]).then_some("leads back to itself")
+        }
     }
 }
 
 /// Whether a value that is held against `schema` is held against the same schema again without end.
 fn leads_back(schema: &Value, root: &Value, seen: &mut Vec<String>) -> bool {
     let reference = schema.get("$ref").and_then(Value::as_str);
-    if let Some((reference, pointer)) = reference.and_then(|reference| Some((reference, pointer(reference)?))) {
+    if let Some((reference, pointer)) =
+        reference.and_then(|reference| Some((reference, pointer(reference)?)))
+    {
         if seen.contains(&pointer) {
             return true;
         }
@@ -182,8 +246,11 @@ fn leads_back(schema: &Value, root: &Value, seen: &mut Vec<String>) -> bool {
             return true;
         }
     }
-    IN_PLACE.iter().filter_map(|key| schema.get(*key)).any(|part| match part {
-        Value::Array(schemas) => schemas.iter().any(|schema| leads_back(schema, root, seen)),
-        schema => leads_back(schema, root, seen),
-    })
+    IN_PLACE
+        .iter()
+        .filter_map(|key| schema.get(*key))
+        .any(|part| match part {
+            Value::Array(schemas) => schemas.iter().any(|schema| leads_back(schema, root, seen)),
+            schema => leads_back(schema, root, seen),
+        })
 }

@@ -23,17 +23,30 @@ enum Fault {
 impl Fault {
     fn of(self, file: &str) -> ReadError {
         match self {
-            Self::Io(source) => ReadError::Io { file: file.to_owned(), source },
-            Self::Form(fault) => ReadError::Format { file: file.to_owned(), fault },
+            Self::Io(source) => ReadError::Io {
+                file: file.to_owned(),
+                source,
+            },
+            Self::Form(fault) => ReadError::Format {
+                file: file.to_owned(),
+                fault,
+            },
         }
     }
 }
 
 /// An array where the first character that is not white space is `[`, lines elsewhere.
 pub(super) fn open(name: &str, mut reader: Box<dyn BufRead>) -> Result<Rows, ReadError> {
-    let fault = |source| ReadError::Io { file: name.to_owned(), source };
+    let fault = |source| ReadError::Io {
+        file: name.to_owned(),
+        source,
+    };
     let mut head = Vec::new();
-    reader.by_ref().take(4).read_to_end(&mut head).map_err(fault)?;
+    reader
+        .by_ref()
+        .take(4)
+        .read_to_end(&mut head)
+        .map_err(fault)?;
     if let Some(encoding) = foreign_encoding(&head) {
         return Err(Fault::Form(format!("the file is {encoding}; save it as UTF-8")).of(name));
     }
@@ -43,11 +56,26 @@ pub(super) fn open(name: &str, mut reader: Box<dyn BufRead>) -> Result<Rows, Rea
     let name = name.to_owned();
     if first == Some(b'[') {
         reader.consume(1);
-        let elements = Elements { reader, line, ended: false };
-        return Ok(Box::new(elements.map(move |piece| piece.map(|p| row(&name, p)).map_err(|e| e.of(&name)))));
+        let elements = Elements {
+            reader,
+            line,
+            ended: false,
+        };
+        return Ok(Box::new(elements.map(move |piece| {
+            piece.map(|p| row(&name, p)).map_err(|e| e.of(&name))
+        })));
     }
-    let lines = Lines { reader, number: line - 1, ended: false };
-    Ok(Box::new(FromLines { name, lines, first: true, waiting: VecDeque::new() }))
+    let lines = Lines {
+        reader,
+        number: line - 1,
+        ended: false,
+    };
+    Ok(Box::new(FromLines {
+        name,
+        lines,
+        first: true,
+        waiting: VecDeque::new(),
+    }))
 }
 
 /// The encoding that the first bytes of a file show, where it is none that rows can be in.
@@ -63,14 +91,23 @@ fn foreign_encoding(head: &[u8]) -> Option<&'static str> {
 }
 
 fn row(file: &str, (line, bytes): (usize, Vec<u8>)) -> Row {
-    Row { place: Place { file: file.to_owned(), line }, value: value(&bytes, line) }
+    Row {
+        place: Place {
+            file: file.to_owned(),
+            line,
+        },
+        value: value(&bytes, line),
+    }
 }
 
 /// The row that begins at `line` of its file.
 fn value(bytes: &[u8], line: usize) -> Result<Value, RowError> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let byte = bytes.get(e.valid_up_to()).copied().unwrap_or_default();
-        RowError::NotUtf8 { byte, column: e.valid_up_to() + 1 }
+        RowError::NotUtf8 {
+            byte,
+            column: e.valid_up_to() + 1,
+        }
     })?;
     strict::parse(text).map_err(|e| RowError::NotJson(fault_of(&e, line)))
 }
@@ -88,7 +125,9 @@ fn fault_of(error: &serde_json::Error, line: usize) -> String {
 /// Reads over white space and byte order marks, and returns, without reading it, what follows.
 fn skip_space(reader: &mut dyn BufRead, line: &mut usize) -> io::Result<Option<u8>> {
     loop {
-        let Some(&byte) = reader.fill_buf()?.first() else { return Ok(None) };
+        let Some(&byte) = reader.fill_buf()?.first() else {
+            return Ok(None);
+        };
         // A mark of byte order is no content.
         if !byte.is_ascii_whitespace() && !MARK.contains(&byte) {
             return Ok(Some(byte));
@@ -187,7 +226,11 @@ impl Iterator for Elements {
     type Item = Piece;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let element = if self.ended { return None } else { self.element() };
+        let element = if self.ended {
+            return None;
+        } else {
+            self.element()
+        };
         self.ended |= !matches!(element, Ok(Some(_)));
         element.transpose()
     }
@@ -200,12 +243,17 @@ impl Elements {
             self.reader.consume(1);
             first = self.skip_space()?;
             if first == Some(b']') {
-                let fault = format!("a comma stands before the end of the list at line {}; leave it out", self.line);
+                let fault = format!(
+                    "a comma stands before the end of the list at line {}; leave it out",
+                    self.line
+                );
                 return Err(Fault::Form(fault));
             }
         }
         match first {
-            None => Err(Fault::Form("the list is not closed: its `]` is missing".into())),
+            None => Err(Fault::Form(
+                "the list is not closed: its `]` is missing".into(),
+            )),
             Some(b']') => {
                 self.reader.consume(1);
                 self.nothing_follows()
@@ -236,7 +284,9 @@ impl Elements {
         loop {
             let buffer = self.reader.fill_buf().map_err(Fault::Io)?;
             if buffer.is_empty() {
-                return Err(Fault::Form(format!("the row that begins at line {start} of the list does not end")));
+                return Err(Fault::Form(format!(
+                    "the row that begins at line {start} of the list does not end"
+                )));
             }
             let mut used = 0;
             for &byte in buffer {

@@ -40,10 +40,15 @@ pub struct Row {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("{file}: cannot be read: {source}")]
-    Io { file: String, source: std::io::Error },
+    Io {
+        file: String,
+        source: std::io::Error,
+    },
     #[error("{file}: {fault}")]
     Format { file: String, fault: String },
-    #[error("{folder}: holds no .jsonl, .ndjson, .jsonlines, .json or .parquet files, compressed or not")]
+    #[error(
+        "{folder}: holds no .jsonl, .ndjson, .jsonlines, .json or .parquet files, compressed or not"
+    )]
     NoFiles { folder: String },
 }
 
@@ -59,38 +64,69 @@ pub fn open(path: &Path, name: &str) -> Result<Rows, ReadError> {
         return open_file(path, name);
     }
     let named = |file: PathBuf| {
-        let name = format!("{name}/{}", file.file_name().unwrap_or_default().to_string_lossy());
+        let name = format!(
+            "{name}/{}",
+            file.file_name().unwrap_or_default().to_string_lossy()
+        );
         (file, name)
     };
     let files: Vec<_> = files_of(path, name)?.into_iter().map(named).collect();
-    Ok(Box::new(files.into_iter().flat_map(|(file, name)| match open_file(&file, &name) {
-        Ok(rows) => rows,
-        Err(e) => Box::new(std::iter::once(Err(e))),
-    })))
+    Ok(Box::new(files.into_iter().flat_map(
+        |(file, name)| match open_file(&file, &name) {
+            Ok(rows) => rows,
+            Err(e) => Box::new(std::iter::once(Err(e))),
+        },
+    )))
 }
 
 /// The files that `path` stands for, in the order in which they are read.
 pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
-    if path.is_dir() { files_of(path, &path.to_string_lossy()) } else { Ok(vec![path.to_owned()]) }
+    if path.is_dir() {
+        files_of(path, &path.to_string_lossy())
+    } else {
+        Ok(vec![path.to_owned()])
+    }
 }
 
 const ENDINGS: [&str; 5] = [".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet"];
 
 fn files_of(folder: &Path, name: &str) -> Result<Vec<PathBuf>, ReadError> {
-    let entries = std::fs::read_dir(folder).map_err(|source| ReadError::Io { file: name.to_owned(), source })?;
-    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
-    let mut paths = paths.map_err(|source| ReadError::Io { file: name.to_owned(), source })?;
+    let entries = std::fs::read_dir(folder).map_err(|source| ReadError::Io {
+        file: name.to_owned(),
+        source,
+    })?;
+    let paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>();
+    let mut paths = paths.map_err(|source| ReadError::Io {
+        file: name.to_owned(),
+        source,
+    })?;
     paths.sort();
-    if let Some((path, fault)) = paths.iter().find_map(|path| Some((path, passed_over(path)?))) {
-        return Err(ReadError::Format { file: format!("{name}/{}", plain_name(path)), fault: fault.to_owned() });
+    if let Some((path, fault)) = paths
+        .iter()
+        .find_map(|path| Some((path, passed_over(path)?)))
+    {
+        return Err(ReadError::Format {
+            file: format!("{name}/{}", plain_name(path)),
+            fault: fault.to_owned(),
+        });
     }
     let files: Vec<PathBuf> = paths.into_iter().filter(|path| is_data(path)).collect();
-    if files.is_empty() { Err(ReadError::NoFiles { folder: name.to_owned() }) } else { Ok(files) }
+    if files.is_empty() {
+        Err(ReadError::NoFiles {
+            folder: name.to_owned(),
+        })
+    } else {
+        Ok(files)
+    }
 }
 
 /// Files of rows in forms that are not read.
-const OTHER_ENDINGS: [&str; 12] =
-    [".csv", ".tsv", ".arrow", ".feather", ".bz2", ".xz", ".lz4", ".zip", ".tar", ".bak", ".avro", ".orc"];
+const OTHER_ENDINGS: [&str; 12] = [
+    ".csv", ".tsv", ".arrow", ".feather", ".bz2", ".xz", ".lz4", ".zip", ".tar", ".bak", ".avro",
+    ".orc",
+];
 
 /// What `datasets` writes beside its files.
 const ABOUT: [&str; 2] = ["dataset_infos.json", "dataset_info.json"];
@@ -99,7 +135,10 @@ const ABOUT: [&str; 2] = ["dataset_infos.json", "dataset_info.json"];
 const DEPTH: usize = 8;
 
 fn plain_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn is_data(path: &Path) -> bool {
@@ -120,9 +159,12 @@ fn is_named_data(path: &Path) -> bool {
 fn is_named_other(path: &Path) -> bool {
     let name = plain_name(path).to_lowercase();
     let plain = name.trim_end_matches(".gz").trim_end_matches(".zst");
-    let more =
-        ENDINGS.iter().any(|ending| name.contains(&format!("{ending}.")) || name.contains(&format!("{ending}~")));
-    !is_ignored(&name) && !is_named_data(path) && (more || OTHER_ENDINGS.iter().any(|ending| plain.ends_with(ending)))
+    let more = ENDINGS
+        .iter()
+        .any(|ending| name.contains(&format!("{ending}.")) || name.contains(&format!("{ending}~")));
+    !is_ignored(&name)
+        && !is_named_data(path)
+        && (more || OTHER_ENDINGS.iter().any(|ending| plain.ends_with(ending)))
 }
 
 /// Why an entry of a folder that looks like rows is not read.
@@ -141,7 +183,11 @@ fn passed_over(path: &Path) -> Option<&'static str> {
 }
 
 fn holds_rows(folder: &Path, depth: usize) -> bool {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     let is_rows = |path: &Path| match path.is_dir() {
         true => depth > 0 && !is_ignored(&plain_name(path)) && holds_rows(path, depth - 1),
         false => is_named_data(path) || is_named_other(path),
@@ -154,7 +200,10 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const PARQUET: &[u8] = b"PAR1";
 
 fn open_file(path: &Path, name: &str) -> Result<Rows, ReadError> {
-    let io = |source| ReadError::Io { file: name.to_owned(), source };
+    let io = |source| ReadError::Io {
+        file: name.to_owned(),
+        source,
+    };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let start = reader.fill_buf().map_err(io)?;
     if start.starts_with(PARQUET) {
@@ -163,7 +212,9 @@ fn open_file(path: &Path, name: &str) -> Result<Rows, ReadError> {
     let compressed = (start.starts_with(GZIP), start.starts_with(ZSTD));
     let plain: Box<dyn BufRead> = match compressed {
         (true, _) => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(reader))),
-        (_, true) => Box::new(BufReader::new(zstd::Decoder::with_buffer(reader).map_err(io)?)),
+        (_, true) => Box::new(BufReader::new(
+            zstd::Decoder::with_buffer(reader).map_err(io)?,
+        )),
         _ => Box::new(reader),
     };
     json::open(name, plain)

@@ -14,21 +14,38 @@ use crate::chat::RowError;
 
 pub(super) fn open(name: &str, file: File) -> Result<Rows, ReadError> {
     let name = name.to_owned();
-    let fault = |e: parquet::errors::ParquetError| ReadError::Format { file: name.clone(), fault: e.to_string() };
+    let fault = |e: parquet::errors::ParquetError| ReadError::Format {
+        file: name.clone(),
+        fault: e.to_string(),
+    };
     let reader = SerializedFileReader::new(file).map_err(fault)?;
     let boxed: Box<dyn FileReader> = Box::new(reader);
     let records = RowIter::from_file_into(boxed);
     Ok(Box::new(records.enumerate().map(move |(i, record)| {
-        let record =
-            record.map_err(|e| ReadError::Format { file: name.clone(), fault: format!("row {}: {e}", i + 1) })?;
-        Ok(Row { place: Place { file: name.clone(), line: i + 1 }, value: object(&record).map_err(RowError::Value) })
+        let record = record.map_err(|e| ReadError::Format {
+            file: name.clone(),
+            fault: format!("row {}: {e}", i + 1),
+        })?;
+        Ok(Row {
+            place: Place {
+                file: name.clone(),
+                line: i + 1,
+            },
+            value: object(&record).map_err(RowError::Value),
+        })
     })))
 }
 
 fn object(record: &Record) -> Result<Value, String> {
     let mut map = Map::new();
-    for (name, field) in record.get_column_iter().filter(|(_, field)| !matches!(field, Field::Null)) {
-        map.insert(name.clone(), value(field).map_err(|fault| format!("`{name}`: {fault}"))?);
+    for (name, field) in record
+        .get_column_iter()
+        .filter(|(_, field)| !matches!(field, Field::Null))
+    {
+        map.insert(
+            name.clone(),
+            value(field).map_err(|fault| format!("`{name}`: {fault}"))?,
+        );
     }
     Ok(Value::Object(map))
 }
@@ -49,21 +66,34 @@ fn value(field: &Field) -> Result<Value, String> {
         Field::Float(v) => fraction(v.to_string().parse().unwrap_or(f64::NAN))?,
         Field::Double(v) => fraction(*v)?,
         Field::Str(v) => Value::from(v.as_str()),
-        Field::Bytes(v) => Value::from(std::str::from_utf8(v.data()).map_err(|_| "the bytes are not UTF-8 text")?),
+        Field::Bytes(v) => {
+            Value::from(std::str::from_utf8(v.data()).map_err(|_| "the bytes are not UTF-8 text")?)
+        }
         Field::Group(record) => object(record)?,
-        Field::ListInternal(list) => list.elements().iter().map(value).collect::<Result<_, _>>()?,
+        Field::ListInternal(list) => list
+            .elements()
+            .iter()
+            .map(value)
+            .collect::<Result<_, _>>()?,
         Field::MapInternal(map) => {
             let key = |field: &Field| match field {
                 Field::Str(text) => text.clone(),
                 other => other.to_string(),
             };
             let entry = |(k, v): &(Field, Field)| Ok((key(k), value(v)?));
-            Value::Object(map.entries().iter().map(entry).collect::<Result<_, String>>()?)
+            Value::Object(
+                map.entries()
+                    .iter()
+                    .map(entry)
+                    .collect::<Result<_, String>>()?,
+            )
         }
         other => Value::from(other.to_string()),
     })
 }
 
 fn fraction(value: f64) -> Result<Value, String> {
-    Number::from_f64(value).map(Value::Number).ok_or_else(|| format!("{value} is no number of JSON"))
+    Number::from_f64(value)
+        .map(Value::Number)
+        .ok_or_else(|| format!("{value} is no number of JSON"))
 }

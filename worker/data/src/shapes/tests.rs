@@ -3,7 +3,12 @@ use crate::{Conversation, Example};
 
 fn roles(row: Value) -> Vec<(String, Value)> {
     let conversation = Conversation::from_value(row).expect("a conversation");
-    let pair = |m: &Value| (m["role"].as_str().unwrap_or_default().to_owned(), m["content"].clone());
+    let pair = |m: &Value| {
+        (
+            m["role"].as_str().unwrap_or_default().to_owned(),
+            m["content"].clone(),
+        )
+    };
     conversation.messages.iter().map(pair).collect()
 }
 
@@ -17,7 +22,10 @@ fn sharegpt_turns_become_messages_and_calls() {
     ]});
     let conversation = Conversation::from_value(row.clone()).expect("a conversation");
     assert_eq!(conversation.tools[0]["function"]["name"], "f");
-    assert_eq!(conversation.messages[2]["tool_calls"][0]["function"]["arguments"]["x"], 1);
+    assert_eq!(
+        conversation.messages[2]["tool_calls"][0]["function"]["arguments"]["x"],
+        1
+    );
     assert_eq!(conversation.messages[4]["weight"], 0, "keys of a turn stay");
     let order: Vec<_> = roles(row).into_iter().map(|(role, _)| role).collect();
     assert_eq!(order, ["system", "user", "assistant", "tool", "assistant"]);
@@ -26,8 +34,16 @@ fn sharegpt_turns_become_messages_and_calls() {
 #[test]
 fn alpaca_rows_join_instruction_and_input() {
     let plain = roles(json!({"instruction": "i", "input": "", "output": "o"}));
-    assert_eq!(plain, [("user".into(), json!("i")), ("assistant".into(), json!("o"))]);
-    let whole = roles(json!({"instruction": "i", "input": "x", "output": "o", "history": [["a", "b"]], "system": "s"}));
+    assert_eq!(
+        plain,
+        [
+            ("user".into(), json!("i")),
+            ("assistant".into(), json!("o"))
+        ]
+    );
+    let whole = roles(
+        json!({"instruction": "i", "input": "x", "output": "o", "history": [["a", "b"]], "system": "s"}),
+    );
     assert_eq!(whole[0], ("system".into(), json!("s")));
     assert_eq!(whole[3], ("user".into(), json!("i\n\nx")));
     assert_eq!(whole[2], ("assistant".into(), json!("b")));
@@ -36,12 +52,19 @@ fn alpaca_rows_join_instruction_and_input() {
 #[test]
 fn prompts_and_completions_may_be_texts_or_messages() {
     let row = json!({"prompt": [{"role": "user", "content": "p"}], "completion": "c"});
-    assert_eq!(roles(row), [("user".into(), json!("p")), ("assistant".into(), json!("c"))]);
+    assert_eq!(
+        roles(row),
+        [
+            ("user".into(), json!("p")),
+            ("assistant".into(), json!("c"))
+        ]
+    );
 }
 
 #[test]
 fn nothing_is_no_shape_of_its_own() {
-    let text = json!({"messages": null, "conversations": null, "prompt": "", "text": "t", "label": 3});
+    let text =
+        json!({"messages": null, "conversations": null, "prompt": "", "text": "t", "label": 3});
     assert_eq!(Example::from_value(text), Ok(Example::Text("t".into())));
     let twice = json!({"system": "", "messages": [
         {"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
@@ -72,7 +95,10 @@ fn two_readings_and_keys_that_are_not_carried_out_are_refused_by_name() {
         (json!({"enable_thinking": false}), "`enable_thinking`"),
         (json!({"is_trainable": false}), "`is_trainable`"),
         (json!({"instruction": "i", "output": "o"}), "`instruction`"),
-        (json!({"conversations": [{"from": "gpt", "value": "a"}]}), "`conversations`"),
+        (
+            json!({"conversations": [{"from": "gpt", "value": "a"}]}),
+            "`conversations`",
+        ),
         (json!({"functions": [{"name": "f"}]}), "`functions`"),
         (json!({"images": ["x.png"]}), "`images`"),
         (json!({"weight": 0}), "`weight`"),
@@ -88,24 +114,38 @@ fn two_readings_and_keys_that_are_not_carried_out_are_refused_by_name() {
         (json!({"system": 3}), "`system`"),
     ] {
         let mut row = json!({"messages": messages});
-        row.as_object_mut().expect("a row").extend(rest.as_object().expect("keys").clone());
+        row.as_object_mut()
+            .expect("a row")
+            .extend(rest.as_object().expect("keys").clone());
         let fault = Example::from_value(row).expect_err("a fault").to_string();
         assert!(fault.contains(named), "{fault}");
     }
-    let twice =
-        json!({"system": "s", "messages": [{"role": "system", "content": "t"}, {"role": "assistant", "content": "a"}]});
-    assert!(Example::from_value(twice).expect_err("a fault").to_string().contains("`system`"));
+    let twice = json!({"system": "s", "messages": [{"role": "system", "content": "t"}, {"role": "assistant", "content": "a"}]});
+    assert!(
+        Example::from_value(twice)
+            .expect_err("a fault")
+            .to_string()
+            .contains("`system`")
+    );
     let usual = json!({"messages": messages, "weight": 1.0, "train": true, "ignore": false, "loss_mask": null});
     assert!(Example::from_value(usual).is_ok());
     let bad = json!({"prompt": "p", "completion": "c", "label": false});
-    assert!(Example::from_value(bad).expect_err("a fault").to_string().contains("`label`"));
+    assert!(
+        Example::from_value(bad)
+            .expect_err("a fault")
+            .to_string()
+            .contains("`label`")
+    );
     for row in [
         json!({"instruction": "i", "output": "o", "input": 3}),
         json!({"instruction": "i", "output": "o", "history": [["a"]]}),
         json!({"messages": "text"}),
         json!({"prompt": 3, "completion": "c"}),
     ] {
-        assert!(matches!(Example::from_value(row), Err(RowError::Key { .. })));
+        assert!(matches!(
+            Example::from_value(row),
+            Err(RowError::Key { .. })
+        ));
     }
 }
 
@@ -122,15 +162,22 @@ fn keys_of_another_shape_that_hold_something_are_refused_by_name() {
     let refused = |row: Value| Example::from_value(row).expect_err("a fault").to_string();
     for key in ["history", "input", "instruction"] {
         let fault = refused(json!({"prompt": "p", "completion": "c", key: "x"}));
-        assert!(fault.starts_with(&format!("`{key}` is not read beside `prompt`")), "{fault}");
+        assert!(
+            fault.starts_with(&format!("`{key}` is not read beside `prompt`")),
+            "{fault}"
+        );
     }
     for key in ["system", "prompt", "tools"] {
         assert!(refused(json!({"text": "t", key: "x"})).starts_with(&format!("`{key}`")));
     }
     for key in ["prompt", "completion"] {
-        assert!(refused(json!({"instruction": "i", "output": "o", key: "x"})).starts_with(&format!("`{key}`")));
+        assert!(
+            refused(json!({"instruction": "i", "output": "o", key: "x"}))
+                .starts_with(&format!("`{key}`"))
+        );
     }
-    let nothing = json!({"prompt": "p", "completion": "c", "input": " ", "history": [], "context": ""});
+    let nothing =
+        json!({"prompt": "p", "completion": "c", "input": " ", "history": [], "context": ""});
     assert!(Example::from_value(nothing).is_ok());
 }
 

@@ -75,11 +75,15 @@ fn chain(state: &mut State, first: Value, rest: Rest<Value>) -> Result<bool, Err
 }
 
 fn refusal(operator: &str, (a, b): (ValueKind, ValueKind)) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("`{operator}` does not compare {a} with {b}"))
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("`{operator}` does not compare {a} with {b}"),
+    )
 }
 
 fn is_in(state: &mut State, value: &Value, container: &Value) -> Result<bool, Error> {
-    let is_container = container.is_undefined() || container.as_str().is_some() || container.as_object().is_some();
+    let is_container =
+        container.is_undefined() || container.as_str().is_some() || container.as_object().is_some();
     if !is_container || (container.as_str().is_some() && value.as_str().is_none()) {
         return Err(refusal("in", (value.kind(), container.kind())));
     }
@@ -96,7 +100,9 @@ fn is_in(state: &mut State, value: &Value, container: &Value) -> Result<bool, Er
 pub(super) fn check_orderable(operation: &str, items: &[Value]) -> Result<(), Error> {
     // Of two types or more, two stand beside each other.
     let mut pairs = items.windows(2);
-    pairs.try_for_each(|pair| order(&pair[0], &pair[1]).map(drop)).map_err(|e| refusal(operation, e))
+    pairs
+        .try_for_each(|pair| order(&pair[0], &pair[1]).map(drop))
+        .map_err(|e| refusal(operation, e))
 }
 
 /// The order of `a` and `b`, none where one is no number; the kinds that Python does not compare are the error.
@@ -109,7 +115,9 @@ fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, (ValueKind, ValueKind
         }
         (ValueKind::String, ValueKind::String) => Ok(Some(a.cmp(b))),
         (ValueKind::Seq, ValueKind::Seq) if a.is_tuple() == b.is_tuple() => {
-            let (Ok(left), Ok(right)) = (a.try_iter(), b.try_iter()) else { return Err(refused) };
+            let (Ok(left), Ok(right)) = (a.try_iter(), b.try_iter()) else {
+                return Err(refused);
+            };
             match left.zip(right).find(|(left, right)| left != right) {
                 Some((left, right)) => order(&left, &right),
                 None => Ok(Some(a.len().cmp(&b.len()))),
@@ -132,7 +140,12 @@ pub(super) fn rewrite(tag: &str, block: bool) -> String {
             body = super::source::word(&tag[..end], "in", body).map_or(body, |at| at + 2);
         }
     }
-    format!("{}{}{}", &tag[..body], expression(&tag[body..end], 0), &tag[end..])
+    format!(
+        "{}{}{}",
+        &tag[..body],
+        expression(&tag[body..end], 0),
+        &tag[end..]
+    )
 }
 
 fn is_part(c: char) -> bool {
@@ -179,11 +192,23 @@ struct Chain<'a> {
 
 impl Chain<'_> {
     fn rewritten(self, depth: usize) -> String {
-        let filters: Vec<Option<&str>> = self.operators.iter().map(|operator| filter(operator)).collect();
-        let operands: Vec<String> = self.operands.iter().map(|operand| brackets(operand, depth)).collect();
+        let filters: Vec<Option<&str>> = self
+            .operators
+            .iter()
+            .map(|operator| filter(operator))
+            .collect();
+        let operands: Vec<String> = self
+            .operands
+            .iter()
+            .map(|operand| brackets(operand, depth))
+            .collect();
         if filters.iter().all(Option::is_none) {
             let behind = self.operators.iter().copied().chain([""]);
-            return operands.iter().zip(behind).map(|(operand, operator)| format!("{operand}{operator}")).collect();
+            return operands
+                .iter()
+                .zip(behind)
+                .map(|(operand, operator)| format!("{operand}{operator}"))
+                .collect();
         }
         let left = operands[0].trim();
         let compared = match (&filters[..], &self.operators[..]) {
@@ -192,9 +217,12 @@ impl Chain<'_> {
             }
             ([Some(filter)], _) => format!("({left}) | {filter}(({}))", operands[1].trim()),
             _ => {
-                let name = |operator: &str| operator.split_whitespace().collect::<Vec<_>>().join(" ");
+                let name =
+                    |operator: &str| operator.split_whitespace().collect::<Vec<_>>().join(" ");
                 let pairs = self.operators.iter().zip(&operands[1..]);
-                let pairs: Vec<_> = pairs.map(|(by, right)| format!("'{}', ({})", name(by), right.trim())).collect();
+                let pairs: Vec<_> = pairs
+                    .map(|(by, right)| format!("'{}', ({})", name(by), right.trim()))
+                    .collect();
                 format!("({left}) | {CHAIN}({})", pairs.join(", "))
             }
         };
@@ -208,7 +236,10 @@ impl Chain<'_> {
 
 /// The filter that an operator becomes.
 fn filter(operator: &str) -> Option<&'static str> {
-    let plain = OPERATORS.iter().find(|(name, _, _)| *name == operator).map(|(_, filter, _)| *filter);
+    let plain = OPERATORS
+        .iter()
+        .find(|(name, _, _)| *name == operator)
+        .map(|(_, filter, _)| *filter);
     plain.or(operator.ends_with("in").then_some(IN))
 }
 
@@ -239,10 +270,21 @@ fn tokens(text: &str) -> Vec<(Token, usize, usize)> {
             let (token, length) = keyword(&text[at..], word, before);
             tokens.extend(token.map(|token| (token, at, length)));
             let said = &text[at..at + length];
-            (before, at) = (if said == "not" && before == "is" { IS_NOT } else { said }, at + length);
+            (before, at) = (
+                if said == "not" && before == "is" {
+                    IS_NOT
+                } else {
+                    said
+                },
+                at + length,
+            );
             continue;
         }
-        let (token, length) = if free { sign(&text[at..]) } else { (None, c.len_utf8()) };
+        let (token, length) = if free {
+            sign(&text[at..])
+        } else {
+            (None, c.len_utf8())
+        };
         tokens.extend(token.map(|token| (token, at, length)));
         walk.step(c);
         if !c.is_whitespace() {
@@ -264,9 +306,15 @@ fn keyword(text: &str, length: usize, before: &str) -> (Option<Token>, usize) {
         "in" => (Some(Token::Comparison), length),
         "not" => {
             let behind = text[length..].trim_start();
-            let is_in = behind.strip_prefix("in").is_some_and(|rest| !rest.starts_with(is_part));
+            let is_in = behind
+                .strip_prefix("in")
+                .is_some_and(|rest| !rest.starts_with(is_part));
             let reach = text.len() - behind.len() + 2;
-            if is_in { (Some(Token::Comparison), reach) } else { (Some(Token::Boundary), length) }
+            if is_in {
+                (Some(Token::Comparison), reach)
+            } else {
+                (Some(Token::Boundary), length)
+            }
         }
         _ => (None, length),
     }
@@ -280,7 +328,10 @@ fn sign(text: &str) -> (Option<Token>, usize) {
         }
     }
     let length = text.chars().next().map_or(0, char::len_utf8);
-    (text.starts_with([',', ':', '=']).then_some(Token::Boundary), length)
+    (
+        text.starts_with([',', ':', '=']).then_some(Token::Boundary),
+        length,
+    )
 }
 
 #[cfg(test)]

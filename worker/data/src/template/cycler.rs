@@ -15,9 +15,15 @@ struct Cycler {
 /// `cycler(*items)`.
 pub(super) fn cycler(items: Rest<Value>) -> Result<Value, Error> {
     if items.is_empty() {
-        return Err(Error::new(ErrorKind::MissingArgument, "a cycler needs items"));
+        return Err(Error::new(
+            ErrorKind::MissingArgument,
+            "a cycler needs items",
+        ));
     }
-    Ok(Value::from_object(Cycler { items: items.0, next: AtomicUsize::new(0) }))
+    Ok(Value::from_object(Cycler {
+        items: items.0,
+        next: AtomicUsize::new(0),
+    }))
 }
 
 impl Cycler {
@@ -35,7 +41,12 @@ impl Object for Cycler {
         Enumerator::NonEnumerable
     }
 
-    fn call_method(self: &Arc<Self>, _: &mut State, method: &str, args: &[Value]) -> Result<Value, Error> {
+    fn call_method(
+        self: &Arc<Self>,
+        _: &mut State,
+        method: &str,
+        args: &[Value],
+    ) -> Result<Value, Error> {
         match (method, args) {
             ("next", []) => Ok(self.item(self.next.fetch_add(1, Ordering::Relaxed))),
             ("reset", []) => {

@@ -56,15 +56,24 @@ pub(super) fn common_prefix(a: &str, b: &str) -> usize {
 pub(super) fn differing(text: &str, other: &str) -> Range<usize> {
     let start = common_prefix(text, other);
     let (own, others) = (atoms(&text[start..]), atoms(&other[start..]));
-    let equal = own.iter().rev().zip(others.iter().rev()).take_while(|(a, b)| a == b);
+    let equal = own
+        .iter()
+        .rev()
+        .zip(others.iter().rev())
+        .take_while(|(a, b)| a == b);
     let suffix: usize = equal.map(|(atom, _)| atom.len()).sum();
     start..text.len() - suffix
 }
 
 /// The last token in brackets of `text`, where it ends with one.
 pub(super) fn last_token(text: &str) -> Option<&str> {
-    let starts = text.char_indices().rev().filter(|(_, c)| matches!(c, '<' | '['));
-    starts.map(|(at, _)| &text[at..]).find(|end| bracketed(end) == Some(end.len()))
+    let starts = text
+        .char_indices()
+        .rev()
+        .filter(|(_, c)| matches!(c, '<' | '['));
+    starts
+        .map(|(at, _)| &text[at..])
+        .find(|end| bracketed(end) == Some(end.len()))
 }
 
 /// The tokens in brackets of `text` and what stands between them; whether a piece is a token.
@@ -99,9 +108,18 @@ mod tests {
 
     #[test]
     fn tokens_in_brackets_are_never_taken_apart() {
-        assert_eq!(common_prefix("a<|end|>\n<|user|>", "a<|end|>\n<|assistant|>"), 9);
+        assert_eq!(
+            common_prefix("a<|end|>\n<|user|>", "a<|end|>\n<|assistant|>"),
+            9
+        );
         assert_eq!(differing("x<|a|>y", "x<|b|>y"), 1..6);
-        assert_eq!(differing("q<\u{ff5c}end\u{2581}of\u{ff5c}>", "q\u{F0003}<\u{ff5c}end\u{2581}of\u{ff5c}>"), 1..1);
+        assert_eq!(
+            differing(
+                "q<\u{ff5c}end\u{2581}of\u{ff5c}>",
+                "q\u{F0003}<\u{ff5c}end\u{2581}of\u{ff5c}>"
+            ),
+            1..1
+        );
         assert_eq!(common_prefix("[/INST]", "[/INSTX]"), 0);
         assert_eq!(common_prefix("1 < 2 > 0", "1 < 3 > 0"), 4);
     }

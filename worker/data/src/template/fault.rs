@@ -29,7 +29,11 @@ pub enum TemplateError {
     #[error(
         "message {index}: the chat template writes this answer {side} message {other}, which is not the order of the messages; set data.template: chatml-tools, or a copy of the template that writes them in their order"
     )]
-    Order { index: usize, side: &'static str, other: usize },
+    Order {
+        index: usize,
+        side: &'static str,
+        other: usize,
+    },
     #[error("`{0}` is no date; write one as 2024-07-26")]
     Date(String),
     #[error(
@@ -50,13 +54,19 @@ impl TemplateError {
 
     /// What rendering came to.
     pub(super) fn rendering(fault: Error) -> Self {
-        if fault.kind() == ErrorKind::OutOfFuel { Self::Endless } else { Self::Refused(fault) }
+        if fault.kind() == ErrorKind::OutOfFuel {
+            Self::Endless
+        } else {
+            Self::Refused(fault)
+        }
     }
 }
 
 /// A part of an answer that is to be trained on and is not among what is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("message {index}: the chat template {how}; set data.template: chatml-tools, or a template that writes it")]
+#[error(
+    "message {index}: the chat template {how}; set data.template: chatml-tools, or a template that writes it"
+)]
 pub struct Lost {
     pub index: usize,
     pub how: Loss,
@@ -74,5 +84,9 @@ pub enum Loss {
     #[error("does not write {0} as the row has it")]
     Unlike(String),
     #[error("writes {what} otherwise than the row has it: `{found}` for `{wanted}`")]
-    Changed { what: String, found: String, wanted: String },
+    Changed {
+        what: String,
+        found: String,
+        wanted: String,
+    },
 }

@@ -13,14 +13,34 @@ pub(super) struct Depth {
 }
 
 /// Nothing of calls is changed.
-pub(super) const WITHOUT_CALLS: Depth = Depth { names: false, keys: false, values: false };
+pub(super) const WITHOUT_CALLS: Depth = Depth {
+    names: false,
+    keys: false,
+    values: false,
+};
 
 /// From the most to the least.
 pub(super) const DEPTHS: [Depth; 5] = [
-    Depth { names: true, keys: true, values: true },
-    Depth { names: true, keys: false, values: true },
-    Depth { names: false, keys: true, values: true },
-    Depth { names: false, keys: false, values: true },
+    Depth {
+        names: true,
+        keys: true,
+        values: true,
+    },
+    Depth {
+        names: true,
+        keys: false,
+        values: true,
+    },
+    Depth {
+        names: false,
+        keys: true,
+        values: true,
+    },
+    Depth {
+        names: false,
+        keys: false,
+        values: true,
+    },
     WITHOUT_CALLS,
 ];
 
@@ -38,7 +58,11 @@ impl Change<'_> {
         for name in TEXTS {
             self.field(message.get_mut(name));
         }
-        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
+        let calls = message
+            .get_mut("tool_calls")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten();
         for function in calls.filter_map(|call| call.get_mut("function")) {
             self.field(function.get_mut("name").filter(|_| depth.names));
             if let Some(arguments) = function.get_mut("arguments").filter(|_| depth.values) {

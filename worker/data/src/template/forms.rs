@@ -21,9 +21,22 @@ pub(super) fn forms(text: &str) -> Vec<String> {
     let html = entities(text, "&#34;", "&#39;");
     let xml = entities(text, "&quot;", "&#x27;");
     let apos = entities(text, "&quot;", "&apos;");
-    let bare = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let bare = text
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
     let lines = text.replace("\r\n", "\n");
-    vec![plain, ascii, twice, inner(&quoted(text)), html, xml, apos, bare, lines]
+    vec![
+        plain,
+        ascii,
+        twice,
+        inner(&quoted(text)),
+        html,
+        xml,
+        apos,
+        bare,
+        lines,
+    ]
 }
 
 /// `text` without the quotation marks around it.
@@ -38,11 +51,17 @@ fn ascii_json(c: char) -> String {
     if c.is_ascii() {
         return c.into();
     }
-    c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect()
+    c.encode_utf16(&mut [0; 2])
+        .iter()
+        .map(|unit| format!("\\u{unit:04x}"))
+        .collect()
 }
 
 fn entities(text: &str, double: &str, single: &str) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let text = text
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
     text.replace('"', double).replace('\'', single)
 }
 
@@ -52,7 +71,10 @@ pub(super) fn scalar_forms(value: &Value) -> Vec<String> {
         Value::Null => ["null", "None", "none", "nil"].map(str::to_owned).to_vec(),
         Value::Bool(true) => ["true", "True"].map(str::to_owned).to_vec(),
         Value::Bool(false) => ["false", "False"].map(str::to_owned).to_vec(),
-        other => vec![other.to_string(), super::repr::text_of(&Printed::from(Serde(other)))],
+        other => vec![
+            other.to_string(),
+            super::repr::text_of(&Printed::from(Serde(other))),
+        ],
     }
 }
 
@@ -76,7 +98,12 @@ mod tests {
         ] {
             assert!(is_held_in(&format!("({text})"), said), "{text}");
         }
-        for text in ["ANN'S \"É\" <B>\n&", "Ann's \"é\" <b> &", "Ann's \"e\" <b>\n&", ""] {
+        for text in [
+            "ANN'S \"É\" <B>\n&",
+            "Ann's \"é\" <b> &",
+            "Ann's \"e\" <b>\n&",
+            "",
+        ] {
             assert!(!is_held_in(text, said), "{text}");
         }
     }
@@ -90,7 +117,12 @@ mod tests {
             (json!(null), &["null", "None"]),
         ] {
             let known = scalar_forms(&value);
-            assert!(forms.iter().all(|form| known.iter().any(|known| known == form)), "{known:?}");
+            assert!(
+                forms
+                    .iter()
+                    .all(|form| known.iter().any(|known| known == form)),
+                "{known:?}"
+            );
         }
     }
 }

@@ -11,16 +11,26 @@ use super::turns::Turns;
 impl Turns<'_> {
     /// `own`, the part of answer `index`, without the reasoning that the generation prompt opens or closes for the model.
     pub(super) fn without_given(&self, index: usize, own: Range<usize>) -> Range<usize> {
-        let Some(prompt) = self.stage.part(&self.stage.messages[..index], true) else { return own };
+        let Some(prompt) = self.stage.part(&self.stage.messages[..index], true) else {
+            return own;
+        };
         let given = &prompt[without_reasoning(&prompt).len()..];
         let is_given = !given.is_empty() && self.whole[own.clone()].starts_with(given);
-        if is_given { own.start + given.len()..own.end } else { own }
+        if is_given {
+            own.start + given.len()..own.end
+        } else {
+            own
+        }
     }
 
     /// `own` without what the template writes there although nothing is answered yet, such as a footer: the model is given
     /// it too. The token that ends the turn stays.
     pub(super) fn without_footer(&self, index: usize, own: Range<usize>) -> Range<usize> {
-        let ends = self.places().of(Owner::Message(index)).filter(|range| range.start < own.end).map(|range| range.end);
+        let ends = self
+            .places()
+            .of(Owner::Message(index))
+            .filter(|range| range.start < own.end)
+            .map(|range| range.end);
         let last = ends.max().unwrap_or(own.start).clamp(own.start, own.end);
         let tail = &self.whole[last..own.end];
         if tail.trim().is_empty() {
@@ -31,13 +41,17 @@ impl Turns<'_> {
         let kept = [false, true].into_iter().find_map(|prompt| {
             let before = self.stage.part(&self.stage.messages[..index], prompt)?;
             // Where earlier text is written otherwise, nothing tells what belongs to the end.
-            let shared = Some(common_prefix(&before, self.whole)).filter(|shared| *shared >= previous)?;
+            let shared =
+                Some(common_prefix(&before, self.whole)).filter(|shared| *shared >= previous)?;
             before_ending(tail, &before[shared..])
         });
         let Some(kept) = kept else { return own };
         let eos = Some(self.stage.template.special.eos.as_str()).filter(|eos| !eos.is_empty());
         let ends = [eos, self.terminator()].into_iter().flatten();
-        let ended = ends.filter_map(|end| tail.find(end).map(|at| at + end.len())).min().unwrap_or(0);
+        let ended = ends
+            .filter_map(|end| tail.find(end).map(|at| at + end.len()))
+            .min()
+            .unwrap_or(0);
         own.start..last + tail[..kept].trim_end().len().max(ended)
     }
 }
@@ -54,8 +68,12 @@ fn before_ending(tail: &str, footer: &str) -> Option<usize> {
             || last_token(before).is_some()
     };
     let places = footer.char_indices().map(|(at, _)| at).filter(begins);
-    let mut endings = places.map(|at| footer[at..].trim_start()).filter(|ending| !ending.is_empty());
-    endings.find(|ending| tail.ends_with(ending)).map(|ending| tail.len() - ending.len())
+    let mut endings = places
+        .map(|at| footer[at..].trim_start())
+        .filter(|ending| !ending.is_empty());
+    endings
+        .find(|ending| tail.ends_with(ending))
+        .map(|ending| tail.len() - ending.len())
 }
 
 #[cfg(test)]

@@ -22,16 +22,25 @@ pub(super) fn tojson(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, 
     let args = args.into_values();
     let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
     if positional.len() > 4 {
-        return Err(Error::new(ErrorKind::TooManyArguments, "tojson takes four arguments"));
+        return Err(Error::new(
+            ErrorKind::TooManyArguments,
+            "tojson takes four arguments",
+        ));
     }
     let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
         let named: Option<Value> = kwargs.get(name)?;
-        Ok(named.or_else(|| positional.get(place).cloned()).filter(|value| !value.is_none() && !value.is_undefined()))
+        Ok(named
+            .or_else(|| positional.get(place).cloned())
+            .filter(|value| !value.is_none() && !value.is_undefined()))
     };
     let style = Style {
         ensure_ascii: argument(0, "ensure_ascii")?.is_some_and(|value| value.is_true()),
-        indent: argument(1, "indent")?.map(|value| indent(&value)).transpose()?,
-        separators: argument(2, "separators")?.map(|value| separators(&value)).transpose()?,
+        indent: argument(1, "indent")?
+            .map(|value| indent(&value))
+            .transpose()?,
+        separators: argument(2, "separators")?
+            .map(|value| separators(&value))
+            .transpose()?,
         sort_keys: argument(3, "sort_keys")?.is_some_and(|value| value.is_true()),
     };
     kwargs.assert_all_used()?;
@@ -44,7 +53,11 @@ fn indent(value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),
         // As Python has it, a negative number breaks lines and indents by nothing.
-        None => Ok(" ".repeat(u16::try_from(i64::try_from(value.clone())?.max(0)).unwrap_or(u16::MAX).into())),
+        None => Ok(" ".repeat(
+            u16::try_from(i64::try_from(value.clone())?.max(0))
+                .unwrap_or(u16::MAX)
+                .into(),
+        )),
     }
 }
 
@@ -52,9 +65,10 @@ fn separators(value: &Value) -> Result<(String, String), Error> {
     let parts: Vec<String> = value.try_iter()?.map(|part| part.to_string()).collect();
     match <[String; 2]>::try_from(parts) {
         Ok([item, key]) => Ok((item, key)),
-        Err(_) => {
-            Err(Error::new(ErrorKind::InvalidOperation, "separators are two texts: one between items, one after a key"))
-        }
+        Err(_) => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "separators are two texts: one between items, one after a key",
+        )),
     }
 }
 
@@ -71,7 +85,10 @@ impl Style {
             }
             ValueKind::Map => {
                 let entry = |key: Value| Ok((Some(key_text(&key)?), value.get_item(&key)?));
-                let mut entries = value.try_iter()?.map(entry).collect::<Result<Vec<_>, Error>>()?;
+                let mut entries = value
+                    .try_iter()?
+                    .map(entry)
+                    .collect::<Result<Vec<_>, Error>>()?;
                 if self.sort_keys {
                     let sorted: BTreeMap<_, _> = entries.into_iter().collect();
                     entries = sorted.into_iter().collect();
@@ -93,8 +110,15 @@ impl Style {
         depth: usize,
         out: &mut String,
     ) -> Result<(), Error> {
-        let own = if self.indent.is_some() { (",", ": ") } else { (", ", ": ") };
-        let (between, after_key) = self.separators.as_ref().map_or(own, |(item, key)| (item, key));
+        let own = if self.indent.is_some() {
+            (",", ": ")
+        } else {
+            (", ", ": ")
+        };
+        let (between, after_key) = self
+            .separators
+            .as_ref()
+            .map_or(own, |(item, key)| (item, key));
         out.push(open);
         let empty = parts.is_empty();
         for (i, (key, item)) in parts.into_iter().enumerate() {
@@ -135,7 +159,11 @@ impl Style {
                 '\u{c}' => out.push_str("\\f"),
                 c if c < ' ' || (self.ensure_ascii && !(' '..='~').contains(&c)) => {
                     let mut units = [0u16; 2];
-                    out.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+                    out.extend(
+                        c.encode_utf16(&mut units)
+                            .iter()
+                            .map(|unit| format!("\\u{unit:04x}")),
+                    );
                 }
                 c => out.push(c),
             }
@@ -151,7 +179,10 @@ fn key_text(key: &Value) -> Result<String, Error> {
         ValueKind::None => Ok("null".into()),
         ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.into()),
         ValueKind::Number => Ok(number_text(key)),
-        other => Err(Error::new(ErrorKind::InvalidOperation, format!("a key of JSON cannot be {other}"))),
+        other => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("a key of JSON cannot be {other}"),
+        )),
     }
 }
 
@@ -167,14 +198,24 @@ pub(super) fn number_text(value: &Value) -> String {
 fn fraction_text(x: f64) -> String {
     if !x.is_finite() {
         let text = if x.is_nan() { "NaN" } else { "Infinity" };
-        return if x < 0.0 { format!("-{text}") } else { text.into() };
+        return if x < 0.0 {
+            format!("-{text}")
+        } else {
+            text.into()
+        };
     }
     if x != 0.0 && (x.abs() < 1e-4 || x.abs() >= 1e16) {
         let text = format!("{x:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
+        let (sign, digits) = exponent
+            .strip_prefix('-')
+            .map_or(('+', exponent), |digits| ('-', digits));
         return format!("{mantissa}e{sign}{digits:0>2}");
     }
     let text = x.to_string();
-    if text.contains('.') { text } else { text + ".0" }
+    if text.contains('.') {
+        text
+    } else {
+        text + ".0"
+    }
 }

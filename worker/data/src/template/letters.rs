@@ -13,18 +13,30 @@ use super::fields::{Change, Depth};
 
 /// `message` with other letters and digits.
 pub(super) fn with_other_letters(message: &mut Value, depth: Depth) {
-    Change { text: &other_letters, number: &other_digits }.message(message, depth);
+    Change {
+        text: &other_letters,
+        number: &other_digits,
+    }
+    .message(message, depth);
 }
 
 /// The same for what a tool says in words.
 pub(super) fn tool_with_other_letters(tool: &mut Value) {
-    Change { text: &other_letters, number: &other_digits }.descriptions(tool);
+    Change {
+        text: &other_letters,
+        number: &other_digits,
+    }
+    .descriptions(tool);
 }
 
 /// `text` with other letters and digits; its tokens in brackets stay, since templates look for them.
 fn other_letters(text: &str) -> String {
     let changed = |(piece, is_token): (&str, bool)| {
-        if is_token { piece.to_owned() } else { piece.chars().map(other_letter).collect() }
+        if is_token {
+            piece.to_owned()
+        } else {
+            piece.chars().map(other_letter).collect()
+        }
     };
     pieces(text).into_iter().map(changed).collect()
 }
@@ -32,9 +44,17 @@ fn other_letters(text: &str) -> String {
 /// A number that is written with as many characters.
 fn other_digits(number: &Number) -> Number {
     let written = number.to_string();
-    let digit = |c: char| if c.is_ascii_digit() { other_letter(c) } else { c };
+    let digit = |c: char| {
+        if c.is_ascii_digit() {
+            other_letter(c)
+        } else {
+            c
+        }
+    };
     let other: Option<Number> = written.chars().map(digit).collect::<String>().parse().ok();
-    other.filter(|other| other.to_string().len() == written.len()).unwrap_or_else(|| number.clone())
+    other
+        .filter(|other| other.to_string().len() == written.len())
+        .unwrap_or_else(|| number.clone())
 }
 
 fn other_letter(c: char) -> char {
@@ -55,7 +75,10 @@ fn other_letter(c: char) -> char {
                     && !other.is_control()
             };
             let before = u32::from(c).checked_sub(1).and_then(char::from_u32);
-            next(c).filter(alike).or_else(|| before.filter(alike)).unwrap_or(c)
+            next(c)
+                .filter(alike)
+                .or_else(|| before.filter(alike))
+                .unwrap_or(c)
         }
     }
 }
@@ -92,11 +115,25 @@ mod tests {
 
     #[test]
     fn every_letter_and_digit_becomes_another_of_its_kind() {
-        for text in ["Zebra 0190 zZ", "Zürich, 12 °C", "日本語 ПРИВЕТ", "\u{1F44D}"] {
+        for text in [
+            "Zebra 0190 zZ",
+            "Zürich, 12 °C",
+            "日本語 ПРИВЕТ",
+            "\u{1F44D}",
+        ] {
             let other = other_letters(text);
             assert_eq!(other.len(), text.len(), "{text}");
-            for (a, b) in text.chars().zip(other.chars()).filter(|(a, _)| a.is_alphanumeric()) {
-                assert!(a != b && a.is_uppercase() == b.is_uppercase() && a.is_numeric() == b.is_numeric(), "{a} {b}");
+            for (a, b) in text
+                .chars()
+                .zip(other.chars())
+                .filter(|(a, _)| a.is_alphanumeric())
+            {
+                assert!(
+                    a != b
+                        && a.is_uppercase() == b.is_uppercase()
+                        && a.is_numeric() == b.is_numeric(),
+                    "{a} {b}"
+                );
             }
         }
         assert_eq!(other_letters("a<think>b [TOOL] c"), "b<think>c [TOOL] d");
@@ -106,7 +143,11 @@ mod tests {
     fn numbers_stay_numbers_of_as_many_digits() {
         for number in ["0", "9", "-10", "1.5", "2.5e-9", "18446744073709551615"] {
             let number: Number = number.parse().expect("a number");
-            assert_eq!(other_digits(&number).to_string().len(), number.to_string().len(), "{number}");
+            assert_eq!(
+                other_digits(&number).to_string().len(),
+                number.to_string().len(),
+                "{number}"
+            );
         }
         assert_ne!(other_digits(&Number::from(3)), Number::from(3));
     }
@@ -115,7 +156,12 @@ mod tests {
     fn changes_are_told_where_the_shape_is_the_same() {
         let edges = |whole, other| {
             let found = changed(whole, other)?;
-            Some(found.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>())
+            Some(
+                found
+                    .iter()
+                    .map(|range| (range.start, range.end))
+                    .collect::<Vec<_>>(),
+            )
         };
         assert_eq!(edges("ab cd", "ab de"), Some(vec![(3, 5)]));
         assert_eq!(edges("é1é a", "é2é b"), Some(vec![(2, 3), (6, 7)]));

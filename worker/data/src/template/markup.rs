@@ -10,20 +10,35 @@ pub(super) fn markup_sum(terms: Vec<Value>) -> Result<Value, Error> {
     let mut safe = false;
     for term in terms {
         let Some(text) = term.as_str() else {
-            return Err(Error::new(ErrorKind::InvalidOperation, format!("a text and {} cannot be added", term.kind())));
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("a text and {} cannot be added", term.kind()),
+            ));
         };
         if term.is_safe() && !safe {
             sum = escaped(&sum);
         }
         safe |= term.is_safe();
-        sum.push_str(&if safe && !term.is_safe() { escaped(text) } else { text.to_owned() });
+        sum.push_str(&if safe && !term.is_safe() {
+            escaped(text)
+        } else {
+            text.to_owned()
+        });
     }
-    Ok(if safe { Value::from_safe_string(sum) } else { sum.into() })
+    Ok(if safe {
+        Value::from_safe_string(sum)
+    } else {
+        sum.into()
+    })
 }
 
 /// `escape(value)`; a text that is marked as safe stays as it is.
 pub(super) fn escape(value: &Value) -> Value {
-    if value.is_safe() { value.clone() } else { Value::from_safe_string(escaped(&text_of(value))) }
+    if value.is_safe() {
+        value.clone()
+    } else {
+        Value::from_safe_string(escaped(&text_of(value)))
+    }
 }
 
 /// `text` as Python's MarkupSafe escapes it.

@@ -52,7 +52,10 @@ fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
     };
     if has(methods, name) {
         let way_out = format!("call it, or write `x['{name}']` for the item");
-        let fault = format!("`.{name}` of a {} is a method in Python, and is not called; {way_out}", value.kind());
+        let fault = format!(
+            "`.{name}` of a {} is a method in Python, and is not called; {way_out}",
+            value.kind()
+        );
         return Err(Error::new(ErrorKind::InvalidOperation, fault));
     }
     value.get_attr(name)
@@ -63,14 +66,20 @@ fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
 pub(super) fn rewrite(tag: &str, block: bool) -> String {
     let inner = tag.trim_start_matches(['-', '+']).trim_start();
     // What is set is no value yet.
-    let is_set = block && inner.strip_prefix("set").is_some_and(|rest| rest.starts_with(char::is_whitespace));
+    let is_set = block
+        && inner
+            .strip_prefix("set")
+            .is_some_and(|rest| rest.starts_with(char::is_whitespace));
     let start = if is_set { assignment(tag) } else { 0 };
     let (mut out, mut walk) = (tag[..start].to_owned(), Walk::default());
     let (mut at, mut before) = (start, ' ');
     while let Some(c) = tag[at..].chars().next() {
         if c == '.' && !walk.quoted() && ends_operand(before) {
             let rest = &tag[at + 1..];
-            let name = &rest[..rest.len() - rest.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_').len()];
+            let name = &rest[..rest.len()
+                - rest
+                    .trim_start_matches(|c: char| c.is_alphanumeric() || c == '_')
+                    .len()];
             let behind = rest[name.len()..].trim_start();
             if is_method(name) && !behind.starts_with(['(', '.', '[']) {
                 out.push_str(&format!(" | {ATTRIBUTE}('{name}')"));
@@ -88,7 +97,17 @@ pub(super) fn rewrite(tag: &str, block: bool) -> String {
 }
 
 fn is_method(name: &str) -> bool {
-    [TEXTS, LISTS, RANGES, DICTS, NUMBERS, LIST_CHANGES, DICT_CHANGES].iter().any(|names| has(names, name))
+    [
+        TEXTS,
+        LISTS,
+        RANGES,
+        DICTS,
+        NUMBERS,
+        LIST_CHANGES,
+        DICT_CHANGES,
+    ]
+    .iter()
+    .any(|names| has(names, name))
 }
 
 fn ends_operand(before: char) -> bool {
@@ -120,10 +139,26 @@ mod tests {
                 " x['a'].items | length + f(y.upper) ",
                 " x['a'] | _attribute('items') | length + f(y | _attribute('upper')) ",
             ),
-            (false, " x.items() ~ x.items ().y ~ x.items.y ", " x.items() ~ x.items ().y ~ x.items.y "),
-            (false, " x.role ~ 'a.items' ~ 1.5 ", " x.role ~ 'a.items' ~ 1.5 "),
-            (true, " set ns.count = ns.count + 1 ", " set ns.count = ns | _attribute('count') + 1 "),
-            (true, "- if x.items is defined -", "- if x | _attribute('items') is defined -"),
+            (
+                false,
+                " x.items() ~ x.items ().y ~ x.items.y ",
+                " x.items() ~ x.items ().y ~ x.items.y ",
+            ),
+            (
+                false,
+                " x.role ~ 'a.items' ~ 1.5 ",
+                " x.role ~ 'a.items' ~ 1.5 ",
+            ),
+            (
+                true,
+                " set ns.count = ns.count + 1 ",
+                " set ns.count = ns | _attribute('count') + 1 ",
+            ),
+            (
+                true,
+                "- if x.items is defined -",
+                "- if x | _attribute('items') is defined -",
+            ),
             (true, " set x ", " set x "),
         ] {
             assert_eq!(rewrite(source, block), wanted);

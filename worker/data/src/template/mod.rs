@@ -105,7 +105,11 @@ impl ChatTemplate {
     /// # Errors
     /// It does not compile.
     pub fn new(source: &str, special: SpecialTokens) -> Result<Self, TemplateError> {
-        let source = if source == BUILT_IN { CHATML_TOOLS } else { source };
+        let source = if source == BUILT_IN {
+            CHATML_TOOLS
+        } else {
+            source
+        };
         Self::of(&Templates::from(source.to_owned()), special)
     }
 
@@ -114,14 +118,24 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// It does not compile, or the model has none.
-    pub fn choose(wanted: &str, own: Option<&Templates>, special: &SpecialTokens) -> Result<Self, Lacking> {
+    pub fn choose(
+        wanted: &str,
+        own: Option<&Templates>,
+        special: &SpecialTokens,
+    ) -> Result<Self, Lacking> {
         match (wanted, own) {
             ("auto", Some(own)) => Ok(Self::of(own, special.clone())?),
             ("auto", None) => Err(Lacking::None),
             (name, own) if name != BUILT_IN && !name.contains("{{") && !name.contains("{%") => {
                 let own = own.filter(|own| !own.is_empty()).ok_or(Lacking::None)?;
-                let lacking = || Lacking::Named { wanted: name.to_owned(), names: own.names() };
-                Ok(Self::of(&own.one(name).ok_or_else(lacking)?, special.clone())?)
+                let lacking = || Lacking::Named {
+                    wanted: name.to_owned(),
+                    names: own.names(),
+                };
+                Ok(Self::of(
+                    &own.one(name).ok_or_else(lacking)?,
+                    special.clone(),
+                )?)
             }
             (source, _) => Ok(Self::new(source, special.clone())?),
         }
@@ -140,14 +154,27 @@ impl ChatTemplate {
         python::install(&mut env);
         let marks = Marks::absent_from(templates.sources());
         let [open, close] = [marks.open, marks.close];
-        env.add_filter(source::GENERATION, move |text: String| Value::from_safe_string(format!("{open}{text}{close}")));
+        env.add_filter(source::GENERATION, move |text: String| {
+            Value::from_safe_string(format!("{open}{text}{close}"))
+        });
         let mut variants = Vec::new();
         for (name, text) in templates.iter() {
             let (rewritten, marked) = source::rewrite(text);
-            env.add_template_owned(name.to_owned(), rewritten).map_err(TemplateError::Syntax)?;
-            variants.push(Variant { name: name.to_owned(), source: text.to_owned(), marked });
+            env.add_template_owned(name.to_owned(), rewritten)
+                .map_err(TemplateError::Syntax)?;
+            variants.push(Variant {
+                name: name.to_owned(),
+                source: text.to_owned(),
+                marked,
+            });
         }
-        let mut template = Self { env, variants, special, date: DATE, marks };
+        let mut template = Self {
+            env,
+            variants,
+            special,
+            date: DATE,
+            marks,
+        };
         template.set_date(DATE);
         Ok(template)
     }
@@ -157,7 +184,10 @@ impl ChatTemplate {
     /// # Errors
     /// It is no date.
     pub fn dated(mut self, date: &str) -> Result<Self, TemplateError> {
-        self.set_date(date.parse().map_err(|_| TemplateError::Date(date.to_owned()))?);
+        self.set_date(
+            date.parse()
+                .map_err(|_| TemplateError::Date(date.to_owned()))?,
+        );
         Ok(self)
     }
 
@@ -165,21 +195,37 @@ impl ChatTemplate {
         self.date = date;
         let now = date.at(0, 0, 0, 0);
         self.env.add_function("strftime_now", move |format: &str| {
-            jiff::fmt::strtime::format(format, now)
-                .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now(`{format}`): {e}")))
+            jiff::fmt::strtime::format(format, now).map_err(|e| {
+                Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("strftime_now(`{format}`): {e}"),
+                )
+            })
         });
     }
 
     /// The Jinja text for a conversation without tools, or the first where there is none of that name.
     pub fn source(&self) -> &str {
-        let plain = self.variants.iter().find(|variant| variant.name == "default");
-        plain.or(self.variants.first()).map_or("", |variant| &variant.source)
+        let plain = self
+            .variants
+            .iter()
+            .find(|variant| variant.name == "default");
+        plain
+            .or(self.variants.first())
+            .map_or("", |variant| &variant.source)
     }
 
     /// Everything that a rendered text follows from, besides the conversation.
     pub(crate) fn identity(&self) -> impl Iterator<Item = String> {
-        let sources = self.variants.iter().flat_map(|variant| [variant.name.clone(), variant.source.clone()]);
-        sources.chain([self.special.bos.clone(), self.special.eos.clone(), self.date.to_string()])
+        let sources = self
+            .variants
+            .iter()
+            .flat_map(|variant| [variant.name.clone(), variant.source.clone()]);
+        sources.chain([
+            self.special.bos.clone(),
+            self.special.eos.clone(),
+            self.date.to_string(),
+        ])
     }
 
     pub(crate) fn special(&self) -> &SpecialTokens {
@@ -189,15 +235,28 @@ impl ChatTemplate {
     /// As transformers chooses: `tool_use` for a conversation with tools, else `default`.
     fn variant(&self, tools: bool) -> Result<&Variant, TemplateError> {
         let named = |name: &str| self.variants.iter().find(|variant| variant.name == name);
-        let chosen = named("tool_use").filter(|_| tools).or_else(|| named("default"));
-        chosen.ok_or_else(|| TemplateError::NoDefault(self.variants.iter().map(|v| format!("`{}`", v.name)).collect()))
+        let chosen = named("tool_use")
+            .filter(|_| tools)
+            .or_else(|| named("default"));
+        chosen.ok_or_else(|| {
+            TemplateError::NoDefault(
+                self.variants
+                    .iter()
+                    .map(|v| format!("`{}`", v.name))
+                    .collect(),
+            )
+        })
     }
 
     /// Renders `conversation`, ready for the model to answer when `generation_prompt` is set.
     ///
     /// # Errors
     /// The template refuses the conversation.
-    pub fn text(&self, conversation: &Conversation, generation_prompt: bool) -> Result<String, TemplateError> {
+    pub fn text(
+        &self,
+        conversation: &Conversation,
+        generation_prompt: bool,
+    ) -> Result<String, TemplateError> {
         let (stage, raw) = Stage::set(self, conversation, generation_prompt)?;
         Ok(stage.taken(&raw).text)
     }
@@ -210,8 +269,13 @@ impl ChatTemplate {
     pub fn render(&self, conversation: &Conversation) -> Result<Rendered, TemplateError> {
         let (stage, raw) = Stage::set(self, conversation, false)?;
         let mut rendered = stage.taken(&raw);
-        let messages = conversation.messages.iter().enumerate().filter(|(_, message)| message["role"] == "assistant");
-        let (trained, untrained): (Vec<_>, Vec<_>) = messages.partition(|(_, message)| is_trained_on(message));
+        let messages = conversation
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(_, message)| message["role"] == "assistant");
+        let (trained, untrained): (Vec<_>, Vec<_>) =
+            messages.partition(|(_, message)| is_trained_on(message));
         let trained: Vec<usize> = trained.into_iter().map(|(index, _)| index).collect();
         let turns = Turns::of(&stage, &rendered.text);
         let marked = stage.variant.marked;
@@ -220,7 +284,9 @@ impl ChatTemplate {
             for (index, _) in untrained {
                 shown.extend(turns.turn(index)?);
             }
-            rendered.assistant.retain(|block| !shown.iter().any(|turn| overlap(turn, block)));
+            rendered
+                .assistant
+                .retain(|block| !shown.iter().any(|turn| overlap(turn, block)));
             turns.marked(&rendered.assistant, &trained)?
         } else {
             turns.found(&trained)?
@@ -228,16 +294,31 @@ impl ChatTemplate {
         let mut whole = Vec::new();
         for answer in &answers {
             turns.in_order(answer)?;
-            match (Answer { turns: &turns, index: answer.index, pieces: &answer.ranges, marked }).lost() {
+            match (Answer {
+                turns: &turns,
+                index: answer.index,
+                pieces: &answer.ranges,
+                marked,
+            })
+            .lost()
+            {
                 Some(lost) => rendered.lost.push(lost),
                 None => whole.push(answer),
             }
         }
         turns.independent(&whole)?;
         if !marked {
-            whole.into_iter().try_for_each(|answer| turns.ends_itself(answer))?;
-            rendered.assistant = answers.into_iter().flat_map(|answer| answer.ranges).collect();
+            whole
+                .into_iter()
+                .try_for_each(|answer| turns.ends_itself(answer))?;
+            rendered.assistant = answers
+                .into_iter()
+                .flat_map(|answer| answer.ranges)
+                .collect();
         }
-        Ok(Rendered { text: stage.shown(&rendered.text), ..rendered })
+        Ok(Rendered {
+            text: stage.shown(&rendered.text),
+            ..rendered
+        })
     }
 }

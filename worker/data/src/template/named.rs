@@ -34,15 +34,23 @@ impl Templates {
         let named = match setting {
             Value::Null => return Ok(Self::default()),
             Value::String(source) => return Ok(Self::from(source.clone())),
-            Value::Array(list) => {
-                list.iter().map(|entry| Some((entry["name"].as_str()?, entry["template"].as_str()?))).collect()
-            }
-            Value::Object(map) => map.iter().map(|(name, source)| Some((name.as_str(), source.as_str()?))).collect(),
+            Value::Array(list) => list
+                .iter()
+                .map(|entry| Some((entry["name"].as_str()?, entry["template"].as_str()?)))
+                .collect(),
+            Value::Object(map) => map
+                .iter()
+                .map(|(name, source)| Some((name.as_str(), source.as_str()?)))
+                .collect(),
             _ => None,
         };
         let named: Vec<(&str, &str)> = named.ok_or_else(fault)?;
         // The last of one name is taken, as in Python.
-        Ok(named.into_iter().fold(Self::default(), |all, (name, source)| all.with(Some(name), source.to_owned())))
+        Ok(named
+            .into_iter()
+            .fold(Self::default(), |all, (name, source)| {
+                all.with(Some(name), source.to_owned())
+            }))
     }
 
     /// The same with `source` under `name`, which replaces one of that name; `None` is the default.
@@ -61,7 +69,11 @@ impl Templates {
 
     /// All names, for a message.
     pub(super) fn names(&self) -> String {
-        self.0.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+        self.0
+            .iter()
+            .map(|(name, _)| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -70,7 +82,9 @@ impl Templates {
 
     /// Names and texts; the default one is called `default`.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, source)| (name.as_str(), source.as_str()))
+        self.0
+            .iter()
+            .map(|(name, source)| (name.as_str(), source.as_str()))
     }
 
     pub(super) fn sources(&self) -> impl Iterator<Item = &str> + Clone {

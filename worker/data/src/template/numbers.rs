@@ -12,14 +12,21 @@ pub(super) fn install(env: &mut Environment<'static>) {
         ValueKind::Bool => Ok(Value::from(i64::from(value.is_true()))),
         _ => filters::abs(value.clone()),
     });
-    env.add_test("odd", |value: &Value| number(value).map(|()| tests::is_odd(value.clone())));
-    env.add_test("even", |value: &Value| number(value).map(|()| tests::is_even(value.clone())));
+    env.add_test("odd", |value: &Value| {
+        number(value).map(|()| tests::is_odd(value.clone()))
+    });
+    env.add_test("even", |value: &Value| {
+        number(value).map(|()| tests::is_even(value.clone()))
+    });
     env.add_test("divisibleby", |value: &Value, by: &Value| {
         number(value)?;
         number(by)?;
         // As a number, `false` divides nothing either.
         if !by.is_true() {
-            return Err(Error::new(ErrorKind::InvalidOperation, "nothing is divided by 0"));
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "nothing is divided by 0",
+            ));
         }
         Ok(tests::is_divisibleby(value, by))
     });
@@ -29,7 +36,10 @@ fn number(value: &Value) -> Result<(), Error> {
     if matches!(value.kind(), ValueKind::Number | ValueKind::Bool) {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::InvalidOperation, format!("{} has no remainder", value.kind())))
+    Err(Error::new(
+        ErrorKind::InvalidOperation,
+        format!("{} has no remainder", value.kind()),
+    ))
 }
 
 /// `int(value, default=0, base=10)`.
@@ -46,7 +56,9 @@ fn int(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
         None if value.kind() == ValueKind::Bool => Some(i128::from(value.is_true())),
         None => f64::try_from(value.clone()).ok().and_then(truncated),
     };
-    Ok(whole.map_or(default, |whole| i64::try_from(whole).map_or_else(|_| Value::from(whole), Value::from)))
+    Ok(whole.map_or(default, |whole| {
+        i64::try_from(whole).map_or_else(|_| Value::from(whole), Value::from)
+    }))
 }
 
 /// `float(value, default=0.0)`.
@@ -64,13 +76,22 @@ fn float(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     Ok(number.map_or(default, Value::from))
 }
 
-fn argument(positional: &[Value], kwargs: &Kwargs, place: usize, name: &str) -> Result<Option<Value>, Error> {
+fn argument(
+    positional: &[Value],
+    kwargs: &Kwargs,
+    place: usize,
+    name: &str,
+) -> Result<Option<Value>, Error> {
     let named: Option<Value> = kwargs.get(name)?;
     Ok(named.or_else(|| positional.get(place).cloned()))
 }
 
 fn defined(value: &Value) -> Result<(), Error> {
-    if value.is_undefined() { Err(Error::from(ErrorKind::UndefinedError)) } else { Ok(()) }
+    if value.is_undefined() {
+        Err(Error::from(ErrorKind::UndefinedError))
+    } else {
+        Ok(())
+    }
 }
 
 /// The number that Python's `int(text, base)` reads.

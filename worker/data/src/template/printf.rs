@@ -13,17 +13,28 @@ pub(super) const FORMAT: &str = "_printf";
 
 /// `text % value` as Python has it: a tuple holds several values.
 pub(super) fn printf(text: &str, value: Value) -> Result<String, Error> {
-    let values: Vec<Value> = if value.is_tuple() { value.try_iter()?.collect() } else { vec![value] };
+    let values: Vec<Value> = if value.is_tuple() {
+        value.try_iter()?.collect()
+    } else {
+        vec![value]
+    };
     let mapped = values.len() == 1 && values[0].kind() == ValueKind::Map;
     if !mapped && places(text) < values.len() {
-        return Err(Error::new(ErrorKind::TooManyArguments, "not all values were put into the text"));
+        return Err(Error::new(
+            ErrorKind::TooManyArguments,
+            "not all values were put into the text",
+        ));
     }
-    let printed =
-        |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Map).then(|| text_of(value).into());
+    let printed = |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Map).then(|| text_of(value).into())
+    };
     let values: Vec<Value> = if mapped && text.contains("%(") {
         values
     } else {
-        values.into_iter().map(|value| printed(&value).unwrap_or(value)).collect()
+        values
+            .into_iter()
+            .map(|value| printed(&value).unwrap_or(value))
+            .collect()
     };
     format(FormatStyle::Printf, text, &values)
 }
@@ -49,7 +60,10 @@ fn nested(expression: &str, depth: usize) -> String {
         let behind = &rest[percent + 1..];
         let length = operand(behind);
         out.push_str(&rest[..literal]);
-        out.push_str(&format!(" | {FORMAT}(({}))", nested(behind[..length].trim(), depth + 1)));
+        out.push_str(&format!(
+            " | {FORMAT}(({}))",
+            nested(behind[..length].trim(), depth + 1)
+        ));
         rest = &behind[length..];
     }
     out + rest
@@ -99,7 +113,9 @@ fn term(text: &str) -> usize {
     let mut walk = Walk::default();
     for (at, c) in text.char_indices() {
         let opened = walk.quoted() || walk.depth() > 0;
-        let ends = !c.is_alphanumeric() && c != '_' && !(c == '.' && text.starts_with(|c: char| c.is_ascii_digit()));
+        let ends = !c.is_alphanumeric()
+            && c != '_'
+            && !(c == '.' && text.starts_with(|c: char| c.is_ascii_digit()));
         if !opened && ends && (at > 0 || !matches!(c, '(' | '[' | '{' | '"' | '\'')) {
             return at;
         }
@@ -120,8 +136,14 @@ mod tests {
         for (source, wanted) in [
             (" 5 % 3 ", " 5 % 3 "),
             (" '%s' % x ", " '%s' | _printf((x)) "),
-            (" '%s' % x.y[0](1) | upper ~ 'a' ", " '%s' | _printf((x.y[0](1) | upper)) ~ 'a' "),
-            (" '%s-%d' % ('a', 1) if x else \"b\" ", " '%s-%d' | _printf((('a', 1))) if x else \"b\" "),
+            (
+                " '%s' % x.y[0](1) | upper ~ 'a' ",
+                " '%s' | _printf((x.y[0](1) | upper)) ~ 'a' ",
+            ),
+            (
+                " '%s-%d' % ('a', 1) if x else \"b\" ",
+                " '%s-%d' | _printf((('a', 1))) if x else \"b\" ",
+            ),
             (" f('%s' % 1.5) ", " f('%s' | _printf((1.5))) "),
             (" '%s' % '%d' % 3 ", " '%s' | _printf(('%d')) % 3 "),
             (" 'a % b' ", " 'a % b' "),

@@ -2,7 +2,9 @@
 //! Python has them. The serving side renders with Python, and a prompt must be the same to the character.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters, functions};
+use minijinja::{
+    Environment, Error, ErrorKind, State, Value, escape_formatter, filters, functions,
+};
 use minijinja_contrib::globals::joiner;
 
 use super::cycler::cycler;
@@ -12,8 +14,18 @@ use super::repr::text_of;
 use super::{compare, listed, methods, numbers, ordered, printf, texts};
 
 /// Filters of Jinja2 that give a generator: always true, without a length, read once, no JSON.
-const GENERATORS: [&str; 10] =
-    ["map", "select", "selectattr", "reject", "rejectattr", "unique", "reverse", "batch", "slice", "items"];
+const GENERATORS: [&str; 10] = [
+    "map",
+    "select",
+    "selectattr",
+    "reject",
+    "rejectattr",
+    "unique",
+    "reverse",
+    "batch",
+    "slice",
+    "items",
+];
 
 /// Keeps minijinja's filters that go through a value under names of their own, for [`wrap`] to call.
 fn keep(env: &mut Environment<'static>) -> [&'static str; 19] {
@@ -67,12 +79,18 @@ pub(super) fn install(env: &mut Environment<'static>) {
         // Jinja2's undefined value can be called, and raises then.
         value.is_undefined() || (value.kind() == ValueKind::Plain && !listed::is_range(value))
     });
-    env.add_test("lower", |value: &Value| texts::is_cased(&text_of(value), char::is_lowercase));
-    env.add_test("upper", |value: &Value| texts::is_cased(&text_of(value), char::is_uppercase));
+    env.add_test("lower", |value: &Value| {
+        texts::is_cased(&text_of(value), char::is_lowercase)
+    });
+    env.add_test("upper", |value: &Value| {
+        texts::is_cased(&text_of(value), char::is_uppercase)
+    });
     env.add_filter("tojson", tojson);
     env.add_filter("default", default);
     env.add_filter("d", default);
-    env.add_filter("string", |value: &Value| listed::printable(value).map(text_of));
+    env.add_filter("string", |value: &Value| {
+        listed::printable(value).map(text_of)
+    });
     env.add_filter("attr", listed::attr);
     env.add_function("range", listed::range);
     compare::install(env);
@@ -88,7 +106,9 @@ pub(super) fn install(env: &mut Environment<'static>) {
     // These print otherwise than Jinja2's, or are not there.
     env.remove_filter("pprint");
     env.remove_global("debug");
-    env.add_function("joiner", |separator: Option<Value>| joiner(Some(separator.unwrap_or_else(|| ", ".into()))));
+    env.add_function("joiner", |separator: Option<Value>| {
+        joiner(Some(separator.unwrap_or_else(|| ", ".into())))
+    });
     env.add_filter(super::source::ITERABLE, looped);
     for kept in keep(env) {
         wrap(env, kept);
@@ -96,9 +116,12 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter(super::source::SUM, markup_sum);
     env.add_filter(printf::FORMAT, printf::printf);
     env.add_function("namespace", namespace);
-    env.add_function("raise_exception", |message: String| -> Result<String, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
+    env.add_function(
+        "raise_exception",
+        |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        },
+    );
     env.set_unknown_method_callback(|state, value, method, args| {
         let found = match value.as_str() {
             Some(text) => texts::method(text, method, args)?,
@@ -106,7 +129,9 @@ pub(super) fn install(env: &mut Environment<'static>) {
         };
         match found {
             Some(result) => Ok(result),
-            None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+            None => {
+                minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+            }
         }
     });
     env.set_formatter(|out, state, value| match listed::printable(value)?.kind() {
@@ -127,8 +152,9 @@ fn wrap(env: &mut Environment<'static>, kept: &'static str) {
             return generator(mapped(state, filter, &args)?);
         }
         // Jinja2's generators look whether there is anything before they go through it.
-        if let Some(value) =
-            args.first().filter(|_| !lazy || ["_unique", "_reverse", "_batch", "_slice"].contains(&kept))
+        if let Some(value) = args
+            .first()
+            .filter(|_| !lazy || ["_unique", "_reverse", "_batch", "_slice"].contains(&kept))
         {
             iterable(value.clone())?;
         }
@@ -139,7 +165,11 @@ fn wrap(env: &mut Environment<'static>, kept: &'static str) {
         ordered::check(state, name, &mut args)?;
         let result = state.apply_filter(kept, &args)?;
         // A text that is reversed stays one.
-        if lazy && result.as_str().is_none() { generator(result) } else { Ok(result) }
+        if lazy && result.as_str().is_none() {
+            generator(result)
+        } else {
+            Ok(result)
+        }
     });
 }
 
@@ -147,9 +177,15 @@ fn wrap(env: &mut Environment<'static>, kept: &'static str) {
 fn mapped(state: &mut State, filter: &str, args: &[Value]) -> Result<Value, Error> {
     let mut results = Vec::new();
     // What is nothing has no items, none included.
-    let items = if args[0].is_true() { Some(args[0].try_iter()?) } else { None };
+    let items = if args[0].is_true() {
+        Some(args[0].try_iter()?)
+    } else {
+        None
+    };
     for item in items.into_iter().flatten() {
-        let given: Vec<Value> = std::iter::once(item).chain(args[2..].iter().cloned()).collect();
+        let given: Vec<Value> = std::iter::once(item)
+            .chain(args[2..].iter().cloned())
+            .collect();
         results.push(state.apply_filter(filter, &given)?);
     }
     Ok(Value::from(results))
@@ -163,7 +199,10 @@ fn generator(list: Value) -> Result<Value, Error> {
 /// `value`, unless it is none, over which Python does not iterate.
 fn iterable(value: Value) -> Result<Value, Error> {
     if value.is_none() {
-        return Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable"));
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "none is not iterable",
+        ));
     }
     Ok(value)
 }
@@ -181,7 +220,10 @@ fn is_iterable(value: &Value) -> bool {
 }
 
 fn is_sequence(value: &Value) -> bool {
-    let kinds = matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String);
+    let kinds = matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::Map | ValueKind::String
+    );
     value.is_undefined() || kinds || listed::is_range(value)
 }
 
@@ -189,11 +231,19 @@ fn default(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let args = args.into_values();
     let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
     let named: Option<Value> = kwargs.get("default_value")?;
-    let other = named.or_else(|| positional.first().cloned()).unwrap_or_else(|| Value::from(""));
+    let other = named
+        .or_else(|| positional.first().cloned())
+        .unwrap_or_else(|| Value::from(""));
     let named: Option<Value> = kwargs.get("boolean")?;
-    let lax = named.or_else(|| positional.get(1).cloned()).is_some_and(|lax| lax.is_true());
+    let lax = named
+        .or_else(|| positional.get(1).cloned())
+        .is_some_and(|lax| lax.is_true());
     kwargs.assert_all_used()?;
-    Ok(if value.is_undefined() || (lax && !value.is_true()) { other } else { value.clone() })
+    Ok(if value.is_undefined() || (lax && !value.is_true()) {
+        other
+    } else {
+        value.clone()
+    })
 }
 
 /// `trim(value, chars=None)`, which makes a text of what is none.
@@ -202,9 +252,15 @@ fn trim(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;
     let named: Option<Value> = kwargs.get("chars")?;
     kwargs.assert_all_used()?;
-    let chars = named.or_else(|| positional.first().cloned()).filter(|chars| !chars.is_none());
+    let chars = named
+        .or_else(|| positional.first().cloned())
+        .filter(|chars| !chars.is_none());
     let text = text_of(value);
-    Ok(Value::from(texts::stripped(&text, "strip", chars.as_ref())?))
+    Ok(Value::from(texts::stripped(
+        &text,
+        "strip",
+        chars.as_ref(),
+    )?))
 }
 
 /// `indent(s, width=4, first=False, blank=False)`; the width may be the text to indent by.
@@ -227,7 +283,10 @@ fn indent(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     kwargs.assert_all_used()?;
     // As in Jinja2, a last line that is empty counts.
     let given = value.as_str().ok_or_else(|| {
-        Error::new(ErrorKind::InvalidOperation, format!("`indent` takes a text, not a {}", value.kind()))
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("`indent` takes a text, not a {}", value.kind()),
+        )
     })?;
     let text = format!("{given}\n");
     let indented = |(place, line): (usize, &str)| match place {
@@ -235,7 +294,11 @@ fn indent(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
         _ if line.is_empty() && !blank && place > 0 => String::new(),
         _ => format!("{indention}{line}"),
     };
-    let lines: Vec<String> = texts::lines(&text, false).into_iter().enumerate().map(indented).collect();
+    let lines: Vec<String> = texts::lines(&text, false)
+        .into_iter()
+        .enumerate()
+        .map(indented)
+        .collect();
     Ok(Value::from(lines.join("\n")))
 }
 
@@ -246,11 +309,17 @@ fn dictsort(state: &mut State, args: Rest<ValueOrKwargs>) -> Result<Value, Error
     let mut named: Vec<(&str, Value)> = Vec::new();
     for (place, name) in ["case_sensitive", "by", "reverse"].into_iter().enumerate() {
         let given: Option<Value> = kwargs.get(name)?;
-        named.extend(given.or_else(|| positional.get(place + 1).cloned()).map(|value| (name, value)));
+        named.extend(
+            given
+                .or_else(|| positional.get(place + 1).cloned())
+                .map(|value| (name, value)),
+        );
     }
     kwargs.assert_all_used()?;
     let value = positional.first().cloned().unwrap_or_default();
-    let by_value = named.iter().any(|(name, value)| *name == "by" && value.as_str() == Some("value"));
+    let by_value = named
+        .iter()
+        .any(|(name, value)| *name == "by" && value.as_str() == Some("value"));
     ordered::check_dict(&value, by_value)?;
     state.apply_filter("_dictsort", &[value, Kwargs::from_iter(named).into()])
 }
@@ -265,7 +334,10 @@ fn namespace(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
             values.push((key.to_string(), given.get_item(&key)?));
         }
     } else if !positional.is_empty() {
-        return Err(Error::new(ErrorKind::TooManyArguments, "a namespace is made of one dictionary"));
+        return Err(Error::new(
+            ErrorKind::TooManyArguments,
+            "a namespace is made of one dictionary",
+        ));
     }
     for name in kwargs.args() {
         values.push((name.to_owned(), kwargs.get(name)?));
@@ -281,8 +353,15 @@ fn container_method(value: &Value, method: &str, args: &[Value]) -> Result<Optio
         (ValueKind::Map, _, []) => listed::view(value, method),
         (ValueKind::Seq, "index", [wanted]) => {
             let place = value.try_iter()?.position(|item| item == *wanted);
-            let missing = || Error::new(ErrorKind::InvalidOperation, format!("{wanted} is not in the list"));
-            place.map(|place| Some(Value::from(place))).ok_or_else(missing)
+            let missing = || {
+                Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("{wanted} is not in the list"),
+                )
+            };
+            place
+                .map(|place| Some(Value::from(place)))
+                .ok_or_else(missing)
         }
         _ => Ok(None),
     }

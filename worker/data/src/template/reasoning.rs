@@ -6,11 +6,16 @@ use super::differ::{bracketed, last_token};
 pub(super) fn without_reasoning(prompt: &str) -> &str {
     let inner = prompt.trim_end();
     // Gemma's marker is a token and a word.
-    if let Some(rest) = inner.strip_suffix("<channel|>").map_or(inner, str::trim_end).strip_suffix("<|channel>thought")
+    if let Some(rest) = inner
+        .strip_suffix("<channel|>")
+        .map_or(inner, str::trim_end)
+        .strip_suffix("<|channel>thought")
     {
         return rest;
     }
-    let Some(token) = last_token(inner).filter(is_reasoning) else { return prompt };
+    let Some(token) = last_token(inner).filter(is_reasoning) else {
+        return prompt;
+    };
     let inner = &inner[..inner.len() - token.len()];
     if !closes(token) {
         return inner;
@@ -29,7 +34,9 @@ fn is_reasoning(token: &&str) -> bool {
 /// Where the first token of reasoning stands in `text`.
 pub(super) fn reasoning_token(text: &str) -> Option<usize> {
     let token = |at: usize| bracketed(&text[at..]).map(|length| &text[at..at + length]);
-    text.char_indices().map(|(at, _)| at).find(|at| token(*at).is_some_and(|token| is_reasoning(&token)))
+    text.char_indices()
+        .map(|(at, _)| at)
+        .find(|at| token(*at).is_some_and(|token| is_reasoning(&token)))
 }
 
 /// Whether a token of reasoning ends it.
@@ -59,7 +66,10 @@ mod tests {
             ("<|bot|>\n<think>\n", "<|bot|>\n"),
             ("<|bot|>\n<think>\n\n</think>\n\n", "<|bot|>\n"),
             ("[bot][THINK]", "[bot]"),
-            ("<|turn>model\n<|channel>thought\n<channel|>", "<|turn>model\n"),
+            (
+                "<|turn>model\n<|channel>thought\n<channel|>",
+                "<|turn>model\n",
+            ),
         ] {
             assert_eq!(without_reasoning(prompt), header, "{prompt}");
         }

@@ -24,9 +24,14 @@ fn repr(value: &Value) -> Result<String, Error> {
             _ => number_text(value),
         },
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        ValueKind::Iterable if listed::is_listed(value) || value.len().is_none() => value.to_string(),
+        ValueKind::Iterable if listed::is_listed(value) || value.len().is_none() => {
+            value.to_string()
+        }
         ValueKind::Seq | ValueKind::Iterable => {
-            let items = value.try_iter()?.map(|item| repr(&item)).collect::<Result<Vec<_>, _>>()?;
+            let items = value
+                .try_iter()?
+                .map(|item| repr(&item))
+                .collect::<Result<Vec<_>, _>>()?;
             match (value.is_tuple(), items.len()) {
                 (true, 1) => format!("({},)", items[0]),
                 (true, _) => format!("({})", items.join(", ")),
@@ -34,8 +39,17 @@ fn repr(value: &Value) -> Result<String, Error> {
             }
         }
         ValueKind::Map => {
-            let entry = |key: Value| Ok(format!("{}: {}", repr(&key)?, repr(&value.get_item(&key)?)?));
-            let entries = value.try_iter()?.map(entry).collect::<Result<Vec<_>, Error>>()?;
+            let entry = |key: Value| {
+                Ok(format!(
+                    "{}: {}",
+                    repr(&key)?,
+                    repr(&value.get_item(&key)?)?
+                ))
+            };
+            let entries = value
+                .try_iter()?
+                .map(entry)
+                .collect::<Result<Vec<_>, Error>>()?;
             format!("{{{}}}", entries.join(", "))
         }
         ValueKind::Undefined => "Undefined".into(),
@@ -45,7 +59,11 @@ fn repr(value: &Value) -> Result<String, Error> {
 
 /// Python quotes with `'`, unless the text holds some and no `"`.
 pub(super) fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut out = String::from(quote);
     for c in text.chars() {
         match c {
@@ -72,5 +90,9 @@ pub(super) fn quoted(text: &str) -> String {
 /// As `str.isprintable`: Rust escapes the same characters, and quotation marks.
 pub(super) fn is_printable(c: char) -> bool {
     // Behind another character, combining ones are not escaped.
-    matches!(c, '\'' | '"' | '\\') || format!("a{c}").escape_debug().skip(1).eq(std::iter::once(c))
+    matches!(c, '\'' | '"' | '\\')
+        || format!("a{c}")
+            .escape_debug()
+            .skip(1)
+            .eq(std::iter::once(c))
 }

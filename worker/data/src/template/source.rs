@@ -17,12 +17,17 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
     let (mut out, mut rest, mut marks) = (String::with_capacity(source.len()), source, false);
     let mut raw = false;
     while let Some((kind, start)) = next_tag(rest) {
-        let Some(end) = tag_end(&rest[start..], kind).map(|end| start + end) else { break };
+        let Some(end) = tag_end(&rest[start..], kind).map(|end| start + end) else {
+            break;
+        };
         let inner = &rest[start + 2..end - 2];
         let is_code = kind != '#' && !raw;
         let is_block = kind == '%';
         let filled = match is_code {
-            true => compare::rewrite(&printf::rewrite(&methods::rewrite(inner, is_block)), is_block),
+            true => compare::rewrite(
+                &printf::rewrite(&methods::rewrite(inner, is_block)),
+                is_block,
+            ),
             false => inner.to_owned(),
         };
         let inner = filled.as_str();
@@ -34,9 +39,10 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
             _ => {}
         }
         match name {
-            _ if kind == '{' && !raw => {
-                out.push_str(&format!("{{{{{}}}}}", safe_sum(inner).unwrap_or_else(|| inner.to_owned())))
-            }
+            _ if kind == '{' && !raw => out.push_str(&format!(
+                "{{{{{}}}}}",
+                safe_sum(inner).unwrap_or_else(|| inner.to_owned())
+            )),
             "raw" if kind == '%' => {
                 out.push_str(&rest[start..end]);
                 // Python keeps the line feed behind this tag alone.
@@ -46,10 +52,19 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
             _ if kind != '%' || raw => out.push_str(&rest[start..end]),
             "generation" => {
                 marks = true;
-                out.push_str(&format!("{{%{}%}}", inner.replace("generation", &format!("filter {GENERATION}"))));
+                out.push_str(&format!(
+                    "{{%{}%}}",
+                    inner.replace("generation", &format!("filter {GENERATION}"))
+                ));
             }
-            "endgeneration" => out.push_str(&format!("{{%{}%}}", inner.replace("endgeneration", "endfilter"))),
-            _ => out.push_str(&format!("{{%{}%}}", for_loop(inner).unwrap_or_else(|| inner.to_owned()))),
+            "endgeneration" => out.push_str(&format!(
+                "{{%{}%}}",
+                inner.replace("endgeneration", "endfilter")
+            )),
+            _ => out.push_str(&format!(
+                "{{%{}%}}",
+                for_loop(inner).unwrap_or_else(|| inner.to_owned())
+            )),
         }
         rest = &rest[end..];
     }
@@ -116,10 +131,15 @@ impl Walk {
 /// ` for x in xs if y ` with `xs` filtered.
 fn for_loop(tag: &str) -> Option<String> {
     let body = tag.trim_start_matches(['-', '+']).trim_start();
-    body.strip_prefix("for").filter(|rest| rest.starts_with(char::is_whitespace))?;
+    body.strip_prefix("for")
+        .filter(|rest| rest.starts_with(char::is_whitespace))?;
     let start = word(tag, "in", 0)? + 2;
     let end = tag.trim_end_matches(['-', '+']).len();
-    let end = ["if", "recursive"].iter().filter_map(|keyword| word(&tag[..end], keyword, start)).min().unwrap_or(end);
+    let end = ["if", "recursive"]
+        .iter()
+        .filter_map(|keyword| word(&tag[..end], keyword, start))
+        .min()
+        .unwrap_or(end);
     let (before, looped, after) = (&tag[..start], tag[start..end].trim(), &tag[end..]);
     Some(format!("{before} ({looped}) | {ITERABLE} {after}"))
 }
@@ -128,14 +148,19 @@ fn for_loop(tag: &str) -> Option<String> {
 fn safe_sum(inner: &str) -> Option<String> {
     let marked = inner.replace(' ', "").contains("|safe");
     let sum = inner.trim_matches(['-', '+']);
-    let plain = ["if", "else", "and", "or", "not", "in", "is"].iter().all(|keyword| word(sum, keyword, 0).is_none());
+    let plain = ["if", "else", "and", "or", "not", "in", "is"]
+        .iter()
+        .all(|keyword| word(sum, keyword, 0).is_none());
     let terms = split(sum, '+');
     if !marked || !plain || terms.len() < 2 || split(sum, '~').len() > 1 {
         return None;
     }
     let before = &inner[..inner.len() - inner.trim_start_matches(['-', '+']).len()];
     let after = &inner[inner.trim_end_matches(['-', '+']).len()..];
-    let terms: Vec<String> = terms.iter().map(|term| format!("({})", term.trim())).collect();
+    let terms: Vec<String> = terms
+        .iter()
+        .map(|term| format!("({})", term.trim()))
+        .collect();
     Some(format!("{before} [{}] | {SUM} {after}", terms.join(", ")))
 }
 
@@ -160,7 +185,10 @@ pub(super) fn word(text: &str, keyword: &str, from: usize) -> Option<usize> {
     let mut before = ' ';
     for (at, c) in text.char_indices() {
         let free = at >= from && !walk.quoted() && walk.depth == 0 && !is_part(before);
-        if free && text[at..].starts_with(keyword) && !text[at + keyword.len()..].starts_with(is_part) {
+        if free
+            && text[at..].starts_with(keyword)
+            && !text[at + keyword.len()..].starts_with(is_part)
+        {
             return Some(at);
         }
         walk.step(c);
@@ -176,21 +204,39 @@ mod tests {
     #[test]
     fn generation_becomes_a_filter_and_loops_are_guarded() {
         for (source, wanted) in [
-            ("a{%- generation -%}b{% endgeneration %}", "a{%- filter _generation -%}b{% endfilter %}"),
+            (
+                "a{%- generation -%}b{% endgeneration %}",
+                "a{%- filter _generation -%}b{% endfilter %}",
+            ),
             ("{% for x in xs %}", "{% for x in (xs) | _iterable %}"),
             (
                 "{%- for k, v in d.items() if k in ['a', \"if\"] -%}",
                 "{%- for k, v in (d.items()) | _iterable if ((k) | _in((['a', \"if\"]))) -%}",
             ),
-            ("{%for x in (a if b else c)%}", "{%for x in ((a if b else c)) | _iterable %}"),
-            ("{% for x in t recursive %}", "{% for x in (t) | _iterable recursive %}"),
-            ("{{ 'for x in y' }}{# {% for x in y %} #}", "{{ 'for x in y' }}{# {% for x in y %} #}"),
-            ("{% raw %}{% for x in y %}{% endraw %}", "{% raw %}{% for x in y %}{% endraw %}"),
+            (
+                "{%for x in (a if b else c)%}",
+                "{%for x in ((a if b else c)) | _iterable %}",
+            ),
+            (
+                "{% for x in t recursive %}",
+                "{% for x in (t) | _iterable recursive %}",
+            ),
+            (
+                "{{ 'for x in y' }}{# {% for x in y %} #}",
+                "{{ 'for x in y' }}{# {% for x in y %} #}",
+            ),
+            (
+                "{% raw %}{% for x in y %}{% endraw %}",
+                "{% raw %}{% for x in y %}{% endraw %}",
+            ),
             (
                 "{% if '%}' in x %}{{ {'a': {}} }}{% set y = 1 %}",
                 "{% if (('%}') | _in((x))) %}{{ {'a': {}} }}{% set y = 1 %}",
             ),
-            ("{{- 'a+' | safe + b['c'] + d }}", "{{- [('a+' | safe), (b['c']), (d)] | _markup_sum }}"),
+            (
+                "{{- 'a+' | safe + b['c'] + d }}",
+                "{{- [('a+' | safe), (b['c']), (d)] | _markup_sum }}",
+            ),
             (
                 "{{ a + b }}{{ a|safe }}{{ a|safe if b + c else d }}",
                 "{{ a + b }}{{ a|safe }}{{ a|safe if b + c else d }}",
@@ -199,6 +245,8 @@ mod tests {
         ] {
             assert_eq!(rewrite(source).0, wanted);
         }
-        assert!(rewrite("{%generation%}").1 && !rewrite("{{ generation }}{# {% generation %} #}").1);
+        assert!(
+            rewrite("{%generation%}").1 && !rewrite("{{ generation }}{# {% generation %} #}").1
+        );
     }
 }

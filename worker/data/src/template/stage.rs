@@ -30,7 +30,11 @@ impl Marks {
     pub fn absent_from<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> Self {
         let mut free = private().filter(|c| !texts.clone().any(|text| text.contains(*c)));
         let mut next = || free.next().unwrap_or('\u{F0001}');
-        Self { open: next(), close: next(), stand_in: next() }
+        Self {
+            open: next(),
+            close: next(),
+            stand_in: next(),
+        }
     }
 
     pub fn all(&self) -> [char; 3] {
@@ -63,16 +67,30 @@ impl<'t> Stage<'t> {
             with_names_of_reasoning(message);
         }
         let swaps = swaps(template.marks, &messages, &tools);
-        for value in messages.iter_mut().chain(&mut tools).filter(|_| !swaps.is_empty()) {
+        for value in messages
+            .iter_mut()
+            .chain(&mut tools)
+            .filter(|_| !swaps.is_empty())
+        {
             swap(value, &swaps);
         }
         let variant = template.variant(!tools.is_empty())?;
-        let mut stage = Self { template, variant, messages, tools, swaps };
+        let mut stage = Self {
+            template,
+            variant,
+            messages,
+            tools,
+            swaps,
+        };
         let refused = match stage.raw(&stage.messages, prompt) {
             Ok(raw) => return Ok((stage, raw)),
             Err(e) => e,
         };
-        if !stage.messages.iter().any(|message| message["tool_calls"].is_array()) {
+        if !stage
+            .messages
+            .iter()
+            .any(|message| message["tool_calls"].is_array())
+        {
             return Err(refused);
         }
         let plain = std::mem::take(&mut stage.messages);
@@ -80,8 +98,13 @@ impl<'t> Stage<'t> {
         if let Ok(raw) = stage.raw(&stage.messages, prompt) {
             return Ok((stage, raw));
         }
-        let takes_text = |messages: &[Json]| stage.raw(&with_text_arguments(messages), prompt).is_ok();
-        if takes_text(&plain) || takes_text(&stage.messages) { Err(TemplateError::TextArguments) } else { Err(refused) }
+        let takes_text =
+            |messages: &[Json]| stage.raw(&with_text_arguments(messages), prompt).is_ok();
+        if takes_text(&plain) || takes_text(&stage.messages) {
+            Err(TemplateError::TextArguments)
+        } else {
+            Err(refused)
+        }
     }
 
     /// `messages` as the template renders them, marks included.
@@ -89,9 +112,22 @@ impl<'t> Stage<'t> {
         self.raw_with(messages, &self.tools, prompt)
     }
 
-    fn raw_with(&self, messages: &[Json], tools: &[Json], prompt: bool) -> Result<String, TemplateError> {
-        let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
-        let template = self.template.env.get_template(&self.variant.name).map_err(TemplateError::Refused)?;
+    fn raw_with(
+        &self,
+        messages: &[Json],
+        tools: &[Json],
+        prompt: bool,
+    ) -> Result<String, TemplateError> {
+        let tools = if tools.is_empty() {
+            Value::from(())
+        } else {
+            Value::from(Serde(tools))
+        };
+        let template = self
+            .template
+            .env
+            .get_template(&self.variant.name)
+            .map_err(TemplateError::Refused)?;
         template
             .render(context! {
                 messages => Value::from(Serde(messages)),
@@ -111,19 +147,27 @@ impl<'t> Stage<'t> {
 
     /// The same with other tools.
     pub fn part_with(&self, messages: &[Json], tools: &[Json], prompt: bool) -> Option<String> {
-        self.raw_with(messages, tools, prompt).ok().map(|raw| self.taken(&raw).text)
+        self.raw_with(messages, tools, prompt)
+            .ok()
+            .map(|raw| self.taken(&raw).text)
     }
 
     /// Takes the marks of generation blocks out of `raw`.
     pub fn taken(&self, raw: &str) -> Rendered {
         let marks = self.template.marks;
-        let mut rendered = Rendered { text: String::with_capacity(raw.len()), assistant: Vec::new(), lost: Vec::new() };
+        let mut rendered = Rendered {
+            text: String::with_capacity(raw.len()),
+            assistant: Vec::new(),
+            lost: Vec::new(),
+        };
         let mut start = 0;
         for c in raw.chars() {
             if c == marks.open {
                 start = rendered.text.len();
             } else if c == marks.close {
-                rendered.assistant.extend(Some(start..rendered.text.len()).filter(|piece| !piece.is_empty()));
+                rendered
+                    .assistant
+                    .extend(Some(start..rendered.text.len()).filter(|piece| !piece.is_empty()));
             } else {
                 rendered.text.push(c);
             }
@@ -136,7 +180,12 @@ impl<'t> Stage<'t> {
         if self.swaps.is_empty() {
             return text.to_owned();
         }
-        let original = |c| self.swaps.iter().find(|(_, other)| *other == c).map_or(c, |(mark, _)| *mark);
+        let original = |c| {
+            self.swaps
+                .iter()
+                .find(|(_, other)| *other == c)
+                .map_or(c, |(mark, _)| *mark)
+        };
         text.chars().map(original).collect()
     }
 }
@@ -144,22 +193,33 @@ impl<'t> Stage<'t> {
 /// Templates read reasoning under one of two names; transformers fills both.
 fn with_names_of_reasoning(message: &mut Map<String, Json>) {
     let names = ["reasoning_content", "thinking", "reasoning"];
-    let Some(reasoning) = names.iter().filter_map(|name| message.get(*name)).find(|text| !text.is_null()).cloned()
+    let Some(reasoning) = names
+        .iter()
+        .filter_map(|name| message.get(*name))
+        .find(|text| !text.is_null())
+        .cloned()
     else {
         return;
     };
-    message.entry("thinking").or_insert_with(|| reasoning.clone());
+    message
+        .entry("thinking")
+        .or_insert_with(|| reasoning.clone());
     message.insert("reasoning_content".into(), reasoning);
 }
 
 /// For each mark that the data hold a character of the same plane that they do not hold: it has as many bytes.
 fn swaps(marks: Marks, messages: &[Json], tools: &[Json]) -> Vec<(char, char)> {
     let values = || messages.iter().chain(tools);
-    let held: Vec<char> = marks.all().into_iter().filter(|c| values().any(|value| holds(value, *c))).collect();
+    let held: Vec<char> = marks
+        .all()
+        .into_iter()
+        .filter(|c| values().any(|value| holds(value, *c)))
+        .collect();
     if held.is_empty() {
         return Vec::new();
     }
-    let free = private().filter(|c| !marks.all().contains(c) && !values().any(|value| holds(value, *c)));
+    let free =
+        private().filter(|c| !marks.all().contains(c) && !values().any(|value| holds(value, *c)));
     held.into_iter().zip(free).collect()
 }
 
@@ -167,14 +227,23 @@ fn holds(value: &Json, c: char) -> bool {
     match value {
         Json::String(text) => text.contains(c),
         Json::Array(items) => items.iter().any(|item| holds(item, c)),
-        Json::Object(map) => map.iter().any(|(key, value)| key.contains(c) || holds(value, c)),
+        Json::Object(map) => map
+            .iter()
+            .any(|(key, value)| key.contains(c) || holds(value, c)),
         _ => false,
     }
 }
 
 fn swap(value: &mut Json, swaps: &[(char, char)]) {
     let swapped = |text: &str| -> String {
-        text.chars().map(|c| swaps.iter().find(|(mark, _)| *mark == c).map_or(c, |(_, other)| *other)).collect()
+        text.chars()
+            .map(|c| {
+                swaps
+                    .iter()
+                    .find(|(mark, _)| *mark == c)
+                    .map_or(c, |(_, other)| *other)
+            })
+            .collect()
     };
     match value {
         Json::String(text) => *text = swapped(text),
@@ -201,7 +270,12 @@ fn with_made_ids(messages: &[Json]) -> Vec<Json> {
         if message["role"] == "assistant" {
             open.clear();
         }
-        for call in message.get_mut("tool_calls").and_then(Json::as_array_mut).into_iter().flatten() {
+        for call in message
+            .get_mut("tool_calls")
+            .and_then(Json::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             made += 1;
             if call["id"].is_null() {
                 while given.contains(&Json::String(made_id(made))) {
@@ -212,7 +286,10 @@ fn with_made_ids(messages: &[Json]) -> Vec<Json> {
             open.push(call["id"].clone());
         }
         if message["role"] == "tool" && !open.is_empty() {
-            let place = open.iter().position(|id| *id == message["tool_call_id"]).unwrap_or(0);
+            let place = open
+                .iter()
+                .position(|id| *id == message["tool_call_id"])
+                .unwrap_or(0);
             let id = open.remove(place);
             if message["tool_call_id"].is_null() {
                 message["tool_call_id"] = id;
@@ -228,9 +305,15 @@ fn made_id(number: usize) -> String {
 
 /// Ids that calls and results give.
 fn ids(messages: &[Json]) -> impl Iterator<Item = &Json> {
-    let calls = messages.iter().filter_map(|message| message["tool_calls"].as_array()).flatten();
+    let calls = messages
+        .iter()
+        .filter_map(|message| message["tool_calls"].as_array())
+        .flatten();
     let results = messages.iter().map(|message| &message["tool_call_id"]);
-    calls.map(|call| &call["id"]).chain(results).filter(|id| !id.is_null())
+    calls
+        .map(|call| &call["id"])
+        .chain(results)
+        .filter(|id| !id.is_null())
 }
 
 /// Calls without an id with those that their results name, in order: ids of results that no call before them has.
@@ -238,10 +321,18 @@ fn with_ids_of_results(messages: &[Json]) -> Vec<Json> {
     let mut messages = messages.to_vec();
     for at in 0..messages.len() {
         let own: Vec<Json> = ids(&messages[at..=at]).cloned().collect();
-        let results = messages[at + 1..].iter().take_while(|message| message["role"] == "tool");
-        let mut named = results.map(|result| &result["tool_call_id"]).filter(|id| !id.is_null() && !own.contains(id));
+        let results = messages[at + 1..]
+            .iter()
+            .take_while(|message| message["role"] == "tool");
+        let mut named = results
+            .map(|result| &result["tool_call_id"])
+            .filter(|id| !id.is_null() && !own.contains(id));
         let named: Vec<Json> = named.by_ref().cloned().collect();
-        let calls = messages[at].get_mut("tool_calls").and_then(Json::as_array_mut).into_iter().flatten();
+        let calls = messages[at]
+            .get_mut("tool_calls")
+            .and_then(Json::as_array_mut)
+            .into_iter()
+            .flatten();
         for (call, id) in calls.filter(|call| call["id"].is_null()).zip(named) {
             call["id"] = id;
         }
@@ -251,7 +342,10 @@ fn with_ids_of_results(messages: &[Json]) -> Vec<Json> {
 
 fn with_text_arguments(messages: &[Json]) -> Vec<Json> {
     let mut messages = messages.to_vec();
-    let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut()).flatten();
+    let calls = messages
+        .iter_mut()
+        .filter_map(|message| message.get_mut("tool_calls")?.as_array_mut())
+        .flatten();
     for arguments in calls.filter_map(|call| call.get_mut("function")?.get_mut("arguments")) {
         *arguments = Json::String(arguments.to_string());
     }

@@ -19,15 +19,26 @@ struct Arguments<'a> {
 
 impl Arguments<'_> {
     fn get(&self, place: usize, name: &str) -> Result<Option<Value>, Error> {
-        let named: Option<Value> = if name.is_empty() { None } else { self.kwargs.get(name)? };
-        Ok(named.or_else(|| self.positional.get(place).cloned()).filter(|value| !value.is_none()))
+        let named: Option<Value> = if name.is_empty() {
+            None
+        } else {
+            self.kwargs.get(name)?
+        };
+        Ok(named
+            .or_else(|| self.positional.get(place).cloned())
+            .filter(|value| !value.is_none()))
     }
 
     fn text(&self, place: usize) -> Result<&str, Error> {
         self.positional
             .get(place)
             .and_then(Value::as_str)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("str.{} needs a text", self.method)))
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("str.{} needs a text", self.method),
+                )
+            })
     }
 
     fn number(&self, place: usize, name: &str) -> Result<Option<i64>, Error> {
@@ -37,9 +48,16 @@ impl Arguments<'_> {
     fn separator(&self) -> Result<Option<String>, Error> {
         let separator = self.get(0, "sep")?;
         let text = separator.map(|separator| {
-            separator.as_str().filter(|text| !text.is_empty()).map(str::to_owned).ok_or_else(|| {
-                Error::new(ErrorKind::InvalidOperation, format!("str.{} needs a separator", self.method))
-            })
+            separator
+                .as_str()
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+                .ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::InvalidOperation,
+                        format!("str.{} needs a separator", self.method),
+                    )
+                })
         });
         text.transpose()
     }
@@ -48,7 +66,11 @@ impl Arguments<'_> {
 /// What `method` of `text` gives; none where it is not one of those here.
 pub(super) fn method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let (positional, kwargs): (&[Value], Kwargs) = from_args(args)?;
-    let args = Arguments { method, positional, kwargs };
+    let args = Arguments {
+        method,
+        positional,
+        kwargs,
+    };
     let value = match method {
         "find" | "rfind" | "index" | "rindex" | "count" => searched(text, &args)?,
         "startswith" | "endswith" => edged(text, &args)?,
@@ -57,25 +79,44 @@ pub(super) fn method(text: &str, method: &str, args: &[Value]) -> Result<Option<
             let ends = args.get(0, "keepends")?.is_some_and(|keep| keep.is_true());
             lines(text, ends).into_iter().map(Value::from).collect()
         }
-        "strip" | "lstrip" | "rstrip" => Value::from(stripped(text, method, args.get(0, "")?.as_ref())?),
+        "strip" | "lstrip" | "rstrip" => {
+            Value::from(stripped(text, method, args.get(0, "")?.as_ref())?)
+        }
         "removeprefix" => text.strip_prefix(args.text(0)?).unwrap_or(text).into(),
         "removesuffix" => text.strip_suffix(args.text(0)?).unwrap_or(text).into(),
-        "partition" => parted(text, args.text(0)?, text.find(args.text(0)?), [text, "", ""]),
-        "rpartition" => parted(text, args.text(0)?, text.rfind(args.text(0)?), ["", "", text]),
+        "partition" => parted(
+            text,
+            args.text(0)?,
+            text.find(args.text(0)?),
+            [text, "", ""],
+        ),
+        "rpartition" => parted(
+            text,
+            args.text(0)?,
+            text.rfind(args.text(0)?),
+            ["", "", text],
+        ),
         "join" => joined(text, args.positional.first())?,
         "casefold" => text.replace(['ß', 'ẞ'], "ss").to_lowercase().into(),
         "swapcase" => text.chars().map(swapped).collect::<String>().into(),
         "title" => titled(text).into(),
         "zfill" | "ljust" | "rjust" | "center" => padded(text, &args)?,
         "isdecimal" => all(text, |c| c.is_ascii_digit() || is_decimal(c)),
-        "isdigit" => all(text, |c| is_decimal(c) || matches!(c, '²' | '³' | '¹' | '\u{2070}'..='\u{2089}')),
+        "isdigit" => all(text, |c| {
+            is_decimal(c) || matches!(c, '²' | '³' | '¹' | '\u{2070}'..='\u{2089}')
+        }),
         "isspace" => all(text, is_space),
-        "isnumeric" => all(text, |c| c.is_numeric() || "零〇一二三四五六七八九十百千万億".contains(c)),
+        "isnumeric" => all(text, |c| {
+            c.is_numeric() || "零〇一二三四五六七八九十百千万億".contains(c)
+        }),
         "isprintable" => Value::from(text.chars().all(is_printable)),
         "istitle" => Value::from(text.chars().any(char::is_alphabetic) && titled(text) == text),
         "isidentifier" => {
             let is_part = |c: char| c == '_' || c.is_alphanumeric();
-            let starts = text.chars().next().is_some_and(|c| is_part(c) && !c.is_numeric());
+            let starts = text
+                .chars()
+                .next()
+                .is_some_and(|c| is_part(c) && !c.is_numeric());
             Value::from(starts && text.chars().all(is_part))
         }
         _ => return Ok(None),
@@ -86,7 +127,10 @@ pub(super) fn method(text: &str, method: &str, args: &[Value]) -> Result<Option<
 
 /// `str.islower` and `str.isupper`: letters of that case, and none of the other.
 pub(super) fn is_cased(text: &str, fits: fn(char) -> bool) -> bool {
-    let mut letters = text.chars().filter(|c| c.is_lowercase() || c.is_uppercase()).peekable();
+    let mut letters = text
+        .chars()
+        .filter(|c| c.is_lowercase() || c.is_uppercase())
+        .peekable();
     letters.peek().is_some() && letters.all(fits)
 }
 
@@ -96,21 +140,35 @@ fn all(text: &str, fits: impl Fn(char) -> bool) -> Value {
 
 /// A digit of a script in which ten follow one another from a zero.
 fn is_decimal(c: char) -> bool {
-    const ZEROS: [u32; 12] = [0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xe50, 0xff10];
-    ZEROS.iter().any(|zero| (*zero..zero + 10).contains(&u32::from(c)))
+    const ZEROS: [u32; 12] = [
+        0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xe50, 0xff10,
+    ];
+    ZEROS
+        .iter()
+        .any(|zero| (*zero..zero + 10).contains(&u32::from(c)))
 }
 
 /// The characters of `text` from the argument `start` up to `end`, and how many stand before them; none where `start`
 /// lies behind the text.
 fn window<'t>(text: &'t str, args: &Arguments<'_>) -> Result<Option<(&'t str, usize)>, Error> {
     let length = text.chars().count();
-    let place = |at: i64| if at < 0 { length.saturating_sub(at.unsigned_abs() as usize) } else { at as usize };
+    let place = |at: i64| {
+        if at < 0 {
+            length.saturating_sub(at.unsigned_abs() as usize)
+        } else {
+            at as usize
+        }
+    };
     let start = args.number(1, "")?.map_or(0, place);
     let end = args.number(2, "")?.map_or(length, place).min(length);
     if start > end {
         return Ok(None);
     }
-    let byte = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(byte, _)| byte);
+    let byte = |at: usize| {
+        text.char_indices()
+            .nth(at)
+            .map_or(text.len(), |(byte, _)| byte)
+    };
     Ok(Some((&text[byte(start)..byte(end)], start)))
 }
 
@@ -120,7 +178,10 @@ fn searched(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
         return match args.method {
             "count" => Ok(Value::from(0)),
             "find" | "rfind" => Ok(Value::from(-1)),
-            _ => Err(Error::new(ErrorKind::InvalidOperation, "substring not found")),
+            _ => Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "substring not found",
+            )),
         };
     };
     let at = match args.method {
@@ -131,12 +192,20 @@ fn searched(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
     match at {
         Some(at) => Ok(Value::from(before + part[..at].chars().count())),
         None if args.method.ends_with("find") => Ok(Value::from(-1)),
-        None => Err(Error::new(ErrorKind::InvalidOperation, "substring not found")),
+        None => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "substring not found",
+        )),
     }
 }
 
 fn edged(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
-    let fault = || Error::new(ErrorKind::InvalidOperation, format!("str.{} needs a text or several", args.method));
+    let fault = || {
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("str.{} needs a text or several", args.method),
+        )
+    };
     let wanted = args.positional.first().ok_or_else(fault)?;
     let several: Vec<Value> = match wanted.as_str() {
         Some(_) => vec![wanted.clone()],
@@ -146,7 +215,13 @@ fn edged(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
     let part = window(text, args)?.map(|(part, _)| part);
     for edge in &several {
         let edge = edge.as_str().ok_or_else(fault)?;
-        let fits = |part: &str| if args.method == "endswith" { part.ends_with(edge) } else { part.starts_with(edge) };
+        let fits = |part: &str| {
+            if args.method == "endswith" {
+                part.ends_with(edge)
+            } else {
+                part.starts_with(edge)
+            }
+        };
         if part.is_some_and(fits) {
             return Ok(Value::from(true));
         }
@@ -155,11 +230,18 @@ fn edged(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
 }
 
 fn split(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
-    let most = args.number(1, "maxsplit")?.filter(|most| *most >= 0).map_or(usize::MAX, |most| most as usize);
+    let most = args
+        .number(1, "maxsplit")?
+        .filter(|most| *most >= 0)
+        .map_or(usize::MAX, |most| most as usize);
     let parts: Vec<&str> = match (args.separator()?, args.method) {
-        (Some(separator), "split") => text.splitn(most.saturating_add(1), separator.as_str()).collect(),
+        (Some(separator), "split") => text
+            .splitn(most.saturating_add(1), separator.as_str())
+            .collect(),
         (Some(separator), _) => {
-            let mut parts: Vec<&str> = text.rsplitn(most.saturating_add(1), separator.as_str()).collect();
+            let mut parts: Vec<&str> = text
+                .rsplitn(most.saturating_add(1), separator.as_str())
+                .collect();
             parts.reverse();
             parts
         }
@@ -172,7 +254,11 @@ fn split(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
 fn words(text: &str, most: usize) -> Vec<&str> {
     let (mut parts, mut rest) = (Vec::new(), text.trim_start_matches(is_space));
     while !rest.is_empty() {
-        let end = if parts.len() < most { rest.find(is_space).unwrap_or(rest.len()) } else { rest.len() };
+        let end = if parts.len() < most {
+            rest.find(is_space).unwrap_or(rest.len())
+        } else {
+            rest.len()
+        };
         parts.push(&rest[..end]);
         rest = rest[end..].trim_start_matches(is_space);
     }
@@ -182,7 +268,11 @@ fn words(text: &str, most: usize) -> Vec<&str> {
 fn words_from_the_end(text: &str, most: usize) -> Vec<&str> {
     let (mut parts, mut rest) = (Vec::new(), text.trim_end_matches(is_space));
     while !rest.is_empty() {
-        let space = rest.char_indices().rev().find(|(_, c)| is_space(*c)).filter(|_| parts.len() < most);
+        let space = rest
+            .char_indices()
+            .rev()
+            .find(|(_, c)| is_space(*c))
+            .filter(|_| parts.len() < most);
         let start = space.map_or(0, |(at, c)| at + c.len_utf8());
         parts.push(&rest[start..]);
         rest = rest[..start].trim_end_matches(is_space);
@@ -196,7 +286,10 @@ pub(super) fn lines(text: &str, ends: bool) -> Vec<&str> {
     let (mut lines, mut start) = (Vec::new(), 0);
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
-        if !matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}') {
+        if !matches!(
+            c,
+            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        ) {
             continue;
         }
         let mut end = at + c.len_utf8();
@@ -213,16 +306,35 @@ pub(super) fn lines(text: &str, ends: bool) -> Vec<&str> {
 }
 
 /// `text` without white space, or the characters of `chars`, at the ends that `method` names.
-pub(super) fn stripped<'t>(text: &'t str, method: &str, chars: Option<&Value>) -> Result<&'t str, Error> {
-    let chars =
-        chars.map(|chars| chars.as_str().ok_or_else(|| Error::from(ErrorKind::InvalidOperation))).transpose()?;
+pub(super) fn stripped<'t>(
+    text: &'t str,
+    method: &str,
+    chars: Option<&Value>,
+) -> Result<&'t str, Error> {
+    let chars = chars
+        .map(|chars| {
+            chars
+                .as_str()
+                .ok_or_else(|| Error::from(ErrorKind::InvalidOperation))
+        })
+        .transpose()?;
     let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
-    let text = if method == "rstrip" { text } else { text.trim_start_matches(goes) };
-    Ok(if method == "lstrip" { text } else { text.trim_end_matches(goes) })
+    let text = if method == "rstrip" {
+        text
+    } else {
+        text.trim_start_matches(goes)
+    };
+    Ok(if method == "lstrip" {
+        text
+    } else {
+        text.trim_end_matches(goes)
+    })
 }
 
 fn parted(text: &str, separator: &str, at: Option<usize>, missing: [&str; 3]) -> Value {
-    let parts = at.map_or(missing, |at| [&text[..at], separator, &text[at + separator.len()..]]);
+    let parts = at.map_or(missing, |at| {
+        [&text[..at], separator, &text[at + separator.len()..]]
+    });
     Value::from(Tuple::from(parts.map(Value::from)))
 }
 
@@ -232,14 +344,21 @@ fn joined(text: &str, items: Option<&Value>) -> Result<Value, Error> {
     for item in items.try_iter()? {
         let part = item.as_str().map(str::to_owned);
         parts.push(part.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidOperation, format!("str.join joins texts, and {} is none", item.kind()))
+            Error::new(
+                ErrorKind::InvalidOperation,
+                format!("str.join joins texts, and {} is none", item.kind()),
+            )
         })?);
     }
     Ok(Value::from(parts.join(text)))
 }
 
 fn swapped(c: char) -> String {
-    if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
+    if c.is_uppercase() {
+        c.to_lowercase().collect()
+    } else {
+        c.to_uppercase().collect()
+    }
 }
 
 /// A capital behind whatever is no letter, as `str.title`.
@@ -258,17 +377,28 @@ fn titled(text: &str) -> String {
 }
 
 fn padded(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
-    let width = args.number(0, "")?.ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
+    let width = args
+        .number(0, "")?
+        .ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
     let width = usize::try_from(width).unwrap_or(0);
     let missing = width.saturating_sub(text.chars().count());
     if missing > 1_000_000 {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("str.{} to more than a million", args.method)));
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("str.{} to more than a million", args.method),
+        ));
     }
-    let fill = args.get(1, "")?.map_or_else(|| " ".to_owned(), |fill| fill.to_string());
+    let fill = args
+        .get(1, "")?
+        .map_or_else(|| " ".to_owned(), |fill| fill.to_string());
     Ok(Value::from(match args.method {
         "zfill" => {
             let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-            format!("{}{}{digits}", &text[..text.len() - digits.len()], "0".repeat(missing))
+            format!(
+                "{}{}{digits}",
+                &text[..text.len() - digits.len()],
+                "0".repeat(missing)
+            )
         }
         "ljust" => text.to_owned() + &fill.repeat(missing),
         "rjust" => fill.repeat(missing) + text,

@@ -33,7 +33,13 @@ pub(super) struct Turns<'s> {
 
 impl<'s> Turns<'s> {
     pub fn of(stage: &'s Stage<'s>, whole: &'s str) -> Self {
-        Self { stage, whole, places: OnceCell::new(), header: OnceCell::new(), terminator: OnceCell::new() }
+        Self {
+            stage,
+            whole,
+            places: OnceCell::new(),
+            header: OnceCell::new(),
+            terminator: OnceCell::new(),
+        }
     }
 
     /// Whose each text of the whole is.
@@ -48,9 +54,13 @@ impl<'s> Turns<'s> {
     /// Where the assistant's own part of turn `index` stands, its end-of-turn token included; none where the template
     /// leaves it out.
     pub fn find(&self, index: usize) -> Result<Option<Range<usize>>, TemplateError> {
-        let Some(turn) = self.turn(index)? else { return Ok(None) };
+        let Some(turn) = self.turn(index)? else {
+            return Ok(None);
+        };
         let own = self.own_part(index, turn)?;
-        Ok(Some(self.without_footer(index, self.without_given(index, own))))
+        Ok(Some(
+            self.without_footer(index, self.without_given(index, own)),
+        ))
     }
 
     /// The same with what the template writes around it.
@@ -61,7 +71,9 @@ impl<'s> Turns<'s> {
             // White space after the end-of-turn token belongs to the next turn.
             let (turn, before) = (closed(after), without_reasoning(prompted));
             let simple = self.whole.starts_with(turn) && turn.starts_with(before);
-            if let Some(turn) = simple.then(|| self.without_header(before.len()..turn.len())).filter(|t| self.is_one(t))
+            if let Some(turn) = simple
+                .then(|| self.without_header(before.len()..turn.len()))
+                .filter(|t| self.is_one(t))
             {
                 return Ok(Some(turn));
             }
@@ -69,19 +81,28 @@ impl<'s> Turns<'s> {
         let mut rendered = false;
         for (text, replaced) in self.replacements(index) {
             rendered = true;
-            let Some(start) = self.start(index, text.start, prompted.as_deref()) else { continue };
+            let Some(start) = self.start(index, text.start, prompted.as_deref()) else {
+                continue;
+            };
             let turn = start..self.end(index, &text, after.as_deref(), &replaced);
             if !self.holds_results(index, &turn) {
                 return Ok(Some(turn));
             }
         }
-        if rendered { Err(TemplateError::Unclear { index }) } else { Ok(None) }
+        if rendered {
+            Err(TemplateError::Unclear { index })
+        } else {
+            Ok(None)
+        }
     }
 
     /// Whether results of the calls of turn `index` stand within `turn`: some templates write them between its calls and
     /// its text.
     fn holds_results(&self, index: usize, turn: &Range<usize>) -> bool {
-        let results = self.messages()[index + 1..].iter().take_while(|message| message["role"] == "tool").count();
+        let results = self.messages()[index + 1..]
+            .iter()
+            .take_while(|message| message["role"] == "tool")
+            .count();
         let within = |at: Range<usize>| turn.start < at.end && at.start < turn.end;
         (index + 1..=index + results).any(|j| self.replaced(j).is_some_and(|(at, _)| within(at)))
     }
@@ -94,14 +115,16 @@ impl<'s> Turns<'s> {
     /// The same for every way of replacing it: a name that is replaced may change the results of its call too.
     fn replacements(&self, index: usize) -> impl Iterator<Item = (Range<usize>, Value)> {
         let message = &self.messages()[index];
-        let mut forms =
-            [Calls::Whole, Calls::Arguments, Calls::Kept].map(|calls| stand_in(message, self.mark(), calls)).to_vec();
+        let mut forms = [Calls::Whole, Calls::Arguments, Calls::Kept]
+            .map(|calls| stand_in(message, self.mark(), calls))
+            .to_vec();
         forms.dedup();
         forms.into_iter().filter_map(move |form| {
             let mut messages = self.messages().to_vec();
             messages[index] = form;
             let other = self.stage.part(&messages, false)?;
-            (other != self.whole).then(|| (differing(self.whole, &other), messages.swap_remove(index)))
+            (other != self.whole)
+                .then(|| (differing(self.whole, &other), messages.swap_remove(index)))
         })
     }
 
@@ -112,14 +135,24 @@ impl<'s> Turns<'s> {
     /// A turn that begins with the header of its own: some templates write it in the middle of a conversation only.
     fn without_header(&self, turn: Range<usize>) -> Range<usize> {
         let header = self.header();
-        let starts_again = bracketed(header).is_some() && self.whole[turn.clone()].starts_with(header);
-        if starts_again { turn.start + header.len()..turn.end } else { turn }
+        let starts_again =
+            bracketed(header).is_some() && self.whole[turn.clone()].starts_with(header);
+        if starts_again {
+            turn.start + header.len()..turn.end
+        } else {
+            turn
+        }
     }
 
     fn header(&self) -> &str {
         self.header.get_or_init(|| {
-            let first = self.messages().iter().position(|message| message["role"] == "assistant");
-            first.and_then(|index| self.prompt(index)).unwrap_or_default()
+            let first = self
+                .messages()
+                .iter()
+                .position(|message| message["role"] == "assistant");
+            first
+                .and_then(|index| self.prompt(index))
+                .unwrap_or_default()
         })
     }
 
@@ -133,12 +166,16 @@ impl<'s> Turns<'s> {
 
     /// Where turn `index` begins, whose text stands at `text`: behind the header of the turn.
     fn start(&self, index: usize, text: usize, prompted: Option<&str>) -> Option<usize> {
-        let previous =
-            (0..index).rev().find_map(|j| Some((j, self.replaced(j)?)).filter(|(_, (at, _))| at.end <= text));
+        let previous = (0..index)
+            .rev()
+            .find_map(|j| Some((j, self.replaced(j)?)).filter(|(_, (at, _))| at.end <= text));
         let from = previous.as_ref().map_or(0, |(_, (at, _))| at.end);
         let between = &self.whole[from..text];
         let own = self.prompt(index).unwrap_or_default();
-        if let Some(behind) = [own.as_str(), self.header()].iter().find_map(|header| behind_header(between, header)) {
+        if let Some(behind) = [own.as_str(), self.header()]
+            .iter()
+            .find_map(|header| behind_header(between, header))
+        {
             return Some(from + behind);
         }
         // Without a header, the turn begins where what follows the previous message and belongs to the prompt ends.
@@ -158,8 +195,13 @@ impl<'s> Turns<'s> {
     /// Whether `turn` holds neither another header nor anything behind its end.
     fn is_one(&self, turn: &Range<usize>) -> bool {
         let turn = &self.whole[turn.clone()];
-        let ended = self.terminator().and_then(|token| turn.find(token).map(|at| at + token.len()));
-        ended.is_none_or(|end| end == turn.len()) && self.header_token().is_none_or(|token| !turn.contains(token))
+        let ended = self
+            .terminator()
+            .and_then(|token| turn.find(token).map(|at| at + token.len()));
+        ended.is_none_or(|end| end == turn.len())
+            && self
+                .header_token()
+                .is_none_or(|token| !turn.contains(token))
     }
 
     pub(super) fn header_token(&self) -> Option<&str> {
@@ -169,7 +211,10 @@ impl<'s> Turns<'s> {
 
     pub(super) fn terminator(&self) -> Option<&str> {
         let found = self.terminator.get_or_init(|| {
-            let question = self.messages().iter().position(|message| message["role"] == "user")?;
+            let question = self
+                .messages()
+                .iter()
+                .position(|message| message["role"] == "user")?;
             let (text, _) = self.replaced(question)?;
             let behind = self.whole[text.end..].trim_start();
             // Up to the header of the answer; where the template has none, the first token.
@@ -186,7 +231,13 @@ impl<'s> Turns<'s> {
     ///
     /// Some templates end the last turn otherwise than those before: these end with the same last token, or as questions
     /// do.
-    fn end(&self, index: usize, text: &Range<usize>, after: Option<&str>, replaced: &Value) -> usize {
+    fn end(
+        &self,
+        index: usize,
+        text: &Range<usize>,
+        after: Option<&str>,
+        replaced: &Value,
+    ) -> usize {
         let own = after.and_then(|after| {
             let mut messages = self.messages()[..=index].to_vec();
             messages[index] = replaced.clone();
@@ -196,15 +247,23 @@ impl<'s> Turns<'s> {
         let (body, own_end) = own.unwrap_or_default();
         // What follows may depend on the text too, such as a result that names its call.
         let alike = !body.is_empty() && self.whole[text.start..].starts_with(body);
-        let text_end = if alike { text.start + body.len() } else { self.before_results(text, own_end) };
+        let text_end = if alike {
+            text.start + body.len()
+        } else {
+            self.before_results(text, own_end)
+        };
         let rest = &self.whole[text_end..];
         let tail = if rest.starts_with(own_end) {
             own_end
         } else {
-            let next = (index + 1..self.messages().len()).find_map(|j| self.replaced(j)).map(|(at, _)| at.start);
+            let next = (index + 1..self.messages().len())
+                .find_map(|j| self.replaced(j))
+                .map(|(at, _)| at.start);
             let rest = &self.whole[text_end..next.unwrap_or(self.whole.len()).max(text_end)];
             let behind = |token: &str| rest.find(token).map(|at| &rest[..at + token.len()]);
-            let last = last_token(own_end).and_then(behind).or_else(|| self.terminator().and_then(behind));
+            let last = last_token(own_end)
+                .and_then(behind)
+                .or_else(|| self.terminator().and_then(behind));
             last.unwrap_or_else(|| closed(&rest[..common_prefix(rest, own_end)]))
         };
         text_end + self.before_next(tail).len()
@@ -214,9 +273,12 @@ impl<'s> Turns<'s> {
     /// call, and so differs with it.
     fn before_results(&self, text: &Range<usize>, own_end: &str) -> usize {
         let within = &self.whole[text.clone()];
-        let ended = last_token(own_end).and_then(|token| within.rfind(token).map(|at| at + token.len()));
-        let next =
-            |end: &usize| self.header_token().is_some_and(|token| within[*end..].trim_start().starts_with(token));
+        let ended =
+            last_token(own_end).and_then(|token| within.rfind(token).map(|at| at + token.len()));
+        let next = |end: &usize| {
+            self.header_token()
+                .is_some_and(|token| within[*end..].trim_start().starts_with(token))
+        };
         ended.filter(next).map_or(text.end, |end| text.start + end)
     }
 
@@ -224,7 +286,9 @@ impl<'s> Turns<'s> {
     fn before_next<'t>(&self, tail: &'t str) -> &'t str {
         let header = self.header_token().and_then(|token| tail.find(token));
         let tail = header.map_or(tail, |at| tail[..at].trim_end());
-        let ended = self.terminator().and_then(|token| tail.find(token).map(|at| at + token.len()));
+        let ended = self
+            .terminator()
+            .and_then(|token| tail.find(token).map(|at| at + token.len()));
         ended.map_or(tail, |end| &tail[..end])
     }
 }
@@ -233,16 +297,20 @@ impl<'s> Turns<'s> {
 /// are not the assistant's.
 pub(super) fn closed(turn: &str) -> &str {
     let turn = turn.trim_end();
-    let opening =
-        turn.rfind("<|").filter(|&at| bracketed(&turn[at..]) == Some(turn.len() - at) && !turn.ends_with("|>"));
+    let opening = turn
+        .rfind("<|")
+        .filter(|&at| bracketed(&turn[at..]) == Some(turn.len() - at) && !turn.ends_with("|>"));
     opening.map_or(turn, |at| closed(&turn[..at]))
 }
 
 /// Where `header` ends in `between`: behind the last place that has the most of it, if that is enough to know it by.
 fn behind_header(between: &str, header: &str) -> Option<usize> {
-    let places = between.char_indices().map(|(at, _)| (common_prefix(header, &between[at..]), at));
+    let places = between
+        .char_indices()
+        .map(|(at, _)| (common_prefix(header, &between[at..]), at));
     let (length, at) = places.filter(|(length, _)| *length > 0).max()?;
     let known = header[..length].trim().len();
-    let enough = bracketed(header.trim_start()).is_some_and(|token| known >= token) || 2 * known >= header.trim().len();
+    let enough = bracketed(header.trim_start()).is_some_and(|token| known >= token)
+        || 2 * known >= header.trim().len();
     (known > 0 && enough).then_some(at + length)
 }

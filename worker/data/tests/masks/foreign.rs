@@ -9,16 +9,32 @@ use super::{answers, around, called, parts, template, two_turns};
 fn a_template_that_mixes_texts_is_refused() {
     for (after, conversation) in [
         // Another's text stands before the end of the turn.
-        (" ({{ messages[loop.index0 - 1].content }})</s>", two_turns()),
+        (
+            " ({{ messages[loop.index0 - 1].content }})</s>",
+            two_turns(),
+        ),
         ("{{ messages[0].content }}\n", two_turns()),
-        ("\nYou asked: {{ messages[loop.index0 - 1].content | replace('e', 'E') }}\n", two_turns()),
-        ("{{ messages[loop.index0 - 1].content }}{{ m.content }}</s>", two_turns()),
+        (
+            "\nYou asked: {{ messages[loop.index0 - 1].content | replace('e', 'E') }}\n",
+            two_turns(),
+        ),
+        (
+            "{{ messages[loop.index0 - 1].content }}{{ m.content }}</s>",
+            two_turns(),
+        ),
         ("{{ messages[0].content | tojson }}", called()),
         ("{{ tools | tojson }}</s>", called()),
     ] {
-        let source = around("<|bot|>{{ m.tool_calls | tojson if m.tool_calls }}", after, "<|bot|>");
+        let source = around(
+            "<|bot|>{{ m.tool_calls | tojson if m.tool_calls }}",
+            after,
+            "<|bot|>",
+        );
         let fault = template(&source).render(&conversation).expect_err(&source);
-        assert!(matches!(fault, TemplateError::Foreign { .. }), "{source}: {fault}");
+        assert!(
+            matches!(fault, TemplateError::Foreign { .. }),
+            "{source}: {fault}"
+        );
         assert!(fault.to_string().contains("chatml-tools"), "{fault}");
     }
 }
@@ -49,22 +65,33 @@ fn results() -> Vec<Conversation> {
 #[test]
 fn a_later_message_is_never_trained_on() {
     let call = "<call>{{ m.tool_calls[0].function | tojson }}</call>";
-    let inner =
-        "<call>{{ m.tool_calls[0].function.name }}AHEAD{{ m.tool_calls[0].function.arguments | tojson }}</call>";
+    let inner = "<call>{{ m.tool_calls[0].function.name }}AHEAD{{ m.tool_calls[0].function.arguments | tojson }}</call>";
     let ahead = |way: &str| format!("{{% set next = messages[loop.index].content %}}{way}");
     let mut refused = 0;
     for way in AHEAD.map(ahead) {
-        for written in [format!("{call}{way}</s>"), format!("{way}{call}</s>"), inner.replace("AHEAD", &way) + "</s>"] {
+        for written in [
+            format!("{call}{way}</s>"),
+            format!("{way}{call}</s>"),
+            inner.replace("AHEAD", &way) + "</s>",
+        ] {
             for marked in [false, true] {
-                let (open, close) = if marked { ("{% generation %}", "{% endgeneration %}") } else { ("", "") };
+                let (open, close) = if marked {
+                    ("{% generation %}", "{% endgeneration %}")
+                } else {
+                    ("", "")
+                };
                 let answer = format!(
                     "<|bot|>{open}{{% if m.tool_calls %}}{written}{{% else %}}{{{{ m.content }}}}</s>{{% endif %}}{close}"
                 );
-                let source = around(&answer, "", "<|bot|>").replace("{{ m.content }}{% else %}", "{% else %}");
+                let source = around(&answer, "", "<|bot|>")
+                    .replace("{{ m.content }}{% else %}", "{% else %}");
                 for conversation in results() {
                     let fault = template(&source).render(&conversation).expect_err(&source);
-                    let named =
-                        matches!(fault, TemplateError::Foreign { index: 1, .. } | TemplateError::Unclear { index: 1 });
+                    let named = matches!(
+                        fault,
+                        TemplateError::Foreign { index: 1, .. }
+                            | TemplateError::Unclear { index: 1 }
+                    );
                     assert!(named, "{source}: {fault}");
                     refused += 1;
                 }
@@ -77,7 +104,9 @@ fn a_later_message_is_never_trained_on() {
 #[test]
 fn answers_out_of_their_order_are_refused() {
     let said = "{% if m.role == 'assistant' %}<|bot|>OPEN{{ m.content }}</s>CLOSE{% else %}<|user|>{{ m.content }}<|end|>{% endif %}";
-    let marked = said.replace("OPEN", "{% generation %}").replace("CLOSE", "{% endgeneration %}");
+    let marked = said
+        .replace("OPEN", "{% generation %}")
+        .replace("CLOSE", "{% endgeneration %}");
     let bare = said.replace("OPEN", "").replace("CLOSE", "");
     for body in [bare, marked] {
         for order in [
@@ -95,7 +124,10 @@ fn answers_out_of_their_order_are_refused() {
                         | TemplateError::Foreign { index: 2, .. }
                         | TemplateError::Unclear { index: 2 }
                 );
-                assert!(named && fault.to_string().contains("message 2"), "{source}: {fault}");
+                assert!(
+                    named && fault.to_string().contains("message 2"),
+                    "{source}: {fault}"
+                );
             }
         }
     }
@@ -111,7 +143,10 @@ fn the_systems_text_may_stand_in_a_question() {
         {"role": "user", "content": "Two?"},
         {"role": "assistant", "content": "2"},
     ]}));
-    assert_eq!(parts(source, &conversation.expect("a conversation")).expect(source), ["1</s>", "2</s>"]);
+    assert_eq!(
+        parts(source, &conversation.expect("a conversation")).expect(source),
+        ["1</s>", "2</s>"]
+    );
 }
 
 #[test]
@@ -121,17 +156,31 @@ fn blocks_hold_the_assistants_text_alone() {
             "{{% for m in messages %}}{{% if m.role == 'assistant' %}}{{% generation %}}{inner}{{% endgeneration %}}{{% else %}}{{{{ m.content }}}}{{% endif %}}{{% endfor %}}"
         )
     };
-    assert_eq!(parts(&marked("{{ m.content }}</s>"), &two_turns()).expect("parts"), answers("</s>"));
+    assert_eq!(
+        parts(&marked("{{ m.content }}</s>"), &two_turns()).expect("parts"),
+        answers("</s>")
+    );
     for source in [
         marked("{{ m.content }}</s>{{ messages[1].content }}"),
         marked("{{ messages[0].content }}{{ m.content }}</s>"),
-        "{% generation %}{% for m in messages %}{{ m.content }}</s>{% endfor %}{% endgeneration %}".into(),
+        "{% generation %}{% for m in messages %}{{ m.content }}</s>{% endfor %}{% endgeneration %}"
+            .into(),
     ] {
         let fault = template(&source).render(&two_turns()).expect_err(&source);
-        assert!(matches!(fault, TemplateError::Foreign { .. }), "{source}: {fault}");
+        assert!(
+            matches!(fault, TemplateError::Foreign { .. }),
+            "{source}: {fault}"
+        );
     }
     // Of two answers, one stands outside of the blocks.
     let source = "{% for m in messages %}{% if loop.last %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}</s>{% endif %}{% endfor %}";
     let rendered = template(source).render(&two_turns()).expect("text");
-    assert_eq!(rendered.lost.iter().map(|lost| lost.index).collect::<Vec<_>>(), [2]);
+    assert_eq!(
+        rendered
+            .lost
+            .iter()
+            .map(|lost| lost.index)
+            .collect::<Vec<_>>(),
+        [2]
+    );
 }

@@ -15,7 +15,11 @@ fn assert_none_lost(source: &str, conversation: &Conversation) {
 }
 
 fn said(filter: &str) -> String {
-    around("<|bot|>", "</s>", "<|bot|>").replacen("{{ m.content }}", &format!("{{{{ m.content {filter} }}}}"), 1)
+    around("<|bot|>", "</s>", "<|bot|>").replacen(
+        "{{ m.content }}",
+        &format!("{{{{ m.content {filter} }}}}"),
+        1,
+    )
 }
 
 #[test]
@@ -30,16 +34,44 @@ fn a_text_that_the_template_changes_is_refused_with_the_first_difference() {
         (".strip('.')", "By the river</s>", "By the river."),
         ("| replace('the ', '')", "By river.</s>", "By the river."),
         ("| title", "By The River.</s>", "By the river."),
-        ("| tojson | replace('river', 'lake')", "By the lake.", "By the river."),
+        (
+            "| tojson | replace('river', 'lake')",
+            "By the lake.",
+            "By the river.",
+        ),
     ] {
         let source = said(filter);
         let all = lost(&source, &two_turns());
-        let how = all.iter().find(|lost| lost.index == 2).map(|lost| &lost.how);
-        let Some(Loss::Changed { what, found: there, wanted: here }) = how else { panic!("{source}: {all:?}") };
-        assert!(what == "the text" && there.starts_with(found) && here == wanted, "{source}: {there} {here}");
-        assert!(all[0].to_string().contains("message 2") && all[0].to_string().contains(wanted), "{}", all[0]);
+        let how = all
+            .iter()
+            .find(|lost| lost.index == 2)
+            .map(|lost| &lost.how);
+        let Some(Loss::Changed {
+            what,
+            found: there,
+            wanted: here,
+        }) = how
+        else {
+            panic!("{source}: {all:?}")
+        };
+        assert!(
+            what == "the text" && there.starts_with(found) && here == wanted,
+            "{source}: {there} {here}"
+        );
+        assert!(
+            all[0].to_string().contains("message 2") && all[0].to_string().contains(wanted),
+            "{}",
+            all[0]
+        );
     }
-    for filter in ["", "| trim", ".strip()", "if true", ".split('</think>')[-1]", "| string"] {
+    for filter in [
+        "",
+        "| trim",
+        ".strip()",
+        "if true",
+        ".split('</think>')[-1]",
+        "| string",
+    ] {
         assert_none_lost(&said(filter), &two_turns());
     }
 }
@@ -49,7 +81,14 @@ fn reasoning_in_front_of_an_answer_may_be_left_out() {
     let mut conversation = two_turns();
     conversation.messages[2]["content"] = "<think>\nA mill.\n</think>\n\nBy the river.".into();
     assert_none_lost(&said(".split('</think>')[-1].strip()"), &conversation);
-    assert_eq!(lost(&said(".split('</think>')[-1].strip().split(' ')[-1]"), &conversation)[0].index, 2);
+    assert_eq!(
+        lost(
+            &said(".split('</think>')[-1].strip().split(' ')[-1]"),
+            &conversation
+        )[0]
+        .index,
+        2
+    );
 }
 
 #[test]
@@ -60,10 +99,17 @@ fn each_answer_is_trained_on_or_named() {
     let said = "<|bot|>OPEN{{ m.content }}</s>CLOSE";
     for (source, outside) in [
         ("{% if not loop.last %}{% else %}SAID{% endif %}", false),
-        ("{% if loop.index0 == 2 %}<|bot|>{{ m.content }}</s>{% else %}SAID{% endif %}", true),
+        (
+            "{% if loop.index0 == 2 %}<|bot|>{{ m.content }}</s>{% else %}SAID{% endif %}",
+            true,
+        ),
     ] {
         for marked in [true, false] {
-            let (open, close) = if marked { ("{% generation %}", "{% endgeneration %}") } else { ("", "") };
+            let (open, close) = if marked {
+                ("{% generation %}", "{% endgeneration %}")
+            } else {
+                ("", "")
+            };
             let said = said.replace("OPEN", open).replace("CLOSE", close);
             let source = around(&source.replace("SAID", &said), "", "<|bot|>")
                 .replace("{{ m.content }}{% else %}[", "{% else %}[");
@@ -72,9 +118,23 @@ fn each_answer_is_trained_on_or_named() {
                 assert!(all.is_empty(), "{source}: {all:?}");
                 continue;
             }
-            assert_eq!(all.iter().map(|lost| lost.index).collect::<Vec<_>>(), [2], "{source}");
-            assert_eq!(matches!(all[0].how, Loss::OutsideBlocks(_)), outside, "{source}: {}", all[0]);
-            assert_eq!(all[0].to_string().contains("leaves out"), !outside, "{}", all[0]);
+            assert_eq!(
+                all.iter().map(|lost| lost.index).collect::<Vec<_>>(),
+                [2],
+                "{source}"
+            );
+            assert_eq!(
+                matches!(all[0].how, Loss::OutsideBlocks(_)),
+                outside,
+                "{source}: {}",
+                all[0]
+            );
+            assert_eq!(
+                all[0].to_string().contains("leaves out"),
+                !outside,
+                "{}",
+                all[0]
+            );
         }
     }
 }
@@ -117,13 +177,31 @@ fn what_a_template_drops_of_a_call_is_refused_by_name() {
     for (written, named) in [
         ("{{ f.name }}", "`gate`"),
         ("{{ f.arguments | tojson }}", "the call of `open_gate`"),
-        ("{{ f.name }}({{ f.arguments.values() | join(', ') }})", "`gate`"),
+        (
+            "{{ f.name }}({{ f.arguments.values() | join(', ') }})",
+            "`gate`",
+        ),
         ("{{ f.name }}({{ f.arguments | join(', ') }})", "`gate`"),
-        ("{{ f.name }}(gate={{ f.arguments.gate }}, who={{ f.arguments.who }}, on={{ f.arguments.on }})", "`n`"),
-        ("{{ f.name }}(gate={{ f.arguments.gate }}, n={{ f.arguments.n }}, on={{ f.arguments.on }}, who)", "`who`"),
-        ("{{ f.name }}{% for k, v in f.arguments.items() if v is string %}{{ k }}={{ v }}{% endfor %}", "`n`"),
-        ("{{ f.name }}{% for k, v in f.arguments.items() %}{{ k }}={{ v | upper }}{% endfor %}", "`gate`"),
-        ("{{ f.name }}{% for k, v in f.arguments.items() %}{{ k }}={{ v | string | length }}{% endfor %}", "`gate`"),
+        (
+            "{{ f.name }}(gate={{ f.arguments.gate }}, who={{ f.arguments.who }}, on={{ f.arguments.on }})",
+            "`n`",
+        ),
+        (
+            "{{ f.name }}(gate={{ f.arguments.gate }}, n={{ f.arguments.n }}, on={{ f.arguments.on }}, who)",
+            "`who`",
+        ),
+        (
+            "{{ f.name }}{% for k, v in f.arguments.items() if v is string %}{{ k }}={{ v }}{% endfor %}",
+            "`n`",
+        ),
+        (
+            "{{ f.name }}{% for k, v in f.arguments.items() %}{{ k }}={{ v | upper }}{% endfor %}",
+            "`gate`",
+        ),
+        (
+            "{{ f.name }}{% for k, v in f.arguments.items() %}{{ k }}={{ v | string | length }}{% endfor %}",
+            "`gate`",
+        ),
         (
             "{{ f.name }}{% for k, v in f.arguments.items() %}{{ k }}={{ v if v is not mapping else v | length }}{% endfor %}",
             "`who.name`",
@@ -135,6 +213,9 @@ fn what_a_template_drops_of_a_call_is_refused_by_name() {
     ] {
         let source = calling(written);
         let all = lost(&source, &with_arguments(&arguments));
-        assert!(all.len() == 1 && all[0].index == 1 && all[0].to_string().contains(named), "{source}: {all:?}");
+        assert!(
+            all.len() == 1 && all[0].index == 1 && all[0].to_string().contains(named),
+            "{source}: {all:?}"
+        );
     }
 }

@@ -10,7 +10,14 @@ use serde_json::json;
 const END: &str = "</s>";
 
 fn template(source: &str) -> ChatTemplate {
-    ChatTemplate::new(source, SpecialTokens { bos: "<s>".into(), eos: END.into() }).expect("a template that compiles")
+    ChatTemplate::new(
+        source,
+        SpecialTokens {
+            bos: "<s>".into(),
+            eos: END.into(),
+        },
+    )
+    .expect("a template that compiles")
 }
 
 fn two_turns() -> Conversation {
@@ -44,7 +51,11 @@ fn called() -> Conversation {
 fn parts(source: &str, conversation: &Conversation) -> Result<Vec<String>, TemplateError> {
     let rendered = template(source).render(conversation)?;
     assert!(rendered.lost.is_empty(), "{source}: {:?}", rendered.lost);
-    Ok(rendered.assistant.iter().map(|part| rendered.text[part.clone()].to_owned()).collect())
+    Ok(rendered
+        .assistant
+        .iter()
+        .map(|part| rendered.text[part.clone()].to_owned())
+        .collect())
 }
 
 /// A template that writes `before` and `after` around each answer, and `prompt` for the next.

@@ -11,18 +11,28 @@ use qlora_data::{Conversation, Encoder, Example, IGNORE, ModelText};
 use serde_json::{Value, json};
 
 const PLAIN: &str = "{% if tools %}{{ raise_exception('no tools here') }}{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
-const TOOLS: &str =
-    "TOOLS {{ tools | length }} {% for m in messages %}{{ m.content or (m.tool_calls | tojson) }}{% endfor %}";
+const TOOLS: &str = "TOOLS {{ tools | length }} {% for m in messages %}{{ m.content or (m.tool_calls | tojson) }}{% endfor %}";
 
 /// A tokenizer of bytes with `<s>`, `</s>` and `<|end|>`, written into `folder`.
 fn tokenizer(folder: &Path, adds_bos: bool) {
     let plain = |b: &u8| (33..127).contains(b) || (161..173).contains(b) || *b >= 174;
     let mut extra = 256u32..;
-    let mut name =
-        |b: u8| if plain(&b) { char::from(b) } else { extra.next().and_then(char::from_u32).expect("a character") };
+    let mut name = |b: u8| {
+        if plain(&b) {
+            char::from(b)
+        } else {
+            extra.next().and_then(char::from_u32).expect("a character")
+        }
+    };
     let special = ["<s>", "</s>", "<|end|>"];
-    let names = special.iter().map(|t| (*t).to_owned()).chain((0..=255).map(|b| name(b).to_string()));
-    let vocabulary: Value = names.enumerate().map(|(id, name)| (name, json!(id))).collect();
+    let names = special
+        .iter()
+        .map(|t| (*t).to_owned())
+        .chain((0..=255).map(|b| name(b).to_string()));
+    let vocabulary: Value = names
+        .enumerate()
+        .map(|(id, name)| (name, json!(id)))
+        .collect();
     let added: Vec<Value> = special
         .iter()
         .enumerate()
@@ -49,8 +59,10 @@ fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
     for (name, content) in files {
         let path = home.path().join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
-        let text =
-            content.as_str().filter(|_| name.ends_with("jinja")).map_or_else(|| content.to_string(), str::to_owned);
+        let text = content
+            .as_str()
+            .filter(|_| name.ends_with("jinja"))
+            .map_or_else(|| content.to_string(), str::to_owned);
         fs::write(path, text).expect("a file");
     }
     home
@@ -65,16 +77,34 @@ fn chat(tools: bool) -> Conversation {
 }
 
 fn trained_on(text: &ModelText, example: &Example) -> Vec<String> {
-    let (tokenizer, template) =
-        (text.tokenizer.as_ref().expect("a tokenizer"), text.chat_template("auto").expect("a template"));
+    let (tokenizer, template) = (
+        text.tokenizer.as_ref().expect("a tokenizer"),
+        text.chat_template("auto").expect("a template"),
+    );
     let encoder = Encoder::new(tokenizer, &template);
-    let encoded = encoder.encode(tokenizer, &template, example).expect("tokens");
-    let labels: Vec<(bool, u32)> = encoded.sample.labels.iter().map(|l| *l != IGNORE).zip(encoded.sample.ids).collect();
+    let encoded = encoder
+        .encode(tokenizer, &template, example)
+        .expect("tokens");
+    let labels: Vec<(bool, u32)> = encoded
+        .sample
+        .labels
+        .iter()
+        .map(|l| *l != IGNORE)
+        .zip(encoded.sample.ids)
+        .collect();
     let runs = labels.chunk_by(|a, b| a.0 == b.0).filter(|run| run[0].0);
     let mut parts: Vec<String> = runs
-        .map(|run| tokenizer.decode(&run.iter().map(|(_, id)| *id).collect::<Vec<_>>(), false).expect("text"))
+        .map(|run| {
+            tokenizer
+                .decode(&run.iter().map(|(_, id)| *id).collect::<Vec<_>>(), false)
+                .expect("text")
+        })
         .collect();
-    parts.push(if encoded.ends { "ends".into() } else { "endless".into() });
+    parts.push(if encoded.ends {
+        "ends".into()
+    } else {
+        "endless".into()
+    });
     parts
 }
 

@@ -83,7 +83,12 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// As [`Self::invite`], or the devices cannot reach each other.
-    fn join(&self, invitation: &[u8], rank: usize, size: usize) -> std::result::Result<Box<dyn Communicator>, String> {
+    fn join(
+        &self,
+        invitation: &[u8],
+        rank: usize,
+        size: usize,
+    ) -> std::result::Result<Box<dyn Communicator>, String> {
         let _ = (invitation, rank, size);
         Err("has no GPU of CUDA".into())
     }
@@ -111,13 +116,24 @@ pub trait Backend: Send + Sync {
 
     /// `x` [M, D] with the noise of NEFTune (Jain et al., 2023), sequence by sequence: uniform in plus or minus
     /// `alpha` / sqrt(T D), where T is the length of the sequence. A function of `key`, as dropout is.
-    fn embedding_noise(&self, x: &Tensor, alpha: f64, spans: &[Span], key: &DropoutKey) -> Result<Tensor>;
+    fn embedding_noise(
+        &self,
+        x: &Tensor,
+        alpha: f64,
+        spans: &[Span],
+        key: &DropoutKey,
+    ) -> Result<Tensor>;
 
     /// `x` [M, D], `w` [D] to `y` = `x` * rstd * `w` [M, D] and rstd = 1 / sqrt(mean(x^2) + `epsilon`) [M, 1] in `f32`.
     fn rms_norm_forward(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)>;
 
     /// [`Self::rms_norm_forward`] for products: `y` in the form that they read.
-    fn rms_norm_forward_on(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Activations, Tensor)>;
+    fn rms_norm_forward_on(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        epsilon: f64,
+    ) -> Result<(Activations, Tensor)>;
 
     /// `dy`, `x` [M, D], `w` [D], `rstd` [M, 1] to `base` + dx [M, D]. `w` is frozen and gets no gradient.
     ///
@@ -135,7 +151,12 @@ pub trait Backend: Send + Sync {
     fn rope_forward(&self, table: &RopeTable, x: &Tensor, sequences: &Sequences) -> Result<Tensor>;
 
     /// The gradient of [`Self::rope_forward`]: the inverse rotation of `dy` [M, G*E].
-    fn rope_backward(&self, table: &RopeTable, dy: &Tensor, sequences: &Sequences) -> Result<Tensor>;
+    fn rope_backward(
+        &self,
+        table: &RopeTable,
+        dy: &Tensor,
+        sequences: &Sequences,
+    ) -> Result<Tensor>;
 
     /// Causal attention over packed sequences with grouped heads and an optional sliding window: `q` [M, H*E] and `k`,
     /// `v` [M', K*E] to O [M, H*E] and the log-sum-exp of the scores.
@@ -189,7 +210,8 @@ pub trait Backend: Send + Sync {
 
     /// u = c (m o x) A^T [M, R] of each adapter that shares the input `x` [M, K], where m is its dropout mask and
     /// c = 1 / (1 - p).
-    fn lora_forward(&self, x: &Activations, adapters: &[LoraInput<'_>]) -> Result<Vec<Activations>>;
+    fn lora_forward(&self, x: &Activations, adapters: &[LoraInput<'_>])
+    -> Result<Vec<Activations>>;
 
     /// dA = c du^T (m o x) [R, K] of each adapter in `f32`, from its du [M, R]; and the sum of c m o (du A) [M, K] over
     /// those with a mask. The others' du A goes into dx as a product.
@@ -254,7 +276,12 @@ pub trait Backend: Send + Sync {
 
     /// New values and moments of all `parameters`, whose gradients have the given norm and are scaled down to
     /// `max_norm`, of which 0 is no limit; on a GPU without waiting for it.
-    fn adamw(&self, parameters: &[Parameter<'_>], norm: &Norm, max_norm: f64) -> Result<Vec<(Tensor, Moments)>>;
+    fn adamw(
+        &self,
+        parameters: &[Parameter<'_>],
+        norm: &Norm,
+        max_norm: f64,
+    ) -> Result<Vec<(Tensor, Moments)>>;
 
     /// Begins to send `x` to host memory, beside what the device computes, where a device has memory of its own and
     /// copies beside its work; elsewhere it stays.

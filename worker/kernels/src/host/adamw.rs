@@ -19,7 +19,10 @@ impl Moments {
                 scales: Tensor::zeros(elements.div_ceil(BLOCK), DType::F32, device)?,
             })
         };
-        Ok(Self::Coded { first: zeros(&dynamic8::SIGNED)?, second: zeros(&dynamic8::UNSIGNED)? })
+        Ok(Self::Coded {
+            first: zeros(&dynamic8::SIGNED)?,
+            second: zeros(&dynamic8::UNSIGNED)?,
+        })
     }
 }
 
@@ -30,15 +33,27 @@ pub(crate) fn update_parameter(p: &Parameter<'_>, scale: f64) -> Result<(Tensor,
         Moments::Full { first, second } => {
             let (mut m, mut v) = (view(first)?.to_vec(), view(second)?.to_vec());
             update(p.rule, scale as f32, &gradient, &mut value, &mut m, &mut v);
-            Ok((tensor(value, shape)?, Moments::Full { first: tensor(m, shape)?, second: tensor(v, shape)? }))
+            Ok((
+                tensor(value, shape)?,
+                Moments::Full {
+                    first: tensor(m, shape)?,
+                    second: tensor(v, shape)?,
+                },
+            ))
         }
         Moments::Coded { first, second } => {
             let read = |coded: &Coded| {
-                Ok::<_, candle_core::Error>((bytes(&coded.codes)?.to_vec(), view(&coded.scales)?.to_vec()))
+                Ok::<_, candle_core::Error>((
+                    bytes(&coded.codes)?.to_vec(),
+                    view(&coded.scales)?.to_vec(),
+                ))
             };
             let (mut m, mut v) = (read(first)?, read(second)?);
             update_coded(p.rule, scale as f32, &gradient, &mut value, &mut m, &mut v);
-            let moments = Moments::Coded { first: coded(m)?, second: coded(v)? };
+            let moments = Moments::Coded {
+                first: coded(m)?,
+                second: coded(v)?,
+            };
             Ok((tensor(value, shape)?, moments))
         }
     }
@@ -46,10 +61,20 @@ pub(crate) fn update_parameter(p: &Parameter<'_>, scale: f64) -> Result<(Tensor,
 
 fn coded((codes, scales): (Vec<u8>, Vec<f32>)) -> Result<Coded> {
     let (elements, blocks) = (codes.len(), scales.len());
-    Ok(Coded { codes: Tensor::from_vec(codes, elements, &Device::Cpu)?, scales: tensor(scales, blocks)? })
+    Ok(Coded {
+        codes: Tensor::from_vec(codes, elements, &Device::Cpu)?,
+        scales: tensor(scales, blocks)?,
+    })
 }
 
-fn update(rule: &AdamWStep, scale: f32, gradient: &[f32], value: &mut [f32], first: &mut [f32], second: &mut [f32]) {
+fn update(
+    rule: &AdamWStep,
+    scale: f32,
+    gradient: &[f32],
+    value: &mut [f32],
+    first: &mut [f32],
+    second: &mut [f32],
+) {
     elements(&rule.constants(), scale, gradient, value, first, second);
 }
 
@@ -66,11 +91,22 @@ fn update_coded(
     let constants = rule.constants();
     let (signed, unsigned): (&Map8, &Map8) = (&dynamic8::SIGNED, &dynamic8::UNSIGNED);
     let blocks = gradient.chunks(BLOCK).zip(value.chunks_mut(BLOCK));
-    let moments = first.0.chunks_mut(BLOCK).zip(&mut first.1).zip(second.0.chunks_mut(BLOCK).zip(&mut second.1));
+    let moments = first
+        .0
+        .chunks_mut(BLOCK)
+        .zip(&mut first.1)
+        .zip(second.0.chunks_mut(BLOCK).zip(&mut second.1));
     for ((g, w), ((m_codes, m_scale), (v_codes, v_scale))) in blocks.zip(moments) {
         let mut m = decoded(signed, m_codes, *m_scale);
         let mut v = decoded(unsigned, v_codes, *v_scale);
-        elements(&constants, scale, g, w, &mut m[..g.len()], &mut v[..g.len()]);
+        elements(
+            &constants,
+            scale,
+            g,
+            w,
+            &mut m[..g.len()],
+            &mut v[..g.len()],
+        );
         *m_scale = signed.quantize(&m[..g.len()], m_codes);
         *v_scale = unsigned.quantize(&v[..g.len()], v_codes);
     }
@@ -78,12 +114,22 @@ fn update_coded(
 
 fn decoded(map: &Map8, codes: &[u8], scale: f32) -> [f32; BLOCK] {
     let mut values = [0f32; BLOCK];
-    values.iter_mut().zip(codes).for_each(|(value, &code)| *value = map.values[code as usize] * scale);
+    values
+        .iter_mut()
+        .zip(codes)
+        .for_each(|(value, &code)| *value = map.values[code as usize] * scale);
     values
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn elements(c: &Constants, scale: f32, gradient: &[f32], value: &mut [f32], first: &mut [f32], second: &mut [f32]) {
+fn elements(
+    c: &Constants,
+    scale: f32,
+    gradient: &[f32],
+    value: &mut [f32],
+    first: &mut [f32],
+    second: &mut [f32],
+) {
     for (((g, w), m), v) in gradient.iter().zip(value).zip(first).zip(second) {
         let g = g * scale;
         *m = c.beta1 * *m + c.one_minus_beta1 * g;

@@ -10,7 +10,11 @@ use crate::types::rows::{BLOCK, Line, Rows, STEP, ZERO, elements};
 pub(crate) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded as u16 }
+    if x.is_nan() {
+        (bits >> 16) as u16 | 0x40
+    } else {
+        rounded as u16
+    }
 }
 
 /// `x` [M, K] in bf16.
@@ -19,16 +23,24 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
 /// `x` is no matrix of `width` columns.
 pub(crate) fn pack(x: &[f32], width: usize) -> Rows {
     let (rows, steps) = (x.len() / width, width.div_ceil(STEP));
-    assert_eq!(x.len(), rows * width, "the activations do not have {width} columns");
+    assert_eq!(
+        x.len(),
+        rows * width,
+        "the activations do not have {width} columns"
+    );
     let mut packed = Rows::unwritten(rows, width);
-    packed.lines_mut().par_chunks_mut(steps * BLOCK).zip(x.par_chunks(width * BLOCK)).for_each(|(lines, x)| {
-        let mut rows = lines.chunks_exact_mut(steps);
-        for (row, lines) in x.chunks_exact(width).zip(&mut rows) {
-            lines[steps - 1] = ZERO;
-            round_row(row, 1.0, lines);
-        }
-        rows.for_each(|lines| lines.fill(ZERO));
-    });
+    packed
+        .lines_mut()
+        .par_chunks_mut(steps * BLOCK)
+        .zip(x.par_chunks(width * BLOCK))
+        .for_each(|(lines, x)| {
+            let mut rows = lines.chunks_exact_mut(steps);
+            for (row, lines) in x.chunks_exact(width).zip(&mut rows) {
+                lines[steps - 1] = ZERO;
+                round_row(row, 1.0, lines);
+            }
+            rows.for_each(|lines| lines.fill(ZERO));
+        });
     packed
 }
 
@@ -68,7 +80,8 @@ pub(crate) fn has_avx512_bf16() -> bool {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_si512,
+        __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
+        _mm512_storeu_si512,
     };
 
     /// Rounds `scale` times `values` to bf16; numbers below the smallest normal one become zero.

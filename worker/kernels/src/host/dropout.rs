@@ -33,21 +33,27 @@ pub(crate) fn apply(x: &[f32], d: usize, key: &DropoutKey, base: Option<&[f32]>,
     /// Elements of one task; the first may be fewer, so that the others begin with a group.
     const CHUNK: usize = 64 * 8 * LANES;
     let first = key.first_token * d as u64;
-    out.par_chunks_mut(CHUNK).enumerate().for_each(|(task, out)| {
-        let at = task * CHUNK;
-        let element = first + at as u64;
-        let skip = (element % 8) as usize;
-        let mut factors = vec![0f32; skip + out.len()];
-        mask(element - skip as u64, key, &mut factors);
-        let x = &x[at..at + out.len()];
-        match base {
-            None => out.iter_mut().zip(x).zip(&factors[skip..]).for_each(|((out, x), f)| *out = x * f),
-            Some(base) => {
-                let parts = out.iter_mut().zip(x).zip(&factors[skip..]).zip(&base[at..]);
-                parts.for_each(|(((out, x), f), base)| *out = base + x * f);
+    out.par_chunks_mut(CHUNK)
+        .enumerate()
+        .for_each(|(task, out)| {
+            let at = task * CHUNK;
+            let element = first + at as u64;
+            let skip = (element % 8) as usize;
+            let mut factors = vec![0f32; skip + out.len()];
+            mask(element - skip as u64, key, &mut factors);
+            let x = &x[at..at + out.len()];
+            match base {
+                None => out
+                    .iter_mut()
+                    .zip(x)
+                    .zip(&factors[skip..])
+                    .for_each(|((out, x), f)| *out = x * f),
+                Some(base) => {
+                    let parts = out.iter_mut().zip(x).zip(&factors[skip..]).zip(&base[at..]);
+                    parts.for_each(|(((out, x), f), base)| *out = base + x * f);
+                }
             }
-        }
-    });
+        });
 }
 
 /// [`apply`] of bf16, without a base.
@@ -61,7 +67,10 @@ pub(crate) fn apply_rows(x: &Rows, key: &DropoutKey) -> Rows {
             let n = x.len();
             mask(element - skip as u64, key, &mut factors[..skip + n]);
             widen(x, &mut values);
-            values.iter_mut().zip(&factors[skip..skip + n]).for_each(|(value, factor)| *value *= factor);
+            values
+                .iter_mut()
+                .zip(&factors[skip..skip + n])
+                .for_each(|(value, factor)| *value *= factor);
             round(&values[..n], 1.0, out);
         }
     })
@@ -73,18 +82,43 @@ mod tests {
 
     #[test]
     fn a_mask_does_not_depend_on_how_rows_are_split() {
-        let key = DropoutKey { seed: 7, step: 3, projection: 11, first_token: 0, probability: 0.25 };
+        let key = DropoutKey {
+            seed: 7,
+            step: 3,
+            projection: 11,
+            first_token: 0,
+            probability: 0.25,
+        };
         let (rows, d) = (6, 13);
-        let (ones, mut whole, mut parts) = (vec![1f32; rows * d], vec![0f32; rows * d], vec![0f32; rows * d]);
+        let (ones, mut whole, mut parts) = (
+            vec![1f32; rows * d],
+            vec![0f32; rows * d],
+            vec![0f32; rows * d],
+        );
         apply(&ones, d, &key, None, &mut whole);
         apply(&ones[..2 * d], d, &key, None, &mut parts[..2 * d]);
-        apply(&ones[2 * d..], d, &DropoutKey { first_token: 2, ..key }, None, &mut parts[2 * d..]);
+        apply(
+            &ones[2 * d..],
+            d,
+            &DropoutKey {
+                first_token: 2,
+                ..key
+            },
+            None,
+            &mut parts[2 * d..],
+        );
         assert_eq!(whole, parts);
     }
 
     #[test]
     fn the_share_of_dropped_elements_is_the_probability() {
-        let key = DropoutKey { seed: 1, step: 0, projection: 0, first_token: 0, probability: 0.05 };
+        let key = DropoutKey {
+            seed: 1,
+            step: 0,
+            projection: 0,
+            first_token: 0,
+            probability: 0.05,
+        };
         let mut x = vec![0f32; 400_000];
         apply(&vec![1f32; 400_000], 100, &key, None, &mut x);
         let dropped = x.iter().filter(|&&v| v == 0.0).count() as f64 / x.len() as f64;

@@ -30,7 +30,12 @@ impl Map8 {
     fn new(signed: bool) -> Self {
         let values = values(signed);
         let point = |i: usize| -1.0 + 2.0 * i as f32 / (POINTS - 1) as f32;
-        Self { nearest: (0..POINTS).map(|i| exactly_nearest(&values, point(i))).collect(), values }
+        Self {
+            nearest: (0..POINTS)
+                .map(|i| exactly_nearest(&values, point(i)))
+                .collect(),
+            values,
+        }
     }
 
     /// The code whose value is nearest to `x`; close to a midpoint its neighbour may be taken.
@@ -49,7 +54,11 @@ impl Map8 {
         let scale = block.iter().fold(0f32, |a, v| a.max(v.abs()));
         let inverse = 1.0 / scale;
         for (code, v) in codes.iter_mut().zip(block) {
-            *code = if scale > 0.0 { self.code(v * inverse) } else { 0 };
+            *code = if scale > 0.0 {
+                self.code(v * inverse)
+            } else {
+                0
+            };
         }
         scale
     }
@@ -75,7 +84,10 @@ fn values(signed: bool) -> [f32; 256] {
     found.extend([0.0, 1.0]);
     found.sort_by(f32::total_cmp);
     let mut values = [0f32; 256];
-    values.iter_mut().zip(found).for_each(|(slot, value)| *slot = value);
+    values
+        .iter_mut()
+        .zip(found)
+        .for_each(|(slot, value)| *slot = value);
     values
 }
 
@@ -84,14 +96,20 @@ fn linspace(n: usize) -> Vec<f32> {
     let (start, end) = (0.1f32, 1f32);
     let step = (end - start) / (n - 1) as f32;
     let point = |i: usize| {
-        if i < n / 2 { step.mul_add(i as f32, start) } else { (-step).mul_add((n - 1 - i) as f32, end) }
+        if i < n / 2 {
+            step.mul_add(i as f32, start)
+        } else {
+            (-step).mul_add((n - 1 - i) as f32, end)
+        }
     };
     (0..n).map(point).collect()
 }
 
 /// The code whose value is nearest to `x`; between two it takes the lower.
 fn exactly_nearest(values: &[f32; 256], x: f32) -> u8 {
-    let above = values.partition_point(|&v| v < x).clamp(1, values.len() - 1);
+    let above = values
+        .partition_point(|&v| v < x)
+        .clamp(1, values.len() - 1);
     let (left, right) = (x - values[above - 1], values[above] - x);
     (if right < left { above } else { above - 1 }) as u8
 }

@@ -31,7 +31,10 @@ impl Blocks {
 
     /// Writes `factor` times the elements of whole blocks as bits of bf16.
     pub fn unpack(self, bytes: &[u8], factor: f32, out: &mut [u16]) {
-        for (block, out) in bytes.chunks_exact(self.bytes()).zip(out.chunks_exact_mut(BLOCK)) {
+        for (block, out) in bytes
+            .chunks_exact(self.bytes())
+            .zip(out.chunks_exact_mut(BLOCK))
+        {
             let number = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
             let mut values = [0f32; BLOCK];
             match self {
@@ -39,7 +42,10 @@ impl Blocks {
                 Self::Q4_1 => nibbles(&block[4..], number(0), number(2), &mut values),
                 Self::Q8_0 => {
                     let scale = number(0);
-                    values.iter_mut().zip(&block[2..]).for_each(|(v, &q)| *v = f32::from(q as i8) * scale);
+                    values
+                        .iter_mut()
+                        .zip(&block[2..])
+                        .for_each(|(v, &q)| *v = f32::from(q as i8) * scale);
                 }
             }
             round(&values, factor, out);

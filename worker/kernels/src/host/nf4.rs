@@ -47,7 +47,11 @@ pub fn quantize<T: Copy + Into<f32> + Sync>(weights: &[T], block: usize) -> Quan
 fn quantize_block(values: &[f32], bytes: &mut [u8], block: usize) -> f32 {
     let absmax = values.iter().fold(0f32, |a, v| a.max(v.abs()));
     let partial = values.len() < block;
-    let absmax = if partial { absmax.max(SMALLEST_SCALE) } else { absmax };
+    let absmax = if partial {
+        absmax.max(SMALLEST_SCALE)
+    } else {
+        absmax
+    };
     let inverse = 1.0 / absmax.max(SMALLEST_SCALE);
     for (bytes, values) in bytes.chunks_mut(RUN / 2).zip(values.chunks(RUN)) {
         // A nibble that pads an odd end stands for zero.
@@ -83,9 +87,17 @@ pub fn nest(absmax: &[f32]) -> NestedScales {
     let offset = cascade_sum(absmax) / absmax.len().max(1) as f32;
     let centred: Vec<f32> = absmax.iter().map(|v| v - offset).collect();
     let mut codes = vec![0u8; absmax.len()];
-    let blocks = centred.par_chunks(NESTED_BLOCK).zip(codes.par_chunks_mut(NESTED_BLOCK));
-    let scales = blocks.map(|(block, codes)| dynamic8::SIGNED.quantize(block, codes)).collect();
-    NestedScales { codes, absmax: scales, offset }
+    let blocks = centred
+        .par_chunks(NESTED_BLOCK)
+        .zip(codes.par_chunks_mut(NESTED_BLOCK));
+    let scales = blocks
+        .map(|(block, codes)| dynamic8::SIGNED.quantize(block, codes))
+        .collect();
+    NestedScales {
+        codes,
+        absmax: scales,
+        offset,
+    }
 }
 
 /// Sum in the order of PyTorch's `sum` on one thread of a processor with AVX2 or better, because the mean of the scales is
@@ -121,7 +133,10 @@ fn cascade<const N: usize, const ROWS: usize>(groups: &[[[f32; N]; ROWS]]) -> [[
     let mut done = 0;
     for chunk in groups.chunks(1 << power) {
         for group in chunk {
-            levels[0].iter_mut().zip(group).for_each(|(sum, x)| add(sum, x));
+            levels[0]
+                .iter_mut()
+                .zip(group)
+                .for_each(|(sum, x)| add(sum, x));
         }
         done += chunk.len();
         if chunk.len() < 1 << power {
@@ -129,7 +144,10 @@ fn cascade<const N: usize, const ROWS: usize>(groups: &[[[f32; N]; ROWS]]) -> [[
         }
         for level in 1..LEVELS {
             let lower = std::mem::replace(&mut levels[level - 1], [[0.0; N]; ROWS]);
-            levels[level].iter_mut().zip(&lower).for_each(|(sum, x)| add(sum, x));
+            levels[level]
+                .iter_mut()
+                .zip(&lower)
+                .for_each(|(sum, x)| add(sum, x));
             if done >> (level * power) & ((1 << power) - 1) != 0 {
                 break;
             }
@@ -145,7 +163,9 @@ fn cascade<const N: usize, const ROWS: usize>(groups: &[[[f32; N]; ROWS]]) -> [[
 /// The first-level scales that `nested` stands for.
 pub fn unnest(nested: &NestedScales) -> Vec<f32> {
     let values = dynamic_table();
-    let value = |(i, &code): (usize, &u8)| values[code as usize] * nested.absmax[i / NESTED_BLOCK] + nested.offset;
+    let value = |(i, &code): (usize, &u8)| {
+        values[code as usize] * nested.absmax[i / NESTED_BLOCK] + nested.offset
+    };
     nested.codes.iter().enumerate().map(value).collect()
 }
 
@@ -172,13 +192,15 @@ pub fn midpoints() -> &'static [f32; 15] {
 /// Writes `out.len()` elements of the flattened matrix: value x scale, in `f32`.
 pub fn dequantize(packed: &[u8], absmax: &[f32], block: usize, out: &mut [f32]) {
     let table = byte_table();
-    out.par_chunks_mut(block * 64).enumerate().for_each(|(task, out)| {
-        for (i, values) in out.chunks_mut(block).enumerate() {
-            let index = task * 64 + i;
-            let bytes = &packed[index * block / 2..][..values.len().div_ceil(2)];
-            dequantize_block(&table, bytes, absmax[index], values);
-        }
-    });
+    out.par_chunks_mut(block * 64)
+        .enumerate()
+        .for_each(|(task, out)| {
+            for (i, values) in out.chunks_mut(block).enumerate() {
+                let index = task * 64 + i;
+                let bytes = &packed[index * block / 2..][..values.len().div_ceil(2)];
+                dequantize_block(&table, bytes, absmax[index], values);
+            }
+        });
 }
 
 fn dequantize_block(table: &[[f32; 2]; 256], bytes: &[u8], scale: f32, values: &mut [f32]) {
@@ -196,14 +218,25 @@ fn dequantize_block(table: &[[f32; 2]; 256], bytes: &[u8], scale: f32, values: &
 ///
 /// # Errors
 /// The matrix is not in host memory, in pieces, or not of floats.
-pub fn quantize_matrix(matrix: &Tensor, block: usize, double: bool, device: &Device) -> Result<Nf4Tensor> {
+pub fn quantize_matrix(
+    matrix: &Tensor,
+    block: usize,
+    double: bool,
+    device: &Device,
+) -> Result<Nf4Tensor> {
     let (storage, layout) = matrix.storage_and_layout();
-    let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("matrix is not contiguous") };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("matrix is not contiguous")
+    };
     let quantized = match &*storage {
         Storage::Cpu(CpuStorage::F32(data)) => quantize(&data[start..end], block),
         Storage::Cpu(CpuStorage::BF16(data)) => quantize(&data[start..end], block),
         Storage::Cpu(CpuStorage::F16(data)) => quantize(&data[start..end], block),
-        _ => candle_core::bail!("{:?} on {:?} cannot be quantized", matrix.dtype(), matrix.device()),
+        _ => candle_core::bail!(
+            "{:?} on {:?} cannot be quantized",
+            matrix.dtype(),
+            matrix.device()
+        ),
     };
     let scales = if double {
         nest(&quantized.absmax).to_device(device)?
@@ -218,9 +251,17 @@ pub fn quantize_matrix(matrix: &Tensor, block: usize, double: bool, device: &Dev
 pub(crate) fn absmax(scales: &Nf4Scales) -> Result<Vec<f32>> {
     match scales {
         Nf4Scales::Plain(absmax) => absmax.to_vec1(),
-        Nf4Scales::Nested { codes, absmax, offset } => {
+        Nf4Scales::Nested {
+            codes,
+            absmax,
+            offset,
+        } => {
             let (codes, absmax) = (codes.to_vec1()?, absmax.to_vec1()?);
-            Ok(unnest(&NestedScales { codes, absmax, offset: *offset }))
+            Ok(unnest(&NestedScales {
+                codes,
+                absmax,
+                offset: *offset,
+            }))
         }
     }
 }

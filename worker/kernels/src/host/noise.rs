@@ -32,16 +32,36 @@ mod tests {
 
     #[test]
     fn noise_is_uniform_and_does_not_depend_on_how_rows_are_split() {
-        let key = DropoutKey { seed: 3, step: 1, projection: u32::MAX, first_token: 0, probability: 0.0 };
+        let key = DropoutKey {
+            seed: 3,
+            step: 1,
+            projection: u32::MAX,
+            first_token: 0,
+            probability: 0.0,
+        };
         let (rows, d) = (400, 203);
         let (mut whole, mut parts) = (vec![0f32; rows * d], vec![0f32; rows * d]);
         add(&mut whole, d, 0.5, &key);
         add(&mut parts[..7 * d], d, 0.5, &key);
-        add(&mut parts[7 * d..], d, 0.5, &DropoutKey { first_token: 7, ..key });
+        add(
+            &mut parts[7 * d..],
+            d,
+            0.5,
+            &DropoutKey {
+                first_token: 7,
+                ..key
+            },
+        );
         assert_eq!(whole, parts);
         assert!(whole.iter().all(|x| x.abs() <= 0.5));
         let n = whole.len() as f32;
-        let (mean, square) = (whole.iter().sum::<f32>() / n, whole.iter().map(|x| x * x).sum::<f32>() / n);
-        assert!(mean.abs() < 5e-3 && (square - 0.25 / 3.0).abs() < 2e-3, "mean {mean}, square {square}");
+        let (mean, square) = (
+            whole.iter().sum::<f32>() / n,
+            whole.iter().map(|x| x * x).sum::<f32>() / n,
+        );
+        assert!(
+            mean.abs() < 5e-3 && (square - 0.25 / 3.0).abs() < 2e-3,
+            "mean {mean}, square {square}"
+        );
     }
 }

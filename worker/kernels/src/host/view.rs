@@ -34,7 +34,11 @@ pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
         candle_core::bail!("a tensor of shape {:?} is not contiguous", tensor.shape())
     };
     if !matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))) {
-        candle_core::bail!("expected f32 on the cpu, found {:?} on {:?}", tensor.dtype(), tensor.device())
+        candle_core::bail!(
+            "expected f32 on the cpu, found {:?} on {:?}",
+            tensor.dtype(),
+            tensor.device()
+        )
     }
     Ok(View { storage, range })
 }
@@ -81,7 +85,11 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<Bytes<'_>> {
         candle_core::bail!("a tensor of shape {:?} is not contiguous", tensor.shape())
     };
     if !matches!(&*storage, Storage::Cpu(CpuStorage::U8(_))) {
-        candle_core::bail!("expected u8 on the cpu, found {:?} on {:?}", tensor.dtype(), tensor.device())
+        candle_core::bail!(
+            "expected u8 on the cpu, found {:?} on {:?}",
+            tensor.dtype(),
+            tensor.device()
+        )
     }
     Ok(Bytes { storage, range })
 }

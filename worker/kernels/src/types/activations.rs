@@ -15,14 +15,23 @@ pub struct Activations(Values);
 
 enum Values {
     /// A tensor, and its bf16 form once a product has needed it: several products share an input.
-    Tensor { tensor: Tensor, packed: OnceCell<Rows> },
+    Tensor {
+        tensor: Tensor,
+        packed: OnceCell<Rows>,
+    },
     /// bf16, and a tensor of it once something else has needed it.
-    Rows { rows: Rows, tensor: OnceCell<Tensor> },
+    Rows {
+        rows: Rows,
+        tensor: OnceCell<Tensor>,
+    },
 }
 
 impl From<Tensor> for Activations {
     fn from(tensor: Tensor) -> Self {
-        Self(Values::Tensor { tensor, packed: OnceCell::new() })
+        Self(Values::Tensor {
+            tensor,
+            packed: OnceCell::new(),
+        })
     }
 }
 
@@ -34,7 +43,10 @@ impl From<&Tensor> for Activations {
 
 impl From<Rows> for Activations {
     fn from(rows: Rows) -> Self {
-        Self(Values::Rows { rows, tensor: OnceCell::new() })
+        Self(Values::Rows {
+            rows,
+            tensor: OnceCell::new(),
+        })
     }
 }
 
@@ -53,7 +65,8 @@ impl Activations {
             Values::Rows { rows, tensor } => match tensor.get() {
                 Some(tensor) => Ok(tensor),
                 None => {
-                    let values = Tensor::from_vec(rows.unpack(), (rows.rows, rows.width), &Device::Cpu)?;
+                    let values =
+                        Tensor::from_vec(rows.unpack(), (rows.rows, rows.width), &Device::Cpu)?;
                     Ok(tensor.get_or_init(|| values))
                 }
             },

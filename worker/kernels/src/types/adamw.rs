@@ -62,24 +62,32 @@ impl Coded {
     pub const BLOCK: usize = 256;
 
     fn to_device(&self, device: &Device) -> Result<Self> {
-        Ok(Self { codes: self.codes.to_device(device)?, scales: self.scales.to_device(device)? })
+        Ok(Self {
+            codes: self.codes.to_device(device)?,
+            scales: self.scales.to_device(device)?,
+        })
     }
 }
 
 impl Moments {
     /// Zeros for `value`, in `f32`.
     pub fn full(value: &Tensor) -> Result<Self> {
-        Ok(Self::Full { first: value.zeros_like()?, second: value.zeros_like()? })
+        Ok(Self::Full {
+            first: value.zeros_like()?,
+            second: value.zeros_like()?,
+        })
     }
 
     pub(crate) fn to_device(&self, device: &Device) -> Result<Self> {
         Ok(match self {
-            Self::Full { first, second } => {
-                Self::Full { first: first.to_device(device)?, second: second.to_device(device)? }
-            }
-            Self::Coded { first, second } => {
-                Self::Coded { first: first.to_device(device)?, second: second.to_device(device)? }
-            }
+            Self::Full { first, second } => Self::Full {
+                first: first.to_device(device)?,
+                second: second.to_device(device)?,
+            },
+            Self::Coded { first, second } => Self::Coded {
+                first: first.to_device(device)?,
+                second: second.to_device(device)?,
+            },
         })
     }
 }
@@ -115,7 +123,11 @@ impl Norm {
 /// The factor that brings a gradient of the given norm down to `max_norm`, as PyTorch's `clip_grad_norm_` has it; 0 is no
 /// limit.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
-    if max_norm == 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+    if max_norm == 0.0 {
+        1.0
+    } else {
+        (max_norm / (norm + 1e-6)).min(1.0)
+    }
 }
 
 /// `base` to the power of `n`, by squaring: systems differ in the last place of their own `pow`.

@@ -121,7 +121,12 @@ pub struct Forms(BTreeMap<Operation, Form>);
 impl Forms {
     /// `form` of every operation.
     pub(crate) fn new(form: impl Fn(Operation) -> Form) -> Self {
-        Self(Operation::ALL.into_iter().map(|operation| (operation, form(operation))).collect())
+        Self(
+            Operation::ALL
+                .into_iter()
+                .map(|operation| (operation, form(operation)))
+                .collect(),
+        )
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Operation, &Form)> {
@@ -165,9 +170,18 @@ mod tests {
             _ => Form::Composed,
         });
         let line = forms.to_string();
-        assert!(line.contains("own kernels: rotary embedding, matmul"), "{line}");
-        assert!(line.contains("reference (no kernel for heads of 80): attention"), "{line}");
-        assert!(!line.contains("prefetch") && !line.contains("offload"), "{line}");
+        assert!(
+            line.contains("own kernels: rotary embedding, matmul"),
+            "{line}"
+        );
+        assert!(
+            line.contains("reference (no kernel for heads of 80): attention"),
+            "{line}"
+        );
+        assert!(
+            !line.contains("prefetch") && !line.contains("offload"),
+            "{line}"
+        );
         assert_eq!(forms.iter().count(), Operation::ALL.len());
     }
 }

@@ -34,7 +34,11 @@ impl Loss {
     pub fn value(&self) -> Result<f64> {
         let mut sum = self.known;
         for losses in &self.pending {
-            sum += losses.to_vec1::<f32>()?.into_iter().map(f64::from).sum::<f64>();
+            sum += losses
+                .to_vec1::<f32>()?
+                .into_iter()
+                .map(f64::from)
+                .sum::<f64>();
         }
         Ok(sum)
     }
@@ -42,13 +46,19 @@ impl Loss {
 
 impl From<Vec<Tensor>> for Loss {
     fn from(pending: Vec<Tensor>) -> Self {
-        Self { known: 0.0, pending }
+        Self {
+            known: 0.0,
+            pending,
+        }
     }
 }
 
 impl From<f64> for Loss {
     fn from(known: f64) -> Self {
-        Self { known, pending: Vec::new() }
+        Self {
+            known,
+            pending: Vec::new(),
+        }
     }
 }
 

@@ -10,7 +10,11 @@ pub enum Nf4Scales {
     /// One `f32` a block [blocks].
     Plain(Tensor),
     /// 8-bit codes [blocks] as `u8`, a scale for each 256 of them, and the mean that was taken off.
-    Nested { codes: Tensor, absmax: Tensor, offset: f32 },
+    Nested {
+        codes: Tensor,
+        absmax: Tensor,
+        offset: f32,
+    },
 }
 
 /// A matrix [rows, cols] of 4-bit codes on a device.
@@ -36,7 +40,12 @@ impl Nf4Tensor {
         device: &Device,
     ) -> Result<Self> {
         let bytes = packed.len();
-        Self::assembled(Tensor::from_vec(packed, bytes, device)?, scales, shape, block)
+        Self::assembled(
+            Tensor::from_vec(packed, bytes, device)?,
+            scales,
+            shape,
+            block,
+        )
     }
 
     /// Takes codes [bytes] and scales that are on a device already.
@@ -55,9 +64,17 @@ impl Nf4Tensor {
             Nf4Scales::Nested { codes, .. } => codes.elem_count(),
         };
         if bytes != (rows * cols).div_ceil(2) || found != blocks {
-            candle_core::bail!("{bytes} bytes and {found} scales do not make a {rows} x {cols} NF4 matrix")
+            candle_core::bail!(
+                "{bytes} bytes and {found} scales do not make a {rows} x {cols} NF4 matrix"
+            )
         }
-        Ok(Self { packed, scales, block, rows, cols })
+        Ok(Self {
+            packed,
+            scales,
+            block,
+            rows,
+            cols,
+        })
     }
 
     /// (rows, cols).

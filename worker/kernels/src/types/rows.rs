@@ -62,10 +62,14 @@ impl Rows {
         let steps = made.steps;
         let (real, padding) = made.lines.split_at_mut(rows * steps);
         padding.fill(ZERO);
-        let found = real.par_chunks_mut(steps).enumerate().with_min_len(8).map_init(keep, |kept, (row, lines)| {
-            lines[steps - 1] = ZERO;
-            make(kept, row, &mut elements(lines)[..width])
-        });
+        let found = real
+            .par_chunks_mut(steps)
+            .enumerate()
+            .with_min_len(8)
+            .map_init(keep, |kept, (row, lines)| {
+                lines[steps - 1] = ZERO;
+                make(kept, row, &mut elements(lines)[..width])
+            });
         let found = found.collect();
         (made, found)
     }
@@ -78,22 +82,37 @@ impl Rows {
     ) -> (Self, Self) {
         let (mut one, mut two) = (Self::unwritten(rows, width), Self::unwritten(rows, width));
         let steps = one.steps;
-        let pairs = one.lines.par_chunks_mut(steps).zip(two.lines.par_chunks_mut(steps));
-        pairs.enumerate().with_min_len(8).for_each(|(row, (one, two))| {
-            if row >= rows {
-                one.fill(ZERO);
-                return two.fill(ZERO);
-            }
-            (one[steps - 1], two[steps - 1]) = (ZERO, ZERO);
-            make(row, &mut elements(one)[..width], &mut elements(two)[..width]);
-        });
+        let pairs = one
+            .lines
+            .par_chunks_mut(steps)
+            .zip(two.lines.par_chunks_mut(steps));
+        pairs
+            .enumerate()
+            .with_min_len(8)
+            .for_each(|(row, (one, two))| {
+                if row >= rows {
+                    one.fill(ZERO);
+                    return two.fill(ZERO);
+                }
+                (one[steps - 1], two[steps - 1]) = (ZERO, ZERO);
+                make(
+                    row,
+                    &mut elements(one)[..width],
+                    &mut elements(two)[..width],
+                );
+            });
         (one, two)
     }
 
     /// Rows of which every line is written by the caller, those of padding with zeros.
     pub(crate) fn unwritten(rows: usize, width: usize) -> Self {
         let steps = width.div_ceil(STEP);
-        Self { lines: unwritten(rows.next_multiple_of(BLOCK) * steps), steps, rows, width }
+        Self {
+            lines: unwritten(rows.next_multiple_of(BLOCK) * steps),
+            steps,
+            rows,
+            width,
+        }
     }
 
     pub(crate) fn lines_mut(&mut self) -> &mut [Line] {
@@ -110,7 +129,9 @@ impl Rows {
     /// The values in `f32`.
     pub(crate) fn unpack(&self) -> Vec<f32> {
         let mut out = vec![0f32; self.rows * self.width];
-        out.par_chunks_mut(self.width).enumerate().for_each(|(row, out)| widen(self.row(row), out));
+        out.par_chunks_mut(self.width)
+            .enumerate()
+            .for_each(|(row, out)| widen(self.row(row), out));
         out
     }
 
@@ -132,5 +153,7 @@ pub(crate) fn unwritten(n: usize) -> Vec<Line> {
 /// bf16 to `f32`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub(crate) fn widen(bits: &[u16], out: &mut [f32]) {
-    out.iter_mut().zip(bits).for_each(|(out, &bits)| *out = f32::from_bits(u32::from(bits) << 16));
+    out.iter_mut()
+        .zip(bits)
+        .for_each(|(out, &bits)| *out = f32::from_bits(u32::from(bits) << 16));
 }

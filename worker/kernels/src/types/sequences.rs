@@ -19,7 +19,10 @@ impl Span {
         let span = |&len: &usize| {
             let range = start..start + len;
             start += len;
-            Span { q: range.clone(), k: range }
+            Span {
+                q: range.clone(),
+                k: range,
+            }
         };
         lengths.iter().map(span).collect()
     }
@@ -47,12 +50,19 @@ pub struct Sequences {
 impl Sequences {
     pub(crate) fn new(spans: &[Span]) -> Self {
         let positions = spans.iter().flat_map(Span::positions).collect();
-        Self { spans: spans.to_vec(), positions, tables: None }
+        Self {
+            spans: spans.to_vec(),
+            positions,
+            tables: None,
+        }
     }
 
     /// With what the backend that they are made for reads besides.
     pub fn with_tables(self, tables: impl Any + Send + Sync) -> Self {
-        Self { tables: Some(Box::new(tables)), ..self }
+        Self {
+            tables: Some(Box::new(tables)),
+            ..self
+        }
     }
 
     pub fn spans(&self) -> &[Span] {
@@ -69,7 +79,11 @@ impl Sequences {
     /// # Errors
     /// They were made by another backend.
     pub fn tables<T: 'static>(&self) -> Result<&T> {
-        match self.tables.as_ref().and_then(|tables| tables.downcast_ref()) {
+        match self
+            .tables
+            .as_ref()
+            .and_then(|tables| tables.downcast_ref())
+        {
             Some(tables) => Ok(tables),
             None => candle_core::bail!("these sequences were made by another backend"),
         }

@@ -10,12 +10,21 @@ use qlora_kernels::{AttentionSaved, AttentionShape, Backend, Result, Span};
 use crate::fixture::{close, gpu_for, on, random, reference};
 
 fn shape(head_dim: usize, window: Option<usize>) -> AttentionShape {
-    AttentionShape { heads: 4, kv_heads: 2, head_dim, window }
+    AttentionShape {
+        heads: 4,
+        kv_heads: 2,
+        head_dim,
+        window,
+    }
 }
 
 /// A GPU for sequences of up to 64 tokens.
 fn wanting(wanted: WantedAttention, shape: AttentionShape) -> Result<std::sync::Arc<dyn Backend>> {
-    gpu_for(AttentionOptions { shape, wanted, length: 64 })
+    gpu_for(AttentionOptions {
+        shape,
+        wanted,
+        length: 64,
+    })
 }
 
 fn attention_agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) -> Result<()> {
@@ -24,10 +33,21 @@ fn attention_agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) -> R
 }
 
 /// Gives the shape of the sums, by which our kernels and cuDNN can be told apart.
-fn attention_agrees_on(gpu: &dyn Backend, shape: &AttentionShape, spans: &[Span]) -> Result<(usize, usize)> {
+fn attention_agrees_on(
+    gpu: &dyn Backend,
+    shape: &AttentionShape,
+    spans: &[Span],
+) -> Result<(usize, usize)> {
     let (cpu, head_dim) = (reference(), shape.head_dim);
-    let (m, keys) = (spans.iter().map(|s| s.q.len()).sum(), spans.iter().map(|s| s.k.len()).sum());
-    let (q, k, v) = (random((m, 4 * head_dim), 1)?, random((keys, 2 * head_dim), 2)?, random((keys, 2 * head_dim), 3)?);
+    let (m, keys) = (
+        spans.iter().map(|s| s.q.len()).sum(),
+        spans.iter().map(|s| s.k.len()).sum(),
+    );
+    let (q, k, v) = (
+        random((m, 4 * head_dim), 1)?,
+        random((keys, 2 * head_dim), 2)?,
+        random((keys, 2 * head_dim), 3)?,
+    );
     let d_o = random((m, 4 * head_dim), 4)?;
     let [gq, gk, gv, gd] = on(gpu.device(), [&q, &k, &v, &d_o]);
     let (there, here) = (gpu.sequences(spans)?, cpu.sequences(spans)?);
@@ -35,13 +55,37 @@ fn attention_agrees_on(gpu: &dyn Backend, shape: &AttentionShape, spans: &[Span]
     let (wanted, wanted_lse) = cpu.attention_forward((&q, &k, &v), shape, &here)?;
     close(&o, &wanted, 1.0);
     let by_head = lse.to_device(&Device::Cpu)?;
-    close(&if by_head.dims() == wanted_lse.dims() { by_head } else { by_head.t()? }, &wanted_lse, 0.05);
-    let saved = AttentionSaved { q: &gq, k: &gk, v: &gv, o: &o, lse: &lse };
+    close(
+        &if by_head.dims() == wanted_lse.dims() {
+            by_head
+        } else {
+            by_head.t()?
+        },
+        &wanted_lse,
+        0.05,
+    );
+    let saved = AttentionSaved {
+        q: &gq,
+        k: &gk,
+        v: &gv,
+        o: &o,
+        lse: &lse,
+    };
     let (dq, dk, dv) = gpu.attention_backward(&gd, &saved, shape, &there)?;
-    let saved = AttentionSaved { q: &q, k: &k, v: &v, o: &wanted, lse: &wanted_lse };
+    let saved = AttentionSaved {
+        q: &q,
+        k: &k,
+        v: &v,
+        o: &wanted,
+        lse: &wanted_lse,
+    };
     let (wanted_dq, wanted_dk, wanted_dv) = cpu.attention_backward(&d_o, &saved, shape, &here)?;
     // cuDNN, whose sums lie token by token, rounds more than our kernels do.
-    let steps = if lse.dims() == wanted_lse.dims() { 1.5 } else { 2.0 };
+    let steps = if lse.dims() == wanted_lse.dims() {
+        1.5
+    } else {
+        2.0
+    };
     close(&dq, &wanted_dq, steps);
     close(&dk, &wanted_dk, steps);
     close(&dv, &wanted_dv, steps);
@@ -56,10 +100,16 @@ fn heads_without_kernels_are_listed_or_refused() -> Result<()> {
         for wanted in [WantedAttention::Fastest, WantedAttention::Repeatable] {
             let gpu = wanting(wanted, shape(head_dim, None))?;
             let form = gpu.forms().of(Operation::Attention).cloned();
-            assert!(matches!(&form, Some(Form::Reference(why)) if why.contains(&named)), "{form:?}");
+            assert!(
+                matches!(&form, Some(Form::Reference(why)) if why.contains(&named)),
+                "{form:?}"
+            );
         }
         for wanted in [WantedAttention::Flash, WantedAttention::Cudnn] {
-            let fault = wanting(wanted, shape(head_dim, None)).err().expect("a refusal").to_string();
+            let fault = wanting(wanted, shape(head_dim, None))
+                .err()
+                .expect("a refusal")
+                .to_string();
             assert!(fault.contains(&named), "{fault}");
         }
         // A backend that was opened for other heads does not fall back.
@@ -67,7 +117,9 @@ fn heads_without_kernels_are_listed_or_refused() -> Result<()> {
         let (q, k) = (random((3, 4 * head_dim), 1)?, random((3, 2 * head_dim), 2)?);
         let [q, k] = on(gpu.device(), [&q, &k]);
         let sequences = gpu.sequences(&Span::packed(&[3]))?;
-        let fault = gpu.attention_forward((&q, &k, &k), &shape(head_dim, None), &sequences).expect_err("no kernel");
+        let fault = gpu
+            .attention_forward((&q, &k, &k), &shape(head_dim, None), &sequences)
+            .expect_err("no kernel");
         assert!(fault.to_string().contains(&named), "{fault}");
     }
     Ok(())
@@ -76,11 +128,23 @@ fn heads_without_kernels_are_listed_or_refused() -> Result<()> {
 /// Sequences are made for one backend.
 #[test]
 fn sequences_of_another_backend_are_refused() -> Result<()> {
-    let (gpu, cpu) = (wanting(WantedAttention::Repeatable, shape(32, None))?, reference());
+    let (gpu, cpu) = (
+        wanting(WantedAttention::Repeatable, shape(32, None))?,
+        reference(),
+    );
     let (q, k) = (random((3, 128), 1)?, random((3, 64), 2)?);
     let [q, k] = on(gpu.device(), [&q, &k]);
-    let fault = gpu.attention_forward((&q, &k, &k), &shape(32, None), &cpu.sequences(&Span::packed(&[3]))?);
-    assert!(fault.expect_err("other sequences").to_string().contains("another backend"));
+    let fault = gpu.attention_forward(
+        (&q, &k, &k),
+        &shape(32, None),
+        &cpu.sequences(&Span::packed(&[3]))?,
+    );
+    assert!(
+        fault
+            .expect_err("other sequences")
+            .to_string()
+            .contains("another backend")
+    );
     assert_eq!((gpu.dtype(), cpu.dtype()), (DType::BF16, DType::BF16));
     Ok(())
 }
@@ -123,11 +187,19 @@ fn attention_of_other_chips_agrees() {
             "attention::attention_agrees_for_every_size_of_head",
             "attention::attention_over_long_sequences_agrees",
         ]);
-        command
-            .args(["attention::attention_with_a_window_agrees", "attention::attention_with_keys_from_before_agrees"]);
-        let output = command.env("QLORA_EMULATED_CAPABILITY", capability).output().expect("this program");
+        command.args([
+            "attention::attention_with_a_window_agrees",
+            "attention::attention_with_keys_from_before_agrees",
+        ]);
+        let output = command
+            .env("QLORA_EMULATED_CAPABILITY", capability)
+            .output()
+            .expect("this program");
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("4 passed"), "{capability}: {said}");
+        assert!(
+            output.status.success() && said.contains("4 passed"),
+            "{capability}: {said}"
+        );
     }
 }
 
@@ -135,7 +207,14 @@ fn attention_of_other_chips_agrees() {
 fn attention_with_keys_from_before_agrees() -> Result<()> {
     for head_dim in [32, 64, 128] {
         attention_agrees(head_dim, None, &[Span { q: 0..5, k: 0..90 }])?;
-        attention_agrees(head_dim, Some(40), &[Span { q: 0..70, k: 0..171 }])?;
+        attention_agrees(
+            head_dim,
+            Some(40),
+            &[Span {
+                q: 0..70,
+                k: 0..171,
+            }],
+        )?;
     }
     Ok(())
 }
@@ -148,22 +227,45 @@ fn attention_by_cudnn_agrees_once_it_is_chosen() -> Result<()> {
         let shape = shape(head_dim, None);
         let gpu = wanting(WantedAttention::Cudnn, shape)?;
         let chosen = gpu.attention().unwrap_or_default();
-        assert!(chosen.starts_with("cuDNN") && !chosen.contains("time"), "{chosen}");
+        assert!(
+            chosen.starts_with("cuDNN") && !chosen.contains("time"),
+            "{chosen}"
+        );
         assert_eq!(attention_agrees_on(&*gpu, &shape, &packed)?, (98, 4));
         // A longest sequence of a power of two, and of one token more.
-        assert_eq!(attention_agrees_on(&*gpu, &shape, &Span::packed(&[64]))?, (64, 4));
-        assert_eq!(attention_agrees_on(&*gpu, &shape, &Span::packed(&[65, 3]))?, (68, 4));
+        assert_eq!(
+            attention_agrees_on(&*gpu, &shape, &Span::packed(&[64]))?,
+            (64, 4)
+        );
+        assert_eq!(
+            attention_agrees_on(&*gpu, &shape, &Span::packed(&[65, 3]))?,
+            (68, 4)
+        );
         // Keys from before are no whole sequences.
-        assert_eq!(attention_agrees_on(&*gpu, &shape, &[Span { q: 0..5, k: 0..90 }])?, (4, 5));
+        assert_eq!(
+            attention_agrees_on(&*gpu, &shape, &[Span { q: 0..5, k: 0..90 }])?,
+            (4, 5)
+        );
         // What another backend chose does not matter.
         let own = wanting(WantedAttention::Repeatable, shape)?;
-        assert!(own.attention().unwrap_or_default().starts_with("own kernels"));
+        assert!(
+            own.attention()
+                .unwrap_or_default()
+                .starts_with("own kernels")
+        );
         assert_eq!(attention_agrees_on(&*own, &shape, &packed)?, (4, 98));
         assert_eq!(attention_agrees_on(&*gpu, &shape, &packed)?, (98, 4));
     }
     let gpu = wanting(WantedAttention::Fastest, shape(32, None))?;
-    let (chosen, used) = (gpu.attention().unwrap_or_default(), attention_agrees_on(&*gpu, &shape(32, None), &packed)?);
-    assert_eq!(chosen.contains("of our kernels' time"), used == (98, 4), "{chosen}");
+    let (chosen, used) = (
+        gpu.attention().unwrap_or_default(),
+        attention_agrees_on(&*gpu, &shape(32, None), &packed)?,
+    );
+    assert_eq!(
+        chosen.contains("of our kernels' time"),
+        used == (98, 4),
+        "{chosen}"
+    );
     // Windows that are left at once (with one of 1 all gradients of scores are zero), and of all but a few tokens.
     for window in [2, 9, 64] {
         let shape = shape(32, Some(window));
@@ -182,8 +284,15 @@ fn a_cudnn_that_fails() -> Result<()> {
     wanting(WantedAttention::Cudnn, shape(32, None))?;
     assert!(wanting(WantedAttention::Cudnn, shape(128, None)).is_err());
     let gpu = wanting(WantedAttention::Fastest, shape(128, None))?;
-    assert!(gpu.attention().unwrap_or_default().starts_with("own kernels"));
-    assert_eq!(attention_agrees_on(&*gpu, &shape(128, None), &packed)?, (4, 98));
+    assert!(
+        gpu.attention()
+            .unwrap_or_default()
+            .starts_with("own kernels")
+    );
+    assert_eq!(
+        attention_agrees_on(&*gpu, &shape(128, None), &packed)?,
+        (4, 98)
+    );
     // What differs is not taken.
     let gpu = wanting(WantedAttention::Fastest, shape(32, Some(9)))?;
     let chosen = gpu.attention().unwrap_or_default();
@@ -198,8 +307,17 @@ fn a_cudnn_that_fails_is_not_taken() {
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
         return eprintln!("not run: it takes the emulated cuDNN");
     }
-    let faults = [("QLORA_EMULATED_CUDNN_REFUSES", "128"), ("QLORA_EMULATED_CUDNN_IGNORES", "windows")];
-    let command = crate::fixture::ignored("attention::a_cudnn_that_fails").envs(faults).output();
+    let faults = [
+        ("QLORA_EMULATED_CUDNN_REFUSES", "128"),
+        ("QLORA_EMULATED_CUDNN_IGNORES", "windows"),
+    ];
+    let command = crate::fixture::ignored("attention::a_cudnn_that_fails")
+        .envs(faults)
+        .output();
     let output = command.expect("this program");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }

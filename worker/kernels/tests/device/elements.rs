@@ -10,7 +10,16 @@ fn norms_agree() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
     let device = gpu.device();
     // Rows of fewer elements than a block keeps, at multiples of 16 bytes or not, and of more.
-    for shape in [(1, 1), (3, 97), (5, 64), (17, 1000), (3, 4096), (2, 4099), (2, 16_384), (2, 17_000)] {
+    for shape in [
+        (1, 1),
+        (3, 97),
+        (5, 64),
+        (17, 1000),
+        (3, 4096),
+        (2, 4099),
+        (2, 16_384),
+        (2, 17_000),
+    ] {
         let (x, dy, base) = (random(shape, 2)?, random(shape, 3)?, random(shape, 4)?);
         let w = random((1, shape.1), 5)?.squeeze(0)?;
         let [gx, gdy, gbase, gw] = on(device, [&x, &dy, &base, &w]);
@@ -19,8 +28,16 @@ fn norms_agree() -> Result<()> {
         close(&y, &wanted, 1.0);
         close(&rstd, &wanted_rstd, 0.1);
         let pulled = cpu.rms_norm_backward(&dy, &x, &w, &wanted_rstd, None)?;
-        close(&gpu.rms_norm_backward(&gdy, &gx, &gw, &rstd, Some(&gbase))?, &(&pulled + &base)?, 2.0);
-        close(&gpu.rms_norm_backward(&gdy, &gx, &gw, &rstd, None)?, &pulled, 2.0);
+        close(
+            &gpu.rms_norm_backward(&gdy, &gx, &gw, &rstd, Some(&gbase))?,
+            &(&pulled + &base)?,
+            2.0,
+        );
+        close(
+            &gpu.rms_norm_backward(&gdy, &gx, &gw, &rstd, None)?,
+            &pulled,
+            2.0,
+        );
     }
     Ok(())
 }
@@ -61,8 +78,16 @@ fn rotary_embedding_agrees() -> Result<()> {
         let (here, there) = (table(&Device::Cpu)?, table(device)?);
         let x = random((5, 3 * 2 * half as usize), 15)?;
         let [gx] = on(device, [&x]);
-        close(&gpu.rope_forward(&there, &gx, &rows)?, &cpu.rope_forward(&here, &x, &here_rows)?, 1.0);
-        close(&gpu.rope_backward(&there, &gx, &rows)?, &cpu.rope_backward(&here, &x, &here_rows)?, 1.0);
+        close(
+            &gpu.rope_forward(&there, &gx, &rows)?,
+            &cpu.rope_forward(&here, &x, &here_rows)?,
+            1.0,
+        );
+        close(
+            &gpu.rope_backward(&there, &gx, &rows)?,
+            &cpu.rope_backward(&here, &x, &here_rows)?,
+            1.0,
+        );
     }
     Ok(())
 }
@@ -77,15 +102,26 @@ fn rows_go_where_they_should() -> Result<()> {
         let [gtable, gids] = on(device, [&table, &ids]);
         let picked = gpu.gather_rows(&gtable, &gids)?;
         close(&picked, &table.index_select(&ids, 0)?, 0.0);
-        let wanted =
-            Tensor::zeros((19, d), DType::BF16, &Device::Cpu)?.index_add(&ids, &table.index_select(&ids, 0)?, 0)?;
+        let wanted = Tensor::zeros((19, d), DType::BF16, &Device::Cpu)?.index_add(
+            &ids,
+            &table.index_select(&ids, 0)?,
+            0,
+        )?;
         close(&gpu.scatter_rows(&picked, &gids, 19)?, &wanted, 0.0);
-        close(&gpu.append_rows(&picked, &gtable)?, &Tensor::cat(&[&table.index_select(&ids, 0)?, &table], 0)?, 0.0);
+        close(
+            &gpu.append_rows(&picked, &gtable)?,
+            &Tensor::cat(&[&table.index_select(&ids, 0)?, &table], 0)?,
+            0.0,
+        );
     }
     for n in [77, 4096] {
         let numbers = Tensor::from_vec(values(n, 22), n, &Device::Cpu)?;
         let [there] = on(device, [&numbers]);
-        close(&gpu.cast(&there, DType::BF16)?, &numbers.to_dtype(DType::BF16)?, 0.0);
+        close(
+            &gpu.cast(&there, DType::BF16)?,
+            &numbers.to_dtype(DType::BF16)?,
+            0.0,
+        );
         close(&gpu.add(&there, &there)?, &(&numbers * 2.0)?, 0.0);
         // One that begins at no multiple of 16 bytes.
         let (there, here) = (there.narrow(0, 1, n - 3)?, numbers.narrow(0, 1, n - 3)?);
@@ -98,10 +134,19 @@ fn rows_go_where_they_should() -> Result<()> {
 fn tensors_are_joined() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
     let device = gpu.device();
-    let parts = [Tensor::from_vec(values(7, 1), 7, device)?, Tensor::from_vec(values(6, 2), (2, 3), device)?];
+    let parts = [
+        Tensor::from_vec(values(7, 1), 7, device)?,
+        Tensor::from_vec(values(6, 2), (2, 3), device)?,
+    ];
     let joined = gpu.concat(&[&parts[0], &parts[1]])?;
     assert_eq!(numbers(&joined), [values(7, 1), values(6, 2)].concat());
-    let here: Vec<Tensor> = parts.iter().map(|p| p.to_device(&Device::Cpu)).collect::<Result<_>>()?;
-    assert_eq!(numbers(&cpu.concat(&[&here[0], &here[1]])?), numbers(&joined));
+    let here: Vec<Tensor> = parts
+        .iter()
+        .map(|p| p.to_device(&Device::Cpu))
+        .collect::<Result<_>>()?;
+    assert_eq!(
+        numbers(&cpu.concat(&[&here[0], &here[1]])?),
+        numbers(&joined)
+    );
     Ok(())
 }

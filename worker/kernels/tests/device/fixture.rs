@@ -14,7 +14,10 @@ pub fn gpu() -> Arc<dyn Backend> {
 
 /// A GPU for the attention of a model.
 pub fn gpu_for(attention: AttentionOptions) -> Result<Arc<dyn Backend>> {
-    open(&Options { attention: Some(attention), ..Options::default() })
+    open(&Options {
+        attention: Some(attention),
+        ..Options::default()
+    })
 }
 
 fn open(options: &Options) -> Result<Arc<dyn Backend>> {
@@ -28,7 +31,9 @@ pub fn reference() -> Arc<dyn Backend> {
 }
 
 pub fn values(n: usize, seed: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
+    (0..n)
+        .map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0)
+        .collect()
 }
 
 /// bf16 in host memory.
@@ -42,7 +47,12 @@ pub fn on<const N: usize>(device: &Device, tensors: [&Tensor; N]) -> [Tensor; N]
 }
 
 pub fn numbers(tensor: &Tensor) -> Vec<f32> {
-    let numbers = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    let numbers = |t: &Tensor| {
+        t.to_device(&Device::Cpu)?
+            .to_dtype(DType::F32)?
+            .flatten_all()?
+            .to_vec1::<f32>()
+    };
     numbers(tensor).expect("numbers")
 }
 
@@ -52,8 +62,15 @@ pub fn close(found: &Tensor, wanted: &Tensor, steps: f32) {
     assert_eq!(found.dims(), wanted.dims());
     let (found, wanted) = (numbers(found), numbers(wanted));
     let top = wanted.iter().fold(0f32, |a, v| a.max(v.abs()));
-    let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-    assert!(found.iter().all(|v| v.is_finite()) && worst <= steps * top / 128.0, "{worst} of {top}");
+    let worst = found
+        .iter()
+        .zip(&wanted)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0f32, f32::max);
+    assert!(
+        found.iter().all(|v| v.is_finite()) && worst <= steps * top / 128.0,
+        "{worst} of {top}"
+    );
 }
 
 /// An ignored test of this program in a process of its own.

@@ -10,16 +10,28 @@ use crate::fixture::{close, gpu, on, random};
 fn loss_agrees(hidden: &Tensor, head: &Tensor, targets: &[u32], rows: usize) -> Result<()> {
     let (gpu, cpu) = (gpu(), backend::reference(&Device::Cpu, DType::F32));
     let [ghidden, ghead] = on(gpu.device(), [hidden, head]);
-    let output = Head { weight: &ghead, rows };
-    let found = gpu.cross_entropy(&ghidden, output, targets, Some(0.25), &|| true)?.expect("nobody stops it");
-    let logits = hidden.to_dtype(DType::F32)?.matmul(&head.to_dtype(DType::F32)?.t()?)?;
+    let output = Head {
+        weight: &ghead,
+        rows,
+    };
+    let found = gpu
+        .cross_entropy(&ghidden, output, targets, Some(0.25), &|| true)?
+        .expect("nobody stops it");
+    let logits = hidden
+        .to_dtype(DType::F32)?
+        .matmul(&head.to_dtype(DType::F32)?.t()?)?;
     let (sum, grad) = cpu.cross_entropy_of_logits(&logits, targets, Some(0.25))?;
     let sum = sum.value()?;
     let loss = found.sum.value()?;
     assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
-    let wanted = grad.expect("a gradient").tensor()?.matmul(&head.to_dtype(DType::F32)?)?;
+    let wanted = grad
+        .expect("a gradient")
+        .tensor()?
+        .matmul(&head.to_dtype(DType::F32)?)?;
     close(&found.grad.expect("a gradient"), &wanted, 2.0);
-    let alone = gpu.cross_entropy(&ghidden, output, targets, None, &|| true)?.expect("nobody stops it");
+    let alone = gpu
+        .cross_entropy(&ghidden, output, targets, None, &|| true)?
+        .expect("nobody stops it");
     assert!(alone.sum.value()? == loss && alone.grad.is_none());
     Ok(())
 }
@@ -29,7 +41,12 @@ fn the_loss_and_its_gradient_agree() -> Result<()> {
     // All rows at once, in parts of which the last is shorter, and more rows than a real step has at one time.
     for (count, rows) in [(41, 1024), (41, 16), (41, 1), (1030, 1024)] {
         let targets: Vec<u32> = (0..count as u32).map(|i| i * 31 % 397).collect();
-        loss_agrees(&random((count, 64), 16)?, &random((397, 64), 17)?, &targets, rows)?;
+        loss_agrees(
+            &random((count, 64), 16)?,
+            &random((397, 64), 17)?,
+            &targets,
+            rows,
+        )?;
     }
     Ok(())
 }
@@ -41,8 +58,10 @@ fn the_loss_over_large_vocabularies_agrees() -> Result<()> {
         // Logits of which few count, and logits of which all count alike.
         for (spread, mean) in [(1.0, 0.0), (0.01, 1.0)] {
             let targets = [0, v as u32 - 1, 57_343 % v as u32, 57_344 % v as u32, 8191];
-            let hidden = (random((5, 16), 16)?.to_dtype(DType::F32)? * (4.0 * spread))?.to_dtype(DType::BF16)?;
-            let head = (random((v, 16), 17)?.to_dtype(DType::F32)? + mean)?.to_dtype(DType::BF16)?;
+            let hidden = (random((5, 16), 16)?.to_dtype(DType::F32)? * (4.0 * spread))?
+                .to_dtype(DType::BF16)?;
+            let head =
+                (random((v, 16), 17)?.to_dtype(DType::F32)? + mean)?.to_dtype(DType::BF16)?;
             loss_agrees(&hidden, &head, &targets, 3)?;
         }
     }

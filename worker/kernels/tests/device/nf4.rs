@@ -9,11 +9,24 @@ use crate::fixture::{close, gpu, numbers, random, reference, values};
 #[test]
 fn nf4_is_dequantised_to_the_bit() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
-    for (shape, double) in [((33, 31), true), ((33, 31), false), ((1, 1), true), ((96, 320), true), ((7, 64), false)] {
+    for (shape, double) in [
+        ((33, 31), true),
+        ((33, 31), false),
+        ((1, 1), true),
+        ((96, 320), true),
+        ((7, 64), false),
+    ] {
         for block in [32, 64, 96, 512] {
             let matrix = Tensor::from_vec(values(shape.0 * shape.1, 1), shape, &Device::Cpu)?;
-            let (there, here) = (gpu.quantize(&matrix, block, double)?, cpu.quantize(&matrix, block, double)?);
-            close(&gpu.dequantize(&there, DType::BF16)?, &cpu.dequantize(&here, DType::BF16)?, 0.0);
+            let (there, here) = (
+                gpu.quantize(&matrix, block, double)?,
+                cpu.quantize(&matrix, block, double)?,
+            );
+            close(
+                &gpu.dequantize(&there, DType::BF16)?,
+                &cpu.dequantize(&here, DType::BF16)?,
+                0.0,
+            );
         }
     }
     Ok(())
@@ -49,8 +62,15 @@ fn scales_of_nf4_are_rounded_twice() -> Result<()> {
             Nf4Tensor::from_parts(vec![0xff; 32], scales, (1, 64), 64, device)
         };
         let wanted = cpu.dequantize(&matrix(&Device::Cpu)?, DType::BF16)?;
-        assert_eq!(numbers(&wanted)[0], half::bf16::from_f32(value * absmax + offset).to_f32());
-        close(&gpu.dequantize(&matrix(gpu.device())?, DType::BF16)?, &wanted, 0.0);
+        assert_eq!(
+            numbers(&wanted)[0],
+            half::bf16::from_f32(value * absmax + offset).to_f32()
+        );
+        close(
+            &gpu.dequantize(&matrix(gpu.device())?, DType::BF16)?,
+            &wanted,
+            0.0,
+        );
     }
     Ok(())
 }
@@ -63,7 +83,8 @@ fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
     let matrix = |seed| gpu.quantize(&floats(seed)?, 64, true);
     let (first, second, third) = (matrix(1)?, matrix(2)?, matrix(3)?);
     let x = random((5, 320), 4)?.to_device(gpu.device())?.into();
-    let wanted = [&first, &second].map(|m| gpu.logits(&x, &gpu.dequantize(m, DType::BF16).expect("bf16")));
+    let wanted =
+        [&first, &second].map(|m| gpu.logits(&x, &gpu.dequantize(m, DType::BF16).expect("bf16")));
     for m in [&first, &second, &second, &third] {
         gpu.prefetch(m)?;
     }
@@ -74,7 +95,11 @@ fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
     // The third is let go while it is still on its way.
     drop(third);
     let here = cpu.quantize(&floats(1)?, 64, true)?;
-    close(&gpu.dequantize(&first, DType::BF16)?, &cpu.dequantize(&here, DType::BF16)?, 0.0);
+    close(
+        &gpu.dequantize(&first, DType::BF16)?,
+        &cpu.dequantize(&here, DType::BF16)?,
+        0.0,
+    );
     // And with the backend that writes it.
     drop((x, gpu));
     Ok(())
@@ -93,7 +118,12 @@ fn nf4_is_quantised_to_the_bit() -> Result<()> {
             ((64, 96), 32, true),
         ]
         .into_iter()
-        .chain([((5, 13), 6, false), ((7, 301), 48, false), ((9, 700), 512, true), ((3, 301), 4096, true)])
+        .chain([
+            ((5, 13), 6, false),
+            ((7, 301), 48, false),
+            ((9, 700), 512, true),
+            ((3, 301), 4096, true),
+        ])
     {
         let zeros = vec![0f32; block];
         let mut weights = [values(shape.0 * shape.1, 50), zeros].concat();
@@ -101,13 +131,22 @@ fn nf4_is_quantised_to_the_bit() -> Result<()> {
         weights.truncate(shape.0 * shape.1);
         for dtype in [DType::BF16, DType::F32] {
             let matrix = Tensor::from_vec(weights.clone(), shape, &Device::Cpu)?.to_dtype(dtype)?;
-            let (there, here) = (gpu.quantize(&matrix, block, double)?, cpu.quantize(&matrix, block, double)?);
+            let (there, here) = (
+                gpu.quantize(&matrix, block, double)?,
+                cpu.quantize(&matrix, block, double)?,
+            );
             let bytes = |m: &Nf4Tensor| m.packed().to_device(&Device::Cpu)?.to_vec1::<u8>();
             assert_eq!(bytes(&there)?, bytes(&here)?, "{shape:?} {dtype:?}");
             let parts = |m: &Nf4Tensor| match m.scales() {
-                Nf4Scales::Nested { codes, absmax, offset } => {
-                    Ok::<_, candle_core::Error>((codes.to_vec1::<u8>()?, absmax.to_vec1::<f32>()?, *offset))
-                }
+                Nf4Scales::Nested {
+                    codes,
+                    absmax,
+                    offset,
+                } => Ok::<_, candle_core::Error>((
+                    codes.to_vec1::<u8>()?,
+                    absmax.to_vec1::<f32>()?,
+                    *offset,
+                )),
                 Nf4Scales::Plain(absmax) => Ok((Vec::new(), absmax.to_vec1()?, 0.0)),
             };
             assert_eq!(parts(&there)?, parts(&here)?);
@@ -120,7 +159,10 @@ fn nf4_is_quantised_to_the_bit() -> Result<()> {
 /// Half way between two codes, and the closest numbers on both sides.
 #[test]
 fn a_midpoint_takes_the_lower_code_of_nf4() -> Result<()> {
-    let mut weights: Vec<f32> = nf4::midpoints().iter().flat_map(|m| [m.next_down(), *m, m.next_up()]).collect();
+    let mut weights: Vec<f32> = nf4::midpoints()
+        .iter()
+        .flat_map(|m| [m.next_down(), *m, m.next_up()])
+        .collect();
     weights.extend([0.0, -0.0, 1.0, -1.0]);
     weights.resize(64, 0.5);
     let matrix = Tensor::from_vec(weights, (1, 64), &Device::Cpu)?;
@@ -130,7 +172,10 @@ fn a_midpoint_takes_the_lower_code_of_nf4() -> Result<()> {
     };
     let found = codes(&*gpu())?;
     assert_eq!(found, codes(&*reference())?);
-    let nibbles: Vec<u8> = found.iter().flat_map(|byte| [byte >> 4, byte & 15]).collect();
+    let nibbles: Vec<u8> = found
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .collect();
     let wanted: Vec<u8> = (0..15).flat_map(|i| [i, i, i + 1]).collect();
     assert_eq!(nibbles[..45], wanted);
     Ok(())

@@ -18,16 +18,27 @@ fn a_folder_without_kernels_is_refused() {
     let mut command = ignored("open::a_gpu_opens");
     command.env("QLORA_KERNELS", folder.path());
     let said = refusal(command);
-    assert!(said.contains("QLORA_KERNELS is") && said.contains("holds no NAME.fatbin or NAME.cubin"), "{said}");
+    assert!(
+        said.contains("QLORA_KERNELS is") && said.contains("holds no NAME.fatbin or NAME.cubin"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_program_built_for_tests_refuses_a_real_gpu() {
-    if candle_core::cuda_backend::kernels::CAST.ptx().lines().count() > 1 {
+    if candle_core::cuda_backend::kernels::CAST
+        .ptx()
+        .lines()
+        .count()
+        > 1
+    {
         return eprintln!("not run: this program has candle's kernels");
     }
     let mut command = ignored("open::a_gpu_opens");
     command.env_remove("QLORA_EMULATED_GPU");
     let said = refusal(command);
-    assert!(said.contains("without candle's kernels") && said.contains("cargo clean"), "{said}");
+    assert!(
+        said.contains("without candle's kernels") && said.contains("cargo clean"),
+        "{said}"
+    );
 }

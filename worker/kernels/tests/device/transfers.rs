@@ -21,18 +21,29 @@ fn several(wanted: usize) -> Option<Vec<Arc<dyn Backend>>> {
 #[test]
 fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
     // Numbers of which each order of adding gives another sum, one of the vectors shorter than there are GPUs.
-    let value = |rank: usize, i: usize| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3);
+    let value =
+        |rank: usize, i: usize| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3);
     for (size, n) in [(2, 1001), (3, 1), (4, 1003)] {
-        let Some(gpus) = several(size) else { return eprintln!("not run: it takes {size} GPUs") };
+        let Some(gpus) = several(size) else {
+            return eprintln!("not run: it takes {size} GPUs");
+        };
         let invitation = gpus[0].invite().expect("NCCL");
         let sums: Vec<Vec<f32>> = std::thread::scope(|scope| {
             let sum = |(rank, gpu): (usize, Arc<dyn Backend>)| {
                 let mut group = gpu.join(&invitation, rank, size).expect("a group");
-                let own = Tensor::from_iter((0..n).map(|i| value(rank, i)), gpu.device()).expect("a vector");
+                let own = Tensor::from_iter((0..n).map(|i| value(rank, i)), gpu.device())
+                    .expect("a vector");
                 numbers(&group.sum(&own).expect("a sum"))
             };
-            let threads: Vec<_> = gpus.into_iter().enumerate().map(|gpu| scope.spawn(move || sum(gpu))).collect();
-            threads.into_iter().map(|thread| thread.join().expect("a sum")).collect()
+            let threads: Vec<_> = gpus
+                .into_iter()
+                .enumerate()
+                .map(|gpu| scope.spawn(move || sum(gpu)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("a sum"))
+                .collect()
         });
         let v = value;
         let wanted: Vec<f32> = (0..n)
@@ -50,7 +61,9 @@ fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
 fn tensors_come_back_from_host_memory_as_they_were() -> Result<()> {
     let gpu = gpu();
     let device = gpu.device();
-    let originals = (0..3).map(|i| random((5 + i, 33), i)).collect::<Result<Vec<_>>>()?;
+    let originals = (0..3)
+        .map(|i| random((5 + i, 33), i))
+        .collect::<Result<Vec<_>>>()?;
     // Twice, so that pinned memory is used again; the last one is dropped without being brought back.
     for _ in 0..2 {
         let mut sent = Vec::new();

@@ -6,8 +6,16 @@ use crate::fixture::{Mat, on_every};
 use crate::oracle;
 
 fn agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) {
-    let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim, window };
-    let (m, keys) = (spans.iter().map(|s| s.q.len()).sum(), spans.iter().map(|s| s.k.len()).sum());
+    let shape = AttentionShape {
+        heads: 6,
+        kv_heads: 2,
+        head_dim,
+        window,
+    };
+    let (m, keys) = (
+        spans.iter().map(|s| s.q.len()).sum(),
+        spans.iter().map(|s| s.k.len()).sum(),
+    );
     let q = Mat::random(m, 6 * head_dim, 1, 2.0);
     let [k, v] = [2, 3].map(|seed| Mat::random(keys, 2 * head_dim, seed, 1.0));
     let d_o = Mat::random(m, 6 * head_dim, 4, 1.0);
@@ -17,7 +25,13 @@ fn agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) {
         let [q, k, v, d_o] = [&q, &k, &v, &d_o].map(|t| subject.tensor(t));
         let (o, lse) = backend.attention_forward((&q, &k, &v), &shape, &sequences)?;
         subject.close("O", &o, &wanted.o);
-        let saved = AttentionSaved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+        let saved = AttentionSaved {
+            q: &q,
+            k: &k,
+            v: &v,
+            o: &o,
+            lse: &lse,
+        };
         let (dq, dk, dv) = backend.attention_backward(&d_o, &saved, &shape, &sequences)?;
         subject.close("dQ", &dq, &wanted.dq);
         subject.close("dK", &dk, &wanted.dk);
@@ -41,5 +55,12 @@ fn with_a_window() {
 #[test]
 fn with_keys_from_before() {
     agrees(16, None, &[Span { q: 0..5, k: 0..90 }]);
-    agrees(32, Some(40), &[Span { q: 0..70, k: 0..171 }]);
+    agrees(
+        32,
+        Some(40),
+        &[Span {
+            q: 0..70,
+            k: 0..171,
+        }],
+    );
 }

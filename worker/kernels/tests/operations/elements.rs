@@ -23,7 +23,11 @@ fn rms_norm() {
             let (on, rstd_on) = backend.rms_norm_forward_on(&tx, &tw, 1e-5)?;
             subject.close("y for products", on.tensor()?, &y);
             subject.close("rstd for products", &rstd_on, &rstd);
-            subject.close("dx", &backend.rms_norm_backward(&tdy, &tx, &tw, &trstd, None)?, &dx);
+            subject.close(
+                "dx",
+                &backend.rms_norm_backward(&tdy, &tx, &tw, &trstd, None)?,
+                &dx,
+            );
             let onto = backend.rms_norm_backward(&tdy, &tx, &tw, &trstd, Some(&tbase))?;
             subject.close("base + dx", &onto, &dx.plus(&base));
             Ok(())
@@ -33,8 +37,15 @@ fn rms_norm() {
 
 #[test]
 fn swiglu() {
-    let (g, up, dh) = (Mat::random(5, 37, 1, 6.0), Mat::random(5, 37, 2, 1.0), Mat::random(5, 37, 3, 1.0));
-    let (h, (dg, dup)) = (oracle::swiglu(&g, &up), oracle::swiglu_backward(&dh, &g, &up));
+    let (g, up, dh) = (
+        Mat::random(5, 37, 1, 6.0),
+        Mat::random(5, 37, 2, 1.0),
+        Mat::random(5, 37, 3, 1.0),
+    );
+    let (h, (dg, dup)) = (
+        oracle::swiglu(&g, &up),
+        oracle::swiglu_backward(&dh, &g, &up),
+    );
     on_every(|subject| {
         let backend = &subject.backend;
         let [tg, tup, tdh] = [&g, &up, &dh].map(|t| Activations::from(subject.tensor(t)));
@@ -64,8 +75,16 @@ fn rope() {
             let (rows, tx) = (backend.sequences(&spans)?, subject.tensor(&x));
             assert_eq!(rows.positions(), positions);
             let wanted = |sign| oracle::rope(&x, &positions, &frequencies, sign);
-            subject.close("forward", &backend.rope_forward(&table, &tx, &rows)?, &wanted(1.0));
-            subject.close("backward", &backend.rope_backward(&table, &tx, &rows)?, &wanted(-1.0));
+            subject.close(
+                "forward",
+                &backend.rope_forward(&table, &tx, &rows)?,
+                &wanted(1.0),
+            );
+            subject.close(
+                "backward",
+                &backend.rope_backward(&table, &tx, &rows)?,
+                &wanted(-1.0),
+            );
             Ok(())
         });
     }
@@ -74,24 +93,58 @@ fn rope() {
 /// All backends draw one mask.
 #[test]
 fn dropout() {
-    let (ones, x, base) = (Mat::new(9, 37, |_, _| 1.0), Mat::random(9, 37, 1, 1.0), Mat::random(9, 37, 2, 1.0));
-    let key = DropoutKey { seed: 0x1234_5678_9abc, step: 9, projection: 77, first_token: 3, probability: 0.3 };
+    let (ones, x, base) = (
+        Mat::new(9, 37, |_, _| 1.0),
+        Mat::random(9, 37, 1, 1.0),
+        Mat::random(9, 37, 2, 1.0),
+    );
+    let key = DropoutKey {
+        seed: 0x1234_5678_9abc,
+        step: 9,
+        projection: 77,
+        first_token: 3,
+        probability: 0.3,
+    };
     let mask = |backend: &dyn Backend, ones: Tensor| {
         let masked = backend.dropout(&ones.into(), &key)?;
-        masked.tensor()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
+        masked
+            .tensor()?
+            .to_device(&Device::Cpu)?
+            .to_dtype(DType::F32)?
+            .flatten_all()?
+            .to_vec1::<f32>()
     };
     let reference = qlora_kernels::backend::reference(&Device::Cpu, DType::F32);
-    let drawn = mask(&*reference, Tensor::ones((9, 37), DType::F32, &Device::Cpu).expect("ones"));
+    let drawn = mask(
+        &*reference,
+        Tensor::ones((9, 37), DType::F32, &Device::Cpu).expect("ones"),
+    );
     let drawn = drawn.expect("a mask");
-    assert!(drawn.contains(&0.0) && drawn.iter().all(|&f| f == 0.0 || (f - 1.0 / 0.7).abs() < 1e-6));
+    assert!(
+        drawn.contains(&0.0)
+            && drawn
+                .iter()
+                .all(|&f| f == 0.0 || (f - 1.0 / 0.7).abs() < 1e-6)
+    );
     let kept = Mat::new(9, 37, |i, j| f64::from(drawn[i * 37 + j]));
     on_every(|subject| {
         let backend = &subject.backend;
         let found = mask(&**backend, subject.tensor(&ones))?;
-        assert!(found.iter().zip(&drawn).all(|(a, b)| (*a == 0.0) == (*b == 0.0)), "{}", subject.name);
+        assert!(
+            found
+                .iter()
+                .zip(&drawn)
+                .all(|(a, b)| (*a == 0.0) == (*b == 0.0)),
+            "{}",
+            subject.name
+        );
         let wanted = x.map2(&kept, |x, f| x * f);
         let tx = subject.tensor(&x);
-        subject.close("masked", backend.dropout(&(&tx).into(), &key)?.tensor()?, &wanted);
+        subject.close(
+            "masked",
+            backend.dropout(&(&tx).into(), &key)?.tensor()?,
+            &wanted,
+        );
         let onto = backend.add_dropout(&tx, &key, Some(&subject.tensor(&base)))?;
         subject.close("base + masked", &onto, &wanted.plus(&base));
         Ok(())
@@ -109,12 +162,26 @@ fn rows_and_sums() {
         let ids = Tensor::new(&ids, backend.device())?;
         let rows = backend.gather_rows(&t, &ids)?;
         subject.close("gather", &rows, &picked);
-        subject.close("scatter", &backend.scatter_rows(&rows, &ids, 19)?, &scattered);
-        let both = Mat::new(22, 33, |i, j| if i < 3 { picked.at(i, j) } else { table.at(i - 3, j) });
+        subject.close(
+            "scatter",
+            &backend.scatter_rows(&rows, &ids, 19)?,
+            &scattered,
+        );
+        let both = Mat::new(22, 33, |i, j| {
+            if i < 3 {
+                picked.at(i, j)
+            } else {
+                table.at(i - 3, j)
+            }
+        });
         subject.close("append", &backend.append_rows(&rows, &t)?, &both);
         subject.close("add", &backend.add(&t, &t)?, &table.scaled(2.0));
         let wide = subject.tensor_of(&table, DType::F32);
-        subject.close("concat", &backend.concat(&[&wide, &wide])?, &Mat::new(38, 33, |i, j| table.at(i % 19, j)));
+        subject.close(
+            "concat",
+            &backend.concat(&[&wide, &wide])?,
+            &Mat::new(38, 33, |i, j| table.at(i % 19, j)),
+        );
         let cast = backend.cast(&wide, DType::BF16)?;
         assert_eq!(cast.dtype(), DType::BF16);
         subject.close("cast", &cast, &table);

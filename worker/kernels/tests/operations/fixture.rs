@@ -16,7 +16,9 @@ pub struct Mat {
 
 impl Mat {
     pub fn new(rows: usize, cols: usize, mut element: impl FnMut(usize, usize) -> f64) -> Self {
-        let data = (0..rows * cols).map(|i| element(i / cols, i % cols)).collect();
+        let data = (0..rows * cols)
+            .map(|i| element(i / cols, i % cols))
+            .collect();
         Self { rows, cols, data }
     }
 
@@ -42,12 +44,16 @@ impl Mat {
 
     pub fn times(&self, other: &Self) -> Self {
         assert_eq!(self.cols, other.rows);
-        Self::new(self.rows, other.cols, |i, j| (0..self.cols).map(|k| self.at(i, k) * other.at(k, j)).sum())
+        Self::new(self.rows, other.cols, |i, j| {
+            (0..self.cols).map(|k| self.at(i, k) * other.at(k, j)).sum()
+        })
     }
 
     pub fn map2(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
         assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        Self::new(self.rows, self.cols, |i, j| f(self.at(i, j), other.at(i, j)))
+        Self::new(self.rows, self.cols, |i, j| {
+            f(self.at(i, j), other.at(i, j))
+        })
     }
 
     pub fn plus(&self, other: &Self) -> Self {
@@ -69,7 +75,11 @@ pub struct Subject {
 
 impl Subject {
     fn new(name: impl Into<String>, backend: Arc<dyn Backend>, tolerance: f64) -> Self {
-        Self { name: name.into(), backend, tolerance }
+        Self {
+            name: name.into(),
+            backend,
+            tolerance,
+        }
     }
 
     /// In the element type of activations.
@@ -80,29 +90,62 @@ impl Subject {
     pub fn tensor_of(&self, values: &Mat, dtype: DType) -> Tensor {
         let floats: Vec<f32> = values.data.iter().map(|&value| value as f32).collect();
         let tensor = Tensor::from_vec(floats, (values.rows, values.cols), &Device::Cpu);
-        tensor.and_then(|t| t.to_dtype(dtype)?.to_device(self.backend.device())).expect("a tensor")
+        tensor
+            .and_then(|t| t.to_dtype(dtype)?.to_device(self.backend.device()))
+            .expect("a tensor")
     }
 
     #[track_caller]
     pub fn close(&self, what: &str, found: &Tensor, wanted: &Mat) {
-        let values = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let values = |t: &Tensor| {
+            t.to_device(&Device::Cpu)?
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()
+        };
         let found = values(found).expect("numbers");
         assert_eq!(found.len(), wanted.data.len(), "{what} on {}", self.name);
         let top = wanted.data.iter().fold(1e-30f64, |top, v| top.max(v.abs()));
-        let errors = found.iter().zip(&wanted.data).map(|(&a, b)| (f64::from(a) - b).abs() / top);
-        let worst = errors.fold(0f64, |worst, error| if error.is_finite() { worst.max(error) } else { f64::INFINITY });
-        assert!(worst <= self.tolerance, "{what} on {}: {worst:.1e} above {:.1e}", self.name, self.tolerance);
+        let errors = found
+            .iter()
+            .zip(&wanted.data)
+            .map(|(&a, b)| (f64::from(a) - b).abs() / top);
+        let worst = errors.fold(0f64, |worst, error| {
+            if error.is_finite() {
+                worst.max(error)
+            } else {
+                f64::INFINITY
+            }
+        });
+        assert!(
+            worst <= self.tolerance,
+            "{what} on {}: {worst:.1e} above {:.1e}",
+            self.name,
+            self.tolerance
+        );
     }
 }
 
 /// Every backend that opens here.
 pub fn subjects() -> Vec<Subject> {
-    let f32_products = Options { compute: Compute::F32, ..Options::default() };
+    let f32_products = Options {
+        compute: Compute::F32,
+        ..Options::default()
+    };
     let mut subjects = vec![
-        Subject::new("the reference forms", backend::reference(&Device::Cpu, DType::F32), 1e-5),
-        Subject::new("a CPU in f32", backend::open(&Device::Cpu, &f32_products).expect("a CPU"), 1e-5),
+        Subject::new(
+            "the reference forms",
+            backend::reference(&Device::Cpu, DType::F32),
+            1e-5,
+        ),
+        Subject::new(
+            "a CPU in f32",
+            backend::open(&Device::Cpu, &f32_products).expect("a CPU"),
+            1e-5,
+        ),
     ];
-    let in_bf16 = |how: Instructions| Subject::new(how.words(), backend::on_instructions(how), 1e-2);
+    let in_bf16 =
+        |how: Instructions| Subject::new(how.words(), backend::on_instructions(how), 1e-2);
     subjects.extend(Instructions::all().map(in_bf16));
     if let Ok(device) = backend::open_cuda(0) {
         let gpu = backend::open(&device, &Options::default()).expect("a GPU");

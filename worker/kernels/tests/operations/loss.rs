@@ -19,17 +19,28 @@ fn cross_entropy() {
     for rows in [1024, 16, 1] {
         on_every(|subject| {
             let (thidden, thead) = (subject.tensor(&hidden), subject.tensor(&head));
-            let output = Head { weight: &thead, rows };
+            let output = Head {
+                weight: &thead,
+                rows,
+            };
             let found = subject
                 .backend
                 .cross_entropy(&thidden, output, &targets, Some(0.25), &|| true)?
                 .expect("nobody stops it");
             let loss = found.sum.value()?;
-            assert!((loss / sum - 1.0).abs() < subject.tolerance, "{}: {loss} and {sum}", subject.name);
+            assert!(
+                (loss / sum - 1.0).abs() < subject.tolerance,
+                "{}: {loss} and {sum}",
+                subject.name
+            );
             subject.close("dhidden", &found.grad.expect("a gradient"), &wanted);
-            let alone =
-                subject.backend.cross_entropy(&thidden, output, &targets, None, &|| true)?.expect("nobody stops it");
-            assert!((alone.sum.value()? / sum - 1.0).abs() < subject.tolerance && alone.grad.is_none());
+            let alone = subject
+                .backend
+                .cross_entropy(&thidden, output, &targets, None, &|| true)?
+                .expect("nobody stops it");
+            assert!(
+                (alone.sum.value()? / sum - 1.0).abs() < subject.tolerance && alone.grad.is_none()
+            );
             Ok(())
         });
     }
@@ -37,7 +48,14 @@ fn cross_entropy() {
 
 #[test]
 fn adamw() {
-    let rule = AdamWStep { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 3 };
+    let rule = AdamWStep {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        step: 3,
+    };
     let [value, first, gradient] = [1, 2, 3].map(|seed| Mat::random(9, 5, seed, 1.0));
     let second = Mat::random(9, 5, 4, 1.0).map2(&gradient, |v, _| v.abs());
     let length = gradient.data.iter().map(|g| g * g).sum::<f64>().sqrt();
@@ -51,13 +69,28 @@ fn adamw() {
         on_every(|subject| {
             let of = |t: &Mat| subject.tensor_of(t, DType::F32);
             let (tvalue, tgradient) = (of(&value), of(&gradient));
-            let moments = Moments::Full { first: of(&first), second: of(&second) };
+            let moments = Moments::Full {
+                first: of(&first),
+                second: of(&second),
+            };
             let norm = subject.backend.grad_norm(&[&tgradient])?;
-            assert!((norm.value()? / length - 1.0).abs() < 1e-5, "{}: {} and {length}", subject.name, norm.value()?);
-            let parameter = Parameter { value: &tvalue, moments: &moments, gradient: &tgradient, rule: &rule };
+            assert!(
+                (norm.value()? / length - 1.0).abs() < 1e-5,
+                "{}: {} and {length}",
+                subject.name,
+                norm.value()?
+            );
+            let parameter = Parameter {
+                value: &tvalue,
+                moments: &moments,
+                gradient: &tgradient,
+                rule: &rule,
+            };
             for norm in [norm, Norm::Known(length)] {
                 let updated = subject.backend.adamw(&[parameter], &norm, max_norm)?;
-                let [(found, Moments::Full { first, second })] = &updated[..] else { panic!("full moments") };
+                let [(found, Moments::Full { first, second })] = &updated[..] else {
+                    panic!("full moments")
+                };
                 subject.close("value", found, &wanted);
                 subject.close("first moment", first, &m);
                 subject.close("second moment", second, &v);
@@ -70,22 +103,45 @@ fn adamw() {
 /// Codes of the first update are those of one CPU everywhere; what they stand for is the update in full.
 #[test]
 fn adamw_in_8_bits() {
-    let rule = AdamWStep { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, step: 1 };
+    let rule = AdamWStep {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        step: 1,
+    };
     let [value, gradient] = [1, 2].map(|seed| Mat::random(1, 4100, seed, 1.0));
     on_every(|subject| {
         let of = |t: &Mat| subject.tensor_of(t, DType::F32).squeeze(0);
         let (tvalue, tgradient) = (of(&value)?, of(&gradient)?);
         let (coded, full) = (Moments::coded(&tvalue)?, Moments::full(&tvalue)?);
         let update = |moments: &Moments| {
-            let parameter = Parameter { value: &tvalue, moments, gradient: &tgradient, rule: &rule };
+            let parameter = Parameter {
+                value: &tvalue,
+                moments,
+                gradient: &tgradient,
+                rule: &rule,
+            };
             subject.backend.adamw(&[parameter], &Norm::Known(1.0), 0.0)
         };
-        let [(found, Moments::Coded { first, second })] = &update(&coded)?[..] else { panic!("moments in 8 bits") };
-        let [(wanted, _)] = &update(&full)?[..] else { panic!("one parameter") };
+        let [(found, Moments::Coded { first, second })] = &update(&coded)?[..] else {
+            panic!("moments in 8 bits")
+        };
+        let [(wanted, _)] = &update(&full)?[..] else {
+            panic!("one parameter")
+        };
         let numbers = |t: &Tensor| t.to_device(&Device::Cpu)?.to_vec1::<f32>();
         let wanted = numbers(wanted)?;
-        subject.close("value", found, &Mat::new(1, 4100, |_, j| f64::from(wanted[j])));
-        assert_eq!((first.codes.elem_count(), second.scales.elem_count()), (4100, 4100usize.div_ceil(256)));
+        subject.close(
+            "value",
+            found,
+            &Mat::new(1, 4100, |_, j| f64::from(wanted[j])),
+        );
+        assert_eq!(
+            (first.codes.elem_count(), second.scales.elem_count()),
+            (4100, 4100usize.div_ceil(256))
+        );
         Ok(())
     });
 }
@@ -96,7 +152,10 @@ fn every_backend_says_what_computes_each_operation() {
         let forms = subject.backend.forms();
         let listed: Vec<Operation> = forms.iter().map(|(operation, _)| operation).collect();
         assert_eq!(listed, Operation::ALL, "{}", subject.name);
-        assert!(forms.to_string().contains(Operation::Matmul.name()), "{forms}");
+        assert!(
+            forms.to_string().contains(Operation::Matmul.name()),
+            "{forms}"
+        );
         Ok(())
     });
 }

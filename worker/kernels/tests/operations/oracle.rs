@@ -8,13 +8,20 @@ use crate::fixture::Mat;
 pub fn rms_norm(x: &Mat, w: &Mat, epsilon: f64) -> (Mat, Mat) {
     let mean = |i: usize| (0..x.cols).map(|j| x.at(i, j).powi(2)).sum::<f64>() / x.cols as f64;
     let rstd = Mat::new(x.rows, 1, |i, _| 1.0 / (mean(i) + epsilon).sqrt());
-    (Mat::new(x.rows, x.cols, |i, j| x.at(i, j) * rstd.at(i, 0) * w.at(0, j)), rstd)
+    (
+        Mat::new(x.rows, x.cols, |i, j| {
+            x.at(i, j) * rstd.at(i, 0) * w.at(0, j)
+        }),
+        rstd,
+    )
 }
 
 pub fn rms_norm_backward(dy: &Mat, x: &Mat, w: &Mat, rstd: &Mat) -> Mat {
     let t = |i: usize, j: usize| dy.at(i, j) * w.at(0, j);
     let mean = |i: usize| (0..x.cols).map(|j| t(i, j) * x.at(i, j)).sum::<f64>() / x.cols as f64;
-    Mat::new(x.rows, x.cols, |i, j| rstd.at(i, 0) * (t(i, j) - x.at(i, j) * rstd.at(i, 0).powi(2) * mean(i)))
+    Mat::new(x.rows, x.cols, |i, j| {
+        rstd.at(i, 0) * (t(i, j) - x.at(i, j) * rstd.at(i, 0).powi(2) * mean(i))
+    })
 }
 
 fn sigmoid(x: f64) -> f64 {
@@ -28,7 +35,9 @@ pub fn swiglu(g: &Mat, up: &Mat) -> Mat {
 /// (dg, dup).
 pub fn swiglu_backward(dh: &Mat, g: &Mat, up: &Mat) -> (Mat, Mat) {
     let slope = |g: f64| sigmoid(g) * (1.0 + g * (1.0 - sigmoid(g)));
-    let dg = Mat::new(g.rows, g.cols, |i, j| dh.at(i, j) * up.at(i, j) * slope(g.at(i, j)));
+    let dg = Mat::new(g.rows, g.cols, |i, j| {
+        dh.at(i, j) * up.at(i, j) * slope(g.at(i, j))
+    });
     (dg, dh.map2(g, |dh, g| dh * g * sigmoid(g)))
 }
 
@@ -39,7 +48,11 @@ pub fn rope(x: &Mat, positions: &[u32], frequencies: &[f32], sign: f64) -> Mat {
         let (head, at) = (j / (2 * half) * 2 * half, j % (2 * half));
         let angle = sign * f64::from(positions[i] as f32 * frequencies[at % half]);
         let (a, b) = (x.at(i, head + at % half), x.at(i, head + at % half + half));
-        if at < half { a * angle.cos() - b * angle.sin() } else { b * angle.cos() + a * angle.sin() }
+        if at < half {
+            a * angle.cos() - b * angle.sin()
+        } else {
+            b * angle.cos() + a * angle.sin()
+        }
     })
 }
 
@@ -53,7 +66,12 @@ pub struct Attention {
 
 pub fn attention([q, k, v, d_o]: [&Mat; 4], shape: &AttentionShape, spans: &[Span]) -> Attention {
     let zeros = |like: &Mat| Mat::new(like.rows, like.cols, |_, _| 0.0);
-    let mut found = Attention { o: zeros(q), dq: zeros(q), dk: zeros(k), dv: zeros(v) };
+    let mut found = Attention {
+        o: zeros(q),
+        dq: zeros(q),
+        dk: zeros(k),
+        dv: zeros(v),
+    };
     let (e, scale) = (shape.head_dim, 1.0 / (shape.head_dim as f64).sqrt());
     for span in spans {
         for head in 0..shape.heads {
@@ -61,20 +79,28 @@ pub fn attention([q, k, v, d_o]: [&Mat; 4], shape: &AttentionShape, spans: &[Spa
             for i in 0..span.q.len() {
                 let (row, keys) = (span.q.start + i, span.visible(i, shape.window));
                 let dot = |a: &Mat, ra: usize, ha: usize, b: &Mat, rb: usize, hb: usize| {
-                    (0..e).map(|c| a.at(ra, ha * e + c) * b.at(rb, hb * e + c)).sum::<f64>()
+                    (0..e)
+                        .map(|c| a.at(ra, ha * e + c) * b.at(rb, hb * e + c))
+                        .sum::<f64>()
                 };
-                let scores: Vec<f64> =
-                    keys.clone().map(|j| scale * dot(q, row, head, k, span.k.start + j, group)).collect();
+                let scores: Vec<f64> = keys
+                    .clone()
+                    .map(|j| scale * dot(q, row, head, k, span.k.start + j, group))
+                    .collect();
                 let top = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
                 let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
                 let p: Vec<f64> = scores.iter().map(|s| (s - top).exp() / total).collect();
-                let dp: Vec<f64> = keys.clone().map(|j| dot(d_o, row, head, v, span.k.start + j, group)).collect();
+                let dp: Vec<f64> = keys
+                    .clone()
+                    .map(|j| dot(d_o, row, head, v, span.k.start + j, group))
+                    .collect();
                 let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
                 for (n, j) in keys.enumerate() {
                     let key = span.k.start + j;
                     let ds = p[n] * (dp[n] - delta) * scale;
                     for c in 0..e {
-                        let (at_q, at_k) = (row * q.cols + head * e + c, key * k.cols + group * e + c);
+                        let (at_q, at_k) =
+                            (row * q.cols + head * e + c, key * k.cols + group * e + c);
                         found.o.data[at_q] += p[n] * v.data[at_k];
                         found.dq.data[at_q] += ds * k.data[at_k];
                         found.dk.data[at_k] += ds * q.data[at_q];

@@ -35,14 +35,24 @@ impl MemoryPlan {
 /// Predicts the memory of `config` on a device of `kind` under `policy`.
 ///
 /// Tokens of a micro-batch are `micro_batch_size * max_seq_len`: the worst that the data can bring.
-pub fn estimate(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind, policy: &MemoryPolicy) -> MemoryPlan {
+pub fn estimate(
+    shape: &ModelShape,
+    config: &TrainingConfig,
+    kind: DeviceKind,
+    policy: &MemoryPolicy,
+) -> MemoryPlan {
     plan(&Run::new(shape, config, kind), policy)
 }
 
 pub(crate) fn plan(run: &Run<'_>, policy: &MemoryPolicy) -> MemoryPlan {
-    let Run { shape, config, device } = *run;
+    let Run {
+        shape,
+        config,
+        device,
+    } = *run;
     MemoryPlan {
-        weights: weights(run, policy.low_memory) + policy.dequantized as u64 * dequantized_block(shape, config),
+        weights: weights(run, policy.low_memory)
+            + policy.dequantized as u64 * dequantized_block(shape, config),
         adapters: adapter_bytes(config) * shape.adapter_parameters(&config.lora) as u64,
         activations: activations(run, &policy.saved),
         scratch: step::bytes(run, policy),
@@ -53,8 +63,16 @@ pub(crate) fn plan(run: &Run<'_>, policy: &MemoryPolicy) -> MemoryPlan {
 /// Bytes of host memory that a run keeps its embedding and offloaded inputs of blocks in.
 pub(crate) fn on_host(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     let shape = run.shape;
-    let away = policy.saved.iter().filter(|&&saved| saved == SavedActivations::OffloadedInput).count();
-    let embedding = if policy.low_memory.embedding_on_host(shape) { shape.vocabulary * shape.hidden } else { 0 };
+    let away = policy
+        .saved
+        .iter()
+        .filter(|&&saved| saved == SavedActivations::OffloadedInput)
+        .count();
+    let embedding = if policy.low_memory.embedding_on_host(shape) {
+        shape.vocabulary * shape.hidden
+    } else {
+        0
+    };
     2 * (away * run.tokens() * shape.hidden + embedding) as u64
 }
 
@@ -64,26 +82,55 @@ pub(crate) fn dequantized_block(shape: &ModelShape, config: &TrainingConfig) -> 
 }
 
 fn activations(run: &Run<'_>, saved: &[SavedActivations]) -> u64 {
-    let Run { shape, config, device } = *run;
+    let Run {
+        shape,
+        config,
+        device,
+    } = *run;
     let tokens = run.tokens();
-    let least = if device.offloads { SavedActivations::OffloadedInput } else { SavedActivations::Input };
-    let widths = saved.iter().flat_map(|&saved| saved.max(least).widths(shape, config));
-    let rows: u64 = widths.map(|width| device.buffers.hold(tokens * device.element * width)).sum();
-    rows + if device.saves_sums { (tokens * sums(shape, config, saved)) as u64 } else { 0 }
+    let least = if device.offloads {
+        SavedActivations::OffloadedInput
+    } else {
+        SavedActivations::Input
+    };
+    let widths = saved
+        .iter()
+        .flat_map(|&saved| saved.max(least).widths(shape, config));
+    let rows: u64 = widths
+        .map(|width| device.buffers.hold(tokens * device.element * width))
+        .sum();
+    rows + if device.saves_sums {
+        (tokens * sums(shape, config, saved)) as u64
+    } else {
+        0
+    }
 }
 
 /// Bytes for each token that are saved on a GPU whatever the policy: the adapters' inner results, in bf16, and in `f32` the
 /// sums of two norms and, with the output of attention, its own.
 fn sums(shape: &ModelShape, config: &TrainingConfig, saved: &[SavedActivations]) -> usize {
     let adapters = 2 * config.lora.r * config.lora.target_modules.len();
-    let attention = |saved: &SavedActivations| if *saved >= SavedActivations::Attention { 4 * shape.heads } else { 0 };
-    saved.iter().map(|saved| adapters + 8 + attention(saved)).sum()
+    let attention = |saved: &SavedActivations| {
+        if *saved >= SavedActivations::Attention {
+            4 * shape.heads
+        } else {
+            0
+        }
+    };
+    saved
+        .iter()
+        .map(|saved| adapters + 8 + attention(saved))
+        .sum()
 }
 
 fn weights(run: &Run<'_>, low_memory: LowMemory) -> u64 {
     let shape = run.shape;
     let linear = (shape.layers * shape.block_parameters()) as f64;
-    let elsewhere = if low_memory.embedding_on_host(shape) { shape.vocabulary * shape.hidden } else { 0 };
+    let elsewhere = if low_memory.embedding_on_host(shape) {
+        shape.vocabulary * shape.hidden
+    } else {
+        0
+    };
     let tables = (shape.table_parameters() - elsewhere) as f64;
     let (linear_bits, table_bits) = match held(&run.config.model) {
         // By its name a model is held as one of the others.
@@ -97,7 +144,11 @@ fn weights(run: &Run<'_>, low_memory: LowMemory) -> u64 {
 
 /// Bits of a weight in NF4, its share of the scales among them.
 fn nf4_bits(config: &TrainingConfig) -> f64 {
-    let scale = if config.model.double_quant { 8.0 + 32.0 / 256.0 } else { 32.0 };
+    let scale = if config.model.double_quant {
+        8.0 + 32.0 / 256.0
+    } else {
+        32.0
+    };
     4.0 + scale / config.model.block_size as f64
 }
 

@@ -25,8 +25,13 @@ const WORKSPACE: usize = 32 << 20;
 
 /// Bytes on a CPU.
 fn on_cpu(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
-    let Run { shape, config, device } = *run;
-    let per_token = SavedActivations::All.per_token(shape, config) + 4 * shape.ffn + 6 * shape.hidden;
+    let Run {
+        shape,
+        config,
+        device,
+    } = *run;
+    let per_token =
+        SavedActivations::All.per_token(shape, config) + 4 * shape.ffn + 6 * shape.hidden;
     let weight = shape.ffn * shape.hidden * device.element;
     let head = shape.vocabulary * shape.hidden * device.element;
     let logits = 3 * policy.low_memory.rows_of(device) * shape.vocabulary * 4;
@@ -40,16 +45,31 @@ fn on_cpu(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
 /// their gradient in bf16. An input on its way from host memory is held in place of those of the last blocks
 /// (`STAYING`), which have been used by then.
 fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
-    let Run { shape, config, device } = *run;
+    let Run {
+        shape,
+        config,
+        device,
+    } = *run;
     let (tokens, d, f) = (run.tokens(), shape.hidden, shape.ffn);
-    let adapted = config.lora.target_modules.iter().any(|&module| module >= TargetModule::GateProj);
+    let adapted = config
+        .lora
+        .target_modules
+        .iter()
+        .any(|&module| module >= TargetModule::GateProj);
     // The last block is at work while everything is still saved, so what is saved of it is not there twice.
-    let last = policy.saved.last().map_or(0, |saved| saved.per_token(shape, config));
-    let per_token = SavedActivations::All.per_token(shape, config) - last + d + 2 * f + if adapted { 2 * f } else { 0 };
+    let last = policy
+        .saved
+        .last()
+        .map_or(0, |saved| saved.per_token(shape, config));
+    let per_token = SavedActivations::All.per_token(shape, config) - last
+        + d
+        + 2 * f
+        + if adapted { 2 * f } else { 0 };
     // A matrix and the next one; with an adapter, the matrix and its factor in one as well.
     let matrices = if adapted { 3 } else { 2 };
     let block = tokens * (2 * per_token + 4 * shape.heads) + matrices * (2 * f * d);
-    let loss = tokens.min(policy.low_memory.rows_of(device)) * shape.vocabulary * 6 + tokens * 12 * d;
+    let loss =
+        tokens.min(policy.low_memory.rows_of(device)) * shape.vocabulary * 6 + tokens * 12 * d;
     let rotations = shape.max_positions.min(config.data.max_seq_len.max(4096)) * shape.head_dim * 4;
     (block.max(loss) + rotations + WORKSPACE) as u64
 }
@@ -59,12 +79,19 @@ fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
 /// The most is held in the backward pass of a block's attention, or in the loss; beside either, a matrix is dequantized
 /// and uploads wait to be freed.
 fn on_metal(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
-    let Run { shape, config, device } = *run;
+    let Run {
+        shape,
+        config,
+        device,
+    } = *run;
     let tokens = run.tokens();
     let mut widths = SavedActivations::All.widths(shape, config);
     widths.extend([shape.ffn; 4]);
     widths.extend([shape.hidden; 6]);
-    let rows: u64 = widths.iter().map(|width| device.buffers.hold(tokens * device.element * width)).sum();
+    let rows: u64 = widths
+        .iter()
+        .map(|width| device.buffers.hold(tokens * device.element * width))
+        .sum();
     let logits = tokens.min(policy.low_memory.rows_of(device)) * shape.vocabulary;
     // In `f32` the logits, their exponentials, the targets and three forms of the gradient; in bf16 the first and the last.
     let loss = 6 * device.buffers.hold(4 * logits) + 2 * device.buffers.hold(2 * logits);
@@ -84,7 +111,9 @@ fn dequantized(run: &Run<'_>) -> u64 {
     let (elements, buffers) = (run.shape.ffn * run.shape.hidden, run.device.buffers);
     match held(&run.config.model) {
         // Values before and after scaling in `f32`, and the result in bf16.
-        Quantization::Nf4 | Quantization::Auto => 2 * buffers.hold(4 * elements) + buffers.hold(2 * elements),
+        Quantization::Nf4 | Quantization::Auto => {
+            2 * buffers.hold(4 * elements) + buffers.hold(2 * elements)
+        }
         // The CPU dequantizes: an upload in `f32`, which is not of the pool, and the result in bf16.
         Quantization::Gguf => 4 * elements as u64 + buffers.hold(2 * elements),
         Quantization::None => 0,
@@ -99,7 +128,9 @@ mod tests {
     use crate::{MemoryPlan, find, plan};
 
     fn on_mac(set: &[&str]) -> MemoryPlan {
-        let shape = find("llama-3.1-8b-instruct").expect("an entry of the catalogue").shape;
+        let shape = find("llama-3.1-8b-instruct")
+            .expect("an entry of the catalogue")
+            .shape;
         plan(&shape, &config(set), DeviceKind::Metal)
     }
 
@@ -123,7 +154,10 @@ mod tests {
         let at = |length: usize| on_mac(&[&format!("data.max_seq_len={length}"), "lora.dropout=0"]);
         // 1,536 rows of 4,096 elements in bf16 are 12 MiB, in a buffer of 16; 2,048 rows fill theirs.
         let inputs = |length: usize| at(length).activations - (length * beside_inputs()) as u64;
-        assert_eq!([1024, 1536, 2048].map(inputs), [32 * 8 * MIB, 32 * 16 * MIB, 32 * 16 * MIB]);
+        assert_eq!(
+            [1024, 1536, 2048].map(inputs),
+            [32 * 8 * MIB, 32 * 16 * MIB, 32 * 16 * MIB]
+        );
         // Four tensors of 32 x T x T in f32: 0.5 GiB at 1,024 tokens, 8 GiB at 4,096.
         assert!(at(4096).scratch > 8 << 30, "{}", at(4096).scratch);
         assert!(at(1024).scratch < 3 << 30, "{}", at(1024).scratch);
@@ -133,6 +167,10 @@ mod tests {
     fn the_preset_of_a_mac_takes_less_than_the_working_set_of_16_gb() {
         let total = on_mac(&["lora.r=16", "training.gradient_accumulation=8"]).total();
         // Two thirds of 16 GiB.
-        assert!((7 << 30..16 * (1u64 << 30) * 2 / 3).contains(&total), "{:.2} GiB", total as f64 / (1u64 << 30) as f64);
+        assert!(
+            (7 << 30..16 * (1u64 << 30) * 2 / 3).contains(&total),
+            "{:.2} GiB",
+            total as f64 / (1u64 << 30) as f64
+        );
     }
 }

@@ -30,7 +30,9 @@ pub(crate) fn least(run: &Run<'_>) -> Vec<SavedActivations> {
 pub(super) fn saved(search: &Search<'_>, low_memory: LowMemory) -> Vec<SavedActivations> {
     match search.run.config.training.gradient_checkpointing {
         Checkpointing::Off => least(&search.run),
-        Checkpointing::Auto if search.run.device.fills_memory => as_memory_allows(search, low_memory),
+        Checkpointing::Auto if search.run.device.fills_memory => {
+            as_memory_allows(search, low_memory)
+        }
         _ => inputs(search, low_memory),
     }
 }
@@ -39,8 +41,20 @@ pub(super) fn saved(search: &Search<'_>, low_memory: LowMemory) -> Vec<SavedActi
 /// needed again before they could be brought back.
 pub(crate) fn offloaded(run: &Run<'_>, away: usize) -> Vec<SavedActivations> {
     let layers = run.shape.layers;
-    let away = if run.config.training.offload { away.min(layers.saturating_sub(STAYING)) } else { 0 };
-    (0..layers).map(|i| if i < away { SavedActivations::OffloadedInput } else { SavedActivations::Input }).collect()
+    let away = if run.config.training.offload {
+        away.min(layers.saturating_sub(STAYING))
+    } else {
+        0
+    };
+    (0..layers)
+        .map(|i| {
+            if i < away {
+                SavedActivations::OffloadedInput
+            } else {
+                SavedActivations::Input
+            }
+        })
+        .collect()
 }
 
 /// Inputs, with as few of them offloaded as let the run fit.
@@ -48,7 +62,10 @@ fn inputs(search: &Search<'_>, low_memory: LowMemory) -> Vec<SavedActivations> {
     let run = &search.run;
     let fits = |saved: &Vec<SavedActivations>| search.fits(&policy(low_memory, saved.clone()));
     let counts = 0..run.shape.layers;
-    counts.map(|away| offloaded(run, away)).find(fits).unwrap_or_else(|| offloaded(run, run.shape.layers))
+    counts
+        .map(|away| offloaded(run, away))
+        .find(fits)
+        .unwrap_or_else(|| offloaded(run, run.shape.layers))
 }
 
 fn as_memory_allows(search: &Search<'_>, low_memory: LowMemory) -> Vec<SavedActivations> {
@@ -62,18 +79,30 @@ fn as_memory_allows(search: &Search<'_>, low_memory: LowMemory) -> Vec<SavedActi
     }
     raise(&mut saved, SavedActivations::All, &fits);
     // One block more than fits whole may still save a part.
-    for part in [SavedActivations::Qkv, SavedActivations::Residual, SavedActivations::Attention] {
+    for part in [
+        SavedActivations::Qkv,
+        SavedActivations::Residual,
+        SavedActivations::Attention,
+    ] {
         raise(&mut saved, part, &fits);
     }
     saved
 }
 
 fn policy(low_memory: LowMemory, saved: Vec<SavedActivations>) -> MemoryPolicy {
-    MemoryPolicy { low_memory, saved, dequantized: 0 }
+    MemoryPolicy {
+        low_memory,
+        saved,
+        dequantized: 0,
+    }
 }
 
 /// Lets block after block save `more`, as long as it fits. The last blocks come first: they are the first to be freed.
-fn raise(saved: &mut [SavedActivations], more: SavedActivations, fits: &impl Fn(&[SavedActivations]) -> bool) {
+fn raise(
+    saved: &mut [SavedActivations],
+    more: SavedActivations,
+    fits: &impl Fn(&[SavedActivations]) -> bool,
+) {
     for i in (0..saved.len()).rev() {
         let before = saved[i];
         if before >= more {
@@ -99,15 +128,32 @@ mod tests {
     }
 
     fn config(set: &[&str]) -> TrainingConfig {
-        let common = ["model.base=llama-3.1-8b-instruct", "model.quantization=nf4", "data.train=rows.jsonl"];
+        let common = [
+            "model.base=llama-3.1-8b-instruct",
+            "model.quantization=nf4",
+            "data.train=rows.jsonl",
+        ];
         let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-        Layers { set, ..Layers::default() }.resolve().expect("a configuration").config().clone()
+        Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration")
+        .config()
+        .clone()
     }
 
     fn on_gpu(config: &TrainingConfig, gigabytes: u64) -> (Vec<SavedActivations>, f64) {
         let (shape, bytes) = (llama().shape, gigabytes * 1_000_000_000);
-        let budget = Some(DeviceBudget { kind: DeviceKind::Cuda, bytes });
-        let policy = MemoryPolicy { dequantized: 0, ..search(&shape, config, budget) };
+        let budget = Some(DeviceBudget {
+            kind: DeviceKind::Cuda,
+            bytes,
+        });
+        let policy = MemoryPolicy {
+            dequantized: 0,
+            ..search(&shape, config, budget)
+        };
         let total = estimate(&shape, config, DeviceKind::Cuda, &policy).total();
         (policy.saved, total as f64 / 1e9)
     }
@@ -117,8 +163,18 @@ mod tests {
         let two_rows = config(&["data.max_seq_len=4096", "training.micro_batch_size=2"]);
         assert_eq!(on_gpu(&two_rows, 80).0, vec![SavedActivations::All; 32]);
         let (saved, total) = on_gpu(&two_rows, 12);
-        assert!(saved.iter().filter(|&&saved| saved == SavedActivations::Input).count() >= 16, "{saved:?}");
-        assert!(total <= 12.0 * two_rows.resources.memory_fraction, "{total}");
+        assert!(
+            saved
+                .iter()
+                .filter(|&&saved| saved == SavedActivations::Input)
+                .count()
+                >= 16,
+            "{saved:?}"
+        );
+        assert!(
+            total <= 12.0 * two_rows.resources.memory_fraction,
+            "{total}"
+        );
     }
 
     #[test]
@@ -126,17 +182,31 @@ mod tests {
         let long = config(&["data.max_seq_len=32768", "training.micro_batch_size=1"]);
         let (saved, total) = on_gpu(&long, 80);
         assert!(saved.is_sorted(), "{saved:?}");
-        assert_eq!((saved[0], saved[31]), (SavedActivations::Attention, SavedActivations::All));
+        assert_eq!(
+            (saved[0], saved[31]),
+            (SavedActivations::Attention, SavedActivations::All)
+        );
         let room = 80.0 * long.resources.memory_fraction - total;
-        let one_more = 32_768.0 * 2.0 * SavedActivations::All.per_token(&llama().shape, &long) as f64 / 1e9;
-        assert!((0.0..one_more).contains(&room), "{room} GB of room, a block takes {one_more}");
+        let one_more =
+            32_768.0 * 2.0 * SavedActivations::All.per_token(&llama().shape, &long) as f64 / 1e9;
+        assert!(
+            (0.0..one_more).contains(&room),
+            "{room} GB of room, a block takes {one_more}"
+        );
     }
 
     #[test]
     fn the_plan_of_a_long_context_is_what_an_h100_took() {
-        let config = config(&["data.max_seq_len=350000", "training.micro_batch_size=1", "training.offload=true"]);
+        let config = config(&[
+            "data.max_seq_len=350000",
+            "training.micro_batch_size=1",
+            "training.offload=true",
+        ]);
         let took = |layers: usize, away: usize| {
-            let shape = ModelShape { layers, ..llama().shape };
+            let shape = ModelShape {
+                layers,
+                ..llama().shape
+            };
             let run = Run::new(&shape, &config, DeviceKind::Cuda);
             let policy = policy(LowMemory::Off, offloaded(&run, away));
             estimate(&shape, &config, DeviceKind::Cuda, &policy).total() as f64 / 1e9
@@ -148,8 +218,15 @@ mod tests {
 
     #[test]
     fn a_context_of_350_000_tokens_fits_80_gb_with_inputs_in_host_memory() {
-        let set = ["data.max_seq_len=350000", "training.micro_batch_size=1", "resources.memory_fraction=0.95"];
-        let (saved, total) = on_gpu(&config(&[&set[..], &["training.offload=true"]].concat()), 80);
+        let set = [
+            "data.max_seq_len=350000",
+            "training.micro_batch_size=1",
+            "resources.memory_fraction=0.95",
+        ];
+        let (saved, total) = on_gpu(
+            &config(&[&set[..], &["training.offload=true"]].concat()),
+            80,
+        );
         println!("{total:.1} GB, {:?}", SavedActivations::counted(&saved));
         assert!(total <= 76.0, "{total}");
         assert!(
@@ -159,11 +236,22 @@ mod tests {
             "{saved:?}"
         );
         let (saved, total) = on_gpu(&config(&set), 80);
-        assert!(total > 76.0 && saved == [SavedActivations::Input; 32], "{total}");
+        assert!(
+            total > 76.0 && saved == [SavedActivations::Input; 32],
+            "{total}"
+        );
         let (short, _) = on_gpu(&config(&["training.offload=true"]), 80);
-        assert_eq!(short, [SavedActivations::All; 32], "nothing is offloaded where there is room");
+        assert_eq!(
+            short,
+            [SavedActivations::All; 32],
+            "nothing is offloaded where there is room"
+        );
         let on_cpu = |set: &[&str]| crate::plan(&llama().shape, &config(set), DeviceKind::Cpu);
-        assert_eq!(on_cpu(&["training.offload=true"]), on_cpu(&[]), "there is nowhere to send it");
+        assert_eq!(
+            on_cpu(&["training.offload=true"]),
+            on_cpu(&[]),
+            "there is nowhere to send it"
+        );
     }
 
     #[test]
@@ -172,6 +260,9 @@ mod tests {
         assert_eq!(on_gpu(&all, 1).0, vec![SavedActivations::All; 32]);
         let inputs = config(&["training.gradient_checkpointing=true"]);
         assert_eq!(on_gpu(&inputs, 1_000).0, vec![SavedActivations::Input; 32]);
-        assert_eq!(search(&llama().shape, &config(&[]), None).saved, vec![SavedActivations::Input; 32]);
+        assert_eq!(
+            search(&llama().shape, &config(&[]), None).saved,
+            vec![SavedActivations::Input; 32]
+        );
     }
 }

@@ -23,21 +23,33 @@ fn gib(bytes: u64) -> String {
 }
 
 fn advice(suggestions: &[String]) -> String {
-    if suggestions.is_empty() { String::new() } else { format!("; fits with {}", suggestions.join(", or ")) }
+    if suggestions.is_empty() {
+        String::new()
+    } else {
+        format!("; fits with {}", suggestions.join(", or "))
+    }
 }
 
 /// [`plan`], held against a budget.
 ///
 /// # Errors
 /// It does not fit; the error names the smallest changes that would.
-pub fn fit(shape: &ModelShape, config: &TrainingConfig, budget: DeviceBudget) -> Result<MemoryPlan, DoesNotFit> {
+pub fn fit(
+    shape: &ModelShape,
+    config: &TrainingConfig,
+    budget: DeviceBudget,
+) -> Result<MemoryPlan, DoesNotFit> {
     let available = budget.available(config);
     let wanted = plan(shape, config, budget.kind);
     if wanted.total() <= available {
         return Ok(wanted);
     }
     let fits = |changed: &TrainingConfig| plan(shape, changed, budget.kind).total() <= available;
-    Err(DoesNotFit { needed: wanted.total(), available, suggestions: suggestions(config, fits) })
+    Err(DoesNotFit {
+        needed: wanted.total(),
+        available,
+        suggestions: suggestions(config, fits),
+    })
 }
 
 fn suggestions(config: &TrainingConfig, fits: impl Fn(&TrainingConfig) -> bool) -> Vec<String> {
@@ -59,7 +71,10 @@ fn suggestions(config: &TrainingConfig, fits: impl Fn(&TrainingConfig) -> bool) 
 }
 
 /// A smaller micro-batch with the same effective batch.
-fn smaller_batch(config: &TrainingConfig, fits: &impl Fn(&TrainingConfig) -> bool) -> Option<String> {
+fn smaller_batch(
+    config: &TrainingConfig,
+    fits: &impl Fn(&TrainingConfig) -> bool,
+) -> Option<String> {
     let batch = config.training.micro_batch_size * config.training.gradient_accumulation;
     let mut changed = config.clone();
     (1..config.training.micro_batch_size).rev().filter(|size| batch.is_multiple_of(*size)).find_map(|size| {
@@ -72,10 +87,12 @@ fn smaller_batch(config: &TrainingConfig, fits: &impl Fn(&TrainingConfig) -> boo
 
 fn longest(config: &TrainingConfig, fits: &impl Fn(&TrainingConfig) -> bool) -> Option<usize> {
     let mut changed = config.clone();
-    (1..=config.data.max_seq_len / 128).rev().map(|n| n * 128).filter(|&n| n < config.data.max_seq_len).find(
-        |&length| {
+    (1..=config.data.max_seq_len / 128)
+        .rev()
+        .map(|n| n * 128)
+        .filter(|&n| n < config.data.max_seq_len)
+        .find(|&length| {
             changed.data.max_seq_len = length;
             fits(&changed)
-        },
-    )
+        })
 }

@@ -28,19 +28,37 @@ impl Search<'_> {
 
 /// Uses a budget as well as it can be; without one nothing is done to save memory, and as little is saved of the blocks as
 /// the configuration allows.
-pub fn search(shape: &ModelShape, config: &TrainingConfig, budget: Option<DeviceBudget>) -> MemoryPolicy {
+pub fn search(
+    shape: &ModelShape,
+    config: &TrainingConfig,
+    budget: Option<DeviceBudget>,
+) -> MemoryPolicy {
     let Some(budget) = budget else {
         // Nothing of this depends on the device.
         let saved = activations::least(&Run::new(shape, config, DeviceKind::Cpu));
-        return MemoryPolicy { saved, ..MemoryPolicy::default() };
+        return MemoryPolicy {
+            saved,
+            ..MemoryPolicy::default()
+        };
     };
-    let search = Search { run: Run::new(shape, config, budget.kind), available: budget.available(config) };
+    let search = Search {
+        run: Run::new(shape, config, budget.kind),
+        available: budget.available(config),
+    };
     let low_memory = low_memory(&search, budget.kind);
     let saved = activations::saved(&search, low_memory);
-    let mut policy = MemoryPolicy { low_memory, saved, dequantized: 0 };
+    let mut policy = MemoryPolicy {
+        low_memory,
+        saved,
+        dequantized: 0,
+    };
     if may_stay_dequantized(config, budget.kind, &policy.saved) {
-        let left = search.available.saturating_sub(estimate::plan(&search.run, &policy).total());
-        policy.dequantized = shape.layers.min((left / dequantized_block(shape, config)) as usize);
+        let left = search
+            .available
+            .saturating_sub(estimate::plan(&search.run, &policy).total());
+        policy.dequantized = shape
+            .layers
+            .min((left / dequantized_block(shape, config)) as usize);
     }
     policy
 }
@@ -62,19 +80,31 @@ pub fn on_host(shape: &ModelShape, config: &TrainingConfig) -> u64 {
 }
 
 fn least_with(run: &Run<'_>, low_memory: LowMemory) -> MemoryPolicy {
-    MemoryPolicy { low_memory, saved: activations::least(run), dequantized: 0 }
+    MemoryPolicy {
+        low_memory,
+        saved: activations::least(run),
+        dequantized: 0,
+    }
 }
 
 /// The mildest level that fits a run that saves as little of its blocks as the configuration allows.
 fn low_memory(search: &Search<'_>, kind: DeviceKind) -> LowMemory {
     let most = LowMemory::most(kind);
     let fits = |level: &LowMemory| search.fits(&least_with(&search.run, *level));
-    LowMemory::ALL.into_iter().filter(|level| *level <= most).find(fits).unwrap_or(most)
+    LowMemory::ALL
+        .into_iter()
+        .filter(|level| *level <= most)
+        .find(fits)
+        .unwrap_or(most)
 }
 
 /// A GPU of CUDA that is to be used as it is best holds weights dequantized when everything else is saved. DoRA reads its
 /// weights in `f32`.
-fn may_stay_dequantized(config: &TrainingConfig, kind: DeviceKind, saved: &[SavedActivations]) -> bool {
+fn may_stay_dequantized(
+    config: &TrainingConfig,
+    kind: DeviceKind,
+    saved: &[SavedActivations],
+) -> bool {
     kind == DeviceKind::Cuda
         && held(&config.model) == Quantization::Nf4
         && config.training.gradient_checkpointing == Checkpointing::Auto
@@ -90,12 +120,33 @@ mod tests {
     use crate::{estimate, find};
 
     fn on_gpu(gigabytes: u64, set: &[&str]) -> (MemoryPolicy, f64) {
-        let common = ["model.base=llama-3.1-8b-instruct", "model.quantization=nf4", "data.train=rows.jsonl"];
+        let common = [
+            "model.base=llama-3.1-8b-instruct",
+            "model.quantization=nf4",
+            "data.train=rows.jsonl",
+        ];
         let sizes = ["data.max_seq_len=4096", "training.micro_batch_size=2"];
-        let set = common.iter().chain(&sizes).chain(set).map(|s| (*s).to_owned()).collect();
-        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration").config().clone();
-        let shape = find("llama-3.1-8b-instruct").expect("an entry of the catalogue").shape;
-        let budget = DeviceBudget { kind: DeviceKind::Cuda, bytes: gigabytes * 1_000_000_000 };
+        let set = common
+            .iter()
+            .chain(&sizes)
+            .chain(set)
+            .map(|s| (*s).to_owned())
+            .collect();
+        let config = Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration")
+        .config()
+        .clone();
+        let shape = find("llama-3.1-8b-instruct")
+            .expect("an entry of the catalogue")
+            .shape;
+        let budget = DeviceBudget {
+            kind: DeviceKind::Cuda,
+            bytes: gigabytes * 1_000_000_000,
+        };
         let found = search(&shape, &config, Some(budget));
         let total = estimate(&shape, &config, DeviceKind::Cuda, &found).total();
         (found, total as f64 / 1e9)
@@ -104,31 +155,65 @@ mod tests {
     #[test]
     fn weights_stay_dequantized_where_everything_else_is_saved() {
         let (roomy, total) = on_gpu(80, &[]);
-        assert_eq!((roomy.dequantized, &roomy.saved), (32, &vec![SavedActivations::All; 32]));
+        assert_eq!(
+            (roomy.dequantized, &roomy.saved),
+            (32, &vec![SavedActivations::All; 32])
+        );
         let (tight, least) = on_gpu(80, &["training.gradient_checkpointing=false"]);
         assert_eq!(tight.dequantized, 0);
         // 6.98 billion weights, of which each takes 16 bits instead of 4.127.
-        assert!((total - least - 6.979 * (16.0 - 4.127) / 8.0).abs() < 0.01, "{total} and {least}");
+        assert!(
+            (total - least - 6.979 * (16.0 - 4.127) / 8.0).abs() < 0.01,
+            "{total} and {least}"
+        );
         let (some, total) = on_gpu(40, &[]);
         assert!(
-            some.saved == [SavedActivations::All; 32] && (1..32).contains(&some.dequantized) && total <= 0.92 * 40.0,
+            some.saved == [SavedActivations::All; 32]
+                && (1..32).contains(&some.dequantized)
+                && total <= 0.92 * 40.0,
             "{some:?}"
         );
-        for (gigabytes, set) in
-            [(24, &[][..]), (80, &["training.gradient_checkpointing=true"]), (80, &["lora.dora=true"])]
-        {
-            assert_eq!(on_gpu(gigabytes, set).0.dequantized, 0, "{gigabytes} {set:?}");
+        for (gigabytes, set) in [
+            (24, &[][..]),
+            (80, &["training.gradient_checkpointing=true"]),
+            (80, &["lora.dora=true"]),
+        ] {
+            assert_eq!(
+                on_gpu(gigabytes, set).0.dequantized,
+                0,
+                "{gigabytes} {set:?}"
+            );
         }
     }
 
     #[test]
     fn eight_billion_parameters_are_trained_within_8_gb_at_2048_tokens() {
-        let set = ["model.base=llama-3.1-8b-instruct", "model.quantization=nf4", "data.train=rows.jsonl"];
-        let more = ["data.max_seq_len=2048", "training.micro_batch_size=1", "resources.memory_fraction=1"];
+        let set = [
+            "model.base=llama-3.1-8b-instruct",
+            "model.quantization=nf4",
+            "data.train=rows.jsonl",
+        ];
+        let more = [
+            "data.max_seq_len=2048",
+            "training.micro_batch_size=1",
+            "resources.memory_fraction=1",
+        ];
         let set = set.iter().chain(&more).map(|s| (*s).to_owned()).collect();
-        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration").config().clone();
-        let shape = find("llama-3.1-8b-instruct").expect("an entry of the catalogue").shape;
-        let on = |gigabytes: f64| DeviceBudget { kind: DeviceKind::Cuda, bytes: (gigabytes * 1e9) as u64 };
+        let config = Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration")
+        .config()
+        .clone();
+        let shape = find("llama-3.1-8b-instruct")
+            .expect("an entry of the catalogue")
+            .shape;
+        let on = |gigabytes: f64| DeviceBudget {
+            kind: DeviceKind::Cuda,
+            bytes: (gigabytes * 1e9) as u64,
+        };
         let plan = fit(&shape, &config, on(8.0)).expect("it fits");
         println!("{:.2} GB at the least: {plan:?}", plan.total() as f64 / 1e9);
         let at = |gigabytes: f64| search(&shape, &config, Some(on(gigabytes))).low_memory;

@@ -33,11 +33,17 @@ pub(super) struct Pending {
 impl Pending {
     /// Nothing yet, where batches up to `number` may have been sent.
     pub fn after(number: u64) -> Self {
-        Self { number, ..Self::default() }
+        Self {
+            number,
+            ..Self::default()
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.metrics.is_empty() && self.logs.is_empty() && self.samples.is_empty() && self.progress.is_none()
+        self.metrics.is_empty()
+            && self.logs.is_empty()
+            && self.samples.is_empty()
+            && self.progress.is_none()
     }
 
     pub fn log(&mut self, mut line: LogLine) {
@@ -46,7 +52,9 @@ impl Pending {
     }
 
     pub fn sample(&mut self, mut sample: Sample) {
-        [&mut sample.prompt, &mut sample.wanted, &mut sample.answer].into_iter().for_each(cut);
+        [&mut sample.prompt, &mut sample.wanted, &mut sample.answer]
+            .into_iter()
+            .for_each(cut);
         push(&mut self.samples, sample);
     }
 
@@ -60,14 +68,20 @@ impl Pending {
 
     pub fn number_one(&mut self) {
         self.number += 1;
-        let batch = ReportRequest { batch: self.number, ..self.batch() };
+        let batch = ReportRequest {
+            batch: self.number,
+            ..self.batch()
+        };
         self.numbered.push_back(batch);
     }
 
     /// Up to [`BATCH`] bytes of what waits, oldest first.
     fn batch(&mut self) -> ReportRequest {
         if self.left_out > 0 {
-            let text = format!("{} older lines were left out: too many waited for the coordinator", self.left_out);
+            let text = format!(
+                "{} older lines were left out: too many waited for the coordinator",
+                self.left_out
+            );
             self.logs.push_front(line("warn", text));
             self.left_out = 0;
         }
@@ -79,7 +93,12 @@ impl Pending {
         if !samples.is_empty() {
             progress.get_or_insert_default().samples = samples;
         }
-        ReportRequest { metrics, logs, progress, ..ReportRequest::default() }
+        ReportRequest {
+            metrics,
+            logs,
+            progress,
+            ..ReportRequest::default()
+        }
     }
 }
 
@@ -125,9 +144,16 @@ mod tests {
     #[test]
     fn a_report_that_is_too_large_is_split_and_nothing_of_it_is_lost() {
         let mut pending = Pending::default();
-        let texts: Vec<String> = (0..100).map(|i| format!("{i} {}", "x".repeat(50_000))).collect();
-        texts.iter().for_each(|text| pending.log(line("info", text.clone())));
-        pending.progress = Some(Progress { step: 7, ..Progress::default() });
+        let texts: Vec<String> = (0..100)
+            .map(|i| format!("{i} {}", "x".repeat(50_000)))
+            .collect();
+        texts
+            .iter()
+            .for_each(|text| pending.log(line("info", text.clone())));
+        pending.progress = Some(Progress {
+            step: 7,
+            ..Progress::default()
+        });
         let mut told = Vec::new();
         let mut batches = 0;
         while !pending.is_empty() {
@@ -145,7 +171,11 @@ mod tests {
         let mut pending = Pending::default();
         pending.log(line("info", "\u{e4}".repeat(LONGEST_TEXT)));
         let batch = pending.batch();
-        assert!(batch.logs[0].text.ends_with("[... cut, 131072 bytes in all]"));
+        assert!(
+            batch.logs[0]
+                .text
+                .ends_with("[... cut, 131072 bytes in all]")
+        );
         assert!(batch.logs[0].text.len() < LONGEST_TEXT + 64);
     }
 
@@ -154,6 +184,12 @@ mod tests {
         let mut pending = Pending::default();
         (0..KEPT + 3).for_each(|i| pending.log(line("info", i.to_string())));
         let first = pending.batch();
-        assert_eq!(logs(&first)[..2], ["3 older lines were left out: too many waited for the coordinator", "3"]);
+        assert_eq!(
+            logs(&first)[..2],
+            [
+                "3 older lines were left out: too many waited for the coordinator",
+                "3"
+            ]
+        );
     }
 }

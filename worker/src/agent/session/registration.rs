@@ -28,7 +28,10 @@ impl Session {
             Ok(answer) => {
                 let Ok(coordinator) = CoordinatorId::try_from(answer.coordinator_id) else {
                     let message = "it does not say which coordinator it is".to_owned();
-                    return Err(WorkerError::Refused { message, help: SAME_VERSION });
+                    return Err(WorkerError::Refused {
+                        message,
+                        help: SAME_VERSION,
+                    });
                 };
                 self.speak_to(coordinator).await;
                 self.current.set(answer.session);
@@ -72,7 +75,8 @@ impl Session {
             job = attempt.whose.job,
             "coordinator {coordinator} answers in the place of {theirs}, which gave the job: its attempt ends"
         );
-        let reason = format!("coordinator {coordinator} answered the worker in the place of {theirs}");
+        let reason =
+            format!("coordinator {coordinator} answered the worker in the place of {theirs}");
         if let Some(left) = attempt.leave(reason).await {
             self.kept.add(left);
         }
@@ -80,7 +84,11 @@ impl Session {
 
     /// Delivers what an earlier attempt left for the coordinator that answers.
     fn hand_in(&mut self) {
-        let left = self.coordinator.as_ref().filter(|_| self.attempt.is_none()).and_then(|id| self.kept.take(id));
+        let left = self
+            .coordinator
+            .as_ref()
+            .filter(|_| self.attempt.is_none())
+            .and_then(|id| self.kept.take(id));
         if let Some(left) = left
             && let Some(contact) = self.contact()
         {
@@ -93,21 +101,36 @@ impl Session {
     fn judge(&mut self, status: &Status) -> Result<(), WorkerError> {
         let no_token = status.code() == Code::Unauthenticated;
         self.refused_since = no_token.then(|| self.refused_since.unwrap_or_else(Instant::now));
-        let hopeless = self.refused_since.is_some_and(|since| since.elapsed() > PATIENCE);
-        let refused = |help| Err(WorkerError::Refused { message: status.message().to_owned(), help });
+        let hopeless = self
+            .refused_since
+            .is_some_and(|since| since.elapsed() > PATIENCE);
+        let refused = |help| {
+            Err(WorkerError::Refused {
+                message: status.message().to_owned(),
+                help,
+            })
+        };
         match status.code() {
             // A coordinator of this machine may be about to leave its token.
             Code::Unauthenticated if self.client.may_find_token() && !hopeless => Ok(()),
-            Code::Unauthenticated => {
-                Err(WorkerError::Token { message: status.message().to_owned(), help: self.client.token_help() })
+            Code::Unauthenticated => Err(WorkerError::Token {
+                message: status.message().to_owned(),
+                help: self.client.token_help(),
+            }),
+            Code::PermissionDenied => {
+                refused("call the coordinator by another address, or let it allow this one")
             }
-            Code::PermissionDenied => refused("call the coordinator by another address, or let it allow this one"),
             Code::AlreadyExists => refused("give --name NAME"),
             Code::InvalidArgument | Code::Unimplemented => refused(SAME_VERSION),
-            _ if self.patient_until.is_some_and(|until| until < Instant::now()) => Err(WorkerError::Unreachable {
-                address: self.client.address.clone(),
-                fault: status.message().to_owned(),
-            }),
+            _ if self
+                .patient_until
+                .is_some_and(|until| until < Instant::now()) =>
+            {
+                Err(WorkerError::Unreachable {
+                    address: self.client.address.clone(),
+                    fault: status.message().to_owned(),
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -118,7 +141,12 @@ impl Session {
             instance: self.identity.instance.clone(),
             platform: Some(self.platform.clone()),
             running_token: 0,
-            held: self.attempt.iter().map(Attempt::held).chain(self.kept.held()).collect(),
+            held: self
+                .attempt
+                .iter()
+                .map(Attempt::held)
+                .chain(self.kept.held())
+                .collect(),
         }
     }
 }

@@ -14,7 +14,9 @@ use crate::{Error, Result};
 /// What a person should hear of the adapter in `folder`, which [`super::load`] takes for the model of `files`; none where
 /// it names that one, or none.
 pub fn another_base(folder: &Path, files: &ModelFiles) -> Result<Option<String>> {
-    let Some(base) = named_base(folder)? else { return Ok(None) };
+    let Some(base) = named_base(folder)? else {
+        return Ok(None);
+    };
     if is_named(&base, files) || has_fingerprint(folder)? {
         return Ok(None);
     }
@@ -27,9 +29,15 @@ pub fn another_base(folder: &Path, files: &ModelFiles) -> Result<Option<String>>
 fn named_base(folder: &Path) -> Result<Option<String>> {
     let path = folder.join(CONFIG);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let settings: Value = qlora_data::strict::parse_settings(&text)
-        .map_err(|e| Error::Adapter { path: folder.into(), fault: format!("has an unreadable {CONFIG}: {e}") })?;
-    let base = settings["base_model_name_or_path"].as_str().map(str::trim).filter(|base| !base.is_empty());
+    let settings: Value =
+        qlora_data::strict::parse_settings(&text).map_err(|e| Error::Adapter {
+            path: folder.into(),
+            fault: format!("has an unreadable {CONFIG}: {e}"),
+        })?;
+    let base = settings["base_model_name_or_path"]
+        .as_str()
+        .map(str::trim)
+        .filter(|base| !base.is_empty());
     Ok(base.map(str::to_owned))
 }
 
@@ -40,22 +48,39 @@ fn has_fingerprint(folder: &Path) -> Result<bool> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(Error::io(&path))?;
     let mut header = Vec::new();
-    file.take(u64::from_le_bytes(length)).read_to_end(&mut header).map_err(Error::io(&path))?;
-    let header = metadata(&header)
-        .map_err(|e| Error::Adapter { path: folder.into(), fault: format!("has an unreadable {WEIGHTS}: {e}") })?;
-    Ok(header.metadata().as_ref().is_some_and(|texts| texts.contains_key(FINGERPRINT)))
+    file.take(u64::from_le_bytes(length))
+        .read_to_end(&mut header)
+        .map_err(Error::io(&path))?;
+    let header = metadata(&header).map_err(|e| Error::Adapter {
+        path: folder.into(),
+        fault: format!("has an unreadable {WEIGHTS}: {e}"),
+    })?;
+    Ok(header
+        .metadata()
+        .as_ref()
+        .is_some_and(|texts| texts.contains_key(FINGERPRINT)))
 }
 
 /// Whether the name on the hub, or a part of the path, of `files` is that of `base`.
 fn is_named(base: &str, files: &ModelFiles) -> bool {
-    let own = base.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(base);
-    let whole = files.path.canonicalize().unwrap_or_else(|_| files.path.clone());
+    let own = base
+        .trim_end_matches(['/', '\\'])
+        .rsplit(['/', '\\'])
+        .next()
+        .unwrap_or(base);
+    let whole = files
+        .path
+        .canonicalize()
+        .unwrap_or_else(|_| files.path.clone());
     let parts = whole.components().chain(files.path.components());
     let mut parts = parts.filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
         _ => None,
     });
-    let hub = files.hub_name.as_deref().and_then(|name| name.rsplit('/').next());
+    let hub = files
+        .hub_name
+        .as_deref()
+        .and_then(|name| name.rsplit('/').next());
     hub.is_some_and(|hub| hub.eq_ignore_ascii_case(own)) || parts.any(|part| is_same(own, &part))
 }
 
@@ -65,12 +90,21 @@ fn is_same(own: &str, part: &str) -> bool {
     if part.eq_ignore_ascii_case(own) {
         return true;
     }
-    let Some(stem) = part.to_ascii_lowercase().strip_suffix(".gguf").map(str::to_owned) else { return false };
-    stem.strip_prefix(&own.to_ascii_lowercase()).is_some_and(|rest| {
-        let rest = rest.trim_start_matches(['-', '.', '_']);
-        let kinds = ["q1", "q2", "q3", "q4", "q5", "q6", "q8", "iq", "f16", "f32", "bf16", "fp16", "ud-"];
-        rest.is_empty() || kinds.iter().any(|kind| rest.starts_with(kind))
-    })
+    let Some(stem) = part
+        .to_ascii_lowercase()
+        .strip_suffix(".gguf")
+        .map(str::to_owned)
+    else {
+        return false;
+    };
+    stem.strip_prefix(&own.to_ascii_lowercase())
+        .is_some_and(|rest| {
+            let rest = rest.trim_start_matches(['-', '.', '_']);
+            let kinds = [
+                "q1", "q2", "q3", "q4", "q5", "q6", "q8", "iq", "f16", "f32", "bf16", "fp16", "ud-",
+            ];
+            rest.is_empty() || kinds.iter().any(|kind| rest.starts_with(kind))
+        })
 }
 
 #[cfg(test)]
@@ -82,7 +116,11 @@ mod tests {
         for (own, part, wanted) in [
             ("Mistral-7B-v0.1", "Mistral-7B-v0.1", true),
             ("Mistral-7B-v0.1", "mistral-7b-v0.1", true),
-            ("Mistral-7B-v0.1", "models--mistralai--Mistral-7B-v0.1", true),
+            (
+                "Mistral-7B-v0.1",
+                "models--mistralai--Mistral-7B-v0.1",
+                true,
+            ),
             ("Mistral-7B-v0.1", "mistral-7b-v0.1.Q4_K_M.gguf", true),
             ("Mistral-7B-v0.1", "Mistral-7B-v0.1.gguf", true),
             ("Mistral-7B-v0.1", "Mistral-7B-v0.1-f16.gguf", true),

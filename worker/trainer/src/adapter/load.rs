@@ -24,27 +24,59 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// It is no LoRA adapter, its settings or tensors are not understood, or it was trained on another base model.
-pub fn load(folder: &Path, shape: &ModelShape, fingerprint: &str, seed: u64, device: &Device) -> Result<Adapters> {
-    let fault = |fault: String| Error::Adapter { path: folder.into(), fault };
+pub fn load(
+    folder: &Path,
+    shape: &ModelShape,
+    fingerprint: &str,
+    seed: u64,
+    device: &Device,
+) -> Result<Adapters> {
+    let fault = |fault: String| Error::Adapter {
+        path: folder.into(),
+        fault,
+    };
     if !folder.join(CONFIG).exists() {
-        return Err(fault(format!("has no {CONFIG}; name the folder that holds it")));
+        return Err(fault(format!(
+            "has no {CONFIG}; name the folder that holds it"
+        )));
     }
     let text = fs::read_to_string(folder.join(CONFIG)).map_err(Error::io(folder.join(CONFIG)))?;
-    let value: Value = strict::parse_settings(&text).map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;
+    let value: Value = strict::parse_settings(&text)
+        .map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;
     let Settings { lora, places } = settings::read(&value, shape).map_err(fault)?;
     let bytes = read_weights(folder)?;
-    let header = header(&bytes).ok_or_else(|| fault(format!("has an unreadable {WEIGHTS}: it is cut off")))?;
-    let header = metadata(header).map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
+    let header = header(&bytes)
+        .ok_or_else(|| fault(format!("has an unreadable {WEIGHTS}: it is cut off")))?;
+    let header =
+        metadata(header).map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
     // What `super::save` wrote; PEFT's files have none.
-    let recorded = header.metadata().as_ref().and_then(|texts| texts.get(FINGERPRINT));
+    let recorded = header
+        .metadata()
+        .as_ref()
+        .and_then(|texts| texts.get(FINGERPRINT));
     if recorded.is_some_and(|recorded| recorded != fingerprint) {
-        let base = value["base_model_name_or_path"].as_str().unwrap_or_default();
-        return Err(fault(format!("was trained on another base model, `{base}`: name that one")));
+        let base = value["base_model_name_or_path"]
+            .as_str()
+            .unwrap_or_default();
+        return Err(fault(format!(
+            "was trained on another base model, `{base}`: name that one"
+        )));
     }
     let names = places_of_tensors(&file, &places, lora.dora).map_err(fault)?;
-    let uniform = places.iter().all(|place| place.rank == lora.r && place.alpha == lora.alpha);
-    let rank = if uniform { lora.r } else { places.iter().map(|place| place.rank).max().unwrap_or(lora.r) };
+    let uniform = places
+        .iter()
+        .all(|place| place.rank == lora.r && place.alpha == lora.alpha);
+    let rank = if uniform {
+        lora.r
+    } else {
+        places
+            .iter()
+            .map(|place| place.rank)
+            .max()
+            .unwrap_or(lora.r)
+    };
     let mut factors = Vec::with_capacity(places.len());
     for place in &places {
         let (outputs, inputs) = shape.projection(place.site.module);
@@ -52,17 +84,32 @@ pub fn load(folder: &Path, shape: &ModelShape, fingerprint: &str, seed: u64, dev
             let name = &names[&(place.site, which)];
             tensor(&file, name, dims).map_err(fault)
         };
-        let (a, b) = (take(0, &[place.rank, inputs])?, take(1, &[outputs, place.rank])?);
+        let (a, b) = (
+            take(0, &[place.rank, inputs])?,
+            take(1, &[outputs, place.rank])?,
+        );
         let mut found = Factors::new(a, b);
         if !uniform {
-            found = widened(&found, rank, place.alpha / unit_alpha(place.rank, lora.rslora))?;
+            found = widened(
+                &found,
+                rank,
+                place.alpha / unit_alpha(place.rank, lora.rslora),
+            )?;
         }
         if lora.dora {
             found.magnitude = Some(Magnitude::new(take(2, &[outputs])?));
         }
         factors.push(found.map(|_, tensor| Ok(tensor.to_device(device)?))?);
     }
-    let config = if uniform { lora } else { LoraConfig { r: rank, alpha: unit_alpha(rank, lora.rslora), ..lora } };
+    let config = if uniform {
+        lora
+    } else {
+        LoraConfig {
+            r: rank,
+            alpha: unit_alpha(rank, lora.rslora),
+            ..lora
+        }
+    };
     let sites = places.into_iter().map(|place| place.site).collect();
     Ok(Adapters::at_sites(config, sites, seed, factors))
 }
@@ -71,12 +118,20 @@ fn read_weights(folder: &Path) -> Result<Vec<u8>> {
     let path = folder.join(WEIGHTS);
     let old = folder.join("adapter_model.bin");
     if !path.exists() && old.exists() {
-        let fault = format!("has only adapter_model.bin, a pickle, which is not read; save it as {WEIGHTS}");
-        return Err(Error::Adapter { path: folder.into(), fault });
+        let fault = format!(
+            "has only adapter_model.bin, a pickle, which is not read; save it as {WEIGHTS}"
+        );
+        return Err(Error::Adapter {
+            path: folder.into(),
+            fault,
+        });
     }
     if !path.exists() {
         let fault = format!("has no {WEIGHTS}; download the file");
-        return Err(Error::Adapter { path: folder.into(), fault });
+        return Err(Error::Adapter {
+            path: folder.into(),
+            fault,
+        });
     }
     fs::read(&path).map_err(Error::io(path))
 }
@@ -89,13 +144,20 @@ fn header(file: &[u8]) -> Option<&[u8]> {
 
 /// The alpha that gives a scale of 1, see [`LoraConfig::scale`].
 fn unit_alpha(rank: usize, rslora: bool) -> f64 {
-    if rslora { (rank as f64).sqrt() } else { rank as f64 }
+    if rslora {
+        (rank as f64).sqrt()
+    } else {
+        rank as f64
+    }
 }
 
 /// `factors` with the scale `own` in B, filled up to `rank` with zeros.
 fn widened(factors: &Factors, rank: usize, own: f64) -> Result<Factors> {
     let (b, missing) = ((&factors.b * own)?, rank - factors.a.dim(0)?);
-    Ok(Factors::new(factors.a.pad_with_zeros(0, 0, missing)?, b.pad_with_zeros(1, 0, missing)?))
+    Ok(Factors::new(
+        factors.a.pad_with_zeros(0, 0, missing)?,
+        b.pad_with_zeros(1, 0, missing)?,
+    ))
 }
 
 /// The name in `file` of every tensor that `places` need, by site and index in [`NAMES`].
@@ -120,15 +182,26 @@ fn places_of_tensors(
     for name in names {
         let plain = plain_name(name);
         // Some programs save an adapter without the name of PEFT's wrapper.
-        let place = keys.get(&plain).or_else(|| keys.get(&format!("base_model.model.{plain}")));
+        let place = keys
+            .get(&plain)
+            .or_else(|| keys.get(&format!("base_model.model.{plain}")));
         let Some(place) = place else {
-            return Err(format!("has the tensor `{name}`, which its {CONFIG} does not explain"));
+            return Err(format!(
+                "has the tensor `{name}`, which its {CONFIG} does not explain"
+            ));
         };
         if let Some(other) = found.insert(*place, name.to_owned()) {
-            return Err(format!("has both `{other}` and `{name}`: several adapters in one file are not read"));
+            return Err(format!(
+                "has both `{other}` and `{name}`: several adapters in one file are not read"
+            ));
         }
     }
-    match keys.iter().filter(|(_, place)| !found.contains_key(place)).map(|(key, _)| key).min() {
+    match keys
+        .iter()
+        .filter(|(_, place)| !found.contains_key(place))
+        .map(|(key, _)| key)
+        .min()
+    {
         Some(key) => Err(format!("lacks `{key}`, which its {CONFIG} asks for")),
         None => Ok(found),
     }
@@ -155,9 +228,14 @@ fn plain_name(name: &str) -> String {
 
 /// The tensor `name` in `f32` on the CPU.
 fn tensor(file: &SafeTensors<'_>, name: &str, dims: &[usize]) -> Result<Tensor, String> {
-    let view = file.tensor(name).map_err(|e| format!("has an unreadable `{name}`: {e}"))?;
+    let view = file
+        .tensor(name)
+        .map_err(|e| format!("has an unreadable `{name}`: {e}"))?;
     if view.shape() != dims {
-        return Err(format!("has `{name}` of shape {:?}, this base and its {CONFIG} make it {dims:?}", view.shape()));
+        return Err(format!(
+            "has `{name}` of shape {:?}, this base and its {CONFIG} make it {dims:?}",
+            view.shape()
+        ));
     }
     if let Some((index, value)) = first_broken(view.dtype(), view.data()) {
         return Err(format!("has {value} at element {index} of `{name}`"));
@@ -166,8 +244,13 @@ fn tensor(file: &SafeTensors<'_>, name: &str, dims: &[usize]) -> Result<Tensor, 
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
-        other => return Err(format!("has `{name}` in the element type {other:?}, which is not read")),
+        other => {
+            return Err(format!(
+                "has `{name}` in the element type {other:?}, which is not read"
+            ));
+        }
     };
-    let read = Tensor::from_raw_buffer(view.data(), dtype, dims, &Device::Cpu).and_then(|t| t.to_dtype(DType::F32));
+    let read = Tensor::from_raw_buffer(view.data(), dtype, dims, &Device::Cpu)
+        .and_then(|t| t.to_dtype(DType::F32));
     read.map_err(|e| format!("has an unreadable `{name}`: {e}"))
 }

@@ -79,14 +79,18 @@ pub fn save(adapters: &Adapters, base: BaseModel<'_>, folder: &Path) -> Result<(
     let mut tensors = HashMap::new();
     for (site, factors) in adapters.sites.iter().zip(&adapters.factors) {
         for (which, tensor) in NAMES.iter().zip(factors.tensors()) {
-            tensors.insert(key(site, which), tensor.to_device(&Device::Cpu)?.contiguous()?);
+            tensors.insert(
+                key(site, which),
+                tensor.to_device(&Device::Cpu)?.contiguous()?,
+            );
         }
     }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     // One key only: the library writes several in an order that changes, and the same run gives the same bytes.
     let metadata = [(FINGERPRINT.to_owned(), base.fingerprint.to_owned())];
     let weights = folder.join(WEIGHTS);
-    partial::write_tensors(&weights, tensors, Some(metadata.into())).map_err(Error::io(&weights))?;
+    partial::write_tensors(&weights, tensors, Some(metadata.into()))
+        .map_err(Error::io(&weights))?;
     if let Some(template) = base.template {
         template::save(template, folder)?;
     }

@@ -49,14 +49,21 @@ pub(super) struct Settings {
 
 /// Reads the settings `value` for a model of `shape`; the error goes on with what "the adapter" does.
 pub(super) fn read(value: &Value, shape: &ModelShape) -> Result<Settings, String> {
-    let keys = value.as_object().ok_or("has an adapter_config.json that is no object")?;
+    let keys = value
+        .as_object()
+        .ok_or("has an adapter_config.json that is no object")?;
     let keys = &Keys(keys);
     refuse_what_is_not_done(keys)?;
     let sites = sites(keys, shape)?;
-    let (r, alpha) = (keys.rank("r")?, keys.number("lora_alpha")?.ok_or("has no `lora_alpha`")?);
+    let (r, alpha) = (
+        keys.rank("r")?,
+        keys.number("lora_alpha")?.ok_or("has no `lora_alpha`")?,
+    );
     let dropout = keys.number("lora_dropout")?.unwrap_or(0.0);
     if !(0.0..1.0).contains(&dropout) {
-        return Err(format!("has `lora_dropout: {dropout}`, not a share from 0 to below 1"));
+        return Err(format!(
+            "has `lora_dropout: {dropout}`, not a share from 0 to below 1"
+        ));
     }
     let places = places(keys, &sites, r, alpha)?;
     let mut target_modules: Vec<TargetModule> = sites.iter().map(|site| site.module).collect();
@@ -91,13 +98,19 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), String> {
             "task_type" => value.is_null() || value == "CAUSAL_LM",
             "bias" => value.is_null() || value == "none",
             "layers_pattern" => {
-                is_nothing(value) || value == "" || value == "layers" || *value == serde_json::json!(["layers"])
+                is_nothing(value)
+                    || value == ""
+                    || value == "layers"
+                    || *value == serde_json::json!(["layers"])
             }
             "init_lora_weights" => value.is_boolean() || value.is_null() || leaves_the_base(value),
             key => KNOWN.contains(&key) || is_nothing(value),
         };
         if !done {
-            return Err(format!("has `{key}: {value}`, which is not implemented; {}", way_out(key, value)));
+            return Err(format!(
+                "has `{key}: {value}`, which is not implemented; {}",
+                way_out(key, value)
+            ));
         }
     }
     Ok(())
@@ -108,7 +121,9 @@ const PLAIN: [&str; 4] = ["gaussian", "orthogonal", "eva", "mica"];
 
 /// PEFT takes these names in capitals too.
 fn leaves_the_base(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| PLAIN.iter().any(|name| text.eq_ignore_ascii_case(name)))
+    value
+        .as_str()
+        .is_some_and(|text| PLAIN.iter().any(|name| text.eq_ignore_ascii_case(name)))
 }
 
 /// Those that change the base they are trained on.
@@ -116,7 +131,9 @@ const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 /// Whether an adapter that began as `value` was trained on a changed base. `pissa_niter_16` is PiSSA, with a number of steps.
 fn changes_the_base(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| CHANGING.contains(&text) || text.starts_with("pissa_niter_"))
+    value
+        .as_str()
+        .is_some_and(|text| CHANGING.contains(&text) || text.starts_with("pissa_niter_"))
 }
 
 /// What helps where the value of `key` is not carried out.
@@ -145,7 +162,9 @@ fn way_out(key: &str, value: &Value) -> &'static str {
 }
 
 fn sites(keys: &Keys<'_>, shape: &ModelShape) -> Result<Vec<Site>, String> {
-    let targets = keys.value("target_modules").ok_or("has no `target_modules`")?;
+    let targets = keys
+        .value("target_modules")
+        .ok_or("has no `target_modules`")?;
     let targets = Modules::read("target_modules", targets)?;
     if let Some(name) = targets.unknown(shape) {
         return Err(format!(
@@ -153,7 +172,9 @@ fn sites(keys: &Keys<'_>, shape: &ModelShape) -> Result<Vec<Site>, String> {
         ));
     }
     let excluded = keys.value("exclude_modules").filter(|v| !is_nothing(v));
-    let excluded = excluded.map(|value| Modules::read("exclude_modules", value)).transpose()?;
+    let excluded = excluded
+        .map(|value| Modules::read("exclude_modules", value))
+        .transpose()?;
     let layers = layers(keys, shape)?;
     if layers.len() < shape.layers && !matches!(targets, Modules::Names(_)) {
         return Err(
@@ -163,12 +184,18 @@ fn sites(keys: &Keys<'_>, shape: &ModelShape) -> Result<Vec<Site>, String> {
     }
     let mut found = Vec::new();
     for site in every_site(shape) {
-        let out = excluded.as_ref().map_or(Ok(false), |excluded| excluded.matches(&site))?;
+        let out = excluded
+            .as_ref()
+            .map_or(Ok(false), |excluded| excluded.matches(&site))?;
         if !out && layers.contains(&site.layer) && targets.matches(&site)? {
             found.push(site);
         }
     }
-    if found.is_empty() { Err("names no module of this base (`target_modules`)".into()) } else { Ok(found) }
+    if found.is_empty() {
+        Err("names no module of this base (`target_modules`)".into())
+    } else {
+        Ok(found)
+    }
 }
 
 /// The blocks of `layers_to_transform`, else all.
@@ -176,29 +203,61 @@ fn layers(keys: &Keys<'_>, shape: &ModelShape) -> Result<Vec<usize>, String> {
     let Some(value) = keys.value("layers_to_transform").filter(|v| !is_nothing(v)) else {
         return Ok((0..shape.layers).collect());
     };
-    let all = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-    let layer = |v: &Value| v.as_u64().map(|n| n as usize).filter(|&layer| layer < shape.layers);
-    let fault = || format!("has `layers_to_transform: {value}`, this base has {} blocks", shape.layers);
-    all.iter().map(layer).collect::<Option<_>>().ok_or_else(fault)
+    let all = value
+        .as_array()
+        .map_or(std::slice::from_ref(value), Vec::as_slice);
+    let layer = |v: &Value| {
+        v.as_u64()
+            .map(|n| n as usize)
+            .filter(|&layer| layer < shape.layers)
+    };
+    let fault = || {
+        format!(
+            "has `layers_to_transform: {value}`, this base has {} blocks",
+            shape.layers
+        )
+    };
+    all.iter()
+        .map(layer)
+        .collect::<Option<_>>()
+        .ok_or_else(fault)
 }
 
 fn places(keys: &Keys<'_>, sites: &[Site], r: usize, alpha: f64) -> Result<Vec<Place>, String> {
     let pattern = |key: &str| {
         let value = keys.value(key).filter(|v| !is_nothing(v));
         let pattern = value.map(|value| ByPattern::read(key, value)).transpose()?;
-        match pattern.as_ref().map(|p| p.unused(sites)).transpose()?.flatten() {
-            Some(unused) => Err(format!("has a `{key}` for `{unused}`, which fits none of its modules")),
+        match pattern
+            .as_ref()
+            .map(|p| p.unused(sites))
+            .transpose()?
+            .flatten()
+        {
+            Some(unused) => Err(format!(
+                "has a `{key}` for `{unused}`, which fits none of its modules"
+            )),
             None => Ok(pattern),
         }
     };
     let (ranks, alphas) = (pattern("rank_pattern")?, pattern("alpha_pattern")?);
-    let of = |pattern: &Option<ByPattern>, key: &str, site: &Site| -> Result<Option<Value>, String> {
-        Ok(pattern.as_ref().map(|p| p.of(key, site)).transpose()?.flatten().cloned())
-    };
+    let of =
+        |pattern: &Option<ByPattern>, key: &str, site: &Site| -> Result<Option<Value>, String> {
+            Ok(pattern
+                .as_ref()
+                .map(|p| p.of(key, site))
+                .transpose()?
+                .flatten()
+                .cloned())
+        };
     let place = |site: &Site| {
         let rank = of(&ranks, "rank_pattern", site)?.map_or(Ok(r), |v| rank("rank_pattern", &v))?;
-        let alpha = of(&alphas, "alpha_pattern", site)?.map_or(Ok(alpha), |v| number("alpha_pattern", &v))?;
-        Ok(Place { site: *site, rank, alpha })
+        let alpha = of(&alphas, "alpha_pattern", site)?
+            .map_or(Ok(alpha), |v| number("alpha_pattern", &v))?;
+        Ok(Place {
+            site: *site,
+            rank,
+            alpha,
+        })
     };
     sites.iter().map(place).collect()
 }
@@ -209,7 +268,9 @@ fn rank(key: &str, value: &Value) -> Result<usize, String> {
 }
 
 fn number(key: &str, value: &Value) -> Result<f64, String> {
-    value.as_f64().ok_or_else(|| format!("has `{key}: {value}`, not a number"))
+    value
+        .as_f64()
+        .ok_or_else(|| format!("has `{key}: {value}`, not a number"))
 }
 
 struct Keys<'a>(&'a Map<String, Value>);
@@ -220,7 +281,11 @@ impl<'a> Keys<'a> {
     }
 
     fn rank(&self, key: &str) -> Result<usize, String> {
-        rank(key, self.value(key).ok_or_else(|| format!("has no rank `{key}`"))?)
+        rank(
+            key,
+            self.value(key)
+                .ok_or_else(|| format!("has no rank `{key}`"))?,
+        )
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>, String> {
@@ -228,7 +293,11 @@ impl<'a> Keys<'a> {
     }
 
     fn flag(&self, key: &str) -> Result<bool, String> {
-        let Some(value) = self.value(key) else { return Ok(false) };
-        value.as_bool().ok_or_else(|| format!("has `{key}: {value}`, not true or false"))
+        let Some(value) = self.value(key) else {
+            return Ok(false);
+        };
+        value
+            .as_bool()
+            .ok_or_else(|| format!("has `{key}: {value}`, not true or false"))
     }
 }

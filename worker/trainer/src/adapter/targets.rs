@@ -41,14 +41,18 @@ impl Modules {
 
     /// The first name of the list that no module of the model has.
     pub(super) fn unknown(&self, shape: &ModelShape) -> Option<&str> {
-        let Self::Names(names) = self else { return None };
-        let has = |name: &&String| every_site(shape).any(|site| ends_with(&site.module_path(), name));
+        let Self::Names(names) = self else {
+            return None;
+        };
+        let has =
+            |name: &&String| every_site(shape).any(|site| ends_with(&site.module_path(), name));
         names.iter().find(|name| !has(name)).map(String::as_str)
     }
 }
 
 fn ends_with(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    path.strip_suffix(name)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Values by pattern, such as `rank_pattern`: the first pattern that fits the end of a module's path counts.
@@ -56,10 +60,20 @@ pub(super) struct ByPattern(Vec<(Regex, Value)>);
 
 impl ByPattern {
     pub(super) fn read(key: &str, value: &Value) -> Result<Self, String> {
-        let entries = value.as_object().ok_or_else(|| format!("has `{key}: {value}`, which is no object"))?;
-        let entry =
-            |(name, value): (&String, &Value)| Ok((pattern(key, &format!(r"^(?:.*\.)?(?:{name})$"))?, value.clone()));
-        entries.iter().map(entry).collect::<Result<_, String>>().map(Self)
+        let entries = value
+            .as_object()
+            .ok_or_else(|| format!("has `{key}: {value}`, which is no object"))?;
+        let entry = |(name, value): (&String, &Value)| {
+            Ok((
+                pattern(key, &format!(r"^(?:.*\.)?(?:{name})$"))?,
+                value.clone(),
+            ))
+        };
+        entries
+            .iter()
+            .map(entry)
+            .collect::<Result<_, String>>()
+            .map(Self)
     }
 
     /// What stands for `site`.
@@ -74,7 +88,9 @@ impl ByPattern {
                 continue;
             }
             match found {
-                Some(other) if other != value => return Err(format!("has two entries of `{key}` for {path}")),
+                Some(other) if other != value => {
+                    return Err(format!("has two entries of `{key}` for {path}"));
+                }
                 _ => found = Some(value),
             }
         }
@@ -101,11 +117,17 @@ fn pattern(key: &str, text: &str) -> Result<Regex, String> {
 }
 
 fn is_match(pattern: &Regex, path: &str) -> Result<bool, String> {
-    pattern.is_match(path).map_err(|e| format!("has a pattern that cannot be tried on {path} ({e})"))
+    pattern
+        .is_match(path)
+        .map_err(|e| format!("has a pattern that cannot be tried on {path} ({e})"))
 }
 
 /// Every place of a model that can have an adapter, in the order of the forward pass.
 pub(super) fn every_site(shape: &ModelShape) -> impl Iterator<Item = Site> + use<> {
     let layers = shape.layers;
-    (0..layers).flat_map(|layer| TargetModule::ALL.into_iter().map(move |module| Site { layer, module }))
+    (0..layers).flat_map(|layer| {
+        TargetModule::ALL
+            .into_iter()
+            .map(move |module| Site { layer, module })
+    })
 }

@@ -30,9 +30,13 @@ struct Record {
 }
 
 pub(super) fn save(template: TrainedWith<'_>, folder: &Path) -> Result<()> {
-    let record = Record { template_date: template.date.to_owned() };
-    let text = serde_json::to_string_pretty(&record)
-        .map_err(|e| Error::Adapter { path: folder.into(), fault: e.to_string() })?;
+    let record = Record {
+        template_date: template.date.to_owned(),
+    };
+    let text = serde_json::to_string_pretty(&record).map_err(|e| Error::Adapter {
+        path: folder.into(),
+        fault: e.to_string(),
+    })?;
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         partial::write(&path, text.as_bytes()).map_err(Error::io(path))
@@ -54,12 +58,16 @@ pub fn text(folder: &Path) -> Result<Option<String>> {
 /// # Errors
 /// It is there and cannot be read.
 pub fn date(folder: &Path) -> Result<Option<String>> {
-    let Some(text) = read(&folder.join(RECORD))? else { return Ok(None) };
+    let Some(text) = read(&folder.join(RECORD))? else {
+        return Ok(None);
+    };
     let fault = |e: serde_json::Error| Error::Adapter {
         path: folder.into(),
         fault: format!("has an unreadable {RECORD}: {e}"),
     };
-    serde_json::from_str(&text).map(|record: Record| Some(record.template_date)).map_err(fault)
+    serde_json::from_str(&text)
+        .map(|record: Record| Some(record.template_date))
+        .map_err(fault)
 }
 
 fn read(path: &Path) -> Result<Option<String>> {
@@ -77,11 +85,35 @@ mod tests {
     #[test]
     fn text_and_date_are_read_back_and_a_broken_record_is_named() {
         let home = tempfile::tempdir().expect("a folder");
-        assert_eq!((text(home.path()).expect("none"), date(home.path()).expect("none")), (None, None));
-        save(TrainedWith { text: "{{ 1 }}", date: "2031-01-02" }, home.path()).expect("two files");
-        assert_eq!(text(home.path()).expect("a text").as_deref(), Some("{{ 1 }}"));
-        assert_eq!(date(home.path()).expect("a date").as_deref(), Some("2031-01-02"));
+        assert_eq!(
+            (
+                text(home.path()).expect("none"),
+                date(home.path()).expect("none")
+            ),
+            (None, None)
+        );
+        save(
+            TrainedWith {
+                text: "{{ 1 }}",
+                date: "2031-01-02",
+            },
+            home.path(),
+        )
+        .expect("two files");
+        assert_eq!(
+            text(home.path()).expect("a text").as_deref(),
+            Some("{{ 1 }}")
+        );
+        assert_eq!(
+            date(home.path()).expect("a date").as_deref(),
+            Some("2031-01-02")
+        );
         fs::write(home.path().join(RECORD), "{").expect("a file");
-        assert!(date(home.path()).expect_err("a fault").to_string().contains(RECORD));
+        assert!(
+            date(home.path())
+                .expect_err("a fault")
+                .to_string()
+                .contains(RECORD)
+        );
     }
 }

@@ -80,8 +80,15 @@ pub struct Figures {
 }
 
 /// The table of forms as a map from operations.
-fn by_operation<S: Serializer>(forms: &Forms, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_map(forms.iter().map(|(operation, form)| (operation.name(), form.to_string())))
+fn by_operation<S: Serializer>(
+    forms: &Forms,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_map(
+        forms
+            .iter()
+            .map(|(operation, form)| (operation.name(), form.to_string())),
+    )
 }
 
 /// Seconds of one more step, whose parts are waited for one after the other.
@@ -133,10 +140,17 @@ struct Stepped {
 }
 
 /// Measures training steps of random rows.
-pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent) -> Result<Figures> {
+pub fn measure(
+    config: &ResolvedConfig,
+    checkpoint: &Checkpoint,
+    extent: Extent,
+) -> Result<Figures> {
     let (c, length, shape) = (config.config(), extent.length, &checkpoint.files.shape);
-    let device =
-        device::open(if c.resources.device == DeviceKind::Any { DeviceKind::Cpu } else { c.resources.device })?;
+    let device = device::open(if c.resources.device == DeviceKind::Any {
+        DeviceKind::Cpu
+    } else {
+        c.resources.device
+    })?;
     let backend = device::backend(shape, c, length, &device)?;
     let policy = device::memory_policy(shape, c, &*backend)?;
     let stepped = step(c, checkpoint, extent, &policy, &backend)?;
@@ -144,8 +158,20 @@ pub fn measure(config: &ResolvedConfig, checkpoint: &Checkpoint, extent: Extent)
     let tokens_per_second = stepped.tokens as f64 / stepped.median;
     // The operations have the memory of the model, which is gone.
     let tokens = stepped.tokens;
-    let case = Case { shape, config: c, policy: &policy, device: &device, tokens, length, backend: &backend };
-    let kernels = if extent.kernels { kernels::time(case)? } else { Vec::new() };
+    let case = Case {
+        shape,
+        config: c,
+        policy: &policy,
+        device: &device,
+        tokens,
+        length,
+        backend: &backend,
+    };
+    let kernels = if extent.kernels {
+        kernels::time(case)?
+    } else {
+        Vec::new()
+    };
     Ok(Figures {
         device: if device.is_cpu() { "processor" } else { "GPU" },
         tokens_per_second,
@@ -185,9 +211,19 @@ fn step(
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
     let learning_rate = LearningRate::new(&c.training, steps as u64 + 2);
     let saved = policy.saved.clone();
-    let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training: &c.training, learning_rate, saved };
+    let mut trainer = Trainer {
+        decoder: &decoder,
+        adapters,
+        optimizer,
+        training: &c.training,
+        learning_rate,
+        saved,
+    };
     let sample = random_sample(length, decoder.shape.vocabulary);
-    let batch = [Batch::pack(std::iter::repeat_n(&sample, c.training.micro_batch_size))];
+    let batch = [Batch::pack(std::iter::repeat_n(
+        &sample,
+        c.training.micro_batch_size,
+    ))];
     backend.forget_peak()?;
     let (mut seconds, mut loss, mut first_step_seconds) = (Vec::with_capacity(steps + 1), 0.0, 0.0);
     let before = usize::from(extent.steps != Steps::Once);
@@ -202,9 +238,18 @@ fn step(
     seconds.drain(..before);
     seconds.sort_by(f64::total_cmp);
     let peak_bytes = backend.peak_bytes()?.unwrap_or_else(peak_bytes);
-    let parts = (before > 0).then(|| parts(&trainer, &batch[0], steps as u64 + 1)).transpose()?;
+    let parts = (before > 0)
+        .then(|| parts(&trainer, &batch[0], steps as u64 + 1))
+        .transpose()?;
     let (median, tokens) = (seconds[seconds.len() / 2], batch[0].tokens());
-    Ok(Stepped { median, tokens, loss, first_step_seconds, peak_bytes, parts })
+    Ok(Stepped {
+        median,
+        tokens,
+        loss,
+        first_step_seconds,
+        peak_bytes,
+        parts,
+    })
 }
 
 fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
@@ -214,18 +259,38 @@ fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
         times.push(Instant::now());
         Ok(())
     };
-    let masks = MaskPosition { step, first_token: 0 };
+    let masks = MaskPosition {
+        step,
+        first_token: 0,
+    };
     let mut gradients = Gradients::none(&trainer.adapters);
-    let passed = decoder.forward(batch, &trainer.adapters, masks, trainer.training, &trainer.saved)?;
+    let passed = decoder.forward(
+        batch,
+        &trainer.adapters,
+        masks,
+        trainer.training,
+        &trainer.saved,
+    )?;
     mark()?;
     decoder.backward(batch, &trainer.adapters, masks, passed, 1.0, &mut gradients)?;
     mark()?;
     let backend = &*decoder.backend;
     let norm = gradients.norm(backend)?;
-    trainer.optimizer.updated(backend, &trainer.adapters, &gradients, &norm, 1e-4, trainer.training)?;
+    trainer.optimizer.updated(
+        backend,
+        &trainer.adapters,
+        &gradients,
+        &norm,
+        1e-4,
+        trainer.training,
+    )?;
     mark()?;
     let between = |i: usize| (times[i + 1] - times[i]).as_secs_f64();
-    Ok(Parts { forward: between(0), backward: between(1), update: between(2) })
+    Ok(Parts {
+        forward: between(0),
+        backward: between(1),
+        update: between(2),
+    })
 }
 
 /// What [`logits`] finds.
@@ -244,9 +309,18 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
     let checkpoint = Checkpoint::open(model)?;
     let length = LOGITS_LENGTH.min(checkpoint.files.shape.max_positions);
     let backend = device::answering_backend(&checkpoint.files.shape, config, &device)?;
-    let decoder = Decoder::load(&checkpoint, config, length, &MemoryPolicy::default(), &backend, |_| {})?;
+    let decoder = Decoder::load(
+        &checkpoint,
+        config,
+        length,
+        &MemoryPolicy::default(),
+        &backend,
+        |_| {},
+    )?;
     let adapters = match adapter {
-        Some(folder) => crate::adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, &device)?,
+        Some(folder) => {
+            crate::adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, &device)?
+        }
         None => Adapters::without_effect(&decoder.shape, &device)?,
     };
     let sample = random_sample(length, decoder.shape.vocabulary);
@@ -255,7 +329,10 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
     let broken = |row: &Vec<f32>| row.iter().any(|logit| !logit.is_finite());
     if let Some(row) = logits.to_vec2::<f32>()?.iter().position(broken) {
         let origin = decoder.origin(&batch, &adapters)?;
-        return Err(Error::Result { what: format!("a logit at position {row}"), origin });
+        return Err(Error::Result {
+            what: format!("a logit at position {row}"),
+            origin,
+        });
     }
     let ids = Tensor::new(sample.ids.as_slice(), &device)?.to_dtype(DType::I64)?;
     let mut notes = checkpoint.files.notes.clone();
@@ -267,7 +344,9 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
 
 /// Every token is trained on, as in the peers' benchmark.
 fn random_sample(length: usize, vocabulary: usize) -> Sample {
-    let ids: Vec<u32> = (0..length).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect();
+    let ids: Vec<u32> = (0..length)
+        .map(|i| ((i * 7919 + 13) % vocabulary) as u32)
+        .collect();
     let labels = ids.iter().map(|&id| i64::from(id)).collect();
     Sample { ids, labels }
 }
@@ -279,9 +358,16 @@ fn process_seconds() -> f64 {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let stat = read("/proc/self/stat");
     // The name of the program, in brackets, may hold spaces; the start is the twentieth number after it.
-    let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse::<f64>().ok());
-    let now = read("/proc/uptime").split_whitespace().next().and_then(|text| text.parse::<f64>().ok());
-    start.zip(now).map_or(0.0, |(start, now)| now - start / TICKS)
+    let start = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse::<f64>().ok());
+    let now = read("/proc/uptime")
+        .split_whitespace()
+        .next()
+        .and_then(|text| text.parse::<f64>().ok());
+    start
+        .zip(now)
+        .map_or(0.0, |(start, now)| now - start / TICKS)
 }
 
 /// Peak resident bytes of this process; 0 where the system does not tell.
@@ -323,9 +409,19 @@ mod tests {
     }
 
     fn figures(layers: usize, extent: Extent, set: &[&str]) -> Result<Figures> {
-        let common = ["model.base=tiny", "data.train=none", "data.max_seq_len=32", "training.micro_batch_size=2"];
+        let common = [
+            "model.base=tiny",
+            "data.train=none",
+            "data.max_seq_len=32",
+            "training.micro_batch_size=2",
+        ];
         let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration");
+        let config = Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration");
         measure(&config, &checkpoint(layers), extent)
     }
 
@@ -336,19 +432,50 @@ mod tests {
 
     #[test]
     fn every_operation_has_a_row_with_figures() -> Result<()> {
-        let extent = Extent { length: 32, steps: Steps::Once, kernels: true };
-        for set in [&[][..], &["lora.target_modules=all-linear", "lora.dropout=0"], &["model.compute=f32"]] {
+        let extent = Extent {
+            length: 32,
+            steps: Steps::Once,
+            kernels: true,
+        };
+        for set in [
+            &[][..],
+            &["lora.target_modules=all-linear", "lora.dropout=0"],
+            &["model.compute=f32"],
+        ] {
             let figures = figures(3, extent, set)?;
-            let computed: Vec<_> = figures.operations.iter().map(|(operation, _)| operation).collect();
+            let computed: Vec<_> = figures
+                .operations
+                .iter()
+                .map(|(operation, _)| operation)
+                .collect();
             assert_eq!(computed, Operation::ALL);
-            let matmul = figures.operations.of(Operation::Matmul).map(ToString::to_string).unwrap_or_default();
-            assert_eq!(matmul.contains("reference"), set.contains(&"model.compute=f32"), "{matmul}");
-            let names: HashSet<&str> = figures.kernels.iter().map(|row| row.name.as_str()).collect();
+            let matmul = figures
+                .operations
+                .of(Operation::Matmul)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert_eq!(
+                matmul.contains("reference"),
+                set.contains(&"model.compute=f32"),
+                "{matmul}"
+            );
+            let names: HashSet<&str> = figures
+                .kernels
+                .iter()
+                .map(|row| row.name.as_str())
+                .collect();
             assert_eq!(names.len(), figures.kernels.len(), "{:?}", figures.kernels);
             for row in &figures.kernels {
                 let all = [row.milliseconds, row.work, row.rate, row.share];
-                assert!(all.iter().all(|figure| figure.is_finite() && *figure > 0.0), "{row:?}");
-                assert_eq!(row.step_milliseconds, row.milliseconds * row.calls as f64, "{row:?}");
+                assert!(
+                    all.iter().all(|figure| figure.is_finite() && *figure > 0.0),
+                    "{row:?}"
+                );
+                assert_eq!(
+                    row.step_milliseconds,
+                    row.milliseconds * row.calls as f64,
+                    "{row:?}"
+                );
             }
             for projection in ["q", "k, v", "o", "gate, up", "down"] {
                 for way in ["forward", "backward"] {
@@ -359,7 +486,13 @@ mod tests {
                 row(&figures, &format!("{matrix} dequantize"));
             }
             for way in ["forward", "backward"] {
-                for operation in ["attention", "rotary q, k", "RMSNorm", "SwiGLU", "final RMSNorm"] {
+                for operation in [
+                    "attention",
+                    "rotary q, k",
+                    "RMSNorm",
+                    "SwiGLU",
+                    "final RMSNorm",
+                ] {
                     row(&figures, &format!("{operation} {way}"));
                 }
                 row(&figures, &format!("output layer {way}, 62 rows"));
@@ -373,7 +506,11 @@ mod tests {
 
     #[test]
     fn rows_say_how_often_a_step_runs_them() -> Result<()> {
-        let extent = Extent { length: 32, steps: Steps::Once, kernels: true };
+        let extent = Extent {
+            length: 32,
+            steps: Steps::Once,
+            kernels: true,
+        };
         let kept = figures(3, extent, &["training.gradient_checkpointing=false"])?;
         assert_eq!(row(&kept, "k, v product forward").calls, 6);
         assert_eq!(row(&kept, "attention forward").calls, 3);
@@ -381,9 +518,20 @@ mod tests {
         assert_eq!(row(&again, "k, v product forward").calls, 12);
         assert_eq!(row(&again, "down product forward").calls, 3);
         assert_eq!(row(&again, "attention backward").calls, 3);
-        let names = |figures: &Figures| figures.kernels.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
+        let names = |figures: &Figures| {
+            figures
+                .kernels
+                .iter()
+                .map(|row| row.name.clone())
+                .collect::<Vec<_>>()
+        };
         let places = names(&kept);
-        let place = |name: &str| places.iter().position(|found| found == name).expect("a row");
+        let place = |name: &str| {
+            places
+                .iter()
+                .position(|found| found == name)
+                .expect("a row")
+        };
         let order = [
             "q quantize",
             "embedding gather",
@@ -396,19 +544,45 @@ mod tests {
             "q product backward",
             "gradient norm",
         ];
-        assert!(order.windows(2).all(|pair| place(pair[0]) < place(pair[1])), "{places:?}");
+        assert!(
+            order.windows(2).all(|pair| place(pair[0]) < place(pair[1])),
+            "{places:?}"
+        );
         Ok(())
     }
 
     #[test]
     fn one_step_is_measured_without_another_before_or_after_it() -> Result<()> {
-        let once = figures(2, Extent { length: 32, steps: Steps::Once, kernels: false }, &[])?;
-        assert!(!once.warmed_up && once.steps == 1 && once.seconds.is_none() && once.kernels.is_empty());
+        let once = figures(
+            2,
+            Extent {
+                length: 32,
+                steps: Steps::Once,
+                kernels: false,
+            },
+            &[],
+        )?;
+        assert!(
+            !once.warmed_up && once.steps == 1 && once.seconds.is_none() && once.kernels.is_empty()
+        );
         assert!(once.seconds_per_step > 0.0 && once.tokens_per_step == 64 && once.layers == 2);
-        let warm = figures(2, Extent { length: 32, steps: Steps::Warm(2), kernels: false }, &[])?;
+        let warm = figures(
+            2,
+            Extent {
+                length: 32,
+                steps: Steps::Warm(2),
+                kernels: false,
+            },
+            &[],
+        )?;
         assert!(warm.warmed_up && warm.steps == 2 && warm.seconds.is_some());
         // The losses are those of the first step and of the third, after two updates.
-        assert!(once.loss != warm.loss && (once.loss - (320f64).ln()).abs() < 1.0, "{} {}", once.loss, warm.loss);
+        assert!(
+            once.loss != warm.loss && (once.loss - (320f64).ln()).abs() < 1.0,
+            "{} {}",
+            once.loss,
+            warm.loss
+        );
         Ok(())
     }
 }

@@ -27,7 +27,10 @@ pub fn data_sheet_rate(name: &str) -> Option<f64> {
         ("L40S", 362.05e12),
         ("RTX 4090", 165.2e12),
     ];
-    SHEETS.iter().find(|(part, _)| name.contains(part)).map(|&(_, rate)| rate)
+    SHEETS
+        .iter()
+        .find(|(part, _)| name.contains(part))
+        .map(|&(_, rate)| rate)
 }
 
 #[cfg(test)]
@@ -38,12 +41,21 @@ mod tests {
 
     #[test]
     fn llama_8b_is_counted() {
-        let entry = qlora_planner::find("llama-3.1-8b-instruct").expect("an entry of the catalogue");
-        let set = ["model.base=llama-3.1-8b-instruct", "data.train=rows.jsonl"].map(str::to_owned).to_vec();
-        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration");
+        let entry =
+            qlora_planner::find("llama-3.1-8b-instruct").expect("an entry of the catalogue");
+        let set = ["model.base=llama-3.1-8b-instruct", "data.train=rows.jsonl"]
+            .map(str::to_owned)
+            .to_vec();
+        let config = Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration");
         let found = operations_per_token(&entry.shape, config.config(), 4096);
         // 4 x (6.979 + 0.525) x 10^9 of frozen matrices, 6 x 13.63 x 10^6, and attention at 32 x 117.4 x 10^6.
-        let wanted = 4.0 * (6.979e9 + 0.5253e9) + 6.0 * 13.63e6 + 32.0 * 3.5 * 4.0 * 4096.0 * 2048.0;
+        let wanted =
+            4.0 * (6.979e9 + 0.5253e9) + 6.0 * 13.63e6 + 32.0 * 3.5 * 4.0 * 4096.0 * 2048.0;
         assert!((found / wanted - 1.0).abs() < 1e-3, "{found} and {wanted}");
         assert_eq!(data_sheet_rate("NVIDIA H100 80GB HBM3"), Some(989.4e12));
         assert_eq!(data_sheet_rate("AMD EPYC"), None);

@@ -46,7 +46,12 @@ pub(super) fn write_merged(
                 Some(site) => {
                     let (path, name) = (checkpoint.files.path.as_path(), entry.name.as_str());
                     let merged = merger.linear(site, &tensor)?;
-                    let (cast, note) = Outgoing { path, name, tensor: &merged }.cast(tensor.dtype())?;
+                    let (cast, note) = Outgoing {
+                        path,
+                        name,
+                        tensor: &merged,
+                    }
+                    .cast(tensor.dtype())?;
                     merger.note(note);
                     cast
                 }
@@ -73,18 +78,31 @@ pub(super) fn write_quantised(
 ) -> Result<Written> {
     let (shards, partial) = start(checkpoint, out)?;
     let total = shards.count();
-    let mut written = Written { notes: checkpoint.files.notes.clone(), ..Written::default() };
+    let mut written = Written {
+        notes: checkpoint.files.notes.clone(),
+        ..Written::default()
+    };
     let mut places = Map::new();
     for shard in shards.files() {
         let entries = quantised_entries(&shard, model);
-        places.extend(entries.iter().map(|entry| (entry.name.clone(), Value::from(shard.name.as_str()))));
+        places.extend(
+            entries
+                .iter()
+                .map(|entry| (entry.name.clone(), Value::from(shard.name.as_str()))),
+        );
         let mut writer = ShardWriter::create(&partial.path().join(&shard.name), &entries)?;
         for entry in &shard.entries {
             let tensor = shards.native(&entry.name, &Device::Cpu)?;
             if site_of(&entry.name).is_some() {
                 let nf4 = bnb::quantise(&tensor, model, &*qlora_kernels::backend::host())?;
                 let nf4 = nf4.ok_or_else(|| {
-                    shards.fault(&entry.name, &format!("{}; write a .gguf file with --type bf16 or f32", bnb::BEYOND))
+                    shards.fault(
+                        &entry.name,
+                        &format!(
+                            "{}; write a .gguf file with --type bf16 or f32",
+                            bnb::BEYOND
+                        ),
+                    )
                 })?;
                 for bytes in bnb::parts(&nf4, tensor.dtype())? {
                     written.bytes += writer.write_bytes(&bytes)?;
@@ -105,12 +123,17 @@ pub(super) fn write_quantised(
 /// Begins a folder with everything but the weights.
 fn start<'a>(checkpoint: &'a Checkpoint, out: &Path) -> Result<(&'a Shards, Partial)> {
     let from = &checkpoint.files.path;
-    let fault = |fault: String| Error::Export { path: from.clone(), fault };
-    let shards = checkpoint
-        .shards()
-        .ok_or_else(|| fault("is a GGUF file; give the model's Hugging Face folder, or an --out of .gguf".into()))?;
+    let fault = |fault: String| Error::Export {
+        path: from.clone(),
+        fault,
+    };
+    let shards = checkpoint.shards().ok_or_else(|| {
+        fault("is a GGUF file; give the model's Hugging Face folder, or an --out of .gguf".into())
+    })?;
     if let Some(name) = shards.quantised() {
-        return Err(fault(format!("holds quantised weights (`{name}`); give the 16-bit model")));
+        return Err(fault(format!(
+            "holds quantised weights (`{name}`); give the 16-bit model"
+        )));
     }
     let partial = Partial::folder(out).map_err(Error::io(out))?;
     let folder = partial.path();
@@ -133,12 +156,24 @@ fn quantised_entries(shard: &ShardEntries, model: &ModelConfig) -> Vec<ShardEntr
 }
 
 /// Says in `config.json` how the weights are held, and in the index where they lie.
-fn describe(folder: &Path, model: &ModelConfig, places: Map<String, Value>, bytes: u64) -> Result<()> {
+fn describe(
+    folder: &Path,
+    model: &ModelConfig,
+    places: Map<String, Value>,
+    bytes: u64,
+) -> Result<()> {
     let path = folder.join("config.json");
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let mut config: Value = serde_json::from_str(qlora_data::strict::unmarked(&text))
-        .map_err(|e| Error::Export { path: path.clone(), fault: format!("is not JSON: {e}") })?;
-    let dtype = config["torch_dtype"].as_str().or(config["dtype"].as_str()).unwrap_or("bfloat16").to_owned();
+    let mut config: Value =
+        serde_json::from_str(qlora_data::strict::unmarked(&text)).map_err(|e| Error::Export {
+            path: path.clone(),
+            fault: format!("is not JSON: {e}"),
+        })?;
+    let dtype = config["torch_dtype"]
+        .as_str()
+        .or(config["dtype"].as_str())
+        .unwrap_or("bfloat16")
+        .to_owned();
     config["quantization_config"] = json!({
         "quant_method": "bitsandbytes",
         "load_in_4bit": true,

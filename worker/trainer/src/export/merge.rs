@@ -51,7 +51,13 @@ pub(super) struct Merger<'a> {
 
 impl<'a> Merger<'a> {
     pub(super) fn new(adapters: &'a Adapters, base: Base, model: &'a ModelConfig) -> Self {
-        Self { adapters, base, model, merged: Merged::default(), sums: Sums::default() }
+        Self {
+            adapters,
+            base,
+            model,
+            merged: Merged::default(),
+            sums: Sums::default(),
+        }
     }
 
     /// Whether the adapter changes the layer at `site`.
@@ -64,7 +70,9 @@ impl<'a> Merger<'a> {
         let original = weight.to_dtype(DType::F32)?;
         let host = qlora_kernels::backend::host();
         let dequantised = bnb::quantise(&original, self.model, &*host)?;
-        let dequantised = dequantised.map(|nf4| host.dequantize(&nf4, DType::F32)).transpose()?;
+        let dequantised = dequantised
+            .map(|nf4| host.dequantize(&nf4, DType::F32))
+            .transpose()?;
         if let Some(dequantised) = &dequantised {
             self.sums.lost += squares(&(&original - dequantised)?)?;
             self.sums.quantised += squares(&original)?;
@@ -74,15 +82,21 @@ impl<'a> Merger<'a> {
             (Base::Dequantised, Some(dequantised)) => self.onto(site, dequantised),
             (Base::Dequantised, None) => {
                 let fault = format!("{}; merge into the original weights", bnb::BEYOND);
-                Err(Error::Export { path: site.module_path().into(), fault })
+                Err(Error::Export {
+                    path: site.module_path().into(),
+                    fault,
+                })
             }
         }
     }
 
     /// `base` [out, in] of `site`, in `f32`, with the adapter's update.
     pub(super) fn onto(&mut self, site: Site, base: Tensor) -> Result<Tensor> {
-        let Some(index) = self.adapters.index(site.layer, site.module) else { return Ok(base) };
-        let merged = self.adapters.factors[index].merged_into(&base, self.adapters.config().scale())?;
+        let Some(index) = self.adapters.index(site.layer, site.module) else {
+            return Ok(base);
+        };
+        let merged =
+            self.adapters.factors[index].merged_into(&base, self.adapters.config().scale())?;
         self.sums.update += squares(&(&merged - &base)?)?;
         self.sums.updated += squares(&base)?;
         self.merged.adapted += 1;
@@ -102,7 +116,13 @@ impl<'a> Merger<'a> {
     }
 
     pub(super) fn finish(self) -> Merged {
-        let share = |part: f64, whole: f64| if whole > 0.0 { (part / whole).sqrt() } else { 0.0 };
+        let share = |part: f64, whole: f64| {
+            if whole > 0.0 {
+                (part / whole).sqrt()
+            } else {
+                0.0
+            }
+        };
         Merged {
             update: share(self.sums.update, self.sums.updated),
             quantisation: share(self.sums.lost, self.sums.quantised),
@@ -113,12 +133,17 @@ impl<'a> Merger<'a> {
 
 fn squares(tensor: &Tensor) -> Result<f64> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-    Ok(values.into_iter().map(|value| f64::from(value) * f64::from(value)).sum())
+    Ok(values
+        .into_iter()
+        .map(|value| f64::from(value) * f64::from(value))
+        .sum())
 }
 
 /// Where a linear layer's weight stands, by its Hugging Face name; none for other tensors.
 pub(super) fn site_of(name: &str) -> Option<Site> {
-    let rest = name.strip_prefix("model.layers.")?.strip_suffix(".weight")?;
+    let rest = name
+        .strip_prefix("model.layers.")?
+        .strip_suffix(".weight")?;
     let mut parts = rest.split('.');
     let (layer, _, module) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
     let module = TargetModule::ALL.into_iter().find(|m| m.name() == module)?;
@@ -132,9 +157,19 @@ mod tests {
     #[test]
     fn names_of_linear_layers_are_told_from_others() {
         let site = |layer, module| Some(Site { layer, module });
-        assert_eq!(site_of("model.layers.12.mlp.up_proj.weight"), site(12, TargetModule::UpProj));
-        assert_eq!(site_of("model.layers.0.self_attn.q_proj.weight"), site(0, TargetModule::QProj));
-        for other in ["model.layers.0.input_layernorm.weight", "model.embed_tokens.weight", "lm_head.weight"] {
+        assert_eq!(
+            site_of("model.layers.12.mlp.up_proj.weight"),
+            site(12, TargetModule::UpProj)
+        );
+        assert_eq!(
+            site_of("model.layers.0.self_attn.q_proj.weight"),
+            site(0, TargetModule::QProj)
+        );
+        for other in [
+            "model.layers.0.input_layernorm.weight",
+            "model.embed_tokens.weight",
+            "lm_head.weight",
+        ] {
             assert_eq!(site_of(other), None, "{other}");
         }
     }

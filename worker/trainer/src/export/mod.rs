@@ -60,9 +60,20 @@ pub fn merge(
     let mut merger = merge::Merger::new(&adapters, base, config);
     merger.note(checkpoint.files.notes.clone());
     merger.note(adapter::another_base(adapter, &checkpoint.files)?);
-    merger.note(trained.iter().flat_map(|trained| trained.notes(&checkpoint.files)));
+    merger.note(
+        trained
+            .iter()
+            .flat_map(|trained| trained.notes(&checkpoint.files)),
+    );
     if is_gguf(out) {
-        gguf::write_model(&checkpoint, out, element, trained.as_ref(), &mut merger, progress)?;
+        gguf::write_model(
+            &checkpoint,
+            out,
+            element,
+            trained.as_ref(),
+            &mut merger,
+            progress,
+        )?;
     } else {
         folder::write_merged(&checkpoint, out, trained.as_ref(), &mut merger, progress)?;
     }
@@ -89,28 +100,49 @@ pub fn convert(
     let mut merger = merge::Merger::new(&adapters, Base::Original, config);
     merger.note(checkpoint.files.notes.clone());
     gguf::write_model(&checkpoint, out, element, None, &mut merger, progress)?;
-    let Merged { tensors, bytes, notes, .. } = merger.finish();
-    Ok(Written { tensors, bytes, notes })
+    let Merged {
+        tensors,
+        bytes,
+        notes,
+        ..
+    } = merger.finish();
+    Ok(Written {
+        tensors,
+        bytes,
+        notes,
+    })
 }
 
 /// Whether [`convert`] can quantise the model at `model`: a Hugging Face folder of plain weights.
 pub fn can_be_quantised(model: &Path) -> bool {
-    Checkpoint::open(model).is_ok_and(|checkpoint| checkpoint.shards().is_some_and(|s| s.quantised().is_none()))
+    Checkpoint::open(model)
+        .is_ok_and(|checkpoint| checkpoint.shards().is_some_and(|s| s.quantised().is_none()))
 }
 
 /// Writes the adapter in `adapter` for the model at `model` to `out`, a GGUF file that must not exist.
 ///
 /// # Errors
 /// The adapter belongs to another base, is one of DoRA, which GGUF has no form for, or `out` exists.
-pub fn convert_adapter(model: &Path, adapter: &Path, out: &Path, progress: Progress<'_>) -> Result<Written> {
+pub fn convert_adapter(
+    model: &Path,
+    adapter: &Path,
+    out: &Path,
+    progress: Progress<'_>,
+) -> Result<Written> {
     let checkpoint = open_for(model, out)?;
     let adapters = load_adapter(adapter, &checkpoint)?;
     if adapters.config().dora {
-        let fault = "is one of DoRA, for which GGUF has no form; merge it into the model".to_owned();
-        return Err(Error::Adapter { path: adapter.into(), fault });
+        let fault =
+            "is one of DoRA, for which GGUF has no form; merge it into the model".to_owned();
+        return Err(Error::Adapter {
+            path: adapter.into(),
+            fault,
+        });
     }
     let mut written = gguf::write_adapter(&checkpoint.files.shape, &adapters, out, progress)?;
-    written.notes.extend(adapter::another_base(adapter, &checkpoint.files)?);
+    written
+        .notes
+        .extend(adapter::another_base(adapter, &checkpoint.files)?);
     Ok(written)
 }
 
@@ -122,11 +154,18 @@ fn open_for(model: &Path, out: &Path) -> Result<Checkpoint> {
 }
 
 fn load_adapter(folder: &Path, checkpoint: &Checkpoint) -> Result<Adapters> {
-    adapter::load(folder, &checkpoint.files.shape, &checkpoint.fingerprint()?, 0, &Device::Cpu)
+    adapter::load(
+        folder,
+        &checkpoint.files.shape,
+        &checkpoint.fingerprint()?,
+        0,
+        &Device::Cpu,
+    )
 }
 
 fn is_gguf(out: &Path) -> bool {
-    out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+    out.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
 /// Makes what is complete, all `tensors` of it, durable and gives it its name, unless something has it already.
@@ -142,5 +181,8 @@ fn publish(partial: Partial, out: &Path, tensors: usize, progress: Progress<'_>)
 
 /// The refusal of a name that something has.
 fn present(out: &Path) -> Error {
-    Error::Export { path: out.into(), fault: "exists already; name another".into() }
+    Error::Export {
+        path: out.into(),
+        fault: "exists already; name another".into(),
+    }
 }

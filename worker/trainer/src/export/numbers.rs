@@ -27,7 +27,11 @@ pub(super) struct Encoded {
 
 impl Outgoing<'_> {
     fn fault(&self, fault: String) -> Error {
-        Error::Tensor { path: self.path.into(), tensor: self.name.into(), fault }
+        Error::Tensor {
+            path: self.path.into(),
+            tensor: self.name.into(),
+            fault,
+        }
     }
 
     /// The largest magnitude, in `f32`.
@@ -35,22 +39,32 @@ impl Outgoing<'_> {
     /// # Errors
     /// A number is not finite. Sources are looked at when they are read, so the adapter has made it so.
     fn largest(&self) -> Result<f32> {
-        let values = self.tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let values = self
+            .tensor
+            .to_dtype(DType::F32)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
         match values.iter().find(|value| !value.is_finite()) {
-            Some(value) => {
-                Err(self.fault(format!("becomes {value} with the adapter, which is too strong for this base")))
-            }
-            None => Ok(values.iter().fold(0f32, |largest, value| largest.max(value.abs()))),
+            Some(value) => Err(self.fault(format!(
+                "becomes {value} with the adapter, which is too strong for this base"
+            ))),
+            None => Ok(values
+                .iter()
+                .fold(0f32, |largest, value| largest.max(value.abs()))),
         }
     }
 
     fn beyond(&self, largest: f32, dtype: &str, help: &str) -> Error {
-        self.fault(format!("has numbers up to {largest:.3e}, beyond the range of {dtype}; {help}"))
+        self.fault(format!(
+            "has numbers up to {largest:.3e}, beyond the range of {dtype}; {help}"
+        ))
     }
 
     fn became_zero(&self, largest: f32, dtype: &str) -> String {
         let name = self.name;
-        format!("`{name}`, whose numbers are at most {largest:.1e}, becomes zero in {dtype}; bf16 and f32 hold it")
+        format!(
+            "`{name}`, whose numbers are at most {largest:.1e}, becomes zero in {dtype}; bf16 and f32 hold it"
+        )
     }
 
     /// The blocks of `dtype`.
@@ -62,8 +76,13 @@ impl Outgoing<'_> {
         if first_broken_in_blocks(dtype, &bytes).is_some() {
             return Err(self.beyond(largest, &word, "write it with --type bf16 or f32"));
         }
-        let lost = largest > 0.0 && largest < NEVER_ZERO && is_zero(&blocks.dequantize(&candle_core::Device::Cpu)?)?;
-        Ok(Encoded { bytes, note: lost.then(|| self.became_zero(largest, &word)) })
+        let lost = largest > 0.0
+            && largest < NEVER_ZERO
+            && is_zero(&blocks.dequantize(&candle_core::Device::Cpu)?)?;
+        Ok(Encoded {
+            bytes,
+            note: lost.then(|| self.became_zero(largest, &word)),
+        })
     }
 
     /// The tensor as `dtype`.
@@ -73,7 +92,11 @@ impl Outgoing<'_> {
         let word = dtype.as_str();
         let values = cast.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         if values.iter().any(|value| !value.is_finite()) {
-            return Err(self.beyond(largest, word, "merge into a .gguf file with --type bf16 or f32"));
+            return Err(self.beyond(
+                largest,
+                word,
+                "merge into a .gguf file with --type bf16 or f32",
+            ));
         }
         let lost = largest > 0.0 && values.iter().all(|value| *value == 0.0);
         Ok((cast, lost.then(|| self.became_zero(largest, word))))
@@ -81,7 +104,11 @@ impl Outgoing<'_> {
 }
 
 fn is_zero(tensor: &Tensor) -> Result<bool> {
-    Ok(tensor.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| *value == 0.0))
+    Ok(tensor
+        .flatten_all()?
+        .to_vec1::<f32>()?
+        .iter()
+        .all(|value| *value == 0.0))
 }
 
 #[cfg(test)]
@@ -91,7 +118,11 @@ mod tests {
     use super::*;
 
     fn outgoing(tensor: &Tensor) -> Outgoing<'_> {
-        Outgoing { path: std::path::Path::new("base"), name: "t.weight", tensor }
+        Outgoing {
+            path: std::path::Path::new("base"),
+            name: "t.weight",
+            tensor,
+        }
     }
 
     fn matrix(value: f32) -> Tensor {
@@ -120,10 +151,15 @@ mod tests {
             let tensor = matrix(value);
             let found = match outgoing(&tensor).blocks(dtype) {
                 Err(e) => {
-                    assert!(e.to_string().contains("t.weight") && e.to_string().contains("--type"), "{e}");
+                    assert!(
+                        e.to_string().contains("t.weight") && e.to_string().contains("--type"),
+                        "{e}"
+                    );
                     "refused"
                 }
-                Ok(Encoded { note: Some(note), .. }) => {
+                Ok(Encoded {
+                    note: Some(note), ..
+                }) => {
                     assert!(note.contains("t.weight"), "{note}");
                     "zero"
                 }
@@ -132,14 +168,25 @@ mod tests {
             assert_eq!(found, ends, "{value} as {dtype:?}");
         }
         let infinite = matrix(f32::INFINITY);
-        let fault = outgoing(&infinite).blocks(F32).map(|_| ()).expect_err("an infinity was written");
+        let fault = outgoing(&infinite)
+            .blocks(F32)
+            .map(|_| ())
+            .expect_err("an infinity was written");
         assert!(fault.to_string().contains("adapter"), "{fault}");
     }
 
     #[test]
     fn the_same_holds_for_the_element_type_of_a_folder() {
         assert!(outgoing(&matrix(1e5)).cast(DType::F16).is_err());
-        assert!(outgoing(&matrix(1e5)).cast(DType::BF16).is_ok_and(|(_, note)| note.is_none()));
-        assert!(outgoing(&matrix(1e-9)).cast(DType::F16).is_ok_and(|(_, note)| note.is_some()));
+        assert!(
+            outgoing(&matrix(1e5))
+                .cast(DType::BF16)
+                .is_ok_and(|(_, note)| note.is_none())
+        );
+        assert!(
+            outgoing(&matrix(1e-9))
+                .cast(DType::F16)
+                .is_ok_and(|(_, note)| note.is_some())
+        );
     }
 }

@@ -11,7 +11,10 @@ use crate::stop::StopSignal;
 /// `group`, with vectors on the way that is fastest between its devices; and what that way is, in words.
 ///
 /// Everyone has to call this at the same time. Where one cannot join the others, all go the way that `group` has.
-pub fn joined<'a>(group: &'a mut dyn Group, backend: &dyn Backend) -> Result<(Box<dyn Group + 'a>, String)> {
+pub fn joined<'a>(
+    group: &'a mut dyn Group,
+    backend: &dyn Backend,
+) -> Result<(Box<dyn Group + 'a>, String)> {
     if group.size() == 1 {
         return Ok((Box::new(group), String::new()));
     }
@@ -39,7 +42,8 @@ fn over_tcp((rank, fault): &(usize, String)) -> String {
 
 /// The first of all that cannot.
 fn all(said: &[Vec<u8>]) -> std::result::Result<(), (usize, String)> {
-    let fault = |words: &[u8]| String::from_utf8_lossy(words.get(1..).unwrap_or_default()).into_owned();
+    let fault =
+        |words: &[u8]| String::from_utf8_lossy(words.get(1..).unwrap_or_default()).into_owned();
     match said.iter().position(|words| words.first() != Some(&1)) {
         Some(rank) => Err((rank, fault(&said[rank]))),
         None => Ok(()),
@@ -58,12 +62,19 @@ fn join<'a>(
     backend: &dyn Backend,
 ) -> Result<(Box<dyn Group + 'a>, String)> {
     let rank = group.rank();
-    let joined =
-        backend.join(invitation, rank, group.size()).map_err(|e| (rank, format!("cannot join the others ({e})")));
-    let own = joined.as_ref().map(|_| Vec::new()).map_err(|(_, fault)| fault.clone());
+    let joined = backend
+        .join(invitation, rank, group.size())
+        .map_err(|e| (rank, format!("cannot join the others ({e})")));
+    let own = joined
+        .as_ref()
+        .map(|_| Vec::new())
+        .map_err(|(_, fault)| fault.clone());
     let said = group.gather(&written(&own))?;
     Ok(match all(&said).and(joined) {
-        Ok(gpus) => (Box::new(Gpus { words: group, gpus }), "gradients are added up by NCCL".into()),
+        Ok(gpus) => (
+            Box::new(Gpus { words: group, gpus }),
+            "gradients are added up by NCCL".into(),
+        ),
         Err(why) => (Box::new(group), over_tcp(&why)),
     })
 }
@@ -88,7 +99,9 @@ impl Group for Gpus<'_> {
     }
 
     fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
-        self.gpus.sum(vector).map_err(|fault| crate::Error::Peer { fault })
+        self.gpus
+            .sum(vector)
+            .map_err(|fault| crate::Error::Peer { fault })
     }
 
     fn stop_signal(&self) -> StopSignal {

@@ -93,7 +93,12 @@ pub fn unless_stopped<T>(group: &mut dyn Group, done: Result<T>) -> Result<T> {
     if stops {
         group.interrupt()?;
     }
-    if group.gather(&[u8::from(stops)])?.iter().flatten().any(|&stops| stops == 1) {
+    if group
+        .gather(&[u8::from(stops)])?
+        .iter()
+        .flatten()
+        .any(|&stops| stops == 1)
+    {
         return Err(Error::Stopped);
     }
     done
@@ -104,10 +109,15 @@ pub fn all_numbers(group: &mut dyn Group, own: &[f64]) -> Result<Vec<f64>> {
     let words: Vec<u8> = own.iter().flat_map(|x| x.to_le_bytes()).collect();
     let said = group.gather(&words)?;
     let number = |bytes: &[u8]| {
-        let bytes = bytes.try_into().map_err(|_| Error::Peer { fault: "another process sent half a number".into() })?;
+        let bytes = bytes.try_into().map_err(|_| Error::Peer {
+            fault: "another process sent half a number".into(),
+        })?;
         Ok(f64::from_le_bytes(bytes))
     };
-    said.iter().flat_map(|words| words.chunks(8)).map(number).collect()
+    said.iter()
+        .flat_map(|words| words.chunks(8))
+        .map(number)
+        .collect()
 }
 
 /// What the first of `group` has for `own`: processors and systems may differ in the last place of a cosine or of a long sum,
@@ -120,6 +130,8 @@ pub fn of_first(group: &mut dyn Group, own: f64) -> Result<f64> {
 /// then on the device of the first.
 pub fn sum_of(vectors: &[Tensor]) -> Result<Tensor> {
     let mut here = |i: usize| vectors[i].to_device(&Device::Cpu);
-    let sum = pairwise(0..vectors.len(), &mut here, &mut |a: Tensor, b: Tensor| a + b)?;
+    let sum = pairwise(0..vectors.len(), &mut here, &mut |a: Tensor, b: Tensor| {
+        a + b
+    })?;
     Ok(sum.to_device(vectors[0].device())?)
 }

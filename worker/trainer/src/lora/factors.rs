@@ -27,7 +27,10 @@ pub struct Magnitude {
 
 impl Magnitude {
     pub fn new(value: Tensor) -> Self {
-        Self { value, norms: OnceLock::new() }
+        Self {
+            value,
+            norms: OnceLock::new(),
+        }
     }
 
     /// |W + s B A| [out]; `measure` finds it where it is not known yet.
@@ -48,19 +51,32 @@ pub const NAMES: [&str; 3] = ["lora_A.weight", "lora_B.weight", "lora_magnitude_
 impl Factors {
     /// Factors without magnitudes.
     pub fn new(a: Tensor, b: Tensor) -> Self {
-        Self { a, b, magnitude: None }
+        Self {
+            a,
+            b,
+            magnitude: None,
+        }
     }
 
     /// The tensors that are trained, in the order of [`NAMES`].
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        [&self.a, &self.b].into_iter().chain(self.magnitude.as_ref().map(|m| &m.value))
+        [&self.a, &self.b]
+            .into_iter()
+            .chain(self.magnitude.as_ref().map(|m| &m.value))
     }
 
     /// The same with the tensors that `change` makes of each, and its place in the order of [`NAMES`].
     pub fn map(&self, mut change: impl FnMut(usize, &Tensor) -> Result<Tensor>) -> Result<Self> {
         let (a, b) = (change(0, &self.a)?, change(1, &self.b)?);
-        let magnitude = self.magnitude.as_ref().map(|m| Ok::<_, crate::Error>(Magnitude::new(change(2, &m.value)?)));
-        Ok(Self { a, b, magnitude: magnitude.transpose()? })
+        let magnitude = self
+            .magnitude
+            .as_ref()
+            .map(|m| Ok::<_, crate::Error>(Magnitude::new(change(2, &m.value)?)));
+        Ok(Self {
+            a,
+            b,
+            magnitude: magnitude.transpose()?,
+        })
     }
 
     /// Numbers that are trained.
@@ -76,7 +92,9 @@ impl Factors {
     /// `weight` [out, in] with the update merged into it, in `f32`.
     pub fn merged_into(&self, weight: &Tensor, scale: f64) -> Result<Tensor> {
         let sum = (weight.to_dtype(DType::F32)? + self.update(scale)?)?;
-        let Some(magnitude) = &self.magnitude else { return Ok(sum) };
+        let Some(magnitude) = &self.magnitude else {
+            return Ok(sum);
+        };
         let ratio = (&magnitude.value / sum.sqr()?.sum(1)?.sqrt()?)?;
         Ok(sum.broadcast_mul(&ratio.unsqueeze(1)?)?)
     }
@@ -99,7 +117,11 @@ impl FactorGrad {
     /// The same with the tensors that `change` makes of each, in the order of [`NAMES`].
     pub(crate) fn map(&self, mut change: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let (a, b) = (change(&self.a)?, change(&self.b)?);
-        Ok(Self { a, b, magnitude: self.magnitude.as_ref().map(change).transpose()? })
+        Ok(Self {
+            a,
+            b,
+            magnitude: self.magnitude.as_ref().map(change).transpose()?,
+        })
     }
 
     pub(crate) fn plus(self, backend: &dyn Backend, other: Self) -> Result<Self> {
@@ -107,6 +129,10 @@ impl FactorGrad {
             (Some(one), Some(two)) => Some(backend.add(&one, &two)?),
             (one, two) => one.or(two),
         };
-        Ok(Self { a: backend.add(&self.a, &other.a)?, b: backend.add(&self.b, &other.b)?, magnitude })
+        Ok(Self {
+            a: backend.add(&self.a, &other.a)?,
+            b: backend.add(&self.b, &other.b)?,
+            magnitude,
+        })
     }
 }

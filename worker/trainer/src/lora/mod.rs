@@ -25,8 +25,16 @@ pub struct Site {
 impl Site {
     /// The layer's name in a Hugging Face model.
     pub fn module_path(&self) -> String {
-        let parent = if self.module < TargetModule::GateProj { "self_attn" } else { "mlp" };
-        format!("model.layers.{}.{parent}.{}", self.layer, self.module.name())
+        let parent = if self.module < TargetModule::GateProj {
+            "self_attn"
+        } else {
+            "mlp"
+        };
+        format!(
+            "model.layers.{}.{parent}.{}",
+            self.layer,
+            self.module.name()
+        )
     }
 
     /// A number of its own for the dropout masks of this site.
@@ -56,7 +64,12 @@ impl Adapters {
     /// A ~ U(-1/sqrt(in), 1/sqrt(in)) and B = 0, as PEFT initialises them; the same seed gives the same values.
     ///
     /// Magnitudes follow from the frozen weights: see [`crate::model::Decoder::adapters`].
-    pub fn initialise(config: &LoraConfig, shape: &ModelShape, seed: u64, device: &Device) -> Result<Self> {
+    pub fn initialise(
+        config: &LoraConfig,
+        shape: &ModelShape,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
         let sites = Self::sites(config, shape);
         let mut state = seed;
         let factors = sites
@@ -64,12 +77,22 @@ impl Adapters {
             .map(|site| {
                 let (outputs, inputs) = shape.projection(site.module);
                 let bound = 1.0 / (inputs as f32).sqrt();
-                let values: Vec<f32> = (0..config.r * inputs).map(|_| bound * uniform(&mut state)).collect();
+                let values: Vec<f32> = (0..config.r * inputs)
+                    .map(|_| bound * uniform(&mut state))
+                    .collect();
                 let a = Tensor::from_vec(values, (config.r, inputs), device)?;
-                Ok(Factors::new(a, Tensor::zeros((outputs, config.r), DType::F32, device)?))
+                Ok(Factors::new(
+                    a,
+                    Tensor::zeros((outputs, config.r), DType::F32, device)?,
+                ))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { config: config.clone(), seed, sites, factors })
+        Ok(Self {
+            config: config.clone(),
+            seed,
+            sites,
+            factors,
+        })
     }
 
     /// The smallest adapters, which change nothing: B is zero.
@@ -87,20 +110,45 @@ impl Adapters {
     }
 
     /// Adapters with the given values, in the order of [`Self::sites`].
-    pub fn from_factors(config: &LoraConfig, shape: &ModelShape, seed: u64, factors: Vec<Factors>) -> Self {
-        Self { config: config.clone(), seed, sites: Self::sites(config, shape), factors }
+    pub fn from_factors(
+        config: &LoraConfig,
+        shape: &ModelShape,
+        seed: u64,
+        factors: Vec<Factors>,
+    ) -> Self {
+        Self {
+            config: config.clone(),
+            seed,
+            sites: Self::sites(config, shape),
+            factors,
+        }
     }
 
     /// Adapters at `sites`, which ascend, with the values of each.
-    pub fn at_sites(config: LoraConfig, sites: Vec<Site>, seed: u64, factors: Vec<Factors>) -> Self {
+    pub fn at_sites(
+        config: LoraConfig,
+        sites: Vec<Site>,
+        seed: u64,
+        factors: Vec<Factors>,
+    ) -> Self {
         debug_assert!(sites.is_sorted() && sites.len() == factors.len());
-        Self { config, seed, sites, factors }
+        Self {
+            config,
+            seed,
+            sites,
+            factors,
+        }
     }
 
     /// Every place where `config` puts an adapter, block by block in the order of the forward pass.
     pub fn sites(config: &LoraConfig, shape: &ModelShape) -> Vec<Site> {
-        let modules: Vec<_> = TargetModule::ALL.into_iter().filter(|m| config.target_modules.contains(m)).collect();
-        (0..shape.layers).flat_map(|layer| modules.iter().map(move |&module| Site { layer, module })).collect()
+        let modules: Vec<_> = TargetModule::ALL
+            .into_iter()
+            .filter(|m| config.target_modules.contains(m))
+            .collect();
+        (0..shape.layers)
+            .flat_map(|layer| modules.iter().map(move |&module| Site { layer, module }))
+            .collect()
     }
 
     pub fn config(&self) -> &LoraConfig {
@@ -110,7 +158,13 @@ impl Adapters {
     /// The noise that NEFTune puts on embeddings at `position`.
     pub fn embedding_noise(&self, position: MaskPosition) -> DropoutKey {
         let (step, first_token) = (position.step as u32, position.first_token);
-        DropoutKey { seed: self.seed, step, projection: u32::MAX, first_token, probability: 0.0 }
+        DropoutKey {
+            seed: self.seed,
+            step,
+            projection: u32::MAX,
+            first_token,
+            probability: 0.0,
+        }
     }
 
     /// Numbers that are trained.
@@ -124,16 +178,27 @@ impl Adapters {
     }
 
     /// The adapter at `layer` and `module` for one pass; masks are drawn only where `position` is given.
-    pub fn pass(&self, layer: usize, module: TargetModule, position: Option<MaskPosition>) -> Option<AdapterPass<'_>> {
+    pub fn pass(
+        &self,
+        layer: usize,
+        module: TargetModule,
+        position: Option<MaskPosition>,
+    ) -> Option<AdapterPass<'_>> {
         let index = self.index(layer, module)?;
-        let mask = position.filter(|_| self.config.dropout > 0.0).map(|p| DropoutKey {
-            seed: self.seed,
-            step: p.step as u32,
-            projection: self.sites[index].mask_number(),
-            first_token: p.first_token,
-            probability: self.config.dropout,
-        });
-        Some(AdapterPass { factors: &self.factors[index], scale: self.config.scale(), mask })
+        let mask = position
+            .filter(|_| self.config.dropout > 0.0)
+            .map(|p| DropoutKey {
+                seed: self.seed,
+                step: p.step as u32,
+                projection: self.sites[index].mask_number(),
+                first_token: p.first_token,
+                probability: self.config.dropout,
+            });
+        Some(AdapterPass {
+            factors: &self.factors[index],
+            scale: self.config.scale(),
+            mask,
+        })
     }
 }
 
@@ -157,7 +222,12 @@ impl Gradients {
             (Some(one), Some(two)) => FactorGrad::plus(one, backend, two).map(Some),
             (one, two) => Ok(Option::or(one, two)),
         };
-        self.0.into_iter().zip(other.0).map(sum).collect::<Result<_>>().map(Self)
+        self.0
+            .into_iter()
+            .zip(other.0)
+            .map(sum)
+            .collect::<Result<_>>()
+            .map(Self)
     }
 
     /// The sum over all of `group`.
@@ -165,7 +235,10 @@ impl Gradients {
         if group.size() == 1 {
             return Ok(self);
         }
-        let whole = self.tensors().map(Tensor::contiguous).collect::<Result<Vec<_>, _>>()?;
+        let whole = self
+            .tensors()
+            .map(Tensor::contiguous)
+            .collect::<Result<Vec<_>, _>>()?;
         let sum = group.sum(&backend.concat(&whole.iter().collect::<Vec<_>>())?)?;
         let mut start = 0;
         let mut part = |like: &Tensor| {
@@ -173,7 +246,10 @@ impl Gradients {
             start += n;
             Ok(sum.narrow(0, start - n, n)?.reshape(like.dims())?)
         };
-        let entries = self.0.iter().map(|entry| entry.as_ref().map(|grad| grad.map(&mut part)).transpose());
+        let entries = self
+            .0
+            .iter()
+            .map(|entry| entry.as_ref().map(|grad| grad.map(&mut part)).transpose());
         entries.collect::<Result<_>>().map(Self)
     }
 

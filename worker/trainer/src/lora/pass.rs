@@ -16,7 +16,10 @@ pub struct AdapterPass<'a> {
 
 impl<'a> AdapterPass<'a> {
     pub(crate) fn input(&self) -> LoraInput<'a> {
-        LoraInput { a: &self.factors.a, mask: self.mask }
+        LoraInput {
+            a: &self.factors.a,
+            mask: self.mask,
+        }
     }
 
     pub(crate) fn is_decomposed(&self) -> bool {
@@ -25,6 +28,10 @@ impl<'a> AdapterPass<'a> {
 
     /// s u B^T.
     pub(crate) fn update<'u>(&'u self, u: &'u Activations) -> Term<'u> {
-        Term { x: u, w: &self.factors.b, scale: self.scale }
+        Term {
+            x: u,
+            w: &self.factors.b,
+            scale: self.scale,
+        }
     }
 }

@@ -33,13 +33,21 @@ impl Mac {
         let number = |n: isize| n.unsigned_abs() as u64;
         Ok(super::autoreleased(|| {
             let version = objc2_foundation::NSProcessInfo::processInfo().operatingSystemVersion();
-            let version = (number(version.majorVersion), number(version.minorVersion), number(version.patchVersion));
+            let version = (
+                number(version.majorVersion),
+                number(version.minorVersion),
+                number(version.patchVersion),
+            );
             let default = objc2_metal::MTLCreateSystemDefaultDevice().map(|device| Gpu {
                 name: device.name().to_string(),
                 working_set: device.recommendedMaxWorkingSetSize(),
                 allocated: device.currentAllocatedSize() as u64,
             });
-            Self { version, default, listed: objc2_metal::MTLCopyAllDevices().len() }
+            Self {
+                version,
+                default,
+                listed: objc2_metal::MTLCopyAllDevices().len(),
+            }
         }))
     }
 
@@ -80,20 +88,37 @@ mod tests {
     use super::*;
 
     fn mac(version: (u64, u64, u64), gpus: usize) -> Mac {
-        let gpu = Gpu { name: "Apple M4".into(), working_set: 12 << 30, allocated: 1 << 20 };
-        Mac { version, default: (gpus > 0).then_some(gpu), listed: gpus }
+        let gpu = Gpu {
+            name: "Apple M4".into(),
+            working_set: 12 << 30,
+            allocated: 1 << 20,
+        };
+        Mac {
+            version,
+            default: (gpus > 0).then_some(gpu),
+            listed: gpus,
+        }
     }
 
     #[test]
     fn a_mac_is_used_from_the_oldest_macos_on() {
         for version in [(15, 0, 0), (15, 3, 1), (26, 0, 0), (27, 1, 0)] {
-            assert_eq!(mac(version, 1).gpu().map(|gpu| gpu.name.as_str()), Ok("Apple M4"), "{version:?}");
+            assert_eq!(
+                mac(version, 1).gpu().map(|gpu| gpu.name.as_str()),
+                Ok("Apple M4"),
+                "{version:?}"
+            );
         }
-        for (version, text) in
-            [((14, 7, 1), "macOS 14.7.1"), ((13, 99, 0), "macOS 13.99.0"), ((11, 0, 0), "macOS 11.0.0")]
-        {
+        for (version, text) in [
+            ((14, 7, 1), "macOS 14.7.1"),
+            ((13, 99, 0), "macOS 13.99.0"),
+            ((11, 0, 0), "macOS 11.0.0"),
+        ] {
             let fault = mac(version, 1).gpu().expect_err("too old");
-            assert!(fault.contains(text) && fault.contains("macOS 15.0") && fault.contains("update"), "{fault}");
+            assert!(
+                fault.contains(text) && fault.contains("macOS 15.0") && fault.contains("update"),
+                "{fault}"
+            );
         }
     }
 
@@ -101,15 +126,24 @@ mod tests {
     fn a_missing_gpu_and_an_empty_list_are_told_apart() {
         let fault = mac((15, 1, 0), 0).gpu().expect_err("no GPU").to_owned();
         assert!(fault.contains("shows no GPU"), "{fault}");
-        let unlisted = Mac { listed: 0, ..mac((15, 1, 0), 1) };
+        let unlisted = Mac {
+            listed: 0,
+            ..mac((15, 1, 0), 1)
+        };
         let fault = unlisted.gpu().expect_err("candle would panic");
-        assert!(fault.contains("Apple M4") && fault.contains("lists none"), "{fault}");
+        assert!(
+            fault.contains("Apple M4") && fault.contains("lists none"),
+            "{fault}"
+        );
     }
 
     #[test]
     fn programs_are_linked_for_the_oldest_macos() {
         let wanted = format!("-mmacosx-version-min={}.{}\"", OLDEST.0, OLDEST.1);
-        for script in [include_str!("../../build.rs"), include_str!("../../../build.rs")] {
+        for script in [
+            include_str!("../../build.rs"),
+            include_str!("../../../build.rs"),
+        ] {
             assert!(script.contains(&wanted), "{script}");
         }
         let docs = include_str!("../../../../docs/SETUP_M4.md");

@@ -35,7 +35,8 @@ pub fn open() -> Result<Device, String> {
 
 /// Uses a kernel that is left out where the program was linked for an older macOS.
 fn convert_bf16(device: &Device) -> candle_core::Result<()> {
-    let one = candle_core::Tensor::new(&[half::bf16::ONE], device)?.to_dtype(candle_core::DType::F32)?;
+    let one =
+        candle_core::Tensor::new(&[half::bf16::ONE], device)?.to_dtype(candle_core::DType::F32)?;
     match one.to_vec1::<f32>()?[..] {
         [1.0] => Ok(()),
         ref other => candle_core::bail!("1 becomes {other:?}"),

@@ -37,13 +37,24 @@ pub struct Batch {
 impl Batch {
     /// Packs `samples`; the label of a token is predicted at the row before it.
     pub fn pack<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let mut batch = Self { ids: vec![], spans: vec![], rows: vec![], targets: vec![] };
+        let mut batch = Self {
+            ids: vec![],
+            spans: vec![],
+            rows: vec![],
+            targets: vec![],
+        };
         let mut lengths = Vec::new();
         for sample in samples {
             let start = batch.ids.len() as u32;
             batch.ids.extend(&sample.ids);
             lengths.push(sample.ids.len());
-            for (i, &label) in sample.labels.iter().enumerate().skip(1).filter(|&(_, &label)| label != IGNORE) {
+            for (i, &label) in sample
+                .labels
+                .iter()
+                .enumerate()
+                .skip(1)
+                .filter(|&(_, &label)| label != IGNORE)
+            {
                 batch.rows.push(start + i as u32 - 1);
                 batch.targets.push(label as u32);
             }
@@ -54,7 +65,12 @@ impl Batch {
 
     /// One sequence of `ids` that is not trained on.
     pub(crate) fn plain(ids: &[u32]) -> Self {
-        Self { ids: ids.to_vec(), spans: Span::packed(&[ids.len()]), rows: vec![], targets: vec![] }
+        Self {
+            ids: ids.to_vec(),
+            spans: Span::packed(&[ids.len()]),
+            rows: vec![],
+            targets: vec![],
+        }
     }
 
     pub fn tokens(&self) -> usize {
@@ -111,7 +127,11 @@ impl Decoder {
         let low_memory = policy.low_memory;
         let embedding_on_host = !device.is_cpu() && low_memory.embedding_on_host(&shape);
         let dtype = backend.dtype();
-        let embedding_backend = if embedding_on_host { qlora_kernels::backend::host() } else { backend.clone() };
+        let embedding_backend = if embedding_on_host {
+            qlora_kernels::backend::host()
+        } else {
+            backend.clone()
+        };
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
             let dequantized = index + policy.dequantized >= shape.layers;
@@ -140,7 +160,12 @@ impl Decoder {
 
     /// Bytes of all frozen weights.
     pub fn bytes(&self) -> usize {
-        let blocks = self.blocks.iter().flat_map(|b| &b.projections).map(Projection::bytes).sum::<usize>();
+        let blocks = self
+            .blocks
+            .iter()
+            .flat_map(|b| &b.projections)
+            .map(Projection::bytes)
+            .sum::<usize>();
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
 
@@ -149,7 +174,8 @@ impl Decoder {
         let mut adapters = Adapters::initialise(config, &self.shape, seed, &self.device)?;
         if config.dora {
             for (site, factors) in adapters.sites.iter().zip(&mut adapters.factors) {
-                let norms = self.blocks[site.layer].projections[site.module as usize].norms(&*self.backend)?;
+                let norms = self.blocks[site.layer].projections[site.module as usize]
+                    .norms(&*self.backend)?;
                 factors.magnitude = Some(Magnitude::new(norms));
             }
         }
@@ -166,7 +192,8 @@ impl Decoder {
     /// # Errors
     /// There are more of them than positions, or one is outside the vocabulary.
     pub fn accepts(&self, ids: &[u32], past: usize) -> Result<()> {
-        let (tokens, positions, vocabulary) = (past + ids.len(), self.positions, self.shape.vocabulary);
+        let (tokens, positions, vocabulary) =
+            (past + ids.len(), self.positions, self.shape.vocabulary);
         if tokens > positions {
             return Err(Error::Positions { tokens, positions });
         }
@@ -189,12 +216,23 @@ impl Decoder {
         let shape = device::attention_shape(&self.shape);
         let (epsilon, rope, backend) = (self.shape.norm_epsilon, &self.rope, &*self.backend);
         let sequences = backend.sequences(spans)?;
-        Ok(Pass { shape, epsilon, rope, backend, sequences, adapters, masks, stop: &self.stop })
+        Ok(Pass {
+            shape,
+            epsilon,
+            rope,
+            backend,
+            sequences,
+            adapters,
+            masks,
+            stop: &self.stop,
+        })
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let backend = &*self.embedding_backend;
-        let rows = self.embedding.rows(backend, &Tensor::new(ids, backend.device())?, self.dtype)?;
+        let rows =
+            self.embedding
+                .rows(backend, &Tensor::new(ids, backend.device())?, self.dtype)?;
         Ok(rows.to_device(&self.device)?)
     }
 
@@ -203,12 +241,17 @@ impl Decoder {
     }
 
     fn output(&self) -> Head<'_> {
-        Head { weight: self.head(), rows: self.logit_rows }
+        Head {
+            weight: self.head(),
+            rows: self.logit_rows,
+        }
     }
 
     /// The final norm of `x` [M, D], and its rstd [M, 1].
     fn normalised(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        Ok(self.backend.rms_norm_forward(x, &self.norm, self.shape.norm_epsilon)?)
+        Ok(self
+            .backend
+            .rms_norm_forward(x, &self.norm, self.shape.norm_epsilon)?)
     }
 
     /// Logits [M, V] of normalised hidden states [M, D].
@@ -229,10 +272,17 @@ impl Decoder {
         let mut x = self.embed(&batch.ids)?;
         if training.neftune_alpha > 0.0 {
             let key = adapters.embedding_noise(masks);
-            x = self.backend.embedding_noise(&x, training.neftune_alpha, &batch.spans, &key)?;
+            x = self
+                .backend
+                .embedding_noise(&x, training.neftune_alpha, &batch.spans, &key)?;
         }
         let mut blocks: Vec<Kept> = Vec::with_capacity(self.blocks.len());
-        let mut uploads = Uploads::forward(&self.device, &self.shape, Some(adapters.config()), &batch.spans)?;
+        let mut uploads = Uploads::forward(
+            &self.device,
+            &self.shape,
+            Some(adapters.config()),
+            &batch.spans,
+        )?;
         for (block, &keep) in self.blocks.iter().zip(saved) {
             let saved = block.run(&pass, x.into())?;
             x = block.finish(&pass, &saved)?;
@@ -258,11 +308,15 @@ impl Decoder {
         grads: &mut Gradients,
     ) -> Result<Loss> {
         let pass = self.pass(adapters, &batch.ids, &batch.spans, Some(masks))?;
-        let Passed { blocks: mut rest, last } = passed;
+        let Passed {
+            blocks: mut rest,
+            last,
+        } = passed;
         let (loss, mut dx) = self.loss_and_grad(batch, &last, scale)?;
         // A residual stream that nobody needs any more is as large as an input of a block.
         drop(last);
-        let mut uploads = Uploads::backward(&self.device, &self.shape, adapters.config(), &batch.spans)?;
+        let mut uploads =
+            Uploads::backward(&self.device, &self.shape, adapters.config(), &batch.spans)?;
         for block in self.blocks.iter().rev() {
             let Some(kept) = rest.pop() else { break };
             if let Some(next) = rest.last_mut() {
@@ -283,10 +337,24 @@ impl Decoder {
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = self.backend.gather_rows(last, &ids)?;
         let (hidden, rstd) = self.normalised(&picked)?;
-        let result = output::loss(&*self.backend, &hidden, self.output(), &batch.targets, Some(scale), &self.stop)?;
-        let grad = result.grad.ok_or_else(|| Error::NoGradient { tensors: "the last hidden state".into() })?;
-        let dpicked = self.backend.rms_norm_backward(&grad, &picked, &self.norm, &rstd, None)?;
-        Ok((result.sum, self.backend.scatter_rows(&dpicked, &ids, last.dim(0)?)?))
+        let result = output::loss(
+            &*self.backend,
+            &hidden,
+            self.output(),
+            &batch.targets,
+            Some(scale),
+            &self.stop,
+        )?;
+        let grad = result.grad.ok_or_else(|| Error::NoGradient {
+            tensors: "the last hidden state".into(),
+        })?;
+        let dpicked = self
+            .backend
+            .rms_norm_backward(&grad, &picked, &self.norm, &rstd, None)?;
+        Ok((
+            result.sum,
+            self.backend.scatter_rows(&dpicked, &ids, last.dim(0)?)?,
+        ))
     }
 
     /// Hidden states after the last block, keeping nothing.
@@ -337,9 +405,20 @@ impl Decoder {
             return Ok(0.0);
         }
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
-        let picked = self.backend.gather_rows(&self.hidden(batch, adapters)?, &ids)?;
+        let picked = self
+            .backend
+            .gather_rows(&self.hidden(batch, adapters)?, &ids)?;
         let (hidden, _) = self.normalised(&picked)?;
-        Ok(output::loss(&*self.backend, &hidden, self.output(), &batch.targets, None, &self.stop)?.sum.value()?)
+        Ok(output::loss(
+            &*self.backend,
+            &hidden,
+            self.output(),
+            &batch.targets,
+            None,
+            &self.stop,
+        )?
+        .sum
+        .value()?)
     }
 
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.
@@ -349,10 +428,21 @@ impl Decoder {
     }
 
     /// Logits [V] after the last of `ids`, which follow the tokens in `cache`; `cache` grows.
-    pub fn extend(&self, ids: &[u32], adapters: &Adapters, cache: &mut Vec<Option<LayerCache>>) -> Result<Tensor> {
+    pub fn extend(
+        &self,
+        ids: &[u32],
+        adapters: &Adapters,
+        cache: &mut Vec<Option<LayerCache>>,
+    ) -> Result<Tensor> {
         cache.resize(self.blocks.len(), None);
-        let past = cache.first().and_then(Option::as_ref).map_or(0, |c| c.k.dims()[0]);
-        let spans = [Span { q: 0..ids.len(), k: 0..past + ids.len() }];
+        let past = cache
+            .first()
+            .and_then(Option::as_ref)
+            .map_or(0, |c| c.k.dims()[0]);
+        let spans = [Span {
+            q: 0..ids.len(),
+            k: 0..past + ids.len(),
+        }];
         let pass = self.pass(adapters, ids, &spans, None)?;
         let mut x = self.embed(ids)?;
         let mut uploads = Uploads::forward(&self.device, &self.shape, None, &spans)?;
@@ -367,7 +457,11 @@ impl Decoder {
 }
 
 fn is_finite(tensor: &Tensor) -> Result<bool> {
-    let values = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let values = tensor
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?;
     Ok(values.iter().all(|value| value.is_finite()))
 }
 
@@ -391,14 +485,31 @@ fn load_block(
                 fault: format!("is {:?}, the configuration says {wanted:?}", weight.shape()),
             });
         }
-        Ok(Projection::new(if dequantized { Box::new(Plain(backend.dequantize(&*weight, dtype)?)) } else { weight }))
+        Ok(Projection::new(if dequantized {
+            Box::new(Plain(backend.dequantize(&*weight, dtype)?))
+        } else {
+            weight
+        }))
     };
     // One matrix is quantised while the next is read; on a Mac, where that was never tried, one after the other.
     let projections: Vec<Projection> = if device.is_metal() {
-        TargetModule::ALL.into_iter().map(load).collect::<Result<_>>()?
+        TargetModule::ALL
+            .into_iter()
+            .map(load)
+            .collect::<Result<_>>()?
     } else {
-        TargetModule::ALL.into_par_iter().map(load).collect::<Result<_>>()?
+        TargetModule::ALL
+            .into_par_iter()
+            .map(load)
+            .collect::<Result<_>>()?
     };
-    let projections = projections.try_into().map_err(|_| candle_core::Error::Msg("a block of seven layers".into()))?;
-    Ok(Block { index, norm1, norm2, projections })
+    let projections = projections
+        .try_into()
+        .map_err(|_| candle_core::Error::Msg("a block of seven layers".into()))?;
+    Ok(Block {
+        index,
+        norm1,
+        norm2,
+        projections,
+    })
 }

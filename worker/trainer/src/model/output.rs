@@ -20,5 +20,7 @@ pub(super) fn loss(
     stop: &StopSignal,
 ) -> Result<LossAndGrad> {
     let goes_on = || stop.check().is_ok();
-    backend.cross_entropy(hidden, head, targets, scale, &goes_on)?.ok_or(Error::Stopped)
+    backend
+        .cross_entropy(hidden, head, targets, scale, &goes_on)?
+        .ok_or(Error::Stopped)
 }

@@ -43,9 +43,14 @@ pub fn inners<const N: usize>(
     adapters: [Option<AdapterPass<'_>>; N],
     mut known: [Option<Inner>; N],
 ) -> Result<[Option<Inner>; N]> {
-    let asked = |i: &usize| known[*i].is_none() && adapters[*i].is_some_and(|adapter| !adapter.is_decomposed());
+    let asked = |i: &usize| {
+        known[*i].is_none() && adapters[*i].is_some_and(|adapter| !adapter.is_decomposed())
+    };
     let places: Vec<usize> = (0..N).filter(asked).collect();
-    let inputs: Vec<_> = places.iter().filter_map(|&i| adapters[i].map(|adapter| adapter.input())).collect();
+    let inputs: Vec<_> = places
+        .iter()
+        .filter_map(|&i| adapters[i].map(|adapter| adapter.input()))
+        .collect();
     for (i, u) in places.into_iter().zip(backend.lora_forward(x, &inputs)?) {
         known[i] = Some(Inner { u, unscaled: None });
     }
@@ -54,7 +59,10 @@ pub fn inners<const N: usize>(
 
 impl Projection {
     pub fn new(weight: Box<dyn FrozenWeight>) -> Self {
-        Self { weight, squares: OnceLock::new() }
+        Self {
+            weight,
+            squares: OnceLock::new(),
+        }
     }
 
     pub fn bytes(&self) -> usize {
@@ -67,7 +75,11 @@ impl Projection {
     }
 
     fn frozen<'a>(&'a self, x: &'a Activations) -> Term<'a> {
-        Term { x, w: &*self.weight, scale: 1.0 }
+        Term {
+            x,
+            w: &*self.weight,
+            scale: 1.0,
+        }
     }
 
     /// `x` [M, in] to `base` + `y` [M, out], and what the adapter leaves where there is one; `known` is what it left in
@@ -80,12 +92,17 @@ impl Projection {
         known: Option<Inner>,
         base: Option<&Tensor>,
     ) -> Result<(Tensor, Option<Inner>)> {
-        let Some(adapter) = adapter else { return Ok((backend.matmul_forward(&[self.frozen(x)], base)?, None)) };
+        let Some(adapter) = adapter else {
+            return Ok((backend.matmul_forward(&[self.frozen(x)], base)?, None));
+        };
         if known.is_none() && adapter.is_decomposed() {
             return self.forward_decomposed(backend, x, adapter, base);
         }
         let inner = known.map_or_else(|| self.inner(backend, x, &adapter), Ok)?;
-        Ok((backend.matmul_forward(&[self.frozen(x), adapter.update(&inner.u)], base)?, Some(inner)))
+        Ok((
+            backend.matmul_forward(&[self.frozen(x), adapter.update(&inner.u)], base)?,
+            Some(inner),
+        ))
     }
 
     /// [`Self::forward`] with DoRA.
@@ -96,9 +113,15 @@ impl Projection {
         adapter: AdapterPass<'_>,
         base: Option<&Tensor>,
     ) -> Result<(Tensor, Option<Inner>)> {
-        let dropped = adapter.mask.as_ref().map(|key| backend.dropout(x, key)).transpose()?;
+        let dropped = adapter
+            .mask
+            .as_ref()
+            .map(|key| backend.dropout(x, key))
+            .transpose()?;
         let (u, unscaled) = self.decomposed(backend, dropped.as_ref().unwrap_or(x), &adapter)?;
-        let Some(ratio) = self.ratio(backend, &adapter)? else { return Ok((unscaled, None)) };
+        let Some(ratio) = self.ratio(backend, &adapter)? else {
+            return Ok((unscaled, None));
+        };
         let mut y = scaled_rows(&unscaled, &ratio)?;
         if let Some(base) = base {
             y = (y + base)?;
@@ -107,7 +130,13 @@ impl Projection {
             let rest = (x.tensor()? - dropped.tensor()?)?.into();
             y = backend.matmul_forward(&[self.frozen(&rest)], Some(&y))?;
         }
-        Ok((y, Some(Inner { u, unscaled: Some(unscaled) })))
+        Ok((
+            y,
+            Some(Inner {
+                u,
+                unscaled: Some(unscaled),
+            }),
+        ))
     }
 
     /// [`Self::forward`] for a result that goes on to other products: see [`Backend::matmul_forward_on`].
@@ -118,21 +147,38 @@ impl Projection {
         adapter: Option<AdapterPass<'_>>,
         known: Option<Inner>,
     ) -> Result<(Activations, Option<Inner>)> {
-        let Some(adapter) = adapter else { return Ok((backend.matmul_forward_on(&[self.frozen(x)])?, None)) };
+        let Some(adapter) = adapter else {
+            return Ok((backend.matmul_forward_on(&[self.frozen(x)])?, None));
+        };
         if adapter.factors.magnitude.is_some() {
             let (y, inner) = self.forward(backend, x, Some(adapter), known, None)?;
             return Ok((y.into(), inner));
         }
         let inner = known.map_or_else(|| self.inner(backend, x, &adapter), Ok)?;
-        Ok((backend.matmul_forward_on(&[self.frozen(x), adapter.update(&inner.u)])?, Some(inner)))
+        Ok((
+            backend.matmul_forward_on(&[self.frozen(x), adapter.update(&inner.u)])?,
+            Some(inner),
+        ))
     }
 
     /// What [`Self::forward`] would leave, without `y`.
-    pub fn inner(&self, backend: &dyn Backend, x: &Activations, adapter: &AdapterPass<'_>) -> Result<Inner> {
+    pub fn inner(
+        &self,
+        backend: &dyn Backend,
+        x: &Activations,
+        adapter: &AdapterPass<'_>,
+    ) -> Result<Inner> {
         if adapter.is_decomposed() {
-            let dropped = adapter.mask.as_ref().map(|key| backend.dropout(x, key)).transpose()?;
+            let dropped = adapter
+                .mask
+                .as_ref()
+                .map(|key| backend.dropout(x, key))
+                .transpose()?;
             let (u, unscaled) = self.decomposed(backend, dropped.as_ref().unwrap_or(x), adapter)?;
-            return Ok(Inner { u, unscaled: Some(unscaled) });
+            return Ok(Inner {
+                u,
+                unscaled: Some(unscaled),
+            });
         }
         match backend.lora_forward(x, &[adapter.input()])?.pop() {
             Some(u) => Ok(Inner { u, unscaled: None }),
@@ -147,7 +193,16 @@ impl Projection {
         dropped: &Activations,
         adapter: &AdapterPass<'_>,
     ) -> Result<(Activations, Tensor)> {
-        let u = backend.matmul_forward(&[Term { x: dropped, w: &adapter.factors.a, scale: 1.0 }], None)?.into();
+        let u = backend
+            .matmul_forward(
+                &[Term {
+                    x: dropped,
+                    w: &adapter.factors.a,
+                    scale: 1.0,
+                }],
+                None,
+            )?
+            .into();
         let unscaled = backend.matmul_forward(&[self.frozen(dropped), adapter.update(&u)], None)?;
         Ok((u, unscaled))
     }
@@ -161,13 +216,18 @@ impl Projection {
         if let Some(squares) = self.squares.get() {
             return Ok(squares);
         }
-        let squares = backend.dequantize(&*self.weight, DType::F32)?.sqr()?.sum(1)?;
+        let squares = backend
+            .dequantize(&*self.weight, DType::F32)?
+            .sqr()?
+            .sum(1)?;
         Ok(self.squares.get_or_init(|| squares))
     }
 
     /// g [out] of DoRA; none without it.
     fn ratio(&self, backend: &dyn Backend, adapter: &AdapterPass<'_>) -> Result<Option<Tensor>> {
-        let Some(magnitude) = &adapter.factors.magnitude else { return Ok(None) };
+        let Some(magnitude) = &adapter.factors.magnitude else {
+            return Ok(None);
+        };
         let norms = magnitude.norms(|| self.norms_with(backend, adapter))?;
         Ok(Some((&magnitude.value / norms)?))
     }
@@ -176,10 +236,15 @@ impl Projection {
     /// |W|^2 + 2 s B . (A W^T)^T + s^2 B (A A^T) . B, row by row.
     fn norms_with(&self, backend: &dyn Backend, adapter: &AdapterPass<'_>) -> Result<Tensor> {
         let (Factors { a, b, .. }, scale) = (adapter.factors, adapter.scale);
-        let through = backend.matmul_forward(&[self.frozen(&a.into())], None)?.t()?;
+        let through = backend
+            .matmul_forward(&[self.frozen(&a.into())], None)?
+            .t()?;
         let cross = (b * through.to_dtype(DType::F32)?)?.sum(1)?;
         let own = (b.matmul(&a.matmul(&a.t()?)?)? * b)?.sum(1)?;
-        Ok(((self.squares(backend)? + (cross * (2.0 * scale))?)? + (own * (scale * scale))?)?.sqrt()?)
+        Ok(
+            ((self.squares(backend)? + (cross * (2.0 * scale))?)? + (own * (scale * scale))?)?
+                .sqrt()?,
+        )
     }
 }
 
@@ -207,28 +272,51 @@ struct Through<'a> {
 
 impl<'a> Through<'a> {
     fn find(backend: &dyn Backend, pull: &Pull<'a>) -> Result<Option<Self>> {
-        let (Some(adapter), Some(inner)) = (pull.adapter, pull.inner) else { return Ok(None) };
+        let (Some(adapter), Some(inner)) = (pull.adapter, pull.inner) else {
+            return Ok(None);
+        };
         let ratio = pull.projection.ratio(backend, &adapter)?;
         let scaled = match &ratio {
             Some(ratio) => Some(Activations::from(scaled_rows(pull.dy.tensor()?, ratio)?)),
             None => None,
         };
         let dy = scaled.as_ref().unwrap_or(pull.dy);
-        let du = backend.matmul_backward(&[Term { x: dy, w: &adapter.factors.b, scale: adapter.scale }], None)?.into();
+        let du = backend
+            .matmul_backward(
+                &[Term {
+                    x: dy,
+                    w: &adapter.factors.b,
+                    scale: adapter.scale,
+                }],
+                None,
+            )?
+            .into();
         let b = backend.weight_gradient(dy, &inner.u, adapter.scale)?;
         let mut magnitude = None;
         if let (Some(unscaled), Some(own)) = (&inner.unscaled, &adapter.factors.magnitude) {
             // With n the norm, g = m' / n and dm' = sum of dy o r / n over the tokens.
             let norms = own.norms(|| pull.projection.norms_with(backend, &adapter))?;
-            let sums = (pull.dy.tensor()? * unscaled)?.to_dtype(DType::F32)?.sum(0)?;
+            let sums = (pull.dy.tensor()? * unscaled)?
+                .to_dtype(DType::F32)?
+                .sum(0)?;
             magnitude = Some((sums / norms)?);
         }
-        Ok(Some(Self { adapter, du, scaled, b, magnitude }))
+        Ok(Some(Self {
+            adapter,
+            du,
+            scaled,
+            b,
+            magnitude,
+        }))
     }
 
     /// d A.
     fn update(&self) -> Term<'_> {
-        Term { x: &self.du, w: &self.adapter.factors.a, scale: 1.0 }
+        Term {
+            x: &self.du,
+            w: &self.adapter.factors.a,
+            scale: 1.0,
+        }
     }
 
     /// With DoRA, dA, and `base` + c m o ((dy' - dy) W + d A) where there is a mask.
@@ -240,11 +328,19 @@ impl<'a> Through<'a> {
         scaled: &Activations,
         base: Option<Tensor>,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let dropped = self.adapter.mask.as_ref().map(|key| backend.dropout(x, key)).transpose()?;
+        let dropped = self
+            .adapter
+            .mask
+            .as_ref()
+            .map(|key| backend.dropout(x, key))
+            .transpose()?;
         let da = backend.weight_gradient(&self.du, dropped.as_ref().unwrap_or(x), 1.0)?;
-        let Some(key) = &self.adapter.mask else { return Ok((da, base)) };
+        let Some(key) = &self.adapter.mask else {
+            return Ok((da, base));
+        };
         let change = (scaled.tensor()? - pull.dy.tensor()?)?.into();
-        let masked = backend.matmul_backward(&[pull.projection.frozen(&change), self.update()], None)?;
+        let masked =
+            backend.matmul_backward(&[pull.projection.frozen(&change), self.update()], None)?;
         Ok((da, Some(backend.add_dropout(&masked, key, base.as_ref())?)))
     }
 }
@@ -258,12 +354,25 @@ struct Pulled<'a> {
 
 impl<'a> Pulled<'a> {
     fn find(backend: &dyn Backend, pulls: &[Pull<'a>], x: Option<&Activations>) -> Result<Self> {
-        let none = || Self { through: pulls.iter().map(|_| None).collect(), base: None };
+        let none = || Self {
+            through: pulls.iter().map(|_| None).collect(),
+            base: None,
+        };
         let Some(x) = x else { return Ok(none()) };
-        let found = pulls.iter().map(|pull| Through::find(backend, pull)).collect::<Result<Vec<_>>>()?;
-        let plain = found.iter().flatten().filter(|through| through.scaled.is_none());
-        let plain: Vec<_> =
-            plain.map(|through| LoraBackwardInput { adapter: through.adapter.input(), du: &through.du }).collect();
+        let found = pulls
+            .iter()
+            .map(|pull| Through::find(backend, pull))
+            .collect::<Result<Vec<_>>>()?;
+        let plain = found
+            .iter()
+            .flatten()
+            .filter(|through| through.scaled.is_none());
+        let plain: Vec<_> = plain
+            .map(|through| LoraBackwardInput {
+                adapter: through.adapter.input(),
+                du: &through.du,
+            })
+            .collect();
         let (grads, mut base) = backend.lora_backward(x, &plain)?;
         let mut grads = grads.into_iter();
         let mut through = Vec::with_capacity(pulls.len());
@@ -300,8 +409,15 @@ impl<'a> Pulled<'a> {
     }
 
     fn grads(self) -> Vec<Option<FactorGrad>> {
-        let grad = |(through, a): (Through<'_>, Tensor)| FactorGrad { a, b: through.b, magnitude: through.magnitude };
-        self.through.into_iter().map(|through| through.map(grad)).collect()
+        let grad = |(through, a): (Through<'_>, Tensor)| FactorGrad {
+            a,
+            b: through.b,
+            magnitude: through.magnitude,
+        };
+        self.through
+            .into_iter()
+            .map(|through| through.map(grad))
+            .collect()
     }
 }
 
@@ -354,38 +470,72 @@ mod tests {
 
     fn values(rows: usize, cols: usize, seed: usize) -> Tensor {
         let value = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.0 - 1.0;
-        Tensor::from_vec((0..rows * cols).map(value).collect(), (rows, cols), &Device::Cpu).expect("values")
+        Tensor::from_vec(
+            (0..rows * cols).map(value).collect(),
+            (rows, cols),
+            &Device::Cpu,
+        )
+        .expect("values")
     }
 
     fn distance(a: &Tensor, b: &Tensor) -> f32 {
-        (a - b).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar()).expect("comparable tensors")
+        (a - b)
+            .and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar())
+            .expect("comparable tensors")
     }
 
     /// The formula of this file's first lines as a graph of candle's, whose norm is a constant.
     #[test]
     fn gradients_of_dora_with_dropout_are_those_of_a_recorded_graph() -> Result<()> {
         let (tokens, inputs, outputs, rank) = (6, 10, 8, 3);
-        let (x, w, dy) = (values(tokens, inputs, 1), values(outputs, inputs, 2), values(tokens, outputs, 3));
+        let (x, w, dy) = (
+            values(tokens, inputs, 1),
+            values(outputs, inputs, 2),
+            values(tokens, outputs, 3),
+        );
         let (a, b) = (values(rank, inputs, 4), values(outputs, rank, 5));
         let m = values(1, outputs, 6).squeeze(0)?.abs()?;
-        let key = DropoutKey { seed: 3, step: 1, projection: 2, first_token: 0, probability: 0.3 };
+        let key = DropoutKey {
+            seed: 3,
+            step: 1,
+            projection: 2,
+            first_token: 0,
+            probability: 0.3,
+        };
 
         let [vx, va, vb, vm] = [&x, &a, &b, &m].map(|t| Var::from_tensor(t).expect("a variable"));
         let backend = &*qlora_kernels::backend::reference(&Device::Cpu, DType::F32);
-        let mask = backend.dropout(&x.ones_like()?.into(), &key)?.tensor()?.clone();
+        let mask = backend
+            .dropout(&x.ones_like()?.into(), &key)?
+            .tensor()?
+            .clone();
         let dropped = (vx.as_tensor() * &mask)?;
-        let unscaled = (dropped.matmul(&w.t()?)? + (dropped.matmul(&va.t()?)?.matmul(&vb.t()?)? * SCALE)?)?;
+        let unscaled =
+            (dropped.matmul(&w.t()?)? + (dropped.matmul(&va.t()?)?.matmul(&vb.t()?)? * SCALE)?)?;
         let norms = (&w + (b.matmul(&a)? * SCALE)?)?.sqr()?.sum(1)?.sqrt()?;
         let scaled = unscaled.broadcast_mul(&(vm.as_tensor() / norms)?)?;
         let wanted = ((vx.as_tensor() - &dropped)?.matmul(&w.t()?)? + scaled)?;
         let grads = (&wanted * &dy)?.sum_all()?.backward()?;
 
         let projection = Projection::new(Box::new(Plain(w)));
-        let factors = Factors { a, b, magnitude: Some(Magnitude::new(m)) };
-        let adapter = AdapterPass { factors: &factors, scale: SCALE, mask: Some(key) };
+        let factors = Factors {
+            a,
+            b,
+            magnitude: Some(Magnitude::new(m)),
+        };
+        let adapter = AdapterPass {
+            factors: &factors,
+            scale: SCALE,
+            mask: Some(key),
+        };
         let (y, inner) = projection.forward(backend, &(&x).into(), Some(adapter), None, None)?;
         let dy = dy.into();
-        let pull = Pull { projection: &projection, dy: &dy, adapter: Some(adapter), inner: inner.as_ref() };
+        let pull = Pull {
+            projection: &projection,
+            dy: &dy,
+            adapter: Some(adapter),
+            inner: inner.as_ref(),
+        };
         let (dx, mut found) = backward(backend, &[pull], Some(&(&x).into()))?;
         let grad = found.pop().flatten().expect("gradients of the adapter");
         assert!(distance(&y, &wanted) < 1e-5);

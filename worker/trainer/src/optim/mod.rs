@@ -25,11 +25,21 @@ impl Optimizer {
     /// Moments of zero, held as `form` says.
     pub fn new(adapters: &Adapters, form: OptimizerKind) -> Result<Self> {
         let zeros = |t: &Tensor| match form {
-            OptimizerKind::Adamw8bit if t.elem_count() >= SMALLEST_IN_8_BITS => Ok(Moments::coded(t)?),
+            OptimizerKind::Adamw8bit if t.elem_count() >= SMALLEST_IN_8_BITS => {
+                Ok(Moments::coded(t)?)
+            }
             _ => Ok(Moments::full(t)?),
         };
-        let moments = adapters.factors.iter().flat_map(Factors::tensors).map(zeros).collect::<Result<_>>()?;
-        Ok(Self { moments, updates: 0 })
+        let moments = adapters
+            .factors
+            .iter()
+            .flat_map(Factors::tensors)
+            .map(zeros)
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            moments,
+            updates: 0,
+        })
     }
 
     /// Adapters and optimizer after one update along `gradients`, whose norm is scaled down as the configuration says.
@@ -48,13 +58,27 @@ impl Optimizer {
         let mut moments = self.moments.iter().enumerate();
         for (factors, grads) in adapters.factors.iter().zip(&gradients) {
             for (i, (value, (place, moments))) in factors.tensors().zip(&mut moments).enumerate() {
-                let Some(gradient) = grads.get(i) else { continue };
-                let rule = if NAMES[i].starts_with("lora_B") { &group_rule } else { &rule };
-                parameters.push(Parameter { value, moments, gradient, rule });
+                let Some(gradient) = grads.get(i) else {
+                    continue;
+                };
+                let rule = if NAMES[i].starts_with("lora_B") {
+                    &group_rule
+                } else {
+                    &rule
+                };
+                parameters.push(Parameter {
+                    value,
+                    moments,
+                    gradient,
+                    rule,
+                });
                 places.push(place);
             }
         }
-        let mut next = Self { moments: self.moments.clone(), updates: self.updates + 1 };
+        let mut next = Self {
+            moments: self.moments.clone(),
+            updates: self.updates + 1,
+        };
         let mut values = vec![None; self.moments.len()];
         let updated = backend.adamw(&parameters, norm, t.max_grad_norm)?;
         for (place, (value, moments)) in places.into_iter().zip(updated) {
@@ -63,13 +87,19 @@ impl Optimizer {
         let mut updated = adapters.clone();
         let mut values = values.into_iter();
         for factors in &mut updated.factors {
-            *factors = factors.map(|_, value| Ok(values.next().flatten().unwrap_or_else(|| value.clone())))?;
+            *factors = factors
+                .map(|_, value| Ok(values.next().flatten().unwrap_or_else(|| value.clone())))?;
         }
         Ok((updated, next))
     }
 
     /// The rule of this update, and that of the factors B.
-    fn rules(&self, adapters: &Adapters, learning_rate: f64, t: &TrainingSection) -> (AdamWStep, AdamWStep) {
+    fn rules(
+        &self,
+        adapters: &Adapters,
+        learning_rate: f64,
+        t: &TrainingSection,
+    ) -> (AdamWStep, AdamWStep) {
         let rule = AdamWStep {
             learning_rate,
             beta1: t.adam_beta1,
@@ -78,12 +108,26 @@ impl Optimizer {
             weight_decay: t.weight_decay,
             step: self.updates + 1,
         };
-        (rule, AdamWStep { learning_rate: learning_rate * adapters.config().loraplus_ratio, ..rule })
+        (
+            rule,
+            AdamWStep {
+                learning_rate: learning_rate * adapters.config().loraplus_ratio,
+                ..rule
+            },
+        )
     }
 }
 
 /// The gradients of every site in the order of its tensors, each in one piece; none where no gradient has arrived.
 fn contiguous(gradients: &Gradients) -> Result<Vec<Vec<Tensor>>> {
-    let whole = |grad: &FactorGrad| grad.tensors().map(|t| Ok(t.contiguous()?)).collect::<Result<Vec<_>>>();
-    gradients.entries().iter().map(|grad| grad.as_ref().map_or(Ok(Vec::new()), whole)).collect()
+    let whole = |grad: &FactorGrad| {
+        grad.tensors()
+            .map(|t| Ok(t.contiguous()?))
+            .collect::<Result<Vec<_>>>()
+    };
+    gradients
+        .entries()
+        .iter()
+        .map(|grad| grad.as_ref().map_or(Ok(Vec::new()), whole))
+        .collect()
 }

@@ -32,18 +32,30 @@ pub(crate) fn to_tensors(moments: &[Moments]) -> Result<HashMap<String, Tensor>>
 }
 
 /// Moments of `count` parameters; the error is the name of a tensor that is missing.
-pub(crate) fn from_tensors(tensors: &HashMap<String, Tensor>, count: usize) -> Result<Vec<Moments>, String> {
+pub(crate) fn from_tensors(
+    tensors: &HashMap<String, Tensor>,
+    count: usize,
+) -> Result<Vec<Moments>, String> {
     let take = |name: String| tensors.get(&name).cloned().ok_or(name);
     let coded = |name: String| {
-        Ok::<_, String>(Coded { codes: take(format!("{name}.codes"))?, scales: take(format!("{name}.scales"))? })
+        Ok::<_, String>(Coded {
+            codes: take(format!("{name}.codes"))?,
+            scales: take(format!("{name}.scales"))?,
+        })
     };
     (0..count)
         .map(|i| {
             let (first, second) = (format!("{i}.first"), format!("{i}.second"));
             Ok(if tensors.contains_key(&format!("{first}.codes")) {
-                Moments::Coded { first: coded(first)?, second: coded(second)? }
+                Moments::Coded {
+                    first: coded(first)?,
+                    second: coded(second)?,
+                }
             } else {
-                Moments::Full { first: take(first)?, second: take(second)? }
+                Moments::Full {
+                    first: take(first)?,
+                    second: take(second)?,
+                }
             })
         })
         .collect()

@@ -42,7 +42,9 @@ impl LearningRate {
         match training.warmup_steps {
             Some(warmup) if warmup >= steps => Err(Error::Config {
                 key: "training.warmup_steps",
-                fault: format!("is {warmup}, and the run has {steps} steps: it would never reach its peak rate"),
+                fault: format!(
+                    "is {warmup}, and the run has {steps} steps: it would never reach its peak rate"
+                ),
                 help: "lower it, or leave it out to warm up for training.warmup_ratio of the run",
             }),
             _ => Ok(()),
@@ -55,7 +57,9 @@ impl LearningRate {
             return self.peak * step as f64 / self.warmup as f64;
         }
         let share = match self.schedule {
-            Schedule::Cosine => 0.5 * (1.0 + (PI * self.fallen(step, self.steps - self.warmup)).cos()),
+            Schedule::Cosine => {
+                0.5 * (1.0 + (PI * self.fallen(step, self.steps - self.warmup)).cos())
+            }
             Schedule::Linear => 1.0 - self.fallen(step, self.steps - self.warmup),
             Schedule::Constant => return self.peak,
             Schedule::Wsd => 1.0 - self.fallen(step, self.decay.min(self.steps - self.warmup)),
@@ -77,46 +81,88 @@ mod tests {
     use super::*;
 
     fn rates(steps: u64, set: &[&str]) -> Vec<f64> {
-        let common = ["model.base=tiny", "data.train=rows.jsonl", "training.learning_rate=1"];
+        let common = [
+            "model.base=tiny",
+            "data.train=rows.jsonl",
+            "training.learning_rate=1",
+        ];
         let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration");
+        let config = Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration");
         let rate = LearningRate::new(&config.config().training, steps);
         (0..steps).map(|step| rate.at(step)).collect()
     }
 
     #[test]
     fn a_floor_is_where_a_fall_ends() {
-        let cosine = rates(101, &["training.warmup_steps=1", "training.min_rate_ratio=0.1"]);
+        let cosine = rates(
+            101,
+            &["training.warmup_steps=1", "training.min_rate_ratio=0.1"],
+        );
         assert!((cosine[1] - 1.0).abs() < 1e-12 && (cosine[51] - 0.55).abs() < 1e-12);
         assert!(cosine[100] > 0.1 && cosine[100] < 0.101);
     }
 
     #[test]
     fn steps_of_warm_up_stand_over_their_ratio() {
-        let rising = rates(10, &["training.warmup_steps=4", "training.warmup_ratio=0.9", "training.schedule=constant"]);
+        let rising = rates(
+            10,
+            &[
+                "training.warmup_steps=4",
+                "training.warmup_ratio=0.9",
+                "training.schedule=constant",
+            ],
+        );
         assert_eq!(rising, [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
     }
 
     #[test]
     fn every_run_reaches_its_peak() {
         for steps in 1..40 {
-            for set in
-                [&[][..], &["training.warmup_ratio=1.0"], &["training.schedule=linear"], &["training.warmup_ratio=0.5"]]
-            {
+            for set in [
+                &[][..],
+                &["training.warmup_ratio=1.0"],
+                &["training.schedule=linear"],
+                &["training.warmup_ratio=0.5"],
+            ] {
                 let rates = rates(steps, set);
                 assert!(rates.contains(&1.0), "{steps} steps, {set:?}: {rates:?}");
             }
         }
-        let set = ["model.base=tiny", "data.train=rows.jsonl", "training.warmup_steps=5"].map(str::to_owned).to_vec();
-        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration");
-        let fault = LearningRate::reaches_peak(&config.config().training, 5).expect_err("a fault").to_string();
+        let set = [
+            "model.base=tiny",
+            "data.train=rows.jsonl",
+            "training.warmup_steps=5",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        let config = Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration");
+        let fault = LearningRate::reaches_peak(&config.config().training, 5)
+            .expect_err("a fault")
+            .to_string();
         assert!(fault.contains("training.warmup_steps"), "{fault}");
         assert!(LearningRate::reaches_peak(&config.config().training, 6).is_ok());
     }
 
     #[test]
     fn wsd_stays_and_then_falls() {
-        let set = ["training.warmup_steps=2", "training.decay_ratio=0.4", "training.schedule=wsd"];
-        assert_eq!(rates(10, &set), [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
+        let set = [
+            "training.warmup_steps=2",
+            "training.decay_ratio=0.4",
+            "training.schedule=wsd",
+        ];
+        assert_eq!(
+            rates(10, &set),
+            [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+        );
     }
 }

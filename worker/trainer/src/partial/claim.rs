@@ -9,12 +9,21 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tells this process from others, also from those of other machines.
-static OWN: LazyLock<String> =
-    LazyLock::new(|| format!("{}-{:08x}", std::process::id(), RandomState::new().build_hasher().finish() as u32));
+static OWN: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{}-{:08x}",
+        std::process::id(),
+        RandomState::new().build_hasher().finish() as u32
+    )
+});
 
 /// Tells this start of this machine from all others; none where the system does not say.
 static BOOT: LazyLock<Option<String>> = LazyLock::new(|| {
-    let id: String = boot()?.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+    let id: String = boot()?
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(12)
+        .collect();
     (id.len() == 12).then(|| id.to_ascii_lowercase())
 });
 
@@ -23,7 +32,10 @@ const UNLOCKED: &str = "unlocked";
 
 #[cfg(target_os = "macos")]
 fn boot() -> Option<String> {
-    let output = std::process::Command::new("/usr/sbin/sysctl").args(["-n", "kern.bootsessionuuid"]).output().ok()?;
+    let output = std::process::Command::new("/usr/sbin/sysctl")
+        .args(["-n", "kern.bootsessionuuid"])
+        .output()
+        .ok()?;
     String::from_utf8(output.stdout).ok()
 }
 
@@ -52,13 +64,22 @@ impl Claim {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let named = |start: &str| {
             let mut name = out.as_os_str().to_owned();
-            name.push(format!(".{start}.{}.{}.partial", *OWN, COUNT.fetch_add(1, Ordering::Relaxed)));
+            name.push(format!(
+                ".{start}.{}.{}.partial",
+                *OWN,
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            ));
             PathBuf::from(name)
         };
         while let Some(start) = BOOT.as_deref() {
             let path = named(start);
             create(&path, kind)?;
-            let mut claim = Self { path, kind, kept: false, _lock: None };
+            let mut claim = Self {
+                path,
+                kind,
+                kept: false,
+                _lock: None,
+            };
             let lock = File::open(&claim.path).and_then(|file| file.lock().map(|()| file));
             match lock {
                 // Before it was locked, another process may have taken it for one that was left.
@@ -74,7 +95,12 @@ impl Claim {
         }
         let path = named(UNLOCKED);
         create(&path, kind)?;
-        Ok(Self { path, kind, kept: false, _lock: None })
+        Ok(Self {
+            path,
+            kind,
+            kept: false,
+            _lock: None,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -112,24 +138,39 @@ fn remove(path: &Path, kind: Kind) -> io::Result<()> {
 
 fn is_at(path: &Path, file: &File) -> bool {
     let at = |meta: fs::Metadata| (meta.dev(), meta.ino());
-    fs::symlink_metadata(path).ok().map(at).is_some_and(|there| file.metadata().ok().map(at) == Some(there))
+    fs::symlink_metadata(path)
+        .ok()
+        .map(at)
+        .is_some_and(|there| file.metadata().ok().map(at) == Some(there))
 }
 
 /// Whether `middle`, what a name has between that of its target and its ending, is as [`Claim::new`] makes it, here or on
 /// another machine.
 pub(super) fn is_formed(middle: &str) -> bool {
     let mut parts = middle.split('.');
-    let ("", Some(start), Some(process), Some(count), None) =
-        (parts.next().unwrap_or_default(), parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    let ("", Some(start), Some(process), Some(count), None) = (
+        parts.next().unwrap_or_default(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+    ) else {
         return false;
     };
-    let Some((id, random)) = process.split_once('-') else { return false };
-    (start == UNLOCKED || is_hex(start, 12)) && is_number(id) && is_hex(random, 8) && is_number(count)
+    let Some((id, random)) = process.split_once('-') else {
+        return false;
+    };
+    (start == UNLOCKED || is_hex(start, 12))
+        && is_number(id)
+        && is_hex(random, 8)
+        && is_number(count)
 }
 
 fn is_hex(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == length
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn is_number(text: &str) -> bool {
@@ -148,9 +189,17 @@ pub(super) fn remove_if_left(path: &Path, middle: &str) -> bool {
     if start.is_none() || start != BOOT.as_deref() {
         return false;
     }
-    let Ok(meta) = fs::symlink_metadata(path) else { return false };
-    let kind = if meta.is_dir() { Kind::Folder } else { Kind::File };
-    let Ok(file) = File::open(path) else { return false };
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return false;
+    };
+    let kind = if meta.is_dir() {
+        Kind::Folder
+    } else {
+        Kind::File
+    };
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
     match file.try_lock() {
         Ok(()) => is_at(path, &file) && remove(path, kind).is_ok(),
         Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,

@@ -5,7 +5,10 @@ use super::claim::of_another;
 use super::*;
 
 fn names(folder: &Path) -> Vec<OsString> {
-    let mut names: Vec<_> = fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|e| e.expect("an entry").file_name())
+        .collect();
     names.sort();
     names
 }
@@ -18,7 +21,9 @@ fn what_a_gone_process_left_is_removed_and_what_one_holds_is_not() {
     for is_folder in [false, true] {
         let make = || {
             if is_folder {
-                fs::create_dir(&left).and_then(|()| fs::write(left.join("part"), "half")).expect("a folder");
+                fs::create_dir(&left)
+                    .and_then(|()| fs::write(left.join("part"), "half"))
+                    .expect("a folder");
             } else {
                 fs::write(&left, "half").expect("a file");
             }
@@ -26,9 +31,21 @@ fn what_a_gone_process_left_is_removed_and_what_one_holds_is_not() {
         make();
         let held = File::open(&left).expect("it is there");
         held.lock().expect("a lock");
-        assert_eq!(sweep(&out), Begun { removed: vec![], kept: vec![left.clone()] });
+        assert_eq!(
+            sweep(&out),
+            Begun {
+                removed: vec![],
+                kept: vec![left.clone()]
+            }
+        );
         drop(held);
-        assert_eq!(sweep(&out), Begun { removed: vec![left.clone()], kept: vec![] });
+        assert_eq!(
+            sweep(&out),
+            Begun {
+                removed: vec![left.clone()],
+                kept: vec![]
+            }
+        );
         assert_eq!(sweep(&out), Begun::default());
         // Whoever writes the same name does it by itself.
         make();
@@ -41,14 +58,27 @@ fn what_a_gone_process_left_is_removed_and_what_one_holds_is_not() {
 fn what_other_machines_and_versions_began_is_named_and_left() {
     let home = tempfile::tempdir().expect("a folder");
     let out = home.path().join("m");
-    let others = ["m.000000000000.17-0badcafe.0.partial", "m.partial", "m.unlocked.1-00000002.0.partial"];
-    for name in others.iter().chain(&["m.gguf", "m.unlocked.1-00000002.0.partial.txt"]) {
+    let others = [
+        "m.000000000000.17-0badcafe.0.partial",
+        "m.partial",
+        "m.unlocked.1-00000002.0.partial",
+    ];
+    for name in others
+        .iter()
+        .chain(&["m.gguf", "m.unlocked.1-00000002.0.partial.txt"])
+    {
         fs::write(home.path().join(name), "half").expect("a file");
     }
     let own = Partial::folder(&out).expect("a folder");
     let mut wanted = others.map(|name| home.path().join(name));
     wanted.sort();
-    assert_eq!(sweep(&out), Begun { removed: vec![], kept: wanted.to_vec() });
+    assert_eq!(
+        sweep(&out),
+        Begun {
+            removed: vec![],
+            kept: wanted.to_vec()
+        }
+    );
     assert!(own.path().exists());
 }
 
@@ -92,8 +122,17 @@ fn what_is_not_completed_leaves_nothing() {
         fs::write(path, "half")?;
         Err(io::Error::from(ErrorKind::StorageFull))
     });
-    assert_eq!(failed.expect_err("a full disk").kind(), ErrorKind::StorageFull);
-    assert_eq!((names(home.path()), fs::read_to_string(&out).expect("a file")), (vec!["m".into()], "before".into()));
+    assert_eq!(
+        failed.expect_err("a full disk").kind(),
+        ErrorKind::StorageFull
+    );
+    assert_eq!(
+        (
+            names(home.path()),
+            fs::read_to_string(&out).expect("a file")
+        ),
+        (vec!["m".into()], "before".into())
+    );
 }
 
 #[test]
@@ -107,7 +146,10 @@ fn a_file_is_replaced_as_a_whole_by_several_writers_at_once() {
         }
     });
     let bytes = fs::read(&out).expect("a file");
-    assert!(bytes.len() == 4096 && bytes.iter().all(|byte| *byte == bytes[0]), "a mixture");
+    assert!(
+        bytes.len() == 4096 && bytes.iter().all(|byte| *byte == bytes[0]),
+        "a mixture"
+    );
     assert_eq!(names(home.path()), ["m"]);
 }
 
@@ -126,7 +168,13 @@ fn a_folder_is_made_durable_with_all_that_lies_in_it() {
     // What cannot be made durable does not get the name.
     let folder = Partial::folder(&home.path().join("other")).expect("a folder");
     std::os::unix::fs::symlink("nowhere", folder.path().join("config.json")).expect("a link");
-    assert_eq!(folder.publish().expect_err("a file that is not there").kind(), ErrorKind::NotFound);
+    assert_eq!(
+        folder
+            .publish()
+            .expect_err("a file that is not there")
+            .kind(),
+        ErrorKind::NotFound
+    );
     assert_eq!(names(home.path()), ["m"]);
 }
 
@@ -136,14 +184,33 @@ fn what_has_the_name_keeps_it_be_it_a_file_or_a_folder() {
     for is_folder in [false, true] {
         let out = home.path().join(format!("m-{is_folder}"));
         let begin = |text: &str| {
-            let partial = if is_folder { Partial::folder(&out) } else { Partial::file(&out) }.expect("a name");
-            let file = if is_folder { partial.path().join("config.json") } else { partial.path().to_owned() };
+            let partial = if is_folder {
+                Partial::folder(&out)
+            } else {
+                Partial::file(&out)
+            }
+            .expect("a name");
+            let file = if is_folder {
+                partial.path().join("config.json")
+            } else {
+                partial.path().to_owned()
+            };
             fs::write(file, text).expect("a file");
             partial
         };
         begin("first").publish().expect("a free name");
-        assert_eq!(begin("second").publish().expect_err("the name was taken").kind(), ErrorKind::AlreadyExists);
-        let file = if is_folder { out.join("config.json") } else { out.clone() };
+        assert_eq!(
+            begin("second")
+                .publish()
+                .expect_err("the name was taken")
+                .kind(),
+            ErrorKind::AlreadyExists
+        );
+        let file = if is_folder {
+            out.join("config.json")
+        } else {
+            out.clone()
+        };
         assert_eq!(fs::read_to_string(file).expect("a file"), "first");
     }
     // An empty folder is somebody's too.

@@ -27,10 +27,15 @@ impl Session<'_> {
             return Ok(None);
         }
         let loss = self.losses(&batches, reporter)?.iter().sum::<f64>() / tokens as f64;
-        reporter.report(Event::Evaluation { step: self.step, loss, tokens: tokens as u64 })?;
+        reporter.report(Event::Evaluation {
+            step: self.step,
+            loss,
+            tokens: tokens as u64,
+        })?;
         if self.step > 0 {
             let keep = self.run.config().training.keep_best;
-            self.best.note(self.step, loss, &self.trainer.adapters, keep);
+            self.best
+                .note(self.step, loss, &self.trainer.adapters, keep);
         }
         Ok(Some(loss))
     }
@@ -38,7 +43,10 @@ impl Session<'_> {
     /// The loss of every batch, in order.
     fn losses(&mut self, batches: &[Batch], reporter: &mut dyn Reporter) -> Result<Vec<f64>> {
         let each = batches.len().div_ceil(self.group.size());
-        let own = batches.chunks(each).nth(self.group.rank()).unwrap_or_default();
+        let own = batches
+            .chunks(each)
+            .nth(self.group.rank())
+            .unwrap_or_default();
         let found = self.own_losses(own, reporter);
         let found = group::unless_stopped(self.group, found)?;
         group::all_numbers(self.group, &found)
@@ -47,7 +55,11 @@ impl Session<'_> {
     fn own_losses(&mut self, own: &[Batch], reporter: &mut dyn Reporter) -> Result<Vec<f64>> {
         let mut found = Vec::with_capacity(own.len());
         for (i, batch) in own.iter().enumerate() {
-            reporter.report(Event::Phase { phase: Phase::Evaluating, done: i as u64, of: own.len() as u64 })?;
+            reporter.report(Event::Phase {
+                phase: Phase::Evaluating,
+                done: i as u64,
+                of: own.len() as u64,
+            })?;
             if self.hear(reporter) == Wish::Stop {
                 return Err(Error::Stopped);
             }
@@ -58,21 +70,44 @@ impl Session<'_> {
 
     /// Answers the first held-out question with the model as it is now.
     pub fn sample_answer(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
-        let Some(row) = self.prepared.question.as_ref().filter(|_| self.is_first()) else { return Ok(()) };
+        let Some(row) = self.prepared.question.as_ref().filter(|_| self.is_first()) else {
+            return Ok(());
+        };
         let p = self.prepared;
-        let how = Generation { max_new_tokens: ANSWER_TOKENS, temperature: 0.0, seed: 0, end_ids: p.end_ids.clone() };
-        let answered = answer(&p.decoder, &self.trainer.adapters, &p.tokenizer, &p.template, &row.question(), &how);
+        let how = Generation {
+            max_new_tokens: ANSWER_TOKENS,
+            temperature: 0.0,
+            seed: 0,
+            end_ids: p.end_ids.clone(),
+        };
+        let answered = answer(
+            &p.decoder,
+            &self.trainer.adapters,
+            &p.tokenizer,
+            &p.template,
+            &row.question(),
+            &how,
+        );
         let text = match answered {
             // It is for people to read: what was trained is worth saving without it.
             Err(fault @ (Error::Positions { .. } | Error::Stopped)) => {
-                return reporter.report(Event::Note { text: format!("no sample answer: {fault}") });
+                return reporter.report(Event::Note {
+                    text: format!("no sample answer: {fault}"),
+                });
             }
             answered => answered?,
         };
-        let asked = row.messages.iter().rev().find(|m| m["role"] == "user").and_then(|m| m["content"].as_str());
+        let asked = row
+            .messages
+            .iter()
+            .rev()
+            .find(|m| m["role"] == "user")
+            .and_then(|m| m["content"].as_str());
         let last = row.messages.iter().rev().find(|m| m["role"] == "assistant");
         let wanted = last.map_or_else(String::new, |m| {
-            m["content"].as_str().map_or_else(|| calls_text(&m["tool_calls"]), str::to_owned)
+            m["content"]
+                .as_str()
+                .map_or_else(|| calls_text(&m["tool_calls"]), str::to_owned)
         });
         reporter.report(Event::Sample {
             step: self.step,
@@ -84,7 +119,9 @@ impl Session<'_> {
 
     /// Goes back to the adapter with the lowest held-out loss, where the run keeps it.
     pub fn take_best(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
-        let (Some(mark), Some(adapters)) = (self.best.mark, self.best.adapters.take()) else { return Ok(()) };
+        let (Some(mark), Some(adapters)) = (self.best.mark, self.best.adapters.take()) else {
+            return Ok(());
+        };
         if mark.step != self.step {
             let text = format!(
                 "the adapter of step {} is kept: its held-out loss of {:.4} is the lowest",
@@ -100,7 +137,13 @@ impl Session<'_> {
 fn calls_text(calls: &serde_json::Value) -> String {
     let text = |call: &serde_json::Value| {
         let function = call.get("function").unwrap_or(call);
-        format!("{}({})", function["name"].as_str().unwrap_or_default(), function["arguments"])
+        format!(
+            "{}({})",
+            function["name"].as_str().unwrap_or_default(),
+            function["arguments"]
+        )
     };
-    calls.as_array().map_or_else(String::new, |calls| calls.iter().map(text).collect::<Vec<_>>().join("; "))
+    calls.as_array().map_or_else(String::new, |calls| {
+        calls.iter().map(text).collect::<Vec<_>>().join("; ")
+    })
 }

@@ -30,9 +30,18 @@ impl Run {
         trained.map_err(|e| advice::on_memory(e, &prepared.decoder, self.config()))
     }
 
-    fn train(&self, prepared: &Prepared, group: &mut dyn Group, reporter: &mut dyn Reporter) -> Result<()> {
+    fn train(
+        &self,
+        prepared: &Prepared,
+        group: &mut dyn Group,
+        reporter: &mut dyn Reporter,
+    ) -> Result<()> {
         if group.size() > 1 {
-            reporter.report(Event::Phase { phase: Phase::Meeting, done: 0, of: 0 })?;
+            reporter.report(Event::Phase {
+                phase: Phase::Meeting,
+                done: 0,
+                of: 0,
+            })?;
         }
         let (mut group, way) = group::joined(group, &*prepared.decoder.backend)?;
         if !way.is_empty() {
@@ -57,7 +66,9 @@ impl Run {
         match data.batching {
             qlora_config::Batching::Shuffled => Batching::Shuffled { samples },
             qlora_config::Batching::Grouped => Batching::Grouped { samples },
-            qlora_config::Batching::Packed => Batching::Packed { tokens: samples * data.max_seq_len },
+            qlora_config::Batching::Packed => Batching::Packed {
+                tokens: samples * data.max_seq_len,
+            },
         }
     }
 }
@@ -73,9 +84,23 @@ mod tests {
     fn steps(set: &[&str], micro_batches: usize) -> u64 {
         let common = ["model.base=tiny", "data.train=rows.jsonl"];
         let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-        let config = Layers { set, ..Layers::default() }.resolve().expect("a configuration");
+        let config = Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a configuration");
         let (model, train, output) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
-        Run { config, model, train, eval: None, output, resume: None, tokens: None }.steps(micro_batches)
+        Run {
+            config,
+            model,
+            train,
+            eval: None,
+            output,
+            resume: None,
+            tokens: None,
+        }
+        .steps(micro_batches)
     }
 
     #[test]
@@ -83,10 +108,26 @@ mod tests {
         for (set, micro_batches, wanted) in [
             (&["training.gradient_accumulation=64"][..], 3, 1),
             (&["training.gradient_accumulation=3"][..], 3, 1),
-            (&["training.gradient_accumulation=2", "training.epochs=2"][..], 5, 6),
-            (&["training.gradient_accumulation=4", "training.epochs=1.5"][..], 10, 5),
-            (&["training.gradient_accumulation=4", "training.epochs=0.01"][..], 10, 1),
-            (&["training.gradient_accumulation=4", "training.max_steps=7"][..], 10, 7),
+            (
+                &["training.gradient_accumulation=2", "training.epochs=2"][..],
+                5,
+                6,
+            ),
+            (
+                &["training.gradient_accumulation=4", "training.epochs=1.5"][..],
+                10,
+                5,
+            ),
+            (
+                &["training.gradient_accumulation=4", "training.epochs=0.01"][..],
+                10,
+                1,
+            ),
+            (
+                &["training.gradient_accumulation=4", "training.max_steps=7"][..],
+                10,
+                7,
+            ),
         ] {
             assert_eq!(steps(set, micro_batches), wanted, "{set:?}");
         }

@@ -32,28 +32,48 @@ impl Prepared {
     /// Loads what `run` names; a pass through the model ends early where `stop` is given.
     pub fn load(run: &Run, stop: StopSignal, reporter: &mut dyn Reporter) -> Result<Self> {
         let config = run.config();
-        reporter.report(Event::Phase { phase: Phase::Loading, done: 0, of: 0 })?;
+        reporter.report(Event::Phase {
+            phase: Phase::Loading,
+            done: 0,
+            of: 0,
+        })?;
         let checkpoint = Checkpoint::open(&run.model)?;
         let files = &checkpoint.files;
         for text in files.notes.iter().cloned() {
             reporter.report(Event::Note { text })?;
         }
-        let missing = |fault: &str, help| Error::Model { path: files.path.clone(), fault: fault.into(), help };
+        let missing = |fault: &str, help| Error::Model {
+            path: files.path.clone(),
+            fault: fault.into(),
+            help,
+        };
         let tokenizer = files.tokenizer()?.clone();
-        let template = files.chat_template(&config.data.template)?.dated(&config.data.template_date)?;
+        let template = files
+            .chat_template(&config.data.template)?
+            .dated(&config.data.template_date)?;
         let limit = files.shape.max_positions;
         if config.data.max_seq_len > limit {
             return Err(missing(
-                &format!("it knows {limit} positions, fewer than data.max_seq_len {}", config.data.max_seq_len),
+                &format!(
+                    "it knows {limit} positions, fewer than data.max_seq_len {}",
+                    config.data.max_seq_len
+                ),
                 "lower data.max_seq_len",
             ));
         }
-        let (train, statistics) = run.load_rows(&run.train, &tokenizer, &template, files.shape.vocabulary, None)?;
+        let (train, statistics) = run.load_rows(
+            &run.train,
+            &tokenizer,
+            &template,
+            files.shape.vocabulary,
+            None,
+        )?;
         tell_unread(&statistics, "training", reporter)?;
         let eval = match &run.eval {
             Some(path) => {
                 let limit = config.training.eval_rows;
-                let (rows, found) = run.load_rows(path, &tokenizer, &template, files.shape.vocabulary, limit)?;
+                let (rows, found) =
+                    run.load_rows(path, &tokenizer, &template, files.shape.vocabulary, limit)?;
                 tell_left_out(&found, config.data.max_seq_len, reporter)?;
                 for text in found.warnings("held-out rows", config.data.max_seq_len) {
                     reporter.report(Event::Note { text })?;
@@ -69,28 +89,57 @@ impl Prepared {
         let mut told = Ok(());
         let progress = |done| {
             if told.is_ok() {
-                told = reporter.report(Event::Phase { phase: Phase::Loading, done: done as u64, of: layers });
+                told = reporter.report(Event::Phase {
+                    phase: Phase::Loading,
+                    done: done as u64,
+                    of: layers,
+                });
             }
         };
         let backend = device::backend(&files.shape, config, config.data.max_seq_len, &device)?;
         let policy = device::memory_policy(&files.shape, config, &*backend)?;
         let longest = config.data.max_seq_len.max(limit.min(4096));
-        let mut decoder = Decoder::load(&checkpoint, &config.model, longest, &policy, &backend, progress)?;
+        let mut decoder = Decoder::load(
+            &checkpoint,
+            &config.model,
+            longest,
+            &policy,
+            &backend,
+            progress,
+        )?;
         decoder.stop = stop;
         told?;
         let end_ids = end_ids(files, &tokenizer);
-        Ok(Self { decoder, tokenizer, template, end_ids, train, eval, question, statistics, policy })
+        Ok(Self {
+            decoder,
+            tokenizer,
+            template,
+            end_ids,
+            train,
+            eval,
+            question,
+            statistics,
+            policy,
+        })
     }
 }
 
 impl Run {
     /// Tells of keys that have no effect in a run of `steps` steps, and refuses those that the run was to depend on.
     pub(super) fn tell_idle_keys(&self, steps: u64, reporter: &mut dyn Reporter) -> Result<()> {
-        for Idle { key, fault, help, is_refused } in idle_in(self.config(), steps) {
+        for Idle {
+            key,
+            fault,
+            help,
+            is_refused,
+        } in idle_in(self.config(), steps)
+        {
             if is_refused {
                 return Err(Error::Config { key, fault, help });
             }
-            reporter.report(Event::Note { text: format!("warning: `{key}` {fault}; {help}") })?;
+            reporter.report(Event::Note {
+                text: format!("warning: `{key}` {fault}; {help}"),
+            })?;
         }
         Ok(())
     }
@@ -109,10 +158,17 @@ impl Run {
             TooLong::Truncate => qlora_data::TooLong::Truncate,
             TooLong::Error => qlora_data::TooLong::Error,
         };
-        let policy = Policy { max_seq_len: data.max_seq_len, too_long, vocabulary, limit };
+        let policy = Policy {
+            max_seq_len: data.max_seq_len,
+            too_long,
+            vocabulary,
+            limit,
+        };
         let name = name_of(path);
         Ok(match &self.tokens {
-            Some(folder) => qlora_data::load_cached(folder, path, &name, tokenizer, template, policy)?,
+            Some(folder) => {
+                qlora_data::load_cached(folder, path, &name, tokenizer, template, policy)?
+            }
             None => qlora_data::load(path, &name, tokenizer, template, policy)?,
         })
     }
@@ -123,7 +179,12 @@ fn tell_left_out(found: &Statistics, limit: usize, reporter: &mut dyn Reporter) 
     if found.kept == found.rows {
         return Ok(());
     }
-    let (left_out, rows, long, empty) = (found.rows - found.kept, found.rows, found.too_long, found.unsupervised);
+    let (left_out, rows, long, empty) = (
+        found.rows - found.kept,
+        found.rows,
+        found.too_long,
+        found.unsupervised,
+    );
     let text = format!(
         "{left_out} of {rows} held-out rows are left out: {long} longer than data.max_seq_len {limit}, {empty} without a token to train on"
     );
@@ -135,18 +196,31 @@ fn tell_unread(found: &Statistics, which: &str, reporter: &mut dyn Reporter) -> 
     if found.unread.is_empty() {
         return Ok(());
     }
-    let keys: Vec<String> = found.unread.iter().map(|(key, rows)| format!("`{key}` in {rows}")).collect();
-    let text = format!("keys of {which} rows that are not read: {} of {} rows", keys.join(", "), found.rows);
+    let keys: Vec<String> = found
+        .unread
+        .iter()
+        .map(|(key, rows)| format!("`{key}` in {rows}"))
+        .collect();
+    let text = format!(
+        "keys of {which} rows that are not read: {} of {} rows",
+        keys.join(", "),
+        found.rows
+    );
     reporter.report(Event::Note { text })
 }
 
 /// How messages call a file: not by the folder that it happens to lie in on this machine.
 fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn first_row(path: &Path) -> Result<Option<Conversation>> {
-    let row = qlora_data::examples(path, &name_of(path))?.next().transpose()?;
+    let row = qlora_data::examples(path, &name_of(path))?
+        .next()
+        .transpose()?;
     Ok(row.and_then(|(_, example)| match example {
         Example::Chat(conversation) => Some(conversation),
         Example::Text(_) => None,

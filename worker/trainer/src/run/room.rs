@@ -27,7 +27,9 @@ pub(super) fn with_room(
             ended => return ended,
         };
         let (place, seconds) = (place.display(), wait.as_secs());
-        let text = format!("no room on the worker's disk for {place}: {full}; trying again in {seconds} s");
+        let text = format!(
+            "no room on the worker's disk for {place}: {full}; trying again in {seconds} s"
+        );
         reporter.report(Event::Note { text })?;
         let mut waited = Duration::ZERO;
         while waited < wait {
@@ -73,24 +75,38 @@ mod tests {
     }
 
     fn full() -> Error {
-        Error::Io { path: "elsewhere".into(), source: ErrorKind::StorageFull.into() }
+        Error::Io {
+            path: "elsewhere".into(),
+            source: ErrorKind::StorageFull.into(),
+        }
     }
 
     #[test]
     fn what_has_no_room_is_tried_until_it_has_and_told_with_its_path() {
         let (mut listener, mut tries) = (Listener::default(), 0);
-        let done = with_room(&mut listener, (Path::new("/state/checkpoint"), Duration::from_millis(1)), || {
-            tries += 1;
-            if tries < 3 { Err(full()) } else { Ok(()) }
-        });
+        let done = with_room(
+            &mut listener,
+            (Path::new("/state/checkpoint"), Duration::from_millis(1)),
+            || {
+                tries += 1;
+                if tries < 3 { Err(full()) } else { Ok(()) }
+            },
+        );
         assert!(done.is_ok() && tries == 3, "{done:?}");
         assert_eq!(listener.notes.len(), 2);
-        assert!(listener.notes[0].contains("/state/checkpoint"), "{:?}", listener.notes);
+        assert!(
+            listener.notes[0].contains("/state/checkpoint"),
+            "{:?}",
+            listener.notes
+        );
     }
 
     #[test]
     fn a_run_that_is_to_stop_waits_no_more_and_other_faults_are_not_waited_for() {
-        let mut listener = Listener { stops: true, ..Listener::default() };
+        let mut listener = Listener {
+            stops: true,
+            ..Listener::default()
+        };
         assert!(with_room(&mut listener, (Path::new("x"), WAIT), || Err(full())).is_err());
         let mut tries = 0;
         let other = with_room(&mut listener, (Path::new("x"), WAIT), || {

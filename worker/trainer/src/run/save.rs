@@ -13,10 +13,19 @@ use crate::{Error, Result};
 impl Session<'_> {
     /// The base, under a name that others can resolve where there is one.
     fn base<'n>(&'n self, public: Option<&'n str>) -> BaseModel<'n> {
-        let name = public.or(self.run.config().model.base.as_deref()).unwrap_or_default();
+        let name = public
+            .or(self.run.config().model.base.as_deref())
+            .unwrap_or_default();
         let date = &self.run.config().data.template_date;
-        let template = Some(TrainedWith { text: self.prepared.template.source(), date });
-        BaseModel { name, fingerprint: &self.prepared.decoder.fingerprint, template }
+        let template = Some(TrainedWith {
+            text: self.prepared.template.source(),
+            date,
+        });
+        BaseModel {
+            name,
+            fingerprint: &self.prepared.decoder.fingerprint,
+            template,
+        }
     }
 
     fn public_name(&self) -> Option<String> {
@@ -25,12 +34,20 @@ impl Session<'_> {
     }
 
     pub fn save_checkpoint(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
-        reporter.report(Event::Phase { phase: Phase::Saving, done: 0, of: 0 })?;
+        reporter.report(Event::Phase {
+            phase: Phase::Saving,
+            done: 0,
+            of: 0,
+        })?;
         self.compare_adapters()?;
         if self.is_first() {
             self.write_checkpoint(reporter)?;
         }
-        reporter.report(Event::Phase { phase: Phase::Training, done: self.step, of: self.steps })
+        reporter.report(Event::Phase {
+            phase: Phase::Training,
+            done: self.step,
+            of: self.steps,
+        })
     }
 
     fn write_checkpoint(&self, reporter: &mut dyn Reporter) -> Result<()> {
@@ -54,7 +71,10 @@ impl Session<'_> {
         with_room(reporter, (&folder, room::WAIT), || {
             checkpoint::save(&folder, manifest(), adapters, optimizer, best, base)
         })?;
-        reporter.report(Event::Checkpoint { step: self.step, folder: folder.to_string_lossy().into_owned() })
+        reporter.report(Event::Checkpoint {
+            step: self.step,
+            folder: folder.to_string_lossy().into_owned(),
+        })
     }
 
     /// All of the group update the same adapters with the same gradients; where processors differ, so may the results.
@@ -63,14 +83,23 @@ impl Session<'_> {
             return Ok(());
         }
         let mut hash = Sha256::new();
-        for tensor in self.trainer.adapters.factors.iter().flat_map(Factors::tensors) {
+        for tensor in self
+            .trainer
+            .adapters
+            .factors
+            .iter()
+            .flat_map(Factors::tensors)
+        {
             for value in tensor.flatten_all()?.to_vec1::<f32>()? {
                 hash.update(value.to_le_bytes());
             }
         }
         let said = self.group.gather(&hash.finalize())?;
         match said.iter().position(|hash| *hash != said[0]) {
-            Some(rank) => Err(Error::Diverged { rank, step: self.step }),
+            Some(rank) => Err(Error::Diverged {
+                rank,
+                step: self.step,
+            }),
             None => Ok(()),
         }
     }
@@ -83,16 +112,24 @@ impl Session<'_> {
         if !self.is_first() {
             return Ok(());
         }
-        reporter.report(Event::Phase { phase: Phase::Saving, done: 0, of: 0 })?;
+        reporter.report(Event::Phase {
+            phase: Phase::Saving,
+            done: 0,
+            of: 0,
+        })?;
         let folder = self.run.output.join("adapter");
         let name = self.public_name();
         if name.is_none() {
-            let text =
-                "base_model_name_or_path of the adapter is a path of this machine; others name the base themselves";
+            let text = "base_model_name_or_path of the adapter is a path of this machine; others name the base themselves";
             reporter.report(Event::Note { text: text.into() })?;
         }
         let base = self.base(name.as_deref());
-        with_room(reporter, (&folder, room::WAIT), || adapter::save(&self.trainer.adapters, base, &folder))?;
-        reporter.report(Event::Finished { step: self.step, folder: folder.to_string_lossy().into_owned() })
+        with_room(reporter, (&folder, room::WAIT), || {
+            adapter::save(&self.trainer.adapters, base, &folder)
+        })?;
+        reporter.report(Event::Finished {
+            step: self.step,
+            folder: folder.to_string_lossy().into_owned(),
+        })
     }
 }

@@ -52,17 +52,38 @@ impl<'a> Session<'a> {
         let evaluation_due = restored.as_ref().is_some_and(|r| r.manifest.evaluation_due);
         let (adapters, optimizer, step, cursor, first_evaluation, best) = match restored {
             Some(r) => {
-                let best = Best { mark: r.manifest.best, adapters: r.best };
+                let best = Best {
+                    mark: r.manifest.best,
+                    adapters: r.best,
+                };
                 let m = r.manifest;
-                (r.adapters, r.optimizer, m.step, m.cursor, m.first_evaluation, best)
+                (
+                    r.adapters,
+                    r.optimizer,
+                    m.step,
+                    m.cursor,
+                    m.first_evaluation,
+                    best,
+                )
             }
             None => {
                 let adapters = prepared.decoder.adapters(&config.lora, seed)?;
                 let optimizer = Optimizer::new(&adapters, config.training.optimizer)?;
-                (adapters, optimizer, 0, Cursor::default(), None, Best::default())
+                (
+                    adapters,
+                    optimizer,
+                    0,
+                    Cursor::default(),
+                    None,
+                    Best::default(),
+                )
             }
         };
-        let lengths = prepared.train.iter().map(|sample| sample.ids.len()).collect();
+        let lengths = prepared
+            .train
+            .iter()
+            .map(|sample| sample.ids.len())
+            .collect();
         let sampler = Sampler::new(seed, lengths, run.batching(), cursor);
         let steps = run.steps(sampler.batches());
         LearningRate::reaches_peak(&config.training, steps)?;
@@ -119,10 +140,18 @@ impl<'a> Session<'a> {
         self.tell_what_surprises(reporter)?;
         let backend = &self.prepared.decoder.backend;
         if let Some(attention) = backend.attention() {
-            reporter.report(Event::Note { text: format!("attention: {attention}") })?;
+            reporter.report(Event::Note {
+                text: format!("attention: {attention}"),
+            })?;
         }
-        reporter.report(Event::Note { text: format!("operations: {}", backend.forms()) })?;
-        reporter.report(Event::Phase { phase: Phase::Preparing, done: 0, of: 0 })?;
+        reporter.report(Event::Note {
+            text: format!("operations: {}", backend.forms()),
+        })?;
+        reporter.report(Event::Phase {
+            phase: Phase::Preparing,
+            done: 0,
+            of: 0,
+        })?;
         let shortest = self.prepared.train.iter().min_by_key(|s| s.ids.len());
         if let Some(sample) = shortest {
             proof::gradients_arrive(&self.trainer, &Batch::pack([sample]))?;
@@ -138,7 +167,11 @@ impl<'a> Session<'a> {
     /// Waits for the others, and sees that they work on the same.
     fn compare_tasks(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
         if self.group.size() > 1 {
-            reporter.report(Event::Phase { phase: Phase::Meeting, done: 0, of: 0 })?;
+            reporter.report(Event::Phase {
+                phase: Phase::Meeting,
+                done: 0,
+                of: 0,
+            })?;
         }
         let own = format!(
             "version {}, base {}, {} tokens, step {} of {}",
@@ -153,17 +186,28 @@ impl<'a> Session<'a> {
             None => Ok(()),
             Some(rank) => {
                 let words = |i: usize| String::from_utf8_lossy(&said[i]).into_owned();
-                Err(Error::Mismatch { rank, theirs: words(rank), first: words(0) })
+                Err(Error::Mismatch {
+                    rank,
+                    theirs: words(rank),
+                    first: words(0),
+                })
             }
         }
     }
 
     /// Tells of rows that are cut or teach no end, and of steps that are smaller than asked for.
     fn tell_what_surprises(&self, reporter: &mut dyn Reporter) -> Result<()> {
-        for text in self.prepared.statistics.warnings("rows", self.run.config().data.max_seq_len) {
+        for text in self
+            .prepared
+            .statistics
+            .warnings("rows", self.run.config().data.max_seq_len)
+        {
             reporter.report(Event::Note { text })?;
         }
-        let (batches, accumulation) = (self.sampler.batches(), self.training().gradient_accumulation);
+        let (batches, accumulation) = (
+            self.sampler.batches(),
+            self.training().gradient_accumulation,
+        );
         if batches < accumulation {
             let text = format!(
                 "warning: an epoch has {batches} micro-batches, fewer than training.gradient_accumulation {accumulation}: each step is one epoch"
@@ -175,15 +219,22 @@ impl<'a> Session<'a> {
 
     /// Tells how full packs are, where rows are packed.
     fn tell_packing(&self, reporter: &mut dyn Reporter) -> Result<()> {
-        let Batching::Packed { tokens } = self.run.batching() else { return Ok(()) };
+        let Batching::Packed { tokens } = self.run.batching() else {
+            return Ok(());
+        };
         let (packs, rows) = (self.sampler.batches(), self.prepared.train.len());
         let full = 100.0 * self.prepared.statistics.tokens as f64 / (packs * tokens) as f64;
-        let text = format!("{rows} rows in {packs} packs of up to {tokens} tokens, {full:.1} % full");
+        let text =
+            format!("{rows} rows in {packs} packs of up to {tokens} tokens, {full:.1} % full");
         reporter.report(Event::Note { text })
     }
 
     pub fn train(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
-        reporter.report(Event::Phase { phase: Phase::Training, done: self.step, of: self.steps })?;
+        reporter.report(Event::Phase {
+            phase: Phase::Training,
+            done: self.step,
+            of: self.steps,
+        })?;
         if self.evaluation_due && self.step < self.steps {
             self.evaluate_or_save(reporter)?;
         }
@@ -203,8 +254,10 @@ impl<'a> Session<'a> {
             if every(t.eval_every) {
                 self.evaluate_or_save(reporter)?;
                 if t.early_stopping > 0 && self.best.stale() >= t.early_stopping {
-                    let text =
-                        format!("held-out loss has not fallen in {} evaluations: the run ends", t.early_stopping);
+                    let text = format!(
+                        "held-out loss has not fallen in {} evaluations: the run ends",
+                        t.early_stopping
+                    );
                     reporter.report(Event::Note { text })?;
                     break;
                 }
@@ -243,14 +296,20 @@ impl<'a> Session<'a> {
         let own = std::mem::replace(&mut self.heard, Wish::GoOn);
         let said = self.group.gather(&[own as u8])?;
         let strongest = said.iter().flatten().max().copied().unwrap_or_default();
-        Ok([Wish::GoOn, Wish::Checkpoint].into_iter().find(|&w| w as u8 == strongest).unwrap_or(Wish::Stop))
+        Ok([Wish::GoOn, Wish::Checkpoint]
+            .into_iter()
+            .find(|&w| w as u8 == strongest)
+            .unwrap_or(Wish::Stop))
     }
 
     /// Takes a step; a run that is to stop meanwhile is saved as it was before it.
     fn step_or_save(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
         let ended = self.one_step(reporter);
         if let Err(Error::Stopped) = ended {
-            let text = format!("step {} is broken off, and is taken again when the run goes on", self.step + 1);
+            let text = format!(
+                "step {} is broken off, and is taken again when the run goes on",
+                self.step + 1
+            );
             reporter.report(Event::Note { text })?;
             self.save_checkpoint(reporter)?;
         }
@@ -274,18 +333,36 @@ impl<'a> Session<'a> {
             tokens_per_second: outcome.tokens as f64 / seconds,
             seconds,
             skipped: outcome.skipped,
-            peak_bytes: self.prepared.decoder.backend.peak_bytes()?.unwrap_or_else(crate::bench::peak_bytes),
+            peak_bytes: self
+                .prepared
+                .decoder
+                .backend
+                .peak_bytes()?
+                .unwrap_or_else(crate::bench::peak_bytes),
         }))?;
-        self.skipped_in_a_row = if outcome.skipped { self.skipped_in_a_row + 1 } else { 0 };
-        if self.skipped_in_a_row > 0 && self.skipped_in_a_row >= self.training().max_skipped_steps.max(1) {
-            return Err(Error::NotFinite { step: self.step, steps: self.skipped_in_a_row });
+        self.skipped_in_a_row = if outcome.skipped {
+            self.skipped_in_a_row + 1
+        } else {
+            0
+        };
+        if self.skipped_in_a_row > 0
+            && self.skipped_in_a_row >= self.training().max_skipped_steps.max(1)
+        {
+            return Err(Error::NotFinite {
+                step: self.step,
+                steps: self.skipped_in_a_row,
+            });
         }
         Ok(())
     }
 
     fn next_batches(&mut self) -> Vec<Batch> {
         let samples = &self.prepared.train;
-        let step = self.sampler.next_step(self.run.config().training.gradient_accumulation);
-        step.iter().map(|batch| Batch::pack(batch.iter().map(|&i| &samples[i]))).collect()
+        let step = self
+            .sampler
+            .next_step(self.run.config().training.gradient_accumulation);
+        step.iter()
+            .map(|batch| Batch::pack(batch.iter().map(|&i| &samples[i])))
+            .collect()
     }
 }

@@ -25,7 +25,8 @@ struct Wanted {
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 /// What can be read, for messages that refuse other weights.
-pub(crate) const READABLE: &str = "weights in 16 or 32 bits, bitsandbytes' NF4 and .gguf files are read";
+pub(crate) const READABLE: &str =
+    "weights in 16 or 32 bits, bitsandbytes' NF4 and .gguf files are read";
 
 /// Checks the tensors of a Hugging Face folder; returns what a person should hear of a model that can be used.
 ///
@@ -61,10 +62,17 @@ pub(super) fn check(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> 
 }
 
 fn wanted(shape: &ModelShape) -> BTreeMap<String, Wanted> {
-    let plain = |dims: &[usize], keys| Wanted { dims: dims.to_vec(), keys, linear: false };
+    let plain = |dims: &[usize], keys| Wanted {
+        dims: dims.to_vec(),
+        keys,
+        linear: false,
+    };
     let table = || plain(&[shape.vocabulary, shape.hidden], "vocab_size, hidden_size");
     let norm = || plain(&[shape.hidden], "hidden_size");
-    let mut all = BTreeMap::from([(EMBEDDING.to_owned(), table()), ("model.norm.weight".to_owned(), norm())]);
+    let mut all = BTreeMap::from([
+        (EMBEDDING.to_owned(), table()),
+        ("model.norm.weight".to_owned(), norm()),
+    ]);
     if !shape.tied_embeddings {
         all.insert(HEAD.to_owned(), table());
     }
@@ -74,8 +82,15 @@ fn wanted(shape: &ModelShape) -> BTreeMap<String, Wanted> {
         }
         for module in TargetModule::ALL {
             let (rows, cols) = shape.projection(module);
-            let linear = Wanted { dims: vec![rows, cols], keys: keys_of(module), linear: true };
-            all.insert(format!("{}.weight", Site { layer, module }.module_path()), linear);
+            let linear = Wanted {
+                dims: vec![rows, cols],
+                keys: keys_of(module),
+                linear: true,
+            };
+            all.insert(
+                format!("{}.weight", Site { layer, module }.module_path()),
+                linear,
+            );
         }
     }
     all
@@ -97,7 +112,10 @@ fn agrees(shards: &Shards, entry: &ShardEntry, wanted: &Wanted) -> Result<()> {
         return Err(shards.fault(&entry.name, &fault));
     }
     if entry.shape != wanted.dims {
-        let fault = format!("is {:?}, config.json makes it {:?} ({})", entry.shape, wanted.dims, wanted.keys);
+        let fault = format!(
+            "is {:?}, config.json makes it {:?} ({})",
+            entry.shape, wanted.dims, wanted.keys
+        );
         return Err(shards.fault(&entry.name, &fault));
     }
     Ok(())
@@ -114,13 +132,29 @@ fn is_understood(
     // Inverse frequencies follow from config.json; old checkpoints have them once more.
     let follows = name.ends_with(".rotary_emb.inv_freq");
     let of_weight = bnb::weight_of(name).filter(|weight| bnb::is_quantised(shards, weight));
-    if follows || (name == HEAD && shape.tied_embeddings) || of_weight.is_some_and(|w| wanted.contains_key(w)) {
+    if follows
+        || (name == HEAD && shape.tied_embeddings)
+        || of_weight.is_some_and(|w| wanted.contains_key(w))
+    {
         return Ok(());
     }
-    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-    let packed = [".qweight", ".qzeros", ".scales", ".g_idx", ".weight_packed", ".weight_scale", ".SCB"];
+    let layer = name
+        .strip_prefix("model.layers.")
+        .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    let packed = [
+        ".qweight",
+        ".qzeros",
+        ".scales",
+        ".g_idx",
+        ".weight_packed",
+        ".weight_scale",
+        ".SCB",
+    ];
     let fault = if let Some(layer) = layer.filter(|&layer| layer >= shape.layers) {
-        format!("is of block {layer}, config.json has num_hidden_layers {}", shape.layers)
+        format!(
+            "is of block {layer}, config.json has num_hidden_layers {}",
+            shape.layers
+        )
     } else if name.ends_with(".bias") {
         "is a bias, which is not implemented".to_owned()
     } else if packed.iter().any(|ending| name.ends_with(ending)) || bnb::weight_of(name).is_some() {
@@ -139,8 +173,7 @@ fn tied_head(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
     if shards.raw(HEAD)? == shards.raw(EMBEDDING)? {
         return Ok(Vec::new());
     }
-    let text =
-        "config.json has tie_word_embeddings: true, and `lm_head.weight` differs from the embedding; it is not used";
+    let text = "config.json has tie_word_embeddings: true, and `lm_head.weight` differs from the embedding; it is not used";
     Ok(vec![text.to_owned()])
 }
 
@@ -148,10 +181,22 @@ fn tied_head(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// See [`check`].
-pub(super) fn check_gguf(path: &Path, tensors: &BTreeMap<&str, &[usize]>, shape: &ModelShape) -> Result<()> {
-    let fault = |tensor: &str, fault: String| Error::Tensor { path: path.into(), tensor: tensor.into(), fault };
+pub(super) fn check_gguf(
+    path: &Path,
+    tensors: &BTreeMap<&str, &[usize]>,
+    shape: &ModelShape,
+) -> Result<()> {
+    let fault = |tensor: &str, fault: String| Error::Tensor {
+        path: path.into(),
+        tensor: tensor.into(),
+        fault,
+    };
     if shape.layers > tensors.len() {
-        let text = format!("is missing: the file says {} blocks and holds {} tensors", shape.layers, tensors.len());
+        let text = format!(
+            "is missing: the file says {} blocks and holds {} tensors",
+            shape.layers,
+            tensors.len()
+        );
         return Err(fault(&format!("blk.{}", shape.layers - 1), text));
     }
     let in_gguf = |(name, wanted): (String, Wanted)| (gguf_name(&name), wanted.dims);
@@ -160,12 +205,28 @@ pub(super) fn check_gguf(path: &Path, tensors: &BTreeMap<&str, &[usize]>, shape:
     for (name, dims) in tensors {
         match wanted.get(*name) {
             Some(wanted) if wanted == dims => {}
-            Some(wanted) => return Err(fault(name, format!("is {dims:?}, the file's metadata make it {wanted:?}"))),
-            None if name.ends_with(".bias") => return Err(fault(name, "is a bias, which is not implemented".into())),
-            None => return Err(fault(name, "is no part of a Llama or Mistral decoder of this many blocks".into())),
+            Some(wanted) => {
+                return Err(fault(
+                    name,
+                    format!("is {dims:?}, the file's metadata make it {wanted:?}"),
+                ));
+            }
+            None if name.ends_with(".bias") => {
+                return Err(fault(name, "is a bias, which is not implemented".into()));
+            }
+            None => {
+                return Err(fault(
+                    name,
+                    "is no part of a Llama or Mistral decoder of this many blocks".into(),
+                ));
+            }
         }
     }
     wanted.remove("rope_freqs.weight");
-    let missing = wanted.keys().find(|name| !tensors.contains_key(name.as_str()));
-    missing.map_or(Ok(()), |name| Err(fault(name, "is missing; download the file again".into())))
+    let missing = wanted
+        .keys()
+        .find(|name| !tensors.contains_key(name.as_str()));
+    missing.map_or(Ok(()), |name| {
+        Err(fault(name, "is missing; download the file again".into()))
+    })
 }

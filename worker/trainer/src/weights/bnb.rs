@@ -33,7 +33,13 @@ pub(crate) fn is_quantised(shards: &Shards, weight: &str) -> bool {
 
 /// The weight that the tensor `name` describes: codes of scales, maps, or the description itself.
 pub(crate) fn weight_of(name: &str) -> Option<&str> {
-    let parts = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4"];
+    let parts = [
+        ".absmax",
+        ".quant_map",
+        ".nested_absmax",
+        ".nested_quant_map",
+        ".quant_state.bitsandbytes__nf4",
+    ];
     parts.iter().find_map(|part| name.strip_suffix(part))
 }
 
@@ -44,20 +50,39 @@ pub(crate) fn read(shards: &Shards, weight: &str, device: &Device) -> Result<Nf4
     let &[rows, cols] = state.shape.as_slice() else {
         return Err(shards.fault(weight, "is not a matrix"));
     };
-    if state.blocksize == 0 || state.nested_offset.is_some_and(|offset| !offset.is_finite()) {
-        return Err(shards.fault(weight, "has a quant state of blocks of 0, or with an offset that is not finite"));
+    if state.blocksize == 0
+        || state
+            .nested_offset
+            .is_some_and(|offset| !offset.is_finite())
+    {
+        return Err(shards.fault(
+            weight,
+            "has a quant state of blocks of 0, or with an offset that is not finite",
+        ));
     }
     let packed = shards.raw(weight)?.bytes;
     let absmax_name = format!("{weight}.absmax");
     let scales = match state.nested_offset {
-        None => Nf4Scales::Plain(shards.tensor(&absmax_name, DType::F32, device)?.flatten_all()?),
+        None => Nf4Scales::Plain(
+            shards
+                .tensor(&absmax_name, DType::F32, device)?
+                .flatten_all()?,
+        ),
         Some(offset) => Nf4Scales::Nested {
             codes: shards.native(&absmax_name, device)?.flatten_all()?,
-            absmax: shards.tensor(&format!("{weight}.nested_absmax"), DType::F32, device)?.flatten_all()?,
+            absmax: shards
+                .tensor(&format!("{weight}.nested_absmax"), DType::F32, device)?
+                .flatten_all()?,
             offset,
         },
     };
-    Ok(Nf4Tensor::from_parts(packed, scales, (rows, cols), state.blocksize, device)?)
+    Ok(Nf4Tensor::from_parts(
+        packed,
+        scales,
+        (rows, cols),
+        state.blocksize,
+        device,
+    )?)
 }
 
 /// Said of a matrix that [`quantise`] makes nothing of.
@@ -65,17 +90,28 @@ pub(crate) const BEYOND: &str = "has numbers too large for NF4: the mean of its 
 
 /// `matrix` in NF4 as `model` says; none where a scale would not be finite. The mean of the scales, which double
 /// quantization takes off, can overflow where no scale does.
-pub(crate) fn quantise(matrix: &Tensor, model: &ModelConfig, backend: &dyn Backend) -> Result<Option<Nf4Tensor>> {
+pub(crate) fn quantise(
+    matrix: &Tensor,
+    model: &ModelConfig,
+    backend: &dyn Backend,
+) -> Result<Option<Nf4Tensor>> {
     let quantised = backend.quantize(matrix, model.block_size, model.double_quant)?;
-    let Nf4Scales::Nested { absmax, offset, .. } = quantised.scales() else { return Ok(Some(quantised)) };
+    let Nf4Scales::Nested { absmax, offset, .. } = quantised.scales() else {
+        return Ok(Some(quantised));
+    };
     let scales = absmax.to_vec1::<f32>()?;
     if !offset.is_finite() || scales.iter().any(|scale| !scale.is_finite()) {
         return Ok(None);
     }
     // No scale is larger than this sum; where it overflows, the numbers themselves tell.
-    let bound = scales.iter().fold(offset.abs(), |bound, scale| bound.max(scale.abs() + offset.abs()));
+    let bound = scales.iter().fold(offset.abs(), |bound, scale| {
+        bound.max(scale.abs() + offset.abs())
+    });
     let finite = bound.is_finite() || {
-        let values = backend.dequantize(&quantised, DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let values = backend
+            .dequantize(&quantised, DType::F32)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
         values.iter().all(|value| value.is_finite())
     };
     Ok(finite.then_some(quantised))
@@ -103,14 +139,22 @@ pub(crate) fn entries(entry: &ShardEntry, block: usize, double: bool) -> Vec<Sha
         entries.push(named(".absmax", Dtype::F32, vec![blocks], 4));
     }
     entries.push(named(".quant_map", Dtype::F32, vec![16], 4));
-    entries.push(ShardEntry { name: state_name(&entry.name), ..named("", Dtype::U8, vec![STATE_BYTES], 1) });
+    entries.push(ShardEntry {
+        name: state_name(&entry.name),
+        ..named("", Dtype::U8, vec![STATE_BYTES], 1)
+    });
     entries
 }
 
 /// The bytes of [`entries`], in the same order, for a matrix that was of `dtype`.
 pub(crate) fn parts(matrix: &Nf4Tensor, dtype: DType) -> Result<Vec<Vec<u8>>> {
     let bytes = |tensor: &Tensor| tensor.to_vec1::<u8>();
-    let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let floats = |values: &[f32]| {
+        values
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
     let (rows, cols) = matrix.dims();
     let dtype = match dtype {
         DType::BF16 => "bfloat16",
@@ -121,11 +165,19 @@ pub(crate) fn parts(matrix: &Nf4Tensor, dtype: DType) -> Result<Vec<Vec<u8>>> {
     let mut parts = vec![bytes(matrix.packed())?];
     match matrix.scales() {
         Nf4Scales::Plain(absmax) => parts.push(floats(&absmax.to_vec1()?)),
-        Nf4Scales::Nested { codes, absmax, offset } => {
+        Nf4Scales::Nested {
+            codes,
+            absmax,
+            offset,
+        } => {
             state["nested_blocksize"] = json!(nf4::NESTED_BLOCK);
             state["nested_dtype"] = json!("float32");
             state["nested_offset"] = json!(f64::from(*offset));
-            parts.extend([bytes(codes)?, floats(&absmax.to_vec1()?), floats(nf4::dynamic_table())]);
+            parts.extend([
+                bytes(codes)?,
+                floats(&absmax.to_vec1()?),
+                floats(nf4::dynamic_table()),
+            ]);
         }
     }
     parts.push(floats(nf4::table()));

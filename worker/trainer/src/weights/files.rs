@@ -25,25 +25,38 @@ pub struct ModelFiles {
 
 impl ModelFiles {
     fn missing(&self, fault: &str, help: &'static str) -> Error {
-        Error::Model { path: self.path.clone(), fault: fault.into(), help }
+        Error::Model {
+            path: self.path.clone(),
+            fault: fault.into(),
+            help,
+        }
     }
 
     /// The tokenizer, which every run needs.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        let missing = || self.missing("tokenizer.json is missing", "download the whole repository of the model");
+        let missing = || {
+            self.missing(
+                "tokenizer.json is missing",
+                "download the whole repository of the model",
+            )
+        };
         self.tokenizer.as_ref().ok_or_else(missing)
     }
 
     /// The chat template that `wanted` names: `auto` is the model's own.
     pub fn chat_template(&self, wanted: &str) -> Result<ChatTemplate> {
-        ChatTemplate::choose(wanted, self.template.as_ref(), &self.special).map_err(|lacking| match lacking {
-            Lacking::None => {
-                self.missing("it has no chat template", "set data.template: chatml-tools, or use the Instruct model")
+        ChatTemplate::choose(wanted, self.template.as_ref(), &self.special).map_err(|lacking| {
+            match lacking {
+                Lacking::None => self.missing(
+                    "it has no chat template",
+                    "set data.template: chatml-tools, or use the Instruct model",
+                ),
+                Lacking::Named { .. } => self.missing(
+                    &lacking.to_string(),
+                    "set data.template to one of these, or to auto or chatml-tools",
+                ),
+                Lacking::Template(e) => Error::Template(e),
             }
-            Lacking::Named { .. } => {
-                self.missing(&lacking.to_string(), "set data.template to one of these, or to auto or chatml-tools")
-            }
-            Lacking::Template(e) => Error::Template(e),
         })
     }
 }
@@ -51,7 +64,11 @@ impl ModelFiles {
 pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
     if !path.exists() {
         let help = "name the folder of a model with all of its files";
-        return Err(Error::Model { path: path.into(), fault: "it is missing".into(), help });
+        return Err(Error::Model {
+            path: path.into(),
+            fault: "it is missing".into(),
+            help,
+        });
     }
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     strict::parse_settings(&text).map_err(|e| Error::Model {
@@ -67,7 +84,11 @@ pub(super) fn end_ids(folder: &Path, config: &serde_json::Value) -> Result<Vec<u
     let mut all = ids_in(config, &folder.join("config.json"))?;
     if generation.exists() {
         let more = ids_in(&read_json(&generation)?, &generation)?;
-        all.extend(more.into_iter().filter(|id| !all.contains(id)).collect::<Vec<_>>());
+        all.extend(
+            more.into_iter()
+                .filter(|id| !all.contains(id))
+                .collect::<Vec<_>>(),
+        );
     }
     Ok(all)
 }
@@ -80,11 +101,14 @@ fn ids_in(settings: &serde_json::Value, path: &Path) -> Result<Vec<u32>> {
         one => std::slice::from_ref(one),
     };
     let id = |v: &serde_json::Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-    all.iter().map(id).collect::<Option<_>>().ok_or_else(|| Error::Model {
-        path: path.into(),
-        fault: format!("`eos_token_id` is {given}, not a token id or a list of them"),
-        help: "correct the key",
-    })
+    all.iter()
+        .map(id)
+        .collect::<Option<_>>()
+        .ok_or_else(|| Error::Model {
+            path: path.into(),
+            fault: format!("`eos_token_id` is {given}, not a token id or a list of them"),
+            help: "correct the key",
+        })
 }
 
 /// The name under which transformers loaded the model before it was saved, where that is one of the hub.
@@ -96,5 +120,8 @@ pub(super) fn hub_name(config: &serde_json::Value) -> Option<String> {
 /// Whether `name` has the form `owner/name`.
 pub fn is_hub_name(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
-    parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '~']))
+    parts.len() == 2
+        && parts
+            .iter()
+            .all(|part| !part.is_empty() && !part.starts_with(['.', '~']))
 }

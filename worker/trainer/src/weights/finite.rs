@@ -19,14 +19,24 @@ pub(crate) fn first_broken(dtype: Dtype, bytes: &[u8]) -> Option<(usize, f32)> {
     }
 }
 
-fn find<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32 + Sync) -> Option<(usize, f32)> {
+fn find<const N: usize>(
+    bytes: &[u8],
+    value: impl Fn([u8; N]) -> f32 + Sync,
+) -> Option<(usize, f32)> {
     let broken = |(index, element): (usize, &[u8])| {
         let value = value(element.try_into().ok()?);
         (!value.is_finite()).then_some((index, value))
     };
-    bytes.par_chunks(PART).enumerate().find_map_first(|(part, bytes)| {
-        bytes.chunks_exact(N).enumerate().find_map(broken).map(|(i, value)| (part * (PART / N) + i, value))
-    })
+    bytes
+        .par_chunks(PART)
+        .enumerate()
+        .find_map_first(|(part, bytes)| {
+            bytes
+                .chunks_exact(N)
+                .enumerate()
+                .find_map(broken)
+                .map(|(i, value)| (part * (PART / N) + i, value))
+        })
 }
 
 /// Where the scales of a block stand: in `f16`, or as one `f32`.
@@ -40,7 +50,9 @@ fn scales(dtype: GgmlDType) -> Option<Scales> {
     Some(match dtype {
         GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => return None,
         GgmlDType::Q4_0 | GgmlDType::Q5_0 | GgmlDType::Q8_0 => Scales::Half(&[0]),
-        GgmlDType::Q4_1 | GgmlDType::Q5_1 | GgmlDType::Q8_1 | GgmlDType::Q4K | GgmlDType::Q5K => Scales::Half(&[0, 2]),
+        GgmlDType::Q4_1 | GgmlDType::Q5_1 | GgmlDType::Q8_1 | GgmlDType::Q4K | GgmlDType::Q5K => {
+            Scales::Half(&[0, 2])
+        }
         GgmlDType::Q2K => Scales::Half(&[80, 82]),
         GgmlDType::Q3K => Scales::Half(&[108]),
         GgmlDType::Q6K => Scales::Half(&[208]),
@@ -58,15 +70,19 @@ pub(crate) fn first_broken_in_blocks(dtype: GgmlDType, bytes: &[u8]) -> Option<f
         };
         return first_broken(plain, bytes).map(|(_, value)| value);
     };
-    let half = |block: &[u8], at: usize| Some(f16::from_le_bytes(block.get(at..at + 2)?.try_into().ok()?).to_f32());
+    let half = |block: &[u8], at: usize| {
+        Some(f16::from_le_bytes(block.get(at..at + 2)?.try_into().ok()?).to_f32())
+    };
     let broken = |value: &f32| !value.is_finite();
-    bytes.par_chunks(dtype.type_size()).find_map_first(|block| match scales {
-        Scales::Half(places) => places.iter().filter_map(|&at| half(block, at)).find(broken),
-        Scales::Single(at) => {
-            let bytes = block.get(at..at + 4)?.try_into().ok()?;
-            Some(f32::from_le_bytes(bytes)).filter(broken)
-        }
-    })
+    bytes
+        .par_chunks(dtype.type_size())
+        .find_map_first(|block| match scales {
+            Scales::Half(places) => places.iter().filter_map(|&at| half(block, at)).find(broken),
+            Scales::Single(at) => {
+                let bytes = block.get(at..at + 4)?.try_into().ok()?;
+                Some(f32::from_le_bytes(bytes)).filter(broken)
+            }
+        })
 }
 
 #[cfg(test)]
@@ -86,11 +102,29 @@ mod tests {
                     let (index, value) = found.expect("a place");
                     assert_eq!((index, value.to_bits() << 9), (at, bad.to_bits() << 9));
                 };
-                same(first_broken(Dtype::F32, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()));
-                let half = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect::<Vec<_>>();
-                same(first_broken(Dtype::F16, &half).map(|(at, v)| (at, if v.is_nan() { bad } else { v })));
-                let brain = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect::<Vec<_>>();
-                same(first_broken(Dtype::BF16, &brain).map(|(at, v)| (at, if v.is_nan() { bad } else { v })));
+                same(first_broken(
+                    Dtype::F32,
+                    &values
+                        .iter()
+                        .flat_map(|v| v.to_le_bytes())
+                        .collect::<Vec<_>>(),
+                ));
+                let half = values
+                    .iter()
+                    .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+                    .collect::<Vec<_>>();
+                same(
+                    first_broken(Dtype::F16, &half)
+                        .map(|(at, v)| (at, if v.is_nan() { bad } else { v })),
+                );
+                let brain = values
+                    .iter()
+                    .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+                    .collect::<Vec<_>>();
+                same(
+                    first_broken(Dtype::BF16, &brain)
+                        .map(|(at, v)| (at, if v.is_nan() { bad } else { v })),
+                );
             }
         }
         assert_eq!(first_broken(Dtype::F16, &f16::MAX.to_le_bytes()), None);
@@ -107,16 +141,29 @@ mod tests {
             let blocks = QTensor::quantize(&matrix, dtype).expect("blocks");
             let whole = blocks.data().expect("bytes").into_owned();
             assert_eq!(first_broken_in_blocks(dtype, &whole), None, "{dtype:?}");
-            let Some(Scales::Half(places)) = scales(dtype) else { panic!("{dtype:?} has no scales") };
+            let Some(Scales::Half(places)) = scales(dtype) else {
+                panic!("{dtype:?} has no scales")
+            };
             for place in places {
                 let mut broken = whole.clone();
                 let at = dtype.type_size() + place;
                 broken[at..at + 2].copy_from_slice(&f16::NAN.to_le_bytes());
-                assert!(first_broken_in_blocks(dtype, &broken).is_some_and(f32::is_nan), "{dtype:?}");
+                assert!(
+                    first_broken_in_blocks(dtype, &broken).is_some_and(f32::is_nan),
+                    "{dtype:?}"
+                );
                 // The scale is where candle reads it: its values are broken too.
-                let storage = dtype.from_data(std::borrow::Cow::Owned(broken)).dequantize(1024).expect("values");
-                let candle_core::CpuStorage::F32(values) = storage else { panic!("{dtype:?}") };
-                assert!(values.iter().any(|v| v.is_nan()), "{dtype:?} has no scale at {place}");
+                let storage = dtype
+                    .from_data(std::borrow::Cow::Owned(broken))
+                    .dequantize(1024)
+                    .expect("values");
+                let candle_core::CpuStorage::F32(values) = storage else {
+                    panic!("{dtype:?}")
+                };
+                assert!(
+                    values.iter().any(|v| v.is_nan()),
+                    "{dtype:?} has no scale at {place}"
+                );
             }
         }
     }

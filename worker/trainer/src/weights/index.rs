@@ -37,7 +37,10 @@ pub(super) fn parts(folder: &Path) -> Result<ModelParts> {
     if !index.exists() {
         let single = folder.join(SINGLE);
         if single.exists() {
-            return Ok(ModelParts { paths: vec![single], places: None });
+            return Ok(ModelParts {
+                paths: vec![single],
+                places: None,
+            });
         }
         return Err(no_weights(folder));
     }
@@ -46,7 +49,9 @@ pub(super) fn parts(folder: &Path) -> Result<ModelParts> {
     if folder.join(SINGLE).exists() && !names.iter().any(|name| *name == SINGLE) {
         return Err(Error::Model {
             path: folder.join(SINGLE),
-            fault: format!("it lies beside {INDEX}, which does not name it: the folder holds two models"),
+            fault: format!(
+                "it lies beside {INDEX}, which does not name it: the folder holds two models"
+            ),
             help: "remove the file or the index, whichever is left over",
         });
     }
@@ -57,7 +62,10 @@ pub(super) fn parts(folder: &Path) -> Result<ModelParts> {
             fault: format!("it is missing, and {INDEX} names it"),
             help: "download the file",
         }),
-        None => Ok(ModelParts { paths, places: Some(places) }),
+        None => Ok(ModelParts {
+            paths,
+            places: Some(places),
+        }),
     }
 }
 
@@ -70,7 +78,11 @@ pub fn indexed_files(path: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn read(path: &Path) -> Result<BTreeMap<String, String>> {
-    let fault = |fault: String| Error::Model { path: path.into(), fault, help: "download the file again" };
+    let fault = |fault: String| Error::Model {
+        path: path.into(),
+        fault,
+        help: "download the file again",
+    };
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
     let index: Index = strict::parse_settings(&text)
         .and_then(serde_json::from_value)
@@ -78,7 +90,9 @@ fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     // A path would lead out of the folder.
     let is_name = |name: &str| name.ends_with(".safetensors") && !name.contains(['/', '\\']);
     match index.weight_map.iter().find(|(_, name)| !is_name(name)) {
-        Some((tensor, name)) => Err(fault(format!("it places `{tensor}` in `{name}`, which is no .safetensors file"))),
+        Some((tensor, name)) => Err(fault(format!(
+            "it places `{tensor}` in `{name}`, which is no .safetensors file"
+        ))),
         None if index.weight_map.is_empty() => Err(fault("its weight_map is empty".into())),
         None => Ok(index.weight_map),
     }
@@ -87,12 +101,17 @@ fn read(path: &Path) -> Result<BTreeMap<String, String>> {
 fn no_weights(folder: &Path) -> Error {
     let has = |ending: &str| {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> = entries
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names.into_iter().find(|name| name.ends_with(ending))
     };
     let (fault, help) = if let Some(name) = has(".safetensors") {
-        (format!("it holds {name}, but neither {SINGLE} nor {INDEX}"), "download the index, which says what belongs")
+        (
+            format!("it holds {name}, but neither {SINGLE} nor {INDEX}"),
+            "download the index, which says what belongs",
+        )
     } else if let Some(name) = has(".bin") {
         return Error::Unsupported {
             path: folder.into(),
@@ -105,5 +124,9 @@ fn no_weights(folder: &Path) -> Error {
             "download the weights, or give model.base the path of a .gguf file",
         )
     };
-    Error::Model { path: folder.into(), fault, help }
+    Error::Model {
+        path: folder.into(),
+        fault,
+        help,
+    }
 }

@@ -79,8 +79,8 @@ impl FrozenWeight for Nf4Tensor {
     }
 
     fn as_stored(&self) -> Result<Tensor> {
-        let whole =
-            qlora_kernels::backend::reference(self.packed().device(), DType::F32).dequantize(self, DType::F32)?;
+        let whole = qlora_kernels::backend::reference(self.packed().device(), DType::F32)
+            .dequantize(self, DType::F32)?;
         Ok(whole.to_device(&Device::Cpu)?)
     }
 }
@@ -96,13 +96,20 @@ impl Gguf {
         let row_bytes = data.len() / rows;
         let part_rows = rows.div_ceil(2 * rayon::current_num_threads());
         let mut values = vec![0f32; rows * cols];
-        let parts = values.par_chunks_mut(part_rows * cols).zip(data.par_chunks(part_rows * row_bytes));
-        parts.try_for_each(|(out, bytes)| match dtype.from_data(Cow::Borrowed(bytes)).dequantize(out.len())? {
-            CpuStorage::F32(part) => {
-                out.copy_from_slice(&part);
-                Ok(())
+        let parts = values
+            .par_chunks_mut(part_rows * cols)
+            .zip(data.par_chunks(part_rows * row_bytes));
+        parts.try_for_each(|(out, bytes)| {
+            match dtype
+                .from_data(Cow::Borrowed(bytes))
+                .dequantize(out.len())?
+            {
+                CpuStorage::F32(part) => {
+                    out.copy_from_slice(&part);
+                    Ok(())
+                }
+                other => candle_core::bail!("blocks dequantise to {:?}, not f32", other.dtype()),
             }
-            other => candle_core::bail!("blocks dequantise to {:?}, not f32", other.dtype()),
         })?;
         Tensor::from_vec(values, (rows, cols), &Device::Cpu)
     }
@@ -126,7 +133,8 @@ impl PanelSource for GgufPanels<'_> {
     }
 
     fn unpack(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16], stride: usize) {
-        let bytes_of = |elements: usize| elements / self.dtype.block_size() * self.dtype.type_size();
+        let bytes_of =
+            |elements: usize| elements / self.dtype.block_size() * self.dtype.type_size();
         let part = bytes_of(cols.start)..bytes_of(cols.end);
         let row_bytes = bytes_of(self.shape.1);
         if let Some(blocks) = simple_blocks(self.dtype) {
@@ -136,9 +144,15 @@ impl PanelSource for GgufPanels<'_> {
             return;
         }
         // One call for all rows: candle's dequantisation allocates.
-        let blocks: Vec<u8> =
-            rows.clone().flat_map(|row| &self.data[row * row_bytes..][part.clone()]).copied().collect();
-        let values = self.dtype.from_data(Cow::Owned(blocks)).dequantize(rows.len() * cols.len());
+        let blocks: Vec<u8> = rows
+            .clone()
+            .flat_map(|row| &self.data[row * row_bytes..][part.clone()])
+            .copied()
+            .collect();
+        let values = self
+            .dtype
+            .from_data(Cow::Owned(blocks))
+            .dequantize(rows.len() * cols.len());
         let Ok(CpuStorage::F32(values)) = values else {
             return debug_assert!(false, "whole blocks dequantise to f32");
         };
@@ -171,7 +185,11 @@ impl Matrix for Gguf {
 
 impl BlockMatrix for Gguf {
     fn dequantize(&self, dtype: DType) -> candle_core::Result<Tensor> {
-        let whole = if self.0.device().is_cpu() { self.by_rows()? } else { self.0.dequantize(&self.0.device())? };
+        let whole = if self.0.device().is_cpu() {
+            self.by_rows()?
+        } else {
+            self.0.dequantize(&self.0.device())?
+        };
         whole.to_dtype(dtype)
     }
 
@@ -179,7 +197,12 @@ impl BlockMatrix for Gguf {
         if !self.0.device().is_cpu() {
             candle_core::bail!("blocks on {:?} are not in host memory", self.0.device())
         }
-        Ok(Box::new(GgufPanels { data: self.0.data()?, dtype: self.0.dtype(), shape: self.shape(), scale }))
+        Ok(Box::new(GgufPanels {
+            data: self.0.data()?,
+            dtype: self.0.dtype(),
+            shape: self.shape(),
+            scale,
+        }))
     }
 }
 
@@ -205,18 +228,32 @@ mod tests {
     #[test]
     fn strips_of_blocks_are_what_candle_dequantises() {
         let (rows, cols) = (5, 512);
-        let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.3).collect();
+        let values: Vec<f32> = (0..rows * cols)
+            .map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.3)
+            .collect();
         let matrix = Tensor::from_vec(values, (rows, cols), &Device::Cpu).expect("a matrix");
-        for dtype in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::Q5_1, GgmlDType::Q6K] {
+        for dtype in [
+            GgmlDType::Q4_0,
+            GgmlDType::Q4_1,
+            GgmlDType::Q8_0,
+            GgmlDType::Q5_1,
+            GgmlDType::Q6K,
+        ] {
             let weight = Gguf(QTensor::quantize(&matrix, dtype).expect("blocks"));
-            let wanted: Vec<Vec<f32>> = weight.dequantize(DType::F32).and_then(|t| t.to_vec2()).expect("values");
+            let wanted: Vec<Vec<f32>> = weight
+                .dequantize(DType::F32)
+                .and_then(|t| t.to_vec2())
+                .expect("values");
             let strips = weight.panels(1.0).expect("panels");
             let mut out = vec![0u16; 3 * 300];
             strips.unpack(1..4, 256..512, &mut out, 300);
             for (row, out) in wanted[1..4].iter().zip(out.chunks(300)) {
                 for (&value, &bits) in row[256..].iter().zip(out) {
                     let found = f32::from_bits(u32::from(bits) << 16);
-                    assert!((found - value).abs() <= value.abs() / 256.0, "{dtype:?}: {found} and {value}");
+                    assert!(
+                        (found - value).abs() <= value.abs() / 256.0,
+                        "{dtype:?}: {found} and {value}"
+                    );
                 }
             }
         }

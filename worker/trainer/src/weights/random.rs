@@ -19,24 +19,36 @@ impl RandomWeights {
     /// A matrix [rows, cols] in bf16, uniform around zero, with a `number` of its own.
     fn matrix(&self, number: u64, (rows, cols): (usize, usize)) -> Result<Tensor> {
         let mut values = vec![bf16::ZERO; rows * cols];
-        values.par_chunks_mut(cols).enumerate().for_each(|(row, values)| {
-            let mut state = self.seed ^ number.wrapping_mul(0xD1B5_4A32_D192_ED03) ^ (row as u64) << 32;
-            // One draw of SplitMix64 (Steele, Lea and Flood, 2014) gives four numbers of 16 bits.
-            for values in values.chunks_mut(4) {
-                state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-                let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-                for (i, value) in values.iter_mut().enumerate() {
-                    let number = (z >> (16 * i)) as u16;
-                    *value = bf16::from_f32((f32::from(number) / 32_768.0 - 1.0) * BOUND);
+        values
+            .par_chunks_mut(cols)
+            .enumerate()
+            .for_each(|(row, values)| {
+                let mut state =
+                    self.seed ^ number.wrapping_mul(0xD1B5_4A32_D192_ED03) ^ (row as u64) << 32;
+                // One draw of SplitMix64 (Steele, Lea and Flood, 2014) gives four numbers of 16 bits.
+                for values in values.chunks_mut(4) {
+                    state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                    let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+                    for (i, value) in values.iter_mut().enumerate() {
+                        let number = (z >> (16 * i)) as u16;
+                        *value = bf16::from_f32((f32::from(number) / 32_768.0 - 1.0) * BOUND);
+                    }
                 }
-            }
-        });
+            });
         Ok(Tensor::from_vec(values, (rows, cols), &Device::Cpu)?)
     }
 
-    pub(crate) fn projection(&self, layer: usize, module: TargetModule, shape: (usize, usize)) -> Result<Tensor> {
-        self.matrix(16 + (layer * TargetModule::ALL.len() + module as usize) as u64, shape)
+    pub(crate) fn projection(
+        &self,
+        layer: usize,
+        module: TargetModule,
+        shape: (usize, usize),
+    ) -> Result<Tensor> {
+        self.matrix(
+            16 + (layer * TargetModule::ALL.len() + module as usize) as u64,
+            shape,
+        )
     }
 
     pub(crate) fn embedding(&self, shape: (usize, usize)) -> Result<Tensor> {
@@ -56,15 +68,26 @@ mod tests {
     fn weights_are_the_same_every_time_and_lie_evenly_around_zero() -> Result<()> {
         let values = |seed, module| -> Result<Vec<f32>> {
             let matrix = RandomWeights { seed }.projection(3, module, (64, 501))?;
-            Ok(matrix.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?)
+            Ok(matrix
+                .to_dtype(candle_core::DType::F32)?
+                .flatten_all()?
+                .to_vec1()?)
         };
         let first = values(1, TargetModule::QProj)?;
         assert_eq!(first, values(1, TargetModule::QProj)?);
-        assert!(first != values(2, TargetModule::QProj)? && first != values(1, TargetModule::KProj)?);
+        assert!(
+            first != values(2, TargetModule::QProj)? && first != values(1, TargetModule::KProj)?
+        );
         let mean = first.iter().sum::<f32>() / first.len() as f32;
         let variance = first.iter().map(|v| v * v).sum::<f32>() / first.len() as f32;
-        assert!(mean.abs() < 1e-3 && (variance.sqrt() - BOUND / 3f32.sqrt()).abs() < 1e-3, "{mean} {variance}");
-        assert!(first.iter().all(|v| v.abs() <= BOUND * 1.004), "rounded to bf16");
+        assert!(
+            mean.abs() < 1e-3 && (variance.sqrt() - BOUND / 3f32.sqrt()).abs() < 1e-3,
+            "{mean} {variance}"
+        );
+        assert!(
+            first.iter().all(|v| v.abs() <= BOUND * 1.004),
+            "rounded to bf16"
+        );
         Ok(())
     }
 }

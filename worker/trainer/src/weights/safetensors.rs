@@ -57,15 +57,27 @@ impl Shards {
     /// Opens the files of the model in `folder`, and checks that none is cut off and that each holds what the index says.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         let ModelParts { paths, places } = index::parts(folder)?;
-        let files = paths.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
+        let files = paths
+            .into_iter()
+            .map(Shard::open)
+            .collect::<Result<Vec<_>>>()?;
         if let Some(places) = &places {
             agree_with_index(&files, places)?;
         }
         let names = |(i, shard): (usize, &Shard)| {
-            shard.metadata.tensors().into_keys().map(move |name| (name, i)).collect::<Vec<_>>()
+            shard
+                .metadata
+                .tensors()
+                .into_keys()
+                .map(move |name| (name, i))
+                .collect::<Vec<_>>()
         };
         let file_of = files.iter().enumerate().flat_map(names).collect();
-        Ok(Self { folder: folder.into(), files, file_of })
+        Ok(Self {
+            folder: folder.into(),
+            files,
+            file_of,
+        })
     }
 
     /// Tensors over all files.
@@ -84,7 +96,10 @@ impl Shards {
                 shape: info.shape.clone(),
                 bytes: info.data_offsets.1 - info.data_offsets.0,
             };
-            ShardEntries { name: shard.name(), entries: entries.into_iter().map(entry).collect() }
+            ShardEntries {
+                name: shard.name(),
+                entries: entries.into_iter().map(entry).collect(),
+            }
         })
     }
 
@@ -96,7 +111,10 @@ impl Shards {
     /// A tensor whose data are no weights, but part of a quantised layer.
     pub(crate) fn quantised(&self) -> Option<String> {
         let entries = self.files().flat_map(|shard| shard.entries);
-        entries.into_iter().find(|e| !matches!(e.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)).map(|e| e.name)
+        entries
+            .into_iter()
+            .find(|e| !matches!(e.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16))
+            .map(|e| e.name)
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -107,38 +125,62 @@ impl Shards {
     pub(crate) fn raw(&self, name: &str) -> Result<Raw> {
         let shard = self.file_of.get(name).map(|&i| &self.files[i]);
         let info = shard.and_then(|shard| Some((shard, shard.metadata.info(name)?)));
-        let Some((shard, info)) = info else { return Err(self.fault(name, "is missing")) };
+        let Some((shard, info)) = info else {
+            return Err(self.fault(name, "is missing"));
+        };
         let raw = shard.read(info)?;
         match first_broken(raw.dtype, &raw.bytes) {
             None => Ok(raw),
-            Some((index, value)) => Err(self.fault(name, &format!("has {value} at element {index}; {BROKEN}"))),
+            Some((index, value)) => {
+                Err(self.fault(name, &format!("has {value} at element {index}; {BROKEN}")))
+            }
         }
     }
 
     /// The dimensions of the tensor `name`.
     pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        let info = self.file_of.get(name).and_then(|&i| self.files[i].metadata.info(name));
-        info.map(|info| info.shape.clone()).ok_or_else(|| self.fault(name, "is missing"))
+        let info = self
+            .file_of
+            .get(name)
+            .and_then(|&i| self.files[i].metadata.info(name));
+        info.map(|info| info.shape.clone())
+            .ok_or_else(|| self.fault(name, "is missing"))
     }
 
     /// A fault of `tensor`, with the file that holds it, or the folder where none does.
     pub(crate) fn fault(&self, tensor: &str, fault: &str) -> Error {
-        let path = self.file_of.get(tensor).map_or(&self.folder, |&i| &self.files[i].path);
-        Error::Tensor { path: path.clone(), tensor: tensor.into(), fault: fault.into() }
+        let path = self
+            .file_of
+            .get(tensor)
+            .map_or(&self.folder, |&i| &self.files[i].path);
+        Error::Tensor {
+            path: path.clone(),
+            tensor: tensor.into(),
+            fault: fault.into(),
+        }
     }
 
     /// The tensor `name` as `dtype` on `device`.
     pub(crate) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        Ok(self.native(name, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
+        Ok(self
+            .native(name, &Device::Cpu)?
+            .to_dtype(dtype)?
+            .to_device(device)?)
     }
 
     /// The tensor `name` in the element type of the file.
     pub(crate) fn native(&self, name: &str, device: &Device) -> Result<Tensor> {
         let raw = self.raw(name)?;
         let Some(dtype) = raw.candle_dtype() else {
-            return Err(self.fault(name, &format!("has the element type {:?}, which is not read", raw.dtype)));
+            return Err(self.fault(
+                name,
+                &format!("has the element type {:?}, which is not read", raw.dtype),
+            ));
         };
-        Ok(Tensor::from_raw_buffer(&raw.bytes, dtype, &raw.shape, &Device::Cpu)?.to_device(device)?)
+        Ok(
+            Tensor::from_raw_buffer(&raw.bytes, dtype, &raw.shape, &Device::Cpu)?
+                .to_device(device)?,
+        )
     }
 }
 
@@ -156,23 +198,38 @@ fn agree_with_index(files: &[Shard], places: &BTreeMap<String, String>) -> Resul
                     found += 1;
                     continue;
                 }
-                Some(place) => format!("is in {file}, but {INDEX} places it in {place}; download both again"),
+                Some(place) => {
+                    format!("is in {file}, but {INDEX} places it in {place}; download both again")
+                }
                 None => format!("is in {file}, but {INDEX} does not name it; download both again"),
             };
-            return Err(Error::Tensor { path: shard.path.clone(), tensor, fault });
+            return Err(Error::Tensor {
+                path: shard.path.clone(),
+                tensor,
+                fault,
+            });
         }
     }
     if found == places.len() {
         return Ok(());
     }
     let lies = |(tensor, place): &(&String, &String)| {
-        files.iter().any(|shard| shard.name() == **place && shard.metadata.info(tensor).is_some())
+        files
+            .iter()
+            .any(|shard| shard.name() == **place && shard.metadata.info(tensor).is_some())
     };
     let missing = places.iter().find(|place| !lies(place));
     missing.map_or(Ok(()), |(tensor, place)| {
-        let path = files.iter().find(|shard| shard.name() == *place).map_or_else(PathBuf::new, |s| s.path.clone());
+        let path = files
+            .iter()
+            .find(|shard| shard.name() == *place)
+            .map_or_else(PathBuf::new, |s| s.path.clone());
         let fault = format!("is missing, and {INDEX} places it there; download the file again");
-        Err(Error::Tensor { path, tensor: tensor.clone(), fault })
+        Err(Error::Tensor {
+            path,
+            tensor: tensor.clone(),
+            fault,
+        })
     })
 }
 
@@ -183,12 +240,18 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// places that overlap or do not fit the shape.
 pub(crate) fn metadata(header: &[u8]) -> Result<Metadata, String> {
     let text = std::str::from_utf8(header).map_err(|e| e.to_string())?;
-    strict::parse_settings(text).and_then(serde_json::from_value).map_err(|e| e.to_string())
+    strict::parse_settings(text)
+        .and_then(serde_json::from_value)
+        .map_err(|e| e.to_string())
 }
 
 impl Shard {
     fn open(path: PathBuf) -> Result<Self> {
-        let fault = |fault: String| Error::Model { path: path.clone(), fault, help: "download the file again" };
+        let fault = |fault: String| Error::Model {
+            path: path.clone(),
+            fault,
+            help: "download the file again",
+        };
         let mut file = File::open(&path).map_err(Error::io(&path))?;
         let length = file.metadata().map_err(Error::io(&path))?.len();
         let too_short = || fault("it is no safetensors file: it ends within its header".into());
@@ -199,33 +262,60 @@ impl Shard {
             return Err(too_short());
         }
         if header_length > LONGEST_HEADER {
-            return Err(fault(format!("its header is said to have {header_length} bytes, more than any model's")));
+            return Err(fault(format!(
+                "its header is said to have {header_length} bytes, more than any model's"
+            )));
         }
         let mut header = vec![0u8; header_length as usize];
         file.read_exact(&mut header).map_err(Error::io(&path))?;
-        let metadata = metadata(&header).map_err(|e| fault(format!("its header is broken ({e})")))?;
+        let metadata =
+            metadata(&header).map_err(|e| fault(format!("its header is broken ({e})")))?;
         let start = 8 + header_length;
-        let needed = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
+        let needed = metadata
+            .tensors()
+            .values()
+            .map(|info| info.data_offsets.1 as u64)
+            .max()
+            .unwrap_or(0);
         let needed = start.saturating_add(needed);
         if needed > length {
-            return Err(fault(format!("it is cut off: its tensors need {needed} bytes, it has {length}")));
+            return Err(fault(format!(
+                "it is cut off: its tensors need {needed} bytes, it has {length}"
+            )));
         }
         if needed < length {
             let more = length - needed;
-            return Err(fault(format!("{more} bytes follow its tensors, which no tensor of its header explains")));
+            return Err(fault(format!(
+                "{more} bytes follow its tensors, which no tensor of its header explains"
+            )));
         }
-        Ok(Self { file, metadata, start, path })
+        Ok(Self {
+            file,
+            metadata,
+            start,
+            path,
+        })
     }
 
     fn name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     fn read(&self, info: &TensorInfo) -> Result<Raw> {
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0u8; to - from];
-        self.file.read_exact_at(&mut bytes, self.start + from as u64).map_err(Error::io(&self.path))?;
-        Ok(Raw { dtype: info.dtype, shape: info.shape.clone(), bytes })
+        self.file
+            .read_exact_at(&mut bytes, self.start + from as u64)
+            .map_err(Error::io(&self.path))?;
+        Ok(Raw {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            bytes,
+        })
     }
 }
 

@@ -32,19 +32,40 @@ impl ShardWriter {
         let mut text = Value::Object(header).to_string().into_bytes();
         text.resize(text.len().next_multiple_of(8), b' ');
         let mut out = BufWriter::new(File::create(path).map_err(Error::io(path))?);
-        out.write_all(&(text.len() as u64).to_le_bytes()).map_err(Error::io(path))?;
+        out.write_all(&(text.len() as u64).to_le_bytes())
+            .map_err(Error::io(path))?;
         out.write_all(&text).map_err(Error::io(path))?;
-        Ok(Self { path: path.into(), out })
+        Ok(Self {
+            path: path.into(),
+            out,
+        })
     }
 
     /// Appends the next tensor and returns its size in bytes.
     pub(crate) fn write(&mut self, tensor: &Tensor) -> Result<u64> {
         let flat = tensor.flatten_all()?;
         let bytes: Vec<u8> = match tensor.dtype() {
-            DType::F32 => flat.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
-            DType::BF16 => flat.to_vec1::<bf16>()?.into_iter().flat_map(bf16::to_le_bytes).collect(),
-            DType::F16 => flat.to_vec1::<f16>()?.into_iter().flat_map(f16::to_le_bytes).collect(),
-            other => return Err(candle_core::Error::Msg(format!("element type {other:?} cannot be written")).into()),
+            DType::F32 => flat
+                .to_vec1::<f32>()?
+                .into_iter()
+                .flat_map(f32::to_le_bytes)
+                .collect(),
+            DType::BF16 => flat
+                .to_vec1::<bf16>()?
+                .into_iter()
+                .flat_map(bf16::to_le_bytes)
+                .collect(),
+            DType::F16 => flat
+                .to_vec1::<f16>()?
+                .into_iter()
+                .flat_map(f16::to_le_bytes)
+                .collect(),
+            other => {
+                return Err(candle_core::Error::Msg(format!(
+                    "element type {other:?} cannot be written"
+                ))
+                .into());
+            }
         };
         self.write_bytes(&bytes)
     }
@@ -58,6 +79,10 @@ impl ShardWriter {
     /// Makes the file durable.
     pub(crate) fn finish(self) -> Result<()> {
         let io = Error::io(&self.path);
-        self.out.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(io)
+        self.out
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
+            .and_then(|file| file.sync_all())
+            .map_err(io)
     }
 }

@@ -44,13 +44,24 @@ fn gguf_model(home: &Path) -> PathBuf {
     let mut weights = tensors("tiny_llama/model.safetensors");
     for name in ["model.embed_tokens.weight", "lm_head.weight"] {
         let table = &weights[name];
-        let longer = Tensor::cat(&[table, table, table, table], 0).and_then(|t| t.narrow(0, 0, 900));
-        weights.insert(name.into(), longer.and_then(|t| t.contiguous()).expect("a table"));
+        let longer =
+            Tensor::cat(&[table, table, table, table], 0).and_then(|t| t.narrow(0, 0, 900));
+        weights.insert(
+            name.into(),
+            longer.and_then(|t| t.contiguous()).expect("a table"),
+        );
     }
     candle_core::safetensors::save(&weights, folder.join("model.safetensors")).expect("a model");
     let out = home.join("model.gguf");
     let config = config(&[]);
-    export::convert(&folder, &out, &config.config().model, ElementType::Q8_0, &mut |_, _| Ok(())).expect("a GGUF file");
+    export::convert(
+        &folder,
+        &out,
+        &config.config().model,
+        ElementType::Q8_0,
+        &mut |_, _| Ok(()),
+    )
+    .expect("a GGUF file");
     out
 }
 
@@ -62,21 +73,42 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
     }
     let home = tempfile::tempdir().expect("a folder");
     let model = gguf_model(home.path());
-    let config = config(&["model.compute=bf16", "model.quantization=gguf", "lora.dropout=0.1"]);
+    let config = config(&[
+        "model.compute=bf16",
+        "model.quantization=gguf",
+        "lora.dropout=0.1",
+    ]);
     let batches = tensors("qlora_run/batches.safetensors");
     let gpu = device::open(qlora_config::DeviceKind::Cuda).expect("a GPU");
     let steps = |device: &Device| -> Vec<(f64, f64)> {
         let checkpoint = Checkpoint::open(&model).expect("the GGUF file");
         let to = MemoryPolicy::default();
         let backend = backend_of(device, &checkpoint, &config);
-        let decoder = Decoder::load(&checkpoint, &config.config().model, 512, &to, &backend, |_| {}).expect("a model");
+        let decoder = Decoder::load(
+            &checkpoint,
+            &config.config().model,
+            512,
+            &to,
+            &backend,
+            |_| {},
+        )
+        .expect("a model");
         let mut trainer = trainer(&decoder, untrained(&decoder, &config), &config);
-        let mut step = |i: usize| trainer.step(i as u64, &[Batch::pack(&samples(&batches, i))], &mut Alone);
-        (0..6).map(|i| step(i).map(|outcome| (outcome.loss, outcome.grad_norm)).expect("a step")).collect()
+        let mut step =
+            |i: usize| trainer.step(i as u64, &[Batch::pack(&samples(&batches, i))], &mut Alone);
+        (0..6)
+            .map(|i| {
+                step(i)
+                    .map(|outcome| (outcome.loss, outcome.grad_norm))
+                    .expect("a step")
+            })
+            .collect()
     };
     let (here, there) = (steps(&Device::Cpu), steps(&gpu));
     println!("parity: a GGUF base on the CPU and on a GPU: {here:?} and {there:?}");
-    let close = |(a, b): (&(f64, f64), &(f64, f64))| (a.0 - b.0).abs() < 1e-2 && (a.1 / b.1 - 1.0).abs() < 3e-2;
+    let close = |(a, b): (&(f64, f64), &(f64, f64))| {
+        (a.0 - b.0).abs() < 1e-2 && (a.1 / b.1 - 1.0).abs() < 3e-2
+    };
     assert!(here.iter().zip(&there).all(close));
 }
 
@@ -84,18 +116,34 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
 /// bit.
 fn gradients_do_not_depend_on_the_memory_policy(device: &Device) {
     let config = config(&["lora.dropout=0.2", "model.compute=bf16"]);
-    let batch = [Batch::pack(&samples(&tensors("qlora_run/batches.safetensors"), 0))];
-    let thrifty = LowMemory::ALL.map(|low_memory| MemoryPolicy { low_memory, ..MemoryPolicy::default() });
-    let lavish = [1, 2].map(|dequantized| MemoryPolicy { dequantized, ..MemoryPolicy::default() });
+    let batch = [Batch::pack(&samples(
+        &tensors("qlora_run/batches.safetensors"),
+        0,
+    ))];
+    let thrifty = LowMemory::ALL.map(|low_memory| MemoryPolicy {
+        low_memory,
+        ..MemoryPolicy::default()
+    });
+    let lavish = [1, 2].map(|dequantized| MemoryPolicy {
+        dequantized,
+        ..MemoryPolicy::default()
+    });
     let mut bytes = Vec::new();
     let found = thrifty.into_iter().chain(lavish).map(|policy| {
         let decoder = decoder_under(&policy, device, "tiny_llama", &config);
         assert!(!decoder.shape.tied_embeddings);
         bytes.push(decoder.bytes());
-        let (loss, gradients) =
-            trainer(&decoder, untrained(&decoder, &config), &config).gradients(3, &batch).expect("a pass");
-        let tensors = gradients.entries().iter().flatten().flat_map(|g| g.tensors());
-        let numbers: Vec<Vec<f32>> = tensors.map(|t| t.flatten_all().and_then(|t| t.to_vec1()).expect("f32")).collect();
+        let (loss, gradients) = trainer(&decoder, untrained(&decoder, &config), &config)
+            .gradients(3, &batch)
+            .expect("a pass");
+        let tensors = gradients
+            .entries()
+            .iter()
+            .flatten()
+            .flat_map(|g| g.tensors());
+        let numbers: Vec<Vec<f32>> = tensors
+            .map(|t| t.flatten_all().and_then(|t| t.to_vec1()).expect("f32"))
+            .collect();
         (loss, numbers)
     });
     let found: Vec<_> = found.collect();

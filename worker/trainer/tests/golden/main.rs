@@ -25,7 +25,9 @@ use qlora_trainer::{adapter, device};
 use serde_json::Value;
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(name)
 }
 
 fn tensors(name: &str) -> HashMap<String, Tensor> {
@@ -33,9 +35,19 @@ fn tensors(name: &str) -> HashMap<String, Tensor> {
 }
 
 fn config(set: &[&str]) -> ResolvedConfig {
-    let common = ["model.base=tiny", "data.train=rows.jsonl", "resources.device=cpu", "model.compute=f32"];
+    let common = [
+        "model.base=tiny",
+        "data.train=rows.jsonl",
+        "resources.device=cpu",
+        "model.compute=f32",
+    ];
     let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-    Layers { set, ..Layers::default() }.resolve().expect("a valid configuration")
+    Layers {
+        set,
+        ..Layers::default()
+    }
+    .resolve()
+    .expect("a valid configuration")
 }
 
 fn decoder(folder: &str, config: &ResolvedConfig) -> Decoder {
@@ -46,43 +58,89 @@ fn decoder_on(device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder
     decoder_under(&MemoryPolicy::default(), device, folder, config)
 }
 
-fn decoder_under(to: &MemoryPolicy, device: &Device, folder: &str, config: &ResolvedConfig) -> Decoder {
+fn decoder_under(
+    to: &MemoryPolicy,
+    device: &Device,
+    folder: &str,
+    config: &ResolvedConfig,
+) -> Decoder {
     let checkpoint = Checkpoint::open(&golden(folder)).expect("a checkpoint");
     let backend = backend_of(device, &checkpoint, config);
-    Decoder::load(&checkpoint, &config.config().model, 512, to, &backend, |_| {}).expect("a model")
+    Decoder::load(
+        &checkpoint,
+        &config.config().model,
+        512,
+        to,
+        &backend,
+        |_| {},
+    )
+    .expect("a model")
 }
 
-fn backend_of(device: &Device, checkpoint: &Checkpoint, config: &ResolvedConfig) -> Arc<dyn Backend> {
-    device::answering_backend(&checkpoint.files.shape, &config.config().model, device).expect("a backend")
+fn backend_of(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    config: &ResolvedConfig,
+) -> Arc<dyn Backend> {
+    device::answering_backend(&checkpoint.files.shape, &config.config().model, device)
+        .expect("a backend")
 }
 
 fn untrained(decoder: &Decoder, config: &ResolvedConfig) -> Adapters {
-    decoder.adapters(&config.config().lora, 1).expect("adapters")
+    decoder
+        .adapters(&config.config().lora, 1)
+        .expect("adapters")
 }
 
 fn peft_adapter(folder: &Path, decoder: &Decoder) -> Adapters {
-    adapter::load(folder, &decoder.shape, &decoder.fingerprint, 1, &Device::Cpu).expect("PEFT's adapter")
+    adapter::load(
+        folder,
+        &decoder.shape,
+        &decoder.fingerprint,
+        1,
+        &Device::Cpu,
+    )
+    .expect("PEFT's adapter")
 }
 
 /// A trainer of 20 steps.
-fn trainer<'a>(decoder: &'a Decoder, adapters: Adapters, config: &'a ResolvedConfig) -> Trainer<'a> {
+fn trainer<'a>(
+    decoder: &'a Decoder,
+    adapters: Adapters,
+    config: &'a ResolvedConfig,
+) -> Trainer<'a> {
     let training = &config.config().training;
     let optimizer = Optimizer::new(&adapters, training.optimizer).expect("an optimizer");
     let saved = qlora_planner::search(&decoder.shape, config.config(), None).saved;
-    Trainer { decoder, adapters, optimizer, training, learning_rate: LearningRate::new(training, 20), saved }
+    Trainer {
+        decoder,
+        adapters,
+        optimizer,
+        training,
+        learning_rate: LearningRate::new(training, 20),
+        saved,
+    }
 }
 
 fn row(tensor: &Tensor, i: usize) -> Vec<i64> {
-    tensor.get(i).and_then(|t| t.to_dtype(DType::I64)?.to_vec1()).expect("integers")
+    tensor
+        .get(i)
+        .and_then(|t| t.to_dtype(DType::I64)?.to_vec1())
+        .expect("integers")
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
-    (a - b).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar()).expect("comparable tensors")
+    (a - b)
+        .and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar())
+        .expect("comparable tensors")
 }
 
 fn unlabelled(ids: &[i64]) -> Sample {
-    Sample { ids: ids.iter().map(|&id| id as u32).collect(), labels: vec![IGNORE; ids.len()] }
+    Sample {
+        ids: ids.iter().map(|&id| id as u32).collect(),
+        labels: vec![IGNORE; ids.len()],
+    }
 }
 
 struct Recorded {
@@ -95,7 +153,15 @@ fn recorded(run: &str, checkpointing: bool, compute: &str) -> Recorded {
     let folder = format!("qlora_run/{run}");
     let text = std::fs::read_to_string(golden(&folder).join("steps.json")).expect("steps");
     let steps: Value = serde_json::from_str(&text).expect("JSON");
-    let every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    let every = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ];
     let targets: Vec<_> = match steps["lora"]["targets"].as_array() {
         Some(targets) => targets.iter().filter_map(Value::as_str).collect(),
         None => every.to_vec(),
@@ -112,7 +178,11 @@ fn recorded(run: &str, checkpointing: bool, compute: &str) -> Recorded {
         &format!("model.compute={compute}"),
         &format!("lora.dora={}", run.starts_with("dora")),
     ]);
-    Recorded { folder, steps, config }
+    Recorded {
+        folder,
+        steps,
+        config,
+    }
 }
 
 /// Micro-batch `index` of the recording, its right padding taken off.
@@ -120,9 +190,18 @@ fn samples(all: &HashMap<String, Tensor>, index: usize) -> Vec<Sample> {
     let part = |name: &str| &all[&format!("{index:02}.{name}")];
     let rows = part("input_ids").dims()[0];
     let sample = |i| {
-        let length = row(part("attention_mask"), i).iter().filter(|&&m| m == 1).count();
-        let ids = row(part("input_ids"), i)[..length].iter().map(|&id| id as u32).collect();
-        Sample { ids, labels: row(part("labels"), i)[..length].to_vec() }
+        let length = row(part("attention_mask"), i)
+            .iter()
+            .filter(|&&m| m == 1)
+            .count();
+        let ids = row(part("input_ids"), i)[..length]
+            .iter()
+            .map(|&id| id as u32)
+            .collect();
+        Sample {
+            ids,
+            labels: row(part("labels"), i)[..length].to_vec(),
+        }
     };
     (0..rows).map(sample).collect()
 }
@@ -135,10 +214,15 @@ fn initial_adapters(recorded: &Recorded, decoder: &Decoder) -> Adapters {
         let find = |i: usize, ours: &Tensor| {
             let suffix = format!("{}.{}", site.module_path(), NAMES[i]);
             let found = initial.iter().find(|(name, _)| name.ends_with(&suffix));
-            let found = found.map(|(_, t)| t.clone()).unwrap_or_else(|| panic!("no initial {suffix}"));
+            let found = found
+                .map(|(_, t)| t.clone())
+                .unwrap_or_else(|| panic!("no initial {suffix}"));
             // Magnitudes follow from the weights: ours must be PEFT's.
             let on_cpu = ours.to_device(&Device::Cpu)?;
-            assert!(i < 2 || largest_difference(&found, &on_cpu) < 1e-6, "{suffix}");
+            assert!(
+                i < 2 || largest_difference(&found, &on_cpu) < 1e-6,
+                "{suffix}"
+            );
             Ok(found.to_device(ours.device())?)
         };
         *factors = factors.map(find).expect("the recorded factors");

@@ -6,8 +6,8 @@ use qlora_trainer::model::Batch;
 use qlora_trainer::step::Trainer;
 
 use crate::{
-    decoder, decoder_on, golden, initial_adapters, largest_difference, peft_adapter, recorded, row, samples, tensors,
-    trainer, unlabelled,
+    decoder, decoder_on, golden, initial_adapters, largest_difference, peft_adapter, recorded, row,
+    samples, tensors, trainer, unlabelled,
 };
 
 /// In bf16 with f32 sums the losses stay within what rounding to eight bits does to them.
@@ -18,14 +18,24 @@ pub fn bf16_agrees(run: &str, device: &Device, checkpointing: bool) {
     let adapters = initial_adapters(&recorded, &decoder);
     let mut trainer = trainer(&decoder, adapters, &recorded.config);
     let (mut loss, mut norm) = (0f64, 0f64);
-    for (i, wanted) in recorded.steps["steps"].as_array().expect("steps").iter().enumerate() {
-        let micro: Vec<Batch> = [2 * i, 2 * i + 1].iter().map(|&n| Batch::pack(&samples(&batches, n))).collect();
+    for (i, wanted) in recorded.steps["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .enumerate()
+    {
+        let micro: Vec<Batch> = [2 * i, 2 * i + 1]
+            .iter()
+            .map(|&n| Batch::pack(&samples(&batches, n)))
+            .collect();
         let outcome = trainer.step(i as u64, &micro, &mut Alone).expect("a step");
         let number = |key: &str| wanted[key].as_f64().expect("a number");
         loss = loss.max((outcome.loss - number("loss")).abs());
         norm = norm.max((outcome.grad_norm / number("grad_norm") - 1.0).abs());
     }
-    println!("parity: {run} in bf16 on {device:?}, 20 steps, loss {loss:.1e}, gradient norm (relative) {norm:.1e}");
+    println!(
+        "parity: {run} in bf16 on {device:?}, 20 steps, loss {loss:.1e}, gradient norm (relative) {norm:.1e}"
+    );
     assert!(loss < 5e-3, "{run}: {loss}");
     assert!(norm < 3e-2, "{run}: {norm}");
 }
@@ -44,14 +54,27 @@ fn training_agrees(run: &str, checkpointing: bool) {
     let adapters = initial_adapters(&recorded, &decoder);
     let mut trainer = trainer(&decoder, adapters, &recorded.config);
     let (mut loss, mut norm, mut rate) = (0f64, 0f64, 0f64);
-    for (i, wanted) in recorded.steps["steps"].as_array().expect("steps").iter().enumerate() {
-        let micro: Vec<Batch> = [2 * i, 2 * i + 1].iter().map(|&n| Batch::pack(&samples(&batches, n))).collect();
+    for (i, wanted) in recorded.steps["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .enumerate()
+    {
+        let micro: Vec<Batch> = [2 * i, 2 * i + 1]
+            .iter()
+            .map(|&n| Batch::pack(&samples(&batches, n)))
+            .collect();
         if i == 0 {
             first_gradients_agree(&trainer, &micro, &recorded.folder);
         }
         let outcome = trainer.step(i as u64, &micro, &mut Alone).expect("a step");
         let number = |key: &str| wanted[key].as_f64().expect("a number");
-        assert!((outcome.loss - number("loss")).abs() < 1e-4, "step {i}: loss {} and {}", outcome.loss, number("loss"));
+        assert!(
+            (outcome.loss - number("loss")).abs() < 1e-4,
+            "step {i}: loss {} and {}",
+            outcome.loss,
+            number("loss")
+        );
         let ratio = outcome.grad_norm / number("grad_norm");
         assert!(
             (ratio - 1.0).abs() < 1e-3,
@@ -59,12 +82,18 @@ fn training_agrees(run: &str, checkpointing: bool) {
             outcome.grad_norm,
             number("grad_norm")
         );
-        assert!((outcome.learning_rate - number("lr")).abs() < 1e-12, "step {i}: rate {}", outcome.learning_rate);
+        assert!(
+            (outcome.learning_rate - number("lr")).abs() < 1e-12,
+            "step {i}: rate {}",
+            outcome.learning_rate
+        );
         loss = loss.max((outcome.loss - number("loss")).abs());
         norm = norm.max((ratio - 1.0).abs());
         rate = rate.max((outcome.learning_rate - number("lr")).abs());
     }
-    println!("parity: {run}, 20 steps, loss {loss:.1e}, gradient norm (relative) {norm:.1e}, rate {rate:.1e}");
+    println!(
+        "parity: {run}, 20 steps, loss {loss:.1e}, gradient norm (relative) {norm:.1e}, rate {rate:.1e}"
+    );
     let wanted = peft_adapter(&golden(&recorded.folder).join("final_adapter"), &decoder);
     assert_eq!(wanted.sites, trainer.adapters.sites);
     let mut weights = 0f32;
@@ -77,7 +106,9 @@ fn training_agrees(run: &str, checkpointing: bool) {
     assert!(weights < 2e-4, "adapter: {weights}");
     let last = tensors(&format!("{}/final_logits.safetensors", recorded.folder));
     let sample = unlabelled(&row(&last["input_ids"], 0));
-    let logits = decoder.logits(&Batch::pack([&sample]), &trainer.adapters).expect("logits");
+    let logits = decoder
+        .logits(&Batch::pack([&sample]), &trainer.adapters)
+        .expect("logits");
     let difference = largest_difference(&logits, &last["logits"].get(0).expect("a row"));
     println!("parity: {run}, final adapter {weights:.1e}, final logits {difference:.1e}");
     assert!(difference < 2e-3, "final logits: {difference}");
@@ -89,7 +120,10 @@ fn first_gradients_agree(trainer: &Trainer<'_>, micro: &[Batch], folder: &str) {
     let mut largest = 0f32;
     for (site, grad) in trainer.adapters.sites.iter().zip(gradients.entries()) {
         let grad = grad.as_ref().expect("a gradient for every site");
-        for (which, ours) in ["lora_A", "lora_B", "lora_magnitude_vector"].iter().zip(grad.tensors()) {
+        for (which, ours) in ["lora_A", "lora_B", "lora_magnitude_vector"]
+            .iter()
+            .zip(grad.tensors())
+        {
             let name = format!("{}.{which}.weight", site.module_path());
             let difference = largest_difference(ours, &wanted[&name]);
             assert!(difference < 1e-5, "{name}: {difference}");

@@ -35,7 +35,13 @@ fn folder(device: DeviceKind) -> PathBuf {
 }
 
 /// Replays `recording` and prints how it compares; what is over `limits` comes back.
-fn compare(recording: &Recording, kind: DeviceKind, compute: &str, off: Detuning, limits: &Differences) -> Vec<String> {
+fn compare(
+    recording: &Recording,
+    kind: DeviceKind,
+    compute: &str,
+    off: Detuning,
+    limits: &Differences,
+) -> Vec<String> {
     let start = Instant::now();
     let (curve, attention) = recording.replay(kind, compute, off);
     let seconds = start.elapsed().as_secs_f64();
@@ -55,14 +61,23 @@ fn compare(recording: &Recording, kind: DeviceKind, compute: &str, off: Detuning
 #[test]
 fn f32_retraces_the_recorded_curve() {
     let recording = Recording::open(&folder(DeviceKind::Cpu), "fp32");
-    let over = compare(&recording, DeviceKind::Cpu, "f32", AS_RECORDED, &ROUNDING_OF_F32);
+    let over = compare(
+        &recording,
+        DeviceKind::Cpu,
+        "f32",
+        AS_RECORDED,
+        &ROUNDING_OF_F32,
+    );
     assert!(over.is_empty(), "{over:#?}");
 }
 
 #[test]
 fn bf16_differs_from_the_recorded_curve_by_its_rounding() {
     let folder = folder(test_device());
-    let (exact, rounded) = (Recording::open(&folder, "fp32"), Recording::open(&folder, "bf16"));
+    let (exact, rounded) = (
+        Recording::open(&folder, "fp32"),
+        Recording::open(&folder, "bf16"),
+    );
     let limits = Differences::between(&rounded.curve, &exact.curve).limits_in_bf16();
     let over = compare(&rounded, test_device(), "bf16", AS_RECORDED, &limits);
     assert!(over.is_empty(), "{over:#?}");
@@ -71,9 +86,21 @@ fn bf16_differs_from_the_recorded_curve_by_its_rounding() {
 /// The comparisons can fail: in f32 and within the rounding of bf16 a recipe that is 5 % off does not pass.
 #[test]
 fn a_recipe_that_is_off_is_noticed() {
-    let (exact, rounded) = (Recording::open(&fixture(), "fp32"), Recording::open(&fixture(), "bf16"));
+    let (exact, rounded) = (
+        Recording::open(&fixture(), "fp32"),
+        Recording::open(&fixture(), "bf16"),
+    );
     let limits = Differences::between(&rounded.curve, &exact.curve).limits_in_bf16();
-    for off in [Detuning { learning_rate: 1.05, ..AS_RECORDED }, Detuning { alpha: 1.05, ..AS_RECORDED }] {
+    for off in [
+        Detuning {
+            learning_rate: 1.05,
+            ..AS_RECORDED
+        },
+        Detuning {
+            alpha: 1.05,
+            ..AS_RECORDED
+        },
+    ] {
         let tight = compare(&exact, DeviceKind::Cpu, "f32", off, &ROUNDING_OF_F32);
         assert!(tight.len() > 2, "{tight:?}");
         let noisy = compare(&rounded, DeviceKind::Cpu, "bf16", off, &limits);

@@ -65,7 +65,10 @@ pub struct Detuning {
     pub alpha: f64,
 }
 
-pub const AS_RECORDED: Detuning = Detuning { learning_rate: 1.0, alpha: 1.0 };
+pub const AS_RECORDED: Detuning = Detuning {
+    learning_rate: 1.0,
+    alpha: 1.0,
+};
 
 fn json_file<T: for<'de> Deserialize<'de>>(path: &Path) -> T {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -76,15 +79,39 @@ impl Recording {
     /// Reads the run in `dtype`, and checks that its recipe is one that can be followed.
     pub fn open(folder: &Path, dtype: &str) -> Self {
         let folder = folder.join(dtype);
-        let (recipe, curve): (Recipe, Curve) =
-            (json_file(&folder.join("run.json")), json_file(&folder.join("losses.json")));
+        let (recipe, curve): (Recipe, Curve) = (
+            json_file(&folder.join("run.json")),
+            json_file(&folder.join("losses.json")),
+        );
         assert_eq!((recipe.dtype.as_str(), recipe.dropout), (dtype, 0.0));
-        assert_eq!((recipe.optimizer.name.as_str(), recipe.optimizer.schedule.as_str()), ("AdamW", "constant"));
-        assert!(recipe.quantization.starts_with("NF4, block 64, double quantization"), "{}", recipe.quantization);
-        assert_eq!([curve.loss.len(), curve.grad_norm.len()], [recipe.steps as usize; 2]);
+        assert_eq!(
+            (
+                recipe.optimizer.name.as_str(),
+                recipe.optimizer.schedule.as_str()
+            ),
+            ("AdamW", "constant")
+        );
+        assert!(
+            recipe
+                .quantization
+                .starts_with("NF4, block 64, double quantization"),
+            "{}",
+            recipe.quantization
+        );
+        assert_eq!(
+            [curve.loss.len(), curve.grad_norm.len()],
+            [recipe.steps as usize; 2]
+        );
         let (first, last) = (curve.loss[0], mean(tail(&curve.loss)));
-        assert!(last < 0.95 * first, "the recorded loss hardly falls: {first} to {last}");
-        Self { folder, recipe, curve }
+        assert!(
+            last < 0.95 * first,
+            "the recorded loss hardly falls: {first} to {last}"
+        );
+        Self {
+            folder,
+            recipe,
+            curve,
+        }
     }
 
     fn model(&self) -> PathBuf {
@@ -119,19 +146,37 @@ impl Recording {
             format!("training.weight_decay={}", adam.weight_decay),
             format!("training.max_grad_norm={}", recipe.clip_norm),
         ];
-        Layers { set, ..Layers::default() }.resolve().expect("a valid configuration")
+        Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()
+        .expect("a valid configuration")
     }
 
     /// One batch per step; every token but the first of a row is trained on.
     fn batches(&self) -> Vec<Batch> {
-        let tensors = candle_core::safetensors::load(self.folder.join("batches.safetensors"), &Device::Cpu);
+        let tensors =
+            candle_core::safetensors::load(self.folder.join("batches.safetensors"), &Device::Cpu);
         let ids = &tensors.expect("batches")["input_ids"];
-        let Recipe { steps, batch, seq, .. } = self.recipe;
+        let Recipe {
+            steps, batch, seq, ..
+        } = self.recipe;
         assert_eq!(ids.dims(), [steps as usize, batch, seq]);
-        let rows = |step: Tensor| step.to_dtype(DType::I64).and_then(|t| t.to_vec2::<i64>()).expect("token ids");
-        let sample = |labels: Vec<i64>| Sample { ids: labels.iter().map(|&id| id as u32).collect(), labels };
+        let rows = |step: Tensor| {
+            step.to_dtype(DType::I64)
+                .and_then(|t| t.to_vec2::<i64>())
+                .expect("token ids")
+        };
+        let sample = |labels: Vec<i64>| Sample {
+            ids: labels.iter().map(|&id| id as u32).collect(),
+            labels,
+        };
         let pack = |step| {
-            let samples: Vec<_> = rows(ids.get(step).expect("a step")).into_iter().map(sample).collect();
+            let samples: Vec<_> = rows(ids.get(step).expect("a step"))
+                .into_iter()
+                .map(sample)
+                .collect();
             Batch::pack(&samples)
         };
         (0..steps as usize).map(pack).collect()
@@ -140,24 +185,44 @@ impl Recording {
     /// The adapter that the run began with, its scaling as `lora` has it.
     fn first_adapter(&self, decoder: &Decoder, lora: &LoraConfig) -> Adapters {
         let folder = self.folder.join("adapter_init");
-        let loaded = adapter::load(&folder, &decoder.shape, &decoder.fingerprint, 1, &decoder.device);
+        let loaded = adapter::load(
+            &folder,
+            &decoder.shape,
+            &decoder.fingerprint,
+            1,
+            &decoder.device,
+        );
         let loaded = loaded.expect("PEFT's adapter");
-        assert_eq!((loaded.config().r, loaded.config().alpha), (self.recipe.rank, self.recipe.alpha));
+        assert_eq!(
+            (loaded.config().r, loaded.config().alpha),
+            (self.recipe.rank, self.recipe.alpha)
+        );
         let adapters = Adapters::from_factors(lora, &decoder.shape, 1, loaded.factors);
         assert_eq!(adapters.sites, loaded.sites);
         adapters
     }
 
     fn check_model(&self) {
-        let bytes = std::fs::read(self.model().join("model.safetensors")).expect("the model's weights");
+        let bytes =
+            std::fs::read(self.model().join("model.safetensors")).expect("the model's weights");
         let found = hex::encode(Sha256::digest(bytes));
-        assert_eq!(found, self.recipe.model_sha256, "{} is not the model of the recording", self.model().display());
+        assert_eq!(
+            found,
+            self.recipe.model_sha256,
+            "{} is not the model of the recording",
+            self.model().display()
+        );
     }
 
     /// Trains as the recording was trained, the way that a job does on `kind`.
     ///
     /// The second result is what a GPU computes attention with.
-    pub fn replay(&self, kind: DeviceKind, compute: &str, off: Detuning) -> (Curve, Option<String>) {
+    pub fn replay(
+        &self,
+        kind: DeviceKind,
+        compute: &str,
+        off: Detuning,
+    ) -> (Curve, Option<String>) {
         self.check_model();
         let resolved = self.config(kind, compute, off);
         let config = resolved.config();
@@ -166,15 +231,32 @@ impl Recording {
         let device = device::open(kind).expect("a device");
         let backend = device::backend(shape, config, length, &device).expect("a backend");
         let policy = device::memory_policy(shape, config, &*backend).expect("a memory policy");
-        let decoder = Decoder::load(&checkpoint, &config.model, length, &policy, &backend, |_| {});
+        let decoder = Decoder::load(
+            &checkpoint,
+            &config.model,
+            length,
+            &policy,
+            &backend,
+            |_| {},
+        );
         let decoder = decoder.expect("a model");
         let adapters = self.first_adapter(&decoder, &config.lora);
         let training = &config.training;
         let optimizer = Optimizer::new(&adapters, training.optimizer).expect("an optimizer");
         let learning_rate = LearningRate::new(training, self.recipe.steps);
         let saved = policy.saved;
-        let mut trainer = Trainer { decoder: &decoder, adapters, optimizer, training, learning_rate, saved };
-        let mut curve = Curve { loss: Vec::new(), grad_norm: Vec::new() };
+        let mut trainer = Trainer {
+            decoder: &decoder,
+            adapters,
+            optimizer,
+            training,
+            learning_rate,
+            saved,
+        };
+        let mut curve = Curve {
+            loss: Vec::new(),
+            grad_norm: Vec::new(),
+        };
         for (step, batch) in (0..).zip(self.batches()) {
             let outcome = trainer.step(step, &[batch], &mut Alone).expect("a step");
             curve.loss.push(outcome.loss);

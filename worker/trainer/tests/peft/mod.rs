@@ -9,29 +9,53 @@ pub const WRITTEN: [(&str, &str); 16] = [
             "init_lora_weights": true, "layers_to_transform": null, "layers_pattern": null}"#,
     ),
     ("0.5.0", r#"{"rank_pattern": {}, "alpha_pattern": {}}"#),
-    ("0.7.0", r#"{"loftq_config": {}, "megatron_config": null, "megatron_core": "megatron.core"}"#),
+    (
+        "0.7.0",
+        r#"{"loftq_config": {}, "megatron_config": null, "megatron_core": "megatron.core"}"#,
+    ),
     ("0.8.0", r#"{"use_rslora": false}"#),
     ("0.9.0", r#"{"use_dora": false}"#),
     ("0.10.0", r#"{"layer_replication": null}"#),
-    ("0.14.0", r#"{"exclude_modules": null, "eva_config": null, "lora_bias": false}"#),
-    ("0.15.0", r#"{"corda_config": null, "trainable_token_indices": null}"#),
+    (
+        "0.14.0",
+        r#"{"exclude_modules": null, "eva_config": null, "lora_bias": false}"#,
+    ),
+    (
+        "0.15.0",
+        r#"{"corda_config": null, "trainable_token_indices": null}"#,
+    ),
     ("0.16.0", r#"{"target_parameters": null}"#),
-    ("0.17.0", r#"{"use_qalora": false, "qalora_group_size": 16}"#),
+    (
+        "0.17.0",
+        r#"{"use_qalora": false, "qalora_group_size": 16}"#,
+    ),
     (
         "0.18.0",
         r#"{"alora_invocation_tokens": null, "arrow_config": null, "ensure_weight_tying": false, "peft_version": "0.18.0"}"#,
     ),
     ("0.19.0", r#"{"use_bdlora": null, "lora_ga_config": null}"#),
     ("0.20.0", r#"{"velora_config": null}"#),
-    ("0.21.0", r#"{"kasa_config": null, "monteclora_config": null}"#),
+    (
+        "0.21.0",
+        r#"{"kasa_config": null, "monteclora_config": null}"#,
+    ),
     // As some programs write what is off.
-    ("others", r#"{"layers_pattern": "", "modules_to_save": [], "layers_to_transform": [], "exclude_modules": []}"#),
-    ("others", r#"{"trainable_token_indices": {}, "loftq_config": null}"#),
+    (
+        "others",
+        r#"{"layers_pattern": "", "modules_to_save": [], "layers_to_transform": [], "exclude_modules": []}"#,
+    ),
+    (
+        "others",
+        r#"{"trainable_token_indices": {}, "loftq_config": null}"#,
+    ),
 ];
 
 /// Values that change nothing of what a trained adapter computes.
 pub const INERT: [(&str, &str); 14] = [
-    ("auto_mapping", r#"{"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama"}"#),
+    (
+        "auto_mapping",
+        r#"{"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama"}"#,
+    ),
     ("revision", r#""main""#),
     ("inference_mode", "false"),
     ("lora_dropout", "0.1"),
@@ -39,7 +63,10 @@ pub const INERT: [(&str, &str); 14] = [
     ("qalora_group_size", "32"),
     ("ensure_weight_tying", "true"),
     ("eva_config", r#"{"rho": 2.0, "tau": 0.99}"#),
-    ("velora_config", r#"{"num_groups": 64, "scale": 1.0, "init_type": "batch_average"}"#),
+    (
+        "velora_config",
+        r#"{"num_groups": 64, "scale": 1.0, "init_type": "batch_average"}"#,
+    ),
     ("init_lora_weights", "false"),
     ("init_lora_weights", r#""Gaussian""#),
     ("init_lora_weights", r#""eva""#),

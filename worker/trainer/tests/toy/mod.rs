@@ -19,7 +19,9 @@ pub const LAYERS: usize = 2;
 pub type Tensors = HashMap<String, Tensor>;
 
 pub fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(name)
 }
 
 pub fn config() -> Value {
@@ -31,11 +33,12 @@ pub fn config() -> Value {
 
 pub fn tensors() -> Tensors {
     let mut tensors =
-        candle_core::safetensors::load(golden("tiny_llama/model.safetensors"), &Device::Cpu).expect("weights");
+        candle_core::safetensors::load(golden("tiny_llama/model.safetensors"), &Device::Cpu)
+            .expect("weights");
     for name in ["model.embed_tokens.weight", "lm_head.weight"] {
         let table = &tensors[name];
-        let longer =
-            Tensor::cat(&[table, table, table, table], 0).and_then(|t| t.narrow(0, 0, VOCABULARY)?.contiguous());
+        let longer = Tensor::cat(&[table, table, table, table], 0)
+            .and_then(|t| t.narrow(0, 0, VOCABULARY)?.contiguous());
         tensors.insert(name.into(), longer.expect("a table"));
     }
     tensors
@@ -67,28 +70,54 @@ pub fn sharded(folder: &Path, tensors: &Tensors, parts: &[&str]) -> PathBuf {
     let mut names: Vec<&String> = tensors.keys().collect();
     names.sort();
     let mut places = serde_json::Map::new();
-    for (part, names) in parts.iter().zip(names.chunks(names.len().div_ceil(parts.len()))) {
-        let held: Tensors = names.iter().map(|name| ((*name).clone(), tensors[*name].clone())).collect();
+    for (part, names) in parts
+        .iter()
+        .zip(names.chunks(names.len().div_ceil(parts.len())))
+    {
+        let held: Tensors = names
+            .iter()
+            .map(|name| ((*name).clone(), tensors[*name].clone()))
+            .collect();
         save(&held, &folder.join(part));
         places.extend(names.iter().map(|name| ((*name).clone(), json!(part))));
     }
     let index = json!({"metadata": {}, "weight_map": places});
-    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).expect("an index");
+    fs::write(
+        folder.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .expect("an index");
     folder.into()
 }
 
 pub fn held_as(quantization: &str) -> ModelConfig {
-    let set =
-        ["model.base=toy", "data.train=rows.jsonl", "model.compute=f32", &format!("model.quantization={quantization}")];
-    let layers = Layers { set: set.map(str::to_owned).to_vec(), ..Layers::default() };
-    layers.resolve().expect("a configuration").config().model.clone()
+    let set = [
+        "model.base=toy",
+        "data.train=rows.jsonl",
+        "model.compute=f32",
+        &format!("model.quantization={quantization}"),
+    ];
+    let layers = Layers {
+        set: set.map(str::to_owned).to_vec(),
+        ..Layers::default()
+    };
+    layers
+        .resolve()
+        .expect("a configuration")
+        .config()
+        .model
+        .clone()
 }
 
 /// Logits of a fixed sequence, and what a person hears.
 pub fn logits(model: &Path, adapter: Option<&Path>) -> Result<(Vec<f32>, Vec<String>), String> {
     let quantization = if model.is_dir() { "none" } else { "gguf" };
     let found = bench::logits(model, &held_as(quantization), adapter).map_err(|e| e.to_string())?;
-    let values = found.logits.flatten_all().and_then(|t| t.to_vec1()).expect("logits");
+    let values = found
+        .logits
+        .flatten_all()
+        .and_then(|t| t.to_vec1())
+        .expect("logits");
     Ok((values, found.notes))
 }
 
@@ -100,7 +129,9 @@ pub fn values(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
 /// The refusal of `model`, which has all of `words`.
 #[track_caller]
 pub fn refused(model: &Path, adapter: Option<&Path>, words: &[&str]) -> String {
-    let fault = logits(model, adapter).map(|_| ()).expect_err("it was taken");
+    let fault = logits(model, adapter)
+        .map(|_| ())
+        .expect_err("it was taken");
     assert!(words.iter().all(|word| fault.contains(word)), "{fault}");
     fault
 }
@@ -108,7 +139,10 @@ pub fn refused(model: &Path, adapter: Option<&Path>, words: &[&str]) -> String {
 /// `bytes` with the first `from` replaced by `to`, of the same length.
 pub fn patched(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
-    let at = bytes.windows(from.len()).position(|part| part == from).expect("a place");
+    let at = bytes
+        .windows(from.len())
+        .position(|part| part == from)
+        .expect("a place");
     let mut changed = bytes.to_vec();
     changed[at..at + to.len()].copy_from_slice(to);
     changed
@@ -116,9 +150,14 @@ pub fn patched(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 
 pub fn differ(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
 }
 
 pub fn ones(dims: &[usize], value: f64) -> Tensor {
-    Tensor::ones(dims, candle_core::DType::F32, &Device::Cpu).and_then(|t| t * value).expect("a tensor")
+    Tensor::ones(dims, candle_core::DType::F32, &Device::Cpu)
+        .and_then(|t| t * value)
+        .expect("a tensor")
 }

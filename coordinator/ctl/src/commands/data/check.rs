@@ -53,7 +53,9 @@ impl Check {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let mut audit = Audit::default();
         if let Some(model) = &self.model {
-            audit = audit.measured_by(ruler(model, &self.template, &self.template_date, self.max_seq_len).await?);
+            audit = audit.measured_by(
+                ruler(model, &self.template, &self.template_date, self.max_seq_len).await?,
+            );
         }
         if let Some(other) = &self.against {
             for row in open(other)? {
@@ -61,9 +63,19 @@ impl Check {
             }
         }
         let rows = open(&self.file)?;
-        let inputs: Vec<&Path> = std::iter::once(self.file.as_path()).chain(self.against.as_deref()).collect();
-        let mut fixed = self.fix.as_deref().map(|path| Fixed::create(path, &inputs)).transpose()?;
-        let bar = if context.draws() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        let inputs: Vec<&Path> = std::iter::once(self.file.as_path())
+            .chain(self.against.as_deref())
+            .collect();
+        let mut fixed = self
+            .fix
+            .as_deref()
+            .map(|path| Fixed::create(path, &inputs))
+            .transpose()?;
+        let bar = if context.draws() {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::hidden()
+        };
         bar.enable_steady_tick(Duration::from_millis(120));
         let (mut printed, mut broken) = (0, Vec::new());
         for (i, row) in rows.enumerate() {
@@ -90,7 +102,9 @@ impl Check {
             if summary.rows > 0 {
                 self.close(context, &summary, None)?;
             }
-            broken.iter().for_each(|fault| context.say(fault.to_string()));
+            broken
+                .iter()
+                .for_each(|fault| context.say(fault.to_string()));
             return Err(unreadable(fault));
         }
         if summary.rows == 0 {
@@ -101,14 +115,25 @@ impl Check {
         }
         let fixed = fixed.map(Fixed::finish).transpose()?;
         self.close(context, &summary, fixed.as_ref())?;
-        if summary.bad_rows == 0 { Ok(Exit::Done.into()) } else { Ok(Exit::BadInput.into()) }
+        if summary.bad_rows == 0 {
+            Ok(Exit::Done.into())
+        } else {
+            Ok(Exit::BadInput.into())
+        }
     }
 
-    fn print(&self, context: &Context, audited: &Audited, printed: &mut usize) -> Result<(), CtlError> {
+    fn print(
+        &self,
+        context: &Context,
+        audited: &Audited,
+        printed: &mut usize,
+    ) -> Result<(), CtlError> {
         for text in &audited.findings {
             *printed += 1;
             if context.global.json {
-                print_json(&json!({"v": 1, "file": audited.place.file, "line": audited.place.line, "finding": text}))?;
+                print_json(
+                    &json!({"v": 1, "file": audited.place.file, "line": audited.place.line, "finding": text}),
+                )?;
             } else if *printed <= self.most {
                 print(console::line(&format!("{}: {text}", audited.place)))?;
             }
@@ -116,29 +141,49 @@ impl Check {
         Ok(())
     }
 
-    fn close(&self, context: &Context, summary: &Summary, fixed: Option<&Written>) -> Result<(), CtlError> {
+    fn close(
+        &self,
+        context: &Context,
+        summary: &Summary,
+        fixed: Option<&Written>,
+    ) -> Result<(), CtlError> {
         if context.global.json {
             let mut object = json!(summary);
             object["v"] = 1.into();
-            object["fixed"] =
-                fixed.map_or(Value::Null, |w| json!({"file": w.path, "rows": w.rows, "left_out": w.left_out}));
+            object["fixed"] = fixed.map_or(
+                Value::Null,
+                |w| json!({"file": w.path, "rows": w.rows, "left_out": w.left_out}),
+            );
             return print_json(&object);
         }
         if summary.findings > self.most {
-            print(format!("and {} more; --most shows more", summary.findings - self.most))?;
+            print(format!(
+                "and {} more; --most shows more",
+                summary.findings - self.most
+            ))?;
         }
-        context.say(format!("{}, {} with findings", rows_of(summary.rows), summary.bad_rows));
+        context.say(format!(
+            "{}, {} with findings",
+            rows_of(summary.rows),
+            summary.bad_rows
+        ));
         for (n, what) in [
             (summary.duplicates, "repeated"),
             (summary.leaked, "with a question that is held out too"),
-            (summary.arguments_as_text, "with call arguments as text, read as the object that the text stands for"),
+            (
+                summary.arguments_as_text,
+                "with call arguments as text, read as the object that the text stands for",
+            ),
         ] {
             if n > 0 {
                 context.say(format!("  {} {what}", rows_of(n)));
             }
         }
         for (key, n) in &summary.unread {
-            context.say(format!("  {} `{key}`, which is not read", rows_that(*n, "has", "have")));
+            context.say(format!(
+                "  {} `{key}`, which is not read",
+                rows_that(*n, "has", "have")
+            ));
         }
         if let Some(t) = &summary.tokens {
             if t.endless > 0 {
@@ -167,7 +212,12 @@ impl Check {
             }
         }
         if let Some(w) = fixed {
-            context.say(format!("{} written to {}, {} left out", rows_of(w.rows), w.path.display(), w.left_out));
+            context.say(format!(
+                "{} written to {}, {} left out",
+                rows_of(w.rows),
+                w.path.display(),
+                w.left_out
+            ));
         }
         Ok(())
     }
@@ -197,6 +247,9 @@ mod tests {
 
     #[test]
     fn a_verb_goes_with_its_number() {
-        assert_eq!([1, 2].map(|n| rows_that(n, "teaches", "teach")), ["1 row teaches", "2 rows teach"]);
+        assert_eq!(
+            [1, 2].map(|n| rows_that(n, "teaches", "teach")),
+            ["1 row teaches", "2 rows teach"]
+        );
     }
 }

@@ -31,7 +31,12 @@ impl Fixed {
         }
         let folder = folder_of(path);
         let file = NamedTempFile::new_in(folder).map_err(CtlError::io(folder))?;
-        Ok(Self { path: path.into(), out: BufWriter::new(file), rows: 0, left_out: 0 })
+        Ok(Self {
+            path: path.into(),
+            out: BufWriter::new(file),
+            rows: 0,
+            left_out: 0,
+        })
     }
 
     /// Writes a row about which nothing was found.
@@ -49,23 +54,38 @@ impl Fixed {
     }
 
     pub fn finish(self) -> Result<Written, CtlError> {
-        let Self { path, out, rows, left_out } = self;
-        let file = out.into_inner().map_err(|e| CtlError::io(&path)(e.into_error()))?;
+        let Self {
+            path,
+            out,
+            rows,
+            left_out,
+        } = self;
+        let file = out
+            .into_inner()
+            .map_err(|e| CtlError::io(&path)(e.into_error()))?;
         file.as_file().sync_all().map_err(CtlError::io(&path))?;
         readable(file.path())?;
-        file.persist(&path).map_err(|e| CtlError::io(&path)(e.error))?;
-        Ok(Written { path, rows, left_out })
+        file.persist(&path)
+            .map_err(|e| CtlError::io(&path)(e.error))?;
+        Ok(Written {
+            path,
+            rows,
+            left_out,
+        })
     }
 }
 
 /// A temporary file is its owner's alone; what is made of it is a file as any other.
 fn readable(path: &Path) -> Result<(), CtlError> {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(CtlError::io(path))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+        .map_err(CtlError::io(path))
 }
 
 fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Whatever its name: by a link, by another spelling, or as a part of the folder that is read.
@@ -78,7 +98,11 @@ fn refuse_input(path: &Path, input: &Path) -> Result<(), CtlError> {
         _ => false,
     };
     if is_same || is_inside {
-        let what = if is_inside { "lies in the folder that is read" } else { "is the file that is read" };
+        let what = if is_inside {
+            "lies in the folder that is read"
+        } else {
+            "is the file that is read"
+        };
         return Err(CtlError::Usage {
             message: format!("--fix {} {what}", path.display()),
             help: "name another file; nothing was written".into(),
@@ -102,7 +126,10 @@ mod tests {
         fs::hard_link(at("a.jsonl"), at("hard")).expect("a link");
         std::os::unix::fs::symlink(at("a.jsonl"), at("soft")).expect("a link");
         for name in ["a.jsonl", "hard", "soft", "rows/../a.jsonl"] {
-            assert!(Fixed::create(&at(name), &[&at("a.jsonl")]).is_err(), "{name}");
+            assert!(
+                Fixed::create(&at(name), &[&at("a.jsonl")]).is_err(),
+                "{name}"
+            );
         }
         for name in ["rows/new.jsonl", "rows/inner/new.jsonl"] {
             assert!(Fixed::create(&at(name), &[&at("rows")]).is_err(), "{name}");

@@ -42,17 +42,32 @@ impl Data {
         match self {
             Self::Check(check) => check.run(context).await,
             Self::Preview(preview) => preview.run(context).await,
-            Self::ConvertBfcl { from, to, max_chars } => convert_bfcl(context, from, to, *max_chars),
+            Self::ConvertBfcl {
+                from,
+                to,
+                max_chars,
+            } => convert_bfcl(context, from, to, *max_chars),
         }
     }
 }
 
-const CATEGORIES: [&str; 6] =
-    ["simple_python", "multiple", "parallel", "parallel_multiple", "live_simple", "live_multiple"];
+const CATEGORIES: [&str; 6] = [
+    "simple_python",
+    "multiple",
+    "parallel",
+    "parallel_multiple",
+    "live_simple",
+    "live_multiple",
+];
 /// One function name in this many is held out.
 const HELD_OUT: u64 = 7;
 
-fn convert_bfcl(context: &Context, from: &Path, to: &Path, max_chars: usize) -> Result<ExitCode, CtlError> {
+fn convert_bfcl(
+    context: &Context,
+    from: &Path,
+    to: &Path,
+    max_chars: usize,
+) -> Result<ExitCode, CtlError> {
     std::fs::create_dir_all(to).map_err(CtlError::io(to))?;
     let open = |name: &str| {
         let path = to.join(name);
@@ -63,14 +78,31 @@ fn convert_bfcl(context: &Context, from: &Path, to: &Path, max_chars: usize) -> 
     for category in CATEGORIES {
         let name = format!("BFCL_v4_{category}.json");
         let read = |path: PathBuf| std::fs::read_to_string(&path).map_err(CtlError::io(path));
-        let (questions, answers) = (read(from.join(&name))?, read(from.join("possible_answer").join(&name))?);
-        for (side, row) in convert(&questions, &answers, Limits { max_chars, held_out: HELD_OUT }) {
-            let (file, count) = if side == Side::Train { (&mut train, &mut n_train) } else { (&mut held, &mut n_held) };
+        let (questions, answers) = (
+            read(from.join(&name))?,
+            read(from.join("possible_answer").join(&name))?,
+        );
+        for (side, row) in convert(
+            &questions,
+            &answers,
+            Limits {
+                max_chars,
+                held_out: HELD_OUT,
+            },
+        ) {
+            let (file, count) = if side == Side::Train {
+                (&mut train, &mut n_train)
+            } else {
+                (&mut held, &mut n_held)
+            };
             writeln!(file, "{row}").map_err(CtlError::io(to))?;
             *count += 1;
         }
     }
-    let (train, held) = (count(n_train, "training row"), count(n_held, "held-out row"));
+    let (train, held) = (
+        count(n_train, "training row"),
+        count(n_held, "held-out row"),
+    );
     context.say(format!("{train} and {held} in {}", to.display()));
     Ok(Exit::Done.into())
 }

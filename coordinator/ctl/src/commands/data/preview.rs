@@ -38,21 +38,43 @@ pub struct Preview {
 impl Preview {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let ruler = ruler(&self.model, &self.template, &self.template_date, usize::MAX).await?;
-        let fault = |message: String| CtlError::Data { message, help: "qlora-ctl data check lists every fault".into() };
+        let fault = |message: String| CtlError::Data {
+            message,
+            help: "qlora-ctl data check lists every fault".into(),
+        };
         let row = open(&self.file)?.nth(self.row.get() - 1);
-        let row = row.ok_or_else(|| fault(format!("{}: there is no row {}", self.file.display(), self.row)))?;
+        let row = row.ok_or_else(|| {
+            fault(format!(
+                "{}: there is no row {}",
+                self.file.display(),
+                self.row
+            ))
+        })?;
         let row = row.map_err(unreadable)?;
-        let example = row.value.and_then(Example::from_value).map_err(|e| fault(format!("{}: {e}", row.place)))?;
+        let example = row
+            .value
+            .and_then(Example::from_value)
+            .map_err(|e| fault(format!("{}: {e}", row.place)))?;
         let sample = encode_example(&ruler.tokenizer, &ruler.template, &example);
         let sample = sample.map_err(|e| fault(format!("{}: {e}", row.place)))?;
         let encoder = Encoder::new(&ruler.tokenizer, &ruler.template);
-        let finding = encoder.encode(&ruler.tokenizer, &ruler.template, &example).err().map(|e| e.to_string());
+        let finding = encoder
+            .encode(&ruler.tokenizer, &ruler.template, &example)
+            .err()
+            .map(|e| e.to_string());
         // What the template makes of the row is shown all the same; a job refuses it.
-        let exit = if finding.is_some() { Exit::BadInput } else { Exit::Done };
+        let exit = if finding.is_some() {
+            Exit::BadInput
+        } else {
+            Exit::Done
+        };
         if let Some(finding) = &finding {
             context.say(format!("{}: finding: {finding}", row.place));
         } else if !encoder.ends(&sample) {
-            context.say(format!("{}: warning: no end of turn is trained on", row.place));
+            context.say(format!(
+                "{}: warning: no end of turn is trained on",
+                row.place
+            ));
         }
         let parts = parts(&ruler, &sample).map_err(fault)?;
         if context.global.json {
@@ -65,24 +87,47 @@ impl Preview {
         }
         let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = std::io::stdout().is_terminal() && !is_plain;
-        let (on, off) = if color { ("\x1b[1;32m", "\x1b[0m") } else { ("[[", "]]") };
+        let (on, off) = if color {
+            ("\x1b[1;32m", "\x1b[0m")
+        } else {
+            ("[[", "]]")
+        };
         for (trained, text) in &parts {
             let text = console::block(text);
-            print_exact(&if *trained { format!("{on}{text}{off}") } else { text.into_owned() })?;
+            print_exact(&if *trained {
+                format!("{on}{text}{off}")
+            } else {
+                text.into_owned()
+            })?;
         }
         print_exact("\n")?;
         let tokens = count(sample.ids.len() as u64, "token");
-        context.say(format!("{}: {tokens}, {} trained on", row.place, sample.supervised()));
+        context.say(format!(
+            "{}: {tokens}, {} trained on",
+            row.place,
+            sample.supervised()
+        ));
         Ok(exit.into())
     }
 }
 
 /// Runs of tokens that are all trained on, or all not, as text.
 fn parts(ruler: &Ruler, sample: &Sample) -> Result<Vec<(bool, String)>, String> {
-    let tokens: Vec<(bool, u32)> = sample.labels.iter().map(|&l| l != IGNORE).zip(sample.ids.iter().copied()).collect();
+    let tokens: Vec<(bool, u32)> = sample
+        .labels
+        .iter()
+        .map(|&l| l != IGNORE)
+        .zip(sample.ids.iter().copied())
+        .collect();
     let run = |run: &[(bool, u32)]| {
         let ids: Vec<u32> = run.iter().map(|(_, id)| *id).collect();
-        Ok((run[0].0, ruler.tokenizer.decode(&ids, false).map_err(|e| e.to_string())?))
+        Ok((
+            run[0].0,
+            ruler
+                .tokenizer
+                .decode(&ids, false)
+                .map_err(|e| e.to_string())?,
+        ))
     };
     tokens.chunk_by(|a, b| a.0 == b.0).map(run).collect()
 }

@@ -20,26 +20,49 @@ pub async fn ruler(model: &str, wanted: &str, date: &str, limit: usize) -> Resul
     open(folder.path(), model, wanted, date, limit)
 }
 
-fn open(folder: &Path, model: &str, wanted: &str, date: &str, limit: usize) -> Result<Ruler, CtlError> {
-    let mut text = ModelText::open(folder).map_err(|e| no_model(e.to_string(), "download the file again"))?;
+fn open(
+    folder: &Path,
+    model: &str,
+    wanted: &str,
+    date: &str,
+    limit: usize,
+) -> Result<Ruler, CtlError> {
+    let mut text =
+        ModelText::open(folder).map_err(|e| no_model(e.to_string(), "download the file again"))?;
     let lacks = |what: &str, help: &str| no_model(format!("{model}: {what} is missing"), help);
     let fault = |e: TemplateError| no_model(e.to_string(), "look at the template");
     // A folder that is no model lacks a template too, which is not what is wrong with it.
     let tokenizer = text.tokenizer.take();
-    let tokenizer =
-        tokenizer.ok_or_else(|| lacks("tokenizer.json", "give the folder of a model with all of its files"))?;
-    let template = text.chat_template(wanted).map_err(|lacking| match lacking {
-        Lacking::None => lacks("a chat template", "give --template chatml-tools"),
-        Lacking::Named { .. } => {
-            no_model(format!("{model}: {lacking}"), "give --template one of these, or auto or chatml-tools")
-        }
-        Lacking::Template(e) => fault(e),
+    let tokenizer = tokenizer.ok_or_else(|| {
+        lacks(
+            "tokenizer.json",
+            "give the folder of a model with all of its files",
+        )
     })?;
+    let template = text
+        .chat_template(wanted)
+        .map_err(|lacking| match lacking {
+            Lacking::None => lacks("a chat template", "give --template chatml-tools"),
+            Lacking::Named { .. } => no_model(
+                format!("{model}: {lacking}"),
+                "give --template one of these, or auto or chatml-tools",
+            ),
+            Lacking::Template(e) => fault(e),
+        })?;
     let template = template.dated(date).map_err(fault)?;
     let vocabulary = text.vocabulary;
-    Ok(Ruler { tokenizer, template, limit, vocabulary })
+    Ok(Ruler {
+        tokenizer,
+        template,
+        limit,
+        vocabulary,
+    })
 }
 
 fn no_model(message: String, help: &str) -> CtlError {
-    CtlError::NoModel { message, help: help.into(), code: None }
+    CtlError::NoModel {
+        message,
+        help: help.into(),
+        code: None,
+    }
 }

@@ -61,13 +61,22 @@ pub struct Wish {
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
-    let kind = prop_oneof![4 => Just(JobKind::Train), 1 => Just(JobKind::Eval), 1 => Just(JobKind::Noop)];
+    let kind =
+        prop_oneof![4 => Just(JobKind::Train), 1 => Just(JobKind::Eval), 1 => Just(JobKind::Noop)];
     let label = prop_oneof![6 => Just(None), 2 => Just(Some("fast")), 1 => Just(Some("none"))];
     let workers = prop_oneof![4 => Just(1usize), 2 => Just(2), 1 => Just(3)];
     let limit = prop::option::weighted(0.3, 100..4000u64);
     let key = prop::option::weighted(0.2, 0..3u8);
     (kind, workers, label, limit, key, 0..3u32, 0..3u32).prop_map(
-        |(kind, workers, label, limit, key, retries, keep)| Wish { kind, workers, label, limit, key, retries, keep },
+        |(kind, workers, label, limit, key, retries, keep)| Wish {
+            kind,
+            workers,
+            label,
+            limit,
+            key,
+            retries,
+            keep,
+        },
     )
 }
 

@@ -13,16 +13,28 @@ pub fn ends_every_job_that_fits(history: &mut History) {
         machine.draining = false;
     }
     for _ in 0..ROUNDS {
-        let worked: Vec<bool> = (0..history.machines.len()).map(|w| work(history, w)).collect();
+        let worked: Vec<bool> = (0..history.machines.len())
+            .map(|w| work(history, w))
+            .collect();
         if worked.contains(&true) {
             continue;
         }
-        if history.world.engine.jobs().all(|job| job.state.is_final() || !fits(history, job)) {
+        if history
+            .world
+            .engine
+            .jobs()
+            .all(|job| job.state.is_final() || !fits(history, job))
+        {
             return;
         }
         wait(history);
     }
-    let waits: Vec<&Job> = history.world.engine.jobs().filter(|job| !job.state.is_final()).collect();
+    let waits: Vec<&Job> = history
+        .world
+        .engine
+        .jobs()
+        .filter(|job| !job.state.is_final())
+        .collect();
     panic!("these do not end: {waits:#?}");
 }
 
@@ -50,9 +62,15 @@ fn work(history: &mut History, w: usize) -> bool {
 
 /// Ends its part of an attempt; the first of several is the last to do so.
 fn finish(history: &mut History, w: usize, token: Token) -> bool {
-    let id = history.world.engine.job_of(token).expect("a current attempt: it was told to go on");
+    let id = history
+        .world
+        .engine
+        .job_of(token)
+        .expect("a current attempt: it was told to go on");
     let attempt = history.world.job(id).attempt(token).expect("the attempt");
-    let rank = attempt.rank(history.machines[w].name).expect("its place in it");
+    let rank = attempt
+        .rank(history.machines[w].name)
+        .expect("its place in it");
     if rank == 0 && attempt.others.iter().any(|member| !member.done) {
         return false;
     }
@@ -63,7 +81,11 @@ fn finish(history: &mut History, w: usize, token: Token) -> bool {
 /// Time passes up to the next deadline, or until leases are renewed.
 fn wait(history: &mut History) {
     let renewal = history.now() + LEASE / 3;
-    let deadline = history.world.engine.next_deadline(history.world.now.steady).map_or(renewal, |at| at.0);
+    let deadline = history
+        .world
+        .engine
+        .next_deadline(history.world.now.steady)
+        .map_or(renewal, |at| at.0);
     history.pass(deadline.min(renewal) - history.now());
     for w in 0..history.machines.len() {
         if history.machines[w].held.is_some() {
@@ -74,8 +96,19 @@ fn wait(history: &mut History) {
 
 /// Whether enough workers of one class are there for `job`.
 fn fits(history: &History, job: &Job) -> bool {
-    let fitting: Vec<&Worker> =
-        history.world.engine.workers().filter(|w| w.connected && verdict(&job.spec.needs, w).fits).collect();
-    let of = |class| fitting.iter().filter(|w| w.platform.device == class).count();
-    [DeviceClass::Cpu, DeviceClass::Cuda].into_iter().any(|class| of(class) >= job.spec.needs.workers.max(1))
+    let fitting: Vec<&Worker> = history
+        .world
+        .engine
+        .workers()
+        .filter(|w| w.connected && verdict(&job.spec.needs, w).fits)
+        .collect();
+    let of = |class| {
+        fitting
+            .iter()
+            .filter(|w| w.platform.device == class)
+            .count()
+    };
+    [DeviceClass::Cpu, DeviceClass::Cuda]
+        .into_iter()
+        .any(|class| of(class) >= job.spec.needs.workers.max(1))
 }

@@ -22,8 +22,13 @@ use crate::world::*;
 impl History {
     fn act(&mut self, act: Act) {
         match act {
-            Act::Submit(wish) => drop(self.say(Event::Submit { spec: job_of(&wish) })),
-            Act::Cancel(i) => drop(self.say(Event::Cancel { job: JobId(i as u64), reason: "r".into() })),
+            Act::Submit(wish) => drop(self.say(Event::Submit {
+                spec: job_of(&wish),
+            })),
+            Act::Cancel(i) => drop(self.say(Event::Cancel {
+                job: JobId(i as u64),
+                reason: "r".into(),
+            })),
             Act::Start(w) => self.register(w),
             Act::Sync(w) if self.machines[w].stops => self.obey(w),
             Act::Sync(w) => self.sync(w),
@@ -53,14 +58,27 @@ impl History {
             Act::Report(t, rank, batch, left) => {
                 let token = self.token(t);
                 let seconds_left = left.map(|s| if s == 0 { f64::NAN } else { f64::from(s) });
-                let progress = Some(Box::new(Progress { step: batch, seconds_left, ..Progress::default() }));
+                let progress = Some(Box::new(Progress {
+                    step: batch,
+                    seconds_left,
+                    ..Progress::default()
+                }));
                 let session = self.world.session(token, rank);
-                self.say(Event::Report { session, token, batch, progress });
+                self.say(Event::Report {
+                    session,
+                    token,
+                    batch,
+                    progress,
+                });
             }
             Act::Commit(t, kind, step) => {
                 let token = self.token(t);
                 let (session, artifact) = (self.world.session(token, 0), artifact(kind, step));
-                self.say(Event::Commit { session, token, artifact });
+                self.say(Event::Commit {
+                    session,
+                    token,
+                    artifact,
+                });
             }
             Act::Offer(t, n) => {
                 let token = self.token(t);
@@ -90,9 +108,28 @@ impl History {
 
     /// An attempt that runs, mostly; else one of the last that somebody was given, or one that nobody ever was.
     fn token(&self, i: usize) -> Token {
-        let running: Vec<Token> = self.world.engine.jobs().filter_map(Job::current_token).collect();
-        let last = self.facts.tokens.iter().rev().nth(i).copied().unwrap_or(Token(0));
-        if i % 6 == 5 { last } else { running.get(i % running.len().max(1)).copied().unwrap_or(last) }
+        let running: Vec<Token> = self
+            .world
+            .engine
+            .jobs()
+            .filter_map(Job::current_token)
+            .collect();
+        let last = self
+            .facts
+            .tokens
+            .iter()
+            .rev()
+            .nth(i)
+            .copied()
+            .unwrap_or(Token(0));
+        if i % 6 == 5 {
+            last
+        } else {
+            running
+                .get(i % running.len().max(1))
+                .copied()
+                .unwrap_or(last)
+        }
     }
 
     /// Everybody waits in vain who would be answered otherwise now, for nobody has woken it.
@@ -100,7 +137,12 @@ impl History {
         for w in 0..self.machines.len() {
             if let Some(held) = self.machines[w].held.clone() {
                 let effects = self.ask(w);
-                assert_eq!(self.machines[w].held, Some(held), "{} was not woken", self.machines[w].name);
+                assert_eq!(
+                    self.machines[w].held,
+                    Some(held),
+                    "{} was not woken",
+                    self.machines[w].name
+                );
                 self.settle(effects);
             }
         }
@@ -117,7 +159,9 @@ impl History {
             self.say(Event::Submit { spec: spec("x") });
             self.sync(w);
         }
-        let Some(token) = self.machines[w].running else { return };
+        let Some(token) = self.machines[w].running else {
+            return;
+        };
         self.finish(token, 0, Outcome::Failed, false);
         self.pass(limits().backoff);
         for other in (0..self.machines.len()).filter(|other| *other != w) {
@@ -133,12 +177,29 @@ impl History {
         for &(kind, i) in events {
             let (w, token) = (i % self.machines.len(), self.token(i));
             let rank = i as u32 % 3;
-            let (first, session) = (self.world.session(token, 0), self.world.session(token, rank));
+            let (first, session) = (
+                self.world.session(token, 0),
+                self.world.session(token, rank),
+            );
             let event = match kind {
-                0 => Event::Submit { spec: keyed("unstored", "unstored") },
-                1 => Event::Cancel { job: JobId(i as u64), reason: "r".into() },
-                2 => Event::Report { session, token, batch: 98, progress: Some(Box::default()) },
-                3 => Event::Commit { session: first, token, artifact: artifact("checkpoint", 49) },
+                0 => Event::Submit {
+                    spec: keyed("unstored", "unstored"),
+                },
+                1 => Event::Cancel {
+                    job: JobId(i as u64),
+                    reason: "r".into(),
+                },
+                2 => Event::Report {
+                    session,
+                    token,
+                    batch: 98,
+                    progress: Some(Box::default()),
+                },
+                3 => Event::Commit {
+                    session: first,
+                    token,
+                    artifact: artifact("checkpoint", 49),
+                },
                 4 => Event::Finish {
                     session,
                     token,
@@ -150,9 +211,17 @@ impl History {
                 _ => {
                     let machine = &mut self.machines[w];
                     machine.held = None;
-                    let (Some(session), running) = (machine.session, machine.running) else { continue };
+                    let (Some(session), running) = (machine.session, machine.running) else {
+                        continue;
+                    };
                     let draining = machine.draining;
-                    Event::Synchronize { session, running, memory_free: None, disk_free: None, draining }
+                    Event::Synchronize {
+                        session,
+                        running,
+                        memory_free: None,
+                        disk_free: None,
+                        draining,
+                    }
                 }
             };
             let response = self.world.unstored(event);
@@ -160,7 +229,12 @@ impl History {
                 self.machines[w].lease = Some(self.now() + LEASE);
             }
             if let Response::Wanted(Wanted::Run { token, .. }) = response
-                && self.world.disk.jobs.values().all(|job| job.attempt(token).is_none())
+                && self
+                    .world
+                    .disk
+                    .jobs
+                    .values()
+                    .all(|job| job.attempt(token).is_none())
             {
                 self.facts.in_vain.insert(token);
             }
@@ -172,7 +246,14 @@ impl History {
 }
 
 fn offer(session: SessionId, token: Token, n: u8) -> Event {
-    Event::Offer { session, token, meeting: Meeting { addresses: vec![format!("a:{n}")], secret: vec![n] } }
+    Event::Offer {
+        session,
+        token,
+        meeting: Meeting {
+            addresses: vec![format!("a:{n}")],
+            secret: vec![n],
+        },
+    }
 }
 
 fn play(acts: Vec<Act>) -> Facts {
@@ -199,7 +280,10 @@ fn histories_get_everywhere() {
     let mut runner = TestRunner::deterministic();
     let mut all = Facts::default();
     for _ in 0..300 {
-        let acts = history().new_tree(&mut runner).expect("a history").current();
+        let acts = history()
+            .new_tree(&mut runner)
+            .expect("a history")
+            .current();
         for (what, times) in play(acts).seen {
             *all.seen.entry(what).or_default() += times;
         }
@@ -228,6 +312,9 @@ fn histories_get_everywhere() {
         "stopping",
         "succeeded",
     ];
-    let missed: Vec<_> = wanted.iter().filter(|what| all.seen.get(*what).is_none_or(|times| *times < 10)).collect();
+    let missed: Vec<_> = wanted
+        .iter()
+        .filter(|what| all.seen.get(*what).is_none_or(|times| *times < 10))
+        .collect();
     assert!(missed.is_empty(), "{missed:?} of {:#?}", all.seen);
 }

@@ -56,7 +56,9 @@ pub struct History {
 
 fn machine(name: &'static str, device: DeviceClass, label: Option<&str>) -> Machine {
     let mut platform = *platform(device, 8);
-    platform.labels.extend(label.map(|label| (label.to_owned(), "yes".to_owned())));
+    platform
+        .labels
+        .extend(label.map(|label| (label.to_owned(), "yes".to_owned())));
     platform.host = if name < "w2" { "one" } else { "other" }.to_owned();
     Machine {
         name,
@@ -79,7 +81,12 @@ impl History {
             machine("w2", DeviceClass::Cpu, Some("fast")),
             machine("w3", DeviceClass::Cuda, None),
         ];
-        Self { world: World::new(), machines, facts: Facts::default(), said: Vec::new() }
+        Self {
+            world: World::new(),
+            machines,
+            facts: Facts::default(),
+            said: Vec::new(),
+        }
     }
 
     pub fn now(&self) -> u64 {
@@ -136,9 +143,17 @@ impl History {
     /// One call of the worker, whose answer does not reach it.
     pub fn exchange(&mut self, w: usize) -> (Response, Vec<Effect>) {
         let (now, machine) = (self.now(), &mut self.machines[w]);
-        let Some(session) = machine.session else { return (Response::Done, Vec::new()) };
+        let Some(session) = machine.session else {
+            return (Response::Done, Vec::new());
+        };
         let (running, draining) = (machine.running, machine.draining);
-        let event = Event::Synchronize { session, running, memory_free: None, disk_free: None, draining };
+        let event = Event::Synchronize {
+            session,
+            running,
+            memory_free: None,
+            disk_free: None,
+            draining,
+        };
         let (response, effects) = self.world.act(event);
         if matches!(response, Response::Wanted(_)) {
             machine.lease = Some(now + LEASE);
@@ -176,8 +191,17 @@ impl History {
             }
             // Only a new state folder makes it a stranger.
             Response::Refused(Refusal::NameTaken { .. }) => {
-                let known = self.world.engine.workers().find(|w| w.name == machine.name).expect("the one before");
-                assert_ne!(known.instance, machine.instance.to_string(), "a worker is refused its own name");
+                let known = self
+                    .world
+                    .engine
+                    .workers()
+                    .find(|w| w.name == machine.name)
+                    .expect("the one before");
+                assert_ne!(
+                    known.instance,
+                    machine.instance.to_string(),
+                    "a worker is refused its own name"
+                );
                 self.facts.see("a stranger is refused");
             }
             other => panic!("{other:?}"),
@@ -191,7 +215,12 @@ impl History {
             self.break_off(w);
         }
         let machine = &mut self.machines[w];
-        (machine.session, machine.running, machine.held, machine.stops) = (None, None, None, false);
+        (
+            machine.session,
+            machine.running,
+            machine.held,
+            machine.stops,
+        ) = (None, None, None, false);
     }
 
     pub fn break_off(&mut self, w: usize) {
@@ -205,7 +234,12 @@ impl History {
     /// It is `ms` later; the engine looks about at every deadline on the way.
     pub fn pass(&mut self, ms: u64) {
         let until = self.now() + ms;
-        while let Some(at) = self.world.engine.next_deadline(self.world.now.steady).filter(|at| at.0 <= until) {
+        while let Some(at) = self
+            .world
+            .engine
+            .next_deadline(self.world.now.steady)
+            .filter(|at| at.0 <= until)
+        {
             assert!(at > self.world.now.steady, "a deadline is over and stays");
             self.world.now = Now::both(at.0);
             self.settle(Vec::new());
@@ -222,10 +256,26 @@ impl History {
             self.hand_in(session, token);
         }
         let job = self.world.engine.job_of(token).map(|id| self.world.job(id));
-        let lacks = job.is_some_and(|job| job.missing_result().is_some()) && outcome == Outcome::Succeeded && rank == 0;
-        let name = self.world.engine.workers().find(|w| w.session == session).map(|w| w.name.clone());
-        let answer = self.say(Event::Finish { session, token, outcome, message: "why".into(), code: String::new() });
-        assert!(!lacks || answer != Response::Done, "a success without a result was taken");
+        let lacks = job.is_some_and(|job| job.missing_result().is_some())
+            && outcome == Outcome::Succeeded
+            && rank == 0;
+        let name = self
+            .world
+            .engine
+            .workers()
+            .find(|w| w.session == session)
+            .map(|w| w.name.clone());
+        let answer = self.say(Event::Finish {
+            session,
+            token,
+            outcome,
+            message: "why".into(),
+            code: String::new(),
+        });
+        assert!(
+            !lacks || answer != Response::Done,
+            "a success without a result was taken"
+        );
         // Whatever it was answered, it has let go, and asks anew.
         let is_it = |m: &&mut Machine| m.running == Some(token) && name.as_deref() == Some(m.name);
         for machine in self.machines.iter_mut().filter(is_it) {
@@ -235,12 +285,28 @@ impl History {
 
     /// Hands in what the job of the attempt is for.
     fn hand_in(&mut self, session: SessionId, token: Token) {
-        let kind = self.world.engine.job_of(token).map(|id| self.world.job(id).spec.kind);
+        let kind = self
+            .world
+            .engine
+            .job_of(token)
+            .map(|id| self.world.job(id).spec.kind);
         match kind {
-            Some(JobKind::Train) => drop(self.say(Event::Commit { session, token, artifact: artifact("adapter", 1) })),
+            Some(JobKind::Train) => drop(self.say(Event::Commit {
+                session,
+                token,
+                artifact: artifact("adapter", 1),
+            })),
             Some(JobKind::Eval) => {
-                let progress = Progress { scores: Some(Scores::default()), ..Progress::default() };
-                drop(self.say(Event::Report { session, token, batch: 99, progress: Some(Box::new(progress)) }));
+                let progress = Progress {
+                    scores: Some(Scores::default()),
+                    ..Progress::default()
+                };
+                drop(self.say(Event::Report {
+                    session,
+                    token,
+                    batch: 99,
+                    progress: Some(Box::new(progress)),
+                }));
             }
             _ => {}
         }
@@ -250,7 +316,9 @@ impl History {
     pub fn obey(&mut self, w: usize) {
         let machine = &mut self.machines[w];
         machine.stops = false;
-        let (Some(token), name) = (machine.running.take(), machine.name) else { return };
+        let (Some(token), name) = (machine.running.take(), machine.name) else {
+            return;
+        };
         let attempt = self.world.engine.jobs().find_map(|job| job.attempt(token));
         if let Some(rank) = attempt.and_then(|attempt| attempt.rank(name)) {
             self.finish(token, rank, Outcome::Stopped, false);
@@ -280,7 +348,9 @@ pub fn job_of(wish: &Wish) -> Box<JobSpec> {
     let mut spec = spec("x");
     (spec.kind, spec.max_retries, spec.checkpoints_to_keep) = (wish.kind, wish.retries, wish.keep);
     spec.needs.workers = wish.workers;
-    spec.needs.labels.extend(wish.label.map(|label| (label.to_owned(), "yes".to_owned())));
+    spec.needs
+        .labels
+        .extend(wish.label.map(|label| (label.to_owned(), "yes".to_owned())));
     spec.time_limit = wish.limit;
     spec.idempotency_key = wish.key.map(|key| key.to_string());
     spec.config_hash = format!("{:?}", (wish.kind, wish.workers));

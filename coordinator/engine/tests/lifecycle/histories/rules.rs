@@ -11,22 +11,42 @@ impl Facts {
     pub fn note(&mut self, event: &Event, response: &Response, effects: &[Effect]) {
         self.note_effects(effects);
         match (event, response) {
-            (Event::Submit { spec }, Response::Submitted { job, created }) => self.submitted(spec, *job, *created),
+            (Event::Submit { spec }, Response::Submitted { job, created }) => {
+                self.submitted(spec, *job, *created)
+            }
             (Event::Submit { spec }, Response::Refused(Refusal::KeyReused(_))) => {
-                let key = spec.idempotency_key.as_ref().and_then(|key| self.keys.get(key));
-                assert!(key.is_some_and(|(_, hash)| *hash != spec.config_hash), "a key was refused: {spec:?}");
+                let key = spec
+                    .idempotency_key
+                    .as_ref()
+                    .and_then(|key| self.keys.get(key));
+                assert!(
+                    key.is_some_and(|(_, hash)| *hash != spec.config_hash),
+                    "a key was refused: {spec:?}"
+                );
                 self.see("a key is refused");
             }
-            (Event::Commit { token, artifact, .. }, Response::Done) if artifact.kind == "checkpoint" => {
+            (
+                Event::Commit {
+                    token, artifact, ..
+                },
+                Response::Done,
+            ) if artifact.kind == "checkpoint" => {
                 let step = self.checkpoints.entry(job_of(effects, *token)).or_default();
-                assert!(artifact.step >= *step, "a checkpoint behind the last one was taken");
+                assert!(
+                    artifact.step >= *step,
+                    "a checkpoint behind the last one was taken"
+                );
                 *step = artifact.step;
                 self.see("a checkpoint is taken");
             }
-            (Event::Commit { .. }, Response::Refused(Refusal::StepWentBack { .. })) => self.see("a step is behind"),
+            (Event::Commit { .. }, Response::Refused(Refusal::StepWentBack { .. })) => {
+                self.see("a step is behind")
+            }
             (Event::Offer { .. }, Response::Done) => self.see("an offer is taken"),
             (Event::RemoveWorker { .. }, Response::Done) => self.see("a worker is removed"),
-            (Event::Finish { .. }, Response::Refused(Refusal::NoResult { .. })) => self.see("a result is missing"),
+            (Event::Finish { .. }, Response::Refused(Refusal::NoResult { .. })) => {
+                self.see("a result is missing")
+            }
             (_, Response::Refused(Refusal::StaleToken(_))) => self.see("a token is stale"),
             (_, Response::Batch { is_new: false, .. }) => self.see("a batch comes twice"),
             _ => {}
@@ -34,16 +54,25 @@ impl Facts {
     }
 
     fn submitted(&mut self, spec: &JobSpec, job: JobId, created: bool) {
-        let known = spec.idempotency_key.as_ref().and_then(|key| self.keys.get(key)).cloned();
+        let known = spec
+            .idempotency_key
+            .as_ref()
+            .and_then(|key| self.keys.get(key))
+            .cloned();
         match (known, created) {
             (Some((first, hash)), false) => {
-                assert_eq!((first, &hash), (job, &spec.config_hash), "a key gave another job");
+                assert_eq!(
+                    (first, &hash),
+                    (job, &spec.config_hash),
+                    "a key gave another job"
+                );
                 self.see("a key is known");
             }
             (None, true) => {
                 assert!(self.jobs.insert(job), "the number {job} was given twice");
                 let request = (job, spec.config_hash.clone());
-                self.keys.extend(spec.idempotency_key.clone().map(|key| (key, request)));
+                self.keys
+                    .extend(spec.idempotency_key.clone().map(|key| (key, request)));
             }
             other => panic!("{other:?}: {spec:?}"),
         }
@@ -62,34 +91,71 @@ impl Facts {
 
 /// The job that an accepted commit has changed.
 fn job_of(effects: &[Effect], token: Token) -> JobId {
-    let saved = effects.iter().find_map(|effect| if let Effect::Save(id) = effect { Some(*id) } else { None });
+    let saved = effects.iter().find_map(|effect| {
+        if let Effect::Save(id) = effect {
+            Some(*id)
+        } else {
+            None
+        }
+    });
     saved.unwrap_or_else(|| panic!("a commit of attempt {token} is not stored"))
 }
 
 /// A worker is given an attempt: a new one, or the one that it has.
 pub fn check_assignment(history: &mut History, w: usize, id: JobId, token: Token) {
-    let History { world, facts, machines, .. } = history;
+    let History {
+        world,
+        facts,
+        machines,
+        ..
+    } = history;
     let job = world.job(id);
     let attempt = job.attempt(token).expect("the attempt that was given");
-    assert!(attempt.rank(machines[w].name).is_some(), "it was given what is another's");
-    assert!(!facts.in_vain.contains(&token), "a token was given that was drawn for what is not durable");
+    assert!(
+        attempt.rank(machines[w].name).is_some(),
+        "it was given what is another's"
+    );
+    assert!(
+        !facts.in_vain.contains(&token),
+        "a token was given that was drawn for what is not durable"
+    );
     if facts.tokens.contains(&token) {
         facts.see("an assignment is told again");
         return;
     }
-    assert!(facts.tokens.iter().all(|earlier| *earlier < token), "a token does not grow");
+    assert!(
+        facts.tokens.iter().all(|earlier| *earlier < token),
+        "a token does not grow"
+    );
     facts.tokens.push(token);
-    facts.see(if attempt.size() > 1 { "several start" } else { "one starts" });
+    facts.see(if attempt.size() > 1 {
+        "several start"
+    } else {
+        "one starts"
+    });
     for holder in attempt.holders() {
-        let worker = world.engine.workers().find(|w| w.name == holder).expect("a worker");
-        assert!(worker.connected && !worker.draining && worker.set_aside().is_none(), "{holder} takes no work");
-        assert!(verdict(&job.spec.needs, worker).fits, "{holder} does not fit {job:?}");
+        let worker = world
+            .engine
+            .workers()
+            .find(|w| w.name == holder)
+            .expect("a worker");
+        assert!(
+            worker.connected && !worker.draining && worker.set_aside().is_none(),
+            "{holder} takes no work"
+        );
+        assert!(
+            verdict(&job.spec.needs, worker).fits,
+            "{holder} does not fit {job:?}"
+        );
     }
 }
 
 pub fn check(history: &mut History) {
     let ids: BTreeSet<JobId> = history.world.engine.jobs().map(|job| job.id).collect();
-    assert_eq!(ids, history.facts.jobs, "jobs that were acknowledged and jobs that there are");
+    assert_eq!(
+        ids, history.facts.jobs,
+        "jobs that were acknowledged and jobs that there are"
+    );
     for id in ids {
         let job = history.world.job(id).clone();
         check_job(&job, history.now());
@@ -114,30 +180,76 @@ fn check_against_facts(job: &Job, facts: &mut Facts) {
         None => {}
     }
     let committed = facts.checkpoints.get(&job.id).copied();
-    assert_eq!(job.checkpoint().map(|a| a.step), committed, "the newest checkpoint is the last that was taken");
+    assert_eq!(
+        job.checkpoint().map(|a| a.step),
+        committed,
+        "the newest checkpoint is the last that was taken"
+    );
 }
 
 fn check_job(job: &Job, now: u64) {
-    let open: Vec<Token> = job.attempts.iter().filter(|a| a.end.is_none()).map(|a| a.token).collect();
-    assert_eq!(open, Vec::from_iter(job.current_token()), "the open attempt is the current one: {job:?}");
-    assert!(job.attempts.is_sorted_by(|a, b| a.token < b.token), "tokens grow: {job:?}");
+    let open: Vec<Token> = job
+        .attempts
+        .iter()
+        .filter(|a| a.end.is_none())
+        .map(|a| a.token)
+        .collect();
+    assert_eq!(
+        open,
+        Vec::from_iter(job.current_token()),
+        "the open attempt is the current one: {job:?}"
+    );
+    assert!(
+        job.attempts.is_sorted_by(|a, b| a.token < b.token),
+        "tokens grow: {job:?}"
+    );
     let ended = |outcome| {
         let ends = job.attempts.iter().filter_map(|a| a.end.as_ref());
-        ends.filter(|end| end.outcome == outcome).cloned().collect::<Vec<_>>()
+        ends.filter(|end| end.outcome == outcome)
+            .cloned()
+            .collect::<Vec<_>>()
     };
     assert!(ended(Outcome::Succeeded).len() <= 1, "two results: {job:?}");
-    assert_eq!(ended(Outcome::Failed).len() as u32, job.failures, "failures are counted: {job:?}");
-    let counted = ended(Outcome::Lost).iter().filter(|end| !end.message.contains("does not count")).count();
-    assert!(job.lost_in_a_row as usize <= counted, "a loss counts that must not: {job:?}");
-    let checkpoints = job.artifacts.iter().filter(|a| a.kind == "checkpoint").count();
+    assert_eq!(
+        ended(Outcome::Failed).len() as u32,
+        job.failures,
+        "failures are counted: {job:?}"
+    );
+    let counted = ended(Outcome::Lost)
+        .iter()
+        .filter(|end| !end.message.contains("does not count"))
+        .count();
+    assert!(
+        job.lost_in_a_row as usize <= counted,
+        "a loss counts that must not: {job:?}"
+    );
+    let checkpoints = job
+        .artifacts
+        .iter()
+        .filter(|a| a.kind == "checkpoint")
+        .count();
     let kept = job.spec.checkpoints_to_keep as usize;
-    assert!(kept == 0 || checkpoints <= kept, "old checkpoints stay: {job:?}");
+    assert!(
+        kept == 0 || checkpoints <= kept,
+        "old checkpoints stay: {job:?}"
+    );
     match &job.state {
-        JobState::Succeeded { .. } => assert_eq!(job.missing_result(), None, "a success without a result: {job:?}"),
-        JobState::Running { token, stopping: None, .. } => {
+        JobState::Succeeded { .. } => assert_eq!(
+            job.missing_result(),
+            None,
+            "a success without a result: {job:?}"
+        ),
+        JobState::Running {
+            token,
+            stopping: None,
+            ..
+        } => {
             let started = job.attempt(*token).expect("the attempt").started.0;
             let until = job.spec.time_limit.map(|limit| started + limit);
-            assert!(until.is_none_or(|until| until > now), "its time is over and it goes on: {job:?}");
+            assert!(
+                until.is_none_or(|until| until > now),
+                "its time is over and it goes on: {job:?}"
+            );
         }
         _ => {}
     }
@@ -148,13 +260,25 @@ fn check_holders(history: &History) {
     let engine = &history.world.engine;
     let mut wanted: Vec<(&str, Token)> = Vec::new();
     for job in engine.jobs() {
-        let Some(attempt) = job.current_token().and_then(|token| job.attempt(token)) else { continue };
-        assert_eq!(attempt.size() as usize, job.spec.needs.workers.max(1), "all start or none: {job:?}");
-        assert!(attempt.holders().next().is_some(), "an attempt that nobody holds goes on: {job:?}");
+        let Some(attempt) = job.current_token().and_then(|token| job.attempt(token)) else {
+            continue;
+        };
+        assert_eq!(
+            attempt.size() as usize,
+            job.spec.needs.workers.max(1),
+            "all start or none: {job:?}"
+        );
+        assert!(
+            attempt.holders().next().is_some(),
+            "an attempt that nobody holds goes on: {job:?}"
+        );
         wanted.extend(attempt.holders().map(|worker| (worker, attempt.token)));
     }
     wanted.sort();
-    let held: Vec<(&str, Token)> = engine.workers().filter_map(|w| Some((w.name.as_str(), w.assigned?))).collect();
+    let held: Vec<(&str, Token)> = engine
+        .workers()
+        .filter_map(|w| Some((w.name.as_str(), w.assigned?)))
+        .collect();
     assert_eq!(held, wanted, "workers hold what attempts say");
 }
 
@@ -166,9 +290,18 @@ fn check_leases(history: &mut History) {
         if machine.lease.is_none() {
             machine.held = None;
         }
-        let worker = history.world.engine.workers().find(|w| w.name == machine.name);
+        let worker = history
+            .world
+            .engine
+            .workers()
+            .find(|w| w.name == machine.name);
         let is_known = worker.is_some_and(|w| w.connected);
-        assert_eq!(is_known, machine.lease.is_some(), "{} and its lease at {now}", machine.name);
+        assert_eq!(
+            is_known,
+            machine.lease.is_some(),
+            "{} and its lease at {now}",
+            machine.name
+        );
     }
 }
 
@@ -177,6 +310,15 @@ pub fn check_that_time_alone_changes_nothing(history: &mut History) {
     let workers = |history: &History| history.world.engine.workers().cloned().collect::<Vec<_>>();
     let before = workers(history);
     let effects = history.world.act(Event::Tick).1;
-    assert_eq!(effects, [], "something was due at {} and no deadline said so", history.now());
-    assert_eq!(workers(history), before, "a worker changed without a deadline");
+    assert_eq!(
+        effects,
+        [],
+        "something was due at {} and no deadline said so",
+        history.now()
+    );
+    assert_eq!(
+        workers(history),
+        before,
+        "a worker changed without a deadline"
+    );
 }

@@ -41,12 +41,16 @@ impl Cpu {
             Compute::Bf16 => true,
             Compute::F32 => false,
         };
-        Self { instructions: takes_bf16.then_some(best) }
+        Self {
+            instructions: takes_bf16.then_some(best),
+        }
     }
 
     /// With products on the given instructions, which the CPU has.
     pub(crate) fn on(instructions: Instructions) -> Self {
-        Self { instructions: Some(instructions) }
+        Self {
+            instructions: Some(instructions),
+        }
     }
 
     fn form(&self, operation: Operation) -> Form {
@@ -63,9 +67,11 @@ impl Cpu {
             Operation::CrossEntropy if self.instructions.is_none() => {
                 Form::reference("in f32; the loss alone: f32 kernels")
             }
-            Operation::Rows | Operation::Add | Operation::Concat | Operation::Cast | Operation::GradNorm => {
-                Form::reference("")
-            }
+            Operation::Rows
+            | Operation::Add
+            | Operation::Concat
+            | Operation::Cast
+            | Operation::GradNorm => Form::reference(""),
             Operation::EmbeddingNoise => Form::reference(""),
             Operation::Lora => Form::Composed,
             Operation::Prefetch | Operation::Offload => Form::Unused,
@@ -92,7 +98,8 @@ impl Backend for Cpu {
     }
 
     fn matmul(&self) -> MatmulBackend {
-        self.instructions.map_or(MatmulBackend::Dequantized, MatmulBackend::Panels)
+        self.instructions
+            .map_or(MatmulBackend::Dequantized, MatmulBackend::Panels)
     }
 
     fn forms(&self) -> Forms {
@@ -131,7 +138,13 @@ impl Backend for Cpu {
         x.to_dtype(dtype)
     }
 
-    fn embedding_noise(&self, x: &Tensor, alpha: f64, spans: &[Span], key: &DropoutKey) -> Result<Tensor> {
+    fn embedding_noise(
+        &self,
+        x: &Tensor,
+        alpha: f64,
+        spans: &[Span],
+        key: &DropoutKey,
+    ) -> Result<Tensor> {
         reference::noise::add(x, alpha, spans, key)
     }
 
@@ -142,7 +155,12 @@ impl Backend for Cpu {
         Ok((tensor(y, (m, d))?, tensor(rstd, (m, 1))?))
     }
 
-    fn rms_norm_forward_on(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Activations, Tensor)> {
+    fn rms_norm_forward_on(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        epsilon: f64,
+    ) -> Result<(Activations, Tensor)> {
         if self.instructions.is_none() {
             let (y, rstd) = self.rms_norm_forward(x, w, epsilon)?;
             return Ok((y.into(), rstd));
@@ -174,7 +192,12 @@ impl Backend for Cpu {
         rotate(table, x, sequences, 1.0)
     }
 
-    fn rope_backward(&self, table: &RopeTable, dy: &Tensor, sequences: &Sequences) -> Result<Tensor> {
+    fn rope_backward(
+        &self,
+        table: &RopeTable,
+        dy: &Tensor,
+        sequences: &Sequences,
+    ) -> Result<Tensor> {
         rotate(table, dy, sequences, -1.0)
     }
 
@@ -188,7 +211,9 @@ impl Backend for Cpu {
         let (mut o, mut lse) = (unwritten(m * width), unwritten(shape.heads * m));
         let (inputs, spans) = ((&*view(q)?, &*view(k)?, &*view(v)?), sequences.spans());
         match self.instructions {
-            Some(how) => attention::bf16::forward::forward(inputs, shape, spans, &mut o, &mut lse, how),
+            Some(how) => {
+                attention::bf16::forward::forward(inputs, shape, spans, &mut o, &mut lse, how)
+            }
             None => attention::f32::forward(inputs, shape, spans, &mut o, &mut lse),
         }
         Ok((tensor(o, (m, width))?, tensor(lse, (shape.heads, m))?))
@@ -213,12 +238,17 @@ impl Backend for Cpu {
         let (dq, dk, dv) = match self.instructions {
             Some(how) => {
                 let mut dq = unwritten(inputs.q.len());
-                let (dk, dv) = attention::bf16::backward::backward(&inputs, shape, spans, &mut dq, how);
+                let (dk, dv) =
+                    attention::bf16::backward::backward(&inputs, shape, spans, &mut dq, how);
                 (dq, dk, dv)
             }
             None => attention::f32::backward(&inputs, shape, spans),
         };
-        Ok((tensor(dq, saved.q.dims())?, tensor(dk, saved.k.dims())?, tensor(dv, saved.v.dims())?))
+        Ok((
+            tensor(dq, saved.q.dims())?,
+            tensor(dk, saved.k.dims())?,
+            tensor(dv, saved.v.dims())?,
+        ))
     }
 
     fn swiglu_forward(&self, g: &Activations, up: &Activations) -> Result<Activations> {
@@ -272,7 +302,11 @@ impl Backend for Cpu {
         tensor(y, (m, d))
     }
 
-    fn lora_forward(&self, x: &Activations, adapters: &[LoraInput<'_>]) -> Result<Vec<Activations>> {
+    fn lora_forward(
+        &self,
+        x: &Activations,
+        adapters: &[LoraInput<'_>],
+    ) -> Result<Vec<Activations>> {
         reference::lora::forward(self, x, adapters)
     }
 
@@ -329,7 +363,14 @@ impl Backend for Cpu {
     }
 
     fn logits(&self, hidden: &Activations, head: &dyn Matrix) -> Result<Tensor> {
-        self.matmul_forward(&[Term { x: hidden, w: head, scale: 1.0 }], None)
+        self.matmul_forward(
+            &[Term {
+                x: hidden,
+                w: head,
+                scale: 1.0,
+            }],
+            None,
+        )
     }
 
     fn cross_entropy(
@@ -353,7 +394,8 @@ impl Backend for Cpu {
         match (self.instructions, grad_scale) {
             (_, None) => Ok((cross_entropy::loss(&view(logits)?, v, targets).into(), None)),
             (Some(_), Some(scale)) => {
-                let (loss, grad) = cross_entropy::loss_and_grad(&view(logits)?, v, targets, scale as f32);
+                let (loss, grad) =
+                    cross_entropy::loss_and_grad(&view(logits)?, v, targets, scale as f32);
                 Ok((loss.into(), Some(grad.into())))
             }
             (None, Some(_)) => reference::cross_entropy::of_logits(logits, targets, grad_scale),
@@ -364,9 +406,17 @@ impl Backend for Cpu {
         reference::adamw::norm(tensors)
     }
 
-    fn adamw(&self, parameters: &[Parameter<'_>], norm: &Norm, max_norm: f64) -> Result<Vec<(Tensor, Moments)>> {
+    fn adamw(
+        &self,
+        parameters: &[Parameter<'_>],
+        norm: &Norm,
+        max_norm: f64,
+    ) -> Result<Vec<(Tensor, Moments)>> {
         let scale = clip_factor(norm.value()?, max_norm);
-        parameters.iter().map(|parameter| host::adamw::update_parameter(parameter, scale)).collect()
+        parameters
+            .iter()
+            .map(|parameter| host::adamw::update_parameter(parameter, scale))
+            .collect()
     }
 
     fn offload(&self, x: &Tensor) -> Result<Offloaded> {
@@ -377,12 +427,21 @@ impl Backend for Cpu {
 fn rotate(table: &RopeTable, x: &Tensor, sequences: &Sequences, sign: f32) -> Result<Tensor> {
     let mut y = unwritten(x.elem_count());
     let tables = (&*view(&table.cos)?, &*view(&table.sin)?);
-    rope::rotate(&view(x)?, &mut y, sequences.positions(), tables, table.head_dim, sign);
+    rope::rotate(
+        &view(x)?,
+        &mut y,
+        sequences.positions(),
+        tables,
+        table.head_dim,
+        sign,
+    );
     tensor(y, x.dims())
 }
 
 fn dequantize(matrix: &dyn Matrix, dtype: DType) -> Result<Tensor> {
-    let Stored::Nf4(matrix) = matrix.stored() else { return reference::matmul::dequantize(matrix, dtype) };
+    let Stored::Nf4(matrix) = matrix.stored() else {
+        return reference::matmul::dequantize(matrix, dtype);
+    };
     let ((rows, cols), absmax) = (matrix.dims(), host::nf4::absmax(matrix.scales())?);
     let mut out = vec![0f32; rows * cols];
     host::nf4::dequantize(&bytes(matrix.packed())?, &absmax, matrix.block(), &mut out);

@@ -22,7 +22,11 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 5e-1;
     let value = p * r * r + r + 1.0;
     // SAFETY: n is a whole number between -126 and 128, or comes from a NaN, whose power does not matter.
-    let n = if n.is_nan() { 0 } else { unsafe { n.to_int_unchecked::<i32>() } };
+    let n = if n.is_nan() {
+        0
+    } else {
+        unsafe { n.to_int_unchecked::<i32>() }
+    };
     let power = f32::from_bits(((n + 127) << 23) as u32);
     if x < -87.336 { 0.0 } else { value * power }
 }
@@ -64,7 +68,10 @@ pub(crate) fn max(xs: &[f32]) -> f32 {
             *lane = if *x > *lane { *x } else { *lane };
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a || b.is_nan() { b } else { a })
+    lanes.iter().chain(rest).fold(
+        f32::NEG_INFINITY,
+        |a, &b| if b > a || b.is_nan() { b } else { a },
+    )
 }
 
 /// Replaces every `x` by `exp(x * scale - shift)` and returns the sum of the results.
@@ -88,7 +95,9 @@ pub(crate) fn exp_into(xs: &[f32], shift: f32, out: &mut [f32]) -> f32 {
 /// Adds `other` to `xs`.
 pub(crate) fn add(xs: &mut [f32], other: &[f32]) {
     const CHUNK: usize = 16 * 1024;
-    xs.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(xs, other)| {
-        xs.iter_mut().zip(other).for_each(|(x, y)| *x += y);
-    });
+    xs.par_chunks_mut(CHUNK)
+        .zip(other.par_chunks(CHUNK))
+        .for_each(|(xs, other)| {
+            xs.iter_mut().zip(other).for_each(|(x, y)| *x += y);
+        });
 }

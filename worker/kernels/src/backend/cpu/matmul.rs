@@ -13,12 +13,19 @@ impl Strides {
     }
 
     pub(crate) fn transposed(self) -> Self {
-        Self { row: self.col, col: self.row }
+        Self {
+            row: self.col,
+            col: self.row,
+        }
     }
 
     /// Elements that a matrix of `m` x `n` spans.
     fn extent(self, m: usize, n: usize) -> usize {
-        if m == 0 || n == 0 { 0 } else { (m - 1) * self.row + (n - 1) * self.col + 1 }
+        if m == 0 || n == 0 {
+            0
+        } else {
+            (m - 1) * self.row + (n - 1) * self.col + 1
+        }
     }
 }
 
@@ -38,11 +45,21 @@ pub(crate) fn matmul(
     b_strides: Strides,
     alpha: f32,
 ) {
-    assert!(dst.len() >= dst_strides.extent(m, n), "the destination is shorter than {m} x {n}");
-    assert!(a.len() >= a_strides.extent(m, k), "the left matrix is shorter than {m} x {k}");
-    assert!(b.len() >= b_strides.extent(k, n), "the right matrix is shorter than {k} x {n}");
+    assert!(
+        dst.len() >= dst_strides.extent(m, n),
+        "the destination is shorter than {m} x {n}"
+    );
+    assert!(
+        a.len() >= a_strides.extent(m, k),
+        "the left matrix is shorter than {m} x {k}"
+    );
+    assert!(
+        b.len() >= b_strides.extent(k, n),
+        "the right matrix is shorter than {k} x {n}"
+    );
     let stride = |s: Strides| (s.col as isize, s.row as isize);
-    let ((dc, dr), (ac, ar), (bc, br)) = (stride(dst_strides), stride(a_strides), stride(b_strides));
+    let ((dc, dr), (ac, ar), (bc, br)) =
+        (stride(dst_strides), stride(a_strides), stride(b_strides));
     // SAFETY: the three assertions above keep every element that the product touches inside its slice.
     unsafe {
         gemm::gemm(

@@ -28,14 +28,22 @@ pub(super) fn sum(
     let base = base.map(view).transpose()?;
     let mut out = unwritten(held.rows * held.width);
     match direction {
-        Direction::Forward => multiply::forward(&held.terms(), base.as_deref(), &mut out, instructions),
-        Direction::Backward => multiply::backward(&held.terms(), base.as_deref(), &mut out, instructions),
+        Direction::Forward => {
+            multiply::forward(&held.terms(), base.as_deref(), &mut out, instructions)
+        }
+        Direction::Backward => {
+            multiply::backward(&held.terms(), base.as_deref(), &mut out, instructions)
+        }
     }
     tensor(out, (held.rows, held.width))
 }
 
 /// [`sum`] in bf16.
-pub(super) fn sum_rows(terms: &[Term<'_>], instructions: Instructions, direction: Direction) -> Result<Rows> {
+pub(super) fn sum_rows(
+    terms: &[Term<'_>],
+    instructions: Instructions,
+    direction: Direction,
+) -> Result<Rows> {
     let held = Held::of(terms, direction)?;
     Ok(match direction {
         Direction::Forward => multiply::forward_rows(&held.terms(), instructions),
@@ -53,7 +61,9 @@ struct Held<'a> {
 
 impl<'a> Held<'a> {
     fn of(terms: &[Term<'a>], direction: Direction) -> Result<Self> {
-        let Some(first) = terms.first() else { candle_core::bail!("no terms to multiply") };
+        let Some(first) = terms.first() else {
+            candle_core::bail!("no terms to multiply")
+        };
         let ends = |w: &dyn Matrix| match (direction, w.shape()) {
             (Direction::Forward, (n, k)) => (k, n),
             (Direction::Backward, (n, k)) => (n, k),
@@ -63,15 +73,24 @@ impl<'a> Held<'a> {
         for term in terms {
             let (inputs, outputs) = ends(term.w);
             if term.x.dims2()? != (rows, inputs) || outputs != width {
-                candle_core::bail!("{:?} cannot be multiplied with {:?}", term.x.dims2()?, term.w.shape())
+                candle_core::bail!(
+                    "{:?} cannot be multiplied with {:?}",
+                    term.x.dims2()?,
+                    term.w.shape()
+                )
             }
-            let x = term.x.rows(|tensor| Ok(pack(&view(tensor)?, tensor.dims2()?.1)))?;
+            let x = term
+                .x
+                .rows(|tensor| Ok(pack(&view(tensor)?, tensor.dims2()?.1)))?;
             parts.push((x, sources::of(term.w, term.scale as f32)?));
         }
         Ok(Self { parts, rows, width })
     }
 
     fn terms(&self) -> Vec<term::Term<'_>> {
-        self.parts.iter().map(|(x, w)| term::Term { x, w: &**w }).collect()
+        self.parts
+            .iter()
+            .map(|(x, w)| term::Term { x, w: &**w })
+            .collect()
     }
 }

@@ -12,23 +12,33 @@ const RUN: usize = 512;
 
 pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32]) {
     let d = w.len();
-    y.par_chunks_mut(d).zip(x.par_chunks(d)).zip(rstd.par_iter_mut()).for_each(|((y, x), rstd)| {
-        *rstd = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
-        scale_row(x, w, *rstd, y);
-    });
+    y.par_chunks_mut(d)
+        .zip(x.par_chunks(d))
+        .zip(rstd.par_iter_mut())
+        .for_each(|((y, x), rstd)| {
+            *rstd = 1.0 / (dot(x, x) / d as f32 + eps).sqrt();
+            scale_row(x, w, *rstd, y);
+        });
 }
 
 /// [`forward`] in bf16.
 pub(crate) fn forward_rows(x: &[f32], w: &[f32], eps: f32, rstd: &mut [f32]) -> Rows {
     let d = w.len();
     let row_of = |row: usize| &x[row * d..(row + 1) * d];
-    rstd.par_iter_mut().enumerate().with_min_len(8).for_each(|(row, rstd)| {
-        *rstd = 1.0 / (dot(row_of(row), row_of(row)) / d as f32 + eps).sqrt();
-    });
+    rstd.par_iter_mut()
+        .enumerate()
+        .with_min_len(8)
+        .for_each(|(row, rstd)| {
+            *rstd = 1.0 / (dot(row_of(row), row_of(row)) / d as f32 + eps).sqrt();
+        });
     let rstd = &*rstd;
     Rows::make(rstd.len(), d, |row, out| {
         let mut y = [0f32; RUN];
-        for ((x, w), out) in row_of(row).chunks(RUN).zip(w.chunks(RUN)).zip(out.chunks_mut(RUN)) {
+        for ((x, w), out) in row_of(row)
+            .chunks(RUN)
+            .zip(w.chunks(RUN))
+            .zip(out.chunks_mut(RUN))
+        {
             scale_row(x, w, rstd[row], &mut y[..x.len()]);
             round(&y[..x.len()], 1.0, out);
         }

@@ -17,13 +17,16 @@ pub(crate) fn rotate(
     if width == 0 {
         return;
     }
-    y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(positions.par_iter()).for_each(|((row, x), &position)| {
-        row.copy_from_slice(x);
-        let at = position as usize * half;
-        for head in row.chunks_exact_mut(head_dim) {
-            rotate_head(head, &cos[at..at + half], &sin[at..at + half], sign);
-        }
-    });
+    y.par_chunks_mut(width)
+        .zip(x.par_chunks(width))
+        .zip(positions.par_iter())
+        .for_each(|((row, x), &position)| {
+            row.copy_from_slice(x);
+            let at = position as usize * half;
+            for head in row.chunks_exact_mut(head_dim) {
+                rotate_head(head, &cos[at..at + half], &sin[at..at + half], sign);
+            }
+        });
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]

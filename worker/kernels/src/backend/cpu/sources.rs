@@ -59,7 +59,10 @@ impl PanelSource for Bf16Rows<'_> {
             }
             for (source, out) in source.chunks(STEP).zip(out.chunks_mut(STEP)) {
                 let mut values = [0f32; STEP];
-                values.iter_mut().zip(source).for_each(|(v, &bits)| *v = f32::from_bits(u32::from(bits) << 16));
+                values
+                    .iter_mut()
+                    .zip(source)
+                    .for_each(|(v, &bits)| *v = f32::from_bits(u32::from(bits) << 16));
                 round(&values[..source.len()], self.scale, out);
             }
         }
@@ -77,7 +80,12 @@ struct Nf4<'a> {
 impl<'a> Nf4<'a> {
     fn of(matrix: &'a Nf4Tensor, scale: f32) -> Result<Self> {
         let (packed, absmax) = (bytes(matrix.packed())?, host::nf4::absmax(matrix.scales())?);
-        Ok(Self { matrix, packed, absmax, scale })
+        Ok(Self {
+            matrix,
+            packed,
+            absmax,
+            scale,
+        })
     }
 }
 
@@ -94,7 +102,13 @@ impl PanelSource for Nf4<'_> {
         for (row, out) in rows.zip(out.chunks_mut(stride)) {
             let start = row * self.matrix.dims().1;
             let range = start + cols.start..start + cols.end;
-            unpack::nf4(&self.packed, self.matrix.block(), |block| self.scale * self.absmax[block], range, out);
+            unpack::nf4(
+                &self.packed,
+                self.matrix.block(),
+                |block| self.scale * self.absmax[block],
+                range,
+                out,
+            );
         }
     }
 }
@@ -113,19 +127,37 @@ impl<'a> Floats<'a> {
     fn of(matrix: &'a Tensor, scale: f32) -> Result<Self> {
         let known = matches!(matrix.dtype(), DType::F32 | DType::F16 | DType::BF16);
         if !known || !matches!(matrix.device(), Device::Cpu) {
-            candle_core::bail!("{:?} on {:?} is no matrix that a CPU multiplies with", matrix.dtype(), matrix.device())
+            candle_core::bail!(
+                "{:?} on {:?} is no matrix that a CPU multiplies with",
+                matrix.dtype(),
+                matrix.device()
+            )
         }
         let shape = matrix.dims2()?;
         let (storage, layout) = matrix.storage_and_layout();
-        let Some((start, _)) = layout.contiguous_offsets() else { candle_core::bail!("a matrix is not contiguous") };
-        Ok(Self { storage, start, shape, scale })
+        let Some((start, _)) = layout.contiguous_offsets() else {
+            candle_core::bail!("a matrix is not contiguous")
+        };
+        Ok(Self {
+            storage,
+            start,
+            shape,
+            scale,
+        })
     }
 
     fn convert<T: Copy + Into<f32>>(&self, row: &[T], out: &mut [u16]) {
-        out.iter_mut().zip(row).for_each(|(out, &value)| *out = to_bf16(self.scale * value.into()));
+        out.iter_mut()
+            .zip(row)
+            .for_each(|(out, &value)| *out = to_bf16(self.scale * value.into()));
     }
 
-    fn rows<'s, T>(&self, data: &'s [T], rows: Range<usize>, cols: Range<usize>) -> impl Iterator<Item = &'s [T]> {
+    fn rows<'s, T>(
+        &self,
+        data: &'s [T],
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> impl Iterator<Item = &'s [T]> {
         let (start, width) = (self.start, self.shape.1);
         rows.map(move |row| &data[start + row * width..][cols.clone()])
     }
@@ -144,19 +176,24 @@ impl PanelSource for Floats<'_> {
         let out = out.chunks_mut(stride).map(|out| &mut out[..cols.len()]);
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(data)) => {
-                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| round(row, self.scale, out));
+                out.zip(self.rows(data, rows, cols.clone()))
+                    .for_each(|(out, row)| round(row, self.scale, out));
             }
             Storage::Cpu(CpuStorage::BF16(data)) if self.scale == 1.0 => {
                 let bits = |(out, row): (&mut [u16], &[half::bf16])| {
-                    out.iter_mut().zip(row).for_each(|(out, value)| *out = value.to_bits());
+                    out.iter_mut()
+                        .zip(row)
+                        .for_each(|(out, value)| *out = value.to_bits());
                 };
                 out.zip(self.rows(data, rows, cols.clone())).for_each(bits);
             }
             Storage::Cpu(CpuStorage::BF16(data)) => {
-                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| self.convert(row, out));
+                out.zip(self.rows(data, rows, cols.clone()))
+                    .for_each(|(out, row)| self.convert(row, out));
             }
             Storage::Cpu(CpuStorage::F16(data)) => {
-                out.zip(self.rows(data, rows, cols.clone())).for_each(|(out, row)| self.convert(row, out));
+                out.zip(self.rows(data, rows, cols.clone()))
+                    .for_each(|(out, row)| self.convert(row, out));
             }
             _ => debug_assert!(false, "`of` takes floats on the CPU only"),
         }

@@ -49,7 +49,12 @@ const RUN: usize = 512;
 pub(crate) fn forward_rows(g: &Rows, e: &Rows) -> Rows {
     Rows::make(g.rows, g.width, |row, out| {
         let (mut g32, mut e32, mut h) = ([0f32; RUN], [0f32; RUN], [0f32; RUN]);
-        for ((g, e), out) in g.row(row).chunks(RUN).zip(e.row(row).chunks(RUN)).zip(out.chunks_mut(RUN)) {
+        for ((g, e), out) in g
+            .row(row)
+            .chunks(RUN)
+            .zip(e.row(row).chunks(RUN))
+            .zip(out.chunks_mut(RUN))
+        {
             let n = g.len();
             widen(g, &mut g32);
             widen(e, &mut e32);
@@ -63,8 +68,14 @@ pub(crate) fn forward_rows(g: &Rows, e: &Rows) -> Rows {
 pub(crate) fn backward_rows(dh: &Rows, g: &Rows, e: &Rows) -> (Rows, Rows) {
     Rows::make_two(g.rows, g.width, |row, dg_out, de_out| {
         let [mut dh32, mut g32, mut e32, mut dg, mut de] = [[0f32; RUN]; 5];
-        let inputs = dh.row(row).chunks(RUN).zip(g.row(row).chunks(RUN)).zip(e.row(row).chunks(RUN));
-        for (((dh, g), e), (dg_out, de_out)) in inputs.zip(dg_out.chunks_mut(RUN).zip(de_out.chunks_mut(RUN))) {
+        let inputs = dh
+            .row(row)
+            .chunks(RUN)
+            .zip(g.row(row).chunks(RUN))
+            .zip(e.row(row).chunks(RUN));
+        for (((dh, g), e), (dg_out, de_out)) in
+            inputs.zip(dg_out.chunks_mut(RUN).zip(de_out.chunks_mut(RUN)))
+        {
             let n = g.len();
             widen(dh, &mut dh32);
             widen(g, &mut g32);

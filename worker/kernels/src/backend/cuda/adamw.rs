@@ -1,7 +1,9 @@
 //! Launches of the optimizer: one for all tensors, told by a table where each lies.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtrMut, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, DevicePtrMut, LaunchConfig, PushKernelArg,
+};
 use candle_core::{CudaDevice, Tensor};
 
 use super::adamw_rules::{Rules, address, rules};
@@ -24,10 +26,26 @@ fn table(entries: &[Entry], device: &CudaDevice) -> Result<CudaSlice<u64>> {
 /// The L2 norm over all tensors, [1].
 pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor> {
     let device = device_of(tensors[0])?;
-    let entry = |t: &&Tensor| Ok([address(t, &device)?, 0, 0, 0, 0, 0, 0, t.elem_count() as u64, 0]);
-    let table = table(&tensors.iter().map(entry).collect::<Result<Vec<_>>>()?, &device)?;
+    let entry = |t: &&Tensor| {
+        Ok([
+            address(t, &device)?,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            t.elem_count() as u64,
+            0,
+        ])
+    };
+    let table = table(
+        &tensors.iter().map(entry).collect::<Result<Vec<_>>>()?,
+        &device,
+    )?;
     // SAFETY: the kernels write every element of both.
-    let (mut parts, mut norm) = unsafe { (device.alloc::<f32>(tensors.len())?, device.alloc::<f32>(1)?) };
+    let (mut parts, mut norm) =
+        unsafe { (device.alloc::<f32>(tensors.len())?, device.alloc::<f32>(1)?) };
     let squares = gpu::function(&device, "adamw", "squares")?;
     let mut launch = squares.builder();
     launch.arg(&table).arg(&mut parts);
@@ -45,15 +63,26 @@ pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor> {
 }
 
 /// See [`crate::backend::Backend::adamw`].
-pub(crate) fn update(parameters: &[Parameter<'_>], norm: &Tensor, max_norm: f64) -> Result<Vec<(Tensor, Moments)>> {
+pub(crate) fn update(
+    parameters: &[Parameter<'_>],
+    norm: &Tensor,
+    max_norm: f64,
+) -> Result<Vec<(Tensor, Moments)>> {
     let is_coded = |p: &&Parameter<'_>| matches!(p.moments, Moments::Coded { .. });
     let (coded, full): (Vec<_>, Vec<_>) = parameters.iter().partition(is_coded);
     let rules = rules(parameters)?;
     let mut coded = adamw8::update(&coded, &rules, norm, max_norm)?.into_iter();
     let mut full = update_full(&full, &rules, norm, max_norm)?.into_iter();
-    let next = |p| if is_coded(&p) { coded.next() } else { full.next() };
+    let next = |p| {
+        if is_coded(&p) {
+            coded.next()
+        } else {
+            full.next()
+        }
+    };
     let updated: Option<Vec<_>> = parameters.iter().map(next).collect();
-    updated.ok_or_else(|| candle_core::Error::Msg("an update of fewer tensors than there are".into()))
+    updated
+        .ok_or_else(|| candle_core::Error::Msg("an update of fewer tensors than there are".into()))
 }
 
 fn update_full(
@@ -69,17 +98,39 @@ fn update_full(
     let stream = device.cuda_stream();
     let (mut entries, mut made) = (Vec::new(), Vec::new());
     for p in parameters {
-        let Moments::Full { first, second } = p.moments else { candle_core::bail!("moments in 8 bits") };
+        let Moments::Full { first, second } = p.moments else {
+            candle_core::bail!("moments in 8 bits")
+        };
         let n = p.value.elem_count();
-        if [p.gradient, first, second].iter().any(|t| t.elem_count() != n) {
+        if [p.gradient, first, second]
+            .iter()
+            .any(|t| t.elem_count() != n)
+        {
             candle_core::bail!("a gradient or a moment is not of its parameter's size, {n}")
         }
         // SAFETY: the kernel writes every element of the three.
-        let mut new = unsafe { [device.alloc::<f32>(n)?, device.alloc::<f32>(n)?, device.alloc::<f32>(n)?] };
+        let mut new = unsafe {
+            [
+                device.alloc::<f32>(n)?,
+                device.alloc::<f32>(n)?,
+                device.alloc::<f32>(n)?,
+            ]
+        };
         let [a, b, c] = new.each_mut().map(|slice| slice.device_ptr_mut(&stream).0);
-        let [gradient, value, first, second] = [p.gradient, p.value, first, second].map(|t| address(t, &device));
+        let [gradient, value, first, second] =
+            [p.gradient, p.value, first, second].map(|t| address(t, &device));
         let is_group = p.rule.learning_rate != rule.1;
-        entries.push([gradient?, value?, first?, second?, a, b, c, n as u64, u64::from(is_group)]);
+        entries.push([
+            gradient?,
+            value?,
+            first?,
+            second?,
+            a,
+            b,
+            c,
+            n as u64,
+            u64::from(is_group),
+        ]);
         made.push((new, p.value.shape()));
     }
     let table = table(&entries, &device)?;
@@ -87,7 +138,12 @@ fn update_full(
     let (norm, max_norm) = (Input::of(norm)?, max_norm as f32);
     let norm = norm.slice::<f32>()?;
     let mut launch = function.builder();
-    launch.arg(&table).arg(&rule.0).arg(group_rule).arg(&norm).arg(&max_norm);
+    launch
+        .arg(&table)
+        .arg(&rule.0)
+        .arg(group_rule)
+        .arg(&norm)
+        .arg(&max_norm);
     let grid = LaunchConfig {
         grid_dim: (BLOCKS, parameters.len() as u32, 1),
         block_dim: (THREADS, 1, 1),
@@ -99,7 +155,13 @@ fn update_full(
     made.into_iter()
         .map(|(new, shape)| {
             let [value, first, second] = new.map(|slice| finish(slice, device.clone(), shape));
-            Ok((value?, Moments::Full { first: first?, second: second? }))
+            Ok((
+                value?,
+                Moments::Full {
+                    first: first?,
+                    second: second?,
+                },
+            ))
         })
         .collect()
 }

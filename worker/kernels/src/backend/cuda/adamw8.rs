@@ -1,7 +1,9 @@
 //! The launch of the optimizer for tensors whose moments are 8-bit codes.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{
+    DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg,
+};
 use candle_core::{CudaDevice, Tensor};
 
 use super::adamw_rules::{Rules, address};
@@ -26,20 +28,38 @@ pub(super) fn update(
     let (opened, stream) = (Gpu::of(&device)?, device.cuda_stream());
     let (mut entries, mut made, mut blocks) = (Vec::new(), Vec::new(), 0);
     for p in parameters {
-        let Moments::Coded { first, second } = p.moments else { candle_core::bail!("moments in full") };
+        let Moments::Coded { first, second } = p.moments else {
+            candle_core::bail!("moments in full")
+        };
         let (n, scales) = (p.value.elem_count(), p.value.elem_count().div_ceil(BLOCK));
-        let sizes =
-            [(p.gradient, n), (&first.codes, n), (&second.codes, n), (&first.scales, scales), (&second.scales, scales)];
-        if sizes.iter().any(|(tensor, size)| tensor.elem_count() != *size) {
+        let sizes = [
+            (p.gradient, n),
+            (&first.codes, n),
+            (&second.codes, n),
+            (&first.scales, scales),
+            (&second.scales, scales),
+        ];
+        if sizes
+            .iter()
+            .any(|(tensor, size)| tensor.elem_count() != *size)
+        {
             candle_core::bail!("a gradient or a moment is not of its parameter's size, {n}")
         }
         // SAFETY: the kernel writes every element of them.
         let (mut value, mut codes, mut scale) = unsafe {
             let codes = [device.alloc::<u8>(n)?, device.alloc::<u8>(n)?];
-            (device.alloc::<f32>(n)?, codes, [device.alloc::<f32>(scales)?, device.alloc::<f32>(scales)?])
+            (
+                device.alloc::<f32>(n)?,
+                codes,
+                [device.alloc::<f32>(scales)?, device.alloc::<f32>(scales)?],
+            )
         };
-        let [new_first, new_second] = codes.each_mut().map(|slice| slice.device_ptr_mut(&stream).0);
-        let [new_first_scales, new_second_scales] = scale.each_mut().map(|slice| slice.device_ptr_mut(&stream).0);
+        let [new_first, new_second] = codes
+            .each_mut()
+            .map(|slice| slice.device_ptr_mut(&stream).0);
+        let [new_first_scales, new_second_scales] = scale
+            .each_mut()
+            .map(|slice| slice.device_ptr_mut(&stream).0);
         let is_group = p.rule.learning_rate != rule.1;
         entries.push([
             address(p.gradient, &device)?,
@@ -61,10 +81,15 @@ pub(super) fn update(
     }
     let table = device.clone_htod(entries.as_flattened())?;
     let function = gpu::function(&device, "adamw", "adamw_coded")?;
-    let maps = (Input::of(&opened.dynamic_map)?, Input::of(&opened.unsigned_map)?);
+    let maps = (
+        Input::of(&opened.dynamic_map)?,
+        Input::of(&opened.unsigned_map)?,
+    );
     let codes = (Input::of(&opened.codes[0])?, Input::of(&opened.codes[1])?);
-    let (maps, codes) =
-        ((maps.0.slice::<f32>()?, maps.1.slice::<f32>()?), (codes.0.slice::<u8>()?, codes.1.slice::<u8>()?));
+    let (maps, codes) = (
+        (maps.0.slice::<f32>()?, maps.1.slice::<f32>()?),
+        (codes.0.slice::<u8>()?, codes.1.slice::<u8>()?),
+    );
     let (norm, max_norm) = (Input::of(norm)?, max_norm as f32);
     let norm = norm.slice::<f32>()?;
     let mut launch = function.builder();
@@ -90,13 +115,21 @@ pub(super) fn update(
     drop(launch);
     made.into_iter()
         .map(|(value, codes, scales, shape)| {
-            let [first, second] =
-                codes.map(|codes| (codes.len(), codes)).map(|(n, codes)| finish(codes, device.clone(), n));
-            let [first_scales, second_scales] =
-                scales.map(|scales| (scales.len(), scales)).map(|(n, scales)| finish(scales, device.clone(), n));
+            let [first, second] = codes
+                .map(|codes| (codes.len(), codes))
+                .map(|(n, codes)| finish(codes, device.clone(), n));
+            let [first_scales, second_scales] = scales
+                .map(|scales| (scales.len(), scales))
+                .map(|(n, scales)| finish(scales, device.clone(), n));
             let moments = Moments::Coded {
-                first: Coded { codes: first?, scales: first_scales? },
-                second: Coded { codes: second?, scales: second_scales? },
+                first: Coded {
+                    codes: first?,
+                    scales: first_scales?,
+                },
+                second: Coded {
+                    codes: second?,
+                    scales: second_scales?,
+                },
             };
             Ok((finish(value, device.clone(), shape)?, moments))
         })
@@ -105,5 +138,8 @@ pub(super) fn update(
 
 /// Where the codes of `tensor` lie.
 fn code_address(tensor: &Tensor, device: &CudaDevice) -> Result<u64> {
-    Ok(Input::of(tensor)?.slice::<u8>()?.device_ptr(&device.cuda_stream()).0)
+    Ok(Input::of(tensor)?
+        .slice::<u8>()?
+        .device_ptr(&device.cuda_stream())
+        .0)
 }

@@ -38,9 +38,15 @@ impl Pass {
             (Self::Forward, false) => ("attention_forward", "attention_forward"),
             (Self::Forward, true) => ("attention_forward_hopper", "attention_forward_hopper"),
             (Self::BackwardQueries, false) => ("attention_backward", "attention_backward_queries"),
-            (Self::BackwardQueries, true) => ("attention_backward_hopper", "attention_backward_hopper_queries"),
+            (Self::BackwardQueries, true) => (
+                "attention_backward_hopper",
+                "attention_backward_hopper_queries",
+            ),
             (Self::BackwardKeys, false) => ("attention_backward", "attention_backward_keys"),
-            (Self::BackwardKeys, true) => ("attention_backward_hopper", "attention_backward_hopper_keys"),
+            (Self::BackwardKeys, true) => (
+                "attention_backward_hopper",
+                "attention_backward_hopper_keys",
+            ),
         }
     }
 
@@ -55,7 +61,9 @@ impl Pass {
             (Self::BackwardQueries, false) => (2 * OWN + 4 * backward) * padded,
             (Self::BackwardQueries, true) => 7 * OWN * panels + ALIGNMENT,
             (Self::BackwardKeys, false) => 4 * 64 * padded + 4 * 64 * size_of::<f32>(),
-            (Self::BackwardKeys, true) => (2 * OWN + 6 * 64) * panels + 6 * 64 * size_of::<f32>() + ALIGNMENT,
+            (Self::BackwardKeys, true) => {
+                (2 * OWN + 6 * 64) * panels + 6 * 64 * size_of::<f32>() + ALIGNMENT
+            }
         }
     }
 
@@ -86,20 +94,38 @@ fn kernel(
     (tiles, heads): (usize, usize),
 ) -> Result<(CudaFunction, LaunchConfig)> {
     if !has_kernels(shape) {
-        candle_core::bail!("there are no kernels for heads of {}: open the backend for this attention", shape.head_dim)
+        candle_core::bail!(
+            "there are no kernels for heads of {}: open the backend for this attention",
+            shape.head_dim
+        )
     }
     let hopper = shape.head_dim >= HOPPER && Gpu::of(device)?.is_hopper();
     let (module, name) = pass.kernel(hopper);
-    let function = gpu::function(device, module, &format!("{name}_{}", shape.head_dim))?.into_cuda_function();
+    let function =
+        gpu::function(device, module, &format!("{name}_{}", shape.head_dim))?.into_cuda_function();
     let shared_mem_bytes = pass.shared_bytes(hopper, shape.head_dim) as u32;
     let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    function.set_attribute(attribute, shared_mem_bytes as i32).w()?;
-    let (grid_dim, block_dim) = ((tiles as u32, heads as u32, 1), (pass.threads(hopper), 1, 1));
-    Ok((function, LaunchConfig { grid_dim, block_dim, shared_mem_bytes }))
+    function
+        .set_attribute(attribute, shared_mem_bytes as i32)
+        .w()?;
+    let (grid_dim, block_dim) = (
+        (tiles as u32, heads as u32, 1),
+        (pass.threads(hopper), 1, 1),
+    );
+    Ok((
+        function,
+        LaunchConfig {
+            grid_dim,
+            block_dim,
+            shared_mem_bytes,
+        },
+    ))
 }
 
 fn window(shape: &AttentionShape) -> i32 {
-    shape.window.map_or(i32::MAX, |window| window.min(i32::MAX as usize) as i32)
+    shape
+        .window
+        .map_or(i32::MAX, |window| window.min(i32::MAX as usize) as i32)
 }
 
 /// See [`Backend::attention_forward`](crate::backend::Backend::attention_forward).
@@ -110,21 +136,49 @@ pub(super) fn forward(
 ) -> Result<AttentionOutput> {
     let device = device_of(q)?;
     let (m, width) = q.dims2()?;
-    let (q, k, v, table) = (Input::of(q)?, Input::of(k)?, Input::of(v)?, Input::of(&tiles.queries)?);
+    let (q, k, v, table) = (
+        Input::of(q)?,
+        Input::of(k)?,
+        Input::of(v)?,
+        Input::of(&tiles.queries)?,
+    );
     // SAFETY: the kernel writes every element of both.
-    let (mut o, mut lse) = unsafe { (device.alloc::<bf16>(m * width)?, device.alloc::<f32>(shape.heads * m)?) };
+    let (mut o, mut lse) = unsafe {
+        (
+            device.alloc::<bf16>(m * width)?,
+            device.alloc::<f32>(shape.heads * m)?,
+        )
+    };
     let stream = device.cuda_stream();
-    let (function, launched) = kernel(&device, Pass::Forward, shape, (tiles.counts.0, shape.heads))?;
-    let (q, k, v, table) = (q.slice::<bf16>()?, k.slice::<bf16>()?, v.slice::<bf16>()?, table.slice::<u32>()?);
+    let (function, launched) =
+        kernel(&device, Pass::Forward, shape, (tiles.counts.0, shape.heads))?;
+    let (q, k, v, table) = (
+        q.slice::<bf16>()?,
+        k.slice::<bf16>()?,
+        v.slice::<bf16>()?,
+        table.slice::<u32>()?,
+    );
     let (rows, heads, kv_heads) = (m as i32, shape.heads as i32, shape.kv_heads as i32);
     let (window, scale) = (window(shape), shape.scale());
     let mut launch = stream.launch_builder(&function);
-    launch.arg(&q).arg(&k).arg(&v).arg(&table).arg(&rows).arg(&heads).arg(&kv_heads).arg(&window).arg(&scale);
+    launch
+        .arg(&q)
+        .arg(&k)
+        .arg(&v)
+        .arg(&table)
+        .arg(&rows)
+        .arg(&heads)
+        .arg(&kv_heads)
+        .arg(&window)
+        .arg(&scale);
     launch.arg(&mut o).arg(&mut lse);
     // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the matrices.
     unsafe { launch.launch(launched) }.w()?;
     drop(launch);
-    Ok((finish(o, device.clone(), (m, width))?, finish(lse, device, (shape.heads, m))?))
+    Ok((
+        finish(o, device.clone(), (m, width))?,
+        finish(lse, device, (shape.heads, m))?,
+    ))
 }
 
 /// rowsum(dO o O) of every head, [H, M].
@@ -138,7 +192,13 @@ fn delta(d_o: &Tensor, o: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     let (o, d_o) = (o.slice::<bf16>()?, d_o.slice::<bf16>()?);
     let (rows, heads, head) = (m as i32, shape.heads as i32, shape.head_dim as i32);
     let mut launch = function.builder();
-    launch.arg(&o).arg(&d_o).arg(&rows).arg(&heads).arg(&head).arg(&mut delta);
+    launch
+        .arg(&o)
+        .arg(&d_o)
+        .arg(&rows)
+        .arg(&heads)
+        .arg(&head)
+        .arg(&mut delta);
     // SAFETY: arguments are those of the kernel; a warp goes over a head of a row.
     unsafe { launch.launch(spread(m * shape.heads * 32)) }.w()?;
     drop(launch);
@@ -168,7 +228,12 @@ pub(super) fn backward(
     let inputs = [saved.q, saved.k, saved.v, d_o].map(Input::of);
     let [q, k, v, d_o] = inputs;
     let (q, k, v, d_o) = (q?, k?, v?, d_o?);
-    let (q, k, v, d_o) = (q.slice::<bf16>()?, k.slice::<bf16>()?, v.slice::<bf16>()?, d_o.slice::<bf16>()?);
+    let (q, k, v, d_o) = (
+        q.slice::<bf16>()?,
+        k.slice::<bf16>()?,
+        v.slice::<bf16>()?,
+        d_o.slice::<bf16>()?,
+    );
     let (lse, delta) = (Input::of(saved.lse)?, Input::of(&delta)?);
     let (lse, delta) = (lse.slice::<f32>()?, delta.slice::<f32>()?);
     let (by_query, by_key) = (Input::of(&tiles.queries)?, Input::of(&tiles.keys)?);
@@ -177,21 +242,55 @@ pub(super) fn backward(
     let (window, scale) = (window(shape), shape.scale());
 
     let stream = device.cuda_stream();
-    let (function, launched) = kernel(&device, Pass::BackwardQueries, shape, (tiles.counts.0, shape.heads))?;
+    let (function, launched) = kernel(
+        &device,
+        Pass::BackwardQueries,
+        shape,
+        (tiles.counts.0, shape.heads),
+    )?;
     let mut launch = stream.launch_builder(&function);
-    launch.arg(&q).arg(&k).arg(&v).arg(&d_o).arg(&lse).arg(&delta).arg(&by_query).arg(&rows).arg(&heads).arg(&kv_heads);
+    launch
+        .arg(&q)
+        .arg(&k)
+        .arg(&v)
+        .arg(&d_o)
+        .arg(&lse)
+        .arg(&delta)
+        .arg(&by_query)
+        .arg(&rows)
+        .arg(&heads)
+        .arg(&kv_heads);
     launch.arg(&window).arg(&scale).arg(&mut dq);
     // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the matrices.
     unsafe { launch.launch(launched) }.w()?;
     drop(launch);
 
-    let (function, launched) = kernel(&device, Pass::BackwardKeys, shape, (tiles.counts.1, shape.kv_heads))?;
+    let (function, launched) = kernel(
+        &device,
+        Pass::BackwardKeys,
+        shape,
+        (tiles.counts.1, shape.kv_heads),
+    )?;
     let mut launch = stream.launch_builder(&function);
-    launch.arg(&q).arg(&k).arg(&v).arg(&d_o).arg(&lse).arg(&delta).arg(&by_key).arg(&rows).arg(&heads).arg(&kv_heads);
+    launch
+        .arg(&q)
+        .arg(&k)
+        .arg(&v)
+        .arg(&d_o)
+        .arg(&lse)
+        .arg(&delta)
+        .arg(&by_key)
+        .arg(&rows)
+        .arg(&heads)
+        .arg(&kv_heads);
     launch.arg(&window).arg(&scale).arg(&mut dk).arg(&mut dv);
     // SAFETY: as above.
     unsafe { launch.launch(launched) }.w()?;
     drop(launch);
     let gradient = |data, rows, width| finish(data, device.clone(), (rows, width));
-    Ok((gradient(dq, m, width)?, gradient(dk, keys, kv_width)?, gradient(dv, keys, kv_width)?))
+    Ok((
+        gradient(dq, m, width)?,
+        gradient(dk, keys, kv_width)?,
+        gradient(dv, keys, kv_width)?,
+    ))
 }

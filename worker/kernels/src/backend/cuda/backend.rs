@@ -16,7 +16,9 @@ use super::offload::Away;
 use super::plans::Kind;
 use super::prefetch::Prefetched;
 use super::tiles::Tiles;
-use super::{adamw, attention, cross_entropy, dropout, lora, memory, modules, rms_norm, rope, rows, swiglu};
+use super::{
+    adamw, attention, cross_entropy, dropout, lora, memory, modules, rms_norm, rope, rows, swiglu,
+};
 use crate::Result;
 use crate::backend::operations::{AttentionGrads, AttentionOutput, Backend, Communicator};
 use crate::backend::reference;
@@ -61,7 +63,9 @@ impl Cuda {
     pub(crate) fn open(device: &Device, options: &Options) -> Result<Self> {
         let attention = match &options.attention {
             Some(attention) => choose(device, attention)?,
-            None => Chosen::Own { reason: "a repeated step is bit-identical".into() },
+            None => Chosen::Own {
+                reason: "a repeated step is bit-identical".into(),
+            },
         };
         Ok(Self {
             device: device.clone(),
@@ -78,32 +82,39 @@ impl Cuda {
             Operation::Attention => match &self.attention {
                 Chosen::Reference { why } => Form::reference(format!("T x T scores: {why}")),
                 #[cfg(feature = "cudnn")]
-                chosen @ Chosen::Cudnn { .. } => {
-                    Form::native(format!("{chosen}; batches that it has no plan for: own kernels"))
-                }
+                chosen @ Chosen::Cudnn { .. } => Form::native(format!(
+                    "{chosen}; batches that it has no plan for: own kernels"
+                )),
                 chosen => Form::native(chosen.to_string()),
             },
             Operation::EmbeddingNoise => Form::reference("noise from host memory"),
             Operation::Matmul if self.is_bf16 => Form::native("cuBLASLt"),
-            Operation::Matmul | Operation::CrossEntropy if !self.is_bf16 => Form::reference("compute: f32"),
-            Operation::Lora => self.lora_form(),
-            Operation::Quantize => Form::native("own kernels (from bf16 and f32; from other types: the CPU)"),
-            Operation::Dequantize => {
-                Form::native("own kernels (NF4 to bf16; reference to f32 and in blocks of other than whole 32s)")
+            Operation::Matmul | Operation::CrossEntropy if !self.is_bf16 => {
+                Form::reference("compute: f32")
             }
+            Operation::Lora => self.lora_form(),
+            Operation::Quantize => {
+                Form::native("own kernels (from bf16 and f32; from other types: the CPU)")
+            }
+            Operation::Dequantize => Form::native(
+                "own kernels (NF4 to bf16; reference to f32 and in blocks of other than whole 32s)",
+            ),
             _ => own(),
         }
     }
 
     /// The kernels take what adapters have in common; the rest is one adapter at a time.
     fn lora_form(&self) -> Form {
-        let refusal =
-            |LoraOptions { rank, widths }: LoraOptions| widths.into_iter().find_map(|width| lora::refusal(rank, width));
+        let refusal = |LoraOptions { rank, widths }: LoraOptions| {
+            widths
+                .into_iter()
+                .find_map(|width| lora::refusal(rank, width))
+        };
         match self.options.lora.and_then(refusal) {
             Some(why) => Form::reference(format!("one adapter at a time: {why}")),
-            None if self.is_bf16 => {
-                Form::native("own kernels (backward without dropout, and unlike masks: one adapter at a time)")
-            }
+            None if self.is_bf16 => Form::native(
+                "own kernels (backward without dropout, and unlike masks: one adapter at a time)",
+            ),
             None => Form::Composed,
         }
     }
@@ -112,7 +123,9 @@ impl Cuda {
     #[cfg(feature = "cudnn")]
     fn packed(&self, spans: &[Span]) -> Result<Option<Packed>> {
         match (&self.attention, &self.options.attention) {
-            (Chosen::Cudnn { cudnn, .. }, Some(options)) => Packed::new(cudnn, spans, &options.shape, &self.device),
+            (Chosen::Cudnn { cudnn, .. }, Some(options)) => {
+                Packed::new(cudnn, spans, &options.shape, &self.device)
+            }
             _ => Ok(None),
         }
     }
@@ -148,7 +161,11 @@ impl Backend for Cuda {
     }
 
     fn matmul(&self) -> MatmulBackend {
-        if self.is_bf16 { MatmulBackend::CublasLt } else { MatmulBackend::Dequantized }
+        if self.is_bf16 {
+            MatmulBackend::CublasLt
+        } else {
+            MatmulBackend::Dequantized
+        }
     }
 
     fn forms(&self) -> Forms {
@@ -179,7 +196,12 @@ impl Backend for Cuda {
         nccl::invite().map_err(|e| format!("has no NCCL ({e})"))
     }
 
-    fn join(&self, invitation: &[u8], rank: usize, size: usize) -> std::result::Result<Box<dyn Communicator>, String> {
+    fn join(
+        &self,
+        invitation: &[u8],
+        rank: usize,
+        size: usize,
+    ) -> std::result::Result<Box<dyn Communicator>, String> {
         match nccl::Group::join(invitation, rank, size, &self.device) {
             Ok(group) => Ok(Box::new(group)),
             Err(e) => Err(e.to_string()),
@@ -217,10 +239,20 @@ impl Backend for Cuda {
     }
 
     fn cast(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        if dtype == DType::BF16 { Self::cast_to_bf16(x) } else { x.to_dtype(dtype) }
+        if dtype == DType::BF16 {
+            Self::cast_to_bf16(x)
+        } else {
+            x.to_dtype(dtype)
+        }
     }
 
-    fn embedding_noise(&self, x: &Tensor, alpha: f64, spans: &[Span], key: &DropoutKey) -> Result<Tensor> {
+    fn embedding_noise(
+        &self,
+        x: &Tensor,
+        alpha: f64,
+        spans: &[Span],
+        key: &DropoutKey,
+    ) -> Result<Tensor> {
         reference::noise::add(x, alpha, spans, key)
     }
 
@@ -228,7 +260,12 @@ impl Backend for Cuda {
         rms_norm::forward(x, w, epsilon)
     }
 
-    fn rms_norm_forward_on(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Activations, Tensor)> {
+    fn rms_norm_forward_on(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        epsilon: f64,
+    ) -> Result<(Activations, Tensor)> {
         let (y, rstd) = rms_norm::forward(x, w, epsilon)?;
         Ok((y.into(), rstd))
     }
@@ -249,9 +286,20 @@ impl Backend for Cuda {
         rope::turn(x, positions, (&table.cos, &table.sin), table.head_dim, 1.0)
     }
 
-    fn rope_backward(&self, table: &RopeTable, dy: &Tensor, sequences: &Sequences) -> Result<Tensor> {
+    fn rope_backward(
+        &self,
+        table: &RopeTable,
+        dy: &Tensor,
+        sequences: &Sequences,
+    ) -> Result<Tensor> {
         let positions = &sequences.tables::<Tables>()?.tiles.positions;
-        rope::turn(dy, positions, (&table.cos, &table.sin), table.head_dim, -1.0)
+        rope::turn(
+            dy,
+            positions,
+            (&table.cos, &table.sin),
+            table.head_dim,
+            -1.0,
+        )
     }
 
     fn attention_forward(
@@ -266,7 +314,9 @@ impl Backend for Cuda {
             return cudnn::forward(cudnn, qkv, shape, packed);
         }
         match &self.attention {
-            Chosen::Reference { .. } => reference::attention::forward(qkv, shape, sequences.spans()),
+            Chosen::Reference { .. } => {
+                reference::attention::forward(qkv, shape, sequences.spans())
+            }
             _ => attention::forward(qkv, shape, &tables.tiles),
         }
     }
@@ -284,7 +334,9 @@ impl Backend for Cuda {
             return cudnn::backward(cudnn, d_o, saved, shape, packed);
         }
         match &self.attention {
-            Chosen::Reference { .. } => reference::attention::backward(d_o, saved, shape, sequences.spans()),
+            Chosen::Reference { .. } => {
+                reference::attention::backward(d_o, saved, shape, sequences.spans())
+            }
             _ => attention::backward(d_o, saved, shape, &tables.tiles),
         }
     }
@@ -301,7 +353,10 @@ impl Backend for Cuda {
     ) -> Result<(Activations, Activations)> {
         let dh = dh.tensor()?;
         let dup = unwritten(dh.dims2()?, DType::BF16, &device_of(dh)?)?;
-        Ok((swiglu::backward(dh, g.tensor()?, up.tensor()?, &dup)?.into(), dup.into()))
+        Ok((
+            swiglu::backward(dh, g.tensor()?, up.tensor()?, &dup)?.into(),
+            dup.into(),
+        ))
     }
 
     fn swiglu_backward_over(
@@ -322,7 +377,11 @@ impl Backend for Cuda {
         dropout::add(x, key, base)
     }
 
-    fn lora_forward(&self, x: &Activations, adapters: &[LoraInput<'_>]) -> Result<Vec<Activations>> {
+    fn lora_forward(
+        &self,
+        x: &Activations,
+        adapters: &[LoraInput<'_>],
+    ) -> Result<Vec<Activations>> {
         if self.is_bf16 && lora::takes(x.tensor()?, adapters)? {
             return lora::forward(x.tensor()?, adapters);
         }
@@ -367,7 +426,9 @@ impl Backend for Cuda {
     }
 
     fn prefetch(&self, matrix: &dyn Matrix) -> Result<()> {
-        let Stored::Nf4(matrix) = matrix.stored() else { return Ok(()) };
+        let Stored::Nf4(matrix) = matrix.stored() else {
+            return Ok(());
+        };
         let (mut prefetched, id) = (self.prefetched.lock(), matrix.packed().id());
         if has_kernel(matrix) && !prefetched.contains_key(&id) {
             prefetched.insert(id, Prefetched::begin(matrix)?);
@@ -401,7 +462,14 @@ impl Backend for Cuda {
 
     fn weight_gradient(&self, a: &Activations, b: &Activations, scale: f64) -> Result<Tensor> {
         if self.is_bf16 {
-            return product(Kind::Outer, a.tensor()?, b.tensor()?, scale as f32, Onto::Nothing, DType::F32);
+            return product(
+                Kind::Outer,
+                a.tensor()?,
+                b.tensor()?,
+                scale as f32,
+                Onto::Nothing,
+                DType::F32,
+            );
         }
         reference::matmul::weight_gradient(a, b, scale, &|terms| self.matmul_backward(terms, None))
     }
@@ -409,9 +477,24 @@ impl Backend for Cuda {
     fn logits(&self, hidden: &Activations, head: &dyn Matrix) -> Result<Tensor> {
         if self.is_bf16 {
             let w = self.dequantize(head, DType::BF16)?;
-            return product(Kind::Forward, hidden.tensor()?, &w, 1.0, Onto::Nothing, DType::F32);
+            return product(
+                Kind::Forward,
+                hidden.tensor()?,
+                &w,
+                1.0,
+                Onto::Nothing,
+                DType::F32,
+            );
         }
-        self.matmul_forward(&[Term { x: hidden, w: head, scale: 1.0 }], None)?.to_dtype(DType::F32)
+        self.matmul_forward(
+            &[Term {
+                x: hidden,
+                w: head,
+                scale: 1.0,
+            }],
+            None,
+        )?
+        .to_dtype(DType::F32)
     }
 
     fn cross_entropy(
@@ -423,7 +506,9 @@ impl Backend for Cuda {
         goes_on: &dyn Fn() -> bool,
     ) -> Result<Option<LossAndGrad>> {
         if !self.is_bf16 {
-            return reference::cross_entropy::in_chunks(self, hidden, head, targets, grad_scale, goes_on);
+            return reference::cross_entropy::in_chunks(
+                self, hidden, head, targets, grad_scale, goes_on,
+            );
         }
         if !goes_on() {
             return Ok(None);
@@ -449,14 +534,28 @@ impl Backend for Cuda {
         if tensors.is_empty() {
             return Ok(Norm::Known(0.0));
         }
-        let whole = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<Vec<_>>>()?;
-        Ok(Norm::OnDevice(adamw::norm(&whole.iter().collect::<Vec<_>>())?))
+        let whole = tensors
+            .iter()
+            .map(|tensor| tensor.contiguous())
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Norm::OnDevice(adamw::norm(
+            &whole.iter().collect::<Vec<_>>(),
+        )?))
     }
 
-    fn adamw(&self, parameters: &[Parameter<'_>], norm: &Norm, max_norm: f64) -> Result<Vec<(Tensor, Moments)>> {
+    fn adamw(
+        &self,
+        parameters: &[Parameter<'_>],
+        norm: &Norm,
+        max_norm: f64,
+    ) -> Result<Vec<(Tensor, Moments)>> {
         match norm {
             Norm::OnDevice(norm) => adamw::update(parameters, norm, max_norm),
-            Norm::Known(norm) => adamw::update(parameters, &Tensor::new(&[*norm as f32], &self.device)?, max_norm),
+            Norm::Known(norm) => adamw::update(
+                parameters,
+                &Tensor::new(&[*norm as f32], &self.device)?,
+                max_norm,
+            ),
         }
     }
 

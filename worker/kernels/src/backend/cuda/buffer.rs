@@ -28,26 +28,45 @@ impl<'a> Input<'a> {
     /// The tensor is in pieces.
     pub(super) fn of(tensor: &'a Tensor) -> Result<Self> {
         let (storage, layout) = tensor.storage_and_layout();
-        let Some(range) = layout.contiguous_offsets() else { candle_core::bail!("a kernel reads whole tensors only") };
+        let Some(range) = layout.contiguous_offsets() else {
+            candle_core::bail!("a kernel reads whole tensors only")
+        };
         Ok(Self { storage, range })
     }
 
     /// # Errors
     /// The elements are of another type, or not on a GPU.
     pub(super) fn slice<T: CudaDType>(&self) -> Result<CudaView<'_, T>> {
-        let Storage::Cuda(storage) = &*self.storage else { candle_core::bail!("a tensor is not on the GPU") };
-        Ok(storage.as_cuda_slice::<T>()?.slice(self.range.0..self.range.1))
+        let Storage::Cuda(storage) = &*self.storage else {
+            candle_core::bail!("a tensor is not on the GPU")
+        };
+        Ok(storage
+            .as_cuda_slice::<T>()?
+            .slice(self.range.0..self.range.1))
     }
 }
 
 /// A tensor of what a kernel wrote.
-pub(super) fn finish<T: CudaDType>(data: CudaSlice<T>, device: CudaDevice, shape: impl Into<Shape>) -> Result<Tensor> {
+pub(super) fn finish<T: CudaDType>(
+    data: CudaSlice<T>,
+    device: CudaDevice,
+    shape: impl Into<Shape>,
+) -> Result<Tensor> {
     let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(data, device));
-    Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+    Ok(Tensor::from_storage(
+        storage,
+        shape,
+        BackpropOp::none(),
+        false,
+    ))
 }
 
 /// A matrix for a kernel to fill.
-pub(super) fn unwritten(shape: (usize, usize), dtype: DType, device: &CudaDevice) -> Result<Tensor> {
+pub(super) fn unwritten(
+    shape: (usize, usize),
+    dtype: DType,
+    device: &CudaDevice,
+) -> Result<Tensor> {
     let elements = shape.0 * shape.1;
     // SAFETY: every caller has all elements written before anything reads them.
     unsafe {

@@ -21,7 +21,10 @@ pub(super) enum Chosen {
     Own { reason: String },
     /// cuDNN; where both were timed, the share that its time is of ours.
     #[cfg(feature = "cudnn")]
-    Cudnn { cudnn: Arc<Cudnn>, share: Option<f64> },
+    Cudnn {
+        cudnn: Arc<Cudnn>,
+        share: Option<f64>,
+    },
     /// The reference form, and why.
     Reference { why: String },
 }
@@ -33,8 +36,15 @@ impl fmt::Display for Chosen {
             #[cfg(feature = "cudnn")]
             Self::Cudnn { cudnn, share: None } => write!(f, "cuDNN {}", cudnn.version),
             #[cfg(feature = "cudnn")]
-            Self::Cudnn { cudnn, share: Some(share) } => {
-                write!(f, "cuDNN {}, {share:.2} of our kernels' time", cudnn.version)
+            Self::Cudnn {
+                cudnn,
+                share: Some(share),
+            } => {
+                write!(
+                    f,
+                    "cuDNN {}, {share:.2} of our kernels' time",
+                    cudnn.version
+                )
             }
             Self::Reference { why } => write!(f, "reference ({why})"),
         }
@@ -46,7 +56,10 @@ impl fmt::Display for Chosen {
 /// there is none for such heads.
 pub(super) fn choose(device: &Device, options: &AttentionOptions) -> Result<Chosen> {
     if !has_kernels(&options.shape) {
-        let why = format!("there are no kernels for heads of {}", options.shape.head_dim);
+        let why = format!(
+            "there are no kernels for heads of {}",
+            options.shape.head_dim
+        );
         return match options.wanted {
             WantedAttention::Cudnn => candle_core::bail!("{why} to hold cuDNN against"),
             WantedAttention::Flash => candle_core::bail!("flash attention is required, and {why}"),
@@ -61,7 +74,9 @@ pub(super) fn choose(device: &Device, options: &AttentionOptions) -> Result<Chos
         if options.wanted == WantedAttention::Cudnn {
             candle_core::bail!("this program was built without the `cudnn` feature")
         }
-        Ok(Chosen::Own { reason: "built without the `cudnn` feature".into() })
+        Ok(Chosen::Own {
+            reason: "built without the `cudnn` feature".into(),
+        })
     }
 }
 
@@ -104,9 +119,15 @@ mod with_cudnn {
     const RUNS: usize = 3;
 
     pub(super) fn choose(device: &Device, options: &AttentionOptions) -> Result<Chosen> {
-        let AttentionOptions { shape, wanted, length } = options;
+        let AttentionOptions {
+            shape,
+            wanted,
+            length,
+        } = options;
         if *wanted == WantedAttention::Repeatable {
-            return Ok(Chosen::Own { reason: "a repeated step is bit-identical".into() });
+            return Ok(Chosen::Own {
+                reason: "a repeated step is bit-identical".into(),
+            });
         }
         let tried = agreeing(device, shape, *length).and_then(|cudnn| {
             let share = match wanted {
@@ -116,24 +137,46 @@ mod with_cudnn {
             Ok((cudnn, share))
         });
         match tried {
-            Ok((cudnn, share)) if share.is_none_or(|share| share < 1.0) => Ok(Chosen::Cudnn { cudnn, share }),
+            Ok((cudnn, share)) if share.is_none_or(|share| share < 1.0) => {
+                Ok(Chosen::Cudnn { cudnn, share })
+            }
             Ok((cudnn, share)) => {
                 let share = share.unwrap_or_default();
-                Ok(Chosen::Own { reason: format!("cuDNN {} takes {share:.2} of their time", cudnn.version) })
+                Ok(Chosen::Own {
+                    reason: format!("cuDNN {} takes {share:.2} of their time", cudnn.version),
+                })
             }
             Err(e) if *wanted == WantedAttention::Cudnn => Err(e),
             // The first line says it; the rest is where in the program.
-            Err(e) => Ok(Chosen::Own { reason: e.to_string().lines().next().unwrap_or_default().to_owned() }),
+            Err(e) => Ok(Chosen::Own {
+                reason: e.to_string().lines().next().unwrap_or_default().to_owned(),
+            }),
         }
     }
 
     /// cuDNN, which gives what our kernels give.
     fn agreeing(device: &Device, shape: &AttentionShape, length: usize) -> Result<Arc<Cudnn>> {
-        let Device::Cuda(cuda) = device else { candle_core::bail!("{device:?} is no GPU of CUDA") };
+        let Device::Cuda(cuda) = device else {
+            candle_core::bail!("{device:?} is no GPU of CUDA")
+        };
         let cudnn = Arc::new(Cudnn::open(cuda)?);
-        agree(device, &AttentionShape { window: None, ..*shape }, &cudnn)?;
+        agree(
+            device,
+            &AttentionShape {
+                window: None,
+                ..*shape
+            },
+            &cudnn,
+        )?;
         if shape.window.is_some_and(|window| window < length) {
-            agree(device, &AttentionShape { window: Some(NARROW), ..*shape }, &cudnn)?;
+            agree(
+                device,
+                &AttentionShape {
+                    window: Some(NARROW),
+                    ..*shape
+                },
+                &cudnn,
+            )?;
         }
         Ok(cudnn)
     }
@@ -144,7 +187,9 @@ mod with_cudnn {
         for ((name, own), other) in ["o", "dq", "dk", "dv"].iter().zip(own).zip(other) {
             let worst = difference(&own, &other)?;
             if worst >= TOLERANCE {
-                candle_core::bail!("cuDNN's {name} is {worst:.3} of the largest value off that of our kernels")
+                candle_core::bail!(
+                    "cuDNN's {name} is {worst:.3} of the largest value off that of our kernels"
+                )
             }
         }
         Ok(())
@@ -171,11 +216,22 @@ mod with_cudnn {
 
     /// The largest difference over the largest value of `own`; infinite where something is no number.
     fn difference(own: &Tensor, other: &Tensor) -> Result<f32> {
-        let numbers = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let numbers = |t: &Tensor| {
+            t.to_device(&Device::Cpu)?
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()
+        };
         let (own, other) = (numbers(own)?, numbers(other)?);
         let top = own.iter().fold(0f32, |a, v| a.max(v.abs()));
         let off = own.iter().zip(&other).map(|(a, b)| (a - b).abs() / top);
-        Ok(off.fold(0f32, |worst, off| if off.is_finite() { worst.max(off) } else { f32::INFINITY }))
+        Ok(off.fold(0f32, |worst, off| {
+            if off.is_finite() {
+                worst.max(off)
+            } else {
+                f32::INFINITY
+            }
+        }))
     }
 
     /// Attention of fixed numbers over packed sequences.
@@ -189,13 +245,22 @@ mod with_cudnn {
     impl Problem {
         /// # Errors
         /// cuDNN has no plans for it.
-        fn new(lengths: &[usize], shape: &AttentionShape, device: &Device, cudnn: &Cudnn) -> Result<Self> {
+        fn new(
+            lengths: &[usize],
+            shape: &AttentionShape,
+            device: &Device,
+            cudnn: &Cudnn,
+        ) -> Result<Self> {
             cudnn.prepare(shape, lengths)?;
             let tokens: usize = lengths.iter().sum();
             let values = |heads: usize, seed: usize| {
                 let width = heads * shape.head_dim;
                 let value = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
-                let values = Tensor::from_vec((0..tokens * width).map(value).collect(), (tokens, width), &Device::Cpu)?;
+                let values = Tensor::from_vec(
+                    (0..tokens * width).map(value).collect(),
+                    (tokens, width),
+                    &Device::Cpu,
+                )?;
                 values.to_dtype(DType::BF16)?.to_device(device)
             };
             let spans = Span::packed(lengths);
@@ -207,7 +272,12 @@ mod with_cudnn {
                 shape: *shape,
                 tiles: Tiles::new(&spans, Sequences::new(&spans).positions(), device)?,
                 packed,
-                inputs: [values(heads, 1)?, values(kv_heads, 2)?, values(kv_heads, 3)?, values(heads, 4)?],
+                inputs: [
+                    values(heads, 1)?,
+                    values(kv_heads, 2)?,
+                    values(kv_heads, 3)?,
+                    values(heads, 4)?,
+                ],
             })
         }
 
@@ -215,7 +285,13 @@ mod with_cudnn {
         fn by_own_kernels(&self) -> Result<[Tensor; 4]> {
             let [q, k, v, d_o] = &self.inputs;
             let (o, lse) = attention::forward((q, k, v), &self.shape, &self.tiles)?;
-            let saved = AttentionSaved { q, k, v, o: &o, lse: &lse };
+            let saved = AttentionSaved {
+                q,
+                k,
+                v,
+                o: &o,
+                lse: &lse,
+            };
             let (dq, dk, dv) = attention::backward(d_o, &saved, &self.shape, &self.tiles)?;
             Ok([o, dq, dk, dv])
         }
@@ -224,7 +300,13 @@ mod with_cudnn {
         fn by_cudnn(&self, cudnn: &Cudnn) -> Result<[Tensor; 4]> {
             let [q, k, v, d_o] = &self.inputs;
             let (o, lse) = cudnn::forward(cudnn, (q, k, v), &self.shape, &self.packed)?;
-            let saved = AttentionSaved { q, k, v, o: &o, lse: &lse };
+            let saved = AttentionSaved {
+                q,
+                k,
+                v,
+                o: &o,
+                lse: &lse,
+            };
             let (dq, dk, dv) = cudnn::backward(cudnn, d_o, &saved, &self.shape, &self.packed)?;
             Ok([o, dq, dk, dv])
         }

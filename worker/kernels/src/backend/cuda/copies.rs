@@ -53,7 +53,10 @@ impl Drop for Pinned {
 
 impl Copies {
     pub fn new(device: &CudaDevice) -> Result<Self> {
-        Ok(Self { stream: device.cuda_stream().context().new_stream().w()?, free: Mutex::default() })
+        Ok(Self {
+            stream: device.cuda_stream().context().new_stream().w()?,
+            free: Mutex::default(),
+        })
     }
 
     pub fn pinned(&self, elements: usize) -> Result<Pinned> {
@@ -63,6 +66,10 @@ impl Copies {
 
     /// Another copy may use it: it is queued behind the one that used it before.
     pub fn give_back(&self, pinned: Pinned) {
-        self.free.lock().entry(pinned.elements).or_default().push(pinned);
+        self.free
+            .lock()
+            .entry(pinned.elements)
+            .or_default()
+            .push(pinned);
     }
 }

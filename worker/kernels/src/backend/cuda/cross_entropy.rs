@@ -31,24 +31,51 @@ pub(super) fn forward_backward(
     scale: Option<f64>,
 ) -> Result<LossAndGrad> {
     if targets.len() != hidden.dim(0)? {
-        candle_core::bail!("{} targets for {} hidden rows", targets.len(), hidden.dim(0)?)
+        candle_core::bail!(
+            "{} targets for {} hidden rows",
+            targets.len(),
+            hidden.dim(0)?
+        )
     }
-    let grad = scale.map(|_| unwritten(hidden.dims2()?, DType::BF16, &device_of(hidden)?)).transpose()?;
+    let grad = scale
+        .map(|_| unwritten(hidden.dims2()?, DType::BF16, &device_of(hidden)?))
+        .transpose()?;
     let (rows, mut losses) = (rows.max(1), Vec::new());
     for (i, chunk) in targets.chunks(rows).enumerate() {
         let part = |of: &Tensor| of.narrow(0, i * rows, chunk.len());
-        let logits = product(Kind::Forward, &part(hidden)?, weight, 1.0, Onto::Nothing, DType::F32)?;
+        let logits = product(
+            Kind::Forward,
+            &part(hidden)?,
+            weight,
+            1.0,
+            Onto::Nothing,
+            DType::F32,
+        )?;
         let (loss, dlogits) = loss_and_grad(&logits, chunk, scale)?;
         losses.push(loss);
         if let (Some(dlogits), Some(grad)) = (dlogits, &grad) {
-            product(Kind::Backward, &dlogits, weight, 1.0, Onto::At(part(grad)?), DType::BF16)?;
+            product(
+                Kind::Backward,
+                &dlogits,
+                weight,
+                1.0,
+                Onto::At(part(grad)?),
+                DType::BF16,
+            )?;
         }
     }
-    Ok(LossAndGrad { sum: losses.into(), grad })
+    Ok(LossAndGrad {
+        sum: losses.into(),
+        grad,
+    })
 }
 
 /// The losses [L] of `logits` [L, V] in `f32`, and the gradient of their sum times `scale` in bf16 where there is one.
-pub(super) fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(Tensor, Option<Tensor>)> {
+pub(super) fn loss_and_grad(
+    logits: &Tensor,
+    targets: &[u32],
+    scale: Option<f64>,
+) -> Result<(Tensor, Option<Tensor>)> {
     let device = device_of(logits)?;
     let (rows, v) = logits.dims2()?;
     if targets.len() != rows || targets.iter().any(|&target| target as usize >= v) {
@@ -57,23 +84,45 @@ pub(super) fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>
     let targets = Tensor::new(targets, logits.device())?;
     let (logits, targets) = (Input::of(logits)?, Input::of(&targets)?);
     // SAFETY: the kernel writes every element of both.
-    let (mut losses, mut grad) =
-        unsafe { (device.alloc::<f32>(rows)?, device.alloc::<bf16>(if scale.is_some() { rows * v } else { 1 })?) };
-    let parts = if scale.is_some() { parts_kept(&device, v)? } else { 0 };
+    let (mut losses, mut grad) = unsafe {
+        (
+            device.alloc::<f32>(rows)?,
+            device.alloc::<bf16>(if scale.is_some() { rows * v } else { 1 })?,
+        )
+    };
+    let parts = if scale.is_some() {
+        parts_kept(&device, v)?
+    } else {
+        0
+    };
     let function = gpu::function(&device, "cross_entropy", "cross_entropy")?.into_cuda_function();
     let shared = (parts * PART_BYTES) as u32;
-    function.set_attribute(OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared as i32).w()?;
+    function
+        .set_attribute(
+            OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+            shared as i32,
+        )
+        .w()?;
     let (logits, targets) = (logits.slice::<f32>()?, targets.slice::<u32>()?);
     let (width, factor, kept, none) = (v as i32, scale.unwrap_or(0.0) as f32, parts as i32, 0u64);
     let stream = device.cuda_stream();
     let mut launch = stream.launch_builder(&function);
-    launch.arg(&logits).arg(&targets).arg(&width).arg(&factor).arg(&kept).arg(&mut losses);
+    launch
+        .arg(&logits)
+        .arg(&targets)
+        .arg(&width)
+        .arg(&factor)
+        .arg(&kept)
+        .arg(&mut losses);
     match scale {
         Some(_) => launch.arg(&mut grad),
         None => launch.arg(&none),
     };
-    let grid =
-        LaunchConfig { grid_dim: (rows as u32, 1, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: shared };
+    let grid = LaunchConfig {
+        grid_dim: (rows as u32, 1, 1),
+        block_dim: (THREADS as u32, 1, 1),
+        shared_mem_bytes: shared,
+    };
     // SAFETY: arguments are those of the kernel; a block goes over one row, shared memory has room for `kept` parts of it,
     // and targets were checked.
     unsafe { launch.launch(grid) }.w()?;
@@ -86,6 +135,8 @@ pub(super) fn loss_and_grad(logits: &Tensor, targets: &[u32], scale: Option<f64>
 /// Parts of a row of `v` logits that a block keeps in shared memory.
 fn parts_kept(device: &CudaDevice, v: usize) -> Result<usize> {
     let context = device.cuda_stream().context().clone();
-    let most = context.attribute(OfDevice::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN).w()?;
+    let most = context
+        .attribute(OfDevice::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+        .w()?;
     Ok(((most.max(0) as usize).saturating_sub(REDUCTIONS) / PART_BYTES).min(v.div_ceil(PART)))
 }

@@ -60,7 +60,10 @@ impl Text {
     fn reason(&self) -> String {
         // SAFETY: whoever writes it ends it with a zero, and it began with zeros.
         let text = unsafe { CStr::from_ptr(self.0.as_ptr()) }.to_string_lossy();
-        format!("cuDNN: {}", text.lines().next().unwrap_or("no reason is given"))
+        format!(
+            "cuDNN: {}",
+            text.lines().next().unwrap_or("no reason is given")
+        )
     }
 
     fn fault(&self) -> candle_core::Error {
@@ -111,11 +114,16 @@ impl Sizes {
     /// power of two, the longest sequence to a power of two, and sequences, which cost little where they are not there, to
     /// 1, 2, and powers of four.
     fn of(lengths: &[usize]) -> Self {
-        let (longest, tokens) = (lengths.iter().max().copied().unwrap_or(0), lengths.iter().sum::<usize>());
+        let (longest, tokens) = (
+            lengths.iter().max().copied().unwrap_or(0),
+            lengths.iter().sum::<usize>(),
+        );
         Self {
             sequences: few(lengths.len()),
             length: longest.max(SHORTEST).next_power_of_two(),
-            tokens: tokens.max(SHORTEST).next_multiple_of(tokens.max(SHORTEST).next_power_of_two() / 4),
+            tokens: tokens
+                .max(SHORTEST)
+                .next_multiple_of(tokens.max(SHORTEST).next_power_of_two() / 4),
         }
     }
 
@@ -128,12 +136,20 @@ impl Sizes {
 /// `count` rounded up to 1, 2, or a power of four.
 fn few(count: usize) -> usize {
     let power = count.next_power_of_two();
-    if power > 2 && power.trailing_zeros() % 2 == 1 { 2 * power } else { power }
+    if power > 2 && power.trailing_zeros() % 2 == 1 {
+        2 * power
+    } else {
+        power
+    }
 }
 
 impl Key {
     fn problem(&self, capability: i32) -> Problem {
-        let Self { sizes, shape, backward } = self;
+        let Self {
+            sizes,
+            shape,
+            backward,
+        } = self;
         Problem {
             sequences: sizes.sequences as i64,
             length: sizes.length as i64,
@@ -141,7 +157,10 @@ impl Key {
             heads: shape.heads as i64,
             kv_heads: shape.kv_heads as i64,
             head_dim: shape.head_dim as i64,
-            window: shape.window.filter(|&window| window < sizes.length).unwrap_or(0) as i64,
+            window: shape
+                .window
+                .filter(|&window| window < sizes.length)
+                .unwrap_or(0) as i64,
             scale: shape.scale(),
             backward: i32::from(*backward),
             capability,
@@ -162,14 +181,20 @@ pub(crate) fn version() -> Result<String> {
     // A missing runtime is what the headers tell of, when they need it.
     let _ = libraries::keep_open(RUNTIME);
     let name = LIBRARY.to_string_lossy();
-    libraries::keep_open(&name).map_err(|fault| candle_core::Error::Msg(format!("cuDNN: {fault}")))?;
+    libraries::keep_open(&name)
+        .map_err(|fault| candle_core::Error::Msg(format!("cuDNN: {fault}")))?;
     let mut text = Text::new();
     // SAFETY: the name ends with a zero; the reason has room.
     let version = unsafe { qlora_cudnn_open(LIBRARY.as_ptr(), &mut text) };
     if version == 0 {
         return Err(text.fault());
     }
-    Ok(format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100))
+    Ok(format!(
+        "{}.{}.{}",
+        version / 10_000,
+        version / 100 % 100,
+        version % 100
+    ))
 }
 
 type Plans = HashMap<Key, std::result::Result<Plan, String>>;
@@ -203,7 +228,13 @@ impl Cudnn {
         if handle.is_null() {
             return Err(text.fault());
         }
-        Ok(Self { version, capability, plans: Mutex::default(), stream, handle })
+        Ok(Self {
+            version,
+            capability,
+            plans: Mutex::default(),
+            stream,
+            handle,
+        })
     }
 
     /// The plan for a problem among `plans`, made when it is first asked for.
@@ -221,8 +252,24 @@ impl Cudnn {
         let (mut workspace, mut text) = (0, Text::new());
         let problem = key.problem(self.capability);
         // SAFETY: all pointers are valid for the call; with a handle no properties are read.
-        let at = unsafe { qlora_cudnn_plan(self.handle, &problem, std::ptr::null(), 0, &raw mut workspace, &mut text) };
-        if at.is_null() { Err(text.reason()) } else { Ok(Plan { at, workspace: workspace as usize }) }
+        let at = unsafe {
+            qlora_cudnn_plan(
+                self.handle,
+                &problem,
+                std::ptr::null(),
+                0,
+                &raw mut workspace,
+                &mut text,
+            )
+        };
+        if at.is_null() {
+            Err(text.reason())
+        } else {
+            Ok(Plan {
+                at,
+                workspace: workspace as usize,
+            })
+        }
     }
 
     /// Makes the plans for both ways: who goes one way by cuDNN has to come back by it.
@@ -232,17 +279,42 @@ impl Cudnn {
     pub fn prepare(&self, shape: &AttentionShape, lengths: &[usize]) -> Result<()> {
         let sizes = Sizes::of(lengths);
         let mut plans = self.plans.lock();
-        self.plan(&mut plans, &Key { sizes: sizes.forward(), shape: *shape, backward: false })?;
-        self.plan(&mut plans, &Key { sizes, shape: *shape, backward: true }).map(drop)
+        self.plan(
+            &mut plans,
+            &Key {
+                sizes: sizes.forward(),
+                shape: *shape,
+                backward: false,
+            },
+        )?;
+        self.plan(
+            &mut plans,
+            &Key {
+                sizes,
+                shape: *shape,
+                backward: true,
+            },
+        )
+        .map(drop)
     }
 
     /// Puts the work of a plan on the device's stream.
-    fn run(&self, device: &CudaDevice, key: &Key, tensors: &[(usize, &Tensor)], packed: &Packed) -> Result<()> {
+    fn run(
+        &self,
+        device: &CudaDevice,
+        key: &Key,
+        tensors: &[(usize, &Tensor)],
+        packed: &Packed,
+    ) -> Result<()> {
         self.stream.context().bind_to_thread().w()?;
         let mut plans = self.plans.lock();
         let plan = self.plan(&mut plans, key)?;
         let mut pointers = [std::ptr::null_mut(); TENSORS];
-        let tables = packed.tables.iter().enumerate().map(|(i, table)| (LENGTHS + i, table));
+        let tables = packed
+            .tables
+            .iter()
+            .enumerate()
+            .map(|(i, table)| (LENGTHS + i, table));
         for (place, tensor) in tensors.iter().copied().chain(tables) {
             pointers[place] = address(tensor, tensor.dtype())? as *mut c_void;
         }
@@ -252,9 +324,20 @@ impl Cudnn {
         let mut text = Text::new();
         // SAFETY: the tensors have the sizes that the plan was made for, and live until work that is put on the stream
         // later frees them, as the workspace does.
-        let failed =
-            unsafe { qlora_cudnn_run(self.handle, plan.at, pointers.as_ptr(), workspace as *mut c_void, &mut text) };
-        if failed == 0 { Ok(()) } else { Err(text.fault()) }
+        let failed = unsafe {
+            qlora_cudnn_run(
+                self.handle,
+                plan.at,
+                pointers.as_ptr(),
+                workspace as *mut c_void,
+                &mut text,
+            )
+        };
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(text.fault())
+        }
     }
 }
 
@@ -304,8 +387,15 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// None where a span is no whole sequence, places do not fit 32 bits, or `cudnn` has no plans for so much.
-    pub fn new(cudnn: &Cudnn, spans: &[Span], shape: &AttentionShape, device: &Device) -> Result<Option<Self>> {
-        let Some(lengths) = whole(spans) else { return Ok(None) };
+    pub fn new(
+        cudnn: &Cudnn,
+        spans: &[Span],
+        shape: &AttentionShape,
+        device: &Device,
+    ) -> Result<Option<Self>> {
+        let Some(lengths) = whole(spans) else {
+            return Ok(None);
+        };
         let lengths = lengths.as_slice();
         let (sizes, tokens) = (Sizes::of(lengths), lengths.iter().sum::<usize>());
         let fits = tokens > 0 && tokens * shape.heads * shape.head_dim <= MOST_ELEMENTS;
@@ -328,14 +418,21 @@ impl Packed {
         let by_kv = offsets(shape.kv_heads * shape.head_dim)?;
         let by_sum = offsets(shape.heads)?;
         let lengths = Tensor::from_vec(padded, sizes.sequences, device)?;
-        Ok(Some(Self { shape: *shape, sizes, tables: [lengths, by_q, by_kv, by_sum] }))
+        Ok(Some(Self {
+            shape: *shape,
+            sizes,
+            tables: [lengths, by_q, by_kv, by_sum],
+        }))
     }
 
     /// # Errors
     /// The tables are for another attention.
     fn expect(&self, shape: &AttentionShape) -> Result<()> {
         if self.shape != *shape {
-            candle_core::bail!("sequences for {:?} are given to attention of {shape:?}", self.shape)
+            candle_core::bail!(
+                "sequences for {:?} are given to attention of {shape:?}",
+                self.shape
+            )
         }
         Ok(())
     }
@@ -353,8 +450,17 @@ pub(crate) fn forward(
     let (m, width) = q.dims2()?;
     let o = unwritten((m, width), DType::BF16, &device)?;
     let lse = unwritten((m, shape.heads), DType::F32, &device)?;
-    let key = Key { sizes: packed.sizes.forward(), shape: *shape, backward: false };
-    cudnn.run(&device, &key, &[(Q, q), (K, k), (V, v), (O, &o), (LSE, &lse)], packed)?;
+    let key = Key {
+        sizes: packed.sizes.forward(),
+        shape: *shape,
+        backward: false,
+    };
+    cudnn.run(
+        &device,
+        &key,
+        &[(Q, q), (K, k), (V, v), (O, &o), (LSE, &lse)],
+        packed,
+    )?;
     Ok((o, lse))
 }
 
@@ -370,9 +476,20 @@ pub(crate) fn backward(
     let device = device_of(d_o)?;
     let like = |tensor: &Tensor| unwritten(tensor.dims2()?, DType::BF16, &device);
     let (dq, dk, dv) = (like(saved.q)?, like(saved.k)?, like(saved.v)?);
-    let inputs = [(Q, saved.q), (K, saved.k), (V, saved.v), (O, saved.o), (LSE, saved.lse), (D_O, d_o)];
+    let inputs = [
+        (Q, saved.q),
+        (K, saved.k),
+        (V, saved.v),
+        (O, saved.o),
+        (LSE, saved.lse),
+        (D_O, d_o),
+    ];
     let outputs = [(DQ, &dq), (DK, &dk), (DV, &dv)];
-    let key = Key { sizes: packed.sizes, shape: *shape, backward: true };
+    let key = Key {
+        sizes: packed.sizes,
+        shape: *shape,
+        backward: true,
+    };
     cudnn.run(&device, &key, &[&inputs[..], &outputs[..]].concat(), packed)?;
     Ok((dq, dk, dv))
 }
@@ -385,11 +502,32 @@ mod tests {
     fn batches_that_are_nearly_alike_share_a_plan() {
         let sizes = |lengths: &[usize]| Sizes::of(lengths);
         assert_eq!(sizes(&[4000, 4090]), sizes(&[4000, 4096]));
-        assert_eq!(sizes(&[4096, 4000]), Sizes { sequences: 2, length: 4096, tokens: 8192 });
-        assert_eq!(sizes(&[3, 1, 1]), Sizes { sequences: 4, length: 128, tokens: 128 });
+        assert_eq!(
+            sizes(&[4096, 4000]),
+            Sizes {
+                sequences: 2,
+                length: 4096,
+                tokens: 8192
+            }
+        );
+        assert_eq!(
+            sizes(&[3, 1, 1]),
+            Sizes {
+                sequences: 4,
+                length: 128,
+                tokens: 128
+            }
+        );
         assert_eq!(sizes(&[1; 5]).sequences, 16);
         assert_eq!(sizes(&[1; 16]).sequences, 16);
-        assert_eq!(sizes(&[129]), Sizes { sequences: 1, length: 256, tokens: 192 });
+        assert_eq!(
+            sizes(&[129]),
+            Sizes {
+                sequences: 1,
+                length: 256,
+                tokens: 192
+            }
+        );
     }
 
     /// Plans for an H100 by cuDNN itself, without one: `QLORA_CUDNN_DEVICE` names a file of its properties. Needs cuDNN, and
@@ -401,23 +539,66 @@ mod tests {
         let properties = std::fs::read(file).expect("properties of a GPU");
         let (mut text, mut workspace) = (Text::new(), 0);
         // SAFETY: as in `open`.
-        assert_ne!(unsafe { qlora_cudnn_open(LIBRARY.as_ptr(), &mut text) }, 0, "{}", text.fault());
-        let shape = AttentionShape { heads: 32, kv_heads: 8, head_dim: 128, window: None };
+        assert_ne!(
+            unsafe { qlora_cudnn_open(LIBRARY.as_ptr(), &mut text) },
+            0,
+            "{}",
+            text.fault()
+        );
+        let shape = AttentionShape {
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 128,
+            window: None,
+        };
         let sizes = Sizes::of(&[4096, 4096]);
         for (shape, backward, bytes) in [
             (shape, false, 0),
             (shape, true, 8192 * 49_280),
-            (AttentionShape { window: Some(1024), ..shape }, false, 0),
-            (AttentionShape { window: Some(1024), ..shape }, true, 8192 * 49_280),
-            (AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, window: None }, true, 8192 * 6_948),
+            (
+                AttentionShape {
+                    window: Some(1024),
+                    ..shape
+                },
+                false,
+                0,
+            ),
+            (
+                AttentionShape {
+                    window: Some(1024),
+                    ..shape
+                },
+                true,
+                8192 * 49_280,
+            ),
+            (
+                AttentionShape {
+                    heads: 9,
+                    kv_heads: 3,
+                    head_dim: 64,
+                    window: None,
+                },
+                true,
+                8192 * 6_948,
+            ),
         ] {
-            let problem = Key { sizes, shape, backward }.problem(90);
+            let problem = Key {
+                sizes,
+                shape,
+                backward,
+            }
+            .problem(90);
             let (at, size) = (properties.as_ptr(), properties.len());
             let none = std::ptr::null_mut();
             // SAFETY: as in `plan`; without a handle the properties are read.
-            let plan = unsafe { qlora_cudnn_plan(none, &problem, at, size, &raw mut workspace, &mut text) };
+            let plan = unsafe {
+                qlora_cudnn_plan(none, &problem, at, size, &raw mut workspace, &mut text)
+            };
             assert!(!plan.is_null(), "{problem:?}: {}", text.fault());
-            assert!(workspace <= bytes + (1 << 20), "{problem:?}: {workspace} bytes");
+            assert!(
+                workspace <= bytes + (1 << 20),
+                "{problem:?}: {workspace} bytes"
+            );
         }
     }
 }

@@ -19,7 +19,10 @@ pub(super) fn add(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result
     // SAFETY: the kernel writes every element.
     let mut out = unsafe { device.alloc::<bf16>(m * d)? };
     let function = gpu::function(&device, "dropout", "dropout")?;
-    let (x, base) = (x.slice::<bf16>()?, base.as_ref().map(Input::slice::<bf16>).transpose()?);
+    let (x, base) = (
+        x.slice::<bf16>()?,
+        base.as_ref().map(Input::slice::<bf16>).transpose()?,
+    );
     let (length, first, none) = ((m * d) as i64, key.first_token * d as u64, 0u64);
     let (low, high) = (key.seed as u32, (key.seed >> 32) as u32);
     let (threshold, kept) = (key.threshold(), key.kept());
@@ -29,7 +32,13 @@ pub(super) fn add(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result
         Some(base) => launch.arg(base),
         None => launch.arg(&none),
     };
-    launch.arg(&length).arg(&first).arg(&low).arg(&high).arg(&key.projection).arg(&key.step);
+    launch
+        .arg(&length)
+        .arg(&first)
+        .arg(&low)
+        .arg(&high)
+        .arg(&key.projection)
+        .arg(&key.step);
     launch.arg(&threshold).arg(&kept).arg(&mut out);
     // SAFETY: arguments are those of the kernel; the first group may begin before the tensor, hence one more.
     unsafe { launch.launch(spread((m * d).div_ceil(8) + 1)) }.w()?;

@@ -56,8 +56,13 @@ impl Gpu {
         }
         let (on, stream) = (Device::Cuda(device.clone()), device.cuda_stream());
         let context = stream.context();
-        let capability = 10 * context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR).w()?
-            + context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR).w()?;
+        let capability = 10
+            * context
+                .attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
+                .w()?
+            + context
+                .attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+                .w()?;
         let gpu = Arc::new(Self {
             modules: Modules::load(context, is_hopper(capability))?,
             capability,
@@ -68,7 +73,10 @@ impl Gpu {
             workspace: unsafe { device.cuda_stream().alloc(WORKSPACE) }.w()?,
             dynamic_map: Tensor::new(nf4::dynamic_table(), &on)?,
             unsigned_map: Tensor::new(&dynamic8::UNSIGNED.values, &on)?,
-            codes: [Tensor::new(dynamic8::SIGNED.nearest(), &on)?, Tensor::new(dynamic8::UNSIGNED.nearest(), &on)?],
+            codes: [
+                Tensor::new(dynamic8::SIGNED.nearest(), &on)?,
+                Tensor::new(dynamic8::UNSIGNED.nearest(), &on)?,
+            ],
         });
         opened.insert(device.id(), gpu.clone());
         Ok(gpu)
@@ -77,5 +85,8 @@ impl Gpu {
 
 /// The kernel `name` of the file `module`.
 pub(super) fn function(device: &CudaDevice, module: &str, name: &str) -> Result<Function> {
-    Ok(Function::new(Gpu::of(device)?.modules.function(module, name)?, device.cuda_stream()))
+    Ok(Function::new(
+        Gpu::of(device)?.modules.function(module, name)?,
+        device.cuda_stream(),
+    ))
 }

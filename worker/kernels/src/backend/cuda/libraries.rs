@@ -18,9 +18,16 @@ pub enum MissingLibrary {
         "{library} of CUDA 13 is not found ({fault}); install {package}, or put the folder that holds it into \
          LD_LIBRARY_PATH"
     )]
-    Library { library: &'static str, package: &'static str, fault: String },
+    Library {
+        library: &'static str,
+        package: &'static str,
+        fault: String,
+    },
     #[error("{library} has no {function}: it is not the one of CUDA 13")]
-    Function { library: &'static str, function: &'static str },
+    Function {
+        library: &'static str,
+        function: &'static str,
+    },
 }
 
 /// The instructions of a jump to where `$function`'s place says.
@@ -33,7 +40,13 @@ macro_rules! instructions {
 #[cfg(target_arch = "aarch64")]
 macro_rules! instructions {
     ($function:literal) => {
-        concat!("adrp x16, ", $function, "_at\nldr x16, [x16, :lo12:", $function, "_at]\nbr x16")
+        concat!(
+            "adrp x16, ",
+            $function,
+            "_at\nldr x16, [x16, :lo12:",
+            $function,
+            "_at]\nbr x16"
+        )
     };
 }
 
@@ -143,7 +156,11 @@ extern "C" fn qlora_cuda_not_loaded() -> ! {
 pub fn load() -> Result<(), MissingLibrary> {
     static LOADED: OnceLock<Result<(), MissingLibrary>> = OnceLock::new();
     LOADED
-        .get_or_init(|| LIBRARIES.iter().try_for_each(|&(library, package, table)| fill(library, package, table())))
+        .get_or_init(|| {
+            LIBRARIES
+                .iter()
+                .try_for_each(|&(library, package, table)| fill(library, package, table()))
+        })
         .clone()
 }
 
@@ -152,12 +169,18 @@ fn fill(
     package: &'static str,
     table: Vec<(&'static str, *mut *mut c_void)>,
 ) -> Result<(), MissingLibrary> {
-    let opened = open(library).map_err(|fault| MissingLibrary::Library { library, package, fault })?;
+    let opened = open(library).map_err(|fault| MissingLibrary::Library {
+        library,
+        package,
+        fault,
+    })?;
     for (function, at) in table {
         // SAFETY: the symbol is only looked for; `at` is this program's own and is written before anything jumps there.
         unsafe {
             let found = opened.get::<*mut c_void>(function.as_bytes());
-            *at = found.map_err(|_| MissingLibrary::Function { library, function })?.into_raw();
+            *at = found
+                .map_err(|_| MissingLibrary::Function { library, function })?
+                .into_raw();
         }
     }
     // It stays for as long as the program runs.
@@ -173,7 +196,10 @@ pub(super) fn keep_open(library: &str) -> Result<(), String> {
 
 /// The library from where the system looks, or from where toolkits lie.
 pub(super) fn open(library: &str) -> Result<Library, String> {
-    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let homes = ["CUDA_HOME", "CUDA_PATH"]
+        .into_iter()
+        .filter_map(std::env::var_os)
+        .map(PathBuf::from);
     let homes = homes.chain(["/usr/local/cuda-13".into(), "/usr/local/cuda".into()]);
     let places = homes.flat_map(|home| ["lib64", "lib"].map(|lib| home.join(lib).join(library)));
     let mut first = None;
@@ -183,7 +209,9 @@ pub(super) fn open(library: &str) -> Result<Library, String> {
             Ok(opened) => return Ok(opened),
             Err(fault) => {
                 // What the system says stands behind what the loader was doing.
-                let said = fault.source().map_or_else(|| fault.to_string(), ToString::to_string);
+                let said = fault
+                    .source()
+                    .map_or_else(|| fault.to_string(), ToString::to_string);
                 first = first.or(Some(said));
             }
         }

@@ -67,12 +67,18 @@ unsafe impl DeviceRepr for Masks {}
 impl Masks {
     /// Without a key nothing is dropped.
     fn new(key: Option<&DropoutKey>, width: usize) -> Self {
-        key.map_or(Self { kept: 1.0, ..Self::default() }, |key| Self {
-            draws: Draws::new(key),
-            first: first_group(key, width) as u32,
-            drops: 1,
-            kept: key.kept(),
-        })
+        key.map_or(
+            Self {
+                kept: 1.0,
+                ..Self::default()
+            },
+            |key| Self {
+                draws: Draws::new(key),
+                first: first_group(key, width) as u32,
+                drops: 1,
+                kept: key.kept(),
+            },
+        )
     }
 }
 
@@ -108,7 +114,8 @@ impl Draws {
 
 /// The two keys of a round of Philox.
 fn keys(key: &DropoutKey, round: u32) -> [u32; 2] {
-    [0, 1].map(|half| ((key.seed >> (32 * half)) as u32).wrapping_add(round.wrapping_mul(WEYL[half])))
+    [0, 1]
+        .map(|half| ((key.seed >> (32 * half)) as u32).wrapping_add(round.wrapping_mul(WEYL[half])))
 }
 
 /// The group of eight elements that a matrix begins with.
@@ -123,7 +130,11 @@ fn drawn(key: &DropoutKey, width: usize) -> [u32; 3] {
     let first = times(1, key.projection);
     let second = times(0, (first >> 32) as u32 ^ upper ^ keys(key, 0)[0]);
     let [low, high] = keys(key, 1);
-    [first as u32 ^ low, (second >> 32) as u32 ^ high, second as u32]
+    [
+        first as u32 ^ low,
+        (second >> 32) as u32 ^ high,
+        second as u32,
+    ]
 }
 
 /// Why the kernels do not take adapters of `rank` over inputs of `width` columns; none where they do.
@@ -137,10 +148,19 @@ pub(super) fn refusal(rank: usize, width: usize) -> Option<String> {
 /// Whether the kernels take them: sizes as in [`refusal`], the same for all, and masks that differ in the projection only,
 /// leave something and are drawn as `philox.cuh` has it.
 pub(super) fn takes(x: &Tensor, adapters: &[LoraInput<'_>]) -> Result<bool> {
-    let Some(first) = adapters.first() else { return Ok(false) };
+    let Some(first) = adapters.first() else {
+        return Ok(false);
+    };
     let ((rows, width), rank) = (x.dims2()?, first.a.dims2()?.0);
-    let common = |key: Option<DropoutKey>| key.map(|key| DropoutKey { projection: 0, ..key });
-    let alike = adapters.iter().all(|one| one.a.dims() == first.a.dims() && common(one.mask) == common(first.mask));
+    let common = |key: Option<DropoutKey>| {
+        key.map(|key| DropoutKey {
+            projection: 0,
+            ..key
+        })
+    };
+    let alike = adapters
+        .iter()
+        .all(|one| one.a.dims() == first.a.dims() && common(one.mask) == common(first.mask));
     let drawn = first.mask.is_none_or(|key| Draws::apply(&key, rows, width));
     let aligned = address(x, DType::BF16)?.is_multiple_of(ALIGNMENT);
     Ok(alike && drawn && aligned && refusal(rank, width).is_none())
@@ -163,13 +183,22 @@ impl Adapter {
         let a = rows::to_bf16(input.a)?;
         let width = a.dims2()?.1;
         let drawn = input.mask.map_or([0; 3], |key| drawn(&key, width));
-        Ok(Self { a, u, found: None, drawn, projection: input.mask.map_or(0, |key| key.projection) })
+        Ok(Self {
+            a,
+            u,
+            found: None,
+            drawn,
+            projection: input.mask.map_or(0, |key| key.projection),
+        })
     }
 
     /// Sixteen ranks each, and the rest.
     fn pieces(&self) -> Result<Vec<Piece>> {
         let (rank, width) = self.a.dims2()?;
-        let (a, u) = (address(&self.a, DType::BF16)?, address(&self.u, DType::BF16)?);
+        let (a, u) = (
+            address(&self.a, DType::BF16)?,
+            address(&self.u, DType::BF16)?,
+        );
         let (partial, da) = match &self.found {
             Some((partial, da)) => (address(partial, DType::F32)?, address(da, DType::F32)?),
             None => (0, 0),
@@ -192,7 +221,11 @@ impl Adapter {
 
 /// All pieces, as many a launch as it takes.
 fn launches(adapters: &[Adapter]) -> Result<Vec<(Pieces, usize)>> {
-    let pieces: Vec<Piece> = adapters.iter().map(Adapter::pieces).collect::<Result<Vec<_>>>()?.concat();
+    let pieces: Vec<Piece> = adapters
+        .iter()
+        .map(Adapter::pieces)
+        .collect::<Result<Vec<_>>>()?
+        .concat();
     let packed = |chunk: &[Piece]| {
         let mut pieces = Pieces::default();
         pieces.0[..chunk.len()].copy_from_slice(chunk);
@@ -202,19 +235,30 @@ fn launches(adapters: &[Adapter]) -> Result<Vec<(Pieces, usize)>> {
 }
 
 fn grid(x: usize, y: usize, threads: usize) -> LaunchConfig {
-    LaunchConfig { grid_dim: (x as u32, y as u32, 1), block_dim: (threads as u32, 1, 1), shared_mem_bytes: 0 }
+    LaunchConfig {
+        grid_dim: (x as u32, y as u32, 1),
+        block_dim: (threads as u32, 1, 1),
+        shared_mem_bytes: 0,
+    }
 }
 
 /// Blocks of `inner`, whose warps put their sums for `count` pieces into shared memory.
 fn rows_each(m: usize, count: usize) -> LaunchConfig {
     let sums = WARPS * ROWS * RANKS * count * size_of::<f32>();
-    LaunchConfig { shared_mem_bytes: sums as u32, ..grid(m.div_ceil(ROWS), 1, WARPS * WARP) }
+    LaunchConfig {
+        shared_mem_bytes: sums as u32,
+        ..grid(m.div_ceil(ROWS), 1, WARPS * WARP)
+    }
 }
 
 /// Blocks of `pull`, which have A of their columns for `count` pieces in shared memory. One piece leaves registers for two
 /// rows of warps; the lower ones then hand their sums, 32 a thread, to the upper ones.
 fn columns_each(width: usize, shares: usize, count: usize) -> LaunchConfig {
-    let (below, sums) = if count == 1 { (2, ACROSS * WARP * 32 * size_of::<f32>()) } else { (1, 0) };
+    let (below, sums) = if count == 1 {
+        (2, ACROSS * WARP * 32 * size_of::<f32>())
+    } else {
+        (1, 0)
+    };
     let a = COLUMNS * RANKS * count * size_of::<bf16>();
     LaunchConfig {
         shared_mem_bytes: a.max(sums) as u32,
@@ -226,7 +270,8 @@ fn columns_each(width: usize, shares: usize, count: usize) -> LaunchConfig {
 pub(super) fn forward(x: &Tensor, inputs: &[LoraInput<'_>]) -> Result<Vec<Activations>> {
     let device = device_of(x)?;
     let ((m, width), rank) = (x.dims2()?, inputs[0].a.dims2()?.0);
-    let one = |input: &LoraInput<'_>| Adapter::new(input, unwritten((m, rank), DType::BF16, &device)?);
+    let one =
+        |input: &LoraInput<'_>| Adapter::new(input, unwritten((m, rank), DType::BF16, &device)?);
     let adapters = inputs.iter().map(one).collect::<Result<Vec<_>>>()?;
     let masks = Masks::new(inputs[0].mask.as_ref(), width);
     let input = Input::of(x)?;
@@ -234,35 +279,61 @@ pub(super) fn forward(x: &Tensor, inputs: &[LoraInput<'_>]) -> Result<Vec<Activa
     for (pieces, count) in launches(&adapters)? {
         let function = gpu::function(&device, "lora", &format!("lora_inner_{count}"))?;
         let mut launch = function.builder();
-        launch.arg(&x).arg(&pieces).arg(&masks).arg(&rows).arg(&columns).arg(&stride);
+        launch
+            .arg(&x)
+            .arg(&pieces)
+            .arg(&masks)
+            .arg(&rows)
+            .arg(&columns)
+            .arg(&stride);
         // SAFETY: arguments are those of the kernel, which writes every element of u; the tensors outlive the launch.
         unsafe { launch.launch(rows_each(m, count)) }.w()?;
     }
-    Ok(adapters.into_iter().map(|adapter| adapter.u.into()).collect())
+    Ok(adapters
+        .into_iter()
+        .map(|adapter| adapter.u.into())
+        .collect())
 }
 
 /// See [`crate::backend::Backend::lora_backward`]; all have masks.
-pub(super) fn backward(x: &Tensor, adapters: &[LoraBackwardInput<'_>]) -> Result<(Vec<Tensor>, Option<Tensor>)> {
+pub(super) fn backward(
+    x: &Tensor,
+    adapters: &[LoraBackwardInput<'_>],
+) -> Result<(Vec<Tensor>, Option<Tensor>)> {
     let device = device_of(x)?;
     let ((m, width), rank) = (x.dims2()?, adapters[0].adapter.a.dims2()?.0);
     let share = SHARE.max(m.div_ceil(MOST_SHARES)).next_multiple_of(RANKS);
     let shares = m.div_ceil(share);
     let one = |input: &LoraBackwardInput<'_>| {
         let du = rows::to_bf16(input.du.tensor()?)?;
-        let found =
-            (unwritten((shares * rank, width), DType::F32, &device)?, unwritten((rank, width), DType::F32, &device)?);
-        Ok(Adapter { found: Some(found), ..Adapter::new(&input.adapter, du)? })
+        let found = (
+            unwritten((shares * rank, width), DType::F32, &device)?,
+            unwritten((rank, width), DType::F32, &device)?,
+        );
+        Ok(Adapter {
+            found: Some(found),
+            ..Adapter::new(&input.adapter, du)?
+        })
     };
     let masks = Masks::new(adapters[0].adapter.mask.as_ref(), width);
     let adapters = adapters.iter().map(one).collect::<Result<Vec<_>>>()?;
     let input = Input::of(x)?;
-    let sizes = Sizes { m: m as i32, width: width as i32, rank: rank as i32, share: share as i32, shares };
+    let sizes = Sizes {
+        m: m as i32,
+        width: width as i32,
+        rank: rank as i32,
+        share: share as i32,
+        shares,
+    };
     let mut dx: Option<Tensor> = None;
     for launch in launches(&adapters)? {
         dx = Some(pull(&device, &input, dx.as_ref(), &launch, &masks, &sizes)?);
         sum(&device, &launch, masks.kept, &sizes)?;
     }
-    let found = adapters.into_iter().filter_map(|adapter| adapter.found.map(|(_, da)| da)).collect();
+    let found = adapters
+        .into_iter()
+        .filter_map(|adapter| adapter.found.map(|(_, da)| da))
+        .collect();
     Ok((found, dx))
 }
 
@@ -289,7 +360,10 @@ fn pull(
     // SAFETY: the kernel writes every element.
     let mut dx = unsafe { device.alloc::<bf16>(m * width)? };
     let base = base.map(Input::of).transpose()?;
-    let (x, base) = (x.slice::<bf16>()?, base.as_ref().map(Input::slice::<bf16>).transpose()?);
+    let (x, base) = (
+        x.slice::<bf16>()?,
+        base.as_ref().map(Input::slice::<bf16>).transpose()?,
+    );
     let function = gpu::function(device, "lora", &format!("lora_pull_{count}"))?;
     let none = 0u64;
     let mut launch = function.builder();
@@ -298,7 +372,14 @@ fn pull(
         Some(base) => launch.arg(base),
         None => launch.arg(&none),
     };
-    launch.arg(pieces).arg(masks).arg(&sizes.m).arg(&sizes.width).arg(&sizes.rank).arg(&sizes.share).arg(&mut dx);
+    launch
+        .arg(pieces)
+        .arg(masks)
+        .arg(&sizes.m)
+        .arg(&sizes.width)
+        .arg(&sizes.rank)
+        .arg(&sizes.share)
+        .arg(&mut dx);
     // SAFETY: arguments are those of the kernel, of sizes that `applies` and the products before have checked.
     unsafe { launch.launch(columns_each(width, sizes.shares, *count)) }.w()?;
     drop(launch);
@@ -306,12 +387,29 @@ fn pull(
 }
 
 /// dA of the pieces from its parts.
-fn sum(device: &CudaDevice, (pieces, count): &(Pieces, usize), kept: f32, sizes: &Sizes) -> Result<()> {
+fn sum(
+    device: &CudaDevice,
+    (pieces, count): &(Pieces, usize),
+    kept: f32,
+    sizes: &Sizes,
+) -> Result<()> {
     let function = gpu::function(device, "lora", "lora_sum")?;
     let (elements, shares) = (RANKS * sizes.width as usize, sizes.shares as i32);
     let mut launch = function.builder();
-    launch.arg(pieces).arg(&sizes.width).arg(&sizes.rank).arg(&shares).arg(&kept);
+    launch
+        .arg(pieces)
+        .arg(&sizes.width)
+        .arg(&sizes.rank)
+        .arg(&shares)
+        .arg(&kept);
     // SAFETY: arguments are those of the kernel; each piece has room for so many parts and for their sum.
-    unsafe { launch.launch(grid(elements.div_ceil(THREADS as usize), *count, THREADS as usize)) }.w()?;
+    unsafe {
+        launch.launch(grid(
+            elements.div_ceil(THREADS as usize),
+            *count,
+            THREADS as usize,
+        ))
+    }
+    .w()?;
     Ok(())
 }

@@ -23,13 +23,26 @@ type Dequantize<'a> = &'a dyn Fn(&dyn Matrix, DType) -> Result<Tensor>;
 /// So all is summed before anything is rounded. cuBLASLt rounds a product to the type of its result before it adds its
 /// third operand (seen on an H200, CUDA 13.0): added one to another, what an adapter gives in its first steps would vanish
 /// beside the other product, whichever comes first.
-pub(super) fn forward(terms: &[Term<'_>], base: Option<&Tensor>, dequantize: Dequantize<'_>) -> Result<Tensor> {
-    let Some((first, rest)) = terms.split_first() else { candle_core::bail!("no terms to multiply") };
-    let (mut x, mut w) = (rows::to_bf16(first.x.tensor()?)?, dequantize(first.w, DType::BF16)?);
+pub(super) fn forward(
+    terms: &[Term<'_>],
+    base: Option<&Tensor>,
+    dequantize: Dequantize<'_>,
+) -> Result<Tensor> {
+    let Some((first, rest)) = terms.split_first() else {
+        candle_core::bail!("no terms to multiply")
+    };
+    let (mut x, mut w) = (
+        rows::to_bf16(first.x.tensor()?)?,
+        dequantize(first.w, DType::BF16)?,
+    );
     for term in rest {
         // Both get as many zeros behind them, so that rows stay whole for cuBLASLt's fast kernels.
         x = rows::join_columns(&x, term.x.tensor()?, 1.0)?;
-        w = rows::join_columns(&w, &dequantize(term.w, DType::F32)?, (term.scale / first.scale) as f32)?;
+        w = rows::join_columns(
+            &w,
+            &dequantize(term.w, DType::F32)?,
+            (term.scale / first.scale) as f32,
+        )?;
     }
     let onto = base.map_or(Onto::Nothing, Onto::Base);
     product(Kind::Forward, &x, &w, first.scale as f32, onto, DType::BF16)
@@ -47,7 +60,10 @@ pub(super) fn backward(
     order.sort_by_key(|term| term.w.shape().0);
     let mut total: Option<Tensor> = None;
     for (i, term) in order.iter().enumerate() {
-        let (x, w) = (rows::to_bf16(term.x.tensor()?)?, dequantize(term.w, DType::BF16)?);
+        let (x, w) = (
+            rows::to_bf16(term.x.tensor()?)?,
+            dequantize(term.w, DType::BF16)?,
+        );
         let onto = match (total.take(), base) {
             (Some(own), _) => Onto::Own(own),
             (None, Some(base)) => Onto::Base(base),
@@ -56,7 +72,14 @@ pub(super) fn backward(
         if let Some(next) = order.get(i + 1) {
             prefetch(next.w)?;
         }
-        total = Some(product(Kind::Backward, &x, &w, term.scale as f32, onto, DType::BF16)?);
+        total = Some(product(
+            Kind::Backward,
+            &x,
+            &w,
+            term.scale as f32,
+            onto,
+            DType::BF16,
+        )?);
     }
     total.ok_or_else(|| candle_core::Error::Msg("no terms to multiply".into()))
 }
@@ -72,14 +95,25 @@ pub(super) enum Onto<'a> {
 }
 
 /// The base plus `scale` times the product of `a` and `b`, both in bf16; in the base's type, or in `out`.
-pub(super) fn product(kind: Kind, a: &Tensor, b: &Tensor, scale: f32, onto: Onto<'_>, out: DType) -> Result<Tensor> {
+pub(super) fn product(
+    kind: Kind,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f32,
+    onto: Onto<'_>,
+    out: DType,
+) -> Result<Tensor> {
     let (rows, cols) = kind.shape(a.dims2()?, b.dims2()?)?;
     let device = device_of(a)?;
     let (base, result) = match onto {
         Onto::Own(own) => (Some(own.clone()), own),
         Onto::At(place) => (None, place),
         onto => {
-            let base = if let Onto::Base(base) = onto { Some(base.clone()) } else { None };
+            let base = if let Onto::Base(base) = onto {
+                Some(base.clone())
+            } else {
+                None
+            };
             (base, unwritten((rows, cols), out, &device)?)
         }
     };
@@ -101,12 +135,25 @@ fn run(
 ) -> Result<()> {
     let gpu = Gpu::of(device)?;
     let beta = if base.is_some() { 1.0f32 } else { 0.0 };
-    let (a_at, b_at, out_at) = (address(a, DType::BF16)?, address(b, DType::BF16)?, address(out, out.dtype())?);
+    let (a_at, b_at, out_at) = (
+        address(a, DType::BF16)?,
+        address(b, DType::BF16)?,
+        address(out, out.dtype())?,
+    );
     let base_at = base.map_or(Ok(out_at), |base| address(base, out.dtype()))?;
     let common = a_at | b_at | out_at | base_at;
     let alignment = 1u32 << common.trailing_zeros().min(8);
     let wide = out.dtype() == DType::F32;
-    let plan = gpu.plans.plan(Key { kind, a: a.dims2()?, b: b.dims2()?, wide, alignment }, out.dims2()?)?;
+    let plan = gpu.plans.plan(
+        Key {
+            kind,
+            a: a.dims2()?,
+            b: b.dims2()?,
+            wide,
+            alignment,
+        },
+        out.dims2()?,
+    )?;
     let stream = device.cuda_stream();
     let (workspace, _held) = gpu.workspace.device_ptr(&stream);
     // SAFETY: the matrices have the sizes that the plan was made for, and live on this GPU until work that is put on

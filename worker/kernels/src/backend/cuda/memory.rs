@@ -12,19 +12,27 @@ fn pool(ordinal: usize) -> Result<sys::CUmemoryPool> {
     // SAFETY: both calls write what they are asked for.
     unsafe {
         sys::cuDeviceGet(&mut device, ordinal as i32).result().w()?;
-        sys::cuDeviceGetDefaultMemPool(&mut pool, device).result().w()?;
+        sys::cuDeviceGetDefaultMemPool(&mut pool, device)
+            .result()
+            .w()?;
     }
     Ok(pool)
 }
 
 fn set(ordinal: usize, attribute: Attribute, mut value: u64) -> Result<()> {
     // SAFETY: every attribute used here is a number of 64 bits.
-    unsafe { sys::cuMemPoolSetAttribute(pool(ordinal)?, attribute, (&raw mut value).cast()) }.result().w()
+    unsafe { sys::cuMemPoolSetAttribute(pool(ordinal)?, attribute, (&raw mut value).cast()) }
+        .result()
+        .w()
 }
 
 /// What is freed stays with this program.
 pub(super) fn keep_freed(ordinal: usize) -> Result<()> {
-    set(ordinal, Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX)
+    set(
+        ordinal,
+        Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+        u64::MAX,
+    )
 }
 
 /// Most bytes of tensors that were there at one time since [`forget_peak`].
@@ -44,17 +52,27 @@ pub fn peak(device: &Device) -> Result<u64> {
 
 /// Begins a new measurement of [`peak`].
 pub fn forget_peak(device: &Device) -> Result<()> {
-    set(ordinal_of(device), Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0)
+    set(
+        ordinal_of(device),
+        Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH,
+        0,
+    )
 }
 
 /// Bytes of the GPU that this program holds or may still take.
 pub fn available(device: &Device) -> Result<u64> {
-    let Device::Cuda(cuda) = device else { candle_core::bail!("{device:?} is no GPU of CUDA") };
+    let Device::Cuda(cuda) = device else {
+        candle_core::bail!("{device:?} is no GPU of CUDA")
+    };
     let (free, _) = cuda.cuda_stream().context().mem_get_info().w()?;
     let mut held = 0u64;
     let attribute = Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT;
     // SAFETY: the attribute is a number of 64 bits.
-    unsafe { sys::cuMemPoolGetAttribute(pool(ordinal_of(device))?, attribute, (&raw mut held).cast()) }.result().w()?;
+    unsafe {
+        sys::cuMemPoolGetAttribute(pool(ordinal_of(device))?, attribute, (&raw mut held).cast())
+    }
+    .result()
+    .w()?;
     Ok(free as u64 + held)
 }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use candle_core::Error;
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, LaunchArgs};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaStream, LaunchArgs,
+};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use crate::Result;
@@ -32,44 +34,71 @@ impl Modules {
     /// The driver refuses a file: which, and why. `QLORA_KERNELS` names no folder, or a folder without any kernel file.
     pub fn load(context: &Arc<CudaContext>, is_hopper: bool) -> Result<Self> {
         let folder = folder();
-        if let Some(folder) = folder.as_deref().filter(|folder| replacements(folder).is_empty()) {
-            candle_core::bail!("{REPLACEMENTS} is {}, which holds no NAME.fatbin or NAME.cubin", folder.display())
+        if let Some(folder) = folder
+            .as_deref()
+            .filter(|folder| replacements(folder).is_empty())
+        {
+            candle_core::bail!(
+                "{REPLACEMENTS} is {}, which holds no NAME.fatbin or NAME.cubin",
+                folder.display()
+            )
         }
         let load = |&(name, code): &(&'static str, &[u8])| {
-            let replaced = folder.as_deref().and_then(|folder| replacement(folder, name));
+            let replaced = folder
+                .as_deref()
+                .and_then(|folder| replacement(folder, name));
             let whose = match &replaced {
                 Some(path) => format!("{REPLACEMENTS} has them in {}", path.display()),
                 None => "this program has code for GPUs of compute capability 8.0 and later".into(),
             };
             let image = replaced.map_or_else(|| Ptx::from_binary(code.to_vec()), Ptx::from_file);
-            let module = context
-                .load_module(image)
-                .map_err(|e| Error::Msg(format!("the driver does not load the kernels `{name}` ({e}); {whose}")))?;
+            let module = context.load_module(image).map_err(|e| {
+                Error::Msg(format!(
+                    "the driver does not load the kernels `{name}` ({e}); {whose}"
+                ))
+            })?;
             Ok((name, module))
         };
         let runs = |(name, _): &&(&str, &[u8])| is_hopper || !name.ends_with(HOPPER);
-        Ok(Self(IMAGES.iter().filter(runs).map(load).collect::<Result<_>>()?))
+        Ok(Self(
+            IMAGES
+                .iter()
+                .filter(runs)
+                .map(load)
+                .collect::<Result<_>>()?,
+        ))
     }
 
     /// The kernel `name` of the file `module`.
     pub fn function(&self, module: &str, name: &str) -> Result<CudaFunction> {
-        let Some(loaded) = self.0.get(module) else { candle_core::bail!("there is no kernel file {module}") };
+        let Some(loaded) = self.0.get(module) else {
+            candle_core::bail!("there is no kernel file {module}")
+        };
         loaded.load_function(name).w()
     }
 }
 
 /// The folder that `QLORA_KERNELS` names.
 fn folder() -> Option<PathBuf> {
-    std::env::var_os(REPLACEMENTS).filter(|value| !value.is_empty()).map(PathBuf::from)
+    std::env::var_os(REPLACEMENTS)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
 /// The file that stands in for the kernel file `name`.
 fn replacement(folder: &Path, name: &str) -> Option<PathBuf> {
-    ENDINGS.iter().map(|ending| folder.join(format!("{name}.{ending}"))).find(|path| path.is_file())
+    ENDINGS
+        .iter()
+        .map(|ending| folder.join(format!("{name}.{ending}")))
+        .find(|path| path.is_file())
 }
 
 fn replacements(folder: &Path) -> Vec<&'static str> {
-    IMAGES.iter().map(|&(name, _)| name).filter(|name| replacement(folder, name).is_some()).collect()
+    IMAGES
+        .iter()
+        .map(|&(name, _)| name)
+        .filter(|name| replacement(folder, name).is_some())
+        .collect()
 }
 
 /// Names of the kernel files that come from the folder `QLORA_KERNELS`.

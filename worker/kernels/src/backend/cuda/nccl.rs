@@ -40,7 +40,8 @@ struct Functions {
     group_end: unsafe extern "C" fn() -> Status,
     send: unsafe extern "C" fn(*const c_void, usize, c_int, c_int, Comm, *mut c_void) -> Status,
     receive: unsafe extern "C" fn(*mut c_void, usize, c_int, c_int, Comm, *mut c_void) -> Status,
-    all_gather: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, Comm, *mut c_void) -> Status,
+    all_gather:
+        unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, Comm, *mut c_void) -> Status,
     /// Holds them.
     _library: Library,
 }
@@ -66,8 +67,10 @@ impl Functions {
         // SAFETY: the types are those of nccl.h, which keeps them over all versions 2.
         macro_rules! function {
             ($name:literal) => {
-                *unsafe { library.get($name.as_bytes()) }
-                    .map_err(|_| MissingLibrary::Function { library: LIBRARY, function: $name })?
+                *unsafe { library.get($name.as_bytes()) }.map_err(|_| MissingLibrary::Function {
+                    library: LIBRARY,
+                    function: $name,
+                })?
             };
         }
         Ok(Self {
@@ -90,7 +93,10 @@ impl Functions {
         }
         // SAFETY: NCCL gives a text that stays, for any number.
         let text = unsafe { CStr::from_ptr((self.error)(status)) };
-        Err(NcclError::Failed { action, fault: text.to_string_lossy().into_owned() })
+        Err(NcclError::Failed {
+            action,
+            fault: text.to_string_lossy().into_owned(),
+        })
     }
 }
 
@@ -126,18 +132,37 @@ impl Group {
     ///
     /// # Errors
     /// NCCL is missing, or the GPUs cannot reach each other.
-    pub fn join(invitation: &[u8], rank: usize, size: usize, device: &Device) -> Result<Self, NcclError> {
+    pub fn join(
+        invitation: &[u8],
+        rank: usize,
+        size: usize,
+        device: &Device,
+    ) -> Result<Self, NcclError> {
         let functions = Functions::load()?;
-        let failed = |fault| NcclError::Failed { action: "join", fault };
-        let Device::Cuda(device) = device else { return Err(failed(format!("{device:?} is no GPU"))) };
-        let invitation: [u8; INVITATION] =
-            invitation.try_into().map_err(|_| failed(format!("an invitation of {} bytes", invitation.len())))?;
+        let failed = |fault| NcclError::Failed {
+            action: "join",
+            fault,
+        };
+        let Device::Cuda(device) = device else {
+            return Err(failed(format!("{device:?} is no GPU")));
+        };
+        let invitation: [u8; INVITATION] = invitation
+            .try_into()
+            .map_err(|_| failed(format!("an invitation of {} bytes", invitation.len())))?;
         let id = UniqueId(invitation.map(|byte| byte as c_char));
         device.cuda_stream().context().bind_to_thread().w()?;
         let mut comm = std::ptr::null_mut();
         // SAFETY: the context of the GPU is this thread's, and NCCL writes a handle.
-        functions.check("join", unsafe { (functions.init_rank)(&mut comm, size as c_int, id, rank as c_int) })?;
-        Ok(Self { functions, comm, device: device.clone(), rank, size })
+        functions.check("join", unsafe {
+            (functions.init_rank)(&mut comm, size as c_int, id, rank as c_int)
+        })?;
+        Ok(Self {
+            functions,
+            comm,
+            device: device.clone(),
+            rank,
+            size,
+        })
     }
 
     /// The sum of everyone's `vector` [n], in `f32`, the same bits for everyone; queued on the GPU's stream.
@@ -156,7 +181,8 @@ impl Group {
         let (input, mut out) = (Input::of(vector)?, self.room(each * self.size)?);
         let slice = input.slice::<f32>()?;
         let stream = self.device.cuda_stream();
-        let ((from, _read), (to, _written)) = (slice.device_ptr(&stream), out.device_ptr_mut(&stream));
+        let ((from, _read), (to, _written)) =
+            (slice.device_ptr(&stream), out.device_ptr_mut(&stream));
         let f = &self.functions;
         // SAFETY: both buffers hold `each` numbers for every rank, and live until the stream has come past this: they are
         // freed on it.
@@ -165,9 +191,26 @@ impl Group {
             let all = (0..self.size).try_for_each(|peer| {
                 let at = (peer * each * size_of::<f32>()) as u64;
                 let raw = stream.cu_stream().cast();
-                let sent = (f.send)((from + at) as *const c_void, each, FLOAT32, peer as c_int, self.comm, raw);
+                let sent = (f.send)(
+                    (from + at) as *const c_void,
+                    each,
+                    FLOAT32,
+                    peer as c_int,
+                    self.comm,
+                    raw,
+                );
                 f.check("send", sent)?;
-                f.check("receive", (f.receive)((to + at) as *mut c_void, each, FLOAT32, peer as c_int, self.comm, raw))
+                f.check(
+                    "receive",
+                    (f.receive)(
+                        (to + at) as *mut c_void,
+                        each,
+                        FLOAT32,
+                        peer as c_int,
+                        self.comm,
+                        raw,
+                    ),
+                )
             });
             // What was begun is ended, whatever came in between.
             all.and(f.check("exchange", (f.group_end)()))
@@ -182,11 +225,19 @@ impl Group {
         let (input, mut out) = (Input::of(part)?, self.room(each * self.size)?);
         let slice = input.slice::<f32>()?;
         let stream = self.device.cuda_stream();
-        let ((from, _read), (to, _written)) = (slice.device_ptr(&stream), out.device_ptr_mut(&stream));
+        let ((from, _read), (to, _written)) =
+            (slice.device_ptr(&stream), out.device_ptr_mut(&stream));
         let raw = stream.cu_stream().cast();
         // SAFETY: as in `exchange`.
         let status = unsafe {
-            (self.functions.all_gather)(from as *const c_void, to as *mut c_void, each, FLOAT32, self.comm, raw)
+            (self.functions.all_gather)(
+                from as *const c_void,
+                to as *mut c_void,
+                each,
+                FLOAT32,
+                self.comm,
+                raw,
+            )
         };
         drop((_read, _written));
         self.functions.check("hand round", status)?;

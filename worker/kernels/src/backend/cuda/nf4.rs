@@ -30,21 +30,40 @@ pub(super) fn room(matrix: &Nf4Tensor, device: &CudaDevice) -> Result<CudaSlice<
 }
 
 /// [`dequantize`] on a stream.
-pub(super) fn to_bf16(matrix: &Nf4Tensor, mut out: CudaSlice<bf16>, stream: &Arc<CudaStream>) -> Result<Tensor> {
+pub(super) fn to_bf16(
+    matrix: &Nf4Tensor,
+    mut out: CudaSlice<bf16>,
+    stream: &Arc<CudaStream>,
+) -> Result<Tensor> {
     let device = device_of(matrix.packed())?;
     let opened = Gpu::of(&device)?;
     let (shape, elements) = (matrix.dims(), matrix.dims().0 * matrix.dims().1);
     if !matrix.block().is_multiple_of(NF4_RUN) {
-        candle_core::bail!("blocks of {} elements are not multiples of {NF4_RUN}", matrix.block())
+        candle_core::bail!(
+            "blocks of {} elements are not multiples of {NF4_RUN}",
+            matrix.block()
+        )
     }
     let packed = Input::of(matrix.packed())?;
     let (codes, scales, offset) = match matrix.scales() {
         Nf4Scales::Plain(absmax) => (None, absmax, 0.0),
-        Nf4Scales::Nested { codes, absmax, offset } => (Some(codes), absmax, *offset),
+        Nf4Scales::Nested {
+            codes,
+            absmax,
+            offset,
+        } => (Some(codes), absmax, *offset),
     };
-    let (codes, scales, map) = (codes.map(Input::of).transpose()?, Input::of(scales)?, Input::of(&opened.dynamic_map)?);
+    let (codes, scales, map) = (
+        codes.map(Input::of).transpose()?,
+        Input::of(scales)?,
+        Input::of(&opened.dynamic_map)?,
+    );
     let function = gpu::function(&device, "nf4", "nf4_to_bf16")?.into_cuda_function();
-    let (packed, scales, map) = (packed.slice::<u8>()?, scales.slice::<f32>()?, map.slice::<f32>()?);
+    let (packed, scales, map) = (
+        packed.slice::<u8>()?,
+        scales.slice::<f32>()?,
+        map.slice::<f32>()?,
+    );
     let codes = codes.as_ref().map(Input::slice::<u8>).transpose()?;
     let (length, block, none) = (elements as i64, matrix.block() as i32, 0u64);
     let mut launch = stream.launch_builder(&function);
@@ -53,7 +72,13 @@ pub(super) fn to_bf16(matrix: &Nf4Tensor, mut out: CudaSlice<bf16>, stream: &Arc
         Some(codes) => launch.arg(codes),
         None => launch.arg(&none),
     };
-    launch.arg(&scales).arg(&map).arg(&offset).arg(&length).arg(&block).arg(&mut out);
+    launch
+        .arg(&scales)
+        .arg(&map)
+        .arg(&offset)
+        .arg(&length)
+        .arg(&block)
+        .arg(&mut out);
     // SAFETY: arguments are those of the kernel, and sizes were checked when the matrix was made.
     unsafe { launch.launch(spread(elements.div_ceil(NF4_RUN))) }.w()?;
     drop(launch);
@@ -70,19 +95,32 @@ pub(super) fn quantize(matrix: &Tensor, block: usize) -> Result<(Tensor, Tensor)
     }
 }
 
-fn quantize_as<T: CudaDType + DeviceRepr>(kernel: &str, matrix: &Tensor, block: usize) -> Result<(Tensor, Tensor)> {
+fn quantize_as<T: CudaDType + DeviceRepr>(
+    kernel: &str,
+    matrix: &Tensor,
+    block: usize,
+) -> Result<(Tensor, Tensor)> {
     let (device, elements) = (device_of(matrix)?, matrix.elem_count());
     let (bytes, blocks) = (elements.div_ceil(2), elements.div_ceil(block));
     let lanes = block.div_ceil(8).next_power_of_two().min(32);
     let input = Input::of(matrix)?;
     // SAFETY: the kernel writes every element of both.
-    let (mut packed, mut absmax) = unsafe { (device.alloc::<u8>(bytes)?, device.alloc::<f32>(blocks)?) };
+    let (mut packed, mut absmax) =
+        unsafe { (device.alloc::<u8>(bytes)?, device.alloc::<f32>(blocks)?) };
     let function = gpu::function(&device, "nf4", kernel)?;
     let (weights, length, size) = (input.slice::<T>()?, elements as i64, block as i32);
     let mut launch = function.builder();
-    launch.arg(&weights).arg(&length).arg(&size).arg(&mut packed).arg(&mut absmax);
+    launch
+        .arg(&weights)
+        .arg(&length)
+        .arg(&size)
+        .arg(&mut packed)
+        .arg(&mut absmax);
     // SAFETY: arguments are those of the kernel, which has so many lanes for each of `blocks`.
     unsafe { launch.launch(spread(blocks * lanes)) }.w()?;
     drop(launch);
-    Ok((finish(packed, device.clone(), bytes)?, finish(absmax, device, blocks)?))
+    Ok((
+        finish(packed, device.clone(), bytes)?,
+        finish(absmax, device, blocks)?,
+    ))
 }

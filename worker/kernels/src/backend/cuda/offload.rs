@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, DevicePtr, DevicePtrMut, result};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaEvent, CudaSlice, DevicePtr, DevicePtrMut, result,
+};
 use candle_core::{CudaDevice, Shape, Tensor};
 use half::bf16;
 
@@ -46,7 +48,15 @@ impl Away {
         }
         let sent = side.record_event(None).w()?;
         let (shape, original) = (x.shape().clone(), Some(x.clone()));
-        Ok(Self { gpu, device, shape, pinned: Some(pinned), sent, original, back: None })
+        Ok(Self {
+            gpu,
+            device,
+            shape,
+            pinned: Some(pinned),
+            sent,
+            original,
+            back: None,
+        })
     }
 }
 
@@ -60,7 +70,11 @@ impl Transfer for Away {
     }
 
     fn prefetch(&mut self) -> Result<()> {
-        let Some(pinned) = self.pinned.as_mut().filter(|_| self.back.is_none() && self.original.is_none()) else {
+        let Some(pinned) = self
+            .pinned
+            .as_mut()
+            .filter(|_| self.back.is_none() && self.original.is_none())
+        else {
             return Ok(());
         };
         let (main, side) = (self.device.cuda_stream(), &self.gpu.copies.stream);
@@ -84,7 +98,9 @@ impl Transfer for Away {
             return Ok(original);
         }
         self.prefetch()?;
-        let Some((room, ready)) = self.back.take() else { candle_core::bail!("a tensor is brought back twice") };
+        let Some((room, ready)) = self.back.take() else {
+            candle_core::bail!("a tensor is brought back twice")
+        };
         self.device.cuda_stream().wait(&ready).w()?;
         finish(room, self.device.clone(), self.shape.clone())
     }

@@ -40,7 +40,9 @@ pub fn open(ordinal: usize) -> Result<Device, NoGpu> {
     result::init().map_err(|e| NoGpu::None(e.to_string()))?;
     let mut version = 0;
     // SAFETY: the driver writes an integer.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| NoGpu::None(e.to_string()))?;
+    unsafe { sys::cuDriverGetVersion(&mut version) }
+        .result()
+        .map_err(|e| NoGpu::None(e.to_string()))?;
     if version < OLDEST_DRIVER {
         return Err(NoGpu::Driver(version));
     }
@@ -50,7 +52,10 @@ pub fn open(ordinal: usize) -> Result<Device, NoGpu> {
     }
     let there = result::device::get_count().map_err(|e| NoGpu::None(e.to_string()))?;
     if ordinal as i32 >= there {
-        return Err(NoGpu::Ordinal { wanted: ordinal, there });
+        return Err(NoGpu::Ordinal {
+            wanted: ordinal,
+            there,
+        });
     }
     // A stream of its own, because every thread has another "default" one.
     let device = Device::new_cuda_with_stream(ordinal)?;

@@ -100,7 +100,10 @@ pub(super) fn fault(e: result::CublasError) -> candle_core::Error {
 
 impl Plans {
     pub fn new(handle: sys::cublasLtHandle_t) -> Self {
-        Self { handle, known: Mutex::default() }
+        Self {
+            handle,
+            known: Mutex::default(),
+        }
     }
 
     /// For a result of the shape `out`.
@@ -125,10 +128,18 @@ fn make(
 ) -> std::result::Result<Plan, result::CublasError> {
     use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
     use sys::{cublasLtMatmulDescAttributes_t as Description, cudaDataType as Type};
-    let out_type = if key.wide { Type::CUDA_R_32F } else { Type::CUDA_R_16BF };
-    let layout =
-        |(rows, cols): (usize, usize), of| result::create_matrix_layout(of, cols as u64, rows as u64, cols as i64);
-    let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, Type::CUDA_R_32F)?;
+    let out_type = if key.wide {
+        Type::CUDA_R_32F
+    } else {
+        Type::CUDA_R_16BF
+    };
+    let layout = |(rows, cols): (usize, usize), of| {
+        result::create_matrix_layout(of, cols as u64, rows as u64, cols as i64)
+    };
+    let operation = result::create_matmul_desc(
+        sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        Type::CUDA_R_32F,
+    )?;
     let (left_turned, right_turned) = key.kind.transposed();
     for (which, turned) in [
         (Description::CUBLASLT_MATMUL_DESC_TRANSA, left_turned),
@@ -136,9 +147,19 @@ fn make(
     ] {
         let value = i32::from(turned);
         // SAFETY: the attribute is an integer of 32 bits, 1 for a transposed operand.
-        unsafe { result::set_matmul_desc_attribute(operation, which, (&raw const value).cast(), size_of_val(&value))? };
+        unsafe {
+            result::set_matmul_desc_attribute(
+                operation,
+                which,
+                (&raw const value).cast(),
+                size_of_val(&value),
+            )?
+        };
     }
-    let (left, right) = (layout(key.b, Type::CUDA_R_16BF)?, layout(key.a, Type::CUDA_R_16BF)?);
+    let (left, right) = (
+        layout(key.b, Type::CUDA_R_16BF)?,
+        layout(key.a, Type::CUDA_R_16BF)?,
+    );
     let out = layout(out, out_type)?;
     let preference = result::create_matmul_pref()?;
     let alignments = [
@@ -153,15 +174,37 @@ fn make(
     // SAFETY: the size of the workspace has 64 bits, an alignment and a set of schemes 32; everything was made just now.
     unsafe {
         let schemes = Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
-        result::set_matmul_pref_attribute(preference, schemes, (&raw const reduction).cast(), size_of_val(&reduction))?;
+        result::set_matmul_pref_attribute(
+            preference,
+            schemes,
+            (&raw const reduction).cast(),
+            size_of_val(&reduction),
+        )?;
         let most = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        result::set_matmul_pref_attribute(preference, most, (&raw const workspace).cast(), size_of_val(&workspace))?;
+        result::set_matmul_pref_attribute(
+            preference,
+            most,
+            (&raw const workspace).cast(),
+            size_of_val(&workspace),
+        )?;
         for which in alignments {
             let value = &raw const key.alignment;
-            result::set_matmul_pref_attribute(preference, which, value.cast(), size_of_val(&key.alignment))?;
+            result::set_matmul_pref_attribute(
+                preference,
+                which,
+                value.cast(),
+                size_of_val(&key.alignment),
+            )?;
         }
-        let advice = result::get_matmul_algo_heuristic(handle, operation, left, right, out, out, preference);
+        let advice =
+            result::get_matmul_algo_heuristic(handle, operation, left, right, out, out, preference);
         result::destroy_matmul_pref(preference)?;
-        Ok(Plan { operation, left, right, out, algorithm: advice?.algo })
+        Ok(Plan {
+            operation,
+            left,
+            right,
+            out,
+            algorithm: advice?.algo,
+        })
     }
 }

@@ -29,7 +29,12 @@ impl Prefetched {
         // The memory may be what the main stream has just let go.
         side.join(&main).w()?;
         let written = Some(nf4::to_bf16(matrix, room, side)?);
-        Ok(Self { device, matrix: written, ready: side.record_event(None).w()?, _codes: matrix.clone() })
+        Ok(Self {
+            device,
+            matrix: written,
+            ready: side.record_event(None).w()?,
+            _codes: matrix.clone(),
+        })
     }
 
     /// The matrix; what the GPU is given from now on waits for it.

@@ -21,16 +21,33 @@ pub(super) fn turn(
     let device = device_of(x)?;
     let (m, width) = x.dims2()?;
     if positions.dims() != [m] || !width.is_multiple_of(head) {
-        candle_core::bail!("{:?} positions for {m} rows of {width} elements in heads of {head}", positions.dims())
+        candle_core::bail!(
+            "{:?} positions for {m} rows of {width} elements in heads of {head}",
+            positions.dims()
+        )
     }
-    let (x, positions, cos, sin) = (Input::of(x)?, Input::of(positions)?, Input::of(cos)?, Input::of(sin)?);
+    let (x, positions, cos, sin) = (
+        Input::of(x)?,
+        Input::of(positions)?,
+        Input::of(cos)?,
+        Input::of(sin)?,
+    );
     // SAFETY: the kernel writes every element.
     let mut y = unsafe { device.alloc::<bf16>(m * width)? };
     let function = gpu::function(&device, "rope", "rope")?;
     let (x, positions) = (x.slice::<bf16>()?, positions.slice::<u32>()?);
     let (cos, sin) = (cos.slice::<f32>()?, sin.slice::<f32>()?);
-    let run = if (head / 2).is_multiple_of(8) { 8usize } else { 1 };
-    let (pairs, elements, head, pairs_each) = ((m * width / 2) as i64, width as i32, head as i32, run as i32);
+    let run = if (head / 2).is_multiple_of(8) {
+        8usize
+    } else {
+        1
+    };
+    let (pairs, elements, head, pairs_each) = (
+        (m * width / 2) as i64,
+        width as i32,
+        head as i32,
+        run as i32,
+    );
     let mut launch = function.builder();
     launch
         .arg(&x)

@@ -70,7 +70,12 @@ pub(super) fn join_columns(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor>
     }
 }
 
-fn join_columns_as<T: CudaDType + DeviceRepr>(kernel: &str, a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
+fn join_columns_as<T: CudaDType + DeviceRepr>(
+    kernel: &str,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f32,
+) -> Result<Tensor> {
     let device = device_of(a)?;
     let ((m, k), (n, r)) = (a.dims2()?, b.dims2()?);
     if m != n {
@@ -81,9 +86,22 @@ fn join_columns_as<T: CudaDType + DeviceRepr>(kernel: &str, a: &Tensor, b: &Tens
     // SAFETY: the kernel writes every element.
     let mut out = unsafe { device.alloc::<bf16>(m * total)? };
     let function = gpu::function(&device, "rows", kernel)?;
-    let (a, b, width, more, all) = (a.slice::<bf16>()?, b.slice::<T>()?, k as i32, r as i32, total as i32);
+    let (a, b, width, more, all) = (
+        a.slice::<bf16>()?,
+        b.slice::<T>()?,
+        k as i32,
+        r as i32,
+        total as i32,
+    );
     let mut launch = function.builder();
-    launch.arg(&a).arg(&width).arg(&b).arg(&more).arg(&scale).arg(&all).arg(&mut out);
+    launch
+        .arg(&a)
+        .arg(&width)
+        .arg(&b)
+        .arg(&more)
+        .arg(&scale)
+        .arg(&all)
+        .arg(&mut out);
     // SAFETY: arguments are those of the kernel; a block joins one row.
     unsafe { launch.launch(a_block_a_row(m, k)) }.w()?;
     drop(launch);
@@ -111,7 +129,9 @@ pub(super) fn to_bf16(x: &Tensor) -> Result<Tensor> {
 
 /// All numbers of `tensors`, in `f32`, one after another, and zeros up to `length`.
 pub(super) fn join(tensors: &[&Tensor], length: usize) -> Result<Tensor> {
-    let Some(first) = tensors.first() else { candle_core::bail!("nothing is joined to nothing") };
+    let Some(first) = tensors.first() else {
+        candle_core::bail!("nothing is joined to nothing")
+    };
     let device = device_of(first)?;
     let n: usize = tensors.iter().map(|t| t.elem_count()).sum();
     let mut out = device.alloc_zeros::<f32>(length.max(n))?;

@@ -29,11 +29,21 @@ impl Tiles {
             let shift = span.k.len() - span.q.len();
             for first in (0..span.q.len()).step_by(OWN).rev() {
                 let count = OWN.min(span.q.len() - first);
-                queries.extend([span.q.start + first, count, span.k.start, shift + first + 1].map(|n| n as u32));
+                queries.extend(
+                    [span.q.start + first, count, span.k.start, shift + first + 1]
+                        .map(|n| n as u32),
+                );
             }
             for first in (0..span.k.len()).step_by(OWN) {
                 let count = OWN.min(span.k.len() - first);
-                let numbers = [span.k.start + first, count, first, span.q.start, span.q.len(), shift];
+                let numbers = [
+                    span.k.start + first,
+                    count,
+                    first,
+                    span.q.start,
+                    span.q.len(),
+                    shift,
+                ];
                 keys.extend(numbers.map(|n| n as u32));
             }
         }
@@ -42,6 +52,11 @@ impl Tiles {
             let length = numbers.len();
             Tensor::from_vec(numbers, length, device)
         };
-        Ok(Self { queries: table(queries)?, keys: table(keys)?, positions: Tensor::new(positions, device)?, counts })
+        Ok(Self {
+            queries: table(queries)?,
+            keys: table(keys)?,
+            positions: Tensor::new(positions, device)?,
+            counts,
+        })
     }
 }

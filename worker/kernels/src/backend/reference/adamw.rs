@@ -14,7 +14,11 @@ pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Norm> {
     Ok(Norm::Known(sum.sqrt()))
 }
 
-pub(crate) fn update(parameters: &[Parameter<'_>], norm: &Norm, max_norm: f64) -> Result<Vec<(Tensor, Moments)>> {
+pub(crate) fn update(
+    parameters: &[Parameter<'_>],
+    norm: &Norm,
+    max_norm: f64,
+) -> Result<Vec<(Tensor, Moments)>> {
     let scale = clip_factor(norm.value()?, max_norm);
     let one = |p: &Parameter<'_>| match p.moments {
         Moments::Full { first, second } => full(p, (first, second), scale),
@@ -23,7 +27,11 @@ pub(crate) fn update(parameters: &[Parameter<'_>], norm: &Norm, max_norm: f64) -
     parameters.iter().map(one).collect()
 }
 
-fn full(p: &Parameter<'_>, (first, second): (&Tensor, &Tensor), scale: f64) -> Result<(Tensor, Moments)> {
+fn full(
+    p: &Parameter<'_>,
+    (first, second): (&Tensor, &Tensor),
+    scale: f64,
+) -> Result<(Tensor, Moments)> {
     let rule = p.rule;
     let g = (p.gradient * scale)?;
     let first = ((first * rule.beta1)? + (&g * (1.0 - rule.beta1))?)?;
@@ -37,9 +45,17 @@ fn full(p: &Parameter<'_>, (first, second): (&Tensor, &Tensor), scale: f64) -> R
 
 fn in_host_memory(p: &Parameter<'_>, scale: f64) -> Result<(Tensor, Moments)> {
     let device = p.value.device();
-    let (value, gradient) = (p.value.to_device(&Device::Cpu)?, p.gradient.to_device(&Device::Cpu)?);
+    let (value, gradient) = (
+        p.value.to_device(&Device::Cpu)?,
+        p.gradient.to_device(&Device::Cpu)?,
+    );
     let moments = p.moments.to_device(&Device::Cpu)?;
-    let here = Parameter { value: &value, moments: &moments, gradient: &gradient, rule: p.rule };
+    let here = Parameter {
+        value: &value,
+        moments: &moments,
+        gradient: &gradient,
+        rule: p.rule,
+    };
     let (value, moments) = host::adamw::update_parameter(&here, scale)?;
     Ok((value.to_device(device)?, moments.to_device(device)?))
 }

@@ -11,18 +11,23 @@ use crate::types::sequences::Span;
 
 /// One span of `x` [M, G*E] as [H, T, E] in `f32`, its heads repeated up to `heads`.
 fn heads_of(x: &Tensor, range: &Range<usize>, head_dim: usize, heads: usize) -> Result<Tensor> {
-    let rows = x.narrow(0, range.start, range.len())?.to_dtype(DType::F32)?;
+    let rows = x
+        .narrow(0, range.start, range.len())?
+        .to_dtype(DType::F32)?;
     let groups = rows.dim(1)? / head_dim;
-    let split = rows.reshape((range.len(), groups, head_dim))?.transpose(0, 1)?.contiguous()?;
+    let split = rows
+        .reshape((range.len(), groups, head_dim))?
+        .transpose(0, 1)?
+        .contiguous()?;
     if groups == heads {
         return Ok(split);
     }
     let repeat = heads / groups;
-    split.unsqueeze(1)?.expand((groups, repeat, range.len(), head_dim))?.contiguous()?.reshape((
-        heads,
-        range.len(),
-        head_dim,
-    ))
+    split
+        .unsqueeze(1)?
+        .expand((groups, repeat, range.len(), head_dim))?
+        .contiguous()?
+        .reshape((heads, range.len(), head_dim))
 }
 
 /// [H, T, E] back to [T, H*E].
@@ -70,7 +75,10 @@ pub(crate) fn forward(
         outs.push(rows_of(&exp.broadcast_div(&total)?.matmul(&vh)?)?);
         lses.push((total.log()? + max)?.squeeze(2)?);
     }
-    Ok((Tensor::cat(&outs, 0)?.to_dtype(q.dtype())?, Tensor::cat(&lses, 1)?))
+    Ok((
+        Tensor::cat(&outs, 0)?.to_dtype(q.dtype())?,
+        Tensor::cat(&lses, 1)?,
+    ))
 }
 
 pub(crate) fn backward(
@@ -83,17 +91,34 @@ pub(crate) fn backward(
     let scale = f64::from(shape.scale());
     for span in spans {
         let of = |x: &Tensor, range: &Range<usize>| heads_of(x, range, shape.head_dim, shape.heads);
-        let (qh, kh, vh) = (of(saved.q, &span.q)?, of(saved.k, &span.k)?, of(saved.v, &span.k)?);
+        let (qh, kh, vh) = (
+            of(saved.q, &span.q)?,
+            of(saved.k, &span.k)?,
+            of(saved.v, &span.k)?,
+        );
         let (oh, doh) = (of(saved.o, &span.q)?, of(d_o, &span.q)?);
-        let lse = saved.lse.narrow(1, span.q.start, span.q.len())?.unsqueeze(2)?;
+        let lse = saved
+            .lse
+            .narrow(1, span.q.start, span.q.len())?
+            .unsqueeze(2)?;
         let p = scores(&qh, &kh, shape, span)?.broadcast_sub(&lse)?.exp()?;
         let dp = doh.matmul(&vh.transpose(1, 2)?)?;
         let delta = (&doh * &oh)?.sum_keepdim(D::Minus1)?;
         let ds = (&p * dp.broadcast_sub(&delta)?)?;
         dqs.push(rows_of(&(ds.matmul(&kh)? * scale)?)?);
-        dks.push(fold_groups(&(ds.transpose(1, 2)?.contiguous()?.matmul(&qh)? * scale)?, shape.kv_heads)?);
-        dvs.push(fold_groups(&p.transpose(1, 2)?.contiguous()?.matmul(&doh)?, shape.kv_heads)?);
+        dks.push(fold_groups(
+            &(ds.transpose(1, 2)?.contiguous()?.matmul(&qh)? * scale)?,
+            shape.kv_heads,
+        )?);
+        dvs.push(fold_groups(
+            &p.transpose(1, 2)?.contiguous()?.matmul(&doh)?,
+            shape.kv_heads,
+        )?);
     }
     let join = |parts: &[Tensor], like: &Tensor| Tensor::cat(parts, 0)?.to_dtype(like.dtype());
-    Ok((join(&dqs, saved.q)?, join(&dks, saved.k)?, join(&dvs, saved.v)?))
+    Ok((
+        join(&dqs, saved.q)?,
+        join(&dks, saved.k)?,
+        join(&dvs, saved.v)?,
+    ))
 }

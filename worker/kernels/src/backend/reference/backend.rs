@@ -38,7 +38,9 @@ impl Reference {
 fn form(operation: Operation) -> Form {
     match operation {
         Operation::Lora => Form::Composed,
-        Operation::Dropout | Operation::EmbeddingNoise => Form::reference("masks and noise from host memory"),
+        Operation::Dropout | Operation::EmbeddingNoise => {
+            Form::reference("masks and noise from host memory")
+        }
         Operation::Quantize | Operation::AdamW8Bit => Form::reference("in host memory"),
         Operation::Attention => Form::reference("T x T scores"),
         Operation::Prefetch | Operation::Offload => Form::Unused,
@@ -95,7 +97,13 @@ impl Backend for Reference {
         x.to_dtype(dtype)
     }
 
-    fn embedding_noise(&self, x: &Tensor, alpha: f64, spans: &[Span], key: &DropoutKey) -> Result<Tensor> {
+    fn embedding_noise(
+        &self,
+        x: &Tensor,
+        alpha: f64,
+        spans: &[Span],
+        key: &DropoutKey,
+    ) -> Result<Tensor> {
         noise::add(x, alpha, spans, key)
     }
 
@@ -103,7 +111,12 @@ impl Backend for Reference {
         rms_norm::forward(x, w, epsilon)
     }
 
-    fn rms_norm_forward_on(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Activations, Tensor)> {
+    fn rms_norm_forward_on(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        epsilon: f64,
+    ) -> Result<(Activations, Tensor)> {
         let (y, rstd) = rms_norm::forward(x, w, epsilon)?;
         Ok((y.into(), rstd))
     }
@@ -123,7 +136,12 @@ impl Backend for Reference {
         rope::forward(table, x, sequences)
     }
 
-    fn rope_backward(&self, table: &RopeTable, dy: &Tensor, sequences: &Sequences) -> Result<Tensor> {
+    fn rope_backward(
+        &self,
+        table: &RopeTable,
+        dy: &Tensor,
+        sequences: &Sequences,
+    ) -> Result<Tensor> {
         rope::backward(table, dy, sequences)
     }
 
@@ -177,7 +195,11 @@ impl Backend for Reference {
         dropout::add(x, key, base)
     }
 
-    fn lora_forward(&self, x: &Activations, adapters: &[LoraInput<'_>]) -> Result<Vec<Activations>> {
+    fn lora_forward(
+        &self,
+        x: &Activations,
+        adapters: &[LoraInput<'_>],
+    ) -> Result<Vec<Activations>> {
         lora::forward(self, x, adapters)
     }
 
@@ -222,7 +244,15 @@ impl Backend for Reference {
     }
 
     fn logits(&self, hidden: &Activations, head: &dyn Matrix) -> Result<Tensor> {
-        self.matmul_forward(&[Term { x: hidden, w: head, scale: 1.0 }], None)?.to_dtype(DType::F32)
+        self.matmul_forward(
+            &[Term {
+                x: hidden,
+                w: head,
+                scale: 1.0,
+            }],
+            None,
+        )?
+        .to_dtype(DType::F32)
     }
 
     fn cross_entropy(
@@ -249,7 +279,12 @@ impl Backend for Reference {
         adamw::norm(tensors)
     }
 
-    fn adamw(&self, parameters: &[Parameter<'_>], norm: &Norm, max_norm: f64) -> Result<Vec<(Tensor, Moments)>> {
+    fn adamw(
+        &self,
+        parameters: &[Parameter<'_>],
+        norm: &Norm,
+        max_norm: f64,
+    ) -> Result<Vec<(Tensor, Moments)>> {
         adamw::update(parameters, norm, max_norm)
     }
 

@@ -23,12 +23,26 @@ pub(crate) fn in_chunks(
             return Ok(None);
         }
         let hidden = hidden.narrow(0, i * rows, chunk.len())?.into();
-        let logits = backend.matmul_forward(&[Term { x: &hidden, w: head.weight, scale: 1.0 }], None)?;
+        let logits = backend.matmul_forward(
+            &[Term {
+                x: &hidden,
+                w: head.weight,
+                scale: 1.0,
+            }],
+            None,
+        )?;
         let (loss, dlogits) = backend.cross_entropy_of_logits(&logits, chunk, grad_scale)?;
         drop(logits);
         sum = sum.plus(loss);
         if let Some(dlogits) = dlogits {
-            grads.push(backend.matmul_backward(&[Term { x: &dlogits, w: head.weight, scale: 1.0 }], None)?);
+            grads.push(backend.matmul_backward(
+                &[Term {
+                    x: &dlogits,
+                    w: head.weight,
+                    scale: 1.0,
+                }],
+                None,
+            )?);
         }
     }
     let grad = match grads.len() {
@@ -40,7 +54,11 @@ pub(crate) fn in_chunks(
 }
 
 /// Loss and gradient of `logits` [L, V].
-pub(crate) fn of_logits(logits: &Tensor, targets: &[u32], scale: Option<f64>) -> Result<(Loss, Option<Activations>)> {
+pub(crate) fn of_logits(
+    logits: &Tensor,
+    targets: &[u32],
+    scale: Option<f64>,
+) -> Result<(Loss, Option<Activations>)> {
     let (rows, v) = logits.dims2()?;
     let l32 = logits.to_dtype(DType::F32)?;
     let max = l32.max_keepdim(D::Minus1)?;
@@ -48,9 +66,13 @@ pub(crate) fn of_logits(logits: &Tensor, targets: &[u32], scale: Option<f64>) ->
     let total = exp.sum_keepdim(D::Minus1)?;
     let index = Tensor::new(targets, logits.device())?.reshape((rows, 1))?;
     let picked = l32.gather(&index, 1)?;
-    let loss = ((total.log()? + max)? - picked)?.sum_all()?.to_scalar::<f32>()?;
+    let loss = ((total.log()? + max)? - picked)?
+        .sum_all()?
+        .to_scalar::<f32>()?;
     let loss = Loss::from(f64::from(loss));
-    let Some(scale) = scale else { return Ok((loss, None)) };
+    let Some(scale) = scale else {
+        return Ok((loss, None));
+    };
     let mut onehot = vec![0f32; rows * v];
     for (row, &target) in targets.iter().enumerate() {
         onehot[row * v + target as usize] = 1.0;

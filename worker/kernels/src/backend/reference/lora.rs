@@ -8,10 +8,18 @@ use crate::types::activations::Activations;
 use crate::types::lora::{LoraBackwardInput, LoraInput};
 use crate::types::matmul::Term;
 
-pub(crate) fn forward(backend: &dyn Backend, x: &Activations, adapters: &[LoraInput<'_>]) -> Result<Vec<Activations>> {
+pub(crate) fn forward(
+    backend: &dyn Backend,
+    x: &Activations,
+    adapters: &[LoraInput<'_>],
+) -> Result<Vec<Activations>> {
     let one = |adapter: &LoraInput<'_>| {
         let dropped = dropped(backend, x, adapter)?;
-        let term = Term { x: dropped.as_ref().unwrap_or(x), w: adapter.a, scale: 1.0 };
+        let term = Term {
+            x: dropped.as_ref().unwrap_or(x),
+            w: adapter.a,
+            scale: 1.0,
+        };
         Ok(backend.matmul_forward(&[term], None)?.into())
     };
     adapters.iter().map(one).collect()
@@ -27,7 +35,14 @@ pub(crate) fn backward(
         let dropped = dropped(backend, x, adapter)?;
         grads.push(backend.weight_gradient(du, dropped.as_ref().unwrap_or(x), 1.0)?);
         if let Some(key) = &adapter.mask {
-            let through = backend.matmul_backward(&[Term { x: du, w: adapter.a, scale: 1.0 }], None)?;
+            let through = backend.matmul_backward(
+                &[Term {
+                    x: du,
+                    w: adapter.a,
+                    scale: 1.0,
+                }],
+                None,
+            )?;
             sum = Some(backend.add_dropout(&through, key, sum.as_ref())?);
         }
     }
@@ -35,6 +50,14 @@ pub(crate) fn backward(
 }
 
 /// `x` after the adapter's mask; none where there is no mask.
-fn dropped(backend: &dyn Backend, x: &Activations, adapter: &LoraInput<'_>) -> Result<Option<Activations>> {
-    adapter.mask.as_ref().map(|key| backend.dropout(x, key)).transpose()
+fn dropped(
+    backend: &dyn Backend,
+    x: &Activations,
+    adapter: &LoraInput<'_>,
+) -> Result<Option<Activations>> {
+    adapter
+        .mask
+        .as_ref()
+        .map(|key| backend.dropout(x, key))
+        .transpose()
 }

@@ -20,11 +20,21 @@ pub(crate) fn dequantize(matrix: &dyn Matrix, dtype: DType) -> Result<Tensor> {
 /// How a caller dequantizes.
 type Dequantize<'a> = &'a dyn Fn(&dyn Matrix, DType) -> Result<Tensor>;
 
-pub(crate) fn forward(terms: &[Term<'_>], base: Option<&Tensor>, dequantize: Dequantize<'_>) -> Result<Tensor> {
-    sum(terms, base, |x, w| x.matmul(&dequantize(w, x.dtype())?.t()?))
+pub(crate) fn forward(
+    terms: &[Term<'_>],
+    base: Option<&Tensor>,
+    dequantize: Dequantize<'_>,
+) -> Result<Tensor> {
+    sum(terms, base, |x, w| {
+        x.matmul(&dequantize(w, x.dtype())?.t()?)
+    })
 }
 
-pub(crate) fn backward(terms: &[Term<'_>], base: Option<&Tensor>, dequantize: Dequantize<'_>) -> Result<Tensor> {
+pub(crate) fn backward(
+    terms: &[Term<'_>],
+    base: Option<&Tensor>,
+    dequantize: Dequantize<'_>,
+) -> Result<Tensor> {
     sum(terms, base, |x, w| x.matmul(&dequantize(w, x.dtype())?))
 }
 
@@ -36,7 +46,11 @@ fn sum(
     let mut total = base.cloned();
     for term in terms {
         let part = product(term.x.tensor()?, term.w)?;
-        let part = if term.scale == 1.0 { part } else { (part * term.scale)? };
+        let part = if term.scale == 1.0 {
+            part
+        } else {
+            (part * term.scale)?
+        };
         total = Some(match total {
             None => part,
             Some(total) => (total + part)?,
@@ -56,5 +70,10 @@ pub(crate) fn weight_gradient(
         return weight_gradient(b, a, scale, backward)?.t()?.contiguous();
     }
     let transposed = a.tensor()?.t()?.contiguous()?.into();
-    backward(&[Term { x: &transposed, w: b, scale }])?.to_dtype(DType::F32)
+    backward(&[Term {
+        x: &transposed,
+        w: b,
+        scale,
+    }])?
+    .to_dtype(DType::F32)
 }

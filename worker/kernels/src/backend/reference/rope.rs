@@ -25,9 +25,16 @@ fn rotate(
     let rows = Tensor::new(sequences.positions(), x.device())?;
     let pick = |t: &Tensor| t.index_select(&rows, 0)?.reshape((m, 1, half));
     let (cos, sin) = (pick(&table.cos)?, turn(pick(&table.sin)?)?);
-    let pairs = x.to_dtype(DType::F32)?.reshape((m, width / table.head_dim, 2, half))?;
-    let (a, b) = (pairs.narrow(2, 0, 1)?.squeeze(2)?, pairs.narrow(2, 1, 1)?.squeeze(2)?);
+    let pairs = x
+        .to_dtype(DType::F32)?
+        .reshape((m, width / table.head_dim, 2, half))?;
+    let (a, b) = (
+        pairs.narrow(2, 0, 1)?.squeeze(2)?,
+        pairs.narrow(2, 1, 1)?.squeeze(2)?,
+    );
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Tensor::stack(&[first, second], 2)?.reshape((m, width))?.to_dtype(x.dtype())
+    Tensor::stack(&[first, second], 2)?
+        .reshape((m, width))?
+        .to_dtype(x.dtype())
 }

@@ -17,6 +17,9 @@ pub(crate) fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 pub(crate) fn concat(tensors: &[&Tensor]) -> Result<Tensor> {
-    let flat = tensors.iter().map(|t| t.flatten_all()).collect::<Result<Vec<_>>>()?;
+    let flat = tensors
+        .iter()
+        .map(|t| t.flatten_all())
+        .collect::<Result<Vec<_>>>()?;
     Tensor::cat(&flat, 0)
 }

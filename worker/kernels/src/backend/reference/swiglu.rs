@@ -15,7 +15,11 @@ pub(crate) fn forward(g: &Tensor, up: &Tensor) -> Result<Tensor> {
 }
 
 pub(crate) fn backward(dh: &Tensor, g: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (dh32, g32, up32) = (dh.to_dtype(DType::F32)?, g.to_dtype(DType::F32)?, up.to_dtype(DType::F32)?);
+    let (dh32, g32, up32) = (
+        dh.to_dtype(DType::F32)?,
+        g.to_dtype(DType::F32)?,
+        up.to_dtype(DType::F32)?,
+    );
     let s = sigmoid(&g32)?;
     let dup = ((&dh32 * &g32)? * &s)?;
     let slope = ((&g32 * s.affine(-1.0, 1.0)?)? + 1.0)?;

@@ -18,9 +18,21 @@ struct Heads([Tensor; 4]);
 impl Heads {
     fn new(setting: &Setting<'_>) -> Result<Self> {
         let shape = setting.case.shape;
-        let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        let make = |width| setting.inputs.matrix((setting.case.tokens, width), setting.dtype);
-        Ok(Self([make(width)?, make(kv_width)?, make(kv_width)?, make(width)?]))
+        let (width, kv_width) = (
+            shape.heads * shape.head_dim,
+            shape.kv_heads * shape.head_dim,
+        );
+        let make = |width| {
+            setting
+                .inputs
+                .matrix((setting.case.tokens, width), setting.dtype)
+        };
+        Ok(Self([
+            make(width)?,
+            make(kv_width)?,
+            make(kv_width)?,
+            make(width)?,
+        ]))
     }
 }
 
@@ -32,11 +44,24 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     };
     let takes_cudnn = chosen.starts_with("cuDNN");
     let (own, cudnn) = (", own kernels", ", cuDNN");
-    time_form(table, setting, &heads, &*setting.backend, (if takes_cudnn { cudnn } else { own }, true))?;
+    time_form(
+        table,
+        setting,
+        &heads,
+        &*setting.backend,
+        (if takes_cudnn { cudnn } else { own }, true),
+    )?;
     // The other form, beside the one that a step runs.
-    let (wanted, label) =
-        if takes_cudnn { (WantedAttention::Repeatable, own) } else { (WantedAttention::Cudnn, cudnn) };
-    let options = AttentionOptions { shape: attention_shape(case.shape), wanted, length: case.length };
+    let (wanted, label) = if takes_cudnn {
+        (WantedAttention::Repeatable, own)
+    } else {
+        (WantedAttention::Cudnn, cudnn)
+    };
+    let options = AttentionOptions {
+        shape: attention_shape(case.shape),
+        wanted,
+        length: case.length,
+    };
     match with_attention(case.shape, case.config, options, case.device) {
         Ok(other) => time_form(table, setting, &heads, &*other, (label, false)),
         // It is not there, or does not agree with our kernels; a run that asks for it says why.
@@ -54,17 +79,39 @@ fn time_form(
 ) -> Result<()> {
     let sizes = attention_shape(setting.case.shape);
     let sequences = &backend.sequences(&Span::packed(&setting.lengths))?;
-    let pairs: f64 = setting.lengths.iter().map(|&length| pairs(length, sizes.window)).sum();
+    let pairs: f64 = setting
+        .lengths
+        .iter()
+        .map(|&length| pairs(length, sizes.window))
+        .sum();
     let work = 4.0 * (sizes.heads * sizes.head_dim) as f64 * pairs;
     let counted = |calls| if runs { calls } else { 0 };
     let forward = || Ok(backend.attention_forward((q, k, v), &sizes, sequences)?);
-    let (name, calls) = (format!("attention forward{label}"), counted(setting.calls.parts.attention));
+    let (name, calls) = (
+        format!("attention forward{label}"),
+        counted(setting.calls.parts.attention),
+    );
     table.add(Place::Attention, name, Work::Flops(work), calls, forward)?;
     let (o, lse) = forward()?;
-    let saved = AttentionSaved { q, k, v, o: &o, lse: &lse };
+    let saved = AttentionSaved {
+        q,
+        k,
+        v,
+        o: &o,
+        lse: &lse,
+    };
     let backward = || Ok(backend.attention_backward(d_o, &saved, &sizes, sequences)?);
-    let (name, calls) = (format!("attention backward{label}"), counted(setting.calls.layers));
-    table.add(Place::AttentionBackward, name, Work::Flops(BACKWARD * work), calls, backward)
+    let (name, calls) = (
+        format!("attention backward{label}"),
+        counted(setting.calls.layers),
+    );
+    table.add(
+        Place::AttentionBackward,
+        name,
+        Work::Flops(BACKWARD * work),
+        calls,
+        backward,
+    )
 }
 
 /// Queries and keys that meet in a causal sequence.

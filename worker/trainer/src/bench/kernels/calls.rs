@@ -22,7 +22,9 @@ pub(super) struct Parts {
 
 impl Parts {
     fn of(saved: &[SavedActivations]) -> Self {
-        let runs = |least: SavedActivations| saved.len() + saved.iter().filter(|&&keep| keep < least).count();
+        let runs = |least: SavedActivations| {
+            saved.len() + saved.iter().filter(|&&keep| keep < least).count()
+        };
         Self {
             heads: runs(SavedActivations::Qkv),
             attention: runs(SavedActivations::Attention),
@@ -56,9 +58,14 @@ impl Calls {
         let saved = &case.policy.saved;
         let codes = &saved[..saved.len() - case.policy.dequantized.min(saved.len())];
         // A CPU that multiplies panel by panel reads the codes inside its products.
-        let apart = held(&case.config.model) == Quantization::Nf4 && !matches!(products, MatmulBackend::Panels(_));
+        let apart = held(&case.config.model) == Quantization::Nf4
+            && !matches!(products, MatmulBackend::Panels(_));
         let dequantized = apart.then(|| (codes.len(), Parts::of(codes)));
-        Self { layers: saved.len(), parts: Parts::of(saved), dequantized }
+        Self {
+            layers: saved.len(),
+            parts: Parts::of(saved),
+            dequantized,
+        }
     }
 
     /// Forward products of `module`.
@@ -68,7 +75,8 @@ impl Calls {
 
     /// Times that the matrix of `module` is dequantized, forward and backward.
     pub(super) fn dequantized(&self, module: TargetModule) -> usize {
-        self.dequantized.map_or(0, |(blocks, parts)| parts.of_module(module) + blocks)
+        self.dequantized
+            .map_or(0, |(blocks, parts)| parts.of_module(module) + blocks)
     }
 }
 
@@ -79,10 +87,41 @@ mod tests {
     #[test]
     fn what_is_not_kept_runs_twice() {
         let all = Parts::of(&[SavedActivations::All; 3]);
-        assert_eq!(all, Parts { heads: 3, attention: 3, output: 3, gates: 3, down: 3 });
+        assert_eq!(
+            all,
+            Parts {
+                heads: 3,
+                attention: 3,
+                output: 3,
+                gates: 3,
+                down: 3
+            }
+        );
         let none = Parts::of(&[SavedActivations::OffloadedInput, SavedActivations::Input]);
-        assert_eq!(none, Parts { heads: 4, attention: 4, output: 4, gates: 4, down: 2 });
-        let some = Parts::of(&[SavedActivations::Attention, SavedActivations::Residual, SavedActivations::Qkv]);
-        assert_eq!(some, Parts { heads: 5, attention: 3, output: 4, gates: 6, down: 3 });
+        assert_eq!(
+            none,
+            Parts {
+                heads: 4,
+                attention: 4,
+                output: 4,
+                gates: 4,
+                down: 2
+            }
+        );
+        let some = Parts::of(&[
+            SavedActivations::Attention,
+            SavedActivations::Residual,
+            SavedActivations::Qkv,
+        ]);
+        assert_eq!(
+            some,
+            Parts {
+                heads: 5,
+                attention: 3,
+                output: 4,
+                gates: 6,
+                down: 3
+            }
+        );
     }
 }

@@ -27,11 +27,26 @@ fn time_product(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     loop {
         let matrix = || setting.inputs.matrix((side, side), setting.dtype);
         let (x, w): (Activations, _) = (matrix()?.into(), matrix()?);
-        let run = || Ok(setting.backend.matmul_forward(&[Term { x: &x, w: &w, scale: 1.0 }], None)?);
+        let run = || {
+            Ok(setting.backend.matmul_forward(
+                &[Term {
+                    x: &x,
+                    w: &w,
+                    scale: 1.0,
+                }],
+                None,
+            )?)
+        };
         let taken = seconds(setting.case.device, run)?;
         if taken >= ENOUGH || side >= SIDES.1 {
             let work = Work::Flops(2.0 * (side as f64).powi(3));
-            table.put(Place::Ceiling, format!("large product, {side} x {side} x {side}"), work, 0, taken);
+            table.put(
+                Place::Ceiling,
+                format!("large product, {side} x {side} x {side}"),
+                work,
+                0,
+                taken,
+            );
             return Ok(());
         }
         side *= 2;
@@ -44,7 +59,13 @@ fn time_copy(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         let taken = copy_seconds(setting, bytes)?;
         if taken >= ENOUGH || bytes >= BYTES.1 {
             let work = Work::Bytes(2.0 * bytes as f64);
-            table.put(Place::Ceiling, format!("large copy, {} MiB", bytes >> 20), work, 0, taken);
+            table.put(
+                Place::Ceiling,
+                format!("large copy, {} MiB", bytes >> 20),
+                work,
+                0,
+                taken,
+            );
             return Ok(());
         }
         bytes *= 2;
@@ -61,7 +82,9 @@ fn copy_seconds(setting: &Setting<'_>, bytes: usize) -> Result<f64> {
     let source = source.flatten_all()?.to_vec1::<f32>()?;
     let mut copy = vec![0f32; source.len()];
     seconds(device, || {
-        let pieces = copy.par_chunks_mut(PIECE / 4).zip(source.par_chunks(PIECE / 4));
+        let pieces = copy
+            .par_chunks_mut(PIECE / 4)
+            .zip(source.par_chunks(PIECE / 4));
         pieces.for_each(|(copy, source)| copy.copy_from_slice(source));
         Ok(())
     })

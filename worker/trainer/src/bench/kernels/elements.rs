@@ -23,10 +23,18 @@ fn time_embedding(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (case, dtype) = (&setting.case, setting.dtype);
     let on_host = !case.device.is_cpu() && case.policy.low_memory.embedding_on_host(case.shape);
     let (vocabulary, d) = (case.shape.vocabulary, case.shape.hidden);
-    let host = setting.inputs.on_host((vocabulary, d), DType::BF16, WEIGHTS)?;
-    let holder = if on_host { qlora_kernels::backend::host() } else { setting.backend.clone() };
+    let host = setting
+        .inputs
+        .on_host((vocabulary, d), DType::BF16, WEIGHTS)?;
+    let holder = if on_host {
+        qlora_kernels::backend::host()
+    } else {
+        setting.backend.clone()
+    };
     let (embedding, at) = (Plain(host.to_device(holder.device())?), holder.device());
-    let ids: Vec<u32> = (0..case.tokens).map(|i| (i * 7919 % vocabulary) as u32).collect();
+    let ids: Vec<u32> = (0..case.tokens)
+        .map(|i| (i * 7919 % vocabulary) as u32)
+        .collect();
     let run = || {
         let found = embedding.rows(&*holder, &Tensor::new(ids.as_slice(), at)?, dtype)?;
         Ok(found.to_device(case.device)?)
@@ -36,43 +44,113 @@ fn time_embedding(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let alpha = case.config.training.neftune_alpha;
     if alpha > 0.0 {
         let x = setting.inputs.matrix((case.tokens, d), dtype)?;
-        let key = DropoutKey { seed: 1, step: 1, projection: u32::MAX, first_token: 0, probability: 0.0 };
+        let key = DropoutKey {
+            seed: 1,
+            step: 1,
+            projection: u32::MAX,
+            first_token: 0,
+            probability: 0.0,
+        };
         let work = Work::Bytes(2.0 * setting.bytes(case.tokens * d));
-        let run = || Ok(setting.backend.embedding_noise(&x, alpha, setting.sequences.spans(), &key)?);
+        let run = || {
+            Ok(setting
+                .backend
+                .embedding_noise(&x, alpha, setting.sequences.spans(), &key)?)
+        };
         table.add(Place::Embedding, "embedding noise", work, 1, run)?;
     }
     Ok(())
 }
 
 fn time_norms(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
-    let (tokens, d, epsilon) = (setting.case.tokens, setting.case.shape.hidden, setting.case.shape.norm_epsilon);
+    let (tokens, d, epsilon) = (
+        setting.case.tokens,
+        setting.case.shape.hidden,
+        setting.case.shape.norm_epsilon,
+    );
     let make = |rows| setting.inputs.matrix((rows, d), setting.dtype);
-    let (x, dy, residual, w) = (make(tokens)?, make(tokens)?, make(tokens)?, make(1)?.squeeze(0)?);
+    let (x, dy, residual, w) = (
+        make(tokens)?,
+        make(tokens)?,
+        make(tokens)?,
+        make(1)?.squeeze(0)?,
+    );
     let calls = &setting.calls;
     // The norm of an adapter's input is made again on the way back.
-    let again = |modules: &[M]| if setting.adapted(modules).is_empty() { 0 } else { calls.layers };
+    let again = |modules: &[M]| {
+        if setting.adapted(modules).is_empty() {
+            0
+        } else {
+            calls.layers
+        }
+    };
     let again = again(&[M::QProj, M::KProj, M::VProj]) + again(&[M::GateProj, M::UpProj]);
     let runs = calls.parts.heads + calls.parts.gates + again;
     let bytes = setting.bytes(tokens * d);
     let forward = || Ok(setting.backend.rms_norm_forward_on(&x, &w, epsilon)?);
-    table.add(Place::Norm, "RMSNorm forward", Work::Bytes(2.0 * bytes), runs, forward)?;
+    table.add(
+        Place::Norm,
+        "RMSNorm forward",
+        Work::Bytes(2.0 * bytes),
+        runs,
+        forward,
+    )?;
     let (_, rstd) = setting.backend.rms_norm_forward(&x, &w, epsilon)?;
-    let backward = || Ok(setting.backend.rms_norm_backward(&dy, &x, &w, &rstd, Some(&residual))?);
-    table.add(Place::NormBackward, "RMSNorm backward", Work::Bytes(4.0 * bytes), 2 * calls.layers, backward)
+    let backward = || {
+        Ok(setting
+            .backend
+            .rms_norm_backward(&dy, &x, &w, &rstd, Some(&residual))?)
+    };
+    table.add(
+        Place::NormBackward,
+        "RMSNorm backward",
+        Work::Bytes(4.0 * bytes),
+        2 * calls.layers,
+        backward,
+    )
 }
 
 fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (shape, tokens) = (setting.case.shape, setting.case.tokens);
-    let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    let rope = RopeTable::new(&inverse_frequencies(shape), setting.case.length, setting.case.device)?;
+    let (width, kv_width) = (
+        shape.heads * shape.head_dim,
+        shape.kv_heads * shape.head_dim,
+    );
+    let rope = RopeTable::new(
+        &inverse_frequencies(shape),
+        setting.case.length,
+        setting.case.device,
+    )?;
     let make = |width| setting.inputs.matrix((tokens, width), setting.dtype);
     let (q, k, sequences) = (make(width)?, make(kv_width)?, &setting.sequences);
     let backend = &setting.backend;
     let work = Work::Bytes(2.0 * setting.bytes(tokens * (width + kv_width)));
-    let forward = || Ok((backend.rope_forward(&rope, &q, sequences)?, backend.rope_forward(&rope, &k, sequences)?));
-    table.add(Place::Rotary, "rotary q, k forward", work, setting.calls.parts.heads, forward)?;
-    let backward = || Ok((backend.rope_backward(&rope, &q, sequences)?, backend.rope_backward(&rope, &k, sequences)?));
-    table.add(Place::RotaryBackward, "rotary q, k backward", work, setting.calls.layers, backward)
+    let forward = || {
+        Ok((
+            backend.rope_forward(&rope, &q, sequences)?,
+            backend.rope_forward(&rope, &k, sequences)?,
+        ))
+    };
+    table.add(
+        Place::Rotary,
+        "rotary q, k forward",
+        work,
+        setting.calls.parts.heads,
+        forward,
+    )?;
+    let backward = || {
+        Ok((
+            backend.rope_backward(&rope, &q, sequences)?,
+            backend.rope_backward(&rope, &k, sequences)?,
+        ))
+    };
+    table.add(
+        Place::RotaryBackward,
+        "rotary q, k backward",
+        work,
+        setting.calls.layers,
+        backward,
+    )
 }
 
 /// A sum of its own only in the reference form; elsewhere the product before it adds.
@@ -82,28 +160,57 @@ fn time_residual(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (a, b) = (make()?, make()?);
     let one_by_one = setting.backend.matmul() == MatmulBackend::Dequantized;
     let runs = |module| {
-        if one_by_one && !setting.adapted(&[module]).is_empty() { setting.calls.forward(module) } else { 0 }
+        if one_by_one && !setting.adapted(&[module]).is_empty() {
+            setting.calls.forward(module)
+        } else {
+            0
+        }
     };
-    let (work, calls) = (Work::Bytes(3.0 * setting.bytes(tokens * d)), runs(M::OProj) + runs(M::DownProj));
-    table.add(Place::Residual, "residual add", work, calls, || Ok(setting.backend.add(&a, &b)?))
+    let (work, calls) = (
+        Work::Bytes(3.0 * setting.bytes(tokens * d)),
+        runs(M::OProj) + runs(M::DownProj),
+    );
+    table.add(Place::Residual, "residual add", work, calls, || {
+        Ok(setting.backend.add(&a, &b)?)
+    })
 }
 
 fn time_gated(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (tokens, f) = (setting.case.tokens, setting.case.shape.ffn);
     let make = || setting.inputs.matrix((tokens, f), setting.dtype);
     // As products leave them: bf16 rows where a CPU multiplies panel by panel.
-    let (g, e, dh) = (on(setting, make()?)?, on(setting, make()?)?, on(setting, make()?)?);
+    let (g, e, dh) = (
+        on(setting, make()?)?,
+        on(setting, make()?)?,
+        on(setting, make()?)?,
+    );
     let each = match setting.backend.matmul() {
         MatmulBackend::Panels(_) => (2 * tokens * f) as f64,
         _ => setting.bytes(tokens * f),
     };
     let calls = &setting.calls;
     // Made again for the adapter of the down projection.
-    let again = if setting.adapted(&[M::DownProj]).is_empty() { 0 } else { calls.layers };
+    let again = if setting.adapted(&[M::DownProj]).is_empty() {
+        0
+    } else {
+        calls.layers
+    };
     let forward = || Ok(setting.backend.swiglu_forward(&g, &e)?);
-    table.add(Place::Gated, "SwiGLU forward", Work::Bytes(3.0 * each), calls.parts.down + again, forward)?;
+    table.add(
+        Place::Gated,
+        "SwiGLU forward",
+        Work::Bytes(3.0 * each),
+        calls.parts.down + again,
+        forward,
+    )?;
     let backward = || Ok(setting.backend.swiglu_backward(&dh, &g, &e)?);
-    table.add(Place::GatedBackward, "SwiGLU backward", Work::Bytes(5.0 * each), calls.layers, backward)
+    table.add(
+        Place::GatedBackward,
+        "SwiGLU backward",
+        Work::Bytes(5.0 * each),
+        calls.layers,
+        backward,
+    )
 }
 
 /// `x` as a product would leave it for other operations.

@@ -21,7 +21,10 @@ pub(super) struct Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     pub(super) fn new(device: &'a Device) -> Self {
-        Self { device, made: Cell::new(0) }
+        Self {
+            device,
+            made: Cell::new(0),
+        }
     }
 
     /// A matrix on the device, uniform between -1 and 1.
@@ -30,16 +33,29 @@ impl<'a> Inputs<'a> {
     }
 
     /// A matrix on the device, uniform between `-bound` and `bound`.
-    pub(super) fn bounded(&self, shape: (usize, usize), dtype: DType, bound: f32) -> Result<Tensor> {
+    pub(super) fn bounded(
+        &self,
+        shape: (usize, usize),
+        dtype: DType,
+        bound: f32,
+    ) -> Result<Tensor> {
         Ok(self.on_host(shape, dtype, bound)?.to_device(self.device)?)
     }
 
     /// [`Self::bounded`] on the CPU, in `f32` or bf16.
-    pub(super) fn on_host(&self, shape: (usize, usize), dtype: DType, bound: f32) -> Result<Tensor> {
+    pub(super) fn on_host(
+        &self,
+        shape: (usize, usize),
+        dtype: DType,
+        bound: f32,
+    ) -> Result<Tensor> {
         self.made.set(self.made.get() + 1);
         let (n, seed) = (shape.0 * shape.1, self.made.get());
         if dtype == DType::BF16 {
-            return Ok(tensor(numbers(n, seed, |value| bf16::from_f32(bound * value)), shape)?);
+            return Ok(tensor(
+                numbers(n, seed, |value| bf16::from_f32(bound * value)),
+                shape,
+            )?);
         }
         Ok(tensor(numbers(n, seed, |value| bound * value), shape)?)
     }
@@ -50,19 +66,26 @@ fn tensor<T: WithDType>(values: Vec<T>, shape: (usize, usize)) -> candle_core::R
 }
 
 /// `n` numbers of 16 bits, scaled to between -1 and 1; one draw of SplitMix64 gives four.
-fn numbers<T: Clone + Default + Send>(n: usize, seed: u64, convert: impl Fn(f32) -> T + Sync) -> Vec<T> {
+fn numbers<T: Clone + Default + Send>(
+    n: usize,
+    seed: u64,
+    convert: impl Fn(f32) -> T + Sync,
+) -> Vec<T> {
     let mut values = vec![T::default(); n];
-    values.par_chunks_mut(PIECE).enumerate().for_each(|(piece, values)| {
-        let mut state = seed.wrapping_mul(0xD1B5_4A32_D192_ED03) ^ (piece as u64) << 32;
-        for values in values.chunks_mut(4) {
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = convert(f32::from((z >> (16 * i)) as u16) / 32_768.0 - 1.0);
+    values
+        .par_chunks_mut(PIECE)
+        .enumerate()
+        .for_each(|(piece, values)| {
+            let mut state = seed.wrapping_mul(0xD1B5_4A32_D192_ED03) ^ (piece as u64) << 32;
+            for values in values.chunks_mut(4) {
+                state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+                for (i, value) in values.iter_mut().enumerate() {
+                    *value = convert(f32::from((z >> (16 * i)) as u16) / 32_768.0 - 1.0);
+                }
             }
-        }
-    });
+        });
     values
 }
 
@@ -73,13 +96,20 @@ mod tests {
     #[test]
     fn inputs_differ_do_not_repeat_and_lie_evenly_around_zero() -> Result<()> {
         let inputs = Inputs::new(&Device::Cpu);
-        let values =
-            || -> Result<Vec<f32>> { Ok(inputs.bounded((3, PIECE), DType::F32, 0.5)?.flatten_all()?.to_vec1()?) };
+        let values = || -> Result<Vec<f32>> {
+            Ok(inputs
+                .bounded((3, PIECE), DType::F32, 0.5)?
+                .flatten_all()?
+                .to_vec1()?)
+        };
         let (first, second) = (values()?, values()?);
         assert!(first != second && first[..PIECE] != first[PIECE..2 * PIECE]);
         let mean = first.iter().sum::<f32>() / first.len() as f32;
         let top = first.iter().fold(0f32, |top, value| top.max(value.abs()));
-        assert!(mean.abs() < 5e-3 && top <= 0.5 && top > 0.499, "mean {mean}, largest {top}");
+        assert!(
+            mean.abs() < 5e-3 && top <= 0.5 && top > 0.499,
+            "mean {mean}, largest {top}"
+        );
         Ok(())
     }
 }

@@ -43,7 +43,9 @@ impl<'a> Setting<'a> {
     fn new(case: Case<'a>) -> Result<Self> {
         let backend = case.backend.clone();
         let mut lengths = vec![case.length; case.tokens / case.length];
-        lengths.extend((!case.tokens.is_multiple_of(case.length)).then_some(case.tokens % case.length));
+        lengths.extend(
+            (!case.tokens.is_multiple_of(case.length)).then_some(case.tokens % case.length),
+        );
         Ok(Self {
             dtype: backend.dtype(),
             calls: Calls::new(&case, backend.matmul()),

@@ -112,7 +112,12 @@ pub(super) struct Table<'a> {
 
 impl<'a> Table<'a> {
     pub(super) fn new(device: &'a Device) -> Self {
-        Self { device, flops: f64::NAN, bytes: f64::NAN, rows: Vec::new() }
+        Self {
+            device,
+            flops: f64::NAN,
+            bytes: f64::NAN,
+            rows: Vec::new(),
+        }
     }
 
     /// Times `run`, of which a step has `calls`.
@@ -130,7 +135,14 @@ impl<'a> Table<'a> {
     }
 
     /// Adds an operation that takes `seconds`.
-    pub(super) fn put(&mut self, place: Place, name: impl Into<String>, work: Work, calls: usize, seconds: f64) {
+    pub(super) fn put(
+        &mut self,
+        place: Place,
+        name: impl Into<String>,
+        work: Work,
+        calls: usize,
+        seconds: f64,
+    ) {
         let rate = work.amount() / seconds;
         let (unit, ceiling) = match work {
             Work::Flops(_) => ("FLOP/s", &mut self.flops),
@@ -142,7 +154,19 @@ impl<'a> Table<'a> {
         let (share, milliseconds) = (rate / *ceiling, seconds * 1e3);
         let step_milliseconds = milliseconds * calls as f64;
         let (name, work) = (name.into(), work.amount());
-        self.rows.push((place, Timing { name, milliseconds, work, rate, unit, share, calls, step_milliseconds }));
+        self.rows.push((
+            place,
+            Timing {
+                name,
+                milliseconds,
+                work,
+                rate,
+                unit,
+                share,
+                calls,
+                step_milliseconds,
+            },
+        ));
     }
 
     /// All rows in the order of the step.

@@ -13,7 +13,12 @@ pub(super) const ARCHITECTURE: &str = "llama";
 /// Keys and values for the model in `files`, whose matrices are of `file_type`.
 pub(super) fn of(files: &ModelFiles, file_type: u32) -> Result<Vec<(String, Value)>> {
     let shape = &files.shape;
-    let name = files.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = files
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let general = |key: &str, value| (format!("general.{key}"), value);
     let own = |key: &str, value| (format!("{ARCHITECTURE}.{key}"), value);
     let size = |value: usize| Value::U32(value as u32);
@@ -34,7 +39,10 @@ pub(super) fn of(files: &ModelFiles, file_type: u32) -> Result<Vec<(String, Valu
         own("attention.head_count_kv", size(shape.kv_heads)),
         own("attention.key_length", size(shape.head_dim)),
         own("attention.value_length", size(shape.head_dim)),
-        own("attention.layer_norm_rms_epsilon", Value::F32(shape.norm_epsilon as f32)),
+        own(
+            "attention.layer_norm_rms_epsilon",
+            Value::F32(shape.norm_epsilon as f32),
+        ),
     ];
     if let Some(window) = shape.sliding_window {
         metadata.push(own("attention.sliding_window", size(window)));
@@ -48,8 +56,17 @@ pub(super) fn rope_divisors(shape: &ModelShape) -> Option<Vec<f32>> {
         None => None,
         Some(RopeScaling::Divisors(divisors)) => Some(divisors.clone()),
         Some(RopeScaling::Llama3 { .. }) => {
-            let plain = inverse_frequencies(&ModelShape { rope_scaling: None, ..shape.clone() });
-            Some(plain.iter().zip(inverse_frequencies(shape)).map(|(plain, scaled)| plain / scaled).collect())
+            let plain = inverse_frequencies(&ModelShape {
+                rope_scaling: None,
+                ..shape.clone()
+            });
+            Some(
+                plain
+                    .iter()
+                    .zip(inverse_frequencies(shape))
+                    .map(|(plain, scaled)| plain / scaled)
+                    .collect(),
+            )
         }
     }
 }

@@ -72,7 +72,10 @@ pub(super) fn write_model(
         (None, Some(shards)) => {
             if let Some(name) = shards.quantised() {
                 let fault = format!("holds quantised weights (`{name}`); give the 16-bit model");
-                return Err(Error::Export { path: checkpoint.files.path.clone(), fault });
+                return Err(Error::Export {
+                    path: checkpoint.files.path.clone(),
+                    fault,
+                });
             }
             from_folder(checkpoint, shards, out, element, trained, merger, progress)
         }
@@ -94,15 +97,27 @@ fn rewrite(
     let mut infos: Vec<_> = content.tensor_infos.iter().collect();
     infos.sort_by_key(|(_, info)| info.offset);
     let adapted = |name: &str| site_of(name).filter(|&site| merger.adapts(site));
-    let plan: Vec<_> = infos.iter().map(|(name, info)| (*name, *info, adapted(name))).collect();
+    let plan: Vec<_> = infos
+        .iter()
+        .map(|(name, info)| (*name, *info, adapted(name)))
+        .collect();
     let entries = plan.iter().map(|(name, info, site)| Entry {
         name: (*name).clone(),
         dims: info.shape.dims().to_vec(),
-        dtype: if site.is_some() { element.dtype() } else { info.ggml_dtype },
+        dtype: if site.is_some() {
+            element.dtype()
+        } else {
+            info.ggml_dtype
+        },
     });
-    let kept = content.metadata.iter().filter(|(key, _)| !key.starts_with("split."));
+    let kept = content
+        .metadata
+        .iter()
+        .filter(|(key, _)| !key.starts_with("split."));
     let mut metadata: Vec<(String, Value)> = kept.map(|(k, v)| (k.clone(), v.clone())).collect();
-    trained.into_iter().for_each(|trained| trained.write_keys(&mut metadata));
+    trained
+        .into_iter()
+        .for_each(|trained| trained.write_keys(&mut metadata));
     metadata.sort_by(|a, b| a.0.cmp(&b.0));
     let mut writer = Writer::create(out, &metadata, entries.collect())?;
     for (name, _, site) in &plan {
@@ -113,7 +128,12 @@ fn rewrite(
                 let heads = heads_of(shape, site.module);
                 let base = reordered(&blocks.dequantize(&Device::Cpu)?, heads, Order::HuggingFace)?;
                 let merged = reordered(&merger.onto(*site, base)?, heads, Order::Gguf)?;
-                let encoded = Outgoing { path, name, tensor: &merged }.blocks(element.dtype())?;
+                let encoded = Outgoing {
+                    path,
+                    name,
+                    tensor: &merged,
+                }
+                .blocks(element.dtype())?;
                 merger.note(encoded.note);
                 writer.write(&encoded.bytes)?
             }
@@ -135,28 +155,57 @@ fn from_folder(
     let files = &checkpoint.files;
     let tokenizer = tokenizer::describe(files)?;
     merger.note(tokenizer.note);
-    let mut metadata = [metadata::of(files, element.file_type())?, tokenizer.metadata].concat();
-    trained.into_iter().for_each(|trained| trained.write_keys(&mut metadata));
+    let mut metadata = [
+        metadata::of(files, element.file_type())?,
+        tokenizer.metadata,
+    ]
+    .concat();
+    trained
+        .into_iter()
+        .for_each(|trained| trained.write_keys(&mut metadata));
     let divisors = metadata::rope_divisors(&files.shape);
     let names = tensors_of(&files.shape);
-    let dtype_of = |dims: &[usize]| if dims.len() > 1 { element.dtype() } else { GgmlDType::F32 };
+    let dtype_of = |dims: &[usize]| {
+        if dims.len() > 1 {
+            element.dtype()
+        } else {
+            GgmlDType::F32
+        }
+    };
     let mut entries = Vec::with_capacity(names.len() + 1);
     for name in &names {
         let dims = shards.shape(name)?;
-        entries.push(Entry { name: gguf_name(name), dtype: dtype_of(&dims), dims });
+        entries.push(Entry {
+            name: gguf_name(name),
+            dtype: dtype_of(&dims),
+            dims,
+        });
     }
     if let Some(divisors) = &divisors {
-        entries.push(Entry { name: "rope_freqs.weight".into(), dims: vec![divisors.len()], dtype: GgmlDType::F32 });
+        entries.push(Entry {
+            name: "rope_freqs.weight".into(),
+            dims: vec![divisors.len()],
+            dtype: GgmlDType::F32,
+        });
     }
     let total = entries.len();
     let mut writer = Writer::create(out, &metadata, entries)?;
     for name in &names {
         let mut tensor = shards.tensor(name, DType::F32, &Device::Cpu)?;
         if let Some(site) = super::merge::site_of(name) {
-            tensor = reordered(&merger.linear(site, &tensor)?, heads_of(&files.shape, site.module), Order::Gguf)?;
+            tensor = reordered(
+                &merger.linear(site, &tensor)?,
+                heads_of(&files.shape, site.module),
+                Order::Gguf,
+            )?;
         }
         let dtype = dtype_of(tensor.dims());
-        let encoded = Outgoing { path: &files.path, name, tensor: &tensor }.blocks(dtype)?;
+        let encoded = Outgoing {
+            path: &files.path,
+            name,
+            tensor: &tensor,
+        }
+        .blocks(dtype)?;
         merger.note(encoded.note);
         let bytes = writer.write(&encoded.bytes)?;
         progress(merger.wrote(bytes), total)?;
@@ -187,7 +236,8 @@ pub(super) fn write_adapter(
         text("adapter.type", "lora"),
         ("adapter.lora.alpha".to_owned(), alpha),
     ];
-    let name = |site: &Site, which: &str| gguf_name(&format!("{}.weight.{which}", site.module_path()));
+    let name =
+        |site: &Site, which: &str| gguf_name(&format!("{}.weight.{which}", site.module_path()));
     let mut tensors = Vec::with_capacity(2 * adapters.sites.len());
     for (site, factors) in adapters.sites.iter().zip(&adapters.factors) {
         tensors.push((name(site, "lora_a"), factors.a.clone()));
@@ -212,7 +262,9 @@ pub(super) fn write_adapter(
 
 /// `tensor` as it is, in `f32`.
 fn plain(tensor: &Tensor) -> Result<Vec<u8>> {
-    Ok(QTensor::quantize(&tensor.contiguous()?, GgmlDType::F32)?.data()?.into_owned())
+    Ok(QTensor::quantize(&tensor.contiguous()?, GgmlDType::F32)?
+        .data()?
+        .into_owned())
 }
 
 /// Whose order of rows.
@@ -233,7 +285,9 @@ fn heads_of(shape: &ModelShape, module: TargetModule) -> Option<usize> {
 
 /// `matrix` [rows, ...] with its rows brought into `order` from the other one.
 fn reordered(matrix: &Tensor, heads: Option<usize>, order: Order) -> Result<Tensor> {
-    let Some(heads) = heads else { return Ok(matrix.clone()) };
+    let Some(heads) = heads else {
+        return Ok(matrix.clone());
+    };
     let rows = matrix.dim(0)?;
     let mut places = vec![0u32; rows];
     for row in 0..rows {

@@ -21,25 +21,40 @@ pub(super) const FIRST: &str = "llama.cpp puts a space before text that follows 
 /// It does something with text that llama.cpp does not, by the name of the step.
 pub(super) fn prefix(json: &Json) -> Result<Prefix, String> {
     for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
-        if json["model"][key].as_str().is_some_and(|text| !text.is_empty()) {
-            return Err(format!("has `{key}: {}`, for which GGUF has no form", json["model"][key]));
+        if json["model"][key]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+        {
+            return Err(format!(
+                "has `{key}: {}`, for which GGUF has no form",
+                json["model"][key]
+            ));
         }
     }
-    let mut found = Spaces { prefix: Prefix::Never, replaced: false };
+    let mut found = Spaces {
+        prefix: Prefix::Never,
+        replaced: false,
+    };
     for step in steps(&json["normalizer"], "normalizers") {
         found.normalizer(step)?;
     }
     for step in steps(&json["pre_tokenizer"], "pretokenizers") {
         found.pre_tokenizer(step)?;
     }
-    if found.replaced { Ok(found.prefix) } else { Err("does not write spaces as `▁`, as llama.cpp does".into()) }
+    if found.replaced {
+        Ok(found.prefix)
+    } else {
+        Err("does not write spaces as `▁`, as llama.cpp does".into())
+    }
 }
 
 /// The steps of a sequence, or the only one.
 fn steps<'a>(step: &'a Json, parts: &str) -> &'a [Json] {
     match step {
         Json::Null => &[],
-        sequence if sequence["type"] == "Sequence" => sequence[parts].as_array().map_or(&[], Vec::as_slice),
+        sequence if sequence["type"] == "Sequence" => {
+            sequence[parts].as_array().map_or(&[], Vec::as_slice)
+        }
         one => std::slice::from_ref(one),
     }
 }
@@ -54,10 +69,15 @@ impl Spaces {
         let is = |key: &str, value: Json| step[key] == value;
         if is("type", "Prepend".into()) && is("prepend", "▁".into()) {
             self.prefix = Prefix::Always;
-        } else if is("type", "Replace".into()) && is("pattern", json!({"String": " "})) && is("content", "▁".into()) {
+        } else if is("type", "Replace".into())
+            && is("pattern", json!({"String": " "}))
+            && is("content", "▁".into())
+        {
             self.replaced = true;
         } else {
-            return Err(format!("has the normalizer {step}, for which GGUF has no form"));
+            return Err(format!(
+                "has the normalizer {step}, for which GGUF has no form"
+            ));
         }
         Ok(())
     }
@@ -68,10 +88,15 @@ impl Spaces {
             return Ok(());
         }
         if step["type"] != "Metaspace" || step["replacement"] != "▁" || step["split"] != false {
-            return Err(format!("has the pre-tokenizer {step}, for which GGUF has no form"));
+            return Err(format!(
+                "has the pre-tokenizer {step}, for which GGUF has no form"
+            ));
         }
         self.replaced = true;
-        self.prefix = match (step["prepend_scheme"].as_str(), step["add_prefix_space"].as_bool()) {
+        self.prefix = match (
+            step["prepend_scheme"].as_str(),
+            step["add_prefix_space"].as_bool(),
+        ) {
             (Some("never"), _) | (None, Some(false)) => self.prefix,
             (Some("first"), _) if self.prefix == Prefix::Never => Prefix::First,
             _ => Prefix::Always,
@@ -93,8 +118,7 @@ mod tests {
         let replace = || json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let prepend = json!({"type": "Prepend", "prepend": "▁"});
         let both = |steps: &[&Json]| json!({"type": "Sequence", "normalizers": steps});
-        let metaspace =
-            |scheme: &str| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+        let metaspace = |scheme: &str| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
         for (normalizer, pre_tokenizer, wanted) in [
             (both(&[&prepend, &replace()]), Json::Null, Prefix::Always),
             (replace(), Json::Null, Prefix::Never),
@@ -112,14 +136,26 @@ mod tests {
                 Prefix::Always,
             ),
         ] {
-            assert_eq!(of(normalizer.clone(), pre_tokenizer.clone()), Ok(wanted), "{normalizer} {pre_tokenizer}");
+            assert_eq!(
+                of(normalizer.clone(), pre_tokenizer.clone()),
+                Ok(wanted),
+                "{normalizer} {pre_tokenizer}"
+            );
         }
         let split = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
         for (normalizer, pre_tokenizer, word) in [
             (Json::Null, Json::Null, "spaces"),
             (json!({"type": "NFKC"}), metaspace("first"), "NFKC"),
-            (both(&[&replace(), &json!({"type": "Lowercase"})]), Json::Null, "Lowercase"),
-            (replace(), json!({"type": "Digits", "individual_digits": true}), "Digits"),
+            (
+                both(&[&replace(), &json!({"type": "Lowercase"})]),
+                Json::Null,
+                "Lowercase",
+            ),
+            (
+                replace(),
+                json!({"type": "Digits", "individual_digits": true}),
+                "Digits",
+            ),
             (Json::Null, split, "Metaspace"),
         ] {
             let fault = of(normalizer, pre_tokenizer).expect_err("it was taken");

@@ -29,12 +29,18 @@ pub(super) struct Described {
 pub(super) fn describe(files: &ModelFiles) -> Result<Described> {
     let tokenizer = files.tokenizer()?;
     let path = files.path.join("tokenizer.json");
-    let fault = |fault: String| Error::Export { path: path.clone(), fault };
+    let fault = |fault: String| Error::Export {
+        path: path.clone(),
+        fault,
+    };
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let json: Json =
-        serde_json::from_str(qlora_data::strict::unmarked(&text)).map_err(|e| fault(format!("is not JSON: {e}")))?;
+    let json: Json = serde_json::from_str(qlora_data::strict::unmarked(&text))
+        .map_err(|e| fault(format!("is not JSON: {e}")))?;
     if json["model"]["type"] != "BPE" {
-        return Err(fault(format!("is of type {}, for which GGUF has no form here", json["model"]["type"])));
+        return Err(fault(format!(
+            "is of type {}, for which GGUF has no form here",
+            json["model"]["type"]
+        )));
     }
     let vocabulary = Vocabulary::read(&json, files.shape.vocabulary).map_err(&fault)?;
     let key = |name: &str, value: Value| (format!("tokenizer.ggml.{name}"), value);
@@ -48,29 +54,62 @@ pub(super) fn describe(files: &ModelFiles) -> Result<Described> {
         vec![
             key("model", Value::String("llama".into())),
             key("pre", Value::String("default".into())),
-            key("scores", Value::Array(scores.into_iter().map(Value::F32).collect())),
+            key(
+                "scores",
+                Value::Array(scores.into_iter().map(Value::F32).collect()),
+            ),
             key("add_space_prefix", Value::Bool(prefix != Prefix::Never)),
         ]
     } else {
-        let cut = cut(&json).ok_or_else(|| fault("cuts text in a way that llama.cpp has no name for here".into()))?;
+        let cut = cut(&json).ok_or_else(|| {
+            fault("cuts text in a way that llama.cpp has no name for here".into())
+        })?;
         vec![
             key("model", Value::String("gpt2".into())),
             key("pre", Value::String(cut.into())),
-            key("merges", strings(merges.into_iter().map(|(a, b)| format!("{a} {b}")).collect())),
+            key(
+                "merges",
+                strings(
+                    merges
+                        .into_iter()
+                        .map(|(a, b)| format!("{a} {b}"))
+                        .collect(),
+                ),
+            ),
         ]
     };
-    let types = vocabulary.types.iter().map(|&kind| Value::I32(kind as i32)).collect();
-    found.extend([key("tokens", strings(vocabulary.tokens)), key("token_type", Value::Array(types))]);
+    let types = vocabulary
+        .types
+        .iter()
+        .map(|&kind| Value::I32(kind as i32))
+        .collect();
+    found.extend([
+        key("tokens", strings(vocabulary.tokens)),
+        key("token_type", Value::Array(types)),
+    ]);
     let id = |token: &str| tokenizer.token_to_id(token);
-    let first = tokenizer.encode("a", true).ok().and_then(|e| e.get_ids().first().copied());
+    let first = tokenizer
+        .encode("a", true)
+        .ok()
+        .and_then(|e| e.get_ids().first().copied());
     let bos = id(&files.special.bos);
-    found.push(key("add_bos_token", Value::Bool(bos.is_some() && first == bos)));
+    found.push(key(
+        "add_bos_token",
+        Value::Bool(bos.is_some() && first == bos),
+    ));
     let unknown = json["model"]["unk_token"].as_str().and_then(id);
-    for (name, id) in [("bos", bos), ("eos", id(&files.special.eos)), ("unknown", unknown)] {
+    for (name, id) in [
+        ("bos", bos),
+        ("eos", id(&files.special.eos)),
+        ("unknown", unknown),
+    ] {
         found.extend(id.map(|id| key(&format!("{name}_token_id"), Value::U32(id))));
     }
     found.extend(super::super::text::template_keys(files.template.as_ref()));
-    Ok(Described { metadata: found, note })
+    Ok(Described {
+        metadata: found,
+        note,
+    })
 }
 
 /// Every id from 0 on.
@@ -86,7 +125,9 @@ impl Vocabulary {
         let mut types = vec![TokenType::Unused; size];
         let mut put = |id: Option<u64>, token: &str, kind: TokenType| {
             let id = id.filter(|&id| (id as usize) < size);
-            let id = id.ok_or_else(|| format!("has `{token}` outside the model's {size} embeddings"))? as usize;
+            let id = id
+                .ok_or_else(|| format!("has `{token}` outside the model's {size} embeddings"))?
+                as usize;
             (tokens[id], types[id]) = (token.to_owned(), kind);
             Ok::<_, String>(())
         };
@@ -94,7 +135,9 @@ impl Vocabulary {
         for (token, id) in json["model"]["vocab"].as_object().into_iter().flatten() {
             let kind = match token.as_str() {
                 token if Some(token) == unknown => TokenType::Unknown,
-                token if is_byte(token) && json["model"]["byte_fallback"] == true => TokenType::Byte,
+                token if is_byte(token) && json["model"]["byte_fallback"] == true => {
+                    TokenType::Byte
+                }
                 _ => TokenType::Normal,
             };
             put(id.as_u64(), token, kind)?;
@@ -127,35 +170,58 @@ impl Vocabulary {
 
 /// Whether `token` stands for one byte, as `<0x0A>` does.
 fn is_byte(token: &str) -> bool {
-    let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    let digits = token
+        .strip_prefix("<0x")
+        .and_then(|rest| rest.strip_suffix('>'));
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
 /// Merges in their order; older files have them as one text, newer ones as a pair.
 fn merges(json: &Json) -> Vec<(String, String)> {
     let pair = |merge: &Json| match merge {
-        Json::String(text) => text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())),
+        Json::String(text) => text
+            .split_once(' ')
+            .map(|(a, b)| (a.to_owned(), b.to_owned())),
         pair => Some((pair[0].as_str()?.to_owned(), pair[1].as_str()?.to_owned())),
     };
-    json["model"]["merges"].as_array().into_iter().flatten().filter_map(pair).collect()
+    json["model"]["merges"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(pair)
+        .collect()
 }
 
 /// llama.cpp's name for the way in which a byte-level tokenizer cuts text.
 fn cut(json: &Json) -> Option<&'static str> {
     let pre = &json["pre_tokenizer"];
-    let parts = pre["pretokenizers"].as_array().map_or(std::slice::from_ref(pre), Vec::as_slice);
-    if let Some(pattern) = parts.iter().find_map(|part| part["pattern"]["Regex"].as_str()) {
-        return CUTS.iter().find(|(known, _)| *known == pattern).map(|(_, name)| *name);
+    let parts = pre["pretokenizers"]
+        .as_array()
+        .map_or(std::slice::from_ref(pre), Vec::as_slice);
+    if let Some(pattern) = parts
+        .iter()
+        .find_map(|part| part["pattern"]["Regex"].as_str())
+    {
+        return CUTS
+            .iter()
+            .find(|(known, _)| *known == pattern)
+            .map(|(_, name)| *name);
     }
     let is = |part: &Json, kind: &str| part["type"] == kind;
     // llama.cpp cuts with GPT-2's pattern and adds no space; without merges no cut makes a difference.
-    let merged = json["model"]["merges"].as_array().is_some_and(|merges| !merges.is_empty());
+    let merged = json["model"]["merges"]
+        .as_array()
+        .is_some_and(|merges| !merges.is_empty());
     let as_gpt2 = |part: &Json| {
-        is(part, "ByteLevel") && part["add_prefix_space"] != true && (part["use_regex"] != false || !merged)
+        is(part, "ByteLevel")
+            && part["add_prefix_space"] != true
+            && (part["use_regex"] != false || !merged)
     };
     match parts {
         [bytes] if as_gpt2(bytes) => Some("gpt-2"),
-        [digits, bytes] if is(digits, "Digits") && digits["individual_digits"] == true && as_gpt2(bytes) => {
+        [digits, bytes]
+            if is(digits, "Digits") && digits["individual_digits"] == true && as_gpt2(bytes) =>
+        {
             Some("smollm")
         }
         _ => None,

@@ -45,11 +45,25 @@ impl Writer {
     ///
     /// # Errors
     /// The rows of a matrix do not hold whole blocks of its element type, or the file cannot be written.
-    pub(super) fn create(path: &Path, metadata: &[(String, Value)], entries: Vec<Entry>) -> Result<Self> {
+    pub(super) fn create(
+        path: &Path,
+        metadata: &[(String, Value)],
+        entries: Vec<Entry>,
+    ) -> Result<Self> {
         for entry in &entries {
-            if !entry.dims.last().is_some_and(|cols| cols.is_multiple_of(entry.dtype.block_size())) {
-                let fault = format!("`{}` {:?} is not made of whole {:?} blocks", entry.name, entry.dims, entry.dtype);
-                return Err(Error::Export { path: path.into(), fault: format!("cannot be written: {fault}") });
+            if !entry
+                .dims
+                .last()
+                .is_some_and(|cols| cols.is_multiple_of(entry.dtype.block_size()))
+            {
+                let fault = format!(
+                    "`{}` {:?} is not made of whole {:?} blocks",
+                    entry.name, entry.dims, entry.dtype
+                );
+                return Err(Error::Export {
+                    path: path.into(),
+                    fault: format!("cannot be written: {fault}"),
+                });
             }
         }
         let mut header = Vec::new();
@@ -66,26 +80,44 @@ impl Writer {
         for entry in &entries {
             text(&mut header, &entry.name);
             header.extend((entry.dims.len() as u32).to_le_bytes());
-            entry.dims.iter().rev().for_each(|&dim| header.extend((dim as u64).to_le_bytes()));
+            entry
+                .dims
+                .iter()
+                .rev()
+                .for_each(|&dim| header.extend((dim as u64).to_le_bytes()));
             header.extend(dtype_number(entry.dtype).to_le_bytes());
             header.extend((offset as u64).to_le_bytes());
             offset += entry.bytes().next_multiple_of(ALIGNMENT);
         }
         header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
         let partial = Partial::file(path).map_err(Error::io(path))?;
-        let mut out = BufWriter::new(File::create(partial.path()).map_err(Error::io(partial.path()))?);
+        let mut out =
+            BufWriter::new(File::create(partial.path()).map_err(Error::io(partial.path()))?);
         out.write_all(&header).map_err(Error::io(partial.path()))?;
         let left = entries.iter().rev().map(Entry::bytes).collect();
-        Ok(Self { path: path.into(), partial, out, total: entries.len(), left })
+        Ok(Self {
+            path: path.into(),
+            partial,
+            out,
+            total: entries.len(),
+            left,
+        })
     }
 
     /// Appends the next tensor, and returns its size in bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<u64> {
         if self.left.pop() != Some(bytes.len()) {
-            return Err(candle_core::Error::Msg(format!("{} bytes are not the next tensor", bytes.len())).into());
+            return Err(candle_core::Error::Msg(format!(
+                "{} bytes are not the next tensor",
+                bytes.len()
+            ))
+            .into());
         }
         let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
-        let written = self.out.write_all(bytes).and_then(|()| self.out.write_all(&[0; ALIGNMENT][..padding]));
+        let written = self
+            .out
+            .write_all(bytes)
+            .and_then(|()| self.out.write_all(&[0; ALIGNMENT][..padding]));
         written.map_err(Error::io(self.partial.path()))?;
         Ok(bytes.len() as u64)
     }

@@ -10,8 +10,13 @@ pub(super) struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     pub(super) fn new(value: &'a Value) -> Result<Self, String> {
-        let object = value.as_object().ok_or_else(|| format!("it is {value}, not an object of keys"))?;
-        Ok(Self { object, prefix: String::new() })
+        let object = value
+            .as_object()
+            .ok_or_else(|| format!("it is {value}, not an object of keys"))?;
+        Ok(Self {
+            object,
+            prefix: String::new(),
+        })
     }
 
     /// The full name of `key`.
@@ -21,7 +26,10 @@ impl<'a> Keys<'a> {
 
     /// Every key that has a value; `null` is none.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
-        self.object.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.as_str(), value))
+        self.object
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.as_str(), value))
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&'a Value> {
@@ -33,14 +41,25 @@ impl<'a> Keys<'a> {
         self.object.contains_key(key)
     }
 
-    fn typed<T>(&self, key: &str, kind: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Result<Option<T>, String> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        read(value).map(Some).ok_or_else(|| format!("`{}` is {value}, not {kind}", self.name(key)))
+    fn typed<T>(
+        &self,
+        key: &str,
+        kind: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        read(value)
+            .map(Some)
+            .ok_or_else(|| format!("`{}` is {value}, not {kind}", self.name(key)))
     }
 
     pub(super) fn object(&self, key: &str) -> Result<Option<Self>, String> {
         let prefix = format!("{}.", self.name(key));
-        Ok(self.typed(key, "an object", Value::as_object)?.map(|object| Self { object, prefix }))
+        Ok(self
+            .typed(key, "an object", Value::as_object)?
+            .map(|object| Self { object, prefix }))
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
@@ -54,7 +73,9 @@ impl<'a> Keys<'a> {
     /// A count, at least 1.
     pub(super) fn size(&self, key: &str) -> Result<Option<usize>, String> {
         self.typed(key, "a whole number above 0 that 32 bits hold", |v| {
-            v.as_u64().filter(|&n| n > 0 && n <= u64::from(u32::MAX)).map(|n| n as usize)
+            v.as_u64()
+                .filter(|&n| n > 0 && n <= u64::from(u32::MAX))
+                .map(|n| n as usize)
         })
     }
 

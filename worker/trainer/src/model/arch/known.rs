@@ -114,7 +114,9 @@ fn turned_off(key: &str, value: &Value) -> Option<bool> {
         "sliding_window" => false,
         "partial_rotary_factor" => is(1.0),
         "pruned_heads" => value.as_object().is_some_and(serde_json::Map::is_empty),
-        "layer_types" => value.as_array().is_some_and(|all| all.iter().all(|kind| kind == "full_attention")),
+        "layer_types" => value
+            .as_array()
+            .is_some_and(|all| all.iter().all(|kind| kind == "full_attention")),
         _ => return None,
     })
 }
@@ -130,7 +132,9 @@ pub(super) fn check(config: &Keys<'_>, own: &[&str]) -> Result<(), String> {
             Some(false) => return Err(format!("`{key}: {}` is not implemented", short(value))),
             None => {
                 let value = short(value);
-                return Err(format!("`{key}: {value}` is not known; remove the key if it changes no computation"));
+                return Err(format!(
+                    "`{key}: {value}` is not known; remove the key if it changes no computation"
+                ));
             }
         }
     }

@@ -11,11 +11,16 @@ pub(super) static MISTRAL: Architecture = Architecture {
     keys: &["sliding_window"],
     shape: |config| {
         // Without the key there are eight; with `null` as many as query heads. Both are rare, so neither is guessed.
-        let kv_heads = config.required("num_key_value_heads", config.size("num_key_value_heads")?)?;
+        let kv_heads =
+            config.required("num_key_value_heads", config.size("num_key_value_heads")?)?;
         let mut shape = sizes::read(config, kv_heads)?;
         // `null` turns the window off, no key leaves it on.
         let named = config.has("sliding_window");
-        shape.sliding_window = if named { config.size("sliding_window")? } else { Some(WINDOW) };
+        shape.sliding_window = if named {
+            config.size("sliding_window")?
+        } else {
+            Some(WINDOW)
+        };
         Ok(shape)
     },
 };

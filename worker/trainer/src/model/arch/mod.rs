@@ -63,18 +63,30 @@ fn architecture(config: &Keys<'_>) -> Result<&'static Architecture, ConfigFault>
     let Some(model_type) = config.text("model_type")? else {
         return Err("`model_type` is missing".to_owned().into());
     };
-    let Some(found) = ARCHITECTURES.into_iter().find(|known| known.model_type == model_type) else {
+    let Some(found) = ARCHITECTURES
+        .into_iter()
+        .find(|known| known.model_type == model_type)
+    else {
         let known = ARCHITECTURES.map(|known| known.model_type).join(", ");
-        return Err(ConfigFault::Unsupported(format!("the architecture `{model_type}` is not supported; {known} are")));
+        return Err(ConfigFault::Unsupported(format!(
+            "the architecture `{model_type}` is not supported; {known} are"
+        )));
     };
-    let Some(classes) = config.value("architectures") else { return Ok(found) };
-    let named = |name: &Value| name.as_str().is_some_and(|name| name.eq_ignore_ascii_case(found.class));
+    let Some(classes) = config.value("architectures") else {
+        return Ok(found);
+    };
+    let named = |name: &Value| {
+        name.as_str()
+            .is_some_and(|name| name.eq_ignore_ascii_case(found.class))
+    };
     match classes.as_array().map(Vec::as_slice) {
         Some([]) => Ok(found),
         Some([name]) if named(name) => Ok(found),
         _ => {
             let class = found.class;
-            Err(ConfigFault::Unsupported(format!("`architectures: {classes}` is not supported; `{class}` is")))
+            Err(ConfigFault::Unsupported(format!(
+                "`architectures: {classes}` is not supported; `{class}` is"
+            )))
         }
     }
 }

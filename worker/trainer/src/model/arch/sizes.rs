@@ -7,13 +7,21 @@ use super::{ConfigFault, rope};
 
 /// A decoder without a window, with `kv_heads` key and value heads.
 pub(super) fn read(config: &Keys<'_>, kv_heads: usize) -> Result<ModelShape, ConfigFault> {
-    if let Some(act) = config.text("hidden_act")?.filter(|act| !matches!(*act, "silu" | "swish")) {
-        return Err(ConfigFault::Unsupported(format!("`hidden_act: {act}` is not implemented")));
+    if let Some(act) = config
+        .text("hidden_act")?
+        .filter(|act| !matches!(*act, "silu" | "swish"))
+    {
+        return Err(ConfigFault::Unsupported(format!(
+            "`hidden_act: {act}` is not implemented"
+        )));
     }
     let size = |key: &str| config.required(key, config.size(key)?);
     let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
     if heads % kv_heads != 0 {
-        return Err(format!("{heads} query heads cannot share {kv_heads} key heads (`num_key_value_heads`)").into());
+        return Err(format!(
+            "{heads} query heads cannot share {kv_heads} key heads (`num_key_value_heads`)"
+        )
+        .into());
     }
     let rope = rope::read(config)?;
     Ok(ModelShape {
@@ -37,7 +45,15 @@ fn head_dim(config: &Keys<'_>, hidden: usize, heads: usize) -> Result<usize, Str
     let size = match config.size("head_dim")? {
         Some(size) => size,
         None if hidden.is_multiple_of(heads) => hidden / heads,
-        None => return Err(format!("`head_dim` is missing, and {heads} heads do not divide `hidden_size` {hidden}")),
+        None => {
+            return Err(format!(
+                "`head_dim` is missing, and {heads} heads do not divide `hidden_size` {hidden}"
+            ));
+        }
     };
-    if size.is_multiple_of(2) { Ok(size) } else { Err(format!("heads of {size} cannot be rotated in pairs")) }
+    if size.is_multiple_of(2) {
+        Ok(size)
+    } else {
+        Err(format!("heads of {size} cannot be rotated in pairs"))
+    }
 }

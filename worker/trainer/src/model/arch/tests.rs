@@ -22,7 +22,10 @@ fn llama(change: &Value) -> Result<ModelShape, String> {
 #[track_caller]
 fn refused(change: Value, words: &[&str]) {
     let fault = llama(&change).expect_err(&format!("{change} was taken"));
-    assert!(words.iter().all(|word| fault.contains(word)), "{change}: {fault}");
+    assert!(
+        words.iter().all(|word| fault.contains(word)),
+        "{change}: {fault}"
+    );
 }
 
 #[test]
@@ -34,7 +37,10 @@ fn keys_that_ask_for_what_is_not_implemented_are_refused_by_name() {
         ("partial_rotary_factor", json!(0.25)),
         ("rope_interleaved", json!(true)),
         ("sliding_window", json!(128)),
-        ("layer_types", json!(["full_attention", "sliding_attention"])),
+        (
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+        ),
         ("final_logit_softcapping", json!(30.0)),
         ("attention_multiplier", json!(0.5)),
         ("num_local_experts", json!(8)),
@@ -45,7 +51,10 @@ fn keys_that_ask_for_what_is_not_implemented_are_refused_by_name() {
         ("architectures", json!(["LlamaForSequenceClassification"])),
         ("model_type", json!("qwen2")),
     ] {
-        refused(json!({ key: value }), &[if key == "model_type" { "qwen2" } else { key }]);
+        refused(
+            json!({ key: value }),
+            &[if key == "model_type" { "qwen2" } else { key }],
+        );
     }
 }
 
@@ -64,15 +73,32 @@ fn keys_that_are_turned_off_or_change_nothing_are_taken() {
 
 #[test]
 fn a_value_of_another_type_is_named_with_its_key() {
-    for key in ["hidden_size", "vocab_size", "num_hidden_layers", "max_position_embeddings"] {
-        refused(json!({ key: "264" }), &[key, "\"264\"", "not a whole number"]);
+    for key in [
+        "hidden_size",
+        "vocab_size",
+        "num_hidden_layers",
+        "max_position_embeddings",
+    ] {
+        refused(
+            json!({ key: "264" }),
+            &[key, "\"264\"", "not a whole number"],
+        );
         refused(json!({ key: 0 }), &[key, "above 0"]);
         refused(json!({ key: "..." }), &[key, "is missing"]);
     }
-    refused(json!({"tie_word_embeddings": "yes"}), &["tie_word_embeddings", "not true or false"]);
-    refused(json!({"rope_scaling": [1]}), &["rope_scaling", "not an object"]);
+    refused(
+        json!({"tie_word_embeddings": "yes"}),
+        &["tie_word_embeddings", "not true or false"],
+    );
+    refused(
+        json!({"rope_scaling": [1]}),
+        &["rope_scaling", "not an object"],
+    );
     refused(json!({"head_dim": 7}), &["heads of 7"]);
-    refused(json!({"num_attention_heads": 3, "num_key_value_heads": 3}), &["head_dim", "32"]);
+    refused(
+        json!({"num_attention_heads": 3, "num_key_value_heads": 3}),
+        &["head_dim", "32"],
+    );
 }
 
 fn scaling() -> Value {
@@ -86,7 +112,10 @@ fn both_spellings_of_rotary_settings_give_one_reading() {
     assert!(scaled.rope_scaling.is_some());
     let mut older = scaling();
     older["type"] = "llama3".into();
-    older.as_object_mut().expect("an object").remove("rope_type");
+    older
+        .as_object_mut()
+        .expect("an object")
+        .remove("rope_type");
     let mut newer = scaling();
     newer["rope_theta"] = 10000.0.into();
     for change in [
@@ -107,20 +136,50 @@ fn rotary_settings_that_are_not_understood_are_refused() {
         changed[key] = value;
         json!({ "rope_scaling": changed })
     };
-    refused(json!({"rope_scaling": {"factor": 4.0}}), &["rope_scaling.rope_type", "missing", "factor"]);
-    refused(json!({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}), &["partial_rotary_factor"]);
-    refused(json!({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}), &["full_attention"]);
+    refused(
+        json!({"rope_scaling": {"factor": 4.0}}),
+        &["rope_scaling.rope_type", "missing", "factor"],
+    );
+    refused(
+        json!({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
+        &["partial_rotary_factor"],
+    );
+    refused(
+        json!({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}),
+        &["full_attention"],
+    );
     for kind in ["linear", "dynamic", "yarn", "longrope"] {
-        refused(json!({"rope_scaling": {"type": kind, "factor": 2.0}}), &["rope_scaling", kind]);
+        refused(
+            json!({"rope_scaling": {"type": kind, "factor": 2.0}}),
+            &["rope_scaling", kind],
+        );
     }
-    refused(with("factor", json!("8.0")), &["rope_scaling.factor", "\"8.0\"", "not a number"]);
-    refused(with("factor", json!(null)), &["rope_scaling.factor", "missing"]);
-    refused(with("attention_factor", json!(1.2)), &["rope_scaling.attention_factor"]);
-    refused(with("high_freq_factor", json!(1.0)), &["high_freq_factor", "low_freq_factor"]);
+    refused(
+        with("factor", json!("8.0")),
+        &["rope_scaling.factor", "\"8.0\"", "not a number"],
+    );
+    refused(
+        with("factor", json!(null)),
+        &["rope_scaling.factor", "missing"],
+    );
+    refused(
+        with("attention_factor", json!(1.2)),
+        &["rope_scaling.attention_factor"],
+    );
+    refused(
+        with("high_freq_factor", json!(1.0)),
+        &["high_freq_factor", "low_freq_factor"],
+    );
     refused(with("type", json!("yarn")), &["rope_type", "yarn"]);
     let other = with("factor", json!(2.0))["rope_scaling"].clone();
-    refused(json!({"rope_parameters": other, "rope_scaling": scaling()}), &["rope_parameters", "different"]);
-    refused(json!({"rope_parameters": {"rope_theta": 5e5}}), &["rope_theta", "10000", "500000"]);
+    refused(
+        json!({"rope_parameters": other, "rope_scaling": scaling()}),
+        &["rope_parameters", "different"],
+    );
+    refused(
+        json!({"rope_parameters": {"rope_theta": 5e5}}),
+        &["rope_theta", "10000", "500000"],
+    );
     let hidden = json!({"rope_theta": "...", "rope_parameters": {"rope_theta": 5e5}, "rope_scaling": scaling()});
     refused(hidden, &["rope_parameters.rope_theta", "hides"]);
 }
@@ -130,15 +189,31 @@ fn weights_of_other_quantizations_are_refused_by_method() {
     for (settings, word) in [
         (json!({"quant_method": "gptq", "bits": 4}), "gptq"),
         (json!({"quant_method": "awq"}), "awq"),
-        (json!({"quant_method": "fp8", "weight_block_size": [32, 32]}), "fp8"),
-        (json!({"quant_method": "bitsandbytes", "load_in_8bit": true}), "8 bits"),
-        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "fp4"}), "fp4"),
+        (
+            json!({"quant_method": "fp8", "weight_block_size": [32, 32]}),
+            "fp8",
+        ),
+        (
+            json!({"quant_method": "bitsandbytes", "load_in_8bit": true}),
+            "8 bits",
+        ),
+        (
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "fp4"}),
+            "fp4",
+        ),
         (json!({"bits": 4}), "unnamed"),
     ] {
-        refused(json!({"quantization_config": settings}), &["quantization_config", word]);
+        refused(
+            json!({"quantization_config": settings}),
+            &["quantization_config", word],
+        );
     }
-    refused(json!({"quantization": {"bits": 4, "group_size": 64}}), &["MLX"]);
-    let nf4 = json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"});
+    refused(
+        json!({"quantization": {"bits": 4, "group_size": 64}}),
+        &["MLX"],
+    );
+    let nf4 =
+        json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"});
     llama(&json!({"quantization_config": nf4})).expect("NF4 is read");
 }
 
@@ -146,7 +221,9 @@ fn weights_of_other_quantizations_are_refused_by_method() {
 fn a_mistral_has_its_window_unless_the_key_turns_it_off() {
     let mistral = |change: Value| {
         let mut all = json!({"model_type": "mistral", "architectures": ["MistralForCausalLM"]});
-        all.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+        all.as_object_mut()
+            .expect("an object")
+            .extend(change.as_object().expect("an object").clone());
         llama(&all).map(|shape| shape.sliding_window)
     };
     assert_eq!(mistral(json!({"sliding_window": 16})), Ok(Some(16)));

@@ -49,12 +49,16 @@ const OTHERS: [(u32, &str); 25] = [
 ];
 
 /// What to do with a file that has another type.
-pub(super) const SUPPORTED: &str = "use a file of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K to Q6_K";
+pub(super) const SUPPORTED: &str =
+    "use a file of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K to Q6_K";
 
 pub(super) fn is_read(number: u32) -> bool {
     READ.iter().any(|(known, _)| *known == number)
 }
 
 pub(super) fn name_of(number: u32) -> Option<&'static str> {
-    READ.iter().chain(&OTHERS).find(|(known, _)| *known == number).map(|(_, name)| *name)
+    READ.iter()
+        .chain(&OTHERS)
+        .find(|(known, _)| *known == number)
+        .map(|(_, name)| *name)
 }

@@ -36,7 +36,11 @@ pub(super) struct Header<'a> {
 
 impl Header<'_> {
     fn fault(&self, fault: String) -> Error {
-        Error::Model { path: self.path.into(), fault, help: "use a file made by a current convert_hf_to_gguf" }
+        Error::Model {
+            path: self.path.into(),
+            fault,
+            help: "use a file made by a current convert_hf_to_gguf",
+        }
     }
 
     fn unsupported(&self, fault: String) -> Error {
@@ -53,7 +57,10 @@ impl Header<'_> {
     /// It is one of several parts, or no model.
     pub(super) fn whole(&self, tensors: usize) -> Result<()> {
         let whole = |key: &str| self.number(key).map(|v| v.map(|v| v as usize));
-        let (parts, part) = (whole("split.count")?.unwrap_or(1), whole("split.no")?.unwrap_or(0));
+        let (parts, part) = (
+            whole("split.count")?.unwrap_or(1),
+            whole("split.no")?.unwrap_or(0),
+        );
         let all = whole("split.tensors.count")?.unwrap_or(tensors);
         if parts > 1 || all != tensors {
             return Err(Error::Model {
@@ -67,7 +74,9 @@ impl Header<'_> {
         }
         match self.text("general.type")? {
             None | Some("model") => Ok(()),
-            Some(other) => Err(self.fault(format!("it holds a `{other}` (`general.type`), not a model"))),
+            Some(other) => Err(self.fault(format!(
+                "it holds a `{other}` (`general.type`), not a model"
+            ))),
         }
     }
 
@@ -88,7 +97,9 @@ impl Header<'_> {
         let (hidden, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
         let kv_heads = size("attention.head_count_kv")?.unwrap_or(heads);
         if !heads.is_multiple_of(kv_heads) {
-            return Err(self.fault(format!("{heads} query heads cannot share {kv_heads} key heads")));
+            return Err(self.fault(format!(
+                "{heads} query heads cannot share {kv_heads} key heads"
+            )));
         }
         let head_dim = size("attention.key_length")?.unwrap_or(hidden / heads);
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
@@ -96,9 +107,9 @@ impl Header<'_> {
         }
         for key in ["attention.value_length", "rope.dimension_count"] {
             if let Some(other) = size(key)?.filter(|&other| other != head_dim) {
-                return Err(
-                    self.unsupported(format!("`{arch}.{key}` {other} beside heads of {head_dim} is not implemented"))
-                );
+                return Err(self.unsupported(format!(
+                    "`{arch}.{key}` {other} beside heads of {head_dim} is not implemented"
+                )));
             }
         }
         self.same_vocabulary(arch, vocabulary)?;
@@ -113,7 +124,9 @@ impl Header<'_> {
             vocabulary,
             tied_embeddings: false,
             norm_epsilon: self.required(&epsilon, self.positive(&epsilon)?)?,
-            rope_theta: self.positive(&format!("{arch}.rope.freq_base"))?.unwrap_or(10_000.0),
+            rope_theta: self
+                .positive(&format!("{arch}.rope.freq_base"))?
+                .unwrap_or(10_000.0),
             rope_scaling: None,
             sliding_window: size("attention.sliding_window")?,
             max_positions: needed("context_length")?,
@@ -121,11 +134,20 @@ impl Header<'_> {
     }
 
     fn same_vocabulary(&self, arch: &str, vocabulary: usize) -> Result<()> {
-        let tokens = self.metadata.get("tokenizer.ggml.tokens").and_then(|tokens| tokens.to_vec().ok()).map(Vec::len);
+        let tokens = self
+            .metadata
+            .get("tokenizer.ggml.tokens")
+            .and_then(|tokens| tokens.to_vec().ok())
+            .map(Vec::len);
         let key = format!("{arch}.vocab_size");
-        for (what, size) in [(key.as_str(), self.size(&key)?), ("tokenizer.ggml.tokens", tokens)] {
+        for (what, size) in [
+            (key.as_str(), self.size(&key)?),
+            ("tokenizer.ggml.tokens", tokens),
+        ] {
             if let Some(size) = size.filter(|&size| size != vocabulary) {
-                return Err(self.fault(format!("`{what}` is of {size} tokens, the embedding of {vocabulary}")));
+                return Err(self.fault(format!(
+                    "`{what}` is of {size} tokens, the embedding of {vocabulary}"
+                )));
             }
         }
         Ok(())
@@ -136,11 +158,18 @@ impl Header<'_> {
         let mut keys: Vec<_> = self.metadata.iter().collect();
         keys.sort_by_key(|(key, _)| key.as_str());
         for (key, value) in keys {
-            let Some(own) = key.strip_prefix(arch).and_then(|rest| rest.strip_prefix('.')) else { continue };
+            let Some(own) = key
+                .strip_prefix(arch)
+                .and_then(|rest| rest.strip_prefix('.'))
+            else {
+                continue;
+            };
             let off = match own {
                 own if DONE.contains(&own) => true,
                 "rope.scaling.type" => value.to_string().is_ok_and(|kind| kind == "none"),
-                "tensor_data_layout" => value.to_string().is_ok_and(|kind| kind == "Meta AI original pth"),
+                "tensor_data_layout" => value
+                    .to_string()
+                    .is_ok_and(|kind| kind == "Meta AI original pth"),
                 "expert_count" | "expert_used_count" => as_number(value) == Some(0.0),
                 "attention.causal" => value.to_bool().is_ok_and(|causal| causal),
                 _ => false,
@@ -157,12 +186,19 @@ impl Header<'_> {
     }
 
     fn text(&self, key: &str) -> Result<Option<&str>> {
-        let Some(value) = self.metadata.get(key) else { return Ok(None) };
-        value.to_string().map(|text| Some(text.as_str())).map_err(|_| self.fault(format!("`{key}` is no text")))
+        let Some(value) = self.metadata.get(key) else {
+            return Ok(None);
+        };
+        value
+            .to_string()
+            .map(|text| Some(text.as_str()))
+            .map_err(|_| self.fault(format!("`{key}` is no text")))
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>> {
-        let Some(value) = self.metadata.get(key) else { return Ok(None) };
+        let Some(value) = self.metadata.get(key) else {
+            return Ok(None);
+        };
         as_number(value)
             .map(Some)
             .ok_or_else(|| self.fault(format!("`{key}` is no number, or a number for each block")))

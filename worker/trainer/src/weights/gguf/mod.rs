@@ -41,18 +41,36 @@ impl GgufFile {
     /// Reads the header and checks that every tensor lies within the file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path))?;
-        let fault = |fault: String| Error::Model { path: path.into(), fault, help: "download the file again" };
+        let fault = |fault: String| Error::Model {
+            path: path.into(),
+            fault,
+            help: "download the file again",
+        };
         let length = file.metadata().map_err(Error::io(path))?.len();
         if let Some(unread) = scan::check(&file, length).map_err(fault)? {
-            return Err(Error::Unsupported { path: path.into(), fault: unread.to_string(), help: blocks::SUPPORTED });
+            return Err(Error::Unsupported {
+                path: path.into(),
+                fault: unread.to_string(),
+                help: blocks::SUPPORTED,
+            });
         }
         file.rewind().map_err(Error::io(path))?;
-        let content = Content::read(&mut BufReader::new(&file))
-            .map_err(|e| fault(format!("it is no GGUF file, or its header is cut off ({e})")))?;
-        let gguf = Self { path: path.into(), content };
-        let needed = gguf.end_of_tensors()?.saturating_add(gguf.content.tensor_data_offset);
+        let content = Content::read(&mut BufReader::new(&file)).map_err(|e| {
+            fault(format!(
+                "it is no GGUF file, or its header is cut off ({e})"
+            ))
+        })?;
+        let gguf = Self {
+            path: path.into(),
+            content,
+        };
+        let needed = gguf
+            .end_of_tensors()?
+            .saturating_add(gguf.content.tensor_data_offset);
         if needed > length {
-            return Err(fault(format!("it is cut off: its tensors need {needed} bytes, it has {length}")));
+            return Err(fault(format!(
+                "it is cut off: its tensors need {needed} bytes, it has {length}"
+            )));
         }
         gguf.header().whole(gguf.content.tensor_infos.len())?;
         Ok(gguf)
@@ -63,18 +81,35 @@ impl GgufFile {
     /// # Errors
     /// Two tensors overlap, or one is not made of whole blocks.
     fn end_of_tensors(&self) -> Result<u64> {
-        let fault =
-            |tensor: &str, fault: String| Error::Tensor { path: self.path.clone(), tensor: tensor.into(), fault };
+        let fault = |tensor: &str, fault: String| Error::Tensor {
+            path: self.path.clone(),
+            tensor: tensor.into(),
+            fault,
+        };
         let mut infos: Vec<_> = self.content.tensor_infos.iter().collect();
         infos.sort_by_key(|(name, info)| (info.offset, *name));
         let (mut end, mut before) = (0u64, "");
         for (name, info) in infos {
             let (dtype, block) = (info.ggml_dtype, info.ggml_dtype.block_size());
-            if !info.shape.dims().last().is_some_and(|cols| cols.is_multiple_of(block)) {
-                return Err(fault(name, format!("{:?} is not made of whole {dtype:?} blocks", info.shape.dims())));
+            if !info
+                .shape
+                .dims()
+                .last()
+                .is_some_and(|cols| cols.is_multiple_of(block))
+            {
+                return Err(fault(
+                    name,
+                    format!(
+                        "{:?} is not made of whole {dtype:?} blocks",
+                        info.shape.dims()
+                    ),
+                ));
             }
             if info.offset < end {
-                return Err(fault(name, format!("overlaps `{before}`; download the file again")));
+                return Err(fault(
+                    name,
+                    format!("overlaps `{before}`; download the file again"),
+                ));
             }
             let bytes = (info.shape.elem_count() / block * dtype.type_size()) as u64;
             (end, before) = (info.offset.saturating_add(bytes), name);
@@ -83,19 +118,30 @@ impl GgufFile {
     }
 
     fn header(&self) -> Header<'_> {
-        Header { path: &self.path, metadata: &self.content.metadata }
+        Header {
+            path: &self.path,
+            metadata: &self.content.metadata,
+        }
     }
 
     /// The architecture's sizes, which the tensors agree with.
     pub(crate) fn shape(&self) -> Result<ModelShape> {
-        let vocabulary = self.info("token_embd.weight")?.first().copied().unwrap_or_default();
+        let vocabulary = self
+            .info("token_embd.weight")?
+            .first()
+            .copied()
+            .unwrap_or_default();
         let shape = ModelShape {
             tied_embeddings: !self.has("output.weight"),
             rope_scaling: self.rope_factors()?,
             ..self.header().shape(vocabulary)?
         };
-        let tensors: BTreeMap<&str, &[usize]> =
-            self.content.tensor_infos.iter().map(|(name, info)| (name.as_str(), info.shape.dims())).collect();
+        let tensors: BTreeMap<&str, &[usize]> = self
+            .content
+            .tensor_infos
+            .iter()
+            .map(|(name, info)| (name.as_str(), info.shape.dims()))
+            .collect();
         agreement::check_gguf(&self.path, &tensors, &shape)?;
         Ok(shape)
     }
@@ -105,8 +151,12 @@ impl GgufFile {
         if !self.has("rope_freqs.weight") {
             return Ok(None);
         }
-        let factors = self.read("rope_freqs.weight", &Device::Cpu)?.dequantize(&Device::Cpu)?;
-        Ok(Some(RopeScaling::Divisors(factors.flatten_all()?.to_vec1()?)))
+        let factors = self
+            .read("rope_freqs.weight", &Device::Cpu)?
+            .dequantize(&Device::Cpu)?;
+        Ok(Some(RopeScaling::Divisors(
+            factors.flatten_all()?.to_vec1()?,
+        )))
     }
 
     /// Everything that the header says.
@@ -120,11 +170,12 @@ impl GgufFile {
 
     fn info(&self, name: &str) -> Result<Vec<usize>> {
         let info = self.content.tensor_infos.get(name);
-        info.map(|i| i.shape.dims().to_vec()).ok_or_else(|| Error::Tensor {
-            path: self.path.clone(),
-            tensor: name.into(),
-            fault: "is missing".into(),
-        })
+        info.map(|i| i.shape.dims().to_vec())
+            .ok_or_else(|| Error::Tensor {
+                path: self.path.clone(),
+                tensor: name.into(),
+                fault: "is missing".into(),
+            })
     }
 
     /// The tensor `name`, as its blocks are.
@@ -138,7 +189,12 @@ impl GgufFile {
                 drop(data);
                 Ok(tensor)
             }
-            None => rebuild(data.into_owned(), tensor.dtype(), tensor.shape().dims2()?, device),
+            None => rebuild(
+                data.into_owned(),
+                tensor.dtype(),
+                tensor.shape().dims2()?,
+                device,
+            ),
             Some(value) => Err(Error::Tensor {
                 path: self.path.clone(),
                 tensor: name.into(),
@@ -168,14 +224,25 @@ impl GgufFile {
         tokenizer::read(&self.content).map_err(|fault| match fault {
             tokenizer::Fault::Broken(fault) => self.unusable_tokenizer(&fault),
             tokenizer::Fault::Unsupported(fault) => {
-                let (path, fault) = (self.path.clone(), format!("its tokenizer cannot be used: {fault}"));
-                Error::Unsupported { path, fault, help: FOLDER }
+                let (path, fault) = (
+                    self.path.clone(),
+                    format!("its tokenizer cannot be used: {fault}"),
+                );
+                Error::Unsupported {
+                    path,
+                    fault,
+                    help: FOLDER,
+                }
             }
         })
     }
 
     fn unusable_tokenizer(&self, fault: &str) -> Error {
-        Error::Model { path: self.path.clone(), fault: format!("its tokenizer cannot be used: {fault}"), help: FOLDER }
+        Error::Model {
+            path: self.path.clone(),
+            fault: format!("its tokenizer cannot be used: {fault}"),
+            help: FOLDER,
+        }
     }
 
     /// The default template and those under names; none where there is none.
@@ -184,7 +251,12 @@ impl GgufFile {
         keys.sort_by_key(|(key, _)| key.as_str());
         let mut found: Option<Templates> = None;
         for (key, value) in keys {
-            let Some(name) = key.strip_prefix("tokenizer.chat_template").filter(|name| *name != "s") else { continue };
+            let Some(name) = key
+                .strip_prefix("tokenizer.chat_template")
+                .filter(|name| *name != "s")
+            else {
+                continue;
+            };
             let name = name.strip_prefix('.').unwrap_or("default");
             let text = value.to_string().map_err(|_| Error::Model {
                 path: self.path.clone(),
@@ -201,7 +273,8 @@ impl GgufFile {
     /// # Errors
     /// The key names no token.
     pub(crate) fn special_token(&self, which: &str) -> Result<Option<(u32, String)>> {
-        tokenizer::special_token(&self.content, which).map_err(|fault| self.unusable_tokenizer(&fault))
+        tokenizer::special_token(&self.content, which)
+            .map_err(|fault| self.unusable_tokenizer(&fault))
     }
 }
 
@@ -214,7 +287,12 @@ pub(crate) fn rotary_row(row: usize, rows: usize, heads: usize) -> usize {
     h * head + 2 * pair + half
 }
 
-fn rebuild(bytes: Vec<u8>, dtype: GgmlDType, shape: (usize, usize), device: &Device) -> Result<QTensor> {
+fn rebuild(
+    bytes: Vec<u8>,
+    dtype: GgmlDType,
+    shape: (usize, usize),
+    device: &Device,
+) -> Result<QTensor> {
     let storage = QStorage::from_data(Cow::Owned(bytes), device, dtype)?;
     Ok(QTensor::new(storage, shape)?)
 }

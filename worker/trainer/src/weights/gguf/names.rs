@@ -26,23 +26,38 @@ pub(crate) fn gguf_name(name: &str) -> String {
     let blocks = name.replacen("model.layers.", "blk.", 1);
     PARTS.iter().fold(blocks, |name, (from, to)| {
         let whole = format!("{from}.");
-        if name.starts_with(&whole) || name.contains(&format!(".{whole}")) { name.replacen(from, to, 1) } else { name }
+        if name.starts_with(&whole) || name.contains(&format!(".{whole}")) {
+            name.replacen(from, to, 1)
+        } else {
+            name
+        }
     })
 }
 
 /// The linear layer whose weight GGUF calls `name`.
 pub(crate) fn site_of(name: &str) -> Option<Site> {
-    let (layer, part) = name.strip_prefix("blk.")?.strip_suffix(".weight")?.split_once('.')?;
+    let (layer, part) = name
+        .strip_prefix("blk.")?
+        .strip_suffix(".weight")?
+        .split_once('.')?;
     let (theirs, _) = PARTS.iter().find(|(_, ours)| *ours == part)?;
-    let module = TargetModule::ALL.into_iter().find(|m| theirs.ends_with(m.name()))?;
-    Some(Site { layer: layer.parse().ok()?, module })
+    let module = TargetModule::ALL
+        .into_iter()
+        .find(|m| theirs.ends_with(m.name()))?;
+    Some(Site {
+        layer: layer.parse().ok()?,
+        module,
+    })
 }
 
 /// Every tensor of a model of `shape`, by its Hugging Face name, in the order of the forward pass.
 pub(crate) fn tensors_of(shape: &ModelShape) -> Vec<String> {
     let layer = |layer: usize| {
-        let norms = ["input_layernorm", "post_attention_layernorm"].map(|n| format!("model.layers.{layer}.{n}"));
-        norms.into_iter().chain(TargetModule::ALL.map(|module| Site { layer, module }.module_path()))
+        let norms = ["input_layernorm", "post_attention_layernorm"]
+            .map(|n| format!("model.layers.{layer}.{n}"));
+        norms
+            .into_iter()
+            .chain(TargetModule::ALL.map(|module| Site { layer, module }.module_path()))
     };
     let head = (!shape.tied_embeddings).then(|| "lm_head".to_owned());
     let names = std::iter::once("model.embed_tokens".to_owned())
@@ -62,16 +77,31 @@ mod tests {
             ("model.embed_tokens.weight", "token_embd.weight"),
             ("model.norm.weight", "output_norm.weight"),
             ("lm_head.weight", "output.weight"),
-            ("model.layers.3.input_layernorm.weight", "blk.3.attn_norm.weight"),
-            ("model.layers.3.post_attention_layernorm.weight", "blk.3.ffn_norm.weight"),
-            ("model.layers.11.self_attn.o_proj.weight", "blk.11.attn_output.weight"),
-            ("model.layers.11.mlp.down_proj.weight.lora_a", "blk.11.ffn_down.weight.lora_a"),
+            (
+                "model.layers.3.input_layernorm.weight",
+                "blk.3.attn_norm.weight",
+            ),
+            (
+                "model.layers.3.post_attention_layernorm.weight",
+                "blk.3.ffn_norm.weight",
+            ),
+            (
+                "model.layers.11.self_attn.o_proj.weight",
+                "blk.11.attn_output.weight",
+            ),
+            (
+                "model.layers.11.mlp.down_proj.weight.lora_a",
+                "blk.11.ffn_down.weight.lora_a",
+            ),
         ] {
             assert_eq!(gguf_name(theirs), ours);
         }
         for module in TargetModule::ALL {
             let site = Site { layer: 7, module };
-            assert_eq!(site_of(&gguf_name(&format!("{}.weight", site.module_path()))), Some(site));
+            assert_eq!(
+                site_of(&gguf_name(&format!("{}.weight", site.module_path()))),
+                Some(site)
+            );
         }
         assert_eq!(site_of("blk.0.attn_norm.weight"), None);
     }

@@ -25,8 +25,14 @@ impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tensor, number } = self;
         match blocks::name_of(*number) {
-            Some(name) => write!(f, "its tensor `{tensor}` is of the type {number}, {name}, which is not read"),
-            None => write!(f, "its tensor `{tensor}` is of the type {number}, which has no known name and is not read"),
+            Some(name) => write!(
+                f,
+                "its tensor `{tensor}` is of the type {number}, {name}, which is not read"
+            ),
+            None => write!(
+                f,
+                "its tensor `{tensor}` is of the type {number}, which has no known name and is not read"
+            ),
         }
     }
 }
@@ -36,14 +42,19 @@ impl fmt::Display for Unread {
 /// # Errors
 /// It is cut off, or says something twice or nothing that can be; the text names it.
 pub(super) fn check(file: &File, length: u64) -> Result<Option<Unread>, String> {
-    let mut scan = Scan { input: BufReader::new(file), left: length };
+    let mut scan = Scan {
+        input: BufReader::new(file),
+        left: length,
+    };
     let mut unread = None;
     if scan.take()? != *b"GGUF" {
         return Err(CUT_OFF.into());
     }
     let version = scan.number()?;
     if !matches!(version, 2 | 3) {
-        return Err(format!("it is of version {version} of GGUF; 2 and 3 are read"));
+        return Err(format!(
+            "it is of version {version} of GGUF; 2 and 3 are read"
+        ));
     }
     let (tensors, keys) = (scan.long()?, scan.long()?);
     let mut known = HashSet::new();
@@ -64,7 +75,10 @@ pub(super) fn check(file: &File, length: u64) -> Result<Option<Unread>, String> 
         let name = scan.name()?;
         let number = scan.tensor(&name)?;
         if unread.is_none() && !blocks::is_read(number) {
-            unread = Some(Unread { tensor: name.clone(), number });
+            unread = Some(Unread {
+                tensor: name.clone(),
+                number,
+            });
         }
         if let Some(twice) = known.replace(name) {
             return Err(format!("its tensor `{twice}` stands twice"));
@@ -97,7 +111,9 @@ impl Scan<'_> {
     fn skip(&mut self, bytes: Option<u64>) -> Result<(), String> {
         let bytes = bytes.filter(|&bytes| bytes <= self.left).ok_or(CUT_OFF)?;
         self.left -= bytes;
-        self.input.seek_relative(bytes as i64).map_err(|_| CUT_OFF.into())
+        self.input
+            .seek_relative(bytes as i64)
+            .map_err(|_| CUT_OFF.into())
     }
 
     fn name(&mut self) -> Result<String, String> {
@@ -121,10 +137,14 @@ impl Scan<'_> {
                     Some(width) => self.skip(count.checked_mul(width)),
                     // Each text has its length before it, so a count that cannot be ends with the file.
                     None if kind == 8 => (0..count).try_for_each(|_| self.skip_text()),
-                    None => Err(format!("its key `{key}` is a list of values of the type {kind}, which is not read")),
+                    None => Err(format!(
+                        "its key `{key}` is a list of values of the type {kind}, which is not read"
+                    )),
                 }
             }
-            _ => Err(format!("its key `{key}` has a value of the type {kind}, which is not read")),
+            _ => Err(format!(
+                "its key `{key}` has a value of the type {kind}, which is not read"
+            )),
         }
     }
 
@@ -138,7 +158,9 @@ impl Scan<'_> {
         if value.is_power_of_two() && value >= 8 {
             return Ok(());
         }
-        Err(format!("its `general.alignment` (type {kind}, value {value}) is no power of two from 8 on as u32"))
+        Err(format!(
+            "its `general.alignment` (type {kind}, value {value}) is no power of two from 8 on as u32"
+        ))
     }
 
     /// Goes over the tensor `name` and returns the number of its type.
@@ -147,11 +169,17 @@ impl Scan<'_> {
         if !(1..=4).contains(&count) {
             return Err(format!("its tensor `{name}` has {count} dimensions"));
         }
-        let dims = (0..count).map(|_| self.long()).collect::<Result<Vec<_>, _>>()?;
+        let dims = (0..count)
+            .map(|_| self.long())
+            .collect::<Result<Vec<_>, _>>()?;
         // No element takes more than 4 bytes.
-        let product = dims.iter().try_fold(4u64, |product, &dim| product.checked_mul(dim));
+        let product = dims
+            .iter()
+            .try_fold(4u64, |product, &dim| product.checked_mul(dim));
         if product.is_none_or(|product| product == 0 || product > i64::MAX as u64) {
-            return Err(format!("its tensor `{name}` has the dimensions {dims:?}, which no tensor can have"));
+            return Err(format!(
+                "its tensor `{name}` has the dimensions {dims:?}, which no tensor can have"
+            ));
         }
         let number = self.number()?;
         self.skip(Some(8))?;

@@ -76,18 +76,32 @@ impl Checkpoint {
         let file = GgufFile::open(path)?;
         let (bos, eos) = (file.special_token("bos")?, file.special_token("eos")?);
         let turns = [file.special_token("eot")?, file.special_token("eom")?];
-        let text = |token: &Option<(u32, String)>| token.as_ref().map_or_else(String::new, |(_, text)| text.clone());
+        let text = |token: &Option<(u32, String)>| {
+            token
+                .as_ref()
+                .map_or_else(String::new, |(_, text)| text.clone())
+        };
         let files = ModelFiles {
             path: path.into(),
             shape: file.shape()?,
             tokenizer: Some(file.tokenizer()?),
             template: file.chat_templates()?,
-            special: SpecialTokens { bos: text(&bos), eos: text(&eos) },
-            end_ids: eos.iter().chain(turns.iter().flatten()).map(|(id, _)| *id).collect(),
+            special: SpecialTokens {
+                bos: text(&bos),
+                eos: text(&eos),
+            },
+            end_ids: eos
+                .iter()
+                .chain(turns.iter().flatten())
+                .map(|(id, _)| *id)
+                .collect(),
             hub_name: None,
             notes: Vec::new(),
         };
-        Ok(Self { files, source: Source::Gguf(Box::new(Ggml { file })) })
+        Ok(Self {
+            files,
+            source: Source::Gguf(Box::new(Ggml { file })),
+        })
     }
 
     /// Seeded weights of `shape`, without tokenizer or template: for measuring only.
@@ -102,7 +116,10 @@ impl Checkpoint {
             hub_name: None,
             notes: Vec::new(),
         };
-        Self { files, source: Source::Random(RandomWeights { seed }) }
+        Self {
+            files,
+            source: Source::Random(RandomWeights { seed }),
+        }
     }
 
     fn open_folder(path: &Path) -> Result<Self> {
@@ -125,7 +142,10 @@ impl Checkpoint {
             hub_name: hub_name(&config),
             notes,
         };
-        Ok(Self { files, source: Source::HuggingFace(Box::new(Folder { shards })) })
+        Ok(Self {
+            files,
+            source: Source::HuggingFace(Box::new(Folder { shards })),
+        })
     }
 
     /// The files of a Hugging Face folder; none of a GGUF file.
@@ -142,7 +162,9 @@ impl Checkpoint {
         let cpu = &Device::Cpu;
         let mut hash = Sha256::new();
         let mut add = |norm: Tensor| -> Result<()> {
-            norm.to_vec1::<f32>()?.iter().for_each(|weight| hash.update(weight.to_le_bytes()));
+            norm.to_vec1::<f32>()?
+                .iter()
+                .for_each(|weight| hash.update(weight.to_le_bytes()));
             Ok(())
         };
         for layer in 0..self.files.shape.layers {

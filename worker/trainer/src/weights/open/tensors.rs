@@ -32,15 +32,31 @@ impl Checkpoint {
                 }
                 // What becomes something else is read where that is made.
                 let stays = model.quantization != Quantization::None;
-                let weight = self.gguf_projection(ggml, layer, module, if stays { device } else { &Device::Cpu })?;
-                let fault =
-                    |fault: &str| Error::Model { path: self.files.path.clone(), fault: fault.into(), help: ENLARGED };
-                if stays { Ok(weight) } else { requantise(weight, model, backend, fault) }
+                let weight = self.gguf_projection(
+                    ggml,
+                    layer,
+                    module,
+                    if stays { device } else { &Device::Cpu },
+                )?;
+                let fault = |fault: &str| Error::Model {
+                    path: self.files.path.clone(),
+                    fault: fault.into(),
+                    help: ENLARGED,
+                };
+                if stays {
+                    Ok(weight)
+                } else {
+                    requantise(weight, model, backend, fault)
+                }
             }
             Source::Random(weights) => {
-                let weight = weights.projection(layer, module, self.files.shape.projection(module))?;
-                let fault =
-                    |fault: &str| Error::Model { path: self.files.path.clone(), fault: fault.into(), help: ENLARGED };
+                let weight =
+                    weights.projection(layer, module, self.files.shape.projection(module))?;
+                let fault = |fault: &str| Error::Model {
+                    path: self.files.path.clone(),
+                    fault: fault.into(),
+                    help: ENLARGED,
+                };
                 requantise(Box::new(Plain(weight)), model, backend, fault)
             }
         }
@@ -66,12 +82,16 @@ impl Checkpoint {
     /// The two norms of block `layer`, before attention and before the feed-forward layer.
     pub fn norms(&self, layer: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
         let names = match &self.source {
-            Source::HuggingFace(_) => {
-                ["input_layernorm", "post_attention_layernorm"].map(|n| format!("model.layers.{layer}.{n}.weight"))
+            Source::HuggingFace(_) => ["input_layernorm", "post_attention_layernorm"]
+                .map(|n| format!("model.layers.{layer}.{n}.weight")),
+            Source::Gguf(_) | Source::Random(_) => {
+                ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight"))
             }
-            Source::Gguf(_) | Source::Random(_) => ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight")),
         };
-        Ok((self.vector(&names[0], dtype, device)?, self.vector(&names[1], dtype, device)?))
+        Ok((
+            self.vector(&names[0], dtype, device)?,
+            self.vector(&names[1], dtype, device)?,
+        ))
     }
 
     pub fn final_norm(&self, dtype: DType, device: &Device) -> Result<Tensor> {
@@ -85,10 +105,15 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(folder) => folder.shards.tensor(name, dtype, device),
             Source::Gguf(ggml) => {
-                let vector = ggml.file.read(name, &Device::Cpu)?.dequantize(&Device::Cpu)?;
+                let vector = ggml
+                    .file
+                    .read(name, &Device::Cpu)?
+                    .dequantize(&Device::Cpu)?;
                 Ok(vector.to_dtype(dtype)?.to_device(device)?)
             }
-            Source::Random(_) => Ok(Tensor::ones(self.files.shape.hidden, dtype, &Device::Cpu)?.to_device(device)?),
+            Source::Random(_) => Ok(
+                Tensor::ones(self.files.shape.hidden, dtype, &Device::Cpu)?.to_device(device)?
+            ),
         }
     }
 
@@ -102,18 +127,30 @@ impl Checkpoint {
         if self.files.shape.tied_embeddings {
             return Ok(None);
         }
-        self.table("lm_head.weight", "output.weight", backend).map(Some)
+        self.table("lm_head.weight", "output.weight", backend)
+            .map(Some)
     }
 
-    fn table(&self, folder_name: &str, gguf_name: &str, backend: &dyn Backend) -> Result<Box<dyn FrozenWeight>> {
+    fn table(
+        &self,
+        folder_name: &str,
+        gguf_name: &str,
+        backend: &dyn Backend,
+    ) -> Result<Box<dyn FrozenWeight>> {
         let device = backend.device();
         let table: Box<dyn FrozenWeight> = match &self.source {
-            Source::HuggingFace(folder) => Box::new(Plain(folder.shards.native(folder_name, &Device::Cpu)?)),
+            Source::HuggingFace(folder) => {
+                Box::new(Plain(folder.shards.native(folder_name, &Device::Cpu)?))
+            }
             Source::Gguf(ggml) => Box::new(Gguf(ggml.file.read(gguf_name, &Device::Cpu)?)),
             Source::Random(weights) => {
                 let shape = (self.files.shape.vocabulary, self.files.shape.hidden);
                 let is_head = gguf_name == "output.weight";
-                Box::new(Plain(if is_head { weights.head(shape)? } else { weights.embedding(shape)? }))
+                Box::new(Plain(if is_head {
+                    weights.head(shape)?
+                } else {
+                    weights.embedding(shape)?
+                }))
             }
         };
         if device.is_cpu() {
@@ -133,16 +170,27 @@ impl Folder {
         model: &ModelConfig,
         backend: &dyn Backend,
     ) -> Result<Box<dyn FrozenWeight>> {
-        let parent = if (module as usize) < TargetModule::GateProj as usize { "self_attn" } else { "mlp" };
+        let parent = if (module as usize) < TargetModule::GateProj as usize {
+            "self_attn"
+        } else {
+            "mlp"
+        };
         let name = format!("model.layers.{layer}.{parent}.{}.weight", module.name());
         if bnb::is_quantised(&self.shards, &name) {
             return Ok(Box::new(bnb::read(&self.shards, &name, backend.device())?));
         }
         if model.quantization == Quantization::Gguf {
-            return Err(self.shards.fault(&name, "is not of a GGUF file; set model.quantization: nf4"));
+            return Err(self
+                .shards
+                .fault(&name, "is not of a GGUF file; set model.quantization: nf4"));
         }
         let fault = |fault: &str| self.shards.fault(&name, &format!("{fault}; {ENLARGED}"));
-        requantise(Box::new(Plain(self.shards.native(&name, &Device::Cpu)?)), model, backend, fault)
+        requantise(
+            Box::new(Plain(self.shards.native(&name, &Device::Cpu)?)),
+            model,
+            backend,
+            fault,
+        )
     }
 }
 

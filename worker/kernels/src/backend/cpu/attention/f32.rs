@@ -81,7 +81,10 @@ pub(crate) fn forward(
 ) {
     let e = shape.head_dim;
     let heads = heads(shape, spans);
-    let results: Vec<(Vec<f32>, Vec<f32>)> = heads.par_iter().map(|head| forward_head(head, q, k, v)).collect();
+    let results: Vec<(Vec<f32>, Vec<f32>)> = heads
+        .par_iter()
+        .map(|head| forward_head(head, q, k, v))
+        .collect();
     let m = lse.len() / shape.heads;
     for (head, (head_o, head_lse)) in heads.iter().zip(&results) {
         let start = head.index * m + head.span.q.start;
@@ -135,13 +138,41 @@ pub(crate) fn backward(
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let e = shape.head_dim;
     let heads = heads(shape, spans);
-    let parts: Vec<HeadGrads> = heads.par_iter().map(|head| backward_head(head, x)).collect();
-    let (mut dq, mut dk, mut dv) = (vec![0f32; x.q.len()], vec![0f32; x.k.len()], vec![0f32; x.v.len()]);
+    let parts: Vec<HeadGrads> = heads
+        .par_iter()
+        .map(|head| backward_head(head, x))
+        .collect();
+    let (mut dq, mut dk, mut dv) = (
+        vec![0f32; x.q.len()],
+        vec![0f32; x.k.len()],
+        vec![0f32; x.v.len()],
+    );
     for (head, part) in heads.iter().zip(&parts) {
         let group = head.index / (shape.heads / shape.kv_heads);
-        add_rows(&mut dq, &part.dq, head.span.q.start, shape.heads, head.index, e);
-        add_rows(&mut dk, &part.dk, head.span.k.start, shape.kv_heads, group, e);
-        add_rows(&mut dv, &part.dv, head.span.k.start, shape.kv_heads, group, e);
+        add_rows(
+            &mut dq,
+            &part.dq,
+            head.span.q.start,
+            shape.heads,
+            head.index,
+            e,
+        );
+        add_rows(
+            &mut dk,
+            &part.dk,
+            head.span.k.start,
+            shape.kv_heads,
+            group,
+            e,
+        );
+        add_rows(
+            &mut dv,
+            &part.dv,
+            head.span.k.start,
+            shape.kv_heads,
+            group,
+            e,
+        );
     }
     (dq, dk, dv)
 }
@@ -157,7 +188,11 @@ fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>) -> HeadGrads {
     let scale = head.shape.scale();
     let (tq, tk) = (head.span.q.len(), head.span.k.len());
     let m = x.lse.len() / head.shape.heads;
-    let mut grads = HeadGrads { dq: vec![0.0; tq * e], dk: vec![0.0; tk * e], dv: vec![0.0; tk * e] };
+    let mut grads = HeadGrads {
+        dq: vec![0.0; tq * e],
+        dk: vec![0.0; tk * e],
+        dv: vec![0.0; tk * e],
+    };
     let (mut p, mut dp) = (Vec::new(), Vec::new());
     for tile in tiles(head.span, head.shape.window) {
         let (rows, keys) = (tile.rows.len(), tile.keys.len());
@@ -174,7 +209,9 @@ fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>) -> HeadGrads {
                 exp_in_place(p, scale, lse);
             });
             masked(&mut dp[i * keys..(i + 1) * keys], seen.clone(), |ds| {
-                ds.iter_mut().zip(&p_row[seen]).for_each(|(ds, p)| *ds = p * (*ds - delta));
+                ds.iter_mut()
+                    .zip(&p_row[seen])
+                    .for_each(|(ds, p)| *ds = p * (*ds - delta));
             });
         }
         let by_rows = Strides::rows(keys);

@@ -26,7 +26,10 @@ impl Head<'_> {
 }
 
 pub(crate) fn heads<'a>(shape: &'a AttentionShape, spans: &'a [Span]) -> Vec<Head<'a>> {
-    spans.iter().flat_map(|span| (0..shape.heads).map(move |index| Head { shape, span, index })).collect()
+    spans
+        .iter()
+        .flat_map(|span| (0..shape.heads).map(move |index| Head { shape, span, index }))
+        .collect()
 }
 
 /// Everything that the backward pass reads; shapes as in [`AttentionSaved`](crate::types::attention::AttentionSaved).
@@ -40,9 +43,19 @@ pub(crate) struct BackwardInputs<'a> {
 }
 
 /// Adds the rows of `src` [T, E] to head `head` of `dst` [M, heads*E], from row `start` on.
-pub(crate) fn add_rows(dst: &mut [f32], src: &[f32], start: usize, heads: usize, head: usize, e: usize) {
+pub(crate) fn add_rows(
+    dst: &mut [f32],
+    src: &[f32],
+    start: usize,
+    heads: usize,
+    head: usize,
+    e: usize,
+) {
     for (i, row) in src.chunks_exact(e).enumerate() {
         let at = ((start + i) * heads + head) * e;
-        dst[at..at + e].iter_mut().zip(row).for_each(|(d, s)| *d += s);
+        dst[at..at + e]
+            .iter_mut()
+            .zip(row)
+            .for_each(|(d, s)| *d += s);
     }
 }

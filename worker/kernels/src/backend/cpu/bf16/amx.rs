@@ -65,7 +65,9 @@ impl Tiles {
     pub(super) fn open() -> Self {
         assert!(available(), "the processor has no bf16 tiles");
         // SAFETY: the tiles are there, and the configuration is a valid one of palette 1.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const FULL_TILES, options(nostack, readonly)) };
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const FULL_TILES, options(nostack, readonly))
+        };
         Self(())
     }
 }

@@ -2,8 +2,8 @@
 //! results in registers. Widening bf16 is a shift, so half the memory traffic of `f32` is all that it costs.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps,
-    _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    __m256, __m256i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_load_si256,
+    _mm256_loadu_ps, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
 };
 
 use crate::types::rows::{BLOCK, Line};
@@ -32,7 +32,16 @@ pub(super) unsafe fn block(
     for row in (0..BLOCK).step_by(ROWS) {
         for column in (0..BLOCK).step_by(COLUMNS) {
             // SAFETY: as promised by the caller: rows and columns lie within the block.
-            unsafe { part(a.add(row * stride), stride, b.add(column), steps, &mut c[row * BLOCK + column..], add) };
+            unsafe {
+                part(
+                    a.add(row * stride),
+                    stride,
+                    b.add(column),
+                    steps,
+                    &mut c[row * BLOCK + column..],
+                    add,
+                )
+            };
         }
     }
 }
@@ -43,14 +52,27 @@ unsafe fn widened(pairs: __m256i) -> [__m256; 2] {
     // SAFETY: called only where AVX2 is there.
     unsafe {
         let second = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32.cast_signed()));
-        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(second)]
+        [
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)),
+            _mm256_castsi256_ps(second),
+        ]
     }
 }
 
 /// [`ROWS`] x [`COLUMNS`] results into the rows of `c`, which are [`BLOCK`] apart.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn part(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32], add: bool) {
-    assert!(c.len() >= (ROWS - 1) * BLOCK + COLUMNS, "the part lies within the block");
+unsafe fn part(
+    a: *const Line,
+    stride: usize,
+    b: *const Line,
+    steps: usize,
+    c: &mut [f32],
+    add: bool,
+) {
+    assert!(
+        c.len() >= (ROWS - 1) * BLOCK + COLUMNS,
+        "the part lies within the block"
+    );
     // SAFETY: a line is 64 bytes and 64-byte aligned; offsets stay within what the caller promises.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];

@@ -1,8 +1,8 @@
 //! The block product on AVX512-BF16 dot products: 8 rows x 32 columns of results in registers.
 
 use std::arch::x86_64::{
-    __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
-    _mm512_storeu_ps,
+    __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
 use crate::types::rows::{BLOCK, Line};
@@ -31,15 +31,26 @@ pub(super) unsafe fn block(
 
 /// [`ROWS`] rows of the block, into `c` [8, 32].
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn rows(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32], add: bool) {
+unsafe fn rows(
+    a: *const Line,
+    stride: usize,
+    b: *const Line,
+    steps: usize,
+    c: &mut [f32],
+    add: bool,
+) {
     // SAFETY: a line is 64 bytes and 64-byte aligned; offsets stay within what the caller promises.
     unsafe {
-        let panel =
-            |line: usize| -> __m512bh { std::mem::transmute::<__m512i, _>(_mm512_load_si512(b.add(line).cast())) };
+        let panel = |line: usize| -> __m512bh {
+            std::mem::transmute::<__m512i, _>(_mm512_load_si512(b.add(line).cast()))
+        };
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         if add {
             for (row, sums) in c.chunks_exact(BLOCK).zip(&mut sums) {
-                *sums = [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))];
+                *sums = [
+                    _mm512_loadu_ps(row.as_ptr()),
+                    _mm512_loadu_ps(row.as_ptr().add(16)),
+                ];
             }
         }
         for step in 0..steps {

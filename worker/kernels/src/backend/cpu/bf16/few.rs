@@ -10,14 +10,23 @@ use crate::types::rows::{self, BLOCK, Block, Line, STEP};
 pub(super) const FEW: usize = 4;
 
 /// Products of all rows of `terms` with the columns `cols` of the result, at the upper left of a block of zeros.
-pub(super) fn block(terms: &[Term<'_>], cols: std::ops::Range<usize>, strip: &mut Vec<Line>) -> Block {
+pub(super) fn block(
+    terms: &[Term<'_>],
+    cols: std::ops::Range<usize>,
+    strip: &mut Vec<Line>,
+) -> Block {
     let mut block = [0f32; BLOCK * BLOCK];
     for Term { x, w } in terms {
         let strip = rows::room(strip, cols.len() * x.steps);
         if !x.width.is_multiple_of(STEP) {
             strip.fill(rows::ZERO);
         }
-        w.unpack(cols.clone(), 0..x.width, rows::elements(strip), x.steps * STEP);
+        w.unpack(
+            cols.clone(),
+            0..x.width,
+            rows::elements(strip),
+            x.steps * STEP,
+        );
         for (column, weights) in strip.chunks_exact(x.steps).enumerate() {
             for (row, x) in x.block(0).chunks_exact(x.steps).take(x.rows).enumerate() {
                 block[row * BLOCK + column] += dot(x, weights);

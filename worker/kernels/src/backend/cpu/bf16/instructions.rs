@@ -14,8 +14,14 @@ use crate::types::rows::{BLOCK, Block, Line};
 
 /// A kernel: `c` [32, 32] = `a` (32 rows of `steps` lines, `stride` lines apart) times `b` (`steps` pairs of tiles),
 /// added to what is in `c` where `add` is set.
-pub(super) type Kernel =
-    unsafe fn(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32; BLOCK * BLOCK], add: bool);
+pub(super) type Kernel = unsafe fn(
+    a: *const Line,
+    stride: usize,
+    b: *const Line,
+    steps: usize,
+    c: &mut [f32; BLOCK * BLOCK],
+    add: bool,
+);
 
 impl Instructions {
     /// The best that this processor and its operating system offer.
@@ -26,9 +32,15 @@ impl Instructions {
 
     /// All that this processor and its operating system offer, the fastest first.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Self::Amx, Self::Avx512Bf16, Self::Avx2, Self::Neon, Self::Portable]
-            .into_iter()
-            .filter(|i| i.kernel().is_some())
+        [
+            Self::Amx,
+            Self::Avx512Bf16,
+            Self::Avx2,
+            Self::Neon,
+            Self::Portable,
+        ]
+        .into_iter()
+        .filter(|i| i.kernel().is_some())
     }
 
     /// None where the processor or its operating system does not have the instructions.
@@ -69,7 +81,9 @@ impl Session {
     /// # Panics
     /// The processor does not have `instructions`.
     pub(crate) fn open(instructions: Instructions) -> Self {
-        let Some(kernel) = instructions.kernel() else { panic!("the processor does not have {instructions:?}") };
+        let Some(kernel) = instructions.kernel() else {
+            panic!("the processor does not have {instructions:?}")
+        };
         Self {
             kernel,
             #[cfg(target_arch = "x86_64")]
@@ -86,8 +100,19 @@ impl Session {
     }
 
     /// [`Self::block`], added to what is in `c` where `add` is set.
-    pub(super) fn multiply(&self, a: &[Line], stride: usize, b: &[Line], steps: usize, c: &mut Block, add: bool) {
-        assert!(steps > 0 && a.len() >= (BLOCK - 1) * stride + steps && b.len() >= steps * BLOCK, "too few lines");
+    pub(super) fn multiply(
+        &self,
+        a: &[Line],
+        stride: usize,
+        b: &[Line],
+        steps: usize,
+        c: &mut Block,
+        add: bool,
+    ) {
+        assert!(
+            steps > 0 && a.len() >= (BLOCK - 1) * stride + steps && b.len() >= steps * BLOCK,
+            "too few lines"
+        );
         // SAFETY: the lengths were checked, `open` found the instructions available, and this thread holds the tiles.
         unsafe { (self.kernel)(a.as_ptr(), stride, b.as_ptr(), steps, c, add) };
     }

@@ -38,7 +38,12 @@ thread_local! {
 
 /// `y` [M, N] = `base` + the sum of `x` [M, K] `w`^T over the terms, whose matrices are [N, K] each with a K of
 /// its own.
-pub(crate) fn forward(terms: &[Term<'_>], base: Option<&[f32]>, y: &mut [f32], instructions: Instructions) {
+pub(crate) fn forward(
+    terms: &[Term<'_>],
+    base: Option<&[f32]>,
+    y: &mut [f32],
+    instructions: Instructions,
+) {
     let (m, n) = ends(terms, |(n, k)| (k, n));
     multiply_forward(terms, &Target::floats(y, base, m, n), instructions);
 }
@@ -53,7 +58,12 @@ pub(crate) fn forward_rows(terms: &[Term<'_>], instructions: Instructions) -> Ro
 
 /// `dx` [M, K] = `base` + the sum of `x` [M, N] `w` over the terms, whose matrices are [N, K] each with an N of
 /// its own.
-pub(crate) fn backward(terms: &[Term<'_>], base: Option<&[f32]>, dx: &mut [f32], instructions: Instructions) {
+pub(crate) fn backward(
+    terms: &[Term<'_>],
+    base: Option<&[f32]>,
+    dx: &mut [f32],
+    instructions: Instructions,
+) {
     let (m, k) = ends(terms, |(n, k)| (n, k));
     multiply_backward(terms, &Target::floats(dx, base, m, k), instructions);
 }
@@ -73,7 +83,11 @@ pub(crate) fn backward_rows(terms: &[Term<'_>], instructions: Instructions) -> R
 fn ends(terms: &[Term<'_>], order: impl Fn((usize, usize)) -> (usize, usize)) -> (usize, usize) {
     let (m, width) = (terms[0].x.rows, order(terms[0].w.shape()).1);
     for Term { x, w } in terms {
-        assert_eq!((x.rows, (x.width, width)), (m, order(w.shape())), "a term of another size");
+        assert_eq!(
+            (x.rows, (x.width, width)),
+            (m, order(w.shape())),
+            "a term of another size"
+        );
     }
     (m, width)
 }
@@ -82,25 +96,36 @@ fn multiply_forward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instr
     let n = target.width;
     (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
         let columns = task * BLOCK..((task + 1) * BLOCK).min(n);
-        SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
-            if target.rows <= few::FEW {
-                return target.store(&few::block(terms, columns.clone(), strip), 0, &columns);
-            }
-            let panel = rows::room(panel, terms.iter().map(|term| term.x.steps * BLOCK).sum());
-            let mut rest = &mut *panel;
-            for Term { x, w } in terms {
-                let strip = rows::room(strip, BLOCK * x.steps);
-                // Rows that are missing make columns that are not stored; columns that are missing are summed over.
-                if !x.width.is_multiple_of(STEP) {
-                    strip.fill(rows::ZERO);
+        SCRATCH.with_borrow_mut(
+            |Scratch {
+                 strip,
+                 panel,
+                 blocks,
+             }| {
+                if target.rows <= few::FEW {
+                    return target.store(&few::block(terms, columns.clone(), strip), 0, &columns);
                 }
-                w.unpack(columns.clone(), 0..x.width, rows::elements(strip), x.steps * STEP);
-                let (own, others) = rest.split_at_mut(x.steps * BLOCK);
-                panels::transposed(strip, x.steps, own);
-                rest = others;
-            }
-            run(terms, panel, blocks, columns, target, instructions);
-        });
+                let panel = rows::room(panel, terms.iter().map(|term| term.x.steps * BLOCK).sum());
+                let mut rest = &mut *panel;
+                for Term { x, w } in terms {
+                    let strip = rows::room(strip, BLOCK * x.steps);
+                    // Rows that are missing make columns that are not stored; columns that are missing are summed over.
+                    if !x.width.is_multiple_of(STEP) {
+                        strip.fill(rows::ZERO);
+                    }
+                    w.unpack(
+                        columns.clone(),
+                        0..x.width,
+                        rows::elements(strip),
+                        x.steps * STEP,
+                    );
+                    let (own, others) = rest.split_at_mut(x.steps * BLOCK);
+                    panels::transposed(strip, x.steps, own);
+                    rest = others;
+                }
+                run(terms, panel, blocks, columns, target, instructions);
+            },
+        );
     });
 }
 
@@ -110,23 +135,29 @@ fn multiply_backward(terms: &[Term<'_>], target: &Target<'_>, instructions: Inst
     let width = STRIP.next_multiple_of(grain);
     (0..k.div_ceil(width)).into_par_iter().for_each(|task| {
         let cols = task * width..((task + 1) * width).min(k);
-        SCRATCH.with_borrow_mut(|Scratch { strip, panel, blocks }| {
-            let steps: usize = terms.iter().map(|term| term.x.steps).sum();
-            let strip = rows::room(strip, steps * width);
-            let mut out = rows::elements(strip);
-            for Term { x, w } in terms {
-                let (own, rest) = out.split_at_mut(x.steps * STEP * width);
-                own[x.width * width..].fill(0);
-                w.unpack(0..x.width, cols.clone(), own, width);
-                out = rest;
-            }
-            let panel = rows::room(panel, steps * BLOCK);
-            for start in (0..cols.len()).step_by(BLOCK) {
-                panels::interleaved(strip, width, start, panel);
-                let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
-                run(terms, panel, blocks, part, target, instructions);
-            }
-        });
+        SCRATCH.with_borrow_mut(
+            |Scratch {
+                 strip,
+                 panel,
+                 blocks,
+             }| {
+                let steps: usize = terms.iter().map(|term| term.x.steps).sum();
+                let strip = rows::room(strip, steps * width);
+                let mut out = rows::elements(strip);
+                for Term { x, w } in terms {
+                    let (own, rest) = out.split_at_mut(x.steps * STEP * width);
+                    own[x.width * width..].fill(0);
+                    w.unpack(0..x.width, cols.clone(), own, width);
+                    out = rest;
+                }
+                let panel = rows::room(panel, steps * BLOCK);
+                for start in (0..cols.len()).step_by(BLOCK) {
+                    panels::interleaved(strip, width, start, panel);
+                    let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
+                    run(terms, panel, blocks, part, target, instructions);
+                }
+            },
+        );
     });
 }
 
@@ -147,7 +178,14 @@ fn run(
             let length = CHUNK.min(x.steps - start);
             for (i, block) in blocks.iter_mut().enumerate() {
                 let rows = &x.block(i * BLOCK)[start..];
-                session.multiply(rows, x.steps, &panel[done * BLOCK..], length, block, done > 0);
+                session.multiply(
+                    rows,
+                    x.steps,
+                    &panel[done * BLOCK..],
+                    length,
+                    block,
+                    done > 0,
+                );
             }
             done += length;
         }

@@ -2,8 +2,8 @@
 //! registers. Widening bf16 is a shift, so half the memory traffic of `f32` is all that it costs.
 
 use std::arch::aarch64::{
-    float32x4_t, uint32x4_t, vandq_u32, vdupq_n_f32, vdupq_n_u32, vfmaq_n_f32, vld1q_f32, vld1q_u32,
-    vreinterpretq_f32_u32, vshlq_n_u32, vst1q_f32,
+    float32x4_t, uint32x4_t, vandq_u32, vdupq_n_f32, vdupq_n_u32, vfmaq_n_f32, vld1q_f32,
+    vld1q_u32, vreinterpretq_f32_u32, vshlq_n_u32, vst1q_f32,
 };
 
 use crate::types::rows::{BLOCK, Line};
@@ -28,7 +28,16 @@ pub(super) unsafe fn block(
     for row in (0..BLOCK).step_by(ROWS) {
         for column in (0..BLOCK).step_by(COLUMNS) {
             // SAFETY: as promised by the caller: rows and columns lie within the block.
-            unsafe { part(a.add(row * stride), stride, b.add(column), steps, &mut c[row * BLOCK + column..], add) };
+            unsafe {
+                part(
+                    a.add(row * stride),
+                    stride,
+                    b.add(column),
+                    steps,
+                    &mut c[row * BLOCK + column..],
+                    add,
+                )
+            };
         }
     }
 }
@@ -39,14 +48,27 @@ unsafe fn widened(pairs: uint32x4_t) -> [float32x4_t; 2] {
     // SAFETY: NEON is always there.
     unsafe {
         let second = vandq_u32(pairs, vdupq_n_u32(0xffff_0000));
-        [vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)), vreinterpretq_f32_u32(second)]
+        [
+            vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)),
+            vreinterpretq_f32_u32(second),
+        ]
     }
 }
 
 /// [`ROWS`] x [`COLUMNS`] results into the rows of `c`, which are [`BLOCK`] apart.
 #[target_feature(enable = "neon")]
-unsafe fn part(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &mut [f32], add: bool) {
-    assert!(c.len() >= (ROWS - 1) * BLOCK + COLUMNS, "the part lies within the block");
+unsafe fn part(
+    a: *const Line,
+    stride: usize,
+    b: *const Line,
+    steps: usize,
+    c: &mut [f32],
+    add: bool,
+) {
+    assert!(
+        c.len() >= (ROWS - 1) * BLOCK + COLUMNS,
+        "the part lies within the block"
+    );
     // SAFETY: offsets stay within what the caller promises.
     unsafe {
         let mut sums = [[vdupq_n_f32(0.0); 4]; ROWS];
@@ -66,7 +88,8 @@ unsafe fn part(a: *const Line, stride: usize, b: *const Line, steps: usize, c: &
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let two = a.add(row * stride + step).cast::<u32>().add(pair).read();
-                    let (first, second) = (f32::from_bits(two << 16), f32::from_bits(two & 0xffff_0000));
+                    let (first, second) =
+                        (f32::from_bits(two << 16), f32::from_bits(two & 0xffff_0000));
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = vfmaq_n_f32(vfmaq_n_f32(*sum, column[0], first), column[1], second);
                     }

@@ -33,7 +33,10 @@ pub(crate) fn interleaved(strip: &[Line], width: usize, start: usize, panel: &mu
     for (step, tiles) in panel.chunks_exact_mut(BLOCK).enumerate() {
         for r in 0..16 {
             let row = step * STEP + 2 * r;
-            let (even, odd) = (&strip[row * lines + column].0, &strip[(row + 1) * lines + column].0);
+            let (even, odd) = (
+                &strip[row * lines + column].0,
+                &strip[(row + 1) * lines + column].0,
+            );
             interleave(even, odd, &mut tiles[r..]);
         }
     }

@@ -16,7 +16,10 @@ pub(super) unsafe fn block(
 ) {
     // SAFETY: as promised by the caller.
     let (a, b) = unsafe {
-        (std::slice::from_raw_parts(a, (BLOCK - 1) * stride + steps), std::slice::from_raw_parts(b, steps * BLOCK))
+        (
+            std::slice::from_raw_parts(a, (BLOCK - 1) * stride + steps),
+            std::slice::from_raw_parts(b, steps * BLOCK),
+        )
     };
     let value = |bits: u16| f32::from_bits(u32::from(bits) << 16);
     for (row, c) in c.chunks_exact_mut(BLOCK).enumerate() {
@@ -28,7 +31,8 @@ pub(super) unsafe fn block(
             for k in 0..STEP {
                 let x = value(activations[k]);
                 for (column, sum) in c.iter_mut().enumerate() {
-                    *sum += x * value(tiles[16 * (column / 16) + k / 2].0[2 * (column % 16) + k % 2]);
+                    *sum +=
+                        x * value(tiles[16 * (column / 16) + k / 2].0[2 * (column % 16) + k % 2]);
                 }
             }
         }

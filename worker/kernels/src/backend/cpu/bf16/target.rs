@@ -14,7 +14,10 @@ pub(super) struct Target<'a> {
 
 enum Out<'a> {
     /// Row by row, each result added to `base`.
-    Floats { start: *mut f32, base: Option<&'a [f32]> },
+    Floats {
+        start: *mut f32,
+        base: Option<&'a [f32]>,
+    },
     /// [`Rows`] of so many lines each.
     Lines { start: *mut Line, steps: usize },
 }
@@ -23,15 +26,41 @@ enum Out<'a> {
 unsafe impl Sync for Target<'_> {}
 
 impl<'a> Target<'a> {
-    pub(super) fn floats(out: &mut [f32], base: Option<&'a [f32]>, rows: usize, width: usize) -> Self {
-        assert_eq!(out.len(), rows * width, "the results are no {rows} x {width} matrix");
-        assert!(base.is_none_or(|base| base.len() == out.len()), "a base of another size");
-        Self { out: Out::Floats { start: out.as_mut_ptr(), base }, rows, width }
+    pub(super) fn floats(
+        out: &mut [f32],
+        base: Option<&'a [f32]>,
+        rows: usize,
+        width: usize,
+    ) -> Self {
+        assert_eq!(
+            out.len(),
+            rows * width,
+            "the results are no {rows} x {width} matrix"
+        );
+        assert!(
+            base.is_none_or(|base| base.len() == out.len()),
+            "a base of another size"
+        );
+        Self {
+            out: Out::Floats {
+                start: out.as_mut_ptr(),
+                base,
+            },
+            rows,
+            width,
+        }
     }
 
     pub(super) fn rows(out: &mut Rows) -> Self {
         let (rows, width, steps) = (out.rows, out.width, out.steps);
-        Self { out: Out::Lines { start: out.lines_mut().as_mut_ptr(), steps }, rows, width }
+        Self {
+            out: Out::Lines {
+                start: out.lines_mut().as_mut_ptr(),
+                steps,
+            },
+            rows,
+            width,
+        }
     }
 
     /// Writes the upper left part of `block` to row `row` and the columns `cols`, which begin at a multiple of 32.
@@ -69,7 +98,14 @@ impl<'a> Target<'a> {
 #[inline(always)]
 fn put(out: &mut [f32], values: &[f32], base: Option<&[f32]>) {
     match base {
-        None => out.iter_mut().zip(values).for_each(|(out, value)| *out = *value),
-        Some(base) => out.iter_mut().zip(values).zip(base).for_each(|((out, value), base)| *out = base + value),
+        None => out
+            .iter_mut()
+            .zip(values)
+            .for_each(|(out, value)| *out = *value),
+        Some(base) => out
+            .iter_mut()
+            .zip(values)
+            .zip(base)
+            .for_each(|((out, value), base)| *out = base + value),
     }
 }

@@ -13,11 +13,21 @@ use crate::host::nf4_tables::NF4;
 pub(crate) const RUN: usize = 32;
 
 /// Writes the elements `range` of the flattened matrix; `scale` gives the scale of a block of `block` elements.
-pub(crate) fn nf4(packed: &[u8], block: usize, scale: impl Fn(usize) -> f32, range: Range<usize>, out: &mut [u16]) {
+pub(crate) fn nf4(
+    packed: &[u8],
+    block: usize,
+    scale: impl Fn(usize) -> f32,
+    range: Range<usize>,
+    out: &mut [u16],
+) {
     if range.start.is_multiple_of(RUN) && block.is_multiple_of(RUN) {
         for (i, out) in out[..range.len()].chunks_mut(RUN).enumerate() {
             let start = range.start + i * RUN;
-            run(&packed[start / 2..][..out.len().div_ceil(2)], scale(start / block), out);
+            run(
+                &packed[start / 2..][..out.len().div_ceil(2)],
+                scale(start / block),
+                out,
+            );
         }
     } else {
         for (out, i) in out.iter_mut().zip(range) {
@@ -57,10 +67,10 @@ fn plain(bytes: &[u8], scale: f32, out: &mut [u16]) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m128i, __m512i, _mm_loadu_si128, _mm256_and_si256, _mm256_castsi256_si128, _mm256_cvtepu8_epi16,
-        _mm256_extracti128_si256, _mm256_or_si256, _mm256_set1_epi16, _mm256_slli_epi16, _mm256_srli_epi16,
-        _mm512_cvtepu8_epi32, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_ps,
-        _mm512_set1_ps, _mm512_storeu_si512,
+        __m128i, __m512i, _mm_loadu_si128, _mm256_and_si256, _mm256_castsi256_si128,
+        _mm256_cvtepu8_epi16, _mm256_extracti128_si256, _mm256_or_si256, _mm256_set1_epi16,
+        _mm256_slli_epi16, _mm256_srli_epi16, _mm512_cvtepu8_epi32, _mm512_cvtne2ps_pbh,
+        _mm512_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_ps, _mm512_storeu_si512,
     };
 
     use super::{NF4, RUN};
@@ -76,8 +86,12 @@ mod x86 {
             let codes = _mm256_or_si256(_mm256_srli_epi16::<4>(wide), _mm256_slli_epi16::<8>(low));
             let table = _mm512_loadu_ps(NF4.as_ptr());
             let scale = _mm512_set1_ps(scale);
-            let value =
-                |codes: __m128i| _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table), scale);
+            let value = |codes: __m128i| {
+                _mm512_mul_ps(
+                    _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table),
+                    scale,
+                )
+            };
             let first = value(_mm256_castsi256_si128(codes));
             let second = value(_mm256_extracti128_si256::<1>(codes));
             let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));

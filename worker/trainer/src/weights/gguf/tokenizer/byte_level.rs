@@ -33,7 +33,11 @@ pub(crate) const CUTS: [(&str, &str); 3] = [
 ];
 const KINDS: &str = "gpt-2, smollm, llama-bpe, qwen2 and tekken are read";
 
-pub(super) fn read(content: &Content, keys: &Keys<'_>, vocabulary: &Vocabulary) -> Result<Tokenizer, Fault> {
+pub(super) fn read(
+    content: &Content,
+    keys: &Keys<'_>,
+    vocabulary: &Vocabulary,
+) -> Result<Tokenizer, Fault> {
     let pre = keys.required("pre", keys.text("pre")?)?;
     let cut = pre_tokenizer(pre)?;
     let mut tokenizer = Tokenizer::from_gguf(content).map_err(|e| e.to_string())?;
@@ -67,10 +71,12 @@ fn pre_tokenizer(pre: &str) -> Result<PreTokenizerWrapper, Fault> {
         "smollm" => Ok(Sequence::new(vec![Digits::new(true).into(), bytes(true)]).into()),
         name => {
             let cut = CUTS.iter().find(|(_, known)| *known == name);
-            let (pattern, _) =
-                cut.ok_or_else(|| Fault::Unsupported(format!("`tokenizer.ggml.pre: {pre}` is not known; {KINDS}")))?;
+            let (pattern, _) = cut.ok_or_else(|| {
+                Fault::Unsupported(format!("`tokenizer.ggml.pre: {pre}` is not known; {KINDS}"))
+            })?;
             let pattern = SplitPattern::Regex((*pattern).to_owned());
-            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(|e| e.to_string())?;
+            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+                .map_err(|e| e.to_string())?;
             Ok(Sequence::new(vec![split.into(), bytes(false)]).into())
         }
     }

@@ -33,13 +33,19 @@ impl<'a> Keys<'a> {
     }
 
     pub fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
-        let text = self.value(name).map(|value| value.to_string().map(String::as_str));
-        text.transpose().map_err(|_| format!("`tokenizer.ggml.{name}` is no text"))
+        let text = self
+            .value(name)
+            .map(|value| value.to_string().map(String::as_str));
+        text.transpose()
+            .map_err(|_| format!("`tokenizer.ggml.{name}` is no text"))
     }
 
     pub fn list(&self, name: &str) -> Result<Option<&'a [Value]>, String> {
-        let list = self.value(name).map(|value| value.to_vec().map(Vec::as_slice));
-        list.transpose().map_err(|_| format!("`tokenizer.ggml.{name}` is no list"))
+        let list = self
+            .value(name)
+            .map(|value| value.to_vec().map(Vec::as_slice));
+        list.transpose()
+            .map_err(|_| format!("`tokenizer.ggml.{name}` is no list"))
     }
 
     pub fn flag(&self, name: &str) -> Result<Option<bool>, String> {
@@ -48,12 +54,16 @@ impl<'a> Keys<'a> {
     }
 
     pub fn id(&self, name: &str) -> Result<Option<u32>, String> {
-        let Some(value) = self.value(name) else { return Ok(None) };
-        let id = as_number(value).filter(|id| id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(id));
+        let Some(value) = self.value(name) else {
+            return Ok(None);
+        };
+        let id = as_number(value)
+            .filter(|id| id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(id));
         // Files of llama.cpp's early days have -1 where there is no such token.
         if as_number(value) == Some(-1.0) {
             return Ok(None);
         }
-        id.map(|id| Some(id as u32)).ok_or_else(|| format!("`tokenizer.ggml.{name}: {value:?}` is no id of a token"))
+        id.map(|id| Some(id as u32))
+            .ok_or_else(|| format!("`tokenizer.ggml.{name}: {value:?}` is no id of a token"))
     }
 }

@@ -21,7 +21,9 @@ pub(super) fn read(content: &Content) -> Result<Tokenizer, Fault> {
     match keys.required("model", keys.text("model")?)? {
         "gpt2" => byte_level::read(content, &keys, &Vocabulary::read(&keys)?),
         "llama" => sentence_piece::read(&keys, &Vocabulary::read(&keys)?),
-        other => Err(Fault::Unsupported(format!("`tokenizer.ggml.model: {other}` is not read; gpt2 and llama are"))),
+        other => Err(Fault::Unsupported(format!(
+            "`tokenizer.ggml.model: {other}` is not read; gpt2 and llama are"
+        ))),
     }
 }
 
@@ -29,12 +31,26 @@ pub(super) fn read(content: &Content) -> Result<Tokenizer, Fault> {
 ///
 /// # Errors
 /// It is no id of a token, by the name of the key.
-pub(super) fn special_token(content: &Content, which: &str) -> Result<Option<(u32, String)>, String> {
+pub(super) fn special_token(
+    content: &Content,
+    which: &str,
+) -> Result<Option<(u32, String)>, String> {
     let keys = Keys(&content.metadata);
     let name = format!("{which}_token_id");
-    let Some(id) = keys.id(&name)? else { return Ok(None) };
+    let Some(id) = keys.id(&name)? else {
+        return Ok(None);
+    };
     let tokens = keys.required("tokens", keys.list("tokens")?)?;
-    let token = tokens.get(id as usize).and_then(|token| token.to_string().ok());
-    let fault = || format!("`tokenizer.ggml.{name}` is {id}, which is none of the {} tokens", tokens.len());
-    token.map(|token| Some((id, token.clone()))).ok_or_else(fault)
+    let token = tokens
+        .get(id as usize)
+        .and_then(|token| token.to_string().ok());
+    let fault = || {
+        format!(
+            "`tokenizer.ggml.{name}` is {id}, which is none of the {} tokens",
+            tokens.len()
+        )
+    };
+    token
+        .map(|token| Some((id, token.clone())))
+        .ok_or_else(fault)
 }

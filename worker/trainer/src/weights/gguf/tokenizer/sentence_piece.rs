@@ -29,14 +29,19 @@ pub(super) fn read(keys: &Keys<'_>, vocabulary: &Vocabulary) -> Result<Tokenizer
     refuse_what_is_not_done(keys)?;
     let merges = merges(vocabulary, &vocabulary.scores(keys)?);
     let ids: Vocab = vocabulary.tokens.iter().cloned().zip(0..).collect();
-    let mut bpe = BPE::builder().vocab_and_merges(ids, merges).fuse_unk(true).byte_fallback(true);
+    let mut bpe = BPE::builder()
+        .vocab_and_merges(ids, merges)
+        .fuse_unk(true)
+        .byte_fallback(true);
     if let Some(unknown) = vocabulary.unknown {
         bpe = bpe.unk_token(vocabulary.tokens[unknown as usize].clone());
     }
     let fault = |e: tokenizers::Error| e.to_string();
     let mut tokenizer = Tokenizer::new(bpe.build().map_err(fault)?);
     let prefix = keys.flag("add_space_prefix")?.unwrap_or(true);
-    tokenizer.with_normalizer(Some(normalizer(prefix)?)).map_err(fault)?;
+    tokenizer
+        .with_normalizer(Some(normalizer(prefix)?))
+        .map_err(fault)?;
     tokenizer.with_decoder(Some(decoder(prefix)?));
     tokenizer.with_post_processor(vocabulary.ends(keys, true)?.map(PostProcessorWrapper::from));
     vocabulary.add_to(&mut tokenizer)?;
@@ -46,12 +51,17 @@ pub(super) fn read(keys: &Keys<'_>, vocabulary: &Vocabulary) -> Result<Tokenizer
 fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), Fault> {
     let refused = |what: String| Err(Fault::Unsupported(format!("`tokenizer.ggml.{what}")));
     if let Some(pre) = keys.text("pre")?.filter(|pre| *pre != "default") {
-        return refused(format!("pre: {pre}` is not read beside `tokenizer.ggml.model: llama`; default is"));
+        return refused(format!(
+            "pre: {pre}` is not read beside `tokenizer.ggml.model: llama`; default is"
+        ));
     }
     if keys.flag("remove_extra_whitespaces")? == Some(true) {
         return refused("remove_extra_whitespaces: true` is not implemented".into());
     }
-    if keys.list("precompiled_charsmap")?.is_some_and(|map| !map.is_empty()) {
+    if keys
+        .list("precompiled_charsmap")?
+        .is_some_and(|map| !map.is_empty())
+    {
         return refused("precompiled_charsmap` is not implemented".into());
     }
     Ok(())
@@ -61,7 +71,10 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), Fault> {
 fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<(String, String)> {
     let is_text = |id: &usize| vocabulary.types[*id] == TokenType::Normal;
     let ids: Vec<usize> = (0..vocabulary.tokens.len()).filter(is_text).collect();
-    let known: HashSet<&str> = ids.iter().map(|&id| vocabulary.tokens[id].as_str()).collect();
+    let known: HashSet<&str> = ids
+        .iter()
+        .map(|&id| vocabulary.tokens[id].as_str())
+        .collect();
     let mut found = Vec::new();
     for id in ids {
         let token = vocabulary.tokens[id].as_str();
@@ -74,8 +87,14 @@ fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<(String, String)> {
     }
     // Scores are finite. Of the ways to make one token, that with the longest beginning comes first.
     let length = |part: &str| Reverse(part.chars().count());
-    found.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| length(a.1).cmp(&length(b.1))));
-    found.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
+    found.sort_by(|a, b| {
+        b.0.total_cmp(&a.0)
+            .then_with(|| length(a.1).cmp(&length(b.1)))
+    });
+    found
+        .into_iter()
+        .map(|(_, left, right)| (left.to_owned(), right.to_owned()))
+        .collect()
 }
 
 /// Text gets a space before its first letter, and after every token that was cut out of it, as in llama.cpp.
@@ -90,7 +109,11 @@ fn normalizer(prefix: bool) -> Result<NormalizerWrapper, String> {
 
 fn decoder(prefix: bool) -> Result<DecoderWrapper, String> {
     let spaces = Replace::new(SPACE, " ").map_err(|e| e.to_string())?;
-    let mut steps: Vec<DecoderWrapper> = vec![spaces.into(), ByteFallback::default().into(), Fuse::default().into()];
+    let mut steps: Vec<DecoderWrapper> = vec![
+        spaces.into(),
+        ByteFallback::default().into(),
+        Fuse::default().into(),
+    ];
     if prefix {
         steps.push(Strip::new(' ', 1, 0).into());
     }

@@ -22,16 +22,33 @@ pub(crate) enum TokenType {
 
 impl TokenType {
     fn of(number: f64) -> Option<Self> {
-        [Self::Normal, Self::Unknown, Self::Control, Self::UserDefined, Self::Unused, Self::Byte]
-            .into_iter()
-            .find(|kind| f64::from(*kind as u8) == number)
-            // llama.cpp merges tokens of no type as it does normal ones.
-            .or((number == 0.0).then_some(Self::Normal))
+        [
+            Self::Normal,
+            Self::Unknown,
+            Self::Control,
+            Self::UserDefined,
+            Self::Unused,
+            Self::Byte,
+        ]
+        .into_iter()
+        .find(|kind| f64::from(*kind as u8) == number)
+        // llama.cpp merges tokens of no type as it does normal ones.
+        .or((number == 0.0).then_some(Self::Normal))
     }
 }
 
 /// Keys of the ids of tokens that are never text; the spelling is llama.cpp's.
-const SPECIAL: [&str; 9] = ["bos", "eos", "eot", "eom", "unknown", "padding", "seperator", "cls", "mask"];
+const SPECIAL: [&str; 9] = [
+    "bos",
+    "eos",
+    "eot",
+    "eom",
+    "unknown",
+    "padding",
+    "seperator",
+    "cls",
+    "mask",
+];
 
 /// Every id from 0 on.
 pub(super) struct Vocabulary {
@@ -55,9 +72,18 @@ impl Vocabulary {
         distinct(&tokens)?;
         let types = match numbers(keys, "token_type", tokens.len())? {
             None => vec![TokenType::Normal; tokens.len()],
-            Some(types) => types.into_iter().map(known_type).collect::<Result<_, _>>()?,
+            Some(types) => types
+                .into_iter()
+                .map(known_type)
+                .collect::<Result<_, _>>()?,
         };
-        let mut vocabulary = Self { tokens, types, unknown: None, bos: None, eos: None };
+        let mut vocabulary = Self {
+            tokens,
+            types,
+            unknown: None,
+            bos: None,
+            eos: None,
+        };
         vocabulary.name_special(keys)?;
         Ok(vocabulary)
     }
@@ -68,18 +94,24 @@ impl Vocabulary {
             let name = format!("{which}_token_id");
             let Some(id) = keys.id(&name)? else { continue };
             let count = self.tokens.len();
-            let kind = self
-                .types
-                .get_mut(id as usize)
-                .ok_or_else(|| format!("`tokenizer.ggml.{name}` is {id}, which is none of the {count} tokens"))?;
+            let kind = self.types.get_mut(id as usize).ok_or_else(|| {
+                format!("`tokenizer.ggml.{name}` is {id}, which is none of the {count} tokens")
+            })?;
             match which {
                 "bos" => self.bos = Some(id),
                 "eos" => self.eos = Some(id),
                 "unknown" => self.unknown = Some(id),
                 _ => {}
             }
-            if matches!(kind, TokenType::Normal | TokenType::UserDefined | TokenType::Unused) {
-                *kind = if which == "unknown" { TokenType::Unknown } else { TokenType::Control };
+            if matches!(
+                kind,
+                TokenType::Normal | TokenType::UserDefined | TokenType::Unused
+            ) {
+                *kind = if which == "unknown" {
+                    TokenType::Unknown
+                } else {
+                    TokenType::Control
+                };
             }
         }
         Ok(())
@@ -89,7 +121,10 @@ impl Vocabulary {
     pub(super) fn scores(&self, keys: &Keys<'_>) -> Result<Vec<f64>, String> {
         let scores = keys.required("scores", numbers(keys, "scores", self.tokens.len())?)?;
         match scores.iter().position(|score| !score.is_finite()) {
-            Some(at) => Err(format!("`tokenizer.ggml.scores` has {} for token {at}", scores[at])),
+            Some(at) => Err(format!(
+                "`tokenizer.ggml.scores` has {} for token {at}",
+                scores[at]
+            )),
             None => Ok(scores),
         }
     }
@@ -98,35 +133,66 @@ impl Vocabulary {
     /// left out of an answer, those that a user defined are not.
     pub(super) fn add_to(&self, tokenizer: &mut Tokenizer) -> Result<(), String> {
         tokenizer.with_added_vocabulary(AddedVocabulary::new());
-        let added = self.tokens.iter().zip(&self.types).filter_map(|(token, kind)| match kind {
-            TokenType::Unknown | TokenType::Control => Some(AddedToken::from(token.clone(), true)),
-            TokenType::UserDefined => Some(AddedToken::from(token.clone(), false).normalized(false)),
-            TokenType::Normal | TokenType::Unused | TokenType::Byte => None,
-        });
-        tokenizer.add_tokens(added).map(|_| ()).map_err(|e| e.to_string())
+        let added = self
+            .tokens
+            .iter()
+            .zip(&self.types)
+            .filter_map(|(token, kind)| match kind {
+                TokenType::Unknown | TokenType::Control => {
+                    Some(AddedToken::from(token.clone(), true))
+                }
+                TokenType::UserDefined => {
+                    Some(AddedToken::from(token.clone(), false).normalized(false))
+                }
+                TokenType::Normal | TokenType::Unused | TokenType::Byte => None,
+            });
+        tokenizer
+            .add_tokens(added)
+            .map(|_| ())
+            .map_err(|e| e.to_string())
     }
 
     /// What is added before and after a text; `bos` where the file does not say.
-    pub(super) fn ends(&self, keys: &Keys<'_>, bos: bool) -> Result<Option<TemplateProcessing>, String> {
-        let begins = keys.flag("add_bos_token")?.unwrap_or(bos && self.bos.is_some());
+    pub(super) fn ends(
+        &self,
+        keys: &Keys<'_>,
+        bos: bool,
+    ) -> Result<Option<TemplateProcessing>, String> {
+        let begins = keys
+            .flag("add_bos_token")?
+            .unwrap_or(bos && self.bos.is_some());
         let ends = keys.flag("add_eos_token")?.unwrap_or(false);
         let token = |wanted: bool, which: &str, id: Option<u32>| match id {
             _ if !wanted => Ok(None),
             Some(id) => Ok(Some((self.tokens[id as usize].clone(), id))),
-            None => Err(format!("`tokenizer.ggml.add_{which}_token` is true, and `{which}_token_id` is missing")),
+            None => Err(format!(
+                "`tokenizer.ggml.add_{which}_token` is true, and `{which}_token_id` is missing"
+            )),
         };
-        let (first, last) = (token(begins, "bos", self.bos)?, token(ends, "eos", self.eos)?);
+        let (first, last) = (
+            token(begins, "bos", self.bos)?,
+            token(ends, "eos", self.eos)?,
+        );
         if first.is_none() && last.is_none() {
             return Ok(None);
         }
-        let piece =
-            |token: &Option<(String, u32)>, part: &str| token.as_ref().map(|(text, _)| format!("{text}:{part}"));
+        let piece = |token: &Option<(String, u32)>, part: &str| {
+            token.as_ref().map(|(text, _)| format!("{text}:{part}"))
+        };
         let around = |name: &str, part: &str| {
-            [piece(&first, part), Some(format!("${name}:{part}")), piece(&last, part)].into_iter().flatten()
+            [
+                piece(&first, part),
+                Some(format!("${name}:{part}")),
+                piece(&last, part),
+            ]
+            .into_iter()
+            .flatten()
         };
         let template = TemplateProcessing::builder()
             .try_single(around("A", "0").collect::<Vec<_>>())
-            .and_then(|builder| builder.try_pair(around("A", "0").chain(around("B", "1")).collect::<Vec<_>>()))
+            .and_then(|builder| {
+                builder.try_pair(around("A", "0").chain(around("B", "1")).collect::<Vec<_>>())
+            })
             .map_err(|e| e.to_string())?
             .special_tokens(first.iter().chain(&last).cloned().collect::<Vec<_>>())
             .build();
@@ -140,23 +206,33 @@ fn distinct(tokens: &[String]) -> Result<(), String> {
     let mut ids = HashMap::with_capacity(tokens.len());
     for (id, token) in tokens.iter().enumerate() {
         if let Some(first) = ids.insert(token, id) {
-            return Err(format!("`tokenizer.ggml.tokens` has `{token}` twice, as {first} and {id}"));
+            return Err(format!(
+                "`tokenizer.ggml.tokens` has `{token}` twice, as {first} and {id}"
+            ));
         }
     }
     Ok(())
 }
 
 fn known_type(number: f64) -> Result<TokenType, String> {
-    TokenType::of(number)
-        .ok_or_else(|| format!("`tokenizer.ggml.token_type` has {number}, which is not known; 1 to 6 are"))
+    TokenType::of(number).ok_or_else(|| {
+        format!("`tokenizer.ggml.token_type` has {number}, which is not known; 1 to 6 are")
+    })
 }
 
 /// The numbers under `name`, one for each of `count` tokens.
 fn numbers(keys: &Keys<'_>, name: &str, count: usize) -> Result<Option<Vec<f64>>, String> {
-    let Some(list) = keys.list(name)? else { return Ok(None) };
+    let Some(list) = keys.list(name)? else {
+        return Ok(None);
+    };
     if list.len() != count {
-        return Err(format!("`tokenizer.ggml.{name}` is of {} tokens, `tokenizer.ggml.tokens` of {count}", list.len()));
+        return Err(format!(
+            "`tokenizer.ggml.{name}` is of {} tokens, `tokenizer.ggml.tokens` of {count}",
+            list.len()
+        ));
     }
     let numbers = list.iter().map(as_number).collect::<Option<_>>();
-    numbers.map(Some).ok_or_else(|| format!("`tokenizer.ggml.{name}` holds other values than numbers"))
+    numbers
+        .map(Some)
+        .ok_or_else(|| format!("`tokenizer.ggml.{name}` holds other values than numbers"))
 }

@@ -25,12 +25,22 @@ pub(crate) fn backward(
     let e = shape.head_dim;
     let dq = Shared(dq.as_mut_ptr(), dq.len());
     let heads = heads(shape, spans);
-    let parts: Vec<KeyGrads> = heads.par_iter().map(|head| backward_head(head, x, &dq, instructions)).collect();
+    let parts: Vec<KeyGrads> = heads
+        .par_iter()
+        .map(|head| backward_head(head, x, &dq, instructions))
+        .collect();
     let sum = |like: &[f32], part: fn(&KeyGrads) -> &[f32]| {
         let mut total = vec![0f32; like.len()];
         for (head, parts) in heads.iter().zip(&parts) {
             let group = head.index / (shape.heads / shape.kv_heads);
-            add_rows(&mut total, part(parts), head.span.k.start, shape.kv_heads, group, e);
+            add_rows(
+                &mut total,
+                part(parts),
+                head.span.k.start,
+                shape.kv_heads,
+                group,
+                e,
+            );
         }
         total
     };
@@ -58,7 +68,12 @@ struct Sums {
     width: usize,
 }
 
-fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>, dq: &Shared, instructions: Instructions) -> KeyGrads {
+fn backward_head(
+    head: &Head<'_>,
+    x: &BackwardInputs<'_>,
+    dq: &Shared,
+    instructions: Instructions,
+) -> KeyGrads {
     let (e, keys) = (head.shape.head_dim, head.span.k.len());
     let session = Session::open(instructions);
     let packed = Packed::keys(head, x.k);
@@ -70,10 +85,23 @@ fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>, dq: &Shared, instructi
     };
     let width = panels.key_blocks * BLOCK;
     let size = packed.steps * BLOCK * width;
-    let mut sums = Sums { dk: vec![0.0; size], dv: vec![0.0; size], width };
+    let mut sums = Sums {
+        dk: vec![0.0; size],
+        dv: vec![0.0; size],
+        width,
+    };
     let mut scratch = BackwardScratch::default();
     for tile in Tile::all(head) {
-        backward_tile(head, &tile, &session, x, &panels, dq, &mut sums, &mut scratch);
+        backward_tile(
+            head,
+            &tile,
+            &session,
+            x,
+            &panels,
+            dq,
+            &mut sums,
+            &mut scratch,
+        );
     }
     let back = |sums: &[f32]| {
         let mut out = vec![0f32; keys * e];
@@ -84,7 +112,10 @@ fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>, dq: &Shared, instructi
         }
         out
     };
-    KeyGrads { dk: back(&sums.dk), dv: back(&sums.dv) }
+    KeyGrads {
+        dk: back(&sums.dk),
+        dv: back(&sums.dv),
+    }
 }
 
 #[derive(Default)]
@@ -116,17 +147,30 @@ fn backward_tile(
     let (mut s, mut dp) = ([0f32; BLOCK * BLOCK], [0f32; BLOCK * BLOCK]);
     let mut sees = [RowTerms::default(); BLOCK];
     for rows in 0..tile.row_blocks() {
-        let deltas: Vec<f32> =
-            tile.rows_of(rows).map(|row| dot(&head.q_from(x.d_o, row)[..e], &head.q_from(x.o, row)[..e])).collect();
+        let deltas: Vec<f32> = tile
+            .rows_of(rows)
+            .map(|row| dot(&head.q_from(x.d_o, row)[..e], &head.q_from(x.o, row)[..e]))
+            .collect();
         for column in tile.blocks_of(head, rows) {
             let at = (tile.blocks.start + column) * steps * BLOCK;
-            session.block(queries.block(rows), steps, &panels.keys[at..], steps, &mut s);
+            session.block(
+                queries.block(rows),
+                steps,
+                &panels.keys[at..],
+                steps,
+                &mut s,
+            );
             session.block(d_o.block(rows), steps, &panels.values[at..], steps, &mut dp);
             for (i, row) in tile.rows_of(rows).enumerate() {
                 let seen = tile.seen(head, row);
                 let clip = |key: usize| key.saturating_sub(column * BLOCK).min(BLOCK);
                 let lse = x.lse[head.index * m + head.span.q.start + row];
-                sees[i] = RowTerms { lse, delta: deltas[i], start: clip(seen.start), end: clip(seen.end) };
+                sees[i] = RowTerms {
+                    lse,
+                    delta: deltas[i],
+                    start: clip(seen.start),
+                    end: clip(seen.end),
+                };
             }
             let at = rows * BLOCK * columns + column;
             let out = (&mut scratch.p[at..], &mut scratch.ds[at..]);
@@ -137,21 +181,26 @@ fn backward_tile(
         let seen = tile.blocks_of(head, rows);
         let ds = &scratch.ds[rows * BLOCK * columns + seen.start..];
         for column in 0..steps {
-            let panel = &panels.keys_as_is[(column * panels.key_blocks + tile.blocks.start + seen.start) * BLOCK..];
+            let panel = &panels.keys_as_is
+                [(column * panels.key_blocks + tile.blocks.start + seen.start) * BLOCK..];
             session.block(ds, columns, panel, seen.len(), &mut s);
             let part = column * BLOCK..((column + 1) * BLOCK).min(e);
             for (row, values) in tile.rows_of(rows).zip(s.chunks_exact(BLOCK)) {
-                let at = ((head.span.q.start + row) * head.shape.heads + head.index) * e + part.start;
+                let at =
+                    ((head.span.q.start + row) * head.shape.heads + head.index) * e + part.start;
                 // SAFETY: one task writes this head's columns of this span's rows.
                 let out = unsafe { dq.part(at, part.len()) };
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value * scale);
+                out.iter_mut()
+                    .zip(values)
+                    .for_each(|(out, value)| *out = value * scale);
             }
         }
     }
     let first = tile.blocks.start * BLOCK;
-    for (left, right, sum) in
-        [(queries.transpose(), &scratch.ds, &mut sums.dk), (d_o.transpose(), &scratch.p, &mut sums.dv)]
-    {
+    for (left, right, sum) in [
+        (queries.transpose(), &scratch.ds, &mut sums.dk),
+        (d_o.transpose(), &scratch.p, &mut sums.dv),
+    ] {
         for column in 0..columns {
             let panel = rows::room(&mut scratch.panel, tile.row_blocks() * BLOCK);
             panels::interleaved(right, columns * STEP, column * STEP, panel);
@@ -159,7 +208,10 @@ fn backward_tile(
                 session.block(left.block(rows), left.steps, panel, left.steps, &mut s);
                 for (i, values) in s.chunks_exact(BLOCK).enumerate() {
                     let at = (rows * BLOCK + i) * sums.width + first + column * BLOCK;
-                    sum[at..at + BLOCK].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                    sum[at..at + BLOCK]
+                        .iter_mut()
+                        .zip(values)
+                        .for_each(|(sum, value)| *sum += value);
                 }
             }
         }

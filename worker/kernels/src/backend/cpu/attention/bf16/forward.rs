@@ -21,7 +21,10 @@ pub(crate) fn forward(
     lse: &mut [f32],
     instructions: Instructions,
 ) {
-    let (o, lse) = (Shared(o.as_mut_ptr(), o.len()), Shared(lse.as_mut_ptr(), lse.len()));
+    let (o, lse) = (
+        Shared(o.as_mut_ptr(), o.len()),
+        Shared(lse.as_mut_ptr(), lse.len()),
+    );
     let m = lse.1 / shape.heads;
     heads(shape, spans).par_iter().for_each(|head| {
         let session = Session::open(instructions);
@@ -32,7 +35,17 @@ pub(crate) fn forward(
         let lse = unsafe { lse.part(head.index * m + head.span.q.start, head.span.q.len()) };
         let mut scratch = ForwardScratch::default();
         for tile in Tile::all(head) {
-            forward_tile(head, &tile, &session, q, &keys, (&values, key_blocks), &o, lse, &mut scratch);
+            forward_tile(
+                head,
+                &tile,
+                &session,
+                q,
+                &keys,
+                (&values, key_blocks),
+                &o,
+                lse,
+                &mut scratch,
+            );
         }
     });
 }
@@ -90,14 +103,23 @@ fn forward_tile(
         let probabilities = &scratch.probabilities[rows * BLOCK * tile.blocks.len() + seen.start..];
         for column in 0..steps {
             let panel = &values[(column * key_blocks + tile.blocks.start + seen.start) * BLOCK..];
-            session.block(probabilities, tile.blocks.len(), panel, seen.len(), &mut block);
+            session.block(
+                probabilities,
+                tile.blocks.len(),
+                panel,
+                seen.len(),
+                &mut block,
+            );
             let part = column * BLOCK..((column + 1) * BLOCK).min(e);
             for (row, values) in tile.rows_of(rows).zip(block.chunks_exact(BLOCK)) {
-                let at = ((head.span.q.start + row) * head.shape.heads + head.index) * e + part.start;
+                let at =
+                    ((head.span.q.start + row) * head.shape.heads + head.index) * e + part.start;
                 // SAFETY: one task writes this head's columns of this span's rows.
                 let out = unsafe { o.part(at, part.len()) };
                 let factor = scratch.totals[row - tile.rows.start];
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value * factor);
+                out.iter_mut()
+                    .zip(values)
+                    .for_each(|(out, value)| *out = value * factor);
             }
         }
     }

@@ -34,7 +34,12 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    pub(super) fn rows(rows: usize, width: usize, scale: f32, row: impl Fn(usize) -> *const f32) -> Self {
+    pub(super) fn rows(
+        rows: usize,
+        width: usize,
+        scale: f32,
+        row: impl Fn(usize) -> *const f32,
+    ) -> Self {
         let steps = width.div_ceil(STEP);
         let mut lines = Vec::new();
         rows::clear(&mut lines, rows.next_multiple_of(BLOCK) * steps);
@@ -48,12 +53,16 @@ impl Packed {
 
     pub(super) fn queries(head: &Head<'_>, x: &[f32], rows: &Range<usize>, scale: f32) -> Self {
         let e = head.shape.head_dim;
-        Self::rows(rows.len(), e, scale, |i| head.q_from(x, rows.start + i)[..e].as_ptr())
+        Self::rows(rows.len(), e, scale, |i| {
+            head.q_from(x, rows.start + i)[..e].as_ptr()
+        })
     }
 
     pub(super) fn keys(head: &Head<'_>, x: &[f32]) -> Self {
         let e = head.shape.head_dim;
-        Self::rows(head.span.k.len(), e, 1.0, |j| head.k_from(x, j)[..e].as_ptr())
+        Self::rows(head.span.k.len(), e, 1.0, |j| {
+            head.k_from(x, j)[..e].as_ptr()
+        })
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -88,7 +97,10 @@ impl Packed {
         let rows = self.lines.len() / self.steps;
         let steps = rows / STEP;
         let mut lines = Vec::new();
-        rows::clear(&mut lines, (self.steps * STEP).next_multiple_of(BLOCK) * steps);
+        rows::clear(
+            &mut lines,
+            (self.steps * STEP).next_multiple_of(BLOCK) * steps,
+        );
         let out = rows::elements(&mut lines);
         for (row, source) in self.lines.chunks_exact(self.steps).enumerate() {
             for (column, value) in source.iter().flat_map(|line| line.0).enumerate() {
@@ -112,7 +124,10 @@ impl Tile {
             let rows = start..(start + TILE).min(span.q.len());
             let first = span.visible(rows.start, window).start / BLOCK;
             let last = span.visible(rows.end - 1, window).end.div_ceil(BLOCK);
-            Tile { rows, blocks: first..last }
+            Tile {
+                rows,
+                blocks: first..last,
+            }
         })
     }
 
