@@ -1,5 +1,5 @@
-//! Keys that only make sense together. What is refused here cannot mean anything, whoever wrote it; keys that merely have
-//! no effect are found in `interplay.rs`.
+//! Keys that only make sense together. What is refused here cannot mean anything, whoever wrote it;
+//! keys that merely have no effect are found in `interplay.rs`.
 
 use crate::diagnostic::{Diagnostic, Place};
 use crate::schema::{DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig};
@@ -12,8 +12,8 @@ const QUANTIZED_TWICE: &str =
     "`model.quantization: nf4` would quantize the blocks of a GGUF file a second time";
 const OWN_BLOCKS: &str = "leave `model.quantization: auto` to train on the file's own blocks";
 
-/// The fault of NF4 over a GGUF file, for callers who know that a model's name stands for one; `place` is asked where
-/// the key was written.
+/// The fault of NF4 over a GGUF file, for callers who know that a model's name stands for one;
+/// `place` is asked where the key was written.
 pub fn quantized_twice(place: impl FnOnce(&str) -> Option<Place>) -> Diagnostic {
     Diagnostic {
         code: "Q0103",

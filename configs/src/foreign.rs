@@ -1,4 +1,5 @@
-//! Keys of other tools (transformers, TRL, PEFT, Axolotl, Unsloth, LLaMA-Factory, bitsandbytes), and what ours are called.
+//! Keys of other tools (transformers, TRL, PEFT, Axolotl, Unsloth, LLaMA-Factory, bitsandbytes),
+//! and what ours are called.
 
 /// Their names in lower case, and our key with what must be minded.
 const KEYS: &[(&[&str], &str)] = &[

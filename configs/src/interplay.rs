@@ -1,8 +1,9 @@
 //! Keys that another key, or the length of the run, leaves without an effect.
 //!
-//! Only what a person wrote is judged, and by who wrote it last. A key that a later layer overrules is as it should be:
-//! that is what layers are for. A key beside the one that overrules it is warned of. A key that is laid over a file and
-//! still has no effect is refused: its writer expects that it acts.
+//! Only what a person wrote is judged, and by who wrote it last. A key that a later layer overrules
+//! is as it should be: that is what layers are for. A key beside the one that overrules it is
+//! warned of. A key that is laid over a file and still has no effect is refused: its writer expects
+//! that it acts.
 
 use crate::schema::{
     Batching, Checkpointing, Compute, DeviceKind, FlashAttention, Quantization, Schedule,
@@ -284,8 +285,8 @@ pub(crate) fn idle(config: &TrainingConfig, rank: Rank<'_>) -> Vec<Idle> {
     if let Some(steps) = config.training.max_steps {
         let limit = rank("training.max_steps");
         let judged = |key: &str| match rank(key) {
-            // Whoever names held-out rows and a number of steps in a file wants to see losses on the way; a flag for a
-            // short try does not.
+            // Whoever names held-out rows and a number of steps in a file wants to see losses on
+            // the way; a flag for a short try does not.
             0 => (key == EVAL_EVERY && limit == 1).then_some(" by default"),
             own => (own >= limit).then_some(""),
         };
@@ -316,8 +317,9 @@ impl Rule {
     }
 }
 
-/// What a run of `steps` steps leaves without an effect. Whoever learns the number of steps from the data asks before the
-/// first step; with `training.max_steps` it was told when the configuration was read.
+/// What a run of `steps` steps leaves without an effect. Whoever learns the number of steps from
+/// the data asks before the first step; with `training.max_steps` it was told when the
+/// configuration was read.
 pub fn idle_in(config: &TrainingConfig, steps: u64) -> Vec<Idle> {
     if config.training.max_steps.is_some() {
         return Vec::new();

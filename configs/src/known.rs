@@ -1,4 +1,5 @@
-//! The keys that a configuration has, as the defaults name them all, and what was probably meant by another one.
+//! The keys that a configuration has, as the defaults name them all, and what was probably meant by
+//! another one.
 
 use figment::value::{Dict, Value};
 
@@ -103,8 +104,8 @@ pub(crate) fn section_of(key: &str) -> Option<String> {
         .map(|(name, _)| name)
 }
 
-/// The known key that was probably meant: the same one in its section, one that is spelt alike, or ours for one of another
-/// tool.
+/// The known key that was probably meant: the same one in its section, one that is spelt alike, or
+/// ours for one of another tool.
 fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
     let key = path.last().map(String::as_str).unwrap_or_default();
     let parent = path[..path.len().saturating_sub(1)].join(".");

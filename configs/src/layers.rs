@@ -1,4 +1,5 @@
-//! Lays defaults, preset, file, environment and flags over one another and keeps track of who said what.
+//! Lays defaults, preset, file, environment and flags over one another and keeps track of who said
+//! what.
 
 use figment::Figment;
 use figment::providers::Format;
@@ -32,7 +33,8 @@ impl Layers {
     /// Merges the layers and checks the result.
     ///
     /// # Errors
-    /// Every fault with its place: a misspelt or missing key, a wrong type, a value outside its range.
+    /// Every fault with its place: a misspelt or missing key, a wrong type, a value outside its
+    /// range.
     pub fn resolve(&self) -> Result<ResolvedConfig, ConfigErrors> {
         let overrides = self.overrides()?;
         let mut layers = self.file_layer()?.into_iter().collect::<Vec<_>>();
@@ -113,7 +115,8 @@ impl Layers {
             .collect())
     }
 
-    /// Where the value of `key` was written: the variable or flag that is laid over the file, else the file.
+    /// Where the value of `key` was written: the variable or flag that is laid over the file, else
+    /// the file.
     pub fn place_of(&self, key: &str) -> Option<Place> {
         let path = path_of(key);
         let named = self
@@ -162,8 +165,8 @@ impl Layers {
         faults
     }
 
-    /// The typed configuration. A value of the wrong type is noted and its default takes its place, so that the next
-    /// one is found too.
+    /// The typed configuration. A value of the wrong type is noted and its default takes its place,
+    /// so that the next one is found too.
     fn extract(
         &self,
         mut figment: Figment,

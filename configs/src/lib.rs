@@ -1,12 +1,13 @@
-//! The training configuration: its schema, how layers are laid over one another, and what makes it valid.
+//! The training configuration: its schema, how layers are laid over one another, and what makes it
+//! valid.
 //!
 //! ```text
 //! presets/defaults.yaml <- extends: h100 | m4 | cpu <- your file <- QLORA__SECTION__KEY <- --set section.key=value
 //! ```
 //!
-//! A [`ResolvedConfig`] exists only after every check has passed, so whoever holds one need not check again.
-//! This crate reads no file and no environment: texts and variables are arguments. It does not know whether a
-//! model or a data file exists; that is asked where they are opened.
+//! A [`ResolvedConfig`] exists only after every check has passed, so whoever holds one need not
+//! check again. This crate reads no file and no environment: texts and variables are arguments. It
+//! does not know whether a model or a data file exists; that is asked where they are opened.
 
 mod agree;
 mod diagnostic;

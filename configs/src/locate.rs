@@ -1,7 +1,7 @@
 //! Finds the line and column of a key in YAML text.
 //!
-//! figment knows which layer a value came from but not where in the file it stood, so the text is parsed once
-//! more into a tree whose keys carry their positions.
+//! figment knows which layer a value came from but not where in the file it stood, so the text is
+//! parsed once more into a tree whose keys carry their positions.
 
 use std::fmt;
 

@@ -5,8 +5,8 @@ use figment::value::{Dict, Value};
 use crate::known::is_text;
 use crate::yaml;
 
-/// `a.b` and `1` become `{a: {b: 1}}`. The value is read as YAML, and as plain text where it is none or where the key
-/// takes text: a shell has no quotes left that could tell `007` from 7.
+/// `a.b` and `1` become `{a: {b: 1}}`. The value is read as YAML, and as plain text where it is
+/// none or where the key takes text: a shell has no quotes left that could tell `007` from 7.
 pub(crate) fn nest(key: &str, value: &str) -> Dict {
     let plain = || Value::from(value);
     let parsed = match yaml::read(value) {

@@ -26,7 +26,8 @@ impl ResolvedConfig {
         &self.json
     }
 
-    /// What was written and has no effect. A configuration that is read back has none: nobody wrote it.
+    /// What was written and has no effect. A configuration that is read back has none: nobody wrote
+    /// it.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }

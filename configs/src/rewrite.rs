@@ -1,10 +1,12 @@
-//! Puts another text in the place of one value of a file, and leaves the rest of it as a person wrote it.
+//! Puts another text in the place of one value of a file, and leaves the rest of it as a person
+//! wrote it.
 
 use crate::layer::path_of;
 use crate::locate::locate;
 
-/// `yaml` with `value` behind `key`, where that stands with its value on one line; none for an alias, an anchor or a
-/// value of several lines. What comes out is to be read again by the caller, who knows what it must say.
+/// `yaml` with `value` behind `key`, where that stands with its value on one line; none for an
+/// alias, an anchor or a value of several lines. What comes out is to be read again by the caller,
+/// who knows what it must say.
 pub fn rewritten(yaml: &str, key: &str, value: &str) -> Option<String> {
     let (line, column) = locate(yaml, &path_of(key))?;
     let line_start = nth_line(yaml, usize::try_from(line).ok()?.checked_sub(1)?)?;

@@ -1,5 +1,5 @@
-//! Names of chat templates. A text that is neither a name nor Jinja would be rendered as it stands, the same for every
-//! row, so it is refused wherever a template is named.
+//! Names of chat templates. A text that is neither a name nor Jinja would be rendered as it stands,
+//! the same for every row, so it is refused wherever a template is named.
 
 /// The model's own template, and the built-in ChatML with tools.
 const NAMES: [&str; 2] = ["auto", "chatml-tools"];
@@ -59,8 +59,9 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     }
 }
 
-/// What helps where `text` names a template that a model whose files are not at hand will hardly have: one that other tools
-/// build in, and for a model of the catalogue (`is_known`) every name but the usual ones. None where it may have it.
+/// What helps where `text` names a template that a model whose files are not at hand will hardly
+/// have: one that other tools build in, and for a model of the catalogue (`is_known`) every name
+/// but the usual ones. None where it may have it.
 pub fn unlikely_template(text: &str, is_known: bool) -> Option<String> {
     if NAMES.contains(&text) || is_jinja(text) || USUAL.contains(&text) {
         return None;
@@ -80,13 +81,15 @@ fn is_jinja(text: &str) -> bool {
     text.contains("{{") || text.contains("{%")
 }
 
-/// Whether `text` is one word, as the names of templates are; which ones a model has shows when its files are read.
+/// Whether `text` is one word, as the names of templates are; which ones a model has shows when its
+/// files are read.
 fn may_be_the_models(text: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     !text.is_empty() && text.chars().all(is_part) && !text.ends_with(".jinja")
 }
 
-/// Whether `text` stands for a template of the model's own, whose text is not known before its files are read.
+/// Whether `text` stands for a template of the model's own, whose text is not known before its
+/// files are read.
 pub(crate) fn is_the_models(text: &str) -> bool {
     text == NAMES[0] || (text != NAMES[1] && !is_jinja(text))
 }

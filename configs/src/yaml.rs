@@ -1,8 +1,8 @@
 //! Reads YAML, and says in words of people what is wrong with it.
 //!
-//! Values are read as YAML 1.2 with the habits of YAML 1.1 that can mean one thing only: `yes` and `on` are true, `1e-4`
-//! is a number, `1_000` is 1000, `<<` merges. What could mean two things, such as `017`, stays text, which the key that
-//! wants a number refuses.
+//! Values are read as YAML 1.2 with the habits of YAML 1.1 that can mean one thing only: `yes` and
+//! `on` are true, `1e-4` is a number, `1_000` is 1000, `<<` merges. What could mean two things,
+//! such as `017`, stays text, which the key that wants a number refuses.
 
 use figment::value::Value;
 use serde::de::DeserializeOwned;
@@ -87,7 +87,8 @@ fn explain(text: &str, error: &Error) -> Syntax {
     }
 }
 
-/// The line that a tab indents, and the tab's column: the parser's line, or the next one, which it was reading on into.
+/// The line that a tab indents, and the tab's column: the parser's line, or the next one, which it
+/// was reading on into.
 fn indented_by_tab(text: &str, at: Option<(u64, u64)>) -> Option<(u64, u64)> {
     let (line, _) = at?;
     let lines = text

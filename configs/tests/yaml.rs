@@ -1,5 +1,5 @@
-//! What people write for a value, as YAML 1.1, YAML 1.2 and other formats have it: each is done, or refused with its line
-//! and the way out.
+//! What people write for a value, as YAML 1.1, YAML 1.2 and other formats have it: each is done, or
+//! refused with its line and the way out.
 
 use qlora_config::{Checkpointing, Layers, ResolvedConfig};
 

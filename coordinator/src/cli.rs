@@ -29,13 +29,13 @@ pub struct Cli {
     #[arg(long, env = "QLORA_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// File whose first line is the token that every caller must send [default: `token` in the state folder, made at the
-    /// first start]
+    /// File whose first line is the token that every caller must send [default: `token` in the
+    /// state folder, made at the first start]
     #[arg(long, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// Further name or address by which callers reach this coordinator, beside loopback, the listen address and this
-    /// machine's names; repeatable.
+    /// Further name or address by which callers reach this coordinator, beside loopback, the listen
+    /// address and this machine's names; repeatable.
     #[arg(long, env = "QLORA_ALLOW_HOST", value_name = "HOST", value_delimiter = ',', value_parser = doors::parse_host)]
     pub allow_host: Vec<String>,
 

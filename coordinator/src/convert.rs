@@ -117,8 +117,9 @@ pub fn progress(p: &domain::Progress) -> wire::Progress {
     }
 }
 
-/// What was measured is kept as it is, also where it is not finite: a loss of NaN is what happened, and a perplexity can
-/// be beyond every number. An estimate of time that is no time says nothing, and is left out.
+/// What was measured is kept as it is, also where it is not finite: a loss of NaN is what happened,
+/// and a perplexity can be beyond every number. An estimate of time that is no time says nothing,
+/// and is left out.
 pub fn progress_in(p: wire::Progress) -> domain::Progress {
     let sample = |s: wire::Sample| domain::Sample {
         step: s.step,

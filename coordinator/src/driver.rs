@@ -1,11 +1,12 @@
 //! The one task that owns the engine.
 //!
-//! In this order and no other: handle, persist, send, acknowledge. Events that wait together are stored in one
-//! transaction, so that one fsync serves many. Reads see what is durable, and nothing else.
+//! In this order and no other: handle, persist, send, acknowledge. Events that wait together are
+//! stored in one transaction, so that one fsync serves many. Reads see what is durable, and nothing
+//! else.
 //!
-//! Where storing fails, the engine takes back what it did, and nothing that would have to be stored is acknowledged.
-//! Workers are not to suffer for it: their sessions stay, their leases are renewed, and what needs no storing is
-//! answered. As soon as a write succeeds again, all goes on.
+//! Where storing fails, the engine takes back what it did, and nothing that would have to be stored
+//! is acknowledged. Workers are not to suffer for it: their sessions stay, their leases are
+//! renewed, and what needs no storing is answered. As soon as a write succeeds again, all goes on.
 
 mod awake;
 mod batch;
@@ -38,7 +39,8 @@ use crate::error::CallError;
 const BATCH: usize = 256;
 /// Journal entries that wait for room at the most; older ones go.
 const UNWRITTEN: usize = 1000;
-/// While leases are watched, the driver looks about at least so often: what it is late by, it stood still.
+/// While leases are watched, the driver looks about at least so often: what it is late by, it stood
+/// still.
 const BEAT: Duration = Duration::from_millis(500);
 
 /// Owns the engine and the store.
@@ -106,7 +108,8 @@ impl<S: JobStore> Driver<S> {
         })
     }
 
-    /// Sets jobs aside that cannot be read, and says so: in the log at every start, in the journal once.
+    /// Sets jobs aside that cannot be read, and says so: in the log at every start, in the journal
+    /// once.
     fn set_aside(&mut self, unreadable: Vec<Unreadable>) {
         for Unreadable { job, fault, told } in unreadable {
             let known = self.shared.unreadable().insert(job, fault.clone());
@@ -161,8 +164,8 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
-    /// A store that answered late, a process that was stopped, a machine that slept: nobody could renew a lease
-    /// meanwhile, and nobody is to lose one for it.
+    /// A store that answered late, a process that was stopped, a machine that slept: nobody could
+    /// renew a lease meanwhile, and nobody is to lose one for it.
     fn look_about(&mut self) {
         let now_awake = Awake::now();
         let Missed { still, slept } = self.awake.missed(now_awake, BEAT);
@@ -301,8 +304,8 @@ impl<S: JobStore> Driver<S> {
                 self.reload(&batch.dirty).await;
                 self.wake(&batch.wakes);
             }
-            // What was to wake others did not happen; woken all the same, two who wait for one job would ask, fail and wake
-            // each other without end.
+            // What was to wake others did not happen; woken all the same, two who wait for one job
+            // would ask, fail and wake each other without end.
             _ => self.engine.take_back(now()),
         }
         let unsure = matches!(fault, StoreError::Unsure { .. });
@@ -345,7 +348,8 @@ impl<S: JobStore> Driver<S> {
         Some(response)
     }
 
-    /// Gives every new session something to be notified by, before it is told of itself; those that are over lose theirs.
+    /// Gives every new session something to be notified by, before it is told of itself; those that
+    /// are over lose theirs.
     fn keep_waiters<'a>(&self, responses: impl Iterator<Item = &'a Response>) {
         let mut registered = responses.filter_map(|response| match response {
             Response::Registered { session } => Some(*session),
@@ -387,8 +391,9 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
-    /// What is durable is not known: it is read, and taken for what is. Watchers hear of every job that may be another
-    /// than they were told last: those of the write that is in doubt, `dirty`, and those that somebody else changed.
+    /// What is durable is not known: it is read, and taken for what is. Watchers hear of every job
+    /// that may be another than they were told last: those of the write that is in doubt, `dirty`,
+    /// and those that somebody else changed.
     async fn reload(&mut self, dirty: &BTreeSet<JobId>) {
         loop {
             match self.store.load().await {

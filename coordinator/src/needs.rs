@@ -10,7 +10,8 @@ const CLASSES: [(DeviceClass, DeviceKind); 3] = [
     (DeviceClass::Metal, DeviceKind::Metal),
 ];
 
-/// Memory is judged for models of the catalogue; the shape of others is known only to the worker that has them.
+/// Memory is judged for models of the catalogue; the shape of others is known only to the worker
+/// that has them.
 pub fn needs(config: &ResolvedConfig) -> Needs {
     let c = config.config();
     let mut needs = Needs {

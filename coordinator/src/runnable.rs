@@ -1,7 +1,8 @@
-//! What is refused of a configuration though each of its values is allowed: no worker could ever run it.
+//! What is refused of a configuration though each of its values is allowed: no worker could ever
+//! run it.
 //!
-//! `qlora-ctl` says the same earlier and with the place in the file; other clients submit as well. What a worker alone can
-//! know passes: a path, a repository of the hub.
+//! `qlora-ctl` says the same earlier and with the place in the file; other clients submit as well.
+//! What a worker alone can know passes: a path, a repository of the hub.
 
 use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, quantized_twice, unlikely_template};
 use qlora_planner::{beyond_positions, catalogue, find};

@@ -107,7 +107,8 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Leaves the token for programs of this user on this machine. Without it everything works for who is given the token.
+/// Leaves the token for programs of this user on this machine. Without it everything works for who
+/// is given the token.
 fn leave_record(address: SocketAddr, token: &Token, file: &Path) -> Option<Record> {
     Record::leave(address, token)
         .inspect_err(|e| {

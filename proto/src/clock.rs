@@ -5,8 +5,8 @@
 //! | Linux | `CLOCK_BOOTTIME` counts a suspend (clock_gettime(2)) | `CLOCK_MONOTONIC` stands still |
 //! | macOS | `CLOCK_MONOTONIC` counts sleep (clock_gettime(3)) | `CLOCK_UPTIME_RAW` stands still |
 //!
-//! A timer that is set before a suspend therefore ends late by as long as the suspend took. Who waits for a [`Moment`]
-//! asks this clock again at least every [`BEAT`].
+//! A timer that is set before a suspend therefore ends late by as long as the suspend took. Who
+//! waits for a [`Moment`] asks this clock again at least every [`BEAT`].
 
 use std::ops::Add;
 use std::time::Duration;
@@ -39,7 +39,8 @@ impl Moment {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// How long to wait before the clock is asked again, `now` being the time; none once the moment has come.
+    /// How long to wait before the clock is asked again, `now` being the time; none once the moment
+    /// has come.
     pub fn nap(self, now: Self) -> Option<Duration> {
         let left = self.since(now);
         (!left.is_zero()).then(|| left.min(BEAT))

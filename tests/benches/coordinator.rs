@@ -1,7 +1,9 @@
-//! `cargo bench -p qlora-tests`: what the coordinator itself takes, with jobs that do nothing, durable (SQLite, fsync).
+//! `cargo bench -p qlora-tests`: what the coordinator itself takes, with jobs that do nothing,
+//! durable (SQLite, fsync).
 //!
-//! Workers speak the real protocol over loopback; no process is started for a job, so that the figure is the
-//! coordinator's own. Prints dispatches a second, submit to start on an idle worker, and the coordinator's memory.
+//! Workers speak the real protocol over loopback; no process is started for a job, so that the
+//! figure is the coordinator's own. Prints dispatches a second, submit to start on an idle worker,
+//! and the coordinator's memory.
 
 use std::time::{Duration, Instant};
 
@@ -95,7 +97,8 @@ fn cpu(pid: u32) -> f64 {
         .split_whitespace()
         .filter_map(|f| f.parse().ok())
         .collect();
-    // utime and stime are the 14th and 15th field; the state, a letter, is not among the parsed ones.
+    // utime and stime are the 14th and 15th field; the state, a letter, is not among the parsed
+    // ones.
     fields
         .get(10)
         .zip(fields.get(11))

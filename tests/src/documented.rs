@@ -1,5 +1,5 @@
-//! The commands that README, docs and shipped configurations tell people to type. The programs' own tests include this
-//! file too, to hold every command against their argument parsers.
+//! The commands that README, docs and shipped configurations tell people to type. The programs' own
+//! tests include this file too, to hold every command against their argument parsers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,8 @@ pub fn documented(repository: &Path) -> Vec<Documented> {
     found
 }
 
-/// What stands in blocks of shell, and in the heads of configurations, to be copied and run; in the order of the files
-/// and their lines.
+/// What stands in blocks of shell, and in the heads of configurations, to be copied and run; in the
+/// order of the files and their lines.
 pub fn shell(repository: &Path) -> Vec<Documented> {
     let mut found = Vec::new();
     for (name, text) in documents(repository) {
@@ -72,7 +72,8 @@ fn texts(
     files.into_iter().map(read).collect()
 }
 
-/// Holds every documented call of `program` against its own parser, which gives the fault of what it does not take.
+/// Holds every documented call of `program` against its own parser, which gives the fault of what
+/// it does not take.
 ///
 /// # Panics
 /// One is not taken, or none is documented.
@@ -90,13 +91,15 @@ pub fn each_is_taken(program: &str, parse: impl Fn(Vec<String>) -> Option<String
     }
 }
 
-/// The arguments of every documented call of `program`, with its place; words such as `JOB` are filled in.
+/// The arguments of every documented call of `program`, with its place; words such as `JOB` are
+/// filled in.
 fn calls_of(repository: &Path, program: &str) -> Vec<(String, Vec<String>)> {
     let mut calls = Vec::new();
     for command in documented(repository) {
         for part in command.text.split(['|', ';', '&']) {
             let words = words(part);
-            // A program's name is a call where nothing but variables stands before it, or where it is a path.
+            // A program's name is a call where nothing but variables stands before it, or where it
+            // is a path.
             let is_call = |&at: &usize| {
                 let first = words[..at].iter().all(|word| word.contains('='));
                 words[at].rsplit('/').next() == Some(program) && (first || words[at].contains('/'))

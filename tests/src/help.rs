@@ -2,7 +2,8 @@
 
 use clap::Command;
 
-/// Commands and arguments below `command` whose help says nothing, or too much for one line of a list.
+/// Commands and arguments below `command` whose help says nothing, or too much for one line of a
+/// list.
 pub fn without_words(command: &Command) -> Vec<String> {
     let mut found = Vec::new();
     let name = command.get_name();

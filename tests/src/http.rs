@@ -1,4 +1,5 @@
-//! Requests as a browser, a scraper or a stranger sends them: over HTTP/1.1, without a client that would mend them.
+//! Requests as a browser, a scraper or a stranger sends them: over HTTP/1.1, without a client that
+//! would mend them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

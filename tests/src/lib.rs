@@ -1,5 +1,6 @@
-//! Starts the real programs in a folder of their own, with a small model made on the spot, and waits for what
-//! they say instead of for time to pass. The programs are those of `target/<profile>`: build them first.
+//! Starts the real programs in a folder of their own, with a small model made on the spot, and
+//! waits for what they say instead of for time to pass. The programs are those of
+//! `target/<profile>`: build them first.
 
 pub mod documented;
 mod fixture;

@@ -1,8 +1,8 @@
 //! The modules of a crate and what they import of each other, read from the source.
 //!
-//! A module is a file. `use` declarations and paths in the code count where they begin with `crate`, `super` or `self`;
-//! what a `mod.rs` or `lib.rs` hands on by `pub use` counts as an import of the file that defines it. Macros and
-//! `#[cfg(test)]` parts are not looked into.
+//! A module is a file. `use` declarations and paths in the code count where they begin with
+//! `crate`, `super` or `self`; what a `mod.rs` or `lib.rs` hands on by `pub use` counts as an
+//! import of the file that defines it. Macros and `#[cfg(test)]` parts are not looked into.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -125,7 +125,8 @@ impl Modules {
         Some(at)
     }
 
-    /// Modules that import each other in a loop, each circle once, sorted; `kernels::cpu` is a folder's own file.
+    /// Modules that import each other in a loop, each circle once, sorted; `kernels::cpu` is a
+    /// folder's own file.
     pub fn circles(&self) -> Vec<Vec<String>> {
         let imports = self.imports();
         let reach = |from: &Module| {
@@ -199,7 +200,8 @@ fn module_of(file: &Path) -> Option<Module> {
     Some(parts)
 }
 
-/// `text` without comments, strings, and what stands behind the last `#[cfg(test)]` at the beginning of a line.
+/// `text` without comments, strings, and what stands behind the last `#[cfg(test)]` at the
+/// beginning of a line.
 fn bare(text: &str) -> String {
     let text = text
         .rsplit_once("\n#[cfg(test)]\nmod tests")
@@ -240,7 +242,8 @@ fn uses(text: &str) -> Vec<(bool, String)> {
     found
 }
 
-/// Every path of a tree of imports, with the name that it is taken under; `a::{b, c::{d}}` are `a::b` and `a::c::d`.
+/// Every path of a tree of imports, with the name that it is taken under; `a::{b, c::{d}}` are
+/// `a::b` and `a::c::d`.
 fn flat(tree: &str) -> Vec<(Vec<String>, String)> {
     let tree = tree.trim();
     let Some((head, inner)) = tree.split_once('{') else {

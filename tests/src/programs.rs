@@ -190,7 +190,8 @@ impl World {
         self.worker_at(&address, name, args)
     }
 
-    /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the processor where that is not set.
+    /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the processor
+    /// where that is not set.
     pub fn worker_in(&self, name: &str, state: &Path, args: &[&str]) -> Program {
         self.start_worker(&self.address, name, state, args)
     }
@@ -285,7 +286,8 @@ impl World {
         }
     }
 
-    /// Submits and gives the job's number. On a GPU its steps are to repeat to the bit, as tests ask of a processor.
+    /// Submits and gives the job's number. On a GPU its steps are to repeat to the bit, as tests
+    /// ask of a processor.
     pub fn submit(&self, config: &Path, args: &[&str]) -> u64 {
         let config = config.to_string_lossy();
         let device = format!("resources.device={}", device());

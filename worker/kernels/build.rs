@@ -1,11 +1,13 @@
-//! With the `cuda` feature: compiles each of `src/backend/cuda/*.cu` to one fatbin with code for several chips, so that no GPU
-//! compiles anything when a program starts. With the `cudnn` feature: `src/backend/cuda/cudnn.cpp` as well.
+//! With the `cuda` feature: compiles each of `src/backend/cuda/*.cu` to one fatbin with code for
+//! several chips, so that no GPU compiles anything when a program starts. With the `cudnn` feature:
+//! `src/backend/cuda/cudnn.cpp` as well.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// Code for Ampere (and Ada, which runs it), Hopper and Blackwell; and PTX, which the driver compiles for what comes later.
+/// Code for Ampere (and Ada, which runs it), Hopper and Blackwell; and PTX, which the driver
+/// compiles for what comes later.
 const CHIPS: [&str; 4] = [
     "arch=compute_80,code=sm_80",
     "arch=compute_90a,code=sm_90a",
@@ -90,8 +92,8 @@ fn compile(kernel: &str, out: &Path) {
     }
 }
 
-/// Refuses what an earlier build with `tests/cuda/nvcc` left of candle's kernels: their build script does not notice that
-/// the compiler is another one.
+/// Refuses what an earlier build with `tests/cuda/nvcc` left of candle's kernels: their build
+/// script does not notice that the compiler is another one.
 fn refuse_leftovers(out: &Path) {
     let version = Command::new(nvcc())
         .arg("--version")
@@ -150,7 +152,8 @@ fn cudnn() {
     build
         .define("NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING", None)
         .define("CUDNN_FRONTEND_SKIP_JSON_LIB", None);
-    // Describing a graph is not what takes time, and its headers compile for minutes when they are optimised.
+    // Describing a graph is not what takes time, and its headers compile for minutes when they are
+    // optimised.
     build
         .opt_level(1)
         .cpp_link_stdlib(None)

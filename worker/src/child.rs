@@ -1,8 +1,9 @@
-//! The training process: reads what to do from a file, trains, and writes events as lines of JSON to stdout.
+//! The training process: reads what to do from a file, trains, and writes events as lines of JSON
+//! to stdout.
 //!
-//! On stdin it hears `checkpoint` and `stop`, how long its lease holds, and where it is not the first of a gang, `meet` and where that one is found.
-//! When stdin ends, the agent is gone, and the process ends at once:
-//! no orphan goes on training. What it logs goes to stderr.
+//! On stdin it hears `checkpoint` and `stop`, how long its lease holds, and where it is not the
+//! first of a gang, `meet` and where that one is found. When stdin ends, the agent is gone, and the
+//! process ends at once: no orphan goes on training. What it logs goes to stderr.
 
 use std::io::{BufRead, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -286,7 +287,8 @@ fn listen() -> Heard {
     }
 }
 
-/// Ends the process when its lease is over, whatever the agent does meanwhile: another worker may begin then.
+/// Ends the process when its lease is over, whatever the agent does meanwhile: another worker may
+/// begin then.
 struct Watchdog(mpsc::Sender<Moment>);
 
 impl Watchdog {
@@ -307,7 +309,8 @@ impl Watchdog {
     }
 }
 
-/// Waits until the last of `leases` is over, by the clock `now`; false where nobody is left to renew it.
+/// Waits until the last of `leases` is over, by the clock `now`; false where nobody is left to
+/// renew it.
 fn is_over(leases: &Receiver<Moment>, now: impl Fn() -> Moment) -> bool {
     let Ok(mut until) = leases.recv() else {
         return false;
@@ -337,7 +340,8 @@ mod tests {
             sender.send(lease).expect("a listener");
         }
         let looks = Cell::new(0);
-        // Before the third look the machine sleeps longer than the first lease, then longer than the second.
+        // Before the third look the machine sleeps longer than the first lease, then longer than
+        // the second.
         let clock = || {
             looks.set(looks.get() + 1);
             match looks.get() {

@@ -88,7 +88,8 @@ pub fn run(args: &AgentArgs, json: bool) -> Result<ExitCode, WorkerError> {
 const LEAST_STATE: u64 = 1 << 30;
 const LEAST_MODELS: u64 = 2 << 30;
 
-/// Whether a folder that will be written to can be, and has room: tried with a file, which goes again.
+/// Whether a folder that will be written to can be, and has room: tried with a file, which goes
+/// again.
 fn room(name: &'static str, folder: Result<PathBuf, String>, least: u64, place: &str) -> Check {
     let tried = folder.and_then(|folder| {
         let fault = |e: std::io::Error| format!("{}: {e}", folder.display());
@@ -216,8 +217,8 @@ fn platform_checks() -> Vec<Check> {
     ]
 }
 
-/// Asks the coordinator something as a worker would, so that the token is tried too. One that nobody named may come later;
-/// one that refuses will go on refusing.
+/// Asks the coordinator something as a worker would, so that the token is tried too. One that
+/// nobody named may come later; one that refuses will go on refusing.
 fn reach(args: &AgentArgs) -> Check {
     let address = &args.coordinator;
     let check = |ok, optional, text: String| Check::new("coordinator", ok, optional, text);

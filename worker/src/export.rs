@@ -110,8 +110,8 @@ pub fn convert(args: &ConvertArgs, as_json: bool) -> Result<ExitCode, WorkerErro
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes what killed exports left beside `out`, and names what cannot be told from an export at work: both are as large
-/// as a model.
+/// Removes what killed exports left beside `out`, and names what cannot be told from an export at
+/// work: both are as large as a model.
 fn clear(out: &Path) {
     let Begun { removed, kept } = partial::sweep(out);
     let line = |path: &Path| console::line(&path.to_string_lossy()).into_owned();

@@ -1,4 +1,5 @@
-//! Who this worker is: a name, and an instance that stays the same as long as its state folder does.
+//! Who this worker is: a name, and an instance that stays the same as long as its state folder
+//! does.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

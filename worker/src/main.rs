@@ -1,4 +1,5 @@
-//! `qlora-worker`: registers a machine with a coordinator, pulls jobs, trains them in a child process, reports.
+//! `qlora-worker`: registers a machine with a coordinator, pulls jobs, trains them in a child
+//! process, reports.
 
 mod agent;
 mod answers;
@@ -26,8 +27,8 @@ use qlora_client::{Fault, fault};
 use crate::cli::{Cli, Command, ModelCommand};
 use crate::error::WorkerError;
 
-/// A training step takes and gives back the same large buffers; the system's allocator returns them to the kernel
-/// and faults them in again, a tenth of the time of a step.
+/// A training step takes and gives back the same large buffers; the system's allocator returns them
+/// to the kernel and faults them in again, a tenth of the time of a step.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -48,7 +49,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// A command line that asks for help, or for what cannot be parsed: in words, or as JSON where that is asked for.
+/// A command line that asks for help, or for what cannot be parsed: in words, or as JSON where that
+/// is asked for.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.exit_code() == 0 || !fault::wants_json(std::env::args_os()) {
         error.exit();

@@ -257,7 +257,8 @@ fn checkpoint(args: &BenchArgs, config: &ResolvedConfig) -> Result<Checkpoint, W
             &mut |_, _| Ok(()),
         ))?);
     }
-    // The beginning of a name is enough: nothing is fetched, so nothing can be taken for something else.
+    // The beginning of a name is enough: nothing is fetched, so nothing can be taken for something
+    // else.
     let known = catalogue();
     let entry = known
         .iter()

@@ -1,4 +1,5 @@
-//! What commands print: results on stdout. A reader that goes away ends the command, without a panic.
+//! What commands print: results on stdout. A reader that goes away ends the command, without a
+//! panic.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -28,7 +29,8 @@ fn write(text: &str) -> Result<(), WorkerError> {
     })
 }
 
-/// JSON has no number that is not finite; such a value is the text `NaN`, `Infinity` or `-Infinity`.
+/// JSON has no number that is not finite; such a value is the text `NaN`, `Infinity` or
+/// `-Infinity`.
 pub fn number(x: f64) -> Value {
     console::not_finite(x).map_or_else(|| x.into(), Value::from)
 }

@@ -1,7 +1,7 @@
 //! The signals that end a command.
 //!
-//! What whoever started the program has it ignore stays ignored. `nohup` protects by that alone, and a shell without job
-//! control spares what it runs in the background a Ctrl-C.
+//! What whoever started the program has it ignore stays ignored. `nohup` protects by that alone,
+//! and a shell without job control spares what it runs in the background a Ctrl-C.
 
 use std::future::poll_fn;
 use std::io::{self, IsTerminal};
@@ -17,7 +17,8 @@ impl Signals {
     /// # Errors
     /// The system does not let the process hear signals.
     pub fn listen(kinds: &[SignalKind]) -> io::Result<Self> {
-        // To listen puts a handler in the place of what says that a signal is ignored, so that is read before.
+        // To listen puts a handler in the place of what says that a signal is ignored, so that is
+        // read before.
         let ignored = ignored();
         let heard = kinds.iter().filter(|kind| is_heard(**kind, ignored));
         heard
@@ -42,8 +43,8 @@ impl Signals {
     }
 }
 
-/// The signals that this process ignores, the first in the lowest bit; none where the system does not say, as only Linux
-/// does without unsafe code.
+/// The signals that this process ignores, the first in the lowest bit; none where the system does
+/// not say, as only Linux does without unsafe code.
 fn ignored() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let mask = status
@@ -55,7 +56,8 @@ fn ignored() -> Option<u64> {
 fn is_heard(kind: SignalKind, ignored: Option<u64>) -> bool {
     match ignored {
         Some(mask) => mask & (1 << (kind.as_raw_value() - 1)) == 0,
-        // `nohup` takes both of these off the terminal, so where one is on it, it did not start this. It may leave stdin.
+        // `nohup` takes both of these off the terminal, so where one is on it, it did not start
+        // this. It may leave stdin.
         None if kind == SignalKind::hangup() => {
             io::stdout().is_terminal() || io::stderr().is_terminal()
         }

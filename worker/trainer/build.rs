@@ -1,4 +1,5 @@
-//! Links what Metal needs into every program with the trainer in it; the trainer's own tests are such programs.
+//! Links what Metal needs into every program with the trainer in it; the trainer's own tests are
+//! such programs.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

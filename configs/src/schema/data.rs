@@ -11,8 +11,8 @@ pub struct DataConfig {
     pub eval: Option<String>,
     /// `auto` (the model's own), `chatml-tools`, the name of one of the model's, or Jinja text.
     pub template: String,
-    /// The date of today that templates which write one are given, as `2024-07-26`: in training, in evaluation, and
-    /// when the adapter is asked.
+    /// The date of today that templates which write one are given, as `2024-07-26`: in training, in
+    /// evaluation, and when the adapter is asked.
     #[serde(default = "template_date")]
     pub template_date: String,
     /// Tokens; longer conversations are treated as `too_long` says.
@@ -21,14 +21,16 @@ pub struct DataConfig {
     pub batching: Batching,
 }
 
-/// What templates of Llama write where they are given no date; configurations recorded before the key was there have it.
+/// What templates of Llama write where they are given no date; configurations recorded before the
+/// key was there have it.
 pub const TEMPLATE_DATE: &str = "2024-07-26";
 
 fn template_date() -> String {
     TEMPLATE_DATE.into()
 }
 
-/// Which conversations share a forward pass; attention never crosses from one into another, and none is padded.
+/// Which conversations share a forward pass; attention never crosses from one into another, and
+/// none is padded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Batching {

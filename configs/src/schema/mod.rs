@@ -1,5 +1,5 @@
-//! The shape of a training configuration, one file a section. Units and meanings stand at each field; defaults in
-//! `presets/defaults.yaml`.
+//! The shape of a training configuration, one file a section. Units and meanings stand at each
+//! field; defaults in `presets/defaults.yaml`.
 
 mod data;
 mod lora;

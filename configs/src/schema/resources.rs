@@ -13,7 +13,8 @@ pub struct ResourceConfig {
     pub labels: BTreeMap<String, String>,
     /// Share of the device's memory that the run may plan with.
     pub memory_fraction: f64,
-    /// Workers that train the job together, each a part of every step's micro-batches; the result is that of one.
+    /// Workers that train the job together, each a part of every step's micro-batches; the result
+    /// is that of one.
     pub workers: usize,
     /// Failed attempts after which the job fails; lost workers do not count.
     pub max_retries: u32,

@@ -50,7 +50,8 @@ pub struct TrainingSection {
     pub keep_best: bool,
     /// Evaluations in a row without a lower held-out loss after which the run ends; 0 means never.
     pub early_stopping: u64,
-    /// Strength of the noise on embeddings while training (NEFTune, Jain et al., 2023); 0 turns it off.
+    /// Strength of the noise on embeddings while training (NEFTune, Jain et al., 2023); 0 turns it
+    /// off.
     pub neftune_alpha: f64,
     /// Steps between checkpoints; 0 means only after the last.
     pub checkpoint_every: u64,

@@ -42,8 +42,8 @@ pub struct Global {
     )]
     pub coordinator: String,
 
-    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not needed where you run
-    /// the coordinator as the same user on this machine.
+    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not
+    /// needed where you run the coordinator as the same user on this machine.
     #[arg(long, global = true, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 

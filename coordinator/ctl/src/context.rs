@@ -35,7 +35,8 @@ impl Context {
         } = self.global.clone();
         move |status| match status.code() {
             tonic::Code::Unauthenticated => match Client::new(&address, token_file.as_deref()) {
-                // What comes behind the fault is advice for every caller; this one's own stands under it.
+                // What comes behind the fault is advice for every caller; this one's own stands
+                // under it.
                 Ok(client) => CtlError::Token {
                     message: first(status.message()).to_owned(),
                     help: client.token_help(),
@@ -52,7 +53,8 @@ impl Context {
         !self.global.quiet && !self.global.json && std::io::stderr().is_terminal()
     }
 
-    /// Tells of keys that have no effect, on stderr; `--quiet` does not silence what may make a run another one.
+    /// Tells of keys that have no effect, on stderr; `--quiet` does not silence what may make a run
+    /// another one.
     pub fn warn(&self, warnings: &[Warning]) {
         if self.global.json && !warnings.is_empty() {
             console::note(&console::json(

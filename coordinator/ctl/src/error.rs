@@ -153,7 +153,8 @@ impl CtlError {
             help,
             exit,
         };
-        // What the transport itself says has a cause; a status without one was sent by the coordinator.
+        // What the transport itself says has a cause; a status without one was sent by the
+        // coordinator.
         let answered = std::error::Error::source(status).is_none() && !status.message().is_empty();
         match status.code() {
             Code::Unavailable | Code::ResourceExhausted | Code::DataLoss if answered => {
@@ -240,7 +241,8 @@ impl CtlError {
         }
     }
 
-    /// Every fault by itself: those of a configuration, of rows, and those that the coordinator tells with their codes.
+    /// Every fault by itself: those of a configuration, of rows, and those that the coordinator
+    /// tells with their codes.
     pub fn faults(&self) -> Vec<Fault> {
         let own = || Fault::new(self.code(), self.to_string(), self.help());
         match self {

@@ -41,7 +41,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// A command line that asks for help, or for what cannot be parsed: in words, or as JSON where that is asked for.
+/// A command line that asks for help, or for what cannot be parsed: in words, or as JSON where that
+/// is asked for.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.exit_code() == 0 || !fault::wants_json(std::env::args_os()) {
         error.exit();

@@ -1,4 +1,5 @@
-//! The other programs of qlora, which lie beside this one: found, started in the background, and stopped.
+//! The other programs of qlora, which lie beside this one: found, started in the background, and
+//! stopped.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -32,7 +33,8 @@ pub fn sibling(name: &str) -> Result<PathBuf, CtlError> {
     })
 }
 
-/// What `qlora-worker` prints when it is called with `args`; it knows the formats of models and where they lie.
+/// What `qlora-worker` prints when it is called with `args`; it knows the formats of models and
+/// where they lie.
 pub async fn worker_says(args: &[&str]) -> Result<String, CtlError> {
     let mut command = Command::new(sibling("qlora-worker")?);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
@@ -118,8 +120,8 @@ impl Programs {
         })
     }
 
-    /// Waits until the coordinator ends, which it should not. A worker that ends is followed by another, which goes
-    /// on from the job's last checkpoint.
+    /// Waits until the coordinator ends, which it should not. A worker that ends is followed by
+    /// another, which goes on from the job's last checkpoint.
     pub async fn died(&mut self, context: &Context) -> CtlError {
         for _ in 0..WORKERS {
             tokio::select! {
@@ -155,7 +157,8 @@ impl Programs {
     }
 }
 
-/// Where the coordinator of this quickstart keeps its token: the person's own QLORA_TOKEN is for another one.
+/// Where the coordinator of this quickstart keeps its token: the person's own QLORA_TOKEN is for
+/// another one.
 pub fn token_file(folder: &Path) -> PathBuf {
     folder.join("coordinator/token")
 }

@@ -67,7 +67,8 @@ pub enum Event {
     },
     /// Time passed: leases and backoffs may have run out.
     Tick,
-    /// For so many milliseconds nobody was heard, and it was the coordinator's own doing: it stood still.
+    /// For so many milliseconds nobody was heard, and it was the coordinator's own doing: it stood
+    /// still.
     Stalled {
         ms: u64,
     },
@@ -104,7 +105,8 @@ pub enum Wanted {
         token: Token,
     },
     GoOn,
-    /// Save and stop; at once, and without saving, where nothing of the attempt would be taken any more.
+    /// Save and stop; at once, and without saving, where nothing of the attempt would be taken any
+    /// more.
     Stop {
         reason: String,
         at_once: bool,
@@ -125,7 +127,8 @@ pub enum Effect {
     },
     /// The session should synchronise now.
     Wake(SessionId),
-    /// The job needs this artifact no more; once that is durable it may go, if nothing else needs it.
+    /// The job needs this artifact no more; once that is durable it may go, if nothing else needs
+    /// it.
     Release { job: JobId, digest: String },
 }
 

@@ -23,8 +23,8 @@ id!(
     /// A job; counts from 1 in the order of submission.
     JobId
 );
-/// An attempt at a job. Later attempts, of whichever job, have greater tokens, and nobody can guess one: the upper half
-/// counts, the lower half is random.
+/// An attempt at a job. Later attempts, of whichever job, have greater tokens, and nobody can guess
+/// one: the upper half counts, the lower half is random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Token(pub u64);
@@ -65,8 +65,8 @@ id!(
 /// The time of an event on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// Never jumps: leases and waits are measured on it. It begins near the wall clock, so that a wait that was stored
-    /// means about the same to the next process.
+    /// Never jumps: leases and waits are measured on it. It begins near the wall clock, so that a
+    /// wait that was stored means about the same to the next process.
     pub steady: Millis,
     /// What people are shown. It may jump either way.
     pub wall: Millis,

@@ -172,7 +172,8 @@ impl Job {
             .max_by_key(|a| a.step)
     }
 
-    /// What a success would have left behind and is not there: who looks for the result must find one.
+    /// What a success would have left behind and is not there: who looks for the result must find
+    /// one.
     pub fn missing_result(&self) -> Option<&'static str> {
         let has_adapter = || self.artifacts.iter().any(|a| a.kind == "adapter");
         match self.spec.kind {

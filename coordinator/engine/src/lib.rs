@@ -1,27 +1,30 @@
 //! The job engine: one synchronous function per event over owned state.
 //!
-//! [`Engine::handle`] takes the time and an [`Event`] and returns a [`Response`] and [`Effect`]s. The driver does,
-//! in this order and no other: handle, persist, send, acknowledge. A job that was acknowledged is durable, and a
-//! message that left is backed by a state that survives.
+//! [`Engine::handle`] takes the time and an [`Event`] and returns a [`Response`] and [`Effect`]s.
+//! The driver does, in this order and no other: handle, persist, send, acknowledge. A job that was
+//! acknowledged is durable, and a message that left is backed by a state that survives.
 //!
-//! Where storing fails, [`Engine::take_back`] undoes what was handled since [`Engine::settled`]: jobs are what is
-//! durable again, while sessions and leases stay, for the trouble is not the workers'.
+//! Where storing fails, [`Engine::take_back`] undoes what was handled since [`Engine::settled`]:
+//! jobs are what is durable again, while sessions and leases stay, for the trouble is not the
+//! workers'.
 //!
-//! This crate does no input or output, has no clock and no randomness: time is an argument, and whoever calls
-//! decides what durable means. It knows nothing of tensors; what a job needs is a number of bytes for each class
-//! of device, worked out before the job came here.
+//! This crate does no input or output, has no clock and no randomness: time is an argument, and
+//! whoever calls decides what durable means. It knows nothing of tensors; what a job needs is a
+//! number of bytes for each class of device, worked out before the job came here.
 //!
 //! # Properties
 //! - An attempt's token only grows over the whole engine; at most one token of a job is current.
 //! - A message under a token that is not current changes nothing and is refused with the reason.
 //! - A job in a final state never leaves it.
-//! - A job that has succeeded has its result: an adapter that was committed, or scores that were reported.
-//! - A lost worker's job goes back to the queue; losing does not count as failing, and a loss that a restart of the
-//!   coordinator may have caused does not count at all.
+//! - A job that has succeeded has its result: an adapter that was committed, or scores that were
+//!   reported.
+//! - A lost worker's job goes back to the queue; losing does not count as failing, and a loss that
+//!   a restart of the coordinator may have caused does not count at all.
 //! - A worker that waits is woken when there is work for it, whatever else waits.
 //! - Jobs of the same needs start in the order of their submission.
 //! - A job that an older one of several workers waits before starts only if it ends in time.
-//! - A job that wants several workers starts on all of them or on none, and ends on all of them when it ends on one.
+//! - A job that wants several workers starts on all of them or on none, and ends on all of them
+//!   when it ends on one.
 
 mod attempt;
 mod engine;

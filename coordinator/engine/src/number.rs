@@ -1,7 +1,8 @@
 //! Measured numbers in JSON, those that are not finite included.
 //!
-//! JSON has no word for NaN or an infinity. A measured value that is one of them says that a run went wrong, so it is
-//! kept: as the text `"NaN"`, `"Infinity"` or `"-Infinity"`. `null`, which older records have there, reads as NaN.
+//! JSON has no word for NaN or an infinity. A measured value that is one of them says that a run
+//! went wrong, so it is kept: as the text `"NaN"`, `"Infinity"` or `"-Infinity"`. `null`, which
+//! older records have there, reads as NaN.
 
 use std::fmt;
 

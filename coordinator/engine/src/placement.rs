@@ -83,7 +83,8 @@ pub(crate) enum Team {
     TooSmall,
 }
 
-/// Who could take a job together with `first`, which fits: workers of its class that fit as well, busy or not.
+/// Who could take a job together with `first`, which fits: workers of its class that fit as well,
+/// busy or not.
 pub(crate) fn candidates<'a>(
     needs: &Needs,
     first: &Worker,
@@ -95,8 +96,8 @@ pub(crate) fn candidates<'a>(
     })
 }
 
-/// Looks for those who take a job together with `first`, which fits and is free; workers on its machine come before
-/// others.
+/// Looks for those who take a job together with `first`, which fits and is free; workers on its
+/// machine come before others.
 pub(crate) fn team<'a>(
     needs: &Needs,
     first: &Worker,

@@ -74,7 +74,8 @@ pub struct Needs {
     pub main_memory: u64,
 }
 
-/// A worker that has registered since the coordinator started, or that holds an attempt from before.
+/// A worker that has registered since the coordinator started, or that holds an attempt from
+/// before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Worker {
     pub name: String,
@@ -91,7 +92,8 @@ pub struct Worker {
     pub draining: bool,
     /// Its lease still holds.
     pub connected: bool,
-    /// Jobs that failed on it and succeeded elsewhere, since it registered or last succeeded itself.
+    /// Jobs that failed on it and succeeded elsewhere, since it registered or last succeeded
+    /// itself.
     pub blamed: BTreeSet<JobId>,
 }
 
@@ -110,7 +112,8 @@ impl Worker {
         })
     }
 
-    /// One that has not registered since the coordinator started and holds the attempt `token` from before.
+    /// One that has not registered since the coordinator started and holds the attempt `token` from
+    /// before.
     pub(crate) fn absent(
         (name, instance): (&str, &str),
         token: Token,

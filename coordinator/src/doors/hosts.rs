@@ -1,4 +1,5 @@
-//! The hosts that this coordinator answers to: a page that makes its own name resolve to this machine is sent away.
+//! The hosts that this coordinator answers to: a page that makes its own name resolve to this
+//! machine is sent away.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,7 +41,8 @@ pub fn parse(text: &str) -> Result<String, String> {
 }
 
 impl Hosts {
-    /// Loopback, the address that is listened on, this machine's names, and `allowed` as [`parse`] gives them.
+    /// Loopback, the address that is listened on, this machine's names, and `allowed` as [`parse`]
+    /// gives them.
     pub fn new(listen: SocketAddr, machine: Vec<String>, allowed: &[String]) -> Self {
         let mut hosts = Self {
             names: machine,
@@ -57,8 +59,8 @@ impl Hosts {
         hosts
     }
 
-    /// Every host that the request names must be allowed, in its address as in `Host`; `local` is the address that the
-    /// connection came to.
+    /// Every host that the request names must be allowed, in its address as in `Host`; `local` is
+    /// the address that the connection came to.
     pub fn check(&self, request: &Request, local: Option<SocketAddr>) -> Result<(), Refusal> {
         let mut given = 0;
         let headers = request

@@ -1,8 +1,8 @@
 //! Who is let in: every request passes here before any service sees it.
 //!
-//! In this order: the host that the request is addressed to, the page that it comes from, its form where it is a gRPC
-//! call, and its token. `/healthz` and gRPC's health service tell nothing but that the coordinator is there, and are
-//! open to every host and without a token.
+//! In this order: the host that the request is addressed to, the page that it comes from, its form
+//! where it is a gRPC call, and its token. `/healthz` and gRPC's health service tell nothing but
+//! that the coordinator is there, and are open to every host and without a token.
 
 mod hosts;
 mod origin;
@@ -62,7 +62,8 @@ enum Pass {
     Open,
     /// The token, or the page's key.
     Known,
-    /// The page's key in the address: a browser gets it as a cookie, and the address again without it.
+    /// The page's key in the address: a browser gets it as a cookie, and the address again without
+    /// it.
     Enter,
 }
 
@@ -97,8 +98,8 @@ fn is_grpc_path(path: &str) -> bool {
         .is_some_and(|(service, _)| service.contains('.'))
 }
 
-/// A page can make a browser post a form or a text, but not speak HTTP/2 without TLS, nor send gRPC's content type
-/// without asking first.
+/// A page can make a browser post a form or a text, but not speak HTTP/2 without TLS, nor send
+/// gRPC's content type without asking first.
 fn check_form(request: &Request) -> Result<(), Refusal> {
     if request.version() != Version::HTTP_2 {
         return Err(Refusal::Version(request.version()));

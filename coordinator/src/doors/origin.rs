@@ -1,4 +1,5 @@
-//! Pages of other origins: a browser says for which page it asks, and no other page than our own may.
+//! Pages of other origins: a browser says for which page it asks, and no other page than our own
+//! may.
 
 use axum::extract::Request;
 use axum::http::header;
@@ -32,7 +33,8 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a browser says that a page of this very address sends the request, which [`check`] has let through.
+/// Whether a browser says that a page of this very address sends the request, which [`check`] has
+/// let through.
 pub fn is_own_page(request: &Request) -> bool {
     let fetched = request
         .headers()

@@ -16,8 +16,9 @@ struct Address {
     token: Option<String>,
 }
 
-/// A gRPC call brings the token in its header, and nothing else counts: a browser sends cookies by itself. The page
-/// takes the token, or its own key in a cookie, or either of them once in the address.
+/// A gRPC call brings the token in its header, and nothing else counts: a browser sends cookies by
+/// itself. The page takes the token, or its own key in a cookie, or either of them once in the
+/// address.
 pub fn check(request: &Request, token: &Token, grpc: bool) -> Result<Pass, Refusal> {
     let bearer = bearer(request.headers());
     if bearer.is_some_and(|given| token.is(given)) {
@@ -45,7 +46,8 @@ pub fn check(request: &Request, token: &Token, grpc: bool) -> Result<Pass, Refus
     let name = cookie_name(token);
     let mut cookies = cookies(request.headers(), &name).peekable();
     let brought = bearer.is_some() || cookies.peek().is_some();
-    // A browser adds the cookie to whatever it sends; what changes something must show that our own page sends it.
+    // A browser adds the cookie to whatever it sends; what changes something must show that our own
+    // page sends it.
     let acts = reads || origin::is_own_page(request);
     let is_right = cookies.any(|given| token.opens_page(given));
     match (is_right, acts, brought) {
@@ -56,8 +58,8 @@ pub fn check(request: &Request, token: &Token, grpc: bool) -> Result<Pass, Refus
     }
 }
 
-/// The cookie that opens the page. Browsers keep one jar for all ports of a host, so that coordinators on one machine
-/// must have cookies of different names.
+/// The cookie that opens the page. Browsers keep one jar for all ports of a host, so that
+/// coordinators on one machine must have cookies of different names.
 pub fn page_cookie(token: &Token) -> String {
     let (name, key) = (cookie_name(token), token.page_key());
     format!("{name}={key}; HttpOnly; SameSite=Strict; Path=/; Max-Age={MONTH}")

@@ -1,7 +1,7 @@
 //! What the driver missed since it last looked about: it stood still, or the machine slept.
 //!
-//! Leases count on the steady clock, which stands still in a sleep. So a sleep takes nothing from a lease, and only time
-//! on the steady clock in which nobody was heard is given back.
+//! Leases count on the steady clock, which stands still in a sleep. So a sleep takes nothing from a
+//! lease, and only time on the steady clock in which nobody was heard is given back.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ impl Awake {
         }
     }
 
-    /// What was missed between this look and the one at `now`, which comes after `beat` where nothing is.
+    /// What was missed between this look and the one at `now`, which comes after `beat` where
+    /// nothing is.
     pub fn missed(self, now: Self, beat: Duration) -> Missed {
         let steady = now.steady.duration_since(self.steady);
         let slept = now.all.since(self.all).saturating_sub(steady);

@@ -335,7 +335,8 @@ async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_l
     );
 }
 
-/// The life of a job; whoever is refused tries again, as clients do. Returns how many writes it took.
+/// The life of a job; whoever is refused tries again, as clients do. Returns how many writes it
+/// took.
 async fn life(store: &Arc<Failing>) -> u64 {
     let driver = start(store).await;
     let again = async |event: &dyn Fn() -> (Event, Vec<Write>)| {
@@ -523,7 +524,8 @@ async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
     );
 }
 
-/// Two who wait for a job that cannot be stored as begun would ask, fail and wake each other without end.
+/// Two who wait for a job that cannot be stored as begun would ask, fail and wake each other
+/// without end.
 #[tokio::test]
 async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
     let store = Failing::new();
@@ -554,7 +556,8 @@ async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
             "a job was begun that is not stored as begun"
         );
     }
-    // The first one is refused, as it cannot be given both; the second finds nobody who waits beside it.
+    // The first one is refused, as it cannot be given both; the second finds nobody who waits
+    // beside it.
     assert_eq!(store.applied.load(SeqCst), before + 1);
     for waiter in waiters {
         let woken = tokio::time::timeout(Duration::from_millis(20), waiter.woken.notified()).await;
@@ -592,7 +595,8 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
             Err(e) => panic!("{e}"),
         }
     };
-    // However often it is started, the journal tells of the job once; the driver itself names it each time.
+    // However often it is started, the journal tells of the job once; the driver itself names it
+    // each time.
     for name in ["four", "five", "six"] {
         let driver = Driver::start(store.clone(), Limits::default(), NoArtifacts)
             .await

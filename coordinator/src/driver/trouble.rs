@@ -1,4 +1,5 @@
-//! For how long nothing could be stored, told once when it begins, now and then, and when it is over.
+//! For how long nothing could be stored, told once when it begins, now and then, and when it is
+//! over.
 
 use std::time::Duration;
 

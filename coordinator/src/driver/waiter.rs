@@ -28,7 +28,8 @@ impl Waiter {
 mod tests {
     use super::*;
 
-    /// A worker whose attempt has ended gives up the call that it holds and makes another: it waits all the same.
+    /// A worker whose attempt has ended gives up the call that it holds and makes another: it waits
+    /// all the same.
     #[test]
     fn a_call_that_was_given_up_for_a_newer_one_does_not_take_its_worker_away() {
         let waiter = Waiter::default();

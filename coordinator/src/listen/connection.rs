@@ -1,4 +1,5 @@
-//! One connection: how many requests are under way on it, since when none is, and whether it is known.
+//! One connection: how many requests are under way on it, since when none is, and whether it is
+//! known.
 
 use std::net::SocketAddr;
 use std::pin::Pin;

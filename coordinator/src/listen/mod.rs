@@ -1,8 +1,9 @@
-//! The listener: takes connections, bounds their number and their idle time, and lets go of peers that vanished.
+//! The listener: takes connections, bounds their number and their idle time, and lets go of peers
+//! that vanished.
 //!
-//! Whoever has shown the token keeps its connection as long as it lives. Strangers get what is left: where all places
-//! are taken, the stranger that came first makes room for the next one, so that nobody is locked out by connections
-//! that only stand about.
+//! Whoever has shown the token keeps its connection as long as it lives. Strangers get what is
+//! left: where all places are taken, the stranger that came first makes room for the next one, so
+//! that nobody is locked out by connections that only stand about.
 
 mod connection;
 mod descriptors;
@@ -42,7 +43,8 @@ const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 pub struct Bounds {
     /// Connections at a time.
     pub connections: usize,
-    /// How long a stranger's connection may have no request under way; the head of a request counts as none.
+    /// How long a stranger's connection may have no request under way; the head of a request counts
+    /// as none.
     pub stranger: Duration,
     /// The same for one that has shown the token.
     pub known: Duration,
@@ -53,7 +55,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Three quarters of the descriptors are for connections, the others for the database, artifacts and logs.
+    /// Three quarters of the descriptors are for connections, the others for the database,
+    /// artifacts and logs.
     pub fn of(descriptors: u64) -> Self {
         let connections = usize::try_from(descriptors / 4 * 3)
             .unwrap_or(usize::MAX)

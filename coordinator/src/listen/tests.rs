@@ -115,7 +115,8 @@ async fn many_connections_that_only_stand_about_lock_nobody_out() {
     let mut idle = Vec::new();
     for i in 0..300 {
         let mut stream = connect(&server).await;
-        // Some say nothing, some begin a head and do not end it, some speak HTTP/2 and ask for nothing.
+        // Some say nothing, some begin a head and do not end it, some speak HTTP/2 and ask for
+        // nothing.
         let said: &[u8] = [
             b"".as_slice(),
             b"GET / HTTP/1.1\r\nHost:",

@@ -70,7 +70,8 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
             if piece.as_ref().is_ok_and(Vec::is_empty) {
                 return;
             }
-            // A browser that went away wants no more; one that sees the connection break knows that bytes are missing.
+            // A browser that went away wants no more; one that sees the connection break knows that
+            // bytes are missing.
             if sender.send(piece).await.is_err() || is_failed {
                 return;
             }
@@ -79,7 +80,8 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
     (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
 }
 
-/// Cancels a job and shows it again. The doors have checked that the request comes from a page of our own.
+/// Cancels a job and shows it again. The doors have checked that the request comes from a page of
+/// our own.
 pub async fn cancel<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,

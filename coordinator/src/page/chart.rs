@@ -1,11 +1,13 @@
-//! The loss curve as SVG: the mean of each bucket, and a band from its smallest to its largest value.
+//! The loss curve as SVG: the mean of each bucket, and a band from its smallest to its largest
+//! value.
 
 use maud::{Markup, html};
 use qlora_proto::words::count;
 
 use super::curve::{Bucket, Curve};
 
-/// The drawing is stretched to its place, so nothing that must keep its form, such as text, stands in it.
+/// The drawing is stretched to its place, so nothing that must keep its form, such as text, stands
+/// in it.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 240.0;
 

@@ -1,7 +1,8 @@
-//! Loss curves of jobs, kept between looks, so that a look reads only the points that are new since the last one.
+//! Loss curves of jobs, kept between looks, so that a look reads only the points that are new since
+//! the last one.
 //!
-//! A curve holds as many buckets as the chart can show, however many points it was made of: a job of 100,000 points and
-//! one of 1,000 take the same memory, and nothing is read twice.
+//! A curve holds as many buckets as the chart can show, however many points it was made of: a job
+//! of 100,000 points and one of 1,000 take the same memory, and nothing is read twice.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -154,7 +155,8 @@ impl Kept {
 pub struct Curves(Mutex<Kept>);
 
 impl Curves {
-    /// The curve of `job` as it is now. `read` gives points after a number, as many as are asked for at the most.
+    /// The curve of `job` as it is now. `read` gives points after a number, as many as are asked
+    /// for at the most.
     ///
     /// # Errors
     /// What `read` fails with; what was read before stays.

@@ -9,7 +9,8 @@ use super::curve::Curve;
 use super::jobs::number;
 use super::{chart, layout};
 
-/// Every section is always there, also where it has nothing to show, so that each can be renewed in its place.
+/// Every section is always there, also where it has nothing to show, so that each can be renewed in
+/// its place.
 pub fn page(job: &Job, why: Option<&ExplainResponse>, curve: &Curve, logs: &[LogRecord]) -> Markup {
     let p = job.progress.clone().unwrap_or_default();
     layout::page(

@@ -191,7 +191,8 @@ mod tests {
 
     use super::*;
 
-    /// A job that ended its attempts with `outcomes`, one after another, and of which `lost` losses count.
+    /// A job that ended its attempts with `outcomes`, one after another, and of which `lost` losses
+    /// count.
     fn job(outcomes: &[Outcome], lost: u32) -> Job {
         let spec = JobSpec {
             kind: JobKind::Train,

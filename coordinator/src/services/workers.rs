@@ -203,7 +203,8 @@ impl<S: JobStore> WorkerService for Services<S> {
         }
         loop {
             let meeting = self.meeting(session, token).await?.map(convert::meeting);
-            // Whatever changes may be the meeting; a receiver that lags has missed changes, so it looks too.
+            // Whatever changes may be the meeting; a receiver that lags has missed changes, so it
+            // looks too.
             if meeting.is_some()
                 || tokio::time::timeout_at(until, changes.recv())
                     .await
@@ -243,8 +244,8 @@ impl<S: JobStore> WorkerService for Services<S> {
     }
 }
 
-/// Tells the engine when a worker's connection breaks while its answer is held. A worker that has called again meanwhile
-/// is still there: it gives up one call for the next when its attempt ends.
+/// Tells the engine when a worker's connection breaks while its answer is held. A worker that has
+/// called again meanwhile is still there: it gives up one call for the next when its attempt ends.
 struct Left {
     driver: Handle,
     session: SessionId,

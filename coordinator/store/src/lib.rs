@@ -1,10 +1,12 @@
 //! Durable job state, and artifacts by their content.
 //!
-//! [`JobStore`] takes batches of [`Write`]s: a batch is durable as a whole when it returns, or nothing of it is.
-//! [`SqliteStore`] is the default; [`MemoryStore`] is for tests and measurements. Both pass one conformance suite.
-//! [`ArtifactStore`] is a folder. This crate decides nothing about jobs.
+//! [`JobStore`] takes batches of [`Write`]s: a batch is durable as a whole when it returns, or
+//! nothing of it is. [`SqliteStore`] is the default; [`MemoryStore`] is for tests and measurements.
+//! Both pass one conformance suite. [`ArtifactStore`] is a folder. This crate decides nothing about
+//! jobs.
 //!
-//! A record that cannot be read does not hide the others: it is left where it lies, named, and passed over.
+//! A record that cannot be read does not hide the others: it is left where it lies, named, and
+//! passed over.
 
 mod artifacts;
 mod error;

@@ -135,7 +135,8 @@ pub trait JobStore: Send + Sync + 'static {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
-    /// Makes the next revision of `name`; the newest is returned unchanged where its text is the same.
+    /// Makes the next revision of `name`; the newest is returned unchanged where its text is the
+    /// same.
     fn put_config(
         &self,
         name: &str,

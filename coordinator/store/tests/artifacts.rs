@@ -221,7 +221,8 @@ async fn what_is_not_to_be_published_leaves_nothing() {
     assert_eq!(partial(folder.path()), Vec::<PathBuf>::new());
 }
 
-/// Each way in which a file can stop being what its name says, while the store is open and before it is opened.
+/// Each way in which a file can stop being what its name says, while the store is open and before
+/// it is opened.
 #[tokio::test]
 async fn a_damaged_artifact_is_told_is_not_given_and_is_repaired_by_an_upload() {
     let damage: [fn(&Path); 4] = [

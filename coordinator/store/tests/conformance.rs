@@ -403,7 +403,8 @@ async fn a_write_that_nobody_waits_for_any_more_leaves_no_doubt_about_the_next()
     assert!(kept >= made, "{made} revisions were made, {kept} are kept");
 }
 
-/// A database as the first version of the schema left it, with NaN as `null`, and a row that holds no JSON.
+/// A database as the first version of the schema left it, with NaN as `null`, and a row that holds
+/// no JSON.
 #[tokio::test]
 async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
     use sqlx::Connection;

@@ -1,6 +1,7 @@
-//! Every write to the disk fails once, and the disk is full for a while: what was acknowledged is there, what was not
-//! is not, and the next try succeeds. Under the real SQLite and the real file system calls: a process with a disk that
-//! fails does the work and checks, over a connection of its own, each thing that it is told; another one checks after it.
+//! Every write to the disk fails once, and the disk is full for a while: what was acknowledged is
+//! there, what was not is not, and the next try succeeds. Under the real SQLite and the real file
+//! system calls: a process with a disk that fails does the work and checks, over a connection of
+//! its own, each thing that it is told; another one checks after it.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -285,7 +286,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Nothing is acknowledged while the disk is full, over and over; what was there stays readable.
+    /// Nothing is acknowledged while the disk is full, over and over; what was there stays
+    /// readable.
     async fn without_room(&mut self) {
         let full = PathBuf::from(std::env::var("DISK_FULL").expect("a file"));
         fs::write(&full, "").expect("a file");
@@ -406,7 +408,8 @@ async fn sound(state: &Path, what: &str) {
     assert_eq!(found, "ok", "{what}");
 }
 
-/// Lets the `n`-th write fail for `n` of `numbers`, until there are no more writes; returns how many failed.
+/// Lets the `n`-th write fail for `n` of `numbers`, until there are no more writes; returns how
+/// many failed.
 async fn each_fails_once(
     work: Work,
     numbers: impl Iterator<Item = u64>,

@@ -57,7 +57,8 @@ async fn with_three_jobs(folder: &Path) -> SqliteStore {
 
 #[tokio::test]
 async fn a_job_that_cannot_be_read_is_set_aside_and_named_and_nothing_of_it_is_given_again() {
-    // What is done to the row, whether the key of the job can still be read, and what the fault names.
+    // What is done to the row, whether the key of the job can still be read, and what the fault
+    // names.
     let ways = [
         ("UPDATE jobs SET body = '' WHERE id = 2", true, "body"),
         (

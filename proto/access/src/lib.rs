@@ -1,8 +1,9 @@
-//! Access to a coordinator: the token that every call carries, and how programs of one user find it on one machine.
+//! Access to a coordinator: the token that every call carries, and how programs of one user find it
+//! on one machine.
 //!
-//! The coordinator keeps a token in its state folder and leaves a record of it, named by its address, in the user's
-//! data folder. Clients that were given no token look for the record of the address that they call. This crate opens
-//! no connection and knows no protocol.
+//! The coordinator keeps a token in its state folder and leaves a record of it, named by its
+//! address, in the user's data folder. Clients that were given no token look for the record of the
+//! address that they call. This crate opens no connection and knows no protocol.
 
 mod machine;
 mod record;
@@ -16,8 +17,8 @@ pub use token::{Token, TokenError};
 
 use std::path::PathBuf;
 
-/// The user's data folder: `XDG_DATA_HOME`, else `~/.local/share`. A relative path counts for nothing, as the XDG
-/// specification asks.
+/// The user's data folder: `XDG_DATA_HOME`, else `~/.local/share`. A relative path counts for
+/// nothing, as the XDG specification asks.
 pub fn data_folder() -> Option<PathBuf> {
     let variable = |name: &str| {
         std::env::var_os(name)

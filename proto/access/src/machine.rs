@@ -3,7 +3,8 @@
 use std::net::{IpAddr, UdpSocket};
 use std::sync::LazyLock;
 
-/// The names by which this machine may be called: its host name, the first label of it, and that label in mDNS.
+/// The names by which this machine may be called: its host name, the first label of it, and that
+/// label in mDNS.
 pub fn names() -> Vec<String> {
     sysinfo::System::host_name()
         .map(|host| names_of(&host))
@@ -27,8 +28,9 @@ pub(crate) fn owns(ip: IpAddr) -> bool {
     ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// Identifies this start of this machine, so that a record in a home folder that machines share is taken for what it
-/// is. Empty where the system does not tell; then the lock on the record alone decides.
+/// Identifies this start of this machine, so that a record in a home folder that machines share is
+/// taken for what it is. Empty where the system does not tell; then the lock on the record alone
+/// decides.
 pub(crate) fn boot() -> &'static str {
     // A client compares it at every call, and it does not change while the process lives.
     static BOOT: LazyLock<String> = LazyLock::new(|| {

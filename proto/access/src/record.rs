@@ -1,8 +1,8 @@
 //! The record that a running coordinator leaves for clients of the same user and machine.
 //!
-//! It holds the token and the machine's boot id. The coordinator keeps it locked as long as it runs: a record whose
-//! lock is free was left by a coordinator that is gone, and its token is sent to nobody, since who listens on that
-//! address now may be anyone.
+//! It holds the token and the machine's boot id. The coordinator keeps it locked as long as it
+//! runs: a record whose lock is free was left by a coordinator that is gone, and its token is sent
+//! to nobody, since who listens on that address now may be anyone.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::Write;
@@ -16,7 +16,8 @@ use crate::{machine, records_folder};
 
 /// Held while a record comes or goes.
 const LOCK: &str = ".lock";
-/// A record of another boot may be another machine's, which shares the folder; one this old is nobody's.
+/// A record of another boot may be another machine's, which shares the folder; one this old is
+/// nobody's.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +41,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Leaves a record of the coordinator that listens on `address`, and removes those of coordinators that are gone.
+    /// Leaves a record of the coordinator that listens on `address`, and removes those of
+    /// coordinators that are gone.
     ///
     /// # Errors
     /// The user's data folder cannot be written.
@@ -142,7 +144,8 @@ fn write(folder: &Path, path: &Path, token: &Token) -> std::io::Result<File> {
     file.persist(path).map_err(|e| e.error)
 }
 
-/// Removes what coordinators left that are gone. The guard is held: nobody is about to lock a record.
+/// Removes what coordinators left that are gone. The guard is held: nobody is about to lock a
+/// record.
 fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else {
         return;

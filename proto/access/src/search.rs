@@ -16,15 +16,16 @@ pub enum Found {
     Nothing,
 }
 
-/// The records that may belong to an address, looked at anew each time: the coordinator may start after the client.
+/// The records that may belong to an address, looked at anew each time: the coordinator may start
+/// after the client.
 #[derive(Debug, Clone, Default)]
 pub struct Search {
     records: Vec<PathBuf>,
 }
 
 impl Search {
-    /// `host` is a name or an IP address, in brackets or not. Only addresses of this machine have records: a token is
-    /// never sent to another machine unasked, whatever its name resolves to.
+    /// `host` is a name or an IP address, in brackets or not. Only addresses of this machine have
+    /// records: a token is never sent to another machine unasked, whatever its name resolves to.
     pub fn new(host: &str, port: u16) -> Self {
         records_folder()
             .map(|folder| Self::within(&folder, host, port))

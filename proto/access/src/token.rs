@@ -122,8 +122,8 @@ impl Token {
         }
     }
 
-    /// What to say of a token file that every user of the machine can read or change. Such a file is used all the same:
-    /// secrets that a container is given often have this mode.
+    /// What to say of a token file that every user of the machine can read or change. Such a file
+    /// is used all the same: secrets that a container is given often have this mode.
     pub fn exposure(path: &Path) -> Option<String> {
         let mode = fs::metadata(path)
             .ok()
@@ -139,7 +139,8 @@ impl Token {
         (is_exposed(mode) && is_token()).then(|| format!("{exposed}; chmod 600 {}", path.display()))
     }
 
-    /// The token of the state folder `folder`; made where there is none yet. Only one process may hold the folder.
+    /// The token of the state folder `folder`; made where there is none yet. Only one process may
+    /// hold the folder.
     ///
     /// # Errors
     /// The token cannot be read or written, or everybody can read it.
@@ -173,8 +174,8 @@ impl Token {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }
 
-    /// A key that opens the page, and does what the page can do. The token cannot be worked out from it, so that a link or
-    /// a cookie that goes astray lets nobody submit jobs or be a worker.
+    /// A key that opens the page, and does what the page can do. The token cannot be worked out
+    /// from it, so that a link or a cookie that goes astray lets nobody submit jobs or be a worker.
     pub fn page_key(&self) -> String {
         // HMAC takes keys of every length.
         let mac =
@@ -195,7 +196,8 @@ fn is_exposed(mode: u32) -> bool {
     mode & 0o007 != 0
 }
 
-/// Writes a new token under another name, readable by its owner only, and gives it its name when it is complete.
+/// Writes a new token under another name, readable by its owner only, and gives it its name when it
+/// is complete.
 fn make(folder: &Path, path: &Path) -> std::io::Result<Token> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;

@@ -1,7 +1,8 @@
 //! A folder as one artifact: a tar archive that never lies on a disk.
 //!
-//! [`Archive::of`] goes over the files once and finds digest and size of the archive. [`Archive::write`] makes the same
-//! bytes again, from any byte on, so that an upload that broke off goes on. A file that is another one by then is named.
+//! [`Archive::of`] goes over the files once and finds digest and size of the archive.
+//! [`Archive::write`] makes the same bytes again, from any byte on, so that an upload that broke
+//! off goes on. A file that is another one by then is named.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
@@ -52,7 +53,8 @@ impl Stamp {
 }
 
 impl Archive {
-    /// The archive of `folder`: its files, and those of folders in it, by their names. The same files give the same bytes.
+    /// The archive of `folder`: its files, and those of folders in it, by their names. The same
+    /// files give the same bytes.
     ///
     /// # Errors
     /// Reading, or [`TransferError::Changed`], which names a file that was written meanwhile.
@@ -90,8 +92,8 @@ impl Archive {
     /// Writes the bytes from `offset` on to `out`.
     ///
     /// # Errors
-    /// [`TransferError::Io`] of the folder where `out` takes no more; [`TransferError::Changed`], which names a file that
-    /// is not what it was.
+    /// [`TransferError::Io`] of the folder where `out` takes no more; [`TransferError::Changed`],
+    /// which names a file that is not what it was.
     pub fn write(&self, offset: u64, out: &mut dyn Write) -> Result<(), TransferError> {
         let mut builder = tar::Builder::new(Rest {
             skip: offset,
@@ -111,7 +113,8 @@ impl Archive {
     /// Whether the files are still those that the digest is of.
     ///
     /// # Errors
-    /// [`TransferError::Changed`], which names the file, or the folder where all files look as before.
+    /// [`TransferError::Changed`], which names the file, or the folder where all files look as
+    /// before.
     pub fn check(&self) -> Result<(), TransferError> {
         let mut summed = Summed {
             hash: Sha256::new(),

@@ -55,8 +55,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// `address` is HOST:PORT or a URL; the token is the first line of `token_file`, else `QLORA_TOKEN`, else the one that
-    /// a coordinator of this user on this machine has left for `address`.
+    /// `address` is HOST:PORT or a URL; the token is the first line of `token_file`, else
+    /// `QLORA_TOKEN`, else the one that a coordinator of this user on this machine has left for
+    /// `address`.
     pub fn new(address: &str, token_file: Option<&Path>) -> Result<Self, ConnectError> {
         let endpoint = Endpoint::from_shared(url(address)).map_err(|e| ConnectError::Address {
             address: address.into(),

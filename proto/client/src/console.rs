@@ -1,11 +1,13 @@
-//! The program's own stdout and stderr. Text from outside cannot act on a terminal, and a reader that goes away is no
-//! panic: writing to stdout gives an error that the command ends with, and what stderr does not take is nobody's loss.
+//! The program's own stdout and stderr. Text from outside cannot act on a terminal, and a reader
+//! that goes away is no panic: writing to stdout gives an error that the command ends with, and
+//! what stderr does not take is nobody's loss.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-/// Whether `c` would do something to a terminal, or to the order of the text around it, instead of being seen.
+/// Whether `c` would do something to a terminal, or to the order of the text around it, instead of
+/// being seen.
 fn acts(c: char) -> bool {
     let changes_order = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}');
     c.is_control()
@@ -18,8 +20,8 @@ fn acts_in_block(c: char) -> bool {
     acts(c) && !matches!(c, '\n' | '\t')
 }
 
-/// `text` for one line: a run of line breaks and tabs with the spaces around it becomes one space, other characters that
-/// act are shown escaped.
+/// `text` for one line: a run of line breaks and tabs with the spaces around it becomes one space,
+/// other characters that act are shown escaped.
 pub fn line(text: &str) -> Cow<'_, str> {
     if text.contains(breaks) {
         let words: Vec<&str> = text
@@ -53,7 +55,8 @@ pub fn block(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// JSON text whose strings hold no character that acts: each is written as `\uXXXX`, which stands for the same value.
+/// JSON text whose strings hold no character that acts: each is written as `\uXXXX`, which stands
+/// for the same value.
 pub fn json(text: &str) -> Cow<'_, str> {
     escaped(text, acts_in_block, |out, c| {
         for unit in c.encode_utf16(&mut [0; 2]) {
@@ -109,7 +112,8 @@ pub fn note(text: &str) {
 mod tests {
     use super::*;
 
-    /// What a terminal acts on: escape sequences in both spellings, returns, bells, changes of direction, line ends.
+    /// What a terminal acts on: escape sequences in both spellings, returns, bells, changes of
+    /// direction, line ends.
     const HOSTILE: [&str; 9] = [
         "\x1b[2J",
         "\u{9b}31m",

@@ -17,14 +17,14 @@ pub struct Credentials(Arc<Source>);
 enum Source {
     File(Token),
     Variable(Token),
-    /// Nobody gave a token: each call looks for the record of a coordinator on this machine, which may start, stop and
-    /// start again under another token while this client lives.
+    /// Nobody gave a token: each call looks for the record of a coordinator on this machine, which
+    /// may start, stop and start again under another token while this client lives.
     Record(Search),
 }
 
 impl Credentials {
-    /// The token is the first line of `file`, else `QLORA_TOKEN`, else what the coordinator at `host` has left for
-    /// programs of this machine.
+    /// The token is the first line of `file`, else `QLORA_TOKEN`, else what the coordinator at
+    /// `host` has left for programs of this machine.
     pub fn new(file: Option<&Path>, host: &str, port: u16) -> Result<Self, TokenError> {
         let source = match (file, variable()) {
             (Some(file), _) => {

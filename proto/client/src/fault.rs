@@ -1,4 +1,5 @@
-//! A fault as every program tells it: for people in the form of compilers, for programs as one JSON object.
+//! A fault as every program tells it: for people in the form of compilers, for programs as one JSON
+//! object.
 
 use serde_json::{Value, json};
 
@@ -34,7 +35,8 @@ impl Fault {
         }
     }
 
-    /// The form for people. Lines of the message after the first are set off, so that none can be taken for one of ours.
+    /// The form for people. Lines of the message after the first are set off, so that none can be
+    /// taken for one of ours.
     pub fn text(&self) -> String {
         let place = self
             .place
@@ -128,7 +130,8 @@ pub fn tell(faults: &[Fault], as_json: bool) {
     }
 }
 
-/// Whether `args` ask for JSON, judged without a parser: what cannot be parsed is told in the form that was asked for.
+/// Whether `args` ask for JSON, judged without a parser: what cannot be parsed is told in the form
+/// that was asked for.
 pub fn wants_json(mut args: impl Iterator<Item = std::ffi::OsString>) -> bool {
     args.by_ref()
         .take_while(|arg| arg != "--")

@@ -3,7 +3,8 @@
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 
-/// Why `path` cannot be read or written; the system's own words stand only where there are no better ones.
+/// Why `path` cannot be read or written; the system's own words stand only where there are no
+/// better ones.
 pub fn no_access(path: &Path, fault: &Error) -> String {
     let path = path.display();
     match fault.kind() {

@@ -1,6 +1,6 @@
-//! What every caller of the coordinator needs: one connection with token and trace context, transfers of artifacts
-//! that go on where they broke off, and a safe way to print what comes over the wire. What is called, and when, is the
-//! caller's business.
+//! What every caller of the coordinator needs: one connection with token and trace context,
+//! transfers of artifacts that go on where they broke off, and a safe way to print what comes over
+//! the wire. What is called, and when, is the caller's business.
 
 mod archive;
 mod connection;

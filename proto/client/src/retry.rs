@@ -1,5 +1,5 @@
-//! What a failed call means: why it failed, whether it is tried again, and how long to wait before that. One policy for
-//! everything that goes on by itself.
+//! What a failed call means: why it failed, whether it is tried again, and how long to wait before
+//! that. One policy for everything that goes on by itself.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ pub enum Verdict {
 
 /// Judges a status.
 ///
-/// Codes are those of the gRPC guide; which of them the coordinator gives to what is written down in `docs/reference`.
+/// Codes are those of the gRPC guide; which of them the coordinator gives to what is written down
+/// in `docs/reference`.
 pub fn judge(status: &Status) -> Verdict {
     match status.code() {
         Code::Unauthenticated => Verdict::Register,

@@ -1,6 +1,7 @@
 //! Artifacts to and from the coordinator, streamed and resumed.
 //!
-//! A transfer goes on after every break for as long as its caller waits: whoever wants to give up drops it.
+//! A transfer goes on after every break for as long as its caller waits: whoever wants to give up
+//! drops it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -135,7 +136,8 @@ pub async fn upload(
     .await
 }
 
-/// Uploads the folder of `archive` as one artifact for the attempt `by`, going on after every break.
+/// Uploads the folder of `archive` as one artifact for the attempt `by`, going on after every
+/// break.
 ///
 /// # Errors
 /// Also [`TransferError::Changed`], which names a file that was written since `archive` was made.
@@ -259,7 +261,8 @@ async fn try_upload(
     }
 }
 
-/// Downloads the artifact `digest` to `path`, going on after every break; checks it before it gets its name.
+/// Downloads the artifact `digest` to `path`, going on after every break; checks it before it gets
+/// its name.
 pub async fn download(
     client: &Client,
     digest: &str,

@@ -10,8 +10,9 @@ const MOST_ENTRIES: usize = 10_000;
 
 /// Unpacks an archive into `folder`.
 ///
-/// An archive comes from outside: it holds plain files and folders below its own root, no more of them than a model or a
-/// checkpoint has, and no more bytes than the archive itself. Anything else is refused before it touches the disk.
+/// An archive comes from outside: it holds plain files and folders below its own root, no more of
+/// them than a model or a checkpoint has, and no more bytes than the archive itself. Anything else
+/// is refused before it touches the disk.
 ///
 /// # Errors
 /// Reading, writing, or [`TransferError::Archive`], which names the entry.

@@ -1,8 +1,9 @@
 //! Logs, traces and metrics of the three programs.
 //!
-//! Logs go to stderr, filtered by `RUST_LOG`. Traces and metrics leave by OTLP where the standard `OTEL_*`
-//! variables name an endpoint, and not at all where they do not. Trace context travels in gRPC metadata by
-//! [`inject`] and [`extract`]. What is measured is decided by the programs, not here.
+//! Logs go to stderr, filtered by `RUST_LOG`. Traces and metrics leave by OTLP where the standard
+//! `OTEL_*` variables name an endpoint, and not at all where they do not. Trace context travels in
+//! gRPC metadata by [`inject`] and [`extract`]. What is measured is decided by the programs, not
+//! here.
 
 mod propagate;
 mod setup;

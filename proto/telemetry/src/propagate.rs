@@ -48,7 +48,8 @@ pub fn set_parent(span: &Span, metadata: &MetadataMap) {
     let _ = span.set_parent(extract(metadata));
 }
 
-/// Makes `span` a child of a `traceparent` that was kept as text; an empty or broken one changes nothing.
+/// Makes `span` a child of a `traceparent` that was kept as text; an empty or broken one changes
+/// nothing.
 pub fn set_parent_text(span: &Span, traceparent: &str) {
     let mut metadata = MetadataMap::new();
     if let Ok(value) = traceparent.parse() {

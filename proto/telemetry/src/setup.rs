@@ -59,7 +59,8 @@ pub enum SetupError {
     Registry(String),
 }
 
-/// Starts logs, and traces and metrics where the environment asks for them. Call within a tokio runtime.
+/// Starts logs, and traces and metrics where the environment asks for them. Call within a tokio
+/// runtime.
 ///
 /// With `scrape` the metrics are also kept for a Prometheus to scrape.
 pub fn start(program: Program, logs: Logs, scrape: bool) -> Result<Guard, SetupError> {

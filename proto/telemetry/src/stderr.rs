@@ -1,8 +1,8 @@
 //! Where log lines go: to stderr, and never at the cost of the program.
 //!
-//! A thread of its own writes. Where nobody reads what it writes, lines gather up to a bound, and those beyond it are
-//! lost: a program that stands still because its log is not read would be worse. One event is one line: what comes from
-//! outside cannot make a second one.
+//! A thread of its own writes. Where nobody reads what it writes, lines gather up to a bound, and
+//! those beyond it are lost: a program that stands still because its log is not read would be
+//! worse. One event is one line: what comes from outside cannot make a second one.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -15,7 +15,8 @@ const WAITING: usize = 10_000;
 
 static WRITER: OnceLock<NonBlocking> = OnceLock::new();
 
-/// Starts the writing thread. What waits is written when the guard is dropped, for a second at the most.
+/// Starts the writing thread. What waits is written when the guard is dropped, for a second at the
+/// most.
 pub(crate) fn start(colors: bool) -> (OneLine, WorkerGuard) {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(WAITING)
@@ -69,8 +70,8 @@ impl MakeWriter<'_> for OneLine {
     }
 }
 
-/// Writes out line breaks and other control characters within an event; the line break at its end stays, and so do
-/// terminal codes where the formatter sets some.
+/// Writes out line breaks and other control characters within an event; the line break at its end
+/// stays, and so do terminal codes where the formatter sets some.
 fn one_line(event: &[u8], colors: bool) -> Vec<u8> {
     let (body, end) = event
         .strip_suffix(b"\n")

@@ -1,5 +1,5 @@
-//! Modules of a crate import each other in one direction: no circle, as docs/ARCHITECTURE.md says; and only the backends
-//! of the kernels know what the program is built with.
+//! Modules of a crate import each other in one direction: no circle, as docs/ARCHITECTURE.md says;
+//! and only the backends of the kernels know what the program is built with.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -200,7 +200,8 @@ fn weights_without_bounds() -> String {
     })
 }
 
-/// No processor runs out of memory with an error; the trainer reads this one in the words of the driver.
+/// No processor runs out of memory with an error; the trainer reads this one in the words of the
+/// driver.
 fn device_says(text: &str) -> String {
     coded(&candle_core::Error::Msg(text.into()).into())
 }
@@ -457,7 +458,8 @@ fn repository() -> PathBuf {
         .to_owned()
 }
 
-/// `docs.rs` holds the page to be what `explain` says, and `explain` to know every code that a program prints.
+/// `docs.rs` holds the page to be what `explain` says, and `explain` to know every code that a
+/// program prints.
 #[test]
 fn the_cases_are_those_of_the_catalogue() {
     let page =

@@ -1,5 +1,5 @@
-//! The commands of README and docs, run as they are written. What cannot run here is on a list with the reason; the
-//! programs' own tests hold those, too, against their argument parsers.
+//! The commands of README and docs, run as they are written. What cannot run here is on a list with
+//! the reason; the programs' own tests hold those, too, against their argument parsers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,8 @@ const NOT_RUN: [(&str, &str); 9] = [
     ),
 ];
 
-/// What a call needs to be small and to find its model here; later settings override what is written.
+/// What a call needs to be small and to find its model here; later settings override what is
+/// written.
 const SMALL: &str = "--set training.max_steps=1 --set training.eval_rows=1 --set resources.device=cpu \
     --set training.flash_attention=off --set model.quantization=nf4 --set data.max_seq_len=1000 --set model.base=TINY";
 
@@ -33,8 +34,8 @@ fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A folder in which the commands can be typed: the repository's configurations, rows, a model, and a coordinator with a
-/// worker.
+/// A folder in which the commands can be typed: the repository's configurations, rows, a model, and
+/// a coordinator with a worker.
 struct Place {
     world: World,
     started: usize,

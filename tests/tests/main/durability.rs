@@ -1,5 +1,5 @@
-//! What the coordinator acknowledged is there, whatever its disk does; numbers and rows that are not what they should be
-//! do not stop it; artifacts are what their names say.
+//! What the coordinator acknowledged is there, whatever its disk does; numbers and rows that are
+//! not what they should be do not stop it; artifacts are what their names say.
 #![cfg(target_os = "linux")]
 
 #[path = "../../../coordinator/store/tests/disk/mod.rs"]

@@ -1,4 +1,5 @@
-//! Every exit code that the page of commands lists for `qlora-ctl` is provoked, and no program ends with another.
+//! Every exit code that the page of commands lists for `qlora-ctl` is provoked, and no program ends
+//! with another.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -184,7 +184,8 @@ fn a_worker_that_is_stopped_while_the_coordinator_is_away_hands_in_what_it_saved
     );
 }
 
-/// Another coordinator, which knows of nothing, takes the place of the one of `world`; what the first one has is kept as `name`.
+/// Another coordinator, which knows of nothing, takes the place of the one of `world`; what the
+/// first one has is kept as `name`.
 fn replace_coordinator(world: &mut World, name: &str) {
     world.coordinator.kill();
     fs::rename(world.path("state"), world.path(name)).expect("a folder");

@@ -126,7 +126,8 @@ fn a_job_that_waits_says_why_wherever_it_is_shown() {
         "{}",
         shown.stdout
     );
-    // While it is watched a worker comes that does not fit: nothing of the job changes, but the reason does.
+    // While it is watched a worker comes that does not fit: nothing of the job changes, but the
+    // reason does.
     let log = world.path("watch.log");
     let file = fs::File::create(&log).expect("a log");
     let mut watch = program(&world, "qlora-ctl", &["watch", &id])

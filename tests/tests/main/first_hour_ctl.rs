@@ -1,5 +1,5 @@
-//! What `qlora-ctl` says of configurations before work starts, how it ends by a signal, and what it prints where there is
-//! nothing to print.
+//! What `qlora-ctl` says of configurations before work starts, how it ends by a signal, and what it
+//! prints where there is nothing to print.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
-//! What `submit` does with the rows, the model and the paths that a configuration names, before anything is sent.
+//! What `submit` does with the rows, the model and the paths that a configuration names, before
+//! anything is sent.
 
 use std::fs;
 
@@ -293,7 +294,8 @@ fn jobs_that_wait_say_why_in_every_list() {
     );
 }
 
-/// A worker takes jobs while they are shown: no reason that a job runs stands beside the state that it waits.
+/// A worker takes jobs while they are shown: no reason that a job runs stands beside the state that
+/// it waits.
 #[test]
 fn a_reason_to_wait_is_given_of_jobs_that_wait_and_of_no_others() {
     let mut world = World::new(&[]);

@@ -1,4 +1,5 @@
-//! What `submit` and `config check` see of a model that is on this machine, before anything is sent.
+//! What `submit` and `config check` see of a model that is on this machine, before anything is
+//! sent.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What programs print in the first hour: to closed pipes, to full disks, as JSON, and text that wants to be more than text.
+//! What programs print in the first hour: to closed pipes, to full disks, as JSON, and text that
+//! wants to be more than text.
 
 use std::fs;
 use std::process::Stdio;
@@ -191,7 +192,8 @@ fn text_from_outside_cannot_act_on_a_terminal_and_stays_exact_in_json() {
     );
 }
 
-/// Stdout of a program is its result alone; what it logs stays on stderr, as text, whatever form the result has.
+/// Stdout of a program is its result alone; what it logs stays on stderr, as text, whatever form
+/// the result has.
 #[test]
 fn stdout_is_json_only_while_stderr_warns() {
     use std::os::unix::fs::PermissionsExt;

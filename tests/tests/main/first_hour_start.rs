@@ -1,4 +1,5 @@
-//! How the coordinator ends where it cannot start, and what every program says of a command line that it cannot read.
+//! How the coordinator ends where it cannot start, and what every program says of a command line
+//! that it cannot read.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

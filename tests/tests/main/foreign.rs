@@ -1,4 +1,5 @@
-//! Programs that others wrote against ours: gRPC from Python, and a real Prometheus with the Grafana dashboard.
+//! Programs that others wrote against ours: gRPC from Python, and a real Prometheus with the
+//! Grafana dashboard.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};

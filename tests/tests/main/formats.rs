@@ -21,7 +21,8 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
-/// A tiny model with Llama 3.1's scaled rotary frequencies, and an adapter of it on every linear layer.
+/// A tiny model with Llama 3.1's scaled rotary frequencies, and an adapter of it on every linear
+/// layer.
 fn trained(set: &[&str]) -> Place {
     let place = Place::new();
     let path = place.model.join("config.json");

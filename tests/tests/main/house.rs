@@ -1,5 +1,5 @@
-//! What docs/ARCHITECTURE.md says, held against what there is: who may import whom, where things lie, and which tests hold
-//! which invariant.
+//! What docs/ARCHITECTURE.md says, held against what there is: who may import whom, where things
+//! lie, and which tests hold which invariant.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -201,7 +201,8 @@ fn is_path(text: &str) -> bool {
     text.chars().all(plain) && (text.contains('/') || ends.iter().any(|end| text.ends_with(end)))
 }
 
-/// Whether `path`, given from the root or from some folder on, is in `tree`; `*` stands for a part of a name.
+/// Whether `path`, given from the root or from some folder on, is in `tree`; `*` stands for a part
+/// of a name.
 fn is_there(path: &str, tree: &[String]) -> bool {
     let fits = |there: &String| {
         let there = there.trim_end_matches('/');

@@ -1,4 +1,5 @@
-//! Exports that are interrupted, killed and begun again: nothing half is left, and nothing of others is touched.
+//! Exports that are interrupted, killed and begun again: nothing half is left, and nothing of
+//! others is touched.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,4 +1,5 @@
-//! The page of all options is what the programs' own help says: every command and every option, and no other.
+//! The page of all options is what the programs' own help says: every command and every option, and
+//! no other.
 
 use std::fs;
 use std::path::Path;
@@ -45,7 +46,8 @@ fn help(words: &[&str]) -> Help {
     read(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Reads the sections of a help text: a heading without an indent, entries with one, and texts beside or below them.
+/// Reads the sections of a help text: a heading without an indent, entries with one, and texts
+/// beside or below them.
 fn read(text: &str) -> Help {
     let mut found = Help::default();
     let mut section = String::new();

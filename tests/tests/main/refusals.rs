@@ -1,4 +1,5 @@
-//! What bad input gets: a clear error that names the thing and the way out, and the right exit code.
+//! What bad input gets: a clear error that names the thing and the way out, and the right exit
+//! code.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Whole runs of the trainer in this process: what a run gives must not depend on interruptions or on looking at it.
+//! Whole runs of the trainer in this process: what a run gives must not depend on interruptions or
+//! on looking at it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -176,7 +177,8 @@ impl Group for Seat {
     }
 }
 
-/// Runs of one group, each with its result and what it told; all but the first write into folders of their own.
+/// Runs of one group, each with its result and what it told; all but the first write into folders
+/// of their own.
 pub fn execute_together(
     runs: &[Run],
     stop_at: Option<(usize, u64)>,
@@ -189,7 +191,8 @@ pub fn execute_together(
                     .filter(|(rank, _)| *rank == seat.rank)
                     .map(|(_, step)| step);
                 scope.spawn(move || {
-                    // Processes have a pool each; in a common one whoever waits would keep the others from working.
+                    // Processes have a pool each; in a common one whoever waits would keep the
+                    // others from working.
                     let pool = rayon::ThreadPoolBuilder::new()
                         .num_threads(1)
                         .build()

@@ -78,7 +78,8 @@ fn one_of_two_that_dies_leaves_the_job_to_those_who_are_there_and_nothing_is_los
     let id = world.submit(&world.config(&long), &[]);
     let [mut a, mut b] = two(&mut world, &[]);
     let job = world.wait(id, "a checkpoint", checkpointed);
-    // The one that saves nothing is killed with its agent; then, of another attempt, the first one's training process.
+    // The one that saves nothing is killed with its agent; then, of another attempt, the first
+    // one's training process.
     let first_is_a = job["attempts"][0]["worker"] == "a";
     let killed = if first_is_a { &mut b } else { &mut a };
     killed.kill();

@@ -1,5 +1,6 @@
-//! A whole file of rows held against what training on it relies on, row by row: what [`crate::check`] finds in each, rows
-//! that stand there twice, questions that another file holds too, and how long rows are in tokens.
+//! A whole file of rows held against what training on it relies on, row by row: what
+//! [`crate::check`] finds in each, rows that stand there twice, questions that another file holds
+//! too, and how long rows are in tokens.
 //!
 //! What is kept of a row is a hash and its line, so a million rows take a few tens of megabytes.
 

@@ -1,8 +1,9 @@
 //! Makes training rows from the Berkeley Function-Calling Leaderboard (Apache-2.0).
 //!
-//! Its questions come with functions whose types are `dict`, `float`, `tuple` and `any` instead of JSON Schema's,
-//! and with lists of acceptable values instead of one answer. Rows are split by function name, so that no
-//! function of a held-out row occurs in a training row. Never score a model on that leaderboard after this.
+//! Its questions come with functions whose types are `dict`, `float`, `tuple` and `any` instead of
+//! JSON Schema's, and with lists of acceptable values instead of one answer. Rows are split by
+//! function name, so that no function of a held-out row occurs in a training row. Never score a
+//! model on that leaderboard after this.
 
 use std::collections::HashMap;
 
@@ -27,7 +28,8 @@ pub struct Limits {
     pub held_out: u64,
 }
 
-/// Joins questions with their answers (both JSONL) and keeps what is one user turn, short enough and valid.
+/// Joins questions with their answers (both JSONL) and keeps what is one user turn, short enough
+/// and valid.
 pub fn convert(questions: &str, answers: &str, limits: Limits) -> Vec<(Side, Value)> {
     let answers: HashMap<String, Value> = rows(answers)
         .filter_map(|row| Some((id(&row)?, row)))
@@ -124,7 +126,8 @@ fn convert_schema(schema: &Value) -> Value {
             ("items" | "additionalProperties", value) => {
                 drop(out.insert(key.clone(), convert_schema(value)))
             }
-            // Defaults are often given in prose or in the wrong type; they are no part of the contract.
+            // Defaults are often given in prose or in the wrong type; they are no part of the
+            // contract.
             ("default" | "optional", _) => {}
             (_, value) => drop(out.insert(key.clone(), value.clone())),
         }
@@ -151,7 +154,8 @@ fn convert_call(call: &Value, functions: &[Value]) -> Option<Value> {
     Some(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
 }
 
-/// One value for each parameter: the first acceptable one. An empty text among them says it may be left out.
+/// One value for each parameter: the first acceptable one. An empty text among them says it may be
+/// left out.
 fn pick_object(accepted: &Value, schema: &Value) -> Option<Value> {
     let required = schema["required"].as_array().cloned().unwrap_or_default();
     let mut out = Map::new();

@@ -1,9 +1,10 @@
-//! Samples kept between runs: a file of token ids whose name is the hash of everything that they follow from.
+//! Samples kept between runs: a file of token ids whose name is the hash of everything that they
+//! follow from.
 //!
-//! A run that is resumed, retried, or repeated with another learning rate reads its tokens instead of making them
-//! again. The name covers the bytes of the rows, the tokenizer, the template and the limits, so a file is never out of
-//! date; it ends with a checksum, and one that does not match is made anew. Nothing is ever removed here: whoever owns
-//! the folder does that.
+//! A run that is resumed, retried, or repeated with another learning rate reads its tokens instead
+//! of making them again. The name covers the bytes of the rows, the tokenizer, the template and the
+//! limits, so a file is never out of date; it ends with a checksum, and one that does not match is
+//! made anew. Nothing is ever removed here: whoever owns the folder does that.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -120,7 +121,8 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-/// Writes under a name of this process, then renames: two runs that write the same file do not meet.
+/// Writes under a name of this process, then renames: two runs that write the same file do not
+/// meet.
 fn write(file: &Path, samples: &[Sample], statistics: &Statistics) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;

@@ -10,11 +10,11 @@ use crate::tools::normal_tools;
 
 /// Messages and tools in the one form that templates, the check and `data check --fix` share.
 ///
-/// A message is an object with `role` and `content`, a text; that of an assistant who only calls is as the row has it:
-/// absent, null or empty. A call is
-/// `{"type": "function", "function": {"name", "arguments"}}` with arguments as an object, a tool is
-/// `{"type": "function", "function": {"name", "description", "parameters"}}`. `weight: 0` marks an answer that is not
-/// trained on; templates do not see it.
+/// A message is an object with `role` and `content`, a text; that of an assistant who only calls is
+/// as the row has it: absent, null or empty. A call is `{"type": "function", "function": {"name",
+/// "arguments"}}` with arguments as an object, a tool is `{"type": "function", "function": {"name",
+/// "description", "parameters"}}`. `weight: 0` marks an answer that is not trained on; templates do
+/// not see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conversation {
     pub messages: Vec<Value>,

@@ -1,5 +1,5 @@
-//! Characters that a tokenizer drops without a word: BPE without a token for the unknown leaves out what its vocabulary
-//! lacks, and counts the places of the tokens behind it too low.
+//! Characters that a tokenizer drops without a word: BPE without a token for the unknown leaves out
+//! what its vocabulary lacks, and counts the places of the tokens behind it too low.
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
@@ -84,7 +84,8 @@ fn has_all_bytes(tokenizer: &Tokenizer, bpe: &BPE) -> Result<bool> {
         .collect::<String>()
         .ends_with("\u{c3}\u{bc}");
     let has = |letter: char| bpe.token_to_id(letter.encode_utf8(&mut [0; 4])).is_some();
-    // The characters of the 256 bytes: 188 stand for themselves, the others are those from U+0100 on.
+    // The characters of the 256 bytes: 188 stand for themselves, the others are those from U+0100
+    // on.
     let mut letters = ('!'..='~')
         .chain('\u{a1}'..='\u{ac}')
         .chain('\u{ae}'..='\u{ff}')

@@ -45,8 +45,8 @@ pub struct Statistics {
     pub truncated_first: Vec<Place>,
     /// Rows in which, perhaps after truncation, no token carries loss.
     pub unsupervised: usize,
-    /// Rows kept in which a part that is trained on has no end of turn, before truncation: a model trained on such
-    /// parts alone does not stop.
+    /// Rows kept in which a part that is trained on has no end of turn, before truncation: a model
+    /// trained on such parts alone does not stop.
     pub endless: usize,
     /// Where the first of these stand.
     pub endless_first: Vec<Place>,
@@ -120,7 +120,8 @@ pub fn examples(
 /// Reads, renders and tokenises the rows of a file or folder; `name` is how messages call it.
 ///
 /// # Errors
-/// The first row that is no conversation or that the template refuses, and a file in which nothing is left.
+/// The first row that is no conversation or that the template refuses, and a file in which nothing
+/// is left.
 pub fn load(
     path: &Path,
     name: &str,

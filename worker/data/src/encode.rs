@@ -48,7 +48,8 @@ impl EncodeError {
     }
 }
 
-/// Tokens of `example`, as they are; [`crate::Encoder`] looks whether they are what the example stands for.
+/// Tokens of `example`, as they are; [`crate::Encoder`] looks whether they are what the example
+/// stands for.
 ///
 /// # Errors
 /// See [`encode`].
@@ -63,8 +64,8 @@ pub fn encode_example(
     }
 }
 
-/// Tokens of plain text with the special tokens that the tokenizer adds, but none twice, and an end of text where it adds
-/// none.
+/// Tokens of plain text with the special tokens that the tokenizer adds, but none twice, and an end
+/// of text where it adds none.
 fn encode_text(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,

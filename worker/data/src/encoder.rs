@@ -1,5 +1,6 @@
-//! Examples as tokens, and whether those are what the examples stand for: no text that the model would read as control
-//! tokens, no answer that the template leaves out, and an end to every answer.
+//! Examples as tokens, and whether those are what the examples stand for: no text that the model
+//! would read as control tokens, no answer that the template leaves out, and an end to every
+//! answer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -42,11 +43,12 @@ impl Encoder {
         Self { control, ids }
     }
 
-    /// Tokens of `example`, which say what it says, by the tokenizer and template that this was made for.
+    /// Tokens of `example`, which say what it says, by the tokenizer and template that this was
+    /// made for.
     ///
     /// # Errors
-    /// Those of [`encode_example`]; a message holds a control token, or the template leaves out a part of an answer
-    /// that is trained on.
+    /// Those of [`encode_example`]; a message holds a control token, or the template leaves out a
+    /// part of an answer that is trained on.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,

@@ -1,4 +1,5 @@
-//! One row by itself, whatever stands beside it: what is wrong with it, and which of its keys nothing reads.
+//! One row by itself, whatever stands beside it: what is wrong with it, and which of its keys
+//! nothing reads.
 
 use std::collections::BTreeSet;
 

@@ -1,12 +1,13 @@
 //! From chat data to tokens and loss masks.
 //!
-//! [`rows`] reads files of many forms; a row becomes a [`Conversation`]; a [`ChatTemplate`] renders it as the model sees it and marks the
-//! assistant's text; an [`Encoder`] turns that into a [`Sample`] of token ids and labels; a [`Sampler`] says which
-//! samples are trained on together, and in which order. [`check`] holds every tool call against the JSON Schema of its tool, [`audit`] does so for a
-//! whole file.
+//! [`rows`] reads files of many forms; a row becomes a [`Conversation`]; a [`ChatTemplate`] renders
+//! it as the model sees it and marks the assistant's text; an [`Encoder`] turns that into a
+//! [`Sample`] of token ids and labels; a [`Sampler`] says which samples are trained on together,
+//! and in which order. [`check`] holds every tool call against the JSON Schema of its tool,
+//! [`audit`] does so for a whole file.
 //!
-//! Paths, limits and seeds are arguments; the only effects are to read the files at those paths, and to keep samples
-//! in a folder for [`load_cached`] to find again. This crate does not know
+//! Paths, limits and seeds are arguments; the only effects are to read the files at those paths,
+//! and to keep samples in a folder for [`load_cached`] to find again. This crate does not know
 //! devices and does not pad: sequences are packed one after another by whoever runs them.
 
 pub mod audit;

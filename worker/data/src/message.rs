@@ -1,4 +1,5 @@
-//! One message in its normal form; whatever in it has a meaning that nothing here carries out is refused by name.
+//! One message in its normal form; whatever in it has a meaning that nothing here carries out is
+//! refused by name.
 
 use serde_json::{Map, Value, json};
 
@@ -82,7 +83,8 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
     reasoning(&mut message)?;
     result_id(&mut message)?;
     let calls = message.contains_key("tool_calls");
-    // Of an answer that only calls, the template is given what the row has: nothing, null or an empty text.
+    // Of an answer that only calls, the template is given what the row has: nothing, null or an
+    // empty text.
     if says_nothing && !(calls && role == "assistant") {
         let nothing = nothing_said(&message, &role)?;
         message.insert("content".into(), nothing);
@@ -99,7 +101,8 @@ pub(crate) fn normal_message(message: Value) -> Result<Value, String> {
     Ok(message)
 }
 
-/// The content of a message that has none, whichever way that is written: files of columns cannot tell one from another.
+/// The content of a message that has none, whichever way that is written: files of columns cannot
+/// tell one from another.
 fn nothing_said(message: &Map<String, Value>, role: &str) -> Result<Value, String> {
     let elsewhere = message.keys().find(|key| !READ.contains(&key.as_str()));
     match (role, elsewhere) {
@@ -219,7 +222,8 @@ fn weight(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses keys with a meaning that is not carried out; those that ask for what is done anyway are left out.
+/// Refuses keys with a meaning that is not carried out; those that ask for what is done anyway are
+/// left out.
 fn refused(message: &mut Map<String, Value>, role: &str) -> Result<(), String> {
     let trained = role == "assistant" && is_weighed(message);
     let done_anyway = if trained {

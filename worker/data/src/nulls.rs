@@ -1,8 +1,9 @@
 //! Nulls that stand for nothing, as columns of one schema leave them in every row.
 //!
-//! A null is a value only where the schema of the tool names it as one (`type: [string, "null"]`, `nullable`, an `enum`
-//! or `const` of null); elsewhere a null argument is one that was not given. Parquet knows no other null than a missing
-//! one, and what is trained on must not depend on the file's format.
+//! A null is a value only where the schema of the tool names it as one (`type: [string, "null"]`,
+//! `nullable`, an `enum` or `const` of null); elsewhere a null argument is one that was not given.
+//! Parquet knows no other null than a missing one, and what is trained on must not depend on the
+//! file's format.
 
 use serde_json::{Map, Value, json};
 
@@ -199,7 +200,8 @@ fn admits_null(schema: &Value) -> bool {
         || schema.get("const").is_some_and(Value::is_null)
 }
 
-/// Leaves out the keywords of a schema that are null; `default` and `const` may have null as their value.
+/// Leaves out the keywords of a schema that are null; `default` and `const` may have null as their
+/// value.
 pub(crate) fn prune_schema(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else {
         return;

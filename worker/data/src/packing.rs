@@ -1,14 +1,18 @@
-//! Samples put together so that as few tokens of each pass as possible stay unused: best fit, the longest first.
+//! Samples put together so that as few tokens of each pass as possible stay unused: best fit, the
+//! longest first.
 //!
-//! This is bin packing's best-fit decreasing, which needs at most 11/9 of the fewest bins (Johnson, 1973) and, with
-//! the many short samples that real data have, next to no room is left over.
+//! This is bin packing's best-fit decreasing, which needs at most 11/9 of the fewest bins
+//! (Johnson, 1973) and, with the many short samples that real data have, next to no room is left
+//! over.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-/// Groups of indices into `lengths`, none of more than `budget` tokens; every index is in one group.
+/// Groups of indices into `lengths`, none of more than `budget` tokens; every index is in one
+/// group.
 ///
-/// A sample longer than the budget gets a group of its own. The result depends on nothing but the arguments.
+/// A sample longer than the budget gets a group of its own. The result depends on nothing but the
+/// arguments.
 pub fn best_fit(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&i| (Reverse(lengths[i]), i));

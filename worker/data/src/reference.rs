@@ -1,8 +1,10 @@
-//! References within a schema: JSON pointers in the fragment of a URI, whose characters may be written as `%20`.
+//! References within a schema: JSON pointers in the fragment of a URI, whose characters may be
+//! written as `%20`.
 
 use serde_json::Value;
 
-/// The part of `root` that `reference` names; none where it leads nowhere, out of the schema, or to an anchor.
+/// The part of `root` that `reference` names; none where it leads nowhere, out of the schema, or to
+/// an anchor.
 pub(crate) fn resolve<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
     root.pointer(&pointer(reference)?)
 }

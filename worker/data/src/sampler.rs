@@ -1,4 +1,5 @@
-//! Which samples make up each micro-batch: a plan for every epoch by the run's seed, and a cursor to resume at.
+//! Which samples make up each micro-batch: a plan for every epoch by the run's seed, and a cursor
+//! to resume at.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,8 @@ pub struct Cursor {
     pub position: usize,
 }
 
-/// Hands out micro-batches as indices of samples; each epoch holds every sample once, in an order of its own.
+/// Hands out micro-batches as indices of samples; each epoch holds every sample once, in an order
+/// of its own.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     seed: u64,
@@ -62,8 +64,9 @@ impl Sampler {
         self.plan.len()
     }
 
-    /// The micro-batches of the next step: `most`, or as many as the epoch still has. A step never goes on into the next
-    /// epoch, so an epoch is every sample once, however many micro-batches a step has.
+    /// The micro-batches of the next step: `most`, or as many as the epoch still has. A step never
+    /// goes on into the next epoch, so an epoch is every sample once, however many micro-batches a
+    /// step has.
     pub fn next_step(&mut self, most: usize) -> Vec<Vec<usize>> {
         let mut step = vec![self.next_batch().to_vec()];
         while step.len() < most && self.cursor.position < self.plan.len() {

@@ -1,4 +1,5 @@
-//! Shapes of rows: `messages`, ShareGPT, Alpaca, prompt and completion, plain text. A row has exactly one of them.
+//! Shapes of rows: `messages`, ShareGPT, Alpaca, prompt and completion, plain text. A row has
+//! exactly one of them.
 
 use serde_json::{Map, Value, json};
 
@@ -144,7 +145,8 @@ fn only_of(shape: &'static str, row: &Map<String, Value>) -> Result<(), RowError
     }
 }
 
-/// Whether `value` is the text of one of `turns`, as public sets have it whose `prompt` repeats the first question.
+/// Whether `value` is the text of one of `turns`, as public sets have it whose `prompt` repeats the
+/// first question.
 fn repeats(value: &Value, turns: Option<&Value>) -> bool {
     let (Some(text), Some(turns)) = (value.as_str(), turns.and_then(Value::as_array)) else {
         return false;
@@ -273,8 +275,8 @@ fn turn(turn: Value) -> Value {
     Value::Object(turn)
 }
 
-/// The calls that a text of JSON holds: one, or a list of them. What is none is left as it is, for the check of the
-/// message to refuse.
+/// The calls that a text of JSON holds: one, or a list of them. What is none is left as it is, for
+/// the check of the message to refuse.
 fn calls(value: Value) -> Value {
     match value.as_str().and_then(|text| strict::parse(text).ok()) {
         Some(list @ Value::Array(_)) => list,

@@ -1,8 +1,10 @@
-//! JSON read so that nothing changes on the way: a key that stands twice in one object, and a whole number that 64 bits
-//! do not hold, are refused; a fraction becomes the nearest `f64`, as in Python.
+//! JSON read so that nothing changes on the way: a key that stands twice in one object, and a whole
+//! number that 64 bits do not hold, are refused; a fraction becomes the nearest `f64`, as in
+//! Python.
 //!
-//! `serde_json` alone keeps the last of two keys, turns long whole numbers into fractions and may miss the nearest
-//! fraction by one bit. Its parser does the reading here; the digits of each number are taken from the text.
+//! `serde_json` alone keeps the last of two keys, turns long whole numbers into fractions and may
+//! miss the nearest fraction by one bit. Its parser does the reading here; the digits of each
+//! number are taken from the text.
 
 use std::fmt;
 
@@ -17,7 +19,8 @@ pub fn unmarked(text: &str) -> &str {
 /// The value that `text` holds.
 ///
 /// # Errors
-/// It is not JSON, or reading would change it; the message names the key or the number, and the column.
+/// It is not JSON, or reading would change it; the message names the key or the number, and the
+/// column.
 pub fn parse(text: &str) -> Result<Value, serde_json::Error> {
     let mut numbers = Numbers {
         text: text.as_bytes(),
@@ -29,8 +32,8 @@ pub fn parse(text: &str) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// The value of a settings file, whose keys stand once. Its numbers may be longer than 64 bits: transformers writes a
-/// `model_max_length` of 31 digits.
+/// The value of a settings file, whose keys stand once. Its numbers may be longer than 64 bits:
+/// transformers writes a `model_max_length` of 31 digits.
 ///
 /// # Errors
 /// It is not JSON, or a key stands twice in one object; the message names the key and the line.

@@ -1,4 +1,5 @@
-//! What a model's folder says about text: tokenizer, chat templates, special tokens. No weights are looked at.
+//! What a model's folder says about text: tokenizer, chat templates, special tokens. No weights are
+//! looked at.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -32,7 +33,8 @@ pub struct ModelText {
     pub tokenizer: Option<Tokenizer>,
     pub template: Option<Templates>,
     pub special: SpecialTokens,
-    /// Ids from here on are not in the model's matrices; unknown where the folder has no `config.json`.
+    /// Ids from here on are not in the model's matrices; unknown where the folder has no
+    /// `config.json`.
     pub vocabulary: Option<usize>,
 }
 
@@ -45,7 +47,8 @@ pub struct ModelTextError {
 }
 
 impl ModelText {
-    /// Reads the tokenizer, its settings and the chat templates, each where it is there, as transformers does.
+    /// Reads the tokenizer, its settings and the chat templates, each where it is there, as
+    /// transformers does.
     ///
     /// # Errors
     /// A file is there and cannot be read, or is not what its name says.
@@ -104,8 +107,8 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }
 
-/// A special token that `values` name and `tokenizer` does not have, with its key: transformers would give it an id that
-/// the model lacks.
+/// A special token that `values` name and `tokenizer` does not have, with its key: transformers
+/// would give it an id that the model lacks.
 fn foreign_token<'v>(values: &'v Value, tokenizer: &Tokenizer) -> Option<(&'static str, &'v str)> {
     let one = SPECIAL.iter().map(|key| (*key, &values[*key]));
     let several = SEVERAL.iter().flat_map(|key| {
@@ -124,7 +127,8 @@ fn foreign_token<'v>(values: &'v Value, tokenizer: &Tokenizer) -> Option<(&'stat
         .find(|(_, text)| tokenizer.token_to_id(text).is_none())
 }
 
-/// The tokenizer in `path` without the truncation and padding that it was saved with: transformers encodes without both.
+/// The tokenizer in `path` without the truncation and padding that it was saved with: transformers
+/// encodes without both.
 fn whole_rows(path: &Path) -> tokenizers::Result<Tokenizer> {
     let text = fs::read_to_string(path)?;
     let mut tokenizer: Tokenizer = strict::unmarked(&text).parse()?;
@@ -133,8 +137,8 @@ fn whole_rows(path: &Path) -> tokenizers::Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Separate files stand in place of all templates of the tokenizer's settings, and these of the older
-/// `chat_template.json`.
+/// Separate files stand in place of all templates of the tokenizer's settings, and these of the
+/// older `chat_template.json`.
 fn templates(folder: &Path, settings: &Value) -> Result<Templates, ModelTextError> {
     let setting = |value: &Value, path: &str| {
         Templates::from_setting(&value["chat_template"])
@@ -152,7 +156,8 @@ fn templates(folder: &Path, settings: &Value) -> Result<Templates, ModelTextErro
     setting(&json(&folder.join(older))?, older)
 }
 
-/// `chat_template.jinja`, which is the default, and those in a folder of their own, each under its name.
+/// `chat_template.jinja`, which is the default, and those in a folder of their own, each under its
+/// name.
 fn separate(folder: &Path) -> Result<Templates, ModelTextError> {
     let mut templates = Templates::default();
     if let Some(source) = read(&folder.join("chat_template.jinja"))? {

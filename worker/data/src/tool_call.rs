@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::strict;
 
-/// Wraps a call where it is not, and reads arguments that come as JSON text: both forms teach the same.
+/// Wraps a call where it is not, and reads arguments that come as JSON text: both forms teach the
+/// same.
 pub(crate) fn normal_call(call: Value) -> Result<Value, String> {
     let Value::Object(mut call) = call else {
         return Err("is not an object".into());

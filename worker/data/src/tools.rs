@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::nulls::prune_schema;
 use crate::strict;
 
-/// Names of the schema of a tool's parameters: `parameters`, and those that other programs have for it.
+/// Names of the schema of a tool's parameters: `parameters`, and those that other programs have for
+/// it.
 const PARAMETERS: [&str; 7] = [
     "parameters",
     "input_schema",
@@ -23,7 +24,8 @@ pub(crate) fn function_of(tool: &Value) -> Option<&Map<String, Value>> {
     Some(function)
 }
 
-/// The tools of a row: a list, or the JSON text of one; nothing, however it is written, is no tools.
+/// The tools of a row: a list, or the JSON text of one; nothing, however it is written, is no
+/// tools.
 pub(crate) fn normal_tools(tools: Option<Value>) -> Result<Vec<Value>, String> {
     let tools = match tools {
         // Data sets with one schema for all rows keep tools as JSON text.

@@ -1,4 +1,5 @@
-//! Keys by which other programs say what is trained on. One that nothing here carries out must not pass as a note.
+//! Keys by which other programs say what is trained on. One that nothing here carries out must not
+//! pass as a note.
 
 use serde_json::Value;
 
@@ -76,7 +77,8 @@ const PLAIN: [&str; 12] = [
 
 /// A key that says it with words which say nothing alone.
 const CONTEXT_ONLY: [&str; 2] = ["context", "only"];
-/// Bytes of a name without separators that is taken apart; longer ones are no keys that a person made up.
+/// Bytes of a name without separators that is taken apart; longer ones are no keys that a person
+/// made up.
 const LONGEST_JOINED: usize = 64;
 
 /// Whether a word of `key` tells what is trained on, however its words are joined.
@@ -90,7 +92,8 @@ pub(crate) fn asks_for_nothing(key: &str, value: &Value) -> bool {
     is_empty(value) || asks_for(key, value, true)
 }
 
-/// Whether `value` of such a key asks for no training, which messages that are not the assistant's never have.
+/// Whether `value` of such a key asks for no training, which messages that are not the assistant's
+/// never have.
 pub(crate) fn asks_to_be_left_out(key: &str, value: &Value) -> bool {
     is_empty(value) || asks_for(key, value, false)
 }
@@ -132,7 +135,8 @@ fn asks_for(key: &str, value: &Value, trained: bool) -> bool {
     given == f64::from(u8::from(trained != turned))
 }
 
-/// The words of `key` in small letters: at separators, at capitals, and within names of known words alone.
+/// The words of `key` in small letters: at separators, at capitals, and within names of known words
+/// alone.
 fn words(key: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut small = false;

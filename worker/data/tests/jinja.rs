@@ -1,4 +1,5 @@
-//! Expressions of templates as Python's Jinja2 has them, and what a template may ask of a conversation.
+//! Expressions of templates as Python's Jinja2 has them, and what a template may ask of a
+//! conversation.
 
 use qlora_data::{ChatTemplate, Conversation, SpecialTokens, TemplateError};
 use serde_json::{Value, json};

@@ -359,7 +359,8 @@ fn files_that_break_off_say_so() {
     }
 }
 
-/// Two rows of messages; the content of the last message is missing, as columns of one schema have it.
+/// Two rows of messages; the content of the last message is missing, as columns of one schema have
+/// it.
 fn parquet_file() -> Vec<u8> {
     let schema = "message row { optional group messages (LIST) { repeated group list { optional group element {
         optional binary role (UTF8); optional binary content (UTF8); } } } }";

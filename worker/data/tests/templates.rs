@@ -1,5 +1,5 @@
-//! Public chat templates, as packages of others carry them, against transformers' own rendering of the same conversations;
-//! and the assistant's part of each.
+//! Public chat templates, as packages of others carry them, against transformers' own rendering of
+//! the same conversations; and the assistant's part of each.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -117,8 +117,8 @@ fn public_templates_render_as_with_transformers() {
     assert!(alike >= RENDERINGS, "only {alike} renderings");
 }
 
-/// Trained parts hold no other's text and do not begin or end inside a token; each answer is in one, unless it is told
-/// that the template leaves it out.
+/// Trained parts hold no other's text and do not begin or end inside a token; each answer is in
+/// one, unless it is told that the template leaves it out.
 fn parts_are_the_assistants(rendered: &Rendered, conversation: &Conversation, what: &str) {
     let text = |message: &Value| {
         message["content"]
@@ -165,7 +165,8 @@ fn parts_are_the_assistants(rendered: &Rendered, conversation: &Conversation, wh
 /// Ends of turns in templates of Llama, Mistral and Qwen.
 const ENDS: [&str; 4] = ["<|eot_id|>", "<|eom_id|>", "</s>", "<|im_end|>"];
 
-/// The assistant's part is one piece a turn, holds what the turn says, and ends the turn; nothing else does so.
+/// The assistant's part is one piece a turn, holds what the turn says, and ends the turn; nothing
+/// else does so.
 fn covers_the_assistant(rendered: &Rendered, conversation: &Conversation, what: &str) {
     let turns: Vec<&Value> = conversation
         .messages
@@ -270,8 +271,8 @@ fn given(template: &ChatTemplate, conversation: &Conversation) -> &'static str {
         .unwrap_or_default()
 }
 
-/// The parts of marked twins without what the twins count to a turn and we do not: the header, what the prompt gives, white
-/// space, and a line feed that stands behind the end of the turn.
+/// The parts of marked twins without what the twins count to a turn and we do not: the header, what
+/// the prompt gives, white space, and a line feed that stands behind the end of the turn.
 fn without_headers(parts: &[&str], headers: &[&str], given: &str) -> String {
     let bare = |part: &&str| {
         let part = part.trim_start();

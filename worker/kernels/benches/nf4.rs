@@ -1,7 +1,7 @@
 //! Speed of NF4 on one large matrix, on all threads: `cargo bench -p qlora-kernels`.
 //!
-//! Gigabytes a second count the bf16 matrix, 2 bytes an element, as peers count them. The best of several runs, since a
-//! shared machine only ever makes a run slower.
+//! Gigabytes a second count the bf16 matrix, 2 bytes an element, as peers count them. The best of
+//! several runs, since a shared machine only ever makes a run slower.
 
 use std::hint::black_box;
 use std::time::Instant;

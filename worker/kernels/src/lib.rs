@@ -1,18 +1,21 @@
-//! NF4 and the operations of the trainer, each forward with its own backward, on every device that there are kernels for.
+//! NF4 and the operations of the trainer, each forward with its own backward, on every device that
+//! there are kernels for.
 //!
-//! [`backend`] is the way in: [`backend::open`] chooses once what computes each operation on a device, and gives a
-//! [`Backend`] whose methods are the operations and whose [`Backend::forms`] lists the choice. [`types`] are the plain data
-//! that they take and give; [`host`] holds functions on slices that more than one backend needs. Imports go one way:
-//! `types`, then `host`, then `backend`, inside which `reference` comes before the native forms.
+//! [`backend`] is the way in: [`backend::open`] chooses once what computes each operation on a
+//! device, and gives a [`Backend`] whose methods are the operations and whose [`Backend::forms`]
+//! lists the choice. [`types`] are the plain data that they take and give; [`host`] holds functions
+//! on slices that more than one backend needs. Imports go one way: `types`, then `host`, then
+//! `backend`, inside which `reference` comes before the native forms.
 //!
-//! No function here records a graph: candle's `backward` drops gradients through several of its fused
-//! operations without a word and forms gradients of frozen weights, so the trainer calls these backward passes
-//! itself. This crate does not know models, adapters or files.
+//! No function here records a graph: candle's `backward` drops gradients through several of its
+//! fused operations without a word and forms gradients of frozen weights, so the trainer calls
+//! these backward passes itself. This crate does not know models, adapters or files.
 //!
-//! Shape letters: B batch, T tokens of one sequence, M tokens of a micro-batch, D hidden, H heads, K key/value
-//! heads, E head size, F feed-forward, V vocabulary, R LoRA rank, N packed sequences.
+//! Shape letters: B batch, T tokens of one sequence, M tokens of a micro-batch, D hidden, H heads,
+//! K key/value heads, E head size, F feed-forward, V vocabulary, R LoRA rank, N packed sequences.
 
-// The one crate of the workspace that may use `unsafe`: calls into SIMD variants and the matrix product.
+// The one crate of the workspace that may use `unsafe`: calls into SIMD variants and the matrix
+// product.
 #![allow(unsafe_code)]
 
 pub mod backend;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 /// What `leaf` gives for every index of `range`, which is not empty, added half by half.
 ///
-/// Where a power of two of workers, which divides the range, each add up a part, and then add their sums in the same
-/// way, the result has the same bits as that of one worker: floating point is not associative, and here nothing is
-/// associated otherwise.
+/// Where a power of two of workers, which divides the range, each add up a part, and then add their
+/// sums in the same way, the result has the same bits as that of one worker: floating point is not
+/// associative, and here nothing is associated otherwise.
 ///
 /// # Errors
 /// Those of `leaf` and `add`.

@@ -1,5 +1,5 @@
-//! Every fast form against its reference form, and every backward pass against numerical differences of the
-//! forward pass, at sizes that are multiples of nothing.
+//! Every fast form against its reference form, and every backward pass against numerical
+//! differences of the forward pass, at sizes that are multiples of nothing.
 
 use std::sync::Arc;
 

@@ -115,9 +115,11 @@ pub fn catalogue() -> Vec<CatalogueEntry> {
     ]
 }
 
-/// How the weights of `model` are held, judged by its name: a `.gguf` file or a catalogue entry of one keeps its blocks.
+/// How the weights of `model` are held, judged by its name: a `.gguf` file or a catalogue entry of
+/// one keeps its blocks.
 ///
-/// The worker judges by the file itself; the two differ only for a `.gguf` file that is not named so.
+/// The worker judges by the file itself; the two differ only for a `.gguf` file that is not named
+/// so.
 pub fn held(model: &ModelConfig) -> Quantization {
     match model.quantization {
         Quantization::Auto if is_gguf(model) => Quantization::Gguf,

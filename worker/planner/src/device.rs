@@ -37,7 +37,8 @@ pub(crate) struct Device {
     /// Bytes of an element of an activation.
     pub element: usize,
     pub buffers: Buffers,
-    /// Host memory is apart from the device's, so block inputs and the embedding can be offloaded to it.
+    /// Host memory is apart from the device's, so block inputs and the embedding can be offloaded
+    /// to it.
     pub offloads: bool,
     /// Recomputation is dear enough to save what free memory holds.
     pub fills_memory: bool,

@@ -1,8 +1,10 @@
-//! From a model's shape, a configuration and a device to a memory plan, or to what does not fit and what would.
+//! From a model's shape, a configuration and a device to a memory plan, or to what does not fit and
+//! what would.
 //!
-//! Pure arithmetic: it opens no file and asks no device. `policy` says what a run does with its memory, `estimate` counts
-//! the bytes of a policy, `search` chooses one, `device` is what they know of each kind of device. The policies are the
-//! trainer's own, so that `qlora-ctl plan`, the coordinator's placement and the worker agree.
+//! Pure arithmetic: it opens no file and asks no device. `policy` says what a run does with its
+//! memory, `estimate` counts the bytes of a policy, `search` chooses one, `device` is what they
+//! know of each kind of device. The policies are the trainer's own, so that `qlora-ctl plan`, the
+//! coordinator's placement and the worker agree.
 
 mod catalogue;
 mod device;

@@ -1,5 +1,5 @@
-//! What a run does with its device's memory. Data only: `search` chooses it, `estimate` counts its bytes, the trainer
-//! carries it out.
+//! What a run does with its device's memory. Data only: `search` chooses it, `estimate` counts its
+//! bytes, the trainer carries it out.
 
 use qlora_config::DeviceKind;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,8 @@ pub struct MemoryPolicy {
     pub low_memory: LowMemory,
     /// What each block saves between forward and backward; the rest is computed again.
     pub saved: Vec<SavedActivations>,
-    /// Blocks at the end whose frozen weights are held in bf16, instead of being dequantized twice a step.
+    /// Blocks at the end whose frozen weights are held in bf16, instead of being dequantized twice
+    /// a step.
     pub dequantized: usize,
 }
 
@@ -28,8 +29,8 @@ pub enum LowMemory {
     Off,
     /// Fewer rows of logits at one time.
     FewLogits,
-    /// The embedding is offloaded to host memory, and only the rows of a micro-batch come to the GPU. One that serves as
-    /// the output layer too stays there.
+    /// The embedding is offloaded to host memory, and only the rows of a micro-batch come to the
+    /// GPU. One that serves as the output layer too stays there.
     HostEmbedding,
 }
 

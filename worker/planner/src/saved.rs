@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::shape::ModelShape;
 
-/// Which activations a block saves; each level includes those above. The adapters' inner results and the norms' sums are
-/// always saved.
+/// Which activations a block saves; each level includes those above. The adapters' inner results
+/// and the norms' sums are always saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SavedActivations {

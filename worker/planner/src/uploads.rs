@@ -1,7 +1,8 @@
 //! What a run uploads to a Mac's GPU while it is at work: masks that the CPU draws, in `f32`.
 //!
-//! candle takes a new buffer for every upload and frees it only where it waits for the GPU, so uploads pile up between
-//! waits. The trainer counts them by the functions below and waits at [`BOUND`].
+//! candle takes a new buffer for every upload and frees it only where it waits for the GPU, so
+//! uploads pile up between waits. The trainer counts them by the functions below and waits at
+//! [`BOUND`].
 
 use qlora_config::{LoraConfig, TargetModule, TrainingConfig};
 
@@ -25,9 +26,11 @@ pub fn forward(shape: &ModelShape, lora: Option<&LoraConfig>, sequences: &[Seque
     attention_masks(sequences) + lora.map_or(0, |lora| dropout_masks(shape, lora, sequences, |_| 1))
 }
 
-/// Bytes that the backward pass of a block uploads at the most, the forward pass that it repeats among them.
+/// Bytes that the backward pass of a block uploads at the most, the forward pass that it repeats
+/// among them.
 pub fn backward(shape: &ModelShape, lora: &LoraConfig, sequences: &[Sequence]) -> u64 {
-    // The gradient of A and that of the input draw the mask each; where u is not kept, it is drawn for u as well.
+    // The gradient of A and that of the input draw the mask each; where u is not kept, it is drawn
+    // for u as well.
     let times = |module| {
         if lora.dora || module == TargetModule::DownProj {
             3

@@ -51,8 +51,8 @@ pub struct Options {
     pub gpu: Option<String>,
 }
 
-/// The folder of an attempt. Coordinators count their jobs alike; workers of one machine share the state folder, and may
-/// share an attempt.
+/// The folder of an attempt. Coordinators count their jobs alike; workers of one machine share the
+/// state folder, and may share an attempt.
 fn folder_name(whose: &Whose, rank: u32) -> String {
     let Whose {
         coordinator,
@@ -152,7 +152,8 @@ impl Attempt {
         self.whose.held()
     }
 
-    /// Waits until the worker may end without losing anything: all that is left to do is to deliver.
+    /// Waits until the worker may end without losing anything: all that is left to do is to
+    /// deliver.
     pub fn is_over(&self) -> impl Future<Output = ()> + use<> {
         let mut over = self.over.clone();
         async move {
@@ -179,7 +180,8 @@ impl Attempt {
             .is_some_and(|stopping| stopping.urgency >= urgency)
     }
 
-    /// Ends its process and everything that speaks for it; what it leaves for its coordinator, where that is something.
+    /// Ends its process and everything that speaks for it; what it leaves for its coordinator,
+    /// where that is something.
     pub async fn leave(mut self, reason: String) -> Option<Handover> {
         self.stop(Stopping {
             reason,

@@ -1,4 +1,5 @@
-//! Brings what an attempt made to the coordinator: reports and saved folders while it trains, then how it ended.
+//! Brings what an attempt made to the coordinator: reports and saved folders while it trains, then
+//! how it ended.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ pub struct Delivery {
 
 /// Sends reports while an attempt lives.
 pub type Reports = Owned<()>;
-/// Uploads that go on while an attempt trains; they end with the newest step that the coordinator has by them.
+/// Uploads that go on while an attempt trains; they end with the newest step that the coordinator
+/// has by them.
 pub type Uploads = Owned<Result<Option<u64>, TransferError>>;
 
 impl Delivery {
@@ -73,7 +75,8 @@ impl Delivery {
         self.close(ended, Some(uploads), reports).await
     }
 
-    /// Waits for the uploads, tells how the attempt ended, and clears up. An attempt that is to be left stays as it is.
+    /// Waits for the uploads, tells how the attempt ended, and clears up. An attempt that is to be
+    /// left stays as it is.
     pub async fn close(
         self,
         ended: ExitStatus,
@@ -147,8 +150,9 @@ fn level(outcome: Outcome) -> &'static str {
     }
 }
 
-/// How an attempt ended, once everything is uploaded, and the newest step that is. What was saved is worth keeping even
-/// where the attempt failed; a success whose adapter could not be delivered is none.
+/// How an attempt ended, once everything is uploaded, and the newest step that is. What was saved
+/// is worth keeping even where the attempt failed; a success whose adapter could not be delivered
+/// is none.
 async fn after_uploads(uploads: Uploads, ended: ExitStatus) -> (ExitStatus, Option<u64>) {
     match uploads.await {
         Ok(Err(fault)) if ended.outcome == Outcome::Succeeded => {

@@ -1,9 +1,10 @@
 //! What an attempt leaves on disk when its worker ends before its coordinator has all of it.
 //!
-//! Once the training process has ended, how it ended and what it saved is written down beside that. A worker that is
-//! stopped or killed before everything is delivered delivers it when it is started again, if the attempt is its own
-//! then: its lease holds, or the coordinator was away as well. The same holds where another coordinator took the place of
-//! the attempt's own: what is left is kept until that one answers again.
+//! Once the training process has ended, how it ended and what it saved is written down beside that.
+//! A worker that is stopped or killed before everything is delivered delivers it when it is started
+//! again, if the attempt is its own then: its lease holds, or the coordinator was away as well. The
+//! same holds where another coordinator took the place of the attempt's own: what is left is kept
+//! until that one answers again.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -139,7 +140,8 @@ fn read(folder: &Path) -> Result<Handover, Unusable> {
         match (one.folder.is_dir(), one.delivered().is_dir()) {
             (_, true) => {}
             (true, false) => saved.push(one),
-            // An attempt that was stopped has ended so all the same; one that has succeeded has made an adapter.
+            // An attempt that was stopped has ended so all the same; one that has succeeded has
+            // made an adapter.
             (false, false) if one.kind == Kind::Checkpoint => {
                 tracing::warn!(
                     "{} is not there, and is not delivered",
@@ -178,8 +180,9 @@ fn read(folder: &Path) -> Result<Handover, Unusable> {
     })
 }
 
-/// What lies in `folder`, where it can be delivered. What is damaged stays and is told of. What was left by a worker that
-/// ended in mid-training goes: nobody goes on with it, and checkpoints are large.
+/// What lies in `folder`, where it can be delivered. What is damaged stays and is told of. What was
+/// left by a worker that ended in mid-training goes: nobody goes on with it, and checkpoints are
+/// large.
 pub fn find(folder: &Path) -> Option<Handover> {
     match read(folder) {
         Ok(left) => Some(left),
@@ -197,8 +200,8 @@ pub fn find(folder: &Path) -> Option<Handover> {
     }
 }
 
-/// The attempts of the workers `names` that are to be delivered, each to its own coordinator. What other workers left
-/// stays and is told of.
+/// The attempts of the workers `names` that are to be delivered, each to its own coordinator. What
+/// other workers left stays and is told of.
 pub fn left_over(state: &Path, names: &[String]) -> Vec<Handover> {
     let jobs = state.join("jobs");
     let folders = match fs::read_dir(&jobs) {
@@ -307,7 +310,8 @@ mod tests {
             folder: torn.join("gone"),
         };
         write(&whose("a", "a", 3, 9), &ended, &[gone], (&reports, &torn)).expect("a record");
-        // A record that does not say which coordinator's it is can be handed in to nobody, and is not thrown away.
+        // A record that does not say which coordinator's it is can be handed in to nobody, and is
+        // not thrown away.
         fs::write(
             old_form.join(RECORD),
             r#"{"worker":"a","token":11,"outcome":5,"message":"","saved":[]}"#,
@@ -378,7 +382,8 @@ mod tests {
             Some(later.clone())
         );
         assert!(kept.take(&coordinator("2")).is_none());
-        // What an attempt leaves that is older than what is kept goes, and a newer one takes its place.
+        // What an attempt leaves that is older than what is kept goes, and a newer one takes its
+        // place.
         let newer = whose("1", "a", 2, 8);
         for (of, wanted) in [(&newer, &newer), (&one, &newer)] {
             kept.add(find(&leave(of)).expect("what is left"));

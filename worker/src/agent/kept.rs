@@ -1,7 +1,7 @@
 //! What a worker has yet to hand in, of each coordinator that it has worked for.
 //!
-//! It learns by registering to which coordinator it speaks, and hands in what is that one's. The rest stays on disk, and
-//! waits until its own coordinator answers again.
+//! It learns by registering to which coordinator it speaks, and hands in what is that one's. The
+//! rest stays on disk, and waits until its own coordinator answers again.
 
 use qlora_proto::HeldAttempt;
 
@@ -23,8 +23,8 @@ impl Kept {
         self.0.is_empty()
     }
 
-    /// Adds what an attempt left. Of one coordinator a worker holds the attempt that it was given last; what it left of
-    /// an earlier one would be refused, and goes.
+    /// Adds what an attempt left. Of one coordinator a worker holds the attempt that it was given
+    /// last; what it left of an earlier one would be refused, and goes.
     pub fn add(&mut self, left: Handover) {
         let same = self
             .0

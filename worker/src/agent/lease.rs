@@ -1,8 +1,9 @@
 //! How long this worker may hold its attempt.
 //!
-//! The lease counts from when the request was sent that the coordinator took last: whatever the way back took, the
-//! coordinator counts from later. Another worker may begin once the lease is over, so before that this one is silent.
-//! The time that the machine sleeps counts: the coordinator is awake meanwhile.
+//! The lease counts from when the request was sent that the coordinator took last: whatever the way
+//! back took, the coordinator counts from later. Another worker may begin once the lease is over,
+//! so before that this one is silent. The time that the machine sleeps counts: the coordinator is
+//! awake meanwhile.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use qlora_proto::clock::Moment;
 const SAFE_PART: f64 = 0.8;
 /// Part of the lease after which it is ended as it is.
 const LAST_PART: f64 = 0.95;
-/// Part of the lease for which the coordinator may hold an answer: a second exchange has to fit in as well.
+/// Part of the lease for which the coordinator may hold an answer: a second exchange has to fit in
+/// as well.
 const HELD_PART: u32 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +86,8 @@ mod tests {
     async fn a_lease_that_ended_while_the_machine_slept_is_over_at_the_next_beat() {
         let began = Moment::now();
         let lease = Lease::new(began, Duration::from_secs(3600));
-        // By the timers of this machine no time passes to speak of; by the clock an hour does, once the wait has begun.
+        // By the timers of this machine no time passes to speak of; by the clock an hour does, once
+        // the wait has begun.
         let looks = Cell::new(0);
         let clock = || {
             looks.set(looks.get() + 1);

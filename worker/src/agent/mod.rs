@@ -1,7 +1,8 @@
 //! The agent: keeps the lease, runs at most one attempt, and survives a coordinator that is away.
 //!
-//! While the coordinator cannot be reached, a running attempt goes on and what it reports is kept; shortly before
-//! the lease would end elsewhere, the attempt is saved and stopped, so that two machines never train one job.
+//! While the coordinator cannot be reached, a running attempt goes on and what it reports is kept;
+//! shortly before the lease would end elsewhere, the attempt is saved and stopped, so that two
+//! machines never train one job.
 
 mod attempt;
 mod coordinator_id;
@@ -74,7 +75,8 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
     ended
 }
 
-/// Serves with every device of `platforms` as a worker of its own; one that breaks does not end the others.
+/// Serves with every device of `platforms` as a worker of its own; one that breaks does not end the
+/// others.
 ///
 /// # Errors
 /// The first fault, once all have ended.

@@ -1,8 +1,8 @@
 //! What an attempt has to report, in numbered batches, kept until the coordinator has it.
 //!
-//! It lies in memory and within a bound: an attempt outlives its lease by nothing, so what can gather while the
-//! coordinator is away is what a lease's time brings. Of too many lines the oldest go, and the log says so. A worker
-//! that ends while the coordinator is away keeps it on disk.
+//! It lies in memory and within a bound: an attempt outlives its lease by nothing, so what can
+//! gather while the coordinator is away is what a lease's time brings. Of too many lines the oldest
+//! go, and the log says so. A worker that ends while the coordinator is away keeps it on disk.
 
 mod pending;
 
@@ -88,8 +88,8 @@ impl Outbox {
         }
     }
 
-    /// Writes a copy of what is not delivered to `path`, in the batches in which it is going to be sent: what arrives
-    /// after all is known by its number.
+    /// Writes a copy of what is not delivered to `path`, in the batches in which it is going to be
+    /// sent: what arrives after all is known by its number.
     pub fn keep(&self, path: &Path) -> io::Result<()> {
         let mut copy = self.pending().clone();
         while !copy.is_empty() {
@@ -109,7 +109,8 @@ impl Outbox {
         std::fs::write(path, bytes)
     }
 
-    /// For an attempt of which nobody knows which batches it has sent: its numbers are above all that it can have used.
+    /// For an attempt of which nobody knows which batches it has sent: its numbers are above all
+    /// that it can have used.
     pub fn after_unknown() -> Self {
         Self {
             pending: Mutex::new(Pending::after(1 << 40)),

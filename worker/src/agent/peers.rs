@@ -28,7 +28,8 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The same for worker `i` of this program, counted from 0: a port that is given is the first of as many.
+    /// The same for worker `i` of this program, counted from 0: a port that is given is the first
+    /// of as many.
     pub fn of_worker(&self, i: usize) -> Self {
         let port = if self.port == 0 {
             0
@@ -41,7 +42,8 @@ impl Peers {
         }
     }
 
-    /// host:port, the likeliest first: the way on which the coordinator is reached is one on which others come too.
+    /// host:port, the likeliest first: the way on which the coordinator is reached is one on which
+    /// others come too.
     fn addresses(&self, coordinator: &str, port: u16) -> Vec<String> {
         if let Some(host) = &self.host {
             return vec![format!("{host}:{port}")];
@@ -155,7 +157,8 @@ fn known(meeting: WireMeeting) -> Option<Meeting> {
     })
 }
 
-/// Asks until the coordinator answers; none where the attempt is not current any more, which the session hears too.
+/// Asks until the coordinator answers; none where the attempt is not current any more, which the
+/// session hears too.
 async fn answer(
     mut client: Client,
     session: &Current,

@@ -18,7 +18,8 @@ use crate::child::{LEASE, Line, MEET, program_fault};
 use crate::gang::Meeting;
 use crate::platform::nvidia::VISIBLE;
 
-/// Makes the allocator keep what a step gave back: the next step takes it again (22 % faster steps were measured).
+/// Makes the allocator keep what a step gave back: the next step takes it again (22 % faster steps
+/// were measured).
 pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 
 /// Lines that wait for a child to read them.
@@ -103,12 +104,14 @@ impl Process {
         }
     }
 
-    /// Tells the child when to end by itself unless it hears of a later time: also where this process stands still.
+    /// Tells the child when to end by itself unless it hears of a later time: also where this
+    /// process stands still.
     pub fn tell_lease(&self, left: Duration) {
         self.say(format!("{LEASE}{}", left.as_millis()));
     }
 
-    /// A child that is gone, or has left so many lines unread, hears nothing; it is ended by its deadlines.
+    /// A child that is gone, or has left so many lines unread, hears nothing; it is ended by its
+    /// deadlines.
     fn say(&self, line: String) {
         if let Some(stdin) = &self.stdin {
             let _ = stdin.try_send(line);
@@ -184,8 +187,9 @@ async fn tell(mut pipe: ChildStdin, mut unread: mpsc::Receiver<String>) {
     }
 }
 
-/// How often the kernel has ended a process for want of memory: of this worker's own control group where it tells, else of
-/// the machine; 0 where it tells neither. It says something of a process only where that one was killed.
+/// How often the kernel has ended a process for want of memory: of this worker's own control group
+/// where it tells, else of the machine; 0 where it tells neither. It says something of a process
+/// only where that one was killed.
 fn out_of_memory_kills() -> u64 {
     let count = |path: &str| {
         let text = std::fs::read_to_string(path).ok()?;
@@ -251,7 +255,8 @@ mod tests {
             (by_kernel.outcome, by_kernel.code.as_str()),
             (Outcome::OutOfMemory, "Q0304")
         );
-        // Another end than a kill, or our own kill, is none by the kernel, whatever it counts meanwhile.
+        // Another end than a kill, or our own kill, is none by the kernel, whatever it counts
+        // meanwhile.
         for script in ["kill -15 $$", "kill -6 $$", "exit 137", "exit 1"] {
             assert_eq!(
                 end_of(script, more_ooms).await.outcome,

@@ -21,8 +21,8 @@ impl Saved {
         name.into()
     }
 
-    /// Removes what the coordinator has. The folder is renamed first, in one step: what is half removed is never taken for
-    /// what is to be delivered.
+    /// Removes what the coordinator has. The folder is renamed first, in one step: what is half
+    /// removed is never taken for what is to be delivered.
     pub fn clear(&self) -> io::Result<()> {
         let delivered = self.delivered();
         fs::rename(&self.folder, &delivered)?;

@@ -1,7 +1,8 @@
 //! Register, synchronise, and act on what the coordinator wants.
 //!
-//! Whatever the worker waits for, it hears signals, the end of its attempt and the end of its lease meanwhile. A
-//! registration tells which coordinator answers: an attempt of another one ends, and what it left is kept for that one.
+//! Whatever the worker waits for, it hears signals, the end of its attempt and the end of its lease
+//! meanwhile. A registration tells which coordinator answers: an attempt of another one ends, and
+//! what it left is kept for that one.
 
 mod registration;
 
@@ -40,9 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(20);
 /// Time beyond it after which a call is given up.
 const LATE: Duration = Duration::from_secs(10);
-/// How long a worker that is to stop waits for a coordinator that says nothing; what it leaves is told at its next start.
+/// How long a worker that is to stop waits for a coordinator that says nothing; what it leaves is
+/// told at its next start.
 const LEAVE: Duration = Duration::from_secs(4);
-/// How long the coordinator may hold an answer to a worker that is to stop: each shows that it is still there.
+/// How long the coordinator may hold an answer to a worker that is to stop: each shows that it is
+/// still there.
 const HOLD_LEAVING: Duration = Duration::from_secs(1);
 
 /// Wait between two tries while a lease runs out.
@@ -119,7 +122,8 @@ enum Turn {
     Registered(Moment, Result<RegisterResponse, Status>),
     Synchronized(Moment, Result<SynchronizeResponse, Status>),
     AttemptEnded(Ending),
-    /// The lease could not be renewed: the attempt has to stop; at once, where it is over but for a moment.
+    /// The lease could not be renewed: the attempt has to stop; at once, where it is over but for a
+    /// moment.
     LeaseEnds(Urgency),
     Signal,
     /// Nobody is waited for any longer.
@@ -162,7 +166,8 @@ impl Session {
         }
     }
 
-    /// Serves until a signal or, with `--once`, until one attempt has ended; first delivers what is kept of another.
+    /// Serves until a signal or, with `--once`, until one attempt has ended; first delivers what is
+    /// kept of another.
     pub async fn run(mut self) -> Result<(), WorkerError> {
         let mut signals = Signals::listen(&[SignalKind::interrupt(), SignalKind::terminate()])
             .map_err(WorkerError::io("signals"))?;
@@ -291,7 +296,8 @@ impl Session {
         }
     }
 
-    /// When the attempt has to stop, and when it must have ended; never, where there is none or it has been told so.
+    /// When the attempt has to stop, and when it must have ended; never, where there is none or it
+    /// has been told so.
     fn lease_ends(&self) -> (Option<Moment>, Option<Moment>) {
         let unless_told = |urgency| {
             self.attempt

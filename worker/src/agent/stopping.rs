@@ -9,7 +9,8 @@ pub enum Urgency {
     Save,
     /// Nothing that it could save would be taken.
     AtOnce,
-    /// The coordinator that answers is another one: nothing more is said of the attempt, and what it left is kept.
+    /// The coordinator that answers is another one: nothing more is said of the attempt, and what
+    /// it left is kept.
     Leave,
 }
 

@@ -1,7 +1,7 @@
 //! Brings what the training process saves to the coordinator.
 //!
-//! Trouble on the way is told in the job's log and tried again. A checkpoint that is of no use any more because a newer
-//! one waits is left out; the adapter at the end never is.
+//! Trouble on the way is told in the job's log and tried again. A checkpoint that is of no use any
+//! more because a newer one waits is left out; the adapter at the end never is.
 
 use qlora_client::Archive;
 use qlora_client::retry::{Backoff, Verdict, judge};
@@ -22,8 +22,9 @@ pub struct Uploader(pub Delivery);
 
 impl Uploader {
     /// # Errors
-    /// Why the adapter could not be delivered. A checkpoint that could not be is told in the log, and the next one is
-    /// uploaded all the same. The newest step that the coordinator has is given back.
+    /// Why the adapter could not be delivered. A checkpoint that could not be is told in the log,
+    /// and the next one is uploaded all the same. The newest step that the coordinator has is given
+    /// back.
     pub async fn run(
         self,
         mut saved: mpsc::UnboundedReceiver<Saved>,
@@ -76,8 +77,8 @@ impl Uploader {
             .map_err(io)
     }
 
-    /// The archive of what was saved, once the coordinator has it. The archive is made on the way: there need be no room
-    /// for it on the disk.
+    /// The archive of what was saved, once the coordinator has it. The archive is made on the way:
+    /// there need be no room for it on the disk.
     ///
     /// # Errors
     /// Also that a file is written again and again meanwhile; it is named.

@@ -26,8 +26,9 @@ use super::saved::{Kind, Saved};
 use super::stopping::{Stopping, Stops, Urgency, told_to};
 use crate::child::Line;
 
-/// How long a child may take to break its step off, save and stop before it is ended. A chunk of the loss over a large
-/// vocabulary takes seconds on a slow CPU, and what is saved may be gigabytes on a slow disk.
+/// How long a child may take to break its step off, save and stop before it is ended. A chunk of
+/// the loss over a large vocabulary takes seconds on a slow CPU, and what is saved may be gigabytes
+/// on a slow disk.
 const STOP_PATIENCE: Duration = Duration::from_secs(100);
 
 /// The task behind an [`Attempt`](super::attempt::Attempt).
@@ -116,7 +117,8 @@ impl Work {
         let told = self.stopping.borrow().is_some();
         match status.outcome {
             Outcome::Stopped => self.stopped(Outcome::Stopped),
-            // It was ended because it had nothing to save, did not stop in time, or was not to save.
+            // It was ended because it had nothing to save, did not stop in time, or was not to
+            // save.
             Outcome::Failed if told => {
                 let outcome = if nothing_to_save && self.assignment.size < 2 {
                     Outcome::Stopped
@@ -147,8 +149,9 @@ impl Work {
         }
     }
 
-    /// Writes down what is left to deliver: all workers of an attempt do, since one that came back without it would end it
-    /// for the others. Where the record cannot be written, the attempt is lost with the worker as it would be without.
+    /// Writes down what is left to deliver: all workers of an attempt do, since one that came back
+    /// without it would end it for the others. Where the record cannot be written, the attempt is
+    /// lost with the worker as it would be without.
     fn write_handover(&self, ended: &ExitStatus) {
         if let Err(e) = handover::write(
             &self.whose,

@@ -20,8 +20,8 @@ pub struct AgentArgs {
     #[arg(help_heading = CONNECTION, long, global = true, env = "QLORA_URL", default_value = USUAL_COORDINATOR, value_name = "ADDR")]
     pub coordinator: String,
 
-    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not needed where the same
-    /// user runs the coordinator on this machine.
+    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not
+    /// needed where the same user runs the coordinator on this machine.
     #[arg(help_heading = CONNECTION, long, global = true, env = "QLORA_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
 
@@ -41,8 +41,9 @@ pub struct AgentArgs {
     #[arg(help_heading = SERVING, long, value_name = "KEY=VALUE", value_parser = label)]
     pub label: Vec<(String, String)>,
 
-    /// Models that jobs may name beside those of the catalogue: folders of this machine, OWNER/NAME or OWNER/* of the
-    /// hub; repeatable, or with commas [default: any where the coordinator listens on this machine's loopback only, else none]
+    /// Models that jobs may name beside those of the catalogue: folders of this machine, OWNER/NAME
+    /// or OWNER/* of the hub; repeatable, or with commas [default: any where the coordinator
+    /// listens on this machine's loopback only, else none]
     #[arg(help_heading = SERVING, long, env = "QLORA_ALLOW_MODELS", value_name = "WHAT", value_delimiter = ',')]
     pub allow_models: Vec<Rule>,
 
@@ -50,12 +51,14 @@ pub struct AgentArgs {
     #[arg(help_heading = SERVING, long)]
     pub once: bool,
 
-    /// Seconds without a word from a training process after which it is taken for hung and replaced; 0 waits for ever
-    /// [default: 1800 on a GPU, 0 on a processor, which may be slow and does not hang]
+    /// Seconds without a word from a training process after which it is taken for hung and
+    /// replaced; 0 waits for ever [default: 1800 on a GPU, 0 on a processor, which may be slow and
+    /// does not hang]
     #[arg(help_heading = SERVING, long, value_name = "SECONDS")]
     pub patience: Option<u64>,
 
-    /// Host under which the workers of a job that trains on several reach this one [default: this machine's addresses]
+    /// Host under which the workers of a job that trains on several reach this one [default: this
+    /// machine's addresses]
     #[arg(help_heading = SEVERAL, long, env = "QLORA_PEER_ADDRESS", value_name = "HOST")]
     pub peer_address: Option<String>,
 

@@ -44,7 +44,8 @@ pub struct SubjectArgs {
     /// Adapter folder.
     #[arg(long)]
     pub adapter: Option<PathBuf>,
-    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one, or the name of one of the model's.
+    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one, or the name of
+    /// one of the model's.
     #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     pub template: String,
     /// Tokens of an answer at the most.
@@ -87,7 +88,8 @@ pub struct MergeArgs {
     /// Folder or .gguf file to write; must not exist.
     #[arg(long)]
     pub out: PathBuf,
-    /// The base's own weights, or those after NF4 and back, which the adapter was trained on. A .gguf base has only its own.
+    /// The base's own weights, or those after NF4 and back, which the adapter was trained on. A
+    /// .gguf base has only its own.
     #[arg(long, value_enum, default_value_t = MergeBase::Original)]
     pub into: MergeBase,
     /// How a .gguf file holds the matrices that are written anew.
@@ -97,13 +99,15 @@ pub struct MergeArgs {
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// Catalogue name, Hugging Face folder or .gguf file; with --adapter, the model that it was trained on.
+    /// Catalogue name, Hugging Face folder or .gguf file; with --adapter, the model that it was
+    /// trained on.
     #[arg(long)]
     pub model: String,
     /// Adapter folder: it alone is written, as .gguf.
     #[arg(long)]
     pub adapter: Option<PathBuf>,
-    /// A .gguf file, or a folder for the model with its linear layers in bitsandbytes' NF4; must not exist.
+    /// A .gguf file, or a folder for the model with its linear layers in bitsandbytes' NF4; must
+    /// not exist.
     #[arg(long)]
     pub out: PathBuf,
     /// How a .gguf file holds matrices.

@@ -14,8 +14,9 @@ pub use args::{
 
 /// Registers this machine with a coordinator, pulls jobs, trains them, reports.
 ///
-/// Without a command it serves until a signal stops it; the commands work alone, most of them without a coordinator.
-/// Exit codes: 0 done, 1 failed, 2 usage, 3 bad model, data, configuration or path, 4 unreachable, 5 refused.
+/// Without a command it serves until a signal stops it; the commands work alone, most of them
+/// without a coordinator. Exit codes: 0 done, 1 failed, 2 usage, 3 bad model, data, configuration
+/// or path, 4 unreachable, 5 refused.
 #[derive(Debug, Parser)]
 #[command(name = "qlora-worker", version, about, long_about, verbatim_doc_comment, after_help = SERVE)]
 pub struct Cli {
@@ -63,7 +64,8 @@ pub enum Command {
         #[arg(long)]
         spec: PathBuf,
     },
-    /// Checks whether this machine can train and whether the coordinator takes its token, and says what is missing.
+    /// Checks whether this machine can train and whether the coordinator takes its token, and says
+    /// what is missing.
     #[command(after_help = DOCTOR)]
     Doctor,
     /// Measures training speed and memory on this machine.
@@ -85,7 +87,8 @@ pub enum Command {
     /// Merges an adapter into its base model: a folder or .gguf file that needs no adapter.
     #[command(after_help = MERGE)]
     Merge(MergeArgs),
-    /// Writes a model or an adapter as another format: .gguf for llama.cpp, or a folder in bitsandbytes' NF4.
+    /// Writes a model or an adapter as another format: .gguf for llama.cpp, or a folder in
+    /// bitsandbytes' NF4.
     #[command(after_help = CONVERT)]
     Convert(ConvertArgs),
     /// Scores a model on held-out rows: loss, and how many of its own tool calls are right.
@@ -116,7 +119,8 @@ pub enum ModelCommand {
         /// Catalogue name, name of the hub, folder or .gguf file.
         name: String,
     },
-    /// Writes the tokenizer and the chat template of a model that is here as the files of a Hugging Face folder.
+    /// Writes the tokenizer and the chat template of a model that is here as the files of a Hugging
+    /// Face folder.
     #[command(after_help = TEXT)]
     Text {
         /// Catalogue name, name of the hub, folder or .gguf file.

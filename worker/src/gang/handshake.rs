@@ -1,7 +1,7 @@
 //! Both ends of a connection prove that they know the secret of their attempt, without saying it.
 //!
-//! Each sends a number that was never used, and answers the other's with an HMAC (RFC 2104) over both, its own part and
-//! the rank: nothing that was heard on another connection can be used again.
+//! Each sends a number that was never used, and answers the other's with an HMAC (RFC 2104) over
+//! both, its own part and the rank: nothing that was heard on another connection can be used again.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 

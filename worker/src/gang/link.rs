@@ -12,7 +12,8 @@ use rustix::net::{RecvFlags, recv};
 const LONGEST: u64 = 64 << 30;
 /// Bytes that are made room for before any of them have come.
 const AT_ONCE: u64 = 1 << 20;
-/// Stands in the place of a length: whoever sends it breaks its share of the work off, and a message follows later.
+/// Stands in the place of a length: whoever sends it breaks its share of the work off, and a
+/// message follows later.
 const INTERRUPT: u64 = u64::MAX;
 
 /// A connection to a process that is known.
@@ -47,7 +48,8 @@ impl Link {
             .map_err(|e| self.gone(e))
     }
 
-    /// Given where the other end has sent [`Self::interrupt`] and nothing before it that has not been received.
+    /// Given where the other end has sent [`Self::interrupt`] and nothing before it that has not
+    /// been received.
     pub fn stop_signal(&self) -> StopSignal {
         let stream = self.stream.clone();
         StopSignal::new(move || {

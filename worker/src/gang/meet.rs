@@ -19,7 +19,8 @@ use super::link::Link;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long all addresses are tried again, where none answers.
 const TRIED_FOR: Duration = Duration::from_secs(30);
-/// Time without a word after which the other end is asked whether it is there, three times at the most.
+/// Time without a word after which the other end is asked whether it is there, three times at the
+/// most.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Connections whose handshakes go on at one time; more are closed.
 const HANDSHAKES: usize = 64;
@@ -89,8 +90,8 @@ impl Listener {
 
     /// Waits until all others are here.
     ///
-    /// Whoever connects is heard on a thread of its own: a stranger that says nothing keeps nobody waiting. The port stays
-    /// open as long as the process; nobody is let in once all are here.
+    /// Whoever connects is heard on a thread of its own: a stranger that says nothing keeps nobody
+    /// waiting. The port stays open as long as the process; nobody is let in once all are here.
     pub fn gang(self, size: usize) -> Result<Gang> {
         let (sender, arrived) = mpsc::channel();
         std::thread::spawn(move || self.accept(size, &sender));
@@ -153,7 +154,8 @@ impl Hurried {
         }
     }
 
-    /// From now on words may take as long as a step does; the system asks whether the other end is still there.
+    /// From now on words may take as long as a step does; the system asks whether the other end is
+    /// still there.
     fn at_leisure(self) -> std::io::Result<TcpStream> {
         self.stream.set_read_timeout(None)?;
         self.stream.set_write_timeout(None)?;
@@ -161,7 +163,8 @@ impl Hurried {
         sockopt::set_tcp_keepidle(&self.stream, SILENCE)?;
         sockopt::set_tcp_keepintvl(&self.stream, SILENCE / 3)?;
         sockopt::set_tcp_keepcnt(&self.stream, 3)?;
-        // Where words are on their way nothing is asked; elsewhere than on Linux the system's own patience counts.
+        // Where words are on their way nothing is asked; elsewhere than on Linux the system's own
+        // patience counts.
         #[cfg(target_os = "linux")]
         sockopt::set_tcp_user_timeout(&self.stream, 2 * SILENCE.as_millis() as u32)?;
         Ok(self.stream)
@@ -233,7 +236,8 @@ fn try_address(address: &str, secret: &Secret, rank: usize) -> std::io::Result<T
     hurried.at_leisure()
 }
 
-/// Takes the seat: the first one tells where it listens through `tell`, the others are told through `told`.
+/// Takes the seat: the first one tells where it listens through `tell`, the others are told through
+/// `told`.
 ///
 /// # Errors
 /// [`Error::Meeting`] where the rendezvous fails.

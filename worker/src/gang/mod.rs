@@ -1,12 +1,13 @@
 //! Training processes that work on one job together, as the trainer's [`Group`] over TCP.
 //!
-//! Every process but the first holds one connection, to the first. What is said goes to the first and from there to all;
-//! gradients too, unless a library of the devices carries them faster. Both ends of a connection know each other by a
-//! secret that the coordinator handed out. What travels is not encrypted, as it is not between processes that NCCL
-//! connects: a gang belongs into a network of its own.
+//! Every process but the first holds one connection, to the first. What is said goes to the first
+//! and from there to all; gradients too, unless a library of the devices carries them faster. Both
+//! ends of a connection know each other by a secret that the coordinator handed out. What travels
+//! is not encrypted, as it is not between processes that NCCL connects: a gang belongs into a
+//! network of its own.
 //!
-//! A process that ends closes its connections, and the coordinator detects lost machines. A cut connection between two
-//! machines is noticed within a minute or two, by TCP keep-alive.
+//! A process that ends closes its connections, and the coordinator detects lost machines. A cut
+//! connection between two machines is noticed within a minute or two, by TCP keep-alive.
 
 mod handshake;
 mod link;
@@ -193,7 +194,8 @@ mod tests {
                         }
                     })
                 };
-                // Words that wait for one who still works are no interrupt; nobody interrupts before all have looked.
+                // Words that wait for one who still works are no interrupt; nobody interrupts
+                // before all have looked.
                 assert!(
                     gang.gather(b"a word").is_ok() && !heard() && gang.gather(b"another").is_ok()
                 );

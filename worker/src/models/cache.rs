@@ -34,7 +34,8 @@ impl Cache {
         self.folder.join(repository.replace('/', "--"))
     }
 
-    /// Keeps others from fetching `name` as long as the file that is given lives; `told` hears where that takes a while.
+    /// Keeps others from fetching `name` as long as the file that is given lives; `told` hears
+    /// where that takes a while.
     pub fn hold(&self, name: &str, told: impl FnOnce()) -> Result<File, ModelError> {
         let path = self
             .folder

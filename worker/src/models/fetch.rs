@@ -179,7 +179,8 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
     file.sync_all().map_err(Fault::again)
 }
 
-/// Copies from `position` on, and no more than `most` bytes in all: whoever sends more sends something else.
+/// Copies from `position` on, and no more than `most` bytes in all: whoever sends more sends
+/// something else.
 fn copy(
     from: &mut impl Read,
     to: &mut File,

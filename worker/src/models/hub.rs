@@ -1,4 +1,5 @@
-//! The Hugging Face hub: a file by its address, and a whole repository with the hub's own checksums.
+//! The Hugging Face hub: a file by its address, and a whole repository with the hub's own
+//! checksums.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,8 +91,8 @@ const BESIDE: [&str; 7] = [
     INDEX,
 ];
 
-/// The files of the model among `entries`: those that the index in `folder` names, or the one that needs none. The
-/// copies in other formats are left where they are.
+/// The files of the model among `entries`: those that the index in `folder` names, or the one that
+/// needs none. The copies in other formats are left where they are.
 fn weights<'a>(
     repository: &str,
     entries: &'a [Entry],

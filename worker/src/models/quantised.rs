@@ -1,8 +1,8 @@
-//! Models quantised once: a large base that is loaded as NF4 is written as such beside the models, and the next start
-//! reads a third of the bytes and quantises nothing.
+//! Models quantised once: a large base that is loaded as NF4 is written as such beside the models,
+//! and the next start reads a third of the bytes and quantises nothing.
 //!
-//! A folder under its final name is complete. Which one it is follows from the files that it was made of and from how
-//! they were quantised; two processes that want the same make it once.
+//! A folder under its final name is complete. Which one it is follows from the files that it was
+//! made of and from how they were quantised; two processes that want the same make it once.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,8 @@ const LIMIT: u64 = 64 << 30;
 /// Changes when the same files would give another folder.
 const VERSION: &str = "2";
 
-/// What to load for `model`: its quantised form where that is here or can be made, else `model` itself.
+/// What to load for `model`: its quantised form where that is here or can be made, else `model`
+/// itself.
 ///
 /// `progress` hears the tensors that are written, and of how many.
 pub fn prepared(model: &Path, config: &ModelConfig, progress: export::Progress<'_>) -> PathBuf {
@@ -79,7 +80,8 @@ impl Store {
                 }
             })?;
         }
-        // The time of the last use; where it cannot be set, the folder is only taken for older than it is.
+        // The time of the last use; where it cannot be set, the folder is only taken for older than
+        // it is.
         drop(File::open(&out).and_then(|folder| folder.set_modified(SystemTime::now())));
         Ok(Some(out))
     }
@@ -120,7 +122,8 @@ fn size(folder: &Path) -> u64 {
         .sum()
 }
 
-/// A name for what `config` makes of the weights in the folder `model`, and their size; none where it is no folder.
+/// A name for what `config` makes of the weights in the folder `model`, and their size; none where
+/// it is no folder.
 fn key(model: &Path, config: &ModelConfig) -> std::io::Result<Option<(String, u64)>> {
     if !model.is_dir() {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! `qlora-worker model text`: the tokenizer and the chat template of a model, of whatever format, as the files of a
-//! Hugging Face folder.
+//! `qlora-worker model text`: the tokenizer and the chat template of a model, of whatever format,
+//! as the files of a Hugging Face folder.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -56,7 +56,8 @@ pub fn memory_free() -> Option<u64> {
         .map(|system| system.available_memory())
 }
 
-/// Bytes that a user may still write to the disk that holds `folder`; none where the system does not tell.
+/// Bytes that a user may still write to the disk that holds `folder`; none where the system does
+/// not tell.
 pub fn disk_free(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))

@@ -1,4 +1,5 @@
-//! What this machine is and can do: the processor and memory always, accelerators where there are any.
+//! What this machine is and can do: the processor and memory always, accelerators where there are
+//! any.
 
 mod apple;
 mod cpu;
@@ -30,8 +31,8 @@ pub struct Accelerator {
     pub id: String,
 }
 
-/// What the machine has to offer, each for a worker of its own: every GPU, or the CPU; `device` is the class that
-/// was asked for.
+/// What the machine has to offer, each for a worker of its own: every GPU, or the CPU; `device` is
+/// the class that was asked for.
 ///
 /// # Errors
 /// The class that was asked for is not here, or not in this build.
@@ -110,7 +111,8 @@ pub fn still_fit(platform: &Platform) -> Result<(), WorkerError> {
 /// Where the fault of a device appears; it is broken then.
 pub type Faults = watch::Receiver<Option<String>>;
 
-/// Waits until the device that was offered is known to be broken, and says how; for ever where its driver tells nothing.
+/// Waits until the device that was offered is known to be broken, and says how; for ever where its
+/// driver tells nothing.
 pub async fn broken(faults: &mut Option<Faults>) -> String {
     if let Some(faults) = faults
         && let Ok(fault) = faults.wait_for(Option::is_some).await
@@ -130,7 +132,8 @@ pub fn faults(platform: &Platform) -> Option<Faults> {
     None
 }
 
-/// What changes from minute to minute: free device memory and free disk space, where the system tells.
+/// What changes from minute to minute: free device memory and free disk space, where the system
+/// tells.
 pub fn free(platform: &Platform, folder: &Path) -> (Option<u64>, Option<u64>) {
     let memory = match platform.device_class() {
         DeviceClass::Cuda => nvidia::one(&platform.device_id)

@@ -1,5 +1,5 @@
-//! NVIDIA's GPUs, by NVML, and whether this program can compute on them. Libraries are found at run time; without them
-//! there is no NVIDIA device.
+//! NVIDIA's GPUs, by NVML, and whether this program can compute on them. Libraries are found at run
+//! time; without them there is no NVIDIA device.
 
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
 use nvml_wrapper::error::NvmlError;
@@ -61,7 +61,8 @@ pub fn one(id: &str) -> Result<Accelerator, String> {
     describe(&nvml, &device)
 }
 
-/// Energy that the GPU has taken since its driver was loaded, in joules; none where it does not tell.
+/// Energy that the GPU has taken since its driver was loaded, in joules; none where it does not
+/// tell.
 pub fn energy(id: &str) -> Option<f64> {
     let nvml = Nvml::init().ok()?;
     Some(
@@ -77,8 +78,8 @@ fn driver() -> Result<Nvml, String> {
     Nvml::init().map_err(|e| format!("no NVIDIA driver was found ({e})"))
 }
 
-/// Which of the GPUs `ids` a program sees where [`VISIBLE`] is `named`: numbers, or beginnings of UUIDs, up to the first
-/// that names none, as CUDA reads it.
+/// Which of the GPUs `ids` a program sees where [`VISIBLE`] is `named`: numbers, or beginnings of
+/// UUIDs, up to the first that names none, as CUDA reads it.
 fn visible(named: Option<&str>, ids: &[String]) -> Vec<usize> {
     let Some(named) = named else {
         return (0..ids.len()).collect();
@@ -116,8 +117,8 @@ fn describe(nvml: &Nvml, device: &Device<'_>) -> Result<Accelerator, String> {
     })
 }
 
-/// Whether the GPU may be trusted: it answers, and its memory has lost nothing since the driver was loaded. A training
-/// process that failed on one that may not is no fault of the job.
+/// Whether the GPU may be trusted: it answers, and its memory has lost nothing since the driver was
+/// loaded. A training process that failed on one that may not is no fault of the job.
 fn fitness(device: &Device<'_>) -> Result<(), String> {
     match device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile) {
         Ok(errors) if errors > 0 => Err(format!(

@@ -1,4 +1,5 @@
-//! Which devices a worker offers, from what was asked for, what this program was built with, and what was found.
+//! Which devices a worker offers, from what was asked for, what this program was built with, and
+//! what was found.
 //!
 //! It asks no device itself.
 
@@ -28,7 +29,8 @@ pub(super) enum Offer {
     },
 }
 
-/// Takes the GPUs of the class `wanted`, or else of the first of `kinds` that was found and can be computed on.
+/// Takes the GPUs of the class `wanted`, or else of the first of `kinds` that was found and can be
+/// computed on.
 ///
 /// # Errors
 /// The class that was asked for is not here, or not in this build.

@@ -1,5 +1,5 @@
-//! What NVIDIA's driver reports of a GPU while it works: numbered faults, called Xid, some of which mean that the GPU is
-//! broken and not the program on it. It tells on Linux only.
+//! What NVIDIA's driver reports of a GPU while it works: numbered faults, called Xid, some of which
+//! mean that the GPU is broken and not the program on it. It tells on Linux only.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use super::Faults;
 /// After how long it is looked whether anybody still wants to know.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// Faults after which a GPU has to be reset or replaced, as NVIDIA's "Xid Errors" lists them. Those that a program can
-/// cause by itself, such as 13 and 31, are not among them.
+/// Faults after which a GPU has to be reset or replaced, as NVIDIA's "Xid Errors" lists them. Those
+/// that a program can cause by itself, such as 13 and 31, are not among them.
 const BROKEN: [(u64, &str); 9] = [
     (48, "memory lost bits that could not be corrected"),
     (62, "its internal controller halted"),
@@ -28,8 +28,8 @@ const BROKEN: [(u64, &str); 9] = [
     (140, "memory lost bits that could not be recovered"),
 ];
 
-/// Follows the GPU of that UUID on a thread of its own, as long as somebody listens. Where the driver does not tell,
-/// nothing ever appears.
+/// Follows the GPU of that UUID on a thread of its own, as long as somebody listens. Where the
+/// driver does not tell, nothing ever appears.
 pub fn follow(id: String) -> Faults {
     let (sender, faults) = watch::channel(None);
     std::thread::spawn(move || match listen(&id, &sender) {

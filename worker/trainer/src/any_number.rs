@@ -1,5 +1,5 @@
-//! Numbers of events as JSON, which has none for those that are not finite: they are written as the words that every
-//! program here prints, `NaN`, `Infinity` and `-Infinity`.
+//! Numbers of events as JSON, which has none for those that are not finite: they are written as the
+//! words that every program here prints, `NaN`, `Infinity` and `-Infinity`.
 
 use serde::{Deserialize, Deserializer, Serializer};
 

@@ -1,7 +1,9 @@
-//! A run frozen between two steps: adapter, optimizer state, data cursor, seed and configuration, with checksums.
+//! A run frozen between two steps: adapter, optimizer state, data cursor, seed and configuration,
+//! with checksums.
 //!
-//! A checkpoint is written into a folder of another name, synced, and renamed: under its final name it is
-//! complete. A run that goes on from it repeats the uninterrupted one, on the CPU bit for bit.
+//! A checkpoint is written into a folder of another name, synced, and renamed: under its final name
+//! it is complete. A run that goes on from it repeats the uninterrupted one, on the CPU bit for
+//! bit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -109,7 +111,8 @@ pub fn save(
     sync_folder(folder.parent().unwrap_or(Path::new(".")))
 }
 
-/// Reads the checkpoint in `folder` after checking it against its checksums and the run's configuration.
+/// Reads the checkpoint in `folder` after checking it against its checksums and the run's
+/// configuration.
 pub fn load(folder: &Path, config: &ResolvedConfig, decoder: &Decoder) -> Result<Restored> {
     let (shape, device) = (&decoder.shape, &decoder.device);
     let fault = |fault: String| Error::Checkpoint {

@@ -13,7 +13,8 @@ use qlora_planner::{DeviceBudget, MemoryPolicy, ModelShape};
 use crate::error::first_line;
 use crate::{Error, Result};
 
-/// Opens the device of the given kind; [`DeviceKind::Any`] takes the fastest that this build and machine have.
+/// Opens the device of the given kind; [`DeviceKind::Any`] takes the fastest that this build and
+/// machine have.
 pub fn open(kind: DeviceKind) -> Result<Device> {
     match kind {
         DeviceKind::Cpu => Ok(Device::Cpu),
@@ -48,8 +49,8 @@ pub fn cuda_libraries() -> Result<()> {
     })
 }
 
-/// What computes a run of `config` on `device`, for sequences of up to `length` tokens. What computes each operation is
-/// chosen here, once.
+/// What computes a run of `config` on `device`, for sequences of up to `length` tokens. What
+/// computes each operation is chosen here, once.
 ///
 /// # Errors
 /// The device does not have what the configuration asks for.
@@ -137,7 +138,8 @@ fn compute(model: &ModelConfig) -> kernels::Compute {
     }
 }
 
-/// The version of the cuDNN that runs on a GPU may take their attention from; none in a build without the `cuda` feature.
+/// The version of the cuDNN that runs on a GPU may take their attention from; none in a build
+/// without the `cuda` feature.
 ///
 /// # Errors
 /// There is none: why.

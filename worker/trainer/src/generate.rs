@@ -30,8 +30,8 @@ pub fn end_ids(files: &ModelFiles, tokenizer: &Tokenizer) -> Vec<u32> {
     files.end_ids.iter().copied().chain(ends).collect()
 }
 
-/// The added token that ends the assistant's turn in `template`, where it has one: the one that a training with it
-/// teaches to end an answer with.
+/// The added token that ends the assistant's turn in `template`, where it has one: the one that a
+/// training with it teaches to end an answer with.
 pub fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
     let messages = vec![
         json!({"role": "user", "content": "Hello"}),
@@ -82,8 +82,8 @@ pub fn answer(
         .to_owned())
 }
 
-/// New tokens after `prompt`, up to an end token, the limit or the model's last position; made on a thread of the pool, as
-/// a training step is.
+/// New tokens after `prompt`, up to an end token, the limit or the model's last position; made on a
+/// thread of the pool, as a training step is.
 pub fn tokens(
     decoder: &Decoder,
     adapters: &Adapters,

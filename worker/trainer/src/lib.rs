@@ -1,12 +1,14 @@
-//! QLoRA training on candle: frozen quantised weights, LoRA adapters, and a backward pass written by hand.
+//! QLoRA training on candle: frozen quantised weights, LoRA adapters, and a backward pass written
+//! by hand.
 //!
-//! A decoder block is a forward pass that can throw away everything but its input, and a backward pass that
-//! takes what was kept (or runs the block again) and returns the gradient of the input together with those of
-//! its adapters. No graph is recorded and no gradient of a frozen weight is ever formed.
+//! A decoder block is a forward pass that can throw away everything but its input, and a backward
+//! pass that takes what was kept (or runs the block again) and returns the gradient of the input
+//! together with those of its adapters. No graph is recorded and no gradient of a frozen weight is
+//! ever formed.
 //!
 //! The way in is [`run::Run`]: it loads, proves, trains, evaluates, saves, and reports through
-//! [`report::Reporter`]. This crate knows no network, no coordinator and no process: what it reports, someone
-//! else carries.
+//! [`report::Reporter`]. This crate knows no network, no coordinator and no process: what it
+//! reports, someone else carries.
 //!
 //! Shape letters are those of `qlora-kernels`.
 

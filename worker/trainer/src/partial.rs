@@ -1,9 +1,10 @@
 //! Files and folders that stand under their name only when they are complete.
 //!
-//! Until then they have a name of their own beside it, and the process that writes them holds a lock on them. What an
-//! error ends is removed at once. What a killed process left is removed by the next one that writes the same name: the
-//! lock is free then. A lock says nothing of other machines that share the disk, so only what this start of this machine
-//! has begun is removed; the rest is named.
+//! Until then they have a name of their own beside it, and the process that writes them holds a
+//! lock on them. What an error ends is removed at once. What a killed process left is removed by
+//! the next one that writes the same name: the lock is free then. A lock says nothing of other
+//! machines that share the disk, so only what this start of this machine has begun is removed; the
+//! rest is named.
 
 mod claim;
 
@@ -128,7 +129,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Writes `tensors` to the file `path`, all of them or none; `metadata` are texts for whoever reads it.
+/// Writes `tensors` to the file `path`, all of them or none; `metadata` are texts for whoever reads
+/// it.
 pub fn write_tensors(
     path: &Path,
     tensors: HashMap<String, Tensor>,
@@ -166,7 +168,8 @@ pub fn sweep(out: &Path) -> Begun {
         else {
             continue;
         };
-        // Other middles are of other names: what is begun for `model.gguf` is not for `model`. Old versions had none.
+        // Other middles are of other names: what is begun for `model.gguf` is not for `model`. Old
+        // versions had none.
         if !(middle.is_empty() || claim::is_formed(middle)) || claim::is_own(middle) {
             continue;
         }

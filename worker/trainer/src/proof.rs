@@ -1,8 +1,10 @@
-//! Before the first step: every adapter tensor receives a finite gradient, and where theory says so, not zero.
+//! Before the first step: every adapter tensor receives a finite gradient, and where theory says
+//! so, not zero.
 //!
-//! With B = 0 only B can have a gradient, so the proof runs with a copy of the adapters in which B is not zero.
-//! A layer that silently cut the chain (a fused operation without a backward, a checkpoint that drops what it
-//! computed again) would show here and not after hours of training nothing.
+//! With B = 0 only B can have a gradient, so the proof runs with a copy of the adapters in which B
+//! is not zero. A layer that silently cut the chain (a fused operation without a backward, a
+//! checkpoint that drops what it computed again) would show here and not after hours of training
+//! nothing.
 
 use candle_core::Tensor;
 

@@ -90,7 +90,8 @@ pub struct StepReport {
     pub peak_bytes: u64,
 }
 
-/// What someone outside asks of a run, heard between steps; of two wishes the later one here counts.
+/// What someone outside asks of a run, heard between steps; of two wishes the later one here
+/// counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wish {
     GoOn,
@@ -110,7 +111,8 @@ pub trait Reporter {
         Wish::GoOn
     }
 
-    /// Says within a step that the run is to stop: the step is broken off, and the state before it is saved.
+    /// Says within a step that the run is to stop: the step is broken off, and the state before it
+    /// is saved.
     fn stop_signal(&self) -> StopSignal {
         StopSignal::default()
     }

@@ -1,4 +1,5 @@
-//! How well a model does on rows that it was not trained on: loss, and for tool calls, what it writes by itself.
+//! How well a model does on rows that it was not trained on: loss, and for tool calls, what it
+//! writes by itself.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,8 @@ pub struct Subject<'a> {
     pub model: PathBuf,
     pub adapter: Option<PathBuf>,
     pub config: &'a ModelConfig,
-    /// `auto`, which is the adapter's where it has one, else the model's; `chatml-tools`; or Jinja text.
+    /// `auto`, which is the adapter's where it has one, else the model's; `chatml-tools`; or Jinja
+    /// text.
     pub template: String,
     pub max_new_tokens: usize,
     pub device: DeviceKind,
@@ -138,8 +140,8 @@ impl Answerer {
         )
     }
 
-    /// Loss over the rows of a file and grades of answers to those that make calls; `watch` hears of every row, and
-    /// can end it.
+    /// Loss over the rows of a file and grades of answers to those that make calls; `watch` hears
+    /// of every row, and can end it.
     pub fn score(
         &self,
         file: &Path,
@@ -255,7 +257,8 @@ impl Evaluation {
     /// Scores the rows, `training.eval_rows` of them at the most, and reports what was found.
     ///
     /// # Errors
-    /// Those of [`Answerer::open`] and [`Answerer::score`]; [`Error::Stopped`] where the reporter wishes so.
+    /// Those of [`Answerer::open`] and [`Answerer::score`]; [`Error::Stopped`] where the reporter
+    /// wishes so.
     pub fn execute(&self, reporter: &mut dyn Reporter) -> Result<()> {
         let config = self.config.config();
         reporter.report(Event::Phase {

@@ -39,13 +39,14 @@ pub struct Trainer<'a> {
 }
 
 impl Trainer<'_> {
-    /// Learns from `batches`, the micro-batches of step `step` (from 0), of which each process of `group` works on its
-    /// share.
+    /// Learns from `batches`, the micro-batches of step `step` (from 0), of which each process of
+    /// `group` works on its share.
     ///
-    /// A stop that is heard meanwhile ends the step with [`Error::Stopped`](crate::Error::Stopped) for all of the group, and
-    /// leaves everything as it was before.
+    /// A stop that is heard meanwhile ends the step with [`Error::Stopped`](crate::Error::Stopped)
+    /// for all of the group, and leaves everything as it was before.
     ///
-    /// The step runs on a thread of the pool: from outside, every product would wake the pool and wait for it.
+    /// The step runs on a thread of the pool: from outside, every product would wake the pool and
+    /// wait for it.
     pub fn step(
         &mut self,
         step: u64,
@@ -61,8 +62,8 @@ impl Trainer<'_> {
         batches: &[Batch],
         group: &mut dyn Group,
     ) -> Result<StepOutcome> {
-        // The last step of an epoch may have fewer: the places that are left are empty, so that sums are taken in the same
-        // order whoever takes them.
+        // The last step of an epoch may have fewer: the places that are left are empty, so that
+        // sums are taken in the same order whoever takes them.
         let places = self.training.gradient_accumulation.max(batches.len());
         let shared = self.share(step, batches, group::share(group, places));
         let (losses, mut gradients) = group::unless_stopped(group, shared)?;
@@ -136,8 +137,8 @@ impl Trainer<'_> {
         Ok(gradients)
     }
 
-    /// Sum of the losses of the supervised tokens of each micro-batch of `share`, and what they give to the gradients of
-    /// the mean over all `batches`.
+    /// Sum of the losses of the supervised tokens of each micro-batch of `share`, and what they
+    /// give to the gradients of the mean over all `batches`.
     fn share(
         &self,
         step: u64,

@@ -58,7 +58,8 @@ impl Home {
         Self { folder, base }
     }
 
-    /// PEFT's settings of `tests/golden`, with rank 4 and alpha 8 for `q_proj` and `v_proj`, and `change`.
+    /// PEFT's settings of `tests/golden`, with rank 4 and alpha 8 for `q_proj` and `v_proj`, and
+    /// `change`.
     fn adapter(&self, change: Value, tensors: &Tensors) -> PathBuf {
         let text = fs::read_to_string(golden(
             "qlora_run/attn_r8/final_adapter/adapter_config.json",

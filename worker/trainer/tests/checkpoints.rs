@@ -1,4 +1,5 @@
-//! Checkpoints whose files say different things: the right reading, or a refusal that names file, tensor or key.
+//! Checkpoints whose files say different things: the right reading, or a refusal that names file,
+//! tensor or key.
 
 mod toy;
 

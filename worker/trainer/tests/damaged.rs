@@ -1,4 +1,5 @@
-//! Damaged and strange files: each is refused by name, quickly, before anything is allocated for what it claims.
+//! Damaged and strange files: each is refused by name, quickly, before anything is allocated for
+//! what it claims.
 
 mod toy;
 

@@ -1,4 +1,5 @@
-//! What goes with an export: the template and the end of turn of the training, and numbers that the file can hold.
+//! What goes with an export: the template and the end of turn of the training, and numbers that the
+//! file can hold.
 
 mod toy;
 
@@ -23,7 +24,8 @@ fn two_exports_to_one_name_leave_each_other_alone() {
     let base = home.base(&tensors());
     for name in ["merged", "merged.gguf"] {
         let (out, adapter) = (home.path(name), home.adapter(None, 1.0));
-        // What another process is writing meanwhile, under the name of either version of this program.
+        // What another process is writing meanwhile, under the name of either version of this
+        // program.
         let others = [
             home.path(&format!("{name}.partial")),
             home.path(&format!("{name}.7-0badcafe.partial")),

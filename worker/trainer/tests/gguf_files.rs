@@ -1,4 +1,5 @@
-//! GGUF files that are damaged or strange: each is refused by name. What they say of text is carried out.
+//! GGUF files that are damaged or strange: each is refused by name. What they say of text is
+//! carried out.
 
 mod toy;
 

@@ -1,4 +1,5 @@
-//! SentencePiece vocabularies in GGUF files: the ids of texts are those of SentencePiece and llama.cpp (`tests/golden/gguf_llama`).
+//! SentencePiece vocabularies in GGUF files: the ids of texts are those of SentencePiece and
+//! llama.cpp (`tests/golden/gguf_llama`).
 
 mod toy;
 
@@ -224,8 +225,8 @@ fn texts_come_back_and_only_tokens_of_control_are_left_out() {
             let plain = ["<s>", "</s>", "<unk>", "[INST]", "[/INST]"]
                 .iter()
                 .fold(text.clone(), |t, s| t.replace(s, ""));
-            // A character that SentencePiece writes for a space is one afterwards; a space is added after each token that
-            // was cut out.
+            // A character that SentencePiece writes for a space is one afterwards; a space is added
+            // after each token that was cut out.
             let same = |text: &str| text.replace(['▁', ' '], "");
             assert_eq!(same(&found), same(&plain), "{text:?}");
             let special = ["<s>", "</s>", "<unk>", "INST]", "<tool>", "  |  "]

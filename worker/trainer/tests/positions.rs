@@ -1,5 +1,5 @@
-//! Sequences beyond the model's positions and token ids beyond its embedding: left out with a count, or refused in
-//! words; nothing panics.
+//! Sequences beyond the model's positions and token ids beyond its embedding: left out with a
+//! count, or refused in words; nothing panics.
 
 mod toy;
 

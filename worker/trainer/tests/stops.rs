@@ -1,4 +1,5 @@
-//! Runs that are stopped within a step or an evaluation: what goes on from their checkpoint ends as if nothing had been.
+//! Runs that are stopped within a step or an evaluation: what goes on from their checkpoint ends as
+//! if nothing had been.
 
 mod toy;
 

@@ -13,7 +13,8 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_json};
 
-/// The files of an adapter within a checkpoint, those that every adapter has first; and the folder of the best one.
+/// The files of an adapter within a checkpoint, those that every adapter has first; and the folder
+/// of the best one.
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 const BESIDE: [&str; 2] = ["chat_template.jinja", "training_template.json"];
 const BEST: &str = "best";
@@ -29,8 +30,8 @@ pub enum Artifacts {
     },
     /// Download a job's adapter, or another artifact by its name, into a folder.
     ///
-    /// Of a job that failed or was cancelled before it made one, the adapter of its last checkpoint is taken: the best
-    /// one where the job keeps that.
+    /// Of a job that failed or was cancelled before it made one, the adapter of its last checkpoint
+    /// is taken: the best one where the job keeps that.
     Get {
         /// Number of the job, as `jobs` lists it.
         #[arg(value_parser = job_number)]
@@ -243,8 +244,8 @@ fn refuse_existing(folder: &Path) -> Result<(), CtlError> {
     Ok(())
 }
 
-/// A hidden path beside `folder` for what is not yet complete. It carries the digest, so that a broken transfer goes on
-/// only with its own bytes.
+/// A hidden path beside `folder` for what is not yet complete. It carries the digest, so that a
+/// broken transfer goes on only with its own bytes.
 fn beside(folder: &Path, digest: &str, what: &str) -> PathBuf {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let digest: String = digest.chars().take(12).collect();

@@ -1,4 +1,5 @@
-//! What `model.base` names: a model of the catalogue or of the hub, or a folder or file, whose path workers get whole.
+//! What `model.base` names: a model of the catalogue or of the hub, or a folder or file, whose path
+//! workers get whole.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +12,12 @@ pub const KEY: &str = "model.base";
 /// Share of likeness from which a name is taken for a misspelt one.
 const ALIKE: f64 = 0.75;
 
-/// The whole path of a model that is named by one that starts here; none where the name stays as it is.
+/// The whole path of a model that is named by one that starts here; none where the name stays as it
+/// is.
 ///
 /// # Errors
-/// It is a name that no catalogue has, or a relative path that leads nowhere: a worker could not find it either.
+/// It is a name that no catalogue has, or a relative path that leads nowhere: a worker could not
+/// find it either.
 pub fn whole(
     config: &TrainingConfig,
     layers: &Layers,
@@ -63,7 +66,8 @@ pub fn whole(
     .into())
 }
 
-/// `path` from the root on. What a link at its end leads to keeps the link's name: endings say what a file is.
+/// `path` from the root on. What a link at its end leads to keeps the link's name: endings say what
+/// a file is.
 pub fn absolute(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let tidy = match (whole.parent(), whole.file_name()) {

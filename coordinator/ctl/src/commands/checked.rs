@@ -70,7 +70,8 @@ fn uncompiled(template: &str) -> Option<String> {
     ))
 }
 
-/// Names of filters are put in place of `generation` blocks before a template is compiled; here they are taken back.
+/// Names of filters are put in place of `generation` blocks before a template is compiled; here
+/// they are taken back.
 fn as_written(template: &str, fault: &str) -> String {
     if template.contains("endfilter") {
         return fault.to_owned();

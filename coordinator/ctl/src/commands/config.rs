@@ -23,8 +23,8 @@ use crate::output::{human, json, print, print_exact, print_json};
 pub enum Config {
     /// Store a file under a name; the same text makes no new revision.
     ///
-    /// Relative paths of `data.train`, `data.eval` and `model.base` are resolved from the file's folder: what is stored
-    /// lies in no folder.
+    /// Relative paths of `data.train`, `data.eval` and `model.base` are resolved from the file's
+    /// folder: what is stored lies in no folder.
     Put {
         /// Letters, digits, '-', '_' and '.', 100 at the most.
         name: String,

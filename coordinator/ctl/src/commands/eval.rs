@@ -18,8 +18,9 @@ use crate::output::{human, json, print, print_json};
 
 /// Score a job's adapter, or the base model, on held-out rows.
 ///
-/// Loss and perplexity, and for rows that end with tool calls, how many of the model's own answers are JSON, fit their
-/// tool's schema, call the right functions, and match exactly. A worker does it, as a job of its own.
+/// Loss and perplexity, and for rows that end with tool calls, how many of the model's own answers
+/// are JSON, fit their tool's schema, call the right functions, and match exactly. A worker does
+/// it, as a job of its own.
 #[derive(Debug, Args)]
 pub struct Eval {
     /// Job whose adapter is scored.
@@ -44,7 +45,8 @@ impl Eval {
         let trained = find(context, self.job).await?;
         let rows = self.rows_of(context, &trained).await?;
         let config_json = self.config(&trained)?;
-        // Before the base is scored, which takes its time: what is to be compared with it has to be there.
+        // Before the base is scored, which takes its time: what is to be compared with it has to be
+        // there.
         let subjects: Vec<(&str, Option<JobFile>)> = self
             .subjects()
             .map(|adapter| {

@@ -1,6 +1,7 @@
-//! What the model's own files on this machine say of a configuration, before anything is sent: whether it is a model that
-//! is read here, how many positions it knows, which chat templates it has, and whether these render the rows. A model that
-//! is not on this machine is looked at by the worker.
+//! What the model's own files on this machine say of a configuration, before anything is sent:
+//! whether it is a model that is read here, how many positions it knows, which chat templates it
+//! has, and whether these render the rows. A model that is not on this machine is looked at by the
+//! worker.
 
 use std::path::Path;
 
@@ -30,10 +31,12 @@ struct Here {
     shape: Option<ModelShape>,
 }
 
-/// Holds `resolved` against its model, where that is on this machine; gives what rows are rendered with.
+/// Holds `resolved` against its model, where that is on this machine; gives what rows are rendered
+/// with.
 ///
 /// # Errors
-/// The files are no model, or have no such template, or know fewer positions than the configuration asks for.
+/// The files are no model, or have no such template, or know fewer positions than the configuration
+/// asks for.
 pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler>, CtlError> {
     let (config, layers) = (resolved.config.config(), &resolved.layers);
     let base = config.model.base.as_deref().unwrap_or_default();
@@ -74,8 +77,8 @@ struct Alike {
 /// Renders the first rows of `path` as the worker will render all of them.
 ///
 /// # Errors
-/// The template cannot render one, a row holds tokens that the model does not have, or no row of the file is left to train
-/// on.
+/// The template cannot render one, a row holds tokens that the model does not have, or no row of
+/// the file is left to train on.
 pub fn render(ruler: &Ruler, path: &Path, too_long: TooLong) -> Result<(), CtlError> {
     let name = path.display().to_string();
     let encoder = Encoder::new(&ruler.tokenizer, &ruler.template);
@@ -233,7 +236,8 @@ async fn here(context: &Context, base: &str, layers: &Layers) -> Result<Option<H
 /// The code of a model that is not on this machine.
 const NOT_HERE: &str = "Q0302";
 
-/// `qlora-worker` knows the formats and where models lie; it opens the model as training does, without its weights.
+/// `qlora-worker` knows the formats and where models lie; it opens the model as training does,
+/// without its weights.
 async fn files_of(base: &str, folder: &TempDir) -> Result<Here, CtlError> {
     let out = folder.path().to_string_lossy();
     worker_says(&["model", "text", base, "--out", &out, "--json"]).await?;

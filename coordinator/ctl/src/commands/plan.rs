@@ -24,7 +24,8 @@ use crate::programs::worker_says;
 pub struct Plan {
     #[command(flatten)]
     source: ConfigSource,
-    /// Memory of the device in GiB: what would be kept there, and exit code 6 where the run does not fit.
+    /// Memory of the device in GiB: what would be kept there, and exit code 6 where the run does
+    /// not fit.
     #[arg(long, value_name = "GIB", value_parser = gibibytes)]
     memory: Option<f64>,
 }
@@ -36,7 +37,8 @@ fn gibibytes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A model with its shape: of the catalogue, or on this machine, where `qlora-worker` reads `config.json` or the header.
+/// A model with its shape: of the catalogue, or on this machine, where `qlora-worker` reads
+/// `config.json` or the header.
 async fn shape_of(name: &str) -> Result<ModelShape, CtlError> {
     if let Some(entry) = find(name) {
         return Ok(entry.shape);

@@ -23,8 +23,9 @@ use crate::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file};
 
 /// Fine-tune a small model on this machine, from nothing to a tuned adapter.
 ///
-/// Gets SmolLM2-135M-Instruct, starts a coordinator and a worker on loopback, submits the quickstart
-/// configuration, follows it, and compares the answers before and after. Leaves nothing running.
+/// Gets SmolLM2-135M-Instruct, starts a coordinator and a worker on loopback, submits the
+/// quickstart configuration, follows it, and compares the answers before and after. Leaves nothing
+/// running.
 #[derive(Debug, Args)]
 pub struct Quickstart {
     /// Leave the coordinator and the worker running at the end.
@@ -207,7 +208,8 @@ fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Res
     Ok(())
 }
 
-/// Its parts would be mixed with those of an earlier one, so a folder with something in it is refused before any work.
+/// Its parts would be mixed with those of an earlier one, so a folder with something in it is
+/// refused before any work.
 fn refuse_used(folder: &Path) -> Result<(), CtlError> {
     let is_used = match std::fs::read_dir(folder) {
         Ok(mut entries) => entries.next().is_some(),

@@ -99,7 +99,8 @@ impl Found {
     }
 }
 
-/// Holds every row of `path` against what `data check` holds it against; tells of keys that nothing reads.
+/// Holds every row of `path` against what `data check` holds it against; tells of keys that nothing
+/// reads.
 fn look(context: &Context, path: &Path) -> Result<(), CtlError> {
     let name = path.display().to_string();
     // What is not there at all is said in the words of the other commands.

@@ -1,5 +1,5 @@
-//! Where a configuration comes from, and what the paths in it mean: a file's own folder, the current one for flags, and
-//! none for what is stored under a name.
+//! Where a configuration comes from, and what the paths in it mean: a file's own folder, the
+//! current one for flags, and none for what is stored under a name.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,8 @@ pub const INPUTS: [(&str, &str); 2] = [("train", "data.train"), ("eval", "data.e
 pub struct ConfigSource {
     /// Configuration file; or NAME or NAME@REVISION of one on the coordinator.
     pub config: String,
-    /// Set one key, such as lora.r=8; repeatable, overrides the file. Paths start from the current folder.
+    /// Set one key, such as lora.r=8; repeatable, overrides the file. Paths start from the current
+    /// folder.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
@@ -91,8 +92,9 @@ impl Resolved {
     }
 }
 
-/// Where `path` leads, which was written at `place`: in the configuration it starts from the configuration's folder; what
-/// a flag or a variable gives starts, as every path on a command line, from the current one. None where it starts nowhere.
+/// Where `path` leads, which was written at `place`: in the configuration it starts from the
+/// configuration's folder; what a flag or a variable gives starts, as every path on a command line,
+/// from the current one. None where it starts nowhere.
 pub fn located(place: Option<&Place>, origin: &Origin, path: &str) -> Option<PathBuf> {
     match (place, origin) {
         (Some(Place::Named(_)), _) => Some(PathBuf::from(path)),

@@ -1,5 +1,5 @@
-//! What a configuration becomes that is stored under a name: its relative paths are resolved, since it will lie in no folder
-//! from which they could start.
+//! What a configuration becomes that is stored under a name: its relative paths are resolved, since
+//! it will lie in no folder from which they could start.
 
 use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig, rewritten};
 
@@ -10,7 +10,8 @@ use crate::error::CtlError;
 /// A key, and the whole path that stands there now.
 pub type Changed = (&'static str, String);
 
-/// `yaml`, which `resolved` was read from, with whole paths; and the keys that were changed, with these.
+/// `yaml`, which `resolved` was read from, with whole paths; and the keys that were changed, with
+/// these.
 ///
 /// # Errors
 /// A path stands there in a form that cannot be replaced without another meaning.

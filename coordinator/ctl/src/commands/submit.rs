@@ -14,9 +14,9 @@ use crate::output::{json, print, print_json};
 
 /// Submit a configuration as a job.
 ///
-/// Before anything is sent, every row is looked at as `data check` without --model does: a row with findings is refused.
-/// Where the model is on this machine, its files are looked at too, and the first rows are rendered by its template.
-/// The answer comes when the job is durable.
+/// Before anything is sent, every row is looked at as `data check` without --model does: a row with
+/// findings is refused. Where the model is on this machine, its files are looked at too, and the
+/// first rows are rendered by its template. The answer comes when the job is durable.
 #[derive(Debug, Args)]
 pub struct Submit {
     #[command(flatten)]

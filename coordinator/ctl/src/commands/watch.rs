@@ -26,7 +26,8 @@ pub struct Watch {
 
 impl Watch {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        // A coordinator that does not answer now is told at once; only one that goes away later is waited for.
+        // A coordinator that does not answer now is told at once; only one that goes away later is
+        // waited for.
         find(context, self.job).await?;
         watch(context, self.job, self.timeout).await
     }

@@ -1,4 +1,5 @@
-//! Follows a job on the screen: one line that rewrites itself on a terminal, a plain line now and then elsewhere.
+//! Follows a job on the screen: one line that rewrites itself on a terminal, a plain line now and
+//! then elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,9 @@ pub enum States {
     Hidden,
 }
 
-/// Shows `id` until it ends, through breaks of the connection; Ctrl-C and SIGTERM detach. Whoever calls has heard of the
-/// coordinator a moment ago, so one that cannot be reached is taken to come back.
+/// Shows `id` until it ends, through breaks of the connection; Ctrl-C and SIGTERM detach. Whoever
+/// calls has heard of the coordinator a moment ago, so one that cannot be reached is taken to come
+/// back.
 pub async fn follow(context: &Context, id: u64, states: States) -> Result<Ended, CtlError> {
     let mut screen = Screen::new(context, states);
     let result = tokio::select! {

@@ -1,4 +1,5 @@
-//! The wire's messages as JSON, with the words that people see. Every object carries the version of its form.
+//! The wire's messages as JSON, with the words that people see. Every object carries the version of
+//! its form.
 
 use qlora_client::console;
 use qlora_config::{Diagnostic, Warning};
@@ -8,7 +9,8 @@ use qlora_proto::{
 };
 use serde_json::{Value, json};
 
-/// JSON has no number that is not finite; such a value is the text `NaN`, `Infinity` or `-Infinity`.
+/// JSON has no number that is not finite; such a value is the text `NaN`, `Infinity` or
+/// `-Infinity`.
 pub fn number(x: f64) -> Value {
     console::not_finite(x).map_or_else(|| x.into(), Value::from)
 }

@@ -34,8 +34,8 @@ fn error_text(error: &CtlError) -> String {
     }
 }
 
-/// Prints a result for people to stdout. Fields from outside are brought onto one line where they are put in
-/// ([`console::line`]); whatever else acts on a terminal is caught here.
+/// Prints a result for people to stdout. Fields from outside are brought onto one line where they
+/// are put in ([`console::line`]); whatever else acts on a terminal is caught here.
 pub fn print(text: impl Display) -> Result<(), CtlError> {
     Ok(console::write(&console::block(&format!("{text}\n")))?)
 }

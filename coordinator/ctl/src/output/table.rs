@@ -26,7 +26,8 @@ pub enum Kind {
 pub struct Column<'a> {
     pub heading: &'a str,
     pub kind: Kind,
-    /// The column with the highest rank is left out first where cutting is not enough; one of rank 0 always stays.
+    /// The column with the highest rank is left out first where cutting is not enough; one of rank
+    /// 0 always stays.
     pub rank: u8,
 }
 
@@ -54,8 +55,8 @@ pub const fn text(heading: &str, rank: u8) -> Column<'_> {
     }
 }
 
-/// Rows under headings, each column as wide as its widest cell. On a terminal that is narrower, columns of text are cut,
-/// and columns left out; a pipe or a file gets all of them.
+/// Rows under headings, each column as wide as its widest cell. On a terminal that is narrower,
+/// columns of text are cut, and columns left out; a pipe or a file gets all of them.
 pub fn table(columns: &[Column<'_>], rows: &[Vec<String>]) -> String {
     within(terminal_width(), columns, rows)
 }
@@ -137,8 +138,8 @@ fn fitted(whole: &[usize], columns: &[Column<'_>], room: usize) -> Vec<Option<us
     widths
 }
 
-/// Takes from the widest column of text until all fit, but of none more than down to `least` or its heading; whether they
-/// fit.
+/// Takes from the widest column of text until all fit, but of none more than down to `least` or its
+/// heading; whether they fit.
 fn cut_text(
     widths: &mut [Option<usize>],
     columns: &[Column<'_>],

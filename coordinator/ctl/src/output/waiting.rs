@@ -9,7 +9,8 @@ use crate::error::CtlError;
 /// Verdicts that a line has room for.
 const VERDICTS: usize = 3;
 
-/// [`waiting`] beside an answer that stands without it: where the coordinator cannot be asked, people are told so.
+/// [`waiting`] beside an answer that stands without it: where the coordinator cannot be asked,
+/// people are told so.
 pub async fn waiting_if_known(
     context: &Context,
     client: &mut Client,
@@ -24,8 +25,9 @@ pub async fn waiting_if_known(
     }
 }
 
-/// `job`, and what `explain` says of it where it waits: both of one moment, so that no job is queued beside a reason that
-/// tells where it runs. One that has gone on meanwhile is given as it is by now.
+/// `job`, and what `explain` says of it where it waits: both of one moment, so that no job is
+/// queued beside a reason that tells where it runs. One that has gone on meanwhile is given as it
+/// is by now.
 pub async fn waiting(
     context: &Context,
     client: &mut Client,

@@ -12,8 +12,8 @@ impl Engine {
     /// The rank of the worker of `session` in the attempt `token`, which is current.
     ///
     /// # Errors
-    /// A session that is not known is told before an attempt that is not: the attempt may be another coordinator's, and
-    /// a worker learns by registering to which one it speaks.
+    /// A session that is not known is told before an attempt that is not: the attempt may be
+    /// another coordinator's, and a worker learns by registering to which one it speaks.
     pub fn rank_of(&self, (session, token): (SessionId, Token)) -> Result<u32, Refusal> {
         let worker = self
             .worker_of(session)
@@ -25,7 +25,8 @@ impl Engine {
         attempt.rank(&worker.name).ok_or(Refusal::NotYours(token))
     }
 
-    /// The job of the attempt `token`, for a change under it by the worker of `session`, and this one's rank.
+    /// The job of the attempt `token`, for a change under it by the worker of `session`, and this
+    /// one's rank.
     fn current(
         &mut self,
         (session, token): (SessionId, Token),
@@ -126,7 +127,8 @@ impl Engine {
         Ok(Response::Done)
     }
 
-    /// Where the others of the attempt `token` find its first worker; later offers replace earlier ones.
+    /// Where the others of the attempt `token` find its first worker; later offers replace earlier
+    /// ones.
     pub(super) fn offer(
         &mut self,
         by: (SessionId, Token),
@@ -144,8 +146,9 @@ impl Engine {
         Ok(Response::Done)
     }
 
-    /// A worker lets go of an attempt. The first one ends it, and so does the failure of any other; the others are done
-    /// before the first is. A worker that lost its peer waits for the peer's own report, unless nobody is left to make it.
+    /// A worker lets go of an attempt. The first one ends it, and so does the failure of any other;
+    /// the others are done before the first is. A worker that lost its peer waits for the peer's
+    /// own report, unless nobody is left to make it.
     pub(super) fn finish(
         &mut self,
         now: Now,
@@ -160,7 +163,8 @@ impl Engine {
             && outcome == Outcome::Succeeded
             && let Some(missing) = job.missing_result()
         {
-            // Refused alone, it would be given the same attempt again, and say the same of it without end.
+            // Refused alone, it would be given the same attempt again, and say the same of it
+            // without end.
             let message = format!("its worker said that it succeeded, and it {missing}");
             self.end_attempt(
                 now,
@@ -282,7 +286,8 @@ impl Engine {
         }
     }
 
-    /// The attempt `token` of job `id` has succeeded: workers on which the job failed before are to blame for that.
+    /// The attempt `token` of job `id` has succeeded: workers on which the job failed before are to
+    /// blame for that.
     fn blame_for(&mut self, id: JobId, token: Token, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else {
             return;
@@ -320,7 +325,8 @@ impl Engine {
         }
     }
 
-    /// Everyone who holds the attempt `token` is free of it, and those of a group hear of it at once.
+    /// Everyone who holds the attempt `token` is free of it, and those of a group hear of it at
+    /// once.
     fn release_all(&mut self, id: JobId, token: Token, effects: &mut Effects) {
         let Some(attempt) = self.jobs.get(&id).and_then(|job| job.attempt(token)) else {
             return;
@@ -343,7 +349,8 @@ impl Engine {
         else {
             return;
         };
-        // Whoever was silent since the start may have been lost while nobody could have renewed its lease.
+        // Whoever was silent since the start may have been lost while nobody could have renewed its
+        // lease.
         let is_our_doing = self.inherited.contains(&token) && worker.is_absent();
         let ending = Ending {
             counts: !is_our_doing,

@@ -7,7 +7,8 @@ use crate::ids::{JobId, Now, Token};
 use crate::job::{Job, JobState};
 use crate::worker::Worker;
 
-/// What must not be given a second time, though no job at hand has it: the job may be one that cannot be read.
+/// What must not be given a second time, though no job at hand has it: the job may be one that
+/// cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reserved {
     /// The greatest that were ever given.
@@ -28,8 +29,9 @@ impl Default for Reserved {
 }
 
 impl Engine {
-    /// An engine over the jobs of an earlier one. Workers register again; running attempts have one lease from
-    /// `now` on to be claimed, so that a restart is invisible to a job that goes on. `seed` is never used twice.
+    /// An engine over the jobs of an earlier one. Workers register again; running attempts have one
+    /// lease from `now` on to be claimed, so that a restart is invisible to a job that goes on.
+    /// `seed` is never used twice.
     pub fn new(limits: Limits, jobs: Vec<Job>, now: Now, seed: Seed) -> Self {
         let mut engine = Self {
             limits,
@@ -66,10 +68,11 @@ impl Engine {
         self.woken.clear();
     }
 
-    /// What was handled since [`Self::settled`] could not be stored: jobs are again what they were then.
+    /// What was handled since [`Self::settled`] could not be stored: jobs are again what they were
+    /// then.
     ///
-    /// Sessions, leases and what workers said of themselves stay; who was to be woken waits again. Tokens that nobody got
-    /// are not given again.
+    /// Sessions, leases and what workers said of themselves stay; who was to be woken waits again.
+    /// Tokens that nobody got are not given again.
     pub fn take_back(&mut self, now: Now) {
         for (id, before) in self.jobs.take_changes() {
             self.forget(id);
@@ -86,7 +89,8 @@ impl Engine {
         }
     }
 
-    /// Jobs are `jobs` and no others, and nothing is reserved but what they have; sessions and leases stay.
+    /// Jobs are `jobs` and no others, and nothing is reserved but what they have; sessions and
+    /// leases stay.
     pub fn restore(&mut self, jobs: Vec<Job>, now: Now) {
         self.jobs = Default::default();
         self.keys.clear();

@@ -106,8 +106,8 @@ impl Engine {
         self.queue.range(..id).count()
     }
 
-    /// Whether anything needs the artifact that job `of` has let go of: a job has it, or a twin of that job runs and may be
-    /// about to commit it, since the same request makes the same bytes.
+    /// Whether anything needs the artifact that job `of` has let go of: a job has it, or a twin of
+    /// that job runs and may be about to commit it, since the same request makes the same bytes.
     pub fn may_need(&self, digest: &str, of: JobId) -> bool {
         let hash = self.jobs.get(&of).map(|job| &job.spec.config_hash);
         let is_twin = |job: &Job| {
@@ -129,7 +129,8 @@ impl Engine {
             .any(|w| w.connected || w.assigned.is_some())
     }
 
-    /// The next time after `now`, on the steady clock, at which [`Event::Tick`] may change something.
+    /// The next time after `now`, on the steady clock, at which [`Event::Tick`] may change
+    /// something.
     pub fn next_deadline(&self, now: Millis) -> Option<Millis> {
         let leases = self
             .workers

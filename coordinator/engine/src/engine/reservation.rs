@@ -1,8 +1,9 @@
 //! Which workers are kept free for a job of several, and until when shorter jobs may have them.
 //!
-//! The oldest such job keeps the workers that fit it. A younger job runs on them only if its time limit ends before the
-//! older one is expected to start, so that it delays nobody: EASY backfilling (Lifka, "The ANL/IBM SP Scheduling
-//! System", 1995). Where nobody knows when the older one starts, nothing is run before it.
+//! The oldest such job keeps the workers that fit it. A younger job runs on them only if its time
+//! limit ends before the older one is expected to start, so that it delays nobody: EASY backfilling
+//! (Lifka, "The ANL/IBM SP Scheduling System", 1995). Where nobody knows when the older one starts,
+//! nothing is run before it.
 
 use super::Engine;
 use crate::ids::{JobId, Millis, Now};
@@ -44,8 +45,8 @@ impl Engine {
         }
     }
 
-    /// When `worker` is done with what it does, by what that says itself and by its time limit; at once where it is asked
-    /// to stop.
+    /// When `worker` is done with what it does, by what that says itself and by its time limit; at
+    /// once where it is asked to stop.
     fn free_at(&self, now: Now, worker: &Worker) -> Option<Millis> {
         let Some(token) = worker.assigned else {
             return Some(now.steady);

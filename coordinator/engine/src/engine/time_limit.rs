@@ -5,9 +5,11 @@ use crate::ids::{Now, Token};
 use crate::job::JobState;
 
 impl Engine {
-    /// Counts the time of the attempt `token`, which has run for `passed` milliseconds of the `limit` of its job.
+    /// Counts the time of the attempt `token`, which has run for `passed` milliseconds of the
+    /// `limit` of its job.
     ///
-    /// After a restart of the coordinator `passed` is taken from the wall clock, the only one that went on.
+    /// After a restart of the coordinator `passed` is taken from the wall clock, the only one that
+    /// went on.
     pub(super) fn limit_time(&mut self, now: Now, token: Token, limit: Option<u64>, passed: u64) {
         if let Some(limit) = limit {
             self.time_limits

@@ -10,12 +10,13 @@ use crate::job::JobState;
 use crate::placement::verdict;
 use crate::worker::{Needs, Worker};
 
-/// Different needs that are remembered to have found nobody: to compare with ever more of them would cost more than to
-/// look again.
+/// Different needs that are remembered to have found nobody: to compare with ever more of them
+/// would cost more than to look again.
 const ALIKE: usize = 64;
 
 impl Engine {
-    /// Wakes the worker `name`, which waits. It no longer does, so that the next job wakes another one.
+    /// Wakes the worker `name`, which waits. It no longer does, so that the next job wakes another
+    /// one.
     pub(super) fn wake(&mut self, name: &str, effects: &mut Effects) {
         let Some(worker) = self.workers.get_mut(name) else {
             return;
@@ -26,7 +27,8 @@ impl Engine {
         effects.push(Effect::Wake(worker.session));
     }
 
-    /// Wakes a worker that waits, fits the job and would be given work now; it takes the oldest job that it can.
+    /// Wakes a worker that waits, fits the job and would be given work now; it takes the oldest job
+    /// that it can.
     pub(super) fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else {
             return;
@@ -75,13 +77,14 @@ impl Engine {
         }
     }
 
-    /// Wakes a worker for the oldest job that may start and fits one that would be given work now. Older jobs that fit
-    /// nobody who waits are passed over, so that they hold up no younger one.
+    /// Wakes a worker for the oldest job that may start and fits one that would be given work now.
+    /// Older jobs that fit nobody who waits are passed over, so that they hold up no younger one.
     pub(super) fn wake_for_oldest(&mut self, now: Now, effects: &mut Effects) {
         if !self.workers.values().any(Worker::is_free) {
             return;
         }
-        // Jobs of the same needs find the same workers, and what a worker is given does not depend on who asks for it.
+        // Jobs of the same needs find the same workers, and what a worker is given does not depend
+        // on who asks for it.
         let mut in_vain: Vec<&Needs> = Vec::new();
         let mut starts: HashMap<&str, bool> = HashMap::new();
         let ready = self.queue.iter().filter_map(|id| self.jobs.get(id));

@@ -22,14 +22,16 @@ impl Engine {
         let mut assigned = None;
         if let Some(old) = self.workers.get(&name) {
             let stranger = !old.instance.is_empty() && old.instance != instance;
-            // One that holds an attempt from before a restart of the coordinator has a lease to come back in.
+            // One that holds an attempt from before a restart of the coordinator has a lease to
+            // come back in.
             if stranger && (old.connected || old.assigned.is_some()) {
                 return Err(Refusal::NameTaken { name });
             }
             self.sessions.remove(&old.session);
             assigned = old.assigned;
         }
-        // A restarted worker no longer runs what it was given: its job need not wait for the lease to end.
+        // A restarted worker no longer runs what it was given: its job need not wait for the lease
+        // to end.
         if assigned.is_some() && assigned != running {
             self.lose(now, &name, "its worker was restarted", effects);
             assigned = None;
@@ -143,10 +145,11 @@ impl Engine {
             .map_or(Wanted::Nothing, |&job| Wanted::Run { job, token })
     }
 
-    /// What `worker` is to do next: the oldest job that waits and may start with it, and those who take it with it.
+    /// What `worker` is to do next: the oldest job that waits and may start with it, and those who
+    /// take it with it.
     ///
-    /// A job that wants several comes before younger ones too: where enough fit and some are busy, `worker` stays free
-    /// for it. Meanwhile it takes jobs that end in time by their own limit.
+    /// A job that wants several comes before younger ones too: where enough fit and some are busy,
+    /// `worker` stays free for it. Meanwhile it takes jobs that end in time by their own limit.
     pub(super) fn next_for(&self, now: Now, worker: &Worker) -> Next {
         let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
         let queued = self
@@ -196,7 +199,8 @@ impl Engine {
         Ok(Response::Done)
     }
 
-    /// Whether `job` failed on `worker` and waits for another that fits, on which it has not failed.
+    /// Whether `job` failed on `worker` and waits for another that fits, on which it has not
+    /// failed.
     pub fn goes_elsewhere(&self, now: Now, job: &Job, worker: &Worker) -> bool {
         let JobState::Queued { not_before } = job.state else {
             return false;

@@ -12,7 +12,8 @@ fn limited(name: &str, ms: u64) -> Box<JobSpec> {
     spec
 }
 
-/// `b` is busy, `a` is kept free for a job of both; the first worker, the second's attempt, and the job of both.
+/// `b` is busy, `a` is kept free for a job of both; the first worker, the second's attempt, and the
+/// job of both.
 fn one_kept_free(world: &mut World, busy: Box<JobSpec>) -> (SessionId, SessionId, Token, JobId) {
     let (a, b) = (world.register("a", "1"), world.register("b", "2"));
     world.submit(busy);

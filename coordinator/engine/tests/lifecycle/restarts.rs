@@ -17,7 +17,8 @@ enum Told {
 
 const WAYS: [Told; 3] = [Told::ComesWithoutIt, Told::SaysSo, Told::Nothing];
 
-/// The coordinator is away for longer than a lease, and the worker `name` loses the attempt meanwhile.
+/// The coordinator is away for longer than a lease, and the worker `name` loses the attempt
+/// meanwhile.
 fn lose_by_restart(world: &mut World, name: &str, token: Token, told: Told) {
     world.now = Now::both(world.now.steady.0 + 3 * LEASE);
     world.restart();

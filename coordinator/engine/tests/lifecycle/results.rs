@@ -55,7 +55,8 @@ fn a_success_without_its_result_is_refused_and_counts_as_a_failure() {
         };
         assert!(refusal.to_string().contains(missing), "{refusal}");
         assert_eq!(world.job(job).failures, 1);
-        // The attempt is over: said again, it is refused as any late word, and another attempt begins.
+        // The attempt is over: said again, it is refused as any late word, and another attempt
+        // begins.
         assert_eq!(
             world.finish_as(token, 0, Outcome::Succeeded),
             Response::Refused(Refusal::StaleToken(token))

@@ -271,7 +271,8 @@ impl World {
         &self.job(job).state
     }
 
-    /// The first worker says how the attempt ended; one that has succeeded has committed its adapter.
+    /// The first worker says how the attempt ended; one that has succeeded has committed its
+    /// adapter.
     pub fn finish(&mut self, token: Token, outcome: Outcome) -> Response {
         if outcome == Outcome::Succeeded {
             let session = self.session(token, 0);
@@ -295,7 +296,8 @@ impl World {
         })
     }
 
-    /// The session of the worker of `rank` in the attempt `token`; one that nobody has, where there is none.
+    /// The session of the worker of `rank` in the attempt `token`; one that nobody has, where there
+    /// is none.
     pub fn session(&self, token: Token, rank: u32) -> SessionId {
         let attempt = self.engine.jobs().find_map(|job| job.attempt(token));
         let is_it = |w: &&Worker| attempt.is_some_and(|a| a.rank(&w.name) == Some(rank));

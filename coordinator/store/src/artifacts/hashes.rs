@@ -32,8 +32,8 @@ type Known = Option<(Stamp, String)>;
 pub(super) struct Hashes(Mutex<HashMap<Digest256, Arc<Mutex<Known>>>>);
 
 impl Hashes {
-    /// What the file `name` hashes to. Where it is not known, `hash` works it out, and whoever asks meanwhile waits for
-    /// that; it may take minutes, and names others do not.
+    /// What the file `name` hashes to. Where it is not known, `hash` works it out, and whoever asks
+    /// meanwhile waits for that; it may take minutes, and names others do not.
     ///
     /// # Errors
     /// Those of `hash`; the next one who asks tries again.

@@ -116,7 +116,8 @@ impl Parts {
     }
 }
 
-/// What a file of an earlier process holds; nothing that is of use under another name than the store's, or empty.
+/// What a file of an earlier process holds; nothing that is of use under another name than the
+/// store's, or empty.
 fn found(path: &Path) -> Option<(Digest256, Part)> {
     let digest = path
         .file_name()?

@@ -15,7 +15,8 @@ use super::partial::Parts;
 use super::upload::{Upload, hash_of};
 use super::{ArtifactError, Digest256};
 
-/// How long an upload that broke off waits for its sender, and an artifact for the job that will need it.
+/// How long an upload that broke off waits for its sender, and an artifact for the job that will
+/// need it.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// What the store has of an artifact.
@@ -62,7 +63,8 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 impl ArtifactStore {
-    /// Opens the store in `folder`, makes it where it is missing, and removes what was left of old uploads.
+    /// Opens the store in `folder`, makes it where it is missing, and removes what was left of old
+    /// uploads.
     pub async fn open(folder: &Path) -> Result<Self, ArtifactError> {
         let artifacts = folder.join("sha256");
         fs::create_dir_all(&artifacts).map_err(at(&artifacts))?;
@@ -90,7 +92,8 @@ impl ArtifactStore {
         self.0.parts.clean(KEEP);
     }
 
-    /// Removes all that was left of uploads, old or not: state must be stored, and their senders can send again.
+    /// Removes all that was left of uploads, old or not: state must be stored, and their senders
+    /// can send again.
     pub fn make_room(&self) {
         self.0.parts.clear();
     }
@@ -120,7 +123,8 @@ impl ArtifactStore {
         })
     }
 
-    /// Removes an artifact that nothing needs any more. One that cannot be removed is left, and told of.
+    /// Removes an artifact that nothing needs any more. One that cannot be removed is left, and
+    /// told of.
     pub fn remove(&self, digest: &Digest256) {
         let path = self.0.final_path(digest);
         match fs::remove_file(&path) {
@@ -132,7 +136,8 @@ impl ArtifactStore {
         }
     }
 
-    /// Removes artifacts for which `is_needed` says no, and that nobody has sent or asked for within a day.
+    /// Removes artifacts for which `is_needed` says no, and that nobody has sent or asked for
+    /// within a day.
     ///
     /// # Errors
     /// A folder cannot be read.

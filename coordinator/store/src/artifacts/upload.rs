@@ -209,7 +209,8 @@ impl Own {
             });
         }
         if let Err(e) = self.file.sync_all() {
-            // What a failed sync has left on the disk is not known, and a second one would not tell.
+            // What a failed sync has left on the disk is not known, and a second one would not
+            // tell.
             self.fate = Fate::Goes;
             return Err(self.failed(e));
         }
@@ -224,7 +225,8 @@ impl Own {
             .and_then(|()| fs::rename(&self.path, &path));
         named.map_err(|e| self.failed(e))?;
         self.fate = Fate::Published;
-        // Where this fails, the file is hashed and its folder synced again before it counts as there.
+        // Where this fails, the file is hashed and its folder synced again before it counts as
+        // there.
         self.inner
             .sync_folder(&self.digest)
             .map_err(|e| self.failed(e))?;

@@ -120,7 +120,8 @@ impl SqliteStore {
         }
     }
 
-    /// Reads every row with `read`; where it finds a fault, what is left of the row is shown and the row is named.
+    /// Reads every row with `read`; where it finds a fault, what is left of the row is shown and
+    /// the row is named.
     fn read<T>(
         &self,
         rows: &[SqliteRow],

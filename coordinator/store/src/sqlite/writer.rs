@@ -1,9 +1,10 @@
 //! The one connection that writes, and what becomes of it when a write fails.
 //!
-//! A transaction is begun and ended in plain SQL on a connection of our own: a pool would hand a connection on whose
-//! transaction SQLite has ended by itself, as it does on a full disk, while the library still counts it as open; all
-//! that follows would then lie in savepoints of a transaction that nobody commits. Here a connection on which anything
-//! has failed is thrown away. A commit counts only once another connection sees it.
+//! A transaction is begun and ended in plain SQL on a connection of our own: a pool would hand a
+//! connection on whose transaction SQLite has ended by itself, as it does on a full disk, while the
+//! library still counts it as open; all that follows would then lie in savepoints of a transaction
+//! that nobody commits. Here a connection on which anything has failed is thrown away. A commit
+//! counts only once another connection sees it.
 
 use std::path::{Path, PathBuf};
 
@@ -25,14 +26,15 @@ pub(super) struct Writer {
 struct State {
     /// None where the last one was thrown away.
     connection: Option<SqliteConnection>,
-    /// Reads back what was committed. One is always open: with the last connection SQLite's shared memory goes, and on a
-    /// full disk there may be no room to make it again.
+    /// Reads back what was committed. One is always open: with the last connection SQLite's shared
+    /// memory goes, and on a full disk there may be no room to make it again.
     witness: Option<SqliteConnection>,
     /// Transactions that are durable, where that is known.
     commits: Option<i64>,
 }
 
-/// A transaction. Dropping it, at whatever point, throws its connection away, and all that it wrote.
+/// A transaction. Dropping it, at whatever point, throws its connection away, and all that it
+/// wrote.
 pub(super) struct Transaction<'a> {
     pub(super) folder: &'a Path,
     pub(super) connection: SqliteConnection,
@@ -113,7 +115,8 @@ impl Transaction<'_> {
         let number = bump(&mut self.connection, self.greatest)
             .await
             .map_err(not_written(self.folder))?;
-        // Whoever waits for this may go away in the middle: then what is durable is what the next connection finds.
+        // Whoever waits for this may go away in the middle: then what is durable is what the next
+        // connection finds.
         self.state.commits = None;
         let committed = sqlx::raw_sql("COMMIT").execute(&mut self.connection).await;
         let Self {
@@ -128,7 +131,8 @@ impl Transaction<'_> {
             state.connection = Some(connection);
             return Ok(made);
         }
-        // Closing ends the transaction if it is still open; only then a new connection tells what is durable.
+        // Closing ends the transaction if it is still open; only then a new connection tells what
+        // is durable.
         let _ = connection.close().await;
         let unseen = || sqlx::Error::Protocol("what was committed cannot be read back".into());
         let fault = committed.err().unwrap_or_else(unseen);

@@ -131,7 +131,8 @@ impl Transaction<'_> {
         })
     }
 
-    /// Makes the next revision of `made`'s name; the newest one, and false, where its text is the same.
+    /// Makes the next revision of `made`'s name; the newest one, and false, where its text is the
+    /// same.
     pub async fn put_config(
         &mut self,
         made: ConfigRevision,

@@ -4,7 +4,8 @@ use crate::unpack;
 struct Home(tempfile::TempDir);
 
 impl Home {
-    /// Files and folders of all sizes around those of a block, also with names that no header of tar has room for.
+    /// Files and folders of all sizes around those of a block, also with names that no header of
+    /// tar has room for.
     fn new() -> Self {
         let home = Self(tempfile::tempdir().expect("a folder"));
         fs::create_dir_all(home.path("from/inner/deep")).expect("folders");

@@ -1,5 +1,5 @@
-//! Holds conversations against the rules that training on them relies on: who speaks when, and every tool call
-//! against the JSON Schema of its tool.
+//! Holds conversations against the rules that training on them relies on: who speaks when, and
+//! every tool call against the JSON Schema of its tool.
 
 mod keywords;
 mod nullable;
@@ -57,7 +57,8 @@ pub fn check(conversation: &Conversation) -> Vec<Finding> {
     findings
 }
 
-/// Validators by the names of tools; none where there is nothing to hold calls against, which is a finding.
+/// Validators by the names of tools; none where there is nothing to hold calls against, which is a
+/// finding.
 fn compile(
     conversation: &Conversation,
     findings: &mut Vec<Finding>,

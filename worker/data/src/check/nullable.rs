@@ -1,7 +1,8 @@
 //! `nullable: true` of OpenAPI as JSON Schema has it.
 //!
-//! A schema keeps its place, since references lead there: what holds null out of it is changed within it. Only the
-//! keywords that say something about null do so (`type`, `enum`, `const` and those that apply other schemas in place).
+//! A schema keeps its place, since references lead there: what holds null out of it is changed
+//! within it. Only the keywords that say something about null do so (`type`, `enum`, `const` and
+//! those that apply other schemas in place).
 
 use serde_json::{Map, Value, json};
 
@@ -23,7 +24,8 @@ pub(super) fn with_nullable(schema: &Value) -> Value {
     Value::Object(object)
 }
 
-/// The value of the keyword `key`; a property of that name is no keyword, and neither is what `default` holds.
+/// The value of the keyword `key`; a property of that name is no keyword, and neither is what
+/// `default` holds.
 fn keyword(key: &str, value: &Value) -> Value {
     match value {
         Value::Object(schemas) if NAMED.contains(&key) => Value::Object(

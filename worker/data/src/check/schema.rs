@@ -1,7 +1,9 @@
-//! The schema of a tool's parameters: what in it says nothing, and the validator that calls are held against.
+//! The schema of a tool's parameters: what in it says nothing, and the validator that calls are
+//! held against.
 //!
-//! `nullable`, which OpenAPI has and JSON Schema lacks, is carried out. Keywords that no schema has, and references that
-//! lead nowhere or back to themselves, are faults: a schema that says nothing must not look like one that was met.
+//! `nullable`, which OpenAPI has and JSON Schema lacks, is carried out. Keywords that no schema
+//! has, and references that lead nowhere or back to themselves, are faults: a schema that says
+//! nothing must not look like one that was met.
 
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value, json};
@@ -192,8 +194,8 @@ fn meant(key: &str) -> Option<&'static str> {
     keywords::all().find(|keyword| plain(keyword) == plain(key))
 }
 
-/// Lists of schemas by place have one keyword in older drafts and another in newer ones; in the wrong one they say
-/// nothing.
+/// Lists of schemas by place have one keyword in older drafts and another in newer ones; in the
+/// wrong one they say nothing.
 fn list_fault(object: &Map<String, Value>, root: &Value, place: &str) -> Option<String> {
     let draft = root
         .get("$schema")

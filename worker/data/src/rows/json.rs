@@ -183,7 +183,8 @@ fn breaks_off(line: &[u8]) -> bool {
     read.is_err_and(|e| e.is_eof())
 }
 
-/// Lines that are not blank, numbered from 1, without a byte order mark: files that were joined have one at each seam.
+/// Lines that are not blank, numbered from 1, without a byte order mark: files that were joined
+/// have one at each seam.
 struct Lines {
     reader: Box<dyn BufRead>,
     number: usize,
@@ -215,7 +216,8 @@ impl Iterator for Lines {
     }
 }
 
-/// Texts of the elements of an array whose bracket has been read, with the lines on which they begin.
+/// Texts of the elements of an array whose bracket has been read, with the lines on which they
+/// begin.
 struct Elements {
     reader: Box<dyn BufRead>,
     line: usize,

@@ -1,8 +1,8 @@
 //! Rows of training data, one at a time, from whatever file they come in.
 //!
-//! JSON lines, a JSON array, or Parquet; plain, gzip or Zstandard; one file or a folder of them. What a file is shows
-//! in its first bytes, not in its name, since a worker gets files without their names. Only one row is held at a time,
-//! whatever the size of the file.
+//! JSON lines, a JSON array, or Parquet; plain, gzip or Zstandard; one file or a folder of them.
+//! What a file is shows in its first bytes, not in its name, since a worker gets files without
+//! their names. Only one row is held at a time, whatever the size of the file.
 
 mod json;
 mod parquet;
@@ -52,10 +52,12 @@ pub enum ReadError {
     NoFiles { folder: String },
 }
 
-/// Rows in order. A file that cannot be read any further gives one error; the rows of the next file follow it.
+/// Rows in order. A file that cannot be read any further gives one error; the rows of the next file
+/// follow it.
 pub type Rows = Box<dyn Iterator<Item = Result<Row, ReadError>>>;
 
-/// The rows of a file, or of all files of a folder in the order of their names; `name` is how places call it.
+/// The rows of a file, or of all files of a folder in the order of their names; `name` is how
+/// places call it.
 ///
 /// # Errors
 /// It does not exist, or holds nothing that could be rows.
@@ -155,7 +157,8 @@ fn is_named_data(path: &Path) -> bool {
     !is_ignored(&name) && ENDINGS.iter().any(|ending| plain.ends_with(ending))
 }
 
-/// Whether the name is that of rows which are not read: another form, or a form that is read with more behind it.
+/// Whether the name is that of rows which are not read: another form, or a form that is read with
+/// more behind it.
 fn is_named_other(path: &Path) -> bool {
     let name = plain_name(path).to_lowercase();
     let plain = name.trim_end_matches(".gz").trim_end_matches(".zst");

@@ -118,7 +118,8 @@ impl Turns<'_> {
         }
     }
 
-    /// Refuses answers that change with the length of what others say: they hold a part of it, or count it.
+    /// Refuses answers that change with the length of what others say: they hold a part of it, or
+    /// count it.
     ///
     /// # Errors
     /// Names the first such answer, and the other message.
@@ -159,8 +160,8 @@ impl Turns<'_> {
         None
     }
 
-    /// Refuses an answer that the template does not write between the messages before and after it. The system's text has
-    /// no place of its own: many templates write it into a question.
+    /// Refuses an answer that the template does not write between the messages before and after it.
+    /// The system's text has no place of its own: many templates write it into a question.
     pub(super) fn in_order(&self, answer: &Pieces) -> Result<(), TemplateError> {
         // Between the calls of an answer and its text, some templates write results.
         let Some(start) = answer.ranges.iter().map(|range| range.start).min() else {

@@ -1,7 +1,8 @@
-//! Comparisons as Python has them: `<`, `sort` and the like raise where minijinja orders values of different types, and
-//! only a text is `in` a text. minijinja gives no way to change an operator, so it becomes a filter in the text of the
-//! template, and a chain such as `a < b == c` one filter of all its operands. Unlike Python, that one computes each of them
-//! even where the first comparison fails.
+//! Comparisons as Python has them: `<`, `sort` and the like raise where minijinja orders values of
+//! different types, and only a text is `in` a text. minijinja gives no way to change an operator,
+//! so it becomes a filter in the text of the template, and a chain such as `a < b == c` one filter
+//! of all its operands. Unlike Python, that one computes each of them even where the first
+//! comparison fails.
 
 use std::cmp::Ordering;
 
@@ -96,7 +97,8 @@ fn is_in(state: &mut State, value: &Value, container: &Value) -> Result<bool, Er
     state.perform_test("_in", &[value.clone(), container.clone()])
 }
 
-/// Whether Python puts the items of a list into an order: values of types that it does not compare have none.
+/// Whether Python puts the items of a list into an order: values of types that it does not compare
+/// have none.
 pub(super) fn check_orderable(operation: &str, items: &[Value]) -> Result<(), Error> {
     // Of two types or more, two stand beside each other.
     let mut pairs = items.windows(2);
@@ -105,7 +107,8 @@ pub(super) fn check_orderable(operation: &str, items: &[Value]) -> Result<(), Er
         .map_err(|e| refusal(operation, e))
 }
 
-/// The order of `a` and `b`, none where one is no number; the kinds that Python does not compare are the error.
+/// The order of `a` and `b`, none where one is no number; the kinds that Python does not compare
+/// are the error.
 fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, (ValueKind, ValueKind)> {
     let refused = (a.kind(), b.kind());
     match refused {
@@ -127,7 +130,8 @@ fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, (ValueKind, ValueKind
     }
 }
 
-/// `tag`, what stands between the brackets of a tag, with filters in place of comparisons. `block` is for `{%`.
+/// `tag`, what stands between the brackets of a tag, with filters in place of comparisons. `block`
+/// is for `{%`.
 pub(super) fn rewrite(tag: &str, block: bool) -> String {
     let start = tag.len() - tag.trim_start_matches(['-', '+']).len();
     let end = start + tag[start..].trim_end_matches(['-', '+']).len();
@@ -243,7 +247,8 @@ fn filter(operator: &str) -> Option<&'static str> {
     plain.or(operator.ends_with("in").then_some(IN))
 }
 
-/// `text`, which compares nothing itself and stands in `outer` brackets, with what stands in its own rewritten.
+/// `text`, which compares nothing itself and stands in `outer` brackets, with what stands in its
+/// own rewritten.
 fn brackets(text: &str, outer: usize) -> String {
     let (mut out, mut walk, mut start) = (String::with_capacity(text.len()), Walk::default(), 0);
     for (at, c) in text.char_indices() {

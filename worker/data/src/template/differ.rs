@@ -1,5 +1,5 @@
-//! Where two rendered texts differ. A token in angle or square brackets, such as `<|im_end|>` or `[/INST]`, is compared
-//! as one: two of them that begin alike have nothing in common.
+//! Where two rendered texts differ. A token in angle or square brackets, such as `<|im_end|>` or
+//! `[/INST]`, is compared as one: two of them that begin alike have nothing in common.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! The part of a turn that is the assistant's own: not the header of the turn, not what the template puts between the
-//! header and the answer, and nothing that another wrote.
+//! The part of a turn that is the assistant's own: not the header of the turn, not what the
+//! template puts between the header and the answer, and nothing that another wrote.
 
 use std::ops::Range;
 
@@ -14,7 +14,8 @@ use super::reasoning::reasoning_token;
 use super::turns::Turns;
 
 impl Turns<'_> {
-    /// `turn`, which was found for message `index`, without what the template writes around the assistant's own text.
+    /// `turn`, which was found for message `index`, without what the template writes around the
+    /// assistant's own text.
     ///
     /// # Errors
     /// Another's text stands within, and it does not show where the assistant's ends.
@@ -56,7 +57,8 @@ impl Turns<'_> {
         Ok(start..end)
     }
 
-    /// Where the assistant's part begins, within what stands before its first text; `mixed` where another's text does.
+    /// Where the assistant's part begins, within what stands before its first text; `mixed` where
+    /// another's text does.
     fn own_start(
         &self,
         index: usize,
@@ -102,7 +104,8 @@ impl Turns<'_> {
         Ok(start.max(lead.start))
     }
 
-    /// What the template writes between the text before turn `index`, which ends at `previous`, and a plain answer there.
+    /// What the template writes between the text before turn `index`, which ends at `previous`, and
+    /// a plain answer there.
     fn plain_lead(&self, index: usize, previous: usize) -> Option<String> {
         let mark = self.stage.template.marks.stand_in;
         let mut messages = self.stage.messages.clone();
@@ -134,8 +137,8 @@ impl Turns<'_> {
         Some(text[start..end].to_owned())
     }
 
-    /// Where the assistant's part ends, whose last text ends at `last`; none where another's text follows and nothing
-    /// ends the turn before it.
+    /// Where the assistant's part ends, whose last text ends at `last`; none where another's text
+    /// follows and nothing ends the turn before it.
     fn own_end(&self, last: usize, turn: &Range<usize>, behind: Option<usize>) -> Option<usize> {
         let eos = Some(self.stage.template.special.eos.as_str()).filter(|eos| !eos.is_empty());
         let tail = &self.whole[last..behind.unwrap_or(turn.end)];
@@ -175,17 +178,19 @@ impl Turns<'_> {
     }
 }
 
-/// Bytes of `rest`, which follows a turn that ends with `tail`, up to behind `end` where nothing but white space stands before
-/// it: some templates leave the end token off the last turn of a conversation only. A turn that a token ends has its end; a
-/// closing tag, such as `</tool_call>`, is none.
+/// Bytes of `rest`, which follows a turn that ends with `tail`, up to behind `end` where nothing
+/// but white space stands before it: some templates leave the end token off the last turn of a
+/// conversation only. A turn that a token ends has its end; a closing tag, such as `</tool_call>`,
+/// is none.
 fn right_behind(tail: &str, rest: &str, end: &str) -> Option<usize> {
     let is_ended = last_token(tail.trim_end()).is_some_and(|token| !token.starts_with("</"));
     let space = rest.len() - rest.trim_start().len();
     (!is_ended && rest[space..].starts_with(end)).then_some(space + end.len())
 }
 
-/// Bytes of `lead`, which stands between the prompt and the answer, that the template puts there before a plain answer
-/// too. What holds a token in brackets, such as `<think>`, is written by the model, but for white space before it.
+/// Bytes of `lead`, which stands between the prompt and the answer, that the template puts there
+/// before a plain answer too. What holds a token in brackets, such as `<think>`, is written by the
+/// model, but for white space before it.
 fn separator(plain: &str, lead: &str) -> usize {
     let has_token = plain
         .char_indices()
@@ -201,8 +206,8 @@ fn separator(plain: &str, lead: &str) -> usize {
         .map_or(0, str::len)
 }
 
-/// Where `header` ends in `text`: all of it, the most of its end that begins with a token or a line, or what both begin
-/// with, where the text has no more of its tokens.
+/// Where `header` ends in `text`: all of it, the most of its end that begins with a token or a
+/// line, or what both begin with, where the text has no more of its tokens.
 fn behind(header: &str, text: &str) -> Option<usize> {
     let header = if text.starts_with(header) {
         header

@@ -1,4 +1,5 @@
-//! The ways in which templates write a text of a message: as it is, trimmed, as JSON, as Python prints it, with entities.
+//! The ways in which templates write a text of a message: as it is, trimmed, as JSON, as Python
+//! prints it, with entities.
 
 use minijinja::Value as Printed;
 use minijinja::value::Serde;

@@ -1,5 +1,5 @@
-//! What of a turn the model is given, and does not write: what the generation prompt holds already, and what the template
-//! writes at the end of every text.
+//! What of a turn the model is given, and does not write: what the generation prompt holds already,
+//! and what the template writes at the end of every text.
 
 use std::ops::Range;
 
@@ -9,7 +9,8 @@ use super::reasoning::without_reasoning;
 use super::turns::Turns;
 
 impl Turns<'_> {
-    /// `own`, the part of answer `index`, without the reasoning that the generation prompt opens or closes for the model.
+    /// `own`, the part of answer `index`, without the reasoning that the generation prompt opens or
+    /// closes for the model.
     pub(super) fn without_given(&self, index: usize, own: Range<usize>) -> Range<usize> {
         let Some(prompt) = self.stage.part(&self.stage.messages[..index], true) else {
             return own;
@@ -23,8 +24,8 @@ impl Turns<'_> {
         }
     }
 
-    /// `own` without what the template writes there although nothing is answered yet, such as a footer: the model is given
-    /// it too. The token that ends the turn stays.
+    /// `own` without what the template writes there although nothing is answered yet, such as a
+    /// footer: the model is given it too. The token that ends the turn stays.
     pub(super) fn without_footer(&self, index: usize, own: Range<usize>) -> Range<usize> {
         let ends = self
             .places()
@@ -56,8 +57,8 @@ impl Turns<'_> {
     }
 }
 
-/// Bytes of `tail` before the longest ending of `footer` that it ends with; an ending begins with a token, behind one, or
-/// with a line.
+/// Bytes of `tail` before the longest ending of `footer` that it ends with; an ending begins with a
+/// token, behind one, or with a line.
 fn before_ending(tail: &str, footer: &str) -> Option<usize> {
     let (tail, footer) = (tail.trim_end(), footer.trim_end());
     let begins = |at: &usize| {

@@ -1,7 +1,9 @@
-//! Whether what is trained on holds all that an answer says: its text, and each call with its arguments.
+//! Whether what is trained on holds all that an answer says: its text, and each call with its
+//! arguments.
 //!
-//! Templates write the same text in several ways: trimmed, as JSON, as Python prints it, with entities. What is in none of
-//! these ways is refused by name. Reasoning is not looked for: many templates drop that of earlier turns.
+//! Templates write the same text in several ways: trimmed, as JSON, as Python prints it, with
+//! entities. What is in none of these ways is refused by name. Reasoning is not looked for: many
+//! templates drop that of earlier turns.
 
 use std::ops::Range;
 
@@ -124,7 +126,8 @@ impl Answer<'_> {
         })
     }
 
-    /// Where `trained` first differs from `said`, and what stands there; none where it holds hardly any of it.
+    /// Where `trained` first differs from `said`, and what stands there; none where it holds hardly
+    /// any of it.
     fn changed(&self, said: &str, trained: &str) -> Option<(String, String)> {
         let own = self.turns.places().of(Owner::Message(self.index));
         let first = own
@@ -176,7 +179,8 @@ impl Answer<'_> {
         None
     }
 
-    /// An argument of call `place` that the template does not write: its text stands there by chance.
+    /// An argument of call `place` that the template does not write: its text stands there by
+    /// chance.
     fn unprinted(&self, place: usize, arguments: &Map<String, Value>) -> Option<(String, String)> {
         let stage = self.turns.stage;
         // Plain letters, which no template writes otherwise.
@@ -248,7 +252,8 @@ fn lost_argument(trained: &str, arguments: &Map<String, Value>) -> Option<(Strin
     None
 }
 
-/// Where the first text, number or name stands within `value`, at `path`, that `trained` does not hold, and its text.
+/// Where the first text, number or name stands within `value`, at `path`, that `trained` does not
+/// hold, and its text.
 fn lost_value(trained: &str, value: &Value, path: String) -> Option<(String, String)> {
     match value {
         Value::String(text) => (!is_held_in(trained, text)).then(|| (path, text.clone())),

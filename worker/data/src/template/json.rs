@@ -1,5 +1,5 @@
-//! JSON text as Python's `json.dumps` writes it, and the `tojson` filter of transformers on top of it: that is what chat
-//! templates were made for.
+//! JSON text as Python's `json.dumps` writes it, and the `tojson` filter of transformers on top of
+//! it: that is what chat templates were made for.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,8 @@ struct Style {
     sort_keys: bool,
 }
 
-/// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`, as transformers defines it.
+/// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`, as
+/// transformers defines it.
 pub(super) fn tojson(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let args = args.into_values();
     let (positional, kwargs): (&[Value], Kwargs) = from_args(&args)?;

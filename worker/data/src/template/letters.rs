@@ -1,8 +1,8 @@
 //! Which characters of a rendered text change with a message.
 //!
-//! The message is rendered again with each letter and digit of its texts replaced by another one of as many bytes. Where the
-//! rendering keeps its shape, the characters that differ are the message's, also where the template takes a text apart,
-//! cuts it or counts with it.
+//! The message is rendered again with each letter and digit of its texts replaced by another one of
+//! as many bytes. Where the rendering keeps its shape, the characters that differ are the
+//! message's, also where the template takes a text apart, cuts it or counts with it.
 
 use std::ops::Range;
 
@@ -29,7 +29,8 @@ pub(super) fn tool_with_other_letters(tool: &mut Value) {
     .descriptions(tool);
 }
 
-/// `text` with other letters and digits; its tokens in brackets stay, since templates look for them.
+/// `text` with other letters and digits; its tokens in brackets stay, since templates look for
+/// them.
 fn other_letters(text: &str) -> String {
     let changed = |(piece, is_token): (&str, bool)| {
         if is_token {

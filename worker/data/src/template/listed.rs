@@ -1,5 +1,5 @@
-//! What Python prints under another name than a list, and what it prints with an address: ranges, views of dictionaries,
-//! and the objects that a template refuses to print here.
+//! What Python prints under another name than a list, and what it prints with an address: ranges,
+//! views of dictionaries, and the objects that a template refuses to print here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -139,7 +139,8 @@ pub(super) fn range_holds(container: &Value, value: &Value) -> Option<bool> {
     listed.map(|listed| listed.items.contains(value))
 }
 
-/// Whether Python has a dictionary there: a namespace and the state of a loop are maps to minijinja alone.
+/// Whether Python has a dictionary there: a namespace and the state of a loop are maps to minijinja
+/// alone.
 pub(super) fn is_dict(value: &Value) -> bool {
     let own = |name: &str| {
         ["::Namespace", "::Loop"]

@@ -1,6 +1,6 @@
-//! Methods of Python that a template names without calling them. Python's value is the method, whatever keys a dictionary
-//! has; minijinja has the key, or nothing. It gives no way to tell attributes from items, so such an attribute becomes a
-//! filter in the text of the template.
+//! Methods of Python that a template names without calling them. Python's value is the method,
+//! whatever keys a dictionary has; minijinja has the key, or nothing. It gives no way to tell
+//! attributes from items, so such an attribute becomes a filter in the text of the template.
 
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
@@ -61,8 +61,9 @@ fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
     value.get_attr(name)
 }
 
-/// `tag`, what stands between the brackets of a tag, with each attribute that may be a method as a filter, unless it is
-/// called, or something stands behind it that belongs to it. `block` is for `{%`.
+/// `tag`, what stands between the brackets of a tag, with each attribute that may be a method as a
+/// filter, unless it is called, or something stands behind it that belongs to it. `block` is for
+/// `{%`.
 pub(super) fn rewrite(tag: &str, block: bool) -> String {
     let inner = tag.trim_start_matches(['-', '+']).trim_start();
     // What is set is no value yet.

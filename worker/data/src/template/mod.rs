@@ -1,10 +1,12 @@
-//! Chat templates: the model's own Jinja, rendered as transformers renders it, with the assistant's text marked.
+//! Chat templates: the model's own Jinja, rendered as transformers renders it, with the assistant's
+//! text marked.
 //!
-//! Where a template has `{% generation %}` blocks, they say what is the assistant's. Where it has none, [`turns`] finds
-//! each turn by rendering.
+//! Where a template has `{% generation %}` blocks, they say what is the assistant's. Where it has
+//! none, [`turns`] finds each turn by rendering.
 //!
-//! Templates that write the date of today (`strftime_now`) are given a fixed one: training data that change with the
-//! day cannot be repeated, and the model would be asked another question than the one that it was trained on.
+//! Templates that write the date of today (`strftime_now`) are given a fixed one: training data
+//! that change with the day cannot be repeated, and the model would be asked another question than
+//! the one that it was trained on.
 
 mod answers;
 mod compare;
@@ -59,8 +61,8 @@ const BUILT_IN: &str = "chatml-tools";
 /// The date that templates of Llama write where they are given none.
 const DATE: Date = Date::constant(2024, 7, 26);
 
-/// Steps of the template engine for one conversation: a thousand times what a long one takes. A template comes with a
-/// model or a job, and one that does not end would hold the process for ever.
+/// Steps of the template engine for one conversation: a thousand times what a long one takes. A
+/// template comes with a model or a job, and one that does not end would hold the process for ever.
 const FUEL: u64 = 20_000_000;
 
 /// Texts of the special tokens that templates refer to.
@@ -93,7 +95,8 @@ struct Variant {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     pub text: String,
-    /// Byte ranges of the assistant's text, tool calls and end of turn that are trained on, ascending.
+    /// Byte ranges of the assistant's text, tool calls and end of turn that are trained on,
+    /// ascending.
     pub assistant: Vec<Range<usize>>,
     /// What of the answers that are trained on is not among that text.
     pub lost: Vec<Lost>,
@@ -113,8 +116,8 @@ impl ChatTemplate {
         Self::of(&Templates::from(source.to_owned()), special)
     }
 
-    /// The template that `wanted` names (`auto`, `chatml-tools`, one of the model's, or Jinja text), where `own` are the
-    /// model's.
+    /// The template that `wanted` names (`auto`, `chatml-tools`, one of the model's, or Jinja
+    /// text), where `own` are the model's.
     ///
     /// # Errors
     /// It does not compile, or the model has none.
@@ -204,7 +207,8 @@ impl ChatTemplate {
         });
     }
 
-    /// The Jinja text for a conversation without tools, or the first where there is none of that name.
+    /// The Jinja text for a conversation without tools, or the first where there is none of that
+    /// name.
     pub fn source(&self) -> &str {
         let plain = self
             .variants
@@ -264,8 +268,8 @@ impl ChatTemplate {
     /// Renders `conversation` and tells which part is trained on.
     ///
     /// # Errors
-    /// The template refuses the conversation, does not show which part of the text is a turn's, or mixes others' text into
-    /// it.
+    /// The template refuses the conversation, does not show which part of the text is a turn's, or
+    /// mixes others' text into it.
     pub fn render(&self, conversation: &Conversation) -> Result<Rendered, TemplateError> {
         let (stage, raw) = Stage::set(self, conversation, false)?;
         let mut rendered = stage.taken(&raw);

@@ -28,7 +28,8 @@ impl From<String> for Templates {
 }
 
 impl Templates {
-    /// What `chat_template` of a settings file holds: a text, a list of names with texts, or an object of them.
+    /// What `chat_template` of a settings file holds: a text, a list of names with texts, or an
+    /// object of them.
     pub(crate) fn from_setting(setting: &Value) -> Result<Self, String> {
         let fault = || "`chat_template` is neither a text nor a list of named templates".to_owned();
         let named = match setting {

@@ -1,5 +1,5 @@
-//! What Python refuses of filters that put items into an order or tell them apart, before minijinja's own run: it orders
-//! values of every type.
+//! What Python refuses of filters that put items into an order or tell them apart, before
+//! minijinja's own run: it orders values of every type.
 
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
@@ -65,7 +65,8 @@ pub(super) fn check_dict(value: &Value, by_value: bool) -> Result<(), Error> {
     check_orderable("dictsort", &items)
 }
 
-/// What the items are compared by, one list for each attribute. The items become a list: an iterator is read once.
+/// What the items are compared by, one list for each attribute. The items become a list: an
+/// iterator is read once.
 fn keys(state: &mut State, name: &str, args: &mut [Value]) -> Result<Vec<Vec<Value>>, Error> {
     let Some(first) = args.first_mut() else {
         return Ok(Vec::new());

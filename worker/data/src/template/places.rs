@@ -1,11 +1,12 @@
 //! Where the texts of each message stand in a rendered conversation.
 //!
-//! The conversation is rendered again with every text between two marks, of which the first names the message. Where the
-//! two renderings are the same but for the marks, the marks say whose each character is, however often the template
-//! writes a text and however it changes it. A template that looks at a text, or cuts it, may render otherwise with marks:
-//! then the messages are marked one by one. A part that is taken out of a text has no marks, so the conversation is
-//! rendered with other letters too ([`super::letters`]). What both leave open is known by where the text changes with the
-//! message.
+//! The conversation is rendered again with every text between two marks, of which the first names
+//! the message. Where the two renderings are the same but for the marks, the marks say whose each
+//! character is, however often the template writes a text and however it changes it. A template
+//! that looks at a text, or cuts it, may render otherwise with marks: then the messages are marked
+//! one by one. A part that is taken out of a text has no marks, so the conversation is rendered
+//! with other letters too ([`super::letters`]). What both leave open is known by where the text
+//! changes with the message.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -36,7 +37,8 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct Places {
     pub list: Vec<Place>,
-    /// Owners whose every character is known; of the others, a part of the text that holds them all.
+    /// Owners whose every character is known; of the others, a part of the text that holds them
+    /// all.
     exact: Vec<Owner>,
 }
 
@@ -91,8 +93,9 @@ pub(super) fn places(turns: &Turns<'_>) -> Places {
     found
 }
 
-/// Owners whose letters are changed at once: those whose marks show all that they write. Answers that call are each for
-/// themselves, since numbers have no marks, and so are those without exact marks.
+/// Owners whose letters are changed at once: those whose marks show all that they write. Answers
+/// that call are each for themselves, since numbers have no marks, and so are those without exact
+/// marks.
 fn groups(stage: &Stage<'_>, owners: &[Owner]) -> Vec<Vec<Owner>> {
     let calls = |owner: &Owner| matches!(owner, Owner::Message(index) if stage.messages[*index]["tool_calls"].is_array());
     let (single, together): (Vec<Owner>, Vec<Owner>) =
@@ -183,7 +186,8 @@ pub(super) struct Pens {
 }
 
 impl Pens {
-    /// None where there are more owners than characters that the conversation and the templates do not hold.
+    /// None where there are more owners than characters that the conversation and the templates do
+    /// not hold.
     pub fn of(stage: &Stage<'_>, owners: &[Owner]) -> Option<Self> {
         let mut taken: HashSet<char> = stage.template.marks.all().into_iter().collect();
         stage
@@ -287,8 +291,8 @@ impl Pens {
         .descriptions(tool);
     }
 
-    /// `text` with marks around what stands between its tokens in brackets and its white space: by these, templates
-    /// take texts apart.
+    /// `text` with marks around what stands between its tokens in brackets and its white space: by
+    /// these, templates take texts apart.
     fn marked(&self, open: char, text: &str) -> String {
         let pieces = pieces(text);
         let bare = pieces

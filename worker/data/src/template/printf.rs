@@ -1,5 +1,6 @@
-//! Python's `%` between a text and what is put into it. minijinja knows `%` as the remainder only, and gives no way to
-//! change that, so a text in quotation marks before `%` becomes a filter of what stands behind.
+//! Python's `%` between a text and what is put into it. minijinja knows `%` as the remainder only,
+//! and gives no way to change that, so a text in quotation marks before `%` becomes a filter of
+//! what stands behind.
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::ValueKind;
@@ -49,7 +50,8 @@ pub(super) fn rewrite(expression: &str) -> String {
     nested(expression, 0)
 }
 
-/// [`rewrite`] of what stands in `depth` values already. minijinja refuses what is nested deeper than 150.
+/// [`rewrite`] of what stands in `depth` values already. minijinja refuses what is nested deeper
+/// than 150.
 fn nested(expression: &str, depth: usize) -> String {
     if depth > 200 {
         return expression.to_owned();
@@ -87,7 +89,8 @@ fn next(text: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// Bytes of the value that `text` begins with: a name, number, text or bracket, and what is fetched, called or filtered.
+/// Bytes of the value that `text` begins with: a name, number, text or bracket, and what is
+/// fetched, called or filtered.
 fn operand(text: &str) -> usize {
     let mut at = text.len() - text.trim_start().len();
     at += text[at..].len() - text[at..].trim_start_matches(['-', '+']).len();

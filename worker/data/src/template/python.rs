@@ -1,5 +1,6 @@
-//! Where Jinja2 as transformers sets it up differs from minijinja's own ways: tests, filters, methods and printing as
-//! Python has them. The serving side renders with Python, and a prompt must be the same to the character.
+//! Where Jinja2 as transformers sets it up differs from minijinja's own ways: tests, filters,
+//! methods and printing as Python has them. The serving side renders with Python, and a prompt must
+//! be the same to the character.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{
@@ -27,7 +28,8 @@ const GENERATORS: [&str; 10] = [
     "items",
 ];
 
-/// Keeps minijinja's filters that go through a value under names of their own, for [`wrap`] to call.
+/// Keeps minijinja's filters that go through a value under names of their own, for [`wrap`] to
+/// call.
 fn keep(env: &mut Environment<'static>) -> [&'static str; 19] {
     env.add_filter("_map", filters::map);
     env.add_filter("_select", filters::select);
@@ -142,7 +144,8 @@ pub(super) fn install(env: &mut Environment<'static>) {
     });
 }
 
-/// Under its own name, the filter that is `kept` refuses none as Python does, and gives a generator where Jinja2's does.
+/// Under its own name, the filter that is `kept` refuses none as Python does, and gives a generator
+/// where Jinja2's does.
 fn wrap(env: &mut Environment<'static>, kept: &'static str) {
     let name = kept.trim_start_matches('_');
     let lazy = GENERATORS.contains(&name);

@@ -1,8 +1,10 @@
-//! Reasoning in front of an answer: the tokens that open and close it, and prompts that open it for the model.
+//! Reasoning in front of an answer: the tokens that open and close it, and prompts that open it for
+//! the model.
 
 use super::differ::{bracketed, last_token};
 
-/// `prompt` without the reasoning that it opens: where the turn has reasoning, all of it is the assistant's.
+/// `prompt` without the reasoning that it opens: where the turn has reasoning, all of it is the
+/// assistant's.
 pub(super) fn without_reasoning(prompt: &str) -> &str {
     let inner = prompt.trim_end();
     // Gemma's marker is a token and a word.
@@ -44,8 +46,8 @@ fn closes(token: &str) -> bool {
     token.starts_with("</") || token.starts_with("[/") || token.to_lowercase().contains("end")
 }
 
-/// `text` behind the reasoning that it begins with, without white space around it: what many templates write of earlier
-/// answers.
+/// `text` behind the reasoning that it begins with, without white space around it: what many
+/// templates write of earlier answers.
 pub(super) fn spoken(text: &str) -> &str {
     let mut ends = text.char_indices().filter_map(|(at, _)| {
         let length = bracketed(&text[at..])?;

@@ -1,6 +1,7 @@
-//! Changes to the text of a template before it is compiled: `{% generation %}`, which is no tag of minijinja, becomes a
-//! filter block; what a `for` loop goes through passes a filter that refuses none, as Python does; a sum in which a text is
-//! marked as `safe` becomes a filter that escapes the other texts, as Python does. Comparisons, `%` and uncalled methods become filters too.
+//! Changes to the text of a template before it is compiled: `{% generation %}`, which is no tag of
+//! minijinja, becomes a filter block; what a `for` loop goes through passes a filter that refuses
+//! none, as Python does; a sum in which a text is marked as `safe` becomes a filter that escapes
+//! the other texts, as Python does. Comparisons, `%` and uncalled methods become filters too.
 
 use super::{compare, methods, printf};
 
@@ -80,7 +81,8 @@ fn next_tag(text: &str) -> Option<(char, usize)> {
     })
 }
 
-/// Where the tag that `text` begins with ends, after its closing bracket; one within quotation marks is none.
+/// Where the tag that `text` begins with ends, after its closing bracket; one within quotation
+/// marks is none.
 fn tag_end(text: &str, kind: char) -> Option<usize> {
     let close = match kind {
         '%' => "%}",
@@ -178,7 +180,8 @@ fn split(text: &str, separator: char) -> Vec<&str> {
     parts
 }
 
-/// Where `keyword` stands as a word of its own from `from` on, outside of quotation marks and brackets.
+/// Where `keyword` stands as a word of its own from `from` on, outside of quotation marks and
+/// brackets.
 pub(super) fn word(text: &str, keyword: &str, from: usize) -> Option<usize> {
     let mut walk = Walk::default();
     let is_part = |c: char| c.is_alphanumeric() || c == '_';

@@ -1,4 +1,5 @@
-//! A conversation prepared for rendering: without what templates must not see, and with what they insist on.
+//! A conversation prepared for rendering: without what templates must not see, and with what they
+//! insist on.
 
 use std::collections::HashSet;
 
@@ -10,8 +11,8 @@ use super::fault::TemplateError;
 use super::{ChatTemplate, Rendered, Variant};
 use crate::chat::Conversation;
 
-/// Characters of a private plane that mark places inside rendered text. Data may hold them too: there they are put in
-/// others' place while rendering, and put back afterwards.
+/// Characters of a private plane that mark places inside rendered text. Data may hold them too:
+/// there they are put in others' place while rendering, and put back afterwards.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Marks {
     pub open: char,
@@ -55,7 +56,8 @@ pub(super) struct Stage<'t> {
 impl<'t> Stage<'t> {
     /// Prepares `conversation` and renders it.
     ///
-    /// A template that refuses calls without ids, as Mistral's do, is given made-up ones, the same in every run.
+    /// A template that refuses calls without ids, as Mistral's do, is given made-up ones, the same
+    /// in every run.
     pub fn set(
         template: &'t ChatTemplate,
         conversation: &Conversation,
@@ -140,7 +142,8 @@ impl<'t> Stage<'t> {
             .map_err(TemplateError::rendering)
     }
 
-    /// `messages` as the template renders them; none where it refuses them, as a part of a conversation may be.
+    /// `messages` as the template renders them; none where it refuses them, as a part of a
+    /// conversation may be.
     pub fn part(&self, messages: &[Json], prompt: bool) -> Option<String> {
         self.part_with(messages, &self.tools, prompt)
     }
@@ -207,7 +210,8 @@ fn with_names_of_reasoning(message: &mut Map<String, Json>) {
     message.insert("reasoning_content".into(), reasoning);
 }
 
-/// For each mark that the data hold a character of the same plane that they do not hold: it has as many bytes.
+/// For each mark that the data hold a character of the same plane that they do not hold: it has as
+/// many bytes.
 fn swaps(marks: Marks, messages: &[Json], tools: &[Json]) -> Vec<(char, char)> {
     let values = || messages.iter().chain(tools);
     let held: Vec<char> = marks
@@ -258,8 +262,8 @@ fn swap(value: &mut Json, swaps: &[(char, char)]) {
     }
 }
 
-/// Calls without an id with one of nine letters and digits by their place, and results without one with that of their
-/// call; ids that the row gives stay.
+/// Calls without an id with one of nine letters and digits by their place, and results without one
+/// with that of their call; ids that the row gives stay.
 fn with_made_ids(messages: &[Json]) -> Vec<Json> {
     let mut messages = with_ids_of_results(messages);
     let given: HashSet<Json> = ids(&messages).cloned().collect();
@@ -316,7 +320,8 @@ fn ids(messages: &[Json]) -> impl Iterator<Item = &Json> {
         .filter(|id| !id.is_null())
 }
 
-/// Calls without an id with those that their results name, in order: ids of results that no call before them has.
+/// Calls without an id with those that their results name, in order: ids of results that no call
+/// before them has.
 fn with_ids_of_results(messages: &[Json]) -> Vec<Json> {
     let mut messages = messages.to_vec();
     for at in 0..messages.len() {

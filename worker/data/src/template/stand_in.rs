@@ -1,4 +1,5 @@
-//! A message with its texts replaced: what changes then in a rendered conversation is the message's.
+//! A message with its texts replaced: what changes then in a rendered conversation is the
+//! message's.
 
 use serde_json::{Map, Value};
 
@@ -11,7 +12,8 @@ pub(super) enum Calls {
     Kept,
 }
 
-/// `message` with its text and reasoning, and as much of its calls as `calls` says, replaced by `mark`.
+/// `message` with its text and reasoning, and as much of its calls as `calls` says, replaced by
+/// `mark`.
 pub(super) fn stand_in(message: &Value, mark: char, calls: Calls) -> Value {
     let mark = mark.to_string();
     let mut message = message.clone();

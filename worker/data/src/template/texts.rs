@@ -148,8 +148,8 @@ fn is_decimal(c: char) -> bool {
         .any(|zero| (*zero..zero + 10).contains(&u32::from(c)))
 }
 
-/// The characters of `text` from the argument `start` up to `end`, and how many stand before them; none where `start`
-/// lies behind the text.
+/// The characters of `text` from the argument `start` up to `end`, and how many stand before them;
+/// none where `start` lies behind the text.
 fn window<'t>(text: &'t str, args: &Arguments<'_>) -> Result<Option<(&'t str, usize)>, Error> {
     let length = text.chars().count();
     let place = |at: i64| {

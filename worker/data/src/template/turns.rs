@@ -1,12 +1,14 @@
 //! Which part of a rendered conversation is one assistant turn, for a template that does not say.
 //!
-//! The simple case: the conversation before the turn, with the generation prompt, is a prefix of the conversation with
-//! the turn, and that is a prefix of the whole. Templates that change earlier text when a turn is added (they move the
-//! list of tools to the last question, or drop earlier reasoning) break that. There the turn is found by what depends on
-//! it: the conversation is rendered again with the turn's own text replaced by a character that occurs nowhere else, and
-//! the two renderings differ exactly where the turn's text stands. What the model writes around that text (reasoning or a
-//! marker before it, the end of turn after it) lies between the turn's header and the text, and is what the conversation
-//! that ends with the turn has after it too. Tokens in brackets are compared whole, so that no part begins inside one.
+//! The simple case: the conversation before the turn, with the generation prompt, is a prefix of
+//! the conversation with the turn, and that is a prefix of the whole. Templates that change earlier
+//! text when a turn is added (they move the list of tools to the last question, or drop earlier
+//! reasoning) break that. There the turn is found by what depends on it: the conversation is
+//! rendered again with the turn's own text replaced by a character that occurs nowhere else, and
+//! the two renderings differ exactly where the turn's text stands. What the model writes around
+//! that text (reasoning or a marker before it, the end of turn after it) lies between the turn's
+//! header and the text, and is what the conversation that ends with the turn has after it too.
+//! Tokens in brackets are compared whole, so that no part begins inside one.
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -51,8 +53,8 @@ impl<'s> Turns<'s> {
         &self.stage.messages
     }
 
-    /// Where the assistant's own part of turn `index` stands, its end-of-turn token included; none where the template
-    /// leaves it out.
+    /// Where the assistant's own part of turn `index` stands, its end-of-turn token included; none
+    /// where the template leaves it out.
     pub fn find(&self, index: usize) -> Result<Option<Range<usize>>, TemplateError> {
         let Some(turn) = self.turn(index)? else {
             return Ok(None);
@@ -96,8 +98,8 @@ impl<'s> Turns<'s> {
         }
     }
 
-    /// Whether results of the calls of turn `index` stand within `turn`: some templates write them between its calls and
-    /// its text.
+    /// Whether results of the calls of turn `index` stand within `turn`: some templates write them
+    /// between its calls and its text.
     fn holds_results(&self, index: usize, turn: &Range<usize>) -> bool {
         let results = self.messages()[index + 1..]
             .iter()
@@ -107,12 +109,14 @@ impl<'s> Turns<'s> {
         (index + 1..=index + results).any(|j| self.replaced(j).is_some_and(|(at, _)| within(at)))
     }
 
-    /// Where the whole differs once the text of message `index` is replaced, and the message that did it.
+    /// Where the whole differs once the text of message `index` is replaced, and the message that
+    /// did it.
     pub(super) fn replaced(&self, index: usize) -> Option<(Range<usize>, Value)> {
         self.replacements(index).next()
     }
 
-    /// The same for every way of replacing it: a name that is replaced may change the results of its call too.
+    /// The same for every way of replacing it: a name that is replaced may change the results of
+    /// its call too.
     fn replacements(&self, index: usize) -> impl Iterator<Item = (Range<usize>, Value)> {
         let message = &self.messages()[index];
         let mut forms = [Calls::Whole, Calls::Arguments, Calls::Kept]
@@ -132,7 +136,8 @@ impl<'s> Turns<'s> {
         self.stage.template.marks.stand_in
     }
 
-    /// A turn that begins with the header of its own: some templates write it in the middle of a conversation only.
+    /// A turn that begins with the header of its own: some templates write it in the middle of a
+    /// conversation only.
     fn without_header(&self, turn: Range<usize>) -> Range<usize> {
         let header = self.header();
         let starts_again =
@@ -178,7 +183,8 @@ impl<'s> Turns<'s> {
         {
             return Some(from + behind);
         }
-        // Without a header, the turn begins where what follows the previous message and belongs to the prompt ends.
+        // Without a header, the turn begins where what follows the previous message and belongs to
+        // the prompt ends.
         let prompted = prompted?;
         let follows = match previous {
             Some((j, (_, form))) => {
@@ -227,10 +233,11 @@ impl<'s> Turns<'s> {
         found.as_deref()
     }
 
-    /// Where turn `index` ends, whose text stands at `text`: with what the conversation that ends there has after it.
+    /// Where turn `index` ends, whose text stands at `text`: with what the conversation that ends
+    /// there has after it.
     ///
-    /// Some templates end the last turn otherwise than those before: these end with the same last token, or as questions
-    /// do.
+    /// Some templates end the last turn otherwise than those before: these end with the same last
+    /// token, or as questions do.
     fn end(
         &self,
         index: usize,
@@ -269,8 +276,8 @@ impl<'s> Turns<'s> {
         text_end + self.before_next(tail).len()
     }
 
-    /// The end of `text`, whose turn ends with the last token of `own_end`: without the header of a result that names the
-    /// call, and so differs with it.
+    /// The end of `text`, whose turn ends with the last token of `own_end`: without the header of a
+    /// result that names the call, and so differs with it.
     fn before_results(&self, text: &Range<usize>, own_end: &str) -> usize {
         let within = &self.whole[text.clone()];
         let ended =
@@ -293,8 +300,8 @@ impl<'s> Turns<'s> {
     }
 }
 
-/// A turn up to its last token: white space and a token that opens the next part, such as Gemma's `<|tool_response>`,
-/// are not the assistant's.
+/// A turn up to its last token: white space and a token that opens the next part, such as Gemma's
+/// `<|tool_response>`, are not the assistant's.
 pub(super) fn closed(turn: &str) -> &str {
     let turn = turn.trim_end();
     let opening = turn
@@ -303,7 +310,8 @@ pub(super) fn closed(turn: &str) -> &str {
     opening.map_or(turn, |at| closed(&turn[..at]))
 }
 
-/// Where `header` ends in `between`: behind the last place that has the most of it, if that is enough to know it by.
+/// Where `header` ends in `between`: behind the last place that has the most of it, if that is
+/// enough to know it by.
 fn behind_header(between: &str, header: &str) -> Option<usize> {
     let places = between
         .char_indices()

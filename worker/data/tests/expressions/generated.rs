@@ -1,5 +1,5 @@
-//! Every operator, test and filter with operands of every type: what is rendered is what Python renders, whatever stands
-//! beside it; what is not is refused.
+//! Every operator, test and filter with operands of every type: what is rendered is what Python
+//! renders, whatever stands beside it; what is not is refused.
 
 use super::{by_python, by_us, row};
 
@@ -83,8 +83,8 @@ const FILTERS: [&str; 37] = [
     "batch(2) | list",
 ];
 
-/// What minijinja gives no way to change: parts of none and of what is not there, places that are fractions, and roots of
-/// negative numbers, which are complex in Python.
+/// What minijinja gives no way to change: parts of none and of what is not there, places that are
+/// fractions, and roots of negative numbers, which are complex in Python.
 fn is_known(source: &str) -> bool {
     let cut = ["(none)[", "(nope)["]
         .iter()

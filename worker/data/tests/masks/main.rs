@@ -1,4 +1,5 @@
-//! What is trained on is the assistant's own text and the end of its turn, whatever a template writes around them.
+//! What is trained on is the assistant's own text and the end of its turn, whatever a template
+//! writes around them.
 
 mod foreign;
 mod lost;

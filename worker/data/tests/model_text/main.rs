@@ -1,4 +1,5 @@
-//! Folders of models: which template is taken, where special tokens stand, and which texts teach what they seem to.
+//! Folders of models: which template is taken, where special tokens stand, and which texts teach
+//! what they seem to.
 
 mod chosen;
 mod ends;

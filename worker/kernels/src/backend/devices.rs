@@ -12,7 +12,8 @@ pub const HAS_METAL: bool = cfg!(feature = "metal");
 #[cfg(not(feature = "cuda"))]
 const WITHOUT: &str = "this program was built without the `cuda` feature";
 
-/// Opens NVIDIA's GPU `ordinal`, and keeps what is freed on it for later allocations of this program.
+/// Opens NVIDIA's GPU `ordinal`, and keeps what is freed on it for later allocations of this
+/// program.
 ///
 /// # Errors
 /// Libraries or a GPU are missing, the driver is too old, or the GPU does not answer.
@@ -28,7 +29,8 @@ pub fn open_cuda(_: usize) -> Result<Device, String> {
     Err(WITHOUT.into())
 }
 
-/// Loads what a GPU of CUDA needs besides its driver; a build without the `cuda` feature needs nothing.
+/// Loads what a GPU of CUDA needs besides its driver; a build without the `cuda` feature needs
+/// nothing.
 ///
 /// # Errors
 /// A library is missing: which, and what to install.
@@ -38,7 +40,8 @@ pub fn load_cuda_libraries() -> Result<(), String> {
     Ok(())
 }
 
-/// The version of the cuDNN that runs on a GPU may take their attention from; none in a build without the `cuda` feature.
+/// The version of the cuDNN that runs on a GPU may take their attention from; none in a build
+/// without the `cuda` feature.
 ///
 /// # Errors
 /// There is none: why.

@@ -14,7 +14,8 @@ use crate::backend::reference::backend::Reference;
 use crate::types::instructions::Instructions;
 use crate::types::options::{Compute, Options};
 
-/// Opens the backend of `device` for what `options` say. Which form computes what is chosen here, once.
+/// Opens the backend of `device` for what `options` say. Which form computes what is chosen here,
+/// once.
 ///
 /// # Errors
 /// The device cannot be opened, or does not have what is asked for.

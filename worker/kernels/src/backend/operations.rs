@@ -1,8 +1,9 @@
 //! What every backend computes: one method an operation, the backward pass beside the forward pass.
 //!
-//! Shape letters are those of the crate. Matrices are row-major and in one piece. A method fails with candle's error
-//! where shapes do not fit together, an element type is not one that the backend takes, or the device fails; nothing
-//! is computed by another form than the one that [`Backend::forms`] lists.
+//! Shape letters are those of the crate. Matrices are row-major and in one piece. A method fails
+//! with candle's error where shapes do not fit together, an element type is not one that the
+//! backend takes, or the device fails; nothing is computed by another form than the one that
+//! [`Backend::forms`] lists.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -21,7 +22,8 @@ use crate::types::offload::Offloaded;
 use crate::types::rope::RopeTable;
 use crate::types::sequences::{Sequences, Span};
 
-/// O [M, H*E] and the log-sum-exp of the scores, which only the backward pass of the same backend reads.
+/// O [M, H*E] and the log-sum-exp of the scores, which only the backward pass of the same backend
+/// reads.
 pub type AttentionOutput = (Tensor, Tensor);
 /// dQ, dK and dV.
 pub type AttentionGrads = (Tensor, Tensor, Tensor);
@@ -51,7 +53,8 @@ pub trait Backend: Send + Sync {
     /// The attention that was chosen and why, where there was a choice.
     fn attention(&self) -> Option<String>;
 
-    /// Most bytes of tensors that were on a GPU at one time since [`Self::forget_peak`]; none where it is not known.
+    /// Most bytes of tensors that were on a GPU at one time since [`Self::forget_peak`]; none where
+    /// it is not known.
     fn peak_bytes(&self) -> Result<Option<u64>> {
         Ok(None)
     }
@@ -61,7 +64,8 @@ pub trait Backend: Send + Sync {
         Ok(())
     }
 
-    /// Bytes of a GPU's memory that this program holds or may still take; none where nothing bounds them.
+    /// Bytes of a GPU's memory that this program holds or may still take; none where nothing bounds
+    /// them.
     fn available_bytes(&self) -> Result<Option<u64>> {
         Ok(None)
     }
@@ -93,13 +97,15 @@ pub trait Backend: Send + Sync {
         Err("has no GPU of CUDA".into())
     }
 
-    /// `spans` in the form that this backend reads; their queries are the rows of a pass from the first to the last.
+    /// `spans` in the form that this backend reads; their queries are the rows of a pass from the
+    /// first to the last.
     fn sequences(&self, spans: &[Span]) -> Result<Sequences>;
 
     /// The rows `ids` [L] of `table` [V, D]; every id is below V.
     fn gather_rows(&self, table: &Tensor, ids: &Tensor) -> Result<Tensor>;
 
-    /// A matrix of `m` rows, zero but for its rows `ids` [L], which are those of `rows` [L, D]; no id comes twice.
+    /// A matrix of `m` rows, zero but for its rows `ids` [L], which are those of `rows` [L, D]; no
+    /// id comes twice.
     fn scatter_rows(&self, rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor>;
 
     /// The rows of `a` [M, D] and then those of `b` [N, D].
@@ -114,8 +120,9 @@ pub trait Backend: Send + Sync {
     /// `x` as `dtype`.
     fn cast(&self, x: &Tensor, dtype: DType) -> Result<Tensor>;
 
-    /// `x` [M, D] with the noise of NEFTune (Jain et al., 2023), sequence by sequence: uniform in plus or minus
-    /// `alpha` / sqrt(T D), where T is the length of the sequence. A function of `key`, as dropout is.
+    /// `x` [M, D] with the noise of NEFTune (Jain et al., 2023), sequence by sequence: uniform in
+    /// plus or minus `alpha` / sqrt(T D), where T is the length of the sequence. A function of
+    /// `key`, as dropout is.
     fn embedding_noise(
         &self,
         x: &Tensor,
@@ -124,7 +131,8 @@ pub trait Backend: Send + Sync {
         key: &DropoutKey,
     ) -> Result<Tensor>;
 
-    /// `x` [M, D], `w` [D] to `y` = `x` * rstd * `w` [M, D] and rstd = 1 / sqrt(mean(x^2) + `epsilon`) [M, 1] in `f32`.
+    /// `x` [M, D], `w` [D] to `y` = `x` * rstd * `w` [M, D] and rstd = 1 / sqrt(mean(x^2) +
+    /// `epsilon`) [M, 1] in `f32`.
     fn rms_norm_forward(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)>;
 
     /// [`Self::rms_norm_forward`] for products: `y` in the form that they read.
@@ -135,7 +143,8 @@ pub trait Backend: Send + Sync {
         epsilon: f64,
     ) -> Result<(Activations, Tensor)>;
 
-    /// `dy`, `x` [M, D], `w` [D], `rstd` [M, 1] to `base` + dx [M, D]. `w` is frozen and gets no gradient.
+    /// `dy`, `x` [M, D], `w` [D], `rstd` [M, 1] to `base` + dx [M, D]. `w` is frozen and gets no
+    /// gradient.
     ///
     /// With t = dy * w: dx = rstd * (t - x * rstd^2 * mean(t * x)).
     fn rms_norm_backward(
@@ -158,10 +167,11 @@ pub trait Backend: Send + Sync {
         sequences: &Sequences,
     ) -> Result<Tensor>;
 
-    /// Causal attention over packed sequences with grouped heads and an optional sliding window: `q` [M, H*E] and `k`,
-    /// `v` [M', K*E] to O [M, H*E] and the log-sum-exp of the scores.
+    /// Causal attention over packed sequences with grouped heads and an optional sliding window:
+    /// `q` [M, H*E] and `k`, `v` [M', K*E] to O [M, H*E] and the log-sum-exp of the scores.
     ///
-    /// Sequences lie one after another in the token dimension; a token attends only within its own span.
+    /// Sequences lie one after another in the token dimension; a token attends only within its own
+    /// span.
     fn attention_forward(
         &self,
         qkv: (&Tensor, &Tensor, &Tensor),
@@ -171,8 +181,9 @@ pub trait Backend: Send + Sync {
 
     /// Gradients (dQ, dK, dV) of `d_o` [M, H*E]; `sequences` are those of the forward pass.
     ///
-    /// The probabilities are rebuilt from the log-sum-exp of each row (Dao et al., FlashAttention, 2022):
-    /// P = exp(S - lse), dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dO * O)), dQ = dS K, dK = dS^T Q.
+    /// The probabilities are rebuilt from the log-sum-exp of each row (Dao et al., FlashAttention,
+    /// 2022): P = exp(S - lse), dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dO * O)), dQ = dS
+    /// K, dK = dS^T Q.
     fn attention_backward(
         &self,
         d_o: &Tensor,
@@ -194,7 +205,8 @@ pub trait Backend: Send + Sync {
         up: &Activations,
     ) -> Result<(Activations, Activations)>;
 
-    /// [`Self::swiglu_backward`] of a `dh` that nothing else holds: where memory is scarce dup is written over it.
+    /// [`Self::swiglu_backward`] of a `dh` that nothing else holds: where memory is scarce dup is
+    /// written over it.
     fn swiglu_backward_over(
         &self,
         dh: Activations,
@@ -202,45 +214,51 @@ pub trait Backend: Send + Sync {
         up: &Activations,
     ) -> Result<(Activations, Activations)>;
 
-    /// `mask * x / (1 - p)` for `x` [M, D], in the form that it has; its own backward pass when applied to the gradient.
+    /// `mask * x / (1 - p)` for `x` [M, D], in the form that it has; its own backward pass when
+    /// applied to the gradient.
     fn dropout(&self, x: &Activations, key: &DropoutKey) -> Result<Activations>;
 
     /// `base` + `mask * x / (1 - p)`; see [`Self::dropout`].
     fn add_dropout(&self, x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result<Tensor>;
 
-    /// u = c (m o x) A^T [M, R] of each adapter that shares the input `x` [M, K], where m is its dropout mask and
-    /// c = 1 / (1 - p).
+    /// u = c (m o x) A^T [M, R] of each adapter that shares the input `x` [M, K], where m is its
+    /// dropout mask and c = 1 / (1 - p).
     fn lora_forward(&self, x: &Activations, adapters: &[LoraInput<'_>])
     -> Result<Vec<Activations>>;
 
-    /// dA = c du^T (m o x) [R, K] of each adapter in `f32`, from its du [M, R]; and the sum of c m o (du A) [M, K] over
-    /// those with a mask. The others' du A goes into dx as a product.
+    /// dA = c du^T (m o x) [R, K] of each adapter in `f32`, from its du [M, R]; and the sum of c m
+    /// o (du A) [M, K] over those with a mask. The others' du A goes into dx as a product.
     fn lora_backward(
         &self,
         x: &Activations,
         adapters: &[LoraBackwardInput<'_>],
     ) -> Result<(Vec<Tensor>, Option<Tensor>)>;
 
-    /// Quantizes a matrix of floats in host memory to NF4 on the device, in blocks of `block` elements; `double`
-    /// quantizes the scales too.
+    /// Quantizes a matrix of floats in host memory to NF4 on the device, in blocks of `block`
+    /// elements; `double` quantizes the scales too.
     fn quantize(&self, matrix: &Tensor, block: usize, double: bool) -> Result<Nf4Tensor>;
 
     /// `matrix` [N, K] as `dtype`: of NF4 table value x scale in `f32`, then one rounding.
     fn dequantize(&self, matrix: &dyn Matrix, dtype: DType) -> Result<Tensor>;
 
-    /// Begins to dequantize `matrix` to bf16 for a product to come, beside those that come before, where a device can.
+    /// Begins to dequantize `matrix` to bf16 for a product to come, beside those that come before,
+    /// where a device can.
     fn prefetch(&self, matrix: &dyn Matrix) -> Result<()>;
 
-    /// `base` plus the sum of `scale x w^T` over `terms`, [M, N]; `x` [M, K], `w` [N, K] with a K of its own for each.
+    /// `base` plus the sum of `scale x w^T` over `terms`, [M, N]; `x` [M, K], `w` [N, K] with a K
+    /// of its own for each.
     fn matmul_forward(&self, terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor>;
 
-    /// [`Self::matmul_forward`] for a result that goes on to other products, in the form that they read.
+    /// [`Self::matmul_forward`] for a result that goes on to other products, in the form that they
+    /// read.
     fn matmul_forward_on(&self, terms: &[Term<'_>]) -> Result<Activations>;
 
-    /// `base` plus the sum of `scale x w` over `terms`, [M, K]; `x` [M, N], `w` [N, K] with an N of its own for each.
+    /// `base` plus the sum of `scale x w` over `terms`, [M, K]; `x` [M, N], `w` [N, K] with an N of
+    /// its own for each.
     fn matmul_backward(&self, terms: &[Term<'_>], base: Option<&Tensor>) -> Result<Tensor>;
 
-    /// [`Self::matmul_backward`] for a result that goes on to other products, in the form that they read.
+    /// [`Self::matmul_backward`] for a result that goes on to other products, in the form that they
+    /// read.
     fn matmul_backward_on(&self, terms: &[Term<'_>]) -> Result<Activations>;
 
     /// `scale` times a^T b of `a` [M, P] and `b` [M, Q], [P, Q] in `f32`: the gradient of a matrix.
@@ -249,11 +267,12 @@ pub trait Backend: Send + Sync {
     /// Logits `hidden` `head`^T [M, V] in `f32`; on a GPU as its sums are, before any rounding.
     fn logits(&self, hidden: &Activations, head: &dyn Matrix) -> Result<Tensor>;
 
-    /// Cross entropy of `hidden` [L, D] through `head` against `targets` [L], in chunks of rows, so that [L, V] logits
-    /// never exist at once.
+    /// Cross entropy of `hidden` [L, D] through `head` against `targets` [L], in chunks of rows, so
+    /// that [L, V] logits never exist at once.
     ///
-    /// The gradient is that of `sum * grad_scale`; pass `None` to get the loss alone. `goes_on` is asked before each chunk,
-    /// or before all of them where a device has them in its queue at once; none is the result once it says no.
+    /// The gradient is that of `sum * grad_scale`; pass `None` to get the loss alone. `goes_on` is
+    /// asked before each chunk, or before all of them where a device has them in its queue at once;
+    /// none is the result once it says no.
     fn cross_entropy(
         &self,
         hidden: &Tensor,
@@ -274,8 +293,8 @@ pub trait Backend: Send + Sync {
     /// The L2 norm over all of `tensors` together.
     fn grad_norm(&self, tensors: &[&Tensor]) -> Result<Norm>;
 
-    /// New values and moments of all `parameters`, whose gradients have the given norm and are scaled down to
-    /// `max_norm`, of which 0 is no limit; on a GPU without waiting for it.
+    /// New values and moments of all `parameters`, whose gradients have the given norm and are
+    /// scaled down to `max_norm`, of which 0 is no limit; on a GPU without waiting for it.
     fn adamw(
         &self,
         parameters: &[Parameter<'_>],
@@ -283,7 +302,7 @@ pub trait Backend: Send + Sync {
         max_norm: f64,
     ) -> Result<Vec<(Tensor, Moments)>>;
 
-    /// Begins to send `x` to host memory, beside what the device computes, where a device has memory of its own and
-    /// copies beside its work; elsewhere it stays.
+    /// Begins to send `x` to host memory, beside what the device computes, where a device has
+    /// memory of its own and copies beside its work; elsewhere it stays.
     fn offload(&self, x: &Tensor) -> Result<Offloaded>;
 }

@@ -26,7 +26,8 @@ impl Moments {
     }
 }
 
-/// The update of a parameter whose tensors are in host memory: `gradient` is first multiplied by `scale`.
+/// The update of a parameter whose tensors are in host memory: `gradient` is first multiplied by
+/// `scale`.
 pub(crate) fn update_parameter(p: &Parameter<'_>, scale: f64) -> Result<(Tensor, Moments)> {
     let (gradient, mut value, shape) = (view(p.gradient)?, view(p.value)?.to_vec(), p.value.dims());
     match p.moments {
@@ -78,8 +79,8 @@ fn update(
     elements(&rule.constants(), scale, gradient, value, first, second);
 }
 
-/// [`update`] with moments in 8 bits: codes, and a scale for each block of them. A block is read, updated and written
-/// at a time.
+/// [`update`] with moments in 8 bits: codes, and a scale for each block of them. A block is read,
+/// updated and written at a time.
 fn update_coded(
     rule: &AdamWStep,
     scale: f32,

@@ -1,5 +1,6 @@
-//! The 8-bit dynamic maps of bitsandbytes (Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022): the
-//! fraction gets the bits that the exponent leaves over. Scales of NF4 blocks and optimizer states are kept in them.
+//! The 8-bit dynamic maps of bitsandbytes (Dettmers et al., 8-bit Optimizers via Block-wise
+//! Quantization, 2022): the fraction gets the bits that the exponent leaves over. Scales of NF4
+//! blocks and optimizer states are kept in them.
 
 use std::sync::LazyLock;
 
@@ -64,9 +65,11 @@ impl Map8 {
     }
 }
 
-/// Each power of ten from 1e-6 to 1 is cut into twice as many equal parts as the one below, whose middles are taken.
+/// Each power of ten from 1e-6 to 1 is cut into twice as many equal parts as the one below, whose
+/// middles are taken.
 ///
-/// The arithmetic is PyTorch's `linspace` in `f32`, so that the values are bit-identical to bitsandbytes'.
+/// The arithmetic is PyTorch's `linspace` in `f32`, so that the values are bit-identical to
+/// bitsandbytes'.
 fn values(signed: bool) -> [f32; 256] {
     let mut found = Vec::with_capacity(256);
     for i in 0..EXPONENT {

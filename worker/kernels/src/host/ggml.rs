@@ -1,4 +1,5 @@
-//! The simple block types of ggml to bf16: 32 elements with a scale of their own. The others go through candle.
+//! The simple block types of ggml to bf16: 32 elements with a scale of their own. The others go
+//! through candle.
 
 use half::f16;
 use multiversion::multiversion;

@@ -1,4 +1,5 @@
-//! NF4 on slices: quantization as bitsandbytes' CPU path has it, and dequantization of whole blocks.
+//! NF4 on slices: quantization as bitsandbytes' CPU path has it, and dequantization of whole
+//! blocks.
 
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use multiversion::multiversion;
@@ -27,9 +28,9 @@ pub struct Quantized {
 
 /// Quantizes `weights` in blocks of `block` elements that run over the flattened matrix.
 ///
-/// A full block is multiplied by 1 / absmax and a partial last block divided by absmax, as bitsandbytes does on
-/// the CPU; scales below 1e-38 are taken for that, so a zero block gets code 7, with scale 0, or 1e-38 where it is
-/// partial.
+/// A full block is multiplied by 1 / absmax and a partial last block divided by absmax, as
+/// bitsandbytes does on the CPU; scales below 1e-38 are taken for that, so a zero block gets code
+/// 7, with scale 0, or 1e-38 where it is partial.
 pub fn quantize<T: Copy + Into<f32> + Sync>(weights: &[T], block: usize) -> Quantized {
     let mut packed = vec![0u8; weights.len().div_ceil(2)];
     let absmax = packed
@@ -82,7 +83,8 @@ fn codes_of(xs: &[f32; RUN]) -> [u32; RUN] {
     codes
 }
 
-/// Quantizes first-level scales to 8 bits in blocks of [`NESTED_BLOCK`], as bitsandbytes' CPU path does.
+/// Quantizes first-level scales to 8 bits in blocks of [`NESTED_BLOCK`], as bitsandbytes' CPU path
+/// does.
 pub fn nest(absmax: &[f32]) -> NestedScales {
     let offset = cascade_sum(absmax) / absmax.len().max(1) as f32;
     let centred: Vec<f32> = absmax.iter().map(|v| v - offset).collect();
@@ -100,9 +102,10 @@ pub fn nest(absmax: &[f32]) -> NestedScales {
     }
 }
 
-/// Sum in the order of PyTorch's `sum` on one thread of a processor with AVX2 or better, because the mean of the scales is
-/// part of what bitsandbytes writes: eight lanes, four rows of them side by side, and four levels of partial sums
-/// (`aten/src/ATen/native/cpu/SumKernel.cpp`, cascade summation).
+/// Sum in the order of PyTorch's `sum` on one thread of a processor with AVX2 or better, because
+/// the mean of the scales is part of what bitsandbytes writes: eight lanes, four rows of them side
+/// by side, and four levels of partial sums (`aten/src/ATen/native/cpu/SumKernel.cpp`, cascade
+/// summation).
 fn cascade_sum(xs: &[f32]) -> f32 {
     const LANES: usize = 8;
     const ROWS: usize = 4;
@@ -124,7 +127,8 @@ fn add<const N: usize>(sums: &mut [f32; N], other: &[f32; N]) {
     sums.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
 }
 
-/// Element-wise sum of `groups` over four levels: a level is added to the next when it holds enough terms.
+/// Element-wise sum of `groups` over four levels: a level is added to the next when it holds enough
+/// terms.
 fn cascade<const N: usize, const ROWS: usize>(groups: &[[[f32; N]; ROWS]]) -> [[f32; N]; ROWS] {
     const LEVELS: usize = 4;
     let log = groups.len().next_power_of_two().trailing_zeros() as usize;
@@ -214,7 +218,8 @@ fn dequantize_block(table: &[[f32; 2]; 256], bytes: &[u8], scale: f32, values: &
     }
 }
 
-/// Quantizes a matrix of floats in host memory, without a copy of it in `f32`, and puts the codes on `device`.
+/// Quantizes a matrix of floats in host memory, without a copy of it in `f32`, and puts the codes
+/// on `device`.
 ///
 /// # Errors
 /// The matrix is not in host memory, in pieces, or not of floats.

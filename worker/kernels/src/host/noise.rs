@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use crate::host::philox::{LANES, philox_lanes};
 use crate::types::dropout::DropoutKey;
 
-/// Adds `size` times a number of [-1, 1) to every element of the rows `x` [T, D], the first of which is row
-/// `key.first_token`.
+/// Adds `size` times a number of [-1, 1) to every element of the rows `x` [T, D], the first of
+/// which is row `key.first_token`.
 pub(crate) fn add(x: &mut [f32], d: usize, size: f32, key: &DropoutKey) {
     x.par_chunks_mut(d).enumerate().for_each(|(row, x)| {
         let mut element = (key.first_token + row as u64) * d as u64;

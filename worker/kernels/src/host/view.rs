@@ -43,8 +43,8 @@ pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
     Ok(View { storage, range })
 }
 
-/// Room for `n` elements that the caller writes before anything reads them: zeroing them first would be another pass
-/// over memory.
+/// Room for `n` elements that the caller writes before anything reads them: zeroing them first
+/// would be another pass over memory.
 #[allow(clippy::uninit_vec)]
 pub(crate) fn unwritten(n: usize) -> Vec<f32> {
     let mut data = Vec::with_capacity(n);

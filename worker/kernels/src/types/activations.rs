@@ -1,7 +1,7 @@
 //! Rows that products are made with: a tensor, or bf16 in the layout that products on a CPU read.
 //!
-//! What one product gives the next only to be rounded again is kept in bf16 from the start: that halves its memory and
-//! the traffic, and saves a pass.
+//! What one product gives the next only to be rounded again is kept in bf16 from the start: that
+//! halves its memory and the traffic, and saves a pass.
 
 use std::cell::OnceCell;
 

@@ -1,5 +1,6 @@
-//! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), in the order of PyTorch's `AdamW`; its moments in
-//! `f32`, or in 8 bits as bitsandbytes' `AdamW8bit` keeps them (Dettmers et al., 2022).
+//! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), in the order of PyTorch's
+//! `AdamW`; its moments in `f32`, or in 8 bits as bitsandbytes' `AdamW8bit` keeps them (Dettmers et
+//! al., 2022).
 
 use candle_core::{Device, Tensor};
 
@@ -120,8 +121,8 @@ impl Norm {
     }
 }
 
-/// The factor that brings a gradient of the given norm down to `max_norm`, as PyTorch's `clip_grad_norm_` has it; 0 is no
-/// limit.
+/// The factor that brings a gradient of the given norm down to `max_norm`, as PyTorch's
+/// `clip_grad_norm_` has it; 0 is no limit.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     if max_norm == 0.0 {
         1.0

@@ -1,8 +1,9 @@
 //! Dropout whose mask is a function of (seed, step, projection, element) and of nothing else.
 //!
-//! A block that is computed again, a run that is resumed, micro-batches that are split differently and another
-//! device all draw the same mask. The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as
-//! easy as 1, 2, 3", SC 2011); one call yields eight 16-bit numbers for eight neighbouring elements.
+//! A block that is computed again, a run that is resumed, micro-batches that are split differently
+//! and another device all draw the same mask. The generator is Philox4x32-10 (Salmon et al.,
+//! "Parallel random numbers: as easy as 1, 2, 3", SC 2011); one call yields eight 16-bit numbers
+//! for eight neighbouring elements.
 
 /// Names one mask.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -15,7 +15,8 @@ pub struct Term<'a> {
 /// What multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MatmulBackend {
-    /// The reference form: a matrix is dequantized to the element type of the activations, and candle multiplies.
+    /// The reference form: a matrix is dequantized to the element type of the activations, and
+    /// candle multiplies.
     Dequantized,
     /// Our kernels on a CPU, in bf16 with `f32` sums: a matrix is unpacked a panel at a time.
     Panels(Instructions),

@@ -48,7 +48,8 @@ pub trait PanelSource: Sync {
     /// Column ranges start at multiples of this.
     fn grain(&self) -> usize;
 
-    /// Writes `rows` x `cols` into `out`, row `i` of the part from `i * stride` on, as bits of bf16.
+    /// Writes `rows` x `cols` into `out`, row `i` of the part from `i * stride` on, as bits of
+    /// bf16.
     fn unpack(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16], stride: usize);
 }
 

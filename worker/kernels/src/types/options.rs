@@ -18,7 +18,8 @@ pub enum Compute {
 pub enum WantedAttention {
     /// The fastest that there is.
     Fastest,
-    /// The fastest, but one whose memory grows with the length of a sequence and not with its square.
+    /// The fastest, but one whose memory grows with the length of a sequence and not with its
+    /// square.
     Flash,
     /// One whose sums have a fixed order: a step repeats bit for bit.
     #[default]

@@ -1,7 +1,7 @@
 //! Rotary position embedding in the halves layout of Hugging Face checkpoints.
 //!
-//! For each pair (a, b) = (x[i], x[i + E/2]) and angle t: (a cos t - b sin t, b cos t + a sin t). The backward
-//! pass is the same rotation by -t.
+//! For each pair (a, b) = (x[i], x[i + E/2]) and angle t: (a cos t - b sin t, b cos t + a sin t).
+//! The backward pass is the same rotation by -t.
 
 use candle_core::{Device, Tensor};
 

@@ -1,4 +1,5 @@
-//! bf16 in the layout that products on a CPU read: rows padded to whole blocks, columns to whole steps.
+//! bf16 in the layout that products on a CPU read: rows padded to whole blocks, columns to whole
+//! steps.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -51,7 +52,8 @@ impl Rows {
         Self::make_with(rows, width, || (), |(), row, out| make(row, out)).0
     }
 
-    /// [`Self::make`] with something that each thread keeps, and with what `make` finds on the way, row by row.
+    /// [`Self::make`] with something that each thread keeps, and with what `make` finds on the way,
+    /// row by row.
     pub(crate) fn make_with<S: Send, T: Send>(
         rows: usize,
         width: usize,

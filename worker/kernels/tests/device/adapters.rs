@@ -28,7 +28,8 @@ fn masks_are_those_of_the_cpu() -> Result<()> {
     Ok(())
 }
 
-/// Adapters that share an input: as many launches as their ranks need, more rows than one part of a gradient has.
+/// Adapters that share an input: as many launches as their ranks need, more rows than one part of a
+/// gradient has.
 #[test]
 fn adapters_agree_under_their_masks() -> Result<()> {
     let (gpu, cpu) = (gpu(), backend::reference(&Device::Cpu, DType::F32));

@@ -92,7 +92,8 @@ fn attention_agrees_on(
     lse.dims2()
 }
 
-/// Heads that there are no kernels for take the reference form, which the table names, or are refused.
+/// Heads that there are no kernels for take the reference form, which the table names, or are
+/// refused.
 #[test]
 fn heads_without_kernels_are_listed_or_refused() -> Result<()> {
     for head_dim in [8, 24, 80, 96, 256] {
@@ -266,7 +267,8 @@ fn attention_by_cudnn_agrees_once_it_is_chosen() -> Result<()> {
         used == (98, 4),
         "{chosen}"
     );
-    // Windows that are left at once (with one of 1 all gradients of scores are zero), and of all but a few tokens.
+    // Windows that are left at once (with one of 1 all gradients of scores are zero), and of all
+    // but a few tokens.
     for window in [2, 9, 64] {
         let shape = shape(32, Some(window));
         let gpu = wanting(WantedAttention::Cudnn, shape)?;

@@ -38,7 +38,8 @@ fn loss_agrees(hidden: &Tensor, head: &Tensor, targets: &[u32], rows: usize) -> 
 
 #[test]
 fn the_loss_and_its_gradient_agree() -> Result<()> {
-    // All rows at once, in parts of which the last is shorter, and more rows than a real step has at one time.
+    // All rows at once, in parts of which the last is shorter, and more rows than a real step has
+    // at one time.
     for (count, rows) in [(41, 1024), (41, 16), (41, 1), (1030, 1024)] {
         let targets: Vec<u32> = (0..count as u32).map(|i| i * 31 % 397).collect();
         loss_agrees(
@@ -51,7 +52,8 @@ fn the_loss_and_its_gradient_agree() -> Result<()> {
     Ok(())
 }
 
-/// Rows that are longer than what a block keeps of them: seven parts of 8,192 logits on the emulated GPU.
+/// Rows that are longer than what a block keeps of them: seven parts of 8,192 logits on the
+/// emulated GPU.
 #[test]
 fn the_loss_over_large_vocabularies_agrees() -> Result<()> {
     for v in [70_000, 70_001, 65_600, 8192, 8200] {

@@ -32,8 +32,8 @@ fn nf4_is_dequantised_to_the_bit() -> Result<()> {
     Ok(())
 }
 
-/// A scale is a product and a sum, each rounded: a GPU would make one operation of them. Only a few scales in a million show
-/// that in bf16, so such are looked for.
+/// A scale is a product and a sum, each rounded: a GPU would make one operation of them. Only a few
+/// scales in a million show that in bf16, so such are looked for.
 #[test]
 fn scales_of_nf4_are_rounded_twice() -> Result<()> {
     let (gpu, cpu, map) = (gpu(), reference(), nf4::dynamic_table());
@@ -75,7 +75,8 @@ fn scales_of_nf4_are_rounded_twice() -> Result<()> {
     Ok(())
 }
 
-/// The emulated GPU does the work of another stream as late as events allow, and looks at what is freed.
+/// The emulated GPU does the work of another stream as late as events allow, and looks at what is
+/// freed.
 #[test]
 fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
@@ -109,7 +110,8 @@ fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
 fn nf4_is_quantised_to_the_bit() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
     for (shape, block, double) in
-        // Blocks of one lane to a whole warp, of some that have nothing to do, and of elements that are read twice.
+        // Blocks of one lane to a whole warp, of some that have nothing to do, and of elements that
+        // are read twice.
         [
             ((33, 31), 64, true),
             ((1, 1), 64, true),

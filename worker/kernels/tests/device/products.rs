@@ -60,7 +60,8 @@ fn products_and_their_sums_agree() -> Result<()> {
     Ok(())
 }
 
-/// What an adapter changes in its first steps is smaller than the last place of what it is added to.
+/// What an adapter changes in its first steps is smaller than the last place of what it is added
+/// to.
 #[test]
 fn a_small_term_of_a_sum_is_not_rounded_away() -> Result<()> {
     let gpu = gpu();

@@ -20,7 +20,8 @@ fn several(wanted: usize) -> Option<Vec<Arc<dyn Backend>>> {
 
 #[test]
 fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
-    // Numbers of which each order of adding gives another sum, one of the vectors shorter than there are GPUs.
+    // Numbers of which each order of adding gives another sum, one of the vectors shorter than
+    // there are GPUs.
     let value =
         |rank: usize, i: usize| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3);
     for (size, n) in [(2, 1001), (3, 1), (4, 1003)] {
@@ -64,7 +65,8 @@ fn tensors_come_back_from_host_memory_as_they_were() -> Result<()> {
     let originals = (0..3)
         .map(|i| random((5 + i, 33), i))
         .collect::<Result<Vec<_>>>()?;
-    // Twice, so that pinned memory is used again; the last one is dropped without being brought back.
+    // Twice, so that pinned memory is used again; the last one is dropped without being brought
+    // back.
     for _ in 0..2 {
         let mut sent = Vec::new();
         for original in &originals {

@@ -100,7 +100,8 @@ fn adamw() {
     }
 }
 
-/// Codes of the first update are those of one CPU everywhere; what they stand for is the update in full.
+/// Codes of the first update are those of one CPU everywhere; what they stand for is the update in
+/// full.
 #[test]
 fn adamw_in_8_bits() {
     let rule = AdamWStep {

@@ -1,7 +1,9 @@
-//! Every operation on every backend that opens here, against the same in `f64`: one body an operation. The reference
-//! forms are held to `f32`, native forms to the element type that they compute in; sizes are multiples of nothing.
+//! Every operation on every backend that opens here, against the same in `f64`: one body an
+//! operation. The reference forms are held to `f32`, native forms to the element type that they
+//! compute in; sizes are multiples of nothing.
 //!
-//! With the `cuda` feature a GPU is one of the backends, where there is one, or the emulated one of `emulated/build.sh`.
+//! With the `cuda` feature a GPU is one of the backends, where there is one, or the emulated one of
+//! `emulated/build.sh`.
 
 mod attention;
 mod elements;

@@ -1,4 +1,5 @@
-//! Bytes that a run needs under a memory policy, part by part. It chooses nothing: that is `search`.
+//! Bytes that a run needs under a memory policy, part by part. It chooses nothing: that is
+//! `search`.
 
 mod step;
 
@@ -20,7 +21,8 @@ pub struct MemoryPlan {
     pub adapters: u64,
     /// What is saved between forward and backward.
     pub activations: u64,
-    /// A dequantized weight, one block at work, and chunks of logits; on a Mac, uploads that wait to be freed as well.
+    /// A dequantized weight, one block at work, and chunks of logits; on a Mac, uploads that wait
+    /// to be freed as well.
     pub scratch: u64,
     /// Program, libraries and device context.
     pub overhead: u64,
@@ -106,8 +108,8 @@ fn activations(run: &Run<'_>, saved: &[SavedActivations]) -> u64 {
     }
 }
 
-/// Bytes for each token that are saved on a GPU whatever the policy: the adapters' inner results, in bf16, and in `f32` the
-/// sums of two norms and, with the output of attention, its own.
+/// Bytes for each token that are saved on a GPU whatever the policy: the adapters' inner results,
+/// in bf16, and in `f32` the sums of two norms and, with the output of attention, its own.
 fn sums(shape: &ModelShape, config: &TrainingConfig, saved: &[SavedActivations]) -> usize {
     let adapters = 2 * config.lora.r * config.lora.target_modules.len();
     let attention = |saved: &SavedActivations| {
@@ -161,8 +163,9 @@ fn adapter_bytes(config: &TrainingConfig) -> u64 {
     4 + 4 * gradients_at_once(config) + moments
 }
 
-/// Gradients of one parameter that are held at one time: those of the micro-batch at work, and one of each half of the sum
-/// that is done; at the end of a step of several workers their own, in one piece as well, and the sum over all.
+/// Gradients of one parameter that are held at one time: those of the micro-batch at work, and one
+/// of each half of the sum that is done; at the end of a step of several workers their own, in one
+/// piece as well, and the sum over all.
 fn gradients_at_once(config: &TrainingConfig) -> u64 {
     let workers = config.resources.workers.max(1);
     let own = (config.training.gradient_accumulation / workers).max(1);

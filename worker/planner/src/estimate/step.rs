@@ -1,4 +1,5 @@
-//! What a step needs besides weights, adapters and saved activations: the block at work, or the loss.
+//! What a step needs besides weights, adapters and saved activations: the block at work, or the
+//! loss.
 //!
 //! Letters: M tokens of a micro-batch, D hidden, F feed-forward, V vocabulary.
 
@@ -40,10 +41,10 @@ fn on_cpu(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
 
 /// Bytes on a GPU.
 ///
-/// The most is held in the backward pass of a feed-forward layer, all of its block in bf16 beside the gradients of its
-/// output, of gate and of up, a matrix that is dequantized and the next one; or in the loss, with logits in `f32` and
-/// their gradient in bf16. An input on its way from host memory is held in place of those of the last blocks
-/// (`STAYING`), which have been used by then.
+/// The most is held in the backward pass of a feed-forward layer, all of its block in bf16 beside
+/// the gradients of its output, of gate and of up, a matrix that is dequantized and the next one;
+/// or in the loss, with logits in `f32` and their gradient in bf16. An input on its way from host
+/// memory is held in place of those of the last blocks (`STAYING`), which have been used by then.
 fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     let Run {
         shape,
@@ -56,7 +57,8 @@ fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
         .target_modules
         .iter()
         .any(|&module| module >= TargetModule::GateProj);
-    // The last block is at work while everything is still saved, so what is saved of it is not there twice.
+    // The last block is at work while everything is still saved, so what is saved of it is not
+    // there twice.
     let last = policy
         .saved
         .last()
@@ -76,8 +78,8 @@ fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
 
 /// Bytes on a Mac's GPU, by candle's operations.
 ///
-/// The most is held in the backward pass of a block's attention, or in the loss; beside either, a matrix is dequantized
-/// and uploads wait to be freed.
+/// The most is held in the backward pass of a block's attention, or in the loss; beside either, a
+/// matrix is dequantized and uploads wait to be freed.
 fn on_metal(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     let Run {
         shape,
@@ -93,13 +95,15 @@ fn on_metal(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
         .map(|width| device.buffers.hold(tokens * device.element * width))
         .sum();
     let logits = tokens.min(policy.low_memory.rows_of(device)) * shape.vocabulary;
-    // In `f32` the logits, their exponentials, the targets and three forms of the gradient; in bf16 the first and the last.
+    // In `f32` the logits, their exponentials, the targets and three forms of the gradient; in bf16
+    // the first and the last.
     let loss = 6 * device.buffers.hold(4 * logits) + 2 * device.buffers.hold(2 * logits);
     (rows + dense_attention(run)).max(loss) + dequantized(run) + uploads::peak(shape, config)
 }
 
-/// Attention over one sequence, whose scores are held whole, in `f32`: the probabilities, their gradient, that of the
-/// scores, and one of them transposed; beside them queries, keys, values, the output and two gradients.
+/// Attention over one sequence, whose scores are held whole, in `f32`: the probabilities, their
+/// gradient, that of the scores, and one of them transposed; beside them queries, keys, values, the
+/// output and two gradients.
 fn dense_attention(run: &Run<'_>) -> u64 {
     let (shape, length) = (run.shape, run.config.data.max_seq_len);
     let buffer = |elements: usize| run.device.buffers.hold(4 * elements);
@@ -114,7 +118,8 @@ fn dequantized(run: &Run<'_>) -> u64 {
         Quantization::Nf4 | Quantization::Auto => {
             2 * buffers.hold(4 * elements) + buffers.hold(2 * elements)
         }
-        // The CPU dequantizes: an upload in `f32`, which is not of the pool, and the result in bf16.
+        // The CPU dequantizes: an upload in `f32`, which is not of the pool, and the result in
+        // bf16.
         Quantization::Gguf => 4 * elements as u64 + buffers.hold(2 * elements),
         Quantization::None => 0,
     }
@@ -136,7 +141,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// Bytes for each token in 32 blocks: the inner results of four adapters of rank 16 in bf16, and the sums of two norms.
+    /// Bytes for each token in 32 blocks: the inner results of four adapters of rank 16 in bf16,
+    /// and the sums of two norms.
     fn beside_inputs() -> usize {
         32 * (2 * 4 * 16 + 8)
     }
@@ -144,15 +150,16 @@ mod tests {
     #[test]
     fn uploads_that_wait_are_planned_for_on_a_mac() {
         let (with, without) = (on_mac(&[]), on_mac(&["lora.dropout=0"]));
-        // 2 masks of 16 MiB for each of 4 adapters wait in the block at work. Both pile up to the bound, the attention
-        // masks alone (8 MiB a block) to 256 MiB in 32 blocks.
+        // 2 masks of 16 MiB for each of 4 adapters wait in the block at work. Both pile up to the
+        // bound, the attention masks alone (8 MiB a block) to 256 MiB in 32 blocks.
         assert_eq!(with.scratch - without.scratch, 8 * 16 * MIB + 8 * MIB);
     }
 
     #[test]
     fn buffers_are_powers_of_two_and_scores_are_whole_on_a_mac() {
         let at = |length: usize| on_mac(&[&format!("data.max_seq_len={length}"), "lora.dropout=0"]);
-        // 1,536 rows of 4,096 elements in bf16 are 12 MiB, in a buffer of 16; 2,048 rows fill theirs.
+        // 1,536 rows of 4,096 elements in bf16 are 12 MiB, in a buffer of 16; 2,048 rows fill
+        // theirs.
         let inputs = |length: usize| at(length).activations - (length * beside_inputs()) as u64;
         assert_eq!(
             [1024, 1536, 2048].map(inputs),

@@ -1,8 +1,9 @@
 //! Which activations each block saves.
 //!
-//! Whatever is not saved is computed again. Saving the output of a product with K inputs saves K operations a byte, and
-//! K is the model's width nearly everywhere: what pays best is what is easiest to save whole. The output of attention
-//! saves about as many as a sequence has tokens, at the lower rate of attention, so for long sequences it comes first.
+//! Whatever is not saved is computed again. Saving the output of a product with K inputs saves K
+//! operations a byte, and K is the model's width nearly everywhere: what pays best is what is
+//! easiest to save whole. The output of attention saves about as many as a sequence has tokens, at
+//! the lower rate of attention, so for long sequences it comes first.
 
 use qlora_config::Checkpointing;
 
@@ -14,8 +15,9 @@ use crate::saved::SavedActivations;
 /// Tokens of a sequence from which on attention is what is dearest to compute again.
 const LONG: usize = 3_500;
 
-/// Blocks at the end whose inputs are never offloaded. No fewer, because two inputs are on the device once blocks are run
-/// again whose inputs come back: that of the block at work, and the next one's on its way.
+/// Blocks at the end whose inputs are never offloaded. No fewer, because two inputs are on the
+/// device once blocks are run again whose inputs come back: that of the block at work, and the next
+/// one's on its way.
 const STAYING: usize = 2;
 
 /// As little as the configuration allows.
@@ -37,8 +39,8 @@ pub(super) fn saved(search: &Search<'_>, low_memory: LowMemory) -> Vec<SavedActi
     }
 }
 
-/// The inputs of all blocks, of which the first `away` are offloaded where the configuration has it so; the last ones are
-/// needed again before they could be brought back.
+/// The inputs of all blocks, of which the first `away` are offloaded where the configuration has it
+/// so; the last ones are needed again before they could be brought back.
 pub(crate) fn offloaded(run: &Run<'_>, away: usize) -> Vec<SavedActivations> {
     let layers = run.shape.layers;
     let away = if run.config.training.offload {
@@ -97,7 +99,8 @@ fn policy(low_memory: LowMemory, saved: Vec<SavedActivations>) -> MemoryPolicy {
     }
 }
 
-/// Lets block after block save `more`, as long as it fits. The last blocks come first: they are the first to be freed.
+/// Lets block after block save `more`, as long as it fits. The last blocks come first: they are the
+/// first to be freed.
 fn raise(
     saved: &mut [SavedActivations],
     more: SavedActivations,

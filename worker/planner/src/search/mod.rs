@@ -26,8 +26,8 @@ impl Search<'_> {
     }
 }
 
-/// Uses a budget as well as it can be; without one nothing is done to save memory, and as little is saved of the blocks as
-/// the configuration allows.
+/// Uses a budget as well as it can be; without one nothing is done to save memory, and as little is
+/// saved of the blocks as the configuration allows.
 pub fn search(
     shape: &ModelShape,
     config: &TrainingConfig,
@@ -73,7 +73,8 @@ pub fn plan(shape: &ModelShape, config: &TrainingConfig, kind: DeviceKind) -> Me
     estimate::estimate(shape, config, kind, &least(shape, config, kind))
 }
 
-/// Bytes of host memory that a run on a GPU of CUDA keeps its embedding and inputs of blocks in, at the most.
+/// Bytes of host memory that a run on a GPU of CUDA keeps its embedding and inputs of blocks in, at
+/// the most.
 pub fn on_host(shape: &ModelShape, config: &TrainingConfig) -> u64 {
     let kind = DeviceKind::Cuda;
     estimate::on_host(&Run::new(shape, config, kind), &least(shape, config, kind))
@@ -87,7 +88,8 @@ fn least_with(run: &Run<'_>, low_memory: LowMemory) -> MemoryPolicy {
     }
 }
 
-/// The mildest level that fits a run that saves as little of its blocks as the configuration allows.
+/// The mildest level that fits a run that saves as little of its blocks as the configuration
+/// allows.
 fn low_memory(search: &Search<'_>, kind: DeviceKind) -> LowMemory {
     let most = LowMemory::most(kind);
     let fits = |level: &LowMemory| search.fits(&least_with(&search.run, *level));
@@ -98,8 +100,8 @@ fn low_memory(search: &Search<'_>, kind: DeviceKind) -> LowMemory {
         .unwrap_or(most)
 }
 
-/// A GPU of CUDA that is to be used as it is best holds weights dequantized when everything else is saved. DoRA reads its
-/// weights in `f32`.
+/// A GPU of CUDA that is to be used as it is best holds weights dequantized when everything else is
+/// saved. DoRA reads its weights in `f32`.
 fn may_stay_dequantized(
     config: &TrainingConfig,
     kind: DeviceKind,

@@ -1,7 +1,7 @@
 //! Registers, and finds out which coordinator answers.
 //!
-//! Coordinators count their jobs alike, and another one may answer at an address: one whose database was lost, say. What
-//! belongs to one is never told to another.
+//! Coordinators count their jobs alike, and another one may answer at an address: one whose
+//! database was lost, say. What belongs to one is never told to another.
 
 use qlora_proto::clock::Moment;
 use qlora_proto::{RegisterRequest, RegisterResponse};
@@ -68,7 +68,8 @@ impl Session {
         self.coordinator = Some(coordinator);
     }
 
-    /// Ends an attempt of another coordinator than `coordinator`, and keeps what it left for that one.
+    /// Ends an attempt of another coordinator than `coordinator`, and keeps what it left for that
+    /// one.
     async fn leave(&mut self, attempt: Attempt, coordinator: &CoordinatorId) {
         let theirs = attempt.whose.coordinator.clone();
         tracing::warn!(

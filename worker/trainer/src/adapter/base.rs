@@ -1,5 +1,5 @@
-//! Whether the base that an adapter names is the one that it is used on. PEFT writes a name only, so names are compared
-//! where there is no fingerprint.
+//! Whether the base that an adapter names is the one that it is used on. PEFT writes a name only,
+//! so names are compared where there is no fingerprint.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,8 +11,8 @@ use super::{CONFIG, FINGERPRINT, WEIGHTS};
 use crate::weights::{ModelFiles, metadata};
 use crate::{Error, Result};
 
-/// What a person should hear of the adapter in `folder`, which [`super::load`] takes for the model of `files`; none where
-/// it names that one, or none.
+/// What a person should hear of the adapter in `folder`, which [`super::load`] takes for the model
+/// of `files`; none where it names that one, or none.
 pub fn another_base(folder: &Path, files: &ModelFiles) -> Result<Option<String>> {
     let Some(base) = named_base(folder)? else {
         return Ok(None);
@@ -84,7 +84,8 @@ fn is_named(base: &str, files: &ModelFiles) -> bool {
     hub.is_some_and(|hub| hub.eq_ignore_ascii_case(own)) || parts.any(|part| is_same(own, &part))
 }
 
-/// Whether `part` of a path is the model `own`: `owner--own` in a cache, or a GGUF file of it in some element type.
+/// Whether `part` of a path is the model `own`: `owner--own` in a cache, or a GGUF file of it in
+/// some element type.
 fn is_same(own: &str, part: &str) -> bool {
     let part = part.rsplit("--").next().unwrap_or(part);
     if part.eq_ignore_ascii_case(own) {

@@ -19,11 +19,13 @@ use crate::{Error, Result};
 
 /// Reads the adapter in `folder` for a model of `shape` and `fingerprint`.
 ///
-/// Ranks and strengths that differ from module to module become one rank and one scale: factors of a lower rank are
-/// filled up with zeros, and what a module's strength is above the common one goes into its B.
+/// Ranks and strengths that differ from module to module become one rank and one scale: factors of
+/// a lower rank are filled up with zeros, and what a module's strength is above the common one goes
+/// into its B.
 ///
 /// # Errors
-/// It is no LoRA adapter, its settings or tensors are not understood, or it was trained on another base model.
+/// It is no LoRA adapter, its settings or tensors are not understood, or it was trained on another
+/// base model.
 pub fn load(
     folder: &Path,
     shape: &ModelShape,
@@ -207,8 +209,8 @@ fn places_of_tensors(
     }
 }
 
-/// `name` as PEFT saves it; a state dict has the adapter's own name in it, as in `lora_A.default.weight`, and for
-/// magnitudes may have a `.weight` after it.
+/// `name` as PEFT saves it; a state dict has the adapter's own name in it, as in
+/// `lora_A.default.weight`, and for magnitudes may have a `.weight` after it.
 fn plain_name(name: &str) -> String {
     for kind in ["lora_A", "lora_B"] {
         if let Some((module, rest)) = name.split_once(&format!(".{kind}."))

@@ -1,8 +1,8 @@
 //! Adapter files as PEFT reads and writes them.
 //!
 //! `adapter_config.json` and `adapter_model.safetensors`, whose keys are
-//! `base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R]; and beside them, in
-//! `chat_template.jinja`, the template that the adapter was trained with.
+//! `base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R]; and beside
+//! them, in `chat_template.jinja`, the template that the adapter was trained with.
 
 mod base;
 mod load;
@@ -47,8 +47,8 @@ pub struct BaseModel<'a> {
     pub template: Option<TrainedWith<'a>>,
 }
 
-/// A name for the base that others can resolve: that of the hub for a model of the catalogue, or for a path of this
-/// machine whose files name it as `hub_name`; none where there is only the path.
+/// A name for the base that others can resolve: that of the hub for a model of the catalogue, or
+/// for a path of this machine whose files name it as `hub_name`; none where there is only the path.
 pub fn public_name(base: &str, hub_name: Option<&str>) -> Option<String> {
     match qlora_planner::find(base) {
         Some(entry) => Some(entry.repository.to_owned()),
@@ -86,7 +86,8 @@ pub fn save(adapters: &Adapters, base: BaseModel<'_>, folder: &Path) -> Result<(
         }
     }
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    // One key only: the library writes several in an order that changes, and the same run gives the same bytes.
+    // One key only: the library writes several in an order that changes, and the same run gives the
+    // same bytes.
     let metadata = [(FINGERPRINT.to_owned(), base.fingerprint.to_owned())];
     let weights = folder.join(WEIGHTS);
     partial::write_tensors(&weights, tensors, Some(metadata.into()))

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::targets::{ByPattern, Modules, every_site};
 use crate::lora::Site;
 
-/// Keys that may have any value here: [`read`] carries them out, or they say nothing about what an adapter computes once it
-/// is trained.
+/// Keys that may have any value here: [`read`] carries them out, or they say nothing about what an
+/// adapter computes once it is trained.
 const KNOWN: [&str; 22] = [
     "alpha_pattern",
     "auto_mapping",
@@ -47,7 +47,8 @@ pub(super) struct Settings {
     pub places: Vec<Place>,
 }
 
-/// Reads the settings `value` for a model of `shape`; the error goes on with what "the adapter" does.
+/// Reads the settings `value` for a model of `shape`; the error goes on with what "the adapter"
+/// does.
 pub(super) fn read(value: &Value, shape: &ModelShape) -> Result<Settings, String> {
     let keys = value
         .as_object()
@@ -116,7 +117,8 @@ fn refuse_what_is_not_done(keys: &Keys<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Initializations of PEFT, by their names, that leave the base as it is, so that a trained adapter says nothing of them.
+/// Initializations of PEFT, by their names, that leave the base as it is, so that a trained adapter
+/// says nothing of them.
 const PLAIN: [&str; 4] = ["gaussian", "orthogonal", "eva", "mica"];
 
 /// PEFT takes these names in capitals too.
@@ -129,7 +131,8 @@ fn leaves_the_base(value: &Value) -> bool {
 /// Those that change the base they are trained on.
 const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
-/// Whether an adapter that began as `value` was trained on a changed base. `pissa_niter_16` is PiSSA, with a number of steps.
+/// Whether an adapter that began as `value` was trained on a changed base. `pissa_niter_16` is
+/// PiSSA, with a number of steps.
 fn changes_the_base(value: &Value) -> bool {
     value
         .as_str()

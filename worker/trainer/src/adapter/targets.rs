@@ -55,7 +55,8 @@ fn ends_with(path: &str, name: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// Values by pattern, such as `rank_pattern`: the first pattern that fits the end of a module's path counts.
+/// Values by pattern, such as `rank_pattern`: the first pattern that fits the end of a module's
+/// path counts.
 pub(super) struct ByPattern(Vec<(Regex, Value)>);
 
 impl ByPattern {
@@ -79,7 +80,8 @@ impl ByPattern {
     /// What stands for `site`.
     ///
     /// # Errors
-    /// Several patterns fit and say different things; `serde_json` does not keep their order, which counts in PEFT.
+    /// Several patterns fit and say different things; `serde_json` does not keep their order, which
+    /// counts in PEFT.
     pub(super) fn of(&self, key: &str, site: &Site) -> Result<Option<&Value>, String> {
         let path = site.module_path();
         let mut found = None;

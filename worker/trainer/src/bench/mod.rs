@@ -1,5 +1,5 @@
-//! Measures the training step on a model's real shape: tokens a second, peak memory and where the time goes; and gives
-//! logits of a fixed sequence, to hold against other programs.
+//! Measures the training step on a model's real shape: tokens a second, peak memory and where the
+//! time goes; and gives logits of a fixed sequence, to hold against other programs.
 
 mod kernels;
 mod work;
@@ -113,7 +113,8 @@ pub struct Extent {
 /// Which steps are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steps {
-    /// The first one and no other, for steps that take minutes: what is made ready once counts with it.
+    /// The first one and no other, for steps that take minutes: what is made ready once counts with
+    /// it.
     Once,
     /// As many, after one that does not count; one more is measured in parts.
     Warm(usize),
@@ -353,11 +354,13 @@ fn random_sample(length: usize, vocabulary: usize) -> Sample {
 
 /// Seconds since this process began; 0 where the system does not tell.
 fn process_seconds() -> f64 {
-    /// Clock ticks a second that Linux counts process times in, on every architecture that it runs on.
+    /// Clock ticks a second that Linux counts process times in, on every architecture that it runs
+    /// on.
     const TICKS: f64 = 100.0;
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let stat = read("/proc/self/stat");
-    // The name of the program, in brackets, may hold spaces; the start is the twentieth number after it.
+    // The name of the program, in brackets, may hold spaces; the start is the twentieth number
+    // after it.
     let start = stat
         .rsplit_once(')')
         .and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse::<f64>().ok());

@@ -3,10 +3,12 @@
 use qlora_config::TrainingConfig;
 use qlora_planner::ModelShape;
 
-/// Floating-point operations of forward and backward for one token of a sequence of `length`, nothing counted twice.
+/// Floating-point operations of forward and backward for one token of a sequence of `length`,
+/// nothing counted twice.
 ///
-/// A frozen matrix costs a product forward and one back, a trained one a third; causal attention counts as half of the
-/// full one, its backward pass as 2.5 times the forward one, as in NVIDIA's figures for cuDNN.
+/// A frozen matrix costs a product forward and one back, a trained one a third; causal attention
+/// counts as half of the full one, its backward pass as 2.5 times the forward one, as in NVIDIA's
+/// figures for cuDNN.
 pub fn operations_per_token(shape: &ModelShape, config: &TrainingConfig, length: usize) -> f64 {
     let frozen = (shape.layers * shape.block_parameters() + shape.vocabulary * shape.hidden) as f64;
     let trained = shape.adapter_parameters(&config.lora) as f64;
@@ -15,7 +17,8 @@ pub fn operations_per_token(shape: &ModelShape, config: &TrainingConfig, length:
     4.0 * frozen + 6.0 * trained + 3.5 * attention
 }
 
-/// Dense bf16 operations a second that NVIDIA's data sheets give for a GPU, by its name; none for one that is not listed.
+/// Dense bf16 operations a second that NVIDIA's data sheets give for a GPU, by its name; none for
+/// one that is not listed.
 pub fn data_sheet_rate(name: &str) -> Option<f64> {
     const SHEETS: [(&str, f64); 8] = [
         ("H200", 989.4e12),
@@ -53,7 +56,8 @@ mod tests {
         .resolve()
         .expect("a configuration");
         let found = operations_per_token(&entry.shape, config.config(), 4096);
-        // 4 x (6.979 + 0.525) x 10^9 of frozen matrices, 6 x 13.63 x 10^6, and attention at 32 x 117.4 x 10^6.
+        // 4 x (6.979 + 0.525) x 10^9 of frozen matrices, 6 x 13.63 x 10^6, and attention at 32 x
+        // 117.4 x 10^6.
         let wanted =
             4.0 * (6.979e9 + 0.5253e9) + 6.0 * 13.63e6 + 32.0 * 3.5 * 4.0 * 4096.0 * 2048.0;
         assert!((found / wanted - 1.0).abs() < 1e-3, "{found} and {wanted}");

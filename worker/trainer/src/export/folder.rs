@@ -1,4 +1,5 @@
-//! Hugging Face folders: a base with an adapter merged into it, or with its linear layers in bitsandbytes' NF4.
+//! Hugging Face folders: a base with an adapter merged into it, or with its linear layers in
+//! bitsandbytes' NF4.
 
 use std::fs;
 use std::path::Path;
@@ -68,8 +69,8 @@ pub(super) fn write_merged(
     publish(partial, out, total, progress)
 }
 
-/// Writes `checkpoint` with its linear layers quantised as `model` says, in the layout that bitsandbytes and
-/// transformers load: codes beside scales, and a `quantization_config`.
+/// Writes `checkpoint` with its linear layers quantised as `model` says, in the layout that
+/// bitsandbytes and transformers load: codes beside scales, and a `quantization_config`.
 pub(super) fn write_quantised(
     checkpoint: &Checkpoint,
     out: &Path,
@@ -140,7 +141,8 @@ fn start<'a>(checkpoint: &'a Checkpoint, out: &Path) -> Result<(&'a Shards, Part
     for name in COMPANIONS.iter().filter(|name| from.join(name).exists()) {
         fs::copy(from.join(name), folder.join(name)).map_err(Error::io(folder.join(name)))?;
     }
-    // A `chat_template` that lists several is copied with its file; separate files are not companions.
+    // A `chat_template` that lists several is copied with its file; separate files are not
+    // companions.
     if from.join("additional_chat_templates").is_dir() {
         text::write_named(folder, checkpoint.files.template.as_ref())?;
     }

@@ -12,7 +12,8 @@ use crate::{Error, Result};
 pub enum Base {
     /// The checkpoint's own weights.
     Original,
-    /// The weights after NF4 and back, as the configuration says: those that the adapter was trained on.
+    /// The weights after NF4 and back, as the configuration says: those that the adapter was
+    /// trained on.
     Dequantised,
 }
 
@@ -24,7 +25,8 @@ pub struct Merged {
     pub adapted: usize,
     /// Root mean square of the adapter's update over that of the weights that it changes.
     pub update: f64,
-    /// The same for what quantisation does to the weights of all linear layers; 0 where it was not looked at.
+    /// The same for what quantisation does to the weights of all linear layers; 0 where it was not
+    /// looked at.
     pub quantisation: f64,
     pub bytes: u64,
     /// What a person should hear of the result.

@@ -1,11 +1,12 @@
 //! Models and adapters in the forms that other programs load.
 //!
-//! An adapter can be merged into its base ([`merge`]): training ran on the quantised base, so there are two to merge
-//! into. The original weights keep what quantisation lost, but the adapter was not trained on them; the dequantised
-//! weights are those that it was trained on. Both are offered, and how far they lie apart is told.
+//! An adapter can be merged into its base ([`merge`]): training ran on the quantised base, so there
+//! are two to merge into. The original weights keep what quantisation lost, but the adapter was not
+//! trained on them; the dequantised weights are those that it was trained on. Both are offered, and
+//! how far they lie apart is told.
 //!
-//! A result is a Hugging Face folder ([`folder`]) or a GGUF file ([`gguf`]). Tensors are read, changed and written one
-//! at a time, under a name that becomes the final one when all is there.
+//! A result is a Hugging Face folder ([`folder`]) or a GGUF file ([`gguf`]). Tensors are read,
+//! changed and written one at a time, under a name that becomes the final one when all is there.
 
 mod folder;
 mod gguf;
@@ -27,8 +28,8 @@ use crate::{Error, Result, adapter};
 pub use gguf::ElementType;
 pub use merge::{Base, Merged};
 
-/// Hears the tensors that are written, and of how many; an error ends the export, and nothing is left of it. It hears of
-/// all of them once more before the result gets its name.
+/// Hears the tensors that are written, and of how many; an error ends the export, and nothing is
+/// left of it. It hears of all of them once more before the result gets its name.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> Result<()>;
 
 /// What was written without an adapter, or of an adapter alone.
@@ -40,11 +41,12 @@ pub struct Written {
     pub notes: Vec<String>,
 }
 
-/// Writes the model at `model` with the adapter in `adapter` to `out`, which must not exist: a GGUF file of
-/// `element` where its name ends so, else a Hugging Face folder.
+/// Writes the model at `model` with the adapter in `adapter` to `out`, which must not exist: a GGUF
+/// file of `element` where its name ends so, else a Hugging Face folder.
 ///
 /// # Errors
-/// A Hugging Face base does not hold 16- or 32-bit weights, the adapter belongs to another base, or `out` exists.
+/// A Hugging Face base does not hold 16- or 32-bit weights, the adapter belongs to another base, or
+/// `out` exists.
 pub fn merge(
     model: &Path,
     adapter: &Path,
@@ -80,8 +82,9 @@ pub fn merge(
     Ok(merger.finish())
 }
 
-/// Writes the model at `model` to `out`, which must not exist: a GGUF file of `element` where its name ends so, else a
-/// Hugging Face folder whose linear layers are NF4 as bitsandbytes serialises them.
+/// Writes the model at `model` to `out`, which must not exist: a GGUF file of `element` where its
+/// name ends so, else a Hugging Face folder whose linear layers are NF4 as bitsandbytes serialises
+/// them.
 ///
 /// # Errors
 /// The model's weights are quantised already, or `out` exists.
@@ -119,10 +122,12 @@ pub fn can_be_quantised(model: &Path) -> bool {
         .is_ok_and(|checkpoint| checkpoint.shards().is_some_and(|s| s.quantised().is_none()))
 }
 
-/// Writes the adapter in `adapter` for the model at `model` to `out`, a GGUF file that must not exist.
+/// Writes the adapter in `adapter` for the model at `model` to `out`, a GGUF file that must not
+/// exist.
 ///
 /// # Errors
-/// The adapter belongs to another base, is one of DoRA, which GGUF has no form for, or `out` exists.
+/// The adapter belongs to another base, is one of DoRA, which GGUF has no form for, or `out`
+/// exists.
 pub fn convert_adapter(
     model: &Path,
     adapter: &Path,
@@ -168,7 +173,8 @@ fn is_gguf(out: &Path) -> bool {
         .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
-/// Makes what is complete, all `tensors` of it, durable and gives it its name, unless something has it already.
+/// Makes what is complete, all `tensors` of it, durable and gives it its name, unless something has
+/// it already.
 fn publish(partial: Partial, out: &Path, tensors: usize, progress: Progress<'_>) -> Result<()> {
     partial.sync().map_err(Error::io(out))?;
     // A disk may take minutes over a model, in which a person may stop it.

@@ -1,5 +1,5 @@
-//! Whether an element type holds what is written in it: numbers beyond its range would become infinite, and a matrix
-//! below it would become zero, both without an error.
+//! Whether an element type holds what is written in it: numbers beyond its range would become
+//! infinite, and a matrix below it would become zero, both without an error.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Tensor};
@@ -37,7 +37,8 @@ impl Outgoing<'_> {
     /// The largest magnitude, in `f32`.
     ///
     /// # Errors
-    /// A number is not finite. Sources are looked at when they are read, so the adapter has made it so.
+    /// A number is not finite. Sources are looked at when they are read, so the adapter has made it
+    /// so.
     fn largest(&self) -> Result<f32> {
         let values = self
             .tensor

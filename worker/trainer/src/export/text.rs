@@ -1,6 +1,6 @@
-//! The text side of a merged model: the template that the adapter was trained with, and the token that it ends a turn
-//! with as end of text. Programs that serve the model render with what lies in its files; another prompt than that of
-//! the training gives poor answers that do not end.
+//! The text side of a merged model: the template that the adapter was trained with, and the token
+//! that it ends a turn with as end of text. Programs that serve the model render with what lies in
+//! its files; another prompt than that of the training gives poor answers that do not end.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,8 @@ pub(super) struct Trained {
     end: Option<(u32, String)>,
 }
 
-/// What the adapter in `folder` was trained with, on the model in `files`; none where it does not say.
+/// What the adapter in `folder` was trained with, on the model in `files`; none where it does not
+/// say.
 pub(super) fn trained(folder: &Path, files: &ModelFiles) -> Result<Option<Trained>> {
     let Some(template) = adapter::template::text(folder)? else {
         return Ok(None);
@@ -157,7 +158,8 @@ pub(super) fn write_named(folder: &Path, base: Option<&Templates>) -> Result<()>
     Ok(())
 }
 
-/// The keys of a GGUF file for `templates`: the default one, the others under their names, and a list of those.
+/// The keys of a GGUF file for `templates`: the default one, the others under their names, and a
+/// list of those.
 pub(super) fn template_keys(templates: Option<&Templates>) -> Vec<(String, Value)> {
     let mut keys = Vec::new();
     let mut names = Vec::new();

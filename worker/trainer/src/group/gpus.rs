@@ -8,9 +8,11 @@ use super::Group;
 use crate::Result;
 use crate::stop::StopSignal;
 
-/// `group`, with vectors on the way that is fastest between its devices; and what that way is, in words.
+/// `group`, with vectors on the way that is fastest between its devices; and what that way is, in
+/// words.
 ///
-/// Everyone has to call this at the same time. Where one cannot join the others, all go the way that `group` has.
+/// Everyone has to call this at the same time. Where one cannot join the others, all go the way
+/// that `group` has.
 pub fn joined<'a>(
     group: &'a mut dyn Group,
     backend: &dyn Backend,

@@ -1,8 +1,9 @@
 //! Processes that train one model together, each on its share of every step's micro-batches.
 //!
-//! All of them hold the whole model and the same adapters. What they exchange is small: gradients of the adapters once
-//! a step, losses, and what they are asked to do. Sums are taken in the order of [`pairwise`], so that a power of two of
-//! processes end with the same adapter as one does, bit-identical where their CPUs compute alike.
+//! All of them hold the whole model and the same adapters. What they exchange is small: gradients
+//! of the adapters once a step, losses, and what they are asked to do. Sums are taken in the order
+//! of [`pairwise`], so that a power of two of processes end with the same adapter as one does,
+//! bit-identical where their CPUs compute alike.
 //!
 //! How words travel is not known here: whoever starts the processes brings a [`Group`].
 
@@ -31,7 +32,8 @@ pub trait Group: Send {
     /// [`Error::Peer`] where another process is gone.
     fn gather(&mut self, words: &[u8]) -> Result<Vec<Vec<u8>>>;
 
-    /// The sum of everyone's `vector` [n], in `f32`, added in the order of [`pairwise`]: the same bits for everyone.
+    /// The sum of everyone's `vector` [n], in `f32`, added in the order of [`pairwise`]: the same
+    /// bits for everyone.
     ///
     /// # Errors
     /// As [`Self::gather`].
@@ -79,8 +81,8 @@ pub fn share(group: &dyn Group, work: usize) -> Range<usize> {
     group.rank() * each..(group.rank() + 1) * each
 }
 
-/// `done`, unless anyone has broken its share of the work off: then all do, since what is left of it would wait for that
-/// share.
+/// `done`, unless anyone has broken its share of the work off: then all do, since what is left of
+/// it would wait for that share.
 ///
 /// # Errors
 /// Those of `done`; [`Error::Stopped`] where it is anyone's.
@@ -120,14 +122,14 @@ pub fn all_numbers(group: &mut dyn Group, own: &[f64]) -> Result<Vec<f64>> {
         .collect()
 }
 
-/// What the first of `group` has for `own`: processors and systems may differ in the last place of a cosine or of a long sum,
-/// and all have to make the same update.
+/// What the first of `group` has for `own`: processors and systems may differ in the last place of
+/// a cosine or of a long sum, and all have to make the same update.
 pub fn of_first(group: &mut dyn Group, own: f64) -> Result<f64> {
     Ok(all_numbers(group, &[own])?.first().copied().unwrap_or(own))
 }
 
-/// The sum of `vectors`, which are not empty, in the order of [`pairwise`]; added in host memory, where they arrive, and
-/// then on the device of the first.
+/// The sum of `vectors`, which are not empty, in the order of [`pairwise`]; added in host memory,
+/// where they arrive, and then on the device of the first.
 pub fn sum_of(vectors: &[Tensor]) -> Result<Tensor> {
     let mut here = |i: usize| vectors[i].to_device(&Device::Cpu);
     let sum = pairwise(0..vectors.len(), &mut here, &mut |a: Tensor, b: Tensor| {

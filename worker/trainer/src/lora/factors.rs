@@ -1,4 +1,5 @@
-//! What is trained at one site: the factors of a low-rank update, and with DoRA the magnitudes of the rows.
+//! What is trained at one site: the factors of a low-rank update, and with DoRA the magnitudes of
+//! the rows.
 
 use std::sync::OnceLock;
 
@@ -45,7 +46,8 @@ impl Magnitude {
     }
 }
 
-/// Names of the tensors of a site in PEFT's files, in the order in which they are trained and stored.
+/// Names of the tensors of a site in PEFT's files, in the order in which they are trained and
+/// stored.
 pub const NAMES: [&str; 3] = ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"];
 
 impl Factors {
@@ -65,7 +67,8 @@ impl Factors {
             .chain(self.magnitude.as_ref().map(|m| &m.value))
     }
 
-    /// The same with the tensors that `change` makes of each, and its place in the order of [`NAMES`].
+    /// The same with the tensors that `change` makes of each, and its place in the order of
+    /// [`NAMES`].
     pub fn map(&self, mut change: impl FnMut(usize, &Tensor) -> Result<Tensor>) -> Result<Self> {
         let (a, b) = (change(0, &self.a)?, change(1, &self.b)?);
         let magnitude = self

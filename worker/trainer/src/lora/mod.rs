@@ -61,7 +61,8 @@ pub struct MaskPosition {
 }
 
 impl Adapters {
-    /// A ~ U(-1/sqrt(in), 1/sqrt(in)) and B = 0, as PEFT initialises them; the same seed gives the same values.
+    /// A ~ U(-1/sqrt(in), 1/sqrt(in)) and B = 0, as PEFT initialises them; the same seed gives the
+    /// same values.
     ///
     /// Magnitudes follow from the frozen weights: see [`crate::model::Decoder::adapters`].
     pub fn initialise(
@@ -177,7 +178,8 @@ impl Adapters {
         self.sites.binary_search(&Site { layer, module }).ok()
     }
 
-    /// The adapter at `layer` and `module` for one pass; masks are drawn only where `position` is given.
+    /// The adapter at `layer` and `module` for one pass; masks are drawn only where `position` is
+    /// given.
     pub fn pass(
         &self,
         layer: usize,

@@ -1,6 +1,7 @@
 //! What macOS says about itself and its GPU, and whether candle can open it.
 
-/// The oldest macOS on which candle runs: it asks for a residency set, which older ones do not have.
+/// The oldest macOS on which candle runs: it asks for a residency set, which older ones do not
+/// have.
 pub const OLDEST: (u64, u64) = (15, 0);
 
 /// A GPU, as Metal describes it.

@@ -1,7 +1,9 @@
-//! The GPU of a Mac: what must be there before candle opens it, and what a run does so that its memory stays small.
+//! The GPU of a Mac: what must be there before candle opens it, and what a run does so that its
+//! memory stays small.
 //!
-//! candle checks none of it: it panics before macOS 15 and where Metal lists no GPU, never releases what Metal
-//! autoreleases, and frees what it uploads only where it waits. This module computes nothing.
+//! candle checks none of it: it panics before macOS 15 and where Metal lists no GPU, never releases
+//! what Metal autoreleases, and frees what it uploads only where it waits. This module computes
+//! nothing.
 
 mod mac;
 mod uploads;

@@ -1,4 +1,5 @@
-//! What a pass through the blocks uploads to a Mac's GPU, and when to wait so that it stays bounded.
+//! What a pass through the blocks uploads to a Mac's GPU, and when to wait so that it stays
+//! bounded.
 
 use candle_core::Device;
 use qlora_config::LoraConfig;
@@ -16,7 +17,8 @@ pub(crate) struct Uploads<'a> {
 }
 
 impl<'a> Uploads<'a> {
-    /// Begins a forward pass, with no upload left from before; `lora` where its dropout is in effect.
+    /// Begins a forward pass, with no upload left from before; `lora` where its dropout is in
+    /// effect.
     pub fn forward(
         device: &'a Device,
         shape: &ModelShape,
@@ -72,7 +74,8 @@ struct Pile {
 }
 
 impl Pile {
-    /// Adds a block's; true where they reach the bound, and then the caller waits and the pile begins anew.
+    /// Adds a block's; true where they reach the bound, and then the caller waits and the pile
+    /// begins anew.
     fn is_high(&mut self) -> bool {
         self.bytes += self.of_block;
         let high = self.bytes >= uploads::BOUND;

@@ -5,8 +5,9 @@
 //! n2 = norm(x1); g, e = n2 Wg, n2 We; h = silu(g) * e; y = x1 + h Wd
 //! ```
 //!
-//! The backward pass never needs y, so a block that is run again stops before the down projection. Neither does it draw
-//! dropout masks or multiply with A again: what the adapters left is kept whatever else is.
+//! The backward pass never needs y, so a block that is run again stops before the down projection.
+//! Neither does it draw dropout masks or multiply with A again: what the adapters left is kept
+//! whatever else is.
 
 use candle_core::Tensor;
 use qlora_config::TargetModule as M;
@@ -151,7 +152,8 @@ impl Saved {
             e,
             u,
         } = self;
-        // With DoRA what an adapter leaves is as large as the output beside it: both are kept or neither.
+        // With DoRA what an adapter leaves is as large as the output beside it: both are kept or
+        // neither.
         let small = u.iter().flatten().all(Inner::is_small);
         let keep = if small || keep == SavedActivations::All {
             keep
@@ -279,7 +281,8 @@ impl Block {
         )
     }
 
-    /// The block up to and without the down projection, from what is kept of it: its input [M, D], or more.
+    /// The block up to and without the down projection, from what is kept of it: its input [M, D],
+    /// or more.
     pub fn run(&self, pass: &Pass<'_>, kept: Kept) -> Result<Saved> {
         let Kept {
             x,
@@ -431,7 +434,8 @@ impl Block {
             .rms_norm_backward(&dn2, &x1, &self.norm2, &rho2, Some(&dy))?)
     }
 
-    /// The gradient of h. What the adapter left is made again: it would be the only thing kept of the down projection.
+    /// The gradient of h. What the adapter left is made again: it would be the only thing kept of
+    /// the down projection.
     fn backward_down(
         &self,
         pass: &Pass<'_>,
@@ -511,8 +515,8 @@ impl Block {
             .rms_norm_backward(&dn1, &x, &self.norm1, &rho1, Some(&dx1))?)
     }
 
-    /// Gradient through projections that share their input `x`, each with the gradient that reaches it and what its
-    /// adapter left; gradients of the adapters go to `grads`.
+    /// Gradient through projections that share their input `x`, each with the gradient that reaches
+    /// it and what its adapter left; gradients of the adapters go to `grads`.
     fn pull(
         &self,
         pass: &Pass<'_>,

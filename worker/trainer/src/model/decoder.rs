@@ -1,4 +1,5 @@
-//! The whole model: what a micro-batch is, the forward pass, and the backward pass through all blocks.
+//! The whole model: what a micro-batch is, the forward pass, and the backward pass through all
+//! blocks.
 
 use std::sync::Arc;
 
@@ -20,8 +21,9 @@ use crate::stop::StopSignal;
 use crate::weights::{Checkpoint, FrozenWeight, Plain};
 use crate::{Error, Result, device, metal};
 
-/// Tokens of a batch from which a pass waits for a GPU after each block. The host would otherwise be a whole pass ahead of
-/// the GPU, and a stop would wait for that; beside such a block the wait is nothing.
+/// Tokens of a batch from which a pass waits for a GPU after each block. The host would otherwise
+/// be a whole pass ahead of the GPU, and a stop would wait for that; beside such a block the wait
+/// is nothing.
 const LONG: usize = 65_536;
 
 /// Sequences packed one after another, without padding; M tokens in all.
@@ -111,8 +113,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Loads every weight of `checkpoint`, held as `model` asks, for `backend` to compute with; sequences may have up to
-    /// `max_len` tokens, and memory is used as `policy` says.
+    /// Loads every weight of `checkpoint`, held as `model` asks, for `backend` to compute with;
+    /// sequences may have up to `max_len` tokens, and memory is used as `policy` says.
     ///
     /// `progress` hears the number of blocks that are there.
     pub fn load(
@@ -169,7 +171,8 @@ impl Decoder {
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
 
-    /// Adapters to begin with: see [`Adapters::initialise`]; with DoRA, magnitudes are the norms of the rows.
+    /// Adapters to begin with: see [`Adapters::initialise`]; with DoRA, magnitudes are the norms of
+    /// the rows.
     pub fn adapters(&self, config: &LoraConfig, seed: u64) -> Result<Adapters> {
         let mut adapters = Adapters::initialise(config, &self.shape, seed, &self.device)?;
         if config.dora {
@@ -394,8 +397,8 @@ impl Decoder {
         Ok("the output layer".into())
     }
 
-    /// Loss of the batch, summed in nats, without dropout and without gradients; found on a thread of the pool, as a
-    /// training step is.
+    /// Loss of the batch, summed in nats, without dropout and without gradients; found on a thread
+    /// of the pool, as a training step is.
     pub fn loss(&self, batch: &Batch, adapters: &Adapters) -> Result<f64> {
         rayon::scope(|_| metal::autoreleased(|| self.loss_on_this_thread(batch, adapters)))
     }
@@ -491,7 +494,8 @@ fn load_block(
             weight
         }))
     };
-    // One matrix is quantised while the next is read; on a Mac, where that was never tried, one after the other.
+    // One matrix is quantised while the next is read; on a Mac, where that was never tried, one
+    // after the other.
     let projections: Vec<Projection> = if device.is_metal() {
         TargetModule::ALL
             .into_iter()

@@ -1,9 +1,9 @@
-//! A frozen linear layer with its adapter: y = x W^T + s u B^T with u = c (m o x) A^T, where m is the dropout mask and
-//! c = 1 / (1 - p).
+//! A frozen linear layer with its adapter: y = x W^T + s u B^T with u = c (m o x) A^T, where m is
+//! the dropout mask and c = 1 / (1 - p).
 //!
-//! With DoRA the rows of W + s B A are scaled by g = |m'| / |W + s B A|. As in PEFT, dropout touches only what the
-//! adapter changes, and the norm is a constant to the gradient: with x' = c (m o x) and r = x' W^T + s u B^T,
-//! y = (x - x') W^T + g o r.
+//! With DoRA the rows of W + s B A are scaled by g = |m'| / |W + s B A|. As in PEFT, dropout
+//! touches only what the adapter changes, and the norm is a constant to the gradient: with x' = c
+//! (m o x) and r = x' W^T + s u B^T, y = (x - x') W^T + g o r.
 
 use std::sync::OnceLock;
 
@@ -36,7 +36,8 @@ impl Inner {
     }
 }
 
-/// What adapters that share the input `x` leave, where it is not `known`; a decomposed one's needs its projection too.
+/// What adapters that share the input `x` leave, where it is not `known`; a decomposed one's needs
+/// its projection too.
 pub fn inners<const N: usize>(
     backend: &dyn Backend,
     x: &Activations,
@@ -82,8 +83,8 @@ impl Projection {
         }
     }
 
-    /// `x` [M, in] to `base` + `y` [M, out], and what the adapter leaves where there is one; `known` is what it left in
-    /// an earlier pass over the same rows.
+    /// `x` [M, in] to `base` + `y` [M, out], and what the adapter leaves where there is one;
+    /// `known` is what it left in an earlier pass over the same rows.
     pub fn forward(
         &self,
         backend: &dyn Backend,
@@ -139,7 +140,8 @@ impl Projection {
         ))
     }
 
-    /// [`Self::forward`] for a result that goes on to other products: see [`Backend::matmul_forward_on`].
+    /// [`Self::forward`] for a result that goes on to other products: see
+    /// [`Backend::matmul_forward_on`].
     pub fn forward_on(
         &self,
         backend: &dyn Backend,
@@ -421,8 +423,8 @@ impl<'a> Pulled<'a> {
     }
 }
 
-/// Gradients through projections that share their input `x` [M, in], which only adapters need: dx [M, in], and the
-/// gradients of each one's adapter.
+/// Gradients through projections that share their input `x` [M, in], which only adapters need: dx
+/// [M, in], and the gradients of each one's adapter.
 ///
 /// With dy' = dy, or g o dy with DoRA, and d = s dy' B:
 /// dx = dy W + c m o ((dy' - dy) W + d A), summed over the projections.

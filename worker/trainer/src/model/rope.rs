@@ -6,8 +6,8 @@ use qlora_planner::{ModelShape, RopeScaling};
 
 /// 1 / theta^(2i/E) for i below E/2, scaled as the checkpoint asks.
 ///
-/// The `llama3` scaling follows transformers' `modeling_rope_utils.py`: long waves are stretched by `factor`,
-/// short ones stay, and those between are interpolated.
+/// The `llama3` scaling follows transformers' `modeling_rope_utils.py`: long waves are stretched by
+/// `factor`, short ones stay, and those between are interpolated.
 pub(crate) fn inverse_frequencies(shape: &ModelShape) -> Vec<f32> {
     let half = shape.head_dim / 2;
     let plain = |i: usize| {

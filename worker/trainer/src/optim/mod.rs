@@ -13,7 +13,8 @@ use crate::lora::{Adapters, FactorGrad, Factors, Gradients, NAMES};
 
 pub use schedule::LearningRate;
 
-/// First and second moments of every adapter tensor, in the order of the sites and of their tensors.
+/// First and second moments of every adapter tensor, in the order of the sites and of their
+/// tensors.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     pub moments: Vec<Moments>,
@@ -42,7 +43,8 @@ impl Optimizer {
         })
     }
 
-    /// Adapters and optimizer after one update along `gradients`, whose norm is scaled down as the configuration says.
+    /// Adapters and optimizer after one update along `gradients`, whose norm is scaled down as the
+    /// configuration says.
     pub fn updated(
         &self,
         backend: &dyn Backend,
@@ -118,7 +120,8 @@ impl Optimizer {
     }
 }
 
-/// The gradients of every site in the order of its tensors, each in one piece; none where no gradient has arrived.
+/// The gradients of every site in the order of its tensors, each in one piece; none where no
+/// gradient has arrived.
 fn contiguous(gradients: &Gradients) -> Result<Vec<Vec<Tensor>>> {
     let whole = |grad: &FactorGrad| {
         grad.tensors()

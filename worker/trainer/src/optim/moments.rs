@@ -1,4 +1,5 @@
-//! Moments as tensors of a file, by the place of the parameter: `3.first`, or `3.first.codes` and `3.first.scales`.
+//! Moments as tensors of a file, by the place of the parameter: `3.first`, or `3.first.codes` and
+//! `3.first.scales`.
 
 use std::collections::HashMap;
 

@@ -20,7 +20,8 @@ pub struct LearningRate {
 }
 
 impl LearningRate {
-    /// Shares of `steps` are rounded up to whole steps; a warm-up by share leaves at least one step for the peak.
+    /// Shares of `steps` are rounded up to whole steps; a warm-up by share leaves at least one step
+    /// for the peak.
     pub fn new(training: &TrainingSection, steps: u64) -> Self {
         let share = |ratio: f64| (ratio * steps as f64).ceil() as u64;
         let by_share = || share(training.warmup_ratio).min(steps.saturating_sub(1));

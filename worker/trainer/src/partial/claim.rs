@@ -116,7 +116,8 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.kept {
-            // The error that ends the work is told; a second one adds nothing, and the next process tries again.
+            // The error that ends the work is told; a second one adds nothing, and the next process
+            // tries again.
             drop(remove(&self.path, self.kind));
         }
     }
@@ -144,8 +145,8 @@ fn is_at(path: &Path, file: &File) -> bool {
         .is_some_and(|there| file.metadata().ok().map(at) == Some(there))
 }
 
-/// Whether `middle`, what a name has between that of its target and its ending, is as [`Claim::new`] makes it, here or on
-/// another machine.
+/// Whether `middle`, what a name has between that of its target and its ending, is as
+/// [`Claim::new`] makes it, here or on another machine.
 pub(super) fn is_formed(middle: &str) -> bool {
     let mut parts = middle.split('.');
     let ("", Some(start), Some(process), Some(count), None) = (
@@ -182,8 +183,8 @@ pub(super) fn is_own(middle: &str) -> bool {
     middle.split('.').nth(2) == Some(OWN.as_str())
 }
 
-/// Removes the file or folder at `path`, whose name has `middle`, where it is of this start of the machine and no process
-/// holds it; says whether it is gone.
+/// Removes the file or folder at `path`, whose name has `middle`, where it is of this start of the
+/// machine and no process holds it; says whether it is gone.
 pub(super) fn remove_if_left(path: &Path, middle: &str) -> bool {
     let start = middle.split('.').nth(1);
     if start.is_none() || start != BOOT.as_deref() {

@@ -1,4 +1,5 @@
-//! How good the model is between steps: its loss on held-out rows, and an answer for people to read.
+//! How good the model is between steps: its loss on held-out rows, and an answer for people to
+//! read.
 
 use super::session::Session;
 use crate::generate::{Generation, answer};

@@ -18,11 +18,12 @@ use self::prepare::Prepared;
 use self::session::Session;
 
 impl Run {
-    /// Trains to the end, together with the others of `group`, or until one of their reporters wishes otherwise.
+    /// Trains to the end, together with the others of `group`, or until one of their reporters
+    /// wishes otherwise.
     ///
     /// # Errors
-    /// See [`Error`](crate::Error); [`Error::blame`](crate::Error::blame) tells whether another attempt makes sense. What
-    /// was saved stays.
+    /// See [`Error`](crate::Error); [`Error::blame`](crate::Error::blame) tells whether another
+    /// attempt makes sense. What was saved stays.
     pub fn execute(&self, group: &mut dyn Group, reporter: &mut dyn Reporter) -> Result<()> {
         let stop = reporter.stop_signal().or(group.stop_signal());
         let prepared = Prepared::load(self, stop, reporter)?;
@@ -52,7 +53,8 @@ impl Run {
         session.finish(reporter)
     }
 
-    /// Steps of the run, where an epoch has so many micro-batches; the last step of an epoch takes those that are left.
+    /// Steps of the run, where an epoch has so many micro-batches; the last step of an epoch takes
+    /// those that are left.
     fn steps(&self, micro_batches: usize) -> u64 {
         let t = &self.config().training;
         let steps_of = |micro_batches: f64| (micro_batches / t.gradient_accumulation as f64).ceil();

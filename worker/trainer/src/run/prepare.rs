@@ -125,7 +125,8 @@ impl Prepared {
 }
 
 impl Run {
-    /// Tells of keys that have no effect in a run of `steps` steps, and refuses those that the run was to depend on.
+    /// Tells of keys that have no effect in a run of `steps` steps, and refuses those that the run
+    /// was to depend on.
     pub(super) fn tell_idle_keys(&self, steps: u64, reporter: &mut dyn Reporter) -> Result<()> {
         for Idle {
             key,

@@ -1,4 +1,5 @@
-//! A disk without room is waited out: it is no fault of the run, and what was trained is worth more than a while.
+//! A disk without room is waited out: it is no fault of the run, and what was trained is worth more
+//! than a while.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -12,7 +13,8 @@ pub(super) const WAIT: Duration = Duration::from_secs(15);
 /// How often a wait looks whether the run is to stop.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Does what writes to the disk, again and again while there is no room, and tells of it with the path.
+/// Does what writes to the disk, again and again while there is no room, and tells of it with the
+/// path.
 ///
 /// # Errors
 /// Those of `write`; also that there is no room, where the run is to stop meanwhile.

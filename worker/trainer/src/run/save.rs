@@ -1,4 +1,5 @@
-//! What a run leaves: checkpoints on the way, the adapter at its end. The first of a group writes them.
+//! What a run leaves: checkpoints on the way, the adapter at its end. The first of a group writes
+//! them.
 
 use sha2::{Digest, Sha256};
 
@@ -77,7 +78,8 @@ impl Session<'_> {
         })
     }
 
-    /// All of the group update the same adapters with the same gradients; where processors differ, so may the results.
+    /// All of the group update the same adapters with the same gradients; where processors differ,
+    /// so may the results.
     fn compare_adapters(&mut self) -> Result<()> {
         if self.group.size() == 1 {
             return Ok(());

@@ -125,7 +125,8 @@ impl<'a> Session<'a> {
         &self.run.config().training
     }
 
-    /// Tells what is about to happen, proves that gradients arrive, and measures the untrained model.
+    /// Tells what is about to happen, proves that gradients arrive, and measures the untrained
+    /// model.
     fn introduce(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
         let statistics = &self.prepared.statistics;
         reporter.report(Event::Started {
@@ -275,7 +276,8 @@ impl<'a> Session<'a> {
         self.heard
     }
 
-    /// Evaluates; a run that is to stop meanwhile is saved first, and makes the evaluation when it goes on.
+    /// Evaluates; a run that is to stop meanwhile is saved first, and makes the evaluation when it
+    /// goes on.
     pub fn evaluate_or_save(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
         self.evaluation_due = true;
         match self.evaluate(reporter) {

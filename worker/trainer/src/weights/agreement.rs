@@ -1,5 +1,6 @@
-//! Holds the tensors of a checkpoint against its configuration: each one that the configuration asks for is there in
-//! its size, and there is no other. A tensor that were left out would make another model of it, without an error.
+//! Holds the tensors of a checkpoint against its configuration: each one that the configuration
+//! asks for is there in its size, and there is no other. A tensor that were left out would make
+//! another model of it, without an error.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +29,8 @@ const HEAD: &str = "lm_head.weight";
 pub(crate) const READABLE: &str =
     "weights in 16 or 32 bits, bitsandbytes' NF4 and .gguf files are read";
 
-/// Checks the tensors of a Hugging Face folder; returns what a person should hear of a model that can be used.
+/// Checks the tensors of a Hugging Face folder; returns what a person should hear of a model that
+/// can be used.
 ///
 /// # Errors
 /// A tensor is missing, is of another size or type, or is not understood.
@@ -165,7 +167,8 @@ fn is_understood(
     Err(shards.fault(name, &fault))
 }
 
-/// Where the embedding serves as output layer, a head in the file says nothing, unless it is another one.
+/// Where the embedding serves as output layer, a head in the file says nothing, unless it is
+/// another one.
 fn tied_head(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
     if !shape.tied_embeddings || !shards.has(HEAD) {
         return Ok(Vec::new());

@@ -1,4 +1,5 @@
-//! 4-bit layers as bitsandbytes serialises them beside other tensors: codes, scales, both maps, and a description.
+//! 4-bit layers as bitsandbytes serialises them beside other tensors: codes, scales, both maps, and
+//! a description.
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::ModelConfig;
@@ -19,7 +20,8 @@ struct QuantState {
     nested_offset: Option<f32>,
 }
 
-/// Bytes of a description: its length must be known before the numbers in it are, so it is padded with spaces.
+/// Bytes of a description: its length must be known before the numbers in it are, so it is padded
+/// with spaces.
 const STATE_BYTES: usize = 224;
 
 fn state_name(weight: &str) -> String {
@@ -88,8 +90,8 @@ pub(crate) fn read(shards: &Shards, weight: &str, device: &Device) -> Result<Nf4
 /// Said of a matrix that [`quantise`] makes nothing of.
 pub(crate) const BEYOND: &str = "has numbers too large for NF4: the mean of its scales overflows";
 
-/// `matrix` in NF4 as `model` says; none where a scale would not be finite. The mean of the scales, which double
-/// quantization takes off, can overflow where no scale does.
+/// `matrix` in NF4 as `model` says; none where a scale would not be finite. The mean of the scales,
+/// which double quantization takes off, can overflow where no scale does.
 pub(crate) fn quantise(
     matrix: &Tensor,
     model: &ModelConfig,

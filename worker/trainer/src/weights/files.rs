@@ -78,7 +78,8 @@ pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
     })
 }
 
-/// Ids that end an answer, of `config.json` and of `generation_config.json`, which has those of chat models.
+/// Ids that end an answer, of `config.json` and of `generation_config.json`, which has those of
+/// chat models.
 pub(super) fn end_ids(folder: &Path, config: &serde_json::Value) -> Result<Vec<u32>> {
     let generation = folder.join("generation_config.json");
     let mut all = ids_in(config, &folder.join("config.json"))?;
@@ -111,7 +112,8 @@ fn ids_in(settings: &serde_json::Value, path: &Path) -> Result<Vec<u32>> {
         })
 }
 
-/// The name under which transformers loaded the model before it was saved, where that is one of the hub.
+/// The name under which transformers loaded the model before it was saved, where that is one of the
+/// hub.
 pub(super) fn hub_name(config: &serde_json::Value) -> Option<String> {
     let name = config["_name_or_path"].as_str()?;
     is_hub_name(name).then(|| name.to_owned())

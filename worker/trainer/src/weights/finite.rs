@@ -1,12 +1,13 @@
-//! Whether numbers are finite, found on the bytes of a file: quantization would make a code of a NaN, and nobody would
-//! see it again.
+//! Whether numbers are finite, found on the bytes of a file: quantization would make a code of a
+//! NaN, and nobody would see it again.
 
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-/// Bytes that a thread looks at before it takes the next; whole elements and whole blocks of few bytes.
+/// Bytes that a thread looks at before it takes the next; whole elements and whole blocks of few
+/// bytes.
 const PART: usize = 1 << 20;
 
 /// The element of `bytes` that is not finite and its index; types without such values have none.
@@ -60,7 +61,8 @@ fn scales(dtype: GgmlDType) -> Option<Scales> {
     })
 }
 
-/// The first number of a GGUF tensor that is not finite; of blocks the first such scale, which breaks the whole block.
+/// The first number of a GGUF tensor that is not finite; of blocks the first such scale, which
+/// breaks the whole block.
 pub(crate) fn first_broken_in_blocks(dtype: GgmlDType, bytes: &[u8]) -> Option<f32> {
     let Some(scales) = scales(dtype) else {
         let plain = match dtype {

@@ -1,6 +1,8 @@
-//! Which files of a Hugging Face folder are the model: those that its index names, or the one without an index.
+//! Which files of a Hugging Face folder are the model: those that its index names, or the one
+//! without an index.
 //!
-//! Left-over files of another download look like parts of the model, so no file is taken for its name.
+//! Left-over files of another download look like parts of the model, so no file is taken for its
+//! name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,7 +33,8 @@ struct Index {
 /// Finds the files of the model in `folder`.
 ///
 /// # Errors
-/// There are none, the index cannot be read or names what is not there, or a second model lies beside it.
+/// There are none, the index cannot be read or names what is not there, or a second model lies
+/// beside it.
 pub(super) fn parts(folder: &Path) -> Result<ModelParts> {
     let index = folder.join(INDEX);
     if !index.exists() {

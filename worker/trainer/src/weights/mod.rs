@@ -33,7 +33,8 @@ pub(crate) use shard_writer::ShardWriter;
 
 /// A matrix [out, in] that is read and never changed.
 pub trait FrozenWeight: Matrix + Send + Sync {
-    /// The rows `ids` of the matrix as `dtype`: an embedding; `backend` is that of the device that holds it.
+    /// The rows `ids` of the matrix as `dtype`: an embedding; `backend` is that of the device that
+    /// holds it.
     fn rows(&self, backend: &dyn Backend, ids: &Tensor, dtype: DType) -> Result<Tensor>;
     /// Bytes that it takes in memory.
     fn bytes(&self) -> usize;
@@ -89,7 +90,8 @@ impl FrozenWeight for Nf4Tensor {
 pub(crate) struct Gguf(pub QTensor);
 
 impl Gguf {
-    /// Dequantises on all threads: candle's own form uses one. Blocks run along rows, so rows can be split.
+    /// Dequantises on all threads: candle's own form uses one. Blocks run along rows, so rows can
+    /// be split.
     fn by_rows(&self) -> candle_core::Result<Tensor> {
         let (rows, cols) = self.shape();
         let (dtype, data) = (self.0.dtype(), self.0.data()?);

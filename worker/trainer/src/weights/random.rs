@@ -1,4 +1,5 @@
-//! Seeded weights of a model's true shape, for measuring without a download: what a step costs does not depend on them.
+//! Seeded weights of a model's true shape, for measuring without a download: what a step costs does
+//! not depend on them.
 
 use candle_core::{Device, Tensor};
 use half::bf16;
@@ -25,7 +26,8 @@ impl RandomWeights {
             .for_each(|(row, values)| {
                 let mut state =
                     self.seed ^ number.wrapping_mul(0xD1B5_4A32_D192_ED03) ^ (row as u64) << 32;
-                // One draw of SplitMix64 (Steele, Lea and Flood, 2014) gives four numbers of 16 bits.
+                // One draw of SplitMix64 (Steele, Lea and Flood, 2014) gives four numbers of 16
+                // bits.
                 for values in values.chunks_mut(4) {
                     state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
                     let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,4 +1,5 @@
-//! The safetensors files of a Hugging Face folder, read one tensor at a time: memory stays that of a tensor.
+//! The safetensors files of a Hugging Face folder, read one tensor at a time: memory stays that of
+//! a tensor.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -54,7 +55,8 @@ pub(crate) struct Raw {
 }
 
 impl Shards {
-    /// Opens the files of the model in `folder`, and checks that none is cut off and that each holds what the index says.
+    /// Opens the files of the model in `folder`, and checks that none is cut off and that each
+    /// holds what the index says.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         let ModelParts { paths, places } = index::parts(folder)?;
         let files = paths
@@ -236,8 +238,8 @@ fn agree_with_index(files: &[Shard], places: &BTreeMap<String, String>) -> Resul
 /// The longest header that the safetensors library takes.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// The header of a safetensors file. The library keeps the last of two tensors of one name; here that is a fault, as are
-/// places that overlap or do not fit the shape.
+/// The header of a safetensors file. The library keeps the last of two tensors of one name; here
+/// that is a fault, as are places that overlap or do not fit the shape.
 pub(crate) fn metadata(header: &[u8]) -> Result<Metadata, String> {
     let text = std::str::from_utf8(header).map_err(|e| e.to_string())?;
     strict::parse_settings(text)

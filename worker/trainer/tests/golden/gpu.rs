@@ -112,8 +112,8 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
     assert!(here.iter().zip(&there).all(close));
 }
 
-/// With the embedding in host memory, or weights that stay dequantised, losses and gradients are the same to the
-/// bit.
+/// With the embedding in host memory, or weights that stay dequantised, losses and gradients are
+/// the same to the bit.
 fn gradients_do_not_depend_on_the_memory_policy(device: &Device) {
     let config = config(&["lora.dropout=0.2", "model.compute=bf16"]);
     let batch = [Batch::pack(&samples(

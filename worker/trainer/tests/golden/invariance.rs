@@ -61,7 +61,8 @@ fn step_does_not_depend_on_splits(dora: bool) {
     }
 }
 
-/// Whatever is kept of a block, what is computed again is what was computed: gradients are bit-identical.
+/// Whatever is kept of a block, what is computed again is what was computed: gradients are
+/// bit-identical.
 pub fn gradients_do_not_depend_on_what_is_kept(device: &Device, compute: &str, dora: bool) {
     let compute = format!("model.compute={compute}");
     let config = config(&[

@@ -1,4 +1,5 @@
-//! Models and whole training runs against those of transformers, PEFT and bitsandbytes (`tests/golden`).
+//! Models and whole training runs against those of transformers, PEFT and bitsandbytes
+//! (`tests/golden`).
 
 #[cfg(feature = "cuda")]
 mod gpu;

@@ -115,7 +115,8 @@ fn quantised_weights_are_no_base_to_merge_into() {
     assert!(!out.exists());
 }
 
-/// Quantised here, written as bitsandbytes does, and read back: the same model as the one that transformers wrote.
+/// Quantised here, written as bitsandbytes does, and read back: the same model as the one that
+/// transformers wrote.
 #[test]
 fn a_model_written_in_bitsandbytes_layout_is_the_one_that_bitsandbytes_writes() {
     let config = config(&[]);

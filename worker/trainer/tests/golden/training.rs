@@ -1,4 +1,5 @@
-//! Twenty steps of PEFT and bitsandbytes: losses, gradient norms, the first gradients and the last adapter.
+//! Twenty steps of PEFT and bitsandbytes: losses, gradient norms, the first gradients and the last
+//! adapter.
 
 use candle_core::Device;
 use qlora_trainer::group::Alone;

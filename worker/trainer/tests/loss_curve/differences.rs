@@ -14,8 +14,8 @@ pub struct Difference {
     pub mean: f64,
 }
 
-/// Differences of two curves, or limits on them; those of gradient norms are relative, and so is that of the mean loss
-/// of the last [`TAIL`] steps.
+/// Differences of two curves, or limits on them; those of gradient norms are relative, and so is
+/// that of the mean loss of the last [`TAIL`] steps.
 #[derive(Clone, Copy, Serialize)]
 pub struct Differences {
     pub loss: Difference,
@@ -23,9 +23,9 @@ pub struct Differences {
     pub tail: f64,
 }
 
-/// What sums in another order do in f32, with a margin: 60 and 200 stable steps on models of the fixture's size differ
-/// by up to 5e-6 in loss and 2e-5 in gradient norm. A learning rate too high for a stable run magnifies rounding beyond
-/// these limits.
+/// What sums in another order do in f32, with a margin: 60 and 200 stable steps on models of the
+/// fixture's size differ by up to 5e-6 in loss and 2e-5 in gradient norm. A learning rate too high
+/// for a stable run magnifies rounding beyond these limits.
 pub const ROUNDING_OF_F32: Differences = Differences {
     loss: Difference {
         largest: 2e-5,
@@ -83,12 +83,13 @@ impl Differences {
         }
     }
 
-    /// Limits on what a second computation in bf16 may differ from the peer's, where the peer's own rounding made its
-    /// bf16 differ by `self` from its fp32.
+    /// Limits on what a second computation in bf16 may differ from the peer's, where the peer's own
+    /// rounding made its bf16 differ by `self` from its fp32.
     ///
-    /// Two computations round independently, so their difference is about the square root of two times the rounding
-    /// of one. Means over all steps get a factor of 2; a largest value scatters more and gets 3. Replays of nine
-    /// recordings on small models used at most 0.6 of these limits.
+    /// Two computations round independently, so their difference is about the square root of two
+    /// times the rounding of one. Means over all steps get a factor of 2; a largest value scatters
+    /// more and gets 3. Replays of nine recordings on small models used at most 0.6 of these
+    /// limits.
     pub fn limits_in_bf16(&self) -> Self {
         let wider = |d: Difference| Difference {
             largest: 3.0 * d.largest,

@@ -1,8 +1,10 @@
-//! Whole training runs of PEFT and bitsandbytes, replayed from their first adapter over their batches.
+//! Whole training runs of PEFT and bitsandbytes, replayed from their first adapter over their
+//! batches.
 //!
-//! `tests/golden/loss_curve` holds a small model and two recordings of one run, one computed in fp32 and one in bf16;
-//! its README says how they are made. `QLORA_LOSS_CURVE` names another folder of that layout and `QLORA_TEST_DEVICE`
-//! the device (`cpu` or `cuda`) that replays it. Every replay prints its differences as one line of JSON.
+//! `tests/golden/loss_curve` holds a small model and two recordings of one run, one computed in
+//! fp32 and one in bf16; its README says how they are made. `QLORA_LOSS_CURVE` names another folder
+//! of that layout and `QLORA_TEST_DEVICE` the device (`cpu` or `cuda`) that replays it. Every
+//! replay prints its differences as one line of JSON.
 
 mod differences;
 mod recording;
@@ -83,7 +85,8 @@ fn bf16_differs_from_the_recorded_curve_by_its_rounding() {
     assert!(over.is_empty(), "{over:#?}");
 }
 
-/// The comparisons can fail: in f32 and within the rounding of bf16 a recipe that is 5 % off does not pass.
+/// The comparisons can fail: in f32 and within the rounding of bf16 a recipe that is 5 % off does
+/// not pass.
 #[test]
 fn a_recipe_that_is_off_is_noticed() {
     let (exact, rounded) = (

@@ -1,6 +1,7 @@
 //! The keys of `adapter_config.json` that PEFT 0.4 to 0.21 write for LoRA, and values of them.
 
-/// What `save_pretrained` of PEFT writes for LoRA, by the release that a key came with, at its default.
+/// What `save_pretrained` of PEFT writes for LoRA, by the release that a key came with, at its
+/// default.
 pub const WRITTEN: [(&str, &str); 16] = [
     (
         "0.4.0",

@@ -1,4 +1,5 @@
-//! Toy models that tests change: the golden Llama with a tokenizer, whose tables have a row for each token.
+//! Toy models that tests change: the golden Llama with a tokenizer, whose tables have a row for
+//! each token.
 
 #![allow(dead_code)] // Each test binary uses a part.
 

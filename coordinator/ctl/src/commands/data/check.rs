@@ -31,11 +31,12 @@ pub struct Check {
     /// Held-out rows, of which none may ask what this file asks.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// Model that tokens are counted for, by its tokenizer and chat template: a folder, a .gguf file, or a name of
-    /// `qlora-worker model list`.
+    /// Model that tokens are counted for, by its tokenizer and chat template: a folder, a .gguf
+    /// file, or a name of `qlora-worker model list`.
     #[arg(long)]
     model: Option<String>,
-    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one, or the name of one of the model's.
+    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one, or the name of
+    /// one of the model's.
     #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     template: String,
     /// The date of today for templates that write one, as data.template_date.
@@ -44,7 +45,8 @@ pub struct Check {
     /// Tokens above which a row is counted as too long.
     #[arg(long, default_value_t = 2048)]
     max_seq_len: usize,
-    /// Write the rows without findings to this file, in one form: messages, calls and tools as objects, no duplicates.
+    /// Write the rows without findings to this file, in one form: messages, calls and tools as
+    /// objects, no duplicates.
     #[arg(long, value_name = "FILE")]
     fix: Option<PathBuf>,
 }

@@ -21,7 +21,8 @@ use preview::Preview;
 /// Look at training data. Needs no coordinator.
 #[derive(Debug, Subcommand)]
 pub enum Data {
-    /// Check every row: roles, every tool call against the JSON Schema of its tool, duplicates, leaks, lengths.
+    /// Check every row: roles, every tool call against the JSON Schema of its tool, duplicates,
+    /// leaks, lengths.
     Check(Check),
     /// Show a row as the model sees it, with the part that is trained on set off.
     Preview(Preview),

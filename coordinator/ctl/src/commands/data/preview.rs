@@ -24,10 +24,12 @@ pub struct Preview {
     /// Which row, counted from 1.
     #[arg(long, default_value = "1")]
     row: NonZeroUsize,
-    /// Model with its tokenizer and chat template: a folder, a .gguf file, or a name of `qlora-worker model list`.
+    /// Model with its tokenizer and chat template: a folder, a .gguf file, or a name of
+    /// `qlora-worker model list`.
     #[arg(long)]
     model: String,
-    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one, or the name of one of the model's.
+    /// Chat template: `auto` is the model's own, `chatml-tools` the built-in one, or the name of
+    /// one of the model's.
     #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     template: String,
     /// The date of today for templates that write one, as data.template_date.

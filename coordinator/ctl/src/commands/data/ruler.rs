@@ -8,8 +8,9 @@ use qlora_data::{Lacking, ModelText, TemplateError};
 use crate::error::CtlError;
 use crate::programs::worker_says;
 
-/// The tokenizer of `model`, and the template that `wanted` names. A folder is read here. A `.gguf` file, and a name of
-/// the catalogue or of the hub, are read by `qlora-worker`, which knows the format and where models lie.
+/// The tokenizer of `model`, and the template that `wanted` names. A folder is read here. A `.gguf`
+/// file, and a name of the catalogue or of the hub, are read by `qlora-worker`, which knows the
+/// format and where models lie.
 pub async fn ruler(model: &str, wanted: &str, date: &str, limit: usize) -> Result<Ruler, CtlError> {
     if Path::new(model).is_dir() {
         return open(Path::new(model), model, wanted, date, limit);

@@ -1,4 +1,5 @@
-//! From any state: once workers stay healthy and deadlines are followed, every job ends that fits them.
+//! From any state: once workers stay healthy and deadlines are followed, every job ends that fits
+//! them.
 
 use qlora_engine::*;
 

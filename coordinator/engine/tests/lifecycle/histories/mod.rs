@@ -1,9 +1,10 @@
 //! Random histories over a disk that learns by [`Effect::Save`] alone, each judged after every act.
 //!
-//! Time passes by random amounts and from deadline to deadline, and the engine looks about at deadlines only: a deadline
-//! that is missing shows. What is judged was acknowledged to somebody, and is remembered apart from the engine, so that
-//! each rule can fail. To see one fail, break the engine: leave out an `Effect::Save`, let [`Event::Cancel`] end a job
-//! that has ended, keep the oldest checkpoints, or leave the time limits out of [`Engine::next_deadline`].
+//! Time passes by random amounts and from deadline to deadline, and the engine looks about at
+//! deadlines only: a deadline that is missing shows. What is judged was acknowledged to somebody,
+//! and is remembered apart from the engine, so that each rule can fail. To see one fail, break the
+//! engine: leave out an `Effect::Save`, let [`Event::Cancel`] end a job that has ended, keep the
+//! oldest checkpoints, or leave the time limits out of [`Engine::next_deadline`].
 
 mod acts;
 mod healthy;
@@ -106,7 +107,8 @@ impl History {
         }
     }
 
-    /// An attempt that runs, mostly; else one of the last that somebody was given, or one that nobody ever was.
+    /// An attempt that runs, mostly; else one of the last that somebody was given, or one that
+    /// nobody ever was.
     fn token(&self, i: usize) -> Token {
         let running: Vec<Token> = self
             .world
@@ -172,7 +174,8 @@ impl History {
         }
     }
 
-    /// A batch that cannot be stored: nothing of it may stay but leases, and nobody hears an answer.
+    /// A batch that cannot be stored: nothing of it may stay but leases, and nobody hears an
+    /// answer.
     fn unstored(&mut self, events: &[(u8, usize)]) {
         for &(kind, i) in events {
             let (w, token) = (i % self.machines.len(), self.token(i));

@@ -165,7 +165,8 @@ pub fn check(history: &mut History) {
     check_leases(history);
 }
 
-/// Whether nothing may happen to a job any more; said here once more, and not by the engine that is judged.
+/// Whether nothing may happen to a job any more; said here once more, and not by the engine that is
+/// judged.
 fn has_ended(state: &JobState) -> bool {
     match state {
         JobState::Queued { .. } | JobState::Running { .. } => false,

@@ -18,8 +18,8 @@ pub(crate) fn loss(logits: &[f32], v: usize, targets: &[u32]) -> f64 {
     losses.iter().sum()
 }
 
-/// Sum of the losses of `logits` [L, V], and the gradient of `sum of losses * scale` in bf16: a product is all that
-/// it goes on to.
+/// Sum of the losses of `logits` [L, V], and the gradient of `sum of losses * scale` in bf16: a
+/// product is all that it goes on to.
 pub(crate) fn loss_and_grad(logits: &[f32], v: usize, targets: &[u32], scale: f32) -> (f64, Rows) {
     let scratch = || vec![0f32; v];
     let (grad, losses) = Rows::make_with(targets.len(), v, scratch, |exponentials, row, out| {

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 /// `exp(x)` for `x` up to about 88, within 2 units in the last place.
 ///
-/// Range reduction by ln 2 in two parts and a polynomial of degree 5 on the rest (Cephes `expf`). Written without
-/// branches so that loops over it become vector code.
+/// Range reduction by ln 2 in two parts and a polynomial of degree 5 on the rest (Cephes `expf`).
+/// Written without branches so that loops over it become vector code.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -21,7 +21,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 5e-1;
     let value = p * r * r + r + 1.0;
-    // SAFETY: n is a whole number between -126 and 128, or comes from a NaN, whose power does not matter.
+    // SAFETY: n is a whole number between -126 and 128, or comes from a NaN, whose power does not
+    // matter.
     let n = if n.is_nan() {
         0
     } else {

@@ -60,7 +60,8 @@ pub(crate) fn matmul(
     let stride = |s: Strides| (s.col as isize, s.row as isize);
     let ((dc, dr), (ac, ar), (bc, br)) =
         (stride(dst_strides), stride(a_strides), stride(b_strides));
-    // SAFETY: the three assertions above keep every element that the product touches inside its slice.
+    // SAFETY: the three assertions above keep every element that the product touches inside its
+    // slice.
     unsafe {
         gemm::gemm(
             m,

@@ -16,7 +16,8 @@ use crate::types::adamw::{Moments, Parameter};
 /// Blocks that go over one tensor.
 const BLOCKS: u32 = 32;
 
-/// A tensor as `adamw.cu` reads it: where seven arrays lie, how long they are, and which of two rules is its own.
+/// A tensor as `adamw.cu` reads it: where seven arrays lie, how long they are, and which of two
+/// rules is its own.
 type Entry = [u64; 9];
 
 fn table(entries: &[Entry], device: &CudaDevice) -> Result<CudaSlice<u64>> {

@@ -109,8 +109,8 @@ pub(super) fn update(
         block_dim: (THREADS, 1, 1),
         shared_mem_bytes: 0,
     };
-    // SAFETY: arguments are those of the kernel; a row of blocks goes over one tensor of the table, a warp over the
-    // elements of one scale.
+    // SAFETY: arguments are those of the kernel; a row of blocks goes over one tensor of the table,
+    // a warp over the elements of one scale.
     unsafe { launch.launch(grid) }.w()?;
     drop(launch);
     made.into_iter()

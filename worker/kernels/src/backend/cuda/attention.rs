@@ -86,7 +86,8 @@ pub(super) fn has_kernels(shape: &AttentionShape) -> bool {
     HEADS.contains(&shape.head_dim)
 }
 
-/// The kernel of a pass for heads of the shape's size, and its launch over `tiles` tiles of `heads` heads each.
+/// The kernel of a pass for heads of the shape's size, and its launch over `tiles` tiles of `heads`
+/// heads each.
 fn kernel(
     device: &CudaDevice,
     pass: Pass,
@@ -172,7 +173,8 @@ pub(super) fn forward(
         .arg(&window)
         .arg(&scale);
     launch.arg(&mut o).arg(&mut lse);
-    // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the matrices.
+    // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the
+    // matrices.
     unsafe { launch.launch(launched) }.w()?;
     drop(launch);
     Ok((
@@ -261,7 +263,8 @@ pub(super) fn backward(
         .arg(&heads)
         .arg(&kv_heads);
     launch.arg(&window).arg(&scale).arg(&mut dq);
-    // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the matrices.
+    // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the
+    // matrices.
     unsafe { launch.launch(launched) }.w()?;
     drop(launch);
 

@@ -401,8 +401,8 @@ impl Backend for Cuda {
         reference::lora::backward(self, x, adapters)
     }
 
-    /// The mean of the scales, which second-level scales are of, is found on the CPU: its order is part of what
-    /// bitsandbytes writes.
+    /// The mean of the scales, which second-level scales are of, is found on the CPU: its order is
+    /// part of what bitsandbytes writes.
     fn quantize(&self, matrix: &Tensor, block: usize, double: bool) -> Result<Nf4Tensor> {
         if !(matches!(matrix.dtype(), DType::BF16 | DType::F32) && block.is_multiple_of(2)) {
             return host::nf4::quantize_matrix(matrix, block, double, &self.device);

@@ -1,7 +1,8 @@
-//! Which attention a GPU computes with: our kernels, cuDNN's where the program is built with it, or the reference form.
+//! Which attention a GPU computes with: our kernels, cuDNN's where the program is built with it, or
+//! the reference form.
 //!
-//! cuDNN is trusted with a run only after it has given what our kernels give on a small problem of the run's own shape, and
-//! is taken by itself only where it is the faster of the two.
+//! cuDNN is trusted with a run only after it has given what our kernels give on a small problem of
+//! the run's own shape, and is taken by itself only where it is the faster of the two.
 
 use std::fmt;
 #[cfg(feature = "cudnn")]
@@ -52,8 +53,8 @@ impl fmt::Display for Chosen {
 }
 
 /// # Errors
-/// cuDNN is asked for and is not there, or gives something else than our kernels; or flash attention is asked for, and
-/// there is none for such heads.
+/// cuDNN is asked for and is not there, or gives something else than our kernels; or flash
+/// attention is asked for, and there is none for such heads.
 pub(super) fn choose(device: &Device, options: &AttentionOptions) -> Result<Chosen> {
     if !has_kernels(&options.shape) {
         let why = format!(
@@ -214,7 +215,8 @@ mod with_cudnn {
         Ok(start.elapsed().as_secs_f64() / RUNS as f64)
     }
 
-    /// The largest difference over the largest value of `own`; infinite where something is no number.
+    /// The largest difference over the largest value of `own`; infinite where something is no
+    /// number.
     fn difference(own: &Tensor, other: &Tensor) -> Result<f32> {
         let numbers = |t: &Tensor| {
             t.to_device(&Device::Cpu)?

@@ -46,7 +46,8 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: it came from `malloc_host`. Only a program that ends drops it, as all others come back to `free`.
+        // SAFETY: it came from `malloc_host`. Only a program that ends drops it, as all others come
+        // back to `free`.
         let _ = unsafe { result::free_host(self.at) };
     }
 }

@@ -1,4 +1,5 @@
-//! Cross entropy: products with the output layer, a chunk of rows at a time, and the launch of the loss.
+//! Cross entropy: products with the output layer, a chunk of rows at a time, and the launch of the
+//! loss.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::{
@@ -23,7 +24,8 @@ const PART_BYTES: usize = PART * size_of::<f32>();
 /// Shared memory that the kernel needs besides, at the most.
 const REDUCTIONS: usize = 1024;
 
-/// See [`crate::backend::Backend::cross_entropy`]: every chunk's gradient goes to its place in one matrix.
+/// See [`crate::backend::Backend::cross_entropy`]: every chunk's gradient goes to its place in one
+/// matrix.
 pub(super) fn forward_backward(
     hidden: &Tensor,
     (weight, rows): (&Tensor, usize),
@@ -70,7 +72,8 @@ pub(super) fn forward_backward(
     })
 }
 
-/// The losses [L] of `logits` [L, V] in `f32`, and the gradient of their sum times `scale` in bf16 where there is one.
+/// The losses [L] of `logits` [L, V] in `f32`, and the gradient of their sum times `scale` in bf16
+/// where there is one.
 pub(super) fn loss_and_grad(
     logits: &Tensor,
     targets: &[u32],
@@ -123,8 +126,8 @@ pub(super) fn loss_and_grad(
         block_dim: (THREADS as u32, 1, 1),
         shared_mem_bytes: shared,
     };
-    // SAFETY: arguments are those of the kernel; a block goes over one row, shared memory has room for `kept` parts of it,
-    // and targets were checked.
+    // SAFETY: arguments are those of the kernel; a block goes over one row, shared memory has room
+    // for `kept` parts of it, and targets were checked.
     unsafe { launch.launch(grid) }.w()?;
     drop(launch);
     let losses = finish(losses, device.clone(), rows)?;

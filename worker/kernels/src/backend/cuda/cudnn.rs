@@ -1,8 +1,9 @@
 //! cuDNN's fused attention over packed sequences, by the functions of `cudnn.cpp`.
 //!
-//! Making a plan takes cuDNN about a second, so a plan serves all sizes up to its own: the number of sequences, the longest
-//! and all tokens are rounded up, and sequences that are not there have no tokens. Its backward pass adds in an order that
-//! changes from run to run. cuDNN is looked for when it is asked for.
+//! Making a plan takes cuDNN about a second, so a plan serves all sizes up to its own: the number
+//! of sequences, the longest and all tokens are rounded up, and sequences that are not there have
+//! no tokens. Its backward pass adds in an order that changes from run to run. cuDNN is looked for
+//! when it is asked for.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
@@ -110,9 +111,9 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Rounded up, so that batches that are nearly alike share a plan: tokens, which memory is made for, to quarters of a
-    /// power of two, the longest sequence to a power of two, and sequences, which cost little where they are not there, to
-    /// 1, 2, and powers of four.
+    /// Rounded up, so that batches that are nearly alike share a plan: tokens, which memory is made
+    /// for, to quarters of a power of two, the longest sequence to a power of two, and sequences,
+    /// which cost little where they are not there, to 1, 2, and powers of four.
     fn of(lengths: &[usize]) -> Self {
         let (longest, tokens) = (
             lengths.iter().max().copied().unwrap_or(0),
@@ -175,10 +176,11 @@ struct Plan {
     workspace: usize,
 }
 
-/// The version of the cuDNN that is found, as people write it. CUDA's other libraries have to be loaded.
+/// The version of the cuDNN that is found, as people write it. CUDA's other libraries have to be
+/// loaded.
 pub(crate) fn version() -> Result<String> {
-    // Its headers look for CUDA's runtime by themselves, and cuDNN by name; both are found where the rest of CUDA lies.
-    // A missing runtime is what the headers tell of, when they need it.
+    // Its headers look for CUDA's runtime by themselves, and cuDNN by name; both are found where
+    // the rest of CUDA lies. A missing runtime is what the headers tell of, when they need it.
     let _ = libraries::keep_open(RUNTIME);
     let name = LIBRARY.to_string_lossy();
     libraries::keep_open(&name)
@@ -203,7 +205,8 @@ type Plans = HashMap<Key, std::result::Result<Plan, String>>;
 pub(crate) struct Cudnn {
     pub version: String,
     capability: i32,
-    /// Those that were asked for, and why there is none. Also keeps two threads from using the handle at one time.
+    /// Those that were asked for, and why there is none. Also keeps two threads from using the
+    /// handle at one time.
     plans: Mutex<Plans>,
     stream: Arc<CudaStream>,
     handle: *mut c_void,
@@ -322,8 +325,8 @@ impl Cudnn {
         let workspace = unsafe { device.alloc::<u8>(plan.workspace.max(1))? };
         let (workspace, _held) = workspace.device_ptr(&self.stream);
         let mut text = Text::new();
-        // SAFETY: the tensors have the sizes that the plan was made for, and live until work that is put on the stream
-        // later frees them, as the workspace does.
+        // SAFETY: the tensors have the sizes that the plan was made for, and live until work that
+        // is put on the stream later frees them, as the workspace does.
         let failed = unsafe {
             qlora_cudnn_run(
                 self.handle,
@@ -381,12 +384,14 @@ pub(crate) struct Packed {
     /// The attention that the tables are for.
     shape: AttentionShape,
     sizes: Sizes,
-    /// Lengths, and where each sequence begins among the numbers of q, of k and of the sums; on the GPU.
+    /// Lengths, and where each sequence begins among the numbers of q, of k and of the sums; on the
+    /// GPU.
     tables: [Tensor; 4],
 }
 
 impl Packed {
-    /// None where a span is no whole sequence, places do not fit 32 bits, or `cudnn` has no plans for so much.
+    /// None where a span is no whole sequence, places do not fit 32 bits, or `cudnn` has no plans
+    /// for so much.
     pub fn new(
         cudnn: &Cudnn,
         spans: &[Span],
@@ -438,7 +443,8 @@ impl Packed {
     }
 }
 
-/// See [`Backend::attention_forward`](crate::backend::Backend::attention_forward); but the sums lie token by token [M, H].
+/// See [`Backend::attention_forward`](crate::backend::Backend::attention_forward); but the sums lie
+/// token by token [M, H].
 pub(crate) fn forward(
     cudnn: &Cudnn,
     (q, k, v): (&Tensor, &Tensor, &Tensor),
@@ -530,8 +536,8 @@ mod tests {
         );
     }
 
-    /// Plans for an H100 by cuDNN itself, without one: `QLORA_CUDNN_DEVICE` names a file of its properties. Needs cuDNN, and
-    /// a driver that at least answers.
+    /// Plans for an H100 by cuDNN itself, without one: `QLORA_CUDNN_DEVICE` names a file of its
+    /// properties. Needs cuDNN, and a driver that at least answers.
     #[test]
     #[ignore = "needs cuDNN 9 and a file of a GPU's properties"]
     fn plans_for_a_gpu_that_is_not_there() {

@@ -40,7 +40,8 @@ pub(super) fn add(x: &Tensor, key: &DropoutKey, base: Option<&Tensor>) -> Result
         .arg(&key.projection)
         .arg(&key.step);
     launch.arg(&threshold).arg(&kept).arg(&mut out);
-    // SAFETY: arguments are those of the kernel; the first group may begin before the tensor, hence one more.
+    // SAFETY: arguments are those of the kernel; the first group may begin before the tensor, hence
+    // one more.
     unsafe { launch.launch(spread((m * d).div_ceil(8) + 1)) }.w()?;
     drop(launch);
     finish(out, device, (m, d))

@@ -1,5 +1,5 @@
-//! What every launch on one GPU shares: the kernels' code, the handle of cuBLASLt, its workspace, and the maps of
-//! 8-bit codes.
+//! What every launch on one GPU shares: the kernels' code, the handle of cuBLASLt, its workspace,
+//! and the maps of 8-bit codes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};

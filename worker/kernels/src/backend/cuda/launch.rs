@@ -19,7 +19,8 @@ pub(super) fn a_block_each(rows: usize) -> LaunchConfig {
     }
 }
 
-/// A block for each row of `d` elements, 16 of them a thread where that is not more threads than a block can have.
+/// A block for each row of `d` elements, 16 of them a thread where that is not more threads than a
+/// block can have.
 pub(super) fn a_block_a_row(rows: usize, d: usize) -> LaunchConfig {
     let threads = d.div_ceil(16).next_multiple_of(32).clamp(32, 1024);
     LaunchConfig {

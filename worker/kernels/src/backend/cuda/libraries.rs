@@ -1,8 +1,8 @@
 //! CUDA's libraries, found when they are needed and not when the program starts.
 //!
-//! candle links against them, so that a program would not even start on a machine where one is missing. Here every
-//! function of theirs that is used has a jump of the same name in this program: the linker takes it and leaves the
-//! library out, and [`load`] fills in where the jumps lead.
+//! candle links against them, so that a program would not even start on a machine where one is
+//! missing. Here every function of theirs that is used has a jump of the same name in this program:
+//! the linker takes it and leaves the library out, and [`load`] fills in where the jumps lead.
 
 use std::error::Error;
 use std::ffi::c_void;
@@ -122,8 +122,9 @@ macro_rules! unused {
     ($($function:literal)*) => { $(jump!($function);)* };
 }
 
-// candle's own products with GGUF blocks, which the trainer never makes: it dequantises and multiplies. Without them here
-// the linker would take their kernels, and with those a library, `libcudart`, that has to be there when a program starts.
+// candle's own products with GGUF blocks, which the trainer never makes: it dequantises and
+// multiplies. Without them here the linker would take their kernels, and with those a library,
+// `libcudart`, that has to be there when a program starts.
 unused! {
     "launch_mmq_gguf_q2_k" "launch_mmq_gguf_q3_k" "launch_mmq_gguf_q4_0" "launch_mmq_gguf_q4_1"
     "launch_mmq_gguf_q4_k" "launch_mmq_gguf_q5_0" "launch_mmq_gguf_q5_1" "launch_mmq_gguf_q5_k"
@@ -175,7 +176,8 @@ fn fill(
         fault,
     })?;
     for (function, at) in table {
-        // SAFETY: the symbol is only looked for; `at` is this program's own and is written before anything jumps there.
+        // SAFETY: the symbol is only looked for; `at` is this program's own and is written before
+        // anything jumps there.
         unsafe {
             let found = opened.get::<*mut c_void>(function.as_bytes());
             *at = found

@@ -1,7 +1,8 @@
 //! Launches of adapters that share their input.
 //!
-//! The kernels take sixteen ranks of an adapter as a piece and as many pieces at once as there are projections that share an
-//! input; larger ranks are several pieces, and what is more than fits one launch is added by the next.
+//! The kernels take sixteen ranks of an adapter as a piece and as many pieces at once as there are
+//! projections that share an input; larger ranks are several pieces, and what is more than fits one
+//! launch is added by the next.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
@@ -103,8 +104,8 @@ impl Draws {
         }
     }
 
-    /// Whether the kernels can draw masks of so many rows: the groups' numbers have the same upper word, and a number of
-    /// 16 bits may reach the threshold.
+    /// Whether the kernels can draw masks of so many rows: the groups' numbers have the same upper
+    /// word, and a number of 16 bits may reach the threshold.
     fn apply(key: &DropoutKey, rows: usize, width: usize) -> bool {
         let first = first_group(key, width);
         let last = first + (rows * width / 8).saturating_sub(1) as u64;
@@ -123,7 +124,8 @@ fn first_group(key: &DropoutKey, width: usize) -> u64 {
     key.first_token * (width / 8) as u64
 }
 
-/// The first two rounds of Philox as far as they depend on a projection and not on a group: `Projection` of `philox.cuh`.
+/// The first two rounds of Philox as far as they depend on a projection and not on a group:
+/// `Projection` of `philox.cuh`.
 fn drawn(key: &DropoutKey, width: usize) -> [u32; 3] {
     let times = |half: usize, word: u32| u64::from(MULTIPLIER[half]) * u64::from(word);
     let upper = (first_group(key, width) >> 32) as u32;
@@ -137,7 +139,8 @@ fn drawn(key: &DropoutKey, width: usize) -> [u32; 3] {
     ]
 }
 
-/// Why the kernels do not take adapters of `rank` over inputs of `width` columns; none where they do.
+/// Why the kernels do not take adapters of `rank` over inputs of `width` columns; none where they
+/// do.
 pub(super) fn refusal(rank: usize, width: usize) -> Option<String> {
     if !width.is_multiple_of(8) {
         return Some(format!("{width} columns are no whole groups of 8"));
@@ -145,8 +148,8 @@ pub(super) fn refusal(rank: usize, width: usize) -> Option<String> {
     (!rank.is_multiple_of(2)).then(|| format!("rank {rank} is odd"))
 }
 
-/// Whether the kernels take them: sizes as in [`refusal`], the same for all, and masks that differ in the projection only,
-/// leave something and are drawn as `philox.cuh` has it.
+/// Whether the kernels take them: sizes as in [`refusal`], the same for all, and masks that differ
+/// in the projection only, leave something and are drawn as `philox.cuh` has it.
 pub(super) fn takes(x: &Tensor, adapters: &[LoraInput<'_>]) -> Result<bool> {
     let Some(first) = adapters.first() else {
         return Ok(false);
@@ -251,8 +254,9 @@ fn rows_each(m: usize, count: usize) -> LaunchConfig {
     }
 }
 
-/// Blocks of `pull`, which have A of their columns for `count` pieces in shared memory. One piece leaves registers for two
-/// rows of warps; the lower ones then hand their sums, 32 a thread, to the upper ones.
+/// Blocks of `pull`, which have A of their columns for `count` pieces in shared memory. One piece
+/// leaves registers for two rows of warps; the lower ones then hand their sums, 32 a thread, to the
+/// upper ones.
 fn columns_each(width: usize, shares: usize, count: usize) -> LaunchConfig {
     let (below, sums) = if count == 1 {
         (2, ACROSS * WARP * 32 * size_of::<f32>())
@@ -286,7 +290,8 @@ pub(super) fn forward(x: &Tensor, inputs: &[LoraInput<'_>]) -> Result<Vec<Activa
             .arg(&rows)
             .arg(&columns)
             .arg(&stride);
-        // SAFETY: arguments are those of the kernel, which writes every element of u; the tensors outlive the launch.
+        // SAFETY: arguments are those of the kernel, which writes every element of u; the tensors
+        // outlive the launch.
         unsafe { launch.launch(rows_each(m, count)) }.w()?;
     }
     Ok(adapters
@@ -380,7 +385,8 @@ fn pull(
         .arg(&sizes.rank)
         .arg(&sizes.share)
         .arg(&mut dx);
-    // SAFETY: arguments are those of the kernel, of sizes that `applies` and the products before have checked.
+    // SAFETY: arguments are those of the kernel, of sizes that `applies` and the products before
+    // have checked.
     unsafe { launch.launch(columns_each(width, sizes.shares, *count)) }.w()?;
     drop(launch);
     finish(dx, device.clone(), (m, width))
@@ -402,7 +408,8 @@ fn sum(
         .arg(&sizes.rank)
         .arg(&shares)
         .arg(&kept);
-    // SAFETY: arguments are those of the kernel; each piece has room for so many parts and for their sum.
+    // SAFETY: arguments are those of the kernel; each piece has room for so many parts and for
+    // their sum.
     unsafe {
         launch.launch(grid(
             elements.div_ceil(THREADS as usize),

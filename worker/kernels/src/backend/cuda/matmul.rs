@@ -1,5 +1,5 @@
-//! Products of bf16 matrices with sums in `f32`, by cuBLASLt. The base of a sum is the product's third operand, so that
-//! adding costs no pass of its own.
+//! Products of bf16 matrices with sums in `f32`, by cuBLASLt. The base of a sum is the product's
+//! third operand, so that adding costs no pass of its own.
 
 use std::ffi::c_void;
 
@@ -18,11 +18,12 @@ use crate::types::matrix::Matrix;
 /// How a caller dequantizes.
 type Dequantize<'a> = &'a dyn Fn(&dyn Matrix, DType) -> Result<Tensor>;
 
-/// `base` plus the sum of `scale x w^T` as one product: [x | u] [W | s B]^T for a matrix and its adapter.
+/// `base` plus the sum of `scale x w^T` as one product: [x | u] [W | s B]^T for a matrix and its
+/// adapter.
 ///
-/// So all is summed before anything is rounded. cuBLASLt rounds a product to the type of its result before it adds its
-/// third operand (seen on an H200, CUDA 13.0): added one to another, what an adapter gives in its first steps would vanish
-/// beside the other product, whichever comes first.
+/// So all is summed before anything is rounded. cuBLASLt rounds a product to the type of its result
+/// before it adds its third operand (seen on an H200, CUDA 13.0): added one to another, what an
+/// adapter gives in its first steps would vanish beside the other product, whichever comes first.
 pub(super) fn forward(
     terms: &[Term<'_>],
     base: Option<&Tensor>,
@@ -48,8 +49,9 @@ pub(super) fn forward(
     product(Kind::Forward, &x, &w, first.scale as f32, onto, DType::BF16)
 }
 
-/// `base` plus the sum of `scale x w`: every product is added to what is there, in place, and rounded; those with the
-/// shortest sums, of adapters, come first. `prefetch` hears of the matrix of the product after the next.
+/// `base` plus the sum of `scale x w`: every product is added to what is there, in place, and
+/// rounded; those with the shortest sums, of adapters, come first. `prefetch` hears of the matrix
+/// of the product after the next.
 pub(super) fn backward(
     terms: &[Term<'_>],
     base: Option<&Tensor>,
@@ -94,7 +96,8 @@ pub(super) enum Onto<'a> {
     At(Tensor),
 }
 
-/// The base plus `scale` times the product of `a` and `b`, both in bf16; in the base's type, or in `out`.
+/// The base plus `scale` times the product of `a` and `b`, both in bf16; in the base's type, or in
+/// `out`.
 pub(super) fn product(
     kind: Kind,
     a: &Tensor,
@@ -156,8 +159,8 @@ fn run(
     )?;
     let stream = device.cuda_stream();
     let (workspace, _held) = gpu.workspace.device_ptr(&stream);
-    // SAFETY: the matrices have the sizes that the plan was made for, and live on this GPU until work that is put on
-    // the stream later frees them.
+    // SAFETY: the matrices have the sizes that the plan was made for, and live on this GPU until
+    // work that is put on the stream later frees them.
     unsafe {
         result::matmul(
             gpu.plans.handle,

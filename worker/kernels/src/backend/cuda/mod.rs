@@ -1,8 +1,8 @@
 //! NVIDIA's GPUs: launches of the kernels beside this file.
 //!
-//! An operation's launches stand in the file of its name. `tests/device` holds them against the reference forms, on a GPU
-//! or on the emulated one of `tests/emulated`; how fast they are, only a GPU can show.
-//! A launch checks element types and sizes before anything is sent to the device.
+//! An operation's launches stand in the file of its name. `tests/device` holds them against the
+//! reference forms, on a GPU or on the emulated one of `tests/emulated`; how fast they are, only a
+//! GPU can show. A launch checks element types and sizes before anything is sent to the device.
 
 mod adamw;
 mod adamw8;

@@ -1,8 +1,9 @@
 //! The machine code of our kernels on one GPU.
 //!
-//! Every kernel file is one fatbin with code for several chips, made by `build.rs` and part of the program. All of them
-//! are loaded when a GPU is opened, so that a program whose kernels cannot run says so before any work begins.
-//! `QLORA_KERNELS=FOLDER` takes `NAME.fatbin` or `NAME.cubin` from a folder instead of the built-in one, for tuning.
+//! Every kernel file is one fatbin with code for several chips, made by `build.rs` and part of the
+//! program. All of them are loaded when a GPU is opened, so that a program whose kernels cannot run
+//! says so before any work begins. `QLORA_KERNELS=FOLDER` takes `NAME.fatbin` or `NAME.cubin` from
+//! a folder instead of the built-in one, for tuning.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,8 @@ pub(super) struct Modules(HashMap<&'static str, Arc<CudaModule>>);
 
 impl Modules {
     /// # Errors
-    /// The driver refuses a file: which, and why. `QLORA_KERNELS` names no folder, or a folder without any kernel file.
+    /// The driver refuses a file: which, and why. `QLORA_KERNELS` names no folder, or a folder
+    /// without any kernel file.
     pub fn load(context: &Arc<CudaContext>, is_hopper: bool) -> Result<Self> {
         let folder = folder();
         if let Some(folder) = folder

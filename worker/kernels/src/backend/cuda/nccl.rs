@@ -1,8 +1,9 @@
 //! Sums over several GPUs by NCCL, each of them another process's or thread's.
 //!
-//! Its functions are looked up when a group of GPUs is made: a program that trains on one GPU needs no NCCL, and a linker
-//! none either. Every GPU sends each other one its part of the vector, adds up what it got in the order of [`pairwise`],
-//! and hands the sum round: as many bytes travel as in a ring, and the order of the sum is ours, whatever paths NCCL finds.
+//! Its functions are looked up when a group of GPUs is made: a program that trains on one GPU needs
+//! no NCCL, and a linker none either. Every GPU sends each other one its part of the vector, adds
+//! up what it got in the order of [`pairwise`], and hands the sum round: as many bytes travel as in
+//! a ring, and the order of the sum is ours, whatever paths NCCL finds.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -165,7 +166,8 @@ impl Group {
         })
     }
 
-    /// The sum of everyone's `vector` [n], in `f32`, the same bits for everyone; queued on the GPU's stream.
+    /// The sum of everyone's `vector` [n], in `f32`, the same bits for everyone; queued on the
+    /// GPU's stream.
     pub fn sum(&mut self, vector: &Tensor) -> Result<Tensor, NcclError> {
         let n = vector.elem_count();
         let each = n.div_ceil(self.size);
@@ -184,8 +186,8 @@ impl Group {
         let ((from, _read), (to, _written)) =
             (slice.device_ptr(&stream), out.device_ptr_mut(&stream));
         let f = &self.functions;
-        // SAFETY: both buffers hold `each` numbers for every rank, and live until the stream has come past this: they are
-        // freed on it.
+        // SAFETY: both buffers hold `each` numbers for every rank, and live until the stream has
+        // come past this: they are freed on it.
         let queued = unsafe {
             f.check("group", (f.group_start)())?;
             let all = (0..self.size).try_for_each(|peer| {

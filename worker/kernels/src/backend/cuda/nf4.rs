@@ -85,8 +85,8 @@ pub(super) fn to_bf16(
     finish(out, device, shape)
 }
 
-/// Two codes a byte and the largest magnitude of each block, of a matrix in bf16 or `f32`, bit for bit as
-/// [`crate::host::nf4::quantize`] has them.
+/// Two codes a byte and the largest magnitude of each block, of a matrix in bf16 or `f32`, bit for
+/// bit as [`crate::host::nf4::quantize`] has them.
 pub(super) fn quantize(matrix: &Tensor, block: usize) -> Result<(Tensor, Tensor)> {
     match matrix.dtype() {
         DType::BF16 => quantize_as::<bf16>("nf4_quantise_bf16", matrix, block),

@@ -1,7 +1,8 @@
 //! Tensors that wait in host memory, copied there and back while the GPU computes.
 //!
-//! Copies go through a stream of their own, in pinned memory that is used again: pinning takes longer than copying. What
-//! one stream writes and the other reads is ordered by events, and nothing waits on the CPU.
+//! Copies go through a stream of their own, in pinned memory that is used again: pinning takes
+//! longer than copying. What one stream writes and the other reads is ordered by events, and
+//! nothing waits on the CPU.
 
 use std::sync::Arc;
 
@@ -42,8 +43,8 @@ impl Away {
             let input = Input::of(x)?;
             let slice = input.slice::<bf16>()?;
             let (from, _read) = slice.device_ptr(side);
-            // SAFETY: both are of one size, and neither is let go before `sent`: `original` holds the one, the order of the
-            // stream the other.
+            // SAFETY: both are of one size, and neither is let go before `sent`: `original` holds
+            // the one, the order of the stream the other.
             unsafe { result::memcpy_dtoh_async(pinned.numbers(), from, side.cu_stream()) }.w()?;
         }
         let sent = side.record_event(None).w()?;
@@ -84,7 +85,8 @@ impl Transfer for Away {
         side.join(&main).w()?;
         {
             let (to, _written) = room.device_ptr_mut(side);
-            // SAFETY: both are of one size; the one is held by `back`, the other until `back` is taken.
+            // SAFETY: both are of one size; the one is held by `back`, the other until `back` is
+            // taken.
             unsafe { result::memcpy_htod_async(to, pinned.numbers(), side.cu_stream()) }.w()?;
         }
         self.back = Some((room, side.record_event(None).w()?));
@@ -93,7 +95,8 @@ impl Transfer for Away {
 
     fn take(mut self: Box<Self>) -> Result<Tensor> {
         if let Some(original) = self.original.take() {
-            // It never left. Its memory may be written again, so that the copy has to be over before.
+            // It never left. Its memory may be written again, so that the copy has to be over
+            // before.
             self.device.cuda_stream().wait(&self.sent).w()?;
             return Ok(original);
         }
@@ -108,8 +111,8 @@ impl Transfer for Away {
 
 impl Drop for Away {
     fn drop(&mut self) {
-        // Memory that a copy still reads or writes must not be let go before it is over; a GPU that takes no order any
-        // more copies nothing either.
+        // Memory that a copy still reads or writes must not be let go before it is over; a GPU that
+        // takes no order any more copies nothing either.
         let _ = self.release();
         if let Some((_, ready)) = &self.back {
             let _ = self.device.cuda_stream().wait(ready);

@@ -60,7 +60,8 @@ pub fn open(ordinal: usize) -> Result<Device, NoGpu> {
     // A stream of its own, because every thread has another "default" one.
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(device) = &device {
-        // SAFETY: all work of this program goes through the one stream, in the order in which it is given.
+        // SAFETY: all work of this program goes through the one stream, in the order in which it is
+        // given.
         unsafe { device.disable_event_tracking() };
     }
     super::memory::keep_freed(ordinal)?;

@@ -1,4 +1,5 @@
-//! What cuBLASLt needs to know of a product, and the algorithm that it advises, found once for each shape.
+//! What cuBLASLt needs to know of a product, and the algorithm that it advises, found once for each
+//! shape.
 //!
 //! cuBLASLt counts in columns: a row-major matrix [R, C] is to it a matrix of C rows and R columns.
 
@@ -89,7 +90,8 @@ pub(super) struct Plans {
     known: Mutex<HashMap<Key, Plan>>,
 }
 
-// SAFETY: cuBLASLt's handles may be used from every thread, and a plan is not changed after it was made.
+// SAFETY: cuBLASLt's handles may be used from every thread, and a plan is not changed after it was
+// made.
 unsafe impl Send for Plans {}
 // SAFETY: as above.
 unsafe impl Sync for Plans {}
@@ -171,7 +173,8 @@ fn make(
     let workspace = WORKSPACE;
     // Parts of a sum are added in `f32`: added in the result's bf16, small terms of it are lost.
     let reduction = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
-    // SAFETY: the size of the workspace has 64 bits, an alignment and a set of schemes 32; everything was made just now.
+    // SAFETY: the size of the workspace has 64 bits, an alignment and a set of schemes 32;
+    // everything was made just now.
     unsafe {
         let schemes = Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
         result::set_matmul_pref_attribute(

@@ -49,7 +49,8 @@ impl Prefetched {
 
 impl Drop for Prefetched {
     fn drop(&mut self) {
-        // Memory that is still written must not be let go; a GPU that takes no order any more writes nothing either.
+        // Memory that is still written must not be let go; a GPU that takes no order any more
+        // writes nothing either.
         if self.matrix.is_some() {
             let _ = self.device.cuda_stream().wait(&self.ready);
         }

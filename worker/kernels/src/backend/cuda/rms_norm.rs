@@ -32,7 +32,8 @@ pub(super) fn forward(x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, T
         .arg(&epsilon)
         .arg(&mut y)
         .arg(&mut rstd);
-    // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d` elements.
+    // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d`
+    // elements.
     unsafe { launch.launch(a_block_a_row(m, d)) }.w()?;
     drop(launch);
     Ok((
@@ -76,7 +77,8 @@ pub(super) fn backward(
         None => launch.arg(&none),
     };
     launch.arg(&width).arg(&mut dx);
-    // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d` elements.
+    // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d`
+    // elements.
     unsafe { launch.launch(a_block_a_row(m, d)) }.w()?;
     drop(launch);
     finish(dx, device, (m, d))

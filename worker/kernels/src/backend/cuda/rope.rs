@@ -60,7 +60,8 @@ pub(super) fn turn(
         .arg(&pairs_each)
         .arg(&sign)
         .arg(&mut y);
-    // SAFETY: arguments are those of the kernel; a position beyond the tables is refused where a batch is made.
+    // SAFETY: arguments are those of the kernel; a position beyond the tables is refused where a
+    // batch is made.
     unsafe { launch.launch(spread(m * width / 2 / run)) }.w()?;
     drop(launch);
     finish(y, device, (m, width))

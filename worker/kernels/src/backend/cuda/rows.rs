@@ -27,7 +27,8 @@ pub(super) fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     finish(out, device, (rows, d))
 }
 
-/// A matrix of `m` rows, zero but for its rows `ids` [L], which are those of `rows` [L, D]; no id comes twice.
+/// A matrix of `m` rows, zero but for its rows `ids` [L], which are those of `rows` [L, D]; no id
+/// comes twice.
 pub(super) fn scatter(rows: &Tensor, ids: &Tensor, m: usize) -> Result<Tensor> {
     let device = device_of(rows)?;
     let (l, d) = rows.dims2()?;
@@ -61,8 +62,8 @@ pub(super) fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// Columns that joined matrices have a multiple of, as cuBLASLt's fast kernels want it.
 const WHOLE: usize = 8;
 
-/// The columns of `a` [M, K] in bf16, then those of `b` [M, R], in bf16 or `f32`, times `scale`, and zeros up to a
-/// multiple of 8.
+/// The columns of `a` [M, K] in bf16, then those of `b` [M, R], in bf16 or `f32`, times `scale`,
+/// and zeros up to a multiple of 8.
 pub(super) fn join_columns(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
     match b.dtype() {
         DType::F32 => join_columns_as::<f32>("join_columns_f32", a, b, scale),
@@ -165,7 +166,8 @@ fn add_as<T: CudaDType + DeviceRepr>(kernel: &str, a: &Tensor, b: &Tensor) -> Re
     let (a, b, length) = (a.slice::<T>()?, b.slice::<T>()?, n as i64);
     let mut launch = function.builder();
     launch.arg(&a).arg(&b).arg(&length).arg(&mut sum);
-    // SAFETY: arguments are those of the kernel, whose threads have eight elements; both tensors are of one size.
+    // SAFETY: arguments are those of the kernel, whose threads have eight elements; both tensors
+    // are of one size.
     unsafe { launch.launch(spread(n.div_ceil(8))) }.w()?;
     drop(launch);
     finish(sum, device, shape)

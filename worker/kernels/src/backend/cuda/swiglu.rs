@@ -27,7 +27,8 @@ pub(super) fn forward(g: &Tensor, e: &Tensor) -> Result<Tensor> {
     finish(h, device, shape)
 }
 
-/// See [`crate::backend::Backend::swiglu_backward`]; `de` is where that goes, which may be `dh` itself.
+/// See [`crate::backend::Backend::swiglu_backward`]; `de` is where that goes, which may be `dh`
+/// itself.
 pub(super) fn backward(dh: &Tensor, g: &Tensor, e: &Tensor, de: &Tensor) -> Result<Tensor> {
     let device = device_of(g)?;
     let (shape, n) = (g.dims2()?, g.elem_count());
@@ -54,8 +55,8 @@ pub(super) fn backward(dh: &Tensor, g: &Tensor, e: &Tensor, de: &Tensor) -> Resu
         .arg(&length)
         .arg(&mut dg)
         .arg(&to);
-    // SAFETY: arguments are those of the kernel, all of `n` elements; a thread has read its elements of dh before it writes
-    // those of de.
+    // SAFETY: arguments are those of the kernel, all of `n` elements; a thread has read its
+    // elements of dh before it writes those of de.
     unsafe { launch.launch(spread(n.div_ceil(8))) }.w()?;
     drop(launch);
     finish(dg, device, shape)

@@ -20,7 +20,8 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// Long sequences come first, and in each what sees most: a block that begins late should end soon.
+    /// Long sequences come first, and in each what sees most: a block that begins late should end
+    /// soon.
     pub fn new(spans: &[Span], positions: &[u32], device: &Device) -> Result<Self> {
         let (mut queries, mut keys) = (Vec::new(), Vec::new());
         let mut order: Vec<&Span> = spans.iter().collect();

@@ -1,4 +1,5 @@
-//! Cross entropy: chunks of rows composed of a backend's other operations, and losses of logits in candle's.
+//! Cross entropy: chunks of rows composed of a backend's other operations, and losses of logits in
+//! candle's.
 
 use candle_core::{D, DType, Tensor};
 

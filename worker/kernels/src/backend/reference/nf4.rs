@@ -43,7 +43,8 @@ fn absmax(scales: &Nf4Scales) -> Result<Tensor> {
     }
 }
 
-/// Rows of `table` by bytes. candle reads the byte 255 as "no row" and gives zeros, hence the wider indices.
+/// Rows of `table` by bytes. candle reads the byte 255 as "no row" and gives zeros, hence the wider
+/// indices.
 fn look_up(table: &Tensor, bytes: &Tensor) -> Result<Tensor> {
     table.index_select(&bytes.to_dtype(DType::U32)?, 0)
 }

@@ -1,4 +1,5 @@
-//! Attention of the micro-batch's sequences: by what a run would take, and on a GPU by each form that is there.
+//! Attention of the micro-batch's sequences: by what a run would take, and on a GPU by each form
+//! that is there.
 
 use candle_core::Tensor;
 use qlora_kernels::types::options::{AttentionOptions, WantedAttention};

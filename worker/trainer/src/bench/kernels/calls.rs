@@ -1,4 +1,5 @@
-//! How many times a step runs each part of its blocks: once forward, and again where too little of a block was kept.
+//! How many times a step runs each part of its blocks: once forward, and again where too little of
+//! a block was kept.
 
 use qlora_config::{Quantization, TargetModule};
 use qlora_kernels::MatmulBackend;
@@ -6,7 +7,8 @@ use qlora_planner::{SavedActivations, held};
 
 use super::Case;
 
-/// Runs of the parts of all blocks in one step, those of the backward pass's recomputation included.
+/// Runs of the parts of all blocks in one step, those of the backward pass's recomputation
+/// included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Parts {
     /// Norm, queries, keys, values and their rotation.

@@ -1,4 +1,5 @@
-//! What the device reaches at its best: a large product and a large copy, which all other rates are held against.
+//! What the device reaches at its best: a large product and a large copy, which all other rates are
+//! held against.
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::{Activations, Term};

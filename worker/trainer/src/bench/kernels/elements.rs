@@ -1,4 +1,5 @@
-//! Operations that memory alone limits: embedding, norms, rotation, residual stream, gated activation.
+//! Operations that memory alone limits: embedding, norms, rotation, residual stream, gated
+//! activation.
 
 use candle_core::{DType, Tensor};
 use qlora_config::TargetModule as M;

@@ -1,4 +1,5 @@
-//! The end of the forward pass and its way back: supervised rows, final norm, output layer, cross entropy.
+//! The end of the forward pass and its way back: supervised rows, final norm, output layer, cross
+//! entropy.
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::{Activations, Term};

@@ -1,6 +1,8 @@
-//! Every operation of a training step, each alone, at the sizes of a micro-batch: where a step's time goes.
+//! Every operation of a training step, each alone, at the sizes of a micro-batch: where a step's
+//! time goes.
 //!
-//! A row times what the step calls, through the same functions. DoRA's own operations are not among them.
+//! A row times what the step calls, through the same functions. DoRA's own operations are not among
+//! them.
 
 mod attention;
 mod calls;

@@ -1,4 +1,5 @@
-//! The linear layers of a block: their matrices in NF4, their products, and what their adapters add.
+//! The linear layers of a block: their matrices in NF4, their products, and what their adapters
+//! add.
 
 use candle_core::{DType, Tensor};
 use qlora_config::{Quantization, TargetModule as M};

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::Result;
 
-/// Seconds of runs between two synchronizations: launches are queued ahead, so their latency does not count.
+/// Seconds of runs between two synchronizations: launches are queued ahead, so their latency does
+/// not count.
 const SLICE: f64 = 0.004;
 /// Slices at the most, whose median counts, and seconds after which no further one begins.
 const SLICES: usize = 5;
@@ -79,7 +80,8 @@ pub(super) enum Place {
     Update,
 }
 
-/// Seconds of one run of `run` on `device`: the median of several slices, after a run that is not timed.
+/// Seconds of one run of `run` on `device`: the median of several slices, after a run that is not
+/// timed.
 pub(super) fn seconds<T>(device: &Device, mut run: impl FnMut() -> Result<T>) -> Result<f64> {
     let mut slice = |runs: usize| -> Result<f64> {
         let start = Instant::now();

@@ -9,7 +9,8 @@ use crate::Result;
 use crate::lora::{Adapters, FactorGrad, Gradients};
 use crate::optim::Optimizer;
 
-/// Bytes that the update of a parameter reads and writes: value and gradient in `f32`, moments in `f32` or in 8 bits.
+/// Bytes that the update of a parameter reads and writes: value and gradient in `f32`, moments in
+/// `f32` or in 8 bits.
 const FULL: usize = 28;
 const CODED: usize = 16;
 

@@ -1,8 +1,9 @@
-//! GGUF files for llama.cpp and what is built on it: a model, merged with an adapter or not, and an adapter alone.
+//! GGUF files for llama.cpp and what is built on it: a model, merged with an adapter or not, and an
+//! adapter alone.
 //!
-//! A base that is a GGUF file keeps its metadata and the blocks of every layer that the adapter leaves as it is. A
-//! Hugging Face base gets metadata of its own ([`metadata`], [`tokenizer`]). Rows of query and key projections change
-//! their order on the way (see [`rotary_row`]).
+//! A base that is a GGUF file keeps its metadata and the blocks of every layer that the adapter
+//! leaves as it is. A Hugging Face base gets metadata of its own ([`metadata`], [`tokenizer`]).
+//! Rows of query and key projections change their order on the way (see [`rotary_row`]).
 
 mod metadata;
 mod pieces;
@@ -220,7 +221,8 @@ fn from_folder(
 
 /// Writes `adapters` for a model of `shape`.
 ///
-/// llama.cpp multiplies with alpha / rank, so alpha is the one that gives the scale of the training.
+/// llama.cpp multiplies with alpha / rank, so alpha is the one that gives the scale of the
+/// training.
 pub(super) fn write_adapter(
     shape: &ModelShape,
     adapters: &Adapters,

@@ -1,4 +1,5 @@
-//! What a tokenizer that falls back to bytes does with spaces before it merges: llama.cpp's `llama` does one thing only.
+//! What a tokenizer that falls back to bytes does with spaces before it merges: llama.cpp's `llama`
+//! does one thing only.
 
 use serde_json::{Value as Json, json};
 

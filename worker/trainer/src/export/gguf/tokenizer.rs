@@ -1,8 +1,9 @@
 //! A `tokenizer.json` in the words of GGUF.
 //!
-//! There are two kinds. A byte-level one is llama.cpp's `gpt2`: tokens, merges, and a name for the way in which text is
-//! cut before merging. One that falls back to bytes is its `llama`, which merges by the scores of tokens instead of by
-//! a list: a token gets the rank of the merge that makes it, negated, which merges in the same order.
+//! There are two kinds. A byte-level one is llama.cpp's `gpt2`: tokens, merges, and a name for the
+//! way in which text is cut before merging. One that falls back to bytes is its `llama`, which
+//! merges by the scores of tokens instead of by a list: a token gets the rank of the merge that
+//! makes it, negated, which merges in the same order.
 
 use std::collections::HashMap;
 use std::fs;
@@ -208,7 +209,8 @@ fn cut(json: &Json) -> Option<&'static str> {
             .map(|(_, name)| *name);
     }
     let is = |part: &Json, kind: &str| part["type"] == kind;
-    // llama.cpp cuts with GPT-2's pattern and adds no space; without merges no cut makes a difference.
+    // llama.cpp cuts with GPT-2's pattern and adds no space; without merges no cut makes a
+    // difference.
     let merged = json["model"]["merges"]
         .as_array()
         .is_some_and(|merges| !merges.is_empty());

@@ -44,7 +44,8 @@ impl Writer {
     /// Writes the header of a file at `path` for tensors in the order of `entries`.
     ///
     /// # Errors
-    /// The rows of a matrix do not hold whole blocks of its element type, or the file cannot be written.
+    /// The rows of a matrix do not hold whole blocks of its element type, or the file cannot be
+    /// written.
     pub(super) fn create(
         path: &Path,
         metadata: &[(String, Value)],

@@ -1,4 +1,5 @@
-//! The keys of a JSON object, read by type: a key of another type is a fault that names key and value.
+//! The keys of a JSON object, read by type: a key of another type is a fault that names key and
+//! value.
 
 use serde_json::{Map, Value};
 

@@ -1,5 +1,6 @@
-//! Which keys of a `config.json` are carried out for every architecture, which change no number, and which must have the
-//! value that turns them off. Any other key is refused: nobody knows what it would do.
+//! Which keys of a `config.json` are carried out for every architecture, which change no number,
+//! and which must have the value that turns them off. Any other key is refused: nobody knows what
+//! it would do.
 
 use serde_json::Value;
 
@@ -28,7 +29,8 @@ const DONE: &[&str] = &[
     "vocab_size",
 ];
 
-/// Keys that say where a model comes from, how it was initialized, stored or run, or how text is sampled from it.
+/// Keys that say where a model comes from, how it was initialized, stored or run, or how text is
+/// sampled from it.
 const INERT: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -99,7 +101,8 @@ const INERT: &[&str] = &[
     "use_cache",
 ];
 
-/// Whether `value` of `key` asks for nothing that is not implemented; none where the key is not known.
+/// Whether `value` of `key` asks for nothing that is not implemented; none where the key is not
+/// known.
 fn turned_off(key: &str, value: &Value) -> Option<bool> {
     let is = |wanted: f64| value.as_f64() == Some(wanted);
     Some(match key {
@@ -121,7 +124,8 @@ fn turned_off(key: &str, value: &Value) -> Option<bool> {
     })
 }
 
-/// Refuses the first key of `config` that asks for what is not implemented; the architecture carries out `own` as well.
+/// Refuses the first key of `config` that asks for what is not implemented; the architecture
+/// carries out `own` as well.
 pub(super) fn check(config: &Keys<'_>, own: &[&str]) -> Result<(), String> {
     for (key, value) in config.entries() {
         if DONE.contains(&key) || INERT.contains(&key) || own.contains(&key) {

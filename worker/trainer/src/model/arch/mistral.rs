@@ -10,7 +10,8 @@ pub(super) static MISTRAL: Architecture = Architecture {
     class: "MistralForCausalLM",
     keys: &["sliding_window"],
     shape: |config| {
-        // Without the key there are eight; with `null` as many as query heads. Both are rare, so neither is guessed.
+        // Without the key there are eight; with `null` as many as query heads. Both are rare, so
+        // neither is guessed.
         let kv_heads =
             config.required("num_key_value_heads", config.size("num_key_value_heads")?)?;
         let mut shape = sizes::read(config, kv_heads)?;

@@ -1,6 +1,8 @@
-//! Architectures, one file each: what `config.json` calls them, the keys that are their own, and what those mean.
+//! Architectures, one file each: what `config.json` calls them, the keys that are their own, and
+//! what those mean.
 //!
-//! Everything that a `config.json` says is done, or refused by its key. Reading weights is the business of `weights`.
+//! Everything that a `config.json` says is done, or refused by its key. Reading weights is the
+//! business of `weights`.
 
 mod keys;
 mod known;
@@ -50,7 +52,8 @@ impl From<String> for ConfigFault {
 /// Sizes and constants of a `config.json`.
 ///
 /// # Errors
-/// It is not of an architecture in [`ARCHITECTURES`], lacks a key, contradicts itself, or asks for what is not carried out.
+/// It is not of an architecture in [`ARCHITECTURES`], lacks a key, contradicts itself, or asks for
+/// what is not carried out.
 pub fn shape_from_json(config: &Value) -> Result<ModelShape, ConfigFault> {
     let config = Keys::new(config)?;
     let architecture = architecture(&config)?;

@@ -1,7 +1,8 @@
 //! The rotary settings of a `config.json`, in both spellings.
 //!
-//! transformers 5 writes them together under `rope_parameters`; before, they were `rope_theta` and `rope_scaling`. In a
-//! file with both spellings, `rope_scaling` overrides `rope_parameters` in transformers.
+//! transformers 5 writes them together under `rope_parameters`; before, they were `rope_theta` and
+//! `rope_scaling`. In a file with both spellings, `rope_scaling` overrides `rope_parameters` in
+//! transformers.
 
 use qlora_planner::RopeScaling;
 
@@ -69,7 +70,8 @@ fn theta(
             "`{first}` is {theta}, `{name}` is {other}; remove the wrong one"
         ));
     }
-    // `rope_scaling` replaces the whole of `rope_parameters` in transformers, which then takes its default.
+    // `rope_scaling` replaces the whole of `rope_parameters` in transformers, which then takes its
+    // default.
     let hidden = older.is_some() && first.starts_with("rope_parameters");
     if hidden && *theta != DEFAULT_THETA {
         return Err(format!(

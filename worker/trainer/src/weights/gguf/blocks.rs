@@ -1,4 +1,5 @@
-//! The types of blocks that a GGUF file may hold its tensors in, by the numbers of ggml's `ggml_type`.
+//! The types of blocks that a GGUF file may hold its tensors in, by the numbers of ggml's
+//! `ggml_type`.
 
 /// Numbers and names of those that are read.
 const READ: [(u32, &str); 15] = [

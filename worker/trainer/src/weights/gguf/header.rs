@@ -80,8 +80,8 @@ impl Header<'_> {
         }
     }
 
-    /// Sizes and constants of a model of `vocabulary` tokens; whether the embedding is tied, and how frequencies are
-    /// scaled, the tensors say.
+    /// Sizes and constants of a model of `vocabulary` tokens; whether the embedding is tied, and
+    /// how frequencies are scaled, the tensors say.
     pub(super) fn shape(&self, vocabulary: usize) -> Result<ModelShape> {
         let arch = self.required("general.architecture", self.text("general.architecture")?)?;
         if arch != "llama" && arch != "mistral" {
@@ -153,7 +153,8 @@ impl Header<'_> {
         Ok(())
     }
 
-    /// Refuses the first key of the architecture, in their order, that asks for what is not implemented.
+    /// Refuses the first key of the architecture, in their order, that asks for what is not
+    /// implemented.
     fn refuse_unknown(&self, arch: &str) -> Result<()> {
         let mut keys: Vec<_> = self.metadata.iter().collect();
         keys.sort_by_key(|(key, _)| key.as_str());

@@ -1,4 +1,5 @@
-//! A GGUF file of the Llama architecture: its weights, its shape, its tokenizer and its chat template.
+//! A GGUF file of the Llama architecture: its weights, its shape, its tokenizer and its chat
+//! template.
 
 mod blocks;
 mod header;
@@ -278,8 +279,9 @@ impl GgufFile {
     }
 }
 
-/// Where row `row` of a query or key projection of `rows` rows stands in a GGUF file: llama.cpp stores the two halves
-/// of each head interleaved, because its rotary embedding turns neighbouring elements.
+/// Where row `row` of a query or key projection of `rows` rows stands in a GGUF file: llama.cpp
+/// stores the two halves of each head interleaved, because its rotary embedding turns neighbouring
+/// elements.
 pub(crate) fn rotary_row(row: usize, rows: usize, heads: usize) -> usize {
     let head = rows / heads;
     let (h, i) = (row / head, row % head);

@@ -1,7 +1,8 @@
 //! A look at the header of a GGUF file before candle reads it.
 //!
-//! candle keeps the last of two keys or tensors of one name, multiplies sizes without looking for an overflow, and divides
-//! by whatever alignment the file names. This module keeps nothing of what it reads.
+//! candle keeps the last of two keys or tensors of one name, multiplies sizes without looking for
+//! an overflow, and divides by whatever alignment the file names. This module keeps nothing of what
+//! it reads.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -37,7 +38,8 @@ impl fmt::Display for Unread {
     }
 }
 
-/// Checks the header of `file`, which has `length` bytes; returns the first tensor of a type that is not read.
+/// Checks the header of `file`, which has `length` bytes; returns the first tensor of a type that
+/// is not read.
 ///
 /// # Errors
 /// It is cut off, or says something twice or nothing that can be; the text names it.
@@ -135,7 +137,8 @@ impl Scan<'_> {
                 let (kind, count) = (self.number()?, self.long()?);
                 match width(kind) {
                     Some(width) => self.skip(count.checked_mul(width)),
-                    // Each text has its length before it, so a count that cannot be ends with the file.
+                    // Each text has its length before it, so a count that cannot be ends with the
+                    // file.
                     None if kind == 8 => (0..count).try_for_each(|_| self.skip_text()),
                     None => Err(format!(
                         "its key `{key}` is a list of values of the type {kind}, which is not read"

@@ -1,4 +1,5 @@
-//! One way in for every kind of checkpoint: shape, tokenizer, template, and weights by their Hugging Face names.
+//! One way in for every kind of checkpoint: shape, tokenizer, template, and weights by their
+//! Hugging Face names.
 
 mod tensors;
 
@@ -156,8 +157,8 @@ impl Checkpoint {
         }
     }
 
-    /// Tells models apart, and finds a model again in another format: a hash of the weights of its norms, which no
-    /// format quantises.
+    /// Tells models apart, and finds a model again in another format: a hash of the weights of its
+    /// norms, which no format quantises.
     pub fn fingerprint(&self) -> Result<String> {
         let cpu = &Device::Cpu;
         let mut hash = Sha256::new();

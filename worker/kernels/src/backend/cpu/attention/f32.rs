@@ -1,7 +1,8 @@
 //! Attention in `f32`.
 //!
-//! A task is one head of one span. It takes a tile of query rows at a time and all the keys that the tile can
-//! see, so the softmax of a row is whole and no running maximum is needed; memory is one tile of scores.
+//! A task is one head of one span. It takes a tile of query rows at a time and all the keys that
+//! the tile can see, so the softmax of a row is whole and no running maximum is needed; memory is
+//! one tile of scores.
 
 use std::ops::Range;
 

@@ -32,7 +32,8 @@ pub(crate) fn heads<'a>(shape: &'a AttentionShape, spans: &'a [Span]) -> Vec<Hea
         .collect()
 }
 
-/// Everything that the backward pass reads; shapes as in [`AttentionSaved`](crate::types::attention::AttentionSaved).
+/// Everything that the backward pass reads; shapes as in
+/// [`AttentionSaved`](crate::types::attention::AttentionSaved).
 pub(crate) struct BackwardInputs<'a> {
     pub d_o: &'a [f32],
     pub q: &'a [f32],

@@ -1,7 +1,8 @@
 //! The block product on AMX tiles (Intel, Architecture Instruction Set Extensions, chapter 3).
 //!
-//! Eight tiles of 16 rows x 64 bytes: four hold the block of results, two the activations, two the panel. Written as
-//! assembly because the intrinsics are not stable; no compiler-generated code touches tile registers.
+//! Eight tiles of 16 rows x 64 bytes: four hold the block of results, two the activations, two the
+//! panel. Written as assembly because the intrinsics are not stable; no compiler-generated code
+//! touches tile registers.
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
@@ -14,7 +15,8 @@ pub(super) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
         const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
-        // SAFETY: leaf 7 exists on every processor with AVX-512, which the caller has asked for first.
+        // SAFETY: leaf 7 exists on every processor with AVX-512, which the caller has asked for
+        // first.
         let edx = __cpuid_count(7, 0).edx;
         edx & BF16_AND_TILES == BF16_AND_TILES && permitted()
     })
@@ -58,7 +60,8 @@ static FULL_TILES: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// This thread's tiles, configured until it is dropped: a thread that holds tile data costs more to switch.
+/// This thread's tiles, configured until it is dropped: a thread that holds tile data costs more to
+/// switch.
 pub(super) struct Tiles(());
 
 impl Tiles {
@@ -82,7 +85,8 @@ impl Drop for Tiles {
 /// See [`Kernel`](super::instructions::Kernel).
 ///
 /// # Safety
-/// The caller holds [`Tiles`]; `a` has 32 rows of `stride` lines and `b` has 32 lines for each of `steps` > 0 steps.
+/// The caller holds [`Tiles`]; `a` has 32 rows of `stride` lines and `b` has 32 lines for each of
+/// `steps` > 0 steps.
 pub(super) unsafe fn block(
     a: *const Line,
     stride: usize,

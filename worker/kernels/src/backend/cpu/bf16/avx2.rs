@@ -1,5 +1,6 @@
-//! The block product in `f32` on AVX2 and FMA, for processors without instructions for bf16: 4 rows x 16 columns of
-//! results in registers. Widening bf16 is a shift, so half the memory traffic of `f32` is all that it costs.
+//! The block product in `f32` on AVX2 and FMA, for processors without instructions for bf16: 4 rows
+//! x 16 columns of results in registers. Widening bf16 is a shift, so half the memory traffic of
+//! `f32` is all that it costs.
 
 use std::arch::x86_64::{
     __m256, __m256i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_load_si256,

@@ -13,7 +13,8 @@ const ROWS: usize = 8;
 /// See [`Kernel`](super::instructions::Kernel).
 ///
 /// # Safety
-/// [`has_avx512_bf16`](crate::host::bf16::has_avx512_bf16); `a` has 32 rows of `stride` lines and `b` has 32 lines for each of `steps` steps.
+/// [`has_avx512_bf16`](crate::host::bf16::has_avx512_bf16); `a` has 32 rows of `stride` lines and
+/// `b` has 32 lines for each of `steps` steps.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn block(
     a: *const Line,

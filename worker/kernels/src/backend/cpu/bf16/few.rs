@@ -1,5 +1,5 @@
-//! Products of few rows, as in generation: every row of the matrix is unpacked once and multiplied as it lies, since
-//! building panels for a block of 32 rows would cost more than the product.
+//! Products of few rows, as in generation: every row of the matrix is unpacked once and multiplied
+//! as it lies, since building panels for a block of 32 rows would cost more than the product.
 
 use multiversion::multiversion;
 
@@ -9,7 +9,8 @@ use crate::types::rows::{self, BLOCK, Block, Line, STEP};
 /// Rows up to which this pays.
 pub(super) const FEW: usize = 4;
 
-/// Products of all rows of `terms` with the columns `cols` of the result, at the upper left of a block of zeros.
+/// Products of all rows of `terms` with the columns `cols` of the result, at the upper left of a
+/// block of zeros.
 pub(super) fn block(
     terms: &[Term<'_>],
     cols: std::ops::Range<usize>,

@@ -12,8 +12,8 @@ use crate::host::bf16::has_avx512_bf16;
 use crate::types::instructions::Instructions;
 use crate::types::rows::{BLOCK, Block, Line};
 
-/// A kernel: `c` [32, 32] = `a` (32 rows of `steps` lines, `stride` lines apart) times `b` (`steps` pairs of tiles),
-/// added to what is in `c` where `add` is set.
+/// A kernel: `c` [32, 32] = `a` (32 rows of `steps` lines, `stride` lines apart) times `b` (`steps`
+/// pairs of tiles), added to what is in `c` where `add` is set.
 pub(super) type Kernel = unsafe fn(
     a: *const Line,
     stride: usize,
@@ -91,7 +91,8 @@ impl Session {
         }
     }
 
-    /// `c` [32, 32] = 32 rows of `a`, `stride` lines apart and `steps` lines long, times `steps` pairs of tiles of `b`.
+    /// `c` [32, 32] = 32 rows of `a`, `stride` lines apart and `steps` lines long, times `steps`
+    /// pairs of tiles of `b`.
     ///
     /// # Panics
     /// `a` or `b` is too short, or there is no step.
@@ -113,7 +114,8 @@ impl Session {
             steps > 0 && a.len() >= (BLOCK - 1) * stride + steps && b.len() >= steps * BLOCK,
             "too few lines"
         );
-        // SAFETY: the lengths were checked, `open` found the instructions available, and this thread holds the tiles.
+        // SAFETY: the lengths were checked, `open` found the instructions available, and this
+        // thread holds the tiles.
         unsafe { (self.kernel)(a.as_ptr(), stride, b.as_ptr(), steps, c, add) };
     }
 }

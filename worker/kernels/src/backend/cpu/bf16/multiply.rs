@@ -1,11 +1,12 @@
 //! Products of `f32` activations with a frozen matrix in bf16, summed in `f32`.
 //!
-//! The frozen matrix is never written out whole: a task unpacks one strip of it, as wide as the kernel's tile, into
-//! panels that stay in the cache, and runs all rows of the activations over it. Panels have the layout that both
-//! kinds of hardware want (pairs along the summed dimension side by side): AMX tiles ([`amx`]) where the processor
-//! has them, AVX512-BF16 dot products ([`avx512`]) where it has only those, multiplications in `f32` of what was widened
-//! on AVX2 (`avx2`) and NEON (`neon`), and plain code ([`portable`]) elsewhere, which is the reference form and slow.
-//! Every sum has a fixed order that does not depend on the number of threads.
+//! The frozen matrix is never written out whole: a task unpacks one strip of it, as wide as the
+//! kernel's tile, into panels that stay in the cache, and runs all rows of the activations over it.
+//! Panels have the layout that both kinds of hardware want (pairs along the summed dimension side
+//! by side): AMX tiles ([`amx`]) where the processor has them, AVX512-BF16 dot products
+//! ([`avx512`]) where it has only those, multiplications in `f32` of what was widened on AVX2
+//! (`avx2`) and NEON (`neon`), and plain code ([`portable`]) elsewhere, which is the reference form
+//! and slow. Every sum has a fixed order that does not depend on the number of threads.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,9 +20,11 @@ use super::{few, panels};
 use crate::types::instructions::Instructions;
 use crate::types::rows::{self, BLOCK, Block, Line, Rows, STEP};
 
-/// Steps that a kernel takes before it goes on to the next rows: this much of a panel stays in the first-level cache.
+/// Steps that a kernel takes before it goes on to the next rows: this much of a panel stays in the
+/// first-level cache.
 const CHUNK: usize = 8;
-/// Columns of a strip in the backward product, so that whole cache lines of a packed matrix are read.
+/// Columns of a strip in the backward product, so that whole cache lines of a packed matrix are
+/// read.
 const STRIP: usize = 64;
 
 /// What a thread keeps between tasks.
@@ -36,8 +39,8 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// `y` [M, N] = `base` + the sum of `x` [M, K] `w`^T over the terms, whose matrices are [N, K] each with a K of
-/// its own.
+/// `y` [M, N] = `base` + the sum of `x` [M, K] `w`^T over the terms, whose matrices are [N, K] each
+/// with a K of its own.
 pub(crate) fn forward(
     terms: &[Term<'_>],
     base: Option<&[f32]>,
@@ -56,8 +59,8 @@ pub(crate) fn forward_rows(terms: &[Term<'_>], instructions: Instructions) -> Ro
     y
 }
 
-/// `dx` [M, K] = `base` + the sum of `x` [M, N] `w` over the terms, whose matrices are [N, K] each with an N of
-/// its own.
+/// `dx` [M, K] = `base` + the sum of `x` [M, N] `w` over the terms, whose matrices are [N, K] each
+/// with an N of its own.
 pub(crate) fn backward(
     terms: &[Term<'_>],
     base: Option<&[f32]>,
@@ -109,7 +112,8 @@ fn multiply_forward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instr
                 let mut rest = &mut *panel;
                 for Term { x, w } in terms {
                     let strip = rows::room(strip, BLOCK * x.steps);
-                    // Rows that are missing make columns that are not stored; columns that are missing are summed over.
+                    // Rows that are missing make columns that are not stored; columns that are
+                    // missing are summed over.
                     if !x.width.is_multiple_of(STEP) {
                         strip.fill(rows::ZERO);
                     }

@@ -1,5 +1,6 @@
-//! The block product in `f32` on NEON, which every 64-bit ARM processor has: 4 rows x 16 columns of results in
-//! registers. Widening bf16 is a shift, so half the memory traffic of `f32` is all that it costs.
+//! The block product in `f32` on NEON, which every 64-bit ARM processor has: 4 rows x 16 columns of
+//! results in registers. Widening bf16 is a shift, so half the memory traffic of `f32` is all that
+//! it costs.
 
 use std::arch::aarch64::{
     float32x4_t, uint32x4_t, vandq_u32, vdupq_n_f32, vdupq_n_u32, vfmaq_n_f32, vld1q_f32,

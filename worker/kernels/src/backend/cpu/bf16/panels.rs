@@ -1,11 +1,13 @@
-//! Panels of a frozen matrix: pairs along the summed dimension side by side, as the block kernels read them.
+//! Panels of a frozen matrix: pairs along the summed dimension side by side, as the block kernels
+//! read them.
 
 use multiversion::multiversion;
 
 use crate::types::rows::{BLOCK, Line, STEP};
 
-/// Writes a panel of the forward product: `strip` holds 32 rows of a [N, K] matrix, `steps` lines each. Line `r` of the tile
-/// for rows `16 t` to `16 t + 15` and step `s` holds elements `2 r` and `2 r + 1` of the step for each of its rows.
+/// Writes a panel of the forward product: `strip` holds 32 rows of a [N, K] matrix, `steps` lines
+/// each. Line `r` of the tile for rows `16 t` to `16 t + 15` and step `s` holds elements `2 r` and
+/// `2 r + 1` of the step for each of its rows.
 pub(crate) fn transposed(strip: &[Line], steps: usize, panel: &mut [Line]) {
     for (step, tiles) in panel.chunks_exact_mut(BLOCK).enumerate() {
         for (t, tile) in tiles.chunks_exact_mut(16).enumerate() {
@@ -25,8 +27,9 @@ fn transpose_tile(strip: &[Line], stride: usize, tile: &mut [Line]) {
     }
 }
 
-/// Writes a panel of the backward product: `strip` holds rows of `width` columns, of which 32 from `start` on are taken. Line
-/// `r` of a tile holds rows `2 r` and `2 r + 1` of the step, side by side for each of its 16 columns.
+/// Writes a panel of the backward product: `strip` holds rows of `width` columns, of which 32 from
+/// `start` on are taken. Line `r` of a tile holds rows `2 r` and `2 r + 1` of the step, side by
+/// side for each of its 16 columns.
 pub(crate) fn interleaved(strip: &[Line], width: usize, start: usize, panel: &mut [Line]) {
     let lines = width / STEP;
     let column = start / STEP;

@@ -63,7 +63,8 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Writes the upper left part of `block` to row `row` and the columns `cols`, which begin at a multiple of 32.
+    /// Writes the upper left part of `block` to row `row` and the columns `cols`, which begin at a
+    /// multiple of 32.
     pub(super) fn store(&self, block: &Block, row: usize, cols: &Range<usize>) {
         debug_assert!(cols.end <= self.width);
         let (values, _) = block.as_chunks::<BLOCK>();
@@ -71,7 +72,8 @@ impl<'a> Target<'a> {
             Out::Floats { start, base } => {
                 for (i, values) in values.iter().enumerate().take(self.rows - row) {
                     let at = (row + i) * self.width + cols.start;
-                    // SAFETY: row + i < rows and cols.end <= width, so the part lies inside the matrix; see `Sync`.
+                    // SAFETY: row + i < rows and cols.end <= width, so the part lies inside the
+                    // matrix; see `Sync`.
                     let out = unsafe { std::slice::from_raw_parts_mut(start.add(at), cols.len()) };
                     let base = base.map(|base| &base[at..at + cols.len()]);
                     // A whole row has a length that the compiler knows: no call is made to copy it.
@@ -83,10 +85,12 @@ impl<'a> Target<'a> {
             }
             Out::Lines { start, steps } => {
                 for (i, values) in values.iter().enumerate() {
-                    // SAFETY: rows are padded to whole blocks and columns to whole lines, so the line is there.
+                    // SAFETY: rows are padded to whole blocks and columns to whole lines, so the
+                    // line is there.
                     let line = unsafe { &mut *start.add((row + i) * steps + cols.start / STEP) };
                     round(values, 1.0, &mut line.0);
-                    // Of missing columns the block holds anything; missing rows are products with zeros.
+                    // Of missing columns the block holds anything; missing rows are products with
+                    // zeros.
                     line.0[cols.len().min(STEP)..].fill(0);
                 }
             }

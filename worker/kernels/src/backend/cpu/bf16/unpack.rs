@@ -12,7 +12,8 @@ use crate::host::nf4_tables::NF4;
 /// Elements that share a scale at least, when a range starts at a multiple of it.
 pub(crate) const RUN: usize = 32;
 
-/// Writes the elements `range` of the flattened matrix; `scale` gives the scale of a block of `block` elements.
+/// Writes the elements `range` of the flattened matrix; `scale` gives the scale of a block of
+/// `block` elements.
 pub(crate) fn nf4(
     packed: &[u8],
     block: usize,

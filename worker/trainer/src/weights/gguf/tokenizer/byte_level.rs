@@ -1,7 +1,8 @@
 //! A byte-level tokenizer of a GGUF file.
 //!
-//! candle builds it, but takes GPT-2's way of cutting text, with a space before the first word, for every name that it
-//! does not know, among them Llama 3's. Here the cut is the one that the file names, or the file is refused.
+//! candle builds it, but takes GPT-2's way of cutting text, with a space before the first word, for
+//! every name that it does not know, among them Llama 3's. Here the cut is the one that the file
+//! names, or the file is refused.
 
 use candle_core::quantized::gguf_file::Content;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
@@ -15,8 +16,8 @@ use tokenizers::{ModelWrapper, SplitDelimiterBehavior, Tokenizer};
 use super::keys::{Fault, Keys};
 use super::vocabulary::Vocabulary;
 
-/// The ways of cutting text that models supported here use, by the pattern of their pre-tokenizer, and llama.cpp's
-/// names for them (`src/llama-vocab.cpp`).
+/// The ways of cutting text that models supported here use, by the pattern of their pre-tokenizer,
+/// and llama.cpp's names for them (`src/llama-vocab.cpp`).
 pub(crate) const CUTS: [(&str, &str); 3] = [
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",

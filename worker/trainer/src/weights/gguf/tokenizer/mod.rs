@@ -1,5 +1,5 @@
-//! The tokenizer of a GGUF file: byte-level ([`byte_level`], llama.cpp's `gpt2`) or SentencePiece's BPE
-//! ([`sentence_piece`], llama.cpp's `llama`).
+//! The tokenizer of a GGUF file: byte-level ([`byte_level`], llama.cpp's `gpt2`) or SentencePiece's
+//! BPE ([`sentence_piece`], llama.cpp's `llama`).
 
 mod byte_level;
 mod keys;
@@ -27,7 +27,8 @@ pub(super) fn read(content: &Content) -> Result<Tokenizer, Fault> {
     }
 }
 
-/// The id under `tokenizer.ggml.<which>_token_id` and its text; none where the file has no such key.
+/// The id under `tokenizer.ggml.<which>_token_id` and its text; none where the file has no such
+/// key.
 ///
 /// # Errors
 /// It is no id of a token, by the name of the key.

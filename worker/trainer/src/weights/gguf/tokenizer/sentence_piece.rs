@@ -1,8 +1,9 @@
 //! SentencePiece's BPE, as the files of Llama 2 and Mistral 7B hold it: tokens with scores.
 //!
-//! SentencePiece merges the two neighbors whose token has the best score; `tokenizers` merges by a list. So there is one
-//! entry in the list for every way to make a token of two others, the tokens with the best scores first, as in
-//! transformers. A letter that is no token becomes the tokens of its bytes.
+//! SentencePiece merges the two neighbors whose token has the best score; `tokenizers` merges by a
+//! list. So there is one entry in the list for every way to make a token of two others, the tokens
+//! with the best scores first, as in transformers. A letter that is no token becomes the tokens of
+//! its bytes.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -85,7 +86,8 @@ fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<(String, String)> {
             }
         }
     }
-    // Scores are finite. Of the ways to make one token, that with the longest beginning comes first.
+    // Scores are finite. Of the ways to make one token, that with the longest beginning comes
+    // first.
     let length = |part: &str| Reverse(part.chars().count());
     found.sort_by(|a, b| {
         b.0.total_cmp(&a.0)
@@ -97,7 +99,8 @@ fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Text gets a space before its first letter, and after every token that was cut out of it, as in llama.cpp.
+/// Text gets a space before its first letter, and after every token that was cut out of it, as in
+/// llama.cpp.
 fn normalizer(prefix: bool) -> Result<NormalizerWrapper, String> {
     let mut steps: Vec<NormalizerWrapper> = Vec::new();
     if prefix {

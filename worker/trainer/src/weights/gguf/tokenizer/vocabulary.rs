@@ -129,8 +129,8 @@ impl Vocabulary {
         }
     }
 
-    /// Makes `tokenizer` cut out the tokens that are no text of their own before it cuts the rest: those of control are
-    /// left out of an answer, those that a user defined are not.
+    /// Makes `tokenizer` cut out the tokens that are no text of their own before it cuts the rest:
+    /// those of control are left out of an answer, those that a user defined are not.
     pub(super) fn add_to(&self, tokenizer: &mut Tokenizer) -> Result<(), String> {
         tokenizer.with_added_vocabulary(AddedVocabulary::new());
         let added = self

@@ -227,7 +227,8 @@ struct RowTerms {
     end: usize,
 }
 
-/// Rows of a block, `stride` lines apart: p = exp(s - lse) and ds = p (dp - delta), zero where a key is not seen.
+/// Rows of a block, `stride` lines apart: p = exp(s - lse) and ds = p (dp - delta), zero where a
+/// key is not seen.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn score_gradients(
     s: &[f32; BLOCK * BLOCK],

@@ -1,4 +1,5 @@
-//! What forward and backward share: matrices that tasks write parts of, heads packed in bf16, tiles of query rows.
+//! What forward and backward share: matrices that tasks write parts of, heads packed in bf16, tiles
+//! of query rows.
 
 use std::ops::Range;
 
