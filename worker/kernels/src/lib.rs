@@ -28,12 +28,14 @@ pub use pairwise::pairwise;
 pub use types::activations::Activations;
 pub use types::attention::{AttentionSaved, AttentionShape};
 pub use types::dropout::DropoutKey;
+pub use types::glu::GateFunction;
 pub use types::instructions::Instructions;
 pub use types::lora::{LoraBackwardInput, LoraInput};
 pub use types::matmul::{MatmulBackend, Term};
 pub use types::matrix::{BlockMatrix, Matrix, PanelSource, Stored};
 pub use types::nf4::{Nf4Scales, Nf4Tensor};
-pub use types::rope::RopeTable;
+pub use types::norm::NormWeight;
+pub use types::rope::{RopeAngles, RopeTable};
 pub use types::sequences::{Sequences, Span};
 
 /// What an operation fails with: candle's own error, which carries shapes and devices.

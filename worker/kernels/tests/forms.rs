@@ -9,8 +9,8 @@ use qlora_kernels::types::adamw::{AdamWStep, Moments, Norm, Parameter};
 use qlora_kernels::types::loss::Head;
 use qlora_kernels::types::options::{Compute, Options};
 use qlora_kernels::{
-    Activations, AttentionSaved, AttentionShape, Backend, DropoutKey, Instructions, Matrix, Result,
-    RopeTable, Sequences, Span, Term, backend,
+    Activations, AttentionSaved, AttentionShape, Backend, DropoutKey, GateFunction, Instructions,
+    Matrix, Result, RopeTable, Sequences, Span, Term, backend,
 };
 
 /// The CPU with products in `f32`.
@@ -101,17 +101,22 @@ fn gradient_matches(f: impl Fn(&Tensor) -> Result<Tensor>, x: &Tensor, grad: &Te
 fn rms_norm_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
     let (x, dy) = (random((7, 53), 1)?, random((7, 53), 2)?);
     let w = random((1, 53), 3)?.flatten_all()?;
-    let (y, rstd) = cpu().rms_norm_forward(&x, &w, 1e-5)?;
-    let (y2, rstd2) = reference().rms_norm_forward(&x, &w, 1e-5)?;
+    let (y, rstd) = cpu().rms_norm_forward(&x, (&w).into(), 1e-5)?;
+    let (y2, rstd2) = reference().rms_norm_forward(&x, (&w).into(), 1e-5)?;
     close(&y, &y2, 1e-5);
     close(&rstd, &rstd2, 1e-5);
-    let dx = cpu().rms_norm_backward(&dy, &x, &w, &rstd, None)?;
+    let dx = cpu().rms_norm_backward(&dy, &x, (&w).into(), &rstd, None)?;
     close(
         &dx,
-        &reference().rms_norm_backward(&dy, &x, &w, &rstd, None)?,
+        &reference().rms_norm_backward(&dy, &x, (&w).into(), &rstd, None)?,
         1e-5,
     );
-    gradient_matches(|x| Ok(cpu().rms_norm_forward(x, &w, 1e-5)?.0), &x, &dx, &dy);
+    gradient_matches(
+        |x| Ok(cpu().rms_norm_forward(x, (&w).into(), 1e-5)?.0),
+        &x,
+        &dx,
+        &dy,
+    );
     Ok(())
 }
 
@@ -124,18 +129,20 @@ fn swiglu_forms_agree_and_its_gradient_is_the_slope() -> Result<()> {
     );
     let (ga, ea) = (Activations::from(&g), Activations::from(&e));
     close(
-        cpu().swiglu_forward(&ga, &ea)?.tensor()?,
-        reference().swiglu_forward(&ga, &ea)?.tensor()?,
+        cpu().glu_forward(GateFunction::Silu, &ga, &ea)?.tensor()?,
+        reference()
+            .glu_forward(GateFunction::Silu, &ga, &ea)?
+            .tensor()?,
         1e-5,
     );
-    let (dg, de) = cpu().swiglu_backward(&(&dh).into(), &ga, &ea)?;
-    let (dg2, de2) = reference().swiglu_backward(&(&dh).into(), &ga, &ea)?;
+    let (dg, de) = cpu().glu_backward(GateFunction::Silu, &(&dh).into(), &ga, &ea)?;
+    let (dg2, de2) = reference().glu_backward(GateFunction::Silu, &(&dh).into(), &ga, &ea)?;
     let (dg, de) = (dg.tensor()?, de.tensor()?);
     close(dg, dg2.tensor()?, 1e-5);
     close(de, de2.tensor()?, 1e-5);
     let forward = |g: &Tensor, e: &Tensor| {
         Ok(cpu()
-            .swiglu_forward(&g.into(), &e.into())?
+            .glu_forward(GateFunction::Silu, &g.into(), &e.into())?
             .tensor()?
             .clone())
     };
@@ -173,10 +180,8 @@ fn packed(lengths: &[usize]) -> Sequences {
 
 fn attention_case(window: Option<usize>, lengths: &[usize]) -> Result<()> {
     let shape = AttentionShape {
-        heads: 6,
-        kv_heads: 2,
-        head_dim: 10,
         window,
+        ..AttentionShape::new(6, 2, 10)
     };
     let spans = packed(lengths);
     let m: usize = lengths.iter().sum();
@@ -235,12 +240,7 @@ fn attention_with_a_sliding_window_too() -> Result<()> {
 
 #[test]
 fn packed_sequences_do_not_see_each_other() -> Result<()> {
-    let shape = AttentionShape {
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 8,
-        window: None,
-    };
+    let shape = AttentionShape::new(2, 1, 8);
     let (q, k, v) = (
         random((9, 16), 20)?,
         random((9, 8), 21)?,
@@ -257,10 +257,8 @@ fn packed_sequences_do_not_see_each_other() -> Result<()> {
 #[test]
 fn decoding_with_cached_keys_equals_the_whole_pass() -> Result<()> {
     let shape = AttentionShape {
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 8,
         window: Some(6),
+        ..AttentionShape::new(2, 1, 8)
     };
     let (q, k, v) = (
         random((9, 16), 23)?,
@@ -284,15 +282,12 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
     let (hidden, head) = ((random((rows, d), 12)? * 4.0)?, random((v, d), 13)?);
     let targets: Vec<u32> = (0..rows as u32).map(|i| (i * 31) % v as u32).collect();
     let whole = hidden.matmul(&head.t()?)?;
-    let (sum, dlogits) = reference().cross_entropy_of_logits(&whole, &targets, Some(0.25))?;
+    let (sum, dlogits) = reference().cross_entropy_of_logits(&whole, None, &targets, Some(0.25))?;
     let sum = sum.value()?;
     let result = cpu()
         .cross_entropy(
             &hidden,
-            Head {
-                weight: &head,
-                rows: 256,
-            },
+            Head::new(&head, 256),
             &targets,
             Some(0.25),
             &|| true,
@@ -303,16 +298,7 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
     let wanted = dlogits.expect("a gradient").tensor()?.matmul(&head)?;
     close(&result.grad.expect("a gradient"), &wanted, 1e-5);
     let alone = cpu()
-        .cross_entropy(
-            &hidden,
-            Head {
-                weight: &head,
-                rows: 256,
-            },
-            &targets,
-            None,
-            &|| true,
-        )?
+        .cross_entropy(&hidden, Head::new(&head, 256), &targets, None, &|| true)?
         .expect("nobody stops it");
     assert!((alone.sum.value()? - found).abs() < 1e-3 && alone.grad.is_none());
     let (hidden, head) = (rounded(&hidden)?, rounded(&head)?);
@@ -320,10 +306,7 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
         let fast = cpu
             .cross_entropy(
                 &hidden,
-                Head {
-                    weight: &head,
-                    rows: 256,
-                },
+                Head::new(&head, 256),
                 &targets,
                 Some(0.25),
                 &|| true,
@@ -339,16 +322,7 @@ fn cross_entropy_in_chunks_agrees_with_whole_logits() -> Result<()> {
             "{how:?}"
         );
         let alone = cpu
-            .cross_entropy(
-                &hidden,
-                Head {
-                    weight: &head,
-                    rows: 256,
-                },
-                &targets,
-                None,
-                &|| true,
-            )?
+            .cross_entropy(&hidden, Head::new(&head, 256), &targets, None, &|| true)?
             .expect("nobody stops it");
         assert!((alone.sum.value()? - found).abs() < 1e-6 && alone.grad.is_none());
     }
@@ -565,18 +539,23 @@ fn operations_on_bf16_rows_agree_with_f32() -> Result<()> {
         let (g, e, dh, w) = (of(51)?, of(52)?, of(53)?, random((1, d), 54)?.squeeze(0)?);
         let (rg, re, rdh) = (rows_of(&g)?, rows_of(&e)?, rows_of(&dh)?);
         close(rg.tensor()?, &g, 0.0);
-        let h = cpu.swiglu_forward(&(&g).into(), &(&e).into())?;
+        let h = cpu.glu_forward(GateFunction::Silu, &(&g).into(), &(&e).into())?;
         close(
-            cpu.swiglu_forward(&rg, &re)?.tensor()?,
+            cpu.glu_forward(GateFunction::Silu, &rg, &re)?.tensor()?,
             &rounded(h.tensor()?)?,
             0.0,
         );
-        let (dg, de) = cpu.swiglu_backward(&(&dh).into(), &(&g).into(), &(&e).into())?;
-        let (rdg, rde) = cpu.swiglu_backward(&rdh, &rg, &re)?;
+        let (dg, de) = cpu.glu_backward(
+            GateFunction::Silu,
+            &(&dh).into(),
+            &(&g).into(),
+            &(&e).into(),
+        )?;
+        let (rdg, rde) = cpu.glu_backward(GateFunction::Silu, &rdh, &rg, &re)?;
         close(rdg.tensor()?, &rounded(dg.tensor()?)?, 0.0);
         close(rde.tensor()?, &rounded(de.tensor()?)?, 0.0);
-        let (y, rstd) = cpu.rms_norm_forward(&g, &w, 1e-5)?;
-        let (ry, rrstd) = cpu.rms_norm_forward_on(&g, &w, 1e-5)?;
+        let (y, rstd) = cpu.rms_norm_forward(&g, (&w).into(), 1e-5)?;
+        let (ry, rrstd) = cpu.rms_norm_forward_on(&g, (&w).into(), 1e-5)?;
         close(ry.tensor()?, &rounded(&y)?, 0.0);
         close(&rrstd, &rstd, 0.0);
         for first_token in [0, 3] {
@@ -628,10 +607,8 @@ fn activations_are_matrices_too() -> Result<()> {
 /// Attention in bf16 on all instructions against the reference on the same rounded values.
 fn bf16_attention_case(window: Option<usize>, head_dim: usize, lengths: &[usize]) -> Result<()> {
     let shape = AttentionShape {
-        heads: 6,
-        kv_heads: 2,
-        head_dim,
         window,
+        ..AttentionShape::new(6, 2, head_dim)
     };
     let spans = packed(lengths);
     let m: usize = lengths.iter().sum();

@@ -13,11 +13,13 @@ use crate::types::adamw::{Moments, Norm, Parameter};
 use crate::types::attention::{AttentionSaved, AttentionShape};
 use crate::types::dropout::DropoutKey;
 use crate::types::forms::Forms;
+use crate::types::glu::GateFunction;
 use crate::types::lora::{LoraBackwardInput, LoraInput};
 use crate::types::loss::{Head, Loss, LossAndGrad};
 use crate::types::matmul::{MatmulBackend, Term};
 use crate::types::matrix::Matrix;
 use crate::types::nf4::Nf4Tensor;
+use crate::types::norm::NormWeight;
 use crate::types::offload::Offloaded;
 use crate::types::rope::RopeTable;
 use crate::types::sequences::{Sequences, Span};
@@ -131,15 +133,24 @@ pub trait Backend: Send + Sync {
         key: &DropoutKey,
     ) -> Result<Tensor>;
 
+    /// `scale` * `x` [M, D] + `bias` [D], a row for all rows. Its gradient with respect to x is
+    /// itself, without the bias.
+    fn affine(&self, x: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor>;
+
     /// `x` [M, D], `w` [D] to `y` = `x` * rstd * `w` [M, D] and rstd = 1 / sqrt(mean(x^2) +
     /// `epsilon`) [M, 1] in `f32`.
-    fn rms_norm_forward(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)>;
+    fn rms_norm_forward(
+        &self,
+        x: &Tensor,
+        w: NormWeight<'_>,
+        epsilon: f64,
+    ) -> Result<(Tensor, Tensor)>;
 
     /// [`Self::rms_norm_forward`] for products: `y` in the form that they read.
     fn rms_norm_forward_on(
         &self,
         x: &Tensor,
-        w: &Tensor,
+        w: NormWeight<'_>,
         epsilon: f64,
     ) -> Result<(Activations, Tensor)>;
 
@@ -151,7 +162,7 @@ pub trait Backend: Send + Sync {
         &self,
         dy: &Tensor,
         x: &Tensor,
-        w: &Tensor,
+        w: NormWeight<'_>,
         rstd: &Tensor,
         base: Option<&Tensor>,
     ) -> Result<Tensor>;
@@ -192,23 +203,31 @@ pub trait Backend: Send + Sync {
         sequences: &Sequences,
     ) -> Result<AttentionGrads>;
 
-    /// `g`, `up` [M, F] to h = silu(g) * up [M, F], in the form that they have.
-    fn swiglu_forward(&self, g: &Activations, up: &Activations) -> Result<Activations>;
+    /// `g`, `up` [M, F] to h = gate(g) * up [M, F], in the form that they have.
+    fn glu_forward(
+        &self,
+        gate: GateFunction,
+        g: &Activations,
+        up: &Activations,
+    ) -> Result<Activations>;
 
     /// `dh`, `g`, `up` [M, F] to (dg, dup), in the form that they have.
     ///
-    /// With s = sigmoid(g): dup = dh * g * s; dg = dh * up * s * (1 + g * (1 - s)).
-    fn swiglu_backward(
+    /// With the z of [`GateFunction`] and s = sigmoid(z): dup = dh * g * s;
+    /// dg = dh * up * s * (1 + g * (1 - s) * dz/dg).
+    fn glu_backward(
         &self,
+        gate: GateFunction,
         dh: &Activations,
         g: &Activations,
         up: &Activations,
     ) -> Result<(Activations, Activations)>;
 
-    /// [`Self::swiglu_backward`] of a `dh` that nothing else holds: where memory is scarce dup is
+    /// [`Self::glu_backward`] of a `dh` that nothing else holds: where memory is scarce dup is
     /// written over it.
-    fn swiglu_backward_over(
+    fn glu_backward_over(
         &self,
+        gate: GateFunction,
         dh: Activations,
         g: &Activations,
         up: &Activations,
@@ -264,8 +283,9 @@ pub trait Backend: Send + Sync {
     /// `scale` times a^T b of `a` [M, P] and `b` [M, Q], [P, Q] in `f32`: the gradient of a matrix.
     fn weight_gradient(&self, a: &Activations, b: &Activations, scale: f64) -> Result<Tensor>;
 
-    /// Logits `hidden` `head`^T [M, V] in `f32`; on a GPU as its sums are, before any rounding.
-    fn logits(&self, hidden: &Activations, head: &dyn Matrix) -> Result<Tensor>;
+    /// Logits `hidden` `head`^T [M, V] in `f32`, scaled and capped; on a GPU as its sums are, before
+    /// any rounding.
+    fn logits(&self, hidden: &Activations, head: Head<'_>) -> Result<Tensor>;
 
     /// Cross entropy of `hidden` [L, D] through `head` against `targets` [L], in chunks of rows, so
     /// that [L, V] logits never exist at once.
@@ -282,10 +302,12 @@ pub trait Backend: Send + Sync {
         goes_on: &dyn Fn() -> bool,
     ) -> Result<Option<LossAndGrad>>;
 
-    /// Losses and their gradient of `logits` [L, V], few enough that all of them may exist.
+    /// Losses of scaled `logits` [L, V] under the soft cap `cap`, and their gradient with respect to
+    /// what was capped; few enough that all of them may exist.
     fn cross_entropy_of_logits(
         &self,
         logits: &Tensor,
+        cap: Option<f32>,
         targets: &[u32],
         grad_scale: Option<f64>,
     ) -> Result<(Loss, Option<Activations>)>;

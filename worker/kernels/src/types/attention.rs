@@ -1,9 +1,11 @@
 //! Sizes of an attention layer, and what its backward pass reads.
 
+use std::hash::{Hash, Hasher};
+
 use candle_core::Tensor;
 
-/// The sizes of an attention layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The sizes and constants of an attention layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {
     /// Query heads, H.
     pub heads: usize,
@@ -13,12 +15,34 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// A token sees itself and the `window - 1` tokens before it.
     pub window: Option<usize>,
+    /// What scores are multiplied with.
+    pub scale: f32,
+    /// A soft cap on the scaled scores: s becomes cap * tanh(s / cap).
+    pub cap: Option<f32>,
 }
 
 impl AttentionShape {
-    /// Scores are multiplied by 1 / sqrt(E).
-    pub fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+    /// Without window and cap, and with the scale 1 / sqrt(E) (Vaswani et al., 2017).
+    pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            heads,
+            kv_heads,
+            head_dim,
+            window: None,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            cap: None,
+        }
+    }
+}
+
+/// Neither constant is ever NaN.
+impl Eq for AttentionShape {}
+
+impl Hash for AttentionShape {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let sizes = (self.heads, self.kv_heads, self.head_dim, self.window);
+        let constants = (self.scale.to_bits(), self.cap.map(f32::to_bits));
+        (sizes, constants).hash(state);
     }
 }
 

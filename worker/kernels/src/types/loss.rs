@@ -12,6 +12,22 @@ pub struct Head<'a> {
     pub weight: &'a dyn Matrix,
     /// Rows of logits that are held at one time.
     pub rows: usize,
+    /// What logits are multiplied with.
+    pub scale: f64,
+    /// A soft cap on the scaled logits: l becomes cap * tanh(l / cap).
+    pub cap: Option<f32>,
+}
+
+impl<'a> Head<'a> {
+    /// Logits as the product gives them.
+    pub fn new(weight: &'a dyn Matrix, rows: usize) -> Self {
+        Self {
+            weight,
+            rows,
+            scale: 1.0,
+            cap: None,
+        }
+    }
 }
 
 /// A sum of losses in nats, part of which a device may still be computing.

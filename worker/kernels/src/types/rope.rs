@@ -1,13 +1,27 @@
 //! Rotary position embedding in the halves layout of Hugging Face checkpoints.
 //!
-//! For each pair (a, b) = (x[i], x[i + E/2]) and angle t: (a cos t - b sin t, b cos t + a sin t).
-//! The backward pass is the same rotation by -t.
+//! For each pair (a, b) = (x[i], x[i + P]) of the first 2 P elements of a head and angle t:
+//! (a cos t - b sin t, b cos t + a sin t), times a constant factor; P is E/2, or less where a part
+//! of a head is rotated, and the rest of the head stays. The backward pass is the same rotation by
+//! -t, times the same factor.
 
 use candle_core::{Device, Tensor};
 
 use crate::Result;
 
-/// Cosines and sines of every position up to a length, [T, E/2] each, in `f32`.
+/// The angles of a rotary embedding, and which part of a head they rotate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeAngles {
+    /// Radians a position, [P].
+    pub inv_freq: Vec<f32>,
+    /// E; at least 2 P.
+    pub head_dim: usize,
+    /// What cosines and sines are multiplied with: YaRN's attention factor (Peng et al., 2023), and
+    /// 1 elsewhere.
+    pub factor: f32,
+}
+
+/// Cosines and sines of every position up to a length, [T, P] each, in `f32`.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     pub(crate) cos: Tensor,
@@ -16,16 +30,38 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Tables for `positions` 0 to `length` - 1 with the given inverse frequencies [E/2].
+    /// Tables for positions 0 to `length` - 1 with the given inverse frequencies [E/2].
     pub fn new(inv_freq: &[f32], length: usize, device: &Device) -> Result<Self> {
-        let half = inv_freq.len();
-        let angle = |i: usize| (i / half) as f32 * inv_freq[i % half];
-        let cos: Vec<f32> = (0..length * half).map(|i| angle(i).cos()).collect();
-        let sin: Vec<f32> = (0..length * half).map(|i| angle(i).sin()).collect();
+        let angles = RopeAngles {
+            inv_freq: inv_freq.to_vec(),
+            head_dim: 2 * inv_freq.len(),
+            factor: 1.0,
+        };
+        Self::of(&angles, length, device)
+    }
+
+    /// Tables for positions 0 to `length` - 1.
+    pub fn of(angles: &RopeAngles, length: usize, device: &Device) -> Result<Self> {
+        let (pairs, factor) = (angles.inv_freq.len(), angles.factor);
+        if 2 * pairs > angles.head_dim {
+            candle_core::bail!("{pairs} pairs of a head of {}", angles.head_dim)
+        }
+        let angle = |i: usize| (i / pairs) as f32 * angles.inv_freq[i % pairs];
+        let cos: Vec<f32> = (0..length * pairs)
+            .map(|i| angle(i).cos() * factor)
+            .collect();
+        let sin: Vec<f32> = (0..length * pairs)
+            .map(|i| angle(i).sin() * factor)
+            .collect();
         Ok(Self {
-            cos: Tensor::from_vec(cos, (length, half), device)?,
-            sin: Tensor::from_vec(sin, (length, half), device)?,
-            head_dim: 2 * half,
+            cos: Tensor::from_vec(cos, (length, pairs), device)?,
+            sin: Tensor::from_vec(sin, (length, pairs), device)?,
+            head_dim: angles.head_dim,
         })
+    }
+
+    /// P.
+    pub(crate) fn pairs(&self) -> Result<usize> {
+        self.cos.dim(1)
     }
 }

@@ -11,10 +11,8 @@ use crate::fixture::{close, gpu_for, on, random, reference};
 
 fn shape(head_dim: usize, window: Option<usize>) -> AttentionShape {
     AttentionShape {
-        heads: 4,
-        kv_heads: 2,
-        head_dim,
         window,
+        ..AttentionShape::new(4, 2, head_dim)
     }
 }
 

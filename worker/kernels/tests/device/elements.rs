@@ -1,7 +1,7 @@
 //! Operations whose elements or rows stand for themselves: norms, activations, rotation, rows.
 
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::{Result, RopeTable, Span};
+use qlora_kernels::{GateFunction, Result, RopeTable, Span};
 
 use crate::fixture::{close, gpu, numbers, on, random, reference, values};
 
@@ -23,18 +23,18 @@ fn norms_agree() -> Result<()> {
         let (x, dy, base) = (random(shape, 2)?, random(shape, 3)?, random(shape, 4)?);
         let w = random((1, shape.1), 5)?.squeeze(0)?;
         let [gx, gdy, gbase, gw] = on(device, [&x, &dy, &base, &w]);
-        let (y, rstd) = gpu.rms_norm_forward(&gx, &gw, 1e-5)?;
-        let (wanted, wanted_rstd) = cpu.rms_norm_forward(&x, &w, 1e-5)?;
+        let (y, rstd) = gpu.rms_norm_forward(&gx, (&gw).into(), 1e-5)?;
+        let (wanted, wanted_rstd) = cpu.rms_norm_forward(&x, (&w).into(), 1e-5)?;
         close(&y, &wanted, 1.0);
         close(&rstd, &wanted_rstd, 0.1);
-        let pulled = cpu.rms_norm_backward(&dy, &x, &w, &wanted_rstd, None)?;
+        let pulled = cpu.rms_norm_backward(&dy, &x, (&w).into(), &wanted_rstd, None)?;
         close(
-            &gpu.rms_norm_backward(&gdy, &gx, &gw, &rstd, Some(&gbase))?,
+            &gpu.rms_norm_backward(&gdy, &gx, (&gw).into(), &rstd, Some(&gbase))?,
             &(&pulled + &base)?,
             2.0,
         );
         close(
-            &gpu.rms_norm_backward(&gdy, &gx, &gw, &rstd, None)?,
+            &gpu.rms_norm_backward(&gdy, &gx, (&gw).into(), &rstd, None)?,
             &pulled,
             2.0,
         );
@@ -50,15 +50,28 @@ fn the_gated_activation_agrees() -> Result<()> {
     let (g, e, dh) = (random(shape, 6)?, random(shape, 7)?, random(shape, 8)?);
     let [gg, ge, gdh] = on(device, [&g, &e, &dh]);
     close(
-        gpu.swiglu_forward(&(&gg).into(), &(&ge).into())?.tensor()?,
-        cpu.swiglu_forward(&(&g).into(), &(&e).into())?.tensor()?,
+        gpu.glu_forward(GateFunction::Silu, &(&gg).into(), &(&ge).into())?
+            .tensor()?,
+        cpu.glu_forward(GateFunction::Silu, &(&g).into(), &(&e).into())?
+            .tensor()?,
         2.0,
     );
-    let (dg, de) = gpu.swiglu_backward(&(&gdh).into(), &(&gg).into(), &(&ge).into())?;
-    let (over_dg, over_de) = gpu.swiglu_backward_over(gdh.into(), &(&gg).into(), &(&ge).into())?;
+    let (dg, de) = gpu.glu_backward(
+        GateFunction::Silu,
+        &(&gdh).into(),
+        &(&gg).into(),
+        &(&ge).into(),
+    )?;
+    let (over_dg, over_de) =
+        gpu.glu_backward_over(GateFunction::Silu, gdh.into(), &(&gg).into(), &(&ge).into())?;
     close(over_dg.tensor()?, dg.tensor()?, 0.0);
     close(over_de.tensor()?, de.tensor()?, 0.0);
-    let (wanted_dg, wanted_de) = cpu.swiglu_backward(&(&dh).into(), &(&g).into(), &(&e).into())?;
+    let (wanted_dg, wanted_de) = cpu.glu_backward(
+        GateFunction::Silu,
+        &(&dh).into(),
+        &(&g).into(),
+        &(&e).into(),
+    )?;
     close(dg.tensor()?, wanted_dg.tensor()?, 2.0);
     close(de.tensor()?, wanted_de.tensor()?, 2.0);
     Ok(())

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::host::nf4;
+use qlora_kernels::types::loss::Head;
 use qlora_kernels::{Backend, Nf4Scales, Nf4Tensor, Result};
 
 use crate::fixture::{close, gpu, numbers, random, reference, values};
@@ -84,12 +85,16 @@ fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
     let matrix = |seed| gpu.quantize(&floats(seed)?, 64, true);
     let (first, second, third) = (matrix(1)?, matrix(2)?, matrix(3)?);
     let x = random((5, 320), 4)?.to_device(gpu.device())?.into();
-    let wanted =
-        [&first, &second].map(|m| gpu.logits(&x, &gpu.dequantize(m, DType::BF16).expect("bf16")));
+    let wanted = [&first, &second].map(|m| {
+        gpu.logits(
+            &x,
+            Head::new(&gpu.dequantize(m, DType::BF16).expect("bf16"), 1),
+        )
+    });
     for m in [&first, &second, &second, &third] {
         gpu.prefetch(m)?;
     }
-    let found = [&first, &second].map(|m| gpu.logits(&x, m));
+    let found = [&first, &second].map(|m| gpu.logits(&x, Head::new(m, 1)));
     for (found, wanted) in found.into_iter().zip(wanted) {
         close(&found?, &wanted?, 0.0);
     }

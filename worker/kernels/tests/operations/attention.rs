@@ -7,10 +7,8 @@ use crate::oracle;
 
 fn agrees(head_dim: usize, window: Option<usize>, spans: &[Span]) {
     let shape = AttentionShape {
-        heads: 6,
-        kv_heads: 2,
-        head_dim,
         window,
+        ..AttentionShape::new(6, 2, head_dim)
     };
     let (m, keys) = (
         spans.iter().map(|s| s.q.len()).sum(),

@@ -1,7 +1,7 @@
 //! Operations whose elements or rows stand for themselves.
 
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::{Activations, Backend, DropoutKey, RopeTable, Span};
+use qlora_kernels::{Activations, Backend, DropoutKey, GateFunction, RopeTable, Span};
 
 use crate::fixture::{Mat, on_every};
 use crate::oracle;
@@ -17,18 +17,18 @@ fn rms_norm() {
             let backend = &subject.backend;
             let [tx, tdy, tbase] = [&x, &dy, &base].map(|t| subject.tensor(t));
             let tw = subject.tensor(&w).squeeze(0)?;
-            let (ty, trstd) = backend.rms_norm_forward(&tx, &tw, 1e-5)?;
+            let (ty, trstd) = backend.rms_norm_forward(&tx, (&tw).into(), 1e-5)?;
             subject.close("y", &ty, &y);
             subject.close("rstd", &trstd, &rstd);
-            let (on, rstd_on) = backend.rms_norm_forward_on(&tx, &tw, 1e-5)?;
+            let (on, rstd_on) = backend.rms_norm_forward_on(&tx, (&tw).into(), 1e-5)?;
             subject.close("y for products", on.tensor()?, &y);
             subject.close("rstd for products", &rstd_on, &rstd);
             subject.close(
                 "dx",
-                &backend.rms_norm_backward(&tdy, &tx, &tw, &trstd, None)?,
+                &backend.rms_norm_backward(&tdy, &tx, (&tw).into(), &trstd, None)?,
                 &dx,
             );
-            let onto = backend.rms_norm_backward(&tdy, &tx, &tw, &trstd, Some(&tbase))?;
+            let onto = backend.rms_norm_backward(&tdy, &tx, (&tw).into(), &trstd, Some(&tbase))?;
             subject.close("base + dx", &onto, &dx.plus(&base));
             Ok(())
         });
@@ -49,11 +49,17 @@ fn swiglu() {
     on_every(|subject| {
         let backend = &subject.backend;
         let [tg, tup, tdh] = [&g, &up, &dh].map(|t| Activations::from(subject.tensor(t)));
-        subject.close("h", backend.swiglu_forward(&tg, &tup)?.tensor()?, &h);
-        let (found_dg, found_dup) = backend.swiglu_backward(&tdh, &tg, &tup)?;
+        subject.close(
+            "h",
+            backend
+                .glu_forward(GateFunction::Silu, &tg, &tup)?
+                .tensor()?,
+            &h,
+        );
+        let (found_dg, found_dup) = backend.glu_backward(GateFunction::Silu, &tdh, &tg, &tup)?;
         subject.close("dg", found_dg.tensor()?, &dg);
         subject.close("dup", found_dup.tensor()?, &dup);
-        let (over_dg, over_dup) = backend.swiglu_backward_over(tdh, &tg, &tup)?;
+        let (over_dg, over_dup) = backend.glu_backward_over(GateFunction::Silu, tdh, &tg, &tup)?;
         subject.close("dg over dh", over_dg.tensor()?, &dg);
         subject.close("dup over dh", over_dup.tensor()?, &dup);
         Ok(())

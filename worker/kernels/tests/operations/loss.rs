@@ -19,10 +19,7 @@ fn cross_entropy() {
     for rows in [1024, 16, 1] {
         on_every(|subject| {
             let (thidden, thead) = (subject.tensor(&hidden), subject.tensor(&head));
-            let output = Head {
-                weight: &thead,
-                rows,
-            };
+            let output = Head::new(&thead, rows);
             let found = subject
                 .backend
                 .cross_entropy(&thidden, output, &targets, Some(0.25), &|| true)?

@@ -1,6 +1,7 @@
 //! Products, their sums, frozen matrices, and adapters that share their input.
 
 use candle_core::{DType, Tensor};
+use qlora_kernels::types::loss::Head;
 use qlora_kernels::{Activations, DropoutKey, LoraBackwardInput, LoraInput, Term};
 
 use crate::fixture::{Mat, on_every};
@@ -51,7 +52,7 @@ fn sums_of_products() {
             backend.matmul_backward_on(&backward)?.tensor()?,
             &sum,
         );
-        let logits = backend.logits(&ax[0], &plain[0])?;
+        let logits = backend.logits(&ax[0], Head::new(&plain[0], 1))?;
         assert_eq!(logits.dtype(), DType::F32);
         subject.close("logits", &logits, &parts[0]);
         Ok(())
@@ -106,7 +107,7 @@ fn nf4() {
                 &wanted,
             );
             let x = Mat::random(4, cols, 6, 1.0);
-            let product = backend.logits(&subject.tensor(&x).into(), &there)?;
+            let product = backend.logits(&subject.tensor(&x).into(), Head::new(&there, 1))?;
             let floats = host
                 .dequantize(&codes, DType::F32)?
                 .flatten_all()?

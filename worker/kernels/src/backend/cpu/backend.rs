@@ -6,7 +6,7 @@ use crate::Result;
 use crate::backend::cpu::attention;
 use crate::backend::cpu::attention::heads::BackwardInputs;
 use crate::backend::cpu::products::{Direction, sum, sum_rows};
-use crate::backend::cpu::{cross_entropy, math, rms_norm, rope, swiglu};
+use crate::backend::cpu::{cross_entropy, glu, math, rms_norm, rope};
 use crate::backend::operations::{AttentionGrads, AttentionOutput, Backend};
 use crate::backend::reference;
 use crate::host;
@@ -16,12 +16,14 @@ use crate::types::adamw::{Moments, Norm, Parameter, clip_factor};
 use crate::types::attention::{AttentionSaved, AttentionShape};
 use crate::types::dropout::DropoutKey;
 use crate::types::forms::{Form, Forms, Operation};
+use crate::types::glu::GateFunction;
 use crate::types::instructions::Instructions;
 use crate::types::lora::{LoraBackwardInput, LoraInput};
 use crate::types::loss::{Head, Loss, LossAndGrad};
 use crate::types::matmul::{MatmulBackend, Term};
 use crate::types::matrix::{Matrix, Stored};
 use crate::types::nf4::Nf4Tensor;
+use crate::types::norm::NormWeight;
 use crate::types::offload::Offloaded;
 use crate::types::options::Compute;
 use crate::types::rope::RopeTable;
@@ -148,17 +150,33 @@ impl Backend for Cpu {
         reference::noise::add(x, alpha, spans, key)
     }
 
-    fn rms_norm_forward(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
+    fn affine(&self, x: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+        reference::rows::affine(x, scale, bias)
+    }
+
+    fn rms_norm_forward(
+        &self,
+        x: &Tensor,
+        w: NormWeight<'_>,
+        epsilon: f64,
+    ) -> Result<(Tensor, Tensor)> {
         let (m, d) = x.dims2()?;
         let (mut y, mut rstd) = (unwritten(m * d), unwritten(m));
-        rms_norm::forward(&view(x)?, &view(w)?, epsilon as f32, &mut y, &mut rstd);
+        let weight = view(w.weight)?;
+        rms_norm::forward(
+            &view(x)?,
+            factor(&weight, w),
+            epsilon as f32,
+            &mut y,
+            &mut rstd,
+        );
         Ok((tensor(y, (m, d))?, tensor(rstd, (m, 1))?))
     }
 
     fn rms_norm_forward_on(
         &self,
         x: &Tensor,
-        w: &Tensor,
+        w: NormWeight<'_>,
         epsilon: f64,
     ) -> Result<(Activations, Tensor)> {
         if self.instructions.is_none() {
@@ -167,7 +185,8 @@ impl Backend for Cpu {
         }
         let m = x.dim(0)?;
         let mut rstd = unwritten(m);
-        let y = rms_norm::forward_rows(&view(x)?, &view(w)?, epsilon as f32, &mut rstd);
+        let weight = view(w.weight)?;
+        let y = rms_norm::forward_rows(&view(x)?, factor(&weight, w), epsilon as f32, &mut rstd);
         Ok((y.into(), tensor(rstd, (m, 1))?))
     }
 
@@ -175,13 +194,20 @@ impl Backend for Cpu {
         &self,
         dy: &Tensor,
         x: &Tensor,
-        w: &Tensor,
+        w: NormWeight<'_>,
         rstd: &Tensor,
         base: Option<&Tensor>,
     ) -> Result<Tensor> {
         let (m, d) = x.dims2()?;
         let mut dx = unwritten(m * d);
-        rms_norm::backward(&view(dy)?, &view(x)?, &view(w)?, &view(rstd)?, &mut dx);
+        let weight = view(w.weight)?;
+        rms_norm::backward(
+            &view(dy)?,
+            &view(x)?,
+            factor(&weight, w),
+            &view(rstd)?,
+            &mut dx,
+        );
         if let Some(base) = base {
             math::add(&mut dx, &view(base)?);
         }
@@ -251,40 +277,48 @@ impl Backend for Cpu {
         ))
     }
 
-    fn swiglu_forward(&self, g: &Activations, up: &Activations) -> Result<Activations> {
+    fn glu_forward(
+        &self,
+        gate: GateFunction,
+        g: &Activations,
+        up: &Activations,
+    ) -> Result<Activations> {
         if let (Some(g), Some(up)) = (g.own_rows(), up.own_rows()) {
-            return Ok(swiglu::forward_rows(g, up).into());
+            return Ok(glu::forward_rows(gate, g, up).into());
         }
         let (g, up) = (g.tensor()?, up.tensor()?);
         let mut h = unwritten(g.elem_count());
-        swiglu::forward(&view(g)?, &view(up)?, &mut h);
+        glu::forward(gate, &view(g)?, &view(up)?, &mut h);
         Ok(tensor(h, g.dims())?.into())
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        gate: GateFunction,
         dh: &Activations,
         g: &Activations,
         up: &Activations,
     ) -> Result<(Activations, Activations)> {
         if let (Some(dh), Some(g), Some(up)) = (dh.own_rows(), g.own_rows(), up.own_rows()) {
-            let (dg, dup) = swiglu::backward_rows(dh, g, up);
+            let (dg, dup) = glu::backward_rows(gate, dh, g, up);
             return Ok((dg.into(), dup.into()));
         }
         let (dh, g, up) = (dh.tensor()?, g.tensor()?, up.tensor()?);
         let n = g.elem_count();
         let (mut dg, mut dup) = (unwritten(n), unwritten(n));
-        swiglu::backward(&view(dh)?, &view(g)?, &view(up)?, &mut dg, &mut dup);
+        let inputs = (&*view(dh)?, &*view(g)?, &*view(up)?);
+        glu::backward(gate, inputs, &mut dg, &mut dup);
         Ok((tensor(dg, g.dims())?.into(), tensor(dup, g.dims())?.into()))
     }
 
-    fn swiglu_backward_over(
+    fn glu_backward_over(
         &self,
+        gate: GateFunction,
         dh: Activations,
         g: &Activations,
         up: &Activations,
     ) -> Result<(Activations, Activations)> {
-        self.swiglu_backward(&dh, g, up)
+        self.glu_backward(gate, &dh, g, up)
     }
 
     fn dropout(&self, x: &Activations, key: &DropoutKey) -> Result<Activations> {
@@ -362,15 +396,8 @@ impl Backend for Cpu {
         reference::matmul::weight_gradient(a, b, scale, &|terms| self.matmul_backward(terms, None))
     }
 
-    fn logits(&self, hidden: &Activations, head: &dyn Matrix) -> Result<Tensor> {
-        self.matmul_forward(
-            &[Term {
-                x: hidden,
-                w: head,
-                scale: 1.0,
-            }],
-            None,
-        )
+    fn logits(&self, hidden: &Activations, head: Head<'_>) -> Result<Tensor> {
+        reference::cross_entropy::logits(self, hidden, head)
     }
 
     fn cross_entropy(
@@ -387,18 +414,24 @@ impl Backend for Cpu {
     fn cross_entropy_of_logits(
         &self,
         logits: &Tensor,
+        cap: Option<f32>,
         targets: &[u32],
         grad_scale: Option<f64>,
     ) -> Result<(Loss, Option<Activations>)> {
         let v = logits.dim(1)?;
         match (self.instructions, grad_scale) {
-            (_, None) => Ok((cross_entropy::loss(&view(logits)?, v, targets).into(), None)),
+            (_, None) => Ok((
+                cross_entropy::loss(&view(logits)?, cap, v, targets).into(),
+                None,
+            )),
             (Some(_), Some(scale)) => {
                 let (loss, grad) =
-                    cross_entropy::loss_and_grad(&view(logits)?, v, targets, scale as f32);
+                    cross_entropy::loss_and_grad(&view(logits)?, cap, v, targets, scale as f32);
                 Ok((loss.into(), Some(grad.into())))
             }
-            (None, Some(_)) => reference::cross_entropy::of_logits(logits, targets, grad_scale),
+            (None, Some(_)) => {
+                reference::cross_entropy::of_logits(logits, cap, targets, grad_scale)
+            }
         }
     }
 
@@ -424,6 +457,11 @@ impl Backend for Cpu {
     }
 }
 
+fn factor<'a>(weight: &'a [f32], w: NormWeight<'_>) -> rms_norm::Factor<'a> {
+    let offset = w.offset();
+    rms_norm::Factor { weight, offset }
+}
+
 fn rotate(table: &RopeTable, x: &Tensor, sequences: &Sequences, sign: f32) -> Result<Tensor> {
     let mut y = unwritten(x.elem_count());
     let tables = (&*view(&table.cos)?, &*view(&table.sin)?);
@@ -432,7 +470,7 @@ fn rotate(table: &RopeTable, x: &Tensor, sequences: &Sequences, sign: f32) -> Re
         &mut y,
         sequences.positions(),
         tables,
-        table.head_dim,
+        (table.head_dim, table.pairs()?),
         sign,
     );
     tensor(y, x.dims())

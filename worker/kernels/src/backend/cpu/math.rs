@@ -93,6 +93,14 @@ pub(crate) fn exp_into(xs: &[f32], shift: f32, out: &mut [f32]) -> f32 {
     sum(out)
 }
 
+/// Replaces every `x` by `cap * tanh(x / cap)`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub(crate) fn cap_in_place(xs: &mut [f32], cap: f32) {
+    for x in xs {
+        *x = cap - 2.0 * cap / (exp(*x * (2.0 / cap)) + 1.0);
+    }
+}
+
 /// Adds `other` to `xs`.
 pub(crate) fn add(xs: &mut [f32], other: &[f32]) {
     const CHUNK: usize = 16 * 1024;

@@ -3,16 +3,16 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// Rotates `x` [M, G*E] into `y`; `cos`, `sin` are [T, E/2] and `sign` is 1 forward, -1 back.
+/// Rotates `x` [M, G*E] into `y`; `cos`, `sin` are [T, P], of the first P pairs of a head of E, and
+/// `sign` is 1 forward, -1 back.
 pub(crate) fn rotate(
     x: &[f32],
     y: &mut [f32],
     positions: &[u32],
     (cos, sin): (&[f32], &[f32]),
-    head_dim: usize,
+    (head_dim, pairs): (usize, usize),
     sign: f32,
 ) {
-    let half = head_dim / 2;
     let width = x.len() / positions.len().max(1);
     if width == 0 {
         return;
@@ -22,9 +22,9 @@ pub(crate) fn rotate(
         .zip(positions.par_iter())
         .for_each(|((row, x), &position)| {
             row.copy_from_slice(x);
-            let at = position as usize * half;
+            let at = position as usize * pairs;
             for head in row.chunks_exact_mut(head_dim) {
-                rotate_head(head, &cos[at..at + half], &sin[at..at + half], sign);
+                rotate_head(head, &cos[at..at + pairs], &sin[at..at + pairs], sign);
             }
         });
 }

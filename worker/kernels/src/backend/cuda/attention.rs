@@ -160,7 +160,7 @@ pub(super) fn forward(
         table.slice::<u32>()?,
     );
     let (rows, heads, kv_heads) = (m as i32, shape.heads as i32, shape.kv_heads as i32);
-    let (window, scale) = (window(shape), shape.scale());
+    let (window, scale) = (window(shape), shape.scale);
     let mut launch = stream.launch_builder(&function);
     launch
         .arg(&q)
@@ -241,7 +241,7 @@ pub(super) fn backward(
     let (by_query, by_key) = (Input::of(&tiles.queries)?, Input::of(&tiles.keys)?);
     let (by_query, by_key) = (by_query.slice::<u32>()?, by_key.slice::<u32>()?);
     let (rows, heads, kv_heads) = (m as i32, shape.heads as i32, shape.kv_heads as i32);
-    let (window, scale) = (window(shape), shape.scale());
+    let (window, scale) = (window(shape), shape.scale);
 
     let stream = device.cuda_stream();
     let (function, launched) = kernel(

@@ -162,7 +162,7 @@ impl Key {
                 .window
                 .filter(|&window| window < sizes.length)
                 .unwrap_or(0) as i64,
-            scale: shape.scale(),
+            scale: shape.scale,
             backward: i32::from(*backward),
             capability,
         }
@@ -551,12 +551,7 @@ mod tests {
             "{}",
             text.fault()
         );
-        let shape = AttentionShape {
-            heads: 32,
-            kv_heads: 8,
-            head_dim: 128,
-            window: None,
-        };
+        let shape = AttentionShape::new(32, 8, 128);
         let sizes = Sizes::of(&[4096, 4096]);
         for (shape, backward, bytes) in [
             (shape, false, 0),
@@ -577,16 +572,7 @@ mod tests {
                 true,
                 8192 * 49_280,
             ),
-            (
-                AttentionShape {
-                    heads: 9,
-                    kv_heads: 3,
-                    head_dim: 64,
-                    window: None,
-                },
-                true,
-                8192 * 6_948,
-            ),
+            (AttentionShape::new(9, 3, 64), true, 8192 * 6_948),
         ] {
             let problem = Key {
                 sizes,

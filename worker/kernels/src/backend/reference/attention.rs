@@ -6,6 +6,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::Result;
 use crate::backend::operations::{AttentionGrads, AttentionOutput};
+use crate::backend::reference::cross_entropy::capped;
 use crate::types::attention::{AttentionSaved, AttentionShape};
 use crate::types::sequences::Span;
 
@@ -54,8 +55,17 @@ fn mask_of(span: &Span, window: Option<usize>, device: &Device) -> Result<Tensor
 }
 
 fn scores(q: &Tensor, k: &Tensor, shape: &AttentionShape, span: &Span) -> Result<Tensor> {
-    let raw = (q.matmul(&k.transpose(1, 2)?)? * f64::from(shape.scale()))?;
-    raw.broadcast_add(&mask_of(span, shape.window, q.device())?)
+    let scaled = (q.matmul(&k.transpose(1, 2)?)? * f64::from(shape.scale))?;
+    let seen = shape
+        .cap
+        .map_or(Ok(scaled.clone()), |cap| capped(&scaled, cap))?;
+    seen.broadcast_add(&mask_of(span, shape.window, q.device())?)
+}
+
+/// The slope of the cap at capped scores, and anything where a query does not see a key.
+fn slope_of_cap(s: &Tensor, cap: f32) -> Result<Tensor> {
+    let cap = f64::from(cap);
+    (s.clamp(-cap, cap)? / cap)?.sqr()?.affine(-1.0, 1.0)
 }
 
 pub(crate) fn forward(
@@ -88,7 +98,7 @@ pub(crate) fn backward(
     spans: &[Span],
 ) -> Result<AttentionGrads> {
     let (mut dqs, mut dks, mut dvs) = (Vec::new(), Vec::new(), Vec::new());
-    let scale = f64::from(shape.scale());
+    let scale = f64::from(shape.scale);
     for span in spans {
         let of = |x: &Tensor, range: &Range<usize>| heads_of(x, range, shape.head_dim, shape.heads);
         let (qh, kh, vh) = (
@@ -101,10 +111,14 @@ pub(crate) fn backward(
             .lse
             .narrow(1, span.q.start, span.q.len())?
             .unsqueeze(2)?;
-        let p = scores(&qh, &kh, shape, span)?.broadcast_sub(&lse)?.exp()?;
+        let s = scores(&qh, &kh, shape, span)?;
+        let p = s.broadcast_sub(&lse)?.exp()?;
         let dp = doh.matmul(&vh.transpose(1, 2)?)?;
         let delta = (&doh * &oh)?.sum_keepdim(D::Minus1)?;
-        let ds = (&p * dp.broadcast_sub(&delta)?)?;
+        let mut ds = (&p * dp.broadcast_sub(&delta)?)?;
+        if let Some(cap) = shape.cap {
+            ds = (ds * slope_of_cap(&s, cap)?)?;
+        }
         dqs.push(rows_of(&(ds.matmul(&kh)? * scale)?)?);
         dks.push(fold_groups(
             &(ds.transpose(1, 2)?.contiguous()?.matmul(&qh)? * scale)?,

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::Result;
 use crate::backend::operations::{AttentionGrads, AttentionOutput, Backend};
 use crate::backend::reference::{
-    adamw, attention, cross_entropy, dropout, lora, matmul, noise, rms_norm, rope, rows, swiglu,
+    adamw, attention, cross_entropy, dropout, glu, lora, matmul, noise, rms_norm, rope, rows,
 };
 use crate::host;
 use crate::types::activations::Activations;
@@ -13,11 +13,13 @@ use crate::types::adamw::{Moments, Norm, Parameter};
 use crate::types::attention::{AttentionSaved, AttentionShape};
 use crate::types::dropout::DropoutKey;
 use crate::types::forms::{Form, Forms, Operation};
+use crate::types::glu::GateFunction;
 use crate::types::lora::{LoraBackwardInput, LoraInput};
 use crate::types::loss::{Head, Loss, LossAndGrad};
 use crate::types::matmul::{MatmulBackend, Term};
 use crate::types::matrix::Matrix;
 use crate::types::nf4::Nf4Tensor;
+use crate::types::norm::NormWeight;
 use crate::types::offload::Offloaded;
 use crate::types::rope::RopeTable;
 use crate::types::sequences::{Sequences, Span};
@@ -107,14 +109,23 @@ impl Backend for Reference {
         noise::add(x, alpha, spans, key)
     }
 
-    fn rms_norm_forward(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
+    fn affine(&self, x: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+        rows::affine(x, scale, bias)
+    }
+
+    fn rms_norm_forward(
+        &self,
+        x: &Tensor,
+        w: NormWeight<'_>,
+        epsilon: f64,
+    ) -> Result<(Tensor, Tensor)> {
         rms_norm::forward(x, w, epsilon)
     }
 
     fn rms_norm_forward_on(
         &self,
         x: &Tensor,
-        w: &Tensor,
+        w: NormWeight<'_>,
         epsilon: f64,
     ) -> Result<(Activations, Tensor)> {
         let (y, rstd) = rms_norm::forward(x, w, epsilon)?;
@@ -125,7 +136,7 @@ impl Backend for Reference {
         &self,
         dy: &Tensor,
         x: &Tensor,
-        w: &Tensor,
+        w: NormWeight<'_>,
         rstd: &Tensor,
         base: Option<&Tensor>,
     ) -> Result<Tensor> {
@@ -164,27 +175,34 @@ impl Backend for Reference {
         attention::backward(d_o, saved, shape, sequences.spans())
     }
 
-    fn swiglu_forward(&self, g: &Activations, up: &Activations) -> Result<Activations> {
-        Ok(swiglu::forward(g.tensor()?, up.tensor()?)?.into())
+    fn glu_forward(
+        &self,
+        gate: GateFunction,
+        g: &Activations,
+        up: &Activations,
+    ) -> Result<Activations> {
+        Ok(glu::forward(gate, g.tensor()?, up.tensor()?)?.into())
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        gate: GateFunction,
         dh: &Activations,
         g: &Activations,
         up: &Activations,
     ) -> Result<(Activations, Activations)> {
-        let (dg, dup) = swiglu::backward(dh.tensor()?, g.tensor()?, up.tensor()?)?;
+        let (dg, dup) = glu::backward(gate, dh.tensor()?, g.tensor()?, up.tensor()?)?;
         Ok((dg.into(), dup.into()))
     }
 
-    fn swiglu_backward_over(
+    fn glu_backward_over(
         &self,
+        gate: GateFunction,
         dh: Activations,
         g: &Activations,
         up: &Activations,
     ) -> Result<(Activations, Activations)> {
-        self.swiglu_backward(&dh, g, up)
+        self.glu_backward(gate, &dh, g, up)
     }
 
     fn dropout(&self, x: &Activations, key: &DropoutKey) -> Result<Activations> {
@@ -243,16 +261,8 @@ impl Backend for Reference {
         matmul::weight_gradient(a, b, scale, &|terms| self.matmul_backward(terms, None))
     }
 
-    fn logits(&self, hidden: &Activations, head: &dyn Matrix) -> Result<Tensor> {
-        self.matmul_forward(
-            &[Term {
-                x: hidden,
-                w: head,
-                scale: 1.0,
-            }],
-            None,
-        )?
-        .to_dtype(DType::F32)
+    fn logits(&self, hidden: &Activations, head: Head<'_>) -> Result<Tensor> {
+        cross_entropy::logits(self, hidden, head)
     }
 
     fn cross_entropy(
@@ -269,10 +279,11 @@ impl Backend for Reference {
     fn cross_entropy_of_logits(
         &self,
         logits: &Tensor,
+        cap: Option<f32>,
         targets: &[u32],
         grad_scale: Option<f64>,
     ) -> Result<(Loss, Option<Activations>)> {
-        cross_entropy::of_logits(logits, targets, grad_scale)
+        cross_entropy::of_logits(logits, cap, targets, grad_scale)
     }
 
     fn grad_norm(&self, tensors: &[&Tensor]) -> Result<Norm> {

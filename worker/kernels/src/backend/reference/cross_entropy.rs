@@ -24,26 +24,13 @@ pub(crate) fn in_chunks(
             return Ok(None);
         }
         let hidden = hidden.narrow(0, i * rows, chunk.len())?.into();
-        let logits = backend.matmul_forward(
-            &[Term {
-                x: &hidden,
-                w: head.weight,
-                scale: 1.0,
-            }],
-            None,
-        )?;
-        let (loss, dlogits) = backend.cross_entropy_of_logits(&logits, chunk, grad_scale)?;
+        let logits = backend.matmul_forward(&[term(&hidden, head)], None)?;
+        let (loss, dlogits) =
+            backend.cross_entropy_of_logits(&logits, head.cap, chunk, grad_scale)?;
         drop(logits);
         sum = sum.plus(loss);
         if let Some(dlogits) = dlogits {
-            grads.push(backend.matmul_backward(
-                &[Term {
-                    x: &dlogits,
-                    w: head.weight,
-                    scale: 1.0,
-                }],
-                None,
-            )?);
+            grads.push(backend.matmul_backward(&[term(&dlogits, head)], None)?);
         }
     }
     let grad = match grads.len() {
@@ -54,14 +41,43 @@ pub(crate) fn in_chunks(
     Ok(Some(LossAndGrad { sum, grad }))
 }
 
+/// Scaled and capped logits in `f32`.
+pub(crate) fn logits(
+    backend: &dyn Backend,
+    hidden: &Activations,
+    head: Head<'_>,
+) -> Result<Tensor> {
+    let logits = backend
+        .matmul_forward(&[term(hidden, head)], None)?
+        .to_dtype(DType::F32)?;
+    head.cap
+        .map_or(Ok(logits.clone()), |cap| capped(&logits, cap))
+}
+
+fn term<'a>(x: &'a Activations, head: Head<'a>) -> Term<'a> {
+    Term {
+        x,
+        w: head.weight,
+        scale: head.scale,
+    }
+}
+
+/// cap * tanh(x / cap).
+pub(crate) fn capped(x: &Tensor, cap: f32) -> Result<Tensor> {
+    let cap = f64::from(cap);
+    (x / cap)?.tanh()? * cap
+}
+
 /// Loss and gradient of `logits` [L, V].
 pub(crate) fn of_logits(
     logits: &Tensor,
+    cap: Option<f32>,
     targets: &[u32],
     scale: Option<f64>,
 ) -> Result<(Loss, Option<Activations>)> {
     let (rows, v) = logits.dims2()?;
-    let l32 = logits.to_dtype(DType::F32)?;
+    let raw = logits.to_dtype(DType::F32)?;
+    let l32 = cap.map_or(Ok(raw.clone()), |cap| capped(&raw, cap))?;
     let max = l32.max_keepdim(D::Minus1)?;
     let exp = l32.broadcast_sub(&max)?.exp()?;
     let total = exp.sum_keepdim(D::Minus1)?;
@@ -79,6 +95,11 @@ pub(crate) fn of_logits(
         onehot[row * v + target as usize] = 1.0;
     }
     let onehot = Tensor::from_vec(onehot, (rows, v), logits.device())?;
-    let grad = ((exp.broadcast_div(&total)? - onehot)? * scale)?.to_dtype(logits.dtype())?;
-    Ok((loss, Some(grad.into())))
+    let mut grad = ((exp.broadcast_div(&total)? - onehot)? * scale)?;
+    if let Some(cap) = cap {
+        // The slope of the cap is 1 - (capped / cap)^2.
+        let slope = (l32 / f64::from(cap))?.sqr()?.affine(-1.0, 1.0)?;
+        grad = (grad * slope)?;
+    }
+    Ok((loss, Some(grad.to_dtype(logits.dtype())?.into())))
 }

@@ -16,6 +16,15 @@ pub(crate) fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[a, b], 0)
 }
 
+pub(crate) fn affine(x: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+    let scaled = if scale == 1.0 {
+        x.clone()
+    } else {
+        (x * scale)?
+    };
+    bias.map_or(Ok(scaled.clone()), |bias| scaled.broadcast_add(bias))
+}
+
 pub(crate) fn concat(tensors: &[&Tensor]) -> Result<Tensor> {
     let flat = tensors
         .iter()

@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::backend::cpu::attention::heads::{BackwardInputs, Head, add_rows, heads};
-use crate::backend::cpu::math::{dot, exp_in_place, max};
+use crate::backend::cpu::math::{cap_in_place, dot, exp_in_place, max};
 use crate::backend::cpu::matmul::{Strides, matmul};
 use crate::types::attention::AttentionShape;
 use crate::types::sequences::Span;
@@ -72,6 +72,14 @@ fn masked(row: &mut [f32], seen: Range<usize>, f: impl FnOnce(&mut [f32])) {
     f(&mut row[seen]);
 }
 
+/// Scales and caps a row of scores where there is a cap; what they are still to be multiplied with.
+fn capped(row: &mut [f32], scale: f32, cap: Option<f32>) -> f32 {
+    let Some(cap) = cap else { return scale };
+    row.iter_mut().for_each(|s| *s *= scale);
+    cap_in_place(row, cap);
+    1.0
+}
+
 /// Fills `o` [M, H*E] and `lse` [H, M].
 pub(crate) fn forward(
     (q, k, v): (&[f32], &[f32], &[f32]),
@@ -99,15 +107,16 @@ pub(crate) fn forward(
 
 fn forward_head(head: &Head<'_>, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let e = head.shape.head_dim;
-    let scale = head.shape.scale();
+    let scale = head.shape.scale;
     let mut o = vec![0f32; head.span.q.len() * e];
     let mut lse = Vec::with_capacity(head.span.q.len());
-    let mut s = Vec::new();
+    let (mut s, cap) = (Vec::new(), head.shape.cap);
     for tile in tiles(head.span, head.shape.window) {
         head.scores(&tile, q, k, &mut s);
         let keys = tile.keys.len();
         for (i, row) in s.chunks_exact_mut(keys).enumerate() {
             masked(row, head.seen(&tile, i), |row| {
+                let scale = capped(row, scale, cap);
                 let top = max(row) * scale;
                 let total = exp_in_place(row, scale, top);
                 row.iter_mut().for_each(|p| *p /= total);
@@ -186,7 +195,7 @@ struct HeadGrads {
 
 fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>) -> HeadGrads {
     let e = head.shape.head_dim;
-    let scale = head.shape.scale();
+    let scale = head.shape.scale;
     let (tq, tk) = (head.span.q.len(), head.span.k.len());
     let m = x.lse.len() / head.shape.heads;
     let mut grads = HeadGrads {
@@ -194,7 +203,7 @@ fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>) -> HeadGrads {
         dk: vec![0.0; tk * e],
         dv: vec![0.0; tk * e],
     };
-    let (mut p, mut dp) = (Vec::new(), Vec::new());
+    let (mut p, mut dp, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
     for tile in tiles(head.span, head.shape.window) {
         let (rows, keys) = (tile.rows.len(), tile.keys.len());
         head.scores(&tile, x.q, x.k, &mut p);
@@ -206,13 +215,21 @@ fn backward_head(head: &Head<'_>, x: &BackwardInputs<'_>) -> HeadGrads {
             let delta = dot(&head.q_from(x.d_o, row)[..e], &head.q_from(x.o, row)[..e]);
             let seen = head.seen(&tile, i);
             let p_row = &mut p[i * keys..(i + 1) * keys];
+            slopes.clear();
             masked(p_row, seen.clone(), |p| {
+                let scale = capped(p, scale, head.shape.cap);
+                if let Some(cap) = head.shape.cap {
+                    slopes.extend(p.iter().map(|s| 1.0 - (s / cap) * (s / cap)));
+                }
                 exp_in_place(p, scale, lse);
             });
             masked(&mut dp[i * keys..(i + 1) * keys], seen.clone(), |ds| {
                 ds.iter_mut()
                     .zip(&p_row[seen])
                     .for_each(|(ds, p)| *ds = p * (*ds - delta));
+                ds.iter_mut()
+                    .zip(&slopes)
+                    .for_each(|(ds, slope)| *ds *= slope);
             });
         }
         let by_rows = Strides::rows(keys);

@@ -7,7 +7,7 @@ use super::tiles::{Packed, Shared, Tile};
 use crate::backend::cpu::attention::heads::{BackwardInputs, Head, add_rows, heads};
 use crate::backend::cpu::bf16::instructions::Session;
 use crate::backend::cpu::bf16::panels;
-use crate::backend::cpu::math::{dot, exp};
+use crate::backend::cpu::math::{cap_in_place, dot, exp};
 use crate::host::bf16::round;
 use crate::types::attention::AttentionShape;
 use crate::types::instructions::Instructions;
@@ -136,7 +136,7 @@ fn backward_tile(
     sums: &mut Sums,
     scratch: &mut BackwardScratch,
 ) {
-    let (e, scale) = (head.shape.head_dim, head.shape.scale());
+    let (e, scale) = (head.shape.head_dim, head.shape.scale);
     let queries = Packed::queries(head, x.q, &tile.rows, scale);
     let d_o = Packed::queries(head, x.d_o, &tile.rows, 1.0);
     let (steps, columns) = (queries.steps, tile.blocks.len());
@@ -174,7 +174,11 @@ fn backward_tile(
             }
             let at = rows * BLOCK * columns + column;
             let out = (&mut scratch.p[at..], &mut scratch.ds[at..]);
-            score_gradients(&s, &dp, &sees[..tile.rows_of(rows).len()], columns, out);
+            let sees = &sees[..tile.rows_of(rows).len()];
+            if let Some(cap) = head.shape.cap {
+                under_cap(cap, &mut s, &mut dp, sees);
+            }
+            score_gradients(&s, &dp, sees, columns, out);
         }
     }
     for rows in 0..tile.row_blocks() {
@@ -225,6 +229,25 @@ struct RowTerms {
     delta: f32,
     start: usize,
     end: usize,
+}
+
+/// Caps the scores `s`, and brings the cap's slope into dp - delta: p (dp - delta) slope =
+/// p (dp' - delta) with dp' = (dp - delta) slope + delta.
+fn under_cap(
+    cap: f32,
+    s: &mut [f32; BLOCK * BLOCK],
+    dp: &mut [f32; BLOCK * BLOCK],
+    rows: &[RowTerms],
+) {
+    let s = &mut s[..rows.len() * BLOCK];
+    cap_in_place(s, cap);
+    let lines = s.chunks_exact(BLOCK).zip(dp.chunks_exact_mut(BLOCK));
+    for ((s, dp), row) in lines.zip(rows) {
+        for (dp, s) in dp.iter_mut().zip(s) {
+            let share = s / cap;
+            *dp = (*dp - row.delta) * (1.0 - share * share) + row.delta;
+        }
+    }
 }
 
 /// Rows of a block, `stride` lines apart: p = exp(s - lse) and ds = p (dp - delta), zero where a

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::tiles::{Packed, Shared, TILE, Tile};
 use crate::backend::cpu::attention::heads::{Head, heads};
 use crate::backend::cpu::bf16::instructions::Session;
-use crate::backend::cpu::math::{exp_in_place, max};
+use crate::backend::cpu::math::{cap_in_place, exp_in_place, max};
 use crate::host::bf16::round_row;
 use crate::types::attention::AttentionShape;
 use crate::types::instructions::Instructions;
@@ -70,7 +70,7 @@ fn forward_tile(
     scratch: &mut ForwardScratch,
 ) {
     let e = head.shape.head_dim;
-    let queries = Packed::queries(head, q, &tile.rows, head.shape.scale());
+    let queries = Packed::queries(head, q, &tile.rows, head.shape.scale);
     let (steps, width) = (queries.steps, tile.blocks.len() * BLOCK);
     scratch.scores.resize(TILE * width, 0.0);
     clear(&mut scratch.probabilities, TILE * tile.blocks.len());
@@ -89,6 +89,9 @@ fn forward_tile(
     for (i, row) in tile.rows.clone().enumerate() {
         let seen = tile.seen(head, row);
         let scores = &mut scratch.scores[i * width..(i + 1) * width];
+        if let Some(cap) = head.shape.cap {
+            cap_in_place(&mut scores[seen.clone()], cap);
+        }
         let top = max(&scores[seen.clone()]);
         let total = exp_in_place(&mut scores[seen.clone()], 1.0, top);
         scores[..seen.start].fill(0.0);
