@@ -32,14 +32,18 @@ impl LoraConfig {
     }
 }
 
-/// A linear layer of a decoder block.
+/// A linear layer of a decoder block; a model has either the parts or the fused layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetModule {
+    /// Queries, keys and values in one matrix.
+    QkvProj,
     QProj,
     KProj,
     VProj,
     OProj,
+    /// Gate and up in one matrix.
+    GateUpProj,
     GateProj,
     UpProj,
     DownProj,
@@ -47,7 +51,20 @@ pub enum TargetModule {
 
 impl TargetModule {
     /// All of them, in the order of the block's forward pass.
-    pub const ALL: [TargetModule; 7] = [
+    pub const ALL: [TargetModule; 9] = [
+        Self::QkvProj,
+        Self::QProj,
+        Self::KProj,
+        Self::VProj,
+        Self::OProj,
+        Self::GateUpProj,
+        Self::GateProj,
+        Self::UpProj,
+        Self::DownProj,
+    ];
+
+    /// The layers of a model without fused ones, in the order of the block's forward pass.
+    pub const SEPARATE: [TargetModule; 7] = [
         Self::QProj,
         Self::KProj,
         Self::VProj,
@@ -56,17 +73,49 @@ impl TargetModule {
         Self::UpProj,
         Self::DownProj,
     ];
+    /// The layers of a model with fused ones.
+    pub const FUSED: [TargetModule; 4] =
+        [Self::QkvProj, Self::OProj, Self::GateUpProj, Self::DownProj];
+
+    /// The layers that a fused one holds in one matrix; none of a layer that is not fused.
+    pub fn parts(self) -> &'static [TargetModule] {
+        match self {
+            Self::QkvProj => &[Self::QProj, Self::KProj, Self::VProj],
+            Self::GateUpProj => &[Self::GateProj, Self::UpProj],
+            _ => &[],
+        }
+    }
 
     /// The layer's name in a Hugging Face checkpoint, without its parent module.
     pub fn name(self) -> &'static str {
         match self {
+            Self::QkvProj => "qkv_proj",
             Self::QProj => "q_proj",
             Self::KProj => "k_proj",
             Self::VProj => "v_proj",
             Self::OProj => "o_proj",
+            Self::GateUpProj => "gate_up_proj",
             Self::GateProj => "gate_proj",
             Self::UpProj => "up_proj",
             Self::DownProj => "down_proj",
+        }
+    }
+
+    /// Whether it is a layer of attention, and not of the feed-forward layer.
+    pub fn is_attention(self) -> bool {
+        self <= Self::OProj
+    }
+
+    /// A number below 7, of which the layers of one model have one each.
+    pub fn index(self) -> usize {
+        match self {
+            Self::QkvProj | Self::QProj => 0,
+            Self::KProj => 1,
+            Self::VProj => 2,
+            Self::OProj => 3,
+            Self::GateUpProj | Self::GateProj => 4,
+            Self::UpProj => 5,
+            Self::DownProj => 6,
         }
     }
 }
@@ -89,7 +138,7 @@ fn target_modules<'de, D: Deserializer<'de>>(
 
         fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
             match word {
-                ALL_LINEAR => Ok(TargetModule::ALL.to_vec()),
+                ALL_LINEAR => Ok(TargetModule::SEPARATE.to_vec()),
                 other => Err(E::unknown_variant(
                     other,
                     &[ALL_LINEAR, "a list such as [q_proj, v_proj]"],

@@ -2,7 +2,8 @@
 
 use qlora_config::{ModelConfig, Quantization};
 
-use crate::shape::{ModelShape, RopeScaling};
+use crate::form::{DecoderForm, RopeScaling};
+use crate::shape::ModelShape;
 
 /// How the weights are published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub fn catalogue() -> Vec<CatalogueEntry> {
                 rope_scaling: llama3_scaling(),
                 sliding_window: None,
                 max_positions: 131_072,
+                form: DecoderForm::default(),
             },
         },
         CatalogueEntry {
@@ -83,6 +85,7 @@ pub fn catalogue() -> Vec<CatalogueEntry> {
                 rope_scaling: None,
                 sliding_window: None,
                 max_positions: 32_768,
+                form: DecoderForm::default(),
             },
         },
         CatalogueEntry {
@@ -110,6 +113,7 @@ pub fn catalogue() -> Vec<CatalogueEntry> {
                 rope_scaling: None,
                 sliding_window: None,
                 max_positions: 8192,
+                form: DecoderForm::default(),
             },
         },
     ]

@@ -9,6 +9,7 @@
 mod catalogue;
 mod device;
 mod estimate;
+mod form;
 mod policy;
 mod run;
 mod saved;
@@ -18,8 +19,9 @@ pub mod uploads;
 
 pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held, quantized_twice};
 pub use estimate::{MemoryPlan, estimate};
+pub use form::{Activation, DecoderForm, EmbeddingScale, LayerForm, LayerRope, RopeScaling};
 pub use policy::{LowMemory, MemoryPolicy};
 pub use run::DeviceBudget;
 pub use saved::SavedActivations;
 pub use search::{DoesNotFit, fit, least, on_host, plan, search};
-pub use shape::{ModelShape, RopeScaling, beyond_positions};
+pub use shape::{ModelShape, beyond_positions};

@@ -57,13 +57,18 @@ impl SavedActivations {
             shape.heads * shape.head_dim,
             shape.kv_heads * shape.head_dim,
         );
-        let unscaled = config
-            .lora
-            .target_modules
-            .iter()
+        let unscaled = shape
+            .targets(&config.lora)
+            .into_iter()
             .filter(|_| config.lora.dora)
-            .map(|&m| shape.projection(m).0);
-        let gates = [shape.ffn; 2].into_iter().chain(unscaled).collect();
+            .map(|m| shape.projection(m).0);
+        // A norm after the feed-forward layer reads what that gave.
+        let given = shape.form.norms_after.then_some(shape.hidden);
+        let gates = [shape.ffn; 2]
+            .into_iter()
+            .chain(unscaled)
+            .chain(given)
+            .collect();
         let parts = [
             vec![shape.hidden],
             vec![q],

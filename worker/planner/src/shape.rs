@@ -1,7 +1,9 @@
-//! The sizes of a decoder of the Llama family.
+//! The sizes and constants of a decoder.
 
 use qlora_config::{LoraConfig, TargetModule, TrainingConfig};
 use serde::{Deserialize, Serialize};
+
+use crate::form::{DecoderForm, LayerForm, LayerRope, RopeScaling};
 
 /// Everything about a model that its weights do not say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,23 +26,12 @@ pub struct ModelShape {
     pub norm_epsilon: f64,
     pub rope_theta: f64,
     pub rope_scaling: Option<RopeScaling>,
-    /// Tokens that a token sees, itself included.
+    /// Tokens that a token sees, itself included, where `form` gives no layer a window of its own.
     pub sliding_window: Option<usize>,
     pub max_positions: usize,
-}
-
-/// How rotary frequencies are stretched for long contexts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum RopeScaling {
-    /// As Llama 3.1 defines it.
-    Llama3 {
-        factor: f64,
-        low_freq_factor: f64,
-        high_freq_factor: f64,
-        original_positions: f64,
-    },
-    /// One divisor a frequency, as GGUF files store it.
-    Divisors(Vec<f32>),
+    /// What sets its decoder apart from Llama's.
+    #[serde(default)]
+    pub form: DecoderForm,
 }
 
 impl ModelShape {
@@ -48,17 +39,63 @@ impl ModelShape {
     pub fn projection(&self, module: TargetModule) -> (usize, usize) {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         match module {
+            TargetModule::QkvProj => (q + 2 * kv, self.hidden),
             TargetModule::QProj => (q, self.hidden),
             TargetModule::KProj | TargetModule::VProj => (kv, self.hidden),
             TargetModule::OProj => (self.hidden, q),
+            TargetModule::GateUpProj => (2 * self.ffn, self.hidden),
             TargetModule::GateProj | TargetModule::UpProj => (self.ffn, self.hidden),
             TargetModule::DownProj => (self.hidden, self.ffn),
         }
     }
 
+    /// The linear layers of a block, in the order of its forward pass.
+    pub fn modules(&self) -> &'static [TargetModule] {
+        if self.form.fused {
+            &TargetModule::FUSED
+        } else {
+            &TargetModule::SEPARATE
+        }
+    }
+
+    /// The layers of a block that `lora` puts adapters on. A fused layer is meant by its own name,
+    /// or by those of all its parts.
+    pub fn targets(&self, lora: &LoraConfig) -> Vec<TargetModule> {
+        let named = |module: &TargetModule| lora.target_modules.contains(module);
+        let whole = |module: &TargetModule| {
+            let parts = module.parts();
+            !parts.is_empty() && parts.iter().all(named)
+        };
+        let is_target = |module: &TargetModule| named(module) || whole(module);
+        self.modules().iter().copied().filter(is_target).collect()
+    }
+
+    /// What is wrong where `lora` asks for adapters on layers that the model does not have.
+    pub fn lacks(&self, lora: &LoraConfig) -> Option<String> {
+        let targets = self.targets(lora);
+        let is_had = |module: &TargetModule| {
+            targets.contains(module) || targets.iter().any(|target| target.parts().contains(module))
+        };
+        let lacking = lora.target_modules.iter().find(|module| !is_had(module))?;
+        let names: Vec<_> = self.modules().iter().map(|module| module.name()).collect();
+        Some(format!(
+            "`lora.target_modules` has {lacking}; the layers of this model are {}",
+            names.join(", ")
+        ))
+    }
+
+    /// Attention of the block `layer`.
+    pub fn layer(&self, layer: usize) -> LayerForm {
+        let alike = LayerForm {
+            window: self.sliding_window,
+            rope: LayerRope::Global,
+        };
+        self.form.layers.get(layer).copied().unwrap_or(alike)
+    }
+
     /// Parameters of one block's linear layers.
     pub fn block_parameters(&self) -> usize {
-        TargetModule::ALL
+        self.modules()
             .iter()
             .map(|&m| self.projection(m))
             .map(|(o, i)| o * i)
@@ -70,8 +107,22 @@ impl ModelShape {
         self.vocabulary * self.hidden * if self.tied_embeddings { 1 } else { 2 }
     }
 
+    /// Parameters of one block's norms and biases.
+    fn vector_parameters(&self) -> usize {
+        let form = &self.form;
+        let norms = self.hidden * if form.norms_after { 4 } else { 2 };
+        let head_norms = if form.head_norms {
+            2 * self.head_dim
+        } else {
+            0
+        };
+        let biased = |m: &&TargetModule| form.has_bias(**m);
+        let biases = self.modules().iter().filter(biased);
+        norms + head_norms + biases.map(|&m| self.projection(m).0).sum::<usize>()
+    }
+
     pub fn parameters(&self) -> usize {
-        self.layers * (self.block_parameters() + 2 * self.hidden)
+        self.layers * (self.block_parameters() + self.vector_parameters())
             + self.table_parameters()
             + self.hidden
     }
@@ -82,7 +133,7 @@ impl ModelShape {
             let (outputs, inputs) = self.projection(m);
             lora.r * (outputs + inputs) + if lora.dora { outputs } else { 0 }
         };
-        self.layers * lora.target_modules.iter().map(site).sum::<usize>()
+        self.layers * self.targets(lora).iter().map(site).sum::<usize>()
     }
 }
 

@@ -73,10 +73,10 @@ fn dropout_masks(
         return 0;
     }
     let tokens: usize = sequences.iter().map(|sequence| sequence.queries).sum();
-    let widths: usize = lora
-        .target_modules
-        .iter()
-        .map(|&module| times(module) * shape.projection(module).1)
+    let widths: usize = shape
+        .targets(lora)
+        .into_iter()
+        .map(|module| times(module) * shape.projection(module).1)
         .sum();
     (tokens * widths * ELEMENT) as u64
 }

@@ -70,7 +70,7 @@ pub fn backend(
         shape,
         config,
         AttentionOptions {
-            shape: attention_shape(shape),
+            shape: attention_shape(shape, 0),
             wanted,
             length,
         },
@@ -114,7 +114,7 @@ pub fn answering_backend(
     model: &ModelConfig,
     device: &Device,
 ) -> Result<Arc<dyn Backend>> {
-    let (shape, wanted) = (attention_shape(shape), WantedAttention::Repeatable);
+    let (shape, wanted) = (attention_shape(shape, 0), WantedAttention::Repeatable);
     let attention = Some(AttentionOptions {
         shape,
         wanted,
@@ -147,20 +147,17 @@ pub fn cudnn() -> Option<std::result::Result<String, String>> {
     backend::cudnn_version().map(|found| found.map_err(|fault| first_line(&fault)))
 }
 
-/// The sizes of a model's attention.
-pub(crate) fn attention_shape(shape: &ModelShape) -> AttentionShape {
-    let &ModelShape {
-        heads,
-        kv_heads,
-        head_dim,
-        sliding_window: window,
-        ..
-    } = shape;
+/// The sizes of attention in the block `layer` of a model.
+pub(crate) fn attention_shape(shape: &ModelShape, layer: usize) -> AttentionShape {
+    let plain = AttentionShape::new(shape.heads, shape.kv_heads, shape.head_dim);
     AttentionShape {
-        heads,
-        kv_heads,
-        head_dim,
-        window,
+        window: shape.layer(layer).window,
+        scale: shape
+            .form
+            .score_scale
+            .map_or(plain.scale, |scale| scale as f32),
+        cap: shape.form.score_cap.map(|cap| cap as f32),
+        ..plain
     }
 }
 

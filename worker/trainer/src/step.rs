@@ -164,7 +164,7 @@ impl Trainer<'_> {
                 &batches[i],
                 &self.adapters,
                 masks,
-                self.training,
+                self.training.neftune_alpha,
                 &self.saved,
             )?;
             losses.push(self.decoder.backward(

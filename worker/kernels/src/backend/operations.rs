@@ -113,6 +113,12 @@ pub trait Backend: Send + Sync {
     /// The rows of `a` [M, D] and then those of `b` [N, D].
     fn append_rows(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
 
+    /// Columns of `x` [M, N] in parts of the given `widths`, whose sum is N.
+    fn split_columns(&self, x: &Tensor, widths: &[usize]) -> Result<Vec<Tensor>>;
+
+    /// Columns of all `parts` [M, N'] side by side, [M, N].
+    fn join_columns(&self, parts: &[&Tensor]) -> Result<Tensor>;
+
     /// `a` + `b`, of one shape and type.
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
 

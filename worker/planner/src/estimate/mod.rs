@@ -111,7 +111,7 @@ fn activations(run: &Run<'_>, saved: &[SavedActivations]) -> u64 {
 /// Bytes for each token that are saved on a GPU whatever the policy: the adapters' inner results,
 /// in bf16, and in `f32` the sums of two norms and, with the output of attention, its own.
 fn sums(shape: &ModelShape, config: &TrainingConfig, saved: &[SavedActivations]) -> usize {
-    let adapters = 2 * config.lora.r * config.lora.target_modules.len();
+    let adapters = 2 * config.lora.r * shape.targets(&config.lora).len();
     let attention = |saved: &SavedActivations| {
         if *saved >= SavedActivations::Attention {
             4 * shape.heads

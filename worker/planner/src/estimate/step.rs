@@ -3,7 +3,7 @@
 //!
 //! Letters: M tokens of a micro-batch, D hidden, F feed-forward, V vocabulary.
 
-use qlora_config::{Quantization, TargetModule};
+use qlora_config::Quantization;
 
 use crate::catalogue::held;
 use crate::device::StepForm;
@@ -52,11 +52,10 @@ fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
         device,
     } = *run;
     let (tokens, d, f) = (run.tokens(), shape.hidden, shape.ffn);
-    let adapted = config
-        .lora
-        .target_modules
+    let adapted = shape
+        .targets(&config.lora)
         .iter()
-        .any(|&module| module >= TargetModule::GateProj);
+        .any(|module| !module.is_attention());
     // The last block is at work while everything is still saved, so what is saved of it is not
     // there twice.
     let last = policy

@@ -60,7 +60,7 @@ pub fn public_name(base: &str, hub_name: Option<&str>) -> Option<String> {
 /// Writes `adapters` of `base` into `folder`, complete or not at all.
 pub fn save(adapters: &Adapters, base: BaseModel<'_>, folder: &Path) -> Result<()> {
     let config = adapters.config();
-    let modules: Vec<_> = config.target_modules.iter().map(|m| m.name()).collect();
+    let modules: Vec<_> = adapters.modules().iter().map(|m| m.name()).collect();
     let description = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -1,7 +1,6 @@
 //! Which modules the names and patterns of an `adapter_config.json` mean, as PEFT matches them.
 
 use fancy_regex::Regex;
-use qlora_config::TargetModule;
 use qlora_planner::ModelShape;
 use serde_json::Value;
 
@@ -126,10 +125,6 @@ fn is_match(pattern: &Regex, path: &str) -> Result<bool, String> {
 
 /// Every place of a model that can have an adapter, in the order of the forward pass.
 pub(super) fn every_site(shape: &ModelShape) -> impl Iterator<Item = Site> + use<> {
-    let layers = shape.layers;
-    (0..layers).flat_map(|layer| {
-        TargetModule::ALL
-            .into_iter()
-            .map(move |module| Site { layer, module })
-    })
+    let (layers, modules) = (shape.layers, shape.modules());
+    (0..layers).flat_map(move |layer| modules.iter().map(move |&module| Site { layer, module }))
 }

@@ -269,7 +269,7 @@ fn parts(trainer: &Trainer<'_>, batch: &Batch, step: u64) -> Result<Parts> {
         batch,
         &trainer.adapters,
         masks,
-        trainer.training,
+        trainer.training.neftune_alpha,
         &trainer.saved,
     )?;
     mark()?;
@@ -387,7 +387,7 @@ mod tests {
 
     use qlora_config::Layers;
     use qlora_kernels::types::forms::Operation;
-    use qlora_planner::ModelShape;
+    use qlora_planner::{DecoderForm, ModelShape};
 
     use super::*;
 
@@ -407,6 +407,7 @@ mod tests {
             rope_scaling: None,
             sliding_window: None,
             max_positions: 256,
+            form: DecoderForm::default(),
         };
         Checkpoint::random(shape, 7)
     }

@@ -25,7 +25,7 @@ pub struct Site {
 impl Site {
     /// The layer's name in a Hugging Face model.
     pub fn module_path(&self) -> String {
-        let parent = if self.module < TargetModule::GateProj {
+        let parent = if self.module.is_attention() {
             "self_attn"
         } else {
             "mlp"
@@ -39,7 +39,7 @@ impl Site {
 
     /// A number of its own for the dropout masks of this site.
     fn mask_number(&self) -> u32 {
-        (self.layer * 8 + self.module as usize) as u32
+        (self.layer * 8 + self.module.index()) as u32
     }
 }
 
@@ -105,7 +105,7 @@ impl Adapters {
             dora: false,
             loraplus_ratio: 1.0,
             dropout: 0.0,
-            target_modules: vec![TargetModule::QProj],
+            target_modules: shape.modules()[..1].to_vec(),
         };
         Self::initialise(&config, shape, 0, device)
     }
@@ -143,13 +143,19 @@ impl Adapters {
 
     /// Every place where `config` puts an adapter, block by block in the order of the forward pass.
     pub fn sites(config: &LoraConfig, shape: &ModelShape) -> Vec<Site> {
-        let modules: Vec<_> = TargetModule::ALL
-            .into_iter()
-            .filter(|m| config.target_modules.contains(m))
-            .collect();
+        let modules = shape.targets(config);
         (0..shape.layers)
             .flat_map(|layer| modules.iter().map(move |&module| Site { layer, module }))
             .collect()
+    }
+
+    /// The layers of a block that have one, in the order of the configuration where that names
+    /// them.
+    pub fn modules(&self) -> Vec<TargetModule> {
+        let has = |module: &&TargetModule| self.sites.iter().any(|site| site.module == **module);
+        let named = &self.config.target_modules;
+        let others = TargetModule::ALL.iter().filter(|m| !named.contains(m));
+        named.iter().chain(others).filter(has).copied().collect()
     }
 
     pub fn config(&self) -> &LoraConfig {

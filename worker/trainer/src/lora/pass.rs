@@ -1,6 +1,6 @@
 //! One adapter in one pass through its projection.
 
-use qlora_kernels::{Activations, DropoutKey, LoraInput, Term};
+use qlora_kernels::{DropoutKey, LoraInput};
 
 use super::Factors;
 
@@ -24,14 +24,5 @@ impl<'a> AdapterPass<'a> {
 
     pub(crate) fn is_decomposed(&self) -> bool {
         self.factors.magnitude.is_some()
-    }
-
-    /// s u B^T.
-    pub(crate) fn update<'u>(&'u self, u: &'u Activations) -> Term<'u> {
-        Term {
-            x: u,
-            w: &self.factors.b,
-            scale: self.scale,
-        }
     }
 }

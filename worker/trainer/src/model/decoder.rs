@@ -4,21 +4,22 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{LoraConfig, ModelConfig, TargetModule, TrainingSection};
+use qlora_config::{LoraConfig, ModelConfig};
 use qlora_data::{IGNORE, Sample};
 use qlora_kernels::types::loss::{Head, Loss};
 use qlora_kernels::{Backend, RopeTable, Span};
-use qlora_planner::{MemoryPolicy, ModelShape, SavedActivations};
-use rayon::prelude::*;
+use qlora_planner::{EmbeddingScale, MemoryPolicy, ModelShape, SavedActivations};
 
-use super::block::{Block, Kept, LayerCache, Pass};
-use super::output;
-use super::projection::Projection;
-use super::rope::inverse_frequencies;
+use super::attention::LayerCache;
+use super::block::{Block, Kept};
+use super::load::{load_block, load_norm};
+use super::norm::Norm;
+use super::pass::Pass;
+use super::{Part, angles, output};
 use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
 use crate::metal::Uploads;
 use crate::stop::StopSignal;
-use crate::weights::{Checkpoint, FrozenWeight, Plain};
+use crate::weights::{Checkpoint, FrozenWeight};
 use crate::{Error, Result, device, metal};
 
 /// Tokens of a batch from which a pass waits for a GPU after each block. The host would otherwise
@@ -103,9 +104,10 @@ pub struct Decoder {
     /// Rows of logits that are held at one time.
     logit_rows: usize,
     blocks: Vec<Block>,
-    norm: Tensor,
+    norm: Norm,
     head: Option<Box<dyn FrozenWeight>>,
-    rope: RopeTable,
+    /// The rotary embeddings; a block names its own by its place.
+    ropes: Vec<RopeTable>,
     /// Tokens that a sequence may have.
     positions: usize,
     /// Ends a pass through the blocks early.
@@ -134,10 +136,15 @@ impl Decoder {
         } else {
             backend.clone()
         };
+        let (mut kinds, mut ropes) = (Vec::new(), Vec::new());
+        for (kind, angles) in angles(&shape, max_len) {
+            kinds.push(kind);
+            ropes.push(RopeTable::of(&angles, max_len, device)?);
+        }
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
             let dequantized = index + policy.dequantized >= shape.layers;
-            let load = || load_block(checkpoint, index, model, dequantized, &**backend);
+            let load = || load_block(checkpoint, index, model, dequantized, (&**backend, &kinds));
             blocks.push(metal::autoreleased(load)?);
             progress(index + 1);
         }
@@ -147,9 +154,9 @@ impl Decoder {
             embedding: checkpoint.embedding(&*embedding_backend)?,
             embedding_backend,
             logit_rows: low_memory.logit_rows(device::kind(device)),
-            norm: checkpoint.final_norm(dtype, device)?,
+            norm: load_norm(checkpoint, Part::FinalNorm, &**backend)?,
             head: checkpoint.head(&**backend)?,
-            rope: RopeTable::new(&inverse_frequencies(&shape), max_len, device)?,
+            ropes,
             positions: max_len,
             stop: StopSignal::default(),
             blocks,
@@ -165,8 +172,8 @@ impl Decoder {
         let blocks = self
             .blocks
             .iter()
-            .flat_map(|b| &b.projections)
-            .map(Projection::bytes)
+            .flat_map(Block::linears)
+            .map(|at| at.linear.bytes())
             .sum::<usize>();
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
@@ -177,9 +184,9 @@ impl Decoder {
         let mut adapters = Adapters::initialise(config, &self.shape, seed, &self.device)?;
         if config.dora {
             for (site, factors) in adapters.sites.iter().zip(&mut adapters.factors) {
-                let norms = self.blocks[site.layer].projections[site.module as usize]
-                    .norms(&*self.backend)?;
-                factors.magnitude = Some(Magnitude::new(norms));
+                let linear = self.blocks[site.layer].linear(site.module);
+                let norms = linear.map(|linear| linear.norms(&*self.backend));
+                factors.magnitude = norms.transpose()?.map(Magnitude::new);
             }
         }
         Ok(adapters)
@@ -216,13 +223,10 @@ impl Decoder {
         for span in spans {
             self.accepts(&ids[span.q.clone()], span.k.len() - span.q.len())?;
         }
-        let shape = device::attention_shape(&self.shape);
-        let (epsilon, rope, backend) = (self.shape.norm_epsilon, &self.rope, &*self.backend);
+        let backend = &*self.backend;
         let sequences = backend.sequences(spans)?;
         Ok(Pass {
-            shape,
-            epsilon,
-            rope,
+            ropes: &self.ropes,
             backend,
             sequences,
             adapters,
@@ -236,7 +240,25 @@ impl Decoder {
         let rows =
             self.embedding
                 .rows(backend, &Tensor::new(ids, backend.device())?, self.dtype)?;
-        Ok(rows.to_device(&self.device)?)
+        let rows = rows.to_device(&self.device)?;
+        match self.shape.form.embedding_scale {
+            None => Ok(rows),
+            Some(scale) => Ok(self.backend.affine(&rows, self.factor(scale), None)?),
+        }
+    }
+
+    /// As transformers rounds it.
+    fn factor(&self, scale: EmbeddingScale) -> f64 {
+        match scale {
+            EmbeddingScale::Factor(factor) => factor,
+            EmbeddingScale::RootOfHidden => {
+                let root = (self.shape.hidden as f64).sqrt();
+                match self.dtype {
+                    DType::BF16 => half::bf16::from_f64(root).to_f64(),
+                    _ => root,
+                }
+            }
+        }
     }
 
     fn head(&self) -> &dyn FrozenWeight {
@@ -244,40 +266,42 @@ impl Decoder {
     }
 
     fn output(&self) -> Head<'_> {
+        let form = &self.shape.form;
         Head {
             weight: self.head(),
             rows: self.logit_rows,
+            scale: form.logit_scale.unwrap_or(1.0),
+            cap: form.logit_cap.map(|cap| cap as f32),
         }
     }
 
     /// The final norm of `x` [M, D], and its rstd [M, 1].
     fn normalised(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        Ok(self
-            .backend
-            .rms_norm_forward(x, &self.norm, self.shape.norm_epsilon)?)
+        self.norm.forward(&*self.backend, x)
     }
 
     /// Logits [M, V] of normalised hidden states [M, D].
     fn project(&self, hidden: Tensor) -> Result<Tensor> {
-        Ok(self.backend.logits(&hidden.into(), self.head())?)
+        Ok(self.backend.logits(&hidden.into(), self.output())?)
     }
 
-    /// Runs all blocks, and keeps of each what `keeps` says.
+    /// Runs all blocks, and keeps of each what `saved` says; `neftune_alpha` above 0 is the noise of
+    /// NEFTune on the embedding.
     pub fn forward(
         &self,
         batch: &Batch,
         adapters: &Adapters,
         masks: MaskPosition,
-        training: &TrainingSection,
+        neftune_alpha: f64,
         saved: &[SavedActivations],
     ) -> Result<Passed> {
         let pass = self.pass(adapters, &batch.ids, &batch.spans, Some(masks))?;
         let mut x = self.embed(&batch.ids)?;
-        if training.neftune_alpha > 0.0 {
+        if neftune_alpha > 0.0 {
             let key = adapters.embedding_noise(masks);
             x = self
                 .backend
-                .embedding_noise(&x, training.neftune_alpha, &batch.spans, &key)?;
+                .embedding_noise(&x, neftune_alpha, &batch.spans, &key)?;
         }
         let mut blocks: Vec<Kept> = Vec::with_capacity(self.blocks.len());
         let mut uploads = Uploads::forward(
@@ -352,8 +376,8 @@ impl Decoder {
             tensors: "the last hidden state".into(),
         })?;
         let dpicked = self
-            .backend
-            .rms_norm_backward(&grad, &picked, &self.norm, &rstd, None)?;
+            .norm
+            .backward(&*self.backend, &grad, &picked, &rstd, None)?;
         Ok((
             result.sum,
             self.backend.scatter_rows(&dpicked, &ids, last.dim(0)?)?,
@@ -466,54 +490,4 @@ fn is_finite(tensor: &Tensor) -> Result<bool> {
         .flatten_all()?
         .to_vec1::<f32>()?;
     Ok(values.iter().all(|value| value.is_finite()))
-}
-
-/// Frozen matrices are dequantized at once where `dequantized`, else when they are needed.
-fn load_block(
-    checkpoint: &Checkpoint,
-    index: usize,
-    model: &ModelConfig,
-    dequantized: bool,
-    backend: &dyn Backend,
-) -> Result<Block> {
-    let (dtype, device) = (backend.dtype(), backend.device());
-    let (norm1, norm2) = checkpoint.norms(index, dtype, device)?;
-    let load = |module: TargetModule| {
-        let weight = checkpoint.projection(index, module, model, backend)?;
-        let wanted = checkpoint.files.shape.projection(module);
-        if weight.shape() != wanted {
-            return Err(Error::Tensor {
-                path: checkpoint.files.path.clone(),
-                tensor: format!("block {index} {module}"),
-                fault: format!("is {:?}, the configuration says {wanted:?}", weight.shape()),
-            });
-        }
-        Ok(Projection::new(if dequantized {
-            Box::new(Plain(backend.dequantize(&*weight, dtype)?))
-        } else {
-            weight
-        }))
-    };
-    // One matrix is quantised while the next is read; on a Mac, where that was never tried, one
-    // after the other.
-    let projections: Vec<Projection> = if device.is_metal() {
-        TargetModule::ALL
-            .into_iter()
-            .map(load)
-            .collect::<Result<_>>()?
-    } else {
-        TargetModule::ALL
-            .into_par_iter()
-            .map(load)
-            .collect::<Result<_>>()?
-    };
-    let projections = projections
-        .try_into()
-        .map_err(|_| candle_core::Error::Msg("a block of seven layers".into()))?;
-    Ok(Block {
-        index,
-        norm1,
-        norm2,
-        projections,
-    })
 }

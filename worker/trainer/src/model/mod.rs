@@ -1,13 +1,19 @@
 //! The decoder: embedding, blocks, final norm, output layer.
 
 mod arch;
+pub mod attention;
 pub mod block;
 mod decoder;
+mod linear;
+mod load;
+mod mlp;
+mod norm;
 mod output;
-mod projection;
+mod parts;
+mod pass;
 mod rope;
 
 pub use arch::{ConfigFault, shape_from_json};
 pub use decoder::{Batch, Decoder, Passed};
-pub use projection::Projection;
-pub(crate) use rope::inverse_frequencies;
+pub use parts::{NormPlace, Part};
+pub(crate) use rope::{angles, inverse_frequencies};

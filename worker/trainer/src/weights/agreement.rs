@@ -5,14 +5,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use qlora_config::TargetModule;
 use qlora_planner::ModelShape;
 use safetensors::Dtype;
 
 use super::bnb;
-use super::gguf::gguf_name;
 use super::safetensors::{ShardEntry, Shards};
-use crate::lora::Site;
+use crate::model::Part;
 use crate::{Error, Result};
 
 /// A tensor that a configuration asks for.
@@ -63,49 +61,17 @@ pub(super) fn check(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> 
     tied_head(shards, shape)
 }
 
+/// By their Hugging Face names.
 fn wanted(shape: &ModelShape) -> BTreeMap<String, Wanted> {
-    let plain = |dims: &[usize], keys| Wanted {
-        dims: dims.to_vec(),
-        keys,
-        linear: false,
+    let wanted = |part: Part| {
+        let wanted = Wanted {
+            dims: part.dims(shape),
+            keys: part.keys(),
+            linear: matches!(part, Part::Weight(_)),
+        };
+        (part.hugging_face(&shape.form), wanted)
     };
-    let table = || plain(&[shape.vocabulary, shape.hidden], "vocab_size, hidden_size");
-    let norm = || plain(&[shape.hidden], "hidden_size");
-    let mut all = BTreeMap::from([
-        (EMBEDDING.to_owned(), table()),
-        ("model.norm.weight".to_owned(), norm()),
-    ]);
-    if !shape.tied_embeddings {
-        all.insert(HEAD.to_owned(), table());
-    }
-    for layer in 0..shape.layers {
-        for name in ["input_layernorm", "post_attention_layernorm"] {
-            all.insert(format!("model.layers.{layer}.{name}.weight"), norm());
-        }
-        for module in TargetModule::ALL {
-            let (rows, cols) = shape.projection(module);
-            let linear = Wanted {
-                dims: vec![rows, cols],
-                keys: keys_of(module),
-                linear: true,
-            };
-            all.insert(
-                format!("{}.weight", Site { layer, module }.module_path()),
-                linear,
-            );
-        }
-    }
-    all
-}
-
-fn keys_of(module: TargetModule) -> &'static str {
-    match module {
-        TargetModule::QProj => "num_attention_heads, head_dim, hidden_size",
-        TargetModule::KProj | TargetModule::VProj => "num_key_value_heads, head_dim, hidden_size",
-        TargetModule::OProj => "hidden_size, num_attention_heads, head_dim",
-        TargetModule::GateProj | TargetModule::UpProj => "intermediate_size, hidden_size",
-        TargetModule::DownProj => "hidden_size, intermediate_size",
-    }
+    Part::all(shape).into_iter().map(wanted).collect()
 }
 
 fn agrees(shards: &Shards, entry: &ShardEntry, wanted: &Wanted) -> Result<()> {
@@ -202,8 +168,9 @@ pub(super) fn check_gguf(
         );
         return Err(fault(&format!("blk.{}", shape.layers - 1), text));
     }
-    let in_gguf = |(name, wanted): (String, Wanted)| (gguf_name(&name), wanted.dims);
-    let mut wanted: BTreeMap<String, Vec<usize>> = wanted(shape).into_iter().map(in_gguf).collect();
+    let parts = Part::all(shape).into_iter();
+    let mut wanted: BTreeMap<String, Vec<usize>> =
+        parts.map(|part| (part.gguf(), part.dims(shape))).collect();
     wanted.insert("rope_freqs.weight".to_owned(), vec![shape.head_dim / 2]);
     for (name, dims) in tensors {
         match wanted.get(*name) {

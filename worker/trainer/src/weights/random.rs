@@ -48,7 +48,7 @@ impl RandomWeights {
         shape: (usize, usize),
     ) -> Result<Tensor> {
         self.matrix(
-            16 + (layer * TargetModule::ALL.len() + module as usize) as u64,
+            16 + (layer * TargetModule::SEPARATE.len() + module.index()) as u64,
             shape,
         )
     }

@@ -1,6 +1,7 @@
 //! Models and whole training runs against those of transformers, PEFT and bitsandbytes
 //! (`tests/golden`).
 
+mod families;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod invariance;
@@ -18,7 +19,7 @@ use qlora_data::{IGNORE, Sample};
 use qlora_kernels::Backend;
 use qlora_planner::MemoryPolicy;
 use qlora_trainer::lora::{Adapters, NAMES};
-use qlora_trainer::model::Decoder;
+use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::optim::{LearningRate, Optimizer};
 use qlora_trainer::step::Trainer;
 use qlora_trainer::weights::Checkpoint;
@@ -110,6 +111,15 @@ fn trainer<'a>(
     adapters: Adapters,
     config: &'a ResolvedConfig,
 ) -> Trainer<'a> {
+    trainer_of(decoder, adapters, config, 20)
+}
+
+fn trainer_of<'a>(
+    decoder: &'a Decoder,
+    adapters: Adapters,
+    config: &'a ResolvedConfig,
+    steps: u64,
+) -> Trainer<'a> {
     let training = &config.config().training;
     let optimizer = Optimizer::new(&adapters, training.optimizer).expect("an optimizer");
     let saved = qlora_planner::search(&decoder.shape, config.config(), None).saved;
@@ -118,7 +128,7 @@ fn trainer<'a>(
         adapters,
         optimizer,
         training,
-        learning_rate: LearningRate::new(training, 20),
+        learning_rate: LearningRate::new(training, steps),
         saved,
     }
 }
@@ -229,4 +239,23 @@ fn initial_adapters(recorded: &Recorded, decoder: &Decoder) -> Adapters {
         *factors = factors.map(find).expect("the recorded factors");
     }
     adapters
+}
+
+fn first_gradients_agree(trainer: &Trainer<'_>, micro: &[Batch], folder: &str) {
+    let wanted = tensors(&format!("{folder}/step1_grads_before_clip.safetensors"));
+    let (_, gradients) = trainer.gradients(0, micro).expect("gradients");
+    let mut largest = 0f32;
+    for (site, grad) in trainer.adapters.sites.iter().zip(gradients.entries()) {
+        let grad = grad.as_ref().expect("a gradient for every site");
+        for (which, ours) in ["lora_A", "lora_B", "lora_magnitude_vector"]
+            .iter()
+            .zip(grad.tensors())
+        {
+            let name = format!("{}.{which}.weight", site.module_path());
+            let difference = largest_difference(ours, &wanted[&name]);
+            assert!(difference < 1e-5, "{name}: {difference}");
+            largest = largest.max(difference);
+        }
+    }
+    println!("parity: {folder}, gradients of the first step {largest:.1e}");
 }

@@ -4,11 +4,10 @@
 use candle_core::Device;
 use qlora_trainer::group::Alone;
 use qlora_trainer::model::Batch;
-use qlora_trainer::step::Trainer;
 
 use crate::{
-    decoder, decoder_on, golden, initial_adapters, largest_difference, peft_adapter, recorded, row,
-    samples, tensors, trainer, unlabelled,
+    decoder, decoder_on, first_gradients_agree, golden, initial_adapters, largest_difference,
+    peft_adapter, recorded, row, samples, tensors, trainer, unlabelled,
 };
 
 /// In bf16 with f32 sums the losses stay within what rounding to eight bits does to them.
@@ -113,25 +112,6 @@ fn training_agrees(run: &str, checkpointing: bool) {
     let difference = largest_difference(&logits, &last["logits"].get(0).expect("a row"));
     println!("parity: {run}, final adapter {weights:.1e}, final logits {difference:.1e}");
     assert!(difference < 2e-3, "final logits: {difference}");
-}
-
-fn first_gradients_agree(trainer: &Trainer<'_>, micro: &[Batch], folder: &str) {
-    let wanted = tensors(&format!("{folder}/step1_grads_before_clip.safetensors"));
-    let (_, gradients) = trainer.gradients(0, micro).expect("gradients");
-    let mut largest = 0f32;
-    for (site, grad) in trainer.adapters.sites.iter().zip(gradients.entries()) {
-        let grad = grad.as_ref().expect("a gradient for every site");
-        for (which, ours) in ["lora_A", "lora_B", "lora_magnitude_vector"]
-            .iter()
-            .zip(grad.tensors())
-        {
-            let name = format!("{}.{which}.weight", site.module_path());
-            let difference = largest_difference(ours, &wanted[&name]);
-            assert!(difference < 1e-5, "{name}: {difference}");
-            largest = largest.max(difference);
-        }
-    }
-    println!("parity: {folder}, gradients of the first step {largest:.1e}");
 }
 
 #[test]

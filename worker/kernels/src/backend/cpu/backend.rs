@@ -128,6 +128,14 @@ impl Backend for Cpu {
         reference::rows::append(a, b)
     }
 
+    fn split_columns(&self, x: &Tensor, widths: &[usize]) -> Result<Vec<Tensor>> {
+        reference::rows::split_columns(x, widths)
+    }
+
+    fn join_columns(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        reference::rows::join_columns(parts)
+    }
+
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         a + b
     }

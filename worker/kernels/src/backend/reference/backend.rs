@@ -87,6 +87,14 @@ impl Backend for Reference {
         rows::append(a, b)
     }
 
+    fn split_columns(&self, x: &Tensor, widths: &[usize]) -> Result<Vec<Tensor>> {
+        rows::split_columns(x, widths)
+    }
+
+    fn join_columns(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        rows::join_columns(parts)
+    }
+
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         a + b
     }

@@ -16,6 +16,19 @@ pub(crate) fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[a, b], 0)
 }
 
+pub(crate) fn split_columns(x: &Tensor, widths: &[usize]) -> Result<Vec<Tensor>> {
+    let mut start = 0;
+    let part = |&width: &usize| {
+        start += width;
+        x.narrow(1, start - width, width)?.contiguous()
+    };
+    widths.iter().map(part).collect()
+}
+
+pub(crate) fn join_columns(parts: &[&Tensor]) -> Result<Tensor> {
+    Tensor::cat(parts, 1)?.contiguous()
+}
+
 pub(crate) fn affine(x: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
     let scaled = if scale == 1.0 {
         x.clone()

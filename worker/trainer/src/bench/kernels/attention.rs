@@ -59,7 +59,7 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         (WantedAttention::Cudnn, cudnn)
     };
     let options = AttentionOptions {
-        shape: attention_shape(case.shape),
+        shape: attention_shape(case.shape, 0),
         wanted,
         length: case.length,
     };
@@ -78,7 +78,7 @@ fn time_form(
     backend: &dyn Backend,
     (label, runs): (&str, bool),
 ) -> Result<()> {
-    let sizes = attention_shape(setting.case.shape);
+    let sizes = attention_shape(setting.case.shape, 0);
     let sequences = &backend.sequences(&Span::packed(&setting.lengths))?;
     let pairs: f64 = setting
         .lengths

@@ -38,9 +38,12 @@ impl Parts {
 
     fn of_module(self, module: TargetModule) -> usize {
         match module {
-            TargetModule::QProj | TargetModule::KProj | TargetModule::VProj => self.heads,
+            TargetModule::QkvProj
+            | TargetModule::QProj
+            | TargetModule::KProj
+            | TargetModule::VProj => self.heads,
             TargetModule::OProj => self.output,
-            TargetModule::GateProj | TargetModule::UpProj => self.gates,
+            TargetModule::GateUpProj | TargetModule::GateProj | TargetModule::UpProj => self.gates,
             TargetModule::DownProj => self.down,
         }
     }

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Tensor};
 use qlora_config::TargetModule as M;
-use qlora_kernels::{Activations, DropoutKey, MatmulBackend, RopeTable};
+use qlora_kernels::{Activations, DropoutKey, GateFunction, MatmulBackend, RopeTable};
 
 use super::Setting;
 use super::inputs::WEIGHTS;
@@ -88,7 +88,11 @@ fn time_norms(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let again = again(&[M::QProj, M::KProj, M::VProj]) + again(&[M::GateProj, M::UpProj]);
     let runs = calls.parts.heads + calls.parts.gates + again;
     let bytes = setting.bytes(tokens * d);
-    let forward = || Ok(setting.backend.rms_norm_forward_on(&x, &w, epsilon)?);
+    let forward = || {
+        Ok(setting
+            .backend
+            .rms_norm_forward_on(&x, (&w).into(), epsilon)?)
+    };
     table.add(
         Place::Norm,
         "RMSNorm forward",
@@ -96,11 +100,11 @@ fn time_norms(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         runs,
         forward,
     )?;
-    let (_, rstd) = setting.backend.rms_norm_forward(&x, &w, epsilon)?;
+    let (_, rstd) = setting.backend.rms_norm_forward(&x, (&w).into(), epsilon)?;
     let backward = || {
         Ok(setting
             .backend
-            .rms_norm_backward(&dy, &x, &w, &rstd, Some(&residual))?)
+            .rms_norm_backward(&dy, &x, (&w).into(), &rstd, Some(&residual))?)
     };
     table.add(
         Place::NormBackward,
@@ -118,7 +122,7 @@ fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         shape.kv_heads * shape.head_dim,
     );
     let rope = RopeTable::new(
-        &inverse_frequencies(shape),
+        &inverse_frequencies(shape, setting.case.length),
         setting.case.length,
         setting.case.device,
     )?;
@@ -196,7 +200,7 @@ fn time_gated(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     } else {
         calls.layers
     };
-    let forward = || Ok(setting.backend.swiglu_forward(&g, &e)?);
+    let forward = || Ok(setting.backend.glu_forward(GateFunction::Silu, &g, &e)?);
     table.add(
         Place::Gated,
         "SwiGLU forward",
@@ -204,7 +208,11 @@ fn time_gated(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         calls.parts.down + again,
         forward,
     )?;
-    let backward = || Ok(setting.backend.swiglu_backward(&dh, &g, &e)?);
+    let backward = || {
+        Ok(setting
+            .backend
+            .glu_backward(GateFunction::Silu, &dh, &g, &e)?)
+    };
     table.add(
         Place::GatedBackward,
         "SwiGLU backward",
@@ -220,5 +228,8 @@ fn on(setting: &Setting<'_>, x: Tensor) -> Result<Activations> {
         return Ok(x.into());
     }
     let ones = Tensor::ones(x.dim(1)?, x.dtype(), x.device())?;
-    Ok(setting.backend.rms_norm_forward_on(&x, &ones, 1e-5)?.0)
+    Ok(setting
+        .backend
+        .rms_norm_forward_on(&x, (&ones).into(), 1e-5)?
+        .0)
 }

@@ -2,6 +2,7 @@
 //! entropy.
 
 use candle_core::{DType, Tensor};
+use qlora_kernels::types::loss::Head;
 use qlora_kernels::{Activations, Term};
 
 use super::Setting;
@@ -56,7 +57,9 @@ fn time_way_in(table: &mut Table<'_>, setting: &Setting<'_>, supervised: usize) 
     })?;
     let picked = setting.backend.gather_rows(&last, &ids)?;
     table.add(Place::Loss, "final RMSNorm forward", work, 1, || {
-        Ok(setting.backend.rms_norm_forward(&picked, &w, epsilon)?)
+        Ok(setting
+            .backend
+            .rms_norm_forward(&picked, (&w).into(), epsilon)?)
     })
 }
 
@@ -72,7 +75,7 @@ fn time_output(table: &mut Table<'_>, setting: &Setting<'_>, chunk: &Chunk) -> R
         .bounded((vocabulary, d), DType::BF16, WEIGHTS)?;
     let work = Work::Flops(2.0 * (chunk.rows * vocabulary * d) as f64);
     let name = |way| format!("output layer {way}, {} rows", chunk.rows);
-    let forward = || Ok(backend.logits(&hidden, &head)?);
+    let forward = || Ok(backend.logits(&hidden, Head::new(&head, 1))?);
     table.add(Place::Loss, name("forward"), work, chunk.calls, forward)?;
     let dlogits = Activations::from(
         setting
@@ -111,7 +114,7 @@ fn time_kernel(table: &mut Table<'_>, setting: &Setting<'_>, chunk: &Chunk) -> R
     let run = || {
         Ok(setting
             .backend
-            .cross_entropy_of_logits(&logits, &targets, Some(1e-4))?)
+            .cross_entropy_of_logits(&logits, None, &targets, Some(1e-4))?)
     };
     table.add(
         Place::LossKernel,
@@ -129,12 +132,12 @@ fn time_way_back(table: &mut Table<'_>, setting: &Setting<'_>, supervised: usize
     let (_, rstd) =
         setting
             .backend
-            .rms_norm_forward(&picked, &w, setting.case.shape.norm_epsilon)?;
+            .rms_norm_forward(&picked, (&w).into(), setting.case.shape.norm_epsilon)?;
     let work = Work::Bytes(3.0 * setting.bytes(supervised * d));
     let backward = || {
         Ok(setting
             .backend
-            .rms_norm_backward(&grad, &picked, &w, &rstd, None)?)
+            .rms_norm_backward(&grad, &picked, (&w).into(), &rstd, None)?)
     };
     table.add(
         Place::LossBackward,

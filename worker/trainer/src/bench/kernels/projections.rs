@@ -309,7 +309,7 @@ fn time_adapters(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group) ->
     let x = Activations::from(setting.inputs.matrix((tokens, k), setting.dtype)?);
     let mut factors = Vec::new();
     for &module in &adapted {
-        let projection = module as u32;
+        let projection = module.index() as u32;
         let key = DropoutKey {
             seed: 1,
             step: 1,

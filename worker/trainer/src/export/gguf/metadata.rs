@@ -1,11 +1,11 @@
 //! What a GGUF file says of a model's shape.
 
 use candle_core::quantized::gguf_file::Value;
-use qlora_planner::{ModelShape, RopeScaling};
+use qlora_planner::{DecoderForm, ModelShape, RopeScaling};
 
-use crate::Result;
 use crate::model::inverse_frequencies;
 use crate::weights::ModelFiles;
+use crate::{Error, Result};
 
 /// llama.cpp's name for the graph of Llama and Mistral.
 pub(super) const ARCHITECTURE: &str = "llama";
@@ -13,6 +13,16 @@ pub(super) const ARCHITECTURE: &str = "llama";
 /// Keys and values for the model in `files`, whose matrices are of `file_type`.
 pub(super) fn of(files: &ModelFiles, file_type: u32) -> Result<Vec<(String, Value)>> {
     let shape = &files.shape;
+    let scales_otherwise = matches!(
+        shape.rope_scaling,
+        Some(RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. })
+    );
+    if shape.form != DecoderForm::default() || scales_otherwise {
+        return Err(Error::Export {
+            path: files.path.clone(),
+            fault: "is of an architecture that is not written as GGUF; export a folder".into(),
+        });
+    }
     let name = files
         .path
         .file_name()
@@ -53,17 +63,21 @@ pub(super) fn of(files: &ModelFiles, file_type: u32) -> Result<Vec<(String, Valu
 /// What each rotary frequency is divided by, where the model scales them.
 pub(super) fn rope_divisors(shape: &ModelShape) -> Option<Vec<f32>> {
     match &shape.rope_scaling {
-        None => None,
+        None
+        | Some(
+            RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. },
+        ) => None,
         Some(RopeScaling::Divisors(divisors)) => Some(divisors.clone()),
         Some(RopeScaling::Llama3 { .. }) => {
-            let plain = inverse_frequencies(&ModelShape {
+            let plain = ModelShape {
                 rope_scaling: None,
                 ..shape.clone()
-            });
+            };
+            let plain = inverse_frequencies(&plain, shape.max_positions);
             Some(
                 plain
                     .iter()
-                    .zip(inverse_frequencies(shape))
+                    .zip(inverse_frequencies(shape, shape.max_positions))
                     .map(|(plain, scaled)| plain / scaled)
                     .collect(),
             )

@@ -10,6 +10,7 @@ mod pieces;
 mod tokenizer;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
@@ -24,7 +25,8 @@ use super::numbers::Outgoing;
 use super::text::Trained;
 use super::{Progress, Written};
 use crate::lora::{Adapters, Site};
-use crate::weights::gguf::{GgufFile, gguf_name, rotary_row, site_of, tensors_of};
+use crate::model::Part;
+use crate::weights::gguf::{GgufFile, rotary_row};
 use crate::weights::{Checkpoint, ModelFiles, Shards};
 use crate::{Error, Result};
 
@@ -97,7 +99,17 @@ fn rewrite(
     let (content, ModelFiles { shape, path, .. }) = (file.content(), &checkpoint.files);
     let mut infos: Vec<_> = content.tensor_infos.iter().collect();
     infos.sort_by_key(|(_, info)| info.offset);
-    let adapted = |name: &str| site_of(name).filter(|&site| merger.adapts(site));
+    let sites: BTreeMap<String, Site> = Part::all(shape)
+        .into_iter()
+        .filter_map(|part| match part {
+            Part::Weight(site) => Some((part.gguf(), site)),
+            _ => None,
+        })
+        .collect();
+    let adapted = |name: &str| {
+        let site = sites.get(name).copied();
+        site.filter(|&site| merger.adapts(site))
+    };
     let plan: Vec<_> = infos
         .iter()
         .map(|(name, info)| (*name, *info, adapted(name)))
@@ -165,7 +177,8 @@ fn from_folder(
         .into_iter()
         .for_each(|trained| trained.write_keys(&mut metadata));
     let divisors = metadata::rope_divisors(&files.shape);
-    let names = tensors_of(&files.shape);
+    let parts = Part::all(&files.shape);
+    let name_of = |part: &Part| part.hugging_face(&files.shape.form);
     let dtype_of = |dims: &[usize]| {
         if dims.len() > 1 {
             element.dtype()
@@ -173,11 +186,11 @@ fn from_folder(
             GgmlDType::F32
         }
     };
-    let mut entries = Vec::with_capacity(names.len() + 1);
-    for name in &names {
-        let dims = shards.shape(name)?;
+    let mut entries = Vec::with_capacity(parts.len() + 1);
+    for part in &parts {
+        let dims = shards.shape(&name_of(part))?;
         entries.push(Entry {
-            name: gguf_name(name),
+            name: part.gguf(),
             dtype: dtype_of(&dims),
             dims,
         });
@@ -191,11 +204,12 @@ fn from_folder(
     }
     let total = entries.len();
     let mut writer = Writer::create(out, &metadata, entries)?;
-    for name in &names {
+    for part in &parts {
+        let name = &name_of(part);
         let mut tensor = shards.tensor(name, DType::F32, &Device::Cpu)?;
-        if let Some(site) = super::merge::site_of(name) {
+        if let Part::Weight(site) = part {
             tensor = reordered(
-                &merger.linear(site, &tensor)?,
+                &merger.linear(*site, &tensor)?,
                 heads_of(&files.shape, site.module),
                 Order::Gguf,
             )?;
@@ -238,8 +252,7 @@ pub(super) fn write_adapter(
         text("adapter.type", "lora"),
         ("adapter.lora.alpha".to_owned(), alpha),
     ];
-    let name =
-        |site: &Site, which: &str| gguf_name(&format!("{}.weight.{which}", site.module_path()));
+    let name = |site: &Site, which: &str| format!("{}.{which}", Part::Weight(*site).gguf());
     let mut tensors = Vec::with_capacity(2 * adapters.sites.len());
     for (site, factors) in adapters.sites.iter().zip(&adapters.factors) {
         tensors.push((name(site, "lora_a"), factors.a.clone()));

@@ -4,9 +4,12 @@
 use serde_json::{Map, Value};
 
 /// An object and what messages put before its keys.
+#[derive(Clone)]
 pub(super) struct Keys<'a> {
     object: &'a Map<String, Value>,
     prefix: String,
+    /// A key that counts as absent.
+    hidden: Option<&'static str>,
 }
 
 impl<'a> Keys<'a> {
@@ -17,6 +20,7 @@ impl<'a> Keys<'a> {
         Ok(Self {
             object,
             prefix: String::new(),
+            hidden: None,
         })
     }
 
@@ -34,7 +38,8 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|value| !value.is_null())
+        let value = self.object.get(key).filter(|value| !value.is_null());
+        value.filter(|_| self.hidden != Some(key))
     }
 
     /// Whether the key is there, be it with `null`.
@@ -60,7 +65,11 @@ impl<'a> Keys<'a> {
         let prefix = format!("{}.", self.name(key));
         Ok(self
             .typed(key, "an object", Value::as_object)?
-            .map(|object| Self { object, prefix }))
+            .map(|object| Self {
+                object,
+                prefix,
+                hidden: None,
+            }))
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
@@ -77,6 +86,26 @@ impl<'a> Keys<'a> {
             v.as_u64()
                 .filter(|&n| n > 0 && n <= u64::from(u32::MAX))
                 .map(|n| n as usize)
+        })
+    }
+
+    /// The same with `key` taken for absent.
+    pub(super) fn without(&self, key: &'static str) -> Self {
+        Self {
+            hidden: Some(key),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, String> {
+        self.typed(key, "a list of texts", |value| {
+            value.as_array()?.iter().map(Value::as_str).collect()
+        })
+    }
+
+    pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, String> {
+        self.typed(key, "a list of numbers", |value| {
+            value.as_array()?.iter().map(Value::as_f64).collect()
         })
     }
 

@@ -6,8 +6,5 @@ pub(super) static LLAMA: Architecture = Architecture {
     model_type: "llama",
     class: "LlamaForCausalLM",
     keys: &[],
-    shape: |config| {
-        let heads = config.required("num_attention_heads", config.size("num_attention_heads")?)?;
-        sizes::read(config, config.size("num_key_value_heads")?.unwrap_or(heads))
-    },
+    shape: |config| sizes::read(config, &sizes::LLAMA),
 };

@@ -1,6 +1,7 @@
-//! Mistral 7B, all versions.
+//! Mistral 7B, all versions, and Mistral Nemo.
 
-use super::{Architecture, sizes};
+use super::Architecture;
+use super::sizes::{self, Defaults, KvHeads};
 
 /// Tokens that a token sees where `config.json` has no `sliding_window`; so in transformers.
 const WINDOW: usize = 4096;
@@ -10,11 +11,11 @@ pub(super) static MISTRAL: Architecture = Architecture {
     class: "MistralForCausalLM",
     keys: &["sliding_window"],
     shape: |config| {
-        // Without the key there are eight; with `null` as many as query heads. Both are rare, so
-        // neither is guessed.
-        let kv_heads =
-            config.required("num_key_value_heads", config.size("num_key_value_heads")?)?;
-        let mut shape = sizes::read(config, kv_heads)?;
+        let defaults = Defaults {
+            kv_heads: KvHeads::Required,
+            ..sizes::LLAMA
+        };
+        let mut shape = sizes::read(config, &defaults)?;
         // `null` turns the window off, no key leaves it on.
         let named = config.has("sliding_window");
         shape.sliding_window = if named {

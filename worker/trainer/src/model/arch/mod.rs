@@ -4,13 +4,21 @@
 //! Everything that a `config.json` says is done, or refused by its key. Reading weights is the
 //! business of `weights`.
 
+mod gemma2;
+mod gemma3;
+mod granite;
 mod keys;
 mod known;
+mod layers;
 mod llama;
 mod mistral;
+mod phi3;
 mod quantization;
+mod qwen2;
+mod qwen3;
 mod rope;
 mod sizes;
+mod smollm3;
 
 use qlora_planner::ModelShape;
 use serde_json::Value;
@@ -30,7 +38,17 @@ struct Architecture {
 }
 
 /// Every architecture that is read.
-static ARCHITECTURES: [&Architecture; 2] = [&llama::LLAMA, &mistral::MISTRAL];
+static ARCHITECTURES: [&Architecture; 9] = [
+    &llama::LLAMA,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &phi3::PHI3,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &smollm3::SMOLLM3,
+    &granite::GRANITE,
+];
 
 /// Why a `config.json` cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

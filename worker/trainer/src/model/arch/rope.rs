@@ -1,40 +1,93 @@
 //! The rotary settings of a `config.json`, in both spellings.
 //!
-//! transformers 5 writes them together under `rope_parameters`; before, they were `rope_theta` and
-//! `rope_scaling`. In a file with both spellings, `rope_scaling` overrides `rope_parameters` in
-//! transformers.
+//! transformers 5 writes them together under `rope_parameters`; before, they were `rope_theta`,
+//! `partial_rotary_factor` and `rope_scaling`. In a file with both spellings, `rope_scaling`
+//! overrides `rope_parameters` in transformers.
 
 use qlora_planner::RopeScaling;
 
 use super::ConfigFault;
 use super::keys::Keys;
 
-/// Where no key names one; so in transformers.
-const DEFAULT_THETA: f64 = 10_000.0;
+/// How an architecture reads its rotary settings.
+#[derive(Clone, Copy)]
+pub(super) struct Reading {
+    /// Where no key names one.
+    pub theta: f64,
+    /// `partial_rotary_factor` counts.
+    pub partial: bool,
+    /// Scaling by a list of factors, which only Phi has.
+    pub long: bool,
+}
+
+/// Llama's.
+pub(super) const PLAIN: Reading = Reading {
+    theta: 10_000.0,
+    partial: false,
+    long: false,
+};
 
 /// Keys that an object of rotary settings may have whatever its kind.
 const COMMON: [&str; 4] = ["rope_type", "type", "rope_theta", "partial_rotary_factor"];
-const LLAMA3: [&str; 4] = [
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-];
+/// The positions that a model was first trained with, in either place.
+const ORIGINAL: &str = "original_max_position_embeddings";
 
 pub(super) struct Rope {
     pub theta: f64,
     pub scaling: Option<RopeScaling>,
+    /// Elements of a head that are rotated, where those are not all.
+    pub rotary_dim: Option<usize>,
 }
 
-pub(super) fn read(config: &Keys<'_>) -> Result<Rope, ConfigFault> {
+/// The settings of a model with heads of `head_dim` for `positions`.
+pub(super) fn read(
+    config: &Keys<'_>,
+    reading: &Reading,
+    head_dim: usize,
+    positions: usize,
+) -> Result<Rope, ConfigFault> {
     let (newer, older) = (
         config.object("rope_parameters")?,
         config.object("rope_scaling")?,
     );
-    let theta = theta(config, newer.as_ref(), older.as_ref())?;
-    let asked = newer.as_ref().map(scaling).transpose()?;
-    let scaling = match older.as_ref().map(scaling).transpose()? {
-        None => asked.flatten(),
+    let theta = theta(config, newer.as_ref(), older.as_ref(), reading.theta)?;
+    let rotary_dim = rotary_dim(
+        [Some(config), older.as_ref(), newer.as_ref()],
+        reading,
+        head_dim,
+    )?;
+    let model = Model {
+        original: config.number(ORIGINAL)?,
+        positions: positions as f64,
+        pairs: rotary_dim.unwrap_or(head_dim) / 2,
+        reading: *reading,
+    };
+    let scaling = agreed(newer.as_ref(), older.as_ref(), &model)?;
+    Ok(Rope {
+        theta,
+        scaling,
+        rotary_dim,
+    })
+}
+
+/// What scalings need of the rest of a configuration.
+pub(super) struct Model {
+    /// [`ORIGINAL`] outside of the rotary settings, which has priority.
+    pub original: Option<f64>,
+    pub positions: f64,
+    pub pairs: usize,
+    pub reading: Reading,
+}
+
+/// The one scaling that is asked for, however often.
+fn agreed(
+    newer: Option<&Keys<'_>>,
+    older: Option<&Keys<'_>>,
+    model: &Model,
+) -> Result<Option<RopeScaling>, ConfigFault> {
+    let asked = newer.map(|keys| scaling(keys, model)).transpose()?;
+    match older.map(|keys| scaling(keys, model)).transpose()? {
+        None => Ok(asked.flatten()),
         Some(older) => {
             if asked.flatten().is_some_and(|newer| Some(newer) != older) {
                 return Err(
@@ -43,10 +96,9 @@ pub(super) fn read(config: &Keys<'_>) -> Result<Rope, ConfigFault> {
                         .into(),
                 );
             }
-            older
+            Ok(older)
         }
-    };
-    Ok(Rope { theta, scaling })
+    }
 }
 
 /// The one value that is given, however often.
@@ -54,6 +106,7 @@ fn theta(
     config: &Keys<'_>,
     newer: Option<&Keys<'_>>,
     older: Option<&Keys<'_>>,
+    default: f64,
 ) -> Result<f64, String> {
     let mut found: Vec<(String, f64)> = Vec::new();
     for keys in [Some(config), older, newer].into_iter().flatten() {
@@ -63,7 +116,7 @@ fn theta(
         );
     }
     let Some((first, theta)) = found.first() else {
-        return Ok(DEFAULT_THETA);
+        return Ok(default);
     };
     if let Some((name, other)) = found.iter().find(|(_, other)| other != theta) {
         return Err(format!(
@@ -73,7 +126,7 @@ fn theta(
     // `rope_scaling` replaces the whole of `rope_parameters` in transformers, which then takes its
     // default.
     let hidden = older.is_some() && first.starts_with("rope_parameters");
-    if hidden && *theta != DEFAULT_THETA {
+    if hidden && *theta != default {
         return Err(format!(
             "`rope_scaling` hides `{first}` {theta}; move `rope_scaling` into `rope_parameters`"
         ));
@@ -81,52 +134,166 @@ fn theta(
     Ok(*theta)
 }
 
-fn scaling(keys: &Keys<'_>) -> Result<Option<RopeScaling>, ConfigFault> {
-    let kind = kind(keys)?;
+/// The elements of a head that are rotated, where those are not all.
+fn rotary_dim(
+    places: [Option<&Keys<'_>>; 3],
+    reading: &Reading,
+    head_dim: usize,
+) -> Result<Option<usize>, ConfigFault> {
+    const KEY: &str = "partial_rotary_factor";
+    let mut found = None;
+    for keys in places.into_iter().flatten() {
+        let Some(part) = keys.number(KEY)?.filter(|&part| part != 1.0) else {
+            continue;
+        };
+        let name = keys.name(KEY);
+        if !reading.partial {
+            let fault = format!("`{name}` other than 1 is not implemented");
+            return Err(ConfigFault::Unsupported(fault));
+        }
+        let dim = (head_dim as f64 * part) as usize;
+        if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
+            let fault = format!("`{name}` {part} leaves {dim} elements of a head of {head_dim}");
+            return Err(fault.into());
+        }
+        found = Some(dim);
+    }
+    Ok(found)
+}
+
+/// The scaling that an object of rotary settings asks for.
+pub(super) fn scaling(keys: &Keys<'_>, model: &Model) -> Result<Option<RopeScaling>, ConfigFault> {
+    let named = kind(keys)?;
+    // Older files of Phi call it by the names of what it grew out of.
+    let kind = match named {
+        "su" | "yarn" if model.reading.long => "longrope",
+        named => named,
+    };
     let allowed: &[&str] = match kind {
-        "default" => &[],
-        "llama3" => &LLAMA3,
-        other => {
+        "default" => &[ORIGINAL],
+        "linear" => &["factor"],
+        "llama3" => &["factor", "low_freq_factor", "high_freq_factor", ORIGINAL],
+        "yarn" => &YARN,
+        "longrope" if model.reading.long => &LONG_ROPE,
+        _ => {
             return Err(ConfigFault::Unsupported(format!(
-                "`{}: {other}` is not implemented",
+                "`{}: {named}` is not implemented",
                 keys.name("rope_type")
             )));
         }
     };
-    if let Some((key, value)) = keys
-        .entries()
-        .find(|(key, _)| !COMMON.contains(key) && !allowed.contains(key))
-    {
+    let is_allowed = |key: &str| COMMON.contains(&key) || allowed.contains(&key);
+    if let Some((key, value)) = keys.entries().find(|(key, _)| !is_allowed(key)) {
         return Err(format!(
             "`{}: {value}` does not go with the rotary type `{kind}`",
             keys.name(key)
         )
         .into());
     }
-    if keys
-        .number("partial_rotary_factor")?
-        .is_some_and(|part| part != 1.0)
-    {
-        return Err(ConfigFault::Unsupported(format!(
-            "`{}` other than 1 is not implemented",
-            keys.name("partial_rotary_factor")
-        )));
+    match kind {
+        "linear" => Ok(Some(RopeScaling::Linear {
+            factor: keys.required("factor", keys.number("factor")?)?,
+        })),
+        "llama3" => llama3(keys, model).map(Some),
+        "yarn" => yarn(keys, model).map(Some),
+        "longrope" => long_rope(keys, model).map(Some),
+        _ => Ok(None),
     }
-    if kind == "default" {
-        return Ok(None);
-    }
+}
+
+fn original(keys: &Keys<'_>, model: &Model) -> Result<f64, String> {
+    let inside = keys.number(ORIGINAL)?;
+    keys.required(ORIGINAL, model.original.or(inside))
+}
+
+fn llama3(keys: &Keys<'_>, model: &Model) -> Result<RopeScaling, ConfigFault> {
     let number = |key: &str| keys.required(key, keys.number(key)?);
     let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
     if high <= low {
         let name = keys.name("high_freq_factor");
         return Err(format!("`{name}` {high} is not above `low_freq_factor` {low}").into());
     }
-    Ok(Some(RopeScaling::Llama3 {
+    Ok(RopeScaling::Llama3 {
         factor: number("factor")?,
         low_freq_factor: low,
         high_freq_factor: high,
-        original_positions: number("original_max_position_embeddings")?,
-    }))
+        original_positions: original(keys, model)?,
+    })
+}
+
+const YARN: [&str; 8] = [
+    "factor",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    ORIGINAL,
+];
+
+fn yarn(keys: &Keys<'_>, model: &Model) -> Result<RopeScaling, ConfigFault> {
+    let original_positions = original(keys, model)?;
+    let factor = keys
+        .number("factor")?
+        .unwrap_or(model.positions / original_positions);
+    let grown = |scale: f64| {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * scale * factor.ln() + 1.0
+        }
+    };
+    let scales = (keys.number("mscale")?, keys.number("mscale_all_dim")?);
+    let attention_factor = match (keys.number("attention_factor")?, scales) {
+        (Some(given), _) => given,
+        (None, (Some(scale), Some(all))) => grown(scale) / grown(all),
+        (None, _) => grown(1.0),
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_positions,
+        beta_fast: keys.number("beta_fast")?.unwrap_or(32.0),
+        beta_slow: keys.number("beta_slow")?.unwrap_or(1.0),
+        truncate: keys.flag("truncate")?.unwrap_or(true),
+        attention_factor,
+    })
+}
+
+const LONG_ROPE: [&str; 5] = [
+    "factor",
+    "attention_factor",
+    "short_factor",
+    "long_factor",
+    ORIGINAL,
+];
+
+fn long_rope(keys: &Keys<'_>, model: &Model) -> Result<RopeScaling, ConfigFault> {
+    let original_positions = original(keys, model)?;
+    let factor = keys
+        .number("factor")?
+        .unwrap_or(model.positions / original_positions);
+    let grown = if factor <= 1.0 {
+        1.0
+    } else {
+        (1.0 + factor.ln() / original_positions.ln()).sqrt()
+    };
+    let list = |key: &str| -> Result<Vec<f32>, String> {
+        let list = keys.required(key, keys.numbers(key)?)?;
+        if list.len() != model.pairs {
+            let (name, given, pairs) = (keys.name(key), list.len(), model.pairs);
+            return Err(format!(
+                "`{name}` has {given} factors for {pairs} pairs of a head"
+            ));
+        }
+        Ok(list.into_iter().map(|factor| factor as f32).collect())
+    };
+    Ok(RopeScaling::LongRope {
+        short: list("short_factor")?,
+        long: list("long_factor")?,
+        original_positions: original_positions as usize,
+        attention_factor: keys.number("attention_factor")?.unwrap_or(grown),
+    })
 }
 
 /// `rope_type`, or `type` in older files.

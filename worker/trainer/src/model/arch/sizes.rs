@@ -1,48 +1,104 @@
 //! Sizes and constants that every architecture has under the same keys.
 
-use qlora_planner::ModelShape;
+use qlora_planner::{Activation, DecoderForm, ModelShape};
 
+use super::ConfigFault;
 use super::keys::Keys;
-use super::{ConfigFault, rope};
+use super::rope::{self, Reading};
 
-/// A decoder without a window, with `kv_heads` key and value heads.
-pub(super) fn read(config: &Keys<'_>, kv_heads: usize) -> Result<ModelShape, ConfigFault> {
-    if let Some(act) = config
-        .text("hidden_act")?
-        .filter(|act| !matches!(*act, "silu" | "swish"))
-    {
-        return Err(ConfigFault::Unsupported(format!(
-            "`hidden_act: {act}` is not implemented"
-        )));
-    }
+/// What transformers takes where a key is absent, and which keys it reads.
+pub(super) struct Defaults {
+    pub kv_heads: KvHeads,
+    /// Where `head_dim` is absent; none is `hidden_size` over the heads.
+    pub head_dim: Option<usize>,
+    pub tied_embeddings: bool,
+    pub norm_epsilon: Option<f64>,
+    /// The key that names the activation, and what it is without the key.
+    pub activation: (&'static str, Activation),
+    pub rope: Reading,
+}
+
+/// Key and value heads where `num_key_value_heads` is absent.
+pub(super) enum KvHeads {
+    /// As many as query heads.
+    AsQueries,
+    /// A number that no published model has: the key is asked for.
+    Required,
+}
+
+/// Those of Llama and of most others.
+pub(super) const LLAMA: Defaults = Defaults {
+    kv_heads: KvHeads::AsQueries,
+    head_dim: None,
+    tied_embeddings: false,
+    norm_epsilon: None,
+    activation: ("hidden_act", Activation::Silu),
+    rope: rope::PLAIN,
+};
+
+/// A decoder of Llama's form without a window.
+pub(super) fn read(config: &Keys<'_>, defaults: &Defaults) -> Result<ModelShape, ConfigFault> {
     let size = |key: &str| config.required(key, config.size(key)?);
     let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
+    let kv_heads = match (config.size("num_key_value_heads")?, &defaults.kv_heads) {
+        (Some(given), _) => given,
+        (None, KvHeads::AsQueries) => heads,
+        (None, KvHeads::Required) => config.required("num_key_value_heads", None::<usize>)?,
+    };
     if heads % kv_heads != 0 {
         return Err(format!(
             "{heads} query heads cannot share {kv_heads} key heads (`num_key_value_heads`)"
         )
         .into());
     }
-    let rope = rope::read(config)?;
+    let head_dim = head_dim(config, hidden, heads, defaults.head_dim)?;
+    let max_positions = size("max_position_embeddings")?;
+    let rope = rope::read(config, &defaults.rope, head_dim, max_positions)?;
+    let epsilon = config.number("rms_norm_eps")?.or(defaults.norm_epsilon);
+    let tied = config.flag("tie_word_embeddings")?;
     Ok(ModelShape {
         hidden,
         layers: size("num_hidden_layers")?,
         heads,
         kv_heads,
-        head_dim: head_dim(config, hidden, heads)?,
+        head_dim,
         ffn: size("intermediate_size")?,
         vocabulary: size("vocab_size")?,
-        tied_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(false),
-        norm_epsilon: config.required("rms_norm_eps", config.number("rms_norm_eps")?)?,
+        tied_embeddings: tied.unwrap_or(defaults.tied_embeddings),
+        norm_epsilon: config.required("rms_norm_eps", epsilon)?,
         rope_theta: rope.theta,
         rope_scaling: rope.scaling,
         sliding_window: None,
-        max_positions: size("max_position_embeddings")?,
+        max_positions,
+        form: DecoderForm {
+            activation: activation(config, defaults.activation)?,
+            rotary_dim: rope.rotary_dim,
+            ..DecoderForm::default()
+        },
     })
 }
 
-fn head_dim(config: &Keys<'_>, hidden: usize, heads: usize) -> Result<usize, String> {
-    let size = match config.size("head_dim")? {
+fn activation(
+    config: &Keys<'_>,
+    (key, default): (&str, Activation),
+) -> Result<Activation, ConfigFault> {
+    match config.text(key)? {
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        Some(other) => Err(ConfigFault::Unsupported(format!(
+            "`{key}: {other}` is not implemented"
+        ))),
+    }
+}
+
+fn head_dim(
+    config: &Keys<'_>,
+    hidden: usize,
+    heads: usize,
+    default: Option<usize>,
+) -> Result<usize, String> {
+    let size = match config.size("head_dim")?.or(default) {
         Some(size) => size,
         None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {

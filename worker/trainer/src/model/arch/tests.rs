@@ -1,3 +1,4 @@
+use qlora_planner::{LayerRope, RopeScaling};
 use serde_json::json;
 
 use super::*;
@@ -49,11 +50,11 @@ fn keys_that_ask_for_what_is_not_implemented_are_refused_by_name() {
         ("auto_map", json!({"AutoModelForCausalLM": "modeling.Own"})),
         ("hidden_act", json!("gelu")),
         ("architectures", json!(["LlamaForSequenceClassification"])),
-        ("model_type", json!("qwen2")),
+        ("model_type", json!("mixtral")),
     ] {
         refused(
             json!({ key: value }),
-            &[if key == "model_type" { "qwen2" } else { key }],
+            &[if key == "model_type" { "mixtral" } else { key }],
         );
     }
 }
@@ -148,7 +149,7 @@ fn rotary_settings_that_are_not_understood_are_refused() {
         json!({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}),
         &["full_attention"],
     );
-    for kind in ["linear", "dynamic", "yarn", "longrope"] {
+    for kind in ["dynamic", "longrope", "su", "mrope"] {
         refused(
             json!({"rope_scaling": {"type": kind, "factor": 2.0}}),
             &["rope_scaling", kind],
@@ -230,4 +231,153 @@ fn a_mistral_has_its_window_unless_the_key_turns_it_off() {
     assert_eq!(mistral(json!({"sliding_window": null})), Ok(None));
     assert_eq!(mistral(json!({})), Ok(Some(4096)));
     assert!(mistral(json!({"num_key_value_heads": "..."})).is_err());
+}
+
+#[test]
+fn linear_scaling_and_yarn_are_read_with_what_transformers_takes_for_absent_keys() {
+    let scaled = |settings: Value| {
+        let change = json!({"rope_scaling": settings, "original_max_position_embeddings": "..."});
+        llama(&change).map(|shape| shape.rope_scaling)
+    };
+    let linear = scaled(json!({"type": "linear", "factor": 2.0})).expect("a shape");
+    assert_eq!(linear, Some(RopeScaling::Linear { factor: 2.0 }));
+    refused(
+        json!({"rope_scaling": {"type": "linear"}}),
+        &["factor", "missing"],
+    );
+    let of_yarn = |more: Value| {
+        let mut settings = json!({"type": "yarn", "original_max_position_embeddings": 64});
+        settings
+            .as_object_mut()
+            .expect("an object")
+            .extend(more.as_object().expect("an object").clone());
+        match scaled(settings).expect("a shape") {
+            Some(RopeScaling::Yarn {
+                factor,
+                attention_factor,
+                beta_fast,
+                truncate,
+                ..
+            }) => (factor, attention_factor, beta_fast, truncate),
+            other => panic!("{other:?}"),
+        }
+    };
+    let grown = |scale: f64, factor: f64| 0.1 * scale * factor.ln() + 1.0;
+    // 256 positions of 64.
+    assert_eq!(of_yarn(json!({})), (4.0, grown(1.0, 4.0), 32.0, true));
+    assert_eq!(
+        of_yarn(json!({"factor": 8.0, "mscale": 2.0, "mscale_all_dim": 0.5, "truncate": false})),
+        (8.0, grown(2.0, 8.0) / grown(0.5, 8.0), 32.0, false)
+    );
+    assert_eq!(
+        of_yarn(json!({"factor": 8.0, "attention_factor": 1.5, "beta_fast": 16.0})),
+        (8.0, 1.5, 16.0, true)
+    );
+    refused(
+        json!({"rope_scaling": {"type": "yarn", "factor": 2.0}}),
+        &["original_max_position_embeddings", "missing"],
+    );
+}
+
+fn other(model_type: &str, class: &str, change: Value) -> Result<ModelShape, String> {
+    let mut all = json!({"model_type": model_type, "architectures": [class]});
+    all.as_object_mut()
+        .expect("an object")
+        .extend(change.as_object().expect("an object").clone());
+    llama(&all)
+}
+
+#[test]
+fn phi_scales_by_lists_of_factors_for_the_pairs_that_it_rotates() {
+    let phi = |change: Value| other("phi3", "Phi3ForCausalLM", change);
+    let lists = |pairs: usize, kind: &str| {
+        json!({"original_max_position_embeddings": 64, "partial_rotary_factor": 0.75, "rope_scaling":
+            {"type": kind, "short_factor": vec![1.0; pairs], "long_factor": vec![4.0; pairs]}})
+    };
+    // Heads of 8, of which 6 elements are rotated.
+    for kind in ["longrope", "su", "yarn"] {
+        let shape = phi(lists(3, kind)).expect("a shape");
+        assert_eq!(shape.form.rotary_dim, Some(6));
+        let Some(RopeScaling::LongRope {
+            long,
+            original_positions,
+            attention_factor,
+            ..
+        }) = shape.rope_scaling
+        else {
+            panic!("{kind}")
+        };
+        let grown = (1.0 + 4f64.ln() / 64f64.ln()).sqrt();
+        assert_eq!(
+            (long, original_positions, attention_factor),
+            (vec![4.0; 3], 64, grown)
+        );
+    }
+    let fault = phi(lists(4, "longrope")).expect_err("a list that is too long");
+    assert!(
+        fault.contains("short_factor") && fault.contains("3 pairs"),
+        "{fault}"
+    );
+    let fault = phi(json!({"resid_pdrop": 0.1})).expect_err("dropout");
+    assert!(fault.contains("resid_pdrop"), "{fault}");
+}
+
+#[test]
+fn windows_and_rotations_of_single_blocks_follow_from_a_list_or_its_pattern() {
+    let base = json!({"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 8, "rope_theta": "..."});
+    let with = |change: Value| {
+        let mut all = base.clone();
+        all.as_object_mut()
+            .expect("an object")
+            .extend(change.as_object().expect("an object").clone());
+        all
+    };
+    let windows = |shape: ModelShape| -> Vec<Option<usize>> {
+        (0..shape.layers).map(|i| shape.layer(i).window).collect()
+    };
+    let gemma2 = |change| other("gemma2", "Gemma2ForCausalLM", with(change)).map(windows);
+    assert_eq!(
+        gemma2(json!({"sliding_window": 16})),
+        Ok(vec![Some(16), None, Some(16), None])
+    );
+    let full = ["full_attention"; 4];
+    assert_eq!(gemma2(json!({"layer_types": full})), Ok(vec![None; 4]));
+    let fault = gemma2(json!({"layer_types": ["full_attention"]})).expect_err("too short");
+    assert!(fault.contains("layer_types"), "{fault}");
+    let gemma3 = |change| other("gemma3_text", "Gemma3ForCausalLM", with(change));
+    let pattern = gemma3(json!({"sliding_window": 8, "sliding_window_pattern": 2}));
+    assert_eq!(pattern.map(windows), Ok(vec![Some(8), None, Some(8), None]));
+    let fault = gemma3(json!({"attn_logit_softcapping": 50.0})).expect_err("a cap");
+    assert!(fault.contains("attn_logit_softcapping"), "{fault}");
+    let rotated = |change| {
+        let shape = other("smollm3", "SmolLM3ForCausalLM", with(change))?;
+        Ok::<Vec<bool>, String>(
+            (0..4)
+                .map(|i| shape.layer(i).rope == LayerRope::Global)
+                .collect(),
+        )
+    };
+    assert_eq!(rotated(json!({})), Ok(vec![true, true, true, false]));
+    assert_eq!(
+        rotated(json!({"no_rope_layer_interval": 2})),
+        Ok(vec![true, false, true, false])
+    );
+    assert_eq!(
+        rotated(json!({"no_rope_layers": [0, 1, 1, 1]})),
+        Ok(vec![false, true, true, true])
+    );
+    assert!(rotated(json!({"no_rope_layers": [0, 1]})).is_err());
+}
+
+#[test]
+fn windows_that_qwen_does_not_use_are_none() {
+    let qwen = |change: Value| other("qwen2", "Qwen2ForCausalLM", change);
+    let unused =
+        json!({"use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 1});
+    let shape = qwen(unused).expect("a shape");
+    assert!((0..2).all(|layer| shape.layer(layer).window.is_none()) && shape.form.qkv_bias);
+    for key in ["use_sliding_window", "use_mrope"] {
+        let fault = qwen(json!({ key: true })).expect_err("not implemented");
+        assert!(fault.contains(key), "{fault}");
+    }
 }

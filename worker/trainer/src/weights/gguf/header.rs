@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
-use qlora_planner::ModelShape;
+use qlora_planner::{DecoderForm, ModelShape};
 
 use crate::{Error, Result};
 
@@ -130,6 +130,7 @@ impl Header<'_> {
             rope_scaling: None,
             sliding_window: size("attention.sliding_window")?,
             max_positions: needed("context_length")?,
+            form: DecoderForm::default(),
         })
     }
 

@@ -3,7 +3,6 @@
 
 mod blocks;
 mod header;
-mod names;
 mod scan;
 mod tokenizer;
 
@@ -26,7 +25,6 @@ use super::finite::first_broken_in_blocks;
 use super::safetensors::BROKEN;
 use crate::{Error, Result};
 
-pub(crate) use self::names::{gguf_name, site_of, tensors_of};
 pub(crate) use self::tokenizer::{CUTS, TokenType};
 
 /// What to do where the tokenizer of a file is of no use.

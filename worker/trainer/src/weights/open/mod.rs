@@ -15,7 +15,7 @@ use super::files::{ModelFiles, end_ids, hub_name, read_json};
 use super::gguf::GgufFile;
 use super::random::RandomWeights;
 use super::safetensors::Shards;
-use crate::model::{ConfigFault, shape_from_json};
+use crate::model::{ConfigFault, Part, shape_from_json};
 use crate::{Error, Result};
 
 /// Where the weights come from.
@@ -168,12 +168,11 @@ impl Checkpoint {
                 .for_each(|weight| hash.update(weight.to_le_bytes()));
             Ok(())
         };
-        for layer in 0..self.files.shape.layers {
-            let (first, second) = self.norms(layer, DType::F32, cpu)?;
-            add(first)?;
-            add(second)?;
+        for part in Part::all(&self.files.shape) {
+            if matches!(part, Part::Norm { .. } | Part::FinalNorm) {
+                add(self.vector(part, DType::F32, cpu)?)?;
+            }
         }
-        add(self.final_norm(DType::F32, cpu)?)?;
         Ok(hex::encode(hash.finalize()))
     }
 

@@ -6,22 +6,29 @@ use qlora_kernels::Backend;
 
 use super::{Checkpoint, Folder, Ggml, Source};
 use crate::lora::Site;
-use crate::weights::gguf::gguf_name;
+use crate::model::Part;
 use crate::weights::{FrozenWeight, Gguf, Plain, bnb};
 use crate::{Error, Result};
 
 impl Checkpoint {
-    /// The linear layer `module` of block `layer`, held as `model` asks.
-    pub fn projection(
+    /// The weight at `site`, held as `model` asks.
+    pub fn weight(
         &self,
-        layer: usize,
-        module: TargetModule,
+        site: Site,
         model: &ModelConfig,
         backend: &dyn Backend,
     ) -> Result<Box<dyn FrozenWeight>> {
         let device = backend.device();
+        let fault = |fault: &str| Error::Model {
+            path: self.files.path.clone(),
+            fault: fault.into(),
+            help: ENLARGED,
+        };
         match &self.source {
-            Source::HuggingFace(folder) => folder.projection(layer, module, model, backend),
+            Source::HuggingFace(folder) => {
+                let name = Part::Weight(site).hugging_face(&self.files.shape.form);
+                folder.weight(&name, model, backend)
+            }
             Source::Gguf(ggml) => {
                 if model.quantization == Quantization::Nf4 {
                     return Err(Error::Model {
@@ -32,17 +39,8 @@ impl Checkpoint {
                 }
                 // What becomes something else is read where that is made.
                 let stays = model.quantization != Quantization::None;
-                let weight = self.gguf_projection(
-                    ggml,
-                    layer,
-                    module,
-                    if stays { device } else { &Device::Cpu },
-                )?;
-                let fault = |fault: &str| Error::Model {
-                    path: self.files.path.clone(),
-                    fault: fault.into(),
-                    help: ENLARGED,
-                };
+                let weight =
+                    self.gguf_weight(ggml, site, if stays { device } else { &Device::Cpu })?;
                 if stays {
                     Ok(weight)
                 } else {
@@ -50,28 +48,21 @@ impl Checkpoint {
                 }
             }
             Source::Random(weights) => {
-                let weight =
-                    weights.projection(layer, module, self.files.shape.projection(module))?;
-                let fault = |fault: &str| Error::Model {
-                    path: self.files.path.clone(),
-                    fault: fault.into(),
-                    help: ENLARGED,
-                };
+                let dims = self.files.shape.projection(site.module);
+                let weight = weights.projection(site.layer, site.module, dims)?;
                 requantise(Box::new(Plain(weight)), model, backend, fault)
             }
         }
     }
 
-    fn gguf_projection(
+    fn gguf_weight(
         &self,
         ggml: &Ggml,
-        layer: usize,
-        module: TargetModule,
+        site: Site,
         device: &Device,
     ) -> Result<Box<dyn FrozenWeight>> {
-        let name = gguf_name(&format!("{}.weight", Site { layer, module }.module_path()));
-        let shape = &self.files.shape;
-        let tensor = match module {
+        let (name, shape) = (Part::Weight(site).gguf(), &self.files.shape);
+        let tensor = match site.module {
             TargetModule::QProj => ggml.file.read_rotary(&name, shape.heads, device)?,
             TargetModule::KProj => ggml.file.read_rotary(&name, shape.kv_heads, device)?,
             _ => ggml.file.read(&name, device)?,
@@ -79,47 +70,36 @@ impl Checkpoint {
         Ok(Box::new(Gguf(tensor)))
     }
 
-    /// The two norms of block `layer`, before attention and before the feed-forward layer.
-    pub fn norms(&self, layer: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
-        let names = match &self.source {
-            Source::HuggingFace(_) => ["input_layernorm", "post_attention_layernorm"]
-                .map(|n| format!("model.layers.{layer}.{n}.weight")),
-            Source::Gguf(_) | Source::Random(_) => {
-                ["attn_norm", "ffn_norm"].map(|n| format!("blk.{layer}.{n}.weight"))
+    /// The norm or bias `part` as `dtype`.
+    pub fn vector(&self, part: Part, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = &self.files.shape;
+        match &self.source {
+            Source::HuggingFace(folder) => {
+                let name = part.hugging_face(&shape.form);
+                folder.shards.tensor(&name, dtype, device)
             }
-        };
-        Ok((
-            self.vector(&names[0], dtype, device)?,
-            self.vector(&names[1], dtype, device)?,
-        ))
-    }
-
-    pub fn final_norm(&self, dtype: DType, device: &Device) -> Result<Tensor> {
-        match &self.source {
-            Source::HuggingFace(_) => self.vector("model.norm.weight", dtype, device),
-            Source::Gguf(_) | Source::Random(_) => self.vector("output_norm.weight", dtype, device),
-        }
-    }
-
-    fn vector(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        match &self.source {
-            Source::HuggingFace(folder) => folder.shards.tensor(name, dtype, device),
             Source::Gguf(ggml) => {
                 let vector = ggml
                     .file
-                    .read(name, &Device::Cpu)?
+                    .read(&part.gguf(), &Device::Cpu)?
                     .dequantize(&Device::Cpu)?;
                 Ok(vector.to_dtype(dtype)?.to_device(device)?)
             }
-            Source::Random(_) => Ok(
-                Tensor::ones(self.files.shape.hidden, dtype, &Device::Cpu)?.to_device(device)?
-            ),
+            Source::Random(_) => {
+                let value = if matches!(part, Part::Bias(_)) {
+                    0.0
+                } else {
+                    1.0
+                };
+                let vector = Tensor::full(value as f32, part.dims(shape), &Device::Cpu)?;
+                Ok(vector.to_dtype(dtype)?.to_device(device)?)
+            }
         }
     }
 
     /// The embedding [V, D].
     pub fn embedding(&self, backend: &dyn Backend) -> Result<Box<dyn FrozenWeight>> {
-        self.table("model.embed_tokens.weight", "token_embd.weight", backend)
+        self.table(Part::Embedding, backend)
     }
 
     /// The output layer [V, D], or none where the embedding serves as such.
@@ -127,26 +107,20 @@ impl Checkpoint {
         if self.files.shape.tied_embeddings {
             return Ok(None);
         }
-        self.table("lm_head.weight", "output.weight", backend)
-            .map(Some)
+        self.table(Part::Head, backend).map(Some)
     }
 
-    fn table(
-        &self,
-        folder_name: &str,
-        gguf_name: &str,
-        backend: &dyn Backend,
-    ) -> Result<Box<dyn FrozenWeight>> {
+    fn table(&self, part: Part, backend: &dyn Backend) -> Result<Box<dyn FrozenWeight>> {
         let device = backend.device();
         let table: Box<dyn FrozenWeight> = match &self.source {
             Source::HuggingFace(folder) => {
-                Box::new(Plain(folder.shards.native(folder_name, &Device::Cpu)?))
+                let name = part.hugging_face(&self.files.shape.form);
+                Box::new(Plain(folder.shards.native(&name, &Device::Cpu)?))
             }
-            Source::Gguf(ggml) => Box::new(Gguf(ggml.file.read(gguf_name, &Device::Cpu)?)),
+            Source::Gguf(ggml) => Box::new(Gguf(ggml.file.read(&part.gguf(), &Device::Cpu)?)),
             Source::Random(weights) => {
                 let shape = (self.files.shape.vocabulary, self.files.shape.hidden);
-                let is_head = gguf_name == "output.weight";
-                Box::new(Plain(if is_head {
+                Box::new(Plain(if part == Part::Head {
                     weights.head(shape)?
                 } else {
                     weights.embedding(shape)?
@@ -163,30 +137,23 @@ impl Checkpoint {
 }
 
 impl Folder {
-    fn projection(
+    fn weight(
         &self,
-        layer: usize,
-        module: TargetModule,
+        name: &str,
         model: &ModelConfig,
         backend: &dyn Backend,
     ) -> Result<Box<dyn FrozenWeight>> {
-        let parent = if (module as usize) < TargetModule::GateProj as usize {
-            "self_attn"
-        } else {
-            "mlp"
-        };
-        let name = format!("model.layers.{layer}.{parent}.{}.weight", module.name());
-        if bnb::is_quantised(&self.shards, &name) {
-            return Ok(Box::new(bnb::read(&self.shards, &name, backend.device())?));
+        if bnb::is_quantised(&self.shards, name) {
+            return Ok(Box::new(bnb::read(&self.shards, name, backend.device())?));
         }
         if model.quantization == Quantization::Gguf {
             return Err(self
                 .shards
-                .fault(&name, "is not of a GGUF file; set model.quantization: nf4"));
+                .fault(name, "is not of a GGUF file; set model.quantization: nf4"));
         }
-        let fault = |fault: &str| self.shards.fault(&name, &format!("{fault}; {ENLARGED}"));
+        let fault = |fault: &str| self.shards.fault(name, &format!("{fault}; {ENLARGED}"));
         requantise(
-            Box::new(Plain(self.shards.native(&name, &Device::Cpu)?)),
+            Box::new(Plain(self.shards.native(name, &Device::Cpu)?)),
             model,
             backend,
             fault,

@@ -1,0 +1,117 @@
+//! Gemma 3, its text models: Gemma 2 without a cap on scores, with norms over the heads of queries
+//! and keys, and a rotary embedding of their own for the blocks with a window.
+
+use qlora_planner::{LayerForm, LayerRope};
+
+use super::gemma2::{self, DEFAULTS, cap};
+use super::keys::Keys;
+use super::rope::{self, Model, Reading};
+use super::sizes::Defaults;
+use super::{Architecture, ConfigFault, layers};
+
+const GLOBAL_THETA: f64 = 1_000_000.0;
+const LOCAL_THETA: f64 = 10_000.0;
+
+pub(super) static GEMMA3: Architecture = Architecture {
+    model_type: "gemma3_text",
+    class: "Gemma3ForCausalLM",
+    keys: &[
+        "_sliding_window_pattern",
+        "attn_logit_softcapping",
+        "cache_implementation",
+        "final_logit_softcapping",
+        "hidden_activation",
+        "layer_types",
+        "query_pre_attn_scalar",
+        "rope_local_base_freq",
+        "sliding_window",
+        "sliding_window_pattern",
+        "use_bidirectional_attention",
+    ],
+    shape: |config| {
+        let nested = nested(config)?;
+        let defaults = Defaults {
+            rope: Reading {
+                theta: GLOBAL_THETA,
+                ..rope::PLAIN
+            },
+            ..DEFAULTS
+        };
+        let outer = if nested.is_some() {
+            config.without("rope_parameters")
+        } else {
+            config.clone()
+        };
+        let mut shape = gemma2::read(&outer, &defaults)?;
+        let mut local = config.number("rope_local_base_freq")?;
+        if let Some(Nested { global, sliding }) = nested {
+            let model = Model {
+                original: None,
+                positions: shape.max_positions as f64,
+                pairs: shape.head_dim / 2,
+                reading: defaults.rope,
+            };
+            if let Some(keys) = global {
+                shape.rope_scaling = rope::scaling(&keys, &model)?;
+                shape.rope_theta = keys.number("rope_theta")?.unwrap_or(shape.rope_theta);
+            }
+            if let Some(keys) = sliding {
+                if rope::scaling(&keys, &model)?.is_some() {
+                    let fault = format!("`{}` is not implemented", keys.name("rope_type"));
+                    return Err(ConfigFault::Unsupported(fault));
+                }
+                local = keys.number("rope_theta")?.or(local);
+            }
+        }
+        shape.form.local_rope_theta = Some(local.unwrap_or(LOCAL_THETA));
+        shape.form.head_norms = true;
+        shape.form.logit_cap = cap(config, "final_logit_softcapping", None)?;
+        // transformers does not hand it to attention.
+        if config.value("attn_logit_softcapping").is_some() {
+            let fault = "`attn_logit_softcapping` is not carried out by Gemma 3; set it to null";
+            return Err(ConfigFault::Unsupported(fault.into()));
+        }
+        let pattern = config.size("sliding_window_pattern")?.unwrap_or(6);
+        let windowed = |layer: usize| !(layer + 1).is_multiple_of(pattern);
+        let windowed = layers::windowed(config, shape.layers, windowed)?;
+        let window = config.size("sliding_window")?.unwrap_or(4096);
+        let layer = |is_windowed: bool| match is_windowed {
+            true => LayerForm {
+                window: Some(window),
+                rope: LayerRope::Local,
+            },
+            false => LayerForm {
+                window: None,
+                rope: LayerRope::Global,
+            },
+        };
+        shape.form.layers = windowed.into_iter().map(layer).collect();
+        Ok(shape)
+    },
+};
+
+/// `rope_parameters` by the kind of a layer, as transformers 5 writes them.
+struct Nested<'a> {
+    global: Option<Keys<'a>>,
+    sliding: Option<Keys<'a>>,
+}
+
+fn nested<'a>(config: &Keys<'a>) -> Result<Option<Nested<'a>>, String> {
+    let Some(keys) = config.object("rope_parameters")? else {
+        return Ok(None);
+    };
+    let kinds = [layers::FULL, layers::SLIDING];
+    if !keys.entries().any(|(key, _)| kinds.contains(&key)) {
+        return Ok(None);
+    }
+    if let Some((other, _)) = keys.entries().find(|(key, _)| !kinds.contains(key)) {
+        let name = keys.name(other);
+        return Err(format!(
+            "`{name}` stands beside the settings of kinds of layers"
+        ));
+    }
+    Ok(Some(Nested {
+        global: keys.object(layers::FULL)?,
+        sliding: keys.object(layers::SLIDING)?,
+    }))
+}

@@ -1,0 +1,48 @@
+//! Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini: one matrix for queries, keys and values, one for gate
+//! and up, and rotation of a part of a head.
+
+use super::rope::Reading;
+use super::sizes::{self, Defaults};
+use super::{Architecture, ConfigFault};
+
+pub(super) static PHI3: Architecture = Architecture {
+    model_type: "phi3",
+    class: "Phi3ForCausalLM",
+    keys: &[
+        // The code of the model's repository, which transformers has as its own since.
+        "auto_map",
+        // Of a layer that does not exist.
+        "embd_pdrop",
+        "lm_head_bias",
+        "original_max_position_embeddings",
+        "partial_rotary_factor",
+        "resid_pdrop",
+        "sliding_window",
+    ],
+    shape: |config| {
+        let defaults = Defaults {
+            norm_epsilon: Some(1e-5),
+            rope: Reading {
+                theta: 10_000.0,
+                partial: true,
+                long: true,
+            },
+            ..sizes::LLAMA
+        };
+        let mut shape = sizes::read(config, &defaults)?;
+        let off = config.value("resid_pdrop").and_then(|value| value.as_f64()) == Some(0.0);
+        if config.value("resid_pdrop").is_some() && !off {
+            return Err(ConfigFault::Unsupported(
+                "`resid_pdrop` other than 0 is not implemented".into(),
+            ));
+        }
+        if config.flag("lm_head_bias")? == Some(true) {
+            return Err(ConfigFault::Unsupported(
+                "`lm_head_bias: true` is not implemented".into(),
+            ));
+        }
+        shape.sliding_window = config.size("sliding_window")?;
+        shape.form.fused = true;
+        Ok(shape)
+    },
+};
