@@ -30,6 +30,8 @@ pub enum WantedAttention {
 /// The attention of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionOptions {
+    /// Of every layer, but for the window: each call has that of its layer. With a window where any
+    /// layer has one.
     pub shape: AttentionShape,
     pub wanted: WantedAttention,
     /// Tokens of the longest sequence.

@@ -11,12 +11,12 @@
 #include "attention_forward_hopper.cu"
 #include "cross_entropy.cu"
 #include "dropout.cu"
+#include "glu.cu"
 #include "lora.cu"
 #include "nf4.cu"
 #include "rms_norm.cu"
 #include "rope.cu"
 #include "rows.cu"
-#include "swiglu.cu"
 
 #include "kernels.h"
 
@@ -76,6 +76,7 @@ const std::map<std::string, Kernel>& kernels() {
         KERNEL(adamw_coded),
         KERNEL(add_bf16),
         KERNEL(add_f32),
+        KERNEL(affine),
         KERNEL(attention_backward_hopper_keys_128),
         KERNEL(attention_backward_hopper_keys_64),
         KERNEL(attention_backward_hopper_queries_128),
@@ -95,9 +96,15 @@ const std::map<std::string, Kernel>& kernels() {
         KERNEL(attention_forward_64),
         KERNEL(attention_forward_hopper_128),
         KERNEL(attention_forward_hopper_64),
+        KERNEL(cap_logits),
         KERNEL(cross_entropy),
+        KERNEL(cross_entropy_capped),
         KERNEL(dropout),
         KERNEL(gather_rows),
+        KERNEL(glu_backward_gelu_tanh),
+        KERNEL(glu_backward_silu),
+        KERNEL(glu_forward_gelu_tanh),
+        KERNEL(glu_forward_silu),
         KERNEL(join_columns_bf16),
         KERNEL(join_columns_f32),
         KERNEL(lora_inner_1),
@@ -111,13 +118,13 @@ const std::map<std::string, Kernel>& kernels() {
         KERNEL(nf4_quantise_f32),
         KERNEL(nf4_to_bf16),
         KERNEL(rms_norm_backward),
+        KERNEL(rms_norm_backward_offset),
         KERNEL(rms_norm_forward),
+        KERNEL(rms_norm_forward_offset),
         KERNEL(root_of_sum),
         KERNEL(rope),
         KERNEL(scatter_rows),
         KERNEL(squares),
-        KERNEL(swiglu_backward),
-        KERNEL(swiglu_forward),
         KERNEL(to_bf16),
     };
     return all;

@@ -73,13 +73,14 @@ impl Cpu {
             | Operation::Add
             | Operation::Concat
             | Operation::Cast
+            | Operation::Affine
             | Operation::GradNorm => Form::reference(""),
             Operation::EmbeddingNoise => Form::reference(""),
             Operation::Lora => Form::Composed,
             Operation::Prefetch | Operation::Offload => Form::Unused,
             Operation::RmsNorm
             | Operation::Rope
-            | Operation::SwiGlu
+            | Operation::Glu
             | Operation::Dropout
             | Operation::Quantize
             | Operation::Dequantize

@@ -81,9 +81,16 @@ impl Pass {
     }
 }
 
-/// Whether there are kernels for heads of this size.
-pub(super) fn has_kernels(shape: &AttentionShape) -> bool {
-    HEADS.contains(&shape.head_dim)
+/// Why there are no kernels for attention of this shape, where there are none.
+pub(super) fn refusal(shape: &AttentionShape) -> Option<String> {
+    if !HEADS.contains(&shape.head_dim) {
+        return Some(format!(
+            "there are no kernels for heads of {}",
+            shape.head_dim
+        ));
+    }
+    let capped = || "there are no kernels for capped scores".to_owned();
+    shape.cap.map(|_| capped())
 }
 
 /// The kernel of a pass for heads of the shape's size, and its launch over `tiles` tiles of `heads`
@@ -94,11 +101,8 @@ fn kernel(
     shape: &AttentionShape,
     (tiles, heads): (usize, usize),
 ) -> Result<(CudaFunction, LaunchConfig)> {
-    if !has_kernels(shape) {
-        candle_core::bail!(
-            "there are no kernels for heads of {}: open the backend for this attention",
-            shape.head_dim
-        )
+    if let Some(why) = refusal(shape) {
+        candle_core::bail!("{why}: open the backend for this attention")
     }
     let hopper = shape.head_dim >= HOPPER && Gpu::of(device)?.is_hopper();
     let (module, name) = pass.kernel(hopper);

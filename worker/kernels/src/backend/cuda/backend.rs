@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::buffer::{device_of, unwritten};
 use super::choice::{Chosen, choose};
 #[cfg(feature = "cudnn")]
-use super::cudnn::{self, Packed};
+use super::cudnn::{self, Cudnn, Packed};
 use super::matmul::{self, Onto, product};
 use super::nccl::{self, NcclError};
 use super::nf4::{self, NF4_RUN};
@@ -17,7 +17,7 @@ use super::plans::Kind;
 use super::prefetch::Prefetched;
 use super::tiles::Tiles;
 use super::{
-    adamw, attention, cross_entropy, dropout, lora, memory, modules, rms_norm, rope, rows, swiglu,
+    adamw, attention, cross_entropy, dropout, glu, lora, memory, modules, rms_norm, rope, rows,
 };
 use crate::Result;
 use crate::backend::operations::{AttentionGrads, AttentionOutput, Backend, Communicator};
@@ -28,11 +28,13 @@ use crate::types::adamw::{Moments, Norm, Parameter};
 use crate::types::attention::{AttentionSaved, AttentionShape};
 use crate::types::dropout::DropoutKey;
 use crate::types::forms::{Form, Forms, Operation};
+use crate::types::glu::GateFunction;
 use crate::types::lora::{LoraBackwardInput, LoraInput};
 use crate::types::loss::{Head, Loss, LossAndGrad};
 use crate::types::matmul::{MatmulBackend, Term};
 use crate::types::matrix::{Matrix, Stored};
 use crate::types::nf4::{Nf4Scales, Nf4Tensor};
+use crate::types::norm::NormWeight;
 use crate::types::offload::{Offloaded, Transfer};
 use crate::types::options::{Compute, LoraOptions, Options};
 use crate::types::rope::RopeTable;
@@ -123,8 +125,24 @@ impl Cuda {
     #[cfg(feature = "cudnn")]
     fn packed(&self, spans: &[Span]) -> Result<Option<Packed>> {
         match (&self.attention, &self.options.attention) {
-            (Chosen::Cudnn { cudnn, .. }, Some(options)) => {
-                Packed::new(cudnn, spans, &options.shape, &self.device)
+            (Chosen::Cudnn { .. }, Some(options)) => {
+                Packed::new(spans, &options.shape, &self.device)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// cuDNN and the sequences, where it computes a layer of this shape.
+    #[cfg(feature = "cudnn")]
+    fn by_cudnn<'a>(
+        &'a self,
+        tables: &'a Tables,
+        shape: &AttentionShape,
+    ) -> Result<Option<(&'a Cudnn, &'a Packed)>> {
+        match (&self.attention, &tables.packed) {
+            (Chosen::Cudnn { cudnn, .. }, Some(packed)) => {
+                let takes = packed.takes(cudnn, shape)?;
+                Ok(takes.then_some((&**cudnn, packed)))
             }
             _ => Ok(None),
         }
@@ -256,14 +274,23 @@ impl Backend for Cuda {
         reference::noise::add(x, alpha, spans, key)
     }
 
-    fn rms_norm_forward(&self, x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
+    fn affine(&self, x: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+        rows::affine(x, scale, bias)
+    }
+
+    fn rms_norm_forward(
+        &self,
+        x: &Tensor,
+        w: NormWeight<'_>,
+        epsilon: f64,
+    ) -> Result<(Tensor, Tensor)> {
         rms_norm::forward(x, w, epsilon)
     }
 
     fn rms_norm_forward_on(
         &self,
         x: &Tensor,
-        w: &Tensor,
+        w: NormWeight<'_>,
         epsilon: f64,
     ) -> Result<(Activations, Tensor)> {
         let (y, rstd) = rms_norm::forward(x, w, epsilon)?;
@@ -274,7 +301,7 @@ impl Backend for Cuda {
         &self,
         dy: &Tensor,
         x: &Tensor,
-        w: &Tensor,
+        w: NormWeight<'_>,
         rstd: &Tensor,
         base: Option<&Tensor>,
     ) -> Result<Tensor> {
@@ -283,7 +310,7 @@ impl Backend for Cuda {
 
     fn rope_forward(&self, table: &RopeTable, x: &Tensor, sequences: &Sequences) -> Result<Tensor> {
         let positions = &sequences.tables::<Tables>()?.tiles.positions;
-        rope::turn(x, positions, (&table.cos, &table.sin), table.head_dim, 1.0)
+        rope::turn(table, x, positions, 1.0)
     }
 
     fn rope_backward(
@@ -293,13 +320,7 @@ impl Backend for Cuda {
         sequences: &Sequences,
     ) -> Result<Tensor> {
         let positions = &sequences.tables::<Tables>()?.tiles.positions;
-        rope::turn(
-            dy,
-            positions,
-            (&table.cos, &table.sin),
-            table.head_dim,
-            -1.0,
-        )
+        rope::turn(table, dy, positions, -1.0)
     }
 
     fn attention_forward(
@@ -310,7 +331,7 @@ impl Backend for Cuda {
     ) -> Result<AttentionOutput> {
         let tables = sequences.tables::<Tables>()?;
         #[cfg(feature = "cudnn")]
-        if let (Chosen::Cudnn { cudnn, .. }, Some(packed)) = (&self.attention, &tables.packed) {
+        if let Some((cudnn, packed)) = self.by_cudnn(tables, shape)? {
             return cudnn::forward(cudnn, qkv, shape, packed);
         }
         match &self.attention {
@@ -330,7 +351,7 @@ impl Backend for Cuda {
     ) -> Result<AttentionGrads> {
         let tables = sequences.tables::<Tables>()?;
         #[cfg(feature = "cudnn")]
-        if let (Chosen::Cudnn { cudnn, .. }, Some(packed)) = (&self.attention, &tables.packed) {
+        if let Some((cudnn, packed)) = self.by_cudnn(tables, shape)? {
             return cudnn::backward(cudnn, d_o, saved, shape, packed);
         }
         match &self.attention {
@@ -341,31 +362,37 @@ impl Backend for Cuda {
         }
     }
 
-    fn swiglu_forward(&self, g: &Activations, up: &Activations) -> Result<Activations> {
-        Ok(swiglu::forward(g.tensor()?, up.tensor()?)?.into())
+    fn glu_forward(
+        &self,
+        gate: GateFunction,
+        g: &Activations,
+        up: &Activations,
+    ) -> Result<Activations> {
+        Ok(glu::forward(gate, g.tensor()?, up.tensor()?)?.into())
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        gate: GateFunction,
         dh: &Activations,
         g: &Activations,
         up: &Activations,
     ) -> Result<(Activations, Activations)> {
         let dh = dh.tensor()?;
         let dup = unwritten(dh.dims2()?, DType::BF16, &device_of(dh)?)?;
-        Ok((
-            swiglu::backward(dh, g.tensor()?, up.tensor()?, &dup)?.into(),
-            dup.into(),
-        ))
+        let dg = glu::backward(gate, dh, (g.tensor()?, up.tensor()?), &dup)?;
+        Ok((dg.into(), dup.into()))
     }
 
-    fn swiglu_backward_over(
+    fn glu_backward_over(
         &self,
+        gate: GateFunction,
         dh: Activations,
         g: &Activations,
         up: &Activations,
     ) -> Result<(Activations, Activations)> {
-        let dg = swiglu::backward(dh.tensor()?, g.tensor()?, up.tensor()?, dh.tensor()?)?;
+        let over = dh.tensor()?;
+        let dg = glu::backward(gate, over, (g.tensor()?, up.tensor()?), over)?;
         Ok((dg.into(), dh))
     }
 
@@ -474,27 +501,12 @@ impl Backend for Cuda {
         reference::matmul::weight_gradient(a, b, scale, &|terms| self.matmul_backward(terms, None))
     }
 
-    fn logits(&self, hidden: &Activations, head: &dyn Matrix) -> Result<Tensor> {
-        if self.is_bf16 {
-            let w = self.dequantize(head, DType::BF16)?;
-            return product(
-                Kind::Forward,
-                hidden.tensor()?,
-                &w,
-                1.0,
-                Onto::Nothing,
-                DType::F32,
-            );
+    fn logits(&self, hidden: &Activations, head: Head<'_>) -> Result<Tensor> {
+        if !self.is_bf16 {
+            return reference::cross_entropy::logits(self, hidden, head);
         }
-        self.matmul_forward(
-            &[Term {
-                x: hidden,
-                w: head,
-                scale: 1.0,
-            }],
-            None,
-        )?
-        .to_dtype(DType::F32)
+        let weight = self.dequantize(head.weight, DType::BF16)?;
+        cross_entropy::logits(hidden.tensor()?, head, &weight)
     }
 
     fn cross_entropy(
@@ -514,19 +526,20 @@ impl Backend for Cuda {
             return Ok(None);
         }
         let weight = self.dequantize(head.weight, DType::BF16)?;
-        cross_entropy::forward_backward(hidden, (&weight, head.rows), targets, grad_scale).map(Some)
+        cross_entropy::forward_backward(hidden, head, &weight, targets, grad_scale).map(Some)
     }
 
     fn cross_entropy_of_logits(
         &self,
         logits: &Tensor,
+        cap: Option<f32>,
         targets: &[u32],
         grad_scale: Option<f64>,
     ) -> Result<(Loss, Option<Activations>)> {
         if !self.is_bf16 {
-            return reference::cross_entropy::of_logits(logits, targets, grad_scale);
+            return reference::cross_entropy::of_logits(logits, cap, targets, grad_scale);
         }
-        let (losses, grad) = cross_entropy::loss_and_grad(logits, targets, grad_scale)?;
+        let (losses, grad) = cross_entropy::loss_and_grad(logits, cap, targets, grad_scale)?;
         Ok((vec![losses].into(), grad.map(Activations::from)))
     }
 

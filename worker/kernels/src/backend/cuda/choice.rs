@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use super::attention::has_kernels;
+use super::attention::refusal;
 #[cfg(feature = "cudnn")]
 use super::cudnn::Cudnn;
 use crate::Result;
@@ -56,11 +56,7 @@ impl fmt::Display for Chosen {
 /// cuDNN is asked for and is not there, or gives something else than our kernels; or flash
 /// attention is asked for, and there is none for such heads.
 pub(super) fn choose(device: &Device, options: &AttentionOptions) -> Result<Chosen> {
-    if !has_kernels(&options.shape) {
-        let why = format!(
-            "there are no kernels for heads of {}",
-            options.shape.head_dim
-        );
+    if let Some(why) = refusal(&options.shape) {
         return match options.wanted {
             WantedAttention::Cudnn => candle_core::bail!("{why} to hold cuDNN against"),
             WantedAttention::Flash => candle_core::bail!("flash attention is required, and {why}"),
@@ -266,7 +262,7 @@ mod with_cudnn {
                 values.to_dtype(DType::BF16)?.to_device(device)
             };
             let spans = Span::packed(lengths);
-            let Some(packed) = Packed::new(cudnn, &spans, shape, device)? else {
+            let Some(packed) = Packed::new(&spans, shape, device)? else {
                 candle_core::bail!("cuDNN does not take sequences of {lengths:?} tokens")
             };
             let (heads, kv_heads) = (shape.heads, shape.kv_heads);

@@ -9,12 +9,13 @@ use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 use candle_core::{CudaDevice, DType, Tensor};
 use half::bf16;
 
-use super::buffer::{Input, device_of, finish, unwritten};
+use super::buffer::{Input, address, device_of, finish, unwritten};
 use super::gpu;
+use super::launch::spread;
 use super::matmul::{Onto, product};
 use super::plans::Kind;
 use crate::Result;
-use crate::types::loss::LossAndGrad;
+use crate::types::loss::{Head, LossAndGrad};
 
 /// Threads that go over a row.
 const THREADS: usize = 1024;
@@ -24,11 +25,46 @@ const PART_BYTES: usize = PART * size_of::<f32>();
 /// Shared memory that the kernel needs besides, at the most.
 const REDUCTIONS: usize = 1024;
 
+/// See [`crate::backend::Backend::logits`]; `weight` is the head's.
+pub(super) fn logits(hidden: &Tensor, head: Head<'_>, weight: &Tensor) -> Result<Tensor> {
+    let logits = scaled(hidden, head, weight)?;
+    if let Some(cap) = head.cap {
+        cap_in_place(&logits, cap)?;
+    }
+    Ok(logits)
+}
+
+/// Logits before the cap, in `f32`.
+fn scaled(hidden: &Tensor, head: Head<'_>, weight: &Tensor) -> Result<Tensor> {
+    let scale = head.scale as f32;
+    product(
+        Kind::Forward,
+        hidden,
+        weight,
+        scale,
+        Onto::Nothing,
+        DType::F32,
+    )
+}
+
+/// Puts `logits`, which nothing else holds, under the soft cap.
+fn cap_in_place(logits: &Tensor, cap: f32) -> Result<()> {
+    let (n, at) = (logits.elem_count(), address(logits, DType::F32)?);
+    let function = gpu::function(&device_of(logits)?, "cross_entropy", "cap_logits")?;
+    let length = n as i64;
+    let mut launch = function.builder();
+    launch.arg(&at).arg(&length).arg(&cap);
+    // SAFETY: arguments are those of the kernel, whose threads have eight elements.
+    unsafe { launch.launch(spread(n.div_ceil(8))) }.w()?;
+    Ok(())
+}
+
 /// See [`crate::backend::Backend::cross_entropy`]: every chunk's gradient goes to its place in one
-/// matrix.
+/// matrix. `weight` is the head's.
 pub(super) fn forward_backward(
     hidden: &Tensor,
-    (weight, rows): (&Tensor, usize),
+    head: Head<'_>,
+    weight: &Tensor,
     targets: &[u32],
     scale: Option<f64>,
 ) -> Result<LossAndGrad> {
@@ -42,25 +78,18 @@ pub(super) fn forward_backward(
     let grad = scale
         .map(|_| unwritten(hidden.dims2()?, DType::BF16, &device_of(hidden)?))
         .transpose()?;
-    let (rows, mut losses) = (rows.max(1), Vec::new());
+    let (rows, mut losses) = (head.rows.max(1), Vec::new());
     for (i, chunk) in targets.chunks(rows).enumerate() {
         let part = |of: &Tensor| of.narrow(0, i * rows, chunk.len());
-        let logits = product(
-            Kind::Forward,
-            &part(hidden)?,
-            weight,
-            1.0,
-            Onto::Nothing,
-            DType::F32,
-        )?;
-        let (loss, dlogits) = loss_and_grad(&logits, chunk, scale)?;
+        let logits = scaled(&part(hidden)?, head, weight)?;
+        let (loss, dlogits) = loss_and_grad(&logits, head.cap, chunk, scale)?;
         losses.push(loss);
         if let (Some(dlogits), Some(grad)) = (dlogits, &grad) {
             product(
                 Kind::Backward,
                 &dlogits,
                 weight,
-                1.0,
+                head.scale as f32,
                 Onto::At(part(grad)?),
                 DType::BF16,
             )?;
@@ -72,10 +101,11 @@ pub(super) fn forward_backward(
     })
 }
 
-/// The losses [L] of `logits` [L, V] in `f32`, and the gradient of their sum times `scale` in bf16
-/// where there is one.
+/// The losses [L] of `logits` [L, V] in `f32` under the soft cap `cap`, and the gradient of their
+/// sum times `scale` in bf16 where there is one.
 pub(super) fn loss_and_grad(
     logits: &Tensor,
+    cap: Option<f32>,
     targets: &[u32],
     scale: Option<f64>,
 ) -> Result<(Tensor, Option<Tensor>)> {
@@ -98,7 +128,12 @@ pub(super) fn loss_and_grad(
     } else {
         0
     };
-    let function = gpu::function(&device, "cross_entropy", "cross_entropy")?.into_cuda_function();
+    let name = if cap.is_some() {
+        "cross_entropy_capped"
+    } else {
+        "cross_entropy"
+    };
+    let function = gpu::function(&device, "cross_entropy", name)?.into_cuda_function();
     let shared = (parts * PART_BYTES) as u32;
     function
         .set_attribute(
@@ -121,6 +156,9 @@ pub(super) fn loss_and_grad(
         Some(_) => launch.arg(&mut grad),
         None => launch.arg(&none),
     };
+    if let Some(cap) = &cap {
+        launch.arg(cap);
+    }
     let grid = LaunchConfig {
         grid_dim: (rows as u32, 1, 1),
         block_dim: (THREADS as u32, 1, 1),

@@ -94,7 +94,7 @@ unsafe extern "C" {
     ) -> i32;
 }
 
-/// What a plan was made for; the scale follows from the size of a head.
+/// What a plan was made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     sizes: Sizes,
@@ -128,9 +128,9 @@ impl Sizes {
         }
     }
 
-    /// Only the way back works with memory of its own, which is of all tokens.
-    fn forward(self) -> Self {
-        Self { tokens: 0, ..self }
+    /// The window where some sequence may be longer.
+    fn within(self, window: Option<usize>) -> Option<usize> {
+        window.filter(|&window| window < self.length)
     }
 }
 
@@ -145,6 +145,24 @@ fn few(count: usize) -> usize {
 }
 
 impl Key {
+    /// Only the way back works with memory of its own, which is of all tokens.
+    fn forward(shape: &AttentionShape, sizes: Sizes) -> Self {
+        let sizes = Sizes { tokens: 0, ..sizes };
+        Self {
+            backward: false,
+            ..Self::backward(shape, sizes)
+        }
+    }
+
+    fn backward(shape: &AttentionShape, sizes: Sizes) -> Self {
+        let window = sizes.within(shape.window);
+        Self {
+            sizes,
+            shape: AttentionShape { window, ..*shape },
+            backward: true,
+        }
+    }
+
     fn problem(&self, capability: i32) -> Problem {
         let Self {
             sizes,
@@ -158,10 +176,7 @@ impl Key {
             heads: shape.heads as i64,
             kv_heads: shape.kv_heads as i64,
             head_dim: shape.head_dim as i64,
-            window: shape
-                .window
-                .filter(|&window| window < sizes.length)
-                .unwrap_or(0) as i64,
+            window: shape.window.unwrap_or(0) as i64,
             scale: shape.scale,
             backward: i32::from(*backward),
             capability,
@@ -280,25 +295,14 @@ impl Cudnn {
     /// # Errors
     /// cuDNN has none for such sequences.
     pub fn prepare(&self, shape: &AttentionShape, lengths: &[usize]) -> Result<()> {
-        let sizes = Sizes::of(lengths);
+        self.make_plans(shape, Sizes::of(lengths))
+    }
+
+    fn make_plans(&self, shape: &AttentionShape, sizes: Sizes) -> Result<()> {
         let mut plans = self.plans.lock();
-        self.plan(
-            &mut plans,
-            &Key {
-                sizes: sizes.forward(),
-                shape: *shape,
-                backward: false,
-            },
-        )?;
-        self.plan(
-            &mut plans,
-            &Key {
-                sizes,
-                shape: *shape,
-                backward: true,
-            },
-        )
-        .map(drop)
+        self.plan(&mut plans, &Key::forward(shape, sizes))?;
+        self.plan(&mut plans, &Key::backward(shape, sizes))
+            .map(drop)
     }
 
     /// Puts the work of a plan on the device's stream.
@@ -381,7 +385,7 @@ fn whole(spans: &[Span]) -> Option<Vec<usize>> {
 
 /// The sequences of a pass as cuDNN reads them.
 pub(crate) struct Packed {
-    /// The attention that the tables are for.
+    /// The attention that the backend was opened for. A layer may have another window or scale.
     shape: AttentionShape,
     sizes: Sizes,
     /// Lengths, and where each sequence begins among the numbers of q, of k and of the sums; on the
@@ -390,21 +394,13 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// None where a span is no whole sequence, places do not fit 32 bits, or `cudnn` has no plans
-    /// for so much.
-    pub fn new(
-        cudnn: &Cudnn,
-        spans: &[Span],
-        shape: &AttentionShape,
-        device: &Device,
-    ) -> Result<Option<Self>> {
+    /// None where a span is no whole sequence, or places do not fit 32 bits.
+    pub fn new(spans: &[Span], shape: &AttentionShape, device: &Device) -> Result<Option<Self>> {
         let Some(lengths) = whole(spans) else {
             return Ok(None);
         };
-        let lengths = lengths.as_slice();
-        let (sizes, tokens) = (Sizes::of(lengths), lengths.iter().sum::<usize>());
-        let fits = tokens > 0 && tokens * shape.heads * shape.head_dim <= MOST_ELEMENTS;
-        if !fits || cudnn.prepare(shape, lengths).is_err() {
+        let (sizes, tokens) = (Sizes::of(&lengths), lengths.iter().sum::<usize>());
+        if tokens == 0 || tokens * shape.heads * shape.head_dim > MOST_ELEMENTS {
             return Ok(None);
         }
         let mut padded: Vec<u32> = lengths.iter().map(|&length| length as u32).collect();
@@ -430,10 +426,23 @@ impl Packed {
         }))
     }
 
+    /// Whether `cudnn` computes a layer of this shape: it has plans for it, and was held against our
+    /// kernels with a window where the layer has one. The answer is the same on the way back.
+    ///
     /// # Errors
-    /// The tables are for another attention.
+    /// The tables are for other heads.
+    pub fn takes(&self, cudnn: &Cudnn, shape: &AttentionShape) -> Result<bool> {
+        self.expect(shape)?;
+        let windowed = self.sizes.within(shape.window).is_some();
+        let tried = shape.cap.is_none() && (!windowed || self.shape.window.is_some());
+        Ok(tried && cudnn.make_plans(shape, self.sizes).is_ok())
+    }
+
+    /// # Errors
+    /// The tables are for other heads.
     fn expect(&self, shape: &AttentionShape) -> Result<()> {
-        if self.shape != *shape {
+        let heads = |of: &AttentionShape| (of.heads, of.kv_heads, of.head_dim);
+        if heads(&self.shape) != heads(shape) {
             candle_core::bail!(
                 "sequences for {:?} are given to attention of {shape:?}",
                 self.shape
@@ -456,11 +465,7 @@ pub(crate) fn forward(
     let (m, width) = q.dims2()?;
     let o = unwritten((m, width), DType::BF16, &device)?;
     let lse = unwritten((m, shape.heads), DType::F32, &device)?;
-    let key = Key {
-        sizes: packed.sizes.forward(),
-        shape: *shape,
-        backward: false,
-    };
+    let key = Key::forward(shape, packed.sizes);
     cudnn.run(
         &device,
         &key,
@@ -491,11 +496,7 @@ pub(crate) fn backward(
         (D_O, d_o),
     ];
     let outputs = [(DQ, &dq), (DK, &dk), (DV, &dv)];
-    let key = Key {
-        sizes: packed.sizes,
-        shape: *shape,
-        backward: true,
-    };
+    let key = Key::backward(shape, packed.sizes);
     cudnn.run(&device, &key, &[&inputs[..], &outputs[..]].concat(), packed)?;
     Ok((dq, dk, dv))
 }
@@ -574,12 +575,12 @@ mod tests {
             ),
             (AttentionShape::new(9, 3, 64), true, 8192 * 6_948),
         ] {
-            let problem = Key {
-                sizes,
-                shape,
-                backward,
-            }
-            .problem(90);
+            let key = if backward {
+                Key::backward(&shape, sizes)
+            } else {
+                Key::forward(&shape, sizes)
+            };
+            let problem = key.problem(90);
             let (at, size) = (properties.as_ptr(), properties.len());
             let none = std::ptr::null_mut();
             // SAFETY: as in `plan`; without a handle the properties are read.

@@ -16,6 +16,7 @@ mod cross_entropy;
 #[cfg(feature = "cudnn")]
 mod cudnn;
 mod dropout;
+mod glu;
 mod gpu;
 mod launch;
 pub(crate) mod libraries;
@@ -32,5 +33,4 @@ mod prefetch;
 mod rms_norm;
 mod rope;
 mod rows;
-mod swiglu;
 mod tiles;

@@ -1,4 +1,5 @@
-// Root-mean-square norm, a block a row: y = x rho w with rho = 1 / sqrt(mean(x^2) + eps), and its gradient.
+// Root-mean-square norm, a block a row: y = x rho w with rho = 1 / sqrt(mean(x^2) + eps), and its gradient. With an offset
+// 1 + w takes the place of w.
 //
 // A thread keeps 16 elements of every operand in registers, and all of them are on their way before the first is used:
 // memory is read once, and the sum over the block delays no load. Only rows beyond 16 elements a thread are read again.
@@ -25,17 +26,30 @@ __device__ __forceinline__ float squares_of(const Eight& x) {
     return sum;
 }
 
-// x rho is rounded before w is multiplied, as in Hugging Face's models.
+// What the elements of a row are multiplied with.
+template <bool offset>
+__device__ __forceinline__ Eight factor_of(Eight w) {
+    if (offset) {
+        for (int j = 0; j < 8; ++j) w.v[j] += 1.0f;
+    }
+    return w;
+}
+
+// As in Hugging Face's models x rho is rounded before w is multiplied, and nothing before 1 + w is.
+template <bool offset>
 __device__ __forceinline__ Eight normed(const Eight& x, const Eight& w, float rho) {
+    const Eight factor = factor_of<offset>(w);
     Eight y;
-    for (int j = 0; j < 8; ++j) y.v[j] = __bfloat162float(__float2bfloat16(x.v[j] * rho)) * w.v[j];
+    for (int j = 0; j < 8; ++j) {
+        const float normal = x.v[j] * rho;
+        y.v[j] = (offset ? normal : __bfloat162float(__float2bfloat16(normal))) * factor.v[j];
+    }
     return y;
 }
 
-// x [M, D], w [D] to y [M, D] and rho [M].
-extern "C" __global__ void __launch_bounds__(1024)
-    rms_norm_forward(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon, __nv_bfloat16* y,
-                     float* rho) {
+template <bool offset>
+__device__ __forceinline__ void forward_row(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon,
+                                            __nv_bfloat16* y, float* rho) {
     const __nv_bfloat16* row = x + long(blockIdx.x) * d;
     __nv_bfloat16* out = y + long(blockIdx.x) * d;
     const int rest = eight_of_row(KEPT), step = 8 * int(blockDim.x);
@@ -48,30 +62,45 @@ extern "C" __global__ void __launch_bounds__(1024)
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) {
         const int i = eight_of_row(k);
-        store_eight(out + i, d - i, normed(unpacked(values.eights[k]), unpacked(weights.eights[k]), scale));
+        store_eight(out + i, d - i, normed<offset>(unpacked(values.eights[k]), unpacked(weights.eights[k]), scale));
     }
     for (int i = rest; i < d; i += step) {
-        store_eight(out + i, d - i, normed(load_eight(row + i, d - i), load_eight(w + i, d - i), scale));
+        store_eight(out + i, d - i, normed<offset>(load_eight(row + i, d - i), load_eight(w + i, d - i), scale));
     }
     if (threadIdx.x == 0) rho[blockIdx.x] = scale;
 }
 
+// x [M, D], w [D] to y [M, D] and rho [M].
+extern "C" __global__ void __launch_bounds__(1024)
+    rms_norm_forward(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon, __nv_bfloat16* y,
+                     float* rho) {
+    forward_row<false>(x, w, d, epsilon, y, rho);
+}
+extern "C" __global__ void __launch_bounds__(1024)
+    rms_norm_forward_offset(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon, __nv_bfloat16* y,
+                            float* rho) {
+    forward_row<true>(x, w, d, epsilon, y, rho);
+}
+
+template <bool offset>
 __device__ __forceinline__ float products_of(const Eight& dy, const Eight& w, const Eight& x) {
+    const Eight factor = factor_of<offset>(w);
     float sum = 0.0f;
-    for (int j = 0; j < 8; ++j) sum += dy.v[j] * w.v[j] * x.v[j];
+    for (int j = 0; j < 8; ++j) sum += dy.v[j] * factor.v[j] * x.v[j];
     return sum;
 }
 
+template <bool offset>
 __device__ __forceinline__ Eight pulled(const Eight& dy, const Eight& w, const Eight& x, Eight base, float rho,
                                         float pull) {
-    for (int j = 0; j < 8; ++j) base.v[j] += rho * (dy.v[j] * w.v[j] - x.v[j] * pull);
+    const Eight factor = factor_of<offset>(w);
+    for (int j = 0; j < 8; ++j) base.v[j] += rho * (dy.v[j] * factor.v[j] - x.v[j] * pull);
     return base;
 }
 
-// dx = base + rho (t - x rho^2 mean(t x)) with t = dy w; base may be null.
-extern "C" __global__ void __launch_bounds__(1024)
-    rms_norm_backward(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w, const float* rho,
-                      const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
+template <bool offset>
+__device__ __forceinline__ void backward_row(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w,
+                                             const float* rho, const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
     const long start = long(blockIdx.x) * d;
     const int rest = eight_of_row(KEPT), step = 8 * int(blockDim.x);
     dy += start, x += start, dx += start;
@@ -83,22 +112,35 @@ extern "C" __global__ void __launch_bounds__(1024)
     float sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) {
-        sum += products_of(unpacked(gradients.eights[k]), unpacked(weights.eights[k]), unpacked(values.eights[k]));
+        sum += products_of<offset>(unpacked(gradients.eights[k]), unpacked(weights.eights[k]),
+                                   unpacked(values.eights[k]));
     }
     for (int i = rest; i < d; i += step) {
-        sum += products_of(load_eight(dy + i, d - i), load_eight(w + i, d - i), load_eight(x + i, d - i));
+        sum += products_of<offset>(load_eight(dy + i, d - i), load_eight(w + i, d - i), load_eight(x + i, d - i));
     }
     const float pull = scale * scale * (block_reduce(sum, Sum()) / d);
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) {
         const int i = eight_of_row(k);
         store_eight(dx + i, d - i,
-                    pulled(unpacked(gradients.eights[k]), unpacked(weights.eights[k]), unpacked(values.eights[k]),
-                           unpacked(bases.eights[k]), scale, pull));
+                    pulled<offset>(unpacked(gradients.eights[k]), unpacked(weights.eights[k]),
+                                   unpacked(values.eights[k]), unpacked(bases.eights[k]), scale, pull));
     }
     for (int i = rest; i < d; i += step) {
         store_eight(dx + i, d - i,
-                    pulled(load_eight(dy + i, d - i), load_eight(w + i, d - i), load_eight(x + i, d - i),
-                           load_eight(base + i, based - i), scale, pull));
+                    pulled<offset>(load_eight(dy + i, d - i), load_eight(w + i, d - i), load_eight(x + i, d - i),
+                                   load_eight(base + i, based - i), scale, pull));
     }
+}
+
+// dx = base + rho (t - x rho^2 mean(t x)) with t = dy w; base may be null.
+extern "C" __global__ void __launch_bounds__(1024)
+    rms_norm_backward(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w, const float* rho,
+                      const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
+    backward_row<false>(dy, x, w, rho, base, d, dx);
+}
+extern "C" __global__ void __launch_bounds__(1024)
+    rms_norm_backward_offset(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w, const float* rho,
+                             const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
+    backward_row<true>(dy, x, w, rho, base, d, dx);
 }

@@ -9,15 +9,21 @@ use super::buffer::{Input, device_of, finish};
 use super::gpu;
 use super::launch::a_block_a_row;
 use crate::Result;
+use crate::types::norm::NormWeight;
 
 /// See [`crate::backend::Backend::rms_norm_forward`].
-pub(super) fn forward(x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
+pub(super) fn forward(x: &Tensor, w: NormWeight<'_>, epsilon: f64) -> Result<(Tensor, Tensor)> {
     let device = device_of(x)?;
     let (m, d) = x.dims2()?;
-    let (x, w) = (Input::of(x)?, Input::of(w)?);
+    let name = if w.unit_offset {
+        "rms_norm_forward_offset"
+    } else {
+        "rms_norm_forward"
+    };
+    let (x, w) = (Input::of(x)?, Input::of(w.weight)?);
     // SAFETY: the kernel writes every element of both.
     let (mut y, mut rstd) = unsafe { (device.alloc::<bf16>(m * d)?, device.alloc::<f32>(m)?) };
-    let function = gpu::function(&device, "rms_norm", "rms_norm_forward")?;
+    let function = gpu::function(&device, "rms_norm", name)?;
     let (x, w, width, epsilon) = (
         x.slice::<bf16>()?,
         w.slice::<bf16>()?,
@@ -46,22 +52,27 @@ pub(super) fn forward(x: &Tensor, w: &Tensor, epsilon: f64) -> Result<(Tensor, T
 pub(super) fn backward(
     dy: &Tensor,
     x: &Tensor,
-    w: &Tensor,
+    w: NormWeight<'_>,
     rstd: &Tensor,
     base: Option<&Tensor>,
 ) -> Result<Tensor> {
     let device = device_of(x)?;
     let (m, d) = x.dims2()?;
+    let name = if w.unit_offset {
+        "rms_norm_backward_offset"
+    } else {
+        "rms_norm_backward"
+    };
     let (dy, x, w, rstd) = (
         Input::of(dy)?,
         Input::of(x)?,
-        Input::of(w)?,
+        Input::of(w.weight)?,
         Input::of(rstd)?,
     );
     let base = base.map(Input::of).transpose()?;
     // SAFETY: the kernel writes every element.
     let mut dx = unsafe { device.alloc::<bf16>(m * d)? };
-    let function = gpu::function(&device, "rms_norm", "rms_norm_backward")?;
+    let function = gpu::function(&device, "rms_norm", name)?;
     let (dy, x, w, rstd) = (
         dy.slice::<bf16>()?,
         x.slice::<bf16>()?,

@@ -1,4 +1,5 @@
-// Rows picked out of a matrix and put into one, a block a row; sums, and elements in another type, a thread eight.
+// Rows picked out of a matrix and put into one, or scaled and shifted, a block a row; sums, and elements in another type,
+// a thread eight.
 
 #include "eight.cuh"
 
@@ -14,6 +15,20 @@ extern "C" __global__ void gather_rows(const __nv_bfloat16* table, const unsigne
 // The rows `ids` of out [M, D], each named once, become those of rows [L, D].
 extern "C" __global__ void scatter_rows(const __nv_bfloat16* rows, const unsigned* ids, int d, __nv_bfloat16* out) {
     copy_row(rows + blockIdx.x * long(d), d, out + ids[blockIdx.x] * long(d));
+}
+
+// y = scale x + bias of rows of `d` elements; bias may be null. Rounded once.
+extern "C" __global__ void affine(const __nv_bfloat16* x, const __nv_bfloat16* bias, int d, float scale,
+                                  __nv_bfloat16* y) {
+    const long start = blockIdx.x * long(d);
+    // Nothing is there of a bias that is null.
+    const int biased = bias == nullptr ? 0 : d;
+    for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) {
+        const Eight own = load_eight(x + start + i, d - i), shift = load_eight(bias + i, biased - i);
+        Eight out;
+        for (int j = 0; j < 8; ++j) out.v[j] = fmaf(scale, own.v[j], shift.v[j]);
+        store_eight(y + start + i, d - i, out);
+    }
 }
 
 __device__ __forceinline__ float as_number(float value) { return value; }

@@ -1,4 +1,4 @@
-//! Launches of what moves rows and changes element types.
+//! Launches of what moves, scales and shifts rows, and changes element types.
 
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
@@ -57,6 +57,34 @@ pub(super) fn append(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     device.memcpy_dtod(&a.slice::<bf16>()?, &mut out.slice_mut(..m * d))?;
     device.memcpy_dtod(&b.slice::<bf16>()?, &mut out.slice_mut(m * d..))?;
     finish(out, device, (m + n, d))
+}
+
+/// `scale` * `x` [M, D] + `bias` [D].
+pub(super) fn affine(x: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+    let device = device_of(x)?;
+    let (m, d) = x.dims2()?;
+    if let Some(bias) = bias.filter(|bias| bias.dims() != [d]) {
+        candle_core::bail!("a bias of {:?} for rows of {d} elements", bias.dims())
+    }
+    let (x, bias) = (Input::of(x)?, bias.map(Input::of).transpose()?);
+    // SAFETY: the kernel writes every element.
+    let mut y = unsafe { device.alloc::<bf16>(m * d)? };
+    let function = gpu::function(&device, "rows", "affine")?;
+    let x = x.slice::<bf16>()?;
+    let bias = bias.as_ref().map(Input::slice::<bf16>).transpose()?;
+    let (width, scale, none) = (d as i32, scale as f32, 0u64);
+    let mut launch = function.builder();
+    launch.arg(&x);
+    match &bias {
+        Some(bias) => launch.arg(bias),
+        None => launch.arg(&none),
+    };
+    launch.arg(&width).arg(&scale).arg(&mut y);
+    // SAFETY: arguments are those of the kernel; a block goes over one of the `m` rows of `d`
+    // elements.
+    unsafe { launch.launch(a_block_a_row(m, d)) }.w()?;
+    drop(launch);
+    finish(y, device, (m, d))
 }
 
 /// Columns that joined matrices have a multiple of, as cuBLASLt's fast kernels want it.
