@@ -8,6 +8,9 @@ use qlora_client::files::{self, no_access};
 
 use crate::models::ModelError;
 
+/// What a command ends with that a signal has ended.
+pub const INTERRUPTED: u8 = 130;
+
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The reader of stdout is gone, as after `| head -1`: it has what it wanted.
@@ -125,7 +128,7 @@ impl WorkerError {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::OutputClosed => 0,
-            Self::Interrupted { .. } => crate::interrupt::EXIT_CODE,
+            Self::Interrupted { .. } => INTERRUPTED,
             Self::Connect(_) | Self::NoStateFolder => 2,
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
             Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,

@@ -8,11 +8,8 @@ use qlora_trainer::stop::StopSignal;
 use tokio::runtime::Builder;
 use tokio::signal::unix::SignalKind;
 
-use crate::error::WorkerError;
+use crate::error::{INTERRUPTED, WorkerError};
 use crate::signals::Signals;
-
-/// What a command ends with that a signal has ended.
-pub const EXIT_CODE: u8 = 130;
 
 /// Given from the first signal on; a second one ends the process at once.
 ///
@@ -38,7 +35,7 @@ pub fn listen() -> Result<StopSignal, WorkerError> {
         runtime.block_on(signals.next());
         give.store(true, Ordering::Relaxed);
         runtime.block_on(signals.next());
-        std::process::exit(EXIT_CODE.into());
+        std::process::exit(INTERRUPTED.into());
     });
     Ok(StopSignal::new(move || given.load(Ordering::Relaxed)))
 }

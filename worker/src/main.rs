@@ -1,18 +1,14 @@
 //! `qlora-worker`: registers a machine with a coordinator, pulls jobs, trains them in a child
-//! process, reports.
+//! process, reports. One file for each command under `commands`.
 
 mod agent;
-mod answers;
 mod child;
 mod cli;
-mod compare;
-mod doctor;
+mod commands;
 mod error;
-mod export;
 mod gang;
 mod identity;
 mod interrupt;
-mod measure;
 mod models;
 mod output;
 mod platform;
@@ -24,7 +20,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use qlora_client::{Fault, fault};
 
-use crate::cli::{Cli, Command, ModelCommand};
+use crate::cli::Cli;
 use crate::error::WorkerError;
 
 /// A training step takes and gives back the same large buffers; the system's allocator returns them
@@ -38,7 +34,7 @@ fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     let json = cli.json;
-    match run(cli) {
+    match commands::run(cli) {
         Ok(code) => code,
         Err(e) => {
             if !matches!(e, WorkerError::OutputClosed) {
@@ -57,29 +53,6 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     fault::tell(&[Fault::usage(&error.render().to_string())], true);
     ExitCode::from(2)
-}
-
-fn run(cli: Cli) -> Result<ExitCode, WorkerError> {
-    let json = cli.json;
-    match cli.command {
-        None => agent::run(cli.agent),
-        Some(Command::Train { spec }) => Ok(child::run(&spec)),
-        Some(Command::Doctor) => doctor::run(&cli.agent, json),
-        Some(Command::Bench(args)) => measure::run(&args, json),
-        Some(Command::Logits {
-            model,
-            adapter,
-            out,
-        }) => compare::run(&model, adapter.as_deref(), &out, json),
-        Some(Command::Score(args)) => answers::score(&cli.agent, &args, json),
-        Some(Command::Generate(args)) => answers::generate(&cli.agent, &args, json),
-        Some(Command::Merge(args)) => export::merge(&args, json),
-        Some(Command::Convert(args)) => export::convert(&args, json),
-        Some(Command::Model(ModelCommand::Fetch { name })) => models::fetch_and_print(&name, json),
-        Some(Command::Model(ModelCommand::List)) => models::list(json),
-        Some(Command::Model(ModelCommand::Text { name, out })) => models::text(&name, &out, json),
-        Some(Command::Model(ModelCommand::Shape { name })) => models::shape(&name, json),
-    }
 }
 
 #[cfg(test)]

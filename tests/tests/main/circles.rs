@@ -74,7 +74,6 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
         &[
             &["agent::attempt", "agent::peers", "agent::work"],
             &["agent::delivery", "agent::upload"],
-            &["error", "interrupt", "models", "output"],
             &[
                 "models::cache",
                 "models::fetch",

@@ -10,25 +10,17 @@ mod fetch;
 mod hub;
 mod package;
 mod quantised;
-mod text;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::console;
 use qlora_planner::{ModelFormat, catalogue, find};
-use qlora_trainer::weights::{is_hub_name, shape_of};
-use serde_json::json;
-
-use crate::error::WorkerError;
-use crate::output::{print, print_json};
+use qlora_trainer::weights::is_hub_name;
 
 pub use allowed::{Allowed, Rule};
 pub use cache::Cache;
 pub use fetch::Progress;
 pub use quantised::prepared;
-pub use text::write as text;
 
 /// Why a model is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +68,7 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io {
             path: path.into(),
             source,
@@ -154,98 +146,6 @@ fn unknown(name: &str) -> ModelError {
         name: name.into(),
         known,
     }
-}
-
-/// A bar on stderr; invisible where stderr is no terminal.
-struct Bar(ProgressBar);
-
-impl Progress for Bar {
-    fn start(&self, what: &str, bytes: u64) {
-        self.0.set_message(what.to_owned());
-        self.0.set_length(bytes);
-    }
-
-    fn at(&self, bytes: u64) {
-        self.0.set_position(bytes);
-    }
-
-    fn note(&self, text: &str) {
-        if self.0.is_hidden() {
-            console::note(text)
-        } else {
-            self.0.println(text)
-        }
-    }
-}
-
-/// `qlora-worker model fetch`: the path goes to stdout.
-pub fn fetch_and_print(name: &str, as_json: bool) -> Result<ExitCode, WorkerError> {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) =
-        ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-    {
-        bar.set_style(style);
-    }
-    let bar = Bar(bar);
-    let path = resolve(name, &bar)?;
-    bar.0.finish_and_clear();
-    if as_json {
-        print_json(&json!({"v": 1, "model": name, "path": path}))?
-    } else {
-        print(path.display())?
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `qlora-worker model list`.
-pub fn list(as_json: bool) -> Result<ExitCode, WorkerError> {
-    let cache = Cache::open().ok();
-    for entry in catalogue() {
-        let here = cache.as_ref().is_some_and(|c| c.has(&entry));
-        if as_json {
-            print_json(&json!({
-                "v": 1, "model": entry.name, "repository": entry.repository, "here": here,
-                "parameters": entry.shape.parameters(), "gated": entry.gated,
-            }))?;
-            continue;
-        }
-        let billions = entry.shape.parameters() as f64 / 1e9;
-        let here = if here { "here" } else { "not here" };
-        print(format!(
-            "{:<24} {billions:>5.2}B  {here:<12} {}",
-            entry.name, entry.repository
-        ))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `qlora-worker model shape`; a model that is not on this machine is not fetched for it.
-pub fn shape(name: &str, as_json: bool) -> Result<ExitCode, WorkerError> {
-    let path = local(name)?;
-    let (shape, format) = (
-        shape_of(&path)?,
-        if path.is_dir() { "folder" } else { "gguf" },
-    );
-    if as_json {
-        print_json(&json!({"v": 1, "model": name, "format": format, "shape": shape}))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    print(format!(
-        "parameters    {:.2}B",
-        shape.parameters() as f64 / 1e9
-    ))?;
-    print(format!("layers        {}", shape.layers))?;
-    print(format!(
-        "hidden        {}, feed-forward {}",
-        shape.hidden, shape.ffn
-    ))?;
-    print(format!(
-        "heads         {} of {}, {} of keys and values",
-        shape.heads, shape.head_dim, shape.kv_heads
-    ))?;
-    print(format!("vocabulary    {}", shape.vocabulary))?;
-    print(format!("positions     {}", shape.max_positions))?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Draws nothing and tells only what matters.

@@ -1,10 +1,9 @@
-//! `qlora-worker doctor`: can this machine train, and what is missing.
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Args;
 use qlora_client::retry::root_cause;
 use qlora_client::{Client, console};
 use qlora_config::DeviceKind;
@@ -18,6 +17,15 @@ use crate::identity;
 use crate::models::Cache;
 use crate::output::{print, print_json};
 use crate::platform::{self, Accelerator};
+
+/// Checks whether this machine can train and whether the coordinator takes its token, and says
+/// what is missing.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Doctor {}
+
+const EXAMPLE: &str = "Example:
+  qlora-worker doctor --coordinator 10.0.0.5:7070";
 
 /// How long the coordinator may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,36 +60,38 @@ impl Check {
     }
 }
 
-/// Prints every check; exit code 1 where one that matters fails.
-pub fn run(args: &AgentArgs, json: bool) -> Result<ExitCode, WorkerError> {
-    let checks = checks(args);
-    if json {
-        print_json(&serde_json::json!({ "v": 1, "checks": checks }))?;
-    } else {
-        for check in &checks {
-            let mark = if check.ok {
-                "ok"
-            } else if check.optional {
-                "--"
-            } else {
-                "no"
-            };
-            print(format!(
-                "{mark:<3} {:<16} {}",
-                check.name,
-                console::line(&check.text)
-            ))?;
-            if let Some(help) = &check.help {
-                print(format!("    {:<16} help: {}", "", console::line(help)))?;
+impl Doctor {
+    /// Prints every check; exit code 1 where one that matters fails.
+    pub fn run(&self, agent: &AgentArgs, json: bool) -> Result<ExitCode, WorkerError> {
+        let checks = checks(agent);
+        if json {
+            print_json(&serde_json::json!({ "v": 1, "checks": checks }))?;
+        } else {
+            for check in &checks {
+                let mark = if check.ok {
+                    "ok"
+                } else if check.optional {
+                    "--"
+                } else {
+                    "no"
+                };
+                print(format!(
+                    "{mark:<3} {:<16} {}",
+                    check.name,
+                    console::line(&check.text)
+                ))?;
+                if let Some(help) = &check.help {
+                    print(format!("    {:<16} help: {}", "", console::line(help)))?;
+                }
             }
         }
+        let is_fit = checks.iter().all(|check| check.ok || check.optional);
+        Ok(if is_fit {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
-    let is_fit = checks.iter().all(|check| check.ok || check.optional);
-    Ok(if is_fit {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
 }
 
 /// Bytes that checkpoints and tokenised rows need at the least, and a small model.

@@ -1,0 +1,207 @@
+mod gpu;
+mod table;
+
+use std::process::{Command, ExitCode};
+
+use clap::Args;
+use qlora_config::{Layers, ResolvedConfig};
+use qlora_planner::catalogue;
+use qlora_trainer::bench::{Extent, Figures, Steps, measure};
+use qlora_trainer::weights::Checkpoint;
+
+use self::gpu::Gpu;
+use crate::agent::KEEP_MEMORY;
+use crate::error::WorkerError;
+use crate::models::{self, Quiet};
+use crate::output::print_json;
+
+/// Measures training speed and memory on this machine.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Bench {
+    /// Catalogue name, folder or .gguf file.
+    #[arg(long, default_value = "smollm2-135m-instruct")]
+    model: String,
+    /// Seeded random weights of the true shape of a catalogue model: nothing is downloaded.
+    #[arg(long)]
+    random_weights: bool,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 512)]
+    length: usize,
+    /// Steps that are measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Measure the first step and no other, without a warm-up: for steps that take minutes.
+    #[arg(long, conflicts_with = "steps")]
+    once: bool,
+    /// Measure only the first N blocks of the model; random weights may have more than the model.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    layers: Option<u64>,
+    /// Time every operation of a step as well.
+    #[arg(long)]
+    kernels: bool,
+    /// Where to measure: cpu, cuda or metal.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// A configuration key, as with qlora-ctl submit; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+const EXAMPLE: &str = "Example:
+  qlora-worker bench --model llama-3.1-8b-instruct --random-weights --device cuda";
+
+impl Bench {
+    /// Measures in a process with the environment of a training process.
+    pub fn run(&self, as_json: bool) -> Result<ExitCode, WorkerError> {
+        let (name, value) = KEEP_MEMORY;
+        if std::env::var_os(name).is_none() {
+            let program = std::env::current_exe().map_err(WorkerError::io("this program"))?;
+            let status = Command::new(&program)
+                .args(std::env::args_os().skip(1))
+                .env(name, value)
+                .status();
+            let code = status
+                .map_err(WorkerError::io(program))?
+                .code()
+                .unwrap_or(1);
+            return Ok(ExitCode::from(code as u8));
+        }
+        self.measure(as_json)
+    }
+
+    fn config(&self) -> Result<ResolvedConfig, WorkerError> {
+        let quantization = if self.random_weights { "nf4" } else { "auto" };
+        let mut set = vec![
+            format!("model.base={}", self.model),
+            format!("model.quantization={quantization}"),
+            format!("data.max_seq_len={}", self.length),
+            "data.train=none".into(),
+            format!("resources.device={}", self.device),
+            "training.warmup_ratio=0".into(),
+        ];
+        set.extend(self.set.iter().cloned());
+        Ok(Layers {
+            set,
+            ..Layers::default()
+        }
+        .resolve()?)
+    }
+
+    fn measure(&self, as_json: bool) -> Result<ExitCode, WorkerError> {
+        let config = self.config()?;
+        let mut checkpoint = checkpoint(self, &config)?;
+        let model_layers = checkpoint.files.shape.layers;
+        if let Some(layers) = self.layers {
+            checkpoint.files.shape.layers =
+                part(layers as usize, model_layers, self.random_weights)?;
+        }
+        let steps = if self.once {
+            Steps::Once
+        } else {
+            Steps::Warm(self.steps as usize)
+        };
+        let extent = Extent {
+            length: self.length,
+            steps,
+            kernels: self.kernels,
+        };
+        let before = gpu::energy();
+        let figures = measure(&config, &checkpoint, extent)?;
+        let gpu = (figures.device == "GPU")
+            .then(|| Gpu::of(&figures, before))
+            .flatten();
+        if as_json {
+            print_json(&json(&figures, model_layers, gpu.as_ref()))?;
+        } else {
+            table::print_figures(&self.model, &figures, model_layers, gpu.as_ref())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn json(figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) -> serde_json::Value {
+    let mut value = serde_json::to_value(figures).unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        object.insert("v".into(), 1.into());
+        object.insert("model_layers".into(), model_layers.into());
+        if let Some(gpu) = gpu {
+            object.insert("gpu".into(), serde_json::to_value(gpu).unwrap_or_default());
+        }
+    }
+    value
+}
+
+/// Blocks to measure instead of all; only random weights have blocks beyond those of the model.
+fn part(layers: usize, model_layers: usize, random: bool) -> Result<usize, WorkerError> {
+    if layers > model_layers && !random {
+        let text = format!(
+            "--layers {layers} is more than the {model_layers} of the model; add --random-weights"
+        );
+        return Err(WorkerError::Input(text));
+    }
+    Ok(layers)
+}
+
+fn checkpoint(args: &Bench, config: &ResolvedConfig) -> Result<Checkpoint, WorkerError> {
+    if !args.random_weights {
+        let model = models::resolve(
+            config.config().model.base.as_deref().unwrap_or_default(),
+            &Quiet,
+        )?;
+        return Ok(Checkpoint::open(&models::prepared(
+            &model,
+            &config.config().model,
+            &mut |_, _| Ok(()),
+        ))?);
+    }
+    // The beginning of a name is enough: nothing is fetched, so nothing can be taken for something
+    // else.
+    let known = catalogue();
+    let entry = known
+        .iter()
+        .find(|entry| entry.name.starts_with(&args.model))
+        .ok_or_else(|| {
+            let names: Vec<&str> = known.iter().map(|entry| entry.name).collect();
+            WorkerError::Input(format!(
+                "`{}` is no model of the catalogue; there are {}",
+                args.model,
+                names.join(", ")
+            ))
+        })?;
+    Ok(Checkpoint::random(
+        entry.shape.clone(),
+        config.config().training.seed,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn parsed(args: &[&str]) -> Result<Bench, clap::Error> {
+        let cli = Cli::try_parse_from(["qlora-worker", "bench"].iter().chain(args))?;
+        match cli.command {
+            Some(Command::Bench(args)) => Ok(args),
+            other => panic!("{other:?} is not bench"),
+        }
+    }
+
+    #[test]
+    fn one_step_and_a_number_of_steps_exclude_each_other() {
+        assert!(parsed(&["--once"]).is_ok_and(|args| args.once && args.layers.is_none()));
+        assert!(parsed(&["--steps", "3"]).is_ok_and(|args| !args.once && args.steps == 3));
+        assert!(parsed(&["--once", "--steps", "3"]).is_err());
+        assert!(parsed(&["--layers", "0"]).is_err());
+    }
+
+    #[test]
+    fn only_random_weights_have_blocks_beyond_those_of_the_model() {
+        assert_eq!(part(2, 30, false).ok(), Some(2));
+        assert_eq!(part(40, 30, true).ok(), Some(40));
+        assert!(part(40, 30, false).is_err_and(|e| e.to_string().contains("--layers 40")));
+    }
+}

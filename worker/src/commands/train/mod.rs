@@ -1,0 +1,243 @@
+mod watchdog;
+
+use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::Args;
+use qlora_config::ResolvedConfig;
+use qlora_trainer::group::{Alone, Group};
+use qlora_trainer::report::{Event, Phase, Reporter, Wish};
+use qlora_trainer::run::Run;
+use qlora_trainer::score::Evaluation;
+use qlora_trainer::stop::StopSignal;
+use qlora_trainer::{Blame, Error};
+
+use self::watchdog::Watchdog;
+use crate::child::{LEASE, Line, MEET, Spec, Task, program_fault};
+use crate::gang::{self, Meeting};
+
+/// Trains one run in this process; the agent starts this.
+#[derive(Debug, Args)]
+pub struct Train {
+    #[arg(long)]
+    spec: PathBuf,
+}
+
+struct Stdout {
+    wishes: Receiver<Wish>,
+    stops: Arc<AtomicBool>,
+}
+
+/// What the agent says, by the kind of it.
+struct Heard {
+    wishes: Receiver<Wish>,
+    /// Said once more, for whoever works on a step.
+    stops: Arc<AtomicBool>,
+    meetings: Receiver<Meeting>,
+}
+
+impl Stdout {
+    fn write(line: &Line) -> Result<(), Error> {
+        let text = serde_json::to_string(line).map_err(std::io::Error::other);
+        let mut out = std::io::stdout().lock();
+        text.and_then(|text| writeln!(out, "{text}").and_then(|()| out.flush()))
+            .map_err(|source| Error::Io {
+                path: "stdout".into(),
+                source,
+            })
+    }
+}
+
+impl Reporter for Stdout {
+    fn report(&mut self, event: Event) -> Result<(), Error> {
+        Self::write(&Line::Event(event))
+    }
+
+    fn wish(&mut self) -> Wish {
+        match self.wishes.try_recv() {
+            Ok(wish) => wish,
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Wish::GoOn,
+        }
+    }
+
+    fn stop_signal(&self) -> StopSignal {
+        let stops = self.stops.clone();
+        StopSignal::new(move || stops.load(Ordering::Relaxed))
+    }
+}
+
+impl Train {
+    /// Trains what the spec says; the exit code is 0 where the last line tells how it ended.
+    ///
+    /// When stdin ends, the agent is gone, and the process ends at once: no orphan goes on
+    /// training.
+    pub fn run(&self) -> ExitCode {
+        let Heard {
+            wishes,
+            stops,
+            meetings,
+        } = listen();
+        let mut reporter = Stdout { wishes, stops };
+        let panicked = note_panics();
+        // Nothing is used after a panic but the words about it.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            read(&self.spec)
+                .and_then(|(config, spec)| execute(config, spec, &meetings, &mut reporter))
+        }));
+        let ended = |blame, stopped, message, code: &str| Line::Ended {
+            blame,
+            stopped,
+            message,
+            code: code.to_owned(),
+        };
+        let line = match &result {
+            Ok(Ok(())) => ended(None, false, String::new(), ""),
+            Ok(Err(e)) => ended(
+                Some(e.blame()),
+                matches!(e, Error::Stopped),
+                e.to_string(),
+                e.code(),
+            ),
+            // The same input would end in the same way on every worker.
+            Err(_) => {
+                let words = panicked
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                ended(Some(Blame::Input), false, program_fault(&words), "")
+            }
+        };
+        match Stdout::write(&line) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Keeps what the first panic said, and where it was; it is told on stderr as ever.
+fn note_panics() -> Arc<Mutex<String>> {
+    let noted: Arc<Mutex<String>> = Arc::default();
+    let (keep, tell) = (noted.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        let mut words = keep.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.is_empty() {
+            *words = panic.to_string().replace('\n', " ");
+        }
+        drop(words);
+        tell(panic);
+    }));
+    noted
+}
+
+fn read(path: &Path) -> Result<(ResolvedConfig, Spec), Error> {
+    let io = |source| Error::Io {
+        path: path.into(),
+        source,
+    };
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    let spec: Spec = serde_json::from_str(&text).map_err(|e| io(std::io::Error::other(e)))?;
+    let config =
+        ResolvedConfig::from_json(&spec.config_json).map_err(|e| io(std::io::Error::other(e)))?;
+    Ok((config, spec))
+}
+
+fn execute(
+    config: ResolvedConfig,
+    spec: Spec,
+    meetings: &Receiver<Meeting>,
+    reporter: &mut dyn Reporter,
+) -> Result<(), Error> {
+    let mut group: Box<dyn Group> = match spec.seat {
+        None => Box::new(Alone),
+        Some(seat) => {
+            reporter.report(Event::Phase {
+                phase: Phase::Meeting,
+                done: 0,
+                of: 0,
+            })?;
+            let tell = |listening| Stdout::write(&Line::Listening(listening));
+            Box::new(gang::meet(seat, tell, meetings)?)
+        }
+    };
+    let stop = reporter.stop_signal();
+    // What cannot be told here is told at the next event.
+    let mut told = |done: usize, of: usize| {
+        drop(reporter.report(Event::Phase {
+            phase: Phase::Quantising,
+            done: done as u64,
+            of: of as u64,
+        }));
+        stop.check()
+    };
+    let model = crate::models::prepared(&spec.model, &config.config().model, &mut told);
+    match spec.task {
+        Task::Train {
+            train,
+            eval,
+            output,
+            resume,
+            tokens,
+        } => Run {
+            config,
+            model,
+            train,
+            eval,
+            output,
+            resume,
+            tokens,
+        }
+        .execute(&mut *group, reporter),
+        Task::Score { rows, adapter } => Evaluation {
+            config,
+            model,
+            adapter,
+            rows,
+        }
+        .execute(reporter),
+    }
+}
+
+/// Reads on a thread of its own; ends the process when the agent is gone.
+fn listen() -> Heard {
+    let ((wish, wishes), (meeting, meetings)) = (mpsc::channel(), mpsc::channel());
+    let stops: Arc<AtomicBool> = Arc::default();
+    let (lease, heard) = (Watchdog::start(), stops.clone());
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            // Nobody listens any more only where the process is about to end.
+            match line.as_deref() {
+                Ok("checkpoint") => drop(wish.send(Wish::Checkpoint)),
+                Ok("stop") => {
+                    let _ = wish.send(Wish::Stop);
+                    heard.store(true, Ordering::Relaxed);
+                }
+                Ok(line) if line.starts_with(LEASE) => {
+                    lease.renew(
+                        line.trim_start_matches(LEASE)
+                            .parse()
+                            .map_or(Duration::ZERO, Duration::from_millis),
+                    );
+                }
+                Ok(line) => {
+                    let words = line
+                        .strip_prefix(MEET)
+                        .and_then(|text| serde_json::from_str(text).ok());
+                    drop(words.map(|words| meeting.send(words)));
+                }
+                Err(_) => break,
+            }
+        }
+        std::process::exit(1);
+    });
+    Heard {
+        wishes,
+        stops,
+        meetings,
+    }
+}
