@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier, Mutex};
 
 use candle_core::Tensor;
-use qlora_config::{DeviceKind, Layers};
+use qlora_config::{DeviceKind, FlashAttention, Layers};
 use qlora_tests::{conversations, tiny_model};
 use qlora_trainer::group::{Alone, Group, sum_of};
 use qlora_trainer::report::{Event, Reporter, Wish};
@@ -476,6 +476,7 @@ fn an_adapter_of_another_model_of_the_same_shape_is_refused() {
         template: "auto".into(),
         max_new_tokens: 4,
         device: DeviceKind::Cpu,
+        attention: FlashAttention::Auto,
     };
     let refusal = Answerer::open(&subject)
         .err()
@@ -515,6 +516,7 @@ fn scores_are_those_of_the_run_that_made_the_adapter() {
             template: "auto".into(),
             max_new_tokens: 4,
             device: DeviceKind::Cpu,
+            attention: FlashAttention::Auto,
         };
         let answerer = Answerer::open(&subject).expect("a model");
         let scores = answerer

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use qlora_client::console;
-use qlora_config::{Compute, DeviceKind, ModelConfig, Quantization};
+use qlora_config::{Compute, DeviceKind, FlashAttention, ModelConfig, Quantization};
 use qlora_trainer::score::{Answerer, Subject};
 
 use crate::cli::AgentArgs;
@@ -41,6 +41,7 @@ impl SubjectArgs {
             template: self.template.clone(),
             max_new_tokens: self.max_new_tokens,
             device: device_kind(agent.device.as_deref()),
+            attention: FlashAttention::Auto,
         })?;
         answerer
             .notes

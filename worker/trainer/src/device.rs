@@ -1,14 +1,10 @@
-//! The device that a run computes on, and the element type that suits it.
-
-use std::sync::Arc;
+//! The devices of this machine, and what computes on them.
 
 use candle_core::Device;
-use qlora_config::{Compute, DeviceKind, FlashAttention, ModelConfig, TrainingConfig};
-use qlora_kernels::types::options::{
-    self as kernels, AttentionOptions, LoraOptions, Options, WantedAttention,
-};
-use qlora_kernels::{AttentionShape, Backend, Instructions, backend};
-use qlora_planner::{DeviceBudget, MemoryPolicy, ModelShape};
+use qlora_config::DeviceKind;
+use qlora_kernels::types::options::Options;
+use qlora_kernels::{AttentionShape, Instructions, backend};
+use qlora_planner::ModelShape;
 
 use crate::error::first_line;
 use crate::{Error, Result};
@@ -49,95 +45,6 @@ pub fn cuda_libraries() -> Result<()> {
     })
 }
 
-/// What computes a run of `config` on `device`, for sequences of up to `length` tokens. What
-/// computes each operation is chosen here, once.
-///
-/// # Errors
-/// The device does not have what the configuration asks for.
-pub fn backend(
-    shape: &ModelShape,
-    config: &TrainingConfig,
-    length: usize,
-    device: &Device,
-) -> Result<Arc<dyn Backend>> {
-    let wanted = match config.training.flash_attention {
-        FlashAttention::Auto => WantedAttention::Fastest,
-        FlashAttention::Required => WantedAttention::Flash,
-        FlashAttention::Repeatable | FlashAttention::Off => WantedAttention::Repeatable,
-        FlashAttention::Cudnn => WantedAttention::Cudnn,
-    };
-    with_attention(
-        shape,
-        config,
-        AttentionOptions {
-            shape: attention_shape(shape, 0),
-            wanted,
-            length,
-        },
-        device,
-    )
-}
-
-/// [`backend`] with an attention of the caller's choice.
-pub(crate) fn with_attention(
-    shape: &ModelShape,
-    config: &TrainingConfig,
-    attention: AttentionOptions,
-    device: &Device,
-) -> Result<Arc<dyn Backend>> {
-    let widths = [shape.hidden, shape.heads * shape.head_dim, shape.ffn];
-    let lora = Some(LoraOptions {
-        rank: config.lora.r,
-        widths,
-    });
-    let options = Options {
-        compute: compute(&config.model),
-        attention: Some(attention),
-        lora,
-    };
-    backend::open(device, &options).map_err(|fault| match attention.wanted {
-        WantedAttention::Flash => Error::Config {
-            key: "training.flash_attention",
-            fault: format!("cannot be met: {}", first_line(&fault.to_string())),
-            help: "set it to auto, with which attention saved the scores of every pair of tokens",
-        },
-        _ => fault.into(),
-    })
-}
-
-/// What computes the answers of a model that is not trained.
-///
-/// # Errors
-/// See [`backend`].
-pub fn answering_backend(
-    shape: &ModelShape,
-    model: &ModelConfig,
-    device: &Device,
-) -> Result<Arc<dyn Backend>> {
-    let (shape, wanted) = (attention_shape(shape, 0), WantedAttention::Repeatable);
-    let attention = Some(AttentionOptions {
-        shape,
-        wanted,
-        length: 1,
-    });
-    Ok(backend::open(
-        device,
-        &Options {
-            compute: compute(model),
-            attention,
-            lora: None,
-        },
-    )?)
-}
-
-fn compute(model: &ModelConfig) -> kernels::Compute {
-    match model.compute {
-        Compute::Auto => kernels::Compute::Auto,
-        Compute::Bf16 => kernels::Compute::Bf16,
-        Compute::F32 => kernels::Compute::F32,
-    }
-}
-
 /// The version of the cuDNN that runs on a GPU may take their attention from; none in a build
 /// without the `cuda` feature.
 ///
@@ -159,20 +66,6 @@ pub(crate) fn attention_shape(shape: &ModelShape, layer: usize) -> AttentionShap
         cap: shape.form.score_cap.map(|cap| cap as f32),
         ..plain
     }
-}
-
-/// How a run uses the memory of the device that `backend` computes on: all that nobody else holds.
-pub fn memory_policy(
-    shape: &ModelShape,
-    config: &TrainingConfig,
-    backend: &dyn Backend,
-) -> Result<MemoryPolicy> {
-    let bytes = backend.available_bytes()?;
-    let budget = bytes.map(|bytes| DeviceBudget {
-        kind: kind(backend.device()),
-        bytes,
-    });
-    Ok(qlora_planner::search(shape, config, budget))
 }
 
 /// The kind of `device`.

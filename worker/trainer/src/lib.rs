@@ -31,6 +31,7 @@ pub mod partial;
 pub mod proof;
 pub mod report;
 pub mod run;
+pub mod runtime;
 pub mod score;
 pub mod scores;
 pub mod step;

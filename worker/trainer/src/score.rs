@@ -3,22 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig};
+use qlora_config::{DeviceKind, FlashAttention, ModelConfig, ResolvedConfig};
 pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
 use qlora_data::rows::Place;
 use qlora_data::{ChatTemplate, DatasetError, Example, Sample, encode_example};
-use qlora_planner::MemoryPolicy;
 use tokenizers::Tokenizer;
 
 use crate::generate::{Generation, answer, end_ids, end_of_turn};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
 use crate::report::{Event, Phase, Reporter, Wish};
+use crate::runtime::{self, Purpose, Runtime};
 use crate::scores::{CallScores, Scores};
 use crate::stop::StopSignal;
 use crate::weights::Checkpoint;
-use crate::{Error, Result, adapter, device};
+use crate::{Error, Result, adapter};
 
 /// A model with the text side that answers need.
 pub struct Answerer {
@@ -30,6 +30,9 @@ pub struct Answerer {
     /// What a person should hear of the model.
     pub notes: Vec<String>,
 }
+
+/// Tokens that a row may have at the most, however many positions a model has.
+const LONGEST: usize = 32_768;
 
 /// What to load.
 #[derive(Debug, Clone)]
@@ -43,6 +46,8 @@ pub struct Subject<'a> {
     pub template: String,
     pub max_new_tokens: usize,
     pub device: DeviceKind,
+    /// As `training.flash_attention`.
+    pub attention: FlashAttention,
 }
 
 /// A row that has been scored.
@@ -58,7 +63,6 @@ pub struct Scored<'a> {
 impl Answerer {
     /// Loads the model, with an adapter that changes nothing where none is given.
     pub fn open(subject: &Subject<'_>) -> Result<Self> {
-        let device = &device::open(subject.device)?;
         let checkpoint = Checkpoint::open(&subject.model)?;
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();
@@ -73,19 +77,14 @@ impl Answerer {
         {
             template = template.dated(&date)?;
         }
-        let backend = device::answering_backend(&files.shape, subject.config, device)?;
-        let decoder = Decoder::load(
-            &checkpoint,
-            subject.config,
-            files.shape.max_positions.min(32_768),
-            &MemoryPolicy::default(),
-            &backend,
-            |_| {},
-        )?;
-        let adapters = match &subject.adapter {
-            Some(folder) => adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, device)?,
-            None => Adapters::without_effect(&decoder.shape, device)?,
+        let positions = files.shape.max_positions.min(LONGEST);
+        let purpose = Purpose::Inference {
+            model: subject.config,
+            attention: subject.attention,
         };
+        let runtime = Runtime::open(subject.device, &files.shape, purpose, positions)?;
+        let decoder = runtime.load(&checkpoint, positions, |_| {})?;
+        let adapters = runtime::adapters(subject.adapter.as_deref(), &decoder)?;
         let mut end_ids = end_ids(files, &tokenizer);
         end_ids.extend(end_of_turn(&tokenizer, &template));
         let (temperature, seed) = (0.0, 0);
@@ -276,6 +275,7 @@ impl Evaluation {
             template: config.data.template.clone(),
             max_new_tokens: ANSWER_TOKENS,
             device: config.resources.device,
+            attention: config.training.flash_attention,
         })?
         .until(reporter.stop_signal());
         if self.adapter.is_none() {
@@ -283,6 +283,11 @@ impl Evaluation {
         }
         for text in answerer.notes.iter().cloned() {
             reporter.report(Event::Note { text })?;
+        }
+        if let Some(attention) = answerer.decoder.backend.attention() {
+            reporter.report(Event::Note {
+                text: format!("attention: {attention}"),
+            })?;
         }
         reporter.report(Event::Phase {
             phase: Phase::Evaluating,

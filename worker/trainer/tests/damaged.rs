@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use qlora_config::DeviceKind;
+use qlora_config::{DeviceKind, FlashAttention};
 use qlora_trainer::Blame;
 use qlora_trainer::export::{self, ElementType};
 use qlora_trainer::score::{Answerer, Conversation, Subject};
@@ -181,6 +181,7 @@ fn a_result_that_is_not_finite_is_an_error_that_says_where_it_began() {
         template: "chatml-tools".into(),
         max_new_tokens: 4,
         device: DeviceKind::Cpu,
+        attention: FlashAttention::Auto,
     })
     .expect("a model");
     let fault = answerer

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, Value as Meta};
 use candle_core::{DType, Tensor};
-use qlora_config::DeviceKind;
+use qlora_config::{DeviceKind, FlashAttention};
 use qlora_trainer::Error;
 use qlora_trainer::export::{self, Base, ElementType, Merged};
 use qlora_trainer::score::{Answerer, Subject};
@@ -143,6 +143,7 @@ fn an_adapter_that_names_another_base_is_told_of_wherever_it_is_used() {
             template: "auto".into(),
             max_new_tokens: 1,
             device: DeviceKind::Cpu,
+            attention: FlashAttention::Auto,
         };
         [
             home.merge(&base, &adapter, &count.to_string(), ElementType::F16)

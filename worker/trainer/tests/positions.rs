@@ -6,7 +6,7 @@ mod toy;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qlora_config::DeviceKind;
+use qlora_config::{DeviceKind, FlashAttention};
 use qlora_trainer::score::{Answerer, Conversation, Subject};
 use qlora_trainer::scores::Scores;
 use serde_json::{Value, json};
@@ -39,6 +39,7 @@ impl Home {
             template,
             max_new_tokens,
             device: DeviceKind::Cpu,
+            attention: FlashAttention::Auto,
         };
         Answerer::open(&subject).expect("a model")
     }

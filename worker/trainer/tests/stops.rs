@@ -9,18 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Device;
-use qlora_config::{DeviceKind, Layers};
+use qlora_config::{DeviceKind, FlashAttention, Layers};
 use qlora_data::{IGNORE, Sample};
-use qlora_planner::{LowMemory, MemoryPolicy};
+use qlora_planner::LowMemory;
+use qlora_trainer::Error;
 use qlora_trainer::checkpoint::Manifest;
 use qlora_trainer::group::Alone;
 use qlora_trainer::lora::Adapters;
-use qlora_trainer::model::{Batch, Decoder};
+use qlora_trainer::model::Batch;
 use qlora_trainer::report::{Event, Reporter};
 use qlora_trainer::run::Run;
+use qlora_trainer::runtime::{Purpose, Runtime};
 use qlora_trainer::stop::StopSignal;
 use qlora_trainer::weights::Checkpoint;
-use qlora_trainer::{Error, device};
 use serde_json::json;
 
 const STEPS: u64 = 4;
@@ -195,17 +196,12 @@ fn a_stop_is_heard_between_chunks_of_the_output_layer() {
     let home = Home::new(&[]);
     let checkpoint = Checkpoint::open(&home.folder.path().join("model")).expect("a model");
     let (held, cpu) = (toy::held_as("none"), Device::Cpu);
-    let backend =
-        device::answering_backend(&checkpoint.files.shape, &held, &cpu).expect("a backend");
-    let mut decoder = Decoder::load(
-        &checkpoint,
-        &held,
-        512,
-        &MemoryPolicy::default(),
-        &backend,
-        |_| {},
-    )
-    .expect("a model");
+    let purpose = Purpose::Inference {
+        model: &held,
+        attention: FlashAttention::Auto,
+    };
+    let runtime = Runtime::on(&cpu, &checkpoint.files.shape, purpose, 512).expect("a backend");
+    let mut decoder = runtime.load(&checkpoint, 512, |_| {}).expect("a model");
     let adapters = Adapters::without_effect(&decoder.shape, &cpu).expect("adapters");
     let chunk = LowMemory::Off.logit_rows(DeviceKind::Cpu);
     let asked = Arc::new(AtomicUsize::new(0));

@@ -6,24 +6,23 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{DeviceKind, ModelConfig, ResolvedConfig, TrainingConfig};
+use qlora_config::{DeviceKind, FlashAttention, ModelConfig, ResolvedConfig, TrainingConfig};
 use qlora_data::Sample;
-use qlora_kernels::Backend;
 use qlora_kernels::types::forms::Forms;
-use qlora_planner::{LowMemory, MemoryPolicy, SavedActivations, estimate};
+use qlora_planner::{LowMemory, SavedActivations, estimate};
 use serde::{Serialize, Serializer};
 
 use crate::group::Alone;
-use crate::lora::{Adapters, Gradients, MaskPosition};
-use crate::model::{Batch, Decoder};
+use crate::lora::{Gradients, MaskPosition};
+use crate::model::Batch;
 use crate::optim::{LearningRate, Optimizer};
+use crate::runtime::{self, Purpose, Runtime};
 use crate::step::Trainer;
 use crate::weights::Checkpoint;
-use crate::{Error, Result, device};
+use crate::{Error, Result, adapter, device};
 
 use kernels::Case;
 
@@ -147,26 +146,25 @@ pub fn measure(
     extent: Extent,
 ) -> Result<Figures> {
     let (c, length, shape) = (config.config(), extent.length, &checkpoint.files.shape);
-    let device = device::open(if c.resources.device == DeviceKind::Any {
-        DeviceKind::Cpu
-    } else {
-        c.resources.device
-    })?;
-    let backend = device::backend(shape, c, length, &device)?;
-    let policy = device::memory_policy(shape, c, &*backend)?;
-    let stepped = step(c, checkpoint, extent, &policy, &backend)?;
-    let plan = estimate(shape, c, device::kind(&device), &policy);
+    let kind = match c.resources.device {
+        DeviceKind::Any => DeviceKind::Cpu,
+        kind => kind,
+    };
+    let runtime = Runtime::open(kind, shape, Purpose::Training(c), length)?;
+    let (device, backend, policy) = (runtime.device(), &runtime.backend, &runtime.policy);
+    let stepped = step(c, checkpoint, extent, &runtime)?;
+    let plan = estimate(shape, c, device::kind(device), policy);
     let tokens_per_second = stepped.tokens as f64 / stepped.median;
     // The operations have the memory of the model, which is gone.
     let tokens = stepped.tokens;
     let case = Case {
         shape,
         config: c,
-        policy: &policy,
-        device: &device,
+        policy,
+        device,
         tokens,
         length,
-        backend: &backend,
+        backend,
     };
     let kernels = if extent.kernels {
         kernels::time(case)?
@@ -203,15 +201,14 @@ fn step(
     c: &TrainingConfig,
     checkpoint: &Checkpoint,
     extent: Extent,
-    policy: &MemoryPolicy,
-    backend: &Arc<dyn Backend>,
+    runtime: &Runtime<'_>,
 ) -> Result<Stepped> {
     let (length, steps) = (extent.length, extent.steps.counted());
-    let decoder = Decoder::load(checkpoint, &c.model, length, policy, backend, |_| {})?;
+    let decoder = runtime.load(checkpoint, length, |_| {})?;
     let adapters = decoder.adapters(&c.lora, c.training.seed)?;
     let optimizer = Optimizer::new(&adapters, c.training.optimizer)?;
     let learning_rate = LearningRate::new(&c.training, steps as u64 + 2);
-    let saved = policy.saved.clone();
+    let saved = runtime.policy.saved.clone();
     let mut trainer = Trainer {
         decoder: &decoder,
         adapters,
@@ -225,7 +222,7 @@ fn step(
         &sample,
         c.training.micro_batch_size,
     ))];
-    backend.forget_peak()?;
+    runtime.backend.forget_peak()?;
     let (mut seconds, mut loss, mut first_step_seconds) = (Vec::with_capacity(steps + 1), 0.0, 0.0);
     let before = usize::from(extent.steps != Steps::Once);
     for step in 0..before + steps {
@@ -238,7 +235,7 @@ fn step(
     }
     seconds.drain(..before);
     seconds.sort_by(f64::total_cmp);
-    let peak_bytes = backend.peak_bytes()?.unwrap_or_else(peak_bytes);
+    let peak_bytes = runtime.backend.peak_bytes()?.unwrap_or_else(peak_bytes);
     let parts = (before > 0)
         .then(|| parts(&trainer, &batch[0], steps as u64 + 1))
         .transpose()?;
@@ -304,26 +301,21 @@ pub struct Logits {
     pub notes: Vec<String>,
 }
 
-/// Logits of a fixed sequence of `model` with `adapter`; on the CPU in `f32`.
-pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Result<Logits> {
-    let device = Device::Cpu;
+/// Logits of a fixed sequence of `model` with the adapter in `folder`; on the CPU in `f32`.
+pub fn logits(model: &Path, config: &ModelConfig, folder: Option<&Path>) -> Result<Logits> {
     let checkpoint = Checkpoint::open(model)?;
-    let length = LOGITS_LENGTH.min(checkpoint.files.shape.max_positions);
-    let backend = device::answering_backend(&checkpoint.files.shape, config, &device)?;
-    let decoder = Decoder::load(
+    let shape = &checkpoint.files.shape;
+    let length = LOGITS_LENGTH.min(shape.max_positions);
+    let purpose = Purpose::Inference {
+        model: config,
+        attention: FlashAttention::Auto,
+    };
+    let decoder = Runtime::open(DeviceKind::Cpu, shape, purpose, length)?.load(
         &checkpoint,
-        config,
         length,
-        &MemoryPolicy::default(),
-        &backend,
         |_| {},
     )?;
-    let adapters = match adapter {
-        Some(folder) => {
-            crate::adapter::load(folder, &decoder.shape, &decoder.fingerprint, 0, &device)?
-        }
-        None => Adapters::without_effect(&decoder.shape, &device)?,
-    };
+    let adapters = runtime::adapters(folder, &decoder)?;
     let sample = random_sample(length, decoder.shape.vocabulary);
     let batch = Batch::pack([&sample]);
     let logits = decoder.logits(&batch, &adapters)?;
@@ -335,10 +327,10 @@ pub fn logits(model: &Path, config: &ModelConfig, adapter: Option<&Path>) -> Res
             origin,
         });
     }
-    let ids = Tensor::new(sample.ids.as_slice(), &device)?.to_dtype(DType::I64)?;
+    let ids = Tensor::new(sample.ids.as_slice(), &Device::Cpu)?.to_dtype(DType::I64)?;
     let mut notes = checkpoint.files.notes.clone();
-    if let Some(folder) = adapter {
-        notes.extend(crate::adapter::another_base(folder, &checkpoint.files)?);
+    if let Some(folder) = folder {
+        notes.extend(adapter::another_base(folder, &checkpoint.files)?);
     }
     Ok(Logits { ids, logits, notes })
 }

@@ -11,9 +11,10 @@ use super::Run;
 use crate::generate::end_ids;
 use crate::model::Decoder;
 use crate::report::{Event, Phase, Reporter};
+use crate::runtime::{Purpose, Runtime};
 use crate::stop::StopSignal;
 use crate::weights::Checkpoint;
-use crate::{Error, Result, device};
+use crate::{Error, Result};
 
 /// Data and model, ready to train.
 pub(super) struct Prepared {
@@ -84,7 +85,12 @@ impl Prepared {
             None => Vec::new(),
         };
         let question = run.eval.as_deref().map(first_row).transpose()?.flatten();
-        let device = device::open(config.resources.device)?;
+        let runtime = Runtime::open(
+            config.resources.device,
+            &files.shape,
+            Purpose::Training(config),
+            config.data.max_seq_len,
+        )?;
         let layers = files.shape.layers as u64;
         let mut told = Ok(());
         let progress = |done| {
@@ -96,17 +102,8 @@ impl Prepared {
                 });
             }
         };
-        let backend = device::backend(&files.shape, config, config.data.max_seq_len, &device)?;
-        let policy = device::memory_policy(&files.shape, config, &*backend)?;
         let longest = config.data.max_seq_len.max(limit.min(4096));
-        let mut decoder = Decoder::load(
-            &checkpoint,
-            &config.model,
-            longest,
-            &policy,
-            &backend,
-            progress,
-        )?;
+        let mut decoder = runtime.load(&checkpoint, longest, progress)?;
         decoder.stop = stop;
         told?;
         let end_ids = end_ids(files, &tokenizer);
@@ -119,7 +116,7 @@ impl Prepared {
             eval,
             question,
             statistics,
-            policy,
+            policy: runtime.policy,
         })
     }
 }

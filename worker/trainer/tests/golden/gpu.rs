@@ -7,13 +7,14 @@ use qlora_planner::{LowMemory, MemoryPolicy};
 use qlora_trainer::device;
 use qlora_trainer::export::{self, ElementType};
 use qlora_trainer::group::Alone;
-use qlora_trainer::model::{Batch, Decoder};
+use qlora_trainer::model::Batch;
+use qlora_trainer::runtime::{Purpose, Runtime};
 use qlora_trainer::weights::Checkpoint;
 use serde_json::Value;
 
 use crate::invariance::gradients_do_not_depend_on_what_is_kept;
 use crate::training::bf16_agrees;
-use crate::{backend_of, config, decoder_under, golden, samples, tensors, trainer, untrained};
+use crate::{config, decoder_under, golden, loaded, samples, tensors, trainer, untrained};
 
 /// Needs a GPU, or the emulated one of the kernels' tests.
 #[test]
@@ -26,6 +27,31 @@ fn a_gpu_gives_the_recorded_losses_within_their_rounding() {
     // DoRA is made of candle's operations, for which the emulated GPU has no kernels.
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
         bf16_agrees("dora_r8", &device, true);
+    }
+}
+
+/// What is asked for and not there is refused by both, and not taken for something else.
+#[test]
+fn a_gpu_scores_with_the_attention_that_it_trains_with() {
+    let device = device::open(qlora_config::DeviceKind::Cuda).expect("a GPU");
+    let shape = Checkpoint::open(&golden("tiny_llama"))
+        .expect("a checkpoint")
+        .files
+        .shape;
+    for word in ["repeatable", "cudnn"] {
+        let asked = format!("training.flash_attention={word}");
+        let config = config(&["resources.device=cuda", &asked]);
+        let config = config.config();
+        let inference = Purpose::Inference {
+            model: &config.model,
+            attention: config.training.flash_attention,
+        };
+        let [trained, scored] = [Purpose::Training(config), inference].map(|purpose| {
+            Runtime::on(&device, &shape, purpose, 300)
+                .map(|runtime| runtime.backend.attention())
+                .map_err(|fault| fault.to_string())
+        });
+        assert_eq!(trained, scored, "{word}");
     }
 }
 
@@ -82,17 +108,7 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
     let gpu = device::open(qlora_config::DeviceKind::Cuda).expect("a GPU");
     let steps = |device: &Device| -> Vec<(f64, f64)> {
         let checkpoint = Checkpoint::open(&model).expect("the GGUF file");
-        let to = MemoryPolicy::default();
-        let backend = backend_of(device, &checkpoint, &config);
-        let decoder = Decoder::load(
-            &checkpoint,
-            &config.config().model,
-            512,
-            &to,
-            &backend,
-            |_| {},
-        )
-        .expect("a model");
+        let decoder = loaded(device, &checkpoint, &config, &MemoryPolicy::default());
         let mut trainer = trainer(&decoder, untrained(&decoder, &config), &config);
         let mut step =
             |i: usize| trainer.step(i as u64, &[Batch::pack(&samples(&batches, i))], &mut Alone);

@@ -9,7 +9,7 @@ use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::weights::Checkpoint;
 
 use crate::{
-    backend_of, config, decoder, golden, largest_difference, row, tensors, unlabelled, untrained,
+    config, decoder, golden, largest_difference, loaded, row, tensors, unlabelled, untrained,
 };
 
 fn logits_agree(folder: &str) {
@@ -76,16 +76,7 @@ fn tiny_mistral_with_a_window_gives_the_logits_of_transformers() {
     let config = config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(folder.path()).expect("a checkpoint");
     assert_eq!(checkpoint.files.shape.sliding_window, Some(8));
-    let backend = backend_of(&Device::Cpu, &checkpoint, &config);
-    let decoder = Decoder::load(
-        &checkpoint,
-        &config.config().model,
-        64,
-        &MemoryPolicy::default(),
-        &backend,
-        |_| {},
-    )
-    .expect("a model");
+    let decoder = loaded(&Device::Cpu, &checkpoint, &config, &MemoryPolicy::default());
     let adapters = untrained(&decoder, &config);
     let wanted = tensors("tiny_mistral_sw8/logits.safetensors");
     let sample = unlabelled(&row(&wanted["full.input_ids"], 0));

@@ -11,19 +11,18 @@ mod training;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{Layers, ResolvedConfig};
+use qlora_config::{FlashAttention, Layers, ResolvedConfig};
 use qlora_data::{IGNORE, Sample};
-use qlora_kernels::Backend;
 use qlora_planner::MemoryPolicy;
+use qlora_trainer::adapter;
 use qlora_trainer::lora::{Adapters, NAMES};
 use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::optim::{LearningRate, Optimizer};
+use qlora_trainer::runtime::{Purpose, Runtime};
 use qlora_trainer::step::Trainer;
 use qlora_trainer::weights::Checkpoint;
-use qlora_trainer::{adapter, device};
 use serde_json::Value;
 
 fn golden(name: &str) -> PathBuf {
@@ -67,25 +66,24 @@ fn decoder_under(
     config: &ResolvedConfig,
 ) -> Decoder {
     let checkpoint = Checkpoint::open(&golden(folder)).expect("a checkpoint");
-    let backend = backend_of(device, &checkpoint, config);
-    Decoder::load(
-        &checkpoint,
-        &config.config().model,
-        512,
-        to,
-        &backend,
-        |_| {},
-    )
-    .expect("a model")
+    loaded(device, &checkpoint, config, to)
 }
 
-fn backend_of(
+/// The model of `checkpoint` with an attention whose sums have a fixed order.
+fn loaded(
     device: &Device,
     checkpoint: &Checkpoint,
     config: &ResolvedConfig,
-) -> Arc<dyn Backend> {
-    device::answering_backend(&checkpoint.files.shape, &config.config().model, device)
-        .expect("a backend")
+    policy: &MemoryPolicy,
+) -> Decoder {
+    let purpose = Purpose::Inference {
+        model: &config.config().model,
+        attention: FlashAttention::Repeatable,
+    };
+    let mut runtime =
+        Runtime::on(device, &checkpoint.files.shape, purpose, 512).expect("a backend");
+    runtime.policy = policy.clone();
+    runtime.load(checkpoint, 512, |_| {}).expect("a model")
 }
 
 fn untrained(decoder: &Decoder, config: &ResolvedConfig) -> Adapters {

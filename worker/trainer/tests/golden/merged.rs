@@ -6,13 +6,13 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use qlora_planner::MemoryPolicy;
 use qlora_trainer::export::{self, Base, ElementType};
-use qlora_trainer::model::{Batch, Decoder};
+use qlora_trainer::model::Batch;
 use qlora_trainer::weights::Checkpoint;
 use serde_json::Value;
 
 use crate::{
-    backend_of, config, decoder, golden, largest_difference, peft_adapter, row, tensors,
-    unlabelled, untrained,
+    config, decoder, golden, largest_difference, loaded, peft_adapter, row, tensors, unlabelled,
+    untrained,
 };
 
 /// PEFT's adapter merged into the weights gives the logits of base and adapter together.
@@ -48,16 +48,7 @@ fn merged_agrees(run: &str, base: Base, quantization: &str) {
     let together = decoder.logits(&batch, &adapters).expect("logits");
     let plain = crate::config(&["model.quantization=none"]);
     let checkpoint = Checkpoint::open(&out).expect("the merged model");
-    let backend = backend_of(&Device::Cpu, &checkpoint, &plain);
-    let alone = Decoder::load(
-        &checkpoint,
-        &plain.config().model,
-        512,
-        &MemoryPolicy::default(),
-        &backend,
-        |_| {},
-    )
-    .expect("a model");
+    let alone = loaded(&Device::Cpu, &checkpoint, &plain, &MemoryPolicy::default());
     let logits = alone
         .logits(&batch, &untrained(&alone, &plain))
         .expect("logits");

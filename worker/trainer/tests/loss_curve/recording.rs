@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{DeviceKind, Layers, LoraConfig, ResolvedConfig};
 use qlora_data::Sample;
+use qlora_trainer::adapter;
 use qlora_trainer::group::Alone;
 use qlora_trainer::lora::Adapters;
 use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::optim::{LearningRate, Optimizer};
+use qlora_trainer::runtime::{Purpose, Runtime};
 use qlora_trainer::step::Trainer;
 use qlora_trainer::weights::Checkpoint;
-use qlora_trainer::{adapter, device};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -228,23 +229,14 @@ impl Recording {
         let config = resolved.config();
         let checkpoint = Checkpoint::open(&self.model()).expect("a checkpoint");
         let (shape, length) = (&checkpoint.files.shape, self.recipe.seq);
-        let device = device::open(kind).expect("a device");
-        let backend = device::backend(shape, config, length, &device).expect("a backend");
-        let policy = device::memory_policy(shape, config, &*backend).expect("a memory policy");
-        let decoder = Decoder::load(
-            &checkpoint,
-            &config.model,
-            length,
-            &policy,
-            &backend,
-            |_| {},
-        );
-        let decoder = decoder.expect("a model");
+        let runtime =
+            Runtime::open(kind, shape, Purpose::Training(config), length).expect("a runtime");
+        let decoder = runtime.load(&checkpoint, length, |_| {}).expect("a model");
         let adapters = self.first_adapter(&decoder, &config.lora);
         let training = &config.training;
         let optimizer = Optimizer::new(&adapters, training.optimizer).expect("an optimizer");
         let learning_rate = LearningRate::new(training, self.recipe.steps);
-        let saved = policy.saved;
+        let saved = runtime.policy.saved.clone();
         let mut trainer = Trainer {
             decoder: &decoder,
             adapters,
@@ -262,6 +254,6 @@ impl Recording {
             curve.loss.push(outcome.loss);
             curve.grad_norm.push(outcome.grad_norm);
         }
-        (curve, backend.attention())
+        (curve, runtime.backend.attention())
     }
 }

@@ -2,13 +2,14 @@
 //! that is there.
 
 use candle_core::Tensor;
-use qlora_kernels::types::options::{AttentionOptions, WantedAttention};
+use qlora_kernels::types::options::WantedAttention;
 use qlora_kernels::{AttentionSaved, Backend, Span};
 
 use super::Setting;
 use super::table::{Place, Table, Work};
 use crate::Result;
-use crate::device::{attention_shape, with_attention};
+use crate::device::attention_shape;
+use crate::runtime::{Purpose, backend_with};
 
 /// FLOPs of the backward pass over those of the forward pass, as in NVIDIA's figures for cuDNN.
 const BACKWARD: f64 = 2.5;
@@ -58,12 +59,8 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     } else {
         (WantedAttention::Cudnn, cudnn)
     };
-    let options = AttentionOptions {
-        shape: attention_shape(case.shape, 0),
-        wanted,
-        length: case.length,
-    };
-    match with_attention(case.shape, case.config, options, case.device) {
+    let purpose = Purpose::Training(case.config);
+    match backend_with(case.device, case.shape, purpose, wanted, case.length) {
         Ok(other) => time_form(table, setting, &heads, &*other, (label, false)),
         // It is not there, or does not agree with our kernels; a run that asks for it says why.
         Err(_) => Ok(()),
