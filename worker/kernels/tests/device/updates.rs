@@ -16,8 +16,18 @@ fn updates_agree() -> Result<()> {
         weight_decay: 0.1,
         step: 3,
     };
-    let group_rule = AdamWStep {
+    // Groups that differ in their learning rate, in their weight decay, and in both.
+    let faster = AdamWStep {
         learning_rate: 3e-2,
+        ..rule
+    };
+    let undecayed = AdamWStep {
+        weight_decay: 0.0,
+        ..rule
+    };
+    let both = AdamWStep {
+        learning_rate: 5e-2,
+        weight_decay: 0.5,
         ..rule
     };
     // The last is more than the blocks of a tensor have at one time.
@@ -34,7 +44,7 @@ fn updates_agree() -> Result<()> {
         let device = backend.device();
         let (gradients, first, second) =
             (make(9, device)?, make(30, device)?, make(50, &Device::Cpu)?);
-        let (values, rules) = (make(70, device)?, [&rule, &group_rule, &rule, &group_rule]);
+        let (values, rules) = (make(70, device)?, [&rule, &undecayed, &faster, &both]);
         let second = second
             .iter()
             .map(|t| t.abs()?.to_device(device))

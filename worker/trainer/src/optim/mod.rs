@@ -1,15 +1,19 @@
-//! The optimizer: AdamW's moments for each adapter tensor, the schedule, and clipping.
+//! The optimizer: AdamW's moments for each adapter tensor, parameter groups, and the schedule of the
+//! learning rate.
 
+mod groups;
 pub(crate) mod moments;
 mod schedule;
 
 use candle_core::Tensor;
 use qlora_config::{OptimizerKind, TrainingSection};
 use qlora_kernels::Backend;
-use qlora_kernels::types::adamw::{AdamWStep, Moments, Norm, Parameter, SMALLEST_IN_8_BITS};
+use qlora_kernels::types::adamw::{Moments, Norm, Parameter, SMALLEST_IN_8_BITS};
 
 use crate::Result;
-use crate::lora::{Adapters, FactorGrad, Factors, Gradients, NAMES};
+use crate::lora::{Adapters, FactorGrad, Factors, Gradients};
+
+use self::groups::ParameterGroup;
 
 pub use schedule::LearningRate;
 
@@ -54,19 +58,16 @@ impl Optimizer {
         learning_rate: f64,
         t: &TrainingSection,
     ) -> Result<(Adapters, Self)> {
-        let (rule, group_rule) = self.rules(adapters, learning_rate, t);
+        let rules = ParameterGroup::of_tensors(adapters.config(), t)
+            .map(|group| group.rule(t, learning_rate, self.updates + 1));
         let gradients = contiguous(gradients)?;
         let (mut parameters, mut places) = (Vec::new(), Vec::new());
         let mut moments = self.moments.iter().enumerate();
         for (factors, grads) in adapters.factors.iter().zip(&gradients) {
-            for (i, (value, (place, moments))) in factors.tensors().zip(&mut moments).enumerate() {
+            let tensors = factors.tensors().zip(&rules).zip(&mut moments);
+            for (i, ((value, rule), (place, moments))) in tensors.enumerate() {
                 let Some(gradient) = grads.get(i) else {
                     continue;
-                };
-                let rule = if NAMES[i].starts_with("lora_B") {
-                    &group_rule
-                } else {
-                    &rule
                 };
                 parameters.push(Parameter {
                     value,
@@ -93,30 +94,6 @@ impl Optimizer {
                 .map(|_, value| Ok(values.next().flatten().unwrap_or_else(|| value.clone())))?;
         }
         Ok((updated, next))
-    }
-
-    /// The rule of this update, and that of the factors B.
-    fn rules(
-        &self,
-        adapters: &Adapters,
-        learning_rate: f64,
-        t: &TrainingSection,
-    ) -> (AdamWStep, AdamWStep) {
-        let rule = AdamWStep {
-            learning_rate,
-            beta1: t.adam_beta1,
-            beta2: t.adam_beta2,
-            epsilon: t.adam_epsilon,
-            weight_decay: t.weight_decay,
-            step: self.updates + 1,
-        };
-        (
-            rule,
-            AdamWStep {
-                learning_rate: learning_rate * adapters.config().loraplus_ratio,
-                ..rule
-            },
-        )
     }
 }
 

@@ -6,32 +6,34 @@
 #include "block.cuh"
 #include "eight.cuh"
 
-// A tensor of n elements; `faster` tells which of two rules is its own.
-struct Parameter {
+// What an update needs of the rule of its parameter group, rounded once.
+struct Rule {
+    float beta1, beta2, one_minus_beta1, one_minus_beta2, epsilon, decay, step, root;
+};
+
+// A gradient of n elements.
+struct Gradient {
+    const float* values;
+    long n;
+};
+
+// A tensor of n elements.
+struct Full {
     const float *gradient, *value, *first, *second;
     float *new_value, *new_first, *new_second;
     long n;
-    long faster;
+    Rule rule;
 };
 
-struct Rule {
-    float beta1, beta2, share1, share2, epsilon, keep, step, root;
-};
-
-// Number by number: a choice between two structures would go by their addresses, through local memory.
-__device__ __forceinline__ Rule rule_of(bool is_faster, const Rule& rule, const Rule& faster) {
-    return {is_faster ? faster.beta1 : rule.beta1,     is_faster ? faster.beta2 : rule.beta2,
-            is_faster ? faster.share1 : rule.share1,   is_faster ? faster.share2 : rule.share2,
-            is_faster ? faster.epsilon : rule.epsilon, is_faster ? faster.keep : rule.keep,
-            is_faster ? faster.step : rule.step,       is_faster ? faster.root : rule.root};
-}
+// `adamw_tables.rs` asserts the same sizes.
+static_assert(sizeof(Rule) == 32 && sizeof(Gradient) == 16 && sizeof(Full) == 96);
 
 // A block sums the squares of one tensor's gradient; `parts` has a place for each.
-extern "C" __global__ void squares(const Parameter* parameters, float* parts) {
-    const Parameter p = parameters[blockIdx.x];
+extern "C" __global__ void squares(const Gradient* gradients, float* parts) {
+    const Gradient of = gradients[blockIdx.x];
     float sum = 0.0f;
-    for (long i = 8 * threadIdx.x; i < p.n; i += 8 * blockDim.x) {
-        const Eight g = load_eight(p.gradient + i, p.n - i);
+    for (long i = 8 * threadIdx.x; i < of.n; i += 8 * blockDim.x) {
+        const Eight g = load_eight(of.values + i, of.n - i);
         for (int j = 0; j < 8; ++j) sum += g.v[j] * g.v[j];
     }
     sum = block_reduce(sum, Sum());
@@ -46,9 +48,9 @@ extern "C" __global__ void root_of_sum(const float* parts, int n, float* norm) {
     if (threadIdx.x == 0) *norm = sqrtf(sum);
 }
 
-// Gradients are scaled down to a norm of `most`, unless that is 0.
-__device__ __forceinline__ float clip(const float* norm, float most) {
-    return most == 0.0f ? 1.0f : fminf(most / (*norm + 1e-6f), 1.0f);
+// Gradients are scaled down to `max_norm`, unless that is 0.
+__device__ __forceinline__ float clip(const float* norm, float max_norm) {
+    return max_norm == 0.0f ? 1.0f : fminf(max_norm / (*norm + 1e-6f), 1.0f);
 }
 
 // Moves both moments by the gradient, and the value by them.
@@ -56,26 +58,25 @@ __device__ __forceinline__ void move_eight(const Rule& r, const Eight& gradient,
                                            Eight& second, Eight& value) {
     for (int j = 0; j < 8; ++j) {
         const float g = gradient.v[j] * scale;
-        const float m = r.beta1 * first.v[j] + r.share1 * g;
-        const float v = r.beta2 * second.v[j] + r.share2 * g * g;
-        value.v[j] = value.v[j] * r.keep - r.step * m / (sqrtf(v) * r.root + r.epsilon);
+        const float m = r.beta1 * first.v[j] + r.one_minus_beta1 * g;
+        const float v = r.beta2 * second.v[j] + r.one_minus_beta2 * g * g;
+        value.v[j] = value.v[j] * r.decay - r.step * m / (sqrtf(v) * r.root + r.epsilon);
         first.v[j] = m;
         second.v[j] = v;
     }
 }
 
 // A row of blocks a tensor.
-extern "C" __global__ void adamw(const Parameter* parameters, Rule rule, Rule faster, const float* norm, float most) {
-    const Parameter p = parameters[blockIdx.y];
-    const Rule r = rule_of(p.faster != 0, rule, faster);
-    const float scale = clip(norm, most);
+extern "C" __global__ void adamw(const Full* parameters, const float* norm, float max_norm) {
+    const Full p = parameters[blockIdx.y];
+    const float scale = clip(norm, max_norm);
     const long step = 8 * long(gridDim.x) * blockDim.x;
     for (long i = 8 * (long(blockIdx.x) * blockDim.x + threadIdx.x); i < p.n; i += step) {
         const long there = p.n - i;
         const Eight gradient = load_eight(p.gradient + i, there);
         Eight value = load_eight(p.value + i, there);
         Eight first = load_eight(p.first + i, there), second = load_eight(p.second + i, there);
-        move_eight(r, gradient, scale, first, second, value);
+        move_eight(p.rule, gradient, scale, first, second, value);
         store_eight(p.new_first + i, there, first);
         store_eight(p.new_second + i, there, second);
         store_eight(p.new_value + i, there, value);
@@ -83,7 +84,7 @@ extern "C" __global__ void adamw(const Parameter* parameters, Rule rule, Rule fa
 }
 
 // A tensor whose moments are 8-bit codes, 256 of them a scale.
-struct CodedParameter {
+struct Coded {
     const float *gradient, *value;
     const unsigned char* first;
     const float* first_scales;
@@ -95,11 +96,13 @@ struct CodedParameter {
     unsigned char* new_second;
     float* new_second_scales;
     long n;
-    long faster;
+    Rule rule;
 };
 
+static_assert(sizeof(Coded) == 128);
+
 // Elements that share a scale.
-constexpr int CODED = 256;
+constexpr int CODE_BLOCK = 256;
 
 // Eight codes, the first of `there`.
 struct EightCodes {
@@ -149,29 +152,28 @@ __device__ __forceinline__ float largest_moment(const Eight& x) {
 
 // As `adamw`, with moments in 8 bits (Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022): a warp
 // decodes, updates and codes the elements of one scale; a row of blocks a tensor.
-extern "C" __global__ void adamw_coded(const CodedParameter* parameters, const float* signed_values,
+extern "C" __global__ void adamw_coded(const Coded* parameters, const float* signed_values,
                                        const float* unsigned_values, const unsigned char* signed_codes,
-                                       const unsigned char* unsigned_codes, Rule rule, Rule faster, const float* norm,
-                                       float most) {
+                                       const unsigned char* unsigned_codes, const float* norm, float max_norm) {
     __shared__ float first_values[256];
     __shared__ float second_values[256];
-    const CodedParameter p = parameters[blockIdx.y];
+    const Coded p = parameters[blockIdx.y];
     const long first_block = long(blockIdx.x) * (blockDim.x / 32), block = first_block + threadIdx.x / 32;
-    if (CODED * first_block >= p.n) return;
+    if (CODE_BLOCK * first_block >= p.n) return;
     for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) {
         first_values[i] = signed_values[i];
         second_values[i] = unsigned_values[i];
     }
     __syncthreads();
-    if (CODED * block >= p.n) return;
-    const long i = CODED * block + 8 * (threadIdx.x % 32), there = p.n - i;
+    if (CODE_BLOCK * block >= p.n) return;
+    const long i = CODE_BLOCK * block + 8 * (threadIdx.x % 32), there = p.n - i;
     const Eight gradient = load_eight(p.gradient + i, there);
     Eight value = load_eight(p.value + i, there);
     const EightCodes first_codes = load_eight_codes(p.first + i, there);
     const EightCodes second_codes = load_eight_codes(p.second + i, there);
     Eight first = decoded(first_codes, there, first_values, p.first_scales[block]);
     Eight second = decoded(second_codes, there, second_values, p.second_scales[block]);
-    move_eight(rule_of(p.faster != 0, rule, faster), gradient, clip(norm, most), first, second, value);
+    move_eight(p.rule, gradient, clip(norm, max_norm), first, second, value);
     store_eight(p.new_value + i, there, value);
     const float first_scale = largest_moment(first), second_scale = largest_moment(second);
     store_eight_codes(p.new_first + i, there, signed_codes, first, first_scale);

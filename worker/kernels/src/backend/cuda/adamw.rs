@@ -1,12 +1,10 @@
 //! Launches of the optimizer: one for all tensors, told by a table where each lies.
 
+use candle_core::Tensor;
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, DevicePtrMut, LaunchConfig, PushKernelArg,
-};
-use candle_core::{CudaDevice, Tensor};
+use candle_core::cuda_backend::cudarc::driver::{DevicePtrMut, LaunchConfig, PushKernelArg};
 
-use super::adamw_rules::{Rules, address, rules};
+use super::adamw_tables::{Full, Gradient, address};
 use super::buffer::{Input, device_of, finish};
 use super::launch::{THREADS, a_block_each};
 use super::{adamw8, gpu};
@@ -16,34 +14,17 @@ use crate::types::adamw::{Moments, Parameter};
 /// Blocks that go over one tensor.
 const BLOCKS: u32 = 32;
 
-/// A tensor as `adamw.cu` reads it: where seven arrays lie, how long they are, and which of two
-/// rules is its own.
-type Entry = [u64; 9];
-
-fn table(entries: &[Entry], device: &CudaDevice) -> Result<CudaSlice<u64>> {
-    device.clone_htod(entries.as_flattened())
-}
-
 /// The L2 norm over all tensors, [1].
 pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor> {
     let device = device_of(tensors[0])?;
-    let entry = |t: &&Tensor| {
-        Ok([
-            address(t, &device)?,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            t.elem_count() as u64,
-            0,
-        ])
+    let row = |t: &&Tensor| {
+        Ok(Gradient {
+            values: address(t, &device)?,
+            elements: t.elem_count() as u64,
+        })
     };
-    let table = table(
-        &tensors.iter().map(entry).collect::<Result<Vec<_>>>()?,
-        &device,
-    )?;
+    let rows = tensors.iter().map(row).collect::<Result<Vec<_>>>()?;
+    let table = device.clone_htod(&rows)?;
     // SAFETY: the kernels write every element of both.
     let (mut parts, mut norm) =
         unsafe { (device.alloc::<f32>(tensors.len())?, device.alloc::<f32>(1)?) };
@@ -71,9 +52,8 @@ pub(crate) fn update(
 ) -> Result<Vec<(Tensor, Moments)>> {
     let is_coded = |p: &&Parameter<'_>| matches!(p.moments, Moments::Coded { .. });
     let (coded, full): (Vec<_>, Vec<_>) = parameters.iter().partition(is_coded);
-    let rules = rules(parameters)?;
-    let mut coded = adamw8::update(&coded, &rules, norm, max_norm)?.into_iter();
-    let mut full = update_full(&full, &rules, norm, max_norm)?.into_iter();
+    let mut coded = adamw8::update(&coded, norm, max_norm)?.into_iter();
+    let mut full = update_full(&full, norm, max_norm)?.into_iter();
     let next = |p| {
         if is_coded(&p) {
             coded.next()
@@ -88,7 +68,6 @@ pub(crate) fn update(
 
 fn update_full(
     parameters: &[&Parameter<'_>],
-    (rule, group_rule): &Rules,
     norm: &Tensor,
     max_norm: f64,
 ) -> Result<Vec<(Tensor, Moments)>> {
@@ -97,7 +76,7 @@ fn update_full(
     }
     let device = device_of(norm)?;
     let stream = device.cuda_stream();
-    let (mut entries, mut made) = (Vec::new(), Vec::new());
+    let (mut rows, mut made) = (Vec::new(), Vec::new());
     for p in parameters {
         let Moments::Full { first, second } = p.moments else {
             candle_core::bail!("moments in 8 bits")
@@ -117,34 +96,27 @@ fn update_full(
                 device.alloc::<f32>(n)?,
             ]
         };
-        let [a, b, c] = new.each_mut().map(|slice| slice.device_ptr_mut(&stream).0);
-        let [gradient, value, first, second] =
-            [p.gradient, p.value, first, second].map(|t| address(t, &device));
-        let is_group = p.rule.learning_rate != rule.1;
-        entries.push([
-            gradient?,
-            value?,
-            first?,
-            second?,
-            a,
-            b,
-            c,
-            n as u64,
-            u64::from(is_group),
-        ]);
+        let [new_value, new_first, new_second] =
+            new.each_mut().map(|slice| slice.device_ptr_mut(&stream).0);
+        rows.push(Full {
+            gradient: address(p.gradient, &device)?,
+            value: address(p.value, &device)?,
+            first: address(first, &device)?,
+            second: address(second, &device)?,
+            new_value,
+            new_first,
+            new_second,
+            elements: n as u64,
+            rule: p.rule.constants(),
+        });
         made.push((new, p.value.shape()));
     }
-    let table = table(&entries, &device)?;
+    let table = device.clone_htod(&rows)?;
     let function = gpu::function(&device, "adamw", "adamw")?;
     let (norm, max_norm) = (Input::of(norm)?, max_norm as f32);
     let norm = norm.slice::<f32>()?;
     let mut launch = function.builder();
-    launch
-        .arg(&table)
-        .arg(&rule.0)
-        .arg(group_rule)
-        .arg(&norm)
-        .arg(&max_norm);
+    launch.arg(&table).arg(&norm).arg(&max_norm);
     let grid = LaunchConfig {
         grid_dim: (BLOCKS, parameters.len() as u32, 1),
         block_dim: (THREADS, 1, 1),

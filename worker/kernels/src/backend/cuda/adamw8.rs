@@ -6,7 +6,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::{CudaDevice, Tensor};
 
-use super::adamw_rules::{Rules, address};
+use super::adamw_tables::{self as tables, Address, Codes, address};
 use super::buffer::{Input, device_of, finish};
 use super::gpu::{self, Gpu};
 use super::launch::THREADS;
@@ -17,7 +17,6 @@ use crate::types::adamw::{Coded, Moments, Parameter};
 /// See [`crate::backend::Backend::adamw`]; all moments are codes.
 pub(super) fn update(
     parameters: &[&Parameter<'_>],
-    (rule, group_rule): &Rules,
     norm: &Tensor,
     max_norm: f64,
 ) -> Result<Vec<(Tensor, Moments)>> {
@@ -26,7 +25,7 @@ pub(super) fn update(
     }
     let device = device_of(norm)?;
     let (opened, stream) = (Gpu::of(&device)?, device.cuda_stream());
-    let (mut entries, mut made, mut blocks) = (Vec::new(), Vec::new(), 0);
+    let (mut rows, mut made, mut blocks) = (Vec::new(), Vec::new(), 0);
     for p in parameters {
         let Moments::Coded { first, second } = p.moments else {
             candle_core::bail!("moments in full")
@@ -60,26 +59,26 @@ pub(super) fn update(
         let [new_first_scales, new_second_scales] = scale
             .each_mut()
             .map(|slice| slice.device_ptr_mut(&stream).0);
-        let is_group = p.rule.learning_rate != rule.1;
-        entries.push([
-            address(p.gradient, &device)?,
-            address(p.value, &device)?,
-            code_address(&first.codes, &device)?,
-            address(&first.scales, &device)?,
-            code_address(&second.codes, &device)?,
-            address(&second.scales, &device)?,
-            value.device_ptr_mut(&stream).0,
+        let [new_first, new_second] = [
+            (new_first, new_first_scales),
+            (new_second, new_second_scales),
+        ]
+        .map(|(codes, scales)| Codes { codes, scales });
+        rows.push(tables::Coded {
+            gradient: address(p.gradient, &device)?,
+            value: address(p.value, &device)?,
+            first: addresses(first, &device)?,
+            second: addresses(second, &device)?,
+            new_value: value.device_ptr_mut(&stream).0,
             new_first,
-            new_first_scales,
             new_second,
-            new_second_scales,
-            n as u64,
-            u64::from(is_group),
-        ]);
+            elements: n as u64,
+            rule: p.rule.constants(),
+        });
         made.push((value, codes, scale, p.value.shape()));
         blocks = blocks.max(scales);
     }
-    let table = device.clone_htod(entries.as_flattened())?;
+    let table = device.clone_htod(&rows)?;
     let function = gpu::function(&device, "adamw", "adamw_coded")?;
     let maps = (
         Input::of(&opened.dynamic_map)?,
@@ -99,8 +98,6 @@ pub(super) fn update(
         .arg(&maps.1)
         .arg(&codes.0)
         .arg(&codes.1)
-        .arg(&rule.0)
-        .arg(group_rule)
         .arg(&norm)
         .arg(&max_norm);
     let warps = THREADS / 32;
@@ -136,9 +133,16 @@ pub(super) fn update(
         .collect()
 }
 
-/// Where the codes of `tensor` lie.
-fn code_address(tensor: &Tensor, device: &CudaDevice) -> Result<u64> {
-    Ok(Input::of(tensor)?
+/// Where `moments` lie.
+fn addresses(moments: &Coded, device: &CudaDevice) -> Result<Codes> {
+    Ok(Codes {
+        codes: code_address(&moments.codes, device)?,
+        scales: address(&moments.scales, device)?,
+    })
+}
+
+fn code_address(codes: &Tensor, device: &CudaDevice) -> Result<Address> {
+    Ok(Input::of(codes)?
         .slice::<u8>()?
         .device_ptr(&device.cuda_stream())
         .0)

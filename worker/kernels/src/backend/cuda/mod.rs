@@ -6,7 +6,7 @@
 
 mod adamw;
 mod adamw8;
-mod adamw_rules;
+mod adamw_tables;
 mod attention;
 pub(crate) mod backend;
 mod buffer;
