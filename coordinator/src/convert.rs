@@ -23,7 +23,7 @@ pub fn job(job: &domain::Job) -> wire::Job {
         reason,
         config_json: job.spec.config_json.clone(),
         config_hash: job.spec.config_hash.clone(),
-        attempts: job.attempts.iter().map(attempt).collect(),
+        attempts: (1..).zip(&job.attempts).map(attempt).collect(),
         progress: Some(progress(&job.progress)),
         files: job.spec.files.iter().map(file).collect(),
         artifacts: job.artifacts.iter().map(artifact).collect(),
@@ -64,7 +64,7 @@ fn state(job: &domain::Job) -> (wire::JobState, String, Option<domain::Millis>) 
     }
 }
 
-fn attempt(attempt: &domain::Attempt) -> wire::Attempt {
+fn attempt((number, attempt): (u64, &domain::Attempt)) -> wire::Attempt {
     let outcome = |end: &domain::AttemptEnd| {
         let word = match end.outcome {
             domain::Outcome::Succeeded => "succeeded",
@@ -83,7 +83,7 @@ fn attempt(attempt: &domain::Attempt) -> wire::Attempt {
         }
     };
     wire::Attempt {
-        token: attempt.token.number(),
+        number,
         worker: attempt.worker.clone(),
         started_unix_ms: attempt.started.0 as i64,
         ended_unix_ms: attempt.end.as_ref().map_or(0, |e| e.at.0 as i64),
@@ -382,13 +382,14 @@ pub fn metric_in(m: wire::MetricPoint) -> MetricRecord {
     }
 }
 
-pub fn log(l: LogRecord) -> wire::LogLine {
+/// A line of the log of `job`.
+pub fn log(job: &domain::Job, l: LogRecord) -> wire::LogLine {
     wire::LogLine {
         seq: l.seq,
         unix_ms: l.unix_ms as i64,
         level: l.level,
         text: l.text,
-        token: Token(l.token).number(),
+        attempt: job.attempt_number(Token(l.token)).unwrap_or_default(),
     }
 }
 

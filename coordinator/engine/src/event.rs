@@ -139,11 +139,11 @@ pub enum Refusal {
     UnknownJob(JobId),
     #[error("job {job} has ended: {state}")]
     JobEnded { job: JobId, state: &'static str },
-    #[error("attempt {0} is not current: another attempt has the job, or the job has ended")]
+    #[error("the attempt is not current: another attempt has the job, or the job has ended")]
     StaleToken(Token),
     #[error("the session is unknown or its lease has ended: register again")]
     StaleSession(SessionId),
-    #[error("attempt {0} belongs to another worker")]
+    #[error("the attempt belongs to another worker")]
     NotYours(Token),
     #[error(
         "a worker called {name} is connected from another machine or state folder; start this one with another --name"
@@ -161,6 +161,6 @@ pub enum Refusal {
     WorkerPresent(String),
     #[error("a checkpoint of step {step} lies behind the committed one of step {committed}")]
     StepWentBack { step: u64, committed: u64 },
-    #[error("attempt {token} {missing}, so it has not succeeded; it has ended as failed")]
-    NoResult { token: Token, missing: &'static str },
+    #[error("the attempt {missing}, so it has not succeeded; it has ended as failed")]
+    NoResult { missing: &'static str },
 }

@@ -37,19 +37,13 @@ impl Token {
         Self(number << Self::SECRET_BITS | u64::from(secret))
     }
 
-    /// The attempt's number among all: what people are shown.
+    /// The attempt's number among all of the coordinator; people are shown the one within its job.
     pub fn number(self) -> u64 {
         match self.0 >> Self::SECRET_BITS {
             // Given before tokens had a random half.
             0 => self.0,
             number => number,
         }
-    }
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.number().fmt(f)
     }
 }
 

@@ -229,6 +229,13 @@ impl Job {
         self.attempts.iter().rev().find(|a| a.token == token)
     }
 
+    /// The number of the attempt `token` within the job, from 1: what people are shown of it.
+    pub fn attempt_number(&self, token: Token) -> Option<u64> {
+        (1..)
+            .zip(&self.attempts)
+            .find_map(|(number, attempt)| (attempt.token == token).then_some(number))
+    }
+
     pub(crate) fn attempt_mut(&mut self, token: Token) -> Option<&mut Attempt> {
         self.attempts.iter_mut().rev().find(|a| a.token == token)
     }

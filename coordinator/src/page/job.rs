@@ -159,7 +159,7 @@ fn attempts(job: &Job) -> Markup {
                     thead { tr { th { "Attempt" } th { "Worker" } th { "Outcome" } } }
                     tbody {
                         @for a in &job.attempts {
-                            tr { td { (a.token) } td { (a.workers()) } td .wide { @if a.outcome.is_empty() { "running" } @else { (a.outcome) } } }
+                            tr { td { (a.number) } td { (a.workers()) } td .wide { @if a.outcome.is_empty() { "running" } @else { (a.outcome) } } }
                         }
                     }
                 }

@@ -74,7 +74,8 @@ pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
         JobState::Running { worker, token, .. } => {
             let others = job.attempt(*token).into_iter().flat_map(|a| &a.others);
             let with: String = others.map(|m| format!(", {}", m.worker)).collect();
-            format!("job {id} runs on {worker}{with} as attempt {token}")
+            let number = job.attempt_number(*token).unwrap_or_default();
+            format!("job {id} runs on {worker}{with} as attempt {number}")
         }
         JobState::Succeeded { .. } => format!("job {id} has succeeded"),
         JobState::Failed { reason, .. } => format!("job {id} has failed: {reason}"),

@@ -7,7 +7,7 @@ use qlora_engine as domain;
 use qlora_engine::{Event, Needs};
 use qlora_proto::job_service_server::JobService;
 use qlora_proto::*;
-use qlora_store::{Digest256, JobStore, LogRecord};
+use qlora_store::{Digest256, JobStore};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -211,7 +211,7 @@ impl<S: JobStore> JobService for Services<S> {
                 let full = lines.len() == PAGE as usize;
                 for line in lines {
                     after = line.seq;
-                    if sender.send(Ok(convert::log(line))).await.is_err() {
+                    if sender.send(Ok(line)).await.is_err() {
                         return;
                     }
                 }
@@ -248,13 +248,18 @@ impl<S: JobStore> Services<S> {
     }
 
     /// A job, and the lines of its log after number `after`.
-    async fn lines(&self, id: u64, after: u64) -> Result<(Job, Vec<LogRecord>), CallError> {
+    async fn lines(&self, id: u64, after: u64) -> Result<(Job, Vec<LogLine>), CallError> {
         let job = self.job(id).await?;
-        // Read after the state: what was written before the end is then complete.
-        Ok((
-            job,
-            self.store.logs(convert::job_in(id), after, PAGE).await?,
-        ))
+        let id = convert::job_in(id);
+        // Read after the state: what was written before the end is then complete. The attempts are
+        // read after the lines: the job then has those of all of them.
+        let lines = self.store.logs(id, after, PAGE).await?;
+        let numbered = self.driver.read(move |engine| {
+            let job = engine.job(id)?;
+            Some(lines.into_iter().map(|l| convert::log(job, l)).collect())
+        });
+        let unknown = CallError::Refused(domain::Refusal::UnknownJob(id));
+        Ok((job, numbered.await?.ok_or(unknown)?))
     }
 
     /// Checks a submission and works out what it needs.

@@ -359,6 +359,7 @@ impl<S: JobStore> Services<S> {
                 traceparent: job.spec.traceparent.clone(),
                 rank: attempt.rank(&worker.name)?,
                 size: attempt.size(),
+                attempt: job.attempt_number(token)?,
             };
             Some((assignment, job.attempts.len(), job.created))
         });

@@ -1,5 +1,6 @@
 //! Programs that are killed, restarted and cut off in the middle of a job.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use qlora_tests::{World, conversations, http, wait_until};
@@ -44,6 +45,19 @@ pub fn steps(world: &World, id: u64) -> Vec<u64> {
         .collect()
 }
 
+/// The numbers of the attempts of `job`, and those that its log names.
+fn numbers(world: &World, job: &Value) -> (Vec<u64>, BTreeSet<u64>) {
+    let number = |of: &Value| of["attempt"].as_u64().expect("a number");
+    let attempts = job["attempts"].as_array().expect("attempts");
+    let log = world
+        .ctl(&["logs", &job["id"].to_string(), "--json"])
+        .json();
+    (
+        attempts.iter().map(number).collect(),
+        log.iter().map(number).collect(),
+    )
+}
+
 pub fn adapter(world: &World, id: u64) -> Vec<u8> {
     let folder = world.path(&format!("adapter-{id}"));
     let got = world.ctl(&[
@@ -76,11 +90,16 @@ fn a_killed_worker_is_followed_by_another_that_goes_on_and_ends_with_the_same_ad
             .starts_with("lost"),
         "{job:#}"
     );
+    assert_eq!(numbers(&world, &job), ([1, 2].into(), [1, 2].into()));
     let steps = steps(&world, killed);
     assert_eq!(steps.last(), Some(&400));
     let again = steps.windows(2).find(|w| w[1] <= w[0]);
     assert!(again.is_none_or(|w| w[1] > 10), "it began anew: {again:?}");
-    world.ended(whole);
+    // What ran before it does not count.
+    let job = world.ended(whole);
+    assert_eq!(numbers(&world, &job), ([1].into(), [1].into()));
+    let shown = world.ctl(&["show", &whole.to_string()]).stdout;
+    assert!(shown.contains("1 on b: succeeded"), "{shown}");
     assert!(
         adapter(&world, killed) == adapter(&world, whole),
         "the resumed run differs from the uninterrupted one"

@@ -113,7 +113,7 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
     let id = world.submit(&world.config(ENDLESS), &[]);
     let job = world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
     // What everyone is shown of the attempt.
-    let token = job["attempts"][0]["token"].as_u64().expect("a number");
+    let token = job["attempts"][0]["attempt"].as_u64().expect("a number");
     let client = world.client();
     let mut workers = client.workers.clone();
     for session in [0, 1, u64::MAX] {

@@ -77,7 +77,7 @@ impl Attempt {
         let (stop, stopping) = watch::channel(None);
         let (ended, over) = watch::channel(false);
         let (job, token) = (assignment.job, assignment.token);
-        let span = tracing::info_span!("attempt", job, token);
+        let span = tracing::info_span!("attempt", job, number = assignment.attempt);
         qlora_telemetry::set_parent_text(&span, &assignment.traceparent);
         let whose = Whose {
             coordinator: contact.coordinator,

@@ -224,7 +224,7 @@ pub fn line(level: &str, text: String) -> LogLine {
         unix_ms: jiff::Timestamp::now().as_millisecond(),
         level: level.into(),
         text,
-        token: 0,
+        attempt: 0,
     }
 }
 

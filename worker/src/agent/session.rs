@@ -375,7 +375,11 @@ impl Session {
             && !self.draining
             && let Some(contact) = self.contact()
         {
-            tracing::info!(job = assignment.job, attempt = assignment.token, "starting");
+            tracing::info!(
+                job = assignment.job,
+                attempt = assignment.attempt,
+                "starting"
+            );
             let options = attempt::Options {
                 patience: self.options.patience(self.platform.device_class()),
                 peers: self.options.peers.clone(),

@@ -179,7 +179,7 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> String {
         };
         add(
             "attempt",
-            format!("{} on {}: {outcome}", attempt.token, attempt.workers()),
+            format!("{} on {}: {outcome}", attempt.number, attempt.workers()),
         );
     }
     for artifact in &job.artifacts {

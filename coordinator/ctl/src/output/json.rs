@@ -89,7 +89,7 @@ pub fn scores(s: &Scores) -> Value {
 }
 
 fn attempt(a: &Attempt) -> Value {
-    json!({"token": a.token, "worker": a.worker, "others": a.others, "started_unix_ms": a.started_unix_ms, "ended_unix_ms": a.ended_unix_ms, "outcome": a.outcome})
+    json!({"attempt": a.number, "worker": a.worker, "others": a.others, "started_unix_ms": a.started_unix_ms, "ended_unix_ms": a.ended_unix_ms, "outcome": a.outcome})
 }
 
 pub fn artifact(a: &JobArtifact) -> Value {
@@ -135,7 +135,7 @@ pub fn metric(m: &MetricPoint) -> Value {
 }
 
 pub fn log(l: &LogLine) -> Value {
-    json!({"v": 1, "seq": l.seq, "unix_ms": l.unix_ms, "level": l.level, "text": l.text, "attempt": l.token})
+    json!({"v": 1, "seq": l.seq, "unix_ms": l.unix_ms, "level": l.level, "text": l.text, "attempt": l.attempt})
 }
 
 pub fn config(c: &ConfigRevision) -> Value {

@@ -173,7 +173,7 @@ impl Engine {
                 Ending::new(Outcome::Failed, message),
                 effects,
             );
-            return Err(Refusal::NoResult { token, missing });
+            return Err(Refusal::NoResult { missing });
         }
         let attempt = job.attempt_mut(token).ok_or(Refusal::StaleToken(token))?;
         let waits = match (rank, outcome) {

@@ -111,7 +111,7 @@ impl Engine {
         let wanted = match (seen.running, assigned) {
             // An attempt that the engine no longer counts as this worker's must end.
             (Some(running), assigned) if assigned != Some(running) => Wanted::Stop {
-                reason: format!("attempt {running} is not current any more"),
+                reason: "the attempt is not current any more".into(),
                 at_once: true,
             },
             (Some(running), _) => self.stop_or_go_on(running),
@@ -277,7 +277,9 @@ impl Engine {
             others.iter().map(|name| holder(name)).collect(),
             now.wall,
         );
-        let limit = self.jobs.get(&id).and_then(|job| job.spec.time_limit);
+        let (number, limit) = self.jobs.get(&id).map_or((1, None), |job| {
+            (job.attempts.len() + 1, job.spec.time_limit)
+        });
         self.limit_time(now, token, limit, 0);
         if let Some(job) = self.jobs.get_mut(&id) {
             job.state = JobState::Running {
@@ -292,7 +294,7 @@ impl Engine {
             Some(id),
             Some(first.to_owned()),
             "started",
-            format!("attempt {token}{with}"),
+            format!("attempt {number}{with}"),
         ));
         effects.push(Effect::Save(id));
         Wanted::Run { job: id, token }

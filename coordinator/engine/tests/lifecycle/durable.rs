@@ -57,7 +57,7 @@ fn a_batch_that_could_not_be_stored_leaves_no_trace_but_the_sessions() {
     // The key is free, the number is given again, the token is not.
     assert_eq!(world.submit(keyed("again", "k")), key);
     let (_, later) = world.start(b);
-    assert!(later > unstored, "{later} was given before");
+    assert!(later > unstored, "{later:?} was given before");
     assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
 }
 

@@ -72,6 +72,38 @@ fn failures_are_repeated_with_growing_waits_and_then_end_the_job() {
 }
 
 #[test]
+fn attempts_are_numbered_within_their_job_whatever_ran_before() {
+    let mut world = World::new();
+    let a = world.register("a", "1");
+    for name in ["x", "y"] {
+        let job = world.submit(spec(name));
+        for number in 1..=3 {
+            let (response, effects) = world.act(synchronize(a, None));
+            let Response::Wanted(Wanted::Run { token, .. }) = response else {
+                panic!("{response:?}")
+            };
+            assert_eq!(world.job(job).attempt_number(token), Some(number));
+            assert!(
+                effects.contains(&Effect::Record {
+                    job: Some(job),
+                    worker: Some("a".into()),
+                    kind: "started",
+                    text: format!("attempt {number}"),
+                }),
+                "{effects:?}"
+            );
+            world.finish(token, Outcome::Failed);
+            // What was of it is refused without a word about another count.
+            let stale = Refusal::StaleToken(token).to_string();
+            assert!(!stale.contains(|c: char| c.is_ascii_digit()), "{stale}");
+            world.now = Now::both(world.now.steady.0 + limits().max_backoff);
+        }
+        let other = Token(u64::MAX);
+        assert_eq!(world.job(job).attempt_number(other), None);
+    }
+}
+
+#[test]
 fn bad_input_and_exhausted_memory_are_not_repeated() {
     for outcome in [Outcome::BadInput, Outcome::OutOfMemory] {
         let mut world = World::new();

@@ -86,9 +86,7 @@ fn body(row: &SqliteRow, id: JobId, spec: JobSpec) -> Result<Job, String> {
                 .attempt(*token)
                 .is_none_or(|a| a.holders().next().is_none()) =>
         {
-            Err(format!(
-                "body: it runs as attempt {token}, which nobody holds"
-            ))
+            Err("body: it runs as an attempt that nobody holds".into())
         }
         _ => Ok(job),
     }

@@ -98,7 +98,7 @@ fn job_of(effects: &[Effect], token: Token) -> JobId {
             None
         }
     });
-    saved.unwrap_or_else(|| panic!("a commit of attempt {token} is not stored"))
+    saved.unwrap_or_else(|| panic!("a commit of {token:?} is not stored"))
 }
 
 /// A worker is given an attempt: a new one, or the one that it has.
