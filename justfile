@@ -43,9 +43,9 @@ emulated *ARGS:
 bench *ARGS:
     cargo run --release -q -p qlora-worker -- bench --random-weights {{ARGS}}
 
-# Licenses, banned and doubled dependencies (needs cargo-deny).
+# Licenses, sources, banned and doubled dependencies.
 deny:
-    cargo deny check licenses bans sources
+    . tests/env && "$cargo_deny" check bans licenses sources
 
 # Everything that continuous integration runs.
 ci:
