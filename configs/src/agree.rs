@@ -1,6 +1,8 @@
 //! Keys that only make sense together. What is refused here cannot mean anything, whoever wrote it;
 //! keys that merely have no effect are found in `interplay.rs`.
 
+use qlora_codes::Code;
+
 use crate::diagnostic::{Diagnostic, Place};
 use crate::schema::{DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig};
 use crate::validate::Faults;
@@ -16,7 +18,7 @@ const OWN_BLOCKS: &str = "leave `model.quantization: auto` to train on the file'
 /// `place` is asked where the key was written.
 pub fn quantized_twice(place: impl FnOnce(&str) -> Option<Place>) -> Diagnostic {
     Diagnostic {
-        code: "Q0103",
+        code: Code::InvalidValue,
         message: QUANTIZED_TWICE.into(),
         place: place(QUANTIZATION),
         help: Some(OWN_BLOCKS.into()),

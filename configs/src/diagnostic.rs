@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use qlora_codes::Code;
+
 /// A place in a text that a person wrote; line and column count from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
@@ -19,8 +21,8 @@ impl fmt::Display for Location {
 /// One fault. `message` states it, and only `help` advises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Stable code, such as `Q0101`; `qlora-ctl explain Q0101` tells more.
-    pub code: &'static str,
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub code: Code,
     pub message: String,
     /// The file position, or the variable or flag that set the value.
     pub place: Option<Place>,
@@ -90,6 +92,15 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
+
+impl ConfigErrors {
+    /// The code of the first fault.
+    pub fn code(&self) -> Code {
+        self.0
+            .first()
+            .map_or(Code::InvalidValue, |first| first.code)
+    }
+}
 
 impl From<Diagnostic> for ConfigErrors {
     fn from(diagnostic: Diagnostic) -> Self {

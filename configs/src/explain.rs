@@ -1,13 +1,14 @@
 //! What a value of the wrong type or word is told.
 
 use figment::error::{Actual, Kind};
+use qlora_codes::Code;
 
 use crate::schema::{ALL_LINEAR, TargetModule};
 
 /// A fault in words, with the key it is about.
 pub(crate) struct Explained {
     pub path: Vec<String>,
-    pub code: &'static str,
+    pub code: Code,
     pub message: String,
     pub help: Option<String>,
 }
@@ -20,17 +21,17 @@ pub(crate) fn explain(error: &figment::Error, written: Option<&str>) -> Explaine
     }
     let key = path.join(".");
     let (code, message, help) = match &error.kind {
-        Kind::MissingField(_) => ("Q0106", format!("`{key}` is missing"), None),
+        Kind::MissingField(_) => (Code::MissingKey, format!("`{key}` is missing"), None),
         Kind::UnknownVariant(value, expected) => (
-            "Q0107",
+            Code::UnknownWord,
             format!("`{key}` cannot be `{value}`"),
             Some(word_from(value, expected)),
         ),
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             let (message, help) = wrong(&key, actual, expected, written);
-            ("Q0108", message, help)
+            (Code::WrongType, message, help)
         }
-        kind => ("Q0108", format!("`{key}`: {kind}"), None),
+        kind => (Code::WrongType, format!("`{key}`: {kind}"), None),
     };
     Explained {
         path,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
+use qlora_codes::Code;
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, Location, Place};
 use crate::yaml::{self, Syntax};
@@ -66,7 +67,7 @@ pub(crate) fn syntax_error(source: &str, error: Syntax) -> ConfigErrors {
         })
     };
     Diagnostic {
-        code: "Q0100",
+        code: Code::NotYaml,
         message: format!("{source} is not YAML that can be read: {}", error.message),
         place: error.at.map(place),
         help: Some(error.help),
@@ -81,7 +82,7 @@ pub(crate) fn given_twice(source: &str, key: &str, lines: &[u64]) -> Diagnostic 
         .split_last()
         .map_or(("", &[][..]), |(last, others)| (last.as_str(), others));
     Diagnostic {
-        code: "Q0100",
+        code: Code::NotYaml,
         message: format!(
             "`{key}` is given {} in {source}, lines {} and {last}",
             times(lines.len()),

@@ -4,6 +4,7 @@
 use figment::Figment;
 use figment::providers::Format;
 use figment::value::{Dict, Value};
+use qlora_codes::Code;
 use serde_saphyr::figment::Yaml;
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
@@ -82,7 +83,7 @@ impl Layers {
         let (refused, noted): (Vec<_>, Vec<_>) = idle(resolved.config(), &rank)
             .into_iter()
             .partition(|idle| idle.is_refused);
-        let diagnostic = |code: &'static str, idle: Idle| Diagnostic {
+        let diagnostic = |code: Code, idle: Idle| Diagnostic {
             code,
             message: format!("`{}` {}", idle.key, idle.fault),
             place: place(&path_of(idle.key)),
@@ -92,14 +93,14 @@ impl Layers {
             return Err(ConfigErrors(
                 refused
                     .into_iter()
-                    .map(|idle| diagnostic("Q0103", idle))
+                    .map(|idle| diagnostic(Code::InvalidValue, idle))
                     .collect(),
             ));
         }
         Ok(resolved.warned(
             noted
                 .into_iter()
-                .map(|idle| Warning(diagnostic("Q0109", idle)))
+                .map(|idle| Warning(diagnostic(Code::IdleKey, idle)))
                 .collect(),
         ))
     }
@@ -152,7 +153,7 @@ impl Layers {
         let unknown = take_unknown(&mut layer.dict);
         let named = (layer.name != FILE_LAYER).then(|| Place::Named(layer.name.clone()));
         let fault = |unknown: Unknown| Diagnostic {
-            code: "Q0101",
+            code: Code::UnknownKey,
             message: format!("unknown key `{}`", unknown.path.join(".")),
             place: named.clone().or_else(|| self.place_in_file(&unknown.path)),
             help: Some(unknown.help),
@@ -214,14 +215,14 @@ impl Layers {
             .collect();
         for pair in &self.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| Diagnostic {
-                code: "Q0104",
+                code: Code::SetSyntax,
                 message: format!("`--set {pair}` has no value"),
                 place: None,
                 help: Some("write --set section.key=value, such as --set lora.r=8".into()),
             })?;
             if key.trim().is_empty() {
                 return Err(ConfigErrors::from(Diagnostic {
-                    code: "Q0104",
+                    code: Code::SetSyntax,
                     message: format!("`--set {pair}` has no key"),
                     place: None,
                     help: Some("write --set section.key=value, such as --set lora.r=8".into()),
@@ -253,7 +254,7 @@ impl Layers {
         value.as_str().and_then(preset).map(Some).ok_or_else(|| {
             let known: Vec<_> = preset_names().collect();
             ConfigErrors::from(Diagnostic {
-                code: "Q0105",
+                code: Code::UnknownPreset,
                 message: no_preset(&value),
                 place: self.place_of("extends"),
                 help: Some(format!("extends: takes one of {}", known.join(", "))),

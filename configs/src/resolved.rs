@@ -1,5 +1,6 @@
 //! A configuration in which every check has passed.
 
+use qlora_codes::Code;
 use sha2::{Digest, Sha256};
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, Place, Warning};
@@ -40,7 +41,7 @@ impl ResolvedConfig {
     /// Reads back what [`Self::json`] wrote, checking it again.
     pub fn from_json(json: &str) -> Result<Self, ConfigErrors> {
         let config: TrainingConfig = serde_json::from_str(json).map_err(|e| Diagnostic {
-            code: "Q0102",
+            code: Code::RecordedConfig,
             message: format!("the recorded configuration cannot be read: {e}"),
             place: None,
             help: Some("submit the job again with this version of qlora-ctl".into()),
@@ -83,7 +84,7 @@ impl ResolvedConfig {
             return Err(ConfigErrors(faults));
         }
         let json = serde_json::to_string(&config).map_err(|e| Diagnostic {
-            code: "Q0102",
+            code: Code::RecordedConfig,
             message: format!("the configuration cannot be written as JSON: {e}"),
             place: None,
             help: None,

@@ -1,11 +1,13 @@
 //! What no type can say: the range of each key.
 
+use qlora_codes::Code;
+
 use crate::agree;
 use crate::schema::TrainingConfig;
 
 /// A value that is of the right type and still wrong.
 pub(crate) struct Fault {
-    pub code: &'static str,
+    pub code: Code,
     pub key: &'static str,
     pub message: String,
     pub help: Option<String>,
@@ -23,7 +25,7 @@ impl Faults {
     ) {
         if !ok {
             self.0.push(Fault {
-                code: "Q0103",
+                code: Code::InvalidValue,
                 key,
                 message: message(),
                 help: Some(help.to_owned()),
@@ -36,7 +38,7 @@ impl Faults {
         if !given {
             let message = format!("`{key}` is missing");
             self.0.push(Fault {
-                code: "Q0106",
+                code: Code::MissingKey,
                 key,
                 message,
                 help: Some(help.to_owned()),

@@ -5,40 +5,75 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use qlora_access::TokenError;
+use qlora_codes::Code;
 use qlora_engine::{JobId, Refusal};
 use qlora_store::{ArtifactError, StoreError};
-use tonic::{Code, Status};
+use tonic::{Code as GrpcCode, Status};
 
 /// Why the program ends.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("error[Q0405]: cannot listen on {address}: {source}\n  help: {help}", help = bind_help(.source))]
+    #[error("cannot listen on {address}: {source}")]
     Bind {
         address: SocketAddr,
         source: std::io::Error,
     },
-    #[error("error[Q0407]: {0}\n  help: {help}", help = .0.help())]
+    #[error("{0}")]
     Token(#[from] TokenError),
-    #[error("error[Q0408]: no folder for state is known\n  help: give --state-dir DIR")]
+    #[error("no folder for state is known")]
     NoStateFolder,
-    #[error("error[{code}]: {0}\n  help: {help}", code = store_fault(.0), help = store_help(.0))]
+    #[error("{0}")]
     Store(#[from] StoreError),
-    #[error(
-        "error[Q0602]: {0}\n  help: make room and let this user write there, or give --state-dir another folder"
-    )]
+    #[error("{0}")]
     Artifacts(#[from] ArtifactError),
-    #[error("error[Q0603]: {0}")]
+    #[error("{0}")]
     Telemetry(#[from] qlora_telemetry::SetupError),
-    #[error("error[Q0604]: {path} cannot be written: {source}")]
+    #[error("{path} cannot be written: {source}")]
     AddressFile {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("error[Q0604]: {0}")]
+    #[error("{0}")]
     Serve(std::io::Error),
 }
 
 impl StartError {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Bind { .. } => Code::Listen,
+            Self::Token(_) => Code::TokenFile,
+            Self::NoStateFolder => Code::NoStateFolder,
+            Self::Store(fault) => fault.code(),
+            Self::Artifacts(fault) => fault.code(),
+            Self::Telemetry(_) => Code::Telemetry,
+            Self::AddressFile { .. } | Self::Serve(_) => Code::Serve,
+        }
+    }
+
+    /// The way out, where the message does not say it.
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::Bind { source, .. } => bind_help(source).into(),
+            Self::Token(fault) => fault.help(),
+            Self::NoStateFolder => "give --state-dir DIR".into(),
+            Self::Store(fault) => store_help(fault).into(),
+            Self::Artifacts(_) => {
+                "make room and let this user write there, or give --state-dir another folder".into()
+            }
+            Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => return None,
+        })
+    }
+
+    /// The form for people, as every program prints it.
+    pub fn text(&self) -> String {
+        let head = format!("error[{}]: {self}", self.code());
+        match self.help() {
+            Some(help) => format!("{head}\n  help: {help}"),
+            None => head,
+        }
+    }
+
     /// As docs/reference/cli.md lists them.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
@@ -60,14 +95,6 @@ fn bind_help(fault: &std::io::Error) -> &'static str {
             "give --listen an address of this machine, or 0.0.0.0 for all of them"
         }
         _ => "give --listen another address",
-    }
-}
-
-/// A folder that another coordinator holds is one thing, one that cannot be used another.
-fn store_fault(fault: &StoreError) -> &'static str {
-    match fault {
-        StoreError::InUse { .. } => "Q0409",
-        _ => "Q0601",
     }
 }
 
@@ -117,50 +144,52 @@ impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let code = match &error {
             CallError::Refused(Refusal::UnknownJob(_) | Refusal::UnknownWorker(_)) => {
-                Code::NotFound
+                GrpcCode::NotFound
             }
             CallError::Refused(Refusal::NameTaken { .. } | Refusal::KeyReused(_)) => {
-                Code::AlreadyExists
+                GrpcCode::AlreadyExists
             }
-            CallError::Refused(Refusal::StaleSession(_)) => Code::Unauthenticated,
-            CallError::Refused(_) => Code::FailedPrecondition,
+            CallError::Refused(Refusal::StaleSession(_)) => GrpcCode::Unauthenticated,
+            CallError::Refused(_) => GrpcCode::FailedPrecondition,
             CallError::NotDurable(_) | CallError::Unsure(_) | CallError::Stopping => {
-                Code::Unavailable
+                GrpcCode::Unavailable
             }
-            CallError::Random(_) => Code::Internal,
-            CallError::Unreadable { .. } => Code::DataLoss,
+            CallError::Random(_) => GrpcCode::Internal,
+            CallError::Unreadable { .. } => GrpcCode::DataLoss,
             CallError::Store(fault) => store_code(fault),
             CallError::Artifact(fault) => artifact_code(fault),
-            CallError::Invalid(_) => Code::InvalidArgument,
+            CallError::Invalid(_) => GrpcCode::InvalidArgument,
         };
         Status::new(code, error.to_string())
     }
 }
 
 /// Trouble of the coordinator's own passes: whoever tries again may well succeed.
-fn store_code(fault: &StoreError) -> Code {
+fn store_code(fault: &StoreError) -> GrpcCode {
     match fault {
-        StoreError::NoConfig { .. } => Code::NotFound,
-        StoreError::Unreadable { .. } => Code::DataLoss,
-        StoreError::Newer { .. } | StoreError::Unwritable { .. } => Code::Internal,
+        StoreError::NoConfig { .. } => GrpcCode::NotFound,
+        StoreError::Unreadable { .. } => GrpcCode::DataLoss,
+        StoreError::Newer { .. } | StoreError::Unwritable { .. } => GrpcCode::Internal,
         StoreError::Folder { .. }
         | StoreError::InUse { .. }
         | StoreError::Read { .. }
         | StoreError::DiskFull { .. }
         | StoreError::NotWritten { .. }
-        | StoreError::Unsure { .. } => Code::Unavailable,
+        | StoreError::Unsure { .. } => GrpcCode::Unavailable,
     }
 }
 
-fn artifact_code(fault: &ArtifactError) -> Code {
+fn artifact_code(fault: &ArtifactError) -> GrpcCode {
     match fault {
-        ArtifactError::Missing(_) => Code::NotFound,
-        ArtifactError::Damaged { .. } => Code::DataLoss,
-        ArtifactError::DiskFull { .. } => Code::ResourceExhausted,
-        ArtifactError::Io { .. } => Code::Unavailable,
+        ArtifactError::Missing(_) => GrpcCode::NotFound,
+        ArtifactError::Damaged { .. } => GrpcCode::DataLoss,
+        ArtifactError::DiskFull { .. } => GrpcCode::ResourceExhausted,
+        ArtifactError::Io { .. } => GrpcCode::Unavailable,
         ArtifactError::Offset { .. }
         | ArtifactError::TooShort { .. }
-        | ArtifactError::Mismatch { .. } => Code::Aborted,
-        ArtifactError::BadDigest { .. } | ArtifactError::TooLong { .. } => Code::InvalidArgument,
+        | ArtifactError::Mismatch { .. } => GrpcCode::Aborted,
+        ArtifactError::BadDigest { .. } | ArtifactError::TooLong { .. } => {
+            GrpcCode::InvalidArgument
+        }
     }
 }

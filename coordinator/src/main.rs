@@ -29,7 +29,7 @@ async fn main() -> ExitCode {
     match serve::run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("{e}");
+            eprintln!("{}", e.text());
             e.exit_code()
         }
     }

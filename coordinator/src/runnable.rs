@@ -4,6 +4,7 @@
 //! `qlora-ctl` says the same earlier and with the place in the file; other clients submit as well.
 //! What a worker alone can know passes: a path, a repository of the hub.
 
+use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, quantized_twice, unlikely_template};
 use qlora_planner::{beyond_positions, catalogue, find};
 
@@ -25,7 +26,7 @@ pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
             .as_ref()
             .and_then(|entry| beyond_positions(&entry.shape, config))
             .map(|message| Diagnostic {
-                code: "Q0103",
+                code: Code::InvalidValue,
                 message,
                 place: None,
                 help: Some("lower data.max_seq_len".into()),
@@ -34,7 +35,7 @@ pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
     // Which names another model's tokenizer has is known where its files are.
     let unlikely = known.and_then(|_| unlikely_template(&config.data.template, true));
     faults.extend(unlikely.map(|help| Diagnostic {
-        code: "Q0103",
+        code: Code::InvalidValue,
         message: format!(
             "`data.template` is `{}`, which is no template",
             config.data.template.escape_debug()
@@ -71,7 +72,7 @@ fn unknown_base(base: &str) -> Option<Diagnostic> {
         .collect::<Vec<_>>()
         .join(", ");
     Some(Diagnostic {
-        code: "Q0302",
+        code: Code::NoModel,
         message: format!(
             "`model.base` is `{}`, which is no model of the catalogue",
             base.escape_debug()

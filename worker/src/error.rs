@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use qlora_client::Fault;
 use qlora_client::files::{self, no_access};
+use qlora_codes::Code;
 
 use crate::models::ModelError;
 
@@ -76,25 +77,23 @@ impl WorkerError {
         }
     }
 
-    /// Stable; `qlora-ctl explain CODE` tells more. Faults of a configuration carry their own.
-    fn code(&self) -> &'static str {
+    /// `qlora-ctl explain CODE` prints its meaning; of a configuration, that of its first fault.
+    fn code(&self) -> Code {
         match self {
-            Self::Config(_) => "",
-            Self::Interrupted { .. } => "Q0608",
-            Self::Unreachable { .. } => "Q0401",
-            Self::Connect(_) => "Q0402",
-            Self::Refused { .. } => "Q0403",
-            Self::Token { .. } => "Q0404",
-            Self::NoStateFolder => "Q0408",
-            Self::StateInUse { .. } => "Q0409",
-            Self::Io { source, .. } | Self::Model(ModelError::Io { source, .. }) => {
-                files::code(source)
-            }
-            Self::OutputClosed => "Q0605",
-            Self::Telemetry(_) => "Q0603",
-            Self::Device(_) => "Q0303",
-            Self::Model(_) => "Q0302",
-            Self::Input(_) => "Q0203",
+            Self::Config(errors) => errors.code(),
+            Self::Interrupted { .. } => Code::Interrupted,
+            Self::Unreachable { .. } => Code::Unreachable,
+            Self::Connect(e) => e.code(),
+            Self::Refused { .. } => Code::Refused,
+            Self::Token { .. } => Code::TokenRefused,
+            Self::NoStateFolder => Code::NoStateFolder,
+            Self::StateInUse { .. } => Code::StateInUse,
+            Self::Io { source, .. } => Code::of_file(source),
+            Self::Model(e) => e.code(),
+            Self::OutputClosed => Code::File,
+            Self::Telemetry(_) => Code::Telemetry,
+            Self::Device(_) => Code::NoDevice,
+            Self::Input(_) => Code::InvalidRow,
             Self::Training(e) => e.code(),
         }
     }

@@ -4,12 +4,13 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use qlora_client::files::{self, no_access};
+use qlora_client::files::no_access;
 use qlora_client::retry::root_cause;
 use qlora_client::{ConnectError, Fault, TransferError, console};
+use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic};
 use qlora_proto::words::{count, duration};
-use tonic::{Code, Status};
+use tonic::{Code as GrpcCode, Status};
 
 /// What the program returns to the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +95,8 @@ pub enum CtlError {
     },
     #[error("{message}")]
     Usage { message: String, help: String },
+    #[error("{0}")]
+    Telemetry(#[from] qlora_telemetry::SetupError),
     #[error("{what} {fault}")]
     Process {
         what: String,
@@ -157,50 +160,55 @@ impl CtlError {
         // coordinator.
         let answered = std::error::Error::source(status).is_none() && !status.message().is_empty();
         match status.code() {
-            Code::Unavailable | Code::ResourceExhausted | Code::DataLoss if answered => {
+            GrpcCode::Unavailable | GrpcCode::ResourceExhausted | GrpcCode::DataLoss
+                if answered =>
+            {
                 Self::Trouble {
                     address: address.into(),
                     message: status.message().to_owned(),
                 }
             }
-            Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
-                Self::Unreachable {
-                    address: address.into(),
-                    fault: root_cause(status),
-                }
-            }
-            Code::NotFound => refused(
+            GrpcCode::Unavailable
+            | GrpcCode::Unknown
+            | GrpcCode::DeadlineExceeded
+            | GrpcCode::Cancelled => Self::Unreachable {
+                address: address.into(),
+                fault: root_cause(status),
+            },
+            GrpcCode::NotFound => refused(
                 "qlora-ctl jobs, workers and config list show what there is",
                 Exit::Refused,
             ),
-            Code::InvalidArgument => {
+            GrpcCode::InvalidArgument => {
                 refused("fix what the message names and try again", Exit::BadInput)
             }
             _ => refused("", Exit::Refused),
         }
     }
 
-    /// Stable; `qlora-ctl explain CODE` tells more. Configuration errors carry their own.
-    pub fn code(&self) -> &'static str {
+    /// `qlora-ctl explain CODE` prints its meaning; of a configuration, that of its first fault.
+    pub fn code(&self) -> Code {
         match self {
-            Self::Config(_) => "",
-            Self::NotText { .. } => "Q0100",
-            Self::Data { .. } | Self::Rows { .. } => "Q0203",
-            Self::Unrendered { .. } => "Q0204",
-            Self::Usage { .. } => "Q0001",
-            Self::NoModel { .. } => "Q0302",
-            Self::DoesNotFit(_) => "Q0301",
-            Self::Unreachable { .. } => "Q0401",
-            Self::Trouble { .. } => "Q0410",
-            Self::Connect(_) => "Q0402",
-            Self::Refused { .. } => "Q0403",
-            Self::Token { .. } => "Q0404",
-            Self::JobFailed { .. } => "Q0501",
-            Self::JobCancelled { .. } => "Q0503",
-            Self::TimedOut { .. } => "Q0504",
-            Self::Io { source, .. } => files::code(source),
-            Self::NoInput { .. } | Self::Transfer(_) | Self::OutputClosed => "Q0605",
-            Self::Process { .. } => "Q0606",
+            Self::Config(errors) => errors.code(),
+            Self::NotText { .. } => Code::NotYaml,
+            Self::Data { .. } | Self::Rows { .. } => Code::InvalidRow,
+            Self::Unrendered { .. } => Code::ChatTemplate,
+            Self::Usage { .. } => Code::Usage,
+            Self::NoModel { .. } => Code::NoModel,
+            Self::DoesNotFit(_) => Code::DoesNotFit,
+            Self::Unreachable { .. } => Code::Unreachable,
+            Self::Trouble { .. } => Code::CoordinatorTrouble,
+            Self::Connect(fault) => fault.code(),
+            Self::Refused { .. } => Code::Refused,
+            Self::Token { .. } => Code::TokenRefused,
+            Self::JobFailed { .. } => Code::JobFailed,
+            Self::JobCancelled { .. } => Code::JobCancelled,
+            Self::TimedOut { .. } => Code::WaitTimedOut,
+            Self::Io { source, .. } => Code::of_file(source),
+            Self::Transfer(fault) => fault.code(),
+            Self::NoInput { .. } | Self::OutputClosed => Code::File,
+            Self::Telemetry(_) => Code::Telemetry,
+            Self::Process { .. } => Code::Program,
         }
     }
 
@@ -220,6 +228,7 @@ impl CtlError {
             Self::NoInput { .. } => "fix the path".into(),
             Self::Io { source, .. } if source.kind() == ErrorKind::NotFound => "fix the path".into(),
             Self::NotText { .. } => "save the file as UTF-8".into(),
+            Self::Telemetry(_) => "unset the OTEL_* variables, or fix them".into(),
             Self::Refused { help, .. } | Self::Token { help, .. } => (*help).into(),
             Self::Data { help, .. }
             | Self::NoModel { help, .. }
@@ -300,7 +309,7 @@ impl CtlError {
             | Self::Rows { .. }
             | Self::Unrendered { .. }
             | Self::NoModel { .. } => Exit::BadInput,
-            Self::Connect(_) | Self::Usage { .. } => Exit::Usage,
+            Self::Connect(_) | Self::Usage { .. } | Self::Telemetry(_) => Exit::Usage,
             Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
             Self::Token { .. } => Exit::Refused,

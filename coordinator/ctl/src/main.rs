@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use qlora_client::{Fault, fault};
+use qlora_codes::Code;
 
 use crate::cli::Cli;
 use crate::error::Exit;
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(e) => {
-            qlora_client::console::note(&format!("error[Q0605]: the runtime cannot start: {e}"));
+            let message = format!("the runtime cannot start: {e}");
+            fault::tell(&[Fault::new(Code::File, message, "")], cli.global.json);
             return ExitCode::FAILURE;
         }
     };

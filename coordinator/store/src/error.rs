@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use qlora_codes::Code;
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the state folder {path} cannot be used: {source}")]
@@ -37,6 +39,27 @@ pub enum StoreError {
     },
     #[error("there is no configuration {name}{}", if *revision == 0 { String::new() } else { format!(" revision {revision}") })]
     NoConfig { name: String, revision: u64 },
+}
+
+impl StoreError {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::InUse { .. } => Code::StateInUse,
+            Self::DiskFull { .. } => Code::DiskFull,
+            Self::Folder { source, .. } if Code::of_file(source) == Code::DiskFull => {
+                Code::DiskFull
+            }
+            Self::Folder { .. }
+            | Self::Read { .. }
+            | Self::NotWritten { .. }
+            | Self::Unsure { .. }
+            | Self::Newer { .. }
+            | Self::Unreadable { .. }
+            | Self::Unwritable { .. }
+            | Self::NoConfig { .. } => Code::StateFolder,
+        }
+    }
 }
 
 /// SQLite's code for a disk without room.

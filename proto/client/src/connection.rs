@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use qlora_access::TokenError;
+use qlora_codes::Code;
 use qlora_proto::artifact_service_client::ArtifactServiceClient;
 use qlora_proto::config_service_client::ConfigServiceClient;
 use qlora_proto::event_service_client::EventServiceClient;
@@ -30,6 +31,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
+        Code::Connection
+    }
+
     /// The way out.
     pub fn help(&self) -> String {
         match self {

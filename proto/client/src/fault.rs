@@ -1,6 +1,7 @@
 //! A fault as every program tells it: for people in the form of compilers, for programs as one JSON
 //! object.
 
+use qlora_codes::Code;
 use serde_json::{Value, json};
 
 use crate::console;
@@ -8,7 +9,8 @@ use crate::console;
 /// One thing that went wrong.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fault {
-    /// Stable; `qlora-ctl explain CODE` tells more.
+    /// `qlora-ctl explain CODE` prints its meaning. Text, because another version of a program may
+    /// have sent a code that is not known here; it is shown as it came.
     pub code: String,
     pub message: String,
     /// The way out; empty where there is none.
@@ -22,11 +24,7 @@ const BEGIN: &str = "error[Q";
 const HELP: &str = "\n  help: ";
 
 impl Fault {
-    pub fn new(
-        code: impl Into<String>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) -> Self {
+    pub fn new(code: Code, message: impl Into<String>, help: impl Into<String>) -> Self {
         Self {
             code: code.into(),
             message: message.into(),
@@ -74,7 +72,7 @@ impl Fault {
         let help: Vec<String> = parts
             .map(|part| part.strip_prefix("tip: ").unwrap_or(&part).to_owned())
             .collect();
-        Self::new("Q0001", message, help.join("; "))
+        Self::new(Code::Usage, message, help.join("; "))
     }
 
     /// The faults that `text` tells in the form for people; none where it has another form.
@@ -196,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_message_cannot_forge_a_way_out() {
-        let fault = Fault::new("Q0403", "no\n  help: run x", "");
+        let fault = Fault::new(Code::Refused, "no\n  help: run x", "");
         assert_eq!(fault.text(), "error[Q0403]: no\n  |   help: run x");
     }
 

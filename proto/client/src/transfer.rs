@@ -7,12 +7,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use qlora_codes::Code;
 use qlora_proto::{DownloadRequest, StatArtifactRequest, UploadHeader, UploadRequest};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use self::content::{Content, Reader};
 use crate::archive::Archive;
@@ -44,6 +45,17 @@ pub enum TransferError {
     Changed { path: PathBuf },
 }
 
+impl TransferError {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Refused(_) => Code::Refused,
+            Self::Io { source, .. } => Code::of_file(source),
+            Self::Damaged { .. } | Self::Archive { .. } | Self::Changed { .. } => Code::File,
+        }
+    }
+}
+
 pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TransferError {
     move |source| TransferError::Io {
         path: path.into(),
@@ -71,10 +83,12 @@ impl From<TransferError> for TryError {
 impl From<Status> for TryError {
     fn from(status: Status) -> Self {
         match status.code() {
-            Code::Aborted => Self::Mismatch(status.message().to_owned()),
-            Code::ResourceExhausted => Self::Full(status.message().to_owned()),
+            tonic::Code::Aborted => Self::Mismatch(status.message().to_owned()),
+            tonic::Code::ResourceExhausted => Self::Full(status.message().to_owned()),
             // Damaged bytes in the store stay damaged until somebody sends them again.
-            code if code != Code::DataLoss && judge(&status) == Verdict::Again => Self::Again,
+            code if code != tonic::Code::DataLoss && judge(&status) == Verdict::Again => {
+                Self::Again
+            }
             _ => Self::Final(TransferError::Refused(status.message().to_owned())),
         }
     }

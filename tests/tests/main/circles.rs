@@ -16,6 +16,7 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
     ),
     ("proto/telemetry", &[]),
     ("configs", &[&["agree", "validate"]]),
+    ("configs/codes", &[]),
     (
         "coordinator",
         &[&["doors", "doors::origin", "doors::pass", "doors::refusal"]],

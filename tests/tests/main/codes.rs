@@ -1,13 +1,15 @@
 //! Every error code of the catalogue is provoked here, by whatever a person does to see it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use candle_core::{DType, Device, Tensor};
+use qlora_codes::Code;
 use qlora_config::ResolvedConfig;
+use qlora_tests::modules::sources;
 use qlora_tests::{World, binary, conversations, tiny_model, wait_until};
 use sqlx::Connection;
 
@@ -458,17 +460,64 @@ fn repository() -> PathBuf {
         .to_owned()
 }
 
-/// `docs.rs` holds the page to be what `explain` says, and `explain` to know every code that a
-/// program prints.
 #[test]
-fn the_cases_are_those_of_the_catalogue() {
-    let page =
-        fs::read_to_string(repository().join("docs/reference/errors.md")).expect("the catalogue");
-    let listed = page
+fn every_code_has_a_case() {
+    let cases = CASES.iter().map(|(code, _)| *code);
+    assert!(cases.eq(Code::ALL.iter().map(|code| code.id())));
+}
+
+#[test]
+fn explain_prints_every_code_with_its_meaning() {
+    for code in Code::ALL {
+        let answer = Command::new(binary("qlora-ctl"))
+            .args(["explain", &code.id().to_lowercase()])
+            .output()
+            .expect("qlora-ctl");
+        assert_eq!(
+            String::from_utf8_lossy(&answer.stdout),
+            format!("{code}: {}\n", code.meaning())
+        );
+    }
+}
+
+/// Codes that the program of `source` writes as text, not as a [`Code`]; comments and tests may.
+fn written(source: &str) -> Vec<&str> {
+    let program = source
+        .split_once("#[cfg(test)]\nmod tests {")
+        .map_or(source, |(program, _)| program);
+    let lines = program
         .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.get(..5));
-    let listed: BTreeSet<&str> = listed.filter(|code| code.starts_with("Q0")).collect();
-    let cases: BTreeSet<&str> = CASES.iter().map(|(code, _)| *code).collect();
-    assert_eq!(cases.len(), CASES.len(), "a code stands twice");
-    assert_eq!(cases, listed);
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines
+        .flat_map(|line| line.match_indices("Q0").map(move |(at, _)| &line[at..]))
+        .filter_map(|found| found.get(..5))
+        .filter(|found| found[1..].bytes().all(|b| b.is_ascii_digit()))
+        .collect()
+}
+
+#[test]
+fn only_the_crate_of_the_codes_writes_one_as_text() {
+    let mut files = 0;
+    for folder in ["configs", "coordinator", "worker", "proto"] {
+        let all = sources(&repository().join(folder));
+        let program = all.iter().filter(|path| {
+            let inner = path.strip_prefix(repository()).expect("a source");
+            !inner.starts_with("configs/codes")
+                && !inner
+                    .iter()
+                    .any(|part| part == "tests" || part == "tests.rs")
+        });
+        for path in program {
+            let source = fs::read_to_string(path).expect("a source");
+            assert_eq!(written(&source), [""; 0], "{}", path.display());
+            files += 1;
+        }
+    }
+    assert!(files > 300, "only {files} files are seen");
+}
+
+#[test]
+fn a_code_that_is_written_as_text_is_noticed() {
+    let source = "//! Q0101\nfn code() -> &str {\n    // Q0102\n    \"Q0103\"\n}\n#[error(\"error[Q0104]: Q0 Q01x5\")]\n#[cfg(test)]\nmod tests {\n    \"Q0106\"\n}\n";
+    assert_eq!(written(source), ["Q0103", "Q0104"]);
 }

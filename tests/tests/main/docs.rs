@@ -1,12 +1,11 @@
 //! The commands of README and docs, run as they are written. What cannot run here is on a list with
 //! the reason; the programs' own tests hold those, too, against their argument parsers.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use qlora_tests::documented::{Documented, PROGRAMS, shell};
+use qlora_tests::documented::{Documented, shell};
 use qlora_tests::{World, binary, conversations, wait_until};
 
 /// Beginnings of commands that are not run, and why.
@@ -285,97 +284,4 @@ fn the_overview_of_commands_is_that_of_the_programs() {
         }
     }
     assert!(seen >= 15, "only {seen} calls were found");
-}
-
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if path.is_dir() && !["target", "tests"].contains(&name.as_str()) {
-            sources(&path, found);
-        } else if name.ends_with(".rs") {
-            found.push(path);
-        }
-    }
-}
-
-/// Every error code that stands in `files`.
-fn codes(files: &[PathBuf]) -> BTreeSet<String> {
-    let mut codes = BTreeSet::new();
-    for file in files {
-        let text = fs::read_to_string(file).expect("a source");
-        let found = text
-            .match_indices("Q0")
-            .filter_map(|(at, _)| text.get(at..at + 5));
-        codes.extend(
-            found
-                .filter(|code| code[1..].bytes().all(|b| b.is_ascii_digit()))
-                .map(str::to_owned),
-        );
-    }
-    codes
-}
-
-/// The page of error codes says what `explain` says, of every code and of no other.
-#[test]
-fn the_page_of_error_codes_is_what_explain_says() {
-    let page = fs::read_to_string(repository().join("docs/reference/errors.md")).expect("the page");
-    let rows = page.lines().filter(|line| line.starts_with("| Q0"));
-    let mut listed = BTreeSet::new();
-    for row in rows {
-        let row = row.replace("\\|", "\u{0}");
-        let cells: Vec<String> = row
-            .split('|')
-            .map(|cell| cell.trim().replace('\u{0}', "|"))
-            .collect();
-        let output = Command::new(binary("qlora-ctl"))
-            .args(["explain", &cells[1]])
-            .output()
-            .expect("qlora-ctl");
-        assert_eq!(
-            String::from_utf8_lossy(&output.stdout).trim(),
-            format!("{}: {}", cells[1], cells[2])
-        );
-        assert!(listed.insert(cells[1].clone()), "{} stands twice", cells[1]);
-    }
-    let explain = repository().join("coordinator/ctl/src/commands/explain.rs");
-    // `explain` names one of its codes as an example in its help.
-    assert_eq!(listed, codes(&[explain]));
-}
-
-/// Every code that a program can print is one that `explain` knows, and the reverse.
-#[test]
-fn every_code_is_explained() {
-    let mut files = Vec::new();
-    for folder in ["configs", "coordinator", "worker", "proto"] {
-        sources(&repository().join(folder), &mut files);
-    }
-    let (explain, others): (Vec<_>, Vec<_>) = files
-        .into_iter()
-        .partition(|file| file.ends_with("commands/explain.rs"));
-    let (explained, printed) = (codes(&explain), codes(&others));
-    assert!(
-        printed.len() > 25 && explained.len() > 25,
-        "{printed:?} {explained:?}"
-    );
-    assert!(
-        explained.is_subset(&printed),
-        "explained and never printed: {:?}",
-        explained.difference(&printed)
-    );
-    for code in printed {
-        let output = Command::new(binary("qlora-ctl"))
-            .args(["explain", &code])
-            .output()
-            .expect("qlora-ctl");
-        assert!(
-            output.status.success(),
-            "qlora-ctl explain does not know {code}"
-        );
-    }
-    assert!(PROGRAMS.iter().all(|program| binary(program).exists()));
 }

@@ -15,17 +15,24 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qlora-access", &[]),
     (
         "qlora-client",
-        &["qlora-access", "qlora-proto", "qlora-telemetry"],
+        &[
+            "qlora-codes",
+            "qlora-access",
+            "qlora-proto",
+            "qlora-telemetry",
+        ],
     ),
-    ("qlora-config", &[]),
-    ("qlora-engine", &[]),
-    ("qlora-store", &["qlora-engine"]),
+    ("qlora-codes", &[]),
+    ("qlora-config", &["qlora-codes"]),
+    ("qlora-engine", &["qlora-codes"]),
+    ("qlora-store", &["qlora-codes", "qlora-engine"]),
     ("qlora-planner", &["qlora-config"]),
-    ("qlora-data", &[]),
+    ("qlora-data", &["qlora-codes"]),
     ("qlora-kernels", &[]),
     (
         "qlora-trainer",
         &[
+            "qlora-codes",
             "qlora-kernels",
             "qlora-data",
             "qlora-planner",
@@ -35,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "qlora-coordinator",
         &[
+            "qlora-codes",
             "qlora-access",
             "qlora-engine",
             "qlora-store",
@@ -47,6 +55,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "qlora-ctl",
         &[
+            "qlora-codes",
             "qlora-proto",
             "qlora-client",
             "qlora-telemetry",
@@ -58,6 +67,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "qlora-worker",
         &[
+            "qlora-codes",
             "qlora-trainer",
             "qlora-planner",
             "qlora-config",
@@ -69,6 +79,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "qlora-tests",
         &[
+            "qlora-codes",
             "qlora-config",
             "qlora-client",
             "qlora-proto",
@@ -80,6 +91,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Crates that must stay without input and output.
 const PURE: &[&str] = &[
+    "qlora-codes",
     "qlora-engine",
     "qlora-planner",
     "qlora-data",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use qlora_codes::Code;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -94,9 +95,16 @@ pub enum DatasetError {
 }
 
 impl DatasetError {
-    /// Whether another chat template would do, rather than another row.
-    pub fn is_of_template(&self) -> bool {
-        matches!(self, Self::Encode { source, .. } if source.is_of_template())
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Encode { source, .. } => source.code(),
+            Self::Read(_)
+            | Self::Row { .. }
+            | Self::TooLong { .. }
+            | Self::Vocabulary { .. }
+            | Self::Nothing { .. } => Code::InvalidRow,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a rendered conversation to token ids and labels.
 
+use qlora_codes::Code;
 use tokenizers::{Encoding, Tokenizer};
 
 use crate::chat::{Conversation, Example};
@@ -42,9 +43,12 @@ pub enum EncodeError {
 }
 
 impl EncodeError {
-    /// Whether another chat template would do, rather than another row.
-    pub fn is_of_template(&self) -> bool {
-        matches!(self, Self::Template(_) | Self::Lost(_))
+    /// [`Code::ChatTemplate`] where another template would do, rather than another row.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Template(_) | Self::Lost(_) => Code::ChatTemplate,
+            Self::Control { .. } | Self::Dropped(_) | Self::Tokenizer(_) => Code::InvalidRow,
+        }
     }
 }
 

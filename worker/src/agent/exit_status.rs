@@ -1,12 +1,14 @@
 //! How an attempt ended.
 
+use qlora_codes::Code;
 use qlora_proto::Outcome;
 
 #[derive(Debug, Clone)]
 pub struct ExitStatus {
     pub outcome: Outcome,
     pub message: String,
-    /// The error code of what `message` tells; empty where it has none.
+    /// The error code of what `message` tells, as the training process gave it; empty where it has
+    /// none.
     pub code: String,
     /// Of an attempt that was stopped: whether its job goes on.
     pub resumes: bool,
@@ -26,9 +28,9 @@ impl ExitStatus {
         Self::of(Outcome::Succeeded, "")
     }
 
-    pub fn with_code(self, code: &str) -> Self {
+    pub fn with_code(self, code: Code) -> Self {
         Self {
-            code: code.to_owned(),
+            code: code.into(),
             ..self
         }
     }

@@ -1,9 +1,9 @@
 //! Why a training process was never started, or its result not delivered.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use qlora_client::transfer::TransferError;
+use qlora_codes::Code;
 use qlora_proto::Outcome;
 
 use super::exit_status::ExitStatus;
@@ -40,37 +40,26 @@ impl Fault {
         move |source| Self::Io { path, source }
     }
 
-    fn is_full_disk(&self) -> bool {
-        match self {
-            Self::Model(fault) => fault.is_full_disk(),
-            Self::Io { source, .. } | Self::Transfer(TransferError::Io { source, .. }) => {
-                source.kind() == ErrorKind::StorageFull
-            }
-            _ => false,
-        }
-    }
-
     fn outcome(&self) -> Outcome {
         match self {
             Self::Config(_)
             | Self::Archive { .. }
             | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
             Self::Stopped(_) => Outcome::Stopped,
-            fault if fault.is_full_disk() => Outcome::NoRoom,
+            fault if fault.code() == Some(Code::DiskFull) => Outcome::NoRoom,
             _ => Outcome::Failed,
         }
     }
 
-    /// The error code, as `qlora-ctl explain` tells more of it.
-    fn code(&self) -> &'static str {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    fn code(&self) -> Option<Code> {
         match self {
-            Self::Config(errors) => errors.0.first().map_or("Q0102", |first| first.code),
-            Self::Stopped(_) | Self::Task(_) => "",
-            Self::Archive { .. } => "Q0512",
-            fault if fault.is_full_disk() => "Q0607",
-            Self::Model(_) => "Q0302",
-            Self::Transfer(TransferError::Refused(_)) => "Q0403",
-            Self::Transfer(_) | Self::Io { .. } => "Q0605",
+            Self::Config(errors) => Some(errors.code()),
+            Self::Stopped(_) | Self::Task(_) => None,
+            Self::Archive { .. } => Some(Code::Adapter),
+            Self::Model(fault) => Some(fault.code()),
+            Self::Transfer(fault) => Some(fault.code()),
+            Self::Io { source, .. } => Some(Code::of_file(source)),
         }
     }
 
@@ -79,13 +68,16 @@ impl Fault {
         let resumes = matches!(self, Self::Stopped(Stopping { resumes: true, .. }));
         ExitStatus {
             resumes,
-            ..ExitStatus::of(self.outcome(), self.to_string()).with_code(self.code())
+            code: self.code().map(String::from).unwrap_or_default(),
+            ..ExitStatus::of(self.outcome(), self.to_string())
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -115,7 +107,7 @@ mod tests {
                 "Q0605",
             ),
             (transfer(broken()), Outcome::Failed, "Q0605"),
-            (model(broken()), Outcome::Failed, "Q0302"),
+            (model(broken()), Outcome::Failed, "Q0605"),
             (
                 Fault::Transfer(TransferError::Refused("no".into())),
                 Outcome::Failed,

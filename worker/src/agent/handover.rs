@@ -260,7 +260,7 @@ mod tests {
     fn stopped() -> ExitStatus {
         ExitStatus {
             resumes: true,
-            ..ExitStatus::of(Outcome::Stopped, "why").with_code("Q0501")
+            ..ExitStatus::of(Outcome::Stopped, "why").with_code(qlora_codes::Code::JobFailed)
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use qlora_codes::Code;
 use qlora_proto::Outcome;
 use qlora_trainer::Blame;
 use rustix::process::Signal;
@@ -147,7 +148,10 @@ impl Process {
                     Blame::Attempt => Outcome::Failed,
                     Blame::Peer => Outcome::PeerLost,
                 };
-                ExitStatus::of(outcome, message).with_code(&code)
+                ExitStatus {
+                    code,
+                    ..ExitStatus::of(outcome, message)
+                }
             }
             _ => self.died(status).await,
         }
@@ -161,7 +165,7 @@ impl Process {
         let kill = signal == Some(Signal::KILL.as_raw()) && !self.killed;
         if kill && (self.ooms)() > self.ooms_before {
             let message = "the system ended the training process because memory ran out; qlora-ctl plan says what would fit";
-            return ExitStatus::of(Outcome::OutOfMemory, message).with_code("Q0304");
+            return ExitStatus::of(Outcome::OutOfMemory, message).with_code(Code::OutOfMemory);
         }
         // A panic that the process could not catch ends it by an abort.
         if signal == Some(Signal::ABORT.as_raw())

@@ -276,6 +276,8 @@ pub(super) fn gguf(
 
 #[cfg(test)]
 mod tests {
+    use qlora_codes::Code;
+
     use super::*;
 
     struct Nobody;
@@ -311,6 +313,6 @@ mod tests {
         let partial = home.path().join("x.partial");
         assert!(has_room(&wanted(1), &partial).is_ok());
         let refused = has_room(&wanted(u64::MAX / 2), &partial);
-        assert!(refused.is_err_and(|fault| fault.is_full_disk()));
+        assert!(refused.is_err_and(|fault| fault.code() == Code::DiskFull));
     }
 }

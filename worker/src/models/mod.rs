@@ -14,6 +14,7 @@ mod quantised;
 use std::path::{Path, PathBuf};
 
 use qlora_client::console;
+use qlora_codes::Code;
 use qlora_planner::{ModelFormat, catalogue, find};
 use qlora_trainer::weights::is_hub_name;
 
@@ -75,12 +76,17 @@ impl ModelError {
         }
     }
 
-    /// Whether the disk of this machine is what stands in the way.
-    pub fn is_full_disk(&self) -> bool {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
         match self {
-            Self::NoRoom { .. } => true,
-            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
-            _ => false,
+            Self::NoRoom { .. } => Code::DiskFull,
+            Self::Io { source, .. } => Code::of_file(source),
+            Self::Unknown { .. }
+            | Self::NotHere { .. }
+            | Self::Fetch { .. }
+            | Self::Checksum { .. }
+            | Self::NotAllowed { .. }
+            | Self::NoCache => Code::NoModel,
         }
     }
 }

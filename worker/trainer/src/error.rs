@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use qlora_codes::Code;
+
 /// Whether the job, the machine or chance is to blame decides whether an attempt is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -121,37 +123,36 @@ impl Error {
         }
     }
 
-    /// Stable; `qlora-ctl explain CODE` tells more.
-    pub fn code(&self) -> &'static str {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
         match self {
-            Self::Config { .. } => "Q0103",
-            Self::Template(_) => "Q0204",
-            Self::Data(e) if e.is_of_template() => "Q0204",
-            Self::Encode(e) if e.is_of_template() => "Q0204",
-            Self::Data(_) | Self::Encode(_) | Self::NoRow { .. } => "Q0203",
-            Self::Device { .. } => "Q0303",
-            Self::Stopped => "Q0503",
+            Self::Config { .. } => Code::InvalidValue,
+            Self::Template(_) => Code::ChatTemplate,
+            Self::Data(e) => e.code(),
+            Self::Encode(e) => e.code(),
+            Self::NoRow { .. } => Code::InvalidRow,
+            Self::Device { .. } => Code::NoDevice,
+            Self::Stopped => Code::JobCancelled,
             Self::Model { .. }
             | Self::Tensor { .. }
             | Self::Vocabulary { .. }
-            | Self::Positions { .. } => "Q0511",
-            Self::Unsupported { .. } => "Q0518",
-            Self::Adapter { .. } => "Q0512",
-            Self::Checkpoint { .. } => "Q0513",
-            Self::Export { .. } => "Q0514",
+            | Self::Positions { .. } => Code::InvalidModel,
+            Self::Unsupported { .. } => Code::UnsupportedModel,
+            Self::Adapter { .. } => Code::Adapter,
+            Self::Checkpoint { .. } => Code::Checkpoint,
+            Self::Export { .. } => Code::Export,
             Self::NotFinite { .. }
             | Self::FirstLoss { .. }
             | Self::Result { .. }
-            | Self::NoGradient { .. } => "Q0515",
+            | Self::NoGradient { .. } => Code::NotFinite,
             Self::Peer { .. }
             | Self::Meeting { .. }
             | Self::Mismatch { .. }
-            | Self::Diverged { .. } => "Q0516",
-            Self::Memory { .. } => "Q0304",
-            Self::Tensors(e) if is_out_of_memory(e) => "Q0304",
-            Self::Tensors(_) => "Q0517",
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => "Q0607",
-            Self::Io { .. } => "Q0605",
+            | Self::Diverged { .. } => Code::ProcessGroup,
+            Self::Memory { .. } => Code::OutOfMemory,
+            Self::Tensors(e) if is_out_of_memory(e) => Code::OutOfMemory,
+            Self::Tensors(_) => Code::Computation,
+            Self::Io { source, .. } => Code::of_file(source),
         }
     }
 
@@ -315,7 +316,7 @@ mod tests {
             (io(std::io::ErrorKind::StorageFull), "Q0607"),
             (io(std::io::ErrorKind::NotFound), "Q0605"),
         ] {
-            assert_eq!(error.code(), code, "{error}");
+            assert_eq!(error.code().id(), code, "{error}");
         }
     }
 

@@ -323,7 +323,8 @@ fn what_cannot_be_or_is_not_done_is_refused_by_key() {
             Checkpoint::open(&home.folder.path().join("m.gguf"))
                 .err()
                 .expect("a fault")
-                .code(),
+                .code()
+                .id(),
             "Q0518"
         );
     }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig};
 use qlora_planner::{catalogue, find};
 
@@ -58,7 +59,7 @@ pub fn whole(
         ),
     };
     Err(Diagnostic {
-        code: "Q0302",
+        code: Code::NoModel,
         message,
         place,
         help: Some(help),

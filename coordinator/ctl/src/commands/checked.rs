@@ -1,5 +1,6 @@
 //! What the configuration's own crate cannot say of it: models of the catalogue, and Jinja.
 
+use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, ResolvedConfig, quantized_twice};
 use qlora_data::{ChatTemplate, SpecialTokens, TemplateError};
 use qlora_planner::{beyond_positions, find};
@@ -20,7 +21,7 @@ pub fn checked(layers: &Layers) -> Result<ResolvedConfig, ConfigErrors> {
     faults.extend(beyond.map(|message| too_long(layers, message)));
     faults.extend(uncompiled(&config.data.template).map(|message| {
         Diagnostic {
-            code: "Q0103",
+            code: Code::InvalidValue,
             message,
             place: layers.place_of(TEMPLATE),
             help: Some(
@@ -42,7 +43,7 @@ pub fn too_long(layers: &Layers, message: String) -> Diagnostic {
         "lower {LENGTH}; `qlora-ctl data check` prints the lengths of your rows"
     ));
     Diagnostic {
-        code: "Q0103",
+        code: Code::InvalidValue,
         message,
         place: layers.place_of(LENGTH),
         help,

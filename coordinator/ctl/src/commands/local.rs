@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use qlora_codes::Code;
 use qlora_config::{Diagnostic, Layers, TooLong, TrainingConfig, unlikely_template};
 use qlora_data::audit::Ruler;
 use qlora_data::{Encoder, Example, IGNORE, Lacking, ModelText, rows};
@@ -215,7 +216,7 @@ async fn here(context: &Context, base: &str, layers: &Layers) -> Result<Option<H
         }
         // Another machine may hold it whole.
         Err(CtlError::NoModel { message, code, .. }) => {
-            if code.as_deref() != Some(NOT_HERE) {
+            if code.as_deref() != Some(Code::NoModel.id()) {
                 context.say(format!(
                     "the copy of `{base}` on this machine cannot be used: {message}"
                 ));
@@ -232,9 +233,6 @@ async fn here(context: &Context, base: &str, layers: &Layers) -> Result<Option<H
         Err(other) => Err(other),
     }
 }
-
-/// The code of a model that is not on this machine.
-const NOT_HERE: &str = "Q0302";
 
 /// `qlora-worker` knows the formats and where models lie; it opens the model as training does,
 /// without its weights.
@@ -281,7 +279,7 @@ fn ruler(
     let lacks = || CtlError::NoModel {
         message: format!("{base}: tokenizer.json is missing"),
         help: "download the model with all of its files".into(),
-        code: Some("Q0511".into()),
+        code: Some(Code::InvalidModel.into()),
     };
     let tokenizer = text.tokenizer.ok_or_else(lacks)?;
     let vocabulary = shape.map(|shape| shape.vocabulary).or(text.vocabulary);
@@ -299,7 +297,7 @@ fn no_template(layers: &Layers, wanted: &str, base: &str, help: String) -> CtlEr
         _ => format!("`{TEMPLATE}` is `{wanted}`, which is no template of `{base}`"),
     };
     let diagnostic = Diagnostic {
-        code: "Q0103",
+        code: Code::InvalidValue,
         message,
         place: layers.place_of(TEMPLATE),
         help: Some(help),
@@ -309,7 +307,7 @@ fn no_template(layers: &Layers, wanted: &str, base: &str, help: String) -> CtlEr
 
 fn at_template(layers: &Layers, fault: String) -> CtlError {
     let diagnostic = Diagnostic {
-        code: "Q0204",
+        code: Code::ChatTemplate,
         message: format!("`{TEMPLATE}`: {fault}"),
         place: layers.place_of(TEMPLATE),
         help: Some("`chatml-tools` is a template that every model can be given".into()),

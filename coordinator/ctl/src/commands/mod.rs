@@ -39,11 +39,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, CtlError> {
         name: "qlora-ctl",
         version: env!("CARGO_PKG_VERSION"),
     };
-    let _telemetry =
-        qlora_telemetry::start(program, Logs::Warnings, false).map_err(|e| CtlError::Usage {
-            message: e.to_string(),
-            help: "unset the OTEL_* variables, or fix them".into(),
-        })?;
+    let _telemetry = qlora_telemetry::start(program, Logs::Warnings, false)?;
     let started = Instant::now();
     let result = dispatch(&Context::new(cli.global), cli.command).await;
     let duration = opentelemetry::global::meter("qlora-ctl")

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::console;
 use qlora_client::transfer::{self, Source};
+use qlora_codes::Code;
 use qlora_config::{Diagnostic, Place, Warning};
 use qlora_data::audit::note_unread;
 use qlora_data::rows::{self, Row};
@@ -160,7 +161,7 @@ fn tell_unread(context: &Context, name: &str, found: &Found) {
         .map(|(key, n)| format!("`{key}` in {}", count(*n as u64, "row")))
         .collect();
     context.warn(&[Warning(Diagnostic {
-        code: "Q0205",
+        code: Code::UnreadKey,
         message: format!("keys that are not read: {}", keys.join(", ")),
         place: Some(Place::Named(name.to_owned())),
         help: Some("docs/reference/data.md lists the keys that are; remove the others where they mean nothing".into()),

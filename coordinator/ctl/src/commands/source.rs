@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, Place, ResolvedConfig};
 use qlora_proto::GetConfigRequest;
 
@@ -72,7 +73,7 @@ impl Resolved {
         let place = self.layers.place_of(key);
         let Some(path) = located(place.as_ref(), &self.origin, path) else {
             return Err(ConfigErrors::from(Diagnostic {
-                code: "Q0103",
+                code: Code::InvalidValue,
                 message: format!("`{key}` is `{path}`, and a stored configuration lies in no folder that this could start from"),
                 place,
                 help: Some(format!(

@@ -1,6 +1,7 @@
 //! What a configuration becomes that is stored under a name: its relative paths are resolved, since
 //! it will lie in no folder from which they could start.
 
+use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig, rewritten};
 
 use super::base::{self, absolute};
@@ -70,7 +71,7 @@ fn set(config: &mut TrainingConfig, key: &str, path: String) {
 
 fn as_it_stands(resolved: &Resolved, key: &str, path: &str) -> CtlError {
     ConfigErrors::from(Diagnostic {
-        code: "Q0103",
+        code: Code::InvalidValue,
         message: format!(
             "`{key}` is a relative path, and a stored configuration lies in no folder that this could start from"
         ),

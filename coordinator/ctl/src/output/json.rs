@@ -18,7 +18,7 @@ pub fn number(x: f64) -> Value {
 /// Faults or warnings of a configuration.
 pub fn diagnostic(fault: &Diagnostic) -> Value {
     let place = fault.place.as_ref().map(ToString::to_string);
-    json!({"code": fault.code, "message": fault.message, "help": fault.help, "place": place})
+    json!({"code": fault.code.id(), "message": fault.message, "help": fault.help, "place": place})
 }
 
 pub fn warnings(warnings: &[Warning]) -> Vec<Value> {

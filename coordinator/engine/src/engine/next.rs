@@ -1,12 +1,11 @@
 //! Where a job goes when its attempt has ended.
 
+use qlora_codes::Code;
+
 use super::Limits;
 use crate::attempt::Outcome;
 use crate::ids::{Millis, Now};
 use crate::job::{Job, JobState};
-
-/// The code of a failure that no other code tells of.
-const JOB_FAILED: &str = "Q0501";
 
 /// How an attempt ended.
 pub(super) struct Ending {
@@ -31,15 +30,11 @@ impl Ending {
     /// The state of a job that has failed for `reason`.
     fn failed(&self, at: Millis, reason: String) -> JobState {
         let code = if self.code.is_empty() {
-            JOB_FAILED
+            Code::JobFailed.into()
         } else {
-            &self.code
+            self.code.clone()
         };
-        JobState::Failed {
-            at,
-            reason,
-            code: code.to_owned(),
-        }
+        JobState::Failed { at, reason, code }
     }
 
     /// Says of a loss that does not count why it does not.

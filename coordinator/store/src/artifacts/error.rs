@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use qlora_codes::Code;
+
 use super::Digest256;
 
 #[derive(Debug, thiserror::Error)]
@@ -41,12 +43,27 @@ pub enum ArtifactError {
     Io { path: PathBuf, source: io::Error },
 }
 
+impl ArtifactError {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::DiskFull { .. } => Code::DiskFull,
+            Self::BadDigest { .. }
+            | Self::Missing(_)
+            | Self::Damaged { .. }
+            | Self::Offset { .. }
+            | Self::TooLong { .. }
+            | Self::TooShort { .. }
+            | Self::Mismatch { .. }
+            | Self::Io { .. } => Code::ArtifactStore,
+        }
+    }
+}
+
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + use<> {
     let path = path.to_owned();
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ArtifactError::DiskFull { path }
-        }
+    move |source| match Code::of_file(&source) {
+        Code::DiskFull => ArtifactError::DiskFull { path },
         _ => ArtifactError::Io { path, source },
     }
 }

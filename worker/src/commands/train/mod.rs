@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use qlora_codes::Code;
 use qlora_config::ResolvedConfig;
 use qlora_trainer::group::{Alone, Group};
 use qlora_trainer::report::{Event, Phase, Reporter, Wish};
@@ -90,19 +91,19 @@ impl Train {
             read(&self.spec)
                 .and_then(|(config, spec)| execute(config, spec, &meetings, &mut reporter))
         }));
-        let ended = |blame, stopped, message, code: &str| Line::Ended {
+        let ended = |blame, stopped, message, code: Option<Code>| Line::Ended {
             blame,
             stopped,
             message,
-            code: code.to_owned(),
+            code: code.map(String::from).unwrap_or_default(),
         };
         let line = match &result {
-            Ok(Ok(())) => ended(None, false, String::new(), ""),
+            Ok(Ok(())) => ended(None, false, String::new(), None),
             Ok(Err(e)) => ended(
                 Some(e.blame()),
                 matches!(e, Error::Stopped),
                 e.to_string(),
-                e.code(),
+                Some(e.code()),
             ),
             // The same input would end in the same way on every worker.
             Err(_) => {
@@ -110,7 +111,7 @@ impl Train {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone();
-                ended(Some(Blame::Input), false, program_fault(&words), "")
+                ended(Some(Blame::Input), false, program_fault(&words), None)
             }
         };
         match Stdout::write(&line) {
