@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use qlora_client::files::no_access;
-use qlora_client::retry::root_cause;
 use qlora_client::{ConnectError, Fault, TransferError, console};
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic};
 use qlora_proto::words::{count, duration};
-use tonic::{Code as GrpcCode, Status};
 
 /// What the program returns to the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,42 +145,6 @@ impl CtlError {
         Self::Data {
             message: fault.to_string(),
             help: "rows are JSON lines, a JSON array or Parquet".into(),
-        }
-    }
-
-    pub fn from_status(status: &Status, address: &str) -> Self {
-        let refused = |help, exit| Self::Refused {
-            message: status.message().to_owned(),
-            help,
-            exit,
-        };
-        // What the transport itself says has a cause; a status without one was sent by the
-        // coordinator.
-        let answered = std::error::Error::source(status).is_none() && !status.message().is_empty();
-        match status.code() {
-            GrpcCode::Unavailable | GrpcCode::ResourceExhausted | GrpcCode::DataLoss
-                if answered =>
-            {
-                Self::Trouble {
-                    address: address.into(),
-                    message: status.message().to_owned(),
-                }
-            }
-            GrpcCode::Unavailable
-            | GrpcCode::Unknown
-            | GrpcCode::DeadlineExceeded
-            | GrpcCode::Cancelled => Self::Unreachable {
-                address: address.into(),
-                fault: root_cause(status),
-            },
-            GrpcCode::NotFound => refused(
-                "qlora-ctl jobs, workers and config list show what there is",
-                Exit::Refused,
-            ),
-            GrpcCode::InvalidArgument => {
-                refused("fix what the message names and try again", Exit::BadInput)
-            }
-            _ => refused("", Exit::Refused),
         }
     }
 

@@ -7,6 +7,7 @@ mod error;
 mod interrupt;
 mod output;
 mod programs;
+mod status;
 
 use std::process::ExitCode;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::transfer::{TransferError, io};
+use crate::transfer_error::{TransferError, io};
 
 /// A folder whose files and bytes are known.
 #[derive(Debug, Clone)]

@@ -10,11 +10,12 @@ pub mod fault;
 pub mod files;
 pub mod retry;
 pub mod transfer;
+mod transfer_error;
 mod unpack;
 
 pub use archive::Archive;
 pub use connection::{Client, ConnectError, Service};
 pub use fault::Fault;
 pub use qlora_access::data_folder;
-pub use transfer::TransferError;
+pub use transfer_error::TransferError;
 pub use unpack::unpack;

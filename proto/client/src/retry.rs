@@ -1,6 +1,7 @@
 //! What a failed call means: why it failed, whether it is tried again, and how long to wait before
 //! that. One policy for everything that goes on by itself.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -16,6 +17,13 @@ pub enum Verdict {
     Over,
     /// This request will never be taken; another may.
     Refused,
+}
+
+impl Verdict {
+    /// Whether the same request will never be taken.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Over | Self::Refused)
+    }
 }
 
 /// Judges a status.
@@ -35,6 +43,12 @@ pub fn judge(status: &Status) -> Verdict {
     }
 }
 
+/// Whether an HTTP server that answers with `status` answers so again. Trouble of the server
+/// passes, and so do a request that came too slowly or too early and one of too many.
+pub fn is_final_http(status: u16) -> bool {
+    status < 500 && !matches!(status, 408 | 425 | 429)
+}
+
 /// The innermost reason of a failed call: "connection refused" rather than "transport error".
 pub fn root_cause(status: &Status) -> String {
     let mut text = status.message().to_owned();
@@ -46,20 +60,77 @@ pub fn root_cause(status: &Status) -> String {
     text
 }
 
+/// Calls until the answer is one that another try does not change: a success, or a refusal for
+/// good. `call` makes its request anew for each try, with the session that is current by then.
+///
+/// # Errors
+/// A status whose verdict is final.
+pub async fn until_answered<T, F>(mut call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let mut backoff = Backoff::new(Policy::CALL);
+    loop {
+        match call().await {
+            Err(status) if !judge(&status).is_final() => backoff.wait().await,
+            answer => return answer,
+        }
+    }
+}
+
+/// How long the waits between tries are, and how many tries follow the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    shortest: Duration,
+    longest: Duration,
+    /// None is no bound: whoever wants to give up drops the caller.
+    retries: Option<u32>,
+}
+
+impl Policy {
+    /// Calls of the coordinator, which may be away for long and must hear in the end.
+    pub const CALL: Self = Self {
+        shortest: Duration::from_millis(200),
+        longest: Duration::from_secs(5),
+        retries: None,
+    };
+    /// Downloads from servers of others: another source may be better than another try.
+    pub const DOWNLOAD: Self = Self {
+        shortest: Duration::from_secs(2),
+        longest: Duration::from_secs(16),
+        retries: Some(5),
+    };
+}
+
 /// Waits that double from try to try, up to a bound.
 #[derive(Debug, Clone)]
 pub struct Backoff {
+    policy: Policy,
     next: Duration,
+    tries: u32,
 }
 
 impl Backoff {
-    const SHORTEST: Duration = Duration::from_millis(200);
-    const LONGEST: Duration = Duration::from_secs(5);
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            next: policy.shortest,
+            tries: 0,
+        }
+    }
+
+    /// Whether no further try is left.
+    pub fn is_spent(&self) -> bool {
+        self.policy
+            .retries
+            .is_some_and(|retries| self.tries >= retries)
+    }
 
     /// The wait before the next try.
     pub fn take(&mut self) -> Duration {
         let wait = self.next;
-        self.next = (wait * 2).min(Self::LONGEST);
+        self.next = (wait * 2).min(self.policy.longest);
+        self.tries = self.tries.saturating_add(1);
         wait
     }
 
@@ -70,15 +141,7 @@ impl Backoff {
 
     /// A try has succeeded.
     pub fn reset(&mut self) {
-        self.next = Self::SHORTEST;
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            next: Self::SHORTEST,
-        }
+        *self = Self::new(self.policy);
     }
 }
 
@@ -86,13 +149,31 @@ impl Default for Backoff {
 mod tests {
     use super::*;
 
+    fn waits(backoff: &mut Backoff, n: usize) -> Vec<u128> {
+        (0..n).map(|_| backoff.take().as_millis()).collect()
+    }
+
     #[test]
     fn waits_double_up_to_a_bound_and_begin_anew_after_a_success() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<u128> = (0..7).map(|_| backoff.take().as_millis()).collect();
-        assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 5000]);
+        let mut backoff = Backoff::new(Policy::CALL);
+        assert_eq!(
+            waits(&mut backoff, 7),
+            [200, 400, 800, 1600, 3200, 5000, 5000]
+        );
+        assert!(!backoff.is_spent());
         backoff.reset();
-        assert_eq!(backoff.take(), Backoff::SHORTEST);
+        assert_eq!(waits(&mut backoff, 1), [200]);
+    }
+
+    #[test]
+    fn a_bounded_policy_is_spent_after_its_retries_and_begins_anew_after_a_success() {
+        let mut backoff = Backoff::new(Policy::DOWNLOAD);
+        assert_eq!(waits(&mut backoff, 4), [2000, 4000, 8000, 16000]);
+        assert!(!backoff.is_spent());
+        assert_eq!(waits(&mut backoff, 1), [16000]);
+        assert!(backoff.is_spent());
+        backoff.reset();
+        assert!(!backoff.is_spent());
     }
 
     #[test]
@@ -103,16 +184,57 @@ mod tests {
             Code::Unknown,
             Code::DeadlineExceeded,
             Code::Aborted,
+            Code::ResourceExhausted,
+            Code::Cancelled,
+            Code::DataLoss,
         ];
-        for code in
-            passing
-                .into_iter()
-                .chain([Code::ResourceExhausted, Code::Cancelled, Code::DataLoss])
-        {
+        for code in passing {
             assert_eq!(judge(&Status::new(code, "")), Verdict::Again, "{code:?}");
         }
         assert_eq!(judge(&Status::unauthenticated("")), Verdict::Register);
         assert_eq!(judge(&Status::failed_precondition("")), Verdict::Over);
         assert_eq!(judge(&Status::invalid_argument("")), Verdict::Refused);
+        let is_final = [
+            Verdict::Again,
+            Verdict::Register,
+            Verdict::Over,
+            Verdict::Refused,
+        ]
+        .map(Verdict::is_final);
+        assert_eq!(is_final, [false, false, true, true]);
+    }
+
+    #[test]
+    fn what_a_server_refuses_is_final_and_its_trouble_is_not() {
+        for status in [400, 401, 403, 404, 410, 416, 451] {
+            assert!(is_final_http(status), "{status}");
+        }
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            assert!(!is_final_http(status), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_goes_on_through_trouble_and_ends_with_the_first_final_answer() {
+        for (last, is_refused) in [
+            (Ok(7), false),
+            (Err(Status::not_found("over")), true),
+            (Err(Status::permission_denied("no")), true),
+        ] {
+            let mut answers = [
+                Err(Status::unavailable("away")),
+                Err(Status::unauthenticated("register again")),
+                last,
+                Err(Status::internal("a try too many")),
+            ]
+            .into_iter();
+            let answer = until_answered(|| {
+                let next = answers.next().expect("an answer");
+                async move { next }
+            })
+            .await;
+            assert_eq!(answer.is_err(), is_refused, "{answer:?}");
+            assert_eq!(answers.len(), 1);
+        }
     }
 }

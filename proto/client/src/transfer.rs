@@ -3,13 +3,10 @@
 //! A transfer goes on after every break for as long as its caller waits: whoever wants to give up
 //! drops it.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use qlora_codes::Code;
 use qlora_proto::{DownloadRequest, StatArtifactRequest, UploadHeader, UploadRequest};
-use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,50 +15,19 @@ use tonic::Status;
 use self::content::{Content, Reader};
 use crate::archive::Archive;
 use crate::connection::Client;
-use crate::retry::{Backoff, Verdict, judge};
+use crate::retry::{Backoff, Policy, Verdict, judge};
+use crate::transfer_error::{TransferError, io};
 
 mod content;
+#[cfg(test)]
+mod tests;
+
+pub use self::content::digest;
 
 /// Times that bytes which are not those that were announced are sent again.
 const MISMATCHES: usize = 20;
 /// Wait while the other side's disk is full.
 const FULL_WAIT: Duration = Duration::from_secs(15);
-
-/// Why a transfer failed for good.
-#[derive(Debug, thiserror::Error)]
-pub enum TransferError {
-    #[error("the coordinator refuses the transfer: {0}")]
-    Refused(String),
-    #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("{path} came with wrong bytes twice; the network or the disk damages data")]
-    Damaged { path: PathBuf },
-    #[error("the archive {path} is refused: {fault}")]
-    Archive { path: PathBuf, fault: String },
-    #[error("{path} changed while it was uploaded")]
-    Changed { path: PathBuf },
-}
-
-impl TransferError {
-    /// `qlora-ctl explain CODE` prints its meaning.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Refused(_) => Code::Refused,
-            Self::Io { source, .. } => Code::of_file(source),
-            Self::Damaged { .. } | Self::Archive { .. } | Self::Changed { .. } => Code::File,
-        }
-    }
-}
-
-pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TransferError {
-    move |source| TransferError::Io {
-        path: path.into(),
-        source,
-    }
-}
 
 /// What one try came to.
 enum TryError {
@@ -80,26 +46,34 @@ impl From<TransferError> for TryError {
     }
 }
 
-impl From<Status> for TryError {
-    fn from(status: Status) -> Self {
+/// In whose name a transfer is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A person is told at once of what somebody has to mend, such as a token that is refused.
+    Person,
+    /// A worker goes on: its session registers again meanwhile, and ends the transfer where that
+    /// fails.
+    Worker,
+}
+
+impl TryError {
+    fn refused(status: &Status) -> Self {
+        Self::Final(TransferError::Refused(status.message().to_owned()))
+    }
+
+    fn of(status: &Status, caller: Caller) -> Self {
         match status.code() {
             tonic::Code::Aborted => Self::Mismatch(status.message().to_owned()),
             tonic::Code::ResourceExhausted => Self::Full(status.message().to_owned()),
             // Damaged bytes in the store stay damaged until somebody sends them again.
-            code if code != tonic::Code::DataLoss && judge(&status) == Verdict::Again => {
-                Self::Again
-            }
-            _ => Self::Final(TransferError::Refused(status.message().to_owned())),
+            tonic::Code::DataLoss => Self::refused(status),
+            _ => match judge(status) {
+                Verdict::Again => Self::Again,
+                Verdict::Register if caller == Caller::Worker => Self::Again,
+                Verdict::Register | Verdict::Over | Verdict::Refused => Self::refused(status),
+            },
         }
     }
-}
-
-/// SHA-256 in hex and size of a file.
-pub fn digest(path: &Path) -> Result<(String, u64), TransferError> {
-    let mut file = File::open(path).map_err(io(path))?;
-    let mut hash = Sha256::new();
-    let size = std::io::copy(&mut file, &mut hash).map_err(io(path))?;
-    Ok((hex::encode(hash.finalize()), size))
 }
 
 /// Hears how many bytes of a transfer are through.
@@ -183,14 +157,23 @@ struct Sent<'a> {
     by: Option<By<'a>>,
 }
 
+impl Sent<'_> {
+    fn caller(&self) -> Caller {
+        match self.by {
+            Some(_) => Caller::Worker,
+            None => Caller::Person,
+        }
+    }
+}
+
 async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<(), TransferError> {
-    let (mut mismatches, mut backoff) = (0, Backoff::default());
+    let (mut mismatches, mut backoff) = (0, Backoff::new(Policy::CALL));
     loop {
         match try_upload(client.clone(), source, watch).await {
             Ok(()) => return Ok(()),
             Err(TryError::Final(e)) => return Err(e),
             // A person is told at once; a run goes on meanwhile, and room may be made.
-            Err(TryError::Full(message)) if source.by.is_none() => {
+            Err(TryError::Full(message)) if source.caller() == Caller::Person => {
                 return Err(TransferError::Refused(message));
             }
             Err(TryError::Full(message)) => {
@@ -201,7 +184,7 @@ async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<()
                 mismatches += 1;
                 source.content.check(source.digest).await?;
                 // As with a full disk, a run goes on trying.
-                if source.by.is_none() && mismatches == MISMATCHES {
+                if source.caller() == Caller::Person && mismatches == MISMATCHES {
                     return Err(TransferError::Refused(message));
                 }
                 backoff.wait().await;
@@ -222,13 +205,12 @@ async fn try_upload(
         size,
         by,
     } = *source;
-    let stat = client
-        .artifacts
-        .stat_artifact(StatArtifactRequest {
-            digest: digest.into(),
-        })
-        .await?
-        .into_inner();
+    let fault = |status: Status| TryError::of(&status, source.caller());
+    let request = StatArtifactRequest {
+        digest: digest.into(),
+    };
+    let stat = client.artifacts.stat_artifact(request).await;
+    let stat = stat.map_err(fault)?.into_inner();
     if stat.complete {
         return Ok(());
     }
@@ -268,11 +250,7 @@ async fn try_upload(
     };
     let (fed, answer) = tokio::join!(feed, client.artifacts.upload(ReceiverStream::new(receiver)));
     fed?;
-    match answer {
-        Ok(_) => Ok(()),
-        Err(status) if by.is_some() && judge(&status) == Verdict::Register => Err(TryError::Again),
-        Err(status) => Err(status.into()),
-    }
+    answer.map(drop).map_err(fault)
 }
 
 /// Downloads the artifact `digest` to `path`, going on after every break; checks it before it gets
@@ -281,12 +259,13 @@ pub async fn download(
     client: &Client,
     digest: &str,
     path: &Path,
+    caller: Caller,
     watch: Watch<'_>,
 ) -> Result<(), TransferError> {
     let partial = path.with_extension("partial");
-    let (mut damaged, mut backoff) = (false, Backoff::default());
+    let (mut damaged, mut backoff) = (false, Backoff::new(Policy::CALL));
     loop {
-        match try_download(client.clone(), digest, &partial, watch).await {
+        match try_download(client.clone(), digest, &partial, caller, watch).await {
             Ok(()) if self::digest(&partial)?.0 == digest => {
                 return tokio::fs::rename(&partial, path).await.map_err(io(path));
             }
@@ -308,8 +287,10 @@ async fn try_download(
     mut client: Client,
     digest: &str,
     partial: &Path,
+    caller: Caller,
     watch: Watch<'_>,
 ) -> Result<(), TryError> {
+    let fault = |status: Status| TryError::of(&status, caller);
     let mut options = tokio::fs::OpenOptions::new();
     let mut file = options
         .create(true)
@@ -322,9 +303,10 @@ async fn try_download(
         digest: digest.into(),
         offset,
     };
-    let mut messages = client.artifacts.download(request).await?.into_inner();
+    let messages = client.artifacts.download(request).await;
+    let mut messages = messages.map_err(fault)?.into_inner();
     let mut received = offset;
-    while let Some(message) = messages.message().await? {
+    while let Some(message) = messages.message().await.map_err(fault)? {
         file.write_all(&message.data).await.map_err(io(partial))?;
         received += message.data.len() as u64;
         watch(received);

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Component, Path};
 
-use crate::transfer::{TransferError, io};
+use crate::transfer_error::{TransferError, io};
 
 /// Files and folders of one archive at the most.
 const MOST_ENTRIES: usize = 10_000;

@@ -10,10 +10,7 @@ use qlora_tests::modules::{Modules, sources};
 const CIRCLES: &[(&str, &[&[&str]])] = &[
     ("proto", &[]),
     ("proto/access", &[]),
-    (
-        "proto/client",
-        &[&["archive", "transfer", "transfer::content"]],
-    ),
+    ("proto/client", &[]),
     ("proto/telemetry", &[]),
     ("configs", &[&["agree", "validate"]]),
     ("configs/codes", &[]),

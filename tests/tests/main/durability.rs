@@ -623,7 +623,7 @@ fn an_upload_whose_file_has_changed_ends_and_says_so() {
             .await
             .expect_err("a refusal");
         assert!(
-            matches!(fault, transfer::TransferError::Changed { .. }),
+            matches!(fault, qlora_client::TransferError::Changed { .. }),
             "{fault}"
         );
         fs::write(&file, &bytes[..300_000]).expect("fewer bytes");
@@ -631,7 +631,7 @@ fn an_upload_whose_file_has_changed_ends_and_says_so() {
             .await
             .expect_err("a refusal");
         assert!(
-            matches!(fault, transfer::TransferError::Changed { .. }),
+            matches!(fault, qlora_client::TransferError::Changed { .. }),
             "{fault}"
         );
         fs::write(&file, &bytes).expect("the bytes again");

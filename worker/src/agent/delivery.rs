@@ -4,9 +4,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qlora_client::Client;
-use qlora_client::retry::{Backoff, Verdict, judge};
-use qlora_client::transfer::TransferError;
+use qlora_client::retry::until_answered;
+use qlora_client::{Client, TransferError};
 use qlora_proto::{FinishRequest, Outcome};
 use tokio::sync::mpsc;
 
@@ -117,9 +116,8 @@ impl Delivery {
         if !self.outbox.flush().await {
             return Ending::Refused;
         }
-        let mut client = self.client.workers.clone();
-        let mut backoff = Backoff::default();
-        loop {
+        let told = until_answered(|| {
+            let mut client = self.client.workers.clone();
             let request = FinishRequest {
                 session: self.session.get(),
                 token: self.token,
@@ -127,15 +125,13 @@ impl Delivery {
                 message: message.clone(),
                 code: ended.code.clone(),
             };
-            let Err(status) = client.finish(request).await else {
-                return Ending::Told;
-            };
-            match judge(&status) {
-                Verdict::Over | Verdict::Refused => {
-                    tracing::warn!("the end of the attempt is refused: {}", status.message());
-                    return Ending::Refused;
-                }
-                Verdict::Register | Verdict::Again => backoff.wait().await,
+            async move { client.finish(request).await }
+        });
+        match told.await {
+            Ok(_) => Ending::Told,
+            Err(status) => {
+                tracing::warn!("the end of the attempt is refused: {}", status.message());
+                Ending::Refused
             }
         }
     }

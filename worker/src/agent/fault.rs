@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qlora_client::transfer::TransferError;
+use qlora_client::TransferError;
 use qlora_codes::Code;
 use qlora_proto::Outcome;
 

@@ -19,7 +19,7 @@ use self::pending::{Pending, push};
 use super::current::Current;
 use super::progress::Entry;
 use qlora_client::Client;
-use qlora_client::retry::{Backoff, Verdict, judge};
+use qlora_client::retry::{Verdict, judge, until_answered};
 
 /// Things that gather within this time travel together.
 const GATHER: Duration = Duration::from_millis(200);
@@ -158,26 +158,24 @@ impl Outbox {
 }
 
 /// Sends one batch until it is taken; false where the attempt is over.
-async fn send(client: &mut Client, session: &Current, mut batch: ReportRequest) -> bool {
-    let mut backoff = Backoff::default();
-    loop {
+async fn send(client: &Client, session: &Current, mut batch: ReportRequest) -> bool {
+    let workers = client.workers.clone();
+    let taken = until_answered(|| {
+        let mut client = workers.clone();
         batch.session = session.get();
-        let Err(status) = client.workers.report(batch.clone()).await else {
-            return true;
-        };
-        match judge(&status) {
-            Verdict::Over => {
-                tracing::warn!("reports are refused: {}", status.message());
-                return false;
-            }
-            Verdict::Refused => {
-                // The next one may be taken; a run does not end for a line that cannot be told.
-                tracing::error!("a report is refused and left out: {}", status.message());
-                return true;
-            }
-            Verdict::Register | Verdict::Again => backoff.wait().await,
-        }
+        let request = batch.clone();
+        async move { client.report(request).await }
+    });
+    let Err(status) = taken.await else {
+        return true;
+    };
+    if judge(&status) == Verdict::Over {
+        tracing::warn!("reports are refused: {}", status.message());
+        return false;
     }
+    // The next one may be taken; a run does not end for a line that cannot be told.
+    tracing::error!("a report is refused and left out: {}", status.message());
+    true
 }
 
 #[cfg(test)]

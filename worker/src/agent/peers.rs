@@ -4,7 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use qlora_client::Client;
-use qlora_client::retry::{Backoff, Verdict, judge};
+use qlora_client::retry::until_answered;
 use qlora_proto::{MeetRequest, MeetResponse, Meeting as WireMeeting};
 use sysinfo::Networks;
 use tokio::sync::mpsc;
@@ -160,26 +160,17 @@ fn known(meeting: WireMeeting) -> Option<Meeting> {
 /// Asks until the coordinator answers; none where the attempt is not current any more, which the
 /// session hears too.
 async fn answer(
-    mut client: Client,
+    client: Client,
     session: &Current,
     mut request: MeetRequest,
 ) -> Option<MeetResponse> {
-    let mut backoff = Backoff::default();
-    loop {
+    let answer = until_answered(|| {
+        let mut workers = client.workers.clone();
         request.session = session.get();
-        match client
-            .workers
-            .meet(request.clone())
-            .await
-            .map(Response::into_inner)
-        {
-            Ok(response) => return Some(response),
-            Err(status) if matches!(judge(&status), Verdict::Over | Verdict::Refused) => {
-                return None;
-            }
-            Err(_) => backoff.wait().await,
-        }
-    }
+        let request = request.clone();
+        async move { workers.meet(request).await }
+    });
+    answer.await.ok().map(Response::into_inner)
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use super::work::Work;
 use crate::child::{Spec, Task};
 use crate::gang::Seat;
 use crate::models::{self, Progress as FetchProgress};
-use qlora_client::transfer::{self, TransferError, unwatched};
+use qlora_client::TransferError;
+use qlora_client::transfer::{self, Caller, unwatched};
 
 impl Work {
     /// Brings everything here that the child needs, and writes down what it should do.
@@ -101,14 +102,21 @@ impl Work {
             return Ok(None);
         };
         let path = self.folder.join(format!("{role}.jsonl"));
-        transfer::download(&self.client, &file.digest, &path, &unwatched).await?;
+        transfer::download(
+            &self.client,
+            &file.digest,
+            &path,
+            Caller::Worker,
+            &unwatched,
+        )
+        .await?;
         Ok(Some(path))
     }
 
     /// An archive of the store, unpacked as `name`.
     async fn fetch_folder(&self, name: &str, digest: &str) -> Result<PathBuf, Fault> {
         let archive = self.folder.join(format!("{name}.tar"));
-        transfer::download(&self.client, digest, &archive, &unwatched).await?;
+        transfer::download(&self.client, digest, &archive, Caller::Worker, &unwatched).await?;
         let folder = self.folder.join(name);
         qlora_client::unpack(&archive, &folder).map_err(|fault| match fault {
             TransferError::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => {

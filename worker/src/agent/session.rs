@@ -33,7 +33,7 @@ use crate::models::Allowed;
 use crate::platform::{self, Faults};
 use crate::signals::Signals;
 use qlora_client::Client;
-use qlora_client::retry::{Backoff, Verdict, judge};
+use qlora_client::retry::{Backoff, Policy, Verdict, judge};
 
 /// Time within which a first connection must come about.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -155,7 +155,7 @@ impl Session {
             loopback_only: false,
             not_before: Instant::now(),
             away: false,
-            backoff: Backoff::default(),
+            backoff: Backoff::new(Policy::CALL),
             patient_until,
             refused_since: None,
             attempt: None,

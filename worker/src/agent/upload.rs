@@ -3,9 +3,9 @@
 //! Trouble on the way is told in the job's log and tried again. A checkpoint that is of no use any
 //! more because a newer one waits is left out; the adapter at the end never is.
 
-use qlora_client::Archive;
-use qlora_client::retry::{Backoff, Verdict, judge};
-use qlora_client::transfer::{self, By, TransferError, unwatched};
+use qlora_client::retry::{Backoff, Policy, until_answered};
+use qlora_client::transfer::{self, By, unwatched};
+use qlora_client::{Archive, TransferError};
 use qlora_proto::{CommitArtifactRequest, JobArtifact};
 use tokio::sync::mpsc;
 
@@ -89,7 +89,7 @@ impl Uploader {
             session: &session,
         });
         let (mut stopping, mut backoff, mut tries) =
-            (self.0.stopping.clone(), Backoff::default(), 1);
+            (self.0.stopping.clone(), Backoff::new(Policy::CALL), 1);
         loop {
             let folder = saved.folder.clone();
             let made = tokio::task::spawn_blocking(move || Archive::of(&folder)).await;
@@ -117,22 +117,18 @@ impl Uploader {
     }
 
     async fn commit(&self, artifact: JobArtifact) -> Result<(), TransferError> {
-        let mut client = self.0.client.workers.clone();
-        let mut backoff = Backoff::default();
-        loop {
-            let (session, artifact) = (self.0.session.get(), Some(artifact.clone()));
+        let committed = until_answered(|| {
+            let mut client = self.0.client.workers.clone();
             let request = CommitArtifactRequest {
-                session,
+                session: self.0.session.get(),
                 token: self.0.token,
-                artifact,
+                artifact: Some(artifact.clone()),
             };
-            match client.commit_artifact(request).await {
-                Ok(_) => return Ok(()),
-                Err(status) if matches!(judge(&status), Verdict::Over | Verdict::Refused) => {
-                    return Err(TransferError::Refused(status.message().to_owned()));
-                }
-                Err(_) => backoff.wait().await,
-            }
+            async move { client.commit_artifact(request).await }
+        });
+        match committed.await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(TransferError::Refused(status.message().to_owned())),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use qlora_client::retry::{Backoff, Policy, is_final_http};
 use qlora_planner::{CatalogueEntry, ModelFormat};
 use sha2::{Digest, Sha256};
 use ureq::Agent;
@@ -22,8 +23,6 @@ pub trait Progress {
 
 /// Bytes of a file whose size nobody has told.
 const LARGEST_UNKNOWN: u64 = 64 << 20;
-/// Times that a broken download is taken up again.
-const RETRIES: u32 = 5;
 
 /// A client that trusts what the system trusts, and gives up connecting after a while.
 pub(super) fn agent() -> Agent {
@@ -60,11 +59,9 @@ pub(super) fn file(
     let partial = partial_of(path);
     has_room(wanted, &partial)?;
     progress.start(wanted.what, wanted.bytes);
-    let mut tries = 0;
+    let mut backoff = Backoff::new(Policy::DOWNLOAD);
     while let Err(fault) = go_on(wanted, &partial, progress) {
-        tries += 1;
-        let is_final = fault.is_final || tries > RETRIES;
-        if is_final {
+        if fault.is_final || backoff.is_spent() {
             has_room(wanted, &partial)?;
             let help = "check the connection and try again; what has come is kept".into();
             return Err(ModelError::Fetch {
@@ -77,7 +74,7 @@ pub(super) fn file(
             "{} broke off ({}), going on",
             wanted.what, fault.text
         ));
-        std::thread::sleep(Duration::from_secs(1 << tries.min(4)));
+        std::thread::sleep(backoff.take());
     }
     if let Some(sha256) = wanted.sha256 {
         verify(&partial, sha256)?;
@@ -151,7 +148,7 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
     let response = request.call().map_err(|e| match e {
         ureq::Error::StatusCode(code) => Fault {
             text: format!("the server answers {code}"),
-            is_final: code < 500 && code != 429,
+            is_final: is_final_http(code),
         },
         // Before the first byte another source may be better than another try.
         other => Fault {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::transfer::Caller;
 use qlora_client::{console, transfer};
 use qlora_proto::{GetJobRequest, Job, JobArtifact};
 use serde_json::json;
@@ -267,9 +268,13 @@ pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Re
     }
     bar.set_message(console::line(&artifact.name).into_owned());
     let moving = bar.clone();
-    let result = transfer::download(&context.client()?, &artifact.digest, &archive, &move |n| {
-        moving.set_position(n)
-    })
+    let result = transfer::download(
+        &context.client()?,
+        &artifact.digest,
+        &archive,
+        Caller::Person,
+        &move |n| moving.set_position(n),
+    )
     .await;
     bar.finish_and_clear();
     result?;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qlora_client::retry::{Verdict, judge};
+use qlora_client::retry::{Backoff, Policy, Verdict, judge};
 use qlora_client::{Client, console};
 use qlora_proto::{ExplainResponse, Job, JobState, Progress, WatchRequest};
 
@@ -14,8 +14,6 @@ use crate::context::Context;
 use crate::error::CtlError;
 use crate::interrupt::interrupted;
 
-/// Waits before the stream is opened again.
-const RETRY: Duration = Duration::from_millis(500);
 /// Time that a coordinator may be away before following ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two looks at why a job waits: workers come and go without a change of the job.
@@ -61,8 +59,10 @@ pub async fn follow(context: &Context, id: u64, states: States) -> Result<Ended,
 async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<Job, CtlError> {
     let mut client = context.client()?;
     let mut last_word = Instant::now();
+    let mut backoff = Backoff::new(Policy::CALL);
     let fault = context.fault();
     loop {
+        let heard = last_word;
         let broken = match client.jobs.watch(WatchRequest { id }).await {
             Ok(answer) => match changes(
                 context,
@@ -84,7 +84,10 @@ async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<J
             }
             screen.note("the coordinator is away, waiting for it");
         }
-        tokio::time::sleep(RETRY).await;
+        if last_word > heard {
+            backoff.reset();
+        }
+        backoff.wait().await;
     }
 }
 

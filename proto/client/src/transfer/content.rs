@@ -4,13 +4,22 @@ use std::io::{self, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use qlora_proto::CHUNK_BYTES;
+use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{TransferError, digest, io};
 use crate::archive::Archive;
+use crate::transfer_error::{TransferError, io};
+
+/// SHA-256 in hex and size of a file.
+pub fn digest(path: &Path) -> Result<(String, u64), TransferError> {
+    let mut file = std::fs::File::open(path).map_err(io(path))?;
+    let mut hash = Sha256::new();
+    let size = io::copy(&mut file, &mut hash).map_err(io(path))?;
+    Ok((hex::encode(hash.finalize()), size))
+}
 
 #[derive(Clone, Copy)]
 pub(super) enum Content<'a> {

@@ -3,6 +3,7 @@
 //! Coordinators count their jobs alike, and another one may answer at an address: one whose
 //! database was lost, say. What belongs to one is never told to another.
 
+use qlora_client::retry::{Verdict, judge};
 use qlora_proto::clock::Moment;
 use qlora_proto::{RegisterRequest, RegisterResponse};
 use tokio::sync::watch;
@@ -17,6 +18,17 @@ use crate::error::WorkerError;
 
 /// The way out where worker and coordinator do not understand each other.
 const SAME_VERSION: &str = "use the same version of qlora-worker and qlora-coordinator";
+
+/// The way out where the coordinator refuses the registration for good.
+fn way_out(code: Code) -> &'static str {
+    match code {
+        Code::PermissionDenied => {
+            "call the coordinator by another address, or let it allow this one"
+        }
+        Code::AlreadyExists => "give --name NAME",
+        _ => SAME_VERSION,
+    }
+}
 
 impl Session {
     pub(super) async fn take_registration(
@@ -100,39 +112,32 @@ impl Session {
 
     /// An error where trying to register again is of no use.
     fn judge(&mut self, status: &Status) -> Result<(), WorkerError> {
-        let no_token = status.code() == Code::Unauthenticated;
+        let verdict = judge(status);
+        let no_token = verdict == Verdict::Register;
         self.refused_since = no_token.then(|| self.refused_since.unwrap_or_else(Instant::now));
         let hopeless = self
             .refused_since
             .is_some_and(|since| since.elapsed() > PATIENCE);
-        let refused = |help| {
-            Err(WorkerError::Refused {
-                message: status.message().to_owned(),
-                help,
-            })
-        };
-        match status.code() {
+        let impatient = self
+            .patient_until
+            .is_some_and(|until| until < Instant::now());
+        let message = status.message().to_owned();
+        match verdict {
             // A coordinator of this machine may be about to leave its token.
-            Code::Unauthenticated if self.client.may_find_token() && !hopeless => Ok(()),
-            Code::Unauthenticated => Err(WorkerError::Token {
-                message: status.message().to_owned(),
+            Verdict::Register if self.client.may_find_token() && !hopeless => Ok(()),
+            Verdict::Register => Err(WorkerError::Token {
+                message,
                 help: self.client.token_help(),
             }),
-            Code::PermissionDenied => {
-                refused("call the coordinator by another address, or let it allow this one")
-            }
-            Code::AlreadyExists => refused("give --name NAME"),
-            Code::InvalidArgument | Code::Unimplemented => refused(SAME_VERSION),
-            _ if self
-                .patient_until
-                .is_some_and(|until| until < Instant::now()) =>
-            {
-                Err(WorkerError::Unreachable {
-                    address: self.client.address.clone(),
-                    fault: status.message().to_owned(),
-                })
-            }
-            _ => Ok(()),
+            Verdict::Over | Verdict::Refused => Err(WorkerError::Refused {
+                message,
+                help: way_out(status.code()),
+            }),
+            Verdict::Again if impatient => Err(WorkerError::Unreachable {
+                address: self.client.address.clone(),
+                fault: message,
+            }),
+            Verdict::Again => Ok(()),
         }
     }
 

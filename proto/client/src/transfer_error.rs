@@ -1,0 +1,41 @@
+//! Why a transfer, or what is packed and unpacked around it, failed for good.
+
+use std::path::{Path, PathBuf};
+
+use qlora_codes::Code;
+
+/// Why a transfer failed for good.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error("the coordinator refuses the transfer: {0}")]
+    Refused(String),
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path} came with wrong bytes twice; the network or the disk damages data")]
+    Damaged { path: PathBuf },
+    #[error("the archive {path} is refused: {fault}")]
+    Archive { path: PathBuf, fault: String },
+    #[error("{path} changed while it was uploaded")]
+    Changed { path: PathBuf },
+}
+
+impl TransferError {
+    /// `qlora-ctl explain CODE` prints its meaning.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Refused(_) => Code::Refused,
+            Self::Io { source, .. } => Code::of_file(source),
+            Self::Damaged { .. } | Self::Archive { .. } | Self::Changed { .. } => Code::File,
+        }
+    }
+}
+
+pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TransferError {
+    move |source| TransferError::Io {
+        path: path.into(),
+        source,
+    }
+}
