@@ -267,7 +267,7 @@ pub async fn download(
     loop {
         match try_download(client.clone(), digest, &partial, caller, watch).await {
             Ok(()) if self::digest(&partial)?.0 == digest => {
-                return tokio::fs::rename(&partial, path).await.map_err(io(path));
+                return qlora_files::place(&partial, path).map_err(io(path));
             }
             Ok(()) if damaged => return Err(TransferError::Damaged { path: path.into() }),
             Ok(()) => {

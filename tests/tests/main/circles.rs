@@ -14,6 +14,7 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
     ("proto/telemetry", &[]),
     ("configs", &[&["agree", "validate"]]),
     ("configs/codes", &[]),
+    ("configs/files", &[]),
     (
         "coordinator",
         &[&["doors", "doors::origin", "doors::pass", "doors::refusal"]],

@@ -121,18 +121,11 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-/// Writes under a name of this process, then renames: two runs that write the same file do not
-/// meet.
 fn write(file: &Path, samples: &[Sample], statistics: &Statistics) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    let partial = file.with_extension(format!("partial-{}", std::process::id()));
-    let written = write_to(&partial, samples, statistics).and_then(|()| fs::rename(&partial, file));
-    if written.is_err() {
-        drop(fs::remove_file(&partial));
-    }
-    written
+    qlora_files::write_with(file, |partial| write_to(partial, samples, statistics))
 }
 
 fn write_to(path: &Path, samples: &[Sample], statistics: &Statistics) -> io::Result<()> {

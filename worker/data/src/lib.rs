@@ -24,6 +24,7 @@ mod inspect;
 mod message;
 mod nulls;
 mod packing;
+mod random;
 mod reference;
 pub mod rows;
 mod sampler;
@@ -42,6 +43,7 @@ pub use dataset::{DatasetError, Policy, Statistics, TooLong, examples, load};
 pub use encode::{EncodeError, IGNORE, Sample, encode, encode_example};
 pub use encoder::{Encoded, Encoder};
 pub use inspect::{Inspected, inspect};
+pub use random::SplitMix64;
 pub use sampler::{Batching, Cursor, Sampler};
 pub use template::{
     ChatTemplate, Lacking, Loss, Lost, Rendered, SpecialTokens, TemplateError, Templates,

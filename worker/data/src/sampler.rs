@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::packing::best_fit;
+use crate::random::SplitMix64;
 
 /// Micro-batches that are sorted by length together, where samples are grouped by length.
 const WINDOW: usize = 50;
@@ -91,7 +92,7 @@ impl Sampler {
 
 /// The micro-batches of one epoch.
 fn plan(seed: u64, epoch: u64, lengths: &[usize], batching: Batching) -> Vec<Vec<usize>> {
-    let mut random = SplitMix::new(seed, epoch);
+    let mut random = SplitMix64::keyed(seed, epoch);
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     match batching {
         Batching::Shuffled { samples } => {
@@ -111,30 +112,6 @@ fn plan(seed: u64, epoch: u64, lengths: &[usize], batching: Batching) -> Vec<Vec
             let mut plan = best_fit(lengths, tokens);
             random.shuffle(&mut plan);
             plan
-        }
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014), seeded by run and epoch.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn new(seed: u64, epoch: u64) -> Self {
-        Self(seed ^ epoch.wrapping_mul(0xD1B5_4A32_D192_ED03))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Fisher and Yates' shuffle.
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for i in (1..items.len()).rev() {
-            let j = ((u128::from(self.next()) * (i as u128 + 1)) >> 64) as usize;
-            items.swap(i, j);
         }
     }
 }

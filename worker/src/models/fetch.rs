@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use qlora_client::retry::{Backoff, Policy, is_final_http};
 use qlora_planner::{CatalogueEntry, ModelFormat};
+use qlora_trainer::partial::place;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
@@ -79,7 +80,7 @@ pub(super) fn file(
     if let Some(sha256) = wanted.sha256 {
         verify(&partial, sha256)?;
     }
-    fs::rename(&partial, path).map_err(ModelError::io(path))
+    place(&partial, path).map_err(ModelError::io(path))
 }
 
 /// Whether the disk holds what is still to come.

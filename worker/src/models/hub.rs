@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use qlora_trainer::partial;
 use qlora_trainer::weights::{INDEX, SINGLE, indexed_files};
 use serde::Deserialize;
 
@@ -76,7 +77,7 @@ pub(super) fn folder(
     weights(repository, &entries, &folder)?
         .into_iter()
         .try_for_each(fetch)?;
-    fs::write(folder.join(COMPLETE), b"").map_err(ModelError::io(&folder))?;
+    partial::write(&folder.join(COMPLETE), b"").map_err(ModelError::io(&folder))?;
     Ok(folder)
 }
 

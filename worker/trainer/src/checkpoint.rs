@@ -6,7 +6,7 @@
 //! bit.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use qlora_config::ResolvedConfig;
 use qlora_data::Cursor;
@@ -18,7 +18,8 @@ use crate::best::BestMark;
 use crate::lora::{Adapters, Factors};
 use crate::model::Decoder;
 use crate::optim::{Optimizer, moments};
-use crate::{Error, Result, partial};
+use crate::partial::{self, Partial};
+use crate::{Error, Result};
 
 const MANIFEST: &str = "checkpoint.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -72,9 +73,9 @@ pub fn save(
     best: Option<&Adapters>,
     base: BaseModel<'_>,
 ) -> Result<()> {
-    let partial = sibling(folder, "partial");
-    remove(&partial)?;
-    adapter::save(adapters, base, &partial)?;
+    let whole = Partial::folder(folder).map_err(Error::io(folder))?;
+    let partial = whole.path();
+    adapter::save(adapters, base, partial)?;
     let (moments, path) = (
         moments::to_tensors(&optimizer.moments)?,
         partial.join(OPTIMIZER),
@@ -106,9 +107,7 @@ pub fn save(
     })?;
     partial::write(&partial.join(MANIFEST), text.as_bytes())
         .map_err(Error::io(folder.join(MANIFEST)))?;
-    remove(folder)?;
-    fs::rename(&partial, folder).map_err(Error::io(folder))?;
-    sync_folder(folder.parent().unwrap_or(Path::new(".")))
+    whole.replace().map_err(Error::io(folder))
 }
 
 /// Reads the checkpoint in `folder` after checking it against its checksums and the run's
@@ -164,26 +163,6 @@ pub fn load(folder: &Path, config: &ResolvedConfig, decoder: &Decoder) -> Result
         optimizer,
         best,
     })
-}
-
-fn sibling(folder: &Path, suffix: &str) -> PathBuf {
-    let mut name = folder.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(folder)(e)),
-        _ => Ok(()),
-    }
-}
-
-fn sync_folder(folder: &Path) -> Result<()> {
-    fs::File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(Error::io(folder))
 }
 
 fn checksum(path: &Path) -> Result<String> {

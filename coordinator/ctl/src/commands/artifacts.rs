@@ -6,6 +6,7 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::transfer::Caller;
 use qlora_client::{console, transfer};
+use qlora_files::Partial;
 use qlora_proto::{GetJobRequest, Job, JobArtifact};
 use serde_json::json;
 
@@ -209,13 +210,13 @@ async fn rescue(
     let best = whole.join(BEST);
     let is_best = best.is_dir();
     let from = if is_best { &best } else { &whole };
-    let partial = beside(folder, &checkpoint.digest, "adapter");
-    fs::create_dir_all(&partial).map_err(CtlError::io(&partial))?;
+    let partial = Partial::folder(folder).map_err(CtlError::io(folder))?;
     let there = BESIDE.into_iter().filter(|name| from.join(name).exists());
     for name in ADAPTER_FILES.into_iter().chain(there) {
-        fs::rename(from.join(name), partial.join(name)).map_err(CtlError::io(from.join(name)))?;
+        fs::rename(from.join(name), partial.path().join(name))
+            .map_err(CtlError::io(from.join(name)))?;
     }
-    fs::rename(&partial, folder).map_err(CtlError::io(folder))?;
+    partial.publish().map_err(CtlError::io(folder))?;
     fs::remove_dir_all(&whole).map_err(CtlError::io(&whole))?;
     let which = if is_best {
         "the best adapter kept in"
@@ -278,12 +279,9 @@ pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Re
     .await;
     bar.finish_and_clear();
     result?;
-    let partial = beside(folder, &artifact.digest, "partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(CtlError::io(&partial))?;
-    }
-    qlora_client::unpack(&archive, &partial)?;
-    fs::rename(&partial, folder).map_err(CtlError::io(folder))?;
+    let partial = Partial::folder(folder).map_err(CtlError::io(folder))?;
+    qlora_client::unpack(&archive, partial.path())?;
+    partial.publish().map_err(CtlError::io(folder))?;
     fs::remove_file(&archive).map_err(CtlError::io(&archive))
 }
 

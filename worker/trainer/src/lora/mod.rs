@@ -5,6 +5,7 @@ mod pass;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, TargetModule};
+use qlora_data::SplitMix64;
 use qlora_kernels::types::adamw::Norm;
 use qlora_kernels::{Backend, DropoutKey};
 use qlora_planner::ModelShape;
@@ -72,14 +73,14 @@ impl Adapters {
         device: &Device,
     ) -> Result<Self> {
         let sites = Self::sites(config, shape);
-        let mut state = seed;
+        let mut random = SplitMix64::new(seed);
         let factors = sites
             .iter()
             .map(|site| {
                 let (outputs, inputs) = shape.projection(site.module);
                 let bound = 1.0 / (inputs as f32).sqrt();
                 let values: Vec<f32> = (0..config.r * inputs)
-                    .map(|_| bound * uniform(&mut state))
+                    .map(|_| bound * random.signed_unit())
                     .collect();
                 let a = Tensor::from_vec(values, (config.r, inputs), device)?;
                 Ok(Factors::new(
@@ -274,12 +275,4 @@ impl Gradients {
     pub fn norm(&self, backend: &dyn Backend) -> Result<Norm> {
         Ok(backend.grad_norm(&self.tensors().collect::<Vec<_>>())?)
     }
-}
-
-/// A number in [-1, 1) from SplitMix64.
-fn uniform(state: &mut u64) -> f32 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
 }

@@ -4,6 +4,7 @@
 use candle_core::{Device, Tensor};
 use half::bf16;
 use qlora_config::TargetModule;
+use qlora_data::SplitMix64;
 use rayon::prelude::*;
 
 use crate::Result;
@@ -24,17 +25,10 @@ impl RandomWeights {
             .par_chunks_mut(cols)
             .enumerate()
             .for_each(|(row, values)| {
-                let mut state =
-                    self.seed ^ number.wrapping_mul(0xD1B5_4A32_D192_ED03) ^ (row as u64) << 32;
-                // One draw of SplitMix64 (Steele, Lea and Flood, 2014) gives four numbers of 16
-                // bits.
+                let mut random = SplitMix64::keyed(self.seed ^ (row as u64) << 32, number);
                 for values in values.chunks_mut(4) {
-                    state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-                    let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-                    for (i, value) in values.iter_mut().enumerate() {
-                        let number = (z >> (16 * i)) as u16;
-                        *value = bf16::from_f32((f32::from(number) / 32_768.0 - 1.0) * BOUND);
+                    for (value, unit) in values.iter_mut().zip(random.signed_units()) {
+                        *value = bf16::from_f32(unit * BOUND);
                     }
                 }
             });

@@ -1,17 +1,19 @@
 //! What `data check --fix` writes.
 
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use qlora_data::audit::Audited;
-use tempfile::NamedTempFile;
+use qlora_files::Partial;
 
 use crate::error::CtlError;
 
 /// Rows in one form, written under another name until all are there.
 pub struct Fixed {
     path: PathBuf,
-    out: BufWriter<NamedTempFile>,
+    partial: Partial,
+    out: BufWriter<File>,
     rows: usize,
     left_out: usize,
 }
@@ -29,10 +31,12 @@ impl Fixed {
         for input in inputs {
             refuse_input(path, input)?;
         }
-        let folder = folder_of(path);
-        let file = NamedTempFile::new_in(folder).map_err(CtlError::io(folder))?;
+        let partial = Partial::file(path).map_err(CtlError::io(path))?;
+        let file = File::options().write(true).open(partial.path());
+        let file = file.map_err(CtlError::io(path))?;
         Ok(Self {
             path: path.into(),
+            partial,
             out: BufWriter::new(file),
             rows: 0,
             left_out: 0,
@@ -56,30 +60,19 @@ impl Fixed {
     pub fn finish(self) -> Result<Written, CtlError> {
         let Self {
             path,
-            out,
+            partial,
+            mut out,
             rows,
             left_out,
         } = self;
-        let file = out
-            .into_inner()
-            .map_err(|e| CtlError::io(&path)(e.into_error()))?;
-        file.as_file().sync_all().map_err(CtlError::io(&path))?;
-        readable(file.path())?;
-        file.persist(&path)
-            .map_err(|e| CtlError::io(&path)(e.error))?;
+        out.flush().map_err(CtlError::io(&path))?;
+        partial.replace().map_err(CtlError::io(&path))?;
         Ok(Written {
             path,
             rows,
             left_out,
         })
     }
-}
-
-/// A temporary file is its owner's alone; what is made of it is a file as any other.
-fn readable(path: &Path) -> Result<(), CtlError> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
-        .map_err(CtlError::io(path))
 }
 
 fn folder_of(path: &Path) -> &Path {

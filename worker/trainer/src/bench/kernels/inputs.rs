@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::bf16;
+use qlora_data::SplitMix64;
 use rayon::prelude::*;
 
 use crate::Result;
@@ -76,13 +77,10 @@ fn numbers<T: Clone + Default + Send>(
         .par_chunks_mut(PIECE)
         .enumerate()
         .for_each(|(piece, values)| {
-            let mut state = seed.wrapping_mul(0xD1B5_4A32_D192_ED03) ^ (piece as u64) << 32;
+            let mut random = SplitMix64::keyed((piece as u64) << 32, seed);
             for values in values.chunks_mut(4) {
-                state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-                let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-                for (i, value) in values.iter_mut().enumerate() {
-                    *value = convert(f32::from((z >> (16 * i)) as u16) / 32_768.0 - 1.0);
+                for (value, unit) in values.iter_mut().zip(random.signed_units()) {
+                    *value = convert(unit);
                 }
             }
         });

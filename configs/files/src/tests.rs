@@ -219,3 +219,31 @@ fn what_has_the_name_keeps_it_be_it_a_file_or_a_folder() {
     assert!(Partial::folder(&out).expect("a folder").publish().is_err());
     assert_eq!(names(home.path()), ["empty", "m-false", "m-true"]);
 }
+
+#[test]
+fn what_has_the_name_is_replaced_by_a_whole_file_or_folder() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (file, folder) = (home.path().join("f"), home.path().join("d"));
+    for text in ["one", "two"] {
+        write(&file, text.as_bytes()).expect("a file");
+        let partial = Partial::folder(&folder).expect("a folder");
+        fs::write(partial.path().join(text), text).expect("a file");
+        partial.replace().expect("a folder");
+        assert_eq!(fs::read_to_string(&file).expect("the file"), text);
+        assert_eq!(names(&folder), [text]);
+    }
+    assert_eq!(names(home.path()), ["d", "f"]);
+}
+
+#[test]
+fn a_file_that_was_written_under_a_name_of_its_own_takes_the_place_of_another() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (from, to) = (home.path().join("m.part"), home.path().join("m"));
+    for text in ["one", "two"] {
+        fs::write(&from, text).expect("a file");
+        place(&from, &to).expect("a name");
+        assert_eq!(fs::read_to_string(&to).expect("the file"), text);
+        assert_eq!(names(home.path()), ["m"]);
+    }
+    assert!(place(&from, &to).is_err() && to.exists());
+}
