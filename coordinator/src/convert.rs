@@ -8,6 +8,7 @@ use qlora_proto as wire;
 use qlora_store::{ConfigRevision, Digest256, JournalEntry, LogRecord, MetricRecord};
 
 use crate::error::CallError;
+use crate::names;
 
 pub fn job(job: &domain::Job) -> wire::Job {
     let (state, reason, ended) = state(job);
@@ -181,7 +182,7 @@ fn scores_in(s: wire::Scores) -> domain::Scores {
 
 pub fn file(f: &domain::File) -> wire::JobFile {
     wire::JobFile {
-        role: f.role.clone(),
+        role: names::role(f.role).into(),
         name: f.name.clone(),
         digest: f.digest.clone(),
         size: f.size,
@@ -190,14 +191,8 @@ pub fn file(f: &domain::File) -> wire::JobFile {
 
 pub fn file_in(f: wire::JobFile) -> Result<domain::File, CallError> {
     Digest256::from_str(&f.digest)?;
-    if !matches!(f.role.as_str(), "train" | "eval" | "adapter") {
-        return Err(CallError::Invalid(format!(
-            "a file's role is train, eval or adapter, not `{}`",
-            f.role
-        )));
-    }
     Ok(domain::File {
-        role: f.role,
+        role: names::role_in(&f.role)?,
         name: f.name,
         digest: f.digest,
         size: f.size,
@@ -206,7 +201,7 @@ pub fn file_in(f: wire::JobFile) -> Result<domain::File, CallError> {
 
 pub fn artifact(a: &domain::Artifact) -> wire::JobArtifact {
     wire::JobArtifact {
-        kind: a.kind.clone(),
+        kind: names::artifact_kind(a.kind).into(),
         name: a.name.clone(),
         digest: a.digest.clone(),
         size: a.size,
@@ -216,14 +211,8 @@ pub fn artifact(a: &domain::Artifact) -> wire::JobArtifact {
 
 pub fn artifact_in(a: wire::JobArtifact) -> Result<domain::Artifact, CallError> {
     Digest256::from_str(&a.digest)?;
-    if !matches!(a.kind.as_str(), "checkpoint" | "adapter") {
-        return Err(CallError::Invalid(format!(
-            "an artifact's kind is checkpoint or adapter, not `{}`",
-            a.kind
-        )));
-    }
     Ok(domain::Artifact {
-        kind: a.kind,
+        kind: names::artifact_kind_in(&a.kind)?,
         name: a.name,
         digest: a.digest,
         size: a.size,

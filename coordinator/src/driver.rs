@@ -251,7 +251,7 @@ impl<S: JobStore> Driver<S> {
                         unix_ms: now.wall.0,
                         job,
                         worker,
-                        kind: kind.into(),
+                        kind: kind.word().into(),
                         text,
                     };
                     batch.writes.push(Write::Journal(entry));

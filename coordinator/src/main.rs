@@ -11,6 +11,7 @@ mod driver;
 mod error;
 mod instruments;
 mod listen;
+mod names;
 mod needs;
 mod page;
 mod runnable;

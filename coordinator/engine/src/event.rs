@@ -122,7 +122,7 @@ pub enum Effect {
     Record {
         job: Option<JobId>,
         worker: Option<String>,
-        kind: &'static str,
+        kind: JournalKind,
         text: String,
     },
     /// The session should synchronise now.
@@ -130,6 +130,46 @@ pub enum Effect {
     /// The job needs this artifact no more; once that is durable it may go, if nothing else needs
     /// it.
     Release { job: JobId, digest: String },
+}
+
+/// What a line of the journal tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JournalKind {
+    Submitted,
+    Started,
+    Saved,
+    Stopping,
+    Requeued,
+    Succeeded,
+    Failed,
+    Cancelled,
+    /// A job's record, by the store.
+    Unreadable,
+    Registered,
+    Lost,
+    Removed,
+    SetAside,
+}
+
+impl JournalKind {
+    /// As the journal and its readers have it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Submitted => "submitted",
+            Self::Started => "started",
+            Self::Saved => "saved",
+            Self::Stopping => "stopping",
+            Self::Requeued => "requeued",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Unreadable => "unreadable",
+            Self::Registered => "registered",
+            Self::Lost => "lost",
+            Self::Removed => "removed",
+            Self::SetAside => "set aside",
+        }
+    }
 }
 
 /// Why an event changed nothing.

@@ -10,6 +10,8 @@
 //!     +-- cancel --------- + -- finish after cancel --------------> Cancelled
 //! ```
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::Attempt;
@@ -66,16 +68,43 @@ pub enum JobKind {
 /// An input in the artifact store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
-    pub role: String,
+    pub role: FileRole,
     pub name: String,
     pub digest: String,
     pub size: u64,
 }
 
+/// What an input is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileRole {
+    Train,
+    Eval,
+    /// Of another job, to be scored.
+    Adapter,
+}
+
+/// What an attempt makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArtifactKind {
+    Checkpoint,
+    Adapter,
+}
+
+impl fmt::Display for ArtifactKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Adapter => "adapter",
+        })
+    }
+}
+
 /// Something that an attempt made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
-    pub kind: String,
+    pub kind: ArtifactKind,
     pub name: String,
     pub digest: String,
     pub size: u64,
@@ -126,7 +155,7 @@ impl JobSpec {
             let mut files: Vec<_> = spec
                 .files
                 .iter()
-                .map(|f| (f.role.clone(), f.digest.clone()))
+                .map(|f| (f.role, f.digest.clone()))
                 .collect();
             files.sort();
             files
@@ -168,14 +197,18 @@ impl Job {
     pub fn checkpoint(&self) -> Option<&Artifact> {
         self.artifacts
             .iter()
-            .filter(|a| a.kind == "checkpoint")
+            .filter(|a| a.kind == ArtifactKind::Checkpoint)
             .max_by_key(|a| a.step)
     }
 
     /// What a success would have left behind and is not there: who looks for the result must find
     /// one.
     pub fn missing_result(&self) -> Option<&'static str> {
-        let has_adapter = || self.artifacts.iter().any(|a| a.kind == "adapter");
+        let has_adapter = || {
+            self.artifacts
+                .iter()
+                .any(|a| a.kind == ArtifactKind::Adapter)
+        };
         match self.spec.kind {
             JobKind::Train if !has_adapter() => Some("has committed no adapter"),
             JobKind::Eval if self.progress.scores.is_none() => Some("has reported no scores"),
@@ -198,7 +231,7 @@ impl Job {
         let mut steps: Vec<u64> = self
             .artifacts
             .iter()
-            .filter(|a| a.kind == "checkpoint")
+            .filter(|a| a.kind == ArtifactKind::Checkpoint)
             .map(|a| a.step)
             .collect();
         steps.sort_unstable();
@@ -213,7 +246,7 @@ impl Job {
         else {
             return Vec::new();
         };
-        let old = |a: &Artifact| a.kind == "checkpoint" && a.step < oldest;
+        let old = |a: &Artifact| a.kind == ArtifactKind::Checkpoint && a.step < oldest;
         let gone = self
             .artifacts
             .iter()

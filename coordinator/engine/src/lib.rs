@@ -38,9 +38,9 @@ mod worker;
 
 pub use attempt::{Attempt, AttemptEnd, Holder, Meeting, Member, Outcome};
 pub use engine::{Engine, Limits, Reservation, Reserved, Seed};
-pub use event::{Effect, Event, Refusal, Response, Wanted};
+pub use event::{Effect, Event, JournalKind, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, Now, SessionId, Token};
-pub use job::{Artifact, File, Job, JobKind, JobSpec, JobState};
+pub use job::{Artifact, ArtifactKind, File, FileRole, Job, JobKind, JobSpec, JobState};
 pub use number::Number;
 pub use placement::{Verdict, verdict};
 pub use progress::{CallScores, Progress, Sample, Scores};

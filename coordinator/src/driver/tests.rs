@@ -207,7 +207,7 @@ fn report(session: SessionId, token: Token, batch: u64) -> Event {
 
 fn checkpoint(session: SessionId, token: Token, step: u64) -> Event {
     let artifact = Artifact {
-        kind: "checkpoint".into(),
+        kind: qlora_engine::ArtifactKind::Checkpoint,
         name: "c".into(),
         digest: "d".into(),
         size: 1,

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use qlora_proto::Metric;
 use qlora_store::{MetricRecord, StoreError};
 use tokio::sync::Mutex as Slot;
 
@@ -116,11 +117,11 @@ pub struct Curve {
 impl Curve {
     pub fn extend(&mut self, points: &[MetricRecord]) {
         for point in points {
-            let value = |name| point.values.get(name).copied();
-            if let Some(loss) = value("loss") {
+            let value = |metric: Metric| point.values.get(metric.word()).copied();
+            if let Some(loss) = value(Metric::Loss) {
                 self.train.push(point.step as f64, loss);
             }
-            if let Some(loss) = value("eval_loss") {
+            if let Some(loss) = value(Metric::EvalLoss) {
                 self.held_out.push(point.step as f64, loss);
             }
             self.last = point.seq;

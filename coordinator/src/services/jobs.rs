@@ -16,10 +16,10 @@ use tracing::Instrument;
 use super::explain;
 use super::{Services, Streaming, streaming};
 use crate::clock::now;
-use crate::convert;
 use crate::error::CallError;
 use crate::needs::needs;
 use crate::runnable::runnable;
+use crate::{convert, names};
 
 /// Log lines that are read at one time.
 const PAGE: u32 = 500;
@@ -282,8 +282,8 @@ impl<S: JobStore> Services<S> {
             }),
             kind @ (JobKind::Train | JobKind::Eval) => {
                 let (kind, role) = match kind {
-                    JobKind::Eval => (domain::JobKind::Eval, "eval"),
-                    _ => (domain::JobKind::Train, "train"),
+                    JobKind::Eval => (domain::JobKind::Eval, FileRole::Eval),
+                    _ => (domain::JobKind::Train, FileRole::Train),
                 };
                 let resolved = ResolvedConfig::from_json(&request.config_json)
                     .map_err(|e| CallError::Invalid(e.to_string()))?;
@@ -323,12 +323,16 @@ impl<S: JobStore> Services<S> {
     }
 
     /// A job is taken only when its files are here, one of `role` among them.
-    async fn files(&self, files: Vec<JobFile>, role: &str) -> Result<Vec<domain::File>, CallError> {
+    async fn files(
+        &self,
+        files: Vec<JobFile>,
+        role: FileRole,
+    ) -> Result<Vec<domain::File>, CallError> {
         let files = files
             .into_iter()
             .map(convert::file_in)
             .collect::<Result<Vec<_>, _>>()?;
-        if !files.iter().any(|f| f.role == role) {
+        if !files.iter().any(|f| names::role(f.role) == role) {
             return Err(CallError::Invalid(format!(
                 "the job has no file with the role {role}"
             )));
@@ -337,7 +341,7 @@ impl<S: JobStore> Services<S> {
             if files[..i].iter().any(|other| other.role == file.role) {
                 return Err(CallError::Invalid(format!(
                     "the job has two files with the role {}",
-                    file.role
+                    names::role(file.role)
                 )));
             }
             if file.name.chars().count() > LONGEST_FILE_NAME
@@ -345,7 +349,7 @@ impl<S: JobStore> Services<S> {
             {
                 let fault = format!(
                     "the file with the role {} has a name that is too long or not printable",
-                    file.role
+                    names::role(file.role)
                 );
                 return Err(CallError::Invalid(fault));
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use qlora_engine::{Job, JobId, Reserved};
+use qlora_engine::{Job, JobId, JournalKind, Reserved};
 
 use crate::StoreError;
 
@@ -77,7 +77,7 @@ pub struct Unreadable {
 
 impl Unreadable {
     /// The kind of the journal entry that tells of one.
-    pub const KIND: &str = "unreadable";
+    pub const KIND: &str = JournalKind::Unreadable.word();
 }
 
 /// What a start finds.

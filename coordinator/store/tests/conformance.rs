@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::task::Poll;
 
 use common::{entry, holder, job, line, point};
-use qlora_engine::{CallScores, Job, JobId, JobState, Millis, Needs, Progress, Scores, Token};
+use qlora_engine::{
+    Artifact, ArtifactKind, CallScores, File, FileRole, Job, JobId, JobState, Millis, Needs,
+    Progress, Scores, Token,
+};
 use qlora_store::*;
 
 async fn conforms(store: impl JobStore) {
@@ -478,4 +481,38 @@ async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
         "{:?}",
         stored.reserved
     );
+}
+
+/// Jobs that were recorded by other versions have these words.
+#[test]
+fn a_recorded_job_has_its_roles_and_kinds_as_words() {
+    let mut job = common::job(1);
+    let file = job.spec.files[0].clone();
+    job.spec.files = [FileRole::Train, FileRole::Eval, FileRole::Adapter]
+        .map(|role| File {
+            role,
+            ..file.clone()
+        })
+        .to_vec();
+    job.artifacts = [ArtifactKind::Checkpoint, ArtifactKind::Adapter]
+        .map(|kind| Artifact {
+            kind,
+            name: "a".into(),
+            digest: "d".into(),
+            size: 1,
+            step: 2,
+        })
+        .to_vec();
+    let json = serde_json::to_value(&job).expect("JSON");
+    let words = |list: &serde_json::Value, key: &str| -> Vec<String> {
+        let list = list.as_array().expect("a list").iter();
+        list.map(|one| one[key].as_str().expect("a word").to_owned())
+            .collect()
+    };
+    assert_eq!(
+        words(&json["spec"]["files"], "role"),
+        ["train", "eval", "adapter"]
+    );
+    assert_eq!(words(&json["artifacts"], "kind"), ["checkpoint", "adapter"]);
+    assert_eq!(serde_json::from_value::<Job>(json).expect("a job"), job);
 }

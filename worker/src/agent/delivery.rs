@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use qlora_client::retry::until_answered;
 use qlora_client::{Client, TransferError};
-use qlora_proto::{FinishRequest, Outcome};
+use qlora_proto::{FinishRequest, LogLevel, Outcome};
 use tokio::sync::mpsc;
 
 use super::current::Current;
@@ -108,7 +108,7 @@ impl Delivery {
         if ended.outcome != Outcome::Succeeded && !message.is_empty() {
             let level = level(ended.outcome);
             match level {
-                "info" => tracing::info!(outcome = ?ended.outcome, "{message}"),
+                LogLevel::Info => tracing::info!(outcome = ?ended.outcome, "{message}"),
                 _ => tracing::warn!(outcome = ?ended.outcome, "{message}"),
             }
             self.outbox.log(line(level, message.clone()));
@@ -138,11 +138,11 @@ impl Delivery {
 }
 
 /// The level at which a job's log tells of an end that is no success.
-fn level(outcome: Outcome) -> &'static str {
+fn level(outcome: Outcome) -> LogLevel {
     match outcome {
-        Outcome::Stopped => "info",
-        Outcome::Lost | Outcome::PeerLost | Outcome::NoRoom => "warn",
-        _ => "error",
+        Outcome::Stopped => LogLevel::Info,
+        Outcome::Lost | Outcome::PeerLost | Outcome::NoRoom => LogLevel::Warn,
+        _ => LogLevel::Error,
     }
 }
 

@@ -67,7 +67,7 @@ impl Outbox {
     }
 
     /// Sends batches until the attempt is over; never ends otherwise.
-    pub async fn deliver(self: Arc<Self>, mut client: Client, sender: Sender) {
+    pub async fn deliver(self: Arc<Self>, client: Client, sender: Sender) {
         loop {
             let Some(batch) = self.pending().next() else {
                 self.empty.notify_waiters();
@@ -79,7 +79,7 @@ impl Outbox {
                 token: sender.token,
                 ..batch
             };
-            if !send(&mut client, &sender.session, batch).await {
+            if !send(&client, &sender.session, batch).await {
                 self.pending().refused = true;
                 self.empty.notify_waiters();
                 return;
@@ -180,7 +180,7 @@ async fn send(client: &Client, session: &Current, mut batch: ReportRequest) -> b
 
 #[cfg(test)]
 mod tests {
-    use qlora_proto::Sample;
+    use qlora_proto::{LogLevel, Sample};
 
     use super::*;
     use crate::agent::progress::line;
@@ -194,14 +194,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("reports");
         let outbox = Outbox::default();
-        outbox.log(line("info", "on its way".into()));
+        outbox.log(line(LogLevel::Info, "on its way".into()));
         let first = outbox.pending().next().expect("a batch");
         let sample = Sample {
             prompt: "p".into(),
             ..Sample::default()
         };
         let entry = Entry {
-            log: Some(line("info", "waits".into())),
+            log: Some(line(LogLevel::Info, "waits".into())),
             sample: Some(sample),
             metric: None,
         };
@@ -215,7 +215,7 @@ mod tests {
         outbox.keep(&path).expect("a file");
 
         let restored = Outbox::restored(&path).expect("reports");
-        restored.log(line("info", "later".into()));
+        restored.log(line(LogLevel::Info, "later".into()));
         let mut pending = restored.pending();
         let mut sent = Vec::new();
         while let Some(batch) = pending.next() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_client::retry::until_answered;
-use qlora_proto::{MeetRequest, MeetResponse, Meeting as WireMeeting};
+use qlora_proto::{LogLevel, MeetRequest, MeetResponse, Meeting as WireMeeting};
 use sysinfo::Networks;
 use tokio::sync::mpsc;
 use tonic::Response;
@@ -91,7 +91,7 @@ impl Work {
             .peers
             .addresses(&self.client.address, listening.port);
         self.outbox.log(line(
-            "info",
+            LogLevel::Info,
             format!(
                 "the other workers find the first at {}",
                 addresses.join(", ")

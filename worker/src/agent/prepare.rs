@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use qlora_config::ResolvedConfig;
-use qlora_proto::{JobFile, JobKind};
+use qlora_proto::{FileRole, JobFile, JobKind, LogLevel};
 
 use super::fault::Fault;
 use super::outbox::Outbox;
@@ -65,7 +65,7 @@ impl Work {
         let resume = match &self.assignment.checkpoint {
             Some(checkpoint) => {
                 self.outbox.log(line(
-                    "info",
+                    LogLevel::Info,
                     format!("going on from the checkpoint of step {}", checkpoint.step),
                 ));
                 Some(self.fetch_folder("resume", &checkpoint.digest).await?)
@@ -73,8 +73,8 @@ impl Work {
             None => None,
         };
         Ok(Task::Train {
-            train: self.fetch_rows("train").await?.unwrap_or_default(),
-            eval: self.fetch_rows("eval").await?,
+            train: self.fetch_rows(FileRole::Train).await?.unwrap_or_default(),
+            eval: self.fetch_rows(FileRole::Eval).await?,
             output,
             resume,
             tokens: Some(self.tokens.clone()),
@@ -82,22 +82,22 @@ impl Work {
     }
 
     async fn scoring(&self) -> Result<Task, Fault> {
-        let adapter = match self.input("adapter") {
+        let adapter = match self.input(FileRole::Adapter) {
             Some(file) => Some(self.fetch_folder("adapter", &file.digest).await?),
             None => None,
         };
         Ok(Task::Score {
-            rows: self.fetch_rows("eval").await?.unwrap_or_default(),
+            rows: self.fetch_rows(FileRole::Eval).await?.unwrap_or_default(),
             adapter,
         })
     }
 
-    fn input(&self, role: &str) -> Option<&JobFile> {
-        self.assignment.files.iter().find(|file| file.role == role)
+    fn input(&self, role: FileRole) -> Option<&JobFile> {
+        self.assignment.files.iter().find(|file| file.is(role))
     }
 
     /// The rows of `role`, brought here where the job has any.
-    async fn fetch_rows(&self, role: &str) -> Result<Option<PathBuf>, Fault> {
+    async fn fetch_rows(&self, role: FileRole) -> Result<Option<PathBuf>, Fault> {
         let Some(file) = self.input(role) else {
             return Ok(None);
         };
@@ -157,7 +157,7 @@ struct Told {
 impl FetchProgress for Told {
     fn start(&self, what: &str, bytes: u64) {
         self.outbox.log(line(
-            "info",
+            LogLevel::Info,
             format!("fetching {what}, {:.0} MB", bytes as f64 / 1e6),
         ));
     }
@@ -165,6 +165,6 @@ impl FetchProgress for Told {
     fn at(&self, _: u64) {}
 
     fn note(&self, text: &str) {
-        self.outbox.log(line("info", text.to_owned()));
+        self.outbox.log(line(LogLevel::Info, text.to_owned()));
     }
 }

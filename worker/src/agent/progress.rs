@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use qlora_proto::words::count;
-use qlora_proto::{LogLine, MetricPoint, Progress, Sample};
+use qlora_proto::{LogLevel, LogLine, Metric, MetricPoint, Progress, Sample};
 use qlora_trainer::report::{Event, Phase, StepReport};
 use qlora_trainer::scores::Scores;
 
@@ -74,7 +74,10 @@ impl Tracker {
                 let perplexity = loss.exp();
                 let point = point(
                     *step,
-                    [("eval_loss", *loss), ("eval_perplexity", perplexity)],
+                    [
+                        (Metric::EvalLoss, *loss),
+                        (Metric::EvalPerplexity, perplexity),
+                    ],
                 );
                 let text = format!(
                     "held-out loss {loss:.4}, perplexity {perplexity:.3}, after step {step}, over {tokens} tokens"
@@ -144,7 +147,10 @@ impl Tracker {
         Entry {
             metric: Some(point(
                 0,
-                [("eval_loss", s.loss), ("eval_perplexity", s.perplexity)],
+                [
+                    (Metric::EvalLoss, s.loss),
+                    (Metric::EvalPerplexity, s.perplexity),
+                ],
             )),
             ..entry(text)
         }
@@ -173,11 +179,11 @@ impl Tracker {
         let point = point(
             s.step,
             [
-                ("loss", s.loss),
-                ("grad_norm", s.grad_norm),
-                ("learning_rate", s.learning_rate),
-                ("tokens_per_second", s.tokens_per_second),
-                ("skipped", f64::from(u8::from(s.skipped))),
+                (Metric::Loss, s.loss),
+                (Metric::GradNorm, s.grad_norm),
+                (Metric::LearningRate, s.learning_rate),
+                (Metric::TokensPerSecond, s.tokens_per_second),
+                (Metric::Skipped, f64::from(u8::from(s.skipped))),
             ],
         );
         let skipped = if s.skipped {
@@ -189,7 +195,14 @@ impl Tracker {
             "step {}/{}  loss {:.4}  grad {:.3}  lr {:.2e}  {:.0} tok/s{skipped}",
             s.step, s.steps, s.loss, s.grad_norm, s.learning_rate, s.tokens_per_second
         );
-        let log = Some(line(if s.skipped { "warn" } else { "info" }, text));
+        let log = Some(line(
+            if s.skipped {
+                LogLevel::Warn
+            } else {
+                LogLevel::Info
+            },
+            text,
+        ));
         Entry {
             metric: Some(point),
             log,
@@ -212,13 +225,13 @@ fn word(phase: Phase) -> &'static str {
 
 fn entry(text: String) -> Entry {
     Entry {
-        log: Some(line("info", text)),
+        log: Some(line(LogLevel::Info, text)),
         ..Entry::default()
     }
 }
 
 /// A log line of now.
-pub fn line(level: &str, text: String) -> LogLine {
+pub fn line(level: LogLevel, text: String) -> LogLine {
     LogLine {
         seq: 0,
         unix_ms: jiff::Timestamp::now().as_millisecond(),
@@ -228,10 +241,10 @@ pub fn line(level: &str, text: String) -> LogLine {
     }
 }
 
-fn point<const N: usize>(step: u64, values: [(&str, f64); N]) -> MetricPoint {
+fn point<const N: usize>(step: u64, values: [(Metric, f64); N]) -> MetricPoint {
     let values: HashMap<String, f64> = values
         .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
+        .map(|(metric, value)| (metric.into(), value))
         .collect();
     MetricPoint {
         seq: 0,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use qlora_proto::ArtifactKind;
 use serde::{Deserialize, Serialize};
 
 /// A folder that the child has completed.
@@ -51,12 +52,11 @@ pub enum Kind {
     Adapter,
 }
 
-impl Kind {
-    /// As it stands on the wire.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Checkpoint => "checkpoint",
-            Self::Adapter => "adapter",
+impl From<Kind> for ArtifactKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Checkpoint => Self::Checkpoint,
+            Kind::Adapter => Self::Adapter,
         }
     }
 }

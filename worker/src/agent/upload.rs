@@ -6,7 +6,7 @@
 use qlora_client::retry::{Backoff, Policy, until_answered};
 use qlora_client::transfer::{self, By, unwatched};
 use qlora_client::{Archive, TransferError};
-use qlora_proto::{CommitArtifactRequest, JobArtifact};
+use qlora_proto::{ArtifactKind, CommitArtifactRequest, JobArtifact, LogLevel};
 use tokio::sync::mpsc;
 
 use super::delivery::Delivery;
@@ -42,7 +42,7 @@ impl Uploader {
                 Err(e) if next.kind == Kind::Adapter => return Err(e),
                 Err(e) => self.tell(format!(
                     "the {} of step {} is not uploaded: {e}",
-                    next.kind.word(),
+                    ArtifactKind::from(next.kind),
                     next.step
                 )),
                 Ok(()) => delivered = Some(next.step),
@@ -53,14 +53,15 @@ impl Uploader {
 
     fn tell(&self, text: String) {
         tracing::warn!("{text}");
-        self.0.outbox.log(line("warn", text));
+        self.0.outbox.log(line(LogLevel::Warn, text));
     }
 
     async fn send(&self, saved: &Saved) -> Result<(), TransferError> {
         let archive = self.uploaded(saved).await?;
+        let kind = ArtifactKind::from(saved.kind);
         let artifact = JobArtifact {
-            kind: saved.kind.word().into(),
-            name: format!("{}-{:06}.tar", saved.kind.word(), saved.step),
+            kind: kind.into(),
+            name: format!("{kind}-{:06}.tar", saved.step),
             digest: archive.digest().into(),
             size: archive.size(),
             step: saved.step,

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::transfer::Caller;
 use qlora_client::{console, transfer};
 use qlora_files::Partial;
-use qlora_proto::{GetJobRequest, Job, JobArtifact};
+use qlora_proto::{ArtifactKind, GetJobRequest, Job, JobArtifact};
 use serde_json::json;
 
 use crate::cli::job_number;
@@ -54,7 +54,7 @@ impl Artifacts {
                 let job = find(context, *job).await?;
                 let wanted = wanted(&job, name.as_deref())?;
                 let kind = if wanted.is_fallback {
-                    "adapter"
+                    ArtifactKind::Adapter.word()
                 } else {
                     wanted.artifact.kind.as_str()
                 };
@@ -133,7 +133,9 @@ pub async fn find(context: &Context, id: u64) -> Result<Job, CtlError> {
 
 pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, CtlError> {
     let wanted = |a: &&JobArtifact| {
-        name.map_or(a.kind == "adapter", |name| a.name == name || a.kind == name)
+        name.map_or(a.is(ArtifactKind::Adapter), |name| {
+            a.name == name || a.kind == name
+        })
     };
     job.artifacts
         .iter()
@@ -143,7 +145,7 @@ pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, C
             message: format!(
                 "job {} has no artifact {}",
                 job.id,
-                name.unwrap_or("adapter")
+                name.unwrap_or(ArtifactKind::Adapter.word())
             ),
             help: format!("qlora-ctl artifacts list {}", job.id),
         })
@@ -165,10 +167,10 @@ fn wanted<'a>(job: &'a Job, name: Option<&str>) -> Result<Wanted<'a>, CtlError> 
         }
         Err(missing) => missing,
     };
-    if name.is_some_and(|name| name != "adapter") {
+    if name.is_some_and(|name| name != ArtifactKind::Adapter.word()) {
         return Err(missing);
     }
-    match choose(job, Some("checkpoint")) {
+    match choose(job, Some(ArtifactKind::Checkpoint.word())) {
         Ok(artifact) if job.state().is_final() => Ok(Wanted {
             artifact,
             is_fallback: true,

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_config::ResolvedConfig;
-use qlora_proto::{Job, JobFile, JobKind, JobState, SubmitRequest};
+use qlora_proto::{FileRole, Job, JobFile, JobKind, JobState, SubmitRequest};
 use serde_json::json;
 
 use super::artifacts::{choose, find};
@@ -92,14 +92,14 @@ impl Eval {
 
     async fn rows_of(&self, context: &Context, trained: &Job) -> Result<JobFile, CtlError> {
         if let Some(path) = &self.data {
-            let data = DataFile::open(context, "eval", path)?;
+            let data = DataFile::open(context, FileRole::Eval, path)?;
             data.upload(context).await?;
             return Ok(data.file.clone());
         }
         trained
             .files
             .iter()
-            .find(|file| file.role == "eval")
+            .find(|file| file.is(FileRole::Eval))
             .cloned()
             .ok_or_else(|| CtlError::Usage {
                 message: format!("job {} was trained without held-out rows", trained.id),
@@ -137,7 +137,7 @@ impl Eval {
 fn adapter_of(trained: &Job) -> Result<JobFile, CtlError> {
     let adapter = choose(trained, None)?;
     Ok(JobFile {
-        role: "adapter".into(),
+        role: FileRole::Adapter.into(),
         name: adapter.name.clone(),
         digest: adapter.digest.clone(),
         size: adapter.size,

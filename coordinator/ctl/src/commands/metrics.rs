@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qlora_proto::GetMetricsRequest;
+use qlora_proto::{GetMetricsRequest, Metric};
 
 use crate::cli::job_number;
 use crate::context::Context;
@@ -56,16 +56,16 @@ impl Metrics {
             context.say(format!("job {} has no metrics{which}", self.job));
             return Ok(Exit::Done.into());
         }
-        let names = [
-            "loss",
-            "eval_loss",
-            "grad_norm",
-            "learning_rate",
-            "tokens_per_second",
+        let metrics = [
+            Metric::Loss,
+            Metric::EvalLoss,
+            Metric::GradNorm,
+            Metric::LearningRate,
+            Metric::TokensPerSecond,
         ];
-        let cell = |v: Option<&f64>| {
+        let cell = |v: Option<f64>| {
             v.map(|v| {
-                if v.abs() < 1e-3 && *v != 0.0 {
+                if v.abs() < 1e-3 && v != 0.0 {
                     format!("{v:.2e}")
                 } else {
                     format!("{v:.4}")
@@ -74,7 +74,7 @@ impl Metrics {
             .unwrap_or_default()
         };
         let row = |p: &qlora_proto::MetricPoint| {
-            let values = names.iter().map(|n| cell(p.values.get(*n)));
+            let values = metrics.iter().map(|metric| cell(p.value(*metric)));
             std::iter::once(p.step.to_string())
                 .chain(values)
                 .collect::<Vec<_>>()

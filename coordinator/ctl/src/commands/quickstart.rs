@@ -6,7 +6,7 @@ use clap::Args;
 use qlora_client::console;
 use qlora_config::{Layers, QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN};
 use qlora_proto::words::{count, duration};
-use qlora_proto::{Job, JobState, ListWorkersRequest, Sample};
+use qlora_proto::{ArtifactKind, Job, JobState, ListWorkersRequest, Sample};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -157,7 +157,11 @@ impl Quickstart {
             return ended(&here, &job);
         }
         let adapter = folder.join("adapter");
-        let made = job.artifacts.iter().rev().find(|a| a.kind == "adapter");
+        let made = job
+            .artifacts
+            .iter()
+            .rev()
+            .find(|a| a.is(ArtifactKind::Adapter));
         if let Some(made) = made {
             artifacts::get(&here, made, &adapter).await?;
         }

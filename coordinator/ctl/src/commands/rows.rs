@@ -13,8 +13,8 @@ use qlora_config::{Diagnostic, Place, Warning};
 use qlora_data::audit::note_unread;
 use qlora_data::rows::{self, Row};
 use qlora_data::{Inspected, inspect};
-use qlora_proto::JobFile;
 use qlora_proto::words::count;
+use qlora_proto::{FileRole, JobFile};
 use rayon::prelude::*;
 use tempfile::{NamedTempFile, TempPath};
 
@@ -38,7 +38,7 @@ pub struct DataFile {
 
 impl DataFile {
     /// Looks at every row before anything is sent; the files of a folder become one.
-    pub fn open(context: &Context, role: &str, path: &Path) -> Result<Self, CtlError> {
+    pub fn open(context: &Context, role: FileRole, path: &Path) -> Result<Self, CtlError> {
         look(context, path)?;
         let joined = if path.is_dir() {
             Some(join(path)?)

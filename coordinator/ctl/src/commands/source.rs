@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, Place, ResolvedConfig};
-use qlora_proto::GetConfigRequest;
+use qlora_proto::{FileRole, GetConfigRequest};
 
 use super::base;
 use super::checked::checked;
@@ -14,7 +14,10 @@ use crate::context::Context;
 use crate::error::CtlError;
 
 /// The keys that name files of rows, with the roles of these.
-pub const INPUTS: [(&str, &str); 2] = [("train", "data.train"), ("eval", "data.eval")];
+pub const INPUTS: [(FileRole, &str); 2] = [
+    (FileRole::Train, "data.train"),
+    (FileRole::Eval, "data.eval"),
+];
 
 /// A configuration and what is laid over it.
 #[derive(Debug, Args)]
@@ -59,7 +62,7 @@ impl Resolved {
     }
 
     /// Where the files of rows are, by their roles; each is there.
-    pub fn inputs(&self) -> Result<Vec<(&'static str, PathBuf)>, CtlError> {
+    pub fn inputs(&self) -> Result<Vec<(FileRole, PathBuf)>, CtlError> {
         let data = &self.config.config().data;
         let present = INPUTS.iter().zip([&data.train, &data.eval]);
         let present =

@@ -62,7 +62,7 @@ pub async fn submit(
     let paths = files.clone();
     let files: Vec<DataFile> = files
         .iter()
-        .map(|(role, path)| DataFile::open(context, role, path))
+        .map(|(role, path)| DataFile::open(context, *role, path))
         .collect::<Result<_, _>>()?;
     if let Some(ruler) = &ruler {
         paths

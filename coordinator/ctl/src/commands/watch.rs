@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use clap::Args;
 use qlora_proto::words::duration;
-use qlora_proto::{Job, JobState};
+use qlora_proto::{ArtifactKind, Job, JobState};
 
 use super::artifacts::find;
 use crate::cli::job_number;
@@ -49,8 +49,8 @@ pub async fn watch(context: &Context, id: u64, timeout: Option<u64>) -> Result<E
 
 /// The last word on a job.
 pub fn ended(context: &Context, job: &Job) -> Result<ExitCode, CtlError> {
-    let made = |kind: &str| job.artifacts.iter().any(|artifact| artifact.kind == kind);
-    let saved = made("checkpoint");
+    let made = |kind| job.artifacts.iter().any(|artifact| artifact.is(kind));
+    let saved = made(ArtifactKind::Checkpoint);
     match job.state() {
         JobState::Failed => Err(CtlError::JobFailed {
             job: job.id,
@@ -71,7 +71,7 @@ pub fn ended(context: &Context, job: &Job) -> Result<ExitCode, CtlError> {
                 _ => String::new(),
             };
             context.say(format!("{}   done in {took}{eval}", job.id));
-            if made("adapter") {
+            if made(ArtifactKind::Adapter) {
                 context.say(format!("next: qlora-ctl artifacts get {}", job.id));
             }
             Ok(Exit::Done.into())

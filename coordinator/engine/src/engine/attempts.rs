@@ -3,9 +3,9 @@
 use super::next::{Ending, next_state, requeued_because};
 use super::{Effects, Engine, record, word};
 use crate::attempt::{Attempt, AttemptEnd, Meeting, Outcome};
-use crate::event::{Effect, Refusal, Response};
+use crate::event::{Effect, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Now, SessionId, Token};
-use crate::job::{Artifact, Job, JobState};
+use crate::job::{Artifact, ArtifactKind, Job, JobState};
 use crate::progress::Progress;
 
 impl Engine {
@@ -98,7 +98,7 @@ impl Engine {
     ) -> Result<Response, Refusal> {
         let job = self.current_first(by)?;
         let committed = job.checkpoint().map_or(0, |a| a.step);
-        if artifact.kind == "checkpoint" && artifact.step < committed {
+        if artifact.kind == ArtifactKind::Checkpoint && artifact.step < committed {
             return Err(Refusal::StepWentBack {
                 step: artifact.step,
                 committed,
@@ -111,7 +111,7 @@ impl Engine {
         effects.push(record(
             Some(id),
             None,
-            "saved",
+            JournalKind::Saved,
             format!(
                 "{} {} of step {}",
                 artifact.kind, artifact.name, artifact.step
@@ -262,14 +262,14 @@ impl Engine {
         }
         let next = next_state(job, now, &ending, limits);
         let (kind, text) = match &next {
-            JobState::Succeeded { .. } => ("succeeded", String::new()),
-            JobState::Failed { reason, .. } => ("failed", reason.clone()),
-            JobState::Cancelled { reason, .. } => ("cancelled", reason.clone()),
+            JobState::Succeeded { .. } => (JournalKind::Succeeded, String::new()),
+            JobState::Failed { reason, .. } => (JournalKind::Failed, reason.clone()),
+            JobState::Cancelled { reason, .. } => (JournalKind::Cancelled, reason.clone()),
             JobState::Queued { not_before } => (
-                "requeued",
+                JournalKind::Requeued,
                 requeued_because(job, &ending, not_before.0 - now.steady.0),
             ),
-            JobState::Running { .. } => ("started", String::new()),
+            JobState::Running { .. } => (JournalKind::Started, String::new()),
         };
         job.progress.phase = word(&next).into();
         job.progress.seconds_left = None;
@@ -320,7 +320,12 @@ impl Engine {
             let was = worker.set_aside().is_some();
             worker.blamed.insert(id);
             if let Some(reason) = worker.set_aside().filter(|_| !was) {
-                effects.push(record(None, Some(worker.name.clone()), "set aside", reason));
+                effects.push(record(
+                    None,
+                    Some(worker.name.clone()),
+                    JournalKind::SetAside,
+                    reason,
+                ));
             }
         }
     }

@@ -20,7 +20,7 @@ use self::secrets::Secrets;
 pub use self::secrets::Seed;
 use self::workers::Seen;
 use crate::attempt::Attempt;
-use crate::event::{Effect, Event, Refusal, Response};
+use crate::event::{Effect, Event, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Millis, Now, SessionId, Token};
 use crate::job::{Job, JobSpec, JobState};
 use crate::worker::Worker;
@@ -256,7 +256,12 @@ impl Engine {
         if let Some(key) = &spec.idempotency_key {
             self.keys.insert(key.clone(), id);
         }
-        effects.push(record(Some(id), None, "submitted", spec.name.clone()));
+        effects.push(record(
+            Some(id),
+            None,
+            JournalKind::Submitted,
+            spec.name.clone(),
+        ));
         self.jobs.insert(Job::new(id, spec, now));
         self.queue.insert(id);
         effects.push(Effect::Save(id));
@@ -284,7 +289,7 @@ impl Engine {
                 job.progress.phase = "cancelled".into();
                 let kept_others_free = job.spec.needs.workers > 1;
                 self.queue.remove(&id);
-                effects.push(record(Some(id), None, "cancelled", reason));
+                effects.push(record(Some(id), None, JournalKind::Cancelled, reason));
                 if kept_others_free {
                     self.wake_all(effects);
                 }
@@ -320,7 +325,7 @@ impl Engine {
         let holders = job.attempt(token).into_iter().flat_map(Attempt::holders);
         let sessions = holders.filter_map(|name| Some(self.workers.get(name)?.session));
         effects.extend(sessions.map(Effect::Wake));
-        effects.push(record(Some(id), None, "stopping", reason));
+        effects.push(record(Some(id), None, JournalKind::Stopping, reason));
         effects.push(Effect::Save(id));
     }
 
@@ -343,7 +348,7 @@ impl Engine {
             effects.push(record(
                 None,
                 Some(name.clone()),
-                "lost",
+                JournalKind::Lost,
                 "its lease ended".into(),
             ));
             self.lose(
@@ -373,7 +378,7 @@ fn word(state: &JobState) -> &'static str {
     }
 }
 
-fn record(job: Option<JobId>, worker: Option<String>, kind: &'static str, text: String) -> Effect {
+fn record(job: Option<JobId>, worker: Option<String>, kind: JournalKind, text: String) -> Effect {
     Effect::Record {
         job,
         worker,

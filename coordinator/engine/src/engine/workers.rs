@@ -3,7 +3,7 @@
 use super::reservation::Reservation;
 use super::{Effects, Engine, record};
 use crate::attempt::{Attempt, Holder, Outcome};
-use crate::event::{Effect, Refusal, Response, Wanted};
+use crate::event::{Effect, JournalKind, Refusal, Response, Wanted};
 use crate::ids::{JobId, Now, SessionId, Token};
 use crate::job::{Job, JobState};
 use crate::placement::{Team, team, verdict};
@@ -40,7 +40,7 @@ impl Engine {
         effects.push(record(
             None,
             Some(name.clone()),
-            "registered",
+            JournalKind::Registered,
             platform.device_name.clone(),
         ));
         let worker = Worker {
@@ -195,7 +195,12 @@ impl Engine {
             return Err(Refusal::WorkerPresent(name));
         }
         self.workers.remove(&name);
-        effects.push(record(None, Some(name), "removed", String::new()));
+        effects.push(record(
+            None,
+            Some(name),
+            JournalKind::Removed,
+            String::new(),
+        ));
         Ok(Response::Done)
     }
 
@@ -293,7 +298,7 @@ impl Engine {
         effects.push(record(
             Some(id),
             Some(first.to_owned()),
-            "started",
+            JournalKind::Started,
             format!("attempt {number}{with}"),
         ));
         effects.push(Effect::Save(id));

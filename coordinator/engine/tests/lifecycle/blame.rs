@@ -13,7 +13,7 @@ fn a_job_that_loses_workers_and_saves_nothing_is_held_and_then_fails() {
             world.handle(Event::Commit {
                 session,
                 token,
-                artifact: artifact("checkpoint", i),
+                artifact: artifact(ArtifactKind::Checkpoint, i),
             });
         }
         world.pass(LEASE);

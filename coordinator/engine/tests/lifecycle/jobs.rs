@@ -232,9 +232,9 @@ fn a_job_that_fits_nowhere_says_why() {
 
 #[test]
 fn a_key_covers_the_files_whatever_their_order() {
-    let file = |role: &str, digest: &str| File {
-        role: role.into(),
-        name: role.into(),
+    let file = |role: FileRole, digest: &str| File {
+        role,
+        name: format!("{role:?}"),
         digest: digest.into(),
         size: 1,
     };
@@ -244,9 +244,12 @@ fn a_key_covers_the_files_whatever_their_order() {
         spec
     };
     let mut world = World::new();
-    let job = world.submit(with(vec![file("train", "1"), file("eval", "2")]));
+    let job = world.submit(with(vec![
+        file(FileRole::Train, "1"),
+        file(FileRole::Eval, "2"),
+    ]));
     let turned = Event::Submit {
-        spec: with(vec![file("eval", "2"), file("train", "1")]),
+        spec: with(vec![file(FileRole::Eval, "2"), file(FileRole::Train, "1")]),
     };
     assert_eq!(
         world.handle(turned),
@@ -257,8 +260,8 @@ fn a_key_covers_the_files_whatever_their_order() {
     );
     for others in [
         vec![],
-        vec![file("train", "1")],
-        vec![file("train", "2"), file("eval", "1")],
+        vec![file(FileRole::Train, "1")],
+        vec![file(FileRole::Train, "2"), file(FileRole::Eval, "1")],
     ] {
         assert_eq!(
             world.handle(Event::Submit { spec: with(others) }),
@@ -275,7 +278,7 @@ fn of_its_checkpoints_a_job_keeps_the_newest_and_releases_the_others() {
     let job = world.submit(kept);
     let a = world.register("a", "1");
     let (_, token) = world.start(a);
-    let commit = |world: &mut World, kind: &str, step: u64| {
+    let commit = |world: &mut World, kind: ArtifactKind, step: u64| {
         let artifact = artifact(kind, step);
         let effects = world
             .act(Event::Commit {
@@ -290,10 +293,14 @@ fn of_its_checkpoints_a_job_keeps_the_newest_and_releases_the_others() {
             .collect::<Vec<_>>()
     };
     for step in [10, 20] {
-        assert_eq!(commit(&mut world, "checkpoint", step), []);
+        assert_eq!(commit(&mut world, ArtifactKind::Checkpoint, step), []);
     }
-    assert_eq!(commit(&mut world, "adapter", 20), [], "another kind");
-    let released = commit(&mut world, "checkpoint", 30);
+    assert_eq!(
+        commit(&mut world, ArtifactKind::Adapter, 20),
+        [],
+        "another kind"
+    );
+    let released = commit(&mut world, ArtifactKind::Checkpoint, 30);
     assert_eq!(
         released,
         [Effect::Release {

@@ -37,7 +37,7 @@ fn a_success_without_its_result_is_refused_and_counts_as_a_failure() {
         world.handle(Event::Commit {
             session,
             token,
-            artifact: artifact("checkpoint", 7),
+            artifact: artifact(ArtifactKind::Checkpoint, 7),
         });
         world.handle(Event::Report {
             session,
@@ -87,7 +87,7 @@ fn a_success_with_its_result_ends_the_job() {
             JobKind::Train => drop(world.handle(Event::Commit {
                 session,
                 token,
-                artifact: artifact("adapter", 3),
+                artifact: artifact(ArtifactKind::Adapter, 3),
             })),
             JobKind::Eval => drop(world.handle(Event::Report {
                 session,

@@ -68,9 +68,9 @@ pub fn for_two(name: &str) -> Box<JobSpec> {
     spec
 }
 
-pub fn artifact(kind: &str, step: u64) -> Artifact {
+pub fn artifact(kind: ArtifactKind, step: u64) -> Artifact {
     Artifact {
-        kind: kind.into(),
+        kind,
         name: format!("{kind}-{step}"),
         digest: format!("{kind}{step}"),
         size: 1,
@@ -279,7 +279,7 @@ impl World {
             self.handle(Event::Commit {
                 session,
                 token,
-                artifact: artifact("adapter", 1),
+                artifact: artifact(ArtifactKind::Adapter, 1),
             });
         }
         self.finish_as(token, 0, outcome)

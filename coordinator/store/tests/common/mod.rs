@@ -14,7 +14,7 @@ pub fn job(id: u64) -> Job {
         config_json: "{\"a\":1}".into(),
         config_hash: "h".into(),
         files: vec![File {
-            role: "train".into(),
+            role: qlora_engine::FileRole::Train,
             name: "t.jsonl".into(),
             digest: "d".into(),
             size: 3,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use prost::Message;
-use qlora_proto::{LogLine, MetricPoint, Progress, ReportRequest, Sample};
+use qlora_proto::{LogLevel, LogLine, MetricPoint, Progress, ReportRequest, Sample};
 
 use crate::agent::progress::line;
 
@@ -82,7 +82,7 @@ impl Pending {
                 "{} older lines were left out: too many waited for the coordinator",
                 self.left_out
             );
-            self.logs.push_front(line("warn", text));
+            self.logs.push_front(line(LogLevel::Warn, text));
             self.left_out = 0;
         }
         let mut room = BATCH;
@@ -149,7 +149,7 @@ mod tests {
             .collect();
         texts
             .iter()
-            .for_each(|text| pending.log(line("info", text.clone())));
+            .for_each(|text| pending.log(line(LogLevel::Info, text.clone())));
         pending.progress = Some(Progress {
             step: 7,
             ..Progress::default()
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_text_beyond_the_bound_is_cut_at_a_letter_and_says_so() {
         let mut pending = Pending::default();
-        pending.log(line("info", "\u{e4}".repeat(LONGEST_TEXT)));
+        pending.log(line(LogLevel::Info, "\u{e4}".repeat(LONGEST_TEXT)));
         let batch = pending.batch();
         assert!(
             batch.logs[0]
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn of_too_many_lines_the_oldest_go_and_the_log_says_so() {
         let mut pending = Pending::default();
-        (0..KEPT + 3).for_each(|i| pending.log(line("info", i.to_string())));
+        (0..KEPT + 3).for_each(|i| pending.log(line(LogLevel::Info, i.to_string())));
         let first = pending.batch();
         assert_eq!(
             logs(&first)[..2],

@@ -1,7 +1,7 @@
 //! What may happen, at random.
 
 use proptest::prelude::*;
-use qlora_engine::{JobKind, Outcome};
+use qlora_engine::{ArtifactKind, JobKind, Outcome};
 
 /// A machine of a history, a job, a token: by its number among those that there are.
 pub type Pick = usize;
@@ -26,7 +26,7 @@ pub enum Act {
     Wipe(Pick),
     Remove(Pick),
     Report(Pick, u32, u64, Option<u32>),
-    Commit(Pick, &'static str, u64),
+    Commit(Pick, ArtifactKind, u64),
     Offer(Pick, u8),
     /// The worker of a rank ends an attempt; whether it has handed in what the job is for.
     Finish(Pick, u32, Outcome, bool),
@@ -95,7 +95,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 pub fn act() -> impl Strategy<Value = Act> {
     let machine = 0..4usize;
-    let kind = prop_oneof![3 => Just("checkpoint"), 1 => Just("adapter")];
+    let kind = prop_oneof![3 => Just(ArtifactKind::Checkpoint), 1 => Just(ArtifactKind::Adapter)];
     prop_oneof![
         6 => wish().prop_map(Act::Submit),
         2 => (0..20usize).prop_map(Act::Cancel),

@@ -201,7 +201,7 @@ impl History {
                 3 => Event::Commit {
                     session: first,
                     token,
-                    artifact: artifact("checkpoint", 49),
+                    artifact: artifact(ArtifactKind::Checkpoint, 49),
                 },
                 4 => Event::Finish {
                     session,

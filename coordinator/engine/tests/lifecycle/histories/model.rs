@@ -294,7 +294,7 @@ impl History {
             Some(JobKind::Train) => drop(self.say(Event::Commit {
                 session,
                 token,
-                artifact: artifact("adapter", 1),
+                artifact: artifact(ArtifactKind::Adapter, 1),
             })),
             Some(JobKind::Eval) => {
                 let progress = Progress {

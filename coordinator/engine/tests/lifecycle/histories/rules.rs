@@ -30,7 +30,7 @@ impl Facts {
                     token, artifact, ..
                 },
                 Response::Done,
-            ) if artifact.kind == "checkpoint" => {
+            ) if artifact.kind == ArtifactKind::Checkpoint => {
                 let step = self.checkpoints.entry(job_of(effects, *token)).or_default();
                 assert!(
                     artifact.step >= *step,
@@ -82,7 +82,7 @@ impl Facts {
         for effect in effects {
             match effect {
                 Effect::Release { .. } => self.see("a checkpoint goes"),
-                Effect::Record { kind, .. } => self.see(kind),
+                Effect::Record { kind, .. } => self.see(kind.word()),
                 _ => {}
             }
         }
@@ -227,7 +227,7 @@ fn check_job(job: &Job, now: u64) {
     let checkpoints = job
         .artifacts
         .iter()
-        .filter(|a| a.kind == "checkpoint")
+        .filter(|a| a.kind == ArtifactKind::Checkpoint)
         .count();
     let kept = job.spec.checkpoints_to_keep as usize;
     assert!(
