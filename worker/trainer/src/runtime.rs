@@ -146,7 +146,7 @@ fn options(
     Options {
         compute: compute(purpose.model()),
         attention: Some(AttentionOptions {
-            shape: attention_shape(shape),
+            shape: attention_shape(shape, 0),
             wanted,
             length,
         }),

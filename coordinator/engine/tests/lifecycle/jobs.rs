@@ -87,7 +87,7 @@ fn attempts_are_numbered_within_their_job_whatever_ran_before() {
                 effects.contains(&Effect::Record {
                     job: Some(job),
                     worker: Some("a".into()),
-                    kind: "started",
+                    kind: JournalKind::Started,
                     text: format!("attempt {number}"),
                 }),
                 "{effects:?}"
