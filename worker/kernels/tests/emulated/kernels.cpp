@@ -97,6 +97,7 @@ const std::map<std::string, Kernel>& kernels() {
         KERNEL(attention_forward_hopper_128),
         KERNEL(attention_forward_hopper_64),
         KERNEL(cap_logits),
+        KERNEL(copy_columns),
         KERNEL(cross_entropy),
         KERNEL(cross_entropy_capped),
         KERNEL(dropout),

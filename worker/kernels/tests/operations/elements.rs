@@ -181,6 +181,18 @@ fn rows_and_sums() {
             }
         });
         subject.close("append", &backend.append_rows(&rows, &t)?, &both);
+        // Parts that begin at whole 16 bytes, and parts that do not.
+        for widths in [[16, 16, 1], [7, 8, 18]] {
+            let parts = backend.split_columns(&t, &widths)?;
+            let mut start = 0;
+            for (part, width) in parts.iter().zip(widths) {
+                let columns = Mat::new(19, width, |i, j| table.at(i, start + j));
+                subject.close("columns", part, &columns);
+                start += width;
+            }
+            let together = backend.join_columns(&parts.iter().collect::<Vec<_>>())?;
+            subject.close("joined columns", &together, &table);
+        }
         subject.close("add", &backend.add(&t, &t)?, &table.scaled(2.0));
         let wide = subject.tensor_of(&table, DType::F32);
         subject.close(

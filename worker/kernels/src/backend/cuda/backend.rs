@@ -17,7 +17,8 @@ use super::plans::Kind;
 use super::prefetch::Prefetched;
 use super::tiles::Tiles;
 use super::{
-    adamw, attention, cross_entropy, dropout, glu, lora, memory, modules, rms_norm, rope, rows,
+    adamw, attention, columns, cross_entropy, dropout, glu, lora, memory, modules, rms_norm, rope,
+    rows,
 };
 use crate::Result;
 use crate::backend::operations::{AttentionGrads, AttentionOutput, Backend, Communicator};
@@ -246,6 +247,14 @@ impl Backend for Cuda {
 
     fn append_rows(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         rows::append(a, b)
+    }
+
+    fn split_columns(&self, x: &Tensor, widths: &[usize]) -> Result<Vec<Tensor>> {
+        columns::split(x, widths)
+    }
+
+    fn join_columns(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        columns::join(parts)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {

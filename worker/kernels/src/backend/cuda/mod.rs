@@ -11,6 +11,7 @@ mod attention;
 pub(crate) mod backend;
 mod buffer;
 pub(crate) mod choice;
+mod columns;
 mod copies;
 mod cross_entropy;
 #[cfg(feature = "cudnn")]

@@ -7,6 +7,12 @@ __device__ __forceinline__ void copy_row(const __nv_bfloat16* from, int d, __nv_
     for (int i = 8 * threadIdx.x; i < d; i += 8 * blockDim.x) store_packed(to + i, d - i, load_packed(from + i, d - i));
 }
 
+// `width` columns of a matrix to those of another, whose rows lie `from_stride` and `to_stride` elements apart.
+extern "C" __global__ void copy_columns(const __nv_bfloat16* from, long from_stride, int width, __nv_bfloat16* to,
+                                        long to_stride) {
+    copy_row(from + blockIdx.x * from_stride, width, to + blockIdx.x * to_stride);
+}
+
 // out [L, D] = the rows `ids` of table [V, D].
 extern "C" __global__ void gather_rows(const __nv_bfloat16* table, const unsigned* ids, int d, __nv_bfloat16* out) {
     copy_row(table + ids[blockIdx.x] * long(d), d, out + blockIdx.x * long(d));
