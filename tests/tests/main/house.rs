@@ -231,6 +231,30 @@ fn is_there(path: &str, tree: &[String]) -> bool {
     tree.iter().any(fits)
 }
 
+/// Crates whose lints refuse the clock, the environment, files, networks and chance.
+const LINTED: [&str; 3] = ["configs", "coordinator/engine", "worker/planner"];
+
+#[test]
+fn the_pure_crates_have_the_same_lints() {
+    let lints = LINTED.map(|folder| {
+        fs::read_to_string(repository().join(folder).join("clippy.toml")).expect(folder)
+    });
+    assert!(lints.iter().all(|text| *text == lints[0]));
+    for refused in [
+        "time::SystemTime::now",
+        "time::Instant::now",
+        "thread::sleep",
+        "fs::read",
+        "env::var",
+        "net::TcpStream",
+    ] {
+        assert!(
+            lints[0].contains(&format!("\"std::{refused}\"")),
+            "{refused}"
+        );
+    }
+}
+
 #[test]
 fn every_path_that_the_architecture_names_is_there() {
     let (text, tree) = (document(), tree());
