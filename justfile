@@ -25,7 +25,12 @@ test CRATE *ARGS:
 
 # Integration tests with the real programs, chosen by a part of their names: `just it first_hour`.
 it NAME *ARGS:
-    . tests/env && cargo build --release && cargo test --release --workspace --test main -- {{NAME}} {{ARGS}}
+    . tests/env && cargo build --release --bins --examples && cargo test --release --workspace --test main -- {{NAME}} {{ARGS}}
+
+# Write what tests compare as a whole: the reference of the configuration, the page of options, recorded texts.
+bless:
+    cargo build --release --bins
+    UPDATE_EXPECT=1 cargo test --release --workspace --test main -- reference:: options:: snapshots::
 
 # Lint the cuda feature and run its tests on the emulated GPU; no GPU and no driver are needed.
 emulated *ARGS:

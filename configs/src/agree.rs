@@ -119,20 +119,9 @@ fn schedule(config: &TrainingConfig, faults: &mut Faults) {
 
 fn resources(config: &TrainingConfig, faults: &mut Faults) {
     let r = &config.resources;
-    faults.require(
-        r.memory_fraction > 0.0 && r.memory_fraction <= 1.0,
-        "resources.memory_fraction",
-        || {
-            format!(
-                "`resources.memory_fraction` is {}, outside 0 to 1",
-                r.memory_fraction
-            )
-        },
-        "0.9 leaves room for other programs",
-    );
     let pieces = config.training.gradient_accumulation;
     faults.require(
-        r.workers >= 1 && pieces.is_multiple_of(r.workers.max(1)),
+        r.workers == 0 || pieces.is_multiple_of(r.workers),
         "resources.workers",
         || {
             format!(
@@ -141,12 +130,6 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
             )
         },
         "each worker computes the same number of a step's micro-batches; 1, 2, 4 and 8 give the same adapter",
-    );
-    faults.require(
-        r.max_minutes != Some(0),
-        "resources.max_minutes",
-        || "`resources.max_minutes` is 0, so that nothing could run".into(),
-        "give a number of minutes from 1 on, or remove the line",
     );
     let flash_without_cuda = config.training.flash_attention == FlashAttention::Required
         && matches!(r.device, DeviceKind::Metal | DeviceKind::Cpu);

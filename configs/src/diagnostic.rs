@@ -47,6 +47,15 @@ impl fmt::Display for Place {
 }
 
 impl Diagnostic {
+    /// Line and column, to tell faults in the order of the file; those of flags and variables come
+    /// first.
+    pub(crate) fn position(&self) -> (u64, u64) {
+        match &self.place {
+            Some(Place::Text(location)) => (location.line, location.column),
+            _ => (0, 0),
+        }
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, kind: &str) -> fmt::Result {
         write!(f, "{kind}[{}]: {}", self.code, self.message)?;
         if let Some(place) = &self.place {

@@ -57,7 +57,8 @@ pub(crate) fn default_of(path: &[String]) -> Option<(Vec<String>, Value)> {
     found
 }
 
-fn defaults() -> Dict {
+/// Every key with its default, by section.
+pub(crate) fn defaults() -> Dict {
     match yaml::read(DEFAULTS) {
         Ok(Value::Dict(_, dict)) => dict,
         _ => Dict::new(),

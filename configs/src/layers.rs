@@ -159,10 +159,7 @@ impl Layers {
             help: Some(unknown.help),
         };
         let mut faults: Vec<Diagnostic> = unknown.into_iter().map(fault).collect();
-        faults.sort_by_key(|fault| match &fault.place {
-            Some(Place::Text(location)) => (location.line, location.column),
-            _ => (0, 0),
-        });
+        faults.sort_by_key(Diagnostic::position);
         faults
     }
 

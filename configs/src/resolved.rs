@@ -71,7 +71,7 @@ impl ResolvedConfig {
         config: TrainingConfig,
         place: &dyn Fn(&[String]) -> Option<Place>,
     ) -> Result<Self, ConfigErrors> {
-        let faults: Vec<_> = validate(&config)
+        let mut faults: Vec<_> = validate(&config)
             .into_iter()
             .map(|fault| Diagnostic {
                 code: fault.code,
@@ -80,6 +80,7 @@ impl ResolvedConfig {
                 help: fault.help,
             })
             .collect();
+        faults.sort_by_key(Diagnostic::position);
         if !faults.is_empty() {
             return Err(ConfigErrors(faults));
         }

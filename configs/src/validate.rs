@@ -1,8 +1,9 @@
-//! What no type can say: the range of each key.
+//! What no type can say. Ranges of numbers are in `ranges.rs`.
 
 use qlora_codes::Code;
 
 use crate::agree;
+use crate::ranges::RANGES;
 use crate::schema::TrainingConfig;
 
 /// A value that is of the right type and still wrong.
@@ -47,14 +48,22 @@ impl Faults {
     }
 }
 
-/// Every fault of `config`, in the order of its keys.
+/// Every fault of `config`; whoever knows its places puts them in order.
 pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
     let mut faults = Faults(Vec::new());
+    ranges(config, &mut faults);
     model_and_data(config, &mut faults);
-    lora(config, &mut faults);
-    training(config, &mut faults);
+    target_modules(config, &mut faults);
     agree::check(config, &mut faults);
     faults.0
+}
+
+fn ranges(config: &TrainingConfig, faults: &mut Faults) {
+    for range in RANGES {
+        if let Some((message, help)) = range.fault(config) {
+            faults.require(false, range.key, || message, help);
+        }
+    }
 }
 
 fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
@@ -64,20 +73,6 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
         given(&model.base),
         "model.base",
         "name a model, such as `model.base: llama-3.1-8b-instruct`, or a folder or .gguf file on the worker",
-    );
-    faults.require(
-        matches!(
-            model.block_size,
-            32 | 64 | 128 | 256 | 512 | 1024 | 2048 | 4096
-        ),
-        "model.block_size",
-        || {
-            format!(
-                "`model.block_size` is {}, not a power of two from 32 to 4096",
-                model.block_size
-            )
-        },
-        "64 is what bitsandbytes and published QLoRA results use",
     );
     faults.needed(
         given(&data.train),
@@ -113,17 +108,6 @@ fn model_and_data(config: &TrainingConfig, faults: &mut Faults) {
             )
         },
         known.err().as_deref().unwrap_or_default(),
-    );
-    faults.require(
-        (8..=1_048_576).contains(&data.max_seq_len),
-        "data.max_seq_len",
-        || {
-            format!(
-                "`data.max_seq_len` is {}, outside 8 to 1,048,576 tokens",
-                data.max_seq_len
-            )
-        },
-        "2048 suits most tool-calling data; `qlora-ctl data check` prints the lengths of yours",
     );
     faults.require(
         is_date(&data.template_date),
@@ -167,163 +151,21 @@ fn is_date(text: &str) -> bool {
     text.len() == 10 && &text[4..5] == "-" && &text[7..8] == "-" && (1..=days).contains(&day)
 }
 
-fn lora(config: &TrainingConfig, faults: &mut Faults) {
-    let lora = &config.lora;
+fn target_modules(config: &TrainingConfig, faults: &mut Faults) {
+    let modules = &config.lora.target_modules;
     faults.require(
-        (1..=1024).contains(&lora.r),
-        "lora.r",
-        || format!("`lora.r` is {}, outside 1 to 1024", lora.r),
-        "16 is a good rank to start with",
-    );
-    faults.require(
-        lora.alpha.is_finite() && lora.alpha > 0.0,
-        "lora.alpha",
-        || format!("`lora.alpha` is {}, not above 0", lora.alpha),
-        "twice the rank is usual",
-    );
-    faults.require(
-        lora.loraplus_ratio.is_finite() && lora.loraplus_ratio > 0.0,
-        "lora.loraplus_ratio",
-        || {
-            format!(
-                "`lora.loraplus_ratio` is {}, not above 0",
-                lora.loraplus_ratio
-            )
-        },
-        "16 is what LoRA+ proposes; 1 trains A and B alike",
-    );
-    faults.require(
-        (0.0..1.0).contains(&lora.dropout),
-        "lora.dropout",
-        || format!("`lora.dropout` is {}, outside 0 to below 1", lora.dropout),
-        "0.05 is usual; 0 turns it off",
-    );
-    faults.require(
-        !lora.target_modules.is_empty(),
+        !modules.is_empty(),
         "lora.target_modules",
         || "`lora.target_modules` is empty: nothing would be trained".into(),
         "[q_proj, k_proj, v_proj, o_proj] trains the attention layers",
     );
-    let mut seen = lora.target_modules.clone();
+    let mut seen = modules.clone();
     seen.sort();
     seen.dedup();
     faults.require(
-        seen.len() == lora.target_modules.len(),
+        seen.len() == modules.len(),
         "lora.target_modules",
         || "`lora.target_modules` names a module twice".into(),
         "name each module once",
-    );
-}
-
-fn training(config: &TrainingConfig, faults: &mut Faults) {
-    let t = &config.training;
-    let positive = |x: f64| x.is_finite() && x > 0.0;
-    let mut range = |ok: bool, key: &'static str, value: String, wanted: &str, help: &str| {
-        faults.require(ok, key, || format!("`{key}` is {value}, {wanted}"), help);
-    };
-    range(
-        positive(t.epochs),
-        "training.epochs",
-        t.epochs.to_string(),
-        "not above 0",
-        "1 to 3 is usual",
-    );
-    range(
-        t.max_steps != Some(0),
-        "training.max_steps",
-        "0".into(),
-        "not above 0",
-        "leave it out to train for `training.epochs`",
-    );
-    range(
-        (1..=4096).contains(&t.micro_batch_size),
-        "training.micro_batch_size",
-        t.micro_batch_size.to_string(),
-        "outside 1 to 4096",
-        "start with 1 and raise it while `qlora-ctl plan` says it fits",
-    );
-    range(
-        (1..=65_536).contains(&t.gradient_accumulation),
-        "training.gradient_accumulation",
-        t.gradient_accumulation.to_string(),
-        "outside 1 to 65,536",
-        "micro_batch_size times gradient_accumulation is the batch of one step",
-    );
-    range(
-        positive(t.learning_rate) && t.learning_rate <= 1.0,
-        "training.learning_rate",
-        t.learning_rate.to_string(),
-        "outside 0 to 1",
-        "2e-4 is usual for LoRA",
-    );
-    range(
-        (0.0..=1.0).contains(&t.warmup_ratio),
-        "training.warmup_ratio",
-        t.warmup_ratio.to_string(),
-        "outside 0 to 1",
-        "0.03 is usual",
-    );
-    range(
-        (0.0..=1.0).contains(&t.decay_ratio),
-        "training.decay_ratio",
-        t.decay_ratio.to_string(),
-        "outside 0 to 1",
-        "0.1 is usual for `schedule: wsd`",
-    );
-    range(
-        (0.0..=1.0).contains(&t.min_rate_ratio),
-        "training.min_rate_ratio",
-        t.min_rate_ratio.to_string(),
-        "outside 0 to 1",
-        "0 lets the rate fall to zero, 0.1 to a tenth of the peak",
-    );
-    range(
-        t.neftune_alpha.is_finite() && t.neftune_alpha >= 0.0,
-        "training.neftune_alpha",
-        t.neftune_alpha.to_string(),
-        "below 0",
-        "5 is usual; 0 turns it off",
-    );
-    range(
-        t.weight_decay.is_finite() && t.weight_decay >= 0.0,
-        "training.weight_decay",
-        t.weight_decay.to_string(),
-        "below 0",
-        "0 or 0.01",
-    );
-    range(
-        (0.0..1.0).contains(&t.adam_beta1),
-        "training.adam_beta1",
-        t.adam_beta1.to_string(),
-        "outside 0 to below 1",
-        "0.9",
-    );
-    range(
-        (0.0..1.0).contains(&t.adam_beta2),
-        "training.adam_beta2",
-        t.adam_beta2.to_string(),
-        "outside 0 to below 1",
-        "0.999",
-    );
-    range(
-        positive(t.adam_epsilon),
-        "training.adam_epsilon",
-        t.adam_epsilon.to_string(),
-        "not above 0",
-        "1e-8",
-    );
-    range(
-        t.max_grad_norm.is_finite() && t.max_grad_norm >= 0.0,
-        "training.max_grad_norm",
-        t.max_grad_norm.to_string(),
-        "below 0",
-        "1.0 is usual; 0 turns clipping off",
-    );
-    range(
-        t.eval_rows != Some(0),
-        "training.eval_rows",
-        "0".into(),
-        "not above 0",
-        "leave it out to evaluate every row, or leave out data.eval",
     );
 }

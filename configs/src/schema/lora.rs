@@ -2,25 +2,29 @@
 
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
     /// Rank of the update.
     pub r: usize,
-    /// The update is scaled by `alpha / r`, or by `alpha / sqrt(r)` with `rslora`.
+    /// The update is scaled by `alpha / r`.
     pub alpha: f64,
-    /// Rank-stabilised scaling (Kalajdzievski, 2023).
+    /// Scale by `alpha / sqrt(r)` instead (rsLoRA, Kalajdzievski, 2023).
     pub rslora: bool,
     /// Train the magnitudes of the merged weight's rows too (DoRA, Liu et al., 2024).
     pub dora: bool,
-    /// The learning rate of B over that of A (LoRA+, Hayou et al., 2024); 1 trains both alike.
+    /// Learning rate of B over that of A (LoRA+, Hayou et al., 2024); 1 trains both alike.
     pub loraplus_ratio: f64,
     /// Probability with which an input element of an adapter is dropped.
     pub dropout: f64,
+    /// Linear layers that get an adapter: a list, each named once, or `all-linear`.
     #[serde(deserialize_with = "target_modules")]
+    #[schemars(schema_with = "modules_schema")]
     pub target_modules: Vec<TargetModule>,
 }
 
@@ -33,7 +37,9 @@ impl LoraConfig {
 }
 
 /// A linear layer of a decoder block; a model has either the parts or the fused layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetModule {
     /// Queries, keys and values in one matrix.
@@ -122,6 +128,21 @@ impl TargetModule {
 
 /// The word for all modules.
 pub(crate) const ALL_LINEAR: &str = "all-linear";
+
+/// What [`target_modules`] and the check of the list take.
+fn modules_schema(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [
+            {"const": ALL_LINEAR},
+            {
+                "type": "array",
+                "items": generator.subschema_for::<TargetModule>(),
+                "minItems": 1,
+                "uniqueItems": true,
+            },
+        ],
+    })
+}
 
 /// A list of modules, or [`ALL_LINEAR`].
 fn target_modules<'de, D: Deserializer<'de>>(

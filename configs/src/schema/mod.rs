@@ -1,5 +1,6 @@
-//! The shape of a training configuration, one file a section. Units and meanings stand at each
-//! field; defaults in `presets/defaults.yaml`.
+//! The shape of a training configuration, one file a section. The comment of a field, of its type
+//! and of each word that it takes is what the reference and editors say of the key. Defaults are in
+//! `presets/defaults.yaml`, ranges in `ranges.rs`.
 
 mod data;
 mod lora;
@@ -8,6 +9,7 @@ mod resources;
 mod training;
 mod words;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use data::{Batching, DataConfig, TEMPLATE_DATE, TooLong};
@@ -19,10 +21,10 @@ pub use training::{OptimizerKind, Schedule, TrainingSection};
 pub use words::{Checkpointing, FlashAttention};
 
 /// A whole training run: what is trained, on what, how, and on which kind of machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// A name for people; the job's number is its identity.
+    /// Name of the job for people; its number is its identity.
     pub name: Option<String>,
     pub model: ModelConfig,
     pub data: DataConfig,

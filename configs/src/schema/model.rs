@@ -1,14 +1,18 @@
 //! The section `model`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The base model, and how its frozen weights are held.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// A catalogue name, a hub id `owner/name`, or a folder or `.gguf` file on the worker.
+    /// Required: a catalogue name, a hub id `owner/name`, or a folder or `.gguf` file on the worker.
+    /// A relative path starts where that of `data.train` does, and the whole path is sent. A name
+    /// that nothing has is refused before anything is sent.
     pub base: Option<String>,
     pub quantization: Quantization,
-    /// Quantize the NF4 scales themselves to 8 bits.
+    /// Quantize the NF4 scales to 8 bits.
     pub double_quant: bool,
     /// Weights that share one NF4 scale.
     pub block_size: usize,
@@ -28,26 +32,27 @@ impl ModelConfig {
     }
 }
 
-/// In what products with frozen weights are computed; sums are always in `f32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Element type of products with frozen weights; sums are always in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compute {
-    /// bf16 on a GPU and on a processor with instructions for it, f32 elsewhere.
+    /// bf16 on a GPU and on CPUs with AMX, AVX512-BF16, AVX2 or NEON, f32 elsewhere.
     Auto,
+    /// 16-bit brain floating point.
     Bf16,
-    /// f32 on a processor, where runs are to be held against other programs.
+    /// Single precision on a CPU, to compare a run with other programs.
     F32,
 }
 
 /// How the frozen weights are held in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Quantization {
-    /// What the file is: the blocks of a GGUF file, NF4 for any other.
+    /// The blocks of a `.gguf` file, `nf4` for a folder.
     Auto,
-    /// 4-bit NormalFloat, as bitsandbytes has it.
+    /// 4-bit NormalFloat as in bitsandbytes.
     Nf4,
-    /// The quantized blocks of a GGUF file, as they are.
+    /// The quantized blocks of a `.gguf` file as they are.
     Gguf,
     /// The 16- or 32-bit weights of the checkpoint.
     None,

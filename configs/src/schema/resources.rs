@@ -3,33 +3,42 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Where the job runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceConfig {
     pub device: DeviceKind,
-    /// Labels that a worker must carry.
+    /// Labels that a worker must carry, each a name with a text.
     pub labels: BTreeMap<String, String>,
     /// Share of the device's memory that the run may plan with.
     pub memory_fraction: f64,
-    /// Workers that train the job together, each a part of every step's micro-batches; the result
-    /// is that of one.
+    /// Workers of one kind that train the job together, each a part of every step's micro-batches; a
+    /// divisor of `training.gradient_accumulation`. Steps, batches and result are those of one
+    /// worker: see docs/SEVERAL_GPUS.md.
     pub workers: usize,
-    /// Failed attempts after which the job fails; lost workers do not count.
+    /// Failed attempts that are tried again; lost workers do not count.
     pub max_retries: u32,
-    /// Minutes after which an attempt is saved and the job cancelled; without end where none.
+    /// Minutes after which an attempt is asked to save and the job is cancelled. Workers that are
+    /// kept free for an older job of several workers run a younger job meanwhile if this limit ends
+    /// in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_minutes: Option<u64>,
 }
 
-/// The kind of device that a job asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Kind of device that the job asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
+    /// Whichever is free.
     Any,
+    /// An NVIDIA GPU.
     Cuda,
+    /// The GPU of a Mac.
     Metal,
+    /// A CPU.
     Cpu,
 }
 

@@ -2,18 +2,45 @@
 
 use std::fmt;
 
+use schemars::{JsonSchema, Schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
 
 /// What is computed again in the backward pass instead of being kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "lowercase", transform = truth_values)]
 pub enum Checkpointing {
-    /// On a GPU of each block as little as its memory allows; on a processor as with `On`.
+    /// On a GPU as little of each block as its memory requires, on a CPU as with `true`.
     Auto,
-    /// All of each block but its input.
+    /// All of each block but its input: less memory and more time.
     On,
-    /// Nothing.
+    /// Nothing: everything is kept.
     Off,
+}
+
+/// Turns the words `on` and `off` into the truth values that stand for them in a file.
+fn truth_values(schema: &mut Schema) {
+    for (word, value) in [("on", true), ("off", false)] {
+        for form in forms(schema).filter(|form| form["const"] == word) {
+            form["type"] = "boolean".into();
+            form["const"] = value.into();
+        }
+    }
+}
+
+/// Adds the truth values that YAML 1.1 reads `off` and its opposite as.
+fn or_truth_values(schema: &mut Schema) {
+    if let Some(Value::Array(forms)) = schema.get_mut("oneOf") {
+        forms.push(
+            json!({"type": "boolean", "description": "`true` is `required`, `false` is `off`."}),
+        );
+    }
+}
+
+fn forms(schema: &mut Schema) -> impl Iterator<Item = &mut Value> {
+    let forms = schema.get_mut("oneOf").and_then(Value::as_array_mut);
+    forms.into_iter().flatten()
 }
 
 impl Serialize for Checkpointing {
@@ -58,17 +85,20 @@ impl<'de> Deserialize<'de> for Checkpointing {
 }
 
 /// Whether attention runs without forming its matrix of scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(transform = or_truth_values)]
 pub enum FlashAttention {
-    /// On a GPU whichever is faster there, our kernels or cuDNN.
+    /// On a CUDA GPU whichever is faster there: our kernels, or cuDNN where the worker is built with
+    /// it and finds it. The sums of cuDNN change their order from run to run.
     Auto,
-    /// Refuse a worker that has none; else as `auto`.
+    /// As `auto`, and workers without flash attention are refused.
     Required,
-    /// On a GPU our kernels, with which a repeated step is bit-identical.
+    /// On a CUDA GPU our kernels, with which a repeated step is bit-identical.
     Repeatable,
-    /// On a GPU cuDNN; a run that cannot have it fails.
+    /// cuDNN, with `resources.device: cuda`; a run that cannot have it fails at its start.
     Cudnn,
+    /// Flash attention is not asked for.
     Off,
 }
 

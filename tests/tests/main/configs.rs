@@ -122,6 +122,23 @@ fn every_broken_configuration_fails_with_its_message() {
     assert!(seen >= 10, "only {seen} broken configurations");
 }
 
+/// Whichever check finds them.
+#[test]
+fn faults_are_told_in_the_order_of_the_file() {
+    let text = "training:\n  max_steps: 0\n  keep_best: true\nmodel: {base: ~/x}\nlora:\n  r: 0\n\
+                resources: {workers: 0}\ndata:\n  train: t.jsonl\n  template_date: now\n  max_seq_len: 1\n";
+    let errors = layers("x.yaml", text.into())
+        .resolve()
+        .expect_err("seven faults");
+    let lines: Vec<String> = errors
+        .0
+        .iter()
+        .map(|fault| fault.place.as_ref().expect("a place").to_string())
+        .map(|place| place.split(':').nth(1).expect("a line").to_owned())
+        .collect();
+    assert_eq!(lines, ["2", "3", "4", "6", "7", "10", "11"], "{errors}");
+}
+
 #[test]
 fn a_flag_is_named_as_the_place_of_its_fault() {
     let mut layers = load("quickstart.yaml");

@@ -25,6 +25,7 @@ mod interrupted;
 mod jobs;
 mod options;
 mod page;
+mod reference;
 mod refusals;
 mod runs;
 mod together;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use qlora_client::console;
-use qlora_config::Layers;
+use qlora_config::{Layers, json_schema};
 use qlora_proto::words::count;
 use qlora_proto::{ListConfigsRequest, PutConfigRequest};
 use serde_json::json;
@@ -51,6 +51,11 @@ pub enum Config {
         /// Show the revisions of this one.
         name: Option<String>,
     },
+    /// Print the JSON Schema of a configuration, for editors.
+    ///
+    /// Save it beside a configuration, and name it in the first line of that file, as in
+    /// `# yaml-language-server: $schema=config.schema.json`.
+    Schema,
 }
 
 impl Config {
@@ -134,6 +139,7 @@ impl Config {
                     print_exact(&found.yaml)?;
                 }
             }
+            Self::Schema => print_exact(&format!("{:#}\n", json_schema()))?,
             Self::List { name } => {
                 let request = ListConfigsRequest {
                     name: name.clone().unwrap_or_default(),
