@@ -28,4 +28,5 @@ mod page;
 mod reference;
 mod refusals;
 mod runs;
+mod snapshots;
 mod together;

@@ -1,13 +1,14 @@
 //! The page of all options is what the programs' own help says: every command and every option, and
-//! no other.
+//! no other; `just bless` writes it.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use expect_test::expect_file;
 use qlora_tests::binary;
 
-const PROGRAMS: [&str; 3] = ["qlora-ctl", "qlora-worker", "qlora-coordinator"];
+pub const PROGRAMS: [&str; 3] = ["qlora-ctl", "qlora-worker", "qlora-coordinator"];
 /// What every command has.
 const EVERYWHERE: [&str; 2] = ["-h, --help", "-V, --version"];
 
@@ -24,10 +25,12 @@ struct Help {
     global: Vec<(String, String)>,
 }
 
-fn help(words: &[&str]) -> Help {
+/// What a command prints with `--help`, whatever the environment.
+pub fn help_text(words: &[&str]) -> String {
     let (program, rest) = words.split_first().expect("a program");
     let mut command = Command::new(binary(program));
     // A variable that is set would stand in the help.
+    command.env_remove("COLUMNS").env_remove("LINES");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("QLORA_") {
             command.env_remove(name);
@@ -43,7 +46,12 @@ fn help(words: &[&str]) -> Help {
         "{words:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    read(&String::from_utf8_lossy(&output.stdout))
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// The commands that a help text lists.
+pub fn command_names(text: &str) -> Vec<String> {
+    read(text).commands
 }
 
 /// Reads the sections of a help text: a heading without an indent, entries with one, and texts
@@ -118,7 +126,7 @@ fn read(text: &str) -> Help {
 
 /// The section of one command and of those below it.
 fn section(words: &[&str], page: &mut String) {
-    let help = help(words);
+    let help = read(&help_text(words));
     let rows = |list: &[(String, String)]| {
         let row = |(name, text): &(String, String)| {
             format!(
@@ -157,31 +165,15 @@ fn the_page_of_options_is_what_the_help_of_the_programs_says() {
         .for_each(|program| section(&[program], &mut wanted));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/options.md");
     let page = fs::read_to_string(&path).expect("the page");
-    let listed = page.find("\n## ").map_or("", |at| &page[at..]);
-    let (listed, wanted): (Vec<&str>, Vec<&str>) =
-        (listed.lines().collect(), wanted.lines().collect());
-    for (i, line) in wanted.iter().enumerate() {
-        assert_eq!(
-            listed.get(i),
-            Some(line),
-            "{}: the list should be:\n{}",
-            path.display(),
-            wanted.join("\n")
-        );
-    }
-    assert_eq!(
-        listed.len(),
-        wanted.len(),
-        "the page lists more than there is: {:?}",
-        &listed[wanted.len()..]
-    );
+    let head = page.find("\n## ").map_or("", |at| &page[..at]);
+    expect_file![path].assert_eq(&format!("{head}{wanted}"));
     for option in [
         "`--address-file <FILE>`",
         "`--set <KEY=VALUE>`",
         "`--peer-port <PORT>`",
     ] {
         assert!(
-            listed.iter().any(|line| line.contains(option)),
+            wanted.contains(option),
             "{option} is not read from the help"
         );
     }
