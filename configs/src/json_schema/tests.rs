@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
+use qlora_codes::Code;
 
 use super::*;
 use crate::layers::Layers;
@@ -141,7 +142,7 @@ fn the_schema_refuses_every_broken_configuration_whose_keys_alone_are_wrong() {
                 .resolve()
                 .expect_err(&name);
                 assert!(
-                    faults.0.iter().all(|fault| fault.code == "Q0100"),
+                    faults.0.iter().all(|fault| fault.code == Code::NotYaml),
                     "{name}: {faults}"
                 );
             }

@@ -1,3 +1,4 @@
+use qlora_codes::Code;
 use serde_json::Value;
 
 use super::*;
@@ -65,7 +66,7 @@ fn is_refused(key: &str, value: f64) -> bool {
         let of_range = RANGES
             .iter()
             .any(|range| range.key == key && fault.help.as_deref() == Some(range.help));
-        fault.message.contains(&format!("`{key}`")) && (fault.code == "Q0108" || of_range)
+        fault.message.contains(&format!("`{key}`")) && (fault.code == Code::WrongType || of_range)
     })
 }
 
