@@ -2,7 +2,7 @@
 //!
 //! The process reads what to do from a file and writes events as lines of JSON to stdout. On stdin
 //! it hears `checkpoint` and `stop`, how long its lease holds, and where it is not the first of a
-//! gang, `meet` and where that one is found. What it logs goes to stderr.
+//! process group, `rendezvous` and where that one is found. What it logs goes to stderr.
 
 use std::path::PathBuf;
 
@@ -10,20 +10,21 @@ use qlora_trainer::Blame;
 use qlora_trainer::report::Event;
 use serde::{Deserialize, Serialize};
 
-use crate::gang::{Listening, Seat};
+use crate::process_group::{Listening, Member};
 
 /// What the agent writes for the process to read.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spec {
     pub config_json: String,
     pub model: PathBuf,
     pub task: Task,
-    /// Its place among those that train together, where it does not train alone.
-    pub seat: Option<Seat>,
+    /// Which process of a group it is, where it does not train alone.
+    pub member: Option<Member>,
 }
 
-/// What a line begins with that says where the first of the gang is found.
-pub const MEET: &str = "meet ";
+/// What a line begins with that says where the first of the process group is found.
+pub const RENDEZVOUS: &str = "rendezvous ";
 
 /// What a line begins with that says for how many milliseconds the process may go on.
 pub const LEASE: &str = "lease ";
@@ -50,7 +51,7 @@ pub enum Task {
 #[serde(untagged)]
 pub enum Line {
     Event(Event),
-    /// Where the other processes of the gang find this one.
+    /// Where the other processes of the group find this one.
     Listening(Listening),
     Ended {
         blame: Option<Blame>,
@@ -64,4 +65,28 @@ pub enum Line {
 /// What is told of a panic, which said `words`.
 pub fn program_fault(words: &str) -> String {
     format!("a fault of this program, which trying again does not mend: {words}; please report it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that is replaced while its agent goes on would else train alone, without a word.
+    #[test]
+    fn a_spec_of_another_version_is_refused_by_the_name_of_what_is_strange() {
+        let spec = |other: &str| {
+            let task = r#"{"score": {"rows": "rows.jsonl", "adapter": null}}"#;
+            let text = format!(r#"{{"config_json": "{{}}", "model": "m", "task": {task}{other}}}"#);
+            serde_json::from_str::<Spec>(&text)
+        };
+        let alone = spec("").expect("a spec");
+        assert_eq!(alone.member, None);
+        let member = r#", "member": {"rank": 1, "world_size": 2, "port": 0}"#;
+        let world_size = spec(member).expect("a spec").member.map(|m| m.world_size);
+        assert_eq!(world_size, Some(2));
+        for strange in ["seat", "place"] {
+            let fault = spec(&member.replace("member", strange)).expect_err("a fault");
+            assert!(fault.to_string().contains(strange), "{fault}");
+        }
+    }
 }

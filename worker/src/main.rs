@@ -6,12 +6,12 @@ mod child;
 mod cli;
 mod commands;
 mod error;
-mod gang;
 mod identity;
 mod interrupt;
 mod models;
 mod output;
 mod platform;
+mod process_group;
 mod signals;
 
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use candle_core::Tensor;
 use qlora_config::{DeviceKind, FlashAttention, Layers};
 use qlora_tests::{conversations, tiny_model};
-use qlora_trainer::group::{Alone, Group, sum_of};
+use qlora_trainer::process_group::{Alone, ProcessGroup, sum_of};
 use qlora_trainer::report::{Event, Reporter, Wish};
 use qlora_trainer::run::Run;
 use qlora_trainer::score::{Answerer, Subject};
@@ -144,12 +144,12 @@ impl Seat {
     }
 }
 
-impl Group for Seat {
+impl ProcessGroup for Seat {
     fn rank(&self) -> usize {
         self.rank
     }
 
-    fn size(&self) -> usize {
+    fn world_size(&self) -> usize {
         self.said.lock().expect("a table").len()
     }
 

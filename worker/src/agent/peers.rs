@@ -1,11 +1,12 @@
-//! The workers of one attempt find each other through the coordinator.
+//! The rendezvous of the workers of one attempt, through the coordinator; the protocol calls it a
+//! meeting.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_client::retry::until_answered;
-use qlora_proto::{LogLevel, MeetRequest, MeetResponse, Meeting as WireMeeting};
+use qlora_proto::{LogLevel, MeetRequest, MeetResponse, Meeting};
 use sysinfo::Networks;
 use tokio::sync::mpsc;
 use tonic::Response;
@@ -13,7 +14,7 @@ use tonic::Response;
 use super::current::Current;
 use super::progress::line;
 use super::work::Work;
-use crate::gang::{Listening, Meeting};
+use crate::process_group::{Listening, Rendezvous};
 
 /// How long the coordinator may hold an answer.
 const HOLD: Duration = Duration::from_secs(20);
@@ -97,7 +98,7 @@ impl Work {
                 addresses.join(", ")
             ),
         ));
-        let offer = WireMeeting {
+        let offer = Meeting {
             addresses,
             secret: listening.secret.to_vec(),
         };
@@ -115,7 +116,7 @@ impl Work {
     }
 
     /// Where the first worker is found, as soon as it is known; nothing for the first one itself.
-    pub(super) fn meetings(&mut self) -> mpsc::Receiver<Meeting> {
+    pub(super) fn rendezvous(&mut self) -> mpsc::Receiver<Rendezvous> {
         let (sender, receiver) = mpsc::channel(1);
         if self.assignment.rank > 0 {
             let (client, session, request) = (
@@ -129,8 +130,8 @@ impl Work {
                     else {
                         return;
                     };
-                    if let Some(meeting) = response.meeting.and_then(known) {
-                        drop(sender.send(meeting).await);
+                    if let Some(found) = response.meeting.and_then(known) {
+                        drop(sender.send(found).await);
                         return;
                     }
                 }
@@ -150,8 +151,8 @@ impl Work {
     }
 }
 
-fn known(meeting: WireMeeting) -> Option<Meeting> {
-    Some(Meeting {
+fn known(meeting: Meeting) -> Option<Rendezvous> {
+    Some(Rendezvous {
         addresses: meeting.addresses,
         secret: meeting.secret.try_into().ok()?,
     })

@@ -13,8 +13,8 @@ use super::progress::line;
 use super::token_cache;
 use super::work::Work;
 use crate::child::{Spec, Task};
-use crate::gang::Seat;
 use crate::models::{self, Progress as FetchProgress};
+use crate::process_group::Member;
 use qlora_client::TransferError;
 use qlora_client::transfer::{self, Caller, unwatched};
 
@@ -36,7 +36,7 @@ impl Work {
             config_json: self.assignment.config_json.clone(),
             model,
             task,
-            seat: self.seat(),
+            member: self.member(),
         };
         token_cache::trim(&self.tokens);
         let path = self.folder.join("spec.json");
@@ -47,12 +47,12 @@ impl Work {
         Ok(path)
     }
 
-    /// Its place among those that train together.
-    fn seat(&self) -> Option<Seat> {
-        let (rank, size) = (self.assignment.rank as usize, self.assignment.size as usize);
-        (size > 1).then_some(Seat {
+    /// Which process of a group it is, where it does not train alone.
+    fn member(&self) -> Option<Member> {
+        let (rank, world_size) = (self.assignment.rank as usize, self.assignment.size as usize);
+        (world_size > 1).then_some(Member {
             rank,
-            size,
+            world_size,
             port: self.options.peers.port,
         })
     }

@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 
 use super::exit_status::ExitStatus;
 use super::last_words::LastWords;
-use crate::child::{LEASE, Line, MEET, program_fault};
-use crate::gang::Meeting;
+use crate::child::{LEASE, Line, RENDEZVOUS, program_fault};
 use crate::platform::nvidia::VISIBLE;
+use crate::process_group::Rendezvous;
 
 /// Makes the allocator keep what a step gave back: the next step takes it again (22 % faster steps
 /// were measured).
@@ -98,10 +98,10 @@ impl Process {
         self.say("stop".into());
     }
 
-    /// Tells the child where the first of its gang is found.
-    pub fn tell_meeting(&self, meeting: &Meeting) {
-        if let Ok(text) = serde_json::to_string(meeting) {
-            self.say(format!("{MEET}{text}"));
+    /// Tells the child where the first of its process group is found.
+    pub fn tell_rendezvous(&self, rendezvous: &Rendezvous) {
+        if let Ok(text) = serde_json::to_string(rendezvous) {
+            self.say(format!("{RENDEZVOUS}{text}"));
         }
     }
 

@@ -17,7 +17,7 @@ pub struct Tracker {
     pub progress: Progress,
     seconds_per_step: Option<f64>,
     last_step: Option<Instant>,
-    meets: bool,
+    waits_for_others: bool,
     stepped: bool,
 }
 
@@ -34,7 +34,7 @@ impl Tracker {
     pub fn take(&mut self, event: &Event) -> Entry {
         match event {
             Event::Phase { phase, done, of } => {
-                self.meets = *phase == Phase::Meeting;
+                self.waits_for_others = *phase == Phase::Rendezvous;
                 self.progress.phase = word(*phase).into();
                 (self.progress.phase_done, self.progress.phase_of) = (*done, *of);
                 Entry::default()
@@ -113,7 +113,7 @@ impl Tracker {
 
     /// Whether the process may be silent because other workers are not there yet.
     pub fn waits_for_others(&self) -> bool {
-        self.meets
+        self.waits_for_others
     }
 
     /// Whether the process has done anything that could be saved.
@@ -216,7 +216,7 @@ fn word(phase: Phase) -> &'static str {
         Phase::Quantising => "quantising the model, once for all later runs",
         Phase::Loading => "loading the model",
         Phase::Preparing => "checking gradients",
-        Phase::Meeting => "waiting for the other workers",
+        Phase::Rendezvous => "waiting for the other workers",
         Phase::Evaluating => "evaluating",
         Phase::Training => "training",
         Phase::Saving => "saving",

@@ -172,7 +172,7 @@ impl Work {
         let mut deadline = None;
         let mut stopping = self.stopping.clone();
         let mut abandoned = self.stopping.clone();
-        let mut meetings = self.meetings();
+        let mut rendezvous = self.rendezvous();
         let mut leases = self.leases.clone();
         leases.mark_changed();
         let mut heard = tokio::time::Instant::now();
@@ -215,8 +215,8 @@ impl Work {
                     }
                     continue;
                 }
-                Some(meeting) = meetings.recv() => {
-                    process.tell_meeting(&meeting);
+                Some(found) = rendezvous.recv() => {
+                    process.tell_rendezvous(&found);
                     continue;
                 }
             };

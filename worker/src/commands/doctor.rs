@@ -144,10 +144,10 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
         );
     }
     checks.push(Check::new(
-        "products",
+        "matmul",
         true,
         true,
-        qlora_trainer::device::processor_products(),
+        qlora_trainer::device::cpu_matmul(),
     ));
     let operations = qlora_trainer::device::operations(DeviceKind::Any);
     let (ok, text) = (
@@ -198,7 +198,7 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
     checks
 }
 
-/// The processor, the memory, and what is offered to jobs.
+/// The CPU, the memory, and what is offered to jobs.
 fn platform_checks() -> Vec<Check> {
     let all = match platform::offers(None, &[], &std::env::temp_dir()) {
         Ok(all) => all,
@@ -216,7 +216,7 @@ fn platform_checks() -> Vec<Check> {
         .collect();
     vec![
         Check::new(
-            "processor",
+            "CPU",
             true,
             false,
             format!("{}, {} cores", p.cpu_model, p.cpu_cores),

@@ -1,4 +1,4 @@
-//! Processor, main memory and disk, by sysinfo.
+//! CPU, host memory and disk, by sysinfo.
 
 use std::path::Path;
 
@@ -48,7 +48,7 @@ fn has_bf16() -> bool {
     false
 }
 
-/// Bytes of main memory that are free; none where the system does not tell.
+/// Bytes of host memory that are free; none where the system does not tell.
 pub fn memory_free() -> Option<u64> {
     let kinds = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     System::new_with_specifics(kinds)

@@ -1,4 +1,4 @@
-//! What this machine is and can do: the processor and memory always, accelerators where there are
+//! What this machine is and can do: the CPU and memory always, accelerators where there are
 //! any.
 
 mod apple;

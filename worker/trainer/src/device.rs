@@ -88,7 +88,7 @@ pub fn operations(kind: DeviceKind) -> Result<String> {
 }
 
 /// How this CPU multiplies when it is asked for `auto`, in words.
-pub fn processor_products() -> &'static str {
+pub fn cpu_matmul() -> &'static str {
     let best = Instructions::best();
     if best.are_fast() { best.words() } else { "f32" }
 }

@@ -96,7 +96,7 @@ pub enum Error {
     #[error("another process of the group is gone: {fault}")]
     Peer { fault: String },
     #[error("rendezvous failed: {fault}")]
-    Meeting { fault: String },
+    Rendezvous { fault: String },
     #[error("worker {rank} has a different task from rank 0: {theirs}; rank 0 has {first}")]
     Mismatch {
         rank: usize,
@@ -146,7 +146,7 @@ impl Error {
             | Self::Result { .. }
             | Self::NoGradient { .. } => Code::NotFinite,
             Self::Peer { .. }
-            | Self::Meeting { .. }
+            | Self::Rendezvous { .. }
             | Self::Mismatch { .. }
             | Self::Diverged { .. } => Code::ProcessGroup,
             Self::Memory { .. } => Code::OutOfMemory,
@@ -181,7 +181,7 @@ impl Error {
             Self::Memory { .. } => Blame::Memory,
             Self::Tensors(e) if is_out_of_memory(e) => Blame::Memory,
             Self::Tensors(_)
-            | Self::Meeting { .. }
+            | Self::Rendezvous { .. }
             | Self::Io { .. }
             | Self::Checkpoint { .. }
             | Self::Device { .. }

@@ -14,8 +14,8 @@ pub enum Phase {
     Quantising,
     Loading,
     Preparing,
-    /// The others of the group are waited for.
-    Meeting,
+    /// The others of the process group are waited for.
+    Rendezvous,
     Evaluating,
     Training,
     Saving,

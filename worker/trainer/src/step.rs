@@ -8,10 +8,10 @@ use qlora_kernels::types::adamw::Norm;
 use qlora_kernels::types::loss::Loss;
 use qlora_planner::SavedActivations;
 
-use crate::group::{self, Group};
 use crate::lora::{Adapters, FactorGrad, Gradients, MaskPosition};
 use crate::model::{Batch, Decoder};
 use crate::optim::{LearningRate, Optimizer};
+use crate::process_group::{self, ProcessGroup};
 use crate::{Result, metal};
 
 /// What one step did.
@@ -51,7 +51,7 @@ impl Trainer<'_> {
         &mut self,
         step: u64,
         batches: &[Batch],
-        group: &mut dyn Group,
+        group: &mut dyn ProcessGroup,
     ) -> Result<StepOutcome> {
         rayon::scope(|_| metal::autoreleased(|| self.step_on_this_thread(step, batches, group)))
     }
@@ -60,23 +60,23 @@ impl Trainer<'_> {
         &mut self,
         step: u64,
         batches: &[Batch],
-        group: &mut dyn Group,
+        group: &mut dyn ProcessGroup,
     ) -> Result<StepOutcome> {
         // The last step of an epoch may have fewer: the places that are left are empty, so that
         // sums are taken in the same order whoever takes them.
         let places = self.training.gradient_accumulation.max(batches.len());
-        let shared = self.share(step, batches, group::share(group, places));
-        let (losses, mut gradients) = group::unless_stopped(group, shared)?;
+        let shared = self.share(step, batches, process_group::share(group, places));
+        let (losses, mut gradients) = process_group::unless_stopped(group, shared)?;
         if losses.is_empty() {
             gradients = self.no_gradients()?;
         }
         let backend = &*self.decoder.backend;
         let gradients = gradients.summed(backend, group)?;
         let norm = match gradients.norm(backend)? {
-            Norm::Known(norm) => Norm::Known(group::of_first(group, norm)?),
+            Norm::Known(norm) => Norm::Known(process_group::of_first(group, norm)?),
             on_device => on_device,
         };
-        let learning_rate = group::of_first(group, self.learning_rate.at(step))?;
+        let learning_rate = process_group::of_first(group, self.learning_rate.at(step))?;
         let updated = self.optimizer.updated(
             backend,
             &self.adapters,
@@ -86,7 +86,7 @@ impl Trainer<'_> {
             self.training,
         )?;
         // A GPU has been given all its work before anything is waited for.
-        let losses = group::all_numbers(group, &values(&losses)?)?;
+        let losses = process_group::all_numbers(group, &values(&losses)?)?;
         let (loss, grad_norm) = (
             losses.iter().sum::<f64>() * per_token(batches),
             norm.value()?,

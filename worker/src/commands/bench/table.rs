@@ -21,6 +21,27 @@ pub fn print_figures(
             figures.layers
         ))?;
     }
+    print_speed(figures)?;
+    print_memory(figures)?;
+    if let Some(attention) = &figures.attention {
+        print(format!("attention     {attention}"))?;
+    }
+    print(format!("operations    {}", figures.operations))?;
+    print(format!(
+        "first step    {:.2} s after the start of the process",
+        figures.first_step_seconds
+    ))?;
+    print(format!("threads       {}", figures.threads))?;
+    if let Some(gpu) = gpu {
+        print_gpu(gpu)?;
+    }
+    if !figures.kernels.is_empty() {
+        print_kernels(&figures.kernels, figures.seconds_per_step)?;
+    }
+    Ok(())
+}
+
+fn print_speed(figures: &Figures) -> Result<(), WorkerError> {
     print(format!("tokens/s      {:.0}", figures.tokens_per_second))?;
     let how = if figures.warmed_up {
         format!("median of {}", figures.steps)
@@ -44,7 +65,10 @@ pub fn print_figures(
     print(format!(
         "arithmetic    {:.2} TFLOP/s",
         figures.operations_per_second / 1e12
-    ))?;
+    ))
+}
+
+fn print_memory(figures: &Figures) -> Result<(), WorkerError> {
     print(format!(
         "peak memory   {:.0} MB",
         figures.peak_bytes as f64 / 1e6
@@ -58,32 +82,21 @@ pub fn print_figures(
         .iter()
         .map(|(part, blocks)| format!("{part} of {}", count(*blocks as u64, "block")))
         .collect();
-    print(format!("saved         {}", saved.join("; ")))?;
-    if let Some(attention) = &figures.attention {
-        print(format!("attention     {attention}"))?;
+    print(format!("saved         {}", saved.join("; ")))
+}
+
+fn print_gpu(gpu: &Gpu) -> Result<(), WorkerError> {
+    print(format!("GPU           {}, driver {}", gpu.name, gpu.driver))?;
+    if let Some(share) = gpu.model_flops_utilization {
+        print(format!(
+            "utilization   {:.1} % of the data sheet's rate",
+            100.0 * share
+        ))?;
     }
-    print(format!("operations    {}", figures.operations))?;
-    print(format!(
-        "first step    {:.2} s after the start of the process",
-        figures.first_step_seconds
-    ))?;
-    print(format!("threads       {}", figures.threads))?;
-    if let Some(gpu) = gpu {
-        print(format!("GPU           {}, driver {}", gpu.name, gpu.driver))?;
-        if let Some(share) = gpu.model_flops_utilization {
-            print(format!(
-                "utilization   {:.1} % of the data sheet's rate",
-                100.0 * share
-            ))?;
-        }
-        if let Some(joules) = gpu.joules {
-            print(format!(
-                "energy        {joules:.0} J from loading to the end"
-            ))?;
-        }
-    }
-    if !figures.kernels.is_empty() {
-        print_kernels(&figures.kernels, figures.seconds_per_step)?;
+    if let Some(joules) = gpu.joules {
+        print(format!(
+            "energy        {joules:.0} J from loading to the end"
+        ))?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use qlora_codes::Code;
 use qlora_config::ResolvedConfig;
-use qlora_trainer::group::{Alone, Group};
+use qlora_trainer::process_group::{Alone, ProcessGroup};
 use qlora_trainer::report::{Event, Phase, Reporter, Wish};
 use qlora_trainer::run::Run;
 use qlora_trainer::score::Evaluation;
@@ -20,8 +20,8 @@ use qlora_trainer::stop::StopSignal;
 use qlora_trainer::{Blame, Error};
 
 use self::watchdog::Watchdog;
-use crate::child::{LEASE, Line, MEET, Spec, Task, program_fault};
-use crate::gang::{self, Meeting};
+use crate::child::{LEASE, Line, RENDEZVOUS, Spec, Task, program_fault};
+use crate::process_group::{self, Rendezvous};
 
 /// Trains one run in this process; the agent starts this.
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ struct Heard {
     wishes: Receiver<Wish>,
     /// Said once more, for whoever works on a step.
     stops: Arc<AtomicBool>,
-    meetings: Receiver<Meeting>,
+    rendezvous: Receiver<Rendezvous>,
 }
 
 impl Stdout {
@@ -82,14 +82,14 @@ impl Train {
         let Heard {
             wishes,
             stops,
-            meetings,
+            rendezvous,
         } = listen();
         let mut reporter = Stdout { wishes, stops };
         let panicked = note_panics();
         // Nothing is used after a panic but the words about it.
         let result = catch_unwind(AssertUnwindSafe(|| {
             read(&self.spec)
-                .and_then(|(config, spec)| execute(config, spec, &meetings, &mut reporter))
+                .and_then(|(config, spec)| execute(config, spec, &rendezvous, &mut reporter))
         }));
         let ended = |blame, stopped, message, code: Option<Code>| Line::Ended {
             blame,
@@ -151,19 +151,19 @@ fn read(path: &Path) -> Result<(ResolvedConfig, Spec), Error> {
 fn execute(
     config: ResolvedConfig,
     spec: Spec,
-    meetings: &Receiver<Meeting>,
+    rendezvous: &Receiver<Rendezvous>,
     reporter: &mut dyn Reporter,
 ) -> Result<(), Error> {
-    let mut group: Box<dyn Group> = match spec.seat {
+    let mut group: Box<dyn ProcessGroup> = match spec.member {
         None => Box::new(Alone),
-        Some(seat) => {
+        Some(member) => {
             reporter.report(Event::Phase {
-                phase: Phase::Meeting,
+                phase: Phase::Rendezvous,
                 done: 0,
                 of: 0,
             })?;
             let tell = |listening| Stdout::write(&Line::Listening(listening));
-            Box::new(gang::meet(seat, tell, meetings)?)
+            Box::new(process_group::join(member, tell, rendezvous)?)
         }
     };
     let stop = reporter.stop_signal();
@@ -206,7 +206,7 @@ fn execute(
 
 /// Reads on a thread of its own; ends the process when the agent is gone.
 fn listen() -> Heard {
-    let ((wish, wishes), (meeting, meetings)) = (mpsc::channel(), mpsc::channel());
+    let ((wish, wishes), (found, rendezvous)) = (mpsc::channel(), mpsc::channel());
     let stops: Arc<AtomicBool> = Arc::default();
     let (lease, heard) = (Watchdog::start(), stops.clone());
     std::thread::spawn(move || {
@@ -227,9 +227,9 @@ fn listen() -> Heard {
                 }
                 Ok(line) => {
                     let words = line
-                        .strip_prefix(MEET)
+                        .strip_prefix(RENDEZVOUS)
                         .and_then(|text| serde_json::from_str(text).ok());
-                    drop(words.map(|words| meeting.send(words)));
+                    drop(words.map(|words| found.send(words)));
                 }
                 Err(_) => break,
             }
@@ -239,6 +239,6 @@ fn listen() -> Heard {
     Heard {
         wishes,
         stops,
-        meetings,
+        rendezvous,
     }
 }

@@ -15,10 +15,10 @@ use qlora_kernels::types::forms::Forms;
 use qlora_planner::{LowMemory, SavedActivations, estimate};
 use serde::{Serialize, Serializer};
 
-use crate::group::Alone;
 use crate::lora::{Gradients, MaskPosition};
 use crate::model::Batch;
 use crate::optim::{LearningRate, Optimizer};
+use crate::process_group::Alone;
 use crate::runtime::{self, Purpose, Runtime};
 use crate::step::Trainer;
 use crate::weights::Checkpoint;
@@ -172,7 +172,7 @@ pub fn measure(
         Vec::new()
     };
     Ok(Figures {
-        device: if device.is_cpu() { "processor" } else { "GPU" },
+        device: if device.is_cpu() { "CPU" } else { "GPU" },
         tokens_per_second,
         seconds_per_step: stepped.median,
         tokens_per_step: tokens,

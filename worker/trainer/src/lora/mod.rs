@@ -11,7 +11,7 @@ use qlora_kernels::{Backend, DropoutKey};
 use qlora_planner::ModelShape;
 
 use crate::Result;
-use crate::group::Group;
+use crate::process_group::ProcessGroup;
 
 pub use factors::{FactorGrad, Factors, Magnitude, NAMES};
 pub use pass::AdapterPass;
@@ -240,8 +240,8 @@ impl Gradients {
     }
 
     /// The sum over all of `group`.
-    pub fn summed(self, backend: &dyn Backend, group: &mut dyn Group) -> Result<Self> {
-        if group.size() == 1 {
+    pub fn summed(self, backend: &dyn Backend, group: &mut dyn ProcessGroup) -> Result<Self> {
+        if group.world_size() == 1 {
             return Ok(self);
         }
         let whole = self

@@ -3,8 +3,8 @@
 
 use super::session::Session;
 use crate::generate::{Generation, answer};
-use crate::group;
 use crate::model::Batch;
+use crate::process_group;
 use crate::report::{Event, Phase, Reporter, Wish};
 use crate::{Error, Result};
 
@@ -43,14 +43,14 @@ impl Session<'_> {
 
     /// The loss of every batch, in order.
     fn losses(&mut self, batches: &[Batch], reporter: &mut dyn Reporter) -> Result<Vec<f64>> {
-        let each = batches.len().div_ceil(self.group.size());
+        let each = batches.len().div_ceil(self.group.world_size());
         let own = batches
             .chunks(each)
             .nth(self.group.rank())
             .unwrap_or_default();
         let found = self.own_losses(own, reporter);
-        let found = group::unless_stopped(self.group, found)?;
-        group::all_numbers(self.group, &found)
+        let found = process_group::unless_stopped(self.group, found)?;
+        process_group::all_numbers(self.group, &found)
     }
 
     fn own_losses(&mut self, own: &[Batch], reporter: &mut dyn Reporter) -> Result<Vec<f64>> {

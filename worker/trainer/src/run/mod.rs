@@ -9,7 +9,7 @@ mod session;
 
 use qlora_data::Batching;
 
-use crate::group::{self, Group};
+use crate::process_group::{self, ProcessGroup};
 use crate::report::{Event, Phase, Reporter};
 use crate::{Result, advice};
 
@@ -24,7 +24,7 @@ impl Run {
     /// # Errors
     /// See [`Error`](crate::Error); [`Error::blame`](crate::Error::blame) tells whether another
     /// attempt makes sense. What was saved stays.
-    pub fn execute(&self, group: &mut dyn Group, reporter: &mut dyn Reporter) -> Result<()> {
+    pub fn execute(&self, group: &mut dyn ProcessGroup, reporter: &mut dyn Reporter) -> Result<()> {
         let stop = reporter.stop_signal().or(group.stop_signal());
         let prepared = Prepared::load(self, stop, reporter)?;
         let trained = self.train(&prepared, group, reporter);
@@ -34,17 +34,17 @@ impl Run {
     fn train(
         &self,
         prepared: &Prepared,
-        group: &mut dyn Group,
+        group: &mut dyn ProcessGroup,
         reporter: &mut dyn Reporter,
     ) -> Result<()> {
-        if group.size() > 1 {
+        if group.world_size() > 1 {
             reporter.report(Event::Phase {
-                phase: Phase::Meeting,
+                phase: Phase::Rendezvous,
                 done: 0,
                 of: 0,
             })?;
         }
-        let (mut group, way) = group::joined(group, &*prepared.decoder.backend)?;
+        let (mut group, way) = process_group::joined(group, &*prepared.decoder.backend)?;
         if !way.is_empty() {
             reporter.report(Event::Note { text: way })?;
         }

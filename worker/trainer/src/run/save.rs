@@ -78,10 +78,10 @@ impl Session<'_> {
         })
     }
 
-    /// All of the group update the same adapters with the same gradients; where processors differ,
+    /// All of the group update the same adapters with the same gradients; where CPUs differ,
     /// so may the results.
     fn compare_adapters(&mut self) -> Result<()> {
-        if self.group.size() == 1 {
+        if self.group.world_size() == 1 {
             return Ok(());
         }
         let mut hash = Sha256::new();

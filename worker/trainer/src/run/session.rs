@@ -9,9 +9,9 @@ use super::Run;
 use super::prepare::Prepared;
 use crate::best::Best;
 use crate::checkpoint;
-use crate::group::Group;
 use crate::model::Batch;
 use crate::optim::{LearningRate, Optimizer};
+use crate::process_group::ProcessGroup;
 use crate::report::{Event, Phase, Reporter, StepReport, Wish};
 use crate::step::Trainer;
 use crate::{Error, Result, proof};
@@ -20,7 +20,7 @@ use crate::{Error, Result, proof};
 pub(super) struct Session<'a> {
     pub run: &'a Run,
     pub prepared: &'a Prepared,
-    pub group: &'a mut dyn Group,
+    pub group: &'a mut dyn ProcessGroup,
     pub trainer: Trainer<'a>,
     sampler: Sampler,
     /// Where the run stands in its data; the sampler is ahead of it within a step.
@@ -40,7 +40,7 @@ impl<'a> Session<'a> {
     pub fn start(
         run: &'a Run,
         prepared: &'a Prepared,
-        group: &'a mut dyn Group,
+        group: &'a mut dyn ProcessGroup,
         reporter: &mut dyn Reporter,
     ) -> Result<Self> {
         let config = run.config();
@@ -167,9 +167,9 @@ impl<'a> Session<'a> {
 
     /// Waits for the others, and sees that they work on the same.
     fn compare_tasks(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
-        if self.group.size() > 1 {
+        if self.group.world_size() > 1 {
             reporter.report(Event::Phase {
-                phase: Phase::Meeting,
+                phase: Phase::Rendezvous,
                 done: 0,
                 of: 0,
             })?;

@@ -2,8 +2,8 @@
 //! adapter.
 
 use candle_core::Device;
-use qlora_trainer::group::Alone;
 use qlora_trainer::model::Batch;
+use qlora_trainer::process_group::Alone;
 
 use crate::{
     decoder, decoder_on, first_gradients_agree, golden, initial_adapters, largest_difference,

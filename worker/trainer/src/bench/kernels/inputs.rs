@@ -54,11 +54,11 @@ impl<'a> Inputs<'a> {
         let (n, seed) = (shape.0 * shape.1, self.made.get());
         if dtype == DType::BF16 {
             return Ok(tensor(
-                numbers(n, seed, |value| bf16::from_f32(bound * value)),
+                elements(n, seed, |value| bf16::from_f32(bound * value)),
                 shape,
             )?);
         }
-        Ok(tensor(numbers(n, seed, |value| bound * value), shape)?)
+        Ok(tensor(elements(n, seed, |value| bound * value), shape)?)
     }
 }
 
@@ -66,8 +66,8 @@ fn tensor<T: WithDType>(values: Vec<T>, shape: (usize, usize)) -> candle_core::R
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
-/// `n` numbers of 16 bits, scaled to between -1 and 1; one draw of SplitMix64 gives four.
-fn numbers<T: Clone + Default + Send>(
+/// `n` elements of 16 bits, scaled to between -1 and 1; one draw of SplitMix64 gives four.
+fn elements<T: Clone + Default + Send>(
     n: usize,
     seed: u64,
     convert: impl Fn(f32) -> T + Sync,

@@ -11,7 +11,7 @@ use qlora_trainer::{Error, Result};
 use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 
-use super::Gang;
+use super::TcpGroup;
 use super::handshake::{self, Secret};
 use super::link::Link;
 
@@ -25,11 +25,11 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Connections whose handshakes go on at one time; more are closed.
 const HANDSHAKES: usize = 64;
 
-/// A process's place in a gang.
+/// A process of a group: its rank, and how many there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seat {
+pub struct Member {
     pub rank: usize,
-    pub size: usize,
+    pub world_size: usize,
     /// Where the first one listens; 0 is any free port.
     pub port: u16,
 }
@@ -43,14 +43,14 @@ pub struct Listening {
 
 /// Where the first one is found, as the others are told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meeting {
+pub struct Rendezvous {
     /// host:port, the likeliest first.
     pub addresses: Vec<String>,
     pub secret: Secret,
 }
 
 fn fault(e: impl std::fmt::Display) -> Error {
-    Error::Meeting {
+    Error::Rendezvous {
         fault: e.to_string(),
     }
 }
@@ -92,20 +92,20 @@ impl Listener {
     ///
     /// Whoever connects is heard on a thread of its own: a stranger that says nothing keeps nobody
     /// waiting. The port stays open as long as the process; nobody is let in once all are here.
-    pub fn gang(self, size: usize) -> Result<Gang> {
+    pub fn group(self, world_size: usize) -> Result<TcpGroup> {
         let (sender, arrived) = mpsc::channel();
-        std::thread::spawn(move || self.accept(size, &sender));
-        let mut links: Vec<Option<Link>> = (1..size).map(|_| None).collect();
+        std::thread::spawn(move || self.accept(world_size, &sender));
+        let mut links: Vec<Option<Link>> = (1..world_size).map(|_| None).collect();
         while links.iter().any(Option::is_none) {
             let (rank, stream) = arrived
                 .recv()
                 .map_err(|_| fault("the port is not listened on any more"))?;
             links[rank - 1] = Some(Link::new(stream, format!("worker {rank}")));
         }
-        Ok(Gang::First(links.into_iter().flatten().collect()))
+        Ok(TcpGroup::First(links.into_iter().flatten().collect()))
     }
 
-    fn accept(self, size: usize, sender: &Sender<(usize, TcpStream)>) {
+    fn accept(self, world_size: usize, sender: &Sender<(usize, TcpStream)>) {
         let going_on = Arc::new(AtomicUsize::new(0));
         for stream in self.listener.incoming().flatten() {
             if going_on.fetch_add(1, Ordering::Relaxed) >= HANDSHAKES {
@@ -114,7 +114,7 @@ impl Listener {
             }
             let (sender, secret, going_on) = (sender.clone(), self.secret, going_on.clone());
             std::thread::spawn(move || {
-                if let Ok((rank, stream)) = welcome(stream, &secret, size) {
+                if let Ok((rank, stream)) = welcome(stream, &secret, world_size) {
                     // Nobody waits where all are here already.
                     let _ = sender.send((rank, stream));
                 }
@@ -124,9 +124,13 @@ impl Listener {
     }
 }
 
-fn welcome(stream: TcpStream, secret: &Secret, size: usize) -> std::io::Result<(usize, TcpStream)> {
+fn welcome(
+    stream: TcpStream,
+    secret: &Secret,
+    world_size: usize,
+) -> std::io::Result<(usize, TcpStream)> {
     let mut hurried = Hurried::new(stream)?;
-    let rank = handshake::welcome(&mut hurried, secret, size)?;
+    let rank = handshake::welcome(&mut hurried, secret, world_size)?;
     Ok((rank, hurried.at_leisure()?))
 }
 
@@ -190,16 +194,21 @@ impl Write for Hurried {
 }
 
 /// Finds the first one at any of `addresses`.
-pub fn connect(addresses: &[String], secret: &Secret, rank: usize, size: usize) -> Result<Gang> {
+pub fn connect(
+    addresses: &[String],
+    secret: &Secret,
+    rank: usize,
+    world_size: usize,
+) -> Result<TcpGroup> {
     let started = Instant::now();
     loop {
         let mut faults = Vec::new();
         for address in addresses {
             match try_address(address, secret, rank) {
                 Ok(stream) => {
-                    return Ok(Gang::Other {
+                    return Ok(TcpGroup::Other {
                         rank,
-                        size,
+                        world_size,
                         first: Link::new(stream, "the first worker".into()),
                     });
                 }
@@ -236,21 +245,26 @@ fn try_address(address: &str, secret: &Secret, rank: usize) -> std::io::Result<T
     hurried.at_leisure()
 }
 
-/// Takes the seat: the first one tells where it listens through `tell`, the others are told through
+/// Joins the group: the first one tells where it listens through `tell`, the others are told through
 /// `told`.
 ///
 /// # Errors
-/// [`Error::Meeting`] where the rendezvous fails.
-pub fn meet(
-    seat: Seat,
+/// [`Error::Rendezvous`].
+pub fn join(
+    member: Member,
     tell: impl FnOnce(Listening) -> Result<()>,
-    told: &Receiver<Meeting>,
-) -> Result<Gang> {
-    if seat.rank == 0 {
-        let listener = Listener::open(seat.port, handshake::random())?;
+    told: &Receiver<Rendezvous>,
+) -> Result<TcpGroup> {
+    if member.rank == 0 {
+        let listener = Listener::open(member.port, handshake::random())?;
         tell(listener.listening())?;
-        return listener.gang(seat.size);
+        return listener.group(member.world_size);
     }
-    let meeting = told.recv().map_err(|_| fault("the agent is gone"))?;
-    connect(&meeting.addresses, &meeting.secret, seat.rank, seat.size)
+    let found = told.recv().map_err(|_| fault("the agent is gone"))?;
+    connect(
+        &found.addresses,
+        &found.secret,
+        member.rank,
+        member.world_size,
+    )
 }

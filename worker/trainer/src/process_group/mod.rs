@@ -5,7 +5,7 @@
 //! of [`pairwise`], so that a power of two of processes end with the same adapter as one does,
 //! bit-identical where their CPUs compute alike.
 //!
-//! How words travel is not known here: whoever starts the processes brings a [`Group`].
+//! How words travel is not known here: whoever starts the processes brings a [`ProcessGroup`].
 
 mod gpus;
 
@@ -20,11 +20,11 @@ use crate::{Error, Result};
 pub use gpus::joined;
 
 /// One process's place among those that train together, and its way to the others.
-pub trait Group: Send {
+pub trait ProcessGroup: Send {
     /// From 0; the first one reports and saves.
     fn rank(&self) -> usize;
 
-    fn size(&self) -> usize;
+    fn world_size(&self) -> usize;
 
     /// What everyone says, in the order of ranks. Waits for all.
     ///
@@ -57,12 +57,12 @@ pub trait Group: Send {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Alone;
 
-impl Group for Alone {
+impl ProcessGroup for Alone {
     fn rank(&self) -> usize {
         0
     }
 
-    fn size(&self) -> usize {
+    fn world_size(&self) -> usize {
         1
     }
 
@@ -76,8 +76,8 @@ impl Group for Alone {
 }
 
 /// Which of `work` pieces this process does; `work` is a multiple of the group's size.
-pub fn share(group: &dyn Group, work: usize) -> Range<usize> {
-    let each = work / group.size();
+pub fn share(group: &dyn ProcessGroup, work: usize) -> Range<usize> {
+    let each = work / group.world_size();
     group.rank() * each..(group.rank() + 1) * each
 }
 
@@ -86,7 +86,7 @@ pub fn share(group: &dyn Group, work: usize) -> Range<usize> {
 ///
 /// # Errors
 /// Those of `done`; [`Error::Stopped`] where it is anyone's.
-pub fn unless_stopped<T>(group: &mut dyn Group, done: Result<T>) -> Result<T> {
+pub fn unless_stopped<T>(group: &mut dyn ProcessGroup, done: Result<T>) -> Result<T> {
     let stops = match &done {
         Err(Error::Stopped) => true,
         Err(_) => return done,
@@ -107,7 +107,7 @@ pub fn unless_stopped<T>(group: &mut dyn Group, done: Result<T>) -> Result<T> {
 }
 
 /// Everyone's numbers one after another, in the order of ranks.
-pub fn all_numbers(group: &mut dyn Group, own: &[f64]) -> Result<Vec<f64>> {
+pub fn all_numbers(group: &mut dyn ProcessGroup, own: &[f64]) -> Result<Vec<f64>> {
     let words: Vec<u8> = own.iter().flat_map(|x| x.to_le_bytes()).collect();
     let said = group.gather(&words)?;
     let number = |bytes: &[u8]| {
@@ -122,9 +122,9 @@ pub fn all_numbers(group: &mut dyn Group, own: &[f64]) -> Result<Vec<f64>> {
         .collect()
 }
 
-/// What the first of `group` has for `own`: processors and systems may differ in the last place of
+/// What the first of `group` has for `own`: CPUs and systems may differ in the last place of
 /// a cosine or of a long sum, and all have to make the same update.
-pub fn of_first(group: &mut dyn Group, own: f64) -> Result<f64> {
+pub fn of_first(group: &mut dyn ProcessGroup, own: f64) -> Result<f64> {
     Ok(all_numbers(group, &[own])?.first().copied().unwrap_or(own))
 }
 

@@ -8,7 +8,8 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// What a connection begins with; another version of the protocol has another one.
+/// What a connection begins with; another version of the protocol has another one, whatever the
+/// words of today are.
 const GREETING: &[u8; 16] = b"qlora gang  v1\r\n";
 
 pub type Secret = [u8; 32];
@@ -44,8 +45,12 @@ fn stranger() -> Error {
     )
 }
 
-/// The first one's part; the rank of the other, which is one of `1..size`.
-pub fn welcome(stream: &mut (impl Read + Write), secret: &Secret, size: usize) -> Result<usize> {
+/// The first one's part; the rank of the other, which is one of `1..world_size`.
+pub fn welcome(
+    stream: &mut (impl Read + Write),
+    secret: &Secret,
+    world_size: usize,
+) -> Result<usize> {
     let (mut greeting, mut rank, mut theirs) = ([0; 16], [0; 4], [0; 32]);
     stream.read_exact(&mut greeting)?;
     if greeting != *GREETING {
@@ -69,10 +74,10 @@ pub fn welcome(stream: &mut (impl Read + Write), secret: &Secret, size: usize) -
             .into_bytes(),
     )?;
     match rank as usize {
-        rank if (1..size).contains(&rank) => Ok(rank),
+        rank if (1..world_size).contains(&rank) => Ok(rank),
         rank => Err(Error::new(
             ErrorKind::InvalidData,
-            format!("rank {rank} in a gang of {size}"),
+            format!("rank {rank} in a process group of {world_size}"),
         )),
     }
 }

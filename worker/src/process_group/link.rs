@@ -101,16 +101,16 @@ impl Link {
     }
 }
 
-/// Numbers as they travel.
-pub fn words(numbers: &[f32]) -> Vec<u8> {
-    numbers.iter().flat_map(|x| x.to_le_bytes()).collect()
+/// Elements as they travel.
+pub fn words(elements: &[f32]) -> Vec<u8> {
+    elements.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// The `n` numbers that travelled as `words`.
-pub fn numbers(words: &[u8], n: usize) -> Result<Vec<f32>> {
+/// The `n` elements that travelled as `words`.
+pub fn elements(words: &[u8], n: usize) -> Result<Vec<f32>> {
     if words.len() != 4 * n {
         return Err(Error::Peer {
-            fault: format!("{} bytes came where {n} numbers were awaited", words.len()),
+            fault: format!("expected {n} elements, got {} bytes", words.len()),
         });
     }
     Ok(words

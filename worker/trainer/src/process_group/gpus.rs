@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use qlora_kernels::Backend;
 use qlora_kernels::backend::Communicator;
 
-use super::Group;
+use super::ProcessGroup;
 use crate::Result;
 use crate::stop::StopSignal;
 
@@ -14,10 +14,10 @@ use crate::stop::StopSignal;
 /// Everyone has to call this at the same time. Where one cannot join the others, all go the way
 /// that `group` has.
 pub fn joined<'a>(
-    group: &'a mut dyn Group,
+    group: &'a mut dyn ProcessGroup,
     backend: &dyn Backend,
-) -> Result<(Box<dyn Group + 'a>, String)> {
-    if group.size() == 1 {
+) -> Result<(Box<dyn ProcessGroup + 'a>, String)> {
+    if group.world_size() == 1 {
         return Ok((Box::new(group), String::new()));
     }
     let offers = group.gather(&written(&offer(group.rank(), backend)))?;
@@ -59,13 +59,13 @@ fn offer(rank: usize, backend: &dyn Backend) -> Said {
 }
 
 fn join<'a>(
-    group: &'a mut dyn Group,
+    group: &'a mut dyn ProcessGroup,
     invitation: &[u8],
     backend: &dyn Backend,
-) -> Result<(Box<dyn Group + 'a>, String)> {
+) -> Result<(Box<dyn ProcessGroup + 'a>, String)> {
     let rank = group.rank();
     let joined = backend
-        .join(invitation, rank, group.size())
+        .join(invitation, rank, group.world_size())
         .map_err(|e| (rank, format!("cannot join the others ({e})")));
     let own = joined
         .as_ref()
@@ -83,17 +83,17 @@ fn join<'a>(
 
 /// Words go their own way, vectors from GPU to GPU.
 struct Gpus<'a> {
-    words: &'a mut dyn Group,
+    words: &'a mut dyn ProcessGroup,
     gpus: Box<dyn Communicator>,
 }
 
-impl Group for Gpus<'_> {
+impl ProcessGroup for Gpus<'_> {
     fn rank(&self) -> usize {
         self.words.rank()
     }
 
-    fn size(&self) -> usize {
-        self.words.size()
+    fn world_size(&self) -> usize {
+        self.words.world_size()
     }
 
     fn gather(&mut self, words: &[u8]) -> Result<Vec<Vec<u8>>> {
@@ -115,13 +115,13 @@ impl Group for Gpus<'_> {
     }
 }
 
-impl Group for &mut dyn Group {
+impl ProcessGroup for &mut dyn ProcessGroup {
     fn rank(&self) -> usize {
         (**self).rank()
     }
 
-    fn size(&self) -> usize {
-        (**self).size()
+    fn world_size(&self) -> usize {
+        (**self).world_size()
     }
 
     fn gather(&mut self, words: &[u8]) -> Result<Vec<Vec<u8>>> {

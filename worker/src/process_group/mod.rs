@@ -1,40 +1,40 @@
-//! Training processes that work on one job together, as the trainer's [`Group`] over TCP.
+//! Training processes that work on one job together, as the trainer's [`ProcessGroup`] over TCP.
 //!
 //! Every process but the first holds one connection, to the first. What is said goes to the first
 //! and from there to all; gradients too, unless a library of the devices carries them faster. Both
 //! ends of a connection know each other by a secret that the coordinator handed out. What travels
-//! is not encrypted, as it is not between processes that NCCL connects: a gang belongs into a
-//! network of its own.
+//! is not encrypted, as it is not between processes that NCCL connects: a process group belongs
+//! into a network of its own.
 //!
 //! A process that ends closes its connections, and the coordinator detects lost machines. A cut
 //! connection between two machines is noticed within a minute or two, by TCP keep-alive.
 
 mod handshake;
 mod link;
-mod meet;
+mod rendezvous;
 
 use candle_core::Tensor;
-use qlora_trainer::group::{Group, sum_of};
+use qlora_trainer::process_group::{ProcessGroup, sum_of};
 use qlora_trainer::stop::StopSignal;
 use qlora_trainer::{Error, Result};
 
-use self::link::{Link, numbers, words};
+use self::link::{Link, elements, words};
 
-pub use self::meet::{Listening, Meeting, Seat, meet};
+pub use self::rendezvous::{Listening, Member, Rendezvous, join};
 
-/// A process's way to the others, once they have met.
+/// A process's way to the others, after the rendezvous.
 #[derive(Debug)]
-pub enum Gang {
+pub enum TcpGroup {
     /// The first one, with a link to every other from rank 1 on.
     First(Vec<Link>),
     Other {
         rank: usize,
-        size: usize,
+        world_size: usize,
         first: Link,
     },
 }
 
-impl Group for Gang {
+impl ProcessGroup for TcpGroup {
     fn rank(&self) -> usize {
         match self {
             Self::First(_) => 0,
@@ -42,10 +42,10 @@ impl Group for Gang {
         }
     }
 
-    fn size(&self) -> usize {
+    fn world_size(&self) -> usize {
         match self {
             Self::First(others) => others.len() + 1,
-            Self::Other { size, .. } => *size,
+            Self::Other { world_size, .. } => *world_size,
         }
     }
 
@@ -61,9 +61,11 @@ impl Group for Gang {
                 }
                 Ok(said)
             }
-            Self::Other { size, first, .. } => {
+            Self::Other {
+                world_size, first, ..
+            } => {
                 first.send(own)?;
-                (0..*size).map(|_| first.receive()).collect()
+                (0..*world_size).map(|_| first.receive()).collect()
             }
         }
     }
@@ -71,7 +73,7 @@ impl Group for Gang {
     fn sum(&mut self, vector: &Tensor) -> Result<Tensor> {
         let (n, device) = (vector.elem_count(), vector.device());
         let tensor =
-            |words: &[u8]| Ok::<_, Error>(Tensor::from_vec(numbers(words, n)?, n, device)?);
+            |words: &[u8]| Ok::<_, Error>(Tensor::from_vec(elements(words, n)?, n, device)?);
         match self {
             Self::First(others) => {
                 let mut vectors = vec![vector.clone()];
@@ -114,9 +116,9 @@ mod tests {
     use std::net::TcpListener;
 
     use candle_core::Device;
-    use qlora_trainer::group::unless_stopped;
+    use qlora_trainer::process_group::unless_stopped;
 
-    use super::meet::{Listener, connect};
+    use super::rendezvous::{Listener, connect};
     use super::*;
 
     const SECRET: [u8; 32] = [7; 32];
@@ -127,19 +129,19 @@ mod tests {
         (listener, address)
     }
 
-    /// A gang of `size` threads, each with what `work` gives.
-    fn together<T: Send>(size: usize, work: impl Fn(Gang) -> T + Sync) -> Vec<T> {
+    /// A process group of `world_size` threads, each with what `work` gives.
+    fn together<T: Send>(world_size: usize, work: impl Fn(TcpGroup) -> T + Sync) -> Vec<T> {
         let (listener, address) = listener();
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..size)
+            let others: Vec<_> = (1..world_size)
                 .map(|rank| {
                     let (work, address) = (&work, address.clone());
                     scope.spawn(move || {
-                        work(connect(&[address], &SECRET, rank, size).expect("a link"))
+                        work(connect(&[address], &SECRET, rank, world_size).expect("a link"))
                     })
                 })
                 .collect();
-            let first = work(listener.gang(size).expect("the others"));
+            let first = work(listener.group(world_size).expect("the others"));
             let others = others
                 .into_iter()
                 .map(|thread| thread.join().expect("a thread"));
@@ -149,10 +151,10 @@ mod tests {
 
     #[test]
     fn everyone_hears_everyone_in_the_order_of_ranks() {
-        let heard = together(3, |mut gang| {
-            let own = vec![gang.rank() as u8; gang.rank() * 1000];
+        let heard = together(3, |mut group| {
+            let own = vec![group.rank() as u8; group.rank() * 1000];
             (0..20)
-                .map(|_| gang.gather(&own).expect("words"))
+                .map(|_| group.gather(&own).expect("words"))
                 .collect::<Vec<_>>()
         });
         for words in heard.iter().flatten() {
@@ -168,9 +170,10 @@ mod tests {
             (0..10_001)
                 .map(move |i| ((i * 31 + rank * 17) as f32).sin() * 10f32.powi(rank as i32 * 3))
         };
-        let sums = together(4, |mut gang| {
-            let own = Tensor::from_iter(values(gang.rank()), &Device::Cpu).expect("a vector");
-            gang.sum(&own)
+        let sums = together(4, |mut group| {
+            let own = Tensor::from_iter(values(group.rank()), &Device::Cpu).expect("a vector");
+            group
+                .sum(&own)
                 .and_then(|sum| Ok(sum.to_vec1::<f32>()?))
                 .expect("a sum")
         });
@@ -184,8 +187,8 @@ mod tests {
     #[test]
     fn one_that_breaks_off_is_heard_by_all_within_their_work_and_nothing_else_is() {
         for interrupts in 0..3 {
-            let shares = together(3, |mut gang| {
-                let (signal, rank) = (gang.stop_signal(), gang.rank());
+            let shares = together(3, |mut group| {
+                let (signal, rank) = (group.stop_signal(), group.rank());
                 let heard = || {
                     (0..200).any(|_| {
                         signal.check().is_err() || {
@@ -197,7 +200,7 @@ mod tests {
                 // Words that wait for one who still works are no interrupt; nobody interrupts
                 // before all have looked.
                 assert!(
-                    gang.gather(b"a word").is_ok() && !heard() && gang.gather(b"another").is_ok()
+                    group.gather(b"a word").is_ok() && !heard() && group.gather(b"another").is_ok()
                 );
                 let share = match rank == interrupts {
                     true => Err(Error::Stopped),
@@ -208,8 +211,8 @@ mod tests {
                         signal.check()
                     }
                 };
-                let agreed = unless_stopped(&mut gang, share);
-                let words = gang.gather(&[rank as u8]).expect("words");
+                let agreed = unless_stopped(&mut group, share);
+                let words = group.gather(&[rank as u8]).expect("words");
                 (
                     matches!(agreed, Err(Error::Stopped)),
                     words.concat(),
@@ -223,16 +226,16 @@ mod tests {
                 "{interrupts}: {shares:?}"
             );
         }
-        let whole = together(3, |mut gang| {
-            unless_stopped(&mut gang, Ok(5)).expect("the work")
+        let whole = together(3, |mut group| {
+            unless_stopped(&mut group, Ok(5)).expect("the work")
         });
         assert_eq!(whole, [5; 3]);
     }
 
     #[test]
     fn whoever_ends_is_noticed_by_those_who_wait_for_it() {
-        let ended = together(2, |mut gang| match gang.rank() {
-            0 => gang.gather(b"").map(drop),
+        let ended = together(2, |mut group| match group.rank() {
+            0 => group.gather(b"").map(drop),
             _ => Ok(()),
         });
         assert!(matches!(&ended[0], Err(Error::Peer { .. })), "{ended:?}");
@@ -246,10 +249,10 @@ mod tests {
         let (_silent, mut noisy, mut liar) = (stranger(), stranger(), stranger());
         std::io::Write::write_all(&mut noisy, &[0xff; 100]).expect("noise");
         std::thread::scope(|scope| {
-            let gang = scope.spawn(|| listener.gang(2).map(|gang| gang.size()));
+            let group = scope.spawn(|| listener.group(2).map(|group| group.world_size()));
             handshake::introduce(&mut liar, &[8; 32], 1).expect_err("another secret is no way in");
             connect(std::slice::from_ref(&address), &SECRET, 1, 2).expect("a link");
-            assert_eq!(gang.join().expect("a thread").expect("the other one"), 2);
+            assert_eq!(group.join().expect("a thread").expect("the other one"), 2);
         });
     }
 
@@ -283,7 +286,7 @@ mod tests {
         std::thread::scope(|scope| {
             let other = scope
                 .spawn(|| connect(&[closed.clone(), address.clone()], &SECRET, 1, 2).map(drop));
-            listener.gang(2).expect("the other one");
+            listener.group(2).expect("the other one");
             other.join().expect("a thread").expect("a link");
         });
         let nowhere = connect(std::slice::from_ref(&closed), &SECRET, 1, 2)
