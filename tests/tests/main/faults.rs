@@ -45,16 +45,16 @@ pub fn steps(world: &World, id: u64) -> Vec<u64> {
         .collect()
 }
 
-/// The numbers of the attempts of `job`, and those that its log names.
-fn numbers(world: &World, job: &Value) -> (Vec<u64>, BTreeSet<u64>) {
+/// The numbers of the attempts of the job `id`, and those that its log names.
+fn numbers(world: &World, id: u64) -> (Vec<u64>, BTreeSet<u64>) {
     let number = |of: &Value| of["attempt"].as_u64().expect("a number");
+    let job = world.job(id);
     let attempts = job["attempts"].as_array().expect("attempts");
-    let log = world
-        .ctl(&["logs", &job["id"].to_string(), "--json"])
-        .json();
+    let log = world.ctl(&["logs", &id.to_string(), "--json"]);
+    assert_eq!(log.code, 0, "{}", log.stderr);
     (
         attempts.iter().map(number).collect(),
-        log.iter().map(number).collect(),
+        log.json().iter().map(number).collect(),
     )
 }
 
@@ -90,14 +90,14 @@ fn a_killed_worker_is_followed_by_another_that_goes_on_and_ends_with_the_same_ad
             .starts_with("lost"),
         "{job:#}"
     );
-    assert_eq!(numbers(&world, &job), ([1, 2].into(), [1, 2].into()));
+    assert_eq!(numbers(&world, killed), ([1, 2].into(), [1, 2].into()));
     let steps = steps(&world, killed);
     assert_eq!(steps.last(), Some(&400));
     let again = steps.windows(2).find(|w| w[1] <= w[0]);
     assert!(again.is_none_or(|w| w[1] > 10), "it began anew: {again:?}");
     // What ran before it does not count.
-    let job = world.ended(whole);
-    assert_eq!(numbers(&world, &job), ([1].into(), [1].into()));
+    world.ended(whole);
+    assert_eq!(numbers(&world, whole), ([1].into(), [1].into()));
     let shown = world.ctl(&["show", &whole.to_string()]).stdout;
     assert!(shown.contains("1 on b: succeeded"), "{shown}");
     assert!(
