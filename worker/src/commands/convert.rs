@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::export::{self, GgufType};
 use crate::error::WorkerError;
+use crate::interrupt;
+use crate::models;
 use crate::output::{placed, print, print_json};
-use crate::{interrupt, models};
 
 /// Writes a model or an adapter as another format: .gguf for llama.cpp, or a folder in
 /// bitsandbytes' NF4.

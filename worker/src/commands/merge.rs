@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::export::{self, GgufType};
 use crate::error::WorkerError;
+use crate::interrupt;
+use crate::models;
 use crate::output::{number, placed, print, print_json};
-use crate::{interrupt, models};
 
 /// Merges an adapter into its base model: a folder or .gguf file that needs no adapter.
 #[derive(Debug, Args)]
