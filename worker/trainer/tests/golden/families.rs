@@ -3,8 +3,8 @@
 
 use candle_core::{Device, Tensor};
 use qlora_config::ResolvedConfig;
-use qlora_trainer::process_group::Alone;
 use qlora_trainer::model::{Batch, Decoder, shape_from_json};
+use qlora_trainer::process_group::Alone;
 use qlora_trainer::step::Trainer;
 use serde_json::Value;
 
