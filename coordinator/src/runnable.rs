@@ -6,7 +6,7 @@
 
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, quantized_twice, unlikely_template};
-use qlora_planner::{beyond_positions, catalogue, find};
+use qlora_planner::{catalogue, find, misfits};
 
 /// # Errors
 /// Every reason why no worker could run `config`.
@@ -21,17 +21,13 @@ pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
     let base = config.model.base.as_deref().unwrap_or_default();
     faults.extend(unknown_base(base));
     let known = find(base);
-    faults.extend(
-        known
-            .as_ref()
-            .and_then(|entry| beyond_positions(&entry.shape, config))
-            .map(|message| Diagnostic {
-                code: Code::InvalidValue,
-                message,
-                place: None,
-                help: Some("lower data.max_seq_len".into()),
-            }),
-    );
+    let misfits = known.iter().flat_map(|entry| misfits(&entry.shape, config));
+    faults.extend(misfits.map(|misfit| Diagnostic {
+        code: Code::InvalidValue,
+        message: misfit.message,
+        place: None,
+        help: Some(misfit.help),
+    }));
     // Which names another model's tokenizer has is known where its files are.
     let unlikely = known.and_then(|_| unlikely_template(&config.data.template, true));
     faults.extend(unlikely.map(|help| Diagnostic {

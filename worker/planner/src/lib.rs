@@ -24,4 +24,4 @@ pub use policy::{LowMemory, MemoryPolicy};
 pub use run::DeviceBudget;
 pub use saved::SavedActivations;
 pub use search::{DoesNotFit, fit, least, on_host, plan, search};
-pub use shape::{ModelShape, beyond_positions};
+pub use shape::{Misfit, ModelShape, misfits};

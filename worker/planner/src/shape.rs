@@ -70,18 +70,16 @@ impl ModelShape {
         self.modules().iter().copied().filter(is_target).collect()
     }
 
-    /// What is wrong where `lora` asks for adapters on layers that the model does not have.
-    pub fn lacks(&self, lora: &LoraConfig) -> Option<String> {
+    /// The first layer that `lora` asks for and the model does not have.
+    pub fn lacking(&self, lora: &LoraConfig) -> Option<TargetModule> {
         let targets = self.targets(lora);
         let is_had = |module: &TargetModule| {
             targets.contains(module) || targets.iter().any(|target| target.parts().contains(module))
         };
-        let lacking = lora.target_modules.iter().find(|module| !is_had(module))?;
-        let names: Vec<_> = self.modules().iter().map(|module| module.name()).collect();
-        Some(format!(
-            "`lora.target_modules` has {lacking}; the layers of this model are {}",
-            names.join(", ")
-        ))
+        lora.target_modules
+            .iter()
+            .copied()
+            .find(|module| !is_had(module))
     }
 
     /// Attention of the block `layer`.
@@ -137,13 +135,35 @@ impl ModelShape {
     }
 }
 
-/// What is wrong where `config` asks for longer sequences than the model has positions for.
-pub fn beyond_positions(shape: &ModelShape, config: &TrainingConfig) -> Option<String> {
-    let (asked, known) = (config.data.max_seq_len, shape.max_positions);
+/// What a configuration asks for and a model does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// The key that asks for it.
+    pub key: &'static str,
+    pub message: String,
+    /// The way out.
+    pub help: String,
+}
+
+/// What of `config` does not fit a model of `shape`.
+pub fn misfits(shape: &ModelShape, config: &TrainingConfig) -> Vec<Misfit> {
     let base = config.model.base.as_deref().unwrap_or_default();
-    (asked > known).then(|| {
-        format!(
+    let (asked, known) = (config.data.max_seq_len, shape.max_positions);
+    let positions = (asked > known).then(|| Misfit {
+        key: "data.max_seq_len",
+        message: format!(
             "`data.max_seq_len` is {asked}, more than the {known} positions that `{base}` knows"
-        )
-    })
+        ),
+        help: "lower data.max_seq_len; `qlora-ctl data check` prints the lengths of your rows"
+            .into(),
+    });
+    let modules = shape.lacking(&config.lora).map(|module| {
+        let names: Vec<_> = shape.modules().iter().map(|module| module.name()).collect();
+        Misfit {
+            key: "lora.target_modules",
+            message: format!("`lora.target_modules` has {module}, which `{base}` does not have"),
+            help: format!("choose from {}, or write all-linear", names.join(", ")),
+        }
+    });
+    positions.into_iter().chain(modules).collect()
 }

@@ -3,10 +3,9 @@
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, ResolvedConfig, quantized_twice};
 use qlora_data::{ChatTemplate, SpecialTokens, TemplateError};
-use qlora_planner::{beyond_positions, find};
+use qlora_planner::{Misfit, find, misfits};
 
 pub const TEMPLATE: &str = "data.template";
-const LENGTH: &str = "data.max_seq_len";
 
 /// Merges and checks `layers`, before anything is sent.
 pub fn checked(layers: &Layers) -> Result<ResolvedConfig, ConfigErrors> {
@@ -17,8 +16,8 @@ pub fn checked(layers: &Layers) -> Result<ResolvedConfig, ConfigErrors> {
         faults.push(quantized_twice(|key| layers.place_of(key)));
     }
     let known = config.model.base.as_deref().and_then(find);
-    let beyond = known.and_then(|entry| beyond_positions(&entry.shape, config));
-    faults.extend(beyond.map(|message| too_long(layers, message)));
+    let misfits = known.iter().flat_map(|entry| misfits(&entry.shape, config));
+    faults.extend(misfits.map(|misfit| unfit(layers, misfit)));
     faults.extend(uncompiled(&config.data.template).map(|message| {
         Diagnostic {
             code: Code::InvalidValue,
@@ -37,16 +36,13 @@ pub fn checked(layers: &Layers) -> Result<ResolvedConfig, ConfigErrors> {
     }
 }
 
-/// The fault of sequences that the model has no positions for.
-pub fn too_long(layers: &Layers, message: String) -> Diagnostic {
-    let help = Some(format!(
-        "lower {LENGTH}; `qlora-ctl data check` prints the lengths of your rows"
-    ));
+/// The fault of what the model does not have.
+pub fn unfit(layers: &Layers, misfit: Misfit) -> Diagnostic {
     Diagnostic {
         code: Code::InvalidValue,
-        message,
-        place: layers.place_of(LENGTH),
-        help,
+        message: misfit.message,
+        place: layers.place_of(misfit.key),
+        help: Some(misfit.help),
     }
 }
 

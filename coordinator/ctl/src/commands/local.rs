@@ -6,16 +6,16 @@
 use std::path::Path;
 
 use qlora_codes::Code;
-use qlora_config::{Diagnostic, Layers, TooLong, TrainingConfig, unlikely_template};
+use qlora_config::{ConfigErrors, Diagnostic, Layers, TooLong, TrainingConfig, unlikely_template};
 use qlora_data::audit::Ruler;
 use qlora_data::{Encoder, Example, IGNORE, Lacking, ModelText, rows};
-use qlora_planner::{ModelShape, beyond_positions, find};
+use qlora_planner::{ModelShape, find, misfits};
 use qlora_proto::words::count;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::base::KEY as BASE;
-use super::checked::{TEMPLATE, too_long};
+use super::checked::{TEMPLATE, unfit};
 use super::source::Resolved;
 use crate::context::Context;
 use crate::error::{CtlError, RowFault};
@@ -36,8 +36,7 @@ struct Here {
 /// with.
 ///
 /// # Errors
-/// The files are no model, or have no such template, or know fewer positions than the configuration
-/// asks for.
+/// The files are no model, or have no such template, or lack what the configuration asks for.
 pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler>, CtlError> {
     let (config, layers) = (resolved.config.config(), &resolved.layers);
     let base = config.model.base.as_deref().unwrap_or_default();
@@ -48,11 +47,10 @@ pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler
             None => Ok(None),
         };
     };
-    if let Some(message) = shape
-        .as_ref()
-        .and_then(|shape| beyond_positions(shape, config))
-    {
-        return Err(CtlError::Config(too_long(layers, message).into()));
+    let misfits = shape.iter().flat_map(|shape| misfits(shape, config));
+    let faults: Vec<_> = misfits.map(|misfit| unfit(layers, misfit)).collect();
+    if !faults.is_empty() {
+        return Err(CtlError::Config(ConfigErrors(faults)));
     }
     ruler(text, shape.as_ref(), config, layers).map(Some)
 }

@@ -25,14 +25,15 @@ impl List {
                 print_json(&json!({
                     "v": 1, "model": entry.name, "repository": entry.repository, "here": here,
                     "parameters": entry.shape.parameters(), "gated": entry.gated,
+                    "license": entry.license,
                 }))?;
                 continue;
             }
             let billions = entry.shape.parameters() as f64 / 1e9;
             let here = if here { "here" } else { "not here" };
             print(format!(
-                "{:<24} {billions:>5.2}B  {here:<12} {}",
-                entry.name, entry.repository
+                "{:<24} {billions:>5.2}B  {here:<9} {:<42} {}",
+                entry.name, entry.repository, entry.license
             ))?;
         }
         Ok(ExitCode::SUCCESS)

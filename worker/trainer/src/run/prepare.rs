@@ -62,6 +62,12 @@ impl Prepared {
                 "lower data.max_seq_len",
             ));
         }
+        if let Some(module) = files.shape.lacking(&config.lora) {
+            return Err(missing(
+                &format!("it has no {module}, which lora.target_modules names"),
+                "write all-linear, or the names of the model's own layers",
+            ));
+        }
         let (train, statistics) = run.load_rows(
             &run.train,
             &tokenizer,
