@@ -6,25 +6,42 @@ use qlora_kernels::{Result, backend};
 
 use crate::fixture::{close, gpu, on, random};
 
-/// Loss and gradient of `hidden` through `head`, both in bf16, `rows` rows at a time.
+/// Loss and gradient of `hidden` through `head`, both in bf16, `rows` rows at a time, with logits
+/// as they are, and scaled and capped.
 fn loss_agrees(hidden: &Tensor, head: &Tensor, targets: &[u32], rows: usize) -> Result<()> {
+    for (scale, cap) in [(1.0, None), (0.75, Some(2.0))] {
+        loss_agrees_with((scale, cap), hidden, head, targets, rows)?;
+    }
+    Ok(())
+}
+
+fn loss_agrees_with(
+    (scale, cap): (f64, Option<f32>),
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    rows: usize,
+) -> Result<()> {
     let (gpu, cpu) = (gpu(), backend::reference(&Device::Cpu, DType::F32));
     let [ghidden, ghead] = on(gpu.device(), [hidden, head]);
-    let output = Head::new(&ghead, rows);
+    let output = Head {
+        scale,
+        cap,
+        ..Head::new(&ghead, rows)
+    };
     let found = gpu
         .cross_entropy(&ghidden, output, targets, Some(0.25), &|| true)?
         .expect("nobody stops it");
-    let logits = hidden
+    let logits = (hidden
         .to_dtype(DType::F32)?
-        .matmul(&head.to_dtype(DType::F32)?.t()?)?;
-    let (sum, grad) = cpu.cross_entropy_of_logits(&logits, None, targets, Some(0.25))?;
+        .matmul(&head.to_dtype(DType::F32)?.t()?)?
+        * scale)?;
+    let (sum, grad) = cpu.cross_entropy_of_logits(&logits, cap, targets, Some(0.25))?;
     let sum = sum.value()?;
     let loss = found.sum.value()?;
     assert!((loss - sum).abs() < 1e-5 * sum, "{loss} and {sum}");
-    let wanted = grad
-        .expect("a gradient")
-        .tensor()?
-        .matmul(&head.to_dtype(DType::F32)?)?;
+    let dlogits = (grad.expect("a gradient").tensor()? * scale)?;
+    let wanted = dlogits.matmul(&head.to_dtype(DType::F32)?)?;
     close(&found.grad.expect("a gradient"), &wanted, 2.0);
     let alone = gpu
         .cross_entropy(&ghidden, output, targets, None, &|| true)?

@@ -10,16 +10,37 @@ use crate::oracle;
 
 #[test]
 fn cross_entropy() {
-    let (count, d, v) = (41, 64, 97);
+    for v in [97, 104] {
+        loss_agrees(v, 1.0, None);
+    }
+}
+
+/// A scale and a cap that all but the smallest logits feel.
+#[test]
+fn cross_entropy_of_scaled_and_capped_logits() {
+    for v in [97, 104] {
+        loss_agrees(v, 0.5, None);
+        loss_agrees(v, 1.0, Some(3.0));
+        loss_agrees(v, 0.5, Some(3.0));
+    }
+}
+
+fn loss_agrees(v: usize, scale: f64, cap: Option<f32>) {
+    let (count, d) = (41, 64);
     let (hidden, head) = (Mat::random(count, d, 1, 1.0), Mat::random(v, d, 2, 1.0));
     let targets: Vec<u32> = (0..count as u32).map(|i| i * 31 % v as u32).collect();
-    let (sum, dlogits) = oracle::cross_entropy(&hidden.times(&head.t()), &targets);
-    let wanted = dlogits.times(&head).scaled(0.25);
+    let logits = hidden.times(&head.t()).scaled(scale);
+    let (sum, dlogits) = oracle::cross_entropy(&logits, cap, &targets);
+    let wanted = dlogits.times(&head).scaled(0.25 * scale);
     // All rows at once, and in parts of which the last is shorter.
     for rows in [1024, 16, 1] {
         on_every(|subject| {
             let (thidden, thead) = (subject.tensor(&hidden), subject.tensor(&head));
-            let output = Head::new(&thead, rows);
+            let output = Head {
+                scale,
+                cap,
+                ..Head::new(&thead, rows)
+            };
             let found = subject
                 .backend
                 .cross_entropy(&thidden, output, &targets, Some(0.25), &|| true)?
@@ -38,6 +59,33 @@ fn cross_entropy() {
             assert!(
                 (alone.sum.value()? / sum - 1.0).abs() < subject.tolerance && alone.grad.is_none()
             );
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn logits_are_scaled_and_then_capped() {
+    let (hidden, weight) = (Mat::random(9, 64, 1, 1.0), Mat::random(53, 64, 2, 1.0));
+    let plain = hidden.times(&weight.t());
+    for (scale, cap) in [
+        (1.0, None),
+        (0.25, None),
+        (1.0, Some(2.0)),
+        (0.5, Some(2.0)),
+    ] {
+        let wanted = Mat::new(9, 53, |i, j| oracle::capped(scale * plain.at(i, j), cap).0);
+        on_every(|subject| {
+            let tweight = subject.tensor(&weight);
+            let head = Head {
+                scale,
+                cap,
+                ..Head::new(&tweight, 1)
+            };
+            let hidden = subject.tensor(&hidden).into();
+            let found = subject.backend.logits(&hidden, head)?;
+            assert_eq!(found.dtype(), DType::F32);
+            subject.close("logits", &found, &wanted);
             Ok(())
         });
     }
