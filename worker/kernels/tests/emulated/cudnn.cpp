@@ -1,7 +1,7 @@
 // cuDNN as its C++ headers call it, for the graphs of attention that `cudnn.cpp` describes: descriptors are kept as they
 // are set, and a plan that is run computes causal attention over packed sequences, within a window where its graph has
-// one, from the tensors of its graph, by their numbers, sizes, strides and offsets. The other operations of the graph are
-// not looked at; whether cuDNN itself takes them, only cuDNN can tell.
+// one and with its scale, from the tensors of its graph, by their numbers, sizes, strides and offsets. The other
+// operations of the graph are not looked at; whether cuDNN itself takes them, only cuDNN can tell.
 //
 // A cuDNN that fails is had by `QLORA_EMULATED_CUDNN_REFUSES=SIZE`, which has no plans for heads of that size, and one
 // that is wrong by `QLORA_EMULATED_CUDNN_IGNORES=windows`.
@@ -23,7 +23,7 @@ constexpr int HEURISTIC_RESULTS = 202, SHARED_MEMORY = 304, PLAN_WORKSPACE = 402
 constexpr int RAGGED_OFFSET = 913, PACK_NUMBERS = 1000, PACK_POINTERS = 1001, PACK_WORKSPACE = 1003;
 constexpr int POINTWISE_MODE = 0, POINTWISE = 750, LEFT = 751, RIGHT = 752, RESULT = 753;
 constexpr int PLAN = 5, TENSOR = 17, BACKEND_DESCRIPTOR = 15;
-constexpr int ADD = 0, GREATER = 302;
+constexpr int ADD = 0, MULTIPLY = 1, GREATER = 302;
 // Numbers of tensors, as in `cudnn.cpp`.
 enum Id : int64_t { Q = 1001, K, V, O, LSE, DO, DQ, DK, DV, LENGTHS, Q_OFFSETS, KV_OFFSETS, LSE_OFFSETS };
 // What a backward pass says that it works with, and really writes to.
@@ -96,6 +96,19 @@ struct Found {
         }
         return std::nullopt;
     }
+
+    // The number of the scale: the one element that scores are multiplied with. None where there is none.
+    std::optional<int64_t> scale() const {
+        for (const Descriptor* product : all) {
+            // A sum of a query is one element of its row.
+            if (!computes(*product, MULTIPLY) || other(*product, LEFT)->all<int64_t>(DIMENSIONS).back() == 1) continue;
+            const auto sizes = other(*product, RIGHT)->all<int64_t>(DIMENSIONS);
+            if (std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size == 1; })) {
+                return number(*product, RIGHT);
+            }
+        }
+        return std::nullopt;
+    }
 };
 
 // A tensor [sequences, heads, length, width] whose sequences begin where its offsets say.
@@ -123,6 +136,7 @@ struct Run {
     std::map<int64_t, const Descriptor*> tensors;
     std::map<int64_t, void*> pointers;
     int64_t window = std::numeric_limits<int64_t>::max();
+    float scale = 1.0f;
 
     Rows rows(Id id) const {
         const Descriptor& tensor = *tensors.at(id);
@@ -142,10 +156,10 @@ struct Run {
     // The first key that query i sees.
     int64_t first(int64_t i) const { return i < window ? 0 : i + 1 - window; }
 
-    static float score(const Rows& q, const Rows& k, int b, int64_t head, int64_t i, int64_t j) {
+    float score(const Rows& q, const Rows& k, int b, int64_t head, int64_t i, int64_t j) const {
         float sum = 0.0f;
         for (int64_t e = 0; e < q.width; ++e) sum += q.get(b, head, i, e) * k.get(b, head / (q.heads / k.heads), j, e);
-        return sum / std::sqrt(float(q.width));
+        return sum * scale;
     }
 
     void forward() const {
@@ -171,7 +185,6 @@ struct Run {
         const Rows q = rows(Q), k = rows(K), v = rows(V), o = rows(O), lse = rows(LSE), d_o = rows(DO);
         const Rows dq = rows(DQ), dk = rows(DK), dv = rows(DV);
         const int64_t group = q.heads / k.heads, width = q.width;
-        const float scale = 1.0f / std::sqrt(float(width));
         for (int b = 0; b < sequences(); ++b)
             for (int64_t shared = 0; shared < k.heads; ++shared) {
                 const int64_t n = length(b);
@@ -273,6 +286,7 @@ int cudnnBackendExecute(void** handle, void* plan, void* pack) {
     // Numbers that are no tensors lie in the program's memory.
     const auto window = is("QLORA_EMULATED_CUDNN_IGNORES", "windows") ? std::nullopt : found.window();
     if (window) run.window = int64_t(*static_cast<const float*>(run.pointers.at(*window)));
+    if (const auto scale = found.scale()) run.scale = *static_cast<const float*>(run.pointers.at(*scale));
     const bool backward = run.pointers.count(DO) != 0;
     std::vector<emulator::Use> uses;
     for (const auto& [number, at] : run.pointers) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_kernels::types::options::{Compute, Options};
-use qlora_kernels::{Backend, Instructions, Result, backend};
+use qlora_kernels::types::options::{AttentionOptions, Compute, Options, WantedAttention};
+use qlora_kernels::{AttentionShape, Backend, Instructions, Result, backend};
 
 /// A matrix in `f64`, whose elements bf16 has too where it is an input.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,10 +126,16 @@ impl Subject {
     }
 }
 
-/// Every backend that opens here.
-pub fn subjects() -> Vec<Subject> {
-    let f32_products = Options {
-        compute: Compute::F32,
+/// Every backend that opens here, for attention of `shape` where one is given.
+fn subjects(shape: Option<AttentionShape>) -> Vec<Subject> {
+    let attention = shape.map(|shape| AttentionOptions {
+        shape,
+        wanted: WantedAttention::Repeatable,
+        length: 512,
+    });
+    let options = |compute| Options {
+        compute,
+        attention,
         ..Options::default()
     };
     let mut subjects = vec![
@@ -140,7 +146,7 @@ pub fn subjects() -> Vec<Subject> {
         ),
         Subject::new(
             "a CPU in f32",
-            backend::open(&Device::Cpu, &f32_products).expect("a CPU"),
+            backend::open(&Device::Cpu, &options(Compute::F32)).expect("a CPU"),
             1e-5,
         ),
     ];
@@ -148,7 +154,7 @@ pub fn subjects() -> Vec<Subject> {
         |how: Instructions| Subject::new(how.words(), backend::on_instructions(how), 1e-2);
     subjects.extend(Instructions::all().map(in_bf16));
     if let Ok(device) = backend::open_cuda(0) {
-        let gpu = backend::open(&device, &Options::default()).expect("a GPU");
+        let gpu = backend::open(&device, &options(Compute::Auto)).expect("a GPU");
         subjects.push(Subject::new("a GPU of CUDA", gpu, 2e-2));
     }
     assert!(subjects.len() >= 3);
@@ -157,7 +163,16 @@ pub fn subjects() -> Vec<Subject> {
 
 /// Runs the body of a test on every backend.
 pub fn on_every(body: impl Fn(&Subject) -> Result<()>) {
-    for subject in subjects() {
+    on_each(subjects(None), body);
+}
+
+/// [`on_every`] with backends that are opened for attention of `shape`.
+pub fn on_every_for(shape: AttentionShape, body: impl Fn(&Subject) -> Result<()>) {
+    on_each(subjects(Some(shape)), body);
+}
+
+fn on_each(subjects: Vec<Subject>, body: impl Fn(&Subject) -> Result<()>) {
+    for subject in subjects {
         if let Err(fault) = body(&subject) {
             panic!("on {}: {fault}", subject.name)
         }

@@ -6,10 +6,25 @@
 
 #include "tensor_core.cuh"
 
-// Rows that a block owns, and threads of a block: a warp has 32 queries, or 16 keys.
+// Rows of a tile, and threads of a block that owns queries or keys.
 constexpr int OWN = 128;
-constexpr int QUERY_WARPS = OWN / 32, QUERY_THREADS = 32 * QUERY_WARPS;
-constexpr int KEY_WARPS = OWN / 16, KEY_THREADS = 32 * KEY_WARPS;
+constexpr int QUERY_THREADS = 128, KEY_THREADS = 256;
+
+// How heads of E elements are shared out. Large heads fill registers and shared memory: there a block owns half a tile, a
+// warp has 16 queries instead of 32, and two warps share 16 keys, each with half the columns of their gradients. All
+// tiles together fit the 99 KiB of shared memory that Ada's blocks may have.
+template <int E>
+struct Share {
+    static constexpr bool LARGE = E > 128;
+    // Rows that a block owns, and blocks of a tile.
+    static constexpr int ROWS = LARGE ? OWN / 2 : OWN, PARTS = OWN / ROWS;
+    // Tiles of 16 queries of a warp, and its queries.
+    static constexpr int R = LARGE ? 1 : 2, QUERIES = 16 * R;
+    // Warps that share keys, and columns of the gradients that each of them has.
+    static constexpr int WARPS = LARGE ? 2 : 1, COLUMNS = E / WARPS;
+    static_assert(QUERY_THREADS / 32 * QUERIES == ROWS && KEY_THREADS / 32 * 16 == ROWS * WARPS);
+};
+
 constexpr float LOG2_E = 1.4426950408889634f;
 // How far a score may be above the base of its query, as a power of 2, before the base becomes the new maximum: all sums
 // so far are multiplied then, which is rare but among the first keys.
@@ -26,6 +41,23 @@ struct QueryTile {
 struct KeyTile {
     int key, count, first, query, queries, shift;
 };
+
+// The part of a tile that the block owns, which is empty where the tile is too short.
+template <int E>
+__device__ __forceinline__ QueryTile part_of(const QueryTile* tiles) {
+    constexpr int ROWS = Share<E>::ROWS, PARTS = Share<E>::PARTS;
+    const QueryTile whole = tiles[blockIdx.x / PARTS];
+    const int before = blockIdx.x % PARTS * ROWS;
+    return {whole.query + before, min(whole.count - before, ROWS), whole.key, whole.end + before};
+}
+template <int E>
+__device__ __forceinline__ KeyTile part_of(const KeyTile* tiles) {
+    constexpr int ROWS = Share<E>::ROWS, PARTS = Share<E>::PARTS;
+    const KeyTile whole = tiles[blockIdx.x / PARTS];
+    const int before = blockIdx.x % PARTS * ROWS;
+    return {whole.key + before, min(whole.count - before, ROWS), whole.first + before,
+            whole.query,        whole.queries,                   whole.shift};
+}
 
 #ifndef QLORA_EMULATED
 // 2 to the power of x, to 2 units in the last place; results below the normal numbers are zero.
@@ -62,6 +94,35 @@ inline bool for_any_lane(bool it) {
 inline int own_warp() { return int(threadIdx.x / 32); }
 #endif
 
+// A soft cap on scores: s becomes cap tanh(s scale / cap), and is not scaled any more.
+struct SoftCap {
+    float cap, inner, inverse;
+    __device__ SoftCap(float cap, float scale) : cap(cap), inner(2.0f * LOG2_E * scale / cap), inverse(1.0f / cap) {}
+    // tanh(x) = 1 - 2 / (1 + e^2x), whose error is small beside 1, as weights need it.
+    __device__ __forceinline__ float operator()(float s) const {
+        const float power = 1.0f + power_of_2(s * inner);
+#ifndef QLORA_EMULATED
+        return cap - __fdividef(2.0f * cap, power);
+#else
+        return cap - 2.0f * cap / power;
+#endif
+    }
+    // Where it gave `s`; 0 for a score that is left out.
+    __device__ __forceinline__ float slope(float s) const {
+        const float share = fmaxf(s * inverse, -1.0f);
+        return 1.0f - share * share;
+    }
+    template <int R, int N>
+    __device__ __forceinline__ void apply(FragmentC (&s)[R][N]) const {
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+#pragma unroll
+            for (int n = 0; n < N; ++n)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) s[r][n].values[j] = (*this)(s[r][n].values[j]);
+    }
+};
+
 template <int E>
 struct Tile {
     static constexpr int STRIDE = E + 8;
@@ -70,12 +131,14 @@ struct Tile {
     // Copies `count` of ROWS rows, `stride` elements apart in global memory, by T threads; the rest are zeros.
     template <int ROWS, int T>
     static __device__ __forceinline__ void copy(__nv_bfloat16* to, const __nv_bfloat16* from, long stride, int count) {
+        // Of threads that are no multiple of a row's chunks the last ones copy nothing.
         constexpr int CHUNKS = E / 8, AT_ONCE = T / CHUNKS;
         const int first = threadIdx.x / CHUNKS, chunk = 8 * (threadIdx.x % CHUNKS);
-        if (ROWS < AT_ONCE && first >= ROWS) return;
+        if ((ROWS < AT_ONCE && first >= ROWS) || (T % CHUNKS != 0 && first >= AT_ONCE)) return;
         const __nv_bfloat16* source = from + first * stride + chunk;
 #pragma unroll
         for (int row = 0; row < ROWS; row += AT_ONCE, source += AT_ONCE * stride) {
+            if (ROWS % AT_ONCE != 0 && row + AT_ONCE > ROWS && first + row >= ROWS) continue;
             const bool there = first + row < count;
             copy_16(to + (first + row) * STRIDE + chunk, there ? source : from, there);
         }
@@ -162,9 +225,9 @@ __device__ __forceinline__ void scores(FragmentC (&out)[R][N / 8], const Own& ow
     }
 }
 
-// out [16 R, E] += weights [16 R, N], rounded to bf16, times the N rows of `tile`.
-template <int E, int N, int R>
-__device__ __forceinline__ void accumulate(FragmentC (&out)[R][E / 8], const FragmentC (&weights)[R][N / 8],
+// out [16 R, C] += weights [16 R, N], rounded to bf16, times the N rows of `tile`, C columns from where it points.
+template <int E, int N, int R, int C = E>
+__device__ __forceinline__ void accumulate(FragmentC (&out)[R][C / 8], const FragmentC (&weights)[R][N / 8],
                                            const __nv_bfloat16* tile) {
 #pragma unroll
     for (int k = 0; k < N / 16; ++k) {
@@ -172,7 +235,7 @@ __device__ __forceinline__ void accumulate(FragmentC (&out)[R][E / 8], const Fra
 #pragma unroll
         for (int r = 0; r < R; ++r) a[r] = rounded(weights[r][2 * k], weights[r][2 * k + 1]);
 #pragma unroll
-        for (int n = 0; n < E / 16; ++n) {
+        for (int n = 0; n < C / 16; ++n) {
             FragmentB b[2];
             Tile<E>::right_plain(b, tile, 16 * k, n);
 #pragma unroll
@@ -184,13 +247,13 @@ __device__ __forceinline__ void accumulate(FragmentC (&out)[R][E / 8], const Fra
     }
 }
 
-// Writes rows of [16, E] that are below `count`, times `scale`, to rows of `stride` elements.
-template <int E>
-__device__ __forceinline__ void store(const FragmentC (&values)[E / 8], float scale_top, float scale_bottom,
+// Writes rows of [16, C] that are below `count`, times `scale`, to rows of `stride` elements.
+template <int C>
+__device__ __forceinline__ void store(const FragmentC (&values)[C / 8], float scale_top, float scale_bottom,
                                       __nv_bfloat16* out, long stride, int count) {
     const int lane = threadIdx.x % 32, row = lane / 4, col = 2 * (lane % 4);
 #pragma unroll
-    for (int n = 0; n < E / 8; ++n) {
+    for (int n = 0; n < C / 8; ++n) {
         const float* v = values[n].values;
         if (row < count) {
             *reinterpret_cast<unsigned*>(out + row * stride + 8 * n + col) =

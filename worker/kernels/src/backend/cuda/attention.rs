@@ -15,11 +15,13 @@ use crate::backend::operations::{AttentionGrads, AttentionOutput};
 use crate::types::attention::{AttentionSaved, AttentionShape};
 
 /// Sizes of heads that there are kernels for.
-const HEADS: [usize; 4] = [16, 32, 64, 128];
+const HEADS: [usize; 8] = [16, 32, 48, 64, 80, 96, 128, 256];
 /// Threads of a block that owns keys.
 const KEY_THREADS: u32 = 256;
-/// Heads from this size on go by Hopper's products of warpgroups where there are those.
-const HOPPER: usize = 64;
+/// Those that go by Hopper's products of warpgroups where there are those, unless scores are capped.
+const HOPPER: [usize; 2] = [64, 128];
+/// Beyond this size a block owns half a tile; see `Share` of `attention.cuh`.
+const LARGEST_OF_WHOLE_TILES: usize = 128;
 /// What panels of those are aligned to in shared memory.
 const ALIGNMENT: usize = 1024;
 
@@ -55,11 +57,14 @@ impl Pass {
         let (padded, panels) = ((head + 8) * size_of::<bf16>(), head * size_of::<bf16>());
         // Rows of a tile of keys beside queries.
         let (forward, backward) = if head > 64 { (32, 16) } else { (64, 32) };
+        let own = OWN / parts_of_tile(head);
         match (self, hopper) {
-            (Self::Forward, false) => (OWN + 4 * forward) * padded,
+            (Self::Forward, false) => (own + 4 * forward) * padded,
             (Self::Forward, true) => 5 * OWN * panels + ALIGNMENT,
-            (Self::BackwardQueries, false) => (2 * OWN + 4 * backward) * padded,
+            (Self::BackwardQueries, false) => (2 * own + 4 * backward) * padded,
             (Self::BackwardQueries, true) => 7 * OWN * panels + ALIGNMENT,
+            // Sums of large heads lie within the tiles.
+            (Self::BackwardKeys, false) if own < OWN => (2 * own + 4 * 16) * padded,
             (Self::BackwardKeys, false) => 4 * 64 * padded + 4 * 64 * size_of::<f32>(),
             (Self::BackwardKeys, true) => {
                 (2 * OWN + 6 * 64) * panels + 6 * 64 * size_of::<f32>() + ALIGNMENT
@@ -81,16 +86,15 @@ impl Pass {
     }
 }
 
+/// Blocks that share a tile of queries or keys.
+fn parts_of_tile(head: usize) -> usize {
+    if head > LARGEST_OF_WHOLE_TILES { 2 } else { 1 }
+}
+
 /// Why there are no kernels for attention of this shape, where there are none.
 pub(super) fn refusal(shape: &AttentionShape) -> Option<String> {
-    if !HEADS.contains(&shape.head_dim) {
-        return Some(format!(
-            "there are no kernels for heads of {}",
-            shape.head_dim
-        ));
-    }
-    let capped = || "there are no kernels for capped scores".to_owned();
-    shape.cap.map(|_| capped())
+    let head = shape.head_dim;
+    (!HEADS.contains(&head)).then(|| format!("there are no kernels for heads of {head}"))
 }
 
 /// The kernel of a pass for heads of the shape's size, and its launch over `tiles` tiles of `heads`
@@ -104,17 +108,20 @@ fn kernel(
     if let Some(why) = refusal(shape) {
         candle_core::bail!("{why}: open the backend for this attention")
     }
-    let hopper = shape.head_dim >= HOPPER && Gpu::of(device)?.is_hopper();
+    let plain = HOPPER.contains(&shape.head_dim) && shape.cap.is_none();
+    let hopper = plain && Gpu::of(device)?.is_hopper();
     let (module, name) = pass.kernel(hopper);
-    let function =
-        gpu::function(device, module, &format!("{name}_{}", shape.head_dim))?.into_cuda_function();
+    let capped = if shape.cap.is_some() { "_capped" } else { "" };
+    let name = format!("{name}{capped}_{}", shape.head_dim);
+    let function = gpu::function(device, module, &name)?.into_cuda_function();
     let shared_mem_bytes = pass.shared_bytes(hopper, shape.head_dim) as u32;
     let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     function
         .set_attribute(attribute, shared_mem_bytes as i32)
         .w()?;
+    let blocks = tiles * parts_of_tile(shape.head_dim);
     let (grid_dim, block_dim) = (
-        (tiles as u32, heads as u32, 1),
+        (blocks as u32, heads as u32, 1),
         (pass.threads(hopper), 1, 1),
     );
     Ok((
@@ -177,6 +184,9 @@ pub(super) fn forward(
         .arg(&window)
         .arg(&scale);
     launch.arg(&mut o).arg(&mut lse);
+    if let Some(cap) = &shape.cap {
+        launch.arg(cap);
+    }
     // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the
     // matrices.
     unsafe { launch.launch(launched) }.w()?;
@@ -267,6 +277,9 @@ pub(super) fn backward(
         .arg(&heads)
         .arg(&kv_heads);
     launch.arg(&window).arg(&scale).arg(&mut dq);
+    if let Some(cap) = &shape.cap {
+        launch.arg(cap);
+    }
     // SAFETY: arguments are those of the kernel, and the tiles were made from spans within the
     // matrices.
     unsafe { launch.launch(launched) }.w()?;
@@ -291,6 +304,9 @@ pub(super) fn backward(
         .arg(&heads)
         .arg(&kv_heads);
     launch.arg(&window).arg(&scale).arg(&mut dk).arg(&mut dv);
+    if let Some(cap) = &shape.cap {
+        launch.arg(cap);
+    }
     // SAFETY: as above.
     unsafe { launch.launch(launched) }.w()?;
     drop(launch);

@@ -126,13 +126,15 @@ mod with_cudnn {
                 reason: "a repeated step is bit-identical".into(),
             });
         }
-        let tried = agreeing(device, shape, *length).and_then(|cudnn| {
-            let share = match wanted {
-                WantedAttention::Cudnn => None,
-                _ => Some(share(device, shape, *length, &cudnn)?),
-            };
-            Ok((cudnn, share))
-        });
+        let tried = has_plans(shape)
+            .and_then(|()| agreeing(device, shape, *length))
+            .and_then(|cudnn| {
+                let share = match wanted {
+                    WantedAttention::Cudnn => None,
+                    _ => Some(share(device, shape, *length, &cudnn)?),
+                };
+                Ok((cudnn, share))
+            });
         match tried {
             Ok((cudnn, share)) if share.is_none_or(|share| share < 1.0) => {
                 Ok(Chosen::Cudnn { cudnn, share })
@@ -149,6 +151,13 @@ mod with_cudnn {
                 reason: e.to_string().lines().next().unwrap_or_default().to_owned(),
             }),
         }
+    }
+
+    fn has_plans(shape: &AttentionShape) -> Result<()> {
+        if shape.cap.is_some() {
+            candle_core::bail!("cuDNN has no plans for capped scores")
+        }
+        Ok(())
     }
 
     /// cuDNN, which gives what our kernels give.
