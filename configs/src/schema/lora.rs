@@ -42,13 +42,14 @@ impl LoraConfig {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum TargetModule {
-    /// Queries, keys and values in one matrix.
+    // Queries, keys and values in one matrix. Variants have no documentation of their own: the
+    // schema lists their words.
     QkvProj,
     QProj,
     KProj,
     VProj,
     OProj,
-    /// Gate and up in one matrix.
+    // Gate and up in one matrix.
     GateUpProj,
     GateProj,
     UpProj,

@@ -6,7 +6,15 @@ use clap::{Parser, Subcommand};
 
 pub use agent::AgentArgs;
 
-use crate::commands::{bench, convert, doctor, generate, logits, merge, model, score, train};
+use crate::commands::bench;
+use crate::commands::convert;
+use crate::commands::doctor;
+use crate::commands::generate;
+use crate::commands::logits;
+use crate::commands::merge;
+use crate::commands::model;
+use crate::commands::score;
+use crate::commands::train;
 
 /// Registers this machine with a coordinator, pulls jobs, trains them, reports.
 ///

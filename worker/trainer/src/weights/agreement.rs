@@ -124,11 +124,11 @@ fn is_understood(
             shape.layers
         )
     } else if name.ends_with(".bias") {
-        "is a bias, which is not implemented".to_owned()
+        "is a bias that this architecture does not have".to_owned()
     } else if packed.iter().any(|ending| name.ends_with(ending)) || bnb::weight_of(name).is_some() {
         format!("belongs to weights that another method has quantized; {READABLE}")
     } else {
-        "is no part of a Llama or Mistral decoder".to_owned()
+        "is no part of the decoder that config.json describes".to_owned()
     };
     Err(shards.fault(name, &fault))
 }

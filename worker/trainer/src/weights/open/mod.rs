@@ -56,11 +56,15 @@ pub fn shape_of(path: &Path) -> Result<ModelShape> {
 fn shape_of_config(folder: &Path, config: &serde_json::Value) -> Result<ModelShape> {
     let path = folder.join("config.json");
     shape_from_json(config).map_err(|fault| match fault {
-        ConfigFault::Broken(fault) => Error::Model { path, fault, help: "correct it, or download the file again" },
+        ConfigFault::Broken(fault) => Error::Model {
+            path,
+            fault,
+            help: "correct it, or download the file again",
+        },
         ConfigFault::Unsupported(fault) => Error::Unsupported {
             path,
             fault,
-            help: "Llama and Mistral decoders as Hugging Face transformers defines them can be used",
+            help: "docs/reference/models.md lists the architectures and settings that are read",
         },
     })
 }
