@@ -1,9 +1,10 @@
-//! Operations that memory alone limits: embedding, norms, rotation, residual stream, gated
+//! Operations that memory alone limits: embedding, norms, rotation, residual stream, biases, gated
 //! activation.
 
 use candle_core::{DType, Tensor};
 use qlora_config::TargetModule as M;
 use qlora_kernels::{Activations, DropoutKey, GateFunction, MatmulBackend, RopeTable};
+use qlora_planner::Activation;
 
 use super::Setting;
 use super::inputs::WEIGHTS;
@@ -17,6 +18,7 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     time_norms(table, setting)?;
     time_rotation(table, setting)?;
     time_residual(table, setting)?;
+    time_biases(table, setting)?;
     time_gated(table, setting)
 }
 
@@ -42,6 +44,12 @@ fn time_embedding(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     };
     let work = Work::Bytes((2 * case.tokens * d) as f64 + setting.bytes(case.tokens * d));
     table.add(Place::Embedding, "embedding gather", work, 1, run)?;
+    if case.shape.form.embedding_scale.is_some() {
+        let x = setting.inputs.matrix((case.tokens, d), dtype)?;
+        let work = Work::Bytes(2.0 * setting.bytes(case.tokens * d));
+        let run = || Ok(setting.backend.affine(&x, 2.0, None)?);
+        table.add(Place::Embedding, "embedding scale", work, 1, run)?;
+    }
     let alpha = case.config.training.neftune_alpha;
     if alpha > 0.0 {
         let x = setting.inputs.matrix((case.tokens, d), dtype)?;
@@ -76,6 +84,7 @@ fn time_norms(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         make(tokens)?,
         make(1)?.squeeze(0)?,
     );
+    let w = setting.norm_weight(&w);
     let calls = &setting.calls;
     // The norm of an adapter's input is made again on the way back.
     let again = |modules: &[M]| {
@@ -88,11 +97,7 @@ fn time_norms(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let again = again(&[M::QProj, M::KProj, M::VProj]) + again(&[M::GateProj, M::UpProj]);
     let runs = calls.parts.heads + calls.parts.gates + again;
     let bytes = setting.bytes(tokens * d);
-    let forward = || {
-        Ok(setting
-            .backend
-            .rms_norm_forward_on(&x, (&w).into(), epsilon)?)
-    };
+    let forward = || Ok(setting.backend.rms_norm_forward_on(&x, w, epsilon)?);
     table.add(
         Place::Norm,
         "RMSNorm forward",
@@ -100,11 +105,11 @@ fn time_norms(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         runs,
         forward,
     )?;
-    let (_, rstd) = setting.backend.rms_norm_forward(&x, (&w).into(), epsilon)?;
+    let (_, rstd) = setting.backend.rms_norm_forward(&x, w, epsilon)?;
     let backward = || {
         Ok(setting
             .backend
-            .rms_norm_backward(&dy, &x, (&w).into(), &rstd, Some(&residual))?)
+            .rms_norm_backward(&dy, &x, w, &rstd, Some(&residual))?)
     };
     table.add(
         Place::NormBackward,
@@ -180,6 +185,35 @@ fn time_residual(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     })
 }
 
+/// Those that the model has: a row that is added to the product before it.
+fn time_biases(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
+    let (shape, tokens) = (setting.case.shape, setting.case.tokens);
+    let is_biased = |module: &&M| shape.form.has_bias(**module);
+    for &module in shape.modules().iter().filter(is_biased) {
+        let width = shape.projection(module).0;
+        let make = |rows| setting.inputs.matrix((rows, width), setting.dtype);
+        let (x, bias) = (make(tokens)?, make(1)?.squeeze(0)?);
+        table.add(
+            place(module),
+            format!("{} bias", module.name().trim_end_matches("_proj")),
+            Work::Bytes(2.0 * setting.bytes(tokens * width)),
+            setting.calls.forward(module),
+            || Ok(setting.backend.affine(&x, 1.0, Some(&bias))?),
+        )?;
+    }
+    Ok(())
+}
+
+/// Where the product of `module` stands in a step.
+fn place(module: M) -> Place {
+    match module {
+        M::QkvProj | M::QProj | M::KProj | M::VProj => Place::Heads,
+        M::OProj => Place::Output,
+        M::GateUpProj | M::GateProj | M::UpProj => Place::Gates,
+        M::DownProj => Place::Down,
+    }
+}
+
 fn time_gated(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (tokens, f) = (setting.case.tokens, setting.case.shape.ffn);
     let make = || setting.inputs.matrix((tokens, f), setting.dtype);
@@ -200,22 +234,22 @@ fn time_gated(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     } else {
         calls.layers
     };
-    let forward = || Ok(setting.backend.glu_forward(GateFunction::Silu, &g, &e)?);
+    let (gate, name) = match setting.case.shape.form.activation {
+        Activation::Silu => (GateFunction::Silu, "SwiGLU"),
+        Activation::GeluTanh => (GateFunction::GeluTanh, "GeGLU"),
+    };
+    let forward = || Ok(setting.backend.glu_forward(gate, &g, &e)?);
     table.add(
         Place::Gated,
-        "SwiGLU forward",
+        format!("{name} forward"),
         Work::Bytes(3.0 * each),
         calls.parts.down + again,
         forward,
     )?;
-    let backward = || {
-        Ok(setting
-            .backend
-            .glu_backward(GateFunction::Silu, &dh, &g, &e)?)
-    };
+    let backward = || Ok(setting.backend.glu_backward(gate, &dh, &g, &e)?);
     table.add(
         Place::GatedBackward,
-        "SwiGLU backward",
+        format!("{name} backward"),
         Work::Bytes(5.0 * each),
         calls.layers,
         backward,

@@ -59,7 +59,7 @@ fn time_way_in(table: &mut Table<'_>, setting: &Setting<'_>, supervised: usize) 
     table.add(Place::Loss, "final RMSNorm forward", work, 1, || {
         Ok(setting
             .backend
-            .rms_norm_forward(&picked, (&w).into(), epsilon)?)
+            .rms_norm_forward(&picked, setting.norm_weight(&w), epsilon)?)
     })
 }
 
@@ -75,7 +75,12 @@ fn time_output(table: &mut Table<'_>, setting: &Setting<'_>, chunk: &Chunk) -> R
         .bounded((vocabulary, d), DType::BF16, WEIGHTS)?;
     let work = Work::Flops(2.0 * (chunk.rows * vocabulary * d) as f64);
     let name = |way| format!("output layer {way}, {} rows", chunk.rows);
-    let forward = || Ok(backend.logits(&hidden, Head::new(&head, 1))?);
+    let scaled = Head {
+        scale: setting.case.shape.form.logit_scale.unwrap_or(1.0),
+        cap: setting.logit_cap(),
+        ..Head::new(&head, 1)
+    };
+    let forward = || Ok(backend.logits(&hidden, scaled)?);
     table.add(Place::Loss, name("forward"), work, chunk.calls, forward)?;
     let dlogits = Activations::from(
         setting
@@ -87,7 +92,7 @@ fn time_output(table: &mut Table<'_>, setting: &Setting<'_>, chunk: &Chunk) -> R
             &[Term {
                 x: &dlogits,
                 w: &head,
-                scale: 1.0,
+                scale: scaled.scale,
             }],
             None,
         )?)
@@ -112,9 +117,12 @@ fn time_kernel(table: &mut Table<'_>, setting: &Setting<'_>, chunk: &Chunk) -> R
     // Logits in f32 are read, their gradient is written.
     let work = Work::Bytes((4 * logits.elem_count()) as f64 + setting.bytes(logits.elem_count()));
     let run = || {
-        Ok(setting
-            .backend
-            .cross_entropy_of_logits(&logits, None, &targets, Some(1e-4))?)
+        Ok(setting.backend.cross_entropy_of_logits(
+            &logits,
+            setting.logit_cap(),
+            &targets,
+            Some(1e-4),
+        )?)
     };
     table.add(
         Place::LossKernel,
@@ -129,15 +137,16 @@ fn time_way_back(table: &mut Table<'_>, setting: &Setting<'_>, supervised: usize
     let (tokens, d) = (setting.case.tokens, setting.case.shape.hidden);
     let make = |rows| setting.inputs.matrix((rows, d), setting.dtype);
     let (grad, picked, w) = (make(supervised)?, make(supervised)?, make(1)?.squeeze(0)?);
+    let w = setting.norm_weight(&w);
     let (_, rstd) =
         setting
             .backend
-            .rms_norm_forward(&picked, (&w).into(), setting.case.shape.norm_epsilon)?;
+            .rms_norm_forward(&picked, w, setting.case.shape.norm_epsilon)?;
     let work = Work::Bytes(3.0 * setting.bytes(supervised * d));
     let backward = || {
         Ok(setting
             .backend
-            .rms_norm_backward(&grad, &picked, (&w).into(), &rstd, None)?)
+            .rms_norm_backward(&grad, &picked, w, &rstd, None)?)
     };
     table.add(
         Place::LossBackward,

@@ -17,9 +17,9 @@ mod update;
 
 use std::sync::Arc;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use qlora_config::TargetModule;
-use qlora_kernels::{Backend, Sequences, Span};
+use qlora_kernels::{Backend, NormWeight, Sequences, Span};
 
 use self::calls::Calls;
 use self::inputs::Inputs;
@@ -62,6 +62,18 @@ impl<'a> Setting<'a> {
     /// Bytes of `elements` activations.
     fn bytes(&self, elements: usize) -> f64 {
         (elements * self.dtype.size_in_bytes()) as f64
+    }
+
+    /// `weight` [D] as the model's norms take it.
+    fn norm_weight<'w>(&self, weight: &'w Tensor) -> NormWeight<'w> {
+        NormWeight {
+            weight,
+            unit_offset: self.case.shape.form.unit_offset,
+        }
+    }
+
+    fn logit_cap(&self) -> Option<f32> {
+        self.case.shape.form.logit_cap.map(|cap| cap as f32)
     }
 
     /// Those of `modules` that have an adapter.
