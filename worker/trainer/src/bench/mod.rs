@@ -379,12 +379,12 @@ mod tests {
 
     use qlora_config::Layers;
     use qlora_kernels::types::forms::Operation;
-    use qlora_planner::{DecoderForm, ModelShape};
+    use qlora_planner::{Activation, DecoderForm, EmbeddingScale, ModelShape};
 
     use super::*;
 
     /// A shape whose sizes all differ, with blocks of `layers`.
-    fn checkpoint(layers: usize) -> Checkpoint {
+    fn checkpoint(layers: usize, form: DecoderForm) -> Checkpoint {
         let shape = ModelShape {
             hidden: 64,
             layers,
@@ -399,12 +399,16 @@ mod tests {
             rope_scaling: None,
             sliding_window: None,
             max_positions: 256,
-            form: DecoderForm::default(),
+            form,
         };
         Checkpoint::random(shape, 7)
     }
 
     fn figures(layers: usize, extent: Extent, set: &[&str]) -> Result<Figures> {
+        figures_of(&checkpoint(layers, DecoderForm::default()), extent, set)
+    }
+
+    fn figures_of(checkpoint: &Checkpoint, extent: Extent, set: &[&str]) -> Result<Figures> {
         let common = [
             "model.base=tiny",
             "data.train=none",
@@ -418,7 +422,7 @@ mod tests {
         }
         .resolve()
         .expect("a configuration");
-        measure(&config, &checkpoint(layers), extent)
+        measure(&config, checkpoint, extent)
     }
 
     fn row<'a>(figures: &'a Figures, name: &str) -> &'a Timing {
@@ -497,6 +501,37 @@ mod tests {
                 row(&figures, moments);
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_are_those_of_the_decoder() -> Result<()> {
+        let extent = Extent {
+            length: 32,
+            steps: Steps::Once,
+            kernels: true,
+        };
+        let form = DecoderForm {
+            qkv_bias: true,
+            unit_offset: true,
+            activation: Activation::GeluTanh,
+            embedding_scale: Some(EmbeddingScale::RootOfHidden),
+            logit_cap: Some(30.0),
+            ..DecoderForm::default()
+        };
+        let gemma = figures_of(&checkpoint(3, form), extent, &[])?;
+        for name in ["embedding scale", "GeGLU forward", "GeGLU backward"] {
+            row(&gemma, name);
+        }
+        for name in ["q bias", "k bias", "v bias"] {
+            assert_eq!(
+                row(&gemma, name).calls,
+                row(&gemma, "q product forward").calls
+            );
+        }
+        let llama = figures(3, extent, &[])?;
+        let has = |part: &str| llama.kernels.iter().any(|row| row.name.contains(part));
+        assert!(has("SwiGLU") && !has("GeGLU") && !has("bias") && !has("embedding scale"));
         Ok(())
     }
 
