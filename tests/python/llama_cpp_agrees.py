@@ -1,10 +1,11 @@
 """llama.cpp says the same of a prompt as qlora-worker does.
 
-Usage: llama_cpp_agrees.py LOGITS MODEL.gguf [ADAPTER.gguf]
+Usage: llama_cpp_agrees.py [--tolerance=DIFFERENCE] LOGITS MODEL.gguf [ADAPTER.gguf]
        llama_cpp_agrees.py TOKENIZER.json MODEL.gguf
 
 LOGITS is the safetensors file that `qlora-worker logits` writes. Its ids, but for those at the end, are the prompt; the
-log-probabilities of every token after it are compared, and the largest difference among the likeliest is printed.
+log-probabilities of every token after it are compared, and the largest difference among the likeliest is printed. Where
+the likeliest token ends the answer, or is a part of a letter, llama.cpp tells no probabilities; then the prompt is shorter.
 With a tokenizer, a text and its ids are given to llama.cpp, which must cut the text into these ids to answer alike.
 """
 
@@ -17,7 +18,7 @@ import xllamacpp
 from tokenizers import Tokenizer
 
 PROMPT = 40
-TOLERANCE = 1e-4
+SHORTEST = 20
 TEXT = 'Weather in Zürich for 12345 days? {"name": "weather", "arguments": {"city": "東京"}}\n\n\t It\'s <b> 3.14  fine'
 
 
@@ -40,7 +41,8 @@ def log_probabilities(logits):
     return [x - top - total for x in logits]
 
 
-def of_llama_cpp(model, adapter, prompt, vocabulary):
+def of_llama_cpp(model, adapter, prompts, vocabulary):
+    """The first of the prompts that llama.cpp tells probabilities after, and these."""
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.n_ctx = 256
@@ -53,30 +55,29 @@ def of_llama_cpp(model, adapter, prompt, vocabulary):
     if adapter:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(adapter, 1.0)]
     server = xllamacpp.Server(params)
-    request = {"prompt": prompt, "n_predict": 1, "n_probs": vocabulary, "temperature": 0.0, "cache_prompt": False}
-    answer = server.handle_completions(request)
-    top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-    return {entry["id"]: entry["logprob"] for entry in top}
+    for prompt in prompts:
+        request = {"prompt": prompt, "n_predict": 1, "n_probs": vocabulary, "temperature": 0.0, "cache_prompt": False}
+        told = server.handle_completions(request)["choices"][0]["logprobs"]
+        if told:
+            return prompt, {entry["id"]: entry["logprob"] for entry in told["content"][0]["top_logprobs"]}
+    sys.exit("llama.cpp tells no probabilities after any prompt")
 
 
-def of_us(path):
-    """The prompt, and the log-probabilities of what may follow it."""
-    found = tensors(path)
-    ids, _ = found["ids"]
-    values, (_, vocabulary) = found["logits"]
-    return list(ids[:PROMPT]), log_probabilities(values[(PROMPT - 1) * vocabulary : PROMPT * vocabulary])
-
-
-given, model = sys.argv[1:3]
+names = [name for name in sys.argv[1:] if name.startswith("--tolerance=")]
+tolerance = float(names[0].partition("=")[2]) if names else 1e-4
+given, model, *adapters = [name for name in sys.argv[1:] if name not in names]
 if given.endswith(".json"):
     tokenizer = Tokenizer.from_file(given)
     ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
-    wanted = of_llama_cpp(model, None, ids, tokenizer.get_vocab_size())
-    theirs = of_llama_cpp(model, None, TEXT, len(wanted))
+    _, wanted = of_llama_cpp(model, None, [ids], tokenizer.get_vocab_size())
+    _, theirs = of_llama_cpp(model, None, [TEXT], len(wanted))
 else:
-    prompt, wanted = of_us(given)
-    theirs = of_llama_cpp(model, sys.argv[3] if len(sys.argv) > 3 else None, prompt, len(wanted))
+    found = tensors(given)
+    ids, (values, (_, vocabulary)) = list(found["ids"][0]), found["logits"]
+    prompts = [ids[:length] for length in range(PROMPT, SHORTEST, -1)]
+    prompt, theirs = of_llama_cpp(model, adapters[0] if adapters else None, prompts, vocabulary)
+    wanted = log_probabilities(values[(len(prompt) - 1) * vocabulary : len(prompt) * vocabulary])
 likeliest = sorted(theirs, key=theirs.get, reverse=True)[:100]
 difference = max(abs(theirs[i] - wanted[i]) for i in likeliest)
 print(f"largest difference of log-probabilities: {difference:.1e} over {len(likeliest)} tokens")
-sys.exit(0 if len(likeliest) == 100 and difference < TOLERANCE else 1)
+sys.exit(0 if len(likeliest) == 100 and difference < tolerance else 1)

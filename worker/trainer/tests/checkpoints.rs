@@ -6,11 +6,11 @@ mod toy;
 use std::fs;
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{self, Content, Value as Meta};
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::gguf_file::Value as Meta;
 use candle_core::{DType, Device, Tensor};
 use qlora_trainer::export::{self, ElementType};
 use serde_json::{Value, json};
+use toy::gguf::Gguf;
 use toy::{
     HIDDEN, LAYERS, VOCABULARY, bare, config, differ, logits, model, ones, refused, save, sharded,
     tensors, values,
@@ -265,71 +265,6 @@ fn element_types_and_numbers_that_are_none_are_refused_by_tensor() {
     }
 }
 
-/// A GGUF file of the toy model with other metadata and tensors.
-struct Gguf {
-    metadata: Vec<(String, Meta)>,
-    tensors: Vec<(String, QTensor)>,
-}
-
-impl Gguf {
-    fn of(path: &Path) -> Self {
-        let mut file = fs::File::open(path).expect("a file");
-        let content = Content::read(&mut file).expect("a header");
-        let metadata = content
-            .metadata
-            .iter()
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        let read = |name: &String| {
-            (
-                name.clone(),
-                content
-                    .tensor(
-                        &mut fs::File::open(path).expect("a file"),
-                        name,
-                        &Device::Cpu,
-                    )
-                    .expect("a tensor"),
-            )
-        };
-        let mut names: Vec<&String> = content.tensor_infos.keys().collect();
-        names.sort();
-        Self {
-            metadata,
-            tensors: names.into_iter().map(read).collect(),
-        }
-    }
-
-    fn write(&self, path: &Path) {
-        let metadata: Vec<(&str, &Meta)> =
-            self.metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
-        let tensors: Vec<(&str, &QTensor)> =
-            self.tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
-        let mut file = fs::File::create(path).expect("a file");
-        gguf_file::write(&mut file, &metadata, &tensors).expect("a GGUF file");
-    }
-
-    fn with(mut self, key: &str, value: Meta) -> Self {
-        self.metadata.retain(|(k, _)| k != key);
-        self.metadata.push((key.into(), value));
-        self
-    }
-
-    fn without(mut self, name: &str) -> Self {
-        self.tensors.retain(|(n, _)| n != name);
-        self
-    }
-
-    fn and(mut self, name: &str, tensor: &Tensor) -> Self {
-        self.tensors.retain(|(n, _)| n != name);
-        self.tensors.push((
-            name.into(),
-            QTensor::quantize(tensor, GgmlDType::F32).expect("a tensor"),
-        ));
-        self
-    }
-}
-
 fn gguf(home: &Path) -> std::path::PathBuf {
     let out = home.join("whole.gguf");
     if !out.exists() {
@@ -402,17 +337,17 @@ fn what_a_gguf_says_is_done_or_refused_by_name() {
     let path = home.path().join("changed.gguf");
     for (key, value) in [
         ("llama.rope.dimension_count", Meta::U32(8)),
-        ("llama.rope.scaling.type", Meta::String("yarn".into())),
+        ("llama.rope.scaling.type", Meta::String("dynamic".into())),
         ("llama.attention.scale", Meta::F32(0.5)),
         ("llama.expert_count", Meta::U32(8)),
         ("llama.attention.value_length", Meta::U32(32)),
         ("llama.vocab_size", Meta::U32(800)),
         ("llama.block_count", Meta::String("2".into())),
         ("general.type", Meta::String("adapter".into())),
-        ("general.architecture", Meta::String("qwen2".into())),
+        ("general.architecture", Meta::String("gptneox".into())),
     ] {
         let word = if key == "general.architecture" {
-            "qwen2"
+            "gptneox"
         } else {
             key
         };

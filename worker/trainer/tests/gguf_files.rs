@@ -165,8 +165,8 @@ fn the_way_of_cutting_text_is_the_one_that_a_gguf_names() {
     assert_eq!(ids(&file), ids(&home.path().join("base")));
     let whole = fs::read(&file).expect("a file");
     let path = home.path().join("other.gguf");
-    fs::write(&path, patched(&whole, b"llama-bpe", b"llama-xyz")).expect("a file");
-    refused(&path, None, &["tokenizer.ggml.pre", "llama-xyz"]);
+    fs::write(&path, patched(&whole, b"smaug-bpe", b"smaug-xyz")).expect("a file");
+    refused(&path, None, &["tokenizer.ggml.pre", "smaug-xyz"]);
     fs::write(
         &path,
         patched(&whole, b"tokenizer.ggml.pre", b"tokenizer.ggml.prf"),

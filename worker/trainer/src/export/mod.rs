@@ -144,7 +144,7 @@ pub fn convert_adapter(
             fault,
         });
     }
-    let mut written = gguf::write_adapter(&checkpoint.files.shape, &adapters, out, progress)?;
+    let mut written = gguf::write_adapter(&checkpoint, &adapters, out, progress)?;
     written
         .notes
         .extend(adapter::another_base(adapter, &checkpoint.files)?);

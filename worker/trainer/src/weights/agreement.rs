@@ -128,7 +128,7 @@ fn is_understood(
     } else if packed.iter().any(|ending| name.ends_with(ending)) || bnb::weight_of(name).is_some() {
         format!("belongs to weights that another method has quantized; {READABLE}")
     } else {
-        "is no part of the decoder that config.json describes".to_owned()
+        "is no part of a decoder of its architecture".to_owned()
     };
     Err(shards.fault(name, &fault))
 }
@@ -146,7 +146,8 @@ fn tied_head(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
     Ok(vec![text.to_owned()])
 }
 
-/// Checks the tensors of a GGUF file, which lie there as `tensors`.
+/// Checks the tensors of a GGUF file, which lie there as `tensors`; those of `rope` may be among
+/// them.
 ///
 /// # Errors
 /// See [`check`].
@@ -154,6 +155,7 @@ pub(super) fn check_gguf(
     path: &Path,
     tensors: &BTreeMap<&str, &[usize]>,
     shape: &ModelShape,
+    rope: &[&str],
 ) -> Result<()> {
     let fault = |tensor: &str, fault: String| Error::Tensor {
         path: path.into(),
@@ -171,7 +173,8 @@ pub(super) fn check_gguf(
     let parts = Part::all(shape).into_iter();
     let mut wanted: BTreeMap<String, Vec<usize>> =
         parts.map(|part| (part.gguf(), part.dims(shape))).collect();
-    wanted.insert("rope_freqs.weight".to_owned(), vec![shape.head_dim / 2]);
+    let pairs = shape.form.rotary_dim.unwrap_or(shape.head_dim) / 2;
+    wanted.extend(rope.iter().map(|name| ((*name).to_owned(), vec![pairs])));
     for (name, dims) in tensors {
         match wanted.get(*name) {
             Some(wanted) if wanted == dims => {}
@@ -182,17 +185,20 @@ pub(super) fn check_gguf(
                 ));
             }
             None if name.ends_with(".bias") => {
-                return Err(fault(name, "is a bias, which is not implemented".into()));
+                return Err(fault(
+                    name,
+                    "is a bias that its architecture does not have".into(),
+                ));
             }
             None => {
                 return Err(fault(
                     name,
-                    "is no part of a Llama or Mistral decoder of this many blocks".into(),
+                    "is no part of a decoder of its architecture and of this many blocks".into(),
                 ));
             }
         }
     }
-    wanted.remove("rope_freqs.weight");
+    wanted.retain(|name, _| !rope.contains(&name.as_str()));
     let missing = wanted
         .keys()
         .find(|name| !tensors.contains_key(name.as_str()));

@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub mod gguf;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,10 +3,15 @@
 //!
 //! A base that is a GGUF file keeps its metadata and the blocks of every layer that the adapter
 //! leaves as it is. A Hugging Face base gets metadata of its own ([`metadata`], [`tokenizer`]).
-//! Rows of query and key projections change their order on the way (see [`rotary_row`]).
+//! Rows of query and key projections change their order on the way where llama.cpp rotates
+//! neighboring elements (see [`rotary_row`]), and norms of 1 + w are held as that sum. What llama.cpp
+//! would compute otherwise is refused before anything is written ([`agreement`]).
 
+mod adapter;
+mod agreement;
 mod metadata;
 mod pieces;
+mod rotary;
 mod tokenizer;
 mod writer;
 
@@ -16,19 +21,20 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use qlora_config::TargetModule;
 use qlora_planner::ModelShape;
 
 use self::writer::{Entry, Writer};
+use super::Progress;
 use super::merge::Merger;
 use super::numbers::Outgoing;
 use super::text::Trained;
-use super::{Progress, Written};
-use crate::lora::{Adapters, Site};
-use crate::model::Part;
-use crate::weights::gguf::{GgufFile, rotary_row};
+use crate::lora::Site;
+use crate::model::{GgufForm, Part};
+use crate::weights::gguf::{GgufFile, rotary_heads, rotary_row};
 use crate::weights::{Checkpoint, ModelFiles, Shards};
 use crate::{Error, Result};
+
+pub(super) use self::adapter::write as write_adapter;
 
 /// How matrices are held in a file; vectors are always `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +76,13 @@ pub(super) fn write_model(
     merger: &mut Merger<'_>,
     progress: Progress<'_>,
 ) -> Result<()> {
+    let Some(form) = checkpoint.gguf_form() else {
+        return Ok(());
+    };
+    merger.note(unused_window(&checkpoint.files.shape));
+    let target = Target { form, out, element };
     match (checkpoint.gguf(), checkpoint.shards()) {
-        (Some(file), _) => rewrite(checkpoint, file, out, element, trained, merger, progress),
+        (Some(file), _) => rewrite(checkpoint, file, &target, trained, merger, progress),
         (None, Some(shards)) => {
             if let Some(name) = shards.quantised() {
                 let fault = format!("holds quantised weights (`{name}`); give the 16-bit model");
@@ -80,18 +91,35 @@ pub(super) fn write_model(
                     fault,
                 });
             }
-            from_folder(checkpoint, shards, out, element, trained, merger, progress)
+            from_folder(checkpoint, shards, &target, trained, merger, progress)
         }
         (None, None) => Ok(()),
     }
+}
+
+/// The file that is to be written.
+struct Target<'a> {
+    form: &'static GgufForm,
+    out: &'a Path,
+    element: ElementType,
+}
+
+/// What a person should hear of a window of all blocks: llama.cpp's graphs of such models have
+/// none.
+fn unused_window(shape: &ModelShape) -> Option<String> {
+    let window = shape
+        .sliding_window
+        .filter(|&window| window < shape.max_positions)?;
+    Some(format!(
+        "llama.cpp computes no window for this model: beyond {window} tokens (`sliding_window`) its answers differ from those of the training"
+    ))
 }
 
 /// The file again, with the layers that the adapter changes as `element`.
 fn rewrite(
     checkpoint: &Checkpoint,
     file: &GgufFile,
-    out: &Path,
-    element: ElementType,
+    &Target { form, out, element }: &Target<'_>,
     trained: Option<&Trained>,
     merger: &mut Merger<'_>,
     progress: Progress<'_>,
@@ -138,7 +166,7 @@ fn rewrite(
         let bytes = match site {
             None => writer.write(&blocks.data()?)?,
             Some(site) => {
-                let heads = heads_of(shape, site.module);
+                let heads = rotary_heads(form, shape, site.module);
                 let base = reordered(&blocks.dequantize(&Device::Cpu)?, heads, Order::HuggingFace)?;
                 let merged = reordered(&merger.onto(*site, base)?, heads, Order::Gguf)?;
                 let encoded = Outgoing {
@@ -159,8 +187,7 @@ fn rewrite(
 fn from_folder(
     checkpoint: &Checkpoint,
     shards: &Shards,
-    out: &Path,
-    element: ElementType,
+    &Target { form, out, element }: &Target<'_>,
     trained: Option<&Trained>,
     merger: &mut Merger<'_>,
     progress: Progress<'_>,
@@ -169,14 +196,14 @@ fn from_folder(
     let tokenizer = tokenizer::describe(files)?;
     merger.note(tokenizer.note);
     let mut metadata = [
-        metadata::of(files, element.file_type())?,
+        metadata::of(files, form, element.file_type())?,
         tokenizer.metadata,
     ]
     .concat();
     trained
         .into_iter()
         .for_each(|trained| trained.write_keys(&mut metadata));
-    let divisors = metadata::rope_divisors(&files.shape);
+    let rotary = rotary::named(rotary::tensors(&files.shape, form));
     let parts = Part::all(&files.shape);
     let name_of = |part: &Part| part.hugging_face(&files.shape.form);
     let dtype_of = |dims: &[usize]| {
@@ -186,7 +213,7 @@ fn from_folder(
             GgmlDType::F32
         }
     };
-    let mut entries = Vec::with_capacity(parts.len() + 1);
+    let mut entries = Vec::with_capacity(parts.len() + rotary.len());
     for part in &parts {
         let dims = shards.shape(&name_of(part))?;
         entries.push(Entry {
@@ -195,25 +222,17 @@ fn from_folder(
             dims,
         });
     }
-    if let Some(divisors) = &divisors {
-        entries.push(Entry {
-            name: "rope_freqs.weight".into(),
-            dims: vec![divisors.len()],
-            dtype: GgmlDType::F32,
-        });
-    }
+    entries.extend(rotary.iter().map(|(name, factors)| Entry {
+        name: (*name).to_owned(),
+        dims: vec![factors.len()],
+        dtype: GgmlDType::F32,
+    }));
     let total = entries.len();
     let mut writer = Writer::create(out, &metadata, entries)?;
     for part in &parts {
         let name = &name_of(part);
-        let mut tensor = shards.tensor(name, DType::F32, &Device::Cpu)?;
-        if let Part::Weight(site) = part {
-            tensor = reordered(
-                &merger.linear(*site, &tensor)?,
-                heads_of(&files.shape, site.module),
-                Order::Gguf,
-            )?;
-        }
+        let tensor = shards.tensor(name, DType::F32, &Device::Cpu)?;
+        let tensor = outgoing(*part, tensor, &files.shape, form, merger)?;
         let dtype = dtype_of(tensor.dims());
         let encoded = Outgoing {
             path: &files.path,
@@ -225,54 +244,29 @@ fn from_folder(
         let bytes = writer.write(&encoded.bytes)?;
         progress(merger.wrote(bytes), total)?;
     }
-    if let Some(divisors) = divisors {
-        let tensor = Tensor::new(divisors, &Device::Cpu)?;
+    for (_, factors) in rotary {
+        let tensor = Tensor::new(factors, &Device::Cpu)?;
         let bytes = writer.write(&plain(&tensor)?)?;
         progress(merger.wrote(bytes), total)?;
     }
     writer.finish(progress)
 }
 
-/// Writes `adapters` for a model of `shape`.
-///
-/// llama.cpp multiplies with alpha / rank, so alpha is the one that gives the scale of the
-/// training.
-pub(super) fn write_adapter(
+/// The tensor `part` of a folder as a file of `form` holds it.
+fn outgoing(
+    part: Part,
+    tensor: Tensor,
     shape: &ModelShape,
-    adapters: &Adapters,
-    out: &Path,
-    progress: Progress<'_>,
-) -> Result<Written> {
-    let config = adapters.config();
-    let text = |key: &str, value: &str| (key.to_owned(), Value::String(value.to_owned()));
-    let alpha = Value::F32((config.scale() * config.r as f64) as f32);
-    let metadata = [
-        text("general.architecture", metadata::ARCHITECTURE),
-        text("general.type", "adapter"),
-        text("adapter.type", "lora"),
-        ("adapter.lora.alpha".to_owned(), alpha),
-    ];
-    let name = |site: &Site, which: &str| format!("{}.{which}", Part::Weight(*site).gguf());
-    let mut tensors = Vec::with_capacity(2 * adapters.sites.len());
-    for (site, factors) in adapters.sites.iter().zip(&adapters.factors) {
-        tensors.push((name(site, "lora_a"), factors.a.clone()));
-        let b = reordered(&factors.b, heads_of(shape, site.module), Order::Gguf)?;
-        tensors.push((name(site, "lora_b"), b));
+    form: &GgufForm,
+    merger: &mut Merger<'_>,
+) -> Result<Tensor> {
+    let heads = |site: Site| rotary_heads(form, shape, site.module);
+    match part {
+        Part::Weight(site) => reordered(&merger.linear(site, &tensor)?, heads(site), Order::Gguf),
+        Part::Bias(site) => reordered(&tensor, heads(site), Order::Gguf),
+        Part::Norm { .. } | Part::FinalNorm if shape.form.unit_offset => Ok((tensor + 1.0)?),
+        _ => Ok(tensor),
     }
-    let entry = |(name, tensor): &(String, Tensor)| Entry {
-        name: name.clone(),
-        dims: tensor.dims().to_vec(),
-        dtype: GgmlDType::F32,
-    };
-    let mut writer = Writer::create(out, &metadata, tensors.iter().map(entry).collect())?;
-    let mut written = Written::default();
-    for (_, tensor) in &tensors {
-        written.bytes += writer.write(&plain(tensor)?)?;
-        written.tensors += 1;
-        progress(written.tensors, tensors.len())?;
-    }
-    writer.finish(progress)?;
-    Ok(written)
 }
 
 /// `tensor` as it is, in `f32`.
@@ -287,15 +281,6 @@ fn plain(tensor: &Tensor) -> Result<Vec<u8>> {
 enum Order {
     HuggingFace,
     Gguf,
-}
-
-/// Heads of a layer whose output is rotated; none of others.
-fn heads_of(shape: &ModelShape, module: TargetModule) -> Option<usize> {
-    match module {
-        TargetModule::QProj => Some(shape.heads),
-        TargetModule::KProj => Some(shape.kv_heads),
-        _ => None,
-    }
 }
 
 /// `matrix` [rows, ...] with its rows brought into `order` from the other one.

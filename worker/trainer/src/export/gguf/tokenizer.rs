@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 use super::pieces::{self, Prefix};
 use crate::weights::ModelFiles;
-use crate::weights::gguf::{CUTS, TokenType};
+use crate::weights::gguf::{CUTS, MERGED, TokenType, WHOLE};
 use crate::{Error, Result};
 
 /// Keys and values for a tokenizer.
@@ -203,10 +203,18 @@ fn cut(json: &Json) -> Option<&'static str> {
         .iter()
         .find_map(|part| part["pattern"]["Regex"].as_str())
     {
-        return CUTS
-            .iter()
+        let merged = json["model"]["ignore_merges"] != true;
+        let name = |name: &'static str| {
+            if merged && name == WHOLE {
+                MERGED
+            } else {
+                name
+            }
+        };
+        let mut cuts = CUTS.iter();
+        return cuts
             .find(|(known, _)| *known == pattern)
-            .map(|(_, name)| *name);
+            .map(|(_, known)| name(known));
     }
     let is = |part: &Json, kind: &str| part["type"] == kind;
     // llama.cpp cuts with GPT-2's pattern and adds no space; without merges no cut makes a

@@ -4,10 +4,11 @@
 use qlora_planner::{LayerForm, LayerRope};
 
 use super::gemma2::{self, DEFAULTS, cap};
+use super::gguf::{GgufForm, RopeForm, float};
 use super::keys::Keys;
 use super::rope::{self, Model, Reading};
 use super::sizes::Defaults;
-use super::{Architecture, ConfigFault, layers};
+use super::{Architecture, ConfigFault, layers as kinds};
 
 const GLOBAL_THETA: f64 = 1_000_000.0;
 const LOCAL_THETA: f64 = 10_000.0;
@@ -71,24 +72,69 @@ pub(super) static GEMMA3: Architecture = Architecture {
             let fault = "`attn_logit_softcapping` is not carried out by Gemma 3; set it to null";
             return Err(ConfigFault::Unsupported(fault.into()));
         }
-        let pattern = config.size("sliding_window_pattern")?.unwrap_or(6);
+        let pattern = config.size("sliding_window_pattern")?.unwrap_or(PATTERN);
         let windowed = |layer: usize| !(layer + 1).is_multiple_of(pattern);
-        let windowed = layers::windowed(config, shape.layers, windowed)?;
+        let windowed = kinds::windowed(config, shape.layers, windowed)?;
         let window = config.size("sliding_window")?.unwrap_or(4096);
-        let layer = |is_windowed: bool| match is_windowed {
-            true => LayerForm {
-                window: Some(window),
-                rope: LayerRope::Local,
-            },
-            false => LayerForm {
-                window: None,
-                rope: LayerRope::Global,
-            },
-        };
-        shape.form.layers = windowed.into_iter().map(layer).collect();
+        shape.form.layers = layers(windowed, window);
         Ok(shape)
     },
+    gguf: GgufForm {
+        names: &["gemma3"],
+        interleaved: false,
+        keys: &[
+            "attention.sliding_window",
+            "attention.sliding_window_pattern",
+            "final_logit_softcapping",
+            "rope.freq_base_swa",
+        ],
+        rope: &[RopeForm::Linear],
+        untied: true,
+        square: false,
+        read: |keys, shape| {
+            gemma2::read_gguf(shape, LARGEST_LAYERS);
+            let local = keys.positive("rope.freq_base_swa")?;
+            shape.form.local_rope_theta = Some(local.unwrap_or(LOCAL_THETA));
+            shape.form.head_norms = true;
+            shape.form.logit_cap = keys.optional("final_logit_softcapping")?;
+            let windowed = gemma2::read_windowed(keys, shape.layers, PATTERN)?;
+            shape.form.layers = match keys.size("attention.sliding_window")? {
+                Some(window) => layers(windowed, window),
+                // Without a window every block has the global rotary embedding.
+                None => layers(vec![false; shape.layers], 0),
+            };
+            Ok(())
+        },
+        write: |shape| {
+            let form = &shape.form;
+            let mut keys = gemma2::write_windows(shape, PATTERN);
+            let theta = form.local_rope_theta.unwrap_or(LOCAL_THETA);
+            keys.push(("rope.freq_base_swa", float(theta)));
+            let cap = form.logit_cap;
+            keys.extend(cap.map(|cap| ("final_logit_softcapping", float(cap))));
+            keys
+        },
+    },
 };
+
+/// The last block of so many has no window, where no key says otherwise.
+const PATTERN: usize = 6;
+/// Blocks of Gemma 3 27B, by which llama.cpp knows that its scores are scaled otherwise.
+const LARGEST_LAYERS: usize = 62;
+
+fn layers(windowed: Vec<bool>, window: usize) -> Vec<LayerForm> {
+    let layer = |is_windowed: bool| match is_windowed {
+        true => LayerForm {
+            window: Some(window),
+            rope: LayerRope::Local,
+        },
+        false => LayerForm {
+            window: None,
+            rope: LayerRope::Global,
+        },
+    };
+    windowed.into_iter().map(layer).collect()
+}
 
 /// `rope_parameters` by the kind of a layer, as transformers 5 writes them.
 struct Nested<'a> {
@@ -100,7 +146,7 @@ fn nested<'a>(config: &Keys<'a>) -> Result<Option<Nested<'a>>, String> {
     let Some(keys) = config.object("rope_parameters")? else {
         return Ok(None);
     };
-    let kinds = [layers::FULL, layers::SLIDING];
+    let kinds = [kinds::FULL, kinds::SLIDING];
     if !keys.entries().any(|(key, _)| kinds.contains(&key)) {
         return Ok(None);
     }
@@ -111,7 +157,7 @@ fn nested<'a>(config: &Keys<'a>) -> Result<Option<Nested<'a>>, String> {
         ));
     }
     Ok(Some(Nested {
-        global: keys.object(layers::FULL)?,
-        sliding: keys.object(layers::SLIDING)?,
+        global: keys.object(kinds::FULL)?,
+        sliding: keys.object(kinds::SLIDING)?,
     }))
 }

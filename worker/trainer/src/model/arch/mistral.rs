@@ -1,7 +1,7 @@
 //! Mistral 7B, all versions, and Mistral Nemo.
 
-use super::Architecture;
 use super::sizes::{self, Defaults, KvHeads};
+use super::{Architecture, llama};
 
 /// Tokens that a token sees where `config.json` has no `sliding_window`; so in transformers.
 const WINDOW: usize = 4096;
@@ -25,4 +25,5 @@ pub(super) static MISTRAL: Architecture = Architecture {
         };
         Ok(shape)
     },
+    gguf: llama::GGUF,
 };

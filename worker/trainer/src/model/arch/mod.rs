@@ -6,6 +6,7 @@
 
 mod gemma2;
 mod gemma3;
+mod gguf;
 mod granite;
 mod keys;
 mod known;
@@ -25,6 +26,8 @@ use serde_json::Value;
 
 use self::keys::Keys;
 
+pub use self::gguf::{GgufForm, GgufKeys, RopeForm, as_number};
+
 /// What sets an architecture apart.
 struct Architecture {
     /// `model_type` of `config.json`.
@@ -35,6 +38,8 @@ struct Architecture {
     keys: &'static [&'static str],
     /// The model's sizes and constants.
     shape: fn(&Keys<'_>) -> Result<ModelShape, ConfigFault>,
+    /// The same in GGUF files.
+    gguf: GgufForm,
 }
 
 /// Every architecture that is read.
@@ -78,6 +83,14 @@ pub fn shape_from_json(config: &Value) -> Result<ModelShape, ConfigFault> {
     quantization::check(&config).map_err(ConfigFault::Unsupported)?;
     known::check(&config, architecture.keys).map_err(ConfigFault::Unsupported)?;
     (architecture.shape)(&config)
+}
+
+/// What GGUF files say of the architecture of a `config.json`.
+///
+/// # Errors
+/// See [`shape_from_json`].
+pub fn gguf_form(config: &Value) -> Result<&'static GgufForm, ConfigFault> {
+    Ok(&architecture(&Keys::new(config)?)?.gguf)
 }
 
 fn architecture(config: &Keys<'_>) -> Result<&'static Architecture, ConfigFault> {

@@ -1,6 +1,7 @@
 //! Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini: one matrix for queries, keys and values, one for gate
 //! and up, and rotation of a part of a head.
 
+use super::gguf::{GgufForm, RopeForm, count};
 use super::rope::Reading;
 use super::sizes::{self, Defaults};
 use super::{Architecture, ConfigFault};
@@ -44,5 +45,19 @@ pub(super) static PHI3: Architecture = Architecture {
         shape.sliding_window = config.size("sliding_window")?;
         shape.form.fused = true;
         Ok(shape)
+    },
+    gguf: GgufForm {
+        names: &["phi3"],
+        interleaved: false,
+        keys: &["attention.sliding_window"],
+        rope: &[RopeForm::Linear, RopeForm::Long, RopeForm::Partial],
+        untied: true,
+        square: true,
+        read: |keys, shape| {
+            shape.sliding_window = keys.size("attention.sliding_window")?;
+            shape.form.fused = true;
+            Ok(())
+        },
+        write: |shape| vec![("attention.sliding_window", count(shape.sliding_window))],
     },
 };

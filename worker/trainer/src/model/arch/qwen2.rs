@@ -1,5 +1,6 @@
 //! Qwen2 and Qwen2.5, whose queries, keys and values have biases.
 
+use super::gguf::{GgufForm, RopeForm};
 use super::sizes::{self, Defaults, KvHeads};
 use super::{Architecture, ConfigFault};
 
@@ -21,5 +22,18 @@ pub(super) static QWEN2: Architecture = Architecture {
         }
         shape.form.qkv_bias = true;
         Ok(shape)
+    },
+    gguf: GgufForm {
+        names: &["qwen2"],
+        interleaved: false,
+        keys: &[],
+        rope: &[RopeForm::Linear, RopeForm::Yarn],
+        untied: true,
+        square: true,
+        read: |_, shape| {
+            shape.form.qkv_bias = true;
+            Ok(())
+        },
+        write: |_| Vec::new(),
     },
 };

@@ -1,6 +1,7 @@
 //! Qwen3, its dense models: norms over the heads of queries and keys.
 
 use super::Architecture;
+use super::gguf::{GgufForm, RopeForm};
 use super::sizes::{self, Defaults, KvHeads};
 
 pub(super) static QWEN3: Architecture = Architecture {
@@ -17,5 +18,18 @@ pub(super) static QWEN3: Architecture = Architecture {
         let mut shape = sizes::read(config, &defaults)?;
         shape.form.head_norms = true;
         Ok(shape)
+    },
+    gguf: GgufForm {
+        names: &["qwen3"],
+        interleaved: false,
+        keys: &[],
+        rope: &[RopeForm::Linear, RopeForm::Yarn],
+        untied: true,
+        square: false,
+        read: |_, shape| {
+            shape.form.head_norms = true;
+            Ok(())
+        },
+        write: |_| Vec::new(),
     },
 };

@@ -2,9 +2,13 @@
 
 use qlora_planner::{Activation, LayerForm, LayerRope};
 
+use super::gguf::{GgufForm, RopeForm};
 use super::rope::Reading;
 use super::sizes::{self, Defaults, KvHeads};
 use super::{Architecture, ConfigFault};
+
+/// Every block of this number does not rotate, where no key has another.
+const INTERVAL: usize = 4;
 
 pub(super) static SMOLLM3: Architecture = Architecture {
     model_type: "smollm3",
@@ -34,7 +38,7 @@ pub(super) static SMOLLM3: Architecture = Architecture {
             // The name misleads: 1 is a block with rotation.
             Some(list) => list.iter().map(|&rotates| rotates != 0.0).collect(),
             None => {
-                let interval = config.size("no_rope_layer_interval")?.unwrap_or(4);
+                let interval = config.size("no_rope_layer_interval")?.unwrap_or(INTERVAL);
                 (0..shape.layers)
                     .map(|layer| !(layer + 1).is_multiple_of(interval))
                     .collect()
@@ -45,15 +49,31 @@ pub(super) static SMOLLM3: Architecture = Architecture {
             let fault = format!("`no_rope_layers` is of {given} blocks, the model has {layers}");
             return Err(ConfigFault::Broken(fault));
         }
-        let layer = |rotates: bool| LayerForm {
-            window: None,
-            rope: if rotates {
-                LayerRope::Global
-            } else {
-                LayerRope::Absent
-            },
-        };
         shape.form.layers = rotated.into_iter().map(layer).collect();
         Ok(shape)
     },
+    gguf: GgufForm {
+        names: &["smollm3"],
+        interleaved: true,
+        keys: &[],
+        rope: &[RopeForm::Linear, RopeForm::Yarn],
+        untied: true,
+        square: false,
+        read: |_, shape| {
+            // No key says so: the graph has this interval.
+            let rotates = |block: usize| !(block + 1).is_multiple_of(INTERVAL);
+            let blocks = 0..shape.layers;
+            shape.form.layers = blocks.map(rotates).map(layer).collect();
+            Ok(())
+        },
+        write: |_| Vec::new(),
+    },
 };
+
+fn layer(rotates: bool) -> LayerForm {
+    let rope = match rotates {
+        true => LayerRope::Global,
+        false => LayerRope::Absent,
+    };
+    LayerForm { window: None, rope }
+}

@@ -6,15 +6,16 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 use qlora_planner::{DecoderForm, ModelShape};
 
+use super::rope::{self, RopeTensors};
+use crate::model::{GgufForm, GgufKeys, RopeForm, as_number};
 use crate::{Error, Result};
 
-/// Keys, after the architecture's name, that are carried out.
-const DONE: [&str; 13] = [
+/// Keys, after the architecture's name, that are carried out for every architecture.
+const DONE: [&str; 17] = [
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
     "attention.layer_norm_rms_epsilon",
-    "attention.sliding_window",
     "attention.value_length",
     "block_count",
     "context_length",
@@ -22,14 +23,16 @@ const DONE: [&str; 13] = [
     "feed_forward_length",
     "rope.dimension_count",
     "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.attn_factor",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
     "vocab_size",
 ];
 
-/// No size of a model is larger.
-const LARGEST: f64 = u32::MAX as f64;
-
 /// The key and values of a file at `path`.
-pub(super) struct Header<'a> {
+pub(crate) struct Header<'a> {
     pub path: &'a Path,
     pub metadata: &'a HashMap<String, Value>,
 }
@@ -51,12 +54,20 @@ impl Header<'_> {
         }
     }
 
+    fn keys(&self, prefix: &str) -> GgufKeys<'_> {
+        GgufKeys {
+            metadata: self.metadata,
+            prefix: prefix.to_owned(),
+        }
+    }
+
     /// Whether the file is all of a model; `tensors` lie in it.
     ///
     /// # Errors
     /// It is one of several parts, or no model.
     pub(super) fn whole(&self, tensors: usize) -> Result<()> {
-        let whole = |key: &str| self.number(key).map(|v| v.map(|v| v as usize));
+        let keys = self.keys("");
+        let whole = |key: &str| self.read(keys.number(key)).map(|v| v.map(|v| v as usize));
         let (parts, part) = (
             whole("split.count")?.unwrap_or(1),
             whole("split.no")?.unwrap_or(0),
@@ -72,7 +83,7 @@ impl Header<'_> {
                 help: "join the parts with `llama-gguf-split --merge FIRST-PART WHOLE.gguf` and name the whole file",
             });
         }
-        match self.text("general.type")? {
+        match self.read(keys.text("general.type"))? {
             None | Some("model") => Ok(()),
             Some(other) => Err(self.fault(format!(
                 "it holds a `{other}` (`general.type`), not a model"
@@ -80,69 +91,70 @@ impl Header<'_> {
         }
     }
 
-    /// Sizes and constants of a model of `vocabulary` tokens; whether the embedding is tied, and
-    /// how frequencies are scaled, the tensors say.
-    pub(super) fn shape(&self, vocabulary: usize) -> Result<ModelShape> {
-        let arch = self.required("general.architecture", self.text("general.architecture")?)?;
-        if arch != "llama" && arch != "mistral" {
-            return Err(Error::Unsupported {
-                path: self.path.into(),
-                fault: format!("its architecture is `{arch}`"),
-                help: "Llama and Mistral can be trained",
-            });
-        }
-        self.refuse_unknown(arch)?;
-        let size = |key: &str| self.size(&format!("{arch}.{key}"));
-        let needed = |key: &str| self.required(&format!("{arch}.{key}"), size(key)?);
-        let (hidden, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
-        let kv_heads = size("attention.head_count_kv")?.unwrap_or(heads);
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(self.fault(format!(
-                "{heads} query heads cannot share {kv_heads} key heads"
-            )));
-        }
-        let head_dim = size("attention.key_length")?.unwrap_or(hidden / heads);
-        if head_dim == 0 || !head_dim.is_multiple_of(2) {
-            return Err(self.fault(format!("heads of {head_dim} cannot be rotated in pairs")));
-        }
-        for key in ["attention.value_length", "rope.dimension_count"] {
-            if let Some(other) = size(key)?.filter(|&other| other != head_dim) {
-                return Err(self.unsupported(format!(
-                    "`{arch}.{key}` {other} beside heads of {head_dim} is not implemented"
-                )));
-            }
-        }
-        self.same_vocabulary(arch, vocabulary)?;
-        let epsilon = format!("{arch}.attention.layer_norm_rms_epsilon");
-        Ok(ModelShape {
-            hidden,
-            layers: needed("block_count")?,
-            heads,
-            kv_heads,
-            head_dim,
-            ffn: needed("feed_forward_length")?,
-            vocabulary,
-            tied_embeddings: false,
-            norm_epsilon: self.required(&epsilon, self.positive(&epsilon)?)?,
-            rope_theta: self
-                .positive(&format!("{arch}.rope.freq_base"))?
-                .unwrap_or(10_000.0),
-            rope_scaling: None,
-            sliding_window: size("attention.sliding_window")?,
-            max_positions: needed("context_length")?,
-            form: DecoderForm::default(),
-        })
+    fn read<T>(&self, value: std::result::Result<T, String>) -> Result<T> {
+        value.map_err(|fault| self.fault(fault))
     }
 
-    fn same_vocabulary(&self, arch: &str, vocabulary: usize) -> Result<()> {
+    /// What `general.architecture` names.
+    pub(super) fn form(&self) -> Result<(&str, &'static GgufForm)> {
+        let keys = self.keys("");
+        let name = self.read(keys.text("general.architecture"))?;
+        let name = self.read(keys.required("general.architecture", name))?;
+        let form = GgufForm::named(name).ok_or_else(|| {
+            let known = GgufForm::known();
+            self.unsupported(format!(
+                "its architecture is `{name}` (`general.architecture`); {known} can be trained"
+            ))
+        });
+        Ok((name, form?))
+    }
+
+    /// Sizes and constants of a model of `vocabulary` tokens with `rope` among its tensors; whether
+    /// the embedding is tied, the tensors say.
+    pub(crate) fn shape(&self, vocabulary: usize, rope: RopeTensors) -> Result<ModelShape> {
+        let (name, form) = self.form()?;
+        self.refuse_unknown(name, form)?;
+        let keys = self.keys(&format!("{name}."));
+        let mut shape = self.read(sizes(&keys, vocabulary))?;
+        let rotated = self.rotated(&keys, form, shape.head_dim)?;
+        shape.form.rotary_dim = (rotated != shape.head_dim).then_some(rotated);
+        self.same_vocabulary(&keys, vocabulary)?;
+        shape.rope_scaling = rope::read(&keys, form, rope, shape.max_positions)
+            .map_err(|fault| self.unsupported(fault))?;
+        self.read((form.read)(&keys, &mut shape))?;
+        Ok(shape)
+    }
+
+    /// Elements of a head that are rotated.
+    fn rotated(&self, keys: &GgufKeys<'_>, form: &GgufForm, head_dim: usize) -> Result<usize> {
+        let refused = |key: &str, other: usize| {
+            let name = keys.name(key);
+            self.unsupported(format!(
+                "`{name}` {other} beside heads of {head_dim} is not implemented"
+            ))
+        };
+        let values = "attention.value_length";
+        if let Some(other) = self.read(keys.size(values))?.filter(|&dim| dim != head_dim) {
+            return Err(refused(values, other));
+        }
+        let key = "rope.dimension_count";
+        let rotated = self.read(keys.size(key))?.unwrap_or(head_dim);
+        let partial = form.has(RopeForm::Partial) && rotated < head_dim && rotated % 2 == 0;
+        if rotated == head_dim || partial {
+            return Ok(rotated);
+        }
+        Err(refused(key, rotated))
+    }
+
+    fn same_vocabulary(&self, keys: &GgufKeys<'_>, vocabulary: usize) -> Result<()> {
         let tokens = self
             .metadata
             .get("tokenizer.ggml.tokens")
             .and_then(|tokens| tokens.to_vec().ok())
             .map(Vec::len);
-        let key = format!("{arch}.vocab_size");
+        let (key, size) = (keys.name("vocab_size"), keys.size("vocab_size"));
         for (what, size) in [
-            (key.as_str(), self.size(&key)?),
+            (key.as_str(), self.read(size)?),
             ("tokenizer.ggml.tokens", tokens),
         ] {
             if let Some(size) = size.filter(|&size| size != vocabulary) {
@@ -156,90 +168,72 @@ impl Header<'_> {
 
     /// Refuses the first key of the architecture, in their order, that asks for what is not
     /// implemented.
-    fn refuse_unknown(&self, arch: &str) -> Result<()> {
+    fn refuse_unknown(&self, arch: &str, form: &GgufForm) -> Result<()> {
         let mut keys: Vec<_> = self.metadata.iter().collect();
         keys.sort_by_key(|(key, _)| key.as_str());
         for (key, value) in keys {
-            let Some(own) = key
-                .strip_prefix(arch)
-                .and_then(|rest| rest.strip_prefix('.'))
-            else {
+            let own = key.strip_prefix(arch);
+            let Some(own) = own.and_then(|rest| rest.strip_prefix('.')) else {
                 continue;
             };
-            let off = match own {
-                own if DONE.contains(&own) => true,
-                "rope.scaling.type" => value.to_string().is_ok_and(|kind| kind == "none"),
-                "tensor_data_layout" => value
-                    .to_string()
-                    .is_ok_and(|kind| kind == "Meta AI original pth"),
-                "expert_count" | "expert_used_count" => as_number(value) == Some(0.0),
-                "attention.causal" => value.to_bool().is_ok_and(|causal| causal),
-                _ => false,
-            };
-            if !off {
+            if !(DONE.contains(&own) || form.keys.contains(&own) || turned_off(own, value)) {
                 return Err(self.unsupported(format!("`{key}: {value:?}` is not implemented")));
             }
         }
         Ok(())
     }
+}
 
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
-        value.ok_or_else(|| self.fault(format!("the metadata lack `{key}`")))
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&str>> {
-        let Some(value) = self.metadata.get(key) else {
-            return Ok(None);
-        };
-        value
+/// Whether `value` of `key`, after the architecture's name, asks for nothing that is not
+/// implemented.
+fn turned_off(key: &str, value: &Value) -> bool {
+    let is = |wanted: f64| as_number(value) == Some(wanted);
+    match key {
+        "tensor_data_layout" => value
             .to_string()
-            .map(|text| Some(text.as_str()))
-            .map_err(|_| self.fault(format!("`{key}` is no text")))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        let Some(value) = self.metadata.get(key) else {
-            return Ok(None);
-        };
-        as_number(value)
-            .map(Some)
-            .ok_or_else(|| self.fault(format!("`{key}` is no number, or a number for each block")))
-    }
-
-    fn positive(&self, key: &str) -> Result<Option<f64>> {
-        match self.number(key)? {
-            Some(value) if !(value > 0.0 && value.is_finite()) => {
-                Err(self.fault(format!("`{key}` is {value}, not a number above 0")))
-            }
-            value => Ok(value),
-        }
-    }
-
-    /// A whole number; 0 is none.
-    fn size(&self, key: &str) -> Result<Option<usize>> {
-        let value = self.number(key)?.filter(|&value| value != 0.0);
-        match value {
-            Some(value) if !(0.0..=LARGEST).contains(&value) || value.fract() != 0.0 => {
-                Err(self.fault(format!("`{key}` is {value}")))
-            }
-            value => Ok(value.map(|value| value as usize)),
-        }
+            .is_ok_and(|kind| kind == "Meta AI original pth"),
+        "expert_count" | "expert_used_count" => is(0.0),
+        "attention.causal" => value.to_bool().is_ok_and(|causal| causal),
+        // Where a model comes from.
+        "rope.scaling.finetuned" => true,
+        // What YaRN has in llama.cpp, whatever the file says.
+        "rope.scaling.yarn_ext_factor" | "rope.scaling.yarn_attn_factor" => is(1.0),
+        "rope.scaling.yarn_beta_fast" => is(rope::BETA_FAST),
+        "rope.scaling.yarn_beta_slow" => is(rope::BETA_SLOW),
+        _ => false,
     }
 }
 
-/// None of a text, a list or a truth value.
-pub(super) fn as_number(value: &Value) -> Option<f64> {
-    Some(match value {
-        Value::U8(v) => f64::from(*v),
-        Value::I8(v) => f64::from(*v),
-        Value::U16(v) => f64::from(*v),
-        Value::I16(v) => f64::from(*v),
-        Value::U32(v) => f64::from(*v),
-        Value::I32(v) => f64::from(*v),
-        Value::U64(v) => *v as f64,
-        Value::I64(v) => *v as f64,
-        Value::F32(v) => f64::from(*v),
-        Value::F64(v) => *v,
-        Value::Bool(_) | Value::String(_) | Value::Array(_) => return None,
+/// Sizes and constants that every architecture has under the same keys.
+fn sizes(keys: &GgufKeys<'_>, vocabulary: usize) -> std::result::Result<ModelShape, String> {
+    let needed = |key: &str| keys.required(key, keys.size(key)?);
+    let (hidden, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
+    let kv_heads = keys.size("attention.head_count_kv")?.unwrap_or(heads);
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(format!(
+            "{heads} query heads cannot share {kv_heads} key heads"
+        ));
+    }
+    let head_dim = keys.size("attention.key_length")?;
+    let head_dim = head_dim.unwrap_or(hidden / heads);
+    if head_dim == 0 || !head_dim.is_multiple_of(2) {
+        return Err(format!("heads of {head_dim} cannot be rotated in pairs"));
+    }
+    let epsilon = "attention.layer_norm_rms_epsilon";
+    Ok(ModelShape {
+        hidden,
+        layers: needed("block_count")?,
+        heads,
+        kv_heads,
+        head_dim,
+        ffn: needed("feed_forward_length")?,
+        vocabulary,
+        tied_embeddings: false,
+        norm_epsilon: keys.required(epsilon, keys.positive(epsilon)?)?,
+        rope_theta: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
+        rope_scaling: None,
+        sliding_window: None,
+        max_positions: needed("context_length")?,
+        form: DecoderForm::default(),
     })
 }

@@ -1,8 +1,9 @@
-//! A GGUF file of the Llama architecture: its weights, its shape, its tokenizer and its chat
+//! A GGUF file: its weights, its shape, its tokenizer and its chat
 //! template.
 
 mod blocks;
 mod header;
+mod rope;
 mod scan;
 mod tokenizer;
 
@@ -16,16 +17,20 @@ use candle_core::Device;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use qlora_data::Templates;
-use qlora_planner::{ModelShape, RopeScaling};
+use qlora_planner::ModelShape;
 use tokenizers::Tokenizer;
 
-use self::header::Header;
 use super::agreement;
 use super::finite::first_broken_in_blocks;
 use super::safetensors::BROKEN;
+use crate::model::GgufForm;
 use crate::{Error, Result};
 
-pub(crate) use self::tokenizer::{CUTS, TokenType};
+pub(crate) use self::header::Header;
+pub(crate) use self::rope::{
+    DIVISORS, LONG, RopeTensors, SHORT, rotary_heads, rotary_row, yarn_growth,
+};
+pub(crate) use self::tokenizer::{CUTS, MERGED, TokenType, WHOLE};
 
 /// What to do where the tokenizer of a file is of no use.
 const FOLDER: &str = "use the Hugging Face folder of the model, with tokenizer.json";
@@ -130,10 +135,10 @@ impl GgufFile {
             .first()
             .copied()
             .unwrap_or_default();
+        let form = self.form()?;
         let shape = ModelShape {
             tied_embeddings: !self.has("output.weight"),
-            rope_scaling: self.rope_factors()?,
-            ..self.header().shape(vocabulary)?
+            ..self.header().shape(vocabulary, self.rope_tensors(form)?)?
         };
         let tensors: BTreeMap<&str, &[usize]> = self
             .content
@@ -141,21 +146,30 @@ impl GgufFile {
             .iter()
             .map(|(name, info)| (name.as_str(), info.shape.dims()))
             .collect();
-        agreement::check_gguf(&self.path, &tensors, &shape)?;
+        agreement::check_gguf(&self.path, &tensors, &shape, &rope::tensors(form))?;
         Ok(shape)
     }
 
-    /// Llama 3.1's scaling is stored as a divisor for each frequency.
-    fn rope_factors(&self) -> Result<Option<RopeScaling>> {
-        if !self.has("rope_freqs.weight") {
-            return Ok(None);
-        }
-        let factors = self
-            .read("rope_freqs.weight", &Device::Cpu)?
-            .dequantize(&Device::Cpu)?;
-        Ok(Some(RopeScaling::Divisors(
-            factors.flatten_all()?.to_vec1()?,
-        )))
+    /// What llama.cpp makes of the architecture that the file names.
+    pub(crate) fn form(&self) -> Result<&'static GgufForm> {
+        Ok(self.header().form()?.1)
+    }
+
+    fn rope_tensors(&self, form: &GgufForm) -> Result<RopeTensors> {
+        let known = rope::tensors(form);
+        let read = |name: &str| -> Result<Option<Vec<f32>>> {
+            if !known.contains(&name) || !self.has(name) {
+                return Ok(None);
+            }
+            let tensor = self.read(name, &Device::Cpu)?;
+            let factors = tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+            Ok(Some(factors))
+        };
+        Ok(RopeTensors {
+            divisors: read(DIVISORS)?,
+            short: read(SHORT)?,
+            long: read(LONG)?,
+        })
     }
 
     /// Everything that the header says.
@@ -275,16 +289,6 @@ impl GgufFile {
         tokenizer::special_token(&self.content, which)
             .map_err(|fault| self.unusable_tokenizer(&fault))
     }
-}
-
-/// Where row `row` of a query or key projection of `rows` rows stands in a GGUF file: llama.cpp
-/// stores the two halves of each head interleaved, because its rotary embedding turns neighbouring
-/// elements.
-pub(crate) fn rotary_row(row: usize, rows: usize, heads: usize) -> usize {
-    let head = rows / heads;
-    let (h, i) = (row / head, row % head);
-    let (half, pair) = (i / (head / 2), i % (head / 2));
-    h * head + 2 * pair + half
 }
 
 fn rebuild(

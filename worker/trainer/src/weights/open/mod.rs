@@ -15,7 +15,7 @@ use super::files::{ModelFiles, end_ids, hub_name, read_json};
 use super::gguf::GgufFile;
 use super::random::RandomWeights;
 use super::safetensors::Shards;
-use crate::model::{ConfigFault, Part, shape_from_json};
+use crate::model::{ConfigFault, GgufForm, Part, gguf_form, shape_from_json};
 use crate::{Error, Result};
 
 /// Where the weights come from.
@@ -28,11 +28,13 @@ enum Source {
 /// A Hugging Face folder.
 struct Folder {
     shards: Shards,
+    form: &'static GgufForm,
 }
 
 /// A GGUF file.
 struct Ggml {
     file: GgufFile,
+    form: &'static GgufForm,
 }
 
 /// An opened checkpoint.
@@ -54,8 +56,13 @@ pub fn shape_of(path: &Path) -> Result<ModelShape> {
 
 /// The shape that the `config.json` of `folder` gives.
 fn shape_of_config(folder: &Path, config: &serde_json::Value) -> Result<ModelShape> {
+    shape_from_json(config).map_err(|fault| of_config(folder, fault))
+}
+
+/// `fault` of the `config.json` of `folder`.
+fn of_config(folder: &Path, fault: ConfigFault) -> Error {
     let path = folder.join("config.json");
-    shape_from_json(config).map_err(|fault| match fault {
+    match fault {
         ConfigFault::Broken(fault) => Error::Model {
             path,
             fault,
@@ -66,7 +73,7 @@ fn shape_of_config(folder: &Path, config: &serde_json::Value) -> Result<ModelSha
             fault,
             help: "docs/reference/models.md lists the architectures and settings that are read",
         },
-    })
+    }
 }
 
 impl Checkpoint {
@@ -105,7 +112,10 @@ impl Checkpoint {
         };
         Ok(Self {
             files,
-            source: Source::Gguf(Box::new(Ggml { file })),
+            source: Source::Gguf(Box::new(Ggml {
+                form: file.form()?,
+                file,
+            })),
         })
     }
 
@@ -130,6 +140,7 @@ impl Checkpoint {
     fn open_folder(path: &Path) -> Result<Self> {
         let config = read_json(&path.join("config.json"))?;
         let shape = shape_of_config(path, &config)?;
+        let form = gguf_form(&config).map_err(|fault| of_config(path, fault))?;
         let shards = Shards::open(path)?;
         let notes = agreement::check(&shards, &shape)?;
         let text = ModelText::open(path).map_err(|e| Error::Model {
@@ -149,7 +160,7 @@ impl Checkpoint {
         };
         Ok(Self {
             files,
-            source: Source::HuggingFace(Box::new(Folder { shards })),
+            source: Source::HuggingFace(Box::new(Folder { shards, form })),
         })
     }
 
@@ -158,6 +169,15 @@ impl Checkpoint {
         match &self.source {
             Source::HuggingFace(folder) => Some(&folder.shards),
             Source::Gguf(_) | Source::Random(_) => None,
+        }
+    }
+
+    /// What llama.cpp makes of the architecture; none of random weights.
+    pub(crate) fn gguf_form(&self) -> Option<&'static GgufForm> {
+        match &self.source {
+            Source::HuggingFace(folder) => Some(folder.form),
+            Source::Gguf(ggml) => Some(ggml.form),
+            Source::Random(_) => None,
         }
     }
 
@@ -174,7 +194,10 @@ impl Checkpoint {
         };
         for part in Part::all(&self.files.shape) {
             if matches!(part, Part::Norm { .. } | Part::FinalNorm) {
-                add(self.vector(part, DType::F32, cpu)?)?;
+                let norm = self.vector(part, DType::F32, cpu)?;
+                // GGUF files hold the whole factor, which rounds the weight.
+                let unit = f64::from(u8::from(self.files.shape.form.unit_offset));
+                add((norm + unit)?)?;
             }
         }
         Ok(hex::encode(hash.finalize()))

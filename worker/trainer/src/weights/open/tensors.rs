@@ -1,12 +1,13 @@
 //! The weights of a checkpoint, each in the form that the configuration asks for.
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{ModelConfig, Quantization, TargetModule};
+use qlora_config::{ModelConfig, Quantization};
 use qlora_kernels::Backend;
 
 use super::{Checkpoint, Folder, Ggml, Source};
 use crate::lora::Site;
 use crate::model::Part;
+use crate::weights::gguf::{rotary_heads, rotary_row};
 use crate::weights::{FrozenWeight, Gguf, Plain, bnb};
 use crate::{Error, Result};
 
@@ -62,10 +63,9 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Box<dyn FrozenWeight>> {
         let (name, shape) = (Part::Weight(site).gguf(), &self.files.shape);
-        let tensor = match site.module {
-            TargetModule::QProj => ggml.file.read_rotary(&name, shape.heads, device)?,
-            TargetModule::KProj => ggml.file.read_rotary(&name, shape.kv_heads, device)?,
-            _ => ggml.file.read(&name, device)?,
+        let tensor = match rotary_heads(ggml.form, shape, site.module) {
+            Some(heads) => ggml.file.read_rotary(&name, heads, device)?,
+            None => ggml.file.read(&name, device)?,
         };
         Ok(Box::new(Gguf(tensor)))
     }
@@ -79,10 +79,7 @@ impl Checkpoint {
                 folder.shards.tensor(&name, dtype, device)
             }
             Source::Gguf(ggml) => {
-                let vector = ggml
-                    .file
-                    .read(&part.gguf(), &Device::Cpu)?
-                    .dequantize(&Device::Cpu)?;
+                let vector = self.gguf_vector(ggml, part)?;
                 Ok(vector.to_dtype(dtype)?.to_device(device)?)
             }
             Source::Random(_) => {
@@ -94,6 +91,26 @@ impl Checkpoint {
                 let vector = Tensor::full(value as f32, part.dims(shape), &Device::Cpu)?;
                 Ok(vector.to_dtype(dtype)?.to_device(device)?)
             }
+        }
+    }
+
+    /// The norm or bias `part` as Hugging Face checkpoints hold it.
+    fn gguf_vector(&self, ggml: &Ggml, part: Part) -> Result<Tensor> {
+        let (cpu, shape) = (&Device::Cpu, &self.files.shape);
+        let vector = ggml.file.read(&part.gguf(), cpu)?.dequantize(cpu)?;
+        match part {
+            Part::Norm { .. } | Part::FinalNorm if shape.form.unit_offset => Ok((vector - 1.0)?),
+            Part::Bias(site) => {
+                let Some(heads) = rotary_heads(ggml.form, shape, site.module) else {
+                    return Ok(vector);
+                };
+                let rows = vector.dim(0)?;
+                let places: Vec<u32> = (0..rows)
+                    .map(|row| rotary_row(row, rows, heads) as u32)
+                    .collect();
+                Ok(vector.index_select(&Tensor::new(places, cpu)?, 0)?)
+            }
+            _ => Ok(vector),
         }
     }
 

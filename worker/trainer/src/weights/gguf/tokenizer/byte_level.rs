@@ -18,10 +18,14 @@ use super::vocabulary::Vocabulary;
 
 /// The ways of cutting text that models supported here use, by the pattern of their pre-tokenizer,
 /// and llama.cpp's names for them (`src/llama-vocab.cpp`).
-pub(crate) const CUTS: [(&str, &str); 3] = [
+pub(crate) const CUTS: [(&str, &str); 4] = [
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         "llama-bpe",
+    ),
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        "gpt-4o",
     ),
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -32,7 +36,12 @@ pub(crate) const CUTS: [(&str, &str); 3] = [
         "tekken",
     ),
 ];
-const KINDS: &str = "gpt-2, smollm, llama-bpe, qwen2 and tekken are read";
+/// The name of a cut after which words that are tokens stay whole, and that of the same cut after
+/// which they are merged like any other.
+pub(crate) const WHOLE: &str = "llama-bpe";
+pub(crate) const MERGED: &str = "smaug-bpe";
+const KINDS: &str =
+    "gpt-2, smollm, refact, llama-bpe, smaug-bpe, dbrx, qwen2, gpt-4o and tekken are read";
 
 pub(super) fn read(
     content: &Content,
@@ -46,7 +55,7 @@ pub(super) fn read(
     // candle takes tokens that a user defined for special, and leaves them out of an answer.
     vocabulary.add_to(&mut tokenizer)?;
     // So in llama.cpp: a word that is a token stays whole, whatever the merges say.
-    if matches!(known_name(pre), "llama-bpe" | "tekken")
+    if matches!(known_name(pre), WHOLE | "tekken")
         && let ModelWrapper::BPE(bpe) = tokenizer.get_model()
     {
         let mut bpe = bpe.clone();
@@ -59,8 +68,10 @@ pub(super) fn read(
 /// One of several names for the same cut.
 fn known_name(pre: &str) -> &str {
     match pre {
-        "llama3" | "llama-v3" => "llama-bpe",
+        "llama3" | "llama-v3" => WHOLE,
         "gpt2" => "gpt-2",
+        "dbrx" => MERGED,
+        "refact" => "smollm",
         other => other,
     }
 }
@@ -71,7 +82,8 @@ fn pre_tokenizer(pre: &str) -> Result<PreTokenizerWrapper, Fault> {
         "gpt-2" => Ok(bytes(true)),
         "smollm" => Ok(Sequence::new(vec![Digits::new(true).into(), bytes(true)]).into()),
         name => {
-            let cut = CUTS.iter().find(|(_, known)| *known == name);
+            let cut = if name == MERGED { WHOLE } else { name };
+            let cut = CUTS.iter().find(|(_, known)| *known == cut);
             let (pattern, _) = cut.ok_or_else(|| {
                 Fault::Unsupported(format!("`tokenizer.ggml.pre: {pre}` is not known; {KINDS}"))
             })?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::quantized::gguf_file::Value;
 
-use crate::weights::gguf::header::as_number;
+use crate::model::as_number;
 
 /// Why it cannot be used; the text names the key.
 pub(crate) enum Fault {

@@ -12,7 +12,7 @@ use tokenizers::Tokenizer;
 use self::keys::Keys;
 use self::vocabulary::Vocabulary;
 
-pub(crate) use self::byte_level::CUTS;
+pub(crate) use self::byte_level::{CUTS, MERGED, WHOLE};
 pub(crate) use self::keys::Fault;
 pub(crate) use self::vocabulary::TokenType;
 

@@ -7,7 +7,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, AddedVocabulary, Tokenizer};
 
 use super::keys::Keys;
-use crate::weights::gguf::header::as_number;
+use crate::model::as_number;
 
 /// Types of tokens in llama.cpp's `llama_token_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
