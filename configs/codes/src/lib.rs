@@ -217,6 +217,10 @@ mod tests {
             env!("CARGO_MANIFEST_DIR"),
             "/../../docs/reference/errors.md"
         );
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the test holds a file of the repository"
+        )]
         let page = std::fs::read_to_string(page).expect("the page");
         let listed: Vec<&str> = page
             .lines()

@@ -14,7 +14,7 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
     ("proto/telemetry", &[]),
     ("configs", &[&["agree", "validate"]]),
     ("configs/codes", &[]),
-    ("configs/files", &[]),
+    ("proto/files", &[]),
     (
         "coordinator",
         &[&["doors", "doors::origin", "doors::pass", "doors::refusal"]],
