@@ -6,10 +6,15 @@ mod toy;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::gguf_file::Value as Meta;
 use qlora_trainer::export::{self, ElementType};
 use qlora_trainer::weights::Checkpoint;
 use serde_json::json;
+use toy::gguf::Gguf;
 use toy::{config, held_as, model, patched, refused, tensors};
+
+/// How the tokenizer of GPT-4o, and of Phi-4-mini, cuts text.
+const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 fn base(home: &Path) -> PathBuf {
     model(&home.join("base"), &config(), &tensors())
@@ -173,6 +178,55 @@ fn the_way_of_cutting_text_is_the_one_that_a_gguf_names() {
     )
     .expect("a file");
     refused(&path, None, &["tokenizer.ggml.pre", "missing"]);
+}
+
+/// Each cut has the name that llama.cpp knows it by, and is read under its other names.
+#[test]
+fn a_byte_level_cut_comes_back_under_every_name_that_it_has() {
+    let home = tempfile::tempdir().expect("a folder");
+    let base = base(home.path());
+    let path = base.join("tokenizer.json");
+    let text = fs::read_to_string(&path).expect("a tokenizer");
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let split = |pattern: &str| {
+        let split = json!({"type": "Split", "pattern": {"Regex": pattern},
+            "behavior": "Isolated", "invert": false});
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": false});
+        json!({"type": "Sequence", "pretokenizers": [split, bytes]})
+    };
+    let digits = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Digits", "individual_digits": true},
+        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]});
+    let llama = tokenizer["pre_tokenizer"].clone();
+    for (cut, whole, names) in [
+        (llama.clone(), true, ["llama-bpe", "llama3"]),
+        (llama, false, ["smaug-bpe", "dbrx"]),
+        (split(GPT_4O), false, ["gpt-4o", "gpt-4o"]),
+        (digits, false, ["smollm", "refact"]),
+    ] {
+        tokenizer["pre_tokenizer"] = cut;
+        tokenizer["model"]["ignore_merges"] = whole.into();
+        fs::write(&path, tokenizer.to_string()).expect("a tokenizer");
+        let (out, held) = (home.path().join("cut.gguf"), held_as("nf4"));
+        export::convert(&base, &out, &held, ElementType::F32, &mut |_, _| Ok(())).expect("a file");
+        let ids = |path: &Path| {
+            let checkpoint = Checkpoint::open(path).expect("a model");
+            let read = checkpoint.files.tokenizer().expect("a tokenizer");
+            let text = "It's 2024-07-26: HelloWORLD don't\n\n /x1234567/\n  Zürich's";
+            read.encode(text, false).expect("tokens").get_ids().to_vec()
+        };
+        let pre = "tokenizer.ggml.pre";
+        for name in names {
+            let renamed = home.path().join("renamed.gguf");
+            let file = Gguf::of(&out);
+            let (_, written) = file.metadata.iter().find(|(k, _)| k == pre).expect("a key");
+            assert_eq!(written.to_string().expect("a text"), names[0]);
+            file.with(pre, Meta::String(name.into())).write(&renamed);
+            assert_eq!(ids(&renamed), ids(&base), "{name}");
+        }
+        fs::remove_file(out).expect("removed");
+    }
 }
 
 #[test]

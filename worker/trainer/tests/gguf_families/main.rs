@@ -22,6 +22,7 @@ const TOLERANCE: f32 = 5e-5;
 const OF_LLAMA_CPP: Option<f32> = Some(1e-4);
 /// On a CPU, llama.cpp takes GELU from a table of 16 bits.
 const OF_GELU: Option<f32> = Some(2e-3);
+
 /// A model as GGUF, merged with an adapter from a folder and from that file, and the adapter alone.
 fn comes_back(family: &'static str, changes: Value, llama_cpp: Option<f32>) {
     let home = Home::new(family, changes);
@@ -36,7 +37,12 @@ fn comes_back(family: &'static str, changes: Value, llama_cpp: Option<f32>) {
     };
     assert_eq!(print(&file), print(&home.base));
     let adapted = values(&home.base, Some(&adapter));
-    assert!(differ(&adapted, &plain) > 1e-3, "the adapter does nothing");
+    let effect = differ(&adapted, &plain);
+    let noticed = 10.0 * llama_cpp.unwrap_or(TOLERANCE);
+    assert!(
+        effect > noticed,
+        "the adapter does next to nothing: {effect}"
+    );
     assert!(differ(&adapted, &values(&file, Some(&adapter))) < TOLERANCE);
     let merged = [
         home.merge(&home.base, &adapter, "merged.gguf"),

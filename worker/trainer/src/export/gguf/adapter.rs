@@ -5,13 +5,14 @@ use std::path::Path;
 use candle_core::Tensor;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
+use qlora_planner::ModelShape;
 
 use super::writer::{Entry, Writer};
 use super::{Order, agreement, metadata, plain, reordered, unused_window};
 use crate::Result;
 use crate::export::{Progress, Written};
 use crate::lora::{Adapters, Site};
-use crate::model::Part;
+use crate::model::{GgufForm, Part};
 use crate::weights::Checkpoint;
 use crate::weights::gguf::rotary_heads;
 
@@ -32,29 +33,17 @@ pub(in crate::export) fn write(
     if checkpoint.gguf().is_none() {
         agreement::check(files, form, &metadata::of_shape(shape, form))?;
     }
-    let config = adapters.config();
-    let text = |key: &str, value: &str| (key.to_owned(), Value::String(value.to_owned()));
-    let alpha = Value::F32((config.scale() * config.r as f64) as f32);
-    let metadata = [
-        text("general.architecture", form.name()),
-        text("general.type", "adapter"),
-        text("adapter.type", "lora"),
-        ("adapter.lora.alpha".to_owned(), alpha),
-    ];
-    let name = |site: &Site, which: &str| format!("{}.{which}", Part::Weight(*site).gguf());
-    let mut tensors = Vec::with_capacity(2 * adapters.sites.len());
-    for (site, factors) in adapters.sites.iter().zip(&adapters.factors) {
-        tensors.push((name(site, "lora_a"), factors.a.clone()));
-        let heads = rotary_heads(form, shape, site.module);
-        let b = reordered(&factors.b, heads, Order::Gguf)?;
-        tensors.push((name(site, "lora_b"), b));
-    }
+    let tensors = tensors(shape, form, adapters)?;
     let entry = |(name, tensor): &(String, Tensor)| Entry {
         name: name.clone(),
         dims: tensor.dims().to_vec(),
         dtype: GgmlDType::F32,
     };
-    let mut writer = Writer::create(out, &metadata, tensors.iter().map(entry).collect())?;
+    let mut writer = Writer::create(
+        out,
+        &keys(form, adapters),
+        tensors.iter().map(entry).collect(),
+    )?;
     let mut written = Written {
         notes: unused_window(shape).into_iter().collect(),
         ..Written::default()
@@ -66,4 +55,33 @@ pub(in crate::export) fn write(
     }
     writer.finish(progress)?;
     Ok(written)
+}
+
+fn keys(form: &GgufForm, adapters: &Adapters) -> Vec<(String, Value)> {
+    let config = adapters.config();
+    let text = |key: &str, value: &str| (key.to_owned(), Value::String(value.to_owned()));
+    let alpha = Value::F32((config.scale() * config.r as f64) as f32);
+    vec![
+        text("general.architecture", form.name()),
+        text("general.type", "adapter"),
+        text("adapter.type", "lora"),
+        ("adapter.lora.alpha".to_owned(), alpha),
+    ]
+}
+
+/// Both factors of every layer, those of B with their rows in the order of the base's.
+fn tensors(
+    shape: &ModelShape,
+    form: &GgufForm,
+    adapters: &Adapters,
+) -> Result<Vec<(String, Tensor)>> {
+    let name = |site: &Site, which: &str| format!("{}.{which}", Part::Weight(*site).gguf());
+    let mut tensors = Vec::with_capacity(2 * adapters.sites.len());
+    for (site, factors) in adapters.sites.iter().zip(&adapters.factors) {
+        tensors.push((name(site, "lora_a"), factors.a.clone()));
+        let heads = rotary_heads(form, shape, site.module);
+        let b = reordered(&factors.b, heads, Order::Gguf)?;
+        tensors.push((name(site, "lora_b"), b));
+    }
+    Ok(tensors)
 }
