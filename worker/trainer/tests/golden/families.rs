@@ -163,7 +163,11 @@ fn generation_agrees(family: &str) {
 }
 
 macro_rules! families {
-    ($($family:ident,)*) => {$(
+    ($($family:ident,)*) => {
+        #[cfg(feature = "cuda")]
+        pub const ALL: &[&str] = &[$(stringify!($family)),*];
+
+        $(
         mod $family {
             const NAME: &str = stringify!($family);
 

@@ -30,6 +30,15 @@ fn a_gpu_gives_the_recorded_losses_within_their_rounding() {
     }
 }
 
+/// Norms over heads, fused layers, soft caps, windows, gates and constants, in the GPU's own forms.
+#[test]
+fn a_gpu_trains_every_architecture_within_its_rounding() {
+    let device = device::open(qlora_config::DeviceKind::Cuda).expect("a GPU");
+    for family in crate::families::ALL {
+        crate::families::bf16_agrees(family, &device);
+    }
+}
+
 /// What is asked for and not there is refused by both, and not taken for something else.
 #[test]
 fn a_gpu_scores_with_the_attention_that_it_trains_with() {
