@@ -91,6 +91,15 @@ impl ModelShape {
         self.form.layers.get(layer).copied().unwrap_or(alike)
     }
 
+    /// Elements of the largest linear layer.
+    pub fn largest_layer(&self) -> usize {
+        let size = |&module: &TargetModule| {
+            let (rows, cols) = self.projection(module);
+            rows * cols
+        };
+        self.modules().iter().map(size).max().unwrap_or_default()
+    }
+
     /// Parameters of one block's linear layers.
     pub fn block_parameters(&self) -> usize {
         self.modules()

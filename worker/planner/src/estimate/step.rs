@@ -10,6 +10,7 @@ use crate::device::StepForm;
 use crate::policy::MemoryPolicy;
 use crate::run::Run;
 use crate::saved::SavedActivations;
+use crate::shape::ModelShape;
 use crate::uploads;
 
 /// Bytes that a step of `run` needs under `policy`.
@@ -24,6 +25,25 @@ pub(super) fn bytes(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
 /// Bytes that cuBLASLt works with.
 const WORKSPACE: usize = 32 << 20;
 
+/// Elements for each token that the block at work holds, and Llama's does not: queries and keys
+/// before their norms, what goes into norms that follow, and a fused layer's output beside its
+/// parts.
+fn beside(shape: &ModelShape) -> usize {
+    let form = &shape.form;
+    let heads = (shape.heads + shape.kv_heads) * shape.head_dim;
+    let mut elements = 0;
+    if form.head_norms {
+        elements += heads;
+    }
+    if form.norms_after {
+        elements += 2 * shape.hidden;
+    }
+    if form.fused {
+        elements += 2 * shape.ffn;
+    }
+    elements
+}
+
 /// Bytes on a CPU.
 fn on_cpu(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     let Run {
@@ -31,9 +51,11 @@ fn on_cpu(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
         config,
         device,
     } = *run;
-    let per_token =
-        SavedActivations::All.per_token(shape, config) + 4 * shape.ffn + 6 * shape.hidden;
-    let weight = shape.ffn * shape.hidden * device.element;
+    let per_token = SavedActivations::All.per_token(shape, config)
+        + beside(shape)
+        + 4 * shape.ffn
+        + 6 * shape.hidden;
+    let weight = shape.largest_layer() * device.element;
     let head = shape.vocabulary * shape.hidden * device.element;
     let logits = 3 * policy.low_memory.rows_of(device) * shape.vocabulary * 4;
     ((run.tokens() * per_token * device.element).max(head + logits) + weight) as u64
@@ -63,12 +85,13 @@ fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
         .last()
         .map_or(0, |saved| saved.per_token(shape, config));
     let per_token = SavedActivations::All.per_token(shape, config) - last
+        + beside(shape)
         + d
         + 2 * f
         + if adapted { 2 * f } else { 0 };
     // A matrix and the next one; with an adapter, the matrix and its factor in one as well.
     let matrices = if adapted { 3 } else { 2 };
-    let block = tokens * (2 * per_token + 4 * shape.heads) + matrices * (2 * f * d);
+    let block = tokens * (2 * per_token + 4 * shape.heads) + matrices * (2 * shape.largest_layer());
     let loss =
         tokens.min(policy.low_memory.rows_of(device)) * shape.vocabulary * 6 + tokens * 12 * d;
     let rotations = shape.max_positions.min(config.data.max_seq_len.max(4096)) * shape.head_dim * 4;
@@ -87,6 +110,7 @@ fn on_metal(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     } = *run;
     let tokens = run.tokens();
     let mut widths = SavedActivations::All.widths(shape, config);
+    widths.extend(Some(beside(shape)).filter(|&width| width > 0));
     widths.extend([shape.ffn; 4]);
     widths.extend([shape.hidden; 6]);
     let rows: u64 = widths
@@ -111,7 +135,7 @@ fn dense_attention(run: &Run<'_>) -> u64 {
 
 /// The largest matrix while it is dequantized on a Mac.
 fn dequantized(run: &Run<'_>) -> u64 {
-    let (elements, buffers) = (run.shape.ffn * run.shape.hidden, run.device.buffers);
+    let (elements, buffers) = (run.shape.largest_layer(), run.device.buffers);
     match held(&run.config.model) {
         // Values before and after scaling in `f32`, and the result in bf16.
         Quantization::Nf4 | Quantization::Auto => {

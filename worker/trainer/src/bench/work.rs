@@ -12,8 +12,9 @@ use qlora_planner::ModelShape;
 pub fn operations_per_token(shape: &ModelShape, config: &TrainingConfig, length: usize) -> f64 {
     let frozen = (shape.layers * shape.block_parameters() + shape.vocabulary * shape.hidden) as f64;
     let trained = shape.adapter_parameters(&config.lora) as f64;
-    let seen = length.min(shape.sliding_window.unwrap_or(length)) as f64 / 2.0;
-    let attention = 4.0 * (shape.heads * shape.head_dim) as f64 * seen * shape.layers as f64;
+    let seen = |layer: usize| length.min(shape.layer(layer).window.unwrap_or(length)) as f64 / 2.0;
+    let seen: f64 = (0..shape.layers).map(seen).sum();
+    let attention = 4.0 * (shape.heads * shape.head_dim) as f64 * seen;
     4.0 * frozen + 6.0 * trained + 3.5 * attention
 }
 
