@@ -19,9 +19,9 @@ pub enum SavedActivations {
     Input,
     /// The output of attention, and its sums.
     Attention,
-    /// The residual stream after attention.
+    /// The residual stream after attention, or what goes into the norm before it.
     Residual,
-    /// Queries, keys and values.
+    /// Queries, keys and values, before norms over heads where there are any.
     Qkv,
     /// Gate and up: nothing is computed again.
     All,

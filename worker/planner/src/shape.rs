@@ -171,7 +171,18 @@ pub fn misfits(shape: &ModelShape, config: &TrainingConfig) -> Vec<Misfit> {
         Misfit {
             key: "lora.target_modules",
             message: format!("`lora.target_modules` has {module}, which `{base}` does not have"),
-            help: format!("choose from {}, or write all-linear", names.join(", ")),
+            help: match shape
+                .modules()
+                .iter()
+                .find(|whole| whole.parts().contains(&module))
+            {
+                Some(whole) => {
+                    let parts: Vec<_> = whole.parts().iter().map(|part| part.name()).collect();
+                    let parts = parts.join(", ");
+                    format!("write {whole}, which holds {parts}, or name all of these")
+                }
+                None => format!("choose from {}, or write all-linear", names.join(", ")),
+            },
         }
     });
     positions.into_iter().chain(modules).collect()

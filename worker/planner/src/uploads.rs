@@ -31,8 +31,12 @@ pub fn forward(shape: &ModelShape, lora: Option<&LoraConfig>, sequences: &[Seque
 pub fn backward(shape: &ModelShape, lora: &LoraConfig, sequences: &[Sequence]) -> u64 {
     // The gradient of A and that of the input draw the mask each; where u is not kept, it is drawn
     // for u as well.
+    // A norm after the feed-forward layer needs what the down projection gave once more.
+    let again = usize::from(shape.form.norms_after);
     let times = |module| {
-        if lora.dora || module == TargetModule::DownProj {
+        if module == TargetModule::DownProj {
+            3 + again
+        } else if lora.dora {
             3
         } else {
             2

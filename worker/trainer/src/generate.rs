@@ -111,9 +111,12 @@ fn tokens_on_this_thread(
     let mut out = Vec::new();
     let mut logits = decoder.extend(prompt, adapters, &mut cache)?;
     // Nothing is computed from the last token, so it needs no position.
-    let limit = how
-        .max_new_tokens
-        .min(decoder.positions().saturating_sub(prompt.len()) + 1);
+    let limit = how.max_new_tokens.min(
+        decoder
+            .positions_after(prompt.len())
+            .saturating_sub(prompt.len())
+            + 1,
+    );
     while out.len() < limit {
         // One row: the processor picks from it.
         let row = logits.to_device(&Device::Cpu)?;

@@ -3,15 +3,16 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_client::console;
-use qlora_config::{DeviceKind, TrainingConfig};
+use qlora_config::{ConfigErrors, DeviceKind, TrainingConfig};
 use qlora_planner::{
     DeviceBudget, LowMemory, MemoryPlan, MemoryPolicy, ModelShape, SavedActivations, estimate,
-    find, fit, least, search,
+    find, fit, least, misfits, search,
 };
 use qlora_proto::words::count;
 use serde_json::{Value, json};
 
-use super::source::ConfigSource;
+use super::checked::unfit;
+use super::source::{ConfigSource, Resolved};
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, print, print_json};
@@ -71,11 +72,20 @@ struct Prediction<'a> {
 
 impl Plan {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let resolved = self.source.resolve(context).await?.config;
+        let Resolved {
+            config: resolved,
+            layers,
+            ..
+        } = self.source.resolve(context).await?;
         context.warn(resolved.warnings());
         let config = resolved.config();
         let name = config.model.base.clone().unwrap_or_default();
         let shape = shape_of(&name).await?;
+        let misfits = misfits(&shape, config).into_iter();
+        let faults: Vec<_> = misfits.map(|misfit| unfit(&layers, misfit)).collect();
+        if !faults.is_empty() {
+            return Err(CtlError::Config(ConfigErrors(faults)));
+        }
         let kind = if config.resources.device == DeviceKind::Any {
             DeviceKind::Cpu
         } else {

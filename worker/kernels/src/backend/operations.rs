@@ -143,7 +143,7 @@ pub trait Backend: Send + Sync {
     /// itself, without the bias.
     fn affine(&self, x: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor>;
 
-    /// `x` [M, D], `w` [D] to `y` = `x` * rstd * `w` [M, D] and rstd = 1 / sqrt(mean(x^2) +
+    /// `x` [M, D], the factor `w` [D] of [`NormWeight`] to `y` = `x` * rstd * `w` [M, D] and rstd = 1 / sqrt(mean(x^2) +
     /// `epsilon`) [M, 1] in `f32`.
     fn rms_norm_forward(
         &self,

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use qlora_config::{DeviceKind, FlashAttention, ModelConfig, ResolvedConfig, TrainingConfig};
 use qlora_data::Sample;
 use qlora_kernels::types::forms::Forms;
-use qlora_planner::{LowMemory, SavedActivations, estimate};
+use qlora_planner::{LowMemory, ModelShape, SavedActivations, estimate};
 use serde::{Serialize, Serializer};
 
 use crate::lora::{Gradients, MaskPosition};
@@ -139,6 +139,18 @@ struct Stepped {
     parts: Option<Parts>,
 }
 
+/// Refuses adapters on layers that the model does not have.
+fn refuse_lacking(shape: &ModelShape, config: &TrainingConfig) -> Result<()> {
+    match shape.lacking(&config.lora) {
+        None => Ok(()),
+        Some(module) => Err(Error::Config {
+            key: "lora.target_modules",
+            fault: format!("has {module}, which the model does not have"),
+            help: "write all-linear, or the names of the model's own layers",
+        }),
+    }
+}
+
 /// Measures training steps of random rows.
 pub fn measure(
     config: &ResolvedConfig,
@@ -150,6 +162,7 @@ pub fn measure(
         DeviceKind::Any => DeviceKind::Cpu,
         kind => kind,
     };
+    refuse_lacking(shape, c)?;
     let runtime = Runtime::open(kind, shape, Purpose::Training(c), length)?;
     let (device, backend, policy) = (runtime.device(), &runtime.backend, &runtime.policy);
     let stepped = step(c, checkpoint, extent, &runtime)?;

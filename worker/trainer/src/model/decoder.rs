@@ -15,7 +15,7 @@ use super::block::{Block, Kept};
 use super::load::{load_block, load_norm};
 use super::norm::Norm;
 use super::pass::Pass;
-use super::{Part, angles, output};
+use super::{Part, angles, output, switch};
 use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
 use crate::metal::Uploads;
 use crate::stop::StopSignal;
@@ -108,6 +108,8 @@ pub struct Decoder {
     head: Option<Box<dyn FrozenWeight>>,
     /// The rotary embeddings; a block names its own by its place.
     ropes: Vec<RopeTable>,
+    /// Those of batches with a sequence of more tokens than this.
+    long_ropes: Option<(usize, Vec<RopeTable>)>,
     /// Tokens that a sequence may have.
     positions: usize,
     /// Ends a pass through the blocks early.
@@ -136,11 +138,21 @@ impl Decoder {
         } else {
             backend.clone()
         };
-        let (mut kinds, mut ropes) = (Vec::new(), Vec::new());
-        for (kind, angles) in angles(&shape, max_len) {
-            kinds.push(kind);
-            ropes.push(RopeTable::of(&angles, max_len, device)?);
-        }
+        let ropes_of = |length: usize, positions: usize| -> Result<Vec<RopeTable>> {
+            let tables = angles(&shape, length).into_iter();
+            let tables = tables.map(|(_, angles)| RopeTable::of(&angles, positions, device));
+            Ok(tables.collect::<candle_core::Result<_>>()?)
+        };
+        let kinds: Vec<_> = angles(&shape, max_len)
+            .into_iter()
+            .map(|(kind, _)| kind)
+            .collect();
+        let long_from = switch(&shape).filter(|&from| max_len > from);
+        let ropes = ropes_of(1, long_from.unwrap_or(max_len))?;
+        let long_ropes = match long_from {
+            Some(from) => Some((from, ropes_of(max_len, max_len)?)),
+            None => None,
+        };
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
             let dequantized = index + policy.dequantized >= shape.layers;
@@ -157,6 +169,7 @@ impl Decoder {
             norm: load_norm(checkpoint, Part::FinalNorm, &**backend)?,
             head: checkpoint.head(&**backend)?,
             ropes,
+            long_ropes,
             positions: max_len,
             stop: StopSignal::default(),
             blocks,
@@ -197,6 +210,15 @@ impl Decoder {
         self.positions
     }
 
+    /// Tokens that a sequence may have that begins with `prompt` tokens and is extended one by one:
+    /// keys that were rotated by one set of angles do not go with those of another.
+    pub fn positions_after(&self, prompt: usize) -> usize {
+        match &self.long_ropes {
+            Some((from, _)) if prompt <= *from => *from,
+            _ => self.positions,
+        }
+    }
+
     /// Whether `ids` can be looked up, in a sequence that they make longer than `past` tokens.
     ///
     /// # Errors
@@ -225,8 +247,12 @@ impl Decoder {
         }
         let backend = &*self.backend;
         let sequences = backend.sequences(spans)?;
+        let longest = spans.iter().map(|span| span.k.len()).max().unwrap_or(0);
         Ok(Pass {
-            ropes: &self.ropes,
+            ropes: match &self.long_ropes {
+                Some((from, ropes)) if longest > *from => ropes,
+                _ => &self.ropes,
+            },
             backend,
             sequences,
             adapters,
@@ -299,9 +325,14 @@ impl Decoder {
         let mut x = self.embed(&batch.ids)?;
         if neftune_alpha > 0.0 {
             let key = adapters.embedding_noise(masks);
+            // The noise is on the embedding, which a constant of the model multiplies afterwards.
+            let alpha = match self.shape.form.embedding_scale {
+                Some(EmbeddingScale::Factor(factor)) => neftune_alpha * factor,
+                _ => neftune_alpha,
+            };
             x = self
                 .backend
-                .embedding_noise(&x, neftune_alpha, &batch.spans, &key)?;
+                .embedding_noise(&x, alpha, &batch.spans, &key)?;
         }
         let mut blocks: Vec<Kept> = Vec::with_capacity(self.blocks.len());
         let mut uploads = Uploads::forward(
@@ -470,6 +501,10 @@ impl Decoder {
             q: 0..ids.len(),
             k: 0..past + ids.len(),
         }];
+        let (tokens, positions) = (past + ids.len(), self.positions_after(past));
+        if past > 0 && tokens > positions {
+            return Err(Error::Positions { tokens, positions });
+        }
         let pass = self.pass(adapters, ids, &spans, None)?;
         let mut x = self.embed(ids)?;
         let mut uploads = Uploads::forward(&self.device, &self.shape, None, &spans)?;

@@ -89,9 +89,7 @@ pub(super) fn load_block(
         output: take(M::OProj)?,
         norm_after: norm_after(NormPlace::AfterAttention)?,
         shape: device::attention_shape(shape, index),
-        rope: ropes
-            .iter()
-            .position(|&kind| kind == shape.layer(index).rope),
+        rope: rope_of(shape.layer(index).rope, ropes)?,
     };
     let mlp = Mlp {
         norm: norm(NormPlace::BeforeMlp)?,
@@ -112,6 +110,16 @@ pub(super) fn load_block(
         attention,
         mlp,
     })
+}
+
+/// The place of the table of `kind` among `ropes`; none where nothing is rotated.
+fn rope_of(kind: LayerRope, ropes: &[LayerRope]) -> Result<Option<usize>> {
+    if kind == LayerRope::Absent {
+        return Ok(None);
+    }
+    let place = ropes.iter().position(|&other| other == kind);
+    let missing = || candle_core::Error::Msg(format!("a model without the angles of {kind:?}"));
+    Ok(Some(place.ok_or_else(missing)?))
 }
 
 fn load_linear(

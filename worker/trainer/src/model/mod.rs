@@ -17,4 +17,4 @@ pub use arch::{ConfigFault, shape_from_json};
 pub(crate) use arch::{GgufForm, GgufKeys, RopeForm, as_number, gguf_form};
 pub use decoder::{Batch, Decoder, Passed};
 pub use parts::{NormPlace, Part};
-pub(crate) use rope::{angles, inverse_frequencies};
+pub(crate) use rope::{angles, inverse_frequencies, switch};

@@ -7,8 +7,8 @@ use std::f64::consts::PI;
 use qlora_kernels::RopeAngles;
 use qlora_planner::{LayerRope, ModelShape, RopeScaling};
 
-/// The rotary embeddings of a model whose sequences have up to `length` tokens, each with its
-/// layers; none of them is without a layer.
+/// The rotary embeddings of a model where the longest sequence of a batch has `length` tokens, each
+/// with its layers; none of them is without a layer.
 pub(crate) fn angles(shape: &ModelShape, length: usize) -> Vec<(LayerRope, RopeAngles)> {
     let has = |rope: LayerRope| (0..shape.layers).any(|layer| shape.layer(layer).rope == rope);
     let mut all = Vec::new();
@@ -34,6 +34,17 @@ pub(crate) fn angles(shape: &ModelShape, length: usize) -> Vec<(LayerRope, RopeA
         all.push((LayerRope::Local, angles));
     }
     all
+}
+
+/// Tokens of the longest sequence of a batch beyond which other angles are taken: LongRoPE's
+/// original positions.
+pub(crate) fn switch(shape: &ModelShape) -> Option<usize> {
+    match &shape.rope_scaling {
+        Some(RopeScaling::LongRope {
+            original_positions, ..
+        }) => Some(*original_positions),
+        _ => None,
+    }
 }
 
 /// Those of [`LayerRope::Global`] for sequences of up to `length` tokens.

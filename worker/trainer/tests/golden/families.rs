@@ -213,3 +213,63 @@ families! {
     smollm3,
     granite,
 }
+
+/// A Phi-3 of the given rotary settings, with the weights of the recorded one.
+fn phi_with(scaling: Value) -> (tempfile::TempDir, Decoder) {
+    let home = tempfile::tempdir().expect("a folder");
+    let mut settings = json("phi3", "config.pre_v5.json");
+    settings["rope_scaling"] = scaling;
+    settings["original_max_position_embeddings"] = 16.into();
+    std::fs::write(home.path().join("config.json"), settings.to_string()).expect("a file");
+    let weights = golden(&of("phi3", "model.safetensors"));
+    std::fs::copy(weights, home.path().join("model.safetensors")).expect("a copy");
+    let config = config(&["model.quantization=none"]);
+    let folder = home.path().display().to_string();
+    let decoder = decoder(&folder, &config);
+    (home, decoder)
+}
+
+#[test]
+fn a_batch_beyond_the_original_positions_takes_the_long_factors_as_a_whole() {
+    let pairs = 8;
+    let (_long, long) = phi_with(serde_json::json!({
+        "type": "longrope", "attention_factor": 1.0,
+        "short_factor": vec![1.0; pairs], "long_factor": vec![2.0; pairs]}));
+    let (_plain, plain) = phi_with(Value::Null);
+    let (_half, half) = phi_with(serde_json::json!({"type": "linear", "factor": 2.0}));
+    let config = config(&["model.quantization=none"]);
+    let adapters = untrained(&long, &config);
+    let ids: Vec<i64> = (0..24).map(|i| 3 + 7 * i).collect();
+    let logits = |decoder: &Decoder, count: usize| {
+        let batch = Batch::pack([&unlabelled(&ids[..count])]);
+        decoder.logits(&batch, &adapters).expect("logits")
+    };
+    for count in [1, 15, 16] {
+        assert_eq!(
+            largest_difference(&logits(&long, count), &logits(&plain, count)),
+            0.0
+        );
+    }
+    for count in [17, 24] {
+        assert_eq!(
+            largest_difference(&logits(&long, count), &logits(&half, count)),
+            0.0
+        );
+        assert!(largest_difference(&logits(&long, count), &logits(&plain, count)) > 0.0);
+    }
+    // Keys of one set of angles do not go with queries of the other.
+    let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+    let mut cache = Vec::new();
+    long.extend(&ids[..15], &adapters, &mut cache)
+        .expect("logits");
+    long.extend(&ids[15..16], &adapters, &mut cache)
+        .expect("the last position");
+    assert_eq!(long.positions_after(15), 16);
+    long.extend(&ids[16..17], &adapters, &mut cache)
+        .expect_err("a position of the other angles");
+    let mut cache = Vec::new();
+    long.extend(&ids[..17], &adapters, &mut cache)
+        .expect("logits");
+    long.extend(&ids[17..18], &adapters, &mut cache)
+        .expect("more of the same");
+}

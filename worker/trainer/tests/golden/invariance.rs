@@ -64,6 +64,10 @@ fn step_does_not_depend_on_splits(dora: bool) {
 /// Whatever is kept of a block, what is computed again is what was computed: gradients are
 /// bit-identical.
 pub fn gradients_do_not_depend_on_what_is_kept(device: &Device, compute: &str, dora: bool) {
+    of_model_do_not_depend_on_what_is_kept("tiny_llama", device, compute, dora);
+}
+
+fn of_model_do_not_depend_on_what_is_kept(model: &str, device: &Device, compute: &str, dora: bool) {
     let compute = format!("model.compute={compute}");
     let config = config(&[
         "lora.dropout=0.2",
@@ -71,7 +75,7 @@ pub fn gradients_do_not_depend_on_what_is_kept(device: &Device, compute: &str, d
         &compute,
         &format!("lora.dora={dora}"),
     ]);
-    let decoder = decoder_on(device, "tiny_llama", &config);
+    let decoder = decoder_on(device, model, &config);
     let batch = [Batch::pack(&samples(
         &tensors("qlora_run/batches.safetensors"),
         0,
@@ -92,8 +96,20 @@ pub fn gradients_do_not_depend_on_what_is_kept(device: &Device, compute: &str, d
         assert!(found.iter().flatten().any(|&v| v != 0.0));
         assert!(
             *wanted.get_or_insert_with(|| found.clone()) == found,
-            "{keep:?}"
+            "{model}, {keep:?}"
         );
+    }
+}
+
+/// Fused layers with their masks, norms over heads and norms that follow, of which other tensors
+/// are kept.
+#[test]
+fn what_is_kept_of_a_block_of_another_architecture_does_not_change_a_gradient() {
+    for family in ["phi3", "gemma3", "gemma2", "qwen2", "granite"] {
+        for (compute, dora) in [("f32", false), ("bf16", false), ("f32", true)] {
+            let model = format!("families/{family}");
+            of_model_do_not_depend_on_what_is_kept(&model, &Device::Cpu, compute, dora);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::Setting;
 use super::inputs::WEIGHTS;
 use super::table::{Place, Table, Work};
 use crate::Result;
-use crate::model::inverse_frequencies;
+use crate::model::angles;
 use crate::weights::{FrozenWeight, Plain};
 
 pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
@@ -126,11 +126,10 @@ fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         shape.heads * shape.head_dim,
         shape.kv_heads * shape.head_dim,
     );
-    let rope = RopeTable::new(
-        &inverse_frequencies(shape, setting.case.length),
-        setting.case.length,
-        setting.case.device,
-    )?;
+    let Some((_, angles)) = angles(shape, setting.case.length).into_iter().next() else {
+        return Ok(());
+    };
+    let rope = RopeTable::of(&angles, setting.case.length, setting.case.device)?;
     let make = |width| setting.inputs.matrix((tokens, width), setting.dtype);
     let (q, k, sequences) = (make(width)?, make(kv_width)?, &setting.sequences);
     let backend = &setting.backend;

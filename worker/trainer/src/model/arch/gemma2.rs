@@ -30,7 +30,7 @@ pub(super) static GEMMA2: Architecture = Architecture {
         shape.form.logit_cap = cap(config, "final_logit_softcapping", Some(30.0))?;
         let windowed = |layer: usize| !(layer + 1).is_multiple_of(PATTERN);
         let windowed = layers::windowed(config, shape.layers, windowed)?;
-        let window = config.size("sliding_window")?.unwrap_or(4096);
+        let window = layers::window(config, &windowed, 4096)?;
         shape.form.layers = windowed
             .into_iter()
             .map(|is_windowed| LayerForm {

@@ -38,6 +38,12 @@ pub(super) static GEMMA3: Architecture = Architecture {
             },
             ..DEFAULTS
         };
+        if nested.is_some() && config.value("rope_scaling").is_some() {
+            return Err(ConfigFault::Broken(
+                "`rope_scaling` stands beside `rope_parameters` by kinds of layers; remove one"
+                    .into(),
+            ));
+        }
         let outer = if nested.is_some() {
             config.without("rope_parameters")
         } else {
@@ -52,6 +58,9 @@ pub(super) static GEMMA3: Architecture = Architecture {
                 pairs: shape.head_dim / 2,
                 reading: defaults.rope,
             };
+            for keys in global.iter().chain(&sliding) {
+                rope::refuse_partial(keys)?;
+            }
             if let Some(keys) = global {
                 shape.rope_scaling = rope::scaling(&keys, &model)?;
                 shape.rope_theta = keys.number("rope_theta")?.unwrap_or(shape.rope_theta);
@@ -75,7 +84,7 @@ pub(super) static GEMMA3: Architecture = Architecture {
         let pattern = config.size("sliding_window_pattern")?.unwrap_or(PATTERN);
         let windowed = |layer: usize| !(layer + 1).is_multiple_of(pattern);
         let windowed = kinds::windowed(config, shape.layers, windowed)?;
-        let window = config.size("sliding_window")?.unwrap_or(4096);
+        let window = kinds::window(config, &windowed, 4096)?;
         shape.form.layers = layers(windowed, window);
         Ok(shape)
     },

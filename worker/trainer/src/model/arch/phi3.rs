@@ -14,6 +14,9 @@ pub(super) static PHI3: Architecture = Architecture {
         "auto_map",
         // Of a layer that does not exist.
         "embd_pdrop",
+        // Of the repository's own code; transformers does not read them.
+        "full_attn_mod",
+        "interpolate_factor",
         "lm_head_bias",
         "original_max_position_embeddings",
         "partial_rotary_factor",
@@ -26,7 +29,7 @@ pub(super) static PHI3: Architecture = Architecture {
             rope: Reading {
                 theta: 10_000.0,
                 partial: true,
-                long: true,
+                long: Some(4096.0),
             },
             ..sizes::LLAMA
         };

@@ -16,21 +16,23 @@ pub(super) struct Reading {
     pub theta: f64,
     /// `partial_rotary_factor` counts.
     pub partial: bool,
-    /// Scaling by a list of factors, which only Phi has.
-    pub long: bool,
+    /// Scaling by a list of factors, which only Phi has; with its original positions where no key
+    /// outside of the rotary settings names them.
+    pub long: Option<f64>,
 }
 
 /// Llama's.
 pub(super) const PLAIN: Reading = Reading {
     theta: 10_000.0,
     partial: false,
-    long: false,
+    long: None,
 };
 
 /// Keys that an object of rotary settings may have whatever its kind.
 const COMMON: [&str; 4] = ["rope_type", "type", "rope_theta", "partial_rotary_factor"];
 /// The positions that a model was first trained with, in either place.
 const ORIGINAL: &str = "original_max_position_embeddings";
+const PARTIAL: &str = "partial_rotary_factor";
 
 pub(super) struct Rope {
     pub theta: f64,
@@ -134,47 +136,66 @@ fn theta(
     Ok(*theta)
 }
 
-/// The elements of a head that are rotated, where those are not all.
+/// The elements of a head that are rotated, where those are not all. The one factor that is given,
+/// however often.
 fn rotary_dim(
-    places: [Option<&Keys<'_>>; 3],
+    [config, older, newer]: [Option<&Keys<'_>>; 3],
     reading: &Reading,
     head_dim: usize,
 ) -> Result<Option<usize>, ConfigFault> {
-    const KEY: &str = "partial_rotary_factor";
-    let mut found = None;
-    for keys in places.into_iter().flatten() {
-        let Some(part) = keys.number(KEY)?.filter(|&part| part != 1.0) else {
-            continue;
-        };
-        let name = keys.name(KEY);
-        if !reading.partial {
-            let fault = format!("`{name}` other than 1 is not implemented");
-            return Err(ConfigFault::Unsupported(fault));
-        }
-        let dim = (head_dim as f64 * part) as usize;
-        if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
-            let fault = format!("`{name}` {part} leaves {dim} elements of a head of {head_dim}");
-            return Err(fault.into());
-        }
-        found = Some(dim);
+    let mut found: Vec<(String, f64)> = Vec::new();
+    for keys in [config, older, newer].into_iter().flatten() {
+        let given = keys.number(PARTIAL)?;
+        found.extend(given.map(|part| (keys.name(PARTIAL), part)));
     }
-    Ok(found)
+    let Some((name, part)) = found.first() else {
+        return Ok(None);
+    };
+    if let Some((other, value)) = found.iter().find(|(_, other)| other != part) {
+        let fault = format!("`{name}` is {part}, `{other}` is {value}; remove the wrong one");
+        return Err(fault.into());
+    }
+    if *part == 1.0 {
+        return Ok(None);
+    }
+    if !reading.partial {
+        let fault = format!("`{name}` other than 1 is not implemented");
+        return Err(ConfigFault::Unsupported(fault));
+    }
+    // As with the base: `rope_scaling` replaces the whole of `rope_parameters`.
+    if older.is_some() && name.starts_with("rope_parameters") {
+        let fault = format!("`rope_scaling` hides `{name}` {part}; write it into `rope_scaling`");
+        return Err(fault.into());
+    }
+    let dim = (head_dim as f64 * part) as usize;
+    if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
+        let fault = format!("`{name}` {part} leaves {dim} elements of a head of {head_dim}");
+        return Err(fault.into());
+    }
+    Ok(Some(dim))
+}
+
+/// The factor of settings of a kind of layers, which no architecture carries out.
+pub(super) fn refuse_partial(keys: &Keys<'_>) -> Result<(), ConfigFault> {
+    match keys.number(PARTIAL)? {
+        Some(part) if part != 1.0 => Err(ConfigFault::Unsupported(format!(
+            "`{}` other than 1 is not implemented",
+            keys.name(PARTIAL)
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The scaling that an object of rotary settings asks for.
 pub(super) fn scaling(keys: &Keys<'_>, model: &Model) -> Result<Option<RopeScaling>, ConfigFault> {
-    let named = kind(keys)?;
-    // Older files of Phi call it by the names of what it grew out of.
-    let kind = match named {
-        "su" | "yarn" if model.reading.long => "longrope",
-        named => named,
-    };
+    let named = kind(keys, &model.reading)?;
+    let kind = model.reading.kind(named);
     let allowed: &[&str] = match kind {
         "default" => &[ORIGINAL],
         "linear" => &["factor"],
         "llama3" => &["factor", "low_freq_factor", "high_freq_factor", ORIGINAL],
         "yarn" => &YARN,
-        "longrope" if model.reading.long => &LONG_ROPE,
+        "longrope" if model.reading.long.is_some() => &LONG_ROPE,
         _ => {
             return Err(ConfigFault::Unsupported(format!(
                 "`{}: {named}` is not implemented",
@@ -203,7 +224,17 @@ pub(super) fn scaling(keys: &Keys<'_>, model: &Model) -> Result<Option<RopeScali
 
 fn original(keys: &Keys<'_>, model: &Model) -> Result<f64, String> {
     let inside = keys.number(ORIGINAL)?;
-    keys.required(ORIGINAL, model.original.or(inside))
+    // Phi's default stands outside, and so before what stands inside.
+    let outside = model.original.or(model.reading.long);
+    match (outside, inside) {
+        (Some(outside), Some(inside)) if model.original.is_none() && outside != inside => {
+            let name = keys.name(ORIGINAL);
+            Err(format!(
+                "`{name}` {inside} does not count beside the default {outside}; write `{ORIGINAL}` beside `model_type`"
+            ))
+        }
+        _ => keys.required(ORIGINAL, outside.or(inside)),
+    }
 }
 
 fn llama3(keys: &Keys<'_>, model: &Model) -> Result<RopeScaling, ConfigFault> {
@@ -296,10 +327,20 @@ fn long_rope(keys: &Keys<'_>, model: &Model) -> Result<RopeScaling, ConfigFault>
     })
 }
 
+impl Reading {
+    /// Older files of Phi call LongRoPE by the names of what it grew out of.
+    fn kind<'a>(&self, named: &'a str) -> &'a str {
+        match named {
+            "su" | "yarn" if self.long.is_some() => "longrope",
+            named => named,
+        }
+    }
+}
+
 /// `rope_type`, or `type` in older files.
-fn kind<'a>(keys: &Keys<'a>) -> Result<&'a str, String> {
+fn kind<'a>(keys: &Keys<'a>, reading: &Reading) -> Result<&'a str, String> {
     match (keys.text("rope_type")?, keys.text("type")?) {
-        (Some(new), Some(old)) if new != old => Err(format!(
+        (Some(new), Some(old)) if reading.kind(new) != reading.kind(old) => Err(format!(
             "`{}` is {new}, `{}` is {old}; remove one",
             keys.name("rope_type"),
             keys.name("type")

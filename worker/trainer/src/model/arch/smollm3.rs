@@ -30,7 +30,7 @@ pub(super) static SMOLLM3: Architecture = Architecture {
             rope: Reading {
                 theta: 2_000_000.0,
                 partial: false,
-                long: false,
+                long: None,
             },
         };
         let mut shape = sizes::read(config, &defaults)?;
@@ -44,6 +44,11 @@ pub(super) static SMOLLM3: Architecture = Architecture {
                     .collect()
             }
         };
+        let list = config.numbers("no_rope_layers")?.unwrap_or_default();
+        if let Some(other) = list.iter().find(|&&value| value != 0.0 && value != 1.0) {
+            let fault = format!("`no_rope_layers` has {other}, which is neither 0 nor 1");
+            return Err(ConfigFault::Broken(fault));
+        }
         if rotated.len() != shape.layers {
             let (given, layers) = (rotated.len(), shape.layers);
             let fault = format!("`no_rope_layers` is of {given} blocks, the model has {layers}");

@@ -318,6 +318,37 @@ fn phi_scales_by_lists_of_factors_for_the_pairs_that_it_rotates() {
         fault.contains("short_factor") && fault.contains("3 pairs"),
         "{fault}"
     );
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut all = lists(3, "longrope");
+        change(&mut all);
+        phi(all)
+    };
+    let inside = with(&|all| {
+        all["original_max_position_embeddings"] = Value::Null;
+        all["rope_scaling"]["original_max_position_embeddings"] = 64.into();
+    });
+    let fault = inside.expect_err("a default that stands before it");
+    assert!(fault.contains("4096") && fault.contains("64"), "{fault}");
+    let saved = with(&|all| {
+        all["rope_scaling"]["type"] = "yarn".into();
+        all["rope_scaling"]["rope_type"] = "longrope".into();
+    });
+    assert!(saved.is_ok(), "{saved:?}");
+    for inner in [1.0, 0.5] {
+        let contrary = phi(json!({"partial_rotary_factor": 0.75, "rope_theta": "...",
+            "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": inner}}));
+        let fault = contrary.expect_err("two factors");
+        assert!(
+            fault.contains("partial_rotary_factor") && fault.contains("0.75"),
+            "{fault}"
+        );
+    }
+    let hidden = phi(json!({"rope_scaling": {"rope_type": "default"},
+        "rope_parameters": {"partial_rotary_factor": 0.75}}));
+    let fault = hidden.expect_err("a factor that does not count");
+    assert!(fault.contains("hides"), "{fault}");
+    let published = json!({"full_attn_mod": 1, "interpolate_factor": 1});
+    assert!(phi(published).is_ok());
     let fault = phi(json!({"resid_pdrop": 0.1})).expect_err("dropout");
     assert!(fault.contains("resid_pdrop"), "{fault}");
 }
@@ -349,6 +380,34 @@ fn windows_and_rotations_of_single_blocks_follow_from_a_list_or_its_pattern() {
     assert_eq!(pattern.map(windows), Ok(vec![Some(8), None, Some(8), None]));
     let fault = gemma3(json!({"attn_logit_softcapping": 50.0})).expect_err("a cap");
     assert!(fault.contains("attn_logit_softcapping"), "{fault}");
+    let kinds = |more: Value| {
+        let mut all = json!({"rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}});
+        all.as_object_mut()
+            .expect("an object")
+            .extend(more.as_object().expect("an object").clone());
+        gemma3(all)
+    };
+    assert!(kinds(json!({})).is_ok());
+    let fault = kinds(json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}));
+    assert!(fault.expect_err("two scalings").contains("rope_scaling"));
+    let partial = json!({"rope_parameters": {
+        "full_attention": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}});
+    let fault = gemma3(partial).expect_err("a part of a head");
+    assert!(
+        fault.contains("full_attention.partial_rotary_factor"),
+        "{fault}"
+    );
+    for family in [
+        &gemma3 as &dyn Fn(Value) -> Result<ModelShape, String>,
+        &|change| other("gemma2", "Gemma2ForCausalLM", with(change)),
+    ] {
+        let fault = family(json!({"sliding_window": null})).expect_err("no window");
+        assert!(fault.contains("sliding_window"), "{fault}");
+        let none = family(json!({"sliding_window": null, "layer_types": full}));
+        assert_eq!(none.map(windows), Ok(vec![None; 4]));
+    }
     let rotated = |change| {
         let shape = other("smollm3", "SmolLM3ForCausalLM", with(change))?;
         Ok::<Vec<bool>, String>(
@@ -367,6 +426,7 @@ fn windows_and_rotations_of_single_blocks_follow_from_a_list_or_its_pattern() {
         Ok(vec![false, true, true, true])
     );
     assert!(rotated(json!({"no_rope_layers": [0, 1]})).is_err());
+    assert!(rotated(json!({"no_rope_layers": [2, 1, 1, 0]})).is_err());
 }
 
 #[test]

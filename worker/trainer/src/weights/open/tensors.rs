@@ -83,12 +83,10 @@ impl Checkpoint {
                 Ok(vector.to_dtype(dtype)?.to_device(device)?)
             }
             Source::Random(_) => {
-                let value = if matches!(part, Part::Bias(_)) {
-                    0.0
-                } else {
-                    1.0
-                };
-                let vector = Tensor::full(value as f32, part.dims(shape), &Device::Cpu)?;
+                // Norms have the factor 1.
+                let is_zero = matches!(part, Part::Bias(_)) || shape.form.unit_offset;
+                let value = if is_zero { 0f32 } else { 1.0 };
+                let vector = Tensor::full(value, part.dims(shape), &Device::Cpu)?;
                 Ok(vector.to_dtype(dtype)?.to_device(device)?)
             }
         }
