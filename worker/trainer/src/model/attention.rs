@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use qlora_kernels::{Activations, AttentionSaved, AttentionShape, RopeTable};
 use qlora_planner::SavedActivations;
 
+use super::inputs::{Inputs, SavedByLayer};
 use super::linear::LoraSaved;
 use super::norm::Norm;
 use super::pass::{LinearAt, Pass};
@@ -18,8 +19,8 @@ use crate::lora::Gradients;
 
 /// Frozen weights of the sub-layer.
 pub struct Attention {
-    pub norm: Norm,
-    pub inputs: Inputs,
+    /// Queries, keys and values.
+    pub inputs: Inputs<3>,
     /// Of queries and of keys.
     pub head_norms: Option<[Norm; 2]>,
     pub output: LinearAt,
@@ -27,21 +28,6 @@ pub struct Attention {
     pub shape: AttentionShape,
     /// The place of the rotary embedding among those of the model; none where nothing is rotated.
     pub rope: Option<usize>,
-}
-
-/// What gives queries, keys and values.
-pub enum Inputs {
-    Separate([LinearAt; 3]),
-    Fused(LinearAt),
-}
-
-impl Inputs {
-    pub fn layers(&self) -> &[LinearAt] {
-        match self {
-            Self::Separate(layers) => layers,
-            Self::Fused(layer) => std::slice::from_ref(layer),
-        }
-    }
 }
 
 /// Keys and values of the tokens before, as attention reads them; [T, K*E] each.
@@ -57,10 +43,15 @@ pub struct Saved {
     heads: Heads,
     o: Activations,
     lse: Tensor,
-    /// Where a norm follows: what goes into it, and its rstd.
-    given: Option<(Tensor, Tensor)>,
-    u: Vec<Option<LoraSaved>>,
+    given: Option<Given>,
+    u: SavedByLayer,
     u_output: Option<LoraSaved>,
+}
+
+/// Where a norm follows: what goes into it, and its rstd.
+struct Given {
+    output: Tensor,
+    rstd: Tensor,
 }
 
 /// Queries, keys and values as attention reads them.
@@ -82,7 +73,7 @@ pub struct Kept {
     attention: Option<(Activations, Tensor)>,
     /// The sub-layer's output, or what goes into the norm after it.
     output: Option<Tensor>,
-    u: Vec<Option<LoraSaved>>,
+    u: SavedByLayer,
     u_output: Option<LoraSaved>,
 }
 
@@ -99,7 +90,7 @@ impl Saved {
             Some([(q, _), (k, _)]) => [q, k, v],
             None => [q, k, v],
         };
-        let output = self.given.map_or(x1, |(given, _)| given);
+        let output = self.given.map_or(x1, |given| given.output);
         Kept {
             rstd: Some(self.rstd),
             heads: from(SavedActivations::Qkv).then_some(heads),
@@ -122,7 +113,6 @@ impl Attention {
         next: &LinearAt,
     ) -> Result<(Tensor, Saved)> {
         let mut u = kept.u;
-        u.resize_with(self.inputs.layers().len(), || None);
         let (rstd, heads) = match (kept.rstd, kept.heads) {
             (Some(rstd), Some(heads)) => (rstd, self.kept_heads(pass, heads)?),
             _ => self.run_heads(pass, x, &mut u)?,
@@ -134,8 +124,11 @@ impl Attention {
                 self.attend(pass, (&heads.q, &heads.k, &heads.v))?
             }
         };
-        let (x1, given, u_output) =
-            self.add_output(pass, x, &o, (kept.output, kept.u_output), next)?;
+        let (output, u_output) = match kept.output {
+            Some(output) => (output, kept.u_output),
+            None => self.run_output(pass, x, &o, kept.u_output, next)?,
+        };
+        let (x1, given) = self.add(pass, x, output)?;
         let saved = Saved {
             rstd,
             heads,
@@ -164,50 +157,10 @@ impl Attention {
         &self,
         pass: &Pass<'_>,
         x: &Tensor,
-        u: &mut [Option<LoraSaved>],
+        u: &mut SavedByLayer,
     ) -> Result<(Tensor, Heads)> {
-        let (n, rstd) = self.norm.forward_on(pass.backend, x)?;
-        let [q, k, v] = self.project(pass, &n, u)?;
-        Ok((rstd, self.heads(pass, [q, k, v])?))
-    }
-
-    /// The products with the normed input; `u` is what the adapters save.
-    fn project(
-        &self,
-        pass: &Pass<'_>,
-        n: &Activations,
-        u: &mut [Option<LoraSaved>],
-    ) -> Result<[Tensor; 3]> {
-        pass.lora_forward(self.inputs.layers(), n, u)?;
-        let mut run = |i: usize, layer: &LinearAt, next: &LinearAt| -> Result<Tensor> {
-            next.linear.prefetch(pass.backend)?;
-            let (y, saved) = pass.forward(layer, n, u[i].take(), None)?;
-            u[i] = saved;
-            Ok(y)
-        };
-        match &self.inputs {
-            Inputs::Separate([q, k, v]) => {
-                Ok([run(0, q, k)?, run(1, k, v)?, run(2, v, &self.output)?])
-            }
-            Inputs::Fused(layer) => self.split(pass, &run(0, layer, &self.output)?),
-        }
-    }
-
-    /// Columns of queries, keys and values.
-    fn split(&self, pass: &Pass<'_>, qkv: &Tensor) -> Result<[Tensor; 3]> {
-        let AttentionShape {
-            heads,
-            kv_heads,
-            head_dim,
-            ..
-        } = self.shape;
-        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        let mut columns = pass.backend.split_columns(qkv, &[q, kv, kv])?.into_iter();
-        let mut next = || {
-            let missing = || candle_core::Error::Msg("three parts of a matrix".into());
-            columns.next().ok_or_else(missing)
-        };
-        Ok([next()?, next()?, next()?])
+        let (qkv, rstd) = self.inputs.forward(pass, x, u, &self.output)?;
+        Ok((rstd, self.heads(pass, qkv)?))
     }
 
     fn kept_heads(&self, pass: &Pass<'_>, [q, k, v]: [Tensor; 3]) -> Result<Heads> {
@@ -242,33 +195,28 @@ impl Attention {
         }
     }
 
-    /// x1, what went into the norm before it, and what the adapter saves; `known` is what is kept
-    /// of the output.
-    #[allow(clippy::type_complexity)]
-    fn add_output(
+    /// x1 [M, D], or what goes into the norm before it; and what the adapter saves.
+    fn run_output(
         &self,
         pass: &Pass<'_>,
         x: &Tensor,
         o: &Activations,
-        (known, u): (Option<Tensor>, Option<LoraSaved>),
+        u: Option<LoraSaved>,
         next: &LinearAt,
-    ) -> Result<(Tensor, Option<(Tensor, Tensor)>, Option<LoraSaved>)> {
+    ) -> Result<(Tensor, Option<LoraSaved>)> {
+        next.linear.prefetch(pass.backend)?;
         let base = self.norm_after.is_none().then_some(x);
-        let (output, u) = match known {
-            Some(known) => (known, u),
-            None => {
-                next.linear.prefetch(pass.backend)?;
-                pass.forward(&self.output, o, u, base)?
-            }
+        pass.forward(&self.output, o, u, base)
+    }
+
+    /// x1 of the output, through the norm where one follows.
+    fn add(&self, pass: &Pass<'_>, x: &Tensor, output: Tensor) -> Result<(Tensor, Option<Given>)> {
+        let Some(norm) = &self.norm_after else {
+            return Ok((output, None));
         };
-        match &self.norm_after {
-            None => Ok((output, None, u)),
-            Some(norm) => {
-                let (normed, rstd) = norm.forward(pass.backend, &output)?;
-                let x1 = pass.backend.add(x, &normed)?;
-                Ok((x1, Some((output, rstd)), u))
-            }
-        }
+        let (normed, rstd) = norm.forward(pass.backend, &output)?;
+        let x1 = pass.backend.add(x, &normed)?;
+        Ok((x1, Some(Given { output, rstd })))
     }
 
     /// `dx1` [M, D] to dx [M, D]; gradients of the adapters are added to `grads`.
@@ -292,8 +240,8 @@ impl Attention {
         } = saved;
         let d_o = {
             let into = match (&self.norm_after, given) {
-                (Some(norm), Some((given, rstd))) => {
-                    norm.backward(pass.backend, &dx1, &given, &rstd, None)?
+                (Some(norm), Some(Given { output, rstd })) => {
+                    norm.backward(pass.backend, &dx1, &output, &rstd, None)?
                 }
                 _ => dx1.clone(),
             };
@@ -312,8 +260,8 @@ impl Attention {
             pass.backend
                 .attention_backward(&d_o, &inputs, &self.shape, &pass.sequences)?;
         let (dq, dk) = self.heads_backward(pass, &heads, dq, dk)?;
-        let dn = self.inputs_backward(pass, x, [dq, dk, dv], &u, grads)?;
-        self.norm.backward(pass.backend, &dn, x, &rstd, Some(&dx1))
+        let dys = [dq.into(), dk.into(), dv.into()];
+        self.inputs.backward(pass, (x, &rstd), dys, &u, &dx1, grads)
     }
 
     /// Through the rotation and the norms over heads.
@@ -340,35 +288,6 @@ impl Attention {
         ))
     }
 
-    /// Through the products with the normed input.
-    fn inputs_backward(
-        &self,
-        pass: &Pass<'_>,
-        x: &Tensor,
-        [dq, dk, dv]: [Tensor; 3],
-        u: &[Option<LoraSaved>],
-        grads: &mut Gradients,
-    ) -> Result<Tensor> {
-        let needs_input = u.iter().any(Option::is_some);
-        let n = needs_input
-            .then(|| self.norm.forward_on(pass.backend, x))
-            .transpose()?;
-        let n = n.as_ref().map(|(n, _)| n);
-        let dys: Vec<Activations> = match &self.inputs {
-            Inputs::Separate(_) => vec![dq.into(), dk.into(), dv.into()],
-            Inputs::Fused(_) => vec![pass.backend.join_columns(&[&dq, &dk, &dv])?.into()],
-        };
-        let parts: Vec<_> = self
-            .inputs
-            .layers()
-            .iter()
-            .zip(&dys)
-            .zip(u)
-            .map(|((layer, dy), u)| (layer, dy, u.as_ref()))
-            .collect();
-        pass.backward(&parts, n, grads)
-    }
-
     /// [`Self::forward`] for generation: `x` holds only new tokens, `cache` those before, and
     /// grows.
     pub fn extend(
@@ -378,9 +297,7 @@ impl Attention {
         cache: &mut Option<LayerCache>,
         next: &LinearAt,
     ) -> Result<Tensor> {
-        let mut u = Vec::new();
-        u.resize_with(self.inputs.layers().len(), || None);
-        let (_, Heads { q, k, v, .. }) = self.run_heads(pass, x, &mut u)?;
+        let (_, Heads { q, k, v, .. }) = self.run_heads(pass, x, &mut Vec::new())?;
         let grown = match cache.take() {
             None => LayerCache { k, v },
             Some(old) => LayerCache {
@@ -390,7 +307,8 @@ impl Attention {
         };
         let (o, _) = self.attend(pass, (&q, &grown.k, &grown.v))?;
         *cache = Some(grown);
-        Ok(self.add_output(pass, x, &o, (None, None), next)?.0)
+        let (output, _) = self.run_output(pass, x, &o, None, next)?;
+        Ok(self.add(pass, x, output)?.0)
     }
 
     /// Every linear layer.

@@ -92,7 +92,7 @@ impl Block {
     pub fn run(&self, pass: &Pass<'_>, kept: Kept) -> Result<Saved> {
         pass.stop.check()?;
         let x = kept.x.take()?;
-        let next = self.mlp.first();
+        let next = self.mlp.inputs.first();
         let (x1, attention) = self.attention.forward(pass, &x, kept.attention, next)?;
         let mlp = self.mlp.forward(pass, &x1, kept.mlp)?;
         Ok(Saved {
@@ -137,7 +137,9 @@ impl Block {
         cache: &mut Option<LayerCache>,
     ) -> Result<Tensor> {
         pass.stop.check()?;
-        let x1 = self.attention.extend(pass, x, cache, self.mlp.first())?;
+        let x1 = self
+            .attention
+            .extend(pass, x, cache, self.mlp.inputs.first())?;
         let mlp = self.mlp.forward(pass, &x1, mlp::Kept::default())?;
         self.mlp.finish(pass, &x1, &mlp)
     }

@@ -6,10 +6,11 @@ use qlora_kernels::{Backend, GateFunction};
 use qlora_planner::{Activation, LayerRope};
 use rayon::prelude::*;
 
-use super::attention::{self, Attention};
+use super::attention::Attention;
 use super::block::Block;
+use super::inputs::{Inputs, Layers};
 use super::linear::Linear;
-use super::mlp::{self, Mlp};
+use super::mlp::Mlp;
 use super::norm::Norm;
 use super::pass::LinearAt;
 use super::{NormPlace, Part};
@@ -74,12 +75,16 @@ pub(super) fn load_block(
         has.then(|| norm(place)).transpose()
     };
     use TargetModule as M;
+    let width = |module: TargetModule| shape.projection(module).0;
     let attention = Attention {
-        norm: norm(NormPlace::BeforeAttention)?,
-        inputs: if shape.form.fused {
-            attention::Inputs::Fused(take(M::QkvProj)?)
-        } else {
-            attention::Inputs::Separate([take(M::QProj)?, take(M::KProj)?, take(M::VProj)?])
+        inputs: Inputs {
+            norm: norm(NormPlace::BeforeAttention)?,
+            layers: if shape.form.fused {
+                Layers::Fused(take(M::QkvProj)?)
+            } else {
+                Layers::Separate([take(M::QProj)?, take(M::KProj)?, take(M::VProj)?])
+            },
+            widths: [width(M::QProj), width(M::KProj), width(M::VProj)],
         },
         head_norms: if shape.form.head_norms {
             Some([norm(NormPlace::Query)?, norm(NormPlace::Key)?])
@@ -92,11 +97,14 @@ pub(super) fn load_block(
         rope: rope_of(shape.layer(index).rope, ropes)?,
     };
     let mlp = Mlp {
-        norm: norm(NormPlace::BeforeMlp)?,
-        inputs: if shape.form.fused {
-            mlp::Inputs::Fused(take(M::GateUpProj)?)
-        } else {
-            mlp::Inputs::Separate([take(M::GateProj)?, take(M::UpProj)?])
+        inputs: Inputs {
+            norm: norm(NormPlace::BeforeMlp)?,
+            layers: if shape.form.fused {
+                Layers::Fused(take(M::GateUpProj)?)
+            } else {
+                Layers::Separate([take(M::GateProj)?, take(M::UpProj)?])
+            },
+            widths: [width(M::GateProj), width(M::UpProj)],
         },
         gate: match shape.form.activation {
             Activation::Silu => GateFunction::Silu,

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use qlora_kernels::{Activations, GateFunction};
 use qlora_planner::SavedActivations;
 
+use super::inputs::{Inputs, SavedByLayer};
 use super::linear::{self, LinearGrad, LoraSaved};
 use super::norm::Norm;
 use super::pass::{LinearAt, Pass};
@@ -16,26 +17,11 @@ use crate::lora::Gradients;
 
 /// Frozen weights of the sub-layer.
 pub struct Mlp {
-    pub norm: Norm,
-    pub inputs: Inputs,
+    /// Gate and up.
+    pub inputs: Inputs<2>,
     pub gate: GateFunction,
     pub down: LinearAt,
     pub norm_after: Option<Norm>,
-}
-
-/// What gives gate and up.
-pub enum Inputs {
-    Separate([LinearAt; 2]),
-    Fused(LinearAt),
-}
-
-impl Inputs {
-    pub fn layers(&self) -> &[LinearAt] {
-        match self {
-            Self::Separate(layers) => layers,
-            Self::Fused(layer) => std::slice::from_ref(layer),
-        }
-    }
 }
 
 /// What the backward pass reads besides the input.
@@ -43,9 +29,9 @@ pub struct Saved {
     rstd: Tensor,
     g: Activations,
     up: Activations,
-    /// Where a norm follows: what goes into it, and its rstd.
-    given: Option<(Tensor, Tensor)>,
-    u: Vec<Option<LoraSaved>>,
+    /// Where a norm follows: what goes into it.
+    output: Option<Tensor>,
+    u: SavedByLayer,
 }
 
 /// A part of [`Saved`], from which the sub-layer is run again; the default is none of it.
@@ -53,8 +39,8 @@ pub struct Saved {
 pub struct Kept {
     rstd: Option<Tensor>,
     gates: Option<(Activations, Activations)>,
-    given: Option<(Tensor, Tensor)>,
-    u: Vec<Option<LoraSaved>>,
+    output: Option<Tensor>,
+    u: SavedByLayer,
 }
 
 impl Saved {
@@ -68,7 +54,7 @@ impl Saved {
         Kept {
             rstd: Some(self.rstd),
             gates: all.then_some((self.g, self.up)),
-            given: self.given.filter(|_| all),
+            output: self.output.filter(|_| all),
             u: if keeps_lora { self.u } else { Vec::new() },
         }
     }
@@ -79,62 +65,26 @@ impl Mlp {
     /// same rows.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor, kept: Kept) -> Result<Saved> {
         let mut u = kept.u;
-        u.resize_with(self.inputs.layers().len(), || None);
         let (rstd, (g, up)) = match (kept.rstd, kept.gates) {
             (Some(rstd), Some(gates)) => (rstd, gates),
-            _ => self.run_gates(pass, x, &mut u)?,
-        };
-        let given = match (&self.norm_after, kept.given) {
-            (None, _) => None,
-            (Some(_), Some(given)) => Some(given),
-            (Some(norm), None) => {
-                let given = self.run_down(pass, &g, &up, None)?;
-                let rstd = norm.forward(pass.backend, &given)?.1;
-                Some((given, rstd))
+            _ => {
+                pass.stop.check()?;
+                let ([g, up], rstd) = self.inputs.forward_on(pass, x, &mut u, &self.down)?;
+                (rstd, (g, up))
             }
+        };
+        let output = match (&self.norm_after, kept.output) {
+            (None, _) => None,
+            (Some(_), Some(output)) => Some(output),
+            (Some(_), None) => Some(self.run_down(pass, &g, &up, None)?),
         };
         Ok(Saved {
             rstd,
             g,
             up,
-            given,
+            output,
             u,
         })
-    }
-
-    /// The rstd of the norm, gate and up.
-    #[allow(clippy::type_complexity)]
-    fn run_gates(
-        &self,
-        pass: &Pass<'_>,
-        x: &Tensor,
-        u: &mut [Option<LoraSaved>],
-    ) -> Result<(Tensor, (Activations, Activations))> {
-        pass.stop.check()?;
-        let (n, rstd) = self.norm.forward_on(pass.backend, x)?;
-        pass.lora_forward(self.inputs.layers(), &n, u)?;
-        let gates = match &self.inputs {
-            Inputs::Separate([gate, up]) => {
-                up.linear.prefetch(pass.backend)?;
-                let (g, saved) = pass.forward_on(gate, &n, u[0].take())?;
-                u[0] = saved;
-                self.down.linear.prefetch(pass.backend)?;
-                let (up, saved) = pass.forward_on(up, &n, u[1].take())?;
-                u[1] = saved;
-                (g, up)
-            }
-            Inputs::Fused(layer) => {
-                self.down.linear.prefetch(pass.backend)?;
-                let (both, saved) = pass.forward(layer, &n, u[0].take(), None)?;
-                u[0] = saved;
-                let width = both.dim(1)? / 2;
-                let mut columns = pass.backend.split_columns(&both, &[width, width])?;
-                let missing = || candle_core::Error::Msg("two parts of a matrix".into());
-                let up = columns.pop().ok_or_else(missing)?;
-                (columns.pop().ok_or_else(missing)?.into(), up.into())
-            }
-        };
-        Ok((rstd, gates))
     }
 
     fn run_down(
@@ -151,9 +101,9 @@ impl Mlp {
     /// The rest of the forward pass: `x` to y [M, D].
     pub fn finish(&self, pass: &Pass<'_>, x: &Tensor, saved: &Saved) -> Result<Tensor> {
         pass.stop.check()?;
-        match (&self.norm_after, &saved.given) {
-            (Some(norm), Some((given, _))) => {
-                let (normed, _) = norm.forward(pass.backend, given)?;
+        match (&self.norm_after, &saved.output) {
+            (Some(norm), Some(output)) => {
+                let (normed, _) = norm.forward(pass.backend, output)?;
                 Ok(pass.backend.add(x, &normed)?)
             }
             _ => self.run_down(pass, &saved.g, &saved.up, Some(x)),
@@ -174,13 +124,14 @@ impl Mlp {
             rstd,
             g,
             up,
-            given,
+            output,
             u,
         } = saved;
-        let dh = match (&self.norm_after, given) {
-            (Some(norm), Some((given, rstd))) => {
-                let into = norm.backward(pass.backend, &dy, &given, &rstd, None)?;
-                drop(given);
+        let dh = match (&self.norm_after, output) {
+            (Some(norm), Some(output)) => {
+                let (_, rstd) = norm.forward(pass.backend, &output)?;
+                let into = norm.backward(pass.backend, &dy, &output, &rstd, None)?;
+                drop(output);
                 self.down_backward(pass, (&g, &up), &into, grads)?
             }
             _ => self.down_backward(pass, (&g, &up), &dy, grads)?,
@@ -188,28 +139,8 @@ impl Mlp {
         pass.stop.check()?;
         let (dg, dup) = pass.backend.glu_backward_over(self.gate, dh, &g, &up)?;
         drop((g, up));
-        let needs_input = u.iter().any(Option::is_some);
-        let n = needs_input
-            .then(|| self.norm.forward_on(pass.backend, x))
-            .transpose()?;
-        let dys = match &self.inputs {
-            Inputs::Separate(_) => vec![dg, dup],
-            Inputs::Fused(_) => {
-                let joined = pass.backend.join_columns(&[dg.tensor()?, dup.tensor()?])?;
-                drop((dg, dup));
-                vec![joined.into()]
-            }
-        };
-        let parts: Vec<_> = self
-            .inputs
-            .layers()
-            .iter()
-            .zip(&dys)
-            .zip(&u)
-            .map(|((layer, dy), u)| (layer, dy, u.as_ref()))
-            .collect();
-        let dn = pass.backward(&parts, n.as_ref().map(|(n, _)| n), grads)?;
-        self.norm.backward(pass.backend, &dn, x, &rstd, Some(&dy))
+        self.inputs
+            .backward(pass, (x, &rstd), [dg, dup], &u, &dy, grads)
     }
 
     /// The gradient of h. What the adapter saves is made again: it would be the only thing kept of
@@ -236,18 +167,10 @@ impl Mlp {
             adapter,
             saved: saved.as_ref(),
         };
-        self.first().linear.prefetch(pass.backend)?;
+        self.inputs.first().linear.prefetch(pass.backend)?;
         let (dh, found) = linear::backward_on(pass.backend, &[grad], h.as_ref())?;
         pass.collect([&self.down], found, grads);
         Ok(dh)
-    }
-
-    /// The layer that comes first.
-    pub fn first(&self) -> &LinearAt {
-        match &self.inputs {
-            Inputs::Separate([gate, _]) => gate,
-            Inputs::Fused(layer) => layer,
-        }
     }
 
     /// Every linear layer.

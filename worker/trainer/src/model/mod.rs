@@ -4,6 +4,7 @@ mod arch;
 pub mod attention;
 pub mod block;
 mod decoder;
+mod inputs;
 mod linear;
 mod load;
 mod mlp;
