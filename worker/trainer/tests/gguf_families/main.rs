@@ -71,6 +71,7 @@ macro_rules! comes_back {
 
 comes_back! {
     llama_tied: "llama_tied", {}, OF_LLAMA_CPP;
+    llama_with_biases: "llama_biases", {}, OF_LLAMA_CPP;
     mistral_with_heads_of_their_own_size: "mistral_head_dim", {}, OF_LLAMA_CPP;
     // llama.cpp has no window for it.
     mistral_with_a_window: "mistral_head_dim", {"sliding_window": 8}, None;

@@ -1,4 +1,4 @@
-//! Eleven tiny models of other families: logits of transformers, logits over bitsandbytes' NF4, and
+//! Tiny models of other families: logits of transformers, logits over bitsandbytes' NF4, and
 //! eight steps of PEFT on all linear layers.
 
 use candle_core::{Device, Tensor};
@@ -202,6 +202,7 @@ macro_rules! families {
 
 families! {
     llama_tied,
+    llama_biases,
     mistral_head_dim,
     qwen2,
     qwen2_yarn,

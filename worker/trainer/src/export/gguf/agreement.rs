@@ -48,10 +48,7 @@ pub(super) fn check(
         metadata: &metadata.iter().cloned().collect::<HashMap<_, _>>(),
     };
     let found = match read.shape(shape.vocabulary, rotary::tensors(shape, form)) {
-        Ok(read) => ModelShape {
-            tied_embeddings: shape.tied_embeddings,
-            ..read
-        },
+        Ok(read) => with_what_tensors_say(read, shape, form),
         Err(Error::Unsupported { fault, .. } | Error::Model { fault, .. }) => {
             return Err(refused(format!(
                 "cannot be a GGUF file: {fault}; {WAY_OUT}"
@@ -65,6 +62,17 @@ pub(super) fn check(
     let (wanted, read) = (json(plain(shape, form))?, json(plain(&found, form))?);
     first_difference(&wanted, &read)
         .map_or(Ok(()), |name| Err(differs(key_of(&name, &[shape, &found]))))
+}
+
+/// `read` with what no metadata say of `shape`, and its tensors do.
+fn with_what_tensors_say(mut read: ModelShape, shape: &ModelShape, form: &GgufForm) -> ModelShape {
+    read.tied_embeddings = shape.tied_embeddings;
+    if form.biased {
+        read.form.qkv_bias = shape.form.qkv_bias;
+        read.form.o_bias = shape.form.o_bias;
+        read.form.mlp_bias = shape.form.mlp_bias;
+    }
+    read
 }
 
 /// `shape` with values that compute the same written in one way.
@@ -129,6 +137,7 @@ fn same(a: &Json, b: &Json) -> bool {
 fn key_of<'a>(name: &'a str, shapes: &[&ModelShape]) -> &'a str {
     let mut layers = shapes.iter().flat_map(|shape| &shape.form.layers);
     match name {
+        "qkv_bias" | "o_bias" => "attention_bias",
         "score_scale" => "query_pre_attn_scalar",
         "score_cap" => "attn_logit_softcapping",
         "logit_cap" => "final_logit_softcapping",

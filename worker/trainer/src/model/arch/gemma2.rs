@@ -13,6 +13,7 @@ pub(super) static GEMMA2: Architecture = Architecture {
     model_type: "gemma2",
     class: "Gemma2ForCausalLM",
     keys: &[
+        "attention_bias",
         "attn_logit_softcapping",
         "cache_implementation",
         "final_logit_softcapping",
@@ -52,6 +53,7 @@ pub(super) static GEMMA2: Architecture = Architecture {
         rope: &[RopeForm::Linear],
         untied: false,
         square: false,
+        biased: false,
         read: |keys, shape| {
             read_gguf(shape, LARGEST_LAYERS);
             let form = &mut shape.form;

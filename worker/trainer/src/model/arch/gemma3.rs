@@ -5,8 +5,7 @@ use qlora_planner::{LayerForm, LayerRope};
 
 use super::gemma2::{self, DEFAULTS, cap};
 use super::gguf::{GgufForm, RopeForm, float};
-use super::keys::Keys;
-use super::rope::{self, Model, Reading};
+use super::rope::{self, Reading};
 use super::sizes::Defaults;
 use super::{Architecture, ConfigFault, layers as kinds};
 
@@ -18,6 +17,7 @@ pub(super) static GEMMA3: Architecture = Architecture {
     class: "Gemma3ForCausalLM",
     keys: &[
         "_sliding_window_pattern",
+        "attention_bias",
         "attn_logit_softcapping",
         "cache_implementation",
         "final_logit_softcapping",
@@ -30,50 +30,15 @@ pub(super) static GEMMA3: Architecture = Architecture {
         "use_bidirectional_attention",
     ],
     shape: |config| {
-        let nested = nested(config)?;
         let defaults = Defaults {
             rope: Reading {
                 theta: GLOBAL_THETA,
+                local: Some(LOCAL_THETA),
                 ..rope::PLAIN
             },
             ..DEFAULTS
         };
-        if nested.is_some() && config.value("rope_scaling").is_some() {
-            return Err(ConfigFault::Broken(
-                "`rope_scaling` stands beside `rope_parameters` by kinds of layers; remove one"
-                    .into(),
-            ));
-        }
-        let outer = if nested.is_some() {
-            config.without("rope_parameters")
-        } else {
-            config.clone()
-        };
-        let mut shape = gemma2::read(&outer, &defaults)?;
-        let mut local = config.number("rope_local_base_freq")?;
-        if let Some(Nested { global, sliding }) = nested {
-            let model = Model {
-                original: None,
-                positions: shape.max_positions as f64,
-                pairs: shape.head_dim / 2,
-                reading: defaults.rope,
-            };
-            for keys in global.iter().chain(&sliding) {
-                rope::refuse_partial(keys)?;
-            }
-            if let Some(keys) = global {
-                shape.rope_scaling = rope::scaling(&keys, &model)?;
-                shape.rope_theta = keys.number("rope_theta")?.unwrap_or(shape.rope_theta);
-            }
-            if let Some(keys) = sliding {
-                if rope::scaling(&keys, &model)?.is_some() {
-                    let fault = format!("`{}` is not implemented", keys.name("rope_type"));
-                    return Err(ConfigFault::Unsupported(fault));
-                }
-                local = keys.number("rope_theta")?.or(local);
-            }
-        }
-        shape.form.local_rope_theta = Some(local.unwrap_or(LOCAL_THETA));
+        let mut shape = gemma2::read(config, &defaults)?;
         shape.form.head_norms = true;
         shape.form.logit_cap = cap(config, "final_logit_softcapping", None)?;
         // transformers does not hand it to attention.
@@ -100,6 +65,7 @@ pub(super) static GEMMA3: Architecture = Architecture {
         rope: &[RopeForm::Linear],
         untied: true,
         square: false,
+        biased: false,
         read: |keys, shape| {
             gemma2::read_gguf(shape, LARGEST_LAYERS);
             let local = keys.positive("rope.freq_base_swa")?;
@@ -143,30 +109,4 @@ fn layers(windowed: Vec<bool>, window: usize) -> Vec<LayerForm> {
         },
     };
     windowed.into_iter().map(layer).collect()
-}
-
-/// `rope_parameters` by the kind of a layer, as transformers 5 writes them.
-struct Nested<'a> {
-    global: Option<Keys<'a>>,
-    sliding: Option<Keys<'a>>,
-}
-
-fn nested<'a>(config: &Keys<'a>) -> Result<Option<Nested<'a>>, String> {
-    let Some(keys) = config.object("rope_parameters")? else {
-        return Ok(None);
-    };
-    let kinds = [kinds::FULL, kinds::SLIDING];
-    if !keys.entries().any(|(key, _)| kinds.contains(&key)) {
-        return Ok(None);
-    }
-    if let Some((other, _)) = keys.entries().find(|(key, _)| !kinds.contains(key)) {
-        let name = keys.name(other);
-        return Err(format!(
-            "`{name}` stands beside the settings of kinds of layers"
-        ));
-    }
-    Ok(Some(Nested {
-        global: keys.object(kinds::FULL)?,
-        sliding: keys.object(kinds::SLIDING)?,
-    }))
 }

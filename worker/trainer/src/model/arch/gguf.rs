@@ -25,6 +25,8 @@ pub struct GgufForm {
     pub untied: bool,
     /// The heads of queries are together as wide as the model.
     pub square: bool,
+    /// Linear layers may have biases: which do, the tensors say.
+    pub biased: bool,
     /// What sets its decoder apart; sizes and the rotary embedding are in the shape already.
     pub read: fn(&GgufKeys<'_>, &mut ModelShape) -> Result<(), String>,
     /// Values of [`Self::keys`]. Of a form that those cannot express, they are of one that comes

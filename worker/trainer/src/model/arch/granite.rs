@@ -9,9 +9,11 @@ pub(super) static GRANITE: Architecture = Architecture {
     model_type: "granite",
     class: "GraniteForCausalLM",
     keys: &[
+        "attention_bias",
         "attention_multiplier",
         "embedding_multiplier",
         "logits_scaling",
+        "mlp_bias",
         "residual_multiplier",
     ],
     shape: |config| {
@@ -37,6 +39,7 @@ pub(super) static GRANITE: Architecture = Architecture {
         rope: &[RopeForm::Linear, RopeForm::Yarn, RopeForm::Divisors],
         untied: true,
         square: false,
+        biased: false,
         read: |keys, shape| {
             let form = &mut shape.form;
             let logits = keys.required("logit_scale", keys.positive("logit_scale")?)?;

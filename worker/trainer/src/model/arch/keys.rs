@@ -4,12 +4,9 @@
 use serde_json::{Map, Value};
 
 /// An object and what messages put before its keys.
-#[derive(Clone)]
 pub(super) struct Keys<'a> {
     object: &'a Map<String, Value>,
     prefix: String,
-    /// A key that counts as absent.
-    hidden: Option<&'static str>,
 }
 
 impl<'a> Keys<'a> {
@@ -20,7 +17,6 @@ impl<'a> Keys<'a> {
         Ok(Self {
             object,
             prefix: String::new(),
-            hidden: None,
         })
     }
 
@@ -38,8 +34,7 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&'a Value> {
-        let value = self.object.get(key).filter(|value| !value.is_null());
-        value.filter(|_| self.hidden != Some(key))
+        self.object.get(key).filter(|value| !value.is_null())
     }
 
     /// Whether the key is there, be it with `null`.
@@ -65,11 +60,7 @@ impl<'a> Keys<'a> {
         let prefix = format!("{}.", self.name(key));
         Ok(self
             .typed(key, "an object", Value::as_object)?
-            .map(|object| Self {
-                object,
-                prefix,
-                hidden: None,
-            }))
+            .map(|object| Self { object, prefix }))
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
@@ -87,14 +78,6 @@ impl<'a> Keys<'a> {
                 .filter(|&n| n > 0 && n <= u64::from(u32::MAX))
                 .map(|n| n as usize)
         })
-    }
-
-    /// The same with `key` taken for absent.
-    pub(super) fn without(&self, key: &'static str) -> Self {
-        Self {
-            hidden: Some(key),
-            ..self.clone()
-        }
     }
 
     pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, String> {

@@ -6,7 +6,7 @@ use super::{Architecture, sizes};
 pub(super) static LLAMA: Architecture = Architecture {
     model_type: "llama",
     class: "LlamaForCausalLM",
-    keys: &[],
+    keys: &["attention_bias", "mlp_bias"],
     shape: |config| sizes::read(config, &sizes::LLAMA),
     gguf: GGUF,
 };
@@ -19,6 +19,7 @@ pub(super) const GGUF: GgufForm = GgufForm {
     rope: &[RopeForm::Linear, RopeForm::Yarn, RopeForm::Divisors],
     untied: true,
     square: false,
+    biased: true,
     read: |keys, shape| {
         shape.sliding_window = keys.size("attention.sliding_window")?;
         Ok(())

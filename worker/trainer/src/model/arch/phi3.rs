@@ -30,6 +30,7 @@ pub(super) static PHI3: Architecture = Architecture {
                 theta: 10_000.0,
                 partial: true,
                 long: Some(4096.0),
+                local: None,
             },
             ..sizes::LLAMA
         };
@@ -56,6 +57,7 @@ pub(super) static PHI3: Architecture = Architecture {
         rope: &[RopeForm::Linear, RopeForm::Long, RopeForm::Partial],
         untied: true,
         square: true,
+        biased: false,
         read: |keys, shape| {
             shape.sliding_window = keys.size("attention.sliding_window")?;
             shape.form.fused = true;

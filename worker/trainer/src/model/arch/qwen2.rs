@@ -30,6 +30,7 @@ pub(super) static QWEN2: Architecture = Architecture {
         rope: &[RopeForm::Linear, RopeForm::Yarn],
         untied: true,
         square: true,
+        biased: false,
         read: |_, shape| {
             shape.form.qkv_bias = true;
             Ok(())

@@ -8,7 +8,7 @@ pub(super) static QWEN3: Architecture = Architecture {
     model_type: "qwen3",
     class: "Qwen3ForCausalLM",
     // A window is on only with `use_sliding_window`, which is refused.
-    keys: &["sliding_window", "max_window_layers"],
+    keys: &["attention_bias", "sliding_window", "max_window_layers"],
     shape: |config| {
         let defaults = Defaults {
             kv_heads: KvHeads::Required,
@@ -26,6 +26,7 @@ pub(super) static QWEN3: Architecture = Architecture {
         rope: &[RopeForm::Linear, RopeForm::Yarn],
         untied: true,
         square: false,
+        biased: false,
         read: |_, shape| {
             shape.form.head_norms = true;
             Ok(())

@@ -6,8 +6,8 @@
 
 use qlora_planner::RopeScaling;
 
-use super::ConfigFault;
 use super::keys::Keys;
+use super::{ConfigFault, layers};
 
 /// How an architecture reads its rotary settings.
 #[derive(Clone, Copy)]
@@ -19,6 +19,9 @@ pub(super) struct Reading {
     /// Scaling by a list of factors, which only Phi has; with its original positions where no key
     /// outside of the rotary settings names them.
     pub long: Option<f64>,
+    /// Blocks with a window have settings of their own, by kind of layer in `rope_parameters` or
+    /// under [`LOCAL`]; with their base where no key names one.
+    pub local: Option<f64>,
 }
 
 /// Llama's.
@@ -26,6 +29,7 @@ pub(super) const PLAIN: Reading = Reading {
     theta: 10_000.0,
     partial: false,
     long: None,
+    local: None,
 };
 
 /// Keys that an object of rotary settings may have whatever its kind.
@@ -33,12 +37,16 @@ const COMMON: [&str; 4] = ["rope_type", "type", "rope_theta", "partial_rotary_fa
 /// The positions that a model was first trained with, in either place.
 const ORIGINAL: &str = "original_max_position_embeddings";
 const PARTIAL: &str = "partial_rotary_factor";
+/// The base of the blocks with a window.
+const LOCAL: &str = "rope_local_base_freq";
 
 pub(super) struct Rope {
     pub theta: f64,
     pub scaling: Option<RopeScaling>,
     /// Elements of a head that are rotated, where those are not all.
     pub rotary_dim: Option<usize>,
+    /// The base of blocks with a window, where they have one of their own.
+    pub local_theta: Option<f64>,
 }
 
 /// The settings of a model with heads of `head_dim` for `positions`.
@@ -48,13 +56,11 @@ pub(super) fn read(
     head_dim: usize,
     positions: usize,
 ) -> Result<Rope, ConfigFault> {
-    let (newer, older) = (
-        config.object("rope_parameters")?,
-        config.object("rope_scaling")?,
-    );
+    let (newer, local) = by_kind(config.object("rope_parameters")?, reading)?;
+    let older = config.object("rope_scaling")?;
     let theta = theta(config, newer.as_ref(), older.as_ref(), reading.theta)?;
     let rotary_dim = rotary_dim(
-        [Some(config), older.as_ref(), newer.as_ref()],
+        [Some(config), older.as_ref(), newer.as_ref(), local.as_ref()],
         reading,
         head_dim,
     )?;
@@ -69,16 +75,71 @@ pub(super) fn read(
         theta,
         scaling,
         rotary_dim,
+        local_theta: match reading.local {
+            Some(default) => Some(local_theta(config, local.as_ref(), default, &model)?),
+            None => None,
+        },
     })
 }
 
+/// `rope_parameters` of all blocks, or apart for those without and with a window.
+fn by_kind<'a>(
+    keys: Option<Keys<'a>>,
+    reading: &Reading,
+) -> Result<(Option<Keys<'a>>, Option<Keys<'a>>), String> {
+    let kinds = [layers::FULL, layers::SLIDING];
+    let is_kind = |key: &str| reading.local.is_some() && kinds.contains(&key);
+    let Some(keys) = keys else {
+        return Ok((None, None));
+    };
+    if !keys.entries().any(|(key, _)| is_kind(key)) {
+        return Ok((Some(keys), None));
+    }
+    if let Some((other, _)) = keys.entries().find(|(key, _)| !is_kind(key)) {
+        let name = keys.name(other);
+        return Err(format!(
+            "`{name}` stands beside the settings of kinds of layers"
+        ));
+    }
+    Ok((keys.object(layers::FULL)?, keys.object(layers::SLIDING)?))
+}
+
+/// The base of blocks with a window, whose frequencies are not scaled.
+fn local_theta(
+    config: &Keys<'_>,
+    local: Option<&Keys<'_>>,
+    default: f64,
+    model: &Model,
+) -> Result<f64, ConfigFault> {
+    let outside = config.number(LOCAL)?;
+    let Some(local) = local else {
+        return Ok(outside.unwrap_or(default));
+    };
+    if scaling(local, model)?.is_some() {
+        let name = local.name("rope_type");
+        return Err(ConfigFault::Unsupported(format!(
+            "`{name}` is not implemented"
+        )));
+    }
+    match (outside, local.number("rope_theta")?) {
+        (Some(outside), Some(inside)) if outside != inside => {
+            let name = local.name("rope_theta");
+            Err(
+                format!("`{LOCAL}` is {outside}, `{name}` is {inside}; remove the wrong one")
+                    .into(),
+            )
+        }
+        (outside, inside) => Ok(inside.or(outside).unwrap_or(default)),
+    }
+}
+
 /// What scalings need of the rest of a configuration.
-pub(super) struct Model {
+struct Model {
     /// [`ORIGINAL`] outside of the rotary settings, which has priority.
-    pub original: Option<f64>,
-    pub positions: f64,
-    pub pairs: usize,
-    pub reading: Reading,
+    original: Option<f64>,
+    positions: f64,
+    pairs: usize,
+    reading: Reading,
 }
 
 /// The one scaling that is asked for, however often.
@@ -139,12 +200,12 @@ fn theta(
 /// The elements of a head that are rotated, where those are not all. The one factor that is given,
 /// however often.
 fn rotary_dim(
-    [config, older, newer]: [Option<&Keys<'_>>; 3],
+    places @ [_, older, ..]: [Option<&Keys<'_>>; 4],
     reading: &Reading,
     head_dim: usize,
 ) -> Result<Option<usize>, ConfigFault> {
     let mut found: Vec<(String, f64)> = Vec::new();
-    for keys in [config, older, newer].into_iter().flatten() {
+    for keys in places.into_iter().flatten() {
         let given = keys.number(PARTIAL)?;
         found.extend(given.map(|part| (keys.name(PARTIAL), part)));
     }
@@ -175,19 +236,8 @@ fn rotary_dim(
     Ok(Some(dim))
 }
 
-/// The factor of settings of a kind of layers, which no architecture carries out.
-pub(super) fn refuse_partial(keys: &Keys<'_>) -> Result<(), ConfigFault> {
-    match keys.number(PARTIAL)? {
-        Some(part) if part != 1.0 => Err(ConfigFault::Unsupported(format!(
-            "`{}` other than 1 is not implemented",
-            keys.name(PARTIAL)
-        ))),
-        _ => Ok(()),
-    }
-}
-
 /// The scaling that an object of rotary settings asks for.
-pub(super) fn scaling(keys: &Keys<'_>, model: &Model) -> Result<Option<RopeScaling>, ConfigFault> {
+fn scaling(keys: &Keys<'_>, model: &Model) -> Result<Option<RopeScaling>, ConfigFault> {
     let named = kind(keys, &model.reading)?;
     let kind = model.reading.kind(named);
     let allowed: &[&str] = match kind {

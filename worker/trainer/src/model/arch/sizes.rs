@@ -56,6 +56,7 @@ pub(super) fn read(config: &Keys<'_>, defaults: &Defaults) -> Result<ModelShape,
     let rope = rope::read(config, &defaults.rope, head_dim, max_positions)?;
     let epsilon = config.number("rms_norm_eps")?.or(defaults.norm_epsilon);
     let tied = config.flag("tie_word_embeddings")?;
+    let attention_bias = config.flag("attention_bias")?.unwrap_or(false);
     Ok(ModelShape {
         hidden,
         layers: size("num_hidden_layers")?,
@@ -73,6 +74,11 @@ pub(super) fn read(config: &Keys<'_>, defaults: &Defaults) -> Result<ModelShape,
         form: DecoderForm {
             activation: activation(config, defaults.activation)?,
             rotary_dim: rope.rotary_dim,
+            local_rope_theta: rope.local_theta,
+            qkv_bias: attention_bias,
+            o_bias: attention_bias,
+            // An architecture that does not list the keys refuses them.
+            mlp_bias: config.flag("mlp_bias")?.unwrap_or(false),
             ..DecoderForm::default()
         },
     })

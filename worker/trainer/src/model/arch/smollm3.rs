@@ -15,6 +15,8 @@ pub(super) static SMOLLM3: Architecture = Architecture {
     class: "SmolLM3ForCausalLM",
     // A window is on only with `use_sliding_window`, which is refused.
     keys: &[
+        "attention_bias",
+        "mlp_bias",
         "no_rope_layers",
         "no_rope_layer_interval",
         "sliding_window",
@@ -31,12 +33,22 @@ pub(super) static SMOLLM3: Architecture = Architecture {
                 theta: 2_000_000.0,
                 partial: false,
                 long: None,
+                local: None,
             },
         };
         let mut shape = sizes::read(config, &defaults)?;
         let rotated: Vec<bool> = match config.numbers("no_rope_layers")? {
             // The name misleads: 1 is a block with rotation.
-            Some(list) => list.iter().map(|&rotates| rotates != 0.0).collect(),
+            Some(list) => list
+                .iter()
+                .map(|&rotates| match rotates {
+                    0.0 => Ok(false),
+                    1.0 => Ok(true),
+                    other => Err(format!(
+                        "`no_rope_layers` has {other}, which is neither 0 nor 1"
+                    )),
+                })
+                .collect::<Result<_, _>>()?,
             None => {
                 let interval = config.size("no_rope_layer_interval")?.unwrap_or(INTERVAL);
                 (0..shape.layers)
@@ -44,11 +56,6 @@ pub(super) static SMOLLM3: Architecture = Architecture {
                     .collect()
             }
         };
-        let list = config.numbers("no_rope_layers")?.unwrap_or_default();
-        if let Some(other) = list.iter().find(|&&value| value != 0.0 && value != 1.0) {
-            let fault = format!("`no_rope_layers` has {other}, which is neither 0 nor 1");
-            return Err(ConfigFault::Broken(fault));
-        }
         if rotated.len() != shape.layers {
             let (given, layers) = (rotated.len(), shape.layers);
             let fault = format!("`no_rope_layers` is of {given} blocks, the model has {layers}");
@@ -64,6 +71,7 @@ pub(super) static SMOLLM3: Architecture = Architecture {
         rope: &[RopeForm::Linear, RopeForm::Yarn],
         untied: true,
         square: false,
+        biased: false,
         read: |_, shape| {
             // No key says so: the graph has this interval.
             let rotates = |block: usize| !(block + 1).is_multiple_of(INTERVAL);

@@ -32,8 +32,6 @@ fn refused(change: Value, words: &[&str]) {
 #[test]
 fn keys_that_ask_for_what_is_not_implemented_are_refused_by_name() {
     for (key, value) in [
-        ("attention_bias", json!(true)),
-        ("mlp_bias", json!(true)),
         ("attention_dropout", json!(0.1)),
         ("partial_rotary_factor", json!(0.25)),
         ("rope_interleaved", json!(true)),
@@ -392,6 +390,12 @@ fn windows_and_rotations_of_single_blocks_follow_from_a_list_or_its_pattern() {
     assert!(kinds(json!({})).is_ok());
     let fault = kinds(json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}));
     assert!(fault.expect_err("two scalings").contains("rope_scaling"));
+    let fault = kinds(json!({"rope_local_base_freq": 500.0}));
+    assert!(
+        fault
+            .expect_err("two bases")
+            .contains("rope_local_base_freq")
+    );
     let partial = json!({"rope_parameters": {
         "full_attention": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}});
     let fault = gemma3(partial).expect_err("a part of a head");
@@ -438,6 +442,30 @@ fn windows_that_qwen_does_not_use_are_none() {
     assert!((0..2).all(|layer| shape.layer(layer).window.is_none()) && shape.form.qkv_bias);
     for key in ["use_sliding_window", "use_mrope"] {
         let fault = qwen(json!({ key: true })).expect_err("not implemented");
+        assert!(fault.contains(key), "{fault}");
+    }
+}
+
+#[test]
+fn biases_are_those_of_the_layers_that_the_keys_name() {
+    let biased = |model_type: &str, class: &str, change: Value| {
+        let form = other(model_type, class, change)?.form;
+        Ok::<_, String>((form.qkv_bias, form.o_bias, form.mlp_bias))
+    };
+    let (attention, mlp) = (json!({"attention_bias": true}), json!({"mlp_bias": true}));
+    let llama = |change| biased("llama", "LlamaForCausalLM", change);
+    assert_eq!(llama(attention.clone()), Ok((true, true, false)));
+    assert_eq!(llama(mlp.clone()), Ok((false, false, true)));
+    let granite = biased("granite", "GraniteForCausalLM", mlp.clone());
+    assert_eq!(granite, Ok((false, false, true)));
+    let qwen3 = |change| biased("qwen3", "Qwen3ForCausalLM", change);
+    assert_eq!(qwen3(attention.clone()), Ok((true, true, false)));
+    // Those that transformers does not read there.
+    for (model_type, class, change, key) in [
+        ("qwen3", "Qwen3ForCausalLM", mlp, "mlp_bias"),
+        ("phi3", "Phi3ForCausalLM", attention, "attention_bias"),
+    ] {
+        let fault = biased(model_type, class, change).expect_err("a key of another");
         assert!(fault.contains(key), "{fault}");
     }
 }

@@ -136,10 +136,16 @@ impl GgufFile {
             .copied()
             .unwrap_or_default();
         let form = self.form()?;
-        let shape = ModelShape {
+        let mut shape = ModelShape {
             tied_embeddings: !self.has("output.weight"),
             ..self.header().shape(vocabulary, self.rope_tensors(form)?)?
         };
+        if form.biased {
+            let decoder = &mut shape.form;
+            decoder.qkv_bias = self.has("blk.0.attn_q.bias");
+            decoder.o_bias = self.has("blk.0.attn_output.bias");
+            decoder.mlp_bias = self.has("blk.0.ffn_gate.bias");
+        }
         let tensors: BTreeMap<&str, &[usize]> = self
             .content
             .tensor_infos
