@@ -3,7 +3,8 @@
 
 use candle_core::Tensor;
 use qlora_kernels::types::options::WantedAttention;
-use qlora_kernels::{AttentionSaved, Backend, Span};
+use qlora_kernels::{AttentionSaved, AttentionShape, Backend, Span};
+use qlora_planner::SavedActivations;
 
 use super::Setting;
 use super::table::{Place, Table, Work};
@@ -67,28 +68,51 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     }
 }
 
-/// Times the attention of `backend`, which a step runs where `runs` says so.
+/// Times the attention of `backend`, which a step runs where `runs` says so: a row for each window
+/// that blocks have.
 fn time_form(
     table: &mut Table<'_>,
     setting: &Setting<'_>,
-    Heads([q, k, v, d_o]): &Heads,
+    heads: &Heads,
     backend: &dyn Backend,
     (label, runs): (&str, bool),
 ) -> Result<()> {
-    let sizes = attention_shape(setting.case.shape, 0);
+    let shape = setting.case.shape;
+    let mut shapes: Vec<_> = (0..shape.layers)
+        .map(|layer| attention_shape(shape, layer))
+        .collect();
+    shapes.sort_by_key(|sizes| sizes.window);
+    shapes.dedup();
+    let apart = shapes.len() > 1;
+    for sizes in shapes {
+        let window = match sizes.window {
+            Some(window) if apart => format!(", window of {window}"),
+            None if apart => ", no window".to_owned(),
+            _ => String::new(),
+        };
+        let label = format!("{label}{window}");
+        time_shape(table, setting, heads, (backend, &sizes), (&label, runs))?;
+    }
+    Ok(())
+}
+
+fn time_shape(
+    table: &mut Table<'_>,
+    setting: &Setting<'_>,
+    Heads([q, k, v, d_o]): &Heads,
+    (backend, sizes): (&dyn Backend, &AttentionShape),
+    (label, runs): (&str, bool),
+) -> Result<()> {
     let sequences = &backend.sequences(&Span::packed(&setting.lengths))?;
-    let pairs: f64 = setting
-        .lengths
-        .iter()
-        .map(|&length| pairs(length, sizes.window))
-        .sum();
+    let pairs = |&length: &usize| pairs(length, sizes.window);
+    let pairs: f64 = setting.lengths.iter().map(pairs).sum();
     let work = 4.0 * (sizes.heads * sizes.head_dim) as f64 * pairs;
-    let counted = |calls| if runs { calls } else { 0 };
-    let forward = || Ok(backend.attention_forward((q, k, v), &sizes, sequences)?);
-    let (name, calls) = (
-        format!("attention forward{label}"),
-        counted(setting.calls.parts.attention),
-    );
+    let is_one = |layer: usize| runs && attention_shape(setting.case.shape, layer) == *sizes;
+    let forward = || Ok(backend.attention_forward((q, k, v), sizes, sequences)?);
+    let calls = setting
+        .calls
+        .forward_in(SavedActivations::Attention, is_one);
+    let name = format!("attention forward{label}");
     table.add(Place::Attention, name, Work::Flops(work), calls, forward)?;
     let (o, lse) = forward()?;
     let saved = AttentionSaved {
@@ -98,18 +122,15 @@ fn time_form(
         o: &o,
         lse: &lse,
     };
-    let backward = || Ok(backend.attention_backward(d_o, &saved, &sizes, sequences)?);
-    let (name, calls) = (
+    let backward = || Ok(backend.attention_backward(d_o, &saved, sizes, sequences)?);
+    let (name, work) = (
         format!("attention backward{label}"),
-        counted(setting.calls.layers),
-    );
-    table.add(
-        Place::AttentionBackward,
-        name,
         Work::Flops(BACKWARD * work),
-        calls,
-        backward,
-    )
+    );
+    let calls = (0..setting.calls.layers)
+        .filter(|&layer| is_one(layer))
+        .count();
+    table.add(Place::AttentionBackward, name, work, calls, backward)
 }
 
 /// Queries and keys that meet in a causal sequence.

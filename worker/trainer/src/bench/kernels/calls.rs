@@ -18,21 +18,23 @@ pub(super) struct Parts {
     pub output: usize,
     /// Norm, gate and up.
     pub gates: usize,
-    /// The gated activation and the down projection.
+    /// The gated activation and the down projection, whose output a norm that follows reads.
     pub down: usize,
 }
 
 impl Parts {
-    fn of(saved: &[SavedActivations]) -> Self {
-        let runs = |least: SavedActivations| {
-            saved.len() + saved.iter().filter(|&&keep| keep < least).count()
-        };
+    fn of(saved: &[SavedActivations], norms_after: bool) -> Self {
+        let runs = |least: SavedActivations| saved.iter().map(|&keep| runs(keep, least)).sum();
         Self {
             heads: runs(SavedActivations::Qkv),
             attention: runs(SavedActivations::Attention),
             output: runs(SavedActivations::Residual),
             gates: runs(SavedActivations::All),
-            down: saved.len(),
+            down: if norms_after {
+                runs(SavedActivations::All)
+            } else {
+                saved.len()
+            },
         }
     }
 
@@ -49,10 +51,17 @@ impl Parts {
     }
 }
 
+/// Runs of what is saved from `least` on, in a block that saves `keep`.
+fn runs(keep: SavedActivations, least: SavedActivations) -> usize {
+    1 + usize::from(keep < least)
+}
+
 /// Runs in one step.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Calls {
     pub layers: usize,
+    /// What each block saves.
+    saved: Vec<SavedActivations>,
     pub parts: Parts,
     /// Of the blocks whose matrices are dequantized for each product.
     dequantized: Option<(usize, Parts)>,
@@ -65,12 +74,27 @@ impl Calls {
         // A CPU that multiplies panel by panel reads the codes inside its products.
         let apart = held(&case.config.model) == Quantization::Nf4
             && !matches!(products, MatmulBackend::Panels(_));
-        let dequantized = apart.then(|| (codes.len(), Parts::of(codes)));
+        let after = case.shape.form.norms_after;
+        let dequantized = apart.then(|| (codes.len(), Parts::of(codes, after)));
         Self {
             layers: saved.len(),
-            parts: Parts::of(saved),
+            saved: saved.clone(),
+            parts: Parts::of(saved, after),
             dequantized,
         }
+    }
+
+    /// Runs of what is saved from `least` on, in the blocks that `which` holds for.
+    pub(super) fn forward_in(
+        &self,
+        least: SavedActivations,
+        which: impl Fn(usize) -> bool,
+    ) -> usize {
+        let blocks = self.saved.iter().enumerate();
+        blocks
+            .filter(|(block, _)| which(*block))
+            .map(|(_, &keep)| runs(keep, least))
+            .sum()
     }
 
     /// Forward products of `module`.
@@ -91,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_runs_twice() {
-        let all = Parts::of(&[SavedActivations::All; 3]);
+        let all = Parts::of(&[SavedActivations::All; 3], false);
         assert_eq!(
             all,
             Parts {
@@ -102,7 +126,13 @@ mod tests {
                 down: 3
             }
         );
-        let none = Parts::of(&[SavedActivations::OffloadedInput, SavedActivations::Input]);
+        // Its output is what the norm after it reads on the way back.
+        let after = Parts::of(&[SavedActivations::All, SavedActivations::Qkv], true);
+        assert_eq!((after.down, after.gates), (3, 3));
+        let none = Parts::of(
+            &[SavedActivations::OffloadedInput, SavedActivations::Input],
+            false,
+        );
         assert_eq!(
             none,
             Parts {
@@ -113,11 +143,14 @@ mod tests {
                 down: 2
             }
         );
-        let some = Parts::of(&[
-            SavedActivations::Attention,
-            SavedActivations::Residual,
-            SavedActivations::Qkv,
-        ]);
+        let some = Parts::of(
+            &[
+                SavedActivations::Attention,
+                SavedActivations::Residual,
+                SavedActivations::Qkv,
+            ],
+            false,
+        );
         assert_eq!(
             some,
             Parts {

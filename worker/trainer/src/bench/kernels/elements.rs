@@ -1,10 +1,10 @@
-//! Operations that memory alone limits: embedding, norms, rotation, residual stream, biases, gated
-//! activation.
+//! Operations that memory alone limits: embedding, rotation, residual stream, biases, columns of
+//! fused layers, gated activation.
 
 use candle_core::{DType, Tensor};
 use qlora_config::TargetModule as M;
 use qlora_kernels::{Activations, DropoutKey, GateFunction, MatmulBackend, RopeTable};
-use qlora_planner::Activation;
+use qlora_planner::{Activation, LayerRope, SavedActivations};
 
 use super::Setting;
 use super::inputs::WEIGHTS;
@@ -15,10 +15,10 @@ use crate::weights::{FrozenWeight, Plain};
 
 pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     time_embedding(table, setting)?;
-    time_norms(table, setting)?;
     time_rotation(table, setting)?;
     time_residual(table, setting)?;
     time_biases(table, setting)?;
+    time_columns(table, setting)?;
     time_gated(table, setting)
 }
 
@@ -71,55 +71,6 @@ fn time_embedding(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     Ok(())
 }
 
-fn time_norms(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
-    let (tokens, d, epsilon) = (
-        setting.case.tokens,
-        setting.case.shape.hidden,
-        setting.case.shape.norm_epsilon,
-    );
-    let make = |rows| setting.inputs.matrix((rows, d), setting.dtype);
-    let (x, dy, residual, w) = (
-        make(tokens)?,
-        make(tokens)?,
-        make(tokens)?,
-        make(1)?.squeeze(0)?,
-    );
-    let w = setting.norm_weight(&w);
-    let calls = &setting.calls;
-    // The norm of an adapter's input is made again on the way back.
-    let again = |modules: &[M]| {
-        if setting.adapted(modules).is_empty() {
-            0
-        } else {
-            calls.layers
-        }
-    };
-    let again = again(&[M::QProj, M::KProj, M::VProj]) + again(&[M::GateProj, M::UpProj]);
-    let runs = calls.parts.heads + calls.parts.gates + again;
-    let bytes = setting.bytes(tokens * d);
-    let forward = || Ok(setting.backend.rms_norm_forward_on(&x, w, epsilon)?);
-    table.add(
-        Place::Norm,
-        "RMSNorm forward",
-        Work::Bytes(2.0 * bytes),
-        runs,
-        forward,
-    )?;
-    let (_, rstd) = setting.backend.rms_norm_forward(&x, w, epsilon)?;
-    let backward = || {
-        Ok(setting
-            .backend
-            .rms_norm_backward(&dy, &x, w, &rstd, Some(&residual))?)
-    };
-    table.add(
-        Place::NormBackward,
-        "RMSNorm backward",
-        Work::Bytes(4.0 * bytes),
-        2 * calls.layers,
-        backward,
-    )
-}
-
 fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (shape, tokens) = (setting.case.shape, setting.case.tokens);
     let (width, kv_width) = (
@@ -140,13 +91,17 @@ fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
             backend.rope_forward(&rope, &k, sequences)?,
         ))
     };
-    table.add(
-        Place::Rotary,
-        "rotary q, k forward",
-        work,
-        setting.calls.parts.heads,
-        forward,
-    )?;
+    let rotates = |layer: usize| shape.layer(layer).rope != LayerRope::Absent;
+    let layers = (0..setting.calls.layers)
+        .filter(|&layer| rotates(layer))
+        .count();
+    let runs = if shape.form.head_norms {
+        // Queries and keys are kept before their norms, so what is kept is rotated again.
+        2 * layers
+    } else {
+        setting.calls.forward_in(SavedActivations::Qkv, rotates)
+    };
+    table.add(Place::Rotary, "rotary q, k forward", work, runs, forward)?;
     let backward = || {
         Ok((
             backend.rope_backward(&rope, &q, sequences)?,
@@ -157,12 +112,13 @@ fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
         Place::RotaryBackward,
         "rotary q, k backward",
         work,
-        setting.calls.layers,
+        layers,
         backward,
     )
 }
 
-/// A sum of its own only in the reference form; elsewhere the product before it adds.
+/// A sum of its own only in the reference form and after a norm; elsewhere the product before it
+/// adds.
 fn time_residual(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (tokens, d) = (setting.case.tokens, setting.case.shape.hidden);
     let make = || setting.inputs.matrix((tokens, d), setting.dtype);
@@ -177,7 +133,12 @@ fn time_residual(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     };
     let (work, calls) = (
         Work::Bytes(3.0 * setting.bytes(tokens * d)),
-        runs(M::OProj) + runs(M::DownProj),
+        // After attention in either pass over a block, after the feed-forward layer in the first.
+        if setting.case.shape.form.norms_after {
+            3 * setting.calls.layers
+        } else {
+            runs(M::OProj) + runs(M::DownProj)
+        },
     );
     table.add(Place::Residual, "residual add", work, calls, || {
         Ok(setting.backend.add(&a, &b)?)
@@ -198,6 +159,40 @@ fn time_biases(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
             Work::Bytes(2.0 * setting.bytes(tokens * width)),
             setting.calls.forward(module),
             || Ok(setting.backend.affine(&x, 1.0, Some(&bias))?),
+        )?;
+    }
+    Ok(())
+}
+
+/// Fused layers: their output taken apart, and the gradients of its parts put together.
+fn time_columns(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
+    let (shape, backend) = (setting.case.shape, &setting.backend);
+    for &module in shape.modules().iter().filter(|m| !m.parts().is_empty()) {
+        let width = |&part: &M| shape.projection(part).0;
+        let widths: Vec<_> = module.parts().iter().map(width).collect();
+        let size = (setting.case.tokens, widths.iter().sum());
+        let whole = setting.inputs.matrix(size, setting.dtype)?;
+        let parts = backend.split_columns(&whole, &widths)?;
+        let parts: Vec<_> = parts.iter().collect();
+        let name = module.name().trim_end_matches("_proj");
+        let work = Work::Bytes(2.0 * setting.bytes(size.0 * size.1));
+        table.add(
+            place(module),
+            format!("{name} taken apart"),
+            work,
+            setting.calls.forward(module),
+            || Ok(backend.split_columns(&whole, &widths)?),
+        )?;
+        let back = match place(module) {
+            Place::Gates => Place::GatesBackward,
+            _ => Place::HeadsBackward,
+        };
+        table.add(
+            back,
+            format!("{name} put together"),
+            work,
+            setting.calls.layers,
+            || Ok(backend.join_columns(&parts)?),
         )?;
     }
     Ok(())

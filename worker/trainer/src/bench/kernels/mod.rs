@@ -11,6 +11,7 @@ mod ceilings;
 mod elements;
 mod inputs;
 mod loss;
+mod norms;
 mod projections;
 mod table;
 mod update;
@@ -78,7 +79,8 @@ impl<'a> Setting<'a> {
 
     /// Those of `modules` that have an adapter.
     fn adapted(&self, modules: &[TargetModule]) -> Vec<TargetModule> {
-        let has = |module: &TargetModule| self.case.config.lora.target_modules.contains(module);
+        let targets = self.case.shape.targets(&self.case.config.lora);
+        let has = |module: &TargetModule| targets.contains(module);
         modules.iter().copied().filter(has).collect()
     }
 }
@@ -90,6 +92,7 @@ pub fn time(case: Case<'_>) -> Result<Vec<Timing>> {
     ceilings::time(&mut table, &setting)?;
     projections::time(&mut table, &setting)?;
     attention::time(&mut table, &setting)?;
+    norms::time(&mut table, &setting)?;
     elements::time(&mut table, &setting)?;
     loss::time(&mut table, &setting)?;
     update::time(&mut table, &setting)?;

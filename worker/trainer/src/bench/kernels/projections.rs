@@ -6,45 +6,52 @@ use qlora_config::{Quantization, TargetModule as M};
 use qlora_kernels::{
     Activations, DropoutKey, LoraBackwardInput, LoraInput, MatmulBackend, Matrix, Nf4Tensor, Term,
 };
-use qlora_planner::held;
+use qlora_planner::{ModelShape, held};
 
 use super::Setting;
 use super::inputs::WEIGHTS;
 use super::table::{Place, Table, Work};
 use crate::Result;
 
-/// Projections that share their input, and where they stand in a step.
+/// Layers that share their input, and where they stand in a step.
 struct Group {
-    modules: &'static [M],
+    modules: Vec<M>,
     forward: Place,
     backward: Place,
 }
 
-const GROUPS: [Group; 4] = [
-    Group {
-        modules: &[M::QProj, M::KProj, M::VProj],
-        forward: Place::Heads,
-        backward: Place::HeadsBackward,
-    },
-    Group {
-        modules: &[M::OProj],
-        forward: Place::Output,
-        backward: Place::OutputBackward,
-    },
-    Group {
-        modules: &[M::GateProj, M::UpProj],
-        forward: Place::Gates,
-        backward: Place::GatesBackward,
-    },
-    Group {
-        modules: &[M::DownProj],
-        forward: Place::Down,
-        backward: Place::DownBackward,
-    },
-];
+/// Those of a block of `shape`.
+fn groups(shape: &ModelShape) -> Vec<Group> {
+    let places = [
+        (
+            &[M::QkvProj, M::QProj, M::KProj, M::VProj][..],
+            Place::Heads,
+            Place::HeadsBackward,
+        ),
+        (&[M::OProj], Place::Output, Place::OutputBackward),
+        (
+            &[M::GateUpProj, M::GateProj, M::UpProj],
+            Place::Gates,
+            Place::GatesBackward,
+        ),
+        (&[M::DownProj], Place::Down, Place::DownBackward),
+    ];
+    let group = |(modules, forward, backward): (&[M], Place, Place)| Group {
+        modules: own(shape, modules),
+        forward,
+        backward,
+    };
+    places.into_iter().map(group).collect()
+}
+
+/// Those of `modules` that the model has.
+fn own(shape: &ModelShape, modules: &[M]) -> Vec<M> {
+    let has = |module: &M| shape.modules().contains(module);
+    modules.iter().copied().filter(has).collect()
+}
 
 pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
-    for group in &GROUPS {
+    for group in &groups(setting.case.shape) {
         time_adapters(table, setting, group)?;
         for modules in alike(group) {
             time_modules(table, setting, group, modules)?;
@@ -54,7 +61,7 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
 }
 
 /// The modules of `group` in runs of one shape: queries apart from keys and values.
-fn alike(group: &Group) -> impl Iterator<Item = &'static [M]> {
+fn alike(group: &Group) -> impl Iterator<Item = &[M]> {
     let (first, rest) = group.modules.split_at(if group.modules.len() == 3 {
         1
     } else {
@@ -187,7 +194,8 @@ fn time_forward(
     );
     let sums = if adapted { k + rank } else { k };
     let work = Work::Flops(2.0 * (tokens * n * sums) as f64);
-    if group.forward == Place::Gates {
+    // A fused layer's output is taken apart first.
+    if group.forward == Place::Gates && modules.len() > 1 {
         return table.add(group.forward, name, work, calls, || {
             Ok(backend.matmul_forward_on(&terms)?)
         });
@@ -216,12 +224,12 @@ fn time_backward(
         w,
         scale: 1.0,
     };
-    if group.backward == Place::GatesBackward {
+    if group.backward == Place::GatesBackward && modules.len() > 1 {
         // One sum: the second product is added to the first.
         let run = || Ok(backend.matmul_backward(&[term, term], None)?);
         return table.add(place, name, Work::Flops(2.0 * work), layers, run);
     }
-    let onto = !setting.adapted(group.modules).is_empty() || group.modules.len() > 1;
+    let onto = !setting.adapted(&group.modules).is_empty() || group.modules.len() > 1;
     let base = onto
         .then(|| setting.inputs.matrix((tokens, k), setting.dtype))
         .transpose()?;
@@ -292,7 +300,7 @@ fn time_updates(
 
 /// What the adapters of `group` do with the input that they share.
 fn time_adapters(table: &mut Table<'_>, setting: &Setting<'_>, group: &Group) -> Result<()> {
-    let adapted = setting.adapted(group.modules);
+    let adapted = setting.adapted(&group.modules);
     let Some(&first) = adapted.first() else {
         return Ok(());
     };
