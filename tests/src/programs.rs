@@ -286,8 +286,8 @@ impl World {
         }
     }
 
-    /// Submits and gives the job's number. On a GPU its steps are to repeat to the bit, as tests
-    /// ask of a processor.
+    /// Submits and gives the job's number. On a GPU its repeated steps are to be bit-identical, as
+    /// they are on a CPU.
     pub fn submit(&self, config: &Path, args: &[&str]) -> u64 {
         let config = config.to_string_lossy();
         let device = format!("resources.device={}", device());

@@ -217,7 +217,7 @@ mod tests {
             env!("CARGO_MANIFEST_DIR"),
             "/../../docs/reference/errors.md"
         );
-        #[allow(
+        #[expect(
             clippy::disallowed_methods,
             reason = "the test holds a file of the repository"
         )]

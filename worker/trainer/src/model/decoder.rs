@@ -1,13 +1,11 @@
-//! The whole model: what a micro-batch is, the forward pass, and the backward pass through all
-//! blocks.
+//! The whole model: the forward pass, and the backward pass through all blocks.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{LoraConfig, ModelConfig};
-use qlora_data::{IGNORE, Sample};
 use qlora_kernels::types::loss::{Head, Loss};
-use qlora_kernels::{Backend, RopeTable, Span};
+use qlora_kernels::{Backend, Span};
 use qlora_planner::{EmbeddingScale, MemoryPolicy, ModelShape, SavedActivations};
 
 use super::attention::LayerCache;
@@ -15,7 +13,8 @@ use super::block::{Block, Kept};
 use super::load::{load_block, load_norm};
 use super::norm::Norm;
 use super::pass::Pass;
-use super::{Part, angles, output, switch};
+use super::rope_tables::RopeTables;
+use super::{Batch, Part, output};
 use crate::lora::{Adapters, Gradients, Magnitude, MaskPosition};
 use crate::metal::Uploads;
 use crate::stop::StopSignal;
@@ -26,60 +25,6 @@ use crate::{Error, Result, device, metal};
 /// be a whole pass ahead of the GPU, and a stop would wait for that; beside such a block the wait
 /// is nothing.
 const LONG: usize = 65_536;
-
-/// Sequences packed one after another, without padding; M tokens in all.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    pub ids: Vec<u32>,
-    pub spans: Vec<Span>,
-    /// Rows whose next token is trained on, and that token.
-    pub rows: Vec<u32>,
-    pub targets: Vec<u32>,
-}
-
-impl Batch {
-    /// Packs `samples`; the label of a token is predicted at the row before it.
-    pub fn pack<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let mut batch = Self {
-            ids: vec![],
-            spans: vec![],
-            rows: vec![],
-            targets: vec![],
-        };
-        let mut lengths = Vec::new();
-        for sample in samples {
-            let start = batch.ids.len() as u32;
-            batch.ids.extend(&sample.ids);
-            lengths.push(sample.ids.len());
-            for (i, &label) in sample
-                .labels
-                .iter()
-                .enumerate()
-                .skip(1)
-                .filter(|&(_, &label)| label != IGNORE)
-            {
-                batch.rows.push(start + i as u32 - 1);
-                batch.targets.push(label as u32);
-            }
-        }
-        batch.spans = Span::packed(&lengths);
-        batch
-    }
-
-    /// One sequence of `ids` that is not trained on.
-    pub(crate) fn plain(ids: &[u32]) -> Self {
-        Self {
-            ids: ids.to_vec(),
-            spans: Span::packed(&[ids.len()]),
-            rows: vec![],
-            targets: vec![],
-        }
-    }
-
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-}
 
 /// What the forward pass leaves for the backward pass.
 pub struct Passed {
@@ -106,10 +51,7 @@ pub struct Decoder {
     blocks: Vec<Block>,
     norm: Norm,
     head: Option<Box<dyn FrozenWeight>>,
-    /// The rotary embeddings; a block names its own by its place.
-    ropes: Vec<RopeTable>,
-    /// Those of batches with a sequence of more tokens than this.
-    long_ropes: Option<(usize, Vec<RopeTable>)>,
+    ropes: RopeTables,
     /// Tokens that a sequence may have.
     positions: usize,
     /// Ends a pass through the blocks early.
@@ -138,25 +80,19 @@ impl Decoder {
         } else {
             backend.clone()
         };
-        let ropes_of = |length: usize, positions: usize| -> Result<Vec<RopeTable>> {
-            let tables = angles(&shape, length).into_iter();
-            let tables = tables.map(|(_, angles)| RopeTable::of(&angles, positions, device));
-            Ok(tables.collect::<candle_core::Result<_>>()?)
-        };
-        let kinds: Vec<_> = angles(&shape, max_len)
-            .into_iter()
-            .map(|(kind, _)| kind)
-            .collect();
-        let long_from = switch(&shape).filter(|&from| max_len > from);
-        let ropes = ropes_of(1, long_from.unwrap_or(max_len))?;
-        let long_ropes = match long_from {
-            Some(from) => Some((from, ropes_of(max_len, max_len)?)),
-            None => None,
-        };
+        let ropes = RopeTables::new(&shape, max_len, device)?;
         let mut blocks = Vec::with_capacity(shape.layers);
         for index in 0..shape.layers {
             let dequantized = index + policy.dequantized >= shape.layers;
-            let load = || load_block(checkpoint, index, model, dequantized, (&**backend, &kinds));
+            let load = || {
+                load_block(
+                    checkpoint,
+                    index,
+                    model,
+                    dequantized,
+                    (&**backend, ropes.kinds()),
+                )
+            };
             blocks.push(metal::autoreleased(load)?);
             progress(index + 1);
         }
@@ -169,7 +105,6 @@ impl Decoder {
             norm: load_norm(checkpoint, Part::FinalNorm, &**backend)?,
             head: checkpoint.head(&**backend)?,
             ropes,
-            long_ropes,
             positions: max_len,
             stop: StopSignal::default(),
             blocks,
@@ -213,10 +148,7 @@ impl Decoder {
     /// Tokens that a sequence may have that begins with `prompt` tokens and is extended one by one:
     /// keys that were rotated by one set of angles do not go with those of another.
     pub fn positions_after(&self, prompt: usize) -> usize {
-        match &self.long_ropes {
-            Some((from, _)) if prompt <= *from => *from,
-            _ => self.positions,
-        }
+        self.ropes.positions_after(prompt).unwrap_or(self.positions)
     }
 
     /// Whether `ids` can be looked up, in a sequence that they make longer than `past` tokens.
@@ -249,10 +181,7 @@ impl Decoder {
         let sequences = backend.sequences(spans)?;
         let longest = spans.iter().map(|span| span.k.len()).max().unwrap_or(0);
         Ok(Pass {
-            ropes: match &self.long_ropes {
-                Some((from, ropes)) if longest > *from => ropes,
-                _ => &self.ropes,
-            },
+            ropes: self.ropes.of(longest),
             backend,
             sequences,
             adapters,

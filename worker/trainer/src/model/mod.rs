@@ -2,6 +2,7 @@
 
 mod arch;
 pub mod attention;
+mod batch;
 pub mod block;
 mod decoder;
 mod inputs;
@@ -13,9 +14,11 @@ mod output;
 mod parts;
 mod pass;
 mod rope;
+mod rope_tables;
 
 pub use arch::{ConfigFault, shape_from_json};
 pub(crate) use arch::{GgufForm, GgufKeys, RopeForm, as_number, gguf_form};
-pub use decoder::{Batch, Decoder, Passed};
+pub use batch::Batch;
+pub use decoder::{Decoder, Passed};
 pub use parts::{NormPlace, Part};
-pub(crate) use rope::{angles, inverse_frequencies, switch};
+pub(crate) use rope::{angles, inverse_frequencies};

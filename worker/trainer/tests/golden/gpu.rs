@@ -138,7 +138,7 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
 }
 
 /// With the embedding in host memory, or weights that stay dequantised, losses and gradients are
-/// the same to the bit.
+/// bit-identical.
 fn gradients_do_not_depend_on_the_memory_policy(device: &Device) {
     let config = config(&["lora.dropout=0.2", "model.compute=bf16"]);
     let batch = [Batch::pack(&samples(

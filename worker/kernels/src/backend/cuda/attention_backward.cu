@@ -1,6 +1,6 @@
 // Attention, backward (Dao, FlashAttention-2, 2023), in two kernels: one owns 128 queries and gives dQ, the other owns
 // 128 keys and gives dK and dV for all query heads that share them. Scores are found in both, a product and a half more
-// than with additions in memory, and in exchange every sum has its order: a step repeats to the bit.
+// than with additions in memory, and in exchange every sum has its order: a repeated step is bit-identical.
 //
 // `Share` says what is less for large heads.
 //

@@ -27,7 +27,7 @@ pub(in crate::export) fn write(
     progress: Progress<'_>,
 ) -> Result<Written> {
     let Some(form) = checkpoint.gguf_form() else {
-        return Ok(Written::default());
+        return Err(super::no_files(checkpoint));
     };
     let (files, shape) = (&checkpoint.files, &checkpoint.files.shape);
     if checkpoint.gguf().is_none() {

@@ -77,7 +77,7 @@ pub(super) fn write_model(
     progress: Progress<'_>,
 ) -> Result<()> {
     let Some(form) = checkpoint.gguf_form() else {
-        return Ok(());
+        return Err(no_files(checkpoint));
     };
     merger.note(unused_window(&checkpoint.files.shape));
     let target = Target { form, out, element };
@@ -93,7 +93,7 @@ pub(super) fn write_model(
             }
             from_folder(checkpoint, shards, &target, trained, merger, progress)
         }
-        (None, None) => Ok(()),
+        (None, None) => Err(no_files(checkpoint)),
     }
 }
 
@@ -182,6 +182,14 @@ fn rewrite(
         progress(merger.wrote(bytes), plan.len())?;
     }
     writer.finish(progress)
+}
+
+/// Weights that were made here are in no file.
+fn no_files(checkpoint: &Checkpoint) -> Error {
+    Error::Export {
+        path: checkpoint.files.path.clone(),
+        fault: "are in no file; name a model's folder or GGUF file".into(),
+    }
 }
 
 fn from_folder(

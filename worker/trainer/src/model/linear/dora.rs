@@ -36,9 +36,9 @@ impl Linear {
     ) -> Result<(Tensor, Option<LoraSaved>)> {
         let dropped = dropped(backend, x, &adapter)?;
         let (u, unscaled) = self.decomposed(backend, dropped.as_ref().unwrap_or(x), &adapter)?;
-        let Some(ratio) = self.ratio(backend, &adapter)? else {
-            return Ok((unscaled, None));
-        };
+        let ratio = self.ratio(backend, &adapter)?;
+        let missing = || candle_core::Error::Msg("DoRA without magnitudes".into());
+        let ratio = ratio.ok_or_else(missing)?;
         let mut y = scaled_rows(&unscaled, &ratio)?;
         if let Some(base) = base {
             y = (y + base)?;

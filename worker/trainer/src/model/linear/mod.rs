@@ -132,7 +132,7 @@ impl Linear {
         let Some(adapter) = adapter else {
             return Ok((backend.matmul_forward(&[self.frozen(x)], base)?, None));
         };
-        if known.is_none() && adapter.is_decomposed() {
+        if adapter.is_decomposed() {
             return self.forward_decomposed(backend, x, adapter, base);
         }
         let saved = known.map_or_else(|| self.lora_forward(backend, x, &adapter), Ok)?;

@@ -1,6 +1,6 @@
 //! Products of `f32` activations with a frozen matrix in bf16, summed in `f32`.
 //!
-//! The frozen matrix is never written out whole: a task unpacks one strip of it, as wide as the
+//! The frozen matrix is never dequantized whole: a task unpacks one strip of it, as wide as the
 //! kernel's tile, into panels that stay in the cache, and runs all rows of the activations over it.
 //! Panels have the layout that both kinds of hardware want (pairs along the summed dimension side
 //! by side): AMX tiles ([`amx`]) where the processor has them, AVX512-BF16 dot products
