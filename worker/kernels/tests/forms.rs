@@ -10,7 +10,7 @@ use qlora_kernels::types::loss::Head;
 use qlora_kernels::types::options::{Compute, Options};
 use qlora_kernels::{
     Activations, AttentionSaved, AttentionShape, Backend, DropoutKey, GateFunction, Instructions,
-    Matrix, Result, RopeTable, Sequences, Span, Term, backend,
+    Matrix, Result, RopeAngles, RopeTable, Sequences, Span, Term, backend,
 };
 
 /// The CPU with products in `f32`.
@@ -156,7 +156,12 @@ fn rope_forms_agree_and_back_undoes_forward() -> Result<()> {
     let inv_freq: Vec<f32> = (0..6)
         .map(|i| 10_000f32.powf(-f32::from(i as u8) / 6.0))
         .collect();
-    let table = RopeTable::new(&inv_freq, 40, &Device::Cpu)?;
+    let angles = RopeAngles {
+        head_dim: 2 * inv_freq.len(),
+        inv_freq: inv_freq.to_vec(),
+        factor: 1.0,
+    };
+    let table = RopeTable::new(&angles, 40, &Device::Cpu)?;
     let positions = [0, 1, 2, 0, 1, 39];
     let mut spans = Span::packed(&[3, 2]);
     spans.push(Span { q: 5..6, k: 5..45 });

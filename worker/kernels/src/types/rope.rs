@@ -30,18 +30,8 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Tables for positions 0 to `length` - 1 with the given inverse frequencies [E/2].
-    pub fn new(inv_freq: &[f32], length: usize, device: &Device) -> Result<Self> {
-        let angles = RopeAngles {
-            inv_freq: inv_freq.to_vec(),
-            head_dim: 2 * inv_freq.len(),
-            factor: 1.0,
-        };
-        Self::of(&angles, length, device)
-    }
-
     /// Tables for positions 0 to `length` - 1.
-    pub fn of(angles: &RopeAngles, length: usize, device: &Device) -> Result<Self> {
+    pub fn new(angles: &RopeAngles, length: usize, device: &Device) -> Result<Self> {
         let (pairs, factor) = (angles.inv_freq.len(), angles.factor);
         if 2 * pairs > angles.head_dim {
             candle_core::bail!("{pairs} pairs of a head of {}", angles.head_dim)

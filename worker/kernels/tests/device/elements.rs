@@ -143,7 +143,7 @@ fn rotary_embedding_agrees() -> Result<()> {
             head_dim,
             factor: 1.25,
         };
-        let table = |device: &Device| RopeTable::of(&angles, 64, device);
+        let table = |device: &Device| RopeTable::new(&angles, 64, device);
         let (here, there) = (table(&Device::Cpu)?, table(device)?);
         let x = random((5, 3 * head_dim), 15)?;
         let [gx] = on(device, [&x]);

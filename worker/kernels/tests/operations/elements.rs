@@ -146,7 +146,7 @@ fn rotation_agrees(head_dim: usize, pairs: usize, factor: f32) {
     let wanted = |sign| oracle::rope(&x, &positions, &angles, sign);
     on_every(|subject| {
         let backend = &subject.backend;
-        let table = RopeTable::of(&angles, 40, backend.device())?;
+        let table = RopeTable::new(&angles, 40, backend.device())?;
         let (rows, tx) = (backend.sequences(&spans)?, subject.tensor(&x));
         assert_eq!(rows.positions(), positions);
         let forward = backend.rope_forward(&table, &tx, &rows)?;

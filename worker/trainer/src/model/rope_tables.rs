@@ -62,7 +62,7 @@ fn set(
     let (mut kinds, mut tables) = (Vec::new(), Vec::new());
     for (kind, angles) in angles(shape, length) {
         kinds.push(kind);
-        tables.push(RopeTable::of(&angles, length, device)?);
+        tables.push(RopeTable::new(&angles, length, device)?);
     }
     Ok((kinds, tables))
 }

@@ -80,7 +80,7 @@ fn time_rotation(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let Some((_, angles)) = angles(shape, setting.case.length).into_iter().next() else {
         return Ok(());
     };
-    let rope = RopeTable::of(&angles, setting.case.length, setting.case.device)?;
+    let rope = RopeTable::new(&angles, setting.case.length, setting.case.device)?;
     let make = |width| setting.inputs.matrix((tokens, width), setting.dtype);
     let (q, k, sequences) = (make(width)?, make(kv_width)?, &setting.sequences);
     let backend = &setting.backend;
