@@ -358,16 +358,17 @@ fn what_a_gguf_says_is_done_or_refused_by_name() {
         .with("llama.expert_count", Meta::U32(0))
         .write(&path);
     assert_eq!(values(&path, None), values(&whole, None));
-    for name in [
-        "blk.0.attn_q.bias",
-        "blk.0.ffn_gate_inp.weight",
-        "blk.2.attn_norm.weight",
-    ] {
+    for name in ["blk.0.ffn_gate_inp.weight", "blk.2.attn_norm.weight"] {
         Gguf::of(&whole)
             .and(name, &ones(&[HIDDEN], 1.0))
             .write(&path);
         refused(&path, None, &[name, "changed.gguf"]);
     }
+    // A bias of one projection says that all of its kind have one.
+    Gguf::of(&whole)
+        .and("blk.0.attn_q.bias", &ones(&[HIDDEN], 1.0))
+        .write(&path);
+    refused(&path, None, &["blk.0.attn_k.bias", "is missing"]);
     Gguf::of(&whole)
         .and("blk.1.attn_v.weight", &ones(&[HIDDEN, HIDDEN], 1.0))
         .write(&path);
