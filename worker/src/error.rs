@@ -47,6 +47,8 @@ pub enum WorkerError {
     Model(#[from] ModelError),
     #[error("{0}")]
     Input(String),
+    #[error("{fault}")]
+    Usage { fault: String, help: &'static str },
     #[error("{}", told(.0))]
     Training(#[from] qlora_trainer::Error),
 }
@@ -94,6 +96,7 @@ impl WorkerError {
             Self::Telemetry(_) => Code::Telemetry,
             Self::Device(_) => Code::NoDevice,
             Self::Input(_) => Code::InvalidRow,
+            Self::Usage { .. } => Code::Usage,
             Self::Training(e) => e.code(),
         }
     }
@@ -105,7 +108,9 @@ impl WorkerError {
                 "start one with qlora-coordinator, or give --coordinator ADDR".into()
             }
             Self::Connect(fault) => fault.help(),
-            Self::Refused { help, .. } | Self::Token { help, .. } => (*help).into(),
+            Self::Refused { help, .. } | Self::Token { help, .. } | Self::Usage { help, .. } => {
+                (*help).into()
+            }
             Self::NoStateFolder => "give --state-dir DIR".into(),
             Self::StateInUse { .. } => {
                 "stop it, or give this one its own --state-dir and --name".into()
@@ -128,7 +133,7 @@ impl WorkerError {
         ExitCode::from(match self {
             Self::OutputClosed => 0,
             Self::Interrupted { .. } => INTERRUPTED,
-            Self::Connect(_) | Self::NoStateFolder => 2,
+            Self::Connect(_) | Self::NoStateFolder | Self::Usage { .. } => 2,
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
             Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,
             Self::Io { source, .. } | Self::Training(qlora_trainer::Error::Io { source, .. })

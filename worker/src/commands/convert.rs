@@ -42,11 +42,13 @@ impl Convert {
             .extension()
             .is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         if self.adapter.is_some() && !is_gguf {
-            let text = format!(
-                "{}: an adapter is written as a .gguf file; name one",
-                self.out.display()
-            );
-            return Err(WorkerError::Input(text));
+            return Err(WorkerError::Usage {
+                fault: format!(
+                    "an adapter is written as a .gguf file, not {}",
+                    self.out.display()
+                ),
+                help: "give --out a name that ends in .gguf",
+            });
         }
         placed(&self.out)?;
         export::clear(&self.out);

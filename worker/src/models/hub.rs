@@ -117,28 +117,31 @@ fn weights<'a>(
     names.iter().map(entry).collect()
 }
 
+const UNREACHED: &str =
+    "check the name and the connection, or give model.base the path of a folder";
+
 fn list(repository: &str, token: Option<&str>, gated: bool) -> Result<Vec<Entry>, ModelError> {
     let mut request = agent().get(format!("{}/api/models/{repository}/tree/main", endpoint()));
     if let Some(token) = token {
         request = request.header("Authorization", format!("Bearer {token}"));
     }
-    let fault = |fault: String| {
-        let accept = format!(
-            "accept its licence at {}/{repository} and set HF_TOKEN",
-            endpoint()
-        );
-        let help = if gated && token.is_none() {
-            accept
-        } else {
-            "check the name and the connection, or give model.base the path of a folder".into()
-        };
-        ModelError::Fetch {
-            what: repository.into(),
-            fault,
-            help,
-        }
+    let fetch = |fault: String, help: String| ModelError::Fetch {
+        what: repository.into(),
+        fault,
+        help,
     };
-    let mut response = request.call().map_err(|e| fault(e.to_string()))?;
+    let fault = |fault: String| fetch(fault, UNREACHED.into());
+    let mut response = request.call().map_err(|e| match e {
+        // Trouble on the way says nothing of a license.
+        ureq::Error::StatusCode(401 | 403) if gated => fetch(
+            e.to_string(),
+            format!(
+                "accept its license at {}/{repository} and set HF_TOKEN",
+                endpoint()
+            ),
+        ),
+        other => fault(other.to_string()),
+    })?;
     let text = response
         .body_mut()
         .read_to_string()

@@ -30,6 +30,8 @@ pub enum ModelError {
         "`{name}` is no file, no folder and no known model\n  help: known are {known}; any owner/name of the hub works too"
     )]
     Unknown { name: String, known: String },
+    #[error("`{name}` is no model of the catalogue\n  help: write one of {known}")]
+    Unnamed { name: String, known: String },
     #[error("`{name}` is not on this machine\n  help: qlora-worker model fetch {name}")]
     NotHere { name: String },
     #[error("{what} cannot be fetched: {fault}\n  help: {help}")]
@@ -82,6 +84,7 @@ impl ModelError {
             Self::NoRoom { .. } => Code::DiskFull,
             Self::Io { source, .. } => Code::of_file(source),
             Self::Unknown { .. }
+            | Self::Unnamed { .. }
             | Self::NotHere { .. }
             | Self::Fetch { .. }
             | Self::Checksum { .. }
@@ -143,15 +146,24 @@ pub fn local(name: &str) -> Result<PathBuf, ModelError> {
 }
 
 fn unknown(name: &str) -> ModelError {
-    let known = catalogue()
-        .iter()
-        .map(|e| e.name)
-        .collect::<Vec<_>>()
-        .join(", ");
     ModelError::Unknown {
         name: name.into(),
-        known,
+        known: names(),
     }
+}
+
+/// The fault of `name` where only the catalogue is asked.
+pub fn unnamed(name: &str) -> ModelError {
+    ModelError::Unnamed {
+        name: name.into(),
+        known: names(),
+    }
+}
+
+/// Those of the catalogue.
+fn names() -> String {
+    let names: Vec<_> = catalogue().iter().map(|entry| entry.name).collect();
+    names.join(", ")
 }
 
 /// Draws nothing and tells only what matters.

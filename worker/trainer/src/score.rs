@@ -63,6 +63,10 @@ pub struct Scored<'a> {
 impl Answerer {
     /// Loads the model, with an adapter that changes nothing where none is given.
     pub fn open(subject: &Subject<'_>) -> Result<Self> {
+        subject
+            .adapter
+            .as_deref()
+            .map_or(Ok(()), adapter::is_there)?;
         let checkpoint = Checkpoint::open(&subject.model)?;
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 use qlora_config::{Layers, ResolvedConfig};
-use qlora_planner::catalogue;
+use qlora_planner::{CatalogueEntry, catalogue, find};
 use qlora_trainer::bench::{Extent, Figures, Steps, measure};
 use qlora_trainer::weights::Checkpoint;
 
@@ -135,10 +135,10 @@ fn json(figures: &Figures, model_layers: usize, gpu: Option<&Gpu>) -> serde_json
 /// Blocks to measure instead of all; only random weights have blocks beyond those of the model.
 fn part(layers: usize, model_layers: usize, random: bool) -> Result<usize, WorkerError> {
     if layers > model_layers && !random {
-        let text = format!(
-            "--layers {layers} is more than the {model_layers} of the model; add --random-weights"
-        );
-        return Err(WorkerError::Input(text));
+        return Err(WorkerError::Usage {
+            fault: format!("--layers {layers} is more than the {model_layers} of the model"),
+            help: "lower it; --random-weights measures any number of a model of the catalogue",
+        });
     }
     Ok(layers)
 }
@@ -155,24 +155,28 @@ fn checkpoint(args: &Bench, config: &ResolvedConfig) -> Result<Checkpoint, Worke
             &mut |_, _| Ok(()),
         ))?);
     }
-    // The beginning of a name is enough: nothing is fetched, so nothing can be taken for something
-    // else.
-    let known = catalogue();
-    let entry = known
-        .iter()
-        .find(|entry| entry.name.starts_with(&args.model))
-        .ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|entry| entry.name).collect();
-            WorkerError::Input(format!(
-                "`{}` is no model of the catalogue; there are {}",
-                args.model,
-                names.join(", ")
-            ))
-        })?;
+    let entry = known(&args.model)?;
     Ok(Checkpoint::random(
-        entry.shape.clone(),
+        entry.shape,
         config.config().training.seed,
     ))
+}
+
+/// The model of the catalogue that `name` names, or is the beginning of, where it is that of one.
+fn known(name: &str) -> Result<CatalogueEntry, WorkerError> {
+    if let Some(entry) = find(name) {
+        return Ok(entry);
+    }
+    let mut alike = catalogue();
+    alike.retain(|entry| entry.name.starts_with(name));
+    let names: Vec<&str> = alike.iter().map(|entry| entry.name).collect();
+    if names.len() > 1 {
+        return Err(WorkerError::Usage {
+            fault: format!("`{name}` is the beginning of {}", names.join(", ")),
+            help: "write one of these names whole",
+        });
+    }
+    alike.pop().ok_or_else(|| models::unnamed(name).into())
 }
 
 #[cfg(test)]
@@ -203,5 +207,20 @@ mod tests {
         assert_eq!(part(2, 30, false).ok(), Some(2));
         assert_eq!(part(40, 30, true).ok(), Some(40));
         assert!(part(40, 30, false).is_err_and(|e| e.to_string().contains("--layers 40")));
+    }
+
+    #[test]
+    fn a_name_or_the_beginning_of_one_alone_is_a_model_of_the_catalogue() {
+        let name = |text: &str| known(text).map(|entry| entry.name);
+        assert_eq!(name("qwen3-4b").ok(), Some("qwen3-4b"));
+        assert_eq!(name("Qwen/Qwen3-4B").ok(), Some("qwen3-4b"));
+        assert_eq!(name("mistral-7b").ok(), Some("mistral-7b-instruct"));
+        for (text, words) in [
+            ("llama-3.2", "llama-3.2-1b-instruct, llama-3.2-3b-instruct"),
+            ("gemma-3-27b-it", "no model of the catalogue"),
+        ] {
+            let fault = name(text).expect_err(text).to_string();
+            assert!(fault.contains(words), "{fault}");
+        }
     }
 }

@@ -17,6 +17,27 @@ use crate::lora::{Adapters, Factors, Magnitude, NAMES, Site};
 use crate::weights::{first_broken, metadata};
 use crate::{Error, Result};
 
+/// Whether `folder` holds an adapter at all.
+///
+/// # Errors
+/// It does not: what it is instead.
+pub fn is_there(folder: &Path) -> Result<()> {
+    if folder.join(CONFIG).exists() {
+        return Ok(());
+    }
+    let fault = if folder.is_file() {
+        format!("is a file; name the folder that holds {CONFIG}")
+    } else if folder.exists() {
+        format!("has no {CONFIG}; name the folder that holds it")
+    } else {
+        "is not there".to_owned()
+    };
+    Err(Error::Adapter {
+        path: folder.into(),
+        fault,
+    })
+}
+
 /// Reads the adapter in `folder` for a model of `shape` and `fingerprint`.
 ///
 /// Ranks and strengths that differ from module to module become one rank and one scale: factors of
@@ -37,11 +58,7 @@ pub fn load(
         path: folder.into(),
         fault,
     };
-    if !folder.join(CONFIG).exists() {
-        return Err(fault(format!(
-            "has no {CONFIG}; name the folder that holds it"
-        )));
-    }
+    is_there(folder)?;
     let text = fs::read_to_string(folder.join(CONFIG)).map_err(Error::io(folder.join(CONFIG)))?;
     let value: Value = strict::parse_settings(&text)
         .map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;

@@ -24,7 +24,7 @@ use crate::{Error, Result, partial};
 pub(crate) use template::{RECORD, TEMPLATE};
 
 pub use base::another_base;
-pub use load::load;
+pub use load::{is_there, load};
 pub use template::TrainedWith;
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
