@@ -29,9 +29,14 @@ fn reference() -> Arc<dyn Backend> {
     backend::reference(&Device::Cpu, DType::F32)
 }
 
+/// The CPU with products in bf16, on `instructions`.
+fn on(instructions: Instructions) -> Arc<dyn Backend> {
+    on_instructions(instructions).expect("what the CPU has")
+}
+
 /// The CPU with products in bf16, on everything that it has.
 fn in_bf16() -> impl Iterator<Item = (Instructions, Arc<dyn Backend>)> {
-    Instructions::all().map(|instructions| (instructions, on_instructions(instructions)))
+    Instructions::all().map(|instructions| (instructions, on(instructions)))
 }
 
 /// Seeded values in about -1 to 1.
@@ -528,7 +533,7 @@ fn sums_of_products_agree() -> Result<()> {
 /// bf16 rows of `x`, as a product would give them: a product with one is exact.
 fn rows_of(x: &Tensor) -> Result<Activations> {
     let one = Tensor::eye(x.dim(1)?, DType::F32, &Device::Cpu)?;
-    on_instructions(Instructions::best()).matmul_forward_on(&[Term {
+    on(Instructions::best()).matmul_forward_on(&[Term {
         x: &x.into(),
         w: &one,
         scale: 1.0,
@@ -538,7 +543,7 @@ fn rows_of(x: &Tensor) -> Result<Activations> {
 /// What is kept in bf16 between products is what `f32` gives for the same inputs, rounded once.
 #[test]
 fn operations_on_bf16_rows_agree_with_f32() -> Result<()> {
-    let cpu = on_instructions(Instructions::best());
+    let cpu = on(Instructions::best());
     for (m, d) in [(1, 1), (5, 31), (33, 97), (40, 1100)] {
         let of = |seed| rounded(&random((m, d), seed)?);
         let (g, e, dh, w) = (of(51)?, of(52)?, of(53)?, random((1, d), 54)?.squeeze(0)?);
@@ -654,4 +659,25 @@ fn bf16_attention_agrees_with_the_reference() -> Result<()> {
     bf16_attention_case(None, 64, &[33, 300])?;
     bf16_attention_case(Some(37), 48, &[3, 170])?;
     bf16_attention_case(Some(2), 32, &[40])
+}
+
+#[test]
+fn instructions_reach_a_rate_from_registers_or_are_refused() {
+    let missing = [Instructions::Amx, Instructions::Avx2, Instructions::Neon]
+        .into_iter()
+        .find(|missing| Instructions::all().all(|have| have != *missing))
+        .expect("no CPU is of two architectures");
+    let fault = on_instructions(missing)
+        .err()
+        .expect("no such instructions");
+    assert!(fault.to_string().contains(missing.name()), "{fault}");
+    for (instructions, cpu) in in_bf16() {
+        let rate = cpu.peak_operations_per_second();
+        assert_eq!(rate.is_none(), instructions == Instructions::Portable);
+        assert!(
+            rate.is_none_or(|rate| rate > 1e9),
+            "{instructions:?}: {rate:?}"
+        );
+    }
+    assert_eq!(cpu().peak_operations_per_second(), None);
 }

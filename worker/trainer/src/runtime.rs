@@ -77,6 +77,15 @@ impl<'a> Runtime<'a> {
         length: usize,
     ) -> Result<Self> {
         let backend = backend_with(device, shape, purpose, wanted(purpose.attention()), length)?;
+        Self::with(backend, shape, purpose)
+    }
+
+    /// [`Self::open`] with a backend of the caller's choice.
+    pub(crate) fn with(
+        backend: Arc<dyn Backend>,
+        shape: &ModelShape,
+        purpose: Purpose<'a>,
+    ) -> Result<Self> {
         let policy = match purpose {
             Purpose::Training(config) => memory_policy(shape, config, &*backend)?,
             Purpose::Inference { .. } => MemoryPolicy::default(),

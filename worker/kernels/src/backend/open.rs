@@ -35,9 +35,20 @@ pub fn reference(device: &Device, dtype: DType) -> Arc<dyn Backend> {
     Arc::new(Reference::new(device.clone(), dtype))
 }
 
-/// The CPU with products on `instructions`, which it has.
-pub fn on_instructions(instructions: Instructions) -> Arc<dyn Backend> {
-    Arc::new(Cpu::on(instructions))
+/// The CPU with products on `instructions`.
+///
+/// # Errors
+/// It does not have them.
+pub fn on_instructions(instructions: Instructions) -> Result<Arc<dyn Backend>> {
+    if !Instructions::all().any(|have| have == instructions) {
+        let have: Vec<_> = Instructions::all().map(Instructions::name).collect();
+        candle_core::bail!(
+            "this CPU has no {}; it has {}",
+            instructions.name(),
+            have.join(", ")
+        )
+    }
+    Ok(Arc::new(Cpu::on(instructions)))
 }
 
 /// The CPU as it computes best: for work in host memory beside another device's.

@@ -55,6 +55,12 @@ pub trait Backend: Send + Sync {
     /// The attention that was chosen and why, where there was a choice.
     fn attention(&self) -> Option<String>;
 
+    /// Floating-point operations a second that the instructions of products reach from registers, on
+    /// all threads, measured when it is called; none where that is not measured.
+    fn peak_operations_per_second(&self) -> Option<f64> {
+        None
+    }
+
     /// Most bytes of tensors that were on a GPU at one time since [`Self::forget_peak`]; none where
     /// it is not known.
     fn peak_bytes(&self) -> Result<Option<u64>> {

@@ -150,8 +150,10 @@ fn subjects(shape: Option<AttentionShape>) -> Vec<Subject> {
             1e-5,
         ),
     ];
-    let in_bf16 =
-        |how: Instructions| Subject::new(how.words(), backend::on_instructions(how), 1e-2);
+    let in_bf16 = |how: Instructions| {
+        let cpu = backend::on_instructions(how).expect("what the CPU has");
+        Subject::new(how.words(), cpu, 1e-2)
+    };
     subjects.extend(Instructions::all().map(in_bf16));
     if let Ok(device) = backend::open_cuda(0) {
         let gpu = backend::open(&device, &options(Compute::Auto)).expect("a GPU");

@@ -4,9 +4,10 @@ mod table;
 use std::process::{Command, ExitCode};
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_planner::{CatalogueEntry, catalogue, find};
-use qlora_trainer::bench::{Extent, Figures, Steps, measure};
+use qlora_trainer::bench::{Extent, Figures, Instructions, Steps, measure};
 use qlora_trainer::weights::Checkpoint;
 
 use self::gpu::Gpu;
@@ -43,9 +44,22 @@ pub struct Bench {
     /// Where to measure: cpu, cuda or metal.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Make a CPU's products in bf16 with these instructions, not with the best that it has.
+    #[arg(long, value_parser = instructions())]
+    instructions: Option<Instructions>,
     /// A configuration key, as with qlora-ctl submit; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+}
+
+/// Those that a CPU may have, by name.
+fn instructions() -> impl TypedValueParser<Value = Instructions> {
+    let name = |text: String| {
+        let mut known = Instructions::KNOWN.into_iter();
+        known.find(|instructions| instructions.name() == text)
+    };
+    PossibleValuesParser::new(Instructions::KNOWN.map(Instructions::name))
+        .try_map(move |text| name(text).ok_or("no instructions of this name"))
 }
 
 const EXAMPLE: &str = "Example:
@@ -89,6 +103,12 @@ impl Bench {
     }
 
     fn measure(&self, as_json: bool) -> Result<ExitCode, WorkerError> {
+        if self.instructions.is_some() && self.device != "cpu" {
+            return Err(WorkerError::Usage {
+                fault: format!("--instructions are a CPU's, not those of {}", self.device),
+                help: "leave one of --instructions and --device out",
+            });
+        }
         let config = self.config()?;
         let mut checkpoint = checkpoint(self, &config)?;
         let model_layers = checkpoint.files.shape.layers;
@@ -105,6 +125,7 @@ impl Bench {
             length: self.length,
             steps,
             kernels: self.kernels,
+            instructions: self.instructions,
         };
         let before = gpu::energy();
         let figures = measure(&config, &checkpoint, extent)?;

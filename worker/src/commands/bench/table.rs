@@ -62,8 +62,15 @@ fn print_speed(figures: &Figures) -> Result<(), WorkerError> {
             "parts         forward {forward:.2} s, backward {backward:.2} s, update {update:.2} s"
         ))?;
     }
+    let share = figures.peak.map_or(String::new(), |peak| {
+        format!(
+            ", {:.0} % of the {:.2} that its instructions reach from registers",
+            100.0 * peak.share,
+            peak.operations_per_second / 1e12
+        )
+    });
     print(format!(
-        "arithmetic    {:.2} TFLOP/s",
+        "arithmetic    {:.2} TFLOP/s{share}",
         figures.operations_per_second / 1e12
     ))
 }

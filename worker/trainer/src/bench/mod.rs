@@ -11,6 +11,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use qlora_config::{DeviceKind, FlashAttention, ModelConfig, ResolvedConfig, TrainingConfig};
 use qlora_data::Sample;
+use qlora_kernels::backend::on_instructions;
 use qlora_kernels::types::forms::Forms;
 use qlora_planner::{LowMemory, ModelShape, SavedActivations, estimate};
 use serde::{Serialize, Serializer};
@@ -27,6 +28,7 @@ use crate::{Error, Result, adapter, device};
 use kernels::Case;
 
 pub use kernels::Timing;
+pub use qlora_kernels::Instructions;
 pub use work::{data_sheet_rate, operations_per_token};
 
 /// Tokens of the sequence that [`logits`] looks at.
@@ -66,6 +68,9 @@ pub struct Figures {
     pub operations: Forms,
     /// Floating-point operations of the model a second, those that are done again not counted.
     pub operations_per_second: f64,
+    /// What the instructions of a CPU's products reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak: Option<Peak>,
     /// None after a single step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<Parts>,
@@ -107,6 +112,8 @@ pub struct Extent {
     pub steps: Steps,
     /// Time every operation of a step as well.
     pub kernels: bool,
+    /// What a CPU makes products in bf16 with, instead of the best that it has.
+    pub instructions: Option<Instructions>,
 }
 
 /// Which steps are measured.
@@ -137,6 +144,37 @@ struct Stepped {
     first_step_seconds: f64,
     peak_bytes: u64,
     parts: Option<Parts>,
+    /// Seconds of a measured step, and floating-point operations a second that the instructions of
+    /// products reached beside it.
+    peaks: Vec<(f64, f64)>,
+}
+
+/// What the instructions of products reach when everything lies in registers, measured before and
+/// after every step: other programs and the clock of the processor move both.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Peak {
+    /// Median.
+    pub operations_per_second: f64,
+    /// What a step reaches of it, its repeated operations not counted: median.
+    pub share: f64,
+}
+
+impl Stepped {
+    /// None where it is not measured; `operations` are those of a step.
+    fn peak_of(&self, operations: f64) -> Option<Peak> {
+        let rates = self.peaks.iter().map(|&(_, rate)| rate);
+        let shares = self.peaks.iter();
+        let shares = shares.map(|(seconds, rate)| operations / seconds / rate);
+        Some(Peak {
+            operations_per_second: median(rates.collect())?,
+            share: median(shares.collect())?,
+        })
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// Refuses adapters on layers that the model does not have.
@@ -163,11 +201,16 @@ pub fn measure(
         kind => kind,
     };
     refuse_lacking(shape, c)?;
-    let runtime = Runtime::open(kind, shape, Purpose::Training(c), length)?;
+    let purpose = Purpose::Training(c);
+    let runtime = match extent.instructions {
+        Some(instructions) => Runtime::with(on_instructions(instructions)?, shape, purpose)?,
+        None => Runtime::open(kind, shape, purpose, length)?,
+    };
     let (device, backend, policy) = (runtime.device(), &runtime.backend, &runtime.policy);
     let stepped = step(c, checkpoint, extent, &runtime)?;
     let plan = estimate(shape, c, device::kind(device), policy);
     let tokens_per_second = stepped.tokens as f64 / stepped.median;
+    let operations = operations_per_token(shape, c, length) * stepped.tokens as f64;
     // The operations have the memory of the model, which is gone.
     let tokens = stepped.tokens;
     let case = Case {
@@ -197,7 +240,8 @@ pub fn measure(
         saved: SavedActivations::counted(&policy.saved),
         low_memory: policy.low_memory,
         dequantized: policy.dequantized,
-        operations_per_second: operations_per_token(shape, c, length) * tokens_per_second,
+        operations_per_second: operations / stepped.median,
+        peak: stepped.peak_of(operations),
         replaced_kernels: backend.replaced_kernels(),
         attention: backend.attention(),
         operations: backend.forms(),
@@ -238,28 +282,35 @@ fn step(
     runtime.backend.forget_peak()?;
     let (mut seconds, mut loss, mut first_step_seconds) = (Vec::with_capacity(steps + 1), 0.0, 0.0);
     let before = usize::from(extent.steps != Steps::Once);
+    let rate = || runtime.backend.peak_operations_per_second();
+    let (mut peaks, mut earlier) = (Vec::new(), None);
     for step in 0..before + steps {
         let start = Instant::now();
         loss = trainer.step(step as u64, &batch, &mut Alone)?.loss;
-        seconds.push(start.elapsed().as_secs_f64());
+        let taken = start.elapsed().as_secs_f64();
         if step == 0 {
             first_step_seconds = process_seconds();
         }
+        let later = rate();
+        if step >= before {
+            seconds.push(taken);
+            let around = later.map(|later| (later + earlier.unwrap_or(later)) / 2.0);
+            peaks.extend(around.map(|rate| (taken, rate)));
+        }
+        earlier = later;
     }
-    seconds.drain(..before);
-    seconds.sort_by(f64::total_cmp);
     let peak_bytes = runtime.backend.peak_bytes()?.unwrap_or_else(peak_bytes);
     let parts = (before > 0)
         .then(|| parts(&trainer, &batch[0], steps as u64 + 1))
         .transpose()?;
-    let (median, tokens) = (seconds[seconds.len() / 2], batch[0].tokens());
     Ok(Stepped {
-        median,
-        tokens,
+        median: median(seconds).unwrap_or_default(),
+        tokens: batch[0].tokens(),
         loss,
         first_step_seconds,
         peak_bytes,
         parts,
+        peaks,
     })
 }
 

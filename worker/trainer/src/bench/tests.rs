@@ -59,6 +59,7 @@ fn every_operation_has_a_row_with_figures() -> Result<()> {
         length: 32,
         steps: Steps::Once,
         kernels: true,
+        instructions: None,
     };
     for set in [
         &[][..],
@@ -133,6 +134,7 @@ fn rows_are_those_of_the_decoder() -> Result<()> {
         length: 32,
         steps: Steps::Once,
         kernels: true,
+        instructions: None,
     };
     let form = DecoderForm {
         qkv_bias: true,
@@ -215,6 +217,7 @@ fn rows_say_how_often_a_step_runs_them() -> Result<()> {
         length: 32,
         steps: Steps::Once,
         kernels: true,
+        instructions: None,
     };
     let kept = figures(3, extent, &["training.gradient_checkpointing=false"])?;
     assert_eq!(row(&kept, "k, v product forward").calls, 6);
@@ -264,6 +267,7 @@ fn one_step_is_measured_without_another_before_or_after_it() -> Result<()> {
             length: 32,
             steps: Steps::Once,
             kernels: false,
+            instructions: None,
         },
         &[],
     )?;
@@ -277,6 +281,7 @@ fn one_step_is_measured_without_another_before_or_after_it() -> Result<()> {
             length: 32,
             steps: Steps::Warm(2),
             kernels: false,
+            instructions: None,
         },
         &[],
     )?;

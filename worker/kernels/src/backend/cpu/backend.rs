@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::Result;
 use crate::backend::cpu::attention;
 use crate::backend::cpu::attention::heads::BackwardInputs;
+use crate::backend::cpu::bf16::peak;
 use crate::backend::cpu::products::{Direction, sum, sum_rows};
 use crate::backend::cpu::{cross_entropy, glu, math, rms_norm, rope};
 use crate::backend::operations::{AttentionGrads, AttentionOutput, Backend};
@@ -107,6 +108,10 @@ impl Backend for Cpu {
 
     fn forms(&self) -> Forms {
         Forms::new(|operation| self.form(operation))
+    }
+
+    fn peak_operations_per_second(&self) -> Option<f64> {
+        self.instructions.and_then(peak::rate)
     }
 
     fn attention(&self) -> Option<String> {

@@ -32,15 +32,7 @@ impl Instructions {
 
     /// All that this processor and its operating system offer, the fastest first.
     pub fn all() -> impl Iterator<Item = Self> {
-        [
-            Self::Amx,
-            Self::Avx512Bf16,
-            Self::Avx2,
-            Self::Neon,
-            Self::Portable,
-        ]
-        .into_iter()
-        .filter(|i| i.kernel().is_some())
+        Self::KNOWN.into_iter().filter(|i| i.kernel().is_some())
     }
 
     /// None where the processor or its operating system does not have the instructions.

@@ -12,6 +12,7 @@ pub(crate) mod multiply;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod panels;
+pub(crate) mod peak;
 mod portable;
 mod target;
 pub(crate) mod term;
