@@ -5,7 +5,7 @@
 //! What is kept of a row is a hash and its line, so a million rows take a few tens of megabytes.
 
 use std::collections::hash_map::{DefaultHasher, Entry};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::encoder::Encoder;
 use crate::rows::{Place, Row};
 use crate::template::ChatTemplate;
 use crate::told::note;
-use crate::{message, shapes};
+use crate::unread::{note_unread, unread_keys};
 
 /// What became of the rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -276,37 +276,6 @@ fn hash_of(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     feed(value, &mut hasher);
     hasher.finish()
-}
-
-/// Keys that are named; rows that each have keys of their own would name millions.
-const UNREAD_NAMED: usize = 50;
-
-/// Counts a row that has the unread `key`.
-pub fn note_unread(found: &mut BTreeMap<String, usize>, key: String) {
-    if found.len() < UNREAD_NAMED || found.contains_key(&key) {
-        *found.entry(key).or_default() += 1;
-    }
-}
-
-/// The keys of a row and of its messages that nothing reads.
-pub(crate) fn unread_keys(row: &Value) -> BTreeSet<String> {
-    let messages = [
-        "messages",
-        "conversations",
-        "conversation",
-        "prompt",
-        "completion",
-    ];
-    let messages = messages
-        .iter()
-        .filter_map(|key| row[*key].as_array())
-        .flatten();
-    let of_messages = messages
-        .flat_map(|message| message::unread(message).map(|key| format!("messages[].{key}")));
-    shapes::unread(row)
-        .map(str::to_owned)
-        .chain(of_messages)
-        .collect()
 }
 
 fn has_text_arguments(row: &Value) -> bool {

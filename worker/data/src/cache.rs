@@ -13,9 +13,10 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
-use crate::dataset::{self, DatasetError, Policy, Statistics};
+use crate::dataset::{self, DatasetError, Policy};
 use crate::encode::{IGNORE, Sample};
 use crate::rows;
+use crate::statistics::Statistics;
 use crate::template::ChatTemplate;
 
 /// Changes with the layout of the file and with how tokens and labels are made.

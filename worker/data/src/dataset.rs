@@ -1,19 +1,18 @@
 //! A file of conversations as samples, with what was left out and why.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use qlora_codes::Code;
-use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
-use crate::audit::{note_unread, unread_keys};
 use crate::chat::{Example, RowError};
 use crate::encode::{EncodeError, Sample};
 use crate::encoder::Encoder;
 use crate::rows::{self, Place, ReadError, Row};
 use crate::template::ChatTemplate;
+use crate::statistics::Statistics;
 use crate::told::note;
+use crate::unread::{note_unread, unread_keys};
 
 /// What happens to a sample of more tokens than the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,30 +32,6 @@ pub struct Policy {
     pub vocabulary: usize,
     /// Samples after which reading stops.
     pub limit: Option<usize>,
-}
-
-/// What became of the rows of a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Statistics {
-    pub rows: usize,
-    pub kept: usize,
-    pub too_long: usize,
-    pub truncated: usize,
-    /// Where the first of these stand.
-    pub truncated_first: Vec<Place>,
-    /// Rows in which, perhaps after truncation, no token carries loss.
-    pub unsupervised: usize,
-    /// Rows kept in which a part that is trained on has no end of turn, before truncation: a model
-    /// trained on such parts alone does not stop.
-    pub endless: usize,
-    /// Where the first of these stand.
-    pub endless_first: Vec<Place>,
-    pub tokens: usize,
-    pub supervised_tokens: usize,
-    pub longest: usize,
-    /// Keys that nothing reads, the first ones, with the rows that have them.
-    #[serde(default)]
-    pub unread: BTreeMap<String, usize>,
 }
 
 /// Why a file cannot be trained on.

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::audit::unread_keys;
 use crate::chat::{Example, RowError};
 use crate::check::check;
+use crate::unread::unread_keys;
 
 /// What was found in a row.
 #[derive(Debug, Default, PartialEq, Eq)]

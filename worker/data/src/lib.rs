@@ -29,6 +29,7 @@ mod reference;
 pub mod rows;
 mod sampler;
 mod shapes;
+mod statistics;
 pub mod strict;
 mod template;
 mod text;
@@ -36,17 +37,20 @@ mod told;
 mod tool_call;
 mod tools;
 mod trained;
+mod unread;
 
 pub use cache::load_cached;
 pub use chat::{Conversation, Example, RowError};
-pub use dataset::{DatasetError, Policy, Statistics, TooLong, examples, load};
+pub use dataset::{DatasetError, Policy, TooLong, examples, load};
 pub use encode::{EncodeError, IGNORE, Sample, encode, encode_example};
 pub use encoder::{Encoded, Encoder};
 pub use inspect::{Inspected, inspect};
 pub use random::SplitMix64;
 pub use sampler::{Batching, Cursor, Sampler};
+pub use statistics::Statistics;
 pub use template::{
     ChatTemplate, Lacking, Loss, Lost, Rendered, SpecialTokens, TemplateError, Templates,
 };
 pub use text::{ModelText, ModelTextError};
 pub use told::named;
+pub use unread::note_unread;

@@ -1,6 +1,5 @@
-//! What became of rows, in words that name the first of them.
+//! The first rows of a kind, kept and named; the others are counted.
 
-use crate::dataset::Statistics;
 use crate::rows::Place;
 
 /// Rows of one kind that are named; the others are counted.
@@ -25,40 +24,6 @@ pub fn named(first: &[Place], count: usize) -> String {
         }
 }
 
-impl Statistics {
-    /// What surprises in the rows that are kept, and which they are; `what` they are called.
-    pub fn warnings(&self, what: &str, limit: usize) -> Vec<String> {
-        let cut = format!("are cut to data.max_seq_len {limit} tokens and do not teach their ends");
-        let endless =
-            "teach no end of turn, and a model that is trained on such rows alone does not stop";
-        [
-            (
-                self.truncated,
-                self.rows,
-                &self.truncated_first,
-                cut.as_str(),
-                "raise data.max_seq_len, or set data.too_long: skip",
-            ),
-            (
-                self.endless,
-                self.kept,
-                &self.endless_first,
-                endless,
-                "qlora-ctl data check --model shows why",
-            ),
-        ]
-        .into_iter()
-        .filter(|(count, ..)| *count > 0)
-        .map(|(count, of, first, fault, help)| {
-            format!(
-                "warning: {count} of {of} {what} {fault}: {}; {help}",
-                named(first, count)
-            )
-        })
-        .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,23 +41,5 @@ mod tests {
         (1..=9).for_each(|line| note(&mut first, &place(line)));
         assert_eq!(named(&first, 9), "f:1, f:2, f:3, f:4, f:5 and 4 more");
         assert_eq!(named(&[place(7)], 1), "f:7");
-        let found = Statistics {
-            rows: 9,
-            kept: 9,
-            truncated: 2,
-            truncated_first: vec![place(3), place(8)],
-            ..Statistics::default()
-        };
-        let warnings = found.warnings("rows", 16);
-        assert!(
-            warnings.len() == 1
-                && warnings[0].contains("2 of 9 rows are cut")
-                && warnings[0].contains("f:3, f:8;"),
-            "{warnings:?}"
-        );
-        assert_eq!(
-            Statistics::default().warnings("rows", 16),
-            Vec::<String>::new()
-        );
     }
 }
