@@ -5,12 +5,13 @@ use std::path::Path;
 use qlora_codes::Code;
 use tokenizers::Tokenizer;
 
-use crate::chat::{Example, RowError};
+use crate::chat::Example;
 use crate::encode::{EncodeError, Sample};
 use crate::encoder::Encoder;
+use crate::row_error::RowError;
 use crate::rows::{self, Place, ReadError, Row};
-use crate::template::ChatTemplate;
 use crate::statistics::Statistics;
+use crate::template::ChatTemplate;
 use crate::told::note;
 use crate::unread::{note_unread, unread_keys};
 

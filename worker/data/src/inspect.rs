@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::chat::{Example, RowError};
+use crate::chat::Example;
 use crate::check::check;
+use crate::row_error::RowError;
 use crate::unread::unread_keys;
 
 /// What was found in a row.

@@ -26,6 +26,7 @@ mod nulls;
 mod packing;
 mod random;
 mod reference;
+mod row_error;
 pub mod rows;
 mod sampler;
 mod shapes;
@@ -40,12 +41,13 @@ mod trained;
 mod unread;
 
 pub use cache::load_cached;
-pub use chat::{Conversation, Example, RowError};
+pub use chat::{Conversation, Example};
 pub use dataset::{DatasetError, Policy, TooLong, examples, load};
 pub use encode::{EncodeError, IGNORE, Sample, encode, encode_example};
 pub use encoder::{Encoded, Encoder};
 pub use inspect::{Inspected, inspect};
 pub use random::SplitMix64;
+pub use row_error::RowError;
 pub use sampler::{Batching, Cursor, Sampler};
 pub use statistics::Statistics;
 pub use template::{

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::chat::RowError;
 use crate::nulls::prune_top;
+use crate::row_error::RowError;
 use crate::strict;
 use crate::trained::{asks_for_nothing, says_what_is_trained};
 

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Cursor, Read};
 use serde_json::Value;
 
 use super::{Place, ReadError, Row, Rows};
-use crate::chat::RowError;
+use crate::row_error::RowError;
 use crate::strict;
 
 const MARK: &[u8] = b"\xef\xbb\xbf";

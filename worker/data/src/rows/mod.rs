@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::chat::RowError;
+use crate::row_error::RowError;
 
 /// Where a row stands: a file, and a line of it, or the number of the row where there are no lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

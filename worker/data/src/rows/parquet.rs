@@ -10,7 +10,7 @@ use parquet::record::{Field, Row as Record, reader::RowIter};
 use serde_json::{Map, Number, Value};
 
 use super::{Place, ReadError, Row, Rows};
-use crate::chat::RowError;
+use crate::row_error::RowError;
 
 pub(super) fn open(name: &str, file: File) -> Result<Rows, ReadError> {
     let name = name.to_owned();
