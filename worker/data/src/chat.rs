@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::message::{is_trained_on, normal_message};
-use crate::nulls::prune_arguments;
+use crate::null_arguments::prune_arguments;
 use crate::row_error::RowError;
 use crate::shapes::{self, Shape};
 use crate::strict;

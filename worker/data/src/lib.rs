@@ -22,6 +22,7 @@ mod encode;
 mod encoder;
 mod inspect;
 mod message;
+mod null_arguments;
 mod nulls;
 mod packing;
 mod random;

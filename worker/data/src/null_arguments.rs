@@ -1,0 +1,302 @@
+//! Null arguments of calls that stand for nothing, as columns of one schema leave them in every row.
+//!
+//! A null is a value only where the schema of the tool names it as one (`type: [string, "null"]`,
+//! `nullable`, an `enum` or `const` of null); elsewhere a null argument is one that was not given.
+//! Parquet knows no other null than a missing one, and what is trained on must not depend on the
+//! file's format.
+
+use serde_json::{Map, Value, json};
+
+use crate::reference::resolve;
+use crate::tools::function_of;
+
+/// References that are followed before a schema counts as one that says nothing.
+const HOPS: usize = 256;
+
+/// Leaves out the null arguments that stand for nothing.
+pub(crate) fn prune_arguments(messages: &mut [Value], tools: &[Value]) {
+    let calls = messages
+        .iter_mut()
+        .filter_map(|message| message.get_mut("tool_calls")?.as_array_mut())
+        .flatten();
+    for function in calls.filter_map(|call| call.get_mut("function")) {
+        let tool = tools
+            .iter()
+            .filter_map(function_of)
+            .find(|tool| tool["name"] == function["name"]);
+        let root = tool
+            .and_then(|tool| tool.get("parameters"))
+            .unwrap_or(&Value::Null);
+        if let Some(arguments) = function.get_mut("arguments") {
+            prune(arguments, &[root], root);
+        }
+    }
+}
+
+/// `schemas` are those that `value` is held against.
+fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
+    let schemas: Vec<&Value> = schemas
+        .iter()
+        .flat_map(|schema| in_place(schema, root))
+        .collect();
+    match value {
+        Value::Object(object) => {
+            object.retain(|key, value| {
+                let of_key = of_property(&schemas, key);
+                if value.is_null() {
+                    let mut held: Vec<&Value> = of_key
+                        .iter()
+                        .flat_map(|schema| in_place(schema, root))
+                        .collect();
+                    held.retain(|schema| schema.is_object());
+                    let named = held.iter().any(|schema| admits_null(schema));
+                    // A null where a value must stand is for the check to tell.
+                    return named
+                        || (requires(&schemas, key)
+                            && held.iter().any(|schema| tells_values(schema)));
+                }
+                prune(value, &of_key, root);
+                true
+            });
+        }
+        Value::Array(items) => {
+            for (place, item) in items.iter_mut().enumerate() {
+                let of_item: Vec<&Value> = schemas
+                    .iter()
+                    .filter_map(|schema| of_item(schema, place))
+                    .collect();
+                prune(item, &of_item, root);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Those that the property `key` is held against where its object is held against `schemas`.
+fn of_property<'s>(schemas: &[&'s Value], key: &str) -> Vec<&'s Value> {
+    let mut found = Vec::new();
+    for schema in schemas {
+        let named = schema
+            .get("properties")
+            .and_then(|properties| properties.get(key));
+        let patterns = schema
+            .get("patternProperties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        let matching = patterns
+            .filter(|(pattern, _)| matches(pattern, key))
+            .map(|(_, schema)| schema);
+        let own: Vec<&Value> = named.into_iter().chain(matching).collect();
+        let other = schema
+            .get("additionalProperties")
+            .filter(|_| own.is_empty());
+        found.extend(own.into_iter().chain(other));
+    }
+    if found.is_empty() {
+        found.extend(
+            schemas
+                .iter()
+                .filter_map(|schema| schema.get("unevaluatedProperties")),
+        );
+    }
+    found
+}
+
+/// Whether the regular expression `pattern`, as JSON Schema has them, finds something in `key`.
+fn matches(pattern: &str, key: &str) -> bool {
+    let schema = json!({"type": "string", "pattern": pattern});
+    jsonschema::validator_for(&schema).is_ok_and(|validator| validator.is_valid(&json!(key)))
+}
+
+fn requires(schemas: &[&Value], key: &str) -> bool {
+    let lists = schemas
+        .iter()
+        .filter_map(|schema| schema.get("required")?.as_array());
+    lists.flatten().any(|name| name == key)
+}
+
+fn tells_values(schema: &Value) -> bool {
+    ["type", "enum", "const"]
+        .iter()
+        .any(|key| schema.get(*key).is_some())
+}
+
+/// The schema of the item at `place`: lists of schemas come first, under either of their names.
+fn of_item(schema: &Value, place: usize) -> Option<&Value> {
+    let listed = |key: &str| schema.get(key).and_then(Value::as_array);
+    let by_place = listed("prefixItems")
+        .or_else(|| listed("items"))
+        .and_then(|schemas| schemas.get(place));
+    by_place
+        .or_else(|| schema.get("items").filter(|items| !items.is_array()))
+        .or_else(|| schema.get("additionalItems"))
+}
+
+/// `schema` and those that it is made of, references followed.
+fn in_place<'s>(schema: &'s Value, root: &'s Value) -> Vec<&'s Value> {
+    let mut found: Vec<&Value> = vec![schema];
+    let mut next = 0;
+    while next < found.len() && found.len() < HOPS {
+        let schema = found[next];
+        for key in ["$ref", "$dynamicRef", "$recursiveRef"] {
+            let reference = schema.get(key).and_then(Value::as_str);
+            let target = reference.and_then(|reference| {
+                resolve(root, reference).or_else(|| anchored(root, reference))
+            });
+            let is_new = |target: &&Value| !found.iter().any(|known| std::ptr::eq(*known, *target));
+            let target = target.filter(is_new);
+            found.extend(target);
+        }
+        found.extend(
+            ["if", "then", "else"]
+                .iter()
+                .filter_map(|key| schema.get(*key)),
+        );
+        found.extend(
+            schema
+                .get("dependentSchemas")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(|map| map.values()),
+        );
+        for key in ["anyOf", "oneOf", "allOf"] {
+            found.extend(
+                schema
+                    .get(key)
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        next += 1;
+    }
+    found
+}
+
+/// The part of `root` with the anchor that `reference` names.
+fn anchored<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
+    let name = reference
+        .strip_prefix('#')
+        .filter(|name| !name.is_empty())?;
+    let mut waiting = vec![root];
+    while let Some(schema) = waiting.pop() {
+        if schema["$anchor"] == name || schema["$dynamicAnchor"] == name {
+            return Some(schema);
+        }
+        waiting.extend(schema.as_object().into_iter().flat_map(Map::values));
+        waiting.extend(schema.as_array().into_iter().flatten());
+    }
+    None
+}
+
+fn admits_null(schema: &Value) -> bool {
+    let has_null =
+        |list: &Value, null: &Value| list.as_array().is_some_and(|list| list.contains(null));
+    schema["type"] == "null"
+        || has_null(&schema["type"], &"null".into())
+        || schema["nullable"] == true
+        || has_null(&schema["enum"], &Value::Null)
+        || schema.get("const").is_some_and(Value::is_null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pruned(parameters: &Value, arguments: Value) -> Value {
+        let tools =
+            [json!({"type": "function", "function": {"name": "f", "parameters": parameters}})];
+        let mut messages =
+            [json!({"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]})];
+        prune_arguments(&mut messages, &tools);
+        messages[0]["tool_calls"][0]["function"]["arguments"].clone()
+    }
+
+    #[test]
+    fn a_null_stays_only_where_the_schema_names_it() {
+        let parameters = json!({
+            "properties": {
+                "plain": {"type": "string"},
+                "listed": {"type": ["string", "null"]},
+                "nullable": {"type": "string", "nullable": true},
+                "chosen": {"enum": ["a", null]},
+                "either": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+                "named": {"$ref": "#/$defs/maybe"},
+                "inner": {"properties": {"a": {"type": "string"}, "b": {"const": null}}},
+                "list": {"items": {"properties": {"a": {"type": ["null", "string"]}}}},
+            },
+            "$defs": {"maybe": {"type": ["integer", "null"]}},
+        });
+        let given = json!({
+            "plain": null, "listed": null, "nullable": null, "chosen": null, "either": null, "named": null,
+            "unknown": null, "inner": {"a": null, "b": null}, "list": [{"a": null, "z": null}, null],
+        });
+        let kept = json!({
+            "listed": null, "nullable": null, "chosen": null, "either": null, "named": null,
+            "inner": {"b": null}, "list": [{"a": null}, null],
+        });
+        assert_eq!(pruned(&parameters, given), kept);
+        let by_place = json!({"properties": {
+            "new": {"prefixItems": [{"properties": {"a": {"nullable": true}}}], "items": {"properties": {"b": {"type": "null"}}}},
+            "old": {"items": [{"properties": {"a": {"nullable": true}}}]},
+            "named": {"$ref": "#/$defs/x%20y"},
+        }, "$defs": {"x y": {"type": ["null", "string"]}}});
+        let both = json!({"a": null, "b": null});
+        assert_eq!(
+            pruned(
+                &by_place,
+                json!({"new": [both, both], "old": [both], "named": null})
+            ),
+            json!({"new": [{"a": null}, {"b": null}], "old": [{"a": null}], "named": null})
+        );
+        assert_eq!(
+            pruned(&Value::Null, json!({"a": null, "b": 1})),
+            json!({"b": 1})
+        );
+        let loops = json!({"properties": {"a": {"$ref": "#/properties/b"}, "b": {"$ref": "#/properties/a"}}});
+        assert_eq!(pruned(&loops, json!({"a": null, "b": 2})), json!({"b": 2}));
+    }
+
+    #[test]
+    fn a_null_stays_wherever_a_schema_names_it() {
+        let maybe = json!({"type": ["string", "null"]});
+        let given = json!({"x_a": null, "b": null});
+        for (parameters, kept) in [
+            (
+                json!({"patternProperties": {"^x_": maybe}}),
+                json!({"x_a": null}),
+            ),
+            (
+                json!({"patternProperties": {"^x_": {"type": "string"}}, "additionalProperties": maybe}),
+                json!({"b": null}),
+            ),
+            (
+                json!({"properties": {"b": {"type": "string"}}, "unevaluatedProperties": maybe}),
+                json!({"x_a": null}),
+            ),
+            (
+                json!({"if": {}, "then": {"properties": {"b": maybe}}}),
+                json!({"b": null}),
+            ),
+            (
+                json!({"else": {"properties": {"b": maybe}}}),
+                json!({"b": null}),
+            ),
+            (
+                json!({"properties": {"b": {"$dynamicRef": "#m"}}, "$defs": {"m": {"$dynamicAnchor": "m", "type": "null"}}}),
+                json!({"b": null}),
+            ),
+            (
+                json!({"properties": {"b": {"type": "string"}}, "required": ["b"]}),
+                json!({"b": null}),
+            ),
+            (
+                json!({"properties": {"b": {}}, "required": ["b"]}),
+                json!({}),
+            ),
+        ] {
+            assert_eq!(pruned(&parameters, given.clone()), kept, "{parameters}");
+        }
+    }
+}
