@@ -1,17 +1,15 @@
-//! Comparisons as Python has them: `<`, `sort` and the like raise where minijinja orders values of
+//! Operators that compare as Python's do: `<` and the like raise where minijinja orders values of
 //! different types, and only a text is `in` a text. minijinja gives no way to change an operator,
 //! so it becomes a filter in the text of the template, and a chain such as `a < b == c` one filter
 //! of all its operands. Unlike Python, that one computes each of them even where the first
 //! comparison fails.
 
-use std::cmp::Ordering;
-
 use minijinja::value::{Rest, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::{Environment, Error, State, Value};
 
-use super::listed::range_holds;
-use super::ordered::check_hashable;
-use super::source::Walk;
+use super::comparable::{check_hashable, order, refusal};
+use super::range::range_holds;
+use super::walk::{Walk, word};
 
 /// Each operator that becomes a filter, the filter, and the tests that compare alike.
 const OPERATORS: [(&str, &str, &[&str]); 4] = [
@@ -75,13 +73,6 @@ fn chain(state: &mut State, first: Value, rest: Rest<Value>) -> Result<bool, Err
     Ok(true)
 }
 
-fn refusal(operator: &str, (a, b): (ValueKind, ValueKind)) -> Error {
-    Error::new(
-        ErrorKind::InvalidOperation,
-        format!("`{operator}` does not compare {a} with {b}"),
-    )
-}
-
 fn is_in(state: &mut State, value: &Value, container: &Value) -> Result<bool, Error> {
     let is_container =
         container.is_undefined() || container.as_str().is_some() || container.as_object().is_some();
@@ -97,39 +88,6 @@ fn is_in(state: &mut State, value: &Value, container: &Value) -> Result<bool, Er
     state.perform_test("_in", &[value.clone(), container.clone()])
 }
 
-/// Whether Python puts the items of a list into an order: values of types that it does not compare
-/// have none.
-pub(super) fn check_orderable(operation: &str, items: &[Value]) -> Result<(), Error> {
-    // Of two types or more, two stand beside each other.
-    let mut pairs = items.windows(2);
-    pairs
-        .try_for_each(|pair| order(&pair[0], &pair[1]).map(drop))
-        .map_err(|e| refusal(operation, e))
-}
-
-/// The order of `a` and `b`, none where one is no number; the kinds that Python does not compare
-/// are the error.
-fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, (ValueKind, ValueKind)> {
-    let refused = (a.kind(), b.kind());
-    match refused {
-        (ValueKind::Number | ValueKind::Bool, ValueKind::Number | ValueKind::Bool) => {
-            let is_nan = |value: &Value| f64::try_from(value.clone()).is_ok_and(f64::is_nan);
-            Ok((!is_nan(a) && !is_nan(b)).then(|| a.cmp(b)))
-        }
-        (ValueKind::String, ValueKind::String) => Ok(Some(a.cmp(b))),
-        (ValueKind::Seq, ValueKind::Seq) if a.is_tuple() == b.is_tuple() => {
-            let (Ok(left), Ok(right)) = (a.try_iter(), b.try_iter()) else {
-                return Err(refused);
-            };
-            match left.zip(right).find(|(left, right)| left != right) {
-                Some((left, right)) => order(&left, &right),
-                None => Ok(Some(a.len().cmp(&b.len()))),
-            }
-        }
-        _ => Err(refused),
-    }
-}
-
 /// `tag`, what stands between the brackets of a tag, with filters in place of comparisons. `block`
 /// is for `{%`.
 pub(super) fn rewrite(tag: &str, block: bool) -> String {
@@ -141,7 +99,7 @@ pub(super) fn rewrite(tag: &str, block: bool) -> String {
         let name = tag[start..end].trim_start();
         body = end - name.trim_start_matches(is_part).len();
         if name.starts_with("for") {
-            body = super::source::word(&tag[..end], "in", body).map_or(body, |at| at + 2);
+            body = word(&tag[..end], "in", body).map_or(body, |at| at + 2);
         }
     }
     format!(

@@ -5,8 +5,9 @@
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::listed;
-use super::source::Walk;
+use super::objects::is_dict;
+use super::range::is_range;
+use super::walk::Walk;
 
 /// Filter of attributes that are methods of a Python type.
 const ATTRIBUTE: &str = "_attribute";
@@ -35,7 +36,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
 fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
     let hidden = match value.kind() {
         ValueKind::Seq if !value.is_tuple() => LIST_CHANGES,
-        ValueKind::Map if listed::is_dict(value) => DICT_CHANGES,
+        ValueKind::Map if is_dict(value) => DICT_CHANGES,
         _ => "",
     };
     if has(hidden, name) {
@@ -45,9 +46,9 @@ fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
         ValueKind::String => TEXTS,
         ValueKind::Seq if value.is_tuple() => TUPLES,
         ValueKind::Seq => LISTS,
-        ValueKind::Map if listed::is_dict(value) => DICTS,
+        ValueKind::Map if is_dict(value) => DICTS,
         ValueKind::Number | ValueKind::Bool => NUMBERS,
-        ValueKind::Plain if listed::is_range(value) => RANGES,
+        ValueKind::Plain if is_range(value) => RANGES,
         _ => "",
     };
     if has(methods, name) {

@@ -9,6 +9,7 @@
 //! the one that it was trained on.
 
 mod answers;
+mod comparable;
 mod compare;
 mod cycler;
 mod differ;
@@ -20,15 +21,16 @@ mod given;
 mod held;
 mod json;
 mod letters;
-mod listed;
 mod markup;
 mod methods;
 mod named;
 mod numbers;
+mod objects;
 mod ordered;
 mod places;
 mod printf;
 mod python;
+mod range;
 mod reasoning;
 mod repr;
 mod source;
@@ -36,6 +38,7 @@ mod stage;
 mod stand_in;
 mod texts;
 mod turns;
+mod walk;
 
 use std::ops::Range;
 

@@ -4,7 +4,7 @@
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::compare::check_orderable;
+use super::comparable::{check_hashable, check_orderable};
 
 /// Refuses what Python's filter `name` refuses of its items.
 pub(super) fn check(state: &mut State, name: &str, args: &mut [Value]) -> Result<(), Error> {
@@ -117,20 +117,6 @@ fn by_attribute(
         }
     };
     Ok(values.try_iter()?.map(known).collect())
-}
-
-/// Python tells apart what it can hash: no lists, no dictionaries.
-pub(super) fn check_hashable(operation: &str, value: &Value) -> Result<(), Error> {
-    match value.kind() {
-        ValueKind::Seq if value.is_tuple() => value
-            .try_iter()?
-            .try_for_each(|item| check_hashable(operation, &item)),
-        ValueKind::Seq | ValueKind::Map => Err(invalid(format!(
-            "`{operation}` does not compare a {}",
-            value.kind()
-        ))),
-        _ => Ok(()),
-    }
 }
 
 fn invalid(message: String) -> Error {

@@ -7,7 +7,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
 use super::repr::text_of;
-use super::source::Walk;
+use super::walk::Walk;
 
 /// Filter that puts values into a text.
 pub(super) const FORMAT: &str = "_printf";

@@ -11,8 +11,10 @@ use minijinja_contrib::globals::joiner;
 use super::cycler::cycler;
 use super::json::tojson;
 use super::markup::{escape, markup_sum};
-use super::repr::text_of;
-use super::{compare, listed, methods, numbers, ordered, printf, texts};
+use super::objects::{attr, printable};
+use super::range::{is_range, range};
+use super::repr::{text_of, view};
+use super::{compare, methods, numbers, ordered, printf, texts};
 
 /// Filters of Jinja2 that give a generator: always true, without a length, read once, no JSON.
 const GENERATORS: [&str; 10] = [
@@ -79,7 +81,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_test("sequence", is_sequence);
     env.add_test("callable", |value: &Value| {
         // Jinja2's undefined value can be called, and raises then.
-        value.is_undefined() || (value.kind() == ValueKind::Plain && !listed::is_range(value))
+        value.is_undefined() || (value.kind() == ValueKind::Plain && !is_range(value))
     });
     env.add_test("lower", |value: &Value| {
         texts::is_cased(&text_of(value), char::is_lowercase)
@@ -90,11 +92,9 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter("tojson", tojson);
     env.add_filter("default", default);
     env.add_filter("d", default);
-    env.add_filter("string", |value: &Value| {
-        listed::printable(value).map(text_of)
-    });
-    env.add_filter("attr", listed::attr);
-    env.add_function("range", listed::range);
+    env.add_filter("string", |value: &Value| printable(value).map(text_of));
+    env.add_filter("attr", attr);
+    env.add_function("range", range);
     compare::install(env);
     methods::install(env);
     numbers::install(env);
@@ -136,7 +136,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
             }
         }
     });
-    env.set_formatter(|out, state, value| match listed::printable(value)?.kind() {
+    env.set_formatter(|out, state, value| match printable(value)?.kind() {
         ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
             escape_formatter(out, state, &text_of(value).into())
         }
@@ -162,7 +162,7 @@ fn wrap(env: &mut Environment<'static>, kept: &'static str) {
             iterable(value.clone())?;
         }
         // The filters of minijinja know a range by its items alone.
-        if let Some(range) = args.first_mut().filter(|value| listed::is_range(value)) {
+        if let Some(range) = args.first_mut().filter(|value| is_range(value)) {
             *range = Value::from(range.try_iter()?.collect::<Vec<_>>());
         }
         ordered::check(state, name, &mut args)?;
@@ -227,7 +227,7 @@ fn is_sequence(value: &Value) -> bool {
         value.kind(),
         ValueKind::Seq | ValueKind::Map | ValueKind::String
     );
-    value.is_undefined() || kinds || listed::is_range(value)
+    value.is_undefined() || kinds || is_range(value)
 }
 
 fn default(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
@@ -353,7 +353,7 @@ fn namespace(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
 fn container_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     match (value.kind(), method, args) {
         (ValueKind::Seq | ValueKind::Map, "copy", []) => Ok(Some(value.clone())),
-        (ValueKind::Map, _, []) => listed::view(value, method),
+        (ValueKind::Map, _, []) => view(value, method),
         (ValueKind::Seq, "index", [wanted]) => {
             let place = value.try_iter()?.position(|item| item == *wanted);
             let missing = || {

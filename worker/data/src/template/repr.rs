@@ -1,10 +1,14 @@
 //! Values as Python's `repr` prints them: what a template writes that prints a list or an object.
+//! Views of dictionaries, which Python prints under a name of their own, are among them: a list
+//! prints the views in it, and a view prints the lists in it.
 
-use minijinja::value::ValueKind;
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, Value};
 
 use super::json::number_text;
-use super::listed;
 
 /// `value` as Python's `str` gives it.
 pub(super) fn text_of(value: &Value) -> String {
@@ -24,9 +28,7 @@ fn repr(value: &Value) -> Result<String, Error> {
             _ => number_text(value),
         },
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        ValueKind::Iterable if listed::is_listed(value) || value.len().is_none() => {
-            value.to_string()
-        }
+        ValueKind::Iterable if is_view(value) || value.len().is_none() => value.to_string(),
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value
                 .try_iter()?
@@ -95,4 +97,64 @@ pub(super) fn is_printable(c: char) -> bool {
             .escape_debug()
             .skip(1)
             .eq(std::iter::once(c))
+}
+
+/// What a dictionary's `keys`, `values` or `items` give.
+#[derive(Debug)]
+struct View {
+    /// `dict_keys`, `dict_values` or `dict_items`.
+    name: &'static str,
+    items: Vec<Value>,
+}
+
+impl Object for View {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
+        Some(Value::UNDEFINED)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.items.clone())
+    }
+
+    fn render(self: &Arc<Self>, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "{}({})",
+            self.name,
+            text_of(&self.items.clone().into())
+        )
+    }
+}
+
+/// `keys`, `values` or `items` of a dictionary.
+pub(super) fn view(dict: &Value, method: &str) -> Result<Option<Value>, Error> {
+    let keys: Vec<Value> = dict.try_iter()?.collect();
+    let values = || {
+        keys.iter()
+            .map(|key| dict.get_item(key))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let (name, items) = match method {
+        "keys" => ("dict_keys", keys),
+        "values" => ("dict_values", values()?),
+        "items" => {
+            let values = values()?;
+            let pairs = keys
+                .into_iter()
+                .zip(values)
+                .map(|(key, value)| Value::from((key, value)));
+            ("dict_items", pairs.collect())
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Value::from_object(View { name, items })))
+}
+
+/// Whether `value` prints itself as Python prints it.
+fn is_view(value: &Value) -> bool {
+    value.downcast_object_ref::<View>().is_some()
 }

@@ -3,6 +3,7 @@
 //! none, as Python does; a sum in which a text is marked as `safe` becomes a filter that escapes
 //! the other texts, as Python does. Comparisons, `%` and uncalled methods become filters too.
 
+use super::walk::{Walk, split, word};
 use super::{compare, methods, printf};
 
 /// Filter of the blocks that the assistant writes.
@@ -92,42 +93,12 @@ fn tag_end(text: &str, kind: char) -> Option<usize> {
     let mut walk = Walk::default();
     for (at, c) in text.char_indices().skip(2) {
         // A dictionary may end right before the tag does: `{{ {'a': {}}}}`.
-        if !walk.quoted() && (kind == '%' || walk.depth == 0) && text[at..].starts_with(close) {
+        if !walk.quoted() && (kind == '%' || walk.depth() == 0) && text[at..].starts_with(close) {
             return Some(at + 2);
         }
         walk.step(c);
     }
     None
-}
-
-/// Keeps count of quotation marks and brackets.
-#[derive(Default)]
-pub(super) struct Walk {
-    quote: Option<char>,
-    escaped: bool,
-    depth: usize,
-}
-
-impl Walk {
-    pub(super) fn quoted(&self) -> bool {
-        self.quote.is_some()
-    }
-
-    pub(super) fn depth(&self) -> usize {
-        self.depth
-    }
-
-    pub(super) fn step(&mut self, c: char) {
-        match (self.quote, c) {
-            (Some(_), _) if self.escaped => self.escaped = false,
-            (Some(_), '\\') => self.escaped = true,
-            (Some(quote), c) if c == quote => self.quote = None,
-            (None, '"' | '\'') => self.quote = Some(c),
-            (None, '(' | '[' | '{') => self.depth += 1,
-            (None, ')' | ']' | '}') => self.depth = self.depth.saturating_sub(1),
-            _ => {}
-        }
-    }
 }
 
 /// ` for x in xs if y ` with `xs` filtered.
@@ -164,40 +135,6 @@ fn safe_sum(inner: &str) -> Option<String> {
         .map(|term| format!("({})", term.trim()))
         .collect();
     Some(format!("{before} [{}] | {SUM} {after}", terms.join(", ")))
-}
-
-/// The parts of `text` between `separator` outside of quotation marks and brackets.
-fn split(text: &str, separator: char) -> Vec<&str> {
-    let (mut parts, mut start, mut walk) = (Vec::new(), 0, Walk::default());
-    for (at, c) in text.char_indices() {
-        if c == separator && !walk.quoted() && walk.depth == 0 {
-            parts.push(&text[start..at]);
-            start = at + c.len_utf8();
-        }
-        walk.step(c);
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-/// Where `keyword` stands as a word of its own from `from` on, outside of quotation marks and
-/// brackets.
-pub(super) fn word(text: &str, keyword: &str, from: usize) -> Option<usize> {
-    let mut walk = Walk::default();
-    let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    let mut before = ' ';
-    for (at, c) in text.char_indices() {
-        let free = at >= from && !walk.quoted() && walk.depth == 0 && !is_part(before);
-        if free
-            && text[at..].starts_with(keyword)
-            && !text[at + keyword.len()..].starts_with(is_part)
-        {
-            return Some(at);
-        }
-        walk.step(c);
-        before = c;
-    }
-    None
 }
 
 #[cfg(test)]

@@ -72,28 +72,3 @@ fn what_is_nested_however_deep_grows_no_more_than_it_is_long() {
         assert!(rewrite(&source, false).len() < 16 * source.len());
     }
 }
-
-#[test]
-fn only_values_of_one_type_have_an_order() {
-    let list = |items: &[Value]| Value::from(items.to_vec());
-    let (one, text) = (Value::from(1), Value::from("a"));
-    assert!(check_orderable("sort", &[one.clone(), Value::from(2.5), Value::from(true)]).is_ok());
-    assert!(
-        check_orderable(
-            "sort",
-            &[
-                list(&[one.clone(), text.clone()]),
-                list(&[2.into(), one.clone()])
-            ]
-        )
-        .is_ok()
-    );
-    for items in [
-        vec![one.clone(), text.clone()],
-        vec![Value::from(()), Value::from(())],
-        vec![list(&[one.clone(), one.clone()]), list(&[text])],
-        vec![one, Value::UNDEFINED],
-    ] {
-        assert!(check_orderable("sort", &items).is_err(), "{items:?}");
-    }
-}
