@@ -83,31 +83,7 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
         ],
     ),
     ("worker/planner", &[]),
-    (
-        "worker/data",
-        &[
-            &["audit", "dataset", "told"],
-            &["chat", "shapes"],
-            &["nulls", "tools"],
-            &[
-                "template",
-                "template::answers",
-                "template::fault",
-                "template::held",
-                "template::places",
-                "template::stage",
-                "template::turns",
-            ],
-            &[
-                "template::compare",
-                "template::methods",
-                "template::ordered",
-                "template::printf",
-                "template::source",
-            ],
-            &["template::listed", "template::repr"],
-        ],
-    ),
+    ("worker/data", &[]),
     ("worker/kernels", &[]),
     ("worker/trainer", &[]),
 ];

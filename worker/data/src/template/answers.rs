@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::differ::last_token;
 use super::fault::TemplateError;
-use super::places::Owner;
+use super::owners::{Owner, overlap};
 use super::turns::{Turns, closed};
 
 /// The pieces of the text that are trained on for one message.
@@ -25,6 +25,18 @@ impl Turns<'_> {
             Ok(Pieces { index, ranges })
         };
         trained.iter().map(of).collect()
+    }
+
+    /// Where the assistant's own part of turn `index` stands, its end-of-turn token included; none
+    /// where the template leaves it out.
+    fn find(&self, index: usize) -> Result<Option<Range<usize>>, TemplateError> {
+        let Some(turn) = self.turn(index)? else {
+            return Ok(None);
+        };
+        let own = self.own_part(index, turn)?;
+        Ok(Some(
+            self.without_footer(index, self.without_given(index, own)),
+        ))
     }
 
     /// The same for a template that marks `blocks`.
@@ -193,8 +205,4 @@ impl Turns<'_> {
         }
         Ok(())
     }
-}
-
-pub(super) fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end
 }

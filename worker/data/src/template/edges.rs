@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use super::answers::overlap;
 use super::differ::{bracketed, common_prefix, last_token};
 use super::fault::TemplateError;
 use super::fields::WITHOUT_CALLS;
-use super::places::{Owner, Pens, Place};
+use super::owners::{Owner, Place, overlap};
+use super::pens::Pens;
 use super::reasoning::reasoning_token;
 use super::turns::Turns;
 

@@ -1,9 +1,8 @@
 //! Why a template cannot be used, or a conversation not be trained on with it.
 
-use minijinja::{Error, ErrorKind};
+use minijinja::Error;
 
-use super::FUEL;
-use super::places::Owner;
+use super::owners::Owner;
 
 /// Why a template cannot be used, or a conversation not be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +36,9 @@ pub enum TemplateError {
     #[error("`{0}` is no date; write one as 2024-07-26")]
     Date(String),
     #[error(
-        "the chat template takes more than {FUEL} steps for one conversation: it does not end, or loops over too much"
+        "the chat template takes more than {steps} steps for one conversation: it does not end, or loops over too much"
     )]
-    Endless,
+    Endless { steps: u64 },
 }
 
 impl TemplateError {
@@ -50,15 +49,6 @@ impl TemplateError {
             Owner::Tools => "the tools".into(),
         };
         Self::Foreign { index, other }
-    }
-
-    /// What rendering came to.
-    pub(super) fn rendering(fault: Error) -> Self {
-        if fault.kind() == ErrorKind::OutOfFuel {
-            Self::Endless
-        } else {
-            Self::Refused(fault)
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::differ::{bracketed, common_prefix, last_token};
-use super::places::Owner;
+use super::owners::Owner;
 use super::reasoning::without_reasoning;
 use super::turns::Turns;
 

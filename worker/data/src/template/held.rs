@@ -9,10 +9,9 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use super::answers::overlap;
 use super::fault::{Loss, Lost};
 use super::forms::{is_held_in, scalar_forms};
-use super::places::Owner;
+use super::owners::{Owner, overlap};
 use super::reasoning::spoken;
 use super::turns::Turns;
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::TemplateError;
+use super::fault::TemplateError;
 
 const DEFAULT: &str = "default";
 

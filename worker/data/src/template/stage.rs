@@ -2,46 +2,16 @@
 //! insist on.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use minijinja::value::Serde;
-use minijinja::{Value, context};
+use minijinja::{Error, ErrorKind, Value, context};
 use serde_json::{Map, Value as Json};
 
+use super::compiled::{ChatTemplate, FUEL, Variant};
 use super::fault::TemplateError;
-use super::{ChatTemplate, Rendered, Variant};
+use super::marks::{Marks, private};
 use crate::chat::Conversation;
-
-/// Characters of a private plane that mark places inside rendered text. Data may hold them too:
-/// there they are put in others' place while rendering, and put back afterwards.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Marks {
-    pub open: char,
-    pub close: char,
-    /// Stands for a turn's text.
-    pub stand_in: char,
-}
-
-/// The characters of the private planes that are used for marks, ascending.
-pub(super) fn private() -> impl Iterator<Item = char> {
-    ('\u{F0001}'..='\u{FFFFD}').chain('\u{100001}'..='\u{10FFFD}')
-}
-
-impl Marks {
-    /// Three characters that none of `texts` holds.
-    pub fn absent_from<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> Self {
-        let mut free = private().filter(|c| !texts.clone().any(|text| text.contains(*c)));
-        let mut next = || free.next().unwrap_or('\u{F0001}');
-        Self {
-            open: next(),
-            close: next(),
-            stand_in: next(),
-        }
-    }
-
-    pub fn all(&self) -> [char; 3] {
-        [self.open, self.close, self.stand_in]
-    }
-}
 
 /// What a template is given.
 pub(super) struct Stage<'t> {
@@ -51,6 +21,13 @@ pub(super) struct Stage<'t> {
     pub tools: Vec<Json>,
     /// A mark that the data hold, and what stands for it while rendering.
     swaps: Vec<(char, char)>,
+}
+
+/// A rendered text without the marks of generation blocks.
+pub(super) struct Unmarked {
+    pub text: String,
+    /// Byte ranges of the blocks, ascending.
+    pub blocks: Vec<Range<usize>>,
 }
 
 impl<'t> Stage<'t> {
@@ -139,7 +116,7 @@ impl<'t> Stage<'t> {
                 bos_token => self.template.special.bos.as_str(),
                 eos_token => self.template.special.eos.as_str(),
             })
-            .map_err(TemplateError::rendering)
+            .map_err(refusal)
     }
 
     /// `messages` as the template renders them; none where it refuses them, as a part of a
@@ -156,12 +133,11 @@ impl<'t> Stage<'t> {
     }
 
     /// Takes the marks of generation blocks out of `raw`.
-    pub fn taken(&self, raw: &str) -> Rendered {
+    pub fn taken(&self, raw: &str) -> Unmarked {
         let marks = self.template.marks;
-        let mut rendered = Rendered {
+        let mut rendered = Unmarked {
             text: String::with_capacity(raw.len()),
-            assistant: Vec::new(),
-            lost: Vec::new(),
+            blocks: Vec::new(),
         };
         let mut start = 0;
         for c in raw.chars() {
@@ -169,7 +145,7 @@ impl<'t> Stage<'t> {
                 start = rendered.text.len();
             } else if c == marks.close {
                 rendered
-                    .assistant
+                    .blocks
                     .extend(Some(start..rendered.text.len()).filter(|piece| !piece.is_empty()));
             } else {
                 rendered.text.push(c);
@@ -190,6 +166,15 @@ impl<'t> Stage<'t> {
                 .map_or(c, |(mark, _)| *mark)
         };
         text.chars().map(original).collect()
+    }
+}
+
+/// Why a template does not render.
+fn refusal(fault: Error) -> TemplateError {
+    if fault.kind() == ErrorKind::OutOfFuel {
+        TemplateError::Endless { steps: FUEL }
+    } else {
+        TemplateError::Refused(fault)
     }
 }
 

@@ -17,10 +17,11 @@ use serde_json::Value;
 
 use super::differ::{bracketed, common_prefix, differing, last_token};
 use super::fault::TemplateError;
-use super::places::{Places, places};
+use super::owners::Places;
+use super::places::places;
 use super::reasoning::without_reasoning;
+use super::replaced::{replaced, replacements};
 use super::stage::Stage;
-use super::stand_in::{Calls, stand_in};
 
 /// The turns of one rendered conversation.
 pub(super) struct Turns<'s> {
@@ -46,26 +47,15 @@ impl<'s> Turns<'s> {
 
     /// Whose each text of the whole is.
     pub fn places(&self) -> &Places {
-        self.places.get_or_init(|| places(self))
+        self.places.get_or_init(|| places(self.stage, self.whole))
     }
 
     fn messages(&self) -> &'s [Value] {
         &self.stage.messages
     }
 
-    /// Where the assistant's own part of turn `index` stands, its end-of-turn token included; none
+    /// Where turn `index` stands with what the template writes around the assistant's own part; none
     /// where the template leaves it out.
-    pub fn find(&self, index: usize) -> Result<Option<Range<usize>>, TemplateError> {
-        let Some(turn) = self.turn(index)? else {
-            return Ok(None);
-        };
-        let own = self.own_part(index, turn)?;
-        Ok(Some(
-            self.without_footer(index, self.without_given(index, own)),
-        ))
-    }
-
-    /// The same with what the template writes around it.
     pub fn turn(&self, index: usize) -> Result<Option<Range<usize>>, TemplateError> {
         let prompted = self.stage.part(&self.messages()[..index], true);
         let after = self.stage.part(&self.messages()[..=index], false);
@@ -81,7 +71,7 @@ impl<'s> Turns<'s> {
             }
         }
         let mut rendered = false;
-        for (text, replaced) in self.replacements(index) {
+        for (text, replaced) in replacements(self.stage, self.whole, index) {
             rendered = true;
             let Some(start) = self.start(index, text.start, prompted.as_deref()) else {
                 continue;
@@ -98,6 +88,11 @@ impl<'s> Turns<'s> {
         }
     }
 
+    /// Where the whole differs once the text of message `index` is replaced.
+    fn replaced(&self, index: usize) -> Option<(Range<usize>, Value)> {
+        replaced(self.stage, self.whole, index)
+    }
+
     /// Whether results of the calls of turn `index` stand within `turn`: some templates write them
     /// between its calls and its text.
     fn holds_results(&self, index: usize, turn: &Range<usize>) -> bool {
@@ -107,33 +102,6 @@ impl<'s> Turns<'s> {
             .count();
         let within = |at: Range<usize>| turn.start < at.end && at.start < turn.end;
         (index + 1..=index + results).any(|j| self.replaced(j).is_some_and(|(at, _)| within(at)))
-    }
-
-    /// Where the whole differs once the text of message `index` is replaced, and the message that
-    /// did it.
-    pub(super) fn replaced(&self, index: usize) -> Option<(Range<usize>, Value)> {
-        self.replacements(index).next()
-    }
-
-    /// The same for every way of replacing it: a name that is replaced may change the results of
-    /// its call too.
-    fn replacements(&self, index: usize) -> impl Iterator<Item = (Range<usize>, Value)> {
-        let message = &self.messages()[index];
-        let mut forms = [Calls::Whole, Calls::Arguments, Calls::Kept]
-            .map(|calls| stand_in(message, self.mark(), calls))
-            .to_vec();
-        forms.dedup();
-        forms.into_iter().filter_map(move |form| {
-            let mut messages = self.messages().to_vec();
-            messages[index] = form;
-            let other = self.stage.part(&messages, false)?;
-            (other != self.whole)
-                .then(|| (differing(self.whole, &other), messages.swap_remove(index)))
-        })
-    }
-
-    fn mark(&self) -> char {
-        self.stage.template.marks.stand_in
     }
 
     /// A turn that begins with the header of its own: some templates write it in the middle of a

@@ -1,0 +1,45 @@
+//! Whose each part of a rendered text is: a message's, or the tools'. How that is found, is a matter
+//! of `places.rs`.
+
+use std::ops::Range;
+
+/// Whose a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    Message(usize),
+    Tools,
+}
+
+/// Where a text of a message or of the tools stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub range: Range<usize>,
+    pub owner: Owner,
+}
+
+/// The places of all texts of a conversation, in order.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub list: Vec<Place>,
+    /// Owners whose every character is known; of the others, a part of the text that holds them
+    /// all.
+    pub exact: Vec<Owner>,
+}
+
+impl Places {
+    pub fn is_exact(&self, owner: Owner) -> bool {
+        self.exact.contains(&owner)
+    }
+
+    pub fn of(&self, owner: Owner) -> impl Iterator<Item = &Range<usize>> {
+        self.list
+            .iter()
+            .filter(move |place| place.owner == owner)
+            .map(|place| &place.range)
+    }
+}
+
+/// Whether the ranges share a character.
+pub(super) fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
