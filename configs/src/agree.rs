@@ -4,8 +4,8 @@
 use qlora_codes::Code;
 
 use crate::diagnostic::{Diagnostic, Place};
+use crate::faults::Faults;
 use crate::schema::{DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig};
-use crate::validate::Faults;
 use crate::words::count;
 
 /// The key that asks for NF4 blocks.

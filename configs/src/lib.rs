@@ -12,6 +12,7 @@
 mod agree;
 mod diagnostic;
 mod explain;
+mod faults;
 mod foreign;
 mod interplay;
 mod json_schema;

@@ -1,56 +1,13 @@
 //! What no type can say. Ranges of numbers are in `ranges.rs`.
 
-use qlora_codes::Code;
-
 use crate::agree;
+use crate::faults::{Fault, Faults};
 use crate::ranges::RANGES;
 use crate::schema::TrainingConfig;
 
-/// A value that is of the right type and still wrong.
-pub(crate) struct Fault {
-    pub code: Code,
-    pub key: &'static str,
-    pub message: String,
-    pub help: Option<String>,
-}
-
-pub(crate) struct Faults(Vec<Fault>);
-
-impl Faults {
-    pub fn require(
-        &mut self,
-        ok: bool,
-        key: &'static str,
-        message: impl FnOnce() -> String,
-        help: &str,
-    ) {
-        if !ok {
-            self.0.push(Fault {
-                code: Code::InvalidValue,
-                key,
-                message: message(),
-                help: Some(help.to_owned()),
-            });
-        }
-    }
-
-    /// Notes that `key`, which has no default, is not `given`.
-    fn needed(&mut self, given: bool, key: &'static str, help: &str) {
-        if !given {
-            let message = format!("`{key}` is missing");
-            self.0.push(Fault {
-                code: Code::MissingKey,
-                key,
-                message,
-                help: Some(help.to_owned()),
-            });
-        }
-    }
-}
-
 /// Every fault of `config`; whoever knows its places puts them in order.
 pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
-    let mut faults = Faults(Vec::new());
+    let mut faults = Faults::default();
     ranges(config, &mut faults);
     model_and_data(config, &mut faults);
     target_modules(config, &mut faults);

@@ -12,7 +12,7 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
     ("proto/access", &[]),
     ("proto/client", &[]),
     ("proto/telemetry", &[]),
-    ("configs", &[&["agree", "validate"]]),
+    ("configs", &[]),
     ("configs/codes", &[]),
     ("proto/files", &[]),
     (
