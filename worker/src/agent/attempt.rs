@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_proto::{Assignment, HeldAttempt};
@@ -10,16 +9,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use super::attempt_options::AttemptOptions;
 use super::coordinator_id::CoordinatorId;
 use super::current::Current;
 use super::delivery::{Delivery, Ending};
 use super::handover::{self, Handover, Whose};
 use super::lease::Lease;
 use super::outbox::Outbox;
-use super::peers::Peers;
 use super::stopping::{Stopping, Urgency};
 use super::work::Work;
-use crate::models::Allowed;
 
 /// A running attempt, seen from the session.
 pub struct Attempt {
@@ -38,17 +36,6 @@ pub struct Contact {
     pub client: Client,
     pub session: Current,
     pub leases: watch::Receiver<Option<Lease>>,
-}
-
-/// How an attempt is carried out on this worker.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// A training process that says nothing for longer is ended.
-    pub patience: Option<Duration>,
-    pub peers: Peers,
-    pub allowed: Allowed,
-    /// The GPU that the training process sees, where there may be several.
-    pub gpu: Option<String>,
 }
 
 /// The folder of an attempt. Coordinators count their jobs alike; workers of one machine share the
@@ -71,7 +58,7 @@ impl Attempt {
     pub fn start(
         contact: Contact,
         (name, state): (&str, &Path),
-        options: Options,
+        options: AttemptOptions,
         assignment: Assignment,
     ) -> Self {
         let (stop, stopping) = watch::channel(None);

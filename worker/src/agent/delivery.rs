@@ -31,7 +31,6 @@ pub enum Ending {
 }
 
 /// The way from an attempt to the coordinator.
-#[derive(Clone)]
 pub struct Delivery {
     pub client: Client,
     pub session: Current,
@@ -61,7 +60,14 @@ impl Delivery {
     /// Uploads what is sent to it.
     pub fn uploads(&self) -> (mpsc::UnboundedSender<Saved>, Uploads) {
         let (saved, waiting) = mpsc::unbounded_channel();
-        (saved, Owned::spawn(Uploader(self.clone()).run(waiting)))
+        let uploader = Uploader {
+            client: self.client.clone(),
+            session: self.session.clone(),
+            token: self.token,
+            outbox: self.outbox.clone(),
+            stopping: self.stopping.clone(),
+        };
+        (saved, Owned::spawn(uploader.run(waiting)))
     }
 
     /// Delivers what an attempt left whose process has ended.

@@ -5,6 +5,7 @@
 //! machines never train one job.
 
 mod attempt;
+mod attempt_options;
 mod coordinator_id;
 mod current;
 mod delivery;
@@ -21,6 +22,7 @@ mod peers;
 mod prepare;
 mod process;
 mod progress;
+mod rendezvous;
 mod saved;
 mod session;
 mod stopping;

@@ -1,23 +1,8 @@
-//! The rendezvous of the workers of one attempt, through the coordinator; the protocol calls it a
-//! meeting.
+//! Where the other workers of an attempt reach this one.
 
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
 
-use qlora_client::Client;
-use qlora_client::retry::until_answered;
-use qlora_proto::{LogLevel, MeetRequest, MeetResponse, Meeting};
 use sysinfo::Networks;
-use tokio::sync::mpsc;
-use tonic::Response;
-
-use super::current::Current;
-use super::progress::line;
-use super::work::Work;
-use crate::process_group::{Listening, Rendezvous};
-
-/// How long the coordinator may hold an answer.
-const HOLD: Duration = Duration::from_secs(20);
 
 /// Where other workers reach this one.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +30,7 @@ impl Peers {
 
     /// host:port, the likeliest first: the way on which the coordinator is reached is one on which
     /// others come too.
-    fn addresses(&self, coordinator: &str, port: u16) -> Vec<String> {
+    pub fn addresses(&self, coordinator: &str, port: u16) -> Vec<String> {
         if let Some(host) = &self.host {
             return vec![format!("{host}:{port}")];
         }
@@ -82,96 +67,6 @@ fn on_the_way_to(coordinator: &str) -> Option<IpAddr> {
         Some(socket.local_addr().ok()?.ip())
     };
     try_from("0.0.0.0:0").or_else(|| try_from("[::]:0"))
-}
-
-impl Work {
-    /// Says where the others find this one, until the coordinator knows.
-    pub(super) fn offer(&mut self, listening: Listening) {
-        let addresses = self
-            .options
-            .peers
-            .addresses(&self.client.address, listening.port);
-        self.outbox.log(line(
-            LogLevel::Info,
-            format!(
-                "the other workers find the first at {}",
-                addresses.join(", ")
-            ),
-        ));
-        let offer = Meeting {
-            addresses,
-            secret: listening.secret.to_vec(),
-        };
-        let request = MeetRequest {
-            offer: Some(offer),
-            ..self.meet_request()
-        };
-        let (client, session) = (self.client.clone(), self.session.clone());
-        self.helpers.spawn(async move {
-            answer(client, &session, request)
-                .await
-                .map(drop)
-                .unwrap_or_default()
-        });
-    }
-
-    /// Where the first worker is found, as soon as it is known; nothing for the first one itself.
-    pub(super) fn rendezvous(&mut self) -> mpsc::Receiver<Rendezvous> {
-        let (sender, receiver) = mpsc::channel(1);
-        if self.assignment.rank > 0 {
-            let (client, session, request) = (
-                self.client.clone(),
-                self.session.clone(),
-                self.meet_request(),
-            );
-            self.helpers.spawn(async move {
-                while !sender.is_closed() {
-                    let Some(response) = answer(client.clone(), &session, request.clone()).await
-                    else {
-                        return;
-                    };
-                    if let Some(found) = response.meeting.and_then(known) {
-                        drop(sender.send(found).await);
-                        return;
-                    }
-                }
-            });
-        }
-        receiver
-    }
-
-    fn meet_request(&self) -> MeetRequest {
-        let wait_ms = HOLD.as_millis() as u32;
-        MeetRequest {
-            session: 0,
-            token: self.assignment.token,
-            offer: None,
-            wait_ms,
-        }
-    }
-}
-
-fn known(meeting: Meeting) -> Option<Rendezvous> {
-    Some(Rendezvous {
-        addresses: meeting.addresses,
-        secret: meeting.secret.try_into().ok()?,
-    })
-}
-
-/// Asks until the coordinator answers; none where the attempt is not current any more, which the
-/// session hears too.
-async fn answer(
-    client: Client,
-    session: &Current,
-    mut request: MeetRequest,
-) -> Option<MeetResponse> {
-    let answer = until_answered(|| {
-        let mut workers = client.workers.clone();
-        request.session = session.get();
-        let request = request.clone();
-        async move { workers.meet(request).await }
-    });
-    answer.await.ok().map(Response::into_inner)
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::attempt::{self, Attempt};
+use super::attempt::{Attempt, Contact};
+use super::attempt_options::AttemptOptions;
 use super::coordinator_id::CoordinatorId;
 use super::current::Current;
 use super::delivery::Ending;
@@ -380,7 +381,7 @@ impl Session {
                 attempt = assignment.attempt,
                 "starting"
             );
-            let options = attempt::Options {
+            let options = AttemptOptions {
                 patience: self.options.patience(self.platform.device_class()),
                 peers: self.options.peers.clone(),
                 allowed: self.options.allowed.clone().narrowed(self.loopback_only),
@@ -392,8 +393,8 @@ impl Session {
     }
 
     /// The way to the coordinator that answers; none before one does.
-    fn contact(&self) -> Option<attempt::Contact> {
-        Some(attempt::Contact {
+    fn contact(&self) -> Option<Contact> {
+        Some(Contact {
             coordinator: self.coordinator.clone()?,
             client: self.client.clone(),
             session: self.current.clone(),

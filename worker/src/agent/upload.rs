@@ -3,22 +3,32 @@
 //! Trouble on the way is told in the job's log and tried again. A checkpoint that is of no use any
 //! more because a newer one waits is left out; the adapter at the end never is.
 
+use std::sync::Arc;
+
 use qlora_client::retry::{Backoff, Policy, until_answered};
 use qlora_client::transfer::{self, By, unwatched};
-use qlora_client::{Archive, TransferError};
+use qlora_client::{Archive, Client, TransferError};
 use qlora_proto::{ArtifactKind, CommitArtifactRequest, JobArtifact, LogLevel};
 use tokio::sync::mpsc;
 
-use super::delivery::Delivery;
+use super::current::Current;
+use super::outbox::Outbox;
 use super::progress::line;
 use super::saved::{Kind, Saved};
-use super::stopping::{Urgency, told_to};
+use super::stopping::{Stops, Urgency, told_to};
 
 /// Times that a folder is looked at whose files change while they are uploaded.
 const CHANGES: usize = 5;
 
 /// Uploads what the child saves while it trains on.
-pub struct Uploader(pub Delivery);
+pub struct Uploader {
+    pub client: Client,
+    pub session: Current,
+    pub token: u64,
+    /// The job's log, where trouble is told.
+    pub outbox: Arc<Outbox>,
+    pub stopping: Stops,
+}
 
 impl Uploader {
     /// # Errors
@@ -53,7 +63,7 @@ impl Uploader {
 
     fn tell(&self, text: String) {
         tracing::warn!("{text}");
-        self.0.outbox.log(line(LogLevel::Warn, text));
+        self.outbox.log(line(LogLevel::Warn, text));
     }
 
     async fn send(&self, saved: &Saved) -> Result<(), TransferError> {
@@ -84,20 +94,20 @@ impl Uploader {
     /// # Errors
     /// Also that a file is written again and again meanwhile; it is named.
     async fn uploaded(&self, saved: &Saved) -> Result<Archive, TransferError> {
-        let session = || self.0.session.get();
+        let session = || self.session.get();
         let by = Some(By {
-            token: self.0.token,
+            token: self.token,
             session: &session,
         });
         let (mut stopping, mut backoff, mut tries) =
-            (self.0.stopping.clone(), Backoff::new(Policy::CALL), 1);
+            (self.stopping.clone(), Backoff::new(Policy::CALL), 1);
         loop {
             let folder = saved.folder.clone();
             let made = tokio::task::spawn_blocking(move || Archive::of(&folder)).await;
             let sent = match made.unwrap_or_else(|e| Err(TransferError::Refused(e.to_string()))) {
                 Ok(archive) => {
                     let sent =
-                        transfer::upload_folder(&self.0.client, &archive, by, &unwatched).await;
+                        transfer::upload_folder(&self.client, &archive, by, &unwatched).await;
                     sent.map(|()| archive)
                 }
                 Err(fault) => Err(fault),
@@ -119,10 +129,10 @@ impl Uploader {
 
     async fn commit(&self, artifact: JobArtifact) -> Result<(), TransferError> {
         let committed = until_answered(|| {
-            let mut client = self.0.client.workers.clone();
+            let mut client = self.client.workers.clone();
             let request = CommitArtifactRequest {
-                session: self.0.session.get(),
-                token: self.0.token,
+                session: self.session.get(),
+                token: self.token,
                 artifact: Some(artifact.clone()),
             };
             async move { client.commit_artifact(request).await }

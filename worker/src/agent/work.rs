@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_proto::clock::Moment;
-use qlora_proto::{Assignment, JobKind, Outcome};
+use qlora_proto::{Assignment, JobKind, LogLevel, Outcome};
 use qlora_trainer::report::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::attempt::Options;
+use super::attempt_options::AttemptOptions;
 use super::current::Current;
 use super::delivery::{Delivery, Ending, Uploads};
 use super::exit_status::ExitStatus;
@@ -21,10 +21,12 @@ use super::instruments::Instruments;
 use super::lease::{Lease, at};
 use super::outbox::Outbox;
 use super::process::Process;
-use super::progress::Tracker;
+use super::progress::{Tracker, line};
+use super::rendezvous::Exchange;
 use super::saved::{Kind, Saved};
 use super::stopping::{Stopping, Stops, Urgency, told_to};
 use crate::child::Line;
+use crate::process_group::{Listening, Rendezvous};
 
 /// How long a child may take to break its step off, save and stop before it is ended. A chunk of
 /// the loss over a large vocabulary takes seconds on a slow CPU, and what is saved may be gigabytes
@@ -41,7 +43,7 @@ pub(super) struct Work {
     /// Tokenised rows of earlier attempts.
     pub tokens: PathBuf,
     pub assignment: Assignment,
-    pub options: Options,
+    pub options: AttemptOptions,
     pub stopping: Stops,
     /// Says that the training process has ended.
     pub ended: watch::Sender<bool>,
@@ -230,6 +232,43 @@ impl Work {
                 process.kill().await;
                 return Last::Gone;
             }
+        }
+    }
+
+    /// Says where the others find this one.
+    fn offer(&mut self, listening: Listening) {
+        let addresses = self
+            .options
+            .peers
+            .addresses(&self.client.address, listening.port);
+        self.outbox.log(line(
+            LogLevel::Info,
+            format!(
+                "the other workers find the first at {}",
+                addresses.join(", ")
+            ),
+        ));
+        let own = Rendezvous {
+            addresses,
+            secret: listening.secret,
+        };
+        self.helpers.spawn(self.exchange().offer(own));
+    }
+
+    /// Where the first worker is found, as soon as it is known; nothing for the first one itself.
+    fn rendezvous(&mut self) -> mpsc::Receiver<Rendezvous> {
+        let (sender, receiver) = mpsc::channel(1);
+        if self.assignment.rank > 0 {
+            self.helpers.spawn(self.exchange().find(sender));
+        }
+        receiver
+    }
+
+    fn exchange(&self) -> Exchange {
+        Exchange {
+            client: self.client.clone(),
+            session: self.session.clone(),
+            token: self.assignment.token,
         }
     }
 
