@@ -2,7 +2,7 @@
 
 use qlora_trainer::metal::{self, Mac};
 
-use super::Accelerator;
+use super::accelerator::Accelerator;
 
 /// The GPU, or in words why there is none that can be used.
 pub fn probe() -> Result<Accelerator, String> {

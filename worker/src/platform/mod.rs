@@ -1,8 +1,10 @@
 //! What this machine is and can do: the CPU and memory always, accelerators where there are
 //! any.
 
+mod accelerator;
 mod apple;
 mod cpu;
+mod faults;
 pub mod nvidia;
 mod offer;
 #[cfg(target_os = "linux")]
@@ -12,24 +14,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use qlora_proto::{DeviceClass, Platform};
-use tokio::sync::watch;
 
+pub use self::accelerator::Accelerator;
 pub use self::cpu::disk_free;
+pub use self::faults::{Faults, broken};
 use self::offer::{Kind, Offer};
 use crate::error::WorkerError;
-
-/// An accelerator, as its own library describes it.
-#[derive(Debug, Clone, Default)]
-pub struct Accelerator {
-    pub name: String,
-    pub memory: u64,
-    pub memory_free: u64,
-    pub compute_capability: String,
-    pub driver: String,
-    pub flash_attention: bool,
-    /// By which its library knows it; empty where there can only be one.
-    pub id: String,
-}
 
 /// What the machine has to offer, each for a worker of its own: every GPU, or the CPU; `device` is
 /// the class that was asked for.
@@ -106,20 +96,6 @@ pub fn still_fit(platform: &Platform) -> Result<(), WorkerError> {
             .map_err(WorkerError::Device),
         _ => Ok(()),
     }
-}
-
-/// Where the fault of a device appears; it is broken then.
-pub type Faults = watch::Receiver<Option<String>>;
-
-/// Waits until the device that was offered is known to be broken, and says how; for ever where its
-/// driver tells nothing.
-pub async fn broken(faults: &mut Option<Faults>) -> String {
-    if let Some(faults) = faults
-        && let Ok(fault) = faults.wait_for(Option::is_some).await
-    {
-        return fault.clone().unwrap_or_default();
-    }
-    std::future::pending().await
 }
 
 /// Where faults of the device that is offered appear, while it works.

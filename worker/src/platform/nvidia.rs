@@ -5,7 +5,7 @@ use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
-use super::Accelerator;
+use super::accelerator::Accelerator;
 
 /// Compute capability that the kernels ask for.
 const OLDEST: i32 = 8;

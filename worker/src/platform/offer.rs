@@ -5,7 +5,7 @@
 
 use qlora_proto::DeviceClass;
 
-use super::Accelerator;
+use super::accelerator::Accelerator;
 use crate::error::WorkerError;
 
 /// The GPUs of a class, or in words why none can be used.

@@ -9,7 +9,7 @@ use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
 use tokio::sync::watch;
 
-use super::Faults;
+use super::faults::Faults;
 
 /// After how long it is looked whether anybody still wants to know.
 const WAIT: Duration = Duration::from_secs(2);
