@@ -68,20 +68,7 @@ const CIRCLES: &[(&str, &[&[&str]])] = &[
             "programs",
         ]],
     ),
-    (
-        "worker",
-        &[
-            &["agent::attempt", "agent::peers", "agent::work"],
-            &["agent::delivery", "agent::upload"],
-            &[
-                "models::cache",
-                "models::fetch",
-                "models::hub",
-                "models::package",
-            ],
-            &["platform", "platform::offer"],
-        ],
-    ),
+    ("worker", &[]),
     ("worker/planner", &[]),
     ("worker/data", &[]),
     ("worker/kernels", &[]),

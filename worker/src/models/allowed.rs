@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use qlora_planner::find;
 
-use super::ModelError;
+use super::error::ModelError;
 
 /// What the owner allows.
 #[derive(Debug, Clone, PartialEq, Eq)]

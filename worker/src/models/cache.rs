@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 
 use fs4::fs_std::FileExt;
 use qlora_planner::{CatalogueEntry, ModelFormat};
+use qlora_trainer::partial;
 
-use super::ModelError;
+use super::error::ModelError;
+
+/// Stands in a folder when all of its files are there.
+const COMPLETE: &str = ".complete";
 
 #[derive(Debug, Clone)]
 pub struct Cache {
@@ -69,8 +73,12 @@ impl Cache {
     }
 
     pub fn has_repository(&self, repository: &str) -> bool {
-        self.repository(repository)
-            .join(super::hub::COMPLETE)
-            .exists()
+        self.repository(repository).join(COMPLETE).exists()
+    }
+
+    /// Says that all of a repository's files are there.
+    pub(super) fn complete(&self, repository: &str) -> Result<(), ModelError> {
+        let folder = self.repository(repository);
+        partial::write(&folder.join(COMPLETE), b"").map_err(ModelError::io(folder))
     }
 }

@@ -4,15 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qlora_trainer::partial;
 use qlora_trainer::weights::{INDEX, SINGLE, indexed_files};
 use serde::Deserialize;
 
-use super::fetch::{self, Progress, Wanted, agent};
-use super::{Cache, ModelError};
-
-/// Stands in a folder when all of its files are there.
-pub(super) const COMPLETE: &str = ".complete";
+use super::cache::Cache;
+use super::download::{self, Wanted, agent};
+use super::error::ModelError;
+use super::progress::Progress;
 
 /// `HF_ENDPOINT` names a mirror.
 fn endpoint() -> String {
@@ -52,7 +50,7 @@ pub(super) fn folder(
     progress: &dyn Progress,
 ) -> Result<PathBuf, ModelError> {
     let folder = cache.repository(repository);
-    if folder.join(COMPLETE).exists() {
+    if cache.has_repository(repository) {
         return Ok(folder);
     }
     fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
@@ -68,7 +66,7 @@ pub(super) fn folder(
             sha256,
             token: token.as_deref(),
         };
-        fetch::file(&wanted, &folder.join(&entry.path), progress)
+        download::file(&wanted, &folder.join(&entry.path), progress)
     };
     entries
         .iter()
@@ -77,7 +75,7 @@ pub(super) fn folder(
     weights(repository, &entries, &folder)?
         .into_iter()
         .try_for_each(fetch)?;
-    partial::write(&folder.join(COMPLETE), b"").map_err(ModelError::io(&folder))?;
+    cache.complete(repository)?;
     Ok(folder)
 }
 

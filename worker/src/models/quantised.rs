@@ -13,7 +13,8 @@ use qlora_config::{ModelConfig, Quantization};
 use qlora_trainer::export::{self, ElementType};
 use sha2::{Digest, Sha256};
 
-use super::{Cache, ModelError};
+use super::cache::Cache;
+use super::error::ModelError;
 
 /// Smaller models are quantised faster than they are worth the space.
 const SMALLEST: u64 = 2 << 30;

