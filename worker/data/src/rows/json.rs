@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Cursor, Read};
 
 use serde_json::Value;
 
-use super::{Place, ReadError, Row, Rows};
+use super::row::{Place, ReadError, Row, Rows};
 use crate::row_error::RowError;
 use crate::strict;
 

@@ -9,7 +9,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row as Record, reader::RowIter};
 use serde_json::{Map, Number, Value};
 
-use super::{Place, ReadError, Row, Rows};
+use super::row::{Place, ReadError, Row, Rows};
 use crate::row_error::RowError;
 
 pub(super) fn open(name: &str, file: File) -> Result<Rows, ReadError> {

@@ -1,0 +1,115 @@
+//! The files of a folder that hold rows. What looks like rows and is not read is refused: otherwise
+//! a part of the data would be left out without a word. No file is opened.
+
+use std::path::{Path, PathBuf};
+
+use super::row::ReadError;
+
+const ENDINGS: [&str; 5] = [".jsonl", ".ndjson", ".jsonlines", ".json", ".parquet"];
+
+/// Files of rows in forms that are not read.
+const OTHER_ENDINGS: [&str; 12] = [
+    ".csv", ".tsv", ".arrow", ".feather", ".bz2", ".xz", ".lz4", ".zip", ".tar", ".bak", ".avro",
+    ".orc",
+];
+
+/// What `datasets` writes beside its files.
+const ABOUT: [&str; 2] = ["dataset_infos.json", "dataset_info.json"];
+
+/// Folders within folders in which rows are looked for.
+const DEPTH: usize = 8;
+
+/// The files of rows in `folder`, in the order of their names; messages call it `name`.
+pub(super) fn files_of(folder: &Path, name: &str) -> Result<Vec<PathBuf>, ReadError> {
+    let entries = std::fs::read_dir(folder).map_err(|source| ReadError::Io {
+        file: name.to_owned(),
+        source,
+    })?;
+    let paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>();
+    let mut paths = paths.map_err(|source| ReadError::Io {
+        file: name.to_owned(),
+        source,
+    })?;
+    paths.sort();
+    if let Some((path, fault)) = paths
+        .iter()
+        .find_map(|path| Some((path, passed_over(path)?)))
+    {
+        return Err(ReadError::Format {
+            file: format!("{name}/{}", plain_name(path)),
+            fault: fault.to_owned(),
+        });
+    }
+    let files: Vec<PathBuf> = paths.into_iter().filter(|path| is_data(path)).collect();
+    if files.is_empty() {
+        Err(ReadError::NoFiles {
+            folder: name.to_owned(),
+        })
+    } else {
+        Ok(files)
+    }
+}
+
+fn plain_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn is_data(path: &Path) -> bool {
+    path.is_file() && is_named_data(path)
+}
+
+fn is_ignored(name: &str) -> bool {
+    name.starts_with('.') || ABOUT.contains(&name)
+}
+
+fn is_named_data(path: &Path) -> bool {
+    let name = plain_name(path).to_lowercase();
+    let plain = name.trim_end_matches(".gz").trim_end_matches(".zst");
+    !is_ignored(&name) && ENDINGS.iter().any(|ending| plain.ends_with(ending))
+}
+
+/// Whether the name is that of rows which are not read: another form, or a form that is read with
+/// more behind it.
+fn is_named_other(path: &Path) -> bool {
+    let name = plain_name(path).to_lowercase();
+    let plain = name.trim_end_matches(".gz").trim_end_matches(".zst");
+    let more = ENDINGS
+        .iter()
+        .any(|ending| name.contains(&format!("{ending}.")) || name.contains(&format!("{ending}~")));
+    !is_ignored(&name)
+        && !is_named_data(path)
+        && (more || OTHER_ENDINGS.iter().any(|ending| plain.ends_with(ending)))
+}
+
+/// Why an entry of a folder that looks like rows is not read.
+fn passed_over(path: &Path) -> Option<&'static str> {
+    if path.is_dir() {
+        let holds = !is_ignored(&plain_name(path)) && holds_rows(path, DEPTH);
+        return holds
+            .then_some("is a folder that holds rows, and folders within folders are not read; move its files up");
+    }
+    if is_named_other(path) {
+        return Some(
+            "looks like rows in a form that is not read; write .jsonl, .json or .parquet, plain, .gz or .zst, or move it away",
+        );
+    }
+    (is_named_data(path) && !path.is_file()).then_some("is no file, or a link that leads to none")
+}
+
+fn holds_rows(folder: &Path, depth: usize) -> bool {
+    let entries = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let is_rows = |path: &Path| match path.is_dir() {
+        true => depth > 0 && !is_ignored(&plain_name(path)) && holds_rows(path, depth - 1),
+        false => is_named_data(path) || is_named_other(path),
+    };
+    entries.into_iter().any(|path| is_rows(&path))
+}
