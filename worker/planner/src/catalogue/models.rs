@@ -3,7 +3,7 @@
 //! Shapes are those of each repository's `config.json`. They serve plans and measurements; a run
 //! reads its own model's file. Lists of rotary factors (LongRoPE) are left to that file.
 
-use super::{CatalogueEntry, ModelFormat};
+use super::entry::{CatalogueEntry, ModelFormat};
 use crate::form::{Activation, DecoderForm, EmbeddingScale, LayerForm, LayerRope, RopeScaling};
 use crate::shape::ModelShape;
 

@@ -7,7 +7,7 @@
 
 use qlora_config::Checkpointing;
 
-use super::Search;
+use super::budget::Search;
 use crate::policy::{LowMemory, MemoryPolicy};
 use crate::run::Run;
 use crate::saved::SavedActivations;

@@ -1,6 +1,7 @@
 //! Which memory policy a run takes: what fits a budget, and uses it as well as it can be.
 
 pub(crate) mod activations;
+mod budget;
 mod fit;
 
 use qlora_config::{Checkpointing, DeviceKind, Quantization, TrainingConfig};
@@ -12,19 +13,8 @@ use crate::run::{DeviceBudget, Run};
 use crate::saved::SavedActivations;
 use crate::shape::ModelShape;
 
-pub use fit::{DoesNotFit, fit};
-
-/// A run, and the bytes that it may take.
-struct Search<'a> {
-    run: Run<'a>,
-    available: u64,
-}
-
-impl Search<'_> {
-    fn fits(&self, policy: &MemoryPolicy) -> bool {
-        estimate::plan(&self.run, policy).total() <= self.available
-    }
-}
+use self::budget::Search;
+pub use self::fit::{DoesNotFit, fit};
 
 /// Uses a budget as well as it can be; without one nothing is done to save memory, and as little is
 /// saved of the blocks as the configuration allows.
