@@ -186,10 +186,11 @@ fn the_datas_own_private_characters_stay_and_move_no_mask() {
         for source in [marked, &bare] {
             let template = ChatTemplate::new(source, SpecialTokens::default()).expect("a template");
             let rendered = template.render(&conversation).expect("text");
-            assert_eq!(
-                rendered.text,
-                format!("user: a{private} secret {private}b\nassistant: x{private}y</s>\n")
-            );
+            let wanted =
+                format!("user: a{private} secret {private}b\nassistant: x{private}y</s>\n");
+            assert_eq!(rendered.text, wanted);
+            let text = template.text(&conversation, false).expect("text");
+            assert_eq!(text, wanted);
             let parts: Vec<&str> = rendered
                 .assistant
                 .iter()

@@ -34,7 +34,7 @@ impl ChatTemplate {
         generation_prompt: bool,
     ) -> Result<String, TemplateError> {
         let (stage, raw) = Stage::set(self, conversation, generation_prompt)?;
-        Ok(stage.taken(&raw).text)
+        Ok(stage.shown(&stage.taken(&raw).text))
     }
 
     /// Renders `conversation` and tells which part is trained on.
