@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use qlora_access::TokenError;
 use qlora_codes::Code;
 use qlora_engine::{JobId, Refusal};
-use qlora_store::{ArtifactError, StoreError};
+use qlora_store::{ArtifactError, InvalidDigest, StoreError};
 use tonic::{Code as GrpcCode, Status};
 
 /// Why the program ends.
@@ -136,6 +136,8 @@ pub enum CallError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    Digest(#[from] InvalidDigest),
     #[error("{0}")]
     Invalid(String),
 }
@@ -158,7 +160,7 @@ impl From<CallError> for Status {
             CallError::Unreadable { .. } => GrpcCode::DataLoss,
             CallError::Store(fault) => store_code(fault),
             CallError::Artifact(fault) => artifact_code(fault),
-            CallError::Invalid(_) => GrpcCode::InvalidArgument,
+            CallError::Digest(_) | CallError::Invalid(_) => GrpcCode::InvalidArgument,
         };
         Status::new(code, error.to_string())
     }
@@ -188,8 +190,6 @@ fn artifact_code(fault: &ArtifactError) -> GrpcCode {
         ArtifactError::Offset { .. }
         | ArtifactError::TooShort { .. }
         | ArtifactError::Mismatch { .. } => GrpcCode::Aborted,
-        ArtifactError::BadDigest { .. } | ArtifactError::TooLong { .. } => {
-            GrpcCode::InvalidArgument
-        }
+        ArtifactError::TooLong { .. } => GrpcCode::InvalidArgument,
     }
 }

@@ -10,8 +10,9 @@ use qlora_store::{ArtifactReader, Digest256, JobStore};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{failed, job_number, not_found};
+use super::refusals::{failed, job_number, not_found};
 use crate::convert;
+use crate::error::CallError;
 use crate::services::Services;
 
 /// Sends an artifact of a job as a file.
@@ -35,14 +36,18 @@ pub async fn download<S: JobStore>(
     else {
         return not_found(format!("job {id} has no artifact {name}"));
     };
-    let reader = match artifact.digest.parse::<Digest256>() {
-        Ok(digest) => services.artifacts.read(&digest, 0).await,
-        Err(e) => Err(e),
-    };
-    match reader {
+    match open(&services, &artifact.digest).await {
         Ok(reader) => file(&format!("job-{id}-{name}"), reader),
-        Err(e) => failed(&e.into()),
+        Err(e) => failed(&e),
     }
+}
+
+async fn open<S: JobStore>(
+    services: &Services<S>,
+    digest: &str,
+) -> Result<ArtifactReader, CallError> {
+    let digest: Digest256 = digest.parse()?;
+    Ok(services.artifacts.read(&digest, 0).await?)
 }
 
 fn file(name: &str, mut reader: ArtifactReader) -> Response {

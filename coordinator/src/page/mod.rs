@@ -10,6 +10,7 @@ mod curve;
 mod job;
 mod jobs;
 mod layout;
+mod refusals;
 
 use std::sync::Arc;
 
@@ -18,14 +19,15 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use qlora_engine::{Engine, Job, JobState, Refusal};
+use qlora_engine::{Engine, Job, JobState};
 use qlora_proto::ExplainResponse;
 use qlora_store::JobStore;
 
 use self::curve::Curves;
+use self::refusals::{failed, job_number, refused};
+pub use self::refusals::{no_entry, not_found};
 use crate::clock::now;
 use crate::convert;
-use crate::error::CallError;
 use crate::services::{Services, explain, summary};
 
 /// Log lines at the foot of a job's page.
@@ -44,48 +46,6 @@ pub fn router<S: JobStore>(services: Services<S>) -> Router {
         .with_state(services)
 }
 
-/// A page that says what is not there.
-pub fn not_found(what: impl std::fmt::Display) -> Response {
-    refused(StatusCode::NOT_FOUND, what)
-}
-
-/// A page that says why there is no other, and leads back.
-pub fn refused(status: StatusCode, why: impl std::fmt::Display) -> Response {
-    let title = status
-        .canonical_reason()
-        .unwrap_or("Refused")
-        .to_lowercase();
-    let body = maud::html! {
-        h1 { (title) }
-        p { (why) }
-        p { a href="/" { "All jobs and workers" } }
-    };
-    (status, layout::page(&title, &body)).into_response()
-}
-
-/// The number of the job that an address names, or the page that says that there is none.
-fn job_number(text: &str) -> Result<u64, Box<Response>> {
-    let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| {
-        Box::new(not_found(format!(
-            "`{text}` is no job: a job is a number from 1 on"
-        )))
-    })
-}
-
-/// The page for a call that failed.
-fn failed(fault: &CallError) -> Response {
-    let status = match fault {
-        CallError::Refused(Refusal::UnknownJob(_)) => StatusCode::NOT_FOUND,
-        CallError::Refused(_) => StatusCode::CONFLICT,
-        CallError::Unreadable { .. } | CallError::Store(_) | CallError::Artifact(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    refused(status, fault)
-}
-
 /// A page asked for in a way that it is not given: a cancel by its address, say.
 async fn wrong_method(request: axum::extract::Request) -> Response {
     let why = format!(
@@ -94,18 +54,6 @@ async fn wrong_method(request: axum::extract::Request) -> Response {
         request.method()
     );
     refused(StatusCode::METHOD_NOT_ALLOWED, why)
-}
-
-/// A page for who has not been let in yet.
-pub fn no_entry() -> maud::Markup {
-    layout::page(
-        "no access",
-        &maud::html! {
-            h1 { "This page asks for a token" }
-            p { "On the coordinator's machine, as the user who runs it: " code { "qlora-ctl page" } " prints a link that opens it." }
-            p { "Elsewhere: " code { "qlora-ctl page --coordinator ADDR --token-file FILE" } ", with a copy of the file " code { "token" } " from the coordinator's state folder." }
-        },
-    )
 }
 
 async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {

@@ -145,7 +145,7 @@ impl<S: JobStore> WorkerService for Services<S> {
         )?;
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         self.job_of(session, token).await?;
-        let digest = artifact.digest.parse().map_err(CallError::Artifact)?;
+        let digest = artifact.digest.parse().map_err(CallError::Digest)?;
         if !self
             .artifacts
             .stat(&digest)

@@ -15,7 +15,8 @@ mod records;
 mod sqlite;
 
 pub use artifacts::{
-    ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Finished, Upload,
+    ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Finished, InvalidDigest,
+    Upload,
 };
 pub use error::StoreError;
 pub use memory::MemoryStore;

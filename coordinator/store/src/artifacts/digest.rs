@@ -1,9 +1,10 @@
-//! What an artifact is called.
+//! The name of an artifact. A text is checked here once, and the store takes no other name.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::ArtifactError;
+/// Longer texts are cut where an error repeats them to their sender.
+const LONGEST_SHOWN: usize = 80;
 
 /// A SHA-256 as 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,10 +21,17 @@ impl Digest256 {
     }
 }
 
-impl FromStr for Digest256 {
-    type Err = ArtifactError;
+/// Why a text is no [`Digest256`].
+#[derive(Debug, thiserror::Error)]
+#[error("`{text}` is no SHA-256 in lower-case hexadecimal")]
+pub struct InvalidDigest {
+    text: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, ArtifactError> {
+impl FromStr for Digest256 {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
         let valid = text.len() == 64
             && text
                 .bytes()
@@ -31,8 +39,8 @@ impl FromStr for Digest256 {
         if valid {
             Ok(Self(text.to_owned()))
         } else {
-            Err(ArtifactError::BadDigest {
-                text: text.chars().take(80).collect(),
+            Err(InvalidDigest {
+                text: text.chars().take(LONGEST_SHOWN).collect(),
             })
         }
     }

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 
 use qlora_codes::Code;
 
-use super::Digest256;
+use super::digest::Digest256;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
-    #[error("`{text}` is no SHA-256 in lower-case hexadecimal")]
-    BadDigest { text: String },
     #[error("there is no artifact {0}")]
     Missing(Digest256),
     #[error("artifact {digest} is damaged at {path}: its bytes hash to {found}; upload it again")]
@@ -48,8 +46,7 @@ impl ArtifactError {
     pub fn code(&self) -> Code {
         match self {
             Self::DiskFull { .. } => Code::DiskFull,
-            Self::BadDigest { .. }
-            | Self::Missing(_)
+            Self::Missing(_)
             | Self::Damaged { .. }
             | Self::Offset { .. }
             | Self::TooLong { .. }

@@ -1,12 +1,18 @@
 //! What files hash to, worked out once for each state of a file, however many ask at the same time.
 
 use std::collections::HashMap;
-use std::fs::Metadata;
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::Digest256;
+use sha2::{Digest, Sha256};
+
+use super::digest::Digest256;
+
+/// Bytes that are read at one time.
+const BUFFER: usize = 256 * 1024;
 
 /// Changes with the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +78,19 @@ impl Hashes {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads the whole file at `path` and hashes its bytes.
+pub(super) fn hash_of(path: &Path) -> io::Result<Sha256> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0u8; BUFFER];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hash),
+            n => hash.update(&buffer[..n]),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,14 +10,18 @@
 //! and whenever it was changed. What turns out to be damaged counts as not there, so that the next
 //! upload replaces it.
 
+mod blocking;
 mod digest;
 mod error;
+mod folder;
 mod hashes;
 mod partial;
+mod reader;
 mod store;
 mod upload;
 
-pub use digest::Digest256;
+pub use digest::{Digest256, InvalidDigest};
 pub use error::ArtifactError;
-pub use store::{ArtifactReader, ArtifactStat, ArtifactStore};
+pub use reader::ArtifactReader;
+pub use store::{ArtifactStat, ArtifactStore};
 pub use upload::{Finished, Upload};

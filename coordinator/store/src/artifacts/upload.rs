@@ -1,20 +1,19 @@
 //! An upload in progress.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use super::error::at;
+use super::blocking::blocking;
+use super::digest::Digest256;
+use super::error::{ArtifactError, at};
+use super::folder::Folder;
+use super::hashes::hash_of;
 use super::partial::{Part, remove};
-use super::store::{Inner, blocking};
-use super::{ArtifactError, Digest256};
-
-/// Bytes that are read at one time.
-const BUFFER: usize = 256 * 1024;
 
 /// An upload in progress; dropping it keeps what has come, for whoever goes on with it.
 pub struct Upload {
@@ -29,7 +28,7 @@ pub struct Finished(Own);
 
 /// The file of one upload, and nobody else's.
 struct Own {
-    inner: Arc<Inner>,
+    folder: Arc<Folder>,
     digest: Digest256,
     path: PathBuf,
     file: File,
@@ -53,15 +52,15 @@ enum Fate {
 
 impl Upload {
     pub(super) fn open(
-        inner: Arc<Inner>,
+        folder: Arc<Folder>,
         digest: &Digest256,
         size: u64,
         offset: u64,
     ) -> Result<Self, ArtifactError> {
         let file = if offset == 0 {
-            Own::new(inner, digest)
+            Own::new(folder, digest)
         } else {
-            Own::resumed(inner, digest, offset)
+            Own::resumed(folder, digest, offset)
         };
         Ok(Self {
             size,
@@ -135,15 +134,15 @@ impl Finished {
 }
 
 impl Own {
-    fn new(inner: Arc<Inner>, digest: &Digest256) -> Result<Self, ArtifactError> {
-        let path = inner.parts.new_path(digest);
+    fn new(folder: Arc<Folder>, digest: &Digest256) -> Result<Self, ArtifactError> {
+        let path = folder.parts.new_path(digest);
         let file = OpenOptions::new()
             .create_new(true)
             .append(true)
             .open(&path)
             .map_err(at(&path))?;
         Ok(Self {
-            inner,
+            folder,
             digest: digest.clone(),
             path,
             file,
@@ -153,7 +152,11 @@ impl Own {
         })
     }
 
-    fn resumed(inner: Arc<Inner>, digest: &Digest256, offset: u64) -> Result<Self, ArtifactError> {
+    fn resumed(
+        folder: Arc<Folder>,
+        digest: &Digest256,
+        offset: u64,
+    ) -> Result<Self, ArtifactError> {
         let wrong = |expected| ArtifactError::Offset {
             digest: digest.clone(),
             expected,
@@ -161,7 +164,7 @@ impl Own {
         };
         let Part {
             path, bytes, hash, ..
-        } = inner.parts.take(digest, offset).map_err(wrong)?;
+        } = folder.parts.take(digest, offset).map_err(wrong)?;
         let opened = || -> std::io::Result<(File, Sha256)> {
             let file = OpenOptions::new().append(true).open(&path)?;
             if file.metadata()?.len() != bytes {
@@ -174,7 +177,7 @@ impl Own {
         };
         match opened() {
             Ok((file, hash)) => Ok(Self {
-                inner,
+                folder,
                 digest: digest.clone(),
                 path,
                 file,
@@ -218,19 +221,19 @@ impl Own {
     }
 
     fn publish(&mut self) -> Result<(), ArtifactError> {
-        let path = self.inner.final_path(&self.digest);
+        let path = self.folder.final_path(&self.digest);
         let named = self
-            .inner
-            .make_folder(&self.digest)
+            .folder
+            .make_shelf(&self.digest)
             .and_then(|()| fs::rename(&self.path, &path));
         named.map_err(|e| self.failed(e))?;
         self.fate = Fate::Published;
-        // Where this fails, the file is hashed and its folder synced again before it counts as
+        // Where this fails, the file is hashed and its shelf synced again before it counts as
         // there.
-        self.inner
-            .sync_folder(&self.digest)
+        self.folder
+            .sync_shelf(&self.digest)
             .map_err(|e| self.failed(e))?;
-        self.inner.vouch(&self.digest).map_err(at(&path))
+        self.folder.vouch(&self.digest).map_err(at(&path))
     }
 
     /// On a full disk everything goes that can be had again, for state must still be stored.
@@ -238,7 +241,7 @@ impl Own {
         let error = at(&self.path)(source);
         if matches!(error, ArtifactError::DiskFull { .. }) && self.fate != Fate::Published {
             self.fate = Fate::Goes;
-            self.inner.parts.clear();
+            self.folder.parts.clear();
         }
         error
     }
@@ -257,22 +260,9 @@ impl Drop for Own {
                     hash,
                     since: SystemTime::now(),
                 };
-                self.inner.parts.rest(self.digest.clone(), part);
+                self.folder.parts.rest(self.digest.clone(), part);
             }
             _ => remove(&self.path),
-        }
-    }
-}
-
-/// The hash of a file so far.
-pub(super) fn hash_of(path: &Path) -> std::io::Result<Sha256> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0u8; BUFFER];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash),
-            n => hash.update(&buffer[..n]),
         }
     }
 }

@@ -1,0 +1,149 @@
+//! The folder on disk: where artifacts and parts of uploads lie, and whether a file has the bytes
+//! that its name promises.
+//!
+//! All calls here wait for the disk. Who may be kept waiting, and which artifacts are still needed,
+//! is decided above.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::Digest;
+
+use super::digest::Digest256;
+use super::error::{ArtifactError, at};
+use super::hashes::{Hashes, Stamp, hash_of};
+use super::partial::Parts;
+
+/// Complete artifacts, and parts of uploads that broke off.
+pub(super) struct Folder {
+    artifacts: PathBuf,
+    pub parts: Parts,
+    /// Files that were hashed, and what their bytes hash to.
+    hashes: Hashes,
+}
+
+/// What lies under a final name.
+pub(super) enum Found {
+    Nothing,
+    Right { bytes: u64 },
+    Damaged { found: String },
+}
+
+impl Folder {
+    /// Opens the folder `root`, makes it where it is missing, and removes parts of uploads that
+    /// are older than `keep`.
+    pub fn open(root: &Path, keep: Duration) -> Result<Self, ArtifactError> {
+        let artifacts = root.join("sha256");
+        fs::create_dir_all(&artifacts).map_err(at(&artifacts))?;
+        // The folders themselves must survive a power cut, too.
+        for made in [&artifacts, root]
+            .into_iter()
+            .chain(root.parent().filter(|p| !p.as_os_str().is_empty()))
+        {
+            File::open(made)
+                .and_then(|made| made.sync_all())
+                .map_err(at(made))?;
+        }
+        let partial = root.join("partial");
+        let parts = Parts::open(partial.clone(), keep).map_err(at(&partial))?;
+        Ok(Self {
+            artifacts,
+            parts,
+            hashes: Hashes::default(),
+        })
+    }
+
+    pub fn final_path(&self, digest: &Digest256) -> PathBuf {
+        self.shelf(digest).join(digest.as_str())
+    }
+
+    fn shelf(&self, digest: &Digest256) -> PathBuf {
+        self.artifacts.join(digest.folder())
+    }
+
+    /// Makes the shelf of `digest` durable before anything is put there.
+    pub fn make_shelf(&self, digest: &Digest256) -> io::Result<()> {
+        match fs::create_dir(self.shelf(digest)) {
+            Ok(()) => File::open(&self.artifacts)?.sync_all(),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub fn sync_shelf(&self, digest: &Digest256) -> io::Result<()> {
+        File::open(self.shelf(digest))?.sync_all()
+    }
+
+    /// The bytes under the final name were hashed while they were written.
+    pub fn vouch(&self, digest: &Digest256) -> io::Result<()> {
+        let stamp = Stamp::of(&fs::metadata(self.final_path(digest))?);
+        self.hashes.set(digest, stamp, digest.as_str().to_owned());
+        Ok(())
+    }
+
+    /// Looks at the file of `digest`; hashes its bytes if they were not hashed before.
+    pub fn find(&self, digest: &Digest256) -> io::Result<Found> {
+        let path = self.final_path(digest);
+        let meta = match fs::metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            other => other?,
+        };
+        let stamp = Stamp::of(&meta);
+        let found = self.hashes.get(digest, stamp, || {
+            let found = hex::encode(hash_of(&path)?.finalize());
+            // The process may have died between the rename and the sync of the shelf.
+            self.sync_shelf(digest)?;
+            Ok(found)
+        })?;
+        if found == digest.as_str() {
+            Ok(Found::Right { bytes: stamp.bytes })
+        } else {
+            Ok(Found::Damaged { found })
+        }
+    }
+
+    /// Removes the file of `digest`. A file that cannot be removed stays, and the log names it.
+    pub fn remove(&self, digest: &Digest256) {
+        let path = self.final_path(digest);
+        match fs::remove_file(&path) {
+            Ok(()) => self.hashes.forget(digest),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => tracing::warn!("{} cannot be removed: {e}", path.display()),
+        }
+    }
+
+    /// The folders that artifacts are spread over.
+    ///
+    /// # Errors
+    /// The folder of all artifacts cannot be read.
+    pub fn shelves(&self) -> Result<Vec<PathBuf>, ArtifactError> {
+        let entries = fs::read_dir(&self.artifacts).map_err(at(&self.artifacts))?;
+        entries
+            .map(|entry| Ok(entry.map_err(at(&self.artifacts))?.path()))
+            .collect()
+    }
+}
+
+/// The artifacts on `shelf` that were last modified more than `keep` ago.
+///
+/// # Errors
+/// The shelf or one of its files cannot be read.
+pub(super) fn older_than(keep: Duration, shelf: &Path) -> Result<Vec<Digest256>, ArtifactError> {
+    let mut old = Vec::new();
+    for file in fs::read_dir(shelf).map_err(at(shelf))? {
+        let file = file.map_err(at(shelf))?;
+        let Some(digest) = file.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let modified = file
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .map_err(at(&file.path()))?;
+        if modified.elapsed().is_ok_and(|age| age > keep) {
+            old.push(digest);
+        }
+    }
+    Ok(old)
+}
