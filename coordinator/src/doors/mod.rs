@@ -4,6 +4,8 @@
 //! where it is a gRPC call, and its token. `/healthz` and gRPC's health service tell nothing but
 //! that the coordinator is there, and are open to every host and without a token.
 
+mod answer;
+mod form;
 mod hosts;
 mod origin;
 mod pass;
@@ -13,14 +15,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use qlora_access::Token;
 
-pub use hosts::{Hosts, parse as parse_host};
-
-use self::pass::page_cookie;
+pub use self::hosts::{Hosts, parse as parse_host};
+use self::pass::{Pass, page_cookie};
 use self::refusal::Refusal;
 use crate::listen::Connection;
 
@@ -44,27 +45,15 @@ impl Doors {
             self.hosts.check(request, local)?;
         }
         origin::check(request)?;
-        let grpc = is_grpc_path(path);
+        let grpc = form::is_grpc_path(path);
         if grpc {
-            check_form(request)?;
+            form::check(request)?;
         }
         if open {
             return Ok(Pass::Open);
         }
         pass::check(request, &self.token, grpc)
     }
-}
-
-/// What lets a request pass.
-#[derive(Debug, PartialEq, Eq)]
-enum Pass {
-    /// It needs nothing.
-    Open,
-    /// The token, or the page's key.
-    Known,
-    /// The page's key in the address: a browser gets it as a cookie, and the address again without
-    /// it.
-    Enter,
 }
 
 /// The layer in front of all routes.
@@ -76,7 +65,7 @@ pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next
             if let Some(connection) = connection {
                 connection.trust();
             }
-            let page = !is_grpc_path(request.uri().path());
+            let page = !form::is_grpc_path(request.uri().path());
             let mut response = next.run(request).await;
             if page {
                 keep_to_itself(&mut response);
@@ -86,41 +75,9 @@ pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next
         Ok(Pass::Enter) => enter(&doors.token, request.uri().path()),
         Err(refusal) => {
             tracing::debug!(%refusal, "refused");
-            refusal.answer(&request)
+            answer::refuse(&refusal, &request)
         }
     }
-}
-
-/// A method of gRPC is `/package.Service/Method`; no page has a dot in the first of two parts.
-fn is_grpc_path(path: &str) -> bool {
-    path.trim_start_matches('/')
-        .split_once('/')
-        .is_some_and(|(service, _)| service.contains('.'))
-}
-
-/// A page can make a browser post a form or a text, but not speak HTTP/2 without TLS, nor send
-/// gRPC's content type without asking first.
-fn check_form(request: &Request) -> Result<(), Refusal> {
-    if request.version() != Version::HTTP_2 {
-        return Err(Refusal::Version(request.version()));
-    }
-    if request.method() != Method::POST {
-        return Err(Refusal::Method(request.method().clone()));
-    }
-    if !is_grpc_type(request) {
-        return Err(Refusal::ContentType);
-    }
-    Ok(())
-}
-
-/// `application/grpc`, perhaps with the encoding of messages; gRPC-Web is another type.
-fn is_grpc_type(request: &Request) -> bool {
-    let mut types = request.headers().get_all(header::CONTENT_TYPE).iter();
-    let (Some(kind), None) = (types.next(), types.next()) else {
-        return false;
-    };
-    let rest = kind.as_bytes().strip_prefix(b"application/grpc");
-    rest.is_some_and(|rest| rest.is_empty() || matches!(rest[0], b'+' | b';'))
 }
 
 /// Keeps the key out of the address bar, the history and what a page tells others.

@@ -5,11 +5,23 @@ use axum::http::{HeaderMap, Method, header};
 use qlora_access::Token;
 use serde::Deserialize;
 
+use super::origin;
 use super::refusal::Refusal;
-use super::{Pass, origin};
 
 /// A browser keeps the page's key for this long.
 const MONTH: u32 = 30 * 24 * 3600;
+
+/// What lets a request pass.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// It needs nothing.
+    Open,
+    /// The token, or the page's key.
+    Known,
+    /// The page's key in the address: a browser gets it as a cookie, and the address again without
+    /// it.
+    Enter,
+}
 
 #[derive(Deserialize)]
 struct Address {

@@ -1,11 +1,7 @@
-//! Why a request is not let in, in the words of who asked: gRPC, a browser, or a program.
+//! Why a request is not let in. This is data; how a refusal is sent is the subject of `answer`.
 
-use axum::extract::Request;
-use axum::http::{HeaderValue, Method, StatusCode, Version, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Method, StatusCode, Version};
 use tonic::Code;
-
-use crate::page;
 
 /// Longer names are cut where they are repeated to who sent them.
 const LONGEST_NAME: usize = 100;
@@ -39,7 +35,7 @@ pub enum Refusal {
 }
 
 /// How a program that is no client of ours brings the token.
-const HEADER: &str = "send the header `Authorization: Bearer TOKEN`";
+pub const HEADER: &str = "send the header `Authorization: Bearer TOKEN`";
 
 const WAY_IN: &str = "give --token-file FILE or set QLORA_TOKEN; the token is in the file `token` of the coordinator's state folder, or in the one of its --token-file";
 
@@ -56,45 +52,12 @@ impl Refusal {
         }
     }
 
-    fn code(&self) -> Code {
+    pub fn code(&self) -> Code {
         match self {
             Self::NoToken | Self::WrongToken | Self::CookieAlone => Code::Unauthenticated,
             _ => Code::PermissionDenied,
         }
     }
-
-    pub fn answer(&self, request: &Request) -> Response {
-        if request.version() == Version::HTTP_2 && super::is_grpc_type(request) {
-            return tonic::Status::new(self.code(), self.to_string()).into_http();
-        }
-        let mut response = match self {
-            Self::NoToken | Self::WrongToken if wants_page(request) => {
-                page::no_entry().into_response()
-            }
-            Self::NoToken | Self::WrongToken => {
-                format!("{self}; over HTTP, {HEADER}\n").into_response()
-            }
-            _ => format!("{self}\n").into_response(),
-        };
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        if self.status() == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if matches!(self, Self::Method(_)) {
-            headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
-        }
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
-    }
-}
-
-fn wants_page(request: &Request) -> bool {
-    let accepts = request
-        .headers()
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok());
-    accepts.is_some_and(|kinds| kinds.contains("text/html"))
 }
 
 /// What a stranger sent, fit for a terminal.

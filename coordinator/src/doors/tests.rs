@@ -1,4 +1,5 @@
 use axum::body::Body;
+use axum::http::Version;
 
 use super::*;
 
@@ -174,7 +175,7 @@ fn methods_are_told_from_pages_by_their_path() {
         "/a.b/",
         "/a.b/c/d",
     ] {
-        assert!(is_grpc_path(path), "{path}");
+        assert!(form::is_grpc_path(path), "{path}");
     }
     for path in [
         "/",
@@ -186,7 +187,7 @@ fn methods_are_told_from_pages_by_their_path() {
         "/qlora.v1.JobService",
         "/j/qlora.v1.JobService/Submit",
     ] {
-        assert!(!is_grpc_path(path), "{path}");
+        assert!(!form::is_grpc_path(path), "{path}");
     }
 }
 
@@ -316,21 +317,21 @@ async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
         "/qlora.v1.JobService/Submit",
         &[("content-type", "application/grpc")],
     );
-    let answer = Refusal::WrongToken.answer(&call);
+    let answer = answer::refuse(&Refusal::WrongToken, &call);
     assert_eq!(
         (answer.status(), &answer.headers()["grpc-status"]),
         (StatusCode::OK, &HeaderValue::from_static("16"))
     );
-    let answer = Refusal::Host("evil.example".into()).answer(&call);
+    let answer = answer::refuse(&Refusal::Host("evil.example".into()), &call);
     assert_eq!(answer.headers()["grpc-status"], "7");
 
     let browser = request(Version::HTTP_11, "GET", "/", &[("accept", "text/html,*/*")]);
-    let answer = Refusal::NoToken.answer(&browser);
+    let answer = answer::refuse(&Refusal::NoToken, &browser);
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert!(bytes(answer).await.contains("qlora-ctl page"));
 
     let program = request(Version::HTTP_11, "GET", "/metrics", &[]);
-    let answer = Refusal::NoToken.answer(&program);
+    let answer = answer::refuse(&Refusal::NoToken, &program);
     assert_eq!(
         (answer.status(), &answer.headers()["www-authenticate"]),
         (
@@ -343,7 +344,7 @@ async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
         text.contains("--token-file") && text.contains("Authorization: Bearer TOKEN"),
         "{text}"
     );
-    let answer = Refusal::CookieAlone.answer(&program);
+    let answer = answer::refuse(&Refusal::CookieAlone, &program);
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     let text = bytes(answer).await;
     assert!(
@@ -351,7 +352,11 @@ async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
         "{text}"
     );
 
-    let text = bytes(Refusal::Host("gpu.example.com:7070\u{1b}[31m".into()).answer(&program)).await;
+    let text = bytes(answer::refuse(
+        &Refusal::Host("gpu.example.com:7070\u{1b}[31m".into()),
+        &program,
+    ))
+    .await;
     assert!(
         text.contains("--allow-host gpu.example.com") && !text.contains('\u{1b}'),
         "{text}"

@@ -1,0 +1,44 @@
+//! The answer to a request that is not let in, in the form that its sender reads: a gRPC status, a
+//! page, or a line of text.
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
+
+use super::form;
+use super::refusal::{HEADER, Refusal};
+use crate::page;
+
+/// What the sender of `request` gets for `refusal`.
+pub fn refuse(refusal: &Refusal, request: &Request) -> Response {
+    if request.version() == Version::HTTP_2 && form::is_grpc_type(request) {
+        return tonic::Status::new(refusal.code(), refusal.to_string()).into_http();
+    }
+    let mut response = match refusal {
+        Refusal::NoToken | Refusal::WrongToken if wants_page(request) => {
+            page::no_entry().into_response()
+        }
+        Refusal::NoToken | Refusal::WrongToken => {
+            format!("{refusal}; over HTTP, {HEADER}\n").into_response()
+        }
+        _ => format!("{refusal}\n").into_response(),
+    };
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    if refusal.status() == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if matches!(refusal, Refusal::Method(_)) {
+        headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn wants_page(request: &Request) -> bool {
+    let accepts = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    accepts.is_some_and(|kinds| kinds.contains("text/html"))
+}
