@@ -11,7 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::Bounds;
+use super::bounds::Bounds;
 
 #[derive(Debug)]
 pub struct Connection {

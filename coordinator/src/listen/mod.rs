@@ -5,6 +5,7 @@
 //! left: where all places are taken, the stranger that came first makes room for the next one, so
 //! that nobody is locked out by connections that only stand about.
 
+mod bounds;
 mod connection;
 mod descriptors;
 mod places;
@@ -28,48 +29,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub use connection::Connection;
-pub use descriptors::raise as raise_descriptors;
-
-use places::Places;
+pub use self::bounds::Bounds;
+pub use self::connection::Connection;
+pub use self::descriptors::raise as raise_descriptors;
+use self::places::Places;
 
 /// A request's head in HTTP/1.
 const HEAD_BYTES: usize = 64 << 10;
 /// Waits where the system has no descriptor left: nothing tells when there is one again.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
-
-/// What connections may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Connections at a time.
-    pub connections: usize,
-    /// How long a stranger's connection may have no request under way; the head of a request counts
-    /// as none.
-    pub stranger: Duration,
-    /// The same for one that has shown the token.
-    pub known: Duration,
-    /// An HTTP/2 peer that says nothing is asked this often, and has as long to answer.
-    pub ping: Duration,
-    /// How long a connection may take to end after it was told to.
-    pub farewell: Duration,
-}
-
-impl Bounds {
-    /// Three quarters of the descriptors are for connections, the others for the database,
-    /// artifacts and logs.
-    pub fn of(descriptors: u64) -> Self {
-        let connections = usize::try_from(descriptors / 4 * 3)
-            .unwrap_or(usize::MAX)
-            .clamp(16, 16_384);
-        Self {
-            connections,
-            stranger: Duration::from_secs(10),
-            known: Duration::from_secs(300),
-            ping: Duration::from_secs(20),
-            farewell: Duration::from_secs(5),
-        }
-    }
-}
 
 /// Serves until `stop`, then gives calls under way `grace` to end.
 pub async fn serve(

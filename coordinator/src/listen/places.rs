@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::{AbortHandle, Id, JoinError};
 
-use super::Connection;
+use super::connection::Connection;
 
 /// Connections in the order in which they came.
 pub struct Places {
