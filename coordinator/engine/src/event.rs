@@ -132,6 +132,25 @@ pub enum Effect {
     Release { job: JobId, digest: String },
 }
 
+/// Effects of one event, as they come up.
+pub(crate) type Effects = Vec<Effect>;
+
+impl Effect {
+    pub(crate) fn record(
+        job: Option<JobId>,
+        worker: Option<String>,
+        kind: JournalKind,
+        text: String,
+    ) -> Self {
+        Self::Record {
+            job,
+            worker,
+            kind,
+            text,
+        }
+    }
+}
+
 /// What a line of the journal tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JournalKind {

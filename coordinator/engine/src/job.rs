@@ -146,6 +146,16 @@ impl JobState {
             Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled { .. }
         )
     }
+
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::Queued { .. } => "queued",
+            Self::Running { .. } => "running",
+            Self::Succeeded { .. } => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled { .. } => "cancelled",
+        }
+    }
 }
 
 impl JobSpec {

@@ -1,9 +1,9 @@
 //! Attempts report, save and end.
 
 use super::next::{Ending, next_state, requeued_because};
-use super::{Effects, Engine, record, word};
+use super::state::Engine;
 use crate::attempt::{Attempt, AttemptEnd, Meeting, Outcome};
-use crate::event::{Effect, JournalKind, Refusal, Response};
+use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Now, SessionId, Token};
 use crate::job::{Artifact, ArtifactKind, Job, JobState};
 use crate::progress::Progress;
@@ -108,7 +108,7 @@ impl Engine {
         job.lost_in_a_row = 0;
         job.artifacts
             .retain(|a| !(a.kind == artifact.kind && a.name == artifact.name));
-        effects.push(record(
+        effects.push(Effect::record(
             Some(id),
             None,
             JournalKind::Saved,
@@ -271,11 +271,11 @@ impl Engine {
             ),
             JobState::Running { .. } => (JournalKind::Started, String::new()),
         };
-        job.progress.phase = word(&next).into();
+        job.progress.phase = next.word().into();
         job.progress.seconds_left = None;
         job.state = next;
         let requeued = matches!(job.state, JobState::Queued { .. });
-        effects.push(record(Some(id), None, kind, text));
+        effects.push(Effect::record(Some(id), None, kind, text));
         effects.push(Effect::Save(id));
         if outcome == Outcome::Succeeded {
             self.blame_for(id, token, effects);
@@ -320,7 +320,7 @@ impl Engine {
             let was = worker.set_aside().is_some();
             worker.blamed.insert(id);
             if let Some(reason) = worker.set_aside().filter(|_| !was) {
-                effects.push(record(
+                effects.push(Effect::record(
                     None,
                     Some(worker.name.clone()),
                     JournalKind::SetAside,

@@ -1,7 +1,8 @@
 //! What an engine begins with, and how it goes back where storing has failed.
 
+use super::limits::Limits;
 use super::secrets::{Secrets, Seed};
-use super::{Engine, Limits};
+use super::state::Engine;
 use crate::attempt::Attempt;
 use crate::ids::{JobId, Now, Token};
 use crate::job::{Job, JobState};

@@ -2,7 +2,7 @@
 
 use qlora_codes::Code;
 
-use super::Limits;
+use super::limits::Limits;
 use crate::attempt::Outcome;
 use crate::ids::{Millis, Now};
 use crate::job::{Job, JobState};

@@ -5,7 +5,7 @@
 //! (Lifka, "The ANL/IBM SP Scheduling System", 1995). Where nobody knows when the older one starts,
 //! nothing is run before it.
 
-use super::Engine;
+use super::state::Engine;
 use crate::ids::{JobId, Millis, Now};
 use crate::job::{Job, JobState};
 use crate::placement::candidates;

@@ -1,6 +1,7 @@
 //! Attempts that run for as long as their job allows.
 
-use super::{Effects, Engine};
+use super::state::Engine;
+use crate::event::Effects;
 use crate::ids::{Now, Token};
 use crate::job::JobState;
 

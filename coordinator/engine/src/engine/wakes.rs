@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::workers::Next;
-use super::{Effects, Engine};
-use crate::event::Effect;
+use super::choice::Choice;
+use super::state::Engine;
+use crate::event::{Effect, Effects};
 use crate::ids::{JobId, Now, SessionId};
 use crate::job::JobState;
 use crate::placement::verdict;
@@ -47,7 +47,7 @@ impl Engine {
 
     /// Whether `worker` waits and would be given work now.
     fn would_start(&self, now: Now, worker: &Worker) -> bool {
-        worker.is_free() && matches!(self.next_for(now, worker), Next::Start(..))
+        worker.is_free() && matches!(self.choice_for(now, worker), Choice::Start(..))
     }
 
     /// A worker stopped waiting before it was answered; what it was woken for goes to another.

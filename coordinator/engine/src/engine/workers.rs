@@ -1,13 +1,20 @@
 //! Workers come, renew their leases, and are given work.
 
-use super::reservation::Reservation;
-use super::{Effects, Engine, record};
-use crate::attempt::{Attempt, Holder, Outcome};
-use crate::event::{Effect, JournalKind, Refusal, Response, Wanted};
+use super::choice::Choice;
+use super::state::Engine;
+use crate::attempt::{Attempt, Holder};
+use crate::event::{Effect, Effects, JournalKind, Refusal, Response, Wanted};
 use crate::ids::{JobId, Now, SessionId, Token};
-use crate::job::{Job, JobState};
-use crate::placement::{Team, team, verdict};
+use crate::job::JobState;
 use crate::worker::{Platform, Worker};
+
+/// What a worker says of itself when it renews its lease.
+pub(super) struct Seen {
+    pub running: Option<Token>,
+    pub memory_free: Option<u64>,
+    pub disk_free: Option<u64>,
+    pub draining: bool,
+}
 
 impl Engine {
     pub(super) fn register(
@@ -37,7 +44,7 @@ impl Engine {
             assigned = None;
         }
         let session = self.new_session();
-        effects.push(record(
+        effects.push(Effect::record(
             None,
             Some(name.clone()),
             JournalKind::Registered,
@@ -68,13 +75,6 @@ impl Engine {
             if !self.sessions.contains_key(&session) {
                 return session;
             }
-        }
-    }
-
-    /// Nobody could renew a lease for `ms` milliseconds.
-    pub(super) fn extend_leases(&mut self, ms: u64) {
-        for worker in self.workers.values_mut() {
-            worker.lease_until = worker.lease_until.plus(ms);
         }
     }
 
@@ -145,42 +145,6 @@ impl Engine {
             .map_or(Wanted::Nothing, |&job| Wanted::Run { job, token })
     }
 
-    /// What `worker` is to do next: the oldest job that waits and may start with it, and those who
-    /// take it with it.
-    ///
-    /// A job that wants several comes before younger ones too: where enough fit and some are busy,
-    /// `worker` stays free for it. Meanwhile it takes jobs that end in time by their own limit.
-    pub(super) fn next_for(&self, now: Now, worker: &Worker) -> Next {
-        let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
-        let queued = self
-            .queue
-            .iter()
-            .filter_map(|id| self.jobs.get(id))
-            .filter(ready);
-        let mut kept: Option<Reservation> = None;
-        for job in queued.filter(|job| verdict(&job.spec.needs, worker).fits) {
-            if self.goes_elsewhere(now, job, worker)
-                || kept.is_some_and(|kept| !kept.leaves_time_for(now, job))
-            {
-                continue;
-            }
-            match team(&job.spec.needs, worker, self.workers.values()) {
-                Team::Complete(others) => return Next::Start(job.id, others),
-                Team::Busy if kept.is_none() => kept = Some(self.reservation(now, job, worker)),
-                Team::Busy | Team::TooSmall => {}
-            }
-        }
-        kept.map_or(Next::Nothing, Next::KeptFor)
-    }
-
-    /// The job of several workers for which `worker` is kept free, if it is.
-    pub fn kept_for(&self, now: Now, worker: &Worker) -> Option<Reservation> {
-        match self.next_for(now, worker) {
-            Next::KeptFor(reservation) if worker.is_free() => Some(reservation),
-            _ => None,
-        }
-    }
-
     /// A worker that is away leaves the list; one that comes back under its name is new.
     pub(super) fn remove_worker(
         &mut self,
@@ -195,7 +159,7 @@ impl Engine {
             return Err(Refusal::WorkerPresent(name));
         }
         self.workers.remove(&name);
-        effects.push(record(
+        effects.push(Effect::record(
             None,
             Some(name),
             JournalKind::Removed,
@@ -204,38 +168,10 @@ impl Engine {
         Ok(Response::Done)
     }
 
-    /// Whether `job` failed on `worker` and waits for another that fits, on which it has not
-    /// failed.
-    pub fn goes_elsewhere(&self, now: Now, job: &Job, worker: &Worker) -> bool {
-        let JobState::Queued { not_before } = job.state else {
-            return false;
-        };
-        let failed_on = |worker: &Worker| {
-            let failed = |a: &&Attempt| {
-                a.end
-                    .as_ref()
-                    .is_some_and(|end| matches!(end.outcome, Outcome::Failed | Outcome::NoRoom))
-            };
-            job.attempts
-                .iter()
-                .filter(failed)
-                .any(|a| a.rank(&worker.name).is_some())
-        };
-        let is_other = |other: &&Worker| {
-            other.connected
-                && !other.draining
-                && !failed_on(other)
-                && verdict(&job.spec.needs, other).fits
-        };
-        let waits =
-            job.spec.needs.workers <= 1 && now.steady < not_before.plus(self.limits.elsewhere);
-        waits && failed_on(worker) && self.workers.values().any(|other| is_other(&other))
-    }
-
     fn start_next(&mut self, now: Now, name: &str, effects: &mut Effects) -> Wanted {
         let free = self.workers.get(name).filter(|w| !w.draining);
-        match free.map(|worker| self.next_for(now, worker)) {
-            Some(Next::Start(id, others)) => self.start(now, id, name, others, effects),
+        match free.map(|worker| self.choice_for(now, worker)) {
+            Some(Choice::Start(id, others)) => self.start(now, id, name, others, effects),
             _ => Wanted::Nothing,
         }
     }
@@ -295,7 +231,7 @@ impl Engine {
             job.progress.phase = "starting".into();
             job.attempts.push(attempt);
         }
-        effects.push(record(
+        effects.push(Effect::record(
             Some(id),
             Some(first.to_owned()),
             JournalKind::Started,
@@ -304,20 +240,4 @@ impl Engine {
         effects.push(Effect::Save(id));
         Wanted::Run { job: id, token }
     }
-}
-
-/// What a worker that asks for work is to do.
-pub(super) enum Next {
-    Start(JobId, Vec<String>),
-    /// Nothing, so that a job of several workers can start when the others are free.
-    KeptFor(Reservation),
-    Nothing,
-}
-
-/// What a worker says of itself when it renews its lease.
-pub(super) struct Seen {
-    pub running: Option<Token>,
-    pub memory_free: Option<u64>,
-    pub disk_free: Option<u64>,
-    pub draining: bool,
 }

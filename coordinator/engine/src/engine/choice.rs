@@ -1,0 +1,85 @@
+//! Which job a worker that asks for work is given.
+//!
+//! Nothing is changed here: the same question has the same answer, whoever asks it.
+
+use super::reservation::Reservation;
+use super::state::Engine;
+use crate::attempt::{Attempt, Outcome};
+use crate::ids::{JobId, Now};
+use crate::job::{Job, JobState};
+use crate::placement::{Team, team, verdict};
+use crate::worker::Worker;
+
+/// What a worker that asks for work is to do.
+pub(super) enum Choice {
+    Start(JobId, Vec<String>),
+    /// Nothing, so that a job of several workers can start when the others are free.
+    KeptFor(Reservation),
+    Nothing,
+}
+
+impl Engine {
+    /// What `worker` is to do next: the oldest job that waits and may start with it, and those who
+    /// take it with it.
+    ///
+    /// A job that wants several comes before younger ones too: where enough fit and some are busy,
+    /// `worker` stays free for it. Meanwhile it takes jobs that end in time by their own limit.
+    pub(super) fn choice_for(&self, now: Now, worker: &Worker) -> Choice {
+        let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
+        let queued = self
+            .queue
+            .iter()
+            .filter_map(|id| self.jobs.get(id))
+            .filter(ready);
+        let mut kept: Option<Reservation> = None;
+        for job in queued.filter(|job| verdict(&job.spec.needs, worker).fits) {
+            if self.goes_elsewhere(now, job, worker)
+                || kept.is_some_and(|kept| !kept.leaves_time_for(now, job))
+            {
+                continue;
+            }
+            match team(&job.spec.needs, worker, self.workers.values()) {
+                Team::Complete(others) => return Choice::Start(job.id, others),
+                Team::Busy if kept.is_none() => kept = Some(self.reservation(now, job, worker)),
+                Team::Busy | Team::TooSmall => {}
+            }
+        }
+        kept.map_or(Choice::Nothing, Choice::KeptFor)
+    }
+
+    /// The job of several workers for which `worker` is kept free, if it is.
+    pub fn kept_for(&self, now: Now, worker: &Worker) -> Option<Reservation> {
+        match self.choice_for(now, worker) {
+            Choice::KeptFor(reservation) if worker.is_free() => Some(reservation),
+            _ => None,
+        }
+    }
+
+    /// Whether `job` failed on `worker` and waits for another that fits, on which it has not
+    /// failed.
+    pub fn goes_elsewhere(&self, now: Now, job: &Job, worker: &Worker) -> bool {
+        let JobState::Queued { not_before } = job.state else {
+            return false;
+        };
+        let failed_on = |worker: &Worker| {
+            let failed = |a: &&Attempt| {
+                a.end
+                    .as_ref()
+                    .is_some_and(|end| matches!(end.outcome, Outcome::Failed | Outcome::NoRoom))
+            };
+            job.attempts
+                .iter()
+                .filter(failed)
+                .any(|a| a.rank(&worker.name).is_some())
+        };
+        let is_other = |other: &&Worker| {
+            other.connected
+                && !other.draining
+                && !failed_on(other)
+                && verdict(&job.spec.needs, other).fits
+        };
+        let waits =
+            job.spec.needs.workers <= 1 && now.steady < not_before.plus(self.limits.elsewhere);
+        waits && failed_on(worker) && self.workers.values().any(|other| is_other(&other))
+    }
+}

@@ -1,0 +1,27 @@
+//! How long the engine waits, and how often it tries again.
+
+/// Times, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A worker that is silent for this long has lost its attempt.
+    pub lease: u64,
+    /// Wait before the second attempt; doubles with each failure.
+    pub backoff: u64,
+    pub max_backoff: u64,
+    /// How long a job that failed on a worker waits for another one that fits.
+    pub elsewhere: u64,
+    /// Workers that may be lost one after another with a job that saves nothing; then it fails.
+    pub max_lost: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            lease: 30_000,
+            backoff: 2_000,
+            max_backoff: 300_000,
+            elsewhere: 600_000,
+            max_lost: 6,
+        }
+    }
+}

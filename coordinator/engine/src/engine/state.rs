@@ -1,0 +1,81 @@
+//! The state that events change, and what can be read of it.
+//!
+//! Transitions are in the files beside this one, one subject a file; none is here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::jobs::Jobs;
+use super::limits::Limits;
+use super::secrets::Secrets;
+use crate::ids::{JobId, Millis, SessionId, Token};
+use crate::job::Job;
+use crate::worker::Worker;
+
+/// All jobs and all workers.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) limits: Limits,
+    pub(super) jobs: Jobs,
+    pub(super) keys: HashMap<String, JobId>,
+    /// Jobs that wait for a worker.
+    pub(super) queue: BTreeSet<JobId>,
+    pub(super) running: HashMap<Token, JobId>,
+    /// When attempts reach the time limit of their job, on the steady clock.
+    pub(super) time_limits: HashMap<Token, Millis>,
+    pub(super) workers: BTreeMap<String, Worker>,
+    pub(super) sessions: HashMap<SessionId, String>,
+    /// Who was woken since [`Self::settled`] and has not asked for work since.
+    pub(super) woken: BTreeSet<String>,
+    /// Attempts from before the start of the coordinator.
+    pub(super) inherited: HashSet<Token>,
+    pub(super) next_job: u64,
+    /// The number of the next attempt among all.
+    pub(super) next_attempt: u64,
+    pub(super) secrets: Secrets,
+}
+
+impl Engine {
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id)
+    }
+
+    /// All jobs, oldest first.
+    pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
+        self.jobs.values()
+    }
+
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values()
+    }
+
+    /// The worker whose session it is.
+    pub fn worker_of(&self, session: SessionId) -> Option<&Worker> {
+        self.workers.get(self.sessions.get(&session)?)
+    }
+
+    /// The job that holds `token` now.
+    pub fn job_of(&self, token: Token) -> Option<JobId> {
+        self.running.get(&token).copied()
+    }
+
+    /// How many jobs that wait were submitted before `id`.
+    pub fn queued_before(&self, id: JobId) -> usize {
+        self.queue.range(..id).count()
+    }
+
+    /// Whether anything needs the artifact that job `of` has let go of: a job has it, or a twin of
+    /// that job runs and may be about to commit it, since the same request makes the same bytes.
+    pub fn may_need(&self, digest: &str, of: JobId) -> bool {
+        let hash = self.jobs.get(&of).map(|job| &job.spec.config_hash);
+        let is_twin = |job: &Job| {
+            job.id != of && job.current_token().is_some() && Some(&job.spec.config_hash) == hash
+        };
+        self.jobs
+            .values()
+            .any(|job| is_twin(job) || job.digests().any(|needed| needed == digest))
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+}

@@ -1,0 +1,121 @@
+//! Jobs are submitted and cancelled.
+
+use super::state::Engine;
+use crate::attempt::Attempt;
+use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
+use crate::ids::{JobId, Now};
+use crate::job::{Job, JobSpec, JobState};
+
+impl Engine {
+    pub(super) fn submit(
+        &mut self,
+        now: Now,
+        spec: JobSpec,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        if let Some(&known) = spec
+            .idempotency_key
+            .as_ref()
+            .and_then(|key| self.keys.get(key))
+        {
+            let same = self
+                .jobs
+                .get(&known)
+                .is_some_and(|job| job.spec.is_same_request(&spec));
+            return if same {
+                Ok(Response::Submitted {
+                    job: known,
+                    created: false,
+                })
+            } else {
+                Err(Refusal::KeyReused(known))
+            };
+        }
+        let id = JobId(self.next_job);
+        self.next_job += 1;
+        if let Some(key) = &spec.idempotency_key {
+            self.keys.insert(key.clone(), id);
+        }
+        effects.push(Effect::record(
+            Some(id),
+            None,
+            JournalKind::Submitted,
+            spec.name.clone(),
+        ));
+        self.jobs.insert(Job::new(id, spec, now));
+        self.queue.insert(id);
+        effects.push(Effect::Save(id));
+        self.wake_one_for(now, id, effects);
+        Ok(Response::Submitted {
+            job: id,
+            created: true,
+        })
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        now: Now,
+        id: JobId,
+        reason: String,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
+        match &mut job.state {
+            JobState::Queued { .. } => {
+                job.state = JobState::Cancelled {
+                    at: now.wall,
+                    reason: reason.clone(),
+                };
+                job.progress.phase = "cancelled".into();
+                let kept_others_free = job.spec.needs.workers > 1;
+                self.queue.remove(&id);
+                effects.push(Effect::record(
+                    Some(id),
+                    None,
+                    JournalKind::Cancelled,
+                    reason,
+                ));
+                if kept_others_free {
+                    self.wake_all(effects);
+                }
+            }
+            JobState::Running { .. } => {
+                self.ask_to_stop(id, reason, effects);
+                return Ok(Response::Done);
+            }
+            ended => {
+                return Err(Refusal::JobEnded {
+                    job: id,
+                    state: ended.word(),
+                });
+            }
+        }
+        effects.push(Effect::Save(id));
+        Ok(Response::Done)
+    }
+
+    /// Tells the workers of a running job to save and stop; the job is cancelled once they have.
+    pub(super) fn ask_to_stop(&mut self, id: JobId, reason: String, effects: &mut Effects) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let JobState::Running {
+            token, stopping, ..
+        } = &mut job.state
+        else {
+            return;
+        };
+        *stopping = Some(reason.clone());
+        let token = *token;
+        let holders = job.attempt(token).into_iter().flat_map(Attempt::holders);
+        let sessions = holders.filter_map(|name| Some(self.workers.get(name)?.session));
+        effects.extend(sessions.map(Effect::Wake));
+        effects.push(Effect::record(
+            Some(id),
+            None,
+            JournalKind::Stopping,
+            reason,
+        ));
+        effects.push(Effect::Save(id));
+    }
+}
