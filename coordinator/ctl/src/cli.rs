@@ -1,13 +1,15 @@
-//! The commands and the options that all of them share.
+//! The command line: its global options and its command.
 
-use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory, Parser};
+use qlora_telemetry::{Logs, Program};
 
-use crate::commands::{
-    artifacts, cancel, completions, config, data, eval, explain, jobs, logs, metrics, page, plan,
-    quickstart, show, submit, watch, workers,
-};
+use crate::arguments::Global;
+use crate::commands::Command;
+use crate::context::Context;
+use crate::error::CtlError;
 
 /// Submits fine-tuning jobs and follows them.
 ///
@@ -29,61 +31,25 @@ pub struct Cli {
     pub command: Command,
 }
 
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Global options")]
-pub struct Global {
-    /// Address of the coordinator.
-    #[arg(
-        long,
-        global = true,
-        env = "QLORA_URL",
-        default_value = "127.0.0.1:7070",
-        value_name = "ADDR"
-    )]
-    pub coordinator: String,
-
-    /// File whose first line is the coordinator's token; QLORA_TOKEN may hold the token itself. Not
-    /// needed where you run the coordinator as the same user on this machine.
-    #[arg(long, global = true, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-
-    /// Print JSON: one object, or one a line where there are many.
-    #[arg(long, global = true)]
-    pub json: bool,
-
-    /// Print results only, no progress.
-    #[arg(long, short, global = true)]
-    pub quiet: bool,
-}
-
-/// Reads the number of a job.
-pub fn job_number(text: &str) -> Result<u64, String> {
-    let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| "a job is a number from 1 on, as `qlora-ctl jobs` lists them".into())
-}
-
-/// The help of each is the doc comment of its type.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    Quickstart(quickstart::Quickstart),
-    Submit(submit::Submit),
-    #[command(alias = "ls")]
-    Jobs(jobs::Jobs),
-    Show(show::Show),
-    Watch(watch::Watch),
-    Eval(eval::Eval),
-    Logs(logs::Logs),
-    Metrics(metrics::Metrics),
-    Cancel(cancel::Cancel),
-    Workers(workers::Workers),
-    #[command(subcommand)]
-    Artifacts(artifacts::Artifacts),
-    Page(page::Page),
-    Plan(plan::Plan),
-    Explain(explain::Explain),
-    #[command(subcommand)]
-    Config(config::Config),
-    #[command(subcommand)]
-    Data(data::Data),
-    Completions(completions::Completions),
+impl Cli {
+    /// Runs the command, and measures it.
+    pub async fn run(self) -> Result<ExitCode, CtlError> {
+        let program = Program {
+            name: "qlora-ctl",
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        let _telemetry = qlora_telemetry::start(program, Logs::Warnings, false)?;
+        let started = Instant::now();
+        let context = Context::new(self.global);
+        let result = self.command.run(&context, Self::command()).await;
+        let duration = opentelemetry::global::meter("qlora-ctl")
+            .f64_histogram("qlora.ctl.duration")
+            .with_unit("s")
+            .build();
+        duration.record(
+            started.elapsed().as_secs_f64(),
+            &[opentelemetry::KeyValue::new("ok", result.is_ok())],
+        );
+        result
+    }
 }

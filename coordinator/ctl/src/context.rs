@@ -4,7 +4,7 @@ use qlora_client::{Client, console};
 use qlora_config::Warning;
 use serde_json::json;
 
-use crate::cli::Global;
+use crate::arguments::Global;
 use crate::error::CtlError;
 use crate::output::json;
 

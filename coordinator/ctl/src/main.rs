@@ -1,10 +1,16 @@
-//! `qlora-ctl`: the command line of qlora. One file for each command under `commands`.
+//! `qlora-ctl`: the command line of qlora.
+//!
+//! `commands` has one file for each command. A command takes a `context`, reads what it is given
+//! through `input`, does things with jobs through `job`, and prints through `output`.
 
+mod arguments;
 mod cli;
 mod commands;
 mod context;
 mod error;
+mod input;
 mod interrupt;
+mod job;
 mod output;
 mod programs;
 mod status;
@@ -34,7 +40,7 @@ fn main() -> ExitCode {
     };
     let json = cli.global.json;
     runtime.block_on(async {
-        match commands::run(cli).await {
+        match cli.run().await {
             Ok(code) => code,
             Err(e) => {
                 output::print_error(&e, json);

@@ -3,16 +3,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
-use qlora_client::transfer::Caller;
-use qlora_client::{console, transfer};
+use qlora_client::console;
 use qlora_files::Partial;
-use qlora_proto::{ArtifactKind, GetJobRequest, Job, JobArtifact};
+use qlora_proto::{ArtifactKind, Job, JobArtifact};
 use serde_json::json;
 
-use crate::cli::job_number;
+use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
+use crate::job::artifact::{beside, choose, get, refuse_existing};
+use crate::job::record::find;
 use crate::output::{human, json, print, print_json};
 
 /// The files of an adapter within a checkpoint, those that every adapter has first; and the folder
@@ -121,36 +121,6 @@ fn list(context: &Context, job: &Job) -> Result<(), CtlError> {
     print(human::table(&columns, &rows))
 }
 
-pub async fn find(context: &Context, id: u64) -> Result<Job, CtlError> {
-    Ok(context
-        .client()?
-        .jobs
-        .get_job(GetJobRequest { id })
-        .await
-        .map_err(context.fault())?
-        .into_inner())
-}
-
-pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, CtlError> {
-    let wanted = |a: &&JobArtifact| {
-        name.map_or(a.is(ArtifactKind::Adapter), |name| {
-            a.name == name || a.kind == name
-        })
-    };
-    job.artifacts
-        .iter()
-        .rev()
-        .find(wanted)
-        .ok_or_else(|| CtlError::Usage {
-            message: format!(
-                "job {} has no artifact {}",
-                job.id,
-                name.unwrap_or(ArtifactKind::Adapter.word())
-            ),
-            help: format!("qlora-ctl artifacts list {}", job.id),
-        })
-}
-
 struct Wanted<'a> {
     artifact: &'a JobArtifact,
     /// A checkpoint in the place of the adapter that was never made.
@@ -236,55 +206,6 @@ async fn rescue(
         checkpoint.step
     );
     Ok(Rescued { is_best, text })
-}
-
-fn refuse_existing(folder: &Path) -> Result<(), CtlError> {
-    if folder.exists() {
-        return Err(CtlError::Usage {
-            message: format!("{} exists already", folder.display()),
-            help: "give --output FOLDER".into(),
-        });
-    }
-    Ok(())
-}
-
-/// A hidden path beside `folder` for what is not yet complete. It carries the digest, so that a
-/// broken transfer goes on only with its own bytes.
-fn beside(folder: &Path, digest: &str, what: &str) -> PathBuf {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let digest: String = digest.chars().take(12).collect();
-    folder.with_file_name(format!(".{name}.{digest}.{what}"))
-}
-
-/// Downloads beside `folder`, resuming what an earlier try left, and unpacks.
-pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Result<(), CtlError> {
-    refuse_existing(folder)?;
-    let archive = beside(folder, &artifact.digest, "tar");
-    let bar = if context.draws() {
-        ProgressBar::new(artifact.size)
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
-    {
-        bar.set_style(style);
-    }
-    bar.set_message(console::line(&artifact.name).into_owned());
-    let moving = bar.clone();
-    let result = transfer::download(
-        &context.client()?,
-        &artifact.digest,
-        &archive,
-        Caller::Person,
-        &move |n| moving.set_position(n),
-    )
-    .await;
-    bar.finish_and_clear();
-    result?;
-    let partial = Partial::folder(folder).map_err(CtlError::io(folder))?;
-    qlora_client::unpack(&archive, partial.path())?;
-    partial.publish().map_err(CtlError::io(folder))?;
-    fs::remove_file(&archive).map_err(CtlError::io(&archive))
 }
 
 #[cfg(test)]

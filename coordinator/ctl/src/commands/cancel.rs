@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use clap::Args;
 use qlora_proto::CancelRequest;
 
-use crate::cli::job_number;
+use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{json, print_json};

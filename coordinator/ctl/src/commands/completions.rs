@@ -1,9 +1,8 @@
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::error::{CtlError, Exit};
 use crate::output::print_exact;
 
@@ -17,9 +16,10 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(&self) -> Result<ExitCode, CtlError> {
+    /// `parser` is that of the whole command line.
+    pub fn run(&self, mut parser: clap::Command) -> Result<ExitCode, CtlError> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "qlora-ctl", &mut script);
+        clap_complete::generate(self.shell, &mut parser, "qlora-ctl", &mut script);
         print_exact(&String::from_utf8_lossy(&script))?;
         Ok(Exit::Done.into())
     }

@@ -9,11 +9,13 @@ use qlora_proto::words::count;
 use qlora_proto::{ListConfigsRequest, PutConfigRequest};
 use serde_json::json;
 
-use super::local;
-use super::source::{ConfigSource, Origin, Resolved, folder_of, named, read_config};
-use super::stored::whole_paths;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
+use crate::input::local;
+use crate::input::paths::Origin;
+use crate::input::resolved::Resolved;
+use crate::input::source::{ConfigSource, folder_of, named, read_config};
+use crate::input::stored::whole_paths;
 use crate::output::{human, json, print, print_exact, print_json};
 
 /// Check configurations, and keep them under names on the coordinator.

@@ -6,14 +6,15 @@ use qlora_config::ResolvedConfig;
 use qlora_proto::{FileRole, Job, JobFile, JobKind, JobState, SubmitRequest};
 use serde_json::json;
 
-use super::artifacts::{choose, find};
-use super::rows::DataFile;
-use super::submit::send;
-use super::watch::ended;
-use crate::cli::job_number;
+use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::follow::{Ended, States, follow};
+use crate::input::rows::DataFile;
+use crate::job::artifact::choose;
+use crate::job::follow::{Ended, States, follow};
+use crate::job::record::{self, find};
+use crate::job::submit::send;
+use crate::job::watch::ended;
 use crate::output::{human, json, print, print_json};
 
 /// Score a job's adapter, or the base model, on held-out rows.
@@ -109,7 +110,7 @@ impl Eval {
 
     /// The configuration of the training, with this command's limit of rows.
     fn config(&self, trained: &Job) -> Result<String, CtlError> {
-        let mut config = super::show::config(trained)?;
+        let mut config = record::config(trained)?;
         config["training"]["eval_rows"] = json!(self.rows);
         Ok(ResolvedConfig::from_json(&config.to_string())?
             .json()

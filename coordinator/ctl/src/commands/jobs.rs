@@ -5,7 +5,7 @@ use qlora_proto::{JobState, ListJobsRequest};
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::waiting::waiting_if_known;
+use crate::job::waiting::waiting_if_known;
 use crate::output::{human, json, print, print_json};
 
 /// List jobs, newest first.

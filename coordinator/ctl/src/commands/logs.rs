@@ -4,7 +4,7 @@ use clap::Args;
 use qlora_client::console;
 use qlora_proto::StreamLogsRequest;
 
-use crate::cli::job_number;
+use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::interrupt::interrupted;

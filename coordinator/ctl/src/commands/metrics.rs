@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use clap::Args;
 use qlora_proto::{GetMetricsRequest, Metric};
 
-use crate::cli::job_number;
+use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_json};

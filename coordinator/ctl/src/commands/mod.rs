@@ -1,77 +1,82 @@
-//! One file a command; its doc comment is its help.
+//! The commands, one file each: its arguments, with the help in their doc comments, and what it
+//! does.
+//!
+//! This file is the table of them. No command imports it, nor another command: what several of
+//! them need lies in `input` and `job`.
 
-pub mod artifacts;
-pub mod base;
-pub mod cancel;
-pub mod checked;
-pub mod completions;
-pub mod config;
-pub mod data;
-pub mod eval;
-pub mod explain;
-pub mod jobs;
-pub mod local;
-pub mod logs;
-pub mod metrics;
-pub mod page;
-pub mod plan;
-pub mod quickstart;
-pub mod rows;
-pub mod show;
-pub mod source;
-pub mod stored;
-pub mod submit;
-pub mod watch;
-pub mod workers;
+mod artifacts;
+mod cancel;
+mod completions;
+mod config;
+mod data;
+mod eval;
+mod explain;
+mod jobs;
+mod logs;
+mod metrics;
+mod page;
+mod plan;
+mod quickstart;
+mod show;
+mod submit;
+mod watch;
+mod workers;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
-use qlora_telemetry::{Logs, Program};
+use clap::Subcommand;
 
-use crate::cli::{Cli, Command};
 use crate::context::Context;
 use crate::error::CtlError;
 
-/// Runs one command.
-pub async fn run(cli: Cli) -> Result<ExitCode, CtlError> {
-    let program = Program {
-        name: "qlora-ctl",
-        version: env!("CARGO_PKG_VERSION"),
-    };
-    let _telemetry = qlora_telemetry::start(program, Logs::Warnings, false)?;
-    let started = Instant::now();
-    let result = dispatch(&Context::new(cli.global), cli.command).await;
-    let duration = opentelemetry::global::meter("qlora-ctl")
-        .f64_histogram("qlora.ctl.duration")
-        .with_unit("s")
-        .build();
-    duration.record(
-        started.elapsed().as_secs_f64(),
-        &[opentelemetry::KeyValue::new("ok", result.is_ok())],
-    );
-    result
+/// The help of each is the doc comment of its type.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Quickstart(quickstart::Quickstart),
+    Submit(submit::Submit),
+    #[command(alias = "ls")]
+    Jobs(jobs::Jobs),
+    Show(show::Show),
+    Watch(watch::Watch),
+    Eval(eval::Eval),
+    Logs(logs::Logs),
+    Metrics(metrics::Metrics),
+    Cancel(cancel::Cancel),
+    Workers(workers::Workers),
+    #[command(subcommand)]
+    Artifacts(artifacts::Artifacts),
+    Page(page::Page),
+    Plan(plan::Plan),
+    Explain(explain::Explain),
+    #[command(subcommand)]
+    Config(config::Config),
+    #[command(subcommand)]
+    Data(data::Data),
+    Completions(completions::Completions),
 }
 
-#[tracing::instrument(name = "qlora-ctl", skip_all)]
-async fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CtlError> {
-    match command {
-        Command::Quickstart(command) => command.run(context).await,
-        Command::Submit(command) => command.run(context).await,
-        Command::Jobs(command) => command.run(context).await,
-        Command::Show(command) => command.run(context).await,
-        Command::Watch(command) => command.run(context).await,
-        Command::Eval(command) => command.run(context).await,
-        Command::Logs(command) => command.run(context).await,
-        Command::Metrics(command) => command.run(context).await,
-        Command::Cancel(command) => command.run(context).await,
-        Command::Workers(command) => command.run(context).await,
-        Command::Artifacts(command) => command.run(context).await,
-        Command::Plan(command) => command.run(context).await,
-        Command::Page(command) => command.run(context).await,
-        Command::Explain(command) => command.run(context).await,
-        Command::Config(command) => command.run(context).await,
-        Command::Data(command) => command.run(context).await,
-        Command::Completions(command) => command.run(),
+impl Command {
+    /// Runs it; `parser` is that of the whole command line, which completions are made from.
+    #[tracing::instrument(name = "qlora-ctl", skip_all)]
+    pub async fn run(self, context: &Context, parser: clap::Command) -> Result<ExitCode, CtlError> {
+        match self {
+            Self::Quickstart(command) => command.run(context).await,
+            Self::Submit(command) => command.run(context).await,
+            Self::Jobs(command) => command.run(context).await,
+            Self::Show(command) => command.run(context).await,
+            Self::Watch(command) => command.run(context).await,
+            Self::Eval(command) => command.run(context).await,
+            Self::Logs(command) => command.run(context).await,
+            Self::Metrics(command) => command.run(context).await,
+            Self::Cancel(command) => command.run(context).await,
+            Self::Workers(command) => command.run(context).await,
+            Self::Artifacts(command) => command.run(context).await,
+            Self::Plan(command) => command.run(context).await,
+            Self::Page(command) => command.run(context).await,
+            Self::Explain(command) => command.run(context).await,
+            Self::Config(command) => command.run(context).await,
+            Self::Data(command) => command.run(context).await,
+            Self::Completions(command) => command.run(parser),
+        }
     }
 }

@@ -11,10 +11,11 @@ use qlora_planner::{
 use qlora_proto::words::count;
 use serde_json::{Value, json};
 
-use super::checked::unfit;
-use super::source::{ConfigSource, Resolved};
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
+use crate::input::checked::unfit;
+use crate::input::resolved::Resolved;
+use crate::input::source::ConfigSource;
 use crate::output::{human, print, print_json};
 use crate::programs::worker_says;
 

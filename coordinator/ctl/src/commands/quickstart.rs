@@ -10,14 +10,15 @@ use qlora_proto::{ArtifactKind, Job, JobState, ListWorkersRequest, Sample};
 use serde_json::json;
 use tokio::process::Command;
 
-use super::artifacts;
-use super::source::{Origin, Resolved};
-use super::submit::submit;
-use super::watch::ended;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
+use crate::input::paths::Origin;
+use crate::input::resolved::Resolved;
 use crate::interrupt::interrupted;
-use crate::output::follow::{Ended, States, follow};
+use crate::job::artifact;
+use crate::job::follow::{Ended, States, follow};
+use crate::job::submit::submit;
+use crate::job::watch::ended;
 use crate::output::{human, json as forms, print, print_json};
 use crate::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file};
 
@@ -163,7 +164,7 @@ impl Quickstart {
             .rev()
             .find(|a| a.is(ArtifactKind::Adapter));
         if let Some(made) = made {
-            artifacts::get(&here, made, &adapter).await?;
+            artifact::get(&here, made, &adapter).await?;
         }
         report(&here, &job, &adapter, started)?;
         Ok(Exit::Done.into())

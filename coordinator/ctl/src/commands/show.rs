@@ -2,13 +2,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_client::console;
-use qlora_proto::Job;
 
-use super::artifacts::find;
-use crate::cli::job_number;
+use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::waiting::waiting;
+use crate::job::record::{config, find};
+use crate::job::waiting::waiting;
 use crate::output::{human, json, print, print_exact, print_json};
 
 /// Show one job.
@@ -35,15 +34,4 @@ impl Show {
         }
         Ok(Exit::Done.into())
     }
-}
-
-/// The exact configuration of `job`.
-pub fn config(job: &Job) -> Result<serde_json::Value, CtlError> {
-    serde_json::from_str(&job.config_json).map_err(|e| CtlError::Usage {
-        message: format!(
-            "job {} records no configuration that can be read: {e}",
-            job.id
-        ),
-        help: "jobs of this kind may have none".into(),
-    })
 }

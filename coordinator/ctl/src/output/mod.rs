@@ -1,10 +1,8 @@
 //! What people and programs read: results on stdout, errors and progress on stderr.
 
-pub mod follow;
 pub mod human;
 pub mod json;
 mod table;
-pub mod waiting;
 
 use std::fmt::Display;
 

@@ -4,8 +4,9 @@
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig, rewritten};
 
-use super::base::{self, absolute};
-use super::source::{INPUTS, Resolved, located};
+use super::base;
+use super::paths::{absolute, located};
+use super::resolved::{INPUTS, Resolved};
 use crate::error::CtlError;
 
 /// A key, and the whole path that stands there now.
@@ -83,7 +84,7 @@ fn as_it_stands(resolved: &Resolved, key: &str, path: &str) -> CtlError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::source::Origin;
+    use super::super::paths::Origin;
     use super::*;
 
     fn stored(yaml: &str, folder: &std::path::Path) -> Result<(String, Vec<Changed>), String> {

@@ -1,13 +1,13 @@
 //! What `model.base` names: a model of the catalogue or of the hub, or a folder or file, whose path
 //! workers get whole.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig};
 use qlora_planner::{catalogue, find};
 
-use super::source::{Origin, located};
+use super::paths::{Origin, absolute, located};
 
 pub const KEY: &str = "model.base";
 /// Share of likeness from which a name is taken for a misspelt one.
@@ -67,17 +67,6 @@ pub fn whole(
     .into())
 }
 
-/// `path` from the root on. What a link at its end leads to keeps the link's name: endings say what
-/// a file is.
-pub fn absolute(path: &Path) -> PathBuf {
-    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let tidy = match (whole.parent(), whole.file_name()) {
-        (Some(parent), Some(name)) => parent.canonicalize().map(|parent| parent.join(name)),
-        _ => whole.canonicalize(),
-    };
-    tidy.unwrap_or(whole)
-}
-
 /// `owner/name`, as the hub has it.
 fn is_hub_name(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
@@ -125,6 +114,8 @@ fn likeness(text: &str, name: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn told(base: &str, origin: &Origin, set: bool) -> Result<Option<String>, String> {

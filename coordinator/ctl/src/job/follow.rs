@@ -9,10 +9,10 @@ use qlora_client::{Client, console};
 use qlora_proto::{ExplainResponse, Job, JobState, Progress, WatchRequest};
 
 use super::waiting::{reason, waiting};
-use super::{human, json, print_json};
 use crate::context::Context;
 use crate::error::CtlError;
 use crate::interrupt::interrupted;
+use crate::output::{human, json, print_json};
 
 /// Time that a coordinator may be away before following ends.
 const PATIENCE: Duration = Duration::from_secs(60);

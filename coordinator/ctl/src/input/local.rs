@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::base::KEY as BASE;
 use super::checked::{TEMPLATE, unfit};
-use super::source::Resolved;
+use super::resolved::Resolved;
 use crate::context::Context;
 use crate::error::{CtlError, RowFault};
 use crate::programs::worker_says;

@@ -1,23 +1,15 @@
-//! Where a configuration comes from, and what the paths in it mean: a file's own folder, the
-//! current one for flags, and none for what is stored under a name.
+//! Where a configuration comes from: a file, or a name on the coordinator; and the flags over it.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qlora_codes::Code;
-use qlora_config::{ConfigErrors, Diagnostic, Layers, Place, ResolvedConfig};
-use qlora_proto::{FileRole, GetConfigRequest};
+use qlora_config::Layers;
+use qlora_proto::GetConfigRequest;
 
-use super::base;
-use super::checked::checked;
+use super::paths::Origin;
+use super::resolved::Resolved;
 use crate::context::Context;
 use crate::error::CtlError;
-
-/// The keys that name files of rows, with the roles of these.
-pub const INPUTS: [(FileRole, &str); 2] = [
-    (FileRole::Train, "data.train"),
-    (FileRole::Eval, "data.eval"),
-];
 
 /// A configuration and what is laid over it.
 #[derive(Debug, Args)]
@@ -28,83 +20,6 @@ pub struct ConfigSource {
     /// folder.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-}
-
-/// Where relative paths of a configuration's own text start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    Folder(PathBuf),
-    /// It is stored under a name, and lies in no folder.
-    Stored,
-}
-
-/// A configuration with what is needed to find its files.
-pub struct Resolved {
-    pub config: ResolvedConfig,
-    /// What was written where.
-    pub layers: Layers,
-    pub origin: Origin,
-}
-
-impl Resolved {
-    /// Checks `layers`, and finds out where the name of the model leads.
-    pub fn new(layers: Layers, origin: Origin) -> Result<Self, CtlError> {
-        let config = checked(&layers)?;
-        let config = match base::whole(config.config(), &layers, &origin)? {
-            Some(base) => config.with_base(base)?,
-            None => config,
-        };
-        Ok(Self {
-            config,
-            layers,
-            origin,
-        })
-    }
-
-    /// Where the files of rows are, by their roles; each is there.
-    pub fn inputs(&self) -> Result<Vec<(FileRole, PathBuf)>, CtlError> {
-        let data = &self.config.config().data;
-        let present = INPUTS.iter().zip([&data.train, &data.eval]);
-        let present =
-            present.filter_map(|((role, key), path)| Some((*role, *key, path.as_deref()?)));
-        present
-            .map(|(role, key, path)| Ok((role, self.input(key, path)?)))
-            .collect()
-    }
-
-    fn input(&self, key: &'static str, path: &str) -> Result<PathBuf, CtlError> {
-        let place = self.layers.place_of(key);
-        let Some(path) = located(place.as_ref(), &self.origin, path) else {
-            return Err(ConfigErrors::from(Diagnostic {
-                code: Code::InvalidValue,
-                message: format!("`{key}` is `{path}`, and a stored configuration lies in no folder that this could start from"),
-                place,
-                help: Some(format!(
-                    "give --set {key}=FILE, or store the file again, which writes whole paths: qlora-ctl config put NAME FILE"
-                )),
-            })
-            .into());
-        };
-        if path.exists() {
-            return Ok(path);
-        }
-        Err(CtlError::NoInput {
-            key,
-            place: place.map(|p| p.to_string()).unwrap_or_default(),
-            path,
-        })
-    }
-}
-
-/// Where `path` leads, which was written at `place`: in the configuration it starts from the
-/// configuration's folder; what a flag or a variable gives starts, as every path on a command line,
-/// from the current one. None where it starts nowhere.
-pub fn located(place: Option<&Place>, origin: &Origin, path: &str) -> Option<PathBuf> {
-    match (place, origin) {
-        (Some(Place::Named(_)), _) => Some(PathBuf::from(path)),
-        (_, Origin::Folder(folder)) => Some(folder.join(path)),
-        (_, Origin::Stored) => Some(PathBuf::from(path)).filter(|path| path.is_absolute()),
-    }
 }
 
 impl ConfigSource {

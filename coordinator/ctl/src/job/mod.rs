@@ -1,0 +1,10 @@
+//! What several commands do with a job: submit it, find it, follow it, fetch what it made.
+//!
+//! Nothing here reads arguments or prints a result; that is a command's part.
+
+pub mod artifact;
+pub mod follow;
+pub mod record;
+pub mod submit;
+pub mod waiting;
+pub mod watch;
