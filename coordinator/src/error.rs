@@ -46,7 +46,7 @@ impl StartError {
             Self::NoStateFolder => Code::NoStateFolder,
             Self::Store(fault) => fault.code(),
             Self::Artifacts(fault) => fault.code(),
-            Self::Telemetry(_) => Code::Telemetry,
+            Self::Telemetry(fault) => fault.code(),
             Self::AddressFile { .. } | Self::Serve(_) => Code::Serve,
         }
     }

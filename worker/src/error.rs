@@ -93,7 +93,7 @@ impl WorkerError {
             Self::Io { source, .. } => Code::of_file(source),
             Self::Model(e) => e.code(),
             Self::OutputClosed => Code::File,
-            Self::Telemetry(_) => Code::Telemetry,
+            Self::Telemetry(fault) => fault.code(),
             Self::Device(_) => Code::NoDevice,
             Self::Input(_) => Code::InvalidRow,
             Self::Usage { .. } => Code::Usage,

@@ -169,7 +169,7 @@ impl CtlError {
             Self::Io { source, .. } => Code::of_file(source),
             Self::Transfer(fault) => fault.code(),
             Self::NoInput { .. } | Self::OutputClosed => Code::File,
-            Self::Telemetry(_) => Code::Telemetry,
+            Self::Telemetry(fault) => fault.code(),
             Self::Process { .. } => Code::Program,
         }
     }

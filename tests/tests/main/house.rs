@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Crates of this workspace that each crate may use.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("qlora-proto", &[]),
-    ("qlora-telemetry", &[]),
+    ("qlora-telemetry", &["qlora-codes"]),
     ("qlora-access", &[]),
     (
         "qlora-client",
