@@ -327,7 +327,7 @@ pub fn code_in(code: String) -> Result<String, CallError> {
     )))
 }
 
-pub fn meeting(m: domain::Meeting) -> wire::Meeting {
+pub fn rendezvous(m: domain::Rendezvous) -> wire::Meeting {
     wire::Meeting {
         addresses: m.addresses,
         secret: m.secret,
@@ -338,15 +338,15 @@ pub fn meeting(m: domain::Meeting) -> wire::Meeting {
 const ADDRESSES: usize = 64;
 const SECRET: usize = 32;
 
-pub fn meeting_in(m: wire::Meeting) -> Result<domain::Meeting, CallError> {
+pub fn rendezvous_in(m: wire::Meeting) -> Result<domain::Rendezvous, CallError> {
     if m.addresses.is_empty() || m.addresses.len() > ADDRESSES || m.secret.len() != SECRET {
         return Err(CallError::Invalid(format!(
-            "a meeting has 1 to {ADDRESSES} addresses and a secret of {SECRET} bytes, not {} and {}",
+            "a rendezvous has 1 to {ADDRESSES} addresses and a secret of {SECRET} bytes, not {} and {}",
             m.addresses.len(),
             m.secret.len()
         )));
     }
-    Ok(domain::Meeting {
+    Ok(domain::Rendezvous {
         addresses: m.addresses,
         secret: m.secret,
     })

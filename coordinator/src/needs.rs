@@ -28,7 +28,7 @@ pub fn needs(config: &ResolvedConfig) -> Needs {
     let Some(model) = c.model.base.as_deref().and_then(find) else {
         return needs;
     };
-    needs.main_memory = on_host(&model.shape, c);
+    needs.host_memory = on_host(&model.shape, c);
     for (class, kind) in CLASSES {
         let wanted = plan(&model.shape, c, kind).total();
         needs.memory.insert(class, wanted);

@@ -87,7 +87,7 @@ fn memory(pid: u32) -> f64 {
         / 1024.0
 }
 
-/// Processor seconds of a process.
+/// CPU seconds of a process.
 fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<f64> = stat
@@ -159,7 +159,7 @@ async fn main() {
         jobs as f64 / seconds
     );
     println!(
-        "processor time a job      {:.2} ms",
+        "CPU time a job            {:.2} ms",
         (cpu(pid) - before) * 1000.0 / jobs as f64
     );
     println!("memory after              {:.1} MiB", memory(pid));

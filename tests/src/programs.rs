@@ -190,8 +190,8 @@ impl World {
         self.worker_at(&address, name, args)
     }
 
-    /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the processor
-    /// where that is not set.
+    /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the CPU where
+    /// that is not set.
     pub fn worker_in(&self, name: &str, state: &Path, args: &[&str]) -> Program {
         self.start_worker(&self.address, name, state, args)
     }

@@ -23,8 +23,9 @@ pub struct Attempt {
     /// `worker` has lost another and lets the attempt go; what happened, the other has yet to tell.
     #[serde(default)]
     pub let_go: bool,
-    #[serde(default)]
-    pub meeting: Option<Meeting>,
+    /// Stored jobs have it under the word of earlier versions.
+    #[serde(default, rename = "meeting")]
+    pub rendezvous: Option<Rendezvous>,
 }
 
 /// A worker that trains with the first one.
@@ -46,9 +47,9 @@ pub struct Holder {
     pub instance: String,
 }
 
-/// Where the workers of an attempt find the first of them.
+/// Where the process group of an attempt finds its rank 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meeting {
+pub struct Rendezvous {
     pub addresses: Vec<String>,
     pub secret: Vec<u8>,
 }
@@ -72,7 +73,7 @@ impl Attempt {
             end: None,
             others,
             let_go: false,
-            meeting: None,
+            rendezvous: None,
         }
     }
 

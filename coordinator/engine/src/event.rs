@@ -1,6 +1,6 @@
 //! What comes in, what goes out, and why something is refused.
 
-use crate::attempt::{Meeting, Outcome};
+use crate::attempt::{Outcome, Rendezvous};
 use crate::ids::{JobId, SessionId, Token};
 use crate::job::{Artifact, JobSpec};
 use crate::progress::Progress;
@@ -63,7 +63,7 @@ pub enum Event {
     Offer {
         session: SessionId,
         token: Token,
-        meeting: Meeting,
+        rendezvous: Rendezvous,
     },
     /// Time passed: leases and backoffs may have run out.
     Tick,

@@ -36,7 +36,7 @@ mod placement;
 mod progress;
 mod worker;
 
-pub use attempt::{Attempt, AttemptEnd, Holder, Meeting, Member, Outcome};
+pub use attempt::{Attempt, AttemptEnd, Holder, Member, Outcome, Rendezvous};
 pub use engine::{Engine, Limits, Reservation, Reserved, Seed};
 pub use event::{Effect, Event, JournalKind, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, Now, SessionId, Token};

@@ -59,10 +59,10 @@ pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
             return Verdict::no(does_not_fit(bytes, usable, needs, worker));
         }
     }
-    if platform.device == DeviceClass::Cuda && needs.main_memory > platform.memory {
-        let (wanted, there) = (gib(needs.main_memory), gib(platform.memory));
+    if platform.device == DeviceClass::Cuda && needs.host_memory > platform.memory {
+        let (wanted, there) = (gib(needs.host_memory), gib(platform.memory));
         return Verdict::no(format!(
-            "needs {wanted:.1} GiB of main memory beside its GPU, {} has {there:.1}",
+            "needs {wanted:.1} GiB of host memory beside its GPU, {} has {there:.1}",
             worker.name
         ));
     }
@@ -72,14 +72,14 @@ pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
     }
 }
 
-/// Who could take a job together with a worker that is free.
+/// Whether a worker that is free finds others to train a job with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Team {
-    /// These, from rank 1 on, which are free too.
+pub(crate) enum ProcessGroup {
+    /// These are free too; they get the ranks from 1 on.
     Complete(Vec<String>),
-    /// Enough that fit, and too few of them free.
+    /// Enough workers fit, but too few of them are free.
     Busy,
-    /// Too few that fit.
+    /// Too few workers fit.
     TooSmall,
 }
 
@@ -98,11 +98,11 @@ pub(crate) fn candidates<'a>(
 
 /// Looks for those who take a job together with `first`, which fits and is free; workers on its
 /// machine come before others.
-pub(crate) fn team<'a>(
+pub(crate) fn process_group<'a>(
     needs: &Needs,
     first: &Worker,
     all: impl Iterator<Item = &'a Worker>,
-) -> Team {
+) -> ProcessGroup {
     let wanted = needs.workers.saturating_sub(1);
     let fitting: Vec<&Worker> = if wanted == 0 {
         Vec::new()
@@ -110,14 +110,14 @@ pub(crate) fn team<'a>(
         candidates(needs, first, all).collect()
     };
     if fitting.len() < wanted {
-        return Team::TooSmall;
+        return ProcessGroup::TooSmall;
     }
     let mut free: Vec<&Worker> = fitting.into_iter().filter(|w| w.is_free()).collect();
     if free.len() < wanted {
-        return Team::Busy;
+        return ProcessGroup::Busy;
     }
     free.sort_by_key(|w| (w.platform.host != first.platform.host, &w.name));
-    Team::Complete(
+    ProcessGroup::Complete(
         free.into_iter()
             .take(wanted)
             .map(|w| w.name.clone())

@@ -69,9 +69,10 @@ pub struct Needs {
     /// Workers of one class that take the job together; 0 and 1 are one alone.
     #[serde(default)]
     pub workers: usize,
-    /// Bytes of the machine's own memory that a run on a GPU wants as well.
-    #[serde(default)]
-    pub main_memory: u64,
+    /// Bytes of host memory that a run on a GPU needs as well. Stored jobs have it under the word
+    /// of earlier versions.
+    #[serde(default, rename = "main_memory")]
+    pub host_memory: u64,
 }
 
 /// A worker that has registered since the coordinator started, or that holds an attempt from
@@ -92,19 +93,19 @@ pub struct Worker {
     pub draining: bool,
     /// Its lease still holds.
     pub connected: bool,
-    /// Jobs that failed on it and succeeded elsewhere, since it registered or last succeeded
-    /// itself.
-    pub blamed: BTreeSet<JobId>,
+    /// Failures that are attributed to it: jobs that failed on it and succeeded elsewhere, since it
+    /// registered or last succeeded itself.
+    pub attributed: BTreeSet<JobId>,
 }
 
 /// Jobs that may fail on a worker and succeed elsewhere before it is given no more.
-const MOST_BLAMED: usize = 3;
+const MOST_ATTRIBUTED: usize = 3;
 
 impl Worker {
     /// Why it is given nothing though it is there; none where it is.
     pub fn set_aside(&self) -> Option<String> {
-        (self.blamed.len() >= MOST_BLAMED).then(|| {
-            let n = self.blamed.len();
+        (self.attributed.len() >= MOST_ATTRIBUTED).then(|| {
+            let n = self.attributed.len();
             format!(
                 "{n} jobs failed on {} and succeeded elsewhere; it is given work again once it is restarted",
                 self.name
@@ -131,7 +132,7 @@ impl Worker {
             waiting: false,
             draining: false,
             connected: false,
-            blamed: BTreeSet::new(),
+            attributed: BTreeSet::new(),
         }
     }
 

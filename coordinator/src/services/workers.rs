@@ -197,19 +197,20 @@ impl<S: JobStore> WorkerService for Services<S> {
                 .event(Event::Offer {
                     session,
                     token,
-                    meeting: convert::meeting_in(offer)?,
+                    rendezvous: convert::rendezvous_in(offer)?,
                 })
                 .await?;
         }
         loop {
-            let meeting = self.meeting(session, token).await?.map(convert::meeting);
-            // Whatever changes may be the meeting; a receiver that lags has missed changes, so it
+            let rendezvous = self.rendezvous(session, token).await?;
+            // Whatever changes may be the rendezvous; a receiver that lags has missed changes, so it
             // looks too.
-            if meeting.is_some()
+            if rendezvous.is_some()
                 || tokio::time::timeout_at(until, changes.recv())
                     .await
                     .is_err()
             {
+                let meeting = rendezvous.map(convert::rendezvous);
                 return Ok(Response::new(MeetResponse { meeting }));
             }
         }
@@ -286,15 +287,15 @@ impl<S: JobStore> Services<S> {
         Ok(found.await??)
     }
 
-    async fn meeting(
+    async fn rendezvous(
         &self,
         session: SessionId,
         token: Token,
-    ) -> Result<Option<domain::Meeting>, CallError> {
+    ) -> Result<Option<domain::Rendezvous>, CallError> {
         let id = self.job_of(session, token).await?;
         let found = self
             .driver
-            .read(move |engine| Some(engine.job(id)?.attempt(token)?.meeting.clone()));
+            .read(move |engine| Some(engine.job(id)?.attempt(token)?.rendezvous.clone()));
         found
             .await?
             .ok_or(CallError::Refused(domain::Refusal::StaleToken(token)))

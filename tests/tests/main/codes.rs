@@ -202,7 +202,7 @@ fn weights_without_bounds() -> String {
     })
 }
 
-/// No processor runs out of memory with an error; the trainer reads this one in the words of the
+/// No CPU runs out of memory with an error; the trainer reads this one in the words of the
 /// driver.
 fn device_says(text: &str) -> String {
     coded(&candle_core::Error::Msg(text.into()).into())

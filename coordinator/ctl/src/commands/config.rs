@@ -137,7 +137,7 @@ impl Config {
                 } else if std::io::stdout().is_terminal() {
                     print_exact(&console::block(&found.yaml))?;
                 } else {
-                    // A file or another program gets what was put, to the byte.
+                    // A file or another program gets the bytes that were put.
                     print_exact(&found.yaml)?;
                 }
             }

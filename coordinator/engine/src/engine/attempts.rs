@@ -2,7 +2,7 @@
 
 use super::next::{Ending, next_state, requeued_because};
 use super::state::Engine;
-use crate::attempt::{Attempt, AttemptEnd, Meeting, Outcome};
+use crate::attempt::{Attempt, AttemptEnd, Outcome, Rendezvous};
 use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Now, SessionId, Token};
 use crate::job::{Artifact, ArtifactKind, Job, JobState};
@@ -132,15 +132,15 @@ impl Engine {
     pub(super) fn offer(
         &mut self,
         by: (SessionId, Token),
-        meeting: Meeting,
+        rendezvous: Rendezvous,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
         let token = by.1;
         let job = self.current_first(by)?;
         let id = job.id;
         let attempt = job.attempt_mut(token).ok_or(Refusal::StaleToken(token))?;
-        if attempt.meeting.as_ref() != Some(&meeting) {
-            attempt.meeting = Some(meeting);
+        if attempt.rendezvous.as_ref() != Some(&rendezvous) {
+            attempt.rendezvous = Some(rendezvous);
             effects.push(Effect::Save(id));
         }
         Ok(Response::Done)
@@ -278,7 +278,7 @@ impl Engine {
         effects.push(Effect::record(Some(id), None, kind, text));
         effects.push(Effect::Save(id));
         if outcome == Outcome::Succeeded {
-            self.blame_for(id, token, effects);
+            self.attribute_failures(id, token, effects);
         }
         if requeued {
             self.queue.insert(id);
@@ -286,9 +286,9 @@ impl Engine {
         }
     }
 
-    /// The attempt `token` of job `id` has succeeded: workers on which the job failed before are to
-    /// blame for that.
-    fn blame_for(&mut self, id: JobId, token: Token, effects: &mut Effects) {
+    /// The attempt `token` of job `id` has succeeded: earlier failures of the job are attributed to
+    /// the workers on which it failed.
+    fn attribute_failures(&mut self, id: JobId, token: Token, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
@@ -300,7 +300,7 @@ impl Engine {
             .values_mut()
             .filter(|w| done.rank(&w.name).is_some())
         {
-            worker.blamed.clear();
+            worker.attributed.clear();
         }
         let failed = |a: &&Attempt| {
             a.size() == 1
@@ -318,7 +318,7 @@ impl Engine {
                 continue;
             };
             let was = worker.set_aside().is_some();
-            worker.blamed.insert(id);
+            worker.attributed.insert(id);
             if let Some(reason) = worker.set_aside().filter(|_| !was) {
                 effects.push(Effect::record(
                     None,
@@ -330,7 +330,7 @@ impl Engine {
         }
     }
 
-    /// Everyone who holds the attempt `token` is free of it, and those of a group hear of it at
+    /// Everyone who holds the attempt `token` is free of it, and those of a process group hear of it at
     /// once.
     fn release_all(&mut self, id: JobId, token: Token, effects: &mut Effects) {
         let Some(attempt) = self.jobs.get(&id).and_then(|job| job.attempt(token)) else {

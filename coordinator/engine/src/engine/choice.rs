@@ -7,7 +7,7 @@ use super::state::Engine;
 use crate::attempt::{Attempt, Outcome};
 use crate::ids::{JobId, Now};
 use crate::job::{Job, JobState};
-use crate::placement::{Team, team, verdict};
+use crate::placement::{ProcessGroup, process_group, verdict};
 use crate::worker::Worker;
 
 /// What a worker that asks for work is to do.
@@ -38,10 +38,12 @@ impl Engine {
             {
                 continue;
             }
-            match team(&job.spec.needs, worker, self.workers.values()) {
-                Team::Complete(others) => return Choice::Start(job.id, others),
-                Team::Busy if kept.is_none() => kept = Some(self.reservation(now, job, worker)),
-                Team::Busy | Team::TooSmall => {}
+            match process_group(&job.spec.needs, worker, self.workers.values()) {
+                ProcessGroup::Complete(others) => return Choice::Start(job.id, others),
+                ProcessGroup::Busy if kept.is_none() => {
+                    kept = Some(self.reservation(now, job, worker))
+                }
+                ProcessGroup::Busy | ProcessGroup::TooSmall => {}
             }
         }
         kept.map_or(Choice::Nothing, Choice::KeptFor)

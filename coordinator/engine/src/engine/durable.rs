@@ -82,7 +82,7 @@ impl Engine {
                 None => self.next_job = self.next_job.min(id.0),
             }
         }
-        self.seat();
+        self.reassign();
         for name in std::mem::take(&mut self.woken) {
             if let Some(worker) = self.workers.get_mut(&name) {
                 worker.waiting = worker.connected && worker.assigned.is_none();
@@ -101,7 +101,7 @@ impl Engine {
         for job in jobs {
             self.adopt(job, now);
         }
-        self.seat();
+        self.reassign();
     }
 
     fn adopt(&mut self, mut job: Job, now: Now) {
@@ -154,8 +154,8 @@ impl Engine {
         }
     }
 
-    /// Every worker holds what the jobs say that it holds.
-    fn seat(&mut self) {
+    /// Gives every worker the attempt that the jobs say it holds.
+    fn reassign(&mut self) {
         for worker in self.workers.values_mut() {
             worker.assigned = None;
         }

@@ -85,8 +85,8 @@ impl Engine {
             Event::Offer {
                 session,
                 token,
-                meeting,
-            } => self.offer((session, token), meeting, &mut effects),
+                rendezvous,
+            } => self.offer((session, token), rendezvous, &mut effects),
             Event::Tick => {
                 self.tick(now, &mut effects);
                 Ok(Response::Done)

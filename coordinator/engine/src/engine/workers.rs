@@ -61,7 +61,7 @@ impl Engine {
             waiting: false,
             draining: false,
             connected: true,
-            blamed: Default::default(),
+            attributed: Default::default(),
         };
         self.workers.insert(name.clone(), worker);
         self.sessions.insert(session, name);

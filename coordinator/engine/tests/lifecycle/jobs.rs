@@ -331,12 +331,12 @@ fn a_gpu_of_a_machine_with_too_little_memory_of_its_own_does_not_fit() {
     world.handle(event);
     let worker = world.engine.workers().next().expect("a worker");
     let needs = |gib: u64| Needs {
-        main_memory: gib << 30,
+        host_memory: gib << 30,
         ..Needs::default()
     };
     assert!(verdict(&needs(80), worker).fits);
     assert_eq!(
         verdict(&needs(92), worker).reason,
-        "needs 92.0 GiB of main memory beside its GPU, a has 80.0"
+        "needs 92.0 GiB of host memory beside its GPU, a has 80.0"
     );
 }

@@ -1,6 +1,6 @@
 //! The life of jobs and workers, event by event: each test takes the expected answers and effects.
 
-mod blame;
+mod attribution;
 mod durable;
 mod groups;
 mod histories;

@@ -79,7 +79,7 @@ fn a_restart_of_the_coordinator_is_invisible_to_a_running_attempt() {
 /// Every event that a worker sends of an attempt, by `session`.
 fn words_of(session: SessionId, token: Token) -> [Event; 4] {
     let artifact = artifact(ArtifactKind::Adapter, 1);
-    let meeting = Meeting {
+    let rendezvous = Rendezvous {
         addresses: vec!["a:1".into()],
         secret: vec![1],
     };
@@ -98,7 +98,7 @@ fn words_of(session: SessionId, token: Token) -> [Event; 4] {
         Event::Offer {
             session,
             token,
-            meeting,
+            rendezvous,
         },
         Event::Finish {
             session,

@@ -8,7 +8,7 @@ pub type Pick = usize;
 
 #[derive(Debug, Clone)]
 pub enum Act {
-    Submit(Wish),
+    Submit(Submission),
     Cancel(Pick),
     /// The worker registers; it tells what it runs.
     Start(Pick),
@@ -33,7 +33,7 @@ pub enum Act {
     /// Something that was said comes once more.
     Repeat(Pick),
     /// Three jobs fail on a worker and succeed elsewhere.
-    Blame(Pick),
+    FailHereAlone(Pick),
     Pass(u64),
     /// Time passes up to the next deadline, and no further.
     Follow,
@@ -47,9 +47,9 @@ pub enum Act {
     Poll,
 }
 
-/// What a job wants.
+/// What a job asks for.
 #[derive(Debug, Clone)]
-pub struct Wish {
+pub struct Submission {
     pub kind: JobKind,
     pub workers: usize,
     /// A label that one worker has, or that none has.
@@ -60,7 +60,7 @@ pub struct Wish {
     pub keep: u32,
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
+fn submission() -> impl Strategy<Value = Submission> {
     let kind =
         prop_oneof![4 => Just(JobKind::Train), 1 => Just(JobKind::Eval), 1 => Just(JobKind::Noop)];
     let label = prop_oneof![6 => Just(None), 2 => Just(Some("fast")), 1 => Just(Some("none"))];
@@ -68,7 +68,7 @@ fn wish() -> impl Strategy<Value = Wish> {
     let limit = prop::option::weighted(0.3, 100..4000u64);
     let key = prop::option::weighted(0.2, 0..3u8);
     (kind, workers, label, limit, key, 0..3u32, 0..3u32).prop_map(
-        |(kind, workers, label, limit, key, retries, keep)| Wish {
+        |(kind, workers, label, limit, key, retries, keep)| Submission {
             kind,
             workers,
             label,
@@ -97,7 +97,7 @@ pub fn act() -> impl Strategy<Value = Act> {
     let machine = 0..4usize;
     let kind = prop_oneof![3 => Just(ArtifactKind::Checkpoint), 1 => Just(ArtifactKind::Adapter)];
     prop_oneof![
-        6 => wish().prop_map(Act::Submit),
+        6 => submission().prop_map(Act::Submit),
         2 => (0..20usize).prop_map(Act::Cancel),
         4 => machine.clone().prop_map(Act::Start),
         9 => machine.clone().prop_map(Act::Sync),
@@ -113,7 +113,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         1 => (0..12usize, 0..2u8).prop_map(|(t, n)| Act::Offer(t, n)),
         5 => (0..12usize, 0..3u32, outcome(), prop::bool::weighted(0.8)).prop_map(|(t, r, o, with)| Act::Finish(t, r, o, with)),
         2 => any::<prop::sample::Index>().prop_map(|i| Act::Repeat(i.index(1000))),
-        1 => machine.prop_map(Act::Blame),
+        1 => machine.prop_map(Act::FailHereAlone),
         4 => (1..600u64).prop_map(Act::Pass),
         2 => Just(Act::Follow),
         1 => (1..3000u64).prop_map(Act::Stall),

@@ -23,8 +23,8 @@ use crate::world::*;
 impl History {
     fn act(&mut self, act: Act) {
         match act {
-            Act::Submit(wish) => drop(self.say(Event::Submit {
-                spec: job_of(&wish),
+            Act::Submit(submission) => drop(self.say(Event::Submit {
+                spec: job_of(&submission),
             })),
             Act::Cancel(i) => drop(self.say(Event::Cancel {
                 job: JobId(i as u64),
@@ -94,7 +94,7 @@ impl History {
                     self.say(event);
                 }
             }
-            Act::Blame(w) => (0..3).for_each(|_| self.fail_here_and_succeed_elsewhere(w)),
+            Act::FailHereAlone(w) => (0..3).for_each(|_| self.fail_here_and_succeed_elsewhere(w)),
             Act::Pass(ms) => self.pass(ms),
             Act::Follow => {
                 let next = self.world.engine.next_deadline(self.world.now.steady);
@@ -252,7 +252,7 @@ fn offer(session: SessionId, token: Token, n: u8) -> Event {
     Event::Offer {
         session,
         token,
-        meeting: Meeting {
+        rendezvous: Rendezvous {
             addresses: vec![format!("a:{n}")],
             secret: vec![n],
         },

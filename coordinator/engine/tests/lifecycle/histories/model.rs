@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use qlora_engine::*;
 
-use super::acts::Wish;
+use super::acts::Submission;
 use super::rules;
 use crate::world::*;
 
@@ -344,16 +344,19 @@ impl History {
     }
 }
 
-pub fn job_of(wish: &Wish) -> Box<JobSpec> {
+pub fn job_of(submission: &Submission) -> Box<JobSpec> {
     let mut spec = spec("x");
-    (spec.kind, spec.max_retries, spec.checkpoints_to_keep) = (wish.kind, wish.retries, wish.keep);
-    spec.needs.workers = wish.workers;
-    spec.needs
-        .labels
-        .extend(wish.label.map(|label| (label.to_owned(), "yes".to_owned())));
-    spec.time_limit = wish.limit;
-    spec.idempotency_key = wish.key.map(|key| key.to_string());
-    spec.config_hash = format!("{:?}", (wish.kind, wish.workers));
+    (spec.kind, spec.max_retries, spec.checkpoints_to_keep) =
+        (submission.kind, submission.retries, submission.keep);
+    spec.needs.workers = submission.workers;
+    spec.needs.labels.extend(
+        submission
+            .label
+            .map(|label| (label.to_owned(), "yes".to_owned())),
+    );
+    spec.time_limit = submission.limit;
+    spec.idempotency_key = submission.key.map(|key| key.to_string());
+    spec.config_hash = format!("{:?}", (submission.kind, submission.workers));
     spec
 }
 

@@ -1,4 +1,4 @@
-//! Whose fault a failure is: the job's, the worker's, or nobody's.
+//! What a failure is attributed to: the job, its worker, or a restart of the coordinator.
 
 use qlora_engine::*;
 
