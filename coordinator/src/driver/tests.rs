@@ -1,114 +1,17 @@
 //! The driver over a store that fails when it is told to.
 
+mod events;
+mod failing;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
-use qlora_engine::{
-    Artifact, DeviceClass, JobKind, JobSpec, JobState, Needs, Outcome, Platform, Progress, Token,
-    Wanted,
-};
-use qlora_store::{ConfigRevision, LogRecord, MemoryStore, MetricRecord, SqliteStore};
-use tokio::sync::Semaphore;
+use qlora_engine::{JobState, Token, Wanted};
+use qlora_store::{MetricRecord, SqliteStore};
 
+use self::events::{checkpoint, finish, register, report, submit, sync};
+use self::failing::Failing;
 use super::*;
-
-/// Everything in memory, and writes that can be made to fail or to wait.
-struct Failing {
-    kept: MemoryStore,
-    applied: AtomicU64,
-    /// Writes that fail: from the first of these numbers on, so many of them.
-    fails: Mutex<(u64, u64)>,
-    /// They fail after all was stored.
-    too_late: Mutex<bool>,
-    gate: Semaphore,
-}
-
-impl Failing {
-    fn new() -> Arc<Self> {
-        let fails = Mutex::new((0, 0));
-        let gate = Semaphore::new(1_000_000);
-        Arc::new(Self {
-            kept: MemoryStore::default(),
-            applied: AtomicU64::new(0),
-            fails,
-            too_late: Mutex::new(false),
-            gate,
-        })
-    }
-
-    /// Of the next writes the one after `after` fails, and those after it up to `many`.
-    fn fail(&self, after: u64, many: u64) {
-        *self.fails.lock().expect("a lock") = (self.applied.load(SeqCst) + 1 + after, many);
-    }
-
-    fn fault() -> StoreError {
-        StoreError::DiskFull {
-            path: "here".into(),
-        }
-    }
-}
-
-impl JobStore for Failing {
-    async fn apply(&self, writes: Vec<Write>) -> Result<Vec<JournalEntry>, StoreError> {
-        self.gate.acquire().await.expect("a gate").forget();
-        let number = self.applied.fetch_add(1, SeqCst) + 1;
-        let (first, many) = *self.fails.lock().expect("a lock");
-        if (first..first + many).contains(&number) {
-            if *self.too_late.lock().expect("a lock") {
-                self.kept.apply(writes).await?;
-                return Err(StoreError::Unsure {
-                    path: "here".into(),
-                    fault: "no answer".into(),
-                });
-            }
-            return Err(Self::fault());
-        }
-        self.kept.apply(writes).await
-    }
-
-    async fn load(&self) -> Result<Stored, StoreError> {
-        self.kept.load().await
-    }
-
-    async fn metrics(
-        &self,
-        job: JobId,
-        after: u64,
-        limit: u32,
-    ) -> Result<Vec<MetricRecord>, StoreError> {
-        self.kept.metrics(job, after, limit).await
-    }
-
-    async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
-        self.kept.last_logs(job, limit).await
-    }
-
-    async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
-        self.kept.logs(job, after, limit).await
-    }
-
-    async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
-        self.kept.journal(after, limit).await
-    }
-
-    async fn put_config(
-        &self,
-        name: &str,
-        yaml: &str,
-        hash: &str,
-        at: u64,
-    ) -> Result<ConfigRevision, StoreError> {
-        self.kept.put_config(name, yaml, hash, at).await
-    }
-
-    async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {
-        self.kept.config(name, revision).await
-    }
-
-    async fn configs(&self, name: Option<&str>) -> Result<Vec<ConfigRevision>, StoreError> {
-        self.kept.configs(name).await
-    }
-}
 
 struct NoArtifacts;
 
@@ -122,102 +25,6 @@ async fn start(store: &Arc<Failing>) -> Handle {
     Driver::start(store.clone(), Limits::default(), NoArtifacts)
         .await
         .expect("a start")
-}
-
-fn submit(name: &str, key: Option<&str>) -> Event {
-    let spec = JobSpec {
-        kind: JobKind::Noop,
-        name: name.into(),
-        config_json: String::new(),
-        config_hash: String::new(),
-        files: Vec::new(),
-        needs: Needs::default(),
-        max_retries: 0,
-        time_limit: None,
-        checkpoints_to_keep: 0,
-        idempotency_key: key.map(str::to_owned),
-        traceparent: String::new(),
-    };
-    Event::Submit {
-        spec: Box::new(spec),
-    }
-}
-
-fn register(name: &str) -> Event {
-    let platform = Platform {
-        device: DeviceClass::Cpu,
-        device_name: "a device".into(),
-        device_memory: 1,
-        device_memory_free: None,
-        compute_capability: String::new(),
-        driver: String::new(),
-        cpu_model: String::new(),
-        cpu_cores: 1,
-        memory: 1,
-        disk_free: None,
-        bf16: false,
-        flash_attention: false,
-        os: String::new(),
-        labels: BTreeMap::new(),
-        version: String::new(),
-        host: String::new(),
-        device_id: String::new(),
-    };
-    Event::Register {
-        name: name.into(),
-        instance: name.into(),
-        platform: Box::new(platform),
-        running: None,
-    }
-}
-
-fn sync(session: SessionId, running: Option<Token>) -> Event {
-    Event::Synchronize {
-        session,
-        running,
-        memory_free: None,
-        disk_free: None,
-        draining: false,
-    }
-}
-
-fn finish(session: SessionId, token: Token) -> Event {
-    Event::Finish {
-        session,
-        token,
-        outcome: Outcome::Succeeded,
-        message: String::new(),
-        code: String::new(),
-    }
-}
-
-fn report(session: SessionId, token: Token, batch: u64) -> Event {
-    let progress = Progress {
-        step: batch,
-        loss: Some(f64::NAN),
-        ..Progress::default()
-    };
-    Event::Report {
-        session,
-        token,
-        batch,
-        progress: Some(Box::new(progress)),
-    }
-}
-
-fn checkpoint(session: SessionId, token: Token, step: u64) -> Event {
-    let artifact = Artifact {
-        kind: qlora_engine::ArtifactKind::Checkpoint,
-        name: "c".into(),
-        digest: "d".into(),
-        size: 1,
-        step,
-    };
-    Event::Commit {
-        session,
-        token,
-        artifact,
-    }
 }
 
 async fn registered(driver: &Handle, name: &str) -> SessionId {

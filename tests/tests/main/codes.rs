@@ -14,7 +14,8 @@ use qlora_tests::{World, binary, conversations, tiny_model, wait_until};
 use sqlx::Connection;
 
 use crate::interrupted::ended_export;
-use crate::runs::{Place, execute, execute_together};
+use crate::runs::group::execute_together;
+use crate::runs::place::{Place, execute};
 
 /// A code, and what brings a program to print it: what it printed.
 type Case = (&'static str, fn() -> String);

@@ -8,7 +8,7 @@ use qlora_tests::binary;
 use serde_json::json;
 
 use crate::foreign::{passes, python};
-use crate::runs::{Place, execute};
+use crate::runs::place::{Place, execute};
 
 pub fn worker(args: &[&str]) -> Output {
     Command::new(binary("qlora-worker"))
