@@ -327,8 +327,8 @@ pub fn code_in(code: String) -> Result<String, CallError> {
     )))
 }
 
-pub fn rendezvous(m: domain::Rendezvous) -> wire::Meeting {
-    wire::Meeting {
+pub fn rendezvous(m: domain::Rendezvous) -> wire::RendezvousOffer {
+    wire::RendezvousOffer {
         addresses: m.addresses,
         secret: m.secret,
     }
@@ -338,7 +338,7 @@ pub fn rendezvous(m: domain::Rendezvous) -> wire::Meeting {
 const ADDRESSES: usize = 64;
 const SECRET: usize = 32;
 
-pub fn rendezvous_in(m: wire::Meeting) -> Result<domain::Rendezvous, CallError> {
+pub fn rendezvous_in(m: wire::RendezvousOffer) -> Result<domain::Rendezvous, CallError> {
     if m.addresses.is_empty() || m.addresses.len() > ADDRESSES || m.secret.len() != SECRET {
         return Err(CallError::Invalid(format!(
             "a rendezvous has 1 to {ADDRESSES} addresses and a secret of {SECRET} bytes, not {} and {}",

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use qlora_trainer::Blame;
+use qlora_trainer::FailureClass;
 use qlora_trainer::report::Event;
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +54,7 @@ pub enum Line {
     /// Where the other processes of the group find this one.
     Listening(Listening),
     Ended {
-        blame: Option<Blame>,
+        failure_class: Option<FailureClass>,
         stopped: bool,
         message: String,
         /// The error code of what `message` tells; empty where it has none.

@@ -135,7 +135,7 @@ impl WorkerError {
             Self::Interrupted { .. } => INTERRUPTED,
             Self::Connect(_) | Self::NoStateFolder | Self::Usage { .. } => 2,
             Self::Config(_) | Self::Model(_) | Self::Input(_) => 3,
-            Self::Training(e) if e.blame() == qlora_trainer::Blame::Input => 3,
+            Self::Training(e) if e.failure_class() == qlora_trainer::FailureClass::Input => 3,
             Self::Io { source, .. } | Self::Training(qlora_trainer::Error::Io { source, .. })
                 if files::is_of_the_path(source) =>
             {

@@ -186,7 +186,10 @@ impl<S: JobStore> WorkerService for Services<S> {
         Ok(Response::new(FinishResponse {}))
     }
 
-    async fn meet(&self, request: Request<MeetRequest>) -> Result<Response<MeetResponse>, Status> {
+    async fn rendezvous(
+        &self,
+        request: Request<RendezvousRequest>,
+    ) -> Result<Response<RendezvousResponse>, Status> {
         let request = request.into_inner();
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         let until =
@@ -210,8 +213,8 @@ impl<S: JobStore> WorkerService for Services<S> {
                     .await
                     .is_err()
             {
-                let meeting = rendezvous.map(convert::rendezvous);
-                return Ok(Response::new(MeetResponse { meeting }));
+                let offer = rendezvous.map(convert::rendezvous);
+                return Ok(Response::new(RendezvousResponse { offer }));
             }
         }
     }

@@ -146,15 +146,15 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
                 ..Default::default()
             };
             let finish = workers.finish(finish).await;
-            let meeting = Meeting {
+            let offer = RendezvousOffer {
                 addresses: vec!["a:1".into()],
                 secret: vec![1; 32],
             };
-            let meet = workers
-                .meet(MeetRequest {
+            let answer = workers
+                .rendezvous(RendezvousRequest {
                     session,
                     token,
-                    offer: Some(meeting),
+                    offer: Some(offer),
                     wait_ms: 0,
                 })
                 .await;
@@ -181,7 +181,7 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
                 report.err(),
                 commit.err(),
                 finish.err(),
-                meet.err(),
+                answer.err(),
                 upload.err(),
             ];
             let codes = codes.map(|e| e.map(|status| status.code()));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use qlora_codes::Code;
 use qlora_proto::Outcome;
-use qlora_trainer::Blame;
+use qlora_trainer::FailureClass;
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -130,23 +130,26 @@ impl Process {
         drop(self.stdin.take());
         let status = self.child.wait().await;
         match last {
-            Some(Line::Ended { blame: None, .. }) => ExitStatus::succeeded(),
+            Some(Line::Ended {
+                failure_class: None,
+                ..
+            }) => ExitStatus::succeeded(),
             Some(Line::Ended {
                 stopped: true,
                 message,
                 ..
             }) => ExitStatus::of(Outcome::Stopped, message),
             Some(Line::Ended {
-                blame: Some(blame),
+                failure_class: Some(class),
                 message,
                 code,
                 ..
             }) => {
-                let outcome = match blame {
-                    Blame::Input => Outcome::BadInput,
-                    Blame::Memory => Outcome::OutOfMemory,
-                    Blame::Attempt => Outcome::Failed,
-                    Blame::Peer => Outcome::PeerLost,
+                let outcome = match class {
+                    FailureClass::Input => Outcome::BadInput,
+                    FailureClass::Memory => Outcome::OutOfMemory,
+                    FailureClass::Attempt => Outcome::Failed,
+                    FailureClass::Peer => Outcome::PeerLost,
                 };
                 ExitStatus {
                     code,
@@ -328,13 +331,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_line_tells_more_than_the_exit_code_and_brings_the_code_of_the_fault() {
-        let ended = |blame: &str, stopped: bool| {
+        let ended = |failure_class: &str, stopped: bool| {
             let line = format!(
-                r#"{{"blame":{blame},"stopped":{stopped},"message":"why","code":"Q0511"}}"#
+                r#"{{"failure_class":{class},"stopped":{stopped},"message":"why","code":"Q0511"}}"#
             );
             format!("echo noise; echo '{line}'; exit 1")
         };
-        for (blame, stopped, outcome, code) in [
+        for (class, stopped, outcome, code) in [
             ("null", false, Outcome::Succeeded, ""),
             (r#""attempt""#, true, Outcome::Stopped, ""),
             (r#""input""#, false, Outcome::BadInput, "Q0511"),
@@ -342,11 +345,11 @@ mod tests {
             (r#""attempt""#, false, Outcome::Failed, "Q0511"),
             (r#""peer""#, false, Outcome::PeerLost, "Q0511"),
         ] {
-            let status = end_of(&ended(blame, stopped), more_ooms).await;
+            let status = end_of(&ended(class, stopped), more_ooms).await;
             assert_eq!(
                 (status.outcome, status.code.as_str()),
                 (outcome, code),
-                "{blame} {stopped}"
+                "{class} {stopped}"
             );
         }
     }

@@ -1,11 +1,11 @@
-//! The rendezvous of the workers of one attempt, through the coordinator; the protocol calls it a
-//! meeting. It only tells where the first one is found: the training processes connect.
+//! The rendezvous of the workers of one attempt, through the coordinator. It only tells where the
+//! first one is found: the training processes connect.
 
 use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_client::retry::until_answered;
-use qlora_proto::{MeetRequest, MeetResponse, Meeting};
+use qlora_proto::{RendezvousOffer, RendezvousRequest, RendezvousResponse};
 use tokio::sync::mpsc;
 use tonic::Response;
 
@@ -25,7 +25,7 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Says where the first worker is found, until the coordinator knows.
     pub async fn offer(self, own: Rendezvous) {
-        let offer = Meeting {
+        let offer = RendezvousOffer {
             addresses: own.addresses,
             secret: own.secret.to_vec(),
         };
@@ -38,7 +38,7 @@ impl Exchange {
             let Some(response) = self.answer(None).await else {
                 return;
             };
-            if let Some(known) = response.meeting.and_then(known) {
+            if let Some(known) = response.offer.and_then(known) {
                 drop(found.send(known).await);
                 return;
             }
@@ -47,24 +47,24 @@ impl Exchange {
 
     /// Asks until the coordinator answers; none where the attempt is not current any more, which
     /// the session hears too.
-    async fn answer(&self, offer: Option<Meeting>) -> Option<MeetResponse> {
+    async fn answer(&self, offer: Option<RendezvousOffer>) -> Option<RendezvousResponse> {
         let answer = until_answered(|| {
             let mut workers = self.client.workers.clone();
-            let request = MeetRequest {
+            let request = RendezvousRequest {
                 session: self.session.get(),
                 token: self.token,
                 offer: offer.clone(),
                 wait_ms: HOLD.as_millis() as u32,
             };
-            async move { workers.meet(request).await }
+            async move { workers.rendezvous(request).await }
         });
         answer.await.ok().map(Response::into_inner)
     }
 }
 
-fn known(meeting: Meeting) -> Option<Rendezvous> {
+fn known(offer: RendezvousOffer) -> Option<Rendezvous> {
     Some(Rendezvous {
-        addresses: meeting.addresses,
-        secret: meeting.secret.try_into().ok()?,
+        addresses: offer.addresses,
+        secret: offer.secret.try_into().ok()?,
     })
 }

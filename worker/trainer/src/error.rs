@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use qlora_codes::Code;
 
-/// Whether the job, the machine or chance is to blame decides whether an attempt is repeated.
+/// Who caused a failure: it decides whether an attempt is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Blame {
+pub enum FailureClass {
     /// The configuration, the data or the model: repeating changes nothing.
     Input,
     /// Memory ran out: repeating without a change does too.
@@ -156,8 +156,8 @@ impl Error {
         }
     }
 
-    /// Who is to blame; see [`Blame`].
-    pub fn blame(&self) -> Blame {
+    /// The class of the failure; see [`FailureClass`].
+    pub fn failure_class(&self) -> FailureClass {
         match self {
             Self::Config { .. }
             | Self::Model { .. }
@@ -176,16 +176,16 @@ impl Error {
             | Self::Vocabulary { .. }
             | Self::NotFinite { .. }
             | Self::Mismatch { .. }
-            | Self::Diverged { .. } => Blame::Input,
-            Self::Peer { .. } => Blame::Peer,
-            Self::Memory { .. } => Blame::Memory,
-            Self::Tensors(e) if is_out_of_memory(e) => Blame::Memory,
+            | Self::Diverged { .. } => FailureClass::Input,
+            Self::Peer { .. } => FailureClass::Peer,
+            Self::Memory { .. } => FailureClass::Memory,
+            Self::Tensors(e) if is_out_of_memory(e) => FailureClass::Memory,
             Self::Tensors(_)
             | Self::Rendezvous { .. }
             | Self::Io { .. }
             | Self::Checkpoint { .. }
             | Self::Device { .. }
-            | Self::Stopped => Blame::Attempt,
+            | Self::Stopped => FailureClass::Attempt,
         }
     }
 }
@@ -220,8 +220,8 @@ pub(crate) fn first_line(fault: &str) -> String {
 mod tests {
     use super::*;
 
-    fn blame(text: &str) -> Blame {
-        Error::from(candle_core::Error::Msg(text.into())).blame()
+    fn failure_class(text: &str) -> FailureClass {
+        Error::from(candle_core::Error::Msg(text.into())).failure_class()
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
             "Command buffer had following error: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
             "Command buffer had following error: Nicht genug Speicher (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
         ] {
-            assert_eq!(blame(text), Blame::Memory, "{text}");
+            assert_eq!(failure_class(text), FailureClass::Memory, "{text}");
         }
     }
 
@@ -330,7 +330,7 @@ mod tests {
             "Error while loading function: \"Function 'cast_bf16_f32' does not exist\"",
             "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")",
         ] {
-            assert_eq!(blame(text), Blame::Attempt, "{text}");
+            assert_eq!(failure_class(text), FailureClass::Attempt, "{text}");
         }
     }
 }

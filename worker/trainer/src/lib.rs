@@ -38,4 +38,4 @@ pub mod step;
 pub mod stop;
 pub mod weights;
 
-pub use error::{Blame, Error, Result};
+pub use error::{Error, FailureClass, Result};

@@ -90,25 +90,25 @@ pub struct StepReport {
     pub peak_bytes: u64,
 }
 
-/// What someone outside asks of a run, heard between steps; of two wishes the later one here
+/// What someone outside asks of a run, heard between steps; of two signals the later one here
 /// counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wish {
-    GoOn,
+pub enum ControlSignal {
+    Continue,
     /// Save now and go on.
     Checkpoint,
     /// Save and end.
     Stop,
 }
 
-/// Carries events out and wishes in.
+/// Carries events out and control signals in.
 pub trait Reporter {
     /// # Errors
     /// Nobody listens any more: the run ends.
     fn report(&mut self, event: Event) -> Result<()>;
 
-    fn wish(&mut self) -> Wish {
-        Wish::GoOn
+    fn control_signal(&mut self) -> ControlSignal {
+        ControlSignal::Continue
     }
 
     /// Says within a step that the run is to stop: the step is broken off, and the state before it

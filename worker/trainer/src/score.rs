@@ -13,7 +13,7 @@ use tokenizers::Tokenizer;
 use crate::generate::{Generation, answer, end_ids, end_of_turn};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
-use crate::report::{Event, Phase, Reporter, Wish};
+use crate::report::{ControlSignal, Event, Phase, Reporter};
 use crate::runtime::{self, Purpose, Runtime};
 use crate::scores::{CallScores, Scores};
 use crate::stop::StopSignal;
@@ -261,7 +261,7 @@ impl Evaluation {
     ///
     /// # Errors
     /// Those of [`Answerer::open`] and [`Answerer::score`]; [`Error::Stopped`] where the reporter
-    /// wishes so.
+    /// says so.
     pub fn execute(&self, reporter: &mut dyn Reporter) -> Result<()> {
         let config = self.config.config();
         reporter.report(Event::Phase {
@@ -313,7 +313,7 @@ impl Evaluation {
                 done: row.rows as u64,
                 of,
             })?;
-            if reporter.wish() == Wish::Stop {
+            if reporter.control_signal() == ControlSignal::Stop {
                 Err(Error::Stopped)
             } else {
                 Ok(())

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use qlora_config::{DeviceKind, FlashAttention};
-use qlora_trainer::Blame;
+use qlora_trainer::FailureClass;
 use qlora_trainer::export::{self, ElementType};
 use qlora_trainer::score::{Answerer, Conversation, Subject};
 use serde_json::json;
@@ -187,7 +187,7 @@ fn a_result_that_is_not_finite_is_an_error_that_says_where_it_began() {
     let fault = answerer
         .score(&rows, "rows.jsonl", 9, |_| Ok(()))
         .expect_err("a NaN was a score");
-    assert_eq!(fault.blame(), Blame::Input);
+    assert_eq!(fault.failure_class(), FailureClass::Input);
     let text = fault.to_string();
     assert!(
         text.contains("rows.jsonl") && text.contains('1') && text.contains("block 1"),

@@ -7,7 +7,7 @@ use qlora_config::Layers;
 use qlora_tests::{conversations, tiny_model};
 use qlora_trainer::Result;
 use qlora_trainer::process_group::Alone;
-use qlora_trainer::report::{Event, Reporter, Wish};
+use qlora_trainer::report::{ControlSignal, Event, Reporter};
 use qlora_trainer::run::Run;
 use tempfile::TempDir;
 
@@ -39,16 +39,16 @@ impl Reporter for Listener {
         Ok(())
     }
 
-    fn wish(&mut self) -> Wish {
+    fn control_signal(&mut self) -> ControlSignal {
         let done = self
             .events
             .iter()
             .filter(|e| matches!(e, Event::Step(_)))
             .count() as u64;
         if self.stop_at == Some(done) {
-            Wish::Stop
+            ControlSignal::Stop
         } else {
-            Wish::GoOn
+            ControlSignal::Continue
         }
     }
 }

@@ -13,11 +13,11 @@ use clap::Args;
 use qlora_codes::Code;
 use qlora_config::ResolvedConfig;
 use qlora_trainer::process_group::{Alone, ProcessGroup};
-use qlora_trainer::report::{Event, Phase, Reporter, Wish};
+use qlora_trainer::report::{ControlSignal, Event, Phase, Reporter};
 use qlora_trainer::run::Run;
 use qlora_trainer::score::Evaluation;
 use qlora_trainer::stop::StopSignal;
-use qlora_trainer::{Blame, Error};
+use qlora_trainer::{Error, FailureClass};
 
 use self::watchdog::Watchdog;
 use crate::child::{LEASE, Line, RENDEZVOUS, Spec, Task, program_fault};
@@ -31,13 +31,13 @@ pub struct Train {
 }
 
 struct Stdout {
-    wishes: Receiver<Wish>,
+    signals: Receiver<ControlSignal>,
     stops: Arc<AtomicBool>,
 }
 
 /// What the agent says, by the kind of it.
 struct Heard {
-    wishes: Receiver<Wish>,
+    signals: Receiver<ControlSignal>,
     /// Said once more, for whoever works on a step.
     stops: Arc<AtomicBool>,
     rendezvous: Receiver<Rendezvous>,
@@ -60,10 +60,10 @@ impl Reporter for Stdout {
         Self::write(&Line::Event(event))
     }
 
-    fn wish(&mut self) -> Wish {
-        match self.wishes.try_recv() {
-            Ok(wish) => wish,
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Wish::GoOn,
+    fn control_signal(&mut self) -> ControlSignal {
+        match self.signals.try_recv() {
+            Ok(signal) => signal,
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => ControlSignal::Continue,
         }
     }
 
@@ -80,19 +80,19 @@ impl Train {
     /// training.
     pub fn run(&self) -> ExitCode {
         let Heard {
-            wishes,
+            signals,
             stops,
             rendezvous,
         } = listen();
-        let mut reporter = Stdout { wishes, stops };
+        let mut reporter = Stdout { signals, stops };
         let panicked = note_panics();
         // Nothing is used after a panic but the words about it.
         let result = catch_unwind(AssertUnwindSafe(|| {
             read(&self.spec)
                 .and_then(|(config, spec)| execute(config, spec, &rendezvous, &mut reporter))
         }));
-        let ended = |blame, stopped, message, code: Option<Code>| Line::Ended {
-            blame,
+        let ended = |failure_class, stopped, message, code: Option<Code>| Line::Ended {
+            failure_class,
             stopped,
             message,
             code: code.map(String::from).unwrap_or_default(),
@@ -100,7 +100,7 @@ impl Train {
         let line = match &result {
             Ok(Ok(())) => ended(None, false, String::new(), None),
             Ok(Err(e)) => ended(
-                Some(e.blame()),
+                Some(e.failure_class()),
                 matches!(e, Error::Stopped),
                 e.to_string(),
                 Some(e.code()),
@@ -111,7 +111,12 @@ impl Train {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone();
-                ended(Some(Blame::Input), false, program_fault(&words), None)
+                ended(
+                    Some(FailureClass::Input),
+                    false,
+                    program_fault(&words),
+                    None,
+                )
             }
         };
         match Stdout::write(&line) {
@@ -206,16 +211,16 @@ fn execute(
 
 /// Reads on a thread of its own; ends the process when the agent is gone.
 fn listen() -> Heard {
-    let ((wish, wishes), (found, rendezvous)) = (mpsc::channel(), mpsc::channel());
+    let ((signal, signals), (found, rendezvous)) = (mpsc::channel(), mpsc::channel());
     let stops: Arc<AtomicBool> = Arc::default();
     let (lease, heard) = (Watchdog::start(), stops.clone());
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             // Nobody listens any more only where the process is about to end.
             match line.as_deref() {
-                Ok("checkpoint") => drop(wish.send(Wish::Checkpoint)),
+                Ok("checkpoint") => drop(signal.send(ControlSignal::Checkpoint)),
                 Ok("stop") => {
-                    let _ = wish.send(Wish::Stop);
+                    let _ = signal.send(ControlSignal::Stop);
                     heard.store(true, Ordering::Relaxed);
                 }
                 Ok(line) if line.starts_with(LEASE) => {
@@ -237,7 +242,7 @@ fn listen() -> Heard {
         std::process::exit(1);
     });
     Heard {
-        wishes,
+        signals,
         stops,
         rendezvous,
     }

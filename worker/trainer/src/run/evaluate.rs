@@ -5,7 +5,7 @@ use super::session::Session;
 use crate::generate::{Generation, answer};
 use crate::model::Batch;
 use crate::process_group;
-use crate::report::{Event, Phase, Reporter, Wish};
+use crate::report::{ControlSignal, Event, Phase, Reporter};
 use crate::{Error, Result};
 
 /// Tokens of a sample answer.
@@ -61,7 +61,7 @@ impl Session<'_> {
                 done: i as u64,
                 of: own.len() as u64,
             })?;
-            if self.hear(reporter) == Wish::Stop {
+            if self.hear(reporter) == ControlSignal::Stop {
                 return Err(Error::Stopped);
             }
             found.push(self.trainer.decoder.loss(batch, &self.trainer.adapters)?);

@@ -18,11 +18,11 @@ use self::prepare::Prepared;
 use self::session::Session;
 
 impl Run {
-    /// Trains to the end, together with the others of `group`, or until one of their reporters
-    /// wishes otherwise.
+    /// Trains to the end, together with the others of `group`, or until one of their reporters sends
+    /// a signal to stop.
     ///
     /// # Errors
-    /// See [`Error`](crate::Error); [`Error::blame`](crate::Error::blame) tells whether another
+    /// See [`Error`](crate::Error); [`Error::failure_class`](crate::Error::failure_class) tells whether another
     /// attempt makes sense. What was saved stays.
     pub fn execute(&self, group: &mut dyn ProcessGroup, reporter: &mut dyn Reporter) -> Result<()> {
         let stop = reporter.stop_signal().or(group.stop_signal());

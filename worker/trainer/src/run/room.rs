@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::report::{Event, Reporter, Wish};
+use crate::report::{ControlSignal, Event, Reporter};
 use crate::{Error, Result};
 
 /// Wait before it is tried again.
@@ -35,7 +35,7 @@ pub(super) fn with_room(
         reporter.report(Event::Note { text })?;
         let mut waited = Duration::ZERO;
         while waited < wait {
-            if reporter.wish() == Wish::Stop {
+            if reporter.control_signal() == ControlSignal::Stop {
                 return Err(full);
             }
             std::thread::sleep(LOOK.min(wait));
@@ -71,8 +71,12 @@ mod tests {
             Ok(())
         }
 
-        fn wish(&mut self) -> Wish {
-            if self.stops { Wish::Stop } else { Wish::GoOn }
+        fn control_signal(&mut self) -> ControlSignal {
+            if self.stops {
+                ControlSignal::Stop
+            } else {
+                ControlSignal::Continue
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::checkpoint;
 use crate::model::Batch;
 use crate::optim::{LearningRate, Optimizer};
 use crate::process_group::ProcessGroup;
-use crate::report::{Event, Phase, Reporter, StepReport, Wish};
+use crate::report::{ControlSignal, Event, Phase, Reporter, StepReport};
 use crate::step::Trainer;
 use crate::{Error, Result, proof};
 
@@ -31,7 +31,7 @@ pub(super) struct Session<'a> {
     pub first_evaluation: Option<f64>,
     pub best: Best,
     /// Asked for, and not acted on yet.
-    heard: Wish,
+    heard: ControlSignal,
     /// The evaluation after this step has not been made, or not to its end.
     pub evaluation_due: bool,
 }
@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
             learning_rate: LearningRate::new(&config.training, steps),
             saved: prepared.policy.saved.clone(),
         };
-        let (skipped_in_a_row, heard) = (0, Wish::GoOn);
+        let (skipped_in_a_row, heard) = (0, ControlSignal::Continue);
         let mut session = Self {
             run,
             prepared,
@@ -240,10 +240,10 @@ impl<'a> Session<'a> {
             self.evaluate_or_save(reporter)?;
         }
         while self.step < self.steps {
-            match self.wish(reporter)? {
-                Wish::GoOn => {}
-                Wish::Checkpoint => self.save_checkpoint(reporter)?,
-                Wish::Stop => {
+            match self.control_signal(reporter)? {
+                ControlSignal::Continue => {}
+                ControlSignal::Checkpoint => self.save_checkpoint(reporter)?,
+                ControlSignal::Stop => {
                     self.save_checkpoint(reporter)?;
                     return Err(Error::Stopped);
                 }
@@ -271,8 +271,8 @@ impl<'a> Session<'a> {
     }
 
     /// What is asked of this one, kept until it is acted on.
-    pub fn hear(&mut self, reporter: &mut dyn Reporter) -> Wish {
-        self.heard = self.heard.max(reporter.wish());
+    pub fn hear(&mut self, reporter: &mut dyn Reporter) -> ControlSignal {
+        self.heard = self.heard.max(reporter.control_signal());
         self.heard
     }
 
@@ -293,15 +293,15 @@ impl<'a> Session<'a> {
     }
 
     /// What is asked of any of the group, so that all do the same after the same step.
-    fn wish(&mut self, reporter: &mut dyn Reporter) -> Result<Wish> {
+    fn control_signal(&mut self, reporter: &mut dyn Reporter) -> Result<ControlSignal> {
         self.hear(reporter);
-        let own = std::mem::replace(&mut self.heard, Wish::GoOn);
+        let own = std::mem::replace(&mut self.heard, ControlSignal::Continue);
         let said = self.group.gather(&[own as u8])?;
         let strongest = said.iter().flatten().max().copied().unwrap_or_default();
-        Ok([Wish::GoOn, Wish::Checkpoint]
+        Ok([ControlSignal::Continue, ControlSignal::Checkpoint]
             .into_iter()
             .find(|&w| w as u8 == strongest)
-            .unwrap_or(Wish::Stop))
+            .unwrap_or(ControlSignal::Stop))
     }
 
     /// Takes a step; a run that is to stop meanwhile is saved as it was before it.
