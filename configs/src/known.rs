@@ -105,7 +105,7 @@ pub(crate) fn section_of(key: &str) -> Option<String> {
         .map(|(name, _)| name)
 }
 
-/// The known key that was probably meant: the same one in its section, one that is spelt alike, or
+/// The known key that was probably meant: the same one in its section, one that is spelled alike, or
 /// ours for one of another tool.
 fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
     let key = path.last().map(String::as_str).unwrap_or_default();

@@ -34,7 +34,7 @@ impl Layers {
     /// Merges the layers and checks the result.
     ///
     /// # Errors
-    /// Every fault with its place: a misspelt or missing key, a wrong type, a value outside its
+    /// Every fault with its place: a misspelled or missing key, a wrong type, a value outside its
     /// range.
     pub fn resolve(&self) -> Result<ResolvedConfig, ConfigErrors> {
         let overrides = self.overrides()?;

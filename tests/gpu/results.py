@@ -55,7 +55,7 @@ def describe_step(r):
         parts.append(f"{100 * share:.0f} % of the data sheet")
     kept = r.get("saved") or r.get("kept") or {}
     parts.append("kept " + "+".join(f"{n} {name}" for name, n in kept.items()))
-    dequantized = first_word(r, ["dequantised", "dequantized", "written_out"])
+    dequantized = first_word(r, ["dequantized", "dequantised", "written_out"])
     parts.append(f"{dequantized} blocks in bf16, attention {r.get('attention')}")
     return ", ".join(parts)
 

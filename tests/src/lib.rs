@@ -8,6 +8,7 @@ mod http;
 pub mod modules;
 mod programs;
 mod proxy;
+pub mod repository;
 
 pub use fixture::{conversations, tiny_model};
 pub use http::{Answer, http};

@@ -153,7 +153,7 @@ fn cudnn() {
         .define("NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING", None)
         .define("CUDNN_FRONTEND_SKIP_JSON_LIB", None);
     // Describing a graph is not what takes time, and its headers compile for minutes when they are
-    // optimised.
+    // optimized.
     build
         .opt_level(1)
         .cpp_link_stdlib(None)

@@ -65,7 +65,7 @@ codes! {
     ChatTemplate = "Q0204",
         "The chat template cannot render a row. The message names the row; data.template takes another template.";
     UnreadKey = "Q0205",
-        "Rows have keys that nothing reads, which is a warning. A misspelt key is one of them: what it says is not trained on.";
+        "Rows have keys that nothing reads, which is a warning. A misspelled key is one of them: what it says is not trained on.";
     // Models, devices, memory
     DoesNotFit = "Q0301",
         "The run needs more memory than the device has. The message says what would fit.";

@@ -125,7 +125,7 @@ pub enum Effect {
         kind: JournalKind,
         text: String,
     },
-    /// The session should synchronise now.
+    /// The session should synchronize now.
     Wake(SessionId),
     /// The job needs this artifact no more; once that is durable it may go, if nothing else needs
     /// it.

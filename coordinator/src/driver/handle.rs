@@ -115,7 +115,7 @@ impl Handle {
         self.shared.events.subscribe()
     }
 
-    /// Is notified when `session` should synchronise; none where nobody has that session.
+    /// Is notified when `session` should synchronize; none where nobody has that session.
     pub fn waiter(&self, session: SessionId) -> Option<Arc<Waiter>> {
         self.shared.waiters().get(&session).cloned()
     }

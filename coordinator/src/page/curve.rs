@@ -12,14 +12,14 @@ use qlora_proto::Metric;
 use qlora_store::{MetricRecord, StoreError};
 use tokio::sync::Mutex as Slot;
 
-/// Buckets of a series at the most; at one more, neighbours are merged.
+/// Buckets of a series at the most; at one more, neighbors are merged.
 const BUCKETS: usize = 1000;
 /// Curves that are kept: those that were looked at last.
 const CURVES: usize = 64;
 /// Points that are read at one time.
 const PAGE: u32 = 10_000;
 
-/// Values of neighbouring steps. The extremes are kept, so that no spike is lost.
+/// Values of neighboring steps. The extremes are kept, so that no spike is lost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bucket {
     /// The step of its first value.

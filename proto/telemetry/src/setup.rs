@@ -86,11 +86,11 @@ pub fn start(program: Program, logs: Logs, scrape: bool) -> Result<Guard, SetupE
     let (meter, registry) = meter(resource, scrape)?;
     let level = if logs == Logs::Info { "info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
-    let (lines, written) = stderr::start(colours);
+    let colors = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let (lines, written) = stderr::start(colors);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(lines)
-        .with_ansi(colours)
+        .with_ansi(colors)
         .with_target(false);
     let printed = layer.with_filter(filter);
     let exported = tracer.as_ref().map(|provider| {

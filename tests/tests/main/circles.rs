@@ -2,20 +2,13 @@
 //! and only the backends of the kernels know what the program is built with.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use qlora_tests::modules::{Modules, sources};
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the repository")
-        .to_owned()
-}
+use qlora_tests::repository::root;
 
 /// Folders of the workspace's crates.
 fn crates() -> Vec<String> {
-    let manifest = fs::read_to_string(repository().join("Cargo.toml")).expect("the manifest");
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the manifest");
     let (_, members) = manifest.split_once("members = [").expect("members");
     let (members, _) = members.split_once(']').expect("the end of the members");
     let quoted = members.split('"').skip(1).step_by(2);
@@ -28,7 +21,7 @@ fn modules_import_each_other_in_one_direction() {
     let crates = crates();
     assert!(crates.len() > 15, "only {crates:?} are seen");
     for folder in crates {
-        let modules = Modules::read(&repository().join(&folder).join("src"));
+        let modules = Modules::read(&root().join(&folder).join("src"));
         assert!(!modules.imports().is_empty(), "{folder}: no modules");
         for circle in modules.circles() {
             all += &format!("{folder}: {}\n", circle.join(", "));
@@ -42,7 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[("types", &["types"]), ("host", &["types", 
 
 #[test]
 fn data_of_the_kernels_knows_no_device_and_no_backend() {
-    let imports = Modules::read(&repository().join("worker/kernels/src")).imports();
+    let imports = Modules::read(&root().join("worker/kernels/src")).imports();
     assert!(
         imports.len() > 60,
         "only {} modules are seen",
@@ -65,8 +58,8 @@ fn data_of_the_kernels_knows_no_device_and_no_backend() {
 
 #[test]
 fn only_backends_know_what_the_program_is_built_with() {
-    let root = repository().join("worker/kernels/src");
-    for folder in [root.clone(), repository().join("worker/trainer/src")] {
+    let kernels = root().join("worker/kernels/src");
+    for folder in [kernels.clone(), root().join("worker/trainer/src")] {
         for path in sources(&folder) {
             let text = fs::read_to_string(&path).expect("a source");
             let asks = text.lines().any(|line| {
@@ -76,7 +69,7 @@ fn only_backends_know_what_the_program_is_built_with() {
                     .contains("feature = \"")
             });
             assert!(
-                path.starts_with(root.join("backend")) || !asks,
+                path.starts_with(kernels.join("backend")) || !asks,
                 "{} asks for a feature",
                 path.display()
             );

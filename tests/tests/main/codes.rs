@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use candle_core::{DType, Device, Tensor};
 use qlora_codes::Code;
 use qlora_config::ResolvedConfig;
 use qlora_tests::modules::sources;
+use qlora_tests::repository::root;
 use qlora_tests::{World, binary, conversations, tiny_model, wait_until};
 use sqlx::Connection;
 
@@ -454,13 +455,6 @@ fn each_case_prints_its_code() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the repository")
-        .to_owned()
-}
-
 #[test]
 fn every_code_has_a_case() {
     let cases = CASES.iter().map(|(code, _)| *code);
@@ -500,9 +494,9 @@ fn written(source: &str) -> Vec<&str> {
 fn only_the_crate_of_the_codes_writes_one_as_text() {
     let mut files = 0;
     for folder in ["configs", "coordinator", "worker", "proto"] {
-        let all = sources(&repository().join(folder));
+        let all = sources(&root().join(folder));
         let program = all.iter().filter(|path| {
-            let inner = path.strip_prefix(repository()).expect("a source");
+            let inner = path.strip_prefix(root()).expect("a source");
             !inner.starts_with("configs/codes")
                 && !inner
                     .iter()

@@ -2,17 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the repository")
-        .to_owned()
-}
+use qlora_tests::repository::root;
 
 fn text(name: &str) -> String {
-    fs::read_to_string(repository().join(name)).expect(name)
+    fs::read_to_string(root().join(name)).expect(name)
 }
 
 /// What stands between backticks.
@@ -40,7 +34,7 @@ fn every_file_of_a_recipe_is_there() {
         assert!(paths.len() >= 3, "{recipe} names {paths:?}");
         let missing: Vec<_> = paths
             .iter()
-            .filter(|path| !repository().join(path).exists())
+            .filter(|path| !root().join(path).exists())
             .collect();
         assert!(
             missing.is_empty(),

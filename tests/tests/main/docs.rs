@@ -2,10 +2,10 @@
 //! the reason; the programs' own tests hold those, too, against their argument parsers.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use qlora_tests::documented::{Documented, shell};
+use qlora_tests::repository::root;
 use qlora_tests::{World, binary, conversations, wait_until};
 
 /// Beginnings of commands that are not run, and why.
@@ -29,10 +29,6 @@ const NOT_RUN: [(&str, &str); 9] = [
 const SMALL: &str = "--set training.max_steps=1 --set training.eval_rows=1 --set resources.device=cpu \
     --set training.flash_attention=off --set model.quantization=nf4 --set data.max_seq_len=1000 --set model.base=TINY";
 
-fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 /// A folder in which the commands can be typed: the repository's configurations, rows, a model, and
 /// a coordinator with a worker.
 struct Place {
@@ -46,11 +42,11 @@ impl Place {
         let configs = world.path("configs");
         fs::create_dir_all(&configs).expect("a folder");
         for name in ["training_config_h100.yaml", "training_config_m4.yaml"] {
-            fs::copy(repository().join("configs").join(name), configs.join(name))
+            fs::copy(root().join("configs").join(name), configs.join(name))
                 .expect("a configuration");
         }
-        let guide = fs::read_to_string(repository().join("docs/TRAINING_QUICKSTART.md"))
-            .expect("the guide");
+        let guide =
+            fs::read_to_string(root().join("docs/TRAINING_QUICKSTART.md")).expect("the guide");
         let written = guide
             .split("```yaml\n")
             .nth(1)
@@ -217,7 +213,7 @@ fn reason(text: &str) -> Option<&'static str> {
 fn every_command_of_the_documents_runs() {
     let mut place = Place::new();
     let _worker = place.world.worker("worker", &[]);
-    let (mut commands, mut skipped) = (shell(&repository()), Vec::new());
+    let (mut commands, mut skipped) = (shell(&root()), Vec::new());
     // The guide's job is job 1.
     commands.sort_by_key(|command| !command.place.starts_with("docs/TRAINING_QUICKSTART.md"));
     assert!(
@@ -243,8 +239,7 @@ fn every_command_of_the_documents_runs() {
 /// The overview names no command and no option that its program does not have.
 #[test]
 fn the_overview_of_commands_is_that_of_the_programs() {
-    let page =
-        fs::read_to_string(repository().join("docs/reference/cli.md")).expect("the overview");
+    let page = fs::read_to_string(root().join("docs/reference/cli.md")).expect("the overview");
     let mut seen = 0;
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let row = row.replace("\\|", "/");

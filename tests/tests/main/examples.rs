@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qlora_tests::binary;
+use qlora_tests::repository::root;
 
 /// Crate, example, and what it prints without arguments.
 const EXAMPLES: [(&str, &str, &[&str]); 5] = [
@@ -50,10 +50,6 @@ const EXAMPLES: [(&str, &str, &[&str]); 5] = [
     ),
 ];
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn example(name: &str) -> Command {
     let programs = binary("qlora-ctl");
     let path = programs.with_file_name("examples").join(name);
@@ -67,7 +63,7 @@ fn example(name: &str) -> Command {
 
 #[test]
 fn every_example_runs_and_is_in_the_list_of_documents() {
-    let page = fs::read_to_string(repository().join("docs/README.md")).expect("the list");
+    let page = fs::read_to_string(root().join("docs/README.md")).expect("the list");
     for (folder, name, wanted) in EXAMPLES {
         let output = example(name).output().expect("an example");
         let said = String::from_utf8_lossy(&output.stdout);
@@ -91,7 +87,7 @@ fn every_example_is_run_and_short() {
         "worker/trainer",
     ];
     for folder in folders {
-        let entries = fs::read_dir(repository().join(folder).join("examples")).expect("examples");
+        let entries = fs::read_dir(root().join(folder).join("examples")).expect("examples");
         for path in entries.map(|entry| entry.expect("an entry").path()) {
             let lines = fs::read_to_string(&path)
                 .expect("an example")
@@ -112,7 +108,7 @@ fn every_example_is_run_and_short() {
 
 #[test]
 fn a_configuration_that_is_not_valid_ends_its_example_with_each_fault() {
-    let broken = repository().join("configs/invalid/unknown_keys.yaml");
+    let broken = root().join("configs/invalid/unknown_keys.yaml");
     let output = example("check_config")
         .arg(broken)
         .output()

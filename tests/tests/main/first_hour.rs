@@ -1,4 +1,4 @@
-//! What a new user meets in the first hour: paths, waiting jobs, wrong tokens and misspelt names.
+//! What a new user meets in the first hour: paths, waiting jobs, wrong tokens and misspelled names.
 
 use std::fs;
 use std::io::Read;
@@ -422,7 +422,7 @@ fn data_check_leaves_its_input_alone_and_takes_models_by_any_name() {
 }
 
 #[test]
-fn a_misspelt_template_is_refused_before_any_work() {
+fn a_misspelled_template_is_refused_before_any_work() {
     let world = World::new(&[]);
     let (model, rows) = (text(&world, "tiny"), text(&world, "train.jsonl"));
     let config = world.config(SHORT);

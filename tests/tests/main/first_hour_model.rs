@@ -117,7 +117,7 @@ fn a_template_that_the_model_does_not_have_is_refused_with_those_that_it_has() {
         &[format!("model.base={}", bare.display())],
         &["has no chat template of its own", "chatml-tools"],
     );
-    // Of a model that is not here, names of other tools and misspelt ones are refused all the same.
+    // Of a model that is not here, names of other tools and misspelled ones are refused all the same.
     for base in ["llama-3.1-8b-instruct", "me/mine", "/models/on/the/worker"] {
         let set = [format!("model.base={base}"), "data.template=chatml".into()];
         refused(

@@ -3,14 +3,11 @@
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use qlora_tests::repository::root;
 use qlora_tests::{World, wait_until};
-
-fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 /// A script of `tests/python` in the environment that `tests/run` makes.
 fn command(script: &str, args: &[&str]) -> Command {
@@ -43,7 +40,7 @@ pub fn passes(output: &Output) -> String {
 fn python_submits_and_follows_with_generated_stubs() {
     let mut world = World::new(&[]);
     let _worker = world.worker("a", &[]);
-    let proto = repository().join("proto");
+    let proto = root().join("proto");
     let token = world.path("state/token");
     let said = passes(&python(
         "submit_and_follow.py",
@@ -65,7 +62,7 @@ fn every_query_of_the_dashboard_returns_data_from_a_real_prometheus() {
     world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
     let folder = world.path("prometheus");
     std::fs::create_dir_all(&folder).expect("a folder");
-    let dashboard = repository().join("deploy/grafana/qlora.json");
+    let dashboard = root().join("deploy/grafana/qlora.json");
     let token = world.path("state/token").to_string_lossy().into_owned();
     let args = [
         world.address.as_str(),
@@ -74,7 +71,7 @@ fn every_query_of_the_dashboard_returns_data_from_a_real_prometheus() {
         &token,
     ];
     // A dispatch while Prometheus looks: rates need a change.
-    let proto = repository().join("proto");
+    let proto = root().join("proto");
     let scraped = std::thread::scope(|scope| {
         let scraped = scope.spawn(|| python("dashboard.py", &args));
         let _other = world_worker(&world);

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+
+use qlora_tests::repository::{files, root};
 
 use serde_json::Value;
 
@@ -172,15 +174,8 @@ fn every_crate_imports_only_what_it_may() {
     }
 }
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the repository")
-        .to_owned()
-}
-
 fn document() -> String {
-    fs::read_to_string(repository().join("docs/ARCHITECTURE.md")).expect("the document")
+    fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the document")
 }
 
 /// What stands between backticks.
@@ -190,17 +185,7 @@ fn quoted(text: &str) -> Vec<&str> {
 
 /// Files and folders of the repository, by their paths in it.
 fn tree() -> Vec<String> {
-    let listed = Command::new("git")
-        .args(["ls-files"])
-        .current_dir(repository())
-        .output()
-        .expect("git runs");
-    let files: Vec<String> = String::from_utf8(listed.stdout)
-        .expect("names")
-        .lines()
-        .map(str::to_owned)
-        .collect();
-    assert!(files.len() > 300, "git lists {} files", files.len());
+    let files = files();
     let folders = files
         .iter()
         .flat_map(|file| Path::new(file).ancestors().skip(1));
@@ -236,9 +221,8 @@ const LINTED: [&str; 3] = ["configs", "coordinator/engine", "worker/planner"];
 
 #[test]
 fn the_pure_crates_have_the_same_lints() {
-    let lints = LINTED.map(|folder| {
-        fs::read_to_string(repository().join(folder).join("clippy.toml")).expect(folder)
-    });
+    let lints = LINTED
+        .map(|folder| fs::read_to_string(root().join(folder).join("clippy.toml")).expect(folder));
     assert!(lints.iter().all(|text| *text == lints[0]));
     for refused in [
         "time::SystemTime::now",
@@ -309,7 +293,7 @@ fn faults(number: usize, tests: &str) -> Vec<String> {
     let (mut source, mut named, mut faults) = (None, 0, Vec::new());
     for word in quoted(tests) {
         if is_path(word) {
-            source = fs::read_to_string(repository().join(word)).ok();
+            source = fs::read_to_string(root().join(word)).ok();
             faults.extend(
                 source
                     .is_none()

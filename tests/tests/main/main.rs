@@ -30,3 +30,4 @@ mod refusals;
 mod runs;
 mod snapshots;
 mod together;
+mod words;

@@ -2,20 +2,17 @@
 //! where it is meant and where it is not. `just bless` writes them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use expect_test::expect_file;
 use qlora_config::{Layers, json_schema};
 use qlora_tests::binary;
+use qlora_tests::repository::root;
 
 use crate::options::{PROGRAMS, command_names, help_text};
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn snapshot(name: &str) -> PathBuf {
-    repository().join("tests/snapshots").join(name)
+    root().join("tests/snapshots").join(name)
 }
 
 /// The help of a command and of all below it.
@@ -43,7 +40,7 @@ fn the_help_of_every_command_is_the_recorded_one() {
 
 #[test]
 fn every_broken_configuration_gets_the_recorded_message() {
-    let folder = repository().join("configs/invalid");
+    let folder = root().join("configs/invalid");
     let entries = fs::read_dir(folder).expect("configs/invalid");
     let mut paths: Vec<PathBuf> = entries
         .map(|entry| entry.expect("an entry").path())
@@ -71,7 +68,7 @@ fn every_broken_configuration_gets_the_recorded_message() {
 fn printed(args: &[&str]) -> String {
     let output = std::process::Command::new(binary("qlora-ctl"))
         .args(args)
-        .current_dir(repository())
+        .current_dir(root())
         .output()
         .expect("qlora-ctl");
     assert!(

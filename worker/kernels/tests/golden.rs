@@ -94,7 +94,7 @@ fn codes_and_scales_are_those_of_bitsandbytes() {
 }
 
 #[test]
-fn a_matrix_is_quantised_in_its_own_element_type() {
+fn a_matrix_is_quantized_in_its_own_element_type() {
     for case in cases() {
         let matrix = host()
             .quantize(&case.tensors["weight"], BLOCK, true)
@@ -113,7 +113,7 @@ fn a_matrix_is_quantised_in_its_own_element_type() {
 }
 
 #[test]
-fn dequantised_values_are_those_of_bitsandbytes() {
+fn dequantized_values_are_those_of_bitsandbytes() {
     for case in cases() {
         let absmax = case.tensors["absmax"].flatten_all().expect("scales");
         let packed = case.bytes("packed");
@@ -134,7 +134,7 @@ fn dequantised_values_are_those_of_bitsandbytes() {
 }
 
 #[test]
-fn doubly_quantised_values_are_those_of_bitsandbytes() {
+fn doubly_quantized_values_are_those_of_bitsandbytes() {
     for case in cases() {
         let scales = NestedScales {
             codes: case.bytes("nested.absmax_u8"),

@@ -331,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_line_tells_more_than_the_exit_code_and_brings_the_code_of_the_fault() {
-        let ended = |failure_class: &str, stopped: bool| {
+        let ended = |class: &str, stopped: bool| {
             let line = format!(
                 r#"{{"failure_class":{class},"stopped":{stopped},"message":"why","code":"Q0511"}}"#
             );

@@ -213,7 +213,7 @@ impl Tracker {
 
 fn word(phase: Phase) -> &'static str {
     match phase {
-        Phase::Quantising => "quantising the model, once for all later runs",
+        Phase::Quantizing => "quantizing the model, once for all later runs",
         Phase::Loading => "loading the model",
         Phase::Preparing => "checking gradients",
         Phase::Rendezvous => "waiting for the other workers",

@@ -1,4 +1,4 @@
-//! Register, synchronise, and act on what the coordinator wants.
+//! Register, synchronize, and act on what the coordinator wants.
 //!
 //! Whatever the worker waits for, it hears signals, the end of its attempt and the end of its lease
 //! meanwhile. A registration tells which coordinator answers: an attempt of another one ends, and

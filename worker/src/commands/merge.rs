@@ -39,15 +39,15 @@ const EXAMPLE: &str = "Example:
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MergeBase {
     Original,
-    Dequantised,
+    Dequantized,
 }
 
 impl Merge {
-    /// Merges and tells how large the update and the loss by quantisation are.
+    /// Merges and tells how large the update and the loss by quantization are.
     pub fn run(&self, as_json: bool) -> Result<ExitCode, WorkerError> {
         let base = match self.into {
             MergeBase::Original => Base::Original,
-            MergeBase::Dequantised => Base::Dequantised,
+            MergeBase::Dequantized => Base::Dequantized,
         };
         placed(&self.out)?;
         export::clear(&self.out);
@@ -69,7 +69,7 @@ impl Merge {
         if as_json {
             print_json(&json!({
                 "v": 1, "tensors": merged.tensors, "adapted": merged.adapted, "bytes": merged.bytes,
-                "update": number(merged.update), "quantisation": number(merged.quantisation),
+                "update": number(merged.update), "quantization": number(merged.quantization),
             }))?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -83,10 +83,10 @@ impl Merge {
             "the update is {:.2} % of the weights that it changes",
             100.0 * merged.update
         ))?;
-        if merged.quantisation > 0.0 {
+        if merged.quantization > 0.0 {
             print(format!(
-                "original and dequantised weights differ by {:.2} %",
-                100.0 * merged.quantisation
+                "original and dequantized weights differ by {:.2} %",
+                100.0 * merged.quantization
             ))?;
         }
         print(format!("{}", self.out.display()))?;

@@ -20,7 +20,7 @@ fn endpoint() -> String {
         .to_owned()
 }
 
-/// The token for models whose licence must be accepted.
+/// The token for models whose license must be accepted.
 pub(super) fn token() -> Option<String> {
     std::env::var("HF_TOKEN").ok().filter(|v| !v.is_empty())
 }

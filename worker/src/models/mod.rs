@@ -12,12 +12,12 @@ mod error;
 mod hub;
 mod package;
 mod progress;
-mod quantised;
+mod quantized;
 mod resolve;
 
 pub use allowed::{Allowed, Rule};
 pub use cache::Cache;
 pub use error::ModelError;
 pub use progress::{Progress, Quiet};
-pub use quantised::prepared;
+pub use quantized::prepared;
 pub use resolve::{local, resolve, unnamed};

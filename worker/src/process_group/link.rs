@@ -106,7 +106,7 @@ pub fn words(elements: &[f32]) -> Vec<u8> {
     elements.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// The `n` elements that travelled as `words`.
+/// The `n` elements that traveled as `words`.
 pub fn elements(words: &[u8], n: usize) -> Result<Vec<f32>> {
     if words.len() != 4 * n {
         return Err(Error::Peer {

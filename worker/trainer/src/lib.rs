@@ -1,4 +1,4 @@
-//! QLoRA training on candle: frozen quantised weights, LoRA adapters, and a backward pass written
+//! QLoRA training on candle: frozen quantized weights, LoRA adapters, and a backward pass written
 //! by hand.
 //!
 //! A decoder block is a forward pass that can throw away everything but its input, and a backward

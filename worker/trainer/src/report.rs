@@ -10,8 +10,8 @@ use crate::{Result, any_number};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// A base is written in its quantised form, for this start and the next.
-    Quantising,
+    /// A base is written in its quantized form, for this start and the next.
+    Quantizing,
     Loading,
     Preparing,
     /// The others of the process group are waited for.

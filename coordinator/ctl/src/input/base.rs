@@ -10,7 +10,7 @@ use qlora_planner::{catalogue, find};
 use super::paths::{Origin, absolute, located};
 
 pub const KEY: &str = "model.base";
-/// Share of likeness from which a name is taken for a misspelt one.
+/// Share of likeness from which a name is taken for a misspelled one.
 const ALIKE: f64 = 0.75;
 
 /// The whole path of a model that is named by one that starts here; none where the name stays as it

@@ -154,7 +154,7 @@ fn a_job_that_has_failed_keeps_the_code_of_its_failure_and_gets_the_common_one_w
 }
 
 #[test]
-fn cancelling_stops_a_running_attempt_and_a_queued_job_at_once() {
+fn canceling_stops_a_running_attempt_and_a_queued_job_at_once() {
     let mut world = World::new();
     let (running, queued) = (world.submit(spec("x")), world.submit(spec("y")));
     let a = world.register("a", "1");

@@ -4,7 +4,6 @@
 use std::fs;
 
 use qlora_client::transfer;
-use qlora_proto::*;
 use qlora_tests::World;
 use tonic::Code;
 

@@ -39,7 +39,7 @@ impl Map8 {
         }
     }
 
-    /// The code whose value is nearest to `x`; close to a midpoint its neighbour may be taken.
+    /// The code whose value is nearest to `x`; close to a midpoint its neighbor may be taken.
     pub fn code(&self, x: f32) -> u8 {
         let place = (x.clamp(-1.0, 1.0) + 1.0) * 0.5 * (POINTS - 1) as f32;
         self.nearest[(place + 0.5) as usize]

@@ -1,7 +1,7 @@
 //! Functions on plain slices in host memory that more than one backend needs: masks and noise,
 //! codecs of NF4, of 8-bit moments and of GGUF's blocks, rounding to bf16.
 //!
-//! Loops are written so that the compiler can vectorise them, and `multiversion` compiles them once
+//! Loops are written so that the compiler can vectorize them, and `multiversion` compiles them once
 //! for AVX2 and once for the baseline; rayon splits them by rows. Nothing depends on the number of
 //! threads: every sum has a fixed order, so that a resumed run repeats the uninterrupted one bit
 //! for bit.

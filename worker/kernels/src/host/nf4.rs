@@ -87,9 +87,9 @@ fn codes_of(xs: &[f32; RUN]) -> [u32; RUN] {
 /// does.
 pub fn nest(absmax: &[f32]) -> NestedScales {
     let offset = cascade_sum(absmax) / absmax.len().max(1) as f32;
-    let centred: Vec<f32> = absmax.iter().map(|v| v - offset).collect();
+    let centered: Vec<f32> = absmax.iter().map(|v| v - offset).collect();
     let mut codes = vec![0u8; absmax.len()];
-    let blocks = centred
+    let blocks = centered
         .par_chunks(NESTED_BLOCK)
         .zip(codes.par_chunks_mut(NESTED_BLOCK));
     let scales = blocks
@@ -188,7 +188,7 @@ pub fn dynamic_table() -> &'static [f32; 256] {
     &dynamic8::SIGNED.values
 }
 
-/// Half way between neighbouring codes of NF4: one that lies there takes the lower code.
+/// Half way between neighboring codes of NF4: one that lies there takes the lower code.
 pub fn midpoints() -> &'static [f32; 15] {
     &NF4_MIDPOINTS
 }

@@ -3,7 +3,7 @@
 //! A block that is computed again, a run that is resumed, micro-batches that are split differently
 //! and another device all draw the same mask. The generator is Philox4x32-10 (Salmon et al.,
 //! "Parallel random numbers: as easy as 1, 2, 3", SC 2011); one call yields eight 16-bit numbers
-//! for eight neighbouring elements.
+//! for eight neighboring elements.
 
 /// Names one mask.
 #[derive(Debug, Clone, Copy, PartialEq)]

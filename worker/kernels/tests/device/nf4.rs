@@ -8,7 +8,7 @@ use qlora_kernels::{Backend, Nf4Scales, Nf4Tensor, Result};
 use crate::fixture::{close, gpu, numbers, random, reference, values};
 
 #[test]
-fn nf4_is_dequantised_to_the_bit() -> Result<()> {
+fn nf4_is_dequantized_to_the_bit() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
     for (shape, double) in [
         ((33, 31), true),
@@ -112,7 +112,7 @@ fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
 }
 
 #[test]
-fn nf4_is_quantised_to_the_bit() -> Result<()> {
+fn nf4_is_quantized_to_the_bit() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
     for (shape, block, double) in
         // Blocks of one lane to a whole warp, of some that have nothing to do, and of elements that

@@ -202,7 +202,7 @@ int cuGetErrorString(int error, const char** text) {
 // Streams stay, as events may speak of them.
 int cuStreamCreate(void** stream, unsigned) { return *stream = emulator::new_stream(), SUCCESS; }
 int cuStreamDestroy_v2(void* stream) { return of(stream)->catch_up(), SUCCESS; }
-int cuStreamSynchronize(void* stream) { return emulator::synchronise(*of(stream)), SUCCESS; }
+int cuStreamSynchronize(void* stream) { return emulator::synchronize(*of(stream)), SUCCESS; }
 int cuStreamWaitEvent(void* stream, void* event, unsigned) {
     return emulator::wait(*of(stream), *static_cast<emulator::Event*>(event)), SUCCESS;
 }

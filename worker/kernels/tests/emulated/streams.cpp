@@ -118,7 +118,7 @@ void wait(Stream& stream, const Event& event) {
     merge(stream.seen, event.seen);
 }
 
-void synchronise(Stream& stream) {
+void synchronize(Stream& stream) {
     stream.catch_up();
     const std::lock_guard<std::mutex> held(lock);
     merge(host, stream.seen);

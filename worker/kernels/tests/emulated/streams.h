@@ -42,7 +42,7 @@ struct Event {
 void record(Event& event, Stream& stream);
 void wait(Stream& stream, const Event& event);
 // The program has waited for all work of the stream.
-void synchronise(Stream& stream);
+void synchronize(Stream& stream);
 
 // An address within memory that some work reads or writes.
 struct Use {

@@ -25,7 +25,7 @@ pub struct CatalogueEntry {
     pub repository: &'static str,
     pub license: &'static str,
     pub format: ModelFormat,
-    /// Downloading needs a token of an account that has accepted the licence.
+    /// Downloading needs a token of an account that has accepted the license.
     pub gated: bool,
     pub shape: ModelShape,
 }

@@ -175,7 +175,7 @@ fn execute(
     // What cannot be told here is told at the next event.
     let mut told = |done: usize, of: usize| {
         drop(reporter.report(Event::Phase {
-            phase: Phase::Quantising,
+            phase: Phase::Quantizing,
             done: done as u64,
             of: of as u64,
         }));

@@ -69,9 +69,9 @@ pub(super) fn write_merged(
     publish(partial, out, total, progress)
 }
 
-/// Writes `checkpoint` with its linear layers quantised as `model` says, in the layout that
+/// Writes `checkpoint` with its linear layers quantized as `model` says, in the layout that
 /// bitsandbytes and transformers load: codes beside scales, and a `quantization_config`.
-pub(super) fn write_quantised(
+pub(super) fn write_quantized(
     checkpoint: &Checkpoint,
     out: &Path,
     model: &ModelConfig,
@@ -85,7 +85,7 @@ pub(super) fn write_quantised(
     };
     let mut places = Map::new();
     for shard in shards.files() {
-        let entries = quantised_entries(&shard, model);
+        let entries = quantized_entries(&shard, model);
         places.extend(
             entries
                 .iter()
@@ -95,7 +95,7 @@ pub(super) fn write_quantised(
         for entry in &shard.entries {
             let tensor = shards.native(&entry.name, &Device::Cpu)?;
             if site_of(&entry.name).is_some() {
-                let nf4 = bnb::quantise(&tensor, model, &*qlora_kernels::backend::host())?;
+                let nf4 = bnb::quantize(&tensor, model, &*qlora_kernels::backend::host())?;
                 let nf4 = nf4.ok_or_else(|| {
                     shards.fault(
                         &entry.name,
@@ -131,9 +131,9 @@ fn start<'a>(checkpoint: &'a Checkpoint, out: &Path) -> Result<(&'a Shards, Part
     let shards = checkpoint.shards().ok_or_else(|| {
         fault("is a GGUF file; give the model's Hugging Face folder, or an --out of .gguf".into())
     })?;
-    if let Some(name) = shards.quantised() {
+    if let Some(name) = shards.quantized() {
         return Err(fault(format!(
-            "holds quantised weights (`{name}`); give the 16-bit model"
+            "holds quantized weights (`{name}`); give the 16-bit model"
         )));
     }
     let partial = Partial::folder(out).map_err(Error::io(out))?;
@@ -149,7 +149,7 @@ fn start<'a>(checkpoint: &'a Checkpoint, out: &Path) -> Result<(&'a Shards, Part
     Ok((shards, partial))
 }
 
-fn quantised_entries(shard: &ShardEntries, model: &ModelConfig) -> Vec<ShardEntry> {
+fn quantized_entries(shard: &ShardEntries, model: &ModelConfig) -> Vec<ShardEntry> {
     let parts = |entry: &ShardEntry| match site_of(&entry.name) {
         Some(_) => bnb::entries(entry, model.block_size, model.double_quant),
         None => vec![entry.clone()],

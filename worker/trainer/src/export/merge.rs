@@ -14,7 +14,7 @@ pub enum Base {
     Original,
     /// The weights after NF4 and back, as the configuration says: those that the adapter was
     /// trained on.
-    Dequantised,
+    Dequantized,
 }
 
 /// What was merged.
@@ -25,9 +25,9 @@ pub struct Merged {
     pub adapted: usize,
     /// Root mean square of the adapter's update over that of the weights that it changes.
     pub update: f64,
-    /// The same for what quantisation does to the weights of all linear layers; 0 where it was not
+    /// The same for what quantization does to the weights of all linear layers; 0 where it was not
     /// looked at.
-    pub quantisation: f64,
+    pub quantization: f64,
     pub bytes: u64,
     /// What a person should hear of the result.
     pub notes: Vec<String>,
@@ -39,7 +39,7 @@ struct Sums {
     update: f64,
     updated: f64,
     lost: f64,
-    quantised: f64,
+    quantized: f64,
 }
 
 /// Merges, and keeps count.
@@ -71,18 +71,18 @@ impl<'a> Merger<'a> {
     pub(super) fn linear(&mut self, site: Site, weight: &Tensor) -> Result<Tensor> {
         let original = weight.to_dtype(DType::F32)?;
         let host = qlora_kernels::backend::host();
-        let dequantised = bnb::quantise(&original, self.model, &*host)?;
-        let dequantised = dequantised
+        let dequantized = bnb::quantize(&original, self.model, &*host)?;
+        let dequantized = dequantized
             .map(|nf4| host.dequantize(&nf4, DType::F32))
             .transpose()?;
-        if let Some(dequantised) = &dequantised {
-            self.sums.lost += squares(&(&original - dequantised)?)?;
-            self.sums.quantised += squares(&original)?;
+        if let Some(dequantized) = &dequantized {
+            self.sums.lost += squares(&(&original - dequantized)?)?;
+            self.sums.quantized += squares(&original)?;
         }
-        match (self.base, dequantised) {
+        match (self.base, dequantized) {
             (Base::Original, _) => self.onto(site, original),
-            (Base::Dequantised, Some(dequantised)) => self.onto(site, dequantised),
-            (Base::Dequantised, None) => {
+            (Base::Dequantized, Some(dequantized)) => self.onto(site, dequantized),
+            (Base::Dequantized, None) => {
                 let fault = format!("{}; merge into the original weights", bnb::BEYOND);
                 Err(Error::Export {
                     path: site.module_path().into(),
@@ -127,7 +127,7 @@ impl<'a> Merger<'a> {
         };
         Merged {
             update: share(self.sums.update, self.sums.updated),
-            quantisation: share(self.sums.lost, self.sums.quantised),
+            quantization: share(self.sums.lost, self.sums.quantized),
             ..self.merged
         }
     }

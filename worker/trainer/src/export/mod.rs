@@ -1,8 +1,8 @@
 //! Models and adapters in the forms that other programs load.
 //!
-//! An adapter can be merged into its base ([`merge`]): training ran on the quantised base, so there
-//! are two to merge into. The original weights keep what quantisation lost, but the adapter was not
-//! trained on them; the dequantised weights are those that it was trained on. Both are offered, and
+//! An adapter can be merged into its base ([`merge`]): training ran on the quantized base, so there
+//! are two to merge into. The original weights keep what quantization lost, but the adapter was not
+//! trained on them; the dequantized weights are those that it was trained on. Both are offered, and
 //! how far they lie apart is told.
 //!
 //! A result is a Hugging Face folder ([`folder`]) or a GGUF file ([`gguf`]). Tensors are read,
@@ -83,11 +83,11 @@ pub fn merge(
 }
 
 /// Writes the model at `model` to `out`, which must not exist: a GGUF file of `element` where its
-/// name ends so, else a Hugging Face folder whose linear layers are NF4 as bitsandbytes serialises
+/// name ends so, else a Hugging Face folder whose linear layers are NF4 as bitsandbytes serializes
 /// them.
 ///
 /// # Errors
-/// The model's weights are quantised already, or `out` exists.
+/// The model's weights are quantized already, or `out` exists.
 pub fn convert(
     model: &Path,
     out: &Path,
@@ -97,7 +97,7 @@ pub fn convert(
 ) -> Result<Written> {
     let checkpoint = open_for(model, out)?;
     if !is_gguf(out) {
-        return folder::write_quantised(&checkpoint, out, config, progress);
+        return folder::write_quantized(&checkpoint, out, config, progress);
     }
     let adapters = Adapters::without_effect(&checkpoint.files.shape, &Device::Cpu)?;
     let mut merger = merge::Merger::new(&adapters, Base::Original, config);
@@ -116,10 +116,10 @@ pub fn convert(
     })
 }
 
-/// Whether [`convert`] can quantise the model at `model`: a Hugging Face folder of plain weights.
-pub fn can_be_quantised(model: &Path) -> bool {
+/// Whether [`convert`] can quantize the model at `model`: a Hugging Face folder of plain weights.
+pub fn can_be_quantized(model: &Path) -> bool {
     Checkpoint::open(model)
-        .is_ok_and(|checkpoint| checkpoint.shards().is_some_and(|s| s.quantised().is_none()))
+        .is_ok_and(|checkpoint| checkpoint.shards().is_some_and(|s| s.quantized().is_none()))
 }
 
 /// Writes the adapter in `adapter` for the model at `model` to `out`, a GGUF file that must not

@@ -62,11 +62,11 @@ pub struct MaskPosition {
 }
 
 impl Adapters {
-    /// A ~ U(-1/sqrt(in), 1/sqrt(in)) and B = 0, as PEFT initialises them; the same seed gives the
+    /// A ~ U(-1/sqrt(in), 1/sqrt(in)) and B = 0, as PEFT initializes them; the same seed gives the
     /// same values.
     ///
     /// Magnitudes follow from the frozen weights: see [`crate::model::Decoder::adapters`].
-    pub fn initialise(
+    pub fn initialize(
         config: &LoraConfig,
         shape: &ModelShape,
         seed: u64,
@@ -108,7 +108,7 @@ impl Adapters {
             dropout: 0.0,
             target_modules: shape.modules()[..1].to_vec(),
         };
-        Self::initialise(&config, shape, 0, device)
+        Self::initialize(&config, shape, 0, device)
     }
 
     /// Adapters with the given values, in the order of [`Self::sites`].

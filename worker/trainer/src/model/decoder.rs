@@ -126,10 +126,10 @@ impl Decoder {
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |h| h.bytes())
     }
 
-    /// Adapters to begin with: see [`Adapters::initialise`]; with DoRA, magnitudes are the norms of
+    /// Adapters to begin with: see [`Adapters::initialize`]; with DoRA, magnitudes are the norms of
     /// the rows.
     pub fn adapters(&self, config: &LoraConfig, seed: u64) -> Result<Adapters> {
-        let mut adapters = Adapters::initialise(config, &self.shape, seed, &self.device)?;
+        let mut adapters = Adapters::initialize(config, &self.shape, seed, &self.device)?;
         if config.dora {
             for (site, factors) in adapters.sites.iter().zip(&mut adapters.factors) {
                 let linear = self.blocks[site.layer].linear(site.module);
@@ -231,11 +231,11 @@ impl Decoder {
     }
 
     /// The final norm of `x` [M, D], and its rstd [M, 1].
-    fn normalised(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn normalized(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         self.norm.forward(&*self.backend, x)
     }
 
-    /// Logits [M, V] of normalised hidden states [M, D].
+    /// Logits [M, V] of normalized hidden states [M, D].
     fn project(&self, hidden: Tensor) -> Result<Tensor> {
         Ok(self.backend.logits(&hidden.into(), self.output())?)
     }
@@ -323,7 +323,7 @@ impl Decoder {
         }
         let ids = Tensor::new(batch.rows.as_slice(), &self.device)?;
         let picked = self.backend.gather_rows(last, &ids)?;
-        let (hidden, rstd) = self.normalised(&picked)?;
+        let (hidden, rstd) = self.normalized(&picked)?;
         let result = output::loss(
             &*self.backend,
             &hidden,
@@ -395,7 +395,7 @@ impl Decoder {
         let picked = self
             .backend
             .gather_rows(&self.hidden(batch, adapters)?, &ids)?;
-        let (hidden, _) = self.normalised(&picked)?;
+        let (hidden, _) = self.normalized(&picked)?;
         Ok(output::loss(
             &*self.backend,
             &hidden,
@@ -410,7 +410,7 @@ impl Decoder {
 
     /// Logits [M, V] of every row in `f32`: for comparing with other programs.
     pub fn logits(&self, batch: &Batch, adapters: &Adapters) -> Result<Tensor> {
-        let (hidden, _) = self.normalised(&self.hidden(batch, adapters)?)?;
+        let (hidden, _) = self.normalized(&self.hidden(batch, adapters)?)?;
         self.project(hidden)
     }
 
@@ -442,7 +442,7 @@ impl Decoder {
             uploads.after_block()?;
         }
         let last = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
-        let (hidden, _) = self.normalised(&last)?;
+        let (hidden, _) = self.normalized(&last)?;
         Ok(self.project(hidden)?.squeeze(0)?)
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn check(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> 
     let wanted = wanted(shape);
     for entry in shards.entries() {
         match wanted.get(&entry.name) {
-            Some(wanted) if wanted.linear && bnb::is_quantised(shards, &entry.name) => {}
+            Some(wanted) if wanted.linear && bnb::is_quantized(shards, &entry.name) => {}
             Some(wanted) => agrees(shards, &entry, wanted)?,
             None => is_understood(shards, &entry, shape, &wanted)?,
         }
@@ -99,7 +99,7 @@ fn is_understood(
     let name = entry.name.as_str();
     // Inverse frequencies follow from config.json; old checkpoints have them once more.
     let follows = name.ends_with(".rotary_emb.inv_freq");
-    let of_weight = bnb::weight_of(name).filter(|weight| bnb::is_quantised(shards, weight));
+    let of_weight = bnb::weight_of(name).filter(|weight| bnb::is_quantized(shards, weight));
     if follows
         || (name == HEAD && shape.tied_embeddings)
         || of_weight.is_some_and(|w| wanted.contains_key(w))

@@ -1,4 +1,4 @@
-//! 4-bit layers as bitsandbytes serialises them beside other tensors: codes, scales, both maps, and
+//! 4-bit layers as bitsandbytes serializes them beside other tensors: codes, scales, both maps, and
 //! a description.
 
 use candle_core::{DType, Device, Tensor};
@@ -28,8 +28,8 @@ fn state_name(weight: &str) -> String {
     format!("{weight}.quant_state.bitsandbytes__nf4")
 }
 
-/// Whether `weight` is a serialised NF4 layer.
-pub(crate) fn is_quantised(shards: &Shards, weight: &str) -> bool {
+/// Whether `weight` is a serialized NF4 layer.
+pub(crate) fn is_quantized(shards: &Shards, weight: &str) -> bool {
     shards.has(&state_name(weight))
 }
 
@@ -87,19 +87,19 @@ pub(crate) fn read(shards: &Shards, weight: &str, device: &Device) -> Result<Nf4
     )?)
 }
 
-/// Said of a matrix that [`quantise`] makes nothing of.
+/// Said of a matrix that [`quantize`] makes nothing of.
 pub(crate) const BEYOND: &str = "has numbers too large for NF4: the mean of its scales overflows";
 
 /// `matrix` in NF4 as `model` says; none where a scale would not be finite. The mean of the scales,
 /// which double quantization takes off, can overflow where no scale does.
-pub(crate) fn quantise(
+pub(crate) fn quantize(
     matrix: &Tensor,
     model: &ModelConfig,
     backend: &dyn Backend,
 ) -> Result<Option<Nf4Tensor>> {
-    let quantised = backend.quantize(matrix, model.block_size, model.double_quant)?;
-    let Nf4Scales::Nested { absmax, offset, .. } = quantised.scales() else {
-        return Ok(Some(quantised));
+    let quantized = backend.quantize(matrix, model.block_size, model.double_quant)?;
+    let Nf4Scales::Nested { absmax, offset, .. } = quantized.scales() else {
+        return Ok(Some(quantized));
     };
     let scales = absmax.to_vec1::<f32>()?;
     if !offset.is_finite() || scales.iter().any(|scale| !scale.is_finite()) {
@@ -111,15 +111,15 @@ pub(crate) fn quantise(
     });
     let finite = bound.is_finite() || {
         let values = backend
-            .dequantize(&quantised, DType::F32)?
+            .dequantize(&quantized, DType::F32)?
             .flatten_all()?
             .to_vec1::<f32>()?;
         values.iter().all(|value| value.is_finite())
     };
-    Ok(finite.then_some(quantised))
+    Ok(finite.then_some(quantized))
 }
 
-/// What takes the place of the matrix `entry` when it is quantised.
+/// What takes the place of the matrix `entry` when it is quantized.
 pub(crate) fn entries(entry: &ShardEntry, block: usize, double: bool) -> Vec<ShardEntry> {
     let elements: usize = entry.shape.iter().product();
     let (packed, blocks) = (elements.div_ceil(2), elements.div_ceil(block));

@@ -86,11 +86,11 @@ impl FrozenWeight for Nf4Tensor {
     }
 }
 
-/// The quantised blocks of a GGUF file.
+/// The quantized blocks of a GGUF file.
 pub(crate) struct Gguf(pub QTensor);
 
 impl Gguf {
-    /// Dequantises on all threads: candle's own form uses one. Blocks run along rows, so rows can
+    /// Dequantizes on all threads: candle's own form uses one. Blocks run along rows, so rows can
     /// be split.
     fn by_rows(&self) -> candle_core::Result<Tensor> {
         let (rows, cols) = self.shape();
@@ -110,14 +110,14 @@ impl Gguf {
                     out.copy_from_slice(&part);
                     Ok(())
                 }
-                other => candle_core::bail!("blocks dequantise to {:?}, not f32", other.dtype()),
+                other => candle_core::bail!("blocks dequantize to {:?}, not f32", other.dtype()),
             }
         })?;
         Tensor::from_vec(values, (rows, cols), &Device::Cpu)
     }
 }
 
-/// The quantised blocks as they lie in memory.
+/// The quantized blocks as they lie in memory.
 struct GgufPanels<'a> {
     data: Cow<'a, [u8]>,
     dtype: GgmlDType,
@@ -145,7 +145,7 @@ impl PanelSource for GgufPanels<'_> {
             }
             return;
         }
-        // One call for all rows: candle's dequantisation allocates.
+        // One call for all rows: candle's dequantization allocates.
         let blocks: Vec<u8> = rows
             .clone()
             .flat_map(|row| &self.data[row * row_bytes..][part.clone()])
@@ -156,7 +156,7 @@ impl PanelSource for GgufPanels<'_> {
             .from_data(Cow::Owned(blocks))
             .dequantize(rows.len() * cols.len());
         let Ok(CpuStorage::F32(values)) = values else {
-            return debug_assert!(false, "whole blocks dequantise to f32");
+            return debug_assert!(false, "whole blocks dequantize to f32");
         };
         for (values, out) in values.chunks_exact(cols.len()).zip(out.chunks_mut(stride)) {
             qlora_kernels::host::bf16::round(values, self.scale, out);
@@ -226,9 +226,9 @@ impl FrozenWeight for Gguf {
 mod tests {
     use super::*;
 
-    /// Strips of every block type against candle's dequantisation, rounded.
+    /// Strips of every block type against candle's dequantization, rounded.
     #[test]
-    fn strips_of_blocks_are_what_candle_dequantises() {
+    fn strips_of_blocks_are_what_candle_dequantizes() {
         let (rows, cols) = (5, 512);
         let values: Vec<f32> = (0..rows * cols)
             .map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.3)

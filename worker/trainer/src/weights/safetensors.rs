@@ -110,8 +110,8 @@ impl Shards {
         self.files().flat_map(|shard| shard.entries)
     }
 
-    /// A tensor whose data are no weights, but part of a quantised layer.
-    pub(crate) fn quantised(&self) -> Option<String> {
+    /// A tensor whose data are no weights, but part of a quantized layer.
+    pub(crate) fn quantized(&self) -> Option<String> {
         let entries = self.files().flat_map(|shard| shard.entries);
         entries
             .into_iter()

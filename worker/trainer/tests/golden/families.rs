@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     Recorded, config, decoder, decoder_on, first_gradients_agree, golden, initial_adapters,
-    largest_difference, peft_adapter, row, samples, tensors, trainer_of, unlabelled, untrained,
+    largest_difference, peft_adapter, row, samples, tensors, trainer_of, unlabeled, untrained,
 };
 
 /// Steps of a recorded run.
@@ -28,7 +28,7 @@ fn json(family: &str, file: &str) -> Value {
 /// The difference to `wanted` of the logits of `decoder` with `adapters` of its own.
 fn difference_of(decoder: &Decoder, config: &ResolvedConfig, ids: &Tensor, wanted: &Tensor) -> f32 {
     let adapters = untrained(decoder, config);
-    let sample = unlabelled(&row(ids, 0));
+    let sample = unlabeled(&row(ids, 0));
     let logits = decoder
         .logits(&Batch::pack([&sample]), &adapters)
         .expect("logits");
@@ -107,7 +107,7 @@ fn training_agrees(family: &str, checkpointing: bool) {
         largest.max(largest_difference(ours, theirs))
     });
     let last = tensors(&format!("{}/final_logits.safetensors", recorded.folder));
-    let sample = unlabelled(&row(&last["input_ids"], 0));
+    let sample = unlabeled(&row(&last["input_ids"], 0));
     let logits = decoder
         .logits(&Batch::pack([&sample]), &trainer.adapters)
         .expect("logits");
@@ -242,7 +242,7 @@ fn a_batch_beyond_the_original_positions_takes_the_long_factors_as_a_whole() {
     let adapters = untrained(&long, &config);
     let ids: Vec<i64> = (0..24).map(|i| 3 + 7 * i).collect();
     let logits = |decoder: &Decoder, count: usize| {
-        let batch = Batch::pack([&unlabelled(&ids[..count])]);
+        let batch = Batch::pack([&unlabeled(&ids[..count])]);
         decoder.logits(&batch, &adapters).expect("logits")
     };
     for count in [1, 15, 16] {

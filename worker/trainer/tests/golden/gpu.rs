@@ -100,7 +100,7 @@ fn gguf_model(home: &Path) -> PathBuf {
     out
 }
 
-/// Blocks of GGUF are dequantised by candle's kernels, which the emulated GPU lacks.
+/// Blocks of GGUF are dequantized by candle's kernels, which the emulated GPU lacks.
 #[test]
 fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
     if std::env::var_os("QLORA_EMULATED_GPU").is_some() {
@@ -137,7 +137,7 @@ fn a_gpu_trains_a_gguf_base_as_the_cpu_does() {
     assert!(here.iter().zip(&there).all(close));
 }
 
-/// With the embedding in host memory, or weights that stay dequantised, losses and gradients are
+/// With the embedding in host memory, or weights that stay dequantized, losses and gradients are
 /// bit-identical.
 fn gradients_do_not_depend_on_the_memory_policy(device: &Device) {
     let config = config(&["lora.dropout=0.2", "model.compute=bf16"]);

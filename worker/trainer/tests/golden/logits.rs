@@ -9,7 +9,7 @@ use qlora_trainer::model::{Batch, Decoder};
 use qlora_trainer::weights::Checkpoint;
 
 use crate::{
-    config, decoder, golden, largest_difference, loaded, row, tensors, unlabelled, untrained,
+    config, decoder, golden, largest_difference, loaded, row, tensors, unlabeled, untrained,
 };
 
 fn logits_agree(folder: &str) {
@@ -18,7 +18,7 @@ fn logits_agree(folder: &str) {
     let adapters = untrained(&decoder, &config);
     let wanted = tensors(&format!("{folder}/logits.safetensors"));
     for i in 0..2 {
-        let sample = unlabelled(&row(&wanted["full.input_ids"], i));
+        let sample = unlabeled(&row(&wanted["full.input_ids"], i));
         let logits = decoder
             .logits(&Batch::pack([&sample]), &adapters)
             .expect("logits");
@@ -42,7 +42,7 @@ fn padded_row_agrees(
     let ids = row(&wanted[&format!("{side}.input_ids")], 1);
     let start = mask.iter().position(|&m| m == 1).expect("a real token");
     let length = mask.iter().filter(|&&m| m == 1).count();
-    let sample = unlabelled(&ids[start..start + length]);
+    let sample = unlabeled(&ids[start..start + length]);
     let logits = decoder
         .logits(&Batch::pack([&sample]), adapters)
         .expect("logits");
@@ -79,7 +79,7 @@ fn tiny_mistral_with_a_window_gives_the_logits_of_transformers() {
     let decoder = loaded(&Device::Cpu, &checkpoint, &config, &MemoryPolicy::default());
     let adapters = untrained(&decoder, &config);
     let wanted = tensors("tiny_mistral_sw8/logits.safetensors");
-    let sample = unlabelled(&row(&wanted["full.input_ids"], 0));
+    let sample = unlabeled(&row(&wanted["full.input_ids"], 0));
     let logits = decoder
         .logits(&Batch::pack([&sample]), &adapters)
         .expect("logits");

@@ -145,7 +145,7 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
         .expect("comparable tensors")
 }
 
-fn unlabelled(ids: &[i64]) -> Sample {
+fn unlabeled(ids: &[i64]) -> Sample {
     Sample {
         ids: ids.iter().map(|&id| id as u32).collect(),
         labels: vec![IGNORE; ids.len()],

@@ -11,7 +11,7 @@ use qlora_trainer::weights::Checkpoint;
 use serde_json::Value;
 
 use crate::{
-    config, decoder, golden, largest_difference, loaded, peft_adapter, row, tensors, unlabelled,
+    config, decoder, golden, largest_difference, loaded, peft_adapter, row, tensors, unlabeled,
     untrained,
 };
 
@@ -37,8 +37,8 @@ fn merged_agrees(run: &str, base: Base, quantization: &str) {
     };
     let merged = merge();
     let merged = merged.expect("a merged model");
-    assert!(merged.adapted > 0 && merged.update > 0.0 && merged.quantisation > 0.0);
-    let sample = unlabelled(&row(
+    assert!(merged.adapted > 0 && merged.update > 0.0 && merged.quantization > 0.0);
+    let sample = unlabeled(&row(
         &tensors("tiny_llama/logits.safetensors")["full.input_ids"],
         0,
     ));
@@ -72,14 +72,14 @@ fn an_adapter_merged_into_the_original_weights_gives_the_same_logits() {
 }
 
 #[test]
-fn an_adapter_merged_into_the_dequantised_weights_gives_those_of_training() {
+fn an_adapter_merged_into_the_dequantized_weights_gives_those_of_training() {
     for run in ["attn_r8", "all_linear_r8", "dora_r8"] {
-        merged_agrees(run, Base::Dequantised, "nf4");
+        merged_agrees(run, Base::Dequantized, "nf4");
     }
 }
 
 #[test]
-fn quantised_weights_are_no_base_to_merge_into() {
+fn quantized_weights_are_no_base_to_merge_into() {
     let config = config(&[]);
     let home = tempfile::tempdir().expect("a folder");
     let (adapter, out) = (
@@ -101,12 +101,12 @@ fn quantised_weights_are_no_base_to_merge_into() {
         fault
             .expect_err("a refusal")
             .to_string()
-            .contains("holds quantised weights")
+            .contains("holds quantized weights")
     );
     assert!(!out.exists());
 }
 
-/// Quantised here, written as bitsandbytes does, and read back: the same model as the one that
+/// Quantized here, written as bitsandbytes does, and read back: the same model as the one that
 /// transformers wrote.
 #[test]
 fn a_model_written_in_bitsandbytes_layout_is_the_one_that_bitsandbytes_writes() {

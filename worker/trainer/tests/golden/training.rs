@@ -7,7 +7,7 @@ use qlora_trainer::process_group::Alone;
 
 use crate::{
     decoder, decoder_on, first_gradients_agree, golden, initial_adapters, largest_difference,
-    peft_adapter, recorded, row, samples, tensors, trainer, unlabelled,
+    peft_adapter, recorded, row, samples, tensors, trainer, unlabeled,
 };
 
 /// In bf16 with f32 sums the losses stay within what rounding to eight bits does to them.
@@ -105,7 +105,7 @@ fn training_agrees(run: &str, checkpointing: bool) {
     }
     assert!(weights < 2e-4, "adapter: {weights}");
     let last = tensors(&format!("{}/final_logits.safetensors", recorded.folder));
-    let sample = unlabelled(&row(&last["input_ids"], 0));
+    let sample = unlabeled(&row(&last["input_ids"], 0));
     let logits = decoder
         .logits(&Batch::pack([&sample]), &trainer.adapters)
         .expect("logits");

@@ -1,4 +1,4 @@
-//! Scalar functions that vectorise, and sums with a fixed order.
+//! Scalar functions that vectorize, and sums with a fixed order.
 
 use multiversion::multiversion;
 use rayon::prelude::*;

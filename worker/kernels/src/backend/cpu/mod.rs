@@ -1,6 +1,6 @@
 //! A CPU: our kernels on plain slices, in `f32` and in bf16.
 //!
-//! Loops are written so that the compiler can vectorise them, and `multiversion` compiles them once
+//! Loops are written so that the compiler can vectorize them, and `multiversion` compiles them once
 //! for AVX2 and once for the baseline; rayon splits them by rows. Nothing depends on the number of
 //! threads: every sum has a fixed order, so that a resumed run repeats the uninterrupted one bit
 //! for bit.

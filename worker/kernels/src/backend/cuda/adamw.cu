@@ -1,7 +1,7 @@
 // One update of all trained tensors, clipped by the norm over all of them, without the processor looking at anything in
 // between: the sum of squares, block by block in a fixed order, and AdamW with decoupled weight decay in the order of
 // PyTorch's. Nothing is changed where it was: the update reads one set of tensors and writes another. A thread has eight
-// neighbouring elements of every array, whose loads are on their way together.
+// neighboring elements of every array, whose loads are on their way together.
 
 #include "block.cuh"
 #include "eight.cuh"

@@ -173,7 +173,7 @@ struct Tile {
     }
 };
 
-// The accumulators of two neighbouring tiles as the left operand of the next product.
+// The accumulators of two neighboring tiles as the left operand of the next product.
 __device__ __forceinline__ FragmentA rounded(const FragmentC& left, const FragmentC& right) {
     return {{pack_pair(left.values[0], left.values[1]), pack_pair(left.values[2], left.values[3]),
              pack_pair(right.values[0], right.values[1]), pack_pair(right.values[2], right.values[3])}};

@@ -11,7 +11,7 @@ struct Max {
     __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
-// Over `lanes` neighbouring lanes, a power of two; all 32 of the warp take part.
+// Over `lanes` neighboring lanes, a power of two; all 32 of the warp take part.
 template <typename Combine>
 __device__ float warp_reduce(float value, Combine combine, int lanes = 32) {
     for (int distance = lanes / 2; distance > 0; distance /= 2) {

@@ -1,5 +1,5 @@
 // Dropout: a thread draws once and masks the eight elements of a group. The first and the last group of a tensor may be
-// shared with its neighbours.
+// shared with its neighbors.
 
 #include "eight.cuh"
 #include "philox.cuh"

@@ -1,4 +1,4 @@
-// Eight neighbouring elements at once: 16 bytes of bf16 a thread, which is what memory gives fastest. Elements that are
+// Eight neighboring elements at once: 16 bytes of bf16 a thread, which is what memory gives fastest. Elements that are
 // fewer, or do not begin at a multiple of 16 bytes, are read and written one by one.
 #pragma once
 

@@ -122,7 +122,7 @@ macro_rules! unused {
     ($($function:literal)*) => { $(jump!($function);)* };
 }
 
-// candle's own products with GGUF blocks, which the trainer never makes: it dequantises and
+// candle's own products with GGUF blocks, which the trainer never makes: it dequantizes and
 // multiplies. Without them here the linker would take their kernels, and with those a library,
 // `libcudart`, that has to be there when a program starts.
 unused! {

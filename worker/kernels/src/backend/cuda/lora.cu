@@ -1,7 +1,7 @@
 // Low-rank adapters with their dropout, for projections that share their input: it is read once for all of them, and no
 // masked copy of it is written.
 //
-// A lane owns eight neighbouring columns, which one draw of Philox masks: the order of a product's sums, or of its
+// A lane owns eight neighboring columns, which one draw of Philox masks: the order of a product's sums, or of its
 // columns, is free, so the fragments of the tensor cores are filled with what each lane has read. Masks are made by whole
 // words, two elements at a time, and loads are issued before the draws, which take longer than memory does.
 
@@ -37,7 +37,7 @@ struct Masks {
     float kept;
 };
 
-// Eight neighbouring elements of a row, two a word.
+// Eight neighboring elements of a row, two a word.
 struct Run {
     unsigned words[4];
 };
@@ -73,7 +73,7 @@ __device__ __forceinline__ Run masked(const Run& run, const Words& stay) {
     return out;
 }
 
-// Two neighbouring ranks of a row of u; `ranks` is even.
+// Two neighboring ranks of a row of u; `ranks` is even.
 __device__ __forceinline__ unsigned ranks_of(const Piece& piece, long row, int stride, int rank, bool there) {
     if (!there || rank >= piece.ranks) return 0;
     return *reinterpret_cast<const unsigned*>(piece.u + row * stride + rank);

@@ -1,7 +1,7 @@
 //! The pool that all memory of a GPU comes from.
 //!
 //! Allocations are ordered with the work on the stream, so that what is freed is there for the next
-//! kernel without waiting. The driver gives a pool's free memory back at every synchronisation
+//! kernel without waiting. The driver gives a pool's free memory back at every synchronization
 //! unless it is told not to.
 
 use candle_core::cuda_backend::WrapErr;

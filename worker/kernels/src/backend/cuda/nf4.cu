@@ -1,6 +1,6 @@
-// NF4 with double quantisation to bf16, and the way there from bf16 or f32.
+// NF4 with double quantization to bf16, and the way there from bf16 or f32.
 //
-// A lane has eight neighbouring elements: 4 bytes of codes and 16 of bf16, so that the loads and stores of a warp lie
+// A lane has eight neighboring elements: 4 bytes of codes and 16 of bf16, so that the loads and stores of a warp lie
 // side by side. Tables lie in shared memory: their sixteen values are in sixteen banks, so look-ups never collide.
 
 #include "block.cuh"
@@ -64,7 +64,7 @@ extern "C" __global__ void nf4_to_bf16(const unsigned char* packed_codes, const 
     }
 }
 
-// Half way between neighbouring codes; one that lies there takes the lower code.
+// Half way between neighboring codes; one that lies there takes the lower code.
 __device__ const float NF4_MIDPOINTS[15] = {
     -0.8480964f, -0.6106329f, -0.45999527f, -0.33967942f, -0.2346074f, -0.13791174f, -0.045525018f, 0.03979015f,
     0.12025525f, 0.20352125f, 0.29201376f, 0.38931254f, 0.50166345f, 0.6427869f, 0.86147845f,
@@ -99,11 +99,11 @@ __device__ __forceinline__ float largest_of(const Eight& x) {
     return top;
 }
 
-// So many lanes that each has eight of `block` elements, but 32 at the most, quantise them: their largest magnitude, and
+// So many lanes that each has eight of `block` elements, but 32 at the most, quantize them: their largest magnitude, and
 // two codes a byte. The arithmetic is the CPU's, which is bitsandbytes': a whole block is multiplied by 1 / absmax, a
 // partial one divided by absmax. `block` is even.
 template <typename T>
-__device__ void nf4_quantise(const T* weights, long elements, int block, unsigned char* codes, float* absmax) {
+__device__ void nf4_quantize(const T* weights, long elements, int block, unsigned char* codes, float* absmax) {
     __shared__ float midpoints[16];
     if (threadIdx.x < 15) midpoints[threadIdx.x] = NF4_MIDPOINTS[threadIdx.x];
     __syncthreads();
@@ -134,12 +134,12 @@ __device__ void nf4_quantise(const T* weights, long elements, int block, unsigne
     if (own == 0 && count > 0) absmax[index] = top;
 }
 
-extern "C" __global__ void nf4_quantise_bf16(const __nv_bfloat16* weights, long elements, int block,
+extern "C" __global__ void nf4_quantize_bf16(const __nv_bfloat16* weights, long elements, int block,
                                              unsigned char* codes, float* absmax) {
-    nf4_quantise(weights, elements, block, codes, absmax);
+    nf4_quantize(weights, elements, block, codes, absmax);
 }
 
-extern "C" __global__ void nf4_quantise_f32(const float* weights, long elements, int block, unsigned char* codes,
+extern "C" __global__ void nf4_quantize_f32(const float* weights, long elements, int block, unsigned char* codes,
                                             float* absmax) {
-    nf4_quantise(weights, elements, block, codes, absmax);
+    nf4_quantize(weights, elements, block, codes, absmax);
 }

@@ -89,8 +89,8 @@ pub(super) fn to_bf16(
 /// bit as [`crate::host::nf4::quantize`] has them.
 pub(super) fn quantize(matrix: &Tensor, block: usize) -> Result<(Tensor, Tensor)> {
     match matrix.dtype() {
-        DType::BF16 => quantize_as::<bf16>("nf4_quantise_bf16", matrix, block),
-        DType::F32 => quantize_as::<f32>("nf4_quantise_f32", matrix, block),
+        DType::BF16 => quantize_as::<bf16>("nf4_quantize_bf16", matrix, block),
+        DType::F32 => quantize_as::<f32>("nf4_quantize_f32", matrix, block),
         other => candle_core::bail!("{other:?} is not quantized on a GPU"),
     }
 }

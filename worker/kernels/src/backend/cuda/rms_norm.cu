@@ -1,4 +1,4 @@
-// Root-mean-square norm, a block a row: y = x rho w with rho = 1 / sqrt(mean(x^2) + eps), and its gradient. With an offset
+// Root-mean-square norm, a block a row: y = x rstd w with rstd = 1 / sqrt(mean(x^2) + eps), and its gradient. With an offset
 // 1 + w takes the place of w.
 //
 // A thread keeps 16 elements of every operand in registers, and all of them are on their way before the first is used:
@@ -35,13 +35,13 @@ __device__ __forceinline__ Eight factor_of(Eight w) {
     return w;
 }
 
-// As in Hugging Face's models x rho is rounded before w is multiplied, and nothing before 1 + w is.
+// As in Hugging Face's models x rstd is rounded before w is multiplied, and nothing before 1 + w is.
 template <bool offset>
-__device__ __forceinline__ Eight normed(const Eight& x, const Eight& w, float rho) {
+__device__ __forceinline__ Eight normed(const Eight& x, const Eight& w, float rstd) {
     const Eight factor = factor_of<offset>(w);
     Eight y;
     for (int j = 0; j < 8; ++j) {
-        const float normal = x.v[j] * rho;
+        const float normal = x.v[j] * rstd;
         y.v[j] = (offset ? normal : __bfloat162float(__float2bfloat16(normal))) * factor.v[j];
     }
     return y;
@@ -49,7 +49,7 @@ __device__ __forceinline__ Eight normed(const Eight& x, const Eight& w, float rh
 
 template <bool offset>
 __device__ __forceinline__ void forward_row(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon,
-                                            __nv_bfloat16* y, float* rho) {
+                                            __nv_bfloat16* y, float* rstd) {
     const __nv_bfloat16* row = x + long(blockIdx.x) * d;
     __nv_bfloat16* out = y + long(blockIdx.x) * d;
     const int rest = eight_of_row(KEPT), step = 8 * int(blockDim.x);
@@ -67,19 +67,19 @@ __device__ __forceinline__ void forward_row(const __nv_bfloat16* x, const __nv_b
     for (int i = rest; i < d; i += step) {
         store_eight(out + i, d - i, normed<offset>(load_eight(row + i, d - i), load_eight(w + i, d - i), scale));
     }
-    if (threadIdx.x == 0) rho[blockIdx.x] = scale;
+    if (threadIdx.x == 0) rstd[blockIdx.x] = scale;
 }
 
-// x [M, D], w [D] to y [M, D] and rho [M].
+// x [M, D], w [D] to y [M, D] and rstd [M].
 extern "C" __global__ void __launch_bounds__(1024)
     rms_norm_forward(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon, __nv_bfloat16* y,
-                     float* rho) {
-    forward_row<false>(x, w, d, epsilon, y, rho);
+                     float* rstd) {
+    forward_row<false>(x, w, d, epsilon, y, rstd);
 }
 extern "C" __global__ void __launch_bounds__(1024)
     rms_norm_forward_offset(const __nv_bfloat16* x, const __nv_bfloat16* w, int d, float epsilon, __nv_bfloat16* y,
-                            float* rho) {
-    forward_row<true>(x, w, d, epsilon, y, rho);
+                            float* rstd) {
+    forward_row<true>(x, w, d, epsilon, y, rstd);
 }
 
 template <bool offset>
@@ -91,16 +91,16 @@ __device__ __forceinline__ float products_of(const Eight& dy, const Eight& w, co
 }
 
 template <bool offset>
-__device__ __forceinline__ Eight pulled(const Eight& dy, const Eight& w, const Eight& x, Eight base, float rho,
+__device__ __forceinline__ Eight pulled(const Eight& dy, const Eight& w, const Eight& x, Eight base, float rstd,
                                         float pull) {
     const Eight factor = factor_of<offset>(w);
-    for (int j = 0; j < 8; ++j) base.v[j] += rho * (dy.v[j] * factor.v[j] - x.v[j] * pull);
+    for (int j = 0; j < 8; ++j) base.v[j] += rstd * (dy.v[j] * factor.v[j] - x.v[j] * pull);
     return base;
 }
 
 template <bool offset>
 __device__ __forceinline__ void backward_row(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w,
-                                             const float* rho, const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
+                                             const float* rstd, const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
     const long start = long(blockIdx.x) * d;
     const int rest = eight_of_row(KEPT), step = 8 * int(blockDim.x);
     dy += start, x += start, dx += start;
@@ -108,7 +108,7 @@ __device__ __forceinline__ void backward_row(const __nv_bfloat16* dy, const __nv
     const int based = base == nullptr ? 0 : d;
     if (base != nullptr) base += start;
     const Kept gradients(dy, d), values(x, d), bases(base, based), weights(w, d);
-    const float scale = rho[blockIdx.x];
+    const float scale = rstd[blockIdx.x];
     float sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) {
@@ -133,14 +133,14 @@ __device__ __forceinline__ void backward_row(const __nv_bfloat16* dy, const __nv
     }
 }
 
-// dx = base + rho (t - x rho^2 mean(t x)) with t = dy w; base may be null.
+// dx = base + rstd (t - x rstd^2 mean(t x)) with t = dy w; base may be null.
 extern "C" __global__ void __launch_bounds__(1024)
-    rms_norm_backward(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w, const float* rho,
+    rms_norm_backward(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w, const float* rstd,
                       const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
-    backward_row<false>(dy, x, w, rho, base, d, dx);
+    backward_row<false>(dy, x, w, rstd, base, d, dx);
 }
 extern "C" __global__ void __launch_bounds__(1024)
-    rms_norm_backward_offset(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w, const float* rho,
+    rms_norm_backward_offset(const __nv_bfloat16* dy, const __nv_bfloat16* x, const __nv_bfloat16* w, const float* rstd,
                              const __nv_bfloat16* base, int d, __nv_bfloat16* dx) {
-    backward_row<true>(dy, x, w, rho, base, d, dx);
+    backward_row<true>(dy, x, w, rstd, base, d, dx);
 }

@@ -1,4 +1,4 @@
-// Rotary position embedding in the halves layout of Hugging Face's models; a thread turns eight neighbouring pairs, or one
+// Rotary position embedding in the halves layout of Hugging Face's models; a thread turns eight neighboring pairs, or one
 // where a head has no whole eights of them, or copies as many elements of the part of a head that stays.
 
 #include "eight.cuh"

@@ -29,7 +29,7 @@ __device__ __forceinline__ float half_of(unsigned word, unsigned which) {
     return *reinterpret_cast<const float*>(&wide);
 }
 
-// The accumulators of two neighbouring tiles as the left operand of the next product.
+// The accumulators of two neighboring tiles as the left operand of the next product.
 __device__ __forceinline__ FragmentA as_left(const FragmentC& left, const FragmentC& right) {
     return {{pack(left.values[0], left.values[1]), pack(left.values[2], left.values[3]),
              pack(right.values[0], right.values[1]), pack(right.values[2], right.values[3])}};
@@ -57,7 +57,7 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&out)[4], con
                  : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(at) : "memory");
 }
 
-// An 8 x 8 matrix of bf16 turned over: each lane has two neighbours of row lane / 4, before and after.
+// An 8 x 8 matrix of bf16 turned over: each lane has two neighbors of row lane / 4, before and after.
 __device__ __forceinline__ unsigned transpose(unsigned pair) {
     unsigned out;
     asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));

@@ -16,7 +16,7 @@ const CODED: usize = 16;
 
 pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let case = &setting.case;
-    let adapters = Adapters::initialise(
+    let adapters = Adapters::initialize(
         &case.config.lora,
         case.shape,
         case.config.training.seed,

@@ -84,8 +84,8 @@ pub(super) fn write_model(
     match (checkpoint.gguf(), checkpoint.shards()) {
         (Some(file), _) => rewrite(checkpoint, file, &target, trained, merger, progress),
         (None, Some(shards)) => {
-            if let Some(name) = shards.quantised() {
-                let fault = format!("holds quantised weights (`{name}`); give the 16-bit model");
+            if let Some(name) = shards.quantized() {
+                let fault = format!("holds quantized weights (`{name}`); give the 16-bit model");
                 return Err(Error::Export {
                     path: checkpoint.files.path.clone(),
                     fault,

@@ -139,7 +139,7 @@ pub(crate) fn rotary_heads(
 }
 
 /// Where row `row` of a query or key projection of `rows` rows stands in a GGUF file: llama.cpp
-/// stores the two halves of each head interleaved, because its rotary embedding turns neighbouring
+/// stores the two halves of each head interleaved, because its rotary embedding turns neighboring
 /// elements.
 pub(crate) fn rotary_row(row: usize, rows: usize, heads: usize) -> usize {
     let head = rows / heads;

@@ -182,7 +182,7 @@ impl Checkpoint {
     }
 
     /// Tells models apart, and finds a model again in another format: a hash of the weights of its
-    /// norms, which no format quantises.
+    /// norms, which no format quantizes.
     pub fn fingerprint(&self) -> Result<String> {
         let cpu = &Device::Cpu;
         let mut hash = Sha256::new();

@@ -45,13 +45,13 @@ impl Checkpoint {
                 if stays {
                     Ok(weight)
                 } else {
-                    requantise(weight, model, backend, fault)
+                    requantize(weight, model, backend, fault)
                 }
             }
             Source::Random(weights) => {
                 let dims = self.files.shape.projection(site.module);
                 let weight = weights.projection(site.layer, site.module, dims)?;
-                requantise(Box::new(Plain(weight)), model, backend, fault)
+                requantize(Box::new(Plain(weight)), model, backend, fault)
             }
         }
     }
@@ -158,7 +158,7 @@ impl Folder {
         model: &ModelConfig,
         backend: &dyn Backend,
     ) -> Result<Box<dyn FrozenWeight>> {
-        if bnb::is_quantised(&self.shards, name) {
+        if bnb::is_quantized(&self.shards, name) {
             return Ok(Box::new(bnb::read(&self.shards, name, backend.device())?));
         }
         if model.quantization == Quantization::Gguf {
@@ -167,7 +167,7 @@ impl Folder {
                 .fault(name, "is not of a GGUF file; set model.quantization: nf4"));
         }
         let fault = |fault: &str| self.shards.fault(name, &format!("{fault}; {ENLARGED}"));
-        requantise(
+        requantize(
             Box::new(Plain(self.shards.native(name, &Device::Cpu)?)),
             model,
             backend,
@@ -180,7 +180,7 @@ impl Folder {
 const ENLARGED: &str = "set model.double_quant: false or model.quantization: none";
 
 /// Brings a weight into the form that the configuration asks for.
-fn requantise(
+fn requantize(
     weight: Box<dyn FrozenWeight>,
     model: &ModelConfig,
     backend: &dyn Backend,
@@ -194,7 +194,7 @@ fn requantise(
         }
         Quantization::Nf4 | Quantization::Auto => weight.as_stored()?,
     };
-    match bnb::quantise(&matrix, model, backend)? {
+    match bnb::quantize(&matrix, model, backend)? {
         Some(matrix) => Ok(Box::new(matrix)),
         None => Err(fault(bnb::BEYOND)),
     }

@@ -1,8 +1,8 @@
-//! Models quantised once: a large base that is loaded as NF4 is written as such beside the models,
-//! and the next start reads a third of the bytes and quantises nothing.
+//! Models quantized once: a large base that is loaded as NF4 is written as such beside the models,
+//! and the next start reads a third of the bytes and quantizes nothing.
 //!
 //! A folder under its final name is complete. Which one it is follows from the files that it was
-//! made of and from how they were quantised; two processes that want the same make it once.
+//! made of and from how they were quantized; two processes that want the same make it once.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ use sha2::{Digest, Sha256};
 use super::cache::Cache;
 use super::error::ModelError;
 
-/// Smaller models are quantised faster than they are worth the space.
+/// Smaller models are quantized faster than they are worth the space.
 const SMALLEST: u64 = 2 << 30;
 /// Bytes that all folders may take together before the one that was used longest ago goes.
 const LIMIT: u64 = 64 << 30;
 /// Changes when the same files would give another folder.
 const VERSION: &str = "2";
 
-/// What to load for `model`: its quantised form where that is here or can be made, else `model`
+/// What to load for `model`: its quantized form where that is here or can be made, else `model`
 /// itself.
 ///
 /// `progress` hears the tensors that are written, and of how many.
 pub fn prepared(model: &Path, config: &ModelConfig, progress: export::Progress<'_>) -> PathBuf {
-    let folder = Cache::open().map(|cache| cache.folder().join("quantised"));
+    let folder = Cache::open().map(|cache| cache.folder().join("quantized"));
     let made = folder.map_err(|e| e.to_string()).and_then(|folder| {
         Store {
             folder,
@@ -39,7 +39,7 @@ pub fn prepared(model: &Path, config: &ModelConfig, progress: export::Progress<'
         .map_err(|e| e.to_string())
     });
     made.unwrap_or_else(|fault| {
-        tracing::warn!("the quantised model is not kept: {fault}");
+        tracing::warn!("the quantized model is not kept: {fault}");
         None
     })
     .unwrap_or_else(|| model.into())
@@ -63,7 +63,7 @@ impl Store {
         };
         if bytes < self.smallest
             || !matches!(config.quantization, Quantization::Auto | Quantization::Nf4)
-            || !export::can_be_quantised(model)
+            || !export::can_be_quantized(model)
         {
             return Ok(None);
         }
@@ -185,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_quantised_once_and_anew_when_it_should_be_another() {
+    fn a_model_is_quantized_once_and_anew_when_it_should_be_another() {
         let home = tempfile::tempdir().expect("a folder");
         let store = Store {
-            folder: home.path().join("quantised"),
+            folder: home.path().join("quantized"),
             smallest: 0,
             limit: u64::MAX,
         };
@@ -201,7 +201,7 @@ mod tests {
             (found.expect("a folder"), written)
         };
         let (first, count) = get("model.double_quant=true");
-        let first = first.expect("a quantised model");
+        let first = first.expect("a quantized model");
         assert!(count > 0 && first.join("model.safetensors").exists());
         assert_eq!(
             get("model.double_quant=true"),
