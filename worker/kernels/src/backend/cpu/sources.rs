@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use half::slice::HalfFloatSliceExt;
 use parking_lot::RwLockReadGuard;
 
 use crate::Result;
@@ -180,12 +181,8 @@ impl PanelSource for Floats<'_> {
                     .for_each(|(out, row)| round(row, self.scale, out));
             }
             Storage::Cpu(CpuStorage::BF16(data)) if self.scale == 1.0 => {
-                let bits = |(out, row): (&mut [u16], &[half::bf16])| {
-                    out.iter_mut()
-                        .zip(row)
-                        .for_each(|(out, value)| *out = value.to_bits());
-                };
-                out.zip(self.rows(data, rows, cols.clone())).for_each(bits);
+                out.zip(self.rows(data, rows, cols.clone()))
+                    .for_each(|(out, row)| out.copy_from_slice(row.reinterpret_cast()));
             }
             Storage::Cpu(CpuStorage::BF16(data)) => {
                 out.zip(self.rows(data, rows, cols.clone()))

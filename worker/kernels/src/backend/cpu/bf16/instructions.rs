@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// [`Self::block`], added to what is in `c` where `add` is set.
-    pub(super) fn multiply(
+    pub(crate) fn multiply(
         &self,
         a: &[Line],
         stride: usize,

@@ -27,6 +27,10 @@ const CHUNK: usize = 8;
 /// read.
 const STRIP: usize = 64;
 
+/// Steps of the summed dimension that the backward product unpacks at a time: a strip and its panels
+/// stay in the second-level cache.
+const DEPTH: usize = 64;
+
 /// What a thread keeps between tasks.
 #[derive(Default)]
 struct Scratch {
@@ -127,7 +131,15 @@ fn multiply_forward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instr
                     panels::transposed(strip, x.steps, own);
                     rest = others;
                 }
-                run(terms, panel, blocks, columns, target, instructions);
+                let session = Session::open(instructions);
+                blocks.resize(target.rows.div_ceil(BLOCK), [0f32; BLOCK * BLOCK]);
+                let mut rest = &*panel;
+                for (i, Term { x, .. }) in terms.iter().enumerate() {
+                    let (own, others) = rest.split_at(x.steps * BLOCK);
+                    multiply_panel(x, 0, own, blocks, &session, i > 0);
+                    rest = others;
+                }
+                store(blocks, columns, target);
             },
         );
     });
@@ -139,61 +151,74 @@ fn multiply_backward(terms: &[Term<'_>], target: &Target<'_>, instructions: Inst
     let width = STRIP.next_multiple_of(grain);
     (0..k.div_ceil(width)).into_par_iter().for_each(|task| {
         let cols = task * width..((task + 1) * width).min(k);
-        SCRATCH.with_borrow_mut(
-            |Scratch {
-                 strip,
-                 panel,
-                 blocks,
-             }| {
-                let steps: usize = terms.iter().map(|term| term.x.steps).sum();
-                let strip = rows::room(strip, steps * width);
-                let mut out = rows::elements(strip);
-                for Term { x, w } in terms {
-                    let (own, rest) = out.split_at_mut(x.steps * STEP * width);
-                    own[x.width * width..].fill(0);
-                    w.unpack(0..x.width, cols.clone(), own, width);
-                    out = rest;
-                }
-                let panel = rows::room(panel, steps * BLOCK);
-                for start in (0..cols.len()).step_by(BLOCK) {
-                    panels::interleaved(strip, width, start, panel);
-                    let part = cols.start + start..(cols.start + start + BLOCK).min(cols.end);
-                    run(terms, panel, blocks, part, target, instructions);
-                }
-            },
-        );
+        SCRATCH.with_borrow_mut(|scratch| {
+            backward_strip(terms, cols, width, scratch, target, instructions)
+        });
     });
 }
 
-/// All rows of all terms times one panel.
-fn run(
+/// The columns `cols` of the result, at most `width` of them. Of each matrix a part is unpacked at a
+/// time that the second-level cache holds.
+fn backward_strip(
     terms: &[Term<'_>],
-    panel: &[Line],
-    blocks: &mut Vec<Block>,
     cols: Range<usize>,
+    width: usize,
+    scratch: &mut Scratch,
     target: &Target<'_>,
     instructions: Instructions,
 ) {
+    let Scratch {
+        strip,
+        panel,
+        blocks,
+    } = scratch;
     let session = Session::open(instructions);
-    blocks.resize(target.rows.div_ceil(BLOCK), [0f32; BLOCK * BLOCK]);
-    let mut done = 0;
-    for Term { x, .. } in terms {
-        for start in (0..x.steps).step_by(CHUNK) {
-            let length = CHUNK.min(x.steps - start);
-            for (i, block) in blocks.iter_mut().enumerate() {
-                let rows = &x.block(i * BLOCK)[start..];
-                session.multiply(
-                    rows,
-                    x.steps,
-                    &panel[done * BLOCK..],
-                    length,
-                    block,
-                    done > 0,
-                );
+    let row_blocks = target.rows.div_ceil(BLOCK);
+    let panels = cols.len().div_ceil(BLOCK);
+    blocks.resize(row_blocks * panels, [0f32; BLOCK * BLOCK]);
+    let mut add = false;
+    for Term { x, w } in terms {
+        for start in (0..x.steps).step_by(DEPTH) {
+            let steps = DEPTH.min(x.steps - start);
+            let summed = start * STEP..((start + steps) * STEP).min(x.width);
+            let strip = rows::room(strip, steps * width);
+            let out = rows::elements(strip);
+            out[summed.len() * width..].fill(0);
+            w.unpack(summed, cols.clone(), out, width);
+            let panel = rows::room(panel, steps * BLOCK);
+            for (i, blocks) in blocks.chunks_exact_mut(row_blocks).enumerate() {
+                panels::interleaved(strip, width, i * BLOCK, panel);
+                multiply_panel(x, start, panel, blocks, &session, add);
             }
-            done += length;
+            add = true;
         }
     }
+    for (i, blocks) in blocks.chunks_exact(row_blocks).enumerate() {
+        let start = cols.start + i * BLOCK;
+        store(blocks, start..(start + BLOCK).min(cols.end), target);
+    }
+}
+
+/// All rows of `x` from step `start` on times one panel, added to what is in `blocks` where `add` is
+/// set.
+fn multiply_panel(
+    x: &Rows,
+    start: usize,
+    panel: &[Line],
+    blocks: &mut [Block],
+    session: &Session,
+    add: bool,
+) {
+    for (chunk, panel) in panel.chunks(CHUNK * BLOCK).enumerate() {
+        let steps = panel.len() / BLOCK;
+        for (i, block) in blocks.iter_mut().enumerate() {
+            let rows = &x.block(i * BLOCK)[start + chunk * CHUNK..];
+            session.multiply(rows, x.steps, panel, steps, block, add || chunk > 0);
+        }
+    }
+}
+
+fn store(blocks: &[Block], cols: Range<usize>, target: &Target<'_>) {
     for (i, block) in blocks.iter().enumerate() {
         target.store(block, i * BLOCK, &cols);
     }
