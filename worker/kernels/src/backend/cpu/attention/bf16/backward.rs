@@ -11,7 +11,7 @@ use crate::backend::cpu::math::{cap_in_place, dot, exp};
 use crate::host::bf16::round;
 use crate::types::attention::AttentionShape;
 use crate::types::instructions::Instructions;
-use crate::types::rows::{self, BLOCK, Line, STEP};
+use crate::types::rows::{self, BLOCK, Block, Line, STEP};
 use crate::types::sequences::Span;
 
 /// `(dq, dk, dv)` with the shapes of q, k and v.
@@ -61,10 +61,12 @@ struct HeadPanels {
     key_blocks: usize,
 }
 
-/// Sums over the tiles of a head, transposed: [E, T], both padded to whole blocks.
+/// Sums over the tiles of a head, transposed: [E, T] in blocks, those of a row of blocks side by
+/// side.
 struct Sums {
-    dk: Vec<f32>,
-    dv: Vec<f32>,
+    dk: Vec<Block>,
+    dv: Vec<Block>,
+    /// Blocks of a row.
     width: usize,
 }
 
@@ -83,11 +85,11 @@ fn backward_head(
         keys_as_is: packed.as_is(),
         key_blocks: packed.blocks(),
     };
-    let width = panels.key_blocks * BLOCK;
-    let size = packed.steps * BLOCK * width;
+    let width = panels.key_blocks;
+    let zeros = vec![[0f32; BLOCK * BLOCK]; packed.steps * width];
     let mut sums = Sums {
-        dk: vec![0.0; size],
-        dv: vec![0.0; size],
+        dk: zeros.clone(),
+        dv: zeros,
         width,
     };
     let mut scratch = BackwardScratch::default();
@@ -103,11 +105,14 @@ fn backward_head(
             &mut scratch,
         );
     }
-    let back = |sums: &[f32]| {
+    let back = |sums: &[Block]| {
         let mut out = vec![0f32; keys * e];
-        for (column, row) in sums.chunks_exact(width).take(e).enumerate() {
-            for (key, &value) in row[..keys].iter().enumerate() {
-                out[key * e + column] = value;
+        for (i, block) in sums.iter().enumerate() {
+            let (columns, first) = (i / width * BLOCK, i % width * BLOCK);
+            for (column, row) in (columns..e).zip(block.chunks_exact(BLOCK)) {
+                for (key, &value) in (first..keys).zip(row) {
+                    out[key * e + column] = value;
+                }
             }
         }
         out
@@ -139,7 +144,7 @@ fn backward_tile(
     let (e, scale) = (head.shape.head_dim, head.shape.scale);
     let queries = Packed::queries(head, x.q, &tile.rows, scale);
     let d_o = Packed::queries(head, x.d_o, &tile.rows, 1.0);
-    let (steps, columns) = (queries.steps, tile.blocks.len());
+    let (steps, columns, width) = (queries.steps, tile.blocks.len(), sums.width);
     let lines = tile.row_blocks() * BLOCK * columns;
     rows::clear(&mut scratch.p, lines);
     rows::clear(&mut scratch.ds, lines);
@@ -200,23 +205,22 @@ fn backward_tile(
             }
         }
     }
-    let first = tile.blocks.start * BLOCK;
-    for (left, right, sum) in [
+    for (left, right, sums) in [
         (queries.transpose(), &scratch.ds, &mut sums.dk),
         (d_o.transpose(), &scratch.p, &mut sums.dv),
     ] {
         for column in 0..columns {
+            let seen = tile.rows_that_see(head, column);
+            if seen.is_empty() {
+                continue;
+            }
             let panel = rows::room(&mut scratch.panel, tile.row_blocks() * BLOCK);
             panels::interleaved(right, columns * STEP, column * STEP, panel);
-            for rows in 0..left.blocks() {
-                session.block(left.block(rows), left.steps, panel, left.steps, &mut s);
-                for (i, values) in s.chunks_exact(BLOCK).enumerate() {
-                    let at = (rows * BLOCK + i) * sums.width + first + column * BLOCK;
-                    sum[at..at + BLOCK]
-                        .iter_mut()
-                        .zip(values)
-                        .for_each(|(sum, value)| *sum += value);
-                }
+            let panel = &panel[seen.start * BLOCK..];
+            for block in 0..left.blocks() {
+                let left_rows = &left.block(block)[seen.start..];
+                let sum = &mut sums[block * width + tile.blocks.start + column];
+                session.multiply(left_rows, left.steps, panel, seen.len(), sum, true);
             }
         }
     }

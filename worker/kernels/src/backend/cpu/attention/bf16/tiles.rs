@@ -151,6 +151,17 @@ impl Tile {
         first - self.blocks.start..last - self.blocks.start
     }
 
+    /// Blocks of rows that see any of the keys of block `block`, counted from the tile's first: they
+    /// follow each other, since what a row sees ends no earlier than what the row before it sees.
+    pub(super) fn rows_that_see(&self, head: &Head<'_>, block: usize) -> Range<usize> {
+        let sees = |rows: &usize| self.blocks_of(head, *rows).contains(&block);
+        let first = (0..self.row_blocks()).find(sees).unwrap_or(0);
+        let end = (0..self.row_blocks())
+            .rfind(sees)
+            .map_or(first, |last| last + 1);
+        first..end
+    }
+
     /// Keys, counted from the tile's first, that a row of the span sees.
     pub(super) fn seen(&self, head: &Head<'_>, row: usize) -> Range<usize> {
         let visible = head.span.visible(row, head.shape.window);
