@@ -1,4 +1,5 @@
-//! A row that cannot be read is named and passed over, in every table; it hides no other one.
+//! A row that cannot be read is named and passed over, in every table; it hides no other one. A row
+//! of an earlier version can be read.
 
 mod common;
 
@@ -261,4 +262,22 @@ async fn rows_of_every_other_table_are_passed_over_too() {
         4
     );
     assert_eq!(store.config("c", 0).await.expect("a config").yaml, "third");
+}
+
+/// The records outlive the words that the code has for what they hold.
+#[tokio::test]
+async fn what_an_earlier_version_stored_under_its_own_words_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(with_three_jobs(folder.path()).await);
+    let sql = r#"UPDATE jobs SET spec = json_set(spec, '$.needs.main_memory', 7),
+        body = json_set(body, '$.attempts[0].meeting', json('{"addresses": ["a:1"], "secret": [1]}'))
+        WHERE id = 2"#;
+    change(folder.path(), sql).await;
+    let store = SqliteStore::open(folder.path()).await.expect("a store");
+    let stored = store.load().await.expect("jobs");
+    let job = stored.jobs.iter().find(|job| job.id == JobId(2));
+    let job = job.expect("the job");
+    assert_eq!(job.spec.needs.host_memory, 7);
+    let rendezvous = job.attempts[0].rendezvous.as_ref().expect("a rendezvous");
+    assert_eq!(rendezvous.addresses, ["a:1"]);
 }
