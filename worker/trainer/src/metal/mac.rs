@@ -31,8 +31,10 @@ impl Mac {
     pub fn ask() -> Result<Self, String> {
         use objc2_metal::MTLDevice;
 
+        use super::autorelease::autoreleased;
+
         let number = |n: isize| n.unsigned_abs() as u64;
-        Ok(super::autoreleased(|| {
+        Ok(autoreleased(|| {
             let version = objc2_foundation::NSProcessInfo::processInfo().operatingSystemVersion();
             let version = (
                 number(version.majorVersion),

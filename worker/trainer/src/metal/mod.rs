@@ -5,6 +5,7 @@
 //! what Metal autoreleases, and frees what it uploads only where it waits. This module computes
 //! nothing.
 
+mod autorelease;
 mod mac;
 mod uploads;
 
@@ -13,6 +14,7 @@ use qlora_kernels::backend::HAS_METAL;
 
 use crate::Result;
 
+pub(crate) use autorelease::autoreleased;
 pub use mac::{Gpu, Mac, OLDEST};
 pub(crate) use uploads::Uploads;
 
@@ -43,18 +45,6 @@ fn convert_bf16(device: &Device) -> candle_core::Result<()> {
         [1.0] => Ok(()),
         ref other => candle_core::bail!("1 becomes {other:?}"),
     }
-}
-
-/// Does `work`, and releases what Metal autoreleased on this thread meanwhile.
-#[cfg(target_os = "macos")]
-pub(crate) fn autoreleased<T>(work: impl FnOnce() -> T) -> T {
-    objc2::rc::autoreleasepool(|_| work())
-}
-
-/// Does `work`.
-#[cfg(not(target_os = "macos"))]
-pub(crate) fn autoreleased<T>(work: impl FnOnce() -> T) -> T {
-    work()
 }
 
 /// Waits for a Mac's GPU, which frees what was uploaded; other devices go on.
