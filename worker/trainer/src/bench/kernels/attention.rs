@@ -6,7 +6,7 @@ use qlora_kernels::types::options::WantedAttention;
 use qlora_kernels::{AttentionSaved, AttentionShape, Backend, Span};
 use qlora_planner::SavedActivations;
 
-use super::Setting;
+use super::setting::Setting;
 use super::table::{Place, Table, Work};
 use crate::Result;
 use crate::device::attention_shape;

@@ -5,7 +5,7 @@ use qlora_config::{Quantization, TargetModule};
 use qlora_kernels::MatmulBackend;
 use qlora_planner::{SavedActivations, held};
 
-use super::Case;
+use super::case::Case;
 
 /// Runs of the parts of all blocks in one step, those of the backward pass's recomputation
 /// included.

@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 use qlora_kernels::{Activations, Term};
 use rayon::prelude::*;
 
-use super::Setting;
+use super::setting::Setting;
 use super::table::{Place, Table, Work, seconds};
 use crate::Result;
 

@@ -6,8 +6,8 @@ use qlora_config::TargetModule as M;
 use qlora_kernels::{Activations, DropoutKey, GateFunction, MatmulBackend, RopeTable};
 use qlora_planner::{Activation, LayerRope, SavedActivations};
 
-use super::Setting;
 use super::inputs::WEIGHTS;
+use super::setting::Setting;
 use super::table::{Place, Table, Work};
 use crate::Result;
 use crate::model::angles;

@@ -5,8 +5,8 @@ use candle_core::{DType, Tensor};
 use qlora_kernels::types::loss::Head;
 use qlora_kernels::{Activations, Term};
 
-use super::Setting;
 use super::inputs::WEIGHTS;
+use super::setting::Setting;
 use super::table::{Place, Table, Work};
 use crate::Result;
 use crate::device;

@@ -2,7 +2,7 @@
 
 use qlora_config::TargetModule as M;
 
-use super::Setting;
+use super::setting::Setting;
 use super::table::{Place, Table, Work};
 use crate::Result;
 

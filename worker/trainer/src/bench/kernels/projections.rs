@@ -8,8 +8,8 @@ use qlora_kernels::{
 };
 use qlora_planner::{ModelShape, held};
 
-use super::Setting;
 use super::inputs::WEIGHTS;
+use super::setting::Setting;
 use super::table::{Place, Table, Work};
 use crate::Result;
 

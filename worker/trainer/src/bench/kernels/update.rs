@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use qlora_config::OptimizerKind;
 
-use super::Setting;
+use super::setting::Setting;
 use super::table::{Place, Table, Work};
 use crate::Result;
 use crate::lora::{Adapters, FactorGrad, Gradients};
