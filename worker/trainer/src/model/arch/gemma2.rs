@@ -4,10 +4,12 @@
 use candle_core::quantized::gguf_file::Value;
 use qlora_planner::{Activation, EmbeddingScale, LayerForm, LayerRope, ModelShape};
 
+use super::architecture::Architecture;
+use super::fault::ConfigFault;
 use super::gguf::{GgufForm, GgufKeys, RopeForm, count, float};
 use super::keys::Keys;
 use super::sizes::{self, Defaults, KvHeads};
-use super::{Architecture, ConfigFault, layers, rope};
+use super::{layers, rope};
 
 pub(super) static GEMMA2: Architecture = Architecture {
     model_type: "gemma2",

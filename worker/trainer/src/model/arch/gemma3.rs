@@ -3,11 +3,13 @@
 
 use qlora_planner::{LayerForm, LayerRope};
 
+use super::architecture::Architecture;
+use super::fault::ConfigFault;
 use super::gemma2::{self, DEFAULTS, cap};
 use super::gguf::{GgufForm, RopeForm, float};
+use super::layers as kinds;
 use super::rope::{self, Reading};
 use super::sizes::Defaults;
-use super::{Architecture, ConfigFault, layers as kinds};
 
 const GLOBAL_THETA: f64 = 1_000_000.0;
 const LOCAL_THETA: f64 = 10_000.0;

@@ -8,8 +8,6 @@ use std::collections::HashMap;
 use candle_core::quantized::gguf_file::Value;
 use qlora_planner::ModelShape;
 
-use super::ARCHITECTURES;
-
 /// An architecture in GGUF files.
 pub struct GgufForm {
     /// What `general.architecture` calls it; the first is written.
@@ -49,21 +47,6 @@ pub enum RopeForm {
 }
 
 impl GgufForm {
-    /// The one that a file calls `name`.
-    pub fn named(name: &str) -> Option<&'static Self> {
-        let mut forms = ARCHITECTURES.iter().map(|known| &known.gguf);
-        forms.find(|form| form.names.contains(&name))
-    }
-
-    /// Every name that is read.
-    pub fn known() -> String {
-        let forms = ARCHITECTURES.iter().map(|known| &known.gguf);
-        let mut names: Vec<_> = forms.flat_map(|form| form.names).copied().collect();
-        names.sort_unstable();
-        names.dedup();
-        names.join(", ")
-    }
-
     /// The name that is written.
     pub fn name(&self) -> &'static str {
         self.names.first().copied().unwrap_or_default()

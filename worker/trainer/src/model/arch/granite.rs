@@ -2,8 +2,9 @@
 
 use qlora_planner::EmbeddingScale;
 
+use super::architecture::Architecture;
 use super::gguf::{GgufForm, RopeForm, float};
-use super::{Architecture, sizes};
+use super::sizes;
 
 pub(super) static GRANITE: Architecture = Architecture {
     model_type: "granite",

@@ -1,6 +1,6 @@
 //! Which blocks have a window.
 
-use super::ConfigFault;
+use super::fault::ConfigFault;
 use super::keys::Keys;
 
 /// Words of `layer_types`.

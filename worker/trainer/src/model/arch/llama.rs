@@ -1,7 +1,8 @@
 //! Llama 2, 3, 3.1 and 3.2, and models of that form, such as SmolLM2.
 
+use super::architecture::Architecture;
 use super::gguf::{GgufForm, RopeForm, count};
-use super::{Architecture, sizes};
+use super::sizes;
 
 pub(super) static LLAMA: Architecture = Architecture {
     model_type: "llama",

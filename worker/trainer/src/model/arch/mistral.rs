@@ -1,7 +1,8 @@
 //! Mistral 7B, all versions, and Mistral Nemo.
 
+use super::architecture::Architecture;
+use super::llama;
 use super::sizes::{self, Defaults, KvHeads};
-use super::{Architecture, llama};
 
 /// Tokens that a token sees where `config.json` has no `sliding_window`; so in transformers.
 const WINDOW: usize = 4096;

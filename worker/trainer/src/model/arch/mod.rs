@@ -4,6 +4,8 @@
 //! Everything that a `config.json` says is done, or refused by its key. Reading weights is the
 //! business of `weights`.
 
+mod architecture;
+mod fault;
 mod gemma2;
 mod gemma3;
 mod gguf;
@@ -24,23 +26,11 @@ mod smollm3;
 use qlora_planner::ModelShape;
 use serde_json::Value;
 
+use self::architecture::Architecture;
 use self::keys::Keys;
 
+pub use self::fault::ConfigFault;
 pub use self::gguf::{GgufForm, GgufKeys, RopeForm, as_number};
-
-/// What sets an architecture apart.
-struct Architecture {
-    /// `model_type` of `config.json`.
-    model_type: &'static str,
-    /// The class in `architectures`; a classifier has another head, and another class.
-    class: &'static str,
-    /// Keys that it carries out beside those of [`known`].
-    keys: &'static [&'static str],
-    /// The model's sizes and constants.
-    shape: fn(&Keys<'_>) -> Result<ModelShape, ConfigFault>,
-    /// The same in GGUF files.
-    gguf: GgufForm,
-}
 
 /// Every architecture that is read.
 static ARCHITECTURES: [&Architecture; 9] = [
@@ -54,23 +44,6 @@ static ARCHITECTURES: [&Architecture; 9] = [
     &smollm3::SMOLLM3,
     &granite::GRANITE,
 ];
-
-/// Why a `config.json` cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigFault {
-    /// It does not say what it must, or contradicts itself.
-    #[error("{0}")]
-    Broken(String),
-    /// It says clearly what is not carried out here.
-    #[error("{0}")]
-    Unsupported(String),
-}
-
-impl From<String> for ConfigFault {
-    fn from(fault: String) -> Self {
-        Self::Broken(fault)
-    }
-}
 
 /// Sizes and constants of a `config.json`.
 ///
@@ -91,6 +64,21 @@ pub fn shape_from_json(config: &Value) -> Result<ModelShape, ConfigFault> {
 /// See [`shape_from_json`].
 pub fn gguf_form(config: &Value) -> Result<&'static GgufForm, ConfigFault> {
     Ok(&architecture(&Keys::new(config)?)?.gguf)
+}
+
+/// What GGUF files say of the architecture that they call `name`.
+pub fn gguf_form_named(name: &str) -> Option<&'static GgufForm> {
+    let mut forms = ARCHITECTURES.iter().map(|known| &known.gguf);
+    forms.find(|form| form.names.contains(&name))
+}
+
+/// Every name of an architecture in GGUF files that is read.
+pub fn gguf_names() -> String {
+    let forms = ARCHITECTURES.iter().map(|known| &known.gguf);
+    let mut names: Vec<_> = forms.flat_map(|form| form.names).copied().collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
 }
 
 fn architecture(config: &Keys<'_>) -> Result<&'static Architecture, ConfigFault> {

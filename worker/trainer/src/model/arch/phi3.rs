@@ -1,10 +1,11 @@
 //! Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini: one matrix for queries, keys and values, one for gate
 //! and up, and rotation of a part of a head.
 
+use super::architecture::Architecture;
+use super::fault::ConfigFault;
 use super::gguf::{GgufForm, RopeForm, count};
 use super::rope::Reading;
 use super::sizes::{self, Defaults};
-use super::{Architecture, ConfigFault};
 
 pub(super) static PHI3: Architecture = Architecture {
     model_type: "phi3",

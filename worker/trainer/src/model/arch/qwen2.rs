@@ -1,8 +1,9 @@
 //! Qwen2 and Qwen2.5, whose queries, keys and values have biases.
 
+use super::architecture::Architecture;
+use super::fault::ConfigFault;
 use super::gguf::{GgufForm, RopeForm};
 use super::sizes::{self, Defaults, KvHeads};
-use super::{Architecture, ConfigFault};
 
 pub(super) static QWEN2: Architecture = Architecture {
     model_type: "qwen2",

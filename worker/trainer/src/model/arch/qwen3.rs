@@ -1,6 +1,6 @@
 //! Qwen3, its dense models: norms over the heads of queries and keys.
 
-use super::Architecture;
+use super::architecture::Architecture;
 use super::gguf::{GgufForm, RopeForm};
 use super::sizes::{self, Defaults, KvHeads};
 

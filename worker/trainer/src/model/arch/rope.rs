@@ -6,8 +6,9 @@
 
 use qlora_planner::RopeScaling;
 
+use super::fault::ConfigFault;
 use super::keys::Keys;
-use super::{ConfigFault, layers};
+use super::layers;
 
 /// How an architecture reads its rotary settings.
 #[derive(Clone, Copy)]

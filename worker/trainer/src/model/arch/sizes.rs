@@ -2,7 +2,7 @@
 
 use qlora_planner::{Activation, DecoderForm, ModelShape};
 
-use super::ConfigFault;
+use super::fault::ConfigFault;
 use super::keys::Keys;
 use super::rope::{self, Reading};
 

@@ -2,10 +2,11 @@
 
 use qlora_planner::{Activation, LayerForm, LayerRope};
 
+use super::architecture::Architecture;
+use super::fault::ConfigFault;
 use super::gguf::{GgufForm, RopeForm};
 use super::rope::Reading;
 use super::sizes::{self, Defaults, KvHeads};
-use super::{Architecture, ConfigFault};
 
 /// Every block of this number does not rotate, where no key has another.
 const INTERVAL: usize = 4;

@@ -7,7 +7,7 @@ use candle_core::quantized::gguf_file::Value;
 use qlora_planner::{DecoderForm, ModelShape};
 
 use super::rope::{self, RopeTensors};
-use crate::model::{GgufForm, GgufKeys, RopeForm, as_number};
+use crate::model::{GgufForm, GgufKeys, RopeForm, as_number, gguf_form_named, gguf_names};
 use crate::{Error, Result};
 
 /// Keys, after the architecture's name, that are carried out for every architecture.
@@ -100,8 +100,8 @@ impl Header<'_> {
         let keys = self.keys("");
         let name = self.read(keys.text("general.architecture"))?;
         let name = self.read(keys.required("general.architecture", name))?;
-        let form = GgufForm::named(name).ok_or_else(|| {
-            let known = GgufForm::known();
+        let form = gguf_form_named(name).ok_or_else(|| {
+            let known = gguf_names();
             self.unsupported(format!(
                 "its architecture is `{name}` (`general.architecture`); {known} can be trained"
             ))
