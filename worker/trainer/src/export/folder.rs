@@ -10,8 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::merge::{Merger, site_of};
 use super::numbers::Outgoing;
+use super::publish::publish;
+use super::report::{Progress, Written};
 use super::text::{self, Trained};
-use super::{Progress, Written, publish};
 use crate::partial::Partial;
 use crate::weights::{Checkpoint, INDEX, ShardEntries, ShardEntry, ShardWriter, Shards, bnb};
 use crate::{Error, Result};

@@ -12,34 +12,22 @@ mod folder;
 mod gguf;
 mod merge;
 mod numbers;
+mod publish;
+mod report;
 mod text;
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Device;
 use qlora_config::ModelConfig;
 
 use crate::lora::Adapters;
-use crate::partial::Partial;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, adapter};
 
 pub use gguf::ElementType;
 pub use merge::{Base, Merged};
-
-/// Hears the tensors that are written, and of how many; an error ends the export, and nothing is
-/// left of it. It hears of all of them once more before the result gets its name.
-pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> Result<()>;
-
-/// What was written without an adapter, or of an adapter alone.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Written {
-    pub tensors: usize,
-    pub bytes: u64,
-    /// What a person should hear of the result.
-    pub notes: Vec<String>,
-}
+pub use report::{Progress, Written};
 
 /// Writes the model at `model` with the adapter in `adapter` to `out`, which must not exist: a GGUF
 /// file of `element` where its name ends so, else a Hugging Face folder.
@@ -153,7 +141,7 @@ pub fn convert_adapter(
 
 fn open_for(model: &Path, out: &Path) -> Result<Checkpoint> {
     if out.exists() {
-        return Err(present(out));
+        return Err(publish::present(out));
     }
     Checkpoint::open(model)
 }
@@ -171,24 +159,4 @@ fn load_adapter(folder: &Path, checkpoint: &Checkpoint) -> Result<Adapters> {
 fn is_gguf(out: &Path) -> bool {
     out.extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
-}
-
-/// Makes what is complete, all `tensors` of it, durable and gives it its name, unless something has
-/// it already.
-fn publish(partial: Partial, out: &Path, tensors: usize, progress: Progress<'_>) -> Result<()> {
-    partial.sync().map_err(Error::io(out))?;
-    // A disk may take minutes over a model, in which a person may stop it.
-    progress(tensors, tensors)?;
-    partial.publish().map_err(|e| match e.kind() {
-        ErrorKind::AlreadyExists => present(out),
-        _ => Error::io(out)(e),
-    })
-}
-
-/// The refusal of a name that something has.
-fn present(out: &Path) -> Error {
-    Error::Export {
-        path: out.into(),
-        fault: "exists already; name another".into(),
-    }
 }

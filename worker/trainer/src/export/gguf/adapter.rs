@@ -7,10 +7,13 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use qlora_planner::ModelShape;
 
+use super::agreement::{self, no_files, unused_window};
+use super::elements::plain;
+use super::metadata;
+use super::rows::{Order, reordered};
 use super::writer::{Entry, Writer};
-use super::{Order, agreement, metadata, plain, reordered, unused_window};
 use crate::Result;
-use crate::export::{Progress, Written};
+use crate::export::report::{Progress, Written};
 use crate::lora::{Adapters, Site};
 use crate::model::{GgufForm, Part};
 use crate::weights::Checkpoint;
@@ -27,7 +30,7 @@ pub(in crate::export) fn write(
     progress: Progress<'_>,
 ) -> Result<Written> {
     let Some(form) = checkpoint.gguf_form() else {
-        return Err(super::no_files(checkpoint));
+        return Err(no_files(checkpoint));
     };
     let (files, shape) = (&checkpoint.files, &checkpoint.files.shape);
     if checkpoint.gguf().is_none() {

@@ -1,5 +1,6 @@
 //! Whether a GGUF file can say what a model is: its metadata are read back before anything is
-//! written, and what they do not say is refused by its key of `config.json`.
+//! written, and what they do not say is refused by its key of `config.json`. A window that
+//! llama.cpp lacks is only told: shorter texts do not need it.
 
 use std::collections::HashMap;
 
@@ -9,8 +10,8 @@ use serde_json::Value as Json;
 
 use super::rotary;
 use crate::model::GgufForm;
-use crate::weights::ModelFiles;
 use crate::weights::gguf::Header;
+use crate::weights::{Checkpoint, ModelFiles};
 use crate::{Error, Result};
 
 /// Numbers in files have 24 bits.
@@ -18,6 +19,25 @@ const TOLERANCE: f64 = 1e-6;
 
 /// What helps where llama.cpp does not compute what a model does.
 const WAY_OUT: &str = "a Hugging Face folder holds it: name an --out without .gguf";
+
+/// What a person should hear of a window of all blocks: llama.cpp's graphs of such models have
+/// none.
+pub(super) fn unused_window(shape: &ModelShape) -> Option<String> {
+    let window = shape
+        .sliding_window
+        .filter(|&window| window < shape.max_positions)?;
+    Some(format!(
+        "llama.cpp computes no window for this model: beyond {window} tokens (`sliding_window`) its answers differ from those of the training"
+    ))
+}
+
+/// Weights that were made here are in no file.
+pub(super) fn no_files(checkpoint: &Checkpoint) -> Error {
+    Error::Export {
+        path: checkpoint.files.path.clone(),
+        fault: "are in no file; name a model's folder or GGUF file".into(),
+    }
+}
 
 /// # Errors
 /// llama.cpp would not compute what the model in `files` does from `metadata`.

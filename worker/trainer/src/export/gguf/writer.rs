@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 
-use crate::export::{Progress, publish};
+use crate::export::publish::publish;
+use crate::export::report::Progress;
 use crate::partial::Partial;
 use crate::{Error, Result};
 

@@ -1,0 +1,45 @@
+//! The types of elements in a file. Whether the numbers of a tensor survive one is the business of
+//! `export::numbers`.
+
+use candle_core::Tensor;
+use candle_core::quantized::{GgmlDType, QTensor};
+
+use crate::Result;
+
+/// How matrices are held in a file; vectors are always `f32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ElementType {
+    F32,
+    F16,
+    Bf16,
+    /// Blocks of 32 with a scale each: half of `f16`.
+    Q8_0,
+}
+
+impl ElementType {
+    pub(super) fn dtype(self) -> GgmlDType {
+        match self {
+            Self::F32 => GgmlDType::F32,
+            Self::F16 => GgmlDType::F16,
+            Self::Bf16 => GgmlDType::BF16,
+            Self::Q8_0 => GgmlDType::Q8_0,
+        }
+    }
+
+    /// The number of llama.cpp's `llama_ftype`.
+    pub(super) fn file_type(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q8_0 => 7,
+            Self::Bf16 => 32,
+        }
+    }
+}
+
+/// `tensor` as it is, in `f32`.
+pub(super) fn plain(tensor: &Tensor) -> Result<Vec<u8>> {
+    Ok(QTensor::quantize(&tensor.contiguous()?, GgmlDType::F32)?
+        .data()?
+        .into_owned())
+}
