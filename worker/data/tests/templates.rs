@@ -162,6 +162,41 @@ fn parts_are_the_assistants(rendered: &Rendered, conversation: &Conversation, wh
     }
 }
 
+/// Some templates write a text between apostrophes and escape those in it, which neither JSON nor
+/// Python does.
+#[test]
+fn an_argument_with_quotation_marks_is_lost_nowhere() {
+    let (conversations, templates) = (conversations(), rendered_by_transformers());
+    let (_, plain) = conversations
+        .into_iter()
+        .find(|(name, _)| name == "toolsonly")
+        .expect("a conversation");
+    let asking_for = |city: &str| {
+        let mut conversation = plain.clone();
+        conversation.messages[1]["tool_calls"][0]["function"]["arguments"]["city"] = city.into();
+        conversation
+    };
+    let (mut looked_at, mut faults) = (0, Vec::new());
+    for (name, of) in &templates {
+        let template = template(of);
+        let is_whole = |city: &str| {
+            let rendered = template.render(&asking_for(city));
+            rendered.is_ok_and(|rendered| rendered.lost.is_empty())
+        };
+        if !is_whole("Oslo") {
+            continue;
+        }
+        looked_at += 1;
+        for city in ["it's", "it's \"so\"", "it's C:\\bin", "it's\nso", "\\"] {
+            if !is_whole(city) {
+                faults.push(format!("{name}: {city:?}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(looked_at > 80, "only {looked_at} templates");
+}
+
 /// Ends of turns in templates of Llama, Mistral and Qwen.
 const ENDS: [&str; 4] = ["<|eot_id|>", "<|eom_id|>", "</s>", "<|im_end|>"];
 

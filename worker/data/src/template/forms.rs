@@ -27,6 +27,7 @@ pub(super) fn forms(text: &str) -> Vec<String> {
         .replace('<', "&lt;")
         .replace('>', "&gt;");
     let lines = text.replace("\r\n", "\n");
+    let [quotes, slashes, ends] = single_quoted(text);
     vec![
         plain,
         ascii,
@@ -37,7 +38,19 @@ pub(super) fn forms(text: &str) -> Vec<String> {
         apos,
         bare,
         lines,
+        quotes,
+        slashes,
+        ends,
     ]
+}
+
+/// `text` as templates write it between `'` and `'`, where Python would take `"` for a text with an
+/// apostrophe: they escape the apostrophe, some the backslash too, and some line ends as well.
+fn single_quoted(text: &str) -> [String; 3] {
+    let quotes = text.replace('\'', r"\'");
+    let slashes = text.replace('\\', r"\\").replace('\'', r"\'");
+    let ends = slashes.replace('\n', r"\n").replace('\r', r"\r");
+    [quotes, slashes, ends]
 }
 
 /// `text` without the quotation marks around it.
@@ -96,6 +109,7 @@ mod tests {
             r#"Ann\'s "é" <b>\n&"#,
             "Ann&#39;s &#34;é&#34; &lt;b&gt;\n&amp;",
             "Ann's \"é\" &lt;b&gt;\n&amp;",
+            "Ann\\'s \"é\" <b>\n&",
         ] {
             assert!(is_held_in(&format!("({text})"), said), "{text}");
         }
@@ -107,6 +121,20 @@ mod tests {
         ] {
             assert!(!is_held_in(text, said), "{text}");
         }
+    }
+
+    /// Python quotes these with `"` and leaves the apostrophe as it is.
+    #[test]
+    fn an_apostrophe_is_known_between_apostrophes() {
+        let said = "it's C:\\bin\nso";
+        for text in [
+            "it\\'s C:\\bin\nso",
+            "it\\'s C:\\\\bin\nso",
+            r"it\'s C:\\bin\nso",
+        ] {
+            assert!(is_held_in(&format!("('{text}')"), said), "{text}");
+        }
+        assert!(!is_held_in(r"('its C:\\bin\nso')", said));
     }
 
     #[test]
