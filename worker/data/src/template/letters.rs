@@ -2,7 +2,8 @@
 //!
 //! The message is rendered again with each letter and digit of its texts replaced by another one of
 //! as many bytes. Where the rendering keeps its shape, the characters that differ are the
-//! message's, also where the template takes a text apart, cuts it or counts with it.
+//! message's, also where the template takes a text apart, cuts it or counts with it. Punctuation
+//! marks are changed apart from that: templates look for them.
 
 use std::ops::Range;
 
@@ -29,17 +30,59 @@ pub(super) fn tool_with_other_letters(tool: &mut Value) {
     .descriptions(tool);
 }
 
-/// `text` with other letters and digits; its tokens in brackets stay, since templates look for
-/// them.
+/// `message` with other punctuation marks, `escaped` those too that JSON and HTML escape.
+pub(super) fn with_other_signs(message: &mut Value, depth: Depth, escaped: bool) {
+    Change {
+        text: &|text| mapped(text, |c| other_sign(c, escaped)),
+        number: &Clone::clone,
+    }
+    .message(message, depth);
+}
+
+/// The same for what a tool says in words.
+pub(super) fn tool_with_other_signs(tool: &mut Value, escaped: bool) {
+    Change {
+        text: &|text| mapped(text, |c| other_sign(c, escaped)),
+        number: &Clone::clone,
+    }
+    .descriptions(tool);
+}
+
+/// `text` with other letters and digits.
 fn other_letters(text: &str) -> String {
-    let changed = |(piece, is_token): (&str, bool)| {
+    mapped(text, other_letter)
+}
+
+/// `text` with other characters; its tokens in brackets stay, since templates look for them.
+fn mapped(text: &str, other: impl Fn(char) -> char) -> String {
+    let changed = |(piece, is_token): (&str, bool)| -> String {
         if is_token {
             piece.to_owned()
         } else {
-            piece.chars().map(other_letter).collect()
+            piece.chars().map(&other).collect()
         }
     };
     pieces(text).into_iter().map(changed).collect()
+}
+
+/// Another mark that is escaped to as many characters.
+fn other_sign(c: char, escaped: bool) -> char {
+    const PLAIN: [char; 26] = [
+        '!', '#', '$', '%', '(', ')', '*', '+', ',', '-', '.', '/', ':', ';', '=', '?', '@', '[',
+        ']', '^', '_', '`', '{', '|', '}', '~',
+    ];
+    if let Some(at) = PLAIN.iter().position(|plain| *plain == c) {
+        return PLAIN[(at + 1) % PLAIN.len()];
+    }
+    match c {
+        '"' if escaped => '\\',
+        '\\' if escaped => '"',
+        '&' if escaped => '\'',
+        '\'' if escaped => '&',
+        '<' if escaped => '>',
+        '>' if escaped => '<',
+        c => c,
+    }
 }
 
 /// A number that is written with as many characters.
@@ -138,6 +181,17 @@ mod tests {
             }
         }
         assert_eq!(other_letters("a<think>b [TOOL] c"), "b<think>c [TOOL] d");
+    }
+
+    #[test]
+    fn every_mark_becomes_another_one() {
+        let marks = || ('!'..='~').filter(char::is_ascii_punctuation);
+        assert!(marks().all(|mark| other_sign(mark, true) != mark));
+        let kept: String = marks()
+            .filter(|mark| other_sign(*mark, false) == *mark)
+            .collect();
+        assert_eq!(kept, "\"&'<>\\");
+        assert_eq!(mapped("a<think>b.", |c| other_sign(c, true)), "a<think>b/");
     }
 
     #[test]

@@ -37,6 +37,21 @@ impl Places {
             .filter(move |place| place.owner == owner)
             .map(|place| &place.range)
     }
+
+    /// Those of `ranges` that stand in no place of `owners`.
+    pub fn without_known(&self, ranges: Vec<Range<usize>>, owners: &[Owner]) -> Vec<Range<usize>> {
+        let is_known = |range: &Range<usize>| {
+            let mut places = self
+                .list
+                .iter()
+                .filter(|place| owners.contains(&place.owner));
+            places.any(|place| place.range.start <= range.start && range.end <= place.range.end)
+        };
+        ranges
+            .into_iter()
+            .filter(|range| !is_known(range))
+            .collect()
+    }
 }
 
 /// Whether the ranges share a character.

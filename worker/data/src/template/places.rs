@@ -5,8 +5,8 @@
 //! character is, however often the template writes a text and however it changes it. A template
 //! that looks at a text, or cuts it, may render otherwise with marks: then the messages are marked
 //! one by one. A part that is taken out of a text has no marks, so the conversation is rendered
-//! with other letters too ([`super::letters`]). What both leave open is known by where the text
-//! changes with the message.
+//! with other letters too, and, where a message has no marks, with other punctuation
+//! ([`super::letters`]). What all leave open is known by where the text changes with the message.
 
 use std::ops::Range;
 
@@ -41,8 +41,12 @@ pub(super) fn places(stage: &Stage<'_>, whole: &str) -> Places {
             }
         }
     }
+    let traced = found.exact.clone();
     for group in groups(stage, &owners) {
         by_letters(stage, whole, &group, &mut found);
+    }
+    for &owner in owners.iter().filter(|owner| !traced.contains(owner)) {
+        by_signs(stage, whole, owner, &mut found);
     }
     for &owner in owners.iter().filter(|owner| !found.exact.contains(owner)) {
         let rough = match owner {
@@ -90,14 +94,7 @@ fn by_letters(stage: &Stage<'_>, whole: &str, owners: &[Owner], found: &mut Plac
         }
         return;
     };
-    let known = |range: &Range<usize>| {
-        let mut places = found
-            .list
-            .iter()
-            .filter(|place| owners.contains(&place.owner));
-        places.any(|place| place.range.start <= range.start && range.end <= place.range.end)
-    };
-    let fresh: Vec<Range<usize>> = ranges.into_iter().filter(|range| !known(range)).collect();
+    let fresh = found.without_known(ranges, owners);
     match owners {
         [owner] => {
             found.list.extend(fresh.into_iter().map(|range| Place {
@@ -118,6 +115,29 @@ fn by_letters(stage: &Stage<'_>, whole: &str, owners: &[Owner], found: &mut Plac
             .iter()
             .for_each(|owner| by_letters(stage, whole, &[*owner], found)),
     }
+}
+
+/// Adds what changes with the punctuation marks of `owner`, which has no marks of ours.
+fn by_signs(stage: &Stage<'_>, whole: &str, owner: Owner, found: &mut Places) {
+    let changed = |(escaped, depth)| {
+        let (mut messages, mut tools) = (stage.messages.clone(), stage.tools.clone());
+        match owner {
+            Owner::Message(index) => {
+                letters::with_other_signs(&mut messages[index], depth, escaped);
+            }
+            Owner::Tools => tools
+                .iter_mut()
+                .for_each(|tool| letters::tool_with_other_signs(tool, escaped)),
+        }
+        letters::changed(whole, &stage.part_with(&messages, &tools, false)?)
+    };
+    let mut ways = [true, false]
+        .into_iter()
+        .flat_map(|escaped| DEPTHS.map(|depth| (escaped, depth)));
+    let fresh = found.without_known(ways.find_map(changed).unwrap_or_default(), &[owner]);
+    found
+        .list
+        .extend(fresh.into_iter().map(|range| Place { range, owner }));
 }
 
 /// Where the text changes once the tools say nothing in words.

@@ -40,11 +40,13 @@ fn a_template_that_mixes_texts_is_refused() {
 }
 
 /// Ways in which a template writes a part of the next message.
-const AHEAD: [&str; 9] = [
+const AHEAD: [&str; 11] = [
     "{{ next }}",
     "<r>{{ next | upper }}</r>",
     "<r>{{ next[:4] }}</r>",
     "<r>{{ next[-2] }}</r>",
+    "<r>{{ next[-1] }}</r>",
+    "{{ next[-1:] }}",
     "<r>{{ next.split(' ')[0] }}</r>",
     "<r>{{ next.split(' ')[1] }}</r>",
     "<r>{{ next.split(' ') | last }}</r>",
@@ -98,7 +100,7 @@ fn a_later_message_is_never_trained_on() {
             }
         }
     }
-    assert_eq!(refused, 9 * 3 * 2 * 3);
+    assert_eq!(refused, AHEAD.len() * 3 * 2 * 3);
 }
 
 #[test]
