@@ -180,7 +180,7 @@ fn sizes_that_differ_from_the_configuration_are_refused_with_both_numbers() {
 }
 
 #[test]
-fn a_head_is_there_or_tied_and_another_one_beside_a_tied_is_told() {
+fn a_head_is_there_or_tied_and_another_one_beside_a_tied_is_used_and_told() {
     let home = tempfile::tempdir().expect("a folder");
     let folder = home.path().join("model");
     let mut headless = tensors();
@@ -202,7 +202,11 @@ fn a_head_is_there_or_tied_and_another_one_beside_a_tied_is_told() {
     let (alone, notes) = logits(&model(&folder, &tied, &headless), None).expect("logits");
     assert!(notes.is_empty());
     let (beside, notes) = logits(&model(&folder, &tied, &tensors()), None).expect("logits");
-    assert_eq!(alone, beside);
+    let own = values(&model(&folder, &config(), &tensors()), None);
+    assert_eq!(own, beside);
+    assert!(differ(&alone, &own) > 1e-2, "both heads are alike");
+    let planned = qlora_trainer::weights::shape_of(&folder).expect("a shape");
+    assert!(!planned.tied_embeddings, "the head needs memory");
     assert!(
         notes
             .iter()

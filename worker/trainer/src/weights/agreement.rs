@@ -27,12 +27,11 @@ const HEAD: &str = "lm_head.weight";
 pub(crate) const READABLE: &str =
     "weights in 16 or 32 bits, bitsandbytes' NF4 and .gguf files are read";
 
-/// Checks the tensors of a Hugging Face folder; returns what a person should hear of a model that
-/// can be used.
+/// Checks the tensors of a Hugging Face folder.
 ///
 /// # Errors
 /// A tensor is missing, is of another size or type, or is not understood.
-pub(super) fn check(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
+pub(super) fn check(shards: &Shards, shape: &ModelShape) -> Result<()> {
     // Before a list of what each block needs is made.
     if shape.layers > shards.count() {
         let fault = format!(
@@ -58,7 +57,7 @@ pub(super) fn check(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> 
         };
         return Err(shards.fault(missing, fault));
     }
-    tied_head(shards, shape)
+    Ok(())
 }
 
 /// By their Hugging Face names.
@@ -133,18 +132,20 @@ fn is_understood(
     Err(shards.fault(name, &fault))
 }
 
-/// Where the embedding serves as output layer, a head in the file says nothing, unless it is
-/// another one.
-fn tied_head(shards: &Shards, shape: &ModelShape) -> Result<Vec<String>> {
+/// Whether the files hold an output layer of their own although config.json ties it to the
+/// embedding. transformers 5 computes with it; one that is the embedding says nothing.
+///
+/// # Errors
+/// One of the two cannot be read.
+pub(super) fn has_own_head(shards: &Shards, shape: &ModelShape) -> Result<bool> {
     if !shape.tied_embeddings || !shards.has(HEAD) {
-        return Ok(Vec::new());
+        return Ok(false);
     }
-    if shards.raw(HEAD)? == shards.raw(EMBEDDING)? {
-        return Ok(Vec::new());
-    }
-    let text = "config.json has tie_word_embeddings: true, and `lm_head.weight` differs from the embedding; it is not used";
-    Ok(vec![text.to_owned()])
+    Ok(shards.raw(HEAD)? != shards.raw(EMBEDDING)?)
 }
+
+/// What a person should hear of a model that [`has_own_head`].
+pub(super) const OWN_HEAD: &str = "config.json has tie_word_embeddings: true, and `lm_head.weight` differs from the embedding; it is used, as in transformers 5: set tie_word_embeddings: false, which other programs need";
 
 /// Checks the tensors of a GGUF file, which lie there as `tensors`; those of `rope` may be among
 /// them.

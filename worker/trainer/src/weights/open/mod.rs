@@ -43,15 +43,22 @@ pub struct Checkpoint {
     source: Source,
 }
 
-/// The shape of the model in a folder or a `.gguf` file; its weights are not read.
+/// The shape of the model in a folder or a `.gguf` file; of its weights only a head beside tied
+/// embeddings is looked at, where it is there.
 ///
 /// # Errors
 /// See [`Checkpoint::open`].
 pub fn shape_of(path: &Path) -> Result<ModelShape> {
-    if path.is_dir() {
-        return shape_of_config(path, &read_json(&path.join("config.json"))?);
+    if !path.is_dir() {
+        return GgufFile::open(path)?.shape();
     }
-    GgufFile::open(path)?.shape()
+    let mut shape = shape_of_config(path, &read_json(&path.join("config.json"))?)?;
+    if let Ok(shards) = Shards::open(path)
+        && agreement::has_own_head(&shards, &shape)?
+    {
+        shape.tied_embeddings = false;
+    }
+    Ok(shape)
 }
 
 /// The shape that the `config.json` of `folder` gives.
@@ -139,10 +146,15 @@ impl Checkpoint {
 
     fn open_folder(path: &Path) -> Result<Self> {
         let config = read_json(&path.join("config.json"))?;
-        let shape = shape_of_config(path, &config)?;
+        let mut shape = shape_of_config(path, &config)?;
         let form = gguf_form(&config).map_err(|fault| of_config(path, fault))?;
         let shards = Shards::open(path)?;
-        let notes = agreement::check(&shards, &shape)?;
+        let mut notes = Vec::new();
+        if agreement::has_own_head(&shards, &shape)? {
+            shape.tied_embeddings = false;
+            notes.push(agreement::OWN_HEAD.to_owned());
+        }
+        agreement::check(&shards, &shape)?;
         let text = ModelText::open(path).map_err(|e| Error::Model {
             path: e.path,
             fault: e.fault,
