@@ -224,6 +224,26 @@ fn a_head_is_there_or_tied_and_another_one_beside_a_tied_is_used_and_told() {
 }
 
 #[test]
+fn ends_of_an_answer_are_tokens_of_the_model() {
+    let home = tempfile::tempdir().expect("a folder");
+    let folder = home.path().join("model");
+    let mut beyond = config();
+    beyond["eos_token_id"] = json!([2, VOCABULARY]);
+    let fault = refused(
+        &model(&folder, &beyond, &tensors()),
+        None,
+        &["eos_token_id", "900", "vocab_size", "config.json"],
+    );
+    assert!(!fault.contains("generation_config.json"), "{fault}");
+    model(&folder, &config(), &tensors());
+    let path = folder.join("generation_config.json");
+    fs::write(&path, r#"{"eos_token_id": 4000000}"#).expect("a file");
+    refused(&folder, None, &["generation_config.json", "4000000"]);
+    fs::write(&path, r#"{"eos_token_id": 899}"#).expect("a file");
+    values(&folder, None);
+}
+
+#[test]
 fn element_types_and_numbers_that_are_none_are_refused_by_tensor() {
     let home = tempfile::tempdir().expect("a folder");
     let folder = home.path().join("model");

@@ -80,11 +80,18 @@ pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
 
 /// Ids that end an answer, of `config.json` and of `generation_config.json`, which has those of
 /// chat models.
-pub(super) fn end_ids(folder: &Path, config: &serde_json::Value) -> Result<Vec<u32>> {
+///
+/// # Errors
+/// One is no id of a model with `vocabulary` tokens: no answer would end with it.
+pub(super) fn end_ids(
+    folder: &Path,
+    config: &serde_json::Value,
+    vocabulary: usize,
+) -> Result<Vec<u32>> {
     let generation = folder.join("generation_config.json");
-    let mut all = ids_in(config, &folder.join("config.json"))?;
+    let mut all = ids_in(config, &folder.join("config.json"), vocabulary)?;
     if generation.exists() {
-        let more = ids_in(&read_json(&generation)?, &generation)?;
+        let more = ids_in(&read_json(&generation)?, &generation, vocabulary)?;
         all.extend(
             more.into_iter()
                 .filter(|id| !all.contains(id))
@@ -94,22 +101,30 @@ pub(super) fn end_ids(folder: &Path, config: &serde_json::Value) -> Result<Vec<u
     Ok(all)
 }
 
-fn ids_in(settings: &serde_json::Value, path: &Path) -> Result<Vec<u32>> {
+fn ids_in(settings: &serde_json::Value, path: &Path, vocabulary: usize) -> Result<Vec<u32>> {
     let given = &settings["eos_token_id"];
     let all = match given {
         serde_json::Value::Null => &[],
         serde_json::Value::Array(ids) => ids.as_slice(),
         one => std::slice::from_ref(one),
     };
+    let fault = |fault: String| Error::Model {
+        path: path.into(),
+        fault,
+        help: "correct the key",
+    };
     let id = |v: &serde_json::Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-    all.iter()
-        .map(id)
-        .collect::<Option<_>>()
-        .ok_or_else(|| Error::Model {
-            path: path.into(),
-            fault: format!("`eos_token_id` is {given}, not a token id or a list of them"),
-            help: "correct the key",
-        })
+    let ids: Vec<u32> = all.iter().map(id).collect::<Option<_>>().ok_or_else(|| {
+        fault(format!(
+            "`eos_token_id` is {given}, not a token id or a list of them"
+        ))
+    })?;
+    match ids.iter().find(|&&id| id as usize >= vocabulary) {
+        Some(id) => Err(fault(format!(
+            "`eos_token_id` has {id}, and the model has {vocabulary} tokens (`vocab_size`)"
+        ))),
+        None => Ok(ids),
+    }
 }
 
 /// The name under which transformers loaded the model before it was saved, where that is one of the

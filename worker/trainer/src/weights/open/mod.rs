@@ -162,11 +162,11 @@ impl Checkpoint {
         })?;
         let files = ModelFiles {
             path: path.into(),
+            end_ids: end_ids(path, &config, shape.vocabulary)?,
             shape,
             tokenizer: text.tokenizer,
             template: text.template,
             special: text.special,
-            end_ids: end_ids(path, &config)?,
             hub_name: hub_name(&config),
             notes,
         };
