@@ -527,6 +527,7 @@ fn the_last_checkpoint_of_a_cancelled_job_gives_its_adapter() {
         "adapter_config.json",
         "adapter_model.safetensors",
         "chat_template.jinja",
+        "training_base.json",
         "training_template.json",
     ];
     assert_eq!(names, all, "the template of the training goes with it");

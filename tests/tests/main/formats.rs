@@ -106,7 +106,10 @@ fn llama_cpp_says_what_we_say() {
             &adapted,
         ],
     ] {
-        passes(&worker(args));
+        let output = worker(args);
+        passes(&output);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("other constants"), "{said}");
     }
     let tokenizer = text(&place.model.join("tokenizer.json")).to_owned();
     for args in [

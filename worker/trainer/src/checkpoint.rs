@@ -26,9 +26,10 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// Folder of the best adapter within a checkpoint.
 const BEST: &str = "best";
 /// Files of an adapter; the template is there where the run has one.
-const ADAPTER_FILES: [&str; 4] = [
+const ADAPTER_FILES: [&str; 5] = [
     adapter::CONFIG,
     adapter::WEIGHTS,
+    adapter::CONSTANTS,
     adapter::TEMPLATE,
     adapter::RECORD,
 ];

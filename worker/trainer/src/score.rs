@@ -100,7 +100,7 @@ impl Answerer {
         };
         let mut notes = files.notes.clone();
         if let Some(folder) = &subject.adapter {
-            notes.extend(adapter::another_base(folder, files)?);
+            notes.extend(adapter::notes_of_base(folder, files)?);
         }
         Ok(Self {
             decoder,

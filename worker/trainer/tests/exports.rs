@@ -173,6 +173,22 @@ fn an_adapter_that_names_another_base_is_told_of_wherever_it_is_used() {
             assert!(told.is_empty(), "{name}: {told:?}");
         }
     }
+    let record = adapter.join("training_base.json");
+    fs::write(&record, r#"{"rms_norm_eps": [1e-6], "soft caps": [0, 0]}"#).expect("a record");
+    for told in notes("\"owner/base\"") {
+        assert!(
+            told.len() == 1 && told[0].contains("rms_norm_eps (0.000001, here 0.00001)"),
+            "{told:?}"
+        );
+    }
+    fs::write(
+        &record,
+        r#"{"rms_norm_eps": [0.00001], "of a later version": [1]}"#,
+    )
+    .expect("a record");
+    for told in notes("\"owner/base\"") {
+        assert!(told.is_empty(), "{told:?}");
+    }
 }
 
 struct Home(tempfile::TempDir);

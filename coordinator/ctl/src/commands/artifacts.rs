@@ -18,7 +18,11 @@ use crate::output::{human, json, print, print_json};
 /// The files of an adapter within a checkpoint, those that every adapter has first; and the folder
 /// of the best one.
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
-const BESIDE: [&str; 2] = ["chat_template.jinja", "training_template.json"];
+const BESIDE: [&str; 3] = [
+    "chat_template.jinja",
+    "training_base.json",
+    "training_template.json",
+];
 const BEST: &str = "best";
 
 /// What jobs have made.

@@ -1,5 +1,6 @@
-//! Whether the base that an adapter names is the one that it is used on. PEFT writes a name only,
-//! so names are compared where there is no fingerprint.
+//! Whether the base of an adapter is the one that it is used on. PEFT writes a name only, so names
+//! are compared where there is no fingerprint; where there is one, constants are, which a
+//! fingerprint of weights does not tell.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,13 +8,27 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
-use super::{CONFIG, FINGERPRINT, WEIGHTS};
+use super::{CONFIG, FINGERPRINT, WEIGHTS, constants};
 use crate::weights::{ModelFiles, metadata};
 use crate::{Error, Result};
 
 /// What a person should hear of the adapter in `folder`, which [`super::load`] takes for the model
-/// of `files`; none where it names that one, or none.
-pub fn another_base(folder: &Path, files: &ModelFiles) -> Result<Option<String>> {
+/// of `files`.
+pub fn notes_of_base(folder: &Path, files: &ModelFiles) -> Result<Vec<String>> {
+    let mut notes = Vec::from_iter(another_base(folder, files)?);
+    let differing = constants::differing(folder, &files.shape)?;
+    if !differing.is_empty() {
+        notes.push(format!(
+            "the adapter was trained on these weights with other constants than {} gives: {}; its answers are poorer unless the change is meant, as of a longer context",
+            files.path.display(),
+            differing.join(", ")
+        ));
+    }
+    Ok(notes)
+}
+
+/// The note where the base is named and is another one than the model of `files`.
+fn another_base(folder: &Path, files: &ModelFiles) -> Result<Option<String>> {
     let Some(base) = named_base(folder)? else {
         return Ok(None);
     };

@@ -2,9 +2,11 @@
 //!
 //! `adapter_config.json` and `adapter_model.safetensors`, whose keys are
 //! `base_model.model.<module>.lora_A.weight` [R, in] and `.lora_B.weight` [out, R]; and beside
-//! them, in `chat_template.jinja`, the template that the adapter was trained with.
+//! them, in `chat_template.jinja`, the template that the adapter was trained with, and in
+//! `training_base.json` what its base computed with.
 
 mod base;
+mod constants;
 mod load;
 mod settings;
 mod targets;
@@ -15,15 +17,17 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::Device;
+use qlora_planner::ModelShape;
 use serde_json::json;
 
 use crate::lora::{Adapters, NAMES, Site};
 use crate::weights::is_hub_name;
 use crate::{Error, Result, partial};
 
+pub(crate) use constants::CONSTANTS;
 pub(crate) use template::{RECORD, TEMPLATE};
 
-pub use base::another_base;
+pub use base::notes_of_base;
 pub use load::{is_there, load};
 pub use template::TrainedWith;
 
@@ -43,6 +47,7 @@ pub struct BaseModel<'a> {
     pub name: &'a str,
     /// See [`crate::weights::Checkpoint::fingerprint`].
     pub fingerprint: &'a str,
+    pub shape: &'a ModelShape,
     /// None where there is no chat template.
     pub template: Option<TrainedWith<'a>>,
 }
@@ -92,6 +97,7 @@ pub fn save(adapters: &Adapters, base: BaseModel<'_>, folder: &Path) -> Result<(
     let weights = folder.join(WEIGHTS);
     partial::write_tensors(&weights, tensors, Some(metadata.into()))
         .map_err(Error::io(&weights))?;
+    constants::save(base.shape, folder)?;
     if let Some(template) = base.template {
         template::save(template, folder)?;
     }

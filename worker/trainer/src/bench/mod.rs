@@ -394,7 +394,7 @@ pub fn logits(model: &Path, config: &ModelConfig, folder: Option<&Path>) -> Resu
     let ids = Tensor::new(sample.ids.as_slice(), &Device::Cpu)?.to_dtype(DType::I64)?;
     let mut notes = checkpoint.files.notes.clone();
     if let Some(folder) = folder {
-        notes.extend(adapter::another_base(folder, &checkpoint.files)?);
+        notes.extend(adapter::notes_of_base(folder, &checkpoint.files)?);
     }
     Ok(Logits { ids, logits, notes })
 }

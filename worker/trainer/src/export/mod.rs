@@ -49,7 +49,7 @@ pub fn merge(
     let trained = text::trained(adapter, &checkpoint.files)?;
     let mut merger = merge::Merger::new(&adapters, base, config);
     merger.note(checkpoint.files.notes.clone());
-    merger.note(adapter::another_base(adapter, &checkpoint.files)?);
+    merger.note(adapter::notes_of_base(adapter, &checkpoint.files)?);
     merger.note(
         trained
             .iter()
@@ -135,7 +135,7 @@ pub fn convert_adapter(
     let mut written = gguf::write_adapter(&checkpoint, &adapters, out, progress)?;
     written
         .notes
-        .extend(adapter::another_base(adapter, &checkpoint.files)?);
+        .extend(adapter::notes_of_base(adapter, &checkpoint.files)?);
     Ok(written)
 }
 

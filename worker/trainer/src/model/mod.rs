@@ -23,4 +23,4 @@ pub(crate) use arch::{
 pub use batch::Batch;
 pub use decoder::{Decoder, Passed};
 pub use parts::{NormPlace, Part};
-pub(crate) use rope::{angles, inverse_frequencies};
+pub(crate) use rope::{angles, inverse_frequencies, switch};

@@ -25,6 +25,7 @@ impl Session<'_> {
         BaseModel {
             name,
             fingerprint: &self.prepared.decoder.fingerprint,
+            shape: &self.prepared.decoder.shape,
             template,
         }
     }
