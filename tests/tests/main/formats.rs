@@ -173,6 +173,26 @@ fn what_gguf_has_no_form_for_is_refused_before_anything_is_written() {
     );
     refused(
         &[
+            "convert", "--model", model, "--out", "folder", "--type", "q8_0",
+        ],
+        "folder will be a folder",
+    );
+    refused(
+        &[
+            "convert",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--out",
+            file,
+            "--type",
+            "f16",
+        ],
+        "leave --type out",
+    );
+    refused(
+        &[
             "merge",
             "--model",
             model,

@@ -26,9 +26,9 @@ pub struct Convert {
     /// not exist.
     #[arg(long)]
     out: PathBuf,
-    /// How a .gguf file holds matrices.
-    #[arg(long = "type", value_enum, default_value_t = GgufType::F16)]
-    element: GgufType,
+    /// How the .gguf file of a model holds matrices [default: f16]
+    #[arg(long = "type", value_enum)]
+    element: Option<GgufType>,
 }
 
 const EXAMPLE: &str = "Example:
@@ -37,10 +37,7 @@ const EXAMPLE: &str = "Example:
 impl Convert {
     /// Converts a model, or an adapter where one is given.
     pub fn run(&self, as_json: bool) -> Result<ExitCode, WorkerError> {
-        let is_gguf = self
-            .out
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        let is_gguf = export::is_gguf(&self.out);
         if self.adapter.is_some() && !is_gguf {
             return Err(WorkerError::Usage {
                 fault: format!(
@@ -48,6 +45,13 @@ impl Convert {
                     self.out.display()
                 ),
                 help: "give --out a name that ends in .gguf",
+            });
+        }
+        let element = export::element(self.element, &self.out)?;
+        if self.adapter.is_some() && self.element.is_some() {
+            return Err(WorkerError::Usage {
+                fault: "--type says how the matrices of a model are held; the factors of an adapter stay in f32".into(),
+                help: "leave --type out",
             });
         }
         placed(&self.out)?;
@@ -63,7 +67,7 @@ impl Convert {
                 &model,
                 &self.out,
                 &export::held(),
-                self.element.into(),
+                element.into(),
                 &mut watch,
             ),
         };

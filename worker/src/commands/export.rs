@@ -33,6 +33,29 @@ impl From<GgufType> for ElementType {
     }
 }
 
+/// Whether `out` is written as a GGUF file.
+pub fn is_gguf(out: &Path) -> bool {
+    out.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
+/// How the GGUF file `out` holds matrices.
+///
+/// # Errors
+/// `asked` says it of a folder, whose tensors have types of their own.
+pub fn element(asked: Option<GgufType>, out: &Path) -> Result<GgufType, WorkerError> {
+    if asked.is_some() && !is_gguf(out) {
+        return Err(WorkerError::Usage {
+            fault: format!(
+                "--type says how a .gguf file holds matrices, and {} will be a folder",
+                out.display()
+            ),
+            help: "leave --type out, or give --out a name that ends in .gguf",
+        });
+    }
+    Ok(asked.unwrap_or(GgufType::F16))
+}
+
 /// Removes what killed exports left beside `out`, and names what cannot be told from an export at
 /// work: both are as large as a model.
 pub fn clear(out: &Path) {
@@ -96,5 +119,23 @@ pub fn watcher(
         bar.set_length(of as u64);
         bar.set_position(done as u64);
         stop.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_type_is_asked_of_a_gguf_file_only() {
+        for (asked, out, wanted) in [
+            (None, "m.gguf", Some(GgufType::F16)),
+            (None, "folder", Some(GgufType::F16)),
+            (Some(GgufType::Q8_0), "m.GGUF", Some(GgufType::Q8_0)),
+            (Some(GgufType::Q8_0), "folder", None),
+            (Some(GgufType::F16), "m.gguf/folder", None),
+        ] {
+            assert_eq!(element(asked, Path::new(out)).ok(), wanted, "{out}");
+        }
     }
 }

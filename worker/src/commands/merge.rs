@@ -28,9 +28,9 @@ pub struct Merge {
     /// .gguf base has only its own.
     #[arg(long, value_enum, default_value_t = MergeBase::Original)]
     into: MergeBase,
-    /// How a .gguf file holds the matrices that are written anew.
-    #[arg(long = "type", value_enum, default_value_t = GgufType::F16)]
-    element: GgufType,
+    /// How a .gguf file holds the matrices that are written anew [default: f16]
+    #[arg(long = "type", value_enum)]
+    element: Option<GgufType>,
 }
 
 const EXAMPLE: &str = "Example:
@@ -49,6 +49,7 @@ impl Merge {
             MergeBase::Original => Base::Original,
             MergeBase::Dequantized => Base::Dequantized,
         };
+        let element = export::element(self.element, &self.out)?;
         placed(&self.out)?;
         export::clear(&self.out);
         let model = models::resolve(&self.model, &models::Quiet)?;
@@ -60,7 +61,7 @@ impl Merge {
             &self.out,
             base,
             &export::held(),
-            self.element.into(),
+            element.into(),
             &mut watch,
         );
         let merged = merged.map_err(export::ended(&self.out))?;
