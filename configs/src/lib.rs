@@ -40,6 +40,7 @@ pub use layers::Layers;
 pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
 pub use resolved::ResolvedConfig;
 pub use rewrite::rewritten;
+pub use schema::LONGEST_NAME;
 pub use schema::{
     Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig,
     ModelConfig, OptimizerKind, Quantization, ResourceConfig, Schedule, TEMPLATE_DATE,

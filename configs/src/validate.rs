@@ -3,16 +3,27 @@
 use crate::agree;
 use crate::faults::{Fault, Faults};
 use crate::ranges::RANGES;
-use crate::schema::TrainingConfig;
+use crate::schema::{LONGEST_NAME, TrainingConfig};
 
 /// Every fault of `config`; whoever knows its places puts them in order.
 pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
     let mut faults = Faults::default();
+    name(config, &mut faults);
     ranges(config, &mut faults);
     model_and_data(config, &mut faults);
     target_modules(config, &mut faults);
     agree::check(config, &mut faults);
     faults.0
+}
+
+fn name(config: &TrainingConfig, faults: &mut Faults) {
+    let length = config.name.as_deref().unwrap_or_default().chars().count();
+    faults.require(
+        length <= LONGEST_NAME,
+        "name",
+        || format!("`name` has {length} characters, more than {LONGEST_NAME}"),
+        "shorten it; a job is found by its number",
+    );
 }
 
 fn ranges(config: &TrainingConfig, faults: &mut Faults) {

@@ -20,11 +20,15 @@ pub use resources::{DeviceKind, ResourceConfig};
 pub use training::{OptimizerKind, Schedule, TrainingSection};
 pub use words::{Checkpointing, FlashAttention};
 
+/// Characters of a job's name; it stands in every list.
+pub const LONGEST_NAME: usize = 200;
+
 /// A whole training run: what is trained, on what, how, and on which kind of machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// Name of the job for people; its number is its identity.
+    /// Name of the job for people, of 200 characters at the most; its number is its identity.
+    #[schemars(length(max = LONGEST_NAME))]
     pub name: Option<String>,
     pub model: ModelConfig,
     pub data: DataConfig,

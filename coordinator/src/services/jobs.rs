@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use qlora_config::ResolvedConfig;
+use qlora_config::{LONGEST_NAME, ResolvedConfig};
 use qlora_engine as domain;
 use qlora_engine::{Event, Needs};
 use qlora_proto::job_service_server::JobService;
@@ -266,6 +266,11 @@ impl<S: JobStore> Services<S> {
     async fn spec(&self, request: SubmitRequest) -> Result<domain::JobSpec, CallError> {
         let idempotency_key = Some(request.idempotency_key.clone()).filter(|key| !key.is_empty());
         let traceparent = qlora_telemetry::current_traceparent();
+        if request.name.chars().count() > LONGEST_NAME {
+            return Err(CallError::Invalid(format!(
+                "a job's name has {LONGEST_NAME} characters at the most"
+            )));
+        }
         match request.kind() {
             JobKind::Noop => Ok(domain::JobSpec {
                 kind: domain::JobKind::Noop,
