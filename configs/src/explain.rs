@@ -43,25 +43,43 @@ pub(crate) fn explain(error: &figment::Error, written: Option<&str>) -> Explaine
 
 /// What helps where `value` is none of the words that are expected.
 fn word_from(value: &str, expected: &[&str]) -> String {
-    if expected.contains(&ALL_LINEAR)
-        && TargetModule::ALL
-            .iter()
-            .any(|module| module.name() == value)
-    {
-        return format!("one module is a list too: write [{value}]");
-    }
     let takes = format!("it takes {}", expected.join(", "));
+    let is_list = expected.contains(&ALL_LINEAR);
+    let list = is_list.then(|| list_from(value)).flatten();
+    match alike(value, expected) {
+        Some(word) => format!("did you mean `{word}`? {takes}"),
+        None => list.unwrap_or(takes),
+    }
+}
+
+/// What helps where `value` is text that stands for modules; none where it does not.
+fn list_from(value: &str) -> Option<String> {
+    let names = TargetModule::ALL.map(TargetModule::name);
+    let words = || value.split([',', ' ']).filter(|word| !word.is_empty());
+    let meant: Vec<&str> = words()
+        .map(|word| alike(word, &names))
+        .collect::<Option<_>>()?;
+    let list = meant.join(", ");
+    if !words().eq(meant.iter().copied()) {
+        return (!meant.is_empty()).then(|| format!("did you mean [{list}]?"));
+    }
+    match meant.len() {
+        0 => None,
+        1 => Some(format!("one module is a list too: write [{list}]")),
+        _ => Some(format!("a list stands in brackets: write [{list}]")),
+    }
+}
+
+/// The one of `words` that was probably meant.
+fn alike<'w>(value: &str, words: &[&'w str]) -> Option<&'w str> {
     let lower = value.to_lowercase().replace(['-', ' '], "_");
-    let alike = |word: &&&str| {
+    let is_alike = |word: &&str| {
         word.eq_ignore_ascii_case(&lower)
             || word.trim_end_matches("_proj") == lower
             || (lower.len() >= 3 && word.starts_with(&lower))
             || strsim::damerau_levenshtein(&lower, word) <= 1.max(word.len() / 5)
     };
-    match expected.iter().find(alike) {
-        Some(word) => format!("did you mean `{word}`? {takes}"),
-        None => takes,
-    }
+    words.iter().copied().find(is_alike)
 }
 
 fn wrong(

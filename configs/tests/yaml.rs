@@ -186,6 +186,25 @@ fn a_value_that_is_none_is_refused_with_its_line_and_the_way_out() {
         ("lora: {target_modules: q_proj}", &["write [q_proj]"]),
         ("lora: {target_modules: up_proj}", &["write [up_proj]"]),
         (
+            "lora: {target_modules: q_porj}",
+            &[
+                "`lora.target_modules` cannot be `q_porj`",
+                "did you mean [q_proj]?",
+            ],
+        ),
+        (
+            "lora: {target_modules: [q_porj]}",
+            &["cannot be `q_porj`", "did you mean `q_proj`?"],
+        ),
+        (
+            "lora: {target_modules: 'q_proj,v_proj'}",
+            &["write [q_proj, v_proj]"],
+        ),
+        (
+            "lora: {target_modules: q_proj v-proj}",
+            &["did you mean [q_proj, v_proj]?"],
+        ),
+        (
             "lora: {target_modules: all}",
             &["did you mean `all-linear`?"],
         ),
