@@ -101,16 +101,28 @@ const LEAST_MODELS: u64 = 2 << 30;
 /// Whether a folder that will be written to can be, and has room: tried with a file, which goes
 /// again.
 fn room(name: &'static str, folder: Result<PathBuf, String>, least: u64, place: &str) -> Check {
-    let tried = folder.and_then(|folder| {
-        let fault = |e: std::io::Error| format!("{}: {e}", folder.display());
+    let tried = folder.map_err(|fault| (fault, false)).and_then(|folder| {
+        let fault = |e: std::io::Error| {
+            let is_full = qlora_codes::Code::of_file(&e) == qlora_codes::Code::DiskFull;
+            (format!("{}: {e}", folder.display()), is_full)
+        };
         fs::create_dir_all(&folder).map_err(fault)?;
         let file = folder.join(format!(".doctor-{}", std::process::id()));
-        fs::write(&file, [0; 4096]).map_err(fault)?;
-        fs::remove_file(&file).map_err(fault)?;
+        let written = fs::write(&file, [0; 4096]);
+        // Of a full disk it has the name.
+        let removed = fs::remove_file(&file);
+        written.and(removed).map_err(fault)?;
         Ok((platform::disk_free(&folder), folder))
     });
     let (ok, text) = match tried {
-        Err(fault) => return Check::new(name, false, false, fault).or(place),
+        Err((fault, is_full)) => {
+            let help = if is_full {
+                format!("free space there, or {place}")
+            } else {
+                place.to_owned()
+            };
+            return Check::new(name, false, false, fault).or(help);
+        }
         Ok((free, folder)) => {
             let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
             let enough = free.is_none_or(|free| free >= least);
