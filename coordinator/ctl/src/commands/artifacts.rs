@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::job::artifact::{beside, choose, get, refuse_existing};
+use crate::job::artifact::{beside, choose, get, refuse_misplaced};
 use crate::job::record::find;
 use crate::output::{human, json, print, print_json};
 
@@ -177,7 +177,7 @@ async fn rescue(
     checkpoint: &JobArtifact,
     folder: &Path,
 ) -> Result<Rescued, CtlError> {
-    refuse_existing(folder)?;
+    refuse_misplaced(folder)?;
     let whole = beside(folder, &checkpoint.digest, "checkpoint");
     if whole.exists() {
         fs::remove_dir_all(&whole).map_err(CtlError::io(&whole))?;

@@ -36,7 +36,7 @@ pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, C
 
 /// Downloads beside `folder`, resuming what an earlier try left, and unpacks.
 pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Result<(), CtlError> {
-    refuse_existing(folder)?;
+    refuse_misplaced(folder)?;
     let archive = beside(folder, &artifact.digest, "tar");
     let bar = if context.draws() {
         ProgressBar::new(artifact.size)
@@ -65,13 +65,22 @@ pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Re
     fs::remove_file(&archive).map_err(CtlError::io(&archive))
 }
 
-/// A folder that is there already stays as it is.
-pub fn refuse_existing(folder: &Path) -> Result<(), CtlError> {
+/// Refuses, before any work, a folder that is there, and one in a folder that is not.
+pub fn refuse_misplaced(folder: &Path) -> Result<(), CtlError> {
+    let refused = |message: String, help: &str| {
+        Err(CtlError::Usage {
+            message,
+            help: help.into(),
+        })
+    };
     if folder.exists() {
-        return Err(CtlError::Usage {
-            message: format!("{} exists already", folder.display()),
-            help: "give --output FOLDER".into(),
-        });
+        let message = format!("{} exists already", folder.display());
+        return refused(message, "give --output FOLDER");
+    }
+    let parent = folder.parent().unwrap_or(Path::new(""));
+    if parent != Path::new("") && !parent.is_dir() {
+        let message = format!("there is no folder {}", parent.display());
+        return refused(message, "make it, or give another --output");
     }
     Ok(())
 }
@@ -82,4 +91,29 @@ pub fn beside(folder: &Path, digest: &str, what: &str) -> PathBuf {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let digest: String = digest.chars().take(12).collect();
     folder.with_file_name(format!(".{name}.{digest}.{what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_to_write_is_new_and_lies_in_one_that_is_there() {
+        let home = tempfile::tempdir().expect("a folder");
+        let said = |path: &Path| {
+            refuse_misplaced(path)
+                .err()
+                .map(|fault| fault.to_string())
+                .unwrap_or_default()
+        };
+        assert!(said(home.path()).contains("exists already"));
+        assert_eq!(said(&home.path().join("new")), "");
+        assert_eq!(said(Path::new("a-new-one")), "");
+        let (missing, file) = (home.path().join("missing"), home.path().join("file"));
+        fs::write(&file, "").expect("a file");
+        for parent in [missing, file] {
+            let said = said(&parent.join("new"));
+            assert_eq!(said, format!("there is no folder {}", parent.display()));
+        }
+    }
 }
