@@ -70,6 +70,9 @@ pub enum CtlError {
     Transfer(#[from] TransferError),
     #[error("{message}")]
     Data { message: String, help: String },
+    /// A row that the template or the tokenizer of a model does not take.
+    #[error("{message}")]
+    Unencoded { code: Code, message: String },
     #[error("{}", rows_at_fault(name, *rows, *faulty, *findings, shown))]
     Rows {
         name: String,
@@ -83,6 +86,8 @@ pub enum CtlError {
         name: String,
         rows: usize,
         faulty: usize,
+        /// Of the first fault.
+        code: Code,
         shown: Vec<RowFault>,
     },
     #[error("{message}")]
@@ -154,7 +159,7 @@ impl CtlError {
             Self::Config(errors) => errors.code(),
             Self::NotText { .. } => Code::NotYaml,
             Self::Data { .. } | Self::Rows { .. } => Code::InvalidRow,
-            Self::Unrendered { .. } => Code::ChatTemplate,
+            Self::Unrendered { code, .. } | Self::Unencoded { code, .. } => *code,
             Self::Usage { .. } => Code::Usage,
             Self::NoModel { .. } => Code::NoModel,
             Self::DoesNotFit(_) => Code::DoesNotFit,
@@ -196,8 +201,12 @@ impl CtlError {
             | Self::NoModel { help, .. }
             | Self::Process { help, .. }
             | Self::Usage { help, .. } => help.clone(),
+            Self::Unencoded { .. } => "qlora-ctl data check lists every fault".into(),
             Self::Rows { name, .. } => {
                 format!("qlora-ctl data check {name} --fix FILE lists every finding and writes the other rows")
+            }
+            Self::Unrendered { code: Code::InvalidModel, .. } => {
+                "take the tokenizer.json that the model was published with".into()
             }
             Self::Unrendered { .. } => {
                 "fix the rows, or set data.template: chatml-tools or Jinja text; qlora-ctl data check --model looks at every row".into()
@@ -236,6 +245,7 @@ impl CtlError {
                 rows,
                 faulty,
                 shown,
+                ..
             } => self.each(name, unrendered(name, *rows, *faulty), shown),
             Self::Refused { message, .. } => {
                 let told = Fault::parse(message);
@@ -268,6 +278,7 @@ impl CtlError {
             Self::Config(_)
             | Self::NotText { .. }
             | Self::Data { .. }
+            | Self::Unencoded { .. }
             | Self::Rows { .. }
             | Self::Unrendered { .. }
             | Self::NoModel { .. } => Exit::BadInput,

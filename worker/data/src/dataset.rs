@@ -75,11 +75,11 @@ impl DatasetError {
     pub fn code(&self) -> Code {
         match self {
             Self::Encode { source, .. } => source.code(),
-            Self::Read(_)
-            | Self::Row { .. }
-            | Self::TooLong { .. }
-            | Self::Vocabulary { .. }
-            | Self::Nothing { .. } => Code::InvalidRow,
+            Self::Read(_) | Self::Row { .. } | Self::TooLong { .. } | Self::Nothing { .. } => {
+                Code::InvalidRow
+            }
+            // As without rows: the files of the model do not go together.
+            Self::Vocabulary { .. } => Code::InvalidModel,
         }
     }
 }

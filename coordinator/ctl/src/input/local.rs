@@ -89,9 +89,10 @@ pub fn render(ruler: &Ruler, path: &Path, too_long: TooLong) -> Result<(), CtlEr
         let Ok(example) = row.value.and_then(Example::from_value) else {
             continue;
         };
+    code: Code,
         seen.rows += 1;
-        if let Some(text) = seen.look(ruler, &encoder, &example, too_long) {
-            seen.note(row.place.to_string(), text);
+        if let Some((code, text)) = seen.look(ruler, &encoder, &example, too_long) {
+            seen.note(row.place.to_string(), code, text);
         }
     }
     let is_whole = opened.next().is_none();
@@ -100,7 +101,7 @@ pub fn render(ruler: &Ruler, path: &Path, too_long: TooLong) -> Result<(), CtlEr
 
 impl Seen {
     /// A template that cannot render calls says so of every row; once is enough.
-    fn note(&mut self, place: String, text: String) {
+    fn note(&mut self, place: String, code: Code, text: String) {
         match self.faults.iter_mut().find(|alike| alike.text == text) {
             Some(alike) => alike.rows += 1,
             None => self.faults.push(Alike {
@@ -118,13 +119,14 @@ impl Seen {
         encoder: &Encoder,
         example: &Example,
         too_long: TooLong,
-    ) -> Option<String> {
+    ) -> Option<(Code, String)> {
         let sample = match encoder.encode(&ruler.tokenizer, &ruler.template, example) {
             Ok(encoded) => encoded.sample,
-            Err(fault) => return Some(fault.to_string()),
+            Err(fault) => return Some((fault.code(), fault.to_string())),
         };
         let length = sample.ids.len();
         match too_long {
+                code,
             _ if length <= ruler.limit => self.silent += usize::from(sample.supervised() == 0),
             TooLong::Skip => self.too_long += 1,
             TooLong::Truncate => {
@@ -134,17 +136,19 @@ impl Seen {
                 self.silent += usize::from(is_silent);
             }
             TooLong::Error => {
-                return Some(format!(
+                let text = format!(
                     "it has {length} tokens, more than data.max_seq_len {}",
                     ruler.limit
-                ));
+                );
+                return Some((Code::InvalidRow, text));
             }
         }
         let size = ruler.vocabulary?;
         let id = sample.ids.into_iter().find(|&id| id as usize >= size)?;
-        Some(format!(
+        let text = format!(
             "token id {id} is outside the model's vocabulary of {size}; the tokenizer belongs to another model"
-        ))
+        );
+        Some((Code::InvalidModel, text))
     }
 
     /// `is_whole` says that the file has no further rows.
@@ -155,7 +159,8 @@ impl Seen {
             silent,
             faults,
         } = self;
-        if !faults.is_empty() {
+        if let Some(first) = faults.first() {
+            let code = first.code;
             let faulty = faults.iter().map(|alike| alike.rows).sum();
             let shown = faults.into_iter().take(SHOWN).map(Alike::told).collect();
             return Err(CtlError::Unrendered {
@@ -182,6 +187,7 @@ impl Alike {
     fn told(self) -> RowFault {
         let others = match self.rows - 1 {
             0 => String::new(),
+                code,
             n => format!(" (and so in {})", count(n as u64, "further row")),
         };
         RowFault {
@@ -243,7 +249,7 @@ async fn files_of(base: &str, folder: &TempDir) -> Result<Here, CtlError> {
     let text = ModelText::open(folder.path()).map_err(|e| CtlError::NoModel {
         message: e.to_string(),
         help: "download the file again".into(),
-        code: None,
+        code: Some(Code::InvalidModel.into()),
     })?;
     Ok(Here { text, shape })
 }

@@ -58,7 +58,10 @@ impl Preview {
             .and_then(Example::from_value)
             .map_err(|e| fault(format!("{}: {e}", row.place)))?;
         let sample = encode_example(&ruler.tokenizer, &ruler.template, &example);
-        let sample = sample.map_err(|e| fault(format!("{}: {e}", row.place)))?;
+        let sample = sample.map_err(|e| CtlError::Unencoded {
+            code: e.code(),
+            message: format!("{}: {e}", row.place),
+        })?;
         let encoder = Encoder::new(&ruler.tokenizer, &ruler.template);
         let finding = encoder
             .encode(&ruler.tokenizer, &ruler.template, &example)

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qlora_codes::Code;
 use qlora_data::audit::Ruler;
 use qlora_data::{Lacking, ModelText, TemplateError};
 
@@ -29,9 +30,12 @@ fn open(
     limit: usize,
 ) -> Result<Ruler, CtlError> {
     let mut text =
-        ModelText::open(folder).map_err(|e| no_model(e.to_string(), "download the file again"))?;
-    let lacks = |what: &str, help: &str| no_model(format!("{model}: {what} is missing"), help);
-    let fault = |e: TemplateError| no_model(e.to_string(), "look at the template");
+        ModelText::open(folder).map_err(|e| invalid(e.to_string(), "download the file again"))?;
+    let lacks = |what: &str, help: &str| invalid(format!("{model}: {what} is missing"), help);
+    let fault = |e: TemplateError| {
+        let help = "look at the template";
+        no_model(e.to_string(), help, Code::ChatTemplate)
+    };
     // A folder that is no model lacks a template too, which is not what is wrong with it.
     let tokenizer = text.tokenizer.take();
     let tokenizer = tokenizer.ok_or_else(|| {
@@ -44,7 +48,7 @@ fn open(
         .chat_template(wanted)
         .map_err(|lacking| match lacking {
             Lacking::None => lacks("a chat template", "give --template chatml-tools"),
-            Lacking::Named { .. } => no_model(
+            Lacking::Named { .. } => invalid(
                 format!("{model}: {lacking}"),
                 "give --template one of these, or auto or chatml-tools",
             ),
@@ -60,10 +64,15 @@ fn open(
     })
 }
 
-fn no_model(message: String, help: &str) -> CtlError {
+/// The model is there, and its files cannot be used as they are.
+fn invalid(message: String, help: &str) -> CtlError {
+    no_model(message, help, Code::InvalidModel)
+}
+
+fn no_model(message: String, help: &str, code: Code) -> CtlError {
     CtlError::NoModel {
         message,
         help: help.into(),
-        code: None,
+        code: Some(code.into()),
     }
 }
