@@ -13,8 +13,8 @@ pub enum ModelError {
     Unknown { name: String, known: String },
     #[error("`{name}` is no model of the catalogue\n  help: write one of {known}")]
     Unnamed { name: String, known: String },
-    #[error("`{name}` is not on this machine\n  help: qlora-worker model fetch {name}")]
-    NotHere { name: String },
+    #[error("`{name}` is not on this machine{note}\n  help: qlora-worker model fetch {name}")]
+    NotHere { name: String, note: String },
     #[error("{what} cannot be fetched: {fault}\n  help: {help}")]
     Fetch {
         what: String,

@@ -36,9 +36,26 @@ pub fn resolve(name: &str, progress: &dyn Progress) -> Result<PathBuf, ModelErro
         } else {
             Some(hold()?)
         };
-        return hub::folder(&cache, name, false, progress);
+        return hub::folder(&cache, name, false, progress).map_err(|fault| match fault {
+            ModelError::Fetch { what, fault, help } => ModelError::Fetch {
+                what,
+                fault: fault + &beside_a_folder(name),
+                help,
+            },
+            other => other,
+        });
     }
     Err(unknown(name))
+}
+
+/// Of a name of the hub, that its first part is a folder here: it may be a path that is misspelled.
+fn beside_a_folder(name: &str) -> String {
+    match name.split_once('/') {
+        Some((folder, own)) if is_hub_name(name) && Path::new(folder).is_dir() => {
+            format!("; the folder {folder} is here and has no {own}")
+        }
+        _ => String::new(),
+    }
 }
 
 /// The folder or file of `name` where it is on this machine.
@@ -48,7 +65,10 @@ pub fn local(name: &str) -> Result<PathBuf, ModelError> {
         return Ok(path.into());
     }
     let cache = Cache::open()?;
-    let not_here = || ModelError::NotHere { name: name.into() };
+    let not_here = || ModelError::NotHere {
+        name: name.into(),
+        note: beside_a_folder(name),
+    };
     match find(name) {
         Some(entry) if cache.has(&entry) => Ok(cache.path(&entry)),
         Some(_) => Err(not_here()),

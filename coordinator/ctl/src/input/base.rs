@@ -67,6 +67,23 @@ pub fn whole(
     .into())
 }
 
+/// What to say of `base`, a name of the hub, where its first part is a folder here: it may be a
+/// path that is misspelled.
+pub fn beside_a_folder(base: &str, layers: &Layers, origin: &Origin) -> Option<String> {
+    if !is_hub_name(base) {
+        return None;
+    }
+    let path = located(layers.place_of(KEY).as_ref(), origin, base)?;
+    let (folder, name) = (path.parent()?, path.file_name()?);
+    (folder.is_dir() && !path.exists()).then(|| {
+        format!(
+            "`{base}` is taken for a model of the hub: the folder {} is here and has no {}",
+            folder.display(),
+            name.to_string_lossy()
+        )
+    })
+}
+
 /// `owner/name`, as the hub has it.
 fn is_hub_name(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
@@ -182,6 +199,28 @@ mod tests {
             ] {
                 assert_eq!(told(base, &origin, false), Ok(None), "{base}");
             }
+        }
+    }
+
+    #[test]
+    fn a_name_of_the_hub_beside_a_folder_is_told_of() {
+        let home = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(home.path().join("models/llama")).expect("folders");
+        let said = |base: &str| {
+            let text = format!("model: {{base: {base}}}\ndata: {{train: t.jsonl}}\n");
+            let layers = Layers {
+                file: Some(("f.yaml".into(), text)),
+                ..Layers::default()
+            };
+            beside_a_folder(base, &layers, &Origin::Folder(home.path().into()))
+        };
+        let told = said("models/llma").expect("a note");
+        assert!(
+            told.contains("`models/llma`") && told.contains("has no llma"),
+            "{told}"
+        );
+        for base in ["models/llama", "meta-llama/llma", "llma", "models/a/b"] {
+            assert_eq!(said(base), None, "{base}");
         }
     }
 

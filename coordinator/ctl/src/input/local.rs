@@ -14,7 +14,7 @@ use qlora_proto::words::count;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::base::KEY as BASE;
+use super::base::{KEY as BASE, beside_a_folder};
 use super::checked::{TEMPLATE, unfit};
 use super::resolved::Resolved;
 use crate::context::Context;
@@ -41,6 +41,9 @@ pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler
     let (config, layers) = (resolved.config.config(), &resolved.layers);
     let base = config.model.base.as_deref().unwrap_or_default();
     let Some(Here { text, shape }) = here(context, base, layers).await? else {
+        if let Some(note) = beside_a_folder(base, layers, &resolved.origin) {
+            context.say(note);
+        }
         let wanted = &config.data.template;
         return match unlikely_template(wanted, find(base).is_some()) {
             Some(help) => Err(no_template(layers, wanted, base, help)),
