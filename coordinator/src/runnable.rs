@@ -5,15 +5,15 @@
 //! What a worker alone can know passes: a path, a repository of the hub.
 
 use qlora_codes::Code;
-use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, quantized_twice, unlikely_template};
-use qlora_planner::{catalogue, find, misfits};
+use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, unlikely_template};
+use qlora_planner::{Misfit, catalogue, find, misfits, unmet_quantization};
 
 /// # Errors
 /// Every reason why no worker could run `config`.
 pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
     let mut faults = Vec::new();
     faults.extend(
-        quantized_once(config)
+        quantizable(config)
             .err()
             .into_iter()
             .flat_map(|errors| errors.0),
@@ -22,12 +22,7 @@ pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
     faults.extend(unknown_base(base));
     let known = find(base);
     let misfits = known.iter().flat_map(|entry| misfits(&entry.shape, config));
-    faults.extend(misfits.map(|misfit| Diagnostic {
-        code: Code::InvalidValue,
-        message: misfit.message,
-        place: None,
-        help: Some(misfit.help),
-    }));
+    faults.extend(misfits.map(unfit));
     // Which names another model's tokenizer has is known where its files are.
     let unlikely = known.and_then(|_| unlikely_template(&config.data.template, true));
     faults.extend(unlikely.map(|help| Diagnostic {
@@ -46,11 +41,19 @@ pub fn runnable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
     }
 }
 
-/// Refuses NF4 over a GGUF model of the catalogue, which no worker could open.
-pub fn quantized_once(config: &TrainingConfig) -> Result<(), ConfigErrors> {
-    match qlora_planner::quantized_twice(&config.model) {
-        true => Err(quantized_twice(|_| None).into()),
-        false => Ok(()),
+/// Refuses a quantization that the files of a model of the catalogue cannot give.
+pub fn quantizable(config: &TrainingConfig) -> Result<(), ConfigErrors> {
+    let known = config.model.base.as_deref().and_then(find);
+    let unmet = known.and_then(|entry| unmet_quantization((&entry.format).into(), &config.model));
+    unmet.map_or(Ok(()), |misfit| Err(unfit(misfit).into()))
+}
+
+fn unfit(misfit: Misfit) -> Diagnostic {
+    Diagnostic {
+        code: Code::InvalidValue,
+        message: misfit.message,
+        place: None,
+        help: Some(misfit.help),
     }
 }
 

@@ -11,7 +11,7 @@ use super::Services;
 use crate::clock::now;
 use crate::convert;
 use crate::error::CallError;
-use crate::runnable::quantized_once;
+use crate::runnable::quantizable;
 
 #[tonic::async_trait]
 impl<S: JobStore> ConfigService for Services<S> {
@@ -37,7 +37,7 @@ impl<S: JobStore> ConfigService for Services<S> {
         let resolved = layers
             .resolve()
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        quantized_once(resolved.config()).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        quantizable(resolved.config()).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let hash = hex::encode(Sha256::digest(yaml.as_bytes()));
         let made = self
             .store

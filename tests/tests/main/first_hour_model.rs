@@ -16,7 +16,7 @@ fn edit(path: &Path, change: impl FnOnce(String) -> String) {
 }
 
 /// Both commands refuse `set` with exit code 3 and `words`, and nothing is sent.
-fn refused(world: &World, set: &[String], words: &[&str]) {
+pub fn refused(world: &World, set: &[String], words: &[&str]) {
     let config = world.config(SHORT).to_string_lossy().into_owned();
     let set: Vec<&str> = set.iter().flat_map(|pair| ["--set", pair]).collect();
     for command in [&["submit"][..], &["config", "check"]] {

@@ -23,6 +23,7 @@ mod formats;
 mod house;
 mod interrupted;
 mod jobs;
+mod model_files;
 mod options;
 mod page;
 mod reference;

@@ -16,6 +16,9 @@ pub(super) enum Fault {
     Config(#[from] qlora_config::ConfigErrors),
     #[error(transparent)]
     Model(#[from] models::ModelError),
+    /// The model cannot give what the configuration asks for.
+    #[error("{}; {}", .0.message, .0.help)]
+    Misfit(qlora_planner::Misfit),
     #[error(transparent)]
     Transfer(#[from] TransferError),
     /// Its bytes are those that were submitted, so another try finds the same.
@@ -43,6 +46,7 @@ impl Fault {
     fn outcome(&self) -> Outcome {
         match self {
             Self::Config(_)
+            | Self::Misfit(_)
             | Self::Archive { .. }
             | Self::Model(models::ModelError::Unknown { .. }) => Outcome::BadInput,
             Self::Stopped(_) => Outcome::Stopped,
@@ -58,6 +62,7 @@ impl Fault {
             Self::Stopped(_) | Self::Task(_) => None,
             Self::Archive { .. } => Some(Code::Adapter),
             Self::Model(fault) => Some(fault.code()),
+            Self::Misfit(_) => Some(Code::InvalidValue),
             Self::Transfer(fault) => Some(fault.code()),
             Self::Io { source, .. } => Some(Code::of_file(source)),
         }

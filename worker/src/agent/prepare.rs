@@ -4,7 +4,8 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qlora_config::ResolvedConfig;
+use qlora_config::{ModelConfig, ResolvedConfig};
+use qlora_planner::unmet_quantization;
 use qlora_proto::{FileRole, JobFile, JobKind, LogLevel};
 
 use super::fault::Fault;
@@ -29,9 +30,7 @@ impl Work {
             JobKind::Eval => self.scoring().await?,
             _ => self.training().await?,
         };
-        let model = self
-            .model(config.config().model.base.clone().unwrap_or_default())
-            .await?;
+        let model = self.model(&config.config().model).await?;
         let spec = Spec {
             config_json: self.assignment.config_json.clone(),
             model,
@@ -136,8 +135,14 @@ impl Work {
     }
 
     /// The model's path; fetched here when it is missing.
-    async fn model(&mut self, name: String) -> Result<PathBuf, Fault> {
+    async fn model(&mut self, wanted: &ModelConfig) -> Result<PathBuf, Fault> {
+        let name = wanted.base.clone().unwrap_or_default();
         self.options.allowed.check(&name)?;
+        // What the files cannot give is refused before gigabytes of them are fetched.
+        let format = models::format_by_name(&name);
+        if let Some(misfit) = format.and_then(|format| unmet_quantization(format, wanted)) {
+            return Err(Fault::Misfit(misfit));
+        }
         let told = Told {
             outbox: self.outbox.clone(),
         };

@@ -20,4 +20,4 @@ pub use cache::Cache;
 pub use error::ModelError;
 pub use progress::{Progress, Quiet};
 pub use quantized::prepared;
-pub use resolve::{local, resolve, unnamed};
+pub use resolve::{format_by_name, local, resolve, unnamed};

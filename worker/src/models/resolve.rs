@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qlora_planner::{catalogue, find};
+use qlora_planner::{WeightFormat, catalogue, find};
 use qlora_trainer::weights::is_hub_name;
 
 use super::cache::Cache;
@@ -55,6 +55,18 @@ fn beside_a_folder(name: &str) -> String {
             format!("; the folder {folder} is here and has no {own}")
         }
         _ => String::new(),
+    }
+}
+
+/// How the model `name` will hold its weights, which the catalogue says of its own, and of what the
+/// hub has: none where only the files can tell.
+pub fn format_by_name(name: &str) -> Option<WeightFormat> {
+    if Path::new(name).exists() {
+        return None;
+    }
+    match find(name) {
+        Some(entry) => Some((&entry.format).into()),
+        None => is_hub_name(name).then_some(WeightFormat::Folder),
     }
 }
 

@@ -26,6 +26,9 @@ pub enum Error {
         fault: String,
         help: &'static str,
     },
+    /// The configuration asks for what this model does not have.
+    #[error("{}; {}", .0.message, .0.help)]
+    Misfit(qlora_planner::Misfit),
     #[error("{path}: {fault}; {help}")]
     Model {
         path: PathBuf,
@@ -126,7 +129,7 @@ impl Error {
     /// `qlora-ctl explain CODE` prints its meaning.
     pub fn code(&self) -> Code {
         match self {
-            Self::Config { .. } => Code::InvalidValue,
+            Self::Config { .. } | Self::Misfit(_) => Code::InvalidValue,
             Self::Template(_) => Code::ChatTemplate,
             Self::Data(e) => e.code(),
             Self::Encode(e) => e.code(),
@@ -160,6 +163,7 @@ impl Error {
     pub fn failure_class(&self) -> FailureClass {
         match self {
             Self::Config { .. }
+            | Self::Misfit(_)
             | Self::Model { .. }
             | Self::Unsupported { .. }
             | Self::Tensor { .. }

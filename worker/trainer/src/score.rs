@@ -67,7 +67,7 @@ impl Answerer {
             .adapter
             .as_deref()
             .map_or(Ok(()), adapter::is_there)?;
-        let checkpoint = Checkpoint::open(&subject.model)?;
+        let checkpoint = Checkpoint::open_as(&subject.model, subject.config)?;
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();
         let mut template = files.chat_template(&template_of(subject)?)?;

@@ -9,6 +9,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value as Meta;
 use candle_core::{DType, Device, Tensor};
 use qlora_trainer::export::{self, ElementType};
+use qlora_trainer::weights::Checkpoint;
 use serde_json::{Value, json};
 use toy::gguf::Gguf;
 use toy::{
@@ -201,8 +202,8 @@ fn a_head_is_there_or_tied_and_another_one_beside_a_tied_is_used_and_told() {
     tied["tie_word_embeddings"] = true.into();
     let (alone, notes) = logits(&model(&folder, &tied, &headless), None).expect("logits");
     assert!(notes.is_empty());
-    let (beside, notes) = logits(&model(&folder, &tied, &tensors()), None).expect("logits");
     let own = values(&model(&folder, &config(), &tensors()), None);
+    let (beside, notes) = logits(&model(&folder, &tied, &tensors()), None).expect("logits");
     assert_eq!(own, beside);
     assert!(differ(&alone, &own) > 1e-2, "both heads are alike");
     let planned = qlora_trainer::weights::shape_of(&folder).expect("a shape");
@@ -221,6 +222,43 @@ fn a_head_is_there_or_tied_and_another_one_beside_a_tied_is_used_and_told() {
         notes.is_empty(),
         "a head that is the embedding says nothing new: {notes:?}"
     );
+}
+
+#[test]
+fn a_quantization_that_the_files_cannot_give_is_refused_before_they_are_read() {
+    let home = tempfile::tempdir().expect("a folder");
+    let folder = model(&home.path().join("model"), &config(), &tensors());
+    let nf4 = home.path().join("nf4");
+    let convert = |out: &Path, element| {
+        let held = toy::held_as("nf4");
+        export::convert(&folder, out, &held, element, &mut |_, _| Ok(())).expect("an export")
+    };
+    convert(&nf4, ElementType::F16);
+    let file = gguf(home.path());
+    for (path, asked, refused) in [
+        (&folder, "gguf", "is no GGUF file"),
+        (&nf4, "gguf", "is no GGUF file"),
+        (&nf4, "none", "in NF4 only"),
+        (&file, "nf4", "a second time"),
+    ] {
+        let fault = Checkpoint::open_as(path, &toy::held_as(asked))
+            .err()
+            .unwrap_or_else(|| panic!("{asked} of {} was taken", path.display()));
+        assert!(
+            fault.to_string().contains(refused) && fault.code().id() == "Q0103",
+            "{fault}"
+        );
+    }
+    for (path, asked) in [
+        (&folder, ["auto", "nf4", "none"].as_slice()),
+        (&nf4, &["auto", "nf4"]),
+        (&file, &["auto", "gguf", "none"]),
+    ] {
+        for asked in asked {
+            assert!(Checkpoint::open_as(path, &toy::held_as(asked)).is_ok());
+        }
+    }
+    values(&nf4, None);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use clap::Args;
 use qlora_client::console;
 use qlora_config::{ConfigErrors, DeviceKind, TrainingConfig};
 use qlora_planner::{
-    DeviceBudget, LowMemory, MemoryPlan, MemoryPolicy, ModelShape, SavedActivations, estimate,
-    find, fit, least, misfits, search,
+    DeviceBudget, LowMemory, MemoryPlan, MemoryPolicy, ModelShape, SavedActivations, WeightFormat,
+    estimate, find, fit, least, misfits, search, unmet_quantization,
 };
 use qlora_proto::words::count;
 use serde_json::{Value, json};
@@ -41,9 +41,9 @@ fn gibibytes(text: &str) -> Result<f64, String> {
 
 /// A model with its shape: of the catalogue, or on this machine, where `qlora-worker` reads
 /// `config.json` or the header.
-async fn shape_of(name: &str) -> Result<ModelShape, CtlError> {
+async fn shape_of(name: &str) -> Result<(ModelShape, WeightFormat), CtlError> {
     if let Some(entry) = find(name) {
-        return Ok(entry.shape);
+        return Ok((entry.shape, (&entry.format).into()));
     }
     let said = worker_says(&["model", "shape", name, "--json"]).await.map_err(|fault| match fault {
         CtlError::NoModel { message, code, .. } if !Path::new(name).exists() => CtlError::NoModel {
@@ -53,9 +53,11 @@ async fn shape_of(name: &str) -> Result<ModelShape, CtlError> {
         },
         other => other,
     })?;
-    let shape = serde_json::from_str::<Value>(&said)
-        .and_then(|mut said| serde_json::from_value(said["shape"].take()));
-    shape.map_err(|e| CtlError::Process {
+    let found = serde_json::from_str::<Value>(&said).and_then(|mut said| {
+        let shape = serde_json::from_value(said["shape"].take())?;
+        Ok((shape, serde_json::from_value(said["format"].take())?))
+    });
+    found.map_err(|e| CtlError::Process {
         what: "qlora-worker".into(),
         fault: format!("gave no shape of {name}: {e}"),
         help: "build all programs from one source: cargo build --release".into(),
@@ -81,8 +83,9 @@ impl Plan {
         context.warn(resolved.warnings());
         let config = resolved.config();
         let name = config.model.base.clone().unwrap_or_default();
-        let shape = shape_of(&name).await?;
-        let misfits = misfits(&shape, config).into_iter();
+        let (shape, format) = shape_of(&name).await?;
+        let unmet = unmet_quantization(format, &config.model).into_iter();
+        let misfits = unmet.chain(misfits(&shape, config));
         let faults: Vec<_> = misfits.map(|misfit| unfit(&layers, misfit)).collect();
         if !faults.is_empty() {
             return Err(CtlError::Config(ConfigErrors(faults)));

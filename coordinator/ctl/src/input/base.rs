@@ -85,7 +85,7 @@ pub fn beside_a_folder(base: &str, layers: &Layers, origin: &Origin) -> Option<S
 }
 
 /// `owner/name`, as the hub has it.
-fn is_hub_name(name: &str) -> bool {
+pub fn is_hub_name(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
     parts.len() == 2
         && parts

@@ -1,9 +1,9 @@
 //! What the configuration's own crate cannot say of it: models of the catalogue, and Jinja.
 
 use qlora_codes::Code;
-use qlora_config::{ConfigErrors, Diagnostic, Layers, ResolvedConfig, quantized_twice};
+use qlora_config::{ConfigErrors, Diagnostic, Layers, ResolvedConfig};
 use qlora_data::{ChatTemplate, SpecialTokens, TemplateError};
-use qlora_planner::{Misfit, find, misfits};
+use qlora_planner::{Misfit, find, misfits, unmet_quantization};
 
 pub const TEMPLATE: &str = "data.template";
 
@@ -12,11 +12,11 @@ pub fn checked(layers: &Layers) -> Result<ResolvedConfig, ConfigErrors> {
     let resolved = layers.resolve()?;
     let config = resolved.config();
     let mut faults = Vec::new();
-    if qlora_planner::quantized_twice(&config.model) {
-        faults.push(quantized_twice(|key| layers.place_of(key)));
-    }
     let known = config.model.base.as_deref().and_then(find);
-    let misfits = known.iter().flat_map(|entry| misfits(&entry.shape, config));
+    let misfits = known.iter().flat_map(|entry| {
+        let unmet = unmet_quantization((&entry.format).into(), &config.model);
+        unmet.into_iter().chain(misfits(&entry.shape, config))
+    });
     faults.extend(misfits.map(|misfit| unfit(layers, misfit)));
     faults.extend(uncompiled(&config.data.template).map(|message| {
         Diagnostic {
@@ -112,6 +112,22 @@ mod tests {
         );
         assert_eq!(refused("smollm2-135m-instruct"), refused("m.gguf"));
         assert_eq!(refused("llama-3.1-8b-instruct"), "");
+    }
+
+    #[test]
+    fn blocks_of_a_gguf_file_are_refused_of_a_folder_of_the_catalogue() {
+        let said = |base: &str| {
+            fault(
+                "auto",
+                &[&format!("model.base={base}"), "model.quantization=gguf"],
+            )
+        };
+        let refused = said("llama-3.1-8b-instruct");
+        assert!(
+            refused.contains("is no GGUF file  (--set model.quantization)"),
+            "{refused}"
+        );
+        assert_eq!(said("smollm2-135m-instruct"), "");
     }
 
     #[test]

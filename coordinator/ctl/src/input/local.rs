@@ -9,12 +9,12 @@ use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, TooLong, TrainingConfig, unlikely_template};
 use qlora_data::audit::Ruler;
 use qlora_data::{Encoder, Example, IGNORE, Lacking, ModelText, rows};
-use qlora_planner::{ModelShape, find, misfits};
+use qlora_planner::{ModelShape, WeightFormat, find, misfits, unmet_quantization};
 use qlora_proto::words::count;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::base::{KEY as BASE, beside_a_folder};
+use super::base::{KEY as BASE, beside_a_folder, is_hub_name};
 use super::checked::{TEMPLATE, unfit};
 use super::resolved::Resolved;
 use crate::context::Context;
@@ -30,6 +30,7 @@ const SHOWN: usize = 20;
 struct Here {
     text: ModelText,
     shape: Option<ModelShape>,
+    format: Option<WeightFormat>,
 }
 
 /// Holds `resolved` against its model, where that is on this machine; gives what rows are rendered
@@ -40,7 +41,18 @@ struct Here {
 pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler>, CtlError> {
     let (config, layers) = (resolved.config.config(), &resolved.layers);
     let base = config.model.base.as_deref().unwrap_or_default();
-    let Some(Here { text, shape }) = here(context, base, layers).await? else {
+    let Some(Here {
+        text,
+        shape,
+        format,
+    }) = here(context, base, layers).await?
+    else {
+        // The hub has folders, which is known before a worker fetches one.
+        let is_folder = find(base).is_none() && is_hub_name(base);
+        let unmet = is_folder.then(|| unmet_quantization(WeightFormat::Folder, &config.model));
+        if let Some(misfit) = unmet.flatten() {
+            return Err(CtlError::Config(unfit(layers, misfit).into()));
+        }
         if let Some(note) = beside_a_folder(base, layers, &resolved.origin) {
             context.say(note);
         }
@@ -50,8 +62,13 @@ pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler
             None => Ok(None),
         };
     };
+    let unmet = format.and_then(|format| unmet_quantization(format, &config.model));
     let misfits = shape.iter().flat_map(|shape| misfits(shape, config));
-    let faults: Vec<_> = misfits.map(|misfit| unfit(layers, misfit)).collect();
+    let faults: Vec<_> = unmet
+        .into_iter()
+        .chain(misfits)
+        .map(|misfit| unfit(layers, misfit))
+        .collect();
     if !faults.is_empty() {
         return Err(CtlError::Config(ConfigErrors(faults)));
     }
@@ -72,6 +89,7 @@ struct Seen {
 /// A fault with the first row that has it.
 struct Alike {
     place: String,
+    code: Code,
     text: String,
     rows: usize,
 }
@@ -92,7 +110,6 @@ pub fn render(ruler: &Ruler, path: &Path, too_long: TooLong) -> Result<(), CtlEr
         let Ok(example) = row.value.and_then(Example::from_value) else {
             continue;
         };
-    code: Code,
         seen.rows += 1;
         if let Some((code, text)) = seen.look(ruler, &encoder, &example, too_long) {
             seen.note(row.place.to_string(), code, text);
@@ -109,6 +126,7 @@ impl Seen {
             Some(alike) => alike.rows += 1,
             None => self.faults.push(Alike {
                 place,
+                code,
                 text,
                 rows: 1,
             }),
@@ -129,7 +147,6 @@ impl Seen {
         };
         let length = sample.ids.len();
         match too_long {
-                code,
             _ if length <= ruler.limit => self.silent += usize::from(sample.supervised() == 0),
             TooLong::Skip => self.too_long += 1,
             TooLong::Truncate => {
@@ -170,6 +187,7 @@ impl Seen {
                 name,
                 rows,
                 faulty,
+                code,
                 shown,
             });
         }
@@ -190,7 +208,6 @@ impl Alike {
     fn told(self) -> RowFault {
         let others = match self.rows - 1 {
             0 => String::new(),
-                code,
             n => format!(" (and so in {})", count(n as u64, "further row")),
         };
         RowFault {
@@ -247,14 +264,19 @@ async fn files_of(base: &str, folder: &TempDir) -> Result<Here, CtlError> {
     let out = folder.path().to_string_lossy();
     worker_says(&["model", "text", base, "--out", &out, "--json"]).await?;
     let said = worker_says(&["model", "shape", base, "--json"]).await?;
-    let shape = serde_json::from_str::<Value>(&said).ok();
-    let shape = shape.and_then(|mut said| serde_json::from_value(said["shape"].take()).ok());
+    let mut said = serde_json::from_str::<Value>(&said).unwrap_or_default();
+    let shape = serde_json::from_value(said["shape"].take()).ok();
+    let format = serde_json::from_value(said["format"].take()).ok();
     let text = ModelText::open(folder.path()).map_err(|e| CtlError::NoModel {
         message: e.to_string(),
         help: "download the file again".into(),
         code: Some(Code::InvalidModel.into()),
     })?;
-    Ok(Here { text, shape })
+    Ok(Here {
+        text,
+        shape,
+        format,
+    })
 }
 
 /// What renders rows by the template that the configuration names.

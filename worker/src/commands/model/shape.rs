@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qlora_trainer::weights::shape_of;
+use qlora_trainer::weights::{format_of, shape_of};
 use serde_json::json;
 
 use crate::error::WorkerError;
@@ -23,10 +23,7 @@ impl Shape {
     /// A model that is not on this machine is not fetched for it.
     pub fn run(&self, as_json: bool) -> Result<ExitCode, WorkerError> {
         let path = models::local(&self.name)?;
-        let (shape, format) = (
-            shape_of(&path)?,
-            if path.is_dir() { "folder" } else { "gguf" },
-        );
+        let (shape, format) = (shape_of(&path)?, format_of(&path));
         if as_json {
             print_json(&json!({"v": 1, "model": self.name, "format": format, "shape": shape}))?;
             return Ok(ExitCode::SUCCESS);

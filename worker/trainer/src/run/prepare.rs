@@ -38,7 +38,7 @@ impl Prepared {
             done: 0,
             of: 0,
         })?;
-        let checkpoint = Checkpoint::open(&run.model)?;
+        let checkpoint = Checkpoint::open_as(&run.model, &config.model)?;
         let files = &checkpoint.files;
         for text in files.notes.iter().cloned() {
             reporter.report(Event::Note { text })?;

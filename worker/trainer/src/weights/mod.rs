@@ -27,7 +27,7 @@ pub(crate) use agreement::READABLE;
 pub use files::{ModelFiles, is_hub_name};
 pub(crate) use finite::{first_broken, first_broken_in_blocks};
 pub use index::{INDEX, SINGLE, indexed_files};
-pub use open::{Checkpoint, shape_of};
+pub use open::{Checkpoint, format_of, shape_of};
 pub(crate) use safetensors::{ShardEntries, ShardEntry, Shards, metadata};
 pub(crate) use shard_writer::ShardWriter;
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use qlora_data::strict;
+use qlora_planner::WeightFormat;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
@@ -117,6 +118,15 @@ impl Shards {
             .into_iter()
             .find(|e| !matches!(e.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16))
             .map(|e| e.name)
+    }
+
+    /// Whether its linear layers are quantized already; others than NF4 are refused by name.
+    pub(super) fn format(&self) -> WeightFormat {
+        if self.quantized().is_some() {
+            WeightFormat::Nf4
+        } else {
+            WeightFormat::Folder
+        }
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {

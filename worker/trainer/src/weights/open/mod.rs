@@ -6,8 +6,9 @@ mod tensors;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use qlora_config::ModelConfig;
 use qlora_data::{ModelText, SpecialTokens};
-use qlora_planner::ModelShape;
+use qlora_planner::{ModelShape, WeightFormat, unmet_quantization};
 use sha2::{Digest, Sha256};
 
 use super::agreement;
@@ -59,6 +60,16 @@ pub fn shape_of(path: &Path) -> Result<ModelShape> {
         shape.tied_embeddings = false;
     }
     Ok(shape)
+}
+
+/// How the model in a folder or a `.gguf` file holds its weights; a folder whose weights cannot be
+/// opened passes for one of plain weights.
+pub fn format_of(path: &Path) -> WeightFormat {
+    if path.is_dir() {
+        Shards::open(path).map_or(WeightFormat::Folder, |shards| shards.format())
+    } else {
+        WeightFormat::Gguf
+    }
 }
 
 /// The shape that the `config.json` of `folder` gives.
@@ -124,6 +135,23 @@ impl Checkpoint {
                 file,
             })),
         })
+    }
+
+    /// The same for weights that are held as `model` asks.
+    ///
+    /// # Errors
+    /// See [`Self::open`]; or the files do not hold what `model.quantization` asks for.
+    pub fn open_as(path: &Path, model: &ModelConfig) -> Result<Self> {
+        let checkpoint = Self::open(path)?;
+        let format = match &checkpoint.source {
+            Source::HuggingFace(folder) => folder.shards.format(),
+            Source::Gguf(_) => WeightFormat::Gguf,
+            Source::Random(_) => WeightFormat::Folder,
+        };
+        match unmet_quantization(format, model) {
+            Some(misfit) => Err(Error::Misfit(misfit)),
+            None => Ok(checkpoint),
+        }
     }
 
     /// Seeded weights of `shape`, without tokenizer or template: for measuring only.
