@@ -287,6 +287,31 @@ fn an_adapter_of_another_model_of_the_same_shape_is_refused() {
     );
 }
 
+/// The weights are the same, so the run goes on.
+#[test]
+fn a_run_that_goes_on_with_other_constants_of_its_base_says_so() {
+    let place = Place::new();
+    let set = ["training.eval_every=0"];
+    let (result, events) = execute(&place.run("first", &set, None), Some(2));
+    assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+    let checkpoint = events.iter().find_map(|e| match e {
+        Event::Checkpoint { folder, .. } => Some(PathBuf::from(folder)),
+        _ => None,
+    });
+    let path = place.model.join("config.json");
+    let text = fs::read_to_string(&path).expect("a configuration");
+    let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for (epsilon, told) in [(1e-6, true), (1e-5, false)] {
+        config["rms_norm_eps"] = epsilon.into();
+        fs::write(&path, config.to_string()).expect("a configuration");
+        let (_, rest) = execute(&place.run("second", &set, checkpoint.clone()), Some(3));
+        let said = notes(&rest)
+            .iter()
+            .any(|note| note.contains("other constants") && note.contains("rms_norm_eps"));
+        assert_eq!(said, told, "{epsilon}: {:?}", notes(&rest));
+    }
+}
+
 /// `qlora-worker score` sees what the run saw: the same held-out loss before and after.
 #[test]
 fn scores_are_those_of_the_run_that_made_the_adapter() {

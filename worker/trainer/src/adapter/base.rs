@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path};
 
+use qlora_planner::ModelShape;
 use serde_json::Value;
 
 use super::{CONFIG, FINGERPRINT, WEIGHTS, constants};
@@ -15,16 +16,26 @@ use crate::{Error, Result};
 /// What a person should hear of the adapter in `folder`, which [`super::load`] takes for the model
 /// of `files`.
 pub fn notes_of_base(folder: &Path, files: &ModelFiles) -> Result<Vec<String>> {
-    let mut notes = Vec::from_iter(another_base(folder, files)?);
-    let differing = constants::differing(folder, &files.shape)?;
-    if !differing.is_empty() {
-        notes.push(format!(
+    let named = another_base(folder, files)?;
+    let constants = other_constants(folder, &files.path, &files.shape)?;
+    Ok(named.into_iter().chain(constants).collect())
+}
+
+/// The note where the adapter in `folder` was trained with other constants than the model at
+/// `path`, which is of `shape`, computes with.
+pub(crate) fn other_constants(
+    folder: &Path,
+    path: &Path,
+    shape: &ModelShape,
+) -> Result<Option<String>> {
+    let differing = constants::differing(folder, shape)?;
+    Ok((!differing.is_empty()).then(|| {
+        format!(
             "the adapter was trained on these weights with other constants than {} gives: {}; its answers are poorer unless the change is meant, as of a longer context",
-            files.path.display(),
+            path.display(),
             differing.join(", ")
-        ));
-    }
-    Ok(notes)
+        )
+    }))
 }
 
 /// The note where the base is named and is another one than the model of `files`.

@@ -28,6 +28,7 @@ pub(crate) use constants::CONSTANTS;
 pub(crate) use template::{RECORD, TEMPLATE};
 
 pub use base::notes_of_base;
+pub(crate) use base::other_constants;
 pub use load::{is_there, load};
 pub use template::TrainedWith;
 

@@ -14,7 +14,7 @@ use crate::optim::{LearningRate, Optimizer};
 use crate::process_group::ProcessGroup;
 use crate::report::{ControlSignal, Event, Phase, Reporter, StepReport};
 use crate::step::Trainer;
-use crate::{Error, Result, proof};
+use crate::{Error, Result, adapter, proof};
 
 /// The state of a run between steps.
 pub(super) struct Session<'a> {
@@ -46,7 +46,13 @@ impl<'a> Session<'a> {
         let config = run.config();
         let seed = config.training.seed;
         let restored = match &run.resume {
-            Some(folder) => Some(checkpoint::load(folder, &run.config, &prepared.decoder)?),
+            Some(folder) => {
+                let shape = &prepared.decoder.shape;
+                if let Some(text) = adapter::other_constants(folder, &run.model, shape)? {
+                    reporter.report(Event::Note { text })?;
+                }
+                Some(checkpoint::load(folder, &run.config, &prepared.decoder)?)
+            }
             None => None,
         };
         let evaluation_due = restored.as_ref().is_some_and(|r| r.manifest.evaluation_due);
