@@ -47,8 +47,7 @@ impl fmt::Display for Place {
 }
 
 impl Diagnostic {
-    /// Line and column, to tell faults in the order of the file; those of flags and variables come
-    /// first.
+    /// Puts faults in the order of the file; those of flags and variables come first.
     pub(crate) fn position(&self) -> (u64, u64) {
         match &self.place {
             Some(Place::Text(location)) => (location.line, location.column),
@@ -74,7 +73,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Something that was written down and will have no effect, in a configuration that is valid.
+/// A setting without effect, in a valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning(pub Diagnostic);
 
@@ -84,7 +83,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Every fault that was found; never empty.
+/// Every fault that was found; whoever makes one has found a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<Diagnostic>);
 

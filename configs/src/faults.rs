@@ -1,9 +1,9 @@
-//! Values that are of the right type and still wrong, as whoever finds them notes them. Where a key
-//! was written, and which fault comes first, is not known here.
+//! What is wrong with a configuration that was parsed: wrong values and missing keys. The caller adds
+//! places in the source and puts them in order.
 
 use qlora_codes::Code;
 
-/// A value that is of the right type and still wrong.
+/// A wrong value, or a required key that is missing.
 pub(crate) struct Fault {
     pub code: Code,
     pub key: &'static str,
@@ -16,7 +16,7 @@ pub(crate) struct Fault {
 pub(crate) struct Faults(pub Vec<Fault>);
 
 impl Faults {
-    /// Notes that `key` has a wrong value, unless it is `ok`.
+    /// Records a fault of `key`, unless it is `ok`.
     pub fn require(
         &mut self,
         ok: bool,
@@ -34,7 +34,7 @@ impl Faults {
         }
     }
 
-    /// Notes that `key`, which has no default, is not `given`.
+    /// Records that the required `key` is missing, unless it is `given`.
     pub fn needed(&mut self, given: bool, key: &'static str, help: &str) {
         if !given {
             let message = format!("`{key}` is missing");

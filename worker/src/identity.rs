@@ -1,7 +1,7 @@
-//! Who this worker is: a name, and an instance that stays the same as long as its state folder
-//! does.
+//! The identity of a worker: its name, and an instance id that lives as long as its state folder.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use fs4::fs_std::FileExt;
@@ -10,7 +10,7 @@ use qlora_trainer::partial;
 use crate::cli::AgentArgs;
 use crate::error::WorkerError;
 
-/// Holds the state folder; a second worker on it is refused as long as this lives.
+/// Locks the state folder while it lives, so that a second worker on it is refused.
 #[derive(Debug)]
 pub struct Identity {
     pub name: String,
@@ -20,7 +20,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Locks the state folder and reads or makes the instance in it.
+    /// Locks the state folder, and reads its instance id or makes one.
     pub fn take(args: &AgentArgs) -> Result<Self, WorkerError> {
         let folder = state_folder(args)?;
         fs::create_dir_all(&folder).map_err(WorkerError::io(&folder))?;
@@ -43,10 +43,10 @@ impl Identity {
     }
 }
 
-/// Where the worker keeps its state.
+/// The worker's state folder: `--state-dir`, or `qlora/worker` in the user's data folder.
 ///
 /// # Errors
-/// Nothing says where.
+/// Neither `--state-dir` nor `XDG_DATA_HOME` nor `HOME` says where.
 pub fn state_folder(args: &AgentArgs) -> Result<PathBuf, WorkerError> {
     let usual = || Some(qlora_client::data_folder()?.join("qlora/worker"));
     args.state_dir
@@ -57,10 +57,13 @@ pub fn state_folder(args: &AgentArgs) -> Result<PathBuf, WorkerError> {
 
 fn instance(folder: &Path) -> Result<String, WorkerError> {
     let path = folder.join("instance");
-    if let Ok(text) = fs::read_to_string(&path)
-        && !text.trim().is_empty()
-    {
-        return Ok(text.trim().to_owned());
+    match fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        // What a crash may have left.
+        Ok(_) => {}
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        // A new identity would make this another worker.
+        Err(e) => return Err(WorkerError::io(&path)(e)),
     }
     let made = uuid::Uuid::new_v4().to_string();
     partial::write(&path, made.as_bytes()).map_err(WorkerError::io(&path))?;

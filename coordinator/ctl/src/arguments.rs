@@ -22,7 +22,7 @@ pub struct Global {
     #[arg(long, global = true, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// Print JSON: one object, or one a line where there are many.
+    /// Print JSON: one object, or one per line for lists and streams.
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -31,8 +31,8 @@ pub struct Global {
     pub quiet: bool,
 }
 
-/// Reads the number of a job.
+/// Parses a job number.
 pub fn job_number(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| "a job is a number from 1 on, as `qlora-ctl jobs` lists them".into())
+    number.ok_or_else(|| "a job is a number, 1 or higher; `qlora-ctl jobs` lists them".into())
 }

@@ -46,9 +46,10 @@ impl Cli {
             .f64_histogram("qlora.ctl.duration")
             .with_unit("s")
             .build();
+        let ok = matches!(result, Ok(code) if code == ExitCode::SUCCESS);
         duration.record(
             started.elapsed().as_secs_f64(),
-            &[opentelemetry::KeyValue::new("ok", result.is_ok())],
+            &[opentelemetry::KeyValue::new("ok", ok)],
         );
         result
     }

@@ -144,6 +144,12 @@ impl Programs {
         )
     }
 
+    /// Leaves both running.
+    pub fn leave(self) {
+        // Dropped children are killed.
+        std::mem::forget((self.coordinator, self.worker));
+    }
+
     pub async fn stop(&mut self) {
         for child in [&mut self.worker, &mut self.coordinator] {
             terminate(child);
@@ -205,7 +211,8 @@ fn fault(what: &str, text: &str, log: &Path) -> CtlError {
     }
 }
 
-/// A program that outlives a Ctrl-C meant for us, and whose output goes to a file.
+/// A program that does not hear a Ctrl-C meant for us, whose output goes to a file, and that ends with
+/// what holds it.
 fn background(name: &str, folder: &Path, log: &str) -> Result<Command, CtlError> {
     let path = folder.join(log);
     let log = std::fs::OpenOptions::new()
@@ -220,6 +227,7 @@ fn background(name: &str, folder: &Path, log: &str) -> Result<Command, CtlError>
         .stdout(log)
         .stderr(copy)
         .process_group(0)
+        .kill_on_drop(true)
         .env_remove("QLORA_STATE_DIR")
         .env_remove("QLORA_TOKEN");
     Ok(command)

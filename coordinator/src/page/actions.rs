@@ -85,8 +85,7 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
     (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
 }
 
-/// Cancels a job and shows it again. The doors have checked that the request comes from a page of
-/// our own.
+/// Cancels a job, then redirects to its page. `doors::guard` has refused requests from other origins.
 pub async fn cancel<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,
@@ -95,7 +94,7 @@ pub async fn cancel<S: JobStore>(
         Ok(id) => id,
         Err(page) => return *page,
     };
-    // A job that cannot be read is one that is there.
+    // A job whose record cannot be read is there, and the engine does not know it: this read tells why.
     if let Err(e) = services.job(id).await {
         return failed(&e);
     }

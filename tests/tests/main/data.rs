@@ -93,7 +93,9 @@ fn a_preview_sets_off_what_is_trained_on() {
     );
     let answer = world.ctl(&["data", "preview", &rows, "--model", &model, "--row", "3"]);
     assert!(
-        answer.code == 3 && answer.stderr.contains("there is no row 3"),
+        answer.code == 3
+            && answer.stderr.contains("there is no row 3")
+            && answer.stderr.contains("it has 2 rows"),
         "{}",
         answer.stderr
     );

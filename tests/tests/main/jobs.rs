@@ -116,6 +116,12 @@ fn configurations_are_kept_in_revisions_and_can_be_submitted_by_name() {
         absolute
     );
     assert_eq!(world.ctl(&["config", "list", "--json"]).json().len(), 1);
+    let twice = world.ctl(&["config", "get", "mine@2", "--revision", "1"]);
+    assert_eq!(twice.code, 2, "{}", twice.stderr);
+    for form in [&[][..], &["--json"]] {
+        let unknown = world.ctl(&[&["config", "list", "yours"][..], form].concat());
+        assert_eq!(unknown.code, 5, "{}", unknown.stderr);
+    }
     let submitted = world.ctl(&["submit", "mine@1", "--json"]);
     assert_eq!(submitted.code, 0, "{}", submitted.stderr);
     let bad = world.ctl(&["config", "put", "../x", &path.to_string_lossy()]);

@@ -66,7 +66,8 @@ pub fn format_by_name(name: &str) -> Option<WeightFormat> {
     }
     match find(name) {
         Some(entry) => Some((&entry.format).into()),
-        None => is_hub_name(name).then_some(WeightFormat::Folder),
+        None if is_hub_name(name) => WeightFormat::on_the_hub(name),
+        None => None,
     }
 }
 

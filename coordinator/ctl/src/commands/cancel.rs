@@ -17,10 +17,10 @@ pub struct Cancel {
     /// Number of the job, as `jobs` lists it.
     #[arg(value_parser = job_number)]
     job: u64,
-    /// Recorded with the job.
-    #[arg(long, default_value = "")]
+    /// Why, recorded with the job; "by user" where nothing is given.
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long, short)]
     yes: bool,
 }
@@ -28,6 +28,7 @@ pub struct Cancel {
 impl Cancel {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         if !self.yes && !self.confirmed()? {
+            context.say(format!("job {} goes on", self.job));
             return Ok(Exit::Stopped.into());
         }
         let request = CancelRequest {
@@ -44,7 +45,7 @@ impl Cancel {
         if context.global.json {
             print_json(&json::job(&job, None))?;
         } else if job.state().is_final() {
-            context.say(format!("{}   cancelled", job.id));
+            context.say(format!("{}   {}", job.id, job.state().word()));
         } else {
             context.say(format!("{}   saving and stopping", job.id));
         }
@@ -65,6 +66,7 @@ impl Cancel {
         std::io::stdin()
             .read_line(&mut answer)
             .map_err(CtlError::io("stdin"))?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+        let answer = answer.trim().to_ascii_lowercase();
+        Ok(matches!(answer.as_str(), "y" | "yes"))
     }
 }

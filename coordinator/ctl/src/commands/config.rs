@@ -1,5 +1,5 @@
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -33,8 +33,9 @@ pub enum Config {
         /// The configuration, which must be valid.
         file: PathBuf,
     },
-    /// Print every fault of a configuration, and every key that has no effect.
+    /// Check a configuration; name keys that are wrong or have no effect.
     ///
+    /// Faults of the text are told together, then missing files, then what does not fit the model.
     /// A fault ends with exit code 3. A file needs no coordinator.
     Check {
         #[command(flatten)]
@@ -63,127 +64,136 @@ pub enum Config {
 impl Config {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         match self {
-            Self::Check { source } => {
-                let resolved = source.resolve(context).await?;
-                resolved.inputs()?;
-                local::look(context, &resolved).await?;
-                let resolved = resolved.config;
-                if context.global.json {
-                    let warnings = json::warnings(resolved.warnings());
-                    let config: serde_json::Value =
-                        serde_json::from_str(resolved.json()).unwrap_or_default();
-                    print_json(
-                        &json!({"v": 1, "hash": resolved.hash(), "config": config, "warnings": warnings}),
-                    )?;
-                } else {
-                    context.warn(resolved.warnings());
-                    let warnings = resolved.warnings().len() as u64;
-                    let found = if warnings > 0 {
-                        format!(", {}", count(warnings, "warning"))
-                    } else {
-                        String::new()
-                    };
-                    print(format!("{} is valid{found}", console::line(&source.config)))?;
-                }
-            }
-            Self::Put { name, file } => {
-                let mut client = context.client()?;
-                let yaml = read_config(file)?;
-                // Here faults carry the name of the file; the coordinator knows only its text.
-                let layers = Layers {
-                    file: Some((file.display().to_string(), yaml.clone())),
-                    ..Layers::default()
-                };
-                let resolved = Resolved::new(layers, Origin::Folder(folder_of(file)))?;
-                context.warn(resolved.config.warnings());
-                let (yaml, changed) = whole_paths(&resolved, yaml)?;
-                let request = PutConfigRequest {
-                    name: name.clone(),
-                    yaml,
-                };
-                let made = client
-                    .configs
-                    .put_config(request)
-                    .await
-                    .map_err(context.fault())?
-                    .into_inner();
-                for (key, path) in changed {
-                    context.say(format!("`{key}` is stored as {}", console::line(&path)));
-                }
-                if context.global.json {
-                    print_json(&json::config(&made))?;
-                } else {
-                    print(format!(
-                        "{} revision {}",
-                        console::line(&made.name),
-                        made.revision
-                    ))?;
-                }
-            }
-            Self::Get { name, revision } => {
-                let mut request = named(name)?;
-                if *revision > 0 {
-                    request.revision = *revision;
-                }
-                let mut client = context.client()?;
-                let found = client
-                    .configs
-                    .get_config(request)
-                    .await
-                    .map_err(context.fault())?
-                    .into_inner();
-                if context.global.json {
-                    print_json(&json::config(&found))?;
-                } else if std::io::stdout().is_terminal() {
-                    print_exact(&console::block(&found.yaml))?;
-                } else {
-                    // A file or another program gets the bytes that were put.
-                    print_exact(&found.yaml)?;
-                }
-            }
+            Self::Check { source } => check(context, source).await?,
+            Self::Put { name, file } => put(context, name, file).await?,
+            Self::Get { name, revision } => get(context, name, *revision).await?,
             Self::Schema => print_exact(&format!("{:#}\n", json_schema()))?,
-            Self::List { name } => {
-                let request = ListConfigsRequest {
-                    name: name.clone().unwrap_or_default(),
-                };
-                let mut client = context.client()?;
-                let all = client
-                    .configs
-                    .list_configs(request)
-                    .await
-                    .map_err(context.fault())?
-                    .into_inner()
-                    .configs;
-                if context.global.json {
-                    all.iter().try_for_each(|c| print_json(&json::config(c)))?;
-                } else if let Some(name) = name.as_ref().filter(|_| all.is_empty()) {
-                    return Err(CtlError::Refused {
-                        message: format!("there is no configuration {name}"),
-                        help: "qlora-ctl config list shows what there is",
-                        exit: Exit::Refused,
-                    });
-                } else if all.is_empty() {
-                    context.say(
-                        "no configurations; store one with: qlora-ctl config put NAME config.yaml",
-                    );
-                } else {
-                    let row = |c: &qlora_proto::ConfigRevision| {
-                        vec![
-                            c.name.clone(),
-                            c.revision.to_string(),
-                            c.hash.chars().take(12).collect(),
-                        ]
-                    };
-                    let rows: Vec<_> = all.iter().map(row).collect();
-                    let columns = [
-                        human::text("NAME", 0),
-                        human::number("REVISION", 0),
-                        human::word("HASH", 1),
-                    ];
-                    print(human::table(&columns, &rows))?;
-                }
-            }
+            Self::List { name } => list(context, name.as_deref()).await?,
         }
         Ok(Exit::Done.into())
     }
+}
+
+async fn check(context: &Context, source: &ConfigSource) -> Result<(), CtlError> {
+    let resolved = source.resolve(context).await?;
+    resolved.inputs()?;
+    local::look(context, &resolved).await?;
+    let resolved = resolved.config;
+    if context.global.json {
+        let warnings = json::warnings(resolved.warnings());
+        let config: serde_json::Value = serde_json::from_str(resolved.json()).unwrap_or_default();
+        return print_json(
+            &json!({"v": 1, "hash": resolved.hash(), "config": config, "warnings": warnings}),
+        );
+    }
+    context.warn(resolved.warnings());
+    let warnings = resolved.warnings().len() as u64;
+    let found = if warnings > 0 {
+        format!(", {}", count(warnings, "warning"))
+    } else {
+        String::new()
+    };
+    print(format!("{} is valid{found}", console::line(&source.config)))
+}
+
+async fn put(context: &Context, name: &str, file: &Path) -> Result<(), CtlError> {
+    let mut client = context.client()?;
+    let yaml = read_config(file)?;
+    // Here faults carry the name of the file; the coordinator knows only its text.
+    let layers = Layers {
+        file: Some((file.display().to_string(), yaml.clone())),
+        ..Layers::default()
+    };
+    let resolved = Resolved::new(layers, Origin::Folder(folder_of(file)))?;
+    context.warn(resolved.config.warnings());
+    let (yaml, changed) = whole_paths(&resolved, yaml)?;
+    let request = PutConfigRequest {
+        name: name.to_owned(),
+        yaml,
+    };
+    let made = client
+        .configs
+        .put_config(request)
+        .await
+        .map_err(context.fault())?
+        .into_inner();
+    for (key, path) in changed {
+        context.say(format!("`{key}` is stored as {}", console::line(&path)));
+    }
+    if context.global.json {
+        return print_json(&json::config(&made));
+    }
+    print(format!(
+        "{} revision {}",
+        console::line(&made.name),
+        made.revision
+    ))
+}
+
+async fn get(context: &Context, name: &str, revision: u64) -> Result<(), CtlError> {
+    let mut request = named(name)?;
+    if revision > 0 && request.revision > 0 {
+        return Err(CtlError::Usage {
+            message: format!("`{name}` and --revision {revision} both name a revision"),
+            help: "give one of the two".into(),
+        });
+    }
+    request.revision = request.revision.max(revision);
+    let found = context
+        .client()?
+        .configs
+        .get_config(request)
+        .await
+        .map_err(context.fault())?
+        .into_inner();
+    if context.global.json {
+        print_json(&json::config(&found))
+    } else if std::io::stdout().is_terminal() {
+        print_exact(&console::block(&found.yaml))
+    } else {
+        // A file or another program gets the bytes that were put.
+        print_exact(&found.yaml)
+    }
+}
+
+async fn list(context: &Context, name: Option<&str>) -> Result<(), CtlError> {
+    let request = ListConfigsRequest {
+        name: name.unwrap_or_default().to_owned(),
+    };
+    let all = context
+        .client()?
+        .configs
+        .list_configs(request)
+        .await
+        .map_err(context.fault())?
+        .into_inner()
+        .configs;
+    if let Some(name) = name.filter(|_| all.is_empty()) {
+        return Err(CtlError::Refused {
+            message: format!("there is no configuration {name}"),
+            help: "qlora-ctl config list shows what there is",
+            exit: Exit::Refused,
+        });
+    }
+    if context.global.json {
+        return all.iter().try_for_each(|c| print_json(&json::config(c)));
+    }
+    if all.is_empty() {
+        context.say("no configurations; store one with: qlora-ctl config put NAME config.yaml");
+        return Ok(());
+    }
+    let row = |c: &qlora_proto::ConfigRevision| {
+        vec![
+            c.name.clone(),
+            c.revision.to_string(),
+            c.hash.chars().take(12).collect(),
+        ]
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    let columns = [
+        human::text("NAME", 0),
+        human::number("REVISION", 0),
+        human::word("HASH", 1),
+    ];
+    print(human::table(&columns, &rows))
 }

@@ -16,7 +16,7 @@ pub struct Logs {
     /// Number of the job, as `jobs` lists it.
     #[arg(value_parser = job_number)]
     job: u64,
-    /// Go on until the job has ended.
+    /// Go on until the job has ended. A connection that breaks ends it; `watch` goes on.
     #[arg(long, short)]
     follow: bool,
 }

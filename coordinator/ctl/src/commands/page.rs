@@ -10,8 +10,8 @@ use crate::output::{print, print_json};
 
 /// Print a link that opens the coordinator's page in a browser.
 ///
-/// The link holds a key for the page alone, which the browser keeps for 30 days. Give the link only
-/// to people who may see every job.
+/// The link holds a key for the page alone, which the browser keeps for 30 days. Whoever has the
+/// link can see and cancel every job, and download its artifacts.
 #[derive(Debug, Args)]
 pub struct Page {}
 

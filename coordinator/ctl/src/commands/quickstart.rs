@@ -6,8 +6,8 @@ use clap::Args;
 use qlora_client::console;
 use qlora_config::{Layers, QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN};
 use qlora_proto::words::{count, duration};
-use qlora_proto::{ArtifactKind, Job, JobState, ListWorkersRequest, Sample};
-use serde_json::json;
+use qlora_proto::{Job, JobState, ListWorkersRequest, Sample};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::context::Context;
@@ -20,7 +20,7 @@ use crate::job::follow::{Ended, States, follow};
 use crate::job::submit::submit;
 use crate::job::watch::ended;
 use crate::output::{human, json as forms, print, print_json};
-use crate::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file};
+use crate::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file, worker_says};
 
 /// Fine-tune a small model on this machine, from nothing to a tuned adapter.
 ///
@@ -32,7 +32,8 @@ pub struct Quickstart {
     /// Leave the coordinator and the worker running at the end.
     #[arg(long)]
     keep: bool,
-    /// Folder for everything that it makes [default: ~/.local/share/qlora/quickstart/TIME]
+    /// Folder for everything that it makes [default: qlora/quickstart/TIME in the user's data folder,
+    /// ~/.local/share]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Port of the coordinator on loopback; any free one by default.
@@ -48,8 +49,7 @@ impl Quickstart {
         let started = Instant::now();
         let folder = self.folder()?;
         refuse_used(&folder)?;
-        std::fs::create_dir_all(&folder).map_err(CtlError::io(&folder))?;
-        let resolved = self.write_inputs(&folder)?;
+        let resolved = self.resolve(&folder)?;
         let model = resolved
             .config
             .config()
@@ -59,32 +59,27 @@ impl Quickstart {
             .unwrap_or_default();
         let path = fetch_model(context, &model).await?;
         context.say(format!("1/5 model    {model} at {path}"));
-        let rows = QUICKSTART_TRAIN.lines().count();
-        let held_out = QUICKSTART_EVAL.lines().count();
-        context.say(format!(
-            "2/5 data     {} to train on, {held_out} held out, no function in both",
-            count(rows as u64, "row")
-        ));
+        // Last, so that a refused key or a failed download leaves the folder unused.
+        write_inputs(&folder)?;
+        context.say(self.data_line());
 
-        let mut programs = Programs::start(&folder, self.port).await?;
+        // The programs have process groups of their own: a Ctrl-C that ended only us would leave them
+        // running.
+        let mut programs = tokio::select! {
+            () = interrupted() => return Ok(Exit::Interrupted.into()),
+            programs = Programs::start(&folder, self.port) => programs?,
+        };
         let address = programs.address.clone();
         let result = tokio::select! {
-            result = self.work(context, &address, &resolved, &folder, started) => result,
-            fault = programs.died(context) => Err(fault),
+            // In this order: `follow` hears the same signal and would say that the job goes on.
+            biased;
             () = interrupted() => Ok(Exit::Interrupted.into()),
+            fault = programs.died(context) => Err(fault),
+            result = self.work(context, &address, &resolved, &folder, started) => result,
         };
         if self.keep && result.is_ok() {
-            context.say(format!(
-                "still running: coordinator {} (pid {}), worker (pid {})",
-                programs.address,
-                pid(&programs.coordinator),
-                pid(&programs.worker)
-            ));
-            context.say(format!(
-                "stop them with: kill {} {}",
-                pid(&programs.worker),
-                pid(&programs.coordinator)
-            ));
+            tell_running(context, &programs);
+            programs.leave();
             return result;
         }
         programs.stop().await;
@@ -103,7 +98,7 @@ impl Quickstart {
             return std::path::absolute(dir).map_err(CtlError::io(dir));
         }
         let nowhere = || CtlError::Usage {
-            message: "HOME is not set".into(),
+            message: "neither XDG_DATA_HOME nor HOME is an absolute path".into(),
             help: "give --dir DIR".into(),
         };
         let data = qlora_client::data_folder().ok_or_else(nowhere)?;
@@ -113,24 +108,26 @@ impl Quickstart {
         Ok(data.join("qlora/quickstart").join(name))
     }
 
-    /// Puts configuration and data where a person can look at them and submit them again.
-    fn write_inputs(&self, folder: &Path) -> Result<Resolved, CtlError> {
-        let data = folder.join("quickstart");
-        std::fs::create_dir_all(&data).map_err(CtlError::io(&data))?;
-        let files = [
-            ("quickstart.yaml", QUICKSTART),
-            ("quickstart/train.jsonl", QUICKSTART_TRAIN),
-            ("quickstart/heldout.jsonl", QUICKSTART_EVAL),
-        ];
-        for (name, text) in files {
-            std::fs::write(folder.join(name), text).map_err(CtlError::io(folder.join(name)))?;
-        }
+    fn resolve(&self, folder: &Path) -> Result<Resolved, CtlError> {
         let layers = Layers {
             file: Some(("quickstart.yaml".into(), QUICKSTART.into())),
             env: Vec::new(),
             set: self.set.clone(),
         };
         Resolved::new(layers, Origin::Folder(folder.to_owned()))
+    }
+
+    /// What is trained on, unless the person has set it.
+    fn data_line(&self) -> String {
+        if self.set.iter().any(|set| set.starts_with("data.")) {
+            return "2/5 data     as --set says".into();
+        }
+        let rows = QUICKSTART_TRAIN.lines().count();
+        let held_out = QUICKSTART_EVAL.lines().count();
+        format!(
+            "2/5 data     {} to train on, {held_out} held out, no function in both",
+            count(rows as u64, "row")
+        )
     }
 
     async fn work(
@@ -144,7 +141,7 @@ impl Quickstart {
         let mut global = context.global.clone();
         (global.coordinator, global.token_file) = (address.to_owned(), Some(token_file(folder)));
         let here = Context::new(global);
-        let device = wait_for_worker(&here).await?;
+        let device = wait_for_worker(&here, folder).await?;
         here.say(format!(
             "3/5 machine  {device}, page at {}",
             here.client()?.page()
@@ -158,20 +155,45 @@ impl Quickstart {
             return ended(&here, &job);
         }
         let adapter = folder.join("adapter");
-        let made = job
-            .artifacts
-            .iter()
-            .rev()
-            .find(|a| a.is(ArtifactKind::Adapter));
-        if let Some(made) = made {
-            artifact::get(&here, made, &adapter).await?;
-        }
+        artifact::get(&here, artifact::choose(&job, None)?, &adapter).await?;
         report(&here, &job, &adapter, started)?;
         Ok(Exit::Done.into())
     }
 }
 
-/// The comparison that the person came for.
+/// Writes configuration and data, so that they can be looked at and submitted again.
+fn write_inputs(folder: &Path) -> Result<(), CtlError> {
+    let data = folder.join("quickstart");
+    std::fs::create_dir_all(&data).map_err(CtlError::io(&data))?;
+    let files = [
+        ("quickstart.yaml", QUICKSTART),
+        ("quickstart/train.jsonl", QUICKSTART_TRAIN),
+        ("quickstart/heldout.jsonl", QUICKSTART_EVAL),
+    ];
+    for (name, text) in files {
+        std::fs::write(folder.join(name), text).map_err(CtlError::io(folder.join(name)))?;
+    }
+    Ok(())
+}
+
+/// How to reach the programs that keep running, and to stop them; also with --quiet and --json, since
+/// nothing else says it.
+fn tell_running(context: &Context, programs: &Programs) {
+    let (coordinator, worker) = (pid(&programs.coordinator), pid(&programs.worker));
+    let address = &programs.address;
+    let text = if context.global.json {
+        let running =
+            json!({"coordinator": address, "coordinator_pid": coordinator, "worker_pid": worker});
+        json!({"v": 1, "running": running}).to_string()
+    } else {
+        format!(
+            "still running: coordinator {address} (pid {coordinator}), worker (pid {worker})\nstop them with: kill {worker} {coordinator}"
+        )
+    };
+    console::note(&console::block(&text));
+}
+
+/// Prints losses and answers before and after training.
 fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Result<(), CtlError> {
     let p = job.progress.clone().unwrap_or_default();
     if context.global.json {
@@ -179,11 +201,11 @@ fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Res
             &json!({"v": 1, "adapter": adapter, "seconds": started.elapsed().as_secs_f64(), "job": forms::job(job, None)}),
         );
     }
-    let train_seconds = (job.ended_unix_ms - job.created_unix_ms) as f64 / 1000.0;
+    let job_seconds = (job.ended_unix_ms - job.created_unix_ms) as f64 / 1000.0;
     context.say(format!(
-        "4/5 trained  {} in {}, peak memory {}",
+        "4/5 trained  {}, job done in {}, peak memory {}",
         count(p.steps, "step"),
-        duration(train_seconds),
+        duration(job_seconds),
         human::bytes(p.peak_bytes)
     ));
     let (first, last) = (p.samples.first(), p.samples.last());
@@ -213,8 +235,8 @@ fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Res
     Ok(())
 }
 
-/// Its parts would be mixed with those of an earlier one, so a folder with something in it is
-/// refused before any work.
+/// Refuses a folder that is not empty, before any work: files of an earlier run would mix with those
+/// of this one.
 fn refuse_used(folder: &Path) -> Result<(), CtlError> {
     let is_used = match std::fs::read_dir(folder) {
         Ok(mut entries) => entries.next().is_some(),
@@ -247,17 +269,16 @@ fn one_line(text: &str) -> String {
 
 /// Lets the worker fetch the model; its progress bar shows on our stderr.
 async fn fetch_model(context: &Context, name: &str) -> Result<String, CtlError> {
+    if context.global.quiet || context.global.json {
+        return fetch_in_silence(name).await;
+    }
     let mut command = Command::new(sibling("qlora-worker")?);
     command
         .args(["model", "fetch", name])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
         .kill_on_drop(true);
-    command.stderr(if context.global.quiet {
-        Stdio::null()
-    } else {
-        Stdio::inherit()
-    });
     let child = command.spawn().map_err(CtlError::io("qlora-worker"))?;
     let output = child
         .wait_with_output()
@@ -273,8 +294,21 @@ async fn fetch_model(context: &Context, name: &str) -> Result<String, CtlError> 
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Waits until the worker has registered; tells what it is.
-async fn wait_for_worker(context: &Context) -> Result<String, CtlError> {
+/// [`fetch_model`] without a progress bar; a fault comes with its reason and its code.
+async fn fetch_in_silence(name: &str) -> Result<String, CtlError> {
+    let answer = worker_says(&["--json", "model", "fetch", name]).await?;
+    let path = serde_json::from_str::<Value>(&answer)
+        .ok()
+        .and_then(|answer| answer["path"].as_str().map(str::to_owned));
+    path.ok_or_else(|| CtlError::Process {
+        what: "qlora-worker".into(),
+        fault: "printed no path".into(),
+        help: "use the qlora-worker that was built with this qlora-ctl".into(),
+    })
+}
+
+/// Waits until the worker has registered; tells what its machine is.
+async fn wait_for_worker(context: &Context, folder: &Path) -> Result<String, CtlError> {
     let mut client = context.client()?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
@@ -296,7 +330,7 @@ async fn wait_for_worker(context: &Context) -> Result<String, CtlError> {
             return Err(CtlError::Process {
                 what: "qlora-worker".into(),
                 fault: "did not register".into(),
-                help: "its log says why".into(),
+                help: format!("its log is {}", folder.join("worker.log").display()),
             });
         }
         tokio::time::sleep(POLL).await;

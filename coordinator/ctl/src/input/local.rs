@@ -48,9 +48,10 @@ pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler
     }) = here(context, base, layers).await?
     else {
         // The hub has folders, which is known before a worker fetches one.
-        let is_folder = find(base).is_none() && is_hub_name(base);
-        let unmet = is_folder.then(|| unmet_quantization(WeightFormat::Folder, &config.model));
-        if let Some(misfit) = unmet.flatten() {
+        let is_of_hub = find(base).is_none() && is_hub_name(base);
+        let format = is_of_hub.then(|| WeightFormat::on_the_hub(base)).flatten();
+        let unmet = format.and_then(|format| unmet_quantization(format, &config.model));
+        if let Some(misfit) = unmet {
             return Err(CtlError::Config(unfit(layers, misfit).into()));
         }
         if let Some(note) = beside_a_folder(base, layers, &resolved.origin) {

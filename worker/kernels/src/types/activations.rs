@@ -1,7 +1,8 @@
-//! Rows that products are made with: a tensor, or bf16 in the layout that products on a CPU read.
+//! Inputs and outputs of matrix products: a tensor, or bf16 in the layout that a CPU's kernels read
+//! ([`Rows`]).
 //!
-//! What one product gives the next only to be rounded again is kept in bf16 from the start: that
-//! halves its memory and the traffic, and saves a pass.
+//! A result that the next product would round to bf16 is packed from the start: that halves its memory
+//! and the traffic, and saves a pass.
 
 use std::cell::OnceCell;
 
@@ -10,7 +11,7 @@ use candle_core::{Device, Tensor};
 use crate::Result;
 use crate::types::rows::Rows;
 
-/// Rows [M, K].
+/// A matrix [M, K]; each of its two forms is made when it is first needed, and kept.
 pub struct Activations(Values);
 
 enum Values {
@@ -59,6 +60,7 @@ impl Activations {
         }
     }
 
+    /// The values as a tensor, which is unpacked on the CPU the first time where they are packed.
     pub fn tensor(&self) -> Result<&Tensor> {
         match &self.0 {
             Values::Tensor { tensor, .. } => Ok(tensor),
@@ -73,7 +75,7 @@ impl Activations {
         }
     }
 
-    /// The bf16 form, where that is what the values are.
+    /// The packed form, where the values were made so.
     pub(crate) fn own_rows(&self) -> Option<&Rows> {
         match &self.0 {
             Values::Tensor { .. } => None,
@@ -81,7 +83,7 @@ impl Activations {
         }
     }
 
-    /// The bf16 form, which `pack` makes of a tensor where there is none yet.
+    /// The packed form; `pack` makes it of a tensor the first time.
     pub(crate) fn rows(&self, pack: impl FnOnce(&Tensor) -> Result<Rows>) -> Result<&Rows> {
         match &self.0 {
             Values::Rows { rows, .. } => Ok(rows),
@@ -95,7 +97,7 @@ impl Activations {
         }
     }
 
-    /// The bf16 form, where there is one already.
+    /// The packed form, where the values were made so or were packed before.
     pub(crate) fn known_rows(&self) -> Option<&Rows> {
         match &self.0 {
             Values::Rows { rows, .. } => Some(rows),

@@ -49,7 +49,7 @@ pub trait PanelSource: Sync {
     fn grain(&self) -> usize;
 
     /// Writes `rows` x `cols` into `out`, row `i` of the part from `i * stride` on, as bits of
-    /// bf16.
+    /// bf16. It runs on the calling thread alone, which may hold tile registers.
     fn unpack(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16], stride: usize);
 }
 

@@ -7,7 +7,8 @@ use super::entry::{CatalogueEntry, ModelFormat};
 use crate::form::{Activation, DecoderForm, EmbeddingScale, LayerForm, LayerRope, RopeScaling};
 use crate::shape::ModelShape;
 
-/// Sizes of a decoder: D, layers, H, K, E, F, V, positions.
+/// In the terms of config.json: hidden_size, num_hidden_layers, num_attention_heads,
+/// num_key_value_heads, head_dim, intermediate_size, vocab_size, max_position_embeddings.
 type Sizes = [usize; 8];
 
 fn shape(sizes: Sizes, tied: bool, norm_epsilon: f64, rope_theta: f64) -> ModelShape {
@@ -55,7 +56,7 @@ fn folder(
     }
 }
 
-/// One whose license an account must have accepted.
+/// An entry whose download needs an account that has accepted the license.
 fn gated(entry: CatalogueEntry) -> CatalogueEntry {
     CatalogueEntry {
         gated: true,

@@ -1,6 +1,5 @@
-//! The text side of a merged model: the template that the adapter was trained with, and the token
-//! that it ends a turn with as end of text. Programs that serve the model render with what lies in
-//! its files; another prompt than that of the training gives poor answers that do not end.
+//! The chat template and the end token of a merged model. Programs that serve it use what its files
+//! say; with another prompt format than that of training, answers are poor and may not end.
 
 use std::fs;
 use std::path::Path;
@@ -14,22 +13,22 @@ use crate::generate::end_of_turn;
 use crate::weights::ModelFiles;
 use crate::{Error, Result};
 
-/// Where transformers reads templates that have a name.
+/// The folder from which transformers reads templates that have a name.
 const ADDITIONAL: &str = "additional_chat_templates";
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
-/// The name of the template without a name.
+/// The name under which the template without a name is listed.
 const DEFAULT: &str = "default";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 
-/// What an adapter was trained to read and to end with.
+/// The chat template that an adapter was trained with, and the token that ends its turns.
 pub(super) struct Trained {
     template: String,
     /// Id and text of the end of its turns.
     end: Option<(u32, String)>,
 }
 
-/// What the adapter in `folder` was trained with, on the model in `files`; none where it does not
-/// say.
+/// The chat format of the adapter in `folder`, trained on the model in `files`; none where the adapter
+/// has no template.
 pub(super) fn trained(folder: &Path, files: &ModelFiles) -> Result<Option<Trained>> {
     let Some(template) = adapter::template::text(folder)? else {
         return Ok(None);
@@ -42,13 +41,13 @@ pub(super) fn trained(folder: &Path, files: &ModelFiles) -> Result<Option<Traine
 }
 
 impl Trained {
-    /// What changes against the model in `files`, for a person.
+    /// How it differs from that of the model in `files`, for a person.
     pub(super) fn notes(&self, files: &ModelFiles) -> Vec<String> {
         let mut notes = Vec::new();
         let base = files
             .template
             .as_ref()
-            .and_then(|own| own.iter().find(|(name, _)| *name == "default"));
+            .and_then(|own| own.iter().find(|(name, _)| *name == DEFAULT));
         if base.map(|(_, source)| source) != Some(&self.template) {
             notes.push(
                 "the chat template is the adapter's, which differs from the base's".to_owned(),
@@ -79,16 +78,20 @@ impl Trained {
         notes
     }
 
-    /// Changes the files in `folder`, a copy of those of the base.
+    /// Writes template and end token into `folder`, which holds a copy of the base's files.
     pub(super) fn write_into(&self, folder: &Path, base: Option<&Templates>) -> Result<()> {
         fs::write(folder.join(TEMPLATE), &self.template)
             .map_err(Error::io(folder.join(TEMPLATE)))?;
         write_named(folder, base)?;
+        let older = folder.join("chat_template.json");
+        if older.exists() {
+            fs::remove_file(&older).map_err(Error::io(&older))?;
+        }
         change(&folder.join("tokenizer_config.json"), |settings| {
             // The file beside it counts; two that differ would be two readings.
-            settings
-                .as_object_mut()
-                .map(|settings| settings.remove("chat_template"));
+            if let Some(settings) = settings.as_object_mut() {
+                settings.remove("chat_template");
+            }
             if let Some((_, text)) = &self.end {
                 settings["eos_token"] = json!(text);
             }
@@ -100,25 +103,20 @@ impl Trained {
             map["eos_token"] = json!(text)
         })?;
         change(&folder.join("config.json"), |config| {
-            config["eos_token_id"] = json!(id)
+            // Some programs read one id only, so one stays one.
+            let before = &config["eos_token_id"];
+            config["eos_token_id"] = if before.is_array() {
+                with_end(*id, before)
+            } else {
+                json!(id)
+            };
         })?;
         change(&folder.join("generation_config.json"), |config| {
-            // What ended an answer of the base still does.
-            let before = config["eos_token_id"].take();
-            let before = before.as_array().cloned().unwrap_or_else(|| vec![before]);
-            let others = before
-                .into_iter()
-                .filter(|other| !other.is_null() && *other != json!(id));
-            let all: Vec<Json> = std::iter::once(json!(id)).chain(others).collect();
-            config["eos_token_id"] = if all.len() == 1 {
-                json!(id)
-            } else {
-                Json::Array(all)
-            };
+            config["eos_token_id"] = with_end(*id, &config["eos_token_id"]);
         })
     }
 
-    /// Changes the keys of a GGUF file.
+    /// Writes template and end token into the metadata of a GGUF file.
     pub(super) fn write_keys(&self, metadata: &mut Vec<(String, Value)>) {
         // Templates for other uses, such as `tokenizer.chat_template.tool_use`, stay the base's.
         metadata.retain(|(key, _)| key != CHAT_TEMPLATE && (self.end.is_none() || key != EOS));
@@ -134,6 +132,23 @@ impl Trained {
     }
 }
 
+/// `id`, and the ids that ended an answer of the base: they still do.
+fn with_end(id: u32, before: &Json) -> Json {
+    let before = before
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| vec![before.clone()]);
+    let others = before
+        .into_iter()
+        .filter(|other| !other.is_null() && *other != json!(id));
+    let all: Vec<Json> = std::iter::once(json!(id)).chain(others).collect();
+    if all.len() == 1 {
+        json!(id)
+    } else {
+        Json::Array(all)
+    }
+}
+
 /// Writes the templates of `base` for other uses where transformers reads them.
 pub(super) fn write_named(folder: &Path, base: Option<&Templates>) -> Result<()> {
     let named = base
@@ -143,8 +158,9 @@ pub(super) fn write_named(folder: &Path, base: Option<&Templates>) -> Result<()>
     for (name, source) in named {
         // A name comes from a file, and a path would lead out of the folder.
         if name.is_empty() || name.contains(['/', '\\']) {
-            let fault =
-                format!("cannot hold the base's template `{name}`: its name is no file name");
+            let fault = format!(
+                "cannot hold the base's template `{name}`, whose name is no file name; rename it in the base's tokenizer_config.json, or export to .gguf"
+            );
             return Err(Error::Export {
                 path: folder.into(),
                 fault,
@@ -183,16 +199,49 @@ fn change(path: &Path, edit: impl FnOnce(&mut Json)) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
+    let fault = |fault: String| Error::Export {
+        path: path.into(),
+        fault,
+    };
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let before: Json =
-        serde_json::from_str(qlora_data::strict::unmarked(&text)).map_err(|e| Error::Export {
-            path: path.into(),
-            fault: format!("is not JSON: {e}"),
-        })?;
+    let before: Json = serde_json::from_str(qlora_data::strict::unmarked(&text))
+        .map_err(|e| fault(format!("is not JSON ({e}); get the base's file again")))?;
+    if !before.is_object() {
+        return Err(fault("is no JSON object; get the base's file again".into()));
+    }
     let mut after = before.clone();
     edit(&mut after);
     if after == before {
         return Ok(());
     }
     fs::write(path, format!("{after:#}\n")).map_err(Error::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_an_answer_of_the_base_still_does() {
+        for (before, after) in [
+            (json!(null), json!(7)),
+            (json!(2), json!([7, 2])),
+            (json!(7), json!(7)),
+            (json!([2, 7, 3]), json!([7, 2, 3])),
+        ] {
+            assert_eq!(with_end(7, &before), after, "{before}");
+        }
+    }
+
+    #[test]
+    fn settings_that_are_no_object_are_refused() {
+        let home = tempfile::tempdir().expect("a folder");
+        let path = home.path().join("generation_config.json");
+        for (text, word) in [("[]", "no JSON object"), ("{", "not JSON")] {
+            fs::write(&path, text).expect("a file");
+            let fault = change(&path, |config| config["a"] = json!(1)).expect_err(text);
+            assert!(fault.to_string().contains(word), "{fault}");
+        }
+        change(&home.path().join("missing.json"), |_| {}).expect("nothing to change");
+    }
 }

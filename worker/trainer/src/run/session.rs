@@ -47,11 +47,13 @@ impl<'a> Session<'a> {
         let seed = config.training.seed;
         let restored = match &run.resume {
             Some(folder) => {
+                let restored = checkpoint::load(folder, &run.config, &prepared.decoder)?;
+                // Only now are the checkpoint's files known to be whole.
                 let shape = &prepared.decoder.shape;
                 if let Some(text) = adapter::other_constants(folder, &run.model, shape)? {
                     reporter.report(Event::Note { text })?;
                 }
-                Some(checkpoint::load(folder, &run.config, &prepared.decoder)?)
+                Some(restored)
             }
             None => None,
         };

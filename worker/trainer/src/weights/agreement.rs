@@ -136,10 +136,17 @@ fn is_understood(
 /// embedding. transformers 5 computes with it; one that is the embedding says nothing.
 ///
 /// # Errors
-/// One of the two cannot be read.
+/// One of the two cannot be read, or they differ in shape.
 pub(super) fn has_own_head(shards: &Shards, shape: &ModelShape) -> Result<bool> {
     if !shape.tied_embeddings || !shards.has(HEAD) {
         return Ok(false);
+    }
+    let (head, embedding) = (shards.shape(HEAD)?, shards.shape(EMBEDDING)?);
+    if head != embedding {
+        let fault = format!(
+            "is {head:?}, and config.json ties it to an embedding of {embedding:?}; remove it, or set tie_word_embeddings: false and give it the embedding's shape"
+        );
+        return Err(shards.fault(HEAD, &fault));
     }
     Ok(shards.raw(HEAD)? != shards.raw(EMBEDDING)?)
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use qlora_client::console;
 use qlora_config::TEMPLATE_DATE;
 use qlora_data::audit::Ruler;
+use qlora_data::rows::Row;
 use qlora_data::{Encoder, Example, IGNORE, Sample, encode_example};
 use qlora_proto::words::count;
 use serde_json::json;
@@ -21,7 +22,7 @@ use crate::output::{print_exact, print_json};
 pub struct Preview {
     /// JSON lines, a JSON array or Parquet, also compressed; or a folder of such files.
     file: PathBuf,
-    /// Which row, counted from 1.
+    /// Which row, counted from 1 over all files; blank lines do not count.
     #[arg(long, default_value = "1")]
     row: NonZeroUsize,
     /// Model with its tokenizer and chat template: a folder, a .gguf file, or a name of
@@ -44,15 +45,7 @@ impl Preview {
             message,
             help: "qlora-ctl data check lists every fault".into(),
         };
-        let row = open(&self.file)?.nth(self.row.get() - 1);
-        let row = row.ok_or_else(|| {
-            fault(format!(
-                "{}: there is no row {}",
-                self.file.display(),
-                self.row
-            ))
-        })?;
-        let row = row.map_err(unreadable)?;
+        let row = self.find()?;
         let example = row
             .value
             .and_then(Example::from_value)
@@ -73,20 +66,22 @@ impl Preview {
         } else {
             Exit::Done
         };
-        if let Some(finding) = &finding {
-            context.say(format!("{}: finding: {finding}", row.place));
-        } else if !encoder.ends(&sample) {
-            context.say(format!(
-                "{}: warning: no end of turn is trained on",
-                row.place
-            ));
+        let warning =
+            (finding.is_none() && !encoder.ends(&sample)).then_some("no end of turn is trained on");
+        if !context.global.json {
+            // Also with --quiet: the exit code depends on it.
+            let note = |kind: &str, text: &str| {
+                console::note(&console::block(&format!("{}: {kind}: {text}", row.place)));
+            };
+            finding.iter().for_each(|text| note("finding", text));
+            warning.iter().for_each(|text| note("warning", text));
         }
         let parts = parts(&ruler, &sample).map_err(fault)?;
         if context.global.json {
             let part = |(trained, text): &(bool, String)| json!({"trained": trained, "text": text});
             let parts: Vec<_> = parts.iter().map(part).collect();
             let (tokens, supervised) = (sample.ids.len(), sample.supervised());
-            let shown = json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts, "finding": finding});
+            let shown = json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts, "finding": finding, "warning": warning});
             print_json(&shown)?;
             return Ok(exit.into());
         }
@@ -113,6 +108,22 @@ impl Preview {
             sample.supervised()
         ));
         Ok(exit.into())
+    }
+
+    /// The row that is asked for; what cannot be read before it is told.
+    fn find(&self) -> Result<Row, CtlError> {
+        let mut seen = 0;
+        for row in open(&self.file)? {
+            let row = row.map_err(unreadable)?;
+            seen += 1;
+            if seen == self.row.get() {
+                return Ok(row);
+            }
+        }
+        Err(CtlError::Data {
+            message: format!("{}: there is no row {}", self.file.display(), self.row),
+            help: format!("it has {}", count(seen as u64, "row")),
+        })
     }
 }
 

@@ -1,8 +1,9 @@
-//! NVIDIA's GPUs: launches of the kernels beside this file.
+//! The CUDA backend: launches of kernels, memory, offloading, libraries and NCCL.
 //!
-//! An operation's launches stand in the file of its name. `tests/device` holds them against the
-//! reference forms, on a GPU or on the emulated one of `tests/emulated`; how fast they are, only a
-//! GPU can show. A launch checks element types and sizes before anything is sent to the device.
+//! Each operation's launches are in the file that is named after it, beside its `.cu` file where it
+//! has one. `tests/device` compares them with the reference forms, on a GPU or on the emulated one of
+//! `tests/emulated`; only a GPU shows how fast they are. A launch checks element types and sizes before
+//! anything is sent to the device.
 
 mod adamw;
 mod adamw8;

@@ -6,6 +6,7 @@
 //! a ring, and the order of the sum is ours, whatever paths NCCL finds.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::OnceLock;
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut};
@@ -21,8 +22,8 @@ const LIBRARY: &str = "libnccl.so.2";
 const PACKAGE: &str = "libnccl2";
 const FLOAT32: c_int = 7;
 
-/// What a group is known by; one makes it, the others are given it.
-pub const INVITATION: usize = 128;
+/// Bytes of NCCL's unique id (`NCCL_UNIQUE_ID_BYTES`), by which a group is known.
+const INVITATION: usize = 128;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -59,6 +60,16 @@ pub enum NcclError {
 }
 
 impl Functions {
+    /// Those of NCCL, which is loaded once and never unloaded: making an id starts a thread of
+    /// NCCL's that outlives the call.
+    fn get() -> Result<&'static Self, MissingLibrary> {
+        static LOADED: OnceLock<Functions> = OnceLock::new();
+        match LOADED.get() {
+            Some(functions) => Ok(functions),
+            None => Self::load().map(|functions| LOADED.get_or_init(|| functions)),
+        }
+    }
+
     fn load() -> Result<Self, MissingLibrary> {
         let library = libraries::open(LIBRARY).map_err(|fault| MissingLibrary::Library {
             library: LIBRARY,
@@ -103,7 +114,7 @@ impl Functions {
 
 /// What the first GPU of a new group sends to the others.
 pub fn invite() -> Result<Vec<u8>, NcclError> {
-    let functions = Functions::load()?;
+    let functions = Functions::get()?;
     let mut id = UniqueId([0; INVITATION]);
     // SAFETY: NCCL writes as many bytes as its type has.
     functions.check("start", unsafe { (functions.unique_id)(&mut id) })?;
@@ -112,7 +123,7 @@ pub fn invite() -> Result<Vec<u8>, NcclError> {
 
 /// A GPU's place in a group.
 pub(crate) struct Group {
-    functions: Functions,
+    functions: &'static Functions,
     comm: Comm,
     device: CudaDevice,
     rank: usize,
@@ -139,7 +150,7 @@ impl Group {
         size: usize,
         device: &Device,
     ) -> Result<Self, NcclError> {
-        let functions = Functions::load()?;
+        let functions = Functions::get()?;
         let failed = |fault| NcclError::Failed {
             action: "join",
             fault,
@@ -166,8 +177,10 @@ impl Group {
         })
     }
 
-    /// The sum of everyone's `vector` [n], in `f32`, the same bits for everyone; queued on the
-    /// GPU's stream.
+    /// The sum of everyone's `vector` [n], in `f32`, the same bits for everyone.
+    ///
+    /// It is queued on the GPU's stream: wait for that before this group is dropped, which aborts what
+    /// is still queued.
     pub fn sum(&mut self, vector: &Tensor) -> Result<Tensor, NcclError> {
         let n = vector.elem_count();
         let each = n.div_ceil(self.size);
@@ -185,7 +198,7 @@ impl Group {
         let stream = self.device.cuda_stream();
         let ((from, _read), (to, _written)) =
             (slice.device_ptr(&stream), out.device_ptr_mut(&stream));
-        let f = &self.functions;
+        let f = self.functions;
         // SAFETY: both buffers hold `each` numbers for every rank, and live until the stream has
         // come past this: they are freed on it.
         let queued = unsafe {

@@ -1,4 +1,4 @@
-//! The types of elements in a file. Whether the numbers of a tensor survive one is the business of
+//! Tensor types of an exported GGUF file. Whether a type holds the numbers of a tensor is checked in
 //! `export::numbers`.
 
 use candle_core::Tensor;
@@ -12,7 +12,7 @@ pub enum ElementType {
     F32,
     F16,
     Bf16,
-    /// Blocks of 32 with a scale each: half of `f16`.
+    /// Blocks of 32 values of 8 bits with an `f16` scale: 8.5 bits per weight.
     Q8_0,
 }
 
@@ -26,7 +26,7 @@ impl ElementType {
         }
     }
 
-    /// The number of llama.cpp's `llama_ftype`.
+    /// The value of `general.file_type`, llama.cpp's `llama_ftype`.
     pub(super) fn file_type(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -37,7 +37,7 @@ impl ElementType {
     }
 }
 
-/// `tensor` as it is, in `f32`.
+/// The bytes of `tensor` in `f32`.
 pub(super) fn plain(tensor: &Tensor) -> Result<Vec<u8>> {
     Ok(QTensor::quantize(&tensor.contiguous()?, GgmlDType::F32)?
         .data()?

@@ -6,7 +6,7 @@ use qlora_planner::{ModelShape, RopeScaling};
 
 use crate::model::{GgufForm, GgufKeys, RopeForm};
 
-/// YaRN's bounds in llama.cpp, which no file changes (`llama-context.cpp`).
+/// YaRN's bounds in llama.cpp, which `header.rs` refuses to change (`llama-context.cpp`).
 pub(super) const BETA_FAST: f64 = 32.0;
 pub(super) const BETA_SLOW: f64 = 1.0;
 
@@ -35,7 +35,7 @@ pub(crate) fn tensors(form: &GgufForm) -> Vec<&'static str> {
     names
 }
 
-/// What YaRN multiplies cosines and sines with in llama.cpp, where a file does not change it.
+/// YaRN's mscale: what llama.cpp multiplies cosines and sines with, where a file does not change it.
 pub(crate) fn yarn_growth(factor: f64) -> f64 {
     1.0 + 0.1 * factor.ln()
 }
@@ -53,7 +53,7 @@ pub(super) fn read(
     let attention_factor = keys.optional("rope.scaling.attn_factor")?.unwrap_or(1.0);
     let original = keys.size("rope.scaling.original_context_length")?;
     let original = original.unwrap_or(positions);
-    let named = of_keys(keys, form, original as f64, attention_factor)?;
+    let named = scaling_of_keys(keys, form, original as f64, attention_factor)?;
     let held = match tensors {
         RopeTensors {
             short: Some(short),
@@ -91,13 +91,14 @@ pub(super) fn read(
     Ok(scaling)
 }
 
-fn of_keys(
+/// The scaling that the keys ask for, without the rotary tensors.
+fn scaling_of_keys(
     keys: &GgufKeys<'_>,
     form: &GgufForm,
     original_positions: f64,
     attention_factor: f64,
 ) -> Result<Option<RopeScaling>, String> {
-    // The older of two names for the same.
+    // `scale_linear` is the deprecated name of `scaling.factor`.
     let factor = match keys.optional("rope.scaling.factor")? {
         Some(factor) => factor,
         None => keys.optional("rope.scale_linear")?.unwrap_or(1.0),
@@ -105,7 +106,7 @@ fn of_keys(
     let kind = keys.text("rope.scaling.type")?.unwrap_or("linear");
     let refused = || {
         let (name, graph) = (keys.name("rope.scaling.type"), form.name());
-        format!("`{name}: {kind}` is not implemented for `{graph}`")
+        format!("`{name}: {kind}` with factor {factor} is not implemented for `{graph}`")
     };
     match kind {
         "none" => Ok(None),
@@ -124,8 +125,8 @@ fn of_keys(
     }
 }
 
-/// Heads of a layer whose rows change their order on the way between a GGUF file of `form` and a
-/// Hugging Face folder; none of others.
+/// The number of heads of `module` where a GGUF file of `form` has its rows in another order than a
+/// Hugging Face folder; none where the order is the same.
 pub(crate) fn rotary_heads(
     form: &GgufForm,
     shape: &ModelShape,
@@ -138,9 +139,9 @@ pub(crate) fn rotary_heads(
     }
 }
 
-/// Where row `row` of a query or key projection of `rows` rows stands in a GGUF file: llama.cpp
-/// stores the two halves of each head interleaved, because its rotary embedding turns neighboring
-/// elements.
+/// The place in a GGUF file of row `row` of a query or key projection of `rows` rows. llama.cpp
+/// rotates neighboring elements, so its converter interleaves the two halves of each head (`permute`
+/// in `convert_hf_to_gguf.py`).
 pub(crate) fn rotary_row(row: usize, rows: usize, heads: usize) -> usize {
     let head = rows / heads;
     let (h, i) = (row / head, row % head);

@@ -27,9 +27,9 @@ const CHUNK: usize = 8;
 /// read.
 const STRIP: usize = 64;
 
-/// Steps of the summed dimension that the backward product unpacks at a time: a strip and its panels
-/// stay in the second-level cache.
-const DEPTH: usize = 64;
+/// Lines of a strip that the backward product unpacks at a time: the strip, of 256 KiB, and a panel
+/// of it stay in the second-level cache.
+const LINES: usize = 4096;
 
 /// What a thread keeps between tasks.
 #[derive(Default)]
@@ -146,6 +146,9 @@ fn multiply_forward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instr
 }
 
 fn multiply_backward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instructions) {
+    if target.rows == 0 {
+        return;
+    }
     let k = target.width;
     let grain = terms.iter().map(|term| term.w.grain()).max().unwrap_or(1);
     let width = STRIP.next_multiple_of(grain);
@@ -176,10 +179,12 @@ fn backward_strip(
     let row_blocks = target.rows.div_ceil(BLOCK);
     let panels = cols.len().div_ceil(BLOCK);
     blocks.resize(row_blocks * panels, [0f32; BLOCK * BLOCK]);
+    // Whole chunks, so that the order of sums does not depend on the width.
+    let depth = (LINES / width).max(CHUNK).next_multiple_of(CHUNK);
     let mut add = false;
     for Term { x, w } in terms {
-        for start in (0..x.steps).step_by(DEPTH) {
-            let steps = DEPTH.min(x.steps - start);
+        for start in (0..x.steps).step_by(depth) {
+            let steps = depth.min(x.steps - start);
             let summed = start * STEP..((start + steps) * STEP).min(x.width);
             let strip = rows::room(strip, steps * width);
             let out = rows::elements(strip);

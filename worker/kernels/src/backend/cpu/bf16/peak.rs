@@ -12,11 +12,17 @@ use std::time::Instant;
 use super::amx;
 use crate::types::instructions::Instructions;
 
-/// Times that a thread goes through its loop: some ten milliseconds.
-const ROUNDS: u64 = 4_000_000;
+/// Instructions of a measurement: some ten milliseconds.
+const INSTRUCTIONS: u64 = 48_000_000;
+/// Instructions of AMX, each of which takes sixteen times as long.
+const TILE_INSTRUCTIONS: u64 = INSTRUCTIONS / 16;
+/// Independent sums of a round, by which the latency of an instruction is hidden; there are eight
+/// tiles only.
+const SUMS: u64 = 12;
+const TILE_SUMS: u64 = 4;
 
 /// Register `\i` of twelve sums, and one more, made zero by the first instruction, and then
-/// [`ROUNDS`] times the second instruction for each of the sums.
+/// [`INSTRUCTIONS`] of the second one, in turns for each of the sums.
 #[cfg(target_arch = "x86_64")]
 macro_rules! rounds {
     ($zero:literal, $add:literal) => {
@@ -26,7 +32,7 @@ macro_rules! rounds {
             ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11", $add, ".endr",
             "dec {rounds}",
             "jnz 2b",
-            rounds = inout(reg) ROUNDS => _,
+            rounds = inout(reg) INSTRUCTIONS / SUMS => _,
             out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _,
             out("xmm5") _, out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _,
             out("xmm10") _, out("xmm11") _, out("xmm12") _,
@@ -45,7 +51,7 @@ macro_rules! rounds {
             ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11", $add, ".endr",
             "subs {rounds}, {rounds}, #1",
             "b.ne 2b",
-            rounds = inout(reg) ROUNDS => _,
+            rounds = inout(reg) INSTRUCTIONS / SUMS => _,
             out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _,
             out("v5") _, out("v6") _, out("v7") _, out("v8") _, out("v9") _,
             out("v10") _, out("v11") _, out("v12") _,
@@ -60,26 +66,25 @@ pub(crate) fn rate(instructions: Instructions) -> Option<f64> {
     if !Instructions::all().any(|have| have == instructions) {
         return None;
     }
-    let per_round = operations(instructions)?;
+    let operations = operations(instructions)?;
     let seconds = rayon::broadcast(|_| seconds(instructions));
-    let rates = seconds.iter().map(|seconds| per_round / seconds);
-    Some(rates.sum::<f64>() * ROUNDS as f64)
+    Some(seconds.iter().map(|seconds| operations / seconds).sum())
 }
 
-/// Floating-point operations of one round.
+/// Floating-point operations of a measurement.
 fn operations(instructions: Instructions) -> Option<f64> {
-    // Independent sums, lanes of a sum, products added to a lane at once.
-    let (sums, lanes, products) = match instructions {
-        Instructions::Amx => (4, 256, 32),
-        Instructions::Avx512Bf16 => (12, 16, 2),
-        Instructions::Avx2 => (12, 8, 1),
-        Instructions::Neon => (12, 4, 1),
+    // Instructions, lanes of a sum, products added to a lane at once.
+    let (count, lanes, products) = match instructions {
+        Instructions::Amx => (TILE_INSTRUCTIONS, 256, 32),
+        Instructions::Avx512Bf16 => (INSTRUCTIONS, 16, 2),
+        Instructions::Avx2 => (INSTRUCTIONS, 8, 1),
+        Instructions::Neon => (INSTRUCTIONS, 4, 1),
         Instructions::Portable => return None,
     };
-    Some(f64::from(2 * sums * lanes * products))
+    Some((2 * count * lanes * products) as f64)
 }
 
-/// Seconds that this thread needs for [`ROUNDS`].
+/// Seconds that this thread needs for a measurement.
 fn seconds(instructions: Instructions) -> f64 {
     #[cfg(target_arch = "x86_64")]
     let _tiles = (instructions == Instructions::Amx).then(amx::Tiles::open);
@@ -89,7 +94,7 @@ fn seconds(instructions: Instructions) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Repeats the instructions on sums that are zero [`ROUNDS`] times.
+/// Repeats the instructions on sums that are zero.
 ///
 /// # Safety
 /// The processor has `instructions`, and this thread holds the tiles if they are AMX.
@@ -136,7 +141,7 @@ unsafe fn tiles() {
             ".endr",
             "dec {rounds}",
             "jnz 2b",
-            rounds = inout(reg) ROUNDS => _,
+            rounds = inout(reg) TILE_INSTRUCTIONS / TILE_SUMS => _,
             options(nostack, nomem),
         );
     }
