@@ -79,7 +79,8 @@ fn alike<'w>(value: &str, words: &[&'w str]) -> Option<&'w str> {
             || (lower.len() >= 3 && word.starts_with(&lower))
             || strsim::damerau_levenshtein(&lower, word) <= 1.max(word.len() / 5)
     };
-    words.iter().copied().find(is_alike)
+    let alike = words.iter().copied().filter(is_alike);
+    alike.min_by_key(|word| strsim::damerau_levenshtein(&lower, word))
 }
 
 fn wrong(

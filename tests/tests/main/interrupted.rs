@@ -54,10 +54,13 @@ impl Place {
     fn convert(&self, out: &str) -> Command {
         let mut command = Command::new(binary("qlora-worker"));
         command
-            .args(["convert", "--type", "f32", "--model"])
+            .args(["convert", "--model"])
             .arg(&self.model)
             .arg("--out")
             .arg(self.home.path().join(out));
+        if out.ends_with(".gguf") {
+            command.args(["--type", "f32"]);
+        }
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
