@@ -3,6 +3,7 @@
 
 use qlora_codes::Code;
 
+use crate::base::is_gguf_name;
 use crate::diagnostic::{Diagnostic, Place};
 use crate::faults::Faults;
 use crate::schema::{DeviceKind, FlashAttention, Quantization, Schedule, TrainingConfig};
@@ -157,11 +158,7 @@ fn resources(config: &TrainingConfig, faults: &mut Faults) {
         },
         "use `auto`, which takes cuDNN where it is there and faster",
     );
-    let named_gguf = config
-        .model
-        .base
-        .as_deref()
-        .is_some_and(|b| b.to_ascii_lowercase().ends_with(".gguf"));
+    let named_gguf = config.model.base.as_deref().is_some_and(is_gguf_name);
     faults.require(
         !(named_gguf && config.model.quantization == Quantization::Nf4),
         QUANTIZATION,

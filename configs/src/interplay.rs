@@ -5,6 +5,7 @@
 //! warned of. A key that is laid over a file and still has no effect is refused: its writer expects
 //! that it acts.
 
+use crate::base::is_gguf_name;
 use crate::schema::{
     Batching, Checkpointing, Compute, DeviceKind, FlashAttention, Quantization, Schedule,
     TrainingConfig,
@@ -257,11 +258,7 @@ const RULES: &[Rule] = &[
 
 /// Whether the frozen weights are, or may be, quantized by us.
 fn is_nf4(config: &TrainingConfig) -> bool {
-    let is_file = config
-        .model
-        .base
-        .as_deref()
-        .is_some_and(|base| base.ends_with(".gguf"));
+    let is_file = config.model.base.as_deref().is_some_and(is_gguf_name);
     match config.model.quantization {
         Quantization::Nf4 => true,
         Quantization::Auto => !is_file,

@@ -10,6 +10,7 @@
 //! does not know whether a model or a data file exists; that is asked where they are opened.
 
 mod agree;
+mod base;
 mod diagnostic;
 mod explain;
 mod faults;
@@ -33,6 +34,7 @@ mod words;
 mod yaml;
 
 pub use agree::quantized_twice;
+pub use base::{is_gguf_name, is_hub_name};
 pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
 pub use interplay::{Idle, idle_in};
 pub use json_schema::json_schema;
@@ -40,10 +42,9 @@ pub use layers::Layers;
 pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
 pub use resolved::ResolvedConfig;
 pub use rewrite::rewritten;
-pub use schema::LONGEST_NAME;
 pub use schema::{
-    Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LoraConfig,
-    ModelConfig, OptimizerKind, Quantization, ResourceConfig, Schedule, TEMPLATE_DATE,
+    Batching, Checkpointing, Compute, DataConfig, DeviceKind, FlashAttention, LONGEST_NAME,
+    LoraConfig, ModelConfig, OptimizerKind, Quantization, ResourceConfig, Schedule, TEMPLATE_DATE,
     TargetModule, TooLong, TrainingConfig, TrainingSection,
 };
 pub use template::{template, unlikely_template};

@@ -18,14 +18,6 @@ pub enum WeightFormat {
     Gguf,
 }
 
-impl WeightFormat {
-    /// Of a model of the hub, which has folders; none where `name` is that of a file.
-    pub fn on_the_hub(name: &str) -> Option<Self> {
-        let is_file = name.to_ascii_lowercase().ends_with(".gguf");
-        (!is_file).then_some(Self::Folder)
-    }
-}
-
 impl From<&ModelFormat> for WeightFormat {
     fn from(of: &ModelFormat) -> Self {
         match of {
@@ -66,15 +58,6 @@ mod tests {
 
     use super::*;
     use crate::find;
-
-    #[test]
-    fn a_file_is_none_of_the_hub() {
-        assert_eq!(
-            WeightFormat::on_the_hub("owner/name"),
-            Some(WeightFormat::Folder)
-        );
-        assert_eq!(WeightFormat::on_the_hub("models/m.GGUF"), None);
-    }
 
     #[test]
     fn the_catalogue_says_how_its_models_are_held() {

@@ -37,7 +37,7 @@ const EXAMPLE: &str = "Example:
 impl Convert {
     /// Converts a model, or an adapter where one is given.
     pub fn run(&self, as_json: bool) -> Result<ExitCode, WorkerError> {
-        let is_gguf = export::is_gguf(&self.out);
+        let is_gguf = qlora_trainer::export::is_gguf(&self.out);
         if self.adapter.is_some() && !is_gguf {
             return Err(WorkerError::Usage {
                 fault: format!(

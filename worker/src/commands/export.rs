@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::console;
 use qlora_config::{Compute, ModelConfig, Quantization};
-use qlora_trainer::export::ElementType;
+use qlora_trainer::export::{ElementType, is_gguf};
 use qlora_trainer::partial::{self, Begun};
 use qlora_trainer::stop::StopSignal;
 
@@ -31,12 +31,6 @@ impl From<GgufType> for ElementType {
             GgufType::Q8_0 => Self::Q8_0,
         }
     }
-}
-
-/// Whether `out` is written as a GGUF file.
-pub fn is_gguf(out: &Path) -> bool {
-    out.extension()
-        .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
 /// How the GGUF file `out` holds matrices.

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use qlora_config::is_hub_name;
 use qlora_planner::{WeightFormat, catalogue, find};
-use qlora_trainer::weights::is_hub_name;
 
 use super::cache::Cache;
 use super::error::ModelError;
@@ -66,8 +66,7 @@ pub fn format_by_name(name: &str) -> Option<WeightFormat> {
     }
     match find(name) {
         Some(entry) => Some((&entry.format).into()),
-        None if is_hub_name(name) => WeightFormat::on_the_hub(name),
-        None => None,
+        None => is_hub_name(name).then_some(WeightFormat::Folder),
     }
 }
 

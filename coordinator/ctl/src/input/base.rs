@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use qlora_codes::Code;
-use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig};
+use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig, is_gguf_name, is_hub_name};
 use qlora_planner::{catalogue, find};
 
 use super::paths::{Origin, absolute, located};
@@ -84,19 +84,8 @@ pub fn beside_a_folder(base: &str, layers: &Layers, origin: &Origin) -> Option<S
     })
 }
 
-/// `owner/name`, as the hub has it.
-pub fn is_hub_name(name: &str) -> bool {
-    let parts: Vec<&str> = name.split('/').collect();
-    parts.len() == 2
-        && parts
-            .iter()
-            .all(|part| !part.is_empty() && !part.starts_with(['.', '~']))
-}
-
 fn is_file_name(name: &str) -> bool {
-    [".gguf", ".safetensors"]
-        .iter()
-        .any(|ending| name.to_ascii_lowercase().ends_with(ending))
+    is_gguf_name(name) || name.to_ascii_lowercase().ends_with(".safetensors")
 }
 
 /// The names of the catalogue, the one that was probably meant before all.

@@ -6,7 +6,9 @@
 use std::path::Path;
 
 use qlora_codes::Code;
-use qlora_config::{ConfigErrors, Diagnostic, Layers, TooLong, TrainingConfig, unlikely_template};
+use qlora_config::{
+    ConfigErrors, Diagnostic, Layers, TooLong, TrainingConfig, is_hub_name, unlikely_template,
+};
 use qlora_data::audit::Ruler;
 use qlora_data::{Encoder, Example, IGNORE, Lacking, ModelText, rows};
 use qlora_planner::{ModelShape, WeightFormat, find, misfits, unmet_quantization};
@@ -14,7 +16,7 @@ use qlora_proto::words::count;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::base::{KEY as BASE, beside_a_folder, is_hub_name};
+use super::base::{KEY as BASE, beside_a_folder};
 use super::checked::{TEMPLATE, unfit};
 use super::resolved::Resolved;
 use crate::context::Context;
@@ -48,10 +50,9 @@ pub async fn look(context: &Context, resolved: &Resolved) -> Result<Option<Ruler
     }) = here(context, base, layers).await?
     else {
         // The hub has folders, which is known before a worker fetches one.
-        let is_of_hub = find(base).is_none() && is_hub_name(base);
-        let format = is_of_hub.then(|| WeightFormat::on_the_hub(base)).flatten();
-        let unmet = format.and_then(|format| unmet_quantization(format, &config.model));
-        if let Some(misfit) = unmet {
+        let is_folder = find(base).is_none() && is_hub_name(base);
+        let unmet = is_folder.then(|| unmet_quantization(WeightFormat::Folder, &config.model));
+        if let Some(misfit) = unmet.flatten() {
             return Err(CtlError::Config(unfit(layers, misfit).into()));
         }
         if let Some(note) = beside_a_folder(base, layers, &resolved.origin) {

@@ -3,7 +3,7 @@
 mod entry;
 mod models;
 
-use qlora_config::{ModelConfig, Quantization};
+use qlora_config::{ModelConfig, Quantization, is_gguf_name};
 
 pub use self::entry::{CatalogueEntry, ModelFormat};
 
@@ -27,7 +27,7 @@ pub fn held(model: &ModelConfig) -> Quantization {
 
 fn is_gguf(model: &ModelConfig) -> bool {
     let base = model.base.as_deref().unwrap_or_default();
-    base.to_ascii_lowercase().ends_with(".gguf")
+    is_gguf_name(base)
         || find(base).is_some_and(|entry| matches!(entry.format, ModelFormat::Gguf { .. }))
 }
 

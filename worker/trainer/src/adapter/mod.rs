@@ -17,11 +17,11 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::Device;
+use qlora_config::is_hub_name;
 use qlora_planner::ModelShape;
 use serde_json::json;
 
 use crate::lora::{Adapters, NAMES, Site};
-use crate::weights::is_hub_name;
 use crate::{Error, Result, partial};
 
 pub(crate) use constants::CONSTANTS;

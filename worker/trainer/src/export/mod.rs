@@ -156,7 +156,8 @@ fn load_adapter(folder: &Path, checkpoint: &Checkpoint) -> Result<Adapters> {
     )
 }
 
-fn is_gguf(out: &Path) -> bool {
+/// Whether `out` is written as a GGUF file.
+pub fn is_gguf(out: &Path) -> bool {
     out.extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use qlora_config::is_hub_name;
 use qlora_data::{ChatTemplate, Lacking, SpecialTokens, Templates, strict};
 use qlora_planner::ModelShape;
 use tokenizers::Tokenizer;
@@ -132,13 +133,4 @@ fn ids_in(settings: &serde_json::Value, path: &Path, vocabulary: usize) -> Resul
 pub(super) fn hub_name(config: &serde_json::Value) -> Option<String> {
     let name = config["_name_or_path"].as_str()?;
     is_hub_name(name).then(|| name.to_owned())
-}
-
-/// Whether `name` has the form `owner/name`.
-pub fn is_hub_name(name: &str) -> bool {
-    let parts: Vec<&str> = name.split('/').collect();
-    parts.len() == 2
-        && parts
-            .iter()
-            .all(|part| !part.is_empty() && !part.starts_with(['.', '~']))
 }

@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use crate::Result;
 
 pub(crate) use agreement::READABLE;
-pub use files::{ModelFiles, is_hub_name};
+pub use files::ModelFiles;
 pub(crate) use finite::{first_broken, first_broken_in_blocks};
 pub use index::{INDEX, SINGLE, indexed_files};
 pub use open::{Checkpoint, format_of, shape_of};
