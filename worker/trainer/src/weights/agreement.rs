@@ -148,7 +148,7 @@ pub(super) fn has_own_head(shards: &Shards, shape: &ModelShape) -> Result<bool> 
         );
         return Err(shards.fault(HEAD, &fault));
     }
-    Ok(shards.raw(HEAD)? != shards.raw(EMBEDDING)?)
+    Ok(!shards.are_same(HEAD, EMBEDDING)?)
 }
 
 /// What a person should hear of a model that [`has_own_head`].

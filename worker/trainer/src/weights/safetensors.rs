@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,9 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::finite::first_broken;
 use super::index::{self, INDEX, ModelParts};
 use crate::{Error, Result};
+
+/// Bytes of a tensor that are compared at a time.
+const PART: usize = 1 << 20;
 
 /// Tensors by name, over all files of a folder.
 pub(crate) struct Shards {
@@ -48,7 +52,6 @@ pub(crate) struct ShardEntry {
 }
 
 /// One tensor as it lies in its file.
-#[derive(PartialEq)]
 pub(crate) struct Raw {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -133,13 +136,32 @@ impl Shards {
         self.file_of.contains_key(name)
     }
 
+    /// The file that holds the tensor `name`, and what its header says of it.
+    fn find(&self, name: &str) -> Result<(&Shard, &TensorInfo)> {
+        let shard = self.file_of.get(name).map(|&i| &self.files[i]);
+        let found = shard.and_then(|shard| Some((shard, shard.metadata.info(name)?)));
+        found.ok_or_else(|| self.fault(name, "is missing"))
+    }
+
+    /// Whether two tensors are alike in type, dimensions and every byte; they are read in parts.
+    pub(super) fn are_same(&self, one: &str, other: &str) -> Result<bool> {
+        let ((a, one), (b, other)) = (self.find(one)?, self.find(other)?);
+        if (one.dtype, &one.shape) != (other.dtype, &other.shape) {
+            return Ok(false);
+        }
+        let size = one.data_offsets.1 - one.data_offsets.0;
+        for from in (0..size).step_by(PART) {
+            let part = from..(from + PART).min(size);
+            if a.part(one, part.clone())? != b.part(other, part)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The bytes of the tensor `name`.
     pub(crate) fn raw(&self, name: &str) -> Result<Raw> {
-        let shard = self.file_of.get(name).map(|&i| &self.files[i]);
-        let info = shard.and_then(|shard| Some((shard, shard.metadata.info(name)?)));
-        let Some((shard, info)) = info else {
-            return Err(self.fault(name, "is missing"));
-        };
+        let (shard, info) = self.find(name)?;
         let raw = shard.read(info)?;
         match first_broken(raw.dtype, &raw.bytes) {
             None => Ok(raw),
@@ -151,12 +173,7 @@ impl Shards {
 
     /// The dimensions of the tensor `name`.
     pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        let info = self
-            .file_of
-            .get(name)
-            .and_then(|&i| self.files[i].metadata.info(name));
-        info.map(|info| info.shape.clone())
-            .ok_or_else(|| self.fault(name, "is missing"))
+        Ok(self.find(name)?.1.shape.clone())
     }
 
     /// A fault of `tensor`, with the file that holds it, or the folder where none does.
@@ -319,15 +336,23 @@ impl Shard {
 
     fn read(&self, info: &TensorInfo) -> Result<Raw> {
         let (from, to) = info.data_offsets;
-        let mut bytes = vec![0u8; to - from];
-        self.file
-            .read_exact_at(&mut bytes, self.start + from as u64)
-            .map_err(Error::io(&self.path))?;
         Ok(Raw {
             dtype: info.dtype,
             shape: info.shape.clone(),
-            bytes,
+            bytes: self.part(info, 0..to - from)?,
         })
+    }
+
+    /// The bytes `part` of the tensor of `info`.
+    fn part(&self, info: &TensorInfo, part: Range<usize>) -> Result<Vec<u8>> {
+        let mut bytes = vec![0u8; part.len()];
+        self.file
+            .read_exact_at(
+                &mut bytes,
+                self.start + (info.data_offsets.0 + part.start) as u64,
+            )
+            .map_err(Error::io(&self.path))?;
+        Ok(bytes)
     }
 }
 
