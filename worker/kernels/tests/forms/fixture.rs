@@ -1,0 +1,123 @@
+//! Backends, seeded values, and how results are compared.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use qlora_kernels::backend::on_instructions;
+use qlora_kernels::types::options::{Compute, Options};
+use qlora_kernels::{Backend, Instructions, Result, Sequences, Span, backend};
+
+/// The CPU with products in `f32`.
+pub fn cpu() -> Arc<dyn Backend> {
+    backend::open(
+        &Device::Cpu,
+        &Options {
+            compute: Compute::F32,
+            ..Options::default()
+        },
+    )
+    .expect("a CPU")
+}
+
+pub fn reference() -> Arc<dyn Backend> {
+    backend::reference(&Device::Cpu, DType::F32)
+}
+
+/// The CPU with products in bf16, on `instructions`.
+pub fn on(instructions: Instructions) -> Arc<dyn Backend> {
+    on_instructions(instructions).expect("what the CPU has")
+}
+
+/// The CPU with products in bf16, on everything that it has.
+pub fn in_bf16() -> impl Iterator<Item = (Instructions, Arc<dyn Backend>)> {
+    Instructions::all().map(|instructions| (instructions, on(instructions)))
+}
+
+/// Seeded values in about -1 to 1.
+pub fn values(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(next).collect()
+}
+
+pub fn random(shape: (usize, usize), seed: u64) -> Result<Tensor> {
+    Tensor::from_vec(values(shape.0 * shape.1, seed), shape, &Device::Cpu)
+}
+
+pub fn distance(a: &Tensor, b: &Tensor) -> Result<f32> {
+    (a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?
+        .abs()?
+        .flatten_all()?
+        .max(0)?
+        .to_scalar()
+}
+
+#[track_caller]
+pub fn close(a: &Tensor, b: &Tensor, tolerance: f32) {
+    assert_eq!(a.dims(), b.dims());
+    let d = distance(a, b).expect("comparable tensors");
+    assert!(d <= tolerance, "largest difference {d} above {tolerance}");
+}
+
+/// The derivative of sum(f(x) * dy) by central differences in f64 sums, along `direction`.
+pub fn slope(
+    f: impl Fn(&Tensor) -> Result<Tensor>,
+    x: &Tensor,
+    direction: &Tensor,
+    dy: &Tensor,
+) -> Result<f64> {
+    let h = 1e-2;
+    let at = |sign: f64| -> Result<f64> {
+        let y = (f(&(x + (direction * (sign * h))?)?)? * dy)?.to_dtype(DType::F64)?;
+        y.sum_all()?.to_scalar::<f64>()
+    };
+    Ok((at(1.0)? - at(-1.0)?) / (2.0 * h))
+}
+
+#[track_caller]
+pub fn gradient_matches(
+    f: impl Fn(&Tensor) -> Result<Tensor>,
+    x: &Tensor,
+    grad: &Tensor,
+    dy: &Tensor,
+) {
+    let (m, n) = x.dims2().expect("a matrix");
+    for seed in 100..104 {
+        let direction = random((m, n), seed).expect("a direction");
+        let numeric = slope(&f, x, &direction, dy).expect("a slope");
+        let product =
+            (grad * &direction).and_then(|p| p.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>());
+        let analytic = product.expect("a slope");
+        let tolerance = 2e-3 * (1.0 + numeric.abs());
+        assert!(
+            (numeric - analytic).abs() < tolerance,
+            "numeric {numeric}, analytic {analytic}"
+        );
+    }
+}
+
+pub fn sequences(spans: &[Span]) -> Sequences {
+    cpu().sequences(spans).expect("sequences")
+}
+
+pub fn packed(lengths: &[usize]) -> Sequences {
+    sequences(&Span::packed(lengths))
+}
+
+/// Relative distance of two matrices: largest difference over largest value.
+pub fn relative(a: &Tensor, b: &Tensor) -> f32 {
+    let top = b
+        .abs()
+        .and_then(|b| b.flatten_all()?.max(0)?.to_scalar::<f32>())
+        .expect("a largest value");
+    distance(a, b).expect("comparable tensors") / top
+}
+
+pub fn rounded(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(DType::BF16)?.to_dtype(DType::F32)
+}

@@ -1,0 +1,7 @@
+//! Every fast form against its reference form, and every backward pass against numerical
+//! differences of the forward pass, at sizes that are multiples of nothing.
+
+mod attention;
+mod elements;
+mod fixture;
+mod products;
