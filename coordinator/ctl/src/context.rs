@@ -1,5 +1,6 @@
 //! What a command works with: the connection, and how to talk to the person.
 
+use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::{Client, console};
 use qlora_config::Warning;
 use serde_json::json;
@@ -51,6 +52,22 @@ impl Context {
     pub fn draws(&self) -> bool {
         use std::io::IsTerminal;
         !self.global.quiet && !self.global.json && std::io::stderr().is_terminal()
+    }
+
+    /// The bar of a transfer of `size` bytes, which is drawn where [`Self::draws`].
+    pub fn bar(&self, name: &str, size: u64) -> ProgressBar {
+        let bar = if self.draws() {
+            ProgressBar::new(size)
+        } else {
+            ProgressBar::hidden()
+        };
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
+        {
+            bar.set_style(style);
+        }
+        bar.set_message(console::line(name).into_owned());
+        bar
     }
 
     /// Tells of keys that have no effect, on stderr; `--quiet` does not silence what may make a run

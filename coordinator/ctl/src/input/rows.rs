@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use qlora_client::console;
 use qlora_client::transfer::{self, Source};
 use qlora_codes::Code;
@@ -234,16 +234,7 @@ async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), Ct
         .stat_artifact(request)
         .await
         .map_err(context.fault())?;
-    let bar = if context.draws() {
-        ProgressBar::new(file.size)
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
-    {
-        bar.set_style(style);
-    }
-    bar.set_message(console::line(&file.name).into_owned());
+    let bar = context.bar(&file.name, file.size);
     let source = Source {
         path,
         digest: &file.digest,

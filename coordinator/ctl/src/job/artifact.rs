@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::transfer;
 use qlora_client::transfer::Caller;
-use qlora_client::{console, transfer};
 use qlora_files::Partial;
 use qlora_proto::{ArtifactKind, Job, JobArtifact};
 
@@ -38,16 +37,7 @@ pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, C
 pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Result<(), CtlError> {
     refuse_misplaced(folder)?;
     let archive = beside(folder, &artifact.digest, "tar");
-    let bar = if context.draws() {
-        ProgressBar::new(artifact.size)
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
-    {
-        bar.set_style(style);
-    }
-    bar.set_message(console::line(&artifact.name).into_owned());
+    let bar = context.bar(&artifact.name, artifact.size);
     let moving = bar.clone();
     let result = transfer::download(
         &context.client()?,

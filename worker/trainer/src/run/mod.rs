@@ -22,8 +22,8 @@ impl Run {
     /// a signal to stop.
     ///
     /// # Errors
-    /// See [`Error`](crate::Error); [`Error::failure_class`](crate::Error::failure_class) tells whether another
-    /// attempt makes sense. What was saved stays.
+    /// See [`Error`](crate::Error); its [`failure_class`](crate::Error::failure_class) tells whether
+    /// another attempt makes sense. What was saved stays.
     pub fn execute(&self, group: &mut dyn ProcessGroup, reporter: &mut dyn Reporter) -> Result<()> {
         let stop = reporter.stop_signal().or(group.stop_signal());
         let prepared = Prepared::load(self, stop, reporter)?;
