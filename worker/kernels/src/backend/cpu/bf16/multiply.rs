@@ -100,6 +100,9 @@ fn ends(terms: &[Term<'_>], order: impl Fn((usize, usize)) -> (usize, usize)) ->
 }
 
 fn multiply_forward(terms: &[Term<'_>], target: &Target<'_>, instructions: Instructions) {
+    if target.rows == 0 {
+        return;
+    }
     let n = target.width;
     (0..n.div_ceil(BLOCK)).into_par_iter().for_each(|task| {
         let columns = task * BLOCK..((task + 1) * BLOCK).min(n);
