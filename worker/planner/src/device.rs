@@ -31,6 +31,30 @@ pub(crate) enum StepForm {
     Metal,
 }
 
+/// Sizes of heads for which a device computes attention without the scores of every pair of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlashHeads {
+    All,
+    /// These; under a soft cap and in a window too.
+    Of(&'static [usize]),
+    None,
+}
+
+impl FlashHeads {
+    pub fn covers(self, head_dim: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(sizes) => sizes.contains(&head_dim),
+            Self::None => false,
+        }
+    }
+}
+
+/// Sizes of heads for which a device of `kind` has flash attention.
+pub fn flash_heads(kind: DeviceKind) -> FlashHeads {
+    Device::of(kind).flash_heads
+}
+
 /// A kind of device.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -42,6 +66,10 @@ pub(crate) struct Device {
     pub offloads: bool,
     /// Recomputation is dear enough to save what free memory holds.
     pub fills_memory: bool,
+    /// Frozen weights may be held dequantized where memory is left.
+    pub holds_dequantized: bool,
+    /// For heads of other sizes the scores of a sequence are held whole.
+    pub flash_heads: FlashHeads,
     /// The adapters' inner results and the norms' sums are saved beside the activations.
     pub saves_sums: bool,
     /// Rows of logits that are held at one time, and those of a run that saves memory.
@@ -73,6 +101,8 @@ static CPU: Device = Device {
     buffers: Buffers::Exact,
     offloads: false,
     fills_memory: false,
+    holds_dequantized: false,
+    flash_heads: FlashHeads::All,
     saves_sums: false,
     logit_rows: (LOGIT_ROWS, LOGIT_ROWS),
     // Tables are often kept at 6 to 8 bits.
@@ -85,6 +115,7 @@ static METAL: Device = Device {
     element: 2,
     buffers: Buffers::PowersOfTwo,
     fills_memory: true,
+    flash_heads: FlashHeads::None,
     saves_sums: true,
     step: StepForm::Metal,
     ..CPU
@@ -94,6 +125,9 @@ static CUDA: Device = Device {
     element: 2,
     offloads: true,
     fills_memory: true,
+    holds_dequantized: true,
+    // Those of our kernels. cuDNN adds none: it is held against them.
+    flash_heads: FlashHeads::Of(&[16, 32, 48, 64, 80, 96, 128, 256]),
     saves_sums: true,
     logit_rows: (FULL_LOGIT_ROWS, LOGIT_ROWS),
     gguf_table_bits: 16.0,

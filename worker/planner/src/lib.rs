@@ -7,6 +7,7 @@
 //! coordinator's placement and the worker agree.
 
 mod catalogue;
+mod dense;
 mod device;
 mod estimate;
 mod form;
@@ -16,9 +17,12 @@ mod run;
 mod saved;
 mod search;
 mod shape;
+mod units;
 pub mod uploads;
 
 pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held};
+pub use dense::{DenseAttention, dense_attention};
+pub use device::{FlashHeads, flash_heads};
 pub use estimate::{MemoryPlan, estimate};
 pub use form::{Activation, DecoderForm, EmbeddingScale, LayerForm, LayerRope, RopeScaling};
 pub use policy::{LowMemory, MemoryPolicy};

@@ -5,8 +5,9 @@ use clap::Args;
 use qlora_client::console;
 use qlora_config::{ConfigErrors, DeviceKind, TrainingConfig};
 use qlora_planner::{
-    DeviceBudget, LowMemory, MemoryPlan, MemoryPolicy, ModelShape, SavedActivations, WeightFormat,
-    estimate, find, fit, least, misfits, search, unmet_quantization,
+    DenseAttention, DeviceBudget, LowMemory, MemoryPlan, MemoryPolicy, ModelShape,
+    SavedActivations, WeightFormat, dense_attention, estimate, find, fit, least, misfits, search,
+    unmet_quantization,
 };
 use qlora_proto::words::count;
 use serde_json::{Value, json};
@@ -71,6 +72,7 @@ struct Prediction<'a> {
     kind: DeviceKind,
     policy: MemoryPolicy,
     parts: MemoryPlan,
+    dense: Option<DenseAttention>,
 }
 
 impl Plan {
@@ -112,6 +114,7 @@ impl Plan {
             kind,
             policy,
             parts,
+            dense: dense_attention(&shape, config, kind),
         };
         if context.global.json {
             prediction.json(self.memory, fits.as_ref().map(Result::is_ok))?;
@@ -127,6 +130,11 @@ impl Plan {
 }
 
 impl Prediction<'_> {
+    /// What is to be known of the device beside the bytes.
+    fn notes(&self) -> Vec<String> {
+        self.dense.iter().map(ToString::to_string).collect()
+    }
+
     fn json(&self, memory: Option<f64>, fits: Option<bool>) -> Result<(), CtlError> {
         let MemoryPolicy {
             low_memory,
@@ -138,7 +146,7 @@ impl Prediction<'_> {
             "micro_batch_size": self.config.training.micro_batch_size, "max_seq_len": self.config.data.max_seq_len,
             "workers": self.config.resources.workers, "total": self.parts.total(), "parts": self.parts,
             "saved": SavedActivations::counted(saved), "low_memory": low_memory, "dequantized": dequantized,
-            "memory_gib": memory, "fits": fits,
+            "memory_gib": memory, "fits": fits, "notes": self.notes(),
         }))
     }
 
@@ -185,6 +193,9 @@ impl Prediction<'_> {
                 "frozen weights of {} stay dequantized",
                 blocks(dequantized)
             ))?;
+        }
+        for note in self.notes() {
+            print(note)?;
         }
         match low_memory {
             LowMemory::Off => Ok(()),

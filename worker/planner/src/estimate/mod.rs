@@ -1,6 +1,7 @@
 //! Bytes that a run needs under a memory policy, part by part. It chooses nothing: that is
 //! `search`.
 
+pub(crate) mod attention;
 mod step;
 
 use qlora_config::{DeviceKind, OptimizerKind, Quantization, TrainingConfig};
@@ -21,8 +22,8 @@ pub struct MemoryPlan {
     pub adapters: u64,
     /// What is saved between forward and backward.
     pub activations: u64,
-    /// A dequantized weight, one block at work, and chunks of logits; on a Mac, uploads that wait
-    /// to be freed as well.
+    /// A dequantized weight, one block at work, and chunks of logits; the scores of attention where
+    /// they are held whole; on a Mac, uploads that wait to be freed as well.
     pub scratch: u64,
     /// Program, libraries and device context.
     pub overhead: u64,

@@ -5,6 +5,7 @@
 
 use qlora_config::Quantization;
 
+use super::attention::dense;
 use crate::catalogue::held;
 use crate::device::StepForm;
 use crate::policy::MemoryPolicy;
@@ -65,7 +66,8 @@ fn on_cpu(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
 ///
 /// The most is held in the backward pass of a feed-forward layer, all of its block in bf16 beside
 /// the gradients of its output, of gate and of up, a matrix that is dequantized and the next one;
-/// or in the loss, with logits in `f32` and their gradient in bf16. An input on its way from host
+/// and the scores of attention where they are held whole; or in the loss, with logits in `f32` and
+/// their gradient in bf16. An input on its way from host
 /// memory is held in place of those of the last blocks (`STAYING`), which have been used by then.
 fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     let Run {
@@ -95,7 +97,7 @@ fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     let loss =
         tokens.min(policy.low_memory.rows_of(device)) * shape.vocabulary * 6 + tokens * 12 * d;
     let rotations = shape.max_positions.min(config.data.max_seq_len.max(4096)) * shape.head_dim * 4;
-    (block.max(loss) + rotations + WORKSPACE) as u64
+    (block as u64 + dense(run)).max(loss as u64) + (rotations + WORKSPACE) as u64
 }
 
 /// Bytes on a Mac's GPU, by candle's operations.
@@ -121,16 +123,7 @@ fn on_metal(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     // In `f32` the logits, their exponentials, the targets and three forms of the gradient; in bf16
     // the first and the last.
     let loss = 6 * device.buffers.hold(4 * logits) + 2 * device.buffers.hold(2 * logits);
-    (rows + dense_attention(run)).max(loss) + dequantized(run) + uploads::peak(shape, config)
-}
-
-/// Attention over one sequence, whose scores are held whole, in `f32`: the probabilities, their
-/// gradient, that of the scores, and one of them transposed; beside them queries, keys, values, the
-/// output and two gradients.
-fn dense_attention(run: &Run<'_>) -> u64 {
-    let (shape, length) = (run.shape, run.config.data.max_seq_len);
-    let buffer = |elements: usize| run.device.buffers.hold(4 * elements);
-    4 * buffer(shape.heads * length * length) + 6 * buffer(length * shape.heads * shape.head_dim)
+    (rows + dense(run)).max(loss) + dequantized(run) + uploads::peak(shape, config)
 }
 
 /// The largest matrix while it is dequantized on a Mac.

@@ -4,22 +4,32 @@ use qlora_config::{Checkpointing, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
 use super::plan;
+use crate::dense::{DenseAttention, dense_attention};
 use crate::estimate::MemoryPlan;
 use crate::run::DeviceBudget;
 use crate::shape::ModelShape;
+use crate::units::gib;
 
 /// A run that needs more than there is, and changes that would make it fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[error("needs {}, {} may be used{}", gib(*needed), gib(*available), advice(.suggestions))]
+#[error(
+    "needs {}, {} may be used{}{}",
+    gib(*needed),
+    gib(*available),
+    because(.cause.as_ref()),
+    advice(.suggestions)
+)]
 pub struct DoesNotFit {
     pub needed: u64,
     pub available: u64,
+    /// Without it the run would fit; or it alone does not.
+    pub cause: Option<DenseAttention>,
     /// Such as `data.max_seq_len: 1536`; each alone is enough.
     pub suggestions: Vec<String>,
 }
 
-fn gib(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
+fn because(cause: Option<&DenseAttention>) -> String {
+    cause.map_or_else(String::new, |dense| format!("; {dense}"))
 }
 
 fn advice(suggestions: &[String]) -> String {
@@ -44,10 +54,14 @@ pub fn fit(
     if wanted.total() <= available {
         return Ok(wanted);
     }
+    let needed = wanted.total();
+    let decides =
+        |dense: &DenseAttention| dense.bytes >= needed - available || dense.bytes > available;
     let fits = |changed: &TrainingConfig| plan(shape, changed, budget.kind).total() <= available;
     Err(DoesNotFit {
-        needed: wanted.total(),
+        needed,
         available,
+        cause: dense_attention(shape, config, budget.kind).filter(decides),
         suggestions: suggestions(config, fits),
     })
 }

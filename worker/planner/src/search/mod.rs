@@ -42,7 +42,7 @@ pub fn search(
         saved,
         dequantized: 0,
     };
-    if may_stay_dequantized(config, budget.kind, &policy.saved) {
+    if may_stay_dequantized(&search.run, &policy.saved) {
         let left = search
             .available
             .saturating_sub(estimate::plan(&search.run, &policy).total());
@@ -90,14 +90,11 @@ fn low_memory(search: &Search<'_>, kind: DeviceKind) -> LowMemory {
         .unwrap_or(most)
 }
 
-/// A GPU of CUDA that is to be used as it is best holds weights dequantized when everything else is
-/// saved. DoRA reads its weights in `f32`.
-fn may_stay_dequantized(
-    config: &TrainingConfig,
-    kind: DeviceKind,
-    saved: &[SavedActivations],
-) -> bool {
-    kind == DeviceKind::Cuda
+/// A device that is to be used as it is best holds weights dequantized when everything else is
+/// saved, where it can. DoRA reads its weights in `f32`.
+fn may_stay_dequantized(run: &Run<'_>, saved: &[SavedActivations]) -> bool {
+    let config = run.config;
+    run.device.holds_dequantized
         && held(&config.model) == Quantization::Nf4
         && config.training.gradient_checkpointing == Checkpointing::Auto
         && !config.lora.dora
