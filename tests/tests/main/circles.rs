@@ -59,8 +59,17 @@ fn data_of_the_kernels_knows_no_device_and_no_backend() {
 #[test]
 fn only_backends_know_what_the_program_is_built_with() {
     let kernels = root().join("worker/kernels/src");
-    for folder in [kernels.clone(), root().join("worker/trainer/src")] {
-        for path in sources(&folder) {
+    let above = [
+        "worker/src",
+        "worker/trainer/src",
+        "worker/planner/src",
+        "worker/data/src",
+    ];
+    let above = above.map(|folder| root().join(folder));
+    for folder in above.iter().chain([&kernels]) {
+        let sources = sources(folder);
+        assert!(!sources.is_empty(), "{} is empty", folder.display());
+        for path in sources {
             let text = fs::read_to_string(&path).expect("a source");
             let asks = text.lines().any(|line| {
                 line.split("//")

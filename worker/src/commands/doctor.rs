@@ -8,6 +8,7 @@ use qlora_client::retry::root_cause;
 use qlora_client::{Client, console};
 use qlora_config::DeviceKind;
 use qlora_proto::ListWorkersRequest;
+use qlora_trainer::device::{HAS_CUDA, HAS_METAL};
 use serde::Serialize;
 use tonic::{Code, Status};
 
@@ -175,8 +176,8 @@ fn checks(args: &AgentArgs) -> Vec<Check> {
         Check::new("operations", ok, true, text).or("training goes on without such a device"),
     );
     for (name, feature, built) in [
-        ("built for cuda", "cuda", cfg!(feature = "cuda")),
-        ("built for metal", "metal", cfg!(feature = "metal")),
+        ("built for cuda", "cuda", HAS_CUDA),
+        ("built for metal", "metal", HAS_METAL),
     ] {
         let check = Check::new(name, built, true, if built { "yes" } else { "no" });
         checks.push(check.or(format!(

@@ -1,5 +1,6 @@
 //! The GPU of an Apple chip, by Metal.
 
+use qlora_trainer::device::HAS_METAL;
 use qlora_trainer::metal::{self, Mac};
 
 use super::accelerator::Accelerator;
@@ -7,7 +8,7 @@ use super::accelerator::Accelerator;
 /// The GPU, or in words why there is none that can be used.
 pub fn probe() -> Result<Accelerator, String> {
     let gpu = accelerator(&Mac::ask()?)?;
-    if cfg!(feature = "metal") {
+    if HAS_METAL {
         metal::open()?;
     }
     Ok(gpu)

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use qlora_proto::{DeviceClass, Platform};
+use qlora_trainer::device::{HAS_CUDA, HAS_METAL};
 
 pub use self::accelerator::Accelerator;
 pub use self::cpu::disk_free;
@@ -59,7 +60,7 @@ fn kinds(wanted: Option<DeviceClass>) -> Vec<Kind> {
     if may_be(DeviceClass::Cuda) {
         kinds.push(Kind {
             class: DeviceClass::Cuda,
-            built: cfg!(feature = "cuda"),
+            built: HAS_CUDA,
             found: nvidia::all(),
         });
     }
@@ -67,7 +68,7 @@ fn kinds(wanted: Option<DeviceClass>) -> Vec<Kind> {
         let found = apple::probe().map(|gpu| vec![gpu]);
         kinds.push(Kind {
             class: DeviceClass::Metal,
-            built: cfg!(feature = "metal"),
+            built: HAS_METAL,
             found,
         });
     }

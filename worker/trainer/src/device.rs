@@ -6,6 +6,8 @@ use qlora_kernels::types::options::Options;
 use qlora_kernels::{AttentionShape, Instructions, backend};
 use qlora_planner::ModelShape;
 
+pub use qlora_kernels::backend::{HAS_CUDA, HAS_METAL};
+
 use crate::error::first_line;
 use crate::{Error, Result};
 

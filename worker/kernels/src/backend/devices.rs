@@ -5,6 +5,9 @@ use candle_core::Device;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda;
 
+/// Whether this program has code for NVIDIA's GPUs.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
+
 /// Whether this program has code for a Mac's GPU.
 pub const HAS_METAL: bool = cfg!(feature = "metal");
 

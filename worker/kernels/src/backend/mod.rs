@@ -13,6 +13,6 @@ mod open;
 mod operations;
 mod reference;
 
-pub use devices::{HAS_METAL, cudnn_version, load_cuda_libraries, open_cuda};
+pub use devices::{HAS_CUDA, HAS_METAL, cudnn_version, load_cuda_libraries, open_cuda};
 pub use open::{host, on_instructions, open, reference};
 pub use operations::{AttentionGrads, AttentionOutput, Backend, Communicator};

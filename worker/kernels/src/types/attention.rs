@@ -4,6 +4,10 @@ use std::hash::{Hash, Hasher};
 
 use candle_core::Tensor;
 
+/// Sizes of heads that the kernels of a GPU of CUDA compute attention of, under a soft cap and in a
+/// window too. For others its backend takes the reference form.
+pub const CUDA_HEADS: [usize; 8] = [16, 32, 48, 64, 80, 96, 128, 256];
+
 /// The sizes and constants of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {

@@ -3,14 +3,12 @@
 use std::process::Command;
 
 use candle_core::{DType, Device};
+use qlora_kernels::types::attention::CUDA_HEADS;
 use qlora_kernels::types::forms::{Form, Operation};
 use qlora_kernels::types::options::{AttentionOptions, WantedAttention};
 use qlora_kernels::{AttentionSaved, AttentionShape, Backend, Result, Span};
 
 use crate::fixture::{close, gpu_for, on, random, reference};
-
-/// Sizes of heads that our kernels have.
-const HEADS: [usize; 8] = [16, 32, 48, 64, 80, 96, 128, 256];
 
 fn shape(head_dim: usize, window: Option<usize>) -> AttentionShape {
     AttentionShape {
@@ -156,7 +154,7 @@ fn sequences_of_another_backend_are_refused() -> Result<()> {
 
 #[test]
 fn attention_agrees_for_every_size_of_head() -> Result<()> {
-    for head_dim in HEADS {
+    for head_dim in CUDA_HEADS {
         attention_agrees(head_dim, None, &Span::packed(&[1, 67, 30]))?;
     }
     Ok(())
@@ -165,7 +163,7 @@ fn attention_agrees_for_every_size_of_head() -> Result<()> {
 /// Caps that most scores feel. On Hopper these are the kernels of other chips.
 #[test]
 fn attention_under_a_cap_agrees() -> Result<()> {
-    for head_dim in HEADS {
+    for head_dim in CUDA_HEADS {
         for window in [None, Some(9)] {
             let shape = AttentionShape {
                 scale: 0.5,

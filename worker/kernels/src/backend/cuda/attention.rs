@@ -12,10 +12,8 @@ use super::launch::{THREADS, spread};
 use super::tiles::{OWN, Tiles};
 use crate::Result;
 use crate::backend::operations::{AttentionGrads, AttentionOutput};
-use crate::types::attention::{AttentionSaved, AttentionShape};
+use crate::types::attention::{AttentionSaved, AttentionShape, CUDA_HEADS};
 
-/// Sizes of heads that there are kernels for.
-const HEADS: [usize; 8] = [16, 32, 48, 64, 80, 96, 128, 256];
 /// Threads of a block that owns keys.
 const KEY_THREADS: u32 = 256;
 /// Those that go by Hopper's products of warpgroups where there are those, unless scores are capped.
@@ -94,7 +92,7 @@ fn parts_of_tile(head: usize) -> usize {
 /// Why there are no kernels for attention of this shape, where there are none.
 pub(super) fn refusal(shape: &AttentionShape) -> Option<String> {
     let head = shape.head_dim;
-    (!HEADS.contains(&head)).then(|| format!("there are no kernels for heads of {head}"))
+    (!CUDA_HEADS.contains(&head)).then(|| format!("there are no kernels for heads of {head}"))
 }
 
 /// The kernel of a pass for heads of the shape's size, and its launch over `tiles` tiles of `heads`
