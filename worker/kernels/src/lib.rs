@@ -35,6 +35,7 @@ pub use types::matmul::{MatmulBackend, Term};
 pub use types::matrix::{BlockMatrix, Matrix, PanelSource, Stored};
 pub use types::nf4::{Nf4Scales, Nf4Tensor};
 pub use types::norm::NormWeight;
+pub use types::properties::DeviceProperties;
 pub use types::rope::{RopeAngles, RopeTable};
 pub use types::sequences::{Sequences, Span};
 

@@ -11,6 +11,7 @@ mod devices;
 mod metal;
 mod open;
 mod operations;
+mod properties;
 mod reference;
 
 pub use devices::{HAS_CUDA, HAS_METAL, cudnn_version, load_cuda_libraries, open_cuda};

@@ -8,6 +8,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
+use crate::backend::properties;
 use crate::types::activations::Activations;
 use crate::types::adamw::{Moments, Norm, Parameter};
 use crate::types::attention::{AttentionSaved, AttentionShape};
@@ -21,6 +22,7 @@ use crate::types::matrix::Matrix;
 use crate::types::nf4::Nf4Tensor;
 use crate::types::norm::NormWeight;
 use crate::types::offload::Offloaded;
+use crate::types::properties::DeviceProperties;
 use crate::types::rope::RopeTable;
 use crate::types::sequences::{Sequences, Span};
 
@@ -42,6 +44,11 @@ pub trait Communicator: Send {
 /// A device, and the code that computes on it.
 pub trait Backend: Send + Sync {
     fn device(&self) -> &Device;
+
+    /// What the device is like for those who feed it.
+    fn properties(&self) -> DeviceProperties {
+        properties::of(self.device())
+    }
 
     /// The element type of activations.
     fn dtype(&self) -> DType;

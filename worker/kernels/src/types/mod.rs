@@ -15,6 +15,7 @@ pub mod nf4;
 pub mod norm;
 pub mod offload;
 pub mod options;
+pub mod properties;
 pub mod rope;
 pub(crate) mod rows;
 pub mod sequences;

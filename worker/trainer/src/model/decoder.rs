@@ -73,7 +73,8 @@ impl Decoder {
     ) -> Result<Self> {
         let (shape, device) = (checkpoint.files.shape.clone(), backend.device());
         let low_memory = policy.low_memory;
-        let embedding_on_host = !device.is_cpu() && low_memory.embedding_on_host(&shape);
+        let is_apart = !backend.properties().in_host_memory;
+        let embedding_on_host = is_apart && low_memory.embedding_on_host(&shape);
         let dtype = backend.dtype();
         let embedding_backend = if embedding_on_host {
             qlora_kernels::backend::host()
@@ -359,7 +360,7 @@ impl Decoder {
 
     /// See [`LONG`].
     fn keep_pace(&self, batch: &Batch) -> Result<()> {
-        if !self.device.is_cpu() && batch.tokens() >= LONG {
+        if self.backend.properties().runs_behind && batch.tokens() >= LONG {
             self.device.synchronize()?;
         }
         Ok(())

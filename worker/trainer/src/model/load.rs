@@ -50,13 +50,12 @@ pub(super) fn load_block(
         };
         load_linear(checkpoint, site, model, dequantized, backend)
     };
-    // One matrix is quantized while the next is read; on a Mac, where that was never tried, one
-    // after the other.
+    // Where the device allows it, one matrix is quantized while the next is read.
     let modules = shape.modules();
-    let mut linears: Vec<LinearAt> = if backend.device().is_metal() {
-        modules.iter().map(load).collect::<Result<_>>()?
-    } else {
+    let mut linears: Vec<LinearAt> = if backend.properties().loads_in_parallel {
         modules.par_iter().map(load).collect::<Result<_>>()?
+    } else {
+        modules.iter().map(load).collect::<Result<_>>()?
     };
     let mut take = |module: TargetModule| {
         let place = linears.iter().position(|at| at.module == module);

@@ -24,7 +24,8 @@ pub(super) fn time(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
 
 fn time_embedding(table: &mut Table<'_>, setting: &Setting<'_>) -> Result<()> {
     let (case, dtype) = (&setting.case, setting.dtype);
-    let on_host = !case.device.is_cpu() && case.policy.low_memory.embedding_on_host(case.shape);
+    let is_apart = !case.backend.properties().in_host_memory;
+    let on_host = is_apart && case.policy.low_memory.embedding_on_host(case.shape);
     let (vocabulary, d) = (case.shape.vocabulary, case.shape.hidden);
     let host = setting
         .inputs

@@ -142,10 +142,10 @@ impl Checkpoint {
                 }))
             }
         };
-        if device.is_cpu() {
+        if backend.properties().tables_as_stored {
             return Ok(table);
         }
-        // A GPU multiplies with the output layer many times a step, in one element type.
+        // The output layer is multiplied with many times a step, in one element type.
         let table = qlora_kernels::backend::host().dequantize(&*table, backend.dtype())?;
         Ok(Box::new(Plain(table.to_device(device)?)))
     }
