@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::backend::host;
 use qlora_kernels::types::adamw::{AdamWStep, Moments, Norm, Parameter};
+use qlora_kernels::types::forms::Operation;
 use qlora_kernels::types::loss::Head;
 use qlora_kernels::{Activations, Backend, GateFunction, Result, RopeAngles, RopeTable, Span};
 
@@ -202,4 +203,28 @@ fn nf4_forms_are_bit_identical() -> Result<()> {
         close(&host().dequantize(&matrix, DType::F32)?, &original, 0.2);
     }
     Ok(())
+}
+
+/// What a form says of its input holds: of GGUF blocks and floats candle dequantizes, and the loss
+/// is a composition.
+#[test]
+fn forms_that_depend_on_their_input_say_both() {
+    let said = |backend: &dyn Backend, operation| {
+        let forms = backend.forms();
+        forms.of(operation).expect("a form").to_string()
+    };
+    for backend in in_bf16().map(|(_, backend)| backend).chain([cpu()]) {
+        let dequantize = said(&*backend, Operation::Dequantize);
+        assert!(
+            dequantize.contains("NF4") && dequantize.contains("reference of GGUF blocks"),
+            "{dequantize}"
+        );
+        let loss = said(&*backend, Operation::CrossEntropy);
+        assert!(loss.contains("chunks of rows"), "{loss}");
+    }
+    let loss = said(&*cpu(), Operation::CrossEntropy);
+    assert!(
+        loss.starts_with("reference") && loss.contains("losses without gradients: f32 kernels"),
+        "{loss}"
+    );
 }

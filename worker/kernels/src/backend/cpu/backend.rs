@@ -67,8 +67,14 @@ impl Cpu {
                 Some(instructions) => instructions.words(),
                 None => "f32 kernels",
             }),
-            Operation::CrossEntropy if self.instructions.is_none() => {
-                Form::reference("in f32; the loss alone: f32 kernels")
+            Operation::CrossEntropy => match self.instructions {
+                Some(_) => Form::native("f32 kernels (in chunks of rows, around the matmul)"),
+                None => Form::reference(
+                    "in f32, in chunks of rows around the matmul; losses without gradients: f32 kernels",
+                ),
+            },
+            Operation::Dequantize => {
+                Form::native("f32 kernels (NF4; reference of GGUF blocks and floats)")
             }
             Operation::Rows
             | Operation::Add
@@ -84,8 +90,6 @@ impl Cpu {
             | Operation::Glu
             | Operation::Dropout
             | Operation::Quantize
-            | Operation::Dequantize
-            | Operation::CrossEntropy
             | Operation::AdamW
             | Operation::AdamW8Bit => Form::native("f32 kernels"),
         }

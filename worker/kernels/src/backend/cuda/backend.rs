@@ -95,12 +95,21 @@ impl Cuda {
             Operation::Matmul | Operation::CrossEntropy if !self.is_bf16 => {
                 Form::reference("compute: f32")
             }
+            Operation::CrossEntropy => {
+                Form::native("own kernels (in chunks of rows, around cuBLASLt)")
+            }
+            Operation::Cast => {
+                Form::native("own kernels (f32 to bf16; reference of and to other types)")
+            }
             Operation::Lora => self.lora_form(),
             Operation::Quantize => {
                 Form::native("own kernels (from bf16 and f32; from other types: the CPU)")
             }
             Operation::Dequantize => Form::native(
-                "own kernels (NF4 to bf16; reference to f32 and in blocks of other than whole 32s)",
+                "own kernels (NF4 to bf16; reference to f32, in blocks of other than whole 32s, and of GGUF blocks)",
+            ),
+            Operation::Prefetch => Form::native(
+                "own kernels (NF4 in blocks of whole 32s; others wait for their product)",
             ),
             _ => own(),
         }
