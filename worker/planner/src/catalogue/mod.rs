@@ -51,10 +51,14 @@ mod tests {
             ("llama-3.1-8b-instruct", 8.03),
             ("llama-3.2-1b-instruct", 1.24),
             ("llama-3.2-3b-instruct", 3.21),
+            ("llama-3.3-70b-instruct", 70.6),
             ("mistral-7b-instruct", 7.25),
             ("mistral-nemo-instruct", 12.2),
             ("smollm2-135m-instruct", 0.135),
             ("smollm3-3b", 3.08),
+            ("qwen2-0.5b-instruct", 0.49),
+            ("qwen2-1.5b-instruct", 1.54),
+            ("qwen2-7b-instruct", 7.62),
             ("qwen2.5-0.5b-instruct", 0.49),
             ("qwen2.5-1.5b-instruct", 1.54),
             ("qwen2.5-3b-instruct", 3.09),
@@ -67,6 +71,7 @@ mod tests {
             ("qwen3-4b-instruct-2507", 4.02),
             ("qwen3-8b", 8.19),
             ("qwen3-14b", 14.8),
+            ("qwen3-32b", 32.8),
             ("phi-3-mini-4k-instruct", 3.82),
             ("phi-3.5-mini-instruct", 3.82),
             ("phi-4", 14.7),
@@ -87,7 +92,7 @@ mod tests {
         let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), count), (30, 30));
+        assert_eq!((names.len(), count), (35, 35));
     }
 
     #[test]

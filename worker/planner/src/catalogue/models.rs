@@ -110,6 +110,12 @@ fn llama() -> Vec<CatalogueEntry> {
             "Llama 3.2 Community",
             of([3072, 28, 24, 8, 128, 8192, 128_256, 131_072], true, 32.0),
         )),
+        gated(folder(
+            "llama-3.3-70b-instruct",
+            "meta-llama/Llama-3.3-70B-Instruct",
+            "Llama 3.3 Community",
+            of([8192, 80, 64, 8, 128, 28_672, 128_256, 131_072], false, 8.0),
+        )),
     ]
 }
 
@@ -177,6 +183,21 @@ fn qwen2() -> Vec<CatalogueEntry> {
     };
     let entry = |name, repository, shape| folder(name, repository, "Apache 2.0", shape);
     vec![
+        entry(
+            "qwen2-0.5b-instruct",
+            "Qwen/Qwen2-0.5B-Instruct",
+            of([896, 24, 14, 2, 64, 4864, 151_936, 32_768], true),
+        ),
+        entry(
+            "qwen2-1.5b-instruct",
+            "Qwen/Qwen2-1.5B-Instruct",
+            of([1536, 28, 12, 2, 128, 8960, 151_936, 32_768], true),
+        ),
+        entry(
+            "qwen2-7b-instruct",
+            "Qwen/Qwen2-7B-Instruct",
+            of([3584, 28, 28, 4, 128, 18_944, 152_064, 32_768], false),
+        ),
         entry(
             "qwen2.5-0.5b-instruct",
             "Qwen/Qwen2.5-0.5B-Instruct",
@@ -248,6 +269,11 @@ fn qwen3() -> Vec<CatalogueEntry> {
             "qwen3-14b",
             "Qwen/Qwen3-14B",
             of([5120, 40, 40, 8, 128, 17_408, 151_936, 40_960], false, 1e6),
+        ),
+        entry(
+            "qwen3-32b",
+            "Qwen/Qwen3-32B",
+            of([5120, 64, 64, 8, 128, 25_600, 151_936, 40_960], false, 1e6),
         ),
     ]
 }
