@@ -94,3 +94,33 @@ pub fn cpu_matmul() -> &'static str {
     let best = Instructions::best();
     if best.are_fast() { best.words() } else { "f32" }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use qlora_kernels::types::attention::CUDA_HEADS;
+    use qlora_kernels::types::forms::{Form, Operation};
+    use qlora_planner::{FlashHeads, flash_heads};
+
+    use super::*;
+
+    #[test]
+    fn the_planner_knows_for_which_heads_the_kernels_have_flash_attention() {
+        let is_native = |backend: &dyn qlora_kernels::Backend| {
+            matches!(
+                backend.forms().of(Operation::Attention),
+                Some(Form::Native(_))
+            )
+        };
+        assert_eq!(
+            flash_heads(DeviceKind::Cuda),
+            FlashHeads::Of(&CUDA_HEADS),
+            "worker/planner/src/device.rs and worker/kernels/src/types/attention.rs"
+        );
+        assert!(is_native(&*backend::host()));
+        assert_eq!(flash_heads(DeviceKind::Cpu), FlashHeads::All);
+        // What a Mac computes with.
+        assert!(!is_native(&*backend::reference(&Device::Cpu, DType::BF16)));
+        assert_eq!(flash_heads(DeviceKind::Metal), FlashHeads::None);
+    }
+}
