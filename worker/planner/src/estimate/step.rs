@@ -66,9 +66,9 @@ fn on_cpu(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
 ///
 /// The most is held in the backward pass of a feed-forward layer, all of its block in bf16 beside
 /// the gradients of its output, of gate and of up, a matrix that is dequantized and the next one;
-/// and the scores of attention where they are held whole; or in the loss, with logits in `f32` and
-/// their gradient in bf16. An input on its way from host
-/// memory is held in place of those of the last blocks (`STAYING`), which have been used by then.
+/// where attention holds its scores whole, beside these at the most; or in the loss, with logits in
+/// `f32` and their gradient in bf16. An input on its way from host memory is held in place of those
+/// of the last blocks (`STAYING`), which have been used by then.
 fn on_cuda(run: &Run<'_>, policy: &MemoryPolicy) -> u64 {
     let Run {
         shape,
