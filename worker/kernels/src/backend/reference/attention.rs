@@ -113,11 +113,15 @@ pub(crate) fn backward(
             .unsqueeze(2)?;
         let s = scores(&qh, &kh, shape, span)?;
         let p = s.broadcast_sub(&lse)?.exp()?;
+        let slope = shape.cap.map(|cap| slope_of_cap(&s, cap)).transpose()?;
+        // As large as all the others: without caps a plan counts on four of them at one time.
+        drop(s);
         let dp = doh.matmul(&vh.transpose(1, 2)?)?;
         let delta = (&doh * &oh)?.sum_keepdim(D::Minus1)?;
         let mut ds = (&p * dp.broadcast_sub(&delta)?)?;
-        if let Some(cap) = shape.cap {
-            ds = (ds * slope_of_cap(&s, cap)?)?;
+        drop(dp);
+        if let Some(slope) = slope {
+            ds = (ds * slope)?;
         }
         dqs.push(rows_of(&(ds.matmul(&kh)? * scale)?)?);
         dks.push(fold_groups(
