@@ -155,6 +155,39 @@ fn ctrl_c_and_sigterm_end_a_command_that_follows_a_job_alike() {
     assert_eq!(world.job(id.parse().expect("a number"))["state"], "queued");
 }
 
+#[test]
+fn a_followed_log_goes_on_where_it_was_when_the_coordinator_is_back() {
+    let mut world = World::new(&[]);
+    let _worker = world.worker("a", &[]);
+    let config = world.config("training: {max_steps: 60}");
+    let id = world.submit(&config, &[]).to_string();
+    let followed = world.path("followed");
+    let mut command = Command::new(binary("qlora-ctl"));
+    command
+        .args(["logs", &id, "--follow"])
+        .env("QLORA_URL", &world.address)
+        .env_remove("QLORA_TOKEN")
+        .env_remove("QLORA_TOKEN_FILE")
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&followed).expect("a file"))
+        .stderr(Stdio::null());
+    let mut child = command.spawn().expect("qlora-ctl");
+    let read = || fs::read_to_string(&followed).expect("a log");
+    wait_until("the first line", || {
+        Some(()).filter(|()| !read().is_empty())
+    });
+    // One that stops in good order ends the stream as the end of a job does; one that is killed
+    // breaks it.
+    assert_eq!(world.coordinator.stop(), Some(0));
+    world.restart_coordinator();
+    world.coordinator.kill();
+    world.restart_coordinator();
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    let whole = world.ctl(&["logs", &id]).stdout;
+    assert!(whole.contains("step 60/60"), "{whole}");
+    assert_eq!(read(), whole);
+}
+
 /// Whether the process has a handler for `signal`.
 pub fn catches(pid: u32, signal: Signal) -> bool {
     has_in(pid, "SigCgt:", signal)

@@ -2,12 +2,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_client::console;
-use qlora_proto::StreamLogsRequest;
 
 use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::interrupt::interrupted;
+use crate::job::log;
 use crate::output::{json, print, print_json};
 
 /// Print a job's log.
@@ -16,7 +16,7 @@ pub struct Logs {
     /// Number of the job, as `jobs` lists it.
     #[arg(value_parser = job_number)]
     job: u64,
-    /// Go on until the job has ended. A connection that breaks ends it; `watch` goes on.
+    /// Go on until the job has ended, also through breaks of the connection.
     #[arg(long, short)]
     follow: bool,
 }
@@ -33,35 +33,23 @@ impl Logs {
     }
 
     async fn print(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let request = StreamLogsRequest {
-            id: self.job,
-            after: 0,
-            follow: self.follow,
-        };
-        let mut lines = context
-            .client()?
-            .jobs
-            .stream_logs(request)
-            .await
-            .map_err(context.fault())?
-            .into_inner();
         let mut is_empty = true;
-        while let Some(line) = lines.message().await.map_err(context.fault())? {
+        log::read(context, self.job, self.follow, |line| {
             is_empty = false;
             if context.global.json {
-                print_json(&json::log(&line))?;
-            } else {
-                let time = jiff::Timestamp::from_millisecond(line.unix_ms)
-                    .unwrap_or_default()
-                    .strftime("%H:%M:%S")
-                    .to_string();
-                print(format!(
-                    "{time} {:<5} {}",
-                    console::line(&line.level),
-                    console::line(&line.text)
-                ))?;
+                return print_json(&json::log(line));
             }
-        }
+            let time = jiff::Timestamp::from_millisecond(line.unix_ms)
+                .unwrap_or_default()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string();
+            print(format!(
+                "{time} {:<5} {}",
+                console::line(&line.level),
+                console::line(&line.text)
+            ))
+        })
+        .await?;
         if is_empty {
             context.say(format!("job {} has no log lines", self.job));
         }

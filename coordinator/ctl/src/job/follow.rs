@@ -15,7 +15,7 @@ use crate::interrupt::interrupted;
 use crate::output::{human, json, print_json};
 
 /// Time that a coordinator may be away before following ends.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two looks at why a job waits: workers come and go without a change of the job.
 const LOOK: Duration = Duration::from_secs(2);
 

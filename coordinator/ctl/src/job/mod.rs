@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod follow;
+pub mod log;
 pub mod record;
 pub mod submit;
 pub mod waiting;
