@@ -4,6 +4,7 @@
 
 pub mod documented;
 mod fixture;
+pub mod functions;
 mod http;
 pub mod modules;
 mod programs;

@@ -29,6 +29,7 @@ mod page;
 mod reference;
 mod refusals;
 mod runs;
+mod sizes;
 mod snapshots;
 mod together;
 mod words;
