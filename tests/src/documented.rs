@@ -13,6 +13,9 @@ pub struct Documented {
     /// `docs/X.md:12`.
     pub place: String,
     pub text: String,
+    /// Why it cannot be run by a test, as the line says that opens its block, such as
+    /// `sh not-run="needs a GPU"`.
+    pub not_run: Option<String>,
 }
 
 /// Everything that is written down as a command.
@@ -30,16 +33,20 @@ pub fn documented(repository: &Path) -> Vec<Documented> {
 pub fn shell(repository: &Path) -> Vec<Documented> {
     let mut found = Vec::new();
     for (name, text) in documents(repository) {
-        for (first, lines) in blocks(&text, "sh") {
-            joined(&name, first, &lines, &mut found);
+        for block in blocks(&text, "sh") {
+            joined(&name, &block, &mut found);
         }
     }
     for (name, text) in texts(repository, repository.join("configs"), "yaml", Vec::new()) {
-        let shown: Vec<&str> = text
+        let shown = text
             .lines()
-            .map(|line| line.strip_prefix("#   ").unwrap_or_default())
-            .collect();
-        joined(&name, 1, &shown, &mut found);
+            .map(|line| line.strip_prefix("#   ").unwrap_or_default());
+        let block = Block {
+            first: 1,
+            not_run: None,
+            lines: shown.collect(),
+        };
+        joined(&name, &block, &mut found);
     }
     found
 }
@@ -96,6 +103,12 @@ pub fn each_is_taken(program: &str, parse: impl Fn(Vec<String>) -> Option<String
 fn calls_of(repository: &Path, program: &str) -> Vec<(String, Vec<String>)> {
     let mut calls = Vec::new();
     for command in documented(repository) {
+        assert_ne!(
+            command.not_run.as_deref(),
+            Some(""),
+            "{}: why is it not run?",
+            command.place
+        );
         for part in command.text.split(['|', ';', '&']) {
             let words = words(part);
             // A program's name is a call where nothing but variables stands before it, or where it
@@ -140,16 +153,24 @@ fn collect(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The lines of every fenced block of one kind, with the number of the first.
-fn blocks<'a>(text: &'a str, wanted: &str) -> Vec<(usize, Vec<&'a str>)> {
+/// A fenced block, or the head of a configuration.
+struct Block<'a> {
+    /// The number of its first line.
+    first: usize,
+    not_run: Option<String>,
+    lines: Vec<&'a str>,
+}
+
+/// Every fenced block of one kind.
+fn blocks<'a>(text: &'a str, wanted: &str) -> Vec<Block<'a>> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
     let mut i = 0;
     while i < lines.len() {
-        let Some(kind) = lines[i]
+        let Some(info) = lines[i]
             .trim()
             .strip_prefix("```")
-            .filter(|kind| !kind.is_empty())
+            .filter(|info| !info.is_empty())
         else {
             i += 1;
             continue;
@@ -157,12 +178,22 @@ fn blocks<'a>(text: &'a str, wanted: &str) -> Vec<(usize, Vec<&'a str>)> {
         let end = (i + 1..lines.len())
             .find(|&j| lines[j].trim() == "```")
             .expect("the end of a block");
-        if kind == wanted {
-            found.push((i + 2, lines[i + 1..end].to_vec()));
+        if info.split_whitespace().next() == Some(wanted) {
+            found.push(Block {
+                first: i + 2,
+                not_run: reason(info),
+                lines: lines[i + 1..end].to_vec(),
+            });
         }
         i = end + 1;
     }
     found
+}
+
+/// What stands behind `not-run=` in the line that opens a block.
+fn reason(info: &str) -> Option<String> {
+    let (_, reason) = info.split_once("not-run=")?;
+    Some(reason.trim_matches('"').to_owned())
 }
 
 /// Commands in blocks of plain text, such as the record of a measurement.
@@ -173,15 +204,17 @@ fn plain(file: &str, text: &str) -> Vec<Documented> {
             .any(|program| line.contains(&format!("/{program} ")))
     };
     let mut found = Vec::new();
-    for (first, lines) in blocks(text, "text") {
-        for (i, line) in lines
+    for block in blocks(text, "text") {
+        for (i, line) in block
+            .lines
             .iter()
             .enumerate()
             .filter(|(_, line)| names_program(line))
         {
             found.push(Documented {
-                place: format!("{file}:{}", first + i),
+                place: format!("{file}:{}", block.first + i),
                 text: (*line).to_owned(),
+                not_run: None,
             });
         }
     }
@@ -189,17 +222,17 @@ fn plain(file: &str, text: &str) -> Vec<Documented> {
 }
 
 /// Lines without comments, each with those that continue it.
-fn joined(file: &str, first: usize, lines: &[&str], found: &mut Vec<Documented>) {
+fn joined(file: &str, block: &Block<'_>, found: &mut Vec<Documented>) {
     let mut open: Option<Documented> = None;
-    for (i, line) in lines.iter().enumerate() {
+    for (i, line) in block.lines.iter().enumerate() {
         let line = line.split("  #").next().unwrap_or_default().trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let place = format!("{file}:{}", first + i);
-        let command = open.take().unwrap_or(Documented {
-            place,
+        let command = open.take().unwrap_or_else(|| Documented {
+            place: format!("{file}:{}", block.first + i),
             text: String::new(),
+            not_run: block.not_run.clone(),
         });
         let text = format!("{} {}", command.text, line.trim_end_matches('\\').trim())
             .trim()
@@ -237,6 +270,7 @@ fn spans(file: &str, text: &str) -> Vec<Documented> {
             found.push(Documented {
                 place: format!("{file}:{line}"),
                 text: command,
+                not_run: None,
             });
         }
         line += span.matches('\n').count();

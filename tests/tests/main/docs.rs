@@ -1,28 +1,14 @@
-//! The commands of README and docs, run as they are written. What cannot run here is on a list with
-//! the reason; the programs' own tests hold those, too, against their argument parsers.
+//! The commands of README and docs, run as they are written. A block of what cannot run here says
+//! why in the line that opens it: `sh not-run="needs a GPU"`. The programs' own tests hold those,
+//! too, against their argument parsers.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 
 use qlora_tests::documented::{Documented, shell};
 use qlora_tests::repository::root;
 use qlora_tests::{World, binary, conversations, wait_until};
-
-/// Beginnings of commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 9] = [
-    ("tests/run", "runs this test"),
-    ("tests/gpu/", "needs a GPU"),
-    ("OUT=out target/gpu-bundle/run", "needs a GPU"),
-    ("deploy/cuda/toolchain.sh", "downloads a compiler"),
-    ("sudo deploy/setup_h100.sh", "needs root, systemd and a GPU"),
-    ("deploy/setup_mac.sh", "needs a Mac"),
-    ("cargo ", "builds or tests the repository"),
-    ("QLORA_TEST_DEVICE=cuda", "needs a GPU"),
-    (
-        "python run_all.py",
-        "is a script of the measurement that the page records",
-    ),
-];
 
 /// What a call needs to be small and to find its model here; later settings override what is
 /// written.
@@ -157,7 +143,7 @@ impl Place {
 
     /// Runs or starts what one line of a document says.
     fn perform(&mut self, documented: &Documented) {
-        let Documented { place, text } = documented;
+        let Documented { place, text, .. } = documented;
         let text = self.filled(text);
         let number = self.started;
         match text.split_whitespace().next().unwrap_or_default() {
@@ -199,21 +185,13 @@ fn is_subcommand(text: &str) -> bool {
         .is_some_and(|word| !word.starts_with('-') && word != "&")
 }
 
-fn reason(text: &str) -> Option<&'static str> {
-    let is_quickstart = text.ends_with("qlora-ctl quickstart");
-    let on_gpu = text.contains("--device cuda").then_some("needs a GPU");
-    let listed = NOT_RUN
-        .iter()
-        .find(|(start, _)| text.starts_with(start))
-        .map(|(_, why)| *why);
-    on_gpu.or(listed.filter(|_| !is_quickstart))
-}
-
 #[test]
 fn every_command_of_the_documents_runs() {
     let mut place = Place::new();
     let _worker = place.world.worker("worker", &[]);
-    let (mut commands, mut skipped) = (shell(&root()), Vec::new());
+    let commands = shell(&root()).into_iter();
+    // The programs' own tests hold what is not run.
+    let mut commands: Vec<Documented> = commands.filter(|c| c.not_run.is_none()).collect();
     // The guide's job is job 1.
     commands.sort_by_key(|command| !command.place.starts_with("docs/TRAINING_QUICKSTART.md"));
     assert!(
@@ -222,18 +200,23 @@ fn every_command_of_the_documents_runs() {
         commands.len()
     );
     for command in commands {
-        match reason(&command.text) {
-            Some(why) => skipped.push((command.text, why)),
-            None if command.text.starts_with("export ") => place.run(&command.place, &command.text),
-            None => place.perform(&command),
+        if command.text.starts_with("export ") {
+            place.run(&command.place, &command.text);
+        } else {
+            place.perform(&command);
         }
     }
-    for (start, why) in NOT_RUN {
-        assert!(
-            skipped.iter().any(|(text, _)| text.starts_with(start)),
-            "`{start}` ({why}) is documented no more"
-        );
-    }
+}
+
+#[test]
+fn every_reason_for_not_running_a_block_is_told() {
+    let commands = shell(&root());
+    let reasons: BTreeSet<&str> = commands
+        .iter()
+        .filter_map(|command| command.not_run.as_deref())
+        .collect();
+    assert!(reasons.contains("needs a GPU"), "{reasons:?}");
+    assert!(reasons.iter().all(|reason| reason.len() > 5), "{reasons:?}");
 }
 
 /// The overview names no command and no option that its program does not have.
