@@ -1,4 +1,4 @@
-# The commands of a developer's day; CONTRIBUTING.md says when each is wanted. `just` lists them.
+# The commands of a developer's day; CONTRIBUTING.md says when each is wanted and how long it takes. `just` lists them.
 # Get `just` by `pip install rust-just` or `cargo install just`.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
@@ -19,7 +19,8 @@ check:
 fmt:
     cargo fmt --all
 
-# Tests of one crate, named without `qlora-`: `just test data`, `just test data --test masks`.
+# Tests of one crate, named without `qlora-`: `just test data`, `just test data --test masks`. The first call for a crate
+# takes long: `-p` gives common dependencies this crate's own features, and they are compiled once more.
 test CRATE *ARGS:
     . tests/env && cargo test --release -p qlora-{{CRATE}} --lib --bins --tests {{ARGS}}
 
@@ -37,12 +38,13 @@ emulated *ARGS:
     #!/usr/bin/env bash
     set -euo pipefail
     . tests/env
-    library=target/emulated
-    mkdir -p "$library"
     env "${for_cuda[@]}" cargo clippy --release "${with_cuda[@]}" --all-targets -- -D warnings
-    worker/kernels/tests/emulated/build.sh "$library"
-    env "${for_cuda[@]}" QLORA_EMULATED_GPU=1 LD_LIBRARY_PATH="$PWD/$library" \
-        cargo test --release "${with_cuda[@]}" --test device --test operations --test golden {{ARGS}}
+    worker/kernels/tests/emulated/build.sh target/emulated
+    on_emulated {{ARGS}}
+
+# Plant faults in copies of the GPU's code, and see the emulated GPU find each: all, or those with a word in their names.
+planted *NAMES:
+    . tests/env && tests=$(device_tests) && worker/kernels/tests/emulated/planted.sh "$tests" {{NAMES}}
 
 # Speed of training steps on this machine; `just bench --kernels` times every operation.
 bench *ARGS:

@@ -8,6 +8,7 @@ mod data;
 mod docs;
 mod doors;
 mod durability;
+mod emulated;
 mod examples;
 mod exits;
 mod faults;
