@@ -29,3 +29,9 @@ pub fn files() -> Vec<String> {
     assert!(files.len() > 300, "git lists {} files", files.len());
     files
 }
+
+/// Whether `file` is Rust of a program, and not of tests, measurements and examples.
+pub fn is_program(file: &str) -> bool {
+    let apart = |part: &str| ["tests", "benches", "examples"].contains(&part);
+    file.ends_with(".rs") && !file.ends_with("tests.rs") && !file.split('/').any(apart)
+}

@@ -4,7 +4,7 @@
 use std::fs;
 
 use qlora_tests::functions::functions;
-use qlora_tests::repository::{files, root};
+use qlora_tests::repository::{files, is_program, root};
 
 /// The most lines of the function in the middle, and of nine in ten.
 const MEDIAN: usize = 10;
@@ -13,16 +13,10 @@ const NINE_IN_TEN: usize = 33;
 const LONG: usize = 60;
 const LONG_IN_A_THOUSAND: usize = 15;
 
-/// Whether `file` is code of a program, and not of its tests, measurements and examples.
-fn is_own(file: &str) -> bool {
-    let apart = |part: &str| ["tests", "benches", "examples"].contains(&part);
-    file.ends_with(".rs") && !file.ends_with("tests.rs") && !file.split('/').any(apart)
-}
-
 /// Every function with its place, the longest first.
 fn all() -> Vec<(usize, String)> {
     let mut all = Vec::new();
-    for file in files().into_iter().filter(|file| is_own(file)) {
+    for file in files().into_iter().filter(|file| is_program(file)) {
         let text = fs::read_to_string(root().join(&file)).expect("a source");
         let found = functions(&text).into_iter();
         all.extend(found.map(|f| (f.lines, format!("{file}:{} {}", f.line, f.name))));
