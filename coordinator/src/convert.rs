@@ -11,7 +11,7 @@ use crate::error::CallError;
 use crate::names;
 
 pub fn job(job: &domain::Job) -> wire::Job {
-    let (state, reason, ended) = state(job);
+    let (reason, ended) = reason_and_end(job);
     let reason_code = match &job.state {
         JobState::Failed { code, .. } => code.clone(),
         _ => String::new(),
@@ -20,7 +20,7 @@ pub fn job(job: &domain::Job) -> wire::Job {
         id: job.id.0,
         name: job.spec.name.clone(),
         kind: kind(job.spec.kind).into(),
-        state: state.into(),
+        state: names::job_state(&job.state).into(),
         reason,
         config_json: job.spec.config_json.clone(),
         config_hash: job.spec.config_hash.clone(),
@@ -42,25 +42,17 @@ pub fn kind(kind: domain::JobKind) -> wire::JobKind {
     }
 }
 
-fn state(job: &domain::Job) -> (wire::JobState, String, Option<domain::Millis>) {
+/// Why the job is in its state, and when it ended.
+fn reason_and_end(job: &domain::Job) -> (String, Option<domain::Millis>) {
     match &job.state {
         JobState::Queued { .. } => {
             let last = job.attempts.last().and_then(|a| a.end.as_ref());
-            (
-                wire::JobState::Queued,
-                last.map(|e| e.message.clone()).unwrap_or_default(),
-                None,
-            )
+            (last.map(|e| e.message.clone()).unwrap_or_default(), None)
         }
-        JobState::Running { stopping, .. } => (
-            wire::JobState::Running,
-            stopping.clone().unwrap_or_default(),
-            None,
-        ),
-        JobState::Succeeded { at } => (wire::JobState::Succeeded, String::new(), Some(*at)),
-        JobState::Failed { at, reason, .. } => (wire::JobState::Failed, reason.clone(), Some(*at)),
-        JobState::Cancelled { at, reason } => {
-            (wire::JobState::Cancelled, reason.clone(), Some(*at))
+        JobState::Running { stopping, .. } => (stopping.clone().unwrap_or_default(), None),
+        JobState::Succeeded { at } => (String::new(), Some(*at)),
+        JobState::Failed { at, reason, .. } | JobState::Cancelled { at, reason } => {
+            (reason.clone(), Some(*at))
         }
     }
 }

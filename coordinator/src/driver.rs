@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use qlora_engine::{Effect, Engine, Event, Job, JobId, Limits, Response, SessionId};
+use qlora_engine::{Effect, Engine, Event, Job, JobId, JournalKind, Limits, Response, SessionId};
 use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Unreadable, Write};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
@@ -34,6 +34,7 @@ use self::trouble::Trouble;
 pub use self::waiter::Waiter;
 use crate::clock::now;
 use crate::error::CallError;
+use crate::names;
 
 /// Events that are stored in one transaction at the most.
 const BATCH: usize = 256;
@@ -117,13 +118,13 @@ impl<S: JobStore> Driver<S> {
                 tracing::error!(%job, "the job cannot be read and is set aside: {fault}");
             }
             if known.is_none() && !told {
-                let (unix_ms, kind) = (now().wall.0, Unreadable::KIND.to_owned());
+                let (unix_ms, kind) = (now().wall.0, names::event_kind(JournalKind::Unreadable));
                 let entry = JournalEntry {
                     seq: 0,
                     unix_ms,
                     job: Some(job),
                     worker: None,
-                    kind,
+                    kind: kind.into(),
                     text: fault,
                 };
                 self.unwritten.push_back(entry);
@@ -251,7 +252,7 @@ impl<S: JobStore> Driver<S> {
                         unix_ms: now.wall.0,
                         job,
                         worker,
-                        kind: kind.word().into(),
+                        kind: names::event_kind(kind).into(),
                         text,
                     };
                     batch.writes.push(Write::Journal(entry));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use opentelemetry::metrics::{AsyncInstrument, Histogram};
 use opentelemetry::{KeyValue, global};
 use qlora_engine::{Engine, JobState};
+use qlora_proto as wire;
 
 use crate::driver::Handle;
 
@@ -138,12 +139,13 @@ fn job_gauge(
 
 fn read(engine: &Engine) -> Reading {
     let mut states = [
-        ("queued", 0),
-        ("running", 0),
-        ("succeeded", 0),
-        ("failed", 0),
-        ("cancelled", 0),
-    ];
+        wire::JobState::Queued,
+        wire::JobState::Running,
+        wire::JobState::Succeeded,
+        wire::JobState::Failed,
+        wire::JobState::Cancelled,
+    ]
+    .map(|state| (state.word(), 0));
     let mut running = Vec::new();
     for job in engine.jobs() {
         let index = match &job.state {

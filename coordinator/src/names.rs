@@ -45,9 +45,56 @@ pub fn artifact_kind_in(word: &str) -> Result<domain::ArtifactKind, CallError> {
     }
 }
 
+pub fn job_state(state: &domain::JobState) -> wire::JobState {
+    match state {
+        domain::JobState::Queued { .. } => wire::JobState::Queued,
+        domain::JobState::Running { .. } => wire::JobState::Running,
+        domain::JobState::Succeeded { .. } => wire::JobState::Succeeded,
+        domain::JobState::Failed { .. } => wire::JobState::Failed,
+        domain::JobState::Cancelled { .. } => wire::JobState::Cancelled,
+    }
+}
+
+pub fn event_kind(kind: domain::JournalKind) -> wire::EventKind {
+    match kind {
+        domain::JournalKind::Submitted => wire::EventKind::Submitted,
+        domain::JournalKind::Started => wire::EventKind::Started,
+        domain::JournalKind::Saved => wire::EventKind::Saved,
+        domain::JournalKind::Stopping => wire::EventKind::Stopping,
+        domain::JournalKind::Requeued => wire::EventKind::Requeued,
+        domain::JournalKind::Succeeded => wire::EventKind::Succeeded,
+        domain::JournalKind::Failed => wire::EventKind::Failed,
+        domain::JournalKind::Cancelled => wire::EventKind::Cancelled,
+        domain::JournalKind::Unreadable => wire::EventKind::Unreadable,
+        domain::JournalKind::Registered => wire::EventKind::Registered,
+        domain::JournalKind::Lost => wire::EventKind::Lost,
+        domain::JournalKind::Removed => wire::EventKind::Removed,
+        domain::JournalKind::SetAside => wire::EventKind::SetAside,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The inverse of [`event_kind`]; programs only read the words of the journal.
+    fn event_kind_in(kind: wire::EventKind) -> domain::JournalKind {
+        match kind {
+            wire::EventKind::Submitted => domain::JournalKind::Submitted,
+            wire::EventKind::Started => domain::JournalKind::Started,
+            wire::EventKind::Saved => domain::JournalKind::Saved,
+            wire::EventKind::Stopping => domain::JournalKind::Stopping,
+            wire::EventKind::Requeued => domain::JournalKind::Requeued,
+            wire::EventKind::Succeeded => domain::JournalKind::Succeeded,
+            wire::EventKind::Failed => domain::JournalKind::Failed,
+            wire::EventKind::Cancelled => domain::JournalKind::Cancelled,
+            wire::EventKind::Unreadable => domain::JournalKind::Unreadable,
+            wire::EventKind::Registered => domain::JournalKind::Registered,
+            wire::EventKind::Lost => domain::JournalKind::Lost,
+            wire::EventKind::Removed => domain::JournalKind::Removed,
+            wire::EventKind::SetAside => domain::JournalKind::SetAside,
+        }
+    }
 
     #[test]
     fn every_word_of_the_wire_comes_back_as_it_came() {
@@ -59,6 +106,35 @@ mod tests {
             assert_eq!(artifact_kind(kind), *word);
             // The journal has the words of the wire.
             assert_eq!(kind.to_string(), word.word());
+        }
+        for word in wire::EventKind::ALL {
+            let kind = event_kind_in(*word);
+            assert_eq!(event_kind(kind), *word);
+            // The store looks entries up by the engine's words.
+            assert_eq!(kind.word(), word.word());
+        }
+    }
+
+    #[test]
+    fn the_engine_calls_the_state_of_a_job_as_the_wire_does() {
+        let (at, reason) = (domain::Millis(0), String::new());
+        let states = [
+            domain::JobState::Queued { not_before: at },
+            domain::JobState::Running {
+                token: domain::Token(1),
+                worker: String::new(),
+                stopping: None,
+            },
+            domain::JobState::Succeeded { at },
+            domain::JobState::Failed {
+                at,
+                reason: reason.clone(),
+                code: String::new(),
+            },
+            domain::JobState::Cancelled { at, reason },
+        ];
+        for state in states {
+            assert_eq!(job_state(&state).word(), state.word());
         }
     }
 

@@ -14,7 +14,7 @@ mod names;
 pub mod words;
 
 pub use generated::*;
-pub use names::{ArtifactKind, FileRole, LogLevel, Metric};
+pub use names::{ArtifactKind, EventKind, FileRole, LogLevel, Metric};
 
 /// Descriptors of every message and service, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/qlora.v1.bin"));

@@ -1,5 +1,6 @@
 //! Strings of the wire that take a few values, as types. The wire keeps the strings, which older
-//! programs read; here alone they are written.
+//! programs read. Programs take the strings from here. The engine does not import this crate and
+//! has its own words for artifacts and the journal; tests of the coordinator hold both together.
 
 use std::fmt;
 
@@ -80,6 +81,29 @@ names! {
 }
 
 names! {
+    /// What [`crate::Event::kind`] says.
+    EventKind {
+        Submitted = "submitted",
+        Started = "started",
+        /// A checkpoint or an adapter was committed.
+        Saved = "saved",
+        /// The attempt was asked to stop.
+        Stopping = "stopping",
+        Requeued = "requeued",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        /// The store cannot read the job's record.
+        Unreadable = "unreadable",
+        Registered = "registered",
+        Lost = "lost",
+        Removed = "removed",
+        /// The worker gets no jobs because jobs fail on it that succeed elsewhere.
+        SetAside = "set aside",
+    }
+}
+
+names! {
     /// A key of [`MetricPoint::values`].
     Metric {
         Loss = "loss",
@@ -124,12 +148,19 @@ mod tests {
             Metric::words(),
             "loss, grad_norm, learning_rate, tokens_per_second, skipped, eval_loss or eval_perplexity"
         );
+        assert_eq!(
+            EventKind::words(),
+            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, unreadable, registered, lost, removed or set aside"
+        );
     }
 
     #[test]
     fn every_word_is_read_back_and_no_other_is_taken() {
         for kind in ArtifactKind::ALL {
             assert_eq!(ArtifactKind::parse(kind.word()), Some(*kind));
+        }
+        for kind in EventKind::ALL {
+            assert_eq!(EventKind::parse(kind.word()), Some(*kind));
         }
         for metric in Metric::ALL {
             assert_eq!(Metric::parse(&String::from(*metric)), Some(*metric));

@@ -171,7 +171,7 @@ pub enum JournalKind {
 }
 
 impl JournalKind {
-    /// As the journal and its readers have it.
+    /// As the journal has it; a test of the coordinator compares it with the word of the wire.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Submitted => "submitted",

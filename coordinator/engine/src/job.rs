@@ -147,7 +147,9 @@ impl JobState {
         )
     }
 
-    pub(crate) const fn word(&self) -> &'static str {
+    /// As messages and the phase of a job have it; a test of the coordinator compares it with the
+    /// word of the wire.
+    pub const fn word(&self) -> &'static str {
         match self {
             Self::Queued { .. } => "queued",
             Self::Running { .. } => "running",
