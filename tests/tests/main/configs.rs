@@ -74,7 +74,7 @@ fn mistral_is_one_key_away() {
 }
 
 #[test]
-fn later_layers_stand_over_earlier_ones() {
+fn later_layers_override_earlier_ones() {
     let mut layers = load("training_config_m4.yaml");
     assert_eq!(layers.resolve().expect("valid").config().lora.r, 16);
     layers.env.push(("QLORA__LORA__R".into(), "32".into()));

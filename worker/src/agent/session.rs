@@ -117,8 +117,8 @@ pub struct Session {
     faults: Option<Faults>,
 }
 
-/// What happens next.
-enum Turn {
+/// What the session reacts to next.
+enum SessionEvent {
     /// An answer, and when it was asked for.
     Registered(Moment, Result<RegisterResponse, Status>),
     Synchronized(Moment, Result<SynchronizeResponse, Status>),
@@ -174,8 +174,8 @@ impl Session {
             .map_err(WorkerError::io("signals"))?;
         self.faults = platform::faults(&self.platform);
         loop {
-            match self.turn(&mut signals).await {
-                Turn::Registered(sent, answer) => {
+            match self.next_event(&mut signals).await {
+                SessionEvent::Registered(sent, answer) => {
                     if let Err(fault) = self.take_registration(sent, answer).await {
                         return self.give_up(fault).await;
                     }
@@ -183,8 +183,8 @@ impl Session {
                         return Ok(());
                     }
                 }
-                Turn::Synchronized(sent, answer) => self.take_answer(sent, answer),
-                Turn::AttemptEnded(ending) => {
+                SessionEvent::Synchronized(sent, answer) => self.take_answer(sent, answer),
+                SessionEvent::AttemptEnded(ending) => {
                     self.attempt = None;
                     if !self.away {
                         self.not_before = Instant::now();
@@ -195,19 +195,19 @@ impl Session {
                     // The job goes to another machine; this one would only fail the next.
                     platform::still_fit(&self.platform)?;
                 }
-                Turn::Broken(fault) => return self.break_off(fault).await,
-                Turn::LeaseEnds(urgency) => {
+                SessionEvent::Broken(fault) => return self.break_off(fault).await,
+                SessionEvent::LeaseEnds(urgency) => {
                     self.stop_attempt(resumed("the lease could not be renewed in time", urgency));
                 }
-                Turn::Leave => {
+                SessionEvent::Leave => {
                     tracing::warn!(
                         "the coordinator is away; what it has not heard is kept, and told when this worker is started again"
                     );
                     self.attempt.iter().for_each(Attempt::keep_reports);
                     return Ok(());
                 }
-                Turn::Signal if self.draining || self.attempt.is_none() => return Ok(()),
-                Turn::Signal => {
+                SessionEvent::Signal if self.draining || self.attempt.is_none() => return Ok(()),
+                SessionEvent::Signal => {
                     tracing::info!("saving and stopping; once more stops at once");
                     self.draining = true;
                     self.leave_at = Some(Instant::now() + LEAVE);
@@ -269,7 +269,7 @@ impl Session {
     }
 
     /// Waits for the next thing that happens.
-    async fn turn(&mut self, signals: &mut Signals) -> Turn {
+    async fn next_event(&mut self, signals: &mut Signals) -> SessionEvent {
         let exchange = self.exchange();
         let (stop_at, end_at) = self.lease_ends();
         let (leave_at, over) = (self.leave_at, self.attempt.as_ref().map(Attempt::is_over));
@@ -287,13 +287,13 @@ impl Session {
         };
         tokio::select! {
             biased;
-            ending = ended => Turn::AttemptEnded(ending),
-            () = signals.next() => Turn::Signal,
-            fault = platform::broken(&mut self.faults) => Turn::Broken(fault),
-            () = come(end_at, Moment::now) => Turn::LeaseEnds(Urgency::AtOnce),
-            () = come(stop_at, Moment::now) => Turn::LeaseEnds(Urgency::Save),
-            () = leave => Turn::Leave,
-            turn = exchange => turn,
+            ending = ended => SessionEvent::AttemptEnded(ending),
+            () = signals.next() => SessionEvent::Signal,
+            fault = platform::broken(&mut self.faults) => SessionEvent::Broken(fault),
+            () = come(end_at, Moment::now) => SessionEvent::LeaseEnds(Urgency::AtOnce),
+            () = come(stop_at, Moment::now) => SessionEvent::LeaseEnds(Urgency::Save),
+            () = leave => SessionEvent::Leave,
+            event = exchange => event,
         }
     }
 
@@ -313,7 +313,7 @@ impl Session {
     }
 
     /// One exchange with the coordinator. Dropped before it is over, it is as if it had not been.
-    fn exchange(&self) -> impl Future<Output = Turn> + use<> {
+    fn exchange(&self) -> impl Future<Output = SessionEvent> + use<> {
         let (mut client, not_before, registered) = (
             self.client.workers.clone(),
             self.not_before,
@@ -324,12 +324,12 @@ impl Session {
             tokio::time::sleep_until(not_before).await;
             let sent = Moment::now();
             if registered {
-                Turn::Synchronized(
+                SessionEvent::Synchronized(
                     sent,
                     within(HOLD + LATE, client.synchronize(synchronize)).await,
                 )
             } else {
-                Turn::Registered(sent, within(LATE, client.register(register)).await)
+                SessionEvent::Registered(sent, within(LATE, client.register(register)).await)
             }
         }
     }

@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 /// What a connection begins with; another version of the protocol has another one, whatever the
 /// words of today are.
-const GREETING: &[u8; 16] = b"qlora gang  v1\r\n";
+const GREETING: &[u8; 16] = b"process group v1";
 
 pub type Secret = [u8; 32];
 type Nonce = [u8; 32];

@@ -8,8 +8,8 @@ use crate::Result;
 pub struct Offloaded(Place);
 
 enum Place {
-    Here(Tensor),
-    Away(Box<dyn Transfer>),
+    OnDevice(Tensor),
+    Offloaded(Box<dyn Transfer>),
 }
 
 /// A tensor that a backend copies to host memory and back, beside what the device computes.
@@ -27,13 +27,13 @@ pub trait Transfer: Send {
 impl From<Tensor> for Offloaded {
     /// It stays where it is.
     fn from(x: Tensor) -> Self {
-        Self(Place::Here(x))
+        Self(Place::OnDevice(x))
     }
 }
 
 impl From<Box<dyn Transfer>> for Offloaded {
     fn from(transfer: Box<dyn Transfer>) -> Self {
-        Self(Place::Away(transfer))
+        Self(Place::Offloaded(transfer))
     }
 }
 
@@ -41,24 +41,24 @@ impl Offloaded {
     /// See [`Transfer::release`].
     pub fn release(&mut self) -> Result<()> {
         match &mut self.0 {
-            Place::Here(_) => Ok(()),
-            Place::Away(transfer) => transfer.release(),
+            Place::OnDevice(_) => Ok(()),
+            Place::Offloaded(transfer) => transfer.release(),
         }
     }
 
     /// See [`Transfer::prefetch`].
     pub fn prefetch(&mut self) -> Result<()> {
         match &mut self.0 {
-            Place::Here(_) => Ok(()),
-            Place::Away(transfer) => transfer.prefetch(),
+            Place::OnDevice(_) => Ok(()),
+            Place::Offloaded(transfer) => transfer.prefetch(),
         }
     }
 
     /// See [`Transfer::take`].
     pub fn take(self) -> Result<Tensor> {
         match self.0 {
-            Place::Here(x) => Ok(x),
-            Place::Away(transfer) => transfer.take(),
+            Place::OnDevice(x) => Ok(x),
+            Place::Offloaded(transfer) => transfer.take(),
         }
     }
 }

@@ -39,7 +39,7 @@ int handle(void** out) {
 }
 
 // op(matrix) [rows, cols] in f32, row-major.
-std::vector<float> written_out(const void* data, const Layout& layout, bool transpose) {
+std::vector<float> row_major(const void* data, const Layout& layout, bool transpose) {
     const uint64_t rows = transpose ? layout.cols : layout.rows, cols = transpose ? layout.rows : layout.cols;
     std::vector<float> out(rows * cols);
     for (uint64_t i = 0; i < rows; ++i)
@@ -96,8 +96,8 @@ int cublasLtMatmul(void*, Operation* operation, const float* alpha, const void* 
     std::vector<emulator::Use> uses{emulator::reads(a), emulator::reads(b), emulator::writes(d)};
     if (*beta != 0.0f) uses.push_back(emulator::reads(c));
     emulator::use(*emulator::of(stream), "cublasLtMatmul", uses);
-    const std::vector<float> left = written_out(a, *la, operation->transpose_a);
-    const std::vector<float> right = written_out(b, *lb, !operation->transpose_b);
+    const std::vector<float> left = row_major(a, *la, operation->transpose_a);
+    const std::vector<float> right = row_major(b, *lb, !operation->transpose_b);
     const uint64_t m = ld->rows, n = ld->cols, k = left.size() / m;
     if (left.size() != m * k || right.size() != n * k || lc->rows != m || lc->cols != n) return 7;
     // The result may lie where the third operand does.

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_of_warm_up_stand_over_their_ratio() {
+    fn steps_of_warm_up_override_their_ratio() {
         let rising = rates(
             10,
             &[

@@ -12,7 +12,7 @@ use super::cudnn::{self, Cudnn, Packed};
 use super::matmul::{self, Onto, product};
 use super::nccl::{self, NcclError};
 use super::nf4::{self, NF4_RUN};
-use super::offload::Away;
+use super::offload::CudaTransfer;
 use super::plans::Kind;
 use super::prefetch::Prefetched;
 use super::tiles::Tiles;
@@ -591,7 +591,7 @@ impl Backend for Cuda {
     }
 
     fn offload(&self, x: &Tensor) -> Result<Offloaded> {
-        let transfer: Box<dyn Transfer> = Box::new(Away::send(x)?);
+        let transfer: Box<dyn Transfer> = Box::new(CudaTransfer::offload(x)?);
         Ok(transfer.into())
     }
 }

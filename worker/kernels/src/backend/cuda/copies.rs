@@ -38,8 +38,8 @@ impl Pinned {
 
     /// # Safety
     /// Nothing reads or writes it before the copy that it is used for is over.
-    pub unsafe fn numbers(&mut self) -> &mut [bf16] {
-        // SAFETY: so many were allocated, and every pattern of bits is a number.
+    pub unsafe fn values(&mut self) -> &mut [bf16] {
+        // SAFETY: so many were allocated, and every pattern of bits is a `bf16`.
         unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.elements) }
     }
 }

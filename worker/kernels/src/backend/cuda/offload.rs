@@ -20,7 +20,7 @@ use crate::Result;
 use crate::types::offload::Transfer;
 
 /// A tensor of bf16 on its way, or in host memory.
-pub(crate) struct Away {
+pub(crate) struct CudaTransfer {
     gpu: Arc<Gpu>,
     device: CudaDevice,
     shape: Shape,
@@ -31,9 +31,9 @@ pub(crate) struct Away {
     back: Option<(CudaSlice<bf16>, CudaEvent)>,
 }
 
-impl Away {
+impl CudaTransfer {
     /// Begins to copy `x`, whose memory on the GPU is held until [`Transfer::release`].
-    pub fn send(x: &Tensor) -> Result<Self> {
+    pub fn offload(x: &Tensor) -> Result<Self> {
         let device = device_of(x)?;
         let gpu = Gpu::of(&device)?;
         let mut pinned = gpu.copies.pinned(x.elem_count())?;
@@ -45,7 +45,7 @@ impl Away {
             let (from, _read) = slice.device_ptr(side);
             // SAFETY: both are of one size, and neither is let go before `sent`: `original` holds
             // the one, the order of the stream the other.
-            unsafe { result::memcpy_dtoh_async(pinned.numbers(), from, side.cu_stream()) }.w()?;
+            unsafe { result::memcpy_dtoh_async(pinned.values(), from, side.cu_stream()) }.w()?;
         }
         let sent = side.record_event(None).w()?;
         let (shape, original) = (x.shape().clone(), Some(x.clone()));
@@ -61,7 +61,7 @@ impl Away {
     }
 }
 
-impl Transfer for Away {
+impl Transfer for CudaTransfer {
     fn release(&mut self) -> Result<()> {
         if self.original.is_some() {
             self.device.cuda_stream().wait(&self.sent).w()?;
@@ -79,7 +79,7 @@ impl Transfer for Away {
             return Ok(());
         };
         let (main, side) = (self.device.cuda_stream(), &self.gpu.copies.stream);
-        // SAFETY: the copy writes every number.
+        // SAFETY: the copy writes every element.
         let mut room = unsafe { self.device.alloc::<bf16>(pinned.elements)? };
         // The memory may be what the main stream has just let go.
         side.join(&main).w()?;
@@ -87,7 +87,7 @@ impl Transfer for Away {
             let (to, _written) = room.device_ptr_mut(side);
             // SAFETY: both are of one size; the one is held by `back`, the other until `back` is
             // taken.
-            unsafe { result::memcpy_htod_async(to, pinned.numbers(), side.cu_stream()) }.w()?;
+            unsafe { result::memcpy_htod_async(to, pinned.values(), side.cu_stream()) }.w()?;
         }
         self.back = Some((room, side.record_event(None).w()?));
         Ok(())
@@ -109,7 +109,7 @@ impl Transfer for Away {
     }
 }
 
-impl Drop for Away {
+impl Drop for CudaTransfer {
     fn drop(&mut self) {
         // Memory that a copy still reads or writes must not be let go before it is over; a GPU that
         // takes no order any more copies nothing either.
