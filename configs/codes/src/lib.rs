@@ -108,9 +108,9 @@ codes! {
     Checkpoint = "Q0513",
         "A checkpoint cannot be read or written, or belongs to another configuration.";
     Export = "Q0514",
-        "A model or an adapter cannot be exported as asked, such as into numbers that cannot hold its values.";
+        "A model or an adapter cannot be exported as asked, such as in an element type that cannot hold its values.";
     NotFinite = "Q0515",
-        "Training or scoring cannot go on: numbers are not finite, or gradients reach no adapter. Lower training.learning_rate, or look for a broken row with qlora-ctl data check.";
+        "Training or scoring cannot go on: values are not finite, or gradients reach no adapter. Lower training.learning_rate, or look for a broken row with qlora-ctl data check.";
     ProcessGroup = "Q0516",
         "The workers that train a job together cannot reach each other, or do not work on the same.";
     Computation = "Q0517",

@@ -202,7 +202,7 @@ fn packed_rows_are_trained_on_as_if_they_stood_alone() {
 }
 
 #[test]
-fn tokenised_rows_are_found_again_and_a_damaged_file_is_made_anew() {
+fn tokenized_rows_are_found_again_and_a_damaged_file_is_made_anew() {
     let place = Place::new();
     let folder = place.path("tokens");
     let run = |name| {

@@ -101,7 +101,7 @@ pub fn examples(
     }))
 }
 
-/// Reads, renders and tokenises the rows of a file or folder; `name` is how messages call it.
+/// Reads, renders and tokenizes the rows of a file or folder; `name` is how messages call it.
 ///
 /// # Errors
 /// The first row that is no conversation or that the template refuses, and a file in which nothing

@@ -10,7 +10,7 @@ use crate::template::{ChatTemplate, Lost, Rendered, TemplateError};
 /// Label of a token that is not trained on.
 pub const IGNORE: i64 = -100;
 
-/// A tokenised conversation.
+/// A tokenized conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     pub ids: Vec<u32>,

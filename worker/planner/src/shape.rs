@@ -134,7 +134,7 @@ impl ModelShape {
             + self.hidden
     }
 
-    /// Numbers in the adapters that `lora` asks for.
+    /// Parameters of the adapters that `lora` asks for.
     pub fn adapter_parameters(&self, lora: &LoraConfig) -> usize {
         let site = |&m: &TargetModule| {
             let (outputs, inputs) = self.projection(m);

@@ -45,7 +45,7 @@ impl Lease {
     }
 }
 
-/// Waits for `moment`, by the clock `now`; for ever where there is none.
+/// Waits for `moment`, by the clock `now`; forever where there is none.
 pub async fn come(moment: Option<Moment>, now: impl Fn() -> Moment) {
     let Some(moment) = moment else {
         return std::future::pending().await;
@@ -55,7 +55,7 @@ pub async fn come(moment: Option<Moment>, now: impl Fn() -> Moment) {
     }
 }
 
-/// Waits for `deadline`, while the machine is awake; for ever where there is none.
+/// Waits for `deadline`, while the machine is awake; forever where there is none.
 pub async fn at(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,

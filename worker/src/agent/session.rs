@@ -63,7 +63,7 @@ const GPU_PATIENCE: u64 = 1800;
 pub struct Options {
     /// Ends after one attempt.
     pub once: bool,
-    /// Seconds that a training process may say nothing; 0 is for ever.
+    /// Seconds that a training process may say nothing; 0 is forever.
     pub patience: Option<u64>,
     pub peers: Peers,
     pub allowed: Allowed,

@@ -1,4 +1,4 @@
-//! Keeps the folder of tokenised rows from growing for ever.
+//! Keeps the folder of tokenized rows from growing forever.
 
 use std::fs;
 use std::path::{Path, PathBuf};

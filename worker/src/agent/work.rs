@@ -40,7 +40,7 @@ pub(super) struct Work {
     pub session: Current,
     pub leases: watch::Receiver<Option<Lease>>,
     pub folder: PathBuf,
-    /// Tokenised rows of earlier attempts.
+    /// Tokenized rows of earlier attempts.
     pub tokens: PathBuf,
     pub assignment: Assignment,
     pub options: AttemptOptions,

@@ -52,7 +52,7 @@ pub struct AgentArgs {
     pub once: bool,
 
     /// Seconds without a word from a training process after which it is taken for hung and
-    /// replaced; 0 waits for ever [default: 1800 on a GPU, 0 on a CPU, which may be slow and
+    /// replaced; 0 waits forever [default: 1800 on a GPU, 0 on a CPU, which may be slow and
     /// does not hang]
     #[arg(help_heading = SERVING, long, value_name = "SECONDS")]
     pub patience: Option<u64>,

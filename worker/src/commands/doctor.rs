@@ -95,7 +95,7 @@ impl Doctor {
     }
 }
 
-/// Bytes that checkpoints and tokenised rows need at the least, and a small model.
+/// Bytes that checkpoints and tokenized rows need at the least, and a small model.
 const LEAST_STATE: u64 = 1 << 30;
 const LEAST_MODELS: u64 = 2 << 30;
 

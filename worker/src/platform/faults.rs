@@ -5,7 +5,7 @@ use tokio::sync::watch;
 /// Where the fault of a device appears; it is broken then.
 pub type Faults = watch::Receiver<Option<String>>;
 
-/// Waits until the device that was offered is known to be broken, and says how; for ever where its
+/// Waits until the device that was offered is known to be broken, and says how; forever where its
 /// driver tells nothing.
 pub async fn broken(faults: &mut Option<Faults>) -> String {
     if let Some(faults) = faults

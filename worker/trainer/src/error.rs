@@ -107,7 +107,7 @@ pub enum Error {
         first: String,
     },
     #[error(
-        "the adapters of worker {rank} differ from those of the first after step {step}; their processors do not compute alike"
+        "the adapters of worker {rank} differ from those of the first after step {step}; their devices do not compute alike"
     )]
     Diverged { rank: usize, step: u64 },
     #[error("the job was stopped")]

@@ -118,7 +118,7 @@ fn tokens_on_this_thread(
             + 1,
     );
     while out.len() < limit {
-        // One row: the processor picks from it.
+        // One row: the CPU picks from it.
         let row = logits.to_device(&Device::Cpu)?;
         if row
             .to_dtype(DType::F32)?

@@ -86,7 +86,7 @@ impl Trainer<'_> {
             self.training,
         )?;
         // A GPU has been given all its work before anything is waited for.
-        let losses = process_group::all_numbers(group, &values(&losses)?)?;
+        let losses = process_group::gather_values(group, &values(&losses)?)?;
         let (loss, grad_norm) = (
             losses.iter().sum::<f64>() * per_token(batches),
             norm.value()?,

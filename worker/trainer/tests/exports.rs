@@ -1,5 +1,5 @@
-//! What goes with an export: the template and the end of turn of the training, and numbers that the
-//! file can hold.
+//! What goes with an export: the template and the end of turn of the training, and elements that
+//! the file can hold.
 
 mod toy;
 

@@ -141,7 +141,7 @@ fn manifest(checkpoint: &Path) -> Manifest {
 }
 
 /// Stops a run at every one of `stops`, counted from the end of the first step, and lets it go on.
-fn same_to_the_bit(set: &[&str], stops: impl Iterator<Item = usize>) {
+fn bit_identical(set: &[&str], stops: impl Iterator<Item = usize>) {
     let home = Home::new(set);
     let mut listener = Listener::new(usize::MAX);
     let whole = home.run("whole", None, &mut listener).expect("a whole run");
@@ -175,8 +175,8 @@ fn same_to_the_bit(set: &[&str], stops: impl Iterator<Item = usize>) {
 }
 
 #[test]
-fn a_run_that_is_stopped_within_a_step_resumes_to_the_bit() {
-    same_to_the_bit(&["training.optimizer=adamw"], (0..).step_by(17));
+fn a_run_that_is_stopped_within_a_step_resumes_bit_identically() {
+    bit_identical(&["training.optimizer=adamw"], (0..).step_by(17));
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn so_does_one_with_packed_rows_dora_and_evaluations_between() {
         "training.eval_every=1",
         "training.keep_best=true",
     ];
-    same_to_the_bit(&set, (0..).step_by(23));
+    bit_identical(&set, (0..).step_by(23));
 }
 
 #[test]

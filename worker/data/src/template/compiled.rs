@@ -18,7 +18,7 @@ const BUILT_IN: &str = "chatml-tools";
 const DATE: Date = Date::constant(2024, 7, 26);
 
 /// Steps of the template engine for one conversation: a thousand times what a long one takes. A
-/// template comes with a model or a job, and one that does not end would hold the process for ever.
+/// template comes with a model or a job, and one that does not end would hold the process forever.
 pub(super) const FUEL: u64 = 20_000_000;
 
 /// Texts of the special tokens that templates refer to.

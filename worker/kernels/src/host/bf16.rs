@@ -1,4 +1,4 @@
-//! Numbers rounded to bf16.
+//! Rounding of elements to bf16.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -84,7 +84,7 @@ mod avx512 {
         _mm512_storeu_si512,
     };
 
-    /// Rounds `scale` times `values` to bf16; numbers below the smallest normal one become zero.
+    /// Rounds `scale` times `values` to bf16; values below the smallest normal one become zero.
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) unsafe fn round(values: &[f32], scale: f32, out: &mut [u16]) {
         let factor = _mm512_set1_ps(scale);

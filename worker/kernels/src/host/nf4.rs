@@ -102,7 +102,7 @@ pub fn nest(absmax: &[f32]) -> NestedScales {
     }
 }
 
-/// Sum in the order of PyTorch's `sum` on one thread of a processor with AVX2 or better, because
+/// Sum in the order of PyTorch's `sum` on one thread of a CPU with AVX2 or better, because
 /// the mean of the scales is part of what bitsandbytes writes: eight lanes, four rows of them side
 /// by side, and four levels of partial sums (`aten/src/ATen/native/cpu/SumKernel.cpp`, cascade
 /// summation).

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::{GateFunction, NormWeight, Result, RopeAngles, RopeTable, Span};
 
-use crate::fixture::{close, gpu, numbers, on, random, reference, values};
+use crate::fixture::{close, elements, gpu, on, random, reference, values};
 
 #[test]
 fn norms_agree() -> Result<()> {
@@ -63,9 +63,9 @@ fn a_norm_with_an_offset_rounds_once() -> Result<()> {
         .to_dtype(DType::F32)?
         .broadcast_mul(&rstd.to_device(&Device::Cpu)?)?
         * factor)?;
-    let found = numbers(&y);
+    let found = elements(&y);
     let rounded = |v: f32| half::bf16::from_f32(v).to_f32();
-    let differ = numbers(&wanted)
+    let differ = elements(&wanted)
         .iter()
         .zip(&found)
         .filter(|(wanted, found)| rounded(**wanted) != **found)
@@ -112,9 +112,9 @@ fn gates_saturate() -> Result<()> {
         let g = Tensor::new(&[far], &Device::Cpu)?.to_dtype(DType::BF16)?;
         let [gg, gone] = on(gpu.device(), [&g, &one]);
         let (gg, gone) = ((&gg).into(), (&gone).into());
-        let kept = numbers(&g).iter().map(|v| v.max(0.0)).collect::<Vec<_>>();
+        let kept = elements(&g).iter().map(|v| v.max(0.0)).collect::<Vec<_>>();
         let close = |found: &Tensor, wanted: &[f32]| {
-            let off = numbers(found)
+            let off = elements(found)
                 .iter()
                 .zip(wanted)
                 .any(|(a, b)| (a - b).abs() > 1e-6);
@@ -206,16 +206,16 @@ fn rows_go_where_they_should() -> Result<()> {
         );
     }
     for n in [77, 4096] {
-        let numbers = Tensor::from_vec(values(n, 22), n, &Device::Cpu)?;
-        let [there] = on(device, [&numbers]);
+        let here = Tensor::from_vec(values(n, 22), n, &Device::Cpu)?;
+        let [there] = on(device, [&here]);
         close(
             &gpu.cast(&there, DType::BF16)?,
-            &numbers.to_dtype(DType::BF16)?,
+            &here.to_dtype(DType::BF16)?,
             0.0,
         );
-        close(&gpu.add(&there, &there)?, &(&numbers * 2.0)?, 0.0);
+        close(&gpu.add(&there, &there)?, &(&here * 2.0)?, 0.0);
         // One that begins at no multiple of 16 bytes.
-        let (there, here) = (there.narrow(0, 1, n - 3)?, numbers.narrow(0, 1, n - 3)?);
+        let (there, here) = (there.narrow(0, 1, n - 3)?, here.narrow(0, 1, n - 3)?);
         close(&gpu.add(&there, &there)?, &(here * 2.0)?, 0.0);
     }
     Ok(())
@@ -230,14 +230,14 @@ fn tensors_are_joined() -> Result<()> {
         Tensor::from_vec(values(6, 2), (2, 3), device)?,
     ];
     let joined = gpu.concat(&[&parts[0], &parts[1]])?;
-    assert_eq!(numbers(&joined), [values(7, 1), values(6, 2)].concat());
+    assert_eq!(elements(&joined), [values(7, 1), values(6, 2)].concat());
     let here: Vec<Tensor> = parts
         .iter()
         .map(|p| p.to_device(&Device::Cpu))
         .collect::<Result<_>>()?;
     assert_eq!(
-        numbers(&cpu.concat(&[&here[0], &here[1]])?),
-        numbers(&joined)
+        elements(&cpu.concat(&[&here[0], &here[1]])?),
+        elements(&joined)
     );
     Ok(())
 }

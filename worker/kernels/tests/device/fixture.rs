@@ -1,4 +1,4 @@
-//! A GPU, numbers on it, and how close two tensors are.
+//! A GPU, tensors on it, and how close two tensors are.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -46,21 +46,21 @@ pub fn on<const N: usize>(device: &Device, tensors: [&Tensor; N]) -> [Tensor; N]
     tensors.map(|t| t.to_device(device).expect("a copy on the GPU"))
 }
 
-pub fn numbers(tensor: &Tensor) -> Vec<f32> {
-    let numbers = |t: &Tensor| {
+pub fn elements(tensor: &Tensor) -> Vec<f32> {
+    let elements = |t: &Tensor| {
         t.to_device(&Device::Cpu)?
             .to_dtype(DType::F32)?
             .flatten_all()?
             .to_vec1::<f32>()
     };
-    numbers(tensor).expect("numbers")
+    elements(tensor).expect("elements")
 }
 
 /// Largest difference over largest value, in units in the last place of bf16.
 #[track_caller]
 pub fn close(found: &Tensor, wanted: &Tensor, steps: f32) {
     assert_eq!(found.dims(), wanted.dims());
-    let (found, wanted) = (numbers(found), numbers(wanted));
+    let (found, wanted) = (elements(found), elements(wanted));
     let top = wanted.iter().fold(0f32, |a, v| a.max(v.abs()));
     let worst = found
         .iter()

@@ -1,4 +1,4 @@
-//! The fast forms on a GPU against the reference forms on the processor, at sizes that are
+//! The fast forms on a GPU against the reference forms on the CPU, at sizes that are
 //! multiples of nothing. Needs the `cuda` feature and a GPU, or the emulated one of
 //! `emulated/build.sh`, which also finds reads of what nothing wrote and writes behind the end:
 //!

@@ -5,10 +5,10 @@ use qlora_kernels::host::nf4;
 use qlora_kernels::types::loss::Head;
 use qlora_kernels::{Backend, Nf4Scales, Nf4Tensor, Result};
 
-use crate::fixture::{close, gpu, numbers, random, reference, values};
+use crate::fixture::{close, elements, gpu, random, reference, values};
 
 #[test]
-fn nf4_is_dequantized_to_the_bit() -> Result<()> {
+fn nf4_is_dequantized_bit_identically() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
     for (shape, double) in [
         ((33, 31), true),
@@ -64,7 +64,7 @@ fn scales_of_nf4_are_rounded_twice() -> Result<()> {
         };
         let wanted = cpu.dequantize(&matrix(&Device::Cpu)?, DType::BF16)?;
         assert_eq!(
-            numbers(&wanted)[0],
+            elements(&wanted)[0],
             half::bf16::from_f32(value * absmax + offset).to_f32()
         );
         close(
@@ -112,7 +112,7 @@ fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
 }
 
 #[test]
-fn nf4_is_quantized_to_the_bit() -> Result<()> {
+fn nf4_is_quantized_bit_identically() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
     for (shape, block, double) in
         // Blocks of one lane to a whole warp, of some that have nothing to do, and of elements that
@@ -163,7 +163,7 @@ fn nf4_is_quantized_to_the_bit() -> Result<()> {
     Ok(())
 }
 
-/// Half way between two codes, and the closest numbers on both sides.
+/// Half way between two codes, and the closest values on both sides.
 #[test]
 fn a_midpoint_takes_the_lower_code_of_nf4() -> Result<()> {
     let mut weights: Vec<f32> = nf4::midpoints()

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::{Activations, Result, Term};
 
-use crate::fixture::{close, gpu, numbers, on, random, values};
+use crate::fixture::{close, elements, gpu, on, random, values};
 
 #[test]
 fn products_and_their_sums_agree() -> Result<()> {
@@ -91,7 +91,7 @@ fn a_small_term_of_a_sum_is_not_rounded_away() -> Result<()> {
                         scale: 1.0,
                     },
                 ];
-                let sum = numbers(&gpu.matmul_forward(&terms, base)?);
+                let sum = elements(&gpu.matmul_forward(&terms, base)?);
                 Ok::<_, candle_core::Error>(
                     sum.iter().map(|&v| f64::from(v)).sum::<f64>() / sum.len() as f64,
                 )

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use qlora_kernels::types::options::Options;
 use qlora_kernels::{Backend, Result, backend};
 
-use crate::fixture::{close, gpu, numbers, random};
+use crate::fixture::{close, elements, gpu, random};
 
 /// GPUs of this machine; the emulated one is as many as are wanted.
 fn several(wanted: usize) -> Option<Vec<Arc<dyn Backend>>> {
@@ -34,7 +34,7 @@ fn sums_over_several_gpus_have_the_order_and_the_bits_of_one() {
                 let mut group = gpu.join(&invitation, rank, size).expect("a group");
                 let own = Tensor::from_iter((0..n).map(|i| value(rank, i)), gpu.device())
                     .expect("a vector");
-                numbers(&group.sum(&own).expect("a sum"))
+                elements(&group.sum(&own).expect("a sum"))
             };
             let threads: Vec<_> = gpus
                 .into_iter()

@@ -1,4 +1,4 @@
-// What the trainer calls of cuBLASLt, on the processor, and the handles of libraries that candle opens and the trainer
+// What the trainer calls of cuBLASLt, on the CPU, and the handles of libraries that candle opens and the trainer
 // does not use. Matrices are column-major, as in BLAS.
 
 #include "emulator.h"

@@ -9,7 +9,7 @@ namespace {
 constexpr int SUCCESS = 0, NOT_FOUND = 6, TIMEOUT = 10;
 constexpr unsigned long long XID = 8;
 
-// As many as `QLORA_EMULATED_GPUS` says; all of them are the one processor.
+// As many as `QLORA_EMULATED_GPUS` says; all of them are the one CPU.
 unsigned there() {
     const char* text = std::getenv("QLORA_EMULATED_GPUS");
     return text == nullptr ? 1 : unsigned(std::atoi(text));

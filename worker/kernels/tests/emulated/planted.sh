@@ -47,7 +47,7 @@ fault() {
 }
 
 norms=elements::norms_agree
-tables=nf4::nf4_is_dequantized_to_the_bit
+tables=nf4::nf4_is_dequantized_bit_identically
 long=attention::attention_over_long_sequences_agrees
 heads=attention::attention_agrees_for_every_size_of_head
 ahead=nf4::a_matrix_that_was_begun_ahead_is_the_same

@@ -1,4 +1,4 @@
-//! The backends, numbers on them, and how close two matrices are.
+//! The backends, tensors on them, and how close two matrices are.
 
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ impl Subject {
                 .flatten_all()?
                 .to_vec1::<f32>()
         };
-        let found = values(found).expect("numbers");
+        let found = values(found).expect("elements");
         assert_eq!(found.len(), wanted.data.len(), "{what} on {}", self.name);
         let top = wanted.data.iter().fold(1e-30f64, |top, v| top.max(v.abs()));
         let errors = found

@@ -177,8 +177,8 @@ fn adamw_in_8_bits() {
         let [(wanted, _)] = &update(&full)?[..] else {
             panic!("one parameter")
         };
-        let numbers = |t: &Tensor| t.to_device(&Device::Cpu)?.to_vec1::<f32>();
-        let wanted = numbers(wanted)?;
+        let elements = |t: &Tensor| t.to_device(&Device::Cpu)?.to_vec1::<f32>();
+        let wanted = elements(wanted)?;
         subject.close(
             "value",
             found,

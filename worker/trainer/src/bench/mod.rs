@@ -150,7 +150,7 @@ struct Stepped {
 }
 
 /// What the instructions of products reach when everything lies in registers, measured before and
-/// after every step: other programs and the clock of the processor move both.
+/// after every step: other programs and the clock of the CPU move both.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Peak {
     /// Median.

@@ -9,7 +9,7 @@ use qlora_config::ModelConfig;
 use serde_json::{Map, Value, json};
 
 use super::merge::{Merger, site_of};
-use super::numbers::Outgoing;
+use super::outgoing::Outgoing;
 use super::publish::publish;
 use super::report::{Progress, Written};
 use super::text::{self, Trained};

@@ -11,7 +11,7 @@
 mod folder;
 mod gguf;
 mod merge;
-mod numbers;
+mod outgoing;
 mod publish;
 mod report;
 mod text;

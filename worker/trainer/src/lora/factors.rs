@@ -82,7 +82,7 @@ impl Factors {
         })
     }
 
-    /// Numbers that are trained.
+    /// How many parameters are trained.
     pub fn parameters(&self) -> usize {
         self.tensors().map(Tensor::elem_count).sum()
     }

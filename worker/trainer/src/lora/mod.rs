@@ -175,7 +175,7 @@ impl Adapters {
         }
     }
 
-    /// Numbers that are trained.
+    /// How many parameters are trained.
     pub fn parameters(&self) -> usize {
         self.factors.iter().map(Factors::parameters).sum()
     }

@@ -106,8 +106,8 @@ pub fn unless_stopped<T>(group: &mut dyn ProcessGroup, done: Result<T>) -> Resul
     done
 }
 
-/// Everyone's numbers one after another, in the order of ranks.
-pub fn all_numbers(group: &mut dyn ProcessGroup, own: &[f64]) -> Result<Vec<f64>> {
+/// Everyone's values one after another, in the order of ranks.
+pub fn gather_values(group: &mut dyn ProcessGroup, own: &[f64]) -> Result<Vec<f64>> {
     let words: Vec<u8> = own.iter().flat_map(|x| x.to_le_bytes()).collect();
     let said = group.gather(&words)?;
     let number = |bytes: &[u8]| {
@@ -125,7 +125,7 @@ pub fn all_numbers(group: &mut dyn ProcessGroup, own: &[f64]) -> Result<Vec<f64>
 /// What the first of `group` has for `own`: CPUs and systems may differ in the last place of
 /// a cosine or of a long sum, and all have to make the same update.
 pub fn of_first(group: &mut dyn ProcessGroup, own: f64) -> Result<f64> {
-    Ok(all_numbers(group, &[own])?.first().copied().unwrap_or(own))
+    Ok(gather_values(group, &[own])?.first().copied().unwrap_or(own))
 }
 
 /// The sum of `vectors`, which are not empty, in the order of [`pairwise`]; added in host memory,

@@ -50,7 +50,7 @@ impl Session<'_> {
             .unwrap_or_default();
         let found = self.own_losses(own, reporter);
         let found = process_group::unless_stopped(self.group, found)?;
-        process_group::all_numbers(self.group, &found)
+        process_group::gather_values(self.group, &found)
     }
 
     fn own_losses(&mut self, own: &[Batch], reporter: &mut dyn Reporter) -> Result<Vec<f64>> {

@@ -16,7 +16,7 @@ pub struct Run {
     pub output: PathBuf,
     /// A checkpoint to go on from.
     pub resume: Option<PathBuf>,
-    /// Where tokenised rows are kept for the next run; nowhere where there is none.
+    /// Where tokenized rows are kept for the next run; nowhere where there is none.
     pub tokens: Option<PathBuf>,
 }
 

@@ -20,7 +20,7 @@ struct QuantState {
     nested_offset: Option<f32>,
 }
 
-/// Bytes of a description: its length must be known before the numbers in it are, so it is padded
+/// Bytes of a description: its length must be known before the values in it are, so it is padded
 /// with spaces.
 const STATE_BYTES: usize = 224;
 
@@ -88,7 +88,7 @@ pub(crate) fn read(shards: &Shards, weight: &str, device: &Device) -> Result<Nf4
 }
 
 /// Said of a matrix that [`quantize`] makes nothing of.
-pub(crate) const BEYOND: &str = "has numbers too large for NF4: the mean of its scales overflows";
+pub(crate) const BEYOND: &str = "has elements too large for NF4: the mean of its scales overflows";
 
 /// `matrix` in NF4 as `model` says; none where a scale would not be finite. The mean of the scales,
 /// which double quantization takes off, can overflow where no scale does.
@@ -105,7 +105,7 @@ pub(crate) fn quantize(
     if !offset.is_finite() || scales.iter().any(|scale| !scale.is_finite()) {
         return Ok(None);
     }
-    // No scale is larger than this sum; where it overflows, the numbers themselves tell.
+    // No scale is larger than this sum; where it overflows, the elements themselves tell.
     let bound = scales.iter().fold(offset.abs(), |bound, scale| {
         bound.max(scale.abs() + offset.abs())
     });

@@ -1,5 +1,5 @@
-//! Whether numbers are finite, found on the bytes of a file: quantization would make a code of a
-//! NaN, and nobody would see it again.
+//! Checks in the bytes of a file that elements are finite: quantization would turn a NaN into a
+//! code, and nobody would see it again.
 
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
@@ -61,7 +61,7 @@ fn scales(dtype: GgmlDType) -> Option<Scales> {
     })
 }
 
-/// The first number of a GGUF tensor that is not finite; of blocks the first such scale, which
+/// The first element of a GGUF tensor that is not finite; of blocks the first such scale, which
 /// breaks the whole block.
 pub(crate) fn first_broken_in_blocks(dtype: GgmlDType, bytes: &[u8]) -> Option<f32> {
     let Some(scales) = scales(dtype) else {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_place_of_a_number_that_is_not_finite_is_found() {
+    fn the_place_of_an_element_that_is_not_finite_is_found() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 7, PART / 4 + 3, PART / 2 + 1] {
                 let mut values = vec![1.5f32; PART / 2 + 9];

@@ -213,7 +213,7 @@ impl Shards {
     }
 }
 
-/// What helps against a number that is not finite.
+/// What helps against an element that is not finite.
 pub(crate) const BROKEN: &str = "download the file again, or take another model";
 
 /// Holds `files` against `places`: each tensor lies where the index says, and nowhere else.

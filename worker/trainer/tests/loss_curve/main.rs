@@ -59,7 +59,7 @@ fn compare(
     found.over(limits)
 }
 
-/// Tight limits can hold only where the processor itself computes in f32.
+/// Tight limits can hold only where the CPU itself computes in f32.
 #[test]
 fn f32_retraces_the_recorded_curve() {
     let recording = Recording::open(&folder(DeviceKind::Cpu), "fp32");

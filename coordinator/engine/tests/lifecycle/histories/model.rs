@@ -105,7 +105,7 @@ impl History {
     /// Does what effects ask for until nothing more is asked.
     ///
     /// # Panics
-    /// They ask for ever: workers would wake each other in vain, over and over.
+    /// They ask forever: workers would wake each other in vain, over and over.
     pub fn settle(&mut self, mut effects: Vec<Effect>) {
         for _ in 0..50 {
             let due = self.world.act(Event::Tick).1;
@@ -122,7 +122,7 @@ impl History {
                 }
             }
         }
-        panic!("workers are woken for ever");
+        panic!("workers are woken forever");
     }
 
     /// The worker synchronizes, and does what it is told but for stopping, which it puts off.

@@ -1,4 +1,4 @@
-// One update of all trained tensors, clipped by the norm over all of them, without the processor looking at anything in
+// One update of all trained tensors, clipped by the norm over all of them, without the CPU looking at anything in
 // between: the sum of squares, block by block in a fixed order, and AdamW with decoupled weight decay in the order of
 // PyTorch's. Nothing is changed where it was: the update reads one set of tensors and writes another. A thread has eight
 // neighboring elements of every array, whose loads are on their way together.

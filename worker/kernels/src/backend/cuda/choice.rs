@@ -223,13 +223,13 @@ mod with_cudnn {
     /// The largest difference over the largest value of `own`; infinite where something is no
     /// number.
     fn difference(own: &Tensor, other: &Tensor) -> Result<f32> {
-        let numbers = |t: &Tensor| {
+        let values = |t: &Tensor| {
             t.to_device(&Device::Cpu)?
                 .to_dtype(DType::F32)?
                 .flatten_all()?
                 .to_vec1::<f32>()
         };
-        let (own, other) = (numbers(own)?, numbers(other)?);
+        let (own, other) = (values(own)?, values(other)?);
         let top = own.iter().fold(0f32, |a, v| a.max(v.abs()));
         let off = own.iter().zip(&other).map(|(a, b)| (a - b).abs() / top);
         Ok(off.fold(0f32, |worst, off| {
@@ -241,7 +241,7 @@ mod with_cudnn {
         }))
     }
 
-    /// Attention of fixed numbers over packed sequences.
+    /// Attention of fixed values over packed sequences.
     struct Problem {
         shape: AttentionShape,
         tiles: Tiles,

@@ -388,7 +388,7 @@ pub(crate) struct Packed {
     /// The attention that the backend was opened for. A layer may have another window or scale.
     shape: AttentionShape,
     sizes: Sizes,
-    /// Lengths, and where each sequence begins among the numbers of q, of k and of the sums; on the
+    /// Lengths, and where each sequence begins among the elements of q, of k and of the sums; on the
     /// GPU.
     tables: [Tensor; 4],
 }

@@ -191,7 +191,7 @@ impl Group {
         Ok(self.hand_round(&sum, each)?.narrow(0, 0, n)?)
     }
 
-    /// Everyone's part of `each` numbers for this GPU, in the order of ranks.
+    /// Everyone's part of `each` elements for this GPU, in the order of ranks.
     fn exchange(&mut self, vector: &Tensor, each: usize) -> Result<Tensor, NcclError> {
         let (input, mut out) = (Input::of(vector)?, self.room(each * self.size)?);
         let slice = input.slice::<f32>()?;
@@ -199,7 +199,7 @@ impl Group {
         let ((from, _read), (to, _written)) =
             (slice.device_ptr(&stream), out.device_ptr_mut(&stream));
         let f = self.functions;
-        // SAFETY: both buffers hold `each` numbers for every rank, and live until the stream has
+        // SAFETY: both buffers hold `each` elements for every rank, and live until the stream has
         // come past this: they are freed on it.
         let queued = unsafe {
             f.check("group", (f.group_start)())?;
@@ -235,7 +235,7 @@ impl Group {
         Ok(finish(out, self.device.clone(), each * self.size)?)
     }
 
-    /// Everyone's `part` of `each` numbers, in the order of ranks.
+    /// Everyone's `part` of `each` elements, in the order of ranks.
     fn hand_round(&mut self, part: &Tensor, each: usize) -> Result<Tensor, NcclError> {
         let (input, mut out) = (Input::of(part)?, self.room(each * self.size)?);
         let slice = input.slice::<f32>()?;

@@ -70,7 +70,7 @@ __device__ const float NF4_MIDPOINTS[15] = {
     0.12025525f, 0.20352125f, 0.29201376f, 0.38931254f, 0.50166345f, 0.6427869f, 0.86147845f,
 };
 
-// Never divided by less, as on the processor.
+// Never divided by less, as on the CPU.
 constexpr float SMALLEST_SCALE = 1e-38f;
 
 // How many of the midpoints are below x, by halving.

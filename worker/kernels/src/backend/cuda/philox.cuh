@@ -1,6 +1,6 @@
 // Philox4x32-10 (Salmon et al., SC 2011): one draw is eight numbers of 16 bits, for the eight elements of a group.
 //
-// A mask is a function of seed, step, projection and element, so the device draws the processor's masks bit for bit.
+// A mask is a function of seed, step, projection and element, so the device draws the CPU's masks bit for bit.
 // Groups are counted over the whole step.
 #pragma once
 

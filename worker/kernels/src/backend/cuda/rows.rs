@@ -156,10 +156,10 @@ pub(super) fn to_bf16(x: &Tensor) -> Result<Tensor> {
     finish(out, device, shape)
 }
 
-/// All numbers of `tensors`, in `f32`, one after another, and zeros up to `length`.
+/// All elements of `tensors`, in `f32`, one after another, and zeros up to `length`.
 pub(super) fn join(tensors: &[&Tensor], length: usize) -> Result<Tensor> {
     let Some(first) = tensors.first() else {
-        candle_core::bail!("nothing is joined to nothing")
+        candle_core::bail!("there are no tensors to join")
     };
     let device = device_of(first)?;
     let n: usize = tensors.iter().map(|t| t.elem_count()).sum();

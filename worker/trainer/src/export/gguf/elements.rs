@@ -1,5 +1,5 @@
-//! Tensor types of an exported GGUF file. Whether a type holds the numbers of a tensor is checked in
-//! `export::numbers`.
+//! Tensor types of an exported GGUF file. `export::outgoing` checks whether a type holds the elements
+//! of a tensor.
 
 use candle_core::Tensor;
 use candle_core::quantized::{GgmlDType, QTensor};

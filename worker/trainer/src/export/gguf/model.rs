@@ -15,7 +15,7 @@ use super::rows::{Order, reordered};
 use super::writer::{Entry, Writer};
 use super::{metadata, rotary, tokenizer};
 use crate::export::merge::Merger;
-use crate::export::numbers::Outgoing;
+use crate::export::outgoing::Outgoing;
 use crate::export::report::Progress;
 use crate::export::text::Trained;
 use crate::lora::Site;

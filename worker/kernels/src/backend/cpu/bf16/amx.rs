@@ -10,12 +10,12 @@ use std::sync::OnceLock;
 
 use crate::types::rows::{BLOCK, Line};
 
-/// Whether the processor has bf16 tiles and the operating system lets this process use them.
+/// Whether the CPU has bf16 tiles and the operating system lets this process use them.
 pub(super) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
         const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
-        // SAFETY: leaf 7 exists on every processor with AVX-512, which the caller has asked for
+        // SAFETY: leaf 7 exists on every CPU with AVX-512, which the caller has asked for
         // first.
         let edx = __cpuid_count(7, 0).edx;
         edx & BF16_AND_TILES == BF16_AND_TILES && permitted()
@@ -66,7 +66,7 @@ pub(super) struct Tiles(());
 
 impl Tiles {
     pub(super) fn open() -> Self {
-        assert!(available(), "the processor has no bf16 tiles");
+        assert!(available(), "the CPU has no bf16 tiles");
         // SAFETY: the tiles are there, and the configuration is a valid one of palette 1.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &raw const FULL_TILES, options(nostack, readonly))

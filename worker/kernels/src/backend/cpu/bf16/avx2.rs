@@ -1,4 +1,4 @@
-//! The block product in `f32` on AVX2 and FMA, for processors without instructions for bf16: 4 rows
+//! The block product in `f32` on AVX2 and FMA, for CPUs without instructions for bf16: 4 rows
 //! x 16 columns of results in registers. Widening bf16 is a shift, so half the memory traffic of
 //! `f32` is all that it costs.
 

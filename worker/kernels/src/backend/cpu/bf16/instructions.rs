@@ -24,18 +24,18 @@ pub(super) type Kernel = unsafe fn(
 );
 
 impl Instructions {
-    /// The best that this processor and its operating system offer.
+    /// The best that this CPU and its operating system offer.
     pub fn best() -> Self {
         static BEST: OnceLock<Instructions> = OnceLock::new();
         *BEST.get_or_init(|| Self::all().next().unwrap_or(Self::Portable))
     }
 
-    /// All that this processor and its operating system offer, the fastest first.
+    /// All that this CPU and its operating system offer, the fastest first.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::KNOWN.into_iter().filter(|i| i.kernel().is_some())
     }
 
-    /// None where the processor or its operating system does not have the instructions.
+    /// None where the CPU or its operating system does not have the instructions.
     #[cfg(target_arch = "x86_64")]
     fn kernel(self) -> Option<Kernel> {
         match self {
@@ -71,10 +71,10 @@ pub(crate) struct Session {
 
 impl Session {
     /// # Panics
-    /// The processor does not have `instructions`.
+    /// The CPU does not have `instructions`.
     pub(crate) fn open(instructions: Instructions) -> Self {
         let Some(kernel) = instructions.kernel() else {
-            panic!("the processor does not have {instructions:?}")
+            panic!("the CPU does not have {instructions:?}")
         };
         Self {
             kernel,

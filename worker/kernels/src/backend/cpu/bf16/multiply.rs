@@ -3,7 +3,7 @@
 //! The frozen matrix is never dequantized whole: a task unpacks one strip of it, as wide as the
 //! kernel's tile, into panels that stay in the cache, and runs all rows of the activations over it.
 //! Panels have the layout that both kinds of hardware want (pairs along the summed dimension side
-//! by side): AMX tiles ([`amx`]) where the processor has them, AVX512-BF16 dot products
+//! by side): AMX tiles ([`amx`]) where the CPU has them, AVX512-BF16 dot products
 //! ([`avx512`]) where it has only those, multiplications in `f32` of what was widened on AVX2
 //! (`avx2`) and NEON (`neon`), and plain code ([`portable`]) elsewhere, which is the reference form
 //! and slow. Every sum has a fixed order that does not depend on the number of threads.

@@ -1,4 +1,4 @@
-//! The block product in `f32` on NEON, which every 64-bit ARM processor has: 4 rows x 16 columns of
+//! The block product in `f32` on NEON, which every 64-bit ARM CPU has: 4 rows x 16 columns of
 //! results in registers. Widening bf16 is a shift, so half the memory traffic of `f32` is all that
 //! it costs.
 

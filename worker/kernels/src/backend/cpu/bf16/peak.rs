@@ -97,7 +97,7 @@ fn seconds(instructions: Instructions) -> f64 {
 /// Repeats the instructions on sums that are zero.
 ///
 /// # Safety
-/// The processor has `instructions`, and this thread holds the tiles if they are AMX.
+/// The CPU has `instructions`, and this thread holds the tiles if they are AMX.
 unsafe fn run(instructions: Instructions) {
     // SAFETY: as promised by the caller; nothing but registers is touched.
     unsafe {

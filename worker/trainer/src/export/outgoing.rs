@@ -1,5 +1,5 @@
-//! Whether an element type holds what is written in it: numbers beyond its range would become
-//! infinite, and a matrix below it would become zero, both without an error.
+//! Tensors on their way into a file. Checks that the element type holds their values: an element
+//! beyond its range would become infinite, and a matrix below it zero, both without an error.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Tensor};
@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use crate::weights::first_broken_in_blocks;
 use crate::{Error, Result};
 
-/// No element type of an export makes zero of a matrix with a number as large as this.
+/// No element type of an export makes zero of a matrix with an element as large as this.
 const NEVER_ZERO: f32 = 1e-3;
 
 /// A tensor on its way into a file.
@@ -37,7 +37,7 @@ impl Outgoing<'_> {
     /// The largest magnitude, in `f32`.
     ///
     /// # Errors
-    /// A number is not finite. Sources are looked at when they are read, so the adapter has made it
+    /// An element is not finite. Sources are looked at when they are read, so the adapter has made it
     /// so.
     fn largest(&self) -> Result<f32> {
         let values = self
@@ -57,14 +57,14 @@ impl Outgoing<'_> {
 
     fn beyond(&self, largest: f32, dtype: &str, help: &str) -> Error {
         self.fault(format!(
-            "has numbers up to {largest:.3e}, beyond the range of {dtype}; {help}"
+            "has elements up to {largest:.3e}, beyond the range of {dtype}; {help}"
         ))
     }
 
     fn became_zero(&self, largest: f32, dtype: &str) -> String {
         let name = self.name;
         format!(
-            "`{name}`, whose numbers are at most {largest:.1e}, becomes zero in {dtype}; bf16 and f32 hold it"
+            "`{name}`, whose elements are at most {largest:.1e}, becomes zero in {dtype}; bf16 and f32 hold it"
         )
     }
 
