@@ -79,7 +79,7 @@ fn scales_of_nf4_are_rounded_twice() -> Result<()> {
 /// The emulated GPU does the work of another stream as late as events allow, and looks at what is
 /// freed.
 #[test]
-fn a_matrix_that_was_begun_ahead_is_the_same() -> Result<()> {
+fn a_prefetched_matrix_is_the_same() -> Result<()> {
     let (gpu, cpu) = (gpu(), reference());
     let floats = |seed| Tensor::from_vec(values(96 * 320, seed), (96, 320), &Device::Cpu);
     let matrix = |seed| gpu.quantize(&floats(seed)?, 64, true);

@@ -50,7 +50,7 @@ norms=elements::norms_agree
 tables=nf4::nf4_is_dequantized_bit_identically
 long=attention::attention_over_long_sequences_agrees
 heads=attention::attention_agrees_for_every_size_of_head
-ahead=nf4::a_matrix_that_was_begun_ahead_is_the_same
+ahead=nf4::a_prefetched_matrix_is_the_same
 away=transfers::tensors_come_back_from_host_memory_as_they_were
 
 fault "no barrier before a block's sums are read" src/backend/cuda/block.cuh '0,/__syncthreads\(\);/s///' "$norms"

@@ -125,7 +125,10 @@ pub fn gather_values(group: &mut dyn ProcessGroup, own: &[f64]) -> Result<Vec<f6
 /// What the first of `group` has for `own`: CPUs and systems may differ in the last place of
 /// a cosine or of a long sum, and all have to make the same update.
 pub fn of_first(group: &mut dyn ProcessGroup, own: f64) -> Result<f64> {
-    Ok(gather_values(group, &[own])?.first().copied().unwrap_or(own))
+    Ok(gather_values(group, &[own])?
+        .first()
+        .copied()
+        .unwrap_or(own))
 }
 
 /// The sum of `vectors`, which are not empty, in the order of [`pairwise`]; added in host memory,
