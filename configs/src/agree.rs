@@ -1,5 +1,5 @@
-//! Keys that only make sense together. What is refused here cannot mean anything, whoever wrote it;
-//! keys that merely have no effect are found in `interplay.rs`.
+//! Keys that only make sense together. A combination that is refused here is meaningless, whoever
+//! wrote it. `interplay.rs` finds keys that merely have no effect.
 
 use qlora_codes::Code;
 

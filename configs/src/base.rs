@@ -1,5 +1,5 @@
-//! What the text of `model.base` names, by its form alone: a GGUF file, or a model of the hub.
-//! Whether it is there, and which names a catalogue has, is not known here.
+//! What the text of `model.base` names, by its form alone: a GGUF file, or a model of the hub. This
+//! module does not know whether the model exists, or which names a catalogue has.
 
 /// Whether `base` is the name or the path of a GGUF file.
 pub fn is_gguf_name(base: &str) -> bool {

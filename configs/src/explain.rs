@@ -1,4 +1,4 @@
-//! What a value of the wrong type or word is told.
+//! Messages about values of the wrong type or word.
 
 use figment::error::{Actual, Kind};
 use qlora_codes::Code;

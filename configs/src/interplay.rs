@@ -1,9 +1,9 @@
 //! Keys that another key, or the length of the run, leaves without an effect.
 //!
-//! Only what a person wrote is judged, and by who wrote it last. A key that a later layer overrules
-//! is as it should be: that is what layers are for. A key beside the one that overrules it is
-//! warned of. A key that is laid over a file and still has no effect is refused: its writer expects
-//! that it acts.
+//! Only keys that a person wrote are judged, by the layer that wrote them last. A later layer may
+//! overrule a key without a message: that is what layers are for. A key beside the one that
+//! overrules it gets a warning. A key that is laid over a file and still has no effect is refused,
+//! because its writer expects it to act.
 
 use crate::base::is_gguf_name;
 use crate::schema::{

@@ -1,4 +1,4 @@
-//! One layer of a configuration, and what is said of a file that cannot be one.
+//! One layer of a configuration, and the messages about a file that cannot be one.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Lays defaults, preset, file, environment and flags over one another and keeps track of who said
-//! what.
+//! Lays defaults, preset, file, environment and flags over one another and keeps track of which
+//! layer set which key.
 
 use figment::Figment;
 use figment::providers::Format;

@@ -1,4 +1,4 @@
-//! What no type can say. Ranges of numbers are in `ranges.rs`.
+//! Checks that no type can express. Ranges of numbers are in `ranges.rs`.
 
 use crate::agree;
 use crate::faults::{Fault, Faults};

@@ -1,8 +1,8 @@
-//! Reads YAML, and says in words of people what is wrong with it.
+//! Reads YAML, and explains in plain words what is wrong with it.
 //!
-//! Values are read as YAML 1.2 with the habits of YAML 1.1 that can mean one thing only: `yes` and
-//! `on` are true, `1e-4` is a number, `1_000` is 1000, `<<` merges. What could mean two things,
-//! such as `017`, stays text, which the key that wants a number refuses.
+//! Values are read as YAML 1.2 with those habits of YAML 1.1 that have only one meaning: `yes` and
+//! `on` are true, `1e-4` is a number, `1_000` is 1000, `<<` merges. A value with two meanings, such
+//! as `017`, stays text, and a key that wants a number refuses it.
 
 use figment::value::Value;
 use serde::de::DeserializeOwned;

@@ -1,4 +1,4 @@
-//! What nobody needs any more goes: parts of uploads that broke off, and artifacts that no job has.
+//! Removes what nobody needs any more: parts of interrupted uploads, and artifacts that no job has.
 
 use std::collections::HashSet;
 use std::time::Duration;

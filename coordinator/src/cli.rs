@@ -1,4 +1,4 @@
-//! What the coordinator is told on its command line.
+//! The coordinator's command line.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

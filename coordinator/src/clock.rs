@@ -1,8 +1,8 @@
-//! The time: a clock that never jumps, for leases and waits, and the one that people read.
+//! Two clocks: one that never jumps, for leases and waits, and the one that people read.
 //!
 //! The first one stands still while the machine sleeps (`CLOCK_MONOTONIC` on Linux,
-//! `CLOCK_UPTIME_RAW` on macOS): nobody can renew a lease with a coordinator that sleeps, and
-//! nobody loses one by it.
+//! `CLOCK_UPTIME_RAW` on macOS): no worker can renew its lease while the coordinator sleeps, and
+//! none loses it by that.
 
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

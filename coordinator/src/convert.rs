@@ -1,4 +1,4 @@
-//! Between the wire and the domain. What comes in is checked here, once.
+//! Conversions between the wire and the domain. Input is checked here, once.
 
 use std::str::FromStr;
 

@@ -1,12 +1,12 @@
 //! The one task that owns the engine.
 //!
-//! In this order and no other: handle, persist, send, acknowledge. Events that wait together are
-//! stored in one transaction, so that one fsync serves many. Reads see what is durable, and nothing
-//! else.
+//! It works in this order and no other: handle, persist, send, acknowledge. Events that wait
+//! together are stored in one transaction, so that one fsync serves many. Reads see only what is
+//! durable.
 //!
-//! Where storing fails, the engine takes back what it did, and nothing that would have to be stored
-//! is acknowledged. Workers are not to suffer for it: their sessions stay, their leases are
-//! renewed, and what needs no storing is answered. As soon as a write succeeds again, all goes on.
+//! When storing fails, the engine takes back what it did, and nothing that has to be stored is
+//! acknowledged. Workers do not suffer for it: their sessions stay, their leases are renewed, and
+//! requests that need no storing are answered. Everything resumes as soon as a write succeeds.
 
 mod awake;
 mod batch;

@@ -1,4 +1,4 @@
-//! From a resolved configuration to what it needs of a worker, by the planner.
+//! Computes with the planner what a resolved configuration needs of a worker.
 
 use qlora_config::{DeviceKind, FlashAttention, ResolvedConfig};
 use qlora_engine::{DeviceClass, Needs};

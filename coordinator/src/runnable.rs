@@ -1,8 +1,7 @@
-//! What is refused of a configuration though each of its values is allowed: no worker could ever
-//! run it.
+//! Refuses configurations that no worker could ever run, though each of their values is allowed.
 //!
-//! `qlora-ctl` says the same earlier and with the place in the file; other clients submit as well.
-//! What a worker alone can know passes: a path, a repository of the hub.
+//! `qlora-ctl` makes the same checks earlier and names the place in the file; other clients submit
+//! as well. Values that only a worker can check pass: a path, a repository of the hub.
 
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, TrainingConfig, unlikely_template};

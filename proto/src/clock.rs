@@ -5,8 +5,8 @@
 //! | Linux | `CLOCK_BOOTTIME` counts a suspend (clock_gettime(2)) | `CLOCK_MONOTONIC` stands still |
 //! | macOS | `CLOCK_MONOTONIC` counts sleep (clock_gettime(3)) | `CLOCK_UPTIME_RAW` stands still |
 //!
-//! A timer that is set before a suspend therefore ends late by as long as the suspend took. Who
-//! waits for a [`Moment`] asks this clock again at least every [`BEAT`].
+//! A timer that is set before a suspend therefore ends late by as long as the suspend took. Code
+//! that waits for a [`Moment`] reads this clock again at least every [`BEAT`].
 
 use std::ops::Add;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The `qlora.v1` protocol as Rust types, clients and servers.
 //!
-//! Generated at build time from `qlora/v1/*.proto`; what a field means stands there. Beside the
-//! generated code this crate has only what every speaker needs: the descriptors for reflection, the
-//! clock of leases, the names of states, and numbers in words.
+//! They are generated at build time from `qlora/v1/*.proto`, which say what each field means.
+//! Beside the generated code this crate has only what every client and server needs: the
+//! descriptors for reflection, the clock of leases, the words of the wire, and numbers in words.
 
 #[allow(clippy::all, missing_docs)]
 mod generated {

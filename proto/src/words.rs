@@ -1,4 +1,4 @@
-//! Numbers in the words of screens, the same on every one.
+//! Numbers in words, the same on every screen.
 
 /// `1 row`, `2 rows`: a number with its noun.
 pub fn count(n: u64, noun: &str) -> String {

@@ -1,4 +1,4 @@
-//! What a failed call of the coordinator is told as.
+//! How a failed call of the coordinator is reported.
 
 use qlora_client::retry::{Verdict, judge, root_cause};
 use tonic::{Code as GrpcCode, Status};

@@ -4,13 +4,13 @@
 //! The driver does, in this order and no other: handle, persist, send, acknowledge. A job that was
 //! acknowledged is durable, and a message that left is backed by a state that survives.
 //!
-//! Where storing fails, [`Engine::take_back`] undoes what was handled since [`Engine::settled`]:
-//! jobs are what is durable again, while sessions and leases stay, for the trouble is not the
-//! workers'.
+//! When storing fails, [`Engine::take_back`] undoes what was handled since [`Engine::settled`]:
+//! jobs return to their durable state, while sessions and leases stay, since the workers are not at
+//! fault.
 //!
-//! This crate does no input or output, has no clock and no randomness: time is an argument, and
-//! whoever calls decides what durable means. It knows nothing of tensors; what a job needs is a
-//! number of bytes for each class of device, worked out before the job came here.
+//! This crate does no input or output, and has no clock and no randomness: time is an argument, and
+//! the caller decides what durable means. It knows nothing about tensors: a job needs a number of
+//! bytes for each class of device, computed before the job came here.
 //!
 //! # Properties
 //! - An attempt's token only grows over the whole engine; at most one token of a job is current.
@@ -21,8 +21,9 @@
 //! - A lost worker's job goes back to the queue; losing does not count as failing, and a loss that
 //!   a restart of the coordinator may have caused does not count at all.
 //! - A worker that waits is woken when there is work for it, whatever else waits.
-//! - Jobs of the same needs start in the order of their submission.
-//! - A job that an older one of several workers waits before starts only if it ends in time.
+//! - Jobs with the same needs start in the order of their submission.
+//! - A younger job starts before an older one that waits for several workers only if it ends in
+//!   time.
 //! - A job that wants several workers starts on all of them or on none, and ends on all of them
 //!   when it ends on one.
 

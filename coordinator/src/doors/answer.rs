@@ -1,5 +1,5 @@
-//! The answer to a request that is not let in, in the form that its sender reads: a gRPC status, a
-//! page, or a line of text.
+//! The answer to a refused request, in the form that its sender reads: a gRPC status, a page, or a
+//! line of text.
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, Version, header};

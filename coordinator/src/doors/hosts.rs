@@ -1,5 +1,5 @@
 //! The hosts that this coordinator answers to: a page that makes its own name resolve to this
-//! machine is sent away.
+//! machine is refused.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,8 +1,8 @@
-//! Who is let in: every request passes here before any service sees it.
+//! The checks that every request passes before any service sees it.
 //!
-//! In this order: the host that the request is addressed to, the page that it comes from, its form
-//! where it is a gRPC call, and its token. `/healthz` and gRPC's health service tell nothing but
-//! that the coordinator is there, and are open to every host and without a token.
+//! They check, in this order, the host that the request is addressed to, the page that it comes
+//! from, its form if it is a gRPC call, and its token. `/healthz` and gRPC's health service only
+//! tell that the coordinator is running, so they are open to every host and need no token.
 
 mod answer;
 mod form;

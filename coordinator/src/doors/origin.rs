@@ -1,5 +1,5 @@
-//! Pages of other origins: a browser says for which page it asks, and no other page than our own
-//! may.
+//! Refuses pages of other origins: a browser names the page that it calls for, and only our own
+//! page may call.
 
 use axum::extract::Request;
 use axum::http::header;

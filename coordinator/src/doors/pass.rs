@@ -1,4 +1,4 @@
-//! The token, and the key that opens the page alone.
+//! The token, and the key that opens only the page.
 
 use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, Method, header};

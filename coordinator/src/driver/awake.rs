@@ -1,7 +1,8 @@
-//! What the driver missed since it last looked about: it stood still, or the machine slept.
+//! How long the driver missed events since its last look, because it stood still or the machine
+//! slept.
 //!
-//! Leases count on the steady clock, which stands still in a sleep. So a sleep takes nothing from a
-//! lease, and only time on the steady clock in which nobody was heard is given back.
+//! Leases count on the steady clock, which stands still during a sleep. So a sleep takes nothing
+//! from a lease. Only time on the steady clock during which nobody was heard is given back.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What commands lead to that were received together.
+//! The results of commands that were received together.
 
 use std::collections::BTreeSet;
 

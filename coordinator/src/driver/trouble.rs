@@ -1,5 +1,5 @@
-//! For how long nothing could be stored, told once when it begins, now and then, and when it is
-//! over.
+//! Tracks for how long nothing could be stored, and logs it when it begins, now and then, and when
+//! it is over.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! One connection: how many requests are under way on it, since when none is, and whether it is
-//! known.
+//! One connection: how many requests are in flight on it, since when it is idle, and whether it has
+//! shown the token.
 
 use std::net::SocketAddr;
 use std::pin::Pin;

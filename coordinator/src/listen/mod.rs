@@ -1,9 +1,9 @@
-//! The listener: takes connections, bounds their number and their idle time, and lets go of peers
-//! that vanished.
+//! The listener: takes connections, bounds their number and their idle time, and drops peers that
+//! vanished.
 //!
-//! Whoever has shown the token keeps its connection as long as it lives. Strangers get what is
-//! left: where all places are taken, the stranger that came first makes room for the next one, so
-//! that nobody is locked out by connections that only stand about.
+//! A peer that has shown the token keeps its connection as long as it lives. Strangers share the
+//! remaining places: when all are taken, the oldest stranger makes room for the next one, so that
+//! idle connections lock nobody out.
 
 mod bounds;
 mod connection;

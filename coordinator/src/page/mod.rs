@@ -1,8 +1,8 @@
 //! The web page: jobs, one job, workers. Rendered here, without a build of scripts.
 //!
 //! A page asks every two seconds for its own address and swaps in the sections that changed, so
-//! that it works, without moving, where scripts are off. It shows, gives out artifacts, and cancels
-//! jobs; it changes nothing else.
+//! that it works, without updates, where scripts are off. It shows jobs, hands out artifacts, and
+//! cancels jobs; it changes nothing else.
 
 mod actions;
 mod chart;

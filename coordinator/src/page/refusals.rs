@@ -1,4 +1,4 @@
-//! Pages that say why there is no other: what is asked for is not there, or is refused.
+//! Pages for requests that fail: what was asked for does not exist, or is refused.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};

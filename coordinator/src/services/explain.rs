@@ -1,4 +1,4 @@
-//! Why a job is where it is, in words, and what each worker is to it.
+//! Explains in words why a job is in its state, and how it fits each worker.
 
 use qlora_engine::{
     DeviceClass, Engine, Job, JobState, Now, Outcome, Reservation, Worker, verdict,

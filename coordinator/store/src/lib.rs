@@ -5,8 +5,7 @@
 //! Both pass one conformance suite. [`ArtifactStore`] is a folder. This crate decides nothing about
 //! jobs.
 //!
-//! A record that cannot be read does not hide the others: it is left where it lies, named, and
-//! passed over.
+//! A record that cannot be read does not hide the others: it is left in place, named, and skipped.
 
 mod artifacts;
 mod error;

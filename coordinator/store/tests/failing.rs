@@ -1,7 +1,7 @@
 //! Every write to the disk fails once, and the disk is full for a while: what was acknowledged is
-//! there, what was not is not, and the next try succeeds. Under the real SQLite and the real file
-//! system calls: a process with a disk that fails does the work and checks, over a connection of
-//! its own, each thing that it is told; another one checks after it.
+//! there, everything else is not, and the next try succeeds. The tests use the real SQLite and the
+//! real file system calls. A process with a failing disk does the work and checks each
+//! acknowledgment over a second connection; another process checks afterwards.
 #![cfg(target_os = "linux")]
 
 mod common;

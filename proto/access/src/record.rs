@@ -1,8 +1,8 @@
 //! The record that a running coordinator leaves for clients of the same user and machine.
 //!
-//! It holds the token and the machine's boot id. The coordinator keeps it locked as long as it
-//! runs: a record whose lock is free was left by a coordinator that is gone, and its token is sent
-//! to nobody, since who listens on that address now may be anyone.
+//! It holds the token and the machine's boot id. The coordinator keeps it locked while it runs. A
+//! record whose lock is free was left by a coordinator that has ended. Clients send its token to
+//! nobody, since anyone may listen on that address now.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::Write;

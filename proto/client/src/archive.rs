@@ -1,8 +1,8 @@
 //! A folder as one artifact: a tar archive that never lies on a disk.
 //!
-//! [`Archive::of`] goes over the files once and finds digest and size of the archive.
-//! [`Archive::write`] makes the same bytes again, from any byte on, so that an upload that broke
-//! off goes on. A file that is another one by then is named.
+//! [`Archive::of`] reads the files once and computes the digest and size of the archive.
+//! [`Archive::write`] produces the same bytes again, from any offset, so that an interrupted upload
+//! can resume. It names a file that has changed in the meantime.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};

@@ -1,6 +1,6 @@
-//! The program's own stdout and stderr. Text from outside cannot act on a terminal, and a reader
-//! that goes away is no panic: writing to stdout gives an error that the command ends with, and
-//! what stderr does not take is nobody's loss.
+//! The program's own stdout and stderr. Text from outside cannot act on a terminal. A reader that
+//! goes away causes no panic: writing to stdout gives an error that ends the command, and text that
+//! stderr does not take is dropped.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

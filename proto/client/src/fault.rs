@@ -1,4 +1,4 @@
-//! A fault as every program tells it: for people in the form of compilers, for programs as one JSON
+//! A fault as every program reports it: to people in the form of compilers, to programs as one JSON
 //! object.
 
 use qlora_codes::Code;

@@ -1,4 +1,4 @@
-//! Faults of the file system in words of people.
+//! Faults of the file system in plain words.
 
 use std::io::{Error, ErrorKind};
 use std::path::Path;

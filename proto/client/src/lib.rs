@@ -1,6 +1,6 @@
 //! What every caller of the coordinator needs: one connection with token and trace context,
-//! transfers of artifacts that go on where they broke off, and a safe way to print what comes over
-//! the wire. What is called, and when, is the caller's business.
+//! transfers of artifacts that resume where they were interrupted, and a safe way to print text
+//! from the wire. The caller decides what to call, and when.
 
 mod archive;
 mod connection;

@@ -1,5 +1,5 @@
-//! What a failed call means: why it failed, whether it is tried again, and how long to wait before
-//! that. One policy for everything that goes on by itself.
+//! What a failed call means: why it failed, whether it is retried, and how long to wait before
+//! that. There is one policy for everything that retries by itself.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Artifacts to and from the coordinator, streamed and resumed.
 //!
-//! A transfer goes on after every break for as long as its caller waits: whoever wants to give up
-//! drops it.
+//! A transfer resumes after every interruption for as long as its caller waits. A caller that gives
+//! up drops it.
 
 use std::path::Path;
 use std::time::Duration;

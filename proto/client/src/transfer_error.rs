@@ -1,4 +1,4 @@
-//! Why a transfer, or what is packed and unpacked around it, failed for good.
+//! Why a transfer, or the packing and unpacking around it, failed for good.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! The name that a process writes under, and the lock by which others see whether it still does.
+//! The temporary name that a process writes under, and the lock that tells others whether it still
+//! writes.
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -1,10 +1,10 @@
-//! Files and folders that stand under their name only when they are complete.
+//! Files and folders that get their final name only when they are complete.
 //!
-//! Until then they have a name of their own beside it, and the process that writes them holds a
-//! lock on them. What an error ends is removed at once. What a killed process left is removed by
-//! the next one that writes the same name: the lock is free then. A lock says nothing of other
-//! machines that share the disk, so only what this start of this machine has begun is removed; the
-//! rest is named.
+//! Until then they have a temporary name beside it, and the process that writes them holds a lock
+//! on them. An error removes them at once. The next process that writes the same name removes what
+//! a killed process left, since the lock is free then. A lock says nothing about other machines
+//! that share the disk, so only files that were begun since this machine last started are removed;
+//! the others are named.
 
 mod claim;
 

@@ -2,8 +2,7 @@
 //!
 //! Logs go to stderr, filtered by `RUST_LOG`. Traces and metrics leave by OTLP where the standard
 //! `OTEL_*` variables name an endpoint, and not at all where they do not. Trace context travels in
-//! gRPC metadata by [`inject`] and [`extract`]. What is measured is decided by the programs, not
-//! here.
+//! gRPC metadata by [`inject`] and [`extract`]. The programs decide what is measured.
 
 mod propagate;
 mod setup;

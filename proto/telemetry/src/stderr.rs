@@ -1,8 +1,8 @@
-//! Where log lines go: to stderr, and never at the cost of the program.
+//! Writes log lines to stderr and never holds the program up.
 //!
-//! A thread of its own writes. Where nobody reads what it writes, lines gather up to a bound, and
-//! those beyond it are lost: a program that stands still because its log is not read would be
-//! worse. One event is one line: what comes from outside cannot make a second one.
+//! A separate thread writes. While nobody reads its output, lines gather up to a bound, and further
+//! lines are lost: a program that stops because nobody reads its log would be worse. One event is
+//! one line: text from outside cannot start a second one.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;

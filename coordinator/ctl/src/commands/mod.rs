@@ -1,8 +1,8 @@
 //! The commands, one file each: its arguments, with the help in their doc comments, and what it
 //! does.
 //!
-//! This file is the table of them. No command imports it, nor another command: what several of
-//! them need lies in `input` and `job`.
+//! This file lists them. No command imports this file or another command: what several commands
+//! need is in `input` and `job`.
 
 mod artifacts;
 mod cancel;

@@ -1,4 +1,4 @@
-//! What the configuration's own crate cannot say of it: models of the catalogue, and Jinja.
+//! What the configuration's own crate cannot check: models of the catalogue, and Jinja.
 
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, ResolvedConfig};

@@ -1,7 +1,6 @@
-//! What the model's own files on this machine say of a configuration, before anything is sent:
-//! whether it is a model that is read here, how many positions it knows, which chat templates it
-//! has, and whether these render the rows. A model that is not on this machine is looked at by the
-//! worker.
+//! Checks a configuration against the model's own files on this machine, before anything is sent:
+//! whether the model can be read, how many positions it has, which chat templates it has, and
+//! whether these render the rows. The worker checks a model that is not on this machine.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! What a command takes in before it sends anything: a configuration, the model that it names, and
 //! the files of rows.
 //!
-//! Everything that can be wrong with them is told from here. Nothing is printed as a result, and
-//! of jobs nothing is known.
+//! This module reports everything that can be wrong with them. It prints no results and knows
+//! nothing about jobs.
 
 pub mod base;
 pub mod checked;

@@ -1,5 +1,5 @@
-//! What paths in a configuration mean: a file's own folder is where they start, the current one for
-//! flags, and none for what is stored under a name.
+//! Where relative paths in a configuration start: in the file's own folder, in the current folder
+//! for flags, and nowhere for a configuration that is stored under a name.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Files of rows on their way to the coordinator: each row is looked at, then the file is sent.
+//! Files of rows on their way to the coordinator: each row is checked, then the file is sent.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};

@@ -1,5 +1,5 @@
-//! What a configuration becomes that is stored under a name: its relative paths are resolved, since
-//! it will lie in no folder from which they could start.
+//! Prepares a configuration to be stored under a name: its relative paths are resolved, since a
+//! stored configuration has no folder from which they could start.
 
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig, rewritten};

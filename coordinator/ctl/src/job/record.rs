@@ -1,4 +1,4 @@
-//! What the coordinator has of a job: its record, and the configuration in it.
+//! What the coordinator knows about a job: its record, and the configuration in it.
 
 use qlora_proto::{GetJobRequest, Job};
 

@@ -1,4 +1,4 @@
-//! Following a job to its end, and the exit code that the end comes to.
+//! Follows a job to its end, and turns the end into an exit code.
 
 use std::process::ExitCode;
 use std::time::Duration;

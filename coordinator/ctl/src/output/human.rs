@@ -1,4 +1,4 @@
-//! Tables and lines for people. What comes over the wire stays on the line it is put on.
+//! Tables and lines for people. Text from the wire cannot leave its line.
 
 use qlora_client::console::line;
 pub use qlora_proto::words::{bytes, gib};

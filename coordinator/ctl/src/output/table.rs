@@ -1,4 +1,4 @@
-//! Tables: columns as wide as what stands in them, and no wider together than the terminal.
+//! Tables: columns as wide as their contents, and together no wider than the terminal.
 
 use std::io::IsTerminal;
 

@@ -1,6 +1,6 @@
-//! Which job a worker that asks for work is given.
+//! Which job a worker gets when it asks for work.
 //!
-//! Nothing is changed here: the same question has the same answer, whoever asks it.
+//! This module changes nothing: the same question has the same answer, whoever asks it.
 
 use super::reservation::Reservation;
 use super::state::Engine;

@@ -1,4 +1,4 @@
-//! What time alone brings about: leases end, time limits are over, and jobs that were held may
+//! What happens by the passing of time alone: leases end, time limits expire, and held jobs may
 //! start.
 
 use super::state::Engine;

@@ -1,4 +1,4 @@
-//! What an engine begins with, and how it goes back where storing has failed.
+//! What an engine starts from, and how it goes back when storing has failed.
 
 use super::limits::Limits;
 use super::secrets::{Secrets, Seed};

@@ -1,4 +1,4 @@
-//! All jobs, and what those that changed were before.
+//! All jobs, and the earlier state of those that changed.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The one function that changes the state: it hands each event to the transition that is its own.
+//! The one function that changes the state: it hands each event to its own transition.
 
 mod attempts;
 mod choice;

@@ -1,7 +1,6 @@
-//! What nobody outside can guess: sessions, and the random half of tokens.
+//! Values that nobody outside can guess: sessions, and the random half of tokens.
 //!
-//! The engine draws them from a seed that it is given, so that it stays a function of what it is
-//! told.
+//! The engine draws them from a seed that it is given, so that it stays a function of its inputs.
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

@@ -1,4 +1,4 @@
-//! Who waits for work is woken when there is some.
+//! Wakes workers that wait for work when there is some.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What an engine gives up where storing fails, and what it never gives again.
+//! What an engine gives up when storing fails, and what it never gives out again.
 
 use qlora_engine::*;
 

@@ -1,4 +1,4 @@
-//! Leases end by the steady clock, and only where nobody was heard for a whole one.
+//! Leases end by the steady clock, and only after a worker was silent for a whole lease.
 
 use qlora_engine::*;
 

@@ -1,4 +1,4 @@
-//! Who waits for work hears of it, whatever else waits.
+//! Workers that wait for work hear of it, whatever else waits.
 
 use qlora_engine::*;
 

@@ -1,8 +1,8 @@
 //! The folder on disk: where artifacts and parts of uploads lie, and whether a file has the bytes
 //! that its name promises.
 //!
-//! All calls here wait for the disk. Who may be kept waiting, and which artifacts are still needed,
-//! is decided above.
+//! All calls here wait for the disk. The modules above decide who may be kept waiting, and which
+//! artifacts are still needed.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,4 +1,5 @@
-//! What files hash to, worked out once for each state of a file, however many ask at the same time.
+//! Hashes of files, computed once for each state of a file, however many callers ask at the same
+//! time.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};

@@ -3,12 +3,12 @@
 //! Every upload writes a file of its own, `partial/<digest>.<number>`, and hashes what it writes.
 //! When all bytes are there and hash to the digest, the file is synced, renamed to `sha256/<first
 //! two>/<digest>`, and the folder is synced: under that name an artifact is complete, right and
-//! durable. The file of an upload that breaks off waits for the next one of the same digest, which
-//! goes on with it or begins anew; it is nobody else's meanwhile.
+//! durable. The file of an interrupted upload waits for the next upload of the same digest, which
+//! resumes it or starts over; nobody else uses it meanwhile.
 //!
-//! What lies under a final name is hashed again before it is vouched for, once after every start
-//! and whenever it was changed. What turns out to be damaged counts as not there, so that the next
-//! upload replaces it.
+//! A file under a final name is hashed again before the store vouches for it, once after every
+//! start and whenever it was changed. A damaged file counts as missing, so that the next upload
+//! replaces it.
 
 mod blocking;
 mod digest;

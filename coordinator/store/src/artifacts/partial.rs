@@ -1,4 +1,4 @@
-//! Files of uploads that broke off, each waiting for whoever goes on with it.
+//! Files of interrupted uploads, each waiting for the upload that resumes it.
 
 use std::collections::HashMap;
 use std::fs;

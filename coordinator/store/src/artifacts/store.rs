@@ -1,5 +1,5 @@
-//! What the store is asked: what it has, to take an upload, to read, and to remove what nothing
-//! needs. How files lie on disk is the folder's subject.
+//! The operations of the store: tell what it has, take an upload, read, and remove what nothing
+//! needs. The folder knows how files lie on disk.
 
 use std::collections::HashMap;
 use std::path::Path;

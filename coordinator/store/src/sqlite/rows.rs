@@ -1,4 +1,4 @@
-//! Rows as records. A row that cannot be read is named, never guessed, and hides no other one.
+//! Rows as records. An unreadable row is named, never guessed, and hides no other row.
 
 use std::collections::BTreeMap;
 

@@ -1,10 +1,10 @@
 //! The one connection that writes, and what becomes of it when a write fails.
 //!
-//! A transaction is begun and ended in plain SQL on a connection of our own: a pool would hand a
-//! connection on whose transaction SQLite has ended by itself, as it does on a full disk, while the
-//! library still counts it as open; all that follows would then lie in savepoints of a transaction
-//! that nobody commits. Here a connection on which anything has failed is thrown away. A commit
-//! counts only once another connection sees it.
+//! Transactions begin and end in plain SQL on a connection of our own. On a full disk SQLite ends a
+//! transaction by itself, while the library still counts it as open. A pool would hand such a
+//! connection on, and everything after would lie in savepoints of a transaction that nobody
+//! commits. Here any failure discards the connection. A commit counts only once another connection
+//! sees it.
 
 use std::path::{Path, PathBuf};
 

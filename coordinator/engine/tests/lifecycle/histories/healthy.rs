@@ -1,5 +1,5 @@
-//! From any state: once workers stay healthy and deadlines are followed, every job ends that fits
-//! them.
+//! From any state, every job that fits the workers ends once they stay healthy and deadlines are
+//! followed.
 
 use qlora_engine::*;
 

@@ -1,10 +1,10 @@
-//! Random histories over a disk that learns by [`Effect::Save`] alone, each judged after every act.
+//! Random histories over a disk that only [`Effect::Save`] writes, checked after every act.
 //!
-//! Time passes by random amounts and from deadline to deadline, and the engine looks about at
-//! deadlines only: a deadline that is missing shows. What is judged was acknowledged to somebody,
-//! and is remembered apart from the engine, so that each rule can fail. To see one fail, break the
-//! engine: leave out an `Effect::Save`, let [`Event::Cancel`] end a job that has ended, keep the
-//! oldest checkpoints, or leave the time limits out of [`Engine::next_deadline`].
+//! Time passes by random amounts and from deadline to deadline. The engine checks the time at
+//! deadlines only, so a missing deadline shows. The rules judge what was acknowledged, which is
+//! remembered apart from the engine, so that each rule can fail. To see one fail, break the engine:
+//! leave out an `Effect::Save`, let [`Event::Cancel`] end a job that has ended, keep the oldest
+//! checkpoints, or leave the time limits out of [`Engine::next_deadline`].
 
 mod acts;
 mod healthy;

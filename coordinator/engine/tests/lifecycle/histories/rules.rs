@@ -1,4 +1,4 @@
-//! What holds in every state that can be reached, judged by what was acknowledged.
+//! Rules that hold in every reachable state, judged by what was acknowledged.
 
 use std::collections::BTreeSet;
 
