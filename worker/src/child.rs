@@ -1,8 +1,8 @@
 //! What the agent and its training process say to each other.
 //!
-//! The process reads what to do from a file and writes events as lines of JSON to stdout. On stdin
-//! it hears `checkpoint` and `stop`, how long its lease holds, and where it is not the first of a
-//! process group, `rendezvous` and where that one is found. What it logs goes to stderr.
+//! The process reads its task from a file and writes events as lines of JSON to stdout. On stdin it
+//! receives `checkpoint`, `stop` and how long its lease holds. A process that is not the first of a
+//! process group also receives `rendezvous` and where the first one is found. It logs to stderr.
 
 use std::path::PathBuf;
 

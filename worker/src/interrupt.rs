@@ -1,5 +1,5 @@
-//! Ctrl-C, SIGTERM and SIGHUP while files are written that must not be left half: the work ends by
-//! itself, and clears up.
+//! Ctrl-C, SIGTERM and SIGHUP while files are written that must not be left incomplete: the work
+//! ends by itself and cleans up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! The signals that end a command.
 //!
-//! What whoever started the program has it ignore stays ignored. `nohup` protects by that alone,
-//! and a shell without job control spares what it runs in the background a Ctrl-C.
+//! A signal that is ignored when the program starts stays ignored. `nohup` relies on that, and so
+//! does a shell without job control, which protects its background programs from Ctrl-C.
 
 use std::future::poll_fn;
 use std::io::{self, IsTerminal};

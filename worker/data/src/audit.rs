@@ -1,8 +1,7 @@
-//! A whole file of rows held against what training on it relies on, row by row: what
-//! [`crate::check`] finds in each, rows that stand there twice, questions that another file holds
-//! too, and how long rows are in tokens.
+//! Audits a whole file of rows, row by row: what [`crate::check`] finds in each, duplicate rows,
+//! questions that another file holds too, and lengths of rows in tokens.
 //!
-//! What is kept of a row is a hash and its line, so a million rows take a few tens of megabytes.
+//! It keeps only a hash and the line of each row, so a million rows take a few tens of megabytes.
 
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeMap, HashMap};

@@ -3,8 +3,8 @@
 //!
 //! A run that is resumed, retried, or repeated with another learning rate reads its tokens instead
 //! of making them again. The name covers the bytes of the rows, the tokenizer, the template and the
-//! limits, so a file is never out of date; it ends with a checksum, and one that does not match is
-//! made anew. Nothing is ever removed here: whoever owns the folder does that.
+//! limits, so a file is never out of date; it ends with a checksum, and a file that does not match
+//! its checksum is written again. This module removes nothing: the owner of the folder does that.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};

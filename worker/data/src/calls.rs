@@ -1,7 +1,7 @@
-//! Tool calls in what a model wrote, and how they compare with the calls that were wanted.
+//! Finds tool calls in what a model wrote, and compares them with the expected calls.
 //!
 //! Templates write calls in their own ways: one JSON object in tags, a list after a marker,
-//! `parameters` for `arguments`. What they share is the JSON, so that is what is looked for.
+//! `parameters` for `arguments`. All of them contain JSON, so this module looks for JSON.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Characters that a tokenizer drops without a word: BPE without a token for the unknown leaves out
-//! what its vocabulary lacks, and counts the places of the tokens behind it too low.
+//! Characters that a tokenizer drops silently: BPE without an unknown token leaves out what its
+//! vocabulary lacks, and gives later tokens offsets that are too low.
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{

@@ -1,6 +1,6 @@
-//! Examples as tokens, and whether those are what the examples stand for: no text that the model
-//! would read as control tokens, no answer that the template leaves out, and an end to every
-//! answer.
+//! Turns examples into tokens, and checks that the tokens are what the examples stand for: no text
+//! that the model would read as control tokens, no answer that the template leaves out, and an end
+//! to every answer.
 
 use std::collections::{HashMap, HashSet};
 

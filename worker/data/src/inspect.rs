@@ -1,5 +1,4 @@
-//! One row by itself, whatever stands beside it: what is wrong with it, and which of its keys
-//! nothing reads.
+//! Inspects one row by itself: what is wrong with it, and which of its keys nothing reads.
 
 use std::collections::BTreeSet;
 

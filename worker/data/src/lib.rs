@@ -7,8 +7,8 @@
 //! [`audit`] does so for a whole file.
 //!
 //! Paths, limits and seeds are arguments; the only effects are to read the files at those paths,
-//! and to keep samples in a folder for [`load_cached`] to find again. This crate does not know
-//! devices and does not pad: sequences are packed one after another by whoever runs them.
+//! and to keep samples in a folder for [`load_cached`] to find again. This crate knows no devices
+//! and does not pad: its caller packs sequences one after another.
 
 pub mod audit;
 pub mod bfcl;

@@ -1,5 +1,4 @@
-//! One message in its normal form; whatever in it has a meaning that nothing here carries out is
-//! refused by name.
+//! One message in its normal form. A part whose meaning is not supported is refused by name.
 
 use serde_json::{Map, Value, json};
 

@@ -1,9 +1,8 @@
-//! Null arguments of calls that stand for nothing, as columns of one schema leave them in every row.
+//! Null arguments of calls that mean "not given". Columns with one schema leave them in every row.
 //!
 //! A null is a value only where the schema of the tool names it as one (`type: [string, "null"]`,
-//! `nullable`, an `enum` or `const` of null); elsewhere a null argument is one that was not given.
-//! Parquet knows no other null than a missing one, and what is trained on must not depend on the
-//! file's format.
+//! `nullable`, an `enum` or `const` of null); elsewhere a null argument was not given. In Parquet
+//! every missing value is null, and what is trained on must not depend on the file's format.
 
 use serde_json::{Map, Value, json};
 

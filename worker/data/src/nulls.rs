@@ -1,5 +1,5 @@
-//! Nulls that stand for nothing wherever they are: fields of a row and keywords of a schema that are
-//! not given. A null argument of a call may be a value; `null_arguments.rs` tells.
+//! Nulls that always mean "not given": fields of a row and keywords of a schema. A null argument of
+//! a call may be a value; `null_arguments.rs` decides that.
 
 use serde_json::{Map, Value};
 

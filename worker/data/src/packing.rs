@@ -1,9 +1,8 @@
-//! Samples put together so that as few tokens of each pass as possible stay unused: best fit, the
-//! longest first.
+//! Packs samples so that each pass leaves as few tokens unused as possible: best fit, the longest
+//! first.
 //!
-//! This is bin packing's best-fit decreasing, which needs at most 11/9 of the fewest bins
-//! (Johnson, 1973) and, with the many short samples that real data have, next to no room is left
-//! over.
+//! This is bin packing's best-fit decreasing, which needs at most 11/9 of the fewest bins (Johnson,
+//! 1973). Real data have many short samples, so almost no room is left over.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;

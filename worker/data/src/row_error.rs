@@ -1,4 +1,4 @@
-//! Why a row of a file is nothing to train on, wherever on its way that shows: as bytes, as JSON, as
+//! Why a row of a file cannot be trained on, at whichever stage that shows: as bytes, as JSON, as
 //! one of the known shapes, or as messages and tools.
 
 /// Why a row is no conversation.

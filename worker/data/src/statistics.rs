@@ -1,5 +1,5 @@
-//! What became of the rows of a file that is trained on, in numbers and in words that name the first
-//! of them.
+//! What became of the rows of a training file: counts, and messages that name the first rows of
+//! each kind.
 
 use std::collections::BTreeMap;
 

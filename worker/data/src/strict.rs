@@ -1,6 +1,5 @@
-//! JSON read so that nothing changes on the way: a key that stands twice in one object, and a whole
-//! number that 64 bits do not hold, are refused; a fraction becomes the nearest `f64`, as in
-//! Python.
+//! Reads JSON so that nothing changes on the way: a duplicate key in one object and a whole number
+//! beyond 64 bits are refused; a fraction becomes the nearest `f64`, as in Python.
 //!
 //! `serde_json` alone keeps the last of two keys, turns long whole numbers into fractions and may
 //! miss the nearest fraction by one bit. Its parser does the reading here; the digits of each

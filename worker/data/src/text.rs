@@ -1,5 +1,5 @@
-//! What a model's folder says about text: tokenizer, chat templates, special tokens. No weights are
-//! looked at.
+//! What a model's folder says about text: tokenizer, chat templates, special tokens. It reads no
+//! weights.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,4 +1,4 @@
-//! A call of a tool in its normal form; whatever in it nothing reads is refused by name.
+//! A call of a tool in its normal form. A key that nothing reads is refused by name.
 
 use serde_json::{Map, Value, json};
 

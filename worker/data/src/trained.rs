@@ -1,5 +1,5 @@
-//! Keys by which other programs say what is trained on. One that nothing here carries out must not
-//! pass as a note.
+//! Keys by which other programs say what is trained on. A key that is not supported must not pass
+//! as a note.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! Keys of rows that nothing reads, and how often they were met. Whoever meets them says so: a key
-//! that is misspelled would be passed over in silence.
+//! Keys of rows that nothing reads, and how often they occur. They are reported, since a misspelled
+//! key would otherwise be ignored silently.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Quantizes a matrix to NF4, multiplies with it, and holds the result against the exact one.
+//! Quantizes a matrix to NF4, multiplies with it, and compares the result with the exact one.
 //!
 //! ```sh
 //! cargo run --release -p qlora-kernels --example nf4_matmul

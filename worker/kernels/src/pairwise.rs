@@ -1,4 +1,4 @@
-//! Sums in an order that depends on nothing but how many there are to add.
+//! Sums in an order that depends only on the number of addends.
 
 use std::ops::Range;
 

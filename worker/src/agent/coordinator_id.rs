@@ -1,4 +1,4 @@
-//! Which coordinator it is: jobs, tokens and saved steps mean something to that one only.
+//! The identity of a coordinator: jobs, tokens and saved steps mean something to that one only.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The session that a worker has now: another one after it has registered again.
+//! The worker's current session, which changes when the worker registers again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

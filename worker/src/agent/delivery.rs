@@ -1,5 +1,5 @@
-//! Brings what an attempt made to the coordinator: reports and saved folders while it trains, then
-//! how it ended.
+//! Delivers what an attempt made to the coordinator: reports and saved folders while it trains,
+//! then how it ended.
 
 use std::path::PathBuf;
 use std::sync::Arc;

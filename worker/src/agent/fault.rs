@@ -1,4 +1,4 @@
-//! Why a training process was never started, or its result not delivered.
+//! Why a training process was never started, or why its result was not delivered.
 
 use std::path::{Path, PathBuf};
 

@@ -1,10 +1,10 @@
 //! What an attempt leaves on disk when its worker ends before its coordinator has all of it.
 //!
-//! Once the training process has ended, how it ended and what it saved is written down beside that.
-//! A worker that is stopped or killed before everything is delivered delivers it when it is started
-//! again, if the attempt is its own then: its lease holds, or the coordinator was away as well. The
-//! same holds where another coordinator took the place of the attempt's own: what is left is kept
-//! until that one answers again.
+//! When the training process has ended, a file beside what it saved says how it ended and what that
+//! is. A worker that is stopped or killed before it has delivered everything delivers it after its
+//! next start, if the attempt is still its own: its lease holds, or the coordinator was away as
+//! well. The same applies when another coordinator has taken the place of the attempt's own: the
+//! rest is kept until the attempt's own coordinator answers again.
 
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -1,7 +1,7 @@
-//! What a worker has yet to hand in, of each coordinator that it has worked for.
+//! What a worker still has to hand in, for each coordinator that it has worked for.
 //!
-//! It learns by registering to which coordinator it speaks, and hands in what is that one's. The
-//! rest stays on disk, and waits until its own coordinator answers again.
+//! Registering tells the worker which coordinator it speaks to. It hands in what belongs to that
+//! one. The rest stays on disk until its own coordinator answers again.
 
 use qlora_proto::HeldAttempt;
 

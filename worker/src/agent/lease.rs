@@ -1,8 +1,8 @@
 //! How long this worker may hold its attempt.
 //!
-//! The lease counts from when the request was sent that the coordinator took last: whatever the way
-//! back took, the coordinator counts from later. Another worker may begin once the lease is over,
-//! so before that this one is silent. The time that the machine sleeps counts: the coordinator is
+//! The lease counts from when the last accepted request was sent. The coordinator counts from a
+//! later moment, however long its answer took. Another worker may begin once the lease is over, so
+//! this one is silent before that. The time that the machine sleeps counts: the coordinator is
 //! awake meanwhile.
 
 use std::time::Duration;

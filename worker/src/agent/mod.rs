@@ -1,8 +1,8 @@
 //! The agent: keeps the lease, runs at most one attempt, and survives a coordinator that is away.
 //!
-//! While the coordinator cannot be reached, a running attempt goes on and what it reports is kept;
-//! shortly before the lease would end elsewhere, the attempt is saved and stopped, so that two
-//! machines never train one job.
+//! While the coordinator cannot be reached, a running attempt goes on and its reports are kept.
+//! Shortly before the coordinator would end the lease, the attempt is saved and stopped, so that
+//! two machines never train one job.
 
 mod attempt;
 mod attempt_options;

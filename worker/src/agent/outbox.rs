@@ -1,8 +1,9 @@
 //! What an attempt has to report, in numbered batches, kept until the coordinator has it.
 //!
-//! It lies in memory and within a bound: an attempt outlives its lease by nothing, so what can
-//! gather while the coordinator is away is what a lease's time brings. Of too many lines the oldest
-//! go, and the log says so. A worker that ends while the coordinator is away keeps it on disk.
+//! It is kept in memory and is bounded: an attempt never outlives its lease, so at most the reports
+//! of one lease gather while the coordinator is away. If there are too many lines, the oldest are
+//! dropped, and the log says so. A worker that ends while the coordinator is away writes the rest
+//! to disk.
 
 mod pending;
 

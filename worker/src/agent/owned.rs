@@ -1,4 +1,4 @@
-//! A task that ends with whoever waits for it.
+//! A task that ends when nobody waits for it any more.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,5 +1,5 @@
-//! The rendezvous of the workers of one attempt, through the coordinator. It only tells where the
-//! first one is found: the training processes connect.
+//! The rendezvous of the workers of one attempt, through the coordinator. The coordinator only
+//! tells where the first one is found: the training processes connect by themselves.
 
 use std::time::Duration;
 

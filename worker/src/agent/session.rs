@@ -1,8 +1,8 @@
 //! Register, synchronize, and act on what the coordinator wants.
 //!
-//! Whatever the worker waits for, it hears signals, the end of its attempt and the end of its lease
-//! meanwhile. A registration tells which coordinator answers: an attempt of another one ends, and
-//! what it left is kept for that one.
+//! Whatever the worker waits for, it also reacts to signals, the end of its attempt and the end of
+//! its lease. A registration tells which coordinator answers. An attempt of another coordinator
+//! ends, and what it left is kept for that one.
 
 mod registration;
 

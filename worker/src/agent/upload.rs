@@ -1,7 +1,7 @@
-//! Brings what the training process saves to the coordinator.
+//! Uploads what the training process saves to the coordinator.
 //!
-//! Trouble on the way is told in the job's log and tried again. A checkpoint that is of no use any
-//! more because a newer one waits is left out; the adapter at the end never is.
+//! A failed upload is reported in the job's log and tried again. A checkpoint is left out when a
+//! newer one waits; the final adapter never is.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What an attempt does: get the inputs, run the child, carry out what it makes, tell how it ended.
+//! What an attempt does: get the inputs, run the child, deliver what it makes, report how it ended.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What `merge` and `convert` share: both write what is as large as a model.
+//! What `merge` and `convert` share: both write files as large as a model.
 
 use std::path::Path;
 

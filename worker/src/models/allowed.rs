@@ -1,9 +1,11 @@
-//! Which models a job may name on this machine: that is its owner's to say, not the submitter's.
+//! Which models a job may name on this machine. The machine's owner decides that, not the
+//! submitter.
 //!
-//! Models of the catalogue are always allowed. Beyond them a job takes what the owner lists:
-//! folders of this machine and repositories of the hub, for which alone the owner's `HF_TOKEN` is
-//! used. Where nothing is listed and the coordinator is called by and listens on loopback addresses
-//! only, submitter and owner are taken for one person, and anything goes.
+//! Models of the catalogue are always allowed. Beyond them a job may name what the owner lists:
+//! folders of this machine and repositories of the hub. The owner's `HF_TOKEN` is used for listed
+//! repositories only. If nothing is listed, and the coordinator is called by and listens on
+//! loopback addresses only, submitter and owner are taken for one person, and every model is
+//! allowed.
 
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Why a model is not to be had, with the way out.
+//! Why a model cannot be obtained, with the way out.
 
 use std::path::PathBuf;
 

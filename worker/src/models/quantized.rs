@@ -1,8 +1,8 @@
 //! Models quantized once: a large base that is loaded as NF4 is written as such beside the models,
 //! and the next start reads a third of the bytes and quantizes nothing.
 //!
-//! A folder under its final name is complete. Which one it is follows from the files that it was
-//! made of and from how they were quantized; two processes that want the same make it once.
+//! A folder under its final name is complete. Its name follows from the files that it was made of
+//! and from how they were quantized. Two processes that want the same one make it once.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Where the faults of a device appear. Which driver tells them is not known here.
+//! Where the faults of a device appear. This module does not know which driver reports them.
 
 use tokio::sync::watch;
 

@@ -1,7 +1,7 @@
-//! Both ends of a connection prove that they know the secret of their attempt, without saying it.
+//! Both ends of a connection prove that they know the secret of their attempt, without sending it.
 //!
-//! Each sends a number that was never used, and answers the other's with an HMAC (RFC 2104) over
-//! both, its own part and the rank: nothing that was heard on another connection can be used again.
+//! Each sends a fresh number, and answers the other's with an HMAC (RFC 2104) over both numbers,
+//! its own part and the rank, so that nothing from another connection can be replayed.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 

@@ -1,10 +1,10 @@
 //! Training processes that work on one job together, as the trainer's [`ProcessGroup`] over TCP.
 //!
-//! Every process but the first holds one connection, to the first. What is said goes to the first
-//! and from there to all; gradients too, unless a library of the devices carries them faster. Both
-//! ends of a connection know each other by a secret that the coordinator handed out. What travels
-//! is not encrypted, as it is not between processes that NCCL connects: a process group belongs
-//! into a network of its own.
+//! Every process but the first holds one connection, to the first. Every message goes to the first
+//! process and from there to all. Gradients travel that way too, unless a library of the devices
+//! carries them faster. Both ends of a connection know each other by a secret that the coordinator
+//! handed out. Traffic is not encrypted, and neither is that of NCCL: a process group belongs in a
+//! network of its own.
 //!
 //! A process that ends closes its connections, and the coordinator detects lost machines. A cut
 //! connection between two machines is noticed within a minute or two, by TCP keep-alive.

@@ -2,8 +2,8 @@
 //! with checksums.
 //!
 //! A checkpoint is written into a folder of another name, synced, and renamed: under its final name
-//! it is complete. A run that goes on from it repeats the uninterrupted one, on the CPU bit for
-//! bit.
+//! it is complete. A run that resumes from it repeats the uninterrupted one; on the CPU the result
+//! is bit-identical.
 
 use std::fs;
 use std::path::Path;

@@ -6,9 +6,9 @@
 //! together with those of its adapters. No graph is recorded and no gradient of a frozen weight is
 //! ever formed.
 //!
-//! The way in is [`run::Run`]: it loads, proves, trains, evaluates, saves, and reports through
-//! [`report::Reporter`]. This crate knows no network, no coordinator and no process: what it
-//! reports, someone else carries.
+//! The entry point is [`run::Run`]: it loads, proves, trains, evaluates, saves, and reports through
+//! [`report::Reporter`]. This crate knows no network, no coordinator and no process: its caller
+//! delivers what it reports.
 //!
 //! Shape letters are those of `qlora-kernels`.
 

@@ -1,4 +1,4 @@
-//! Tensors in files that stand under their name only when they are complete.
+//! Files of tensors that get their final name only when they are complete.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! Before the first step: every adapter tensor receives a finite gradient, and where theory says
-//! so, not zero.
+//! Proves before the first step that every adapter tensor receives a finite gradient, which is not
+//! zero where theory says so.
 //!
 //! With B = 0 only B can have a gradient, so the proof runs with a copy of the adapters in which B
 //! is not zero. A layer that silently cut the chain (a fused operation without a backward, a

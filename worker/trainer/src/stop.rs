@@ -1,4 +1,4 @@
-//! A stop that is heard within a step, not only between two.
+//! A stop that takes effect within a step, not only between two.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Adapters as PEFT writes them: every key is done, or refused by its name.
+//! Adapters as PEFT writes them: every key is carried out, or refused by name.
 
 mod peft;
 mod toy;

@@ -1,5 +1,5 @@
-//! Runs that are stopped within a step or an evaluation: what goes on from their checkpoint ends as
-//! if nothing had been.
+//! Runs that are stopped within a step or an evaluation: a run that resumes from their checkpoint
+//! ends as if it had never been stopped.
 
 mod toy;
 

@@ -1,5 +1,5 @@
-//! Holds conversations against the rules that training on them relies on: who speaks when, and
-//! every tool call against the JSON Schema of its tool.
+//! Checks conversations against the rules that training on them relies on: who speaks when, and
+//! whether every tool call meets the JSON Schema of its tool.
 
 mod keywords;
 mod nullable;

@@ -1,8 +1,8 @@
 //! `nullable: true` of OpenAPI as JSON Schema has it.
 //!
-//! A schema keeps its place, since references lead there: what holds null out of it is changed
-//! within it. Only the keywords that say something about null do so (`type`, `enum`, `const` and
-//! those that apply other schemas in place).
+//! A schema keeps its place, since references lead there, so the keywords that exclude null are
+//! changed within it. Only some keywords say anything about null (`type`, `enum`, `const` and those
+//! that apply other schemas in place).
 
 use serde_json::{Map, Value, json};
 

@@ -1,9 +1,8 @@
-//! The schema of a tool's parameters: what in it says nothing, and the validator that calls are
-//! held against.
+//! The schema of a tool's parameters: which parts of it mean nothing, and the validator for calls.
 //!
-//! `nullable`, which OpenAPI has and JSON Schema lacks, is carried out. Keywords that no schema
-//! has, and references that lead nowhere or back to themselves, are faults: a schema that says
-//! nothing must not look like one that was met.
+//! `nullable`, which OpenAPI has and JSON Schema lacks, is supported. Unknown keywords, and
+//! references that lead nowhere or back to themselves, are faults: a schema that constrains nothing
+//! must not look like one that a call has met.
 
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value, json};

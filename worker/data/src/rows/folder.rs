@@ -1,5 +1,5 @@
-//! The files of a folder that hold rows. What looks like rows and is not read is refused: otherwise
-//! a part of the data would be left out without a word. No file is opened.
+//! The files of a folder that hold rows. A file that looks like rows but is not read is refused:
+//! otherwise a part of the data would be left out silently. This module opens no file.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
-//! Rows of training data, one at a time, from whatever file they come in.
+//! Rows of training data, one at a time, from every supported form of file.
 //!
 //! JSON lines, a JSON array, or Parquet; plain, gzip or Zstandard; one file or a folder of them.
-//! What a file is shows in its first bytes, not in its name, since a worker gets files without
-//! their names. Only one row is held at a time, whatever the size of the file.
+//! The first bytes of a file tell its form, not its name, since a worker gets files without their
+//! names. Only one row is held at a time, whatever the size of the file.
 
 mod folder;
 mod json;

@@ -1,7 +1,7 @@
 //! Rows of a Parquet file, as the JSON values that they stand for.
 //!
-//! Columns of objects have one schema for all rows, so a field that one row lacks is null there:
-//! such fields are left out, or every tool call would be given every argument of every tool.
+//! Columns of objects have one schema for all rows, so a field that one row lacks is null there.
+//! Such fields are left out; otherwise every tool call would have every argument of every tool.
 
 use std::fs::File;
 

@@ -1,4 +1,4 @@
-//! A row, where it stands, and why there is none.
+//! A row with its place in the file, or why there is none.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

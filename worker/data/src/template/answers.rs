@@ -1,4 +1,4 @@
-//! What is trained on of each answer, and whether nothing else is.
+//! Finds what is trained on of each answer, and checks that nothing else is.
 
 use std::ops::Range;
 

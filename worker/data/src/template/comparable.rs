@@ -1,5 +1,5 @@
-//! Which values Python compares: it orders numbers, texts, and lists of such, each among themselves,
-//! and tells apart what it can hash. minijinja orders values of every type.
+//! Which values Python compares: it orders numbers, texts, and lists of these, each among
+//! themselves, and tells hashable values apart. minijinja orders values of every type.
 
 use std::cmp::Ordering;
 

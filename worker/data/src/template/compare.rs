@@ -1,8 +1,8 @@
-//! Operators that compare as Python's do: `<` and the like raise where minijinja orders values of
-//! different types, and only a text is `in` a text. minijinja gives no way to change an operator,
-//! so it becomes a filter in the text of the template, and a chain such as `a < b == c` one filter
-//! of all its operands. Unlike Python, that one computes each of them even where the first
-//! comparison fails.
+//! Operators that compare as those of Python do: `<` and the like raise where minijinja orders
+//! values of different types, and only a text is `in` a text. minijinja gives no way to change an
+//! operator, so it becomes a filter in the text of the template, and a chain such as `a < b == c`
+//! one filter of all its operands. Unlike Python, that filter evaluates every operand even if the
+//! first comparison fails.
 
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, State, Value};

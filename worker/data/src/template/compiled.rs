@@ -1,5 +1,5 @@
 //! A chat template, or a model's set of them, compiled: which one a name stands for, which of the
-//! set a conversation takes, and what they are given besides. It renders nothing.
+//! set a conversation takes, and what they are given besides. This module renders nothing.
 
 use jiff::civil::Date;
 use minijinja::syntax::SyntaxConfig;

@@ -1,4 +1,4 @@
-//! Why a template cannot be used, or a conversation not be trained on with it.
+//! Why a template cannot be used, or why a conversation cannot be trained on with it.
 
 use minijinja::Error;
 

@@ -1,5 +1,5 @@
-//! What of a turn the model is given, and does not write: what the generation prompt holds already,
-//! and what the template writes at the end of every text.
+//! The parts of a turn that the model is given and does not write: what the generation prompt
+//! already holds, and what the template writes at the end of every text.
 
 use std::ops::Range;
 

@@ -1,9 +1,9 @@
-//! Whether what is trained on holds all that an answer says: its text, and each call with its
-//! arguments.
+//! Checks that the trained part holds everything that an answer says: its text, and each call with
+//! its arguments.
 //!
 //! Templates write the same text in several ways: trimmed, as JSON, as Python prints it, with
-//! entities. What is in none of these ways is refused by name. Reasoning is not looked for: many
-//! templates drop that of earlier turns.
+//! entities. A text that appears in none of these ways is refused by name. Reasoning is not
+//! checked: many templates drop the reasoning of earlier turns.
 
 use std::ops::Range;
 

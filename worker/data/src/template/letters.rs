@@ -1,9 +1,9 @@
 //! Which characters of a rendered text change with a message.
 //!
 //! The message is rendered again with each letter and digit of its texts replaced by another one of
-//! as many bytes. Where the rendering keeps its shape, the characters that differ are the
-//! message's, also where the template takes a text apart, cuts it or counts with it. Punctuation
-//! marks are changed apart from that: templates look for them.
+//! as many bytes. If the rendering keeps its shape, the characters that differ belong to the
+//! message, even if the template takes a text apart, cuts it or counts with it. Punctuation marks
+//! are changed separately, because templates look for them.
 
 use std::ops::Range;
 

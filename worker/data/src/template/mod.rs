@@ -1,8 +1,8 @@
 //! Chat templates: the model's own Jinja, rendered as transformers renders it, with the assistant's
 //! text marked.
 //!
-//! Where a template has `{% generation %}` blocks, they say what is the assistant's. Where it has
-//! none, [`turns`] finds each turn by rendering.
+//! If a template has `{% generation %}` blocks, they mark the assistant's text. If it has none,
+//! [`turns`] finds each turn by rendering.
 //!
 //! Templates that write the date of today (`strftime_now`) are given a fixed one: training data
 //! that change with the day cannot be repeated, and the model would be asked another question than

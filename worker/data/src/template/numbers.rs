@@ -1,5 +1,5 @@
-//! Filters and tests of numbers: `int` and `float`, which give a default for what is no number, and
-//! those that Python refuses of it.
+//! Filters and tests of numbers: `int` and `float`, which return a default for what is no number,
+//! and others that Python refuses for it.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, Value, filters, tests};

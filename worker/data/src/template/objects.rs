@@ -1,5 +1,5 @@
-//! Which maps and objects of minijinja Python has too: its dictionaries, what their attributes are,
-//! and what it prints with an address, which a template refuses to print here.
+//! Which maps and objects of minijinja exist in Python too: dictionaries and their attributes, and
+//! objects that Python prints with an address, which a template refuses to print here.
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};

@@ -1,5 +1,5 @@
-//! What Python refuses of filters that put items into an order or tell them apart, before
-//! minijinja's own run: it orders values of every type.
+//! Refuses what Python refuses in filters that sort items or tell them apart, before minijinja's
+//! own filters run: minijinja orders values of every type.
 
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};

@@ -1,5 +1,4 @@
-//! Whose each part of a rendered text is: a message's, or the tools'. How that is found, is a matter
-//! of `places.rs`.
+//! The owner of each part of a rendered text: a message, or the tools. `places.rs` finds it.
 
 use std::ops::Range;
 

@@ -1,6 +1,6 @@
-//! Marks around the texts of messages and tools, of which the first names whose a text is: what a
-//! template renders of them shows where each text stands. Which texts are marked together, and what
-//! is done where marks change the rendering, is a matter of `places.rs`.
+//! Marks around the texts of messages and tools. The first mark names the owner of a text, so the
+//! rendered marks show where each text stands. `places.rs` decides which texts are marked together,
+//! and what is done where marks change the rendering.
 
 use std::collections::HashSet;
 

@@ -1,12 +1,13 @@
 //! Where the texts of each message stand in a rendered conversation.
 //!
-//! The conversation is rendered again with every text between two marks, of which the first names
-//! the message. Where the two renderings are the same but for the marks, the marks say whose each
-//! character is, however often the template writes a text and however it changes it. A template
-//! that looks at a text, or cuts it, may render otherwise with marks: then the messages are marked
-//! one by one. A part that is taken out of a text has no marks, so the conversation is rendered
-//! with other letters too, and, where a message has no marks, with other punctuation
-//! ([`super::letters`]). What all leave open is known by where the text changes with the message.
+//! The conversation is rendered again with every text between two marks; the first mark names the
+//! message. If the two renderings are the same but for the marks, the marks tell the owner of each
+//! character, however often the template writes a text and however it changes it. A template that
+//! examines a text, or cuts it, may render differently with marks; then the messages are marked one
+//! by one. A part that is taken out of a text has no marks, so the conversation is also rendered
+//! with other letters and, where a message has no marks, with other punctuation
+//! ([`super::letters`]). The owner of what all of these leave open is found by where the text
+//! changes with the message.
 
 use std::ops::Range;
 

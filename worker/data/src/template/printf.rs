@@ -1,6 +1,6 @@
-//! Python's `%` between a text and what is put into it. minijinja knows `%` as the remainder only,
-//! and gives no way to change that, so a text in quotation marks before `%` becomes a filter of
-//! what stands behind.
+//! Python's `%` between a text and what is put into it. minijinja knows `%` as the remainder only
+//! and gives no way to change that, so a quoted text before `%` becomes a filter of the operand
+//! behind it.
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::ValueKind;

@@ -1,6 +1,6 @@
-//! Where Jinja2 as transformers sets it up differs from minijinja's own ways: tests, filters,
-//! methods and printing as Python has them. The serving side renders with Python, and a prompt must
-//! be the same to the character.
+//! Where Jinja2, as transformers sets it up, differs from minijinja: tests, filters, methods and
+//! printing as Python has them. The serving side renders with Python, and every character of a
+//! prompt must be the same.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{

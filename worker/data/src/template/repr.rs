@@ -1,6 +1,6 @@
-//! Values as Python's `repr` prints them: what a template writes that prints a list or an object.
-//! Views of dictionaries, which Python prints under a name of their own, are among them: a list
-//! prints the views in it, and a view prints the lists in it.
+//! Values as Python's `repr` prints them, for templates that print a list or an object. Views of
+//! dictionaries, which Python prints under a name of their own, are among them: a list prints the
+//! views in it, and a view prints the lists in it.
 
 use std::fmt;
 use std::sync::Arc;

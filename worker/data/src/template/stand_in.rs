@@ -1,5 +1,5 @@
-//! A message with its texts replaced: what changes then in a rendered conversation is the
-//! message's.
+//! A message with its texts replaced: the parts of the rendered conversation that change belong to
+//! it.
 
 use serde_json::{Map, Value};
 

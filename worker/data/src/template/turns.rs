@@ -3,7 +3,7 @@
 //! The simple case: the conversation before the turn, with the generation prompt, is a prefix of
 //! the conversation with the turn, and that is a prefix of the whole. Templates that change earlier
 //! text when a turn is added (they move the list of tools to the last question, or drop earlier
-//! reasoning) break that. There the turn is found by what depends on it: the conversation is
+//! reasoning) break that. For them the turn is found by what depends on it: the conversation is
 //! rendered again with the turn's own text replaced by a character that occurs nowhere else, and
 //! the two renderings differ exactly where the turn's text stands. What the model writes around
 //! that text (reasoning or a marker before it, the end of turn after it) lies between the turn's

@@ -1,6 +1,6 @@
 //! Devices, and the code that computes on each: chosen once, when a backend is opened.
 //!
-//! `reference` is right on every device and what the others are held against; `cpu`, `cuda` and
+//! `reference` is correct on every device, and the others are tested against it; `cpu`, `cuda` and
 //! `metal` are native. This file is the only one above them that knows what the program is built
 //! with.
 

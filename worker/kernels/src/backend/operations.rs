@@ -2,7 +2,7 @@
 //!
 //! Shape letters are those of the crate. Matrices are row-major and in one piece. A method fails
 //! with candle's error where shapes do not fit together, an element type is not one that the
-//! backend takes, or the device fails; nothing is computed by another form than the one that
+//! backend takes, or the device fails; each operation is computed only by the form that
 //! [`Backend::forms`] lists.
 
 use candle_core::{DType, Device, Tensor};

@@ -1,6 +1,6 @@
-//! The fast forms on a GPU against the reference forms on the CPU, at sizes that are
-//! multiples of nothing. Needs the `cuda` feature and a GPU, or the emulated one of
-//! `emulated/build.sh`, which also finds reads of what nothing wrote and writes behind the end:
+//! The fast forms on a GPU against the reference forms on the CPU, at sizes that are multiples of
+//! nothing. Needs the `cuda` feature and a GPU, or the emulated one of `emulated/build.sh`, which
+//! also finds reads of memory that nothing wrote and writes beyond the end:
 //!
 //! `cargo test --release -p qlora-kernels --features cuda --test device`
 #![cfg(feature = "cuda")]

@@ -1,4 +1,4 @@
-//! A run held against the bytes that it may take.
+//! Compares a run with the bytes that it may take.
 
 use crate::estimate;
 use crate::policy::MemoryPolicy;

@@ -1,4 +1,4 @@
-//! Which memory policy a run takes: what fits a budget, and uses it as well as it can be.
+//! Chooses the memory policy of a run: one that fits a budget and uses it as well as possible.
 
 pub(crate) mod activations;
 mod budget;

@@ -1,7 +1,7 @@
 //! Registers, and finds out which coordinator answers.
 //!
-//! Coordinators count their jobs alike, and another one may answer at an address: one whose
-//! database was lost, say. What belongs to one is never told to another.
+//! All coordinators number their jobs alike, and another one may answer at the same address, such
+//! as one whose database was lost. What belongs to one coordinator is never told to another.
 
 use qlora_client::retry::{Verdict, judge};
 use qlora_proto::clock::Moment;

@@ -1,4 +1,4 @@
-//! The end of a training process whose lease is over.
+//! Ends a training process whose lease is over.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;

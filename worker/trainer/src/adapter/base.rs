@@ -1,6 +1,6 @@
-//! Whether the base of an adapter is the one that it is used on. PEFT writes a name only, so names
-//! are compared where there is no fingerprint; where there is one, constants are, which a
-//! fingerprint of weights does not tell.
+//! Checks that an adapter is used on its own base. PEFT writes a name only, so names are compared
+//! when there is no fingerprint. When there is one, constants are compared, which a fingerprint of
+//! weights does not cover.
 
 use std::fs::File;
 use std::io::Read;

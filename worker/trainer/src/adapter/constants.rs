@@ -1,5 +1,5 @@
-//! What a base computes with beside its weights: the fingerprint of an adapter tells weights apart,
-//! and a `config.json` with another `rope_theta` has the same ones.
+//! The constants that a base computes with beside its weights. The fingerprint of an adapter tells
+//! weights apart, but a `config.json` with another `rope_theta` has the same weights.
 //!
 //! They are recorded as numbers that mean the same in every format, such as the angles that follow
 //! from rotary settings, so that a GGUF file of the base is known again.

@@ -1,4 +1,4 @@
-//! `adapter_config.json`: everything that it says is done, or refused by its key.
+//! `adapter_config.json`: every key is carried out, or refused by name.
 
 use qlora_config::{LoraConfig, TargetModule};
 use qlora_planner::ModelShape;

@@ -1,7 +1,7 @@
-//! The chat template beside an adapter's weights: a model is to be asked as it was trained.
+//! The chat template beside an adapter's weights: a model must be asked as it was trained.
 //!
-//! The text lies where transformers reads it. The date that the template was given, which no file
-//! of transformers has a place for, lies in a file of our own.
+//! The text lies where transformers reads it. No file of transformers has a place for the date that
+//! the template was given, so the date lies in a file of our own.
 
 use std::fs;
 use std::io::ErrorKind;

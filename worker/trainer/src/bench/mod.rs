@@ -1,5 +1,5 @@
 //! Measures the training step on a model's real shape: tokens a second, peak memory and where the
-//! time goes; and gives logits of a fixed sequence, to hold against other programs.
+//! time goes; and gives logits of a fixed sequence, to compare with those of other programs.
 
 mod kernels;
 mod work;

@@ -1,12 +1,13 @@
 //! Models and adapters in the forms that other programs load.
 //!
 //! An adapter can be merged into its base ([`merge`]): training ran on the quantized base, so there
-//! are two to merge into. The original weights keep what quantization lost, but the adapter was not
-//! trained on them; the dequantized weights are those that it was trained on. Both are offered, and
-//! how far they lie apart is told.
+//! are two bases to merge into. The original weights keep what quantization lost, but the adapter
+//! was not trained on them; the dequantized weights are those that it was trained on. Both are
+//! offered, and the report says how far they lie apart.
 //!
 //! A result is a Hugging Face folder ([`folder`]) or a GGUF file ([`gguf`]). Tensors are read,
-//! changed and written one at a time, under a name that becomes the final one when all is there.
+//! changed and written one at a time, under a temporary name that becomes the final one when
+//! everything is there.
 
 mod folder;
 mod gguf;

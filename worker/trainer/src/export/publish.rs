@@ -1,5 +1,5 @@
-//! The name of a result: nothing that has it already is replaced. What is written before that has
-//! another name, see [`Partial`].
+//! Gives a result its final name, and replaces nothing that already has it. Until then the result
+//! has another name, see [`Partial`].
 
 use std::io::ErrorKind;
 use std::path::Path;

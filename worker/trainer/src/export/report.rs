@@ -1,4 +1,4 @@
-//! What an export tells: how far it is, and what it wrote. What a merge wrote is told in `merge`.
+//! What an export reports: how far it is, and what it wrote. `merge` has what a merge wrote.
 
 use crate::Result;
 

@@ -1,4 +1,4 @@
-//! The output layer and the loss, between whose chunks of rows a stop is heard.
+//! The output layer and the loss. A stop takes effect between chunks of rows.
 
 use candle_core::Tensor;
 use qlora_kernels::Backend;

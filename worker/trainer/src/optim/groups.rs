@@ -1,6 +1,6 @@
 //! Parameter groups: what sets the updates of some trained tensors apart from those of others.
 //!
-//! Clipping is over all groups together; it is no matter of a group.
+//! Clipping is over all groups together, so it is not a setting of a group.
 
 use qlora_config::{LoraConfig, TrainingSection};
 use qlora_kernels::types::adamw::AdamWStep;

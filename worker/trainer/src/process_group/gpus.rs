@@ -1,4 +1,4 @@
-//! GPUs of a group add up vectors among themselves, by NCCL, where all of them have it.
+//! The GPUs of a group add up vectors among themselves by NCCL, if all of them have it.
 
 use candle_core::Tensor;
 use qlora_kernels::Backend;

@@ -5,7 +5,8 @@
 //! of [`pairwise`], so that a power of two of processes end with the same adapter as one does,
 //! bit-identical where their CPUs compute alike.
 //!
-//! How words travel is not known here: whoever starts the processes brings a [`ProcessGroup`].
+//! This module does not know how messages travel: whoever starts the processes brings a
+//! [`ProcessGroup`].
 
 mod gpus;
 

@@ -1,5 +1,4 @@
-//! A disk without room is waited out: it is no fault of the run, and what was trained is worth more
-//! than a while.
+//! Waits while a disk is full: that is no fault of the run, and what was trained is worth the wait.
 
 use std::io::ErrorKind;
 use std::path::Path;

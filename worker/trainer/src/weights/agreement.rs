@@ -1,6 +1,6 @@
-//! Holds the tensors of a checkpoint against its configuration: each one that the configuration
-//! asks for is there in its size, and there is no other. A tensor that were left out would make
-//! another model of it, without an error.
+//! Checks the tensors of a checkpoint against its configuration: each one that the configuration
+//! asks for is there in its size, and there is no other. A tensor that is left out would silently
+//! make another model.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Which files of a Hugging Face folder are the model: those that its index names, or the one
 //! without an index.
 //!
-//! Left-over files of another download look like parts of the model, so no file is taken for its
-//! name.
+//! Left-over files of another download look like parts of the model, so no file is taken by its
+//! name alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,5 +1,5 @@
-//! What GGUF and llama.cpp cannot say is refused by name, in both directions; what a file does not
-//! say is what llama.cpp takes.
+//! What GGUF and llama.cpp cannot say is refused by name, in both directions; for what a file does
+//! not say, llama.cpp's default is taken.
 
 use candle_core::quantized::gguf_file::Value as Meta;
 use serde_json::{Value, json};

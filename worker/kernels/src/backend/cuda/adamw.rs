@@ -1,4 +1,4 @@
-//! Launches of the optimizer: one for all tensors, told by a table where each lies.
+//! Launches of the optimizer: one for all tensors, with a table that says where each lies.
 
 use candle_core::Tensor;
 use candle_core::cuda_backend::WrapErr;

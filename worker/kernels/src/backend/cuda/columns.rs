@@ -1,4 +1,4 @@
-//! Launches of what takes a matrix apart by its columns, and puts one together.
+//! Launches that split a matrix by its columns, and that join one from columns.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelArg};

@@ -2,8 +2,8 @@
 //!
 //! Making a plan takes cuDNN about a second, so a plan serves all sizes up to its own: the number
 //! of sequences, the longest and all tokens are rounded up, and sequences that are not there have
-//! no tokens. Its backward pass adds in an order that changes from run to run. cuDNN is looked for
-//! when it is asked for.
+//! no tokens. Its backward pass adds in an order that changes from run to run. The library is
+//! looked up only when a run asks for it.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};

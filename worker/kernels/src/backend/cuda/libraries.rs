@@ -1,8 +1,8 @@
 //! CUDA's libraries, found when they are needed and not when the program starts.
 //!
 //! candle links against them, so that a program would not even start on a machine where one is
-//! missing. Here every function of theirs that is used has a jump of the same name in this program:
-//! the linker takes it and leaves the library out, and [`load`] fills in where the jumps lead.
+//! missing. So this program has a jump under the name of every library function that it uses: the
+//! linker takes the jump and leaves the library out, and [`load`] fills in the targets.
 
 use std::error::Error;
 use std::ffi::c_void;

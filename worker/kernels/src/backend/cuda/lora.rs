@@ -1,8 +1,8 @@
 //! Launches of adapters that share their input.
 //!
 //! The kernels take sixteen ranks of an adapter as a piece and as many pieces at once as there are
-//! projections that share an input; larger ranks are several pieces, and what is more than fits one
-//! launch is added by the next.
+//! projections that share an input; larger ranks are several pieces. The next launch adds the
+//! pieces that do not fit one.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};

@@ -1,9 +1,10 @@
 //! Sums over several GPUs by NCCL, each of them another process's or thread's.
 //!
-//! Its functions are looked up when a group of GPUs is made: a program that trains on one GPU needs
-//! no NCCL, and a linker none either. Every GPU sends each other one its part of the vector, adds
-//! up what it got in the order of [`pairwise`], and hands the sum round: as many bytes travel as in
-//! a ring, and the order of the sum is ours, whatever paths NCCL finds.
+//! Its functions are looked up when a group of GPUs is made, so neither a program that trains on
+//! one GPU nor the linker needs NCCL. Every GPU sends each other GPU the part of the vector that is
+//! that one's to sum, adds up what it received in the order of [`pairwise`], and sends the sum to
+//! all. As many bytes travel as in a ring, and the order of the sum does not depend on the paths
+//! that NCCL finds.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! Launches of NF4 to bf16, and of the way there.
+//! Launches that dequantize NF4 to bf16, and that quantize to NF4.
 
 use std::sync::Arc;
 

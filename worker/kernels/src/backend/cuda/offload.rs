@@ -1,8 +1,8 @@
 //! Tensors that wait in host memory, copied there and back while the GPU computes.
 //!
 //! Copies go through a stream of their own, in pinned memory that is used again: pinning takes
-//! longer than copying. What one stream writes and the other reads is ordered by events, and
-//! nothing waits on the CPU.
+//! longer than copying. Events order what one stream writes and the other reads, so the CPU never
+//! waits.
 
 use std::sync::Arc;
 

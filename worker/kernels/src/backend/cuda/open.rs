@@ -1,4 +1,4 @@
-//! A GPU is opened.
+//! Opens a GPU.
 
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::{result, sys};

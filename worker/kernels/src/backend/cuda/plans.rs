@@ -1,7 +1,8 @@
 //! What cuBLASLt needs to know of a product, and the algorithm that it advises, found once for each
 //! shape.
 //!
-//! cuBLASLt counts in columns: a row-major matrix [R, C] is to it a matrix of C rows and R columns.
+//! cuBLASLt counts in columns: to it, a row-major matrix [R, C] is a matrix of C rows and R
+//! columns.
 
 use std::collections::HashMap;
 

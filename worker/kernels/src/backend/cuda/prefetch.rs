@@ -1,4 +1,4 @@
-//! Matrices that are dequantized beside the product before theirs, on a stream of their own.
+//! Dequantizes matrices on a stream of their own, while the product before theirs runs.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;

@@ -1,4 +1,4 @@
-//! Launches of what moves, scales and shifts rows, and changes element types.
+//! Launches that move, scale and shift rows, and that change element types.
 
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, WrapErr};

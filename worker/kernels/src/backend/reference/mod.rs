@@ -1,5 +1,5 @@
-//! Every operation in candle's operations, right on every device: what native forms are held
-//! against, and what a backend takes where it has none.
+//! Every operation in candle's operations, correct on every device. Native forms are tested against
+//! these, and a backend takes these where it has no native form.
 
 pub(crate) mod adamw;
 pub(crate) mod attention;

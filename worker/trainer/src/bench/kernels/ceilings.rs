@@ -1,5 +1,5 @@
 //! What the device reaches at its best: a large product and a large copy, which all other rates are
-//! held against.
+//! compared with.
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::{Activations, Term};

@@ -1,6 +1,6 @@
-//! Whether a GGUF file can say what a model is: its metadata are read back before anything is
-//! written, and what they do not say is refused by its key of `config.json`. A window that
-//! llama.cpp lacks is only told: shorter texts do not need it.
+//! Checks that a GGUF file can express a model: its metadata are read back before anything is
+//! written, and what they cannot express is refused by its key of `config.json`. A window that
+//! llama.cpp lacks only gives a warning: shorter texts do not need it.
 
 use std::collections::HashMap;
 

@@ -4,8 +4,8 @@
 //! A base that is a GGUF file keeps its metadata and the blocks of every layer that the adapter
 //! leaves as it is. A Hugging Face base gets metadata of its own ([`metadata`], [`tokenizer`]).
 //! Rows of query and key projections change their order on the way where llama.cpp rotates
-//! neighboring elements ([`rows`]), and norms of 1 + w are held as that sum. What
-//! llama.cpp would compute otherwise is refused before anything is written ([`agreement`]).
+//! neighboring elements ([`rows`]), and norms of 1 + w are held as that sum. A model that llama.cpp
+//! would compute differently is refused before anything is written ([`agreement`]).
 
 mod adapter;
 mod agreement;

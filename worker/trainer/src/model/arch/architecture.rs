@@ -1,5 +1,5 @@
-//! What every architecture says of itself. Which ones there are, the module above lists; reading
-//! keys is the business of `keys`, `sizes`, `layers` and `rope`.
+//! What every architecture says about itself. The module above lists the architectures; `keys`,
+//! `sizes`, `layers` and `rope` read keys.
 
 use qlora_planner::ModelShape;
 

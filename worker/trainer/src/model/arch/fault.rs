@@ -1,4 +1,5 @@
-//! What is wrong with a `config.json`. Whoever reads a key words its fault; nothing is read here.
+//! What is wrong with a `config.json`. The reader of a key words its fault; this module reads
+//! nothing.
 
 /// Why a `config.json` cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! What llama.cpp makes of an architecture: its name, its keys in both directions, and what its
 //! graph computes (`src/models/` of llama.cpp).
 //!
-//! Keys that all architectures share are the business of `weights::gguf` and `export::gguf`.
+//! `weights::gguf` and `export::gguf` handle the keys that all architectures share.
 
 use std::collections::HashMap;
 

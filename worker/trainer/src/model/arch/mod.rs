@@ -1,8 +1,7 @@
 //! Architectures, one file each: what `config.json` calls them, the keys that are their own, and
 //! what those mean.
 //!
-//! Everything that a `config.json` says is done, or refused by its key. Reading weights is the
-//! business of `weights`.
+//! Every key of a `config.json` is carried out, or refused by name. `weights` reads the weights.
 
 mod architecture;
 mod fault;

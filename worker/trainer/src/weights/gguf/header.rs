@@ -1,4 +1,5 @@
-//! What the metadata of a GGUF file say of a model: everything is done, or refused by its key.
+//! What the metadata of a GGUF file say about a model: every key is carried out, or refused by
+//! name.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! What the instructions of the block products reach when everything lies in registers: the rate
-//! that the products, and a whole step, are held against.
+//! that the products, and a whole step, are compared with.
 //!
 //! A loop of multiply-adds with as many independent sums as hide their latency, in assembly so that
-//! no compiler finds out that nobody wants the result. It knows nothing of memory.
+//! no compiler removes the unused result. It does not measure memory.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use std::arch::asm;

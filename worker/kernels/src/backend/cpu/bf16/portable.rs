@@ -1,4 +1,4 @@
-//! The block product in plain code: what the others are held against.
+//! The block product in plain code: the reference for the others.
 
 use crate::types::rows::{BLOCK, Line, STEP};
 
