@@ -132,8 +132,8 @@ fn only_the_worker_of_an_attempt_speaks_for_it() {
     }
     // The number of the attempt is known to everyone; the token is not.
     let guessed = Token(token.0 ^ 1);
-    // Who has no session may speak of an attempt of another coordinator: it hears that it has to
-    // register, and no more.
+    // A worker without a session may report an attempt of another coordinator. It only learns that
+    // it has to register.
     for event in words_of(nobody, guessed) {
         assert_eq!(
             world.handle(event),

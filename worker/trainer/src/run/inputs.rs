@@ -16,7 +16,7 @@ pub struct Run {
     pub output: PathBuf,
     /// A checkpoint to go on from.
     pub resume: Option<PathBuf>,
-    /// Where tokenized rows are kept for the next run; nowhere where there is none.
+    /// The folder that keeps tokenized rows for the next run. Without it they are not kept.
     pub tokens: Option<PathBuf>,
 }
 
