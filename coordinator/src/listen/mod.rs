@@ -109,7 +109,7 @@ async fn hold(
     bounds: Bounds,
     mut told: watch::Receiver<bool>,
 ) {
-    // Small answers must not wait for the acknowledgement of the one before.
+    // Small answers must not wait for the acknowledgment of the one before.
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "a connection keeps Nagle's algorithm");
     }

@@ -145,7 +145,7 @@ fn gradients_do_not_depend_on_the_memory_policy(device: &Device) {
         &tensors("qlora_run/batches.safetensors"),
         0,
     ))];
-    let thrifty = LowMemory::ALL.map(|low_memory| MemoryPolicy {
+    let frugal = LowMemory::ALL.map(|low_memory| MemoryPolicy {
         low_memory,
         ..MemoryPolicy::default()
     });
@@ -154,7 +154,7 @@ fn gradients_do_not_depend_on_the_memory_policy(device: &Device) {
         ..MemoryPolicy::default()
     });
     let mut bytes = Vec::new();
-    let found = thrifty.into_iter().chain(lavish).map(|policy| {
+    let found = frugal.into_iter().chain(lavish).map(|policy| {
         let decoder = decoder_under(&policy, device, "tiny_llama", &config);
         assert!(!decoder.shape.tied_embeddings);
         bytes.push(decoder.bytes());
