@@ -9,8 +9,8 @@ use qlora_trainer::step::Trainer;
 use serde_json::Value;
 
 use crate::{
-    Recorded, config, decoder, decoder_on, first_gradients_agree, golden, initial_adapters,
-    largest_difference, peft_adapter, row, samples, tensors, trainer_of, unlabeled, untrained,
+    Recorded, config, decoder, decoder_on, golden, gradients, initial_adapters, largest_difference,
+    peft_adapter, row, samples, tensors, trainer_of, unlabeled, untrained,
 };
 
 /// Steps of a recorded run.
@@ -93,9 +93,7 @@ fn training_agrees(family: &str, checkpointing: bool) {
     let decoder = decoder(&of(family, ""), &recorded.config);
     let adapters = initial_adapters(&recorded, &decoder);
     let mut trainer = trainer_of(&decoder, adapters, &recorded.config, STEPS);
-    let batches = tensors("families/batches.safetensors");
-    let first = [0, 1].map(|n| Batch::pack(&samples(&batches, n)));
-    first_gradients_agree(&trainer, &first, &recorded.folder);
+    gradients::first_agree(&trainer, &first_batches(), &recorded.folder);
     let (loss, norm) = run(&mut trainer, &recorded.steps);
     println!("parity: {family}, 8 steps, loss {loss:.1e}, gradient norm (relative) {norm:.1e}");
     assert!(loss < 1e-4 && norm < 1e-3, "{family}: {loss} {norm}");
@@ -119,17 +117,27 @@ fn training_agrees(family: &str, checkpointing: bool) {
     );
 }
 
-/// In bf16 with f32 sums the losses stay within what rounding to eight bits does to them.
+/// The micro-batches of the first step.
+fn first_batches() -> [Batch; 2] {
+    let batches = tensors("families/batches.safetensors");
+    [0, 1].map(|n| Batch::pack(&samples(&batches, n)))
+}
+
+/// In bf16 with f32 sums losses and gradients stay within what rounding to eight bits does to them.
 pub fn bf16_agrees(family: &str, device: &Device) {
     let recorded = recorded_run(family, true, "bf16");
     let decoder = decoder_on(device, &of(family, ""), &recorded.config);
     let adapters = initial_adapters(&recorded, &decoder);
     let mut trainer = trainer_of(&decoder, adapters, &recorded.config, STEPS);
+    let first = first_batches();
+    gradients::first_agree_within_bf16(&trainer, &first, &recorded.folder);
     let (loss, norm) = run(&mut trainer, &recorded.steps);
     println!(
         "parity: {family} in bf16 on {device:?}, 8 steps, loss {loss:.1e}, gradient norm (relative) {norm:.1e}"
     );
     assert!(loss < 1e-2 && norm < 5e-2, "{family}: {loss} {norm}");
+    let exact = recorded_run(family, true, "f32");
+    gradients::last_agree_within_bf16(&trainer, &first, &exact, &of(family, ""));
 }
 
 fn spellings_agree(family: &str) {

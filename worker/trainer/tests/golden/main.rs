@@ -4,6 +4,7 @@
 mod families;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod gradients;
 mod invariance;
 mod logits;
 mod merged;
@@ -18,7 +19,7 @@ use qlora_data::{IGNORE, Sample};
 use qlora_planner::MemoryPolicy;
 use qlora_trainer::adapter;
 use qlora_trainer::lora::{Adapters, NAMES};
-use qlora_trainer::model::{Batch, Decoder};
+use qlora_trainer::model::Decoder;
 use qlora_trainer::optim::{LearningRate, Optimizer};
 use qlora_trainer::runtime::{Purpose, Runtime};
 use qlora_trainer::step::Trainer;
@@ -237,23 +238,4 @@ fn initial_adapters(recorded: &Recorded, decoder: &Decoder) -> Adapters {
         *factors = factors.map(find).expect("the recorded factors");
     }
     adapters
-}
-
-fn first_gradients_agree(trainer: &Trainer<'_>, micro: &[Batch], folder: &str) {
-    let wanted = tensors(&format!("{folder}/step1_grads_before_clip.safetensors"));
-    let (_, gradients) = trainer.gradients(0, micro).expect("gradients");
-    let mut largest = 0f32;
-    for (site, grad) in trainer.adapters.sites.iter().zip(gradients.entries()) {
-        let grad = grad.as_ref().expect("a gradient for every site");
-        for (which, ours) in ["lora_A", "lora_B", "lora_magnitude_vector"]
-            .iter()
-            .zip(grad.tensors())
-        {
-            let name = format!("{}.{which}.weight", site.module_path());
-            let difference = largest_difference(ours, &wanted[&name]);
-            assert!(difference < 1e-5, "{name}: {difference}");
-            largest = largest.max(difference);
-        }
-    }
-    println!("parity: {folder}, gradients of the first step {largest:.1e}");
 }

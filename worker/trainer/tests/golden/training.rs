@@ -6,17 +6,19 @@ use qlora_trainer::model::Batch;
 use qlora_trainer::process_group::Alone;
 
 use crate::{
-    decoder, decoder_on, first_gradients_agree, golden, initial_adapters, largest_difference,
-    peft_adapter, recorded, row, samples, tensors, trainer, unlabeled,
+    decoder, decoder_on, golden, gradients, initial_adapters, largest_difference, peft_adapter,
+    recorded, row, samples, tensors, trainer, unlabeled,
 };
 
-/// In bf16 with f32 sums the losses stay within what rounding to eight bits does to them.
+/// In bf16 with f32 sums losses and gradients stay within what rounding to eight bits does to them.
 pub fn bf16_agrees(run: &str, device: &Device, checkpointing: bool) {
     let recorded = recorded(run, checkpointing, "bf16");
     let decoder = decoder_on(device, "qlora_run/base_bnb4bit", &recorded.config);
     let batches = tensors("qlora_run/batches.safetensors");
     let adapters = initial_adapters(&recorded, &decoder);
     let mut trainer = trainer(&decoder, adapters, &recorded.config);
+    let first = [0, 1].map(|n| Batch::pack(&samples(&batches, n)));
+    gradients::first_agree_within_bf16(&trainer, &first, &recorded.folder);
     let (mut loss, mut norm) = (0f64, 0f64);
     for (i, wanted) in recorded.steps["steps"]
         .as_array()
@@ -38,6 +40,8 @@ pub fn bf16_agrees(run: &str, device: &Device, checkpointing: bool) {
     );
     assert!(loss < 5e-3, "{run}: {loss}");
     assert!(norm < 3e-2, "{run}: {norm}");
+    let exact = crate::recorded(run, checkpointing, "f32");
+    gradients::last_agree_within_bf16(&trainer, &first, &exact, "qlora_run/base_bnb4bit");
 }
 
 #[test]
@@ -65,7 +69,7 @@ fn training_agrees(run: &str, checkpointing: bool) {
             .map(|&n| Batch::pack(&samples(&batches, n)))
             .collect();
         if i == 0 {
-            first_gradients_agree(&trainer, &micro, &recorded.folder);
+            gradients::first_agree(&trainer, &micro, &recorded.folder);
         }
         let outcome = trainer.step(i as u64, &micro, &mut Alone).expect("a step");
         let number = |key: &str| wanted[key].as_f64().expect("a number");
