@@ -10,6 +10,7 @@ pub mod modules;
 mod programs;
 mod proxy;
 pub mod repository;
+pub mod skipped;
 
 pub use fixture::{conversations, tiny_model};
 pub use http::{Answer, http};

@@ -9,6 +9,7 @@ use qlora_kernels::types::options::{AttentionOptions, WantedAttention};
 use qlora_kernels::{AttentionSaved, AttentionShape, Backend, Result, Span};
 
 use crate::fixture::{close, gpu_for, on, random, reference};
+use crate::skipped::skip;
 
 fn shape(head_dim: usize, window: Option<usize>) -> AttentionShape {
     AttentionShape {
@@ -228,7 +229,7 @@ fn attention_with_a_window_agrees() -> Result<()> {
 #[test]
 fn attention_of_other_chips_agrees() {
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
-        return eprintln!("not run: it takes the emulated GPU");
+        return skip("it takes the emulated GPU");
     }
     // Ampere's and, with 99 KiB of shared memory, Ada's.
     for capability in ["80", "89"] {
@@ -405,7 +406,7 @@ fn a_cudnn_that_fails() -> Result<()> {
 #[test]
 fn a_cudnn_that_fails_is_not_taken() {
     if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
-        return eprintln!("not run: it takes the emulated cuDNN");
+        return skip("it takes the emulated cuDNN");
     }
     let faults = [
         ("QLORA_EMULATED_CUDNN_REFUSES", "128"),

@@ -13,5 +13,7 @@ mod loss;
 mod nf4;
 mod open;
 mod products;
+#[path = "../../../../tests/src/skipped.rs"]
+mod skipped;
 mod transfers;
 mod updates;

@@ -4,6 +4,7 @@ use qlora_kernels::backend;
 use qlora_kernels::types::forms::Operation;
 
 use crate::fixture::{gpu, ignored, refusal};
+use crate::skipped::skip;
 
 #[test]
 #[ignore = "run by the tests below"]
@@ -33,7 +34,7 @@ fn a_program_built_for_tests_refuses_a_real_gpu() {
         .count()
         > 1
     {
-        return eprintln!("not run: this program has candle's kernels");
+        return skip("this program has candle's kernels");
     }
     let mut command = ignored("open::a_gpu_opens");
     command.env_remove("QLORA_EMULATED_GPU");

@@ -4,4 +4,8 @@
 mod attention;
 mod elements;
 mod fixture;
+#[path = "../instructions/mod.rs"]
+mod instructions;
 mod products;
+#[path = "../../../../tests/src/skipped.rs"]
+mod skipped;

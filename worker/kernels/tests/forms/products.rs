@@ -54,7 +54,6 @@ fn products_agree(matrix: &dyn Matrix, m: usize) -> Result<()> {
 
 #[test]
 fn bf16_products_agree_with_f32_products_of_the_rounded_values() -> Result<()> {
-    assert!(Instructions::all().any(|i| i == Instructions::Portable));
     for (m, n, k) in [
         (1, 1, 1),
         (33, 65, 97),

@@ -8,6 +8,10 @@
 mod attention;
 mod elements;
 mod fixture;
+#[path = "../instructions/mod.rs"]
+mod instructions;
 mod loss;
 mod oracle;
 mod products;
+#[path = "../../../../tests/src/skipped.rs"]
+mod skipped;

@@ -8,6 +8,9 @@ mod gradients;
 mod invariance;
 mod logits;
 mod merged;
+#[cfg(feature = "cuda")]
+#[path = "../../../../tests/src/skipped.rs"]
+mod skipped;
 mod training;
 
 use std::collections::HashMap;
