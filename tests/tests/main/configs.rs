@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use qlora_config::{Checkpointing, DeviceKind, FlashAttention, Layers, Quantization};
+use qlora_tests::binary;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../configs")
@@ -57,20 +59,31 @@ fn every_shipped_configuration_is_valid() {
     assert_ne!(h100.hash(), m4.hash());
 }
 
+/// The other model that a shipped configuration names fits the same device, with nothing else
+/// changed.
 #[test]
-fn mistral_is_one_key_away() {
-    let mut mistral = load("training_config_h100.yaml");
-    mistral.set.push("model.base=mistral-7b-instruct".into());
-    assert_eq!(
-        mistral
-            .resolve()
-            .expect("valid")
-            .config()
-            .model
-            .base
-            .as_deref(),
-        Some("mistral-7b-instruct")
-    );
+fn another_model_is_one_key_away() {
+    for (name, gib) in [
+        ("training_config_h100.yaml", "79"),
+        ("training_config_m4.yaml", "16"),
+    ] {
+        let path = folder().join(name);
+        let text = fs::read_to_string(&path).expect("a shipped configuration");
+        let (_, rest) = text.split_once("# or: ").expect("another model");
+        let other = rest.lines().next().unwrap_or_default();
+        let planned = Command::new(binary("qlora-ctl"))
+            .arg("plan")
+            .arg(path)
+            .args(["--memory", gib, "--set", &format!("model.base={other}")])
+            .output()
+            .expect("qlora-ctl");
+        let said = String::from_utf8_lossy(&planned.stdout);
+        assert!(
+            planned.status.success() && said.starts_with(&format!("{other} on ")),
+            "{name}: {said}{}",
+            String::from_utf8_lossy(&planned.stderr)
+        );
+    }
 }
 
 #[test]

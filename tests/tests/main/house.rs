@@ -1,7 +1,7 @@
 //! What docs/ARCHITECTURE.md says, held against what there is: who may import whom, where things
 //! lie, and which tests hold which invariant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -10,90 +10,12 @@ use qlora_tests::repository::{files, root};
 
 use serde_json::Value;
 
-/// Crates of this workspace that each crate may use.
-const ALLOWED: &[(&str, &[&str])] = &[
-    ("qlora-proto", &[]),
-    ("qlora-telemetry", &["qlora-codes"]),
-    ("qlora-access", &[]),
-    (
-        "qlora-client",
-        &[
-            "qlora-codes",
-            "qlora-files",
-            "qlora-access",
-            "qlora-proto",
-            "qlora-telemetry",
-        ],
-    ),
-    ("qlora-codes", &[]),
-    ("qlora-files", &[]),
-    ("qlora-config", &["qlora-codes"]),
-    ("qlora-engine", &["qlora-codes"]),
-    ("qlora-store", &["qlora-codes", "qlora-engine"]),
-    ("qlora-planner", &["qlora-config"]),
-    ("qlora-data", &["qlora-codes", "qlora-files"]),
-    ("qlora-kernels", &[]),
-    (
-        "qlora-trainer",
-        &[
-            "qlora-codes",
-            "qlora-files",
-            "qlora-kernels",
-            "qlora-data",
-            "qlora-planner",
-            "qlora-config",
-        ],
-    ),
-    (
-        "qlora-coordinator",
-        &[
-            "qlora-codes",
-            "qlora-access",
-            "qlora-engine",
-            "qlora-store",
-            "qlora-proto",
-            "qlora-telemetry",
-            "qlora-config",
-            "qlora-planner",
-        ],
-    ),
-    (
-        "qlora-ctl",
-        &[
-            "qlora-codes",
-            "qlora-files",
-            "qlora-proto",
-            "qlora-client",
-            "qlora-telemetry",
-            "qlora-config",
-            "qlora-planner",
-            "qlora-data",
-        ],
-    ),
-    (
-        "qlora-worker",
-        &[
-            "qlora-codes",
-            "qlora-trainer",
-            "qlora-planner",
-            "qlora-config",
-            "qlora-proto",
-            "qlora-client",
-            "qlora-telemetry",
-        ],
-    ),
-    (
-        "qlora-tests",
-        &[
-            "qlora-codes",
-            "qlora-config",
-            "qlora-client",
-            "qlora-proto",
-            "qlora-data",
-            "qlora-trainer",
-        ],
-    ),
-];
+/// A crate as the document's table or as cargo has it: its folder, and what it imports of ours.
+#[derive(Debug, PartialEq)]
+struct Crate {
+    folder: String,
+    imports: BTreeSet<String>,
+}
 
 /// Crates that must stay without input and output.
 const PURE: &[&str] = &[
@@ -114,7 +36,30 @@ const IMPURE: &[&str] = &[
 ];
 const NO_NETWORK: &[&str] = &["qlora-trainer", "qlora-kernels"];
 
-fn dependencies() -> BTreeMap<String, Vec<String>> {
+/// The crates of the document's table by their names.
+fn table(document: &str) -> BTreeMap<String, Crate> {
+    let section = document
+        .split("\n## ")
+        .find(|s| s.starts_with("Code map"))
+        .expect("the section");
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, folder, name, _, imports, _] = cells[..] else {
+            panic!("not four cells: {line}")
+        };
+        let imports = imports.split(',').map(str::trim).filter(|i| !i.is_empty());
+        let own = Crate {
+            folder: folder.trim_matches('`').to_owned(),
+            imports: imports.map(|import| format!("qlora-{import}")).collect(),
+        };
+        (name.to_owned(), own)
+    };
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(row).collect()
+}
+
+/// The packages of the workspace as `cargo metadata` tells them.
+fn packages() -> (String, Vec<Value>) {
     let output = Command::new(env!("CARGO"))
         .args([
             "metadata",
@@ -127,50 +72,71 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .output()
         .expect("cargo metadata runs");
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("metadata");
-    let names = |package: &Value| {
-        let own = package["dependencies"]
-            .as_array()
-            .expect("dependencies")
-            .iter();
-        let normal = own.filter(|d| d["kind"].is_null() || package["name"] == "qlora-tests");
-        normal
-            .filter_map(|d| d["name"].as_str().map(str::to_owned))
-            .collect()
+    let root = metadata["workspace_root"].as_str().expect("the root");
+    let packages = metadata["packages"].as_array().expect("packages");
+    (root.to_owned(), packages.clone())
+}
+
+/// What a package depends on; what only tests need counts for the crate of tests.
+fn dependencies(package: &Value) -> impl Iterator<Item = &str> {
+    let own = package["dependencies"].as_array().expect("dependencies");
+    let counts = move |d: &&Value| d["kind"].is_null() || package["name"] == "qlora-tests";
+    own.iter().filter(counts).filter_map(|d| d["name"].as_str())
+}
+
+/// The crates that there are, by their names.
+fn crates() -> BTreeMap<String, Crate> {
+    let (root, packages) = packages();
+    let one = |package: &Value| {
+        let manifest = Path::new(package["manifest_path"].as_str().expect("a path"));
+        let folder = manifest.parent().and_then(|f| f.strip_prefix(&root).ok());
+        let imports = dependencies(package).filter(|name| name.starts_with("qlora-"));
+        let own = Crate {
+            folder: folder.expect("a folder of ours").display().to_string(),
+            imports: imports.map(str::to_owned).collect(),
+        };
+        (package["name"].as_str().expect("a name").to_owned(), own)
     };
-    let packages = metadata["packages"].as_array().expect("packages").iter();
-    packages
-        .map(|p| (p["name"].as_str().expect("a name").to_owned(), names(p)))
-        .collect()
+    packages.iter().map(one).collect()
+}
+
+/// An import that the table does not have is refused; one that only the table has is taken out of
+/// it, so that it goes on saying what there is.
+#[test]
+fn the_table_of_crates_is_that_of_the_workspace() {
+    let (told, found) = (table(&document()), crates());
+    let names = |crates: &BTreeMap<String, Crate>| crates.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&told), names(&found));
+    for (name, own) in &found {
+        assert_eq!(&told[name], own, "{name}: the table (left), cargo (right)");
+    }
 }
 
 #[test]
-fn every_crate_imports_only_what_it_may() {
-    let found = dependencies();
-    assert_eq!(
-        found.len(),
-        ALLOWED.len(),
-        "a crate is missing from the table"
-    );
-    for (name, allowed) in ALLOWED {
-        let own = found[*name].iter().filter(|d| d.starts_with("qlora-"));
-        for dependency in own {
-            assert!(
-                allowed.contains(&dependency.as_str()),
-                "{name} must not import {dependency}"
-            );
+fn the_table_is_read_as_it_is_written() {
+    let text = "x\n## Code map\n\n| folder | crate | what | imports |\n|---|---|---|---|\n\
+                | `a` | qlora-a | one | |\n| `a/b` | qlora-b | **pure**: two | a, c |\n\n## y\n| `z` | q | w | |\n";
+    let found = table(text);
+    let names: Vec<&str> = found.keys().map(String::as_str).collect();
+    assert_eq!(names, ["qlora-a", "qlora-b"]);
+    assert!(found["qlora-a"].imports.is_empty());
+    let wanted = Crate {
+        folder: "a/b".into(),
+        imports: ["qlora-a", "qlora-c"].map(str::to_owned).into(),
+    };
+    assert_eq!(found["qlora-b"], wanted);
+}
+
+#[test]
+fn no_crate_knows_what_it_must_not() {
+    let (_, packages) = packages();
+    for (names, refused) in [(PURE, IMPURE), (NO_NETWORK, &["tokio", "tonic"][..])] {
+        for name in names {
+            let package = packages.iter().find(|package| package["name"] == *name);
+            let mut own = dependencies(package.expect(name));
+            let found = own.find(|dependency| refused.contains(dependency));
+            assert_eq!(found, None, "{name} must stay without it");
         }
-    }
-    for name in PURE {
-        assert!(
-            found[*name].iter().all(|d| !IMPURE.contains(&d.as_str())),
-            "{name} must stay pure"
-        );
-    }
-    for name in NO_NETWORK {
-        assert!(
-            found[*name].iter().all(|d| d != "tokio" && d != "tonic"),
-            "{name} must not know the network"
-        );
     }
 }
 

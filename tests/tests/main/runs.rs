@@ -356,6 +356,5 @@ fn scores_are_those_of_the_run_that_made_the_adapter() {
         );
         let calls = scores.calls.expect("rows with calls");
         assert_eq!((scores.rows, calls.rows), (3, 3));
-        assert!(calls.exact_match <= calls.names_match && calls.names_match <= calls.schema_valid);
     }
 }

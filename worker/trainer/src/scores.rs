@@ -45,3 +45,27 @@ impl CallScores {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_counts_for_its_grade_and_for_all_below() {
+        let grades = [
+            Grade::Unreadable,
+            Grade::Json,
+            Grade::Schema,
+            Grade::Names,
+            Grade::Exact,
+        ];
+        let wanted = CallScores {
+            rows: 5,
+            valid_json: 0.8,
+            schema_valid: 0.6,
+            names_match: 0.4,
+            exact_match: 0.2,
+        };
+        assert_eq!(CallScores::of(&grades), wanted);
+    }
+}
