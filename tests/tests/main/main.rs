@@ -27,6 +27,7 @@ mod jobs;
 mod model_files;
 mod options;
 mod page;
+mod paths;
 mod reference;
 mod refusals;
 mod runs;
