@@ -2,6 +2,7 @@
 //! waits for what they say instead of for time to pass. The programs are those of
 //! `target/<profile>`: build them first.
 
+mod built;
 pub mod documented;
 mod fixture;
 pub mod functions;
@@ -12,7 +13,8 @@ mod proxy;
 pub mod repository;
 pub mod skipped;
 
+pub use built::{binary, forget_settings, launch};
 pub use fixture::{conversations, tiny_model};
 pub use http::{Answer, http};
-pub use programs::{Ctl, Program, World, binary, device, wait_until};
+pub use programs::{Ctl, Program, World, device, wait_until};
 pub use proxy::Proxy;

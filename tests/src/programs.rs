@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use qlora_client::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::built::launch;
 use crate::fixture::{conversations, tiny_model};
 
 /// The longest that anything here may take on a slow machine.
@@ -29,22 +30,6 @@ pub fn wait_until<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The program `name` as `cargo build` left it.
-///
-/// # Panics
-/// It is not there.
-pub fn binary(name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("a path of this test");
-    let folder = own.ancestors().nth(2).expect("target/<profile>");
-    let path = folder.join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo build --release` first",
-        path.display()
-    );
-    path
-}
-
 /// A program that is ended with the test.
 pub struct Program {
     child: Child,
@@ -61,13 +46,11 @@ impl Program {
     ) -> Self {
         let log = folder.join(log);
         let file = File::create(&log).expect("a log");
-        let mut command = Command::new(binary(name));
+        let mut command = launch(name);
         command
             .args(args)
             .envs(env.iter().cloned())
-            .stdin(Stdio::null());
-        command
-            .env_remove("QLORA_TOKEN")
+            .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log"))
             .stderr(file);
         Self {
@@ -263,13 +246,12 @@ impl World {
 
     /// As [`Self::ctl`], with environment variables.
     pub fn ctl_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ctl {
-        let mut command = Command::new(binary("qlora-ctl"));
+        let mut command = launch("qlora-ctl");
         command
             .envs(self.env.iter().cloned())
             .env("QLORA_URL", &self.address)
             .args(args)
-            .envs(env.iter().copied())
-            .env_remove("QLORA_TOKEN_FILE");
+            .envs(env.iter().copied());
         let Output {
             status,
             stdout,

@@ -11,7 +11,7 @@ use qlora_codes::Code;
 use qlora_config::ResolvedConfig;
 use qlora_tests::modules::sources;
 use qlora_tests::repository::root;
-use qlora_tests::{World, binary, conversations, tiny_model, wait_until};
+use qlora_tests::{World, binary, conversations, forget_settings, launch, tiny_model, wait_until};
 use sqlx::Connection;
 
 use crate::interrupted::ended_export;
@@ -136,7 +136,7 @@ fn config(text: &str, args: &[&str]) -> String {
         Some((command, rest)) if !command.starts_with('-') => (vec![*command], rest),
         _ => (vec!["config", "check"], args),
     };
-    let mut program = Command::new(binary("qlora-ctl"));
+    let mut program = launch("qlora-ctl");
     program
         .args(command)
         .arg("f.yaml")
@@ -156,7 +156,7 @@ fn with_model(args: &[&str], damage: fn(&Path)) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     damage(&tiny_model(folder.path()));
     fs::write(folder.path().join("eval.jsonl"), conversations(2)).expect("rows");
-    let mut command = Command::new(binary("qlora-worker"));
+    let mut command = launch("qlora-worker");
     said(
         command
             .args(args)
@@ -240,7 +240,7 @@ fn full_disk() -> String {
         .write(true)
         .open("/dev/full")
         .expect("/dev/full");
-    let mut command = Command::new(binary("qlora-ctl"));
+    let mut command = launch("qlora-ctl");
     let output = command
         .args(["explain", "Q0001"])
         .stdout(full)
@@ -252,7 +252,6 @@ fn full_disk() -> String {
 fn said(command: &mut Command) -> String {
     let output = command
         .stdin(Stdio::null())
-        .env_remove("QLORA_TOKEN")
         .output()
         .expect("a program that runs");
     assert!(!output.status.success(), "it succeeded: {command:?}");
@@ -260,7 +259,7 @@ fn said(command: &mut Command) -> String {
 }
 
 fn program(name: &str, args: &[&str]) -> String {
-    said(Command::new(binary(name)).args(args))
+    said(launch(name).args(args))
 }
 
 /// A coordinator that cannot start, in a state folder that `prepare` was given.
@@ -268,7 +267,7 @@ fn coordinator(prepare: fn(&Path), args: &[&str], env: &[(&str, &str)]) -> Strin
     let folder = tempfile::tempdir().expect("a folder");
     let state = folder.path().join("state");
     prepare(&state);
-    let mut command = Command::new(binary("qlora-coordinator"));
+    let mut command = launch("qlora-coordinator");
     command
         .arg("--state-dir")
         .arg(&state)
@@ -337,7 +336,7 @@ fn short_token() -> String {
 
 fn no_home() -> String {
     said(
-        Command::new(binary("qlora-coordinator"))
+        launch("qlora-coordinator")
             .env_clear()
             .args(["--listen", "127.0.0.1:0"]),
     )
@@ -435,12 +434,10 @@ fn quickstart_alone() -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let alone = folder.path().join("qlora-ctl");
     fs::copy(binary("qlora-ctl"), &alone).expect("a copy");
-    said(
-        Command::new(alone)
-            .arg("quickstart")
-            .arg("--dir")
-            .arg(folder.path().join("quickstart")),
-    )
+    let mut command = Command::new(alone);
+    forget_settings(&mut command);
+    let made = folder.path().join("quickstart");
+    said(command.arg("quickstart").arg("--dir").arg(made))
 }
 
 #[test]
@@ -464,7 +461,7 @@ fn every_code_has_a_case() {
 #[test]
 fn explain_prints_every_code_with_its_meaning() {
     for code in Code::ALL {
-        let answer = Command::new(binary("qlora-ctl"))
+        let answer = launch("qlora-ctl")
             .args(["explain", &code.id().to_lowercase()])
             .output()
             .expect("qlora-ctl");

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use qlora_config::{Checkpointing, DeviceKind, FlashAttention, Layers, Quantization};
-use qlora_tests::binary;
+use qlora_tests::launch;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../configs")
@@ -71,7 +70,7 @@ fn another_model_is_one_key_away() {
         let text = fs::read_to_string(&path).expect("a shipped configuration");
         let (_, rest) = text.split_once("# or: ").expect("another model");
         let other = rest.lines().next().unwrap_or_default();
-        let planned = Command::new(binary("qlora-ctl"))
+        let planned = launch("qlora-ctl")
             .arg("plan")
             .arg(path)
             .args(["--memory", gib, "--set", &format!("model.base={other}")])

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use qlora_tests::documented::{Documented, shell};
 use qlora_tests::repository::root;
-use qlora_tests::{World, binary, conversations, wait_until};
+use qlora_tests::{World, binary, conversations, forget_settings, launch, wait_until};
 
 /// What a call needs to be small and to find its model here; later settings override what is
 /// written.
@@ -88,6 +88,7 @@ impl Place {
             std::env::var("PATH").unwrap_or_default()
         );
         let mut command = Command::new("sh");
+        forget_settings(&mut command);
         // A shell that becomes the program is ended with it.
         command
             .arg("-c")
@@ -100,9 +101,9 @@ impl Place {
             .stdin(Stdio::null());
         // Another home than the coordinator's, where its token would be found.
         command.env("QLORA_TOKEN_FILE", self.world.path("state/token"));
-        for name in ["QLORA_TOKEN", "XDG_DATA_HOME", "XDG_CACHE_HOME"] {
-            command.env_remove(name);
-        }
+        command
+            .env_remove("XDG_DATA_HOME")
+            .env_remove("XDG_CACHE_HOME");
         command
     }
 
@@ -241,7 +242,7 @@ fn the_overview_of_commands_is_that_of_the_programs() {
                 .take_while(|word| plain(word))
                 .copied()
                 .collect();
-            let output = Command::new(binary("qlora-ctl"))
+            let output = launch("qlora-ctl")
                 .args(&commands)
                 .arg("--help")
                 .output()

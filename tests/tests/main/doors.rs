@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use qlora_proto::ListJobsRequest;
 use qlora_proto::job_service_client::JobServiceClient;
-use qlora_tests::{World, binary, wait_until};
+use qlora_tests::{World, binary, forget_settings, wait_until};
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 
@@ -330,6 +330,7 @@ impl Drop for Other {
 fn coordinator(listen: &str, state: &std::path::Path, with: impl FnOnce(&mut Command)) -> Other {
     let file = state.with_extension("address");
     let mut command = Command::new("sh");
+    forget_settings(&mut command);
     command
         .args(["-c", "ulimit -n 256 && exec \"$0\" \"$@\""])
         .arg(binary("qlora-coordinator"));
@@ -339,7 +340,6 @@ fn coordinator(listen: &str, state: &std::path::Path, with: impl FnOnce(&mut Com
         .arg("--address-file")
         .arg(&file);
     command
-        .env_remove("QLORA_TOKEN_FILE")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use qlora_tests::repository::{files, root};
-use qlora_tests::{World, binary};
+use qlora_tests::{World, binary, forget_settings};
 
 /// Crate, example, and what it prints without arguments.
 const EXAMPLES: [(&str, &str, &[&str]); 10] = [
@@ -99,7 +99,9 @@ fn example(name: &str) -> Command {
         "{} is not there: build it first with `cargo build --release --examples`",
         path.display()
     );
-    Command::new(path)
+    let mut command = Command::new(path);
+    forget_settings(&mut command);
+    command
 }
 
 /// Every example, with the folder of its crate.

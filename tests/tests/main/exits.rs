@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use qlora_tests::{World, binary, wait_until};
+use qlora_tests::{World, launch, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::first_hour_ctl::catches;
@@ -70,14 +70,11 @@ fn waits(world: &World, args: &[&str]) -> i32 {
 
 fn interrupted(world: &mut World) -> i32 {
     let id = submitted(world, &["--set", "resources.labels.site=mars"]);
-    let mut command = Command::new(binary("qlora-ctl"));
+    let mut command = launch("qlora-ctl");
     command
         .args(["watch", &id])
         .env("QLORA_URL", &world.address)
         .stdin(Stdio::null());
-    command
-        .env_remove("QLORA_TOKEN")
-        .env_remove("QLORA_TOKEN_FILE");
     let mut child = command
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -1,11 +1,11 @@
 //! At no time do two processes train one job, and nobody speaks for an attempt but its worker.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use qlora_client::Client;
 use qlora_client::transfer;
 use qlora_proto::*;
-use qlora_tests::{Program, Proxy, World, binary, wait_until};
+use qlora_tests::{Program, Proxy, World, launch, wait_until};
 use rustix::process::Signal;
 use tonic::Code;
 
@@ -214,7 +214,7 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
 async fn a_coordinator_whose_log_nobody_reads_goes_on() {
     let world = World::new(&[]);
     let (address, state) = (world.path("unread-address"), world.path("unread"));
-    let mut unread = Command::new(binary("qlora-coordinator"))
+    let mut unread = launch("qlora-coordinator")
         .args(["--listen", "127.0.0.1:0", "--address-file"])
         .arg(&address)
         .arg("--state-dir")

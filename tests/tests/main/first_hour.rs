@@ -5,7 +5,7 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use qlora_tests::{World, binary, conversations, wait_until};
+use qlora_tests::{World, conversations, launch, wait_until};
 use serde_json::Value;
 
 pub const SHORT: &str = "training: {max_steps: 2, eval_rows: 1}";
@@ -16,15 +16,12 @@ pub fn text(world: &World, name: &str) -> String {
 
 /// A program in the world's folder.
 pub fn program(world: &World, name: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(binary(name));
+    let mut command = launch(name);
     command
         .args(args)
         .current_dir(world.folder.path())
         .env("QLORA_URL", &world.address)
         .stdin(Stdio::null());
-    command
-        .env_remove("QLORA_TOKEN")
-        .env_remove("QLORA_TOKEN_FILE");
     command
 }
 

@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use qlora_tests::{World, binary, wait_until};
+use qlora_tests::{World, launch, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -126,14 +126,11 @@ fn ctrl_c_and_sigterm_end_a_command_that_follows_a_job_alike() {
         &["logs", &id, "--follow"],
     ] {
         for signal in [Signal::INT, Signal::TERM] {
-            let mut command = Command::new(binary("qlora-ctl"));
+            let mut command = launch("qlora-ctl");
             command
                 .args(args)
                 .env("QLORA_URL", &world.address)
                 .stdin(Stdio::null());
-            command
-                .env_remove("QLORA_TOKEN")
-                .env_remove("QLORA_TOKEN_FILE");
             let mut child = command
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())

@@ -222,7 +222,7 @@ fn a_stored_configuration_has_whole_paths_wherever_it_is_used() {
 fn plan_reads_the_shape_of_a_folder_and_of_a_file() {
     let world = World::new(&[]);
     let config = world.config(SHORT).display().to_string();
-    let made = std::process::Command::new(qlora_tests::binary("qlora-worker"))
+    let made = qlora_tests::launch("qlora-worker")
         .args([
             "convert",
             "--model",

@@ -4,9 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-use qlora_tests::{World, binary, wait_until};
+use qlora_tests::{World, launch, wait_until};
 use serde_json::Value;
 
 /// A program that does not outlive its test.
@@ -23,21 +23,13 @@ impl Drop for Started {
 fn coordinator(folder: &Path, args: &[&str]) -> (Option<i32>, String) {
     let log = folder.join("start.log");
     let file = fs::File::create(&log).expect("a log");
-    let mut command = Command::new(binary("qlora-coordinator"));
+    let mut command = launch("qlora-coordinator");
     command
         .args(args)
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(file);
-    for name in [
-        "QLORA_TOKEN",
-        "QLORA_TOKEN_FILE",
-        "QLORA_LISTEN",
-        "QLORA_STATE_DIR",
-    ] {
-        command.env_remove(name);
-    }
     let mut started = Started(command.spawn().expect("qlora-coordinator"));
     let status = wait_until("the end of the start", || {
         started.0.try_wait().expect("a status")
@@ -138,7 +130,7 @@ fn what_cannot_be_parsed_is_told_in_the_form_that_was_asked_for() {
         ("qlora-worker", &["--patience", "long"]),
         ("qlora-worker", &["doctor", "--nosuch"]),
     ] {
-        let json = Command::new(binary(program))
+        let json = launch(program)
             .args(args)
             .arg("--json")
             .output()
@@ -160,10 +152,7 @@ fn what_cannot_be_parsed_is_told_in_the_form_that_was_asked_for() {
                 "{args:?}: {said}"
             );
         }
-        let plain = Command::new(binary(program))
-            .args(args)
-            .output()
-            .expect(program);
+        let plain = launch(program).args(args).output().expect(program);
         assert_eq!(plain.status.code(), Some(2));
         assert!(
             String::from_utf8_lossy(&plain.stderr).starts_with("error: "),
@@ -177,7 +166,7 @@ fn what_cannot_be_parsed_is_told_in_the_form_that_was_asked_for() {
 fn the_workers_commands_print_json_with_their_version_and_coded_errors() {
     let world = World::new(&[]);
     let worker = |args: &[&str]| {
-        let mut command = Command::new(binary("qlora-worker"));
+        let mut command = launch("qlora-worker");
         command
             .args(args)
             .arg("--json")

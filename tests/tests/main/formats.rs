@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use qlora_tests::binary;
+use qlora_tests::launch;
 use serde_json::json;
 
 use crate::foreign::{passes, python};
 use crate::runs::place::{Place, execute};
 
 pub fn worker(args: &[&str]) -> Output {
-    Command::new(binary("qlora-worker"))
+    launch("qlora-worker")
         .args(args)
         .output()
         .expect("qlora-worker runs")

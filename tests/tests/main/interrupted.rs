@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use candle_core::{DType, Device, Tensor};
-use qlora_tests::{binary, tiny_model, wait_until};
+use qlora_tests::{forget_settings, launch, tiny_model, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -52,7 +52,7 @@ impl Place {
     }
 
     fn convert(&self, out: &str) -> Command {
-        let mut command = Command::new(binary("qlora-worker"));
+        let mut command = launch("qlora-worker");
         command
             .args(["convert", "--model"])
             .arg(&self.model)
@@ -72,6 +72,7 @@ impl Place {
     fn convert_under_nohup(&self, out: &str) -> Command {
         let plain = self.convert(out);
         let mut command = Command::new("sh");
+        forget_settings(&mut command);
         command
             .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
             .arg(plain.get_program())

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use qlora_tests::{World, binary};
+use qlora_tests::{World, launch};
 
 use crate::first_hour_model::refused;
 use crate::formats::worker;
@@ -115,7 +115,7 @@ fn a_missing_tokenizer_has_one_code() {
 #[test]
 fn a_misspelled_folder_is_told_from_a_name_of_the_hub() {
     let world = World::new(&[]);
-    let mut command = std::process::Command::new(binary("qlora-worker"));
+    let mut command = launch("qlora-worker");
     fs::create_dir_all(world.path("models")).expect("a folder");
     let output = command
         .args(["score", "--model", "models/tnyi", "--data", "eval.jsonl"])

@@ -3,10 +3,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use expect_test::expect_file;
-use qlora_tests::binary;
+use qlora_tests::launch;
 
 pub const PROGRAMS: [&str; 3] = ["qlora-ctl", "qlora-worker", "qlora-coordinator"];
 /// What every command has.
@@ -28,14 +27,9 @@ struct Help {
 /// What a command prints with `--help`, whatever the environment.
 pub fn help_text(words: &[&str]) -> String {
     let (program, rest) = words.split_first().expect("a program");
-    let mut command = Command::new(binary(program));
+    let mut command = launch(program);
     // A variable that is set would stand in the help.
     command.env_remove("COLUMNS").env_remove("LINES");
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("QLORA_") {
-            command.env_remove(name);
-        }
-    }
     let output = command
         .args(rest)
         .arg("--help")

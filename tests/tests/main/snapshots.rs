@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use expect_test::expect_file;
 use qlora_config::{Layers, json_schema};
-use qlora_tests::binary;
+use qlora_tests::launch;
 use qlora_tests::repository::root;
 
 use crate::options::{PROGRAMS, command_names, help_text};
@@ -66,7 +66,7 @@ fn every_broken_configuration_gets_the_recorded_message() {
 
 /// Stdout of `qlora-ctl` with `args`, in the repository.
 fn printed(args: &[&str]) -> String {
-    let output = std::process::Command::new(binary("qlora-ctl"))
+    let output = launch("qlora-ctl")
         .args(args)
         .current_dir(root())
         .output()
