@@ -1,21 +1,42 @@
-"""AdamW8bit of bitsandbytes on the CPU, recorded: python make.py updates.safetensors"""
-import sys, torch
+"""Six updates by bitsandbytes' AdamW8bit on the CPU, recorded: python make.py [OUT]
+
+A reference in Python for remaking updates.safetensors: neither the product nor its tests run it.
+"""
+
+import pathlib
+import sys
+
 import bitsandbytes as bnb
+import torch
 from safetensors.torch import save_file
+
+N, STEPS = 700, 6
+
 torch.set_num_threads(1)
-g=torch.Generator().manual_seed(7007)
-N,STEPS=700,6
-p=torch.nn.Parameter(torch.randn(N,generator=g)*0.02)
-opt=bnb.optim.AdamW8bit([p],lr=1e-2,betas=(0.9,0.999),eps=1e-8,weight_decay=0.1,min_8bit_size=1)
-out={"initial":p.data.clone()}
-grads=[];vals=[]
-for s in range(STEPS):
-    gr=torch.randn(N,generator=g)*torch.logspace(-6,0,N)*(0.5+s)
-    gr[256:300]=0
-    if s<3: gr[512:]=0     # a block whose moments stay zero for a while
-    p.grad=gr.clone(); opt.step()
-    grads.append(gr); vals.append(p.data.clone())
-st=opt.state[p]
-print({k:(v.dtype,v.shape) if torch.is_tensor(v) else v for k,v in st.items()})
-out.update(gradients=torch.stack(grads),values=torch.stack(vals),first_codes=st["state1"],second_codes=st["state2"],first_scales=st["absmax1"],second_scales=st["absmax2"],signed=st["qmap1"],unsigned=st["qmap2"])
-save_file({k:v.detach().contiguous() for k,v in out.items()}, sys.argv[1])
+chance = torch.Generator().manual_seed(7007)
+weight = torch.nn.Parameter(torch.randn(N, generator=chance) * 0.02)
+optimizer = bnb.optim.AdamW8bit([weight], lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, min_8bit_size=1)
+initial, gradients, values = weight.data.clone(), [], []
+for step in range(STEPS):
+    gradient = torch.randn(N, generator=chance) * torch.logspace(-6, 0, N) * (0.5 + step)
+    gradient[256:300] = 0
+    if step < 3:
+        gradient[512:] = 0  # the moments of the last block stay zero for a while
+    weight.grad = gradient.clone()
+    optimizer.step()
+    gradients.append(gradient)
+    values.append(weight.data.clone())
+state = optimizer.state[weight]
+out = {
+    "initial": initial,
+    "gradients": torch.stack(gradients),
+    "values": torch.stack(values),
+    "first_codes": state["state1"],
+    "second_codes": state["state2"],
+    "first_scales": state["absmax1"],
+    "second_scales": state["absmax2"],
+    "signed": state["qmap1"],
+    "unsigned": state["qmap2"],
+}
+file = sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent / "updates.safetensors"
+save_file({name: tensor.detach().contiguous() for name, tensor in out.items()}, file)

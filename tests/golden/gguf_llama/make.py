@@ -1,6 +1,7 @@
 """A small SentencePiece vocabulary as GGUF holds it, and ids of texts: python make.py
 
-Needs sentencepiece 0.2.3. Writes vocabulary.json and samples.json beside this file.
+A reference in Python for remaking vectors: neither the product nor its tests run it. Needs sentencepiece 0.2.3. Writes
+vocabulary.json and samples.json beside this file.
 """
 import json, pathlib, random, re, tempfile
 
