@@ -159,12 +159,10 @@ fn a_followed_log_goes_on_where_it_was_when_the_coordinator_is_back() {
     let config = world.config("training: {max_steps: 60}");
     let id = world.submit(&config, &[]).to_string();
     let followed = world.path("followed");
-    let mut command = Command::new(binary("qlora-ctl"));
+    let mut command = launch("qlora-ctl");
     command
         .args(["logs", &id, "--follow"])
         .env("QLORA_URL", &world.address)
-        .env_remove("QLORA_TOKEN")
-        .env_remove("QLORA_TOKEN_FILE")
         .stdin(Stdio::null())
         .stdout(fs::File::create(&followed).expect("a file"))
         .stderr(Stdio::null());
