@@ -41,9 +41,18 @@ pub(crate) fn explain(error: &figment::Error, written: Option<&str>) -> Explaine
     }
 }
 
+/// Words that are values of their own where no quotes stand around them.
+const TRUTH: [&str; 2] = ["true", "false"];
+
 /// What helps where `value` is none of the words that are expected.
 fn word_from(value: &str, expected: &[&str]) -> String {
     let takes = format!("it takes {}", expected.join(", "));
+    if TRUTH.iter().any(|word| word.eq_ignore_ascii_case(value)) && expected.contains(&TRUTH[0]) {
+        return format!("write {} without quotes", value.to_lowercase());
+    }
+    if expected.contains(&"cuda") && matches!(&*value.to_lowercase(), "gpu" | "gpus" | "nvidia") {
+        return format!("`cuda` is an NVIDIA GPU, `metal` the GPU of a Mac; {takes}");
+    }
     let is_list = expected.contains(&ALL_LINEAR);
     let list = is_list.then(|| list_from(value)).flatten();
     match alike(value, expected) {
@@ -73,9 +82,15 @@ fn list_from(value: &str) -> Option<String> {
 /// The one of `words` that was probably meant.
 fn alike<'w>(value: &str, words: &[&'w str]) -> Option<&'w str> {
     let lower = value.to_lowercase().replace(['-', ' '], "_");
+    if let Some(word) = words
+        .iter()
+        .copied()
+        .find(|word| word.eq_ignore_ascii_case(&lower))
+    {
+        return Some(word);
+    }
     let is_alike = |word: &&str| {
-        word.eq_ignore_ascii_case(&lower)
-            || word.trim_end_matches("_proj") == lower
+        word.trim_end_matches("_proj") == lower
             || (lower.len() >= 3 && word.starts_with(&lower))
             || strsim::damerau_levenshtein(&lower, word) <= 1.max(word.len() / 5)
     };

@@ -42,6 +42,22 @@ pub(crate) fn take_unknown(dict: &mut Dict) -> Vec<Unknown> {
     found
 }
 
+/// Removes every list from `dict` that stands where a section belongs, and names the section: its
+/// values would be read by their place.
+pub(crate) fn take_lists(dict: &mut Dict) -> Vec<String> {
+    let known = defaults();
+    let is_list = |key: &str, value: &Value| {
+        matches!(value, Value::Array(..)) && matches!(known.get(key), Some(Value::Dict(..)))
+    };
+    let found: Vec<String> = dict
+        .iter()
+        .filter(|(key, value)| is_list(key, value))
+        .map(|(key, _)| key.clone())
+        .collect();
+    dict.retain(|key, _| !found.contains(key));
+    found
+}
+
 /// The longest part of `path` that has a default, and that default.
 pub(crate) fn default_of(path: &[String]) -> Option<(Vec<String>, Value)> {
     let root = defaults();
@@ -78,7 +94,7 @@ fn walk(
         if !is_known {
             found.push(Unknown {
                 path: path.clone(),
-                help: meant(path, known, root),
+                help: meant(path, value, known, root),
             });
         }
         // An empty section of the defaults is one with keys of anyone's own.
@@ -106,8 +122,8 @@ pub(crate) fn section_of(key: &str) -> Option<String> {
 }
 
 /// The known key that was probably meant: the same one in its section, one that is spelled alike, or
-/// ours for one of another tool.
-fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
+/// ours for one of another tool. `value` stands behind the unknown one.
+fn meant(path: &[String], value: &Value, siblings: &Dict, root: &Dict) -> String {
     let key = path.last().map(String::as_str).unwrap_or_default();
     let parent = path[..path.len().saturating_sub(1)].join(".");
     let full = |name: &str| {
@@ -130,7 +146,9 @@ fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
         return "an anchor needs no key of its own; write `&anchor` where the value is used first"
             .into();
     }
-    if !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit()) {
+    // `{learning_rate: 1,5}` is read as a second key, `5`, with nothing behind it.
+    let is_number = !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit());
+    if is_number && matches!(value, Value::Empty(..)) {
         return "inside { } a comma ends a value: a number with a fraction is written with a point, such as 1.5".into();
     }
     let lower = key.to_lowercase().replace('-', "_");
@@ -139,7 +157,7 @@ fn meant(path: &[String], siblings: &Dict, root: &Dict) -> String {
         .map(|name| (strsim::damerau_levenshtein(&lower, name), name))
         .min();
     match best {
-        Some((distance, name)) if distance <= 2.max(key.len() / 3) => {
+        Some((distance, name)) if !is_number && distance <= 2.max(key.len() / 3) => {
             format!("did you mean `{}`?", full(name))
         }
         _ => {

@@ -100,6 +100,16 @@ pub(crate) fn given_twice(source: &str, key: &str, lines: &[u64]) -> Diagnostic 
     }
 }
 
+/// A list where a section belongs; its values would be taken by their place.
+pub(crate) fn list_for_section(section: &str) -> Diagnostic {
+    Diagnostic {
+        code: Code::WrongType,
+        message: format!("`{section}` must be a section of keys, not a list"),
+        place: None,
+        help: Some("give each value its key, as in `lora: {r: 16, alpha: 32}`".into()),
+    }
+}
+
 fn times(n: usize) -> String {
     if n == 2 {
         "twice".into()

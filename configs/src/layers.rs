@@ -10,8 +10,8 @@ use serde_saphyr::figment::Yaml;
 use crate::diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
 use crate::explain::explain;
 use crate::interplay::{Idle, idle};
-use crate::known::{Unknown, default_of, is_text, take_unknown};
-use crate::layer::{FILE_LAYER, Layer, given_twice, path_of, syntax_error};
+use crate::known::{Unknown, default_of, is_text, take_lists, take_unknown};
+use crate::layer::{FILE_LAYER, Layer, given_twice, list_for_section, path_of, syntax_error};
 use crate::locate::{locate, repeated};
 use crate::nested::{holds, nest, nest_value};
 use crate::presets::{DEFAULTS, preset, preset_names};
@@ -52,6 +52,7 @@ impl Layers {
         }
         for mut layer in layers {
             faults.extend(self.unknown_keys(&mut layer));
+            faults.extend(self.lists_for_sections(&mut layer));
             figment = figment.merge(layer);
         }
         let config = self.extract(figment.clone(), &mut faults);
@@ -159,6 +160,21 @@ impl Layers {
             help: Some(unknown.help),
         };
         let mut faults: Vec<Diagnostic> = unknown.into_iter().map(fault).collect();
+        faults.sort_by_key(Diagnostic::position);
+        faults
+    }
+
+    /// Removes the lists of `layer` that stand in the place of a section, and names each.
+    fn lists_for_sections(&self, layer: &mut Layer) -> Vec<Diagnostic> {
+        let lists = take_lists(&mut layer.dict);
+        let named = (layer.name != FILE_LAYER).then(|| Place::Named(layer.name.clone()));
+        let fault = |section: String| Diagnostic {
+            place: named
+                .clone()
+                .or_else(|| self.place_in_file(std::slice::from_ref(&section))),
+            ..list_for_section(&section)
+        };
+        let mut faults: Vec<Diagnostic> = lists.into_iter().map(fault).collect();
         faults.sort_by_key(Diagnostic::position);
         faults
     }

@@ -34,12 +34,13 @@ mod words;
 mod yaml;
 
 pub use agree::quantized_twice;
-pub use base::{is_gguf_name, is_hub_name};
+pub use base::{hub_name_fault, is_gguf_name, is_hub_name};
 pub use diagnostic::{ConfigErrors, Diagnostic, Location, Place, Warning};
 pub use interplay::{Idle, idle_in};
 pub use json_schema::json_schema;
 pub use layers::Layers;
 pub use presets::{QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN, preset_names};
+pub use ranges::MOST_STEPS;
 pub use resolved::ResolvedConfig;
 pub use rewrite::rewritten;
 pub use schema::{

@@ -7,8 +7,6 @@ use serde_json::{Map, Value, json};
 pub(crate) enum Limits {
     /// This or more.
     From(f64),
-    /// More than this.
-    Above(f64),
     /// Between both, or one of them.
     Within(f64, f64),
     /// The first or more, less than the second.
@@ -24,7 +22,6 @@ impl Limits {
         value.is_finite()
             && match self {
                 Self::From(low) => value >= low,
-                Self::Above(low) => value > low,
                 Self::Within(low, high) => (low..=high).contains(&value),
                 Self::Below(low, high) => (low..high).contains(&value),
                 Self::UpTo(low, high) => value > low && value <= high,
@@ -34,12 +31,28 @@ impl Limits {
             }
     }
 
+    /// What follows `is 3, ` where 3 is `value` and the `f32` that stands for it in a run is 0, is
+    /// infinite, or is an end that no value may reach.
+    pub fn lost_in_single(self, value: f64) -> Option<String> {
+        let single = value as f32;
+        let fault = match self {
+            // Devices take what is smaller than that for 0.
+            _ if value != 0.0 && single.abs() < f32::MIN_POSITIVE => "too near 0 for".into(),
+            _ if single.is_infinite() => "too large for".into(),
+            Self::Below(_, high) if f64::from(single) >= high => {
+                format!("which is {} in", plain(high))
+            }
+            _ => return None,
+        };
+        Some(format!("{fault} the single precision of a run"))
+    }
+
     /// What follows `is 3, ` where 3 is `value` and not such a one.
     pub fn fault(self, value: f64, unit: &str) -> String {
         match self {
             Self::From(low) => format!("below {}", plain(low)),
             Self::UpTo(_, high) if value > high => format!("above {}", plain(high)),
-            Self::Above(low) | Self::UpTo(low, _) => format!("not above {}", plain(low)),
+            Self::UpTo(low, _) => format!("not above {}", plain(low)),
             Self::PowerOfTwo(..) => format!("not a {}", self.words()),
             Self::Within(..) | Self::Below(..) => {
                 format!("outside {} {unit}", self.words()).trim_end().into()
@@ -51,7 +64,6 @@ impl Limits {
     pub fn words(self) -> String {
         match self {
             Self::From(low) => format!("{} or more", plain(low)),
-            Self::Above(low) => format!("more than {}", plain(low)),
             Self::Within(low, high) => format!("{} to {}", plain(low), plain(high)),
             Self::Below(low, high) => format!("{} to below {}", plain(low), plain(high)),
             Self::UpTo(low, high) => format!("more than {}, at most {}", plain(low), plain(high)),
@@ -66,7 +78,6 @@ impl Limits {
     pub fn keywords(self) -> Map<String, Value> {
         let said = match self {
             Self::From(low) => json!({"minimum": number(low)}),
-            Self::Above(low) => json!({"exclusiveMinimum": number(low)}),
             Self::Within(low, high) => json!({"minimum": number(low), "maximum": number(high)}),
             Self::Below(low, high) => {
                 json!({"minimum": number(low), "exclusiveMaximum": number(high)})
@@ -133,10 +144,25 @@ mod tests {
     }
 
     #[test]
+    fn what_single_precision_loses_is_found() {
+        let share = Limits::Below(0.0, 1.0);
+        for lost in [1e-46, 1e-40, 1e-300, 0.999_999_999_99, 1.0 - f64::EPSILON] {
+            assert!(share.lost_in_single(lost).is_some(), "{lost}");
+        }
+        for kept in [0.0, 1e-30, 0.05, 0.999, 0.999_999] {
+            assert_eq!(share.lost_in_single(kept), None, "{kept}");
+        }
+        let any = Limits::From(0.0);
+        for lost in [1e39, 1e300, f64::MAX] {
+            assert!(any.lost_in_single(lost).is_some(), "{lost}");
+        }
+        assert_eq!(any.lost_in_single(1.0 - f64::EPSILON), None);
+    }
+
+    #[test]
     fn no_limit_holds_what_is_no_number() {
         for limits in [
             Limits::From(0.0),
-            Limits::Above(0.0),
             Limits::Within(0.0, 1.0),
             Limits::Below(0.0, 1.0),
             Limits::UpTo(0.0, 1.0),

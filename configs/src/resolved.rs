@@ -4,7 +4,7 @@ use qlora_codes::Code;
 use sha2::{Digest, Sha256};
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, Place, Warning};
-use crate::layer::path_of;
+use crate::layer::{list_for_section, path_of};
 use crate::schema::TrainingConfig;
 use crate::validate::validate;
 
@@ -40,12 +40,19 @@ impl ResolvedConfig {
 
     /// Reads back what [`Self::json`] wrote, checking it again.
     pub fn from_json(json: &str) -> Result<Self, ConfigErrors> {
-        let config: TrainingConfig = serde_json::from_str(json).map_err(|e| Diagnostic {
+        let unread = |e: serde_json::Error| Diagnostic {
             code: Code::RecordedConfig,
             message: format!("the recorded configuration cannot be read: {e}"),
             place: None,
             help: Some("submit the job again with this version of qlora-ctl".into()),
-        })?;
+        };
+        let config: TrainingConfig = serde_json::from_str(json).map_err(unread)?;
+        // serde takes a list for a section, whose values stand in the order of the keys.
+        let sections: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(json).map_err(unread)?;
+        if let Some((section, _)) = sections.iter().find(|(_, value)| value.is_array()) {
+            return Err(list_for_section(section).into());
+        }
         Self::check(config, &|_| None)
     }
 

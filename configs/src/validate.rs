@@ -12,6 +12,16 @@ pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
     ranges(config, &mut faults);
     model_and_data(config, &mut faults);
     target_modules(config, &mut faults);
+    faults.require(
+        config
+            .resources
+            .labels
+            .keys()
+            .all(|name| !name.trim().is_empty()),
+        "resources.labels",
+        || "`resources.labels` has a label without a name".into(),
+        "give it the name that the worker has, as in `labels: {site: berlin}`",
+    );
     agree::check(config, &mut faults);
     faults.0
 }

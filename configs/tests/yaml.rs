@@ -393,3 +393,101 @@ fn a_byte_order_mark_before_the_file_is_no_content() {
     assert!(faults[0].contains("f.yaml:1:"), "{}", faults[0]);
     assert_eq!(faults[0], faults[1]);
 }
+
+#[test]
+fn a_list_is_no_section_wherever_it_is_given() {
+    for section in ["model", "data", "lora", "training", "resources"] {
+        for list in ["[]", "[8, 16.0, false]", "\n  - r: 8"] {
+            let told = resolve(&format!("{HEAD_OF_NONE}{section}: {list}\n")).expect_err(section);
+            let wanted = format!("error[Q0108]: `{section}` must be a section of keys, not a list");
+            assert!(told.contains(&wanted), "{section}: {list}: {told}");
+            assert!(told.contains("(f.yaml:2:1)"), "{told}");
+        }
+        let layers = Layers {
+            set: vec![format!("{section}=[1, 2]")],
+            ..Layers::default()
+        };
+        let told = layers.resolve().expect_err(section).to_string();
+        assert!(
+            told.contains("not a list") && told.contains(&format!("(--set {section})")),
+            "{told}"
+        );
+    }
+    let whole = resolve(HEAD).expect("a configuration");
+    let mut recorded: serde_json::Value = serde_json::from_str(whole.json()).expect("JSON");
+    let values: Vec<_> = recorded["lora"]
+        .as_object()
+        .expect("a section")
+        .values()
+        .cloned()
+        .collect();
+    recorded["lora"] = values.into();
+    let told = ResolvedConfig::from_json(&recorded.to_string()).expect_err("a list");
+    assert!(
+        told.to_string().contains("`lora` must be a section"),
+        "{told}"
+    );
+}
+
+/// A comment, so that a section stands on the second line.
+const HEAD_OF_NONE: &str = "# no model\n";
+
+#[test]
+fn advice_is_such_that_whoever_follows_it_is_done() {
+    for (text, told, not) in [
+        (
+            "training: {gradient_checkpointing: \"true\"}",
+            "write true without quotes",
+            "did you mean",
+        ),
+        (
+            "training: {gradient_checkpointing: 'False'}",
+            "write false without quotes",
+            "did you mean",
+        ),
+        (
+            "resources: {device: gpu}",
+            "`cuda` is an NVIDIA GPU",
+            "`cpu`?",
+        ),
+        (
+            "resources: {device: GPU}",
+            "`metal` the GPU of a Mac",
+            "`cpu`?",
+        ),
+        ("resources: {device: cup}", "did you mean `cpu`?", "NVIDIA"),
+        (
+            "lora: {target_modules: \"q_proj,v_proj\"}",
+            "write [q_proj, v_proj]",
+            "did you mean",
+        ),
+        (
+            "lora: {target_modules: 'v_proj, k_proj, o_proj'}",
+            "write [v_proj, k_proj, o_proj]",
+            "did you mean",
+        ),
+        ("5: 3", "the file takes", "comma"),
+        ("lora: {5: 3}", "lora takes", "comma"),
+        (
+            "training: {learning_rate: 1,5}",
+            "a comma ends a value",
+            "takes",
+        ),
+        (
+            "resources: {labels: {\"\": x}}",
+            "a label without a name",
+            "without quotes",
+        ),
+        (
+            "resources: {labels: {site: a, ' ': x}}",
+            "a label without a name",
+            "without quotes",
+        ),
+    ] {
+        let fault = resolve(&format!("{HEAD}{text}\n")).expect_err(text);
+        assert!(
+            fault.contains(told) && !fault.contains(not),
+            "{text}: {fault}"
+        );
+    }
+}

@@ -15,7 +15,7 @@ use crate::yaml;
 
 /// Files of `invalid/` in which each key alone is right: another key, the model or the template
 /// makes it wrong, or a key is missing, which another layer may give.
-const FOUND_BY_CHECKS_ONLY: [&str; 14] = [
+const FOUND_BY_CHECKS_ONLY: [&str; 15] = [
     "best_never.yaml",
     "cudnn_on_cpu.yaml",
     "flash_on_cpu.yaml",
@@ -28,6 +28,7 @@ const FOUND_BY_CHECKS_ONLY: [&str; 14] = [
     "no_template.yaml",
     "stop_after_the_end.yaml",
     "stop_never.yaml",
+    "too_small.yaml",
     "uneven_workers.yaml",
     "warmup_too_long.yaml",
 ];

@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use qlora_codes::Code;
-use qlora_config::{ConfigErrors, Diagnostic, Layers, TrainingConfig, is_gguf_name, is_hub_name};
+use qlora_config::{
+    ConfigErrors, Diagnostic, Layers, TrainingConfig, hub_name_fault, is_gguf_name, is_hub_name,
+};
 use qlora_planner::{catalogue, find};
 
 use super::paths::{Origin, absolute, located};
@@ -36,12 +38,16 @@ pub fn whole(
     if is_hub_name(base) {
         return Ok(None);
     }
-    let (message, help) = match path {
+    let (message, help) = match (path, hub_name_fault(base)) {
+        (_, Some(help)) => (
+            format!("`{KEY}` is `{base}`, which is no file or folder and no name of the hub"),
+            help.to_owned(),
+        ),
         _ if !base.contains(['/', '\\']) && !is_file_name(base) => (
             format!("`{KEY}` is `{base}`, which is no model of the catalogue and no folder"),
             names_like(base),
         ),
-        Some(path) => (
+        (Some(path), None) => (
             format!(
                 "`{KEY}` is `{base}`, and there is no file or folder {}",
                 path.display()
@@ -49,7 +55,7 @@ pub fn whole(
             "fix the path; a model that lies on the worker only is named by its whole path there"
                 .to_owned(),
         ),
-        None => (
+        (None, None) => (
             format!(
                 "`{KEY}` is `{base}`, and a stored configuration lies in no folder that this could start from"
             ),
@@ -175,6 +181,19 @@ mod tests {
             "{said}"
         );
         assert!(said.contains("owner/name"), "{said}");
+    }
+
+    #[test]
+    fn a_name_that_the_hub_cannot_have_is_refused() {
+        for origin in [Origin::Stored, Origin::Folder("/nowhere".into())] {
+            for (base, way_out) in [
+                ("owner/name@main", "revision"),
+                ("owner/na me", "letters, digits"),
+            ] {
+                let said = told(base, &origin, false).expect_err(base);
+                assert!(said.contains(base) && said.contains(way_out), "{said}");
+            }
+        }
     }
 
     #[test]
