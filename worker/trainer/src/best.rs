@@ -25,7 +25,7 @@ pub struct Best {
 impl Best {
     /// Takes note of an evaluation after `step`; a loss that is no number is no improvement.
     pub fn note(&mut self, step: u64, loss: f64, adapters: &Adapters, keep: bool) {
-        let lower = self.mark.is_none_or(|mark| loss < mark.loss);
+        let lower = !loss.is_nan() && self.mark.is_none_or(|mark| loss < mark.loss);
         if lower {
             self.mark = Some(BestMark {
                 step,

@@ -59,6 +59,17 @@ pub enum Error {
     Template(#[from] qlora_data::TemplateError),
     #[error(transparent)]
     Encode(#[from] qlora_data::EncodeError),
+    /// A prompt of nothing has no next token.
+    #[error(
+        "the chat template writes nothing of a question, not one token; give --template chatml-tools (data.template), or a template that writes the messages"
+    )]
+    NoPrompt,
+    #[error("{name}: {fault}; {help}")]
+    NothingToScore {
+        name: String,
+        fault: String,
+        help: &'static str,
+    },
     #[error("{path}: {fault}")]
     Checkpoint { path: PathBuf, fault: String },
     #[error("the adapter {path} {fault}")]
@@ -75,6 +86,19 @@ pub enum Error {
         "the loss of the first row is {loss} before any step; the model's weights are too large to compute with; take another model"
     )]
     FirstLoss { loss: f64 },
+    #[error(
+        "the loss of the first row is {loss} before any step with an adapter that has an effect, and finite without one: the update is too large; lower {keys}"
+    )]
+    FirstUpdate { loss: f64, keys: &'static str },
+    #[error(
+        "after step {step}, {tensor} has {value} at element {index}: the adapter is not finite, and nothing of it is saved; lower training.learning_rate, and look at the other keys of the optimizer; what was saved before stays"
+    )]
+    Weights {
+        step: u64,
+        tensor: String,
+        index: usize,
+        value: f32,
+    },
     #[error(
         "{what} is not finite; {origin} is the first to give such a number; the weights or the adapter are too large to compute with"
     )]
@@ -130,10 +154,10 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Config { .. } | Self::Misfit(_) => Code::InvalidValue,
-            Self::Template(_) => Code::ChatTemplate,
+            Self::Template(_) | Self::NoPrompt => Code::ChatTemplate,
             Self::Data(e) => e.code(),
             Self::Encode(e) => e.code(),
-            Self::NoRow { .. } => Code::InvalidRow,
+            Self::NoRow { .. } | Self::NothingToScore { .. } => Code::InvalidRow,
             Self::Device { .. } => Code::NoDevice,
             Self::Stopped => Code::JobCancelled,
             Self::Model { .. }
@@ -146,6 +170,8 @@ impl Error {
             Self::Export { .. } => Code::Export,
             Self::NotFinite { .. }
             | Self::FirstLoss { .. }
+            | Self::FirstUpdate { .. }
+            | Self::Weights { .. }
             | Self::Result { .. }
             | Self::NoGradient { .. } => Code::NotFinite,
             Self::Peer { .. }
@@ -174,7 +200,11 @@ impl Error {
             | Self::Export { .. }
             | Self::NoGradient { .. }
             | Self::FirstLoss { .. }
+            | Self::FirstUpdate { .. }
+            | Self::Weights { .. }
             | Self::Result { .. }
+            | Self::NoPrompt
+            | Self::NothingToScore { .. }
             | Self::Positions { .. }
             | Self::NoRow { .. }
             | Self::Vocabulary { .. }
@@ -309,6 +339,24 @@ mod tests {
                 "Q0514",
             ),
             (Error::NotFinite { step: 3, steps: 2 }, "Q0515"),
+            (
+                Error::Weights {
+                    step: 3,
+                    tensor: "t".into(),
+                    index: 0,
+                    value: f32::NAN,
+                },
+                "Q0515",
+            ),
+            (Error::NoPrompt, "Q0204"),
+            (
+                Error::NothingToScore {
+                    name: "f".into(),
+                    fault: "x".into(),
+                    help: "y",
+                },
+                "Q0203",
+            ),
             (
                 Error::from(candle_core::Error::Msg("CUBLAS_STATUS_ALLOC_FAILED".into())),
                 "Q0304",

@@ -62,6 +62,9 @@ pub fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32
 }
 
 /// The model's answer to `conversation`, without special tokens.
+///
+/// # Errors
+/// [`Error::NoPrompt`] where the template writes nothing, besides those of [`tokens`].
 pub fn answer(
     decoder: &Decoder,
     adapters: &Adapters,
@@ -74,6 +77,9 @@ pub fn answer(
     let fault =
         |e: tokenizers::Error| Error::Encode(qlora_data::EncodeError::Tokenizer(e.to_string()));
     let encoding = tokenizer.encode(prompt.as_str(), false).map_err(fault)?;
+    if encoding.get_ids().is_empty() {
+        return Err(Error::NoPrompt);
+    }
     let ids = tokens(decoder, adapters, encoding.get_ids(), how)?;
     Ok(tokenizer
         .decode(&ids, true)

@@ -8,7 +8,7 @@
 
 use candle_core::Tensor;
 
-use crate::lora::{FactorGrad, NAMES};
+use crate::lora::{Adapters, FactorGrad, NAMES};
 use crate::model::Batch;
 use crate::step::Trainer;
 use crate::{Error, Result};
@@ -35,7 +35,7 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
     };
     let (loss, gradients) = probe.gradients(0, std::slice::from_ref(batch))?;
     if !loss.is_finite() {
-        return Err(Error::FirstLoss { loss });
+        return Err(too_large(trainer, batch, loss)?);
     }
     let mut silent = Vec::new();
     for (at, (site, grad)) in probe
@@ -63,6 +63,20 @@ pub fn gradients_arrive(trainer: &Trainer<'_>, batch: &Batch) -> Result<()> {
             tensors: shorten(&silent),
         })
     }
+}
+
+/// Whether the model or the update makes the loss of `batch` infinite, or no number.
+fn too_large(trainer: &Trainer<'_>, batch: &Batch, loss: f64) -> Result<Error> {
+    let without = Adapters::without_effect(&trainer.decoder.shape, &trainer.decoder.device)?;
+    if !trainer.decoder.loss(batch, &without)?.is_finite() {
+        return Ok(Error::FirstLoss { loss });
+    }
+    let keys = if trainer.training.neftune_alpha > 0.0 {
+        "lora.alpha or training.neftune_alpha"
+    } else {
+        "lora.alpha"
+    };
+    Ok(Error::FirstUpdate { loss, keys })
 }
 
 fn not_zero(b: &Tensor) -> Result<Tensor> {

@@ -7,7 +7,7 @@ use qlora_config::{DeviceKind, FlashAttention, ModelConfig, ResolvedConfig};
 pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
 use qlora_data::rows::Place;
-use qlora_data::{ChatTemplate, DatasetError, Example, Sample, encode_example};
+use qlora_data::{ChatTemplate, DatasetError, Encoder, Example, IGNORE, Sample, encode_example};
 use tokenizers::Tokenizer;
 
 use crate::generate::{Generation, answer, end_ids, end_of_turn};
@@ -145,6 +145,10 @@ impl Answerer {
 
     /// Loss over the rows of a file and grades of answers to those that make calls; `watch` hears
     /// of every row, and can end it.
+    ///
+    /// # Errors
+    /// A row cannot be read or is not what the template writes; no row, or no token of one, is
+    /// there to be scored.
     pub fn score(
         &self,
         file: &Path,
@@ -156,13 +160,7 @@ impl Answerer {
         let (mut sum, mut grades) = (0f64, Vec::new());
         for row in qlora_data::examples(file, name)?.take(rows) {
             let (place, example) = row?;
-            let sample =
-                encode_example(&self.tokenizer, &self.template, &example).map_err(|source| {
-                    DatasetError::Encode {
-                        place: place.clone(),
-                        source,
-                    }
-                })?;
+            let sample = self.sample(&place, &example)?;
             if !self.fits(&sample, &place)? {
                 scores.left_out += 1;
                 continue;
@@ -193,10 +191,31 @@ impl Answerer {
                 positions: self.positions(),
             });
         }
+        something(&scores, name, rows)?;
         scores.loss = sum / scores.tokens.max(1) as f64;
         scores.perplexity = scores.loss.exp();
         scores.calls = (!grades.is_empty()).then(|| CallScores::of(&grades));
         Ok(scores)
+    }
+
+    /// The tokens of the row at `place`.
+    ///
+    /// # Errors
+    /// It cannot be rendered, or the template leaves out everything that it would be scored on.
+    fn sample(&self, place: &Place, example: &Example) -> Result<Sample> {
+        let fault = |source| DatasetError::Encode {
+            place: place.clone(),
+            source,
+        };
+        let (tokenizer, template) = (&self.tokenizer, &self.template);
+        let sample = encode_example(tokenizer, template, example).map_err(fault)?;
+        if sample.labels.iter().all(|&label| label == IGNORE) {
+            // As before a training: a message may be left out, or none may be asked for.
+            Encoder::new(tokenizer, template)
+                .encode(tokenizer, template, example)
+                .map_err(fault)?;
+        }
+        Ok(sample)
     }
 
     /// Whether the model has a position for every token of the row at `place`.
@@ -230,6 +249,31 @@ impl Answerer {
         let grade = grade(conversation, &answer);
         Ok(grade.map(|grade| (answer, grade)))
     }
+}
+
+/// That `scores`, of `asked` rows of the file `name` at the most, are of something: a loss over
+/// nothing would be a perfect one.
+fn something(scores: &Scores, name: &str, asked: usize) -> Result<()> {
+    let (fault, help) = if asked == 0 {
+        ("no row of it is asked for", "ask for one row or more")
+    } else if scores.rows == 0 {
+        (
+            "it holds no rows",
+            "a row is one line: {\"messages\": [...]}",
+        )
+    } else if scores.tokens == 0 {
+        (
+            "no row of it has a token to score",
+            "give rows with answers, whose weight is not 0",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::NothingToScore {
+        name: name.to_owned(),
+        fault: fault.to_owned(),
+        help,
+    })
 }
 
 fn template_of(subject: &Subject<'_>) -> Result<String> {

@@ -48,13 +48,24 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    pub(crate) fn new(spans: &[Span]) -> Self {
+    /// # Errors
+    /// There is no sequence, or one has no token or fewer keys than queries.
+    pub(crate) fn new(spans: &[Span]) -> Result<Self> {
+        if spans.is_empty() {
+            candle_core::bail!("a pass has no sequence");
+        }
+        if let Some(i) = spans.iter().position(|span| span.q.is_empty()) {
+            candle_core::bail!("sequence {i} of a pass has no token");
+        }
+        if let Some(i) = spans.iter().position(|s| s.k.len() < s.q.len()) {
+            candle_core::bail!("sequence {i} of a pass has fewer keys than queries");
+        }
         let positions = spans.iter().flat_map(Span::positions).collect();
-        Self {
+        Ok(Self {
             spans: spans.to_vec(),
             positions,
             tables: None,
-        }
+        })
     }
 
     /// With what the backend that they are made for reads besides.
@@ -87,5 +98,28 @@ impl Sequences {
             Some(tables) => Ok(tables),
             None => candle_core::bail!("these sequences were made by another backend"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_without_a_token_is_refused_and_not_computed_with() {
+        for (lengths, told) in [
+            (&[][..], "no sequence"),
+            (&[0], "sequence 0 of a pass has no token"),
+            (&[3, 0, 2], "sequence 1 of a pass has no token"),
+        ] {
+            let fault = Sequences::new(&Span::packed(lengths)).map(drop);
+            let fault = fault.expect_err("a refusal").to_string();
+            assert!(fault.contains(told), "{lengths:?}: {fault}");
+        }
+        let short = Span { q: 0..3, k: 0..2 };
+        assert!(Sequences::new(&[short]).is_err());
+        let ahead = Span { q: 0..1, k: 0..9 };
+        let whole = Sequences::new(&[ahead]).expect("a sequence");
+        assert_eq!(whole.positions(), [8]);
     }
 }

@@ -180,6 +180,27 @@ impl Adapters {
         self.factors.iter().map(Factors::parameters).sum()
     }
 
+    /// The first trained number that is not finite, with the name of its tensor and its index.
+    ///
+    /// The norm of all of them, which a device finds in one pass, is finite where they are; only
+    /// where it is not are they looked at one by one, for it overflows before they do.
+    pub fn first_broken(&self, backend: &dyn Backend) -> Result<Option<(String, usize, f32)>> {
+        let tensors: Vec<&Tensor> = self.factors.iter().flat_map(Factors::tensors).collect();
+        if backend.grad_norm(&tensors)?.value()?.is_finite() {
+            return Ok(None);
+        }
+        for (site, factors) in self.sites.iter().zip(&self.factors) {
+            for (tensor, name) in factors.tensors().zip(NAMES) {
+                let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+                let broken = values.iter().enumerate().find(|(_, v)| !v.is_finite());
+                if let Some((index, &value)) = broken {
+                    return Ok(Some((format!("{}.{name}", site.module_path()), index, value)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Index of the adapter at `layer` and `module`.
     pub fn index(&self, layer: usize, module: TargetModule) -> Option<usize> {
         self.sites.binary_search(&Site { layer, module }).ok()

@@ -92,10 +92,10 @@ impl Session<'_> {
         let text = match answered {
             // It is for people to read: what was trained is worth saving without it.
             Err(fault @ (Error::Positions { .. } | Error::Stopped)) => {
-                return reporter.report(Event::Note {
-                    text: format!("no sample answer: {fault}"),
-                });
+                return no_sample(&fault, reporter);
             }
+            // Before the first step, a template that writes nothing is refused.
+            Err(fault @ Error::NoPrompt) if self.step > 0 => return no_sample(&fault, reporter),
             answered => answered?,
         };
         let asked = row
@@ -133,6 +133,11 @@ impl Session<'_> {
         self.trainer.adapters = adapters;
         Ok(())
     }
+}
+
+fn no_sample(fault: &Error, reporter: &mut dyn Reporter) -> Result<()> {
+    let text = format!("no sample answer: {fault}");
+    reporter.report(Event::Note { text })
 }
 
 fn calls_text(calls: &serde_json::Value) -> String {

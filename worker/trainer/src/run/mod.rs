@@ -7,11 +7,12 @@ mod room;
 mod save;
 mod session;
 
+use qlora_config::MOST_STEPS;
 use qlora_data::Batching;
 
 use crate::process_group::{self, ProcessGroup};
 use crate::report::{Event, Phase, Reporter};
-use crate::{Result, advice};
+use crate::{Error, Result, advice};
 
 pub use self::inputs::Run;
 use self::prepare::Prepared;
@@ -55,12 +56,26 @@ impl Run {
 
     /// Steps of the run, where an epoch has so many micro-batches; the last step of an epoch takes
     /// those that are left.
-    fn steps(&self, micro_batches: usize) -> u64 {
+    ///
+    /// # Errors
+    /// There are more than any run has.
+    fn steps(&self, micro_batches: usize) -> Result<u64> {
         let t = &self.config().training;
         let steps_of = |micro_batches: f64| (micro_batches / t.gradient_accumulation as f64).ceil();
         let each = steps_of(micro_batches as f64);
         let by_epochs = t.epochs.trunc() * each + steps_of(t.epochs.fract() * micro_batches as f64);
-        t.max_steps.unwrap_or((by_epochs as u64).max(1))
+        let steps = t.max_steps.unwrap_or((by_epochs as u64).max(1));
+        if steps > MOST_STEPS {
+            return Err(Error::Config {
+                key: "training.epochs",
+                fault: format!(
+                    "is {}, which makes {steps} steps; a run has {MOST_STEPS} at the most",
+                    t.epochs
+                ),
+                help: "lower it, or set training.max_steps",
+            });
+        }
+        Ok(steps)
     }
 
     fn batching(&self) -> Batching {
@@ -83,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    fn steps(set: &[&str], micro_batches: usize) -> u64 {
+    fn steps(set: &[&str], micro_batches: usize) -> Result<u64> {
         let common = ["model.base=tiny", "data.train=rows.jsonl"];
         let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
         let config = Layers {
@@ -131,7 +146,19 @@ mod tests {
                 7,
             ),
         ] {
-            assert_eq!(steps(set, micro_batches), wanted, "{set:?}");
+            let found = steps(set, micro_batches).expect("steps");
+            assert_eq!(found, wanted, "{set:?}");
         }
+    }
+
+    #[test]
+    fn epochs_that_no_run_comes_to_the_end_of_are_refused() {
+        for (epochs, micro_batches) in [("1000000", 1001), ("2000", 1_000_000)] {
+            let told = steps(&[&format!("training.epochs={epochs}")], micro_batches)
+                .expect_err(epochs)
+                .to_string();
+            assert!(told.contains("training.epochs") && told.contains(epochs), "{told}");
+        }
+        assert!(steps(&["training.epochs=1000000"], 1000).is_ok());
     }
 }

@@ -41,6 +41,7 @@ impl Session<'_> {
             done: 0,
             of: 0,
         })?;
+        self.weights_are_finite()?;
         self.compare_adapters()?;
         if self.is_first() {
             self.write_checkpoint(reporter)?;
@@ -79,6 +80,21 @@ impl Session<'_> {
         })
     }
 
+    /// Refuses weights that a step has made infinite or no numbers: what is made of them is worth
+    /// nothing, and the last checkpoint without them stays.
+    pub fn weights_are_finite(&self) -> Result<()> {
+        let backend = &*self.prepared.decoder.backend;
+        match self.trainer.adapters.first_broken(backend)? {
+            Some((tensor, index, value)) => Err(Error::Weights {
+                step: self.step,
+                tensor,
+                index,
+                value,
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// All of the group update the same adapters with the same gradients; where CPUs differ,
     /// so may the results.
     fn compare_adapters(&mut self) -> Result<()> {
@@ -108,6 +124,7 @@ impl Session<'_> {
     }
 
     pub fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
+        self.weights_are_finite()?;
         self.evaluate_or_save(reporter)?;
         self.take_best(reporter)?;
         self.compare_adapters()?;

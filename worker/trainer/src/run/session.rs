@@ -93,7 +93,7 @@ impl<'a> Session<'a> {
             .map(|sample| sample.ids.len())
             .collect();
         let sampler = Sampler::new(seed, lengths, run.batching(), cursor);
-        let steps = run.steps(sampler.batches());
+        let steps = run.steps(sampler.batches())?;
         LearningRate::reaches_peak(&config.training, steps)?;
         run.tell_idle_keys(steps, reporter)?;
         let trainer = Trainer {
@@ -351,6 +351,8 @@ impl<'a> Session<'a> {
                 .unwrap_or_else(crate::bench::peak_bytes),
         }))?;
         self.skipped_in_a_row = if outcome.skipped {
+            // No step after it could be finite either.
+            self.weights_are_finite()?;
             self.skipped_in_a_row + 1
         } else {
             0

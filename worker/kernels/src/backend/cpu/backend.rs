@@ -123,7 +123,7 @@ impl Backend for Cpu {
     }
 
     fn sequences(&self, spans: &[Span]) -> Result<Sequences> {
-        Ok(Sequences::new(spans))
+        Sequences::new(spans)
     }
 
     fn gather_rows(&self, table: &Tensor, ids: &Tensor) -> Result<Tensor> {

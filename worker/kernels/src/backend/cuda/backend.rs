@@ -237,7 +237,7 @@ impl Backend for Cuda {
     }
 
     fn sequences(&self, spans: &[Span]) -> Result<Sequences> {
-        let sequences = Sequences::new(spans);
+        let sequences = Sequences::new(spans)?;
         let tables = Tables {
             tiles: Tiles::new(spans, sequences.positions(), &self.device)?,
             #[cfg(feature = "cudnn")]

@@ -277,7 +277,7 @@ mod with_cudnn {
             let (heads, kv_heads) = (shape.heads, shape.kv_heads);
             Ok(Self {
                 shape: *shape,
-                tiles: Tiles::new(&spans, Sequences::new(&spans).positions(), device)?,
+                tiles: Tiles::new(&spans, Sequences::new(&spans)?.positions(), device)?,
                 packed,
                 inputs: [
                     values(heads, 1)?,
