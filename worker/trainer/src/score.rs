@@ -17,7 +17,7 @@ use crate::report::{ControlSignal, Event, Phase, Reporter};
 use crate::runtime::{self, Purpose, Runtime};
 use crate::scores::{CallScores, Scores};
 use crate::stop::StopSignal;
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, ModelFiles};
 use crate::{Error, Result, adapter};
 
 /// A model with the text side that answers need.
@@ -70,17 +70,7 @@ impl Answerer {
         let checkpoint = Checkpoint::open_as(&subject.model, subject.config)?;
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();
-        let mut template = files.chat_template(&template_of(subject)?)?;
-        // A model is asked on the day on which it was trained.
-        if let Some(date) = subject
-            .adapter
-            .as_deref()
-            .map(adapter::template::date)
-            .transpose()?
-            .flatten()
-        {
-            template = template.dated(&date)?;
-        }
+        let (template, own) = template_of(subject, files)?;
         let positions = files.shape.max_positions.min(LONGEST);
         let purpose = Purpose::Inference {
             model: subject.config,
@@ -101,6 +91,8 @@ impl Answerer {
         let mut notes = files.notes.clone();
         if let Some(folder) = &subject.adapter {
             notes.extend(adapter::notes_of_base(folder, files)?);
+            let (wanted, base) = (&subject.template, files.template.as_ref());
+            notes.extend(own.and_then(|own| own.note(folder, wanted, &template, base)));
         }
         Ok(Self {
             decoder,
@@ -276,12 +268,25 @@ fn something(scores: &Scores, name: &str, asked: usize) -> Result<()> {
     })
 }
 
-fn template_of(subject: &Subject<'_>) -> Result<String> {
-    let own = match &subject.adapter {
-        Some(folder) if subject.template == "auto" => adapter::template::text(folder)?,
-        _ => None,
+/// The template that `subject` asks for, on the day on which its adapter was trained, and the one
+/// that lies beside the adapter.
+fn template_of(
+    subject: &Subject<'_>,
+    files: &ModelFiles,
+) -> Result<(ChatTemplate, Option<adapter::template::Own>)> {
+    let Some(folder) = subject.adapter.as_deref() else {
+        return Ok((files.chat_template(&subject.template)?, None));
     };
-    Ok(own.unwrap_or_else(|| subject.template.clone()))
+    let own = adapter::template::own(folder)?;
+    let template = match &own {
+        Some(own) if subject.template == "auto" => own.compiled(folder, files.special.clone())?,
+        _ => files.chat_template(&subject.template)?,
+    };
+    let template = match adapter::template::date(folder)? {
+        Some(date) => template.dated(&date)?,
+        None => template,
+    };
+    Ok((template, own))
 }
 
 /// Tokens of an answer at the most, where nobody says otherwise.

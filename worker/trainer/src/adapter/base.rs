@@ -10,7 +10,7 @@ use qlora_planner::ModelShape;
 use serde_json::Value;
 
 use super::{CONFIG, FINGERPRINT, WEIGHTS, constants};
-use crate::weights::{ModelFiles, metadata};
+use crate::weights::{ModelFiles, metadata, plain};
 use crate::{Error, Result};
 
 /// What a person should hear of the adapter in `folder`, which [`super::load`] takes for the model
@@ -54,7 +54,7 @@ fn another_base(folder: &Path, files: &ModelFiles) -> Result<Option<String>> {
 
 fn named_base(folder: &Path) -> Result<Option<String>> {
     let path = folder.join(CONFIG);
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = plain::text(&path)?;
     let settings: Value =
         qlora_data::strict::parse_settings(&text).map_err(|e| Error::Adapter {
             path: folder.into(),

@@ -12,6 +12,7 @@ use std::path::Path;
 use qlora_planner::{Activation, EmbeddingScale, LayerRope, ModelShape};
 
 use crate::model::{angles, switch};
+use crate::weights::plain;
 use crate::{Error, Result, partial};
 
 /// The file of an adapter that holds them.
@@ -36,6 +37,7 @@ pub(super) fn save(shape: &ModelShape, folder: &Path) -> Result<()> {
 /// The record is there and cannot be read.
 pub(super) fn differing(folder: &Path, shape: &ModelShape) -> Result<Vec<String>> {
     let path = folder.join(CONSTANTS);
+    plain::check(&path)?;
     let text = match fs::read_to_string(&path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(Error::io(&path))?,

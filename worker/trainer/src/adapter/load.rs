@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::settings::{self, Place, Settings};
 use super::{CONFIG, FINGERPRINT, WEIGHTS};
 use crate::lora::{Adapters, Factors, Magnitude, NAMES, Site};
-use crate::weights::{first_broken, metadata};
+use crate::weights::{first_broken, metadata, plain};
 use crate::{Error, Result};
 
 /// Whether `folder` holds an adapter at all.
@@ -22,6 +22,7 @@ use crate::{Error, Result};
 /// # Errors
 /// It does not: what it is instead.
 pub fn is_there(folder: &Path) -> Result<()> {
+    plain::check(&folder.join(CONFIG))?;
     if folder.join(CONFIG).exists() {
         return Ok(());
     }
@@ -59,7 +60,7 @@ pub fn load(
         fault,
     };
     is_there(folder)?;
-    let text = fs::read_to_string(folder.join(CONFIG)).map_err(Error::io(folder.join(CONFIG)))?;
+    let text = plain::text(&folder.join(CONFIG))?;
     let value: Value = strict::parse_settings(&text)
         .map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;
     let Settings { lora, places } = settings::read(&value, shape).map_err(fault)?;
@@ -135,6 +136,7 @@ pub fn load(
 
 fn read_weights(folder: &Path) -> Result<Vec<u8>> {
     let path = folder.join(WEIGHTS);
+    plain::check(&path)?;
     let old = folder.join("adapter_model.bin");
     if !path.exists() && old.exists() {
         let fault = format!(

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
-use qlora_data::{ChatTemplate, Templates};
+use qlora_data::Templates;
 use serde_json::{Value as Json, json};
 
 use crate::adapter::{self, TEMPLATE};
@@ -30,10 +30,11 @@ pub(super) struct Trained {
 /// The chat format of the adapter in `folder`, trained on the model in `files`; none where the adapter
 /// has no template.
 pub(super) fn trained(folder: &Path, files: &ModelFiles) -> Result<Option<Trained>> {
-    let Some(template) = adapter::template::text(folder)? else {
+    let Some(own) = adapter::template::own(folder)? else {
         return Ok(None);
     };
-    let compiled = ChatTemplate::new(&template, files.special.clone())?;
+    let compiled = own.compiled(folder, files.special.clone())?;
+    let template = own.text;
     let tokenizer = files.tokenizer()?;
     let end =
         end_of_turn(tokenizer, &compiled).and_then(|id| Some((id, tokenizer.id_to_token(id)?)));

@@ -194,7 +194,11 @@ impl Adapters {
                 let values = tensor.flatten_all()?.to_vec1::<f32>()?;
                 let broken = values.iter().enumerate().find(|(_, v)| !v.is_finite());
                 if let Some((index, &value)) = broken {
-                    return Ok(Some((format!("{}.{name}", site.module_path()), index, value)));
+                    return Ok(Some((
+                        format!("{}.{name}", site.module_path()),
+                        index,
+                        value,
+                    )));
                 }
             }
         }

@@ -157,7 +157,10 @@ mod tests {
             let told = steps(&[&format!("training.epochs={epochs}")], micro_batches)
                 .expect_err(epochs)
                 .to_string();
-            assert!(told.contains("training.epochs") && told.contains(epochs), "{told}");
+            assert!(
+                told.contains("training.epochs") && told.contains(epochs),
+                "{told}"
+            );
         }
         assert!(steps(&["training.epochs=1000000"], 1000).is_ok());
     }

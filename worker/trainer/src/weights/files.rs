@@ -7,6 +7,7 @@ use qlora_data::{ChatTemplate, Lacking, SpecialTokens, Templates, strict};
 use qlora_planner::ModelShape;
 use tokenizers::Tokenizer;
 
+use super::plain;
 use crate::{Error, Result};
 
 /// What a checkpoint holds besides its weights.
@@ -63,6 +64,7 @@ impl ModelFiles {
 }
 
 pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
+    plain::check(path)?;
     if !path.exists() {
         let help = "name the folder of a model with all of its files";
         return Err(Error::Model {
@@ -71,7 +73,7 @@ pub(super) fn read_json(path: &Path) -> Result<serde_json::Value> {
             help,
         });
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = plain::text(path)?;
     strict::parse_settings(&text).map_err(|e| Error::Model {
         path: path.into(),
         fault: format!("it is not read as JSON: {e}"),
@@ -91,8 +93,17 @@ pub(super) fn end_ids(
 ) -> Result<Vec<u32>> {
     let generation = folder.join("generation_config.json");
     let mut all = ids_in(config, &folder.join("config.json"), vocabulary)?;
+    plain::check(&generation)?;
     if generation.exists() {
-        let more = ids_in(&read_json(&generation)?, &generation, vocabulary)?;
+        let settings = read_json(&generation)?;
+        if !settings.is_object() {
+            return Err(Error::Model {
+                path: generation,
+                fault: "it is no JSON object".into(),
+                help: "download the file again, or remove it",
+            });
+        }
+        let more = ids_in(&settings, &generation, vocabulary)?;
         all.extend(
             more.into_iter()
                 .filter(|id| !all.contains(id))

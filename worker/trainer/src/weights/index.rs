@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use qlora_data::strict;
 use serde::Deserialize;
 
+use super::plain;
 use crate::{Error, Result};
 
 /// The file of a model that has no index.
@@ -37,6 +38,8 @@ struct Index {
 /// beside it.
 pub(super) fn parts(folder: &Path) -> Result<ModelParts> {
     let index = folder.join(INDEX);
+    plain::check(&index)?;
+    plain::check(&folder.join(SINGLE))?;
     if !index.exists() {
         let single = folder.join(SINGLE);
         if single.exists() {
@@ -59,6 +62,7 @@ pub(super) fn parts(folder: &Path) -> Result<ModelParts> {
         });
     }
     let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+    paths.iter().try_for_each(|path| plain::check(path))?;
     match paths.iter().find(|path| !path.exists()) {
         Some(missing) => Err(Error::Model {
             path: missing.clone(),
@@ -86,7 +90,7 @@ fn read(path: &Path) -> Result<BTreeMap<String, String>> {
         fault,
         help: "download the file again",
     };
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = plain::text(path)?;
     let index: Index = strict::parse_settings(&text)
         .and_then(serde_json::from_value)
         .map_err(|e| fault(format!("it is no index of tensors: {e}")))?;

@@ -7,9 +7,11 @@ mod finite;
 pub(crate) mod gguf;
 mod index;
 mod open;
+pub(crate) mod plain;
 mod random;
 mod safetensors;
 mod shard_writer;
+mod text_files;
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -16,6 +16,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::finite::first_broken;
 use super::index::{self, INDEX, ModelParts};
+use super::plain;
 use crate::{Error, Result};
 
 /// Bytes of a tensor that are compared at a time.
@@ -281,6 +282,7 @@ impl Shard {
             fault,
             help: "download the file again",
         };
+        plain::check(&path)?;
         let mut file = File::open(&path).map_err(Error::io(&path))?;
         let length = file.metadata().map_err(Error::io(&path))?.len();
         let too_short = || fault("it is no safetensors file: it ends within its header".into());

@@ -117,6 +117,12 @@ impl<'a> GgufKeys<'a> {
 
     /// A whole number; 0 is none.
     pub fn size(&self, key: &str) -> Result<Option<usize>, String> {
+        if let Some(value @ (Value::F32(_) | Value::F64(_))) = self.value(key) {
+            let name = self.name(key);
+            return Err(format!(
+                "`{name}` is {value:?}, not of a type of whole numbers"
+            ));
+        }
         let value = self.number(key)?.filter(|&value| value != 0.0);
         match value {
             Some(value) if !(0.0..=LARGEST).contains(&value) || value.fract() != 0.0 => {
@@ -148,7 +154,11 @@ impl<'a> GgufKeys<'a> {
     }
 
     pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, String> {
-        value.ok_or_else(|| format!("the metadata lack `{}`", self.name(key)))
+        let name = self.name(key);
+        value.ok_or_else(|| match self.value(key) {
+            Some(_) => format!("`{name}` is 0"),
+            None => format!("the metadata lack `{name}`"),
+        })
     }
 }
 

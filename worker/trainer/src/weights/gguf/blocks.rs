@@ -2,7 +2,7 @@
 //! `ggml_type`.
 
 /// Numbers and names of those that are read.
-const READ: [(u32, &str); 15] = [
+const READ: [(u32, &str); 13] = [
     (0, "F32"),
     (1, "F16"),
     (2, "Q4_0"),
@@ -10,20 +10,21 @@ const READ: [(u32, &str); 15] = [
     (6, "Q5_0"),
     (7, "Q5_1"),
     (8, "Q8_0"),
-    (9, "Q8_1"),
     (10, "Q2_K"),
     (11, "Q3_K"),
     (12, "Q4_K"),
     (13, "Q5_K"),
     (14, "Q6_K"),
-    (15, "Q8_K"),
     (30, "BF16"),
 ];
 
 /// Those that ggml has, or had, besides.
-const OTHERS: [(u32, &str); 25] = [
+const OTHERS: [(u32, &str); 27] = [
     (4, "Q4_2"),
     (5, "Q4_3"),
+    // What ggml makes of values while it multiplies, and no file of a model has.
+    (9, "Q8_1"),
+    (15, "Q8_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
     (18, "IQ3_XXS"),

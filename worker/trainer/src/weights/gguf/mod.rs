@@ -22,6 +22,7 @@ use tokenizers::Tokenizer;
 
 use super::agreement;
 use super::finite::first_broken_in_blocks;
+use super::plain;
 use super::safetensors::BROKEN;
 use crate::model::GgufForm;
 use crate::{Error, Result};
@@ -44,6 +45,7 @@ pub(crate) struct GgufFile {
 impl GgufFile {
     /// Reads the header and checks that every tensor lies within the file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        plain::check(path)?;
         let mut file = File::open(path).map_err(Error::io(path))?;
         let fault = |fault: String| Error::Model {
             path: path.into(),

@@ -12,6 +12,8 @@ use std::io::{BufReader, Read};
 use super::blocks;
 
 const CUT_OFF: &str = "it is no GGUF file, or its header is cut off";
+/// How the keys begin whose texts tokens are made by.
+const TEXT: &str = "tokenizer.";
 /// No key and no tensor has a longer name.
 const LONGEST_NAME: u64 = 1 << 16;
 
@@ -132,6 +134,7 @@ impl Scan<'_> {
     fn skip_value(&mut self, kind: u32, key: &str) -> Result<(), String> {
         match (kind, width(kind)) {
             (_, Some(width)) => self.skip(Some(width)),
+            (8, _) if key.starts_with(TEXT) => self.text(key),
             (8, _) => self.skip_text(),
             (9, _) => {
                 let (kind, count) = (self.number()?, self.long()?);
@@ -148,6 +151,24 @@ impl Scan<'_> {
             _ => Err(format!(
                 "its key `{key}` has a value of the type {kind}, which is not read"
             )),
+        }
+    }
+
+    /// Goes over a text that candle would read with other characters in the place of what is none.
+    fn text(&mut self, key: &str) -> Result<(), String> {
+        let length = self.long()?;
+        if length > self.left {
+            return Err(CUT_OFF.into());
+        }
+        let mut bytes = Vec::new();
+        let read = self.input.by_ref().take(length).read_to_end(&mut bytes);
+        if read.map_err(|_| CUT_OFF)? as u64 != length {
+            return Err(CUT_OFF.into());
+        }
+        self.left -= length;
+        match String::from_utf8(bytes) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(format!("the text of its key `{key}` is not UTF-8 ({e})")),
         }
     }
 

@@ -16,6 +16,7 @@ use super::files::{ModelFiles, end_ids, hub_name, read_json};
 use super::gguf::GgufFile;
 use super::random::RandomWeights;
 use super::safetensors::Shards;
+use super::text_files;
 use crate::model::{ConfigFault, GgufForm, Part, gguf_form, shape_from_json};
 use crate::{Error, Result};
 
@@ -92,6 +93,19 @@ fn of_config(folder: &Path, fault: ConfigFault) -> Error {
             help: "docs/reference/models.md lists the architectures and settings that are read",
         },
     }
+}
+
+/// Refuses a `quantization_config` over weights that are not quantized: which of both is meant
+/// cannot be known.
+fn says_what_is_there(folder: &Path, config: &serde_json::Value, shards: &Shards) -> Result<()> {
+    if config["quantization_config"].is_null() || shards.format() == WeightFormat::Nf4 {
+        return Ok(());
+    }
+    Err(Error::Model {
+        path: folder.join("config.json"),
+        fault: "`quantization_config` says that bitsandbytes has quantized the weights, and the files hold them in 16 or 32 bits".into(),
+        help: "remove the key if these are the whole weights, or take the files that it belongs to",
+    })
 }
 
 impl Checkpoint {
@@ -183,11 +197,16 @@ impl Checkpoint {
             notes.push(agreement::OWN_HEAD.to_owned());
         }
         agreement::check(&shards, &shape)?;
+        says_what_is_there(path, &config, &shards)?;
+        text_files::check(path)?;
         let text = ModelText::open(path).map_err(|e| Error::Model {
             path: e.path,
             fault: e.fault,
             help: "download the file again",
         })?;
+        if let Some(tokenizer) = &text.tokenizer {
+            text_files::agree(path, tokenizer)?;
+        }
         let files = ModelFiles {
             path: path.into(),
             end_ids: end_ids(path, &config, shape.vocabulary)?,

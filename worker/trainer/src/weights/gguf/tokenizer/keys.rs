@@ -57,10 +57,13 @@ impl<'a> Keys<'a> {
         let Some(value) = self.value(name) else {
             return Ok(None);
         };
+        let is_whole = !matches!(value, Value::F32(_) | Value::F64(_));
         let id = as_number(value)
+            .filter(|_| is_whole)
             .filter(|id| id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(id));
-        // Files of llama.cpp's early days have -1 where there is no such token.
-        if as_number(value) == Some(-1.0) {
+        // Files of llama.cpp's early days have -1 where there is no such token. No answer would end
+        // without that one.
+        if as_number(value) == Some(-1.0) && name != "eos_token_id" {
             return Ok(None);
         }
         id.map(|id| Some(id as u32))

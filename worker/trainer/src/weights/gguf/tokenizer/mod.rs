@@ -16,8 +16,24 @@ pub(crate) use self::byte_level::{CUTS, MERGED, WHOLE};
 pub(crate) use self::keys::Fault;
 pub(crate) use self::vocabulary::TokenType;
 
+/// Keys of truth values.
+const FLAGS: [&str; 8] = [
+    "add_bos_token",
+    "add_eos_token",
+    "add_sep_token",
+    "add_space_prefix",
+    "do_lower_case",
+    "escape_whitespaces",
+    "ignore_merges",
+    "remove_extra_whitespaces",
+];
+
 pub(super) fn read(content: &Content) -> Result<Tokenizer, Fault> {
     let keys = Keys(&content.metadata);
+    // Whether or not the kind of tokenizer looks at them.
+    for name in FLAGS {
+        keys.flag(name)?;
+    }
     match keys.required("model", keys.text("model")?)? {
         "gpt2" => byte_level::read(content, &keys, &Vocabulary::read(&keys)?),
         "llama" => sentence_piece::read(&keys, &Vocabulary::read(&keys)?),
