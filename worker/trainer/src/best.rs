@@ -43,3 +43,23 @@ impl Best {
         self.mark.map_or(0, |mark| mark.stale)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_is_never_the_best() {
+        let shape = &qlora_planner::catalogue()[0].shape;
+        let adapters = Adapters::without_effect(shape, &Device::Cpu).expect("adapters");
+        let mut best = Best::default();
+        best.note(1, f64::NAN, &adapters, true);
+        assert!(best.mark.is_none() && best.adapters.is_none());
+        best.note(2, 1.5, &adapters, true);
+        best.note(3, f64::NAN, &adapters, true);
+        let mark = best.mark.expect("a mark");
+        assert_eq!((mark.step, mark.stale), (2, 1));
+    }
+}

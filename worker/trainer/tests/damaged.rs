@@ -251,3 +251,163 @@ fn an_adapter_without_the_wrapper_s_name_is_the_same_and_one_with_doubled_keys_i
         &["init_lora_weights", "pissa", "path_initial_model"],
     );
 }
+
+/// The refusal of the model, which comes at once.
+#[track_caller]
+fn refused_soon(base: &Path, words: &[&str]) {
+    let started = std::time::Instant::now();
+    refused(base, None, words);
+    assert!(started.elapsed().as_secs() < 60, "{words:?}");
+}
+
+const TEXTS: [&str; 4] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+];
+
+#[test]
+fn pipes_and_links_to_nothing_are_named_and_not_opened() {
+    for name in [
+        &TEXTS[..],
+        &["model.safetensors", "model.safetensors.index.json"],
+    ]
+    .concat()
+    {
+        let home = tempfile::tempdir().expect("a folder");
+        let base = base(home.path());
+        let path = base.join(name);
+        if path.exists() {
+            fs::remove_file(&path).expect("removed");
+        }
+        std::os::unix::fs::symlink("../gone", &path).expect("a link");
+        refused_soon(&base, &[name, "a link to ../gone, which is not there"]);
+        fs::remove_file(&path).expect("removed");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo").success());
+        refused_soon(&base, &[name, "a pipe, not a file"]);
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/dev/zero", &path).expect("a link");
+        refused_soon(&base, &[name, "a device, not a file"]);
+    }
+    let pipe = tempfile::tempdir().expect("a folder");
+    let path = pipe.path().join("m.gguf");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo").success());
+    refused_soon(&path, &["m.gguf", "a pipe"]);
+}
+
+#[test]
+fn settings_in_another_encoding_are_refused_with_the_way_out() {
+    for name in [
+        "config.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "special_tokens_map.json",
+    ] {
+        let home = tempfile::tempdir().expect("a folder");
+        let base = base(home.path());
+        let path = base.join(name);
+        let text = fs::read_to_string(&path).unwrap_or_else(|_| "{}".into());
+        let wide = |mark: &[u8], bytes: fn(u16) -> [u8; 2]| {
+            let body = text.encode_utf16().flat_map(bytes);
+            mark.iter().copied().chain(body).collect::<Vec<u8>>()
+        };
+        for (bytes, encoding) in [
+            (wide(&[0xff, 0xfe], u16::to_le_bytes), "UTF-16"),
+            (wide(&[0xfe, 0xff], u16::to_be_bytes), "UTF-16"),
+            (wide(&[], u16::to_le_bytes), "UTF-16"),
+            (b"{\"a\": \"caf\xe9\"}".to_vec(), "byte 0xe9"),
+        ] {
+            fs::write(&path, bytes).expect("a file");
+            refused(&base, None, &[name, encoding, "save it as UTF-8"]);
+        }
+        fs::write(&path, format!("\u{feff}{text}")).expect("a file");
+        logits(&base, None).expect("a mark is skipped");
+    }
+}
+
+#[test]
+fn what_files_say_of_tokens_is_what_tokenizer_json_says() {
+    let decoder = |id: &str, token: serde_json::Value| json!({"added_tokens_decoder": {id: token}});
+    for (name, content, words) in [
+        (
+            "tokenizer_config.json",
+            decoder("900", json!({"content": "<x>"})),
+            &["added_tokens_decoder", "`<x>`", "900"][..],
+        ),
+        (
+            "tokenizer_config.json",
+            decoder("4", json!({"content": "<s>"})),
+            &["`<s>`", "4", "has it as 1"],
+        ),
+        (
+            "tokenizer_config.json",
+            decoder("4", json!({"content": 5})),
+            &["without a text"],
+        ),
+        (
+            "tokenizer_config.json",
+            decoder("four", json!({"content": "<s>"})),
+            &["without an id"],
+        ),
+        (
+            "added_tokens.json",
+            json!({"<x>": 900}),
+            &["`<x>`", "900", "no token"],
+        ),
+        (
+            "added_tokens.json",
+            json!({"<s>": 2}),
+            &["`<s>`", "has it as 1"],
+        ),
+        ("added_tokens.json", json!({"<s>": "1"}), &["without an id"]),
+        (
+            "tokenizer_config.json",
+            json!({"bos_token": 5}),
+            &["`bos_token` is 5"],
+        ),
+        (
+            "tokenizer_config.json",
+            json!({"pad_token": ["a"]}),
+            &["`pad_token`"],
+        ),
+        ("generation_config.json", json!([]), &["no JSON object"]),
+    ] {
+        let home = tempfile::tempdir().expect("a folder");
+        let base = base(home.path());
+        fs::write(base.join(name), content.to_string()).expect("a file");
+        refused(&base, None, &[&[name], words].concat());
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let base = base(home.path());
+    let same = json!({"added_tokens_decoder": {"1": {"content": "<s>", "special": true}}, "pad_token": null});
+    fs::write(base.join("tokenizer_config.json"), same.to_string()).expect("a file");
+    fs::write(base.join("added_tokens.json"), "{\"</s>\": 2}").expect("a file");
+    logits(&base, None).expect("files that agree");
+}
+
+#[test]
+fn a_tokenizer_that_draws_and_a_quantization_that_is_not_there_are_refused() {
+    for dropout in [0.1, 1.0] {
+        let home = tempfile::tempdir().expect("a folder");
+        let base = base(home.path());
+        let path = base.join("tokenizer.json");
+        let text = fs::read_to_string(&path).expect("a tokenizer");
+        let mut tokenizer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        tokenizer["model"]["dropout"] = dropout.into();
+        fs::write(&path, tokenizer.to_string()).expect("a tokenizer");
+        refused(&base, None, &["tokenizer.json", "`model.dropout`", "null"]);
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let mut settings = config();
+    settings["quantization_config"] =
+        json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"});
+    let base = model(&home.path().join("base"), &settings, &tensors());
+    refused(
+        &base,
+        None,
+        &["config.json", "`quantization_config`", "16 or 32 bits"],
+    );
+}

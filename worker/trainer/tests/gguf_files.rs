@@ -119,7 +119,9 @@ fn a_type_of_blocks_that_is_not_read_is_named_with_its_tensor() {
             .expect("a tensor");
         let at = at + tensor.len() + 4 + 8 * dims;
         for (number, name) in [
-            (16u32, "IQ2_XXS"),
+            (9u32, "Q8_1"),
+            (15, "Q8_K"),
+            (16, "IQ2_XXS"),
             (20, "IQ4_NL"),
             (23, "IQ4_XS"),
             (34, "TQ1_0"),
@@ -339,5 +341,62 @@ fn templates_with_names_come_back_from_a_gguf_file_and_stay_beside_the_trained_o
             "{:?}",
             merged.notes
         );
+    }
+}
+
+#[test]
+fn a_key_of_another_type_or_without_a_size_is_refused_by_its_name() {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = gguf(home.path());
+    let path = home.path().join("changed.gguf");
+    let text = |text: &str| Meta::String(text.into());
+    for (key, value, word) in [
+        ("llama.block_count", Meta::U32(0), "is 0"),
+        ("llama.embedding_length", Meta::U64(0), "is 0"),
+        ("llama.block_count", Meta::F32(2.0), "F32(2.0)"),
+        (
+            "llama.attention.head_count",
+            Meta::F64(4.0),
+            "whole numbers",
+        ),
+        ("llama.block_count", text("2"), "no number"),
+        (
+            "tokenizer.ggml.add_bos_token",
+            text("true"),
+            "neither true nor false",
+        ),
+        (
+            "tokenizer.ggml.add_eos_token",
+            Meta::U32(1),
+            "neither true nor false",
+        ),
+        ("tokenizer.ggml.eos_token_id", Meta::I32(-1), "-1"),
+        (
+            "tokenizer.ggml.eos_token_id",
+            Meta::F32(4.0),
+            "no id of a token",
+        ),
+        ("tokenizer.ggml.bos_token_id", text("1"), "no id of a token"),
+    ] {
+        Gguf::of(&file).with(key, value).write(&path);
+        let fault = refused(&path, None, &["changed.gguf", key, word]);
+        assert!(!fault.contains("lack"), "{fault}");
+    }
+    let lacking = Gguf::of(&file).lacking("llama.block_count");
+    lacking.write(&path);
+    refused(&path, None, &["lack `llama.block_count`"]);
+}
+
+#[test]
+fn texts_that_are_not_utf_8_are_refused_by_their_key() {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = gguf(home.path());
+    let path = home.path().join("changed.gguf");
+    for key in ["tokenizer.chat_template", "tokenizer.chat_template.rag"] {
+        let template = Meta::String("MARKER{{ messages }}".into());
+        Gguf::of(&file).with(key, template).write(&path);
+        let whole = fs::read(&path).expect("a file");
+        fs::write(&path, patched(&whole, b"MARKER", b"MARK\xff\xfe")).expect("a file");
+        refused(&path, None, &["changed.gguf", key, "not UTF-8"]);
     }
 }

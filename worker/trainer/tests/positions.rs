@@ -30,7 +30,12 @@ impl Home {
     }
 
     fn answerer(&self, model: &Path, max_new_tokens: usize) -> Answerer {
-        let template = "{% for m in messages %}{{ m.content or '' }}{% endfor %}".to_owned();
+        let template = "{% for m in messages %}{{ m.content or '' }}{% endfor %}";
+        self.answerer_with(template, model, max_new_tokens)
+    }
+
+    fn answerer_with(&self, template: &str, model: &Path, max_new_tokens: usize) -> Answerer {
+        let template = template.to_owned();
         let config = &toy::held_as("none");
         let subject = Subject {
             model: model.into(),
@@ -109,12 +114,16 @@ fn an_answer_ends_at_the_last_position() {
 #[test]
 fn a_question_that_leaves_no_position_has_a_wrong_answer_and_no_end_of_the_run() {
     let home = Home::new();
-    let answerer = home.answerer(&home.model(), 8);
+    // The prompt for an answer fills all positions, and the row without it fits.
+    let template = format!(
+        "{{% for m in messages %}}{{{{ m.content or '' }}}}{{% for c in m.tool_calls or [] %}}{{{{ c.function.name }}}}{{% endfor %}}{{% endfor %}}{{% if add_generation_prompt %}}{}{{% endif %}}",
+        "7".repeat(3 * POSITIONS)
+    );
+    let answerer = home.answerer_with(&template, &home.model(), 8);
     let calls = json!([{"type": "function", "function": {"name": "go", "arguments": {}}}]);
     let tools =
         json!([{"type": "function", "function": {"name": "go", "parameters": {"type": "object"}}}]);
-    // The template shows the question alone, so that it fills all positions and the row still fits.
-    let messages = json!([{"role": "user", "content": "?".repeat(POSITIONS)},
+    let messages = json!([{"role": "user", "content": "Now?"},
                           {"role": "assistant", "content": "", "tool_calls": calls}]);
     let scored = home.score(&answerer, &[json!({"messages": messages, "tools": tools})]);
     assert!(scored.is_ok_and(|scores| scores.calls.is_some_and(|calls| calls.exact_match == 0.0)));
@@ -146,4 +155,59 @@ fn a_token_beyond_the_embedding_is_named_with_its_row() {
         .answer(&question("<think>"))
         .expect_err("there is no such row");
     assert!(fault.to_string().contains("token id 900"), "{fault}");
+}
+
+#[test]
+fn a_template_that_writes_nothing_is_refused_and_nothing_panics() {
+    let home = Home::new();
+    let folder = home.model();
+    for template in [
+        "{{ x }}",
+        "{# nothing #}{% if false %}a{% endif %}",
+        "{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}",
+    ] {
+        let answerer = home.answerer_with(template, &folder, 4);
+        let fault = answerer.answer(&question("Hello")).expect_err(template);
+        assert_eq!(fault.code().id(), "Q0204", "{fault}");
+        assert_eq!(fault.failure_class(), qlora_trainer::FailureClass::Input);
+        assert!(fault.to_string().contains("--template"), "{fault}");
+    }
+    // The same of a prompt that is empty.
+    let answerer = home.answerer(&folder, 4);
+    assert!(answerer.answer(&question("")).is_err());
+}
+
+#[test]
+fn a_score_over_nothing_is_refused() {
+    let home = Home::new();
+    let folder = home.model();
+    let answerer = home.answerer(&folder, 4);
+    let file = home.0.path().join("rows.jsonl");
+    let one = row("Why?", "Yes.").to_string();
+    for (text, rows, told) in [
+        ("", usize::MAX, "rows.jsonl: it holds no rows"),
+        ("\n\n", usize::MAX, "it holds no rows"),
+        ("[]", usize::MAX, "it holds no rows"),
+        (one.as_str(), 0, "no row of it is asked for"),
+    ] {
+        fs::write(&file, text).expect("rows");
+        let fault = answerer.score(&file, "rows.jsonl", rows, |_| Ok(()));
+        let fault = fault.expect_err(text);
+        assert!(fault.to_string().contains(told), "{text}: {fault}");
+        assert_eq!(fault.code().id(), "Q0203", "{text}");
+        assert_eq!(fault.failure_class(), qlora_trainer::FailureClass::Input);
+    }
+    for template in [
+        "{{ x }}",
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+    ] {
+        let deaf = home.answerer_with(template, &folder, 4);
+        let fault = home
+            .score(&deaf, &[row("Why?", "Yes.")])
+            .expect_err(template);
+        assert!(
+            fault.contains("rows.jsonl:1") && fault.contains("leaves out the answer"),
+            "{fault}"
+        );
+    }
 }

@@ -301,3 +301,38 @@ impl Gradients {
         Ok(backend.grad_norm(&self.tensors().collect::<Vec<_>>())?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_found_and_a_large_one_is_not() {
+        let shape = &qlora_planner::catalogue()[0].shape;
+        let host = qlora_kernels::backend::host();
+        let whole = Adapters::without_effect(shape, &Device::Cpu).expect("adapters");
+        let with = |site: usize, index: usize, value: f32| {
+            let mut adapters = whole.clone();
+            let b = &mut adapters.factors[site].b;
+            let mut values = vec![0.5f32; b.elem_count()];
+            values[index] = value;
+            *b = Tensor::from_vec(values, b.dims(), &Device::Cpu).expect("a tensor");
+            adapters.first_broken(&*host).expect("an answer")
+        };
+        assert_eq!(whole.first_broken(&*host).expect("an answer"), None);
+        // Their squares are infinite, they are not.
+        assert_eq!(with(0, 3, f32::MAX), None);
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for (site, index) in [(0, 0), (2, 7), (shape.layers - 1, 31)] {
+                let (tensor, at, found) = with(site, index, value).expect("a place");
+                let wanted = format!("model.layers.{site}.");
+                assert!(tensor.starts_with(&wanted), "{tensor}");
+                assert!(
+                    tensor.ends_with("lora_B.weight") && at == index,
+                    "{tensor} {at}"
+                );
+                assert_eq!(found.to_bits(), value.to_bits());
+            }
+        }
+    }
+}
