@@ -46,13 +46,13 @@ impl ResolvedConfig {
             place: None,
             help: Some("submit the job again with this version of qlora-ctl".into()),
         };
-        let config: TrainingConfig = serde_json::from_str(json).map_err(unread)?;
         // serde takes a list for a section, whose values stand in the order of the keys.
         let sections: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(json).map_err(unread)?;
         if let Some((section, _)) = sections.iter().find(|(_, value)| value.is_array()) {
             return Err(list_for_section(section).into());
         }
+        let config: TrainingConfig = serde_json::from_str(json).map_err(unread)?;
         Self::check(config, &|_| None)
     }
 

@@ -91,7 +91,7 @@ fn same(
     tokenizer: &Tokenizer,
 ) -> Result<(), String> {
     let who = if who == "it" {
-        who.into()
+        who.to_owned()
     } else {
         format!("`{who}`")
     };
