@@ -79,6 +79,12 @@ impl Given for u64 {
     }
 }
 
+impl Given for i32 {
+    fn given(self) -> Option<Number> {
+        Some(Number::Real(f64::from(self)))
+    }
+}
+
 impl Given for u32 {
     fn given(self) -> Option<Number> {
         u64::from(self).given()
@@ -148,6 +154,7 @@ pub(crate) const RANGES: &[Range] = &[
     range!(resources.workers, From(1.0), "workers", "1, 2, 4 and 8 give the same adapter"),
     range!(resources.max_retries, From(0.0), "attempts", ""),
     range!(resources.max_minutes, From(1.0), "minutes", "give a number of minutes from 1 on, or remove the line"),
+    range!(resources.priority, Within(-1000.0, 1000.0), "", "0 is that of a job without a priority"),
 ];
 
 #[cfg(test)]

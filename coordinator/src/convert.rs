@@ -31,6 +31,8 @@ pub fn job(job: &domain::Job) -> wire::Job {
         created_unix_ms: job.created.0 as i64,
         ended_unix_ms: ended.map_or(0, |t| t.0 as i64),
         reason_code,
+        retry_of: job.spec.retry_of.map_or(0, |id| id.0),
+        priority: job.spec.priority,
     }
 }
 
@@ -49,7 +51,14 @@ fn reason_and_end(job: &domain::Job) -> (String, Option<domain::Millis>) {
             let last = job.attempts.last().and_then(|a| a.end.as_ref());
             (last.map(|e| e.message.clone()).unwrap_or_default(), None)
         }
-        JobState::Running { stopping, .. } => (stopping.clone().unwrap_or_default(), None),
+        JobState::Running { stopping, .. } => (
+            stopping
+                .as_ref()
+                .map(|stop| stop.reason.clone())
+                .unwrap_or_default(),
+            None,
+        ),
+        JobState::Paused { reason, .. } => (reason.clone(), None),
         JobState::Succeeded { at } => (String::new(), Some(*at)),
         JobState::Failed { at, reason, .. } | JobState::Cancelled { at, reason } => {
             (reason.clone(), Some(*at))

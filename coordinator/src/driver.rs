@@ -27,7 +27,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use self::awake::{Awake, Missed};
-use self::batch::{Answer, Batch};
+use self::batch::{Answer, Batch, Released};
 pub use self::handle::Handle;
 use self::handle::{BROADCAST, Command, Shared};
 use self::trouble::Trouble;
@@ -240,7 +240,16 @@ impl<S: JobStore> Driver<S> {
             match effect {
                 Effect::Save(id) => drop(batch.dirty.insert(id)),
                 Effect::Wake(session) => batch.wakes.push(session),
-                Effect::Release { job, digest } => batch.released.push((job, digest)),
+                Effect::Remove(id) => batch.writes.push(Write::RemoveJob(id)),
+                Effect::Release {
+                    job,
+                    config_hash,
+                    digest,
+                } => batch.released.push(Released {
+                    job,
+                    config_hash,
+                    digest,
+                }),
                 Effect::Record {
                     job,
                     worker,
@@ -278,8 +287,13 @@ impl<S: JobStore> Driver<S> {
         }
         self.engine.settled();
         self.wake(&batch.wakes);
-        for (job, digest) in batch.released {
-            if !self.engine.may_need(&digest, job) {
+        for Released {
+            job,
+            config_hash,
+            digest,
+        } in batch.released
+        {
+            if !self.engine.may_need(&digest, job, &config_hash) {
                 self.artifacts.release(&digest);
             }
         }

@@ -144,6 +144,7 @@ fn read(engine: &Engine) -> Reading {
         wire::JobState::Succeeded,
         wire::JobState::Failed,
         wire::JobState::Cancelled,
+        wire::JobState::Paused,
     ]
     .map(|state| (state.word(), 0));
     let mut running = Vec::new();
@@ -168,6 +169,7 @@ fn read(engine: &Engine) -> Reading {
             JobState::Succeeded { .. } => 2,
             JobState::Failed { .. } => 3,
             JobState::Cancelled { .. } => 4,
+            JobState::Paused { .. } => 5,
         };
         states[index].1 += 1;
     }

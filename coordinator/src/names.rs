@@ -49,6 +49,7 @@ pub fn job_state(state: &domain::JobState) -> wire::JobState {
     match state {
         domain::JobState::Queued { .. } => wire::JobState::Queued,
         domain::JobState::Running { .. } => wire::JobState::Running,
+        domain::JobState::Paused { .. } => wire::JobState::Paused,
         domain::JobState::Succeeded { .. } => wire::JobState::Succeeded,
         domain::JobState::Failed { .. } => wire::JobState::Failed,
         domain::JobState::Cancelled { .. } => wire::JobState::Cancelled,
@@ -65,6 +66,8 @@ pub fn event_kind(kind: domain::JournalKind) -> wire::EventKind {
         domain::JournalKind::Succeeded => wire::EventKind::Succeeded,
         domain::JournalKind::Failed => wire::EventKind::Failed,
         domain::JournalKind::Cancelled => wire::EventKind::Cancelled,
+        domain::JournalKind::Paused => wire::EventKind::Paused,
+        domain::JournalKind::Resumed => wire::EventKind::Resumed,
         domain::JournalKind::Unreadable => wire::EventKind::Unreadable,
         domain::JournalKind::Registered => wire::EventKind::Registered,
         domain::JournalKind::Lost => wire::EventKind::Lost,
@@ -88,6 +91,8 @@ mod tests {
             wire::EventKind::Succeeded => domain::JournalKind::Succeeded,
             wire::EventKind::Failed => domain::JournalKind::Failed,
             wire::EventKind::Cancelled => domain::JournalKind::Cancelled,
+            wire::EventKind::Paused => domain::JournalKind::Paused,
+            wire::EventKind::Resumed => domain::JournalKind::Resumed,
             wire::EventKind::Unreadable => domain::JournalKind::Unreadable,
             wire::EventKind::Registered => domain::JournalKind::Registered,
             wire::EventKind::Lost => domain::JournalKind::Lost,
@@ -130,6 +135,10 @@ mod tests {
                 at,
                 reason: reason.clone(),
                 code: String::new(),
+            },
+            domain::JobState::Paused {
+                at,
+                reason: reason.clone(),
             },
             domain::JobState::Cancelled { at, reason },
         ];

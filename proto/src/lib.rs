@@ -32,6 +32,7 @@ impl JobState {
             Self::Unspecified => "unknown",
             Self::Queued => "queued",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",

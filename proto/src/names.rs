@@ -93,6 +93,8 @@ names! {
         Succeeded = "succeeded",
         Failed = "failed",
         Cancelled = "cancelled",
+        Paused = "paused",
+        Resumed = "resumed",
         /// The store cannot read the job's record.
         Unreadable = "unreadable",
         Registered = "registered",

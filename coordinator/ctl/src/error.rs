@@ -272,6 +272,11 @@ impl CtlError {
         std::iter::once(head).chain(shown.iter().map(row)).collect()
     }
 
+    /// Whether nobody answered.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Connect(_))
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::OutputClosed => Exit::Done,

@@ -61,6 +61,7 @@ impl Story {
                     println!("{at:4} s {what}{}: {text}", worker.unwrap_or_default());
                 }
                 Effect::Save(job) => println!("       store job {job}"),
+                Effect::Remove(job) => println!("       delete job {job}"),
                 Effect::Wake(_) => println!("       wake a worker that waits"),
                 Effect::Release { digest, .. } => println!("       let {digest} go"),
             }
@@ -121,6 +122,8 @@ fn spec() -> JobSpec {
         max_retries: 2,
         time_limit: None,
         checkpoints_to_keep: 2,
+        priority: 0,
+        retry_of: None,
         idempotency_key: None,
         traceparent: String::new(),
     }

@@ -16,6 +16,27 @@ pub enum Event {
         job: JobId,
         reason: String,
     },
+    /// The job is to wait until it is resumed; a running attempt saves and stops first.
+    Pause {
+        job: JobId,
+        reason: String,
+    },
+    /// A paused job may start again, from its newest checkpoint or from that of step `from`.
+    Resume {
+        job: JobId,
+        from: Option<u64>,
+    },
+    /// An ended job is done once more, as a job of its own.
+    Retry {
+        job: JobId,
+        /// From nothing, and not from the newest checkpoint.
+        from_start: bool,
+        idempotency_key: Option<String>,
+    },
+    /// An ended job goes, with all that is known of it.
+    RemoveJob {
+        job: JobId,
+    },
     Register {
         name: String,
         instance: String,
@@ -125,11 +146,17 @@ pub enum Effect {
         kind: JournalKind,
         text: String,
     },
+    /// The job is gone: nothing of it stays in the store but the journal.
+    Remove(JobId),
     /// The session should synchronize now.
     Wake(SessionId),
     /// The job needs this artifact no more; once that is durable it may go, if nothing else needs
     /// it.
-    Release { job: JobId, digest: String },
+    Release {
+        job: JobId,
+        config_hash: String,
+        digest: String,
+    },
 }
 
 /// Effects of one event, as they come up.
@@ -162,6 +189,8 @@ pub enum JournalKind {
     Succeeded,
     Failed,
     Cancelled,
+    Paused,
+    Resumed,
     /// A job's record, by the store.
     Unreadable,
     Registered,
@@ -182,6 +211,8 @@ impl JournalKind {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
             Self::Unreadable => "unreadable",
             Self::Registered => "registered",
             Self::Lost => "lost",
@@ -198,6 +229,23 @@ pub enum Refusal {
     UnknownJob(JobId),
     #[error("job {job} has ended: {state}")]
     JobEnded { job: JobId, state: &'static str },
+    #[error("job {job} is {state}: only {wanted} job can be {done}")]
+    WrongState {
+        job: JobId,
+        state: &'static str,
+        wanted: &'static str,
+        done: &'static str,
+    },
+    #[error(
+        "job {0} has succeeded: nothing is left to do; qlora-ctl retry {0} --from-start does it anew"
+    )]
+    NothingLeft(JobId),
+    #[error("job {job} has no checkpoint of step {step}; it has {}", steps(.kept))]
+    NoCheckpoint {
+        job: JobId,
+        step: u64,
+        kept: Vec<u64>,
+    },
     #[error("the attempt is not current: another attempt has the job, or the job has ended")]
     StaleToken(Token),
     #[error("the session is unknown or its lease has ended: register again")]
@@ -222,4 +270,12 @@ pub enum Refusal {
     StepWentBack { step: u64, committed: u64 },
     #[error("the attempt {missing}, so it has not succeeded; it has ended as failed")]
     NoResult { missing: &'static str },
+}
+
+fn steps(kept: &[u64]) -> String {
+    if kept.is_empty() {
+        return "none".into();
+    }
+    let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
+    format!("those of {}", kept.join(", "))
 }

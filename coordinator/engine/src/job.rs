@@ -9,12 +9,16 @@
 //!     |   (with backoff)   |
 //!     +-- cancel --------- + -- finish after cancel --------------> Cancelled
 //! ```
+//!
+//! `pause` takes a job that is queued, or the attempt of a running one once it has saved, to
+//! `Paused`; `resume` takes it back to `Queued`, and `cancel` to `Cancelled`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::Attempt;
+use crate::event::Effect;
 use crate::ids::{JobId, Millis, Now, Token};
 use crate::progress::Progress;
 use crate::worker::Needs;
@@ -53,6 +57,12 @@ pub struct JobSpec {
     /// Checkpoints that stay; older ones go as newer ones come. 0 is all.
     #[serde(default)]
     pub checkpoints_to_keep: u32,
+    /// Jobs of a greater priority start first.
+    #[serde(default)]
+    pub priority: i32,
+    /// The job that this one does again, and whose checkpoint it began with.
+    #[serde(default)]
+    pub retry_of: Option<JobId>,
     pub idempotency_key: Option<String>,
     pub traceparent: String,
 }
@@ -120,8 +130,13 @@ pub enum JobState {
     Running {
         token: Token,
         worker: String,
-        /// Why the attempt was asked to stop, if it was.
-        stopping: Option<String>,
+        /// What the attempt was asked to stop for, if it was.
+        stopping: Option<Stop>,
+    },
+    /// Waits for nothing but a person.
+    Paused {
+        at: Millis,
+        reason: String,
     },
     Succeeded {
         at: Millis,
@@ -139,6 +154,41 @@ pub enum JobState {
     },
 }
 
+/// A request to save and stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredStop")]
+pub struct Stop {
+    pub reason: String,
+    pub then: AfterStop,
+}
+
+/// Where a job goes whose attempt has stopped as it was asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterStop {
+    Cancelled,
+    Paused,
+}
+
+/// Stored before jobs could be paused, a stop was its reason alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredStop {
+    Reason(String),
+    Stop { reason: String, then: AfterStop },
+}
+
+impl From<StoredStop> for Stop {
+    fn from(stored: StoredStop) -> Self {
+        match stored {
+            StoredStop::Reason(reason) => Self {
+                reason,
+                then: AfterStop::Cancelled,
+            },
+            StoredStop::Stop { reason, then } => Self { reason, then },
+        }
+    }
+}
+
 impl JobState {
     pub fn is_final(&self) -> bool {
         matches!(
@@ -153,6 +203,7 @@ impl JobState {
         match self {
             Self::Queued { .. } => "queued",
             Self::Running { .. } => "running",
+            Self::Paused { .. } => "paused",
             Self::Succeeded { .. } => "succeeded",
             Self::Failed { .. } => "failed",
             Self::Cancelled { .. } => "cancelled",
@@ -172,7 +223,8 @@ impl JobSpec {
             files.sort();
             files
         };
-        (self.kind, &self.config_hash) == (other.kind, &other.config_hash)
+        (self.kind, &self.config_hash, self.retry_of)
+            == (other.kind, &other.config_hash, other.retry_of)
             && files(self) == files(other)
     }
 }
@@ -267,6 +319,15 @@ impl Job {
             .collect();
         self.artifacts.retain(|a| !old(a));
         gone
+    }
+
+    /// Says that the job needs the artifact `digest` no more.
+    pub(crate) fn release(&self, digest: &str) -> Effect {
+        Effect::Release {
+            job: self.id,
+            config_hash: self.spec.config_hash.clone(),
+            digest: digest.to_owned(),
+        }
     }
 
     /// The attempt `token`.

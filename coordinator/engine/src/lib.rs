@@ -21,7 +21,9 @@
 //! - A lost worker's job goes back to the queue; losing does not count as failing, and a loss that
 //!   a restart of the coordinator may have caused does not count at all.
 //! - A worker that waits is woken when there is work for it, whatever else waits.
-//! - Jobs with the same needs start in the order of their submission.
+//! - Jobs with the same needs start by priority, and jobs of one priority in the order of their
+//!   submission.
+//! - A paused job starts only once it is resumed.
 //! - A younger job starts before an older one that waits for several workers only if it ends in
 //!   time.
 //! - A job that wants several workers starts on all of them or on none, and ends on all of them
@@ -41,7 +43,9 @@ pub use attempt::{Attempt, AttemptEnd, Holder, Member, Outcome, Rendezvous};
 pub use engine::{Engine, Limits, Reservation, Reserved, Seed};
 pub use event::{Effect, Event, JournalKind, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, Now, SessionId, Token};
-pub use job::{Artifact, ArtifactKind, File, FileRole, Job, JobKind, JobSpec, JobState};
+pub use job::{
+    AfterStop, Artifact, ArtifactKind, File, FileRole, Job, JobKind, JobSpec, JobState, Stop,
+};
 pub use number::Number;
 pub use placement::{Verdict, verdict};
 pub use progress::{CallScores, Progress, Sample, Scores};

@@ -16,8 +16,15 @@ pub(super) struct Batch {
     pub dirty: BTreeSet<JobId>,
     pub writes: Vec<Write>,
     pub wakes: Vec<SessionId>,
-    pub released: Vec<(JobId, String)>,
+    pub released: Vec<Released>,
     pub answers: Vec<Answer>,
+}
+
+/// An artifact that a job has let go of.
+pub(super) struct Released {
+    pub job: JobId,
+    pub config_hash: String,
+    pub digest: String,
 }
 
 /// What one event leads to.

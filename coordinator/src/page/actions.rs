@@ -1,10 +1,10 @@
-//! What the page can do: download an artifact, cancel a job.
+//! What the page can do: download an artifact, cancel, pause and resume a job.
 
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Redirect, Response};
-use qlora_engine::Event;
+use qlora_engine::{Event, JobId};
 use qlora_proto::CHUNK_BYTES;
 use qlora_store::{ArtifactReader, Digest256, JobStore};
 use tokio::sync::mpsc;
@@ -90,7 +90,39 @@ pub async fn cancel<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,
 ) -> Response {
-    let id = match job_number(&id) {
+    let event = |job| Event::Cancel {
+        job,
+        reason: "by user, on the page".into(),
+    };
+    change(&services, &id, event).await
+}
+
+/// Pauses a job, as [`cancel`] cancels one.
+pub async fn pause<S: JobStore>(
+    State(services): State<Services<S>>,
+    Path(id): Path<String>,
+) -> Response {
+    let event = |job| Event::Pause {
+        job,
+        reason: "by user, on the page".into(),
+    };
+    change(&services, &id, event).await
+}
+
+/// Lets a paused job go on, as [`cancel`] cancels one.
+pub async fn resume<S: JobStore>(
+    State(services): State<Services<S>>,
+    Path(id): Path<String>,
+) -> Response {
+    change(&services, &id, |job| Event::Resume { job, from: None }).await
+}
+
+async fn change<S: JobStore>(
+    services: &Services<S>,
+    id: &str,
+    event: impl FnOnce(JobId) -> Event,
+) -> Response {
+    let id = match job_number(id) {
         Ok(id) => id,
         Err(page) => return *page,
     };
@@ -98,11 +130,7 @@ pub async fn cancel<S: JobStore>(
     if let Err(e) = services.job(id).await {
         return failed(&e);
     }
-    let event = Event::Cancel {
-        job: convert::job_in(id),
-        reason: "by user, on the page".into(),
-    };
-    match services.driver.event(event).await {
+    match services.driver.event(event(convert::job_in(id))).await {
         Ok(_) => Redirect::to(&format!("/j/{id}")).into_response(),
         Err(e) => failed(&e),
     }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 use qlora_proto::words::{bytes, count, duration, gib};
-use qlora_proto::{ExplainResponse, Job, Progress};
+use qlora_proto::{ExplainResponse, Job, JobState, Progress};
 use qlora_store::LogRecord;
 
 use super::curve::Curve;
@@ -20,7 +20,7 @@ pub fn page(job: &Job, why: Option<&ExplainResponse>, curve: &Curve, logs: &[Log
                 h1 { "Job " (job.id) " " (job.name) " " span class=(job.state().word()) { "● " (job.state().word()) } }
                 (reason(job, why))
             }
-            section { (cancel(job)) }
+            section { (hold(job)) (cancel(job)) }
             section {
                 (figures(job, &p))
                 @if p.steps > 0 { progress max=(p.steps) value=(p.step) aria-label="steps done" {} }
@@ -48,6 +48,25 @@ fn reason(job: &Job, why: Option<&ExplainResponse>) -> Markup {
         }
         @if !job.reason_code.is_empty() {
             p .dim { "Error code " (job.reason_code) ": " code { "qlora-ctl explain " (job.reason_code) } }
+        }
+    }
+}
+
+/// Pauses the job, or lets it go on.
+fn hold(job: &Job) -> Markup {
+    let (act, word, then) = match job.state() {
+        JobState::Paused => ("resume", "Resume", "It goes on from its newest checkpoint."),
+        state if state.is_final() => return html! {},
+        _ => (
+            "pause",
+            "Pause",
+            "A running attempt saves a checkpoint first.",
+        ),
+    };
+    html! {
+        form #hold method="post" action={ "/j/" (job.id) "/" (act) } {
+            button type="submit" { (word) " job " (job.id) }
+            span .dim { " " (then) }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A page asks every two seconds for its own address and swaps in the sections that changed, so
 //! that it works, without updates, where scripts are off. It shows jobs, hands out artifacts, and
-//! cancels jobs; it changes nothing else.
+//! cancels, pauses and resumes jobs; it changes nothing else.
 
 mod actions;
 mod chart;
@@ -42,6 +42,8 @@ pub fn router<S: JobStore>(services: Services<S>) -> Router {
         )
         .route("/j/{id}/artifacts/{name}", get(actions::download::<S>))
         .route("/j/{id}/cancel", post(actions::cancel::<S>))
+        .route("/j/{id}/pause", post(actions::pause::<S>))
+        .route("/j/{id}/resume", post(actions::resume::<S>))
         .method_not_allowed_fallback(wrong_method)
         .with_state(services)
 }

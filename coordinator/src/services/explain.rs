@@ -77,6 +77,9 @@ pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
             let number = job.attempt_number(*token).unwrap_or_default();
             format!("job {id} runs on {worker}{with} as attempt {number}")
         }
+        JobState::Paused { reason, .. } => {
+            format!("job {id} is paused: {reason}; it goes on with: qlora-ctl resume {id}")
+        }
         JobState::Succeeded { .. } => format!("job {id} has succeeded"),
         JobState::Failed { reason, .. } => format!("job {id} has failed: {reason}"),
         JobState::Cancelled { reason, .. } => format!("job {id} was cancelled: {reason}"),
@@ -205,6 +208,8 @@ mod tests {
             max_retries: 9,
             time_limit: None,
             checkpoints_to_keep: 0,
+            priority: 0,
+            retry_of: None,
             idempotency_key: None,
             traceparent: String::new(),
         };

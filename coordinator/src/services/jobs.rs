@@ -40,22 +40,8 @@ impl<S: JobStore> JobService for Services<S> {
         qlora_telemetry::set_parent(&span, request.metadata());
         async {
             let spec = self.spec(request.into_inner()).await?;
-            let answer = self
-                .driver
-                .event(Event::Submit {
-                    spec: Box::new(spec),
-                })
-                .await?;
-            let domain::Response::Submitted { job, created } = answer else {
-                return Err(Status::internal(
-                    "the engine gave another answer than a submission",
-                ));
-            };
-            tracing::Span::current().record("job", job.0);
-            Ok(Response::new(SubmitResponse {
-                job: Some(self.job(job.0).await?),
-                created,
-            }))
+            let spec = Box::new(spec);
+            self.submitted(Event::Submit { spec }).await
         }
         .instrument(span)
         .await
@@ -104,19 +90,51 @@ impl<S: JobStore> JobService for Services<S> {
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Job>, Status> {
         let CancelRequest { id, reason } = request.into_inner();
-        let reason = if reason.is_empty() {
-            "by user".to_owned()
-        } else {
-            reason
-        };
+        let job = convert::job_in(id);
+        let reason = or_by_user(reason);
+        Ok(self.change(id, Event::Cancel { job, reason }).await?)
+    }
+
+    async fn pause(&self, request: Request<PauseRequest>) -> Result<Response<Job>, Status> {
+        let PauseRequest { id, reason } = request.into_inner();
+        let job = convert::job_in(id);
+        let reason = or_by_user(reason);
+        Ok(self.change(id, Event::Pause { job, reason }).await?)
+    }
+
+    async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<Job>, Status> {
+        let ResumeRequest { id, from_step } = request.into_inner();
+        let (job, from) = (convert::job_in(id), from_step);
+        Ok(self.change(id, Event::Resume { job, from }).await?)
+    }
+
+    async fn retry(
+        &self,
+        request: Request<RetryRequest>,
+    ) -> Result<Response<SubmitResponse>, Status> {
+        let RetryRequest {
+            id,
+            from_start,
+            idempotency_key,
+        } = request.into_inner();
         self.job(id).await?;
-        self.driver
-            .event(Event::Cancel {
-                job: convert::job_in(id),
-                reason,
-            })
-            .await?;
-        Ok(Response::new(self.job(id).await?))
+        let event = Event::Retry {
+            job: convert::job_in(id),
+            from_start,
+            idempotency_key: Some(idempotency_key).filter(|key| !key.is_empty()),
+        };
+        self.submitted(event).await
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveRequest>,
+    ) -> Result<Response<RemoveResponse>, Status> {
+        let id = request.into_inner().id;
+        self.job(id).await?;
+        let job = convert::job_in(id);
+        self.driver.event(Event::RemoveJob { job }).await?;
+        Ok(Response::new(RemoveResponse {}))
     }
 
     async fn explain(
@@ -234,7 +252,39 @@ impl<S: JobStore> JobService for Services<S> {
     }
 }
 
+/// A reason that was given, or that of a person who gave none.
+fn or_by_user(reason: String) -> String {
+    if reason.is_empty() {
+        "by user".to_owned()
+    } else {
+        reason
+    }
+}
+
 impl<S: JobStore> Services<S> {
+    /// The job `id` after `event`, which changes it.
+    async fn change(&self, id: u64, event: Event) -> Result<Response<Job>, CallError> {
+        // A job whose record cannot be read is there, and the engine does not know it: this read
+        // tells why.
+        self.job(id).await?;
+        self.driver.event(event).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
+    /// The job that `event` submits.
+    async fn submitted(&self, event: Event) -> Result<Response<SubmitResponse>, Status> {
+        let domain::Response::Submitted { job, created } = self.driver.event(event).await? else {
+            return Err(Status::internal(
+                "the engine gave another answer than a submission",
+            ));
+        };
+        tracing::Span::current().record("job", job.0);
+        Ok(Response::new(SubmitResponse {
+            job: Some(self.job(job.0).await?),
+            created,
+        }))
+    }
+
     pub(crate) async fn job(&self, id: u64) -> Result<Job, CallError> {
         let id = convert::job_in(id);
         let found = self
@@ -282,6 +332,8 @@ impl<S: JobStore> Services<S> {
                 max_retries: 0,
                 time_limit: None,
                 checkpoints_to_keep: 0,
+                priority: 0,
+                retry_of: None,
                 idempotency_key,
                 traceparent,
             }),
@@ -317,6 +369,8 @@ impl<S: JobStore> Services<S> {
                         .max_minutes
                         .map(|minutes| minutes.saturating_mul(60_000)),
                     checkpoints_to_keep: config.training.checkpoints_to_keep,
+                    priority: config.resources.priority.unwrap_or_default(),
+                    retry_of: None,
                     idempotency_key,
                     traceparent,
                 })

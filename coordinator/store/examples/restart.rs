@@ -63,6 +63,8 @@ fn spec() -> JobSpec {
         max_retries: 2,
         time_limit: None,
         checkpoints_to_keep: 2,
+        priority: 0,
+        retry_of: None,
         idempotency_key: None,
         traceparent: String::new(),
     }

@@ -66,6 +66,11 @@ impl JobStore for MemoryStore {
                     *token = job.attempts.iter().map(|a| a.token).fold(*token, Ord::max);
                     state.jobs.insert(job.id, *job);
                 }
+                Write::RemoveJob(job) => {
+                    state.jobs.remove(&job);
+                    state.metrics.remove(&job);
+                    state.logs.remove(&job);
+                }
                 Write::Metrics { job, points } => {
                     let all = state.metrics.entry(job).or_default();
                     for point in points {

@@ -55,6 +55,8 @@ pub struct ConfigRevision {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
     SaveJob(Box<Job>),
+    /// The job goes with its metrics and its log; what the journal says of it stays.
+    RemoveJob(JobId),
     Metrics {
         job: JobId,
         points: Vec<MetricRecord>,

@@ -7,8 +7,8 @@ use std::task::Poll;
 
 use common::{entry, holder, job, line, point};
 use qlora_engine::{
-    Artifact, ArtifactKind, CallScores, File, FileRole, Job, JobId, JobState, Millis, Needs,
-    Progress, Scores, Token,
+    AfterStop, Artifact, ArtifactKind, CallScores, File, FileRole, Job, JobId, JobState, Millis,
+    Needs, Progress, Scores, Stop, Token,
 };
 use qlora_store::*;
 
@@ -515,4 +515,68 @@ fn a_recorded_job_has_its_roles_and_kinds_as_words() {
     );
     assert_eq!(words(&json["artifacts"], "kind"), ["checkpoint", "adapter"]);
     assert_eq!(serde_json::from_value::<Job>(json).expect("a job"), job);
+}
+
+#[test]
+fn a_stop_that_was_stored_before_jobs_could_be_paused_is_a_cancel() {
+    let old = r#"{"Running": {"token": 4294967297, "worker": "a", "stopping": "by user"}}"#;
+    let state: JobState = serde_json::from_str(old).expect("a state");
+    let JobState::Running {
+        stopping: Some(stop),
+        ..
+    } = state
+    else {
+        panic!("{state:?}");
+    };
+    assert_eq!(
+        (stop.reason.as_str(), stop.then),
+        ("by user", AfterStop::Cancelled)
+    );
+    let text = serde_json::to_string(&stop).expect("text");
+    assert_eq!(serde_json::from_str::<Stop>(&text).expect("a stop"), stop);
+}
+
+async fn removes(store: impl JobStore) {
+    for id in [1, 2] {
+        let writes = vec![
+            Write::SaveJob(Box::new(job(id))),
+            Write::Metrics {
+                job: JobId(id),
+                points: vec![point(1)],
+            },
+            Write::Logs {
+                job: JobId(id),
+                lines: vec![line("a")],
+            },
+            Write::Journal(entry("x")),
+        ];
+        store.apply(writes).await.expect("writes");
+    }
+    let gone = JobId(2);
+    store
+        .apply(vec![Write::RemoveJob(gone)])
+        .await
+        .expect("a write");
+    let stored = store.load().await.expect("jobs");
+    assert_eq!(stored.jobs, [job(1)]);
+    assert_eq!(stored.reserved.job, gone, "its number is not given again");
+    let points = store.metrics(gone, 0, 10).await.expect("metrics");
+    let lines = store.logs(gone, 0, 10).await.expect("logs");
+    assert!(points.is_empty() && lines.is_empty());
+    assert_eq!(
+        store.metrics(JobId(1), 0, 10).await.expect("metrics").len(),
+        1
+    );
+    assert_eq!(
+        store.journal(0, 10).await.expect("the journal").len(),
+        2,
+        "the journal stays"
+    );
+}
+
+#[tokio::test]
+async fn a_removed_job_leaves_its_number_and_the_journal() {
+    removes(MemoryStore::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    removes(SqliteStore::open(folder.path()).await.expect("a store")).await;
 }

@@ -28,6 +28,7 @@ mod model_files;
 mod options;
 mod page;
 mod paths;
+mod pauses;
 mod reference;
 mod refusals;
 mod runs;

@@ -5,7 +5,7 @@ use std::fs;
 use qlora_tests::{Answer, World};
 
 /// Status, head and body of an answer to somebody who has the token.
-fn http(
+pub fn http(
     world: &World,
     method: &str,
     path: &str,

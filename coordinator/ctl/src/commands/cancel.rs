@@ -1,22 +1,22 @@
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use qlora_proto::CancelRequest;
+use qlora_proto::{CancelRequest, Job};
 
 use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{json, print_json};
+use crate::job::confirm::{confirmed, jobs};
+use crate::job::each::each;
 
-/// Stop a job; what it has saved stays.
+/// Stop jobs; what they have saved stays.
 ///
 /// A running attempt saves a checkpoint first.
 #[derive(Debug, Args)]
 pub struct Cancel {
-    /// Number of the job, as `jobs` lists it.
-    #[arg(value_parser = job_number)]
-    job: u64,
+    /// Numbers of the jobs, as `jobs` lists them.
+    #[arg(value_parser = job_number, required = true, value_name = "JOB")]
+    jobs: Vec<u64>,
     /// Why, recorded with the job; "by user" where nothing is given.
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
@@ -27,46 +27,29 @@ pub struct Cancel {
 
 impl Cancel {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        if !self.yes && !self.confirmed()? {
-            context.say(format!("job {} goes on", self.job));
+        let all = jobs(&self.jobs);
+        if !self.yes && !confirmed("cancel", &format!("stop {all}?"))? {
+            context.say(format!("nothing was done to {all}"));
             return Ok(Exit::Stopped.into());
         }
-        let request = CancelRequest {
-            id: self.job,
-            reason: self.reason.clone(),
-        };
-        let job = context
-            .client()?
-            .jobs
-            .cancel(request)
-            .await
-            .map_err(context.fault())?
-            .into_inner();
-        if context.global.json {
-            print_json(&json::job(&job, None))?;
-        } else if job.state().is_final() {
-            context.say(format!("{}   {}", job.id, job.state().word()));
-        } else {
-            context.say(format!("{}   saving and stopping", job.id));
-        }
-        Ok(Exit::Done.into())
+        let act = async |id| self.cancel(context, id).await;
+        each(context, &self.jobs, act, |job| {
+            let word = job.state().word();
+            if job.state().is_final() {
+                format!("{}   {word}", job.id)
+            } else {
+                format!("{}   saving and stopping", job.id)
+            }
+        })
+        .await
     }
 
-    fn confirmed(&self) -> Result<bool, CtlError> {
-        if !std::io::stdin().is_terminal() {
-            return Err(CtlError::Usage {
-                message: "cancel asks before it stops a job, and there is no terminal".into(),
-                help: "add --yes".into(),
-            });
-        }
-        let mut stderr = std::io::stderr().lock();
-        let asked = write!(stderr, "stop job {}? [y/N] ", self.job).and_then(|()| stderr.flush());
-        asked.map_err(CtlError::io("stderr"))?;
-        let mut answer = String::new();
-        std::io::stdin()
-            .read_line(&mut answer)
-            .map_err(CtlError::io("stdin"))?;
-        let answer = answer.trim().to_ascii_lowercase();
-        Ok(matches!(answer.as_str(), "y" | "yes"))
+    async fn cancel(&self, context: &Context, id: u64) -> Result<Job, CtlError> {
+        let request = CancelRequest {
+            id,
+            reason: self.reason.clone(),
+        };
+        let answer = context.client()?.jobs.cancel(request).await;
+        Ok(answer.map_err(context.fault())?.into_inner())
     }
 }

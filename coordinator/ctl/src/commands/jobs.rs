@@ -12,7 +12,7 @@ use crate::output::{human, json, print, print_json};
 #[derive(Debug, Args)]
 pub struct Jobs {
     /// Only jobs in this state; repeatable.
-    #[arg(long, value_parser = ["queued", "running", "succeeded", "failed", "cancelled"])]
+    #[arg(long, value_parser = ["queued", "running", "paused", "succeeded", "failed", "cancelled"])]
     state: Vec<String>,
     /// Jobs at the most.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
@@ -24,6 +24,7 @@ impl Jobs {
         let all = [
             JobState::Queued,
             JobState::Running,
+            JobState::Paused,
             JobState::Succeeded,
             JobState::Failed,
             JobState::Cancelled,

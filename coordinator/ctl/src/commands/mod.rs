@@ -15,8 +15,12 @@ mod jobs;
 mod logs;
 mod metrics;
 mod page;
+mod pause;
 mod plan;
 mod quickstart;
+mod resume;
+mod retry;
+mod rm;
 mod show;
 mod submit;
 mod watch;
@@ -42,6 +46,10 @@ pub enum Command {
     Logs(logs::Logs),
     Metrics(metrics::Metrics),
     Cancel(cancel::Cancel),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
+    Retry(retry::Retry),
+    Rm(rm::Rm),
     Workers(workers::Workers),
     #[command(subcommand)]
     Artifacts(artifacts::Artifacts),
@@ -69,6 +77,10 @@ impl Command {
             Self::Logs(command) => command.run(context).await,
             Self::Metrics(command) => command.run(context).await,
             Self::Cancel(command) => command.run(context).await,
+            Self::Pause(command) => command.run(context).await,
+            Self::Resume(command) => command.run(context).await,
+            Self::Retry(command) => command.run(context).await,
+            Self::Rm(command) => command.run(context).await,
             Self::Workers(command) => command.run(context).await,
             Self::Artifacts(command) => command.run(context).await,
             Self::Plan(command) => command.run(context).await,

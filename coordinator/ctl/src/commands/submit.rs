@@ -3,12 +3,9 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::context::Context;
-use crate::error::{CtlError, Exit};
+use crate::error::CtlError;
 use crate::input::source::ConfigSource;
-use crate::job::submit::submit;
-use crate::job::waiting::waiting_if_known;
-use crate::job::watch::watch;
-use crate::output::{json, print, print_json};
+use crate::job::submit::{show, submit};
 
 /// Submit a configuration as a job.
 ///
@@ -32,17 +29,6 @@ impl Submit {
         let resolved = self.source.resolve(context).await?;
         context.warn(resolved.config.warnings());
         let job = submit(context, &resolved, self.idempotency_key.clone()).await?;
-        if self.watch {
-            context.say(format!("{}   submitted", job.id));
-            return watch(context, job.id, None).await;
-        }
-        if context.global.json {
-            let (job, why) = waiting_if_known(context, &mut context.client()?, job).await;
-            print_json(&json::job(&job, why.as_ref()))?;
-        } else {
-            print(job.id)?;
-            context.say(format!("follow it with: qlora-ctl watch {}", job.id));
-        }
-        Ok(Exit::Done.into())
+        show(context, job, self.watch).await
     }
 }

@@ -3,6 +3,8 @@
 //! Nothing here reads arguments or prints a result; that is a command's part.
 
 pub mod artifact;
+pub mod confirm;
+pub mod each;
 pub mod follow;
 pub mod log;
 pub mod record;

@@ -1,12 +1,17 @@
 //! A job on its way to the coordinator: its files first, then the request.
 
-use qlora_proto::{Job, JobKind, SubmitRequest};
+use std::process::ExitCode;
 
+use qlora_proto::{Job, JobKind, SubmitRequest, SubmitResponse};
+
+use super::waiting::waiting_if_known;
+use super::watch::watch;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::input::local;
 use crate::input::resolved::Resolved;
 use crate::input::rows::DataFile;
+use crate::output::{json, print, print_json};
 
 /// Uploads the data and submits.
 #[tracing::instrument(name = "submit", skip_all)]
@@ -43,13 +48,28 @@ pub async fn submit(
 
 /// Submits a job whose files are with the coordinator.
 pub async fn send(context: &Context, request: SubmitRequest) -> Result<Job, CtlError> {
-    let answer = context
-        .client()?
-        .jobs
-        .submit(request)
-        .await
-        .map_err(context.fault())?
-        .into_inner();
+    let answer = context.client()?.jobs.submit(request).await;
+    answered(context, answer.map_err(context.fault())?.into_inner())
+}
+
+/// Shows a job that was submitted: its number, or how it goes on where `follows` is set.
+pub async fn show(context: &Context, job: Job, follows: bool) -> Result<ExitCode, CtlError> {
+    if follows {
+        context.say(format!("{}   submitted", job.id));
+        return watch(context, job.id, None).await;
+    }
+    if context.global.json {
+        let (job, why) = waiting_if_known(context, &mut context.client()?, job).await;
+        print_json(&json::job(&job, why.as_ref()))?;
+    } else {
+        print(job.id)?;
+        context.say(format!("follow it with: qlora-ctl watch {}", job.id));
+    }
+    Ok(Exit::Done.into())
+}
+
+/// The job of an answer; says so where it is not a new one.
+pub fn answered(context: &Context, answer: SubmitResponse) -> Result<Job, CtlError> {
     let job = answer.job.ok_or_else(|| CtlError::Refused {
         message: "the coordinator gave no job".into(),
         help: "",

@@ -68,6 +68,8 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> Value {
         "attempts": job.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "artifacts": job.artifacts.iter().map(artifact).collect::<Vec<_>>(),
         "files": job.files.iter().map(|f| json!({"role": f.role, "name": f.name, "digest": f.digest, "size": f.size})).collect::<Vec<_>>(),
+        "retry_of": Some(job.retry_of).filter(|id| *id > 0),
+        "priority": job.priority,
         "config_hash": job.config_hash,
         "config": serde_json::from_str::<Value>(&job.config_json).unwrap_or_default(),
         "created_unix_ms": job.created_unix_ms,

@@ -118,11 +118,8 @@ impl Engine {
             ),
         ));
         job.artifacts.push(artifact);
-        effects.extend(
-            job.let_old_checkpoints_go()
-                .into_iter()
-                .map(|digest| Effect::Release { job: id, digest }),
-        );
+        let old = job.let_old_checkpoints_go();
+        effects.extend(old.iter().map(|digest| job.release(digest)));
         effects.push(Effect::Save(id));
         Ok(Response::Done)
     }
@@ -269,6 +266,7 @@ impl Engine {
                 JournalKind::Requeued,
                 requeued_because(job, &ending, not_before.0 - now.steady.0),
             ),
+            JobState::Paused { reason, .. } => (JournalKind::Paused, reason.clone()),
             JobState::Running { .. } => (JournalKind::Started, String::new()),
         };
         job.progress.phase = next.word().into();
@@ -281,7 +279,9 @@ impl Engine {
             self.attribute_failures(id, token, effects);
         }
         if requeued {
-            self.queue.insert(id);
+            if let Some(job) = self.jobs.get(&id) {
+                self.queue.insert(job);
+            }
             self.wake_one_for(now, id, effects);
         }
     }

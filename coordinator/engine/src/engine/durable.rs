@@ -120,7 +120,7 @@ impl Engine {
             JobState::Queued { not_before } => {
                 // The clock that it was stored by may have been another one.
                 *not_before = (*not_before).min(now.steady.plus(self.limits.max_backoff));
-                self.queue.insert(job.id);
+                self.queue.insert(&job);
             }
             JobState::Running { token, .. } => {
                 let token = *token;
@@ -144,7 +144,7 @@ impl Engine {
         let Some(job) = self.jobs.forget(id) else {
             return;
         };
-        self.queue.remove(&id);
+        self.queue.remove(id);
         if let JobState::Running { token, .. } = job.state {
             self.running.remove(&token);
             self.time_limits.remove(&token);

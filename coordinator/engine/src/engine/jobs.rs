@@ -35,6 +35,13 @@ impl Jobs {
         self.all.insert(job.id, job);
     }
 
+    /// Removes a job for good.
+    pub fn remove(&mut self, id: JobId) {
+        if let Some(job) = self.all.remove(&id) {
+            self.before.entry(id).or_insert(Some(job));
+        }
+    }
+
     /// Removes a job, as if it had never been.
     pub fn forget(&mut self, id: JobId) -> Option<Job> {
         self.all.remove(&id)

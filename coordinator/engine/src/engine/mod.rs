@@ -7,6 +7,9 @@ mod durable;
 mod jobs;
 mod limits;
 mod next;
+mod pauses;
+mod queue;
+mod repeats;
 mod reservation;
 mod secrets;
 mod state;
@@ -32,6 +35,14 @@ impl Engine {
         let result = match event {
             Event::Submit { spec } => self.submit(now, *spec, &mut effects),
             Event::Cancel { job, reason } => self.cancel(now, job, reason, &mut effects),
+            Event::Pause { job, reason } => self.pause(now, job, reason, &mut effects),
+            Event::Resume { job, from } => self.resume(now, job, from, &mut effects),
+            Event::Retry {
+                job,
+                from_start,
+                idempotency_key,
+            } => self.retry(now, job, from_start, idempotency_key, &mut effects),
+            Event::RemoveJob { job } => self.remove_job(job, &mut effects),
             Event::Register {
                 name,
                 instance,

@@ -5,7 +5,7 @@ use qlora_codes::Code;
 use super::limits::Limits;
 use crate::attempt::Outcome;
 use crate::ids::{Millis, Now};
-use crate::job::{Job, JobState};
+use crate::job::{AfterStop, Job, JobState, Stop};
 
 /// How an attempt ended.
 pub(super) struct Ending {
@@ -68,7 +68,7 @@ pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -
     };
     match (*outcome, stopping) {
         (Outcome::Succeeded, _) => JobState::Succeeded { at },
-        (_, Some(reason)) => JobState::Cancelled { at, reason },
+        (_, Some(stop)) => stopped(stop, ending, at),
         (Outcome::BadInput | Outcome::OutOfMemory, None) => ending.failed(at, message.clone()),
         (Outcome::Failed | Outcome::PeerLost, None) if job.failures > job.spec.max_retries => {
             ending.failed(
@@ -93,6 +93,18 @@ pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -
         (Outcome::Lost | Outcome::Stopped, None) => JobState::Queued {
             not_before: now.steady,
         },
+    }
+}
+
+/// Where a job goes that was asked to stop. One that would fail again is not paused: to resume it
+/// would be in vain.
+fn stopped(stop: Stop, ending: &Ending, at: Millis) -> JobState {
+    let Stop { reason, then } = stop;
+    let is_in_vain = matches!(ending.outcome, Outcome::BadInput | Outcome::OutOfMemory);
+    match then {
+        AfterStop::Cancelled => JobState::Cancelled { at, reason },
+        AfterStop::Paused if is_in_vain => ending.failed(at, ending.message.clone()),
+        AfterStop::Paused => JobState::Paused { at, reason },
     }
 }
 

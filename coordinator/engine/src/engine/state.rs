@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::jobs::Jobs;
 use super::limits::Limits;
+use super::queue::Queue;
 use super::secrets::Secrets;
 use crate::ids::{JobId, Millis, SessionId, Token};
 use crate::job::Job;
@@ -18,7 +19,7 @@ pub struct Engine {
     pub(super) jobs: Jobs,
     pub(super) keys: HashMap<String, JobId>,
     /// Jobs that wait for a worker.
-    pub(super) queue: BTreeSet<JobId>,
+    pub(super) queue: Queue,
     pub(super) running: HashMap<Token, JobId>,
     /// When attempts reach the time limit of their job, on the steady clock.
     pub(super) time_limits: HashMap<Token, Millis>,
@@ -58,17 +59,17 @@ impl Engine {
         self.running.get(&token).copied()
     }
 
-    /// How many jobs that wait were submitted before `id`.
+    /// How many jobs that wait are offered to workers before `id`.
     pub fn queued_before(&self, id: JobId) -> usize {
-        self.queue.range(..id).count()
+        self.queue.before(id)
     }
 
-    /// Whether anything needs the artifact that job `of` has let go of: a job has it, or a twin of
-    /// that job runs and may be about to commit it, since the same request makes the same bytes.
-    pub fn may_need(&self, digest: &str, of: JobId) -> bool {
-        let hash = self.jobs.get(&of).map(|job| &job.spec.config_hash);
+    /// Whether anything needs an artifact that job `of` has let go of, whose configuration has the
+    /// hash `config_hash`: a job has it, or a twin of that job runs and may be about to commit it,
+    /// since the same request makes the same bytes.
+    pub fn may_need(&self, digest: &str, of: JobId, config_hash: &str) -> bool {
         let is_twin = |job: &Job| {
-            job.id != of && job.current_token().is_some() && Some(&job.spec.config_hash) == hash
+            job.id != of && job.current_token().is_some() && job.spec.config_hash == config_hash
         };
         self.jobs
             .values()

@@ -4,7 +4,7 @@ use super::state::Engine;
 use crate::attempt::Attempt;
 use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Now};
-use crate::job::{Job, JobSpec, JobState};
+use crate::job::{AfterStop, Job, JobSpec, JobState, Stop};
 
 impl Engine {
     pub(super) fn submit(
@@ -42,8 +42,9 @@ impl Engine {
             JournalKind::Submitted,
             spec.name.clone(),
         ));
-        self.jobs.insert(Job::new(id, spec, now));
-        self.queue.insert(id);
+        let job = Job::new(id, spec, now);
+        self.queue.insert(&job);
+        self.jobs.insert(job);
         effects.push(Effect::Save(id));
         self.wake_one_for(now, id, effects);
         Ok(Response::Submitted {
@@ -60,27 +61,24 @@ impl Engine {
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
         let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
-        match &mut job.state {
-            JobState::Queued { .. } => {
+        match &job.state {
+            JobState::Queued { .. } | JobState::Paused { .. } => {
                 job.state = JobState::Cancelled {
                     at: now.wall,
                     reason: reason.clone(),
                 };
                 job.progress.phase = "cancelled".into();
-                let kept_others_free = job.spec.needs.workers > 1;
-                self.queue.remove(&id);
                 effects.push(Effect::record(
                     Some(id),
                     None,
                     JournalKind::Cancelled,
                     reason,
                 ));
-                if kept_others_free {
-                    self.wake_all(effects);
-                }
+                self.withdraw(id, effects);
             }
             JobState::Running { .. } => {
-                self.ask_to_stop(id, reason, effects);
+                let then = AfterStop::Cancelled;
+                self.ask_to_stop(id, Stop { reason, then }, effects);
                 return Ok(Response::Done);
             }
             ended => {
@@ -94,8 +92,18 @@ impl Engine {
         Ok(Response::Done)
     }
 
-    /// Tells the workers of a running job to save and stop; the job is cancelled once they have.
-    pub(super) fn ask_to_stop(&mut self, id: JobId, reason: String, effects: &mut Effects) {
+    /// Takes a job out of the queue; workers that were kept free for it have other work.
+    pub(super) fn withdraw(&mut self, id: JobId, effects: &mut Effects) {
+        self.queue.remove(id);
+        let workers = self.jobs.get(&id).map_or(0, |job| job.spec.needs.workers);
+        if workers > 1 {
+            self.wake_all(effects);
+        }
+    }
+
+    /// Tells the workers of a running job to save and stop; the job goes on as `stop` says once
+    /// they have.
+    pub(super) fn ask_to_stop(&mut self, id: JobId, stop: Stop, effects: &mut Effects) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -105,7 +113,8 @@ impl Engine {
         else {
             return;
         };
-        *stopping = Some(reason.clone());
+        let reason = stop.reason.clone();
+        *stopping = Some(stop);
         let token = *token;
         let holders = job.attempt(token).into_iter().flat_map(Attempt::holders);
         let sessions = holders.filter_map(|name| Some(self.workers.get(name)?.session));

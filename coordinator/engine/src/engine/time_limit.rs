@@ -3,7 +3,7 @@
 use super::state::Engine;
 use crate::event::Effects;
 use crate::ids::{Now, Token};
-use crate::job::JobState;
+use crate::job::{AfterStop, JobState, Stop};
 
 impl Engine {
     /// Counts the time of the attempt `token`, which has run for `passed` milliseconds of the
@@ -35,7 +35,8 @@ impl Engine {
             if matches!(job.state, JobState::Running { stopping: None, .. }) {
                 let minutes = job.spec.time_limit.unwrap_or_default() as f64 / 60_000.0;
                 let reason = format!("its time limit is over: resources.max_minutes is {minutes}");
-                self.ask_to_stop(job.id, reason, effects);
+                let then = AfterStop::Cancelled;
+                self.ask_to_stop(job.id, Stop { reason, then }, effects);
             }
         }
     }

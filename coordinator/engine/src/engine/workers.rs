@@ -129,10 +129,10 @@ impl Engine {
         let job = self.running.get(&token).and_then(|id| self.jobs.get(id));
         match job.map(|j| &j.state) {
             Some(JobState::Running {
-                stopping: Some(reason),
+                stopping: Some(stop),
                 ..
             }) => Wanted::Stop {
-                reason: reason.clone(),
+                reason: stop.reason.clone(),
                 at_once: false,
             },
             _ => Wanted::GoOn,
@@ -186,7 +186,7 @@ impl Engine {
     ) -> Wanted {
         let token = Token::new(self.next_attempt, self.secrets.half_of_token());
         self.next_attempt += 1;
-        self.queue.remove(&id);
+        self.queue.remove(id);
         self.running.insert(token, id);
         for name in others.iter().map(String::as_str).chain([first]) {
             let Some(worker) = self.workers.get_mut(name) else {

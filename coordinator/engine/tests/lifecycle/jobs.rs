@@ -305,18 +305,19 @@ fn of_its_checkpoints_a_job_keeps_the_newest_and_releases_the_others() {
         released,
         [Effect::Release {
             job,
+            config_hash: "hash".into(),
             digest: "checkpoint10".into()
         }]
     );
-    assert!(!world.engine.may_need("checkpoint10", job));
+    assert!(!world.engine.may_need("checkpoint10", job, "hash"));
     for needed in ["checkpoint20", "checkpoint30", "adapter20"] {
-        assert!(world.engine.may_need(needed, job), "{needed}");
+        assert!(world.engine.may_need(needed, job, "hash"), "{needed}");
     }
     // A twin that runs makes the same bytes, and may have been told that they are there.
     world.submit(spec("twin"));
     let b = world.register("b", "2");
     world.start(b);
-    assert!(world.engine.may_need("checkpoint10", job));
+    assert!(world.engine.may_need("checkpoint10", job, "hash"));
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub fn spec(name: &str) -> Box<JobSpec> {
         max_retries: 2,
         time_limit: None,
         checkpoints_to_keep: 0,
+        priority: 0,
+        retry_of: None,
         idempotency_key: None,
         traceparent: String::new(),
     })
@@ -101,7 +103,7 @@ pub fn synchronize(session: SessionId, running: Option<Token>) -> Event {
 
 pub const SEED: Seed = [7; 32];
 
-/// What a store would hold: it learns of jobs by [`Effect::Save`] alone.
+/// What a store would hold: it learns of jobs by [`Effect::Save`] and [`Effect::Remove`] alone.
 #[derive(Debug, Default)]
 pub struct Disk {
     pub jobs: BTreeMap<JobId, Job>,
@@ -110,7 +112,11 @@ pub struct Disk {
 
 impl Disk {
     pub fn write(&mut self, engine: &Engine, effects: &[Effect]) {
+        // A job that was saved and removed by the events of one batch is only removed.
         for effect in effects {
+            if let Effect::Remove(id) = effect {
+                self.jobs.remove(id);
+            }
             let Effect::Save(id) = effect else { continue };
             let job = engine.job(*id).expect("a job that is saved is there");
             self.reserved.job = self.reserved.job.max(*id);

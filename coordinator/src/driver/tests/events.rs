@@ -18,6 +18,8 @@ pub fn submit(name: &str, key: Option<&str>) -> Event {
         max_retries: 0,
         time_limit: None,
         checkpoints_to_keep: 0,
+        priority: 0,
+        retry_of: None,
         idempotency_key: key.map(str::to_owned),
         traceparent: String::new(),
     };

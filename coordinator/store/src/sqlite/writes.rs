@@ -16,6 +16,7 @@ impl Transaction<'_> {
         for write in writes {
             match write {
                 Write::SaveJob(job) => self.save_job(&job).await?,
+                Write::RemoveJob(job) => self.remove_job(job).await?,
                 Write::Metrics { job, points } => self.add_metrics(job, points).await?,
                 Write::Logs { job, lines } => self.add_logs(job, lines).await?,
                 Write::Journal(entry) => entries.push(self.add_entry(entry).await?),
@@ -43,6 +44,21 @@ impl Transaction<'_> {
         .execute(&mut self.connection)
         .await
         .map_err(not_written(self.folder))?;
+        Ok(())
+    }
+
+    async fn remove_job(&mut self, job: JobId) -> Result<(), StoreError> {
+        for statement in [
+            "DELETE FROM jobs WHERE id = ?",
+            "DELETE FROM metrics WHERE job = ?",
+            "DELETE FROM logs WHERE job = ?",
+        ] {
+            sqlx::query(statement)
+                .bind(job.0 as i64)
+                .execute(&mut self.connection)
+                .await
+                .map_err(not_written(self.folder))?;
+        }
         Ok(())
     }
 

@@ -26,6 +26,8 @@ pub fn job(id: u64) -> Job {
         max_retries: 1,
         time_limit: None,
         checkpoints_to_keep: 0,
+        priority: 0,
+        retry_of: None,
         idempotency_key: None,
         traceparent: String::new(),
     };

@@ -19,6 +19,12 @@ pub enum Act {
     SyncInVain(Pick),
     /// The connection breaks on which its call is held.
     BreakOff(Pick),
+    Pause(Pick),
+    /// A paused job goes on, from its newest checkpoint or from another of those that it has.
+    Resume(Pick, Option<Pick>),
+    /// A job is done once more, from the start or not, with a key or without.
+    Retry(Pick, bool, Option<u8>),
+    RemoveJob(Pick),
     Drain(Pick, bool),
     /// Its process ends; whether the coordinator sees the connection break.
     Crash(Pick, bool),
@@ -58,6 +64,7 @@ pub struct Submission {
     pub key: Option<u8>,
     pub retries: u32,
     pub keep: u32,
+    pub priority: i32,
 }
 
 fn submission() -> impl Strategy<Value = Submission> {
@@ -67,8 +74,9 @@ fn submission() -> impl Strategy<Value = Submission> {
     let workers = prop_oneof![4 => Just(1usize), 2 => Just(2), 1 => Just(3)];
     let limit = prop::option::weighted(0.3, 100..4000u64);
     let key = prop::option::weighted(0.2, 0..3u8);
-    (kind, workers, label, limit, key, 0..3u32, 0..3u32).prop_map(
-        |(kind, workers, label, limit, key, retries, keep)| Submission {
+    let numbers = (0..3u32, 0..3u32, -1..2i32);
+    (kind, workers, label, limit, key, numbers).prop_map(
+        |(kind, workers, label, limit, key, (retries, keep, priority))| Submission {
             kind,
             workers,
             label,
@@ -76,6 +84,7 @@ fn submission() -> impl Strategy<Value = Submission> {
             key,
             retries,
             keep,
+            priority,
         },
     )
 }
@@ -99,6 +108,10 @@ pub fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => submission().prop_map(Act::Submit),
         2 => (0..20usize).prop_map(Act::Cancel),
+        2 => (0..20usize).prop_map(Act::Pause),
+        3 => (0..20usize, prop::option::weighted(0.8, 0..3usize)).prop_map(|(job, from)| Act::Resume(job, from)),
+        2 => (0..20usize, any::<bool>(), prop::option::weighted(0.2, 0..3u8)).prop_map(|(job, start, key)| Act::Retry(job, start, key)),
+        1 => (0..20usize).prop_map(Act::RemoveJob),
         4 => machine.clone().prop_map(Act::Start),
         9 => machine.clone().prop_map(Act::Sync),
         6 => Just(Act::Renew),
@@ -118,7 +131,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Follow),
         1 => (1..3000u64).prop_map(Act::Stall),
         1 => (0..3000u64).prop_map(Act::Restart),
-        2 => prop::collection::vec((0..7u8, 0..12usize), 1..6).prop_map(Act::Unstored),
+        2 => prop::collection::vec((0..11u8, 0..12usize), 1..6).prop_map(Act::Unstored),
         3 => Just(Act::Poll),
     ]
 }

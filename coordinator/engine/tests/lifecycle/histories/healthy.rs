@@ -14,6 +14,7 @@ pub fn ends_every_job_that_fits(history: &mut History) {
         machine.draining = false;
     }
     for _ in 0..ROUNDS {
+        resume_all(history);
         let worked: Vec<bool> = (0..history.machines.len())
             .map(|w| work(history, w))
             .collect();
@@ -37,6 +38,21 @@ pub fn ends_every_job_that_fits(history: &mut History) {
         .filter(|job| !job.state.is_final())
         .collect();
     panic!("these do not end: {waits:#?}");
+}
+
+/// Nobody leaves a job paused.
+fn resume_all(history: &mut History) {
+    let is_paused = |job: &&Job| matches!(job.state, JobState::Paused { .. });
+    let paused: Vec<JobId> = history
+        .world
+        .engine
+        .jobs()
+        .filter(is_paused)
+        .map(|job| job.id)
+        .collect();
+    for job in paused {
+        history.say(Event::Resume { job, from: None });
+    }
 }
 
 /// What a healthy worker does next; false where it only waits.

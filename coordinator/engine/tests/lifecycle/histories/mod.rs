@@ -30,6 +30,16 @@ impl History {
                 job: JobId(i as u64),
                 reason: "r".into(),
             })),
+            Act::Pause(i) => self.pause(i),
+            Act::Resume(i, from) => self.resume(i, from),
+            Act::Retry(i, from_start, key) => drop(self.say(Event::Retry {
+                job: JobId(i as u64),
+                from_start,
+                idempotency_key: key.map(|key| format!("retry {key}")),
+            })),
+            Act::RemoveJob(i) => drop(self.say(Event::RemoveJob {
+                job: JobId(i as u64),
+            })),
             Act::Start(w) => self.register(w),
             Act::Sync(w) if self.machines[w].stops => self.obey(w),
             Act::Sync(w) => self.sync(w),
@@ -105,6 +115,37 @@ impl History {
             Act::Unstored(events) => self.unstored(&events),
             Act::Poll => self.poll(),
         }
+    }
+
+    /// Mostly a job that has saved something and has not ended.
+    fn pause(&mut self, i: usize) {
+        let has_more = |job: &&Job| job.checkpoint().is_some() && !job.state.is_final();
+        let saved: Vec<&Job> = self.world.engine.jobs().filter(has_more).collect();
+        let job = saved.get(i % 4).map_or(JobId(i as u64), |job| job.id);
+        self.say(Event::Pause {
+            job,
+            reason: "r".into(),
+        });
+    }
+
+    /// A job that is paused, mostly.
+    fn resume(&mut self, i: usize, from: Option<usize>) {
+        let is_paused = |job: &&Job| matches!(job.state, JobState::Paused { .. });
+        let paused: Vec<&Job> = self.world.engine.jobs().filter(is_paused).collect();
+        let Some(job) = paused.get(i % paused.len().max(1)) else {
+            let job = JobId(i as u64);
+            drop(self.say(Event::Resume { job, from: None }));
+            return;
+        };
+        let checkpoints = job.artifacts.iter();
+        let steps: Vec<u64> = checkpoints
+            .filter(|a| a.kind == ArtifactKind::Checkpoint)
+            .map(|a| a.step)
+            .collect();
+        // One step beyond those that there are is refused.
+        let step = |pick: usize| steps.get(pick).copied().unwrap_or(99);
+        let (job, from) = (job.id, from.map(step));
+        self.say(Event::Resume { job, from });
     }
 
     /// An attempt that runs, mostly; else one of the last that somebody was given, or one that
@@ -211,6 +252,22 @@ impl History {
                     code: String::new(),
                 },
                 5 => offer(first, token, 7),
+                6 => Event::Pause {
+                    job: JobId(i as u64),
+                    reason: "r".into(),
+                },
+                7 => Event::Resume {
+                    job: JobId(i as u64),
+                    from: None,
+                },
+                8 => Event::Retry {
+                    job: JobId(i as u64),
+                    from_start: i % 2 == 0,
+                    idempotency_key: None,
+                },
+                9 => Event::RemoveJob {
+                    job: JobId(i as u64),
+                },
                 _ => {
                     let machine = &mut self.machines[w];
                     machine.held = None;
@@ -228,7 +285,7 @@ impl History {
                 }
             };
             let response = self.world.unstored(event);
-            if kind > 5 && matches!(response, Response::Wanted(_)) {
+            if kind > 9 && matches!(response, Response::Wanted(_)) {
                 self.machines[w].lease = Some(self.now() + LEASE);
             }
             if let Response::Wanted(Wanted::Run { token, .. }) = response
@@ -282,7 +339,7 @@ proptest! {
 fn histories_get_everywhere() {
     let mut runner = TestRunner::deterministic();
     let mut all = Facts::default();
-    for _ in 0..300 {
+    for _ in 0..500 {
         let acts = history()
             .new_tree(&mut runner)
             .expect("a history")
@@ -305,11 +362,16 @@ fn histories_get_everywhere() {
         "a worker is removed",
         "an assignment is told again",
         "an offer is taken",
+        "a job is done again",
+        "a job is removed",
+        "a job goes back to a step",
         "cancelled",
         "failed",
         "lost",
         "one starts",
+        "paused",
         "requeued",
+        "resumed",
         "set aside",
         "several start",
         "stopping",

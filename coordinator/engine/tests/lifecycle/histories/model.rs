@@ -31,6 +31,8 @@ pub struct Facts {
     pub keys: BTreeMap<String, (JobId, String)>,
     /// Jobs as they were when they had ended.
     pub ended: BTreeMap<JobId, Job>,
+    /// Jobs that do another one again and were not looked at yet, with that one.
+    pub retries: BTreeMap<JobId, JobId>,
     /// The greatest step of a checkpoint that was taken.
     pub checkpoints: BTreeMap<JobId, u64>,
     /// Tokens that somebody was given, and those that were drawn for nothing.
@@ -355,6 +357,7 @@ pub fn job_of(submission: &Submission) -> Box<JobSpec> {
             .map(|label| (label.to_owned(), "yes".to_owned())),
     );
     spec.time_limit = submission.limit;
+    spec.priority = submission.priority;
     spec.idempotency_key = submission.key.map(|key| key.to_string());
     spec.config_hash = format!("{:?}", (submission.kind, submission.workers));
     spec

@@ -39,6 +39,25 @@ impl Facts {
                 *step = artifact.step;
                 self.see("a checkpoint is taken");
             }
+            (
+                Event::Retry {
+                    job: old,
+                    idempotency_key,
+                    ..
+                },
+                Response::Submitted { job, created },
+            ) => self.retried(*old, *job, *created, idempotency_key.as_ref()),
+            (Event::RemoveJob { job }, Response::Done) => self.removed(*job),
+            (
+                Event::Resume {
+                    job,
+                    from: Some(step),
+                },
+                Response::Done,
+            ) => {
+                self.checkpoints.insert(*job, *step);
+                self.see("a job goes back to a step");
+            }
             (Event::Commit { .. }, Response::Refused(Refusal::StepWentBack { .. })) => {
                 self.see("a step is behind")
             }
@@ -76,6 +95,40 @@ impl Facts {
             }
             other => panic!("{other:?}: {spec:?}"),
         }
+    }
+
+    /// The job `job` does the work of `old` once more, and begins with its newest checkpoint or
+    /// with none.
+    fn retried(&mut self, old: JobId, job: JobId, created: bool, key: Option<&String>) {
+        let request = (job, format!("retry of {old}"));
+        let known = key.and_then(|key| self.keys.get(key));
+        assert_eq!(
+            created,
+            known.is_none(),
+            "a key of a retry is known: {known:?}"
+        );
+        if let Some(known) = known {
+            assert_eq!(*known, request, "a key gave another job");
+            return;
+        }
+        assert!(
+            self.ended.contains_key(&old),
+            "a job was done again before its end"
+        );
+        assert!(self.jobs.insert(job), "the number {job} was given twice");
+        self.retries.insert(job, old);
+        self.keys.extend(key.map(|key| (key.clone(), request)));
+        self.see("a job is done again");
+    }
+
+    fn removed(&mut self, job: JobId) {
+        assert!(
+            self.ended.remove(&job).is_some() && self.jobs.remove(&job),
+            "a job was removed before its end"
+        );
+        self.checkpoints.remove(&job);
+        self.keys.retain(|_, (of, _)| *of != job);
+        self.see("a job is removed");
     }
 
     pub fn note_effects(&mut self, effects: &[Effect]) {
@@ -169,7 +222,7 @@ pub fn check(history: &mut History) {
 /// judged.
 fn has_ended(state: &JobState) -> bool {
     match state {
-        JobState::Queued { .. } | JobState::Running { .. } => false,
+        JobState::Queued { .. } | JobState::Running { .. } | JobState::Paused { .. } => false,
         JobState::Succeeded { .. } | JobState::Failed { .. } | JobState::Cancelled { .. } => true,
     }
 }
@@ -179,6 +232,13 @@ fn check_against_facts(job: &Job, facts: &mut Facts) {
         Some(ended) => assert_eq!(job, ended, "a job changed after its end"),
         None if has_ended(&job.state) => drop(facts.ended.insert(job.id, job.clone())),
         None => {}
+    }
+    if let Some(old) = facts.retries.remove(&job.id)
+        && let Some(begun) = job.checkpoint()
+    {
+        let left = facts.ended.get(&old).and_then(Job::checkpoint);
+        assert_eq!(Some(begun), left, "a retry begins with what was left");
+        facts.checkpoints.insert(job.id, begun.step);
     }
     let committed = facts.checkpoints.get(&job.id).copied();
     assert_eq!(

@@ -1,0 +1,139 @@
+//! Jobs are paused and go on.
+
+use super::state::Engine;
+use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
+use crate::ids::{JobId, Now};
+use crate::job::{AfterStop, ArtifactKind, Job, JobState, Stop};
+
+impl Engine {
+    pub(super) fn pause(
+        &mut self,
+        now: Now,
+        id: JobId,
+        reason: String,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
+        match &job.state {
+            JobState::Queued { .. } => {
+                self.withdraw(id, effects);
+                self.set_paused(now, id, reason, effects);
+            }
+            JobState::Running { stopping: None, .. } => {
+                let then = AfterStop::Paused;
+                self.ask_to_stop(id, Stop { reason, then }, effects);
+            }
+            // Asked once already: this is the same request again.
+            JobState::Running {
+                stopping:
+                    Some(Stop {
+                        then: AfterStop::Paused,
+                        ..
+                    }),
+                ..
+            }
+            | JobState::Paused { .. } => {}
+            JobState::Running { .. } => {
+                return Err(Refusal::WrongState {
+                    job: id,
+                    state: "being cancelled",
+                    wanted: "a queued or running",
+                    done: "paused",
+                });
+            }
+            ended => {
+                return Err(Refusal::JobEnded {
+                    job: id,
+                    state: ended.word(),
+                });
+            }
+        }
+        Ok(Response::Done)
+    }
+
+    fn set_paused(&mut self, now: Now, id: JobId, reason: String, effects: &mut Effects) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.state = JobState::Paused {
+            at: now.wall,
+            reason: reason.clone(),
+        };
+        job.progress.phase = job.state.word().into();
+        effects.push(Effect::record(Some(id), None, JournalKind::Paused, reason));
+        effects.push(Effect::Save(id));
+    }
+
+    /// A person has looked at it: workers that were lost before count no more.
+    pub(super) fn resume(
+        &mut self,
+        now: Now,
+        id: JobId,
+        from: Option<u64>,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
+        match &job.state {
+            JobState::Paused { .. } => {}
+            // Resumed once already: this is the same request again.
+            JobState::Queued { .. } if from.is_none() => return Ok(Response::Done),
+            other => {
+                return Err(Refusal::WrongState {
+                    job: id,
+                    state: other.word(),
+                    wanted: "a paused",
+                    done: "resumed",
+                });
+            }
+        }
+        if let Some(step) = from {
+            self.go_back_to(id, step, effects)?;
+        }
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return Err(Refusal::UnknownJob(id));
+        };
+        job.state = JobState::Queued {
+            not_before: now.steady,
+        };
+        job.lost_in_a_row = 0;
+        job.progress.phase = job.state.word().into();
+        self.queue.insert(job);
+        let text = from.map_or_else(String::new, |step| format!("from step {step}"));
+        effects.push(Effect::record(Some(id), None, JournalKind::Resumed, text));
+        effects.push(Effect::Save(id));
+        self.wake_one_for(now, id, effects);
+        Ok(Response::Done)
+    }
+
+    /// Lets go of the checkpoints behind step `step`, so that the one of that step is the newest.
+    fn go_back_to(&mut self, id: JobId, step: u64, effects: &mut Effects) -> Result<(), Refusal> {
+        let kept = self.jobs.get(&id).map(steps).unwrap_or_default();
+        if !kept.contains(&step) {
+            return Err(Refusal::NoCheckpoint {
+                job: id,
+                step,
+                kept,
+            });
+        }
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return Err(Refusal::UnknownJob(id));
+        };
+        let (later, stays): (Vec<_>, _) = std::mem::take(&mut job.artifacts)
+            .into_iter()
+            .partition(|a| a.kind == ArtifactKind::Checkpoint && a.step > step);
+        job.artifacts = stays;
+        effects.extend(later.iter().map(|artifact| job.release(&artifact.digest)));
+        Ok(())
+    }
+}
+
+/// Steps of the checkpoints of `job`, in their order.
+fn steps(job: &Job) -> Vec<u64> {
+    let checkpoints = job
+        .artifacts
+        .iter()
+        .filter(|a| a.kind == ArtifactKind::Checkpoint);
+    let mut steps: Vec<u64> = checkpoints.map(|a| a.step).collect();
+    steps.sort_unstable();
+    steps
+}

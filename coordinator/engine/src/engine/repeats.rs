@@ -1,0 +1,77 @@
+//! Ended jobs are done once more, or go.
+
+use super::state::Engine;
+use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
+use crate::ids::{JobId, Now};
+use crate::job::{Job, JobSpec, JobState};
+
+impl Engine {
+    /// Submits what job `id` was once more. The new job begins with the newest checkpoint of the
+    /// old one, unless `from_start` is set.
+    pub(super) fn retry(
+        &mut self,
+        now: Now,
+        id: JobId,
+        from_start: bool,
+        idempotency_key: Option<String>,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        let job = self.ended(id, "retried")?;
+        if matches!(job.state, JobState::Succeeded { .. }) && !from_start {
+            return Err(Refusal::NothingLeft(id));
+        }
+        let spec = JobSpec {
+            idempotency_key,
+            retry_of: Some(id),
+            ..job.spec.clone()
+        };
+        let checkpoint = job.checkpoint().filter(|_| !from_start).cloned();
+        let response = self.submit(now, spec, effects)?;
+        if let Response::Submitted {
+            job: made,
+            created: true,
+        } = response
+            && let Some(job) = self.jobs.get_mut(&made)
+        {
+            job.artifacts.extend(checkpoint);
+        }
+        Ok(response)
+    }
+
+    /// Lets job `id` go, with its artifacts.
+    pub(super) fn remove_job(
+        &mut self,
+        id: JobId,
+        effects: &mut Effects,
+    ) -> Result<Response, Refusal> {
+        let job = self.ended(id, "removed")?;
+        let key = job.spec.idempotency_key.clone();
+        effects.extend(job.digests().map(|digest| job.release(digest)));
+        effects.push(Effect::record(
+            Some(id),
+            None,
+            JournalKind::Removed,
+            job.spec.name.clone(),
+        ));
+        effects.push(Effect::Remove(id));
+        if let Some(key) = key {
+            self.keys.remove(&key);
+        }
+        self.jobs.remove(id);
+        Ok(Response::Done)
+    }
+
+    /// The job `id`, to which `done` is done only once it has ended.
+    fn ended(&self, id: JobId, done: &'static str) -> Result<&Job, Refusal> {
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
+        if !job.state.is_final() {
+            return Err(Refusal::WrongState {
+                job: id,
+                state: job.state.word(),
+                wanted: "an ended",
+                done,
+            });
+        }
+        Ok(job)
+    }
+}

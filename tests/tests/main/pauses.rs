@@ -1,0 +1,175 @@
+//! Jobs that people pause, resume, do again and delete, by the real programs.
+
+use std::fs;
+
+use qlora_tests::World;
+use serde_json::Value;
+
+use crate::faults::{adapter, checkpointed};
+use crate::page::http;
+
+const LONG: &str = "training: {max_steps: 200, checkpoint_every: 10, eval_rows: 2}";
+
+fn ok(world: &World, args: &[&str]) -> String {
+    let answer = world.ctl(args);
+    assert_eq!(answer.code, 0, "{args:?}: {}", answer.stderr);
+    answer.stdout + &answer.stderr
+}
+
+fn refused(world: &World, args: &[&str], why: &str) {
+    let answer = world.ctl(args);
+    assert_eq!(answer.code, 5, "{args:?}: {}", answer.stderr);
+    assert!(answer.stderr.contains(why), "{args:?}: {}", answer.stderr);
+}
+
+fn is(state: &str) -> impl Fn(&Value) -> bool {
+    move |job| job["state"] == state
+}
+
+#[test]
+fn a_paused_job_frees_its_worker_and_ends_with_the_adapter_of_one_that_was_not() {
+    let mut world = World::new(&[]);
+    let _worker = world.worker("a", &[]);
+    let config = world.config(LONG);
+    let paused = world.submit(&config, &[]);
+    let number = paused.to_string();
+    world.wait(paused, "a checkpoint", checkpointed);
+    assert!(ok(&world, &["pause", &number, "--reason", "lunch"]).contains("pausing"));
+    let job = world.wait(paused, "the pause", is("paused"));
+    assert_eq!(job["reason"], "lunch");
+    let explained = ok(&world, &["explain", &number]);
+    assert!(
+        explained.contains(&format!("qlora-ctl resume {number}")),
+        "{explained}"
+    );
+
+    // Its worker is free for another.
+    let whole = world.submit(&config, &[]);
+    assert_eq!(world.ended(whole)["state"], "succeeded");
+    assert_eq!(world.job(paused)["state"], "paused");
+    let listed = ok(&world, &["jobs", "--state", "paused", "--json"]);
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+
+    world.restart_coordinator();
+    assert_eq!(world.job(paused)["state"], "paused");
+    ok(&world, &["resume", &number]);
+    assert_eq!(world.ended(paused)["state"], "succeeded");
+    assert!(
+        adapter(&world, paused) == adapter(&world, whole),
+        "the job that was paused ends otherwise"
+    );
+}
+
+#[test]
+fn a_job_goes_back_to_an_earlier_checkpoint() {
+    let mut world = World::new(&[]);
+    let _worker = world.worker("a", &[]);
+    let config = world.config(LONG);
+    let id = world.submit(&config, &["--set", "training.checkpoints_to_keep=0"]);
+    let number = id.to_string();
+    let steps = |job: &Value| -> Vec<u64> {
+        let all = job["artifacts"].as_array().into_iter().flatten();
+        all.filter(|a| a["kind"] == "checkpoint")
+            .filter_map(|a| a["step"].as_u64())
+            .collect()
+    };
+    world.wait(id, "two checkpoints", |job| steps(job).len() > 1);
+    ok(&world, &["pause", &number]);
+    let job = world.wait(id, "the pause", is("paused"));
+    let kept = steps(&job);
+    refused(
+        &world,
+        &["resume", &number, "--from", "7"],
+        "has no checkpoint of step 7; it has those of 10",
+    );
+    ok(&world, &["resume", &number, "--from", "10"]);
+    let job = world.wait(id, "a later checkpoint", |job| {
+        steps(job).iter().any(|step| *step > 10)
+    });
+    assert!(steps(&job)[1] <= *kept.last().expect("a step") + 10);
+    let log = ok(&world, &["logs", &number]);
+    assert!(log.contains("step 10"), "{log}");
+    ok(&world, &["cancel", &number, "--yes"]);
+}
+
+#[test]
+fn a_cancelled_job_is_done_again_and_ended_ones_are_deleted() {
+    let mut world = World::new(&[]);
+    let config = world.config("training: {max_steps: 4, checkpoint_every: 2}");
+    let [first, second] = [(); 2].map(|()| world.submit(&config, &[]).to_string());
+    refused(
+        &world,
+        &["rm", &first, "--yes"],
+        "only an ended job can be removed",
+    );
+    // Both are tried though one is refused.
+    ok(&world, &["cancel", &first, "--yes"]);
+    let both = world.ctl(&["cancel", &first, &second, "--yes"]);
+    assert_eq!(both.code, 5, "{}", both.stderr);
+    assert!(both.stderr.contains("has ended"), "{}", both.stderr);
+    assert_eq!(
+        world.job(second.parse().expect("a number"))["state"],
+        "cancelled"
+    );
+
+    let _worker = world.worker("a", &[]);
+    let again = ok(&world, &["retry", &first, "--json"]);
+    let again: Value = serde_json::from_str(again.trim()).expect("JSON");
+    assert_eq!(again["retry_of"], first.parse::<u64>().expect("a number"));
+    let id = again["job"].as_u64().expect("a number");
+    assert_eq!(world.ended(id)["state"], "succeeded");
+    let id = id.to_string();
+    refused(&world, &["retry", &id], "--from-start");
+    ok(&world, &["retry", &id, "--from-start", "--watch"]);
+
+    let made = fs::read_dir(world.path("state/artifacts/sha256")).expect("a folder");
+    assert!(made.count() > 0);
+    let told = ok(&world, &["rm", &first, &second, &id, "--yes"]);
+    assert!(told.contains("deleted"), "{told}");
+    for gone in [&first, &second, &id] {
+        refused(&world, &["show", gone], "there is no job");
+        refused(&world, &["logs", gone], "there is no job");
+    }
+    world.restart_coordinator();
+    let listed = ok(&world, &["jobs", "--json"]);
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    assert!(world.submit(&config, &[]) > 4, "a number was given again");
+}
+
+#[test]
+fn a_job_is_paused_and_resumed_on_its_page() {
+    let world = World::new(&[]);
+    let config = world.config("training: {max_steps: 2}");
+    let id = world.submit(&config, &[]);
+    let own = format!("http://{}", world.address);
+    for (act, state, then) in [("pause", "paused", "resume"), ("resume", "queued", "pause")] {
+        let path = format!("/j/{id}/{act}");
+        assert_eq!(http(&world, "POST", &path, &[("Origin", "null")]).0, 403);
+        assert_eq!(http(&world, "POST", &path, &[("Origin", &own)]).0, 303);
+        assert_eq!(world.job(id)["state"], state);
+        let (_, _, body) = http(&world, "GET", &format!("/j/{id}"), &[]);
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        assert!(
+            shown.contains(&format!("action=\"/j/{id}/{then}\"")),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
+fn a_job_of_a_greater_priority_starts_first() {
+    let mut world = World::new(&[]);
+    let config = world.config("training: {max_steps: 2}");
+    let plain = world.submit(&config, &[]);
+    let urgent = world.submit(&config, &["--set", "resources.priority=5"]);
+    let explained = ok(&world, &["show", &plain.to_string(), "--json"]);
+    assert!(explained.contains("\"priority\":0"), "{explained}");
+    let _worker = world.worker("a", &[]);
+    let (first, second) = (world.ended(urgent), world.ended(plain));
+    let started = |job: &Value| {
+        job["attempts"][0]["started_unix_ms"]
+            .as_u64()
+            .expect("a time")
+    };
+    assert!(started(&first) < started(&second), "{first:#} {second:#}");
+}
