@@ -364,7 +364,8 @@ impl<S: JobStore> Driver<S> {
     }
 
     /// Gives every new session something to be notified by, before it is told of itself; those that
-    /// are over lose theirs.
+    /// are over lose theirs, and whose calls are held under one hears of it at once: who took its
+    /// place may begin on its work.
     fn keep_waiters<'a>(&self, responses: impl Iterator<Item = &'a Response>) {
         let mut registered = responses.filter_map(|response| match response {
             Response::Registered { session } => Some(*session),
@@ -374,7 +375,13 @@ impl<S: JobStore> Driver<S> {
             return;
         };
         let mut waiters = self.shared.waiters();
-        waiters.retain(|&session, _| self.engine.worker_of(session).is_some());
+        waiters.retain(|&session, waiter| {
+            let is_known = self.engine.worker_of(session).is_some();
+            if !is_known {
+                waiter.woken.notify_one();
+            }
+            is_known
+        });
         waiters.extend(
             registered
                 .chain([first])

@@ -148,9 +148,9 @@ impl From<CallError> for Status {
             CallError::Refused(Refusal::UnknownJob(_) | Refusal::UnknownWorker(_)) => {
                 GrpcCode::NotFound
             }
-            CallError::Refused(Refusal::NameTaken { .. } | Refusal::KeyReused(_)) => {
-                GrpcCode::AlreadyExists
-            }
+            CallError::Refused(
+                Refusal::NameTaken { .. } | Refusal::IdentityTaken { .. } | Refusal::KeyReused(_),
+            ) => GrpcCode::AlreadyExists,
             CallError::Refused(Refusal::StaleSession(_)) => GrpcCode::Unauthenticated,
             CallError::Refused(_) => GrpcCode::FailedPrecondition,
             CallError::NotDurable(_) | CallError::Unsure(_) | CallError::Stopping => {

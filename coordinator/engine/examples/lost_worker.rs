@@ -76,6 +76,7 @@ impl Story {
         let registered = self.tell(Event::Register {
             name: name.into(),
             instance: format!("the state folder of {name}"),
+            previous: None,
             platform: Box::new(platform()),
             running: None,
         });

@@ -40,6 +40,9 @@ pub enum Event {
     Register {
         name: String,
         instance: String,
+        /// The session that the worker was given last, of which a copy of its state folder does
+        /// not know once there is a newer one.
+        previous: Option<SessionId>,
         platform: Box<Platform>,
         /// The attempt that goes on running at the worker.
         running: Option<Token>,
@@ -256,6 +259,10 @@ pub enum Refusal {
         "a worker called {name} is connected from another machine or state folder; start this one with another --name"
     )]
     NameTaken { name: String },
+    #[error(
+        "another worker uses the identity of {name}, whose state folder was copied: delete the file `instance` in the copy, or start it with another --name; after a crash this one is taken once its lease has ended"
+    )]
+    IdentityTaken { name: String },
     #[error(
         "the idempotency key was used for another request, as job {0}: use another key, or submit the same configuration and files"
     )]

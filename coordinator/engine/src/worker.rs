@@ -82,6 +82,10 @@ pub struct Worker {
     pub name: String,
     pub instance: String,
     pub session: SessionId,
+    /// The session that this one took the place of, as the worker presented it.
+    pub follows: Option<SessionId>,
+    /// The worker has used its session, so the answer that gave it has arrived.
+    pub heard: bool,
     pub platform: Platform,
     /// The lease ends here unless it is renewed.
     pub lease_until: Millis,
@@ -125,6 +129,8 @@ impl Worker {
             name: name.to_owned(),
             instance: instance.to_owned(),
             session: SessionId(0),
+            follows: None,
+            heard: false,
             platform: Platform::unknown(),
             lease_until,
             last_seen: now,
@@ -139,6 +145,21 @@ impl Worker {
     /// It has not registered since the coordinator started.
     pub(crate) fn is_absent(&self) -> bool {
         self.session == SessionId(0)
+    }
+
+    /// Whether who presents `previous` as the session that it was given last, and runs `running`, is
+    /// this worker once more. The state folder alone is no proof: it may be a copy.
+    pub(crate) fn is_succeeded_by(
+        &self,
+        previous: Option<SessionId>,
+        running: Option<Token>,
+    ) -> bool {
+        // The answer that gave the session may be lost: who asked for it asks again.
+        let asks_again = !self.heard
+            && previous == self.follows
+            && (self.assigned.is_none() || self.assigned == running);
+        // Sessions do not outlive the coordinator that gave them.
+        self.is_absent() || previous == Some(self.session) || asks_again
     }
 
     /// It waits for work and may be given some.

@@ -48,9 +48,14 @@ impl<S: JobStore> WorkerService for Services<S> {
             .held
             .iter()
             .find(|held| held.coordinator_id == self.driver.coordinator_id());
+        let previous = request
+            .previous
+            .iter()
+            .find(|given| given.coordinator_id == self.driver.coordinator_id());
         let event = Event::Register {
             name: request.name,
             instance: request.instance,
+            previous: previous.map(|given| convert::session_in(given.session)),
             platform: Box::new(convert::platform_in(platform)?),
             running: convert::token_in(own.map_or(request.running_token, |held| held.token)),
         };

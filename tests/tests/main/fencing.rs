@@ -1,6 +1,8 @@
 //! At no time do two processes train one job, and nobody speaks for an attempt but its worker.
 
-use std::process::Stdio;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use qlora_client::Client;
 use qlora_client::transfer;
@@ -38,6 +40,59 @@ fn a_worker_that_is_not_heard_has_stopped_before_another_begins() {
     world.wait(id, "a second attempt", |job| {
         job["attempts"].as_array().map(Vec::len) == Some(2)
     });
+}
+
+/// The files of `from` in a new folder `to`; a lock is another one in a copy.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let copy = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &copy);
+        } else {
+            fs::copy(entry.path(), &copy).expect("a copy");
+        }
+    }
+}
+
+#[test]
+fn a_worker_on_a_copied_state_folder_is_refused_and_its_original_trains_on() {
+    let world = World::new(&["--lease", "60"]);
+    let (state, copy) = (world.path("original"), world.path("copy"));
+    let registered = |worker: &Program| {
+        wait_until("a registration", || {
+            Some(()).filter(|()| worker.log().contains("registered"))
+        });
+    };
+    // The machine is imaged while it is idle, and goes on.
+    let mut first = world.worker_in("a", &state, &[]);
+    registered(&first);
+    assert_eq!(first.stop(), Some(0), "{}", first.log());
+    copy_folder(&state, &copy);
+    let mut first = world.worker_in("a", &state, &[]);
+    let id = world.submit(&world.config(ENDLESS), &[]);
+    world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
+    let training = child_of(first.pid()).expect("a training process");
+    let mut copied = world.worker_in("a", &copy, &[]);
+    assert_eq!(copied.exit_code(), Some(5), "{}", copied.log());
+    assert!(
+        copied.log().contains("state folder was copied") && copied.log().contains("--name"),
+        "{}",
+        copied.log()
+    );
+    assert!(is_alive(training), "{}", first.log());
+    assert_eq!(world.job(id)["attempts"].as_array().map(Vec::len), Some(1));
+    // The original is taken at once though it was killed and its lease holds.
+    first.kill();
+    let again = world.worker_in("a", &state, &[]);
+    world.wait(id, "a second attempt", |job| {
+        job["attempts"].as_array().map(Vec::len) == Some(2)
+    });
+    wait_until("the end of the first training process", || {
+        Some(()).filter(|()| !is_alive(training))
+    });
+    assert!(!again.log().contains("refuses"), "{}", again.log());
 }
 
 #[test]
@@ -159,7 +214,7 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
                 })
                 .await;
             let file = world.path("stranger");
-            std::fs::write(&file, format!("{session} {token}")).expect("a file");
+            fs::write(&file, format!("{session} {token}")).expect("a file");
             let (digest, size) = transfer::digest(&file).expect("a digest");
             let header = UploadHeader {
                 digest: digest.clone(),
@@ -170,7 +225,7 @@ async fn nobody_speaks_for_an_attempt_that_is_anothers() {
             };
             let whole = UploadRequest {
                 header: Some(header),
-                data: std::fs::read(&file).expect("a file"),
+                data: fs::read(&file).expect("a file"),
             };
             let upload = client
                 .artifacts
@@ -224,9 +279,7 @@ async fn a_coordinator_whose_log_nobody_reads_goes_on() {
         .spawn()
         .expect("a coordinator");
     let address = wait_until("an address", || {
-        std::fs::read_to_string(&address)
-            .ok()
-            .filter(|t| !t.is_empty())
+        fs::read_to_string(&address).ok().filter(|t| !t.is_empty())
     });
     let client = Client::new(&address, Some(&state.join("token"))).expect("an address");
     let mut jobs = client.jobs;

@@ -25,6 +25,7 @@ mod progress;
 mod rendezvous;
 mod saved;
 mod session;
+mod sessions;
 mod stopping;
 mod token_cache;
 mod upload;
@@ -97,6 +98,7 @@ async fn serve(
             identity.name.clone()
         }
     };
+    let sessions = Arc::new(sessions::Sessions::open(&identity.folder));
     let names: Vec<String> = (0..platforms.len()).map(name).collect();
     let mut left_over = handover::left_over(&identity.folder, &names);
     for (i, (name, platform)) in names.into_iter().zip(platforms).enumerate() {
@@ -108,7 +110,8 @@ async fn serve(
             ..options.clone()
         };
         let own = (name, identity.clone(), platform);
-        let session = session::Session::new((client.clone(), options), own, kept::Kept::new(kept));
+        let left = (kept::Kept::new(kept), sessions.clone());
+        let session = session::Session::new((client.clone(), options), own, left);
         workers.spawn(session.run());
     }
     let mut fault = Ok(());

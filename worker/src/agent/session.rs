@@ -27,6 +27,7 @@ use super::delivery::Ending;
 use super::kept::Kept;
 use super::lease::{Lease, at, come};
 use super::peers::Peers;
+use super::sessions::Sessions;
 use super::stopping::{Stopping, Urgency};
 use crate::error::WorkerError;
 use crate::identity::Identity;
@@ -111,6 +112,8 @@ pub struct Session {
     attempt: Option<Attempt>,
     /// What earlier attempts left, of this coordinator and of others.
     kept: Kept,
+    /// Those that it was given last.
+    sessions: Arc<Sessions>,
     draining: bool,
     /// When it leaves whatever the coordinator has heard by then.
     leave_at: Option<Instant>,
@@ -134,11 +137,12 @@ enum SessionEvent {
 }
 
 impl Session {
-    /// A worker that has `kept` what earlier attempts of it left.
+    /// A worker that has `kept` what earlier attempts of it left, and the `sessions` that it was
+    /// given.
     pub fn new(
         (client, options): (Client, Options),
         (name, identity, platform): (String, Arc<Identity>, Platform),
-        kept: Kept,
+        (kept, sessions): (Kept, Arc<Sessions>),
     ) -> Self {
         // However long the coordinator is away: what is left is its job's.
         let patient_until = kept.is_empty().then(|| Instant::now() + PATIENCE);
@@ -161,6 +165,7 @@ impl Session {
             refused_since: None,
             attempt: None,
             kept,
+            sessions,
             draining: false,
             leave_at: None,
             faults: None,

@@ -24,7 +24,7 @@ use self::next::Ending;
 pub use self::reservation::Reservation;
 pub use self::secrets::Seed;
 pub use self::state::Engine;
-use self::workers::Seen;
+use self::workers::{Coming, Seen};
 use crate::event::{Effect, Event, Response};
 use crate::ids::Now;
 
@@ -46,9 +46,18 @@ impl Engine {
             Event::Register {
                 name,
                 instance,
+                previous,
                 platform,
                 running,
-            } => self.register(now, name, instance, *platform, running, &mut effects),
+            } => {
+                let coming = Coming {
+                    name,
+                    instance,
+                    previous,
+                    running,
+                };
+                self.register(now, coming, *platform, &mut effects)
+            }
             Event::Synchronize {
                 session,
                 running,

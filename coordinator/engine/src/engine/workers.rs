@@ -16,23 +16,38 @@ pub(super) struct Seen {
     pub draining: bool,
 }
 
+/// Who comes, and what it shows for being who it says.
+pub(super) struct Coming {
+    pub name: String,
+    pub instance: String,
+    pub previous: Option<SessionId>,
+    pub running: Option<Token>,
+}
+
 impl Engine {
     pub(super) fn register(
         &mut self,
         now: Now,
-        name: String,
-        instance: String,
+        coming: Coming,
         platform: Platform,
-        running: Option<Token>,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
+        let Coming {
+            name,
+            instance,
+            previous,
+            running,
+        } = coming;
         let mut assigned = None;
         if let Some(old) = self.workers.get(&name) {
-            let stranger = !old.instance.is_empty() && old.instance != instance;
             // One that holds an attempt from before a restart of the coordinator has a lease to
             // come back in.
-            if stranger && (old.connected || old.assigned.is_some()) {
+            let is_there = old.connected || old.assigned.is_some();
+            if is_there && !old.instance.is_empty() && old.instance != instance {
                 return Err(Refusal::NameTaken { name });
+            }
+            if is_there && !old.is_succeeded_by(previous, running) {
+                return Err(Refusal::IdentityTaken { name });
             }
             self.sessions.remove(&old.session);
             assigned = old.assigned;
@@ -54,6 +69,8 @@ impl Engine {
             name: name.clone(),
             instance,
             session,
+            follows: previous,
+            heard: false,
             platform,
             lease_until: now.steady.plus(self.limits.lease),
             last_seen: now.wall,
@@ -97,6 +114,7 @@ impl Engine {
             .ok_or(Refusal::StaleSession(session))?;
         worker.lease_until = now.steady.plus(lease);
         worker.last_seen = now.wall;
+        worker.heard = true;
         worker.platform.device_memory_free = seen.memory_free;
         worker.platform.disk_free = seen.disk_free;
         let leaves = seen.draining && !worker.draining;

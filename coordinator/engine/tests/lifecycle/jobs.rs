@@ -326,6 +326,7 @@ fn a_gpu_of_a_machine_with_too_little_memory_of_its_own_does_not_fit() {
     let event = Event::Register {
         name: "a".into(),
         instance: "1".into(),
+        previous: None,
         platform: platform(DeviceClass::Cuda, 80),
         running: None,
     };

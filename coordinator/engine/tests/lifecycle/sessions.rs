@@ -192,3 +192,118 @@ fn a_namesake_does_not_take_a_running_job_after_a_restart_of_the_coordinator() {
     );
     assert!(matches!(world.state(job), JobState::Running { .. }));
 }
+
+fn taken() -> Response {
+    Response::Refused(Refusal::IdentityTaken { name: "a".into() })
+}
+
+#[test]
+fn a_copy_of_a_state_folder_does_not_take_the_place_of_its_original() {
+    let (
+        mut world,
+        Running {
+            session: a,
+            job,
+            token,
+        },
+    ) = World::running(spec("x"));
+    // The copy holds the session of a registration before the last one, or none, and may even name
+    // the attempt.
+    let copied = Some(a);
+    let a = world.register_with("a", "1", Some(token));
+    assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::GoOn));
+    for previous in [copied, None, Some(SessionId(0))] {
+        for running in [None, Some(token)] {
+            let copy = presenting(previous, ("a", "1"), running);
+            assert_eq!(world.handle(copy), taken(), "{previous:?} {running:?}");
+        }
+    }
+    assert_eq!(world.sync(a, Some(token)), Response::Wanted(Wanted::GoOn));
+    assert!(matches!(world.state(job), JobState::Running { .. }));
+    // Under another name it is another worker.
+    let copy = presenting(copied, ("b", "1"), None);
+    assert!(matches!(world.handle(copy), Response::Registered { .. }));
+}
+
+#[test]
+fn a_copy_that_was_quicker_keeps_the_name_and_the_original_is_refused_until_it_leaves() {
+    let mut world = World::new();
+    let a = world.register("a", "1");
+    world.sync(a, None);
+    world.submit(spec("x"));
+    // Both have the last session: the first to come has it, the other is told.
+    let copy = presenting(Some(a), ("a", "1"), None);
+    let Response::Registered { session } = world.handle(copy.clone()) else {
+        panic!("the first to come is the successor");
+    };
+    let (_, token) = world.start(session);
+    assert_eq!(
+        world.sync(a, None),
+        Response::Refused(Refusal::StaleSession(a))
+    );
+    assert_eq!(world.handle(copy.clone()), taken());
+    assert_eq!(
+        world.sync(session, Some(token)),
+        Response::Wanted(Wanted::GoOn)
+    );
+    world.pass(LEASE);
+    assert!(matches!(world.handle(copy), Response::Registered { .. }));
+}
+
+#[test]
+fn a_worker_whose_session_was_not_stored_is_taken_once_its_lease_has_ended() {
+    let (mut world, Running { job, .. }) = World::running(spec("x"));
+    // It ended before it had written the session down, or is of a version that presents none.
+    let restarted = register("a", "1", None);
+    assert_eq!(world.handle(restarted.clone()), taken());
+    world.pass(LEASE);
+    assert!(matches!(world.state(job), JobState::Queued { .. }));
+    assert!(matches!(
+        world.handle(restarted),
+        Response::Registered { .. }
+    ));
+}
+
+#[test]
+fn a_worker_that_never_heard_of_its_session_asks_again_and_keeps_its_attempt() {
+    let (
+        mut world,
+        Running {
+            session: a, token, ..
+        },
+    ) = World::running(spec("x"));
+    // Answers are lost on their way.
+    let again = presenting(Some(a), ("a", "1"), Some(token));
+    for _ in 0..2 {
+        assert!(matches!(
+            world.handle(again.clone()),
+            Response::Registered { .. }
+        ));
+    }
+    // Who no longer runs the attempt is not who asked before.
+    let copy = presenting(Some(a), ("a", "1"), None);
+    assert_eq!(world.handle(copy), taken());
+    let Response::Registered { session } = world.handle(again.clone()) else {
+        panic!("no session");
+    };
+    assert_eq!(
+        world.sync(session, Some(token)),
+        Response::Wanted(Wanted::GoOn)
+    );
+    // The session has arrived.
+    assert_eq!(world.handle(again), taken());
+}
+
+#[test]
+fn after_a_restart_of_the_coordinator_no_session_is_known_and_the_state_folder_counts() {
+    let (mut world, Running { token, .. }) = World::running(spec("x"));
+    world.restart();
+    let Response::Registered { session } = world.handle(register("a", "1", Some(token))) else {
+        panic!("no session");
+    };
+    assert_eq!(
+        world.sync(session, Some(token)),
+        Response::Wanted(Wanted::GoOn)
+    );
+    assert_eq!(world.handle(register("a", "1", Some(token))), taken());
+}

@@ -82,10 +82,20 @@ pub fn artifact(kind: ArtifactKind, step: u64) -> Artifact {
 
 /// `name` comes, from the state folder `instance`, on a small CPU.
 pub fn register(name: &str, instance: &str, running: Option<Token>) -> Event {
+    presenting(None, (name, instance), running)
+}
+
+/// As [`register`], by who was given the session `previous` last.
+pub fn presenting(
+    previous: Option<SessionId>,
+    (name, instance): (&str, &str),
+    running: Option<Token>,
+) -> Event {
     let platform = platform(DeviceClass::Cpu, 8);
     Event::Register {
         name: name.into(),
         instance: instance.into(),
+        previous,
         platform,
         running,
     }
@@ -154,6 +164,8 @@ pub struct World {
     pub disk: Disk,
     pub now: Now,
     starts: u8,
+    /// What the state folders of workers hold: the session that each was given last.
+    given: BTreeMap<(String, String), SessionId>,
 }
 
 /// A job that runs on one worker.
@@ -175,6 +187,7 @@ impl World {
             disk: Disk::default(),
             now,
             starts: 0,
+            given: BTreeMap::new(),
         }
     }
 
@@ -252,8 +265,13 @@ impl World {
         instance: &str,
         running: Option<Token>,
     ) -> SessionId {
-        match self.handle(register(name, instance, running)) {
-            Response::Registered { session } => session,
+        let folder = (name.to_owned(), instance.to_owned());
+        let previous = self.given.get(&folder).copied();
+        match self.handle(presenting(previous, (name, instance), running)) {
+            Response::Registered { session } => {
+                self.given.insert(folder, session);
+                session
+            }
             other => panic!("{other:?}"),
         }
     }

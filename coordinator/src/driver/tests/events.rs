@@ -51,6 +51,7 @@ pub fn register(name: &str) -> Event {
     Event::Register {
         name: name.into(),
         instance: name.into(),
+        previous: None,
         platform: Box::new(platform),
         running: None,
     }

@@ -46,6 +46,7 @@ impl Session {
                     });
                 };
                 self.speak_to(coordinator).await;
+                self.remember(answer.session);
                 self.current.set(answer.session);
                 self.registered = true;
                 self.loopback_only = answer.loopback_only;
@@ -92,6 +93,20 @@ impl Session {
             format!("coordinator {coordinator} answered the worker in the place of {theirs}");
         if let Some(left) = attempt.leave(reason).await {
             self.kept.add(left);
+        }
+    }
+
+    /// Writes the session down before it is used: a start that does not know it waits for the lease
+    /// of this one to end. A full disk costs that, and no work.
+    fn remember(&self, session: u64) {
+        let Some(coordinator) = &self.coordinator else {
+            return;
+        };
+        if let Err(e) = self.sessions.keep(&self.name, coordinator, session) {
+            tracing::warn!(
+                "{} cannot be written: {e}; if this worker is killed, its next start is refused until its lease has ended",
+                self.sessions.path().display()
+            );
         }
     }
 
@@ -153,6 +168,7 @@ impl Session {
                 .map(Attempt::held)
                 .chain(self.kept.held())
                 .collect(),
+            previous: self.sessions.of(&self.name),
         }
     }
 }

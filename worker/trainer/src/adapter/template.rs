@@ -233,7 +233,7 @@ mod tests {
                 text: "{{ bad".into(),
             };
             let told = broken.compiled(Path::new("lora"), SpecialTokens::default());
-            let told = told.err().expect("a fault").to_string();
+            let told = told.expect_err("a fault").to_string();
             assert!(told.contains("lora") && told.contains(file), "{told}");
         }
     }

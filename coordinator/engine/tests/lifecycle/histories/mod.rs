@@ -61,6 +61,7 @@ impl History {
             Act::Wipe(w) => {
                 self.crash(w, true);
                 self.machines[w].instance += 1;
+                self.machines[w].given = None;
             }
             Act::Remove(w) => {
                 let name = self.machines[w].name.into();

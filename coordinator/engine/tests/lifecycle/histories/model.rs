@@ -14,6 +14,8 @@ pub struct Machine {
     pub instance: u32,
     platform: Platform,
     pub session: Option<SessionId>,
+    /// The session that it was given last, in its state folder.
+    pub given: Option<SessionId>,
     pub running: Option<Token>,
     pub draining: bool,
     /// It was told to end what it runs.
@@ -67,6 +69,7 @@ fn machine(name: &'static str, device: DeviceClass, label: Option<&str>) -> Mach
         instance: 1,
         platform,
         session: None,
+        given: None,
         running: None,
         draining: false,
         stops: false,
@@ -180,6 +183,7 @@ impl History {
         let event = Event::Register {
             name: machine.name.into(),
             instance: machine.instance.to_string(),
+            previous: machine.given,
             platform: Box::new(machine.platform.clone()),
             running: machine.running,
         };
@@ -188,6 +192,7 @@ impl History {
         match response {
             Response::Registered { session } => {
                 machine.session = Some(session);
+                machine.given = Some(session);
                 machine.held = None;
                 machine.lease = Some(now + LEASE);
             }
