@@ -5,6 +5,7 @@
 //! process group also receives `rendezvous` and where the first one is found. It logs to stderr.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use qlora_trainer::FailureClass;
 use qlora_trainer::report::Event;
@@ -28,6 +29,9 @@ pub const RENDEZVOUS: &str = "rendezvous ";
 
 /// What a line begins with that says for how many milliseconds the process may go on.
 pub const LEASE: &str = "lease ";
+
+/// How often a process that was asked to stop says that it is at it.
+pub const STOP_BEAT: Duration = Duration::from_secs(2);
 
 /// What is done with the model.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +57,10 @@ pub enum Line {
     Event(Event),
     /// Where the other processes of the group find this one.
     Listening(Listening),
+    /// It was asked to stop and is at it: it ends a block, or saves.
+    Stopping {
+        stopping_for_s: u64,
+    },
     Ended {
         failure_class: Option<FailureClass>,
         stopped: bool,
@@ -70,6 +78,22 @@ pub fn program_fault(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_line_is_read_as_what_it_was_written_as() {
+        let ended = Line::Ended {
+            failure_class: None,
+            stopped: true,
+            message: String::new(),
+            code: String::new(),
+        };
+        let note = Line::Event(Event::Note { text: "x".into() });
+        for line in [Line::Stopping { stopping_for_s: 4 }, ended, note] {
+            let text = serde_json::to_string(&line).expect("a line");
+            let read: Line = serde_json::from_str(&text).expect("a line");
+            assert_eq!(format!("{read:?}"), format!("{line:?}"));
+        }
+    }
 
     /// A program that is replaced while its agent goes on would else train alone, without a word.
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use qlora_tests::{World, conversations, http, wait_until};
 use rustix::process::{Pid, Signal};
@@ -409,6 +410,34 @@ fn a_training_process_that_hangs_is_replaced_and_goes_on_from_its_checkpoint() {
         outcome.starts_with("failed") && outcome.contains("said nothing for 10 s"),
         "{job:#}"
     );
+}
+
+#[test]
+fn a_training_process_that_stands_still_is_not_waited_for_when_it_is_to_stop() {
+    let mut world = World::new(&[]);
+    let mut worker = world.worker("a", &[]);
+    let config = world.config(&LONG.replace("400", "100000"));
+    let standing_still = |world: &World, pid: u32| {
+        let id = world.submit(&config, &[]);
+        world.wait(id, "a checkpoint", checkpointed);
+        let child = wait_until("the training process", || child_of(pid));
+        signal(child, Signal::STOP);
+        (id, Instant::now())
+    };
+    // One that answers may take 100 s.
+    let soon = Duration::from_secs(60);
+    let (id, since) = standing_still(&world, worker.pid());
+    assert_eq!(world.ctl(&["cancel", &id.to_string(), "--yes"]).code, 0);
+    assert_eq!(world.ended(id)["state"], "cancelled");
+    assert!(since.elapsed() < soon, "{:?}", since.elapsed());
+    let log = world.ctl(&["logs", &id.to_string()]).stdout;
+    assert!(log.contains("said nothing for 10 s"), "{log}");
+
+    let (id, since) = standing_still(&world, worker.pid());
+    assert_eq!(worker.stop(), Some(0), "{}", worker.log());
+    assert!(since.elapsed() < soon, "{:?}", since.elapsed());
+    let job = world.job(id);
+    assert!(checkpointed(&job) && job["state"] == "queued", "{job:#}");
 }
 
 #[test]

@@ -1,6 +1,16 @@
 //! How an attempt is asked to stop.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long a child may take to break its step off, save and stop before it is ended. A chunk of
+/// the loss over a large vocabulary takes seconds on a slow CPU, and what is saved may be gigabytes
+/// on a slow disk.
+const PATIENCE: Duration = Duration::from_secs(100);
+/// How long a child that stops may say nothing: one that is at it says so every two seconds.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// How soon an attempt has to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +33,46 @@ pub struct Stopping {
     pub resumes: bool,
 }
 
+/// When a child that was asked to stop is ended as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct StopBy {
+    /// However busy it is.
+    done: Instant,
+    /// Unless it is heard.
+    heard: Instant,
+}
+
+impl StopBy {
+    /// Of a child that is asked at `now`.
+    pub fn asked(now: Instant) -> Self {
+        Self {
+            done: now + PATIENCE,
+            heard: now + SILENCE,
+        }
+    }
+
+    /// It was heard at `now`.
+    pub fn hear(&mut self, now: Instant) {
+        self.heard = now + SILENCE;
+    }
+
+    pub fn at(&self) -> Instant {
+        self.done.min(self.heard)
+    }
+
+    /// Why it was ended, for the job's log.
+    pub fn why(&self) -> String {
+        let fault = if self.heard < self.done {
+            format!("said nothing for {} s", SILENCE.as_secs())
+        } else {
+            format!("was not done after {} s", PATIENCE.as_secs())
+        };
+        format!(
+            "the training process {fault} after it was asked to stop, and was ended; the job's last checkpoint counts"
+        )
+    }
+}
+
 /// Hears what the attempt is asked.
 pub type Stops = watch::Receiver<Option<Stopping>>;
 
@@ -43,4 +93,22 @@ pub async fn told_to(stopping: &mut Stops, urgency: Urgency) {
         |stopping: &Option<Stopping>| stopping.as_ref().is_some_and(|s| s.urgency >= urgency);
     // Where the session is gone, nobody is left for whom the attempt could go on.
     let _ = stopping.wait_for(so_urgent).await.map(drop);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_is_heard_has_all_the_time_and_one_that_is_not_a_part_of_it() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut by = StopBy::asked(now);
+        assert_eq!(by.at(), now + SILENCE);
+        assert!(by.why().contains("said nothing for 10 s"), "{}", by.why());
+        by.hear(now + 8 * second);
+        assert_eq!(by.at(), now + 18 * second);
+        by.hear(now + 99 * second);
+        assert_eq!(by.at(), now + PATIENCE);
+        assert!(by.why().contains("not done after 100 s"), "{}", by.why());
+    }
 }

@@ -24,14 +24,9 @@ use super::process::Process;
 use super::progress::{Tracker, line};
 use super::rendezvous::Exchange;
 use super::saved::{Kind, Saved};
-use super::stopping::{Stopping, Stops, Urgency, told_to};
+use super::stopping::{StopBy, Stopping, Stops, Urgency, told_to};
 use crate::child::Line;
 use crate::process_group::{Listening, Rendezvous};
-
-/// How long a child may take to break its step off, save and stop before it is ended. A chunk of
-/// the loss over a large vocabulary takes seconds on a slow CPU, and what is saved may be gigabytes
-/// on a slow disk.
-const STOP_PATIENCE: Duration = Duration::from_secs(100);
 
 /// The task behind an [`Attempt`](super::attempt::Attempt).
 pub(super) struct Work {
@@ -171,7 +166,7 @@ impl Work {
     /// Listens to the child until it has nothing more to say.
     async fn follow(&mut self, process: &mut Process, saved: mpsc::UnboundedSender<Saved>) -> Last {
         let mut tracker = Tracker::default();
-        let mut deadline = None;
+        let mut stop_by: Option<StopBy> = None;
         let mut stopping = self.stopping.clone();
         let mut abandoned = self.stopping.clone();
         let mut rendezvous = self.rendezvous();
@@ -184,29 +179,19 @@ impl Work {
                 .patience
                 .filter(|_| !tracker.waits_for_others());
             let silent_for_too_long = patience.map(|patience| heard + patience);
+            // What has been said is heard before it is judged that nothing was.
             let received = tokio::select! {
-                received = process.next() => match received {
-                    Some(received) => received,
-                    None => return Last::Gone,
-                },
-                () = at(silent_for_too_long) => {
-                    process.kill().await;
-                    return Last::Nothing;
-                }
-                () = told_to(&mut stopping, Urgency::Save), if deadline.is_none() => {
+                biased;
+                () = told_to(&mut stopping, Urgency::Save), if stop_by.is_none() => {
                     if !tracker.has_progress() {
                         process.kill().await;
                         return Last::NothingToSave;
                     }
                     process.ask_to_stop();
-                    deadline = Some(tokio::time::Instant::now() + STOP_PATIENCE);
+                    stop_by = Some(StopBy::asked(tokio::time::Instant::now()));
                     continue;
                 }
                 () = told_to(&mut abandoned, Urgency::AtOnce) => {
-                    process.kill().await;
-                    return Last::Gone;
-                }
-                () = at(deadline) => {
                     process.kill().await;
                     return Last::Gone;
                 }
@@ -221,8 +206,26 @@ impl Work {
                     process.tell_rendezvous(&found);
                     continue;
                 }
+                received = process.next() => match received {
+                    Some(received) => received,
+                    None => return Last::Gone,
+                },
+                () = at(silent_for_too_long) => {
+                    process.kill().await;
+                    return Last::Nothing;
+                }
+                () = at(stop_by.map(|by| by.at())) => {
+                    process.kill().await;
+                    stop_by.iter().for_each(|by| self.tell(by.why()));
+                    return Last::Gone;
+                }
             };
-            heard = tokio::time::Instant::now();
+            let now = tokio::time::Instant::now();
+            stop_by.iter_mut().for_each(|by| by.hear(now));
+            if matches!(received, Line::Stopping { .. }) {
+                continue;
+            }
+            heard = now;
             match received {
                 Line::Event(event) => self.take(event, &mut tracker, &saved),
                 Line::Listening(listening) => self.offer(listening),
@@ -233,6 +236,11 @@ impl Work {
                 return Last::Gone;
             }
         }
+    }
+
+    fn tell(&self, text: String) {
+        tracing::warn!("{text}");
+        self.outbox.log(line(LogLevel::Warn, text));
     }
 
     /// Says where the others find this one.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use qlora_codes::Code;
@@ -20,7 +20,7 @@ use qlora_trainer::stop::StopSignal;
 use qlora_trainer::{Error, FailureClass};
 
 use self::watchdog::Watchdog;
-use crate::child::{LEASE, Line, RENDEZVOUS, Spec, Task, program_fault};
+use crate::child::{LEASE, Line, RENDEZVOUS, STOP_BEAT, Spec, Task, program_fault};
 use crate::process_group::{self, Rendezvous};
 
 /// Trains one run in this process; the agent starts this.
@@ -209,6 +209,19 @@ fn execute(
     }
 }
 
+/// Says over and over that the process is at stopping. One that stands still says nothing, and is
+/// ended for it.
+fn tell_stopping() {
+    let since = Instant::now();
+    loop {
+        let stopping_for_s = since.elapsed().as_secs();
+        if Stdout::write(&Line::Stopping { stopping_for_s }).is_err() {
+            return;
+        }
+        std::thread::sleep(STOP_BEAT);
+    }
+}
+
 /// Reads on a thread of its own; ends the process when the agent is gone.
 fn listen() -> Heard {
     let ((signal, signals), (found, rendezvous)) = (mpsc::channel(), mpsc::channel());
@@ -221,7 +234,9 @@ fn listen() -> Heard {
                 Ok("checkpoint") => drop(signal.send(ControlSignal::Checkpoint)),
                 Ok("stop") => {
                     let _ = signal.send(ControlSignal::Stop);
-                    heard.store(true, Ordering::Relaxed);
+                    if !heard.swap(true, Ordering::Relaxed) {
+                        std::thread::spawn(tell_stopping);
+                    }
                 }
                 Ok(line) if line.starts_with(LEASE) => {
                     lease.renew(
