@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use qlora_config::{ModelConfig, ResolvedConfig};
 use qlora_planner::unmet_quantization;
-use qlora_proto::{FileRole, JobFile, JobKind, LogLevel};
+use qlora_proto::{FileRole, JobFile, JobKind, LogLevel, Progress};
 
 use super::fault::Fault;
 use super::outbox::Outbox;
-use super::progress::line;
+use super::progress::{Entry, line};
 use super::token_cache;
 use super::work::Work;
 use crate::child::{Spec, Task};
@@ -145,6 +145,7 @@ impl Work {
         }
         let told = Told {
             outbox: self.outbox.clone(),
+            model: name.clone(),
         };
         let fetch = tokio::task::spawn_blocking(move || models::resolve(&name, &told));
         match fetch.await {
@@ -154,22 +155,34 @@ impl Work {
     }
 }
 
-/// Tells of a download through the job's log.
+/// Tells of a download through the job's phase and its log.
 struct Told {
     outbox: Arc<Outbox>,
+    model: String,
+}
+
+impl Told {
+    fn tell(&self, text: String) {
+        let entry = Entry {
+            log: Some(line(LogLevel::Info, text)),
+            ..Entry::default()
+        };
+        let progress = Progress {
+            phase: format!("fetching {}", self.model),
+            ..Progress::default()
+        };
+        self.outbox.add(entry, &progress);
+    }
 }
 
 impl FetchProgress for Told {
     fn start(&self, what: &str, bytes: u64) {
-        self.outbox.log(line(
-            LogLevel::Info,
-            format!("fetching {what}, {:.0} MB", bytes as f64 / 1e6),
-        ));
+        self.tell(format!("fetching {what}, {:.0} MB", bytes as f64 / 1e6));
     }
 
     fn at(&self, _: u64) {}
 
     fn note(&self, text: &str) {
-        self.outbox.log(line(LogLevel::Info, text.to_owned()));
+        self.tell(text.to_owned());
     }
 }

@@ -17,16 +17,24 @@ use crate::platform;
 
 /// Bytes of a file whose size nobody has told.
 const LARGEST_UNKNOWN: u64 = 64 << 20;
+/// How long a server may send nothing before a transfer is broken off.
+const SILENCE: Duration = Duration::from_secs(30);
 
-/// A client that trusts what the system trusts, and gives up connecting after a while.
+/// A client that trusts what the system trusts, and gives up a server that does not answer, or that
+/// goes silent in the middle of an answer.
 pub(super) fn agent() -> Agent {
+    agent_with(SILENCE)
+}
+
+fn agent_with(silence: Duration) -> Agent {
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .build();
     let config = Agent::config_builder()
         .tls_config(tls)
         .timeout_connect(Some(Duration::from_secs(10)))
-        .timeout_recv_response(Some(Duration::from_secs(30)));
+        .timeout_recv_response(Some(silence))
+        .timeout_per_read(Some(silence));
     config.build().new_agent()
 }
 
@@ -54,7 +62,7 @@ pub(super) fn file(
     has_room(wanted, &partial)?;
     progress.start(wanted.what, wanted.bytes);
     let mut backoff = Backoff::new(Policy::DOWNLOAD);
-    while let Err(fault) = go_on(wanted, &partial, progress) {
+    while let Err(fault) = go_on(&agent(), wanted, &partial, progress) {
         if fault.is_final || backoff.is_spent() {
             has_room(wanted, &partial)?;
             let help = "check the connection and try again; what has come is kept".into();
@@ -76,7 +84,7 @@ pub(super) fn file(
     place(&partial, path).map_err(ModelError::io(path))
 }
 
-/// Whether the disk holds what is still to come.
+/// Whether the disk holds what is still to come, and something is left then.
 fn has_room(wanted: &Wanted<'_>, partial: &Path) -> Result<(), ModelError> {
     let folder = partial.parent().unwrap_or(Path::new("."));
     let (free, have) = (
@@ -84,13 +92,17 @@ fn has_room(wanted: &Wanted<'_>, partial: &Path) -> Result<(), ModelError> {
         fs::metadata(partial).map_or(0, |meta| meta.len()),
     );
     let missing = wanted.bytes.saturating_sub(have);
+    let reserve = platform::disk_reserve(folder);
     match free {
-        Some(free) if missing > free => Err(ModelError::NoRoom {
-            what: wanted.what.into(),
-            missing: gib(missing),
-            folder: folder.into(),
-            free: gib(free),
-        }),
+        Some(free) if missing > 0 && missing.saturating_add(reserve) > free => {
+            Err(ModelError::NoRoom {
+                what: wanted.what.into(),
+                missing: gib(missing),
+                folder: folder.into(),
+                free: gib(free),
+                reserve: gib(reserve),
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -119,7 +131,12 @@ impl Fault {
     }
 }
 
-fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result<(), Fault> {
+fn go_on(
+    agent: &Agent,
+    wanted: &Wanted<'_>,
+    partial: &Path,
+    progress: &dyn Progress,
+) -> Result<(), Fault> {
     let mut file = OpenOptions::new()
         .create(true)
         .append(true)
@@ -132,7 +149,7 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
     if wanted.bytes > 0 && have == wanted.bytes {
         return Ok(());
     }
-    let mut request = agent().get(wanted.url);
+    let mut request = agent.get(wanted.url);
     if have > 0 {
         request = request.header("Range", format!("bytes={have}-"));
     }
@@ -170,6 +187,14 @@ fn go_on(wanted: &Wanted<'_>, partial: &Path, progress: &dyn Progress) -> Result
     file.sync_all().map_err(Fault::again)
 }
 
+/// Why bytes do not come any more.
+fn broken_off(fault: std::io::Error) -> String {
+    match ureq::Error::from(fault) {
+        ureq::Error::Timeout(_) => "the server went silent".into(),
+        other => other.to_string(),
+    }
+}
+
 /// Copies from `position` on, and no more than `most` bytes in all: whoever sends more sends
 /// something else.
 fn copy(
@@ -180,7 +205,9 @@ fn copy(
 ) -> Result<(), Fault> {
     let mut buffer = vec![0u8; 256 * 1024];
     loop {
-        let n = from.read(&mut buffer).map_err(Fault::again)?;
+        let n = from
+            .read(&mut buffer)
+            .map_err(|e| Fault::again(broken_off(e)))?;
         if n == 0 {
             return Ok(());
         }
@@ -243,6 +270,75 @@ mod tests {
         }
     }
 
+    /// Answers `answers` one after the other, each on a connection of its own, and keeps those open
+    /// that promise more than they send; gives the address and what was asked.
+    fn server(answers: Vec<String>) -> (String, std::sync::mpsc::Receiver<String>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (sender, asked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut request = Vec::new();
+                let mut byte = [0];
+                while !request.ends_with(b"\r\n\r\n") {
+                    stream.read_exact(&mut byte).expect("a request");
+                    request.push(byte[0]);
+                }
+                stream.write_all(answer.as_bytes()).expect("a reader");
+                let request = String::from_utf8_lossy(&request).to_lowercase();
+                sender.send(request).expect("a test");
+                open.push(stream);
+            }
+            std::thread::sleep(Duration::from_secs(60));
+        });
+        (format!("http://{address}/x"), asked)
+    }
+
+    #[test]
+    fn a_server_that_goes_silent_is_left_and_the_transfer_goes_on_where_it_broke_off() {
+        let home = tempfile::tempdir().expect("a folder");
+        let partial = home.path().join("x.partial");
+        let answers = [
+            "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nab",
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: 4\r\n\r\nc",
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: 3\r\n\r\ndef",
+        ];
+        let (url, asked) = server(answers.map(str::to_owned).to_vec());
+        let wanted = Wanted {
+            what: "x",
+            url: &url,
+            bytes: 6,
+            sha256: None,
+            token: None,
+        };
+        for (range, is_whole) in [
+            (None, false),
+            (Some("bytes=2-"), false),
+            (Some("bytes=3-"), true),
+        ] {
+            let agent = agent_with(Duration::from_millis(300));
+            let taken = go_on(&agent, &wanted, &partial, &Nobody);
+            match &taken {
+                Ok(()) => {}
+                Err(fault) => assert!(
+                    !fault.is_final && fault.text.contains("went silent"),
+                    "{}",
+                    fault.text
+                ),
+            }
+            assert_eq!(taken.is_ok(), is_whole, "{range:?}");
+            let request = asked.recv().expect("a request");
+            assert_eq!(range.is_some(), request.contains("range:"), "{request}");
+            assert!(
+                range.is_none_or(|range| request.contains(range)),
+                "{request}"
+            );
+        }
+        assert_eq!(fs::read(&partial).expect("a file"), b"abcdef");
+    }
+
     #[test]
     fn what_the_disk_does_not_hold_is_not_begun() {
         let home = tempfile::tempdir().expect("a folder");
@@ -255,7 +351,12 @@ mod tests {
         };
         let partial = home.path().join("x.partial");
         assert!(has_room(&wanted(1), &partial).is_ok());
-        let refused = has_room(&wanted(u64::MAX / 2), &partial);
-        assert!(refused.is_err_and(|fault| fault.code() == Code::DiskFull));
+        let free = platform::disk_free(home.path()).expect("a disk");
+        // Also what would leave nothing.
+        assert!(platform::disk_reserve(home.path()) > 0);
+        for bytes in [u64::MAX / 2, free] {
+            let refused = has_room(&wanted(bytes), &partial);
+            assert!(refused.is_err_and(|fault| fault.code() == Code::DiskFull));
+        }
     }
 }

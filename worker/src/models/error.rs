@@ -22,13 +22,14 @@ pub enum ModelError {
         help: String,
     },
     #[error(
-        "{what} cannot be fetched: {missing:.1} GiB are missing and {folder} has {free:.1} free\n  help: make room, or set QLORA_MODEL_DIR to a folder on a larger disk"
+        "{what} cannot be fetched: {missing:.1} GiB are missing, {folder} has {free:.1} free, and {reserve:.1} stay free\n  help: make room, or set QLORA_MODEL_DIR to a folder on a larger disk"
     )]
     NoRoom {
         what: String,
         missing: f64,
         folder: PathBuf,
         free: f64,
+        reserve: f64,
     },
     #[error(
         "{path} has SHA-256 {found}, not {wanted}; it was removed\n  help: fetch it again; if this repeats, something changes the data on its way"

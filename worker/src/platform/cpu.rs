@@ -62,3 +62,12 @@ pub fn disk_free(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
+
+/// Bytes of the disk that holds `folder` that a download leaves free: a disk that is full to the
+/// last byte stops all that writes there. 2 % of it, 1 GiB at the most; 0 where the system does not
+/// tell.
+pub fn disk_reserve(folder: &Path) -> u64 {
+    let size = |disk: rustix::fs::StatVfs| disk.f_blocks.saturating_mul(disk.f_frsize);
+    let size = rustix::fs::statvfs(folder).map_or(0, size);
+    (size / 50).min(1 << 30)
+}

@@ -17,7 +17,7 @@ use qlora_proto::{DeviceClass, Platform};
 use qlora_trainer::device::{HAS_CUDA, HAS_METAL};
 
 pub use self::accelerator::Accelerator;
-pub use self::cpu::disk_free;
+pub use self::cpu::{disk_free, disk_reserve};
 pub use self::faults::{Faults, broken};
 use self::offer::{Kind, Offer};
 use crate::error::WorkerError;
