@@ -75,7 +75,11 @@ pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
             let others = job.attempt(*token).into_iter().flat_map(|a| &a.others);
             let with: String = others.map(|m| format!(", {}", m.worker)).collect();
             let number = job.attempt_number(*token).unwrap_or_default();
-            format!("job {id} runs on {worker}{with} as attempt {number}")
+            // What keeps it from its next step.
+            let phase = Some(job.progress.phase.as_str());
+            let phase = phase.filter(|phase| !matches!(*phase, "" | "training"));
+            let phase = phase.map(|phase| format!(": {phase}")).unwrap_or_default();
+            format!("job {id} runs on {worker}{with} as attempt {number}{phase}")
         }
         JobState::Paused { reason, .. } => {
             format!("job {id} is paused: {reason}; it goes on with: qlora-ctl resume {id}")

@@ -106,6 +106,14 @@ impl Tracker {
             }
             Event::Checkpoint { step, .. } => entry(format!("checkpoint of step {step} written")),
             Event::Note { text } => entry(text.clone()),
+            Event::NoRoom { place, text } => {
+                self.progress.phase = format!("waiting for room on {place}");
+                (self.progress.phase_done, self.progress.phase_of) = (0, 0);
+                Entry {
+                    log: Some(line(LogLevel::Warn, text.clone())),
+                    ..Entry::default()
+                }
+            }
             Event::Scores(scores) => self.scores(scores),
             Event::Finished { step, .. } => entry(format!("trained to step {step}")),
         }
@@ -251,5 +259,28 @@ fn point<const N: usize>(step: u64, values: [(Metric, f64); N]) -> MetricPoint {
         step,
         unix_ms: jiff::Timestamp::now().as_millisecond(),
         values,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_waits_for_its_disk_has_that_for_its_phase_until_it_goes_on() {
+        let mut tracker = Tracker::default();
+        let full = Event::NoRoom {
+            place: "/state".into(),
+            text: "no room".into(),
+        };
+        let log = tracker.take(&full).log.expect("a line");
+        assert_eq!(log.level, LogLevel::Warn.word());
+        assert_eq!(tracker.progress.phase, "waiting for room on /state");
+        tracker.take(&Event::Phase {
+            phase: Phase::Saving,
+            done: 0,
+            of: 0,
+        });
+        assert_eq!(tracker.progress.phase, "saving");
     }
 }

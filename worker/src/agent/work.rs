@@ -286,8 +286,10 @@ impl Work {
         if self.assignment.rank > 0 {
             return;
         }
-        if let Event::Step(step) = &event {
-            self.instruments.record(step);
+        match &event {
+            Event::Step(step) => self.instruments.record(step),
+            Event::NoRoom { text, .. } => tracing::warn!("{text}"),
+            _ => {}
         }
         self.outbox.add(entry, &tracker.progress);
         let (kind, step, folder) = match event {

@@ -62,6 +62,11 @@ pub enum Event {
     Note {
         text: String,
     },
+    /// The disk has no room for `place`; the run waits until it has.
+    NoRoom {
+        place: String,
+        text: String,
+    },
     /// What an evaluation has found.
     Scores(Scores),
     /// The adapter lies complete in `folder`.

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::report::{ControlSignal, Event, Reporter};
+use crate::report::{ControlSignal, Event, Phase, Reporter};
 use crate::{Error, Result};
 
 /// Wait before it is tried again.
@@ -22,16 +22,24 @@ pub(super) fn with_room(
     (place, wait): (&Path, Duration),
     mut write: impl FnMut() -> Result<()>,
 ) -> Result<()> {
+    let (place, mut has_waited) = (place.display().to_string(), false);
     loop {
         let full = match write() {
             Err(fault) if is_full_disk(&fault) => fault,
-            ended => return ended,
+            ended => {
+                if has_waited {
+                    saving(reporter)?;
+                }
+                return ended;
+            }
         };
-        let (place, seconds) = (place.display(), wait.as_secs());
+        has_waited = true;
+        let seconds = wait.as_secs();
         let text = format!(
             "no room on the worker's disk for {place}: {full}; trying again in {seconds} s"
         );
-        reporter.report(Event::Note { text })?;
+        let place = place.clone();
+        reporter.report(Event::NoRoom { place, text })?;
         let mut waited = Duration::ZERO;
         while waited < wait {
             if reporter.control_signal() == ControlSignal::Stop {
@@ -41,6 +49,15 @@ pub(super) fn with_room(
             waited += LOOK;
         }
     }
+}
+
+/// There is room again.
+fn saving(reporter: &mut dyn Reporter) -> Result<()> {
+    reporter.report(Event::Phase {
+        phase: Phase::Saving,
+        done: 0,
+        of: 0,
+    })
 }
 
 fn is_full_disk(fault: &Error) -> bool {
@@ -59,13 +76,16 @@ mod tests {
     #[derive(Default)]
     struct Listener {
         notes: Vec<String>,
+        phases: Vec<Phase>,
         stops: bool,
     }
 
     impl Reporter for Listener {
         fn report(&mut self, event: Event) -> Result<()> {
-            if let Event::Note { text } = event {
-                self.notes.push(text);
+            match event {
+                Event::NoRoom { place, text } if text.contains(&place) => self.notes.push(text),
+                Event::Phase { phase, .. } => self.phases.push(phase),
+                other => panic!("{other:?}"),
             }
             Ok(())
         }
@@ -99,6 +119,7 @@ mod tests {
         );
         assert!(done.is_ok() && tries == 3, "{done:?}");
         assert_eq!(listener.notes.len(), 2);
+        assert_eq!(listener.phases, [Phase::Saving]);
         assert!(
             listener.notes[0].contains("/state/checkpoint"),
             "{:?}",
