@@ -26,6 +26,15 @@ pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 /// Lines that wait for a child to read them.
 const UNREAD: usize = 64;
 
+/// How often the kernel has ended a process for want of memory.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ooms {
+    /// In this worker's own control group; 0 where it does not tell.
+    own: u64,
+    /// On the machine, where the process may have been anybody's.
+    machine: u64,
+}
+
 /// A running child.
 pub struct Process {
     child: Child,
@@ -34,8 +43,8 @@ pub struct Process {
     out: tokio::io::Lines<BufReader<ChildStdout>>,
     last_words: tokio::task::JoinHandle<LastWords>,
     /// Counts what the kernel ended for want of memory.
-    ooms: fn() -> u64,
-    ooms_before: u64,
+    ooms: fn() -> Ooms,
+    ooms_before: Ooms,
     /// It was ended from here.
     killed: bool,
 }
@@ -53,7 +62,7 @@ impl Process {
     }
 
     /// Starts `command`; `ooms` tells how often memory has run out.
-    fn run(mut command: Command, ooms: fn() -> u64) -> std::io::Result<Self> {
+    fn run(mut command: Command, ooms: fn() -> Ooms) -> std::io::Result<Self> {
         let ooms_before = ooms();
         let mut child = command
             .env(KEEP_MEMORY.0, KEEP_MEMORY.1)
@@ -166,9 +175,16 @@ impl Process {
         let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
         let how = status.map_or_else(|e| e.to_string(), |s| s.to_string());
         let kill = signal == Some(Signal::KILL.as_raw()) && !self.killed;
-        if kill && (self.ooms)() > self.ooms_before {
+        let ooms = (self.ooms)();
+        if kill && ooms.own > self.ooms_before.own {
             let message = "the system ended the training process because memory ran out; qlora-ctl plan says what would fit";
             return ExitStatus::of(Outcome::OutOfMemory, message).with_code(Code::OutOfMemory);
+        }
+        // Another program may have used the memory up, and somebody else have ended this one: the
+        // job is tried again.
+        if kill && ooms.machine > self.ooms_before.machine {
+            let message = "the training process was killed, and memory of the machine ran out meanwhile; qlora-ctl plan says what the job needs";
+            return ExitStatus::of(Outcome::Failed, message);
         }
         // A panic that the process could not catch ends it by an abort.
         if signal == Some(Signal::ABORT.as_raw())
@@ -194,10 +210,8 @@ async fn tell(mut pipe: ChildStdin, mut unread: mpsc::Receiver<String>) {
     }
 }
 
-/// How often the kernel has ended a process for want of memory: of this worker's own control group
-/// where it tells, else of the machine; 0 where it tells neither. It says something of a process
-/// only where that one was killed.
-fn out_of_memory_kills() -> u64 {
+/// Says something of a process only where that one was killed.
+fn out_of_memory_kills() -> Ooms {
     let count = |path: &str| {
         let text = std::fs::read_to_string(path).ok()?;
         text.lines()
@@ -211,7 +225,10 @@ fn out_of_memory_kills() -> u64 {
             path.trim_end_matches('/')
         ))
     });
-    of_group.or_else(|| count("/proc/vmstat")).unwrap_or(0)
+    Ooms {
+        own: of_group.unwrap_or(0),
+        machine: count("/proc/vmstat").unwrap_or(0),
+    }
 }
 
 #[cfg(test)]
@@ -220,24 +237,33 @@ mod tests {
 
     use super::*;
 
-    fn no_ooms() -> u64 {
-        3
+    fn no_ooms() -> Ooms {
+        Ooms { own: 3, machine: 9 }
     }
 
     /// Another process has used memory up each time that anybody asks.
-    fn more_ooms() -> u64 {
+    fn more_ooms() -> Ooms {
         static OOMS: AtomicU64 = AtomicU64::new(0);
-        OOMS.fetch_add(1, SeqCst)
+        let own = OOMS.fetch_add(1, SeqCst);
+        Ooms { own, machine: own }
     }
 
-    fn child(script: &str, ooms: fn() -> u64) -> Process {
+    /// As [`more_ooms`], but not in the group of this program.
+    fn ooms_elsewhere() -> Ooms {
+        Ooms {
+            own: 3,
+            ..more_ooms()
+        }
+    }
+
+    fn child(script: &str, ooms: fn() -> Ooms) -> Process {
         let mut command = Command::new("sh");
         command.arg("-c").arg(script);
         Process::run(command, ooms).expect("a shell")
     }
 
     /// How a child ends that runs `script`, as the agent follows it.
-    async fn end_of(script: &str, ooms: fn() -> u64) -> ExitStatus {
+    async fn end_of(script: &str, ooms: fn() -> Ooms) -> ExitStatus {
         let mut process = child(script, ooms);
         let mut last = None;
         while let Some(line) = process.next().await {
@@ -262,6 +288,13 @@ mod tests {
             (by_kernel.outcome, by_kernel.code.as_str()),
             (Outcome::OutOfMemory, "Q0304")
         );
+        // One of the machine may be of any program: the job is not given up for it.
+        let by_anybody = end_of("kill -9 $$", ooms_elsewhere).await;
+        assert_eq!(
+            (by_anybody.outcome, by_anybody.code.as_str()),
+            (Outcome::Failed, "")
+        );
+        assert!(by_anybody.message.contains("memory"), "{by_anybody:?}");
         // Another end than a kill, or our own kill, is none by the kernel, whatever it counts
         // meanwhile.
         for script in ["kill -15 $$", "kill -6 $$", "exit 137", "exit 1"] {
