@@ -1,7 +1,8 @@
 //! A folder out of an archive that came from outside.
 
 use std::fs::File;
-use std::path::{Component, Path};
+use std::io::{Read, Seek};
+use std::path::{Component, Path, PathBuf};
 
 use crate::transfer_error::{TransferError, io};
 
@@ -11,43 +12,26 @@ const MOST_ENTRIES: usize = 10_000;
 /// Unpacks an archive into `folder`.
 ///
 /// An archive comes from outside: it holds plain files and folders below its own root, no more of
-/// them than a model or a checkpoint has, and no more bytes than the archive itself. Anything else
-/// is refused before it touches the disk.
+/// them than a model or a checkpoint has, and no more bytes than the archive itself. One that holds
+/// anything else is refused before any of it touches the disk.
 ///
 /// # Errors
 /// Reading, writing, or [`TransferError::Archive`], which names the entry.
 pub fn unpack(archive: &Path, folder: &Path) -> Result<(), TransferError> {
-    let refused = |fault: String| TransferError::Archive {
-        path: archive.into(),
-        fault,
-    };
+    let mut file = File::open(archive).map_err(io(archive))?;
+    let bytes = file.metadata().map_err(io(archive))?.len();
+    let mut allowed = Allowed::new(archive, bytes);
+    let mut all = tar::Archive::new(&file);
+    for entry in all.entries_with_seek().map_err(io(archive))? {
+        allowed.take(&entry.map_err(io(archive))?)?;
+    }
+    file.rewind().map_err(io(archive))?;
     std::fs::create_dir_all(folder).map_err(io(folder))?;
-    let file = File::open(archive).map_err(io(archive))?;
-    let mut room = file.metadata().map_err(io(archive))?.len();
-    let mut entries = tar::Archive::new(file);
-    for (i, entry) in entries.entries().map_err(io(archive))?.enumerate() {
+    let mut allowed = Allowed::new(archive, bytes);
+    for entry in tar::Archive::new(&file).entries().map_err(io(archive))? {
         let mut entry = entry.map_err(io(archive))?;
-        let name = entry.path().map_err(io(archive))?.into_owned();
-        if i == MOST_ENTRIES {
-            return Err(refused(format!("it holds more than {MOST_ENTRIES} files")));
-        }
-        let kind = entry.header().entry_type();
-        if !(kind.is_file() || kind.is_dir()) {
-            return Err(refused(format!(
-                "{} is neither a file nor a folder",
-                name.display()
-            )));
-        }
-        let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-        if !name.components().all(inside) {
-            return Err(refused(format!("{} leads out of it", name.display())));
-        }
-        // A sparse entry may claim more than there is.
-        room = room
-            .checked_sub(entry.size())
-            .ok_or_else(|| refused(format!("{} is too long", name.display())))?;
-        let to = folder.join(&name);
-        if kind.is_dir() {
+        let to = folder.join(allowed.take(&entry)?);
+        if entry.header().entry_type().is_dir() {
             std::fs::create_dir_all(&to).map_err(io(&to))?;
             continue;
         }
@@ -60,25 +44,90 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<(), TransferError> {
     Ok(())
 }
 
+/// What an archive may still hold.
+struct Allowed<'a> {
+    archive: &'a Path,
+    entries: usize,
+    bytes: u64,
+}
+
+impl<'a> Allowed<'a> {
+    fn new(archive: &'a Path, bytes: u64) -> Self {
+        Self {
+            archive,
+            entries: MOST_ENTRIES,
+            bytes,
+        }
+    }
+
+    fn refused<T>(&self, fault: String) -> Result<T, TransferError> {
+        Err(TransferError::Archive {
+            path: self.archive.into(),
+            fault,
+        })
+    }
+
+    /// The path of the next entry within the archive.
+    fn take<R: Read>(&mut self, entry: &tar::Entry<'_, R>) -> Result<PathBuf, TransferError> {
+        let name = entry.path().map_err(io(self.archive))?.into_owned();
+        if self.entries == 0 {
+            return self.refused(format!("it holds more than {MOST_ENTRIES} files"));
+        }
+        self.entries -= 1;
+        let kind = entry.header().entry_type();
+        if !(kind.is_file() || kind.is_dir()) {
+            return self.refused(format!("{} is neither a file nor a folder", name.display()));
+        }
+        let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !name.components().all(inside) {
+            return self.refused(format!("{} leads out of it", name.display()));
+        }
+        // A sparse entry may claim more than there is.
+        match self.bytes.checked_sub(entry.size()) {
+            Some(left) => self.bytes = left,
+            None => return self.refused(format!("{} is too long", name.display())),
+        }
+        Ok(name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
 
-    /// An archive with one entry, as an attacker makes it.
+    /// An archive of a good entry and one as an attacker makes it.
     fn archive_of(path: &Path, kind: tar::EntryType, name: &[u8], bytes: &[u8]) {
+        let mut builder = tar::Builder::new(File::create(path).expect("a file"));
+        let good = header(tar::EntryType::Regular, b"good", 4);
+        builder.append(&good, &b"good"[..]).expect("an entry");
+        let header = header(kind, name, bytes.len() as u64);
+        builder.append(&header, bytes).expect("an entry");
+        builder.finish().expect("an archive");
+    }
+
+    fn header(kind: tar::EntryType, name: &[u8], size: u64) -> tar::Header {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.as_old_mut().name[..name.len()].copy_from_slice(name);
-        header.set_size(bytes.len() as u64);
+        header.set_size(size);
         if kind.is_symlink() || kind.is_hard_link() {
             header.set_link_name("/etc/passwd").expect("a name");
         }
         header.set_cksum();
-        let mut builder = tar::Builder::new(File::create(path).expect("a file"));
-        builder.append(&header, bytes).expect("an entry");
-        builder.finish().expect("an archive");
+        header
+    }
+
+    #[test]
+    fn plain_files_and_folders_are_unpacked() {
+        let home = tempfile::tempdir().expect("a folder");
+        let (archive, folder) = (home.path().join("a.tar"), home.path().join("a"));
+        archive_of(&archive, tar::EntryType::Regular, b"deep/er", b"bytes");
+        unpack(&archive, &folder).expect("a folder");
+        for (name, bytes) in [("good", &b"good"[..]), ("deep/er", &b"bytes"[..])] {
+            assert_eq!(fs::read(folder.join(name)).expect("a file"), bytes);
+        }
     }
 
     #[test]
@@ -103,11 +152,7 @@ mod tests {
                 matches!(refused, Err(TransferError::Archive { .. })),
                 "{kind:?} {refused:?}"
             );
-            assert_eq!(
-                fs::read_dir(&folder).expect("a folder").count(),
-                0,
-                "{kind:?}"
-            );
+            assert!(!folder.exists(), "{kind:?}");
         }
         assert!(!at("out").exists() && !at("folder").exists());
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use qlora_client::TransferError;
 use qlora_client::transfer;
 use qlora_client::transfer::Caller;
 use qlora_files::Partial;
@@ -50,9 +51,25 @@ pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Re
     bar.finish_and_clear();
     result?;
     let partial = Partial::folder(folder).map_err(CtlError::io(folder))?;
-    qlora_client::unpack(&archive, partial.path())?;
+    unpack(&archive, partial.path())?;
     partial.publish().map_err(CtlError::io(folder))?;
     fs::remove_file(&archive).map_err(CtlError::io(&archive))
+}
+
+/// Unpacks `archive`, which goes where it can never be unpacked: its bytes are those of its digest,
+/// and another try would bring the same.
+fn unpack(archive: &Path, folder: &Path) -> Result<(), TransferError> {
+    let unpacked = qlora_client::unpack(archive, folder);
+    let hopeless = match &unpacked {
+        Err(TransferError::Archive { .. }) => true,
+        // What is no fault of the system is one of the archive.
+        Err(TransferError::Io { source, .. }) => source.raw_os_error().is_none(),
+        _ => false,
+    };
+    if hopeless {
+        let _ = fs::remove_file(archive);
+    }
+    unpacked
 }
 
 /// Refuses, before any work, a folder that is there, and one in a folder that is not.
@@ -86,6 +103,20 @@ pub fn beside(folder: &Path, digest: &str, what: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_archive_that_cannot_be_unpacked_is_not_left_behind_and_one_without_room_is() {
+        let home = tempfile::tempdir().expect("a folder");
+        let (archive, file) = (home.path().join(".a.tar"), home.path().join("file"));
+        fs::write(&archive, [1; 1024]).expect("a file");
+        assert!(unpack(&archive, &home.path().join("a")).is_err());
+        assert!(!archive.exists());
+        // An archive of nothing, and a file where the folder belongs: the system is at fault.
+        fs::write(&archive, [0; 1024]).expect("a file");
+        fs::write(&file, "").expect("a file");
+        assert!(unpack(&archive, &file.join("a")).is_err());
+        assert!(archive.exists());
+    }
 
     #[test]
     fn a_folder_to_write_is_new_and_lies_in_one_that_is_there() {
