@@ -323,14 +323,10 @@ impl<S: JobStore> Driver<S> {
             // would ask, fail and wake each other without end.
             _ => self.engine.take_back(now()),
         }
-        let unsure = matches!(fault, StoreError::Unsure { .. });
-        let fault = fault.to_string();
-        let refused = || {
-            if unsure {
-                CallError::Unsure(fault.clone())
-            } else {
-                CallError::NotDurable(fault.clone())
-            }
+        let refused = || match &fault {
+            StoreError::Unsure { .. } => CallError::Unsure(fault.to_string()),
+            StoreError::Damaged { .. } => CallError::Damaged(fault.to_string()),
+            _ => CallError::NotDurable(fault.to_string()),
         };
         for Answer { reply, again, .. } in batch.answers {
             let answer = again

@@ -126,6 +126,9 @@ pub enum CallError {
         "the coordinator does not know whether it has stored this: {0}; ask before you try again, or try again with the same idempotency key"
     )]
     Unsure(String),
+    /// Of the database; trying again does not mend it.
+    #[error("{0}")]
+    Damaged(String),
     #[error("the system gives no random bytes: {0}")]
     Random(String),
     #[error("job {job} cannot be read and is set aside, as it is, in the database: {fault}")]
@@ -157,7 +160,7 @@ impl From<CallError> for Status {
                 GrpcCode::Unavailable
             }
             CallError::Random(_) => GrpcCode::Internal,
-            CallError::Unreadable { .. } => GrpcCode::DataLoss,
+            CallError::Unreadable { .. } | CallError::Damaged(_) => GrpcCode::DataLoss,
             CallError::Store(fault) => store_code(fault),
             CallError::Artifact(fault) => artifact_code(fault),
             CallError::Digest(_) | CallError::Invalid(_) => GrpcCode::InvalidArgument,
@@ -170,7 +173,7 @@ impl From<CallError> for Status {
 fn store_code(fault: &StoreError) -> GrpcCode {
     match fault {
         StoreError::NoConfig { .. } => GrpcCode::NotFound,
-        StoreError::Unreadable { .. } => GrpcCode::DataLoss,
+        StoreError::Unreadable { .. } | StoreError::Damaged { .. } => GrpcCode::DataLoss,
         StoreError::Newer { .. } | StoreError::Unwritable { .. } => GrpcCode::Internal,
         StoreError::Folder { .. }
         | StoreError::InUse { .. }

@@ -42,6 +42,7 @@ pub fn failed(fault: &CallError) -> Response {
         CallError::Refused(Refusal::UnknownJob(_)) => StatusCode::NOT_FOUND,
         CallError::Refused(_) => StatusCode::CONFLICT,
         CallError::Unreadable { .. }
+        | CallError::Damaged(_)
         | CallError::Store(_)
         | CallError::Artifact(_)
         | CallError::Digest(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -17,6 +17,11 @@ pub enum StoreError {
     InUse { path: PathBuf },
     #[error("the database in {path} cannot be read: {source}")]
     Read { path: PathBuf, source: sqlx::Error },
+    /// Trying again does not mend it.
+    #[error(
+        "the database {path} is damaged: {fault}; stop the coordinator and restore the file from a copy, or save what can be read by `sqlite3 {path} .recover`"
+    )]
+    Damaged { path: PathBuf, fault: String },
     /// Nothing of the transaction is there.
     #[error("the disk of the state folder {path} is full; free space there")]
     DiskFull { path: PathBuf },
@@ -52,6 +57,7 @@ impl StoreError {
             }
             Self::Folder { .. }
             | Self::Read { .. }
+            | Self::Damaged { .. }
             | Self::NotWritten { .. }
             | Self::Unsure { .. }
             | Self::Newer { .. }
@@ -62,21 +68,53 @@ impl StoreError {
     }
 }
 
+/// The name of the database in the state folder.
+pub(crate) const DATABASE: &str = "qlora.db";
+
 /// SQLite's code for a disk without room.
-const FULL: &str = "13";
+const FULL: u32 = 13;
+/// SQLite's codes for pages that cannot be what was written, and for a file that is no database.
+const DAMAGED: [u32; 2] = [11, 26];
+
+/// SQLite's primary code of a fault; the rest of the number tells the kind of it.
+fn primary(source: &sqlx::Error) -> Option<u32> {
+    let code: u32 = source.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+/// A fault of the database that is no passing trouble; else the fault as it is.
+fn unless_damaged(folder: &Path, source: sqlx::Error) -> Result<sqlx::Error, StoreError> {
+    let said = match source.as_database_error() {
+        Some(fault) if primary(&source).is_some_and(|code| DAMAGED.contains(&code)) => {
+            fault.message().to_owned()
+        }
+        _ => return Ok(source),
+    };
+    Err(StoreError::Damaged {
+        path: folder.join(DATABASE),
+        fault: said,
+    })
+}
+
+/// A read that failed.
+pub(crate) fn not_read(folder: &Path) -> impl Fn(sqlx::Error) -> StoreError + '_ {
+    move |source| match unless_damaged(folder, source) {
+        Ok(source) => StoreError::Read {
+            path: folder.into(),
+            source,
+        },
+        Err(damaged) => damaged,
+    }
+}
 
 /// A write that failed; nothing of its transaction is there.
 pub(crate) fn not_written(folder: &Path) -> impl Fn(sqlx::Error) -> StoreError + '_ {
     move |source| {
         let path = folder.into();
-        let full = source
-            .as_database_error()
-            .and_then(|e| e.code())
-            .is_some_and(|code| code == FULL);
-        if full {
-            StoreError::DiskFull { path }
-        } else {
-            StoreError::NotWritten { path, source }
+        match unless_damaged(folder, source) {
+            Ok(source) if primary(&source) == Some(FULL) => StoreError::DiskFull { path },
+            Ok(source) => StoreError::NotWritten { path, source },
+            Err(damaged) => damaged,
         }
     }
 }

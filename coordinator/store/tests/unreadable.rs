@@ -175,6 +175,53 @@ async fn numbers_of_the_last_job_are_not_given_again_when_its_row_is_gone() {
 }
 
 #[tokio::test]
+async fn counters_that_are_missing_are_made_anew_and_give_nothing_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(with_three_jobs(folder.path()).await);
+    change(folder.path(), "DELETE FROM counters").await;
+    for _ in 0..2 {
+        let store = SqliteStore::open(folder.path()).await.expect("a start");
+        let stored = store.load().await.expect("jobs");
+        assert_eq!((stored.jobs.len(), stored.reserved.job), (3, JobId(3)));
+        // An attempt that only the counters told of may have been given.
+        assert_eq!(stored.reserved.token.number(), 1_000_000);
+        store
+            .apply(vec![Write::SaveJob(Box::new(running(3, 20, None)))])
+            .await
+            .expect("a write");
+    }
+}
+
+/// Overwrites the database from `offset` on with what is none.
+fn overwrite(folder: &Path, offset: usize) {
+    let path = folder.join("qlora.db");
+    let mut bytes = std::fs::read(&path).expect("a database");
+    bytes[offset..].fill(0xa5);
+    std::fs::write(&path, bytes).expect("damage");
+    for beside in ["qlora.db-wal", "qlora.db-shm"] {
+        let _ = std::fs::remove_file(folder.join(beside));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_named_as_such_with_the_way_out() {
+    for (offset, said) in [(0, "file is not a database"), (4096, "malformed")] {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(with_three_jobs(folder.path()).await);
+        change(folder.path(), "PRAGMA wal_checkpoint(TRUNCATE)").await;
+        overwrite(folder.path(), offset);
+        let Err(fault) = SqliteStore::open(folder.path()).await else {
+            panic!("it opens");
+        };
+        assert!(matches!(fault, StoreError::Damaged { .. }), "{fault}");
+        let text = fault.to_string();
+        for part in [said, "is damaged: ", "qlora.db", ".recover"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn rows_of_every_other_table_are_passed_over_too() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = with_three_jobs(folder.path()).await;

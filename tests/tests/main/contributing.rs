@@ -16,10 +16,11 @@ const MADE: [(&str, &str); 6] = [
 ];
 
 /// What tells of a thing that is there, and is no part of making one.
-const TELLING: [&str; 5] = [
+const TELLING: [&str; 6] = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "docs/benchmarks/",
+    "tests/golden/make/",
     "tests/gpu/",
     "tests/tests/main/contributing.rs",
 ];

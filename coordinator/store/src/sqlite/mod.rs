@@ -20,7 +20,7 @@ use sqlx::sqlite::{
 };
 
 use self::writer::Writer;
-use crate::error::StoreError;
+use crate::error::{DATABASE, StoreError, not_read};
 use crate::records::{
     ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write,
 };
@@ -62,7 +62,7 @@ impl SqliteStore {
             });
         }
         let options = SqliteConnectOptions::new()
-            .filename(folder.join("qlora.db"))
+            .filename(folder.join(DATABASE))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
@@ -84,10 +84,7 @@ impl SqliteStore {
     }
 
     fn unread(&self, source: sqlx::Error) -> StoreError {
-        StoreError::Read {
-            path: self.folder.clone(),
-            source,
-        }
+        not_read(&self.folder)(source)
     }
 
     /// Marks those of `unreadable` of which the journal tells already, and of the same fault.
@@ -175,9 +172,14 @@ impl JobStore for SqliteStore {
         rows::reserve(&counters.map_err(|e| self.unread(e))?, &mut stored.reserved)
             .map_err(|e| self.unread(e))?;
         let id = sqlx::query_scalar("SELECT id FROM identity")
-            .fetch_one(&self.readers)
-            .await;
-        stored.coordinator_id = id.map_err(|e| self.unread(e))?;
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
+        // Another id would make this another coordinator, for workers that hold its attempts.
+        stored.coordinator_id = id.ok_or_else(|| StoreError::Damaged {
+            path: self.folder.join(DATABASE),
+            fault: "it does not say which coordinator it is of".into(),
+        })?;
         self.mark_told(&mut stored.unreadable).await?;
         Ok(stored)
     }

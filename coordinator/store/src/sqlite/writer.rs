@@ -12,8 +12,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::migrate::migrate;
-use crate::error::{StoreError, not_written};
+use super::migrate::{mend, migrate};
+use crate::error::{StoreError, not_read, not_written};
 
 /// Gives out one transaction at a time.
 pub(super) struct Writer {
@@ -49,11 +49,12 @@ impl Writer {
     pub async fn open(folder: &Path, options: SqliteConnectOptions) -> Result<Self, StoreError> {
         let mut connection = options.connect().await.map_err(not_written(folder))?;
         migrate(folder, &mut connection).await?;
+        mend(folder, &mut connection).await?;
         let mut state = State {
             connection: Some(connection),
             ..State::default()
         };
-        state.commits = Some(state.count(&options).await.map_err(not_written(folder))?);
+        state.commits = Some(state.count(&options).await.map_err(not_read(folder))?);
         Ok(Self {
             folder: folder.into(),
             options,
