@@ -126,6 +126,63 @@ async fn an_upload_goes_on_where_it_broke_off_and_is_checked() {
     assert_eq!(partial(folder.path()), Vec::<PathBuf>::new());
 }
 
+/// Changes the stored bytes so that length and time stay as they were.
+fn flip_a_bit(path: &Path) {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified());
+    let mut bytes = fs::read(path).expect("a file");
+    bytes[3] ^= 1;
+    fs::write(path, bytes).expect("damage");
+    let file = fs::File::options().append(true).open(path).expect("a file");
+    file.set_modified(modified.expect("a time"))
+        .expect("a time");
+}
+
+#[tokio::test]
+async fn damage_that_only_the_bytes_tell_is_found_while_they_are_read() {
+    for offset in [0, 1, 10, SIZE] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(folder.path()).await;
+        put(&store, BYTES).await;
+        assert_eq!(all(&store).await.expect("an artifact"), BYTES);
+        flip_a_bit(&final_path(folder.path()));
+        assert_eq!(stat(&store).await, THERE, "nobody has read it since");
+        let mut reader = store.read(&digest(BYTES), offset).await.expect("a reader");
+        let ended = loop {
+            match reader.next(7).await {
+                Ok(piece) if piece.is_empty() => break Ok(()),
+                Ok(_) => {}
+                Err(fault) => break Err(fault),
+            }
+        };
+        assert!(
+            matches!(ended, Err(ArtifactError::Damaged { .. })),
+            "{offset}: {ended:?}"
+        );
+        let found = stat(&store).await;
+        assert!(found.damaged && !found.complete, "{found:?}");
+        put(&store, BYTES).await;
+        assert_eq!(all(&store).await.expect("an artifact"), BYTES);
+    }
+}
+
+#[tokio::test]
+async fn a_folder_under_the_name_of_an_artifact_is_damage_and_an_upload_takes_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    let path = final_path(folder.path());
+    fs::create_dir_all(path.join("deep")).expect("a folder");
+    let found = stat(&store).await;
+    assert!(found.damaged && !found.complete, "{found:?}");
+    let fault = all(&store).await.expect_err("no artifact");
+    assert!(
+        matches!(fault, ArtifactError::Damaged { .. }) && fault.to_string().contains("no file"),
+        "{fault}"
+    );
+    put(&store, BYTES).await;
+    assert_eq!(all(&store).await.expect("an artifact"), BYTES);
+    assert!(path.with_extension("damaged").join("deep").is_dir());
+}
+
 #[tokio::test]
 async fn an_upload_that_broke_off_is_gone_on_with_after_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");

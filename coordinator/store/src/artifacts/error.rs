@@ -11,11 +11,11 @@ use super::digest::Digest256;
 pub enum ArtifactError {
     #[error("there is no artifact {0}")]
     Missing(Digest256),
-    #[error("artifact {digest} is damaged at {path}: its bytes hash to {found}; upload it again")]
+    #[error("artifact {digest} is damaged at {path}: {fault}; upload it again")]
     Damaged {
         digest: Digest256,
         path: PathBuf,
-        found: String,
+        fault: String,
     },
     #[error(
         "upload of {digest}: expected offset {expected}, got {offset}; query the size and resume"

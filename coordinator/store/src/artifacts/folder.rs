@@ -28,7 +28,7 @@ pub(super) struct Folder {
 pub(super) enum Found {
     Nothing,
     Right { bytes: u64 },
-    Damaged { found: String },
+    Damaged { fault: String },
 }
 
 impl Folder {
@@ -83,6 +83,29 @@ impl Folder {
         Ok(())
     }
 
+    /// The bytes of `file`, which was opened under the final name, hash to `found`. One that has
+    /// taken its place since is another state of the file.
+    pub fn condemn(&self, digest: &Digest256, file: &File, found: &str) -> io::Result<()> {
+        let stamp = Stamp::of(&file.metadata()?);
+        self.hashes.set(digest, stamp, found.to_owned());
+        Ok(())
+    }
+
+    /// Moves aside what lies under the final name and is no file: no file can take its place.
+    pub fn clear_name(&self, digest: &Digest256) -> io::Result<()> {
+        let path = self.final_path(digest);
+        if !path.is_dir() {
+            return Ok(());
+        }
+        let aside = path.with_extension("damaged");
+        tracing::warn!(
+            "{} is a folder, where an artifact belongs; it is moved to {}",
+            path.display(),
+            aside.display()
+        );
+        fs::rename(&path, &aside)
+    }
+
     /// Looks at the file of `digest`; hashes its bytes if they were not hashed before.
     pub fn find(&self, digest: &Digest256) -> io::Result<Found> {
         let path = self.final_path(digest);
@@ -90,6 +113,10 @@ impl Folder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             other => other?,
         };
+        if !meta.is_file() {
+            let fault = "what lies there is no file".to_owned();
+            return Ok(Found::Damaged { fault });
+        }
         let stamp = Stamp::of(&meta);
         let found = self.hashes.get(digest, stamp, || {
             let found = hex::encode(hash_of(&path)?.finalize());
@@ -100,7 +127,8 @@ impl Folder {
         if found == digest.as_str() {
             Ok(Found::Right { bytes: stamp.bytes })
         } else {
-            Ok(Found::Damaged { found })
+            let fault = format!("its bytes hash to {found}");
+            Ok(Found::Damaged { fault })
         }
     }
 

@@ -135,15 +135,16 @@ impl ArtifactStore {
         digest: &Digest256,
         offset: u64,
     ) -> Result<ArtifactReader, ArtifactError> {
-        let path = self.folder.final_path(digest);
         match self.find(digest).await? {
             Found::Nothing => Err(ArtifactError::Missing(digest.clone())),
-            Found::Damaged { found } => Err(ArtifactError::Damaged {
+            Found::Damaged { fault } => Err(ArtifactError::Damaged {
                 digest: digest.clone(),
-                path,
-                found,
+                path: self.folder.final_path(digest),
+                fault,
             }),
-            Found::Right { bytes } => ArtifactReader::open(digest.clone(), path, bytes, offset),
+            Found::Right { bytes } => {
+                ArtifactReader::open(self.folder.clone(), digest.clone(), bytes, offset)
+            }
         }
     }
 

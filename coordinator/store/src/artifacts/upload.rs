@@ -225,6 +225,7 @@ impl Own {
         let named = self
             .folder
             .make_shelf(&self.digest)
+            .and_then(|()| self.folder.clear_name(&self.digest))
             .and_then(|()| fs::rename(&self.path, &path));
         named.map_err(|e| self.failed(e))?;
         self.fate = Fate::Published;
