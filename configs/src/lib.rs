@@ -30,6 +30,7 @@ mod rewrite;
 mod schema;
 mod template;
 mod validate;
+mod visible;
 mod words;
 mod yaml;
 
@@ -49,3 +50,4 @@ pub use schema::{
     TargetModule, TooLong, TrainingConfig, TrainingSection,
 };
 pub use template::{template, unlikely_template};
+pub use visible::has_visible;

@@ -4,6 +4,7 @@ use crate::agree;
 use crate::faults::{Fault, Faults};
 use crate::ranges::RANGES;
 use crate::schema::{LONGEST_NAME, TrainingConfig};
+use crate::visible::has_visible;
 
 /// Every fault of `config`; whoever knows its places puts them in order.
 pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
@@ -27,12 +28,19 @@ pub(crate) fn validate(config: &TrainingConfig) -> Vec<Fault> {
 }
 
 fn name(config: &TrainingConfig, faults: &mut Faults) {
-    let length = config.name.as_deref().unwrap_or_default().chars().count();
+    let name = config.name.as_deref().unwrap_or_default();
+    let length = name.chars().count();
     faults.require(
         length <= LONGEST_NAME,
         "name",
         || format!("`name` has {length} characters, more than {LONGEST_NAME}"),
         "shorten it; a job is found by its number",
+    );
+    faults.require(
+        name.is_empty() || has_visible(name),
+        "name",
+        || "`name` has no character that can be seen".into(),
+        "give one that people can read, or none",
     );
 }
 

@@ -214,7 +214,7 @@ pub fn artifact_in(a: wire::JobArtifact) -> Result<domain::Artifact, CallError> 
     Digest256::from_str(&a.digest)?;
     Ok(domain::Artifact {
         kind: names::artifact_kind_in(&a.kind)?,
-        name: a.name,
+        name: names::artifact_name(a.name)?,
         digest: a.digest,
         size: a.size,
         step: a.step,

@@ -1,5 +1,6 @@
 //! Words of the wire that take a few values, as the engine's types and back.
 
+use qlora_config::has_visible;
 use qlora_engine as domain;
 use qlora_proto as wire;
 
@@ -76,6 +77,30 @@ pub fn event_kind(kind: domain::JournalKind) -> wire::EventKind {
     }
 }
 
+/// Characters of an artifact's name, at the most.
+const LONGEST_ARTIFACT_NAME: usize = 200;
+
+/// The name of an artifact, which others may make a file of.
+pub fn artifact_name(name: String) -> Result<String, CallError> {
+    let is_of_a_file = !matches!(name.as_str(), "." | "..")
+        && !name
+            .chars()
+            .any(|c| c.is_control() || matches!(c, '/' | '\\'));
+    if is_of_a_file && has_visible(&name) && name.chars().count() <= LONGEST_ARTIFACT_NAME {
+        return Ok(name);
+    }
+    let shown: String = name.chars().take(LONGEST_ARTIFACT_NAME).collect();
+    Err(CallError::Invalid(format!(
+        "an artifact's name is 1 to {LONGEST_ARTIFACT_NAME} characters without slashes and control characters, not `{}`",
+        shown.escape_default()
+    )))
+}
+
+/// Of `what` that nobody can see.
+pub fn invisible(what: &str) -> CallError {
+    CallError::Invalid(format!("{what} has no character that can be seen"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +123,28 @@ mod tests {
             wire::EventKind::Lost => domain::JournalKind::Lost,
             wire::EventKind::Removed => domain::JournalKind::Removed,
             wire::EventKind::SetAside => domain::JournalKind::SetAside,
+        }
+    }
+
+    #[test]
+    fn an_artifact_has_the_name_of_a_file() {
+        for name in ["checkpoint-000010.tar", "an adapter", "\u{65e5}"] {
+            assert_eq!(artifact_name(name.into()).expect(name), name);
+        }
+        let long = "x".repeat(LONGEST_ARTIFACT_NAME + 1);
+        for name in [
+            "",
+            "..",
+            "../x",
+            "a/b",
+            "a\\b",
+            "a\nb",
+            "\x1b[2J",
+            "\u{200b}",
+            long.as_str(),
+        ] {
+            let fault = artifact_name(name.into()).expect_err(name).to_string();
+            assert!(!fault.contains('\x1b') && !fault.contains('\n'), "{fault}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use qlora_config::{LONGEST_NAME, ResolvedConfig};
+use qlora_config::{LONGEST_NAME, ResolvedConfig, has_visible};
 use qlora_engine as domain;
 use qlora_engine::{Event, Needs};
 use qlora_proto::job_service_server::JobService;
@@ -321,6 +321,9 @@ impl<S: JobStore> Services<S> {
                 "a job's name has {LONGEST_NAME} characters at the most"
             )));
         }
+        if !(request.name.is_empty() || has_visible(&request.name)) {
+            return Err(names::invisible("a job's name"));
+        }
         match request.kind() {
             JobKind::Noop => Ok(domain::JobSpec {
                 kind: domain::JobKind::Noop,
@@ -405,6 +408,7 @@ impl<S: JobStore> Services<S> {
             }
             if file.name.chars().count() > LONGEST_FILE_NAME
                 || file.name.chars().any(char::is_control)
+                || !(file.name.is_empty() || has_visible(&file.name))
             {
                 let fault = format!(
                     "the file with the role {} has a name that is too long or not printable",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qlora_config::has_visible;
 use qlora_engine as domain;
 use qlora_engine::{Event, SessionId, Token, Wanted};
 use qlora_proto::synchronize_response::Wanted as WireWanted;
@@ -14,9 +15,9 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use crate::clock::now;
-use crate::convert;
 use crate::driver::{Handle, Waiter};
 use crate::error::CallError;
+use crate::{convert, names};
 
 /// The longest that an answer is held; below every lease, so that holding renews it.
 const LONGEST_HOLD: Duration = Duration::from_secs(20);
@@ -40,6 +41,9 @@ impl<S: JobStore> WorkerService for Services<S> {
             return Err(Status::invalid_argument(format!(
                 "a worker's name has {LONGEST_NAME} letters at the most"
             )));
+        }
+        if !has_visible(&request.name) {
+            return Err(names::invisible("a worker's name").into());
         }
         let platform = request
             .platform
@@ -151,15 +155,20 @@ impl<S: JobStore> WorkerService for Services<S> {
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         self.job_of(session, token).await?;
         let digest = artifact.digest.parse().map_err(CallError::Digest)?;
-        if !self
+        let stat = self
             .artifacts
             .stat(&digest)
             .await
-            .map_err(CallError::from)?
-            .complete
-        {
+            .map_err(CallError::from)?;
+        if !stat.complete {
             return Err(Status::failed_precondition(format!(
                 "artifact {digest} has not been uploaded"
+            )));
+        }
+        if stat.size != artifact.size {
+            return Err(Status::invalid_argument(format!(
+                "artifact {digest} has {} bytes, not {}",
+                stat.size, artifact.size
             )));
         }
         self.driver

@@ -10,8 +10,12 @@ use std::io::{self, Write as _};
 /// being seen.
 fn acts(c: char) -> bool {
     let changes_order = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}');
+    // Joiners and selectors make letters and pictures what they are; these make nothing that is seen,
+    // and a name with one looks like the name without.
+    let hides = matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}');
     c.is_control()
         || changes_order
+        || hides
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
 }
 
@@ -114,7 +118,7 @@ mod tests {
 
     /// What a terminal acts on: escape sequences in both spellings, returns, bells, changes of
     /// direction, line ends.
-    const HOSTILE: [&str; 9] = [
+    const HOSTILE: [&str; 11] = [
         "\x1b[2J",
         "\u{9b}31m",
         "a\rb",
@@ -124,6 +128,8 @@ mod tests {
         "\u{2066}x\u{2069}",
         "x\u{7f}y",
         "\u{2028}",
+        "adm\u{200b}in",
+        "\u{feff}x",
     ];
 
     #[test]

@@ -4,6 +4,7 @@
 use std::fs;
 
 use qlora_client::transfer;
+use qlora_proto::{CommitArtifactRequest, JobArtifact};
 use qlora_tests::World;
 use tonic::Code;
 
@@ -162,5 +163,54 @@ fn a_store_that_fails_for_a_moment_is_tried_again() {
             .expect("a task")
             .expect("an upload that is tried again");
         assert!(speaker.stat(&digest).await.complete);
+    });
+}
+
+#[test]
+fn a_commit_is_of_what_was_uploaded_and_nobody_has_a_name_that_is_none() {
+    run(async {
+        let world = World::new(&[]);
+        let speaker = Speaker::new(&world);
+        speaker.submit("x").await.expect("a job");
+        let unseen = "\u{200b}\u{feff}";
+        for refused in [
+            speaker.submit(unseen).await.map(drop),
+            speaker.register(unseen).await.map(drop),
+        ] {
+            assert_eq!(refused.expect_err("a name").code(), Code::InvalidArgument);
+        }
+        let session = speaker.register("a").await.expect("a session");
+        let token = speaker.start(session).await.token;
+        let (_, bytes, digest, size) = file(&world);
+        let upload = Upload::begin(&speaker, &digest, size, (session, token)).await;
+        upload.send(&bytes).await;
+        upload.end().await.expect("an upload");
+        let commit = async |name: &str, size: u64| {
+            let artifact = JobArtifact {
+                kind: "adapter".into(),
+                name: name.into(),
+                digest: digest.clone(),
+                size,
+                ..JobArtifact::default()
+            };
+            let request = CommitArtifactRequest {
+                session,
+                token,
+                artifact: Some(artifact),
+            };
+            let mut workers = speaker.0.workers.clone();
+            let taken = workers.commit_artifact(request).await;
+            taken.map(drop).map_err(|status| status.code())
+        };
+        for (name, size) in [
+            ("a.tar", size + 1),
+            ("../a.tar", size),
+            ("a\nb", size),
+            ("", size),
+        ] {
+            let refused = commit(name, size).await;
+            assert_eq!(refused, Err(Code::InvalidArgument), "{name}");
+        }
+        assert_eq!(commit("a.tar", size).await, Ok(()));
     });
 }
