@@ -413,6 +413,36 @@ fn a_training_process_that_hangs_is_replaced_and_goes_on_from_its_checkpoint() {
 }
 
 #[test]
+fn what_is_reported_while_the_coordinator_is_away_survives_the_kill_of_both() {
+    let mut world = World::new(&["--lease", "120"]);
+    let state = world.path("same");
+    let mut worker = world.worker_in("a", &state, &[]);
+    let id = world.submit(&world.config(&LONG.replace("400", "100000")), &[]);
+    world.wait(id, "a checkpoint", checkpointed);
+    world.coordinator.kill();
+    let record = || {
+        let mut folders = fs::read_dir(state.join("jobs")).ok()?;
+        let folder = folders.find_map(Result::ok)?.path();
+        folder.join("handover.json").exists().then_some(())
+    };
+    wait_until("what is left to hand in", record);
+    worker.kill();
+    world.restart_coordinator();
+    let known = world.job(id)["step"].as_u64();
+    let _again = world.worker_in("a", &state, &[]);
+    let job = world.wait(id, "a second attempt", |job| {
+        job["attempts"].as_array().map(Vec::len) == Some(2)
+    });
+    let first = job["attempts"][0]["outcome"].as_str().expect("an outcome");
+    assert!(
+        first.starts_with("lost: the worker ended while the coordinator was away"),
+        "{job:#}"
+    );
+    let told = steps(&world, id).into_iter().max();
+    assert!(told > known, "{told:?} {known:?}");
+}
+
+#[test]
 fn a_training_process_that_stands_still_is_not_waited_for_when_it_is_to_stop() {
     let mut world = World::new(&[]);
     let mut worker = world.worker("a", &[]);

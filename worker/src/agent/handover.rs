@@ -1,10 +1,12 @@
 //! What an attempt leaves on disk when its worker ends before its coordinator has all of it.
 //!
 //! When the training process has ended, a file beside what it saved says how it ended and what that
-//! is. A worker that is stopped or killed before it has delivered everything delivers it after its
-//! next start, if the attempt is still its own: its lease holds, or the coordinator was away as
-//! well. The same applies when another coordinator has taken the place of the attempt's own: the
-//! rest is kept until the attempt's own coordinator answers again.
+//! is. While the coordinator is away the file is written earlier, and says that the worker was lost:
+//! that is what the attempt comes to if the worker is killed then. A worker that is stopped or
+//! killed before it has delivered everything delivers it after its next start, if the attempt is
+//! still its own: its lease holds, or the coordinator was away as well. The same applies when
+//! another coordinator has taken the place of the attempt's own: the rest is kept until the
+//! attempt's own coordinator answers again.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -110,6 +112,18 @@ pub fn write(
 /// Keeps the reports of the attempt in `folder` that are not delivered.
 pub fn keep_reports(outbox: &Outbox, folder: &Path) -> io::Result<()> {
     partial::write_with(&folder.join(REPORTS), |partial| outbox.keep(partial))
+}
+
+/// Takes back what [`write`] wrote of an attempt that goes on: its coordinator hears of it again.
+pub fn take_back(folder: &Path) {
+    for name in [RECORD, REPORTS] {
+        match fs::remove_file(folder.join(name)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                tracing::warn!("{name} in {} cannot be removed: {e}", folder.display());
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Why what lies in a folder cannot be delivered.
@@ -393,6 +407,20 @@ mod tests {
             );
         }
         assert!(!folders[0].exists() && !kept.is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_back_is_not_delivered() {
+        let state = tempfile::tempdir().expect("a folder");
+        let folder = state.path().join("jobs/1-7");
+        fs::create_dir_all(&folder).expect("a folder");
+        let (of, reports) = (whose("1", "a", 1, 7), Outbox::default());
+        for _ in 0..2 {
+            write(&of, &stopped(), &[], (&reports, &folder)).expect("a record");
+            assert!(find(&folder).is_some());
+        }
+        take_back(&folder);
+        assert!(folder.is_dir() && find(&folder).is_none());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What an attempt has to report, in numbered batches, kept until the coordinator has it.
 //!
-//! It is kept in memory and is bounded: an attempt never outlives its lease, so at most the reports
-//! of one lease gather while the coordinator is away. If there are too many lines, the oldest are
-//! dropped, and the log says so. A worker that ends while the coordinator is away writes the rest
-//! to disk.
+//! It is kept in memory and is bounded in bytes: an attempt never outlives its lease, so at most the
+//! reports of one lease gather while the coordinator is away. If there are too many lines, the
+//! oldest are dropped, then points of metrics, and the log says how many. While the coordinator is
+//! away a copy lies on disk, for the next start of a worker that is killed.
 
 mod pending;
 
@@ -16,7 +16,7 @@ use prost::Message;
 use qlora_proto::{LogLine, Progress, ReportRequest};
 use tokio::sync::Notify;
 
-use self::pending::{Pending, push};
+use self::pending::Pending;
 use super::current::Current;
 use super::progress::Entry;
 use qlora_client::Client;
@@ -24,6 +24,8 @@ use qlora_client::retry::{Verdict, judge, until_answered};
 
 /// Things that gather within this time travel together.
 const GATHER: Duration = Duration::from_millis(200);
+/// A coordinator that takes nothing for so long is away.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// Who reports.
 #[derive(Debug, Clone)]
@@ -49,7 +51,7 @@ impl Outbox {
     pub fn add(&self, entry: Entry, progress: &Progress) {
         let mut pending = self.pending();
         if let Some(point) = entry.metric {
-            push(&mut pending.metrics, point);
+            pending.metric(point);
         }
         entry.log.into_iter().for_each(|line| pending.log(line));
         entry
@@ -85,8 +87,15 @@ impl Outbox {
                 self.empty.notify_waiters();
                 return;
             }
-            self.pending().numbered.pop_front();
+            self.pending().delivered();
         }
+    }
+
+    /// Whether the coordinator has not taken a batch for a while.
+    pub fn is_stuck(&self) -> bool {
+        self.pending()
+            .sent()
+            .is_some_and(|sent| sent.elapsed() >= AWAY)
     }
 
     /// Writes a copy of what is not delivered to `path`, in the batches in which it is going to be
@@ -188,6 +197,17 @@ mod tests {
 
     fn logs(batch: &ReportRequest) -> Vec<&str> {
         batch.logs.iter().map(|line| line.text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_coordinator_is_away_that_does_not_take_what_was_sent() {
+        let outbox = Outbox::default();
+        outbox.log(line(LogLevel::Info, "x".into()));
+        assert!(!outbox.is_stuck() && outbox.pending().sent().is_none());
+        outbox.pending().next().expect("a batch");
+        assert!(!outbox.is_stuck() && outbox.pending().sent().is_some());
+        outbox.pending().delivered();
+        assert!(outbox.pending().sent().is_none());
     }
 
     #[test]

@@ -28,6 +28,9 @@ use super::stopping::{StopBy, Stopping, Stops, Urgency, told_to};
 use crate::child::Line;
 use crate::process_group::{Listening, Rendezvous};
 
+/// How often it is looked whether the coordinator takes what is reported.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// The task behind an [`Attempt`](super::attempt::Attempt).
 pub(super) struct Work {
     pub whose: Whose,
@@ -163,6 +166,24 @@ impl Work {
         }
     }
 
+    /// While the coordinator is away, writes down what would be lost if this worker were killed;
+    /// `spooled` says whether that was done before, and the answer whether it is now.
+    fn spool(&self, spooled: bool) -> bool {
+        let is_stuck = self.outbox.is_stuck();
+        if is_stuck {
+            self.write_handover(&ExitStatus {
+                resumes: true,
+                ..ExitStatus::of(
+                    Outcome::Lost,
+                    "the worker ended while the coordinator was away",
+                )
+            });
+        } else if spooled {
+            handover::take_back(&self.folder);
+        }
+        is_stuck
+    }
+
     /// Listens to the child until it has nothing more to say.
     async fn follow(&mut self, process: &mut Process, saved: mpsc::UnboundedSender<Saved>) -> Last {
         let mut tracker = Tracker::default();
@@ -173,6 +194,7 @@ impl Work {
         let mut leases = self.leases.clone();
         leases.mark_changed();
         let mut heard = tokio::time::Instant::now();
+        let (mut look, mut spooled) = (heard + LOOK, false);
         loop {
             let patience = self
                 .options
@@ -204,6 +226,11 @@ impl Work {
                 }
                 Some(found) = rendezvous.recv() => {
                     process.tell_rendezvous(&found);
+                    continue;
+                }
+                () = at(Some(look)) => {
+                    spooled = self.spool(spooled);
+                    look = tokio::time::Instant::now() + LOOK;
                     continue;
                 }
                 received = process.next() => match received {

@@ -1,6 +1,7 @@
 //! What waits to be reported, and the batches in which it travels.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use prost::Message;
 use qlora_proto::{LogLevel, LogLine, MetricPoint, Progress, ReportRequest, Sample};
@@ -11,23 +12,58 @@ use crate::agent::progress::line;
 const BATCH: usize = 1 << 20;
 /// Bytes of a line or of a sample's text; what is longer is cut.
 const LONGEST_TEXT: usize = 64 << 10;
-/// Lines, points and samples that are kept, of each.
-const KEPT: usize = 50_000;
+/// Bytes of memory that all that waits may take.
+const KEPT: usize = 64 << 20;
+/// What a line, point or sample takes beside its own bytes, about.
+const BESIDE: usize = 256;
 
 /// What waits, and what has got its number.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Pending {
-    pub metrics: VecDeque<MetricPoint>,
+    metrics: VecDeque<MetricPoint>,
     logs: VecDeque<LogLine>,
     samples: VecDeque<Sample>,
     pub progress: Option<Progress>,
-    /// Lines that had to go.
-    left_out: usize,
+    /// Memory that lines, points and samples take.
+    bytes: usize,
+    left_out: LeftOut,
     /// The greatest number that a batch has got.
     pub number: u64,
     /// Batches that have got theirs; the first is on its way.
     pub numbered: VecDeque<ReportRequest>,
+    /// Since when the first of them is on its way.
+    sent: Option<Instant>,
     pub refused: bool,
+}
+
+/// What had to go.
+#[derive(Debug, Default, Clone, Copy)]
+struct LeftOut {
+    lines: usize,
+    points: usize,
+    samples: usize,
+}
+
+impl LeftOut {
+    /// For the log; none where nothing had to.
+    fn told(self) -> Option<String> {
+        let parts = [
+            (self.lines, "older lines"),
+            (self.points, "points of metrics"),
+            (self.samples, "older answers"),
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{n} {what}"))
+            .collect();
+        (!parts.is_empty()).then(|| {
+            format!(
+                "{} were left out: too many waited for the coordinator",
+                parts.join(", ")
+            )
+        })
+    }
 }
 
 impl Pending {
@@ -48,14 +84,57 @@ impl Pending {
 
     pub fn log(&mut self, mut line: LogLine) {
         cut(&mut line.text);
-        self.left_out += push(&mut self.logs, line);
+        self.bytes += weight(&line);
+        self.logs.push_back(line);
+        self.bound();
+    }
+
+    pub fn metric(&mut self, point: MetricPoint) {
+        self.bytes += weight(&point);
+        self.metrics.push_back(point);
+        self.bound();
     }
 
     pub fn sample(&mut self, mut sample: Sample) {
         [&mut sample.prompt, &mut sample.wanted, &mut sample.answer]
             .into_iter()
             .for_each(cut);
-        push(&mut self.samples, sample);
+        self.bytes += weight(&sample);
+        self.samples.push_back(sample);
+        self.bound();
+    }
+
+    /// Makes room: the oldest lines go first, then points are thinned out, then the oldest samples
+    /// go.
+    fn bound(&mut self) {
+        while self.bytes > KEPT {
+            if let Some(line) = self.logs.pop_front() {
+                self.bytes = self.bytes.saturating_sub(weight(&line));
+                self.left_out.lines += 1;
+            } else if self.metrics.len() > 1 {
+                self.thin_out();
+            } else if let Some(sample) = self.samples.pop_front() {
+                self.bytes = self.bytes.saturating_sub(weight(&sample));
+                self.left_out.samples += 1;
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Leaves every second point out, and never the newest.
+    fn thin_out(&mut self) {
+        let (all, mut position, mut gone) = (self.metrics.len(), 0_usize, 0);
+        self.metrics.retain(|point| {
+            position += 1;
+            let stays = (all - position).is_multiple_of(2);
+            if !stays {
+                gone += weight(point);
+            }
+            stays
+        });
+        self.bytes = self.bytes.saturating_sub(gone);
+        self.left_out.points += all - self.metrics.len();
     }
 
     /// What is to be sent next, with its number: what may not have arrived, and then what waits.
@@ -63,7 +142,21 @@ impl Pending {
         if self.numbered.is_empty() && !self.is_empty() {
             self.number_one();
         }
+        if !self.numbered.is_empty() {
+            self.sent.get_or_insert_with(Instant::now);
+        }
         self.numbered.front().cloned()
+    }
+
+    /// The first batch has arrived, or is given up.
+    pub fn delivered(&mut self) {
+        self.numbered.pop_front();
+        self.sent = None;
+    }
+
+    /// Since when the first batch is on its way.
+    pub fn sent(&self) -> Option<Instant> {
+        self.sent
     }
 
     pub fn number_one(&mut self) {
@@ -77,18 +170,19 @@ impl Pending {
 
     /// Up to [`BATCH`] bytes of what waits, oldest first.
     fn batch(&mut self) -> ReportRequest {
-        if self.left_out > 0 {
-            let text = format!(
-                "{} older lines were left out: too many waited for the coordinator",
-                self.left_out
-            );
-            self.logs.push_front(line(LogLevel::Warn, text));
-            self.left_out = 0;
+        if let Some(text) = std::mem::take(&mut self.left_out).told() {
+            let line = line(LogLevel::Warn, text);
+            self.bytes += weight(&line);
+            self.logs.push_front(line);
         }
         let mut room = BATCH;
         let metrics = take(&mut self.metrics, &mut room);
         let logs = take(&mut self.logs, &mut room);
         let samples = take(&mut self.samples, &mut room);
+        let taken = metrics.iter().map(weight).sum::<usize>()
+            + logs.iter().map(weight).sum::<usize>()
+            + samples.iter().map(weight).sum::<usize>();
+        self.bytes = self.bytes.saturating_sub(taken);
         let mut progress = self.progress.take();
         if !samples.is_empty() {
             progress.get_or_insert_default().samples = samples;
@@ -102,12 +196,9 @@ impl Pending {
     }
 }
 
-/// Adds to what is kept; how many of the oldest had to go for it.
-pub(super) fn push<T>(kept: &mut VecDeque<T>, new: T) -> usize {
-    kept.push_back(new);
-    let above = kept.len().saturating_sub(KEPT);
-    kept.drain(..above);
-    above
+/// Memory that `item` takes, about.
+fn weight<T: Message>(item: &T) -> usize {
+    item.encoded_len() + BESIDE
 }
 
 /// The first of what waits, for as long as there is `room`; one at least.
@@ -182,14 +273,36 @@ mod tests {
     #[test]
     fn of_too_many_lines_the_oldest_go_and_the_log_says_so() {
         let mut pending = Pending::default();
-        (0..KEPT + 3).for_each(|i| pending.log(line(LogLevel::Info, i.to_string())));
+        let text = |i: usize| format!("{i} {}", "x".repeat(60_000));
+        (0..2 * KEPT / 60_000).for_each(|i| pending.log(line(LogLevel::Info, text(i))));
+        assert!(pending.bytes <= KEPT && pending.bytes > KEPT - (1 << 20));
+        let gone = pending.left_out.lines;
         let first = pending.batch();
-        assert_eq!(
-            logs(&first)[..2],
-            [
-                "3 older lines were left out: too many waited for the coordinator",
-                "3"
-            ]
-        );
+        let told = format!("{gone} older lines were left out: too many waited for the coordinator");
+        assert_eq!(logs(&first)[..2], [told, text(gone)]);
+        while !pending.is_empty() {
+            pending.batch();
+        }
+        assert_eq!(pending.bytes, 0);
+    }
+
+    #[test]
+    fn points_outlive_lines_and_are_thinned_out_from_one_end_to_the_other() {
+        let mut pending = Pending::default();
+        pending.log(line(LogLevel::Info, "a line".into()));
+        let points = KEPT / BESIDE;
+        for step in 1..=points as u64 {
+            pending.metric(MetricPoint {
+                step,
+                ..MetricPoint::default()
+            });
+        }
+        assert!(pending.bytes <= KEPT && pending.logs.is_empty());
+        assert_eq!(pending.left_out.lines, 1);
+        let left = pending.metrics.len();
+        assert!(left > points / 3 && left + pending.left_out.points == points);
+        let first = pending.metrics.front().map(|point| point.step);
+        let last = pending.metrics.back().map(|point| point.step);
+        assert!(first <= Some(2) && last == Some(points as u64), "{first:?}");
     }
 }
