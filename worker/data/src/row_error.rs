@@ -14,6 +14,8 @@ pub enum RowError {
         "the row holds neither `messages`, nor `conversations`, nor `instruction` and `output`, nor `prompt` and `completion`, nor `text`"
     )]
     NoMessages,
+    #[error("`{0}` is empty: there is nothing to train on")]
+    EmptyKey(&'static str),
     #[error("the row holds both `{0}` and `{1}`; keep the one to train on")]
     TwoShapes(&'static str, &'static str),
     #[error("`{key}` {fault}")]

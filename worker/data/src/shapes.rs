@@ -71,6 +71,7 @@ const OF_SHAPES: [&str; 12] = [
 
 /// Takes the messages or the text out of `row`.
 pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError> {
+    let empty = empty_key(row);
     prune_top(row);
     refused(row)?;
     let has = |key: &str| {
@@ -100,7 +101,7 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
         {
             return Err(RowError::Empty);
         }
-        [] => return Err(RowError::NoMessages),
+        [] => return Err(empty.map_or(RowError::NoMessages, RowError::EmptyKey)),
     };
     only_of(shape, row)?;
     let messages = match shape {
@@ -110,6 +111,22 @@ pub(crate) fn recognize(row: &mut Map<String, Value>) -> Result<Shape, RowError>
         listed => list(row, listed)?.into_iter().map(turn).collect(),
     };
     with_system(row, messages).map(Shape::Chat)
+}
+
+/// The first key of a shape that is there and holds nothing.
+fn empty_key(row: &Map<String, Value>) -> Option<&'static str> {
+    let keys = [
+        "messages",
+        "conversations",
+        "conversation",
+        "instruction",
+        "output",
+        "prompt",
+        "completion",
+        "text",
+    ];
+    keys.into_iter()
+        .find(|key| row.get(*key).is_some_and(|value| !holds_something(value)))
 }
 
 /// Refuses keys of other shapes than that whose first key is `shape`.

@@ -26,9 +26,25 @@ pub fn parse(text: &str) -> Result<Value, serde_json::Error> {
         at: 0,
     };
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Strict(Some(&mut numbers)).deserialize(&mut deserializer)?;
+    let value = Strict(Some(&mut numbers)).deserialize(&mut deserializer);
+    let value = value.map_err(half_characters_named)?;
     deserializer.end()?;
     Ok(value)
+}
+
+/// `error` in words that name half of a character, where it is one: JSON writes characters beyond
+/// U+FFFF as two, and Python writes what is left of a text that was cut between them.
+fn half_characters_named(error: serde_json::Error) -> serde_json::Error {
+    let text = error.to_string();
+    let of_halves = [
+        "lone leading surrogate in hex escape",
+        "unexpected end of hex escape",
+    ];
+    let Some(place) = of_halves.iter().find_map(|fault| text.strip_prefix(fault)) else {
+        return error;
+    };
+    let fault = "a lone surrogate, one half of a character such as \\ud83d without the other; write the whole character, or leave it out";
+    serde_json::Error::custom(format!("{fault}{place}"))
 }
 
 /// The value of a settings file, whose keys stand once. Its numbers may be longer than 64 bits:
@@ -230,6 +246,11 @@ mod tests {
             (r#"{"n": 18446744073709551616}"#, "18446744073709551616"),
             ("[1e999]", "number out of range"),
             ("[NaN]", "expected"),
+            (r#"["a \ud83d"]"#, "a lone surrogate"),
+            (r#"["\ud83d\n"]"#, "a lone surrogate"),
+            (r#"["\ud83d\u0041"]"#, "a lone surrogate"),
+            (r#"["\ude00"]"#, "a lone surrogate"),
+            (r#"{"\ud83d": 1}"#, "at line 1 column"),
             ("[1] 2", "trailing"),
         ] {
             let fault = parse(text).expect_err(text).to_string();

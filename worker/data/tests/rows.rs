@@ -55,7 +55,23 @@ fn lines_arrays_and_compressed_files_give_the_same_rows_whatever_their_names() {
         ("array", pretty.clone().into_bytes()),
         ("dense", Value::from(wanted()).to_string().into_bytes()),
         ("gzip", gzip.finish().expect("bytes")),
-        ("zstd", zstd),
+        ("zstd", zstd.clone()),
+        (
+            "skipped",
+            [
+                b"\x50\x2a\x4d\x18\x04\0\0\0abcd".as_slice(),
+                zstd.as_slice(),
+            ]
+            .concat(),
+        ),
+        (
+            "skipped twice",
+            [
+                b"\x5f\x2a\x4d\x18\0\0\0\0\x53\x2a\x4d\x18\x01\0\0\0a".as_slice(),
+                zstd.as_slice(),
+            ]
+            .concat(),
+        ),
     ] {
         assert_eq!(values(&put(name, &bytes)), wanted(), "{name}");
     }
@@ -405,4 +421,90 @@ fn parquet_rows_leave_out_what_is_null() {
             json!({"messages": [{"role": "user", "content": "r"}, {"role": "assistant"}]})
         )
     );
+}
+
+#[test]
+fn files_that_begin_as_rows_are_named_whatever_they_are_called() {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(lines().as_bytes()).expect("bytes");
+    let gzip = gzip.finish().expect("bytes");
+    let zstd = zstd::encode_all(lines().as_bytes(), 3).expect("bytes");
+    for (name, bytes) in [
+        ("b.txt", lines().into_bytes()),
+        ("data", lines().into_bytes()),
+        ("part-0", format!("[\n  {}]", wanted()[0]).into_bytes()),
+        ("a.json5", b"{messages: []}".to_vec()),
+        ("b.gz", gzip.clone()),
+        ("b", gzip),
+        ("b.zst", zstd),
+        ("c", parquet_file()),
+    ] {
+        let home = tempfile::tempdir().expect("a folder");
+        fs::write(home.path().join("a.jsonl"), lines()).expect("a file");
+        fs::write(home.path().join(name), &bytes).expect("a file");
+        let fault = open(home.path(), "set").err().expect(name).to_string();
+        assert!(
+            fault.starts_with(&format!("set/{name}: looks like rows")),
+            "{fault}"
+        );
+        let outer = tempfile::tempdir().expect("a folder");
+        fs::write(outer.path().join("a.jsonl"), lines()).expect("a file");
+        fs::create_dir(outer.path().join("more")).expect("a folder");
+        fs::write(outer.path().join("more").join(name), &bytes).expect("a file");
+        let fault = open(outer.path(), "set").err().expect(name).to_string();
+        assert!(
+            fault.starts_with("set/more: is a folder that holds rows"),
+            "{fault}"
+        );
+    }
+    for (name, text) in [
+        ("README.md", "[![badge](a.svg)](b)"),
+        ("notes.txt", "Rows of 2024."),
+        ("settings.yaml", "a: 1"),
+        ("settings.ini", "[section]"),
+        ("chat_template.jinja", "{% for m in messages %}"),
+        ("checksums", ""),
+    ] {
+        let home = tempfile::tempdir().expect("a folder");
+        fs::write(home.path().join("a.jsonl"), lines()).expect("a file");
+        fs::write(home.path().join(name), text).expect("a file");
+        assert_eq!(values(home.path()), wanted(), "{name}");
+    }
+}
+
+#[test]
+fn a_folder_of_rows_to_train_on_and_rows_held_out_is_refused() {
+    let set = |names: &[&str]| {
+        let home = tempfile::tempdir().expect("a folder");
+        for name in names {
+            fs::write(home.path().join(name), lines()).expect("a file");
+        }
+        home
+    };
+    for (train, held_out) in [
+        ("train.jsonl", "test.jsonl"),
+        ("train.jsonl", "validation.jsonl"),
+        ("train-00000-of-00001.jsonl", "valid-00000-of-00001.jsonl"),
+        ("my_train.json", "my_eval.json"),
+        ("TRAIN.jsonl", "dev1.jsonl"),
+        ("training.jsonl", "val.jsonl"),
+        ("train.jsonl", "heldout.jsonl"),
+    ] {
+        let home = set(&[train, held_out]);
+        let fault = open(home.path(), "set").err().expect(held_out).to_string();
+        assert!(
+            fault.starts_with(&format!("set: `{train}` is for training and `{held_out}`"))
+                && fault.contains("give the one file, or a folder of each"),
+            "{fault}"
+        );
+    }
+    for names in [
+        &["train-0.jsonl", "train-1.jsonl"][..],
+        &["test.jsonl", "dev.jsonl"],
+        &["train.jsonl", "latest.jsonl"],
+        &["train.jsonl", "train-dev.jsonl"],
+    ] {
+        let home = set(names);
+        assert_eq!(values(home.path()).len(), 2 * names.len(), "{names:?}");
+    }
 }

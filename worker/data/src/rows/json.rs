@@ -5,11 +5,10 @@ use std::io::{self, BufRead, Cursor, Read};
 
 use serde_json::Value;
 
+use super::head::MARK;
 use super::row::{Place, ReadError, Row, Rows};
 use crate::row_error::RowError;
 use crate::strict;
-
-const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Bytes of one row with the line on which they begin.
 type Piece = Result<(usize, Vec<u8>), Fault>;

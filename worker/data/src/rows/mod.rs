@@ -5,6 +5,7 @@
 //! names. Only one row is held at a time, whatever the size of the file.
 
 mod folder;
+mod head;
 mod json;
 mod parquet;
 mod row;
@@ -50,10 +51,6 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
     }
 }
 
-const GZIP: &[u8] = &[0x1f, 0x8b];
-const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-const PARQUET: &[u8] = b"PAR1";
-
 fn open_file(path: &Path, name: &str) -> Result<Rows, ReadError> {
     let io = |source| ReadError::Io {
         file: name.to_owned(),
@@ -61,10 +58,10 @@ fn open_file(path: &Path, name: &str) -> Result<Rows, ReadError> {
     };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let start = reader.fill_buf().map_err(io)?;
-    if start.starts_with(PARQUET) {
+    if head::is_parquet(start) {
         return parquet::open(name, reader.into_inner());
     }
-    let compressed = (start.starts_with(GZIP), start.starts_with(ZSTD));
+    let compressed = (head::is_gzip(start), head::is_zstd(start));
     let plain: Box<dyn BufRead> = match compressed {
         (true, _) => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(reader))),
         (_, true) => Box::new(BufReader::new(

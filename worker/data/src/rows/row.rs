@@ -39,6 +39,14 @@ pub enum ReadError {
         "{folder}: holds no .jsonl, .ndjson, .jsonlines, .json or .parquet files, compressed or not"
     )]
     NoFiles { folder: String },
+    #[error(
+        "{folder}: `{train}` is for training and `{held_out}` is held out by their names, and the rows of a folder are read together; give the one file, or a folder of each"
+    )]
+    Splits {
+        folder: String,
+        train: String,
+        held_out: String,
+    },
 }
 
 /// Rows in order. A file that cannot be read any further gives one error; the rows of the next file

@@ -75,6 +75,26 @@ fn nothing_is_no_shape_of_its_own() {
         (json!({"x": 1}), RowError::NoMessages),
         (json!(3), RowError::NoMessages),
         (json!({"prompt": "p"}), RowError::NoMessages),
+        (
+            json!({"prompt": "", "completion": "c"}),
+            RowError::EmptyKey("prompt"),
+        ),
+        (
+            json!({"instruction": "", "output": "o"}),
+            RowError::EmptyKey("instruction"),
+        ),
+        (
+            json!({"instruction": "i", "output": null}),
+            RowError::EmptyKey("output"),
+        ),
+        (
+            json!({"messages": null, "id": 1}),
+            RowError::EmptyKey("messages"),
+        ),
+        (
+            json!({"conversations": null, "prompt": []}),
+            RowError::EmptyKey("conversations"),
+        ),
     ] {
         assert_eq!(Example::from_value(empty), Err(wanted));
     }
