@@ -4,13 +4,12 @@
 //! `nullable`, an `enum` or `const` of null); elsewhere a null argument was not given. In Parquet
 //! every missing value is null, and what is trained on must not depend on the file's format.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
-use crate::reference::resolve;
+use crate::reference::target;
 use crate::tools::function_of;
-
-/// References that are followed before a schema counts as one that says nothing.
-const HOPS: usize = 256;
 
 /// Leaves out the null arguments that stand for nothing.
 pub(crate) fn prune_arguments(messages: &mut [Value], tools: &[Value]) {
@@ -34,19 +33,13 @@ pub(crate) fn prune_arguments(messages: &mut [Value], tools: &[Value]) {
 
 /// `schemas` are those that `value` is held against.
 fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
-    let schemas: Vec<&Value> = schemas
-        .iter()
-        .flat_map(|schema| in_place(schema, root))
-        .collect();
+    let schemas = in_place(schemas, root);
     match value {
         Value::Object(object) => {
             object.retain(|key, value| {
                 let of_key = of_property(&schemas, key);
                 if value.is_null() {
-                    let mut held: Vec<&Value> = of_key
-                        .iter()
-                        .flat_map(|schema| in_place(schema, root))
-                        .collect();
+                    let mut held = in_place(&of_key, root);
                     held.retain(|schema| schema.is_object());
                     let named = held.iter().any(|schema| admits_null(schema));
                     // A null where a value must stand is for the check to tell.
@@ -132,61 +125,31 @@ fn of_item(schema: &Value, place: usize) -> Option<&Value> {
         .or_else(|| schema.get("additionalItems"))
 }
 
-/// `schema` and those that it is made of, references followed.
-fn in_place<'s>(schema: &'s Value, root: &'s Value) -> Vec<&'s Value> {
-    let mut found: Vec<&Value> = vec![schema];
-    let mut next = 0;
-    while next < found.len() && found.len() < HOPS {
-        let schema = found[next];
-        for key in ["$ref", "$dynamicRef", "$recursiveRef"] {
-            let reference = schema.get(key).and_then(Value::as_str);
-            let target = reference.and_then(|reference| {
-                resolve(root, reference).or_else(|| anchored(root, reference))
-            });
-            let is_new = |target: &&Value| !found.iter().any(|known| std::ptr::eq(*known, *target));
-            let target = target.filter(is_new);
-            found.extend(target);
+/// `schemas` and those that they are made of, references followed, each once.
+fn in_place<'s>(schemas: &[&'s Value], root: &'s Value) -> Vec<&'s Value> {
+    let (mut found, mut known) = (Vec::new(), HashSet::new());
+    let mut waiting: Vec<&Value> = schemas.iter().rev().copied().collect();
+    while let Some(schema) = waiting.pop() {
+        if !known.insert(std::ptr::from_ref(schema)) {
+            continue;
         }
-        found.extend(
-            ["if", "then", "else"]
-                .iter()
-                .filter_map(|key| schema.get(*key)),
+        found.push(schema);
+        let references = ["$ref", "$dynamicRef", "$recursiveRef"]
+            .iter()
+            .filter_map(|key| schema.get(*key)?.as_str());
+        waiting.extend(references.filter_map(|reference| target(root, reference)));
+        let conditions = ["if", "then", "else"].iter();
+        waiting.extend(conditions.filter_map(|key| schema.get(*key)));
+        let dependent = schema.get("dependentSchemas").and_then(Value::as_object);
+        waiting.extend(dependent.into_iter().flat_map(Map::values));
+        let lists = ["anyOf", "oneOf", "allOf"].iter();
+        waiting.extend(
+            lists
+                .filter_map(|key| schema.get(*key)?.as_array())
+                .flatten(),
         );
-        found.extend(
-            schema
-                .get("dependentSchemas")
-                .and_then(Value::as_object)
-                .into_iter()
-                .flat_map(|map| map.values()),
-        );
-        for key in ["anyOf", "oneOf", "allOf"] {
-            found.extend(
-                schema
-                    .get(key)
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten(),
-            );
-        }
-        next += 1;
     }
     found
-}
-
-/// The part of `root` with the anchor that `reference` names.
-fn anchored<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
-    let name = reference
-        .strip_prefix('#')
-        .filter(|name| !name.is_empty())?;
-    let mut waiting = vec![root];
-    while let Some(schema) = waiting.pop() {
-        if schema["$anchor"] == name || schema["$dynamicAnchor"] == name {
-            return Some(schema);
-        }
-        waiting.extend(schema.as_object().into_iter().flat_map(Map::values));
-        waiting.extend(schema.as_array().into_iter().flatten());
-    }
-    None
 }
 
 fn admits_null(schema: &Value) -> bool {

@@ -1,12 +1,33 @@
 //! References within a schema: JSON pointers in the fragment of a URI, whose characters may be
 //! written as `%20`.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The part of `root` that `reference` names; none where it leads nowhere, out of the schema, or to
 /// an anchor.
 pub(crate) fn resolve<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
     root.pointer(&pointer(reference)?)
+}
+
+/// The same, by an anchor too.
+pub(crate) fn target<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
+    resolve(root, reference).or_else(|| anchored(root, reference))
+}
+
+/// The part of `root` with the anchor that `reference` names.
+fn anchored<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
+    let name = reference
+        .strip_prefix('#')
+        .filter(|name| !name.is_empty())?;
+    let mut waiting = vec![root];
+    while let Some(schema) = waiting.pop() {
+        if schema["$anchor"] == name || schema["$dynamicAnchor"] == name {
+            return Some(schema);
+        }
+        waiting.extend(schema.as_object().into_iter().flat_map(Map::values));
+        waiting.extend(schema.as_array().into_iter().flatten());
+    }
+    None
 }
 
 /// The JSON pointer of `reference`, none where it is no pointer into its own document.
@@ -60,5 +81,8 @@ mod tests {
             );
         }
         assert_eq!(resolve(&root, "#"), Some(&root));
+        let root = json!({"$defs": {"a": {"$anchor": "here", "type": "null"}}});
+        assert_eq!(target(&root, "#here"), Some(&root["$defs"]["a"]));
+        assert_eq!(target(&root, "#there"), None);
     }
 }

@@ -415,3 +415,84 @@ fn rows_of_strangers_are_read_or_refused_by_name() {
         assert!(Conversation::parse(&row).is_ok(), "{:.200}", row);
     }
 }
+
+/// Each of `length` schemas refers twice to the next in the ways of `keyword`.
+fn doubling(keyword: &str, length: usize) -> Value {
+    let mut definitions = serde_json::Map::new();
+    for at in 0..length {
+        let next = json!({"$ref": format!("#/$defs/d{}", at + 1)});
+        definitions.insert(format!("d{at}"), json!({keyword: [next, next]}));
+    }
+    definitions.insert(format!("d{length}"), json!({"type": "string"}));
+    json!({"$defs": definitions, "type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}})
+}
+
+#[test]
+fn references_that_multiply_are_refused_by_name_and_take_no_time() {
+    for keyword in ["allOf", "anyOf", "oneOf"] {
+        let found = findings(&called(doubling(keyword, 60), json!({"a": "x"})));
+        assert!(
+            found.len() == 1 && found[0].starts_with("tool `f`: a value is held against more than"),
+            "{keyword}: {found:?}"
+        );
+    }
+    for keyword in ["allOf", "anyOf"] {
+        let few = doubling(keyword, 4);
+        assert_eq!(
+            findings(&called(few.clone(), json!({"a": "x"}))),
+            [""; 0],
+            "{keyword}"
+        );
+        assert!(!findings(&called(few, json!({"a": 1}))).is_empty());
+    }
+    // Here the arguments make them many.
+    let node = json!({"$ref": "#"});
+    let tree = json!({"type": "object", "properties": {"a": {"allOf": [node, node]}}});
+    let deep = |depth| (0..depth).fold(json!({}), |inner, _| json!({"a": inner}));
+    assert_eq!(findings(&called(tree.clone(), deep(5))), [""; 0]);
+    let found = findings(&called(tree, deep(40)));
+    assert!(
+        found.len() == 1 && found[0].contains("the arguments are held against more than"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn keywords_that_are_spelled_nearly_right_are_named_with_the_right_word() {
+    for (word, value, meant) in [
+        ("requird", json!(["a"]), "required"),
+        ("descripton", json!("x"), "description"),
+        ("maxLenght", json!(3), "maxLength"),
+        ("min_imum", json!(3), "minimum"),
+        ("enums", json!(["a"]), "enum"),
+        ("patern", json!("a"), "pattern"),
+        ("additionalPropertys", json!(false), "additionalProperties"),
+    ] {
+        for schema in [
+            json!({"type": "object", "properties": {"a": {"type": "string", word: value}}}),
+            json!({"type": "object", "properties": {"a": {"type": "string"}}, word: value}),
+        ] {
+            let found = findings(&called(schema, json!({"a": "a"})));
+            let wanted = format!("no keyword of JSON Schema; write `{meant}`");
+            assert!(
+                found.iter().any(|finding| finding.contains(&wanted)),
+                "{word}: {found:?}"
+            );
+        }
+    }
+    for word in [
+        "unit",
+        "note",
+        "comments",
+        "location",
+        "placeholder",
+        "ui_order",
+    ] {
+        let schema = json!({"type": "object", "properties": {"a": {"type": "string", word: "x"}}});
+        assert_eq!(
+            findings(&called(schema, json!({"a": "a"}))),
+            [""; 0],
+            "{word}"
+        );
+    }
+}

@@ -3,17 +3,23 @@
 
 mod keywords;
 mod nullable;
+mod reach;
 mod schema;
+mod spelling;
 
 use std::collections::HashMap;
 
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{ValidationError, Validator};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use self::reach::{MOST, Reach};
 use crate::chat::Conversation;
 use crate::tools::function_of;
+
+/// Findings of one call at the most: references may repeat one without end.
+const OF_CALL: usize = 100;
 
 /// One thing that is wrong with a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,7 +44,7 @@ impl std::fmt::Display for Finding {
 /// Everything that is wrong with `conversation`, in the order of its messages.
 pub fn check(conversation: &Conversation) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let tools = compile(conversation, &mut findings);
+    let tools = compile(&conversation.tools, &mut findings);
     roles(conversation, &mut findings);
     for (m, message) in conversation.messages.iter().enumerate() {
         let calls = message["tool_calls"]
@@ -57,14 +63,27 @@ pub fn check(conversation: &Conversation) -> Vec<Finding> {
     findings
 }
 
-/// Validators by the names of tools; none where there is nothing to hold calls against, which is a
+/// What is wrong with definitions of tools, which stand in their normal form.
+pub fn check_tools(tools: &[Value]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    compile(tools, &mut findings);
+    findings
+}
+
+/// What calls of a tool are held against.
+struct Held<'c> {
+    schema: &'c Value,
+    validator: Validator,
+}
+
+/// That by the names of tools; none where there is nothing to hold calls against, which is a
 /// finding.
-fn compile(
-    conversation: &Conversation,
+fn compile<'c>(
+    tools: &'c [Value],
     findings: &mut Vec<Finding>,
-) -> HashMap<String, Option<Validator>> {
-    let mut tools = HashMap::new();
-    for function in conversation.tools.iter().filter_map(function_of) {
+) -> HashMap<String, Option<Held<'c>>> {
+    let mut compiled = HashMap::new();
+    for function in tools.iter().filter_map(function_of) {
         let name = function["name"].as_str().unwrap_or_default().to_owned();
         let mut fault = |text: String| {
             findings.push(Finding {
@@ -81,39 +100,49 @@ fn compile(
                 "`{key}` stands beside `parameters`, where it is not read; it belongs into their schema"
             ));
         }
-        let compiled = match function.get("parameters") {
+        let held = match function.get("parameters") {
             None => {
-                let beside = |key: &str| BESIDE.contains(&key);
-                let mut entries = function.iter().filter(|(key, _)| !beside(key));
-                if let Some((key, _)) = entries.find(|(key, value)| is_schema_elsewhere(key, value))
-                {
-                    fault(format!(
-                        "`{key}` is not read; the schema of its parameters belongs under `parameters`"
-                    ));
-                }
+                elsewhere(function).into_iter().for_each(&mut fault);
                 None
             }
-            Some(schema) => {
-                let faults = schema::faults(schema);
-                let named = !faults.is_empty();
-                faults.into_iter().for_each(&mut fault);
-                match schema::validator(schema) {
-                    Ok(validator) => Some(validator),
-                    Err(e) => {
-                        if !named {
-                            fault(format!("its parameters are not JSON Schema: {e}"));
-                        }
-                        None
-                    }
-                }
-            }
+            Some(schema) => held(schema, &mut fault),
         };
-        if tools.contains_key(&name) {
+        if compiled.contains_key(&name) {
             fault("it is defined twice".into());
         }
-        tools.insert(name, compiled);
+        compiled.insert(name, held);
     }
-    tools
+    compiled
+}
+
+/// Says that the schema of a `function` without parameters stands under another name.
+fn elsewhere(function: &Map<String, Value>) -> Option<String> {
+    let beside = |key: &str| BESIDE.contains(&key);
+    let mut entries = function.iter().filter(|(key, _)| !beside(key));
+    let (key, _) = entries.find(|(key, value)| is_schema_elsewhere(key, value))?;
+    Some(format!(
+        "`{key}` is not read; the schema of its parameters belongs under `parameters`"
+    ))
+}
+
+/// What calls are held against by `schema`; `fault` hears what is wrong with it.
+fn held<'c>(schema: &'c Value, fault: &mut impl FnMut(String)) -> Option<Held<'c>> {
+    let faults = schema::faults(schema);
+    let named = !faults.is_empty();
+    faults.into_iter().for_each(&mut *fault);
+    // Compiled, such a schema takes for ever, or more memory than there is.
+    if Reach::of(schema).multiplies() {
+        return None;
+    }
+    match schema::validator(schema) {
+        Ok(validator) => Some(Held { schema, validator }),
+        Err(e) => {
+            if !named {
+                fault(format!("its parameters are not JSON Schema: {e}"));
+            }
+            None
+        }
+    }
 }
 
 /// Keywords of a schema that some sets write beside it.
@@ -132,7 +161,7 @@ fn says_something(value: &Value) -> bool {
     ![
         Value::Null,
         Value::Array(Vec::new()),
-        Value::Object(serde_json::Map::new()),
+        Value::Object(Map::new()),
         "".into(),
     ]
     .contains(value)
@@ -249,16 +278,22 @@ fn roles(conversation: &Conversation, findings: &mut Vec<Finding>) {
     }
 }
 
-fn check_call(call: &Value, tools: &HashMap<String, Option<Validator>>) -> Vec<String> {
+fn check_call(call: &Value, tools: &HashMap<String, Option<Held<'_>>>) -> Vec<String> {
     let function = call.get("function").unwrap_or(call);
     let name = function["name"].as_str().unwrap_or_default();
     match tools.get(name) {
         None => vec![format!("`{name}` is not among the conversation's tools")],
         Some(None) => Vec::new(),
-        Some(Some(validator)) => validator
-            .iter_errors(&function["arguments"])
-            .map(|e| describe(&e))
-            .collect(),
+        Some(Some(held)) => {
+            let arguments = &function["arguments"];
+            if Reach::of(held.schema).exceeds(held.schema, arguments) {
+                return vec![format!(
+                    "the arguments are held against more than {MOST} schemas of `{name}`; give fewer, or refer to schemas less often"
+                )];
+            }
+            let errors = held.validator.iter_errors(arguments);
+            errors.take(OF_CALL).map(|e| describe(&e)).collect()
+        }
     }
 }
 

@@ -8,10 +8,12 @@ use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value, json};
 
 use super::keywords::{
-    self, FREE, IN_PLACE, NAMED, OBJECTS, ONE, SAYING_NOTHING, SEVERAL, TYPES, is_keyword,
+    self, FREE, NAMED, OBJECTS, ONE, SAYING_NOTHING, SEVERAL, TYPES, is_keyword,
 };
 use super::nullable::with_nullable;
-use crate::reference::{pointer, resolve};
+use super::reach::{MOST, Reach};
+use super::spelling::nearest;
+use crate::reference::pointer;
 
 /// A JSON pointer as people write it: `to.road/rail`.
 pub(super) fn path(pointer: &str) -> String {
@@ -43,7 +45,14 @@ pub(super) fn faults(schema: &Value) -> Vec<String> {
             "its parameters are of type {kind}; arguments are always an object"
         ));
     }
-    look(schema, schema, "parameters", &mut faults);
+    let mut reach = Reach::of(schema);
+    look(schema, schema, &mut reach, "parameters", &mut faults);
+    // What leads back has been named.
+    if faults.is_empty() && reach.multiplies() {
+        faults.push(format!(
+            "a value is held against more than {MOST} schemas of its parameters, since references to them multiply; refer to each once"
+        ));
+    }
     if faults.is_empty() {
         faults.extend(emptiness(object));
     }
@@ -110,7 +119,13 @@ fn is_type(kind: &Value) -> bool {
             .is_some_and(|kinds| kinds.iter().all(is_one))
 }
 
-fn look(schema: &Value, root: &Value, place: &str, faults: &mut Vec<String>) {
+fn look<'s>(
+    schema: &'s Value,
+    root: &'s Value,
+    reach: &mut Reach<'s>,
+    place: &str,
+    faults: &mut Vec<String>,
+) {
     let Value::Object(object) = schema else {
         return;
     };
@@ -133,7 +148,7 @@ fn look(schema: &Value, root: &Value, place: &str, faults: &mut Vec<String>) {
     faults.extend(list_fault(object, root, place));
     if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
         faults.extend(
-            reference_fault(reference, root)
+            reference_fault(reference, root, reach)
                 .map(|fault| format!("the `$ref` `{reference}` of its {place} {fault}")),
         );
     }
@@ -143,14 +158,14 @@ fn look(schema: &Value, root: &Value, place: &str, faults: &mut Vec<String>) {
             (key, Value::Object(schemas)) if NAMED.contains(&key) => {
                 schemas
                     .iter()
-                    .for_each(|(name, schema)| look(schema, root, &inner(name), faults));
+                    .for_each(|(name, schema)| look(schema, root, reach, &inner(name), faults));
             }
             (key, Value::Array(schemas)) if SEVERAL.contains(&key) => {
                 schemas
                     .iter()
-                    .for_each(|schema| look(schema, root, place, faults));
+                    .for_each(|schema| look(schema, root, reach, place, faults));
             }
-            (key, schema) if ONE.contains(&key) => look(schema, root, &inner(key), faults),
+            (key, schema) if ONE.contains(&key) => look(schema, root, reach, &inner(key), faults),
             _ => {}
         }
     }
@@ -187,10 +202,11 @@ fn keyword_fault(key: &str, value: &Value, place: &str) -> Option<String> {
     }
 }
 
-/// The keyword that `key` is written like: `min_length` is `minLength`.
+/// The keyword that `key` is written like: `min_length` is `minLength`, `requird` is `required`.
 fn meant(key: &str) -> Option<&'static str> {
     let plain = |key: &str| key.replace(['_', '-'], "").to_lowercase();
-    keywords::all().find(|keyword| plain(keyword) == plain(key))
+    let alike = || keywords::all().find(|keyword| plain(keyword) == plain(key));
+    alike().or_else(|| nearest(&plain(key)))
 }
 
 /// Lists of schemas by place have one keyword in older drafts and another in newer ones; in the
@@ -215,7 +231,11 @@ fn list_fault(object: &Map<String, Value>, root: &Value, place: &str) -> Option<
 }
 
 /// Why `reference` leads nowhere.
-fn reference_fault(reference: &str, root: &Value) -> Option<&'static str> {
+fn reference_fault<'s>(
+    reference: &str,
+    root: &'s Value,
+    reach: &mut Reach<'s>,
+) -> Option<&'static str> {
     if !reference.starts_with('#') {
         return Some("leads out of the schema");
     }
@@ -225,33 +245,6 @@ fn reference_fault(reference: &str, root: &Value) -> Option<&'static str> {
     };
     match root.pointer(&pointer) {
         None => Some("leads nowhere"),
-        Some(target) => {
-            leads_back(target, root, &mut vec![pointer]).then_some("leads back to itself")
-        }
+        Some(target) => reach.leads_back(target).then_some("leads back to itself"),
     }
-}
-
-/// Whether a value that is held against `schema` is held against the same schema again without end.
-fn leads_back(schema: &Value, root: &Value, seen: &mut Vec<String>) -> bool {
-    let reference = schema.get("$ref").and_then(Value::as_str);
-    if let Some((reference, pointer)) =
-        reference.and_then(|reference| Some((reference, pointer(reference)?)))
-    {
-        if seen.contains(&pointer) {
-            return true;
-        }
-        seen.push(pointer);
-        let back = resolve(root, reference).is_some_and(|target| leads_back(target, root, seen));
-        seen.pop();
-        if back {
-            return true;
-        }
-    }
-    IN_PLACE
-        .iter()
-        .filter_map(|key| schema.get(*key))
-        .any(|part| match part {
-            Value::Array(schemas) => schemas.iter().any(|schema| leads_back(schema, root, seen)),
-            schema => leads_back(schema, root, seen),
-        })
 }

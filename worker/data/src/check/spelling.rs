@@ -1,0 +1,106 @@
+//! Words that are spelled nearly as a keyword of JSON Schema.
+
+use super::keywords;
+
+/// Words that sets have for things of their own, or that are too near to such ones.
+const OWN: [&str; 12] = [
+    "annotations",
+    "comment",
+    "dependencies",
+    "enumDescriptions",
+    "example",
+    "id",
+    "markdownDescription",
+    "name",
+    "optional",
+    "order",
+    "propertyOrdering",
+    "strict",
+];
+
+/// Letters from which on a word shows what it was meant to be, and with two faults too.
+const SHORTEST: usize = 5;
+const LONG: usize = 9;
+
+/// The keyword that `word`, in small letters, is a misspelling of: a letter that is missing, too
+/// much, another one, or changed places with the next; two of these in a long word.
+pub(super) fn nearest(word: &str) -> Option<&'static str> {
+    let letters = word.chars().count();
+    let most = match letters {
+        ..SHORTEST => return None,
+        SHORTEST..LONG => 1,
+        _ => 2,
+    };
+    let all = keywords::all().filter(|keyword| !OWN.contains(keyword));
+    let away = all.map(|keyword| (distance(word, &keyword.to_lowercase()), keyword));
+    let (distance, keyword) = away.min_by_key(|(distance, _)| *distance)?;
+    (distance <= most).then_some(keyword)
+}
+
+/// Faults of one letter that make `a` of `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut next = vec![i];
+        for j in 1..=b.len() {
+            let other = usize::from(a[i - 1] != b[j - 1]);
+            let mut least = (row[j - 1] + other).min(row[j] + 1).min(next[j - 1] + 1);
+            let is_swap = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if is_swap {
+                least = least.min(before[j - 2] + 1);
+            }
+            next.push(least);
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_a_letter_or_two_is_known_and_other_words_are_not() {
+        for (word, meant) in [
+            ("requird", Some("required")),
+            ("requierd", Some("required")),
+            ("descripton", Some("description")),
+            ("desciprtion", Some("description")),
+            ("propertes", Some("properties")),
+            ("aditionalpropertie", Some("additionalProperties")),
+            ("maxlenght", Some("maxLength")),
+            ("minimun", Some("minimum")),
+            ("patern", Some("pattern")),
+            ("enums", Some("enum")),
+            ("types", Some("type")),
+            ("note", None),
+            ("unit", None),
+            ("orders", None),
+            ("comments", None),
+            ("location", None),
+            ("currency", None),
+            ("temperature", None),
+            ("placeholder", None),
+        ] {
+            assert_eq!(nearest(word), meant, "{word}");
+        }
+    }
+
+    #[test]
+    fn letters_that_are_missing_added_other_or_swapped_are_one_fault_each() {
+        for (a, b, faults) in [
+            ("", "ab", 2),
+            ("ab", "ab", 0),
+            ("ab", "ba", 1),
+            ("abc", "ac", 1),
+            ("ac", "abc", 1),
+            ("abd", "abc", 1),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!(distance(a, b), faults, "{a} {b}");
+        }
+    }
+}
