@@ -9,6 +9,7 @@
 //! the one that it was trained on.
 
 mod answers;
+mod capitals;
 mod comparable;
 mod compare;
 mod compiled;

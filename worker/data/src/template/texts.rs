@@ -3,6 +3,7 @@
 use minijinja::value::{Kwargs, Tuple, from_args};
 use minijinja::{Error, ErrorKind, Value};
 
+use super::capitals::{capital, is_titlecase};
 use super::repr::is_printable;
 
 /// White space of `str.strip` and `str.split`.
@@ -100,6 +101,7 @@ pub(super) fn method(text: &str, method: &str, args: &[Value]) -> Result<Option<
         "casefold" => text.replace(['ß', 'ẞ'], "ss").to_lowercase().into(),
         "swapcase" => text.chars().map(swapped).collect::<String>().into(),
         "title" => titled(text).into(),
+        "capitalize" => capitalized(text).into(),
         "zfill" | "ljust" | "rjust" | "center" => padded(text, &args)?,
         "isdecimal" => all(text, |c| c.is_ascii_digit() || is_decimal(c)),
         "isdigit" => all(text, |c| {
@@ -110,7 +112,7 @@ pub(super) fn method(text: &str, method: &str, args: &[Value]) -> Result<Option<
             c.is_numeric() || "零〇一二三四五六七八九十百千万億".contains(c)
         }),
         "isprintable" => Value::from(text.chars().all(is_printable)),
-        "istitle" => Value::from(text.chars().any(char::is_alphabetic) && titled(text) == text),
+        "istitle" => Value::from(is_titled(text)),
         "isidentifier" => {
             let is_part = |c: char| c == '_' || c.is_alphanumeric();
             let starts = text
@@ -361,19 +363,46 @@ fn swapped(c: char) -> String {
     }
 }
 
-/// A capital behind whatever is no letter, as `str.title`.
+/// A capital behind whatever has no case, as `str.title`.
 fn titled(text: &str) -> String {
     let mut within = false;
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if within {
-            out.extend(c.to_lowercase())
+            out.extend(c.to_lowercase());
         } else {
-            out.extend(c.to_uppercase())
+            out.push_str(&capital(c));
         }
-        within = c.is_alphabetic();
+        within = has_case(c);
     }
     out
+}
+
+fn has_case(c: char) -> bool {
+    c.is_lowercase() || c.is_uppercase() || is_titlecase(c)
+}
+
+/// As `str.istitle`: capitals behind what has no case, small letters behind what has.
+fn is_titled(text: &str) -> bool {
+    let mut within = false;
+    for c in text.chars() {
+        let begins = c.is_uppercase() || is_titlecase(c);
+        if has_case(c) && begins == within {
+            return false;
+        }
+        within = has_case(c);
+    }
+    text.chars().any(has_case)
+}
+
+/// As `str.capitalize`.
+fn capitalized(text: &str) -> String {
+    let Some(first) = text.chars().next() else {
+        return String::new();
+    };
+    let lower = text.to_lowercase();
+    let rest = first.to_lowercase().map(char::len_utf8).sum::<usize>();
+    capital(first) + lower.get(rest..).unwrap_or_default()
 }
 
 fn padded(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
