@@ -63,7 +63,7 @@ codes! {
     InvalidRow = "Q0203",
         "A row of the data is no conversation, or no row of a file can be trained on. A row is {\"messages\": [{\"role\": ..., \"content\": ...}], \"tools\": [...]}.";
     ChatTemplate = "Q0204",
-        "The chat template cannot render a row. The message names the row; data.template takes another template.";
+        "The chat template cannot render a row, or leaves out a part of it. The message names the row and the part; data.template takes another template.";
     UnreadKey = "Q0205",
         "Rows have keys that nothing reads, which is a warning. A misspelled key is one of them: what it says is not trained on.";
     // Models, devices, memory

@@ -33,6 +33,9 @@ pub struct Summary {
     pub arguments_as_text: usize,
     /// Keys that nothing reads, with the rows that have them.
     pub unread: BTreeMap<String, usize>,
+    /// Fields of messages of which the template writes nothing, with the rows that have them; none
+    /// where no template was given.
+    pub unwritten: BTreeMap<String, usize>,
     /// Absent where no tokenizer was given.
     pub tokens: Option<Lengths>,
 }
@@ -182,6 +185,9 @@ impl Audit {
             Ok(encoded) => {
                 self.lengths.push(encoded.sample.ids.len() as u32);
                 self.supervised += encoded.sample.supervised();
+                for field in &encoded.unwritten_fields {
+                    note_unread(&mut self.summary.unwritten, (*field).to_owned());
+                }
                 if encoded.sample.ids.len() > ruler.limit {
                     note(&mut self.above_limit_first, place);
                 }

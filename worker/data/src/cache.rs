@@ -20,7 +20,7 @@ use crate::statistics::Statistics;
 use crate::template::ChatTemplate;
 
 /// Changes with the layout of the file and with how tokens and labels are made.
-const VERSION: &str = "qlora-tokens-7";
+const VERSION: &str = "qlora-tokens-8";
 const CHECKSUM: usize = 32;
 
 /// [`dataset::load`], through the files in `folder`.

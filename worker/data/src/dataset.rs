@@ -60,6 +60,8 @@ pub enum DatasetError {
         id: u32,
         vocabulary: usize,
     },
+    #[error("{name} holds no rows; a row is one line: {{\"messages\": [...]}}")]
+    Empty { name: String },
     #[error(
         "{name}: none of {rows} rows can be trained on within {limit} tokens; raise data.max_seq_len or set data.too_long: truncate"
     )]
@@ -75,9 +77,11 @@ impl DatasetError {
     pub fn code(&self) -> Code {
         match self {
             Self::Encode { source, .. } => source.code(),
-            Self::Read(_) | Self::Row { .. } | Self::TooLong { .. } | Self::Nothing { .. } => {
-                Code::InvalidRow
-            }
+            Self::Read(_)
+            | Self::Row { .. }
+            | Self::TooLong { .. }
+            | Self::Empty { .. }
+            | Self::Nothing { .. } => Code::InvalidRow,
             // As without rows: the files of the model do not go together.
             Self::Vocabulary { .. } => Code::InvalidModel,
         }
@@ -87,12 +91,18 @@ impl DatasetError {
 /// The examples of a file or folder, which messages call `name`, with where they stand.
 ///
 /// # Errors
-/// See [`rows::open`]; a row that is no example is an error of its own.
+/// See [`rows::open`]; there is no row. A row that is no example is an error of its own.
 pub fn examples(
     path: &Path,
     name: &str,
 ) -> Result<impl Iterator<Item = Result<(Place, Example), DatasetError>>, DatasetError> {
-    Ok(rows::open(path, name)?.map(|row| {
+    let mut rows = rows::open(path, name)?.peekable();
+    if rows.peek().is_none() {
+        return Err(DatasetError::Empty {
+            name: name.to_owned(),
+        });
+    }
+    Ok(rows.map(|row| {
         let Row { place, value } = row?;
         match value.and_then(Example::from_value) {
             Ok(example) => Ok((place, example)),
@@ -130,6 +140,9 @@ pub fn load(
             Ok(encoded) => encoded,
             Err(source) => return Err(DatasetError::Encode { place, source }),
         };
+        for field in &encoded.unwritten_fields {
+            note_unread(&mut statistics.unwritten, (*field).to_owned());
+        }
         if let Some(sample) = fit(&place, encoded.sample, policy, &mut statistics)? {
             statistics.kept += 1;
             if !encoded.ends {
@@ -144,6 +157,11 @@ pub fn load(
         if policy.limit.is_some_and(|limit| samples.len() >= limit) {
             break;
         }
+    }
+    if statistics.rows == 0 {
+        return Err(DatasetError::Empty {
+            name: name.to_owned(),
+        });
     }
     if samples.is_empty() {
         return Err(DatasetError::Nothing {

@@ -5,7 +5,7 @@ use tokenizers::{Encoding, Tokenizer};
 
 use crate::chat::{Conversation, Example};
 use crate::covered::dropped;
-use crate::template::{ChatTemplate, Lost, Rendered, TemplateError};
+use crate::template::{ChatTemplate, Lost, Rendered, TemplateError, Unwritten};
 
 /// Label of a token that is not trained on.
 pub const IGNORE: i64 = -100;
@@ -32,6 +32,8 @@ pub enum EncodeError {
     Template(#[from] TemplateError),
     #[error(transparent)]
     Lost(#[from] Lost),
+    #[error(transparent)]
+    Unwritten(#[from] Unwritten),
     #[error(
         "{place} holds `{token}`, which the model reads as a control token and not as text; write it in another way"
     )]
@@ -46,7 +48,7 @@ impl EncodeError {
     /// [`Code::ChatTemplate`] where another template would do, rather than another row.
     pub fn code(&self) -> Code {
         match self {
-            Self::Template(_) | Self::Lost(_) => Code::ChatTemplate,
+            Self::Template(_) | Self::Lost(_) | Self::Unwritten(_) => Code::ChatTemplate,
             Self::Control { .. } | Self::Dropped(_) | Self::Tokenizer(_) => Code::InvalidRow,
         }
     }

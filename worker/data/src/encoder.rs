@@ -1,6 +1,6 @@
 //! Turns examples into tokens, and checks that the tokens are what the examples stand for: no text
-//! that the model would read as control tokens, no answer that the template leaves out, and an end
-//! to every answer.
+//! that the model would read as control tokens, no answer, message or tool that the template leaves
+//! out, and an end to every answer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,6 +28,9 @@ pub struct Encoded {
     pub sample: Sample,
     /// Every part that is trained on ends with a control token, by which the model learns to end.
     pub ends: bool,
+    /// Fields of messages of which the template writes nothing; see
+    /// [`crate::Rendered::unwritten_fields`].
+    pub unwritten_fields: Vec<&'static str>,
 }
 
 impl Encoder {
@@ -48,28 +51,33 @@ impl Encoder {
     ///
     /// # Errors
     /// Those of [`encode_example`]; a message holds a control token, or the template leaves out a
-    /// part of an answer that is trained on.
+    /// part of an answer that is trained on, another message or the tools.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
         template: &ChatTemplate,
         example: &Example,
     ) -> Result<Encoded, EncodeError> {
-        let sample = match example {
+        let (sample, unwritten_fields) = match example {
             Example::Chat(conversation) => {
                 self.only_text(conversation)?;
                 let rendered = template.render(conversation)?;
                 if let Some(lost) = rendered.lost.first() {
                     return Err(lost.clone().into());
                 }
-                encode_rendered(tokenizer, &rendered)?
+                if let Some(unwritten) = rendered.unwritten.first() {
+                    return Err(unwritten.clone().into());
+                }
+                let sample = encode_rendered(tokenizer, &rendered)?;
+                (sample, rendered.unwritten_fields)
             }
             // Plain text may have its control tokens written out.
-            Example::Text(_) => encode_example(tokenizer, template, example)?,
+            Example::Text(_) => (encode_example(tokenizer, template, example)?, Vec::new()),
         };
         Ok(Encoded {
             ends: self.ends(&sample),
             sample,
+            unwritten_fields,
         })
     }
 

@@ -52,7 +52,7 @@ pub use row_error::RowError;
 pub use sampler::{Batching, Cursor, Sampler};
 pub use statistics::Statistics;
 pub use template::{
-    ChatTemplate, Lacking, Loss, Lost, Rendered, SpecialTokens, TemplateError, Templates,
+    ChatTemplate, Lacking, Loss, Lost, Rendered, SpecialTokens, TemplateError, Templates, Unwritten,
 };
 pub use text::{ModelText, ModelTextError};
 pub use told::named;

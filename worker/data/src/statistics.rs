@@ -30,10 +30,14 @@ pub struct Statistics {
     /// Keys that nothing reads, the first ones, with the rows that have them.
     #[serde(default)]
     pub unread: BTreeMap<String, usize>,
+    /// Fields of messages of which the template writes nothing, with the rows that have them.
+    #[serde(default)]
+    pub unwritten: BTreeMap<String, usize>,
 }
 
 impl Statistics {
-    /// What surprises in the rows that are kept, and which they are; `what` they are called.
+    /// What surprises in the rows, which are called `what`: those that are kept and teach no end,
+    /// and fields that the template does not write.
     pub fn warnings(&self, what: &str, limit: usize) -> Vec<String> {
         let cut = format!("are cut to data.max_seq_len {limit} tokens and do not teach their ends");
         let endless =
@@ -62,6 +66,12 @@ impl Statistics {
                 named(first, count)
             )
         })
+        .chain(self.unwritten.iter().map(|(field, count)| {
+            format!(
+                "warning: the template does not write `{field}`: {count} of {} {what}; where the model is to know it, set data.template to one that does",
+                self.rows
+            )
+        }))
         .collect()
     }
 }
@@ -91,6 +101,17 @@ mod tests {
             warnings.len() == 1
                 && warnings[0].contains("2 of 9 rows are cut")
                 && warnings[0].contains("f:3, f:8;"),
+            "{warnings:?}"
+        );
+        let found = Statistics {
+            rows: 9,
+            unwritten: BTreeMap::from([("reasoning_content".into(), 4)]),
+            ..Statistics::default()
+        };
+        let warnings = found.warnings("rows", 16);
+        let told = "warning: the template does not write `reasoning_content`: 4 of 9 rows";
+        assert!(
+            warnings.len() == 1 && warnings[0].starts_with(told),
             "{warnings:?}"
         );
         assert_eq!(

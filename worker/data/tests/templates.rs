@@ -1,11 +1,11 @@
 //! Public chat templates, as packages of others carry them, against transformers' own rendering of
 //! the same conversations; and the assistant's part of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use qlora_data::{ChatTemplate, Conversation, Rendered, SpecialTokens, TemplateError};
+use qlora_data::{ChatTemplate, Conversation, Rendered, SpecialTokens, TemplateError, Unwritten};
 use serde_json::{Map, Value};
 
 /// Templates that `tests/run` gets, and renderings of them that transformers does not refuse.
@@ -76,11 +76,36 @@ fn template(of: &Value) -> ChatTemplate {
         .expect("a template that compiles")
 }
 
+/// What templates leave out of the rows besides answers, as `left_out.txt` has it: row, what, and
+/// template.
+fn recorded_as_left_out() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(tests().join("left_out.txt")).expect("a file");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let one = |line: &str| -> Vec<String> {
+        let (what, templates) = line.rsplit_once("; ").expect("three parts");
+        let templates = templates.split(' ');
+        templates.map(|name| format!("{what}; {name}")).collect()
+    };
+    lines.flat_map(one).collect()
+}
+
+/// The same for one row and template.
+fn left_out(rendered: &Rendered, row: &str, template: &str) -> Vec<String> {
+    let template = template.trim_end_matches(".jinja");
+    let one = |unwritten: &Unwritten| match unwritten {
+        Unwritten::Message { index, role } => {
+            format!("{row}; message {index}, {role}; {template}")
+        }
+        Unwritten::Tools => format!("{row}; tools; {template}"),
+    };
+    rendered.unwritten.iter().map(one).collect()
+}
+
 #[test]
 fn public_templates_render_as_with_transformers() {
     let (conversations, wanted) = (conversations(), rendered_by_transformers());
     assert_eq!(wanted.len(), TEMPLATES);
-    let mut alike = 0;
+    let (mut alike, mut lacking) = (0, BTreeSet::new());
     let mut faults = Vec::new();
     for (name, of) in &wanted {
         let template = template(of);
@@ -104,6 +129,7 @@ fn public_templates_render_as_with_transformers() {
                             conversation,
                             &format!("{name}, {what}"),
                         );
+                        lacking.extend(left_out(&rendered, what, name));
                     }
                     // Gemma 4 writes results between the calls of a turn and its text.
                     Err(TemplateError::Unclear { index: 2 })
@@ -114,6 +140,9 @@ fn public_templates_render_as_with_transformers() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+    let recorded = recorded_as_left_out();
+    let others: Vec<&String> = lacking.symmetric_difference(&recorded).collect();
+    assert!(others.is_empty(), "{others:#?}");
     assert!(alike >= RENDERINGS, "only {alike} renderings");
 }
 

@@ -62,6 +62,19 @@ pub struct Lost {
     pub how: Loss,
 }
 
+/// What of a row, besides the answers that are trained on, the template does not write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unwritten {
+    #[error(
+        "message {index}: the chat template leaves out what this message of the role `{role}` says; leave the message out of the row, or set data.template: chatml-tools, or a template that writes it"
+    )]
+    Message { index: usize, role: String },
+    #[error(
+        "the chat template writes none of the row's `tools`, and the model could not know them; leave them out of the row, or set data.template: chatml-tools, or a template that writes them"
+    )]
+    Tools,
+}
+
 /// What the template does with a part of an answer instead of writing it as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Loss {

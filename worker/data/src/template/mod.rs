@@ -45,9 +45,10 @@ mod stage;
 mod stand_in;
 mod texts;
 mod turns;
+mod unwritten;
 mod walk;
 
 pub use compiled::{ChatTemplate, SpecialTokens};
-pub use fault::{Loss, Lost, TemplateError};
+pub use fault::{Loss, Lost, TemplateError, Unwritten};
 pub use named::{Lacking, Templates};
 pub use render::Rendered;

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use super::answers::Pieces;
 use super::compiled::ChatTemplate;
-use super::fault::{Lost, TemplateError};
+use super::fault::{Lost, TemplateError, Unwritten};
 use super::held::Answer;
 use super::owners::overlap;
 use super::stage::{Stage, Unmarked};
 use super::turns::Turns;
+use super::unwritten::{unwritten, unwritten_fields, writes_tools};
 use crate::chat::Conversation;
 use crate::message::is_trained_on;
 
@@ -21,6 +22,10 @@ pub struct Rendered {
     pub assistant: Vec<Range<usize>>,
     /// What of the answers that are trained on is not among that text.
     pub lost: Vec<Lost>,
+    /// Messages that are not trained on, and tools, of which the text holds nothing.
+    pub unwritten: Vec<Unwritten>,
+    /// Fields of messages of which the text holds nothing: `reasoning_content`, `name`.
+    pub unwritten_fields: Vec<&'static str>,
 }
 
 impl ChatTemplate {
@@ -35,6 +40,16 @@ impl ChatTemplate {
     ) -> Result<String, TemplateError> {
         let (stage, raw) = Stage::set(self, conversation, generation_prompt)?;
         Ok(stage.shown(&stage.taken(&raw).text))
+    }
+
+    /// Whether the template tells a model that is to answer `conversation` of its tools, if it has
+    /// any.
+    ///
+    /// # Errors
+    /// The template refuses the conversation.
+    pub fn writes_tools(&self, conversation: &Conversation) -> Result<bool, TemplateError> {
+        let (stage, raw) = Stage::set(self, conversation, true)?;
+        Ok(stage.tools.is_empty() || writes_tools(&stage, &stage.taken(&raw).text, true))
     }
 
     /// Renders `conversation` and tells which part is trained on.
@@ -71,6 +86,8 @@ impl ChatTemplate {
             text: stage.shown(&text),
             assistant,
             lost,
+            unwritten: unwritten(&turns, &trained),
+            unwritten_fields: unwritten_fields(&stage, &text),
         })
     }
 }

@@ -4,6 +4,7 @@
 mod foreign;
 mod lost;
 mod own;
+mod unwritten;
 
 use qlora_data::{ChatTemplate, Conversation, SpecialTokens, TemplateError};
 use serde_json::json;

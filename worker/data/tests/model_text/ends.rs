@@ -3,8 +3,8 @@
 use std::fs;
 
 use qlora_data::audit::{Audit, Ruler};
-use qlora_data::{Encoder, Example, ModelText, Policy, TooLong, load};
-use serde_json::json;
+use qlora_data::{DatasetError, Encoder, Example, ModelText, Policy, TooLong, examples, load};
+use serde_json::{Value, json};
 
 use super::{PLAIN, chat, folder, tokenizer, trained_on};
 
@@ -173,4 +173,72 @@ fn rows_that_are_cut_or_do_not_end_are_named() {
         "r:2, r:4, r:6, r:8, r:10 and 5 more"
     );
     assert_eq!((lengths.endless, lengths.endless_first.len()), (20, 5));
+}
+
+#[test]
+fn a_row_of_which_a_message_or_the_tools_are_left_out_is_refused_before_training() {
+    let source = "{% for m in messages if m.role in ['user', 'assistant'] %}{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+    let home = folder(&[("chat_template.jinja", source.into())]);
+    let text = ModelText::open(home.path()).expect("a model");
+    let (tokenizer, template) = (
+        text.tokenizer.as_ref().expect("a tokenizer"),
+        text.chat_template("auto").expect("a template"),
+    );
+    let encoder = Encoder::new(tokenizer, &template);
+    let encoded = |row: Value| {
+        let example = Example::from_value(row).expect("an example");
+        encoder.encode(tokenizer, &template, &example)
+    };
+    let (asked, said) = (
+        json!({"role": "user", "content": "q"}),
+        json!({"role": "assistant", "content": "a"}),
+    );
+    for role in ["system", "developer"] {
+        let first = json!({"role": role, "content": "s"});
+        let fault = encoded(json!({"messages": [first, asked, said]})).expect_err(role);
+        let told = format!(
+            "message 0: the chat template leaves out what this message of the role `{role}` says"
+        );
+        assert!(fault.to_string().starts_with(&told), "{fault}");
+        assert_eq!(fault.code().to_string(), "Q0204");
+    }
+    let fault = encoded(json!({"messages": [asked, said], "tools": [{"name": "f"}]}));
+    let fault = fault.expect_err("tools").to_string();
+    assert!(
+        fault.contains("writes none of the row's `tools`"),
+        "{fault}"
+    );
+    let reasoned = json!({"role": "assistant", "content": "a", "reasoning_content": "r"});
+    let row = encoded(json!({"messages": [asked, reasoned]})).expect("tokens");
+    assert_eq!(row.unwritten_fields, ["reasoning_content"]);
+}
+
+#[test]
+fn a_file_without_rows_is_refused() {
+    let home = folder(&[("chat_template.jinja", PLAIN.into())]);
+    let text = ModelText::open(home.path()).expect("a model");
+    let (tokenizer, template) = (
+        text.tokenizer.as_ref().expect("a tokenizer"),
+        text.chat_template("auto").expect("a template"),
+    );
+    let policy = Policy {
+        max_seq_len: 40,
+        too_long: TooLong::Error,
+        vocabulary: 259,
+        limit: None,
+    };
+    let rows = home.path().join("rows");
+    for nothing in ["", "[]", "\n\n", " \n[ \n]\n", "\u{feff}"] {
+        fs::write(&rows, nothing).expect("a file");
+        let read = examples(&rows, "rows").err();
+        assert!(
+            matches!(read, Some(DatasetError::Empty { .. })),
+            "{nothing:?}"
+        );
+        let fault = load(&rows, "rows", tokenizer, &template, policy).expect_err("no rows");
+        assert!(
+            fault.to_string().starts_with("rows holds no rows"),
+            "{nothing:?}: {fault}"
+        );
+    }
 }

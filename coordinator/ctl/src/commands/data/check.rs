@@ -187,6 +187,12 @@ impl Check {
                 rows_that(*n, "has", "have")
             ));
         }
+        for (field, n) in &summary.unwritten {
+            context.say(format!(
+                "  warning: the template does not write `{field}`: {}",
+                rows_of(*n)
+            ));
+        }
         if let Some(t) = &summary.tokens {
             if t.endless > 0 {
                 context.say(format!(
