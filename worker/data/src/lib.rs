@@ -37,6 +37,7 @@ mod template;
 mod text;
 mod told;
 mod tool_call;
+mod tool_list;
 mod tools;
 mod trained;
 mod unread;
@@ -56,4 +57,5 @@ pub use template::{
 };
 pub use text::{ModelText, ModelTextError};
 pub use told::named;
+pub use tool_list::{ToolsError, tools_of};
 pub use unread::note_unread;

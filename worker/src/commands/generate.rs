@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use qlora_trainer::score::Conversation;
+use qlora_trainer::score::{Conversation, tools_of};
 use serde_json::json;
 
 use super::subject::SubjectArgs;
@@ -34,7 +34,14 @@ impl Generate {
             messages: vec![json!({"role": "user", "content": self.prompt})],
             tools: tools.unwrap_or_default(),
         };
-        let answer = self.subject.open(agent)?.answer(&conversation)?;
+        let answerer = self.subject.open(agent)?;
+        if !answerer.writes_tools(&conversation)? {
+            return Err(WorkerError::Input(
+                "the chat template writes none of the tools of --tools, and the model could not know them; leave them out, or give --template chatml-tools"
+                    .into(),
+            ));
+        }
+        let answer = answerer.answer(&conversation)?;
         if as_json {
             print_json(&json!({"v": 1, "answer": answer}))?
         } else {
@@ -46,8 +53,7 @@ impl Generate {
 
 fn read_tools(path: &Path) -> Result<Vec<serde_json::Value>, WorkerError> {
     let text = std::fs::read_to_string(path).map_err(WorkerError::io(path))?;
-    // Editors put a byte order mark before the text.
-    serde_json::from_str(text.trim_start_matches('\u{feff}'))
+    tools_of(&text)
         .map_err(|e| WorkerError::Input(format!("{}: no list of tools: {e}", path.display())))
 }
 
@@ -56,17 +62,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_order_mark_before_a_list_of_tools_is_skipped() {
+    fn tools_are_held_against_the_rules_of_a_rows_tools() {
         let home = tempfile::tempdir().expect("a folder");
         let path = home.path().join("tools.json");
+        let tool = "{\"type\": \"function\", \"function\": {\"name\": \"f\"}}";
+        // Editors put a byte order mark before the text.
         for mark in ["", "\u{feff}"] {
-            std::fs::write(&path, format!("{mark}[{{\"type\": \"function\"}}]")).expect("a file");
+            std::fs::write(&path, format!("{mark}[{tool}]")).expect("a file");
             assert_eq!(
                 read_tools(&path).expect("tools"),
-                [json!({"type": "function"})]
+                [json!({"type": "function", "function": {"name": "f"}})]
             );
         }
-        std::fs::write(&path, "[\u{feff}]").expect("a file");
-        assert!(read_tools(&path).is_err());
+        for text in [
+            "[\u{feff}]".to_owned(),
+            "[{}]".to_owned(),
+            "[1]".to_owned(),
+            format!("[{tool}, {tool}]"),
+        ] {
+            std::fs::write(&path, &text).expect("a file");
+            let fault = read_tools(&path).expect_err(&text);
+            assert!(
+                matches!(fault, WorkerError::Input(_)) && fault.to_string().contains("tools.json"),
+                "{text}: {fault}"
+            );
+        }
     }
 }

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use qlora_config::{DeviceKind, FlashAttention, ModelConfig, ResolvedConfig};
-pub use qlora_data::Conversation;
 use qlora_data::calls::{Grade, grade};
 use qlora_data::rows::Place;
 use qlora_data::{ChatTemplate, DatasetError, Encoder, Example, IGNORE, Sample, encode_example};
+pub use qlora_data::{Conversation, tools_of};
 use tokenizers::Tokenizer;
 
 use crate::generate::{Generation, answer, end_ids, end_of_turn};
@@ -121,6 +121,11 @@ impl Answerer {
     pub fn until(mut self, stop: StopSignal) -> Self {
         self.decoder.stop = stop;
         self
+    }
+
+    /// Whether the template tells the model of the tools of `conversation`, if it has any.
+    pub fn writes_tools(&self, conversation: &Conversation) -> Result<bool> {
+        Ok(self.template.writes_tools(conversation)?)
     }
 
     /// The likeliest answer to `conversation`.
