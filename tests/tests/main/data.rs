@@ -3,7 +3,7 @@
 use std::fs;
 
 use qlora_tests::{World, conversations, tiny_model};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn a_check_tells_duplicates_leaks_and_lengths_and_mends_what_is_mechanical() {
@@ -118,4 +118,99 @@ fn a_folder_of_shards_is_trained_on() {
     let shards = format!("data.train={}", world.path("shards").display());
     let id = world.submit(&config, &["--set", &shards]);
     assert_eq!(world.ended(id)["state"], "succeeded");
+}
+
+#[test]
+fn a_preview_shows_rows_that_a_job_refuses_and_says_why() {
+    let world = World::new(&[]);
+    let model = tiny_model(&world.path("")).to_string_lossy().into_owned();
+    let (asked, said) = (
+        json!({"role": "user", "content": "q"}),
+        json!({"role": "assistant", "content": "a"}),
+    );
+    let system = json!({"role": "system", "content": "s"});
+    let call = json!({"id": "c", "name": "f"});
+    let tools = json!([{"name": "f"}]);
+    let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "r"});
+    let calling = |calls: Value| json!({"role": "assistant", "content": "x", "tool_calls": calls});
+    for (row, named) in [
+        (json!({"messages": [asked, said, said]}), "speaks twice"),
+        (
+            json!({"messages": [system, system, asked, said]}),
+            "a system message stands after",
+        ),
+        (
+            json!({"messages": [asked, calling(json!([call, call])), result("c"), said], "tools": tools}),
+            "have the id `c`",
+        ),
+        (
+            json!({"messages": [asked, calling(json!([call])), result("z"), said], "tools": tools}),
+            "that of no call",
+        ),
+        (
+            json!({"messages": [asked, calling(json!([{"name": "g"}]))], "tools": tools}),
+            "`g` is not among",
+        ),
+    ] {
+        let rows = world.path("rows.jsonl");
+        fs::write(&rows, format!("{row}\n")).expect("rows");
+        let rows = rows.to_string_lossy();
+        for form in [&["--json"][..], &[]] {
+            let args = [
+                ["data", "preview", &rows, "--model", &model].as_slice(),
+                form,
+            ]
+            .concat();
+            let answer = world.ctl(&args);
+            let all = format!("{}{}", answer.stdout, answer.stderr);
+            assert!(answer.code == 3 && all.contains(named), "{row}: {all}");
+        }
+    }
+}
+
+#[test]
+fn what_a_template_leaves_out_is_a_finding_and_a_field_is_told_once() {
+    let world = World::new(&[]);
+    let model = tiny_model(&world.path(""));
+    let template = "{% for m in messages %}{% if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    fs::write(model.join("chat_template.jinja"), template).expect("a template");
+    let model = model.to_string_lossy().into_owned();
+    let asked = |n: usize| json!({"role": "user", "content": format!("q{n}")});
+    let said = json!({"role": "assistant", "content": "a", "reasoning_content": "because"});
+    let system = json!({"role": "system", "content": "s"});
+    let tools = json!([{"name": "f"}]);
+    let check = |rows: &[Value]| {
+        let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        let path = world.path("rows.jsonl");
+        fs::write(&path, lines).expect("rows");
+        world.ctl(&["data", "check", &path.to_string_lossy(), "--model", &model])
+    };
+    let good: Vec<Value> = (0..3)
+        .map(|n| json!({"messages": [asked(n), said]}))
+        .collect();
+    let answer = check(&good);
+    let told = "the template does not write `reasoning_content`: 3 rows";
+    assert!(
+        answer.code == 0 && answer.stderr.matches(told).count() == 1,
+        "{}",
+        answer.stderr
+    );
+    for (row, named) in [
+        (
+            json!({"messages": [system, asked(1), said]}),
+            "message 0: the chat template leaves out what this message of the role `system` says",
+        ),
+        (
+            json!({"messages": [asked(1), said], "tools": tools}),
+            "the chat template writes none of the row's `tools`",
+        ),
+    ] {
+        let answer = check(&[row]);
+        assert!(
+            answer.code == 3 && answer.stdout.contains(named),
+            "{} {}",
+            answer.stdout,
+            answer.stderr
+        );
+    }
 }

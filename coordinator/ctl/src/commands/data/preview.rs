@@ -7,6 +7,7 @@ use clap::Args;
 use qlora_client::console;
 use qlora_config::TEMPLATE_DATE;
 use qlora_data::audit::Ruler;
+use qlora_data::check::check;
 use qlora_data::rows::Row;
 use qlora_data::{Encoder, Example, IGNORE, Sample, encode_example};
 use qlora_proto::words::count;
@@ -56,24 +57,21 @@ impl Preview {
             message: format!("{}: {e}", row.place),
         })?;
         let encoder = Encoder::new(&ruler.tokenizer, &ruler.template);
-        let finding = encoder
-            .encode(&ruler.tokenizer, &ruler.template, &example)
-            .err()
-            .map(|e| e.to_string());
+        let findings = findings(&ruler, &encoder, &example);
         // What the template makes of the row is shown all the same; a job refuses it.
-        let exit = if finding.is_some() {
-            Exit::BadInput
-        } else {
+        let exit = if findings.is_empty() {
             Exit::Done
+        } else {
+            Exit::BadInput
         };
-        let warning =
-            (finding.is_none() && !encoder.ends(&sample)).then_some("no end of turn is trained on");
+        let warning = (findings.is_empty() && !encoder.ends(&sample))
+            .then_some("no end of turn is trained on");
         if !context.global.json {
             // Also with --quiet: the exit code depends on it.
             let note = |kind: &str, text: &str| {
                 console::note(&console::block(&format!("{}: {kind}: {text}", row.place)));
             };
-            finding.iter().for_each(|text| note("finding", text));
+            findings.iter().for_each(|text| note("finding", text));
             warning.iter().for_each(|text| note("warning", text));
         }
         let parts = parts(&ruler, &sample).map_err(fault)?;
@@ -81,7 +79,7 @@ impl Preview {
             let part = |(trained, text): &(bool, String)| json!({"trained": trained, "text": text});
             let parts: Vec<_> = parts.iter().map(part).collect();
             let (tokens, supervised) = (sample.ids.len(), sample.supervised());
-            let shown = json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts, "finding": finding, "warning": warning});
+            let shown = json!({"v": 1, "tokens": tokens, "supervised": supervised, "parts": parts, "finding": findings.first(), "findings": findings, "warning": warning});
             print_json(&shown)?;
             return Ok(exit.into());
         }
@@ -125,6 +123,20 @@ impl Preview {
             help: format!("it has {}", count(seen as u64, "row")),
         })
     }
+}
+
+/// Why a job refuses the row; nothing where it does not.
+fn findings(ruler: &Ruler, encoder: &Encoder, example: &Example) -> Vec<String> {
+    let encoded = encoder.encode(&ruler.tokenizer, &ruler.template, example);
+    let checked = match example {
+        Example::Chat(conversation) => check(conversation),
+        Example::Text(_) => Vec::new(),
+    };
+    let unencoded = encoded.err().map(|e| e.to_string());
+    unencoded
+        .into_iter()
+        .chain(checked.iter().map(ToString::to_string))
+        .collect()
 }
 
 /// Runs of tokens that are all trained on, or all not, as text.
