@@ -2,7 +2,7 @@
 //! tools, and fields that stand beside the text of a message.
 //!
 //! A message is left out where no character of the rendered text is its own, and the text stays the
-//! same when the message says something else. One that the template only acts upon, such as
+//! same when the message says something else, or nothing. One that the template only acts upon, such as
 //! `/no_think`, is heard. The tools are known by their names and by what they say in words.
 
 use serde_json::Value;
@@ -62,16 +62,24 @@ fn is_left_out(turns: &Turns<'_>, index: usize) -> bool {
     if turns.places().of(owner).next().is_some() {
         return false;
     }
-    let mut messages = stage.messages.clone();
-    messages[index] = stand_in(
-        &stage.messages[index],
-        stage.template.marks.stand_in,
-        Calls::Whole,
-    );
-    match stage.part(&messages, false) {
+    let rendered = |message: Value| {
+        let mut messages = stage.messages.clone();
+        messages[index] = message;
+        stage.part(&messages, false)
+    };
+    let own = &stage.messages[index];
+    // A template may cut away all of this text, and write another one.
+    if own["content"].as_str().is_some_and(|text| !text.is_empty()) {
+        let mut silent = own.clone();
+        silent["content"] = "".into();
+        if rendered(silent).is_some_and(|other| other == turns.whole) {
+            return true;
+        }
+    }
+    match rendered(stand_in(own, stage.template.marks.stand_in, Calls::Whole)) {
         Some(other) => other == turns.whole,
         // A template that looks calls up refuses others, and shows no place of one without arguments.
-        None => turns.places().is_exact(owner) && !stage.messages[index]["tool_calls"].is_array(),
+        None => turns.places().is_exact(owner) && !own["tool_calls"].is_array(),
     }
 }
 

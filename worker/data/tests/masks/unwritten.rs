@@ -66,6 +66,22 @@ fn a_message_of_which_nothing_is_written_is_named_with_its_role() {
 }
 
 #[test]
+fn a_message_of_which_the_template_cuts_all_away_is_named() {
+    let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    for (said, wanted) in [
+        ("<think>One?</think>", &["0 user"][..]),
+        ("<think>One?</think>Two?", &[]),
+        ("One?", &[]),
+    ] {
+        let conversation = row(json!([
+            {"role": "user", "content": said},
+            {"role": "assistant", "content": "1"},
+        ]));
+        assert_eq!(unwritten(source, &conversation), wanted, "{said}");
+    }
+}
+
+#[test]
 fn a_message_that_is_written_in_any_way_is_not_named() {
     for written in [
         "{{ m.content | trim }}",
