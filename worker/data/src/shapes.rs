@@ -188,13 +188,16 @@ fn holds_something(value: &Value) -> bool {
     }
 }
 
+/// Whether a row means another thing with `key` than without.
+pub(crate) fn is_read(key: &str) -> bool {
+    OF_SHAPES.contains(&key) || key == "label" || says_what_is_trained(key)
+}
+
 /// The keys of a row that are not read.
 pub(crate) fn unread(row: &Value) -> impl Iterator<Item = &str> {
     let entries = row.as_object().into_iter().flatten();
-    let is_read = |key: &str| OF_SHAPES.contains(&key) || key == "label";
-    let is_unread = move |key: &str| !is_read(key) && !says_what_is_trained(key);
     entries
-        .filter(move |(key, value)| !value.is_null() && is_unread(key))
+        .filter(|(key, value)| !value.is_null() && !is_read(key))
         .map(|(key, _)| key.as_str())
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -507,4 +507,84 @@ fn a_folder_of_rows_to_train_on_and_rows_held_out_is_refused() {
         let home = set(names);
         assert_eq!(values(home.path()).len(), 2 * names.len(), "{names:?}");
     }
+}
+
+#[test]
+fn a_page_that_cannot_be_read_ends_the_rows_of_its_file_with_one_fault() {
+    let mut bytes = parquet_file();
+    // The header of the first page.
+    bytes[4..12].fill(0xff);
+    let (_home, path) = put(&bytes);
+    let mut rows = open(&path, "name").expect("rows");
+    let fault = rows.find_map(Result::err).expect("a fault").to_string();
+    assert!(fault.starts_with("name: row 1 cannot be read"), "{fault}");
+    assert!(rows.next().is_none(), "nothing follows a fault");
+}
+
+/// A file without rows whose columns are as in `schema`.
+fn without_rows(schema: &str) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+    let properties = Arc::new(WriterProperties::builder().build());
+    let writer = SerializedFileWriter::new(Vec::new(), schema, properties).expect("a writer");
+    writer.into_inner().expect("bytes")
+}
+
+#[test]
+fn columns_of_values_that_json_has_no_form_for_are_refused_by_name_and_type_where_they_are_read() {
+    for (column, wanted) in [
+        (
+            "optional group tools { optional int64 at (TIMESTAMP(MICROS,false)); }",
+            "column `tools.at` holds points in time",
+        ),
+        (
+            "optional int64 input (TIMESTAMP(NANOS,true));",
+            "column `input` holds points in time",
+        ),
+        (
+            "optional int32 output (TIME_MILLIS);",
+            "column `output` holds times of day",
+        ),
+        ("optional int96 text;", "column `text` holds points in time"),
+        ("optional int64 created (TIMESTAMP(MICROS,false));", ""),
+        ("optional int32 output (DATE);", ""),
+    ] {
+        let (_home, path) = put(&without_rows(&format!("message row {{ {column} }}")));
+        let said = open(&path, "name")
+            .err()
+            .map(|fault| fault.to_string())
+            .unwrap_or_default();
+        assert!(said.contains(wanted), "{column}: {said}");
+        assert_eq!(said.is_empty(), wanted.is_empty(), "{column}: {said}");
+        assert!(wanted.is_empty() || said.contains("write it as text"));
+    }
+}
+
+#[test]
+fn decimal_numbers_of_parquet_are_the_numbers_that_their_digits_stand_for() {
+    let schema = "message row { required int32 input (DECIMAL(4,2)); required int64 output (DECIMAL(18,0)); }";
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties).expect("a writer");
+    let mut group = writer.next_row_group().expect("a group");
+    let mut column = group.next_column().expect("a column").expect("the first");
+    column
+        .typed::<Int32Type>()
+        .write_batch(&[150, -7], None, None)
+        .expect("values");
+    column.close().expect("a column");
+    let mut column = group.next_column().expect("a column").expect("the second");
+    column
+        .typed::<Int64Type>()
+        .write_batch(&[3, 123_456_789_012], None, None)
+        .expect("values");
+    column.close().expect("a column");
+    group.close().expect("a group");
+    let (_home, path) = put(&writer.into_inner().expect("bytes"));
+    assert_eq!(
+        values(&path),
+        [
+            json!({"input": 1.5, "output": 3}),
+            json!({"input": -0.07, "output": 123_456_789_012_i64})
+        ]
+    );
 }

@@ -4,6 +4,7 @@
 //! The first bytes of a file tell its form, not its name, since a worker gets files without their
 //! names. Only one row is held at a time, whatever the size of the file.
 
+mod columns;
 mod folder;
 mod head;
 mod json;

@@ -9,31 +9,58 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row as Record, reader::RowIter};
 use serde_json::{Map, Number, Value};
 
+use super::columns;
 use super::row::{Place, ReadError, Row, Rows};
 use crate::row_error::RowError;
+use crate::strict;
 
 pub(super) fn open(name: &str, file: File) -> Result<Rows, ReadError> {
-    let name = name.to_owned();
-    let fault = |e: parquet::errors::ParquetError| ReadError::Format {
-        file: name.clone(),
-        fault: e.to_string(),
+    let fault = |fault: String| ReadError::Format {
+        file: name.to_owned(),
+        fault,
     };
-    let reader = SerializedFileReader::new(file).map_err(fault)?;
+    let reader = SerializedFileReader::new(file).map_err(|e| fault(e.to_string()))?;
+    if let Some(found) = columns::fault(reader.metadata()) {
+        return Err(fault(found));
+    }
     let boxed: Box<dyn FileReader> = Box::new(reader);
-    let records = RowIter::from_file_into(boxed);
-    Ok(Box::new(records.enumerate().map(move |(i, record)| {
-        let record = record.map_err(|e| ReadError::Format {
-            file: name.clone(),
-            fault: format!("row {}: {e}", i + 1),
-        })?;
-        Ok(Row {
-            place: Place {
-                file: name.clone(),
-                line: i + 1,
-            },
-            value: object(&record).map_err(RowError::Value),
+    Ok(Box::new(Records {
+        name: name.to_owned(),
+        rows: Some(RowIter::from_file_into(boxed)),
+        read: 0,
+    }))
+}
+
+/// Rows up to the first that cannot be read. The iterator of `parquet` stays where a page fails,
+/// and gives the same error for ever.
+struct Records {
+    name: String,
+    /// None behind an error.
+    rows: Option<RowIter<'static>>,
+    read: usize,
+}
+
+impl Iterator for Records {
+    type Item = Result<Row, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let record = self.rows.as_mut()?.next()?;
+        self.read += 1;
+        let (file, line) = (self.name.clone(), self.read);
+        Some(match record {
+            Ok(record) => Ok(Row {
+                place: Place { file, line },
+                value: object(&record).map_err(RowError::Value),
+            }),
+            Err(e) => {
+                self.rows = None;
+                Err(ReadError::Format {
+                    file,
+                    fault: format!("row {line} cannot be read, nor what follows it: {e}"),
+                })
+            }
         })
-    })))
+    }
 }
 
 fn object(record: &Record) -> Result<Value, String> {
@@ -65,6 +92,13 @@ fn value(field: &Field) -> Result<Value, String> {
         // The shortest digits that stand for it, not those of the f64 next to it.
         Field::Float(v) => fraction(v.to_string().parse().unwrap_or(f64::NAN))?,
         Field::Double(v) => fraction(*v)?,
+        Field::Float16(v) => fraction(f64::from(v.to_f32()))?,
+        // As its digits are read where they stand in JSON; the point of a whole one has none behind
+        // it.
+        decimal @ Field::Decimal(_) => {
+            let digits = decimal.to_string();
+            strict::parse(digits.trim_end_matches('.')).map_err(|e| e.to_string())?
+        }
         Field::Str(v) => Value::from(v.as_str()),
         Field::Bytes(v) => {
             Value::from(std::str::from_utf8(v.data()).map_err(|_| "the bytes are not UTF-8 text")?)
