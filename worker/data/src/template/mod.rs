@@ -47,6 +47,7 @@ mod texts;
 mod turns;
 mod unwritten;
 mod walk;
+mod widths;
 
 pub use compiled::{ChatTemplate, SpecialTokens};
 pub use fault::{Loss, Lost, TemplateError, Unwritten};

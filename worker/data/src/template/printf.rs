@@ -8,12 +8,14 @@ use minijinja::{Error, ErrorKind, Value};
 
 use super::repr::text_of;
 use super::walk::Walk;
+use super::widths;
 
 /// Filter that puts values into a text.
 pub(super) const FORMAT: &str = "_printf";
 
 /// `text % value` as Python has it: a tuple holds several values.
 pub(super) fn printf(text: &str, value: Value) -> Result<String, Error> {
+    widths::check_printf(text, "`%`")?;
     let values: Vec<Value> = if value.is_tuple() {
         value.try_iter()?.collect()
     } else {

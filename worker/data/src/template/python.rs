@@ -14,7 +14,7 @@ use super::markup::{escape, markup_sum};
 use super::objects::{attr, printable};
 use super::range::{is_range, range};
 use super::repr::{text_of, view};
-use super::{compare, methods, numbers, ordered, printf, texts};
+use super::{compare, methods, numbers, ordered, printf, texts, widths};
 
 /// Filters of Jinja2 that give a generator: always true, without a length, read once, no JSON.
 const GENERATORS: [&str; 10] = [
@@ -102,6 +102,8 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter("escape", escape);
     env.add_filter("e", escape);
     env.add_filter("indent", indent);
+    env.add_filter("_format", filters::format);
+    env.add_filter("format", format_text);
     env.add_filter("_dictsort", filters::dictsort);
     env.add_filter("dictsort", dictsort);
     env.add_function("cycler", cycler);
@@ -126,6 +128,10 @@ pub(super) fn install(env: &mut Environment<'static>) {
     );
     env.set_unknown_method_callback(|state, value, method, args| {
         let found = match value.as_str() {
+            Some(text) if method == "format" => {
+                widths::check_format(text)?;
+                None
+            }
             Some(text) => texts::method(text, method, args)?,
             None => container_method(value, method, args)?,
         };
@@ -303,6 +309,15 @@ fn indent(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
         .map(indented)
         .collect();
     Ok(Value::from(lines.join("\n")))
+}
+
+/// `format(text, values)`, whose places are not too wide.
+fn format_text(state: &mut State, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args = args.into_values();
+    if let Some(text) = args.first().and_then(Value::as_str) {
+        widths::check_printf(text, "the filter `format`")?;
+    }
+    state.apply_filter("_format", &args)
 }
 
 /// `dictsort(value, case_sensitive, by, reverse)` by place as by name.

@@ -3,6 +3,8 @@
 //! none, as Python does; a sum in which a text is marked as `safe` becomes a filter that escapes
 //! the other texts, as Python does. Comparisons, `%` and uncalled methods become filters too.
 
+use std::borrow::Cow;
+
 use super::walk::{Walk, split, word};
 use super::{compare, methods, printf};
 
@@ -27,7 +29,7 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
         let is_block = kind == '%';
         let filled = match is_code {
             true => compare::rewrite(
-                &printf::rewrite(&methods::rewrite(inner, is_block)),
+                &printf::rewrite(&methods::rewrite(&continued(inner), is_block)),
                 is_block,
             ),
             false => inner.to_owned(),
@@ -72,6 +74,35 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
     }
     out.push_str(rest);
     (out, marks)
+}
+
+/// `tag` with each text that a backslash continues on the next line as one, as Python reads it. The
+/// line feeds stand before the tag instead, so that faults behind it keep their lines.
+fn continued(tag: &str) -> Cow<'_, str> {
+    if !tag.contains("\\\n") && !tag.contains("\\\r") {
+        return tag.into();
+    }
+    let (mut out, mut lines, mut walk) = (String::with_capacity(tag.len()), 0, Walk::default());
+    let mut chars = tag.chars().peekable();
+    while let Some(c) = chars.next() {
+        let escaped = match c {
+            '\\' if walk.quoted() => chars.next(),
+            _ => None,
+        };
+        match escaped {
+            Some('\n') => lines += 1,
+            Some('\r') => lines += usize::from(chars.next_if_eq(&'\n').is_some()),
+            _ => {
+                for c in std::iter::once(c).chain(escaped) {
+                    walk.step(c);
+                    out.push(c);
+                }
+            }
+        }
+    }
+    let body = out.trim_start_matches(['-', '+']);
+    let sign = &out[..out.len() - body.len()];
+    format!("{sign}{}{body}", "\n".repeat(lines)).into()
 }
 
 /// The next `{%`, `{{` or `{#`, and where it stands.
@@ -182,6 +213,9 @@ mod tests {
                 "{{ a + b }}{{ a|safe }}{{ a|safe if b + c else d }}",
             ),
             ("{% set format = 'in' %}{ {%", "{% set format = 'in' %}{ {%"),
+            ("{{- 'a\\\nb\\\r\nc' }}", "{{-\n\n 'abc' }}"),
+            ("{{ 'a\\\\\nb' }}", "{{ 'a\\\\\nb' }}"),
+            ("{% raw %}{{ 'a\\\nb' }}", "{% raw %}{{ 'a\\\nb' }}"),
         ] {
             assert_eq!(rewrite(source).0, wanted);
         }
