@@ -167,6 +167,32 @@ fn a_template_that_joins_arguments_to_text_is_named() {
 }
 
 #[test]
+fn a_template_that_does_not_foresee_calls_is_said_to_lack_them() {
+    let fault = |source: &str| {
+        let template = ChatTemplate::new(source, SpecialTokens::default()).expect("a template");
+        let none = || [Value::Null, Value::Null];
+        template
+            .text(&called(none(), none()), false)
+            .expect_err("a fault")
+    };
+    for source in [
+        "{% for m in messages %}{{ m.role + m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.role }}{{ m.content.strip() }}{% endfor %}",
+    ] {
+        let fault = fault(source);
+        assert!(matches!(fault, TemplateError::Calls), "{fault}");
+        assert!(fault.to_string().contains("chatml-tools"), "{fault}");
+    }
+    let said = fault(
+        "{% for m in messages %}{% if m.tool_calls %}{{ raise_exception('one call alone') }}{% endif %}{% endfor %}",
+    );
+    assert!(said.to_string().contains("one call alone"), "{said}");
+    // The calls are not what it does not take.
+    let said = fault("{% for m in messages %}{{ m.role + 1 }}{% endfor %}");
+    assert!(matches!(said, TemplateError::Refused(_)), "{said}");
+}
+
+#[test]
 fn the_datas_own_private_characters_stay_and_move_no_mask() {
     let marked = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
     let bare = marked

@@ -15,6 +15,10 @@ pub enum TemplateError {
         "the chat template joins the arguments of a call to text, which they are not; set data.template: chatml-tools, or a copy of the template that writes `arguments | tojson`"
     )]
     TextArguments,
+    #[error(
+        "the chat template cannot render tool calls; set data.template: chatml-tools, or take a model whose template does"
+    )]
+    Calls,
     #[error("the model has no chat template for a conversation without tools, only {}; give data.template", .0.join(", "))]
     NoDefault(Vec<String>),
     #[error(

@@ -77,12 +77,26 @@ impl<'t> Stage<'t> {
         if let Ok(raw) = stage.raw(&stage.messages, prompt) {
             return Ok((stage, raw));
         }
+        Err(stage.refusal_of_calls(&plain, refused, prompt))
+    }
+
+    /// Why the template does not take the calls of `plain`, where it has `refused` them.
+    fn refusal_of_calls(
+        &self,
+        plain: &[Json],
+        refused: TemplateError,
+        prompt: bool,
+    ) -> TemplateError {
         let takes_text =
-            |messages: &[Json]| stage.raw(&with_text_arguments(messages), prompt).is_ok();
-        if takes_text(&plain) || takes_text(&stage.messages) {
-            Err(TemplateError::TextArguments)
+            |messages: &[Json]| self.raw(&with_text_arguments(messages), prompt).is_ok();
+        if takes_text(plain) || takes_text(&self.messages) {
+            return TemplateError::TextArguments;
+        }
+        let takes_others = || self.raw(&without_calls(plain), prompt).is_ok();
+        if is_unforeseen(&refused) && takes_others() {
+            TemplateError::Calls
         } else {
-            Err(refused)
+            refused
         }
     }
 
@@ -340,4 +354,31 @@ fn with_text_arguments(messages: &[Json]) -> Vec<Json> {
         *arguments = Json::String(arguments.to_string());
     }
     messages
+}
+
+/// Each message as if it were text alone.
+fn without_calls(messages: &[Json]) -> Vec<Json> {
+    let mut messages = messages.to_vec();
+    for message in messages.iter_mut().filter_map(Json::as_object_mut) {
+        message.shift_remove("tool_calls");
+        if !message.get("content").is_some_and(Json::is_string) {
+            message.insert("content".into(), "".into());
+        }
+    }
+    messages
+}
+
+/// Whether the template came upon a value that it does not foresee. What it refuses by
+/// `raise_exception` it says in its own words.
+fn is_unforeseen(fault: &TemplateError) -> bool {
+    let TemplateError::Refused(fault) = fault else {
+        return false;
+    };
+    let says = |words| fault.detail().is_some_and(|detail| detail.contains(words));
+    match fault.kind() {
+        ErrorKind::InvalidOperation => {
+            says("operator on unsupported types") || says("is not iterable")
+        }
+        _ => true,
+    }
 }
