@@ -90,6 +90,16 @@ pub enum CtlError {
         code: Code,
         shown: Vec<RowFault>,
     },
+    /// Rows that `data.too_long: error` refuses.
+    #[error("{}", with_rows(too_long(name, *rows, *faulty, *limit), shown, 0))]
+    TooLong {
+        name: String,
+        rows: usize,
+        faulty: usize,
+        /// Tokens.
+        limit: usize,
+        shown: Vec<RowFault>,
+    },
     #[error("{message}")]
     NoModel {
         message: String,
@@ -158,7 +168,7 @@ impl CtlError {
         match self {
             Self::Config(errors) => errors.code(),
             Self::NotText { .. } => Code::NotYaml,
-            Self::Data { .. } | Self::Rows { .. } => Code::InvalidRow,
+            Self::Data { .. } | Self::Rows { .. } | Self::TooLong { .. } => Code::InvalidRow,
             Self::Unrendered { code, .. } | Self::Unencoded { code, .. } => *code,
             Self::Usage { .. } => Code::Usage,
             Self::NoModel { .. } => Code::NoModel,
@@ -211,6 +221,9 @@ impl CtlError {
             Self::Unrendered { .. } => {
                 "fix the rows, or set data.template: chatml-tools or Jinja text; qlora-ctl data check --model looks at every row".into()
             }
+            Self::TooLong { .. } => {
+                "raise data.max_seq_len, or set data.too_long: truncate or skip".into()
+            }
             Self::JobFailed { job, saved, .. } => {
                 let logs = format!("qlora-ctl logs {job} shows what happened");
                 if *saved { format!("{logs}; {}", rescue(*job)) } else { logs }
@@ -247,6 +260,13 @@ impl CtlError {
                 shown,
                 ..
             } => self.each(name, unrendered(name, *rows, *faulty), shown),
+            Self::TooLong {
+                name,
+                rows,
+                faulty,
+                limit,
+                shown,
+            } => self.each(name, too_long(name, *rows, *faulty, *limit), shown),
             Self::Refused { message, .. } => {
                 let told = Fault::parse(message);
                 if told.is_empty() { vec![own()] } else { told }
@@ -286,6 +306,7 @@ impl CtlError {
             | Self::Unencoded { .. }
             | Self::Rows { .. }
             | Self::Unrendered { .. }
+            | Self::TooLong { .. }
             | Self::NoModel { .. } => Exit::BadInput,
             Self::Connect(_) | Self::Usage { .. } | Self::Telemetry(_) => Exit::Usage,
             Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
@@ -344,6 +365,14 @@ fn unrendered(name: &str, rows: usize, faulty: usize) -> String {
     format!(
         "{faulty} of the first {} of {name} cannot be rendered for this model",
         count(rows as u64, "row")
+    )
+}
+
+fn too_long(name: &str, rows: usize, faulty: usize, limit: usize) -> String {
+    let rows = count(rows as u64, "row");
+    let have = if faulty == 1 { "has" } else { "have" };
+    format!(
+        "{faulty} of the first {rows} of {name} {have} more tokens than data.max_seq_len {limit}, and data.too_long is `error`"
     )
 }
 

@@ -102,6 +102,71 @@ fn a_preview_sets_off_what_is_trained_on() {
 }
 
 #[test]
+fn a_check_counts_by_the_positions_of_the_model_and_writes_over_nothing_of_it() {
+    let world = World::new(&[]);
+    let model = tiny_model(&world.path(""));
+    fs::write(world.path("rows.jsonl"), conversations(2)).expect("rows");
+    let rows = world.path("rows.jsonl").to_string_lossy().into_owned();
+    let config = fs::read_to_string(model.join("config.json")).expect("a file");
+    let short = config.replace("1024", "8");
+    fs::write(model.join("config.json"), short).expect("a file");
+    let name = model.to_string_lossy().into_owned();
+    let check = ["data", "check", &rows, "--model", &name];
+    let answer = world.ctl(&[&check[..], &["--json"]].concat());
+    let said = answer.json();
+    let tokens = &said.last().expect("a summary")["tokens"];
+    assert_eq!(
+        (tokens["limit"].as_u64(), tokens["above_limit"].as_u64()),
+        (Some(8), Some(2))
+    );
+    for (file, words) in [
+        (
+            model.join("tokenizer.json"),
+            "lies in the folder that is read",
+        ),
+        (world.path("out.parquet"), "plain JSON lines"),
+    ] {
+        let before = fs::read(&file).ok();
+        let fix = file.to_string_lossy().into_owned();
+        let answer = world.ctl(&[&check[..], &["--fix", &fix]].concat());
+        assert!(
+            answer.code == 2 && answer.stderr.contains(words),
+            "{}",
+            answer.stderr
+        );
+        assert_eq!(fs::read(&file).ok(), before);
+    }
+}
+
+#[test]
+fn a_file_that_breaks_off_leaves_nothing_of_what_was_to_be_written() {
+    let world = World::new(&[]);
+    let path = |name: &str| world.path(name).to_string_lossy().into_owned();
+    let whole = zstd::encode_all(conversations(200).as_bytes(), 3).expect("bytes");
+    fs::create_dir(world.path("out")).expect("a folder");
+    fs::write(world.path("cut.jsonl.zst"), &whole[..whole.len() / 2]).expect("rows");
+    fs::write(world.path("cut.parquet"), b"PAR1 no footer PAR1").expect("rows");
+    for name in ["cut.jsonl.zst", "cut.parquet"] {
+        let answer = world.ctl(&[
+            "data",
+            "check",
+            &path(name),
+            "--fix",
+            &path("out/fixed.jsonl"),
+        ]);
+        assert_eq!(answer.code, 3, "{name}: {}", answer.stderr);
+        assert_eq!(
+            answer.stderr.matches("error[").count(),
+            1,
+            "{}",
+            answer.stderr
+        );
+        let left = fs::read_dir(world.path("out")).expect("a folder");
+        assert_eq!(left.count(), 0, "{name}");
+    }
+}
+
+#[test]
 fn a_folder_of_shards_is_trained_on() {
     let mut world = World::new(&[]);
     let _worker = world.worker("a", &[]);

@@ -82,6 +82,30 @@ fn submit_refuses_the_rows_that_data_check_finds_faulty_with_the_same_findings()
 }
 
 #[test]
+fn rows_that_are_refused_for_their_length_are_told_so() {
+    let world = World::new(&[]);
+    let config = world.config(SHORT).display().to_string();
+    let answer = world.ctl(&[
+        "submit",
+        &config,
+        "--set",
+        "data.max_seq_len=8",
+        "--set",
+        "data.too_long=error",
+    ]);
+    assert_eq!(answer.code, 3, "{}", answer.stderr);
+    for words in [
+        "error[Q0203]",
+        "more tokens than data.max_seq_len 8",
+        "train.jsonl:1: it has ",
+        "help: raise data.max_seq_len",
+    ] {
+        assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
+    }
+    assert!(!answer.stderr.contains("rendered"), "{}", answer.stderr);
+}
+
+#[test]
 fn keys_that_are_not_read_are_told_by_submit_and_by_the_log_of_the_job_with_their_counts() {
     let mut world = World::new(&[]);
     let _worker = world.worker("a", &[]);

@@ -85,6 +85,16 @@ struct Seen {
     /// Rows in which nothing is trained on.
     silent: usize,
     faults: Vec<Alike>,
+    /// Rows that are refused for their length.
+    refused: usize,
+    /// The first of these.
+    long: Vec<RowFault>,
+}
+
+/// What is wrong with a row.
+enum Wrong {
+    Long { tokens: usize },
+    Fault(Code, String),
 }
 
 /// A fault with the first row that has it.
@@ -112,8 +122,11 @@ pub fn render(ruler: &Ruler, path: &Path, too_long: TooLong) -> Result<(), CtlEr
             continue;
         };
         seen.rows += 1;
-        if let Some((code, text)) = seen.look(ruler, &encoder, &example, too_long) {
-            seen.note(row.place.to_string(), code, text);
+        let place = row.place.to_string();
+        match seen.look(ruler, &encoder, &example, too_long) {
+            Some(Wrong::Fault(code, text)) => seen.note(place, code, text),
+            Some(Wrong::Long { tokens }) => seen.note_long(place, tokens),
+            None => {}
         }
     }
     let is_whole = opened.next().is_none();
@@ -134,6 +147,14 @@ impl Seen {
         }
     }
 
+    fn note_long(&mut self, place: String, tokens: usize) {
+        self.refused += 1;
+        if self.long.len() < SHOWN {
+            let text = format!("it has {}", count(tokens as u64, "token"));
+            self.long.push(RowFault { place, text });
+        }
+    }
+
     /// Counts a row, and gives what is wrong with it.
     fn look(
         &mut self,
@@ -141,10 +162,10 @@ impl Seen {
         encoder: &Encoder,
         example: &Example,
         too_long: TooLong,
-    ) -> Option<(Code, String)> {
+    ) -> Option<Wrong> {
         let sample = match encoder.encode(&ruler.tokenizer, &ruler.template, example) {
             Ok(encoded) => encoded.sample,
-            Err(fault) => return Some((fault.code(), fault.to_string())),
+            Err(fault) => return Some(Wrong::Fault(fault.code(), fault.to_string())),
         };
         let length = sample.ids.len();
         match too_long {
@@ -156,20 +177,14 @@ impl Seen {
                     .all(|label| *label == IGNORE);
                 self.silent += usize::from(is_silent);
             }
-            TooLong::Error => {
-                let text = format!(
-                    "it has {length} tokens, more than data.max_seq_len {}",
-                    ruler.limit
-                );
-                return Some((Code::InvalidRow, text));
-            }
+            TooLong::Error => return Some(Wrong::Long { tokens: length }),
         }
         let size = ruler.vocabulary?;
         let id = sample.ids.into_iter().find(|&id| id as usize >= size)?;
         let text = format!(
             "token id {id} is outside the model's vocabulary of {size}; the tokenizer belongs to another model"
         );
-        Some((Code::InvalidModel, text))
+        Some(Wrong::Fault(Code::InvalidModel, text))
     }
 
     /// `is_whole` says that the file has no further rows.
@@ -179,6 +194,8 @@ impl Seen {
             too_long,
             silent,
             faults,
+            refused,
+            long,
         } = self;
         if let Some(first) = faults.first() {
             let code = first.code;
@@ -190,6 +207,15 @@ impl Seen {
                 faulty,
                 code,
                 shown,
+            });
+        }
+        if refused > 0 {
+            return Err(CtlError::TooLong {
+                name,
+                rows,
+                faulty: refused,
+                limit,
+                shown: long,
             });
         }
         if is_whole && rows > 0 && too_long + silent == rows {

@@ -25,7 +25,9 @@ impl Shape {
         let path = models::local(&self.name)?;
         let (shape, format) = (shape_of(&path)?, format_of(&path));
         if as_json {
-            print_json(&json!({"v": 1, "model": self.name, "format": format, "shape": shape}))?;
+            print_json(
+                &json!({"v": 1, "model": self.name, "path": path, "format": format, "shape": shape}),
+            )?;
             return Ok(ExitCode::SUCCESS);
         }
         print(format!(

@@ -13,7 +13,7 @@ use qlora_proto::words::count;
 use serde_json::{Value, json};
 
 use super::fixed::{Fixed, Written};
-use super::ruler::ruler;
+use super::ruler::{Known, ruler};
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{print, print_json};
@@ -53,26 +53,13 @@ pub struct Check {
 
 impl Check {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let mut audit = Audit::default();
-        if let Some(model) = &self.model {
-            audit = audit.measured_by(
-                ruler(model, &self.template, &self.template_date, self.max_seq_len).await?,
-            );
-        }
-        if let Some(other) = &self.against {
-            for row in open(other)? {
-                audit.note_other(row.map_err(unreadable)?);
-            }
-        }
+        let known = match &self.model {
+            Some(model) => Some(Known::of(model).await),
+            None => None,
+        };
+        let mut audit = self.audit(context, known.as_ref()).await?;
         let rows = open(&self.file)?;
-        let inputs: Vec<&Path> = std::iter::once(self.file.as_path())
-            .chain(self.against.as_deref())
-            .collect();
-        let mut fixed = self
-            .fix
-            .as_deref()
-            .map(|path| Fixed::create(path, &inputs))
-            .transpose()?;
+        let mut fixed = self.fixed(known.as_ref())?;
         let bar = if context.draws() {
             ProgressBar::new_spinner()
         } else {
@@ -122,6 +109,41 @@ impl Check {
         } else {
             Ok(Exit::BadInput.into())
         }
+    }
+
+    /// An audit that knows the rows of `--against`, and measures by the model.
+    async fn audit(&self, context: &Context, known: Option<&Known>) -> Result<Audit, CtlError> {
+        let mut audit = Audit::default();
+        if let Some(model) = &self.model {
+            let positions = known.and_then(|known| known.positions);
+            let limit = self.max_seq_len.min(positions.unwrap_or(usize::MAX));
+            if limit < self.max_seq_len {
+                context.say(format!(
+                    "{model} knows {limit} positions, fewer than --max-seq-len {}: rows above {limit} tokens are too long for it",
+                    self.max_seq_len
+                ));
+            }
+            audit =
+                audit.measured_by(ruler(model, &self.template, &self.template_date, limit).await?);
+        }
+        if let Some(other) = &self.against {
+            for row in open(other)? {
+                audit.note_other(row.map_err(unreadable)?);
+            }
+        }
+        Ok(audit)
+    }
+
+    /// What `--fix` names, which is none of what is read.
+    fn fixed(&self, known: Option<&Known>) -> Result<Option<Fixed>, CtlError> {
+        let model = self.model.as_ref().map(Path::new);
+        let inputs: Vec<&Path> = std::iter::once(self.file.as_path())
+            .chain(self.against.as_deref())
+            .chain(model)
+            .chain(known.map(|known| known.path.as_path()))
+            .collect();
+        let path = self.fix.as_deref();
+        path.map(|path| Fixed::create(path, &inputs)).transpose()
     }
 
     fn print(

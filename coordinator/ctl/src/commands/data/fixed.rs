@@ -9,6 +9,13 @@ use qlora_files::Partial;
 
 use crate::error::CtlError;
 
+/// Endings of files in other forms than JSON lines. Under such a name nobody could read the rows, a
+/// folder of data with it neither.
+const OTHER_FORMS: [&str; 16] = [
+    ".parquet", ".gz", ".zst", ".zstd", ".csv", ".tsv", ".arrow", ".feather", ".avro", ".orc",
+    ".bz2", ".xz", ".lz4", ".br", ".zip", ".tar",
+];
+
 /// Rows in one form, written under another name until all are there.
 pub struct Fixed {
     path: PathBuf,
@@ -28,6 +35,7 @@ pub struct Written {
 impl Fixed {
     /// Begins the file that becomes `path`, which must be none of `inputs`.
     pub fn create(path: &Path, inputs: &[&Path]) -> Result<Self, CtlError> {
+        refuse_form(path)?;
         for input in inputs {
             refuse_input(path, input)?;
         }
@@ -81,6 +89,22 @@ fn folder_of(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
+/// Refuses a name that promises another form.
+fn refuse_form(path: &Path) -> Result<(), CtlError> {
+    let name = path.file_name().unwrap_or_default();
+    let name = name.to_string_lossy().to_lowercase();
+    match OTHER_FORMS.iter().find(|ending| name.ends_with(*ending)) {
+        None => Ok(()),
+        Some(ending) => Err(CtlError::Usage {
+            message: format!(
+                "--fix {} is written as plain JSON lines, and not as {ending}",
+                path.display()
+            ),
+            help: "name a .jsonl file; nothing was written".into(),
+        }),
+    }
+}
+
 /// Whatever its name: by a link, by another spelling, or as a part of the folder that is read.
 fn refuse_input(path: &Path, input: &Path) -> Result<(), CtlError> {
     use std::os::unix::fs::MetadataExt;
@@ -126,6 +150,11 @@ mod tests {
         }
         for name in ["rows/new.jsonl", "rows/inner/new.jsonl"] {
             assert!(Fixed::create(&at(name), &[&at("rows")]).is_err(), "{name}");
+        }
+        for name in ["out.parquet", "out.jsonl.gz", "OUT.JSONL.ZST", "out.csv"] {
+            let refused = Fixed::create(&at(name), &[&at("a.jsonl")]);
+            let said = refused.err().expect(name).to_string();
+            assert!(said.contains("plain JSON lines"), "{said}");
         }
         for name in ["b.jsonl", "rows/new.jsonl"] {
             let fixed = Fixed::create(&at(name), &[&at("a.jsonl")]).expect(name);

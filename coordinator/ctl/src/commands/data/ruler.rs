@@ -1,10 +1,11 @@
 //! How rows become tokens: the tokenizer and the chat template of a model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qlora_codes::Code;
 use qlora_data::audit::Ruler;
 use qlora_data::{Lacking, ModelText, TemplateError};
+use serde_json::Value;
 
 use crate::error::CtlError;
 use crate::programs::worker_says;
@@ -20,6 +21,32 @@ pub async fn ruler(model: &str, wanted: &str, date: &str, limit: usize) -> Resul
     let out = folder.path().to_string_lossy();
     worker_says(&["model", "text", model, "--out", &out, "--json"]).await?;
     open(folder.path(), model, wanted, date, limit)
+}
+
+/// What is known of a model beside its text side.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Positions that it knows, where that can be told.
+    pub positions: Option<usize>,
+}
+
+impl Known {
+    /// What `qlora-worker` says of `model`: little where it does not lie beside this program, or
+    /// where the folder holds a text side alone.
+    pub async fn of(model: &str) -> Self {
+        let said = worker_says(&["model", "shape", model, "--json"]).await;
+        let said: Value = said
+            .ok()
+            .and_then(|said| serde_json::from_str(&said).ok())
+            .unwrap_or_default();
+        let positions = said["shape"]["max_positions"].as_u64();
+        Self {
+            path: said["path"].as_str().unwrap_or(model).into(),
+            positions: positions.and_then(|positions| usize::try_from(positions).ok()),
+        }
+    }
 }
 
 fn open(
