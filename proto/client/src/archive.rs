@@ -61,6 +61,26 @@ impl Archive {
     pub fn of(folder: &Path) -> Result<Self, TransferError> {
         let mut entries = Vec::new();
         list(folder, Path::new(""), &mut entries)?;
+        Self::with(folder, entries)
+    }
+
+    /// The archive of `files` alone, which lie in `folder`, in this order.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn of_files(folder: &Path, files: &[PathBuf]) -> Result<Self, TransferError> {
+        let entry = |path: &PathBuf| -> Result<Entry, TransferError> {
+            let meta = fs::metadata(path).map_err(io(path))?;
+            Ok(Entry {
+                name: path.file_name().unwrap_or_default().into(),
+                is_folder: false,
+                stamp: Stamp::of(&meta),
+            })
+        };
+        Self::with(folder, files.iter().map(entry).collect::<Result<_, _>>()?)
+    }
+
+    fn with(folder: &Path, entries: Vec<Entry>) -> Result<Self, TransferError> {
         let mut archive = Self {
             folder: folder.into(),
             entries,

@@ -18,4 +18,4 @@ pub use connection::{Client, ConnectError, Service};
 pub use fault::Fault;
 pub use qlora_access::data_folder;
 pub use transfer_error::TransferError;
-pub use unpack::unpack;
+pub use unpack::{MOST_ENTRIES, is_archive, unpack};

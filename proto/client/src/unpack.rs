@@ -1,13 +1,28 @@
 //! A folder out of an archive that came from outside.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 
-use crate::transfer_error::{TransferError, io};
+use crate::transfer_error::{TransferError, io as at};
 
 /// Files and folders of one archive at the most.
-const MOST_ENTRIES: usize = 10_000;
+pub const MOST_ENTRIES: usize = 10_000;
+/// What the first header of an archive holds, and where: no text has the zero byte.
+const MAGIC: &[u8] = b"ustar  \0";
+const MAGIC_AT: usize = 257;
+
+/// Whether the file at `path` is an archive, which shows in its first bytes.
+///
+/// # Errors
+/// Reading.
+pub fn is_archive(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)?
+        .take((MAGIC_AT + MAGIC.len()) as u64)
+        .read_to_end(&mut head)?;
+    Ok(head.get(MAGIC_AT..) == Some(MAGIC))
+}
 
 /// Unpacks an archive into `folder`.
 ///
@@ -18,28 +33,28 @@ const MOST_ENTRIES: usize = 10_000;
 /// # Errors
 /// Reading, writing, or [`TransferError::Archive`], which names the entry.
 pub fn unpack(archive: &Path, folder: &Path) -> Result<(), TransferError> {
-    let mut file = File::open(archive).map_err(io(archive))?;
-    let bytes = file.metadata().map_err(io(archive))?.len();
+    let mut file = File::open(archive).map_err(at(archive))?;
+    let bytes = file.metadata().map_err(at(archive))?.len();
     let mut allowed = Allowed::new(archive, bytes);
     let mut all = tar::Archive::new(&file);
-    for entry in all.entries_with_seek().map_err(io(archive))? {
-        allowed.take(&entry.map_err(io(archive))?)?;
+    for entry in all.entries_with_seek().map_err(at(archive))? {
+        allowed.take(&entry.map_err(at(archive))?)?;
     }
-    file.rewind().map_err(io(archive))?;
-    std::fs::create_dir_all(folder).map_err(io(folder))?;
+    file.rewind().map_err(at(archive))?;
+    std::fs::create_dir_all(folder).map_err(at(folder))?;
     let mut allowed = Allowed::new(archive, bytes);
-    for entry in tar::Archive::new(&file).entries().map_err(io(archive))? {
-        let mut entry = entry.map_err(io(archive))?;
+    for entry in tar::Archive::new(&file).entries().map_err(at(archive))? {
+        let mut entry = entry.map_err(at(archive))?;
         let to = folder.join(allowed.take(&entry)?);
         if entry.header().entry_type().is_dir() {
-            std::fs::create_dir_all(&to).map_err(io(&to))?;
+            std::fs::create_dir_all(&to).map_err(at(&to))?;
             continue;
         }
         if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent).map_err(io(parent))?;
+            std::fs::create_dir_all(parent).map_err(at(parent))?;
         }
-        let mut out = File::create(&to).map_err(io(&to))?;
-        std::io::copy(&mut entry, &mut out).map_err(io(&to))?;
+        let mut out = File::create(&to).map_err(at(&to))?;
+        std::io::copy(&mut entry, &mut out).map_err(at(&to))?;
     }
     Ok(())
 }
@@ -69,7 +84,7 @@ impl<'a> Allowed<'a> {
 
     /// The path of the next entry within the archive.
     fn take<R: Read>(&mut self, entry: &tar::Entry<'_, R>) -> Result<PathBuf, TransferError> {
-        let name = entry.path().map_err(io(self.archive))?.into_owned();
+        let name = entry.path().map_err(at(self.archive))?.into_owned();
         if self.entries == 0 {
             return self.refused(format!("it holds more than {MOST_ENTRIES} files"));
         }

@@ -183,6 +183,14 @@ fn a_folder_of_shards_is_trained_on() {
     let shards = format!("data.train={}", world.path("shards").display());
     let id = world.submit(&config, &["--set", &shards]);
     assert_eq!(world.ended(id)["state"], "succeeded");
+    // Wrong answers are told with the places of their rows, as the person's own files have them.
+    let held_out = world.path("shards").to_string_lossy().into_owned();
+    let scored = world.ctl(&["eval", &id.to_string(), "--data", &held_out]);
+    assert_eq!(scored.code, 0, "{}", scored.stderr);
+    let log = world.ctl(&["logs", &(id + 1).to_string()]).stdout;
+    for place in ["shards/a.json:1: ", "shards/b.jsonl.zst:2: "] {
+        assert!(log.contains(place), "{place}: {log}");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub fn load_cached(
     template: &ChatTemplate,
     policy: Policy,
 ) -> Result<(Vec<Sample>, Statistics), DatasetError> {
-    let file = key(path, tokenizer, template, policy)
+    let file = key(path, name, tokenizer, template, policy)
         .ok()
         .map(|key| folder.join(format!("{key}.tokens")));
     if let Some(found) = file.as_deref().and_then(read) {
@@ -53,6 +53,7 @@ pub fn load_cached(
 
 fn key(
     path: &Path,
+    name: &str,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     policy: Policy,
@@ -66,6 +67,8 @@ fn key(
         .identity()
         .for_each(|part| hash.part(part.as_bytes()));
     hash.part(format!("{policy:?}").as_bytes());
+    // Statistics name rows by their places.
+    hash.part(name.as_bytes());
     for file in rows::files(path).map_err(io::Error::other)? {
         hash.part(file.file_name().unwrap_or_default().as_encoded_bytes());
         io::copy(&mut File::open(file)?, &mut hash.0)?;

@@ -1,7 +1,8 @@
 //! What an attempt needs before its child starts: rows, checkpoint or adapter, and the model.
 
+use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qlora_config::{ModelConfig, ResolvedConfig};
@@ -18,6 +19,11 @@ use crate::models::{self, Progress as FetchProgress};
 use crate::process_group::Member;
 use qlora_client::TransferError;
 use qlora_client::transfer::{self, Caller, unwatched};
+
+/// Bytes of the name of a file at the most.
+const LONGEST_NAME: usize = 255;
+/// The folder of the best adapter within a checkpoint.
+const BEST: &str = "best";
 
 impl Work {
     /// Brings everything here that the child needs, and writes down what it should do.
@@ -82,7 +88,9 @@ impl Work {
 
     async fn scoring(&self) -> Result<Task, Fault> {
         let adapter = match self.input(FileRole::Adapter) {
-            Some(file) => Some(self.fetch_folder("adapter", &file.digest).await?),
+            Some(file) => Some(adapter_in(
+                self.fetch_folder("adapter", &file.digest).await?,
+            )),
             None => None,
         };
         Ok(Task::Score {
@@ -95,20 +103,33 @@ impl Work {
         self.assignment.files.iter().find(|file| file.is(role))
     }
 
-    /// The rows of `role`, brought here where the job has any.
+    /// The rows of `role`, brought here where the job has any: a file, or the files of a folder,
+    /// under the names that messages are to have.
     async fn fetch_rows(&self, role: FileRole) -> Result<Option<PathBuf>, Fault> {
         let Some(file) = self.input(role) else {
             return Ok(None);
         };
-        let path = self.folder.join(format!("{role}.jsonl"));
+        let fetched = self.folder.join(format!("{role}.rows"));
         transfer::download(
             &self.client,
             &file.digest,
-            &path,
+            &fetched,
             Caller::Worker,
             &unwatched,
         )
         .await?;
+        let folder = self.folder.join(role.to_string());
+        tokio::fs::create_dir_all(&folder)
+            .await
+            .map_err(Fault::io(&folder))?;
+        let path = folder.join(plain_name(&file.name).unwrap_or(&format!("{role}.jsonl")));
+        if qlora_client::is_archive(&fetched).map_err(Fault::io(&fetched))? {
+            unpack(&fetched, &path).await?;
+        } else {
+            tokio::fs::rename(&fetched, &path)
+                .await
+                .map_err(Fault::io(&path))?;
+        }
         Ok(Some(path))
     }
 
@@ -117,20 +138,7 @@ impl Work {
         let archive = self.folder.join(format!("{name}.tar"));
         transfer::download(&self.client, digest, &archive, Caller::Worker, &unwatched).await?;
         let folder = self.folder.join(name);
-        qlora_client::unpack(&archive, &folder).map_err(|fault| match fault {
-            TransferError::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => {
-                fault.into()
-            }
-            other => {
-                tracing::warn!("{} cannot be unpacked: {other}", archive.display());
-                Fault::Archive {
-                    name: name.to_owned(),
-                }
-            }
-        })?;
-        tokio::fs::remove_file(&archive)
-            .await
-            .map_err(Fault::io(&archive))?;
+        unpack(&archive, &folder).await?;
         Ok(folder)
     }
 
@@ -153,6 +161,38 @@ impl Work {
             Err(e) => Err(Fault::Task(e.to_string())),
         }
     }
+}
+
+/// Unpacks `archive` as `folder`, and removes it.
+async fn unpack(archive: &Path, folder: &Path) -> Result<(), Fault> {
+    qlora_client::unpack(archive, folder).map_err(|fault| match fault {
+        TransferError::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => {
+            fault.into()
+        }
+        other => {
+            tracing::warn!("{} cannot be unpacked: {other}", archive.display());
+            let name = folder.file_name().unwrap_or_default();
+            Fault::Archive {
+                name: name.to_string_lossy().into_owned(),
+            }
+        }
+    })?;
+    tokio::fs::remove_file(archive)
+        .await
+        .map_err(Fault::io(archive))
+}
+
+/// The adapter of an artifact: of a checkpoint, the best one where it keeps that.
+fn adapter_in(folder: PathBuf) -> PathBuf {
+    let best = folder.join(BEST);
+    if best.is_dir() { best } else { folder }
+}
+
+/// `name` where it is that of a file and leads nowhere else; it comes from whoever has submitted
+/// the job.
+fn plain_name(name: &str) -> Option<&str> {
+    let is_plain = Path::new(name).file_name() == Some(OsStr::new(name));
+    Some(name).filter(|name| is_plain && name.len() <= LONGEST_NAME && !name.contains('\0'))
 }
 
 /// Tells of a download through the job's phase and its log.
@@ -184,5 +224,29 @@ impl FetchProgress for Told {
 
     fn note(&self, text: &str) {
         self.tell(text.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_the_name_of_the_persons_file_unless_it_leads_elsewhere() {
+        for name in ["b.jsonl", "cornd", ".rows", "größe.jsonl"] {
+            assert_eq!(plain_name(name), Some(name));
+        }
+        let long = "x".repeat(256);
+        for name in ["", ".", "..", "a/b", "/etc/passwd", "a/", "a\0b", &long] {
+            assert_eq!(plain_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_adapter_of_a_checkpoint_is_the_best_one_that_it_keeps() {
+        let home = tempfile::tempdir().expect("a folder");
+        assert_eq!(adapter_in(home.path().to_owned()), home.path());
+        std::fs::create_dir(home.path().join(BEST)).expect("a folder");
+        assert_eq!(adapter_in(home.path().to_owned()), home.path().join(BEST));
     }
 }

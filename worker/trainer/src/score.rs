@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use qlora_config::{DeviceKind, FlashAttention, ModelConfig, ResolvedConfig};
 use qlora_data::calls::{Grade, grade};
-use qlora_data::rows::Place;
+use qlora_data::rows::{Place, name_of};
 use qlora_data::{ChatTemplate, DatasetError, Encoder, Example, IGNORE, Sample, encode_example};
 pub use qlora_data::{Conversation, tools_of};
 use tokenizers::Tokenizer;
@@ -155,6 +155,8 @@ impl Answerer {
     ) -> Result<Scores> {
         let mut scores = Scores::default();
         let (mut sum, mut grades) = (0f64, Vec::new());
+        // As in training: what is refused there is no measure here.
+        let encoder = Encoder::new(&self.tokenizer, &self.template);
         for row in qlora_data::examples(file, name)?.take(rows) {
             let (place, example) = row?;
             let sample = self.sample(&place, &example)?;
@@ -323,7 +325,7 @@ impl Evaluation {
             done: 0,
             of: 0,
         })?;
-        let name = "eval";
+        let name = &name_of(&self.rows);
         let limit = config.training.eval_rows.unwrap_or(usize::MAX);
         let of = qlora_data::examples(&self.rows, name)?.take(limit).count() as u64;
         let mut answerer = Answerer::open(&Subject {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use qlora_client::console;
 use qlora_client::transfer::{self, Source};
+use qlora_client::{Archive, MOST_ENTRIES, TransferError, console};
 use qlora_codes::Code;
 use qlora_config::{Diagnostic, Place, Warning};
 use qlora_data::rows::{self, Row};
@@ -30,43 +30,99 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// A file of rows that is ready to be sent.
 pub struct DataFile {
     pub file: JobFile,
-    path: std::path::PathBuf,
-    /// Holds the rows of a folder until they are sent.
-    _joined: Option<TempPath>,
+    content: Content,
+}
+
+/// What is sent.
+enum Content {
+    File(PathBuf),
+    /// The files of a folder under their own names, which messages of the job name.
+    Folder(Archive),
+    /// The rows of more files than an archive may have.
+    Joined(TempPath),
+}
+
+impl Content {
+    fn of(path: &Path) -> Result<Self, CtlError> {
+        if !path.is_dir() {
+            return Ok(Self::File(path.to_owned()));
+        }
+        let files = rows::files(path).map_err(|e| CtlError::unreadable(&e))?;
+        if files.len() > MOST_ENTRIES {
+            return Ok(Self::Joined(join(path)?));
+        }
+        Ok(Self::Folder(Archive::of_files(path, &files)?))
+    }
+
+    /// SHA-256 in hex, and bytes.
+    fn digest(&self) -> Result<(String, u64), TransferError> {
+        match self {
+            Self::File(path) => transfer::digest(path),
+            Self::Folder(archive) => Ok((archive.digest().to_owned(), archive.size())),
+            Self::Joined(path) => transfer::digest(path),
+        }
+    }
 }
 
 impl DataFile {
-    /// Looks at every row before anything is sent; the files of a folder become one.
+    /// Looks at every row before anything is sent; the files of a folder become one artifact.
     pub fn open(context: &Context, role: FileRole, path: &Path) -> Result<Self, CtlError> {
         look(context, path)?;
-        let joined = if path.is_dir() {
-            Some(join(path)?)
-        } else {
-            None
-        };
-        let source = joined.as_deref().unwrap_or(path).to_owned();
-        let (digest, size) = transfer::digest(&source)?;
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let content = Content::of(path)?;
+        let (digest, size) = content.digest()?;
         let file = JobFile {
             role: role.into(),
-            name,
+            name: name_of(path),
             digest,
             size,
         };
-        Ok(Self {
-            file,
-            path: source,
-            _joined: joined,
-        })
+        Ok(Self { file, content })
     }
 
     /// Brings the file to the coordinator; what is there already is not sent again.
     pub async fn upload(&self, context: &Context) -> Result<(), CtlError> {
-        upload(context, &self.file, &self.path).await
+        // A call that fails at once where the coordinator is away: transfers wait for it forever.
+        let mut client = context.client()?;
+        let JobFile {
+            name, digest, size, ..
+        } = &self.file;
+        let request = qlora_proto::StatArtifactRequest {
+            digest: digest.clone(),
+        };
+        client
+            .artifacts
+            .stat_artifact(request)
+            .await
+            .map_err(context.fault())?;
+        let bar = context.bar(name, *size);
+        let moving = bar.clone();
+        let watch = move |n| moving.set_position(n);
+        let path: &Path = match &self.content {
+            Content::Folder(archive) => {
+                let result = transfer::upload_folder(&client, archive, None, &watch).await;
+                bar.finish_and_clear();
+                return Ok(result?);
+            }
+            Content::File(path) => path,
+            Content::Joined(path) => path,
+        };
+        let source = Source {
+            path,
+            digest,
+            size: *size,
+            by: None,
+        };
+        let result = transfer::upload(&client, &source, &watch).await;
+        bar.finish_and_clear();
+        Ok(result?)
+    }
+}
+
+/// The name of a file or folder, also where the path to it ends with dots.
+fn name_of(path: &Path) -> String {
+    match path.file_name() {
+        Some(_) => rows::name_of(path),
+        None => rows::name_of(&path.canonicalize().unwrap_or_default()),
     }
 }
 
@@ -221,28 +277,4 @@ fn join(folder: &Path) -> Result<TempPath, CtlError> {
         .into_inner()
         .map_err(|e| CtlError::io(std::env::temp_dir())(e.into_error()))?;
     Ok(file.into_temp_path())
-}
-
-async fn upload(context: &Context, file: &JobFile, path: &Path) -> Result<(), CtlError> {
-    // A call that fails at once where the coordinator is away: transfers wait for it forever.
-    let mut client = context.client()?;
-    let request = qlora_proto::StatArtifactRequest {
-        digest: file.digest.clone(),
-    };
-    client
-        .artifacts
-        .stat_artifact(request)
-        .await
-        .map_err(context.fault())?;
-    let bar = context.bar(&file.name, file.size);
-    let source = Source {
-        path,
-        digest: &file.digest,
-        size: file.size,
-        by: None,
-    };
-    let moving = bar.clone();
-    let result = transfer::upload(&client, &source, &move |n| moving.set_position(n)).await;
-    bar.finish_and_clear();
-    Ok(result?)
 }

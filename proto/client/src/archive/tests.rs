@@ -216,3 +216,24 @@ fn a_reader_that_goes_away_ends_the_pass() {
         matches!(fault, TransferError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     );
 }
+
+#[test]
+fn an_archive_of_some_files_holds_these_under_their_names_and_is_told_from_rows() {
+    let home = Home::new();
+    let files = ["c", "a"].map(|name| home.path("from").join(name));
+    let archive = Archive::of_files(&home.path("from"), &files).expect("an archive");
+    let at = home.path("some.tar");
+    fs::write(&at, bytes(&archive, 0)).expect("a file");
+    assert!(crate::is_archive(&at).expect("an archive"));
+    unpack(&at, &home.path("some")).expect("files");
+    let mut names: Vec<_> = fs::read_dir(home.path("some"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["a", "c"]);
+    for rows in [String::new(), "x".repeat(100), "x".repeat(1000)] {
+        fs::write(&at, rows).expect("a file");
+        assert!(!crate::is_archive(&at).expect("a file"));
+    }
+}

@@ -43,8 +43,20 @@ pub fn open(path: &Path, name: &str) -> Result<Rows, ReadError> {
     )))
 }
 
+/// How messages call the rows at `path`: not by the folder that they happen to lie in on this
+/// machine.
+pub fn name_of(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// The files that `path` stands for, in the order in which they are read.
-pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+///
+/// # Errors
+/// It is a folder without rows, or with some in a form that is not read.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
     if path.is_dir() {
         files_of(path, &path.to_string_lossy())
     } else {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use qlora_config::{Idle, TooLong, idle_in};
+use qlora_data::rows::name_of;
 use qlora_data::{ChatTemplate, Conversation, Example, Policy, Sample, Statistics};
 use qlora_planner::MemoryPolicy;
 use tokenizers::Tokenizer;
@@ -211,14 +212,6 @@ fn tell_unread(found: &Statistics, which: &str, reporter: &mut dyn Reporter) -> 
         found.rows
     );
     reporter.report(Event::Note { text })
-}
-
-/// How messages call a file: not by the folder that it happens to lie in on this machine.
-fn name_of(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
 }
 
 fn first_row(path: &Path) -> Result<Option<Conversation>> {
