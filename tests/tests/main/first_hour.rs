@@ -547,6 +547,15 @@ fn the_last_checkpoint_of_a_cancelled_job_gives_its_adapter() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    let by_job = world.ctl(&["eval", &id, "--rows", "1"]);
+    assert!(
+        by_job.code == 0
+            && by_job
+                .stderr
+                .contains("was cancelled before it made its adapter"),
+        "{}",
+        by_job.stderr
+    );
     let second = text(&world, "second");
     let json = world
         .ctl(&["artifacts", "get", &id, "--output", &second, "--json"])

@@ -159,7 +159,7 @@ impl Answerer {
         let encoder = Encoder::new(&self.tokenizer, &self.template);
         for row in qlora_data::examples(file, name)?.take(rows) {
             let (place, example) = row?;
-            let sample = self.sample(&place, &example)?;
+            let sample = self.sample(&encoder, &place, &example)?;
             if !self.fits(&sample, &place)? {
                 scores.left_out += 1;
                 continue;
@@ -201,7 +201,12 @@ impl Answerer {
     ///
     /// # Errors
     /// It cannot be rendered, or the template leaves out everything that it would be scored on.
-    fn sample(&self, place: &Place, example: &Example) -> Result<Sample> {
+    fn sample(
+        &self,
+        encoder: &Encoder,
+        place: &Place,
+        example: &Example,
+    ) -> Result<Sample> {
         let fault = |source| DatasetError::Encode {
             place: place.clone(),
             source,
@@ -210,7 +215,7 @@ impl Answerer {
         let sample = encode_example(tokenizer, template, example).map_err(fault)?;
         if sample.labels.iter().all(|&label| label == IGNORE) {
             // As before a training: a message may be left out, or none may be asked for.
-            Encoder::new(tokenizer, template)
+            encoder
                 .encode(tokenizer, template, example)
                 .map_err(fault)?;
         }

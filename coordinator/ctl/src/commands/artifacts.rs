@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::job::artifact::{beside, choose, get, refuse_misplaced};
+use crate::job::artifact::{beside, get, how_it_ended, refuse_misplaced, wanted};
 use crate::job::record::find;
 use crate::output::{human, json, print, print_json};
 
@@ -125,45 +125,6 @@ fn list(context: &Context, job: &Job) -> Result<(), CtlError> {
     print(human::table(&columns, &rows))
 }
 
-struct Wanted<'a> {
-    artifact: &'a JobArtifact,
-    /// A checkpoint in the place of the adapter that was never made.
-    is_fallback: bool,
-}
-
-fn wanted<'a>(job: &'a Job, name: Option<&str>) -> Result<Wanted<'a>, CtlError> {
-    let missing = match choose(job, name) {
-        Ok(artifact) => {
-            return Ok(Wanted {
-                artifact,
-                is_fallback: false,
-            });
-        }
-        Err(missing) => missing,
-    };
-    if name.is_some_and(|name| name != ArtifactKind::Adapter.word()) {
-        return Err(missing);
-    }
-    match choose(job, Some(ArtifactKind::Checkpoint.word())) {
-        Ok(artifact) if job.state().is_final() => Ok(Wanted {
-            artifact,
-            is_fallback: true,
-        }),
-        Ok(_) => Err(CtlError::Usage {
-            message: format!(
-                "job {} is {} and has made no adapter yet",
-                job.id,
-                job.state().word()
-            ),
-            help: format!(
-                "qlora-ctl artifacts get {} checkpoint gets its last checkpoint",
-                job.id
-            ),
-        }),
-        Err(_) => Err(missing),
-    }
-}
-
 /// Which adapter of a checkpoint was taken.
 struct Rescued {
     is_best: bool,
@@ -202,11 +163,7 @@ async fn rescue(
     let text = format!(
         "job {} {} before it made its adapter; this is {which} its last checkpoint, step {}",
         job.id,
-        if job.state() == qlora_proto::JobState::Cancelled {
-            "was cancelled"
-        } else {
-            "ended"
-        },
+        how_it_ended(job),
         checkpoint.step
     );
     Ok(Rescued { is_best, text })
@@ -249,7 +206,12 @@ mod tests {
                 assert_eq!((found.artifact.step, found.is_fallback), (1, true));
             }
             assert!(wanted(&ended, Some("checkpoint-7.tar")).is_err());
-            assert!(wanted(&job(state, &[]), None).is_err());
+            let none = wanted(&job(state, &[]), None).err().expect("a refusal");
+            let said = none.to_string();
+            assert!(
+                said.contains(how_it_ended(&job(state, &[]))) && said.contains("before it made"),
+                "{said}"
+            );
         }
         let running = wanted(&job(JobState::Running, &["checkpoint"]), None)
             .err()

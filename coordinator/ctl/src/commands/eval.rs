@@ -10,7 +10,7 @@ use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::input::rows::DataFile;
-use crate::job::artifact::choose;
+use crate::job::artifact::{how_it_ended, wanted};
 use crate::job::follow::{Ended, States, follow};
 use crate::job::record::{self, find};
 use crate::job::submit::send;
@@ -21,7 +21,8 @@ use crate::output::{human, json, print, print_json};
 ///
 /// Loss and perplexity, and for rows that end with tool calls, how many of the model's own answers
 /// are JSON, fit their tool's schema, call the right functions, and match exactly. A worker does
-/// it, as a job of its own.
+/// it, as a job of its own. Of a job that failed or was cancelled before it made an adapter, that of
+/// its last checkpoint is scored.
 #[derive(Debug, Args)]
 pub struct Eval {
     /// Job whose adapter is scored.
@@ -52,7 +53,7 @@ impl Eval {
             .subjects()
             .map(|adapter| {
                 if adapter {
-                    Ok(("adapter", Some(adapter_of(&trained)?)))
+                    Ok(("adapter", Some(adapter_of(context, &trained)?)))
                 } else {
                     Ok(("base", None))
                 }
@@ -135,8 +136,18 @@ impl Eval {
     }
 }
 
-fn adapter_of(trained: &Job) -> Result<JobFile, CtlError> {
-    let adapter = choose(trained, None)?;
+/// The adapter of `trained`, or its last checkpoint, of which the worker takes the adapter.
+fn adapter_of(context: &Context, trained: &Job) -> Result<JobFile, CtlError> {
+    let wanted = wanted(trained, None)?;
+    let adapter = wanted.artifact;
+    if wanted.is_fallback {
+        context.say(format!(
+            "job {} {} before it made its adapter; that of its last checkpoint, step {}, is scored, the best one where it keeps that",
+            trained.id,
+            how_it_ended(trained),
+            adapter.step
+        ));
+    }
     Ok(JobFile {
         role: FileRole::Adapter.into(),
         name: adapter.name.clone(),

@@ -7,7 +7,7 @@ use qlora_client::TransferError;
 use qlora_client::transfer;
 use qlora_client::transfer::Caller;
 use qlora_files::Partial;
-use qlora_proto::{ArtifactKind, Job, JobArtifact};
+use qlora_proto::{ArtifactKind, Job, JobArtifact, JobState};
 
 use crate::context::Context;
 use crate::error::CtlError;
@@ -25,13 +25,71 @@ pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, C
         .rev()
         .find(wanted)
         .ok_or_else(|| CtlError::Usage {
-            message: format!(
-                "job {} has no artifact {}",
-                job.id,
-                name.unwrap_or(ArtifactKind::Adapter.word())
-            ),
+            message: none_of(job, name.unwrap_or(ArtifactKind::Adapter.word())),
             help: format!("qlora-ctl artifacts list {}", job.id),
         })
+}
+
+fn none_of(job: &Job, what: &str) -> String {
+    let id = job.id;
+    match job.state() {
+        JobState::Failed | JobState::Cancelled if job.artifacts.is_empty() => format!(
+            "job {id} {} before it made anything: it has no artifact {what}",
+            how_it_ended(job)
+        ),
+        _ => format!("job {id} has no artifact {what}"),
+    }
+}
+
+/// How a job that is over came to its end.
+pub fn how_it_ended(job: &Job) -> &'static str {
+    match job.state() {
+        JobState::Cancelled => "was cancelled",
+        JobState::Failed => "failed",
+        _ => "ended",
+    }
+}
+
+/// What a person gets who asks for an artifact.
+pub struct Wanted<'a> {
+    pub artifact: &'a JobArtifact,
+    /// A checkpoint in the place of the adapter that was never made.
+    pub is_fallback: bool,
+}
+
+/// The artifact `name` of `job`, or its adapter; of a job that has ended without one, its last
+/// checkpoint.
+pub fn wanted<'a>(job: &'a Job, name: Option<&str>) -> Result<Wanted<'a>, CtlError> {
+    let missing = match choose(job, name) {
+        Ok(artifact) => {
+            return Ok(Wanted {
+                artifact,
+                is_fallback: false,
+            });
+        }
+        Err(missing) => missing,
+    };
+    if name.is_some_and(|name| name != ArtifactKind::Adapter.word()) {
+        return Err(missing);
+    }
+    match choose(job, Some(ArtifactKind::Checkpoint.word())) {
+        Ok(artifact) if job.state().is_final() => Ok(Wanted {
+            artifact,
+            is_fallback: true,
+        }),
+        Ok(_) => Err(CtlError::Usage {
+            message: format!(
+                "job {} is {} and has made no adapter yet",
+                job.id,
+                job.state().word()
+            ),
+            help: format!(
+                "qlora-ctl artifacts get {} checkpoint gets its last checkpoint",
+                job.id
+            ),
+        }),
+        Err(_) => Err(missing),
+    }
 }
 
 /// Downloads beside `folder`, resuming what an earlier try left, and unpacks.
