@@ -1,7 +1,7 @@
 //! The command line: its global options and its command.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser};
 use qlora_telemetry::{Logs, Program};
@@ -10,6 +10,10 @@ use crate::arguments::Global;
 use crate::commands::Command;
 use crate::context::Context;
 use crate::error::CtlError;
+use crate::reach::is_silent;
+
+/// How long a command may wait for an answer without a word.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Submits fine-tuning jobs and follows them.
 ///
@@ -41,7 +45,14 @@ impl Cli {
         let _telemetry = qlora_telemetry::start(program, Logs::Warnings, false)?;
         let started = Instant::now();
         let context = Context::new(self.global);
-        let result = self.command.run(&context, Self::command()).await;
+        let result = {
+            let running = self.command.run(&context, Self::command());
+            tokio::pin!(running);
+            tokio::select! {
+                result = &mut running => result,
+                () = tell_of_silence(&context) => running.await,
+            }
+        };
         let duration = opentelemetry::global::meter("qlora-ctl")
             .f64_histogram("qlora.ctl.duration")
             .with_unit("s")
@@ -52,5 +63,16 @@ impl Cli {
             &[opentelemetry::KeyValue::new("ok", ok)],
         );
         result
+    }
+}
+
+/// Says that the command waits, once it has waited for long and the coordinator does not answer.
+async fn tell_of_silence(context: &Context) {
+    tokio::time::sleep(SILENCE).await;
+    let address = &context.global.coordinator;
+    if context.has_client() && is_silent(address).await {
+        context.say(format!(
+            "waiting for an answer from {address}, which gives none so far"
+        ));
     }
 }

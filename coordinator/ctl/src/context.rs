@@ -1,5 +1,7 @@
 //! What a command works with: the connection, and how to talk to the person.
 
+use std::sync::Once;
+
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::{Client, console};
 use qlora_config::Warning;
@@ -8,23 +10,40 @@ use serde_json::json;
 use crate::arguments::Global;
 use crate::error::CtlError;
 use crate::output::json;
+use crate::reach;
 
 /// Shared by all commands.
 pub struct Context {
     pub global: Global,
+    /// Done once a client was made.
+    connected: Once,
 }
 
 impl Context {
     pub fn new(global: Global) -> Self {
-        Self { global }
+        Self {
+            global,
+            connected: Once::new(),
+        }
     }
 
-    /// A client; nothing is sent yet.
+    /// A client; nothing is asked yet. The first one waits a little for a coordinator of this
+    /// machine that has just been started.
     pub fn client(&self) -> Result<Client, CtlError> {
-        Ok(Client::new(
-            &self.global.coordinator,
-            self.global.token_file.as_deref(),
-        )?)
+        let Global {
+            coordinator,
+            token_file,
+            ..
+        } = &self.global;
+        let client = Client::new(coordinator, token_file.as_deref())?;
+        self.connected
+            .call_once(|| reach::await_listener(coordinator));
+        Ok(client)
+    }
+
+    /// Whether the command talks to a coordinator.
+    pub fn has_client(&self) -> bool {
+        self.connected.is_completed()
     }
 
     /// Turns the status of a failed call into an error with its way out.

@@ -13,6 +13,7 @@ mod interrupt;
 mod job;
 mod output;
 mod programs;
+mod reach;
 mod status;
 
 use std::process::ExitCode;
