@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use qlora_client::Fault;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -201,14 +202,36 @@ pub fn pid(child: &Child) -> String {
     child.id().map_or_else(|| "-".into(), |id| id.to_string())
 }
 
-fn fault(what: &str, text: &str, log: &Path) -> CtlError {
+/// A fault of a program, with what its log says of the cause.
+pub fn fault(what: &str, text: &str, log: &Path) -> CtlError {
     let words = std::fs::read_to_string(log).unwrap_or_default();
-    let last = words.lines().last().unwrap_or_default();
+    let Fault { message, help, .. } = cause(&words);
+    let place = format!("its log is {}", log.display());
     CtlError::Process {
         what: what.into(),
-        fault: format!("{text}: {last}"),
-        help: format!("its log is {}", log.display()),
+        fault: format!("{text}: {message}"),
+        help: match help.as_str() {
+            "" => place,
+            // That is an option of the coordinator, which quickstart calls otherwise.
+            help if help.contains("--listen") => {
+                "give another --port, or none for any that is free".into()
+            }
+            help => format!("{help}; {place}"),
+        },
     }
+}
+
+/// The last fault that a program has told in the form of all programs, else its last line.
+fn cause(words: &str) -> Fault {
+    let starts = words.match_indices("error[Q").map(|(at, _)| at);
+    let last = starts
+        .filter(|at| *at == 0 || words[..*at].ends_with('\n'))
+        .last();
+    let told = last.and_then(|at| Fault::parse(&words[at..]).into_iter().next());
+    told.unwrap_or_else(|| Fault {
+        message: words.lines().last().unwrap_or_default().to_owned(),
+        ..Fault::default()
+    })
 }
 
 /// A program that does not hear a Ctrl-C meant for us, whose output goes to a file, and that ends with
@@ -236,6 +259,33 @@ fn background(name: &str, folder: &Path, log: &str) -> Result<Command, CtlError>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_did_not_come_up_is_told_with_its_cause() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let told = |words: &str| {
+            std::fs::write(&log, words).expect("a log");
+            let fault = fault("qlora-coordinator", "did not come up", &log);
+            (fault.to_string(), fault.help())
+        };
+        let (said, help) = told(
+            "INFO start\nerror[Q0607]: 127.0.0.1:7070 is in use\n  help: give --listen another address\n",
+        );
+        assert_eq!(
+            said,
+            "qlora-coordinator did not come up: 127.0.0.1:7070 is in use"
+        );
+        assert!(
+            help.contains("--port") && !help.contains("--listen"),
+            "{help}"
+        );
+        let (said, help) = told("INFO start\na panic\n");
+        assert!(
+            said.ends_with("a panic") && help.contains("its log is"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn what_the_worker_says_becomes_a_message_and_its_help() {

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Instant;
@@ -12,6 +13,7 @@ use tokio::process::Command;
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
+use crate::input::local;
 use crate::input::paths::Origin;
 use crate::input::resolved::Resolved;
 use crate::interrupt::interrupted;
@@ -20,7 +22,9 @@ use crate::job::follow::{Ended, States, follow};
 use crate::job::submit::submit;
 use crate::job::watch::ended;
 use crate::output::{human, json as forms, print, print_json};
-use crate::programs::{POLL, Programs, START_PATIENCE, pid, sibling, token_file, worker_says};
+use crate::programs::{
+    POLL, Programs, START_PATIENCE, fault, pid, sibling, token_file, worker_says,
+};
 
 /// Fine-tune a small model on this machine, from nothing to a tuned adapter.
 ///
@@ -57,17 +61,42 @@ impl Quickstart {
             .base
             .clone()
             .unwrap_or_default();
+        if Path::new(&model).exists() {
+            // What the model cannot give is known before anything is made.
+            local::look(context, &resolved).await?;
+        }
         let path = fetch_model(context, &model).await?;
         context.say(format!("1/5 model    {model} at {path}"));
+        let (was_there, begun) = (folder.exists(), Cell::new(false));
+        let result = self
+            .train(context, &resolved, &folder, started, &begun)
+            .await;
+        if begun.get() {
+            return result;
+        }
+        // The same command would refuse a folder with something in it.
+        clear(&folder, was_there);
+        result.map_err(|fault| without_folder(fault, &folder))
+    }
+
+    /// Starts the programs and trains; `begun` tells whether the job was submitted.
+    async fn train(
+        &self,
+        context: &Context,
+        resolved: &Resolved,
+        folder: &Path,
+        started: Instant,
+        begun: &Cell<bool>,
+    ) -> Result<ExitCode, CtlError> {
         // Last, so that a refused key or a failed download leaves the folder unused.
-        write_inputs(&folder)?;
+        write_inputs(folder)?;
         context.say(self.data_line());
 
         // The programs have process groups of their own: a Ctrl-C that ended only us would leave them
         // running.
         let mut programs = tokio::select! {
             () = interrupted() => return Ok(Exit::Interrupted.into()),
-            programs = Programs::start(&folder, self.port) => programs?,
+            programs = Programs::start(folder, self.port) => programs?,
         };
         let address = programs.address.clone();
         let result = tokio::select! {
@@ -75,15 +104,15 @@ impl Quickstart {
             biased;
             () = interrupted() => Ok(Exit::Interrupted.into()),
             fault = programs.died(context) => Err(fault),
-            result = self.work(context, &address, &resolved, &folder, started) => result,
+            result = self.work(context, &address, resolved, folder, started, begun) => result,
         };
-        if self.keep && result.is_ok() {
+        if self.keep && begun.get() && result.is_ok() {
             tell_running(context, &programs);
             programs.leave();
             return result;
         }
         programs.stop().await;
-        if result.is_err() {
+        if begun.get() && result.is_err() {
             context.say(format!(
                 "logs: {} and {}",
                 folder.join("coordinator.log").display(),
@@ -137,6 +166,7 @@ impl Quickstart {
         resolved: &Resolved,
         folder: &Path,
         started: Instant,
+        begun: &Cell<bool>,
     ) -> Result<ExitCode, CtlError> {
         let mut global = context.global.clone();
         (global.coordinator, global.token_file) = (address.to_owned(), Some(token_file(folder)));
@@ -147,6 +177,7 @@ impl Quickstart {
             here.client()?.page()
         ));
         let job = submit(&here, resolved, None).await?;
+        begun.set(true);
         let job = match follow(&here, job.id, States::Hidden).await? {
             Ended::Job(job) => job,
             Ended::Detached => return Ok(Exit::Interrupted.into()),
@@ -252,6 +283,37 @@ fn refuse_used(folder: &Path) -> Result<(), CtlError> {
     Ok(())
 }
 
+/// Takes away what was put into `folder`, and the folder where it was not there before.
+fn clear(folder: &Path, was_there: bool) {
+    if !was_there {
+        // What cannot be removed is refused by the next command, which names the folder.
+        drop(std::fs::remove_dir_all(folder));
+        return;
+    }
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let removed = match path.is_dir() {
+            true => std::fs::remove_dir_all(path),
+            false => std::fs::remove_file(path),
+        };
+        drop(removed);
+    }
+}
+
+/// `fault` without a way out that leads into `folder`, which has been cleared.
+fn without_folder(fault: CtlError, folder: &Path) -> CtlError {
+    match fault {
+        CtlError::Process { what, fault, help } if help.contains(&*folder.to_string_lossy()) => {
+            CtlError::Process {
+                what,
+                fault,
+                help: "nothing was left in the folder; the same command can be given again".into(),
+            }
+        }
+        other => other,
+    }
+}
+
 fn answer(sample: &Sample) -> String {
     if sample.answer.is_empty() {
         "(nothing)".into()
@@ -327,12 +389,44 @@ async fn wait_for_worker(context: &Context, folder: &Path) -> Result<String, Ctl
             ));
         }
         if Instant::now() > deadline {
-            return Err(CtlError::Process {
-                what: "qlora-worker".into(),
-                fault: "did not register".into(),
-                help: format!("its log is {}", folder.join("worker.log").display()),
-            });
+            return Err(fault(
+                "qlora-worker",
+                "did not register",
+                &folder.join("worker.log"),
+            ));
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_a_failed_start_has_made_is_taken_away_and_no_more() {
+        let home = tempfile::tempdir().expect("a folder");
+        let made = |name: &str| {
+            let folder = home.path().join(name);
+            write_inputs(&folder).expect("files");
+            assert!(refuse_used(&folder).is_err());
+            folder
+        };
+        let folder = made("new");
+        clear(&folder, false);
+        assert!(!folder.exists());
+        let folder = made("old");
+        clear(&folder, true);
+        assert!(folder.is_dir() && refuse_used(&folder).is_ok());
+        let lost = CtlError::Process {
+            what: "x".into(),
+            fault: "ended".into(),
+            help: format!("its log is {}", folder.join("x.log").display()),
+        };
+        assert!(without_folder(lost, &folder).help().contains("again"));
+        fs::write(folder.join("mine"), "").expect("a file");
+        assert!(refuse_used(&folder).is_err());
     }
 }
