@@ -11,6 +11,7 @@ use crate::arguments::Global;
 use crate::error::CtlError;
 use crate::output::json;
 use crate::reach;
+use crate::status::is_foreign;
 
 /// Shared by all commands.
 pub struct Context {
@@ -54,15 +55,17 @@ impl Context {
             ..
         } = self.global.clone();
         move |status| match status.code() {
-            tonic::Code::Unauthenticated => match Client::new(&address, token_file.as_deref()) {
-                // What comes behind the fault is advice for every caller; this one's own stands
-                // under it.
-                Ok(client) => CtlError::Token {
-                    message: first(status.message()).to_owned(),
-                    help: client.token_help(),
-                },
-                Err(fault) => fault.into(),
-            },
+            tonic::Code::Unauthenticated if !is_foreign(&status) => {
+                match Client::new(&address, token_file.as_deref()) {
+                    // What comes behind the fault is advice for every caller; this one's own stands
+                    // under it.
+                    Ok(client) => CtlError::Token {
+                        message: first(status.message()).to_owned(),
+                        help: client.token_help(),
+                    },
+                    Err(fault) => fault.into(),
+                }
+            }
             _ => CtlError::from_status(&status, &address),
         }
     }

@@ -5,6 +5,22 @@ use tonic::{Code as GrpcCode, Status};
 
 use crate::error::{CtlError, Exit};
 
+/// How tonic begins what it says of an answer that is none of gRPC.
+const NO_GRPC: &str = "grpc-status header missing";
+
+/// Whether whoever answers is no coordinator: it refuses as a web server does. What passes, such as
+/// the fault of a proxy, shows nothing of who stands behind it.
+pub fn is_foreign(status: &Status) -> bool {
+    let refuses = matches!(
+        status.code(),
+        GrpcCode::Unimplemented
+            | GrpcCode::Unauthenticated
+            | GrpcCode::PermissionDenied
+            | GrpcCode::Internal
+    );
+    refuses && status.message().starts_with(NO_GRPC)
+}
+
 impl CtlError {
     pub fn from_status(status: &Status, address: &str) -> Self {
         let refused = |help, exit| Self::Refused {
@@ -12,6 +28,12 @@ impl CtlError {
             help,
             exit,
         };
+        if is_foreign(status) {
+            return Self::Unreachable {
+                address: address.into(),
+                fault: "the server that answers there is not a qlora coordinator".into(),
+            };
+        }
         // What the transport itself says has a cause; a status without one was sent by the
         // coordinator.
         let answered = std::error::Error::source(status).is_none() && !status.message().is_empty();
@@ -35,6 +57,13 @@ impl CtlError {
             (_, GrpcCode::InvalidArgument) => {
                 refused("fix what the message names and try again", Exit::BadInput)
             }
+            (_, GrpcCode::Unimplemented) => Self::Refused {
+                message: format!(
+                    "the server at {address} does not know this call: it is not a qlora coordinator, or one of another version"
+                ),
+                help: "fix --coordinator, or take the qlora-ctl of the coordinator's version",
+                exit: Exit::Refused,
+            },
             _ => refused("", Exit::Refused),
         }
     }
@@ -45,6 +74,29 @@ mod tests {
     use qlora_codes::Code;
 
     use super::*;
+
+    #[test]
+    fn a_server_that_is_no_coordinator_is_said_to_be_none() {
+        let mapped = |code, http: u16| {
+            let text = format!("grpc-status header missing, mapped from HTTP status code {http}");
+            CtlError::from_status(&Status::new(code, text), "a:1")
+        };
+        for (code, http) in [
+            (GrpcCode::Unimplemented, 404),
+            (GrpcCode::Unauthenticated, 401),
+            (GrpcCode::Internal, 400),
+        ] {
+            let error = mapped(code, http);
+            assert_eq!(error.code(), Code::Unreachable, "{http}");
+            assert!(error.to_string().contains("not a qlora coordinator"));
+        }
+        // A proxy whose coordinator is away.
+        let away = mapped(GrpcCode::Unavailable, 502);
+        assert!(!away.to_string().contains("not a qlora coordinator"));
+        let other = CtlError::from_status(&Status::unimplemented(""), "a:1");
+        assert_eq!(other.code(), Code::Refused);
+        assert!(other.to_string().contains("does not know this call"));
+    }
 
     #[test]
     fn trouble_of_the_coordinator_is_told_from_one_that_is_away_and_from_a_refusal() {

@@ -81,6 +81,8 @@ impl Token {
     /// # Errors
     /// The line is empty or cannot be sent in a header.
     pub fn parse(text: &str, place: &str) -> Result<Self, TokenError> {
+        // Editors of other systems put a mark of byte order before the text.
+        let text = text.trim_start_matches('\u{feff}');
         let line = text.lines().next().unwrap_or_default().trim();
         if line.is_empty() {
             return Err(TokenError::Empty {
@@ -299,6 +301,13 @@ mod tests {
             );
         }
         assert_eq!(Token::exposure(&folder.path().join("none")), None);
+    }
+
+    #[test]
+    fn a_mark_of_byte_order_is_no_part_of_a_token() {
+        let token = Token::parse("\u{feff}a-secret-of-mine\r\n", "x").expect("a token");
+        assert_eq!(token.secret(), "a-secret-of-mine");
+        assert!(Token::parse("\u{feff}", "x").is_err());
     }
 
     #[test]

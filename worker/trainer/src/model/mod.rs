@@ -18,7 +18,7 @@ mod rope_tables;
 
 pub use arch::{ConfigFault, shape_from_json};
 pub(crate) use arch::{
-    GgufForm, GgufKeys, RopeForm, as_number, gguf_form, gguf_form_named, gguf_names,
+    GgufForm, GgufKeys, RopeForm, as_number, as_written, gguf_form, gguf_form_named, gguf_names,
 };
 pub use batch::Batch;
 pub use decoder::{Decoder, Passed};

@@ -59,6 +59,8 @@ impl GgufForm {
 
 /// No size of a model is larger.
 const LARGEST: f64 = u32::MAX as f64;
+/// Items of a list that are written out.
+const LISTED: usize = 8;
 
 /// The metadata of a file whose names begin with `prefix`, read by type: a value of another type is
 /// a fault that names its key.
@@ -179,6 +181,25 @@ pub fn as_number(value: &Value) -> Option<f64> {
     })
 }
 
+/// `value` as a person would write it.
+pub fn as_written(value: &Value) -> String {
+    match value {
+        Value::Bool(v) => v.to_string(),
+        Value::String(v) => v.clone(),
+        Value::Array(list) => {
+            let items: Vec<String> = list.iter().take(LISTED).map(as_written).collect();
+            let more = if list.len() > LISTED { ", ..." } else { "" };
+            format!("[{}{more}]", items.join(", "))
+        }
+        // The shortest digits that stand for it, not those of the f64 next to it.
+        Value::F32(v) => v.to_string(),
+        // A number of f64 has not all digits of these.
+        Value::U64(v) => v.to_string(),
+        Value::I64(v) => v.to_string(),
+        other => as_number(other).unwrap_or_default().to_string(),
+    }
+}
+
 /// `number` as files hold it.
 pub(super) fn float(number: f64) -> Value {
     Value::F32(number as f32)
@@ -187,4 +208,28 @@ pub(super) fn float(number: f64) -> Value {
 /// `size` as files hold it; none is 0.
 pub(super) fn count(size: impl Into<Option<usize>>) -> Value {
     Value::U32(size.into().unwrap_or_default() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_told_as_a_person_writes_them() {
+        for (value, wanted) in [
+            (Value::U32(8), "8"),
+            (Value::I8(-3), "-3"),
+            (Value::F32(0.1), "0.1"),
+            (Value::U64(u64::MAX), "18446744073709551615"),
+            (Value::Bool(true), "true"),
+            (Value::String("yarn".into()), "yarn"),
+            (Value::Array(vec![Value::U32(2), Value::U32(0)]), "[2, 0]"),
+            (
+                Value::Array(vec![Value::U8(1); LISTED + 1]),
+                "[1, 1, 1, 1, 1, 1, 1, 1, ...]",
+            ),
+        ] {
+            assert_eq!(as_written(&value), wanted);
+        }
+    }
 }

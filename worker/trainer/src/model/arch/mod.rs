@@ -29,7 +29,7 @@ use self::architecture::Architecture;
 use self::keys::Keys;
 
 pub use self::fault::ConfigFault;
-pub use self::gguf::{GgufForm, GgufKeys, RopeForm, as_number};
+pub use self::gguf::{GgufForm, GgufKeys, RopeForm, as_number, as_written};
 
 /// Every architecture that is read.
 static ARCHITECTURES: [&Architecture; 9] = [

@@ -8,7 +8,9 @@ use candle_core::quantized::gguf_file::Value;
 use qlora_planner::{DecoderForm, ModelShape};
 
 use super::rope::{self, RopeTensors};
-use crate::model::{GgufForm, GgufKeys, RopeForm, as_number, gguf_form_named, gguf_names};
+use crate::model::{
+    GgufForm, GgufKeys, RopeForm, as_number, as_written, gguf_form_named, gguf_names,
+};
 use crate::{Error, Result};
 
 /// Keys, after the architecture's name, that are carried out for every architecture.
@@ -178,7 +180,8 @@ impl Header<'_> {
                 continue;
             };
             if !(DONE.contains(&own) || form.keys.contains(&own) || turned_off(own, value)) {
-                return Err(self.unsupported(format!("`{key}: {value:?}` is not implemented")));
+                let value = as_written(value);
+                return Err(self.unsupported(format!("`{key}: {value}` is not implemented")));
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::quantized::gguf_file::Value;
 
-use crate::model::as_number;
+use crate::model::{as_number, as_written};
 
 /// Why it cannot be used; the text names the key.
 pub(crate) enum Fault {
@@ -66,7 +66,9 @@ impl<'a> Keys<'a> {
         if as_number(value) == Some(-1.0) && name != "eos_token_id" {
             return Ok(None);
         }
-        id.map(|id| Some(id as u32))
-            .ok_or_else(|| format!("`tokenizer.ggml.{name}: {value:?}` is no id of a token"))
+        id.map(|id| Some(id as u32)).ok_or_else(|| {
+            let value = as_written(value);
+            format!("`tokenizer.ggml.{name}: {value}` is no id of a token")
+        })
     }
 }
