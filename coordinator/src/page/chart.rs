@@ -100,6 +100,19 @@ mod tests {
         );
     }
 
+    /// The drawing is as narrow as the screen, and with it whatever stands in it.
+    #[test]
+    fn labels_stand_beside_the_drawing_and_not_in_it() {
+        let text = chart((1..10).map(f64::from));
+        let (before, rest) = text.split_once("<svg").expect("a drawing");
+        let (drawn, after) = rest.split_once("</svg>").expect("its end");
+        assert!(!drawn.contains("<text"), "{drawn}");
+        assert!(
+            before.contains("9.00") && after.contains("step 9"),
+            "{text}"
+        );
+    }
+
     #[test]
     fn the_band_is_explained_where_points_are_merged() {
         assert!(!chart((1..=1000).map(f64::from)).contains("lowest to highest"));
