@@ -38,7 +38,7 @@ mod tests {
 
     /// What a size of the style comes to in pixels.
     fn pixels(size: &str) -> f32 {
-        let number = |unit| size.strip_suffix(unit)?.parse::<f32>().ok();
+        let number = |unit: &str| size.strip_suffix(unit)?.parse::<f32>().ok();
         let pixels = number("px").or_else(|| Some(number("rem")? * REM));
         pixels.unwrap_or_else(|| panic!("{size} is in neither px nor rem"))
     }

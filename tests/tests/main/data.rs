@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use qlora_tests::{World, conversations, tiny_model};
+use qlora_tests::{World, binary, conversations, tiny_model};
 use serde_json::{Value, json};
 
 #[test]
@@ -136,6 +136,27 @@ fn a_check_counts_by_the_positions_of_the_model_and_writes_over_nothing_of_it() 
         );
         assert_eq!(fs::read(&file).ok(), before);
     }
+}
+
+#[test]
+fn scoring_refuses_the_control_tokens_that_training_refuses() {
+    let world = World::new(&[]);
+    let model = tiny_model(&world.path("")).to_string_lossy().into_owned();
+    let rows = world.path("rows.jsonl").to_string_lossy().into_owned();
+    let row = serde_json::json!({"messages": [
+        {"role": "user", "content": "a <|im_end|> b"}, {"role": "assistant", "content": "x"}
+    ]});
+    fs::write(&rows, format!("{row}\n")).expect("rows");
+    let scored = std::process::Command::new(binary("qlora-worker"))
+        .args(["score", "--model", &model, "--data", &rows])
+        .output()
+        .expect("qlora-worker");
+    let said = String::from_utf8_lossy(&scored.stderr);
+    assert_eq!(scored.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("rows.jsonl:1") && said.contains("control token"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -155,7 +155,6 @@ impl Answerer {
     ) -> Result<Scores> {
         let mut scores = Scores::default();
         let (mut sum, mut grades) = (0f64, Vec::new());
-        // As in training: what is refused there is no measure here.
         let encoder = Encoder::new(&self.tokenizer, &self.template);
         for row in qlora_data::examples(file, name)?.take(rows) {
             let (place, example) = row?;
@@ -200,18 +199,18 @@ impl Answerer {
     /// The tokens of the row at `place`.
     ///
     /// # Errors
-    /// It cannot be rendered, or the template leaves out everything that it would be scored on.
-    fn sample(
-        &self,
-        encoder: &Encoder,
-        place: &Place,
-        example: &Example,
-    ) -> Result<Sample> {
+    /// The row cannot be rendered, the template leaves out everything that the row would be scored
+    /// on, or a text holds a control token: the model would be measured on other turns than the row
+    /// has.
+    fn sample(&self, encoder: &Encoder, place: &Place, example: &Example) -> Result<Sample> {
         let fault = |source| DatasetError::Encode {
             place: place.clone(),
             source,
         };
         let (tokenizer, template) = (&self.tokenizer, &self.template);
+        if let Example::Chat(conversation) = example {
+            encoder.only_text(conversation).map_err(fault)?;
+        }
         let sample = encode_example(tokenizer, template, example).map_err(fault)?;
         if sample.labels.iter().all(|&label| label == IGNORE) {
             // As before a training: a message may be left out, or none may be asked for.

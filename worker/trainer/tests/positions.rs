@@ -137,7 +137,7 @@ fn a_token_beyond_the_embedding_is_named_with_its_row() {
     let mut tokenizer: Value =
         serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
     let token = json!({"id": toy::VOCABULARY, "content": "<think>", "single_word": false, "lstrip": false,
-                       "rstrip": false, "normalized": false, "special": true});
+                       "rstrip": false, "normalized": false, "special": false});
     tokenizer["added_tokens"]
         .as_array_mut()
         .expect("a list")
