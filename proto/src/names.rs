@@ -152,7 +152,7 @@ mod tests {
         );
         assert_eq!(
             EventKind::words(),
-            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, unreadable, registered, lost, removed or set aside"
+            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, paused, resumed, unreadable, registered, lost, removed or set aside"
         );
     }
 

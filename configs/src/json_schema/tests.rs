@@ -15,13 +15,14 @@ use crate::yaml;
 
 /// Files of `invalid/` in which each key alone is right: another key, the model or the template
 /// makes it wrong, or a key is missing, which another layer may give.
-const FOUND_BY_CHECKS_ONLY: [&str; 15] = [
+const FOUND_BY_CHECKS_ONLY: [&str; 16] = [
     "best_never.yaml",
     "cudnn_on_cpu.yaml",
     "flash_on_cpu.yaml",
     "flash_on_mac.yaml",
     "floor_of_no_fall.yaml",
     "home_folder.yaml",
+    "invisible_name.yaml",
     "missing_data.yaml",
     "missing_model.yaml",
     "nf4_of_gguf.yaml",

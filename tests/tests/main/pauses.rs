@@ -50,6 +50,7 @@ fn a_paused_job_frees_its_worker_and_ends_with_the_adapter_of_one_that_was_not()
     let listed = ok(&world, &["jobs", "--state", "paused", "--json"]);
     assert_eq!(listed.lines().count(), 1, "{listed}");
 
+    world.coordinator.kill();
     world.restart_coordinator();
     assert_eq!(world.job(paused)["state"], "paused");
     ok(&world, &["resume", &number]);
@@ -130,6 +131,7 @@ fn a_cancelled_job_is_done_again_and_ended_ones_are_deleted() {
         refused(&world, &["show", gone], "there is no job");
         refused(&world, &["logs", gone], "there is no job");
     }
+    world.coordinator.kill();
     world.restart_coordinator();
     let listed = ok(&world, &["jobs", "--json"]);
     assert_eq!(listed.lines().count(), 1, "{listed}");

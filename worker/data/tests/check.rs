@@ -385,7 +385,7 @@ fn rows_of_strangers_are_read_or_refused_by_name() {
         (content(r#"[{"type": "image_url", "image_url": {"url": "x"}}]"#), "`image_url`"),
         (content(r#"[{"type": "tool_result", "tool_use_id": "t", "content": "4"}]"#), "`tool_result`"),
         (content(r#"[{"type": "text", "text": "q", "loss": 0}]"#), "`loss`"),
-        (content(r#""\ud800""#), "hex escape"),
+        (content(r#""\ud800""#), "lone surrogate"),
         (content("1e400"), "out of range"),
         (content("123456789012345678901234567890"), "123456789012345678901234567890"),
         (content(r#""q", "content": "r""#), "`content` stands twice"),
