@@ -141,7 +141,11 @@ fn no_crate_knows_what_it_must_not() {
 }
 
 fn document() -> String {
-    fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the document")
+    text("docs/ARCHITECTURE.md")
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(root().join(name)).expect(name)
 }
 
 /// What stands between backticks.
@@ -224,11 +228,11 @@ fn every_path_that_the_architecture_names_is_there() {
     );
 }
 
-/// The numbered invariants, each with what stands behind its `Tests:`.
-fn invariants(document: &str) -> Vec<(usize, String)> {
+/// The numbered entries of a section, each with what stands behind its `Tests:`.
+fn entries(document: &str, section: &str) -> Vec<(usize, String)> {
     let section = document
         .split("\n## ")
-        .find(|s| s.starts_with("Invariants"))
+        .find(|s| s.starts_with(section))
         .expect("the section");
     let mut found: Vec<(usize, String)> = Vec::new();
     for line in section.lines().skip(1) {
@@ -288,7 +292,18 @@ fn faults(number: usize, tests: &str) -> Vec<String> {
 
 #[test]
 fn every_invariant_is_held_by_tests_that_are_there() {
-    let found = invariants(&document());
+    held("docs/ARCHITECTURE.md", "Invariants");
+}
+
+#[test]
+fn every_guarantee_is_held_by_tests_that_are_there() {
+    held("docs/GUARANTEES.md", "Guarantees");
+}
+
+/// # Panics
+/// An entry of the section names no test, or one that is not there.
+fn held(document: &str, section: &str) {
+    let found = entries(&text(document), section);
     let numbers: Vec<usize> = found.iter().map(|(number, _)| *number).collect();
     assert!(
         numbers.len() > 10 && numbers.iter().copied().eq(1..=numbers.len()),
@@ -304,7 +319,7 @@ fn every_invariant_is_held_by_tests_that_are_there() {
 #[test]
 fn an_invariant_without_a_test_is_noticed() {
     let text = "x\n## Invariants\n\n1. **One.** a\n   b\n2. **Two.** c\n   Tests: `tests/tests/main/house.rs`: `no_such_test`,\n   `is_path`.\n3. **Three.** Tests: `no/file.rs`: `x`.\n\n## y\n4. **Four.**\n";
-    let found = invariants(text);
+    let found = entries(text, "Invariants");
     assert_eq!(
         found.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
         [1, 2, 3]
