@@ -2,7 +2,7 @@
 
 use crate::attempt::{Outcome, Rendezvous};
 use crate::ids::{JobId, SessionId, Token};
-use crate::job::{Artifact, JobSpec};
+use crate::job::{Artifact, Job, JobSpec};
 use crate::progress::Progress;
 use crate::worker::Platform;
 
@@ -166,6 +166,15 @@ pub enum Effect {
 pub(crate) type Effects = Vec<Effect>;
 
 impl Effect {
+    /// `job` needs the artifact `digest` no more.
+    pub(crate) fn release(job: &Job, digest: &str) -> Self {
+        Self::Release {
+            job: job.id,
+            config_hash: job.spec.config_hash.clone(),
+            digest: digest.to_owned(),
+        }
+    }
+
     pub(crate) fn record(
         job: Option<JobId>,
         worker: Option<String>,

@@ -18,7 +18,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::Attempt;
-use crate::event::Effect;
 use crate::ids::{JobId, Millis, Now, Token};
 use crate::progress::Progress;
 use crate::worker::Needs;
@@ -319,15 +318,6 @@ impl Job {
             .collect();
         self.artifacts.retain(|a| !old(a));
         gone
-    }
-
-    /// Says that the job needs the artifact `digest` no more.
-    pub(crate) fn release(&self, digest: &str) -> Effect {
-        Effect::Release {
-            job: self.id,
-            config_hash: self.spec.config_hash.clone(),
-            digest: digest.to_owned(),
-        }
     }
 
     /// The attempt `token`.

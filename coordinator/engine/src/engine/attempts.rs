@@ -119,7 +119,7 @@ impl Engine {
         ));
         job.artifacts.push(artifact);
         let old = job.let_old_checkpoints_go();
-        effects.extend(old.iter().map(|digest| job.release(digest)));
+        effects.extend(old.iter().map(|digest| Effect::release(job, digest)));
         effects.push(Effect::Save(id));
         Ok(Response::Done)
     }

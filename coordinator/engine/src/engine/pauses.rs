@@ -122,7 +122,11 @@ impl Engine {
             .into_iter()
             .partition(|a| a.kind == ArtifactKind::Checkpoint && a.step > step);
         job.artifacts = stays;
-        effects.extend(later.iter().map(|artifact| job.release(&artifact.digest)));
+        effects.extend(
+            later
+                .iter()
+                .map(|artifact| Effect::release(job, &artifact.digest)),
+        );
         Ok(())
     }
 }

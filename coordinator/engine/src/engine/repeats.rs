@@ -46,7 +46,7 @@ impl Engine {
     ) -> Result<Response, Refusal> {
         let job = self.ended(id, "removed")?;
         let key = job.spec.idempotency_key.clone();
-        effects.extend(job.digests().map(|digest| job.release(digest)));
+        effects.extend(job.digests().map(|digest| Effect::release(job, digest)));
         effects.push(Effect::record(
             Some(id),
             None,
