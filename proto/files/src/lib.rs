@@ -46,6 +46,7 @@ impl Partial {
     }
 
     fn begin(out: &Path, kind: Kind) -> io::Result<Self> {
+        replaceable(out)?;
         sweep(out);
         Ok(Self {
             out: out.into(),
@@ -118,10 +119,26 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
 /// in one folder. For what is written over several starts of a program under a name that it knows
 /// again, such as a download; [`Partial`] is for everything else.
 pub fn place(from: &Path, to: &Path) -> io::Result<()> {
+    replaceable(to)?;
     // A name may outlive a power loss that content which is only in memory does not.
     sync(from)?;
     fs::rename(from, to)?;
     sync_folder_of(to)
+}
+
+/// A file that gets the name of a device takes its place: as root, `/dev/null` would be gone for
+/// every program of the machine.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] where `out` is, or leads to, what is neither a file nor a folder.
+fn replaceable(out: &Path) -> io::Result<()> {
+    match fs::metadata(out) {
+        Ok(there) if !(there.is_file() || there.is_dir()) => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is a device, a pipe or a socket, and not a file that can be replaced",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A file, or a folder after all that lies in it.

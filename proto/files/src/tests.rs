@@ -247,3 +247,24 @@ fn a_file_that_was_written_under_a_name_of_its_own_takes_the_place_of_another() 
     }
     assert!(place(&from, &to).is_err() && to.exists());
 }
+
+#[test]
+fn what_is_no_file_is_never_replaced_by_one() {
+    let home = tempfile::tempdir().expect("a folder");
+    let socket = home.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let link = home.path().join("link");
+    std::os::unix::fs::symlink(&socket, &link).expect("a link");
+    for out in [&socket, &link] {
+        let fault = write(out, b"x").expect_err("a socket is kept");
+        assert_eq!(fault.kind(), ErrorKind::InvalidInput);
+        let from = home.path().join("from");
+        fs::write(&from, "x").expect("a file");
+        let fault = place(&from, out).expect_err("a socket is kept");
+        assert_eq!(fault.kind(), ErrorKind::InvalidInput);
+    }
+    assert!(fs::symlink_metadata(&socket).is_ok_and(|there| !there.is_file()));
+    assert!(fs::symlink_metadata(&link).is_ok_and(|there| there.is_symlink()));
+    let names = fs::read_dir(home.path()).expect("a folder").count();
+    assert_eq!(names, 3, "nothing is left beside them");
+}
