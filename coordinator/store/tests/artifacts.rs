@@ -170,17 +170,22 @@ async fn a_folder_under_the_name_of_an_artifact_is_damage_and_an_upload_takes_it
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path()).await;
     let path = final_path(folder.path());
-    fs::create_dir_all(path.join("deep")).expect("a folder");
-    let found = stat(&store).await;
-    assert!(found.damaged && !found.complete, "{found:?}");
-    let fault = all(&store).await.expect_err("no artifact");
-    assert!(
-        matches!(fault, ArtifactError::Damaged { .. }) && fault.to_string().contains("no file"),
-        "{fault}"
-    );
-    put(&store, BYTES).await;
-    assert_eq!(all(&store).await.expect("an artifact"), BYTES);
-    assert!(path.with_extension("damaged").join("deep").is_dir());
+    // The second one finds the first one's place taken.
+    for aside in ["damaged", "damaged-2"] {
+        fs::create_dir_all(path.join(aside)).expect("a folder");
+        let found = stat(&store).await;
+        assert!(found.damaged && !found.complete, "{found:?}");
+        let fault = all(&store).await.expect_err("no artifact");
+        assert!(
+            matches!(fault, ArtifactError::Damaged { .. }) && fault.to_string().contains("no file"),
+            "{fault}"
+        );
+        put(&store, BYTES).await;
+        assert_eq!(all(&store).await.expect("an artifact"), BYTES);
+        assert!(path.with_extension(aside).join(aside).is_dir());
+        fs::remove_file(&path).expect("the artifact");
+    }
+    assert!(path.with_extension("damaged").join("damaged").is_dir());
 }
 
 #[tokio::test]

@@ -16,6 +16,9 @@ use super::error::{ArtifactError, at};
 use super::hashes::{Hashes, Stamp, hash_of};
 use super::partial::Parts;
 
+/// Folders that are moved aside from under one name; beyond that somebody has to look.
+const MOST_ASIDE: u32 = 1000;
+
 /// Complete artifacts, and parts of uploads that broke off.
 pub(super) struct Folder {
     artifacts: PathBuf,
@@ -97,7 +100,7 @@ impl Folder {
         if !path.is_dir() {
             return Ok(());
         }
-        let aside = path.with_extension("damaged");
+        let aside = free_name(&path);
         tracing::warn!(
             "{} is a folder, where an artifact belongs; it is moved to {}",
             path.display(),
@@ -152,6 +155,19 @@ impl Folder {
             .map(|entry| Ok(entry.map_err(at(&self.artifacts))?.path()))
             .collect()
     }
+}
+
+/// A name beside `path` under which nothing lies: what was moved aside before stays as it is.
+fn free_name(path: &Path) -> PathBuf {
+    let is_free = |name: &PathBuf| {
+        fs::symlink_metadata(name).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    };
+    let first = path.with_extension("damaged");
+    let numbered = (2..=MOST_ASIDE).map(|n| path.with_extension(format!("damaged-{n}")));
+    std::iter::once(first.clone())
+        .chain(numbered)
+        .find(is_free)
+        .unwrap_or(first)
 }
 
 /// The artifacts on `shelf` that were last modified more than `keep` ago.
