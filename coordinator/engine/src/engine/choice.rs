@@ -19,10 +19,10 @@ pub(super) enum Choice {
 }
 
 impl Engine {
-    /// What `worker` is to do next: the oldest job that waits and may start with it, and those who
+    /// What `worker` is to do next: the first job of the queue that may start with it, and those who
     /// take it with it.
     ///
-    /// A job that wants several comes before younger ones too: where enough fit and some are busy,
+    /// A job that wants several comes before those behind it too: where enough fit and some are busy,
     /// `worker` stays free for it. Meanwhile it takes jobs that end in time by their own limit.
     pub(super) fn choice_for(&self, now: Now, worker: &Worker) -> Choice {
         let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);

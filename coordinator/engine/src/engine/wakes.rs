@@ -27,8 +27,8 @@ impl Engine {
         effects.push(Effect::Wake(worker.session));
     }
 
-    /// Wakes a worker that waits, fits the job and would be given work now; it takes the oldest job
-    /// that it can.
+    /// Wakes a worker that waits, fits the job and would be given work now; it takes the first
+    /// job of the queue that it can.
     pub(super) fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else {
             return;
@@ -77,8 +77,9 @@ impl Engine {
         }
     }
 
-    /// Wakes a worker for the oldest job that may start and fits one that would be given work now.
-    /// Older jobs that fit nobody who waits are passed over, so that they hold up no younger one.
+    /// Wakes a worker for the first job of the queue that may start and fits one that would be given
+    /// work now. Jobs before it that fit nobody who waits are passed over, so that they hold up none
+    /// behind them.
     pub(super) fn wake_for_oldest(&mut self, now: Now, effects: &mut Effects) {
         if !self.workers.values().any(Worker::is_free) {
             return;

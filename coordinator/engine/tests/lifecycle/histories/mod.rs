@@ -1,4 +1,5 @@
-//! Random histories over a disk that only [`Effect::Save`] writes, checked after every act.
+//! Random histories over a disk that only [`Effect::Save`] and [`Effect::Remove`] change, checked
+//! after every act.
 //!
 //! Time passes by random amounts and from deadline to deadline. The engine checks the time at
 //! deadlines only, so a missing deadline shows. The rules judge what was acknowledged, which is
