@@ -8,14 +8,13 @@ use qlora_client::retry::{Backoff, Policy, Verdict, judge};
 use qlora_client::{Client, console};
 use qlora_proto::{ExplainResponse, Job, JobState, Progress, WatchRequest};
 
+use super::absence::Absence;
 use super::waiting::{reason, waiting};
 use crate::context::Context;
 use crate::error::CtlError;
 use crate::interrupt::interrupted;
 use crate::output::{human, json, print_json};
 
-/// Time that a coordinator may be away before following ends.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two looks at why a job waits: workers come and go without a change of the job.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -58,18 +57,18 @@ pub async fn follow(context: &Context, id: u64, states: States) -> Result<Ended,
 
 async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<Job, CtlError> {
     let mut client = context.client()?;
-    let mut last_word = Instant::now();
+    let mut absence = Absence::default();
     let mut backoff = Backoff::new(Policy::CALL);
     let fault = context.fault();
     loop {
-        let heard = last_word;
+        let mut heard = false;
         let broken = match client.jobs.watch(WatchRequest { id }).await {
             Ok(answer) => match changes(
                 context,
                 &mut client,
                 answer.into_inner(),
                 screen,
-                &mut last_word,
+                &mut heard,
             )
             .await?
             {
@@ -78,14 +77,15 @@ async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<J
             },
             Err(status) => Some(status),
         };
+        if heard {
+            backoff.reset();
+            absence.end();
+        }
         if let Some(status) = broken {
-            if judge(&status) != Verdict::Again || last_word.elapsed() > PATIENCE {
+            if judge(&status) != Verdict::Again || absence.is_too_long(Instant::now()) {
                 return Err(fault(status));
             }
             screen.note("the coordinator is away, waiting for it");
-        }
-        if last_word > heard {
-            backoff.reset();
         }
         backoff.wait().await;
     }
@@ -102,7 +102,7 @@ async fn changes(
     client: &mut Client,
     mut changes: tonic::Streaming<Job>,
     screen: &mut Screen<'_>,
-    last_word: &mut Instant,
+    heard: &mut bool,
 ) -> Result<Stream, CtlError> {
     let mut job: Option<Job> = None;
     loop {
@@ -112,7 +112,7 @@ async fn changes(
         tokio::select! {
             message = changes.message() => match message {
                 Ok(Some(changed)) => {
-                    *last_word = Instant::now();
+                    *heard = true;
                     job = Some(changed);
                 }
                 Ok(None) => return Ok(Stream::Broke(None)),

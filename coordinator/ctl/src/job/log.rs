@@ -7,14 +7,14 @@ use qlora_client::Client;
 use qlora_client::retry::{Backoff, Policy, Verdict, judge};
 use qlora_proto::{GetJobRequest, LogLine, StreamLogsRequest};
 
-use super::follow::PATIENCE;
+use super::absence::Absence;
 use crate::context::Context;
 use crate::error::CtlError;
 
 /// Gives every line of the log of job `id` to `show`, each once and in order.
 ///
 /// # Errors
-/// A coordinator that was never heard, or not for [`PATIENCE`]; a job that is not known; whatever
+/// A coordinator that was never heard, or that is away for too long; a job that is not known; whatever
 /// `show` returns.
 pub async fn read(
     context: &Context,
@@ -28,7 +28,7 @@ pub async fn read(
         after: 0,
         last_word: None,
     };
-    let (mut until_end, mut told) = (follow, false);
+    let (mut until_end, mut told, mut absence) = (follow, false, Absence::default());
     let mut backoff = Backoff::new(Policy::CALL);
     loop {
         let heard = log.last_word;
@@ -45,18 +45,19 @@ pub async fn read(
             },
             broken => broken,
         };
+        if log.last_word > heard {
+            backoff.reset();
+            absence.end();
+            told = false;
+        }
         if let Some(status) = broken {
-            let is_silent = log.last_word.is_none_or(|at| at.elapsed() > PATIENCE);
+            let is_silent = log.last_word.is_none() || absence.is_too_long(Instant::now());
             if !follow || is_silent || judge(&status) != Verdict::Again {
                 return Err(context.fault()(status));
             }
             if !std::mem::replace(&mut told, true) {
                 context.say("the coordinator is away, waiting for it");
             }
-        }
-        if log.last_word > heard {
-            backoff.reset();
-            told = false;
         }
         backoff.wait().await;
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here reads arguments or prints a result; that is a command's part.
 
+mod absence;
 pub mod artifact;
 pub mod confirm;
 pub mod each;
