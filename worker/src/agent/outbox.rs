@@ -83,7 +83,7 @@ impl Outbox {
                 ..batch
             };
             if !send(&client, &sender.session, batch).await {
-                self.pending().refused = true;
+                self.pending().refuse();
                 self.empty.notify_waiters();
                 return;
             }
@@ -208,6 +208,15 @@ mod tests {
         assert!(!outbox.is_stuck() && outbox.pending().sent().is_some());
         outbox.pending().delivered();
         assert!(outbox.pending().sent().is_none());
+    }
+
+    #[test]
+    fn a_coordinator_that_refuses_what_was_sent_is_not_away() {
+        let outbox = Outbox::default();
+        outbox.log(line(LogLevel::Info, "x".into()));
+        outbox.pending().next().expect("a batch");
+        outbox.pending().refuse();
+        assert!(outbox.is_refused() && outbox.pending().sent().is_none());
     }
 
     #[test]

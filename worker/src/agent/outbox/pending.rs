@@ -154,6 +154,12 @@ impl Pending {
         self.sent = None;
     }
 
+    /// The coordinator takes nothing more of this attempt, so nothing is on its way.
+    pub fn refuse(&mut self) {
+        self.refused = true;
+        self.sent = None;
+    }
+
     /// Since when the first batch is on its way.
     pub fn sent(&self) -> Option<Instant> {
         self.sent
