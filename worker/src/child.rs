@@ -30,7 +30,7 @@ pub const RENDEZVOUS: &str = "rendezvous ";
 /// What a line begins with that says for how many milliseconds the process may go on.
 pub const LEASE: &str = "lease ";
 
-/// How often a process that was asked to stop says that it is at it.
+/// How often a process that was asked to stop says that it runs.
 pub const STOP_BEAT: Duration = Duration::from_secs(2);
 
 /// What is done with the model.
@@ -57,7 +57,7 @@ pub enum Line {
     Event(Event),
     /// Where the other processes of the group find this one.
     Listening(Listening),
-    /// It was asked to stop and is at it: it ends a block, or saves.
+    /// It was asked to stop and is not frozen. How far it has come, this does not say.
     Stopping {
         stopping_for_s: u64,
     },

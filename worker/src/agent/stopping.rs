@@ -9,7 +9,9 @@ use tokio::time::Instant;
 /// the loss over a large vocabulary takes seconds on a slow CPU, and what is saved may be gigabytes
 /// on a slow disk.
 const PATIENCE: Duration = Duration::from_secs(100);
-/// How long a child that stops may say nothing: one that is at it says so every two seconds.
+/// How long a child that stops may say nothing. One that runs at all says so every two seconds, from
+/// a thread of its own, so silence means a process that is frozen. One that runs and gets nowhere is
+/// ended after [`PATIENCE`].
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// How soon an attempt has to stop.
@@ -54,6 +56,11 @@ impl StopBy {
     /// It was heard at `now`.
     pub fn hear(&mut self, now: Instant) {
         self.heard = now + SILENCE;
+    }
+
+    /// Whether it has had all the time that there is, however much it still says.
+    pub fn is_over(&self, now: Instant) -> bool {
+        now >= self.done
     }
 
     pub fn at(&self) -> Instant {
@@ -109,6 +116,10 @@ mod tests {
         assert_eq!(by.at(), now + 18 * second);
         by.hear(now + 99 * second);
         assert_eq!(by.at(), now + PATIENCE);
+        assert!(!by.is_over(now + 99 * second) && by.is_over(now + PATIENCE));
+        // One that never stops talking gains nothing by it.
+        by.hear(now + PATIENCE);
+        assert!(by.is_over(now + PATIENCE));
         assert!(by.why().contains("not done after 100 s"), "{}", by.why());
     }
 }

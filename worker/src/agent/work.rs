@@ -249,6 +249,13 @@ impl Work {
             };
             let now = tokio::time::Instant::now();
             stop_by.iter_mut().for_each(|by| by.hear(now));
+            let goes_on = !matches!(received, Line::Ended { .. });
+            // A child that never stops talking does not let the time above come.
+            if let Some(by) = stop_by.filter(|by| goes_on && by.is_over(now)) {
+                process.kill().await;
+                self.tell(by.why());
+                return Last::Gone;
+            }
             if matches!(received, Line::Stopping { .. }) {
                 continue;
             }

@@ -209,8 +209,8 @@ fn execute(
     }
 }
 
-/// Says over and over that the process is at stopping. One that stands still says nothing, and is
-/// ended for it.
+/// Says over and over that the process runs, whatever the training thread does: it may write
+/// gigabytes, of which nothing tells. A process that is frozen says nothing, and is ended for it.
 fn tell_stopping() {
     let since = Instant::now();
     loop {
