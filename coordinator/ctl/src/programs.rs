@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use qlora_client::Fault;
+use qlora_codes::Code;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -205,17 +206,22 @@ pub fn pid(child: &Child) -> String {
 /// A fault of a program, with what its log says of the cause.
 pub fn fault(what: &str, text: &str, log: &Path) -> CtlError {
     let words = std::fs::read_to_string(log).unwrap_or_default();
-    let Fault { message, help, .. } = cause(&words);
+    let Fault {
+        code,
+        message,
+        help,
+        ..
+    } = cause(&words);
     let place = format!("its log is {}", log.display());
     CtlError::Process {
         what: what.into(),
         fault: format!("{text}: {message}"),
         help: match help.as_str() {
-            "" => place,
-            // That is an option of the coordinator, which quickstart calls otherwise.
-            help if help.contains("--listen") => {
+            // The way out is an option of the coordinator, which quickstart calls otherwise.
+            _ if code == Code::Listen.id() => {
                 "give another --port, or none for any that is free".into()
             }
+            "" => place,
             help => format!("{help}; {place}"),
         },
     }
@@ -269,15 +275,14 @@ mod tests {
             let fault = fault("qlora-coordinator", "did not come up", &log);
             (fault.to_string(), fault.help())
         };
-        let (said, help) = told(
-            "INFO start\nerror[Q0607]: 127.0.0.1:7070 is in use\n  help: give --listen another address\n",
-        );
+        let (said, help) =
+            told("INFO start\nerror[Q0405]: 127.0.0.1:7070 is in use\n  help: take a free one\n");
         assert_eq!(
             said,
             "qlora-coordinator did not come up: 127.0.0.1:7070 is in use"
         );
         assert!(
-            help.contains("--port") && !help.contains("--listen"),
+            help.contains("--port") && !help.contains("a free one"),
             "{help}"
         );
         let (said, help) = told("INFO start\na panic\n");
