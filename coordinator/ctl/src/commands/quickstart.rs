@@ -1,4 +1,6 @@
 use std::cell::Cell;
+use std::fs::DirEntry;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Instant;
@@ -48,6 +50,13 @@ pub struct Quickstart {
     set: Vec<String>,
 }
 
+/// The folder of the rows. It is made first, so who makes it has taken the whole folder.
+const DATA: &str = "quickstart";
+/// What is put into the folder before a job is submitted, logs apart.
+const MADE: [&str; 5] = [DATA, "quickstart.yaml", "address", "coordinator", "worker"];
+/// What the programs say: all that tells why a start has failed.
+const LOGS: [&str; 2] = ["coordinator.log", "worker.log"];
+
 impl Quickstart {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let started = Instant::now();
@@ -68,15 +77,17 @@ impl Quickstart {
         let path = fetch_model(context, &model).await?;
         context.say(format!("1/5 model    {model} at {path}"));
         let (was_there, begun) = (folder.exists(), Cell::new(false));
+        // Only now, so that a refused key or a failed download leaves the folder unused; another
+        // quickstart may have taken it meanwhile.
+        claim(&folder)?;
         let result = self
             .train(context, &resolved, &folder, started, &begun)
             .await;
-        if begun.get() {
-            return result;
+        if !begun.get() {
+            // The same command would refuse a folder with something in it.
+            clear(&folder, was_there, result.is_err());
         }
-        // The same command would refuse a folder with something in it.
-        clear(&folder, was_there);
-        result.map_err(|fault| without_folder(fault, &folder))
+        result
     }
 
     /// Starts the programs and trains; `begun` tells whether the job was submitted.
@@ -88,7 +99,6 @@ impl Quickstart {
         started: Instant,
         begun: &Cell<bool>,
     ) -> Result<ExitCode, CtlError> {
-        // Last, so that a refused key or a failed download leaves the folder unused.
         write_inputs(folder)?;
         context.say(self.data_line());
 
@@ -112,11 +122,11 @@ impl Quickstart {
             return result;
         }
         programs.stop().await;
-        if begun.get() && result.is_err() {
+        if result.is_err() {
             context.say(format!(
                 "logs: {} and {}",
-                folder.join("coordinator.log").display(),
-                folder.join("worker.log").display()
+                folder.join(LOGS[0]).display(),
+                folder.join(LOGS[1]).display()
             ));
         }
         result
@@ -192,10 +202,23 @@ impl Quickstart {
     }
 }
 
-/// Writes configuration and data, so that they can be looked at and submitted again.
+/// Takes `folder` for this quickstart alone: of several that begin at once, one makes the folder of
+/// the rows. The logs of a start that failed make room for those of this one.
+fn claim(folder: &Path) -> Result<(), CtlError> {
+    std::fs::create_dir_all(folder).map_err(CtlError::io(folder))?;
+    refuse_used(folder)?;
+    let data = folder.join(DATA);
+    match std::fs::create_dir(&data) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(used(folder)),
+        made => made.map_err(CtlError::io(&data))?,
+    }
+    LOGS.iter()
+        .for_each(|log| drop(std::fs::remove_file(folder.join(log))));
+    Ok(())
+}
+
+/// Writes configuration and data into a folder that was claimed, so that they can be looked at and submitted again.
 fn write_inputs(folder: &Path) -> Result<(), CtlError> {
-    let data = folder.join("quickstart");
-    std::fs::create_dir_all(&data).map_err(CtlError::io(&data))?;
     let files = [
         ("quickstart.yaml", QUICKSTART),
         ("quickstart/train.jsonl", QUICKSTART_TRAIN),
@@ -266,51 +289,39 @@ fn report(context: &Context, job: &Job, adapter: &Path, started: Instant) -> Res
     Ok(())
 }
 
-/// Refuses a folder that is not empty, before any work: files of an earlier run would mix with those
-/// of this one.
+/// Refuses a folder with something in it, before any work: files of an earlier run would mix with
+/// those of this one. The logs of a start that failed do not.
 fn refuse_used(folder: &Path) -> Result<(), CtlError> {
+    let is_log = |entry: DirEntry| LOGS.iter().any(|log| entry.file_name() == *log);
     let is_used = match std::fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Ok(mut entries) => entries.any(|entry| !entry.is_ok_and(is_log)),
+        Err(e) if e.kind() == ErrorKind::NotFound => false,
         Err(e) => return Err(CtlError::io(folder)(e)),
     };
-    if is_used {
-        return Err(CtlError::Usage {
-            message: format!("{} exists already and is not empty", folder.display()),
-            help: "give --dir another folder, or remove this one".into(),
-        });
-    }
-    Ok(())
+    if is_used { Err(used(folder)) } else { Ok(()) }
 }
 
-/// Takes away what was put into `folder`, and the folder where it was not there before.
-fn clear(folder: &Path, was_there: bool) {
-    if !was_there {
-        // What cannot be removed is refused by the next command, which names the folder.
-        drop(std::fs::remove_dir_all(folder));
-        return;
+fn used(folder: &Path) -> CtlError {
+    CtlError::Usage {
+        message: format!("{} exists already and is not empty", folder.display()),
+        help: "give --dir another folder, or remove this one".into(),
     }
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
+}
+
+/// Takes away what this quickstart put into `folder`, by its names, and the folder itself where it
+/// was not there before and is empty then. The logs of a start that failed stay.
+fn clear(folder: &Path, was_there: bool, has_failed: bool) {
+    let logs = LOGS.iter().filter(|_| !has_failed);
+    for path in MADE.iter().chain(logs).map(|name| folder.join(name)) {
+        // What cannot be removed is refused by the next command, which names the folder.
         let removed = match path.is_dir() {
             true => std::fs::remove_dir_all(path),
             false => std::fs::remove_file(path),
         };
         drop(removed);
     }
-}
-
-/// `fault` without a way out that leads into `folder`, which has been cleared.
-fn without_folder(fault: CtlError, folder: &Path) -> CtlError {
-    match fault {
-        CtlError::Process { what, fault, help } if help.contains(&*folder.to_string_lossy()) => {
-            CtlError::Process {
-                what,
-                fault,
-                help: "nothing was left in the folder; the same command can be given again".into(),
-            }
-        }
-        other => other,
+    if !was_there {
+        drop(std::fs::remove_dir(folder));
     }
 }
 
@@ -410,23 +421,27 @@ mod tests {
         let home = tempfile::tempdir().expect("a folder");
         let made = |name: &str| {
             let folder = home.path().join(name);
+            claim(&folder).expect("a folder of its own");
             write_inputs(&folder).expect("files");
-            assert!(refuse_used(&folder).is_err());
+            fs::write(folder.join(LOGS[0]), "why").expect("a log");
+            // It is taken, and who is refused takes nothing away.
+            assert!(claim(&folder).is_err());
             folder
         };
-        let folder = made("new");
-        clear(&folder, false);
+        let folder = made("interrupted");
+        clear(&folder, false, false);
         assert!(!folder.exists());
+        let folder = made("failed");
+        clear(&folder, false, true);
+        let log = folder.join(LOGS[0]);
+        assert!(log.exists() && refuse_used(&folder).is_ok());
+        claim(&folder).expect("the folder once more");
+        assert!(!log.exists());
         let folder = made("old");
-        clear(&folder, true);
-        assert!(folder.is_dir() && refuse_used(&folder).is_ok());
-        let lost = CtlError::Process {
-            what: "x".into(),
-            fault: "ended".into(),
-            help: format!("its log is {}", folder.join("x.log").display()),
-        };
-        assert!(without_folder(lost, &folder).help().contains("again"));
         fs::write(folder.join("mine"), "").expect("a file");
+        clear(&folder, true, true);
+        let left = fs::read_dir(&folder).expect("a folder").count();
+        assert_eq!(left, 2, "the log and what is no quickstart's");
         assert!(refuse_used(&folder).is_err());
     }
 }
