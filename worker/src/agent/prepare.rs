@@ -123,13 +123,14 @@ impl Work {
             .await
             .map_err(Fault::io(&folder))?;
         let path = folder.join(plain_name(&file.name).unwrap_or(&format!("{role}.jsonl")));
-        if qlora_client::is_archive(&fetched).map_err(Fault::io(&fetched))? {
-            unpack(&fetched, &path).await?;
-        } else {
-            tokio::fs::rename(&fetched, &path)
-                .await
-                .map_err(Fault::io(&path))?;
-        }
+        blocking((fetched, path.clone()), |(fetched, path)| {
+            if qlora_client::is_archive(fetched).map_err(Fault::io(fetched))? {
+                unpack(fetched, path)
+            } else {
+                std::fs::rename(fetched, path).map_err(Fault::io(path))
+            }
+        })
+        .await?;
         Ok(Some(path))
     }
 
@@ -138,7 +139,10 @@ impl Work {
         let archive = self.folder.join(format!("{name}.tar"));
         transfer::download(&self.client, digest, &archive, Caller::Worker, &unwatched).await?;
         let folder = self.folder.join(name);
-        unpack(&archive, &folder).await?;
+        blocking((archive, folder.clone()), |(archive, folder)| {
+            unpack(archive, folder)
+        })
+        .await?;
         Ok(folder)
     }
 
@@ -163,8 +167,18 @@ impl Work {
     }
 }
 
+/// Does `work` with two paths where it may wait for the disk: gigabytes of rows take minutes, and
+/// the session has a lease to renew meanwhile.
+async fn blocking(
+    paths: (PathBuf, PathBuf),
+    work: impl FnOnce((&Path, &Path)) -> Result<(), Fault> + Send + 'static,
+) -> Result<(), Fault> {
+    let work = tokio::task::spawn_blocking(move || work((&paths.0, &paths.1)));
+    work.await.map_err(|e| Fault::Task(e.to_string()))?
+}
+
 /// Unpacks `archive` as `folder`, and removes it.
-async fn unpack(archive: &Path, folder: &Path) -> Result<(), Fault> {
+fn unpack(archive: &Path, folder: &Path) -> Result<(), Fault> {
     qlora_client::unpack(archive, folder).map_err(|fault| match fault {
         TransferError::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => {
             fault.into()
@@ -177,9 +191,7 @@ async fn unpack(archive: &Path, folder: &Path) -> Result<(), Fault> {
             }
         }
     })?;
-    tokio::fs::remove_file(archive)
-        .await
-        .map_err(Fault::io(archive))
+    std::fs::remove_file(archive).map_err(Fault::io(archive))
 }
 
 /// The adapter of an artifact: of a checkpoint, the best one where it keeps that.
@@ -240,6 +252,19 @@ mod tests {
         for name in ["", ".", "..", "a/b", "/etc/passwd", "a/", "a\0b", &long] {
             assert_eq!(plain_name(name), None, "{name}");
         }
+    }
+
+    /// On the one thread of this runtime nobody else would come to send.
+    #[tokio::test]
+    async fn what_waits_for_the_disk_keeps_no_other_task_waiting() {
+        let (sender, disk) = std::sync::mpsc::channel();
+        let waiting = blocking(Default::default(), move |_| {
+            disk.recv()
+                .map_err(|e| Fault::io(Path::new("disk"))(std::io::Error::other(e)))
+        });
+        let answering = async move { sender.send(()).expect("who waits") };
+        let (waited, ()) = tokio::join!(waiting, answering);
+        waited.expect("what the disk gave");
     }
 
     #[test]
