@@ -26,6 +26,7 @@ mod rendezvous;
 mod saved;
 mod session;
 mod sessions;
+mod spool;
 mod stopping;
 mod token_cache;
 mod upload;

@@ -59,6 +59,7 @@ impl Outbox {
             .into_iter()
             .for_each(|sample| pending.sample(sample));
         pending.progress = Some(progress.clone());
+        pending.changes += 1;
         drop(pending);
         self.news.notify_one();
     }
@@ -98,24 +99,15 @@ impl Outbox {
             .is_some_and(|sent| sent.elapsed() >= AWAY)
     }
 
+    /// Counts what came and what was delivered: what is not delivered is the same while this is.
+    pub fn changes(&self) -> u64 {
+        self.pending().changes
+    }
+
     /// Writes a copy of what is not delivered to `path`, in the batches in which it is going to be
     /// sent: what arrives after all is known by its number.
     pub fn keep(&self, path: &Path) -> io::Result<()> {
-        let mut copy = self.pending().clone();
-        while !copy.is_empty() {
-            copy.number_one();
-        }
-        if copy.numbered.is_empty() {
-            copy.numbered.push_back(ReportRequest {
-                batch: copy.number,
-                ..ReportRequest::default()
-            });
-        }
-        let bytes: Vec<u8> = copy
-            .numbered
-            .iter()
-            .flat_map(Message::encode_length_delimited_to_vec)
-            .collect();
+        let bytes = self.pending().encoded();
         std::fs::write(path, bytes)
     }
 

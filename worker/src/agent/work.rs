@@ -16,7 +16,7 @@ use super::current::Current;
 use super::delivery::{Delivery, Ending, Uploads};
 use super::exit_status::ExitStatus;
 use super::fault::Fault;
-use super::handover::{self, Whose};
+use super::handover::Whose;
 use super::instruments::Instruments;
 use super::lease::{Lease, at};
 use super::outbox::Outbox;
@@ -24,6 +24,7 @@ use super::process::Process;
 use super::progress::{Tracker, line};
 use super::rendezvous::Exchange;
 use super::saved::{Kind, Saved};
+use super::spool::Spool;
 use super::stopping::{StopBy, Stopping, Stops, Urgency, told_to};
 use crate::child::Line;
 use crate::process_group::{Listening, Rendezvous};
@@ -99,9 +100,10 @@ impl Work {
         let mut process =
             Process::start(&spec, self.options.gpu.as_deref()).map_err(Fault::io(&spec))?;
         let (saved, uploads) = delivery.uploads();
-        let last = self.follow(&mut process, saved).await;
+        let mut spool = Spool::new(self.whose.clone(), self.outbox.clone(), self.folder.clone());
+        let last = self.follow(&mut process, saved, &mut spool).await;
         let status = self.judge(process, last).await;
-        self.write_handover(&status);
+        spool.close(&status, &self.saved).await;
         self.ended.send_replace(true);
         Ok((status, uploads))
     }
@@ -149,43 +151,13 @@ impl Work {
         }
     }
 
-    /// Writes down what is left to deliver: all workers of an attempt do, since one that came back
-    /// without it would end it for the others. Where the record cannot be written, the attempt is
-    /// lost with the worker as it would be without.
-    fn write_handover(&self, ended: &ExitStatus) {
-        if let Err(e) = handover::write(
-            &self.whose,
-            ended,
-            &self.saved,
-            (&self.outbox, &self.folder),
-        ) {
-            tracing::warn!(
-                "what is left to deliver cannot be written down in {}: {e}",
-                self.folder.display()
-            );
-        }
-    }
-
-    /// While the coordinator is away, writes down what would be lost if this worker were killed;
-    /// `spooled` says whether that was done before, and the answer whether it is now.
-    fn spool(&self, spooled: bool) -> bool {
-        let is_stuck = self.outbox.is_stuck();
-        if is_stuck {
-            self.write_handover(&ExitStatus {
-                resumes: true,
-                ..ExitStatus::of(
-                    Outcome::Lost,
-                    "the worker ended while the coordinator was away",
-                )
-            });
-        } else if spooled {
-            handover::take_back(&self.folder);
-        }
-        is_stuck
-    }
-
     /// Listens to the child until it has nothing more to say.
-    async fn follow(&mut self, process: &mut Process, saved: mpsc::UnboundedSender<Saved>) -> Last {
+    async fn follow(
+        &mut self,
+        process: &mut Process,
+        saved: mpsc::UnboundedSender<Saved>,
+        spool: &mut Spool,
+    ) -> Last {
         let mut tracker = Tracker::default();
         let mut stop_by: Option<StopBy> = None;
         let mut stopping = self.stopping.clone();
@@ -194,7 +166,7 @@ impl Work {
         let mut leases = self.leases.clone();
         leases.mark_changed();
         let mut heard = tokio::time::Instant::now();
-        let (mut look, mut spooled) = (heard + LOOK, false);
+        let mut look = heard + LOOK;
         loop {
             let patience = self
                 .options
@@ -229,7 +201,7 @@ impl Work {
                     continue;
                 }
                 () = at(Some(look)) => {
-                    spooled = self.spool(spooled);
+                    spool.look(&self.saved).await;
                     look = tokio::time::Instant::now() + LOOK;
                     continue;
                 }

@@ -1,6 +1,7 @@
 //! What waits to be reported, and the batches in which it travels.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::time::Instant;
 
 use prost::Message;
@@ -18,7 +19,7 @@ const KEPT: usize = 64 << 20;
 const BESIDE: usize = 256;
 
 /// What waits, and what has got its number.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 pub(super) struct Pending {
     metrics: VecDeque<MetricPoint>,
     logs: VecDeque<LogLine>,
@@ -34,6 +35,8 @@ pub(super) struct Pending {
     /// Since when the first of them is on its way.
     sent: Option<Instant>,
     pub refused: bool,
+    /// Counts what came and what went.
+    pub changes: u64,
 }
 
 /// What had to go.
@@ -86,12 +89,14 @@ impl Pending {
         cut(&mut line.text);
         self.bytes += weight(&line);
         self.logs.push_back(line);
+        self.changes += 1;
         self.bound();
     }
 
     pub fn metric(&mut self, point: MetricPoint) {
         self.bytes += weight(&point);
         self.metrics.push_back(point);
+        self.changes += 1;
         self.bound();
     }
 
@@ -101,6 +106,7 @@ impl Pending {
             .for_each(cut);
         self.bytes += weight(&sample);
         self.samples.push_back(sample);
+        self.changes += 1;
         self.bound();
     }
 
@@ -152,6 +158,7 @@ impl Pending {
     pub fn delivered(&mut self) {
         self.numbered.pop_front();
         self.sent = None;
+        self.changes += 1;
     }
 
     /// The coordinator takes nothing more of this attempt, so nothing is on its way.
@@ -165,7 +172,7 @@ impl Pending {
         self.sent
     }
 
-    pub fn number_one(&mut self) {
+    fn number_one(&mut self) {
         self.number += 1;
         let batch = ReportRequest {
             batch: self.number,
@@ -189,16 +196,60 @@ impl Pending {
             + logs.iter().map(weight).sum::<usize>()
             + samples.iter().map(weight).sum::<usize>();
         self.bytes = self.bytes.saturating_sub(taken);
-        let mut progress = self.progress.take();
-        if !samples.is_empty() {
-            progress.get_or_insert_default().samples = samples;
+        request(metrics, logs, samples, self.progress.take())
+    }
+
+    /// All that is not delivered, in the batches in which it is going to be sent, one after the
+    /// other. No more than one of them is copied at a time.
+    pub fn encoded(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut add = |batch: &ReportRequest| bytes.extend(batch.encode_length_delimited_to_vec());
+        self.numbered.iter().for_each(&mut add);
+        let told = self.left_out.told().map(|text| line(LogLevel::Warn, text));
+        let mut metrics = self.metrics.iter().peekable();
+        let mut logs = told.iter().chain(&self.logs).peekable();
+        let mut samples = self.samples.iter().peekable();
+        let (mut number, mut progress) = (self.number, self.progress.clone());
+        while metrics.peek().is_some()
+            || logs.peek().is_some()
+            || samples.peek().is_some()
+            || progress.is_some()
+        {
+            let mut room = BATCH;
+            let metrics = fitting(&mut metrics, &mut room);
+            let logs = fitting(&mut logs, &mut room);
+            let samples = fitting(&mut samples, &mut room);
+            number += 1;
+            add(&ReportRequest {
+                batch: number,
+                ..request(metrics, logs, samples, progress.take())
+            });
         }
-        ReportRequest {
-            metrics,
-            logs,
-            progress,
-            ..ReportRequest::default()
+        if self.numbered.is_empty() && number == self.number {
+            // Who reads it goes on counting from here.
+            add(&ReportRequest {
+                batch: number,
+                ..ReportRequest::default()
+            });
         }
+        bytes
+    }
+}
+
+fn request(
+    metrics: Vec<MetricPoint>,
+    logs: Vec<LogLine>,
+    samples: Vec<Sample>,
+    mut progress: Option<Progress>,
+) -> ReportRequest {
+    if !samples.is_empty() {
+        progress.get_or_insert_default().samples = samples;
+    }
+    ReportRequest {
+        metrics,
+        logs,
+        progress,
+        ..ReportRequest::default()
     }
 }
 
@@ -208,17 +259,28 @@ fn weight<T: Message>(item: &T) -> usize {
 }
 
 /// The first of what waits, for as long as there is `room`; one at least.
-fn take<T: Message>(waiting: &mut VecDeque<T>, room: &mut usize) -> Vec<T> {
-    let mut taken = Vec::new();
-    while let Some(next) = waiting.front() {
+fn take<T: Message + Clone>(waiting: &mut VecDeque<T>, room: &mut usize) -> Vec<T> {
+    let taken = fitting(&mut waiting.iter().peekable(), room);
+    waiting.drain(..taken.len());
+    taken
+}
+
+/// Copies of what [`take`] takes.
+fn fitting<'a, T: Message + Clone + 'a>(
+    waiting: &mut Peekable<impl Iterator<Item = &'a T>>,
+    room: &mut usize,
+) -> Vec<T> {
+    let mut fitting = Vec::new();
+    while let Some(next) = waiting.peek() {
         let bytes = next.encoded_len() + 8;
         if bytes > *room && *room < BATCH {
             break;
         }
         *room = room.saturating_sub(bytes);
-        taken.extend(waiting.pop_front());
+        fitting.push(T::clone(next));
+        waiting.next();
     }
-    taken
+    fitting
 }
 
 /// Cuts a text that is too long, and says so in it.
@@ -261,6 +323,34 @@ mod tests {
         }
         assert_eq!(told, texts);
         assert!(batches > 4, "{batches}");
+    }
+
+    #[test]
+    fn what_is_encoded_are_the_batches_that_are_sent() {
+        let mut pending = Pending::after(3);
+        for i in 0..60 {
+            let text = format!("{i} {}", "x".repeat(50_000));
+            pending.log(line(LogLevel::Info, text.clone()));
+            pending.sample(Sample {
+                answer: text,
+                ..Sample::default()
+            });
+            pending.metric(MetricPoint {
+                step: i,
+                ..MetricPoint::default()
+            });
+        }
+        pending.progress = Some(Progress::default());
+        pending.next().expect("a batch that is on its way");
+        let bytes = pending.encoded();
+        let (mut rest, mut batches) = (bytes.as_slice(), 0);
+        while !rest.is_empty() {
+            let read = ReportRequest::decode_length_delimited(&mut rest).expect("a batch");
+            assert_eq!(pending.next(), Some(read));
+            pending.delivered();
+            batches += 1;
+        }
+        assert!(pending.is_empty() && batches > 4, "{batches}");
     }
 
     #[test]
