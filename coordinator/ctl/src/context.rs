@@ -1,11 +1,10 @@
 //! What a command works with: the connection, and how to talk to the person.
 
-use std::sync::Once;
-
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::{Client, console};
 use qlora_config::Warning;
 use serde_json::json;
+use tokio::sync::OnceCell;
 
 use crate::arguments::Global;
 use crate::error::CtlError;
@@ -17,20 +16,20 @@ use crate::status::is_foreign;
 pub struct Context {
     pub global: Global,
     /// Done once a client was made.
-    connected: Once,
+    connected: OnceCell<()>,
 }
 
 impl Context {
     pub fn new(global: Global) -> Self {
         Self {
             global,
-            connected: Once::new(),
+            connected: OnceCell::new(),
         }
     }
 
     /// A client; nothing is asked yet. The first one waits a little for a coordinator of this
     /// machine that has just been started.
-    pub fn client(&self) -> Result<Client, CtlError> {
+    pub async fn client(&self) -> Result<Client, CtlError> {
         let Global {
             coordinator,
             token_file,
@@ -38,13 +37,14 @@ impl Context {
         } = &self.global;
         let client = Client::new(coordinator, token_file.as_deref())?;
         self.connected
-            .call_once(|| reach::await_listener(coordinator));
+            .get_or_init(|| reach::await_listener(coordinator, || client.has_token()))
+            .await;
         Ok(client)
     }
 
     /// Whether the command talks to a coordinator.
     pub fn has_client(&self) -> bool {
-        self.connected.is_completed()
+        self.connected.initialized()
     }
 
     /// Turns the status of a failed call into an error with its way out.

@@ -4,11 +4,12 @@
 //! What a call comes to in the end is a matter of `status.rs`.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::thread;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 
 /// How long a coordinator on this machine may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,32 +20,49 @@ const GREETING: Duration = Duration::from_secs(1);
 /// speaks it answers with settings of its own, whatever it is asked afterwards.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Waits while nothing listens at `address`, where that is on the loopback of this machine. It
-/// blocks, since nothing else can be done meanwhile.
-pub fn await_listener(address: &str) {
+/// How the waiting for a listener ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// Nobody waits for another machine.
+    Elsewhere,
+    NotAtAll,
+    UntilItListened,
+    InVain,
+}
+
+/// Waits while nothing listens at `address`, where that is on the loopback of this machine, and then
+/// until `has_token` says that the token was left.
+pub async fn await_listener(address: &str, has_token: impl Fn() -> bool) {
+    wait(address, Instant::now() + PATIENCE, has_token).await;
+}
+
+async fn wait(address: &str, deadline: Instant, has_token: impl Fn() -> bool) -> Waited {
     let Some(addresses) = on_loopback(address) else {
-        return;
+        return Waited::Elsewhere;
     };
-    let deadline = Instant::now() + PATIENCE;
-    let mut has_waited = false;
-    while addresses.iter().all(is_refused) && Instant::now() < deadline {
-        has_waited = true;
-        thread::sleep(POLL);
+    let mut waited = Waited::NotAtAll;
+    while are_refused(&addresses).await {
+        if Instant::now() >= deadline {
+            return Waited::InVain;
+        }
+        waited = Waited::UntilItListened;
+        sleep(POLL).await;
     }
-    if has_waited {
-        // A coordinator leaves its token right after it has begun to listen.
-        thread::sleep(POLL);
+    // A coordinator leaves its token after it has begun to listen.
+    while waited == Waited::UntilItListened && !has_token() && Instant::now() < deadline {
+        sleep(POLL).await;
     }
+    waited
 }
 
 /// Whether whoever is at `address` does not greet as a server does. One that refuses is not silent.
 pub async fn is_silent(address: &str) -> bool {
-    let greeted = tokio::time::timeout(GREETING, greeted(&host_and_port(address))).await;
+    let greeted = timeout(GREETING, greeted(&host_and_port(address))).await;
     greeted.is_err()
 }
 
 async fn greeted(address: &str) -> io::Result<()> {
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let mut stream = TcpStream::connect(address).await?;
     stream.write_all(HELLO).await?;
     let mut first = [0; 1];
     stream.read_exact(&mut first).await?;
@@ -80,45 +98,69 @@ fn on_loopback(address: &str) -> Option<Vec<SocketAddr>> {
     Some(plain.to_socket_addrs().ok()?.collect())
 }
 
-fn is_refused(address: &SocketAddr) -> bool {
-    TcpStream::connect_timeout(address, POLL)
-        .is_err_and(|fault| fault.kind() == ErrorKind::ConnectionRefused)
+/// Whether nobody listens at any of `addresses`.
+async fn are_refused(addresses: &[SocketAddr]) -> bool {
+    for address in addresses {
+        let refused = timeout(POLL, TcpStream::connect(address))
+            .await
+            .is_ok_and(|stream| {
+                stream.is_err_and(|fault| fault.kind() == ErrorKind::ConnectionRefused)
+            });
+        if !refused {
+            return false;
+        }
+    }
+    true
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::Write;
     use std::net::TcpListener;
+    use std::thread;
+
+    use tokio::net::TcpSocket;
 
     use super::*;
 
-    /// An address where nothing listens.
-    fn free() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        listener.local_addr().expect("an address")
+    /// A port of its own where nothing listens yet, and its address.
+    fn held() -> (TcpSocket, String) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let any = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(any).expect("a port");
+        let address = socket.local_addr().expect("an address").to_string();
+        (socket, address)
     }
 
-    #[test]
-    fn a_listener_of_this_machine_is_waited_for_and_one_of_another_is_not() {
-        let address = free();
-        let started = Instant::now();
-        let listening = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(300));
-            let listener = TcpListener::bind(address).expect("the port");
-            thread::sleep(PATIENCE);
-            drop(listener);
-        });
-        await_listener(&address.to_string());
-        let waited = started.elapsed();
-        assert!(
-            waited >= Duration::from_millis(250) && waited < PATIENCE,
-            "{waited:?}"
-        );
-        listening.join().expect("a listener");
-        let started = Instant::now();
-        await_listener("192.0.2.1:7070");
-        await_listener("http://192.0.2.1");
-        assert!(started.elapsed() < POLL);
+    #[tokio::test]
+    async fn a_listener_of_this_machine_is_waited_for_and_then_its_token() {
+        let (socket, address) = held();
+        let never = Instant::now() + Duration::from_secs(3600);
+        let asked = Cell::new(0);
+        let has_token = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 2
+        };
+        let listening = async {
+            sleep(2 * POLL).await;
+            socket.listen(1).expect("a listener")
+        };
+        let (waited, _listener) = tokio::join!(wait(&address, never, has_token), listening);
+        assert_eq!((waited, asked.get()), (Waited::UntilItListened, 3));
+        let at_once = wait(&address, never, || false).await;
+        assert_eq!(at_once, Waited::NotAtAll);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_another_machine_or_forever() {
+        let (_socket, address) = held();
+        let now = Instant::now();
+        assert_eq!(wait(&address, now, || false).await, Waited::InVain);
+        for address in ["192.0.2.1:7070", "http://192.0.2.1"] {
+            let waited = wait(address, now, || false).await;
+            assert_eq!(waited, Waited::Elsewhere, "{address}");
+        }
     }
 
     #[test]
@@ -150,6 +192,7 @@ mod tests {
         });
         assert!(!is_silent(&address).await);
         answering.join().expect("an answer");
-        assert!(!is_silent(&free().to_string()).await);
+        let (_socket, address) = held();
+        assert!(!is_silent(&address).await);
     }
 }

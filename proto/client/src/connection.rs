@@ -113,6 +113,11 @@ impl Client {
         self.credentials.help()
     }
 
+    /// Whether a call would bring a token by now.
+    pub fn has_token(&self) -> bool {
+        self.credentials.token().is_some()
+    }
+
     /// Whether a coordinator that starts later may leave the token that is missing now.
     pub fn may_find_token(&self) -> bool {
         !self.credentials.is_given()

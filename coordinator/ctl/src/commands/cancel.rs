@@ -49,7 +49,7 @@ impl Cancel {
             id,
             reason: self.reason.clone(),
         };
-        let answer = context.client()?.jobs.cancel(request).await;
+        let answer = context.client().await?.jobs.cancel(request).await;
         Ok(answer.map_err(context.fault())?.into_inner())
     }
 }

@@ -97,7 +97,7 @@ async fn check(context: &Context, source: &ConfigSource) -> Result<(), CtlError>
 }
 
 async fn put(context: &Context, name: &str, file: &Path) -> Result<(), CtlError> {
-    let mut client = context.client()?;
+    let mut client = context.client().await?;
     let yaml = read_config(file)?;
     // Here faults carry the name of the file; the coordinator knows only its text.
     let layers = Layers {
@@ -140,7 +140,8 @@ async fn get(context: &Context, name: &str, revision: u64) -> Result<(), CtlErro
     }
     request.revision = request.revision.max(revision);
     let found = context
-        .client()?
+        .client()
+        .await?
         .configs
         .get_config(request)
         .await
@@ -161,7 +162,8 @@ async fn list(context: &Context, name: Option<&str>) -> Result<(), CtlError> {
         name: name.unwrap_or_default().to_owned(),
     };
     let all = context
-        .client()?
+        .client()
+        .await?
         .configs
         .list_configs(request)
         .await

@@ -35,7 +35,8 @@ impl Explain {
             ),
         })?;
         let answer = context
-            .client()?
+            .client()
+            .await?
             .jobs
             .explain(ExplainRequest { id })
             .await

@@ -40,14 +40,15 @@ impl Jobs {
             before: 0,
         };
         let answer = context
-            .client()?
+            .client()
+            .await?
             .jobs
             .list_jobs(request)
             .await
             .map_err(context.fault())?
             .into_inner();
         if context.global.json {
-            let mut client = context.client()?;
+            let mut client = context.client().await?;
             for job in answer.jobs {
                 let (job, why) = waiting_if_known(context, &mut client, job).await;
                 print_json(&json::job(&job, why.as_ref()))?;

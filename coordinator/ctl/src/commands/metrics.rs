@@ -21,7 +21,7 @@ pub struct Metrics {
 
 impl Metrics {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let mut client = context.client()?;
+        let mut client = context.client().await?;
         let mut after = self.after;
         let mut points = Vec::new();
         loop {

@@ -17,7 +17,7 @@ pub struct Page {}
 
 impl Page {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
-        let mut client = context.client()?;
+        let mut client = context.client().await?;
         // A link that nobody answers, or with a key that is refused, is of no use.
         client
             .workers

@@ -36,7 +36,7 @@ impl Pause {
             id,
             reason: self.reason.clone(),
         };
-        let answer = context.client()?.jobs.pause(request).await;
+        let answer = context.client().await?.jobs.pause(request).await;
         Ok(answer.map_err(context.fault())?.into_inner())
     }
 }

@@ -182,10 +182,8 @@ impl Quickstart {
         (global.coordinator, global.token_file) = (address.to_owned(), Some(token_file(folder)));
         let here = Context::new(global);
         let device = wait_for_worker(&here, folder).await?;
-        here.say(format!(
-            "3/5 machine  {device}, page at {}",
-            here.client()?.page()
-        ));
+        let page = here.client().await?.page();
+        here.say(format!("3/5 machine  {device}, page at {page}"));
         let job = submit(&here, resolved, None).await?;
         begun.set(true);
         let job = match follow(&here, job.id, States::Hidden).await? {
@@ -382,7 +380,7 @@ async fn fetch_in_silence(name: &str) -> Result<String, CtlError> {
 
 /// Waits until the worker has registered; tells what its machine is.
 async fn wait_for_worker(context: &Context, folder: &Path) -> Result<String, CtlError> {
-    let mut client = context.client()?;
+    let mut client = context.client().await?;
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         let answer = client

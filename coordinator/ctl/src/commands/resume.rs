@@ -43,7 +43,7 @@ impl Resume {
             id,
             from_step: self.from,
         };
-        let answer = context.client()?.jobs.resume(request).await;
+        let answer = context.client().await?.jobs.resume(request).await;
         Ok(answer.map_err(context.fault())?.into_inner())
     }
 }

@@ -35,7 +35,7 @@ impl Retry {
             from_start: self.from_start,
             idempotency_key: self.idempotency_key.clone().unwrap_or_default(),
         };
-        let answer = context.client()?.jobs.retry(request).await;
+        let answer = context.client().await?.jobs.retry(request).await;
         let job = answered(context, answer.map_err(context.fault())?.into_inner())?;
         show(context, job, self.watch).await
     }

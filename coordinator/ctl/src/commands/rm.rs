@@ -39,7 +39,7 @@ impl Rm {
 
     /// Gives the job as it was.
     async fn remove(&self, context: &Context, id: u64) -> Result<Job, CtlError> {
-        let mut client = context.client()?;
+        let mut client = context.client().await?;
         let job = client.jobs.get_job(GetJobRequest { id }).await;
         let job = job.map_err(context.fault())?.into_inner();
         let answer = client.jobs.remove(RemoveRequest { id }).await;

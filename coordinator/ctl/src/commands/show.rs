@@ -24,7 +24,7 @@ pub struct Show {
 impl Show {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let job = find(context, self.job).await?;
-        let (job, why) = waiting(context, &mut context.client()?, job).await?;
+        let (job, why) = waiting(context, &mut context.client().await?, job).await?;
         if context.global.json {
             print_json(&json::job(&job, why.as_ref()))?;
         } else if self.config {

@@ -28,7 +28,8 @@ impl Workers {
             name: name.to_owned(),
         };
         context
-            .client()?
+            .client()
+            .await?
             .workers
             .remove_worker(request)
             .await
@@ -43,7 +44,8 @@ impl Workers {
 
     async fn list(context: &Context) -> Result<ExitCode, CtlError> {
         let answer = context
-            .client()?
+            .client()
+            .await?
             .workers
             .list_workers(ListWorkersRequest {})
             .await

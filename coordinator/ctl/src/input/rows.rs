@@ -82,7 +82,7 @@ impl DataFile {
     /// Brings the file to the coordinator; what is there already is not sent again.
     pub async fn upload(&self, context: &Context) -> Result<(), CtlError> {
         // A call that fails at once where the coordinator is away: transfers wait for it forever.
-        let mut client = context.client()?;
+        let mut client = context.client().await?;
         let JobFile {
             name, digest, size, ..
         } = &self.file;

@@ -35,7 +35,7 @@ impl ConfigSource {
             return self.layers(self.config.clone(), text, Origin::Folder(folder_of(path)));
         }
         let request = named(&self.config)?;
-        let found = context.client()?.configs.get_config(request).await.map_err(|status| match status.code() {
+        let found = context.client().await?.configs.get_config(request).await.map_err(|status| match status.code() {
             tonic::Code::NotFound => CtlError::Usage {
                 message: format!(
                     "there is no file `{0}` here, and no configuration `{0}` on the coordinator",

@@ -99,7 +99,7 @@ pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Re
     let bar = context.bar(&artifact.name, artifact.size);
     let moving = bar.clone();
     let result = transfer::download(
-        &context.client()?,
+        &context.client().await?,
         &artifact.digest,
         &archive,
         Caller::Person,

@@ -56,7 +56,7 @@ pub async fn follow(context: &Context, id: u64, states: States) -> Result<Ended,
 }
 
 async fn stream(context: &Context, id: u64, screen: &mut Screen<'_>) -> Result<Job, CtlError> {
-    let mut client = context.client()?;
+    let mut client = context.client().await?;
     let mut absence = Absence::default();
     let mut backoff = Backoff::new(Policy::CALL);
     let fault = context.fault();

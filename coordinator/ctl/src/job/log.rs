@@ -23,7 +23,7 @@ pub async fn read(
     mut show: impl FnMut(&LogLine) -> Result<(), CtlError>,
 ) -> Result<(), CtlError> {
     let mut log = Log {
-        client: context.client()?,
+        client: context.client().await?,
         id,
         after: 0,
         last_word: None,

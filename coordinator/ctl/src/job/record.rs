@@ -8,7 +8,8 @@ use crate::error::CtlError;
 /// The job `id`, as it is by now.
 pub async fn find(context: &Context, id: u64) -> Result<Job, CtlError> {
     Ok(context
-        .client()?
+        .client()
+        .await?
         .jobs
         .get_job(GetJobRequest { id })
         .await

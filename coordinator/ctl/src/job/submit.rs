@@ -48,7 +48,7 @@ pub async fn submit(
 
 /// Submits a job whose files are with the coordinator.
 pub async fn send(context: &Context, request: SubmitRequest) -> Result<Job, CtlError> {
-    let answer = context.client()?.jobs.submit(request).await;
+    let answer = context.client().await?.jobs.submit(request).await;
     answered(context, answer.map_err(context.fault())?.into_inner())
 }
 
@@ -59,7 +59,7 @@ pub async fn show(context: &Context, job: Job, follows: bool) -> Result<ExitCode
         return watch(context, job.id, None).await;
     }
     if context.global.json {
-        let (job, why) = waiting_if_known(context, &mut context.client()?, job).await;
+        let (job, why) = waiting_if_known(context, &mut context.client().await?, job).await;
         print_json(&json::job(&job, why.as_ref()))?;
     } else {
         print(job.id)?;
