@@ -149,7 +149,10 @@ impl Engine {
             self.running.remove(&token);
             self.time_limits.remove(&token);
         }
-        if let Some(key) = &job.spec.idempotency_key {
+        // A job that was removed in the same batch may have it back already.
+        if let Some(key) = &job.spec.idempotency_key
+            && self.keys.get(key) == Some(&id)
+        {
             self.keys.remove(key);
         }
     }

@@ -61,6 +61,36 @@ fn a_batch_that_could_not_be_stored_leaves_no_trace_but_the_sessions() {
     assert_eq!(world.finish(token, Outcome::Succeeded), Response::Done);
 }
 
+/// Its submitter asks again, and must not be given a second job.
+#[test]
+fn a_key_that_went_to_another_job_in_vain_is_the_first_ones_again() {
+    let mut world = World::new();
+    let first = world.submit(keyed("x", "k"));
+    world.handle(Event::Cancel {
+        job: first,
+        reason: "r".into(),
+    });
+    let removed = world.unstored(Event::RemoveJob { job: first });
+    assert_eq!(removed, Response::Done);
+    let submitted = world.unstored(Event::Submit {
+        spec: keyed("x", "k"),
+    });
+    assert!(matches!(
+        submitted,
+        Response::Submitted { created: true, .. }
+    ));
+    world.take_back();
+    assert_eq!(
+        world.handle(Event::Submit {
+            spec: keyed("x", "k")
+        }),
+        Response::Submitted {
+            job: first,
+            created: false
+        }
+    );
+}
+
 #[test]
 fn what_an_unreadable_job_had_is_never_given_again() {
     let mut world = World::new();
