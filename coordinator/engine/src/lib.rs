@@ -24,8 +24,8 @@
 //! - Jobs with the same needs start by priority, and jobs of one priority in the order of their
 //!   submission.
 //! - A paused job starts only once it is resumed.
-//! - A job starts before one that comes first in the queue and waits for several workers only if it
-//!   ends in time.
+//! - A job starts before one that is ahead of it in the queue and waits for several workers only if
+//!   it ends in time.
 //! - A job that wants several workers starts on all of them or on none, and ends on all of them
 //!   when it ends on one.
 

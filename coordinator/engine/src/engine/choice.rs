@@ -22,8 +22,8 @@ impl Engine {
     /// What `worker` is to do next: the first job of the queue that may start with it, and those who
     /// take it with it.
     ///
-    /// A job that wants several comes before those behind it too: where enough fit and some are busy,
-    /// `worker` stays free for it. Meanwhile it takes jobs that end in time by their own limit.
+    /// A job that wants several comes before those behind it too: where enough fit and some are
+    /// busy, `worker` stays free for it. Meanwhile it takes jobs that end in time by their own limit.
     pub(super) fn choice_for(&self, now: Now, worker: &Worker) -> Choice {
         let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
         let queued = self

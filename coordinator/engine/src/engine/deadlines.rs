@@ -44,7 +44,7 @@ impl Engine {
     pub(super) fn tick(&mut self, now: Now, effects: &mut Effects) {
         self.end_leases(now, effects);
         self.stop_overdue(now, effects);
-        self.wake_for_oldest(now, effects);
+        self.wake_for_first(now, effects);
     }
 
     /// Workers that were silent for a whole lease are lost, and so are their attempts.

@@ -1,10 +1,10 @@
 //! Which workers are kept free for a job that needs several, and until when shorter jobs may use
 //! them.
 //!
-//! The first such job in the order of the queue keeps the workers that fit it. A job behind it runs
-//! on them only if its time limit ends before the first one is expected to start, so that it delays
-//! nobody: EASY backfilling (Lifka, "The ANL/IBM SP Scheduling System", 1995). If nobody knows when
-//! the first one starts, nothing runs before it.
+//! The first such job of the queue keeps the workers that fit it. A job behind it runs on them only
+//! if its time limit ends before the first one is expected to start, so that it delays nobody: EASY
+//! backfilling (Lifka, "The ANL/IBM SP Scheduling System", 1995). If nobody knows when the first one
+//! starts, nothing runs before it.
 
 use super::state::Engine;
 use crate::ids::{JobId, Millis, Now};

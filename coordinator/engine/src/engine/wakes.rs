@@ -27,8 +27,8 @@ impl Engine {
         effects.push(Effect::Wake(worker.session));
     }
 
-    /// Wakes a worker that waits, fits the job and would be given work now; it takes the first
-    /// job of the queue that it can.
+    /// Wakes a worker that waits, fits the job and would be given work now; it takes the first job of
+    /// the queue that it can.
     pub(super) fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else {
             return;
@@ -58,7 +58,7 @@ impl Engine {
                 worker.waiting = false;
             }
         }
-        self.wake_for_oldest(now, effects);
+        self.wake_for_first(now, effects);
     }
 
     /// Wakes everyone who waits: what some were kept free for is not to be started any more.
@@ -78,9 +78,9 @@ impl Engine {
     }
 
     /// Wakes a worker for the first job of the queue that may start and fits one that would be given
-    /// work now. Jobs before it that fit nobody who waits are passed over, so that they hold up none
-    /// behind them.
-    pub(super) fn wake_for_oldest(&mut self, now: Now, effects: &mut Effects) {
+    /// work now. Jobs that fit nobody who waits are passed over, so that they hold up none behind
+    /// them.
+    pub(super) fn wake_for_first(&mut self, now: Now, effects: &mut Effects) {
         if !self.workers.values().any(Worker::is_free) {
             return;
         }
