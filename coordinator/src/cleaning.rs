@@ -1,4 +1,6 @@
 //! Removes what nobody needs any more: parts of interrupted uploads, and artifacts that no job has.
+//!
+//! An artifact that somebody was told of stays for a day: a job that needs it may be on its way.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,7 +22,7 @@ impl Artifacts for ArtifactStore {
             return;
         };
         let store = self.clone();
-        tokio::task::spawn_blocking(move || store.remove(&digest));
+        tokio::task::spawn_blocking(move || store.release(&digest));
     }
 }
 

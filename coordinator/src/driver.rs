@@ -287,16 +287,7 @@ impl<S: JobStore> Driver<S> {
         }
         self.engine.settled();
         self.wake(&batch.wakes);
-        for Released {
-            job,
-            config_hash,
-            digest,
-        } in batch.released
-        {
-            if !self.engine.may_need(&digest, job, &config_hash) {
-                self.artifacts.release(&digest);
-            }
-        }
+        self.release(batch.released);
         self.keep_waiters(batch.answers.iter().map(|answer| &answer.response));
         for Answer {
             reply, response, ..
@@ -304,6 +295,24 @@ impl<S: JobStore> Driver<S> {
         {
             if let Some(reply) = reply {
                 let _ = reply.send(Ok(response));
+            }
+        }
+    }
+
+    /// Lets artifacts go that no job needs any more. What a job needs that cannot be read is not
+    /// known: while there is one, all stay.
+    fn release(&self, released: Vec<Released>) {
+        if !self.shared.unreadable().is_empty() {
+            return;
+        }
+        for Released {
+            job,
+            config_hash,
+            digest,
+        } in released
+        {
+            if !self.engine.may_need(&digest, job, &config_hash) {
+                self.artifacts.release(&digest);
             }
         }
     }

@@ -6,7 +6,7 @@ mod failing;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
 
-use qlora_engine::{JobState, Token, Wanted};
+use qlora_engine::{File, FileRole, JobState, Token, Wanted};
 use qlora_store::{MetricRecord, SqliteStore};
 
 use self::events::{checkpoint, finish, register, report, submit, sync};
@@ -19,6 +19,18 @@ impl Artifacts for NoArtifacts {
     fn make_room(&self) {}
 
     fn release(&self, _: &str) {}
+}
+
+/// Remembers what may go.
+#[derive(Clone, Default)]
+struct Going(Arc<Mutex<Vec<String>>>);
+
+impl Artifacts for Going {
+    fn make_room(&self) {}
+
+    fn release(&self, digest: &str) {
+        self.0.lock().expect("a lock").push(digest.to_owned());
+    }
 }
 
 async fn start(store: &Arc<Failing>) -> Handle {
@@ -424,4 +436,43 @@ async fn a_job_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
         assert_eq!(told, 1, "{journal:?}");
     }
     assert_eq!(store.load().await.expect("jobs").reserved.job, JobId(6));
+}
+
+/// Which artifacts go with a job that is removed.
+async fn released_by_a_removal(store: &Arc<Failing>) -> Vec<String> {
+    let released = Going::default();
+    let driver = Driver::start(store.clone(), Limits::default(), released.clone())
+        .await
+        .expect("a start");
+    let Event::Submit { mut spec } = submit("with a file", None) else {
+        unreachable!("it is a submission")
+    };
+    spec.files.push(File {
+        role: FileRole::Train,
+        name: "train.jsonl".into(),
+        digest: "data".into(),
+        size: 1,
+    });
+    let Ok(Response::Submitted { job, .. }) = driver.event(Event::Submit { spec }).await else {
+        panic!("no job")
+    };
+    let reason = "r".into();
+    for event in [Event::Cancel { job, reason }, Event::RemoveJob { job }] {
+        driver.event(event).await.expect("an answer");
+    }
+    let released = released.0.lock().expect("a lock").clone();
+    released
+}
+
+/// What a job needs that cannot be read is not known.
+#[tokio::test]
+async fn nothing_is_released_while_a_job_cannot_be_read() {
+    let store = Failing::new();
+    assert_eq!(released_by_a_removal(&store).await, ["data"]);
+    store.unreadable.lock().expect("a lock").push(Unreadable {
+        job: JobId(7),
+        fault: "it cannot be read".into(),
+        told: false,
+    });
+    assert!(released_by_a_removal(&store).await.is_empty());
 }

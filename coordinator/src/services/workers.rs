@@ -155,9 +155,11 @@ impl<S: JobStore> WorkerService for Services<S> {
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         self.job_of(session, token).await?;
         let digest = artifact.digest.parse().map_err(CallError::Digest)?;
+        // The worker has sent it or was told of it, and nobody else is told by this: checkpoints go as
+        // soon as newer ones come.
         let stat = self
             .artifacts
-            .stat(&digest)
+            .look(&digest)
             .await
             .map_err(CallError::from)?;
         if !stat.complete {

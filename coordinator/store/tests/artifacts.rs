@@ -458,7 +458,23 @@ async fn what_no_job_needs_goes_after_a_day_and_what_somebody_was_told_of_stays(
             "{bytes:?}"
         );
     }
-    store.remove(&needed);
-    assert!(!store.stat(&needed).await.expect("a stat").complete);
-    store.remove(&needed);
+}
+
+#[tokio::test]
+async fn a_released_artifact_goes_at_once_unless_somebody_was_told_that_it_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    let name = digest(BYTES);
+    // Nobody is told by a look, nor while it is not there.
+    assert_eq!(stat(&store).await, MISSING);
+    put(&store, BYTES).await;
+    assert_eq!(store.look(&name).await.expect("a look"), THERE);
+    assert!(store.release(&name));
+    assert_eq!(store.look(&name).await.expect("a look"), MISSING);
+    assert!(store.release(&name), "it is no fault that nothing is there");
+
+    put(&store, BYTES).await;
+    assert_eq!(stat(&store).await, THERE);
+    assert!(!store.release(&name));
+    assert_eq!(stat(&store).await, THERE, "who was told relies on it");
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use qlora_engine::JobId;
 use qlora_store::{
     ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, StoreError,
-    Stored, Write,
+    Stored, Unreadable, Write,
 };
 use tokio::sync::Semaphore;
 
@@ -19,6 +19,8 @@ pub struct Failing {
     /// They fail after all was stored.
     pub too_late: Mutex<bool>,
     pub gate: Semaphore,
+    /// Jobs that cannot be read.
+    pub unreadable: Mutex<Vec<Unreadable>>,
 }
 
 impl Failing {
@@ -31,6 +33,7 @@ impl Failing {
             fails,
             too_late: Mutex::new(false),
             gate,
+            unreadable: Mutex::default(),
         })
     }
 
@@ -65,7 +68,12 @@ impl JobStore for Failing {
     }
 
     async fn load(&self) -> Result<Stored, StoreError> {
-        self.kept.load().await
+        let stored = self.kept.load().await?;
+        let unreadable = self.unreadable.lock().expect("a lock").clone();
+        Ok(Stored {
+            unreadable,
+            ..stored
+        })
     }
 
     async fn metrics(

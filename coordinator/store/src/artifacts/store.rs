@@ -57,18 +57,32 @@ impl ArtifactStore {
         self.folder.parts.clear();
     }
 
-    /// What there is of an artifact; its bytes are hashed if they were not before.
+    /// What there is of an artifact, for somebody who relies on it: one that is complete stays for
+    /// a day.
     pub async fn stat(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
+        // Before it is looked for, so that it does not go between the look and the answer.
+        let now = Instant::now();
+        let before = self.told().insert(digest.clone(), now);
+        let found = self.look(digest).await;
+        if !found.as_ref().is_ok_and(|stat| stat.complete) {
+            let mut told = self.told();
+            if told.get(digest) == Some(&now) {
+                told.remove(digest);
+                told.extend(before.map(|before| (digest.clone(), before)));
+            }
+        }
+        found
+    }
+
+    /// What there is of an artifact; its bytes are hashed if they were not before.
+    pub async fn look(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
         let received = self.folder.parts.bytes(digest);
         Ok(match self.find(digest).await? {
-            Found::Right { bytes } => {
-                self.told().insert(digest.clone(), Instant::now());
-                ArtifactStat {
-                    complete: true,
-                    damaged: false,
-                    size: bytes,
-                }
-            }
+            Found::Right { bytes } => ArtifactStat {
+                complete: true,
+                damaged: false,
+                size: bytes,
+            },
             Found::Nothing => ArtifactStat {
                 complete: false,
                 damaged: false,
@@ -82,10 +96,17 @@ impl ArtifactStore {
         })
     }
 
-    /// Removes an artifact that nothing needs any more. A file that cannot be removed stays, and
-    /// the log names it.
-    pub fn remove(&self, digest: &Digest256) {
-        self.folder.remove(digest);
+    /// Removes an artifact that no job needs any more, unless somebody was told within a day that
+    /// it is there: a job that needs it may be on its way. [`Self::sweep`] removes it later. A file
+    /// that cannot be removed stays, and the log names it. Whether it was to be removed.
+    pub fn release(&self, digest: &Digest256) -> bool {
+        // Held meanwhile, so that nobody is told of it.
+        let told = self.told();
+        let goes = told.get(digest).is_none_or(|told| told.elapsed() >= KEEP);
+        if goes {
+            self.folder.remove(digest);
+        }
+        goes
     }
 
     /// Removes artifacts for which `is_needed` says no, and that nobody has sent or asked for
@@ -98,21 +119,13 @@ impl ArtifactStore {
         for shelf in self.folder.shelves()? {
             // An artifact may be replaced meanwhile: what is old is removed at once, shelf by shelf.
             for digest in older_than(KEEP, &shelf)? {
-                if !self.was_told(&digest) && !is_needed(digest.as_str()) {
-                    self.remove(&digest);
+                if !is_needed(digest.as_str()) && self.release(&digest) {
                     removed += 1;
                 }
             }
         }
         self.told().retain(|_, told| told.elapsed() < KEEP);
         Ok(removed)
-    }
-
-    /// Whether somebody may rely on the artifact, because it was said to be there.
-    fn was_told(&self, digest: &Digest256) -> bool {
-        self.told()
-            .get(digest)
-            .is_some_and(|told| told.elapsed() < KEEP)
     }
 
     /// Begins an upload of `size` bytes, or goes on at `offset` with one that broke off.
