@@ -154,6 +154,57 @@ async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_l
     );
 }
 
+/// `name` comes back without its attempt, and presents the session that it was given last.
+fn restarted(name: &str, last: SessionId) -> Event {
+    let Event::Register {
+        name,
+        instance,
+        platform,
+        running,
+        ..
+    } = register(name)
+    else {
+        unreachable!("it is a registration")
+    };
+    Event::Register {
+        name,
+        instance,
+        previous: Some(last),
+        platform,
+        running,
+    }
+}
+
+/// A worker that is told that somebody else has its identity ends for good.
+#[tokio::test]
+async fn a_worker_that_was_restarted_while_nothing_can_be_stored_is_asked_to_come_again() {
+    for too_late in [false, true] {
+        let store = Failing::new();
+        let driver = start(&store).await;
+        let a = registered(&driver, "a").await;
+        let job = submitted(&driver, "x").await;
+        started(&driver, a).await;
+        *store.too_late.lock().expect("a lock") = too_late;
+        store.fail(0, if too_late { 1 } else { 2 });
+        let mut tries = 0;
+        let session = loop {
+            tries += 1;
+            match driver.event(restarted("a", a)).await {
+                Ok(Response::Registered { session }) => break session,
+                Err(CallError::NotDurable(_) | CallError::Unsure(_)) if tries < 9 => {}
+                other => panic!("{tries}: {:?}", other.map_err(|e| e.to_string())),
+            }
+        };
+        let state = driver.read(move |engine| engine.job(job).map(|job| job.state.clone()));
+        let state = state.await.expect("a look");
+        assert!(
+            matches!(state, Some(JobState::Queued { .. })),
+            "{too_late}: {state:?}"
+        );
+        started(&driver, session).await;
+    }
+}
+
 /// The life of a job; whoever is refused tries again, as clients do. Returns how many writes it
 /// took.
 async fn life(store: &Arc<Failing>) -> u64 {

@@ -44,6 +44,7 @@ impl Engine {
             workers: Default::default(),
             sessions: Default::default(),
             woken: Default::default(),
+            replaced: Default::default(),
             inherited: Default::default(),
             next_job: 1,
             next_attempt: 1,
@@ -67,13 +68,15 @@ impl Engine {
     pub fn settled(&mut self) {
         self.jobs.settled();
         self.woken.clear();
+        self.replaced.clear();
     }
 
     /// What was handled since [`Self::settled`] could not be stored: jobs are again what they were
     /// then.
     ///
     /// Sessions, leases and what workers said of themselves stay; who was to be woken waits again.
-    /// Tokens that nobody got are not given again.
+    /// Tokens that nobody got are not given again. A worker that came back without its attempt has
+    /// not come: nobody was told its session, and it presents the one before when it asks again.
     pub fn take_back(&mut self, now: Now) {
         for (id, before) in self.jobs.take_changes() {
             self.forget(id);
@@ -82,6 +85,7 @@ impl Engine {
                 None => self.next_job = self.next_job.min(id.0),
             }
         }
+        self.undo_replacements();
         self.reassign();
         for name in std::mem::take(&mut self.woken) {
             if let Some(worker) = self.workers.get_mut(&name) {
@@ -101,7 +105,21 @@ impl Engine {
         for job in jobs {
             self.adopt(job, now);
         }
+        self.undo_replacements();
         self.reassign();
+    }
+
+    /// Workers whose loss of an attempt is not known to be durable are who they were.
+    fn undo_replacements(&mut self) {
+        for (name, before) in std::mem::take(&mut self.replaced) {
+            if let Some(worker) = self.workers.get(&name) {
+                self.sessions.remove(&worker.session);
+            }
+            if before.connected {
+                self.sessions.insert(before.session, name.clone());
+            }
+            self.workers.insert(name, before);
+        }
     }
 
     fn adopt(&mut self, mut job: Job, now: Now) {

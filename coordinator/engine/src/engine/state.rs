@@ -27,6 +27,8 @@ pub struct Engine {
     pub(super) sessions: HashMap<SessionId, String>,
     /// Who was woken since [`Self::settled`] and has not asked for work since.
     pub(super) woken: BTreeSet<String>,
+    /// Workers as they were before they came back without their attempt, since [`Self::settled`].
+    pub(super) replaced: BTreeMap<String, Worker>,
     /// Attempts from before the start of the coordinator.
     pub(super) inherited: HashSet<Token>,
     pub(super) next_job: u64,

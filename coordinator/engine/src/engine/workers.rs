@@ -32,29 +32,23 @@ impl Engine {
         platform: Platform,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
+        let old = self.succeeded_by(&coming)?.cloned();
         let Coming {
             name,
             instance,
             previous,
             running,
         } = coming;
-        let mut assigned = None;
-        if let Some(old) = self.workers.get(&name) {
-            // One that holds an attempt from before a restart of the coordinator has a lease to
-            // come back in.
-            let is_there = old.connected || old.assigned.is_some();
-            if is_there && !old.instance.is_empty() && old.instance != instance {
-                return Err(Refusal::NameTaken { name });
-            }
-            if is_there && !old.is_succeeded_by(previous, running) {
-                return Err(Refusal::IdentityTaken { name });
-            }
+        let mut assigned = old.as_ref().and_then(|old| old.assigned);
+        if let Some(old) = &old {
             self.sessions.remove(&old.session);
-            assigned = old.assigned;
         }
         // A restarted worker no longer runs what it was given: its job need not wait for the lease
         // to end.
         if assigned.is_some() && assigned != running {
+            if let Some(old) = old {
+                self.replaced.entry(name.clone()).or_insert(old);
+            }
             self.lose(now, &name, "its worker was restarted", effects);
             assigned = None;
         }
@@ -83,6 +77,24 @@ impl Engine {
         self.workers.insert(name.clone(), worker);
         self.sessions.insert(session, name);
         Ok(Response::Registered { session })
+    }
+
+    /// The worker whose place `coming` takes; none where nobody has its name.
+    fn succeeded_by(&self, coming: &Coming) -> Result<Option<&Worker>, Refusal> {
+        let Some(old) = self.workers.get(&coming.name) else {
+            return Ok(None);
+        };
+        let name = coming.name.clone();
+        // One that holds an attempt from before a restart of the coordinator has a lease to come
+        // back in.
+        let is_there = old.connected || old.assigned.is_some();
+        if is_there && !old.instance.is_empty() && old.instance != coming.instance {
+            return Err(Refusal::NameTaken { name });
+        }
+        if is_there && !old.is_succeeded_by(coming.previous, coming.running) {
+            return Err(Refusal::IdentityTaken { name });
+        }
+        Ok(Some(old))
     }
 
     /// A session that is not in use.

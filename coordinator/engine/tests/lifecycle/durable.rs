@@ -127,3 +127,27 @@ fn who_was_woken_for_what_could_not_be_stored_waits_again() {
     });
     assert!(effects.contains(&Effect::Wake(a)), "{effects:?}");
 }
+
+/// It has written no other session down: nobody has told it of one.
+#[test]
+fn who_came_back_without_its_attempt_in_vain_may_come_back_again() {
+    let (mut world, Running { session, job, .. }) = World::running(spec("x"));
+    let again = presenting(Some(session), ("a", "1"), None);
+    for _ in 0..3 {
+        let response = world.unstored(again.clone());
+        assert!(
+            matches!(response, Response::Registered { .. }),
+            "{response:?}"
+        );
+        world.take_back();
+        assert!(matches!(world.state(job), JobState::Running { .. }));
+    }
+    // A copy of its state folder gains nothing by it.
+    let copy = presenting(None, ("a", "1"), None);
+    assert!(matches!(
+        world.handle(copy),
+        Response::Refused(Refusal::IdentityTaken { .. })
+    ));
+    assert!(matches!(world.handle(again), Response::Registered { .. }));
+    assert!(matches!(world.state(job), JobState::Queued { .. }));
+}
